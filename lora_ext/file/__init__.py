@@ -1,0 +1,1 @@
+"""Reading and writing files: containers, `LoraFile`, metadata and hashes, the folder index."""
