@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from .blocks import BASE, MID
 
@@ -37,9 +37,13 @@ class Site:
 
 # --- the leaves that exist -------------------------------------------------------------------------------------------
 
-_ATTENTION = tuple(
-    f"{attn}.{leaf}" for attn in ("attn1", "attn2") for leaf in ("to_q", "to_k", "to_v", "to_out.0")
-) + ("ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3")
+_ATTENTION = tuple(f"{attn}.{leaf}" for attn in ("attn1", "attn2") for leaf in ("to_q", "to_k", "to_v", "to_out.0")) + (
+    "ff.net.0.proj",
+    "ff.net.2",
+    "norm1",
+    "norm2",
+    "norm3",
+)
 _TRANSFORMER_DEPTH = 12
 _RESNET = {  # diffusers leaf -> LDM leaf
     "norm1": "in_layers.0",
@@ -135,7 +139,7 @@ class Names:
     site: dict[str, Site]
 
 
-@lru_cache(maxsize=None)
+@cache
 def names(part: str) -> Names:
     """The table of one part's names, made once."""
     rows = list(_unet_names() if part == UNET else _text_names(part))
@@ -227,7 +231,7 @@ _PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)_lora\.(down|up)\.weight$")
 """Attention-processor files name the projection inside the suffix (diffusers before 0.22)."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def _lookup(flat: bool) -> dict[str, Site]:
     table: dict[str, Site] = {}
     for prefix in KOHYA if flat else DOTTED:

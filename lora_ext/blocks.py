@@ -236,7 +236,7 @@ def parse_weights(
         sizes = ", ".join(str(size) for size in LAYOUTS)
         raise BlockError(f"{len(values)} block weights in {text.strip()!r}; a vector has {sizes} values")
     draw = draw or random.Random().uniform
-    weights = {name: 0.0 for name in LABELS}
+    weights = dict.fromkeys(LABELS, 0.0)
     if BASE not in layout.labels:
         weights[BASE] = 1.0
     weights.update(zip(layout.labels, (_value(v, x, draw, body) for v in values), strict=True))
