@@ -1,0 +1,258 @@
+"""Made-up adapter tensors of every kind, for tests that want to run over all of them.
+
+`KINDS` names the variants, `suits` says which layer shapes a variant has, `make` draws its tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Draw = Callable[..., Tensor]
+"""draw(*size, std=0.3) → normal tensor in the storage dtype."""
+Maker = Callable[[Draw, tuple[int, ...], int], dict[str, Tensor]]
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "linear": (16, 12),
+    "square": (12, 12),
+    "1x1": (12, 8, 1, 1),
+    "3x3": (8, 12, 3, 3),
+    "grouped": (16, 4, 3, 3),  # 16 → 16 channels in 4 groups: the weight holds in/groups
+    "norm": (16,),
+}
+
+
+def _lora(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    out, *rest = shape
+    ones = (1,) * len(shape[2:])
+    return {"lora_up.weight": draw(out, rank, *ones), "lora_down.weight": draw(rank, *rest)}
+
+
+def _lora_tucker(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    out, cols, *kernel = shape
+    return {
+        "lora_up.weight": draw(out, rank, 1, 1),
+        "lora_mid.weight": draw(rank, rank, *kernel),
+        "lora_down.weight": draw(rank, cols, 1, 1),
+    }
+
+
+def _dora(axis: int) -> Maker:
+    def maker(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+        span = [1] * len(shape)
+        span[axis] = shape[axis]
+        return {**_lora(draw, shape, rank), "dora_scale": draw(*span).abs() + 0.5}
+
+    return maker
+
+
+def _lora_bias(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    return {**_lora(draw, shape, rank), "bias": draw(shape[0], int(np.prod(shape[1:])))}
+
+
+def _lora_sparse(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    size = (shape[0], int(np.prod(shape[1:])))
+    places = torch.tensor([[0, 1, size[0] - 1], [2, 0, size[1] - 1]], dtype=torch.int16)
+    return {
+        **_lora(draw, shape, rank),
+        "bias_indices": places,
+        "bias_values": draw(3),
+        "bias_size": torch.tensor(size, dtype=torch.int16),
+    }
+
+
+def _loha(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    cols = int(np.prod(shape[1:]))
+    return {f"hada_w{i}_{s}": draw(*((shape[0], rank) if s == "a" else (rank, cols))) for i in (1, 2) for s in "ab"}
+
+
+def _loha_tucker(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    out, cols, *kernel = shape
+    tensors = {f"hada_w{i}_{s}": draw(rank, out if s == "a" else cols) for i in (1, 2) for s in "ab"}
+    return {**tensors, "hada_t1": draw(rank, rank, *kernel), "hada_t2": draw(rank, rank, *kernel)}
+
+
+def _split(size: int) -> tuple[int, int]:
+    """The factors of `size` nearest to its root, smaller first."""
+    small = next(n for n in range(int(size**0.5), 0, -1) if size % n == 0)
+    return small, size // small
+
+
+def _lokr(first: str, second: str) -> Maker:
+    def maker(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+        (a, b), (c, d), kernel = _split(shape[0]), _split(shape[1]), shape[2:]
+        if first == "full":
+            tensors = {"lokr_w1": draw(a, c)}
+        else:
+            tensors = {"lokr_w1_a": draw(a, rank), "lokr_w1_b": draw(rank, c)}
+        if second == "full":
+            return {**tensors, "lokr_w2": draw(b, d, *kernel)}
+        if second == "tucker":
+            tucker = {"lokr_w2_a": draw(rank, b), "lokr_w2_b": draw(rank, d), "lokr_t2": draw(rank, rank, *kernel)}
+            return {**tensors, **tucker}
+        return {**tensors, "lokr_w2_a": draw(b, rank), "lokr_w2_b": draw(rank, d * int(np.prod(kernel)))}
+
+    return maker
+
+
+def _ia3(on_input: bool) -> Maker:
+    def maker(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+        size = shape[1] if on_input else shape[0]
+        span = (size,) if len(shape) == 2 else (1, size, *(1 for _ in shape[2:]))
+        return {"weight": draw(*span), "on_input": torch.tensor(int(on_input))}
+
+    return maker
+
+
+def _full(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    return {"diff": draw(*shape), "diff_b": draw(shape[0])}
+
+
+def _norm(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    return {"w_norm": draw(*shape), "b_norm": draw(*shape)}
+
+
+def _glora_old(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    out, cols, *ones = shape
+    return {
+        "a1.weight": draw(rank, cols, *ones),
+        "a2.weight": draw(cols, rank, *ones),
+        "b1.weight": draw(rank, cols, *ones),
+        "b2.weight": draw(out, rank, *ones),
+    }
+
+
+def _glora(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    out, cols, *kernel = shape
+    ones = (1,) * len(kernel)
+    return {
+        "a1.weight": draw(cols, rank, *ones),
+        "a2.weight": draw(rank, cols, *ones),
+        "b1.weight": draw(out, rank, *ones),
+        "b2.weight": draw(rank, cols, *kernel),
+    }
+
+
+def _blocks(size: int, rank: int) -> int:
+    """The largest divisor of `size` up to `rank`."""
+    return next(n for n in range(rank, 0, -1) if size % n == 0)
+
+
+def _oft_kohya(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    number = _blocks(shape[0], rank)
+    size = shape[0] // number
+    # the constraint: small enough that the norm of these blocks exceeds it
+    return {"oft_blocks": draw(number, size, size), "alpha": torch.tensor(0.02)}
+
+
+def _oft_lycoris(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    size = _blocks(shape[0], rank)
+    return {
+        "oft_blocks": draw(shape[0] // size, size, size),
+        "rescale": draw(shape[0], *(1 for _ in shape[1:])) + 1,
+        "alpha": torch.tensor(0.0),
+    }
+
+
+def _oft_diag(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    size = _blocks(shape[0], rank)
+    return {"oft_diag": draw(shape[0] // size, size, size) + torch.eye(size)}
+
+
+def _boft_split(out: int) -> tuple[int, int]:
+    """(block size, number of blocks): an even size, the number a power of two as large as can be."""
+    number = 1
+    while out % (4 * number) == 0:
+        number *= 2
+    return out // number, number
+
+
+def _boft(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    size, number = _boft_split(shape[0])
+    return {
+        "oft_blocks": draw(number.bit_length(), number, size, size),
+        "rescale": draw(shape[0], *(1 for _ in shape[1:])) + 1,
+        "alpha": torch.tensor(0.0),
+    }
+
+
+def _layer(shape: Sequence[int]) -> bool:
+    return len(shape) in (2, 4)
+
+
+def _small(shape: Sequence[int]) -> bool:
+    return len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1))
+
+
+def _kernel(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and shape[2:] != (1, 1)
+
+
+def _any(shape: Sequence[int]) -> bool:
+    return True
+
+
+def _vector(shape: Sequence[int]) -> bool:
+    return len(shape) == 1
+
+
+def _even(shape: Sequence[int]) -> bool:
+    return _layer(shape) and shape[0] % 2 == 0
+
+
+MAKERS: dict[str, tuple[Maker, Callable[[Sequence[int]], bool]]] = {
+    "lora": (_lora, _layer),
+    "lora-tucker": (_lora_tucker, _kernel),
+    "lora-dora-out": (_dora(0), _layer),
+    "lora-dora-in": (_dora(1), _layer),
+    "lora-bias": (_lora_bias, _layer),
+    "lora-sparse-bias": (_lora_sparse, _layer),
+    "loha": (_loha, _layer),
+    "loha-tucker": (_loha_tucker, _kernel),
+    "lokr": (_lokr("full", "thin"), _layer),
+    "lokr-full": (_lokr("full", "full"), _layer),
+    "lokr-thin": (_lokr("thin", "thin"), _layer),
+    "lokr-tucker": (_lokr("full", "tucker"), _kernel),
+    "ia3-out": (_ia3(False), _layer),
+    "ia3-in": (_ia3(True), _layer),
+    "full": (_full, _any),
+    "norm": (_norm, _vector),
+    "glora-old": (_glora_old, _small),
+    "glora": (_glora, _layer),
+    "oft-kohya": (_oft_kohya, _layer),
+    "oft-lycoris": (_oft_lycoris, _layer),
+    "oft-diag": (_oft_diag, _layer),
+    "boft": (_boft, _even),
+}
+KINDS: tuple[str, ...] = tuple(MAKERS)
+"""Names of the variants that `make` knows."""
+
+
+def suits(kind: str, shape: Sequence[int]) -> bool:
+    """Whether `kind` exists for a layer weight of `shape` (Linear, Conv2d, or the vector of a norm)."""
+    return MAKERS[kind][1](tuple(shape))
+
+
+def make(
+    kind: str,
+    shape: Sequence[int],
+    rank: int = 2,
+    dtype: torch.dtype = torch.float32,
+    rng: np.random.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Tensors (suffix → tensor) of `kind` for a weight of `shape`, stored as `dtype`, with alpha = rank/2.
+
+    Kinds whose alpha means something else (OFT's constraint) or that have none carry their own.
+    """
+    rng = rng or np.random.default_rng(0)
+
+    def draw(*size: int, std: float = 0.3) -> Tensor:
+        return torch.from_numpy(rng.normal(0, std, size)).float()
+
+    tensors = MAKERS[kind][0](draw, tuple(shape), rank)
+    if kind.split("-")[0] in ("lora", "loha", "lokr", "glora"):
+        tensors["alpha"] = torch.tensor(rank / 2)
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
