@@ -11,7 +11,6 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import MappingProxyType
 
 from .errors import BlockError, did_you_mean
@@ -177,6 +176,8 @@ class BlockWeights:
 
     weights: Mapping[str, float] = field(default_factory=dict)
     rules: tuple[ElementRule, ...] = ()
+    labels: tuple[str, ...] | None = field(default=None, compare=False)
+    """The positions of the vector it was read from, None where there was none."""
 
     def of(self, block: str, names: Iterable[str] = ()) -> float:
         """The weight of a layer in `block` (its label, "" outside every block), known under any of `names`."""
@@ -187,11 +188,6 @@ class BlockWeights:
                 if rule.covers(block, names):
                     value = rule.weight
         return value
-
-    @cached_property
-    def key(self) -> tuple[object, ...]:
-        """Equal for equal weights: what decides whether anything has to be recomputed."""
-        return (tuple(sorted(self.weights.items())), self.rules)
 
     def vector(self, layout: Layout = LAYOUTS[26]) -> tuple[float, ...]:
         """The weights in a layout's order."""
@@ -240,7 +236,7 @@ def parse_weights(
     if BASE not in layout.labels:
         weights[BASE] = 1.0
     weights.update(zip(layout.labels, (_value(v, x, draw, body) for v in values), strict=True))
-    return BlockWeights(weights)
+    return BlockWeights(weights, labels=layout.labels)
 
 
 def _value(text: str, x: float, draw: Callable[[float, float], float], where: str) -> float:

@@ -1,0 +1,74 @@
+"""Hooks in, hooks out: the only code that touches a live module.
+
+Two ways, same pictures. *live*: a forward hook adds the low-rank path to the layer's output; nothing in the model
+changes. *baked*: the layer's Parameter is swapped for W + ΔW (summed in float32, rounded once) and the very same
+original object is put back afterwards. Nothing is ever subtracted, so removing is bit-exact in any order.
+
+A layer's record lives in a table beside the model, not on the module, and all injections share it: nested ones add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from .layer import LAYERS, Layer
+from .pieces import Piece, Target, targets, weight_shape
+
+LIVE, BAKED, AUTO = "live", "baked", "auto"
+MODES = (AUTO, LIVE, BAKED)
+
+__all__ = ["AUTO", "BAKED", "LIVE", "MODES", "Injection", "Piece", "Target", "targets", "weight_shape"]
+
+
+class Injection:
+    """What one user of a model has put on it. A context manager; `close` takes all of it off again."""
+
+    def __init__(self, mode: str = AUTO) -> None:
+        self.mode = mode
+        self._layers: dict[nn.Module, Layer] = {}
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def put(self, wanted: Mapping[Target, tuple[Piece, ...]]) -> int:
+        """Makes these pieces what acts at these targets (none: take ours off); other targets stay as they are.
+
+        Returns how many layers changed.
+        On any exception everything of ours is taken off before it goes on.
+        """
+        grouped: dict[nn.Module, dict[str, tuple[Piece, ...]]] = {}
+        for target, pieces in wanted.items():
+            slots = grouped.setdefault(target.module, {})
+            placed = tuple(replace(piece, rows=target.rows) if target.rows else piece for piece in pieces)
+            slots[target.slot] = (*slots.get(target.slot, ()), *placed)
+        changed = 0
+        try:
+            for module, slots in grouped.items():
+                layer = self._layers[module] = LAYERS.get(module) or Layer(module)
+                live = layer.prefers_live(slots) if self.mode == AUTO else self.mode == LIVE
+                changed += layer.put(self, slots, live)
+                if not layer.of(self):
+                    del self._layers[module]
+        except BaseException:
+            self.close()
+            raise
+        return changed
+
+    def close(self) -> None:
+        """Takes everything of ours off. Safe to call twice, in any order among nested injections."""
+        while self._layers:
+            _, layer = self._layers.popitem()
+            layer.leave(self)
+
+    def __enter__(self) -> Injection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def touched(self) -> Mapping[nn.Module, Layer]:
+        """The layers that ours acts on."""
+        return self._layers

@@ -1,0 +1,200 @@
+"""The record of one live module that adapters act on."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .bake import add_delta
+from .live import HookPath
+from .pieces import Piece, bias_delta
+
+Slots = Mapping[str, tuple[Piece, ...]]
+
+
+class Layer:
+    """The record of one live module: the originals of swapped parameters, and the pieces by who put them there."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.originals: dict[str, nn.Parameter | None] = {}
+        self.buffers: dict[str, nn.Parameter] = {}
+        self.pieces: dict[tuple[Hashable, bool], Slots] = {}
+        self.path: HookPath | MomentaryPath | None = None
+
+    # --- who wants what
+
+    def of(self, owner: Hashable) -> Slots:
+        """What `owner` has here."""
+        return self.pieces.get((owner, True)) or self.pieces.get((owner, False)) or {}
+
+    def put(self, owner: Hashable, slots: Slots, live: bool) -> bool:
+        """Replaces `owner`'s pieces in the named slots. Returns whether anything changed."""
+        before = self.of(owner)
+        after = {slot: pieces for slot, pieces in {**before, **slots}.items() if pieces}
+        stays = (owner, live) in self.pieces or not before
+        if stays and _equal(before, after):
+            return False
+        self.pieces.pop((owner, not live), None)
+        self.pieces[owner, live] = after
+        if not after:
+            del self.pieces[owner, live]
+        self._refresh()
+        return True
+
+    def leave(self, owner: Hashable) -> None:
+        """Removes `owner`'s pieces; the last one to leave takes the record along."""
+        for live in (True, False):
+            self.pieces.pop((owner, live), None)
+        self._refresh()
+
+    def _wanted(self, live: bool) -> dict[str, tuple[Piece, ...]]:
+        merged: dict[str, tuple[Piece, ...]] = {}
+        for (_, is_live), slots in self.pieces.items():
+            if is_live == live:
+                for slot, pieces in slots.items():
+                    merged[slot] = (*merged.get(slot, ()), *pieces)
+        return merged
+
+    def _refresh(self) -> None:
+        """Brings the module to what the pieces say."""
+        live, baked = self._wanted(True), self._wanted(False)
+        attention = isinstance(self.module, nn.MultiheadAttention)
+        if self.path is not None and (not live or attention):
+            self.path.remove()
+            self.path = None
+        self._bake({} if attention and live else baked)
+        if attention and live:  # its forward reads raw parameters: swap them for the time of each call
+            values = {slot: (*baked.get(slot, ()), *live.get(slot, ())) for slot in {*baked, *live}}
+            self.path = MomentaryPath(self, values)
+        elif live:
+            if self.path is None:
+                self.path = HookPath(self.module)
+            assert isinstance(self.path, HookPath)
+            self.path.update(live["weight"], self.original("weight"))
+        if self.pieces:
+            LAYERS[self.module] = self
+        else:
+            LAYERS.pop(self.module, None)
+
+    def prefers_live(self, slots: Slots) -> bool:
+        """`auto`: baked where the weight is a plain float Parameter that stays as it is for the whole picture."""
+        if isinstance(self.module, nn.MultiheadAttention):
+            return False
+        weight = self.original("weight")
+        plain = type(weight) is nn.Parameter and weight.dtype in _PLAIN and weight.device.type != "meta"
+        turning = any(p.moving or isinstance(p.weight, Tensor) for pieces in slots.values() for p in pieces)
+        return turning or not plain
+
+    # --- baked
+
+    def holder(self, slot: str) -> tuple[nn.Module, str]:
+        """The module and parameter name of a slot (`out_proj.weight` is the attention's inner layer's)."""
+        *path, name = slot.split(".")
+        return (self.module.get_submodule(".".join(path)) if path else self.module), name
+
+    def current(self, slot: str) -> nn.Parameter | None:
+        """The parameter in the slot now."""
+        module, name = self.holder(slot)
+        return module._parameters.get(name, getattr(module, name, None))
+
+    def original(self, slot: str) -> nn.Parameter | None:
+        """The model's own parameter of the slot."""
+        return self.originals[slot] if slot in self.originals else self.current(slot)
+
+    def _bake(self, wanted: Mapping[str, tuple[Piece, ...]]) -> None:
+        """Swaps in W + ΔW for the wanted slots and the originals for all others."""
+        values: dict[str, Tensor] = {}
+        for slot, pieces in wanted.items():
+            values |= self.summed(slot, pieces)
+        for slot in [slot for slot in self.originals if slot not in values]:
+            self.restore(slot)
+            self.buffers.pop(slot, None)
+        for slot, value in values.items():
+            self.swap(slot, value)
+
+    def summed(self, slot: str, pieces: tuple[Piece, ...]) -> dict[str, Tensor]:
+        """Slot → W + ΔW in the model's dtype, for the weight slot and, where a kind has one, its bias."""
+        acting = tuple(piece for piece in pieces if piece.acts())
+        original = self.original(slot)
+        if not acting or original is None:
+            return {}
+        values = {slot: add_delta(original.detach(), acting, self._spare(slot))}
+        shift = bias_delta(acting)
+        if shift is not None:
+            name = f"{slot.rpartition('weight')[0]}bias"
+            bias = self.original(name)
+            shift = shift.to(original.device)
+            base = torch.zeros_like(shift) if bias is None else bias.detach().float()
+            values[name] = (base + shift).to(original.dtype if bias is None else bias.dtype)
+        return values
+
+    def _spare(self, slot: str) -> Tensor | None:
+        """The memory of the last W + ΔW of this slot, if it still fits, to be written over."""
+        buffer, original = self.buffers.get(slot), self.original(slot)
+        fits = buffer is not None and original is not None and buffer.device == original.device
+        return buffer.detach() if fits and buffer.dtype == original.dtype else None  # type: ignore[union-attr]
+
+    def swap(self, slot: str, value: Tensor) -> None:
+        """Puts `value` into the slot as a Parameter and remembers the original object."""
+        module, name = self.holder(slot)
+        if slot not in self.originals:
+            self.originals[slot] = module._parameters.get(name)
+        buffer = self.buffers.get(slot)
+        if buffer is None or buffer.data_ptr() != value.data_ptr():
+            self.buffers[slot] = buffer = nn.Parameter(value, requires_grad=False)
+        module._parameters[name] = buffer
+
+    def restore(self, slot: str) -> None:
+        """Puts the original object back, on the device and in the dtype that the model has been moved to since."""
+        module, name = self.holder(slot)
+        original = self.originals.pop(slot)
+        current = module._parameters.get(name)
+        if original is not None and current is not None:  # `to` is the tensor itself where nothing moved
+            original.data = original.data.to(current.device, current.dtype)
+        module._parameters[name] = original
+
+
+LAYERS: WeakValueDictionary[nn.Module, Layer] = WeakValueDictionary()
+_PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def _equal(before: Slots, after: Slots) -> bool:
+    def same(one: Piece, two: Piece) -> bool:
+        a, b = one.weight, two.weight
+        return one.same(two) and (a is b if isinstance(a, Tensor) or isinstance(b, Tensor) else a == b)
+
+    return before.keys() == after.keys() and all(
+        len(before[slot]) == len(after[slot]) and all(map(same, before[slot], after[slot])) for slot in after
+    )
+
+
+class MomentaryPath:
+    """For OpenCLIP's attention, whose forward reads its parameters: they are swapped during each call only."""
+
+    def __init__(self, layer: Layer, wanted: Mapping[str, tuple[Piece, ...]]) -> None:
+        values: dict[str, Tensor] = {}
+        for slot, pieces in wanted.items():
+            values |= layer.summed(slot, pieces)
+
+        def enter(*_: object) -> None:
+            for slot, value in values.items():
+                layer.swap(slot, value)
+
+        def leave(*_: object) -> None:
+            for slot in values:
+                if slot in layer.originals:
+                    layer.restore(slot)
+
+        self.handles = [
+            layer.module.register_forward_pre_hook(enter),
+            layer.module.register_forward_hook(leave, always_call=True),
+        ]
+
+    def remove(self) -> None:
+        """Takes the hooks off."""
+        for handle in self.handles:
+            handle.remove()

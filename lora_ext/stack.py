@@ -1,0 +1,285 @@
+"""Requests + files → what each site of a model gets, and a `Fit` report for the user.
+
+`Use` is one file at its weights; `Applied` holds what is on a model now and moves it from one list of uses to the
+next, touching only the layers whose pieces changed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from torch.utils.hooks import RemovableHandle
+
+from .address import TE, UNET, Site, known_as
+from .blocks import (
+    BASE,
+    ELEMENT_PRESETS,
+    LABELS,
+    PRESETS,
+    UNIFORM,
+    BlockWeights,
+    parse_rules,
+    parse_weights,
+)
+from .errors import BlockError, PromptError
+from .file.lorafile import LoraFile
+from .inject import AUTO, Injection, Piece, Target, targets
+from .ports import Model
+from .prompt import Request
+
+
+@dataclass(frozen=True)
+class Use:
+    """One file at its weights. te, unet: multipliers; blocks: block weights; dyn: the first N ranks only.
+
+    start, stop: the U-Net part acts from step `start` until before step `stop`; whole numbers are steps from 0,
+    fractions are shares of all steps. The text encoder acts always: its output is made before the first step.
+    """
+
+    file: LoraFile
+    te: float = 1.0
+    unet: float = 1.0
+    blocks: BlockWeights = UNIFORM
+    dyn: int | None = None
+    start: float | None = None
+    stop: float | None = None
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """What the user calls it."""
+        return self.name or self.file.name
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether its weight changes from step to step."""
+        return self.start is not None or self.stop is not None
+
+    def active(self, step: int, total: int) -> bool:
+        """Whether the U-Net part acts at denoiser call `step` (from 0) of `total`."""
+
+        def at(value: float) -> float:
+            return value * total if isinstance(value, float) else value
+
+        return (self.start is None or step >= at(self.start)) and (self.stop is None or step < at(self.stop))
+
+    def weight(self, site: Site) -> float:
+        """The weight of this file at one site: the part's multiplier times the block's weight."""
+        part = self.unet if site.part == UNET else self.te
+        names = known_as(site) if self.blocks.rules else ()
+        return part * self.blocks.of(site.block, names)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a file fits a model: layers matched, layers the model lacks, layers of another shape, unread keys.
+
+    dead: positions of the block-weight vector that this model has no block for.
+    uncovered: blocks of the file that the vector says nothing about; they count as 0.
+    """
+
+    name: str
+    family: str = "unknown"
+    matched: int = 0
+    unmatched: tuple[Site, ...] = ()
+    wrong_shape: tuple[Site, ...] = ()
+    unread: int = 0
+    dead: tuple[str, ...] = ()
+    uncovered: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is nothing to tell."""
+        return self.matched > 0 and not (self.unmatched or self.wrong_shape or self.unread or self.notes)
+
+    def __str__(self) -> str:
+        total = self.matched + len(self.unmatched) + len(self.wrong_shape)
+        base = "" if self.family == "unknown" else f" (made for {self.family})"
+        if not self.matched:
+            text = f"{self.name}{base} does not fit this model: none of its {total} layers applies"
+        else:
+            text = f"{self.name}{base}: {self.matched} of {total} layers apply"
+        lacks = Counter(site.part for site in self.unmatched)
+        parts = [f"{count} not in this model's {part}" for part, count in sorted(lacks.items())]
+        if self.wrong_shape:
+            parts.append(f"{len(self.wrong_shape)} of another size, such as {self.wrong_shape[0]}")
+        if self.unread:
+            parts.append(f"{self.unread} keys not understood")
+        if self.dead:
+            parts.append(f"no block {', '.join(self.dead)} in this model")
+        if self.uncovered:
+            parts.append(f"blocks {', '.join(self.uncovered)} not in the given block weights, taken as 0")
+        return "; ".join([text, *parts, *self.notes])
+
+
+class Finder(Protocol):
+    """Where files come from: `library.find(name)` with an entry to load."""
+
+    def load(self, name: str) -> LoraFile:
+        """The file called `name`. Raises FileError with the nearest names."""
+        ...
+
+
+@dataclass(frozen=True)
+class Presets:
+    """The user's block-weight and element presets, beside the built-in ones."""
+
+    weights: Mapping[str, str] = field(default_factory=lambda: PRESETS)
+    elements: Mapping[str, str] = field(default_factory=lambda: ELEMENT_PRESETS)
+
+
+def resolve(request: Request, library: Finder, presets: Presets | None = None, *, seed: int | str = 0) -> Use:
+    """A request with its file loaded and its block weights worked out.
+
+    R and U are drawn from a generator seeded by `seed` and the file's name, so the same picture is made again.
+    Raises FileError (no such file, with nearest names) or PromptError (block weights that do not parse).
+    """
+    presets = presets or Presets()
+    file = library.load(request.name)
+    return Use(
+        file=file,
+        te=request.te,
+        unet=request.unet,
+        blocks=resolve_blocks(request, presets, seed=seed),
+        dyn=request.dyn,
+        start=request.start,
+        stop=request.stop,
+        name=request.name,
+    )
+
+
+def resolve_blocks(request: Request, presets: Presets, *, seed: int | str = 0) -> BlockWeights:
+    """The block weights and element rules of a request. Raises PromptError."""
+    if request.lbw is None and request.lbwe is None:
+        return UNIFORM
+    draw = random.Random(f"{seed}:{request.name}").uniform
+    try:
+        blocks = UNIFORM
+        if request.lbw is not None:
+            x = 1.0 if request.x is None else request.x
+            blocks = parse_weights(request.lbw, presets=presets.weights, x=x, draw=draw)
+        if request.lbwe is not None:
+            blocks = replace(blocks, rules=parse_rules(request.lbwe, presets.elements))
+    except BlockError as error:
+        raise PromptError(f"<lora:{request.name}>: {error}") from None
+    return blocks
+
+
+class Applied:
+    """What is on one model. A context manager; `close` puts the model back bit-exactly.
+
+    mode: "live", "baked" or "auto" (see `inject`).
+    """
+
+    def __init__(self, model: Model, mode: str = AUTO) -> None:
+        self.roots = dict(model.parts())
+        self.targets: dict[Site, Target] = {}
+        for part, root in self.roots.items():
+            self.targets.update(targets(part, root))
+        self.blocks = {site.block for site in self.targets}
+        self.injection = Injection(mode)
+        self.uses: tuple[Use, ...] = ()
+        self.changed = 0
+        """Layers that the last `set` or `at_step` touched."""
+        self._now: dict[Site, tuple[Piece, ...]] = {}
+        self._active: tuple[bool, ...] = ()
+        self._guards: list[RemovableHandle] = []
+        self._sites: dict[int, tuple[LoraFile, tuple[Site, ...], tuple[Site, ...]]] = {}
+
+    def set(self, uses: Sequence[Use]) -> list[Fit]:
+        """Replaces what is applied by `uses` (in order; the same file twice adds up) and reports how each fits.
+
+        Schedules start at step 0. On any exception the model is as before anything was applied.
+        """
+        if uses and not self._guards:  # new weights must be loaded into the originals, not into what is swapped in
+            self._guards = [
+                root._register_load_state_dict_pre_hook(lambda *_: self.close()) for root in self.roots.values()
+            ]
+        self.uses = tuple(uses)
+        self._active = tuple(use.active(0, 1_000_000) for use in self.uses)
+        self._sites = {id(use.file): self._fitting(use.file) for use in self.uses}
+        self._move()
+        return [self._fit(use) for use in self.uses]
+
+    def at_step(self, step: int, total: int) -> None:
+        """Moves schedules to denoiser call `step` (from 0) of `total`; nothing happens when nothing changes."""
+        active = tuple(use.active(step, total) for use in self.uses)
+        if active != self._active:
+            self._active = active
+            self._move()
+
+    def close(self) -> None:
+        """Takes everything off: every Parameter is the very object it was."""
+        self.injection.close()
+        self._now, self.uses, self._active = {}, (), ()
+        while self._guards:
+            self._guards.pop().remove()
+
+    def __enter__(self) -> Applied:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _move(self) -> None:
+        """Brings the injection from the pieces of before to those of now, by difference."""
+        wanted: dict[Site, list[Piece]] = {}
+        for use, active in zip(self.uses, self._active, strict=True):
+            for site in self._sites[id(use.file)][1]:
+                idle = site.part == UNET and not active
+                weight = 0.0 if idle else use.weight(site)
+                moves = use.scheduled and site.part == UNET
+                if weight or moves:  # a scheduled piece stays with weight 0, so that switching it on is only a gain
+                    piece = Piece(use.file.adapters[site], weight, use.dyn, moving=moves)
+                    wanted.setdefault(site, []).append(piece)
+        now = {site: tuple(pieces) for site, pieces in wanted.items()}
+        # Sites that share a parameter (OpenCLIP's q, k, v) are handed over together.
+        shared = {self.targets[site].module for site in {*now, *self._now} if now.get(site) != self._now.get(site)}
+        sites = [site for site in {**self._now, **now} if self.targets[site].module in shared]
+        try:
+            self.changed = self.injection.put({self.targets[site]: now.get(site, ()) for site in sites})
+        except BaseException:
+            self._now, self.uses, self._active = {}, (), ()
+            raise
+        self._now = now
+
+    def _fitting(self, file: LoraFile) -> tuple[LoraFile, tuple[Site, ...], tuple[Site, ...]]:
+        """The file, its sites that apply here, and its sites that are here with another shape."""
+        known = self._sites.get(id(file))
+        if known is not None:
+            return known
+        here = [site for site in file.adapters if site in self.targets]
+        fits = {site: file.adapters[site].fits(self.targets[site].shape) for site in here}
+        return file, tuple(s for s in here if fits[s]), tuple(s for s in here if not fits[s])
+
+    def _fit(self, use: Use) -> Fit:
+        """The report on one use."""
+        file, matched, wrong = self._sites[id(use.file)]
+        vector = use.blocks.labels
+        blocks = {site.block for site in file.adapters if site.block}
+        covered = vector if vector is not None else LABELS
+        return Fit(
+            name=use.label,
+            family=file.family,
+            matched=len(matched),
+            unmatched=tuple(site for site in file.adapters if site not in self.targets),
+            wrong_shape=wrong,
+            unread=len(file.unread),
+            dead=tuple(b for b in vector or () if b not in self.blocks and b != BASE and use.blocks.of(b)),
+            uncovered=tuple(b for b in LABELS if b in blocks and b not in covered and b != BASE),
+            notes=self._dyn_note(use),
+        )
+
+    def _dyn_note(self, use: Use) -> tuple[str, ...]:
+        ranks = [adapter.rank for adapter in use.file.adapters.values() if adapter.rank]
+        if use.dyn is not None and ranks and use.dyn > max(ranks):
+            return (f"dyn={use.dyn} is more than its rank {max(ranks)}",)
+        return ()
+
+
+__all__ = ["TE", "Applied", "Finder", "Fit", "Presets", "Use", "resolve", "resolve_blocks"]
