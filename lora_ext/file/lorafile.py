@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..adapters import Adapter
 from ..address import Site
+from ..errors import FileError
+from .family import family_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +22,9 @@ class LoraFile:
 
     keys: (site, suffix) → the key as the file spells it; absent for adapters made here, which are then
     written in kohya's spelling. embeddings: name → vector name → tensor (`bundle_emb.*`, cloneofsimo's
-    token tensors). unread: keys that name no known layer or kind, kept and written back.
+    token tensors; vector names as after `bundle_emb.NAME.`, e.g. `string_to_param.*`, `clip_l`).
+    embedding_keys: (name, vector name) → key, where it is not `bundle_emb.NAME.VECTOR`.
+    unread: keys that name no known layer or kind, kept and written back.
     """
 
     adapters: Mapping[Site, Adapter]
@@ -26,7 +32,9 @@ class LoraFile:
     embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     unread: Mapping[str, Tensor] = field(default_factory=dict)
     keys: Mapping[tuple[Site, str], str] = field(default_factory=dict)
+    embedding_keys: Mapping[tuple[str, str], str] = field(default_factory=dict)
     dialect: str = "kohya"
+    """How it spells its keys: "kohya", "diffusers" (PEFT too), "processor", "cloneofsimo"."""
     path: Path | None = None
 
     @property
@@ -39,3 +47,64 @@ class LoraFile:
         """Kinds of adapter in it, most frequent first."""
         kinds = [adapter.kind for adapter in self.adapters.values()]
         return tuple(sorted(set(kinds), key=lambda kind: (-kinds.count(kind), kind)))
+
+    @cached_property
+    def family(self) -> str:
+        """ "SD1", "SD2", "SDXL" or "unknown": by shapes, then by the names of layers, then by metadata."""
+        return family_of(self.adapters, self.keys, self.metadata)
+
+    @cached_property
+    def variant(self) -> str:
+        """What people call such a file: "LoRA-LierLa", "LoRA-C3Lier", "DyLoRA", or the kind's name.
+
+        LierLa: Linear and 1x1 Conv2d only; C3Lier: larger kernels too; DyLoRA: said by kohya's metadata.
+        """
+        if not self.kinds:
+            return "none"
+        if self.kinds[0] != "LoRA":
+            return self.kinds[0]
+        if "dylora" in self.metadata.get("ss_network_module", "").lower():
+            return "DyLoRA"
+        dora = any("dora_scale" in adapter.tensors for adapter in self.adapters.values())
+        wide = any(_kernel(adapter) for adapter in self.adapters.values())
+        return ("LoRA-C3Lier" if wide else "LoRA-LierLa") + (" with DoRA" if dora else "")
+
+    def spelled(self) -> Iterator[tuple[str, Tensor]]:
+        """(key as in the file, tensor) of everything that came with a key."""
+        for site, adapter in self.adapters.items():
+            for suffix, tensor in adapter.tensors.items():
+                yield self.keys.get((site, suffix), f"{site}.{suffix}"), tensor
+        for name, vectors in self.embeddings.items():
+            for vector, tensor in vectors.items():
+                yield self.embedding_key(name, vector), tensor
+        yield from self.unread.items()
+
+    def embedding_key(self, name: str, vector: str) -> str:
+        """The key of one embedding tensor."""
+        return self.embedding_keys.get((name, vector), f"bundle_emb.{name}.{vector}")
+
+    @cached_property
+    def first_bad(self) -> str | None:
+        """The first key whose tensor holds NaN or infinity, or None; every number is looked at once."""
+        return next((key for key, tensor in self.spelled() if not finite(tensor)), None)
+
+    def check_finite(self) -> None:
+        """Raises FileError naming the file and the first key that contains NaN or infinity."""
+        if self.first_bad is not None:
+            raise FileError(f"{self.path or self.name} contains NaN or infinity (first in {self.first_bad!r})")
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite. The sum is looked at first: it needs no memory and is finite nearly always."""
+    if not tensor.is_floating_point():
+        return True
+    if tensor.element_size() == 1:
+        tensor = tensor.float()
+    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return bool(torch.isfinite(tensor.sum(dtype=wide))) or bool(torch.isfinite(tensor).all())
+
+
+def _kernel(adapter: Adapter) -> bool:
+    """Whether a LoRA layer's kernel is larger than 1x1."""
+    names = ("lora_down.weight", "lora_mid.weight")
+    return any(n in adapter.tensors and any(k > 1 for k in adapter.tensors[n].shape[2:]) for n in names)

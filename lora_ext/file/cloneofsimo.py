@@ -1,0 +1,290 @@
+"""Files of cloneofsimo/lora, whose layers have numbers instead of names.
+
+Number i counts the Linear (extended: and Conv2d) layers below modules of the target classes, in the order in which
+the model's constructors registered them (its `lora_diffusion/lora.py`, `_find_modules_v2`). In diffusers of that
+time (0.10, 0.11): the U-Net registers down blocks, up blocks, and the middle last; a block its attentions before its
+resnets; `BasicTransformerBlock` attn1, ff, attn2 (later versions attn1, attn2, ff). CLIP's attention registers k, v,
+q, out. The shapes tell these variants apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..adapters import Adapter, adapter_of
+from ..address import TE, UNET, Site, site_of
+from ..errors import FileError
+from .containers import Contents, read_tensors
+from .lorafile import LoraFile
+
+EMBED = "<embed>"
+"""Metadata value of a token's tensor."""
+
+_ATTENTION = ("CrossAttention", "Attention")
+DEFAULT = frozenset({*_ATTENTION, "GEGLU"})
+EXTENDED = DEFAULT | {"ResnetBlock2D"}
+TEXT = frozenset({"CLIPAttention"})
+CLASSES = {UNET: EXTENDED, TE: TEXT | {"CLIPMLP"}}
+"""Target classes whose order is known."""
+
+_NEW, _OLD = ("attn1", "attn2", "ff"), ("attn1", "ff", "attn2")
+_PARTS = {"unet": UNET, "text_encoder": TE}
+Pair = tuple[Tensor, Tensor]
+
+
+# --- the order -------------------------------------------------------------------------------------------------------
+
+
+def unet_order(classes: Iterable[str], inner: Sequence[str] = _OLD) -> list[Site]:
+    """Sites of an SD1/SD2 U-Net in cloneofsimo's order; `inner` is the order inside a transformer block.
+
+    Raises FileError for a class whose layers are not known.
+    """
+    chosen = _known(UNET, classes)
+    names: list[str] = []
+    for level in range(4):
+        attentions = 2 if level < 3 else 0
+        names += _block(f"down_blocks.{level}", attentions, 2, chosen, inner, shortcuts=(0,) if level in (1, 2) else ())
+    for level in range(4):
+        attentions = 3 if level > 0 else 0
+        names += _block(f"up_blocks.{level}", attentions, 3, chosen, inner, shortcuts=(0, 1, 2))
+    names += _block("mid_block", 1, 2, chosen, inner, shortcuts=())
+    return _sites(UNET, names)
+
+
+def text_order(classes: Iterable[str], layers: int) -> list[Site]:
+    """Sites of a CLIP text encoder with `layers` layers in cloneofsimo's order. Raises FileError."""
+    chosen = _known(TE, classes)
+    names: list[str] = []
+    for layer in range(layers):
+        root = f"text_model.encoder.layers.{layer}"
+        if "CLIPAttention" in chosen:
+            names += [f"{root}.self_attn.{leaf}_proj" for leaf in ("k", "v", "q", "out")]
+        if "CLIPMLP" in chosen:
+            names += [f"{root}.mlp.fc1", f"{root}.mlp.fc2"]
+    return _sites(TE, names)
+
+
+def _block(
+    root: str, attentions: int, resnets: int, chosen: frozenset[str], inner: Sequence[str], shortcuts: Sequence[int]
+) -> Iterator[str]:
+    """Names of one block's layers: its attentions, then its resnets."""
+    for index in range(attentions):
+        base = f"{root}.attentions.{index}.transformer_blocks.0"
+        for role in inner:
+            if role == "ff" and "GEGLU" in chosen:
+                yield f"{base}.ff.net.0.proj"
+            elif role != "ff" and chosen & set(_ATTENTION):
+                yield from (f"{base}.{role}.{leaf}" for leaf in ("to_q", "to_k", "to_v", "to_out.0"))
+    if "ResnetBlock2D" in chosen:
+        for index in range(resnets):
+            leaves = ("conv1", "time_emb_proj", "conv2", *(("conv_shortcut",) if index in shortcuts else ()))
+            yield from (f"{root}.resnets.{index}.{leaf}" for leaf in leaves)
+
+
+def _known(part: str, classes: Iterable[str]) -> frozenset[str]:
+    chosen = frozenset(classes)
+    if not chosen or not chosen <= CLASSES[part]:
+        raise FileError(
+            f"it targets the module classes {', '.join(sorted(chosen)) or '(none)'}; "
+            f"the order of layers is known for {', '.join(sorted(CLASSES[part]))}"
+        )
+    return chosen
+
+
+def _sites(part: str, names: Iterable[str]) -> list[Site]:
+    found = [site_of(part, name) for name in names]
+    assert None not in found
+    return [site for site in found if site is not None]
+
+
+# --- which order fits ------------------------------------------------------------------------------------------------
+
+
+def place(part: str, pairs: Sequence[Pair], classes: Iterable[str] | None) -> list[Site]:
+    """The site of each (up, down) pair; `classes` as the metadata names them, None where a file does not say.
+
+    Raises FileError when neither count nor shapes fit an order that is known.
+    """
+    shapes = [(tuple(up.shape), tuple(down.shape)) for up, down in pairs]
+    for up, down in shapes:
+        if len(up) < 2 or len(down) != len(up) or up[1] != down[0] or any(size != 1 for size in up[2:]):
+            raise FileError(f"layer {shapes.index((up, down))} of {part} has factors of shapes {up} and {down}")
+    candidates = list(_candidates(part, len(pairs), classes))
+    for sites in candidates:
+        if len(sites) == len(pairs) and not _misfit(sites, shapes):
+            return sites
+    counts = sorted({len(sites) for sites in candidates})
+    if len(pairs) not in counts:
+        raise FileError(f"it numbers {len(pairs)} {part} layers, where {' or '.join(map(str, counts))} are known")
+    sites = next(sites for sites in candidates if len(sites) == len(pairs))
+    raise FileError(f"its {part} layers fit no known order: {_misfit(sites, shapes)}")
+
+
+def _candidates(part: str, count: int, classes: Iterable[str] | None) -> Iterator[list[Site]]:
+    if part == TE:
+        for chosen in [frozenset(classes)] if classes is not None else [TEXT, CLASSES[TE]]:
+            each = len(text_order(chosen, 1))
+            yield text_order(chosen, max(1, min(count // each, 48)))
+        return
+    options = [frozenset(classes)] if classes is not None else [DEFAULT, EXTENDED, frozenset(_ATTENTION)]
+    for chosen in options:
+        for inner in (_OLD, _NEW):
+            yield unet_order(chosen, inner)
+
+
+def _misfit(sites: Sequence[Site], shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | None:
+    """What contradicts this order, or None. Layers of one transformer block share a width, and so on."""
+    widths: dict[str, int] = {}
+
+    def same(what: str, number: int) -> bool:
+        return widths.setdefault(what, number) == number
+
+    for place_, (site, (up, down)) in enumerate(zip(sites, shapes, strict=True)):
+        out, into = up[0], down[1]
+        leaf = site.leaf.rpartition(".transformer_blocks.0.")[2]
+        block = f"the width of {site.block}"
+        if leaf.startswith("resnet"):
+            kernel = 3 if leaf.endswith((".conv1", ".conv2")) else 1
+            fits = down[2:] == (() if leaf.endswith("time_emb_proj") else (kernel, kernel)) and same(block, out)
+        elif len(down) != 2:
+            fits = False
+        elif leaf == "ff.net.0.proj":
+            fits = out == 8 * into and same(block, into)
+        elif leaf in ("attn2.to_k", "attn2.to_v"):
+            fits = same(block, out) and same("the width of the text", into)
+        elif leaf.startswith("layers."):
+            wide = "mlp.fc1" in leaf or "mlp.fc2" in leaf
+            fits = wide or (out == into and same("the width of the text encoder", out))
+        else:
+            fits = out == into and same(block, out)
+        if not fits:
+            return f"layer {place_} would be {site}, and has {into} inputs, {out} outputs, kernel {down[2:] or 'none'}"
+    return None
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def is_list(raw: Any) -> bool:
+    """Whether a torch file holds a bare list: alternating up, down."""
+    return isinstance(raw, list)
+
+
+def is_tokens(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a torch file is the `.ti.pt` beside a LoRA: token → vector."""
+    return path.name.lower().endswith(".ti.pt") and bool(tensors) and all(t.dim() <= 2 for t in tensors.values())
+
+
+def is_named(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file's keys are `unet:0:up` and the like."""
+    return any(_numbered(key) for key in tensors)
+
+
+def _numbered(key: str) -> tuple[str, int, str] | None:
+    """`unet:7:up` → (part, 7, "up")."""
+    words = key.split(":")
+    if len(words) != 3 or words[0] not in _PARTS or not words[1].isdecimal() or words[2] not in ("up", "down"):
+        return None
+    return (_PARTS[words[0]], int(words[1]), words[2]) if len(words[1]) < 6 else None
+
+
+def read_torch(path: Path, contents: Contents) -> LoraFile:
+    """A `.pt` list together with its siblings `.text_encoder.pt` and `.ti.pt`, or one of the siblings alone.
+
+    The result has no keys of its own: it is written in kohya's spelling, its tokens as `bundle_emb`. Raises FileError.
+    """
+    adapters: dict[Site, Adapter] = {}
+    tokens = contents.tensors
+    if is_list(contents.raw):
+        text_alone = path.name.lower().endswith(".text_encoder.pt")
+        adapters.update(_listed(TE if text_alone else UNET, contents.raw))
+        beside = path.with_suffix("")
+        sibling = beside.with_name(beside.name + ".text_encoder.pt")
+        if not text_alone and sibling.is_file():
+            other = read_tensors(sibling)
+            if not is_list(other.raw):
+                raise FileError(f"{sibling}, which belongs to it, holds no list of tensors")
+            adapters.update(_listed(TE, other.raw))
+        sibling = beside.with_name(beside.name + ".ti.pt")
+        if not text_alone and sibling.is_file():
+            tokens = read_tensors(sibling).tensors
+    embeddings = {name: {"emb_params": _rows(tensor)} for name, tensor in tokens.items()}
+    return LoraFile(adapters, {}, embeddings, dialect="cloneofsimo", path=path)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """A token's vectors as (tokens, width)."""
+    return tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
+
+
+def _listed(part: str, tensors: Sequence[Tensor]) -> dict[Site, Adapter]:
+    if len(tensors) % 2:
+        raise FileError(f"its list of {len(tensors)} tensors is not made of pairs up, down")
+    pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
+    sites = place(part, pairs, None)
+    return {site: _adapter(*pair) for site, pair in zip(sites, pairs, strict=True)}
+
+
+def _adapter(up: Tensor, down: Tensor) -> Adapter:
+    """A LoRA layer without alpha: its scale is 1."""
+    adapter = adapter_of({"lora_up.weight": up, "lora_down.weight": down})
+    assert adapter is not None
+    return adapter
+
+
+def read_named(path: Path, contents: Contents) -> LoraFile:
+    """A safetensors file of cloneofsimo's, with `<token>` tensors. Raises FileError."""
+    layers: dict[str, dict[int, dict[str, Tensor]]] = {}
+    names: dict[tuple[str, int, str], str] = {}
+    embeddings: dict[str, dict[str, Tensor]] = {}
+    embedding_keys: dict[tuple[str, str], str] = {}
+    unread: dict[str, Tensor] = {}
+    for key, tensor in contents.tensors.items():
+        found = _numbered(key)
+        if found:
+            if found in names:
+                raise FileError(f"{names[found]!r} and {key!r} are the same layer")
+            names[found] = key
+            layers.setdefault(found[0], {}).setdefault(found[1], {})[found[2]] = tensor
+        elif contents.metadata.get(key) == EMBED:
+            embeddings[key] = {"emb_params": tensor}
+            embedding_keys[key, "emb_params"] = key
+        else:
+            unread[key] = tensor
+    adapters: dict[Site, Adapter] = {}
+    keys: dict[tuple[Site, str], str] = {}
+    for part, numbered in layers.items():
+        pairs = [_pair(part, numbered, i) for i in range(len(numbered))]
+        for i, site in enumerate(place(part, pairs, _classes(part, contents.metadata))):
+            adapters[site] = _adapter(*pairs[i])
+            keys.update({(site, f"lora_{end}.weight"): names[part, i, end] for end in ("up", "down")})
+    return LoraFile(
+        adapters, contents.metadata, embeddings, unread, keys, embedding_keys, dialect="cloneofsimo", path=path
+    )
+
+
+def _pair(part: str, numbered: Mapping[int, Mapping[str, Tensor]], index: int) -> Pair:
+    pair = numbered.get(index, {})
+    if len(pair) != 2:
+        raise FileError(f"layer {index} of {part} lacks {' and '.join(sorted({'up', 'down'} - pair.keys()))}")
+    return pair["up"], pair["down"]
+
+
+def _classes(part: str, metadata: Mapping[str, str]) -> list[str] | None:
+    """The target classes that the metadata names for a part, None when it names none. Raises FileError."""
+    text = metadata.get(next(name for name, own in _PARTS.items() if own == part))
+    if text is None:
+        return None
+    try:
+        classes = json.loads(text)
+    except (ValueError, RecursionError):
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise FileError(f"its metadata names no list of classes for {part}: {text[:80]!r}")
+    return classes

@@ -1,0 +1,114 @@
+"""Any file that may hold tensors → its tensors and metadata, told apart by content and not by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import FileError
+from . import safetensors_file, torch_file
+
+SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
+"""Names of files that are looked at."""
+
+
+class Contents(NamedTuple):
+    """tensors by name; metadata as text; raw: what a torch file held (None for safetensors).
+
+    A bare list of tensors has no names: `tensors` is empty and `raw` is the list.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    raw: Any = None
+
+
+_STRANGERS = (
+    (b"version https://git-lfs", "a git-lfs pointer; the file itself was not downloaded (`git lfs pull`)"),
+    (b"<", "a web page (HTML), probably an error page saved by the download"),
+    (b'{"', "a JSON text"),
+    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (b"Rar!", "a RAR archive; unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it first"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"RIFF", "a WebP picture or a sound"),
+    (b"GGUF", "a GGUF file (a quantised model)"),
+)
+"""First bytes of files that are something else."""
+
+
+def kind_of(path: Path) -> str:
+    """ "safetensors" or "torch", by content. Raises FileError that says what the file is instead."""
+    try:
+        if path.is_dir():
+            raise FileError(f"{path} is a folder, not a file")
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not head:
+        raise FileError(f"{path} is empty (0 bytes); download it again")
+    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        return "torch"
+    if head[8:9] == b"{" and head[5:8] == b"\0\0\0":
+        return "safetensors"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for start, what in _STRANGERS:
+        if text.startswith(start):
+            raise FileError(f"{path} is {what}")
+    return "safetensors" if path.suffix.lower() == ".safetensors" else "torch"
+
+
+def read_tensors(path: str | Path) -> Contents:
+    """Every tensor of a safetensors or torch file, on the CPU; nothing that the file carries is run.
+
+    Torch files: a dict of tensors, one inside "state_dict", or a bare list. Numbers beside tensors become tensors,
+    text becomes metadata. Raises FileError naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    if kind_of(path) == "safetensors":
+        return Contents(*safetensors_file.read(path))
+    content = torch_file.load(path)
+    if isinstance(content, list | tuple):
+        if not content or not all(isinstance(item, Tensor) for item in content):
+            raise FileError(f"{path} holds a list of other things than tensors")
+        return Contents({}, {}, [_plain(item) for item in content])
+    if isinstance(content, Tensor):
+        raise FileError(f"{path} holds a single tensor of shape {tuple(content.shape)}, not a LoRA")
+    if not isinstance(content, Mapping):
+        raise FileError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    if "string_to_param" in content:
+        raise FileError(f"{path} is a textual-inversion embedding, not a LoRA; it belongs into the embeddings folder")
+    inner = content.get("state_dict")
+    tensors, metadata = _named(inner if isinstance(inner, Mapping) else content)
+    if not tensors:
+        shown = ", ".join(str(key) for key in list(content)[:5])
+        raise FileError(f"{path} holds no tensors by name (its keys: {shown or 'none'})")
+    return Contents(tensors, metadata, content)
+
+
+def _named(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, text) of a dict; numbers count as tensors, anything else is left out."""
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for key, value in content.items():
+        if not isinstance(key, str):
+            continue
+        if isinstance(value, Tensor):
+            tensors[key] = _plain(value)
+        elif isinstance(value, float | int) and "." in key:
+            tensors[key] = torch.tensor(value)
+        elif isinstance(value, str | float | int):
+            metadata[key] = str(value)
+    return tensors, metadata
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A dense, contiguous tensor without gradient."""
+    tensor = tensor.detach()
+    return (tensor.to_dense() if tensor.is_sparse else tensor).contiguous()

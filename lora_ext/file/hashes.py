@@ -1,0 +1,68 @@
+"""Hashes by which kohya's tools, the web UI and model sites know a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import FileError
+from . import safetensors_file
+from .containers import kind_of
+
+_LEGACY = (0x100000, 0x110000)
+_BLOCK = 1 << 20
+
+
+def model_hash(path: str | Path) -> str:
+    """64 hex digits: sha256 of the bytes after a safetensors header (so that editing metadata keeps it), or of
+    the whole of a torch file. The web UI shows the first 12. Raises FileError."""
+    path = Path(path)
+    start = safetensors_file.read_header(path).data if kind_of(path) == "safetensors" else 0
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def legacy_hash(path: str | Path) -> str:
+    """8 hex digits: sha256 of bytes 0x100000 to 0x110000 of the file as it lies there (the web UI's old hash)."""
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(_LEGACY[0])
+            return hashlib.sha256(file.read(_LEGACY[1] - _LEGACY[0])).hexdigest()[:8]
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def hashes_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, str]:
+    """(`sshs_model_hash`, `sshs_legacy_hash`) as kohya's scripts compute them before they save.
+
+    Both are taken from the file as it would be with the `ss_*` metadata only.
+    """
+    kept = {name: value for name, value in metadata.items() if name.startswith("ss_")}
+    head, order = safetensors_file.layout(tensors, kept)
+    whole = hashlib.sha256()
+    slices = []
+    at = len(head)
+    if at > _LEGACY[0]:
+        slices.append(head[_LEGACY[0] : _LEGACY[1]])
+    for chunk in safetensors_file.chunks(tensors, order):
+        whole.update(chunk)
+        low, high = (min(max(edge - at, 0), len(chunk)) for edge in _LEGACY)
+        slices.append(bytes(chunk[low:high]))
+        at += len(chunk)
+    return whole.hexdigest(), hashlib.sha256(b"".join(slices)).hexdigest()[:8]
+
+
+def stamped(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata with both hashes of these tensors."""
+    model, legacy = hashes_of(tensors, metadata)
+    return {**metadata, "sshs_model_hash": model, "sshs_legacy_hash": legacy}

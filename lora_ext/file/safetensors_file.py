@@ -1,0 +1,283 @@
+"""The safetensors format: a strict check of the header, and tensors straight from one read of the file.
+
+Format: 8 bytes little-endian length n, n bytes of JSON, then the data. JSON: name -> {dtype, shape, data_offsets},
+and `__metadata__` with text values (github.com/huggingface/safetensors, "Format"). Nothing is mapped into memory, so
+that a file that is loaded can still be replaced on Windows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from ..errors import FileError
+
+HEADER_LIMIT = 100_000_000
+"""Longest header in bytes that the safetensors library reads."""
+
+_BITS = (
+    ("BOOL", "bool", 1),
+    ("U8", "uint8", 1),
+    ("I8", "int8", 1),
+    ("F8_E5M2", "float8_e5m2", 1),
+    ("F8_E4M3", "float8_e4m3fn", 1),
+    ("I16", "int16", 2),
+    ("U16", "uint16", 2),
+    ("F16", "float16", 2),
+    ("BF16", "bfloat16", 2),
+    ("I32", "int32", 4),
+    ("U32", "uint32", 4),
+    ("F32", "float32", 4),
+    ("F64", "float64", 8),
+    ("I64", "int64", 8),
+    ("U64", "uint64", 8),
+)
+"""Format's name, torch's name, bytes an element; in the order by which the library sorts (largest last)."""
+
+SIZES = {name: size for name, _, size in _BITS}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, own) for name, own, _ in _BITS if hasattr(torch, own)}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_ORDER = {name: place for place, (name, _, _) in enumerate(_BITS)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor lies: `start` and `end` are bytes from the beginning of the data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says about itself; `data` is the byte at which its data begins."""
+
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    data: int
+
+
+def read_header(path: Path) -> Header:
+    """The checked header. Raises FileError naming the file and what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            return header_of(file, path, path.stat().st_size)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def header_of(file: BinaryIO, path: Path, size: int) -> Header:
+    """The checked header of an open file of `size` bytes; leaves `file` at the data. Raises FileError."""
+
+    def wrong(what: str) -> FileError:
+        return FileError(f"{path} is not a sound safetensors file: {what}")
+
+    if size < 10:
+        raise wrong(f"{size} bytes hold no header")
+    length = int.from_bytes(file.read(8), "little")
+    if length > HEADER_LIMIT:
+        raise wrong(f"its header claims {length} bytes, more than the format's limit of {HEADER_LIMIT}")
+    if length > size - 8:
+        raise wrong(f"its header claims {length} bytes, the file has {size} (cut off while downloading?)")
+    try:
+        root = _parse(file.read(length))
+        found, metadata = _entries(root), _metadata(root.get("__metadata__"))
+        _check_layout(found, size - 8 - length)
+    except ValueError as error:
+        raise wrong(str(error)) from None
+    except RecursionError:
+        raise wrong("its header is nested too deeply") from None
+    return Header(found, metadata, 8 + length)
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    """The header's JSON object; ValueError for bad UTF-8 or JSON, for a name given twice, and for NaN."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{twice!r} is in its header twice")
+        return table
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} in its header")
+
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("its header is not UTF-8 text") from None
+    try:
+        root = json.loads(decoded, object_pairs_hook=unique, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"its header is not JSON ({error.msg} at character {error.pos})") from None
+    if not isinstance(root, dict):
+        raise ValueError("its header is not a JSON object")
+    return root
+
+
+def _entries(root: Mapping[str, Any]) -> dict[str, Entry]:
+    """Every tensor's entry, its own numbers checked. Raises ValueError."""
+    found: dict[str, Entry] = {}
+    for name, row in root.items():
+        if name == "__metadata__":
+            continue
+        if not name.isprintable():
+            _check_text(name)
+        if not isinstance(row, dict) or not row.keys() >= {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"{name!r} lacks dtype, shape or data_offsets")
+        dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in SIZES:
+            raise ValueError(f"{name!r} has the unknown dtype {str(dtype)[:40]!r}")
+        if dtype not in DTYPES:
+            raise ValueError(f"{name!r} is stored as {dtype}, which torch {torch.__version__} cannot hold")
+        if not (_naturals(shape) and _naturals(offsets)) or len(offsets) != 2:
+            raise ValueError(f"{name!r} has no sound shape or data_offsets")
+        start, end = offsets
+        if end - start != math.prod(shape) * SIZES[dtype]:
+            span = math.prod(shape) * SIZES[dtype]
+            raise ValueError(f"{name!r}: {dtype} {shape} takes {span} bytes, its data_offsets span {end - start}")
+        found[name] = Entry(dtype, tuple(shape), start, end)
+    return found
+
+
+def _check_text(name: str) -> None:
+    """ValueError when a name cannot be written back (half of a surrogate pair)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the name {name!a} is not valid text") from None
+
+
+def _naturals(value: object) -> bool:
+    """Whether `value` is a short list of integers from 0 below 2**63."""
+    return (
+        isinstance(value, list)
+        and len(value) <= 64
+        and all(type(n) is int and 0 <= n < 2**63 for n in value)  # no bool
+    )
+
+
+def _check_layout(entries: Mapping[str, Entry], size: int) -> None:
+    """ValueError unless the entries cover `size` bytes of data without gap or overlap."""
+    end, last = 0, ""
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start < end:
+            raise ValueError(f"{name!r} and {last!r} overlap")
+        if entry.start > end:
+            raise ValueError(f"{entry.start - end} bytes before {name!r} belong to no tensor")
+        if entry.end > size:
+            raise ValueError(f"{name!r} ends at byte {entry.end} of {size} bytes of data (cut off while downloading?)")
+        end, last = entry.end, name
+    if end != size:
+        raise ValueError(f"the last {size - end} bytes belong to no tensor")
+
+
+def _metadata(value: object) -> dict[str, str]:
+    """`__metadata__` as text: a value that is not text (some trainers write such) becomes its JSON."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        return {"__metadata__": as_text(value)}
+    return {as_text(name): as_text(item) for name, item in value.items()}
+
+
+def as_text(value: object) -> str:
+    """Text as it is (half surrogate pairs replaced), anything else as JSON or, failing that, as Python shows it."""
+    if not isinstance(value, str):
+        try:
+            value = json.dumps(value, ensure_ascii=False)
+        except (TypeError, ValueError):
+            value = repr(value)
+    return value if value.isprintable() else value.encode("utf-8", "replace").decode("utf-8")
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(name → tensor, metadata). All tensors share one buffer, filled by one read. Raises FileError."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            header = header_of(file, path, size)
+            buffer = torch.empty(size - header.data, dtype=torch.uint8)
+            if buffer.numel() and _fill(file, buffer) != buffer.numel():
+                raise FileError(f"{path} became shorter while it was read")
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    return {name: _view(buffer, entry) for name, entry in header.entries.items()}, dict(header.metadata)
+
+
+def read_some(path: Path, header: Header, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors `names` one after the other, each with memory of its own: for files larger than memory."""
+    try:
+        with path.open("rb") as file:
+            for name in names:
+                entry = header.entries[name]
+                buffer = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+                file.seek(header.data + entry.start)
+                if buffer.numel() and _fill(file, buffer) != buffer.numel():
+                    raise FileError(f"{path} became shorter while it was read")
+                yield name, buffer.view(DTYPES[entry.dtype]).reshape(entry.shape)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _fill(file: BinaryIO, buffer: Tensor) -> int:
+    """Bytes read into `buffer` (uint8) until it is full or the file ends."""
+    view, done = memoryview(buffer.numpy().data), 0
+    while done < len(view):
+        count = file.readinto(view[done:])  # type: ignore[attr-defined]
+        if not count:
+            break
+        done += count
+    return done
+
+
+def _view(buffer: Tensor, entry: Entry) -> Tensor:
+    """The tensor inside the buffer; copied only where it is not aligned to its dtype."""
+    raw = buffer[entry.start : entry.end]
+    if entry.start % SIZES[entry.dtype]:
+        raw = raw.clone()
+    return raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+    """(the bytes before the data, names in the order of the data), laid out as the library lays them out.
+
+    Wider dtypes come first, then names in order; the header is padded with blanks to a multiple of 8 bytes.
+    Raises FileError for a dtype that the format lacks.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NAMES:
+            raise FileError(f"{name!r} is {tensor.dtype}, which a safetensors file cannot hold")
+    order = sorted(tensors, key=lambda name: (-_ORDER[NAMES[tensors[name].dtype]], name))
+    root: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for name in order:
+        tensor = tensors[name]
+        end = start + tensor.numel() * tensor.element_size()
+        root[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(root, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, order
+
+
+def chunks(tensors: Mapping[str, Tensor], order: Iterable[str]) -> Iterator[memoryview]:
+    """The bytes of the tensors, one after the other."""
+    for name in order:
+        tensor = tensors[name].detach().to("cpu").contiguous()
+        if tensor.numel():
+            yield tensor.flatten().view(torch.uint8).numpy().data

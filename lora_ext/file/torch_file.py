@@ -1,0 +1,116 @@
+"""`.pt`, `.ckpt` and `.bin` files: read by torch without running anything that they carry."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FileError
+
+_HARMLESS = re.compile(
+    r"(torch(\._utils|\.storage|\._tensor|\.serialization|\.nn\.parameter)?|collections|_codecs)\.\w+"
+)
+"""Names that a file of plain tensors asks for."""
+
+_EXPAND = 16
+"""How many times larger than its file the tensors of a file may be."""
+
+
+def load(path: Path) -> Any:
+    """What the file holds: tensors, dicts, lists, numbers and text.
+
+    Raises FileError when the file wants to run code (naming the first thing that it wants), or is damaged.
+    """
+    size = path.stat().st_size
+    _check_archive(path, size)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises whatever its bytes lead to
+        wanted = foreign_names(path, str(error))
+        if wanted:
+            raise FileError(
+                f"{path} was not loaded: it wants to run {wanted[0]!r}, and a LoRA file holds nothing but tensors"
+            ) from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FileError(f"{path} is damaged or not a torch file ({reason[:200]})") from None
+    total = sum(t.numel() * t.element_size() for t in _tensors(content))
+    if total > _EXPAND * size + 1_000_000:
+        raise FileError(f"{path} has {size} bytes and claims tensors of {total} bytes")
+    return content
+
+
+def _check_archive(path: Path, size: int) -> None:
+    """FileError for a zip archive that is not torch's, or whose members claim far more bytes than the file has."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise FileError(f"{path} is a damaged archive ({error})") from None
+    if not any(member.filename.endswith("data.pkl") for member in members):
+        shown = ", ".join(member.filename for member in members[:3])
+        raise FileError(f"{path} is a zip archive (holding {shown or 'nothing'}), not a LoRA file; unpack it first")
+    claimed = sum(member.file_size for member in members)
+    if claimed > _EXPAND * size + 1_000_000:
+        raise FileError(f"{path} has {size} bytes and claims to unpack to {claimed}")
+
+
+def _tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple) and depth < 8:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item, depth + 1)
+
+
+def foreign_names(path: Path, message: str = "") -> list[str]:
+    """Names such as `os.system` that the file's pickle asks for, plain tensors' own left out; nothing is run.
+
+    `message` is torch's refusal, which names one too, and stands in where the pickle cannot be walked.
+    """
+    found = [name for name in _globals(path) if not _HARMLESS.fullmatch(name)]
+    match = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", message)
+    if match and not found and not _HARMLESS.fullmatch(match[1]):
+        found.append(match[1])
+    return found
+
+
+def _globals(path: Path) -> Iterator[str]:
+    """`module.name` of every global in the file's pickles (a zip's `data.pkl`, or one pickle after another)."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                pickles = [archive.read(n) for n in archive.namelist() if n.endswith(".pkl")]
+        else:
+            with path.open("rb") as file:
+                pickles = [file.read(64_000_000)]
+    except Exception:  # only an explanation is sought here; the file is refused either way
+        return
+    for data in pickles:
+        yield from _walk(data)
+
+
+def _walk(data: bytes) -> Iterator[str]:
+    texts: list[str] = []
+    at = 0
+    try:
+        while at < len(data):
+            for opcode, argument, place in pickletools.genops(data[at:] if at else data):
+                if opcode.name in ("GLOBAL", "INST"):
+                    yield str(argument).replace(" ", ".", 1)
+                elif opcode.name == "STACK_GLOBAL" and len(texts) >= 2:
+                    yield ".".join(texts[-2:])
+                elif isinstance(argument, str):
+                    texts.append(argument)
+                if opcode.name == "STOP":
+                    at += (place or 0) + 1
+    except Exception:  # the end of what can be walked
+        return
