@@ -1,0 +1,138 @@
+"""Noise levels: the model's table of them, and the orders in which samplers walk down.
+
+sigma = sqrt((1 − ᾱ)/ᾱ) (Karras et al. 2022, arXiv:2206.00364). Names are the web UI's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+AUTOMATIC = "Automatic"
+
+
+def scaled_linear(start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Tensor:
+    """ᾱ of Stable Diffusion's training: betas are linear in their square root. float32, computed in float64."""
+    betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    return (1 - betas).cumprod(dim=0).float()
+
+
+def zero_terminal(alphas_cumprod: Tensor) -> Tensor:
+    """ᾱ stretched so that the last step is (almost) pure noise (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
+    root = alphas_cumprod.sqrt()
+    first, last = root[0], root[-1]
+    stretched = ((root - last) * first / (first - last)) ** 2
+    stretched[-1] = 4.8973451890853435e-08  # the web UI's stand-in for zero
+    return stretched
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """The model's discrete noise levels, float32 on the CPU: sigma as a function of t in 0 … n−1, and back."""
+
+    alphas_cumprod: Tensor
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        """(n,) rising."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod) ** 0.5
+
+    @cached_property
+    def log_sigmas(self) -> Tensor:
+        """(n,) rising."""
+        return self.sigmas.log()
+
+    @property
+    def low(self) -> float:
+        """The smallest sigma."""
+        return self.sigmas[0].item()
+
+    @property
+    def high(self) -> float:
+        """The largest sigma."""
+        return self.sigmas[-1].item()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Log-linear between the levels."""
+        t = t.float()
+        below, above, weight = t.floor().long(), t.ceil().long(), t.frac()
+        return ((1 - weight) * self.log_sigmas[below] + weight * self.log_sigmas[above]).exp()
+
+    def t(self, sigma: Tensor) -> Tensor:
+        """The inverse, of a sigma of no dimensions; clamped to the table."""
+        log_sigma = sigma.log()
+        below = int((self.log_sigmas <= log_sigma).sum().clamp(1, len(self.sigmas) - 1)) - 1
+        low, high = self.log_sigmas[below], self.log_sigmas[below + 1]
+        weight = ((low - log_sigma) / (low - high)).clamp(0, 1)
+        return (1 - weight) * below + weight * (below + 1)
+
+
+def _with_zero(sigmas: Tensor) -> Tensor:
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def uniform(levels: Levels, n: int) -> Tensor:
+    """Equal steps in t, first and last level included."""
+    return _with_zero(levels.sigma(torch.linspace(len(levels.sigmas) - 1, 0, n)))
+
+
+def karras(levels: Levels, n: int, rho: float = 7.0) -> Tensor:
+    """Equal steps in sigma^(1/rho) (Karras et al. 2022, eq. 5)."""
+    low, high = levels.low ** (1 / rho), levels.high ** (1 / rho)
+    return _with_zero((high + torch.linspace(0, 1, n) * (low - high)) ** rho)
+
+
+def exponential(levels: Levels, n: int) -> Tensor:
+    """Equal steps in log sigma."""
+    return _with_zero(torch.linspace(math.log(levels.high), math.log(levels.low), n).exp())
+
+
+def sgm_uniform(levels: Levels, n: int) -> Tensor:
+    """Equal steps in t without the last level (Stability's generative-models)."""
+    start, end = levels.t(torch.tensor(levels.high)), levels.t(torch.tensor(levels.low))
+    return _with_zero(levels.sigma(torch.linspace(float(start), float(end), n + 1)[:-1]))
+
+
+def normal(levels: Levels, n: int) -> Tensor:
+    """Equal steps in t between the levels' ends."""
+    start, end = levels.t(torch.tensor(levels.high)), levels.t(torch.tensor(levels.low))
+    return _with_zero(levels.sigma(torch.linspace(float(start), float(end), n)))
+
+
+def simple(levels: Levels, n: int) -> Tensor:
+    """Every (1000/n)-th level, from the top."""
+    stride = len(levels.sigmas) / n
+    return _with_zero(torch.stack([levels.sigmas[-(1 + int(i * stride))] for i in range(n)]))
+
+
+def ddim(levels: Levels, n: int) -> Tensor:
+    """The levels at t = 1, 1 + 1000//n, … (Song et al. 2020, arXiv:2010.02502), falling."""
+    return _with_zero(levels.sigmas[1 :: max(len(levels.sigmas) // n, 1)].flip(0))
+
+
+def kl_optimal(levels: Levels, n: int) -> Tensor:
+    """Equal steps in arctan sigma (Sabour et al. 2024, arXiv:2404.14507, §3.1)."""
+    low, high = (torch.arctan(torch.tensor(value)) for value in (levels.low, levels.high))
+    place = torch.arange(n + 1) / n
+    return torch.tan(place * low + (1 - place) * high)
+
+
+SCHEDULES: Mapping[str, Callable[[Levels, int], Tensor]] = MappingProxyType(
+    {
+        "Uniform": uniform,
+        "Karras": karras,
+        "Exponential": exponential,
+        "SGM Uniform": sgm_uniform,
+        "KL Optimal": kl_optimal,
+        "Simple": simple,
+        "Normal": normal,
+        "DDIM": ddim,
+    }
+)
+"""The web UI's schedule types that samplers take: n steps → (n + 1,) falling sigmas."""

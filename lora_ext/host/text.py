@@ -1,0 +1,207 @@
+"""A prompt's words to a text encoder's states, as the web UI does it.
+
+Chunks of 75 tokens between a start and an end token, `(emphasis:1.2)`, `BREAK`, clip skip. Prompt editing
+(`[from:to:0.5]`) and `AND` are not understood here: their characters reach the encoder as they stand.
+Nothing of this file needs a host library; an encoder is any module with a CLIP text model's outputs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+ROOM = 75
+"""Tokens of text in a chunk; start and end make 77 (CLIP, Radford et al. 2021: 77 positions)."""
+LOOK_BACK = 20
+"""A chunk that fills up is cut after a comma that lies at most this many tokens back."""
+ROUND, SQUARE = 1.1, 1 / 1.1
+
+_PIECE = re.compile(r"\\(?P<escaped>[\\()\[\]])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[()\[\]]|[^\\()\[\]:]+|[\\:]")
+_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+
+
+class Vocabulary(Protocol):
+    """A tokenizer, as far as prompts need it."""
+
+    start: int
+    end: int
+    comma: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without start and end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of text of one weight; `text` None is a BREAK."""
+
+    text: str | None
+    weight: float = 1.0
+
+
+def parse_emphasis(prompt: str) -> list[Segment]:
+    """`(x)` → x·1.1, `[x]` → x/1.1, `(x:1.3)` → x·1.3, nested ones multiply; `\\(` is a literal parenthesis.
+
+    What is never closed reaches to the end; a closing bracket without an opening one is text, as in the web UI.
+    A BREAK inside brackets is a BREAK (the web UI reads it as a word there).
+    """
+    pieces: list[list] = []  # [text or None, weight]
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def close(kind: str, factor: float) -> None:
+        for piece in pieces[opened[kind].pop() :]:
+            piece[1] *= factor
+
+    for match in _PIECE.finditer(prompt):
+        text, weight = match[0], _number(match["weight"])
+        if text.startswith("\\"):
+            pieces.append([match["escaped"] or "", 1.0])
+        elif text in opened:
+            opened[text].append(len(pieces))
+        elif weight is not None and opened["("]:
+            close("(", weight)
+        elif text == ")" and opened["("]:
+            close("(", ROUND)
+        elif text == "]" and opened["["]:
+            close("[", SQUARE)
+        else:
+            for place, part in enumerate(_BREAK.split(text)):
+                pieces.extend([[None, 1.0], [part, 1.0]] if place else [[part, 1.0]])
+    for kind, factor in (("(", ROUND), ("[", SQUARE)):
+        while opened[kind]:
+            close(kind, factor)
+    return _joined(Segment(text, 1.0 if text is None else weight) for text, weight in pieces)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:  # such as 1.2.3: stays text
+        return None
+
+
+def _joined(segments: Iterable[Segment]) -> list[Segment]:
+    """Neighbours of the same weight become one, so that words are tokenised whole."""
+    joined: list[Segment] = []
+    for segment in segments:
+        last = joined[-1] if joined else None
+        if last and last.text is not None and segment.text is not None and last.weight == segment.weight:
+            joined[-1] = Segment(last.text + segment.text, last.weight)
+        else:
+            joined.append(segment)
+    return joined or [Segment("")]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """77 token ids (start, 75, end) and one weight for each."""
+
+    tokens: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def of(cls, text: Sequence[tuple[int, float]], words: Vocabulary) -> Chunk:
+        """From up to 75 (token, weight), filled with the end token at weight 1."""
+        spare = ROOM - len(text)
+        return cls(
+            (words.start, *(token for token, _ in text), *[words.end] * spare, words.end),
+            (1.0, *(weight for _, weight in text), *[1.0] * spare, 1.0),
+        )
+
+
+def chunks(prompt: str, words: Vocabulary) -> list[Chunk]:
+    """The prompt's chunks, at least one. A word list that overflows moves on from its last near comma."""
+    done: list[Chunk] = []
+    now: list[tuple[int, float]] = []
+    comma = -1  # place of the last comma in `now`
+
+    def flush(keep: int) -> None:
+        nonlocal now, comma
+        done.append(Chunk.of(now[:keep], words))
+        now, comma = now[keep:], -1
+
+    for segment in parse_emphasis(prompt):
+        if segment.text is None:
+            flush(len(now))
+            continue
+        for token in words.encode(segment.text):
+            if token == words.comma:
+                comma = len(now)
+            elif len(now) == ROOM and comma != -1 and ROOM - comma <= LOOK_BACK:
+                flush(comma + 1)
+            if len(now) == ROOM:
+                flush(ROOM)
+            now.append((token, segment.weight))
+    if now or not done:
+        flush(len(now))
+    return done
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A CLIP text model and which of its states conditions the U-Net.
+
+    layer: "final" (after the last layer and the final norm; clip skip moves it), "normed" (the same, clip skip has
+    no say: SD2, whose encoder lacks the layer that it does not use), "penultimate" (before the last layer, not
+    normed: SDXL).
+    pad: the id after the end token, None where that is the end token again (CLIP-L); OpenCLIP has 0.
+    pooled: whether the projected state of the end token is wanted (SDXL's second encoder).
+    """
+
+    module: nn.Module
+    layer: str = "final"
+    pad: int | None = None
+    pooled: bool = False
+
+    def states(self, tokens: Tensor, clip_skip: int = 1) -> tuple[Tensor, Tensor | None]:
+        """Token ids (n, 77) → states (n, 77, width) and, if `pooled`, (n, projection)."""
+        model = self.module
+        out = model(input_ids=tokens, output_hidden_states=True)
+        final = out.last_hidden_state
+        state = final
+        if self.layer == "penultimate":
+            state = out.hidden_states[-2]
+        elif self.layer == "final" and clip_skip > 1:
+            state = _text_model(model).final_layer_norm(out.hidden_states[-clip_skip])
+        if not self.pooled:
+            return state, None
+        last = final[torch.arange(len(tokens), device=final.device), tokens.argmax(dim=-1).to(final.device)]
+        return state, model.text_projection(last)  # type: ignore[operator]
+
+    def encode(self, parts: Sequence[Chunk], end: int, clip_skip: int = 1) -> tuple[Tensor, Tensor | None]:
+        """Chunks of one prompt → (1, 77·chunks, width) and the first chunk's pooled state (1, projection).
+
+        Each chunk goes through alone and keeps its mean under emphasis (the web UI's "Original" emphasis).
+        """
+        device = next(self.module.parameters()).device
+        states, pooled = [], None
+        for part in parts:
+            tokens = list(part.tokens)
+            if self.pad is not None:
+                after = tokens.index(end) + 1
+                tokens[after:] = [self.pad] * (len(tokens) - after)
+            state, pool = self.states(torch.tensor([tokens], device=device), clip_skip)
+            states.append(emphasise(state, torch.tensor([part.weights], device=device)))
+            pooled = pool if pooled is None else pooled
+        return torch.cat(states, dim=1), pooled
+
+
+def _text_model(model: nn.Module) -> nn.Module:
+    """The transformer inside the model (newer libraries have no wrapper around it)."""
+    return getattr(model, "text_model", model)
+
+
+def emphasise(states: Tensor, weights: Tensor) -> Tensor:
+    """States (n, 77, width) times weights (n, 77), rescaled to the mean that they had."""
+    if bool((weights == 1).all()):
+        return states
+    mean = states.mean()
+    states = states * weights.unsqueeze(-1).to(states.dtype)
+    return states * (mean / states.mean())
+
