@@ -53,10 +53,10 @@ def kind_of(path: Path) -> str:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
     if not head:
         raise FileError(f"{path} is empty (0 bytes); download it again")
+    if head[8:9] == b"{" and head[5:8] == b"\0\0\0":  # first: the length before it may begin with any byte
+        return "safetensors"
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
         return "torch"
-    if head[8:9] == b"{" and head[5:8] == b"\0\0\0":
-        return "safetensors"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for start, what in _STRANGERS:
         if text.startswith(start):
