@@ -8,6 +8,7 @@ Brownian tree: with the same seed they give another picture than the web UI does
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -39,14 +40,14 @@ def _between(sigma: Tensor, to: Tensor) -> Tensor:
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """Euler's method on dx/dsigma = (x − denoised)/sigma (Karras et al. 2022, algorithm 2)."""
-    for sigma, to in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, to in itertools.pairwise(sigmas):
         x = x + (x - denoise(x, sigma)) / sigma * (to - sigma)
     return x
 
 
 def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """Euler steps that go too far down and add fresh noise back (Song et al. 2020, arXiv:2011.13456)."""
-    for sigma, to in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, to in itertools.pairwise(sigmas):
         down, up = ancestral(sigma, to)
         x = x + (x - denoise(x, sigma)) / sigma * (down - sigma)
         if to > 0:
@@ -56,7 +57,7 @@ def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """Heun's method: Euler, then the mean of the slopes at both ends (Karras et al. 2022, algorithm 2)."""
-    for sigma, to in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, to in itertools.pairwise(sigmas):
         slope = (x - denoise(x, sigma)) / sigma
         ahead = x + slope * (to - sigma)
         if to > 0:
@@ -67,14 +68,14 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
 
 def dpm_2(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """The slope at the middle in log sigma (DPM-Solver-2, Lu et al. 2022, arXiv:2206.00927)."""
-    for sigma, to in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, to in itertools.pairwise(sigmas):
         x = _midpoint(denoise, x, sigma, to)
     return x
 
 
 def dpm_2_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """`dpm_2` with ancestral noise."""
-    for sigma, to in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, to in itertools.pairwise(sigmas):
         down, up = ancestral(sigma, to)
         x = _midpoint(denoise, x, sigma, down)
         if to > 0:
@@ -107,7 +108,7 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, order: int = 
 
 def dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """DPM-Solver++(2S) (Lu et al. 2022, arXiv:2211.01095) with ancestral noise."""
-    for sigma, to in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, to in itertools.pairwise(sigmas):
         down, up = ancestral(sigma, to)
         denoised = denoise(x, sigma)
         if down > 0:
@@ -122,7 +123,7 @@ def dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise
 def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """DPM-Solver++(2M): the guess is extrapolated from the one before (arXiv:2211.01095, algorithm 2)."""
     before: Tensor | None = None
-    for i, (sigma, to) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for i, (sigma, to) in enumerate(itertools.pairwise(sigmas)):
         guess = denoised = denoise(x, sigma)
         if before is not None and to > 0:
             ratio = (sigmas[i - 1] / sigma).log() / (sigma / to).log()
@@ -134,7 +135,7 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tenso
 
 def dpmpp_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """DPM-Solver++(2S) as an SDE: noise both at the middle and at the end of a step, from one Brownian path."""
-    for sigma, to in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, to in itertools.pairwise(sigmas):
         denoised = denoise(x, sigma)
         if to == 0:
             return denoised
@@ -152,7 +153,7 @@ def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, heun
     """DPM-Solver++(2M) as an SDE (arXiv:2211.01095, appendix); `heun` weighs the extrapolation exactly."""
     before: Tensor | None = None
     h_before = sigmas[0]
-    for sigma, to in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, to in itertools.pairwise(sigmas):
         denoised = denoise(x, sigma)
         if to == 0:
             return denoised
@@ -176,7 +177,7 @@ def dpmpp_3m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> T
     """Third order of the same: first and second divided differences of the guesses in log sigma."""
     guesses: list[Tensor] = []
     steps: list[Tensor] = []
-    for sigma, to in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, to in itertools.pairwise(sigmas):
         guesses = [denoise(x, sigma), *guesses[:2]]
         if to == 0:
             return guesses[0]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 ROOM = 75
 """Tokens of text in a chunk; start and end make 77 (CLIP, Radford et al. 2021: 77 positions)."""
@@ -154,7 +154,7 @@ class Encoder:
     pooled: whether the projected state of the end token is wanted (SDXL's second encoder).
     """
 
-    module: nn.Module
+    module: Any
     layer: str = "final"
     pad: int | None = None
     pooled: bool = False
@@ -172,7 +172,7 @@ class Encoder:
         if not self.pooled:
             return state, None
         last = final[torch.arange(len(tokens), device=final.device), tokens.argmax(dim=-1).to(final.device)]
-        return state, model.text_projection(last)  # type: ignore[operator]
+        return state, model.text_projection(last)
 
     def encode(self, parts: Sequence[Chunk], end: int, clip_skip: int = 1) -> tuple[Tensor, Tensor | None]:
         """Chunks of one prompt → (1, 77·chunks, width) and the first chunk's pooled state (1, projection).
@@ -192,7 +192,7 @@ class Encoder:
         return torch.cat(states, dim=1), pooled
 
 
-def _text_model(model: nn.Module) -> nn.Module:
+def _text_model(model: Any) -> Any:
     """The transformer inside the model (newer libraries have no wrapper around it)."""
     return getattr(model, "text_model", model)
 
@@ -204,4 +204,3 @@ def emphasise(states: Tensor, weights: Tensor) -> Tensor:
     mean = states.mean()
     states = states * weights.unsqueeze(-1).to(states.dtype)
     return states * (mean / states.mean())
-

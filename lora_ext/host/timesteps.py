@@ -113,7 +113,7 @@ def _weights(ratios: Tensor, hh: Tensor, simple: bool) -> Tensor:
 
 
 def _combined(weights: Tensor, slopes: list[Tensor]) -> Tensor | float:
-    return sum((float(w) * slope for w, slope in zip(weights, slopes, strict=True)), 0.0)  # type: ignore[call-overload]
+    return sum((float(w) * slope for w, slope in zip(weights, slopes, strict=True)), 0.0)
 
 
 STEP_SAMPLERS: Mapping[str, StepWalk] = MappingProxyType({"DDIM": ddim, "PLMS": plms, "UniPC": unipc})
