@@ -1,0 +1,246 @@
+"""The folder index: every LoRA file below some folders, by the names that a prompt may call it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileError, LoraError, did_you_mean
+from . import hashes, safetensors_file
+from .containers import SUFFIXES, kind_of
+from .listing import Stamp, quick_metadata, walk
+from .lorafile import LoraFile
+from .reading import read
+from .writing import replacing
+
+FORBIDDEN = frozenset({"none", "addams"})
+"""Aliases that never count: the built-in extension's own; a name that is one of them means a file's stem."""
+
+_VERSION = 1
+_SHORT = 200
+"""Characters of a metadata value up to which the index keeps it (tag lists and bucket tables run to megabytes)."""
+
+
+@dataclass(eq=False)
+class Entry:
+    """One file of the index.
+
+    path: where it lies. place: path below its folder without suffix, with `/`. brief: the short values of its
+    metadata. error: why it cannot be read, or None.
+    """
+
+    path: Path
+    place: str
+    stamp: Stamp
+    library: Library = field(repr=False)
+    brief: Mapping[str, str] = field(default_factory=dict)
+    error: str | None = None
+    digest: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's stem: what `<lora:name>` calls it."""
+        return self.path.stem
+
+    @property
+    def alias(self) -> str:
+        """The trainer's name for it (`ss_output_name`), or the stem."""
+        return self.brief.get("ss_output_name", "").strip() or self.name
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        """All metadata, read when first asked for; empty for torch files and for files that cannot be read."""
+        try:
+            if kind_of(self.path) == "safetensors":
+                return safetensors_file.read_header(self.path).metadata
+        except FileError as error:
+            self.error = str(error)
+        return {}
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits by which the web UI knows it: kohya's in the metadata, or computed once; "" on error."""
+        stored = self.brief.get("sshs_model_hash", "").lower()
+        if re.fullmatch(r"[0-9a-f]{64}", stored):
+            return stored[:12]
+        if self.digest is None:
+            try:
+                self.digest = hashes.model_hash(self.path)[:12]
+                self.library._dirty = True
+            except FileError as error:
+                self.error = str(error)
+        return self.digest or ""
+
+    def load(self) -> LoraFile:
+        """The file's content; read anew when the file on disk is another one than before. Raises FileError."""
+        return self.library._load(self.path)
+
+
+class Library:
+    """The files below `folders`; earlier folders' files yield to later ones of the same name, as in the built-in.
+
+    cache: a JSON file that keeps the index between starts. keep: how many loaded files stay in memory.
+    """
+
+    def __init__(self, folders: Iterable[str | Path], *, cache: str | Path | None = None, keep: int = 4) -> None:
+        self.folders = [Path(folder) for folder in folders]
+        self.cache = Path(cache) if cache else None
+        self.keep = max(1, keep)
+        self.entries: list[Entry] = []
+        self.errors: list[str] = []
+        self._known: dict[str, Entry] = {}
+        self._loaded: OrderedDict[tuple[object, ...], LoraFile] = OrderedDict()
+        self._lock = threading.RLock()
+        self._dirty = False
+        self._stems: dict[str, Entry] = {}
+        self._aliases: dict[str, Entry] = {}
+        self._places: dict[str, Entry] = {}
+        self._ambiguous: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the folders again; only files that are new or changed are opened."""
+        with self._lock:
+            stored = self._stored() if not self._known else {}
+            known, self.errors, entries = self._known, [], []
+            for path, place, stamp in walk(self.folders, self.errors):
+                entry = known.get(str(path))
+                if entry is None or entry.stamp != stamp or entry.place != place:
+                    entry = self._entry(path, place, stamp, stored.get(str(path)))
+                entries.append(entry)
+            self._dirty |= len(entries) != len(known or stored)
+            self.entries = entries
+            self._known = {str(entry.path): entry for entry in entries}
+            self._index()
+            self.save()
+
+    def find(self, name: str) -> Entry:
+        """The file that a prompt means by `name`: alias or stem (the last of several), or `sub/folder/stem`.
+
+        Exact spelling first, then without regard to case. Looks at the folders again before it gives up.
+        Raises FileError with the nearest name.
+        """
+        with self._lock:
+            entry = self._look_up(name)
+            if entry is None:
+                self.refresh()
+                entry = self._look_up(name)
+            if entry is None:
+                raise FileError(f"no LoRA is called {name!r}{did_you_mean(name, self.names()) or self._where()}")
+            return entry
+
+    def load(self, name: str) -> LoraFile:
+        """The content of the file that `name` means. Raises FileError."""
+        return self.find(name).load()
+
+    def names(self) -> list[str]:
+        """Every name that `find` takes, without places."""
+        return sorted(self._stems.keys() | {alias for alias in self._aliases if alias.lower() not in FORBIDDEN})
+
+    def call(self, entry: Entry) -> str:
+        """The shortest name by which `find` gives this very entry: its stem, its alias or its place."""
+        for name in (entry.name, entry.alias):
+            if self._look_up(name) is entry:
+                return name
+        return entry.place
+
+    def save(self) -> None:
+        """Write the JSON cache, if there is one and something in it changed; a cache that cannot be written is none."""
+        if self.cache is None or not self._dirty:
+            return
+        rows = {str(e.path): [*e.stamp, dict(e.brief), e.error, e.digest] for e in self.entries if e.stamp != (0, 0)}
+        with contextlib.suppress(LoraError, OSError), replacing(self.cache, overwrite=True) as part:
+            part.write_text(json.dumps({"version": _VERSION, "files": rows}), encoding="utf-8")
+            self._dirty = False
+
+    # --- names -------------------------------------------------------------------------------------------------------
+
+    def _index(self) -> None:
+        """The tables of names, filled as the built-in fills its own: an alias that is taken means the stem only."""
+        self._stems, self._aliases, self._places = {}, {}, {}
+        self._ambiguous = set(FORBIDDEN)
+        for entry in self.entries:
+            self._places[entry.place] = entry
+            self._stems[entry.name] = entry
+            if entry.alias in self._aliases:
+                self._ambiguous.add(entry.alias.lower())
+            self._aliases[entry.name] = entry
+            self._aliases[entry.alias] = entry
+
+    def _look_up(self, name: str) -> Entry | None:
+        plain = name.strip().replace("\\", "/").lstrip("/")
+        for suffix in ("", *SUFFIXES):
+            if suffix and not plain.lower().endswith(suffix):
+                continue
+            bare = plain[: len(plain) - len(suffix)]
+            tables = [self._places] if "/" in bare else [self._aliases, self._stems]
+            if bare.lower() in self._ambiguous and "/" not in bare:
+                tables = [self._stems]
+            for table in tables:
+                if bare in table:
+                    return table[bare]
+            for table in tables:
+                same = [entry for key, entry in table.items() if key.lower() == bare.lower()]
+                if same:
+                    return same[-1]
+        return None
+
+    def _where(self) -> str:
+        shown = ", ".join(str(folder) for folder in self.folders)
+        return f"; {len(self.entries)} files are known below {shown or '(no folder)'}"
+
+    # --- the disk ----------------------------------------------------------------------------------------------------
+
+    def _entry(self, path: Path, place: str, stamp: Stamp, row: object) -> Entry:
+        """From the cache's row where the stamp is the same, else from the file's own first bytes."""
+        entry = Entry(path, place, stamp, self)
+        if isinstance(row, list) and len(row) == 5 and tuple(row[:2]) == stamp and isinstance(row[2], dict):
+            entry.brief, entry.error, entry.digest = row[2:]
+            return entry
+        self._dirty = True
+        try:
+            metadata = quick_metadata(path)
+            entry.brief = {key: value for key, value in metadata.items() if len(value) <= _SHORT}
+        except FileError as error:
+            entry.error = str(error)
+        return entry
+
+    def _stored(self) -> Mapping[str, object]:
+        """The cache's rows; none where it is missing, damaged or of another version."""
+        if self.cache is None:
+            return {}
+        try:
+            content: Any = json.loads(self.cache.read_text(encoding="utf-8"))
+            if content["version"] == _VERSION and isinstance(content["files"], dict):
+                return content["files"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass
+        return {}
+
+    def _load(self, path: Path) -> LoraFile:
+        with self._lock:
+            beside = (
+                [path.with_suffix(f".{part}.pt") for part in ("text_encoder", "ti")] if path.suffix == ".pt" else []
+            )
+            try:
+                stats = [p.stat() for p in (path, *beside) if p is path or p.exists()]
+            except OSError as error:
+                raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+            key = (str(path), *((status.st_mtime_ns, status.st_size) for status in stats))
+            file = self._loaded.pop(key, None)
+            if file is None:
+                for old in [k for k in self._loaded if k[0] == key[0]]:
+                    del self._loaded[old]
+                file = read(path)
+            self._loaded[key] = file
+            while len(self._loaded) > self.keep:
+                self._loaded.popitem(last=False)
+            return file
