@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from ..errors import FitError
 from .layer import LAYERS, Layer
 from .pieces import Piece, Target, targets, weight_shape
 
@@ -62,6 +63,18 @@ class Injection:
         while self._layers:
             _, layer = self._layers.popitem()
             layer.leave(self)
+
+    def keep(self) -> None:
+        """Makes what is baked here permanent: the originals take the new values, and nothing is left to take off.
+
+        Raises FitError when another injection acts on the same layers, or when something of ours is live.
+        """
+        layers = tuple(self._layers.values())
+        if any(layer.pieces.keys() != {(self, False)} for layer in layers):
+            raise FitError("only baked LoRAs that nothing else is applied over can be made permanent")
+        for layer in layers:
+            layer.keep()
+        self.close()
 
     def __enter__(self) -> Injection:
         return self

@@ -148,6 +148,14 @@ class Layer:
             self.buffers[slot] = buffer = nn.Parameter(value, requires_grad=False)
         module._parameters[name] = buffer
 
+    def keep(self) -> None:
+        """Moves the swapped-in values into the originals."""
+        for slot, original in self.originals.items():
+            if original is None:
+                self.originals[slot] = self.buffers[slot]
+            else:
+                original.data = self.buffers[slot].data
+
     def restore(self, slot: str) -> None:
         """Puts the original object back, on the device and in the dtype that the model has been moved to since."""
         module, name = self.holder(slot)

@@ -1,0 +1,136 @@
+"""From Python, on any diffusers pipeline: `apply` for a while, or `merge` for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from .errors import FileError, PromptError, did_you_mean
+from .file.lorafile import LoraFile
+from .file.reading import read
+from .inject import AUTO, BAKED
+from .ports import Model
+from .prompt import Request
+from .stack import Applied, Fit, Presets, Use, resolve_blocks
+
+Weight: TypeAlias = "float | Mapping[str, Any]"
+"""A number for U-Net and text encoder alike, or the words of a tag: {"unet": 0.8, "te": 0.2, "lbw": "OUTALL"}."""
+Source: TypeAlias = "str | PathLike[str] | LoraFile"
+
+
+class PipelineModel:
+    """The hookable parts of a diffusers pipeline (or of anything with `unet` and `text_encoder`)."""
+
+    NAMES = (("unet", "unet"), ("te", "text_encoder"), ("te2", "text_encoder_2"))
+
+    def __init__(self, pipe: object) -> None:
+        self.pipe = pipe
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Part → module, for those that the pipeline has."""
+        found = {part: getattr(self.pipe, name, None) for part, name in self.NAMES}
+        return {part: module for part, module in found.items() if isinstance(module, nn.Module)}
+
+
+class Loras:
+    """LoRA files on one model; a context manager whose end puts the model back bit-exactly.
+
+    fits: one `Fit` report a file. Names in `set` and `remove` are file stems.
+    """
+
+    def __init__(self, model: Model, loras: Mapping[Any, Weight], *, mode: str = AUTO, presets: Presets | None = None):
+        self._presets = presets or Presets()
+        self._applied = Applied(model, mode)
+        self._files: dict[str, LoraFile] = {}
+        self._uses: dict[str, Use] = {}
+        self.fits: list[Fit] = []
+        for source, weight in loras.items():
+            file = source if isinstance(source, LoraFile) else read(Path(source))
+            name = file.name
+            while name in self._files:  # the same file twice adds up
+                name += "+"
+            self._files[name] = file
+            self._uses[name] = self._use(name, weight)
+        self._put()
+
+    def set(self, name: str, weight: Weight) -> list[Fit]:
+        """Gives one file another weight; only its layers are touched. Raises FileError with the nearest name."""
+        if name not in self._files:
+            raise FileError(f"no LoRA {name!r} is applied{did_you_mean(name, self._files)}")
+        self._uses[name] = self._use(name, weight)
+        return self._put()
+
+    def remove(self, name: str) -> list[Fit]:
+        """Takes one file off (its weight can be set again later)."""
+        return self.set(name, 0.0)
+
+    def at_step(self, step: int, total: int) -> None:
+        """Moves `start`/`stop` schedules to U-Net call `step` (from 0) of `total`."""
+        self._applied.at_step(step, total)
+
+    def on_step_end(self, pipe: Any, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """For `pipe(..., callback_on_step_end=lora.on_step_end)`: schedules follow the pipeline's steps."""
+        total = int(pipe.num_timesteps)
+        self.at_step((step + 1) % total, total)
+        return kwargs
+
+    def close(self) -> None:
+        """Takes everything off: every Parameter is the object it was."""
+        self._applied.close()
+
+    def __enter__(self) -> Loras:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _put(self) -> list[Fit]:
+        self.fits = self._applied.set(tuple(self._uses.values()))
+        return self.fits
+
+    def _use(self, name: str, weight: Weight) -> Use:
+        words = dict(weight) if isinstance(weight, Mapping) else {"te": float(weight)}
+        unknown = words.keys() - Request.__dataclass_fields__.keys()
+        if unknown:
+            raise PromptError(f"{name}: unknown word {min(unknown)!r}{did_you_mean(min(unknown), WORDS)}")
+        words.setdefault("te", words.get("unet", 1.0))
+        words.setdefault("unet", words["te"])
+        request = Request(name, **words)
+        blocks = resolve_blocks(request, self._presets)
+        file = self._files[name]
+        return Use(file, request.te, request.unet, blocks, request.dyn, request.start, request.stop, name)
+
+
+WORDS = tuple(name for name in Request.__dataclass_fields__ if name != "name")
+
+
+def apply(pipe: object, loras: Mapping[Any, Weight] | Sequence[Source] | Source, *, mode: str = AUTO) -> Loras:
+    """Puts LoRA files on a diffusers pipeline (or any object with `unet`, `text_encoder`, `text_encoder_2`).
+
+    loras: {file: weight}; or files, each at weight 1. A weight is a number or the words of a tag, such as
+    {"unet": 0.8, "te": 0.3, "lbw": "OUTALL", "start": 3}. mode: "live", "baked" or "auto".
+    Use it as a context manager, or call `close()`. Raises FileError, PromptError, FitError.
+    """
+    return Loras(PipelineModel(pipe), _weights(loras), mode=mode)
+
+
+def merge(pipe: object, loras: Mapping[Any, Weight] | Sequence[Source] | Source) -> list[Fit]:
+    """Adds LoRA files to a pipeline's weights for good: W + ΔW summed in float32, rounded once to W's dtype.
+
+    Returns the Fit reports. Raises as `apply`; on any exception the pipeline is unchanged.
+    """
+    with Loras(PipelineModel(pipe), _weights(loras), mode=BAKED) as applied:
+        applied._applied.injection.keep()
+        return applied.fits
+
+
+def _weights(loras: Mapping[Any, Weight] | Sequence[Source] | Source) -> Mapping[Any, Weight]:
+    if isinstance(loras, Mapping):
+        return loras
+    if isinstance(loras, (str, PathLike, LoraFile)):
+        return {loras: 1.0}
+    return dict.fromkeys(loras, 1.0)

@@ -1,0 +1,45 @@
+"""`python -m lora_ext VERB …`. Each verb's module is loaded only when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from . import __version__
+from .errors import LoraError, did_you_mean
+
+VERBS = {
+    "demo": ("demo", "draw one labelled sheet with the model that comes along: what a LoRA and its weight do"),
+    "generate": ("generate", "draw pictures from a prompt with <lora:name:0.8> tags"),
+    "inspect": ("inspect_file", "say what a LoRA file holds"),
+}
+"""Verb → (module with `main(argv) -> int`, what it does)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb; returns the exit status: 0, 2 for what the user can mend (one line on stderr), 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    verb, *rest = argv
+    if verb not in VERBS:
+        print(f"lora-ext: unknown verb {verb!r}{did_you_mean(verb, VERBS)}", file=sys.stderr)
+        return 2
+    try:
+        return int(import_module(f"lora_ext.{VERBS[verb][0]}").main(rest) or 0)
+    except LoraError as error:
+        print(f"lora-ext: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lora-ext: interrupted", file=sys.stderr)
+        return 130
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items())
+    return f"usage: python -m lora_ext VERB [options]   (VERB --help tells its options)\n\n{rows}"

@@ -1,0 +1,212 @@
+"""`python -m lora_ext inspect FILE`: what a LoRA-family file is, for people who make pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .blocks import LABELS
+from .errors import LoraError
+from .file import hashes
+from .file.lorafile import LoraFile
+from .file.reading import read
+
+_SHOWN = {
+    "ss_output_name": "name given by the trainer",
+    "modelspec.title": "title",
+    "ss_sd_model_name": "trained on",
+    "ss_base_model_version": "base",
+    "ss_network_module": "network",
+    "ss_network_dim": "network dim",
+    "ss_network_alpha": "network alpha",
+    "ss_network_args": "network arguments",
+    "ss_resolution": "resolution",
+    "ss_clip_skip": "clip skip",
+    "ss_num_train_images": "training images",
+    "ss_num_epochs": "epochs",
+    "ss_epoch": "this epoch",
+    "ss_steps": "steps",
+    "ss_max_train_steps": "steps planned",
+    "ss_learning_rate": "learning rate",
+    "ss_unet_lr": "U-Net learning rate",
+    "ss_text_encoder_lr": "text encoder learning rate",
+    "ss_optimizer": "optimizer",
+    "ss_training_comment": "comment",
+}
+"""Metadata worth reading, in this order, in people's words."""
+
+
+def report(path: str | Path) -> dict[str, Any]:
+    """Everything that `inspect` shows, ready for JSON.
+
+    blocks: a row a block with its layers and ‖ΔW‖ (Frobenius, at weight 1; None where no layer of it has a norm
+    without the base model's weights; `need_base` counts such layers). Raises FileError.
+    """
+    file = read(path)
+    with_rank = [adapter for adapter in file.adapters.values() if adapter.rank]
+    return {
+        "path": str(path),
+        "bytes": Path(path).stat().st_size,
+        "hash": hashes.model_hash(path)[:12],
+        "variant": file.variant,
+        "kinds": dict(Counter(adapter.kind for adapter in file.adapters.values()).most_common()),
+        "family": file.family,
+        "dialect": file.dialect,
+        "layers": len(file.adapters),
+        "parts": dict(Counter(site.part for site in file.adapters)),
+        "ranks": _counts(adapter.rank for adapter in with_rank),
+        "alphas": _counts(adapter.alpha for adapter in with_rank),
+        "dtypes": dict(Counter(_dtype(a.dtype) for a in file.adapters.values()).most_common()),
+        "blocks": blocks_of(file),
+        "metadata": dict(file.metadata),
+        "tags": top_tags(file.metadata),
+        "embeddings": {n: {v: list(t.shape) for v, t in vectors.items()} for n, vectors in file.embeddings.items()},
+        "unread": list(file.unread),
+        "not_finite": file.first_bad,
+    }
+
+
+def _counts(values: Iterable[float | None]) -> dict[str, int]:
+    """How often each value occurs, most frequent first; a missing alpha is "rank", which it means."""
+    texts = ("rank" if value is None else format(value, "g") for value in values)
+    return dict(Counter(texts).most_common())
+
+
+def _dtype(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def blocks_of(file: LoraFile) -> list[dict[str, Any]]:
+    """{block, layers, norm, need_base} of every block in the file, in the U-Net's order."""
+    rows: dict[str, dict[str, Any]] = {}
+    for site, adapter in file.adapters.items():
+        row = rows.setdefault(site.block, {"block": site.block, "layers": 0, "norm": None, "need_base": 0})
+        row["layers"] += 1
+        low = adapter.low_rank()
+        if low is None:
+            row["need_base"] += 1
+        else:
+            row["norm"] = (row["norm"] or 0.0) + low.frobenius() ** 2
+    for row in rows.values():
+        row["norm"] = math.sqrt(row["norm"]) if row["norm"] is not None and math.isfinite(row["norm"]) else None
+    order = [*LABELS, ""]
+    return sorted(rows.values(), key=lambda row: order.index(row["block"]))
+
+
+def top_tags(metadata: Mapping[str, str], count: int = 20) -> dict[str, int]:
+    """The most frequent caption tags that kohya's metadata counts (`ss_tag_frequency`); empty where there is none."""
+    total: Counter[str] = Counter()
+    try:
+        for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
+            total.update({str(tag).strip(): int(times) for tag, times in tags.items()})
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return {}
+    return dict(total.most_common(count))
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def text_of(found: Mapping[str, Any]) -> str:
+    """The report as lines for a terminal."""
+    lines = [found["path"], *_summary(found), ""]
+    if found["blocks"]:
+        lines += ["How strongly each block is changed (norm of the change at weight 1):", *_table(found["blocks"]), ""]
+    else:
+        lines += ["No layer of a LoRA was found in it.", ""]
+    rows = [(words, _clean(found["metadata"][key])) for key, words in _SHOWN.items() if found["metadata"].get(key)]
+    lines += [f"  {words}: {value}" for words, value in rows if value != "None"]
+    if found["tags"]:
+        lines.append("  most frequent tags: " + ", ".join(_clean(tag) for tag in found["tags"]))
+    if not found["metadata"]:
+        lines.append("  It carries no metadata.")
+    for name, vectors in found["embeddings"].items():
+        rows_in = max((shape[0] if len(shape) > 1 else 1 for shape in vectors.values()), default=0)
+        lines.append(f"  embedding for the prompt: {_clean(name)} ({rows_in} vectors)")
+    return "\n".join([*lines, *_warnings(found)]).rstrip() + "\n"
+
+
+def _summary(found: Mapping[str, Any]) -> list[str]:
+    kinds = ", ".join(f"{kind} ({count} layers)" for kind, count in found["kinds"].items())
+    parts = {"unet": "U-Net", "te": "text encoder", "te2": "second text encoder"}
+    where = ", ".join(f"{count} {parts[part]}" for part, count in found["parts"].items())
+    size = found["bytes"] / 1e6
+    lines = [
+        f"  {found['variant']} for {found['family'].replace('unknown', 'an unknown base model')}, {size:.1f} MB, "
+        f"{', '.join(found['dtypes']) or 'no layers'}, hash {found['hash']}",
+    ]
+    if len(found["kinds"]) > 1:
+        lines.append(f"  kinds: {kinds}")
+    if where:
+        lines.append(f"  layers: {where}")
+    if found["ranks"]:
+        lines.append(f"  rank {_list(found['ranks'])}; alpha {_list(found['alphas'])}")
+    return lines
+
+
+def _list(counts: Mapping[str, int]) -> str:
+    """`8`, or `8 (60 layers), 4 (13 layers)`, at most six of them."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    shown = [f"{value} ({count} layers)" for value, count in list(counts.items())[:6]]
+    return ", ".join(shown) + (", …" if len(counts) > 6 else "")
+
+
+def _table(rows: Sequence[Mapping[str, Any]], width: int = 32) -> list[str]:
+    """A line a block: label, layers, norm, and a bar as long as the norm is of the largest."""
+    largest = max((row["norm"] or 0.0 for row in rows), default=0.0)
+    lines = []
+    for row in rows:
+        norm, label = row["norm"], row["block"] or "other"
+        if norm is None:
+            value, bar = "   -   ", "needs the base model's weights" if row["need_base"] else "not a number"
+        else:
+            value, bar = f"{norm:7.3g}", "█" * round(width * norm / largest) if largest else ""
+            if row["need_base"]:
+                bar += f" (+ {row['need_base']} layers that need the base model's weights)"
+        lines.append(f"  {label:<5} {row['layers']:>3} layers {value}  {bar}".rstrip())
+    return lines
+
+
+def _warnings(found: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if found["not_finite"]:
+        lines.append(f"  WARNING: it contains NaN or infinity (first in {_clean(found['not_finite'])}) and is damaged.")
+    if found["unread"]:
+        shown = ", ".join(_clean(key) for key in found["unread"][:3])
+        lines.append(f"  {len(found['unread'])} entries were not understood, such as {shown}")
+    return lines
+
+
+def _clean(text: object, limit: int = 200) -> str:
+    """One printable line (a file's text may hold anything)."""
+    line = "".join(c if c.isprintable() else " " for c in str(text)).strip()
+    return line if len(line) <= limit else line[:limit] + "…"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `inspect`; returns the exit status (2 when any file cannot be read)."""
+    parser = argparse.ArgumentParser("lora-ext inspect", description="What a LoRA file is, and what it changes.")
+    parser.add_argument("file", nargs="+", help="safetensors, .pt, .ckpt or .bin")
+    parser.add_argument("--json", action="store_true", help="print JSON (a list for several files)")
+    options = parser.parse_args(argv)
+    status, reports = 0, []
+    for path in options.file:
+        try:
+            reports.append(report(path))
+        except LoraError as error:
+            print(f"lora-ext: {_clean(error, 1000)}", file=sys.stderr)
+            status = 2
+    if options.json and reports:
+        text = json.dumps(reports if len(options.file) > 1 else reports[0], indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = "\n".join(text_of(found) for found in reports)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    return status

@@ -1,0 +1,305 @@
+"""Live and baked give W + ΔW, for every kind, layer and dtype; and nothing stays behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from makers import KINDS, make, suits
+from reference import reference
+from torch import Tensor, nn
+
+from lora_ext.adapters import Adapter, adapter_of
+from lora_ext.errors import FitError
+from lora_ext.inject import BAKED, LIVE, MODES, Injection, Piece, Target, targets, weight_shape
+from lora_ext.inject.layer import LAYERS
+
+LAYERS_TO_TRY = {
+    "linear": lambda: nn.Linear(12, 16),
+    "linear-no-bias": lambda: nn.Linear(12, 12, bias=False),
+    "1x1": lambda: nn.Conv2d(8, 12, 1),
+    "3x3": lambda: nn.Conv2d(12, 8, 3, padding=1),
+    "strided": lambda: nn.Conv2d(12, 8, 3, stride=2, padding=1),
+    "dilated-circular": lambda: nn.Conv2d(12, 8, 3, padding=2, dilation=2, padding_mode="circular"),
+    "grouped": lambda: nn.Conv2d(16, 16, 3, padding=1, groups=4),
+    "layernorm": lambda: nn.LayerNorm(16),
+    "groupnorm": lambda: nn.GroupNorm(4, 16),
+}
+INPUTS = {nn.Linear: (2, 5, 12), nn.LayerNorm: (2, 5, 16), nn.GroupNorm: (2, 16, 6, 6)}
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+    assert len(LAYERS) == 0
+
+
+def build(layer: str, kind: str, dtype: torch.dtype) -> tuple[nn.Module, Target, Adapter, dict[str, Tensor], Tensor]:
+    module = LAYERS_TO_TRY[layer]().to(dtype)
+    shape = weight_shape(module)
+    assert shape is not None
+    tensors = make(kind, shape, rank=2, dtype=dtype, rng=np.random.default_rng(7))
+    adapter = adapter_of(tensors)
+    assert adapter is not None
+    size = INPUTS.get(type(module)) or (2, module.in_channels, 6, 6)  # type: ignore[union-attr]
+    return module, Target(module, "weight", shape), adapter, tensors, torch.randn(size).to(dtype)
+
+
+def exact(module: nn.Module, x: Tensor, weight: np.ndarray, bias: np.ndarray | None) -> Tensor:
+    """The layer's output in float64 with the given weight and bias."""
+    copy = LAYERS_TO_TRY[NAME_OF[type(module)]]() if False else _clone(module)
+    copy.weight.data = torch.from_numpy(np.ascontiguousarray(weight)).double().view(copy.weight.shape)  # type: ignore[union-attr, operator]
+    if bias is not None:
+        copy.bias = nn.Parameter(torch.from_numpy(np.asarray(bias)).double().flatten())  # type: ignore[assignment]
+    return copy(x.double())
+
+
+NAME_OF: dict[type, str] = {}
+
+
+def _clone(module: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(module).double()
+
+
+CASES = [(layer, kind) for layer, new in LAYERS_TO_TRY.items() for kind in KINDS if suits(kind, weight_shape(new()))]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("layer", "kind"), CASES)
+def test_live_and_baked_are_w_plus_delta(layer: str, kind: str, dtype: torch.dtype) -> None:
+    module, target, adapter, tensors, x = build(layer, kind, dtype)
+    weight = module.weight.detach().double().numpy()  # type: ignore[union-attr, operator]
+    full, shift = reference(kind, tensors, weight)
+    scale = 0.7
+    bias = None if module.bias is None else module.bias.detach().double().numpy()  # type: ignore[union-attr]
+    moved = (0 if bias is None else bias) + scale * shift.reshape(-1) if shift is not None else bias
+    expected = exact(module, x, weight + scale * (full - weight), moved)
+    plain = module(x)
+    for mode in (LIVE, BAKED):
+        with Injection(mode) as injection:
+            injection.put({target: (Piece(adapter, scale),)})
+            got = module(x)
+        assert got.dtype == plain.dtype
+        room = TOLERANCE[dtype] * float(expected.abs().max() + plain.double().abs().max() + 1)
+        assert float((got.double() - expected).abs().max()) < room * 4, mode
+        assert torch.equal(module(x), plain)
+
+
+class Net(nn.Module):
+    """A small network with every kind of place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(12, 12)
+        self.attention = nn.MultiheadAttention(12, 2, batch_first=True)
+        self.norm = nn.LayerNorm(12)
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.norm(self.linear(x))
+        return self.attention(x, x, x, need_weights=False)[0], self.conv(image)
+
+
+def net_places(net: Net) -> dict[Target, list[Adapter]]:
+    square = torch.Size((12, 12))
+    places = [Target(net.linear, "weight", square), Target(net.norm, "weight", torch.Size((12,))),
+              Target(net.conv, "weight", torch.Size((4, 3, 3, 3))), Target(net.attention, "out_proj.weight", square),
+              *(Target(net.attention, "in_proj_weight", square, (i * 12, i * 12 + 12)) for i in range(3))]  # fmt: skip
+    rng = np.random.default_rng(3)
+
+    def kinds(shape: torch.Size) -> list[str]:
+        return ["full", "norm"] if len(shape) == 1 else ["lora", "loha", "full", "lora-dora-out", "lora"]
+
+    return {p: [a for k in kinds(p.shape) if (a := adapter_of(make(k, p.shape, rng=rng)))] for p in places}
+
+
+def test_attention_takes_q_k_v_and_out() -> None:
+    net = Net().eval()
+    places = net_places(net)
+    x = torch.randn(2, 5, 12)
+    reference_net = _clone(net).float()
+    with torch.no_grad():
+        for target, adapters in places.items():
+            if target.module is net.attention:
+                rows = slice(*target.rows) if target.rows else slice(None)
+                layer = reference_net.attention
+                weight = layer.out_proj.weight if target.slot.startswith("out") else layer.in_proj_weight  # type: ignore[union-attr]
+                weight[rows] += 0.5 * adapters[0].delta(weight[rows])  # type: ignore[index]
+        expected = reference_net.attention(x, x, x, need_weights=False)[0]  # type: ignore[operator]
+        for mode in MODES:
+            with Injection(mode) as injection:
+                wanted = {t: (Piece(a[0], 0.5),) for t, a in places.items() if t.module is net.attention}
+                injection.put(wanted)
+                got = net.attention(x, x, x, need_weights=False)[0]
+                assert torch.allclose(got, expected, atol=2e-6), mode
+                assert injection.put(wanted) == 0
+
+
+def test_a_thousand_random_sequences_leave_nothing_behind() -> None:
+    """Apply, change, nest, raise, move to half and back, remove in any order."""
+    rng = random.Random(0)
+    net = Net().eval()
+    places = net_places(net)
+    before = dict(net.named_parameters())
+    bytes_before = {name: p.detach().clone() for name, p in before.items()}
+    x, image = torch.randn(1, 3, 12), torch.randn(1, 3, 5, 5)
+    plain = net(x, image)
+    for _ in range(1000):
+        injections = [Injection(rng.choice(MODES)) for _ in range(rng.randint(1, 3))]
+        for _ in range(rng.randint(1, 4)):
+            injection = rng.choice(injections)
+            chosen = rng.sample(list(places), rng.randint(1, 3))
+            wanted = {
+                t: tuple(Piece(a, rng.choice([0, 1, -0.5, 2.0])) for a in rng.sample(places[t], rng.randint(0, 2)))
+                for t in chosen
+            }
+            if rng.random() < 0.15:
+                bad = adapter_of({"lora_up.weight": torch.ones(7, 1), "lora_down.weight": torch.ones(1, 5)})
+                assert bad is not None
+                wanted[chosen[0]] = (*wanted[chosen[0]], Piece(bad, 1.0))
+                with pytest.raises(FitError):
+                    injection.put(wanted)
+                assert not injection.touched()
+            else:
+                injection.put(wanted)
+            if rng.random() < 0.1:
+                net(x, image)
+        for injection in rng.sample(injections, len(injections)):
+            injection.close()
+    after = dict(net.named_parameters())
+    assert all(after[name] is before[name] for name in before) and after.keys() == before.keys()
+    assert all(torch.equal(after[name], bytes_before[name]) for name in before)
+    assert net.state_dict().keys() == bytes_before.keys()
+    for module in net.modules():
+        assert not module._forward_hooks and not module._forward_pre_hooks
+    assert all(torch.equal(a, b) for a, b in zip(net(x, image), plain, strict=True))
+
+
+def test_nested_injections_add_up_in_any_order() -> None:
+    net = Net().eval()
+    (target, adapters), *_ = net_places(net).items()
+    x = torch.randn(3, 12)
+    weight, bias = net.linear.weight, net.linear.bias
+    once = adapters[0].delta(weight)
+    for outer_mode in (LIVE, BAKED):
+        for inner_mode in (LIVE, BAKED):
+            outer, inner = Injection(outer_mode), Injection(inner_mode)
+            outer.put({target: (Piece(adapters[0], 1.0),)})
+            inner.put({target: (Piece(adapters[0], 0.5),)})
+            assert torch.allclose(net.linear(x), nn.functional.linear(x, weight + 1.5 * once, bias), atol=2e-5)
+            outer.close()
+            assert torch.allclose(net.linear(x), nn.functional.linear(x, weight + 0.5 * once, bias), atol=2e-5)
+            inner.close()
+            assert net.linear.weight is weight
+
+
+def test_only_what_changed_is_touched() -> None:
+    net = Net().eval()
+    places = net_places(net)
+    with Injection(LIVE) as injection:
+        wanted = {t: (Piece(a[0], 0.5),) for t, a in places.items() if t.slot == "weight"}
+        assert injection.put(wanted) == 3
+        assert injection.put(wanted) == 0
+        first = next(iter(wanted))
+        assert injection.put({**wanted, first: (Piece(places[first][0], 0.7),)}) == 1
+
+
+def test_live_weights_may_differ_from_picture_to_picture() -> None:
+    linear, conv = nn.Linear(12, 12), nn.Conv2d(4, 6, 3, padding=1, groups=2)
+    for module, x in ((linear, torch.randn(6, 5, 12)), (conv, torch.randn(6, 4, 5, 5))):
+        shape = weight_shape(module)
+        assert shape is not None
+        one, two = (adapter_of(make("lora", shape, rng=np.random.default_rng(i))) for i in (0, 1))
+        assert one is not None and two is not None
+        target = Target(module, "weight", shape)
+        weights = torch.tensor([0.0, 0.5, -1.0])
+        with Injection() as injection:
+            injection.put({target: (Piece(one, weights), Piece(two, 0.3))})
+            together = module(x)  # two guidance halves of three pictures
+        for i, weight in enumerate(weights.tolist()):
+            with Injection(LIVE) as injection:
+                injection.put({target: (Piece(one, weight), Piece(two, 0.3))})
+                alone = module(x)
+            for row in (i, i + 3):
+                assert torch.allclose(together[row], alone[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [LIVE, BAKED])
+def test_a_model_moved_to_another_dtype_meanwhile(mode: str) -> None:
+    net = Net().eval()
+    places = net_places(net)
+    injection = Injection(mode)
+    injection.put({t: (Piece(a[0], 0.5),) for t, a in places.items()})
+    original = dict(net.named_parameters()) if mode == LIVE else None
+    net.half()
+    injection.close()
+    assert all(p.dtype == torch.float16 for p in net.parameters())
+    if original:
+        assert all(p is original[name] for name, p in net.named_parameters())
+
+
+def test_fp8_storage_goes_live() -> None:
+    if not hasattr(torch, "float8_e4m3fn"):
+        pytest.skip("this torch has no float8")
+    linear = nn.Linear(12, 12)
+    adapter = adapter_of(make("lora", (12, 12)))
+    assert adapter is not None
+    x = torch.randn(2, 12)
+    delta = adapter.delta(linear.weight)
+    linear.weight.data = linear.weight.data.to(torch.float8_e4m3fn)
+    weight = linear.weight
+    linear.forward = lambda y: nn.functional.linear(y, weight.float(), linear.bias)  # type: ignore[method-assign]
+    with Injection() as injection:
+        injection.put({Target(linear, "weight", torch.Size((12, 12))): (Piece(adapter, 1.0),)})
+        assert linear.weight is weight
+        assert torch.allclose(linear(x), nn.functional.linear(x, weight.float() + delta, linear.bias), atol=1e-5)
+
+
+def test_rank_cut_uses_the_first_ranks() -> None:
+    linear = nn.Linear(12, 12)
+    tensors = make("lora", (12, 12), rank=4)
+    adapter = adapter_of(tensors)
+    assert adapter is not None
+    cut = dict(
+        tensors,
+        **{"lora_up.weight": tensors["lora_up.weight"][:, :2], "lora_down.weight": tensors["lora_down.weight"][:2]},
+    )
+    cut["alpha"] = tensors["alpha"] / 2  # scale stays alpha / full rank
+    short = adapter_of(cut)
+    assert short is not None
+    x = torch.randn(2, 12)
+    target = Target(linear, "weight", torch.Size((12, 12)))
+    for mode in (LIVE, BAKED):
+        with Injection(mode) as injection:
+            injection.put({target: (Piece(adapter, 1.0, dyn=2),)})
+            got = linear(x)
+            injection.put({target: (Piece(short, 1.0),)})
+            assert torch.allclose(got, linear(x), atol=1e-6)
+
+
+def test_targets_of_openclip_are_found() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn = nn.MultiheadAttention(8, 2)
+            self.ln_1 = nn.LayerNorm(8)
+            self.mlp = nn.Sequential()
+            self.mlp.add_module("c_fc", nn.Linear(8, 32))
+            self.mlp.add_module("c_proj", nn.Linear(32, 8))
+
+    root = nn.Module()
+    root.model = nn.Module()
+    root.model.transformer = nn.Module()
+    root.model.transformer.resblocks = nn.ModuleList([Block(), Block()])
+    found = {str(site): target for site, target in targets("te2", root).items()}
+    assert found["te2.BASE.layers.1.self_attn.k_proj"].rows == (8, 16)
+    assert found["te2.BASE.layers.0.self_attn.out_proj"].slot == "out_proj.weight"
+    assert found["te2.BASE.layers.0.mlp.fc1"].shape == (32, 8)
+    assert len(found) == 14

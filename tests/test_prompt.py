@@ -1,0 +1,76 @@
+"""Tags: a table of what people write, and that a bad tag never disables the others."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_ext.errors import PromptError
+from lora_ext.prompt import Request, parse, request_of
+
+TABLE = {
+    "<lora:a>": Request("a"),
+    "<lora:a:0.8>": Request("a", 0.8, 0.8),
+    "<lyco:a:0.8>": Request("a", 0.8, 0.8),
+    "<lora:a:0.3:0.9>": Request("a", 0.3, 0.9),
+    "<lora:a:1:1:4>": Request("a", 1, 1, dyn=4),
+    "<lora:a:te=0.2:unet=0.7:dyn=8>": Request("a", 0.2, 0.7, dyn=8),
+    "<lora:a:unet=0.7>": Request("a", 1, 0.7),
+    "<lora:a:-0.5>": Request("a", -0.5, -0.5),
+    "<lora:a:0.8:lbw=OUTALL>": Request("a", 0.8, 0.8, lbw="OUTALL"),
+    "<lora:a:1:FACE>": Request("a", lbw="FACE"),
+    "<lora:a:1:0,0,1>": Request("a", lbw="0,0,1"),
+    "<lora:a:1:FACE:0.5>": Request("a", lbw="FACE", x=0.5),
+    "<lora:a:1:FACE:ATTNDEEPOFF>": Request("a", lbw="FACE", lbwe="ATTNDEEPOFF"),
+    "<lora:a:1:1:FACE>": Request("a", lbw="FACE"),
+    "<lora:a:lbw=R:x=0.5>": Request("a", lbw="R", x=0.5),
+    "<lora:a:1:lbwe=IN05-OUT05:attn:0:start=3>": Request("a", lbwe="IN05-OUT05:attn:0", start=3),
+    "<lora:a:1:lbwe=IN01:attn1:0,OUT03:ff:0.5>": Request("a", lbwe="IN01:attn1:0,OUT03:ff:0.5"),
+    "<lora:a:lbwe=ATTNDEEPOFF:0.8>": Request("a", 0.8, 0.8, lbwe="ATTNDEEPOFF"),
+    "<lora:a:1:step=3-10>": Request("a", start=3, stop=10),
+    "<lora:a:1:step=0.25-0.75>": Request("a", start=0.25, stop=0.75),
+    "<lora:a:1:start=5>": Request("a", start=5),
+    "<lora:a:1:stop=0.5>": Request("a", stop=0.5),
+    "<lora: sub/dir/name with (blanks) :1>": Request("sub/dir/name with (blanks)"),
+}
+
+
+@pytest.mark.parametrize("tag", TABLE)
+def test_table(tag: str) -> None:
+    text, requests, errors = parse(f"a photo {tag}of a cat")
+    assert (text, requests, errors) == ("a photo of a cat", [TABLE[tag]], [])
+    assert parse(requests[0].tag())[1] == requests
+
+
+@pytest.mark.parametrize(
+    ("tag", "says"),
+    [("<lora:>", "no file"), ("<lora:a:x=y=z>", "not a number"), ("<lora:a:wight=1>", "did you mean 'unet'|unknown"),
+     ("<lora:a:te=nan>", "not finite"), ("<lora:a:1:1:1:1:1>", "takes te, unet and dyn"), ("<lora:a:dyn=0>", "rank"),
+     ("<lora:a:step=5>", "range"), ("<lora:a:start=-1>", "step"), ("<lora:a:start=1.5>", "step")],
+)  # fmt: skip
+def test_a_bad_tag_is_named_and_the_others_stay(tag: str, says: str) -> None:
+    _, requests, errors = parse(f"<lora:good:0.5> {tag} <lora:fine>")
+    assert requests == [Request("good", 0.5, 0.5), Request("fine")]
+    assert len(errors) == 1 and re.search(says, str(errors[0]))
+
+
+@given(st.text(alphabet=st.sampled_from("<>:=,-.la rox019teunilbw\n\0é")))
+def test_any_text_parses(text: str) -> None:
+    clean, _, errors = parse(f"<lora:a>{text}")
+    assert "<lora:a>" not in clean or ">" not in text
+    assert all(len(str(e)) < 600 for e in errors)
+
+
+@given(st.lists(st.text(max_size=8), max_size=6))
+def test_any_items_give_a_request_or_a_prompt_error(items: list[str]) -> None:
+    with contextlib.suppress(PromptError):
+        request_of(items)
+
+
+def test_absurd_prompts_are_quick_and_short() -> None:
+    _, _, errors = parse("<lora:" + "a=" * 100_000 + ">" + "<lora:" * 10_000 + "<lora:a:" + "9" * 5_000 + ">")
+    assert errors and all(len(str(error)) < 1_000 for error in errors)
