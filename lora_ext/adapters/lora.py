@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..lowrank import LowRank
-from .base import Adapter
+from .base import Adapter, matrix, product
 
 
 class Lora(Adapter):
@@ -19,7 +20,7 @@ class Lora(Adapter):
 
     @property
     def rank(self) -> int:
-        return self.tensors["lora_down.weight"].shape[0]
+        return self.shape("lora_down.weight")[0]
 
     def factors(self) -> LowRank:
         """U·D of the stored factors with a gain of ones: before alpha, DoRA and `bias`."""
@@ -27,7 +28,25 @@ class Lora(Adapter):
         return LowRank.of(t["lora_up.weight"], t["lora_down.weight"], mid=t.get("lora_mid.weight"))
 
     def low_rank(self) -> LowRank | None:
-        return None if {"dora_scale", "bias"} & self.tensors.keys() else self.factors().times(self.scaling())
+        """None beside DoRA or a full residual: those are not of low rank."""
+        extras = {"dora_scale", "lora_magnitude_vector", "bias", "bias_values"}
+        return None if extras & self.tensors.keys() else self.factors().times(self.scaling())
+
+    def cut(self, rank: int) -> Lora:
+        """The first `rank` ranks at the full rank's scale; a Tucker core has no such prefix and stays whole."""
+        if "lora_mid.weight" in self.tensors or rank >= self.rank:
+            return self
+        up, down = self.tensors["lora_up.weight"], self.tensors["lora_down.weight"]
+        parts = {"lora_up.weight": up[:, :rank], "lora_down.weight": down[:rank], "scale": torch.tensor(self.scaling())}
+        return Lora({**self.tensors, **parts})
+
+    def spans(self, shape: torch.Size) -> bool:
+        up, down = self.shape("lora_up.weight"), self.shape("lora_down.weight")
+        if "lora_mid.weight" not in self.tensors:
+            return product(up, down) == matrix(shape)
+        mid = self.shape("lora_mid.weight")
+        return mid[:2] == (matrix(up)[1], down[0]) and (up[0], matrix(down)[1], *mid[2:]) == tuple(shape)
 
     def raw(self, weight: Tensor) -> Tensor:
-        return self.factors().reshaped(weight.shape).delta().to(weight.device)
+        factors = self.factors()
+        return LowRank(*(t.to(weight.device) for t in (factors.up, factors.gain, factors.down))).delta()

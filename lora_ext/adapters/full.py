@@ -1,0 +1,29 @@
+"""Full difference: ΔW itself (LyCORIS "full"; kohya's and LyCORIS' extraction write it too)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Adapter, matrix
+
+
+class Full(Adapter):
+    """diff: the shape of the layer's weight. diff_b (out,): added to the layer's bias, without `scale`."""
+
+    kind: ClassVar[str] = "full"
+    needs: ClassVar = (frozenset({"diff"}),)
+    may: ClassVar = frozenset({"diff_b"})
+
+    def spans(self, shape: torch.Size) -> bool:
+        bias = self.tensors.get("diff_b")
+        return matrix(self.shape("diff")) == matrix(shape) and (bias is None or bias.numel() == shape[0])
+
+    def raw(self, weight: Tensor) -> Tensor:
+        return self.to("diff", weight)
+
+    def bias_delta(self) -> Tensor | None:
+        bias = self.tensors.get("diff_b")
+        return None if bias is None else bias.float().flatten()

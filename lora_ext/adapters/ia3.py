@@ -1,0 +1,29 @@
+"""(IA)³ (arXiv 2205.05638): one learned factor per input or per output channel."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Adapter
+
+
+class IA3(Adapter):
+    """ΔW = W · weight along the inputs (`on_input` = 1) or the outputs (0); `weight` (n,) or (1, n, 1, 1)."""
+
+    kind: ClassVar[str] = "IA3"
+    needs: ClassVar = (frozenset({"weight", "on_input"}),)
+
+    def axis(self) -> int:
+        """The axis of the layer's weight that is scaled."""
+        return 1 if bool(self.tensors["on_input"]) else 0
+
+    def spans(self, shape: torch.Size) -> bool:
+        return len(shape) > 1 and self.shape("weight").numel() == shape[self.axis()]
+
+    def raw(self, weight: Tensor) -> Tensor:
+        span = [1] * weight.dim()
+        span[self.axis()] = -1
+        return weight * self.to("weight", weight).reshape(span)

@@ -1,0 +1,54 @@
+"""LoHa: ΔW is the elementwise product of two low-rank matrices (FedPara, 2108.06098; LyCORIS, arXiv 2309.14859)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Adapter, matrix, product
+
+
+class LoHa(Adapter):
+    """ΔW = (w1_a · w1_b) ∘ (w2_a · w2_b): a (out, r), b (r, in·kh·kw).
+
+    With a Tucker core t (r, r, kh, kw) a side is Σ t_ij · a_i · b_j, and a is stored as (r, out), b as (r, in).
+    Its rank is up to r², so it has no thin form.
+    """
+
+    kind: ClassVar[str] = "LoHa"
+    needs: ClassVar = (frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),)
+    may: ClassVar = frozenset({"hada_t1", "hada_t2"})
+
+    @property
+    def rank(self) -> int:
+        return self.shape("hada_w1_b")[0]
+
+    def spans(self, shape: torch.Size) -> bool:
+        return all(self._side_spans(side, shape) for side in (1, 2))
+
+    def _side_spans(self, side: int, shape: torch.Size) -> bool:
+        a, b = self.shape(f"hada_w{side}_a"), self.shape(f"hada_w{side}_b")
+        if f"hada_t{side}" not in self.tensors:
+            return product(a, b) == matrix(shape)
+        return tucker_shape(self.shape(f"hada_t{side}"), a, b) == tuple(shape)
+
+    def raw(self, weight: Tensor) -> Tensor:
+        return self._side(1, weight) * self._side(2, weight)
+
+    def _side(self, side: int, weight: Tensor) -> Tensor:
+        a, b = self.to(f"hada_w{side}_a", weight), self.to(f"hada_w{side}_b", weight)
+        core = f"hada_t{side}"
+        whole = tucker(self.to(core, weight), a, b) if core in self.tensors else a.flatten(1) @ b.flatten(1)
+        return whole.reshape(weight.shape)
+
+
+def tucker(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Σ core_ij · a_i · b_j: core (r, r, *kernel), a (r, out), b (r, in) → (out, in, *kernel)."""
+    return torch.einsum("ij...,io,jn->on...", core, a, b)
+
+
+def tucker_shape(core: torch.Size, a: torch.Size, b: torch.Size) -> tuple[int, ...] | None:
+    """Shape of `tucker`, None when the ranks differ."""
+    return (a[1], b[1], *core[2:]) if core[:2] == (a[0], b[0]) else None

@@ -1,0 +1,60 @@
+"""LoKr: ΔW is a Kronecker product (KronA, arXiv 2212.10650; LyCORIS, arXiv 2309.14859)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Adapter, matrix, product
+from .loha import tucker, tucker_shape
+
+_LEFT = (frozenset({"lokr_w1"}), frozenset({"lokr_w1_a", "lokr_w1_b"}))
+_RIGHT = (frozenset({"lokr_w2"}), frozenset({"lokr_w2_a", "lokr_w2_b"}))
+
+
+class LoKr(Adapter):
+    """ΔW = w1 ⊗ w2: w1 (a, c), w2 (b, d[, kh, kw]) for a weight of (a·b, c·d[, kh, kw]).
+
+    Either may be stored as factors: w1_a (a, r) · w1_b (r, c), w2_a (b, r) · w2_b (r, d·kh·kw), or with a Tucker core
+    t2 (r, r, kh, kw), w2_a (r, b), w2_b (r, d). Where both are full there is no rank, and the scale is 1.
+    """
+
+    kind: ClassVar[str] = "LoKr"
+    needs: ClassVar = tuple(left | right for left in _LEFT for right in _RIGHT)
+    may: ClassVar = frozenset({"lokr_t2"})
+
+    @property
+    def rank(self) -> int | None:
+        factored = next((name for name in ("lokr_w2_b", "lokr_w1_b") if name in self.tensors), None)
+        return None if factored is None else self.shape(factored)[0]
+
+    def spans(self, shape: torch.Size) -> bool:
+        left, right = self._size("lokr_w1"), self._size("lokr_w2")
+        if left is None or right is None:
+            return False
+        return (left[0] * right[0], left[1] * right[1]) == matrix(shape)
+
+    def _size(self, name: str) -> tuple[int, int] | None:
+        """(rows, columns) of w1 or w2, None when its factors disagree."""
+        if name in self.tensors:
+            return matrix(self.shape(name))
+        a, b = self.shape(f"{name}_a"), self.shape(f"{name}_b")
+        if name == "lokr_w2" and "lokr_t2" in self.tensors:
+            whole = tucker_shape(self.shape("lokr_t2"), a, b)
+            return matrix(whole) if whole else None
+        return product(a, b)
+
+    def raw(self, weight: Tensor) -> Tensor:
+        # a kernel flattened after the inputs lies the same in the product, so 2-dim ⊗ 2-dim serves every layer
+        return torch.kron(self._whole("lokr_w1", weight), self._whole("lokr_w2", weight))
+
+    def _whole(self, name: str, like: Tensor) -> Tensor:
+        """w1 or w2 as a matrix."""
+        if name in self.tensors:
+            return self.to(name, like).flatten(1)
+        a, b = self.to(f"{name}_a", like), self.to(f"{name}_b", like)
+        if name == "lokr_w2" and "lokr_t2" in self.tensors:
+            return tucker(self.to("lokr_t2", like), a, b).flatten(1)
+        return a.flatten(1) @ b.flatten(1)

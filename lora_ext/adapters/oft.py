@@ -1,0 +1,86 @@
+"""Orthogonal fine-tuning: W' = R·W (OFT, arXiv 2306.07280) and its butterfly product (BOFT, arXiv 2311.06243)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Adapter
+
+
+class Oft(Adapter):
+    """R is block-diagonal over the outputs: blocks of n × n, k of them, k·n = out; R = (I + Q)(I − Q)⁻¹.
+
+    oft_blocks (k, n, n): Q = blocks − blocksᵀ, the Cayley transform's skew-symmetric half (kohya's OFT, LyCORIS'
+    diag-OFT; both apply Rᵀ). oft_blocks (m, k, n, n): m butterfly factors (BOFT), applied as R.
+    oft_diag (k, n, n): R itself (LyCORIS of November 2023).
+    alpha is COFT's constraint: ‖Q‖ ≤ alpha · out, 0 or none is free. rescale (out, 1, …): a factor per output.
+    There is no scale: a weight m in the prompt means W + m·(R·W − W).
+    """
+
+    kind: ClassVar[str] = "OFT"
+    needs: ClassVar = (frozenset({"oft_blocks"}), frozenset({"oft_diag"}))
+    may: ClassVar = frozenset({"rescale"})
+
+    @property
+    def _name(self) -> str:
+        return "oft_blocks" if "oft_blocks" in self.tensors else "oft_diag"
+
+    def scaling(self) -> float:
+        return 1.0
+
+    def spans(self, shape: torch.Size) -> bool:
+        blocks = self.shape(self._name)
+        factors = blocks[0] if len(blocks) == 4 else 1
+        rescale = self.tensors.get("rescale")
+        # the last butterfly of m pairs rows n·2^(m−2) apart
+        pairs = len(blocks) == 3 or (blocks[-1] % 2 == 0 and shape[0] % (blocks[-1] << (factors - 1)) == 0)
+        return (
+            len(shape) > 1
+            and len(blocks) in (3, 4)
+            and blocks[-1] == blocks[-2]
+            and blocks[-3] * blocks[-1] == shape[0]
+            and pairs
+            and (rescale is None or rescale.numel() == shape[0])
+        )
+
+    def rotation(self, like: Tensor) -> Tensor:
+        """R, float32, in the shape of the stored blocks."""
+        blocks = self.to(self._name, like)
+        if self._name == "oft_diag":
+            return blocks
+        skew = blocks - blocks.mT
+        bound = (self.alpha or 0.0) * like.shape[0]
+        if bound:
+            norm = skew.norm()
+            skew = skew * ((norm.clamp(max=bound) + 1e-8) / (norm + 1e-8))
+        eye = torch.eye(skew.shape[-1], device=skew.device)
+        # (I + Q) and (I − Q)⁻¹ commute, so one solve gives the product
+        return torch.linalg.solve(eye - skew, eye + skew)
+
+    def raw(self, weight: Tensor) -> Tensor:
+        rotation = self.rotation(weight)
+        rows = weight.flatten(1)
+        if rotation.dim() == 4:
+            turned = butterfly(rotation, rows)
+        else:
+            turned = (rotation.mT @ rows.unflatten(0, rotation.shape[:2])).flatten(0, 1)
+        if "rescale" in self.tensors:
+            turned = turned * self.to("rescale", weight).reshape(-1, 1)
+        return turned - rows
+
+
+def butterfly(factors: Tensor, rows: Tensor) -> Tensor:
+    """BOFT's product: factors (m, k, n, n) on rows (k·n, columns).
+
+    Factor i turns blocks of rows that lie n/2 · 2^i apart: the rows are shuffled so, turned, and shuffled back.
+    """
+    _, number, size, _ = factors.shape
+    for i, factor in enumerate(factors):
+        reach = (size // 2) << i
+        shuffled = rows.unflatten(0, (-1, 2, reach)).transpose(1, 2).reshape(number, size, -1)
+        turned = (factor @ shuffled).reshape(-1, reach, 2, rows.shape[1])
+        rows = turned.transpose(1, 2).reshape(rows.shape)
+    return rows
