@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 
 from ..errors import FileError
 from .checkpoint import EPS, SD1, SD2, SDXL, V
-from .diffusers import Standalone, check_words, scheduler_config
+from .model import Standalone, check_words
 from .schedule import Levels, scaled_linear, zero_terminal
 from .text import Encoder, Vocabulary
 
@@ -24,7 +26,7 @@ def read_folder(
 
     if not (folder / "model_index.json").is_file():
         raise FileError(f"{folder} is no diffusers model: it has no model_index.json")
-    schedule = scheduler_config(folder)
+    schedule = _schedule(folder)
     unet = _part(UNet2DConditionModel, folder, "unet", device, dtype)
     vae = _part(AutoencoderKL, folder, "vae", device, dtype)
     texts = _texts(folder, device, dtype)
@@ -72,3 +74,13 @@ def _texts(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Enco
     if first.config.hidden_act == "gelu":
         return (Encoder(first, "normed", 0),)
     return (Encoder(first),)
+
+
+def _schedule(folder: Path) -> Mapping[str, Any]:
+    """A diffusers folder's noise schedule, {} without one."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise FileError(f"{file} cannot be read: {error}") from error
+    return content if isinstance(content, Mapping) else {}

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ..errors import LoraError
 from .checkpoint import SDXL
-from .diffusers import Standalone
+from .model import Standalone
 from .sampling import BeforeCall, Condition, Guide, ImageNoise, Plan, Watch, from_latent, from_noise
 from .text import chunks
 

@@ -148,11 +148,12 @@ class Guide:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sampler, the schedule it takes, and what the user called the schedule. `schedule` is "" for DDIM and such."""
+    """A sampler, the schedule it takes ("" for DDIM and such), and what the infotext calls the schedule."""
 
     sampler: str
     schedule: str
     steps: int
+    label: str = AUTOMATIC
 
     @property
     def second_order(self) -> bool:
@@ -171,8 +172,8 @@ def plan_of(sampler: str, scheduler: str = AUTOMATIC, steps: int = 20) -> Plan:
 
     Raises LoraError with the nearest name.
     """
-    if steps < 1:
-        raise LoraError(f"{steps} steps: at least 1 is needed")
+    if not 1 <= steps <= 1000:
+        raise LoraError(f"{steps} steps: 1 to 1000 are possible")
     samplers = {name.lower(): name for name in (*SAMPLERS, *STEP_SAMPLERS)}
     schedules = {name.lower().replace("_", " "): name for name in SCHEDULES}
     name, wanted = sampler.strip().lower(), scheduler.strip().lower().replace("_", " ")
@@ -185,8 +186,10 @@ def plan_of(sampler: str, scheduler: str = AUTOMATIC, steps: int = 20) -> Plan:
         raise LoraError(f"unknown scheduler {scheduler!r}{did_you_mean(scheduler, (AUTOMATIC, *SCHEDULES))}")
     found = samplers[name]
     if found in STEP_SAMPLERS:
-        return Plan(found, "", steps)
-    return Plan(found, schedules.get(wanted, SAMPLERS[found].schedule), steps)
+        return Plan(found, "", steps, schedules.get(wanted, AUTOMATIC))
+    usual = SAMPLERS[found].schedule
+    label = schedules.get(wanted, AUTOMATIC if usual == "Uniform" else usual)
+    return Plan(found, schedules.get(wanted, usual), steps, label)
 
 
 def from_noise(plan: Plan, guide: Guide, noise: ImageNoise) -> Tensor:

@@ -26,11 +26,14 @@ _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
 class Vocabulary(Protocol):
-    """A tokenizer, as far as prompts need it."""
+    """A tokenizer, as far as prompts need it: ids of start, end and the comma (None without one)."""
 
-    start: int
-    end: int
-    comma: int | None
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def comma(self) -> int | None: ...
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without start and end."""
