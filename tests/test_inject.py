@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from makers import KINDS, make, suits
-from reference import reference
+from reference import reference, reference_bias
 from torch import Tensor, nn
 
 from lora_ext.adapters import Adapter, adapter_of
@@ -52,19 +53,14 @@ def build(layer: str, kind: str, dtype: torch.dtype) -> tuple[nn.Module, Target,
 
 def exact(module: nn.Module, x: Tensor, weight: np.ndarray, bias: np.ndarray | None) -> Tensor:
     """The layer's output in float64 with the given weight and bias."""
-    copy = LAYERS_TO_TRY[NAME_OF[type(module)]]() if False else _clone(module)
-    copy.weight.data = torch.from_numpy(np.ascontiguousarray(weight)).double().view(copy.weight.shape)  # type: ignore[union-attr, operator]
+    twin = _clone(module)
+    twin.weight.data = torch.from_numpy(np.ascontiguousarray(weight)).double().view(twin.weight.shape)  # type: ignore[union-attr, operator]
     if bias is not None:
-        copy.bias = nn.Parameter(torch.from_numpy(np.asarray(bias)).double().flatten())  # type: ignore[assignment]
-    return copy(x.double())
-
-
-NAME_OF: dict[type, str] = {}
+        twin.bias = nn.Parameter(torch.from_numpy(np.asarray(bias)).double().flatten())  # type: ignore[assignment]
+    return twin(x.double()).detach()
 
 
 def _clone(module: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(module).double()
 
 
@@ -76,16 +72,16 @@ CASES = [(layer, kind) for layer, new in LAYERS_TO_TRY.items() for kind in KINDS
 def test_live_and_baked_are_w_plus_delta(layer: str, kind: str, dtype: torch.dtype) -> None:
     module, target, adapter, tensors, x = build(layer, kind, dtype)
     weight = module.weight.detach().double().numpy()  # type: ignore[union-attr, operator]
-    full, shift = reference(kind, tensors, weight)
+    full, shift = reference(kind, tensors, weight), reference_bias(tensors)
     scale = 0.7
     bias = None if module.bias is None else module.bias.detach().double().numpy()  # type: ignore[union-attr]
     moved = (0 if bias is None else bias) + scale * shift.reshape(-1) if shift is not None else bias
     expected = exact(module, x, weight + scale * (full - weight), moved)
-    plain = module(x)
+    plain = module(x).detach()
     for mode in (LIVE, BAKED):
         with Injection(mode) as injection:
             injection.put({target: (Piece(adapter, scale),)})
-            got = module(x)
+            got = module(x).detach()
         assert got.dtype == plain.dtype
         room = TOLERANCE[dtype] * float(expected.abs().max() + plain.double().abs().max() + 1)
         assert float((got.double() - expected).abs().max()) < room * 4, mode

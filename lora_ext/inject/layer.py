@@ -123,9 +123,9 @@ class Layer:
         if not acting or original is None:
             return {}
         values = {slot: add_delta(original.detach(), acting, self._spare(slot))}
-        shift = bias_delta(acting)
+        shift = bias_delta(acting, original.shape[0])
         if shift is not None:
-            name = f"{slot.rpartition('weight')[0]}bias"
+            name = slot.replace("weight", "bias")
             bias = self.original(name)
             shift = shift.to(original.device)
             base = torch.zeros_like(shift) if bias is None else bias.detach().float()

@@ -54,7 +54,7 @@ class HookPath:
         if dense_pieces:
             assert weight is not None
             self.dense = sum((p.adapter.delta(weight) * p.weight for p in dense_pieces), torch.zeros(()))
-        self.shift = bias_delta(tuple(p for p in pieces if p.acts()))
+        self.shift = bias_delta([p for p in pieces if p.acts()], shape[0])
 
     def _scaled_up(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """U·diag(g) for the layer's compute dtype (U alone where each picture has its own g)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,8 +102,12 @@ def split(pieces: tuple[Piece, ...], shape: torch.Size) -> tuple[list[tuple[Piec
     return [(piece, low) for piece, low in forms if low is not None], [piece for piece, low in forms if low is None]
 
 
-def bias_delta(pieces: tuple[Piece, ...]) -> Tensor | None:
-    """Σ weight·Δbias in float32, or None when no piece changes the bias."""
-    shifts = [(piece.weight, piece.adapter.bias_delta()) for piece in pieces]
-    found = [shift.float() * weight for weight, shift in shifts if shift is not None]
-    return torch.stack([shift.flatten() for shift in found]).sum(0) if found else None
+def bias_delta(pieces: Sequence[Piece], size: int) -> Tensor | None:
+    """Σ weight·Δbias as (size,) in float32, each in its piece's rows, or None when no piece changes the bias."""
+    shifts = [(piece, piece.adapter.bias_delta()) for piece in pieces]
+    total: Tensor | None = None
+    for piece, shift in shifts:
+        if shift is not None:
+            total = torch.zeros(size) if total is None else total
+            total[slice(*piece.rows) if piece.rows else slice(None)] += shift.float().flatten().cpu() * piece.weight
+    return total
