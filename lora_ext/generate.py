@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from PIL import Image
 
@@ -293,9 +293,15 @@ _HELP = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other mistake."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line: one option for each field of `Settings`, with dashes or underscores."""
-    made = argparse.ArgumentParser(prog="lora_ext generate", description=__doc__.splitlines()[0] if __doc__ else None)
+    made = _Parser(prog="lora_ext generate", description=__doc__.splitlines()[0] if __doc__ else None)
     kinds = {"int": int, "float": float}
     for item in fields(Settings):
         kind = str(item.type)
@@ -352,15 +358,20 @@ def _with_bar(settings: Settings, report: Report) -> list[Image.Image]:
     """`generate` under a progress bar over all guesses."""
     from tqdm import tqdm
 
-    with tqdm(total=0, unit="step", file=sys.stderr, leave=False) as bar:
+    bar: Any = None
 
-        def progress(step: int, total: int) -> None:
-            if step == 0:
-                bar.total = bar.n + total
-                bar.refresh()
-            bar.update()
+    def progress(step: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or tqdm(total=0, unit="step", file=sys.stderr, leave=False)
+        if step == 0:
+            bar.total = bar.n + total
+        bar.update()
 
+    try:
         return generate(settings, progress=progress, report=report)
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 if __name__ == "__main__":

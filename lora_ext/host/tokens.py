@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,27 +53,10 @@ def _is_tokenizer(folder: Path) -> bool:
 
 def find(model: Path | None, chosen: Path | None = None) -> Words:
     """The tokenizer for a model. Raises FileError that lists where it was looked for; downloads nothing."""
-    from transformers import CLIPTokenizer, CLIPTokenizerFast
-
-    def load(source: str, **options: Any) -> Words:
-        fast = not (Path(source) / "vocab.json").is_file() and Path(source).is_dir()
-        kind = CLIPTokenizerFast if fast else CLIPTokenizer
-        tokenizer = kind.from_pretrained(source, local_files_only=True, **options)
-        comma = tokenizer.get_vocab().get(",</w>")
-        return Words(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id, comma)
-
     looked = places(model, chosen)
-    for folder in looked:
+    for folder in [*looked, *([] if chosen else _cached())]:
         if folder.is_dir() and _is_tokenizer(folder):
-            try:
-                return load(str(folder))
-            except (OSError, ValueError, KeyError) as error:
-                raise FileError(f"the tokenizer in {folder} cannot be read: {error}") from error
-    for repository in () if chosen else HUB:
-        try:
-            return load(repository, **({"subfolder": "tokenizer"} if "diffusion" in repository else {}))
-        except (OSError, ValueError):
-            continue
+            return _load(folder)
     where = ", ".join(str(folder) for folder in looked)
     cache = "" if chosen else f", and the hub's cache ({_cache()}) has none of {', '.join(HUB)}"
     raise FileError(
@@ -83,9 +65,31 @@ def find(model: Path | None, chosen: Path | None = None) -> Words:
     )
 
 
+def _load(folder: Path) -> Words:
+    from transformers import CLIPTokenizer, CLIPTokenizerFast
+
+    kind = CLIPTokenizer if (folder / "vocab.json").is_file() else CLIPTokenizerFast
+    try:
+        tokenizer = kind.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    comma = tokenizer.get_vocab().get(",</w>")
+    return Words(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id, comma)
+
+
+def _cached() -> list[Path]:
+    """Folders in the hub's cache that hold one of the known vocabularies."""
+    from huggingface_hub import try_to_load_from_cache
+
+    files = (f"{folder}vocab.json" for folder in ("", "tokenizer/"))
+    found = (try_to_load_from_cache(repository, file) for file in files for repository in HUB)
+    return [Path(file).parent for file in found if isinstance(file, str)]
+
+
 def _cache() -> str:
-    home = os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
-    return os.environ.get("HF_HUB_CACHE", str(Path(home) / "hub"))
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return str(HF_HUB_CACHE)
 
 
 def text_configs(model: Path | None, chosen: Path | None = None) -> Sequence[Mapping[str, Any]]:
