@@ -167,7 +167,7 @@ def _table(rows: Sequence[Mapping[str, Any]], width: int = 32) -> list[str]:
         if norm is None:
             value, bar = "   -   ", "needs the base model's weights" if row["need_base"] else "not a number"
         else:
-            value, bar = f"{norm:7.3g}", "█" * round(width * norm / largest) if largest else ""
+            value, bar = f"{norm:7.0f}" if norm >= 1000 else f"{norm:7.3g}", "█" * round(width * norm / largest) if largest else ""
             if row["need_base"]:
                 bar += f" (+ {row['need_base']} layers that need the base model's weights)"
         lines.append(f"  {label:<5} {row['layers']:>3} layers {value}  {bar}".rstrip())

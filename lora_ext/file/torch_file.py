@@ -31,7 +31,8 @@ def load(path: Path) -> Any:
     size = path.stat().st_size
     _check_archive(path, size)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # not by its name, by which newer torch guesses the format
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         wanted = foreign_names(path, str(error))
         if wanted:

@@ -20,6 +20,10 @@ DIALECTS = ("file", "kohya", "diffusers")
 """Spellings to write: as the file had it (kohya's for new adapters), kohya's, PEFT's as diffusers reads it."""
 
 
+_DIFFUSERS = frozenset({"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "dora_scale"})
+"""What a LoRA layer may hold to be written in diffusers' spelling."""
+
+
 def write(
     file: LoraFile,
     path: str | Path,
@@ -86,7 +90,7 @@ def _diffusers_rows(file: LoraFile) -> Iterator[tuple[str, Tensor]]:
     for site, adapter in file.adapters.items():
         tensors, name = adapter.tensors, peft_key(site)
         low = adapter.low_rank()
-        if adapter.kind != "LoRA" or "bias" in tensors or (low is None and "lora_mid.weight" in tensors):
+        if adapter.kind != "LoRA" or tensors.keys() - _DIFFUSERS or (low is None and "lora_mid.weight" in tensors):
             raise FileError(f"diffusers' spelling cannot hold the {adapter.kind} at {site}; write kohya's")
         up, down, scale = tensors["lora_up.weight"], tensors["lora_down.weight"], adapter.scaling()
         if "lora_mid.weight" in tensors and low is not None:

@@ -1,0 +1,244 @@
+"""Files of every dialect become adapters at the right sites, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lora_ext.address import TE, TE2, UNET, Site, kohya_key, names, peft_key
+from lora_ext.errors import FileError
+from lora_ext.file.containers import read_tensors
+from lora_ext.file.reading import assemble, read
+from lora_ext.file.safetensors_file import read_header, read_some
+from lora_ext.file.writing import write_tensors
+
+DATA = Path(__file__).parent / "data" / "kohya"
+GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"
+
+TO_K = Site(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+TO_Q = Site(UNET, "IN04", "attention.transformer_blocks.0.attn1.to_q")
+FC1 = Site(TE, "BASE", "layers.3.mlp.fc1")
+
+
+def pair(out: int, into: int, rank: int = 4, **more: Tensor) -> dict[str, Tensor]:
+    return {"lora_up.weight": torch.randn(out, rank), "lora_down.weight": torch.randn(rank, into), **more}
+
+
+def under(head: str, tensors: dict[str, Tensor], **spelling: str) -> dict[str, Tensor]:
+    return {f"{head}.{spelling.get(suffix.split('.')[0], suffix)}": tensor for suffix, tensor in tensors.items()}
+
+
+def inputs() -> list[Path]:
+    if not (GOLDEN / "in").is_dir():
+        return []
+    return sorted(path for path in (GOLDEN / "in").glob("*.safetensors") if not path.name.startswith("tiny_"))
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_kohya_files_are_understood_whole(path: Path) -> None:
+    file = read(path)
+    assert not file.unread
+    assert file.kinds == ("LoRA",)
+    assert file.dialect == "kohya"
+    assert len(file.adapters) in (60, 73)
+    contents = read_tensors(path)
+    assert dict(file.spelled()).keys() == contents.tensors.keys()
+    assert file.metadata == contents.metadata
+
+
+def test_every_reference_file_is_understood_whole() -> None:
+    if not inputs():
+        pytest.skip("LORA_EXT_GOLDEN has no kohya/in")
+    for path in inputs():
+        file = read(path)
+        assert file.adapters, path
+        assert not file.unread, path
+
+
+def test_what_people_call_it() -> None:
+    assert read(DATA / "lierla_r8a4_fp16.safetensors").variant == "LoRA-LierLa"
+    assert read(DATA / "c3_r8_fp16.safetensors").variant == "LoRA-C3Lier"
+    assert read(DATA / "lierla_r8_with_dora_key.safetensors").variant == "LoRA-LierLa with DoRA"
+    file = assemble(
+        under("lora_unet_mid_block_attentions_0_proj_in", pair(8, 8)), {"ss_network_module": "networks.dylora"}
+    )
+    assert file.variant == "DyLoRA"
+    assert assemble({}, {}).variant == "none"
+
+
+def test_length_that_begins_like_a_pickle_is_still_safetensors() -> None:
+    path = DATA / "c3_varied_ranks.safetensors"
+    assert path.read_bytes()[:1] == b"\x80"
+    assert read(path).metadata["ss_network_dim"] == "Dynamic"
+
+
+SPELLINGS = {
+    "kohya": lambda site: under(kohya_key(site), pair(8, 8)),
+    "kohya SDXL": lambda site: under(kohya_key(site, sdxl=True), pair(8, 8)),
+    "PEFT": lambda site: under(peft_key(site), pair(8, 8), lora_up="lora_B.weight", lora_down="lora_A.weight"),
+    "PEFT, named adapter": lambda site: under(
+        peft_key(site), pair(8, 8), lora_up="lora_B.default.weight", lora_down="lora_A.default.weight"
+    ),
+    "diffusers 0.2x": lambda site: under(
+        peft_key(site), pair(8, 8), lora_up="lora.up.weight", lora_down="lora.down.weight"
+    ),
+    "bare diffusers": lambda site: under(names(site.part).diffusers[site], pair(8, 8)),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("site", [TO_K, TO_Q, FC1], ids=str)
+def test_spellings_lead_to_the_same_site(spelling: str, site: Site) -> None:
+    file = assemble(SPELLINGS[spelling](site), {})
+    assert set(file.adapters) == {site}
+    assert not file.unread
+    assert file.dialect == ("kohya" if spelling.startswith("kohya") else "diffusers")
+
+
+def test_attention_processor_files() -> None:
+    base = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor"
+    tensors = {
+        f"{base}.to_{leaf}_lora.{end}.weight": torch.randn(4, 4)
+        for leaf in ("q", "k", "v", "out")
+        for end in ("up", "down")
+    }
+    file = assemble(tensors, {})
+    assert {site.leaf.rpartition("attn2.")[2] for site in file.adapters} == {"to_q", "to_k", "to_v", "to_out.0"}
+    assert file.dialect == "processor"
+    assert not file.unread
+
+
+def test_embeddings_inside() -> None:
+    tensors = {
+        "bundle_emb.cat.string_to_param.*": torch.randn(2, 768),
+        "bundle_emb.dog.clip_l": torch.randn(2, 768),
+        "bundle_emb.dog.clip_g": torch.randn(2, 1280),
+        "bundle_emb.broken": torch.randn(1),
+    }
+    file = assemble(tensors, {})
+    assert {name: set(vectors) for name, vectors in file.embeddings.items()} == {
+        "cat": {"string_to_param.*"},
+        "dog": {"clip_l", "clip_g"},
+    }
+    assert list(file.unread) == ["bundle_emb.broken"]
+
+
+def test_unknown_keys_are_kept() -> None:
+    tensors = {
+        **under("lora_unet_mid_block_attentions_0_proj_in", pair(8, 8)),
+        "lora_unet_mid_block_attentions_0_proj_in.wonder": torch.ones(1),
+        "lora_unet_mid_block_attentions_0_proj_out.lora_up.weight": torch.ones(8, 4),
+        "lora_unet_no_such_layer.lora_up.weight": torch.ones(8, 4),
+        "lora_transformer_single_blocks_0.lora_up.weight": torch.ones(8, 4),
+    }
+    file = assemble(tensors, {})
+    assert len(file.adapters) == 1
+    assert set(file.unread) == set(tensors) - set(list(tensors)[:2])
+
+
+def test_alpha_of_any_shape_and_dtype() -> None:
+    for alpha in (
+        torch.tensor(2.0),
+        torch.tensor([2.0]),
+        torch.tensor(2.0).bfloat16(),
+        torch.tensor(2),
+        torch.tensor([[2]]),
+    ):
+        file = assemble(under(kohya_key(TO_Q), pair(8, 8, alpha=alpha)), {})
+        assert file.adapters[TO_Q].alpha == 2.0
+
+
+def test_same_layer_under_two_names() -> None:
+    tensors = {
+        **under("lora_te_text_model_encoder_layers_3_mlp_fc1", pair(8, 8)),
+        **under("lora_te1_text_model_encoder_layers_3_mlp_fc1", pair(8, 8)),
+    }
+    with pytest.raises(FileError, match=r"same layer .* under two names"):
+        assemble(tensors, {})
+
+
+def family(tensors: dict[str, Tensor], **metadata: str) -> str:
+    return assemble(tensors, {key.replace("__", "."): value for key, value in metadata.items()}).family
+
+
+def test_family() -> None:
+    for width, expected in ((768, "SD1"), (1024, "SD2"), (2048, "SDXL")):
+        assert family(under(kohya_key(TO_K), pair(640, width)), ss_base_model_version="sd_v1") == expected
+    loha = {"hada_w1_a": (640, 4), "hada_w1_b": (4, 1024), "hada_w2_a": (640, 4), "hada_w2_b": (4, 1024)}
+    assert family(under(kohya_key(TO_K), {name: torch.ones(size) for name, size in loha.items()})) == "SD2"
+    assert family(under(kohya_key(FC1), pair(4096, 1024))) == "SD2"
+    assert family(under(kohya_key(Site(TE2, "BASE", "layers.30.mlp.fc1")), pair(8, 8))) == "SDXL"
+    assert family(under(kohya_key(FC1, sdxl=True), pair(3072, 768))) == "SDXL"
+    deep = Site(UNET, "IN07", "attention.transformer_blocks.9.attn1.to_q")
+    assert family(under(kohya_key(deep), pair(8, 8))) == "SDXL"
+    assert family(under(kohya_key(TO_Q), pair(8, 8))) == "unknown"
+    assert family(under(kohya_key(TO_Q), pair(8, 8)), ss_v2="True") == "SD2"
+    assert (
+        family(under(kohya_key(TO_Q), pair(8, 8)), modelspec__architecture="stable-diffusion-xl-v1-base/lora") == "SDXL"
+    )
+
+
+def test_torch_files(tmp_path: Path) -> None:
+    tensors = under(kohya_key(TO_K), pair(640, 768))
+    for number, content in enumerate(
+        (tensors, {"state_dict": tensors, "epoch": 3}, {**tensors, f"{kohya_key(TO_K)}.alpha": 2.0, "note": "hello"})
+    ):
+        for legacy in (False, True):
+            path = tmp_path / f"{number}{legacy}.pt"
+            torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+            file = read(path)
+            assert set(file.adapters) == {TO_K}
+            assert torch.equal(
+                file.adapters[TO_K].tensors["lora_up.weight"], tensors[f"{kohya_key(TO_K)}.lora_up.weight"]
+            )
+    assert file.adapters[TO_K].alpha == 2.0
+    assert file.metadata == {"note": "hello"}
+
+
+def test_renamed_files_are_read_by_content(tmp_path: Path) -> None:
+    renamed = tmp_path / "a.pt"
+    renamed.write_bytes((DATA / "lierla_r8a4_fp16.safetensors").read_bytes())
+    assert len(read(renamed).adapters) == 60
+    other = tmp_path / "b.safetensors"
+    torch.save(under(kohya_key(TO_K), pair(640, 768)), other)
+    assert set(read(other).adapters) == {TO_K}
+
+
+def test_metadata_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_tensors(under(kohya_key(TO_K), pair(640, 768)), path, metadata={"a": "KEEP"})
+    data = path.read_bytes()
+    for value, text in (
+        ('{"x":[1,2.5,null]}', '{"x": [1, 2.5, null]}'),
+        ("17", "17"),
+        ("null", "null"),
+        ('"KEEP"', "KEEP"),
+    ):
+        length = int.from_bytes(data[:8], "little")
+        head = data[8 : 8 + length].replace(b'"KEEP"', value.encode())
+        path.write_bytes(len(head).to_bytes(8, "little") + head + data[8 + length :])
+        assert read(path).metadata == {"a": text}
+
+
+def test_finite(tmp_path: Path) -> None:
+    tensors = under(kohya_key(TO_K), pair(640, 768))
+    assert assemble(tensors, {}).first_bad is None
+    huge = {key: torch.full_like(tensor, 3e38) for key, tensor in tensors.items()}
+    assemble(huge, {}).check_finite()
+    for bad in (float("nan"), float("inf")):
+        tensors[f"{kohya_key(TO_K)}.lora_down.weight"][1, 5] = bad
+        file = assemble(tensors, {}, tmp_path / "x.safetensors")
+        with pytest.raises(FileError, match=r"x\.safetensors contains NaN or infinity .*attn2_to_k\.lora_down"):
+            file.check_finite()
+
+
+def test_one_tensor_at_a_time() -> None:
+    path = DATA / "lierla_r8a4_bf16.safetensors"
+    whole, header = read_tensors(path).tensors, read_header(path)
+    for name, tensor in read_some(path, header, reversed(list(header.entries))):
+        assert torch.equal(tensor, whole[name])
+        assert tensor.dtype == whole[name].dtype

@@ -1,0 +1,201 @@
+"""What is written is what was read; nothing is overwritten or left half-written by accident."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from makers import KINDS, SHAPES, make, suits
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lora_ext.address import UNET, Site, kohya_key, site_of
+from lora_ext.errors import FileError
+from lora_ext.file import hashes, read, write
+from lora_ext.file.reading import assemble
+from lora_ext.file.safetensors_file import DTYPES
+from lora_ext.file.safetensors_file import read as read_safetensors
+from lora_ext.file.writing import spell, write_tensors
+
+DATA = Path(__file__).parent / "data" / "kohya"
+FILES = sorted(DATA.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_unchanged_files_come_out_the_same(path: Path, tmp_path: Path) -> None:
+    out = write(read(path), tmp_path / "out.safetensors")
+    before, after = read_safetensors(path), read_safetensors(out)
+    assert before[1] == after[1]
+    assert before[0].keys() == after[0].keys()
+    for key, tensor in before[0].items():
+        assert tensor.dtype == after[0][key].dtype
+        assert torch.equal(tensor, after[0][key])
+    assert hashes.model_hash(path) == hashes.model_hash(out)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_every_kind_comes_out_the_same(tmp_path: Path) -> None:
+    sites = {2: "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", 4: "mid_block.resnets.0.conv1"}
+    for kind in KINDS:
+        for shape in (shape for shape in SHAPES.values() if suits(kind, shape)):
+            name = sites.get(len(shape), "mid_block.resnets.0.norm1")
+            site = site_of(UNET, name)
+            assert site is not None
+            tensors = {f"{kohya_key(site)}.{suffix}": tensor for suffix, tensor in make(kind, shape).items()}
+            path = write_tensors(tensors, tmp_path / "in.safetensors", metadata={}, overwrite=True)
+            file = read(path)
+            assert set(file.adapters) == {site}, kind
+            assert not file.unread, kind
+            out, _ = read_safetensors(write(file, tmp_path / "out.safetensors", overwrite=True))
+            assert out.keys() == tensors.keys()
+            assert all(torch.equal(out[key], tensors[key]) and out[key].dtype == tensors[key].dtype for key in out)
+
+
+def test_the_library_reads_and_writes_the_same_bytes(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{name}.{size}": torch.randint(0, 2, size, generator=rng).to(dtype)
+        for name, dtype in DTYPES.items()
+        for size in ((), (0,), (3,), (2, 0, 5), (2, 3))
+    }
+    metadata = {"name": 'quote " and ü, \\ and \n'}
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    write_tensors(tensors, ours, metadata=metadata)
+    save_file(tensors, theirs, metadata=metadata)
+    assert ours.read_bytes() == theirs.read_bytes()
+    with safe_open(ours, "pt") as opened:
+        assert opened.metadata() == metadata
+    again, meta = read_safetensors(theirs)
+    assert meta == metadata
+    assert all(again[key].dtype == t.dtype and torch.equal(again[key].float(), t.float()) for key, t in tensors.items())
+
+
+def test_unaligned_data_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    head = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F32","shape":[2],"data_offsets":[1,9]}}'
+    path.write_bytes(len(head).to_bytes(8, "little") + head + b"\1" + np.array([1.5, -2], "<f4").tobytes())
+    assert read_safetensors(path)[0]["b"].tolist() == [1.5, -2.0]
+
+
+def test_nothing_is_overwritten_by_accident(tmp_path: Path) -> None:
+    source = tmp_path / "a.safetensors"
+    source.write_bytes(FILES[0].read_bytes())
+    file = read(source)
+    with pytest.raises(FileError, match=r"a\.safetensors exists"):
+        write(file, source)
+    write(dataclasses.replace(file, metadata={}), source, overwrite=True)
+    assert not read(source).metadata
+    (tmp_path / "sub.safetensors").mkdir()
+    with pytest.raises(FileError, match="is a folder"):
+        write(file, tmp_path / "sub.safetensors", overwrite=True)
+    with pytest.raises(FileError, match=r"written as \.safetensors"):
+        write(file, tmp_path / "a.pt")
+    with pytest.raises(FileError, match="cannot be written"):
+        write(file, tmp_path / "nowhere" / "a.safetensors")
+
+
+@pytest.mark.parametrize("failing", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file(
+    failing: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(FILES[0].read_bytes())
+    file = read(path)
+
+    def fail(_: int) -> None:
+        raise failing
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises((FileError, KeyboardInterrupt)):
+        write(dataclasses.replace(file, metadata={}), path, overwrite=True)
+    assert path.read_bytes() == FILES[0].read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_hashes_are_those_of_the_trainer() -> None:
+    path = DATA / "resize_fixed_r4_conv2_fp16save.safetensors"
+    file = read(path)
+    assert file.metadata["sshs_model_hash"] == hashes.model_hash(path)
+    tensors = spell(file)
+    bare = {key: value for key, value in file.metadata.items() if not key.startswith("sshs_")}
+    assert hashes.stamped(tensors, bare) == file.metadata
+
+
+def test_legacy_hash_of_a_large_file(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(700_000, dtype=torch.float32), "b": torch.ones(3, dtype=torch.float16)}
+    metadata = {"ss_a": "1"}
+    path = write_tensors(tensors, tmp_path / "a.safetensors", metadata=metadata)
+    assert hashes.hashes_of(tensors, {**metadata, "other": "x"}) == (hashes.model_hash(path), hashes.legacy_hash(path))
+
+
+def test_rehash(tmp_path: Path) -> None:
+    out = write(
+        read(FILES[0]), tmp_path / "a.safetensors", metadata={"ss_x": "1", "sshs_model_hash": "old"}, rehash=True
+    )
+    assert read(out).metadata["sshs_model_hash"] == hashes.model_hash(out)
+
+
+def test_new_adapters_are_spelled_as_kohya_does(tmp_path: Path) -> None:
+    file = read(DATA / "lierla_r8_noalpha_nometa.safetensors")
+    bare = dataclasses.replace(file, keys={})
+    assert spell(bare).keys() == spell(file).keys()
+    alpha = torch.tensor(4.0)
+    changed = {site: type(a)({**a.tensors, "alpha": alpha}) for site, a in file.adapters.items()}
+    assert spell(dataclasses.replace(file, adapters=changed)).keys() == spell(file).keys() | {
+        key.removesuffix("lora_up.weight") + "alpha" for key in spell(file) if key.endswith("lora_up.weight")
+    }
+    site = Site(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+    native = assemble({f"{kohya_key(site)}.diff": torch.ones(640, 2048)}, {})
+    key = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.diff"
+    assert list(spell(dataclasses.replace(native, keys={}))) == [key]
+    with pytest.raises(FileError, match="unknown key dialect 'peft'"):
+        spell(file, "peft")
+
+
+def test_diffusers_spelling_means_the_same(tmp_path: Path) -> None:
+    for path in FILES:
+        if "dora" in path.stem:
+            continue
+        file = read(path)
+        other = read(write(file, tmp_path / path.name, dialect="diffusers"))
+        assert other.dialect == "diffusers"
+        assert other.adapters.keys() == file.adapters.keys()
+        for site, adapter in file.adapters.items():
+            one, two = adapter.low_rank(), other.adapters[site].low_rank()
+            assert one is not None
+            assert two is not None
+            tolerance = 1e-2 if two.up.dtype == torch.bfloat16 else 2e-3
+            assert torch.allclose(two.delta(), one.delta(), rtol=tolerance, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12, 8), (12, 8, 3, 3)])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("lora")])
+def test_diffusers_spelling_of_every_lora(kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    if not suits(kind, shape):
+        return
+    site = site_of(UNET, "mid_block.resnets.0.conv1")
+    assert site is not None
+    file = assemble({f"{kohya_key(site)}.{suffix}": t for suffix, t in make(kind, shape).items()}, {})
+    try:
+        tensors = spell(file, "diffusers")
+    except FileError as error:
+        assert "diffusers' spelling cannot hold" in str(error)
+        assert "bias" in kind or "sparse" in kind or "dora" in kind
+        return
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    delta = assemble(tensors, {}).adapters[site].delta(weight)
+    assert torch.allclose(delta, file.adapters[site].delta(weight), atol=1e-5)
+
+
+def test_diffusers_spelling_refuses_what_it_cannot_hold() -> None:
+    site = Site(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+    full = assemble({f"{kohya_key(site)}.diff": torch.ones(8, 8)}, {})
+    with pytest.raises(FileError, match="cannot hold the full"):
+        spell(full, "diffusers")
+    with pytest.raises(FileError, match="cannot hold 'what'"):
+        spell(assemble({"what": torch.ones(1)}, {}), "diffusers")
