@@ -20,6 +20,8 @@ from .stack import Applied, Fit, Presets, Use, resolve_blocks
 Weight: TypeAlias = "float | Mapping[str, Any]"
 """A number for U-Net and text encoder alike, or the words of a tag: {"unet": 0.8, "te": 0.2, "lbw": "OUTALL"}."""
 Source: TypeAlias = "str | PathLike[str] | LoraFile"
+Weights: TypeAlias = "Mapping[Any, Weight] | Sequence[Source] | Source"
+"""{file: weight}, or files at weight 1 each; one named twice adds up."""
 
 
 class PipelineModel:
@@ -42,13 +44,13 @@ class Loras:
     fits: one `Fit` report a file. Names in `set` and `remove` are file stems.
     """
 
-    def __init__(self, model: Model, loras: Mapping[Any, Weight], *, mode: str = AUTO, presets: Presets | None = None):
+    def __init__(self, model: Model, loras: Weights, *, mode: str = AUTO, presets: Presets | None = None):
         self._presets = presets or Presets()
         self._applied = Applied(model, mode)
         self._files: dict[str, LoraFile] = {}
         self._uses: dict[str, Use] = {}
         self.fits: list[Fit] = []
-        for source, weight in loras.items():
+        for source, weight in _pairs(loras):
             file = source if isinstance(source, LoraFile) else read(Path(source))
             name = file.name
             while name in self._files:  # the same file twice adds up
@@ -108,29 +110,28 @@ class Loras:
 WORDS = tuple(name for name in Request.__dataclass_fields__ if name != "name")
 
 
-def apply(pipe: object, loras: Mapping[Any, Weight] | Sequence[Source] | Source, *, mode: str = AUTO) -> Loras:
+def apply(pipe: object, loras: Weights, *, mode: str = AUTO) -> Loras:
     """Puts LoRA files on a diffusers pipeline (or any object with `unet`, `text_encoder`, `text_encoder_2`).
 
     loras: {file: weight}; or files, each at weight 1. A weight is a number or the words of a tag, such as
     {"unet": 0.8, "te": 0.3, "lbw": "OUTALL", "start": 3}. mode: "live", "baked" or "auto".
     Use it as a context manager, or call `close()`. Raises FileError, PromptError, FitError.
     """
-    return Loras(PipelineModel(pipe), _weights(loras), mode=mode)
+    return Loras(PipelineModel(pipe), loras, mode=mode)
 
 
-def merge(pipe: object, loras: Mapping[Any, Weight] | Sequence[Source] | Source) -> list[Fit]:
+def merge(pipe: object, loras: Weights) -> list[Fit]:
     """Adds LoRA files to a pipeline's weights for good: W + ΔW summed in float32, rounded once to W's dtype.
 
     Returns the Fit reports. Raises as `apply`; on any exception the pipeline is unchanged.
     """
-    with Loras(PipelineModel(pipe), _weights(loras), mode=BAKED) as applied:
+    with Loras(PipelineModel(pipe), loras, mode=BAKED) as applied:
         applied._applied.injection.keep()
         return applied.fits
 
 
-def _weights(loras: Mapping[Any, Weight] | Sequence[Source] | Source) -> Mapping[Any, Weight]:
+def _pairs(loras: Weights) -> list[tuple[Source, Weight]]:
     if isinstance(loras, Mapping):
-        return loras
-    if isinstance(loras, (str, PathLike, LoraFile)):
-        return {loras: 1.0}
-    return dict.fromkeys(loras, 1.0)
+        return list(loras.items())
+    files = [loras] if isinstance(loras, (str, PathLike, LoraFile)) else loras
+    return [(file, 1.0) for file in files]

@@ -40,9 +40,10 @@ class ToolError(LoraError):
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest of `valid`, or the list of a few, or nothing."""
     names = sorted(set(valid))
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    folded = {name.casefold(): name for name in names}
+    close = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {folded[close[0]]!r}?"
     if names and len(names) <= 12:
         return f"; known: {', '.join(names)}"
     return ""

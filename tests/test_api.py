@@ -1,0 +1,69 @@
+"""`lora_ext.apply` and `lora_ext.merge` on a pipeline, as the README shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import Tiny, lora_file
+
+import lora_ext
+from lora_ext.errors import FileError, PromptError
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Tiny:
+    return Tiny()
+
+
+def same(one: tuple[torch.Tensor, ...], two: tuple[torch.Tensor, ...]) -> bool:
+    return all(torch.allclose(a, b, atol=2e-4, rtol=2e-4) for a, b in zip(one, two, strict=True))
+
+
+def test_apply_set_and_close(pipe: Tiny, tmp_path: Path) -> None:
+    plain = pipe.draw()
+    path = tmp_path / "a.safetensors"
+    lora_ext.write(lora_file(pipe), path)
+    with lora_ext.apply(pipe, {path: 0.8}) as lora:
+        strong = pipe.draw()
+        assert all(fit.ok for fit in lora.fits)
+        lora.set("a", 0.5)
+        weaker = pipe.draw()
+        lora.set("a", {"unet": 0.5, "te": 0.0, "lbw": "OUTALL"})
+        assert torch.equal(pipe.draw()[0], plain[0])
+        lora.set("a", 0.8)
+        assert all(map(torch.equal, pipe.draw(), strong))
+        with pytest.raises(FileError, match="did you mean 'a'"):
+            lora.set("A", 1.0)
+        with pytest.raises(PromptError, match="did you mean 'unet'"):
+            lora.set("a", {"unte": 1.0})
+    assert all(map(torch.equal, pipe.draw(), plain))
+    assert not same(strong, weaker)
+
+
+def test_merge_is_what_apply_shows(tmp_path: Path) -> None:
+    pipe = Tiny()
+    file, other = lora_file(pipe), lora_file(pipe, "full", wide=True, seed=1, name="b", std=0.1)
+    with lora_ext.apply(pipe, {file: 0.8, other: -0.5}, mode="baked"):
+        shown = pipe.draw()
+    parameters = dict(pipe.unet.named_parameters())
+    fits = lora_ext.merge(pipe, {file: 0.8, other: -0.5})
+    assert [fit.name for fit in fits] == ["a", "b"]
+    assert all(map(torch.equal, pipe.draw(), shown))
+    assert all(p is parameters[name] for name, p in pipe.unet.named_parameters() if name in parameters)
+    with lora_ext.apply(pipe, {file: -0.8, other: 0.5}):
+        assert same(pipe.draw(), Tiny().draw())
+
+
+def test_the_same_file_twice_adds_up(pipe: Tiny) -> None:
+    file = lora_file(pipe)
+    with lora_ext.apply(pipe, [file, file]):
+        twice = pipe.draw()
+    with lora_ext.apply(pipe, {file: 2.0}):
+        assert same(twice, pipe.draw())
+
+
+def test_missing_files_are_named(pipe: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"nowhere\.safetensors"):
+        lora_ext.apply(pipe, tmp_path / "nowhere.safetensors")

@@ -1,0 +1,189 @@
+"""Uses → pieces: weights, schedules, what is touched, and what the user is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import Tiny, lora_file, sites_in
+
+from lora_ext.blocks import LABELS, parse_rules, parse_weights
+from lora_ext.file.lorafile import LoraFile
+from lora_ext.inject import MODES
+from lora_ext.inject.layer import LAYERS
+from lora_ext.prompt import Request
+from lora_ext.stack import Applied, Presets, Use, resolve, resolve_blocks
+
+
+@pytest.fixture(scope="module")
+def model() -> Tiny:
+    return Tiny()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(model: Tiny) -> Iterator[None]:
+    before = {name: p for part in model.parts().values() for name, p in part.named_parameters()}
+    plain = model.draw()
+    yield
+    after = {name: p for part in model.parts().values() for name, p in part.named_parameters()}
+    assert all(after[name] is p for name, p in before.items()) and len(LAYERS) == 0
+    assert all(map(torch.equal, model.draw(), plain))
+    assert not any(m._load_state_dict_pre_hooks for part in model.parts().values() for m in part.modules())
+
+
+def same(one: tuple[torch.Tensor, ...], two: tuple[torch.Tensor, ...], tolerance: float = 2e-4) -> bool:
+    return all(torch.allclose(a, b, atol=tolerance, rtol=tolerance) for a, b in zip(one, two, strict=True))
+
+
+def drawn(model: Tiny, *uses: Use, mode: str = "auto") -> tuple[torch.Tensor, ...]:
+    with Applied(model, mode) as applied:
+        applied.set(uses)
+        return model.draw()
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_modes_agree(model: Tiny, wide: bool) -> None:
+    use = Use(lora_file(model, wide=wide), te=0.5, unet=0.8)
+    live, baked, auto = (drawn(model, use, mode=mode) for mode in ("live", "baked", "auto"))
+    assert same(live, baked) and same(auto, baked)
+    assert not same(live, model.draw())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_te_and_unet_weights_are_separate(model: Tiny, mode: str) -> None:
+    file = lora_file(model)
+    plain = model.draw()
+    text, image = drawn(model, Use(file, te=0.0, unet=1.0), mode=mode)
+    assert torch.equal(text, plain[0]) and not torch.allclose(image, plain[1])
+    text, _ = drawn(model, Use(file, te=1.0, unet=0.0), mode=mode)
+    assert not torch.allclose(text, plain[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_file_twice_adds_up_and_opposites_cancel(model: Tiny, mode: str) -> None:
+    file = lora_file(model)
+    once = Use(file, 0.4, 0.4)
+    assert same(drawn(model, once, once, mode=mode), drawn(model, replace(once, te=0.8, unet=0.8), mode=mode))
+    minus = Use(file, -0.4, -0.4)
+    assert same(drawn(model, once, minus, mode=mode), model.draw())
+
+
+def test_block_weights(model: Tiny) -> None:
+    file = lora_file(model)
+    plain = drawn(model, Use(file))
+    ones = parse_weights(",".join(["1"] * 26))
+    assert all(map(torch.equal, drawn(model, Use(file, blocks=ones)), plain))
+    zero = Use(file, blocks=parse_weights(",".join(["0"] * 26)))
+    with Applied(model) as applied:
+        applied.set([zero])
+        outside = {site for site in file.adapters if not site.block}
+        assert applied.changed == len(outside)  # time embedding and output lie outside every block
+    only = Use(file, te=0, blocks=parse_weights(",".join("1" if name == "OUT05" else "0" for name in LABELS)))
+    with Applied(model) as applied:
+        applied.set([only])
+        assert applied.changed == len(sites_in(file, "OUT05")) + len(outside)
+    ruled = Use(file, blocks=replace(ones, rules=parse_rules(":attn2:0")))
+    with Applied(model) as applied:
+        applied.set([ruled])
+        assert applied.changed == sum("attn2" not in site.leaf for site in file.adapters)
+    assert not same(drawn(model, ruled), plain)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_only_what_changed_is_touched(model: Tiny, mode: str) -> None:
+    file, other = lora_file(model), lora_file(model, seed=1, name="b")
+    with Applied(model, mode) as applied:
+        uses = [Use(file, 0.5, 0.5), Use(other, 0.5, 0.5)]
+        applied.set(uses)
+        assert applied.changed == len(file.adapters)
+        applied.set(uses)
+        assert applied.changed == 0
+        applied.set([uses[0], replace(uses[1], te=0.7)])
+        assert applied.changed == len(sites_in(file, "BASE"))
+        ones = dict.fromkeys(LABELS, 1.0) | {"IN04": 0.5}
+        applied.set([replace(uses[0], blocks=parse_weights(",".join(str(v) for v in ones.values()))), uses[1]])
+        assert applied.changed == len(sites_in(file, "IN04")) + len(sites_in(file, "BASE"))
+        applied.set([uses[1]])
+        assert same(model.draw(), drawn_alone(model, uses[1], applied))
+
+
+def drawn_alone(model: Tiny, use: Use, applied: Applied) -> tuple[torch.Tensor, ...]:
+    applied.close()
+    return drawn(model, use)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_schedules(model: Tiny, mode: str) -> None:
+    file = lora_file(model)
+    use = Use(file, start=3, stop=0.75)
+    on, off = drawn(model, Use(file)), drawn(model, Use(file, unet=0.0))
+    assert not torch.allclose(on[1], off[1])
+    with Applied(model, mode) as applied:
+        applied.set([use])
+        for step in range(8):
+            applied.at_step(step, 8)
+            assert same(model.draw(), on if 3 <= step < 6 else off), step
+
+
+def test_fit_names_what_does_not_apply(model: Tiny) -> None:
+    file = lora_file(model)
+    site = next(iter(file.adapters))
+    strange = replace(site, part="te2", block="BASE", leaf="layers.0.mlp.fc1")
+    other = replace(site, block="OUT05", leaf="attention.transformer_blocks.9.attn1.to_q")
+    adapters = {strange: file.adapters[site], other: file.adapters[site]}
+    with Applied(model) as applied:
+        (fit,) = applied.set([Use(LoraFile(adapters), name="sdxl-only")])
+        assert not fit.ok and "sdxl-only" in str(fit) and "none of its 2 layers" in str(fit)
+        wrong = dict(list(file.adapters.items())[:3])
+        big = next(a for s, a in file.adapters.items() if not a.fits(applied.targets[site].shape))
+        wrong[site] = big
+        (fit,) = applied.set([Use(LoraFile(wrong, unread={"x": torch.zeros(1)}))])
+        assert (fit.matched, len(fit.wrong_shape), fit.unread) == (2, 1, 1)
+        assert "2 of 3 layers apply" in str(fit) and "another size" in str(fit)
+        (fit,) = applied.set([Use(file)])
+        assert fit.ok and fit.matched == len(file.adapters)
+        (fit,) = applied.set([Use(file, blocks=parse_weights(",".join(["1"] * 12)))])
+        assert "IN01" in fit.uncovered and "MID" not in fit.uncovered
+
+
+def test_loading_weights_takes_everything_off_first(model: Tiny) -> None:
+    state = {name: t.clone() for name, t in model.unet.state_dict().items()}
+    changed = {name: t + 1 for name, t in state.items()}
+    with Applied(model, "baked") as applied:
+        applied.set([Use(lora_file(model))])
+        model.unet.load_state_dict(changed)
+        assert applied.uses == ()
+        assert all(torch.equal(t, changed[name]) for name, t in model.unet.state_dict().items())
+    model.unet.load_state_dict(state)
+
+
+def test_drawn_weights_are_the_same_for_the_same_seed(model: Tiny) -> None:
+    class Folder:
+        def load(self, name: str) -> LoraFile:
+            return lora_file(model, name=name)
+
+    request = Request("a", lbw=",".join(["R"] * 12))
+    one, two, other = (resolve(request, Folder(), seed=seed).blocks for seed in (1, 1, 2))
+    assert one == two != other
+    again = resolve_blocks(Request("a", lbw=one.text()), Presets())
+    assert again == one
+
+
+def test_an_interrupt_leaves_the_model_clean(model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_ext.inject import layer
+
+    count = 0
+
+    def interrupted(*args: object) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        if count == 20:
+            raise KeyboardInterrupt
+        return original(*args)  # type: ignore[arg-type]
+
+    original = layer.add_delta
+    monkeypatch.setattr(layer, "add_delta", interrupted)
+    with Applied(model, "baked") as applied, pytest.raises(KeyboardInterrupt):
+        applied.set([Use(lora_file(model))])

@@ -1,0 +1,74 @@
+"""Small SD-shaped models made in the process: a U-Net with SD1's topology, and CLIP text encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from makers import make
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lora_ext.adapters import adapter_of
+from lora_ext.address import Site
+from lora_ext.file.lorafile import LoraFile
+from lora_ext.inject import targets
+
+
+def unet() -> UNet2DConditionModel:
+    """SD1's topology, 32 wide, random weights."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        block_out_channels=(32, 32, 32, 32), cross_attention_dim=16, attention_head_dim=4, sample_size=8, norm_num_groups=8
+    ).eval()  # fmt: skip
+
+
+def text_encoder(seed: int = 1) -> CLIPTextModel:
+    """Two layers of CLIP, 16 wide."""
+    torch.manual_seed(seed)
+    config = CLIPTextConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    return CLIPTextModel(config).eval()
+
+
+class Tiny:
+    """A `ports.Model` that is also pipeline-like: `unet`, `text_encoder`."""
+
+    def __init__(self) -> None:
+        self.unet, self.text_encoder = unet(), text_encoder()
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"unet": self.unet, "te": self.text_encoder}
+
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Text encoder's and U-Net's output for fixed inputs."""
+        torch.manual_seed(2)
+        ids = torch.arange(7)[None]
+        with torch.no_grad():
+            text = self.text_encoder(ids).last_hidden_state
+            return text, self.unet(torch.randn(1, 4, 8, 8), 3, text).sample
+
+
+def lora_file(
+    model: Tiny, kind: str = "lora", *, wide: bool = False, seed: int = 0, name: str = "a", std: float = 1.0
+) -> LoraFile:
+    """A file with one adapter of `kind` at every Linear and 1x1 Conv2d (3x3 too when wide)."""
+    rng = np.random.default_rng(seed)
+    adapters = {}
+    for part, root in model.parts().items():
+        for site, target in targets(part, root).items():
+            plain = len(target.shape) == 2 or target.shape[2:] == (1, 1)
+            if plain or (wide and len(target.shape) == 4):
+                tensors = make(kind, target.shape, rng=rng)
+                tensors = {k: t * std if t.is_floating_point() and k != "alpha" else t for k, t in tensors.items()}
+                adapters[site] = adapter_of(tensors)
+    return LoraFile(adapters=adapters, path=SimpleNamespace(stem=name))  # type: ignore[arg-type]
+
+
+def sites_in(file: LoraFile, block: str) -> list[Site]:
+    """The file's sites in one block."""
+    return [site for site in file.adapters if site.block == block]
