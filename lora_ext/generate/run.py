@@ -1,0 +1,205 @@
+"""`generate(Settings(…))`: pictures from a prompt with `<lora:…>` tags, without a web UI."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image
+
+from .. import __version__
+from ..errors import FileError, LoraError
+from ..file.library import Library
+from ..host import infotext
+from ..host.diffusers import Standalone, load
+from ..host.render import CELL, Job, render
+from ..host.sampling import Plan, plan_of
+from ..prompt import parse
+from ..stack import Applied, Fit, Use, resolve
+from .settings import Settings
+
+
+@dataclass
+class Report:
+    """What a run has to say beside its pictures."""
+
+    fits: list[Fit] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+Progress = Callable[[int, int], None]
+
+
+def open_model(settings: Settings) -> Standalone:
+    """The settings' model in memory. Raises FileError."""
+    ckpt, tokenizer, config = settings.ckpt, settings.tokenizer, settings.config
+    own = embedded()
+    if ckpt is None:
+        if own is None:
+            raise FileError("no --ckpt given, and this installation has no small model of its own")
+        ckpt = own.CHECKPOINT
+    if own and Path(ckpt) == own.CHECKPOINT:
+        tokenizer, config = tokenizer or own.TOKENIZER, config or own.CONFIG
+    return load(
+        ckpt,
+        tokenizer=tokenizer,
+        device=settings.device,
+        precision=settings.precision,
+        prediction=settings.prediction,
+        config=config,
+    )
+
+
+def embedded() -> Any:
+    """The small model that comes along (its CHECKPOINT, CONFIG, TOKENIZER, LORA_DIR), or None without its files."""
+    from .. import embedded as own
+
+    here = cast(Any, own)
+    return here if hasattr(here, "CHECKPOINT") and Path(here.CHECKPOINT).is_file() else None
+
+
+def generate(
+    settings: Settings,
+    *,
+    model: Standalone | None = None,
+    library: Library | None = None,
+    progress: Progress | None = None,
+    report: Report | None = None,
+) -> list[Image.Image]:
+    """The pictures of a run, each with its infotext in `image.info["parameters"]`.
+
+    model, library: already open ones to use again. progress(call, calls) is called before each guess.
+    Raises LoraError: values that cannot be, a tag that cannot be understood, a file that is not there.
+    """
+    settings.checked()
+    text, requests, errors = parse(settings.prompt)
+    if errors:
+        raise errors[0]
+    library = library or Library(lora_dirs(settings))
+    entries = {request.name: library.find(request.name) for request in requests}
+    init = _picture(settings.init_image)
+    model = model or open_model(settings)
+    settings = _sized(settings, model, init)
+    uses = [resolve(request, library, seed=settings.seed) for request in requests]
+    hashes = infotext.lora_hashes({name: entry.hash for name, entry in entries.items()})
+    images: list[Image.Image] = []
+    for job in _jobs(settings, text, init):
+        for image, seed in zip(_batch(model, job, uses, settings.mode, progress, report), job.seeds, strict=True):
+            image.info[infotext.KEY] = describe(settings, model, job.plan, seed, hashes)
+            images.append(image)
+    return images
+
+
+def lora_dirs(settings: Settings) -> list[Path]:
+    """The folders that hold LoRA files: those given, else that of the small model."""
+    for folder in settings.lora_dir:
+        if not folder.is_dir():
+            raise FileError(f"{folder} is not a folder of LoRA files")
+    own = embedded()
+    return list(settings.lora_dir) or ([Path(own.LORA_DIR)] if own else [])
+
+
+def _batch(
+    model: Standalone, job: Job, uses: Sequence[Use], mode: str, progress: Progress | None, report: Report | None
+) -> list[Image.Image]:
+    """One batch with its LoRAs on; the model is afterwards as it was."""
+    with Applied(model, mode) as applied:
+        fits = applied.set(uses)
+        if report is not None:
+            report.fits = fits
+
+        def before_call(step: int, total: int) -> None:
+            applied.at_step(step, total)
+            if progress:
+                progress(step, total)
+
+        return render(model, job, before_call)
+
+
+def _picture(path: Path | None) -> Image.Image | None:
+    if path is None:
+        return None
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.convert("RGBA" if "A" in image.getbands() else "RGB")
+    except OSError as error:
+        raise FileError(f"{path} is not a readable picture: {error}") from error
+
+
+def _sized(settings: Settings, model: Standalone, init: Image.Image | None) -> Settings:
+    """The settings with a seed and a size: the init picture's, or what the model was made for."""
+    own = embedded()
+    side = 1024 if model.family == "SDXL" else 512
+    if own and model.path == own.CHECKPOINT:
+        side = 64
+    width, height = (max(CELL, length // CELL * CELL) for length in init.size) if init else (side, side)
+    layers = min(encoder.module.config.num_hidden_layers for encoder in model.texts)
+    if settings.clip_skip > layers:
+        raise LoraError(f"clip_skip={settings.clip_skip}, but the text encoder has {layers} layers")
+    seed = settings.seed if settings.seed >= 0 else random.randrange(4294967294)
+    return replace(settings, seed=seed, width=settings.width or width, height=settings.height or height).checked()
+
+
+def _jobs(settings: Settings, text: str, init: Image.Image | None) -> Iterator[Job]:
+    """One job for each batch."""
+    plan = plan_of(settings.sampler, settings.scheduler, settings.steps)
+    for first in range(settings.seed, settings.seed + settings.batch * settings.n_iter, settings.batch):
+        yield Job(
+            prompt=text,
+            negative=settings.negative_prompt,
+            seeds=range(first, first + settings.batch),
+            plan=plan,
+            width=settings.width,
+            height=settings.height,
+            cfg=settings.cfg,
+            clip_skip=settings.clip_skip,
+            init=init,
+            strength=settings.hr_strength if init is None else settings.strength,
+            hr_scale=1.0 if init else settings.hr_scale,
+            hr_steps=settings.hr_steps,
+        )
+
+
+def describe(settings: Settings, model: Standalone, plan: Plan, seed: int, hashes: str | None) -> str:
+    """One picture's infotext, in the web UI's order."""
+    hires = settings.init_image is None and settings.hr_scale > 1
+    strength = settings.hr_strength if hires else settings.strength
+    parameters = {
+        "Steps": plan.steps,
+        "Sampler": plan.sampler,
+        "Schedule type": plan.label,
+        "CFG scale": infotext.number(settings.cfg),
+        "Seed": seed,
+        "Size": f"{settings.width}x{settings.height}",
+        "Model hash": model.sha256[:10] if model.sha256 else None,
+        "Model": model.name or None,
+        "Denoising strength": infotext.number(strength) if hires or settings.init_image else None,
+        "Clip skip": settings.clip_skip if settings.clip_skip > 1 else None,
+        "RNG": "CPU",
+        "Hires upscale": infotext.number(settings.hr_scale) if hires else None,
+        "Hires steps": settings.hr_steps or None if hires else None,
+        "Hires upscaler": "Latent" if hires else None,
+        "Lora hashes": hashes,
+        "Version": f"lora-ext {__version__}",
+    }
+    return infotext.infotext(settings.prompt, settings.negative_prompt, parameters)
+
+
+def save(images: Sequence[Image.Image], folder: Path) -> list[Path]:
+    """Writes `00000-seed.png` …, counting on from what is there, with their infotext. Raises FileError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = [int(match[1]) for file in folder.iterdir() if (match := re.match(r"(\d+)-", file.name))]
+        paths = []
+        for number, image in enumerate(images, start=max(taken, default=-1) + 1):
+            seed = re.search(r"Seed: (\d+)", str(image.info.get(infotext.KEY, "")).rpartition("\n")[2])
+            paths.append(folder / f"{number:05}-{seed[1] if seed else number}.png")
+            image.save(paths[-1], format="PNG", **infotext.chunk(image))
+    except OSError as error:
+        raise FileError(f"cannot write into {folder}: {error.strerror or error}") from error
+    return paths

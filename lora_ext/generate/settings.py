@@ -1,0 +1,82 @@
+"""Everything that a run of pictures is told, checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import LoraError, did_you_mean
+from ..host.render import CELL
+from ..host.sampling import plan_of
+
+MODES = ("auto", "live", "baked")
+LARGEST = 8192
+"""Pixels a side, at most: a slip of the finger should not fill the memory."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything about a run, with the web UI's names. Sizes are pixels; 0 means what the model was made for.
+
+    ckpt: a checkpoint file or a diffusers folder; None is the small model that comes along. seed: -1 draws one; the
+    pictures of a run count up from it. n_iter batches of `batch` pictures. strength: of img2img, with `init_image`.
+    hr_scale above 1: a second pass at that many times the size, with hr_strength, in hr_steps (0: as many) steps.
+    """
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    ckpt: Path | None = None
+    lora_dir: tuple[Path, ...] = ()
+    seed: int = -1
+    steps: int = 20
+    width: int = 0
+    height: int = 0
+    sampler: str = "DPM++ 2M"
+    scheduler: str = "Automatic"
+    cfg: float = 7.0
+    batch: int = 1
+    n_iter: int = 1
+    clip_skip: int = 1
+    init_image: Path | None = None
+    strength: float = 0.75
+    hr_scale: float = 1.0
+    hr_strength: float = 0.7
+    hr_steps: int = 0
+    mode: str = "auto"
+    device: str | None = None
+    precision: str = "fp32"
+    tokenizer: Path | None = None
+    config: Path | None = None
+    prediction: str | None = None
+
+    def checked(self) -> Settings:
+        """Itself. Raises LoraError about the first value that cannot be."""
+        rules = (
+            (self.width % CELL == 0 and self.height % CELL == 0, f"sizes are multiples of {CELL} pixels"),
+            (min(self.size) >= 0 and max(self.size) <= LARGEST, f"sides are up to {LARGEST} pixels"),
+            (self.batch >= 1 and self.n_iter >= 1, "batch and n_iter are at least 1"),
+            (math.isfinite(self.cfg), "cfg is a finite number"),
+            (self.clip_skip >= 1, "clip_skip is at least 1"),
+            (0 <= self.strength <= 1 and 0 <= self.hr_strength <= 1, "strengths are from 0 to 1"),
+            (1 <= self.hr_scale <= 8, "hr_scale is from 1 to 8"),
+            (self.mode in MODES, f"unknown mode {self.mode!r}{did_you_mean(self.mode, MODES)}"),
+        )
+        broken = next((text for holds, text in rules if not holds), None)
+        if broken:
+            raise LoraError(broken if broken.startswith("unknown") else f"{broken}; got {self._values(broken)}")
+        plan_of(self.sampler, self.scheduler, self.steps)
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.width, self.height
+
+    def _values(self, rule: str) -> str:
+        """The values that a rule is about, as `name=value`."""
+        if rule.startswith("si"):
+            return f"{self.width}x{self.height}"
+        names = re.findall(r"batch|n_iter|cfg|clip_skip|hr_scale", rule) or ["strength", "hr_strength"]
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)

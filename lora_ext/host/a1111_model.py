@@ -1,0 +1,156 @@
+"""The web UI's models as `ports.Model`, and what is applied to each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from modules import devices, sd_models
+from torch import nn
+
+from ..address import TE, TE2, UNET
+from ..inject import AUTO, LIVE
+from ..stack import Applied, Fit, Use
+
+_ROOM = 1 << 30
+"""Bytes of GPU memory that must stay free beside a second copy of the U-Net's weights for `auto` to bake."""
+
+
+@dataclass(frozen=True, eq=False)
+class A1111Model:
+    """One of the web UI's models (`shared.sd_model`) as a `ports.Model`."""
+
+    sd_model: Any
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """U-Net and text encoders, without the web UI's wrappers; empty for kinds that have none of ours (SD3)."""
+        parts: dict[str, nn.Module] = {}
+        if not knows(self.sd_model):
+            return parts
+        parts[UNET] = self.sd_model.model.diffusion_model
+        conditioner = getattr(self.sd_model, "conditioner", None)
+        encoders = [self.sd_model.cond_stage_model] if conditioner is None else list(conditioner.embedders)
+        for encoder in encoders:
+            encoder = getattr(encoder, "wrapped", encoder)
+            if isinstance(getattr(encoder, "transformer", None), nn.Module):  # transformers' CLIP-L
+                parts[TE] = encoder.transformer
+            elif isinstance(getattr(encoder, "model", None), nn.Module):  # OpenCLIP
+                parts[TE if conditioner is None else TE2] = encoder.model
+        return parts
+
+
+def knows(sd_model: Any) -> bool:
+    """Whether the model is of the SD1, SD2 or SDXL family as the web UI holds it (not SD3, not Forge's)."""
+    return not getattr(sd_model, "is_sd3", False) and not is_forge(sd_model) and hasattr(sd_model, "model")
+
+
+def is_forge(sd_model: Any) -> bool:
+    """Whether a Forge or reForge model manager owns the weights."""
+    return hasattr(sd_model, "forge_objects")
+
+
+def current() -> Any:
+    """The model in use, None while there is none; unlike `shared.sd_model`, asking never loads one."""
+    return sd_models.model_data.sd_model
+
+
+def loaded() -> list[Any]:
+    """Every model that the web UI keeps, the one in use first."""
+    data = sd_models.model_data
+    models = [data.sd_model, *data.loaded_sd_models]
+    return [m for i, m in enumerate(models) if m is not None and m not in models[:i]]
+
+
+class Models:
+    """The chosen uses, and what is on each of the web UI's models because of them.
+
+    mode: asks for the user's choice of "auto", "live" or "baked".
+    """
+
+    def __init__(self, mode: Callable[[], str]) -> None:
+        self.mode = mode
+        self.uses: tuple[Use, ...] = ()
+        self._applied: WeakKeyDictionary[Any, tuple[object, Applied]] = WeakKeyDictionary()
+
+    def ensure(self, sd_model: Any) -> list[Fit] | None:
+        """Brings a model to the chosen uses. Returns how each fits where something changed, else None."""
+        key, applied = self._applied.get(sd_model, (None, None))
+        if not self.uses:
+            if applied is not None:
+                applied.set(())
+            return None
+        if applied is not None and key != self.key(sd_model):
+            applied.close()
+            applied = None
+        if applied is None:
+            with plain_numbers():
+                applied = Applied(A1111Model(sd_model), self._way(sd_model))
+            self._applied[sd_model] = self.key(sd_model), applied
+        if applied.uses == self.uses:
+            return None
+        with plain_numbers():
+            try:
+                return applied.set(self.uses)
+            except torch.cuda.OutOfMemoryError:
+                applied.close()
+                applied = Applied(A1111Model(sd_model), LIVE)
+                self._applied[sd_model] = self.key(sd_model), applied
+                return applied.set(self.uses)
+
+    def at_step(self, sd_model: Any, step: int, total: int) -> None:
+        """Moves schedules on this model to denoiser call `step` of `total`."""
+        _, applied = self._applied.get(sd_model, (None, None))
+        if applied is not None:
+            with plain_numbers():
+                applied.at_step(step, total)
+
+    def drop(self, sd_model: Any) -> None:
+        """Takes everything off a model and forgets it."""
+        _, applied = self._applied.pop(sd_model, (None, None))
+        if applied is not None:
+            applied.close()
+
+    def close(self) -> None:
+        """Takes everything off every model."""
+        self.uses = ()
+        for sd_model in list(self._applied):
+            self.drop(sd_model)
+
+    def key(self, sd_model: Any) -> tuple[object, ...]:
+        """What the way of applying depends on: when it changes, all is applied anew."""
+        return self.mode(), devices.fp8, bool(getattr(sd_model, "lowvram", False))
+
+    def _way(self, sd_model: Any) -> str:
+        """`auto` goes live where weights travel between devices, or where a second copy of them has no room.
+
+        fp8 weights are never baked: rounded to fp8, a small ΔW is lost.
+        """
+        if devices.fp8:
+            return LIVE
+        mode = self.mode()
+        if mode == AUTO and (getattr(sd_model, "lowvram", False) or not _roomy(sd_model)):
+            return LIVE
+        return mode
+
+
+def _roomy(sd_model: Any) -> bool:
+    """Whether the GPU, if the model is on one, has room for a second copy of the U-Net's weights."""
+    weights = list(sd_model.model.diffusion_model.parameters())
+    device = weights[0].device
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    needed = sum(weight.numel() * weight.element_size() for weight in weights)
+    return bool(free + unused > needed + _ROOM)
+
+
+@contextmanager
+def plain_numbers() -> Iterator[None]:
+    """No autocast inside: sums of weights are made in float32. The web UI calls extra networks under autocast."""
+    with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+        yield
