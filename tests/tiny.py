@@ -22,8 +22,12 @@ def unet() -> UNet2DConditionModel:
     """SD1's topology, 32 wide, random weights."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        block_out_channels=(32, 32, 32, 32), cross_attention_dim=16, attention_head_dim=4, sample_size=8, norm_num_groups=8
-    ).eval()  # fmt: skip
+        block_out_channels=(32, 32, 32, 32),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        sample_size=8,
+        norm_num_groups=8,
+    ).eval()
 
 
 def text_encoder(seed: int = 1) -> CLIPTextModel:
