@@ -42,7 +42,9 @@ class Embeddings:
             _, embedding = self._ours.get(name, (None, None))
             present = database.word_embeddings.get(name)
             if present is not None and present is not embedding:
-                told.append(f"embedding {name!r} of {file.name} is skipped: one of that name is in the embeddings folder")
+                told.append(
+                    f"embedding {name!r} of {file.name} is skipped: one of that name is in the embeddings folder"
+                )
                 continue
             try:
                 embedding = embedding or _embedding(name, file, vectors)

@@ -122,19 +122,24 @@ class Models:
 
     def key(self, sd_model: Any) -> tuple[object, ...]:
         """What the way of applying depends on: when it changes, all is applied anew."""
-        return self.mode(), devices.fp8, bool(getattr(sd_model, "lowvram", False))
+        return self.mode(), _fp8(), bool(getattr(sd_model, "lowvram", False))
 
     def _way(self, sd_model: Any) -> str:
         """`auto` goes live where weights travel between devices, or where a second copy of them has no room.
 
         fp8 weights are never baked: rounded to fp8, a small ΔW is lost.
         """
-        if devices.fp8:
+        if _fp8():
             return LIVE
         mode = self.mode()
         if mode == AUTO and (getattr(sd_model, "lowvram", False) or not _roomy(sd_model)):
             return LIVE
         return mode
+
+
+def _fp8() -> bool:
+    """Whether the web UI stores weights as fp8 (setting "FP8 weight")."""
+    return bool(getattr(devices, "fp8", False))
 
 
 def _roomy(sd_model: Any) -> bool:

@@ -26,7 +26,9 @@ class Switching:
     def _replace(
         self, name: str, before: Callable[[Any], None] | None = None, after: Callable[[], None] | None = None
     ) -> None:
-        original = getattr(sd_models, name)
+        original = getattr(sd_models, name, None)
+        if original is None:  # Forge moves its models by other ways
+            return
 
         @functools.wraps(original)
         def replacement(*args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,291 @@
+"""The web UI (AUTOMATIC1111 1.10.1) as a host: takes over `<lora:…>`, and gives it back.
+
+`scripts/lora_ext_entry.py` makes one `Host` and wires its callbacks; `Host.unload` leaves the web UI as it was.
+Only files of this name (`a1111*.py`) import `modules.*`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from modules import call_queue, errors, extra_networks, processing, shared
+
+from ..errors import LoraError
+from ..file.library import Entry, Library
+from ..prompt import Request, request_of
+from ..stack import Fit, Presets, Use, resolve
+from . import a1111_builtin as builtin
+from . import a1111_infotext as infotext
+from . import a1111_model as model
+from . import a1111_settings as settings
+from .a1111_embeddings import Embeddings
+from .a1111_switch import Switching
+from .infotext import lora_hashes
+
+
+class LoraNetwork(extra_networks.ExtraNetwork):
+    """What the web UI calls for the tags of a prompt."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__("lora")
+        self.host = host
+
+    def activate(self, p: Any, params_list: list[Any]) -> None:
+        """Applies the prompt's tags; no tags means that everything is taken off."""
+        self.host.activate(p, [[str(item) for item in params.items] for params in params_list], params_list)
+
+    def deactivate(self, p: Any) -> None:
+        """The picture is done. What is applied stays for the next one, as with the built-in."""
+        self.host.sampling = False
+
+
+@dataclass
+class Chosen:
+    """What a prompt's tags came to."""
+
+    uses: list[Use] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
+    rows: list[infotext.Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    drawn: bool = False
+
+
+class Host:
+    """Everything of ours that lives in the web UI."""
+
+    def __init__(self) -> None:
+        self.shell = settings.A1111Shell()
+        settings.add(call_queue.wrap_queued_call(self.settle))
+        self.models = model.Models(lambda: self.shell.option("mode"))
+        self.registry = builtin.Registry(LoraNetwork(self))
+        self.embeddings = Embeddings()
+        self.switching = Switching(self.models.drop, self.after_switch)
+        self.sampling = False
+        self._library: Library | None = None
+        self._text_state: object = None
+        self._told: set[str] = set()
+        self._foreign_told = False
+
+    # --- who is in charge
+
+    def settle(self, *_: Any) -> None:
+        """Takes `<lora:…>` over, or gives it back, as the setting says; safe to call again."""
+        ours = self.shell.option("in_charge") == settings.OURS
+        if ours and not self.registry.ours:
+            builtin.quiet()
+            self.registry.take()
+            self._forget_text()
+        elif ours:
+            self.registry.take()
+        elif self.registry.ours:
+            self.release()
+            self.registry.give_back()
+
+    def release(self) -> None:
+        """Takes everything off every model: each parameter is the very object that it was."""
+        self.models.close()
+        if model.current() is not None:
+            self.embeddings.set(model.current(), ())
+        self._forget_text()
+
+    def unload(self) -> None:
+        """Leaves the web UI as it was before us."""
+        self.release()
+        self.registry.give_back()
+        self.switching.close()
+
+    # --- a picture
+
+    def activate(self, p: Any, items: list[list[str]], params_list: Any = ()) -> None:
+        """Applies the tags given as their items to the model in use. Never raises for what a user wrote."""
+        sd_model = model.current()
+        self.sampling = False
+        if getattr(p, "prompts", None) is None and not hasattr(sd_model, "cond_stage_model_empty_prompt"):
+            return  # a model that was just loaded, on which nothing is yet; the selection is for when it is ready
+        if not model.knows(sd_model) or self.shell.option("in_charge") != settings.OURS:
+            self._leave_to_builtin(p, params_list, sd_model)
+            return
+        if builtin.busy():
+            builtin.quiet()
+        builtin.add_default(p, items)
+        chosen = self._choose(p, items)
+        fits = self._apply(sd_model, chosen)
+        self._note(p, chosen)
+        self._tell(p, chosen, fits)
+
+    def _choose(self, p: Any, items: Sequence[list[str]]) -> Chosen:
+        """Reads tags and files. What is wrong with one does not touch the others."""
+        chosen, presets = Chosen(), self.shell.presets()
+        seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None) or [0]
+        for item in items:
+            try:
+                request = request_of(item)
+                entry = self.entry(request.name)
+                use = resolve(request, self.library, presets, seed=int(seeds[0]))
+            except LoraError as error:
+                chosen.problems.append(str(error))
+            except Exception as error:
+                errors.report(f"lora-ext: reading <lora:{':'.join(item)}>", exc_info=True)
+                chosen.problems.append(f"<lora:{':'.join(item)}> cannot be applied: {error}")
+            else:
+                self._add(chosen, request, entry, use, presets)
+        self.library.save()
+        return chosen
+
+    def _add(self, chosen: Chosen, request: Request, entry: Entry, use: Use, presets: Presets) -> None:
+        chosen.uses.append(use)
+        if "sshs_model_hash" in entry.brief or not getattr(shared.cmd_opts, "no_hashing", False):
+            chosen.hashes[request.name] = entry.hash
+        row = infotext.row_of(request, use.blocks)
+        if row is not None:
+            chosen.rows.append(row)
+            chosen.drawn |= infotext.drawn(request, presets)
+
+    def _apply(self, sd_model: Any, chosen: Chosen) -> list[Fit] | None:
+        """Brings the model to what was chosen; on an error nothing is applied, and that is told."""
+        self.models.uses = tuple(chosen.uses)
+        try:
+            fits = self.models.ensure(sd_model)
+            chosen.problems += self.embeddings.set(sd_model, [use.file for use in chosen.uses])
+        except Exception as error:
+            self.models.close()
+            errors.report("lora-ext: applying", exc_info=True)
+            chosen.problems.append(f"nothing is applied: {error}")
+            fits = None
+        return fits
+
+    def after_switch(self) -> None:
+        """The model in use may have changed in the midst of a picture (refiner): what was chosen goes onto it."""
+        sd_model = model.current()
+        if self.sampling and self.registry.ours and model.knows(sd_model):
+            fits = self.models.ensure(sd_model)
+            self.embeddings.set(sd_model, [use.file for use in self.models.uses])
+            for fit in fits or ():
+                if _worth_telling(fit):
+                    self.shell.say(str(fit))
+
+    def on_step(self, params: Any) -> None:
+        """Before each call of the denoiser: schedules move to its step."""
+        denoiser = getattr(params, "denoiser", None)
+        if not self.registry.ours or denoiser is None or not self.models.uses:
+            return
+        self.sampling = True
+        sd_model = model.current()
+        if model.knows(sd_model):
+            self.models.ensure(sd_model)
+            self.models.at_step(sd_model, denoiser.step, denoiser.total_steps or denoiser.steps or 1)
+
+    def on_model_loaded(self, sd_model: Any) -> None:
+        """Other weights, or another model: what is known about its layers is of the old one."""
+        self.models.drop(sd_model)
+
+    # --- what is told
+
+    def _note(self, p: Any, chosen: Chosen) -> None:
+        """Infotext, and fresh conditioning where the text encoder's weights changed."""
+        state = (self.models.key(model.current()), [(u.file, u.te, u.blocks, u.dyn) for u in chosen.uses])
+        if state != self._text_state:
+            _clear_conditioning(p)
+            self._text_state = state
+        told = p.extra_generation_params
+        hires = bool(getattr(p, "is_hr_pass", False))
+        if not hires or not hasattr(p, "lora_hashes"):
+            p.lora_hashes = {}
+            p.lora_rows = chosen.rows
+            for key in ("Lora hashes", infotext.KEY, infotext.HIRES_KEY, infotext.SEED_KEY):
+                told.pop(key, None)
+        if getattr(shared.opts, "lora_add_hashes_to_infotext", True):
+            p.lora_hashes.update(chosen.hashes)
+            _set(told, "Lora hashes", lora_hashes(p.lora_hashes))
+        if not hires:
+            _set(told, infotext.KEY, infotext.written(chosen.rows))
+        elif chosen.rows != p.lora_rows:
+            _set(told, infotext.HIRES_KEY, infotext.written(chosen.rows))
+        if chosen.drawn:
+            told[infotext.SEED_KEY] = p.seeds[0]
+
+    def _tell(self, p: Any, chosen: Chosen, fits: list[Fit] | None) -> None:
+        """Problems each time; how files fit once a change."""
+        for text in chosen.problems:
+            self._say(p, text)
+        if fits is not None:
+            reports = {str(fit): fit for fit in fits if _worth_telling(fit)}
+            for text in reports:
+                if text not in self._told:
+                    self._say(p, text)
+            self._told = set(reports)
+
+    def _say(self, p: Any, text: str) -> None:
+        if settings.PICTURE in self.shell.option("warnings"):
+            p.comment(text)
+        self.shell.say(text)
+
+    def on_pasted(self, _: str, params: dict[str, Any]) -> None:
+        """An infotext was pasted: block weights that would come out otherwise are put into its prompts as numbers."""
+        presets = self.shell.presets()
+        first = params.get(infotext.KEY)
+        for prompt, key in (("Prompt", infotext.KEY), ("Hires prompt", infotext.HIRES_KEY)):
+            rows = params.get(key) or first
+            if rows and params.get(prompt):
+                params[prompt] = infotext.restore(params[prompt], rows, presets)
+
+    # --- files
+
+    @property
+    def library(self) -> Library:
+        """The index of LoRA files, made when it is first needed."""
+        if self._library is None:
+            self._library = Library(self.shell.lora_dirs(), cache=self.shell.data_dir() / "index.json")
+        self._library.keep = max(1, int(self.shell.option("keep_files")))
+        return self._library
+
+    def entry(self, name: str) -> Entry:
+        """The index's entry, looked up again when the file on disk is another one than before. Raises FileError."""
+        entry = self.library.find(name)
+        try:
+            status = entry.path.stat()
+            fresh = (status.st_mtime_ns, status.st_size) == tuple(entry.stamp)
+        except OSError:
+            fresh = False
+        if not fresh:
+            self.library.refresh()
+            entry = self.library.find(name)
+        return entry
+
+    # --- small things
+
+    def _leave_to_builtin(self, p: Any, params_list: Any, sd_model: Any) -> None:
+        """For models that are not ours to handle (SD3, Forge's), and where a picture's own settings say so."""
+        if model.is_forge(sd_model) and not self._foreign_told:
+            self._foreign_told = True
+            self.shell.say("this web UI manages LoRA by itself (Forge): its own extension stays in charge")
+        if self.models.uses:
+            self.release()
+        before = self.registry.before[0]
+        if before is not None:
+            before.activate(p, params_list)
+
+    def _forget_text(self) -> None:
+        """Conditioning kept from before was made by someone else's rules."""
+        self._text_state = None
+        for kind in (processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img):
+            _clear_conditioning(kind)
+
+
+def _worth_telling(fit: Fit) -> bool:
+    return bool(not fit.ok or fit.dead or fit.uncovered)
+
+
+def _set(params: dict[str, Any], key: str, value: str | None) -> None:
+    if value is not None:
+        params[key] = value
+
+
+def _clear_conditioning(p: Any) -> None:
+    """Empties the caches in place: they are shared between jobs."""
+    for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
+        cache = getattr(p, name, None)
+        if isinstance(cache, list):
+            cache[:] = [None, None]
