@@ -220,9 +220,8 @@ SUFFIX_ALIASES = {
     "lora_linear_layer.up.weight": "lora_up.weight",
     "lora_conv2d_layer.down.weight": "lora_down.weight",
     "lora_conv2d_layer.up.weight": "lora_up.weight",
-    "lora_magnitude_vector": "dora_scale",
-    "lora_magnitude_vector.weight": "dora_scale",
-    "lora_magnitude_vector.default.weight": "dora_scale",
+    "lora_magnitude_vector.weight": "lora_magnitude_vector",
+    "lora_magnitude_vector.default.weight": "lora_magnitude_vector",
     "network_alpha": "alpha",
 }
 """Suffixes of other dialects → the suffix that adapters know."""

@@ -94,7 +94,7 @@ class LowRank:
 def concat(parts: Sequence[LowRank]) -> LowRank:
     """ΣΔW as one LowRank: ranks add, and one pass through the layer applies all of them.
 
-    Factors of different dtypes promote to the widest. Raises FitError on different layer shapes.
+    Factors of different dtypes become float32. Raises FitError on different layer shapes.
     """
     if len(parts) == 1:
         return parts[0]
@@ -106,7 +106,13 @@ def concat(parts: Sequence[LowRank]) -> LowRank:
         size = max(g.shape[0] for g in gains)
         gains = [g.expand(size, -1) for g in gains]
     return LowRank(
-        torch.cat([p.up for p in parts], dim=1),
+        _joined([p.up for p in parts], dim=1),
         torch.cat(gains, dim=-1),
-        torch.cat([p.down for p in parts], dim=0),
+        _joined([p.down for p in parts], dim=0),
     )
+
+
+def _joined(factors: Sequence[Tensor], dim: int) -> Tensor:
+    """Side by side; torch promotes no 8-bit floats, so different dtypes go through float32."""
+    mixed = len({f.dtype for f in factors}) > 1
+    return torch.cat([f.float() if mixed else f for f in factors], dim=dim)

@@ -67,6 +67,9 @@ def test_what_people_call_it() -> None:
         under("lora_unet_mid_block_attentions_0_proj_in", pair(8, 8)), {"ss_network_module": "networks.dylora"}
     )
     assert file.variant == "DyLoRA"
+    assert file.dylora_unit == 1
+    file = assemble({}, {"ss_network_args": '{"unit": "4", "conv_dim": "8"}'})
+    assert file.dylora_unit == 4
     assert assemble({}, {}).variant == "none"
 
 

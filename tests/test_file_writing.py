@@ -14,7 +14,8 @@ from makers import KINDS, SHAPES, make, suits
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lora_ext.address import UNET, Site, kohya_key, site_of
+from lora_ext.adapters import Lora
+from lora_ext.address import UNET, Site, kohya_key, names, site_of
 from lora_ext.errors import FileError
 from lora_ext.file import hashes, read, write
 from lora_ext.file.reading import assemble
@@ -197,5 +198,36 @@ def test_diffusers_spelling_refuses_what_it_cannot_hold() -> None:
     full = assemble({f"{kohya_key(site)}.diff": torch.ones(8, 8)}, {})
     with pytest.raises(FileError, match="cannot hold the full"):
         spell(full, "diffusers")
+    mixed = assemble({f"{kohya_key(site)}.{suffix}": t for suffix, t in make("lora", (8, 8)).items()}, {})
+    other = {Site(UNET, "MID", site.leaf): Lora(make("lora-dora-out", (8, 8)))}
+    with pytest.raises(FileError, match="DoRA in some of its layers"):
+        spell(dataclasses.replace(mixed, adapters={**mixed.adapters, **other}), "diffusers")
     with pytest.raises(FileError, match="cannot hold 'what'"):
         spell(assemble({"what": torch.ones(1)}, {}), "diffusers")
+
+
+@pytest.mark.parametrize("kinds", [("lora-tucker", "lora"), ("lora-dora-out", "lora-dora-out")], ids=" ".join)
+def test_diffusers_takes_its_spelling(kinds: tuple[str, str]) -> None:
+    diffusers, _ = pytest.importorskip("diffusers"), pytest.importorskip("peft")
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 16), norm_num_groups=4, cross_attention_dim=12, attention_head_dim=4, layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    tensors = {}
+    for rank, name in enumerate(
+        ("mid_block.resnets.0.conv1", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"), 2
+    ):
+        site, shape = site_of(UNET, name), unet.get_parameter(f"{name}.weight").shape
+        assert site is not None
+        made = make(kinds[rank - 2], tuple(shape), rank)
+        tensors |= {f"{kohya_key(site)}.{suffix}": tensor for suffix, tensor in made.items()}
+    file = assemble(tensors, {})
+    before = {name: parameter.clone() for name, parameter in unet.named_parameters()}
+    unet.load_lora_adapter(spell(file, "diffusers"), prefix="unet")
+    unet.fuse_lora()
+    after = {name.replace(".base_layer", ""): parameter for name, parameter in unet.named_parameters()}
+    for site, adapter in file.adapters.items():
+        name = names(UNET).diffusers[site] + ".weight"
+        delta = (after[name] - before[name]).detach()
+        assert torch.allclose(delta, adapter.delta(before[name]), atol=1e-5), name
+        assert float(delta.abs().max()) > 1e-3

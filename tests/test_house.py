@@ -19,7 +19,8 @@ FLOORS = (
     ("stack", "tools", "train", "compare"),
     ("host",),
     ("api", "jobs", "generate", "inspect_file", "demo", "ui"),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ONLY_IN = {  # outside package -> the rooms that may import it

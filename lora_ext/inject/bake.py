@@ -51,5 +51,5 @@ def _add_rows(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor) -> None:
             return
         total = flat.view(weight.shape)
     for piece in dense:
-        total = total + piece.adapter.delta(weight).to(total.dtype) * piece.weight
+        total = total + piece.acting.delta(weight).to(total.dtype) * piece.weight
     out.copy_(total)

@@ -53,7 +53,7 @@ class HookPath:
         self.dense = None
         if dense_pieces:
             assert weight is not None
-            self.dense = sum((p.adapter.delta(weight) * p.weight for p in dense_pieces), torch.zeros(()))
+            self.dense = sum((p.acting.delta(weight) * p.weight for p in dense_pieces), torch.zeros(()))
         self.shift = bias_delta([p for p in pieces if p.acts()], shape[0])
 
     def _scaled_up(self, device: torch.device, dtype: torch.dtype) -> Tensor:

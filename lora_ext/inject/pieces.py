@@ -30,10 +30,13 @@ class Piece:
 
     def low_rank(self, shape: torch.Size) -> LowRank | None:
         """ΔW at weight 1 for a layer weight of `shape`, or None for kinds without that form."""
-        low = self.adapter.low_rank()
-        if low is None:
-            return None
-        return (low if self.dyn is None else low.cut(self.dyn)).reshaped(shape)
+        low = self.acting.low_rank()
+        return None if low is None else low.reshaped(shape)
+
+    @property
+    def acting(self) -> Adapter:
+        """The adapter with as many ranks as act."""
+        return self.adapter if self.dyn is None else self.adapter.cut(self.dyn)
 
     def times_weight(self, low: LowRank) -> LowRank:
         """The low-rank form with this piece's weight on it."""
