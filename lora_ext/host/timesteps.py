@@ -68,7 +68,7 @@ def unipc(predict: Predict, x: Tensor, steps: Tensor, start: float, levels: Leve
     lam = (alpha / sigma).log()
 
     def clean(x: Tensor, i: int) -> Tensor:
-        return (x - sigma[i] * predict(x, float(times[i] - 1 / total) * total)) / alpha[i]
+        return (x - sigma[i] * predict(x, float((times[i] - 1 / total) * total))) / alpha[i]
 
     guesses = [clean(x, 0)]
     for i in range(1, n + 1):
