@@ -55,6 +55,7 @@ def report(path: str | Path) -> dict[str, Any]:
         "bytes": Path(path).stat().st_size,
         "hash": hashes.model_hash(path)[:12],
         "variant": file.variant,
+        "dylora_unit": file.dylora_unit,
         "kinds": dict(Counter(adapter.kind for adapter in file.adapters.values()).most_common()),
         "family": file.family,
         "dialect": file.dialect,
@@ -167,7 +168,8 @@ def _table(rows: Sequence[Mapping[str, Any]], width: int = 32) -> list[str]:
         if norm is None:
             value, bar = "   -   ", "needs the base model's weights" if row["need_base"] else "not a number"
         else:
-            value, bar = f"{norm:7.0f}" if norm >= 1000 else f"{norm:7.3g}", "█" * round(width * norm / largest) if largest else ""
+            value = f"{norm:7.0f}" if norm >= 1000 else f"{norm:7.3g}"
+            bar = "█" * round(width * norm / largest) if largest else ""
             if row["need_base"]:
                 bar += f" (+ {row['need_base']} layers that need the base model's weights)"
         lines.append(f"  {label:<5} {row['layers']:>3} layers {value}  {bar}".rstrip())

@@ -38,7 +38,7 @@ def _below(folder: str, place: str, seen: set[tuple[int, int]], errors: list[str
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as items:
             for item in items:
-                if item.is_dir():
+                if _is_folder(item):
                     folders.append(item.name)
                 elif item.name.lower().endswith(SUFFIXES):
                     files.append((item.name, _stamp(item)))
@@ -51,6 +51,13 @@ def _below(folder: str, place: str, seen: set[tuple[int, int]], errors: list[str
             yield Path(folder, name), place + name.rpartition(".")[0], stamp
     for name in sorted(folders, key=natural):
         yield from _below(str(Path(folder, name)), f"{place}{name}/", seen, errors)
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _stamp(item: os.DirEntry[str]) -> Stamp:

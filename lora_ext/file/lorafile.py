@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,11 +64,20 @@ class LoraFile:
             return "none"
         if self.kinds[0] != "LoRA":
             return self.kinds[0]
-        if "dylora" in self.metadata.get("ss_network_module", "").lower():
+        if self.dylora_unit is not None:
             return "DyLoRA"
         dora = any("dora_scale" in adapter.tensors for adapter in self.adapters.values())
         wide = any(_kernel(adapter) for adapter in self.adapters.values())
         return ("LoRA-C3Lier" if wide else "LoRA-LierLa") + (" with DoRA" if dora else "")
+
+    @cached_property
+    def dylora_unit(self) -> int | None:
+        """Ranks by which a DyLoRA may be cut, 1 where its metadata does not say; None for other files."""
+        said = self.metadata.get("ss_network_args", "")
+        unit = re.search(r'"unit"\s*:\s*"?(\d{1,6})', said)
+        if unit is None and "dylora" not in (self.metadata.get("ss_network_module", "") + said).lower():
+            return None
+        return max(1, int(unit[1])) if unit else 1
 
     def spelled(self) -> Iterator[tuple[str, Tensor]]:
         """(key as in the file, tensor) of everything that came with a key."""

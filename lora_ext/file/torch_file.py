@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,8 @@ def load(path: Path) -> Any:
     size = path.stat().st_size
     _check_archive(path, size)
     try:
-        with path.open("rb") as file:  # not by its name, by which newer torch guesses the format
+        with path.open("rb") as file, warnings.catch_warnings():  # not by its name: newer torch would go by that
+            warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         wanted = foreign_names(path, str(error))

@@ -87,6 +87,8 @@ def _diffusers_rows(file: LoraFile) -> Iterator[tuple[str, Tensor]]:
     if file.embeddings or file.unread:
         extra = next(iter(file.embeddings or file.unread))
         raise FileError(f"diffusers' spelling cannot hold {extra!r} of {file.name}; leave it out or write kohya's")
+    if len({"dora_scale" in adapter.tensors for adapter in file.adapters.values()}) > 1:
+        raise FileError(f"diffusers' spelling cannot hold {file.name}: DoRA in some of its layers and not in others")
     for site, adapter in file.adapters.items():
         tensors, name = adapter.tensors, peft_key(site)
         low = adapter.low_rank()

@@ -1,0 +1,201 @@
+"""The folder index: names as the built-in resolves them, content that follows the disk."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_ext.errors import FileError
+from lora_ext.file import hashes
+from lora_ext.file.library import Library
+from lora_ext.file.listing import quick_metadata
+from lora_ext.file.safetensors_file import read_header
+from lora_ext.file.writing import write_tensors
+
+DATA = Path(__file__).parent / "data" / "kohya"
+
+
+def put(folder: Path, place: str, alias: str | None = None, value: float = 1.0, **metadata: str) -> Path:
+    path = folder / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {f"{head}.lora_up.weight": torch.full((8, 2), value), f"{head}.lora_down.weight": torch.ones(2, 8)}
+    if alias is not None:
+        metadata["ss_output_name"] = alias
+    return write_tensors(tensors, path, metadata=metadata, overwrite=True)
+
+
+def test_names_and_places(tmp_path: Path) -> None:
+    put(tmp_path, "a.safetensors", "Anna")
+    put(tmp_path, "sub/b.safetensors")
+    put(tmp_path, "sub/deep/c.v2.safetensors", "Anna B")
+    torch.save({"x": torch.ones(1)}, tmp_path / "d.pt")
+    (tmp_path / "readme.txt").write_text("no")
+    library = Library([tmp_path])
+    assert [entry.place for entry in library.entries] == ["a", "d", "sub/b", "sub/deep/c.v2"]
+    for name, place in {
+        "a": "a",
+        "Anna": "a",
+        "anna": "a",
+        "a.safetensors": "a",
+        "b": "sub/b",
+        "sub/b": "sub/b",
+        "sub\\b": "sub/b",
+        "Anna B": "sub/deep/c.v2",
+        "c.v2": "sub/deep/c.v2",
+        "sub/deep/C.V2.safetensors": "sub/deep/c.v2",
+        "d": "d",
+        "d.pt": "d",
+    }.items():
+        assert library.find(name).place == place, name
+    with pytest.raises(FileError, match="no LoRA is called 'Ana'; did you mean 'Anna'"):
+        library.find("Ana")
+    with pytest.raises(FileError, match="known: Anna, Anna B, a"):
+        library.find("something else entirely")
+    assert "Anna" in library.names()
+    for number in range(12):
+        put(tmp_path, f"{number}.safetensors")
+    with pytest.raises(FileError, match="16 files are known below"):
+        library.find("something else entirely")
+
+
+def test_colliding_names(tmp_path: Path) -> None:
+    put(tmp_path, "one.safetensors", "same")
+    put(tmp_path, "two.safetensors", "same")
+    put(tmp_path, "x/file.safetensors")
+    put(tmp_path, "y/file.safetensors")
+    put(tmp_path, "n.safetensors", "none")
+    library = Library([tmp_path])
+    with pytest.raises(FileError):  # the built-in takes an alias of two files for neither
+        library.find("same")
+    with pytest.raises(FileError):
+        library.find("none")
+    assert library.find("file").place == "y/file"
+    assert library.find("x/file").place == "x/file"
+    assert [library.call(entry) for entry in library.entries] == ["n", "one", "two", "x/file", "file"]
+    put(tmp_path, "same.safetensors")
+    assert library.find("same").place == "same"
+
+
+def test_natural_order_decides_which_is_last(tmp_path: Path) -> None:
+    for number in (10, 9, 2):
+        put(tmp_path, f"v{number}/file.safetensors")
+    library = Library([tmp_path])
+    assert [entry.place for entry in library.entries] == ["v2/file", "v9/file", "v10/file"]
+    assert library.find("file").place == "v10/file"
+
+
+def test_content_follows_the_disk(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.safetensors", value=1)
+    library = Library([tmp_path])
+    first = library.load("a")
+    assert library.load("a") is first
+    put(tmp_path, "a.safetensors", value=2)
+    os.utime(path, ns=(0, 10**9))
+    second = library.load("a")
+    assert second is not first
+    assert float(next(iter(second.adapters.values())).tensors["lora_up.weight"][0, 0]) == 2
+    put(tmp_path, "new.safetensors")
+    assert library.find("new").place == "new"
+    path.unlink()
+    with pytest.raises(FileError, match=r"a\.safetensors cannot be read"):
+        library.entries[0].load()
+    library.refresh()
+    assert [entry.name for entry in library.entries] == ["new"]
+
+
+def test_few_files_stay_loaded(tmp_path: Path) -> None:
+    for number in range(4):
+        put(tmp_path, f"{number}.safetensors")
+    library = Library([tmp_path], keep=2)
+    first = library.load("0")
+    library.load("1")
+    assert library.load("0") is first
+    library.load("2")
+    assert library.load("0") is first
+    library.load("3")
+    library.load("2")
+    assert library.load("0") is not first
+
+
+def test_siblings_belong_to_their_file(tmp_path: Path) -> None:
+    for name in ("a.pt", "a.text_encoder.pt", "a.ti.pt", "b.ti.pt"):
+        torch.save({"<x>": torch.ones(4)}, tmp_path / name)
+    assert [entry.name for entry in Library([tmp_path]).entries] == ["a", "b.ti"]
+
+
+def test_damage_is_told_and_never_raised(tmp_path: Path) -> None:
+    good = put(tmp_path, "good.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(good[:-1])
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    (tmp_path / "page.safetensors").write_text("<!DOCTYPE html>")
+    (tmp_path / "broken.safetensors").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "itself.safetensors").symlink_to(tmp_path / "itself.safetensors")
+    library = Library([tmp_path, tmp_path / "missing"])
+    errors = {entry.name: entry.error for entry in library.entries}
+    assert errors.pop("good") is None
+    assert errors.keys() == {"cut", "empty", "page", "broken", "itself"}
+    for name, error in errors.items():
+        assert error is not None
+        assert f"{name}.safetensors" in error
+    assert library.find("cut").hash == ""
+    assert library.find("page").metadata == {}
+    assert len(library.errors) == 1
+    assert "missing" in library.errors[0]
+
+
+def test_cache(tmp_path: Path) -> None:
+    folder, cache = tmp_path / "loras", tmp_path / "index.json"
+    put(folder, "a.safetensors", "Anna", long="x" * 5000)
+    put(folder, "b.safetensors")
+    library = Library([folder], cache=cache)
+    digest = library.find("a").hash
+    assert digest == hashes.model_hash(folder / "a.safetensors")[:12]
+    library.save()
+    before = cache.read_bytes()
+    assert b"x" * 5000 not in before
+    again = Library([folder], cache=cache)
+    assert again.find("Anna").digest == digest
+    assert again.find("Anna").metadata["long"] == "x" * 5000
+    assert cache.read_bytes() == before
+    put(folder, "a.safetensors", "Berta", long="x" * 50)
+    assert Library([folder], cache=cache).find("Berta").digest is None
+    for junk in (
+        "",
+        "{}",
+        "[1]",
+        '{"version": 1, "files": {"' + str(folder / "a.safetensors") + '": [1]}}',
+        "[" * 5000,
+    ):
+        cache.write_text(junk)
+        assert Library([folder], cache=cache).find("Berta").place == "a"
+
+
+def test_hash_is_the_metadata_one_where_it_is_one(tmp_path: Path) -> None:
+    put(tmp_path, "a.safetensors", sshs_model_hash="AB" * 32)
+    put(tmp_path, "b.safetensors", sshs_model_hash="<script>")
+    library = Library([tmp_path])
+    assert library.find("a").hash == "ab" * 6
+    assert library.find("b").hash == hashes.model_hash(tmp_path / "b.safetensors")[:12]
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_quick_metadata_is_the_metadata(path: Path) -> None:
+    assert quick_metadata(path) == read_header(path).metadata
+
+
+def test_many_files_are_quick(tmp_path: Path) -> None:
+    first = put(tmp_path, "0.safetensors", "name").read_bytes()
+    for number in range(1, 1000):
+        (tmp_path / f"{number}.safetensors").write_bytes(first)
+    cache = tmp_path / "index.json"
+    Library([tmp_path], cache=cache)
+    start = time.perf_counter()
+    library = Library([tmp_path], cache=cache)
+    assert time.perf_counter() - start < 2
+    assert len(library.entries) == 1000
