@@ -1,0 +1,265 @@
+"""Speed of applying, as ratios within one run, on an SD1.5-sized U-Net with random weights.
+
+    python benchmarks/apply.py [--threads 2] [--latent 32] [--repeat 5] [--device cpu] [--dtype float32]
+
+Peers in the same run: `peft`'s unmerged and fused adapters on the same model, copying the touched weights once,
+reading the file's bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from lora_ext.adapters import Lora
+from lora_ext.blocks import parse_weights
+from lora_ext.file.library import Library
+from lora_ext.file.lorafile import LoraFile
+from lora_ext.file.reading import read
+from lora_ext.file.writing import write
+from lora_ext.inject import targets
+from lora_ext.stack import Applied, Use
+
+Row = tuple[str, str, str]
+
+
+class Model:
+    """The benchmark's U-Net as a `ports.Model`."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self.unet = unet
+
+    def parts(self) -> dict[str, torch.nn.Module]:
+        return {"unet": self.unet}
+
+
+def sd15(dtype: torch.dtype, device: str) -> UNet2DConditionModel:
+    """SD1.5's U-Net, 860 million random weights."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
+    )
+    return unet.to(device, dtype).eval().requires_grad_(False)
+
+
+def rank32(unet: UNet2DConditionModel, wide: bool, seed: int) -> LoraFile:
+    """A LierLa file (attention's Linear and 1x1 Conv2d), or C3Lier (3x3 too), rank 32, fp16."""
+    generator = torch.Generator().manual_seed(seed)
+    adapters = {}
+    for site, target in targets("unet", unet).items():
+        shape = target.shape
+        lierla = "attention." in site.leaf and len(shape) > 1
+        if lierla or (wide and len(shape) > 1 and site.block and site.leaf != "conv_in"):
+            up = torch.randn(shape[0], 32, *[1] * len(shape[2:]), generator=generator) * 0.01
+            down = torch.randn(32, *shape[1:], generator=generator) * 0.01
+            tensors = {"lora_up.weight": up.half(), "lora_down.weight": down.half(), "alpha": torch.tensor(16.0)}
+            adapters[site] = Lora(tensors)
+    return LoraFile(adapters, path=Path(f"rank32-{seed}.safetensors"))
+
+
+def timed(work: Callable[[], object], repeat: int) -> float:
+    """Median seconds of `work`, after one run to warm up."""
+    work()
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def paired(works: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
+    """Median seconds of each, taken in turn, so that a drifting machine is fair to all."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeat + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def changes(model: Model, file: LoraFile, kind: str, repeat: int) -> list[Row]:
+    """Changing a weight, a block vector or a schedule while a file is applied."""
+    rows = []
+    sites = [site for site in file.adapters]
+    found = targets("unet", model.unet)
+    weights = [found[site].module.weight for site in sites]
+    copies = [w.detach().clone() for w in weights]
+    copy = timed(lambda: [c.copy_(w) for c, w in zip(copies, weights, strict=True)], repeat)
+    del copies
+    turn = iter(range(1_000_000))
+    for mode in ("live", "baked"):
+        with Applied(model, mode) as applied:
+
+            def weight(applied: Applied = applied) -> None:
+                applied.set([Use(file, unet=0.5 + next(turn) * 1e-3)])
+
+            def blocks(applied: Applied = applied) -> None:
+                values = [str(0.5 + next(turn) * 1e-3)] * 26
+                applied.set([Use(file, blocks=parse_weights(",".join(values)))])
+
+            def schedule(applied: Applied = applied) -> None:
+                applied.at_step(next(turn) % 2, 10)
+
+            for what, work in (("weight", weight), ("block vector", blocks), ("schedule", schedule)):
+                if what == "schedule":
+                    applied.set([Use(file, start=1)])
+                seconds = timed(work, repeat)
+                beside = (
+                    f"{seconds * 1000:.1f} ms" if mode == "live" else f"{seconds / copy:.2f}x of copying the weights"
+                )
+                rows.append(
+                    (f"{kind}, {mode}: change {what}", beside, f"{seconds * 1000:.1f} ms, copy {copy * 1000:.0f} ms")
+                )
+            use = Use(file, unet=0.5)
+            applied.set([use])
+            same = timed(lambda applied=applied, use=use: applied.set([use]), repeat)
+            rows.append(
+                (f"{kind}, {mode}: change nothing", f"{applied.changed} layers touched", f"{same * 1000:.1f} ms")
+            )
+    return rows
+
+
+def steps(model: Model, latent: int, repeat: int, kind: str, wide: bool) -> list[Row]:
+    """A denoising step (guided pair) with files applied, against none."""
+    unet = model.unet
+    device, dtype = next(unet.parameters()).device, next(unet.parameters()).dtype
+    x = torch.randn(2, 4, latent, latent, device=device, dtype=dtype)
+    text = torch.randn(2, 77, 768, device=device, dtype=dtype)
+    files = [rank32(unet, wide, seed) for seed in range(5)]
+
+    def step() -> None:
+        with torch.no_grad():
+            unet(x, 500, text)
+
+    applied = {"live 1": Applied(model, "live"), "live 5": Applied(model, "live"), "baked 1": Applied(model, "baked")}
+
+    def within(name: str) -> Callable[[], float]:
+        uses = [Use(file, unet=0.5) for file in files[: int(name[-1])]]
+
+        def work() -> float:
+            with Applied(model, name.split()[0]) as here:
+                here.set(uses)
+                step()  # casts its factors once
+                start = time.perf_counter()
+                step()
+                return time.perf_counter() - start
+
+        return work
+
+    measured: dict[str, list[float]] = {"none": []}
+    for turn in range(repeat + 1):
+        for name in ("none", *applied):
+            if name == "none":
+                step()
+                start = time.perf_counter()
+                step()
+                seconds = time.perf_counter() - start
+            else:
+                seconds = within(name)()
+            if turn:
+                measured.setdefault(name, []).append(seconds)
+    ratio = {
+        name: statistics.median(a / b for a, b in zip(found, measured["none"], strict=True))
+        for name, found in measured.items()
+    }
+    seconds = statistics.median(measured["none"])
+    return [(f"{kind}: step, {name}", f"{r:.3f}x", f"none {seconds * 1000:.0f} ms") for name, r in ratio.items()]
+
+
+def peft_steps(model: Model, latent: int, repeat: int) -> list[Row]:
+    """peft's unmerged and fused adapters at the same LierLa layers and rank."""
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        return [("peft", "not installed", "")]
+    unet = model.unet
+    device, dtype = next(unet.parameters()).device, next(unet.parameters()).dtype
+    x = torch.randn(2, 4, latent, latent, device=device, dtype=dtype)
+    text = torch.randn(2, 77, 768, device=device, dtype=dtype)
+
+    def step() -> float:
+        with torch.no_grad():
+            unet(x, 500, text)
+            start = time.perf_counter()
+            unet(x, 500, text)
+        return time.perf_counter() - start
+
+    plain = statistics.median(step() for _ in range(repeat))
+    names = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
+    unet.add_adapter(LoraConfig(r=32, lora_alpha=16, target_modules=names, init_lora_weights=False))
+    unmerged = statistics.median(step() for _ in range(repeat))
+    start = time.perf_counter()
+    unet.fuse_lora()
+    fusing = time.perf_counter() - start
+    fused = statistics.median(step() for _ in range(repeat))
+    return [
+        ("LierLa: step, peft unmerged 1", f"{unmerged / plain:.3f}x", f"none {plain * 1000:.0f} ms"),
+        ("LierLa: step, peft fused 1", f"{fused / plain:.3f}x", f"fusing takes {fusing * 1000:.0f} ms"),
+    ]
+
+
+def loading(unet: UNet2DConditionModel, repeat: int, count: int = 5000) -> list[Row]:
+    """Reading a rank-32 file against reading its bytes; indexing a folder of many files."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, wide in (("LierLa", False), ("C3Lier", True)):
+            path = Path(folder) / f"{kind}.safetensors"
+            write(rank32(unet, wide, 0), path)
+            found = paired({"bytes": path.read_bytes, "ours": lambda path=path: read(path)}, repeat)
+            size = path.stat().st_size / 2**20
+            rows.append((f"load {kind} rank 32 ({size:.0f} MiB)", f"{found['ours'] / found['bytes']:.2f}x of its bytes",
+                         f"{found['ours'] * 1000:.0f} ms"))  # fmt: skip
+        shelf = Path(folder) / "shelf"
+        shelf.mkdir()
+        tiny = LoraFile({s: a for s, a in list(rank32(unet, False, 0).adapters.items())[:2]})
+        write(tiny, shelf / "0000.safetensors")
+        data = (shelf / "0000.safetensors").read_bytes()
+        for i in range(1, count):
+            (shelf / f"{i:04}.safetensors").write_bytes(data)
+        cold = time.perf_counter()
+        Library([shelf])
+        cold = time.perf_counter() - cold
+        warm = timed(lambda: Library([shelf]), 3)
+        rows.append((f"index {count} files", f"{warm:.2f} s warm", f"first {cold:.2f} s"))
+    return rows
+
+
+def main() -> None:
+    """Prints the tables as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--latent", type=int, default=32)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = Model(sd15(getattr(torch, args.dtype), args.device))
+    rows: list[Row] = []
+    for kind, wide in (("LierLa", False), ("C3Lier", True)):
+        rows += changes(model, rank32(model.unet, wide, 0), kind, args.repeat)
+        rows += steps(model, args.latent, args.repeat, kind, wide)
+    rows += loading(model.unet, args.repeat)
+    rows += peft_steps(model, args.latent, args.repeat)
+    print(f"torch {torch.__version__}, {args.device}, {args.dtype}, {args.threads} threads, latent {args.latent}\n")
+    print("| what | ratio | seen |\n| --- | --- | --- |")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+if __name__ == "__main__":
+    main()
