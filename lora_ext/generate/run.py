@@ -28,7 +28,6 @@ class Report:
     """What a run has to say beside its pictures."""
 
     fits: list[Fit] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 Progress = Callable[[int, int], None]

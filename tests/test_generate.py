@@ -1,0 +1,229 @@
+"""Pictures from the command line and from Python, with their infotext."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from test_host_checkpoint import write
+
+from lora_ext.cli import main as cli
+from lora_ext.errors import FileError, LoraError, PromptError
+from lora_ext.file.library import Library
+from lora_ext.generate import Report, Settings, generate, main, open_model, save
+from lora_ext.host import infotext
+from lora_ext.host.diffusers import Standalone
+from lora_ext.host.samplers import SAMPLERS
+from lora_ext.host.timesteps import STEP_SAMPLERS
+
+UP = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint with its tokenizer, and LoRA files."""
+    root = tmp_path_factory.mktemp("models")
+    write(root, "SD1")
+    (root / "tokenizer").mkdir()
+    pieces = [chr(97 + n) + end for n in range(26) for end in ("", "</w>")] + [
+        ",</w>",
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    (root / "tokenizer" / "vocab.json").write_text(json.dumps({piece: n for n, piece in enumerate(pieces)}))
+    (root / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    (root / "loras").mkdir()
+    torch.manual_seed(0)
+    lora = {f"{UP}.lora_down.weight": torch.randn(4, 32), f"{UP}.lora_up.weight": torch.randn(32, 4)}
+    save_file(lora, root / "loras" / "strong.safetensors")
+    save_file({name.replace("down_blocks_0", "down_blocks_9"): t for name, t in lora.items()} | {
+        "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.randn(4, 9, 1, 1),
+        "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": torch.randn(9, 4, 1, 1),
+    }, root / "loras" / "alien.safetensors")  # fmt: skip
+    return root
+
+
+def settings(folder: Path, **changes: object) -> Settings:
+    common = {"ckpt": folder / "SD1.safetensors", "lora_dir": (folder / "loras",), "device": "cpu"}
+    return Settings(**{"prompt": "a b", "seed": 3, "steps": 2, "width": 64, "height": 64, **common, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Standalone:
+    return open_model(settings(folder))
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, dtype=int)
+
+
+def test_a_lora_shows_and_leaves_no_trace(folder: Path, model: Standalone) -> None:
+    plain = generate(settings(folder), model=model)[0]
+    drawn = {
+        mode: generate(settings(folder, prompt="a b<lora:strong:1.0>", mode=mode), model=model)[0]
+        for mode in ("live", "baked", "auto")
+    }
+    assert np.abs(pixels(drawn["live"]) - pixels(plain)).max() > 2
+    assert all(np.abs(pixels(drawn["live"]) - pixels(drawn[mode])).max() <= 1 for mode in drawn)
+    assert np.array_equal(pixels(generate(settings(folder), model=model)[0]), pixels(plain))
+
+
+def test_schedules_reach_the_steps(folder: Path, model: Standalone) -> None:
+    """A LoRA that stops before the first step is not there; one that starts at the second is half there."""
+    plain, never, late = (
+        pixels(generate(settings(folder, prompt=f"a b{tag}", sampler="Euler"), model=model)[0])
+        for tag in ("", "<lora:strong:1:stop=0>", "<lora:strong:1:start=1>")
+    )
+    assert np.array_equal(plain, never) and not np.array_equal(plain, late)
+
+
+def test_seeds_count_up_over_batches(folder: Path, model: Standalone) -> None:
+    calls: list[tuple[int, int]] = []
+    four = generate(settings(folder, batch=2, n_iter=2), model=model, progress=lambda *call: calls.append(call))
+    one = generate(settings(folder, seed=6), model=model)[0]
+    assert np.abs(pixels(four[3]) - pixels(one)).max() <= 1
+    assert [image.info["parameters"].split("Seed: ")[1].split(",")[0] for image in four] == ["3", "4", "5", "6"]
+    assert calls == [(0, 2), (1, 2)] * 2
+
+
+def test_a_drawn_seed_is_told(folder: Path, model: Standalone) -> None:
+    first, second = (generate(settings(folder, seed=-1, steps=1), model=model)[0] for _ in range(2))
+    assert first.info["parameters"] != second.info["parameters"] and "Seed: -1" not in first.info["parameters"]
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, *STEP_SAMPLERS])
+def test_every_sampler_draws(folder: Path, model: Standalone, sampler: str) -> None:
+    (image,) = generate(settings(folder, sampler=sampler, cfg=1.0), model=model)
+    assert image.size == (64, 64) and f"Sampler: {sampler}, " in image.info["parameters"]
+
+
+def test_img2img_and_hires(folder: Path, model: Standalone, tmp_path: Path) -> None:
+    start = tmp_path / "start.png"
+    Image.new("RGB", (70, 60), "orange").save(start)
+    little, much = (
+        generate(settings(folder, init_image=start, width=0, height=0, strength=s, steps=4), model=model)[0]
+        for s in (0.1, 1.0)
+    )
+    assert little.size == (64, 56) and "Size: 64x56" in little.info["parameters"]
+    assert "Denoising strength: 0.1, " in little.info["parameters"] and not np.array_equal(pixels(little), pixels(much))
+    (large,) = generate(settings(folder, hr_scale=1.5, hr_steps=1), model=model)
+    assert large.size == (96, 96)
+    assert "Size: 64x64, " in large.info["parameters"]
+    assert (
+        "Denoising strength: 0.7, RNG: CPU, Hires upscale: 1.5, Hires steps: 1, Hires upscaler: Latent"
+        in (large.info["parameters"])
+    )
+
+
+def test_infotext(folder: Path, model: Standalone) -> None:
+    asked = settings(folder, prompt="a, b <lora:strong:0.5>", negative_prompt="c", cfg=7.5, clip_skip=2)
+    text = generate(asked, model=model)[0].info["parameters"]
+    first, second, told = text.split("\n")
+    assert first == "a, b <lora:strong:0.5>" and second == "Negative prompt: c"
+    digest = Library([folder / "loras"]).find("strong").hash
+    assert told == (
+        "Steps: 2, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 3, Size: 64x64, "
+        f"Model hash: {model.sha256[:10] if model.sha256 else ''}, Model: SD1, Clip skip: 2, RNG: CPU, "
+        f'Lora hashes: "strong: {digest}", Version: lora-ext 0.1.0'
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "quoted"),
+    [("a", "a"), (7, "7"), ("a, b", '"a, b"'), ("a: b", '"a: b"'), ('a\n"', '"a\\n\\""'), ("ä", "ä")],
+)
+def test_quoting(value: object, quoted: str) -> None:
+    assert infotext.quote(value) == quoted
+
+
+def test_infotext_parts() -> None:
+    assert infotext.infotext("", "", {"Steps": 1, "Model": None}) == "Steps: 1"
+    assert infotext.lora_hashes({"a:b,c": "0123456789abcdef", "none": ""}) == "abc: 0123456789ab"
+    assert infotext.lora_hashes({}) is None
+    assert (infotext.number(7.0), infotext.number(7.25)) == ("7", "7.25")
+
+
+def test_files_count_on(folder: Path, model: Standalone, tmp_path: Path) -> None:
+    images = generate(settings(folder, steps=1, batch=2), model=model)
+    assert [p.name for p in save(images, tmp_path)] == ["00000-3.png", "00001-4.png"]
+    (path,) = save(images[:1], tmp_path)
+    assert path.name == "00002-3.png"
+    with Image.open(path) as image:
+        assert image.info["parameters"] == images[0].info["parameters"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot write into"):
+        save(images, tmp_path / "file")
+
+
+def test_a_lora_that_does_not_fit_is_named(folder: Path, model: Standalone) -> None:
+    report = Report()
+    generate(settings(folder, prompt="a <lora:alien:1>", steps=1), model=model, report=report)
+    assert "alien" in str(report.fits[0]) and "does not fit this model" in str(report.fits[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"width": 60}, "multiples of 8 pixels; got 60x64"),
+        ({"height": 100000}, "up to 8192 pixels"),
+        ({"batch": 0}, "batch=0"),
+        ({"cfg": float("nan")}, "cfg=nan"),
+        ({"strength": 1.5}, "strength=1.5"),
+        ({"hr_scale": 0.5}, "hr_scale=0.5"),
+        ({"clip_skip": 9}, "the text encoder has 3 layers"),
+        ({"mode": "bake"}, "did you mean 'baked'"),
+        ({"sampler": "Euler b"}, "did you mean 'Euler a'|did you mean 'Euler'"),
+        ({"scheduler": "karass"}, "did you mean 'Karras'"),
+        ({"prompt": "<lora:stron:1>"}, "did you mean 'strong'"),
+        ({"prompt": "<lora:strong:x:y:z:1>"}, "lora:strong"),
+        ({"init_image": Path("nowhere.png")}, "not a readable picture"),
+        ({"lora_dir": (Path("nowhere"),)}, "not a folder"),
+    ],
+)
+def test_mistakes(folder: Path, model: Standalone, changes: dict[str, object], text: str) -> None:
+    with pytest.raises(LoraError, match=text):
+        generate(settings(folder, **changes), model=model)
+
+
+def test_a_bad_tag_is_a_prompt_error(folder: Path, model: Standalone) -> None:
+    with pytest.raises(PromptError):
+        generate(settings(folder, prompt="<lora:>"), model=model)
+
+
+def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ckpt, out = str(folder / "SD1.safetensors"), str(tmp_path)
+    size = ["--width", "64", "--height=64", "--steps", "1", "--seed", "1", "--device", "cpu", "--out", out]
+    loras = ["--lora-dir", str(folder / "loras"), "--lora_dir", str(tmp_path)]
+    prompts = ["--prompt", "a <lora:strong:0.5>", "--negative-prompt", "b", "--n_iter", "2", "--clip-skip", "2"]
+    assert main(["--ckpt", ckpt, *size, *loras, *prompts, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [Path(image["file"]).name for image in told["images"]] == ["00000-1.png", "00001-2.png"]
+    assert "Clip skip: 2" in told["images"][0]["infotext"] and "strong" in told["loras"][0]["text"]
+    assert cli(["generate", "--ckpt", ckpt, *size]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / '00002-1.png'}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--sampler", "Eulr"], "did you mean 'Euler'"),
+        (["--ckpt", "nowhere.safetensors"], "nowhere.safetensors is not there"),
+        (["--width", "65"], "multiples of 8"),
+        (["--precision", "fp17", "--ckpt", "."], "did you mean 'fp16'"),
+    ],
+)
+def test_mistakes_are_one_line(argv: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert text in said and said.count("\n") == 1
+
+
+def test_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--steps", "many"])
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
