@@ -94,12 +94,11 @@ def paired(works: dict[str, Callable[[], object]], repeat: int) -> dict[str, flo
 def changes(model: Model, file: LoraFile, kind: str, repeat: int) -> list[Row]:
     """Changing a weight, a block vector or a schedule while a file is applied."""
     rows = []
-    sites = [site for site in file.adapters]
     found = targets("unet", model.unet)
-    weights = [found[site].module.weight for site in sites]
+    weights = [found[site].module.weight for site in file.adapters]
     copies = [w.detach().clone() for w in weights]
     copy = timed(lambda: [c.copy_(w) for c, w in zip(copies, weights, strict=True)], repeat)
-    del copies
+    copies.clear()
     turn = iter(range(1_000_000))
     for mode in ("live", "baked"):
         with Applied(model, mode) as applied:
@@ -118,12 +117,9 @@ def changes(model: Model, file: LoraFile, kind: str, repeat: int) -> list[Row]:
                 if what == "schedule":
                     applied.set([Use(file, start=1)])
                 seconds = timed(work, repeat)
-                beside = (
-                    f"{seconds * 1000:.1f} ms" if mode == "live" else f"{seconds / copy:.2f}x of copying the weights"
-                )
-                rows.append(
-                    (f"{kind}, {mode}: change {what}", beside, f"{seconds * 1000:.1f} ms, copy {copy * 1000:.0f} ms")
-                )
+                seen = f"{seconds * 1000:.1f} ms"
+                beside = seen if mode == "live" else f"{seconds / copy:.2f}x of copying the weights"
+                rows.append((f"{kind}, {mode}: change {what}", beside, f"{seen}, copy {copy * 1000:.0f} ms"))
             use = Use(file, unet=0.5)
             applied.set([use])
             same = timed(lambda applied=applied, use=use: applied.set([use]), repeat)
@@ -145,8 +141,6 @@ def steps(model: Model, latent: int, repeat: int, kind: str, wide: bool) -> list
         with torch.no_grad():
             unet(x, 500, text)
 
-    applied = {"live 1": Applied(model, "live"), "live 5": Applied(model, "live"), "baked 1": Applied(model, "baked")}
-
     def within(name: str) -> Callable[[], float]:
         uses = [Use(file, unet=0.5) for file in files[: int(name[-1])]]
 
@@ -162,7 +156,7 @@ def steps(model: Model, latent: int, repeat: int, kind: str, wide: bool) -> list
 
     measured: dict[str, list[float]] = {"none": []}
     for turn in range(repeat + 1):
-        for name in ("none", *applied):
+        for name in ("none", "live 1", "live 5", "baked 1"):
             if name == "none":
                 step()
                 start = time.perf_counter()
@@ -225,7 +219,7 @@ def loading(unet: UNet2DConditionModel, repeat: int, count: int = 5000) -> list[
                          f"{found['ours'] * 1000:.0f} ms"))  # fmt: skip
         shelf = Path(folder) / "shelf"
         shelf.mkdir()
-        tiny = LoraFile({s: a for s, a in list(rank32(unet, False, 0).adapters.items())[:2]})
+        tiny = LoraFile(dict(list(rank32(unet, False, 0).adapters.items())[:2]))
         write(tiny, shelf / "0000.safetensors")
         data = (shelf / "0000.safetensors").read_bytes()
         for i in range(1, count):
