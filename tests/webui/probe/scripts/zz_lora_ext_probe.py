@@ -1,0 +1,63 @@
+"""Test-only extension: lets the tests see what the web UI's API does not tell.
+
+Comments under a picture go to the infotext ("Probe comments"); routes below /probe tell the model's weights as one
+hash, who has `<lora:…>`, which embeddings are registered, how layers are changed, and reload the UI.
+"""
+
+import hashlib
+import json
+import sys
+
+from modules import extra_networks, script_callbacks, scripts, sd_hijack, sd_models, shared
+
+
+class Script(scripts.Script):
+    def title(self):
+        return "lora-ext probe"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def postprocess(self, p, processed):
+        p.extra_generation_params["Probe comments"] = json.dumps(list(p.comments))
+
+
+def weights():
+    model = sd_models.model_data.sd_model
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + str(tensor.dtype).encode() + tensor.detach().cpu().float().numpy().tobytes())
+    hooks = sum(len(module._forward_hooks) for module in model.modules())
+    return {"hash": digest.hexdigest(), "hooks": hooks, "checkpoint": model.sd_checkpoint_info.name, "id": id(model)}
+
+
+def way():
+    from lora_ext.inject.layer import LAYERS
+
+    baked = sum(bool(layer.originals) for layer in LAYERS.values())
+    live = sum(layer.path is not None for layer in LAYERS.values())
+    return {"baked": baked, "live": live}
+
+
+def add_routes(_, app):
+    app.get("/probe/weights")(weights)
+    app.get("/probe/way")(way)
+
+    @app.get("/probe/registry")
+    def registry():
+        tables = {"lora": extra_networks.extra_network_registry, "lyco": extra_networks.extra_network_aliases}
+        loaded = sum(name == "lora_ext.host.a1111" for name in sys.modules)
+        callbacks = sum("lora_ext_entry" in c.name for _, cs in script_callbacks.enumerate_callbacks() for c in cs)
+        found = {name: type(table.get(name)).__module__ for name, table in tables.items()}
+        return {**found, "loaded": loaded, "callbacks": callbacks, "reload": sd_models.reload_model_weights.__module__}
+
+    @app.get("/probe/embeddings")
+    def embeddings():
+        return sorted(sd_hijack.model_hijack.embedding_db.word_embeddings)
+
+    @app.post("/probe/reload-ui")
+    def reload_ui():
+        shared.state.request_restart()
+
+
+script_callbacks.on_app_started(add_routes)

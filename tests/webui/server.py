@@ -1,0 +1,169 @@
+"""A real web UI for tests: started on a throw-away data folder, or one that already runs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", ROOT.parent / "shared" / "golden")) / "webui"
+SHIPPED = ("scripts", "lora_ext", "javascript", "style.css", "install.py", "metadata.ini")
+FLAGS = (
+    "--use-cpu all --no-half --no-half-vae --precision full --api --skip-torch-cuda-test --skip-version-check "
+    "--no-download-sd-model --do-not-download-clip"
+).split()
+REQUEST: dict[str, Any] = {
+    "prompt": "", "negative_prompt": "", "steps": 4, "width": 128, "height": 128, "seed": 42, "cfg_scale": 7,
+    "sampler_name": "Euler", "scheduler": "Automatic", "do_not_save_samples": True, "do_not_save_grid": True,
+}  # fmt: skip
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass
+class Made:
+    """Pictures of one request: `pixels` (n, height, width, 3) as integers, and what the web UI says about them."""
+
+    pixels: np.ndarray
+    info: dict[str, Any]
+    images: list[str] = field(repr=False)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The infotext's extra parameters."""
+        return dict(self.info["extra_generation_params"])
+
+    @property
+    def comments(self) -> str:
+        """What stands under the picture."""
+        return "\n".join(json.loads(self.told["Probe comments"]))
+
+
+def apart(one: Made, two: Made) -> int:
+    """The greatest difference of two results, of 255."""
+    assert one.pixels.shape == two.pixels.shape
+    return int(abs(one.pixels - two.pixels).max())
+
+
+class WebUI:
+    """A web UI's HTTP API. `data` is its data folder, None for one that was running already."""
+
+    def __init__(self, url: str, data: Path | None = None, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.url, self.data, self.process = url.rstrip("/"), data, process
+
+    def call(self, path: str, body: object = None, method: str | None = None) -> Any:
+        """The JSON answer of one request."""
+        request = urllib.request.Request(
+            self.url + path,
+            None if body is None else json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+            method=method,
+        )
+        try:
+            with _OPENER.open(request, timeout=300) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path}: {error.code} {error.read().decode(errors='replace')[:2000]}") from None
+
+    def options(self, **values: object) -> None:
+        """Changes settings."""
+        self.call("/sdapi/v1/options", values)
+
+    def make(self, prompt: str, **more: Any) -> Made:
+        """Pictures: text to image, or image to image where `init_images` is given."""
+        body = {**REQUEST, "prompt": f"a photo of a cat {prompt}".strip(), **more}
+        answer = self.call("/sdapi/v1/img2img" if "init_images" in more else "/sdapi/v1/txt2img", body)
+        pictures = [Image.open(io.BytesIO(base64.b64decode(image))) for image in answer["images"]]
+        pixels = np.stack([np.asarray(picture.convert("RGB"), dtype=int) for picture in pictures])
+        return Made(pixels, json.loads(answer["info"]), answer["images"])
+
+    def weights(self) -> dict[str, Any]:
+        """The hash of every weight of the model in use, hooks counted, and which model it is."""
+        return dict(self.call("/probe/weights"))
+
+    def wait(self, seconds: float = 300) -> None:
+        """Until it answers and its model is loaded."""
+        end = time.time() + seconds
+        while time.time() < end:
+            if self.process and self.process.poll() is not None:
+                raise AssertionError(f"the web UI ended:\n{self.log()[-4000:]}")
+            try:
+                self.call("/probe/weights")
+                self.call("/sdapi/v1/options")
+                return
+            except (OSError, AssertionError):
+                time.sleep(0.5)
+        raise AssertionError(f"the web UI does not answer:\n{self.log()[-4000:]}")
+
+    def log(self) -> str:
+        """What it wrote to its console."""
+        return (self.data / "log.txt").read_text(errors="replace") if self.data else ""
+
+    def stop(self) -> None:
+        """Ends it, if it was started here."""
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def prepare(data: Path) -> None:
+    """A data folder with the extension, the probe, and the small model and LoRA files of the reference data."""
+    extension = data / "extensions" / "lora-ext"
+    for name in SHIPPED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, extension / name, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
+        elif source.exists():
+            shutil.copy(source, extension / name)
+    shutil.copytree(Path(__file__).parent / "probe", data / "extensions" / "zz-lora-ext-probe")
+    for kind, names in (
+        ("Stable-diffusion", ("tiny-sd15.safetensors", "tiny-sd15.yaml")),
+        ("Lora", ("lierla.safetensors", "c3lier.safetensors")),
+    ):
+        (data / "models" / kind).mkdir(parents=True)
+        for name in names:
+            shutil.copyfile(GOLDEN / name, data / "models" / kind / name)
+
+
+def launch(folder: Path, data: Path, *flags: str) -> WebUI:
+    """Starts the web UI of `folder` on the data folder and waits for it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    python = os.environ.get("LORA_EXT_WEBUI_PYTHON", str(folder / "venv" / "bin" / "python"))
+    drop = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COMMANDLINE_ARGS")
+    env = {name: value for name, value in os.environ.items() if name not in drop}
+    env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    for name in ("no_proxy", "NO_PROXY"):
+        env[name] = ",".join(filter(None, (env.get(name), "localhost,127.0.0.1")))
+    command = [python, "launch.py", *FLAGS, "--port", str(port), "--data-dir", str(data), *flags]
+    with (data / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    webui = WebUI(f"http://127.0.0.1:{port}", data, process)
+    try:
+        webui.wait()
+    except BaseException:
+        webui.stop()
+        raise
+    return webui
