@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from lora_ext.file import hashes, read, write
 from lora_ext.file.reading import assemble
 from lora_ext.file.safetensors_file import DTYPES
 from lora_ext.file.safetensors_file import read as read_safetensors
-from lora_ext.file.writing import spell, write_tensors
+from lora_ext.file.spelling import spell
+from lora_ext.file.writing import write_tensors
 
 DATA = Path(__file__).parent / "data" / "kohya"
 FILES = sorted(DATA.glob("*.safetensors"))
@@ -206,13 +208,17 @@ def test_diffusers_spelling_refuses_what_it_cannot_hold() -> None:
         spell(assemble({"what": torch.ones(1)}, {}), "diffusers")
 
 
-@pytest.mark.parametrize("kinds", [("lora-tucker", "lora"), ("lora-dora-out", "lora-dora-out")], ids=" ".join)
-def test_diffusers_takes_its_spelling(kinds: tuple[str, str]) -> None:
-    diffusers, _ = pytest.importorskip("diffusers"), pytest.importorskip("peft")
-    unet = diffusers.UNet2DConditionModel(
+def small_unet(diffusers: Any) -> Any:
+    return diffusers.UNet2DConditionModel(
         block_out_channels=(8, 16), norm_num_groups=4, cross_attention_dim=12, attention_head_dim=4, layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kinds", [("lora-tucker", "lora"), ("lora-dora-out", "lora-dora-out")], ids=" ".join)
+def test_diffusers_takes_its_spelling(kinds: tuple[str, str]) -> None:
+    diffusers, _ = pytest.importorskip("diffusers"), pytest.importorskip("peft")
+    unet = small_unet(diffusers)
     tensors = {}
     for rank, name in enumerate(
         ("mid_block.resnets.0.conv1", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"), 2
@@ -231,3 +237,61 @@ def test_diffusers_takes_its_spelling(kinds: tuple[str, str]) -> None:
         delta = (after[name] - before[name]).detach()
         assert torch.allclose(delta, adapter.delta(before[name]), atol=1e-5), name
         assert float(delta.abs().max()) > 1e-3
+
+
+def test_alphas_in_diffusers_metadata(tmp_path: Path) -> None:
+    """A file as diffusers saves it: alpha is in the metadata alone, and it is what PEFT multiplies with."""
+    diffusers, peft = pytest.importorskip("diffusers"), pytest.importorskip("peft")
+    unet = small_unet(diffusers)
+    unet.add_adapter(
+        peft.LoraConfig(
+            r=4,
+            lora_alpha=16,
+            target_modules=["to_q", "to_k"],
+            rank_pattern={"attn1.to_k": 2},
+            alpha_pattern={"attn1.to_q": 1},
+            init_lora_weights=False,
+        )
+    )
+    diffusers.StableDiffusionPipeline.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=peft.get_peft_model_state_dict(unet),
+        unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
+    )
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    file = read(path)
+    assert len(file.adapters) == 16
+    layers = dict(unet.named_modules())
+    for site, adapter in file.adapters.items():
+        low = adapter.low_rank()
+        assert low is not None
+        expected = layers[names(UNET).diffusers[site]].get_delta_weight("default")
+        assert torch.allclose(low.delta(), expected, atol=1e-6), site
+    same = write(file, tmp_path / "same.safetensors")
+    assert read_safetensors(same)[1] == read_safetensors(path)[1]
+    assert read_safetensors(same)[0].keys() == read_safetensors(path)[0].keys()
+    for changed in (
+        write(file, tmp_path / "kohya.safetensors", dialect="kohya"),
+        write(file, tmp_path / "bare.safetensors", metadata={}),
+        write(dataclasses.replace(file, adapters=dict(list(file.adapters.items())[:5])), tmp_path / "few.safetensors"),
+        write(dataclasses.replace(file, unread={"x": torch.ones(1)}), tmp_path / "more.safetensors", metadata={}),
+    ):
+        again = read(changed)
+        assert "lora_adapter_metadata" not in again.metadata
+        assert again.adapters
+        for site, adapter in again.adapters.items():
+            one, two = adapter.low_rank(), file.adapters[site].low_rank()
+            assert one is not None
+            assert two is not None
+            assert torch.allclose(one.delta(), two.delta(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "1", "[" * 9999, '{"unet.lora_alpha": "x"}', '{"unet.lora_alpha": NaN}', '{"unet.alpha_pattern": 3}'],
+)
+def test_damaged_diffusers_metadata_means_none(text: str) -> None:
+    site = Site(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+    key = names(UNET).diffusers[site]
+    tensors = {f"unet.{key}.lora_A.weight": torch.ones(2, 8), f"unet.{key}.lora_B.weight": torch.ones(8, 2)}
+    assert assemble(tensors, {"lora_adapter_metadata": text}).adapters[site].scaling() == 1

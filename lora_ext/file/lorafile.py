@@ -26,6 +26,8 @@ class LoraFile:
     token tensors; vector names as after `bundle_emb.NAME.`, e.g. `string_to_param.*`, `clip_l`).
     embedding_keys: (name, vector name) → key, where it is not `bundle_emb.NAME.VECTOR`.
     unread: keys that name no known layer or kind, kept and written back.
+    described: the adapters as they were read, where alphas stand in diffusers' metadata instead of under keys; a file
+    with others is written without that metadata.
     """
 
     adapters: Mapping[Site, Adapter]
@@ -34,6 +36,7 @@ class LoraFile:
     unread: Mapping[str, Tensor] = field(default_factory=dict)
     keys: Mapping[tuple[Site, str], str] = field(default_factory=dict)
     embedding_keys: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    described: Mapping[Site, Adapter] = field(default_factory=dict)
     dialect: str = "kohya"
     """How it spells its keys: "kohya", "diffusers" (PEFT too), "processor", "cloneofsimo"."""
     path: Path | None = None

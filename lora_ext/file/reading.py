@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from .. import adapters as kinds
 from ..adapters import Adapter
 from ..address import KOHYA, Site, parse_key
 from ..errors import FileError, FitError
-from . import cloneofsimo
+from . import cloneofsimo, peft_metadata
 from .containers import read_tensors
 from .lorafile import LoraFile
 
@@ -60,14 +61,20 @@ def assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
             raise FileError(f"{keys[found]!r} and {key!r} are the same layer ({found[0]}) under two names")
         keys[found] = key
         layers.setdefault(found[0], {})[found[1]] = tensor
+    dialect = _dialect(keys)
+    configs = peft_metadata.configs(metadata) if dialect == "diffusers" else {}
     adapters: dict[Site, Adapter] = {}
     for site, held in layers.items():
         adapter = adapter_at(site, held)
+        if adapter is not None and site.part in configs and adapter.rank and "alpha" not in held:
+            alpha = peft_metadata.alpha_of(configs[site.part], site, adapter.rank)
+            adapter = adapter if alpha == adapter.rank else kinds.adapter_of({**held, "alpha": torch.tensor(alpha)})
         if adapter is None:
             unread.update((keys.pop((site, suffix)), tensor) for suffix, tensor in held.items())
         else:
             adapters[site] = adapter
-    return LoraFile(adapters, dict(metadata), embeddings, unread, keys, dialect=_dialect(keys), path=path)
+    described = dict(adapters) if configs else {}
+    return LoraFile(adapters, dict(metadata), embeddings, unread, keys, described=described, dialect=dialect, path=path)
 
 
 def _bundled(key: str) -> tuple[str, str] | None:
