@@ -92,6 +92,11 @@ def test_emphasis_keeps_the_mean() -> None:
     assert torch.allclose(out[0, 3] / out[0, 4], 1.5 * states[0, 3] / states[0, 4])
 
 
+def test_emphasis_without_a_mean() -> None:
+    states = torch.cat([torch.ones(1, 1, 8), -torch.ones(1, 1, 8)], dim=1)
+    assert torch.equal(emphasise(states, torch.tensor([[1.0, 2.0]]))[0, 1], torch.full((8,), -2.0))
+
+
 @pytest.fixture(scope="module")
 def clip() -> CLIPTextModelWithProjection:
     torch.manual_seed(0)

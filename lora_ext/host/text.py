@@ -20,6 +20,8 @@ ROOM = 75
 LOOK_BACK = 20
 """A chunk that fills up is cut after a comma that lies at most this many tokens back."""
 ROUND, SQUARE = 1.1, 1 / 1.1
+NO_MEAN = 1e-3
+"""Below this share of their spread the states' mean is only rounding."""
 
 _PIECE = re.compile(r"\\(?P<escaped>[\\()\[\]])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[()\[\]]|[^\\()\[\]:]+|[\\:]")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
@@ -201,9 +203,14 @@ def _text_model(model: Any) -> Any:
 
 
 def emphasise(states: Tensor, weights: Tensor) -> Tensor:
-    """States (n, 77, width) times weights (n, 77), rescaled to the mean that they had."""
+    """States (n, 77, width) times weights (n, 77), rescaled to the mean that they had.
+
+    Where that mean is as good as zero (an encoder with an untrained last norm) there is nothing to rescale to.
+    """
     if bool((weights == 1).all()):
         return states
-    mean = states.mean()
-    states = states * weights.unsqueeze(-1).to(states.dtype)
-    return states * (mean / states.mean())
+    weighted = states * weights.unsqueeze(-1).to(states.dtype)
+    mean, new = states.mean(), weighted.mean()
+    if min(mean.abs(), new.abs()) < NO_MEAN * states.std():
+        return weighted
+    return weighted * (mean / new)
