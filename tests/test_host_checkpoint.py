@@ -120,14 +120,14 @@ def ldm_vae(vae: AutoencoderKL) -> dict[str, Tensor]:
     return out
 
 
-def ldm_text(text: CLIPTextModel, prefix: str) -> dict[str, Tensor]:
+def ldm_text(text: CLIPTextModel, prefix: str, width: int = WIDTH) -> dict[str, Tensor]:
     state = text.state_dict()
     if not prefix.endswith("model."):
         return {prefix + name: tensor for name, tensor in state.items()}
     out = {
         "token_embedding.weight": state["text_model.embeddings.token_embedding.weight"],
         "positional_embedding": state["text_model.embeddings.position_embedding.weight"],
-        "text_projection": state.get("text_projection.weight", torch.eye(WIDTH)).T,
+        "text_projection": state.get("text_projection.weight", torch.eye(width)).T,
     }
     table, layers = names(TE), text.text_model.encoder.layers
     for site, name in index(TE, (name for name, _ in text.named_modules())).items():
