@@ -9,7 +9,7 @@ from torch import Tensor
 from lora_ext.errors import LoraError
 from lora_ext.host.samplers import SAMPLERS, ancestral
 from lora_ext.host.sampling import Condition, Guide, ImageNoise, from_latent, from_noise, plan_of
-from lora_ext.host.schedule import SCHEDULES, Levels, karras, scaled_linear, zero_terminal
+from lora_ext.host.schedule import SCHEDULES, ConsistencyLevels, Levels, karras, scaled_linear, zero_terminal
 from lora_ext.host.timesteps import STEP_SAMPLERS, steps_of
 
 LEVELS = Levels(scaled_linear())
@@ -51,8 +51,8 @@ def noise(*seeds: int) -> ImageNoise:
     return ImageNoise(seeds, SHAPE, torch.device("cpu"))
 
 
-ORDINARY = sorted(name for name in SAMPLERS if "a" not in name.split() and "SDE" not in name)
-RANDOM = sorted(set(SAMPLERS) - set(ORDINARY))
+ORDINARY = sorted(name for name in SAMPLERS if "a" not in name.split() and "SDE" not in name and name != "LCM")
+RANDOM = sorted(set(SAMPLERS) - {*ORDINARY, "LCM"})  # LCM's law is another: every guess is a clean picture
 
 
 @pytest.mark.parametrize("name", [*ORDINARY, *STEP_SAMPLERS])
@@ -89,14 +89,14 @@ def test_a_picture_does_not_depend_on_its_batch(name: str) -> None:
     assert not torch.allclose(both[:1], both[1:], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, *STEP_SAMPLERS])
+@pytest.mark.parametrize("name", [*ORDINARY, *RANDOM, *STEP_SAMPLERS])
 def test_v_and_noise_are_two_words_for_the_same(name: str) -> None:
     plan = plan_of(name, steps=6)
     near = 1e-3 if name == "UniPC" else 2e-4  # UniPC asks between the model's steps; the web UI rounds those down for v
     assert torch.allclose(from_noise(plan, guide("v"), noise(1)), from_noise(plan, guide(), noise(1)), atol=near)
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, *STEP_SAMPLERS])
+@pytest.mark.parametrize("name", [*ORDINARY, *RANDOM, *STEP_SAMPLERS])
 @pytest.mark.parametrize("whole", [False, True])
 def test_less_strength_stays_nearer(name: str, whole: bool) -> None:
     latent = torch.full((1, *SHAPE), 3.0)
@@ -129,6 +129,21 @@ def test_guidance() -> None:
     guesses = [g(x, sigma) for g in (one, two, three)]
     assert [g.unet.calls for g in (one, two, three)] == [1, 1, 2]
     assert all(torch.allclose(g, exact(x, sigma), atol=1e-5) for g in guesses)
+
+
+def test_consistency_levels() -> None:
+    """The 50 steps of a latent consistency model, and its samplers' last guess."""
+    levels = ConsistencyLevels.of(LEVELS)
+    assert (
+        len(levels.sigmas) == 50 and levels.sigmas[-1] == LEVELS.sigmas[999] and levels.sigmas[0] == LEVELS.sigmas[19]
+    )
+    assert [int(levels.t(sigma)) for sigma in plan_of("LCM", steps=4).sigmas(levels, 4)[:4]] == [999, 679, 339, 19]
+    asked: list[float] = []
+    from_noise(plan_of("LCM", steps=4), guide(watch=lambda x, sigma, _: asked.append(float(sigma))), noise(1))
+    assert len(asked) == 4 and asked[-1] == pytest.approx(float(LEVELS.sigmas[19]))
+    x, clean = torch.tensor(3.0), torch.tensor(1.0)
+    assert float(levels.settle(x, torch.tensor(0.0), clean)) == 3.0
+    assert float(levels.settle(x, torch.tensor(999.0), clean)) == pytest.approx(1.0)
 
 
 def test_ancestral_levels_add_up() -> None:

@@ -7,7 +7,7 @@ generator is needed to make the picture again. Pure text; imports no `modules`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..blocks import BlockWeights, ElementRule
@@ -40,7 +40,10 @@ def row_of(request: Request, blocks: BlockWeights) -> Row | None:
     """What the infotext says about one tag, None for a tag without block weights."""
     if request.lbw is None and request.lbwe is None:
         return None
-    vector = blocks.text() if request.lbw is not None else None
+    vector = None
+    if request.lbw is not None:  # in the user's own layout, not the shortest that holds the values
+        labels = blocks.labels
+        vector = ",".join(f"{blocks.of(label):g}" for label in labels) if labels else blocks.text()
     rules = ",".join(map(rule_text, blocks.rules)) or None
     return Row(_clean(request.name), vector, rules)
 
@@ -127,8 +130,3 @@ def _same(request: Request, row: Row, presets: Presets) -> bool:
 
 def _clean(name: str) -> str:
     return name.translate(_SEPARATORS).strip()
-
-
-def changed(first: Sequence[Row], second: Sequence[Row]) -> bool:
-    """Whether the hires pass' rows say something else than the first pass'."""
-    return list(first) != list(second)

@@ -198,17 +198,28 @@ def dpmpp_3m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> T
     return x
 
 
+def lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+    """Guess the clean picture, add the next level's noise, guess again (Luo et al. 2023, arXiv:2310.04378)."""
+    for sigma, to in itertools.pairwise(sigmas):
+        x = denoise(x, sigma)
+        if to > 0:
+            x = x + to * noise()
+    return x
+
+
 @dataclass(frozen=True)
 class Sampler:
     """walk: the function. schedule: what "Automatic" means. second_order: two guesses a step.
 
-    drop: whether the level before the last is left out (and one more is asked for).
+    drop: whether the level before the last is left out (and one more is asked for). consistency: whether it walks the
+    levels of a latent consistency model (or LoRA).
     """
 
     walk: Walk
     schedule: str = "Uniform"
     second_order: bool = False
     drop: bool = False
+    consistency: bool = False
 
 
 SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
@@ -225,6 +236,7 @@ SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
         "Heun": Sampler(heun, second_order=True),
         "DPM2": Sampler(dpm_2, "Karras", second_order=True, drop=True),
         "DPM2 a": Sampler(dpm_2_ancestral, "Karras", second_order=True, drop=True),
+        "LCM": Sampler(lcm, consistency=True),
     }
 )
 """The web UI's k-diffusion samplers."""

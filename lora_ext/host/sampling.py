@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import LoraError, did_you_mean
 from .checkpoint import V
 from .samplers import SAMPLERS
-from .schedule import AUTOMATIC, SCHEDULES, Levels
+from .schedule import AUTOMATIC, SCHEDULES, ConsistencyLevels, Levels
 from .timesteps import STEP_SAMPLERS, steps_of
 
 BeforeCall = Callable[[int, int], None]
@@ -91,12 +91,13 @@ class Guide:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The guess of the clean latent from x = clean + sigma·noise (Karras et al. 2022, table 1, "VP")."""
         scale = 1 / (sigma**2 + 1) ** 0.5
-        outs = self._run(x * scale, self.levels.t(sigma))
+        t = self.levels.t(sigma)
+        outs = self._run(x * scale, t)
         if self.prediction == V:
             guesses = [out * (-sigma * scale) + x * scale**2 for out in outs]
         else:
             guesses = [x + out * -sigma for out in outs]
-        denoised = self._guided(guesses)
+        denoised = self.levels.settle(x, t, self._guided(guesses))
         if self.watch:
             self.watch(x, sigma, denoised)
         return denoised
@@ -160,6 +161,10 @@ class Plan:
         """Whether a step is two guesses."""
         return self.sampler in SAMPLERS and SAMPLERS[self.sampler].second_order
 
+    def levels(self, levels: Levels) -> Levels:
+        """Those of the model's levels that the sampler walks."""
+        return ConsistencyLevels.of(levels) if SAMPLERS[self.sampler].consistency else levels
+
     def sigmas(self, levels: Levels, steps: int) -> Tensor:
         """(steps + 1,) falling to 0."""
         drop = SAMPLERS[self.sampler].drop
@@ -197,6 +202,7 @@ def from_noise(plan: Plan, guide: Guide, noise: ImageNoise) -> Tensor:
     guide.total = plan.steps * (1 + plan.second_order)
     if plan.sampler in STEP_SAMPLERS:
         return STEP_SAMPLERS[plan.sampler](guide.noise, noise(), steps_of(plan.steps), 1.0, guide.levels)
+    guide.levels = plan.levels(guide.levels)
     sigmas = plan.sigmas(guide.levels, plan.steps)
     return SAMPLERS[plan.sampler].walk(guide, noise() * sigmas[0], sigmas, noise)
 
@@ -222,5 +228,6 @@ def from_latent(plan: Plan, guide: Guide, noise: ImageNoise, latent: Tensor, str
         x = latent * alpha**0.5 + noise() * (1 - alpha) ** 0.5
         start = (int(every[last - 1]) + 1) / len(guide.levels.alphas_cumprod)
         return STEP_SAMPLERS[plan.sampler](guide.noise, x, every[:last], start, guide.levels)
+    guide.levels = plan.levels(guide.levels)
     sigmas = plan.sigmas(guide.levels, steps)[steps - last - 1 :]
     return SAMPLERS[plan.sampler].walk(guide, latent + noise() * sigmas[0], sigmas, noise)

@@ -49,6 +49,11 @@ class Levels:
         return self.sigmas.log()
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """(largest, smallest) t."""
+        return len(self.sigmas) - 1.0, 0.0
+
+    @property
     def low(self) -> float:
         """The smallest sigma."""
         return self.sigmas[0].item()
@@ -64,6 +69,10 @@ class Levels:
         below, above, weight = t.floor().long(), t.ceil().long(), t.frac()
         return ((1 - weight) * self.log_sigmas[below] + weight * self.log_sigmas[above]).exp()
 
+    def settle(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
+        """The guess that counts at step t, from the picture and the network's guess: that guess."""
+        return denoised
+
     def t(self, sigma: Tensor) -> Tensor:
         """The inverse, of a sigma of no dimensions; clamped to the table."""
         log_sigma = sigma.log()
@@ -73,13 +82,45 @@ class Levels:
         return (1 - weight) * below + weight * (below + 1)
 
 
+STRIDE = 20
+"""Steps of the model between two that a latent consistency model is distilled for (50 of 1000)."""
+
+
+class ConsistencyLevels(Levels):
+    """The levels that a latent consistency model knows (Luo et al. 2023, arXiv:2310.04378): t = 19, 39, … 999."""
+
+    @classmethod
+    def of(cls, levels: Levels) -> ConsistencyLevels:
+        """Those of a model's levels."""
+        return cls(levels.alphas_cumprod[STRIDE - 1 :: STRIDE])
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """(largest, smallest) t."""
+        return len(self.sigmas) * STRIDE - 1.0, STRIDE - 1.0
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Log-linear between the levels, clamped to them."""
+        return super().sigma(((t - (STRIDE - 1)) / STRIDE).clamp(0, len(self.sigmas) - 1))
+
+    def t(self, sigma: Tensor) -> Tensor:
+        """The step of the nearest level."""
+        nearest = (self.log_sigmas - sigma.log().cpu()).abs().argmin()
+        return nearest * STRIDE + (STRIDE - 1)
+
+    def settle(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
+        """The consistency model's boundary: at t = 0 the picture itself (eq. 9; sigma_data 0.5, t times 10)."""
+        data, scaled = 0.5, t.to(x.device) * 10.0
+        return scaled / (scaled**2 + data**2) ** 0.5 * denoised + data**2 / (scaled**2 + data**2) * x
+
+
 def _with_zero(sigmas: Tensor) -> Tensor:
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
 def uniform(levels: Levels, n: int) -> Tensor:
     """Equal steps in t, first and last level included."""
-    return _with_zero(levels.sigma(torch.linspace(len(levels.sigmas) - 1, 0, n)))
+    return _with_zero(levels.sigma(torch.linspace(*levels.ends, n)))
 
 
 def karras(levels: Levels, n: int, rho: float = 7.0) -> Tensor:
