@@ -43,7 +43,7 @@ def row_of(request: Request, blocks: BlockWeights) -> Row | None:
     vector = None
     if request.lbw is not None:  # in the user's own layout, not the shortest that holds the values
         labels = blocks.labels
-        vector = ",".join(f"{blocks.of(label):g}" for label in labels) if labels else blocks.text()
+        vector = ",".join(f"{blocks.weights[label]:g}" for label in labels) if labels else blocks.text()
     rules = ",".join(map(rule_text, blocks.rules)) or None
     return Row(_clean(request.name), vector, rules)
 

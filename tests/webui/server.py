@@ -27,8 +27,9 @@ FLAGS = (
     "--use-cpu all --no-half --no-half-vae --precision full --api --skip-torch-cuda-test --skip-version-check "
     "--no-download-sd-model --do-not-download-clip"
 ).split()
+CAT = "a photo of a cat"
 REQUEST: dict[str, Any] = {
-    "prompt": "", "negative_prompt": "", "steps": 4, "width": 128, "height": 128, "seed": 42, "cfg_scale": 7,
+    "negative_prompt": "", "steps": 4, "width": 128, "height": 128, "seed": 42, "cfg_scale": 7,
     "sampler_name": "Euler", "scheduler": "Automatic", "do_not_save_samples": True, "do_not_save_grid": True,
 }  # fmt: skip
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -84,8 +85,12 @@ class WebUI:
         self.call("/sdapi/v1/options", values)
 
     def make(self, prompt: str, **more: Any) -> Made:
-        """Pictures: text to image, or image to image where `init_images` is given."""
-        body = {**REQUEST, "prompt": f"a photo of a cat {prompt}".strip(), **more}
+        """Pictures: text to image, or image to image where `init_images` is given.
+
+        A prompt that is only tags or words of a test gets CAT before it.
+        """
+        prompt = prompt if prompt.startswith(CAT) else f"{CAT} {prompt}".strip()
+        body = {**REQUEST, "prompt": prompt, **more}
         answer = self.call("/sdapi/v1/img2img" if "init_images" in more else "/sdapi/v1/txt2img", body)
         pictures = [Image.open(io.BytesIO(base64.b64decode(image))) for image in answer["images"]]
         pixels = np.stack([np.asarray(picture.convert("RGB"), dtype=int) for picture in pictures])

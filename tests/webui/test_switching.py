@@ -1,0 +1,123 @@
+"""Switching checkpoints: between pictures, within one (refiner, hires pass), and with several kept loaded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from server import GOLDEN, WebUI, apart
+
+A, B, C = "tiny-sd15.safetensors", "tiny-sd15.ckpt", "other.safetensors"
+"""B has A's configuration file: its weights are loaded into the same model. C has its own: another model is made."""
+TAGS = "<lora:lierla:0.8> <lora:c3lier:0.5>"
+HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(webui: WebUI) -> Iterator[WebUI]:
+    """A web UI with three checkpoints of different weights, the first in use."""
+    if webui.data is None:
+        pytest.skip("a web UI given by URL: its files stay as they are")
+    folder = webui.data / "models" / "Stable-diffusion"
+    tensors = load_file(GOLDEN / A)
+    changed = {k: v * 0.97 if v.dim() > 1 and "first_stage" not in k else v for k, v in tensors.items()}
+    torch.save({"state_dict": changed}, folder / B, _use_new_zipfile_serialization=False)  # the web UI refuses new ones
+    save_file({k: v * 1.03 if v.dim() > 1 and "first_stage" not in k else v for k, v in tensors.items()}, folder / C)
+    shutil.copyfile(GOLDEN / "tiny-sd15.yaml", folder / "other.yaml")
+    webui.call("/sdapi/v1/refresh-checkpoints", {})
+    webui.options(sd_model_checkpoint=A, lora_ext_in_charge="LoRA ext")
+    yield webui
+    webui.options(sd_model_checkpoint=A, sd_checkpoints_limit=1)
+    for name in (B, C, "other.yaml"):
+        (folder / name).unlink()
+    webui.call("/sdapi/v1/refresh-checkpoints", {})
+
+
+@pytest.fixture(params=["auto", "live"])
+def mode(request: pytest.FixtureRequest, checkpoints: WebUI) -> Iterator[str]:
+    checkpoints.options(lora_ext_mode=request.param)
+    yield request.param
+    checkpoints.options(lora_ext_mode="auto", sd_model_checkpoint=A, sd_checkpoints_limit=1)
+    checkpoints.make("")
+
+
+def _state(webui: WebUI) -> dict[str, Any]:
+    return {key: value for key, value in webui.weights().items() if key in ("hash", "hooks", "checkpoint")}
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_back_and_forth_leaves_no_trace(checkpoints: WebUI, mode: str, keep: int) -> None:
+    webui = checkpoints
+    webui.options(sd_checkpoints_limit=keep)
+    clean: dict[str, Any] = {}
+    for name in (A, B, C):
+        webui.options(sd_model_checkpoint=name)
+        clean[name] = (webui.make(""), _state(webui), webui.make(TAGS))
+    assert len({state["hash"] for _, state, _ in clean.values()}) == 3
+    for name in (A, C, A, B, C, B, A):
+        webui.options(sd_model_checkpoint=name)
+        with_tags, without = webui.make(TAGS), webui.make("")
+        assert apart(with_tags, clean[name][2]) == 0
+        assert apart(without, clean[name][0]) == 0
+        assert _state(webui) == clean[name][1]
+        webui.make(TAGS)  # left on while the next one is loaded
+
+
+def test_switching_while_applied_changes_nothing(checkpoints: WebUI, mode: str) -> None:
+    webui = checkpoints
+    webui.make("")
+    state = _state(webui)
+    for name in (B, C, A):
+        webui.make(TAGS)
+        webui.options(sd_model_checkpoint=name)
+    assert _state(webui) == state
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("name", [B, C])
+def test_refiner_as_with_the_builtin(checkpoints: WebUI, mode: str, name: str, keep: int) -> None:
+    """A LoRA acts on the refiner too, its text encoder included."""
+    webui = checkpoints
+    webui.options(sd_checkpoints_limit=keep)
+    more = {"refiner_checkpoint": name, "refiner_switch_at": 0.2, "steps": 6}
+    first, state = webui.make(""), _state(webui)
+    ours = [webui.make(TAGS, **more), webui.make(TAGS, **more)]
+    nothing = webui.make("", **more)
+    assert apart(ours[0], ours[1]) == 0
+    assert apart(webui.make(""), first) == 0
+    assert _state(webui) == state
+    webui.options(lora_ext_in_charge="built-in")
+    theirs = [webui.make(TAGS, **more), webui.make(TAGS, **more)]
+    webui.options(lora_ext_in_charge="LoRA ext")
+    assert apart(ours[0], nothing) > 2
+    if name == B or keep == 2:  # making another model clears the built-in's selection in the midst of the picture
+        assert apart(ours[1], theirs[1]) <= 2
+    webui.make("")
+    assert _state(webui) == state
+
+
+@pytest.mark.parametrize("name", [B, C])
+def test_hires_checkpoint_as_with_the_builtin(checkpoints: WebUI, mode: str, name: str) -> None:
+    webui = checkpoints
+    more = {**HIRES, "hr_checkpoint_name": name}
+    first, state = webui.make(""), _state(webui)
+    ours = webui.make(TAGS, **more)
+    assert apart(webui.make(""), first) == 0
+    assert _state(webui) == state
+    webui.options(lora_ext_in_charge="built-in")
+    theirs = webui.make(TAGS, **more)
+    webui.options(lora_ext_in_charge="LoRA ext")
+    assert apart(ours, theirs) <= 2
+
+
+def test_unloaded_and_reloaded_by_the_api(checkpoints: WebUI, mode: str) -> None:
+    webui = checkpoints
+    state, made = _state(webui), webui.make(TAGS)
+    webui.call("/sdapi/v1/unload-checkpoint", {})
+    assert _state(webui) == state
+    webui.call("/sdapi/v1/reload-checkpoint", {})
+    assert apart(webui.make(TAGS), made) == 0
