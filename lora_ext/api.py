@@ -7,11 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch import nn
-
 from .errors import FileError, PromptError, did_you_mean
 from .file.lorafile import LoraFile
 from .file.reading import read
+from .host.model import model_of
 from .inject import AUTO, BAKED
 from .ports import Model
 from .prompt import Request
@@ -22,20 +21,6 @@ Weight: TypeAlias = "float | Mapping[str, Any]"
 Source: TypeAlias = "str | PathLike[str] | LoraFile"
 Weights: TypeAlias = "Mapping[Any, Weight] | Sequence[Source] | Source"
 """{file: weight}, or files at weight 1 each; one named twice adds up."""
-
-
-class PipelineModel:
-    """The hookable parts of a diffusers pipeline (or of anything with `unet` and `text_encoder`)."""
-
-    NAMES = (("unet", "unet"), ("te", "text_encoder"), ("te2", "text_encoder_2"))
-
-    def __init__(self, pipe: object) -> None:
-        self.pipe = pipe
-
-    def parts(self) -> Mapping[str, nn.Module]:
-        """Part → module, for those that the pipeline has."""
-        found = {part: getattr(self.pipe, name, None) for part, name in self.NAMES}
-        return {part: module for part, module in found.items() if isinstance(module, nn.Module)}
 
 
 class Loras:
@@ -117,7 +102,7 @@ def apply(pipe: object, loras: Weights, *, mode: str = AUTO) -> Loras:
     {"unet": 0.8, "te": 0.3, "lbw": "OUTALL", "start": 3}. mode: "live", "baked" or "auto".
     Use it as a context manager, or call `close()`. Raises FileError, PromptError, FitError.
     """
-    return Loras(PipelineModel(pipe), loras, mode=mode)
+    return Loras(model_of(pipe), loras, mode=mode)
 
 
 def merge(pipe: object, loras: Weights) -> list[Fit]:
@@ -125,7 +110,7 @@ def merge(pipe: object, loras: Weights) -> list[Fit]:
 
     Returns the Fit reports. Raises as `apply`; on any exception the pipeline is unchanged.
     """
-    with Loras(PipelineModel(pipe), loras, mode=BAKED) as applied:
+    with Loras(model_of(pipe), loras, mode=BAKED) as applied:
         applied._applied.injection.keep()
         return applied.fits
 

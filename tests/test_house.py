@@ -18,7 +18,8 @@ FLOORS = (
     ("prompt", "inject"),
     ("stack", "tools", "train", "compare"),
     ("host",),
-    ("api", "jobs", "generate", "inspect_file", "demo", "ui"),
+    ("api", "jobs", "generate", "inspect_file"),
+    ("demo", "ui"),
     ("cli",),
     ("__main__",),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,12 +14,13 @@ from PIL import Image
 from .. import __version__
 from ..errors import FileError, LoraError
 from ..file.library import Library
+from ..host import a1111_infotext as blocks
 from ..host import infotext
 from ..host.diffusers import Standalone, load
 from ..host.render import CELL, Job, render
 from ..host.sampling import Plan, plan_of
 from ..prompt import parse
-from ..stack import Applied, Fit, Use, resolve
+from ..stack import Applied, Fit, Presets, Use, resolve
 from .settings import Settings
 
 
@@ -84,11 +85,16 @@ def generate(
     model = model or open_model(settings)
     settings = _sized(settings, model, init)
     uses = [resolve(request, library, seed=settings.seed) for request in requests]
-    hashes = infotext.lora_hashes({name: entry.hash for name, entry in entries.items()})
+    rows = [row for request, use in zip(requests, uses, strict=True) if (row := blocks.row_of(request, use.blocks))]
+    loras = {
+        blocks.KEY: blocks.written(rows),
+        blocks.SEED_KEY: settings.seed if any(blocks.drawn(request, Presets()) for request in requests) else None,
+        "Lora hashes": infotext.lora_hashes({name: entry.hash for name, entry in entries.items()}),
+    }
     images: list[Image.Image] = []
     for job in _jobs(settings, text, init):
         for image, seed in zip(_batch(model, job, uses, settings.mode, progress, report), job.seeds, strict=True):
-            image.info[infotext.KEY] = describe(settings, model, job.plan, seed, hashes)
+            image.info[infotext.KEY] = describe(settings, model, job.plan, seed, loras)
             images.append(image)
     return images
 
@@ -164,8 +170,10 @@ def _jobs(settings: Settings, text: str, init: Image.Image | None) -> Iterator[J
         )
 
 
-def describe(settings: Settings, model: Standalone, plan: Plan, seed: int, hashes: str | None) -> str:
-    """One picture's infotext, in the web UI's order."""
+def describe(
+    settings: Settings, model: Standalone, plan: Plan, seed: int, loras: Mapping[str, object] | None = None
+) -> str:
+    """One picture's infotext, in the web UI's order; `loras` is what it says about LoRA files."""
     hires = settings.init_image is None and settings.hr_scale > 1
     strength = settings.hr_strength if hires else settings.strength
     parameters = {
@@ -183,7 +191,7 @@ def describe(settings: Settings, model: Standalone, plan: Plan, seed: int, hashe
         "Hires upscale": infotext.number(settings.hr_scale) if hires else None,
         "Hires steps": settings.hr_steps or None if hires else None,
         "Hires upscaler": "Latent" if hires else None,
-        "Lora hashes": hashes,
+        **(loras or {}),
         "Version": f"lora-ext {__version__}",
     }
     return infotext.infotext(settings.prompt, settings.negative_prompt, parameters)
