@@ -207,6 +207,21 @@ def test_only_what_changed_is_touched() -> None:
         assert injection.put({**wanted, first: (Piece(places[first][0], 0.7),)}) == 1
 
 
+@pytest.mark.parametrize("mode", [LIVE, BAKED])
+@pytest.mark.parametrize("kind", ["lora", "loha"])
+def test_the_same_adapter_twice_with_changing_weights(mode: str, kind: str) -> None:
+    linear = nn.Linear(12, 12)
+    adapter = adapter_of(make(kind, (12, 12)))
+    assert adapter is not None
+    x, weight = torch.randn(2, 12), linear.weight.detach().clone()
+    target = Target(linear, "weight", torch.Size((12, 12)))
+    with Injection(mode) as injection:
+        for first, second in ((0.4, 0.4), (0.4, 0.7), (-1.0, 0.7), (0.0, 1.0)):
+            injection.put({target: (Piece(adapter, first), Piece(adapter, second))})
+            expected = nn.functional.linear(x, weight + (first + second) * adapter.delta(weight), linear.bias)
+            assert torch.allclose(linear(x), expected, atol=1e-5)
+
+
 def test_live_weights_may_differ_from_picture_to_picture() -> None:
     linear, conv = nn.Linear(12, 12), nn.Conv2d(4, 6, 3, padding=1, groups=2)
     for module, x in ((linear, torch.randn(6, 5, 12)), (conv, torch.randn(6, 4, 5, 5))):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import FitError
 from ..lowrank import LowRank, concat
-from .pieces import Piece, bias_delta, split, weight_shape
+from .pieces import Piece, bias_delta, weight_shape
+
+Place: TypeAlias = "tuple[torch.device, torch.dtype]"
 
 
 class HookPath:
@@ -18,10 +22,12 @@ class HookPath:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.pieces: tuple[Piece, ...] = ()
+        self.forms: list[LowRank | None] = []
         self.low: LowRank | None = None
         self.dense: Tensor | None = None
         self.shift: Tensor | None = None
-        self.cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self.factors: dict[Place, tuple[Tensor, Tensor]] = {}
+        self.gains: dict[Place, Tensor] = {}
         self.idle = True
         self.handle = module.register_forward_hook(self.hook)
 
@@ -33,42 +39,37 @@ class HookPath:
         """Same pieces with new weights: only the gains move. Otherwise the factors are laid side by side anew."""
         shape = weight_shape(self.module)
         assert shape is not None
-        known = len(pieces) == len(self.pieces) and all(map(Piece.same, pieces, self.pieces))
-        if not known:
-            lows, dense = split(pieces, shape)
-            self.plain = concat([low for _, low in lows]) if lows else None
-            self.gains = [low.gain for _, low in lows]
-            self.low_at = [pieces.index(piece) for piece, _ in lows]
-            self.dense_at = [pieces.index(piece) for piece in dense]
-            self.cast.clear()
+        if len(pieces) != len(self.pieces) or not all(map(Piece.same, pieces, self.pieces)):
+            self.forms = [piece.low_rank(shape) for piece in pieces]
+            plain = [form for form in self.forms if form is not None]
+            self.low = concat(plain) if plain else None
+            self.factors.clear()
         self.pieces = pieces
-        self.idle = not any(piece.acts() for piece in pieces)
-        if self.plain is not None:
-            self.low = replace(
-                self.plain, gain=_joined([(pieces[i], g) for i, g in zip(self.low_at, self.gains, strict=True)])
-            )
-            for key, (down, _) in self.cast.items():
-                self.cast[key] = (down, self._scaled_up(*key))
-        dense_pieces = [pieces[i] for i in self.dense_at if pieces[i].acts()]
+        acting = [piece for piece in pieces if piece.acts()]
+        self.idle = not acting
+        self.gains.clear()
+        if self.low is not None:
+            rows = zip(pieces, self.forms, strict=True)
+            gain = _side_by_side([(form.gain, piece.weight) for piece, form in rows if form is not None])
+            self.low = replace(self.low, gain=gain)
+        dense = [piece for piece, form in zip(pieces, self.forms, strict=True) if form is None and piece.acts()]
         self.dense = None
-        if dense_pieces:
+        if dense:
             assert weight is not None
-            self.dense = sum((p.acting.delta(weight) * p.weight for p in dense_pieces), torch.zeros(()))
-        self.shift = bias_delta([p for p in pieces if p.acts()], shape[0])
+            if any(isinstance(piece.weight, Tensor) for piece in dense):
+                raise FitError(f"{dense[0].adapter.kind} cannot have another weight for each picture of a batch")
+            self.dense = sum((p.acting.delta(weight) * p.weight for p in dense), torch.zeros(()))
+        self.shift = bias_delta(acting, shape[0])
 
-    def _scaled_up(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """U·diag(g) for the layer's compute dtype (U alone where each picture has its own g)."""
+    def _cast(self, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+        """D, g and U on the layer's device in its compute dtype, kept for the next call."""
         assert self.low is not None
-        up = self.low.up.to(device, torch.float32)
-        if self.low.gain.dim() == 1:
-            up = up * self.low.gain.to(device, torch.float32)
-        return up.to(dtype)
-
-    def _factors(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        assert self.low is not None
-        if (device, dtype) not in self.cast:
-            self.cast[device, dtype] = (self.low.down.to(device, dtype), self._scaled_up(device, dtype))
-        return self.cast[device, dtype]
+        if place not in self.factors:
+            self.factors[place] = (self.low.down.to(*place), self.low.up.to(*place))
+        if place not in self.gains:
+            self.gains[place] = self.low.gain.to(*place)
+        down, up = self.factors[place]
+        return down, self.gains[place], up
 
     def hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """output + ΔW·x (+ Δbias)."""
@@ -89,26 +90,22 @@ class HookPath:
 
     def _add_low(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """output + U·(g·(D·x)): two thin products, whatever the number of files."""
-        assert self.low is not None
         dtype = output.dtype if output.is_floating_point() else x.dtype
-        down, up = self._factors(x.device, dtype)
+        down, gain, up = self._cast((x.device, dtype))
         x = x.to(dtype)
-        gain = self.low.gain
-        if not x_is_image(module):
-            thin = F.linear(x, down)
-            if gain.dim() == 2:
-                rows = _per_row(gain, x.shape[0]).to(x.device, dtype)
-                thin = thin * rows.view(rows.shape[0], *[1] * (x.dim() - 2), -1)
+        if gain.dim() == 2:  # a guided batch holds the pictures once for each condition, in turn
+            if x.shape[0] % gain.shape[0]:
+                raise FitError(f"a batch of {x.shape[0]} for {gain.shape[0]} sets of LoRA weights")
+            gain = gain.repeat(x.shape[0] // gain.shape[0], 1)
+        if not isinstance(module, nn.Conv2d):
+            gain = gain.view(-1, *[1] * (x.dim() - 2), gain.shape[-1]) if gain.dim() == 2 else gain
+            thin = F.linear(x, down) * gain
             flat = torch.addmm(output.reshape(-1, output.shape[-1]), thin.reshape(-1, thin.shape[-1]), up.t())
             return flat.view_as(output)
-        assert isinstance(module, nn.Conv2d)
-        groups = module.groups
-        rank = down.shape[0]
+        groups = module.groups  # each group of outputs has its own thin channels
         thin = conv_like(module, x, down.repeat(groups, 1, 1, 1) if groups > 1 else down)
-        if gain.dim() == 2:
-            rows = _per_row(gain, x.shape[0]).to(x.device, dtype).repeat(1, groups)
-            thin = thin * rows[:, :, None, None]
-        return output + F.conv2d(thin, up.view(*up.shape[:1], rank, 1, 1), groups=groups)
+        gain = gain.repeat(*[1] * (gain.dim() - 1), groups)[..., None, None]
+        return output + F.conv2d(thin * gain, up[:, :, None, None], groups=groups)
 
     def _norm(self, module: nn.LayerNorm | nn.GroupNorm, x: Tensor) -> Tensor:
         """The norm with Δweight and Δbias in the place of its weight and bias: a norm is linear in them."""
@@ -121,18 +118,11 @@ class HookPath:
         return F.group_norm(x, module.num_groups, weight, shift, module.eps)
 
 
-def _joined(parts: list[tuple[Piece, Tensor]]) -> Tensor:
-    """The gains of several pieces side by side, each times its piece's weight: (R,) or (batch, R)."""
-    gains = [g * p.weight.unsqueeze(-1) if isinstance(p.weight, Tensor) else g * p.weight for p, g in parts]
-    size = max((g.shape[0] for g in gains if g.dim() == 2), default=0)
-    return torch.cat([g.expand(size, -1) if size else g for g in gains], dim=-1)
-
-
-def _per_row(gain: Tensor, batch: int) -> Tensor:
-    """(pictures, r) → (batch, r): a guided batch holds the pictures once for each condition, in turn."""
-    if batch % gain.shape[0]:
-        raise ValueError(f"a batch of {batch} for {gain.shape[0]} sets of LoRA weights")
-    return gain.repeat(batch // gain.shape[0], 1)
+def _side_by_side(parts: list[tuple[Tensor, float | Tensor]]) -> Tensor:
+    """Gains times weights, joined: (R,), or (batch, R) where some weight is a (batch,) tensor."""
+    gains = [gain * (w.unsqueeze(-1) if isinstance(w, Tensor) else w) for gain, w in parts]
+    size = max((gain.shape[0] for gain in gains if gain.dim() == 2), default=0)
+    return torch.cat([gain.expand(size, -1) if size else gain for gain in gains], dim=-1)
 
 
 def x_is_image(module: nn.Module) -> bool:
