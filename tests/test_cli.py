@@ -1,0 +1,42 @@
+"""The command line: light to start, one line for what the user can mend."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from lora_ext import cli
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from lora_ext import cli; cli.main(['--help']); "
+        "assert not {'torch', 'numpy', 'PIL', 'diffusers'} & set(sys.modules), 'heavy import'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(verb in done.stdout for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [(["inspct"], "did you mean 'inspect'"), (["inspect", "no-such-file.safetensors"], "no-such-file.safetensors")],
+)
+def test_errors_are_one_line_and_exit_2(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1 and error.startswith("lora-ext: ")
+
+
+def test_every_verb_has_a_main() -> None:
+    from importlib import import_module
+
+    for module, _ in cli.VERBS.values():
+        assert callable(import_module(f"lora_ext.{module}").main)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip()[0].isdigit()
