@@ -101,9 +101,9 @@ class Host:
     def activate(self, p: Any, items: list[list[str]], params_list: Any = ()) -> None:
         """Applies the tags given as their items to the model in use. Never raises for what a user wrote."""
         sd_model = model.current()
-        self.sampling = False
         if getattr(p, "prompts", None) is None and not hasattr(sd_model, "cond_stage_model_empty_prompt"):
-            return  # a model that was just loaded, on which nothing is yet; the selection is for when it is ready
+            return  # a model just loaded, on which nothing is yet, perhaps in the midst of a picture
+        self.sampling = False
         if not model.knows(sd_model) or self.shell.option("in_charge") != settings.OURS:
             self._leave_to_builtin(p, params_list, sd_model)
             return

@@ -17,6 +17,15 @@ TAGS = "<lora:lierla:0.8> <lora:c3lier:0.5>"
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 
 
+def _scaled(tensors: dict[str, torch.Tensor], by: float) -> dict[str, torch.Tensor]:
+    """Another checkpoint of the same shape: the matrices of U-Net and text encoder times `by`."""
+
+    def matrix(key: str, tensor: torch.Tensor) -> bool:
+        return tensor.dim() > 1 and tensor.is_floating_point() and not key.startswith("first_stage")
+
+    return {key: tensor * by if matrix(key, tensor) else tensor for key, tensor in tensors.items()}
+
+
 @pytest.fixture(scope="module")
 def checkpoints(webui: WebUI) -> Iterator[WebUI]:
     """A web UI with three checkpoints of different weights, the first in use."""
@@ -24,9 +33,9 @@ def checkpoints(webui: WebUI) -> Iterator[WebUI]:
         pytest.skip("a web UI given by URL: its files stay as they are")
     folder = webui.data / "models" / "Stable-diffusion"
     tensors = load_file(GOLDEN / A)
-    changed = {k: v * 0.97 if v.dim() > 1 and "first_stage" not in k else v for k, v in tensors.items()}
-    torch.save({"state_dict": changed}, folder / B, _use_new_zipfile_serialization=False)  # the web UI refuses new ones
-    save_file({k: v * 1.03 if v.dim() > 1 and "first_stage" not in k else v for k, v in tensors.items()}, folder / C)
+    # the old format of torch files: the web UI refuses what a new torch writes
+    torch.save({"state_dict": _scaled(tensors, 0.97)}, folder / B, _use_new_zipfile_serialization=False)
+    save_file(_scaled(tensors, 1.03), folder / C)
     shutil.copyfile(GOLDEN / "tiny-sd15.yaml", folder / "other.yaml")
     webui.call("/sdapi/v1/refresh-checkpoints", {})
     webui.options(sd_model_checkpoint=A, lora_ext_in_charge="LoRA ext")
