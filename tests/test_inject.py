@@ -33,6 +33,10 @@ INPUTS = {nn.Linear: (2, 5, 12), nn.LayerNorm: (2, 5, 16), nn.GroupNorm: (2, 16,
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
+if torch.__version__ < "2.2":  # no fp16 arithmetic on the CPU there
+    del TOLERANCE[torch.float16]
+
+
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     torch.manual_seed(0)
