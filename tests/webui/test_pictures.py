@@ -52,9 +52,7 @@ def pairs(webui: WebUI) -> tuple[dict[str, Made], dict[str, Made]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_same_picture(
-    pairs: tuple[dict[str, Made], dict[str, Made]], name: str, record_property: Any
-) -> None:
+def test_same_picture(pairs: tuple[dict[str, Made], dict[str, Made]], name: str, record_property: Any) -> None:
     ours, theirs = (made[name] for made in pairs)
     record_property("max difference", apart(ours, theirs))
     assert apart(ours, theirs) <= 2
