@@ -1,0 +1,193 @@
+"""Writing the trained networks as one LDM-named checkpoint, as Stable Diffusion 1.x tools read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .models import SCALE_FACTOR, TEXT_WIDTH, UNET_WIDTHS, VAE_WIDTHS, new_scheduler, text_config
+from .sampling import Networks
+from .shapes import SIZE
+
+Rule = tuple[str, str]
+
+# LDM counts a level's two blocks and its sampling block in one row of three; diffusers by level.
+UNET_PLACES: list[Rule] = [
+    (r"time_embedding\.linear_1", "time_embed.0"),
+    (r"time_embedding\.linear_2", "time_embed.2"),
+    (r"conv_in", "input_blocks.0.0"),
+    (r"conv_norm_out", "out.0"),
+    (r"conv_out", "out.2"),
+    (r"down_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "input_blocks.{3*i+j+1}.0"),
+    (r"down_blocks\.(?P<i>\d)\.attentions\.(?P<j>\d)", "input_blocks.{3*i+j+1}.1"),
+    (r"down_blocks\.(?P<i>\d)\.downsamplers\.0\.conv", "input_blocks.{3*i+3}.0.op"),
+    (r"mid_block\.resnets\.(?P<i>\d)", "middle_block.{2*i}"),
+    (r"mid_block\.attentions\.0", "middle_block.1"),
+    (r"up_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "output_blocks.{3*i+j}.0"),
+    (r"up_blocks\.(?P<i>\d)\.attentions\.(?P<j>\d)", "output_blocks.{3*i+j}.1"),
+    # The first level up has no attention between its block and its upsampling.
+    (r"up_blocks\.(?P<i>\d)\.upsamplers\.0\.conv", "output_blocks.{3*i+2}.{1 if i == 0 else 2}.conv"),
+]
+UNET_PARTS = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+VAE_PLACES: list[Rule] = [
+    (r"(?P<side>encoder|decoder)\.conv_norm_out", "{side}.norm_out"),
+    (r"encoder\.down_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "encoder.down.{i}.block.{j}"),
+    (r"encoder\.down_blocks\.(?P<i>\d)\.downsamplers\.0", "encoder.down.{i}.downsample"),
+    # LDM counts the decoder's levels from the finest.
+    (r"decoder\.up_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "decoder.up.{3-i}.block.{j}"),
+    (r"decoder\.up_blocks\.(?P<i>\d)\.upsamplers\.0", "decoder.up.{3-i}.upsample"),
+    (r"(?P<side>encoder|decoder)\.mid_block\.resnets\.(?P<i>\d)", "{side}.mid.block_{i+1}"),
+    (r"(?P<side>encoder|decoder)\.mid_block\.attentions\.0", "{side}.mid.attn_1"),
+]
+VAE_PARTS = {
+    "conv_shortcut": "nin_shortcut",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+
+
+def rename(key: str, places: list[Rule], parts: dict[str, str]) -> str:
+    """A diffusers key in LDM's naming: its place by the first rule that fits, then its part inside a block."""
+    for pattern, place in places:
+        found = re.match(pattern + r"(?=\.)", key)
+        if found is None:
+            continue
+        fields = {name: int(text) if text.isdigit() else text for name, text in found.groupdict().items()}
+        start = _fill(place, fields)
+        rest = key[found.end() + 1 :]
+        part, _, kind = rest.rpartition(".")
+        return ".".join(filter(None, [start, parts.get(part, part), kind]))
+    return key
+
+
+def _fill(place: str, fields: dict[str, int | str]) -> str:
+    """The place with each {expression} worked out from the fields."""
+    return re.sub(r"\{(.*?)\}", lambda hole: str(eval(hole[1], {}, dict(fields))), place)
+
+
+def ldm_state(nets: Networks) -> dict[str, Tensor]:
+    """All tensors of the checkpoint: weights in half precision, the noise schedule in full."""
+    state: dict[str, Tensor] = {}
+    for key, value in nets.unet.state_dict().items():
+        state["model.diffusion_model." + rename(key, UNET_PLACES, UNET_PARTS)] = value.half()
+    for key, value in nets.vae.state_dict().items():
+        # LDM's autoencoder has 1x1 convolutions where diffusers has linear layers.
+        linear = ".attentions." in key and value.ndim == 2
+        state["first_stage_model." + rename(key, VAE_PLACES, VAE_PARTS)] = (
+            value[:, :, None, None] if linear else value
+        ).half()
+    for key, value in nets.text_encoder.state_dict().items():
+        state["cond_stage_model.transformer." + key] = value.half()
+    positions = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    state[positions] = torch.arange(77)[None]
+    scheduler = new_scheduler()
+    alphas = scheduler.alphas_cumprod
+    state["betas"], state["alphas_cumprod"] = scheduler.betas, alphas
+    state["alphas_cumprod_prev"] = torch.cat([torch.ones(1), alphas[:-1]])
+    return {key: value.detach().contiguous().clone() for key, value in state.items()}
+
+
+YAML = """\
+model:
+  base_learning_rate: 1.0e-04
+  target: ldm.models.diffusion.ddpm.LatentDiffusion
+  params:
+    linear_start: 0.00085
+    linear_end: 0.0120
+    num_timesteps_cond: 1
+    log_every_t: 200
+    timesteps: 1000
+    first_stage_key: "jpg"
+    cond_stage_key: "txt"
+    image_size: {latent}
+    channels: 4
+    cond_stage_trainable: false
+    conditioning_key: crossattn
+    monitor: val/loss_simple_ema
+    scale_factor: {scale}
+    use_ema: false
+
+    unet_config:
+      target: ldm.modules.diffusionmodules.openaimodel.UNetModel
+      params:
+        image_size: {latent}
+        in_channels: 4
+        out_channels: 4
+        model_channels: {unet}
+        attention_resolutions: [4, 2, 1]
+        num_res_blocks: 2
+        channel_mult: {unet_mult}
+        num_heads: 8
+        use_spatial_transformer: true
+        transformer_depth: 1
+        context_dim: {text}
+        use_checkpoint: false
+        legacy: false
+
+    first_stage_config:
+      target: ldm.models.autoencoder.AutoencoderKL
+      params:
+        embed_dim: 4
+        monitor: val/rec_loss
+        ddconfig:
+          double_z: true
+          z_channels: 4
+          resolution: {size}
+          in_channels: 3
+          out_ch: 3
+          ch: {vae}
+          ch_mult: {vae_mult}
+          num_res_blocks: 2
+          attn_resolutions: []
+          dropout: 0.0
+        lossconfig:
+          target: torch.nn.Identity
+
+    cond_stage_config:
+      target: ldm.modules.encoders.modules.FrozenCLIPEmbedder
+      params:
+        # The folder of the tokenizer and the text encoder's configuration, next to this file.
+        version: tokenizer
+"""
+
+
+def write_yaml(path: Path) -> None:
+    """The checkpoint's LDM configuration."""
+    values = {
+        "latent": SIZE // 8,
+        "size": SIZE,
+        "scale": SCALE_FACTOR,
+        "text": TEXT_WIDTH,
+        "unet": UNET_WIDTHS[0],
+        "unet_mult": [width // UNET_WIDTHS[0] for width in UNET_WIDTHS],
+        "vae": VAE_WIDTHS[0],
+        "vae_mult": [width // VAE_WIDTHS[0] for width in VAE_WIDTHS],
+    }
+    path.write_text(YAML.format(**values), encoding="utf-8")
+
+
+def export(nets: Networks, folder: Path) -> Path:
+    """Write checkpoint, configuration and the text encoder's configuration; return the checkpoint's path."""
+    write_yaml(folder / "embedded-sd1.yaml")
+    config = text_config(len(nets.tokenizer)).to_dict() | {"architectures": ["CLIPTextModel"]}
+    config.pop("transformers_version", None)
+    text = json.dumps(config, indent=2, default=str) + "\n"
+    (folder / "tokenizer" / "config.json").write_text(text, encoding="utf-8")
+    path = folder / "embedded-sd1.safetensors"
+    save_file(ldm_state(nets), path, metadata={"format": "pt", "modelspec.title": "lora-ext embedded SD1"})
+    return path

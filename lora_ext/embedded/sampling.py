@@ -1,0 +1,53 @@
+"""Sampling pictures from the networks in memory, with DDIM and classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .models import SCALE_FACTOR, new_scheduler
+
+
+@dataclass
+class Networks:
+    """Everything that makes a picture of a caption."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+
+
+def tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
+    """Token ids (n, 77), padded with the end token."""
+    return tokenizer(
+        list(captions), padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+@torch.no_grad()
+def sample(
+    nets: Networks, captions: Sequence[str], seed: int = 0, steps: int = 20, cfg: float = 5.0
+) -> list[Image.Image]:
+    """One picture for each caption; the i-th one's noise comes from seed + i."""
+    ids = tokens(nets.tokenizer, ["", *captions])
+    states = nets.text_encoder(ids)[0]
+    context = torch.cat([states[:1].expand(len(captions), -1, -1), states[1:]])
+    latents = torch.cat(
+        [torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(captions))]
+    )
+    scheduler = new_scheduler()
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        without, with_caption = nets.unet(torch.cat([latents, latents]), t, context).sample.chunk(2)
+        noise = without + cfg * (with_caption - without)
+        latents = scheduler.step(noise, t, latents).prev_sample
+    decoded = torch.cat([nets.vae.decode(part / SCALE_FACTOR).sample for part in latents.split(20)])
+    pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    return [Image.fromarray(picture) for picture in pixels]

@@ -1,0 +1,152 @@
+"""Drawing the training pictures and training the autoencoder on them."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from .models import SCALE_FACTOR, new_vae
+from .shapes import ALL_SHAPES, SIZE, STYLES, Scene, draw, random_scene
+
+# Spread of the latents the U-Net sees. SD's noise schedule stops short of pure noise; at unit spread a
+# picture's mean colour would still show through at the last step, and sampling from pure noise would
+# then get colours wrong. At half the spread much less of it remains.
+LATENT_STD = 0.5
+KL_WEIGHT = 3e-4
+# The first part of the training sees crops of half the pictures' size: four times as many for the same time.
+CROP, CROP_BATCH, FULL_BATCH, CROP_SHARE = 32, 16, 6, 0.7
+
+
+def draw_all(scenes: list[Scene]) -> np.ndarray:
+    """The scenes' pictures, (n, 64, 64, 3) uint8."""
+    return np.stack([np.asarray(draw(scene)) for scene in tqdm(scenes, "drawing", mininterval=5)])
+
+
+def varied_scenes(count: int, seed: int) -> list[Scene]:
+    """Scenes of every shape and style, so that the autoencoder also serves concepts the U-Net never sees."""
+    rng = np.random.default_rng(seed)
+    shapes = list(ALL_SHAPES)
+    return [
+        random_scene(rng, shape=shapes[i % len(shapes)], style=str(rng.choice(STYLES, p=[0.5, 0.3, 0.2])))
+        for i in range(count)
+    ]
+
+
+def to_tensor(pictures: np.ndarray) -> torch.Tensor:
+    """(n, 64, 64, 3) uint8 to (n, 3, 64, 64) in -1..1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def learning_rate(progress: float, peak: float, warm_up: float = 0.03) -> float:
+    """Linear warm-up, then cosine decay to a fiftieth; `progress` runs from 0 to 1."""
+    if progress < warm_up:
+        return peak * (progress + 1e-3) / warm_up
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def train_vae(out: Path, minutes: float, count: int = 4000, seed: int = 1) -> AutoencoderKL:
+    """Train for so many minutes, normalise the latents, save to `out`/vae.pt; or load what is there."""
+    torch.manual_seed(seed)
+    vae = new_vae().to(memory_format=torch.channels_last)
+    path = out / "vae.pt"
+    if path.exists():
+        vae.load_state_dict(torch.load(path))
+        return vae.eval()
+    # Start with little noise on the latents: with much of it, nothing is learned for long.
+    torch.nn.init.constant_(vae.quant_conv.bias[4:].data, -5)
+    pictures = draw_all(varied_scenes(count, seed))
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    start, step, mean = time.monotonic(), 0, 1.0
+    bar = tqdm(total=round(60 * minutes), desc="autoencoder", unit="s", mininterval=10)
+    while (progress := (time.monotonic() - start) / (60 * minutes)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(progress, 1e-3)
+        batch = random_batch(pictures, crop=progress < CROP_SHARE)
+        loss, error = vae_loss(vae, batch.to(memory_format=torch.channels_last))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        step, mean = step + 1, 0.98 * mean + 0.02 * error
+        bar.set_postfix(step=step, error=f"{mean:.4f}", refresh=False)
+        bar.update(int(60 * minutes * progress) - bar.n)
+    vae.eval()
+    normalise(vae, to_tensor(pictures[:1500]))
+    torch.save(vae.state_dict(), path)
+    return vae
+
+
+def sharpen_decoder(vae: AutoencoderKL, out: Path, minutes: float, count: int = 3000, seed: int = 5) -> None:
+    """Train the decoder alone for so many minutes more, so that latents (and what was trained on them) stay valid."""
+    path = out / "decoder.pt"
+    if path.exists():
+        vae.load_state_dict(torch.load(path))
+        return
+    pictures = draw_all(varied_scenes(count, seed))
+    latents = torch.cat([encode(vae, to_tensor(pictures[i : i + 100])) for i in range(0, count, 100)])
+    parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    start, mean = time.monotonic(), 0.1
+    bar = tqdm(total=round(60 * minutes), desc="decoder", unit="s", mininterval=10)
+    while (progress := (time.monotonic() - start) / (60 * minutes)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(progress, 1e-3)
+        chosen = torch.randint(count, (FULL_BATCH,))
+        # A little noise, as sampled latents are never exact.
+        given = latents[chosen] + 0.05 / SCALE_FACTOR * torch.randn(FULL_BATCH, *latents.shape[1:])
+        loss = F.l1_loss(vae.decode(given).sample, to_tensor(pictures[chosen.numpy()]))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        mean = 0.98 * mean + 0.02 * loss.item()
+        bar.set_postfix(error=f"{mean:.4f}", refresh=False)
+        bar.update(int(60 * minutes * progress) - bar.n)
+    torch.save(vae.state_dict(), path)
+
+
+def random_batch(pictures: np.ndarray, crop: bool) -> torch.Tensor:
+    """(n, 3, 64, 64) of whole pictures, or (n, 3, 32, 32) of crops, chosen at random."""
+    chosen = torch.randint(len(pictures), (CROP_BATCH if crop else FULL_BATCH,)).numpy()
+    batch = to_tensor(pictures[chosen])
+    if not crop:
+        return batch
+    corners = torch.randint(SIZE - CROP + 1, (len(chosen), 2)).tolist()
+    return torch.stack([p[:, y : y + CROP, x : x + CROP] for p, (y, x) in zip(batch, corners, strict=True)])
+
+
+def vae_loss(vae: AutoencoderKL, batch: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The training loss of a batch (n, 3, 64, 64), and its mean absolute error alone."""
+    posterior = vae.encode(batch).latent_dist
+    decoded = vae.decode(posterior.sample()).sample
+    error = F.l1_loss(decoded, batch)
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    return error + 0.5 * F.mse_loss(decoded, batch) + KL_WEIGHT * kl, error.item()
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: torch.Tensor, chunk: int = 100) -> torch.Tensor:
+    """The latents' means, (n, 4, 8, 8), before the scale factor."""
+    return torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(chunk)])
+
+
+@torch.no_grad()
+def normalise(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
+    """Fold into the 1x1 convolutions what gives scaled latents zero mean and `LATENT_STD` per channel."""
+    latents = encode(vae, pictures)
+    mean = latents.mean((0, 2, 3))
+    gain = LATENT_STD / SCALE_FACTOR / latents.std((0, 2, 3))
+    into, back = vae.quant_conv, vae.post_quant_conv
+    # The first four outputs are the mean, the last four the log variance, which grows by 2 log(gain).
+    into.weight[:4] *= gain[:, None, None, None]
+    into.bias[:4] = (into.bias[:4] - mean) * gain
+    into.bias[4:] += 2 * gain.log()
+    back.bias += (back.weight[:, :, 0, 0] * mean).sum(1)
+    back.weight /= gain[None, :, None, None]
