@@ -1,0 +1,169 @@
+"""What a tool did, layer by layer: a text table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the result.
+
+    old, new: rank before (of several sources: their sum) and after; None where there is none (a full matrix).
+    kept: the share of the Frobenius norm kept, ‖result‖/‖what was asked for‖ of a best approximation; 1.0 is exact.
+    norm: ‖what was asked for‖, so that shares can be totalled; None where it was not computed.
+    """
+
+    name: str
+    old: int | None
+    new: int | None
+    kept: float = 1.0
+    norm: float | None = None
+    note: str = ""
+
+    @property
+    def loss(self) -> float:
+        """The relative error ‖asked − result‖/‖asked‖ of a best approximation that keeps `kept`."""
+        return math.sqrt(max(0.0, 1.0 - self.kept**2))
+
+
+@dataclass
+class Report:
+    """Filled while a tool works. `only`, `unread`: name of a source → layers that only it has, keys not understood.
+
+    unchanged: layers that came through as they were. outputs: paths written. extra: what only JSON tells.
+    """
+
+    verb: str
+    layers: list[Layer] = field(default_factory=list)
+    only: dict[str, list[str]] = field(default_factory=dict)
+    unread: dict[str, list[str]] = field(default_factory=dict)
+    unchanged: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def matched(self) -> int:
+        """Layers worked on that every source has."""
+        alone = {name for names in self.only.values() for name in names}
+        return sum(layer.name not in alone for layer in self.layers)
+
+    @property
+    def kept(self) -> float:
+        """Share of the Frobenius norm of all layers together that is kept: sqrt(Σ(kept·norm)²/Σnorm²)."""
+        measured = [(layer.kept, layer.norm) for layer in self.layers if layer.norm]
+        total = sum(norm**2 for _, norm in measured)
+        return math.sqrt(sum((kept * norm) ** 2 for kept, norm in measured) / total) if total else 1.0
+
+    @property
+    def worst(self) -> Layer | None:
+        """The layer with the largest relative loss, None where nothing was lost."""
+        worst = min(self.layers, key=lambda layer: layer.kept, default=None)
+        return worst if worst is not None and worst.kept < 1.0 else None
+
+    def note(self, text: str) -> None:
+        """Something that the user has to know, said once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, ready for `json.dumps`."""
+        worst = self.worst
+        return {
+            "verb": self.verb,
+            "matched": self.matched,
+            "only_in": self.only,
+            "not_understood": self.unread,
+            "unchanged": self.unchanged,
+            "layers": [_row(layer) for layer in self.layers],
+            "totals": {
+                "layers": len(self.layers),
+                "rank_before": sum(layer.old or 0 for layer in self.layers),
+                "rank_after": sum(layer.new or 0 for layer in self.layers),
+                "kept": self.kept,
+            },
+            "largest_loss": None if worst is None else {"layer": worst.name, "kept": worst.kept, "loss": worst.loss},
+            "notes": self.notes,
+            "outputs": self.outputs,
+            **self.extra,
+        }
+
+    def text(self, *, verbose: bool = False) -> str:
+        """A table and its summary; runs of equal rows become one line unless `verbose`."""
+        lines = list(_table(self.layers, verbose))
+        lines.append(f"{self.verb}: {self.matched} layers matched" if self.only else f"{self.verb}: {self._size()}")
+        for source, names in self.only.items():
+            lines.append(f"  {len(names)} only in {source}{_such_as(names)}")
+        for source, keys in self.unread.items():
+            lines.append(f"  {len(keys)} keys not understood in {source}{_such_as(keys)}")
+        if self.unchanged:
+            lines.append(f"  {len(self.unchanged)} layers as they were{_such_as(self.unchanged)}")
+        if self.layers:
+            before, after = (sum(getattr(layer, side) or 0 for layer in self.layers) for side in ("old", "new"))
+            lines.append(f"  ranks in all: {before} -> {after}; {_percent(self.kept)} of the norm kept")
+        worst = self.worst
+        if worst is not None:
+            lines.append(f"  largest loss: {worst.name} keeps {_percent(worst.kept)} (error {_percent(worst.loss)})")
+        lines += [f"  {note}" for note in self.notes]
+        lines += [f"  written: {path}" for path in self.outputs]
+        return "\n".join(lines) + "\n"
+
+    def _size(self) -> str:
+        return f"{len(self.layers)} layer{'' if len(self.layers) == 1 else 's'}"
+
+
+def _row(layer: Layer) -> dict[str, Any]:
+    return {
+        "layer": layer.name,
+        "old_rank": layer.old,
+        "new_rank": layer.new,
+        "kept": layer.kept,
+        "norm": layer.norm,
+        "note": layer.note,
+    }
+
+
+def _table(layers: Iterable[Layer], verbose: bool) -> Iterable[str]:
+    """A line a layer; layers in a row that share ranks, share kept and note share a line."""
+    layers = list(layers)
+    if not layers:
+        return
+    yield f"  {'rank':>5}    {'new':>5}   {'kept':>7}  layer"
+    same = (lambda layer: layer.name) if verbose else (lambda layer: (layer.old, layer.new, layer.kept, layer.note))
+    for _, found in groupby(layers, key=same):
+        group = list(found)
+        first, more = group[0], f" and {len(group) - 1} more" if len(group) > 1 else ""
+        note = f"  ({first.note})" if first.note else ""
+        ranks = f"{_rank(first.old):>5} -> {_rank(first.new):>5}"
+        yield f"  {ranks}   {_percent(first.kept):>7}  {first.name}{more}{note}"
+
+
+def _rank(rank: int | None) -> str:
+    return "full" if rank is None else str(rank)
+
+
+def _percent(share: float) -> str:
+    """A share to two digits; what is not quite all never reads as 100%."""
+    text = f"{100 * share:.2f}%"
+    return "99.99%" if text == "100.00%" and share < 0.999999 else text.replace("100.00%", "100%")
+
+
+def _such_as(names: Iterable[str]) -> str:
+    names = list(names)
+    return f", such as {names[0]}" if names else ""
+
+
+def show(report: Report, *, as_json: bool = False, verbose: bool = False) -> None:
+    """Prints the report to standard output, in whatever that can spell."""
+    text = (
+        json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n" if as_json else report.text(verbose=verbose)
+    )
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
