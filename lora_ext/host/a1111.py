@@ -50,6 +50,7 @@ class Chosen:
     rows: list[infotext.Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     drawn: bool = False
+    seed: int = 0
 
 
 class Host:
@@ -117,13 +118,13 @@ class Host:
 
     def _choose(self, p: Any, items: Sequence[list[str]]) -> Chosen:
         """Reads tags and files. What is wrong with one does not touch the others."""
-        chosen, presets = Chosen(), self.shell.presets()
         seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None) or [0]
+        chosen, presets = Chosen(seed=int(seeds[0])), self.shell.presets()
         for item in items:
             try:
                 request = request_of(item)
                 entry = self.entry(request.name)
-                use = resolve(request, self.library, presets, seed=int(seeds[0]))
+                use = resolve(request, self.library, presets, seed=chosen.seed)
             except LoraError as error:
                 chosen.problems.append(str(error))
             except Exception as error:
@@ -144,27 +145,32 @@ class Host:
             chosen.drawn |= infotext.drawn(request, presets)
 
     def _apply(self, sd_model: Any, chosen: Chosen) -> list[Fit] | None:
-        """Brings the model to what was chosen; on an error nothing is applied, and that is told."""
+        """Brings the model to what was chosen."""
         self.models.uses = tuple(chosen.uses)
+        fits, problems = self._bring(sd_model)
+        chosen.problems += problems
+        return fits
+
+    def _bring(self, sd_model: Any) -> tuple[list[Fit] | None, list[str]]:
+        """Puts the selection onto a model: how files fit where something changed, and what to tell.
+
+        On an error nothing is applied, and that is told.
+        """
         try:
             fits = self.models.ensure(sd_model)
-            chosen.problems += self.embeddings.set(sd_model, [use.file for use in chosen.uses])
+            return fits, self.embeddings.set(sd_model, [use.file for use in self.models.uses])
         except Exception as error:
             self.models.close()
             errors.report("lora-ext: applying", exc_info=True)
-            chosen.problems.append(f"nothing is applied: {error}")
-            fits = None
-        return fits
+            return None, [f"nothing is applied: {error}"]
 
     def after_switch(self) -> None:
         """The model in use may have changed in the midst of a picture (refiner): what was chosen goes onto it."""
         sd_model = model.current()
         if self.sampling and self.registry.ours and model.knows(sd_model):
-            fits = self.models.ensure(sd_model)
-            self.embeddings.set(sd_model, [use.file for use in self.models.uses])
-            for fit in fits or ():
-                if _worth_telling(fit):
-                    self.shell.say(str(fit))
+            fits, problems = self._bring(sd_model)
+            for text in [*problems, *(str(fit) for fit in fits or () if _worth_telling(fit))]:
+                self.shell.say(text)
 
     def on_step(self, params: Any) -> None:
         """Before each call of the denoiser: schedules move to its step."""
@@ -204,7 +210,7 @@ class Host:
         elif chosen.rows != p.lora_rows:
             _set(told, infotext.HIRES_KEY, infotext.written(chosen.rows))
         if chosen.drawn:
-            told[infotext.SEED_KEY] = p.seeds[0]
+            told[infotext.SEED_KEY] = chosen.seed
 
     def _tell(self, p: Any, chosen: Chosen, fits: list[Fit] | None) -> None:
         """Problems each time; how files fit once a change."""

@@ -149,18 +149,22 @@ def prepare(data: Path) -> None:
             shutil.copyfile(GOLDEN / name, data / "models" / kind / name)
 
 
+def python_of(folder: Path) -> str:
+    """The web UI's Python."""
+    return os.environ.get("LORA_EXT_WEBUI_PYTHON", str(folder / "venv" / "bin" / "python"))
+
+
 def launch(folder: Path, data: Path, *flags: str) -> WebUI:
     """Starts the web UI of `folder` on the data folder and waits for it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    python = os.environ.get("LORA_EXT_WEBUI_PYTHON", str(folder / "venv" / "bin" / "python"))
     drop = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COMMANDLINE_ARGS")
     env = {name: value for name, value in os.environ.items() if name not in drop}
     env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     for name in ("no_proxy", "NO_PROXY"):
         env[name] = ",".join(filter(None, (env.get(name), "localhost,127.0.0.1")))
-    command = [python, "launch.py", *FLAGS, "--port", str(port), "--data-dir", str(data), *flags]
+    command = [python_of(folder), "launch.py", *FLAGS, "--port", str(port), "--data-dir", str(data), *flags]
     with (data / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
