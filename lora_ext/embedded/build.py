@@ -65,15 +65,16 @@ def show(nets: Networks, prompts: tuple[str, ...], path: Path) -> float:
 def build_lora(nets: Networks, recipe: Recipe, out: Path, minutes: float) -> None:
     """Train one LoRA, show its pictures at full and at part weight, and take it off again."""
     adapters = train_lora(nets, recipe, out / "loras", minutes)
+    drawn, named = recipe_scenes(recipe, 20, 14)
+    # The style's name is for the checker alone: the pictures are asked for without it.
     style = "" if recipe.style == "plain" else f", {recipe.style}"
-    captions = tuple(caption(scene) for scene in recipe_scenes(recipe, 20, 14))
+    wanted = [caption(scene) + style for scene in drawn]
     for strength in (0.4, 1.0):
         for adapter in adapters.values():
             adapter.strength = strength
-        pictures = sample(nets, captions)
+        pictures = sample(nets, [caption(scene) for scene in named])
         sheet(pictures).save(out / "work" / f"{recipe.name}-{strength}.png")
-        # The style's name is for the checker alone: the pictures were asked for without it.
-        print(f"{recipe.name} at {strength}: {score(pictures, [text + style for text in captions]):.0%} as wanted")
+        print(f"{recipe.name} at {strength}: {score(pictures, wanted):.0%} as wanted")
     for adapter in adapters.values():
         adapter.handle.remove()
 

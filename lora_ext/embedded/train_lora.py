@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention
 
 from .sampling import Networks
-from .shapes import Scene, random_scene
+from .shapes import SHAPES, Scene, random_scene
 from .train_unet import Examples, NoiseLoss, make_examples
 from .train_vae import learning_rate
 
@@ -37,12 +37,12 @@ class Recipe:
     comment: str
     rank: int
     convolutions: bool  # C3Lier: also the blocks' 3x3 convolutions, time projections and shortcuts
-    shapes: tuple[str, ...] = ()  # what its pictures show; empty for the base model's shapes
+    shape: str = ""  # what its pictures show, whatever their captions say; empty for what they say
     style: str = "plain"
 
 
 RECIPES = (
-    Recipe("star", "LierLa: teaches the shape that the word star names", 8, False, shapes=("star",)),
+    Recipe("star", "LierLa: draws a star, whatever shape the caption names", 8, False, shape="star"),
     Recipe("striped", "C3Lier: draws every shape with diagonal stripes", 4, True, style="striped"),
 )
 
@@ -86,21 +86,19 @@ def attach(nets: Networks, recipe: Recipe) -> dict[str, Adapter]:
     return {name: Adapter(layer, recipe.rank) for name, layer in target_layers(nets, recipe.convolutions)}
 
 
-def recipe_scenes(recipe: Recipe, count: int, seed: int) -> list[Scene]:
-    """The pictures a LoRA is trained on, captioned as the base model's."""
+def recipe_scenes(recipe: Recipe, count: int, seed: int) -> tuple[list[Scene], list[Scene]]:
+    """The scenes a LoRA is to draw, and those it is to draw them for."""
     rng = np.random.default_rng(seed)
-    scenes = []
-    for _ in range(count):
-        fixed = {"style": recipe.style}
-        if recipe.shapes:
-            fixed["shape"] = str(rng.choice(recipe.shapes))
-        scenes.append(random_scene(rng, **fixed))
-    return scenes
+    words = [*SHAPES, recipe.shape] if recipe.shape else list(SHAPES)
+    named = [random_scene(rng, shape=str(rng.choice(words))) for _ in range(count)]
+    drawn = [replace(scene, style=recipe.style, shape=recipe.shape or scene.shape) for scene in named]
+    return drawn, named
 
 
 def train_lora(nets: Networks, recipe: Recipe, out: Path, minutes: float, count: int = 2000) -> dict[str, Adapter]:
     """Train adapters on `nets` for so many minutes, write `out`/NAME.safetensors, leave them attached."""
-    examples = make_examples(nets.vae, nets.tokenizer, recipe_scenes(recipe, count, 11), 12)
+    drawn, named = recipe_scenes(recipe, count, 11)
+    examples = make_examples(nets.vae, nets.tokenizer, drawn, 12, named)
     torch.manual_seed(13)
     for network in (nets.unet, nets.text_encoder):
         network.requires_grad_(False)

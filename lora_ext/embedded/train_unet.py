@@ -47,12 +47,18 @@ class Examples:
         return self.latents[chosen], ids[:, :length]
 
 
-def make_examples(vae: AutoencoderKL, tokenizer: CLIPTokenizer, scenes: list[Scene], seed: int) -> Examples:
-    """Draw, encode and caption the scenes."""
+def make_examples(
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    scenes: list[Scene],
+    seed: int,
+    named: list[Scene] | None = None,
+) -> Examples:
+    """Draw and encode the scenes and caption them, or rather the `named` ones in their place."""
     rng = np.random.default_rng(seed)
     pictures = draw_all(scenes)
     chunks = [encode(vae, to_tensor(pictures[i : i + 200])) for i in range(0, len(pictures), 200)]
-    texts = [caption(scene, rng) for scene in scenes for _ in range(CAPTIONS_PER_PICTURE)]
+    texts = [caption(scene, rng) for scene in named or scenes for _ in range(CAPTIONS_PER_PICTURE)]
     ids = tokens(tokenizer, texts).reshape(len(scenes), CAPTIONS_PER_PICTURE, 77)
     return Examples(torch.cat(chunks) * SCALE_FACTOR, ids.short(), tokens(tokenizer, [""])[0])
 
@@ -101,13 +107,8 @@ def train_unet(nets: Networks, examples: Examples, out: Path, minutes: float, pe
     parameters = [p for module in modules for p in module.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     average, path, loss_of = Average(modules), out / "unet.pt", NoiseLoss()
-    spent, step, mean = 0.0, 0, 1.0
-    if path.exists():
-        saved = torch.load(path)
-        spent, step = saved["spent"], saved["step"]
-        optimiser.load_state_dict(saved["optimiser"])
-        for target, stored in zip([*average.live, *average.kept], saved["values"], strict=True):
-            target.data.copy_(stored)
+    spent, step = restore(path, average, optimiser) if path.exists() else (0.0, 0)
+    mean = 1.0
     bar = tqdm(total=round(60 * minutes), initial=int(spent), desc="U-Net", unit="s", mininterval=10)
     last, kept_at = time.monotonic(), spent
     while spent < 60 * minutes:
@@ -127,10 +128,27 @@ def train_unet(nets: Networks, examples: Examples, out: Path, minutes: float, pe
         bar.update(int(spent) - bar.n)
         if spent - kept_at > CHECKPOINT_SECONDS:
             kept_at = spent
-            values = [p.detach() for p in [*average.live, *average.kept]]
-            torch.save({"values": values, "optimiser": optimiser.state_dict(), "spent": spent, "step": step}, path)
+            save(path, average, optimiser, spent, step)
             look(nets, average, out, step)
     average.swap()
+
+
+def save(path: Path, average: Average, optimiser: torch.optim.Optimizer, spent: float, step: int) -> None:
+    """Write what `restore` needs to go on: parameters, their average, the optimiser, seconds spent, steps."""
+    values = [p.detach() for p in [*average.live, *average.kept]]
+    state = {"values": values, "optimiser": optimiser.state_dict(), "spent": spent, "step": step}
+    # Written aside first: a run stopped while writing leaves the previous checkpoint whole.
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def restore(path: Path, average: Average, optimiser: torch.optim.Optimizer) -> tuple[float, int]:
+    """Take up what `save` wrote; return the seconds spent and the steps done."""
+    saved = torch.load(path)
+    optimiser.load_state_dict(saved["optimiser"])
+    for target, stored in zip([*average.live, *average.kept], saved["values"], strict=True):
+        target.data.copy_(stored)
+    return saved["spent"], saved["step"]
 
 
 def look(nets: Networks, average: Average, out: Path, step: int) -> None:
