@@ -108,7 +108,7 @@ def train_unet(nets: Networks, examples: Examples, out: Path, minutes: float, pe
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     average, path, loss_of = Average(modules), out / "unet.pt", NoiseLoss()
     spent, step = restore(path, average, optimiser) if path.exists() else (0.0, 0)
-    mean = 1.0
+    mean = float("nan")
     bar = tqdm(total=round(60 * minutes), initial=int(spent), desc="U-Net", unit="s", mininterval=10)
     last, kept_at = time.monotonic(), spent
     while spent < 60 * minutes:
@@ -121,7 +121,8 @@ def train_unet(nets: Networks, examples: Examples, out: Path, minutes: float, pe
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.update(step)
-        step, mean = step + 1, 0.99 * mean + 0.01 * loss.item()
+        step, error = step + 1, loss.item()
+        mean = error if mean != mean else 0.99 * mean + 0.01 * error
         now = time.monotonic()
         spent, last = spent + now - last, now
         bar.set_postfix(step=step, loss=f"{mean:.4f}", refresh=False)
@@ -130,6 +131,7 @@ def train_unet(nets: Networks, examples: Examples, out: Path, minutes: float, pe
             kept_at = spent
             save(path, average, optimiser, spent, step)
             look(nets, average, out, step)
+    save(path, average, optimiser, spent, step)
     average.swap()
 
 
