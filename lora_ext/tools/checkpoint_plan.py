@@ -1,0 +1,207 @@
+"""What LoRAs do to the files of a checkpoint: which tensor gets what (`Plan`), the sums, and the writing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..address import Site
+from ..errors import ToolError
+from ..file.lorafile import LoraFile, finite
+from ..file.writing import replacing, write_tensors
+from ..inject.bake import add_delta
+from ..inject.pieces import Piece, bias_delta
+from .ldm_keys import Place, describe, family_of
+from .options import check_space
+from .progress import Track
+from .report import Layer, Report
+from .stream import Change, Store, changed, rewrite, save_torch, size_as
+
+TORCH = (".ckpt", ".pt", ".pth", ".bin")
+"""Suffixes that are written as torch files."""
+
+
+class Weighted(Protocol):
+    """One file at its weights, such as `stack.Use` and `Source`."""
+
+    @property
+    def file(self) -> LoraFile:
+        """What is merged."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What the user calls it."""
+        ...
+
+    def weight(self, site: Site) -> float:
+        """Its weight at one layer."""
+        ...
+
+
+@dataclass
+class Plan:
+    """What is to be done to one file of a checkpoint."""
+
+    store: Store
+    places: Mapping[Site, Place]
+    pieces: dict[str, list[tuple[Place, Site, Piece]]] = field(default_factory=dict)
+    biases: dict[str, list[Piece]] = field(default_factory=dict)
+
+    def add(self, site: Site, adapter_piece: Piece) -> None:
+        """Notes a piece that acts at a place of this file."""
+        place = self.places[site]
+        self.pieces.setdefault(place.key, []).append((place, site, adapter_piece))
+        if place.bias is not None:
+            self.biases.setdefault(place.bias, []).append(adapter_piece)
+
+    def changes(self, dtype: torch.dtype | None, device: torch.device) -> dict[str, Change]:
+        """What happens to each tensor that is touched."""
+        found: dict[str, Change] = {key: _adder(key, rows, dtype, device) for key, rows in self.pieces.items()}
+        for key, pieces in self.biases.items():
+            shift = bias_delta(pieces, self.store.shapes[key][0])
+            if shift is not None:
+                found[key] = _shifter(key, shift, dtype)
+        return found
+
+
+# --- what goes where -------------------------------------------------------------------------------------------------
+
+
+def assign(plans: Sequence[Plan], uses: Sequence[Weighted], report: Report, name: str) -> None:
+    """Gives every adapter to the places that it fits and reports the rest. Raises ToolError as `merge_into` says."""
+    here = {site: place for plan in plans for site, place in plan.places.items()}
+    if not here:
+        raise ToolError(f"{name} holds no layer of a Stable Diffusion model (SD1, SD2 or SDXL)")
+    ranks: dict[Site, int | None] = {}
+    matched = acting = 0
+    for use in uses:
+        lacks: list[str] = []
+        wrong: list[str] = []
+        for site, adapter in use.file.adapters.items():
+            holders = [plan for plan in plans if site in plan.places]
+            fitting = [plan for plan in holders if adapter.fits(plan.places[site].shape)]
+            if not fitting:
+                (wrong if holders else lacks).append(str(site))
+                continue
+            matched += 1
+            weight = use.weight(site)
+            if not weight:
+                continue
+            acting += 1
+            ranks[site] = None if adapter.rank is None else (ranks.get(site) or 0) + adapter.rank
+            for plan in fitting:
+                plan.add(site, Piece(adapter, weight, getattr(use, "dyn", None), plan.places[site].rows))
+        if lacks or wrong:
+            _check_family(use, here, name)
+        _tell(report, use, lacks, wrong)
+    report.layers += [Layer(str(site), rank, None) for site, rank in ranks.items()]
+    if not acting:
+        labels = ", ".join(use.label for use in uses)
+        if matched:
+            raise ToolError(f"{labels}: every weight is 0, {name} would stay as it is")
+        raise ToolError(f"nothing of {labels} fits {name} ({describe(here)}); it was not written")
+
+
+def _check_family(use: Weighted, here: Mapping[Site, Place], name: str) -> None:
+    """Raises ToolError when both families are known and differ (asked when not all layers fit)."""
+    family, own = family_of(here), use.file.family
+    if "unknown" not in (family, own) and not family.startswith(own):
+        raise ToolError(f"{use.label} was made for {own}, {name} is {family}")
+
+
+def _tell(report: Report, use: Weighted, lacks: list[str], wrong: list[str]) -> None:
+    if lacks:
+        report.only[use.label] = lacks
+    if wrong:
+        report.note(f"{use.label}: {len(wrong)} layers are of another size and left out, such as {wrong[0]}")
+    if use.file.unread:
+        report.unread[use.label] = list(use.file.unread)
+    if use.file.embeddings:
+        report.note(f"{use.label}: its embeddings ({', '.join(use.file.embeddings)}) have no place in a checkpoint")
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+def _adder(
+    key: str, rows: Sequence[tuple[Place, Site, Piece]], dtype: torch.dtype | None, device: torch.device
+) -> Change:
+    """W → W + Σ weight·ΔW, as baked injection computes it."""
+    turned = any(place.transposed for place, _, _ in rows)
+    pieces = tuple(piece for _, _, piece in rows)
+
+    def add(tensor: Tensor) -> Tensor:
+        weight = (tensor.mT if turned else tensor).to(device)
+        out = torch.empty(weight.shape, dtype=dtype or tensor.dtype, device=device)
+        add_delta(weight, pieces, out)
+        if not finite(out):
+            raise _unsound(key, rows[0][1], weight, pieces, out.dtype)
+        return out.mT if turned else out
+
+    return add
+
+
+def _shifter(key: str, shift: Tensor, dtype: torch.dtype | None) -> Change:
+    def add(tensor: Tensor) -> Tensor:
+        out = (tensor.float() + shift).to(dtype or tensor.dtype)
+        if not finite(out):
+            raise ToolError(f"{key} holds NaN or infinity when the LoRAs are added")
+        return out
+
+    return add
+
+
+def _unsound(key: str, site: Site, weight: Tensor, pieces: tuple[Piece, ...], dtype: torch.dtype) -> ToolError:
+    """Why a sum is not finite: the checkpoint was not, or the dtype is too small."""
+    if not finite(weight):
+        return ToolError(f"the checkpoint contains NaN or infinity in {key!r}")
+    wide = add_delta(weight, pieces, torch.empty(weight.shape, dtype=torch.float32, device=weight.device))
+    name = str(dtype).removeprefix("torch.")
+    return ToolError(
+        f"{site} does not fit {name} after merging: {key!r} reaches {float(wide.abs().max()):.4g}, the largest number "
+        f"is {torch.finfo(dtype).max:.4g}; use a smaller ratio, or save as bf16 or float"
+    )
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_file(
+    plan: Plan, path: Path, dtype: torch.dtype | None, device: torch.device, *, overwrite: bool, track: Track
+) -> None:
+    """One file of the checkpoint with its changes made, whole or not at all. Raises FileError, ToolError."""
+    changes = plan.changes(dtype, device)
+    with _steps(track, list(changes), f"merge into {path.name}") as step:
+        header = plan.store.header
+        if path.suffix.lower() in TORCH:
+            tensors = dict(changed(plan.store, changes, dtype, step))
+            with replacing(path, overwrite=overwrite) as part:
+                save_torch(plan.store, tensors, part)
+        elif header is None:
+            tensors = dict(changed(plan.store, changes, dtype, step))
+            write_tensors(tensors, path, metadata={"format": "pt"}, overwrite=overwrite)
+        else:
+            check_space(path, size_as(header, dtype))
+            with replacing(path, overwrite=overwrite) as part, part.open("wb") as out:
+                rewrite(plan.store, out, changes, dtype, step)
+
+
+@contextlib.contextmanager
+def _steps(track: Track, names: Sequence[str], text: str) -> Iterator[Callable[[str], object]]:
+    """A function to call at each item, for loops that are driven from elsewhere."""
+    shown = track(names, text)
+    try:
+        yield lambda name: next(shown, None)
+        for _ in shown:
+            pass
+    finally:
+        close = getattr(shown, "close", None)
+        if close is not None:
+            close()

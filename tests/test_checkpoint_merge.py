@@ -1,0 +1,372 @@
+"""LoRAs into checkpoints: kohya's reference numbers, bit-exactness, memory, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import test_host_checkpoint as small
+import torch
+from makers import KINDS, make, suits
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lora_ext.adapters import adapter_of
+from lora_ext.address import TE, TE2, UNET, Site
+from lora_ext.blocks import parse_weights
+from lora_ext.errors import LoraError
+from lora_ext.file.lorafile import LoraFile
+from lora_ext.file.reading import read
+from lora_ext.file.safetensors_file import read_header
+from lora_ext.file.writing import write
+from lora_ext.inject.bake import add_delta
+from lora_ext.inject.pieces import Piece
+from lora_ext.tools import checkpoint
+from lora_ext.tools.checkpoint import Source, merge_into
+from lora_ext.tools.ldm_keys import family_of, places
+
+DATA = Path(__file__).parent / "data" / "kohya"
+GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"
+GIB = 1 << 30
+
+
+def golden(name: str) -> Path:
+    """A reference file, from the repository or from the golden folder; the test is skipped where neither has it."""
+    for folder in (DATA, GOLDEN / "in", GOLDEN / "out"):
+        if (folder / f"{name}.safetensors").is_file():
+            return folder / f"{name}.safetensors"
+    pytest.skip(f"{GOLDEN} is absent (LORA_EXT_GOLDEN names it): {name}")
+
+
+def full_file(path: Path, kind: str = "lora", std: float = 1.0, only: str = "") -> LoraFile:
+    """A file with one adapter of `kind` at every layer of the checkpoint that such an adapter exists for."""
+    shapes = {name: entry.shape for name, entry in read_header(path).entries.items()}
+    adapters = {}
+    for site, place in places(shapes).items():
+        if suits(kind, place.shape) and str(site).startswith(only):
+            tensors = make(kind, place.shape)
+            scaled = {n: t * std if t.is_floating_point() and n != "alpha" else t for n, t in tensors.items()}
+            adapters[site] = adapter_of(scaled)
+    return LoraFile(adapters, path=Path(f"{kind}.safetensors"))  # type: ignore[arg-type]
+
+
+# --- reference numbers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "base", "lora", "ratio", "tolerance"),
+    [
+        ("merge_ckpt_lierla", "tiny_ckpt_ldm_fp32", "lierla_r8a4", 0.8, 1e-6),
+        ("merge_ckpt_c3", "tiny_ckpt_ldm_fp32", "c3_r8a4_c6a3", 1.0, 1e-6),
+        # kohya summed this one in fp16; ours is W + ΔW in float32, rounded once
+        ("merge_ckpt_fp16", "tiny_ckpt_ldm_fp16", "c3_r8_fp16", 0.8, 2e-3),
+    ],
+)
+def test_kohyas_merge(tmp_path: Path, case: str, base: str, lora: str, ratio: float, tolerance: float) -> None:
+    out = tmp_path / "out.safetensors"
+    report = merge_into(golden(base), [Source(read(golden(lora)), ratio)], out)
+    ours, theirs, before = load_file(out), load_file(golden(case)), load_file(golden(base))
+    assert list(ours) == list(before) and len(report.layers) > 50
+    for name, tensor in ours.items():
+        assert tensor.dtype == before[name].dtype
+        moved, expected = (t.float() - before[name].float() for t in (tensor, theirs[name]))
+        scale = before[name].float().abs().max() if tensor.dtype == torch.float16 else expected.abs().max() + 1e-3
+        assert (moved - expected).abs().max() <= tolerance * scale, name
+        assert bool(moved.any()) == bool(expected.any()), name
+
+
+# --- laws ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
+def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str) -> None:
+    """Bit for bit, text encoders included; and read back, −1× of the file gives the base picture again."""
+    from lora_ext.stack import Applied, Use
+
+    path = small.write(tmp_path, family)
+    file = full_file(path, std=0.2)
+    parts = {site.part for site in file.adapters}
+    assert parts == ({UNET, TE, TE2} if family == "SDXL" else {UNET, TE})
+    merged = tmp_path / "merged.safetensors"
+    merge_into(path, [Source(file, 0.7)], merged)
+    base, result = (small.read(p, prediction="epsilon") for p in (path, merged))
+    with Applied(base, "baked") as applied:
+        (fit,) = applied.set([Use(file, 0.7, 0.7)])
+        assert fit.matched > 0.9 * len(file.adapters)  # the host leaves out SD2's last text layer, as the web UI does
+        for part, root in base.parts().items():
+            others = dict(result.parts()[part].named_parameters())
+            assert all(torch.equal(p, others[name]) for name, p in root.named_parameters())
+    x, text = torch.randn(1, 4, 16, 16), torch.randn(1, 9, base.unet.config.cross_attention_dim)
+    added = {"text_embeds": torch.randn(1, 48), "time_ids": torch.randn(1, 6)} if family == "SDXL" else None
+    with torch.no_grad(), Applied(result, "live") as applied:
+        applied.set([Use(file, -0.7, -0.7)])
+        back, first = (m.unet(x, 5, text, added_cond_kwargs=added).sample for m in (result, base))
+    assert torch.allclose(back, first, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(tmp_path: Path, kind: str) -> None:
+    path = small.write(tmp_path, "SD1")
+    file = full_file(path, kind, std=0.1, only="unet.OUT05")
+    merge_into(path, [Source(file, 0.5)], tmp_path / "out.safetensors")
+    before, after = load_file(path), load_file(tmp_path / "out.safetensors")
+    found = places({name: tuple(t.shape) for name, t in before.items()})
+    biases = {found[site].bias for site, adapter in file.adapters.items() if adapter.bias_delta() is not None}
+    touched = {found[site].key for site in file.adapters} | biases
+    for site, adapter in file.adapters.items():
+        key = found[site].key
+        assert torch.equal(after[key], add_delta(before[key], (Piece(adapter, 0.5),))), site
+        assert not torch.equal(after[key], before[key])
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name not in touched)
+    assert all(not torch.equal(after[name], before[name]) for name in biases if name)
+
+
+def test_w_plus_delta_in_float32_rounded_once(tmp_path: Path) -> None:
+    base = golden("tiny_ckpt_ldm_fp16")
+    file = read(golden("c3_r8_fp16"))
+    merge_into(base, [Source(file, 0.8)], tmp_path / "out.safetensors")
+    before, after = load_file(base), load_file(tmp_path / "out.safetensors")
+    found = places({name: tuple(t.shape) for name, t in before.items()})
+    for site, adapter in file.adapters.items():
+        place = found[site]
+        exact = before[place.key].double() + 0.8 * adapter.delta(before[place.key]).double()
+        off = (after[place.key].double() - exact).abs()
+        assert bool((off <= 0.5001 * 2.0**-10 * exact.abs().clamp(min=2.0**-14)).all()), site  # half an ulp of fp16
+
+
+def test_untouched_tensors_layout_and_metadata_are_bit_identical(tmp_path: Path) -> None:
+    tensors = {**small.state_of("SD1"), "step": torch.tensor(5), "odd": torch.ones(3, dtype=torch.uint8)}
+    path, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file({k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}, path, {"z": "é\n", "a": ""})
+    file = full_file(path, only="unet.MID.attention")
+    merge_into(path, [Source(file)], out)
+    before, after = path.read_bytes(), out.read_bytes()
+    header = read_header(path)
+    assert before[: header.data] == after[: header.data] and len(before) == len(after)
+    touched = {places({n: e.shape for n, e in header.entries.items()})[site].key for site in file.adapters}
+    for name, entry in header.entries.items():
+        span = slice(header.data + entry.start, header.data + entry.end)
+        assert (before[span] == after[span]) == (name not in touched), name
+
+
+def test_block_weights_and_several_files(tmp_path: Path) -> None:
+    path = small.write(tmp_path, "SD1")
+    file = full_file(path)
+    out = tmp_path / "out.safetensors"
+    merge_into(path, [Source(file, 0.5, parse_weights("OUTALL")), Source(file, -0.25)], out)
+    before, after = load_file(path), load_file(out)
+    found = places({name: tuple(t.shape) for name, t in before.items()})
+    for site, adapter in file.adapters.items():
+        weights = [0.5] if site.block in ("BASE", "OUT05") else [0.0] if site.block in ("IN04", "MID") else None
+        if weights:
+            pieces = tuple(Piece(adapter, w) for w in (*weights, -0.25) if w)
+            assert torch.equal(after[found[site].key], add_delta(before[found[site].key], pieces)), site
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_save_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = small.write(tmp_path, "SD1")
+    merge_into(path, [Source(full_file(path, only="unet.MID"))], tmp_path / "out.safetensors", dtype=dtype)
+    merge_into(path, [Source(full_file(path, only="unet.MID"))], tmp_path / "exact.safetensors")
+    exact, saved = (load_file(tmp_path / f"{name}.safetensors") for name in ("exact", "out"))
+    assert list(exact) == list(saved) and all(torch.equal(saved[name], t.to(dtype)) for name, t in exact.items())
+
+
+def test_torch_files(tmp_path: Path) -> None:
+    path, state = small.write(tmp_path, "SD1"), small.state_of("SD1")
+    ckpt = tmp_path / "a.ckpt"
+    torch.save({"state_dict": state, "global_step": 7}, ckpt)
+    use = [Source(full_file(path, only="unet.MID"))]
+    merge_into(path, use, tmp_path / "out.safetensors")
+    expected = load_file(tmp_path / "out.safetensors")
+    for name in ("b.ckpt", "c.safetensors"):
+        merge_into(ckpt, use, tmp_path / name)
+    merge_into(path, use, tmp_path / "d.ckpt")
+    saved = torch.load(tmp_path / "b.ckpt", weights_only=True)
+    assert saved["global_step"] == 7
+    found = (saved["state_dict"], load_file(tmp_path / "c.safetensors"), torch.load(tmp_path / "d.ckpt")["state_dict"])
+    for tensors in found:
+        assert tensors.keys() == expected.keys() and all(torch.equal(t, expected[k]) for k, t in tensors.items())
+
+
+def _folder(path: Path) -> dict[str, dict[str, Tensor]]:
+    """A diffusers folder: the U-Net in two shards, a text encoder, and what else such folders hold."""
+    unet, _, (text,) = small.parts_of("SD1")
+    unet.save_pretrained(path / "unet", max_shard_size="1MB")
+    text.save_pretrained(path / "text_encoder")
+    (path / "scheduler").mkdir()
+    (path / "scheduler" / "scheduler_config.json").write_text("{}")
+    (path / "model_index.json").write_text("{}")
+    return {str(f.relative_to(path)): load_file(f) for f in path.rglob("*.safetensors")}
+
+
+def test_diffusers_folder(tmp_path: Path) -> None:
+    files = _folder(tmp_path / "model")
+    assert len(files) > 2
+    single = small.write(tmp_path, "SD1")
+    file = full_file(single)
+    out = tmp_path / "merged"
+    report = merge_into(tmp_path / "model", [Source(file, 0.5)], out)
+    merge_into(single, [Source(file, 0.5)], tmp_path / "merged.safetensors")
+    assert len(report.layers) == len(file.adapters)
+    merged = load_file(tmp_path / "merged.safetensors")
+    expected = {site: merged[place.key] for site, place in places({k: t.shape for k, t in merged.items()}).items()}
+    seen = set()
+    for name, before in files.items():
+        after = load_file(out / name)
+        part = UNET if name.startswith("unet") else TE
+        found = {place.key: site for site, place in places({k: t.shape for k, t in before.items()}, part).items()}
+        assert after.keys() == before.keys()
+        for key, tensor in after.items():
+            site = found.get(key)
+            seen.add(site)
+            assert torch.equal(tensor, expected[site].reshape(tensor.shape) if site in file.adapters else before[key])
+    assert seen >= file.adapters.keys()
+    for name in ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json"):
+        assert (out / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {"model", "merged", "merged.safetensors", "SD1.safetensors"}
+    with pytest.raises(LoraError, match="--overwrite"):
+        merge_into(tmp_path / "model", [Source(file)], out)
+    merge_into(tmp_path / "model", [Source(file, 0.5)], out, overwrite=True)
+    shutil.rmtree(out)
+
+
+@pytest.mark.parametrize(("family", "width"), [("SD1", 768), ("SD2", 1024), ("SDXL", 2048)])
+def test_family_is_read_off_the_cross_attention(family: str, width: int) -> None:
+    key = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    assert family_of(places({key: (8, width)})) == family
+
+
+def test_sgm_refiner_and_older_names() -> None:
+    in_proj = "conditioner.embedders.0.model.transformer.resblocks.0.attn.in_proj_weight"
+    final = "conditioner.embedders.0.model.ln_final.weight"
+    refiner = places({in_proj: (24, 8), final: (8,), "model.diffusion_model.label_emb.0.0.weight": (4, 4)})
+    assert {site.part for site in refiner if site.part != UNET} == {TE2}
+    assert {site.part for site in places({in_proj: (24, 8), final: (8,)})} == {TE}
+    old = places({"cond_stage_model.transformer.encoder.layers.0.mlp.fc1.weight": (4, 4)})
+    assert set(old) == {Site(TE, "BASE", "layers.0.mlp.fc1")}
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+_PROBE = """
+import json, re, sys
+from pathlib import Path
+from lora_ext.file.reading import read
+from lora_ext.tools.checkpoint import Source, merge_into
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+base, warm, lora, out = sys.argv[1:]
+merge_into(warm, [Source(read(lora))], out, overwrite=True)
+before = peak()
+merge_into(base, [Source(read(lora))], out, overwrite=True)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from /proc")
+def test_memory_is_that_of_a_tensor_and_not_of_the_file(tmp_path: Path) -> None:
+    """96 MB in 48 layers; what is held at once is a layer in float32 a few times over, and no more."""
+    layers = {f"input_blocks.{i}.1.transformer_blocks.{d}.attn1.to_q": i for i in (4, 5, 7, 8) for d in range(12)}
+    weights = {f"model.diffusion_model.{name}.weight": torch.ones(1024, 1024).half() for name in layers}
+    ballast = {f"first_stage_model.{n}": torch.ones(1024, 1024).half() for n in range(8)}
+    save_file({**weights, **ballast}, tmp_path / "base.safetensors")
+    save_file(dict(list(weights.items())[:2]), tmp_path / "warm.safetensors")
+    found = places({key: tuple(t.shape) for key, t in weights.items()})
+    write(LoraFile({s: adapter_of(make("lora", p.shape)) for s, p in found.items()}), tmp_path / "l.safetensors")  # type: ignore[misc]
+    names = [str(tmp_path / f"{name}.safetensors") for name in ("base", "warm", "l", "out")]
+    done = subprocess.run([sys.executable, "-c", _PROBE, *names], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 24_000_000
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_refusals(tmp_path: Path) -> None:
+    path = small.write(tmp_path, "SD1")
+    file = full_file(path, only="unet.MID")
+    out = tmp_path / "out.safetensors"
+    (tmp_path / "x.txt").write_text("x")
+    before = {p.name for p in tmp_path.iterdir()}
+
+    def refused(match: str, base: Path = path, uses: list[Source] | None = None, to: Path = out, **options) -> None:
+        with pytest.raises(LoraError, match=match):
+            merge_into(base, [Source(file)] if uses is None else uses, to, **options)
+        assert {p.name for p in tmp_path.iterdir()} == before
+
+    refused("no checkpoint", tmp_path / "none.safetensors")
+    refused("no folder", to=tmp_path / "none" / "out.safetensors")
+    refused("one of the inputs.*--overwrite", to=path)
+    refused("results are", to=tmp_path / "out.txt")
+    refused("nothing of .* fits", uses=[Source(LoraFile({Site(TE2, "BASE", "layers.0.mlp.fc1"): a}))
+                                        for a in list(file.adapters.values())[:1]])  # fmt: skip
+    refused("every weight is 0", uses=[Source(file, 0.0)])
+    refused("every weight is 0", uses=[Source(file, 1.0, parse_weights("INS"))])
+    refused("unet.MID.*does not fit float16.*save as bf16", uses=[Source(file, 1e9)], dtype=torch.float16)
+    bad = {site: adapter_of({**a.tensors, "alpha": torch.tensor(float("nan"))}) for site, a in file.adapters.items()}
+    refused("NaN", uses=[Source(LoraFile(bad))])  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_with_nan_is_named(tmp_path: Path) -> None:
+    state = dict(small.state_of("SD1"))
+    key = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+    state[key] = torch.full_like(state[key], float("nan"))
+    save_file(state, tmp_path / "a.safetensors")
+    file = full_file(tmp_path / "a.safetensors", only="unet.MID.attention")
+    with pytest.raises(LoraError, match=r"NaN or infinity in .*to_q"):
+        merge_into(tmp_path / "a.safetensors", [Source(file)], tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_another_familys_file_is_named(tmp_path: Path) -> None:
+    layer = "input_blocks.4.1.transformer_blocks.0.attn"
+    save_file(
+        {f"model.diffusion_model.{layer}{n}.weight": torch.zeros(8, w) for n, w in (("1.to_q", 8), ("2.to_k", 2048))},
+        tmp_path / "xl.safetensors",
+    )
+    leaf = "attention.transformer_blocks.0.attn"
+    shapes = {Site(UNET, "IN04", f"{leaf}1.to_q"): (8, 8), Site(UNET, "IN04", f"{leaf}2.to_k"): (8, 768)}
+    file = LoraFile({site: adapter_of(make("lora", shape)) for site, shape in shapes.items()})  # type: ignore[misc]
+    with pytest.raises(LoraError, match=r"made for SD1, .* is SDXL"):
+        merge_into(tmp_path / "xl.safetensors", [Source(file)], tmp_path / "out.safetensors")
+
+
+def test_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
+    path = small.write(tmp_path, "SD1")
+
+    def interrupted(items, text):
+        yield from items[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge_into(path, [Source(full_file(path))], tmp_path / "out.safetensors", track=interrupted)
+    assert [p.name for p in tmp_path.iterdir()] == ["SD1.safetensors"]
+
+
+def test_over_the_input(tmp_path: Path) -> None:
+    path = small.write(tmp_path, "SD1")
+    use = [Source(full_file(path, only="unet.MID"))]
+    merge_into(path, use, tmp_path / "other.safetensors")
+    merge_into(path, use, path, overwrite=True)
+    assert path.read_bytes() == (tmp_path / "other.safetensors").read_bytes()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = golden("tiny_ckpt_ldm_fp16")
+    args = Namespace(
+        sd_model=path, models=[golden("c3_r8_fp16")], ratios=[0.8], lbws=["ALL"], save_to=tmp_path / "o.safetensors",
+        save_precision=None, precision="fp16", device="cpu", overwrite=False, json=True,
+    )  # fmt: skip
+    assert checkpoint.run(args) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verb"] == "merge" and len(told["layers"]) > 50 and told["outputs"]
+    with pytest.raises(LoraError, match="1 models, 2 ratios"):
+        checkpoint.run(Namespace(**{**vars(args), "ratios": [1.0, 1.0]}))
