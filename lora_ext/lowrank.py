@@ -7,13 +7,14 @@ This is the only place that holds the formula.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .errors import FitError
+from .errors import FitError, ToolError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,25 @@ class LowRank:
         """The first `rank` columns, gains kept: a DyLoRA prefix, or `dyn` in a prompt."""
         return LowRank(self.up[:, :rank], self.gain[..., :rank], self.down[:rank])
 
+    def stored(self, alpha: float | None = None) -> dict[str, Tensor]:
+        """Suffix → float32 tensor for a file: `of(up, down, alpha=alpha)` is this ΔW. alpha: None means r.
+
+        |gain| goes into both factors by its square root, which keeps them away from fp16's limits, its sign into U.
+        Where all gains are alpha/r the factors are the very ones. A layer without alpha could not be merged by
+        kohya's scripts, so one is always written.
+        """
+        alpha = float(self.rank) if alpha is None else alpha
+        gain = self.gain.double() * (self.rank / alpha)
+        root = torch.where((gain.abs() - 1).abs() < 1e-7, 1.0, gain.abs().sqrt())
+        up = (self.up.double() * (root * gain.sign())).float()
+        down = (self.down.flatten(1).double() * root[:, None]).float().reshape(self.down.shape)
+        up = up.reshape(*up.shape, *[1] * (down.dim() - 2))
+        return {
+            "lora_up.weight": up.contiguous(),
+            "lora_down.weight": down.contiguous(),
+            "alpha": torch.tensor(alpha),
+        }
+
     def reshaped(self, shape: Sequence[int]) -> LowRank:
         """The same ΔW for a layer weight of `shape`: a 1x1 kernel is added or dropped.
 
@@ -116,3 +136,155 @@ def _joined(factors: Sequence[Tensor], dim: int) -> Tensor:
     """Side by side; torch promotes no 8-bit floats, so different dtypes go through float32."""
     mixed = len({f.dtype for f in factors}) > 1
     return torch.cat([f.float() if mixed else f for f in factors], dim=dim)
+
+
+# --- best approximations ---------------------------------------------------------------------------------------------
+
+DYNAMIC = ("sv_ratio", "sv_fro", "sv_cumulative")
+"""Rules that choose a rank from the singular values (kohya's `resize_lora.py`)."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How many singular values to keep: `rank` of them, or as many as `method` says with `param`, at most `rank`.
+
+    sv_ratio: those above S₀/param; sv_fro: until the share of the Frobenius norm is param; sv_cumulative: until the
+    share of their sum is param. Each keeps one more than that and at least two, as kohya's script does; a zero matrix
+    keeps one. Raises ToolError for what cannot be meant.
+    """
+
+    rank: int
+    method: str | None = None
+    param: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ToolError(f"a rank is at least 1, not {self.rank}")
+        if self.method is None:
+            return
+        if self.method not in DYNAMIC:
+            raise ToolError(f"unknown dynamic method {self.method!r}{did_you_mean(self.method, DYNAMIC)}")
+        if self.method == "sv_ratio":
+            if not self.param > 1:
+                raise ToolError(f"sv_ratio takes a number above 1, such as 5, not {self.param:g}")
+        elif not 0 < self.param <= 1:
+            raise ToolError(f"{self.method} takes a share between 0 and 1, not {self.param:g}")
+
+    def choose(self, values: Tensor, size: int | None = None) -> int:
+        """How many of `values` (singular, falling) to keep; `size`: min(out, in·kh·kw) where the zeros are left out."""
+        size, values = size or len(values), values.float()
+        if not float(values[0]) > 1e-6:
+            return 1
+        if self.method is None:
+            return min(self.rank, len(values))
+        if self.method == "sv_ratio":
+            index = int((values > values[0] / self.param).sum())
+        else:
+            powers, share = (values, self.param) if self.method == "sv_cumulative" else (values**2, self.param**2)
+            index = int(torch.searchsorted(powers.cumsum(0) / float(powers.sum()), share)) + 1
+        return min(max(1, min(index, size - 1)) + 1, self.rank, len(values))
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best approximation of a ΔW at its rank: gains are the singular values, U and D have orthonormal vectors.
+
+    values: the singular values that were computed (all of them, or the first for a fixed rank of a large matrix).
+    norm: ‖ΔW‖ (Frobenius). kept: ‖approximation‖/‖ΔW‖; 1 for a zero ΔW.
+    """
+
+    low: LowRank
+    values: Tensor
+    norm: float
+    kept: float
+
+
+def shrink(low: LowRank, rule: Rule | int) -> Best:
+    """The best approximation of U·diag(g)·D at a rank: SVD of the r×r core R_u·R_dᵀ of two thin QR's.
+
+    Never forms ΔW (Eckart–Young through QR; Golub & Van Loan §5.4). Time O(r²(m+n)), memory O(r(m+n)). The rank is
+    at most min(r, m, n). Raises ToolError for NaN or infinity.
+    """
+    rule = Rule(rule) if isinstance(rule, int) else rule
+    left, right = (low.up.float() * low.gain.float()), low.down.flatten(1).float().T
+    (q_left, r_left), (q_right, r_right) = torch.linalg.qr(left), torch.linalg.qr(right)
+    core = r_left.double() @ r_right.double().T
+    if not bool(torch.isfinite(core).all()):
+        raise ToolError("NaN or infinity")
+    head, values, tail = torch.linalg.svd(core, full_matrices=False)
+    rank = rule.choose(values, min(left.shape[0], right.shape[0]))
+    up, down = q_left @ head[:, :rank].float(), tail[:rank].float() @ q_right.T
+    return _best(up, values, down.reshape(-1, *low.shape[1:]), float(torch.linalg.vector_norm(values)))
+
+
+def from_delta(delta: Tensor, rule: Rule | int) -> Best:
+    """The best approximation of a dense ΔW (out, in, *kernel) at a rank.
+
+    Large matrices at a small fixed rank: block Krylov subspaces (Musco & Musco 2015, arXiv 1504.05477) until the error
+    stands still to 2e-5. Else the eigenvectors of the Gram matrix of the shorter side, in float64: singular values
+    are right to 1e-8 of the largest. Raises ToolError for NaN or infinity.
+    """
+    rule = Rule(rule) if isinstance(rule, int) else rule
+    matrix = delta.flatten(1).float()
+    turned = matrix.shape[0] > matrix.shape[1]
+    wide = matrix.T if turned else matrix
+    norm = float(torch.linalg.vector_norm(wide, dtype=_wide(wide)))
+    if not math.isfinite(norm):
+        raise ToolError("NaN or infinity")
+    rest: Tensor | None = None
+    if rule.method is None and wide.shape[0] >= 256 and rule.rank * 6 <= wide.shape[0]:
+        basis, thin = _krylov(wide, rule.rank, norm)
+        rank = rule.rank if norm else 1
+    else:
+        rest, basis = _eigen(wide)
+        rank = rule.choose(rest, wide.shape[0])
+        basis = basis[:, :rank].to(wide)
+        thin = basis.T @ wide
+    # whatever the basis, the SVD of the thin projection is exact
+    values, turn = _eigen(thin)
+    turn = turn[:, :rank].to(wide)
+    short, long = basis @ turn, turn.T @ thin
+    long = long / values[:rank, None].to(wide).clamp(min=torch.finfo(torch.float32).tiny)
+    up, down = (long.T, short.T) if turned else (short, long)
+    values = values[:rank] if rest is None else torch.cat([values, rest[rank:]])
+    return _best(up, values, down.reshape(-1, *delta.shape[1:]), norm)
+
+
+def _best(up: Tensor, values: Tensor, down: Tensor, norm: float) -> Best:
+    rank = up.shape[1]
+    kept = float(torch.linalg.vector_norm(values[:rank])) / norm if norm else 1.0
+    return Best(LowRank(up, values[:rank].float(), down), values.float(), norm, min(1.0, kept))
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def _eigen(wide: Tensor) -> tuple[Tensor, Tensor]:
+    """(singular values, left singular vectors) of M (m, n), falling, float64, from the eigenvectors of M·Mᵀ."""
+    wide = (wide.cpu() if wide.device.type == "mps" else wide).double()
+    weights, vectors = torch.linalg.eigh(wide @ wide.T)
+    return weights.clamp(min=0).sqrt().flip(0), vectors.flip(1)
+
+
+def _krylov(wide: Tensor, rank: int, norm: float) -> tuple[Tensor, Tensor]:
+    """Orthonormal B (m, b) that nearly holds the first `rank` left singular vectors of M (m, n), m ≤ n; and Bᵀ·M.
+
+    Blocks Ω, (MMᵀ)Ω, (MMᵀ)²Ω … are all kept and made orthogonal; ends when the best `rank` directions in them no
+    longer lower the squared error by 3e-5 of itself.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(wide.shape[1], rank + 8, generator=generator).to(wide)
+    basis = torch.linalg.qr(wide @ start)[0]
+    thin, width, last = basis.T @ wide, basis.shape[1], math.inf
+    while basis.shape[1] + width <= wide.shape[0]:
+        error = max(norm**2 - float((_eigen(thin)[0][:rank] ** 2).sum()), 0.0)
+        if error <= 1e-12 * norm**2 or last - error <= 3e-5 * error:
+            break
+        last = error
+        block = wide @ thin[-width:].T
+        for _ in range(2):  # twice is enough to be orthogonal (Giraud et al. 2005)
+            block = torch.linalg.qr(block - basis @ (basis.T @ block))[0]
+        basis, thin = torch.cat([basis, block], dim=1), torch.cat([thin, block.T @ wide])
+    return basis, thin
