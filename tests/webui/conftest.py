@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from server import GOLDEN, WebUI, launch, prepare
@@ -48,3 +49,13 @@ def own(webui: WebUI) -> WebUI:
     if webui.data is None:
         pytest.skip("a web UI given by URL: its files stay as they are")
     return webui
+
+
+@pytest.fixture
+def same_settings(webui: WebUI) -> Any:
+    """The test begins and ends with our defaults and with nothing applied."""
+    defaults = {"lora_ext_in_charge": "LoRA ext", "lora_ext_mode": "auto", "sd_lora": "None"}
+    webui.options(**defaults)
+    yield
+    webui.options(**defaults)
+    webui.make("")

@@ -52,9 +52,11 @@ def pairs(webui: WebUI) -> tuple[dict[str, Made], dict[str, Made]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_same_picture(pairs: tuple[dict[str, Made], dict[str, Made]], name: str, record_property: Any) -> None:
+def test_same_picture(
+    pairs: tuple[dict[str, Made], dict[str, Made]], name: str, record_testsuite_property: Any
+) -> None:
     ours, theirs = (made[name] for made in pairs)
-    record_property("max difference", apart(ours, theirs))
+    record_testsuite_property(f"{name}: greatest difference of 255", apart(ours, theirs))
     assert apart(ours, theirs) <= 2
     if "none" not in name:
         assert ours.pixels.shape != pairs[0]["none"].pixels.shape or apart(ours, pairs[0]["none"]) > 2

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from lora_ext.address import TE, TE2, UNET, Site, kohya_key, site_of
 from safetensors import safe_open
 from safetensors.torch import save_file
 from server import WebUI, apart, launch, prepare, python_of
+
+from lora_ext.address import TE, TE2, UNET, Site, kohya_key, site_of
 
 ROOTS = {
     "model.diffusion_model.": UNET,

@@ -57,12 +57,23 @@ def test_forced_baked_with_little_memory(other: tuple[str, WebUI]) -> None:
     second.options(lora_ext_mode="auto")
 
 
-@pytest.mark.parametrize("cache", [False, True])
-def test_fp8(webui: WebUI, cache: bool) -> None:
-    """fp8 weights stay as they are, with the web UI's fp16 copies beside them or without."""
-    for storage in ("Enable", "Disable"):  # the way back rounds the web UI's own tables once
+@pytest.fixture(scope="module")
+def for_fp8(folder: Path, tmp_path_factory: Any) -> Iterator[WebUI]:
+    """A web UI of its own: the way back from fp8 rounds its tables for as long as its model lives."""
+    data = tmp_path_factory.mktemp("fp8")
+    prepare(data)
+    webui = launch(folder, data)
+    for storage in ("Enable", "Disable"):
         webui.options(fp8_storage=storage)
         webui.make("")
+    yield webui
+    webui.stop()
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_fp8(for_fp8: WebUI, cache: bool) -> None:
+    """fp8 weights stay as they are, with the web UI's fp16 copies beside them or without."""
+    webui = for_fp8
     plain, before = webui.make(""), webui.weights()
     webui.options(fp8_storage="Enable", cache_fp16_weight=cache, lora_ext_mode="auto")
     try:
