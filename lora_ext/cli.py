@@ -13,6 +13,10 @@ VERBS = {
     "demo": ("demo", "draw one labelled sheet with the model that comes along: what a LoRA and its weight do"),
     "generate": ("generate", "draw pictures from a prompt with <lora:name:0.8> tags"),
     "inspect": ("inspect_file", "say what a LoRA file holds"),
+    "merge": ("tools.merge", "merge LoRAs into one, exactly or at a rank of its own; or into a checkpoint"),
+    "svd-merge": ("tools.svd_merge", "merge LoRAs into one at a rank of its own"),
+    "resize": ("tools.resize", "change the rank of a LoRA, fixed or layer by layer"),
+    "reweight": ("tools.reweight", "write block weights into a LoRA"),
 }
 """Verb → (module with `main(argv) -> int`, what it does)."""
 

@@ -138,6 +138,24 @@ def _joined(factors: Sequence[Tensor], dim: int) -> Tensor:
     return torch.cat([f.float() if mixed else f for f in factors], dim=dim)
 
 
+def mean_factors(parts: Sequence[LowRank], scales: Sequence[float]) -> LowRank:
+    """(Σ|sᵢ|Uᵢ)·(ΣsᵢDᵢ) of parts of one shape and rank: the older scripts' merge, with its cross terms UᵢDⱼ."""
+    up = torch.stack([part.up.float() * abs(s) for part, s in zip(parts, scales, strict=True)]).sum(0)
+    down = torch.stack([part.down.float() * s for part, s in zip(parts, scales, strict=True)]).sum(0)
+    return LowRank(up, torch.ones(up.shape[1]), down)
+
+
+def clamped(low: LowRank, quantile: float) -> LowRank:
+    """U·diag(g) and D clipped to ± the quantile of all their (signed) entries, as kohya's scripts clip them."""
+    up, down = low.up.float() * low.gain.float(), low.down.float()
+    entries = torch.cat([up.flatten(), down.flatten()]).sort().values
+    # as torch.quantile, which takes no more than 2^24 entries
+    place = quantile * (len(entries) - 1)
+    at = min(math.floor(place), len(entries) - 2)
+    bound = abs(float(torch.lerp(entries[at], entries[at + 1], place - at)))
+    return LowRank(up.clamp(-bound, bound), torch.ones_like(low.gain), down.clamp(-bound, bound))
+
+
 # --- best approximations ---------------------------------------------------------------------------------------------
 
 DYNAMIC = ("sv_ratio", "sv_fro", "sv_cumulative")
@@ -173,10 +191,10 @@ class Rule:
     def choose(self, values: Tensor, size: int | None = None) -> int:
         """How many of `values` (singular, falling) to keep; `size`: min(out, in·kh·kw) where the zeros are left out."""
         size, values = size or len(values), values.float()
+        if self.method is None:
+            return min(self.rank, len(values)) if float(values[0]) else 1
         if not float(values[0]) > 1e-6:
             return 1
-        if self.method is None:
-            return min(self.rank, len(values))
         if self.method == "sv_ratio":
             index = int((values > values[0] / self.param).sum())
         else:

@@ -1,0 +1,150 @@
+"""One layer of a merge: concat, svd, or the older scripts' average of factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ..adapters import Adapter, Lora, Norm
+from ..address import Site
+from ..errors import ToolError, did_you_mean
+from ..lowrank import Rule, clamped, mean_factors
+from .layers import Change, added, lora_of, stored_as, wide_kernel
+from .report import Layer, Report
+from .reweight import weighted
+
+METHODS = ("concat", "svd", "factors")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How files are merged. new_rank, new_conv_rank (kernels above 1x1; None: new_rank) are svd's.
+
+    dtype: of the result, None for the widest among the files. clamp_quantile: svd's factors clipped at this quantile
+    of their entries, as the older scripts clip at 0.99; it doubles the error.
+    """
+
+    method: str = "concat"
+    new_rank: int = 4
+    new_conv_rank: int | None = None
+    clamp_quantile: float | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ToolError(f"unknown method {self.method!r}{did_you_mean(self.method, METHODS)}")
+        if self.clamp_quantile is not None and not 0 < self.clamp_quantile <= 1:
+            raise ToolError(f"a quantile is between 0 and 1, not {self.clamp_quantile:g}")
+        for rank in (self.new_rank, self.new_conv_rank or 1):
+            Rule(rank)
+
+    def rank(self, shape: tuple[int, ...]) -> int:
+        """svd's rank for a weight of `shape`."""
+        return self.new_conv_rank or self.new_rank if wide_kernel(shape) else self.new_rank
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file's share of one layer."""
+
+    label: str
+    adapter: Adapter
+    weight: float
+    change: Change | None
+
+
+def merged(site: Site, parts: list[Part], recipe: Recipe, dtype: torch.dtype, report: Report) -> Adapter | None:
+    """One layer of the result and its line in the report; None where nothing (that can be merged) is left."""
+    whole = [part for part in parts if part.change is None]
+    if whole:
+        kept = weighted(parts[0].adapter, parts[0].weight) if len(parts) == 1 else _norms(parts)
+        if kept is not None:
+            report.layers.append(Layer(str(site), kept.rank, kept.rank, note=kept.kind))
+            return stored_as(kept.tensors, dtype, site)
+        for part in whole:
+            report.unread.setdefault(part.label, []).append(str(site))
+            report.note(f"{part.adapter.kind} layers that need the base model's weights are left out")
+        parts = [part for part in parts if part.change is not None]
+    if not parts:
+        return None
+    if recipe.method == "factors":
+        return _factors(site, parts, dtype, report)
+    total = added([part.change.times(part.weight) for part in parts if part.change is not None]).to(recipe.device)
+    if recipe.method == "svd":
+        return _svd(site, parts, total, recipe, dtype, report)
+    return _concat(site, parts, total, dtype, report)
+
+
+def _concat(site: Site, parts: list[Part], total: Change, dtype: torch.dtype, report: Report) -> Adapter:
+    """All ranks side by side; a full matrix where that is smaller, or where a bias comes along."""
+    old = sum(part.adapter.rank or 0 for part in parts) or None
+    rows, columns = total.shape[0], torch.Size(total.shape[1:]).numel()
+    biases = [part.adapter.bias_delta() for part in parts]
+    low = total.low
+    if low is None and not any(b is not None for b in biases):
+        best = total.best(min(rows, columns))
+        exact = int((best.values > best.values[0] * 1e-6).sum())
+        if 0 < exact * (rows + columns) < rows * columns:
+            low = best.low.cut(exact)
+    if low is None:
+        report.layers.append(Layer(str(site), old, None, note="full matrix"))
+        assert total.dense is not None
+        tensors = {"diff": total.dense}
+        shifts = [part.weight * bias for part, bias in zip(parts, biases, strict=True) if bias is not None]
+        if shifts:
+            tensors["diff_b"] = torch.stack(shifts).sum(0)
+        return stored_as(tensors, dtype, site)
+    if low.rank > min(rows, columns):
+        report.note("ranks add up to more than some layers hold; those were capped without loss")
+        low = total.best(min(rows, columns)).low
+    report.layers.append(Layer(str(site), old, low.rank))
+    # the largest gain becomes alpha/rank, so that its factors stay what they were
+    return lora_of(low, (float(low.gain.abs().max()) or 1.0) * low.rank, dtype, site)
+
+
+def _svd(site: Site, parts: list[Part], total: Change, recipe: Recipe, dtype: torch.dtype, report: Report) -> Adapter:
+    """The best approximation at the rank asked; alpha = rank."""
+    wanted = recipe.rank(total.shape)
+    best = total.best(wanted)
+    if best.low.rank < wanted and best.norm:
+        report.note(f"rank {wanted} is more than some layers hold; they got all of theirs (capped)")
+    if any(part.adapter.bias_delta() is not None for part in parts):
+        report.note("changes of biases have no place in a LoRA of low rank and are left out")
+    low, note = best.low, ""
+    if recipe.clamp_quantile is not None:
+        low, note = clamped(low, recipe.clamp_quantile), f"clamped at quantile {recipe.clamp_quantile:g}"
+    old = sum(part.adapter.rank or 0 for part in parts) or None
+    report.layers.append(Layer(str(site), old, low.rank, best.kept, best.norm, note))
+    return lora_of(low, None, dtype, site)
+
+
+def _factors(site: Site, parts: list[Part], dtype: torch.dtype, report: Report) -> Adapter:
+    """(Σ|sᵢ|Uᵢ)(Σ sᵢDᵢ) with sᵢ = √(αᵢ/α₁)·ratioᵢ and alpha α₁: kohya's `merge_lora.py` without --concat."""
+    loras = [(part.adapter, part.weight) for part in parts if isinstance(part.adapter, Lora)]
+    ranks = [adapter.rank for adapter, _ in loras]
+    if len(loras) != len(parts) or any(part.change is None or part.change.low is None for part in parts):
+        kinds = ", ".join(sorted({part.adapter.kind for part in parts}))
+        raise ToolError(f"the method 'factors' takes plain LoRA layers, not {kinds}; use concat or svd")
+    if len(set(ranks)) != 1:
+        raise ToolError(f"the method 'factors' needs one rank, here are {ranks}; use concat or svd")
+    alphas = [adapter.scaling() * adapter.rank for adapter, _ in loras]
+    if any(alpha / alphas[0] < 0 for alpha in alphas if alphas[0]):
+        raise ToolError("the method 'factors' takes alphas of one sign; use concat or svd")
+    scales = [(a / alphas[0]) ** 0.5 * w if alphas[0] else w for a, (_, w) in zip(alphas, loras, strict=True)]
+    low = mean_factors([adapter.factors() for adapter, _ in loras], scales)
+    report.layers.append(Layer(str(site), sum(ranks), low.rank, note="factors averaged"))
+    return lora_of(low.times(alphas[0] / low.rank), alphas[0] or 1.0, dtype, site)
+
+
+def _norms(parts: list[Part]) -> Adapter | None:
+    """The weighted sum of changes of a norm's weight and bias; None for other kinds."""
+    if not all(isinstance(part.adapter, Norm) for part in parts):
+        return None
+    tensors = {}
+    for name in ("w_norm", "b_norm"):
+        held = [p.weight * p.adapter.tensors[name].float() for p in parts if name in p.adapter.tensors]
+        if held:
+            tensors[name] = torch.stack(held).sum(0)
+    return Norm(tensors)

@@ -1,0 +1,139 @@
+"""Metadata from the sources into a result, as trainers, web UIs and model sites read it; and writing the result.
+
+Keys as kohya's scripts write them: `ss_network_dim`, `ss_network_alpha` (numbers, or "Dynamic" where layers differ),
+`ss_network_args` (JSON), `ss_training_comment`, `sshs_model_hash`, `sshs_legacy_hash`, `modelspec.*`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ToolError
+from ..file import hashes
+from ..file.lorafile import LoraFile
+from ..file.spelling import spell
+from ..file.writing import write
+from .layers import wide_kernel
+from .options import check_space
+
+SOURCES = "lora_ext_sources"
+"""Metadata key: JSON list of what a file was made from: name, hash, ratio, block weights."""
+
+STALE = ("modelspec.hash_sha256", "modelspec.thumbnail", "sshs_model_hash", "sshs_legacy_hash")
+"""What is no longer true of a changed file."""
+
+DYNAMIC = "Dynamic"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One file that a result was made from."""
+
+    name: str
+    hash: str
+    ratio: float | None = None
+    lbw: str | None = None
+
+
+def origin(file: LoraFile, ratio: float | None = None, lbw: str | None = None) -> Origin:
+    """The record of one source; its hash is `sshs_model_hash`, computed where the file does not say it."""
+    digest = file.metadata.get("sshs_model_hash") or ""
+    if not digest and file.path is not None and file.path.exists():
+        digest = hashes.model_hash(file.path)
+    return Origin(file.name, digest, ratio, lbw)
+
+
+def comment(metadata: Mapping[str, str], said: str) -> str:
+    """`ss_training_comment` with what was done in front, as kohya's scripts put it."""
+    return "; ".join(filter(None, (said, metadata.get("ss_training_comment", ""))))
+
+
+def described(file: LoraFile, metadata: Mapping[str, str], dims: tuple[int, int] | None = None) -> dict[str, str]:
+    """The metadata with `ss_network_dim`, `ss_network_alpha`, `conv_dim` and `conv_alpha` read off the adapters.
+
+    Numbers where all layers of a sort agree, "Dynamic" where they do not. dims: (rank, rank of kernels above 1x1) that
+    was asked for, where only layers too small for it have less.
+    """
+    plain: set[tuple[int, float]] = set()
+    point, conv = plain.copy(), plain.copy()
+    for adapter in file.adapters.values():
+        if adapter.rank:
+            low = adapter.low_rank()
+            shape = low.shape if low is not None else (0, 0)
+            sort = conv if wide_kernel(shape) else point if len(shape) > 2 else plain
+            sort.add((adapter.rank, round(adapter.scaling() * adapter.rank, 6)))
+    said = dict(metadata)
+    said.setdefault("ss_network_module", "networks.lora")
+    dim, conv_dim = dims or (None, None)
+    said["ss_network_dim"], said["ss_network_alpha"] = _pair(plain or point or conv, dim)
+    args = _args(metadata)
+    for name in ("conv_dim", "conv_alpha"):
+        args.pop(name, None)
+    if conv:
+        args["conv_dim"], args["conv_alpha"] = _pair(conv, conv_dim)
+    if args:
+        said["ss_network_args"] = json.dumps(args)
+    else:
+        said.pop("ss_network_args", None)
+    return said
+
+
+def _pair(found: set[tuple[int, float]], dim: int | None) -> tuple[str, str]:
+    """(dim, alpha) as text; "Dynamic" where layers differ."""
+    asked = [pair for pair in found if pair[0] == dim]
+    if len(asked) == 1 and all(abs(alpha / rank - asked[0][1] / asked[0][0]) < 1e-6 for rank, alpha in found):
+        return str(asked[0][0]), str(asked[0][1])
+    dims, alphas = {dim for dim, _ in found}, {alpha for _, alpha in found}
+    return tuple(str(min(v)) if len(v) == 1 else DYNAMIC for v in (dims, alphas))  # type: ignore[return-value]
+
+
+def _args(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """`ss_network_args` as a dict; empty where it is missing or no JSON object."""
+    try:
+        args = json.loads(metadata.get("ss_network_args") or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return args if isinstance(args, dict) else {}
+
+
+def carried(metadata: Mapping[str, str], said: str, origins: Sequence[Origin]) -> dict[str, str]:
+    """One source's metadata for its changed copy: `said` in the comment, the sources recorded, stale keys gone."""
+    kept = {key: value for key, value in metadata.items() if key not in STALE}
+    kept["ss_training_comment"] = comment(metadata, said)
+    kept[SOURCES] = json.dumps([{k: v for k, v in asdict(o).items() if v is not None} for o in origins])
+    return kept
+
+
+_SHARED = ("ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_sd_model_hash", "ss_clip_skip", "ss_resolution")
+
+
+def joined(files: Sequence[LoraFile], said: str, origins: Sequence[Origin]) -> dict[str, str]:
+    """Metadata of a merge: what all sources agree on (of the base model), `said`, the sources."""
+    meta: dict[str, str] = {}
+    for key in (*_SHARED, "modelspec.architecture", "modelspec.implementation", "modelspec.prediction_type"):
+        values = {file.metadata[key] for file in files if key in file.metadata}
+        if len(values) == 1:
+            meta[key] = values.pop()
+    meta["ss_network_module"] = "networks.lora"
+    meta["modelspec.merged_from"] = ", ".join(o.name for o in origins)
+    return carried(meta, said, origins)
+
+
+def save(file: LoraFile, path: Path, inputs: Sequence[Path] = (), *, overwrite: bool = False) -> Path:
+    """Writes a result whole or not at all: its names (`ss_output_name`, `modelspec.title`) and hashes are its own.
+
+    The web UI calls a file by `ss_output_name`, so a copy that kept its source's would hide one of the two.
+    Raises ToolError when the disk is full, FileError when it cannot be written.
+    """
+    metadata = {**file.metadata, "ss_output_name": path.stem}
+    if any(key.startswith("modelspec.") for key in metadata):
+        metadata["modelspec.title"] = path.stem
+    size = sum(tensor.nbytes for tensor in spell(file).values())
+    check_space(path, size + 1_000_000)
+    if not file.adapters:
+        raise ToolError(f"nothing would be left in {path}")
+    return write(file, path, overwrite=overwrite, metadata=metadata, rehash=True)

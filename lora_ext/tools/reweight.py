@@ -1,0 +1,107 @@
+"""`reweight`: block weights and part weights written into a file: what a preset does in a prompt, made permanent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from ..adapters import IA3, Adapter, Full, GLoRA, LoKr, Norm, Oft
+from ..address import Site
+from ..blocks import UNIFORM, BlockWeights, parse_rules, parse_weights
+from ..errors import ToolError
+from ..file.lorafile import LoraFile
+from ..file.reading import read
+from ..stack import Use
+from .layers import check_finite, stored_as, with_adapters
+from .metadata_carry import carried, described, origin, save
+from .options import Parser, check_output, dtype_of, widest
+from .report import Layer, Report, show
+
+
+def reweight(
+    file: LoraFile,
+    blocks: BlockWeights = UNIFORM,
+    *,
+    te: float = 1.0,
+    unet: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> tuple[LoraFile, Report]:
+    """The file that acts at weight 1 as `file` does at these weights. Layers at weight 0 are left out.
+
+    The weight goes into alpha (factors stay bit-identical), or into the tensors of kinds without one. Raises ToolError
+    for NaN, for a weight that a layer's kind cannot hold (DoRA, OFT), and when every layer has weight 0.
+    """
+    check_finite(file)
+    use = Use(file, te=te, unet=unet, blocks=blocks)
+    report = Report("reweight", unread={file.name: list(file.unread)} if file.unread else {})
+    adapters: dict[Site, Adapter] = {}
+    silenced = []
+    for site, adapter in file.adapters.items():
+        weight = use.weight(site)
+        if not weight:
+            silenced.append(str(site))
+            continue
+        made = weighted(adapter, weight)
+        if made is None:
+            raise ToolError(
+                f"{site} cannot be written at weight {weight:g}: {_name(adapter)} is no multiple of its change; "
+                "its blocks can have 0 or 1"
+            )
+        adapters[site] = stored_as(made.tensors, dtype or widest([adapter.dtype]), site) if dtype else made
+        report.layers.append(Layer(str(site), adapter.rank, adapter.rank, note=f"weight {weight:g}"))
+    if not adapters:
+        raise ToolError(f"every layer of {file.name} has weight 0 there; nothing would be left")
+    if silenced:
+        report.extra["left_out"] = silenced
+        report.note(f"{len(silenced)} layers have weight 0 and are left out, such as {silenced[0]}")
+    said = f"reweighted: lbw={blocks.text()} te={te:g} unet={unet:g}"
+    result = with_adapters(file, adapters, carried(file.metadata, said, [origin(file, lbw=blocks.text())]))
+    return with_adapters(result, adapters, described(result, result.metadata)), report
+
+
+def weighted(adapter: Adapter, weight: float) -> Adapter | None:
+    """The adapter whose change of weight and bias is `weight` times this one's; None where no such file exists."""
+    if weight == 1:
+        return adapter
+    tensors = adapter.tensors
+    if adapter.magnitude() is not None or isinstance(adapter, Oft):
+        return None
+    if isinstance(adapter, Norm | IA3 | Full):
+        scaled = {"w_norm", "b_norm", "weight", "diff", "diff_b", "bias", "bias_values"} & tensors.keys()
+    elif isinstance(adapter, LoKr) and not adapter.rank and "scale" not in tensors:
+        scaled = {name for name in ("lokr_w1", "bias", "bias_values") if name in tensors}
+    elif adapter.rank and "scale" not in tensors and not (isinstance(adapter, GLoRA) and adapter.older):
+        return replace(adapter, tensors={**tensors, "alpha": torch.tensor(adapter.scaling() * adapter.rank * weight)})
+    else:
+        return replace(adapter, tensors={**tensors, "scale": torch.tensor(adapter.scaling() * weight)})
+    moved = {name: (tensors[name].float() * weight).to(tensors[name].dtype) for name in scaled}
+    return replace(adapter, tensors={**tensors, **moved})
+
+
+def _name(adapter: Adapter) -> str:
+    return "a DoRA" if adapter.magnitude() is not None else adapter.kind
+
+
+def _parser() -> Parser:
+    parser = Parser("reweight", "Write block weights into a LoRA.").common(device=False)
+    parser.add_argument("--model", required=True, metavar="FILE", help="the file to change")
+    parser.add_argument("--lbw", metavar="PRESET|NUMBERS", help="a preset, or 12, 17, 20, 25 or 26 numbers with commas")
+    parser.add_argument("--lbwe", metavar="RULES", help="rules for single layers, such as IN05-OUT05:attn:0")
+    parser.add_argument("--te", type=float, default=1.0, help="weight of the text encoders")
+    parser.add_argument("--unet", type=float, default=1.0, help="weight of the U-Net")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `reweight`."""
+    args = _parser().parse_args(argv)
+    blocks = parse_weights(args.lbw) if args.lbw else UNIFORM
+    if args.lbwe:
+        blocks = replace(blocks, rules=parse_rules(args.lbwe))
+    path = check_output(args.save_to, [args.model], overwrite=args.overwrite)
+    result, report = reweight(read(args.model), blocks, te=args.te, unet=args.unet, dtype=dtype_of(args.save_precision))
+    report.outputs.append(str(save(result, path, overwrite=args.overwrite)))
+    show(report, as_json=args.json, verbose=args.verbose)
+    return 0
