@@ -18,8 +18,7 @@ from ..blocks import UNIFORM, BlockWeights, parse_weights
 from ..errors import FitError, ToolError
 from ..file.lorafile import LoraFile
 from ..file.reading import read
-from ..stack import Use
-from .layers import change_of, check_finite
+from .layers import Use, change_of, check_finite
 from .merge_layer import METHODS, Part, Recipe, merged
 from .metadata_carry import described, joined, origin, save
 from .options import PRECISIONS, Parser, check_output, device_of, dtype_of, widest
@@ -158,13 +157,9 @@ def _parser(verb: str) -> Parser:
     parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata")
     parser.set_defaults(method="svd", sd_model=None)
     if not svd:
-        parser.add_argument(
-            "--method", choices=METHODS, default=None, help="concat: exact, ranks add; svd: at --new_rank"
-        )
+        parser.add_argument("--method", choices=METHODS, default=None, help="concat: exact; svd: at --new_rank")
         parser.add_argument("--concat", action="store_const", const="concat", dest="method", help="--method concat")
-        parser.add_argument(
-            "--sd_model", type=Path, metavar="CKPT", help="a checkpoint or diffusers folder to merge into"
-        )
+        parser.add_argument("--sd_model", type=Path, metavar="CKPT", help="merge into a checkpoint or diffusers folder")
     return parser
 
 
