@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lora_ext.adapters import adapter_of
 from lora_ext.address import TE, TE2, UNET, Site
-from lora_ext.blocks import parse_weights
+from lora_ext.blocks import UNIFORM, BlockWeights, parse_weights
 from lora_ext.errors import LoraError
 from lora_ext.file.lorafile import LoraFile
 from lora_ext.file.reading import read
@@ -28,12 +28,12 @@ from lora_ext.file.writing import write
 from lora_ext.inject.bake import add_delta
 from lora_ext.inject.pieces import Piece
 from lora_ext.tools import checkpoint
-from lora_ext.tools.checkpoint import Source, merge_into
+from lora_ext.tools.checkpoint import merge_into
+from lora_ext.tools.layers import Use as ToolUse
 from lora_ext.tools.ldm_keys import family_of, places
 
 DATA = Path(__file__).parent / "data" / "kohya"
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"
-GIB = 1 << 30
 
 
 def golden(name: str) -> Path:
@@ -42,6 +42,11 @@ def golden(name: str) -> Path:
         if (folder / f"{name}.safetensors").is_file():
             return folder / f"{name}.safetensors"
     pytest.skip(f"{GOLDEN} is absent (LORA_EXT_GOLDEN names it): {name}")
+
+
+def of(file: LoraFile, ratio: float = 1.0, blocks: BlockWeights = UNIFORM) -> ToolUse:
+    """A file at one ratio."""
+    return ToolUse(file, ratio, ratio, blocks)
 
 
 def full_file(path: Path, kind: str = "lora", std: float = 1.0, only: str = "") -> LoraFile:
@@ -70,7 +75,7 @@ def full_file(path: Path, kind: str = "lora", std: float = 1.0, only: str = "") 
 )
 def test_kohyas_merge(tmp_path: Path, case: str, base: str, lora: str, ratio: float, tolerance: float) -> None:
     out = tmp_path / "out.safetensors"
-    report = merge_into(golden(base), [Source(read(golden(lora)), ratio)], out)
+    report = merge_into(golden(base), [of(read(golden(lora)), ratio)], out)
     ours, theirs, before = load_file(out), load_file(golden(case)), load_file(golden(base))
     assert list(ours) == list(before) and len(report.layers) > 50
     for name, tensor in ours.items():
@@ -94,7 +99,7 @@ def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str) -> 
     parts = {site.part for site in file.adapters}
     assert parts == ({UNET, TE, TE2} if family == "SDXL" else {UNET, TE})
     merged = tmp_path / "merged.safetensors"
-    merge_into(path, [Source(file, 0.7)], merged)
+    merge_into(path, [of(file, 0.7)], merged)
     base, result = (small.read(p, prediction="epsilon") for p in (path, merged))
     with Applied(base, "baked") as applied:
         (fit,) = applied.set([Use(file, 0.7, 0.7)])
@@ -114,7 +119,7 @@ def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str) -> 
 def test_every_kind(tmp_path: Path, kind: str) -> None:
     path = small.write(tmp_path, "SD1")
     file = full_file(path, kind, std=0.1, only="unet.OUT05")
-    merge_into(path, [Source(file, 0.5)], tmp_path / "out.safetensors")
+    merge_into(path, [of(file, 0.5)], tmp_path / "out.safetensors")
     before, after = load_file(path), load_file(tmp_path / "out.safetensors")
     found = places({name: tuple(t.shape) for name, t in before.items()})
     biases = {found[site].bias for site, adapter in file.adapters.items() if adapter.bias_delta() is not None}
@@ -130,7 +135,7 @@ def test_every_kind(tmp_path: Path, kind: str) -> None:
 def test_w_plus_delta_in_float32_rounded_once(tmp_path: Path) -> None:
     base = golden("tiny_ckpt_ldm_fp16")
     file = read(golden("c3_r8_fp16"))
-    merge_into(base, [Source(file, 0.8)], tmp_path / "out.safetensors")
+    merge_into(base, [of(file, 0.8)], tmp_path / "out.safetensors")
     before, after = load_file(base), load_file(tmp_path / "out.safetensors")
     found = places({name: tuple(t.shape) for name, t in before.items()})
     for site, adapter in file.adapters.items():
@@ -145,7 +150,7 @@ def test_untouched_tensors_layout_and_metadata_are_bit_identical(tmp_path: Path)
     path, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file({k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}, path, {"z": "é\n", "a": ""})
     file = full_file(path, only="unet.MID.attention")
-    merge_into(path, [Source(file)], out)
+    merge_into(path, [of(file)], out)
     before, after = path.read_bytes(), out.read_bytes()
     header = read_header(path)
     assert before[: header.data] == after[: header.data] and len(before) == len(after)
@@ -159,7 +164,7 @@ def test_block_weights_and_several_files(tmp_path: Path) -> None:
     path = small.write(tmp_path, "SD1")
     file = full_file(path)
     out = tmp_path / "out.safetensors"
-    merge_into(path, [Source(file, 0.5, parse_weights("OUTALL")), Source(file, -0.25)], out)
+    merge_into(path, [of(file, 0.5, parse_weights("OUTALL")), of(file, -0.25)], out)
     before, after = load_file(path), load_file(out)
     found = places({name: tuple(t.shape) for name, t in before.items()})
     for site, adapter in file.adapters.items():
@@ -172,8 +177,8 @@ def test_block_weights_and_several_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_save_precision(tmp_path: Path, dtype: torch.dtype) -> None:
     path = small.write(tmp_path, "SD1")
-    merge_into(path, [Source(full_file(path, only="unet.MID"))], tmp_path / "out.safetensors", dtype=dtype)
-    merge_into(path, [Source(full_file(path, only="unet.MID"))], tmp_path / "exact.safetensors")
+    merge_into(path, [of(full_file(path, only="unet.MID"))], tmp_path / "out.safetensors", dtype=dtype)
+    merge_into(path, [of(full_file(path, only="unet.MID"))], tmp_path / "exact.safetensors")
     exact, saved = (load_file(tmp_path / f"{name}.safetensors") for name in ("exact", "out"))
     assert list(exact) == list(saved) and all(torch.equal(saved[name], t.to(dtype)) for name, t in exact.items())
 
@@ -182,7 +187,7 @@ def test_torch_files(tmp_path: Path) -> None:
     path, state = small.write(tmp_path, "SD1"), small.state_of("SD1")
     ckpt = tmp_path / "a.ckpt"
     torch.save({"state_dict": state, "global_step": 7}, ckpt)
-    use = [Source(full_file(path, only="unet.MID"))]
+    use = [of(full_file(path, only="unet.MID"))]
     merge_into(path, use, tmp_path / "out.safetensors")
     expected = load_file(tmp_path / "out.safetensors")
     for name in ("b.ckpt", "c.safetensors"):
@@ -212,8 +217,8 @@ def test_diffusers_folder(tmp_path: Path) -> None:
     single = small.write(tmp_path, "SD1")
     file = full_file(single)
     out = tmp_path / "merged"
-    report = merge_into(tmp_path / "model", [Source(file, 0.5)], out)
-    merge_into(single, [Source(file, 0.5)], tmp_path / "merged.safetensors")
+    report = merge_into(tmp_path / "model", [of(file, 0.5)], out)
+    merge_into(single, [of(file, 0.5)], tmp_path / "merged.safetensors")
     assert len(report.layers) == len(file.adapters)
     merged = load_file(tmp_path / "merged.safetensors")
     expected = {site: merged[place.key] for site, place in places({k: t.shape for k, t in merged.items()}).items()}
@@ -232,8 +237,8 @@ def test_diffusers_folder(tmp_path: Path) -> None:
         assert (out / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
     assert {p.name for p in tmp_path.iterdir()} == {"model", "merged", "merged.safetensors", "SD1.safetensors"}
     with pytest.raises(LoraError, match="--overwrite"):
-        merge_into(tmp_path / "model", [Source(file)], out)
-    merge_into(tmp_path / "model", [Source(file, 0.5)], out, overwrite=True)
+        merge_into(tmp_path / "model", [of(file)], out)
+    merge_into(tmp_path / "model", [of(file, 0.5)], out, overwrite=True)
     shutil.rmtree(out)
 
 
@@ -259,15 +264,16 @@ _PROBE = """
 import json, re, sys
 from pathlib import Path
 from lora_ext.file.reading import read
-from lora_ext.tools.checkpoint import Source, merge_into
+from lora_ext.tools.checkpoint import merge_into
+from lora_ext.tools.layers import Use as of
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 base, warm, lora, out = sys.argv[1:]
-merge_into(warm, [Source(read(lora))], out, overwrite=True)
+merge_into(warm, [of(read(lora))], out, overwrite=True)
 before = peak()
-merge_into(base, [Source(read(lora))], out, overwrite=True)
+merge_into(base, [of(read(lora))], out, overwrite=True)
 print(peak() - before)
 """
 
@@ -297,22 +303,22 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("x")
     before = {p.name for p in tmp_path.iterdir()}
 
-    def refused(match: str, base: Path = path, uses: list[Source] | None = None, to: Path = out, **options) -> None:
+    def refused(match: str, base: Path = path, uses: list[ToolUse] | None = None, to: Path = out, **options) -> None:
         with pytest.raises(LoraError, match=match):
-            merge_into(base, [Source(file)] if uses is None else uses, to, **options)
+            merge_into(base, [of(file)] if uses is None else uses, to, **options)
         assert {p.name for p in tmp_path.iterdir()} == before
 
     refused("no checkpoint", tmp_path / "none.safetensors")
     refused("no folder", to=tmp_path / "none" / "out.safetensors")
     refused("one of the inputs.*--overwrite", to=path)
     refused("results are", to=tmp_path / "out.txt")
-    refused("nothing of .* fits", uses=[Source(LoraFile({Site(TE2, "BASE", "layers.0.mlp.fc1"): a}))
+    refused("nothing of .* fits", uses=[of(LoraFile({Site(TE2, "BASE", "layers.0.mlp.fc1"): a}))
                                         for a in list(file.adapters.values())[:1]])  # fmt: skip
-    refused("every weight is 0", uses=[Source(file, 0.0)])
-    refused("every weight is 0", uses=[Source(file, 1.0, parse_weights("INS"))])
-    refused("unet.MID.*does not fit float16.*save as bf16", uses=[Source(file, 1e9)], dtype=torch.float16)
+    refused("every weight is 0", uses=[of(file, 0.0)])
+    refused("every weight is 0", uses=[of(file, 1.0, parse_weights("INS"))])
+    refused("unet.MID.*does not fit float16.*save as bf16", uses=[of(file, 1e9)], dtype=torch.float16)
     bad = {site: adapter_of({**a.tensors, "alpha": torch.tensor(float("nan"))}) for site, a in file.adapters.items()}
-    refused("NaN", uses=[Source(LoraFile(bad))])  # type: ignore[arg-type]
+    refused("NaN", uses=[of(LoraFile(bad))])  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_with_nan_is_named(tmp_path: Path) -> None:
@@ -322,7 +328,7 @@ def test_a_checkpoint_with_nan_is_named(tmp_path: Path) -> None:
     save_file(state, tmp_path / "a.safetensors")
     file = full_file(tmp_path / "a.safetensors", only="unet.MID.attention")
     with pytest.raises(LoraError, match=r"NaN or infinity in .*to_q"):
-        merge_into(tmp_path / "a.safetensors", [Source(file)], tmp_path / "b.safetensors")
+        merge_into(tmp_path / "a.safetensors", [of(file)], tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
 
 
@@ -336,7 +342,7 @@ def test_another_familys_file_is_named(tmp_path: Path) -> None:
     shapes = {Site(UNET, "IN04", f"{leaf}1.to_q"): (8, 8), Site(UNET, "IN04", f"{leaf}2.to_k"): (8, 768)}
     file = LoraFile({site: adapter_of(make("lora", shape)) for site, shape in shapes.items()})  # type: ignore[misc]
     with pytest.raises(LoraError, match=r"made for SD1, .* is SDXL"):
-        merge_into(tmp_path / "xl.safetensors", [Source(file)], tmp_path / "out.safetensors")
+        merge_into(tmp_path / "xl.safetensors", [of(file)], tmp_path / "out.safetensors")
 
 
 def test_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
@@ -347,13 +353,13 @@ def test_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        merge_into(path, [Source(full_file(path))], tmp_path / "out.safetensors", track=interrupted)
+        merge_into(path, [of(full_file(path))], tmp_path / "out.safetensors", track=interrupted)
     assert [p.name for p in tmp_path.iterdir()] == ["SD1.safetensors"]
 
 
 def test_over_the_input(tmp_path: Path) -> None:
     path = small.write(tmp_path, "SD1")
-    use = [Source(full_file(path, only="unet.MID"))]
+    use = [of(full_file(path, only="unet.MID"))]
     merge_into(path, use, tmp_path / "other.safetensors")
     merge_into(path, use, path, overwrite=True)
     assert path.read_bytes() == (tmp_path / "other.safetensors").read_bytes()

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..address import Site
-from ..blocks import UNIFORM, BlockWeights, parse_weights
+from ..blocks import UNIFORM, parse_weights
 from ..errors import ToolError
-from ..file.lorafile import LoraFile
 from ..file.reading import read
 from .checkpoint_folder import merge_folder
-from .checkpoint_plan import TORCH, Plan, Weighted, assign, write_file
+from .checkpoint_plan import TORCH, Plan, assign, write_file
+from .layers import Use
 from .ldm_keys import places
 from .options import device_of, dtype_of
 from .progress import Track, bar, silent
@@ -26,25 +24,9 @@ from .report import Report, show
 from .stream import store_of
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file at one ratio, and at block weights."""
-
-    file: LoraFile
-    ratio: float = 1.0
-    blocks: BlockWeights = UNIFORM
-
-    @property
-    def label(self) -> str:
-        return self.file.name
-
-    def weight(self, site: Site) -> float:
-        return self.ratio * self.blocks.of(site.block)
-
-
 def merge_into(
     checkpoint: str | Path,
-    uses: Sequence[Weighted],
+    uses: Sequence[Use],
     save_to: str | Path,
     *,
     dtype: torch.dtype | None = None,
@@ -109,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             "give one of each"
         )
     uses = [
-        Source(read(model), float(ratio), parse_weights(lbw) if lbw else UNIFORM)
+        Use(read(model), float(ratio), float(ratio), parse_weights(lbw) if lbw else UNIFORM)
         for model, ratio, lbw in zip(models, ratios, lbws or [""] * len(models), strict=True)
     ]
     report = merge_into(

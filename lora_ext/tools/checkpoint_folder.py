@@ -12,7 +12,8 @@ import torch
 
 from ..address import TE, TE2, UNET
 from ..errors import FileError, ToolError
-from .checkpoint_plan import TORCH, Plan, Weighted, assign, write_file
+from .checkpoint_plan import TORCH, Plan, assign, write_file
+from .layers import Use
 from .ldm_keys import places
 from .options import check_space
 from .progress import Track
@@ -25,7 +26,7 @@ NETWORKS = {"unet": UNET, "text_encoder": TE, "text_encoder_2": TE2}
 
 def merge_folder(
     folder: Path,
-    uses: Sequence[Weighted],
+    uses: Sequence[Use],
     save_to: Path,
     report: Report,
     *,

@@ -6,17 +6,17 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..address import Site
 from ..errors import ToolError
-from ..file.lorafile import LoraFile, finite
+from ..file.lorafile import finite
 from ..file.writing import replacing, write_tensors
 from ..inject.bake import add_delta
 from ..inject.pieces import Piece, bias_delta
+from .layers import Use
 from .ldm_keys import Place, describe, family_of
 from .options import check_space
 from .progress import Track
@@ -25,24 +25,6 @@ from .stream import Change, Store, changed, rewrite, save_torch, size_as
 
 TORCH = (".ckpt", ".pt", ".pth", ".bin")
 """Suffixes that are written as torch files."""
-
-
-class Weighted(Protocol):
-    """One file at its weights, such as `stack.Use` and `Source`."""
-
-    @property
-    def file(self) -> LoraFile:
-        """What is merged."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """What the user calls it."""
-        ...
-
-    def weight(self, site: Site) -> float:
-        """Its weight at one layer."""
-        ...
 
 
 @dataclass
@@ -74,7 +56,7 @@ class Plan:
 # --- what goes where -------------------------------------------------------------------------------------------------
 
 
-def assign(plans: Sequence[Plan], uses: Sequence[Weighted], report: Report, name: str) -> None:
+def assign(plans: Sequence[Plan], uses: Sequence[Use], report: Report, name: str) -> None:
     """Gives every adapter to the places that it fits and reports the rest. Raises ToolError as `merge_into` says."""
     here = {site: place for plan in plans for site, place in plan.places.items()}
     if not here:
@@ -97,7 +79,7 @@ def assign(plans: Sequence[Plan], uses: Sequence[Weighted], report: Report, name
             acting += 1
             ranks[site] = None if adapter.rank is None else (ranks.get(site) or 0) + adapter.rank
             for plan in fitting:
-                plan.add(site, Piece(adapter, weight, getattr(use, "dyn", None), plan.places[site].rows))
+                plan.add(site, Piece(adapter, weight, rows=plan.places[site].rows))
         if lacks or wrong:
             _check_family(use, here, name)
         _tell(report, use, lacks, wrong)
@@ -109,14 +91,14 @@ def assign(plans: Sequence[Plan], uses: Sequence[Weighted], report: Report, name
         raise ToolError(f"nothing of {labels} fits {name} ({describe(here)}); it was not written")
 
 
-def _check_family(use: Weighted, here: Mapping[Site, Place], name: str) -> None:
+def _check_family(use: Use, here: Mapping[Site, Place], name: str) -> None:
     """Raises ToolError when both families are known and differ (asked when not all layers fit)."""
     family, own = family_of(here), use.file.family
     if "unknown" not in (family, own) and not family.startswith(own):
         raise ToolError(f"{use.label} was made for {own}, {name} is {family}")
 
 
-def _tell(report: Report, use: Weighted, lacks: list[str], wrong: list[str]) -> None:
+def _tell(report: Report, use: Use, lacks: list[str], wrong: list[str]) -> None:
     if lacks:
         report.only[use.label] = lacks
     if wrong:

@@ -1,0 +1,213 @@
+"""`extract`: what a tuned checkpoint has over its original, as a LoRA: the best one of its rank, layer by layer.
+
+Which layers, as kohya's `extract_lora_from_models.py`: attention blocks and text encoders (LierLa); with `conv_dim`
+also resnets and samplers (C3Lier). Two layers are in memory at a time, never a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..adapters import Adapter
+from ..address import UNET, Site
+from ..errors import ToolError
+from ..file.family import SD2, SDXL
+from ..file.lorafile import LoraFile
+from ..lowrank import DYNAMIC, LowRank, Rule, clamped, from_delta
+from .extract_source import Checkpoint
+from .layers import lora_of, wide_kernel
+from .metadata_carry import SOURCES, described, save
+from .options import Parser, check_output, device_of, dtype_of
+from .progress import Track, bar, silent
+from .report import Layer, Report, show
+
+MIN_DIFF = 0.01
+
+
+def extract(
+    org: str | Path,
+    tuned: str | Path,
+    *,
+    dim: int = 4,
+    conv_dim: int | None = None,
+    min_diff: float = MIN_DIFF,
+    dynamic_method: str | None = None,
+    dynamic_param: float | None = None,
+    clamp_quantile: float | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    track: Track = silent,
+) -> tuple[LoraFile, Report]:
+    """The LoRA of rank `dim` (kernels above 1x1: `conv_dim`, None leaves resnets and samplers out) nearest to
+    tuned − org at every layer, alpha = rank.
+
+    The text encoders are left out when no weight in them differs by more than `min_diff`. dynamic_method, _param: the
+    rank of each layer, at most those (`lowrank.Rule`). clamp_quantile: as older scripts do it, at a cost in error.
+    dtype: of the factors, None for float32. Raises FileError (unreadable) and ToolError: another architecture, NaN,
+    nothing that differs, a number too large for `dtype` (naming the layer).
+    """
+    if dynamic_method is not None and dynamic_param is None:
+        raise ToolError(f"{dynamic_method} needs its number: --dynamic_param")
+    if clamp_quantile is not None and not 0 < clamp_quantile < 1:
+        raise ToolError(f"a quantile to clamp at lies between 0 and 1, not {clamp_quantile:g}")
+    rules = [Rule(rank, dynamic_method, dynamic_param or 0.0) for rank in (dim, dim if conv_dim is None else conv_dim)]
+    base, other = Checkpoint(org), Checkpoint(tuned)
+    report = Report("extract")
+    sites = _text_if_tuned(base, other, _shared(base, other, conv_dim is not None, report), min_diff, report)
+    adapters: dict[Site, Adapter] = {}
+    for site in track(sites, "extract"):
+        delta = _difference(base, other, site).to(device)
+        if not delta.any():
+            report.unchanged.append(str(site))
+            continue
+        rule = rules[wide_kernel(base.shapes[site])]
+        low = _approximated(delta, rule, site, report)
+        low = low if clamp_quantile is None else clamped(low, clamp_quantile)
+        adapters[site] = lora_of(low, None, dtype or torch.float32, site)
+    if not adapters:
+        raise ToolError(f"{tuned} and {org} are equal in all {len(sites)} layers; there is nothing to extract")
+    file = LoraFile(adapters)
+    metadata = _metadata(base, other, dim, conv_dim, dynamic_method, dynamic_param)
+    dims = None if dynamic_method is not None else (dim, rules[1].rank)
+    return LoraFile(adapters, described(file, metadata, dims)), report
+
+
+# --- which layers ----------------------------------------------------------------------------------------------------
+
+
+def takes(site: Site, shape: Sequence[int], conv: bool) -> bool:
+    """Whether kohya's networks have this layer: attention and text always, resnets and samplers with `conv`."""
+    if len(shape) < 2:
+        return False
+    if site.part != UNET:
+        return ".self_attn." in site.leaf or ".mlp." in site.leaf
+    return site.leaf.startswith(("attention.", *(("resnet.", "sampler.") if conv else ())))
+
+
+def _shared(base: Checkpoint, other: Checkpoint, conv: bool, report: Report) -> list[Site]:
+    """Layers to look at, in the base's order. Raises ToolError when the two are of different architectures."""
+    families = {checkpoint.family for checkpoint in (base, other)}
+    wanted = [site for site, shape in base.shapes.items() if takes(site, shape, conv)]
+    odd = [s for s in wanted if s in other.shapes and torch.Size(base.shapes[s]).numel() != _size(other.shapes[s])]
+    if len(families - {"unknown"}) > 1 or odd:
+        raise ToolError(
+            f"{base.path} is {base.describe()}, {other.path} is {other.describe()}"
+            + (f": {odd[0]} is {base.shapes[odd[0]]} in one and {other.shapes[odd[0]]} in the other" if odd else "")
+        )
+    for one, two in ((base, other), (other, base)):
+        alone = [str(s) for s, shape in one.shapes.items() if takes(s, shape, conv) and s not in two.shapes]
+        if alone:
+            report.only[str(one.path)] = alone
+    return [site for site in wanted if site in other.shapes]
+
+
+def _size(shape: Sequence[int]) -> int:
+    return torch.Size(shape).numel()
+
+
+def _text_if_tuned(base: Checkpoint, other: Checkpoint, sites: list[Site], least: float, report: Report) -> list[Site]:
+    """The sites, without those of the text encoders where none of these differs by more than `least`."""
+    text = [site for site in sites if site.part != UNET]
+    largest = 0.0
+    for site in text:
+        largest = max(largest, float(_difference(base, other, site).abs().max()))
+        if largest > least:
+            return sites
+    if text:
+        report.note(
+            f"text encoder left out: no weight differs by more than {least:g} (largest difference {largest:.3g})"
+        )
+    return [site for site in sites if site.part == UNET]
+
+
+# --- one layer -------------------------------------------------------------------------------------------------------
+
+
+def _difference(base: Checkpoint, other: Checkpoint, site: Site) -> Tensor:
+    """tuned − org, float32, in the base's shape. Raises ToolError naming the layer for NaN."""
+    before = base.weight(site)
+    delta = other.weight(site).reshape(before.shape) - before
+    if not bool(torch.isfinite(delta.sum())) and not bool(torch.isfinite(delta).all()):
+        held = other.path if bool(torch.isfinite(before).all()) else base.path
+        raise ToolError(f"{held} contains NaN or infinity in {site}")
+    return delta
+
+
+def _approximated(delta: Tensor, rule: Rule, site: Site, report: Report) -> LowRank:
+    """The nearest ΔW of the rule's rank, and its line in the report."""
+    best = from_delta(delta, rule)
+    if rule.method is None and best.low.rank < rule.rank:
+        report.note(f"rank {rule.rank} is more than some layers hold; they got all of theirs (capped)")
+    report.layers.append(Layer(str(site), None, best.low.rank, best.kept, best.norm))
+    return best.low
+
+
+# --- metadata and command line ---------------------------------------------------------------------------------------
+
+
+def _metadata(
+    base: Checkpoint, other: Checkpoint, dim: int, conv_dim: int | None, method: str | None, param: float | None
+) -> dict[str, str]:
+    """What kohya's script writes, and where it came from."""
+    ranks = f"dim {dim}" + (f", conv dim {conv_dim}" if conv_dim is not None else "")
+    chosen = f", {method}: {param:g}" if method is not None else ""
+    version = {SD2: "sd_v2", SDXL: "sdxl_base_v1-0"}.get(base.family, "sd_v1")
+    return {
+        "ss_base_model_version": version,
+        "ss_v2": str(base.family == SD2),
+        "ss_sd_model_name": base.path.name,
+        "ss_network_module": "networks.lora",
+        "ss_training_comment": f"extracted from {other.path.name} minus {base.path.name} ({ranks}{chosen})",
+        SOURCES: json.dumps([{"name": c.path.name, "ratio": ratio} for c, ratio in ((other, 1.0), (base, -1.0))]),
+    }
+
+
+def _parser() -> Parser:
+    parser = Parser("extract", "The difference of two checkpoints as a LoRA.").common()
+    parser.add_argument("--model_org", type=Path, required=True, metavar="CKPT", help="the original checkpoint")
+    parser.add_argument("--model_tuned", type=Path, required=True, metavar="CKPT", help="the tuned one")
+    parser.add_argument("--dim", type=int, default=4, help="rank of Linear and 1x1 layers (default 4)")
+    parser.add_argument(
+        "--conv_dim", type=int, help="rank of 3x3 kernels; without it resnets and samplers are left out"
+    )
+    text = f"leave the text encoder out when no weight differs by more (default {MIN_DIFF})"
+    parser.add_argument("--min_diff", type=float, default=MIN_DIFF, help=text)
+    parser.add_argument("--dynamic_method", choices=DYNAMIC, help="choose each layer's rank by its singular values")
+    parser.add_argument(
+        "--dynamic_param", type=float, help="sv_ratio: S0/S, such as 5; the others: a share, such as 0.9"
+    )
+    parser.add_argument("--clamp_quantile", type=float, help="clamp the factors, as older scripts do at 0.99")
+    for known in ("--v2", "--sdxl", "--v_parameterization", "--no_metadata"):
+        parser.add_argument(known, action="store_true", help="accepted; the files tell by themselves")
+    parser.add_argument("--load_precision", help="accepted; differences are taken in float32")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `extract`."""
+    args = _parser().parse_args(argv)
+    inputs = [args.model_org, args.model_tuned]
+    path = check_output(args.save_to, inputs, overwrite=args.overwrite)
+    file, report = extract(
+        *inputs,
+        dim=args.dim,
+        conv_dim=args.conv_dim,
+        min_diff=args.min_diff,
+        dynamic_method=args.dynamic_method,
+        dynamic_param=args.dynamic_param,
+        clamp_quantile=args.clamp_quantile,
+        dtype=dtype_of(args.save_precision),
+        device=device_of(args.device),
+        track=silent if args.json else bar,
+    )
+    report.outputs.append(str(save(file, path, inputs, overwrite=args.overwrite)))
+    show(report, as_json=args.json, verbose=args.verbose)
+    return 0
+
+
+__all__ = ["extract", "main", "takes"]

@@ -1,0 +1,69 @@
+"""A checkpoint to extract from: a file or a diffusers folder, its layers read one at a time, whatever their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..address import UNET, Site
+from ..errors import ToolError
+from .checkpoint_folder import NETWORKS
+from .checkpoint_plan import TORCH
+from .ldm_keys import Place, describe, family_of, places
+from .stream import Store, store_of
+
+
+class Checkpoint:
+    """Weights by `Site`. `shapes` of all layers are known; only `weight` reads numbers.
+
+    Raises ToolError when there is none at `path`, FileError when it cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise ToolError(f"there is no checkpoint {self.path}")
+        self._at: dict[Site, tuple[Store, Place]] = {}
+        for store, part in self._stores():
+            for site, place in places(store.shapes, part).items():
+                self._at.setdefault(site, (store, place))
+        if not any(site.part == UNET for site in self._at):
+            raise ToolError(f"{self.path} holds no U-Net of a Stable Diffusion model (SD1, SD2 or SDXL)")
+        self.shapes = {site: place.shape for site, (_, place) in self._at.items()}
+
+    def _stores(self) -> Iterator[tuple[Store, str | None]]:
+        if not self.path.is_dir():
+            yield store_of(self.path), None
+            return
+        if not (self.path / "model_index.json").is_file():
+            raise ToolError(f"{self.path} is no diffusers model: it has no model_index.json")
+        for name, part in NETWORKS.items():
+            files = [p for p in (self.path / name).glob("*") if p.suffix in (".safetensors", *TORCH) and p.is_file()]
+            tensors = [p for p in files if p.suffix == ".safetensors"] or files
+            # of a variant such as `.fp16.` and the plain file, the plain one: it comes first and wins
+            yield from ((store_of(p), part) for p in sorted(tensors, key=lambda p: (p.name.count("."), p.name)))
+
+    @property
+    def family(self) -> str:
+        """ "SD1", "SD2", "SDXL", or "unknown"."""
+        return family_of(self._places())
+
+    def describe(self) -> str:
+        """The family, or what is known of it, in words."""
+        return describe(self._places())
+
+    def _places(self) -> dict[Site, Place]:
+        return {site: place for site, (_, place) in self._at.items()}
+
+    def dtype(self, site: Site) -> torch.dtype:
+        """What a layer is stored as."""
+        store, place = self._at[site]
+        return store.dtype(place.key)
+
+    def weight(self, site: Site) -> Tensor:
+        """One layer's weight, float32. Raises FileError."""
+        store, place = self._at[site]
+        return place.weight(store.read(place.key)).float()

@@ -1,0 +1,277 @@
+"""Extraction: kohya's reference cases, the optimum error, laws, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_host_checkpoint as small
+import torch
+from safetensors.torch import load_file, save_file
+from test_checkpoint_merge import full_file, golden, of
+from torch import Tensor
+
+from lora_ext import cli
+from lora_ext.address import TE, TE2, UNET
+from lora_ext.errors import LoraError
+from lora_ext.file.lorafile import LoraFile
+from lora_ext.file.reading import read
+from lora_ext.tools import extract as tool
+from lora_ext.tools.checkpoint import merge_into
+from lora_ext.tools.extract import extract, takes
+from lora_ext.tools.ldm_keys import places
+
+
+def deltas(org: Path, tuned: Path) -> dict:
+    """Site → tuned − org in float64."""
+    before, after = load_file(org), load_file(tuned)
+    found = places({name: tuple(t.shape) for name, t in before.items()})
+    return {s: p.weight(after[p.key]).double() - p.weight(before[p.key]).double() for s, p in found.items()}
+
+
+def optimum(delta: Tensor, rank: int) -> float:
+    """The least error that a matrix of this rank can have (Eckart–Young), float64."""
+    return float((np.linalg.svd(delta.flatten(1).numpy(), compute_uv=False)[rank:] ** 2).sum() ** 0.5)
+
+
+def delta_of(file: LoraFile, site, like: Tensor) -> Tensor:
+    return file.adapters[site].delta(like.float()).double()
+
+
+# --- reference numbers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "dim", "conv_dim", "save_as"),
+    [
+        ("extract_dim4", 4, None, torch.float32),
+        ("extract_dim4_conv3", 4, 3, torch.float32),
+        ("extract_dim32_over", 32, None, torch.float16),
+    ],
+)
+def test_kohyas_cases(case: str, dim: int, conv_dim: int | None, save_as: torch.dtype) -> None:
+    """The same layers, ranks and alphas; an error at the optimum where kohya's clamp leaves more."""
+    org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm")
+    file, report = extract(org, tuned, dim=dim, conv_dim=conv_dim, dtype=save_as)
+    theirs, full = read(golden(case)), deltas(org, tuned)
+    assert file.adapters.keys() == theirs.adapters.keys()
+    assert {layer.name for layer in report.layers} == {str(site) for site in file.adapters}
+    for name in ("ss_network_module", "ss_v2", "ss_base_model_version"):
+        assert file.metadata[name] == theirs.metadata[name]
+    for site, adapter in file.adapters.items():
+        assert adapter.rank == theirs.adapters[site].rank and adapter.alpha == adapter.rank
+        error = float((delta_of(file, site, full[site]) - full[site]).norm())
+        rounding = 1e-3 if save_as == torch.float16 else 1e-6
+        assert error <= 1.001 * optimum(full[site], adapter.rank) + rounding * float(full[site].norm()), site
+        assert error <= 1.001 * float((delta_of(theirs, site, full[site]) - full[site]).norm()) + rounding, site
+
+
+def test_clamped_as_kohya_does() -> None:
+    """Not to the last digit: its threshold hangs on the signs that LAPACK gives the vectors."""
+    org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm")
+    file, _ = extract(org, tuned, dim=4, conv_dim=3, clamp_quantile=0.99)
+    theirs, full = read(golden("extract_dim4_conv3")), deltas(org, tuned)
+    ratios = [
+        float((delta_of(file, site, full[site]) - full[site]).norm())
+        / float((delta_of(theirs, site, full[site]) - full[site]).norm())
+        for site in file.adapters
+    ]
+    assert np.median(ratios) == pytest.approx(1, abs=0.05)
+
+
+def test_text_encoder_that_is_the_same_is_left_out() -> None:
+    org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm_te_same")
+    file, report = extract(org, tuned, dim=4)
+    assert {site.part for site in file.adapters} == {UNET}
+    assert any("text encoder left out" in note for note in report.notes)
+    file, report = extract(org, tuned, dim=4, min_diff=-1.0)
+    assert {site.part for site in file.adapters} == {UNET}  # nothing of it differs
+    assert all(name.startswith("te") for name in report.unchanged)
+
+
+# --- laws ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
+def test_of_a_merge_is_what_was_merged(tmp_path: Path, family: str) -> None:
+    """extract(base, base + ΔW of rank r, dim r) = ΔW, in every naming of layers; the file says what it is."""
+    path = small.write(tmp_path, family)
+    file = full_file(path)
+    kept = {site: a for site, a in file.adapters.items() if takes(site, small_shape(path, site), True)}
+    merge_into(path, [of(LoraFile(kept), 0.5)], tmp_path / "tuned.safetensors")
+    out = tmp_path / "out.safetensors"
+    options = ["--model_org", path, "--model-tuned", tmp_path / "tuned.safetensors", "--save_to", out, "--json"]
+    assert tool.main([str(o) for o in [*options, "--dim", 2, "--conv_dim", 2, "--v2"]]) == 0
+    again = read(out)
+    assert again.adapters.keys() == kept.keys()
+    assert {site.part for site in kept} == ({UNET, TE, TE2} if family == "SDXL" else {UNET, TE})
+    for site, adapter in kept.items():
+        like = torch.zeros(small_shape(path, site))
+        wanted, found = 0.5 * adapter.delta(like), again.adapters[site].delta(like)
+        assert torch.allclose(found, wanted, atol=1e-5 * float(wanted.abs().max()) + 1e-6), site
+    assert again.metadata["ss_network_dim"] == "2" and len(again.metadata["sshs_model_hash"]) == 64
+    assert "extracted from tuned" in again.metadata["ss_training_comment"]
+
+
+def small_shape(path: Path, site) -> tuple[int, ...]:
+    return places({name: tuple(t.shape) for name, t in small.state_of(path.stem).items()})[site].shape
+
+
+def test_which_layers_are_taken(tmp_path: Path) -> None:
+    path = small.write(tmp_path, "SD1")
+    tuned = tmp_path / "tuned.safetensors"
+    save_file({name: t + 0.1 if t.is_floating_point() else t for name, t in small.state_of("SD1").items()}, tuned)
+    lierla, _ = extract(path, tuned, dim=1)
+    wide, _ = extract(path, tuned, dim=1, conv_dim=1)
+    leaves = {site.leaf.split(".")[-1] for site in lierla.adapters if site.part == UNET}
+    assert leaves == {"to_q", "to_k", "to_v", "0", "proj", "2", "proj_in", "proj_out"}
+    more = {site.leaf.split(".")[-1] for site in wide.adapters.keys() - lierla.adapters.keys()}
+    assert more == {"conv1", "conv2", "time_emb_proj", "conv_shortcut", "conv"}
+    assert lierla.variant == "LoRA-LierLa" and wide.variant == "LoRA-C3Lier"
+    assert not any(site.leaf in ("conv_in", "conv_out") for site in wide.adapters)
+
+
+@pytest.mark.parametrize(("method", "param"), [("sv_ratio", 3.0), ("sv_fro", 0.8), ("sv_cumulative", 0.5)])
+def test_dynamic_ranks(tmp_path: Path, method: str, param: float) -> None:
+    org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm")
+    file, _ = extract(org, tuned, dim=8, conv_dim=8, dynamic_method=method, dynamic_param=param)
+    full, ranks = deltas(org, tuned), {a.rank for a in file.adapters.values()}
+    assert len(ranks) > 1 and max(ranks) <= 8 and file.metadata["ss_network_dim"] == "Dynamic"
+    for site, adapter in file.adapters.items():
+        values = np.linalg.svd(full[site].flatten(1).numpy(), compute_uv=False)
+        if method == "sv_ratio":
+            index = int((values > values[0] / param).sum())
+        else:
+            power, share = (values**2, param**2) if method == "sv_fro" else (values, param)
+            index = int(np.searchsorted(np.cumsum(power) / power.sum(), share)) + 1
+        assert adapter.rank == min(max(1, min(index, len(values) - 1)) + 1, 8, len(values)), site
+
+
+def test_large_layers_come_within_1e_4_of_the_optimum(tmp_path: Path) -> None:
+    """A difference of full rank with a flat tail, as tuning leaves it."""
+    generator = torch.Generator().manual_seed(0)
+    name = "model.diffusion_model.input_blocks.8.1.transformer_blocks.0.attn1.to_{}.weight"
+    draw: Callable[..., Tensor] = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
+    base = {name.format(leaf): draw(512, 512) for leaf in "qk"}
+    change = {"q": draw(512, 512), "k": draw(512, 40) @ draw(40, 512) / 40 + draw(512, 512) * 0.3}
+    save_file(base, tmp_path / "a.safetensors")
+    save_file({key: t + 0.01 * change[key[-8]] for key, t in base.items()}, tmp_path / "b.safetensors")
+    file, report = extract(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dim=16)
+    for site, delta in deltas(tmp_path / "a.safetensors", tmp_path / "b.safetensors").items():
+        error = float((delta_of(file, site, delta) - delta).norm())
+        assert error <= (1 + 1e-4) * optimum(delta, 16)
+        (layer,) = (layer for layer in report.layers if layer.name == str(site))
+        assert layer.kept == pytest.approx((1 - (error / float(delta.norm())) ** 2) ** 0.5, rel=1e-3)
+
+
+def test_a_folder_against_a_file(tmp_path: Path) -> None:
+    """Layers are compared by where they are, whatever the two containers call them."""
+    path = small.write(tmp_path, "SD1")
+    unet, _, (text,) = small.parts_of("SD1")
+    unet.save_pretrained(tmp_path / "model" / "unet")
+    text.save_pretrained(tmp_path / "model" / "text_encoder")
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    with pytest.raises(LoraError, match="are equal in all"):
+        extract(path, tmp_path / "model", conv_dim=4)
+    ckpt = tmp_path / "tuned.ckpt"
+    file = full_file(path, only="unet.MID.attention")
+    merge_into(path, [of(file)], ckpt)
+    found, _ = extract(tmp_path / "model", ckpt, dim=2)
+    assert found.adapters.keys() == {site for site in file.adapters if takes(site, (1, 1), False)} - {
+        site for site in file.adapters if "norm" in site.leaf
+    }
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+_PROBE = """
+import re, sys
+from pathlib import Path
+from lora_ext.tools.extract import extract
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+a, b, few = sys.argv[1:]
+extract(few, b)
+before = peak()
+extract(a, b)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from /proc")
+def test_memory_is_that_of_a_layer_and_not_of_the_files(tmp_path: Path) -> None:
+    """Two files of 48 MB."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"input_blocks.{i}.1.transformer_blocks.{d}.attn1.to_q" for i in (4, 5, 7, 8) for d in range(12)]
+    base = {f"model.diffusion_model.{n}.weight": torch.randn(512, 512, generator=generator) for n in names}
+    thin = torch.randn(512, 1, generator=generator)
+    save_file(base, tmp_path / "a.safetensors")
+    save_file(dict(list(base.items())[:2]), tmp_path / "few.safetensors")
+    save_file({name: t + thin @ thin.T for name, t in base.items()}, tmp_path / "b.safetensors")
+    paths = [str(tmp_path / f"{name}.safetensors") for name in ("a", "b", "few")]
+    done = subprocess.run([sys.executable, "-c", _PROBE, *paths], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 16_000_000
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_refusals(tmp_path: Path) -> None:
+    org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm")
+    other = small.write(tmp_path, "SDXL")
+    bad = load_file(tuned)
+    key = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    bad[key][0, 0] = float("nan")
+    save_file(bad, tmp_path / "nan.safetensors")
+    (tmp_path / "text.safetensors").write_text("version https://git-lfs")
+    for arguments, match in (
+        ((org, tmp_path / "none.safetensors"), "there is no checkpoint"),
+        ((org, org), "are equal in all"),
+        ((org, other), "is a model with .*, .* is a model with"),
+        ((org, golden("c3_r8_fp16")), "holds no U-Net"),
+        ((org, tmp_path / "nan.safetensors"), r"nan.safetensors contains NaN or infinity in unet.IN01.*to_q"),
+        ((org, tmp_path / "text.safetensors"), "git-lfs"),
+        ((org, tmp_path), "no model_index.json"),
+    ):
+        with pytest.raises(LoraError, match=match):
+            extract(*arguments)
+    for options, match in (
+        ({"dim": 0}, "at least 1"),
+        ({"dynamic_method": "sv_fro"}, "--dynamic_param"),
+        ({"clamp_quantile": 2.0}, "between 0 and 1"),
+    ):
+        with pytest.raises(LoraError, match=match):
+            extract(org, tuned, **options)
+
+
+def test_numbers_too_large_for_fp16_are_named(tmp_path: Path) -> None:
+    key = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
+    save_file({key: torch.zeros(4, 4)}, tmp_path / "a.safetensors")
+    save_file({key: torch.eye(4) * 1e12}, tmp_path / "b.safetensors")
+    with pytest.raises(LoraError, match=r"IN04.*does not fit float16"):
+        extract(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype=torch.float16)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    org, tuned, out = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm"), tmp_path / "out.safetensors"
+    words = ["--model_org", str(org), "--model_tuned", str(tuned), "--save_to", str(out), "--dim", "4"]
+    assert tool.main([*words, "--save_precision", "fp16", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        told["verb"] == "extract" and told["outputs"] == [str(out)] and len(told["layers"]) == len(read(out).adapters)
+    )
+    with pytest.raises(LoraError, match="--overwrite"):
+        tool.main(words)
+    with pytest.raises(LoraError, match="--overwrite"):
+        tool.main([*words[:5], str(tuned)])
+    assert tool.main([*words, "--overwrite"]) == 0
+    assert "extract" in capsys.readouterr().out
+    if "extract" in cli.VERBS:
+        assert cli.main(["extract", *words]) == 2
