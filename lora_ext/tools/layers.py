@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,11 @@ from ..adapters import Adapter, Full, LoHa, LoKr, Lora, adapter_of
 from ..address import UNET, Site, known_as
 from ..blocks import UNIFORM, BlockWeights
 from ..errors import ToolError
+from ..file import peft_metadata
+from ..file.cloneofsimo import EMBED
 from ..file.lorafile import LoraFile
+from ..file.reading import assemble
+from ..file.spelling import spell
 from ..lowrank import Best, LowRank, Rule, concat, from_delta, shrink
 from .options import cast
 
@@ -153,8 +158,22 @@ def check_finite(file: LoraFile) -> None:
 
 
 def with_adapters(file: LoraFile, adapters: Mapping[Site, Adapter], metadata: Mapping[str, str]) -> LoraFile:
-    """The file with other adapters and metadata, in the spelling it had."""
-    return replace(file, adapters=dict(adapters), metadata=dict(metadata))
+    """The file with other adapters and metadata, in the spelling it had; kohya's for those that hold no alpha."""
+    changed = replace(file, adapters=dict(adapters), metadata=dict(metadata))
+    return in_kohya(changed) if file.dialect in ("cloneofsimo", "processor") else changed
+
+
+def in_kohya(file: LoraFile) -> LoraFile:
+    """The file in kohya's spelling, without the metadata by which another spelling is read."""
+    metadata = {name: value for name, value in file.metadata.items() if not describes_keys(name, value)}
+    bare = replace(file, metadata=metadata, described={}, path=None)
+    made = assemble(spell(bare, "kohya"), metadata)
+    return replace(made, path=file.path)
+
+
+def describes_keys(name: str, value: str) -> bool:
+    """Whether a metadata entry is part of a spelling: PEFT's alphas, cloneofsimo's classes, ranks and tokens."""
+    return name == peft_metadata.KEY or bool(re.fullmatch(r"unet|text_encoder|\w+:\d+:rank", name)) or value == EMBED
 
 
 __all__ = [
@@ -163,6 +182,8 @@ __all__ = [
     "added",
     "change_of",
     "check_finite",
+    "describes_keys",
+    "in_kohya",
     "laid_out",
     "lora_of",
     "shape_of",

@@ -1,0 +1,97 @@
+"""`metadata`: show, edit or strip what a file says about itself; tensors stay bit-identical, hashes are made anew."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import ToolError, did_you_mean
+from ..file.containers import read_tensors
+from ..file.hashes import stamped
+from ..file.writing import write_tensors
+from .layers import describes_keys
+from .options import Parser, check_output, check_space
+
+
+def edited(
+    metadata: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+    *,
+    put: Mapping[str, str] | None = None,
+    remove: Iterable[str] = (),
+    strip: bool = False,
+) -> dict[str, str]:
+    """The metadata after stripping, removing and setting, in this order, with `sshs_*` hashes of the result.
+
+    strip: everything goes but what the tensors cannot be read without (PEFT's alphas, cloneofsimo's classes), the
+    hashes too. Raises ToolError with the nearest key for one to remove that is not there.
+    """
+    kept = {key: value for key, value in metadata.items() if not strip or describes_keys(key, value)}
+    for key in remove:
+        if key not in metadata:
+            raise ToolError(f"there is no metadata {key!r} to remove{did_you_mean(key, metadata)}")
+        kept.pop(key, None)
+    kept.update(put or {})
+    return kept if strip and not put else stamped(tensors, kept)
+
+
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """`key=value` texts; a value may hold `=`. Raises ToolError that quotes the text."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ToolError(f"{text!r} is not key=value, such as ss_output_name=cat")
+        found[key.strip()] = value
+    return found
+
+
+def _text(metadata: Mapping[str, str], verbose: bool) -> str:
+    """A line an entry; long values shortened unless verbose."""
+    lines = []
+    for key in sorted(metadata):
+        value = "".join(c if c.isprintable() else " " for c in metadata[key])
+        lines.append(f"{key}: {value if verbose or len(value) <= 160 else value[:160] + '…'}")
+    return "\n".join(lines or ["It carries no metadata."]) + "\n"
+
+
+def _parser() -> Parser:
+    parser = Parser("metadata", "Show, edit or strip a file's metadata.").reporting()
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file")
+    parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="set entries")
+    parser.add_argument("--remove", nargs="+", default=[], action="extend", metavar="KEY", help="remove entries")
+    parser.add_argument("--strip", action="store_true", help="remove all entries (before --set)")
+    parser.add_argument("--rehash", action="store_true", help="compute the sshs_* hashes anew")
+    parser.add_argument("--save_to", type=Path, metavar="FILE", help="write here; without it FILE, with --overwrite")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `metadata`."""
+    args = _parser().parse_args(argv)
+    contents = read_tensors(args.file)
+    metadata = contents.metadata
+    if args.set or args.remove or args.strip or args.rehash:
+        metadata = _write(args, contents.tensors, metadata)
+    text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n" if args.json else _text(metadata, args.verbose)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    return 0
+
+
+def _write(args: argparse.Namespace, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """Writes the edited file; returns its metadata."""
+    if not tensors:
+        raise ToolError(f"{args.file} holds a list without names; convert it first")
+    path = check_output(args.save_to or args.file, [args.file], overwrite=args.overwrite)
+    made = edited(metadata, tensors, put=pairs(args.set), remove=args.remove, strip=args.strip)
+    check_space(path, sum(tensor.nbytes for tensor in tensors.values()) + 1_000_000)
+    write_tensors(tensors, path, metadata=made, overwrite=args.overwrite)
+    print(f"written: {path}", file=sys.stderr)
+    return made
