@@ -51,9 +51,9 @@ def load(path: Path) -> Any:
 
 def _check_archive(path: Path, size: int) -> None:
     """FileError for a zip archive that is not torch's, or whose members claim far more bytes than the file has."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):  # raises for some damaged archives
+            return
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
