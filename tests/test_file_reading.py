@@ -39,11 +39,10 @@ def inputs() -> list[Path]:
     return sorted(path for path in (GOLDEN / "in").glob("*.safetensors") if not path.name.startswith("tiny_"))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [p for p in sorted(DATA.glob("*.safetensors")) if not re.search("ckpt|tiny_", p.name)],
-    ids=lambda path: path.stem,
-)
+FILES = [path for path in sorted(DATA.glob("*.safetensors")) if not re.search("ckpt|tiny_", path.name)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_kohya_files_are_understood_whole(path: Path) -> None:
     file = read(path)
     assert not file.unread

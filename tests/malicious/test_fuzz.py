@@ -90,6 +90,7 @@ def test_damaged_safetensors(flips: Flips, cut: float, extra: bytes) -> None:
 @settings(FRAME, max_examples=200)
 @given(FLIPS, st.one_of(st.just(0.0), st.floats(0, 1)), st.binary(max_size=8))
 @example([], 0.0, b"")
+@example([(0.986328125, 1)], 0.0, b"")  # an archive that claims to span several disks
 def test_damaged_torch_files(flips: Flips, cut: float, extra: bytes) -> None:
     attempt(damaged(TORCH, flips, cut, extra), ".pt")
 
