@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ from ..errors import ToolError
 from ..file.lorafile import finite
 from ..file.writing import replacing, write_tensors
 from ..inject.bake import add_delta
-from ..inject.pieces import Piece, bias_delta
+from ..inject.pieces import Piece, bias_delta, split
+from ..lowrank import LowRank, concat
 from .layers import Use
 from .ldm_keys import Place, describe, family_of
 from .options import check_space
@@ -45,7 +46,9 @@ class Plan:
 
     def changes(self, dtype: torch.dtype | None, device: torch.device) -> dict[str, Change]:
         """What happens to each tensor that is touched."""
-        found: dict[str, Change] = {key: _adder(key, rows, dtype, device) for key, rows in self.pieces.items()}
+        found: dict[str, Change] = {
+            key: _adder(self.store, key, rows, dtype, device) for key, rows in self.pieces.items()
+        }
         for key, pieces in self.biases.items():
             shift = bias_delta(pieces, self.store.shapes[key][0])
             if shift is not None:
@@ -111,23 +114,66 @@ def _tell(report: Report, use: Use, lacks: list[str], wrong: list[str]) -> None:
 
 # --- sums ------------------------------------------------------------------------------------------------------------
 
+_BLOCK = 1 << 18
+"""Numbers of a weight that are summed at a time: little enough to stay in the processor's cache."""
+
 
 def _adder(
-    key: str, rows: Sequence[tuple[Place, Site, Piece]], dtype: torch.dtype | None, device: torch.device
+    store: Store, key: str, rows: Sequence[tuple[Place, Site, Piece]], dtype: torch.dtype | None, device: torch.device
 ) -> Change:
-    """W → W + Σ weight·ΔW, as baked injection computes it."""
+    """W → W + Σ weight·ΔW, as baked injection computes it. A tensor from the disk is overwritten."""
     turned = any(place.transposed for place, _, _ in rows)
     pieces = tuple(piece for _, _, piece in rows)
 
     def add(tensor: Tensor) -> Tensor:
         weight = (tensor.mT if turned else tensor).to(device)
-        out = torch.empty(weight.shape, dtype=dtype or tensor.dtype, device=device)
-        add_delta(weight, pieces, out)
-        if not finite(out):
-            raise _unsound(key, rows[0][1], weight, pieces, out.dtype)
+        mine = store.header is not None and dtype in (None, tensor.dtype)
+        out = weight if mine else torch.empty(weight.shape, dtype=dtype or tensor.dtype, device=device)
+        if not summed(weight, pieces, out) and not finite(out):
+            before = store.read(key)
+            raise _unsound(key, rows[0][1], (before.mT if turned else before).to(device), pieces, out.dtype)
         return out.mT if turned else out
 
     return add
+
+
+def summed(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor) -> bool:
+    """`out` (may be `weight` itself) = weight + Σ weight·ΔW in float32, rounded once; whether its sum is finite.
+
+    Bit for bit what `inject.bake.add_delta` gives, in blocks of rows: no second copy of a large weight is made.
+    """
+    spans = {piece.rows for piece in pieces}
+    if out is not weight and spans != {None}:
+        out.copy_(weight)
+    sound = True
+    for span in spans:
+        part, target = (t[slice(*span)] if span else t for t in (weight, out))
+        acting = tuple(replace(piece, rows=None) for piece in pieces if piece.rows == span)
+        lows, dense = split(acting, part.shape)
+        if dense or part.dim() < 2 or part.dtype == torch.float64:
+            add_delta(part, acting, target)
+            sound &= bool(torch.isfinite(target.float().sum()))
+        else:
+            sound &= _add_low(part, concat([piece.times_weight(low) for piece, low in lows]), target)
+    return sound
+
+
+def _add_low(weight: Tensor, low: LowRank, out: Tensor) -> bool:
+    """`out` = weight + low, a block of rows at a time; whether its sum is finite."""
+    weight, out = weight.flatten(1), out.flatten(1)
+    up, gain, down = (t.to(weight.device, torch.float32) for t in (low.up, low.gain, low.down.flatten(1)))
+    up = (up * gain).contiguous()
+    step = max(64, _BLOCK // weight.shape[1] // 64 * 64)
+    block = torch.empty(min(step, len(weight)), weight.shape[1], device=weight.device)
+    check = torch.zeros((), device=weight.device)
+    for first in range(0, len(weight), step):
+        rows = slice(first, first + step)
+        total = block[: len(up[rows])]
+        total.copy_(weight[rows])
+        torch.addmm(total, up[rows], down, out=total)
+        out[rows].copy_(total)
+        check += out[rows].sum(dtype=torch.float32) if out.element_size() > 1 else out[rows].float().sum()
+    return bool(torch.isfinite(check))
 
 
 def _shifter(key: str, shift: Tensor, dtype: torch.dtype | None) -> Change:

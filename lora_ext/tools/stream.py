@@ -19,7 +19,7 @@ from ..file.safetensors_file import DTYPES, NAMES, Entry, Header, read_header, r
 from .options import cast
 
 Change = Callable[[Tensor], Tensor]
-"""A tensor as the file holds it → what is written in its place, of the same shape."""
+"""A tensor as the file holds it → what is written in its place, of the same shape; may overwrite one from the disk."""
 
 _BLOCK = 4 << 20
 
@@ -83,6 +83,8 @@ def rewrite(
     header = store.header
     assert header is not None
     rows = _targets(header, dtype)
+    sizes = [entry.end - entry.start for name, entry, target in rows if name in changes or target is not None]
+    buffer = torch.empty(max(sizes, default=0), dtype=torch.uint8)
     try:
         with store.path.open("rb", buffering=0) as source:
             if any(target is not None for _, _, target in rows):
@@ -94,10 +96,10 @@ def rewrite(
                 if same:
                     _copy(source, out, header.data + run[0][1].start, run[-1][1].end - run[0][1].start, store.path)
                     continue
-                for name, _, target in run:
+                for name, entry, target in run:
                     if name in changes:
                         step(name)
-                    tensor = changes.get(name, _itself)(store.read(name))
+                    tensor = changes.get(name, _itself)(_load(source, header, entry, buffer, store.path))
                     _write(out, tensor if target is None or tensor.dtype == target else cast(tensor, target, name))
         out.flush()
         os.fsync(out.fileno())
@@ -147,6 +149,19 @@ def _copy(source: BinaryIO, out: BinaryIO, start: int, count: int, path: Path) -
             raise FileError(f"{path} became shorter while it was read")
         out.write(block[:got])
         count -= got
+
+
+def _load(source: BinaryIO, header: Header, entry: Entry, buffer: Tensor, path: Path) -> Tensor:
+    """One tensor in the memory of `buffer`, good until the next."""
+    raw = buffer[: entry.end - entry.start]
+    source.seek(header.data + entry.start)
+    view = memoryview(raw.numpy().data)
+    while view:
+        got = source.readinto(view)  # type: ignore[attr-defined]
+        if not got:
+            raise FileError(f"{path} became shorter while it was read")
+        view = view[got:]
+    return raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
 
 
 def _write(out: BinaryIO, tensor: Tensor) -> None:
