@@ -96,12 +96,13 @@ def _concat(site: Site, parts: list[Part], total: Change, dtype: torch.dtype, re
         if shifts:
             tensors["diff_b"] = torch.stack(shifts).sum(0)
         return stored_as(tensors, dtype, site)
+    # the largest gain becomes alpha/rank, so that its factors stay what they were
+    scale = float(low.gain.abs().max()) or 1.0
     if low.rank > min(rows, columns):
         report.note("ranks add up to more than some layers hold; those were capped without loss")
         low = total.best(min(rows, columns)).low
     report.layers.append(Layer(str(site), old, low.rank))
-    # the largest gain becomes alpha/rank, so that its factors stay what they were
-    return lora_of(low, (float(low.gain.abs().max()) or 1.0) * low.rank, dtype, site)
+    return lora_of(low, scale * low.rank, dtype, site)
 
 
 def _svd(site: Site, parts: list[Part], total: Change, recipe: Recipe, dtype: torch.dtype, report: Report) -> Adapter:

@@ -88,7 +88,9 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def check_output(path: Path, inputs: Sequence[Path] = (), *, overwrite: bool = False, folder: bool = False) -> Path:
+def check_output(
+    path: Path, inputs: Sequence[str | Path] = (), *, overwrite: bool = False, folder: bool = False
+) -> Path:
     """`path` if a result may be written there; asked before the work begins.
 
     Raises ToolError: the folder is missing, not a .safetensors name, the file exists (an input above all) and
@@ -103,7 +105,7 @@ def check_output(path: Path, inputs: Sequence[Path] = (), *, overwrite: bool = F
     if path.is_dir():
         raise ToolError(f"{path} is a folder, not a file")
     if path.exists() and not overwrite:
-        if any(source.exists() and path.samefile(source) for source in inputs):
+        if any(Path(source).exists() and path.samefile(source) for source in inputs):
             raise ToolError(f"{path} is one of the inputs; choose another name or give --overwrite")
         raise ToolError(f"{path} exists; choose another name or give --overwrite")
     return path

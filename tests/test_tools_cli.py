@@ -1,0 +1,293 @@
+"""The file tools' command lines: what they write, say and refuse, in the user's words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lora_ext.cli import VERBS, main
+from lora_ext.errors import LoraError, ToolError
+from lora_ext.file import hashes, read
+from lora_ext.file.lorafile import LoraFile
+from lora_ext.tools import options, progress
+from lora_ext.tools.merge import merge
+from lora_ext.tools.report import Layer, Report
+from lora_ext.tools.resize import resize
+
+DATA = Path(__file__).parent / "data" / "kohya"
+A, B = DATA / "in" / "c3_r8a4_c6a3.safetensors", DATA / "in" / "c3_r8a2_c6a1.5.safetensors"
+HALF = DATA / "lierla_r8a4_fp16.safetensors"
+DYLORA = DATA / "in" / "dylora_r16_u4_lierla.safetensors"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command line in an empty folder: (status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def runs(*argv: object) -> tuple[int, str, str]:
+        try:
+            status = main([str(arg) for arg in argv])
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return (status, *capsys.readouterr())
+
+    return runs
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    with safe_open(str(path), "pt") as file:
+        return dict(file.metadata())
+
+
+COMMANDS: dict[str, list[object]] = {
+    "merge": ["--models", A, B, "--ratios", 0.7, -0.5],
+    "svd-merge": ["--models", A, B, "--ratios", 0.7, 0.5, "--new-rank", 3, "--new_conv_rank", 2],
+    "resize": ["--model", A, "--new-rank=3"],
+    "reweight": ["--model", A, "--lbw", "OUTALL"],
+    "convert": ["--model", A, "--to", "diffusers"],
+}
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_a_result_is_a_whole_file_with_hashes_and_sources(verb: str, run: Run) -> None:
+    status, out, err = run(verb, *COMMANDS[verb], "--save-to", "out.safetensors")
+    assert status == 0, err
+    assert "written: out.safetensors" in out and "of the norm kept" in out
+    said = metadata("out.safetensors")
+    assert hashes.model_hash("out.safetensors")  # a sound file
+    model, legacy = hashes.hashes_of(load_file("out.safetensors"), said)
+    assert said["ss_output_name"] == "out"
+    assert len(said["sshs_model_hash"]) == 64 and len(said["sshs_legacy_hash"]) == 8
+    assert (said["sshs_model_hash"], said["sshs_legacy_hash"]) == (model, legacy)
+    sources = json.loads(said["lora_ext_sources"])
+    assert [s["name"] for s in sources] == (["c3_r8a4_c6a3", "c3_r8a2_c6a1.5"] if "merge" in verb else ["c3_r8a4_c6a3"])
+    assert sources[0]["hash"] == hashes.model_hash(A)
+    assert said["ss_v2"] == "False" and said["ss_base_model_version"] == "sd_v1"
+    assert said["ss_training_comment"]
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_the_report_as_json(verb: str, run: Run) -> None:
+    status, out, err = run(verb, *COMMANDS[verb], "--save_to", "out.safetensors", "--json")
+    told = json.loads(out)
+    assert status == 0 and not err
+    assert told["matched"] == len(told["layers"]) == len(read("out.safetensors").adapters)
+    assert {"layer", "old_rank", "new_rank", "kept"} <= told["layers"][0].keys()
+    assert told["totals"]["layers"] == len(told["layers"]) and 0 < told["totals"]["kept"] <= 1
+    if verb in ("svd-merge", "resize"):
+        assert told["largest_loss"]["kept"] == min(row["kept"] for row in told["layers"])
+
+
+def test_help_and_mistakes_are_one_line(run: Run) -> None:
+    for verb in (*COMMANDS, "split-dylora", "metadata"):
+        assert verb in VERBS
+        status, out, _ = run(verb, "--help")
+        assert status == 0 and verb in out
+    status, _, err = run("resize", "--model", A, "--new_rank", 4, "--save_to", "o.safetensors", "--dynamic_metod", "x")
+    assert status == 2 and err.count("\n") == 1 and "did you mean '--dynamic_method'" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["merge", "--models", A, B, "--ratios", "1"], ["1 ratios for 2 files"]),
+        (["merge", "--models", A, B, "--lbws", "OUTAL", "ALL"], ["OUTAL", "did you mean 'OUTALL'"]),
+        (["merge", "--models", A, "nowhere.safetensors"], ["nowhere.safetensors"]),
+        (["merge", "--models", A, B, "--method", "factors", "--ratios", "0", "0"], ["weight 0"]),
+        (["svd-merge", "--models", A, B, "--new_rank", "0"], ["at least 1"]),
+        (["svd-merge", "--models", A, B, "--clamp_quantile", "99"], ["between 0 and 1"]),
+        (["resize", "--model", A, "--new_rank", "4", "--dynamic_method", "sv_fro"], ["--dynamic_param"]),
+        (["resize", "--model", A, "--new_rank", "4", "--dynamic_method=sv_fro", "--dynamic_param=9"], ["0 and 1"]),
+        (["resize", "--model", A, "--new_rank", "4", "--device", "nonsense"], ["nonsense"]),
+        (["reweight", "--model", A, "--lbw", "1,2,3"], ["3 block weights"]),
+        (["reweight", "--model", A, "--te", "0", "--unet", "0"], ["weight 0"]),
+        (["split-dylora", "--model", A], ["--unit"]),
+        (["split-dylora", "--model", A, "--unit", "4", "--alpha", "trained"], ["--alpha keep"]),
+        (["split-dylora", "--model", DYLORA, "--unit", "99"], ["99", "16"]),
+    ],
+)  # fmt: skip
+def test_errors_say_what_fits(argv: list[object], words: list[str], run: Run) -> None:
+    status, _, err = run(*argv, "--save_to", "out.safetensors")
+    assert status == 2 and err.count("\n") == 1
+    assert all(word in err for word in words), err
+    assert not list(Path().iterdir())
+
+
+def test_where_it_may_not_write(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(A, "a.safetensors")
+    before = Path("a.safetensors").read_bytes()
+    words = ("resize", "--model", "a.safetensors", "--new_rank", 4, "--save_to")
+    for target, word in (
+        ("a.safetensors", "is one of the inputs; choose another name or give --overwrite"),
+        ("missing/o.safetensors", "there is no folder missing"),
+        ("o.pt", "o.safetensors"),
+    ):
+        status, _, err = run(*words, target)
+        assert status == 2 and word in err
+    assert Path("a.safetensors").read_bytes() == before
+    assert run(*words, "a.safetensors", "--overwrite")[0] == 0
+    assert read("a.safetensors").metadata["ss_network_dim"] == "4"
+    status, _, err = run(*words, "a.safetensors")
+    assert status == 2 and "--overwrite" in err
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    status, _, err = run(*words, "b.safetensors")
+    assert status == 2 and "MB free" in err and not Path("b.safetensors").exists()
+
+
+def test_an_interrupt_leaves_no_half_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(items: Sequence[Any], text: str) -> Iterator[Any]:
+        yield items[0]
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("lora_ext.tools.resize.bar", interrupted)
+    status, _, err = run("resize", "--model", A, "--new_rank", 4, "--save_to", "out.safetensors")
+    assert status == 130 and "interrupted" in err and not list(Path().iterdir())
+
+
+def test_damaged_numbers_name_their_layer(tmp_path: Path) -> None:
+    tensors = load_file(A)
+    name = next(key for key in tensors if key.endswith("attn1_to_q.lora_up.weight"))
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, tmp_path / "bad.safetensors")
+    for work in (lambda f: resize(f, 2), lambda f: merge([f, f])):
+        with pytest.raises(ToolError, match=name):
+            work(read(tmp_path / "bad.safetensors"))
+
+
+def test_what_fp16_cannot_hold_names_its_layer(tmp_path: Path) -> None:
+    tensors = load_file(A)
+    name = next(key for key in tensors if key.endswith("attn1_to_q.lora_up.weight"))
+    tensors[name] = tensors[name] * 1e16
+    save_file(tensors, tmp_path / "big.safetensors")
+    with pytest.raises(ToolError, match=r"attn1.to_q.*does not fit float16.*bf16"):
+        resize(read(tmp_path / "big.safetensors"), 4, dtype=torch.float16)
+    resize(read(tmp_path / "big.safetensors"), 4, dtype=torch.bfloat16)
+
+
+def test_precisions(run: Run) -> None:
+    for given, meant in ((None, torch.float16), ("bf16", torch.bfloat16), ("float", torch.float32)):
+        more = ["--save_precision", given] if given else []
+        argv = ["resize", "--model", HALF, "--new_rank", 4, "--save_to", "o.safetensors", "--overwrite", *more]
+        assert run(*argv)[0] == 0
+        assert {a.dtype for a in read("o.safetensors").adapters.values()} == {meant}
+    assert run("merge", "--models", HALF, A, "--save_to", "m.safetensors")[0] == 0
+    assert {a.dtype for a in read("m.safetensors").adapters.values()} == {torch.float32}
+
+
+def test_concat_of_one_alpha_keeps_the_factors_bit_by_bit() -> None:
+    file = read(HALF)
+    made, _ = merge([file, file])
+    for site, adapter in file.adapters.items():
+        rank = adapter.rank or 0
+        if made.adapters[site].rank == 2 * rank:
+            for name, tensor in adapter.tensors.items():
+                if tensor.dim():
+                    axis = 1 if "up" in name else 0
+                    assert torch.equal(made.adapters[site].tensors[name].narrow(axis, 0, rank), tensor)
+
+
+def test_files_without_a_layer_in_common() -> None:
+    file = read(A)
+    parts = [{s: a for s, a in file.adapters.items() if (s.part == "unet") == unet} for unet in (True, False)]
+    unet, text = (LoraFile(part, file.metadata) for part in parts)
+    made, report = merge([unet, text])
+    assert len(made.adapters) == len(file.adapters) and report.matched == 0
+    some, other = (
+        LoraFile({s: a for i, (s, a) in enumerate(unet.adapters.items()) if i % 2 == odd}, {}) for odd in (0, 1)
+    )
+    with pytest.raises(ToolError, match="no layer in common"):
+        merge([some, other])
+    with pytest.raises(LoraError, match="no files"):
+        merge([])
+
+
+def test_layers_of_another_shape_are_told_with_their_base() -> None:
+    file = read(A)
+    site, adapter = next((s, a) for s, a in file.adapters.items() if s.leaf.endswith("attn2.to_k"))
+    wider = {n: torch.zeros(t.shape[0], t.shape[1] * 2) if "down" in n else t for n, t in adapter.tensors.items()}
+    other = LoraFile({site: type(adapter)(wider)}, {})
+    with pytest.raises(ToolError, match=r"attn2.to_k.*shape"):
+        merge([file, other])
+
+
+def test_only_in_one_and_not_understood_are_reported(run: Run) -> None:
+    lierla = DATA / "in" / "lierla_r8a4.safetensors"
+    tensors = {**load_file(lierla), "lora_unet_nonsense.lora_up.weight": torch.zeros(2, 2)}
+    save_file(tensors, "odd.safetensors")
+    status, out, _ = run("merge", "--models", A, "odd.safetensors", "--save_to", "o.safetensors")
+    assert status == 0 and "only in c3_r8a4_c6a3" in out and "1 keys not understood in odd" in out
+    assert "-> " in out and "kept" in out
+
+
+def test_metadata_shows_sets_strips_and_keeps_tensors(run: Run) -> None:
+    shutil.copy(A, "a.safetensors")
+    assert "ss_network_dim: 8" in run("metadata", "a.safetensors")[1]
+    assert json.loads(run("metadata", "a.safetensors", "--json")[1])["ss_v2"] == "False"
+    status, _, err = run("metadata", "a.safetensors", "--set", "x=1")
+    assert status == 2 and "--overwrite" in err
+    edit = ("metadata", "a.safetensors", "--overwrite", "--set", "modelspec.title=a = b", "y=", "--remove", "ss_v2")
+    assert run(*edit)[0] == 0
+    said = metadata("a.safetensors")
+    assert said["modelspec.title"] == "a = b" and said["y"] == "" and "ss_v2" not in said
+    assert said["sshs_model_hash"] == hashes.hashes_of(load_file("a.safetensors"), said)[0]
+    assert run("metadata", "a.safetensors", "--strip", "--save_to", "b.safetensors")[0] == 0
+    assert not read("b.safetensors").metadata
+    for key, tensor in load_file(A).items():
+        assert torch.equal(load_file("b.safetensors")[key], tensor)
+    status, _, err = run("metadata", "a.safetensors", "--overwrite", "--remove", "ss_network_dm")
+    assert status == 2 and "did you mean 'ss_network_dim'" in err
+    assert run("metadata", "a.safetensors", "--overwrite", "--set", "novalue")[0] == 2
+
+
+def test_pt_and_cloneofsimo_become_kohya(run: Run) -> None:
+    from lora_ext.file.cloneofsimo import unet_order
+
+    sites = unet_order(["CrossAttention", "Attention", "GEGLU"])
+    lows = [(torch.randn(320, 2), torch.randn(2, 320)) for _ in sites]
+    torch.save([t for pair in lows for t in pair], "simo.pt")
+    status, _, err = run("convert", "--model", "simo.pt", "--save_to", "simo.safetensors")
+    if status:  # the shapes of a real model tell its order; made-up ones may not
+        assert "lora-ext: " in err
+    else:
+        assert all(key.startswith("lora_unet_") for key in load_file("simo.safetensors"))
+    torch.save(load_file(A), "a.pt")
+    assert run("convert", "--model", "a.pt", "--save_to", "a.safetensors")[0] == 0
+    for key, tensor in load_file(A).items():
+        assert torch.equal(load_file("a.safetensors")[key], tensor)
+
+
+def test_report_totals() -> None:
+    report = Report("x", [Layer("a", 4, 2, 0.6, 3.0), Layer("b", 4, 4, 1.0, 4.0)], only={"f": ["b"]})
+    assert report.matched == 1 and report.worst is report.layers[0]
+    assert report.kept == pytest.approx(((0.6 * 3) ** 2 + 16) ** 0.5 / 5)
+    assert report.layers[0].loss == pytest.approx(0.8)
+    assert "1 only in f, such as b" in report.text() and "keeps 60.00% (error 80.00%)" in report.text()
+    report = Report("x", [Layer(str(i), 4, 8) for i in range(5)])
+    assert "0 and 4 more" in report.text() and "0 and 4 more" not in report.text(verbose=True)
+
+
+def test_progress_reaches_a_shell() -> None:
+    seen: list[tuple[int, int, str]] = []
+    resize(read(HALF), 4, track=progress.through(lambda *row: seen.append(row)))
+    assert seen[0] == (0, 60, "resize") and seen[-1] == (60, 60, "resize")
+
+
+def test_options() -> None:
+    assert options.widest([]) == torch.float32
+    assert options.widest([torch.float16, torch.bfloat16]) == torch.float32
+    assert options.widest([torch.float16]) == torch.float16
+    with pytest.raises(ToolError, match="did you mean 'fp16'"):
+        options.dtype_of("f16")

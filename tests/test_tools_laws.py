@@ -1,0 +1,255 @@
+"""Laws of the file tools: what each promises, for every kind, rank, alpha and dtype that there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from makers import KINDS, make, suits
+from torch import Tensor
+
+from lora_ext.adapters import Adapter, adapter_of
+from lora_ext.address import Site, site_of
+from lora_ext.blocks import PRESETS, BlockWeights, parse_rules, parse_weights
+from lora_ext.errors import ToolError
+from lora_ext.file import read, write
+from lora_ext.file.lorafile import LoraFile
+from lora_ext.lowrank import LowRank, Rule, from_delta, shrink
+from lora_ext.stack import Use
+from lora_ext.tools.convert import convert
+from lora_ext.tools.merge import merge
+from lora_ext.tools.merge_layer import Recipe
+from lora_ext.tools.resize import resize
+from lora_ext.tools.reweight import reweight
+from lora_ext.tools.split import SCALE_KEY, SCALES, split
+
+LAYERS: dict[str, tuple[int, ...]] = {
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (12, 10),
+    "down_blocks.1.resnets.0.conv1": (8, 6, 3, 3),
+    "mid_block.attentions.0.proj_in": (9, 11, 1, 1),
+    "up_blocks.1.attentions.2.transformer_blocks.0.ff.net.2": (10, 14),
+}
+TEXT = {"text_model.encoder.layers.1.mlp.fc1": (16, 8)}
+PLAIN = ["lora", "lora-tucker", "loha", "loha-tucker", "lokr", "full"]
+
+
+def site(name: str) -> Site:
+    found = site_of("te" if name in TEXT else "unet", name)
+    assert found is not None
+    return found
+
+
+def file_of(kind: str, seed: int, rank: int = 3, *, alpha: float | None = 2.0, names: str = "uuuut") -> LoraFile:
+    """A file with one adapter of `kind` (LoRA where that does not suit) at every layer of LAYERS and TEXT."""
+    rng = np.random.default_rng(seed)
+    adapters: dict[Site, Adapter] = {}
+    for name, shape in {**LAYERS, **TEXT}.items():
+        tensors = make(kind if suits(kind, shape) else "lora", shape, rank, rng=rng)
+        if alpha is None:
+            tensors.pop("alpha", None)
+        elif "alpha" in tensors and kind.split("-")[0] in ("lora", "loha", "lokr"):
+            tensors["alpha"] = torch.tensor(alpha)
+        adapter = adapter_of(tensors)
+        assert adapter is not None
+        adapters[site(name)] = adapter
+    return LoraFile(adapters, {"ss_v2": "False"})
+
+
+def base(where: Site) -> Tensor:
+    """The weight of a layer of a model that these files fit."""
+    shape = next(shape for name, shape in {**LAYERS, **TEXT}.items() if site(name) == where)
+    return torch.from_numpy(np.random.default_rng(len(str(where))).normal(0, 1, shape)).float()
+
+
+def acts(file: LoraFile, where: Site) -> Tensor:
+    """ΔW of a file at a layer of that model; zero where the file has none."""
+    adapter = file.adapters.get(where)
+    return torch.zeros_like(base(where)) if adapter is None else adapter.delta(base(where))
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 2e-5) -> bool:
+    return bool((a.double() - b.double()).norm() <= tolerance * max(1.0, float(b.double().norm())))
+
+
+RATIOS = st.floats(-2, 2).map(lambda value: round(value, 3))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["lora", "lora-tucker", "loha", "full"]), st.integers(1, 5), RATIOS,
+                          st.sampled_from([None, 1.0, 0.3, 8.0])), min_size=1, max_size=4))  # fmt: skip
+def test_concat_then_apply_is_apply_all(rows: list[tuple[str, int, float, float | None]]) -> None:
+    files = [file_of(kind, i, rank, alpha=alpha) for i, (kind, rank, _, alpha) in enumerate(rows)]
+    ratios = [ratio for _, _, ratio, _ in rows]
+    if not any(ratios):
+        with pytest.raises(ToolError, match="weight 0"):
+            merge(files, ratios)
+        return
+    made, report = merge(files, ratios)
+    for where in files[0].adapters:
+        meant = sum(ratio * acts(file, where) for ratio, file in zip(ratios, files, strict=True))
+        assert close(acts(made, where), meant)  # type: ignore[arg-type]
+    assert report.matched == 5 and report.kept == 1.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 9), RATIOS, RATIOS, st.sampled_from(sorted(PRESETS)))
+def test_svd_merge_is_the_best_at_its_rank(seed: int, rank: int, new: int, r1: float, r2: float, lbw: str) -> None:
+    files = [file_of("lora", seed, rank), file_of("loha", seed + 1, 2)]
+    blocks = [parse_weights(lbw), parse_weights("ALL0.5")]
+    if not r1 and not r2:
+        return
+    made, report = merge(files, [r1, r2], Recipe("svd", new), blocks=blocks)
+    kept = {layer.name: layer.kept for layer in report.layers}
+    for where in made.adapters:
+        weights = [r * b.of(where.block) for r, b in zip((r1, r2), blocks, strict=True)]
+        meant = sum(w * acts(f, where).double() for w, f in zip(weights, files, strict=True))
+        values = torch.linalg.svdvals(meant.flatten(1))  # type: ignore[union-attr]
+        best = float(values[new:].norm())
+        error = float((acts(made, where) - meant).norm())  # type: ignore[operator]
+        assert error <= best * 1.001 + 2e-5 * float(values.norm())
+        if float(values.norm()) > 1e-6:
+            assert kept[str(where)] == pytest.approx(float(values[:new].norm() / values.norm()), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("alpha", [None, 0.5, 7.0])
+def test_resize_to_full_rank_is_the_file(kind: str, alpha: float | None) -> None:
+    file = file_of(kind, 4, alpha=alpha)
+    made, report = resize(file, 64)
+    for where in file.adapters:
+        assert close(acts(made, where), acts(file, where))
+    assert report.kept == pytest.approx(1.0, abs=1e-6)
+    if kind == "lora":
+        assert any("capped" in note for note in report.notes)
+        assert all(torch.equal(t, made.adapters[s].tensors[n]) for s, a in file.adapters.items()
+                   for n, t in a.tensors.items())  # fmt: skip
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.sampled_from(PLAIN), st.integers(1, 4))
+def test_resize_is_the_best_at_its_rank(seed: int, kind: str, rank: int) -> None:
+    file = file_of(kind, seed, 5)
+    made, _ = resize(file, rank)
+    for where in file.adapters:
+        meant = acts(file, where).double()
+        best = float(torch.linalg.svdvals(meant.flatten(1))[rank:].norm())
+        assert float((acts(made, where) - meant).norm()) <= best * 1.001 + 2e-5 * float(meant.norm())
+        assert made.adapters[where].rank == min(rank, file.adapters[where].rank or 99)
+
+
+@given(st.integers(0, 999), st.floats(1e-9, 1e4), st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_approximations_do_not_depend_on_the_size_of_the_numbers(seed: int, size: float, rank: int) -> None:
+    rng = np.random.default_rng(seed)
+    up, gain, down = (torch.from_numpy(rng.normal(size=s)).float() for s in ((20, 6), 6, (6, 15)))
+    low = LowRank(up * size, gain, down)
+    values = torch.linalg.svdvals(low.delta().double())
+    for best in (shrink(low, rank), from_delta(low.delta(), rank)):
+        assert best.low.rank == rank
+        assert torch.allclose(best.values[:rank].double(), values[:rank], rtol=1e-4, atol=3e-6 * float(values[0]))
+        error = float((best.low.delta().double() - low.delta().double()).norm())
+        assert error <= 1.001 * float(values[rank:].norm()) + 3e-6 * float(values.norm())
+        assert best.kept == pytest.approx(float(values[:rank].norm() / values.norm()), abs=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("shape", [(300, 700), (520, 260), (288, 32, 3, 3)])
+def test_large_matrices_are_within_the_promise(shape: tuple[int, ...], decay: float) -> None:
+    """The error is within 0.1% of the optimum that the exact singular values give (here: within 0.01%)."""
+    matrix = torch.from_numpy(np.random.default_rng(1).normal(size=(shape[0], int(np.prod(shape[1:]))))).float()
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = values * torch.logspace(0, -decay, len(values))
+    matrix = (left * values) @ right
+    exact = torch.linalg.svdvals(matrix.double())
+    for rank in (1, 8, 32):
+        best = from_delta(matrix.reshape(shape), rank)
+        assert float((best.low.delta().reshape(matrix.shape).double() - matrix).norm()) <= 1.0001 * exact[rank:].norm()
+    full = from_delta(matrix.reshape(shape), Rule(20, "sv_fro", 0.5))
+    assert torch.allclose(full.values.double(), exact, atol=3e-6 * float(exact[0]))
+
+
+def test_convergence_is_not_asked_of_a_zero_matrix() -> None:
+    for shape in ((6, 4), (300, 400), (8, 3, 3, 3)):
+        best = from_delta(torch.zeros(shape), 4)
+        assert best.low.rank == 1 and best.kept == 1.0 and not bool(best.low.delta().any())
+    zero = LowRank(torch.zeros(6, 3), torch.ones(3), torch.ones(3, 5))
+    assert shrink(zero, 2).low.rank == 1 and not bool(shrink(zero, 2).low.delta().any())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("lbw", "te", "unet"), [("OUTALL", 0.0, 1.0), ("MIDD", 1.0, -1.0), ("ALL", 0.7, 0.4)])
+def test_reweight_then_apply_is_apply_with_lbw(kind: str, lbw: str, te: float, unet: float) -> None:
+    file = file_of(kind, 7)
+    use = Use(file, te=te, unet=unet, blocks=parse_weights(lbw))
+    try:
+        made, report = reweight(file, parse_weights(lbw), te=te, unet=unet)
+    except ToolError as error:
+        assert kind.split("-")[0] in ("oft", "boft") or "dora" in kind, error
+        assert "cannot be written at weight" in str(error)
+        return
+    for where, adapter in file.adapters.items():
+        if adapter.fits(base(where).shape):
+            assert close(acts(made, where), use.weight(where) * acts(file, where))
+        shift, new = adapter.bias_delta(), made.adapters[where].bias_delta() if where in made.adapters else None
+        if shift is not None and use.weight(where):
+            assert new is not None and close(new, use.weight(where) * shift)
+    assert len(report.layers) == len(made.adapters)
+
+
+def test_reweight_takes_rules_and_keeps_factors() -> None:
+    file = file_of("lora", 1)
+    blocks = BlockWeights(rules=parse_rules("IN00-OUT11:attn:0.25"))
+    made, _ = reweight(file, blocks)
+    for where, adapter in file.adapters.items():
+        weight = 0.25 if "attn" in where.leaf else 1.0
+        assert close(acts(made, where), weight * acts(file, where))
+        for name, tensor in adapter.tensors.items():
+            assert name == "alpha" or torch.equal(tensor, made.adapters[where].tensors[name])
+
+
+@pytest.mark.parametrize("rule", [None, *SCALES])
+def test_split_at_full_rank_is_the_file_and_prefixes_act_as_trained(rule: str | None) -> None:
+    file = file_of("lora", 3, rank=6, alpha=3.0)
+    said = {"ss_network_module": "networks.dylora", "ss_network_args": '{"unit": "2", "algo": "x"}'}
+    file = LoraFile(file.adapters, {**said, **({SCALE_KEY: rule} if rule else {})})
+    files, report = split(file)
+    assert list(files) == [2, 4, 6] and report.extra["alpha"] == (rule or "keep")
+    for where, adapter in file.adapters.items():
+        low = adapter.low_rank()
+        assert low is not None
+        assert torch.equal(acts(files[6], where), acts(file, where))
+        for b in (2, 4):
+            scale = {None: 3 / b, "full": 3 / 6, "prefix": 3 / b, "sqrt": 3 / 6 * (6 / b) ** 0.5}[rule]
+            assert close(acts(files[b], where), low.cut(b).delta() / (3 / 6) * scale)
+    for b, made in files.items():
+        assert made.metadata["ss_network_dim"] == str(b) and made.metadata["ss_network_module"] == "networks.lora"
+        assert "unit" not in made.metadata["ss_network_args"] and made.dylora_unit is None
+
+
+@pytest.mark.parametrize("alpha", [None, 3.0, 1.5])
+def test_convert_there_and_back_is_the_file(alpha: float | None, tmp_path: Path) -> None:
+    file = file_of("lora", 5, alpha=alpha)
+    there, report = convert(file, "diffusers")
+    assert there.dialect == "diffusers" and not any("alpha" in a.tensors for a in there.adapters.values())
+    written = read(write(there, tmp_path / "d.safetensors"))
+    back, _ = convert(written, "kohya")
+    again = read(write(back, tmp_path / "k.safetensors"))
+    assert again.dialect == "kohya" and len(report.layers) == 5
+    for where in file.adapters:
+        for step in (there, written, back, again):
+            assert close(acts(step, where), acts(file, where), 1e-6)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k.split("-")[0] in ("loha", "lokr", "full")])
+def test_convert_makes_lora_of_other_kinds(kind: str) -> None:
+    file = file_of(kind, 6, rank=2)
+    made, report = convert(file, "kohya", 64)
+    assert set(made.kinds) == {"LoRA"}
+    for where in file.adapters:
+        if file.adapters[where].fits(base(where).shape):
+            assert close(acts(made, where), acts(file, where))
+    assert report.kept == pytest.approx(1.0, abs=1e-5)
