@@ -220,19 +220,26 @@ class Best:
 def shrink(low: LowRank, rule: Rule | int) -> Best:
     """The best approximation of U·diag(g)·D at a rank: SVD of the r×r core R_u·R_dᵀ of two thin QR's.
 
-    Never forms ΔW (Eckart–Young through QR; Golub & Van Loan §5.4). Time O(r²(m+n)), memory O(r(m+n)). The rank is
-    at most min(r, m, n). Raises ToolError for NaN or infinity.
+    Never forms ΔW (Golub & Van Loan §5.4; Eckart–Young). Only the R's are needed: with ΔW = L·Rᵀ and its singular
+    vectors u, v, s·u = L·(Rᵀv) and Rᵀv = R_dᵀ·(core's right vector), likewise s·v. Time O(r²(m+n)), memory O(r(m+n)).
+    The rank is at most min(r, m, n). Raises ToolError for NaN or infinity.
     """
     rule = Rule(rule) if isinstance(rule, int) else rule
-    left, right = (low.up.float() * low.gain.float()), low.down.flatten(1).float().T
-    (q_left, r_left), (q_right, r_right) = torch.linalg.qr(left), torch.linalg.qr(right)
-    core = r_left.double() @ r_right.double().T
+    left, right = low.up.float() * low.gain.float(), low.down.flatten(1).float().T
+    r_left, r_right = (torch.linalg.qr(side, mode="r")[1].to(_wide(side)) for side in (left, right))
+    core = r_left @ r_right.T
     if not bool(torch.isfinite(core).all()):
         raise ToolError("NaN or infinity")
-    head, values, tail = torch.linalg.svd(core, full_matrices=False)
+    values, head = _eigen(core)
+    values = values[: min(core.shape)]
     rank = rule.choose(values, min(left.shape[0], right.shape[0]))
-    up, down = q_left @ head[:, :rank].float(), tail[:rank].float() @ q_right.T
-    return _best(up, values, down.reshape(-1, *low.shape[1:]), float(torch.linalg.vector_norm(values)))
+    norm = float(torch.linalg.vector_norm(values))
+    head = head[:, :rank].to(core)
+    # what is zero but for rounding has no direction
+    gains = values[:rank].to(core).clamp(min=max(1e-7 * float(values[0]), torch.finfo(torch.float32).tiny))
+    up = left @ ((r_right.T @ (core.T @ head / gains)) / gains).float()
+    down = ((r_left.T @ head) / gains).float().T @ right.T
+    return _best(up, values, down.reshape(-1, *low.shape[1:]), norm)
 
 
 def from_delta(delta: Tensor, rule: Rule | int) -> Best:
