@@ -89,23 +89,27 @@ def make_checkpoints(org: str, tuned: str, quick: str) -> None:
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
     text += b" " * (-len(text) % 8)
     generator = torch.Generator().manual_seed(0)
-    pool = torch.randn(31_000_037, generator=generator) * 0.03
+    pool = torch.randn(45_000_000, generator=generator)
+
+    def drawn(size: int) -> torch.Tensor:
+        """Random numbers from somewhere in the pool."""
+        first = int(torch.randint(len(pool) - size, (1,), generator=generator))
+        return pool[first : first + size]
+
     with Path(org).open("wb") as one, Path(tuned).open("wb") as two:
         for out in (one, two):
             out.write(len(text).to_bytes(8, "little") + text)
-        for number, shape in enumerate(shapes.values()):
-            first = torch.randint(len(pool), (1,), generator=generator).item()
-            weight = pool.roll(-int(first))[: math.prod(shape)] if math.prod(shape) <= len(pool) else pool.repeat(2)
-            weight = weight[: math.prod(shape)].reshape(shape).half()
-            changed = weight
+        for shape in shapes.values():
+            size = math.prod(shape)
+            weight = changed = (drawn(size) * 0.03).reshape(shape).half()
             if len(shape) > 1:
-                m, n = shape[0], math.prod(shape[1:])
+                m, n = shape[0], size // shape[0]
                 falling = torch.arange(1, 65) ** -0.7
                 thin = (torch.randn(m, 64, generator=generator) * falling) @ torch.randn(64, n, generator=generator)
-                noise = pool[number : number + m * n] if m * n < len(pool) // 2 else torch.randn(m * n)
-                noise = noise.reshape(m, n)
-                change = 2e-3 * (thin / thin.norm() + noise / noise.norm()) * (m * n) ** 0.5
-                changed = (weight.float() + change.reshape(shape)).half()
+                thin /= thin.norm()
+                noise = drawn(size).reshape(m, n)
+                thin.add_(noise, alpha=1 / float(noise.norm())).mul_(2e-3 * size**0.5)
+                changed = (weight.float() + thin.reshape(shape)).half()
             one.write(weight.numpy().tobytes())
             two.write(changed.numpy().tobytes())
 
@@ -198,7 +202,7 @@ def naive_seconds(times: Mapping[str, float], wide: bool, quick: bool) -> float:
 
 def copy_file(source: str, target: str) -> None:
     """Reads a file and writes it, a block at a time, to the disk: the floor of any streaming tool."""
-    block = memoryview(bytearray(4 << 20))
+    block = memoryview(bytearray(1 << 18))  # larger ones are slower
     with Path(source).open("rb", buffering=0) as one, Path(target).open("wb") as two:
         while got := one.readinto(block):  # type: ignore[attr-defined]
             two.write(block[:got])

@@ -24,6 +24,17 @@ from .report import Report, show
 from .stream import store_of
 
 
+class Merged(Report):
+    """A layer of a checkpoint has no rank, and nothing is lost: the text is counts, the layers only when asked."""
+
+    def text(self, *, verbose: bool = False) -> str:
+        """What changed, what did not fit, where it was written."""
+        brief = Report(self.verb, [], self.only, self.unread, self.unchanged, self.notes, self.outputs)
+        lines = brief.text().splitlines()[1:]
+        changed = [f"  {layer.name} (rank {layer.old or 'full'})" for layer in self.layers] if verbose else []
+        return "\n".join([*changed, f"{self.verb}: {len(self.layers)} layers of the checkpoint changed", *lines]) + "\n"
+
+
 def merge_into(
     checkpoint: str | Path,
     uses: Sequence[Use],
@@ -46,7 +57,7 @@ def merge_into(
     check_target(checkpoint, save_to, overwrite, [use.file.path for use in uses])
     for use in uses:
         use.file.check_finite()
-    report = Report("merge")
+    report = Merged("merge")
     if checkpoint.is_dir():
         merge_folder(checkpoint, uses, save_to, report, dtype=dtype, device=device, overwrite=overwrite, track=track)
     else:
