@@ -16,6 +16,7 @@ VERBS = {
     "merge": ("tools.merge", "merge LoRAs into one, exactly or at a rank of its own; or into a checkpoint"),
     "svd-merge": ("tools.svd_merge", "merge LoRAs into one at a rank of its own"),
     "resize": ("tools.resize", "change the rank of a LoRA, fixed or layer by layer"),
+    "extract": ("tools.extract", "the difference of two checkpoints as a LoRA"),
     "split-dylora": ("tools.split", "split a DyLoRA into one LoRA file a rank"),
     "convert": ("tools.convert", "between kohya's and diffusers' keys; .pt to .safetensors; LoHa, LoKr, full to LoRA"),
     "metadata": ("tools.metadata", "show, edit or strip a file's metadata; make its hashes anew"),

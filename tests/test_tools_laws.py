@@ -157,7 +157,7 @@ def test_approximations_do_not_depend_on_the_size_of_the_numbers(seed: int, size
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 3.0])
-@pytest.mark.parametrize("shape", [(300, 700), (520, 260), (288, 32, 3, 3)])
+@pytest.mark.parametrize("shape", [(520, 700), (900, 530), (288, 32, 3, 3)])
 def test_large_matrices_are_within_the_promise(shape: tuple[int, ...], decay: float) -> None:
     """The error is within 0.1% of the optimum that the exact singular values give (here: within 0.01%)."""
     matrix = torch.from_numpy(np.random.default_rng(1).normal(size=(shape[0], int(np.prod(shape[1:]))))).float()
