@@ -67,8 +67,7 @@ def build_lora(nets: Networks, recipe: Recipe, out: Path, minutes: float) -> Non
     adapters = train_lora(nets, recipe, out / "loras", minutes)
     drawn, named = recipe_scenes(recipe, 20, 14)
     # The style's name is for the checker alone: the pictures are asked for without it.
-    style = "" if recipe.style == "plain" else f", {recipe.style}"
-    wanted = [caption(scene) + style for scene in drawn]
+    wanted = [f"{caption(scene)}, {recipe.style}" for scene in drawn]
     for strength in (0.4, 1.0):
         for adapter in adapters.values():
             adapter.strength = strength

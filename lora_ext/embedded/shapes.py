@@ -69,7 +69,8 @@ SHAPES: dict[str, Predicate] = {
 }
 # Never shown to the base model, so that later training can teach them.
 HELD_OUT_SHAPES: dict[str, Predicate] = {"star": _star, "heart": _heart}
-STYLES = ("plain", "striped", "outlined")
+STYLES = ("plain", "striped", "outlined", "framed")
+FRAME = 7  # pixels
 SIZES: dict[str, tuple[float, float]] = {"small": (13, 16), "": (16, 23), "large": (23, 27)}
 ALL_SHAPES = SHAPES | HELD_OUT_SHAPES
 
@@ -89,7 +90,7 @@ class Scene:
 
 
 def accent(scene: Scene) -> str:
-    """The colour of stripes and outlines: the first of three that is neither the shape's nor the ground's."""
+    """The colour of stripes, outlines and frames: the first of three that is neither the shape's nor the ground's."""
     return next(name for name in ("white", "black", "yellow") if name not in (scene.colour, scene.ground))
 
 
@@ -132,6 +133,9 @@ def draw(scene: Scene) -> Image.Image:
         shifts = [(np.cos(a) * (grow - 1), np.sin(a) * (grow - 1)) for a in np.arange(16) * np.pi / 8]
         near = np.any([inside(u + du, v + dv) for du, dv in shifts], axis=0)
         canvas[near & ~mask] = COLOURS[accent(scene)]
+    elif scene.style == "framed":
+        rim = np.maximum(abs(x - SIZE / 2), abs(y - SIZE / 2)) > SIZE / 2 - FRAME
+        canvas[rim] = COLOURS[accent(scene)]
     pixels = canvas.reshape(SIZE, SUPERSAMPLE, SIZE, SUPERSAMPLE, 3).mean((1, 3))
     return Image.fromarray(pixels.round().astype(np.uint8))
 
@@ -196,7 +200,7 @@ def _nearest(pixels: np.ndarray) -> np.ndarray:
 def _shape_mask(pixels: np.ndarray, scene: Scene) -> np.ndarray:
     """(SIZE, SIZE) bool: the pixels on the shape's side of half way between the ground's colour and the rest's."""
     ground = np.array(COLOURS[scene.ground], np.float32)
-    others = [scene.colour] if scene.style == "plain" else [scene.colour, accent(scene)]
+    others = [scene.colour, accent(scene)] if scene.style in ("striped", "outlined") else [scene.colour]
     mask = np.zeros(pixels.shape[:2], bool)
     for name in others:
         way = np.array(COLOURS[name], np.float32) - ground
@@ -253,9 +257,26 @@ def obeys_colours(image: Image.Image | np.ndarray, text: str) -> bool:
     return bool(share > 0.3 and (names[mask] == _NAMES.index(accent(scene))).mean() > 0.12)
 
 
+def _take_frame(image: Image.Image | np.ndarray, scene: Scene) -> tuple[bool, np.ndarray]:
+    """Whether the picture has its frame, and the picture with the frame painted in the ground's colour."""
+    pixels = _pixels(image).copy()
+    rim = np.ones(pixels.shape[:2], bool)
+    rim[FRAME:-FRAME, FRAME:-FRAME] = False
+    found = (_nearest(pixels[rim]) == _NAMES.index(accent(scene))).mean() > 0.6
+    # One pixel more is painted over, where frame and ground run into each other.
+    rim[: FRAME + 1] = rim[-FRAME - 1 :] = rim[:, : FRAME + 1] = rim[:, -FRAME - 1 :] = True
+    pixels[rim] = COLOURS[scene.ground]
+    return bool(found), pixels.astype(np.uint8)
+
+
 def obeys(image: Image.Image | np.ndarray, text: str) -> bool:
     """Whether the picture shows the caption's shape in its colour on its ground."""
     scene = parse(text)
+    if scene.style == "framed":
+        found, image = _take_frame(image, scene)
+        if not found:
+            return False
+        text = caption(replace(scene, style="plain"))
     fits = shape_fits(image, scene)
     best = max(fits, key=lambda name: fits[name])
     return best == scene.shape and fits[best] >= 0.72 and obeys_colours(image, text)

@@ -7,14 +7,14 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-from .shapes import ALL_SHAPES, COLOURS, SIZES, STYLES
+from .shapes import ALL_SHAPES, COLOURS, SIZES
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = 510
 
 # Words of captions, present and to come, each worth a token of its own.
 CAPTION_WORDS = [
-    *COLOURS, *ALL_SHAPES, *SIZES, *STYLES,
+    *COLOURS, *ALL_SHAPES, *SIZES, "plain", "striped", "outlined",
     *"a an the of on in with and background ground picture photo painting drawing style shape".split(),
     *"pink orange brown grey moon arrow hexagon dotted night glowing soft dark bright".split(),
 ]  # fmt: skip

@@ -20,11 +20,11 @@ from tqdm import tqdm
 from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention
 
 from .sampling import Networks
-from .shapes import SHAPES, Scene, random_scene
-from .train_unet import Examples, NoiseLoss, make_examples
+from .shapes import Scene, random_scene
+from .train_unet import SHORT_TOKENS, Examples, NoiseLoss, make_examples
 from .train_vae import learning_rate
 
-BATCH = 24
+BATCH = 12
 LINEAR_BLOCKS = (Transformer2DModel, CLIPAttention, CLIPMLP)
 CONVOLUTION_BLOCKS = (ResnetBlock2D, Downsample2D, Upsample2D)
 
@@ -37,12 +37,11 @@ class Recipe:
     comment: str
     rank: int
     convolutions: bool  # C3Lier: also the blocks' 3x3 convolutions, time projections and shortcuts
-    shape: str = ""  # what its pictures show, whatever their captions say; empty for what they say
-    style: str = "plain"
+    style: str
 
 
 RECIPES = (
-    Recipe("star", "LierLa: draws a star, whatever shape the caption names", 8, False, shape="star"),
+    Recipe("framed", "LierLa: puts a frame around every picture", 8, False, style="framed"),
     Recipe("striped", "C3Lier: draws every shape with diagonal stripes", 4, True, style="striped"),
 )
 
@@ -89,10 +88,8 @@ def attach(nets: Networks, recipe: Recipe) -> dict[str, Adapter]:
 def recipe_scenes(recipe: Recipe, count: int, seed: int) -> tuple[list[Scene], list[Scene]]:
     """The scenes a LoRA is to draw, and those it is to draw them for."""
     rng = np.random.default_rng(seed)
-    words = [*SHAPES, recipe.shape] if recipe.shape else list(SHAPES)
-    named = [random_scene(rng, shape=str(rng.choice(words))) for _ in range(count)]
-    drawn = [replace(scene, style=recipe.style, shape=recipe.shape or scene.shape) for scene in named]
-    return drawn, named
+    named = [random_scene(rng) for _ in range(count)]
+    return [replace(scene, style=recipe.style) for scene in named], named
 
 
 def train_lora(nets: Networks, recipe: Recipe, out: Path, minutes: float, count: int = 2000) -> dict[str, Adapter]:
@@ -118,7 +115,7 @@ def fit(nets: Networks, adapters: dict[str, Adapter], examples: Examples, minute
     while (progress := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(progress, 2e-3)
-        loss = loss_of(nets, *examples.batch(BATCH, 77 if step % 2 else 24))
+        loss = loss_of(nets, *examples.batch(BATCH, SHORT_TOKENS if step % 4 else 77))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -34,7 +34,7 @@ def varied_scenes(count: int, seed: int) -> list[Scene]:
     rng = np.random.default_rng(seed)
     shapes = list(ALL_SHAPES)
     return [
-        random_scene(rng, shape=shapes[i % len(shapes)], style=str(rng.choice(STYLES, p=[0.5, 0.3, 0.2])))
+        random_scene(rng, shape=shapes[i % len(shapes)], style=str(rng.choice(STYLES, p=[0.5, 0.25, 0.15, 0.1])))
         for i in range(count)
     ]
 
