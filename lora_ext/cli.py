@@ -49,5 +49,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items())
+    rows = "\n".join(f"  {verb:<14}{text}" for verb, (_, text) in VERBS.items())
     return f"usage: python -m lora_ext VERB [options]   (VERB --help tells its options)\n\n{rows}"

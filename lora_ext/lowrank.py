@@ -246,8 +246,8 @@ def from_delta(delta: Tensor, rule: Rule | int) -> Best:
     """The best approximation of a dense ΔW (out, in, *kernel) at a rank.
 
     Large matrices at a small fixed rank: block Krylov subspaces (Musco & Musco 2015, arXiv 1504.05477) until the
-    error is within 1e-4 of the least. Else the eigenvectors of the Gram matrix of the shorter side, in float64: singular values
-    are right to 1e-8 of the largest. Raises ToolError for NaN or infinity.
+    error is within 1e-4 of the least. Else the eigenvectors of the Gram matrix of the shorter side, in float64:
+    singular values are right to 1e-8 of the largest. Raises ToolError for NaN or infinity.
     """
     rule = Rule(rule) if isinstance(rule, int) else rule
     matrix = delta.flatten(1).float()

@@ -50,7 +50,7 @@ def convert(
     made = in_kohya(replace(file, adapters=adapters))
     if to == "diffusers":
         made = _in_diffusers(made, report)
-    said = f"converted to {to}'s keys" + (f", LoRA of rank {rank}" if rank and changed else "")
+    said = f"converted to the keys of {to}" + (f", LoRA of rank {rank}" if rank and changed else "")
     result = replace(made, metadata=carried(made.metadata, said, [origin(file)]), path=file.path)
     return replace(result, metadata=described(result, result.metadata)), report
 
