@@ -198,7 +198,7 @@ class Applied:
         """
         if uses and not self._guards:  # new weights must be loaded into the originals, not into what is swapped in
             self._guards = [
-                root._register_load_state_dict_pre_hook(lambda *_: self.close()) for root in self.roots.values()
+                root._register_load_state_dict_pre_hook(lambda *_: self._clear()) for root in self.roots.values()
             ]
         self.uses = tuple(uses)
         self._active = tuple(use.active(0, 1_000_000) for use in self.uses)
@@ -215,10 +215,13 @@ class Applied:
 
     def close(self) -> None:
         """Takes everything off: every Parameter is the very object it was."""
-        self.injection.close()
-        self._now, self.uses, self._active = {}, (), ()
+        self._clear()
         while self._guards:
             self._guards.pop().remove()
+
+    def _clear(self) -> None:
+        self.injection.close()
+        self._now, self.uses, self._active = {}, (), ()
 
     def __enter__(self) -> Applied:
         return self

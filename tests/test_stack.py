@@ -151,10 +151,11 @@ def test_fit_names_what_does_not_apply(model: Tiny) -> None:
 def test_loading_weights_takes_everything_off_first(model: Tiny) -> None:
     state = {name: t.clone() for name, t in model.unet.state_dict().items()}
     changed = {name: t + 1 for name, t in state.items()}
-    with Applied(model, "baked") as applied:
+    with Applied(model, "baked") as applied, Applied(model, "baked") as other:
         applied.set([Use(lora_file(model))])
+        other.set([Use(lora_file(model, seed=1))])
         model.unet.load_state_dict(changed)
-        assert applied.uses == ()
+        assert applied.uses == other.uses == ()
         assert all(torch.equal(t, changed[name]) for name, t in model.unet.state_dict().items())
     model.unet.load_state_dict(state)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from .. import __version__
 from ..errors import FileError, LoraError
 from ..file.library import Library
-from ..host import a1111_infotext as blocks
+from ..host import block_infotext as blocks
 from ..host import infotext
 from ..host.diffusers import Standalone, load
 from ..host.render import CELL, Job, render

@@ -17,9 +17,9 @@ from ..file.library import Entry, Library
 from ..prompt import Request, request_of
 from ..stack import Fit, Presets, Use, resolve
 from . import a1111_builtin as builtin
-from . import a1111_infotext as infotext
 from . import a1111_model as model
 from . import a1111_settings as settings
+from . import block_infotext as infotext
 from .a1111_embeddings import Embeddings
 from .a1111_switch import Switching
 from .infotext import lora_hashes

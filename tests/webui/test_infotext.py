@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lora_ext.host import a1111_infotext as infotext
+from lora_ext.host import block_infotext as infotext
 from lora_ext.prompt import parse, request_of
 from lora_ext.stack import Presets, resolve_blocks
 
