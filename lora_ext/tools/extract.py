@@ -62,7 +62,7 @@ def extract(
     adapters: dict[Site, Adapter] = {}
     for site in track(sites, "extract"):
         delta = _difference(base, other, site).to(device)
-        if not delta.any():
+        if float(delta.sum()) == 0 and not delta.any():
             report.unchanged.append(str(site))
             continue
         rule = rules[wide_kernel(base.shapes[site])]
@@ -130,8 +130,8 @@ def _text_if_tuned(base: Checkpoint, other: Checkpoint, sites: list[Site], least
 
 def _difference(base: Checkpoint, other: Checkpoint, site: Site) -> Tensor:
     """tuned − org, float32, in the base's shape. Raises ToolError naming the layer for NaN."""
-    before = base.weight(site)
-    delta = other.weight(site).reshape(before.shape) - before
+    before, after = base.stored(site), other.stored(site)
+    delta = after.reshape(before.shape).to(torch.float32, copy=True).sub_(before)
     if not bool(torch.isfinite(delta.sum())) and not bool(torch.isfinite(delta).all()):
         held = other.path if bool(torch.isfinite(before).all()) else base.path
         raise ToolError(f"{held} contains NaN or infinity in {site}")

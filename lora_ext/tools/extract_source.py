@@ -17,7 +17,7 @@ from .stream import Store, store_of
 
 
 class Checkpoint:
-    """Weights by `Site`. `shapes` of all layers are known; only `weight` reads numbers.
+    """Weights by `Site`. `shapes` of all layers are known; only `stored` reads numbers.
 
     Raises ToolError when there is none at `path`, FileError when it cannot be read.
     """
@@ -63,7 +63,8 @@ class Checkpoint:
         store, place = self._at[site]
         return store.dtype(place.key)
 
-    def weight(self, site: Site) -> Tensor:
-        """One layer's weight, float32. Raises FileError."""
+    def stored(self, site: Site) -> Tensor:
+        """One layer's weight in the dtype of the file (8-bit floats as float32). Raises FileError."""
         store, place = self._at[site]
-        return place.weight(store.read(place.key)).float()
+        tensor = place.weight(store.read(place.key))
+        return tensor if tensor.element_size() > 1 else tensor.float()
