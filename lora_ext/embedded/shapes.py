@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -94,7 +95,7 @@ def accent(scene: Scene) -> str:
     return next(name for name in ("white", "black", "yellow") if name not in (scene.colour, scene.ground))
 
 
-def random_scene(rng: np.random.Generator, **fixed: str) -> Scene:
+def random_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
     """A scene with everything drawn at random but what `fixed` names (shape, colour, ground, size, style)."""
     colour, ground = rng.choice(_NAMES, 2, replace=False)
     size = str(rng.choice(list(SIZES), p=[0.2, 0.6, 0.2]))
@@ -102,7 +103,7 @@ def random_scene(rng: np.random.Generator, **fixed: str) -> Scene:
     scene = replace(scene, **fixed)
     if scene.colour == scene.ground:
         other = str(rng.choice([name for name in _NAMES if name != scene.colour]))
-        scene = replace(scene, **({"colour": other} if "ground" in fixed else {"ground": other}))
+        scene = replace(scene, colour=other) if "ground" in fixed else replace(scene, ground=other)
     radius = float(rng.uniform(*SIZES[scene.size]))
     # Shapes stay inside the picture, most of them near its centre.
     room = SIZE / 2 - radius - 2
@@ -110,7 +111,7 @@ def random_scene(rng: np.random.Generator, **fixed: str) -> Scene:
     return replace(scene, x=float(x), y=float(y), radius=radius)
 
 
-def _grid() -> tuple[np.ndarray, np.ndarray]:
+def _grid() -> list[np.ndarray]:
     """Pixel coordinates (x, y) of the supersampled picture, each (SIZE * SUPERSAMPLE,) squared."""
     axis = (np.arange(SIZE * SUPERSAMPLE, dtype=np.float32) + 0.5) / SUPERSAMPLE
     return np.meshgrid(axis, axis)
@@ -222,7 +223,7 @@ def _fit(mask: np.ndarray, shape: str) -> float:
     full = ALL_SHAPES[shape](*np.meshgrid(axis, axis))
     left, top, right, bottom = _box(full)
     picture = Image.fromarray(full[top:bottom, left:right].astype(np.uint8) * 255)
-    template = np.asarray(picture.resize(mask.shape[::-1], Image.Resampling.BOX)) > 127
+    template = np.asarray(picture.resize((mask.shape[1], mask.shape[0]), Image.Resampling.BOX)) > 127
     return float((mask & template).sum() / max(1, (mask | template).sum()))
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,12 +50,13 @@ RECIPES = (
 class Adapter(nn.Module):
     """The low-rank addition to one layer: down to `rank` channels, up again, times alpha / rank = 1."""
 
-    def __init__(self, layer: nn.Module, rank: int) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
         super().__init__()
         if isinstance(layer, nn.Conv2d):
-            size, stride, padding = layer.kernel_size, layer.stride, layer.padding
-            self.down: nn.Module = nn.Conv2d(layer.in_channels, rank, size, stride, padding, bias=False)
-            self.up: nn.Module = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
+            self.down: Any = nn.Conv2d(layer.in_channels, rank, 1, bias=False)
+            if layer.kernel_size == (3, 3):
+                self.down = nn.Conv2d(layer.in_channels, rank, 3, int(layer.stride[0]), 1, bias=False)
+            self.up: Any = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
         else:
             self.down = nn.Linear(layer.in_features, rank, bias=False)
             self.up = nn.Linear(rank, layer.out_features, bias=False)
@@ -65,10 +67,11 @@ class Adapter(nn.Module):
         self.handle = layer.register_forward_hook(lambda _, inputs, output: output + self(inputs[0]))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The addition to the layer's output for its input x."""
         return self.strength * self.up(self.down(x))
 
 
-def target_layers(nets: Networks, convolutions: bool) -> Iterator[tuple[str, nn.Module]]:
+def target_layers(nets: Networks, convolutions: bool) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
     """The layers kohya's scripts train, under their names there."""
     blocks = LINEAR_BLOCKS + (CONVOLUTION_BLOCKS if convolutions else ())
     for prefix, network in (("lora_te", nets.text_encoder), ("lora_unet", nets.unet)):

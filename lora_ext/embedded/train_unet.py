@@ -86,8 +86,8 @@ class Average:
     """A running average of parameters, which samples better than the parameters themselves."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
-        self.live = [p for module in modules for p in module.parameters()]
-        self.kept = [p.detach().clone() for p in self.live]
+        self.live: list[torch.Tensor] = [p for module in modules for p in module.parameters()]
+        self.kept: list[torch.Tensor] = [p.detach().clone() for p in self.live]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
