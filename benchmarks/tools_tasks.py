@@ -243,7 +243,7 @@ def check_extract(org: str, tuned: str, lora: str) -> dict[str, float]:
     with safe_open(org, "pt") as before, safe_open(tuned, "pt") as after:
         for name, key, shape in per_layer(True, len(before.keys()) < 100):
             m, n = flat(shape)
-            if (m, n) in seen or m * n > 1280 * 2880 or f"{name}.lora_up.weight" not in factors:
+            if (m, n) in seen or m * n > 1280 * 1280 or f"{name}.lora_up.weight" not in factors:
                 continue
             seen.add((m, n))
             full = (after.get_tensor(key + ".weight").float() - before.get_tensor(key + ".weight").float()).flatten(1)
