@@ -28,6 +28,8 @@ from lora_ext.inject import targets
 from lora_ext.stack import Applied, Use
 
 Row = tuple[str, str, str]
+WARM = 3
+"""Steps before one is timed: fresh weights are slow until the system has given them large pages (seen: two steps)."""
 
 
 class Model:
@@ -141,36 +143,21 @@ def steps(model: Model, latent: int, repeat: int, kind: str, wide: bool) -> list
         with torch.no_grad():
             unet(x, 500, text)
 
-    def within(name: str) -> Callable[[], float]:
-        uses = [Use(file, unet=0.5) for file in files[: int(name[-1])]]
+    def measured() -> float:
+        for _ in range(WARM):
+            step()
+        return timed(step, repeat)
 
-        def work() -> float:
-            with Applied(model, name.split()[0]) as here:
-                here.set(uses)
-                step()  # casts its factors once
-                start = time.perf_counter()
-                step()
-                return time.perf_counter() - start
+    def within(mode: str, count: int) -> float:
+        with Applied(model, mode) as applied:
+            applied.set([Use(file, unet=0.5) for file in files[:count]])
+            return measured()
 
-        return work
-
-    measured: dict[str, list[float]] = {"none": []}
-    for turn in range(repeat + 1):
-        for name in ("none", "live 1", "live 5", "baked 1"):
-            if name == "none":
-                step()
-                start = time.perf_counter()
-                step()
-                seconds = time.perf_counter() - start
-            else:
-                seconds = within(name)()
-            if turn:
-                measured.setdefault(name, []).append(seconds)
-    ratio = {
-        name: statistics.median(a / b for a, b in zip(found, measured["none"], strict=True))
-        for name, found in measured.items()
-    }
-    seconds = statistics.median(measured["none"])
+    none = [measured()]
+    found = {"live 1": within("live", 1), "live 5": within("live", 5), "baked 1": within("baked", 1)}
+    none.append(measured())
+    seconds = statistics.mean(none)
+    ratio = {"none, before and after": max(none) / min(none)} | {n: t / seconds for n, t in found.items()}
     return [(f"{kind}: step, {name}", f"{r:.3f}x", f"none {seconds * 1000:.0f} ms") for name, r in ratio.items()]
 
 
