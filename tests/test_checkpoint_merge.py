@@ -27,9 +27,9 @@ from lora_ext.file.safetensors_file import read_header
 from lora_ext.file.writing import write
 from lora_ext.inject.bake import add_delta
 from lora_ext.inject.pieces import Piece
+from lora_ext.stack import Use as ToolUse
 from lora_ext.tools import checkpoint
 from lora_ext.tools.checkpoint import merge_into
-from lora_ext.tools.layers import Use as ToolUse
 from lora_ext.tools.ldm_keys import family_of, places
 
 DATA = Path(__file__).parent / "data" / "kohya"
@@ -265,7 +265,7 @@ import json, re, sys
 from pathlib import Path
 from lora_ext.file.reading import read
 from lora_ext.tools.checkpoint import merge_into
-from lora_ext.tools.layers import Use as of
+from lora_ext.stack import Use as of
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

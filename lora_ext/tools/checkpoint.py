@@ -14,9 +14,9 @@ import torch
 from ..blocks import UNIFORM, parse_weights
 from ..errors import ToolError
 from ..file.reading import read
+from ..stack import Use
 from .checkpoint_folder import merge_folder
 from .checkpoint_plan import TORCH, Plan, assign, write_file
-from .layers import Use
 from .ldm_keys import places
 from .options import device_of, dtype_of
 from .progress import Track, bar, silent

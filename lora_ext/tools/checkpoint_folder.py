@@ -12,8 +12,8 @@ import torch
 
 from ..address import TE, TE2, UNET
 from ..errors import FileError, ToolError
+from ..stack import Use
 from .checkpoint_plan import TORCH, Plan, assign, write_file
-from .layers import Use
 from .ldm_keys import places
 from .options import check_space
 from .progress import Track

@@ -17,7 +17,7 @@ from ..file.writing import replacing, write_tensors
 from ..inject.bake import add_delta
 from ..inject.pieces import Piece, bias_delta, split
 from ..lowrank import LowRank, concat
-from .layers import Use
+from ..stack import Use
 from .ldm_keys import Place, describe, family_of
 from .options import check_space
 from .progress import Track

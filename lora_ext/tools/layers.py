@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..adapters import Adapter, Full, LoHa, LoKr, Lora, adapter_of
-from ..address import UNET, Site, known_as
-from ..blocks import UNIFORM, BlockWeights
+from ..address import UNET, Site
 from ..errors import ToolError
 from ..file import peft_metadata
 from ..file.cloneofsimo import EMBED
@@ -26,27 +25,6 @@ NUMBERS = frozenset({"alpha", "scale", "on_input", "bias_indices", "bias_size"})
 
 _WIDE = ("conv1", "conv2", "sampler.conv", "conv_in", "conv_out")
 _POINT = ("conv_shortcut", "attention.proj_in", "attention.proj_out")
-
-
-@dataclass(frozen=True)
-class Use:
-    """One file at its weights: te, unet multiply the block's weight. name: what the user calls it."""
-
-    file: LoraFile
-    te: float = 1.0
-    unet: float = 1.0
-    blocks: BlockWeights = UNIFORM
-    name: str = ""
-
-    @property
-    def label(self) -> str:
-        """Its name, or the file's."""
-        return self.name or self.file.name
-
-    def weight(self, site: Site) -> float:
-        """The weight of this file at one layer, as a prompt's tag gives it."""
-        names = known_as(site) if self.blocks.rules else ()
-        return (self.unet if site.part == UNET else self.te) * self.blocks.of(site.block, names)
 
 
 @dataclass(frozen=True)
@@ -178,7 +156,6 @@ def describes_keys(name: str, value: str) -> bool:
 
 __all__ = [
     "Change",
-    "Use",
     "added",
     "change_of",
     "check_finite",

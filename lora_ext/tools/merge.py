@@ -18,7 +18,8 @@ from ..blocks import UNIFORM, BlockWeights, parse_weights
 from ..errors import FitError, ToolError
 from ..file.lorafile import LoraFile
 from ..file.reading import read
-from .layers import Use, change_of, check_finite
+from ..stack import Use
+from .layers import change_of, check_finite
 from .merge_layer import METHODS, Part, Recipe, merged
 from .metadata_carry import described, joined, origin, save
 from .options import PRECISIONS, Parser, check_output, device_of, dtype_of, widest

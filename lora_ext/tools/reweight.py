@@ -13,7 +13,8 @@ from ..blocks import UNIFORM, BlockWeights, parse_rules, parse_weights
 from ..errors import ToolError
 from ..file.lorafile import LoraFile
 from ..file.reading import read
-from .layers import Use, check_finite, stored_as, with_adapters
+from ..stack import Use
+from .layers import check_finite, stored_as, with_adapters
 from .metadata_carry import carried, described, origin, save
 from .options import Parser, check_output, dtype_of, widest
 from .report import Layer, Report, show
