@@ -11,9 +11,9 @@ import lora_ext
 ROOT = Path(lora_ext.__file__).parent
 FLOORS = (
     ("__init__", "errors"),
-    ("blocks", "lowrank", "embedded"),
+    ("blocks", "lowrank"),
     ("address", "ports"),
-    ("adapters",),
+    ("adapters", "embedded"),
     ("file",),
     ("prompt", "inject"),
     ("stack",),

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..address import UNET, names
 from .models import SCALE_FACTOR, TEXT_WIDTH, UNET_WIDTHS, VAE_WIDTHS, new_scheduler, text_config
 from .sampling import Networks
 from .shapes import SIZE
@@ -17,30 +18,6 @@ from .shapes import SIZE
 Rule = tuple[str, str]
 
 # LDM counts a level's two blocks and its sampling block in one row of three; diffusers by level.
-UNET_PLACES: list[Rule] = [
-    (r"time_embedding\.linear_1", "time_embed.0"),
-    (r"time_embedding\.linear_2", "time_embed.2"),
-    (r"conv_in", "input_blocks.0.0"),
-    (r"conv_norm_out", "out.0"),
-    (r"conv_out", "out.2"),
-    (r"down_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "input_blocks.{3*i+j+1}.0"),
-    (r"down_blocks\.(?P<i>\d)\.attentions\.(?P<j>\d)", "input_blocks.{3*i+j+1}.1"),
-    (r"down_blocks\.(?P<i>\d)\.downsamplers\.0\.conv", "input_blocks.{3*i+3}.0.op"),
-    (r"mid_block\.resnets\.(?P<i>\d)", "middle_block.{2*i}"),
-    (r"mid_block\.attentions\.0", "middle_block.1"),
-    (r"up_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "output_blocks.{3*i+j}.0"),
-    (r"up_blocks\.(?P<i>\d)\.attentions\.(?P<j>\d)", "output_blocks.{3*i+j}.1"),
-    # The first level up has no attention between its block and its upsampling.
-    (r"up_blocks\.(?P<i>\d)\.upsamplers\.0\.conv", "output_blocks.{3*i+2}.{1 if i == 0 else 2}.conv"),
-]
-UNET_PARTS = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
 VAE_PLACES: list[Rule] = [
     (r"(?P<side>encoder|decoder)\.conv_norm_out", "{side}.norm_out"),
     (r"encoder\.down_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "encoder.down.{i}.block.{j}"),
@@ -59,6 +36,15 @@ VAE_PARTS = {
     "to_v": "v",
     "to_out.0": "proj_out",
 }
+
+
+def unet_name(key: str) -> str:
+    """A diffusers U-Net's key in SD1's LDM naming."""
+    layer, _, kind = key.rpartition(".")
+    site = names(UNET).site[layer]
+    spelled = names(UNET).ldm[site]
+    # The first level up has no attention between its block and its upsampling.
+    return f"{spelled[-1] if site.block == 'OUT02' else spelled[0]}.{kind}"
 
 
 def rename(key: str, places: list[Rule], parts: dict[str, str]) -> str:
@@ -84,7 +70,7 @@ def ldm_state(nets: Networks) -> dict[str, Tensor]:
     """All tensors of the checkpoint: weights in half precision, the noise schedule in full."""
     state: dict[str, Tensor] = {}
     for key, value in nets.unet.state_dict().items():
-        state["model.diffusion_model." + rename(key, UNET_PLACES, UNET_PARTS)] = value.half()
+        state["model.diffusion_model." + unet_name(key)] = value.half()
     for key, value in nets.vae.state_dict().items():
         # LDM's autoencoder has 1x1 convolutions where diffusers has linear layers.
         linear = ".attentions." in key and value.ndim == 2
