@@ -107,7 +107,7 @@ def random_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
     radius = float(rng.uniform(*SIZES[scene.size]))
     # Shapes stay inside the picture, most of them near its centre.
     room = SIZE / 2 - radius - 2
-    x, y = SIZE / 2 + np.clip(rng.normal(0, 0.5, 2), -1, 1) * room
+    x, y = SIZE / 2 + np.clip(rng.normal(0, 0.3, 2), -1, 1) * room
     return replace(scene, x=float(x), y=float(y), radius=radius)
 
 
