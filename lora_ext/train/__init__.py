@@ -1,0 +1,1 @@
+"""Training: recipe (every knob, once), networks, loss, optimizers, data, the loop."""
