@@ -1,12 +1,16 @@
-"""What the lower floors ask of a host, as Protocols: a model to hook, and a shell to talk through."""
+"""What the lower floors ask of a host, as Protocols: a model to hook, one to train, and a shell to talk through."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch import nn
+import torch
+from PIL import Image
+from torch import Tensor, nn
 
 
 class Model(Protocol):
@@ -38,4 +42,104 @@ class Shell(Protocol):
 
     def say(self, text: str) -> None:
         """Tell the user something (a warning, a Fit report)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What captions tell the U-Net: states (n, 77·chunks, width); SDXL: pooled (n, width) too."""
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Borrowing:
+    """How a training run wants to use a model.
+
+    precision: "no" (float32), "fp16" or "bf16". unet, text: which parts learn. attention: "", "sdpa" or "xformers".
+    """
+
+    precision: str = "no"
+    unet: bool = True
+    text: bool = True
+    gradient_checkpointing: bool = False
+    attention: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture to draw during training; names in kohya's prompt files: --n --w --h --d --s --l. seed None: drawn."""
+
+    prompt: str
+    negative: str = ""
+    width: int = 512
+    height: int = 512
+    seed: int | None = None
+    steps: int = 20
+    cfg: float = 7.5
+    sampler: str = "ddim"
+
+
+class Trainee(Model, Protocol):
+    """A model that a training run borrows. Between runs it is as it was; `prepared` is the only way to begin one."""
+
+    @property
+    def family(self) -> str:
+        """ "SD1", "SD2" or "SDXL"."""
+        ...
+
+    @property
+    def prediction(self) -> str:
+        """What the U-Net gives: "epsilon" or "v"."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        ...
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """ᾱ of the model's noise levels, (1000,) float32 on the CPU."""
+        ...
+
+    @property
+    def native_size(self) -> int:
+        """Pixels a side that the model was made for."""
+        ...
+
+    def prepared(self, wish: Borrowing) -> AbstractContextManager[None]:
+        """Inside: frozen, ready for gradients and in the precision wished for. Afterwards, also after an exception,
+        everything is as it was: Parameter objects, values, dtypes, devices, hooks, flags. Raises TrainError."""
+        ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pictures (n, 3, h, w) in −1..1 → scaled latents (n, 4, h/8, w/8), float32 on `device`; without gradients."""
+        ...
+
+    def text(
+        self, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = 75, weighted: bool = False
+    ) -> Context:
+        """Captions → states. Gradients flow where they are enabled. What is longer than `max_token_length` tokens is
+        cut off; weighted: `(word:1.2)` is emphasis, else brackets are letters."""
+        ...
+
+    def token_count(self, caption: str) -> int:
+        """Tokens of a caption, without start and end."""
+        ...
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Context, sizes: Tensor | None = None) -> Tensor:
+        """The U-Net's output for noisy latents (n, 4, h, w) at timesteps (n,), float32.
+
+        sizes (n, 6), for SDXL: original height and width, crop's top and left, target height and width.
+        """
+        ...
+
+    def sample(self, wish: Sample) -> Image.Image:
+        """A picture of the model as it is now, with whatever hooks are on it."""
+        ...
+
+    def metadata(self) -> Mapping[str, str]:
+        """The base model in kohya's words: ss_sd_model_name, ss_sd_model_hash, ss_new_sd_model_hash, ss_v2 …"""
         ...
