@@ -1,0 +1,63 @@
+"""Buckets: kohya's numbers, and what holds for every picture."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_ext.errors import TrainError
+from lora_ext.train.buckets import BucketRules, bucket_sizes, fit
+
+GOLDEN = json.loads((Path(__file__).parent / "data" / "kohya" / "buckets.json").read_text(encoding="utf-8"))
+SIDES = st.integers(1, 6000)
+SIZES = st.tuples(SIDES, SIDES)
+
+
+@pytest.mark.parametrize("case", GOLDEN["buckets"])
+def test_the_grid_is_kohya_s(case: str) -> None:
+    width, height, low, high, step = (int(n) for n in re.findall(r"\d+", case))
+    sizes = bucket_sizes(BucketRules((width, height), True, low, high, step))
+    assert [list(size) for size in sizes] == GOLDEN["buckets"][case]
+
+
+@pytest.mark.parametrize("case", ["select", "select_no_upscale"])
+def test_a_picture_s_bucket_is_kohya_s(case: str) -> None:
+    rules = BucketRules((512, 512), True, bucket_no_upscale=case.endswith("upscale"))
+    for size, (bucket, resized, _) in GOLDEN[case]:
+        assert fit(tuple(size), rules) == (tuple(bucket), tuple(resized))
+
+
+@given(SIZES, st.booleans(), st.booleans(), st.sampled_from([8, 32, 64]))
+def test_the_scaled_picture_covers_its_bucket(size: tuple[int, int], bucketed: bool, small: bool, step: int) -> None:
+    rules = BucketRules((512, 640), bucketed, bucket_reso_steps=step, bucket_no_upscale=small)
+    bucket, resized = fit(size, rules)
+    assert resized[0] >= bucket[0] and resized[1] >= bucket[1]
+    assert bucket[0] % 8 == bucket[1] % 8 == 0 and min(bucket) > 0
+    if not bucketed:
+        assert bucket == (512, 640)
+    elif small and min(size) >= step:
+        assert resized[0] <= size[0] and resized[1] <= size[1]
+    if max(size) < 4 * min(size):
+        assert bucket[0] * bucket[1] <= 512 * 640
+    if not small:  # nothing of a picture is cut off on both sides
+        assert resized[0] <= bucket[0] or resized[1] <= bucket[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"resolution": (510, 512)}, "504x512"),
+        ({"resolution": (4, 4)}, "too small"),
+        ({"enable_bucket": True, "bucket_reso_steps": 10}, "multiple of 8"),
+        ({"enable_bucket": True, "min_bucket_reso": 600}, "give 512 or less"),
+        ({"enable_bucket": True, "max_bucket_reso": 256}, "give 512 or more"),
+    ],
+)
+def test_sizes_that_cannot_be_say_what_to_give(words: dict, says: str) -> None:
+    with pytest.raises(TrainError, match=says):
+        BucketRules(**words)
