@@ -28,6 +28,7 @@ from .blocks import (
 from .errors import BlockError, PromptError
 from .file.lorafile import LoraFile
 from .inject import AUTO, Injection, Piece, Target, targets
+from .inject.pieces import equal
 from .ports import Model
 from .prompt import Request
 
@@ -231,6 +232,20 @@ class Applied:
 
     def _move(self) -> None:
         """Brings the injection from the pieces of before to those of now, by difference."""
+        now = self._wanted()
+        # Sites that share a parameter (OpenCLIP's q, k, v) are handed over together.
+        moved = (site for site in {*now, *self._now} if not equal(now.get(site, ()), self._now.get(site, ())))
+        shared = {self.targets[site].module for site in moved}
+        sites = [site for site in {**self._now, **now} if self.targets[site].module in shared]
+        try:
+            self.changed = self.injection.put({self.targets[site]: now.get(site, ()) for site in sites})
+        except BaseException:
+            self._now, self.uses, self._active = {}, (), ()
+            raise
+        self._now = now
+
+    def _wanted(self) -> dict[Site, tuple[Piece, ...]]:
+        """What each site gets at the present step."""
         wanted: dict[Site, list[Piece]] = {}
         for use, active in zip(self.uses, self._active, strict=True):
             for site in self._sites[id(use.file)][1]:
@@ -240,16 +255,7 @@ class Applied:
                 if weight or moves:  # a scheduled piece stays with weight 0, so that switching it on is only a gain
                     piece = Piece(use.file.adapters[site], weight, use.dyn, moving=moves)
                     wanted.setdefault(site, []).append(piece)
-        now = {site: tuple(pieces) for site, pieces in wanted.items()}
-        # Sites that share a parameter (OpenCLIP's q, k, v) are handed over together.
-        shared = {self.targets[site].module for site in {*now, *self._now} if now.get(site) != self._now.get(site)}
-        sites = [site for site in {**self._now, **now} if self.targets[site].module in shared]
-        try:
-            self.changed = self.injection.put({self.targets[site]: now.get(site, ()) for site in sites})
-        except BaseException:
-            self._now, self.uses, self._active = {}, (), ()
-            raise
-        self._now = now
+        return {site: tuple(pieces) for site, pieces in wanted.items()}
 
     def _fitting(self, file: LoraFile) -> tuple[LoraFile, tuple[Site, ...], tuple[Site, ...]]:
         """The file, its sites that apply here, and its sites that are here with another shape."""

@@ -8,9 +8,10 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from ..errors import FitError
 from .bake import add_delta
 from .live import HookPath
-from .pieces import Piece, bias_delta
+from .pieces import Piece, bias_delta, equal
 
 Slots = Mapping[str, tuple[Piece, ...]]
 
@@ -122,6 +123,8 @@ class Layer:
         original = self.original(slot)
         if not acting or original is None:
             return {}
+        if any(isinstance(piece.weight, Tensor) for piece in acting):
+            raise FitError(f"{type(self.module).__name__} cannot have another LoRA weight for each picture of a batch")
         values = {slot: add_delta(original.detach(), acting, self._spare(slot))}
         shift = bias_delta(acting, original.shape[0])
         if shift is not None:
@@ -171,13 +174,7 @@ _PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def _equal(before: Slots, after: Slots) -> bool:
-    def same(one: Piece, two: Piece) -> bool:
-        a, b = one.weight, two.weight
-        return one.same(two) and (a is b if isinstance(a, Tensor) or isinstance(b, Tensor) else a == b)
-
-    return before.keys() == after.keys() and all(
-        len(before[slot]) == len(after[slot]) and all(map(same, before[slot], after[slot])) for slot in after
-    )
+    return before.keys() == after.keys() and all(equal(before[slot], after[slot]) for slot in after)
 
 
 class MomentaryPath:

@@ -24,7 +24,8 @@ class HookPath:
         self.pieces: tuple[Piece, ...] = ()
         self.forms: list[LowRank | None] = []
         self.low: LowRank | None = None
-        self.dense: Tensor | None = None
+        self.dense: list[tuple[Tensor, Tensor | None]] = []
+        """ΔW's without a low-rank form, each with its weight for each picture, None where that is in it already."""
         self.shift: Tensor | None = None
         self.factors: dict[Place, tuple[Tensor, Tensor]] = {}
         self.gains: dict[Place, Tensor] = {}
@@ -53,12 +54,7 @@ class HookPath:
             gain = _side_by_side([(form.gain, piece.weight) for piece, form in rows if form is not None])
             self.low = replace(self.low, gain=gain)
         dense = [piece for piece, form in zip(pieces, self.forms, strict=True) if form is None and piece.acts()]
-        self.dense = None
-        if dense:
-            assert weight is not None
-            if any(isinstance(piece.weight, Tensor) for piece in dense):
-                raise FitError(f"{dense[0].adapter.kind} cannot have another weight for each picture of a batch")
-            self.dense = sum((p.acting.delta(weight) * p.weight for p in dense), torch.zeros(()))
+        self.dense = _dense(dense, weight)
         self.shift = bias_delta(acting, shape[0])
 
     def _cast(self, place: Place) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,12 +76,12 @@ class HookPath:
             return output + self._norm(module, x).to(output.dtype)
         if self.low is not None:
             output = self._add_low(module, x, output)
-        if self.dense is not None:
-            dense = self.dense.to(x.device, x.dtype)
-            output = output + (conv_like(module, x, dense) if x_is_image(module) else F.linear(x, dense))
+        for delta, weight in self.dense:
+            dense = delta.to(x.device, x.dtype)
+            more = conv_like(module, x, dense) if x_is_image(module) else F.linear(x, dense)
+            output = output + (more if weight is None else more * _spread(weight[:, None], more, -1))
         if self.shift is not None:
-            shift = self.shift.to(output.device, output.dtype)
-            output = output + (shift.view(-1, 1, 1) if x_is_image(module) else shift)
+            output = output + _spread(self.shift, output, 1 if x_is_image(module) else -1)
         return output
 
     def _add_low(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
@@ -93,29 +89,54 @@ class HookPath:
         dtype = output.dtype if output.is_floating_point() else x.dtype
         down, gain, up = self._cast((x.device, dtype))
         x = x.to(dtype)
-        if gain.dim() == 2:  # a guided batch holds the pictures once for each condition, in turn
-            if x.shape[0] % gain.shape[0]:
-                raise FitError(f"a batch of {x.shape[0]} for {gain.shape[0]} sets of LoRA weights")
-            gain = gain.repeat(x.shape[0] // gain.shape[0], 1)
         if not isinstance(module, nn.Conv2d):
-            gain = gain.view(-1, *[1] * (x.dim() - 2), gain.shape[-1]) if gain.dim() == 2 else gain
-            thin = F.linear(x, down) * gain
+            thin = F.linear(x, down)
+            thin = thin * _spread(gain, thin, -1)
             flat = torch.addmm(output.reshape(-1, output.shape[-1]), thin.reshape(-1, thin.shape[-1]), up.t())
             return flat.view_as(output)
         groups = module.groups  # each group of outputs has its own thin channels
         thin = conv_like(module, x, down.repeat(groups, 1, 1, 1) if groups > 1 else down)
-        gain = gain.repeat(*[1] * (gain.dim() - 1), groups)[..., None, None]
+        gain = _spread(gain.repeat(*[1] * (gain.dim() - 1), groups), thin, 1)
         return output + F.conv2d(thin * gain, up[:, :, None, None], groups=groups)
 
     def _norm(self, module: nn.LayerNorm | nn.GroupNorm, x: Tensor) -> Tensor:
         """The norm with Δweight and Δbias in the place of its weight and bias: a norm is linear in them."""
-        weight = None if self.dense is None else self.dense.to(x.device, x.dtype)
-        shift = None if self.shift is None else self.shift.to(x.device, x.dtype)
-        if weight is None and shift is not None:
-            weight = torch.zeros_like(shift)
+        axis = -1 if isinstance(module, nn.LayerNorm) else 1
         if isinstance(module, nn.LayerNorm):
-            return F.layer_norm(x, module.normalized_shape, weight, shift, module.eps)
-        return F.group_norm(x, module.num_groups, weight, shift, module.eps)
+            plain = F.layer_norm(x, module.normalized_shape, None, None, module.eps)
+        else:
+            plain = F.group_norm(x, module.num_groups, None, None, module.eps)
+        total = torch.zeros_like(plain)
+        for delta, weight in self.dense:
+            rows = delta if weight is None else delta * weight.to(delta).unsqueeze(-1)
+            total = total + plain * _spread(rows, plain, axis)
+        return total if self.shift is None else total + _spread(self.shift, plain, axis)
+
+
+def _dense(pieces: list[Piece], weight: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    """(ΔW, weight for each picture) of kinds without a low-rank form; those of one weight for all are summed."""
+    if not pieces:
+        return []
+    assert weight is not None
+    rows = [(piece.acting.delta(weight), piece.weight) for piece in pieces]
+    plain = [delta * w for delta, w in rows if not isinstance(w, Tensor)]
+    several: list[tuple[Tensor, Tensor | None]] = [(delta, w) for delta, w in rows if isinstance(w, Tensor)]
+    return [*several, (sum(plain[1:], plain[0]), None)] if plain else several
+
+
+def _spread(values: Tensor, like: Tensor, axis: int) -> Tensor:
+    """(n,) or (pictures, n) for multiplying with `like`, whose `axis` has the n; in its device and dtype.
+
+    A guided batch holds the pictures once for each condition, in turn. Raises FitError for another batch.
+    """
+    shape = [1] * like.dim()
+    shape[axis] = -1
+    if values.dim() == 2:
+        if like.shape[0] % values.shape[0]:
+            raise FitError(f"a batch of {like.shape[0]} for {values.shape[0]} sets of LoRA weights")
+        values = values.repeat(like.shape[0] // values.shape[0], 1)
+        shape[0] = values.shape[0]
+    return values.to(like.device, like.dtype).view(shape)
 
 
 def _side_by_side(parts: list[tuple[Tensor, float | Tensor]]) -> Tensor:

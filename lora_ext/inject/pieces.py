@@ -50,6 +50,15 @@ class Piece:
         """Whether the other piece is this one with, at most, another weight."""
         return (self.adapter, self.dyn, self.rows) == (other.adapter, other.dyn, other.rows)
 
+    def equals(self, other: Piece) -> bool:
+        """Whether the other piece is this one at the same weight; `==` has no answer for (batch,) weights."""
+        a, b = self.weight, other.weight
+        if isinstance(a, Tensor) or isinstance(b, Tensor):
+            alike = isinstance(a, Tensor) and isinstance(b, Tensor) and (a is b or torch.equal(a, b))
+        else:
+            alike = a == b
+        return alike and self.same(other) and self.moving == other.moving
+
 
 @dataclass(frozen=True)
 class Target:
@@ -99,6 +108,11 @@ def weight_shape(module: nn.Module) -> torch.Size | None:
     return None
 
 
+def equal(some: Sequence[Piece], others: Sequence[Piece]) -> bool:
+    """Whether both are the same pieces at the same weights, in order."""
+    return len(some) == len(others) and all(map(Piece.equals, some, others))
+
+
 def split(pieces: tuple[Piece, ...], shape: torch.Size) -> tuple[list[tuple[Piece, LowRank]], list[Piece]]:
     """The pieces with a low-rank form (and that form at weight 1), and the others."""
     forms = [(piece, piece.low_rank(shape)) for piece in pieces]
@@ -106,11 +120,17 @@ def split(pieces: tuple[Piece, ...], shape: torch.Size) -> tuple[list[tuple[Piec
 
 
 def bias_delta(pieces: Sequence[Piece], size: int) -> Tensor | None:
-    """Σ weight·Δbias as (size,) in float32, each in its piece's rows, or None when no piece changes the bias."""
-    shifts = [(piece, piece.adapter.bias_delta()) for piece in pieces]
-    total: Tensor | None = None
+    """Σ weight·Δbias in float32, each in its piece's rows, or None when no piece changes the bias.
+
+    (size,), or (batch, size) where some piece has a weight for each picture.
+    """
+    shifts = [(piece, shift) for piece in pieces if (shift := piece.adapter.bias_delta()) is not None]
+    if not shifts:
+        return None
+    total = torch.zeros(size)
     for piece, shift in shifts:
-        if shift is not None:
-            total = torch.zeros(size) if total is None else total
-            total[slice(*piece.rows) if piece.rows else slice(None)] += shift.float().flatten().cpu() * piece.weight
+        part = torch.zeros(size)
+        part[slice(*piece.rows) if piece.rows else slice(None)] = shift.float().flatten().cpu()
+        weight = piece.weight
+        total = total + part * (weight.cpu().unsqueeze(-1) if isinstance(weight, Tensor) else weight)
     return total
