@@ -24,6 +24,7 @@ _HELP = {
     "negative_prompt": "what to keep away from",
     "ckpt": "checkpoint (.safetensors, .ckpt) or diffusers folder; without it the small model that comes along",
     "lora_dir": "folder of LoRA files, searched with its subfolders; may be given several times",
+    "embeddings": "folder of textual-inversion files, used by their names; may be given several times",
     "seed": "of the first picture; -1 draws one",
     "width": f"pixels, a multiple of {CELL}; 0: what the model was made for",
     "height": f"pixels, a multiple of {CELL}",
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command. 0, or 2 with one line on standard error."""
     given = vars(parser().parse_args(argv))
     out, as_json = given.pop("out"), given.pop("json")
-    settings = Settings(**{**given, "lora_dir": tuple(given["lora_dir"])})
+    folders = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    settings = Settings(**{**given, **folders})
     report = Report()
     try:
         images = _with_bar(settings, report)
@@ -82,12 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LoraError as error:
         print(f"lora_ext generate: {error}", file=sys.stderr)
         return 2
-    for fit in report.fits:
-        print(fit, file=sys.stderr)
+    for told in (*report.fits, *report.notes):
+        print(told, file=sys.stderr)
     if as_json:
-        told = [{"file": str(p), "infotext": i.info[infotext.KEY]} for p, i in zip(paths, images, strict=True)]
+        made = [{"file": str(p), "infotext": i.info[infotext.KEY]} for p, i in zip(paths, images, strict=True)]
         fits = [{**asdict(fit), "text": str(fit)} for fit in report.fits]
-        print(json.dumps({"images": told, "loras": fits}, ensure_ascii=False, default=str))
+        print(json.dumps({"images": made, "loras": fits, "notes": report.notes}, ensure_ascii=False, default=str))
     else:
         print("\n".join(map(str, paths)))
     return 0

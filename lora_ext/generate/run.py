@@ -17,8 +17,10 @@ from ..file.library import Library
 from ..host import block_infotext as blocks
 from ..host import infotext
 from ..host.diffusers import Standalone, load
+from ..host.embeddings import Embeddings, bundled, in_folders
 from ..host.render import CELL, Job, render
 from ..host.sampling import Plan, plan_of
+from ..host.text import chunks
 from ..prompt import parse
 from ..stack import Applied, Fit, Presets, Use, resolve
 from .settings import Settings
@@ -29,6 +31,7 @@ class Report:
     """What a run has to say beside its pictures."""
 
     fits: list[Fit] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 Progress = Callable[[int, int], None]
@@ -86,17 +89,27 @@ def generate(
     settings = _sized(settings, model, init)
     uses = [resolve(request, library, seed=settings.seed) for request in requests]
     rows = [row for request, use in zip(requests, uses, strict=True) if (row := blocks.row_of(request, use.blocks))]
+    known = model.embeddings([*in_folders(settings.embeddings), *bundled(use.file for use in uses)])
     loras = {
         blocks.KEY: blocks.written(rows),
         blocks.SEED_KEY: settings.seed if any(blocks.drawn(request, Presets()) for request in requests) else None,
         "Lora hashes": infotext.lora_hashes({name: entry.hash for name, entry in entries.items()}),
+        "TI hashes": infotext.lora_hashes(_in_use(model, (text, settings.negative_prompt), known)),
     }
+    if report is not None:
+        report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
     images: list[Image.Image] = []
-    for job in _jobs(settings, text, init):
+    for job in _jobs(settings, text, init, known):
         for image, seed in zip(_batch(model, job, uses, settings.mode, progress, report), job.seeds, strict=True):
             image.info[infotext.KEY] = describe(settings, model, job.plan, seed, loras)
             images.append(image)
     return images
+
+
+def _in_use(model: Standalone, texts: Sequence[str], known: Embeddings) -> dict[str, str]:
+    """Name → hash of the embeddings that these texts name."""
+    parts = [part for text in texts for part in chunks(text, model.words, known)]
+    return {embedding.name: embedding.hash() for part in parts for _, embedding, _ in part.learned}
 
 
 def lora_dirs(settings: Settings) -> list[Path]:
@@ -150,7 +163,7 @@ def _sized(settings: Settings, model: Standalone, init: Image.Image | None) -> S
     return replace(settings, seed=seed, width=settings.width or width, height=settings.height or height).checked()
 
 
-def _jobs(settings: Settings, text: str, init: Image.Image | None) -> Iterator[Job]:
+def _jobs(settings: Settings, text: str, init: Image.Image | None, known: Embeddings) -> Iterator[Job]:
     """One job for each batch."""
     plan = plan_of(settings.sampler, settings.scheduler, settings.steps)
     for first in range(settings.seed, settings.seed + settings.batch * settings.n_iter, settings.batch):
@@ -167,6 +180,7 @@ def _jobs(settings: Settings, text: str, init: Image.Image | None) -> Iterator[J
             strength=settings.hr_strength if init is None else settings.strength,
             hr_scale=1.0 if init else settings.hr_scale,
             hr_steps=settings.hr_steps,
+            embeddings=known,
         )
 
 

@@ -20,7 +20,8 @@ LARGEST = 8192
 class Settings:
     """Everything about a run, with the web UI's names. Sizes are pixels; 0 means what the model was made for.
 
-    ckpt: a checkpoint file or a diffusers folder; None is the small model that comes along. seed: -1 draws one; the
+    ckpt: a checkpoint file or a diffusers folder; None is the small model that comes along. embeddings: folders of
+    textual-inversion files, used by file name in the prompts; a LoRA file's own need no folder. seed: -1 draws one; the
     pictures of a run count up from it. n_iter batches of `batch` pictures. strength: of img2img, with `init_image`.
     hr_scale above 1: a second pass at that many times the size, with hr_strength, in hr_steps (0: as many) steps.
     """
@@ -29,6 +30,7 @@ class Settings:
     negative_prompt: str = ""
     ckpt: Path | None = None
     lora_dir: tuple[Path, ...] = ()
+    embeddings: tuple[Path, ...] = ()
     seed: int = -1
     steps: int = 20
     width: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import nn
 
 from ..address import TE, TE2, UNET
 from ..errors import FileError
+from .embeddings import Embedding, Embeddings
 from .schedule import Levels
 from .text import Encoder, Vocabulary
 
@@ -40,6 +41,10 @@ class Standalone:
         """Part → network, for injection."""
         names = (TE, TE2)[: len(self.texts)]
         return {UNET: self.unet, **{name: encoder.module for name, encoder in zip(names, self.texts, strict=True)}}
+
+    def embeddings(self, found: Iterable[Embedding]) -> Embeddings:
+        """Embeddings by the token ids that their names have here; of two with one name the first is used."""
+        return Embeddings(self.words.encode, [encoder.module.config.hidden_size for encoder in self.texts], found)
 
     @property
     def device(self) -> torch.device:

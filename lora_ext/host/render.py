@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from ..errors import LoraError
 from .checkpoint import SDXL
+from .embeddings import Embedding, Embeddings
 from .model import Standalone
 from .sampling import BeforeCall, Condition, Guide, ImageNoise, Plan, Watch, from_latent, from_noise
 from .text import chunks
@@ -27,7 +29,8 @@ class Job:
     """One batch of pictures. `prompt` has no tags any more; one picture for each of `seeds`.
 
     init: a picture to change by `strength` (img2img). hr_scale > 1: a second pass at that many times the size, on the
-    enlarged latent, changed by `strength`, in `hr_steps` steps (0: as many as the first pass).
+    enlarged latent, changed by `strength`, in `hr_steps` steps (0: as many as the first pass). embeddings: what may
+    stand in the prompts by name.
     """
 
     prompt: str
@@ -42,13 +45,24 @@ class Job:
     strength: float = 0.75
     hr_scale: float = 1.0
     hr_steps: int = 0
+    embeddings: Embeddings | None = None
 
 
 @torch.no_grad()
-def condition(model: Standalone, text: str, size: tuple[int, int], clip_skip: int, negative: bool = False) -> Condition:
+def condition(
+    model: Standalone,
+    text: str,
+    size: tuple[int, int],
+    clip_skip: int,
+    negative: bool = False,
+    embeddings: Embeddings | None = None,
+) -> Condition:
     """What a text tells the U-Net for pictures of `size` (width, height). SDXL takes an empty negative as zeros."""
-    parts = chunks(text, model.words)
-    encoded = [encoder.encode(parts, model.words.end, clip_skip) for encoder in model.texts]
+    parts = chunks(text, model.words, embeddings)
+    encoded = [
+        encoder.encode(parts, model.words.end, clip_skip, partial(_rows, embeddings, index))
+        for index, encoder in enumerate(model.texts)
+    ]
     states = torch.cat([state for state, _ in encoded], dim=-1)
     pooled = encoded[-1][1]
     if model.family != SDXL or pooled is None:
@@ -58,6 +72,13 @@ def condition(model: Standalone, text: str, size: tuple[int, int], clip_skip: in
     width, height = size
     sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=states.device)
     return Condition(states, pooled, sizes)
+
+
+def _rows(embeddings: Embeddings | None, encoder: int, embedding: Embedding) -> Tensor:
+    """The embedding's vectors for one of the text encoders."""
+    rows = embedding.rows(embeddings.widths) if embeddings else None
+    assert rows is not None, "chunks take only embeddings that fit"
+    return rows[encoder]
 
 
 @torch.no_grad()
@@ -86,8 +107,8 @@ def _guide(model: Standalone, job: Job, before_call: BeforeCall | None, watch: W
         model.unet,
         model.levels,
         model.prediction,
-        condition(model, job.prompt, size, job.clip_skip),
-        condition(model, job.negative, size, job.clip_skip, negative=True),
+        condition(model, job.prompt, size, job.clip_skip, embeddings=job.embeddings),
+        condition(model, job.negative, size, job.clip_skip, negative=True, embeddings=job.embeddings),
         job.cfg,
         blank_mask(model, job) if model.inpainting else None,
         before_call,

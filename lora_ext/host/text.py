@@ -1,19 +1,21 @@
 """A prompt's words to a text encoder's states, as the web UI does it.
 
-Chunks of 75 tokens between a start and an end token, `(emphasis:1.2)`, `BREAK`, clip skip. Prompt editing
-(`[from:to:0.5]`) and `AND` are not understood here: their characters reach the encoder as they stand.
+Chunks of 75 tokens between a start and an end token, `(emphasis:1.2)`, `BREAK`, clip skip, embeddings by name.
+Prompt editing (`[from:to:0.5]`) and `AND` are not understood here: their characters reach the encoder as they stand.
 Nothing of this file needs a host library; an encoder is any module with a CLIP text model's outputs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from .embeddings import Embedding, Embeddings, standing_in
 
 ROOM = 75
 """Tokens of text in a chunk; start and end make 77 (CLIP, Radford et al. 2021: 77 positions)."""
@@ -25,6 +27,9 @@ NO_MEAN = 1e-3
 
 _PIECE = re.compile(r"\\(?P<escaped>[\\()\[\]])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[()\[\]]|[^\\()\[\]:]+|[\\:]")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
+
+
+Rows = Callable[[Embedding], Tensor]
 
 
 class Vocabulary(Protocol):
@@ -104,26 +109,41 @@ def _joined(segments: Iterable[Segment]) -> list[Segment]:
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token id with its weight, or row `row` of an embedding that stands there in its place."""
+
+    id: int
+    weight: float
+    embedding: Embedding | None = None
+    row: int = 0
+
+
+@dataclass(frozen=True)
 class Chunk:
-    """77 token ids (start, 75, end) and one weight for each."""
+    """77 token ids (start, 75, end) and one weight for each; learned: places of the 77 with (embedding, row)."""
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
+    learned: tuple[tuple[int, Embedding, int], ...] = ()
 
     @classmethod
-    def of(cls, text: Sequence[tuple[int, float]], words: Vocabulary) -> Chunk:
-        """From up to 75 (token, weight), filled with the end token at weight 1."""
+    def of(cls, text: Sequence[Token], words: Vocabulary) -> Chunk:
+        """From up to 75 tokens, filled with the end token at weight 1."""
         spare = ROOM - len(text)
         return cls(
-            (words.start, *(token for token, _ in text), *[words.end] * spare, words.end),
-            (1.0, *(weight for _, weight in text), *[1.0] * spare, 1.0),
+            (words.start, *(token.id for token in text), *[words.end] * spare, words.end),
+            (1.0, *(token.weight for token in text), *[1.0] * spare, 1.0),
+            tuple((at, t.embedding, t.row) for at, t in enumerate(text, start=1) if t.embedding is not None),
         )
 
 
-def chunks(prompt: str, words: Vocabulary) -> list[Chunk]:
-    """The prompt's chunks, at least one. A word list that overflows moves on from its last near comma."""
+def chunks(prompt: str, words: Vocabulary, known: Embeddings | None = None) -> list[Chunk]:
+    """The prompt's chunks, at least one. A word list that overflows moves on from its last near comma.
+
+    known: embeddings whose names in the prompt become their vectors; one is never cut by a chunk's end.
+    """
     done: list[Chunk] = []
-    now: list[tuple[int, float]] = []
+    now: list[Token] = []
     comma = -1  # place of the last comma in `now`
 
     def flush(keep: int) -> None:
@@ -135,17 +155,32 @@ def chunks(prompt: str, words: Vocabulary) -> list[Chunk]:
         if segment.text is None:
             flush(len(now))
             continue
-        for token in words.encode(segment.text):
-            if token == words.comma:
+        for unit in _units(words.encode(segment.text), segment.weight, known):
+            if unit[0].id == words.comma and unit[0].embedding is None:
                 comma = len(now)
             elif len(now) == ROOM and comma != -1 and ROOM - comma <= LOOK_BACK:
                 flush(comma + 1)
-            if len(now) == ROOM:
-                flush(ROOM)
-            now.append((token, segment.weight))
+            if len(now) + len(unit) > ROOM:
+                flush(len(now))
+            now.extend(unit)
     if now or not done:
         flush(len(now))
     return done
+
+
+def _units(tokens: list[int], weight: float, known: Embeddings | None) -> Iterator[list[Token]]:
+    """Tokens one by one, and an embedding's rows (75 at most) together in the place of its name."""
+    place = 0
+    while place < len(tokens):
+        found = known.at(tokens, place) if known else None
+        if found is None:
+            yield [Token(tokens[place], weight)]
+            place += 1
+            continue
+        embedding, length = found
+        rows = embedding.rows(known.widths) if known else None
+        yield [Token(0, weight, embedding, row) for row in range(min(len(rows[0]) if rows else 0, ROOM))]
+        place += length
 
 
 @dataclass(frozen=True)
@@ -179,10 +214,13 @@ class Encoder:
         last = final[torch.arange(len(tokens), device=final.device), tokens.argmax(dim=-1).to(final.device)]
         return state, model.text_projection(last)
 
-    def encode(self, parts: Sequence[Chunk], end: int, clip_skip: int = 1) -> tuple[Tensor, Tensor | None]:
+    def encode(
+        self, parts: Sequence[Chunk], end: int, clip_skip: int = 1, rows: Rows | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Chunks of one prompt → (1, 77·chunks, width) and the first chunk's pooled state (1, projection).
 
         Each chunk goes through alone and keeps its mean under emphasis (the web UI's "Original" emphasis).
+        rows: an embedding's vectors (n, width) for this encoder.
         """
         device = next(self.module.parameters()).device
         states, pooled = [], None
@@ -191,7 +229,9 @@ class Encoder:
             if self.pad is not None:
                 after = tokens.index(end) + 1
                 tokens[after:] = [self.pad] * (len(tokens) - after)
-            state, pool = self.states(torch.tensor([tokens], device=device), clip_skip)
+            learned = {at: rows(embedding)[row] for at, embedding, row in part.learned} if rows else {}
+            with standing_in(self.module, learned):
+                state, pool = self.states(torch.tensor([tokens], device=device), clip_skip)
             states.append(emphasise(state, torch.tensor([part.weights], device=device)))
             pooled = pool if pooled is None else pooled
         return torch.cat(states, dim=1), pooled
