@@ -319,4 +319,6 @@ def _krylov(wide: Tensor, rank: int, norm: float) -> tuple[Tensor, Tensor]:
         cross = thin @ rows.T
         gram = torch.cat([torch.cat([gram, cross], dim=1), torch.cat([cross.T, rows @ rows.T], dim=1)])
         basis, thin = torch.cat([basis, block], dim=1), torch.cat([thin, rows])
-    return basis, thin
+    # the few directions that matter: the caller's float64 then works on these alone
+    turn = torch.linalg.eigh(gram.cpu())[1][:, -width:].to(wide)
+    return basis @ turn, turn.T @ thin
