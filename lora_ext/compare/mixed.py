@@ -51,11 +51,10 @@ class Mixed(Applied):
             pieces = []
             for (file, dyn), weights in rows.items():
                 moves = (file, dyn) in moving and site.part == UNET
-                if any(weights) or moves:
-                    row = tuple(weights)
-                    one = len(set(row)) == 1
-                    weight: float | torch.Tensor = row[0] if one else kept.setdefault(row, torch.tensor(row))
-                    pieces.append(Piece(files[file].adapters[site], weight, dyn, moving=moves))
+                row = tuple(weights)
+                if any(row) or moves:
+                    value = row[0] if len(set(row)) == 1 else kept.setdefault(row, torch.tensor(row))
+                    pieces.append(Piece(files[file].adapters[site], value, dyn, moving=moves))
             if pieces:
                 now[site] = tuple(pieces)
         return now

@@ -144,10 +144,10 @@ def _digest(path: Path) -> str:
 
 
 @contextmanager
-def standing_in(module: Any, rows: Mapping[int, Tensor]) -> Iterator[None]:
+def standing_in(module: Any, rows: Mapping[int, Tensor] | Mapping[tuple[int, int], Tensor]) -> Iterator[None]:
     """While inside, the text model reads these vectors (width,) at these places of its 77, in the place of its own.
 
-    Gradients reach them.
+    A place is one of the 77, in all texts of a batch, or (text, one of the 77). Gradients reach the vectors.
     """
     if not rows:
         yield
@@ -156,7 +156,8 @@ def standing_in(module: Any, rows: Mapping[int, Tensor]) -> Iterator[None]:
     def replaced(_: object, args: object, out: Tensor) -> Tensor:
         out = out.clone()
         for place, vector in rows.items():
-            out[:, place] = vector.to(out.device, out.dtype)
+            where = place if isinstance(place, tuple) else (slice(None), place)
+            out[where] = vector.to(out.device, out.dtype)
         return out
 
     layer: torch.nn.Module = module.get_input_embeddings()

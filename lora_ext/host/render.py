@@ -31,6 +31,7 @@ class Job:
     init: a picture to change by `strength` (img2img). hr_scale > 1: a second pass at that many times the size, on the
     enlarged latent, changed by `strength`, in `hr_steps` steps (0: as many as the first pass). embeddings: what may
     stand in the prompts by name.
+    told: what prompt and negative tell the U-Net, a row a picture, where it is worked out already (not for hires).
     """
 
     prompt: str
@@ -46,9 +47,9 @@ class Job:
     hr_scale: float = 1.0
     hr_steps: int = 0
     embeddings: Embeddings | None = None
+    told: tuple[Condition, Condition] | None = None
 
 
-@torch.no_grad()
 def condition(
     model: Standalone,
     text: str,
@@ -58,20 +59,36 @@ def condition(
     embeddings: Embeddings | None = None,
 ) -> Condition:
     """What a text tells the U-Net for pictures of `size` (width, height). SDXL takes an empty negative as zeros."""
-    parts = chunks(text, model.words, embeddings)
+    return condition_each(model, [text], size, clip_skip, negative, [embeddings])
+
+
+@torch.no_grad()
+def condition_each(
+    model: Standalone,
+    texts: Sequence[str],
+    size: tuple[int, int],
+    clip_skip: int,
+    negative: bool = False,
+    embeddings: Sequence[Embeddings | None] = (),
+) -> Condition:
+    """As `condition` for several texts of equally many chunks, a row each, each with embeddings of its own."""
+    known = list(embeddings) or [None] * len(texts)
+    parts = [chunks(text, model.words, own) for text, own in zip(texts, known, strict=True)]
+    widths = next((own for own in known if own), None)
     encoded = [
-        encoder.encode(parts, model.words.end, clip_skip, partial(_rows, embeddings, index))
+        encoder.encode_each(parts, model.words.end, clip_skip, partial(_rows, widths, index))
         for index, encoder in enumerate(model.texts)
     ]
     states = torch.cat([state for state, _ in encoded], dim=-1)
     pooled = encoded[-1][1]
     if model.family != SDXL or pooled is None:
         return Condition(states)
-    if negative and text == "":
-        states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
+    if negative:
+        empty = torch.tensor([text == "" for text in texts], device=states.device)
+        states, pooled = states.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
     width, height = size
     sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=states.device)
-    return Condition(states, pooled, sizes)
+    return Condition(states, pooled, sizes.expand(len(texts), -1))
 
 
 def _rows(embeddings: Embeddings | None, encoder: int, embedding: Embedding) -> Tensor:
@@ -103,12 +120,16 @@ def latents(model: Standalone, job: Job, before_call: BeforeCall | None = None, 
 
 def _guide(model: Standalone, job: Job, before_call: BeforeCall | None, watch: Watch | None) -> Guide:
     size = (job.width, job.height)
+    cond, uncond = job.told or (
+        condition(model, job.prompt, size, job.clip_skip, embeddings=job.embeddings),
+        condition(model, job.negative, size, job.clip_skip, negative=True, embeddings=job.embeddings),
+    )
     return Guide(
         model.unet,
         model.levels,
         model.prediction,
-        condition(model, job.prompt, size, job.clip_skip, embeddings=job.embeddings),
-        condition(model, job.negative, size, job.clip_skip, negative=True, embeddings=job.embeddings),
+        cond,
+        uncond,
         job.cfg,
         blank_mask(model, job) if model.inpainting else None,
         before_call,

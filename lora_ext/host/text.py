@@ -222,19 +222,33 @@ class Encoder:
         Each chunk goes through alone and keeps its mean under emphasis (the web UI's "Original" emphasis).
         rows: an embedding's vectors (n, width) for this encoder.
         """
+        return self.encode_each([parts], end, clip_skip, rows)
+
+    def encode_each(
+        self, prompts: Sequence[Sequence[Chunk]], end: int, clip_skip: int = 1, rows: Rows | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `encode` for prompts of equally many chunks: (prompts, 77·chunks, width), (prompts, projection)."""
         device = next(self.module.parameters()).device
         states, pooled = [], None
-        for part in parts:
-            tokens = list(part.tokens)
-            if self.pad is not None:
-                after = tokens.index(end) + 1
-                tokens[after:] = [self.pad] * (len(tokens) - after)
-            learned = {at: rows(embedding)[row] for at, embedding, row in part.learned} if rows else {}
+        for parts in zip(*prompts, strict=True):
+            tokens = torch.tensor([self._padded(part, end) for part in parts], device=device)
+            learned = (
+                {(i, at): rows(e)[row] for i, part in enumerate(parts) for at, e, row in part.learned} if rows else {}
+            )
             with standing_in(self.module, learned):
-                state, pool = self.states(torch.tensor([tokens], device=device), clip_skip)
-            states.append(emphasise(state, torch.tensor([part.weights], device=device)))
+                state, pool = self.states(tokens, clip_skip)
+            weights = torch.tensor([part.weights for part in parts], device=device)
+            states.append(torch.cat(list(map(emphasise, state.split(1), weights.split(1)))))
             pooled = pool if pooled is None else pooled
         return torch.cat(states, dim=1), pooled
+
+    def _padded(self, part: Chunk, end: int) -> list[int]:
+        """Its token ids with this encoder's own filling after the end."""
+        tokens = list(part.tokens)
+        if self.pad is not None:
+            after = tokens.index(end) + 1
+            tokens[after:] = [self.pad] * (len(tokens) - after)
+        return tokens
 
 
 def _text_model(model: Any) -> Any:

@@ -1,0 +1,317 @@
+"""Axes of a sheet: `KIND [NAME]:VALUES` → labelled edits of a `Shot`.
+
+`epoch:all`, `weight:0.2-1.0(+0.2)`, `block OUT05:0-1 [5]`, `weight style:0,1`, `seed:1,2,3`. NAME says which LoRA of
+the prompt is meant where there are several; without it the sheet's own (see `subject`). A new kind is a row in `KINDS`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..blocks import LABELS, LAYOUTS, BlockWeights, label, parse_weights, span
+from ..errors import LoraError, did_you_mean
+from ..file.library import Library
+from ..prompt import TAG, Request
+from ..stack import Presets, resolve_blocks
+from . import values
+from .runs import pick, run_of, same_run
+from .shot import Shot, edit
+
+Edit = Callable[[Shot], Shot]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One row or column: its head, and what it does to a shot."""
+
+    label: str
+    edit: Edit
+
+
+@dataclass(frozen=True)
+class Axis:
+    """title: what is varied. text: as it was asked for. order: axes of smaller order edit first. name: its LoRA."""
+
+    title: str
+    values: tuple[Value, ...]
+    text: str = ""
+    order: int = 2
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What values are looked up in. shot: the picture that is varied."""
+
+    library: Library
+    shot: Shot
+    presets: Presets = field(default_factory=Presets)
+
+
+Reader = Callable[[str, str, Known], Axis]
+"""(values' text, NAME or "", what is known) → the axis."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of axis: its title, how it is written, and the reader of its values."""
+
+    name: str
+    title: str
+    example: str
+    read: Reader
+
+
+NONE = Axis("", (Value("", lambda shot: shot),))
+
+
+def parse(text: str, known: Known) -> Axis:
+    """An axis from `KIND [NAME]:VALUES`. Raises LoraError that names the nearest kind."""
+    if not text.strip():
+        return NONE
+    head, colon, rest = text.partition(":")
+    word, _, name = head.strip().partition(" ")
+    kind = KINDS.get(word.lower().replace("-", "_"))
+    if kind is None:
+        raise LoraError(f"unknown axis {word!r} in {text!r}{did_you_mean(word, KINDS)}")
+    if not colon:
+        raise LoraError(f"axis {text!r} has no values; write {kind.name}:VALUES, such as {kind.example}")
+    axis = kind.read(rest.strip(), name.strip(), known)
+    if not axis.values:
+        raise LoraError(f"axis {text!r} has no values; write it as {kind.example}")
+    return replace(axis, text=text)
+
+
+def subject(axes: Sequence[Axis], shot: Shot, asked: str = "") -> str:
+    """Which LoRA axes without a NAME speak about: the asked one; the tag of a run or list that an axis goes through;
+    else the prompt's first tag; "" where none is meant."""
+    names = [request.name for request in shot.tags()]
+    listed = [axis.name for axis in axes if axis.order == 1 and axis.name]
+    found = (name for name in names if any(same_run(name, other) for other in listed))
+    return asked or next(found, "") or (listed[0] if listed else "") or (names[0] if names else "")
+
+
+# --- axes that change a tag -----------------------------------------------------------------------------------------
+
+
+def _on_tag(name: str, change: Callable[[Request, Shot], Request]) -> Edit:
+    """The edit that changes the tag of `name` (of the sheet's own LoRA without one)."""
+
+    def apply(shot: Shot) -> Shot:
+        meant = name or shot.lora
+        if not meant:
+            raise LoraError("which LoRA is meant? Put <lora:name:1> into the prompt, or name it with --lora")
+        return replace(shot, prompt=edit(shot.prompt, meant, lambda request: change(request, shot)))
+
+    return apply
+
+
+def _files(rows: Sequence[tuple[str, str]], title: str, name: str, group: str) -> Axis:
+    """(label, file's name) → an axis that swaps the tag's file."""
+
+    def to(file: str) -> Edit:
+        def apply(shot: Shot) -> Shot:
+            before = name or shot.lora or group
+            done = replace(shot, prompt=edit(shot.prompt, before, lambda request: replace(request, name=file)))
+            return done if name and not same_run(name, shot.lora) else replace(done, lora=file)
+
+        return apply
+
+    return Axis(title, tuple(Value(text, to(file)) for text, file in rows), order=1, name=name or group)
+
+
+def _epoch(text: str, name: str, known: Known) -> Axis:
+    wanted = (
+        name or known.shot.lora or next((r.name for r in known.shot.tags() if _in_run(r.name, known.library)), None)
+    )
+    chosen = pick(run_of(wanted, known.library), text)
+    return _files([(file.label, file.name) for file in chosen], f"epochs of {chosen[0].run}", name, chosen[0].run)
+
+
+def _in_run(name: str, library: Library) -> bool:
+    try:
+        return bool(run_of(name, library))
+    except LoraError:
+        return False
+
+
+def _file(text: str, name: str, known: Known) -> Axis:
+    names = values.items(text)
+    if names in (["all"], ["*"]):
+        names = [entry.name for entry in known.library.entries]
+    for file in names:
+        known.library.find(file)
+    tags = [request.name for request in known.shot.tags()]
+    group = next((tag for tag in tags if tag in names), names[0] if names else "")
+    return _files([(file, file) for file in names], "file", name, group)
+
+
+def _rows(name: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Value, ...]:
+    """(label, fields of the tag) → values that put these fields into the tag."""
+
+    def value(text: str, fields: Mapping[str, Any]) -> Value:
+        return Value(text, _on_tag(name, lambda request, _: replace(request, **fields)))
+
+    return tuple(value(*row) for row in rows)
+
+
+def _number(title: str, *fields: str) -> Reader:
+    """A kind whose values are numbers that go into fields of the tag."""
+
+    def read(text: str, name: str, known: Known) -> Axis:
+        rows = ((f"{title} {number:g}", dict.fromkeys(fields, number)) for number in values.numbers(text, title))
+        return Axis(f"{title} of {name}" if name else title, _rows(name, rows), name=name)
+
+    return read
+
+
+def _preset(text: str, name: str, known: Known) -> Axis:
+    presets = known.presets.weights
+    names = list(presets) if text.strip().lower() == "all" else values.items(text)
+    for preset in names:
+        parse_weights(preset, presets=presets)
+    return Axis("block weights", _rows(name, ((preset, {"lbw": preset}) for preset in names)), name=name)
+
+
+def _block(text: str, name: str, known: Known) -> Axis:
+    """`block OUT05:0-1 [5]`, or `block:IN04-OUT05=0, MID=0.5` (each of these blocks alone)."""
+    word, _, rest = name.partition(" ")
+    rest = rest.strip()
+    if word:
+        title = label(word)
+        pairs = [(title, number) for number in values.numbers(text, title)]
+    else:
+        title = "one block's weight"
+        pairs = [pair for item in values.items(text) for pair in _block_item(item)]
+    rows = (Value(f"{block} {number:g}", _on_tag(rest, _block_to(block, number, known))) for block, number in pairs)
+    return Axis(title, tuple(rows), name=rest)
+
+
+def _block_item(item: str) -> list[tuple[str, float]]:
+    blocks, equals, number = item.partition("=")
+    if not equals:
+        raise LoraError(f"block axis: {item!r} is not BLOCK=WEIGHT, such as OUT05=0.5 or IN04-OUT05=0")
+    return [(block, value) for block in span(blocks) for value in values.expand(number.strip(), block)]
+
+
+def _block_to(block: str, weight: float, known: Known) -> Callable[[Request, Shot], Request]:
+    def change(request: Request, shot: Shot) -> Request:
+        sdxl = known.library.load(request.name).family == "SDXL"
+        labels = LAYOUTS[20 if sdxl else 26].labels
+        return replace(request, lbw=with_block(request, block, weight, labels, known.presets, shot.seed), x=None)
+
+    return change
+
+
+def with_block(
+    request: Request, block: str, weight: float, labels: Sequence[str], presets: Presets, seed: int = 0
+) -> str:
+    """The request's block weights over `labels` as numbers, one of them changed; the others 1 where it has none."""
+    before = resolve_blocks(replace(request, lbwe=None), presets, seed=seed)
+    weights = {name: before.weights.get(name, 1.0) if name in labels else 0.0 for name in LABELS}
+    return BlockWeights(weights | {block: weight}).text()
+
+
+def _rank(text: str, name: str, known: Known) -> Axis:
+    """`rank:1,2,4`, or `rank:all`: the ranks that a DyLoRA was trained for."""
+    if text.strip().lower() == "all":
+        meant = name or known.shot.lora or next((request.name for request in known.shot.tags()), "")
+        file = known.library.load(meant)
+        full = max((adapter.rank or 0 for adapter in file.adapters.values()), default=0)
+        unit = file.dylora_unit or 1
+        text = ",".join(str(rank) for rank in sorted({*range(unit, full + 1, unit), full}))
+    ranks = [int(rank) for rank in values.numbers(text, "rank", whole=True)]
+    if min(ranks) < 1:
+        raise LoraError(f"rank: {min(ranks)} is not a rank; they begin at 1")
+    return Axis("rank", _rows(name, ((f"rank {rank}", {"dyn": rank}) for rank in ranks)), name=name)
+
+
+def _step(field: str) -> Reader:
+    def read(text: str, name: str, known: Known) -> Axis:
+        def head(step: float | None) -> str:
+            return f"{field} {'–' if step is None else f'{step:.0%}' if isinstance(step, float) else step}"
+
+        rows = ((head(step), {field: step}) for step in values.steps(text, field))
+        return Axis(f"{field} step", _rows(name, rows), name=name)
+
+    return read
+
+
+# --- axes that change something else --------------------------------------------------------------------------------
+
+
+def _settings(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Value, ...]:
+    """(label, fields of the shot) → values that put these fields into it."""
+
+    def value(text: str, fields: Mapping[str, Any]) -> Value:
+        return Value(text, lambda shot: replace(shot, **fields))
+
+    return tuple(value(*row) for row in rows)
+
+
+def _seed(text: str, name: str, known: Known) -> Axis:
+    seeds = [int(s) if s >= 0 else random.randrange(4294967294) for s in values.numbers(text, "seed", whole=True)]
+    return Axis("seed", _settings((f"seed {seed}", {"seed": seed}) for seed in seeds))
+
+
+def _replace(text: str, name: str, known: Known) -> Axis:
+    """Prompt S/R: the first item is looked for, each one (the first too) put in its place."""
+    words = values.items(text)
+    base = known.shot
+    if words and words[0] not in base.prompt + "\n" + base.negative:
+        raise LoraError(f"S/R: {words[0]!r} is neither in the prompt nor in the negative prompt")
+
+    def to(word: str) -> Edit:
+        return lambda shot: replace(
+            shot, prompt=shot.prompt.replace(words[0], word), negative=shot.negative.replace(words[0], word)
+        )
+
+    return Axis(f"“{words[0]}” becomes" if words else "", tuple(Value(word, to(word)) for word in words), order=0)
+
+
+def _prompt(text: str, name: str, known: Known) -> Axis:
+    """Whole prompts, separated by |; the base prompt's tags are kept."""
+    tags = " ".join(match[0] for match in TAG.finditer(known.shot.prompt))
+    prompts = [part.strip() for part in text.split("|") if part.strip()]
+    return Axis("prompt", _settings((p, {"prompt": f"{p} {tags}".strip()}) for p in prompts), order=-1)
+
+
+def _amount(field: str, title: str, whole: bool) -> Reader:
+    def read(text: str, name: str, known: Known) -> Axis:
+        found = values.numbers(text, title, whole=whole)
+        return Axis(title, _settings((f"{title} {number:g}", {field: number}) for number in found))
+
+    return read
+
+
+def _words(field: str) -> Reader:
+    def read(text: str, name: str, known: Known) -> Axis:
+        return Axis(field, _settings((word, {field: word}) for word in values.items(text)))
+
+    return read
+
+
+_TABLE = (
+    Kind("epoch", "LoRA epoch", "epoch:all or epoch:2-6,last", _epoch),
+    Kind("file", "LoRA file", "file:one,other", _file),
+    Kind("weight", "LoRA weight", "weight:0.2-1.0(+0.2)", _number("weight", "te", "unet")),
+    Kind("te", "LoRA text encoder weight", "te:0-1 [5]", _number("te", "te")),
+    Kind("unet", "LoRA U-Net weight", "unet:0-1 [5]", _number("U-Net", "unet")),
+    Kind("preset", "LoRA block preset", "preset:ALL,INALL,OUTALL", _preset),
+    Kind("block", "LoRA one block's weight", "block OUT05:0-1 [5] or block:IN04-OUT05=0", _block),
+    Kind("rank", "LoRA rank (DyLoRA)", "rank:1,2,4 or rank:all", _rank),
+    Kind("start", "LoRA start step", "start:0,5,10 or start:0.0-0.5 [3]", _step("start")),
+    Kind("stop", "LoRA stop step", "stop:5,10 or stop:0.5,1.0", _step("stop")),
+    Kind("seed", "seed", "seed:1,2,3", _seed),
+    Kind("sr", "prompt S/R", "sr:cat,dog", _replace),
+    Kind("prompt", "prompt", "prompt:a cat | a dog", _prompt),
+    Kind("steps", "steps", "steps:10,20", _amount("steps", "steps", True)),
+    Kind("cfg", "CFG scale", "cfg:3,5,7", _amount("cfg", "CFG", False)),
+    Kind("sampler", "sampler", "sampler:Euler,DPM++ 2M", _words("sampler")),
+    Kind("scheduler", "schedule type", "scheduler:Automatic,Karras", _words("scheduler")),
+)
+KINDS = {kind.name: kind for kind in _TABLE}
+"""Kind's name → kind, in the order in which they are offered."""
