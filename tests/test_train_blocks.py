@@ -1,0 +1,121 @@
+"""Block curves, ranks and targets: kohya's recorded values on all of SD1.5's layers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_ext.address import Site, kohya_key, names, parse_key
+from lora_ext.blocks import SD, SDXL
+from lora_ext.errors import BlockError, TrainError
+from lora_ext.train.block_rates import Sizes, side, weights
+from lora_ext.train.recipe import Recipe
+
+DATA = Path(__file__).parent / "data"
+LR = json.loads((DATA / "kohya/block_lr.json").read_text(encoding="utf-8"))
+DIMS = json.loads((DATA / "kohya/block_dims.json").read_text(encoding="utf-8"))
+MAP = json.loads((DATA / "sd15_module_map.json").read_text(encoding="utf-8"))
+
+
+def knobs(given: dict[str, str]) -> dict[str, Any]:
+    """kohya's network_args as the recipe's knobs."""
+    made: dict[str, Any] = dict(given)
+    for name, text in given.items():
+        if name.endswith("dims"):
+            made[name] = tuple(int(x) for x in text.split(","))
+        elif name.endswith("alphas"):
+            made[name] = tuple(float(x) for x in text.split(","))
+        elif name == "conv_dim":
+            made[name] = int(text)
+        elif name in ("conv_alpha", "block_lr_zero_threshold"):
+            made[name] = float(text)
+    return made
+
+
+@pytest.mark.parametrize("case", LR, ids=lambda case: json.dumps(case[0]))
+def test_block_rates_are_kohyas(case: Any) -> None:
+    given, wanted = case
+    recipe = Recipe(**knobs(given))
+    if isinstance(wanted, str) and "up_lr_weight" not in given:  # its own error there breaks off
+        with pytest.raises(BlockError):
+            weights(recipe)
+    else:
+        got = list(weights(recipe).values())
+        # there the surplus of up_lr_weight breaks it; as on the way down it is left out
+        assert got == pytest.approx([1.0] * 13 + [1.0] * 12 if isinstance(wanted, str) else wanted, abs=1e-12)
+
+
+def sd15() -> dict[str, tuple[Site, tuple[int, ...]]]:
+    """kohya name → site and shape, for every layer of SD1.5 that a LoRA can have."""
+    rows = MAP if isinstance(MAP, list) else [{"name": name, **row} for name, row in MAP.items()]
+    found = {}
+    for row in rows:
+        name = row.get("name") or row["lora_name"]
+        parsed = parse_key(f"{name}.alpha", ())
+        assert parsed is not None
+        found[name] = parsed[0], tuple(row["shape"])
+    return found
+
+
+@pytest.mark.parametrize("case", DIMS, ids=lambda case: ",".join(case[0]))
+def test_block_dims_are_kohyas(case: Any) -> None:
+    given, wanted = case
+    module = "c3lier" if any(name.startswith("conv") for name in given) else "lierla"
+    sizes = Sizes(Recipe(network_module=module, network_dim=8, network_alpha=4.0, **knobs(given)))
+    got = {name: sizes.of(site, shape) for name, (site, shape) in sd15().items()}
+    assert {name: [size.rank, size.alpha] for name, size in got.items() if size} == wanted
+
+
+def test_targets_by_module() -> None:
+    layers = sd15()
+
+    def count(**given: Any) -> int:
+        sizes = Sizes(Recipe(**given))
+        return sum(sizes.of(*layer) is not None for layer in layers.values())
+
+    assert count() == 264
+    assert count(network_module="c3lier") == 350
+    assert count(network_module="dylora") == 264
+    assert count(network_module="dylora", conv_dim=4) == 350
+    assert count(network_train_unet_only=True) == 192
+    assert count(network_train_text_encoder_only=True) == 72
+
+
+def test_norms_and_outer_layers_are_no_targets() -> None:
+    sizes = Sizes(Recipe(network_module="c3lier"))
+    table = names("unet").diffusers
+    for site in table:
+        if "norm" in site.leaf or not site.block:
+            assert sizes.of(site, (8,) if "norm" in site.leaf else (8, 4)) is None
+
+
+def test_sdxl_has_nineteen_blocks() -> None:
+    rates = weights(Recipe(down_lr_weight="linear", up_lr_weight="cosine"), SDXL)
+    assert list(rates) == list(SDXL.blocks) and rates["IN08"] == 1 and rates["OUT00"] == 1
+    with pytest.raises(TrainError, match="19 blocks"):
+        Sizes(Recipe(block_dims=(4,) * 25), SDXL)
+    with pytest.raises(TrainError, match="25 blocks"):
+        Sizes(Recipe(block_dims=(4,) * 24), SD)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"), [("sinus", "'sine'"), ("1;2;3", "12 numbers"), ("1,x,3", "not a number"), ("sine+a", "'a'")]
+)
+def test_curves_that_do_not_parse_are_told(text: str, hint: str) -> None:
+    with pytest.raises(BlockError, match=hint):
+        side(text)
+
+
+def test_negative_weights_are_told() -> None:
+    with pytest.raises(BlockError, match="0 or more"):
+        weights(Recipe(mid_lr_weight="-1"))
+
+
+def test_a_blocks_rate_is_the_parts_rate_times_its_weight() -> None:
+    sizes = Sizes(Recipe(down_lr_weight="0,0,0,0,0.5,0,0,0,0,0,0,0"))
+    assert sizes.rate(Site("unet", "IN04", "attention.proj_in")) == 0.5
+    assert sizes.rate(Site("te", "BASE", "layers.0.mlp.fc1")) == 1
+    assert kohya_key(Site("unet", "IN04", "attention.proj_in")) in sd15()

@@ -1,0 +1,160 @@
+"""Loss weights, thresholds, noise and schedules: kohya's recorded numbers, and laws in float64."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora_ext.errors import TrainError
+from lora_ext.train.loss import (
+    distance,
+    huber_threshold,
+    loss,
+    noise_for,
+    noisy,
+    schedule,
+    target,
+    timesteps,
+    weights_of,
+)
+from lora_ext.train.recipe import Recipe
+
+GOLDEN = json.loads((Path(__file__).parent / "data/kohya/loss_weights.json").read_text(encoding="utf-8"))
+PLAIN = GOLDEN["zsnr=False"]
+ABAR = torch.from_numpy(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)).float()
+STEPS = torch.tensor(PLAIN["t"])
+WEIGHTS = {
+    "min_snr5_eps": (Recipe(min_snr_gamma=5.0), "epsilon"),
+    "min_snr5_v": (Recipe(min_snr_gamma=5.0), "v_prediction"),
+    "debiased_eps": (Recipe(debiased_estimation_loss=True), "epsilon"),
+    "debiased_v": (Recipe(debiased_estimation_loss=True), "v_prediction"),
+    "v_scale": (Recipe(scale_v_pred_loss_like_noise_pred=True), "v_prediction"),
+    "v_like_0_5": (Recipe(v_pred_like_loss=0.5), "epsilon"),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_are_kohyas(name: str) -> None:
+    recipe, prediction = WEIGHTS[name]
+    got = weights_of(recipe, prediction, STEPS, ABAR)
+    torch.testing.assert_close(got, torch.tensor(PLAIN[name]), rtol=3e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "rule"), [("huber_snr", "snr"), ("huber_exp", "exponential")])
+def test_huber_thresholds_are_kohyas(name: str, rule: str) -> None:
+    got = huber_threshold(Recipe(huber_schedule=rule), STEPS, ABAR)
+    torch.testing.assert_close(got, torch.tensor(PLAIN[name]), rtol=1e-5, atol=1e-6)
+
+
+def test_schedules_are_kohyas() -> None:
+    torch.testing.assert_close(schedule(Recipe(), ABAR)[STEPS], torch.tensor(PLAIN["alphas_cumprod"]))
+    moved = schedule(Recipe(zero_terminal_snr=True), ABAR)
+    torch.testing.assert_close(moved[STEPS], torch.tensor(GOLDEN["zsnr=True"]["alphas_cumprod"]), rtol=1e-4, atol=1e-6)
+    assert moved[-1] == 0
+
+
+def test_zero_snr_gives_finite_weights() -> None:
+    abar = schedule(Recipe(zero_terminal_snr=True), ABAR)
+    for recipe, prediction in WEIGHTS.values():
+        assert weights_of(recipe, prediction, STEPS, abar).isfinite().all()
+
+
+def _batch(seed: int = 0, n: int = 3) -> tuple[torch.Tensor, ...]:
+    g = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(n, 4, 6, 5, generator=g) for _ in range(3))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 999), st.sampled_from(["l2", "l1", "huber", "smooth_l1"]), st.integers(0, 99))
+def test_loss_is_the_mean_of_its_distances(step: int, kind: str, seed: int) -> None:
+    """Against float64 NumPy: distance by formula, mean a picture, weights, mean of the batch."""
+    predicted, noise, latents = _batch(seed)
+    recipe = Recipe(loss_type=kind, huber_schedule="constant", huber_c=0.3, min_snr_gamma=5.0)
+    mask, weights = torch.rand(3, 1, 6, 5), torch.tensor([1.0, 0.5, 2.0])
+    got = loss(recipe, predicted, noise, latents, torch.full((3,), step), ABAR, weights, mask)
+    d = (predicted - noise).double().numpy()
+    c = 0.3
+    each = {
+        "l2": d**2,
+        "l1": abs(d),
+        "huber": 2 * c * (np.sqrt(d**2 + c**2) - c),
+        "smooth_l1": 2 * (np.sqrt(d**2 + c**2) - c),
+    }[kind]
+    snr = float(ABAR[step].double() / (1 - ABAR[step].double()))
+    picture = (each * mask.double().numpy()).mean(axis=(1, 2, 3)) * min(snr, 5.0) / snr
+    assert float(got) == pytest.approx(float((picture * weights.double().numpy()).mean()), rel=2e-4)
+
+
+def test_targets() -> None:
+    """From noisy latents and the target, the latents come back: x₀ = (x − √(1−ᾱ)ε)/√ᾱ, x₀ = √ᾱ·x − √(1−ᾱ)·v."""
+    _, noise, latents = _batch()
+    steps = torch.tensor([0, 500, 999])
+    x = noisy(Recipe(), latents, noise, steps, ABAR)
+    keep, add = ABAR[steps].sqrt().view(-1, 1, 1, 1), (1 - ABAR[steps]).sqrt().view(-1, 1, 1, 1)
+    eps = target("epsilon", latents, noise, steps, ABAR)
+    v = target("v_prediction", latents, noise, steps, ABAR)
+    torch.testing.assert_close((x - add * eps) / keep, latents, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(keep * x - add * v, latents, rtol=1e-3, atol=1e-4)
+
+
+def test_loss_of_v_is_zero_at_its_target() -> None:
+    _, noise, latents = _batch()
+    steps = torch.tensor([3, 500, 999])
+    v = target("v_prediction", latents, noise, steps, ABAR)
+    assert float(loss(Recipe(), v, noise, latents, steps, ABAR, prediction="v_prediction")) == 0
+
+
+def test_noise_knobs() -> None:
+    latents = torch.zeros(64, 4, 16, 16)
+
+    def made(**knobs: object) -> torch.Tensor:
+        return noise_for(Recipe(**knobs), latents, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+
+    plain = made()
+    assert torch.equal(plain, made())
+    offset = made(noise_offset=0.5) - plain
+    assert offset.std(dim=(2, 3)).max() < 1e-6  # the same for all of a channel
+    assert float(offset[:, :, 0, 0].std()) == pytest.approx(0.5, rel=0.15)
+    drawn = (made(noise_offset=0.5, noise_offset_random_strength=True) - plain)[:, :, 0, 0].std()
+    assert 0 < float(drawn) < 0.5
+    pyramid = made(multires_noise_iterations=6, multires_noise_discount=0.8)
+    assert float(pyramid.std()) == pytest.approx(1.0, rel=0.02)
+    assert pyramid.mean(dim=(2, 3)).std() > 2 * plain.mean(dim=(2, 3)).std()  # more of the coarse
+    adaptive = noise_for(
+        Recipe(noise_offset=0.0001, adaptive_noise_scale=1.0), latents + 2, torch.Generator().manual_seed(0)
+    )
+    assert float((adaptive - plain)[:, :, 0, 0].std()) == pytest.approx(2.0, rel=0.15)
+
+
+def test_input_perturbation_moves_the_input_only() -> None:
+    _, noise, latents = _batch()
+    steps = torch.tensor([999, 999, 999])
+    x = noisy(Recipe(), latents, noise, steps, ABAR)
+    moved = noisy(Recipe(ip_noise_gamma=0.1), latents, noise, steps, ABAR, torch.Generator().manual_seed(1))
+    assert float((moved - x).std()) == pytest.approx(0.1, rel=0.2)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 999), st.integers(1, 1000))
+def test_timesteps_stay_between(low: int, high: int) -> None:
+    recipe = Recipe(min_timestep=low, max_timestep=high)
+    if low >= high:
+        with pytest.raises(TrainError, match="min_timestep"):
+            timesteps(recipe, 4, 1000)
+    else:
+        drawn = timesteps(recipe, 50, 1000, torch.Generator().manual_seed(0))
+        assert drawn.min() >= low and drawn.max() < high
+
+
+def test_distance_is_float32_for_half_predictions() -> None:
+    predicted, noise, _ = _batch()
+    steps = torch.tensor([1, 2, 3])
+    half = distance(replace(Recipe(), loss_type="l2"), predicted.half(), noise, steps, ABAR)
+    assert half.dtype == torch.float32
