@@ -1,0 +1,259 @@
+"""Batches: which, in what order, for how many processes; latents that were kept; going on from any place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from test_train_folders import draw
+from torch import Tensor
+from torch.nn import functional as F
+
+from lora_ext.errors import TrainError
+from lora_ext.train.batch import Batch
+from lora_ext.train.dataset import Dataset
+from lora_ext.train.recipe import Recipe
+
+COLOURS = "red lime blue yellow cyan magenta white gray".split()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """8 pictures × 2 repeats of three sizes, and 3 regularisation pictures."""
+    sizes = [(64, 64)] * 5 + [(96, 48)] * 2 + [(48, 96)]
+    for number, (colour, size) in enumerate(zip(COLOURS, sizes, strict=True)):
+        draw(tmp_path / "train" / "2_thing" / f"{number}.png", size, colour, f"{colour}, a, b, c, d, e")
+    for number in range(3):
+        draw(tmp_path / "reg" / "1_other" / f"{number}.png", (64, 64), "black")
+    return tmp_path
+
+
+def recipe(folder: Path, **words: object) -> Recipe:
+    return Recipe(
+        **{
+            "train_data_dir": str(folder / "train"),
+            "resolution": "64",
+            "enable_bucket": True,
+            "min_bucket_reso": 32,
+            "max_bucket_reso": 128,
+            "bucket_reso_steps": 16,
+            "train_batch_size": 2,
+            "seed": 7,
+            "max_train_epochs": 2,
+            **words,
+        }
+    )
+
+
+def encode(pixels: Tensor) -> Tensor:
+    """Stands for a VAE: 4 channels of an eighth of the size."""
+    small = F.avg_pool2d(pixels, 8)
+    return torch.cat([small, small[:, :1] * 2], dim=1)
+
+
+def rows(batches: list[Batch]) -> list[tuple]:
+    """Every row's picture, caption and draw."""
+    return [row for b in batches for row in zip(b.paths, b.captions, b.seeds, strict=True)]
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(
+        torch.equal(a, b) if isinstance(a, Tensor) else a == b
+        for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+    )
+
+
+def test_an_epoch_has_every_picture_as_often_as_it_repeats(folder: Path) -> None:
+    data = Dataset.of(recipe(folder))
+    batches = list(data.epoch(0))
+    assert Counter(path for b in batches for path in b.paths) == {str(p.path): 2 for p in data.pictures}
+    assert len(batches) == data.batches(0) == data.steps(0) == 5 + 2 + 1 and data.length() == (2, 16)
+    for batch in batches:
+        assert batch.pixels is not None and batch.pixels.shape == (len(batch), 3, *batch.bucket[::-1])
+        assert batch.latents is None and batch.mask is None and batch.scale == 1 and batch.weights.tolist() == [1, 1]
+    assert len({b.bucket for b in batches}) == 3 and len({row[2] for row in rows(batches)}) == 16
+
+
+def test_same_seed_same_batches_other_seed_or_epoch_other_order(folder: Path) -> None:
+    words = {"shuffle_caption": True, "flip_aug": True, "random_crop": True, "color_aug": True}
+    first = list(Dataset.of(recipe(folder, **words)).epoch(1))
+    again = list(Dataset.of(recipe(folder, **words, max_data_loader_n_workers=0)).epoch(1))
+    assert all(map(same, first, again)) and len(first) == len(again)
+    assert rows(first) != rows(list(Dataset.of(recipe(folder, **words)).epoch(0)))
+    assert rows(first) != rows(list(Dataset.of(recipe(folder, **words, seed=8)).epoch(1)))
+
+
+def test_it_goes_on_from_any_batch(folder: Path) -> None:
+    words = {"shuffle_caption": True, "flip_aug": True, "reg_data_dir": str(folder / "reg"), "token_warmup_step": 0.5}
+    whole = list(Dataset.of(recipe(folder, **words)).epoch(1))
+    for start in (0, 3, len(whole) - 1, len(whole)):
+        rest = list(Dataset.of(recipe(folder, **words)).epoch(1, start=start))
+        assert len(rest) == len(whole) - start and all(map(same, whole[start:], rest))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_very_batches_of_one(folder: Path, world: int) -> None:
+    words = {"reg_data_dir": str(folder / "reg"), "shuffle_caption": True, "prior_loss_weight": 0.5}
+    alone = list(Dataset.of(recipe(folder, train_batch_size=2 * world, **words)).epoch(0))
+    data = Dataset.of(recipe(folder, **words))
+    shared = [list(data.epoch(0, rank, world)) for rank in range(world)]
+    assert {len(part) for part in shared} == {len(alone)} == {data.batches(0, world)}
+
+    def losses(batch: Batch) -> Tensor:
+        assert batch.pixels is not None
+        return batch.pixels.mean(dim=(1, 2, 3)).add(2) * batch.weights
+
+    for place, whole in enumerate(alone):
+        parts = [part[place] for part in shared]
+        real = [row for part in parts for row in rows([part])[: int((part.weights > 0).sum())]]
+        assert sorted(real) == sorted(rows([whole])) and {part.bucket for part in parts} == {whole.bucket}
+        mean = sum(losses(part).mean() * part.scale for part in parts) / world
+        assert torch.allclose(torch.as_tensor(mean), losses(whole).mean() * whole.scale)
+
+
+def test_regularisation_pictures_take_as_many_turns(folder: Path) -> None:
+    data = Dataset.of(recipe(folder, reg_data_dir=str(folder / "reg"), prior_loss_weight=0.25))
+    seen: Counter[str] = Counter()
+    for epoch in range(3):
+        batches = list(data.epoch(epoch))
+        weights = torch.cat([b.weights for b in batches])
+        assert (weights == 0.25).sum() == (weights == 1).sum() == 16 and len(batches) == data.batches(epoch)
+        seen.update(path for b in batches for path, w in zip(b.paths, b.weights, strict=True) if w < 1)
+    assert sorted(seen.values()) == [16, 16, 16]  # 48 turns of 3 pictures
+    assert data.length() == (2, data.steps(0) + data.steps(1))
+
+
+def test_accumulation_and_steps_instead_of_epochs(folder: Path) -> None:
+    data = Dataset.of(recipe(folder, gradient_accumulation_steps=3))
+    assert (data.batches(0), data.steps(0), data.length()) == (8, 3, (2, 6))
+    data = Dataset.of(recipe(folder, max_train_epochs=None, max_train_steps=20))
+    assert data.length() == (3, 20)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_cached_latents_are_those_of_the_pixels(folder: Path, tmp_path: Path, on_disk: bool) -> None:
+    words = {"flip_aug": True, "shuffle_caption": True}
+    plain = list(Dataset.of(recipe(folder, **words)).epoch(0))
+    where = tmp_path / "cache" if on_disk else None
+    data = Dataset.of(recipe(folder, **words, vae_batch_size=3))
+    assert data.cache_latents(encode, "vae", folder=where) == 16
+    for pixels, latents in zip(plain, data.epoch(0), strict=True):
+        assert latents.pixels is None and pixels.pixels is not None and latents.latents is not None
+        assert torch.allclose(encode(pixels.pixels), latents.latents, atol=1e-6)
+        assert (pixels.captions, pixels.crops, pixels.seeds) == (latents.captions, latents.crops, latents.seeds)
+
+
+def test_the_cache_on_disk_is_used_again_and_knows_changes(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert Dataset.of(recipe(folder)).cache_latents(encode, "vae", folder=cache) == 8
+    assert Dataset.of(recipe(folder)).cache_latents(encode, "vae", folder=cache) == 0
+    assert Dataset.of(recipe(folder)).cache_latents(encode, "other", folder=cache) == 8
+    assert Dataset.of(recipe(folder, resolution="48")).cache_latents(encode, "vae", folder=cache) == 8
+    draw(folder / "train" / "2_thing" / "0.png", (64, 64), "pink")
+    assert Dataset.of(recipe(folder)).cache_latents(encode, "vae", folder=cache) == 1
+    kept = sorted(cache.glob("*.safetensors"))
+    kept[0].write_bytes(kept[0].read_bytes()[:-1] + b"\x7f")  # spoilt without being noticed by its size
+    kept[1].write_bytes(b"")
+    for name in ("vae", "other"):
+        for size in ("64", "48"):
+            Dataset.of(recipe(folder, resolution=size)).cache_latents(encode, name, folder=cache)
+    fresh = Dataset.of(recipe(folder))
+    assert fresh.cache_latents(encode, "vae", folder=cache) == 0 and len(list(fresh.epoch(0))) == 8
+    assert not list(cache.glob("*.part"))
+
+
+def test_two_processes_fill_a_folder_together(folder: Path, tmp_path: Path) -> None:
+    first, second = (Dataset.of(recipe(folder)) for _ in range(2))
+    done = [d.cache_latents(encode, "v", folder=tmp_path / "c", share=(0, 1)) for d in (first,)]
+    assert second.cache_latents(encode, "v", folder=tmp_path / "c", share=(1, 2)) == 0 and done == [8]
+    alone = Dataset.of(recipe(folder))
+    assert 0 < alone.cache_latents(encode, "w", folder=tmp_path / "c", share=(1, 2)) < 8
+
+
+def test_what_varies_cannot_be_cached(folder: Path) -> None:
+    for name in ("color_aug", "random_crop"):
+        with pytest.raises(TrainError, match=f"{name} cannot go with cache_latents"):
+            Dataset.of(recipe(folder, **{name: True})).cache_latents(encode, "vae")
+    with pytest.raises(TrainError, match="turn on no_half_vae"):
+        Dataset.of(recipe(folder)).cache_latents(lambda pixels: encode(pixels) * torch.nan, "vae")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_masks_follow_their_pictures(tmp_path: Path, cached: bool) -> None:
+    from PIL import Image
+
+    left = Image.new("L", (64, 64))
+    left.paste(255, (0, 0, 32, 64))
+    picture = Image.new("RGB", (64, 64), "blue")
+    picture.paste("red", (0, 0, 32, 64))
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "masks").mkdir()
+    picture.save(tmp_path / "pics" / "a[1].png")
+    left.save(tmp_path / "masks" / "a[1].jpg", quality=100)
+    draw(tmp_path / "pics" / "b.png")
+    words = {
+        "masked_loss": True,
+        "conditioning_data_dir": str(tmp_path / "masks"),
+        "flip_aug": True,
+        "train_batch_size": 2,
+    }
+    data = Dataset.of(Recipe(train_data_dir=str(tmp_path / "pics"), resolution="64", dataset_repeats=8, **words))
+    if cached:
+        data.cache_latents(encode, "vae")
+    sides = set()
+    for batch in data.epoch(0):
+        shown = batch.latents if cached else encode(batch.pixels)  # type: ignore[arg-type]
+        for row, path in enumerate(batch.paths):
+            if path.endswith("b.png"):
+                assert batch.mask is None or torch.equal(batch.mask[row], torch.ones(1, 8, 8))
+                continue
+            assert batch.mask is not None and shown is not None
+            red = (shown[row, 0] > 0).float()
+            assert torch.allclose(batch.mask[row, 0], red, atol=0.02)
+            sides.add(bool(red[0, 0]))
+    assert sides == {True, False}
+
+
+def test_alpha_is_a_mask_when_asked(tmp_path: Path) -> None:
+    from PIL import Image
+
+    image = Image.new("RGBA", (64, 64), (255, 0, 0, 255))
+    image.paste((255, 0, 0, 0), (0, 0, 64, 32))
+    image.save(tmp_path / "a.png")
+    for asked in (False, True):
+        data = Dataset.of(Recipe(train_data_dir=str(tmp_path), resolution="64", alpha_mask=asked))
+        (batch,) = data.epoch(0)
+        assert (batch.mask is not None) == asked
+        assert batch.pixels is not None and bool((batch.pixels[:, :, :32] == 1).all())
+    assert batch.mask is not None and batch.mask[0, 0, :, 0].tolist() == [0] * 4 + [1] * 4
+
+
+def test_sizes_and_crops_for_sdxl(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", (200, 100))
+    data = Dataset.of(Recipe(train_data_dir=str(tmp_path), resolution="64", flip_aug=True, dataset_repeats=6))
+    for batch in data.epoch(0):
+        assert batch.original_sizes == ((200, 100),) and batch.crops == ((32, 0),) and batch.bucket == (64, 64)
+
+
+def test_a_picture_that_changes_or_vanishes_meanwhile_is_named(folder: Path) -> None:
+    data = Dataset.of(recipe(folder))
+    (folder / "train" / "2_thing" / "3.png").unlink()
+    with pytest.raises(TrainError, match=r"3\.png cannot be read"):
+        list(data.epoch(0))
+    draw(folder / "train" / "2_thing" / "3.png", (32, 32))
+    with pytest.raises(TrainError, match=r"3\.png was changed while training"):
+        list(data.epoch(0))
+
+
+def test_a_face_crop_follows_the_face(tmp_path: Path) -> None:
+    from PIL import Image
+
+    image = Image.new("RGB", (300, 200), "black")
+    image.paste("white", (240, 20, 260, 40))
+    image.save(tmp_path / "a.png")
+    words = {"resolution": "64", "face_crop_aug_range": "1.0,2.0", "dataset_repeats": 10}
+    data = Dataset.of(Recipe(train_data_dir=str(tmp_path), **words), faces=lambda image: (240, 20, 20, 20))
+    shares = [float((batch.pixels > 0).float().mean()) for batch in data.epoch(0)]  # type: ignore[operator]
+    assert all(0.2 < share <= 1 for share in shares) and len(set(shares)) > 3

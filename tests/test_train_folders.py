@@ -1,0 +1,190 @@
+"""Where pictures and captions are found, and what is said about what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lora_ext.errors import TrainError
+from lora_ext.train.folders import subsets
+from lora_ext.train.recipe import Recipe
+from lora_ext.train.scan import scan
+
+
+def draw(path: Path, size: tuple[int, int] = (64, 64), colour: str = "red", caption: str | None = None) -> Path:
+    """A picture file, with a caption beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption, encoding="utf-8")
+    return path
+
+
+def test_concepts_with_repeats(tmp_path: Path) -> None:
+    draw(tmp_path / "10_a red dog" / "b.png", caption="dog, sitting")
+    draw(tmp_path / "10_a red dog" / "a.PNG")
+    (tmp_path / "10_a red dog" / "._a.png").write_bytes(b"macOS")
+    draw(tmp_path / "3_style_two" / "x.jpg")
+    draw(tmp_path / "0_off" / "x.jpg")
+    draw(tmp_path / "notes" / "x.jpg")
+    draw(tmp_path / "stray.jpg")
+    (tmp_path / "5_empty").mkdir()
+    said: list[str] = []
+    found = subsets(Recipe(train_data_dir=str(tmp_path)), said.append)
+    assert [(s.name, s.repeats, s.concept, len(s.files)) for s in found] == [
+        ("10_a red dog", 10, "a red dog", 2),
+        ("3_style_two", 3, "style_two", 1),
+    ]
+    text = "\n".join(said)
+    assert "1 pictures directly in" in text and "'notes'" in text and "'0_off'" in text and "5_empty" in text
+    pictures = scan(found).pictures
+    assert [(p.path.name, p.caption, p.captioned) for p in pictures] == [
+        ("a.PNG", "a red dog", False),
+        ("b.png", "dog, sitting", True),
+        ("x.jpg", "style_two", False),
+    ]
+
+
+def test_a_plain_folder_and_regularisation(tmp_path: Path) -> None:
+    draw(tmp_path / "pics" / "1.png", caption="one")
+    draw(tmp_path / "reg" / "2_dog" / "1.png")
+    recipe = Recipe(
+        train_data_dir=str(tmp_path / "pics"),
+        reg_data_dir=str(tmp_path / "reg"),
+        dataset_repeats=7,
+        prior_loss_weight=0.5,
+    )
+    plain, regular = subsets(recipe)
+    assert (plain.repeats, plain.weight, plain.regularisation) == (7, 1.0, False)
+    assert (regular.repeats, regular.weight, regular.regularisation, regular.concept) == (2, 0.5, True, "dog")
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "kohya.json"])
+def test_lists_of_captions(tmp_path: Path, name: str) -> None:
+    draw(tmp_path / "a.png", caption="not this one")
+    draw(tmp_path / "deep" / "b.png", colour="blue")
+    draw(tmp_path / "unlisted.png")
+    rows = [{"file_name": "a.png", "text": "first"}, {"file_name": "deep/b.png", "text": "sécond, two"}]
+    recipe = Recipe(train_data_dir=str(tmp_path))
+    if name.endswith("jsonl"):
+        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    elif name.endswith("csv"):
+        text = 'file_name,text\na.png,first\ndeep/b.png,"sécond, two"\n'
+    else:
+        text = json.dumps({"a": {"caption": "first"}, "deep/b.png": {"caption": "sécond", "tags": "two"}})
+        recipe = Recipe(train_data_dir=str(tmp_path), in_json=str(tmp_path / name))
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    found = scan(subsets(recipe))
+    assert [(p.path.name, p.caption) for p in found.pictures] == [("a.png", "first"), ("b.png", "sécond, two")]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "cannot be read"),
+        ('{"x": 1}', "row 1: there is no file_name"),
+        ('{"file_name": "z.png"}', "no picture z.png"),
+    ],
+)
+def test_broken_lists_say_where(tmp_path: Path, line: str, says: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(TrainError, match=says):
+        subsets(Recipe(train_data_dir=str(tmp_path)))
+
+
+TOML = """
+[general]
+shuffle_caption = true
+keep_tokens = 1
+
+[[datasets]]
+resolution = [256, 192]
+batch_size = 2
+enable_bucket = true
+min_bucket_reso = 64
+
+  [[datasets.subsets]]
+  image_dir = "one"
+  class_tokens = "thing"
+  num_repeats = 3
+  keep_tokens = 2
+
+  [[datasets.subsets]]
+  is_reg = true
+  image_dir = "reg"
+  shuffle_caption = false
+
+[[datasets]]
+resolution = 128
+  [[datasets.subsets]]
+  image_dir = "one"
+  flip_aug = true
+"""
+
+
+def test_kohya_s_dataset_file(tmp_path: Path) -> None:
+    draw(tmp_path / "one" / "a.png")
+    draw(tmp_path / "reg" / "b.png")
+    (tmp_path / "set.toml").write_text(TOML, encoding="utf-8")
+    recipe = Recipe(dataset_config=str(tmp_path / "set.toml"), prior_loss_weight=0.3, train_batch_size=5)
+    one, regular, two = subsets(recipe)
+    assert (one.repeats, one.concept, one.batch_size, one.captions.keep_tokens) == (3, "thing", 2, 2)
+    assert one.buckets.resolution == (256, 192) and one.buckets.enable_bucket and one.captions.shuffle_caption
+    assert regular.regularisation and regular.weight == 0.3 and not regular.captions.shuffle_caption
+    assert (two.buckets.resolution, two.batch_size, two.variation.flip_aug) == ((128, 128), 5, True)
+    assert two.captions.shuffle_caption and two.captions.keep_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[general", "is not TOML"),
+        (
+            "[general]\nkeep_token = 1\n" + TOML.partition("[general]")[2].partition("[[")[1] + "datasets]]\n",
+            "no pictures",
+        ),
+        ("[generel]", "did you mean 'general'"),
+        ("[[datasets]]\nkeep_token=1\n[[datasets.subsets]]\nimage_dir='one'", "did you mean 'keep_tokens'"),
+        ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='one'\nkeep_tokens='2'", "a whole number is wanted"),
+        ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='one'\nnum_repeats=0", "num_repeats is 0"),
+        ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='ones'", "did you mean 'one'"),
+        ("[[datasets]]\n[[datasets.subsets]]\nnum_repeats=2", "no image_dir"),
+        ("[datasets]", "two brackets"),
+        ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='one'\nis_reg=1", "is_reg is 1"),
+    ],
+)
+def test_dataset_files_that_cannot_be_say_what_to_change(tmp_path: Path, text: str, says: str) -> None:
+    draw(tmp_path / "one" / "a.png")
+    (tmp_path / "set.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(TrainError, match=says):
+        subsets(Recipe(dataset_config=str(tmp_path / "set.toml")))
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="give train_data_dir"):
+        subsets(Recipe())
+    (tmp_path / "training").mkdir()
+    with pytest.raises(TrainError, match=r"trainin does not exist; did you mean 'training'"):
+        subsets(Recipe(train_data_dir=str(tmp_path / "trainin")))
+    with pytest.raises(TrainError, match="10_my concept"):
+        subsets(Recipe(train_data_dir=str(tmp_path / "training")))
+    with pytest.raises(TrainError, match="is a file, not a folder"):
+        subsets(Recipe(train_data_dir=str(draw(tmp_path / "a.png"))))
+    with pytest.raises(TrainError, match="face_crop_aug_range"):
+        subsets(Recipe(train_data_dir=str(tmp_path), face_crop_aug_range="4,2"))
+
+
+def test_pictures_that_cannot_be_read_are_skipped_or_stop(tmp_path: Path) -> None:
+    draw(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    found = subsets(Recipe(train_data_dir=str(tmp_path)))
+    looked = scan(found)
+    assert len(looked.pictures) == 1 and "bad.png" in looked.skipped[0]
+    with pytest.raises(TrainError, match=r"bad\.png"):
+        scan(found, strict=True)
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(TrainError, match="none of the 1 pictures can be read"):
+        scan(subsets(Recipe(train_data_dir=str(tmp_path))))
