@@ -188,7 +188,7 @@ def is_named(tensors: Mapping[str, Tensor]) -> bool:
 
 def _numbered(key: str) -> tuple[str, int, str] | None:
     """`unet:7:up` → (part, 7, "up")."""
-    words = key.split(":")
+    words = key.split(":") if ":" in key else ()
     if len(words) != 3 or words[0] not in _PARTS or not words[1].isdecimal() or words[2] not in ("up", "down"):
         return None
     return (_PARTS[words[0]], int(words[1]), words[2]) if len(words[1]) < 6 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
     embeddings: dict[str, dict[str, Tensor]] = {}
     unread: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        bundled = _bundled(key)
+        bundled = _bundled(key) if key.startswith(BUNDLE) else None
         if bundled:
             embeddings.setdefault(bundled[0], {})[bundled[1]] = tensor
             continue
@@ -60,7 +61,10 @@ def assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
         if found in keys:
             raise FileError(f"{keys[found]!r} and {key!r} are the same layer ({found[0]}) under two names")
         keys[found] = key
-        layers.setdefault(found[0], {})[found[1]] = tensor
+        layer = layers.get(found[0])
+        if layer is None:
+            layer = layers[found[0]] = {}
+        layer[found[1]] = tensor
     dialect = _dialect(keys)
     configs = peft_metadata.configs(metadata) if dialect == "diffusers" else {}
     adapters: dict[Site, Adapter] = {}
@@ -79,8 +83,6 @@ def assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
 
 def _bundled(key: str) -> tuple[str, str] | None:
     """`bundle_emb.NAME.VECTOR` → (NAME, VECTOR); the built-in takes NAME up to the first dot."""
-    if not key.startswith(BUNDLE):
-        return None
     name, _, vector = key.removeprefix(BUNDLE).partition(".")
     return (name, vector) if name and vector else None
 
@@ -88,17 +90,17 @@ def _bundled(key: str) -> tuple[str, str] | None:
 def adapter_at(site: Site, tensors: Mapping[str, Tensor]) -> Adapter | None:
     """The checked adapter of one layer, None when no kind accepts its suffixes. Raises FileError naming the layer."""
     for suffix, tensor in tensors.items():
-        if suffix in ("alpha", "scale") and tensor.numel() != 1:
-            raise FileError(f"{suffix} of {site} has shape {tuple(tensor.shape)}, where one number belongs")
         if tensor.dim() < 2 and _FACTOR.fullmatch(suffix):
             raise FileError(f"{suffix} of {site} has shape {tuple(tensor.shape)}, where a matrix belongs")
-    if {"lora_up.weight", "lora_down.weight"} <= tensors.keys():
-        up, down, mid = (tensors.get(f"lora_{name}.weight") for name in ("up", "down", "mid"))
-        assert up is not None and down is not None
-        ranks = {up.shape[1], down.shape[0], *(mid.shape[:2] if mid is not None else ())}
-        flat = up[0, 0].numel() if 0 not in up.shape[:2] else 1
+        if suffix in ("alpha", "scale") and tensor.numel() != 1:
+            raise FileError(f"{suffix} of {site} has shape {tuple(tensor.shape)}, where one number belongs")
+    if "lora_up.weight" in tensors and "lora_down.weight" in tensors:
+        up, down = tensors["lora_up.weight"].shape, tensors["lora_down.weight"].shape
+        mid = tensors["lora_mid.weight"].shape if "lora_mid.weight" in tensors else None
+        ranks = {up[1], down[0], *(mid[:2] if mid is not None else ())}
+        flat = math.prod(up[2:]) if 0 not in up[:2] else 1
         if len(ranks) != 1 or 0 in ranks or flat != 1:
-            shapes = " and ".join(str(tuple(t.shape)) for t in (up, mid, down) if t is not None)
+            shapes = " and ".join(str(tuple(shape)) for shape in (up, mid, down) if shape is not None)
             raise FileError(f"the factors of {site} do not share one rank: {shapes}")
     return kinds.adapter_of(tensors)
 

@@ -11,8 +11,9 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,8 +48,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDER = {name: place for place, (name, _, _) in enumerate(_BITS)}
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Where one tensor lies: `start` and `end` are bytes from the beginning of the data."""
 
     dtype: str
@@ -134,9 +134,10 @@ def _entries(root: Mapping[str, Any]) -> dict[str, Entry]:
             continue
         if not name.isprintable():
             _check_text(name)
-        if not isinstance(row, dict) or not row.keys() >= {"dtype", "shape", "data_offsets"}:
-            raise ValueError(f"{name!r} lacks dtype, shape or data_offsets")
-        dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+        try:
+            dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+        except (KeyError, TypeError, IndexError):
+            raise ValueError(f"{name!r} lacks dtype, shape or data_offsets") from None
         if not isinstance(dtype, str) or dtype not in SIZES:
             raise ValueError(f"{name!r} has the unknown dtype {str(dtype)[:40]!r}")
         if dtype not in DTYPES:
@@ -159,13 +160,14 @@ def _check_text(name: str) -> None:
         raise ValueError(f"the name {name!a} is not valid text") from None
 
 
+_WHOLE = frozenset({int})  # no bool
+
+
 def _naturals(value: object) -> bool:
     """Whether `value` is a short list of integers from 0 below 2**63."""
-    return (
-        isinstance(value, list)
-        and len(value) <= 64
-        and all(type(n) is int and 0 <= n < 2**63 for n in value)  # no bool
-    )
+    if not isinstance(value, list) or len(value) > 64 or not _WHOLE.issuperset(map(type, value)):
+        return False
+    return not value or (min(value) >= 0 and max(value) < 2**63)
 
 
 def _check_layout(entries: Mapping[str, Entry], size: int) -> None:
@@ -213,7 +215,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 raise FileError(f"{path} became shorter while it was read")
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
-    return {name: _view(buffer, entry) for name, entry in header.entries.items()}, dict(header.metadata)
+    return _views(buffer, header.entries), dict(header.metadata)
 
 
 def read_some(path: Path, header: Header, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -242,12 +244,30 @@ def _fill(file: BinaryIO, buffer: Tensor) -> int:
     return done
 
 
-def _view(buffer: Tensor, entry: Entry) -> Tensor:
-    """The tensor inside the buffer; copied only where it is not aligned to its dtype."""
-    raw = buffer[entry.start : entry.end]
-    if entry.start % SIZES[entry.dtype]:
-        raw = raw.clone()
-    return raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
+def _views(buffer: Tensor, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
+    """The tensors inside the buffer; copied only where one is not aligned to its dtype."""
+    typed: dict[str, Tensor] = {}
+    found = {}
+    for name, (dtype, shape, start, end) in entries.items():
+        size = SIZES[dtype]
+        if start % size:
+            found[name] = buffer[start:end].clone().view(DTYPES[dtype]).reshape(shape)
+            continue
+        if dtype not in typed:
+            typed[dtype] = buffer[: len(buffer) // size * size].view(DTYPES[dtype])
+        # one call where a slice and a reshape would be two: files have thousands of tensors
+        found[name] = typed[dtype].as_strided(shape, _strides(shape), start // size)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a contiguous tensor."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
