@@ -12,6 +12,7 @@ from .errors import LoraError, did_you_mean
 VERBS = {
     "demo": ("demo", "draw one labelled sheet with the model that comes along: what a LoRA and its weight do"),
     "generate": ("generate", "draw pictures from a prompt with <lora:name:0.8> tags"),
+    "ui": ("ui", "the LoRA tab in the browser: block weights, file tools, library, training"),
     "inspect": ("inspect_file", "say what a LoRA file holds"),
     "merge": ("tools.merge", "merge LoRAs into one, exactly or at a rank of its own; or into a checkpoint"),
     "svd-merge": ("tools.svd_merge", "merge LoRAs into one at a rank of its own"),

@@ -46,6 +46,22 @@ class Shell(Protocol):
 
 
 @dataclass(frozen=True)
+class Folders:
+    """The folders that a user has set up. save: where new LoRA files go; the others may be several, first match wins.
+
+    data: what is kept between starts (presets, indexes, history). fixed: folders whose files are never changed.
+    """
+
+    loras: tuple[Path, ...]
+    save: Path
+    checkpoints: tuple[Path, ...]
+    datasets: tuple[Path, ...]
+    outputs: Path
+    data: Path
+    fixed: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
 class Context:
     """What captions tell the U-Net: states (n, 77·chunks, width); SDXL: pooled (n, width) too."""
 

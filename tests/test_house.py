@@ -21,7 +21,8 @@ FLOORS = (
     ("train", "compare"),
     ("host",),
     ("api", "jobs", "generate", "inspect_file"),
-    ("demo", "ui"),
+    ("demo", "web"),
+    ("ui",),
     ("cli",),
     ("__main__",),
 )
@@ -31,6 +32,9 @@ ONLY_IN = {  # outside package -> the rooms that may import it
     "diffusers": {"host", "embedded"},
     "transformers": {"host", "embedded"},
     "gradio": {"ui", "host"},
+    "fastapi": {"ui", "web"},
+    "starlette": {"ui", "web"},
+    "pydantic": {"web"},
 }
 
 

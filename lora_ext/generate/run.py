@@ -70,12 +70,14 @@ def generate(
     *,
     model: Standalone | None = None,
     library: Library | None = None,
+    presets: Presets | None = None,
     progress: Progress | None = None,
     report: Report | None = None,
 ) -> list[Image.Image]:
     """The pictures of a run, each with its infotext in `image.info["parameters"]`.
 
-    model, library: already open ones to use again. progress(call, calls) is called before each guess.
+    model, library: already open ones to use again. presets: all that `lbw=` may name, None for the built-in ones.
+    progress(call, calls) is called before each guess.
     Raises LoraError: values that cannot be, a tag that cannot be understood, a file that is not there.
     """
     settings.checked()
@@ -87,12 +89,13 @@ def generate(
     init = _picture(settings.init_image)
     model = model or open_model(settings)
     settings = _sized(settings, model, init)
-    uses = [resolve(request, library, seed=settings.seed) for request in requests]
+    presets = presets or Presets()
+    uses = [resolve(request, library, presets, seed=settings.seed) for request in requests]
     rows = [row for request, use in zip(requests, uses, strict=True) if (row := blocks.row_of(request, use.blocks))]
     known = model.embeddings([*in_folders(settings.embeddings), *bundled(use.file for use in uses)])
     loras = {
         blocks.KEY: blocks.written(rows),
-        blocks.SEED_KEY: settings.seed if any(blocks.drawn(request, Presets()) for request in requests) else None,
+        blocks.SEED_KEY: settings.seed if any(blocks.drawn(request, presets) for request in requests) else None,
         "Lora hashes": infotext.lora_hashes({name: entry.hash for name, entry in entries.items()}),
         "TI hashes": infotext.lora_hashes(_in_use(model, (text, settings.negative_prompt), known)),
     }

@@ -1,0 +1,308 @@
+// Parts that several panels use: charts, the LoRA picker, jobs and their tray, reports.
+"use strict";
+(() => {
+    const X = window.loraExt;
+    const { h, s, t } = X;
+
+    // --- charts
+
+    /** Lines over x. series: [{name, points: [[x, y]], kind}]; marker: an x; label functions make tooltips and axes. */
+    X.lines = (series, { width = 640, height = 220, low, high, x: [left, right] = [], marker, xlabel, ylabel, fx = String, fy = String } = {}) => {
+        const pad = { left: 52, right: 14, top: 12, bottom: 30 };
+        const all = series.flatMap((one) => one.points);
+        if (!all.length) return h("p", { class: "lx-note" }, t("Nothing to draw yet."));
+        const xs = [left ?? Math.min(...all.map((p) => p[0])), right ?? Math.max(...all.map((p) => p[0]))];
+        const ys = [low ?? Math.min(...all.map((p) => p[1])), high ?? Math.max(...all.map((p) => p[1]))];
+        if (ys[0] === ys[1]) ys[1] = ys[0] + (Math.abs(ys[0]) || 1) * 0.1;
+        const px = (x) => pad.left + ((x - xs[0]) / (xs[1] - xs[0] || 1)) * (width - pad.left - pad.right);
+        const py = (y) => height - pad.bottom - ((y - ys[0]) / (ys[1] - ys[0])) * (height - pad.top - pad.bottom);
+        const chart = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "lx-chart", role: "img",
+            "aria-label": series.map((one) => one.name).join(", ") });
+        for (let i = 0; i <= 4; i++) {
+            const y = ys[0] + ((ys[1] - ys[0]) * i) / 4;
+            chart.append(s("line", { class: "grid", x1: pad.left, x2: width - pad.right, y1: py(y), y2: py(y) }),
+                s("text", { x: pad.left - 6, y: py(y) + 4, "text-anchor": "end" }, fy(y)));
+        }
+        for (const x of xs) {
+            chart.append(s("text", { x: px(x), y: height - 10, "text-anchor": x === xs[0] ? "start" : "end" }, fx(x)));
+        }
+        if (xlabel) chart.append(s("text", { x: (pad.left + width - pad.right) / 2, y: height - 10, "text-anchor": "middle", class: "soft" }, xlabel));
+        if (ylabel) chart.append(s("text", { x: pad.left + 4, y: pad.top + 2, class: "soft" }, ylabel));
+        for (const one of series) {
+            if (!one.points.length) continue;
+            const path = one.points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(Math.min(Math.max(y, ys[0]), ys[1])).toFixed(1)}`).join("");
+            chart.append(s("path", { d: path, class: `line ${one.kind || ""}` }, s("title", {}, one.name)));
+        }
+        const line = s("line", { class: "marker", y1: pad.top, y2: height - pad.bottom, x1: -9, x2: -9 });
+        chart.append(line);
+        chart.mark = (x) => {
+            const at = px(Math.min(Math.max(x, xs[0]), xs[1]));
+            line.setAttribute("x1", at);
+            line.setAttribute("x2", at);
+        };
+        if (marker !== undefined) chart.mark(marker);
+        return chart;
+    };
+
+    X.legend = (rows) => h("div", { class: "lx-legend" }, rows.map(([name, kind]) => h("span", { class: kind }, name)));
+
+    // --- a LoRA, chosen
+
+    X.thumb = (row) => row && row.thumb
+        ? h("img", { class: "lx-thumb", loading: "lazy", alt: "", src: X.url("/thumbnail", { name: row.name, v: row.time }) })
+        : h("span", { class: "lx-thumb none", "aria-hidden": "true" }, (row ? row.title : "?").slice(0, 1).toUpperCase());
+
+    X.about = (row) => [row.base && row.base !== "unknown" ? row.base : null, row.kind,
+        row.rank ? t("rank {0}", row.mixed ? `${row.rank}…` : row.rank) : null].filter(Boolean).join(" · ");
+
+    /** A button that opens a searchable list of the library. element.value is the chosen row. */
+    X.picker = ({ label, onpick, tip = "" }) => {
+        let rows = [], total = 0, at = -1, asked = null;
+        const face = h("button", { type: "button", class: "lx-pick", "aria-haspopup": "listbox", "aria-expanded": "false",
+            title: tip || t("Choose a LoRA file") });
+        const search = h("input", { class: "lx-input", type: "search", placeholder: t("Search by name"), "aria-label": t("Search by name") });
+        const list = h("div", { class: "lx-list", role: "listbox", "aria-label": t("LoRA files") });
+        const box = h("div", { class: "lx-pop", hidden: true }, search, list);
+        const made = h("div", { class: "lx-field lx-picker" }, label ? h("span", { class: "lx-label" }, label) : null, face, box);
+
+        function show() {
+            const row = made.value;
+            X.put(face, X.thumb(row), h("span", { class: "lx-pick-text" },
+                h("b", {}, row ? row.title : t("Choose a LoRA")), h("small", {}, row ? X.about(row) : t("newest first"))),
+                h("span", { class: "lx-chevron", "aria-hidden": "true" }));
+        }
+        function item(row, i) {
+            return h("button", { type: "button", role: "option", tabindex: -1, "aria-selected": i === at, class: "lx-item",
+                onclick: () => pick(row) }, X.thumb(row),
+                h("span", { class: "lx-pick-text" }, h("b", {}, row.title), h("small", {}, X.about(row) || row.error || "")));
+        }
+        function pick(row) {
+            made.value = row;
+            close();
+            show();
+            face.focus();
+            onpick && onpick(row);
+        }
+        function mark(to) {
+            at = Math.max(0, Math.min(rows.length - 1, to));
+            [...list.children].forEach((one, i) => one.setAttribute("aria-selected", i === at));
+            list.children[at] && list.children[at].scrollIntoView({ block: "nearest" });
+        }
+        async function load(more) {
+            asked && asked.abort();
+            asked = new AbortController();
+            const page = await X.api("/library", { signal: asked.signal, query: { search: search.value, sort: "newest", limit: 40, offset: more ? rows.length : 0 } });
+            rows = more ? [...rows, ...page.rows] : page.rows;
+            total = page.total;
+            if (!more) at = -1;
+            const items = (more ? page.rows : rows).map((row, i) => item(row, more ? -2 : i));
+            more ? list.append(...items) : X.put(list, rows.length ? items : h("p", { class: "lx-note" }, t("No file matches.")));
+        }
+        const open = () => {
+            box.hidden = false;
+            face.setAttribute("aria-expanded", "true");
+            search.value = "";
+            search.focus();
+            X.safely(load)(false);
+            document.addEventListener("pointerdown", outside, true);
+        };
+        const close = () => {
+            box.hidden = true;
+            face.setAttribute("aria-expanded", "false");
+            document.removeEventListener("pointerdown", outside, true);
+        };
+        const outside = (event) => made.contains(event.target) || close();
+        face.addEventListener("click", () => (box.hidden ? open() : close()));
+        search.addEventListener("input", X.later(150, X.safely(() => load(false))));
+        list.addEventListener("scroll", X.later(60, () => {
+            if (list.scrollTop + list.clientHeight > list.scrollHeight - 200 && rows.length < total) X.safely(load)(true);
+        }));
+        box.addEventListener("keydown", (event) => {
+            if (event.key === "Escape") (close(), face.focus());
+            else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+                event.preventDefault();
+                mark(at + (event.key === "ArrowDown" ? 1 : -1));
+            } else if (event.key === "Enter" && rows.length) {
+                event.preventDefault();
+                pick(rows[Math.max(0, at)]);
+            }
+        });
+        made.value = null;
+        made.set = (row) => {
+            made.value = row;
+            show();
+        };
+        /** Chooses the file of a name, and tells. */
+        made.choose = X.safely(async (name) => {
+            const page = await X.api("/library", { query: { search: name.split("/").pop(), limit: 500 } });
+            const row = page.rows.find((one) => one.name === name || one.call === name) || null;
+            if (row) pick(row);
+            return row;
+        });
+        /** Chooses the newest file where nothing is chosen. */
+        made.first = X.safely(async () => {
+            if (made.value) return;
+            const page = await X.api("/library", { query: { sort: "newest", limit: 1 } });
+            if (page.rows.length && !made.value) {
+                made.value = page.rows[0];
+                show();
+                onpick && onpick(made.value);
+            }
+        });
+        show();
+        return made;
+    };
+
+    // --- jobs
+
+    const ENDED = ["done", "failed", "cancelled"];
+    const state = (job) => ({ waiting: t("waiting"), running: t("running"), done: t("done"), failed: t("failed"), cancelled: t("cancelled") })[job.state];
+
+    /** Follows a job: show(job) at each report; resolves with the ended job. */
+    X.follow = async (id, show, alive = () => true) => {
+        for (;;) {
+            const job = await X.api(`/jobs/${encodeURIComponent(id)}`);
+            show(job);
+            if (ENDED.includes(job.state)) return job;
+            await new Promise((wake) => setTimeout(wake, document.hidden ? 3000 : 400));
+            if (!alive()) return job;
+        }
+    };
+
+    /** A place that shows one job: bar, words, time left, log, cancel. `run(start, onresult)` fills it. */
+    X.jobView = ({ live, result, kinds = [] } = {}) => {
+        const made = h("div", { class: "lx-job", "aria-live": "polite" });
+        const bar = h("div", { class: "lx-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, h("i", {}));
+        const words = h("span", { class: "lx-job-words" });
+        const stop = X.button(t("Stop"), X.safely(() => X.post(`/jobs/${encodeURIComponent(made.id_)}/cancel`)), { tip: t("Stop this job") });
+        const head = h("div", { class: "lx-row" }, words, stop);
+        const log = h("pre", { class: "lx-log" });
+        const logs = h("details", {}, h("summary", {}, t("Log")), log);
+        const shown = h("div", { class: "lx-live" });
+        const out = h("div", { class: "lx-result" });
+        function show(job) {
+            const share = job.total ? (100 * job.done) / job.total : 0;
+            const ended = ENDED.includes(job.state);
+            made.dataset.state = job.state;
+            bar.firstChild.style.width = `${job.state === "done" ? 100 : share}%`;
+            bar.setAttribute("aria-valuenow", Math.round(share));
+            bar.classList.toggle("busy", job.state === "running" && !job.total);
+            const left = job.left ? t("{0} left", X.duration(job.left)) : "";
+            const took = ended && job.started ? X.duration(job.ended - job.started) : "";
+            X.put(words, h("b", {}, job.stopping ? t("stopping…") : state(job)), " ",
+                [job.state === "running" && job.total ? `${job.done} / ${job.total}` : "", ended ? "" : job.text, left, took].filter(Boolean).join(" · "));
+            stop.hidden = ended;
+            stop.disabled = job.stopping;
+            if (log.textContent !== job.log.join("\n")) log.textContent = job.log.join("\n");
+            logs.hidden = !job.log.length;
+            if (live) live(shown, job);
+        }
+        made.attach = async (id) => {
+            made.id_ = id;
+            X.put(made, head, bar, shown, out, logs);
+            X.put(out);
+            const job = await X.follow(id, show, () => made.id_ === id && made.isConnected);
+            if (made.id_ !== id || !ENDED.includes(job.state)) return job;
+            if (job.state === "failed") X.put(out, X.note(job.error, "bad"));
+            if (job.state === "done" || job.result) X.put(out, result ? result(job.result, job) : null);
+            X.tell("jobs");
+            return job;
+        };
+        made.run = async (path, body) => {
+            X.put(made);
+            made.id_ = null;
+            try {
+                const job = await X.post(path, body);
+                X.tell("jobs");
+                return await made.attach(job.id);
+            } catch (error) {
+                X.put(made, X.note(error.message, "bad"));
+                return null;
+            }
+        };
+        /** After the page was opened again: the newest job of its kinds that still runs. */
+        made.resume = X.safely(async () => {
+            const { jobs } = await X.api("/jobs");
+            const found = jobs.filter((job) => kinds.includes(job.kind) && !ENDED.includes(job.state)).pop();
+            if (found && !made.id_) made.attach(found.id);
+        });
+        return made;
+    };
+
+    /** What can be done with new files. */
+    X.offers = (files) => h("div", { class: "lx-offers" }, files.map((name) => h("div", { class: "lx-row" }, h("b", {}, name),
+        X.button(t("Set block weights"), () => X.go("weights", name), { tip: t("Open it in the Weights panel") }),
+        X.panels.some((one) => one.name === "compare") ? X.button(t("Compare"), () => X.go("compare", name), { tip: t("Draw a sheet with it") }) : null,
+        X.button(t("Show in Files"), () => X.go("files", name), { tip: t("Find it in the library") }))));
+
+    // --- what a tool did
+
+    X.report = (report) => {
+        const totals = report.totals;
+        const rows = [];
+        for (const layer of report.layers) {
+            const last = rows[rows.length - 1];
+            const key = [layer.old_rank, layer.new_rank, layer.kept, layer.note].join();
+            if (last && last.key === key) last.more += 1;
+            else rows.push({ key, layer, more: 0 });
+        }
+        const rank = (value) => (value === null ? t("full") : value);
+        const facts = X.facts([[t("layers"), totals.layers],
+            [t("ranks in all"), totals.rank_before || totals.rank_after ? `${totals.rank_before} → ${totals.rank_after}` : ""],
+            [t("kept of the norm"), X.percent(totals.kept)],
+            [t("largest loss"), report.largest_loss ? `${report.largest_loss.layer} (${X.percent(report.largest_loss.kept)})` : ""]]);
+        const lists = [...Object.entries(report.only_in).map(([name, some]) => t("{0} layers only in {1}", some.length, name)),
+            ...Object.entries(report.not_understood).map(([name, some]) => t("{0} keys of {1} were not understood", some.length, name)),
+            report.unchanged.length ? t("{0} layers stayed as they were", report.unchanged.length) : null, ...report.notes].filter(Boolean);
+        return h("div", { class: "lx-report" }, facts, lists.map((line) => X.note(line)),
+            report.layers.length ? h("details", {}, h("summary", {}, t("Layer by layer")),
+                X.table([t("layer"), t("rank"), t("new"), t("kept")], rows.map(({ layer, more }) =>
+                    [layer.layer + (more ? ` ${t("and {0} more", more)}` : "") + (layer.note ? ` (${layer.note})` : ""),
+                        rank(layer.old_rank), rank(layer.new_rank), X.percent(layer.kept)]))) : null);
+    };
+
+    // --- the tray: every job, wherever one is
+
+    function tray(place) {
+        const list = h("div", { class: "lx-jobs", hidden: true });
+        const face = h("button", { type: "button", class: "lx-tray-face", "aria-expanded": "false", title: t("All jobs: progress, log, results"),
+            onclick: () => {
+                list.hidden = !list.hidden;
+                face.setAttribute("aria-expanded", !list.hidden);
+                look();
+            } });
+        X.put(place, list, face);
+        let timer = 0;
+        const look = async () => {
+            clearTimeout(timer);
+            let busy = false;
+            try {
+                const { jobs } = await X.api("/jobs");
+                const active = jobs.filter((job) => !ENDED.includes(job.state));
+                const running = active.find((job) => job.state === "running");
+                busy = active.length > 0;
+                X.put(face, running ? h("span", { class: "lx-dot" }) : null,
+                    running ? `${running.title} · ${running.total ? Math.round((100 * running.done) / running.total) : 0} %` : t("Jobs"),
+                    active.length > 1 ? ` +${active.length - 1}` : "");
+                if (!list.hidden) X.put(list, jobs.length ? jobs.slice(-40).reverse().map(line) : X.note(t("No jobs yet.")));
+            } catch { /* told where something was asked for */ }
+            timer = setTimeout(look, document.hidden ? 10000 : busy ? 900 : 6000);
+        };
+        const line = (job) => h("div", { class: "lx-jobline", "data-state": job.state },
+            h("button", { type: "button", class: "lx-jobname", title: t("Open the panel of this job"), onclick: () => X.open(job) },
+                h("b", {}, job.title), h("small", {}, [t(job.kind), state(job), job.left ? t("{0} left", X.duration(job.left)) : ""].filter(Boolean).join(" · "))),
+            h("div", { class: "lx-bar" }, h("i", { style: { width: `${job.state === "done" ? 100 : job.total ? (100 * job.done) / job.total : 0}%` } })),
+            ENDED.includes(job.state)
+                ? X.button("×", X.safely(async () => (await X.api(`/jobs/${job.id}`, { method: "DELETE" }), look())), { kind: "quiet", tip: t("Take it off the list") })
+                : X.button(t("Stop"), X.safely(async () => (await X.post(`/jobs/${job.id}/cancel`), look())), { tip: t("Stop this job") }));
+        X.on("jobs", look);
+        look();
+    }
+
+    /** Shows the panel of a job; X.homes: kind → what opens it. */
+    X.open = (job) => {
+        const home = X.homes[job.kind];
+        if (home) home(job);
+    };
+    X.on("mounted", () => tray(X.root.querySelector(".lx-tray")));
+})();

@@ -1,0 +1,137 @@
+"""The standalone program as a `web.desk.Desk`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..blocks import PRESETS, read_presets
+from ..errors import FileError
+from ..file.library import Library
+from ..generate import Report, Settings, embedded, generate, open_model
+from ..host.model import Standalone
+from ..host.sampling import SAMPLERS, SCHEDULES, STEP_SAMPLERS
+from ..ports import Folders
+from ..stack import Fit, Presets
+from ..web.names import below, listed
+from ..web.presets import FILE
+
+CHECKPOINTS = (".safetensors", ".ckpt")
+EMBEDDED = ""
+"""The name of the small model that comes along."""
+
+
+def data_folder() -> Path:
+    """`LORA_EXT_DATA`, else the system's place for a user's application data."""
+    given = os.environ.get("LORA_EXT_DATA")
+    if given:
+        return Path(given)
+    if sys.platform == "win32":
+        return Path(os.environ.get("APPDATA", Path.home() / "AppData" / "Roaming")) / "lora-ext"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "lora-ext"
+    return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "lora-ext"
+
+
+def folders_of(
+    data: Path,
+    loras: Sequence[Path] = (),
+    checkpoints: Sequence[Path] = (),
+    datasets: Sequence[Path] = (),
+    outputs: Path | None = None,
+) -> Folders:
+    """The folders as given, and below `data` those that were not. Raises FileError where a given one is missing."""
+    for folder in (*loras, *checkpoints, *datasets):
+        if not folder.is_dir():
+            raise FileError(f"{folder} is not a folder")
+    own = embedded()
+    mine = tuple(loras) or (data / "loras",)
+    fixed = (Path(own.LORA_DIR),) if own else ()
+    for folder in (data / "loras", data / "checkpoints", data / "datasets"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Folders(
+        loras=(*fixed, *mine),
+        save=mine[0],
+        checkpoints=tuple(checkpoints) or (data / "checkpoints",),
+        datasets=tuple(datasets) or (data / "datasets",),
+        outputs=outputs or data / "outputs",
+        data=data,
+        fixed=fixed,
+    )
+
+
+class StandaloneDesk:
+    """One model in memory at a time. base: device, precision and tokenizer of every model."""
+
+    draws, prompts = True, False
+
+    def __init__(self, folders: Folders, base: Settings | None = None) -> None:
+        self._folders, self._base = folders, base or Settings()
+        self._model: tuple[str, Standalone] | None = None
+
+    def folders(self) -> Folders:
+        """The folders that the command line named."""
+        return self._folders
+
+    def presets(self) -> Presets:
+        """Built-in presets and the user's own."""
+        own = self._folders.data / FILE
+        text = own.read_text(encoding="utf-8") if own.is_file() else ""
+        return Presets({**PRESETS, **read_presets(text)})
+
+    def model_lock(self) -> AbstractContextManager[Any]:
+        """Nothing: only jobs use the model, one at a time."""
+        return nullcontext()
+
+    def choices(self) -> dict[str, list[str]]:
+        """Samplers, schedules and checkpoints."""
+        folders = self._folders.checkpoints
+        pipes = [p.parent.relative_to(f).as_posix() for f in folders for p in sorted(f.glob("*/model_index.json"))]
+        own = [EMBEDDED] if embedded() else []
+        return {
+            "samplers": [*SAMPLERS, *STEP_SAMPLERS],
+            "schedulers": ["Automatic", *SCHEDULES],
+            "checkpoints": [*own, *pipes, *listed(folders, CHECKPOINTS)],
+        }
+
+    def checkpoint(self, name: str) -> Path:
+        """The file or folder of a name in `choices`. Raises FileError."""
+        own = embedded()
+        if name == EMBEDDED:
+            if own is None:
+                raise FileError("choose a checkpoint: this installation has no small model of its own")
+            return Path(own.CHECKPOINT)
+        return below(self._folders.checkpoints, name)
+
+    def model(self, name: str) -> Standalone:
+        """The model of a name in `choices`, loaded once. Raises FileError."""
+        if self._model is None or self._model[0] != name:
+            path = self.checkpoint(name)
+            self._model = None  # the old one goes before the new one comes
+            self._model = (name, open_model(replace(self._base, ckpt=path)))
+        return self._model[1]
+
+    def draw(
+        self, settings: dict[str, Any], library: Library, progress: Callable[[int, int], None]
+    ) -> tuple[Sequence[Image.Image], Sequence[Fit]]:
+        """See `Desk.draw`."""
+        wanted = dict(settings)
+        name = wanted.pop("ckpt") or EMBEDDED
+        report, total = Report(), max(1, int(wanted["steps"]))
+        model = self.model(name)
+        images = generate(
+            replace(self._base, **wanted, ckpt=self.checkpoint(name)),
+            model=model,
+            library=library,
+            presets=self.presets(),
+            progress=lambda done, calls: progress(done, max(calls, total)),
+            report=report,
+        )
+        return images, report.fits

@@ -1,0 +1,103 @@
+"""Routes of jobs, of pictures that jobs made, and of the Generate panel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.responses import FileResponse, Response
+
+from ..errors import FileError
+from ..generate import save
+from ..host.infotext import KEY
+from ..jobs import MODEL, Job
+from .names import below
+from .route import Body
+from .studio import Studio
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Drawing(Body):
+    """What to draw; names as in the web UI. checkpoint: a name of `/choices`, "" for the small model."""
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    checkpoint: str = ""
+    seed: int = Field(-1, ge=-1, le=2**32 - 1)
+    steps: int = Field(20, ge=1, le=150)
+    width: int = Field(0, ge=0, le=4096)
+    height: int = Field(0, ge=0, le=4096)
+    sampler: str = "DPM++ 2M"
+    scheduler: str = "Automatic"
+    cfg: float = Field(7.0, ge=0, le=60)
+    batch: int = Field(1, ge=1, le=16)
+    clip_skip: int = Field(1, ge=1, le=12)
+
+
+def draw(studio: Studio, wish: Drawing, job: Job) -> dict[str, Any]:
+    """Draws, keeps the pictures in the output folder, and says how each LoRA fits."""
+    settings = {name: getattr(wish, name) for name in wish.__dict__ if name != "checkpoint"}
+    images, fits = studio.desk.draw(
+        {**settings, "ckpt": wish.checkpoint or None},
+        studio.library,
+        lambda done, total: job.progress(done, total, "drawing"),
+    )
+    paths = save(images, studio.folders.outputs / "pictures")
+    for fit in fits:
+        job.say(str(fit))
+    names = [path.relative_to(studio.folders.outputs).as_posix() for path in paths]
+    return {
+        "pictures": [
+            {"name": name, "infotext": str(image.info.get(KEY, ""))} for name, image in zip(names, images, strict=True)
+        ],
+        "notes": [str(fit) for fit in fits if not fit.ok or fit.dead or fit.uncovered],
+    }
+
+
+def add(api: APIRouter, studio: Studio) -> None:
+    """Adds the routes."""
+
+    @api.get("/jobs")
+    def jobs() -> dict[str, Any]:
+        """All jobs, oldest first, without their logs and results."""
+        return {"jobs": [job.as_json(brief=True) for job in studio.jobs.all()]}
+
+    @api.get("/jobs/{job}")
+    def job(job: str) -> dict[str, Any]:
+        """One job with its log, what it shows meanwhile, and its result."""
+        return studio.jobs.get(job).as_json()
+
+    @api.post("/jobs/{job}/cancel")
+    def cancel(job: str) -> dict[str, Any]:
+        """Asks a job to stop."""
+        return studio.jobs.cancel(job).as_json(brief=True)
+
+    @api.delete("/jobs/{job}")
+    def forget(job: str) -> dict[str, bool]:
+        """Takes an ended job off the list."""
+        studio.jobs.forget(job)
+        return {"gone": True}
+
+    @api.get("/choices")
+    def choices() -> dict[str, Any]:
+        """What the lists offer, and what this program can do."""
+        return {**studio.desk.choices(), "draws": studio.desk.draws, "prompts": studio.desk.prompts}
+
+    @api.get("/pictures", response_class=Response)
+    def picture(name: str = Query(..., max_length=800)) -> Response:
+        """A picture below the output folder."""
+        path = below([studio.folders.outputs], name)
+        if path.suffix.lower() not in PICTURES or not path.is_file():
+            raise FileError(f"{name!r} is no picture")
+        return FileResponse(path)
+
+    if studio.desk.draws:
+
+        @api.post("/generate", status_code=202)
+        def generate(wish: Drawing) -> dict[str, Any]:
+            """Draws pictures. Answers with a job."""
+            title = " ".join(wish.prompt.split())[:80] or "(no prompt)"
+            work = studio.jobs.start("generate", title, lambda job: draw(studio, wish, job), lane=MODEL)
+            return work.as_json(brief=True)

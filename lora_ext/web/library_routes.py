@@ -1,0 +1,214 @@
+"""Routes of the library: list, look into, thumbnails, metadata, rename, duplicates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.responses import FileResponse, Response
+
+from ..blocks import LAYOUTS, SDXL
+from ..errors import FileError
+from ..file.containers import read_tensors
+from ..file.library import Entry
+from ..file.listing import natural
+from ..file.writing import write_tensors
+from ..inspect_file import report, top_tags
+from ..jobs import Job
+from ..tools.metadata import edited
+from .catalogue import THUMBS, thumbnail
+from .names import checked
+from .route import Body
+from .studio import Studio
+
+SORTS: dict[str, Callable[[Entry], Any]] = {
+    "newest": lambda entry: (-entry.stamp[0],),
+    "oldest": lambda entry: (entry.stamp[0],),
+    "name": lambda entry: natural(entry.place),
+    "largest": lambda entry: (-entry.stamp[1],),
+}
+
+
+class Edit(Body):
+    """Metadata entries to set and to remove. name: as the library calls the file."""
+
+    name: str
+    put: dict[str, str] = Field({})
+    remove: list[str] = Field([])
+
+
+class Rename(Body):
+    """A new name; a folder before it moves the file there."""
+
+    name: str
+    to: str
+
+
+def row(studio: Studio, entry: Entry) -> dict[str, Any]:
+    """One file as a list shows it; what is not known yet is None."""
+    known = studio.catalogue.known(entry) or {}
+    return {
+        "name": entry.place,
+        "call": studio.library.call(entry),
+        "title": entry.name,
+        "alias": entry.alias,
+        "bytes": entry.stamp[1],
+        "time": entry.stamp[0] / 1e9,
+        "base": known.get("base"),
+        "kind": known.get("kind"),
+        "rank": known.get("rank"),
+        "mixed": known.get("mixed", False),
+        "error": entry.error or known.get("error"),
+        "thumb": thumbnail(entry.path) is not None,
+    }
+
+
+def words(metadata: Mapping[str, str]) -> list[str]:
+    """Trigger words as a trainer or a model site wrote them, and the most frequent caption tags after them."""
+    said = metadata.get("modelspec.trigger_phrase", "") or metadata.get("ss_trigger_words", "")
+    found = [word.strip() for word in said.split(",")] + list(top_tags(metadata, 12))
+    return list(dict.fromkeys(word for word in found if word))[:16]
+
+
+def look(studio: Studio, name: str) -> dict[str, Any]:
+    """Everything about one file: `inspect`'s report, trigger words, and the block layouts that fit it."""
+    entry = studio.entry(name)
+    found = dict(studio.remembered("inspect", entry, lambda: report(entry.path)))
+    studio.catalogue.of(entry)
+    blocks = {one["block"] for one in found["blocks"]}
+    sizes = (12, 20) if found["family"] == "SDXL" else (17, 26)
+    fits = blocks - {""} <= set(LAYOUTS[sizes[0]].labels)
+    found |= {
+        **row(studio, entry),
+        "path": entry.place + entry.path.suffix,
+        "words": words(found["metadata"]),
+        "layouts": list(sizes),
+        "layout": sizes[0] if fits else sizes[1],
+    }
+    return found
+
+
+def add(api: APIRouter, studio: Studio) -> None:
+    """Adds the routes."""
+
+    @api.get("/layouts")
+    def layouts() -> dict[str, Any]:
+        """Block labels of each length of a block-weight vector."""
+        return {
+            "layouts": {str(size): {"name": one.name, "labels": list(one.labels)} for size, one in LAYOUTS.items()},
+            "sdxl": list(SDXL.blocks),
+        }
+
+    @api.get("/library")
+    def library(
+        search: str = Query("", max_length=200),
+        base: str = Query("", max_length=40),
+        kind: str = Query("", max_length=40),
+        rank: int = Query(0, ge=0, le=100000),
+        sort: str = Query("newest", max_length=20),
+        offset: int = Query(0, ge=0, le=10_000_000),
+        limit: int = Query(60, ge=0, le=500),
+    ) -> dict[str, Any]:
+        """A page of the library, how many files match, and what there is to filter by."""
+        studio.catalogue.refresh()
+        wanted = search.casefold().split()
+        known = studio.catalogue.known
+        matching, facets = [], {"base": Counter[str](), "kind": Counter[str](), "rank": Counter[str]()}
+        for entry in studio.library.entries:
+            text = f"{entry.place} {entry.alias}".casefold()
+            if not all(word in text for word in wanted):
+                continue
+            about = known(entry) or {}
+            for name, counter in facets.items():
+                if about.get(name):
+                    counter[str(about[name])] += 1
+            if (base and about.get("base") != base) or (kind and about.get("kind") != kind):
+                continue
+            if not rank or about.get("rank") == rank:
+                matching.append(entry)
+        matching.sort(key=SORTS.get(sort, SORTS["newest"]))
+        return {
+            "total": len(matching),
+            "pending": studio.catalogue.pending,
+            "rows": [row(studio, entry) for entry in matching[offset : offset + limit]],
+            "facets": {name: dict(counter.most_common()) for name, counter in facets.items()},
+            "errors": studio.library.errors,
+        }
+
+    @api.get("/inspect")
+    def inspect(name: str = Query(..., max_length=800)) -> dict[str, Any]:
+        """What a file holds: kind, base, ranks, ‖ΔW‖ of each block, metadata, trigger words."""
+        return look(studio, name)
+
+    @api.get("/thumbnail", response_class=Response)
+    def thumb(name: str = Query(..., max_length=800)) -> Response:
+        """The picture beside a file. 404 without one."""
+        path = thumbnail(studio.entry(name).path)
+        return FileResponse(path) if path else Response(status_code=404)
+
+    @api.post("/metadata")
+    def metadata(edit: Edit) -> dict[str, Any]:
+        """Sets and removes metadata entries; tensors stay bit-identical, hashes are made anew."""
+        entry = studio.changeable(edit.name)
+        contents = read_tensors(entry.path)
+        if not contents.tensors or entry.path.suffix.lower() != ".safetensors":
+            raise FileError(f"{entry.name} is no safetensors file and holds no metadata; convert it first")
+        made = edited(contents.metadata, contents.tensors, put=edit.put, remove=edit.remove)
+        write_tensors(contents.tensors, entry.path, metadata=made, overwrite=True)
+        studio.changed()
+        return look(studio, entry.place)
+
+    @api.post("/rename")
+    def rename(wish: Rename) -> dict[str, Any]:
+        """Renames a file together with what lies beside it (thumbnail, `.json`, `.txt`)."""
+        entry = studio.changeable(wish.name)
+        path = move(studio, entry, wish.to)
+        studio.changed()
+        return {"name": studio.place(path)}
+
+    @api.post("/duplicates", status_code=202)
+    def duplicates() -> dict[str, Any]:
+        """Looks for files with the same numbers, by their hash. Answers with a job."""
+        return studio.jobs.start("duplicates", "Files", lambda job: same(studio, job)).as_json(brief=True)
+
+
+def move(studio: Studio, entry: Entry, to: str) -> Path:
+    """Renames within the file's own folder of LoRA files; the new path. Raises FileError."""
+    suffix = entry.path.suffix
+    relative = checked(to[: -len(suffix)] if to.lower().endswith(suffix.lower()) else to)
+    root = entry.path
+    for _ in entry.place.split("/"):
+        root = root.parent
+    target = root.joinpath(*relative.parts[:-1], relative.name + suffix)
+    if not target.parent.resolve().is_relative_to(root.resolve()):
+        raise FileError(f"{to} lies outside {root.name}")
+    if target.exists() and not target.samefile(entry.path):
+        raise FileError(f"{relative} is there already; choose another name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for mark in (*THUMBS, ".json", ".txt", ".civitai.info"):
+            beside = entry.path.with_name(entry.path.stem + mark)
+            if beside.is_file() and not target.with_name(target.stem + mark).exists():
+                beside.rename(target.with_name(target.stem + mark))
+        entry.path.rename(target)
+    except OSError as error:
+        raise FileError(f"{entry.name} cannot be renamed: {error.strerror or error}") from error
+    return target
+
+
+def same(studio: Studio, job: Job) -> dict[str, Any]:
+    """Groups of files whose numbers are the same, whatever their names and metadata say."""
+    entries = list(studio.library.entries)
+    groups: dict[str, list[Entry]] = {}
+    for done, entry in enumerate(entries):
+        job.progress(done, len(entries), entry.name)
+        if entry.error is None:
+            groups.setdefault(entry.hash, []).append(entry)
+    job.progress(len(entries), len(entries))
+    studio.library.save()
+    found = [group for digest, group in groups.items() if digest and len(group) > 1]
+    return {"groups": [[row(studio, entry) for entry in group] for group in found], "files": len(entries)}

@@ -1,0 +1,47 @@
+"""`mount(app, studio, guard)`: the API on a program's FastAPI application."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Query
+from fastapi.openapi.utils import get_openapi
+
+from .. import __version__
+from ..errors import FileError, did_you_mean
+from . import job_routes, library_routes, weights_routes
+from .route import PREFIX, Guard, router
+from .studio import Studio
+
+LANGUAGES = ("zh_CN", "zh_TW", "ja_JP")
+LOCALIZATIONS = Path(__file__).parent.parent.parent / "localizations"
+
+
+def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
+    """Adds every route, and `/lora-ext/v1/openapi.json`, before any route that takes all paths."""
+    api = router(guard)
+    for routes in (library_routes, weights_routes, job_routes):
+        routes.add(api, studio)
+
+    @api.get("/strings")
+    def strings(language: str = Query(..., max_length=20)) -> dict[str, str]:
+        """The page's texts in a language: English → translated."""
+        path = LOCALIZATIONS / f"{language}.json"
+        if language not in LANGUAGES or not path.is_file():
+            raise FileError(f"no texts in {language[:20]!r}{did_you_mean(language, LANGUAGES)}")
+        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    @api.get("/openapi.json", include_in_schema=False)
+    def document() -> dict[str, Any]:
+        return get_openapi(title="LoRA ext", version=__version__, routes=api.routes, description=__doc__)
+
+    before = len(app.router.routes)
+    app.include_router(api)
+    routes_ = app.router.routes
+    routes_[:] = routes_[before:] + routes_[:before]  # gradio's own catch-all comes after ours
+
+
+__all__ = ["PREFIX", "mount"]
