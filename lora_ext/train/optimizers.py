@@ -26,27 +26,26 @@ class Row:
     module: str
     name: str
     package: str = "torch"
-    settings: Mapping[str, Any] = MappingProxyType({})
+    settings: tuple[tuple[str, Any], ...] = ()
     own_rate: bool = False
     """Whether it finds the learning rate by itself, and wants 1 as ours."""
 
 
+_NESTEROV = (("nesterov", True), ("momentum", 0.9))
 _BNB, _DADAPT, _FREE = "bitsandbytes", "dadaptation", "schedulefree"
 OPTIMIZERS: Mapping[str, Row] = MappingProxyType(
     {
         "AdamW": Row("torch.optim", "AdamW"),
         "Adam": Row("torch.optim", "Adam"),
         "SGD": Row("torch.optim", "SGD"),
-        "SGDNesterov": Row("torch.optim", "SGD", settings=MappingProxyType({"nesterov": True, "momentum": 0.9})),
+        "SGDNesterov": Row("torch.optim", "SGD", settings=_NESTEROV),
         "Adafactor": Row("transformers.optimization", "Adafactor", "transformers"),
         "AdamW8bit": Row("bitsandbytes.optim", "AdamW8bit", _BNB),
         "PagedAdamW8bit": Row("bitsandbytes.optim", "PagedAdamW8bit", _BNB),
         "PagedAdamW": Row("bitsandbytes.optim", "PagedAdamW", _BNB),
         "Lion8bit": Row("bitsandbytes.optim", "Lion8bit", _BNB),
         "PagedLion8bit": Row("bitsandbytes.optim", "PagedLion8bit", _BNB),
-        "SGDNesterov8bit": Row(
-            "bitsandbytes.optim", "SGD8bit", _BNB, MappingProxyType({"nesterov": True, "momentum": 0.9})
-        ),
+        "SGDNesterov8bit": Row("bitsandbytes.optim", "SGD8bit", _BNB, _NESTEROV),
         "Lion": Row("lion_pytorch", "Lion", "lion-pytorch"),
         "Prodigy": Row("prodigyopt", "Prodigy", "prodigyopt", own_rate=True),
         "DAdaptation": Row("dadaptation.experimental", "DAdaptAdamPreprint", _DADAPT, own_rate=True),
@@ -102,7 +101,7 @@ def optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
         ) from None
     except AttributeError:
         raise TrainError(f"{where.module} has no optimizer {where.name!r}") from None
-    settings = {**where.settings, **arguments(recipe.optimizer_args)}
+    settings = {**dict(where.settings), **arguments(recipe.optimizer_args)}
     if where.name == "Adafactor":
         # with relative_step (its default, and kohya's) it finds the rate by itself
         settings.setdefault("relative_step", False)

@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import shlex
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..errors import TrainError, did_you_mean
 from ..tools.options import Parser
 from .recipe import Knob, Recipe, knobs
 from .recipe_check import check
+from .toml_file import read_toml
 
 MODULES: Mapping[str, str] = MappingProxyType(
     {
@@ -249,23 +249,6 @@ def parser(verb: str = "train", description: str = "Train a LoRA.") -> Parser:
 
 
 # --- toml ------------------------------------------------------------------------------------------------------------
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """A toml file. Raises TrainError: missing, not toml (with the line)."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    path = Path(path)
-    if not path.exists() and path.with_suffix(".toml").exists():
-        path = path.with_suffix(".toml")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise TrainError(f"{path} is not toml: {error}") from None
 
 
 def settings_in(toml: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
