@@ -1,0 +1,317 @@
+"""Training on the model that the web UI holds: in place, under its queue and state, everything put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from modules import devices, lowvram, processing, sd_models, shared
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import TrainError
+from ..ports import Borrowing, Context, Sample
+from .a1111_model import A1111Model, knows
+from .borrowing import attributes_kept, compute_dtype, frozen, in_dtype, mixed, unmixed
+from .checkpoint import EPS, SD1, SD2, SDXL, V
+from .training import SAMPLERS
+
+_CHUNK = 77
+_SIZES = {
+    "original_size_as_tuple": slice(0, 2),
+    "crop_coords_top_left": slice(2, 4),
+    "target_size_as_tuple": slice(4, 6),
+}
+"""SDXL's size conditions in the words of the web UI's model → their columns in `Trainee.predict`'s sizes."""
+
+
+@dataclass(frozen=True, eq=False)
+class A1111Trainee:
+    """One of the web UI's models as a `ports.Trainee`. Make it, and use it, only while the queue is ours."""
+
+    sd_model: Any
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Part → network, without the web UI's wrappers."""
+        return A1111Model(self.sd_model).parts()
+
+    @property
+    def family(self) -> str:
+        """ "SD1", "SD2" or "SDXL"."""
+        if getattr(self.sd_model, "is_sdxl", False):
+            return SDXL
+        return SD2 if getattr(self.sd_model, "is_sd2", False) else SD1
+
+    @property
+    def prediction(self) -> str:
+        """What the U-Net gives: "epsilon" or "v"."""
+        return V if getattr(self.sd_model, "parameterization", "eps") == "v" else EPS
+
+    @property
+    def device(self) -> torch.device:
+        """Where the web UI computes."""
+        return torch.device(devices.device)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """ᾱ, (1000,) float32 on the CPU, before what a picture's settings make of it."""
+        own = getattr(self.sd_model, "alphas_cumprod_original", None)
+        alphas: Tensor = self.sd_model.alphas_cumprod if own is None else own
+        return alphas.detach().float().cpu()
+
+    @property
+    def native_size(self) -> int:
+        """Pixels a side that the model was made for."""
+        if self.family == SDXL:
+            return 1024
+        return 768 if self.family == SD2 and self.prediction == V else 512
+
+    @property
+    def unet(self) -> Any:
+        """The U-Net with LDM's names."""
+        return self.sd_model.model.diffusion_model
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder."""
+        return self.sd_model.first_stage_model
+
+    @contextmanager
+    def prepared(self, wish: Borrowing) -> Iterator[None]:
+        """Frozen and in the wished precision while it is open. Raises TrainError."""
+        self._check(wish)
+        parts = self.parts()
+        networks = list(parts.values())
+        dtype = compute_dtype(wish.precision)
+        with ExitStack() as stack:
+            stack.enter_context(_at_work(self.sd_model))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(frozen([*networks, self.vae], train=wish.gradient_checkpointing))
+            stack.enter_context(in_dtype(networks, dtype))
+            stack.enter_context(_set(self.unet, "dtype", dtype))
+            for name in ("dtype", "dtype_unet", "dtype_inference"):
+                stack.enter_context(_set(devices, name, dtype))
+            stack.enter_context(_set(devices, "unet_needs_upcast", False))
+            stack.enter_context(_set(shared, "loaded_hypernetworks", []))
+            if wish.gradient_checkpointing:
+                stack.enter_context(_checkpointed(self.unet))
+            stack.enter_context(mixed(self.device, wish.precision))
+            yield
+
+    def _check(self, wish: Borrowing) -> None:
+        """Raises TrainError for what cannot be trained as the web UI holds it."""
+        if not knows(self.sd_model):
+            raise TrainError("this kind of model cannot be trained here; SD1.x, SD2.x and SDXL can")
+        if self.unet.in_channels != 4 if hasattr(self.unet, "in_channels") else False:
+            raise TrainError("an inpainting or edit model is loaded; train on the model that it was made from")
+        if getattr(shared.cmd_opts, "lowvram", False):
+            raise TrainError("the web UI was started with --lowvram, which moves layers about; --medvram can train")
+        if getattr(self.sd_model, "lowvram", False) and wish.text:
+            raise TrainError(
+                "the web UI was started with --medvram: the text encoder cannot stay beside the U-Net; "
+                "turn on network_train_unet_only"
+            )
+        if self.family == SDXL and wish.text:
+            raise TrainError("for SDXL turn on network_train_unet_only and cache_text_encoder_outputs")
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pictures (n, 3, h, w) in −1..1 → scaled latents, float32: the encoder's mean.
+
+        A half-precision encoder that overflows computes this once more in float32.
+        """
+        with unmixed(self.device), _visiting(self.vae, self.device):
+            latent = self._mean(pixels)
+            if not bool(latent.isfinite().all()):
+                with in_dtype([self.vae], torch.float32):
+                    latent = self._mean(pixels)
+        return latent
+
+    def _mean(self, pixels: Tensor) -> Tensor:
+        """The first half of the moments, which LDM's and sgm's autoencoders both make this way."""
+        dtype = next(self.vae.parameters()).dtype
+        moments = self.vae.quant_conv(self.vae.encoder(pixels.to(self.device, dtype)))
+        mean: Tensor = moments.chunk(2, dim=1)[0]
+        return mean.float() * float(self.sd_model.scale_factor)
+
+    def text(
+        self, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = 75, weighted: bool = False
+    ) -> Context:
+        """Captions → states, by the web UI's own way from words to chunks."""
+        chosen = {"CLIP_stop_at_last_layers": clip_skip, "use_old_emphasis_implementation": False}
+        chosen["emphasis"] = "Original" if weighted else "None"
+        length = max(1, max_token_length // 75) * _CHUNK
+        conditioner = getattr(self.sd_model, "conditioner", None)
+        encoders = [self.sd_model.cond_stage_model] if conditioner is None else _text_encoders(conditioner)
+        states, pooled = [], None
+        with _options(**chosen):
+            for encoder in encoders:
+                with _visiting(getattr(encoder, "wrapped", encoder), self.device):
+                    out = encoder(list(captions))
+                if isinstance(out, tuple):
+                    out, pooled = out
+                states.append(out[:, :length])
+        return Context(torch.cat(states, dim=-1), pooled)
+
+    def token_count(self, caption: str) -> int:
+        """Tokens of a caption, without start and end."""
+        encoder = self.sd_model.cond_stage_model
+        return len(encoder.tokenize([caption])[0])
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Context, sizes: Tensor | None = None) -> Tensor:
+        """The U-Net's output (n, 4, h, w), float32."""
+        dtype = next(self.unet.parameters()).dtype
+        y = None
+        if context.pooled is not None and sizes is not None:
+            y = torch.cat([context.pooled, self._sizes(sizes.to(noisy.device))], dim=-1).to(dtype)
+        more = {} if y is None else {"y": y}
+        out: Tensor = self.unet(noisy.to(dtype), timesteps, context=context.states.to(dtype), **more)
+        return out.float()
+
+    def _sizes(self, sizes: Tensor) -> Tensor:
+        """(n, 6) → their sinusoidal embeddings side by side, in the order of the model's own embedders."""
+        embedders = (e for e in self.sd_model.conditioner.embedders if getattr(e, "input_key", None) in _SIZES)
+        return torch.cat([e(sizes[:, _SIZES[e.input_key]]) for e in embedders], dim=-1)
+
+    def sample(self, wish: Sample) -> Image.Image:
+        """A picture by the web UI itself, shown as its live preview and not saved by it."""
+        p = processing.StableDiffusionProcessingTxt2Img(
+            sd_model=self.sd_model,
+            prompt=wish.prompt,
+            negative_prompt=wish.negative,
+            seed=-1 if wish.seed is None else wish.seed,
+            sampler_name=SAMPLERS.get(wish.sampler.lower().removeprefix("k_"), wish.sampler),
+            steps=wish.steps,
+            cfg_scale=wish.cfg,
+            width=wish.width // 8 * 8,
+            height=wish.height // 8 * 8,
+            do_not_save_samples=True,
+            do_not_save_grid=True,
+        )
+        p.cached_c, p.cached_uc = [None, None], [None, None]  # the text encoder is another one at each step
+        try:
+            image: Image.Image = processing.process_images(p).images[0]
+        finally:
+            p.close()
+            if getattr(self.sd_model, "lowvram", False):
+                self.sd_model.model.to(self.device)
+        shared.state.assign_current_image(image)
+        return image
+
+    def metadata(self) -> Mapping[str, str]:
+        """The base model in kohya's words."""
+        version = {SD1: "sd_v1", SD2: "sd_v2", SDXL: "sdxl_base_v1-0"}[self.family]
+        if self.family == SD2 and self.prediction == V:
+            version = "sd_v2_v"
+        info = self.sd_model.sd_checkpoint_info
+        known = {
+            "ss_base_model_version": version,
+            "ss_v2": str(self.family == SD2),
+            "ss_sd_model_name": str(info.name_for_extra) + _suffix(info.filename),
+            "ss_sd_model_hash": str(info.hash or ""),
+            "ss_new_sd_model_hash": str(info.sha256 or (info.calculate_shorthash() and info.sha256) or ""),
+        }
+        return {name: value for name, value in known.items() if value}
+
+
+def _suffix(filename: str) -> str:
+    return "." + str(filename).rpartition(".")[2]
+
+
+def _text_encoders(conditioner: Any) -> list[Any]:
+    """SDXL's two text encoders as the web UI wraps them."""
+    return [embedder for embedder in conditioner.embedders if hasattr(embedder, "tokenize_line")]
+
+
+@contextmanager
+def _at_work(sd_model: Any) -> Iterator[None]:
+    """The U-Net on the device that computes, where --medvram keeps it off; nothing else changes its place."""
+    if not getattr(sd_model, "lowvram", False):
+        yield
+        return
+    lowvram.send_everything_to_cpu()
+    try:
+        sd_model.model.to(devices.device)
+        yield
+    finally:
+        sd_model.model.to(lowvram.cpu)
+        lowvram.send_everything_to_cpu()
+
+
+@contextmanager
+def _visiting(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """A network on the device that computes for a while, and then where it was."""
+    before = next(network.parameters()).device
+    if before == device or (before.type == device.type and device.index is None):
+        yield
+        return
+    network.to(device)
+    try:
+        yield
+    finally:
+        network.to(before)
+
+
+@contextmanager
+def _set(owner: Any, name: str, value: object) -> Iterator[None]:
+    """An attribute for a while; taken away again where there was none."""
+    kept = vars(owner)
+    missing = object()
+    before = kept.get(name, missing)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+@contextmanager
+def _options(**values: Any) -> Iterator[None]:
+    """The user's settings for a while; nothing is saved, no callback runs."""
+    data = shared.opts.data
+    before = {name: data[name] for name in values if name in data}
+    data.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            data.pop(name, None)
+        data.update(before)
+
+
+@contextmanager
+def _checkpointed(unet: nn.Module) -> Iterator[None]:
+    """Transformer and residual blocks compute again in the backward pass, by torch's way.
+
+    LDM's own way asks for gradients of the block's Parameters alone: those of hooks would get none.
+    """
+    blocks = [m for m in unet.modules() if hasattr(m, "_forward") and type(m).__name__ in _BLOCKS]
+    with attributes_kept(blocks, ("forward",)):
+        for block in blocks:
+            vars(block)["forward"] = partial(_again, block._forward)
+        yield
+
+
+_BLOCKS = ("BasicTransformerBlock", "ResBlock")
+
+
+def _again(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def current_trainee() -> A1111Trainee:
+    """The web UI's model, loaded if none is. Call it while the queue is ours. Raises TrainError."""
+    sd_model = shared.sd_model
+    if sd_model is None:
+        raise TrainError("the web UI has no model; choose a checkpoint")
+    sd_models.send_model_to_device(sd_model)
+    return A1111Trainee(sd_model)

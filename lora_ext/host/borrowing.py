@@ -1,0 +1,92 @@
+"""Borrowing networks for training: what is changed for a run, and everything put back after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import TrainError, did_you_mean
+
+COMPUTE = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""`--mixed_precision` → what the frozen networks compute in. What learns stays in float32."""
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """torch's dtype for a precision's name. Raises TrainError with the nearest name."""
+    if precision not in COMPUTE:
+        raise TrainError(f"unknown mixed_precision {precision!r}{did_you_mean(precision, COMPUTE)}")
+    return COMPUTE[precision]
+
+
+@contextmanager
+def frozen(networks: Sequence[nn.Module], *, train: bool) -> Iterator[None]:
+    """No parameter of these collects gradients; `train` sets the mode (gradient checkpointing acts in it alone).
+
+    Afterwards every parameter's `requires_grad` and `grad`, and every module's mode, are as before.
+    """
+    parameters = [(p, p.requires_grad, p.grad) for network in networks for p in network.parameters()]
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    try:
+        for parameter, _, _ in parameters:
+            parameter.requires_grad_(False)
+        for module, _ in modes:
+            # what drops values at random would make the frozen network another one
+            module.training = train and not isinstance(module, nn.modules.dropout._DropoutNd)
+        yield
+    finally:
+        for parameter, wanted, grad in parameters:
+            parameter.requires_grad_(wanted)
+            parameter.grad = grad
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def in_dtype(networks: Iterable[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+    """The networks' floating parameters and buffers as `dtype`; the very tensors that were there come back afterwards.
+
+    Nothing is copied where the dtype fits already. Frozen networks only: what is computed inside is thrown away.
+    """
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    try:
+        for network in networks:
+            for tensor in (*network.parameters(), *network.buffers()):
+                if tensor.is_floating_point() and tensor.dtype != dtype:
+                    kept.append((tensor, tensor.data))
+                    tensor.data = tensor.data.to(dtype)
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
+
+
+@contextmanager
+def attributes_kept(networks: Iterable[nn.Module], names: Sequence[str]) -> Iterator[None]:
+    """Puts the named attributes of every module back, and takes away those that were not there."""
+    found: list[tuple[nn.Module, str, Any, bool]] = []
+    for network in networks:
+        for module in network.modules():
+            found += [(module, name, module.__dict__.get(name), name in module.__dict__) for name in names]
+    try:
+        yield
+    finally:
+        for module, name, value, there in found:
+            if there:
+                module.__dict__[name] = value
+            else:
+                module.__dict__.pop(name, None)
+
+
+def mixed(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Autocast for a precision; nothing for float32."""
+    dtype = compute_dtype(precision)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def unmixed(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast inside, where it could be on."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()

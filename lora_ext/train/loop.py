@@ -1,0 +1,308 @@
+"""`Run`: a recipe, a borrowed model and a shell → trained files. It goes on from a saved state as if never stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from ..errors import TrainError
+from ..file.lorafile import LoraFile
+from ..ports import Shell, Trainee
+from ..tools.progress import through
+from . import opening, samples, state
+from .advice import no_number, out_of_memory, spare_memory
+from .dataset import Dataset
+from .log import Log, Progress, Row, Taken
+from .processes import Processes
+from .recipe import Recipe
+from .saving import Saver, described, modelspec
+from .state import State
+from .steps import Stepper
+
+Watch = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to. stopped: by the user, before its end. loss: smoothed. files: all that are there, in order."""
+
+    file: Path | None
+    steps: int
+    epochs: int
+    loss: float
+    seconds: float
+    stopped: bool
+    files: tuple[Path, ...] = ()
+    samples: tuple[samples.Drawn, ...] = ()
+    state: Path | None = None
+
+
+@dataclass
+class Run:
+    """One training run.
+
+    watch: is told how far it is, after each step whose numbers have arrived. base: metadata about the base model and
+    the recipe. team: the processes that train together.
+    """
+
+    trainee: Trainee
+    recipe: Recipe
+    shell: Shell
+    watch: Watch | None = None
+    team: Processes = field(default_factory=Processes)
+
+    def __post_init__(self) -> None:
+        if self.recipe.output_dir is None:
+            raise TrainError("there is no --output_dir: the folder for the results")
+        self.folder = Path(self.recipe.output_dir)
+        self.state = State(started=time.time())
+        self.drawn: list[samples.Drawn] = []
+        self.progress = Progress()
+        self.last_state: Path | None = None
+
+    def run(self) -> Outcome:
+        """Trains. Raises TrainError: nonsense in the recipe, no memory, a full disk, a loss that is no number."""
+        begun = time.monotonic()
+        try:
+            with ExitStack() as stack:
+                self._open(stack)
+                stopped = self._train()
+                return self._outcome(begun, stopped)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise TrainError(spare_memory(self.recipe, self.trainee.device, error)) from error
+        except FileNotFoundError as error:
+            raise TrainError(f"a file or folder is gone: {error.filename}; what was saved is untouched") from error
+
+    # --- before the first step
+
+    def _open(self, stack: ExitStack) -> None:
+        """Borrows the model, looks at the data, makes the network, and goes on from a state if one is given."""
+        recipe = self.recipe
+        self.wishes = opening.wishes(recipe, self.trainee)
+        opening.make_folder(self.folder)
+        resumed = state.load(Path(recipe.resume), recipe.output_name) if recipe.resume else None
+        self.state.seed = opening.seed(recipe, resumed, self.team)
+        recipe = self.recipe = replace(recipe, seed=self.state.seed)
+        stack.enter_context(self.trainee.prepared(opening.borrowing(recipe)))
+        self.data = Dataset.of(recipe, self.state.seed, say=self._say, track=through(self._show))
+        self.epochs, self.steps = self.data.length(self.team.world)
+        opening.cache(recipe, self.trainee, self.data, through(self._show))
+        parts = {p: net for p, net in self.trainee.parts().items() if self._learns(p)}
+        self.network = stack.enter_context(opening.network(parts, recipe))
+        self.stepper = Stepper(self.trainee, self.network, recipe, self.team, self.steps)
+        if resumed is not None:
+            self._resume(resumed)
+        base = {**self.trainee.metadata(), **described(recipe, self.data, self.team.world, self.state.started)}
+        base |= modelspec(recipe, self.trainee.family, self.trainee.prediction, recipe.output_name)
+        self.saver = Saver(recipe, base, self.state.kept)
+        table = self.folder / f"{recipe.output_name}.csv" if self.team.main else None
+        self.log = Log(table, smoothed=self.state.smoothed)
+        self.log.open(self.state.step)
+        stack.callback(self.log.close)
+        self.tracker = opening.tracker(recipe, self.folder, self.state.started) if self.team.main else None
+        if self.tracker is not None:
+            stack.callback(self.tracker.close)
+
+    def _learns(self, part: str) -> bool:
+        return self.recipe.trains_unet if part == "unet" else self.recipe.trains_text
+
+    def _resume(self, resumed: State) -> None:
+        """Everything as it was when the state was saved."""
+        for sentence in state.differences(resumed, self.recipe):
+            self._say(f"resuming with another recipe: {sentence}")
+        self.stepper.load(resumed.tensors)
+        self.state = replace(resumed, tensors={})
+
+    # --- the steps
+
+    def _train(self) -> bool:
+        """All epochs that are left. Returns whether the user stopped it."""
+        recipe = self.recipe
+        if recipe.sample_at_first and self.state.step == 0:
+            self._sample(None)
+        for epoch in range(self.state.epoch, self.epochs):
+            if self._epoch(epoch):
+                self._stop()
+                return True
+            if self.state.step >= self.steps:
+                break
+            self._after_epoch(epoch + 1)
+        self._finish()
+        return False
+
+    def _epoch(self, epoch: int) -> bool:
+        """The batches of an epoch that are left. Returns whether to stop."""
+        group = self.recipe.gradient_accumulation_steps
+        count = self.data.batches(epoch, self.team.world)
+        batches = self.data.epoch(epoch, self.team.rank, self.team.world, start=self.state.batch)
+        for place, batch in enumerate(batches, start=self.state.batch):
+            first = place // group * group
+            self.stepper.backward(batch, min(group, count - first), epoch, place)
+            if (place + 1) % group and place + 1 < count:
+                continue
+            self._after_step(epoch, place + 1, len(batch) * self.team.world)
+            if self.team.any(self.shell.cancelled()):
+                return True
+            if self.state.step >= self.steps:
+                return False
+        self.state.epoch, self.state.batch = epoch + 1, 0
+        return False
+
+    def _after_step(self, epoch: int, batch: int, images: int) -> None:
+        now = self.state
+        numbers = self.stepper.move()
+        now.step, now.epoch, now.batch = now.step + 1, epoch, batch
+        rates = self.stepper.rates
+        self.log.add(
+            Taken.of(
+                now.step, epoch + 1, numbers, (rates.get("unet", math.nan), rates.get("text_encoder", math.nan)), images
+            )
+        )
+        self._tell(self.log.read())
+        recipe = self.recipe
+        if now.step < self.steps and _due(now.step, recipe.save_every_n_steps):
+            self._save(step=now.step)
+        if _due(now.step, recipe.sample_every_n_steps):
+            self._sample(None)
+
+    def _after_epoch(self, number: int) -> None:
+        """Files and samples of epoch `number`, which counts from 1; the last one's file is the run's own."""
+        recipe = self.recipe
+        if number < self.epochs and _due(number, recipe.save_every_n_epochs):
+            self._save(epoch=number)
+        if _due(number, recipe.sample_every_n_epochs):
+            self._sample(number)
+
+    def _tell(self, rows: list[Row]) -> None:
+        """Numbers that have arrived: to the tracker, the shell, the watcher. Raises TrainError on a NaN."""
+        for row in rows:
+            if not math.isfinite(row.loss):
+                raise TrainError(no_number(self.recipe, row, self.stepper.rates, self.last_state))
+            if self.tracker is not None:
+                self.tracker.log(row)
+        if rows:
+            row = rows[-1]
+            left = (self.steps - row.step) * (self.recipe.train_batch_size * self.team.world) / row.images_per_s
+            self.progress = replace(
+                self.progress, step=row.step, steps=self.steps, epoch=row.epoch, epochs=self.epochs, loss=row.loss,
+                smoothed=row.smoothed, rates=self.stepper.rates, images_per_s=row.images_per_s, seconds_left=left,
+            )  # fmt: skip
+            self._report()
+
+    def _report(self) -> None:
+        if self.team.main:
+            self.shell.progress(self.progress.step, self.steps, str(self.progress))
+            if self.watch is not None:
+                self.watch(self.progress)
+
+    # --- saving
+
+    def _save(self, *, epoch: int | None = None, step: int | None = None) -> Path:
+        """The network as a file, and a state beside it where the recipe says so."""
+        recipe, path = self.recipe, self.saver.path(epoch=epoch, step=step)
+        self._tell(self.log.read(everything=True))
+        if self.team.main:
+            now = {"ss_steps": str(self.state.step), "ss_epoch": str(self.progress.epoch)}
+            self.saver.save(self._file(), path, {**now, "ss_output_name": path.stem})
+            kind, number = ("epoch", epoch) if epoch is not None else ("step", step)
+            if number is not None:
+                last = recipe.save_last_n_epochs if kind == "epoch" else recipe.save_last_n_steps
+                self.saver.let_go(kind, number, path, last)
+        if recipe.save_state and (epoch is not None or step is not None):
+            self._save_state(epoch=epoch, step=step)
+        self.progress = replace(self.progress, file=path)
+        self._report()
+        self.log.pause()
+        self.team.wait()
+        return path
+
+    def _save_state(self, *, epoch: int | None = None, step: int | None = None) -> None:
+        if not self.team.main:
+            return
+        recipe, now = self.recipe, self.state
+        folder = self.folder / f"{self.saver.stem(epoch=epoch, step=step)}{state.SUFFIX}"
+        now.smoothed, now.kept = (self.log.mean, self.log.left), self.saver.kept
+        now.recipe, now.tensors = state.plain(recipe), self.stepper.tensors()
+        self.last_state = state.save(now, folder)
+        now.tensors = {}
+        kind, number = ("epoch_state", epoch) if epoch is not None else ("step_state", step)
+        if number is not None:
+            last = (
+                recipe.save_last_n_epochs_state or recipe.save_last_n_epochs
+                if epoch is not None
+                else recipe.save_last_n_steps_state or recipe.save_last_n_steps
+            )
+            self.saver.let_go(kind, number, folder, last)
+
+    def _stop(self) -> None:
+        """The user stopped: the file and the state of now, whatever the recipe says about states."""
+        step = self.state.step
+        path = self._save(step=step)
+        self._save_state(step=step)
+        self._say(f"stopped at step {step}: saved {path.name}; go on with --resume {self.last_state}")
+
+    def _finish(self) -> None:
+        self._save()
+        if self.recipe.save_state or self.recipe.save_state_on_train_end:
+            self._save_state()
+        if _due(self.epochs, self.recipe.sample_every_n_epochs) and self.state.step:
+            self._sample(self.epochs)
+
+    def _file(self) -> LoraFile:
+        self.stepper.whole(True)
+        try:
+            return self.network.file()
+        finally:
+            self.stepper.whole(False)
+
+    # --- samples
+
+    def _sample(self, epoch: int | None) -> None:
+        """The prompts' pictures, shared out to the processes; the network acts whole while they are drawn."""
+        if not self.wishes:
+            return
+        self.stepper.whole(True)
+        try:
+            with torch.no_grad():
+                new = samples.draw(
+                    self.trainee, self.wishes, self.folder / "sample", self.recipe.output_name, self.state.step,
+                    epoch, self.state.seed, share=(self.team.rank, self.team.world),
+                )  # fmt: skip
+        finally:
+            self.stepper.whole(False)
+        self.drawn += new
+        if new:
+            self.progress = replace(self.progress, sample=new[-1].path)
+        self._report()
+        self.log.pause()
+        self.team.wait()
+
+    # --- what is told
+
+    def _show(self, done: int, total: int, text: str) -> None:
+        if self.team.main:
+            self.shell.progress(done, total, text)
+
+    def _say(self, text: str) -> None:
+        if self.team.main:
+            self.shell.say(text)
+
+    def _outcome(self, begun: float, stopped: bool) -> Outcome:
+        files = [Path(path) for kind in ("epoch", "step") for _, path in self.saver.kept.get(kind, [])]
+        final = None if stopped else self.saver.path()
+        return Outcome(
+            final, self.state.step, self.state.epoch, self.progress.smoothed, time.monotonic() - begun, stopped,
+            (*files, *([final] if final else [])), tuple(self.drawn), self.last_state,
+        )  # fmt: skip
+
+
+def _due(number: int, every: int | None) -> bool:
+    return bool(every) and number % int(every or 1) == 0

@@ -1,0 +1,92 @@
+"""Before the first step of a run: the wishes of a recipe, and what they make."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import TrainError
+from ..file.reading import read
+from ..ports import Borrowing, Sample, Trainee
+from ..tools.progress import Track
+from . import samples, state
+from .cache import FOLDER
+from .dataset import Dataset
+from .log import Tracker
+from .network import Network
+from .processes import Processes
+from .recipe import Recipe
+from .state import State
+from .steps import generator
+
+
+def borrowing(recipe: Recipe) -> Borrowing:
+    """What a recipe wishes of the model."""
+    return Borrowing(
+        precision=recipe.mixed_precision,
+        unet=recipe.trains_unet,
+        text=recipe.trains_text,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        attention="xformers" if recipe.xformers else "sdpa" if recipe.sdpa else "",
+    )
+
+
+def make_folder(folder: Path) -> None:
+    """The folder for the results. Raises TrainError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainError(f"--output_dir {folder} cannot be made: {error.strerror or error}") from error
+
+
+def seed(recipe: Recipe, resumed: State | None, team: Processes) -> int:
+    """The recipe's, the one that was resumed from, or a drawn one, the same in all processes."""
+    if recipe.seed is not None:
+        return recipe.seed
+    if resumed is not None:
+        return resumed.seed
+    drawn = torch.tensor([float(random.SystemRandom().randrange(2**20) if team.main else 0)])
+    if team.world > 1:
+        drawn = drawn.to(team.device or "cpu")
+        team.mean([drawn])
+    return round(drawn.item() * team.world)
+
+
+def cache(recipe: Recipe, trainee: Trainee, data: Dataset, track: Track) -> None:
+    """Encodes all pictures once, where the recipe says so."""
+    if not recipe.cache_latents and not recipe.cache_latents_to_disk:
+        return
+    folder = Path(recipe.train_data_dir or recipe.output_dir or ".") / FOLDER
+    vae = trainee.metadata().get("ss_new_sd_model_hash", "")
+    data.cache_latents(trainee.encode, vae, folder=folder if recipe.cache_latents_to_disk else None, track=track)
+
+
+def wishes(recipe: Recipe, trainee: Trainee) -> list[Sample]:
+    """The sample prompts. Raises TrainError."""
+    if recipe.sample_prompts is None:
+        return []
+    side = trainee.native_size
+    usual = Sample("", width=side, height=side, sampler=recipe.sample_sampler)
+    return samples.read_prompts(Path(recipe.sample_prompts), usual)
+
+
+def tracker(recipe: Recipe, folder: Path, started: float) -> Tracker | None:
+    """TensorBoard or another tracker, where the recipe names one or a folder for it. Raises TrainError."""
+    if recipe.log_with is None and recipe.logging_dir is None:
+        return None
+    where = Path(recipe.logging_dir or folder / "logs")
+    kinds = ["tensorboard", "wandb"] if recipe.log_with == "all" else [recipe.log_with or "tensorboard"]
+    name = (recipe.log_prefix or "") + time.strftime("%Y%m%d%H%M%S", time.localtime(started))
+    plain = {k: v for k, v in state.plain(recipe).items() if isinstance(v, (int, float, str, bool))}
+    return Tracker(kinds, where / name, recipe.log_tracker_name or "network_train", plain)
+
+
+def network(parts: Mapping[str, nn.Module], recipe: Recipe) -> Network:
+    """The recipe's network, going on from a file if it says so."""
+    file = read(Path(recipe.network_weights)) if recipe.network_weights else None
+    return Network(parts, recipe, generator=generator(recipe.seed, "network"), file=file)
