@@ -13,6 +13,7 @@ VERBS = {
     "demo": ("demo", "draw one labelled sheet with the model that comes along: what a LoRA and its weight do"),
     "generate": ("generate", "draw pictures from a prompt with <lora:name:0.8> tags"),
     "ui": ("ui", "the LoRA tab in the browser: block weights, file tools, library, training"),
+    "train": ("training", "train a LoRA from a folder of pictures; options as in kohya's train_network.py"),
     "inspect": ("inspect_file", "say what a LoRA file holds"),
     "merge": ("tools.merge", "merge LoRAs into one, exactly or at a rank of its own; or into a checkpoint"),
     "svd-merge": ("tools.svd_merge", "merge LoRAs into one at a rank of its own"),

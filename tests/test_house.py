@@ -21,6 +21,7 @@ FLOORS = (
     ("train", "compare"),
     ("host",),
     ("api", "jobs", "generate", "inspect_file"),
+    ("training",),
     ("demo", "web"),
     ("ui",),
     ("cli",),

@@ -41,6 +41,7 @@ class Outcome:
     files: tuple[Path, ...] = ()
     samples: tuple[samples.Drawn, ...] = ()
     state: Path | None = None
+    sheet: Path | None = None
 
 
 @dataclass
@@ -199,7 +200,8 @@ class Run:
 
     def _report(self) -> None:
         if self.team.main:
-            self.shell.progress(self.progress.step, self.steps, str(self.progress))
+            if not self.shell.cancelled():  # a shell may raise then; the file and the state are to be saved first
+                self.shell.progress(self.progress.step, self.steps, str(self.progress))
             if self.watch is not None:
                 self.watch(self.progress)
 

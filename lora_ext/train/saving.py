@@ -16,8 +16,9 @@ from .. import __version__
 from ..errors import FileError, TrainError
 from ..file.lorafile import LoraFile
 from ..file.writing import write
+from . import recipe_io
 from .dataset import Dataset
-from .recipe import Recipe, knobs
+from .recipe import Recipe
 
 _DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _ARCHITECTURES = {"SD1": "stable-diffusion-v1", "SD2": "stable-diffusion-v2-512", "SDXL": "stable-diffusion-xl-v1-base"}
@@ -114,7 +115,8 @@ def described(recipe: Recipe, data: Dataset, world: int, started: float) -> dict
     """The run in kohya's words, as the web UI and model sites show it."""
     epochs, steps = data.length(world)
     return {
-        **plain_words(recipe),
+        **recipe_io.metadata(recipe),
+        "ss_resolution": str(recipe.size()),
         "ss_session_id": str(int(started * 1000) % 2**32),
         "ss_training_started_at": str(started),
         "ss_num_epochs": str(epochs),
@@ -156,13 +158,3 @@ def modelspec(recipe: Recipe, family: str, prediction: str, name: str) -> dict[s
 def own_version() -> dict[str, str]:
     """Who made the file."""
     return {"ss_sd_scripts_commit_hash": f"lora-ext {__version__}", "lora_ext_version": __version__}
-
-
-def plain_words(recipe: Recipe) -> dict[str, str]:
-    """Every knob that is a setting of learning as `ss_NAME`; paths and machine are left out."""
-    groups = {"learning", "optimizer", "loss", "pictures", "captions"}
-    names = [name for name, (_, knob) in knobs().items() if knob.group in groups]
-    extra = ("clip_skip", "cache_latents", "mixed_precision", "gradient_checkpointing", "training_comment")
-    words = {f"ss_{name}": str(getattr(recipe, name)) for name in (*names, *extra)}
-    width, height = recipe.size()
-    return words | {"ss_resolution": f"({width}, {height})", "ss_optimizer": recipe.optimizer_type}

@@ -1,0 +1,110 @@
+"""`train(Recipe(…))`: a standalone model opened for a recipe, trained, and the samples as a sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..compare.sheet import Sheet, render
+from ..errors import TrainError
+from ..generate import Settings, open_model
+from ..host.model import Standalone
+from ..host.training import StandaloneTrainee
+from ..ports import Shell
+from ..train.loop import Outcome, Run, Watch
+from ..train.processes import Processes, processes
+from ..train.recipe import Recipe
+from ..train.samples import Drawn
+
+_PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
+
+
+class Quiet:
+    """A `ports.Shell` that shows nothing and never stops."""
+
+    def lora_dirs(self) -> tuple[Path, ...]:
+        """None."""
+        return ()
+
+    def option(self, name: str) -> object:
+        """Nothing is set."""
+        return None
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Not shown."""
+
+    def cancelled(self) -> bool:
+        """Never."""
+        return False
+
+    def say(self, text: str) -> None:
+        """Not shown."""
+
+
+def open_trainee(recipe: Recipe, device: str | None = None) -> StandaloneTrainee:
+    """The recipe's model in the recipe's precision; without a name the small model that comes along.
+
+    Raises FileError: it is not there, or no checkpoint; TrainError: it is of another kind than the recipe says.
+    """
+    name = recipe.pretrained_model_name_or_path
+    settings = Settings(
+        ckpt=Path(name) if name else None,
+        device=device or recipe.device,
+        precision=_PRECISIONS[recipe.mixed_precision],
+        prediction="v" if recipe.v_parameterization else None,
+    )
+    model = open_model(settings)
+    if recipe.no_half_vae:
+        model.vae.float()
+    if recipe.v2 and model.family != "SD2":
+        raise TrainError(f"v2 is set, but {model.name} is {model.family}; leave v2 out, it is told from the model")
+    return StandaloneTrainee(model)
+
+
+def train(
+    recipe: Recipe,
+    *,
+    model: Standalone | StandaloneTrainee | None = None,
+    shell: Shell | None = None,
+    watch: Watch | None = None,
+    team: Processes | None = None,
+) -> Outcome:
+    """Trains by a recipe; with several processes (`accelerate launch`) every process calls this.
+
+    model: an open one to train on, else the recipe's. The model is afterwards as it was. Raises LoraError.
+    """
+    team = team or processes(recipe.device)
+    if model is None:
+        model = open_trainee(recipe, team.device)
+    trainee = StandaloneTrainee(model) if isinstance(model, Standalone) else model
+    outcome = Run(trainee, recipe, shell or Quiet(), watch=watch, team=team).run()
+    if team.main and outcome.samples:
+        outcome = replace(outcome, sheet=sheet(outcome.samples, Path(str(recipe.output_dir)), recipe.output_name))
+    return outcome
+
+
+def sheet(drawn: Sequence[Drawn], folder: Path, name: str) -> Path:
+    """NAME-samples.png: a row for each prompt, a column for each time they were drawn. Raises TrainError."""
+    rows = {(item.number, item.wish.prompt): item for item in drawn}
+    columns = sorted({(item.step, item.epoch) for item in drawn})
+    cells = {(item.number, item.step, item.epoch): item.image for item in drawn}
+    blank = drawn[0].image.copy()
+    blank.paste("#ffffff", (0, 0, *blank.size))
+    small = max(blank.size) <= 128
+    picture = render(
+        Sheet(
+            title=f"{name}: what it draws as it learns",
+            columns=[f"epoch {epoch}" if epoch else f"step {step}" for step, epoch in columns],
+            rows=[prompt for _, prompt in sorted(rows)],
+            cells=[[cells.get((number, *when), blank) for when in columns] for number, _ in sorted(rows)],
+            note="The same seed in each row.",
+            scale=2 if small else 1,
+        )
+    )
+    path = folder / f"{name}-samples.png"
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise TrainError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path
