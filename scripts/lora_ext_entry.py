@@ -13,6 +13,8 @@ for name in [name for name in sys.modules if name.split(".")[0] == "lora_ext"]:
 sys.path.insert(0, ROOT)
 try:
     from lora_ext.host.a1111 import Host
+    from lora_ext.host.a1111_desk import A1111Desk, users
+    from lora_ext.ui.webui import Tab
 finally:
     sys.path.remove(ROOT)
 
@@ -23,3 +25,8 @@ script_callbacks.on_model_loaded(host.on_model_loaded)
 script_callbacks.on_cfg_denoiser(host.on_step)
 script_callbacks.on_infotext_pasted(host.on_pasted)
 script_callbacks.on_script_unloaded(host.unload)
+
+tab = Tab(A1111Desk(host.shell), users)
+script_callbacks.on_ui_tabs(tab.page)
+script_callbacks.on_app_started(tab.serve)
+script_callbacks.on_script_unloaded(tab.close)

@@ -1,0 +1,79 @@
+"""The web UI as what the tab works at (`web.desk.Desk`): its folders, its presets, its queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from modules import call_queue, initialize_util, paths, shared
+from PIL import Image
+
+from ..errors import LoraError
+from ..ports import Folders
+from ..stack import Fit, Presets
+from .a1111_settings import A1111Shell
+
+_LISTED = (".safetensors", ".ckpt")
+
+
+class A1111Desk:
+    """draws: pictures are drawn in the web UI's own tabs. prompts: whose prompt fields the page has."""
+
+    draws, prompts = False, True
+
+    def __init__(self, shell: A1111Shell) -> None:
+        self.shell = shell
+
+    def folders(self) -> Folders:
+        """The web UI's model folders; everything of ours is below its data folder's `lora_ext`."""
+        data = self.shell.data_dir()
+        given = getattr(shared.cmd_opts, "ckpt_dir", None)
+        checkpoints = [Path(paths.models_path) / "Stable-diffusion", *([Path(given)] if given else [])]
+        loras = self.shell.lora_dirs()
+        (data / "datasets").mkdir(parents=True, exist_ok=True)
+        return Folders(
+            loras=loras,
+            save=loras[0],
+            checkpoints=tuple(checkpoints),
+            datasets=(data / "datasets",),
+            outputs=data / "outputs",
+            data=data,
+        )
+
+    def presets(self) -> Presets:
+        """As a prompt knows them."""
+        return self.shell.presets()
+
+    def model_lock(self) -> AbstractContextManager[Any]:
+        """The web UI's queue: one job or picture at a time."""
+        lock: AbstractContextManager[Any] = call_queue.queue_lock
+        return lock
+
+    def draw(
+        self, settings: dict[str, Any], library: object, progress: object
+    ) -> tuple[Sequence[Image.Image], Sequence[Fit]]:
+        """Not here: txt2img and img2img draw."""
+        raise LoraError("pictures are drawn in txt2img and img2img here")
+
+    def choices(self) -> dict[str, list[str]]:
+        """Checkpoints by their path below their folder."""
+        found = [
+            path.relative_to(folder).as_posix()
+            for folder in self.folders().checkpoints
+            if folder.is_dir()
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in _LISTED and path.is_file()
+        ]
+        return {"samplers": [], "schedulers": [], "checkpoints": list(dict.fromkeys(found))}
+
+
+def users() -> Mapping[str, str]:
+    """Names and passwords of `--gradio-auth` and `--api-auth`; empty where neither is given."""
+    found = dict(initialize_util.get_gradio_auth_creds())
+    for pair in (getattr(shared.cmd_opts, "api_auth", None) or "").split(","):
+        name, colon, password = pair.partition(":")
+        if colon:
+            found[name] = password
+    return found

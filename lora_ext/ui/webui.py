@@ -1,0 +1,44 @@
+"""The tab in a web UI: what its callbacks ask for. Knows no web UI; it is given a desk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from ..web.desk import Desk
+from ..web.route import Guard
+from ..web.service import mount
+from ..web.studio import Studio
+from .tab import ROOT, TITLE, tab
+
+
+class Tab:
+    """Made once each time the web UI loads its scripts. users: names and passwords that it was started with."""
+
+    def __init__(self, desk: Desk, users: Callable[[], Mapping[str, str]]) -> None:
+        self._desk, self._guard = desk, Guard(users)
+        self._studio: Studio | None = None
+
+    @property
+    def studio(self) -> Studio:
+        """Made when it is first needed: folders may be named after scripts are loaded."""
+        if self._studio is None:
+            self._studio = Studio(self._desk)
+        return self._studio
+
+    def page(self) -> list[tuple[Any, str, str]]:
+        """For `on_ui_tabs`."""
+        with gr.Blocks(analytics_enabled=False) as page:
+            tab(self._guard.token)
+        return [(page, TITLE, ROOT.replace("-", "_"))]
+
+    def serve(self, _: Any, app: Any) -> None:
+        """For `on_app_started`."""
+        mount(app, self.studio, self._guard)
+
+    def close(self) -> None:
+        """For `on_script_unloaded`: jobs are stopped."""
+        if self._studio is not None:
+            self._studio.jobs.close()
