@@ -12,6 +12,7 @@ from .errors import LoraError, did_you_mean
 VERBS = {
     "demo": ("demo", "draw one labelled sheet with the model that comes along: what a LoRA and its weight do"),
     "generate": ("generate", "draw pictures from a prompt with <lora:name:0.8> tags"),
+    "compare": ("generate.compare", "one labelled sheet over epochs, files, weights, blocks, ranks, seeds"),
     "ui": ("ui", "the LoRA tab in the browser: block weights, file tools, library, training"),
     "train": ("training", "train a LoRA from a folder of pictures; options as in kohya's train_network.py"),
     "inspect": ("inspect_file", "say what a LoRA file holds"),

@@ -253,7 +253,9 @@ def _settings(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Value, ...
 
 
 def _seed(text: str, name: str, known: Known) -> Axis:
-    seeds = [int(s) if s >= 0 else random.randrange(4294967294) for s in values.numbers(text, "seed", whole=True)]
+    """Seeds; -1 is one drawn from the sheet's own seed, the same again when a sheet is gone on with."""
+    draw = random.Random(known.shot.seed).randrange
+    seeds = [int(s) if s >= 0 else draw(4294967294) for s in values.numbers(text, "seed", whole=True)]
     return Axis("seed", _settings((f"seed {seed}", {"seed": seed}) for seed in seeds))
 
 

@@ -54,11 +54,15 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line: one option for each field of `Settings`, with dashes or underscores."""
-    made = _Parser(prog="lora_ext generate", description=(__doc__ or "").splitlines()[0])
+def parser(
+    verb: str = "generate", about: str = (__doc__ or "").splitlines()[0], leave_out: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """The command line: one option for each field of `Settings` but those left out, with dashes or underscores."""
+    made = _Parser(prog=f"lora_ext {verb}", description=about)
     kinds = {"int": int, "float": float}
     for item in fields(Settings):
+        if item.name in leave_out:
+            continue
         kind = str(item.type)
         options: dict[str, Any] = {"default": item.default, "dest": item.name, "help": _HELP.get(item.name)}
         if "tuple" in kind:

@@ -21,7 +21,7 @@ from ..host.embeddings import Embeddings, bundled, in_folders
 from ..host.render import CELL, Job, render
 from ..host.sampling import Plan, plan_of
 from ..host.text import chunks
-from ..prompt import parse
+from ..prompt import Request, parse
 from ..stack import Applied, Fit, Presets, Use, resolve
 from .settings import Settings
 
@@ -85,20 +85,15 @@ def generate(
     if errors:
         raise errors[0]
     library = library or Library(lora_dirs(settings))
-    entries = {request.name: library.find(request.name) for request in requests}
+    for request in requests:
+        library.find(request.name)
     init = _picture(settings.init_image)
     model = model or open_model(settings)
-    settings = _sized(settings, model, init)
+    settings = sized(settings, model, init)
     presets = presets or Presets()
     uses = [resolve(request, library, presets, seed=settings.seed) for request in requests]
-    rows = [row for request, use in zip(requests, uses, strict=True) if (row := blocks.row_of(request, use.blocks))]
     known = model.embeddings([*in_folders(settings.embeddings), *bundled(use.file for use in uses)])
-    loras = {
-        blocks.KEY: blocks.written(rows),
-        blocks.SEED_KEY: settings.seed if any(blocks.drawn(request, presets) for request in requests) else None,
-        "Lora hashes": infotext.lora_hashes({name: entry.hash for name, entry in entries.items()}),
-        "TI hashes": infotext.lora_hashes(_in_use(model, (text, settings.negative_prompt), known)),
-    }
+    loras = told(model, library, requests, uses, known, (text, settings.negative_prompt), settings.seed, presets)
     if report is not None:
         report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
     images: list[Image.Image] = []
@@ -107,6 +102,27 @@ def generate(
             image.info[infotext.KEY] = describe(settings, model, job.plan, seed, loras)
             images.append(image)
     return images
+
+
+def told(
+    model: Standalone,
+    library: Library,
+    requests: Sequence[Request],
+    uses: Sequence[Use],
+    known: Embeddings,
+    texts: Sequence[str],
+    seed: int,
+    presets: Presets | None = None,
+) -> dict[str, object]:
+    """What the infotext says about LoRA files and embeddings; `seed`: that of the batch's first picture."""
+    rows = [row for request, use in zip(requests, uses, strict=True) if (row := blocks.row_of(request, use.blocks))]
+    presets = presets or Presets()
+    return {
+        blocks.KEY: blocks.written(rows),
+        blocks.SEED_KEY: seed if any(blocks.drawn(request, presets) for request in requests) else None,
+        "Lora hashes": infotext.lora_hashes({r.name: library.find(r.name).hash for r in requests}),
+        "TI hashes": infotext.lora_hashes(_in_use(model, texts, known)),
+    }
 
 
 def _in_use(model: Standalone, texts: Sequence[str], known: Embeddings) -> dict[str, str]:
@@ -152,7 +168,7 @@ def _picture(path: Path | None) -> Image.Image | None:
         raise FileError(f"{path} is not a readable picture: {error}") from error
 
 
-def _sized(settings: Settings, model: Standalone, init: Image.Image | None) -> Settings:
+def sized(settings: Settings, model: Standalone, init: Image.Image | None) -> Settings:
     """The settings with a seed and a size: the init picture's, or what the model was made for."""
     own = embedded()
     side = 1024 if model.family == "SDXL" else 512

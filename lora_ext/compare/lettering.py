@@ -1,0 +1,98 @@
+"""Letters on pictures: fonts, wrapping, and how large letters are to stay readable."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageFont
+
+Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
+
+INK, SOFT, PAPER, LINE = "#1b1b1f", "#5d5d68", "#ffffff", "#d9d9e0"
+_FURTHER = ("NotoSansCJK-Regular.ttc", "YuGothM.ttc", "msgothic.ttc", "Hiragino Sans GB.ttc", "PingFang.ttc",
+            "Arial Unicode.ttf", "DejaVuSans.ttf", "arial.ttf")  # fmt: skip
+"""Fonts of common systems for letters that Pillow's own lacks, tried in order."""
+_BREAK = re.compile(r"[^\s/_\-,:+]*[/_\-,:+]*")
+_PROBE = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+
+
+@lru_cache(maxsize=64)
+def _named(size: int, name: str) -> Font | None:
+    try:
+        return ImageFont.truetype(name, size)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def _own(size: int) -> Font:
+    try:
+        return ImageFont.load_default(size)  # Pillow ≥ 10.1
+    except TypeError:
+        return ImageFont.load_default()
+
+
+def font(size: int, text: str = "") -> Font:
+    """A font `size` pixels high; Pillow's own, or one of the system's where `text` has letters beyond Latin."""
+    if any(ord(letter) > 0x24F and not 0x2000 <= ord(letter) <= 0x206F for letter in text):
+        found = next((font for name in _FURTHER if (font := _named(size, name)) is not None), None)
+        if found is not None:
+            return found
+    return _own(size)
+
+
+def width_of(text: str, letters: Font) -> int:
+    """Pixels of the longest line."""
+    return int(max((_PROBE.textlength(line, font=letters) for line in text.split("\n")), default=0)) + 1
+
+
+def height_of(text: str, letters: Font) -> int:
+    """Pixels of all lines, with room for what hangs below the last."""
+    return int(_PROBE.multiline_textbbox((0, 0), text + "\ng", font=letters)[3]) - line_height(letters) if text else 0
+
+
+def line_height(letters: Font) -> int:
+    """Pixels from one line to the next."""
+    two, one = (_PROBE.multiline_textbbox((0, 0), text, font=letters)[3] for text in ("g\ng", "g"))
+    return int(two - one)
+
+
+def wrap(text: str, letters: Font, width: int, lines: int = 0) -> str:
+    """`text` in lines of up to `width` pixels: broken at blanks, in long names also after - _ / and the like, in need
+    anywhere. lines: at most that many, the last ending in …; 0 for as many as it takes."""
+    made, line = [], ""
+    for word in text.split():
+        for piece, joint in _pieces(word, letters, width):
+            longer = f"{line}{joint if line else ''}{piece}"
+            if line and _PROBE.textlength(longer, font=letters) > width:
+                made.append(line)
+                longer = piece
+            line = longer
+    made.append(line)
+    if lines and len(made) > lines:
+        last = made[lines - 1]
+        while last and _PROBE.textlength(last + "…", font=letters) > width:
+            last = last[:-1]
+        made = [*made[: lines - 1], last + "…"]
+    return "\n".join(made)
+
+
+def _pieces(word: str, letters: Font, width: int) -> list[tuple[str, str]]:
+    """(piece, what joins it to the piece before): the whole word where it fits a line."""
+    if _PROBE.textlength(word, font=letters) <= width:
+        return [(word, " ")]
+    pieces = []
+    for part in filter(None, _BREAK.findall(word)):
+        while part and _PROBE.textlength(part, font=letters) > width:
+            cut = max(1, next(n for n in range(len(part), 0, -1) if n == 1 or _fits(part[:n], letters, width)))
+            pieces.append(part[:cut])
+            part = part[cut:]
+        if part:
+            pieces.append(part)
+    return [(piece, "" if place else " ") for place, piece in enumerate(pieces)]
+
+
+def _fits(text: str, letters: Font, width: int) -> bool:
+    return _PROBE.textlength(text, font=letters) <= width

@@ -1,0 +1,148 @@
+"""From a plan to everything a sheet is: cells, scores, a suggestion, pages, a table and a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from . import measures, pages
+from .pages import Look
+from .plan import Plan
+from .run import Artist, Progress, Watch, draw, keys
+from .scores import Score, Scorer, bases, legend, write_csv
+from .shot import Shot
+from .store import Store
+from .suggest import Suggestion, choice_of, sample_of, suggest
+
+
+@dataclass
+class Made:
+    """What came of a plan. keys: one a cell. scores: one a cell, none where it was not finished. files: the pages."""
+
+    plan: Plan
+    folder: Path
+    keys: list[str]
+    progress: Progress
+    scores: list[Score] = field(default_factory=list)
+    suggestion: Suggestion | None = None
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cell is there."""
+        return self.progress.done == self.progress.pictures
+
+
+def make(
+    plan: Plan,
+    artist: Artist,
+    store: Store,
+    *,
+    batch: int = 8,
+    scorer: Scorer | None = None,
+    watch: Watch | None = None,
+    subtitle: str = "",
+) -> Made:
+    """Draws what is missing, and writes pages, `scores.csv` and `sheet.json` into the store's folder.
+
+    With a scorer each prompt and seed is drawn once more without LoRA, to measure from. A stopped one (see `Watch`)
+    has its pages with what there is. Raises LoraError.
+    """
+    shots = [cell.shot for cell in plan.cells]
+    without = bases(shots) if scorer else []
+    made = Made(plan, store.folder, keys(plan, artist), Progress(0))
+    title = plan.base.prompt or "(empty prompt)"
+    store.write(manifest(made, store, title))
+    made.progress = draw([*shots, *without], artist, store, batch=batch, watch=watch)
+    if scorer and made.finished:
+        base_keys = {shot: shot.key(artist.identity(shot)) for shot in without}
+        _score(made, store, scorer, base_keys)
+    chosen = frozenset(made.suggestion.cells if made.suggestion else ())
+    note = made.suggestion.reason if made.suggestion else ""
+    look = Look(title, subtitle, note, made.scores, chosen, legend(scorer) if scorer and made.scores else ())
+    made.files = pages.write(plan, store, made.keys, look)
+    if made.scores:
+        names = [_name(store, key) for key in made.keys]
+        write_csv(store.folder / "scores.csv", plan, made.scores, names, dict.fromkeys(chosen, True))
+    store.write(manifest(made, store, title))
+    return made
+
+
+def _score(made: Made, store: Store, scorer: Scorer, base_keys: Mapping[Shot, str]) -> None:
+    """Scores and the suggestion."""
+    known: dict[tuple[str, str], Score] = {}
+    sharp = []
+    for cell, key in zip(made.plan.cells, made.keys, strict=True):
+        base_key = base_keys[cell.shot.plain()]
+        if (key, base_key) not in known:
+            image, base = store.open(key), store.open(base_key)
+            assert image is not None and base is not None
+            known[key, base_key] = scorer.score(image, base)
+        made.scores.append(known[key, base_key])
+    likes = []
+    for key in dict.fromkeys(base_keys.values()):
+        base = store.open(key)
+        assert base is not None
+        likes.append(scorer.likeness(base))
+        sharp.append(measures.sharpness(base))
+    usual = sum(sharp) / len(sharp) if sharp else 0.0
+    made.suggestion = suggest(
+        made.plan,
+        made.scores,
+        base_likeness=sum(likes) / len(likes) if scorer.features is not None else None,
+        training_sharpness=scorer.sharpness / usual if scorer.sharpness and usual else 1.0,
+        variety=_variety(made, store, base_keys),
+    )
+
+
+def _variety(made: Made, store: Store, base_keys: Mapping[Shot, str]) -> dict[str, float]:
+    """Choice → how far its pictures of different seeds differ, as a share of what they do without a LoRA."""
+    groups: dict[str, dict[Shot, str]] = {}
+    for cell, key in zip(made.plan.cells, made.keys, strict=True):
+        groups.setdefault(choice_of(cell.shot), {})[sample_of(cell.shot)] = key
+    plain = {sample_of(shot): key for shot, key in base_keys.items()}
+    found = {}
+    for choice, samples in groups.items():
+        before = _apart([plain[sample] for sample in samples if sample in plain], store)
+        if len(samples) > 1 and before > 0.01:
+            found[choice] = _apart(list(samples.values()), store) / before
+    return found
+
+
+def _apart(wanted: Sequence[str], store: Store, most: int = 6) -> float:
+    """Mean colour difference of the first pictures among each other."""
+    images = [image for key in wanted[:most] if (image := store.open(key)) is not None]
+    pairs = [measures.difference(a, b) for a, b in combinations(images, 2)]
+    return sum(pairs) / len(pairs) if pairs else 0.0
+
+
+def _name(store: Store, key: str) -> str:
+    path = store.path(key)
+    return path.relative_to(store.folder).as_posix() if path else ""
+
+
+def manifest(made: Made, store: Store, title: str) -> dict[str, Any]:
+    """What `sheet.json` holds: axes, and for each cell its place, file, exact prompt, tag, seed and scores."""
+    plan = made.plan
+    cells = []
+    for place, (cell, key) in enumerate(zip(plan.cells, made.keys, strict=True)):
+        row: dict[str, Any] = {"x": cell.x, "y": cell.y, "z": cell.z, "file": _name(store, key), "tag": cell.tag}
+        row |= {name: value for name, value in asdict(cell.shot).items() if name != "lora"}
+        if made.scores:
+            row["score"] = asdict(made.scores[place])
+        cells.append(row)
+    axes = {name: {"title": axis.title, "asked": axis.text, "labels": [value.label for value in axis.values]}
+            for name, axis in (("x", plan.x), ("y", plan.y), ("z", plan.z))}  # fmt: skip
+    return {
+        "version": 1,
+        "title": title,
+        "base": asdict(plan.base),
+        "complete": bool(made.progress.pictures) and made.finished,
+        "axes": axes,
+        "suggested": asdict(made.suggestion) if made.suggestion else None,
+        "pages": [path.name for path in made.files],
+        "cells": cells,
+    }

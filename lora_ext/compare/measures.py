@@ -1,0 +1,84 @@
+"""What can be measured on pictures without any model: difference, look, sharpness, nearness. All are plain NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Array = NDArray[np.float32]
+
+LOOK = "colours and edges"
+"""What `look` sees, said wherever it stands in for an image model."""
+
+
+def pixels(image: Image.Image, size: tuple[int, int] | None = None) -> Array:
+    """(h, w, 3) in 0..1; `size`: cropped in the middle to its shape and resized to it (width, height)."""
+    flat = image.convert("RGB")
+    if size is not None:
+        flat = ImageOps.fit(
+            flat, size, Image.Resampling.BOX if min(flat.size) > max(size) else Image.Resampling.BICUBIC
+        )
+    return np.asarray(flat, dtype=np.float32) / 255
+
+
+def _grey(values: Array) -> Array:
+    return np.asarray(values @ np.array([0.299, 0.587, 0.114], np.float32))
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """Mean absolute difference of all colours, 0..1; the second is brought to the first one's size."""
+    return float(np.abs(pixels(one) - pixels(other, one.size)).mean())
+
+
+def sharpness(image: Image.Image) -> float:
+    """Standard deviation of the Laplacian of the brightness, at up to 512 pixels: fine detail, and noise too."""
+    shown = image.copy()
+    shown.thumbnail((512, 512))
+    grey = _grey(pixels(shown))
+    middle = grey[1:-1, 1:-1]
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle
+    return float(laplacian.std()) if laplacian.size else 0.0
+
+
+def look(image: Image.Image) -> Array:
+    """A unit vector (4³ + 16·3 + 16·8,): how often each colour, mean colour in a 4×4 grid, and directions of edges
+    in it (Dalal & Triggs 2005). Its scalar products are a plain measure of likeness, not of meaning."""
+    values = pixels(image, (64, 64))
+    bins = np.minimum((values * 4).astype(int), 3) @ np.array([16, 4, 1])
+    colours = np.sqrt(np.bincount(bins.ravel(), minlength=64) / bins.size)
+    grid = values.reshape(4, 16, 4, 16, 3).mean((1, 3)) - 0.5
+    down, right = np.gradient(_grey(values))
+    angle = ((np.arctan2(down, right) / np.pi % 1) * 8).astype(int) % 8
+    cell = (np.arange(64) // 16)[:, None] * 4 + np.arange(64) // 16
+    edges = np.bincount((cell * 8 + angle).ravel(), weights=np.hypot(down, right).ravel(), minlength=128)
+    parts = [_unit(part.ravel()) for part in (colours, grid, np.sqrt(edges))]
+    return np.concatenate(parts).astype(np.float32) / np.float32(np.sqrt(3))
+
+
+def _unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:
+    norm = float(np.linalg.norm(vector))
+    return vector / norm if norm else vector
+
+
+def likeness(features: Array, of: Array) -> Array:
+    """(n,): the mean scalar product of each of `features` (n, d) with its three nearest of `of` (m, d), unit rows."""
+    near = np.sort(features @ of.T, axis=1)[:, ::-1]
+    return np.asarray(near[:, : min(3, of.shape[0])].mean(axis=1))
+
+
+def thumbnails(images: Sequence[Image.Image]) -> Array:
+    """(n, 32·32·3): small pictures to find copies by."""
+    return np.stack([pixels(image, (32, 32)).ravel() for image in images])
+
+
+def nearest(image: Image.Image, others: Array) -> tuple[int, float]:
+    """Which of `others` (from `thumbnails`) is nearest to the picture or its mirror image, and the root mean square of
+    the colour differences to it, 0..1."""
+    small = pixels(image, (32, 32))
+    both = np.stack([small.ravel(), small[:, ::-1].ravel()])
+    apart = np.sqrt(((both[:, None] - others[None]) ** 2).mean(axis=2)).min(axis=0)
+    place = int(apart.argmin())
+    return place, float(apart[place])

@@ -1,0 +1,149 @@
+"""Scores of a sheet's pictures: difference from no LoRA, likeness to training pictures, sharpness, near-duplicates."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import FileError
+from ..file.writing import replacing
+from . import measures
+from .measures import Array
+from .plan import Plan
+from .sheet import Bar
+from .shot import Shot
+
+Embed = Callable[[Sequence[Image.Image]], Array]
+"""Pictures → unit vectors (n, d) of an image model."""
+
+COPY = 0.07
+"""A picture this near (root mean square of colours at 32×32) to a training picture, and clearly nearer than without the
+LoRA, is called a near-duplicate."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MOST = 500
+"""Training pictures that are looked at, evenly chosen."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """difference: mean colour difference from the same picture without a LoRA, 0..1. likeness: to the training
+    pictures, 1 at most. sharpness: 1 is as sharp as without a LoRA. near: 1 − distance to the nearest training picture.
+    copy_of: that picture, where this one is nearly the same. None: not measured."""
+
+    difference: float
+    sharpness: float
+    likeness: float | None = None
+    near: float | None = None
+    copy_of: str = ""
+
+
+class Scorer:
+    """Scores pictures against training pictures; `how` says by what likeness is measured."""
+
+    def __init__(self, training: Iterable[Path] = (), embed: Embed | None = None, model: str = "") -> None:
+        self.embed: Embed = embed or (lambda images: np.stack([measures.look(image) for image in images]))
+        self.how = f"image model {model}".strip() if embed else f"{measures.LOOK}, no image model"
+        self.paths = list(training)
+        images = [_opened(path) for path in self.paths]
+        self.features = self.embed(images) if images else None
+        self.small = measures.thumbnails(images) if images else None
+        self.sharpness = float(np.median([measures.sharpness(image) for image in images])) if images else None
+
+    def score(self, image: Image.Image, base: Image.Image) -> Score:
+        """The score of a picture whose `base` is the same one without a LoRA."""
+        sharp = measures.sharpness(image) / max(measures.sharpness(base), 1e-6)
+        difference = measures.difference(image, base)
+        if self.features is None or self.small is None:
+            return Score(difference, sharp)
+        place, apart = measures.nearest(image, self.small)
+        before = measures.nearest(base, self.small)[1]
+        copied = difference > 0.01 and apart < min(COPY, 0.6 * before)
+        return Score(difference, sharp, self.likeness(image), 1 - apart, self.paths[place].name if copied else "")
+
+    def likeness(self, image: Image.Image) -> float:
+        """Likeness of one picture to the training pictures; 0 without any."""
+        return 0.0 if self.features is None else float(measures.likeness(self.embed([image]), self.features)[0])
+
+
+def training_pictures(folder: Path) -> list[Path]:
+    """The pictures of a training folder and its folders, at most `MOST`. Raises FileError where there is none."""
+    if not folder.is_dir():
+        raise FileError(f"{folder} is not a folder of training pictures")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise FileError(f"no pictures ({', '.join(SUFFIXES)}) in {folder}")
+    return [found[round(at)] for at in np.linspace(0, len(found) - 1, min(len(found), MOST))]
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (512, 512))
+            return image.convert("RGB")
+    except OSError as error:
+        raise FileError(f"{path} is not a readable picture: {error}") from error
+
+
+def bases(shots: Iterable[Shot]) -> list[Shot]:
+    """The same pictures without any LoRA, each once: what differences are measured from."""
+    return list(dict.fromkeys(shot.plain() for shot in shots))
+
+
+COLOURS = {"difference": "#4c6ef5", "likeness": "#12b886", "sharpness": "#fab005", "near": "#868e96", "copy": "#e03131"}
+
+
+def bars(score: Score, largest: Score) -> list[Bar]:
+    """The bars under a picture, in the order of `legend`. `largest`: the greatest of each on the sheet."""
+    rows = [
+        Bar(score.difference / (largest.difference or 1), COLOURS["difference"], f"{score.difference:.0%}"),
+        Bar(score.sharpness / max(largest.sharpness, 1), COLOURS["sharpness"], f"{score.sharpness:.1f}×"),
+    ]
+    if score.likeness is not None and score.near is not None:
+        rows.append(Bar(score.likeness, COLOURS["likeness"], f"{score.likeness:.2f}"))
+        colour = COLOURS["copy"] if score.copy_of else COLOURS["near"]
+        rows.append(Bar(score.near, colour, f"{score.near:.2f}"))
+    return rows
+
+
+def legend(scorer: Scorer) -> list[tuple[str, str]]:
+    """Colour and meaning of the bars."""
+    rows = [
+        (COLOURS["difference"], "colour difference from the picture without a LoRA"),
+        (COLOURS["sharpness"], "sharpness against it"),
+    ]
+    if scorer.features is not None:
+        rows += [
+            (COLOURS["likeness"], f"likeness to the training pictures ({scorer.how})"),
+            (COLOURS["near"], "nearness to the nearest training picture"),
+            (COLOURS["copy"], "near-duplicate of one: a sign of overfitting"),
+        ]
+    return rows
+
+
+def greatest(scores: Iterable[Score]) -> Score:
+    """The greatest of each measure."""
+    rows = list(scores)
+    return Score(max((s.difference for s in rows), default=0.0), max((s.sharpness for s in rows), default=1.0))
+
+
+def write_csv(
+    path: Path, plan: Plan, scores: Sequence[Score], files: Sequence[str], chosen: Mapping[int, bool]
+) -> None:
+    """A line a cell: heads, tag, seed, file and scores. Raises FileError."""
+    heads = [axis.title or name for axis, name in ((plan.x, "x"), (plan.y, "y"), (plan.z, "z"))]
+    with replacing(path, overwrite=True) as part, part.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(
+            [*heads, "tag", "seed", "file", "difference", "sharpness", "likeness", "nearness", "copy of", "suggested"]
+        )
+        for place, (cell, score, name) in enumerate(zip(plan.cells, scores, files, strict=True)):
+            labels = [plan.x.values[cell.x].label, plan.y.values[cell.y].label, plan.z.values[cell.z].label]
+            numbers = [score.difference, score.sharpness, score.likeness, score.near]
+            told = ["" if number is None else f"{number:.4f}" for number in numbers]
+            row = [*labels, cell.tag, cell.shot.seed, name, *told, score.copy_of]
+            rows.writerow([*row, "yes" if chosen.get(place) else ""])

@@ -1,0 +1,126 @@
+"""A `Standalone` model as `compare`'s artist: every picture of a batch has LoRA weights, text and seed of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import torch
+from PIL import Image
+
+from ..compare.mixed import Mixed
+from ..compare.run import Tick
+from ..compare.shot import Shot
+from ..file.library import Library
+from ..host import infotext
+from ..host.diffusers import Standalone
+from ..host.embeddings import bundled, in_folders
+from ..host.render import Job, condition_each, decode, latents, to_images
+from ..host.sampling import plan_of
+from ..host.text import chunks
+from ..prompt import parse
+from ..stack import Fit, Presets, Use, resolve
+from .run import describe, sized, told
+from .settings import Settings
+
+
+class StandaloneArtist:
+    """Draws on one model; a context manager whose end puts the model back bit-exactly.
+
+    settings: what shots do not say (checkpoint, precision, embeddings, mode). fits: one report a file.
+    """
+
+    def __init__(self, settings: Settings, model: Standalone, library: Library, presets: Presets | None = None) -> None:
+        self.settings, self.model, self.library = settings, model, library
+        self.presets = presets or Presets()
+        self.fits: dict[str, Fit] = {}
+        self._mixed = Mixed(model, settings.mode)
+        self._folders = in_folders(settings.embeddings)
+
+    def __enter__(self) -> StandaloneArtist:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._mixed.close()
+
+    def identity(self, shot: Shot) -> str:
+        """Checkpoint, LoRA files and precision."""
+        model = self.model.sha256 or str(self.model.path)
+        files = [self.library.find(request.name).hash for request in shot.tags() if request.te or request.unet]
+        return ":".join([model, self.settings.precision, *files])
+
+    def group(self, shot: Shot) -> Hashable:
+        """Size, sampler and steps; and how many chunks its texts are."""
+        text, uses = self._read(shot)
+        known = self.model.embeddings([*self._folders, *bundled(use.file for use in uses)])
+        length = [len(chunks(part, self.model.words, known)) for part in (text, shot.negative)]
+        return (*shot.group(), *length)
+
+    def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
+        """The pictures of one batch, halved when memory does not hold it."""
+        try:
+            return self._draw(shots, tick)
+        except torch.OutOfMemoryError:
+            if len(shots) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(shots) // 2
+        return [*self.draw(shots[:half], tick), *self.draw(shots[half:], tick)]
+
+    def _read(self, shot: Shot) -> tuple[str, list[Use]]:
+        """A shot's text without tags, and what its tags come to."""
+        uses = [resolve(request, self.library, self.presets, seed=shot.seed) for request in shot.tags()]
+        return parse(shot.prompt)[0], uses
+
+    def _draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
+        asked = [self._settings(shot) for shot in shots]
+        texts, uses = zip(*map(self._read, shots), strict=True)
+        known = [self.model.embeddings([*self._folders, *bundled(use.file for use in own)]) for own in uses]
+        first = asked[0]
+        size = (first.width, first.height)
+        negatives = [shot.negative for shot in shots]
+        self.fits |= {fit.name: fit for fit in self._mixed.set_each(uses)}
+        conditions = (
+            condition_each(self.model, texts, size, first.clip_skip, False, known),
+            condition_each(self.model, negatives, size, first.clip_skip, True, known),
+        )
+        job = Job(
+            prompt="",
+            negative="",
+            seeds=[one.seed for one in asked],
+            plan=plan_of(first.sampler, first.scheduler, first.steps),
+            width=first.width,
+            height=first.height,
+            cfg=first.cfg,
+            clip_skip=first.clip_skip,
+            told=conditions,
+        )
+
+        def before_call(step: int, total: int) -> None:
+            self._mixed.at_step(step, total)
+            tick(step, total)
+
+        images = to_images(decode(self.model, latents(self.model, job, before_call)))
+        for image, one, shot, text, own, names in zip(images, asked, shots, texts, uses, known, strict=True):
+            said = told(
+                self.model, self.library, shot.tags(), own, names, (text, shot.negative), shot.seed, self.presets
+            )
+            image.info[infotext.KEY] = describe(one, self.model, job.plan, one.seed, said)
+        return images
+
+    def _settings(self, shot: Shot) -> Settings:
+        """The shot as settings, with its size."""
+        asked = replace(
+            self.settings,
+            prompt=shot.prompt,
+            negative_prompt=shot.negative,
+            seed=shot.seed,
+            steps=shot.steps,
+            width=shot.width,
+            height=shot.height,
+            sampler=shot.sampler,
+            scheduler=shot.scheduler,
+            cfg=shot.cfg,
+            clip_skip=shot.clip_skip,
+        )
+        return sized(asked.checked(), self.model, None)

@@ -1,0 +1,47 @@
+"""A CLIP image model from a local folder, for likeness by meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import FileError
+from .diffusers import best_device
+
+
+class ImageModel:
+    """Pictures → unit vectors (n, d), float32 (Radford et al. 2021, arXiv:2103.00020).
+
+    folder: a CLIP model as transformers saves it (config.json, weights, preprocessor_config.json). Nothing is ever
+    downloaded. Raises FileError when it cannot be read.
+    """
+
+    def __init__(self, folder: Path, device: str | None = None) -> None:
+        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+        if not (folder / "config.json").is_file():
+            raise FileError(f"{folder} is not a folder of a CLIP model: it has no config.json")
+        try:
+            self._model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
+            self._prepare = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise FileError(f"{folder} cannot be read as a CLIP image model: {str(error).splitlines()[0]}") from error
+        self.name = folder.name
+        self._device = torch.device(device or best_device())
+        self._model.to(self._device)
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """(n, d)."""
+        rows = []
+        for start in range(0, len(images), 16):
+            batch = [image.convert("RGB") for image in images[start : start + 16]]
+            pixels = self._prepare(images=batch, return_tensors="pt")["pixel_values"].to(self._device)
+            vectors = self._model(pixel_values=pixels).image_embeds.float()
+            rows.append(torch.nn.functional.normalize(vectors, dim=-1).cpu())
+        return np.asarray(torch.cat(rows).numpy(), dtype=np.float32)
