@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import TrainError, did_you_mean
 from .recipe import Recipe, knobs
+from .recipe_io import value_of
 from .subset import Subset, check_folder, subset_of
 from .toml_file import read_toml
 
@@ -77,33 +78,16 @@ def _with(recipe: Recipe, options: Mapping[str, Any], where: str) -> Recipe:
         if name in ("cache_info", "max_token_length"):
             continue
         _check_names({given: value}, (*valid, *RENAMED), where)
-        changed[name] = _value(name, value, f"{where}: {given}")
+        changed[name] = _value(name, given, value, where)
     return replace(recipe, **changed)
 
 
-def _value(name: str, value: object, where: str) -> object:
+def _value(name: str, given: str, value: object, where: str) -> object:
     """A TOML value as its knob has it. Raises TrainError."""
-    kind = str(knobs()[name][0].type).split(" ")[0]
-    if isinstance(value, list) and name in ("resolution", "face_crop_aug_range"):
-        return ",".join(str(part) for part in value)
-    if name == "resolution" and isinstance(value, int):
-        return str(value)
-    fits = {
-        "bool": isinstance(value, bool),
-        "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": isinstance(value, int | float) and not isinstance(value, bool),
-        "str": isinstance(value, str),
-    }
-    if not fits[kind]:
-        want = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text in quotes"}[kind]
-        raise TrainError(f"{where} is {value!r}, but {want} is wanted")
-    knob = knobs()[name][1]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        low = knob.low if knob.low is not None else value
-        high = knob.high if knob.high is not None else value
-        if not low <= value <= high:
-            raise TrainError(f"{where} is {value}, but {knob.low} to {knob.high} is possible")
-    return value
+    try:
+        return value_of(name, value)
+    except TrainError as error:
+        raise TrainError(f"{where}: {str(error).replace(name, given)}") from None
 
 
 def _subset(path: Path, where: str, own: Mapping[str, Any], recipe: Recipe) -> Subset:

@@ -1,0 +1,153 @@
+"""The report before the first step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_train_dataset import folder, recipe  # noqa: F401  (a fixture)
+from test_train_folders import draw
+from torch import nn
+
+from lora_ext.errors import TrainError
+from lora_ext.train.dataset import Dataset
+from lora_ext.train.expect import COSTS, GIB, in_words
+from lora_ext.train.preflight import Preflight, preflight
+from lora_ext.train.recipe import Recipe
+
+
+def words(caption: str) -> int:
+    return len(caption.split())
+
+
+class Model:
+    """As much of a trainee as the report asks for; parameters that take no memory."""
+
+    def __init__(self, family: str = "SD1", dtype: torch.dtype = torch.float16) -> None:
+        self.family, self.device = family, torch.device("cpu")
+        with torch.device("meta"):
+            self.unet = nn.Linear(int(COSTS[family].parameters), 1, bias=False, dtype=dtype)
+            self.te = nn.Linear(123_000_000, 1, bias=False, dtype=dtype)
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"unet": self.unet, "te": self.te}
+
+    def token_count(self, caption: str) -> int:
+        return words(caption)
+
+
+def test_98_pictures_100_repeats_10_epochs(tmp_path: Path) -> None:
+    for number in range(98):
+        draw(tmp_path / "100_dog" / f"{number}.png", (8, 8), (number, 0, 0), "a dog")  # type: ignore[arg-type]
+    data = Dataset.of(Recipe(train_data_dir=str(tmp_path), resolution="64", max_train_epochs=10, seed=1))
+    found = preflight(data, count=words)
+    assert (found.steps_per_epoch, found.epochs, found.steps) == (9800, 10, 98_000)
+    assert "98 pictures × 100 repeats × 10 epochs = 98,000 steps" in found.text()
+    assert "98 pictures are much smaller than their bucket" in found.text()
+
+
+def look(folder: Path, **more: object) -> Preflight:  # noqa: F811
+    return preflight(Dataset.of(recipe(folder, **more)), count=words)
+
+
+def test_the_numbers_are_those_of_the_batches(folder: Path) -> None:  # noqa: F811
+    found = look(folder, reg_data_dir=str(folder / "reg"), gradient_accumulation_steps=2)
+    data = Dataset.of(recipe(folder, reg_data_dir=str(folder / "reg"), gradient_accumulation_steps=2))
+    batches = list(data.epoch(0))
+    assert found.batches == len(batches) == sum(b.batches for b in found.buckets)
+    for bucket in found.buckets:
+        mine = [b for b in batches if b.bucket == bucket.size]
+        assert (len(mine), sum(map(len, mine))) == (bucket.batches, bucket.turns)
+    one, other = found.concepts
+    assert (one.pictures, one.repeats, one.turns, one.without_caption) == (8, 2, 16, 0)
+    assert (other.pictures, other.turns, other.regularisation, other.without_caption) == (3, 16, True, 3)
+    assert found.steps == 2 * found.steps_per_epoch == 2 * -(-len(batches) // 2)
+    text = found.text()
+    assert "32 turns in" in text and f"{found.steps:,} steps" in text and "64x64 8 (" in text
+
+
+def test_captions_missing_and_too_long(folder: Path) -> None:  # noqa: F811
+    train = folder / "train" / "2_thing"
+    (train / "0.txt").unlink()
+    (train / "1.txt").write_text("word " * 80, encoding="utf-8")
+    (train / "2.txt").write_text("word " * 300, encoding="utf-8")
+    found = look(folder)
+    assert found.without_caption == (str(train / "0.png"),) and found.longest == 300
+    assert found.too_long == ((str(train / "2.png"), 300), (str(train / "1.png"), 80))
+    assert "1 without a caption ('thing' is taken)" in found.text() and "shorten it (and 1 more)" in found.text()
+    (train / "2.txt").unlink()
+    assert "max_token_length 150 takes it whole" in look(folder).text()
+    assert not look(folder, max_token_length=150).too_long
+
+
+def test_duplicates_and_skipped_pictures_are_named(folder: Path) -> None:  # noqa: F811
+    train = folder / "train" / "2_thing"
+    (train / "copy.png").write_bytes((train / "3.png").read_bytes())
+    (train / "broken.png").write_bytes(b"no")
+    found = look(folder)
+    assert found.duplicates == ((str(train / "3.png"), str(train / "copy.png")),)
+    assert len(found.skipped) == 1 and "broken.png" in found.text() and "copy.png" in found.text()
+
+
+def test_what_is_seldom_meant_is_said(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", (200, 64))
+    draw(tmp_path / "b.png", (64, 64), "blue")
+    base = Recipe(train_data_dir=str(tmp_path), resolution="64", max_train_steps=300_000)
+    text = preflight(Dataset.of(base)).text()
+    assert "300,000 steps are very many" in text and "no picture has a caption" in text
+    assert "more than 30% of 1 pictures is cut off; enable_bucket" in text
+    (tmp_path / "a.txt").write_text("dog", encoding="utf-8")
+    text = preflight(Dataset.of(replace(base, shuffle_caption=True, keep_tokens=2))).text()
+    assert "1 pictures have neither" in text and "nothing is shuffled" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"masked_loss": True}, "no picture has a mask"),
+        ({"lr_warmup_steps": 100.0}, "lr_warmup_steps 100 takes all of the 16 steps"),
+    ],
+)
+def test_nonsense_stops(folder: Path, more: dict, says: str) -> None:  # noqa: F811
+    with pytest.raises(TrainError, match=says):
+        look(folder, **more)
+
+
+def test_it_is_json_too(folder: Path) -> None:  # noqa: F811
+    plain = preflight(Dataset.of(recipe(folder)), Model(), trained=1000).as_dict()  # type: ignore[arg-type]
+    again = json.loads(json.dumps(plain))
+    assert again["steps"] == 16 and again["buckets"][0]["size"] and again["expected"]["bytes"] > 0
+
+
+def test_expectations_grow_with_what_is_asked(folder: Path) -> None:  # noqa: F811
+    def of(family: str = "SD1", dtype: torch.dtype = torch.float16, trained: int = 1_600_000, **more: object):
+        data = Dataset.of(recipe(folder, **{"mixed_precision": "fp16", **more}))
+        found = preflight(data, Model(family, dtype), trained=trained).expected  # type: ignore[arg-type]
+        assert found is not None
+        return found
+
+    base = of()
+    assert 1.9 * 0.98e9 < base.weights < 2.2e9 and base.training == 16 * 1_600_000
+    assert of("SDXL").weights > 2 * base.weights
+    assert of(train_batch_size=8).activations == 4 * base.activations
+    assert of(gradient_checkpointing=True).activations < 0.5 * base.activations
+    assert of(mixed_precision="no").activations == 2 * base.activations
+    assert of(optimizer_type="AdamW8bit").training < base.training
+
+
+def test_what_was_measured_is_expected(tmp_path: Path) -> None:
+    """SD1.5's size, float32, batch 1, latents 32×32, rank 16: 4.85 GiB with text encoder and VAE left out."""
+    draw(tmp_path / "a.png", (256, 256), caption="a dog")
+    data = Dataset.of(Recipe(train_data_dir=str(tmp_path), resolution="256"))
+    model = Model(dtype=torch.float32)
+    model.parts = lambda: {"unet": model.unet}  # type: ignore[method-assign]
+    found = preflight(data, model, trained=3_200_000).expected  # type: ignore[arg-type]
+    assert found is not None
+    assert abs((found.bytes - 4 * 84e6) / GIB - 4.85) < 0.5
+
+
+def test_times_in_words() -> None:
+    assert [in_words(s) for s in (3, 700, 19_200, 300_000)] == ["3 s", "12 min", "5 h 20 min", "3 days"]
