@@ -1,0 +1,415 @@
+"""Laws of the network on a model: hooks in and out, what is trained is what is applied, prefixes, checkpointing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import Tiny
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lora_ext.address import Site
+from lora_ext.errors import TrainError
+from lora_ext.inject import BAKED, LIVE
+from lora_ext.stack import Applied, Use
+from lora_ext.tools.split import split
+from lora_ext.train.block_rates import Size
+from lora_ext.train.dylora import Share, share
+from lora_ext.train.factors import Factors
+from lora_ext.train.network import Network
+from lora_ext.train.norms import limit_norms, norms
+from lora_ext.train.path import ConvPath, LinearPath
+from lora_ext.train.recipe import Recipe
+
+RECIPES = {
+    "lierla": Recipe(network_dim=4, network_alpha=2.0),
+    "c3lier": Recipe(network_module="c3lier", network_dim=3, conv_dim=2, conv_alpha=1.0),
+    "dylora": Recipe(network_module="dylora", network_dim=4, unit=2, conv_dim=4),
+}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@torch.no_grad()
+def stirred(network: Network, std: float = 0.1) -> Network:
+    """With values as after some training, in both factors."""
+    for module in network.sites.values():
+        module.up.normal_(std=std, generator=seeded(3))
+    return network
+
+
+@pytest.fixture
+def model() -> Tiny:
+    tiny = Tiny()
+    for part in tiny.parts().values():
+        part.requires_grad_(False)
+    return tiny
+
+
+def output(model: Tiny) -> Tensor:
+    """The U-Net's output for fixed inputs, with the graph."""
+    text = model.text_encoder(torch.arange(7)[None]).last_hidden_state
+    image = torch.randn(2, 4, 8, 8, generator=seeded(2))
+    return model.unet(image, 3, text.expand(2, -1, -1)).sample
+
+
+# --- on and off
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_detaching_leaves_nothing(model: Tiny, name: str) -> None:
+    before = {key: id(p) for root in model.parts().values() for key, p in root.named_parameters()}
+    state = [(m, dict(m.__dict__)) for root in model.parts().values() for m in root.modules()]
+    hooks = [(m, dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m, _ in state]
+    plain = output(model)
+    with stirred(Network(model.parts(), RECIPES[name], generator=seeded())) as network:
+        changed = output(model)
+        network.attach()
+        assert torch.equal(output(model), changed)  # attached once, however often asked
+    assert not torch.equal(changed, plain) and torch.equal(output(model), plain)
+    assert before == {key: id(p) for root in model.parts().values() for key, p in root.named_parameters()}
+    for module, inside in state:
+        assert module.__dict__.keys() == inside.keys()
+    assert hooks == [(m, dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m, _ in state]
+
+
+def test_a_new_network_changes_nothing(model: Tiny) -> None:
+    plain = output(model)
+    with Network(model.parts(), RECIPES["c3lier"]):
+        torch.testing.assert_close(output(model), plain)
+
+
+@pytest.mark.parametrize("mode", [LIVE, BAKED])
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_trained_is_what_is_applied(model: Tiny, name: str, mode: str) -> None:
+    network = stirred(Network(model.parts(), RECIPES[name], generator=seeded())).eval()
+    with network, torch.no_grad():
+        trained = output(model)
+    with Applied(model, mode) as applied, torch.no_grad():
+        fits = applied.set([Use(network.file())])
+        assert all(fit.ok for fit in fits)
+        torch.testing.assert_close(output(model), trained, rtol=1e-4, atol=1e-5)
+
+
+def test_multiplier_is_honoured(model: Tiny) -> None:
+    network = stirred(Network(model.parts(), RECIPES["dylora"], generator=seeded())).eval()
+    with network, torch.no_grad():
+        network.multiply(0.5)
+        half = output(model)
+    with Applied(model, LIVE) as applied, torch.no_grad():
+        applied.set([Use(network.file(), te=0.5, unet=0.5)])
+        torch.testing.assert_close(output(model), half, rtol=1e-4, atol=1e-5)
+
+
+def test_no_layer_is_told(model: Tiny) -> None:
+    recipe = Recipe(down_lr_weight="zeros", mid_lr_weight="0", up_lr_weight="zeros", network_train_unet_only=True)
+    with pytest.raises(TrainError, match="no layer"):
+        Network(model.parts(), recipe)
+
+
+# --- DyLoRA
+
+
+@pytest.mark.parametrize("variant", ["unit", "prefix"])
+def test_a_prefix_in_training_is_its_split_file(model: Tiny, variant: str) -> None:
+    recipe = Recipe(network_module="dylora", network_dim=8, unit=2, conv_dim=8, dylora_variant=variant)
+    network = stirred(Network(model.parts(), recipe, generator=seeded()))
+    files, _ = split(network.file(), alpha="trained")
+    assert sorted(files) == [2, 4, 6, 8]
+    for rank, file in files.items():
+        for module in network.sites.values():
+            module.act(share(recipe, rank, module.rank, module.alpha))
+        with network, torch.no_grad():
+            trained = output(model)
+        with Applied(model, LIVE) as applied, torch.no_grad():
+            applied.set([Use(file)])
+            torch.testing.assert_close(output(model), trained, rtol=1e-4, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(["unit", "prefix", "kohya"]), st.integers(1, 4), st.integers(1, 4), st.integers(0, 9))
+def test_only_what_was_drawn_learns(variant: str, unit: int, units: int, seed: int) -> None:
+    """Gradients against plain autograd on slices; the other ranks have none and no optimizer moves them."""
+    recipe = Recipe(network_module="dylora", network_dim=unit * units, unit=unit, dylora_variant=variant)
+    drawn = unit * (1 + seed % units)
+    factors = Factors((5, 6), Size(unit * units, 3.0), unit, seeded(seed))
+    with torch.no_grad():
+        factors.up.normal_(generator=seeded(seed + 1))
+    factors.act(share(recipe, drawn, factors.rank, 3.0))
+    rank, down, up = factors.rank, factors.down.clone().requires_grad_(), factors.up.clone().requires_grad_()
+    layer, x = nn.Linear(6, 5), torch.randn(2, 3, 6, generator=seeded(seed), requires_grad=True)
+    y = factors.hook(layer, (x,), layer(x))
+    assert y is not None
+    y.square().sum().backward()
+    got, x.grad = x.grad, None
+    acting = rank if variant == "kohya" else drawn
+    scale = 3.0 / rank * (rank / drawn) ** 0.5 if variant == "kohya" else 3.0 / drawn
+    wanted = layer(x) + scale * (x @ down[:acting].t()) @ up[:acting]
+    torch.testing.assert_close(y, wanted)
+    wanted.square().sum().backward()
+    torch.testing.assert_close(got, x.grad, rtol=1e-4, atol=1e-5)
+    first = 0 if variant == "prefix" else drawn - unit
+    before = factors.down.clone(), factors.up.clone()
+    for parameters, full in ((factors.downs, down), (factors.ups, up)):
+        for index, parameter in enumerate(parameters):
+            rows = slice(index * unit, index * unit + unit)
+            if first <= index * unit < drawn:
+                torch.testing.assert_close(parameter.grad, full.grad[rows], rtol=1e-4, atol=1e-5)
+            else:
+                assert parameter.grad is None
+    torch.optim.AdamW(factors.parameters(), lr=0.1).step()
+    for now, was in zip((factors.down, factors.up), before, strict=True):
+        assert torch.equal(now[:first], was[:first]) and torch.equal(now[drawn:], was[drawn:])
+        assert not torch.equal(now[first:drawn], was[first:drawn])
+
+
+def test_draws_are_the_same_everywhere_and_reach_every_unit(model: Tiny) -> None:
+    recipe = Recipe(network_module="dylora", network_dim=8, unit=2)
+    one, two = (Network(model.parts(), recipe, generator=seeded()) for _ in range(2))
+    seen, a, b = set(), seeded(5), seeded(5)
+    for _ in range(40):
+        one.begin_step(a)
+        two.begin_step(b, process=1)
+        shares = {module.share for module in one.sites.values()}
+        assert len(shares) == 1 and shares == {module.share for module in two.sites.values()}
+        seen.add(shares.pop().last)
+    assert seen == {2, 4, 6, 8}
+    each = Network(model.parts(), Recipe(network_module="dylora", network_dim=8, unit=2, dylora_draw="module"))
+    each.begin_step(seeded())
+    assert {module.share.last for module in each.sites.values()} == {2, 4, 6, 8}
+
+
+def test_outside_training_all_ranks_act_whatever_was_drawn(model: Tiny) -> None:
+    recipe = Recipe(network_module="dylora", network_dim=4, unit=1, module_dropout=0.5, rank_dropout=0.5)
+    network = stirred(Network(model.parts(), recipe, generator=seeded()))
+    with network, torch.no_grad():
+        network.eval()
+        first = output(model)
+        network.train().begin_step(seeded(1))
+        assert not torch.equal(output(model), first)
+        network.eval().begin_step(seeded(2))
+        assert torch.equal(output(model), first)
+
+
+# --- gradients
+
+
+def grads(network: Network) -> list[Tensor | None]:
+    found = [None if p.grad is None else p.grad.clone() for p in network.parameters()]
+    network.zero_grad(set_to_none=True)
+    return found
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize(
+    "extra", [{}, {"network_module": "dylora", "unit": 2}, {"network_dropout": 0.3, "rank_dropout": 0.3}], ids=str
+)
+def test_checkpointing_gives_the_same_gradients(model: Tiny, extra: dict[str, Any], reentrant: bool) -> None:
+    recipe = Recipe(network_dim=4, network_train_unet_only=True, **extra)
+    network = stirred(Network(model.parts(), recipe, generator=seeded()))
+    text = torch.randn(2, 7, 16, generator=seeded(4), requires_grad=True)
+    image = torch.randn(2, 4, 8, 8, generator=seeded(2), requires_grad=True)
+
+    def forward(image: Tensor, text: Tensor) -> Tensor:
+        return model.unet(image, 3, text).sample
+
+    with network.train():
+        network.begin_step(seeded(6))
+        forward(image, text).square().sum().backward()
+        plain = grads(network)
+        checkpoint(forward, image, text, use_reentrant=reentrant).square().sum().backward()
+        again = grads(network)
+    assert any(g is not None and g.abs().max() > 0 for g in plain)
+    for one, two in zip(plain, again, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None and two is not None:
+            torch.testing.assert_close(one, two)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 3), st.integers(1, 3), st.booleans(), st.sampled_from([(1, 0, 1), (3, 1, 1), (3, 1, 2)]))
+def test_the_paths_gradients_in_float64(first: int, more: int, needs_x: bool, kernel: tuple[int, int, int]) -> None:
+    """Against numerical differences, for Linear and for 1x1, 3x3 and strided convolutions."""
+    g, rank = seeded(first), first + more
+    part = Share(rank, 0.7, first - 1, rank)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    down, up, x = normal(rank, 4), normal(rank, 3), normal(2, 3, 4).requires_grad_(needs_x)
+    learning = (down[first - 1 :].clone().requires_grad_(), up[first - 1 :].clone().requires_grad_())
+
+    def linear(x: Tensor, out: Tensor, d: Tensor, u: Tensor) -> Tensor:
+        full = (torch.cat([down[: first - 1], d.detach()]), torch.cat([up[: first - 1], u.detach()]))
+        return LinearPath.apply(x, out, *full, part, d, u)  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(linear, (x, normal(2, 3, 3).requires_grad_(), *learning))
+    size, padding, stride = kernel
+    how = ((stride, stride), (padding, padding), (1, 1))
+    core, image = normal(rank, 2, size, size), normal(2, 2, 5, 4).requires_grad_(needs_x)
+    out = torch.zeros_like(nn.functional.conv2d(image, core, None, *how))[:, :1].expand(-1, 3, -1, -1).clone()
+    learning = (core[first - 1 :].clone().requires_grad_(), learning[1])
+
+    def conv(x: Tensor, out: Tensor, d: Tensor, u: Tensor) -> Tensor:
+        full = (torch.cat([core[: first - 1], d.detach()]), torch.cat([up[: first - 1], u.detach()]))
+        return ConvPath.apply(x, out, *full, part, how, d, u)  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(conv, (image, out.detach().requires_grad_(), *learning))
+
+
+def test_half_precision_on_the_way(model: Tiny) -> None:
+    network = stirred(Network(model.parts(), RECIPES["c3lier"], generator=seeded()))
+    with network:
+        output(model).square().mean().backward()
+        full = grads(network)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = output(model)
+        assert y.dtype == torch.bfloat16
+        y.float().square().mean().backward()
+        half = grads(network)
+    a, b = (torch.cat([g.flatten() for g in found if g is not None]) for found in (full, half))
+    assert all(g is not None and g.dtype == torch.float32 for g in half)
+    assert float(nn.functional.cosine_similarity(a, b, dim=0)) > 0.99
+
+
+def test_rank_dropout_keeps_the_mean() -> None:
+    factors = Factors((6, 6), Size(4, 4.0), None, seeded())
+    with torch.no_grad():
+        factors.up.normal_(generator=seeded(1))
+    factors.rank_dropout, layer, x = 0.25, nn.Linear(6, 6), torch.randn(4000, 6).expand(1, -1, -1).transpose(0, 1)
+    plain = layer(x)
+    whole = factors.hook(layer, (x,), plain)
+    factors.seed = 3
+    dropped = factors.hook(layer, (x,), plain)
+    assert whole is not None and dropped is not None
+    zero = ((dropped - plain).abs().amax((1, 2)) == 0).float().mean()
+    assert float(zero) == pytest.approx(0.25**4, abs=0.01)
+    torch.testing.assert_close((dropped - plain).mean(), (whole - plain).mean(), rtol=0.2, atol=0.05)
+    assert torch.equal(dropped, factors.hook(layer, (x,), plain))  # the same again within a step
+
+
+# --- norms
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 6), st.floats(0.1, 5), st.integers(0, 99))
+def test_norms_are_those_of_the_whole_matrix(rank: int, limit: float, seed: int) -> None:
+    modules = [Factors(shape, Size(rank, 2.0), None, seeded(seed)) for shape in ((7, 9), (8, 5, 3, 3), (6, 6, 1, 1))]
+    with torch.no_grad():
+        for module in modules:
+            module.up.normal_(generator=seeded(seed))
+        before = [module.delta() for module in modules]
+        torch.testing.assert_close(norms(modules), torch.stack([d.norm() for d in before]), rtol=1e-4, atol=1e-5)
+        report = limit_norms(modules, limit)
+        for module, was in zip(modules, before, strict=True):
+            torch.testing.assert_close(module.delta(), was * min(1.0, limit / float(was.norm())), rtol=1e-4, atol=1e-5)
+    assert float(report.largest) <= limit * 1.0001
+    assert int(report.scaled) == sum(float(was.norm()) > limit for was in before)
+
+
+# --- files
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_file_brings_everything_back(model: Tiny, name: str) -> None:
+    network = stirred(Network(model.parts(), RECIPES[name], generator=seeded()))
+    file = network.file()
+    again = Network(model.parts(), RECIPES[name], generator=seeded(9), file=file)
+    for site, module in again.sites.items():
+        assert torch.equal(module.down, network.sites[site].down) and torch.equal(module.up, network.sites[site].up)
+
+
+def test_a_file_of_another_rank_and_alpha(model: Tiny) -> None:
+    network = stirred(Network(model.parts(), Recipe(network_dim=3, network_alpha=3.0), generator=seeded()))
+    wider = Network(model.parts(), Recipe(network_dim=8, network_alpha=1.0), generator=seeded(1), file=network.file())
+    for site, module in wider.sites.items():
+        torch.testing.assert_close(module.delta(), network.sites[site].delta(), rtol=1e-4, atol=1e-6)
+    with pytest.raises(TrainError, match="dim_from_weights"):
+        Network(model.parts(), Recipe(network_dim=2), file=network.file())
+    same = Recipe(network_dim=2, network_weights="x.safetensors", dim_from_weights=True)
+    taken = Network(model.parts(), same, file=network.file())
+    assert {(m.rank, m.alpha) for m in taken.sites.values()} == {(3, 3.0)}
+
+
+def test_a_file_for_nothing_here_is_told(model: Tiny) -> None:
+    text = Network(model.parts(), Recipe(network_train_text_encoder_only=True)).file()
+    with pytest.raises(TrainError, match="no layer"):
+        Network(model.parts(), Recipe(network_train_unet_only=True), file=text)
+
+
+def test_groups_have_the_blocks_rates(model: Tiny) -> None:
+    recipe = Recipe(unet_lr=1e-3, text_encoder_lr=1e-5, down_lr_weight="0,0.5,0,0,1,0,0,0,0,0,0,0")
+    network = Network(model.parts(), recipe)
+    rates = {group["name"]: group["lr"] for group in network.parameter_groups()}
+    assert rates == {"unet IN01": 5e-4, "unet": 1e-3, "text_encoder": 1e-5}
+    assert sum(len(g["params"]) for g in network.parameter_groups()) == len(list(network.parameters()))
+    assert {site.block for site in network.sites if site.block.startswith("IN")} == {"IN01", "IN04"}
+
+
+def test_memory_stays_shared_when_moved(model: Tiny) -> None:
+    network = Network(model.parts(), RECIPES["dylora"], generator=seeded())
+    network.double()
+    factors = next(iter(network.sites.values()))
+    assert factors.down.dtype == torch.float64
+    with torch.no_grad():
+        factors.downs[1].fill_(7)
+    assert bool((factors.down[2:] == 7).all())
+    factors.downs[0].data = torch.full_like(factors.downs[0], 5)  # as an optimizer might
+    network.begin_step(seeded())
+    assert bool((factors.down[:2] == 5).all()) and factors.downs[0].data_ptr() == factors.down.data_ptr()
+    state = network.state_dict()
+    other = Network(model.parts(), RECIPES["dylora"], generator=seeded(8)).double()
+    other.load_state_dict(state)
+    assert torch.equal(next(iter(other.sites.values())).down, factors.down)
+
+
+# --- OpenCLIP
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mlp = nn.Sequential()
+        self.mlp.add_module("c_fc", nn.Linear(8, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp(self.attn(x, x, x, need_weights=False)[0])  # type: ignore[no-any-return]
+
+
+class OpenClip(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.ModuleList([Block()])
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"te": self}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.transformer.resblocks[0](x)  # type: ignore[index, operator, no-any-return]
+
+
+def test_open_clips_attention_learns_and_stays() -> None:
+    torch.manual_seed(0)
+    model = OpenClip().requires_grad_(False)
+    network = stirred(Network(model.parts(), Recipe(network_train_text_encoder_only=True), generator=seeded()))
+    assert Site("te", "BASE", "layers.0.self_attn.k_proj") in network.sites and len(network.sites) == 5
+    x = torch.randn(2, 3, 8, generator=seeded(1))
+    with network:
+        y = model(x)
+        y.square().sum().backward()
+        with pytest.raises(Exception, match="dim"):
+            model(torch.randn(2, 3, 5))
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+    for module in model.modules():
+        assert not module.__dict__.keys() & {"in_proj_weight", "weight"} and not module._forward_hooks
+    with Applied(model, BAKED) as applied:
+        applied.set([Use(network.file())])
+        torch.testing.assert_close(model(x), y, rtol=1e-4, atol=1e-6)
