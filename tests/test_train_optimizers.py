@@ -1,0 +1,122 @@
+"""Optimizers by name, and schedules: against transformers' formulas, and that every one at hand learns."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import get_scheduler
+
+from lora_ext.errors import TrainError
+from lora_ext.train.optimizers import OPTIMIZERS, arguments, clip, is_schedule_free, optimizer, rates, scheduler
+from lora_ext.train.recipe import SCHEDULERS, Recipe
+
+
+def at_hand(name: str) -> bool:
+    return importlib.util.find_spec(OPTIMIZERS[name].module.partition(".")[0]) is not None
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_at_hand_learns(name: str) -> None:
+    """‖Ax − b‖² falls to less than half; a Parameter without a gradient stays as it is."""
+    recipe = Recipe(optimizer_type=name)
+    torch.manual_seed(0)
+    a, b, x, idle = (
+        torch.randn(6, 4),
+        torch.randn(6),
+        torch.nn.Parameter(torch.zeros(4)),
+        torch.nn.Parameter(torch.ones(3)),
+    )
+    x.data.normal_(std=0.1)
+    rate = 1.0 if OPTIMIZERS[name].own_rate else 0.02
+    groups = [{"params": [x, idle], "lr": rate, "name": "unet"}]
+    if not at_hand(name):
+        with pytest.raises(TrainError, match=f"pip install {OPTIMIZERS[name].package}"):
+            optimizer(recipe, groups)
+        return
+    if "8bit" in name or name.startswith("Paged"):
+        pytest.skip("8-bit optimizers need a GPU")
+    made = optimizer(recipe, groups)
+    if is_schedule_free(made):
+        made.train()  # type: ignore[attr-defined]
+    first = last = float(((a @ x.detach() - b) ** 2).sum())
+    best = float(((a @ torch.linalg.lstsq(a, b).solution - b) ** 2).sum())
+    for _ in range(600):
+        made.zero_grad()
+        error = ((a @ x - b) ** 2).sum()
+        error.backward()
+        made.step()
+        last = float(error.detach())
+    assert last - best < (first - best) / 2
+    assert torch.equal(idle, torch.ones(3))
+    assert set(rates(made)) == {"unet"}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(SCHEDULERS), st.integers(0, 20), st.integers(21, 60), st.integers(1, 4))
+def test_schedules_are_transformers(name: str, warm: int, steps: int, cycles: int) -> None:
+    recipe = Recipe(lr_scheduler=name, lr_warmup_steps=float(warm), lr_scheduler_num_cycles=cycles)
+    ours, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0) for _ in range(2))
+    mine = scheduler(recipe, ours, steps)
+    special = {"num_cycles": cycles} if name == "cosine_with_restarts" else {}
+    other = get_scheduler(name, theirs, warm, steps, scheduler_specific_kwargs=special)
+    for _ in range(steps + 3):
+        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=2e-7)
+        for made in (ours, theirs):
+            made.step()
+        mine.step()
+        other.step()
+
+
+def test_warmup_may_be_a_share() -> None:
+    made = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    recipe = Recipe(lr_scheduler="constant_with_warmup", lr_warmup_steps=0.25)
+    moving = scheduler(recipe, made, 40)
+    seen = []
+    for _ in range(12):
+        seen.append(rates(made)["0"])
+        made.step()
+        moving.step()
+    assert seen == [min(1.0, i / 10) for i in range(12)]
+
+
+def test_arguments() -> None:
+    got = arguments(["weight_decay=0.01", "betas=0.9,0.99", "decouple=True", "mode=x y", "eps=None"])
+    assert got == {"weight_decay": 0.01, "betas": (0.9, 0.99), "decouple": True, "mode": "x y", "eps": None}
+    for bad in ("weight_decay", "=1", "a b=1"):
+        with pytest.raises(TrainError, match="name=value"):
+            arguments([bad])
+
+
+def groups() -> list[dict[str, object]]:
+    return [{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": 1e-3, "name": "unet"}]
+
+
+def test_wrong_names_and_settings_are_told() -> None:
+    for name, args, said in (
+        ("AdamV", (), "did you mean"),
+        ("AdamW", ("weight_decai=1",), "did you mean 'weight_decay'"),
+        ("AdamW", ("betas=2",), "optimizer_args"),
+        ("torch.optim.Nothing", (), "no optimizer"),
+        ("nowhere.Adam", (), "pip install nowhere"),
+    ):
+        with pytest.raises(TrainError, match=said):
+            optimizer(Recipe(optimizer_type=name, optimizer_args=args), groups())
+
+
+def test_any_class_by_its_path_and_any_case() -> None:
+    assert type(optimizer(Recipe(optimizer_type="torch.optim.NAdam"), groups())) is torch.optim.NAdam
+    made = optimizer(Recipe(optimizer_type="adamw", optimizer_args=("weight_decay=0.5",)), groups())
+    assert type(made) is torch.optim.AdamW and made.param_groups[0]["weight_decay"] == 0.5
+    own = Recipe(optimizer_type="Adafactor", optimizer_args=("relative_step=True", "scale_parameter=True"))
+    assert optimizer(own, groups()).param_groups[0]["lr"] is None
+
+
+def test_gradients_are_clipped() -> None:
+    p, idle = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(4))
+    p.grad = torch.full((4,), 3.0)
+    assert float(clip([p, idle], 0)) == pytest.approx(6.0) and float(p.grad.norm()) == pytest.approx(6.0)
+    assert float(clip([p, idle], 1.5)) == pytest.approx(6.0) and float(p.grad.norm()) == pytest.approx(1.5, rel=1e-4)
