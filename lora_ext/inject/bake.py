@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..lowrank import concat
+from ..lowrank import LowRank, concat
 from .pieces import Piece, split
 
+_BLOCK = 1 << 18
+"""Numbers of a weight that are summed at a time on a CPU: little enough to stay in its cache, which is also all the
+memory that a half-precision weight needs in float32."""
 
-def add_delta(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor | None = None) -> Tensor:
-    """W + Σ weight·ΔW, summed in float32 and rounded once to W's dtype; written into `out` where given."""
+Watch = Callable[[Tensor], object]
+"""Is shown each block of the result when it is done, still in the cache."""
+
+
+def add_delta(
+    weight: Tensor, pieces: tuple[Piece, ...], out: Tensor | None = None, watch: Watch | None = None
+) -> Tensor:
+    """W + Σ weight·ΔW, summed in float32 (float64 where W is) and rounded once to the dtype of the result.
+
+    Written into `out` where given, which may be W itself. The only place that adds ΔW to a weight: what is baked into
+    a model and what is merged into a checkpoint are the same bits.
+    """
+    if out is not None and out.dim() > 2 and not out.is_contiguous():  # moved to channels-last: no matrix of rows
+        return out.copy_(add_delta(weight, pieces, None, watch))
     if out is None:
         out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     for rows in sorted({piece.rows for piece in pieces}, key=lambda r: r or (0, 0)):
         part = slice(*rows) if rows else slice(None)
-        _add_rows(weight[part], tuple(p for p in pieces if p.rows == rows), out[part])
-    untouched = _complement({piece.rows for piece in pieces}, weight.shape[0])
-    for first, last in untouched:
-        out[first:last].copy_(weight[first:last])
+        acting = tuple(replace(p, rows=None) if rows else p for p in pieces if p.rows == rows)
+        _add_rows(weight[part], acting, out[part], watch)
+    if out is not weight:
+        for first, last in _complement({piece.rows for piece in pieces}, weight.shape[0]):
+            out[first:last].copy_(weight[first:last])
     return out
 
 
@@ -37,19 +54,43 @@ def _complement(spans: set[tuple[int, int] | None], size: int) -> Iterator[tuple
         yield at, size
 
 
-def _add_rows(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor) -> None:
+def _add_rows(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor, watch: Watch | None) -> None:
     """`out` = weight + Σ weight·ΔW of pieces that cover all of it."""
-    total = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
     lows, dense = split(pieces, weight.shape)
-    if lows:
-        low = concat([piece.times_weight(low) for piece, low in lows])
-        up = (low.up.to(weight.device, total.dtype) * low.gain.to(weight.device, total.dtype)).contiguous()
-        down = low.down.to(weight.device, total.dtype).flatten(1)
-        direct = out.dtype == total.dtype and out.is_contiguous() and not dense
-        flat = torch.addmm(total.flatten(1), up, down, out=out.view(out.shape[0], -1) if direct else None)
-        if direct:
-            return
-        total = flat.view(weight.shape)
-    for piece in dense:
-        total = total + piece.acting.delta(weight).to(total.dtype) * piece.weight
+    low = concat([piece.times_weight(low) for piece, low in lows]) if lows else None
+    if low is not None and not dense:
+        _add_low(weight, low, out, watch)
+        return
+    deltas = [(piece.acting.delta(weight), piece.weight) for piece in dense]
+    total = weight.to(_wide(weight))
+    if low is not None:
+        total = _add_low(weight, low, torch.empty(weight.shape, dtype=total.dtype, device=weight.device))
+    for delta, factor in deltas:
+        total = total + delta.to(total.dtype) * factor
     out.copy_(total)
+    if watch is not None:
+        watch(out)
+
+
+def _wide(weight: Tensor) -> torch.dtype:
+    """The dtype that sums are made in."""
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+def _add_low(weight: Tensor, low: LowRank, out: Tensor, watch: Watch | None = None) -> Tensor:
+    """`out` = weight + low, a block of rows at a time."""
+    wide = _wide(weight)
+    flat, into = weight.flatten(1), out.flatten(1)
+    up, gain, down = (t.to(weight.device, wide) for t in (low.up, low.gain, low.down.flatten(1)))
+    up = up * gain
+    direct = into.dtype == wide and (into.stride(1) == 1 or into.shape[1] == 1) and into.stride(0) >= into.shape[1]
+    step = max(64, _BLOCK // max(1, flat.shape[1]) // 64 * 64) if flat.device.type == "cpu" else len(flat)
+    for first in range(0, len(flat), step):
+        rows = slice(first, first + step)
+        if direct:
+            torch.addmm(flat[rows].to(wide), up[rows], down, out=into[rows])
+        else:
+            into[rows].copy_(torch.addmm(flat[rows].to(wide), up[rows], down))
+        if watch is not None:
+            watch(into[rows])
+    return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,8 +15,7 @@ from ..errors import ToolError
 from ..file.lorafile import finite
 from ..file.writing import replacing, write_tensors
 from ..inject.bake import add_delta
-from ..inject.pieces import Piece, bias_delta, split
-from ..lowrank import LowRank, concat
+from ..inject.pieces import Piece, bias_delta
 from ..stack import Use
 from .ldm_keys import Place, describe, family_of
 from .options import check_space
@@ -114,9 +113,6 @@ def _tell(report: Report, use: Use, lacks: list[str], wrong: list[str]) -> None:
 
 # --- sums ------------------------------------------------------------------------------------------------------------
 
-_BLOCK = 1 << 18
-"""Numbers of a weight that are summed at a time: little enough to stay in the processor's cache."""
-
 
 def _adder(
     store: Store, key: str, rows: Sequence[tuple[Place, Site, Piece]], dtype: torch.dtype | None, device: torch.device
@@ -138,41 +134,13 @@ def _adder(
 
 
 def summed(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor) -> bool:
-    """`out` (may be `weight` itself) = weight + Σ weight·ΔW in float32, rounded once; whether its sum is finite.
-
-    Bit for bit what `inject.bake.add_delta` gives, in blocks of rows: no second copy of a large weight is made.
-    """
-    spans = {piece.rows for piece in pieces}
-    if out is not weight and spans != {None}:
-        out.copy_(weight)
-    sound = True
-    for span in spans:
-        part, target = (t[slice(*span)] if span else t for t in (weight, out))
-        acting = tuple(replace(piece, rows=None) for piece in pieces if piece.rows == span)
-        lows, dense = split(acting, part.shape)
-        if dense or part.dim() < 2 or part.dtype == torch.float64:
-            add_delta(part, acting, target)
-            sound &= bool(torch.isfinite(target.float().sum()))
-        else:
-            sound &= _add_low(part, concat([piece.times_weight(low) for piece, low in lows]), target)
-    return sound
-
-
-def _add_low(weight: Tensor, low: LowRank, out: Tensor) -> bool:
-    """`out` = weight + low, a block of rows at a time; whether its sum is finite."""
-    weight, out = weight.flatten(1), out.flatten(1)
-    up, gain, down = (t.to(weight.device, torch.float32) for t in (low.up, low.gain, low.down.flatten(1)))
-    up = (up * gain).contiguous()
-    step = max(64, _BLOCK // weight.shape[1] // 64 * 64)
-    block = torch.empty(min(step, len(weight)), weight.shape[1], device=weight.device)
+    """`out` (may be `weight` itself) = weight + Σ weight·ΔW, as baked into a model; whether its sum is finite."""
     check = torch.zeros((), device=weight.device)
-    for first in range(0, len(weight), step):
-        rows = slice(first, first + step)
-        total = block[: len(up[rows])]
-        total.copy_(weight[rows])
-        torch.addmm(total, up[rows], down, out=total)
-        out[rows].copy_(total)
-        check += out[rows].sum(dtype=torch.float32) if out.element_size() > 1 else out[rows].float().sum()
+
+    def look(block: Tensor) -> None:
+        check.add_(block.sum(dtype=torch.float32) if block.element_size() > 1 else block.float().sum())
+
+    add_delta(weight, pieces, out, look)
     return bool(torch.isfinite(check))
 
 

@@ -1,0 +1,71 @@
+"""W + ΔW in blocks of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from makers import make
+from reference import reference
+from torch import nn
+
+from lora_ext.adapters import adapter_of
+from lora_ext.inject import BAKED, Injection, Piece, Target
+from lora_ext.inject import bake as bake_module
+from lora_ext.inject.bake import add_delta
+
+
+def piece(kind: str, shape: tuple[int, ...], weight: float = 0.7) -> tuple[Piece, np.ndarray]:
+    """A piece, and its weight·ΔW for a weight of ones in float64."""
+    tensors = make(kind, torch.Size(shape), rank=3, dtype=torch.float32, rng=np.random.default_rng(3))
+    adapter = adapter_of(tensors)
+    assert adapter is not None
+    return Piece(adapter, weight), weight * (reference(kind, tensors, np.ones(shape)) - 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [(200, 24), (130, 8, 3, 3)])
+def test_many_blocks_are_one_sum(shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place or not, the bits are the same; and whatever a block's rows, it is W + ΔW."""
+    acting, delta = piece("lora", shape)
+    weight = torch.ones(shape, dtype=dtype)
+    results = []
+    for block in (1, 1 << 18):
+        monkeypatch.setattr(bake_module, "_BLOCK", block)
+        seen: list[torch.Size] = []
+        results.append(add_delta(weight, (acting,), watch=lambda rows, seen=seen: seen.append(rows.shape)))
+        assert sum(rows[0] for rows in seen) == shape[0] and (len(seen) == 1) == (block > 1)
+        own = weight.clone()
+        assert add_delta(own, (acting,), own) is own and torch.equal(own, results[-1])
+    wanted = torch.from_numpy(1 + delta)
+    for result in results:
+        assert result.dtype == dtype
+        assert torch.allclose(result.double(), wanted, atol=float(torch.finfo(dtype).eps) + 1e-6)
+
+
+def test_into_a_result_of_another_dtype() -> None:
+    acting, delta = piece("lora", (96, 24))
+    out = torch.empty(96, 24)
+    add_delta(torch.ones(96, 24, dtype=torch.float16), (acting,), out)
+    assert torch.allclose(out.double(), torch.from_numpy(1 + delta), atol=1e-6)
+
+
+def test_low_rank_and_dense_kinds_together() -> None:
+    (one, first), (two, second) = piece("lora", (96, 24)), piece("loha", (96, 24))
+    out = add_delta(torch.ones(96, 24), (one, two))
+    assert torch.allclose(out.double(), torch.from_numpy(1 + first + second), atol=1e-5)
+
+
+def test_a_model_that_goes_to_channels_last_meanwhile() -> None:
+    """What was swapped in has other strides then; a new weight still arrives, and the original comes back."""
+    module = nn.Conv2d(8, 130, 3)
+    original, before = module.weight, module.weight.detach().clone()
+    acting, _ = piece("lora", (130, 8, 3, 3))
+    target = Target(module, "weight", module.weight.shape)
+    with Injection(BAKED) as injection:
+        injection.put({target: (acting,)})
+        module.to(memory_format=torch.channels_last)
+        stronger, _ = piece("lora", (130, 8, 3, 3), 1.5)
+        injection.put({target: (Piece(acting.adapter, 1.5),)})
+        assert torch.equal(module.weight, add_delta(before, (stronger,)))
+    assert module.weight is original and torch.equal(original, before)
