@@ -13,6 +13,7 @@ for name in [name for name in sys.modules if name.split(".")[0] == "lora_ext"]:
 sys.path.insert(0, ROOT)
 try:
     from lora_ext.host.a1111 import Host
+    from lora_ext.host.a1111_axes import Axes
     from lora_ext.host.a1111_desk import A1111Desk, users
     from lora_ext.ui.webui import Tab
 finally:
@@ -25,6 +26,7 @@ script_callbacks.on_model_loaded(host.on_model_loaded)
 script_callbacks.on_cfg_denoiser(host.on_step)
 script_callbacks.on_infotext_pasted(host.on_pasted)
 script_callbacks.on_script_unloaded(host.unload)
+script_callbacks.on_before_ui(Axes(lambda: host.library, host.shell.presets).add)
 
 tab = Tab(A1111Desk(host.shell), users)
 script_callbacks.on_ui_tabs(tab.page)

@@ -17,7 +17,7 @@ from ..file.library import Library
 from ..prompt import TAG, Request
 from ..stack import Presets, resolve_blocks
 from . import values
-from .runs import pick, run_of, same_run
+from .runs import pick, run_of, same_run, saved
 from .shot import Shot, edit
 
 Edit = Callable[[Shot], Shot]
@@ -128,7 +128,9 @@ def _epoch(text: str, name: str, known: Known) -> Axis:
         name or known.shot.lora or next((r.name for r in known.shot.tags() if _in_run(r.name, known.library)), None)
     )
     chosen = pick(run_of(wanted, known.library), text)
-    return _files([(file.label, file.name) for file in chosen], f"epochs of {chosen[0].run}", name, chosen[0].run)
+    return _files(
+        [(file.label, file.name) for file in chosen], f"epochs of {chosen[0].run}", name, saved(chosen[0].name).run
+    )
 
 
 def _in_run(name: str, library: Library) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import LoraError, did_you_mean
-from ..file.library import Library
+from ..file.library import Entry, Library
 from .values import expand, items
 
 _TAIL = re.compile(r"-(?:(?P<step>step)(?P<steps>\d{8})|(?P<epoch>\d{6}))(?P<state>-state)?$")
@@ -72,7 +72,18 @@ def runs(names: Iterable[str]) -> Mapping[str, tuple[Saved, ...]]:
 
 def names_of(library: Library) -> list[str]:
     """One name for each file, the shortest that means this very file (aliases of a run's files are all the same)."""
-    return [library.call(entry) if library.find(entry.name) is entry else entry.place for entry in library.entries]
+    return [_name(entry, library) for entry in library.entries]
+
+
+def _name(entry: Entry, library: Library) -> str:
+    return entry.name if library.find(entry.name) is entry else entry.place
+
+
+def runs_in(library: Library) -> Mapping[str, tuple[Saved, ...]]:
+    """The runs among a library's files: those of one folder belong together. Names are what a prompt calls them."""
+    names = {entry.place: _name(entry, library) for entry in library.entries}
+    found = runs(names)
+    return {run: tuple(replace(file, name=names[file.name]) for file in files) for run, files in found.items()}
 
 
 def run_of(name: str | None, library: Library) -> tuple[Saved, ...]:
@@ -80,16 +91,21 @@ def run_of(name: str | None, library: Library) -> tuple[Saved, ...]:
 
     Raises LoraError that names the runs.
     """
-    known = runs(names_of(library))
+    known = runs_in(library)
     if name is None:
         if len(known) == 1:
             return next(iter(known.values()))
         many = f"; name one of {', '.join(sorted(known))}" if known else ": no name ends in -000001 or the like"
         raise LoraError(f"{len(known) or 'no'} runs of training are among the LoRA files{many}")
-    files = next((files for run, files in known.items() if same_run(run, name)), None)
-    if files is None:
-        raise LoraError(f"{name!r} is not of a run with several files{did_you_mean(saved(name).run, known)}")
-    return files
+    for same in (
+        lambda run, files: any(file.name == name for file in files),
+        lambda run, files: same_run(run, name),
+        lambda run, files: same_run(run.rpartition("/")[2], name),
+    ):
+        for run, files in known.items():
+            if same(run, files):
+                return files
+    raise LoraError(f"{name!r} is not of a run with several files{did_you_mean(saved(name).run, known)}")
 
 
 def pick(files: tuple[Saved, ...], text: str) -> list[Saved]:

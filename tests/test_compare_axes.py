@@ -1,0 +1,295 @@
+"""Axes as text → edits of a shot; runs of files; the web UI's plot with the same axes."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from lora_ext.blocks import LAYOUTS, parse_weights
+from lora_ext.compare import axes, values
+from lora_ext.compare.axes import KINDS, Known
+from lora_ext.compare.plan import Plan, batches, once, plan
+from lora_ext.compare.runs import Saved, runs, saved
+from lora_ext.compare.shot import Shot, edit, tag_of
+from lora_ext.errors import LoraError
+from lora_ext.file.library import Library
+from lora_ext.prompt import parse
+
+KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+RUN = ("run-000001", "run-000002", "run-000010", "run")
+
+
+def write(path: Path, rank: int = 4, metadata: dict[str, str] | None = None) -> None:
+    tensors = {f"{KEY}.lora_down.weight": torch.ones(rank, 32), f"{KEY}.lora_up.weight": torch.ones(32, rank)}
+    save_file(tensors, path, metadata=metadata)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    folder = tmp_path_factory.mktemp("loras")
+    for name in (*RUN, "style", "other"):
+        write(folder / f"{name}.safetensors", metadata={"ss_output_name": name.split("-")[0]})
+    write(
+        folder / "dy.safetensors",
+        rank=8,
+        metadata={"ss_network_module": "networks.dylora", "ss_network_args": '{"unit": "2"}'},
+    )
+    (folder / "sub").mkdir()
+    write(folder / "sub" / "run-000003.safetensors")
+    return Library([folder])
+
+
+def prompts(library: Library, prompt: str, x: str, y: str = "", lora: str = "") -> list[str]:
+    return [cell.shot.prompt for cell in plan(Shot(prompt=prompt, lora=lora), x, y, "", library).cells]
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.2-1.0(+0.2)", [0.2, 0.4, 0.6, 0.8, 1.0]),
+        ("0.2-1.0 (+0.2)", [0.2, 0.4, 0.6, 0.8, 1.0]),
+        ("0-1 [5]", [0, 0.25, 0.5, 0.75, 1]),
+        ("1-0 (-0.5)", [1, 0.5, 0]),
+        ("-1-1 (0.5)", [-1, -0.5, 0, 0.5, 1]),
+        ("-0.5", [-0.5]),
+        ("1-3, 7", [1, 2, 3, 7]),
+        (".5,1.", [0.5, 1]),
+        ("0-0.95 (+0.3)", [0, 0.3, 0.6, 0.9]),
+        ("2-2", [2]),
+        ("3-5 [1]", [3]),
+    ],
+)
+def test_ranges_as_the_plot_script_writes_them(text: str, expected: list[float]) -> None:
+    assert values.numbers(text, "weight") == expected
+
+
+@given(st.integers(-50, 50), st.integers(1, 40), st.integers(2, 30))
+def test_ranges_meet_their_ends(first: int, step: int, count: int) -> None:
+    a, s = first / 20, step / 20
+    last = round(a + s * (count - 1), 8)
+    found = values.numbers(f"{a:g}-{last:g} (+{s:g})", "weight")
+    assert len(found) == count and found[0] == pytest.approx(a) and found[-1] == pytest.approx(last)
+    assert found == pytest.approx(values.numbers(f"{a:g}-{last:g} [{count}]", "weight"))
+
+
+@pytest.mark.parametrize(
+    ("axis", "said"),
+    [
+        ("weigth:1", "did you mean 'weight'"),
+        ("weight", "no values"),
+        ("weight:", "no values given"),
+        ("weight:1-0", "never gets from 1 to 0"),
+        ("weight:0-1 (0)", "never gets"),
+        ("weight:0-1 (+0.00001)", "at most 1000"),
+        ("weight:high", "'high' is neither a number nor a range"),
+        ("seed:1.5", "whole numbers"),
+        ("preset:OUTAL", "did you mean 'OUTALL'"),
+        ("block OUT77:1", "unknown block 'OUT77'"),
+        ("block:OUT05", "BLOCK=WEIGHT"),
+        ("file:stile", "did you mean 'style'"),
+        ("epoch style:all", "not of a run"),
+        ("epoch run:7", "there are 1, 2, 10 and last"),
+        ("rank:0", "begin at 1"),
+        ("start:1.5", "neither whole steps nor shares"),
+        ("sr:dog,cat", "neither in the prompt"),
+        ('preset:"1,2', "never closed"),
+        ("weight:1-1000, 1-1000", "at most 1000"),
+    ],
+)
+def test_mistakes_are_named(library: Library, axis: str, said: str) -> None:
+    with pytest.raises(LoraError, match=said):
+        plan(Shot(prompt="a cat <lora:style:1>"), axis, "", "", library)
+
+
+# --- tags -----------------------------------------------------------------------------------------------------
+
+
+def test_the_tag_is_found_or_added(library: Library) -> None:
+    weights = "weight:0,0.5"
+    assert prompts(library, "a cat", weights, lora="style") == ["a cat <lora:style:0>", "a cat <lora:style:0.5>"]
+    assert prompts(library, "<lora:style:1:lbw=IND> a cat", weights) == [
+        "<lora:style:0:lbw=IND> a cat",
+        "<lora:style:0.5:lbw=IND> a cat",
+    ]
+    both = "a <lora:style:1> <lora:other:0.3>"
+    assert prompts(library, both, "weight other:1")[0] == "a <lora:style:1> <lora:other:1>"
+    assert prompts(library, both, "te:0.2", "unet:0.7") == ["a <lora:style:0.2:0.7> <lora:other:0.3>"]
+    with pytest.raises(LoraError, match="which LoRA is meant"):
+        prompts(library, "a cat", weights)
+
+
+def test_a_run_is_swapped_in_the_tag_whatever_the_order_of_axes(library: Library) -> None:
+    expected = {f"a <lora:{name}:{weight}>" for name in RUN for weight in (0.5, 1)}
+    for prompt in ("a <lora:run-000002:0.3>", "a <lora:run:1>", "a"):
+        assert set(prompts(library, prompt, "epoch run:all", "weight:0.5,1")) == expected
+        assert set(prompts(library, prompt, "weight:0.5,1", "epoch run:all")) == expected
+    assert prompts(library, "<lora:style:1> a", "epoch run:2,last") == [
+        "<lora:style:1> a <lora:run-000002:1>",
+        "<lora:style:1> a <lora:run:1>",
+    ]
+
+
+def test_epochs_are_in_order_and_in_their_own_folder(library: Library) -> None:
+    axis = axes.parse("epoch:all", Known(library, Shot(prompt="<lora:run:1>")))
+    assert [value.label for value in axis.values] == ["epoch 1", "epoch 2", "epoch 10", "last"]
+    assert prompts(library, "<lora:run:1>", "epoch:2-20") == ["<lora:run-000002:1>", "<lora:run-000010:1>"]
+    assert runs(["b-step00000200", "b-step00000100"])["b"] == (
+        Saved("b-step00000100", "b", step=100),
+        Saved("b-step00000200", "b", step=200),
+    )
+    assert runs(["a", "b"]) == {} and saved("x-000004").epoch == 4 and saved("sub/x-000004").run == "sub/x"
+
+
+def test_blocks_ranks_steps(library: Library) -> None:
+    (off, on) = prompts(library, "<lora:style:1>", "block OUT05:0,1")
+    request = parse(off)[1][0]
+    assert request.lbw and parse_weights(request.lbw).weights == {
+        label: float(label != "OUT05") for label in LAYOUTS[26].labels
+    }
+    assert set(parse_weights(parse(on)[1][0].lbw or "").weights.values()) == {1.0}
+    kept = parse(prompts(library, "<lora:style:1:lbw=OUTALL>", "block:OUT05=0.5")[0])[1][0]
+    expected = dict(parse_weights("OUTALL").weights) | {"OUT05": 0.5}
+    assert kept.lbw and parse_weights(kept.lbw).weights == expected
+    assert len(prompts(library, "<lora:style:1>", "block:IN04-OUT05=0")) == len(LAYOUTS[26].labels[5:20])
+    ranks = [parse(text)[1][0].dyn for text in prompts(library, "<lora:dy:1>", "rank:all")]
+    assert ranks == [2, 4, 6, 8]
+    steps = [parse(text)[1][0] for text in prompts(library, "<lora:dy:1>", "start:0,5,none,0.5", "stop:0.0-1.0 [3]")]
+    assert [(r.start, r.stop) for r in steps[:4]] == [(0, 0.0), (5, 0.0), (None, 0.0), (0.5, 0.0)]
+    assert [type(r.start) for r in steps[:4]] == [int, int, type(None), float]
+    assert prompts(library, "<lora:dy:1>", 'preset:INS,"1,0,0,0,0,0,0,0,0,0,0,0"')[1].count(",") == 11
+
+
+def test_other_axes(library: Library) -> None:
+    base = Shot(prompt="a cat <lora:style:1>", negative="cat ears")
+    made = plan(base, "sr:cat,dog", "seed:3,-1", "cfg:3,5", library)
+    assert [cell.shot.prompt for cell in made.cells[:2]] == ["a cat <lora:style:1>", "a dog <lora:style:1>"]
+    assert made.cells[1].shot.negative == "dog ears" and made.cells[0].shot.seed == 3
+    assert made.cells[2].shot.seed == plan(base, "sr:cat,dog", "seed:3,-1", "", library).cells[2].shot.seed >= 0
+    assert [cell.shot.cfg for cell in (made.cells[0], made.cells[-1])] == [3, 5]
+    scenes = plan(base, "prompt:a dog | two birds", "weight:0.5", "sampler:Euler", library).cells
+    assert [c.shot.prompt for c in scenes] == ["a dog <lora:style:0.5>", "two birds <lora:style:0.5>"]
+    assert scenes[0].shot.sampler == "Euler" and scenes[0].tag == "<lora:style:0.5>"
+
+
+@given(st.text("a<>lor:0.5 ", max_size=30), st.sampled_from(["style", "run-000001"]))
+def test_edits_keep_the_text_and_leave_one_readable_tag(text: str, name: str) -> None:
+    changed = edit(text, name, lambda request: request)
+    assert tag_of(changed, name)
+    assert edit(changed, name, lambda request: request) == changed
+
+
+def test_every_kind_has_an_example_that_reads(library: Library) -> None:
+    shot = Shot(prompt="a cat <lora:run:1>")
+    for kind in KINDS.values():
+        for example in kind.example.split(" or "):
+            text = example.replace("one,other", "style,other").replace("2-6", "2-9").replace("rank:all", "rank dy:all")
+            assert axes.parse(text, Known(library, shot)).values, example
+
+
+# --- plans -----------------------------------------------------------------------------------------------------
+
+
+def _keys(made: Plan) -> list[str]:
+    return [cell.shot.key() for cell in made.cells]
+
+
+def test_equal_pictures_once(library: Library) -> None:
+    made = plan(Shot(prompt="a <lora:run:1>"), "epoch:all", "weight:0,1,1.0", "", library)
+    assert len(made.cells) == 12 and len(once((c.shot for c in made.cells), Shot.key)) == 5  # no LoRA, and four files
+    assert Shot(prompt="a", lora="x").key() == Shot(prompt="a <lora:x:0>").key() != Shot(prompt="a", seed=1).key()
+    assert Shot(prompt="a <lora:x:1>").key("file 1") != Shot(prompt="a <lora:x:1>").key("file 2")
+
+
+def test_batches_share_what_they_must_and_switch_least(library: Library) -> None:
+    shot = Shot(prompt="a <lora:run:1>")
+    made = plan(shot, "seed:1,2,3", "epoch:all", "steps:4,8", library)
+    groups = batches([cell.shot for cell in made.cells], 5)
+    assert all(len({shot.group() for shot in group}) == 1 and len(group) <= 5 for group in groups)
+    assert sorted(shot.key() for group in groups for shot in group) == sorted(_keys(made))
+    assert [len(group) for group in groups] == [5, 5, 2] * 2
+    row = [shot.tags()[0].name for group in groups[:3] for shot in group]
+    assert row == [name for name in RUN for _ in range(3)]  # each file is taken up once
+
+
+def test_a_sheet_has_limits(library: Library) -> None:
+    with pytest.raises(LoraError, match="1000 × 30 × 1 are 30000 cells"):
+        plan(Shot(prompt="a"), "seed:1-1000", "steps:1-30", "", library)
+
+
+# --- the web UI's plot -------------------------------------------------------------------------------------------
+
+
+class AxisOption:
+    """As the plot script's own."""
+
+    def __init__(self, label: str, type: type, apply: Any, format_value: Any = None, confirm: Any = None,
+                 cost: float = 0.0, choices: Any = None, prepare: Any = None) -> None:  # fmt: skip
+        self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
+
+
+@pytest.fixture
+def plot(monkeypatch: pytest.MonkeyPatch, library: Library) -> Any:
+    """The plot's list of axes with ours in it, and a function that walks a plot as the web UI does."""
+    fake = ModuleType("modules.scripts")
+    script = SimpleNamespace(axis_options=[AxisOption("Seed", int, None)], AxisOption=AxisOption)
+    kind = type("Script", (), {"__module__": "xyz_grid.py"})
+    fake.scripts_data = [SimpleNamespace(script_class=kind, module=script)]  # type: ignore[attr-defined]
+    modules = ModuleType("modules")
+    modules.scripts = fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "modules", modules)
+    monkeypatch.setitem(sys.modules, "modules.scripts", fake)
+    monkeypatch.delitem(sys.modules, "lora_ext.host.a1111_axes", raising=False)
+    from lora_ext.host.a1111_axes import Axes
+    from lora_ext.stack import Presets
+
+    ours = Axes(lambda: library, Presets)
+    ours.add()
+    ours.add()
+    options = {option.label: option for option in script.axis_options}
+    assert len(options) == len(script.axis_options) == 11
+
+    def walk(p: Any, *rows: tuple[str, str]) -> list[str]:
+        chosen = [(options[title], [part.strip() for part in text.split(",")]) for title, text in rows]
+        for option, xs in chosen:
+            option.confirm(p, xs)
+        found = []
+        for y in chosen[1][1] if len(chosen) > 1 else [None]:
+            for x in chosen[0][1]:
+                pc = copy.copy(p)
+                chosen[0][0].apply(pc, x, chosen[0][1])
+                if y is not None:
+                    chosen[1][0].apply(pc, y, chosen[1][1])
+                found.append(pc.prompt)
+        return found
+
+    return walk
+
+
+def test_the_plot_gets_the_same_prompts(plot: Any, library: Library) -> None:
+    for prompt in ("a cat", "a <lora:run-000002:0.3>"):
+        for rows in ((("LoRA epoch", "run: all"), ("LoRA weight", "0.5-1 [2]")),
+                     (("LoRA weight", "0.5-1 [2]"), ("LoRA epoch", "run: all"))):  # fmt: skip
+            p = SimpleNamespace(prompt=prompt, negative_prompt="", seed=1, hr_prompt="")
+            ours = [("epoch run:all" if "epoch" in title else "weight:0.5,1") for title, _ in rows]
+            assert plot(p, *rows) == prompts(library, prompt, *ours)
+            assert p.prompt == prompt
+
+
+def test_the_plots_hires_prompt_follows_where_it_has_the_tag(plot: Any) -> None:
+    p = SimpleNamespace(prompt="a <lora:style:1>", negative_prompt="", seed=1, hr_prompt="b <lora:style:0.7>")
+    (made,) = plot(p, ("LoRA one block's weight", "OUT05: 0.5"))
+    assert parse(made)[1][0].lbw
+    with pytest.raises(LoraError, match="did you mean"):
+        plot(SimpleNamespace(prompt="a", negative_prompt="", seed=1, hr_prompt=""), ("LoRA file", "stile"))
