@@ -20,6 +20,7 @@ from .batch import Batch
 from .buckets import LATENT, Size
 from .cache import Store, key_of
 from .captions import vary
+from .faces import face_finder, face_in_name
 from .order import Chunk, Item, Order, draw
 from .pictures import Cut, FaceFinder, apply_cut, cut_of, mask_of, open_picture, pixels_of, recolour
 from .prefetch import ahead
@@ -45,12 +46,13 @@ class Dataset:
     """All that a recipe trains on.
 
     found: what a scan gave; `Dataset.of(recipe)` makes one from the recipe's folders. seed: of every draw. faces: finds
-    a picture's largest face, for `face_crop_aug_range`. Epochs count from 0.
+    a picture's largest face, for `face_crop_aug_range`; OpenCV's without one. Epochs count from 0.
     """
 
     def __init__(self, recipe: Recipe, found: Scan, seed: int, *, faces: FaceFinder | None = None) -> None:
-        self.recipe, self.scan, self.seed, self.faces = recipe, found, seed, faces
+        self.recipe, self.scan, self.seed = recipe, found, seed
         self.subsets, self.pictures = found.subsets, found.pictures
+        self.faces = faces or self._finder()
         self.order = Order(found.subsets, found.pictures, seed)
         self._store: Store | None = None
         self._vae = ""
@@ -71,6 +73,11 @@ class Dataset:
         for sentence in found.skipped:
             say(f"skipped: {sentence}")
         return cls(recipe, found, recipe.seed if recipe.seed is not None else seed, faces=faces)
+
+    def _finder(self) -> FaceFinder | None:
+        """OpenCV's, where faces are asked for and some picture's name does not tell where its is."""
+        asked = [p for p in self.pictures if self.subsets[p.subset].variation.face_crop]
+        return face_finder() if any(face_in_name(p.path) is None for p in asked) else None
 
     # --- how much there is
 
@@ -164,7 +171,9 @@ class Dataset:
             image, mask = self._kept.get(picture, lambda: self._cut(picture, cut))
             return image, mask, cut
         image, mask = self._whole(picture)
-        face = self.faces(image) if rules.face_crop and self.faces else None
+        face = face_in_name(picture.path) if rules.face_crop else None
+        if rules.face_crop and face is None and self.faces:
+            face = self.faces(image)
         cut = cut_of(picture.size, picture.fitted, rules, rng, face)
         how = rules.resize_interpolation
         return apply_cut(image, cut, bucket, how), None if mask is None else apply_cut(mask, cut, bucket, how), cut

@@ -1,0 +1,39 @@
+"""Faces: told by names, or found by OpenCV where it is installed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lora_ext.errors import TrainError
+from lora_ext.train.dataset import Dataset
+from lora_ext.train.faces import face_finder, face_in_name
+from lora_ext.train.recipe import Recipe
+
+
+def test_names_that_tell() -> None:
+    assert face_in_name(Path("ann_320_200_90_110.png")) == (275, 145, 90, 110)
+    assert face_in_name(Path("ann_320_200.png")) is None and face_in_name(Path("a_1_2_0_0.png")) is None
+
+
+def test_a_missing_opencv_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(TrainError, match="pip install 'opencv-python-headless<5'"):
+        face_finder()
+    image = Image.new("RGB", (300, 200))
+    image.paste("white", (240, 20, 260, 40))
+    image.save(tmp_path / "a_250_30_20_20.png")
+    recipe = Recipe(train_data_dir=str(tmp_path), resolution="64", face_crop_aug_range="1.0,2.0", dataset_repeats=4)
+    for batch in Dataset.of(recipe).epoch(0):  # the name tells, nothing else is needed
+        assert batch.pixels is not None and float((batch.pixels > 0).float().mean()) > 0.2
+    image.save(tmp_path / "b.png")
+    with pytest.raises(TrainError, match="face_crop_aug_range looks for faces"):
+        Dataset.of(recipe)
+
+
+def test_opencv_finds_nothing_in_nothing() -> None:
+    pytest.importorskip("cv2")
+    assert face_finder()(Image.new("RGB", (200, 200))) is None
