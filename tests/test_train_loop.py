@@ -1,0 +1,260 @@
+"""The training loop: what is trained is what is applied; going on after a kill, an interrupt; several processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_trainee import pictures, recipe, trainee
+
+from lora_ext.api import apply, merge
+from lora_ext.errors import TrainError
+from lora_ext.file.reading import read
+from lora_ext.host.training import StandaloneTrainee
+from lora_ext.train import state
+from lora_ext.train.recipe import Recipe
+from lora_ext.train.recipe_io import settings_of
+from lora_ext.training.start import Quiet, train
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    """The same sums in the same order everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "last.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def losses(out: Path) -> list[tuple[str, str, str]]:
+    return [(row["step"], row["epoch"], row["loss"]) for row in rows(out)]
+
+
+def worker(made: Recipe, env: dict[str, str] | None = None, **more: Any) -> subprocess.Popen[bytes]:
+    """A process that trains by the recipe."""
+    path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    given = json.dumps({**settings_of(made), **more})
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(env or {})}
+    return subprocess.Popen([sys.executable, str(HERE / "tiny_trainee.py"), given], env=environment)
+
+
+def weights(file: Path) -> dict[Any, torch.Tensor]:
+    return {site: adapter.low_rank().delta() for site, adapter in read(file).adapters.items()}
+
+
+def test_a_run_writes_its_file_its_table_and_says_what_it_was(tmp_path: Path) -> None:
+    data, out = pictures(tmp_path / "data"), tmp_path / "out"
+    seen = []
+    outcome = train(recipe(data, out), model=trainee(), watch=seen.append)
+    assert outcome.steps == 16 and outcome.file == out / "last.safetensors"
+    table = rows(out)
+    assert [int(row["step"]) for row in table] == list(range(1, 17))
+    assert [int(row["epoch"]) for row in table] == [1] * 8 + [2] * 8
+    assert seen[-1].step == seen[-1].steps == 16 and seen[-1].file == outcome.file
+    metadata = read(outcome.file).metadata
+    assert metadata["ss_seed"] == "5" and metadata["ss_steps"] == "16" and metadata["ss_epoch"] == "2"
+    assert metadata["ss_output_name"] == "last" and metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert len(metadata["sshs_model_hash"]) == 64
+
+
+def test_the_model_is_as_it_was(tmp_path: Path) -> None:
+    host = trainee()
+    networks = (host.model.unet, host.model.vae, host.model.texts[0].module)
+    host.model.unet.requires_grad_(True)
+    host.model.unet.train()
+
+    def all_of() -> list[Any]:
+        return [
+            [(id(p), p.data_ptr(), p.dtype, p.requires_grad, p.grad, p.clone()) for p in n.parameters()]
+            + [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in n.modules()]
+            for n in networks
+        ]
+
+    before = all_of()
+    data = pictures(tmp_path / "data")
+    more: dict[str, Any] = {"gradient_checkpointing": True, "mixed_precision": "bf16"}
+    train(recipe(data, tmp_path / "out", max_train_epochs=None, max_train_steps=2, **more), model=host)
+    with pytest.raises(TrainError, match="broken"):
+        train(recipe(data, tmp_path / "out", max_train_steps=2, **more), model=host, watch=_fails)
+    for now, then in zip(all_of(), before, strict=True):
+        for a, b in zip(now, then, strict=True):
+            assert a[:5] == b[:5]
+            assert len(a) < 6 or torch.equal(a[5], b[5])
+
+
+def _fails(_: object) -> None:
+    raise TrainError("broken")
+
+
+@pytest.mark.parametrize("network", ["lierla", "c3lier", "dylora"])
+def test_what_is_trained_is_what_is_applied(network: str, tmp_path: Path) -> None:
+    """In memory at the end = saved, applied live = baked = merged."""
+    host = trainee()
+    data = pictures(tmp_path / "data")
+    seen: dict[str, torch.Tensor] = {}
+
+    def noise(model: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(2, 4, 8, 8, generator=generator)
+        with torch.no_grad():
+            return model.predict(x, torch.tensor([10, 700]), model.text(["a thing", "number"]))
+
+    plain = noise(host)
+
+    class Looking(type(host)):  # type: ignore[misc]
+        def sample(self, wish: Any) -> Any:
+            seen["memory"] = noise(self)
+            from PIL import Image
+
+            return Image.new("RGB", (8, 8))
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a thing", encoding="utf-8")
+    more = {"conv_dim": 4, "conv_alpha": 4} if network == "c3lier" else {"unit": 2} if network == "dylora" else {}
+    made = recipe(
+        data, tmp_path / "out", network_module=network, sample_prompts=str(prompts), sample_every_n_epochs=2, **more
+    )
+    outcome = train(made, model=Looking(host.model))
+    assert (seen["memory"] - plain).abs().max() > 1e-2
+    pipe = type("Pipe", (), {"unet": host.model.unet, "text_encoder": host.model.texts[0].module})()
+    for mode in ("live", "baked"):
+        with apply(pipe, outcome.file, mode=mode):
+            torch.testing.assert_close(noise(host), seen["memory"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(noise(host), plain, rtol=0, atol=0)
+    merge(pipe, outcome.file)
+    torch.testing.assert_close(noise(host), seen["memory"], rtol=1e-4, atol=1e-5)
+
+
+def test_after_kill_9_the_losses_go_on_the_same(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data")
+    more = {"network_module": "dylora", "unit": 2, "save_state": True, "save_every_n_steps": 3, "shuffle_caption": True}
+    whole = recipe(data, tmp_path / "whole", rank_dropout=0.1, lr_scheduler="cosine", flip_aug=True, **more)
+    train(whole, model=trainee())
+    cut = recipe(data, tmp_path / "cut", rank_dropout=0.1, lr_scheduler="cosine", flip_aug=True, **more)
+    process = worker(cut, slow=True)
+    table = tmp_path / "cut" / "last.csv"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (table.is_file() and len(table.read_text().splitlines()) > 8):
+        time.sleep(0.05)
+        assert process.poll() is None, "the worker ended by itself"
+    process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+    process.wait()
+    assert 8 <= len(losses(tmp_path / "cut")) < 16
+    outcome = train(recipe(data, tmp_path / "cut", rank_dropout=0.1, lr_scheduler="cosine", flip_aug=True,
+                           resume=str(tmp_path / "cut"), **more), model=trainee())  # fmt: skip
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    first, second = weights(tmp_path / "whole" / "last.safetensors"), weights(outcome.file)
+    assert all(torch.equal(first[site], second[site]) for site in first)
+
+
+class Stops(Quiet):
+    """Asks to stop once so many steps are done."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.done, self.said = after, 0, ""
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        self.done = done if text.startswith("epoch") else 0
+
+    def cancelled(self) -> bool:
+        return self.done >= self.after
+
+    def say(self, text: str) -> None:
+        self.said = text
+
+
+def test_an_interrupt_saves_first_and_can_be_resumed(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data")
+    shell = Stops(5)
+    outcome = train(recipe(data, tmp_path / "out"), model=trainee(), shell=shell)
+    assert outcome.stopped and outcome.steps == 5
+    assert (tmp_path / "out" / "last-step00000005.safetensors").is_file() and "--resume" in shell.said
+    assert state.find(tmp_path / "out", "last") == outcome.state
+    assert train(recipe(data, tmp_path / "out", resume=str(outcome.state)), model=trainee()).steps == 16
+    train(recipe(data, tmp_path / "whole"), model=trainee())
+    assert losses(tmp_path / "out") == losses(tmp_path / "whole")
+
+
+def test_two_processes_with_half_the_batch_learn_the_same(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data", 7)  # 14 turns: the last batch of an epoch is not full
+    more = {"max_train_epochs": None, "max_train_steps": 5, "network_module": "dylora", "unit": 2}
+    train(recipe(data, tmp_path / "one", train_batch_size=4, **more), model=trainee())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    both = [
+        worker(recipe(data, tmp_path / "two", **more), {**shared, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in (0, 1)
+    ]
+    assert [process.wait(timeout=180) for process in both] == [0, 0]
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert len(one) == len(two) == 5
+    for a, b in zip(one, two, strict=True):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-4)
+        assert float(a["grad_norm"]) == pytest.approx(float(b["grad_norm"]), rel=1e-3)
+
+
+def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
+    """Two batches of 1 make the step of one batch of 2."""
+    data = pictures(tmp_path / "data", 1)
+    more = {"train_batch_size": 1, "gradient_accumulation_steps": 2}
+    train(recipe(data, tmp_path / "one"), model=trainee())
+    train(recipe(data, tmp_path / "two", **more), model=trainee())
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert len(one) == len(two) == 2
+    for a, b in zip(one, two, strict=True):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-4)
+        assert float(a["grad_norm"]) == pytest.approx(float(b["grad_norm"]), rel=1e-3)
+
+
+def test_only_the_last_files_stay(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data")
+    out = tmp_path / "out"
+    more = {"save_every_n_epochs": 1, "save_last_n_epochs": 2, "save_state": True}
+    outcome = train(recipe(data, out, max_train_epochs=5, **more), model=trainee())
+    kept = sorted(path.name for path in out.glob("*.safetensors"))
+    assert kept == ["last-000003.safetensors", "last-000004.safetensors", "last.safetensors"]
+    assert sorted(path.name for path in out.glob("*-state")) == ["last-000003-state", "last-000004-state", "last-state"]
+    assert [path.name for path in outcome.files] == kept
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_since_when(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data")
+
+    class Breaks(StandaloneTrainee):
+        calls = 0
+
+        def predict(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            Breaks.calls += 1
+            return super().predict(*args, **kwargs) * (float("nan") if Breaks.calls > 4 else 1)
+
+    made = recipe(data, tmp_path / "out", save_every_n_steps=2, save_state=True)
+    with pytest.raises(TrainError, match=r"became nan at step 5 \(epoch 1\); .*last-step00000004-state.* than 0.01"):
+        train(made, model=Breaks(trainee().model))
+    assert all(
+        adapter.tensors for adapter in read(tmp_path / "out" / "last-step00000004.safetensors").adapters.values()
+    )
+    assert not (tmp_path / "out" / "last.safetensors").exists()
+
+
+def test_resuming_from_nothing_is_told(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data")
+    with pytest.raises(TrainError, match="no saved state"):
+        train(recipe(data, tmp_path / "out", resume=str(tmp_path)), model=trainee())

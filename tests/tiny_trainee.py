@@ -1,0 +1,84 @@
+"""A whole Stable Diffusion in miniature that can be trained in milliseconds, pictures for it, and a worker process.
+
+`python tests/tiny_trainee.py '{"train_data_dir": …}'` trains by those settings, for tests with several processes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from tiny import text_encoder, unet
+
+from lora_ext.host.model import Standalone
+from lora_ext.host.schedule import Levels, scaled_linear
+from lora_ext.host.text import Encoder
+from lora_ext.host.training import StandaloneTrainee
+from lora_ext.train.recipe import Recipe
+from lora_ext.train.recipe_io import recipe_of
+from lora_ext.training.start import Quiet, train
+
+
+class Words:
+    """One token a letter group; ids below 62."""
+
+    start, end, comma = 62, 63, None
+
+    def encode(self, text: str) -> list[int]:
+        return [sum(map(ord, word)) % 61 + 1 for word in text.split()]
+
+
+def trainee() -> StandaloneTrainee:
+    """The model, always with the same random weights; 64x64 pictures are 8x8 latents."""
+    torch.manual_seed(7)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        norm_num_groups=4,
+        latent_channels=4,
+    ).eval()
+    network, text = unet(), text_encoder()
+    for part in (network, vae, text):
+        part.requires_grad_(False)
+    levels = Levels(scaled_linear())
+    return StandaloneTrainee(Standalone("SD1", network, vae, (Encoder(text),), Words(), levels, "epsilon", 0.18215))
+
+
+def pictures(folder: Path, count: int = 8) -> Path:
+    """Noise pictures with captions, in `folder`/2_thing."""
+    where = folder / "2_thing"
+    where.mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    for number in range(count):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(where / f"{number}.png")
+        (where / f"{number}.txt").write_text(f"a thing number {number}", encoding="utf-8")
+    return folder
+
+
+def recipe(folder: Path, out: Path, **more: Any) -> Recipe:
+    """A short run: 8 pictures twice an epoch, batch 2."""
+    settings = {"resolution": "64", "network_dim": 4, "network_alpha": 4, "learning_rate": 1e-2, "seed": 5}
+    settings |= {"train_batch_size": 2, "max_train_epochs": 2, "train_data_dir": str(folder), "output_dir": str(out)}
+    return recipe_of({**settings, **more})
+
+
+class Slow(Quiet):
+    """Waits after each step, so that a parent can kill it in between."""
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        time.sleep(0.15 if text.startswith("epoch") else 0)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    given = json.loads(sys.argv[1])
+    shell = Slow() if given.pop("slow", False) else Quiet()
+    train(recipe_of(given), model=trainee(), shell=shell)
