@@ -74,7 +74,6 @@ def make(
 def _score(made: Made, store: Store, scorer: Scorer, base_keys: Mapping[Shot, str]) -> None:
     """Scores and the suggestion."""
     known: dict[tuple[str, str], Score] = {}
-    sharp = []
     for cell, key in zip(made.plan.cells, made.keys, strict=True):
         base_key = base_keys[cell.shot.plain()]
         if (key, base_key) not in known:
@@ -82,17 +81,13 @@ def _score(made: Made, store: Store, scorer: Scorer, base_keys: Mapping[Shot, st
             assert image is not None and base is not None
             known[key, base_key] = scorer.score(image, base)
         made.scores.append(known[key, base_key])
-    likes = []
-    for key in dict.fromkeys(base_keys.values()):
-        base = store.open(key)
-        assert base is not None
-        likes.append(scorer.likeness(base))
-        sharp.append(measures.sharpness(base))
-    usual = sum(sharp) / len(sharp) if sharp else 0.0
+    plain = [image for key in dict.fromkeys(base_keys.values()) if (image := store.open(key)) is not None]
+    alike, near = (sum(map(measure, plain)) / len(plain) for measure in (scorer.likeness, scorer.near))
+    usual = sum(map(measures.sharpness, plain)) / len(plain)
     made.suggestion = suggest(
         made.plan,
         made.scores,
-        base_likeness=sum(likes) / len(likes) if scorer.features is not None else None,
+        base=(alike, near) if scorer.trained else None,
         training_sharpness=scorer.sharpness / usual if scorer.sharpness and usual else 1.0,
         variety=_variety(made, store, base_keys),
     )

@@ -54,6 +54,15 @@ class Scorer:
         self.small = measures.thumbnails(images) if images else None
         self.sharpness = float(np.median([measures.sharpness(image) for image in images])) if images else None
 
+    @property
+    def trained(self) -> bool:
+        """Whether there are training pictures to measure by."""
+        return self.features is not None
+
+    def near(self, image: Image.Image) -> float:
+        """1 − distance of one picture to the nearest training picture; 0 without any."""
+        return 0.0 if self.small is None else 1 - measures.nearest(image, self.small)[1]
+
     def score(self, image: Image.Image, base: Image.Image) -> Score:
         """The score of a picture whose `base` is the same one without a LoRA."""
         sharp = measures.sharpness(image) / max(measures.sharpness(base), 1e-6)
@@ -101,7 +110,7 @@ def bars(score: Score, largest: Score) -> list[Bar]:
     """The bars under a picture, in the order of `legend`. `largest`: the greatest of each on the sheet."""
     rows = [
         Bar(score.difference / (largest.difference or 1), COLOURS["difference"], f"{score.difference:.0%}"),
-        Bar(score.sharpness / max(largest.sharpness, 1), COLOURS["sharpness"], f"{score.sharpness:.1f}×"),
+        Bar(score.sharpness / max(largest.sharpness, 1), COLOURS["sharpness"], f"{score.sharpness:.1f}x"),
     ]
     if score.likeness is not None and score.near is not None:
         rows.append(Bar(score.likeness, COLOURS["likeness"], f"{score.likeness:.2f}"))
@@ -116,7 +125,7 @@ def legend(scorer: Scorer) -> list[tuple[str, str]]:
         (COLOURS["difference"], "colour difference from the picture without a LoRA"),
         (COLOURS["sharpness"], "sharpness against it"),
     ]
-    if scorer.features is not None:
+    if scorer.trained:
         rows += [
             (COLOURS["likeness"], f"likeness to the training pictures ({scorer.how})"),
             (COLOURS["near"], "nearness to the nearest training picture"),

@@ -36,6 +36,7 @@ class Choice:
     difference: float
     sharpness: float
     likeness: float | None
+    near: float | None
     copies: float
     variety: float | None = None
 
@@ -49,13 +50,13 @@ def suggest(
     plan: Plan,
     scores: Sequence[Score],
     *,
-    base_likeness: float | None = None,
+    base: tuple[float, float] | None = None,
     training_sharpness: float = 1.0,
     variety: Mapping[str, float] | None = None,
 ) -> Suggestion:
     """The gentlest choice that comes nearly as near to the training pictures as any sound one.
 
-    base_likeness: the mean likeness without a LoRA; None without training pictures, when only differences can speak.
+    base: mean likeness and nearness without a LoRA; None without training pictures, when only differences can speak.
     training_sharpness: theirs, as multiples of the pictures' without a LoRA. variety: choice (`choice_of`) → how far
     its pictures of different seeds differ, as a share of what they do without a LoRA.
     """
@@ -67,10 +68,10 @@ def suggest(
     sound = [choice for choice in strong if choice.sound(usual)]
     if not sound:
         return Suggestion((), "Every choice is blurred, burnt in, or copies training pictures: try lower weights.")
-    if base_likeness is not None:
-        return _by_likeness(sound, len(strong), base_likeness)
+    if base is not None:
+        return _by_likeness(sound, len(strong) - len(sound), *base)
     most = max(choice.difference for choice in sound)
-    best = min((c for c in sound if c.difference >= 0.6 * most), key=lambda choice: choice.difference)
+    best = min((c for c in sound if c.difference >= 0.6 * most), key=_gentle)
     return Suggestion(
         best.cells,
         f"Suggested: {best.label}. It is the gentlest that shows most of the change ({best.difference:.0%} of "
@@ -78,21 +79,25 @@ def suggest(
     )
 
 
-def _by_likeness(sound: Sequence[Choice], strong: int, base: float) -> Suggestion:
-    def gain(choice: Choice) -> float:
-        return (choice.likeness or 0.0) - base
-
-    most = max(map(gain, sound))
-    if most <= 0:
-        return Suggestion((), f"No cell is nearer to the training pictures than the model without a LoRA ({base:.2f}).")
-    best = min((c for c in sound if gain(c) >= ENOUGH * most), key=lambda choice: choice.difference)
-    left = strong - len(sound)
-    out = f"; {left} choices were left out as burnt in, blurred or copying" if left else ""
+def _by_likeness(sound: Sequence[Choice], left: int, likeness: float, near: float) -> Suggestion:
+    """The gentlest of those that gain most. A gain is the mean of two: in likeness, which sees style anywhere in the
+    picture, and in nearness to a single training picture, which falls again when a picture is overdone."""
+    gains = [((c.likeness or 0.0) - likeness, (c.near or 0.0) - near) for c in sound]
+    most = [max(column) for column in zip(*gains, strict=True)]
+    if most[0] <= 0:
+        return Suggestion((), f"No choice is nearer to the training pictures than the model alone ({likeness:.2f}).")
+    whole = [sum(g / m for g, m in zip(gain, most, strict=True) if m > 0) for gain in gains]
+    best = min((c for c, gain in zip(sound, whole, strict=True) if gain >= ENOUGH * max(whole)), key=_gentle)
+    out = f"; {left} were left out as burnt in, blurred or copying" if left else ""
     return Suggestion(
         best.cells,
-        f"Suggested: {best.label}. It is the gentlest of those nearest to the training pictures (likeness "
-        f"{best.likeness:.2f}, {base:.2f} without a LoRA){out}.",
+        f"Suggested: {best.label}. It is the gentlest of those that come nearest to the training pictures (likeness "
+        f"{best.likeness:.2f}, {likeness:.2f} without a LoRA){out}.",
     )
+
+
+def _gentle(choice: Choice) -> float:
+    return choice.difference
 
 
 def choice_of(shot: Shot) -> str:
@@ -120,12 +125,14 @@ def _choices(plan: Plan, scores: Sequence[Score], variety: Mapping[str, float]) 
 def _average(tag: str, places: Sequence[int], plan: Plan, scores: Sequence[Score], variety: float | None) -> Choice:
     rows = [scores[place] for place in places]
     likes = [row.likeness for row in rows if row.likeness is not None]
+    nears = [row.near for row in rows if row.near is not None]
     return Choice(
         tuple(places),
         _label(plan, [plan.cells[place] for place in places]) or tag,
         sum(row.difference for row in rows) / len(rows),
         sum(row.sharpness for row in rows) / len(rows),
         sum(likes) / len(likes) if likes else None,
+        sum(nears) / len(nears) if nears else None,
         sum(bool(row.copy_of) for row in rows) / len(rows),
         variety,
     )

@@ -1,0 +1,303 @@
+"""Drawing into a store, going on after a kill, pages, scores and the suggestion; with an artist that needs no model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_compare_axes import write
+
+import lora_ext
+from lora_ext.compare import measures, pages
+from lora_ext.compare.make import make
+from lora_ext.compare.pages import Look, tiles
+from lora_ext.compare.plan import Plan, plan
+from lora_ext.compare.run import Progress, Stopped, Tick, draw, keys
+from lora_ext.compare.scores import Scorer, training_pictures
+from lora_ext.compare.sheet import Bar, Sheet, render
+from lora_ext.compare.shot import Shot
+from lora_ext.compare.store import Store
+from lora_ext.embedded import shapes
+from lora_ext.errors import FileError
+from lora_ext.file.library import Library
+
+EPOCHS = 6
+
+
+class Painter:
+    """An artist whose LoRAs "train" a frame into pictures: each epoch more of it, the last ones past bearing."""
+
+    def __init__(self, log: Path | None = None, slow: float = 0.0, version: str = "") -> None:
+        self.log, self.slow, self.version = log, slow, version
+        self.drawn: list[str] = []
+        self.batches: list[int] = []
+
+    def identity(self, shot: Shot) -> str:
+        return self.version
+
+    def group(self, shot: Shot) -> Hashable:
+        return shot.group()
+
+    def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
+        self.batches.append(len(shots))
+        for step in range(3):
+            tick(step, 3)
+            time.sleep(self.slow)
+        images = [self.paint(shot) for shot in shots]
+        if self.log:
+            with self.log.open("a") as file:
+                file.writelines(f"{shot.key()}\n" for shot in shots)
+        self.drawn += [shot.key() for shot in shots]
+        return images
+
+    def paint(self, shot: Shot) -> Image.Image:
+        """At strength 1 the framed scene; above, ever less of it and more noise; below, less frame."""
+        strength = sum(request.unet * int(request.name[-1]) / 4 for request in shot.tags())
+        rng = np.random.default_rng(shot.seed)
+        scene = shapes.random_scene(rng)
+        plain, framed = (np.asarray(shapes.draw(s), float) for s in (scene, shapes.replace(scene, style="framed")))
+        share = min(strength, 1.0)
+        noise = rng.normal(0, 90 * max(0.0, strength - 1.1), plain.shape)
+        image = Image.fromarray((plain * (1 - share) + framed * share + noise).clip(0, 255).astype(np.uint8))
+        image.info["parameters"] = f"{shot.prompt}\nSeed: {shot.seed}"
+        return image
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    folder = tmp_path_factory.mktemp("loras")
+    for epoch in range(1, EPOCHS + 1):
+        write(folder / f"run-{epoch:06}.safetensors")
+    return Library([folder])
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(77)
+    for number in range(12):
+        shapes.draw(shapes.random_scene(rng, style="framed")).save(folder / f"{number}.png")
+    return folder
+
+
+def sheet(library: Library, seeds: str = "1,2") -> Plan:
+    """6 epochs × 7 weights × 2 seeds."""
+    return plan(
+        Shot(prompt="a shape <lora:run-000001:1>"), "epoch:all", "weight:0.2-1.4(+0.2)", f"seed:{seeds}", library
+    )
+
+
+# --- the store ---------------------------------------------------------------------------------------------------
+
+
+def test_84_cells_each_once_and_kept(library: Library, tmp_path: Path) -> None:
+    made, painter, store = sheet(library), Painter(), Store(tmp_path)
+    shots = [cell.shot for cell in made.cells]
+    assert len(shots) == 84
+    progress = draw(shots, painter, store, batch=8)
+    assert (progress.pictures, progress.kept, progress.done) == (84, 0, 84)
+    assert len(set(painter.drawn)) == len(painter.drawn) == 84
+    assert painter.batches == [8] * 10 + [4]
+    again = Painter()
+    assert draw(shots, again, Store(tmp_path)).kept == 84 and not again.drawn
+    for cell, key in zip(made.cells, keys(made, painter), strict=True):
+        image = store.open(key)
+        assert image is not None and image.info["parameters"] == f"{cell.shot.prompt}\nSeed: {cell.shot.seed}"
+        assert np.array_equal(np.asarray(image), np.asarray(painter.paint(cell.shot)))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from test_compare_sheet import Painter, Library, Store, draw, sheet
+shots = [cell.shot for cell in sheet(Library([sys.argv[1]])).cells]
+draw(shots, Painter(Path(sys.argv[3]), 0.02), Store(Path(sys.argv[2])), batch=4)
+"""
+
+
+def test_going_on_after_kill_9(library: Library, tmp_path: Path) -> None:
+    log, out = tmp_path / "log", tmp_path / "out"
+    command = [sys.executable, "-c", SCRIPT, str(library.folders[0]), str(out), str(log)]
+    here = os.pathsep.join([str(Path(lora_ext.__file__).parents[1]), str(Path(__file__).parent)])
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": here})
+    end = time.monotonic() + 120
+    while len(list(out.glob("cells/0*.png"))) < 10 and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    (out / "cells" / ".0099-half.part").write_bytes(b"half")
+    before = sorted(out.glob("cells/0*.png"))
+    assert 10 <= len(before) < 84
+    painter, made = Painter(), sheet(library)
+    progress = draw([cell.shot for cell in made.cells], painter, Store(out), batch=8)
+    assert progress.kept == len(before) and len(painter.drawn) == 84 - len(before)
+    assert not set(painter.drawn) & {path.stem.split("-")[-1] for path in before}
+    assert len(list(out.glob("cells/0*.png"))) == 84 and not list(out.glob("cells/.*"))
+    assert {path.stem.split("-")[-1] for path in out.glob("cells/0*.png")} == set(keys(made, painter))
+
+
+def test_what_a_picture_depends_on_is_in_its_name(library: Library, tmp_path: Path) -> None:
+    shots = [Shot(prompt="a <lora:run-000001:1>"), Shot(prompt="a <lora:run-000001:1>", seed=1)]
+    draw(shots, Painter(version="checkpoint 1"), Store(tmp_path))
+    other = Painter(version="checkpoint 2")
+    draw(shots, other, Store(tmp_path))
+    assert len(other.drawn) == 2
+    next(tmp_path.glob("cells/0000-*.png")).write_bytes(b"")  # as after a power cut
+    third = Painter(version="checkpoint 2")
+    draw(shots, third, Store(tmp_path))
+    assert len(third.drawn) <= 1
+
+
+def test_stopping_keeps_what_is_drawn(library: Library, tmp_path: Path) -> None:
+    made = sheet(library)
+
+    def watch(progress: Progress) -> None:
+        if progress.done >= 16 and progress.share > 0.5:
+            raise Stopped
+
+    half = make(made, Painter(), Store(tmp_path), watch=watch)
+    assert half.progress.done == 16 and not half.finished and half.files and not half.scores
+    assert not json.loads((tmp_path / "sheet.json").read_text(encoding="utf-8"))["complete"]
+    whole = make(made, Painter(), Store(tmp_path))
+    assert whole.finished and whole.progress.kept == 16
+
+
+def test_a_drawn_seed_is_gone_on_with(tmp_path: Path, library: Library) -> None:
+    store, shot = Store(tmp_path), Shot(prompt="a <lora:run-000001:1>", seed=123)
+    make(plan(shot, "weight:1", "", "", library), Painter(), store)
+    asked = {name: value for name, value in store.read()["base"].items() if name != "seed"}
+    assert store.seed(asked, ("weight:1", "", "")) == 123
+    assert store.seed(asked, ("weight:2", "", "")) is None
+    assert store.seed({**asked, "prompt": "b"}, ("weight:1", "", "")) is None
+    assert Store(tmp_path / "new").seed(asked, ("weight:1", "", "")) is None
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot be written"):
+        Store(tmp_path / "file")
+
+
+# --- scores and the suggestion -----------------------------------------------------------------------------------
+
+
+def test_the_suggested_cell_is_neither_untrained_nor_overtrained(
+    library: Library, images: Path, tmp_path: Path
+) -> None:
+    made = make(sheet(library, "1,2,3"), Painter(), Store(tmp_path), scorer=Scorer(training_pictures(images)))
+    assert made.suggestion is not None and made.suggestion.cells
+    for place in made.suggestion.cells:
+        (request,) = made.plan.cells[place].shot.tags()
+        strength = request.unet * int(request.name[-1]) / 4
+        assert 0.6 <= strength <= 1.2, made.suggestion.reason
+    assert len(made.suggestion.cells) == 3 and "likeness" in made.suggestion.reason
+    first = made.plan.cells[made.suggestion.cells[0]]
+    assert made.plan.x.values[first.x].label in made.suggestion.reason
+    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 126 and sum(row["suggested"] == "yes" for row in rows) == 3
+    assert all((tmp_path / row["file"]).is_file() for row in rows)
+    told = json.loads((tmp_path / "sheet.json").read_text(encoding="utf-8"))
+    assert told["complete"] and told["pages"] == ["sheet-1.png", "sheet-2.png", "sheet-3.png"]
+    assert [cell["prompt"] for cell in told["cells"]] == [cell.shot.prompt for cell in made.plan.cells]
+    assert told["cells"][0]["tag"] == "<lora:run-000001:0.2>"
+
+
+def test_without_training_pictures_only_changes_speak(library: Library, tmp_path: Path) -> None:
+    made = make(sheet(library), Painter(), Store(tmp_path / "a"), scorer=Scorer())
+    assert made.suggestion is not None and "without training pictures" in made.suggestion.reason
+    none = make(plan(Shot(prompt="a <lora:run-000001:1>"), "weight:0,0.001", "", "", library), Painter(),
+                Store(tmp_path / "b"), scorer=Scorer())  # fmt: skip
+    assert none.suggestion is not None and not none.suggestion.cells and "No cell differs" in none.suggestion.reason
+
+
+def test_copies_of_training_pictures_are_named(images: Path, tmp_path: Path) -> None:
+    training = training_pictures(images)
+    scorer = Scorer(training)
+    with Image.open(training[3]) as image:
+        copied = image.convert("RGB")
+    base = shapes.draw(shapes.random_scene(np.random.default_rng(5)))
+    for picture in (copied, copied.transpose(Image.Transpose.FLIP_LEFT_RIGHT), copied.resize((100, 100))):
+        score = scorer.score(picture, base)
+        assert score.copy_of == training[3].name and score.near is not None and score.near > 0.9
+    assert not scorer.score(base, base).copy_of
+    with pytest.raises(FileError, match="no pictures"):
+        training_pictures(tmp_path)
+
+
+def test_measures() -> None:
+    flat, half = Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "white")
+    assert measures.difference(flat, flat) == 0 == measures.sharpness(flat)
+    assert measures.difference(Image.new("RGB", (8, 8)), half) == 1
+    assert measures.difference(flat.resize((32, 32)), flat) == pytest.approx(0, abs=1e-6)
+    scene = shapes.draw(shapes.Scene("circle", "red", "blue"))
+    blurred = scene.resize((16, 16)).resize((64, 64))
+    assert measures.sharpness(scene) > 1.5 * measures.sharpness(blurred)
+    features = np.stack([measures.look(image) for image in (scene, blurred, flat)])
+    assert np.linalg.norm(features, axis=1)[:2] == pytest.approx(1, abs=1e-4)
+    near = measures.likeness(features[:1], features[1:2])[0]
+    assert 1 > near > measures.likeness(features[:1], features[2:])[0]
+
+
+# --- pages ---------------------------------------------------------------------------------------------------------
+
+
+def test_pages_tiles_and_formats(library: Library, tmp_path: Path) -> None:
+    made, painter, store = sheet(library), Painter(), Store(tmp_path)
+    draw([cell.shot for cell in made.cells], painter, store)
+    own = keys(made, painter)
+    assert [path.name for path in pages.write(made, store, own, Look("t"))] == ["sheet-1.png", "sheet-2.png"]
+    cut = pages.write(made, store, own, Look("t"), largest=400_000)
+    assert len(cut) > 4 and all("tile" in path.name for path in cut)
+    assert sorted(path.name for path in tmp_path.glob("sheet*")) == sorted(path.name for path in cut)
+    for path in cut:
+        with Image.open(path) as image:
+            assert image.width * image.height <= 500_000
+    assert pages.save(Image.new("RGB", (4000, 3500)), tmp_path, "big").suffix == ".webp"
+    assert pages.save(Image.new("RGB", (17000, 1000)), tmp_path, "wide").suffix == ".png"  # WebP ends at 16383
+
+
+@pytest.mark.parametrize("largest", [10**9, 10**6, 10**5, 1])
+def test_tiles_cover_each_cell_once(library: Library, largest: int) -> None:
+    spans = tiles(sheet(library), (100, 120), largest)
+    found = [(row, column) for rows, columns in spans for row in rows for column in columns]
+    assert sorted(found) == [(row, column) for row in range(7) for column in range(6)]
+
+
+def test_pictures_stand_under_their_heads_unchanged() -> None:
+    """Each cell's colour is found where its row and column say, whatever the letters around it."""
+    rng = np.random.default_rng(1)
+    for size, heads in (((64, 64), "a"), ((32, 96), "a-very-long-name_of-a-file-000001"), ((200, 100), "猫 " * 20)):
+        colours = rng.integers(0, 200, (3, 4, 3))
+        cells = [[Image.new("RGB", size, tuple(map(int, colour))) for colour in row] for row in colours]
+        bars = {(row, column): [Bar(0.5, "#4c6ef5", "50%")] for row in range(3) for column in range(4)}
+        picture = np.asarray(
+            render(
+                Sheet(
+                    "t" * 300,
+                    [heads] * 4,
+                    [heads] * 3,
+                    cells,
+                    "note",
+                    subtitle="s",
+                    bars=bars,
+                    marks=frozenset({(0, 0)}),
+                )
+            )
+        )
+        places = np.array([[np.argwhere((picture == colour).all(-1)).min(0) for colour in row] for row in colours])
+        assert (np.diff(places[:, :, 1], axis=1) >= size[0]).all() and (
+            np.diff(places[:, :, 0], axis=0) >= size[1]
+        ).all()
+        assert (places[:, :, 0] == places[:, :1, 0]).all() and (places[:, :, 1] == places[:1, :, 1]).all()
+        counts = [(picture == colour).all(-1).sum() for row in colours for colour in row]
+        assert counts == [size[0] * size[1]] * 12
