@@ -28,7 +28,7 @@ script_callbacks.on_infotext_pasted(host.on_pasted)
 script_callbacks.on_script_unloaded(host.unload)
 script_callbacks.on_before_ui(Axes(lambda: host.library, host.shell.presets).add)
 
-tab = Tab(A1111Desk(host.shell), users)
+tab = Tab(A1111Desk(host.shell, host.release), users)
 script_callbacks.on_ui_tabs(tab.page)
 script_callbacks.on_app_started(tab.serve)
 script_callbacks.on_script_unloaded(tab.close)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,24 @@ from modules import call_queue, initialize_util, paths, shared
 from PIL import Image
 
 from ..errors import LoraError
-from ..ports import Folders
+from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
+from .a1111_model import current
 from .a1111_settings import A1111Shell
+from .a1111_training import A1111Trainee
 
 _LISTED = (".safetensors", ".ckpt")
 
 
 class A1111Desk:
-    """draws: pictures are drawn in the web UI's own tabs. prompts: whose prompt fields the page has."""
+    """release: takes every file of ours off the model.
+
+    draws: pictures are drawn in the web UI's own tabs. prompts: whose prompt fields the page has."""
 
     draws, prompts = False, True
 
-    def __init__(self, shell: A1111Shell) -> None:
-        self.shell = shell
+    def __init__(self, shell: A1111Shell, release: Callable[[], None]) -> None:
+        self.shell, self.release = shell, release
 
     def folders(self) -> Folders:
         """The web UI's model folders; everything of ours is below its data folder's `lora_ext`."""
@@ -50,6 +54,15 @@ class A1111Desk:
         """The web UI's queue: one job or picture at a time."""
         lock: AbstractContextManager[Any] = call_queue.queue_lock
         return lock
+
+    @contextmanager
+    def borrowed(self, checkpoint: str | None) -> Iterator[Trainee]:
+        """The model that the web UI holds, whatever `checkpoint` says, with none of our files on it."""
+        sd_model = current()
+        if sd_model is None:
+            raise LoraError("no model is loaded; choose a checkpoint at the top of the page")
+        self.release()
+        yield A1111Trainee(sd_model)
 
     def draw(
         self, settings: dict[str, Any], library: object, progress: object

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from ..file.library import Library
 from ..generate import Report, Settings, embedded, generate, open_model
 from ..host.model import Standalone
 from ..host.sampling import SAMPLERS, SCHEDULES, STEP_SAMPLERS
-from ..ports import Folders
+from ..host.training import StandaloneTrainee
+from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
 from ..web.names import below, listed
 from ..web.presets import FILE
@@ -117,6 +118,12 @@ class StandaloneDesk:
             self._model = None  # the old one goes before the new one comes
             self._model = (name, open_model(replace(self._base, ckpt=path)))
         return self._model[1]
+
+    @contextmanager
+    def borrowed(self, checkpoint: str | None) -> Iterator[Trainee]:
+        """See `Desk.borrowed`; without a checkpoint the small model that comes along."""
+        names = {str(self.checkpoint(name)): name for name in self.choices()["checkpoints"]}
+        yield StandaloneTrainee(self.model(names.get(checkpoint or "", EMBEDDED)))
 
     def draw(
         self, settings: dict[str, Any], library: Library, progress: Callable[[int, int], None]

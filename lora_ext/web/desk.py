@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ..file.library import Library
-from ..ports import Folders
+from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
 
 Progress = Callable[[int, int], None]
@@ -43,6 +43,10 @@ class Desk(Protocol):
 
         Raises LoraError. progress(call, calls) is called before each guess and may raise to stop.
         """
+        ...
+
+    def borrowed(self, checkpoint: str | None) -> AbstractContextManager[Trainee]:
+        """The model to train on while it is open: the one of this path, or the one that is loaded. Raises LoraError."""
         ...
 
     def choices(self) -> dict[str, list[str]]:

@@ -1,0 +1,100 @@
+"""Routes of the Train panel: the form, preflight, runs, history, the dataset browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.responses import Response
+
+from ..jobs import MODEL
+from . import datasets
+from .route import Body
+from .studio import Studio
+from .training import Runs, fields
+
+
+class Wish(Body):
+    """Values of the form by name; those left out are at their defaults. prompts: sample prompts, one a line."""
+
+    settings: dict[str, Any] = Field({})
+    prompts: str = ""
+
+
+class Caption(Body):
+    """A picture's caption. picture: its path below the dataset."""
+
+    dataset: str
+    picture: str
+    caption: str
+
+
+class Replace(Body):
+    """Find and replace in all captions of a dataset. dry: only count."""
+
+    dataset: str
+    find: str
+    put: str = ""
+    whole_tags: bool = False
+    dry: bool = True
+
+
+def add(api: APIRouter, studio: Studio) -> None:
+    """Adds the routes."""
+    runs = Runs(studio)
+
+    @api.get("/train/form")
+    def form() -> dict[str, Any]:
+        """Every knob of training, with help, limits and defaults."""
+        return {"fields": fields(), "datasets": datasets.names(studio), "loaded": studio.desk.prompts}
+
+    @api.post("/train/preflight", status_code=202)
+    def preflight(wish: Wish) -> dict[str, Any]:
+        """Looks over pictures and model before a run. Answers with a job."""
+        runs.recipe(wish.settings)
+        work = studio.jobs.start("preflight", "preflight", lambda job: runs.look(wish.settings, job), lane=MODEL)
+        return work.as_json(brief=True)
+
+    @api.post("/train", status_code=202)
+    def train(wish: Wish) -> dict[str, Any]:
+        """Queues a run. Answers with a job; cancelling it saves first."""
+        runs.recipe(wish.settings)
+        title = str(wish.settings.get("output_name") or "last")
+        work = studio.jobs.start("train", title, lambda job: runs.train(wish.settings, wish.prompts, job), lane=MODEL)
+        return work.as_json(brief=True)
+
+    @api.get("/train/history")
+    def history() -> dict[str, Any]:
+        """Runs of before, newest first, with their settings and files."""
+        return {"runs": runs.history()}
+
+    @api.get("/train/curve")
+    def curve(name: str = Query(..., max_length=200)) -> dict[str, Any]:
+        """A run's losses and learning rates: rows of step, loss, smoothed, of the U-Net, of the text encoder."""
+        return runs.curve(name)
+
+    @api.get("/dataset")
+    def dataset(
+        name: str = Query(..., max_length=400),
+        resolution: str = Query("512", max_length=20),
+        buckets: bool = Query(True),
+    ) -> dict[str, Any]:
+        """The pictures of a dataset with captions and buckets; those without a caption first."""
+        return datasets.look(studio, name, resolution, buckets)
+
+    @api.get("/dataset/thumbnail", response_class=Response)
+    def thumbnail(dataset: str = Query(..., max_length=400), picture: str = Query(..., max_length=800)) -> Response:
+        """A small JPEG of a picture."""
+        return Response(datasets.thumbnail(studio, dataset, picture), media_type="image/jpeg")
+
+    @api.put("/dataset/caption")
+    def caption(wish: Caption) -> dict[str, str]:
+        """Writes a picture's caption."""
+        datasets.write_caption(studio, wish.dataset, wish.picture, wish.caption)
+        return {"caption": wish.caption.strip()}
+
+    @api.post("/dataset/replace")
+    def replace(wish: Replace) -> dict[str, Any]:
+        """Finds and replaces in all captions, or counts what that would change."""
+        return datasets.replace_all(studio, wish.dataset, wish.find, wish.put, whole_tags=wish.whole_tags, dry=wish.dry)
