@@ -3,8 +3,13 @@
 (() => {
     const X = window.loraExt;
     const { h, t } = X;
-    const GROUPS = { model: "model", network: "network", dylora: "DyLoRA", blocks: "blocks", learning: "learning", optimizer: "optimizer", loss: "loss", data: "data",
-        pictures: "pictures", captions: "captions", cache: "caches", machine: "machine", pivotal: "a new word (pivotal tuning)", saving: "saving", samples: "samples", logging: "logging" };
+    const GROUPS = { model: "model", data: "data", network: "network", dylora: "DyLoRA", blocks: "blocks", learning: "learning", optimizer: "optimizer",
+        pictures: "pictures", captions: "captions", loss: "loss", cache: "caches", machine: "machine", pivotal: "a new word (pivotal tuning)", saving: "saving", samples: "samples", logging: "logging" };
+    const TITLES = { pretrained_model_name_or_path: "model", train_data_dir: "folder of pictures", reg_data_dir: "regularisation pictures", network_module: "kind of network",
+        network_dim: "rank", network_alpha: "alpha", conv_dim: "rank of 3×3 layers", network_train_unet_only: "U-Net only", max_train_epochs: "epochs", max_train_steps: "steps",
+        train_batch_size: "pictures in a step", optimizer_type: "optimizer", lr_scheduler: "schedule of the learning rate", min_snr_gamma: "min-SNR gamma", enable_bucket: "sizes in buckets",
+        flip_aug: "mirrored too", caption_extension: "caption files", shuffle_caption: "shuffle tags", keep_tokens: "tags that stay first", mixed_precision: "precision",
+        save_every_n_epochs: "save every … epochs", sample_every_n_epochs: "samples every … epochs", training_comment: "comment", output_name: "name of the file" };
     const USUAL = {
         face: { tip: "One person: learns slowly, the text encoder too", values: { network_module: "lierla", network_dim: 16, network_alpha: 8, learning_rate: 1e-4, text_encoder_lr: 5e-5, max_train_steps: 1500, lr_scheduler: "cosine", min_snr_gamma: 5, enable_bucket: true, cache_latents: true, network_train_unet_only: false } },
         style: { tip: "A way of drawing: convolutions too, U-Net only", values: { network_module: "c3lier", network_dim: 16, network_alpha: 8, conv_dim: 8, conv_alpha: 4, learning_rate: 1e-4, max_train_steps: 2500, lr_scheduler: "cosine", min_snr_gamma: 5, enable_bucket: true, cache_latents: true, network_train_unet_only: true } },
@@ -16,7 +21,7 @@
     // --- one control a knob
 
     function control(field, changed) {
-        const label = field.name.replaceAll("_", " ");
+        const label = t(TITLES[field.name] || field.name.replaceAll("_", " "));
         const tip = `${t(field.help)} (${field.name}${field.low !== null || field.high !== null ? `, ${field.low ?? "…"} – ${field.high ?? "…"}` : ""})`;
         const said = (value) => (value === null || value === undefined ? "" : Array.isArray(value) ? value.join(field.type === "strs" ? " " : ",") : String(value));
         let box;
@@ -88,7 +93,7 @@
                 let some = false;
                 for (const { field, element } of Object.values(controls)) {
                     if (field.group !== section.dataset.group) continue;
-                    const text = `${field.name} ${field.name.replaceAll("_", " ")} ${field.help} ${t(field.help)}`.toLowerCase();
+                    const text = `${t(TITLES[field.name] || "")} ${field.name} ${field.name.replaceAll("_", " ")} ${field.help} ${t(field.help)}`.toLowerCase();
                     const shown = words.length ? words.every((word) => text.includes(word)) : all || field.basic;
                     element.hidden = !shown;
                     some ||= shown;

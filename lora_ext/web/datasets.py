@@ -26,7 +26,7 @@ _THUMB = 256
 
 def names(studio: Studio) -> list[str]:
     """Folders below the dataset folders that could be trained on."""
-    found = {}
+    found: dict[str, None] = {}
     for root in studio.folders.datasets:
         if root.is_dir():
             for path in sorted(root.iterdir()):
@@ -129,7 +129,8 @@ def replace_all(studio: Studio, dataset: str, find: str, put: str, *, whole_tags
     if not find.strip():
         raise FileError("there is nothing to find")
     folder = folder_of(studio, dataset)
-    changed, examples = 0, []
+    changed = 0
+    examples: list[list[str]] = []
     for path in sorted(folder.rglob("*")):
         if not (path.is_file() and is_picture(path)):
             continue

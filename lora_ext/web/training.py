@@ -136,13 +136,8 @@ class Runs:
         if prompts.strip():
             (folder / _PROMPTS).write_text(prompts, encoding="utf-8")
             recipe = replace(recipe, sample_prompts=str(folder / _PROMPTS))
-        record = {
-            "name": folder.name,
-            "job": job.id,
-            "settings": dict(settings),
-            "prompts": prompts,
-            "begun": time.time(),
-        }
+        record: dict[str, Any] = {"name": folder.name, "job": job.id, "settings": dict(settings), "prompts": prompts}
+        record["begun"] = time.time()
         self._note(folder, record)
         live = Live(self, job, folder)
         try:
