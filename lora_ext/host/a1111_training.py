@@ -144,7 +144,7 @@ class A1111Trainee:
         self, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = 75, weighted: bool = False
     ) -> Context:
         """Captions → states, by the web UI's own way from words to chunks."""
-        chosen = {"CLIP_stop_at_last_layers": clip_skip, "use_old_emphasis_implementation": False}
+        chosen: dict[str, object] = {"CLIP_stop_at_last_layers": clip_skip, "use_old_emphasis_implementation": False}
         chosen["emphasis"] = "Original" if weighted else "None"
         length = max(1, max_token_length // 75) * _CHUNK
         conditioner = getattr(self.sd_model, "conditioner", None)

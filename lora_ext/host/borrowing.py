@@ -82,11 +82,16 @@ def attributes_kept(networks: Iterable[nn.Module], names: Sequence[str]) -> Iter
 
 
 def mixed(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Autocast for a precision; nothing for float32."""
+    """Autocast for a precision; nothing for float32. Raises TrainError where this torch has none for the device."""
     dtype = compute_dtype(precision)
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+    if dtype == torch.float32:
+        return nullcontext()
+    try:
+        return torch.autocast(device.type, dtype=dtype)
+    except RuntimeError as error:
+        raise TrainError(f"mixed_precision {precision} does not work on {device}: {error}; use no") from None
 
 
 def unmixed(device: torch.device) -> AbstractContextManager[object]:
-    """No autocast inside, where it could be on."""
-    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+    """No autocast inside, where there could be one."""
+    return torch.autocast(device.type, enabled=False) if device.type in ("cuda", "cpu", "xpu") else nullcontext()

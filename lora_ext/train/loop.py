@@ -19,6 +19,7 @@ from . import opening, samples, state
 from .advice import no_number, out_of_memory, spare_memory
 from .dataset import Dataset
 from .log import Log, Progress, Row, Taken
+from .preflight import Preflight
 from .processes import Processes
 from .recipe import Recipe
 from .saving import Saver, described, modelspec
@@ -48,8 +49,8 @@ class Outcome:
 class Run:
     """One training run.
 
-    watch: is told how far it is, after each step whose numbers have arrived. base: metadata about the base model and
-    the recipe. team: the processes that train together.
+    watch: is told how far it is, after each step whose numbers have arrived. team: the processes that train together.
+    report: what was found before the first step.
     """
 
     trainee: Trainee
@@ -66,6 +67,7 @@ class Run:
         self.drawn: list[samples.Drawn] = []
         self.progress = Progress()
         self.last_state: Path | None = None
+        self.report: Preflight | None = None
 
     def run(self) -> Outcome:
         """Trains. Raises TrainError: nonsense in the recipe, no memory, a full disk, a loss that is no number."""
@@ -95,10 +97,12 @@ class Run:
         stack.enter_context(self.trainee.prepared(opening.borrowing(recipe)))
         self.data = Dataset.of(recipe, self.state.seed, say=self._say, track=through(self._show))
         self.epochs, self.steps = self.data.length(self.team.world)
-        opening.cache(recipe, self.trainee, self.data, through(self._show))
         parts = {p: net for p, net in self.trainee.parts().items() if self._learns(p)}
         self.network = stack.enter_context(opening.network(parts, recipe))
+        self.report = opening.look(self.data, self.trainee, self.network, self.team.world, self._say)
+        opening.cache(recipe, self.trainee, self.data, through(self._show))
         self.stepper = Stepper(self.trainee, self.network, recipe, self.team, self.steps)
+        opening.cache_text(recipe, self.trainee, self.data, self.stepper.objective.captions, through(self._show))
         if resumed is not None:
             self._resume(resumed)
         base = {**self.trainee.metadata(), **described(recipe, self.data, self.team.world, self.state.started)}

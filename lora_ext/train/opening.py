@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,14 +15,16 @@ from ..file.reading import read
 from ..ports import Borrowing, Sample, Trainee
 from ..tools.progress import Track
 from . import samples, state
-from .cache import FOLDER
+from .cache import FOLDER, Store
 from .dataset import Dataset
 from .log import Tracker
 from .network import Network
+from .preflight import Preflight, preflight
 from .processes import Processes
 from .recipe import Recipe
+from .recipe_check import advice
 from .state import State
-from .steps import generator
+from .steps import Captions, generator
 
 
 def borrowing(recipe: Recipe) -> Borrowing:
@@ -64,6 +66,28 @@ def cache(recipe: Recipe, trainee: Trainee, data: Dataset, track: Track) -> None
     folder = Path(recipe.train_data_dir or recipe.output_dir or ".") / FOLDER
     vae = trainee.metadata().get("ss_new_sd_model_hash", "")
     data.cache_latents(trainee.encode, vae, folder=folder if recipe.cache_latents_to_disk else None, track=track)
+
+
+def cache_text(recipe: Recipe, trainee: Trainee, data: Dataset, captions: Captions, track: Track) -> None:
+    """Reads all captions once, where the recipe says so; on disk they serve later runs too."""
+    if not recipe.cache_text_encoder_outputs and not recipe.cache_text_encoder_outputs_to_disk:
+        return
+    if recipe.cache_text_encoder_outputs_to_disk:
+        folder = Path(recipe.train_data_dir or recipe.output_dir or ".") / FOLDER
+        model = trainee.metadata().get("ss_new_sd_model_hash", "")
+        captions.keep_in(Store(folder), model, recipe.clip_skip, recipe.max_token_length, recipe.mixed_precision)
+    for caption in track(data.captions() or [], "reading captions"):
+        captions([caption])
+
+
+def look(data: Dataset, trainee: Trainee, network: Network, world: int, say: Callable[[str], None]) -> Preflight:
+    """The report before step 1, told to the user. Raises TrainError for what cannot be meant."""
+    trained = sum(p.numel() for p in network.parameters())
+    report = preflight(data, trainee, trained=trained, world=world)
+    say(report.text())
+    for sentence in advice(data.recipe, "v_prediction" if trainee.prediction == "v" else "epsilon"):
+        say(sentence)
+    return report
 
 
 def wishes(recipe: Recipe, trainee: Trainee) -> list[Sample]:

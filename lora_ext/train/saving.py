@@ -18,6 +18,7 @@ from ..file.lorafile import LoraFile
 from ..file.writing import write
 from . import recipe_io
 from .dataset import Dataset
+from .dataset_metadata import dataset_metadata
 from .recipe import Recipe
 
 _DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -121,7 +122,7 @@ def described(recipe: Recipe, data: Dataset, world: int, started: float) -> dict
         "ss_training_started_at": str(started),
         "ss_num_epochs": str(epochs),
         "ss_max_train_steps": str(steps),
-        "ss_num_batches_per_epoch": str(data.batches(0, world)),
+        **dataset_metadata(data, world),
         "ss_total_batch_size": str(recipe.train_batch_size * world),
         **own_version(),
     }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..ports import Context, Trainee
 from .batch import Batch
+from .cache import Store, key_of
 from .loss import loss, noise_for, noisy, schedule, timesteps
 from .network import Network
 from .optimizers import clip, is_schedule_free, optimizer, rates, scheduler
@@ -44,6 +45,12 @@ class Captions:
         self.trainee, self.recipe, self.learns = trainee, recipe, learns
         self._kept: OrderedDict[str, Context] = OrderedDict()
         self._bytes = 0
+        self._store: Store | None = None
+        self._about: tuple[object, ...] = ()
+
+    def keep_in(self, store: Store, *about: object) -> None:
+        """Keeps on disk too what is read; about: all that it depends on besides the caption."""
+        self._store, self._about = store, about
 
     def __call__(self, captions: Sequence[str]) -> Context:
         """One context for the batch, (n, 77·chunks, width)."""
@@ -52,7 +59,7 @@ class Captions:
         with torch.no_grad():
             for caption in dict.fromkeys(captions):
                 if caption not in self._kept:
-                    self._keep(caption, self._read([caption]))
+                    self._keep(caption, self._once(caption))
         found = [self._kept[caption] for caption in captions]
         for caption in captions:
             self._kept.move_to_end(caption)
@@ -66,6 +73,20 @@ class Captions:
     def _read(self, captions: Sequence[str]) -> Context:
         recipe = self.recipe
         return self.trainee.text(captions, clip_skip=recipe.clip_skip or 1, max_token_length=recipe.max_token_length)
+
+    def _once(self, caption: str) -> Context:
+        """A caption's context from disk if it is there."""
+        key = key_of("caption", *self._about, caption)
+        stored = self._store.get(key) if self._store is not None else None
+        if stored is not None:
+            device = self.trainee.device
+            pooled = stored.get("pooled")
+            return Context(stored["states"].to(device), None if pooled is None else pooled.to(device))
+        context = self._read([caption])
+        if self._store is not None:
+            found = {"states": context.states, "pooled": context.pooled}
+            self._store.put(key, {name: tensor for name, tensor in found.items() if tensor is not None})
+        return context
 
     def _keep(self, caption: str, context: Context) -> None:
         self._kept[caption] = context
