@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,12 +15,17 @@ from torch import Tensor
 
 from ..errors import FileError, TrainError
 from ..file import safetensors_file
-from ..ports import Context
+from .recipe import Recipe
 
 FORMAT = 1
 """Part of every key: raised when what is kept under a key changes its meaning."""
 FOLDER = ".lora_ext_cache"
 """Where caches on disk are, in the folder of the pictures; never read as a folder of pictures."""
+
+
+def cache_folder(recipe: Recipe) -> Path:
+    """Where a recipe's caches on disk are: beside the pictures, else beside the results."""
+    return Path(recipe.train_data_dir or recipe.output_dir or ".") / FOLDER
 
 
 def key_of(*parts: object) -> str:
@@ -94,41 +99,7 @@ def _crc(tensors: Mapping[str, Tensor]) -> str:
     return f"{total:08x}"
 
 
-class TextOutputs:
-    """Captions → `Context`, each caption read by the text encoder once.
-
-    read: captions → Context, as `Trainee.text` with its settings. about: whatever the outputs depend on besides the
-    caption (the model's hash, clip skip, token length …).
-    """
-
-    def __init__(self, read: Callable[[Sequence[str]], Context], store: Store, *about: object) -> None:
-        self.read, self.store, self.about = read, store, about
-
-    def _key(self, caption: str) -> str:
-        return key_of("text", *self.about, caption)
-
-    def fill(self, captions: Sequence[str], together: int = 16) -> None:
-        """Read all captions that are not kept yet, `together` at once."""
-        missing = [caption for caption in dict.fromkeys(captions) if self.store.get(self._key(caption)) is None]
-        for at in range(0, len(missing), together):
-            part = missing[at : at + together]
-            with torch.no_grad():
-                read = self.read(part)
-            for row, caption in enumerate(part):
-                tensors = {"states": read.states[row]}
-                if read.pooled is not None:
-                    tensors["pooled"] = read.pooled[row]
-                self.store.put(self._key(caption), tensors)
-
-    def __call__(self, captions: Sequence[str]) -> Context:
-        """The kept outputs of a batch, on the CPU; captions that were never read are read now."""
-        self.fill(captions)
-        rows = [self.store.get(self._key(caption)) for caption in captions]
-        found = [row for row in rows if row is not None]
-        if len(found) < len(rows):
-            raise TrainError(f"the cache in {self.store.folder} was damaged while training; start again without it")
-        longest = max(row["states"].shape[0] for row in found)
-        if any(row["states"].shape[0] != longest for row in found):
-            raise TrainError("captions of one batch were read at different lengths; give one max_token_length")
-        pooled = torch.stack([row["pooled"] for row in found]) if "pooled" in found[0] else None
-        return Context(torch.stack([row["states"] for row in found]), pooled)
+def fingerprint(tensor: Tensor) -> str:
+    """A text that tells what made a tensor apart from what makes another one, blind to the last digits."""
+    rounded = (tensor.detach().float().cpu() * 64).round().clamp(-(2**31), 2**31 - 1).to(torch.int64)
+    return hashlib.blake2b(rounded.numpy().tobytes(), digest_size=8).hexdigest()

@@ -18,7 +18,7 @@ from ..tools.progress import Track, silent
 from . import folders
 from .batch import Batch
 from .buckets import LATENT, Size
-from .cache import Store, key_of
+from .cache import Store, fingerprint, key_of
 from .captions import vary
 from .faces import face_finder, face_in_name
 from .order import Chunk, Item, Order, draw
@@ -68,10 +68,11 @@ class Dataset:
         track: Track = silent,
         faces: FaceFinder | None = None,
     ) -> Dataset:
-        """Look into the recipe's folders and at every picture. `say` is told what is left out. Raises TrainError."""
+        """Look into the recipe's folders and at every picture; `scan.skipped` names those that cannot be read.
+
+        say: is told which folders are left out. Raises TrainError.
+        """
         found = scan(folders.subsets(recipe, say), strict=recipe.strict_images, track=track)
-        for sentence in found.skipped:
-            say(f"skipped: {sentence}")
         return cls(recipe, found, recipe.seed if recipe.seed is not None else seed, faces=faces)
 
     def _finder(self) -> FaceFinder | None:
@@ -219,6 +220,8 @@ class Dataset:
             if not subset.variation.fixed:
                 raise TrainError(f"{_varying(subset)} cannot go with cache_latents; turn one of the two off")
         self._store, self._vae = Store(folder), vae
+        if folder is not None:  # a name may be empty or the same for two files; what it makes of a pattern is not
+            self._vae += fingerprint(encode(_pattern()))
         jobs: dict[Size, list[tuple[Picture, bool]]] = {}
         for picture in {self._key(p, False): p for p in self.pictures}.values():
             for flipped in (False, True) if self.subsets[picture.subset].variation.flip_aug else (False,):
@@ -251,7 +254,7 @@ class Dataset:
         return torch.stack(pixels), masks
 
     def captions(self) -> list[str] | None:
-        """Every caption that can come up, for `TextOutputs.fill`; None where captions vary from step to step."""
+        """Every caption that can come up; None where captions vary from step to step."""
         if not all(subset.captions.fixed for subset in self.subsets):
             return None
         rng = random.Random(0)
@@ -314,3 +317,9 @@ def _crop(cut: Cut, picture: Picture, flipped: bool) -> tuple[int, int]:
 def _varying(subset: Subset) -> str:
     rules = subset.variation
     return "color_aug" if rules.color_aug else "random_crop" if rules.random_crop else "face_crop_aug_range"
+
+
+def _pattern() -> Tensor:
+    """A small picture of waves (1, 3, 64, 64)."""
+    waves = torch.arange(64.0).mul(0.4).sin()
+    return torch.stack([waves.outer(waves), waves.outer(waves.flip(0)), waves.expand(64, 64)]).unsqueeze(0)

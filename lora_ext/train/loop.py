@@ -100,7 +100,7 @@ class Run:
         parts = {p: net for p, net in self.trainee.parts().items() if self._learns(p)}
         self.network = stack.enter_context(opening.network(parts, recipe))
         self.report = opening.look(self.data, self.trainee, self.network, self.team.world, self._say)
-        opening.cache(recipe, self.trainee, self.data, through(self._show))
+        opening.cache(recipe, self.trainee, self.data, self.team, through(self._show))
         self.stepper = Stepper(self.trainee, self.network, recipe, self.team, self.steps)
         opening.cache_text(recipe, self.trainee, self.data, self.stepper.objective.captions, through(self._show))
         if resumed is not None:

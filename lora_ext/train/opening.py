@@ -15,7 +15,7 @@ from ..file.reading import read
 from ..ports import Borrowing, Sample, Trainee
 from ..tools.progress import Track
 from . import samples, state
-from .cache import FOLDER, Store
+from .cache import Store, cache_folder, fingerprint
 from .dataset import Dataset
 from .log import Tracker
 from .network import Network
@@ -59,13 +59,17 @@ def seed(recipe: Recipe, resumed: State | None, team: Processes) -> int:
     return round(drawn.item() * team.world)
 
 
-def cache(recipe: Recipe, trainee: Trainee, data: Dataset, track: Track) -> None:
-    """Encodes all pictures once, where the recipe says so."""
-    if not recipe.cache_latents and not recipe.cache_latents_to_disk:
-        return
-    folder = Path(recipe.train_data_dir or recipe.output_dir or ".") / FOLDER
+def cache(recipe: Recipe, trainee: Trainee, data: Dataset, team: Processes, track: Track) -> None:
+    """Encodes all pictures once, where the recipe says so; several processes fill a folder together."""
     vae = trainee.metadata().get("ss_new_sd_model_hash", "")
-    data.cache_latents(trainee.encode, vae, folder=folder if recipe.cache_latents_to_disk else None, track=track)
+    if recipe.cache_latents_to_disk:
+        folder = cache_folder(recipe)
+        if team.world > 1:
+            data.cache_latents(trainee.encode, vae, folder=folder, share=(team.rank, team.world), track=track)
+            team.wait()
+        data.cache_latents(trainee.encode, vae, folder=folder, track=track)
+    elif recipe.cache_latents:
+        data.cache_latents(trainee.encode, vae, track=track)
 
 
 def cache_text(recipe: Recipe, trainee: Trainee, data: Dataset, captions: Captions, track: Track) -> None:
@@ -73,9 +77,10 @@ def cache_text(recipe: Recipe, trainee: Trainee, data: Dataset, captions: Captio
     if not recipe.cache_text_encoder_outputs and not recipe.cache_text_encoder_outputs_to_disk:
         return
     if recipe.cache_text_encoder_outputs_to_disk:
-        folder = Path(recipe.train_data_dir or recipe.output_dir or ".") / FOLDER
-        model = trainee.metadata().get("ss_new_sd_model_hash", "")
-        captions.keep_in(Store(folder), model, recipe.clip_skip, recipe.max_token_length, recipe.mixed_precision)
+        # names of models may be empty or the same for two; what the text encoder makes of a caption is not
+        made = fingerprint(captions(["a picture of 1"]).states)
+        settings = recipe.clip_skip, recipe.max_token_length, recipe.mixed_precision
+        captions.keep_in(Store(cache_folder(recipe)), made, *settings)
     for caption in track(data.captions() or [], "reading captions"):
         captions([caption])
 
