@@ -31,8 +31,8 @@ class LowRank:
     down: Tensor
 
     def __post_init__(self) -> None:
-        ranks = (self.up.shape[-1], self.gain.shape[-1], self.down.shape[0])
-        if self.up.dim() != 2 or self.down.dim() < 2 or len(set(ranks)) != 1:
+        up, gain, down = self.up.shape, self.gain.shape, self.down.shape
+        if len(up) != 2 or len(down) < 2 or not up[1] == gain[-1] == down[0]:
             shapes = ", ".join(str(tuple(t.shape)) for t in (self.up, self.gain, self.down))
             raise FitError(f"up, gain and down do not share one rank: {shapes}")
 

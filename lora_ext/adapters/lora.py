@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -29,6 +30,15 @@ class Lora(Adapter):
 
     def low_rank(self) -> LowRank | None:
         """None beside DoRA or a full residual: those are not of low rank."""
+        if "lora_mid.weight" in self.tensors:  # its folded core is not kept: it is larger than what the file holds
+            return self._scaled()
+        return self._low
+
+    @cached_property
+    def _low(self) -> LowRank | None:
+        return self._scaled()
+
+    def _scaled(self) -> LowRank | None:
         extras = {"dora_scale", "lora_magnitude_vector", "bias", "bias_values"}
         return None if extras & self.tensors.keys() else self.factors().times(self.scaling())
 

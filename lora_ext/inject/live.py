@@ -27,8 +27,9 @@ class HookPath:
         self.dense: list[tuple[Tensor, Tensor | None]] = []
         """ΔW's without a low-rank form, each with its weight for each picture, None where that is in it already."""
         self.shift: Tensor | None = None
-        self.factors: dict[Place, tuple[Tensor, Tensor]] = {}
-        self.gains: dict[Place, Tensor] = {}
+        self.downs: dict[Place, Tensor] = {}
+        self.ups: dict[Place, tuple[Tensor, Tensor | None]] = {}
+        """U·diag(g) and None; U and g where g differs from picture to picture."""
         self.idle = True
         self.handle = module.register_forward_hook(self.hook)
 
@@ -44,11 +45,11 @@ class HookPath:
             self.forms = [piece.low_rank(shape) for piece in pieces]
             plain = [form for form in self.forms if form is not None]
             self.low = concat(plain) if plain else None
-            self.factors.clear()
+            self.downs.clear()
         self.pieces = pieces
         acting = [piece for piece in pieces if piece.acts()]
         self.idle = not acting
-        self.gains.clear()
+        self.ups.clear()
         if self.low is not None:
             rows = zip(pieces, self.forms, strict=True)
             gain = _side_by_side([(form.gain, piece.weight) for piece, form in rows if form is not None])
@@ -57,15 +58,21 @@ class HookPath:
         self.dense = _dense(dense, weight)
         self.shift = bias_delta(acting, shape[0])
 
-    def _cast(self, place: Place) -> tuple[Tensor, Tensor, Tensor]:
-        """D, g and U on the layer's device in its compute dtype, kept for the next call."""
+    def _cast(self, place: Place) -> tuple[Tensor, Tensor, Tensor | None]:
+        """D, U and g on the layer's device in its compute dtype, kept for the next call.
+
+        g is None where all pictures share it: U has it on it then, which saves each call a pass over the thin result.
+        """
         assert self.low is not None
-        if place not in self.factors:
-            self.factors[place] = (self.low.down.to(*place), self.low.up.to(*place))
-        if place not in self.gains:
-            self.gains[place] = self.low.gain.to(*place)
-        down, up = self.factors[place]
-        return down, self.gains[place], up
+        if place not in self.downs:
+            self.downs[place] = self.low.down.to(*place)
+        if place not in self.ups:
+            up, gain = self.low.up.to(place[0]), self.low.gain.to(place[0])
+            shared = gain.dim() == 1
+            self.ups[place] = (
+                ((up.float() * gain).to(place[1]), None) if shared else (up.to(place[1]), gain.to(place[1]))
+            )
+        return self.downs[place], *self.ups[place]
 
     def hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """output + ΔW·x (+ Δbias)."""
@@ -87,17 +94,22 @@ class HookPath:
     def _add_low(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """output + U·(g·(D·x)): two thin products, whatever the number of files."""
         dtype = output.dtype if output.is_floating_point() else x.dtype
-        down, gain, up = self._cast((x.device, dtype))
+        down, up, gain = self._cast((x.device, dtype))
         x = x.to(dtype)
         if not isinstance(module, nn.Conv2d):
             thin = F.linear(x, down)
-            thin = thin * _spread(gain, thin, -1)
+            if gain is not None:
+                thin = thin * _spread(gain, thin, -1)
             flat = torch.addmm(output.reshape(-1, output.shape[-1]), thin.reshape(-1, thin.shape[-1]), up.t())
             return flat.view_as(output)
         groups = module.groups  # each group of outputs has its own thin channels
         thin = conv_like(module, x, down.repeat(groups, 1, 1, 1) if groups > 1 else down)
-        gain = _spread(gain.repeat(*[1] * (gain.dim() - 1), groups), thin, 1)
-        return output + F.conv2d(thin * gain, up[:, :, None, None], groups=groups)
+        if gain is not None:
+            thin = thin * _spread(gain.repeat(1, groups), thin, 1)
+        if groups > 1 or not output.is_contiguous():
+            return output + F.conv2d(thin, up[:, :, None, None], groups=groups)
+        wide = torch.baddbmm(output.flatten(2), up.expand(len(thin), -1, -1), thin.flatten(2))
+        return wide.view_as(output)
 
     def _norm(self, module: nn.LayerNorm | nn.GroupNorm, x: Tensor) -> Tensor:
         """The norm with Δweight and Δbias in the place of its weight and bias: a norm is linear in them."""
