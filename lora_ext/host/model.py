@@ -14,6 +14,7 @@ from torch import nn
 
 from ..address import TE, TE2, UNET
 from ..errors import FileError
+from ..ports import Model
 from .embeddings import Embedding, Embeddings
 from .schedule import Levels
 from .text import Encoder, Vocabulary
@@ -88,9 +89,9 @@ class PipelineModel:
         return self._parts
 
 
-def model_of(pipe: Any) -> PipelineModel:
-    """The networks of a diffusers pipeline, or of anything with `unet`, `text_encoder`, `text_encoder_2`."""
-    return PipelineModel(pipe)
+def model_of(pipe: Any) -> Model:
+    """The networks of a diffusers pipeline, or of anything that names them so; a Model as it is."""
+    return pipe if hasattr(pipe, "parts") else PipelineModel(pipe)
 
 
 def check_words(words: Vocabulary, texts: tuple[Encoder, ...]) -> None:

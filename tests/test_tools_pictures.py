@@ -1,0 +1,63 @@
+"""What the file tools write draws what was promised: in our host, and in diffusers on its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lora_ext
+from lora_ext import cli, embedded
+from lora_ext.generate import Settings, generate, open_model
+
+PROMPT, NAME, RATIO, LORAS = "a red circle on a blue background", "striped", 0.7, (embedded.LORA_DIR,)
+BASE = Settings(
+    prompt=PROMPT, width=64, height=64, steps=4, seed=3, cfg=2.0, sampler="Euler", lora_dir=(embedded.LORA_DIR,)
+)
+LORA = embedded.LORA_DIR / f"{NAME}.safetensors"
+
+
+def picture(settings: Settings) -> np.ndarray:
+    return np.asarray(generate(settings)[0], np.float32)
+
+
+def test_a_merged_checkpoint_draws_what_the_file_draws_live(tmp_path: Path) -> None:
+    merged = tmp_path / "merged.safetensors"
+    words = ["merge", "--sd_model", str(embedded.CHECKPOINT), "--models", str(LORA), "--ratios", str(RATIO)]
+    assert cli.main([*words, "--save_precision", "float", "--save_to", str(merged)]) == 0
+    live = picture(replace(BASE, prompt=f"{PROMPT} <lora:{NAME}:{RATIO}>", mode="live"))
+    own = picture(replace(BASE, ckpt=merged, config=embedded.CONFIG, tokenizer=embedded.TOKENIZER))
+    assert np.abs(live - picture(BASE)).max() > 8
+    assert np.abs(live - own).max() <= 1
+
+
+@pytest.mark.parametrize("verb", [["resize", "--new_rank", "2"], ["svd-merge", "--new_rank", "2"], ["merge"]])
+def test_results_load_in_diffusers(tmp_path: Path, verb: list[str]) -> None:
+    pytest.importorskip("peft", reason="diffusers needs peft to load a LoRA")
+    from diffusers import StableDiffusionPipeline
+
+    out, given = tmp_path / "out.safetensors", "--model" if verb[0] == "resize" else "--models"
+    assert cli.main([verb[0], given, str(LORA), *verb[1:], "--save_to", str(out)]) == 0
+    model = open_model(BASE)
+    x, ids = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0)), torch.arange(77)[None] % 50
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            states = model.texts[0].module(ids)[0]
+            return states, model.unet(x, 500, states).sample
+
+    with lora_ext.apply(model, {out: RATIO}):
+        ours = both()
+    pipe = StableDiffusionPipeline(
+        model.vae, model.texts[0].module, None, model.unet, None, None, None, requires_safety_checker=False
+    )
+    before = both()
+    pipe.load_lora_weights(load_file(out), adapter_name="a")
+    pipe.set_adapters("a", RATIO)
+    for mine, theirs, plain in zip(ours, both(), before, strict=True):
+        assert not torch.allclose(mine, plain, atol=1e-3)
+        assert torch.allclose(mine, theirs, atol=2e-4)
