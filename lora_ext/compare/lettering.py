@@ -14,6 +14,8 @@ INK, SOFT, PAPER, LINE = "#1b1b1f", "#5d5d68", "#ffffff", "#d9d9e0"
 _FURTHER = ("NotoSansCJK-Regular.ttc", "YuGothM.ttc", "msgothic.ttc", "Hiragino Sans GB.ttc", "PingFang.ttc",
             "Arial Unicode.ttf", "DejaVuSans.ttf", "arial.ttf")  # fmt: skip
 """Fonts of common systems for letters that Pillow's own lacks, tried in order."""
+_PLAIN = str.maketrans({"–": "-", "—": "-", "…": "...", "×": "x", "“": '"', "”": '"', "’": "'", "‖": "|", "Δ": "d"})
+"""Marks that Pillow's own font has no letters for."""
 _BREAK = re.compile(r"[^\s/_\-,:+]*[/_\-,:+]*")
 _PROBE = ImageDraw.Draw(Image.new("RGB", (1, 1)))
 
@@ -59,11 +61,16 @@ def line_height(letters: Font) -> int:
     return int(two - one)
 
 
+def plain(text: str) -> str:
+    """`text` with typographic marks as every font has them."""
+    return text.translate(_PLAIN)
+
+
 def wrap(text: str, letters: Font, width: int, lines: int = 0) -> str:
     """`text` in lines of up to `width` pixels: broken at blanks, in long names also after - _ / and the like, in need
-    anywhere. lines: at most that many, the last ending in …; 0 for as many as it takes."""
+    anywhere. lines: at most that many, the last ending in dots; 0 for as many as it takes."""
     made, line = [], ""
-    for word in text.split():
+    for word in plain(text).split():
         for piece, joint in _pieces(word, letters, width):
             longer = f"{line}{joint if line else ''}{piece}"
             if line and _PROBE.textlength(longer, font=letters) > width:
@@ -73,9 +80,9 @@ def wrap(text: str, letters: Font, width: int, lines: int = 0) -> str:
     made.append(line)
     if lines and len(made) > lines:
         last = made[lines - 1]
-        while last and _PROBE.textlength(last + "…", font=letters) > width:
+        while last and _PROBE.textlength(last + "...", font=letters) > width:
             last = last[:-1]
-        made = [*made[: lines - 1], last + "…"]
+        made = [*made[: lines - 1], last + "..."]
     return "\n".join(made)
 
 

@@ -24,12 +24,12 @@ from .command import parser as generate_parser
 from .run import lora_dirs, open_model, sized
 from .settings import Settings
 
-_LEFT_OUT = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch")
+LEFT_OUT = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch")
 
 
 def parser() -> argparse.ArgumentParser:
     """`generate`'s options but those of img2img and hires, and the sheet's own."""
-    made = generate_parser("compare", (__doc__ or "").splitlines()[0], leave_out=_LEFT_OUT)
+    made = generate_parser("compare", (__doc__ or "").splitlines()[0], leave_out=LEFT_OUT)
     kinds = "; ".join(kind.example for kind in KINDS.values())
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.epilog = "axes: KIND [NAME]:VALUES\n  " + kinds.replace("; ", "\n  ")
@@ -79,19 +79,7 @@ def compare(
     model = open_model(settings)
     asked, settings, store = settings, sized(settings, model, None), Store(out)
     plan_of(settings.sampler, settings.scheduler, settings.steps)
-    shot = Shot(
-        prompt=settings.prompt,
-        negative=settings.negative_prompt,
-        seed=settings.seed,
-        steps=settings.steps,
-        sampler=settings.sampler,
-        scheduler=settings.scheduler,
-        cfg=settings.cfg,
-        width=settings.width,
-        height=settings.height,
-        clip_skip=settings.clip_skip,
-        lora=lora,
-    )
+    shot = replace(shot_of(settings), lora=lora)
     if asked.seed < 0:
         shot = replace(shot, seed=store.seed(asdict(shot), (x, y, z)) or shot.seed)
     planned = plan.plan(shot, x, y, z, library)
@@ -116,6 +104,22 @@ def compare(
         "suggestion": made.suggestion.reason if made.suggestion else None,
         "tag": planned.cells[made.suggestion.cells[0]].tag if made.suggestion and made.suggestion.cells else None,
     }
+
+
+def shot_of(settings: Settings) -> Shot:
+    """One picture of these settings."""
+    return Shot(
+        prompt=settings.prompt,
+        negative=settings.negative_prompt,
+        seed=settings.seed,
+        steps=settings.steps,
+        sampler=settings.sampler,
+        scheduler=settings.scheduler,
+        cfg=settings.cfg,
+        width=settings.width,
+        height=settings.height,
+        clip_skip=settings.clip_skip,
+    )
 
 
 def _scorer(images: Path | None, clip: Path | None, settings: Settings) -> Scorer:
