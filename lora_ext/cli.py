@@ -17,6 +17,7 @@ VERBS = {
     "train": ("training", "train a LoRA from a folder of pictures; options as in kohya's train_network.py"),
     "images": ("train.images", "make pictures smaller for training, at one size or several"),
     "blocks": ("generate.blocks", "which blocks of a LoRA matter: a heat map, and a preset that keeps them"),
+    "caption": ("training.caption", "describe pictures that have no caption yet, by a local BLIP model"),
     "inspect": ("inspect_file", "say what a LoRA file holds"),
     "merge": ("tools.merge", "merge LoRAs into one, exactly or at a rank of its own; or into a checkpoint"),
     "svd-merge": ("tools.svd_merge", "merge LoRAs into one at a rank of its own"),
