@@ -190,7 +190,7 @@
             const left = job.left ? t("{0} left", X.duration(job.left)) : "";
             const took = ended && job.started ? X.duration(job.ended - job.started) : "";
             X.put(words, h("b", {}, job.stopping ? t("stopping…") : state(job)), " ",
-                [job.state === "running" && job.total ? `${job.done} / ${job.total}` : "", ended ? "" : job.text, left, took].filter(Boolean).join(" · "));
+                [job.state === "running" && job.total ? `${job.done} / ${job.total}` : "", ended || job.live.progress ? "" : job.text, left, took].filter(Boolean).join(" · "));
             stop.hidden = ended;
             stop.disabled = job.stopping;
             if (log.textContent !== job.log.join("\n")) log.textContent = job.log.join("\n");

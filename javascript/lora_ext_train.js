@@ -179,7 +179,7 @@
         place.dataset.key = key;
         const last = now.rows[now.rows.length - 1] || [];
         X.put(place, X.facts([[t("epoch"), now.progress.epochs ? `${now.progress.epoch} / ${now.progress.epochs}` : ""], [t("loss"), last[2] ? last[2].toFixed(4) : ""],
-            [t("time left"), now.progress.left ? X.duration(now.progress.left) : ""], [t("memory"), now.memory ? X.bytes(now.memory) : ""]]),
+            [t("memory"), now.memory ? X.bytes(now.memory) : ""]]),
         X.curves(now.rows), now.samples.length ? X.samples(now.samples) : null, now.files.length ? X.note(t("Saved: {0}", now.files.join(", "))) : null);
         if (open) place.querySelector("details").open = true;
         return null;

@@ -56,6 +56,8 @@ class Job:
     error: str | None = None
     created: float = field(default_factory=time.time)
     started: float | None = None
+    seconds_left: float | None = None
+    """To go, where the work itself knows better than from how far it is."""
     ended: float | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
@@ -79,6 +81,8 @@ class Job:
         """Seconds to go if the rest takes as long as what is done, None where that cannot be told."""
         if self.state != RUNNING or self.started is None or not 0 < self.done < self.total:
             return None
+        if self.seconds_left is not None:
+            return self.seconds_left
         return (time.time() - self.started) / self.done * (self.total - self.done)
 
     def as_json(self, *, brief: bool = False) -> dict[str, Any]:

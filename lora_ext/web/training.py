@@ -222,6 +222,7 @@ class Live:
         if now.step and (not self._rows or self._rows[-1][0] < now.step):
             rates = [_finite(float(now.rates.get(part, math.nan))) for part in ("unet", "text_encoder")]
             self._rows.append([now.step, _finite(now.loss), _finite(now.smoothed), *rates])
+            self.job.seconds_left = _finite(now.seconds_left)
         if now.file is not None and now.file.name not in self._seen:
             self._seen.add(now.file.name)
             self._copy(now.file)
