@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from modules import call_queue, initialize_util, paths, shared
+from modules import call_queue, initialize_util, paths, sd_samplers, sd_schedulers, shared
 from PIL import Image
 
 from ..errors import LoraError
+from ..file.library import Library
 from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
+from .a1111_artist import A1111Artist
 from .a1111_model import current
 from .a1111_settings import A1111Shell
 from .a1111_training import A1111Trainee
@@ -64,6 +66,11 @@ class A1111Desk:
         self.release()
         yield A1111Trainee(sd_model)
 
+    @contextmanager
+    def artist(self, checkpoint: str, library: Library) -> Iterator[A1111Artist]:
+        """Draws with the model that is loaded, whatever `checkpoint` says."""
+        yield A1111Artist(library)
+
     def draw(
         self, settings: dict[str, Any], library: object, progress: object
     ) -> tuple[Sequence[Image.Image], Sequence[Fit]]:
@@ -71,7 +78,7 @@ class A1111Desk:
         raise LoraError("pictures are drawn in txt2img and img2img here")
 
     def choices(self) -> dict[str, list[str]]:
-        """Checkpoints by their path below their folder."""
+        """Samplers, schedules, and checkpoints by their path below their folder."""
         found = [
             path.relative_to(folder).as_posix()
             for folder in self.folders().checkpoints
@@ -79,7 +86,11 @@ class A1111Desk:
             for path in sorted(folder.rglob("*"))
             if path.suffix.lower() in _LISTED and path.is_file()
         ]
-        return {"samplers": [], "schedulers": [], "checkpoints": list(dict.fromkeys(found))}
+        return {
+            "samplers": [sampler.name for sampler in sd_samplers.all_samplers],
+            "schedulers": [scheduler.label for scheduler in sd_schedulers.schedulers],
+            "checkpoints": list(dict.fromkeys(found)),
+        }
 
 
 def users() -> Mapping[str, str]:

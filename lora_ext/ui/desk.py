@@ -13,9 +13,11 @@ from typing import Any
 from PIL import Image
 
 from ..blocks import PRESETS, read_presets
+from ..compare.run import Artist
 from ..errors import FileError
 from ..file.library import Library
 from ..generate import Report, Settings, embedded, generate, open_model
+from ..generate.artist import StandaloneArtist
 from ..host.model import Standalone
 from ..host.sampling import SAMPLERS, SCHEDULES, STEP_SAMPLERS
 from ..host.training import StandaloneTrainee
@@ -124,6 +126,13 @@ class StandaloneDesk:
         """See `Desk.borrowed`; without a checkpoint the small model that comes along."""
         names = {str(self.checkpoint(name)): name for name in self.choices()["checkpoints"]}
         yield StandaloneTrainee(self.model(names.get(checkpoint or "", EMBEDDED)))
+
+    @contextmanager
+    def artist(self, checkpoint: str, library: Library) -> Iterator[Artist]:
+        """See `Desk.artist`."""
+        settings = replace(self._base, ckpt=self.checkpoint(checkpoint))
+        with StandaloneArtist(settings, self.model(checkpoint), library, self.presets()) as artist:
+            yield artist
 
     def draw(
         self, settings: dict[str, Any], library: Library, progress: Callable[[int, int], None]

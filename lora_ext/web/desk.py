@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from ..compare.run import Artist
 from ..file.library import Library
 from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
@@ -47,6 +48,10 @@ class Desk(Protocol):
 
     def borrowed(self, checkpoint: str | None) -> AbstractContextManager[Trainee]:
         """The model to train on while it is open: the one of this path, or the one that is loaded. Raises LoraError."""
+        ...
+
+    def artist(self, checkpoint: str, library: Library) -> AbstractContextManager[Artist]:
+        """Who draws sheets while it is open; checkpoint: a name of `choices`, "" the usual one. Raises LoraError."""
         ...
 
     def choices(self) -> dict[str, list[str]]:

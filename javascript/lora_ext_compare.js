@@ -1,0 +1,148 @@
+// The Compare panel: a sheet of pictures over epochs, weights, blocks, ranks, seeds; a click takes the tag.
+"use strict";
+(() => {
+    const X = window.loraExt;
+    const { h, t } = X;
+
+    function make(panel) {
+        X.safely(async () => build(panel, await X.api("/compare/axes"), await X.api("/train/form")))();
+    }
+
+    function build(panel, known, form) {
+        const last = X.recall("compare", {});
+        const kinds = [["", t("nothing")], ...known.kinds.map((kind) => [kind.name, t(kind.title)])];
+        const usual = { x: "weight:0.2-1.0(+0.2)", y: "seed:1,2", z: "", ...last.axes };
+        const axis = (key, label, tip) => {
+            const [, kind, rest] = /^([^: ]*)(.*)$/.exec(usual[key] || "");
+            const pick = X.select(kinds, kind, (to) => {
+                values.value = to ? known.kinds.find((one) => one.name === to).example.split(" or ")[0].slice(to.length).replace(/^:/, "") : "";
+                hint();
+            });
+            const values = X.input(rest.replace(/^:/, ""), null, { placeholder: t("values"), "aria-label": `${label}: ${t("values")}` });
+            const said = h("small", {});
+            const hint = () => {
+                const found = known.kinds.find((one) => one.name === pick.value);
+                said.textContent = found ? t("for example {0}", found.example) : "";
+                values.disabled = !found;
+            };
+            hint();
+            const element = h("div", { class: "lx-axis" }, X.field(label, pick, tip), values, said);
+            element.get = () => (pick.value ? (/^ /.test(values.value) || /^[A-Za-z0-9]+:/.test(values.value) && pick.value === "block" ? `${pick.value} ${values.value.trim()}` : `${pick.value}:${values.value}`) : "");
+            element.set = (text) => {
+                const [, name, more] = /^([^: ]*)(.*)$/.exec(text || "");
+                pick.value = name;
+                values.value = more.replace(/^:/, "");
+                hint();
+            };
+            return element;
+        };
+        const axes = { x: axis("x", t("Columns"), t("What changes from column to column")), y: axis("y", t("Rows"), t("What changes from row to row")), z: axis("z", t("Pages"), t("What changes from page to page")) };
+        const prompt = h("textarea", { class: "lx-input", rows: 3, spellcheck: "false" });
+        prompt.value = last.prompt ?? (X.prompts.own.there() ? "a red circle on a blue background" : "");
+        const picker = X.picker({ label: t("LoRA"), tip: t("The file that columns, rows and pages speak about"), onpick: () => {} });
+        const range = (key, label, min, max, step, value, tip) => X.range(label, { min, max, step, value: last[key] ?? value, tip });
+        const numbers = { steps: range("steps", t("Steps"), 1, 100, 1, X.choices.draws ? 12 : 20, t("More steps, finer and slower")), cfg: range("cfg", t("CFG scale"), 1, 20, 0.5, X.choices.draws ? 2.5 : 7, t("How strictly the prompt is followed")),
+            seed: range("seed", t("Seed"), 0, 4294967295, 1, 7, t("Same seed, same picture")), width: range("width", t("Width"), 0, 2048, 64, 0, t("0: what the model was made for")), height: range("height", t("Height"), 0, 2048, 64, 0, t("0: what the model was made for")) };
+        const sampler = X.select(X.choices.samplers, last.sampler || (X.choices.samplers.includes("DPM++ 2M") ? "DPM++ 2M" : X.choices.samplers[0]));
+        const model = X.select(X.choices.checkpoints.length ? X.choices.checkpoints.map((one) => [one, one || t("the small model that comes along")]) : [["", ""]], last.checkpoint ?? X.choices.checkpoints[0] ?? "");
+        const images = X.select([["", t("no scores by likeness")], ...form.datasets.map((one) => [one, one])], last.dataset || "");
+        const out = h("div", { class: "lx-result" });
+        const view = X.jobView({ kinds: ["compare"], live, result: (sheet) => {
+            if (sheet) X.put(out, grid(sheet));
+            list();
+            return null;
+        } });
+        const past = h("div", { class: "lx-jobs-past" });
+        const wish = () => ({ prompt: prompt.value, checkpoint: model.value || "", lora: picker.value ? picker.value.name : "", sampler: sampler.value || "DPM++ 2M", dataset: images.value,
+            ...Object.fromEntries(Object.entries(axes).map(([key, one]) => [key, one.get()])), ...Object.fromEntries(Object.entries(numbers).map(([key, one]) => [key, one.get()])) });
+        const draw = (more = {}) => {
+            const asked = { ...wish(), ...more };
+            X.keep("compare", { ...asked, axes: { x: asked.x, y: asked.y, z: asked.z } });
+            X.put(out);
+            return view.run("/compare", asked);
+        };
+        const list = X.safely(async () => {
+            const { sheets } = await X.api("/compare/history");
+            X.put(past, sheets.slice(0, 20).map((one) => h("button", { type: "button", class: "lx-item", title: t("Show this sheet"), onclick: X.safely(async () => {
+                const sheet = await X.api(`/compare/${encodeURIComponent(one.folder)}`);
+                X.put(out, sheet.complete ? null : h("div", { class: "lx-row" }, X.note(t("This sheet is not finished.")), X.button(t("Go on"), () => draw({ ...sheet.asked, folder: one.folder }), { kind: "main", tip: t("Draws what is missing") })), grid(sheet));
+            }) }, h("span", { class: "lx-pick-text" }, h("b", {}, one.folder), h("small", {}, [t("{0} pictures", one.cells), X.date(one.time), one.complete ? "" : t("not finished")].filter(Boolean).join(" · "))))));
+        });
+        const ready = [
+            [t("weight × seed"), { x: "weight:0.2-1.0(+0.2)", y: "seed:1,2" }], [t("block presets"), { x: "preset:ALL,INALL,MIDD,OUTALL", y: "seed:1,2" }],
+            [t("epochs × weight"), { x: "epoch:all", y: "weight:0.6,0.8,1" }], [t("DyLoRA ranks"), { x: "rank:all", y: "seed:1,2" }]];
+        X.put(panel, h("div", { class: "lx-split compare" },
+            h("div", { class: "lx-side" }, X.card(t("Sheet"), picker,
+                h("div", { class: "lx-chips" }, ready.map(([text, wanted]) => h("button", { type: "button", class: "lx-chip", title: t("Fill in columns and rows"), onclick: () => {
+                    for (const key of ["x", "y", "z"]) axes[key].set(wanted[key] || "");
+                } }, text))), Object.values(axes),
+                X.field(t("Prompt"), prompt, t("What is drawn; the LoRA's tag is added where it is missing")),
+                X.field(t("Training pictures"), images, t("Scores say how near each picture comes to these")),
+                h("div", { class: "lx-row" }, X.button(t("Draw sheet"), () => draw(), { kind: "main", tip: t("Draws every combination") })),
+                h("details", {}, h("summary", {}, t("Settings")), h("div", { class: "lx-grid" }, X.choices.draws ? X.field(t("Model"), model, t("Which model draws")) : null, X.field(t("Sampler"), sampler, t("How the noise is taken away")), Object.values(numbers)))),
+            h("details", { class: "lx-card", open: false }, h("summary", {}, t("Sheets of before")), past)),
+            h("div", { class: "lx-main" }, X.card(t("Result"), view, out))));
+        list();
+        view.resume();
+        panel.picker = picker;
+        const recalled = X.recall("lora", "");
+        X.safely(async () => {
+            const wanted = panel.asked || recalled;
+            if (!(wanted && (await picker.choose(wanted)))) await picker.first();
+        })();
+    }
+
+    function live(place, job) {
+        const now = job.live;
+        if (job.state !== "running" || !now.newest) return X.put(place);
+        const key = now.newest.join();
+        if (place.dataset.key === key) return null;
+        place.dataset.key = key;
+        return X.put(place, X.note(t("{0} of {1} pictures", now.done, now.pictures)), X.samples(now.newest, 8));
+    }
+
+    /** A sheet as a table of pictures. A click on one shows it with its tag. */
+    function grid(sheet) {
+        const [xs, ys, zs] = ["x", "y", "z"].map((name) => sheet.axes[name].labels);
+        const chosen = new Set(sheet.suggested ? sheet.suggested.cells : []);
+        const box = h("div", { class: "lx-result" }), about = h("div", { class: "lx-result" });
+        const show = (cell, place) => X.put(about, h("div", { class: "lx-shown" },
+            h("a", { href: X.url("/pictures", { name: cell.file }), target: "_blank", rel: "noopener", title: t("Open the picture alone") }, h("img", { src: X.url("/pictures", { name: cell.file }), alt: t("the picture") })),
+            h("div", { class: "lx-result" }, h("code", { class: "lx-tag" }, cell.tag || cell.prompt),
+                X.facts([[t("seed"), cell.seed], [t("difference"), cell.score ? X.percent(cell.score.difference) : ""], [t("sharpness"), cell.score ? cell.score.sharpness.toFixed(2) : ""],
+                    [t("likeness"), cell.score && cell.score.likeness !== null ? cell.score.likeness.toFixed(3) : ""], [t("copy of"), cell.score ? cell.score.copy_of : ""]]),
+                h("div", { class: "lx-row wrap" }, cell.tag ? Object.values(X.prompts).filter((one) => one.there()).map((one) => X.button(t(one.label), X.safely(async () => {
+                    const said = await X.post("/tag/read", { text: cell.tag });
+                    const { name, te, unet, lbw, lbwe, start, stop, dyn } = said;
+                    one.set((await X.post("/tag", { name, te, unet, lbw, lbwe, start, stop, dyn, prompt: one.get() })).prompt);
+                    X.toast(t("Written into the prompt"));
+                }), { kind: "main", tip: t("Writes the tag into the prompt, or updates the one that is there") })) : null,
+                X.button(t("Copy tag"), () => X.copy(cell.tag || cell.prompt), { tip: t("Copy the tag as text") })), chosen.has(place) && sheet.suggested ? X.note(sheet.suggested.reason, "good") : null)));
+        const draw = (z) => {
+            const rows = ys.map((label, y) => h("tr", {}, h("th", { scope: "row" }, label || ""), xs.map((_, x) => {
+                const place = sheet.cells.findIndex((one) => one.x === x && one.y === y && one.z === z);
+                const cell = sheet.cells[place];
+                if (!cell || !cell.file) return h("td", {}, h("span", { class: "lx-blank" }));
+                return h("td", { class: chosen.has(place) ? "chosen" : null }, h("button", { type: "button", title: [cell.tag, chosen.has(place) ? t("suggested") : ""].filter(Boolean).join(" · "), onclick: () => show(cell, place) },
+                    h("img", { loading: "lazy", src: X.url("/pictures", { name: cell.file }), alt: cell.tag || label })), cell.score ? h("span", { class: "lx-score", style: { "--share": Math.min(1, (cell.score.likeness ?? cell.score.difference)) }, title: t("how strongly it acts, or how near it comes to the training pictures") }) : null);
+            })));
+            X.put(box, h("div", { class: "lx-scroll lx-sheet", tabindex: 0, role: "region", "aria-label": t("Sheet") }, h("table", {},
+                h("thead", {}, h("tr", {}, h("th", {}), xs.map((label) => h("th", { scope: "col" }, label || "")))), h("tbody", {}, rows))));
+        };
+        draw(0);
+        const first = sheet.suggested && sheet.suggested.cells.length ? sheet.suggested.cells[0] : -1;
+        if (first >= 0 && sheet.cells[first].file) show(sheet.cells[first], first);
+        return h("div", { class: "lx-result" }, zs.length > 1 ? X.segments(zs.map((label, i) => [String(i), label]), "0", (to) => draw(Number(to)), sheet.axes.z.title) : null, box,
+            sheet.suggested && !sheet.suggested.cells.length ? X.note(sheet.suggested.reason) : null, about,
+            h("div", { class: "lx-row wrap" }, sheet.pages.map((name) => h("a", { class: "lx-button", href: X.url("/pictures", { name }), target: "_blank", rel: "noopener", title: t("The labelled sheet as a picture") }, name.split("/").pop()))));
+    }
+
+    X.homes.compare = () => X.go("compare");
+    X.panel({ name: "compare", title: "Compare", tip: "Sheets of pictures: which file and weight to keep", order: 40, make,
+        open: (name) => {
+            const panel = X.panels.find((one) => one.name === "compare").element;
+            if (!name) return;
+            panel.asked = name;
+            if (panel.picker) panel.picker.choose(name);
+        } });
+})();
