@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import Tiny, lora_file, sites_in
 
@@ -107,7 +107,7 @@ def test_pictures_find_the_only_block(model: Standalone, size: int, tmp_path: Pa
     assert adapters
     write(LoraFile(adapters), tmp_path / "one.safetensors")
     settings, library = Settings(device="cpu"), Library([tmp_path])
-    base = Shot(prompt="a red circle <lora:one:1>", steps=2, cfg=2, seed=1, width=64, height=64, sampler="Euler")
+    base = Shot(prompt="a red circle <lora:one:1>", steps=1, cfg=1, seed=1, width=32, height=32, sampler="Euler")
     for way in (blocks.LOWERED, blocks.RAISED):
         with StandaloneArtist(settings, model, library) as artist:
             found = by_pictures(base, layout_of(size), way, artist, Store(tmp_path / way), seeds=[1])
@@ -128,6 +128,7 @@ def test_ways_and_layouts_are_named(tmp_path: Path) -> None:
 # --- what comes of it --------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(LAYOUTS)), st.data(), st.floats(0.05, 1))
 def test_presets_keep_the_fewest_blocks_that_do_enough(size: int, data: st.DataObject, share: float) -> None:
     layout = layout_of(size)
