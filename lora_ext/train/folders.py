@@ -40,6 +40,12 @@ def subsets(recipe: Recipe, say: Say = lambda text: None) -> list[Subset]:
     return [subset for subset in found if subset.files]
 
 
+def concept_of(folder: Path) -> str:
+    """What an `N_concept` folder's name says after its repeats, "" for another name."""
+    match = _REPEATS.fullmatch(folder.name)
+    return match[2].strip() if match and int(match[1]) else ""
+
+
 def _under(root: Path, recipe: Recipe, regularisation: bool, say: Say) -> list[Subset]:
     """A folder's `N_concept` folders, or the folder itself where it has none."""
     check_folder(root, "reg_data_dir" if regularisation else "train_data_dir")

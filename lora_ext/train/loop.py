@@ -95,6 +95,7 @@ class Run:
         self.state.seed = opening.seed(recipe, resumed, self.team)
         recipe = self.recipe = replace(recipe, seed=self.state.seed)
         stack.enter_context(self.trainee.prepared(opening.borrowing(recipe)))
+        opening.regularise(recipe, self.trainee, self.shell, self.state.seed, self.team, through(self._show))
         self.data = Dataset.of(recipe, self.state.seed, say=self._say, track=through(self._show))
         self.epochs, self.steps = self.data.length(self.team.world)
         parts = {p: net for p, net in self.trainee.parts().items() if self._learns(p)}

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import TrainError
 from ..file.reading import read
-from ..ports import Borrowing, Sample, Trainee
+from ..ports import Borrowing, Sample, Shell, Trainee
 from ..tools.progress import Track
 from . import samples, state
 from .cache import Store, cache_folder, fingerprint
@@ -23,6 +23,7 @@ from .preflight import Preflight, preflight
 from .processes import Processes
 from .recipe import Recipe
 from .recipe_check import advice
+from .regularise import draw_missing, missing
 from .state import State
 from .steps import Captions, generator
 
@@ -57,6 +58,16 @@ def seed(recipe: Recipe, resumed: State | None, team: Processes) -> int:
         drawn = drawn.to(team.device or "cpu")
         team.mean([drawn])
     return round(drawn.item() * team.world)
+
+
+def regularise(recipe: Recipe, trainee: Trainee, shell: Shell, seed: int, team: Processes, track: Track) -> None:
+    """Draws the regularisation pictures that are missing, where the recipe says so; processes share them."""
+    wanted = missing(recipe, seed)
+    team.wait()  # all have counted before the first one draws
+    mine = wanted[team.rank :: team.world]
+    if mine:
+        draw_missing(mine, trainee.sample, recipe.size(), track=track, cancelled=shell.cancelled)
+    team.wait()
 
 
 def cache(recipe: Recipe, trainee: Trainee, data: Dataset, team: Processes, track: Track) -> None:

@@ -1,0 +1,66 @@
+"""Missing regularisation pictures are drawn, once, by the names of their folders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_train_folders import draw
+
+from lora_ext.errors import TrainError
+from lora_ext.ports import Sample
+from lora_ext.train.recipe import Recipe
+from lora_ext.train.regularise import draw_missing, missing
+
+
+class Model:
+    """Draws its seed's colour; remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Sample] = []
+
+    def __call__(self, wish: Sample) -> Image.Image:
+        self.asked.append(wish)
+        return Image.new("RGB", (wish.width, wish.height), (wish.seed or 0) % 2**24)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """3 pictures × 4 repeats, two classes, one of which has a picture."""
+    for number in range(3):
+        draw(tmp_path / "train" / "4_sks dog" / f"{number}.png")
+    draw(tmp_path / "reg" / "1_dog" / "mine.jpg")
+    (tmp_path / "reg" / "1_cat").mkdir()
+    (tmp_path / "reg" / "notes").mkdir()
+    folders = {"train_data_dir": str(tmp_path / "train"), "reg_data_dir": str(tmp_path / "reg")}
+    return Recipe(**folders, reg_generate=True, resolution="64,32")  # type: ignore[arg-type]
+
+
+def test_each_class_is_filled_up_to_its_share(recipe: Recipe, tmp_path: Path) -> None:
+    model = Model()
+    assert draw_missing(missing(recipe, 1), model, recipe.size()) == 6 + 5
+    assert [wish.prompt for wish in model.asked] == ["cat"] * 6 + ["dog"] * 5
+    assert len({wish.seed for wish in model.asked}) == 11
+    assert {(wish.width, wish.height) for wish in model.asked} == {(64, 32)}
+    assert len(list((tmp_path / "reg" / "1_cat").glob("*.png"))) == 6
+    assert not missing(recipe, 1)
+    (tmp_path / "reg" / "1_cat" / "drawn-0003.png").unlink()
+    again = missing(recipe, 1)
+    assert [item.path.name for item in again] == ["drawn-0003.png"] and again[0].seed == model.asked[2].seed
+
+
+def test_it_can_be_stopped(recipe: Recipe) -> None:
+    model = Model()
+    assert draw_missing(missing(recipe, 1), model, (64, 32), cancelled=lambda: len(model.asked) == 2) == 2
+    assert len(missing(recipe, 1)) == 9
+
+
+def test_not_asked_or_not_possible(recipe: Recipe, tmp_path: Path) -> None:
+    assert not missing(replace(recipe, reg_generate=False), 1)
+    with pytest.raises(TrainError, match="give that folder"):
+        missing(replace(recipe, reg_data_dir=None), 1)
+    (tmp_path / "none" / "notes").mkdir(parents=True)
+    with pytest.raises(TrainError, match="make one such as '1_dog'"):
+        missing(replace(recipe, reg_data_dir=str(tmp_path / "none")), 1)
