@@ -1,4 +1,9 @@
-"""Prepares what comes next while the present step computes."""
+"""Prepares what comes next while the present step computes.
+
+CPU time of one picture, 1536x1024 JPEG to a 512-pixel bucket, one core: looked at before the run 5.5 ms, first turn
+27 ms, its repeats 2.4 ms (kept scaled, up to 1 GiB), latents from memory 0.07 ms, from disk 0.44 ms. Two threads thus
+feed 70 new pictures a second, far more than a step of any batch takes.
+"""
 
 from __future__ import annotations
 
