@@ -1,0 +1,138 @@
+"""Speed of a sheet: 84 cells (6 files × 7 weights × 2 seeds) in batches whose pictures have LoRA weights of their own,
+against the same cells one by one with switching; as ratios within one run.
+
+    python benchmarks/compare.py [--model embedded|sd15] [--batch 8] [--steps 10] [--threads 2] [--cells 84]
+    python benchmarks/compare.py --model sd15 --device cuda --dtype fp16 --side 512 --steps 20
+
+Seconds are of the clock on a GPU, of the processor (`time.process_time`) without one, so that other programs do not
+count. sd15: SD1.5's U-Net, text encoder and autoencoder with random weights. One by one goes in the sheet's order, as a plot
+script does, each picture with its LoRA baked in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lora_ext.adapters import Lora
+from lora_ext.compare.plan import batches, plan
+from lora_ext.compare.shot import Shot
+from lora_ext.file.library import Library
+from lora_ext.file.lorafile import LoraFile
+from lora_ext.file.writing import write
+from lora_ext.generate import Settings, open_model
+from lora_ext.generate.artist import StandaloneArtist
+from lora_ext.host.diffusers import Standalone
+from lora_ext.host.text import Encoder
+from lora_ext.inject import targets
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def sd15(small: Standalone, device: str, dtype: torch.dtype) -> Standalone:
+    """A model of SD1.5's sizes with random weights; words and noise levels are the embedded model's."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    blocks = (128, 256, 512, 512)
+    unet = UNet2DConditionModel(
+        sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=blocks,
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    config = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    nets = [net.to(device, dtype).eval().requires_grad_(False) for net in (unet, vae, CLIPTextModel(config))]
+    return replace(small, unet=nets[0], vae=nets[1], texts=(Encoder(nets[2]),), path=None)
+
+
+def files(model: Standalone, folder: Path, count: int, rank: int) -> None:
+    """`run-000001` … : LierLa files of a rank for this model, small enough to leave a picture."""
+    for number in range(1, count + 1):
+        torch.manual_seed(number)
+        adapters = {}
+        for part, root in model.parts().items():
+            for site, target in targets(part, root).items():
+                if len(target.shape) == 2 and (part != "unet" or "attn" in site.leaf or "ff" in site.leaf):
+                    up, down = torch.randn(target.shape[0], rank), torch.randn(rank, target.shape[1])
+                    tensors = {"lora_up.weight": (up * 0.01).half(), "lora_down.weight": (down * 0.01).half()}
+                    adapters[site] = Lora({**tensors, "alpha": torch.tensor(float(rank))})
+        write(LoraFile(adapters), folder / f"run-{number:06}.safetensors")
+
+
+@contextmanager
+def artist(model: Standalone, library: Library, mode: str) -> Iterator[StandaloneArtist]:
+    """The artist, warmed up by one picture."""
+    with StandaloneArtist(Settings(mode=mode), model, library) as made:
+        yield made
+
+
+def timed(made: StandaloneArtist, groups: Sequence[Sequence[Shot]]) -> tuple[float, dict[Shot, Image.Image]]:
+    """Seconds for all groups, and the pictures."""
+    clock = time.perf_counter if made.model.device.type == "cuda" else time.process_time
+    start, found = clock(), {}
+    for group in groups:
+        found.update(zip(group, made.draw(group, lambda *_: None), strict=True))
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return clock() - start, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", choices=["embedded", "sd15"], default="embedded")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--cells", type=int, default=84, help="the first so many cells of the sheet only")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    model = open_model(Settings(device=given.device, precision=given.dtype))
+    if given.model == "sd15":
+        model = sd15(model, given.device, DTYPES[given.dtype])
+    with tempfile.TemporaryDirectory() as folder:
+        files(model, Path(folder), 6, given.rank)
+        library = Library([folder], keep=8)
+        base = Shot(prompt="a red circle on a blue background", steps=given.steps, cfg=3, sampler="Euler")
+        base = replace(base, width=given.side, height=given.side)
+        made = plan(base, "epoch:all", "weight:0.2-1.4(+0.2)", "seed:1,2", library)
+        shots = [cell.shot for cell in made.cells][: given.cells]
+        arms = {
+            "one by one, sheet's order, baked": ("baked", [[shot] for shot in shots]),
+            "one by one, least switching": ("auto", batches(shots, 1)),
+            f"batches of {given.batch}": ("auto", batches(shots, given.batch)),
+        }
+        results = {}
+        for name, (mode, groups) in arms.items():
+            with artist(model, library, mode) as own:
+                timed(own, groups[:1])
+                results[name] = timed(own, groups)
+    first = next(iter(results))
+    slowest, reference = results[first]
+    print(f"{given.model}, {given.device}, {given.dtype}, {given.side}x{given.side}, {given.steps} steps, rank "
+          f"{given.rank}, {len(shots)} pictures, {given.threads} threads")  # fmt: skip
+    for name, (seconds, pictures) in results.items():
+        apart = max(int(np.abs(np.asarray(pictures[s], int) - np.asarray(reference[s], int)).max()) for s in reference)
+        print(f"  {name:<34}{len(shots) / seconds:7.2f} pictures/s  {slowest / seconds:5.2f}x   apart {apart} of 255")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""`python -m lora_ext compare`: a sheet from the command line, batched as one by one, gone on with, with CLIP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_generate
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from lora_ext.adapters import Lora
+from lora_ext.cli import main as cli
+from lora_ext.compare.scores import Scorer, training_pictures
+from lora_ext.errors import FileError
+from lora_ext.file.lorafile import LoraFile
+from lora_ext.file.writing import write
+from lora_ext.generate import Settings, open_model
+from lora_ext.host.clip_image import ImageModel
+from lora_ext.inject import targets
+
+checkpoint = test_generate.folder
+"""The fixture: a small checkpoint with its tokenizer."""
+
+
+@pytest.fixture(scope="module")
+def runs(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three files of a run, each acting on U-Net and text encoder."""
+    model = open_model(Settings(ckpt=checkpoint / "SD1.safetensors", device="cpu"))
+    made = tmp_path_factory.mktemp("run")
+    for number, name in enumerate(("run-000001", "run-000002", "run")):
+        torch.manual_seed(number)
+        adapters = {}
+        for part, root in model.parts().items():
+            for site, target in targets(part, root).items():
+                if len(target.shape) == 2:
+                    tensors = {"lora_up.weight": torch.randn(target.shape[0], 2) * 0.3,
+                               "lora_down.weight": torch.randn(2, target.shape[1]) * 0.3}  # fmt: skip
+                    adapters[site] = Lora(tensors)
+        write(LoraFile(adapters), made / f"{name}.safetensors")
+    return made
+
+
+def told(capsys: pytest.CaptureFixture[str], checkpoint: Path, runs: Path, out: Path, *more: str) -> Any:
+    ckpt = [
+        "--ckpt",
+        str(checkpoint / "SD1.safetensors"),
+        "--lora_dir",
+        str(runs),
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
+    size = ["--width", "64", "--height", "64", "--steps", "2", "--sampler", "Euler", "--json"]
+    assert cli(["compare", *ckpt, *size, *more]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+AXES = ("--prompt", "a (b:1.2) c", "--x", "epoch:all", "--y", "weight:0-1(+0.5)", "--z", "seed:1,2")
+
+
+def test_batches_are_as_one_by_one(
+    checkpoint: Path,
+    runs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = {
+        batch: told(capsys, checkpoint, runs, tmp_path / batch, *AXES, "--batch", batch, "--no-scores")
+        for batch in "18"
+    }
+    assert made["1"]["cells"] == 18 and made["1"]["drawn"] == 14  # weight 0 is one picture for each seed
+    rows = [json.loads((tmp_path / batch / "sheet.json").read_text(encoding="utf-8")) for batch in "18"]
+    for one, eight in zip(*(row["cells"] for row in rows), strict=True):
+        pictures = [Image.open(tmp_path / batch / cell["file"]) for batch, cell in (("1", one), ("8", eight))]
+        pixels = [np.asarray(picture, int) for picture in pictures]
+        assert np.abs(pixels[0] - pixels[1]).max() <= 1
+        said = [str(picture.info["parameters"]) for picture in pictures]
+        assert said[0] == said[1]
+        if "0>" not in one["tag"]:
+            assert said[0].startswith(one["prompt"]) and one["tag"] in one["prompt"]
+    again = told(capsys, checkpoint, runs, tmp_path / "8", *AXES, "--no-scores")
+    assert (again["drawn"], again["kept"]) == (0, 14)
+
+
+def test_scores_and_mistakes(
+    checkpoint: Path,
+    runs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (64, 64), "red").save(images / "a.png")
+    made = told(capsys, checkpoint, runs, tmp_path / "out", "--prompt", "a <lora:run:1>", "--x", "weight:0.5,1",
+                "--images", str(images))  # fmt: skip
+    assert made["drawn"] == 3 and made["suggestion"] and Path(made["sheets"][0]).is_file()
+    seed = json.loads((tmp_path / "out" / "sheet.json").read_text(encoding="utf-8"))["base"]["seed"]
+    again = told(capsys, checkpoint, runs, tmp_path / "out", "--prompt", "a <lora:run:1>", "--x", "weight:0.5,1")
+    assert again["drawn"] == 0 and seed >= 0  # a seed that was drawn is kept
+    for argv, text in (
+        (["--x", "epoc:all"], "did you mean 'epoch'"),
+        (["--prompt", "a", "--x", "weight:1"], "which LoRA"),
+        (["--images", str(tmp_path / "nowhere")], "not a folder of training pictures"),
+        (["--clip", str(images)], "no config.json"),
+    ):
+        ckpt = ["--ckpt", str(checkpoint / "SD1.safetensors"), "--lora_dir", str(runs), "--device", "cpu"]
+        assert cli(["compare", *ckpt, "--out", str(tmp_path / "no"), *argv]) == 2
+        said = capsys.readouterr().err
+        assert text in said and said.count("\n") == 1
+
+
+def test_a_clip_model_of_the_users_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+                              image_size=32, patch_size=8, projection_dim=8)  # fmt: skip
+    CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "clip")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path / "clip")
+    model = ImageModel(tmp_path / "clip", "cpu")
+    red, noise = Image.new("RGB", (40, 60), "red"), Image.effect_noise((64, 64), 90).convert("RGB")
+    vectors = model([red, noise])
+    assert vectors.shape == (2, 8) and np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    (tmp_path / "images").mkdir()
+    red.save(tmp_path / "images" / "red.png")
+    scorer = Scorer(training_pictures(tmp_path / "images"), model, model.name)
+    assert scorer.how == "image model clip"
+    assert scorer.likeness(red) == pytest.approx(1, abs=1e-4) and scorer.likeness(noise) < 0.999
+    with pytest.raises(FileError, match="cannot be read as a CLIP image model"):
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "config.json").write_text("{}")
+        ImageModel(tmp_path / "bad", "cpu")
