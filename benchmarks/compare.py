@@ -5,8 +5,8 @@ against the same cells one by one with switching; as ratios within one run.
     python benchmarks/compare.py --model sd15 --device cuda --dtype fp16 --side 512 --steps 20
 
 Seconds are of the clock on a GPU, of the processor (`time.process_time`) without one, so that other programs do not
-count. sd15: SD1.5's U-Net, text encoder and autoencoder with random weights. One by one goes in the sheet's order, as a plot
-script does, each picture with its LoRA baked in.
+count. sd15: SD1.5's U-Net, text encoder and autoencoder with random weights. One by one goes in the sheet's order, as
+a plot script does, each picture with its LoRA baked in.
 """
 
 from __future__ import annotations
