@@ -247,7 +247,7 @@ def test_the_paths_gradients_in_float64(first: int, more: int, needs_x: bool, ke
 
     def linear(x: Tensor, out: Tensor, d: Tensor, u: Tensor) -> Tensor:
         full = (torch.cat([down[: first - 1], d.detach()]), torch.cat([up[: first - 1], u.detach()]))
-        return LinearPath.apply(x, out, *full, part, d, u)  # type: ignore[no-any-return]
+        return LinearPath.apply(x, out, None, *full, part, d, u)  # type: ignore[no-any-return]
 
     assert torch.autograd.gradcheck(linear, (x, normal(2, 3, 3).requires_grad_(), *learning))
     size, padding, stride = kernel
@@ -258,7 +258,7 @@ def test_the_paths_gradients_in_float64(first: int, more: int, needs_x: bool, ke
 
     def conv(x: Tensor, out: Tensor, d: Tensor, u: Tensor) -> Tensor:
         full = (torch.cat([core[: first - 1], d.detach()]), torch.cat([up[: first - 1], u.detach()]))
-        return ConvPath.apply(x, out, *full, part, how, d, u)  # type: ignore[no-any-return]
+        return ConvPath.apply(x, out, None, *full, part, how, d, u)  # type: ignore[no-any-return]
 
     assert torch.autograd.gradcheck(conv, (image, out.detach().requires_grad_(), *learning))
 

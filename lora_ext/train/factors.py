@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..lowrank import LowRank
 from .block_rates import Size
 from .dylora import Share, whole
-from .path import ConvPath, LinearPath, convolution, masked
+from .path import ConvPath, LinearPath, convolution, frozen_weight, masked
 
 
 class Factors(nn.Module):
@@ -39,6 +39,10 @@ class Factors(nn.Module):
         self.skipped = False
         self.dropout = self.rank_dropout = 0.0
         self.seed: int | None = None
+        self.computes: torch.dtype | None = None
+        self.casts: tuple[Tensor, Tensor] | None = None
+        self.stamp = 0
+        self._waiting: tuple[Tensor, Tensor] | None = None
         self._hold(down, up)
         self.act(whole(self.rank, self.alpha))
 
@@ -48,6 +52,7 @@ class Factors(nn.Module):
     def _hold(self, down: Tensor, up: Tensor) -> None:
         """Makes `down` and `up` the memory of all Parameters."""
         self.__dict__["down"], self.__dict__["up"] = down, up
+        self.casts = None
         for parameters, whole_factor in ((self.downs, down), (self.ups, up)):
             for parameter, rows in zip(parameters, whole_factor.split(self.unit), strict=True):
                 parameter.data = rows
@@ -104,7 +109,7 @@ class Factors(nn.Module):
     def delta(self) -> Tensor:
         """scale · U·D as the layer's weight has it, differentiable; dropout of ranks is common to the batch."""
         down, up = self.pieces()
-        if self.training and self.seed is not None and self.rank_dropout:
+        if self.training and self._drops and self.rank_dropout:
             down = down * self.rank_mask(down[None, :, 0])[0][:, None]
         return (up.t() @ down.flatten(1) * self.now.scale).unflatten(1, down.shape[1:])
 
@@ -125,17 +130,70 @@ class Factors(nn.Module):
         ranks = thin.shape[1] if thin.dim() == 4 else thin.shape[-1]
         return self._bernoulli((thin.shape[0], ranks), self.rank_dropout, thin, 1)
 
-    # --- the hook
+    # --- the hooks
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Before the layer: where the path can do its backward pass too, the layer runs without a graph."""
+        self._waiting = None
+        if not torch.is_grad_enabled() or (self.training and (self.skipped or self._drops)):
+            return None
+        x = args[0]
+        weight = frozen_weight(module)
+        if weight is None or weight.dtype != (autocast_dtype(x.device.type) or x.dtype):
+            return None
+        self._waiting = (x, weight)
+        return (x.detach(), *args[1:])
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """output + scale · U·D·x."""
-        if self.skipped and self.training:
+        x, weight = self._waiting or (args[0], None)
+        self._waiting = None
+        if self.training and self.skipped:
             return None
-        x, share = args[0], self.now
-        if self.training and self.seed is not None and (self.dropout or self.rank_dropout):
+        share = self.now
+        if self.training and self._drops:
             masks = (self.value_mask if self.dropout else None, self.rank_mask if self.rank_dropout else None)
             return masked(module, x, output, *self.pieces(), share.scale, masks)
+        down, up = self._ready(output.dtype)
+        into: Any = output if weight is None else (output,)
         if not isinstance(module, nn.Conv2d):
-            return LinearPath.apply(x, output, self.down, self.up, share, *self.learning)
+            return LinearPath.apply(x, into, weight, down, up, share, *self.learning)
         x, how = convolution(module, x)
-        return ConvPath.apply(x, output, self.down, self.up, share, how, *self.learning)
+        return ConvPath.apply(x, into, weight, down, up, share, how, *self.learning)
+
+    @property
+    def _drops(self) -> bool:
+        return self.seed is not None and bool(self.dropout or self.rank_dropout)
+
+    def _ready(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """D and Uᵀ in the layer's dtype: what `refresh` made at the step's beginning, or themselves."""
+        if dtype == self.down.dtype:
+            return self.down, self.up
+        self.computes = dtype
+        if self.casts is not None and self.casts[0].dtype == dtype and self.stamp == self.learning[0]._version:
+            return self.casts
+        return self.down, self.up
+
+
+def refresh(modules: Sequence[Factors]) -> None:
+    """Casts the factors of all modules to what their layers computed in last, a few kernels for all; done once a step
+    instead of in every layer."""
+    wanted = [m for m in modules if m.computes is not None and m.computes != m.down.dtype]
+    if not wanted or not hasattr(torch, "_foreach_copy_"):
+        return
+    for module in wanted:
+        if module.casts is None or module.casts[0].dtype != module.computes:
+            module.casts = (module.down.to(module.computes), module.up.to(module.computes))
+        module.stamp = module.learning[0]._version
+    with torch.no_grad():
+        into = [cast for m in wanted if m.casts is not None for cast in m.casts]
+        torch._foreach_copy_(into, [factor for m in wanted for factor in (m.down, m.up)])
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast computes Linear and Conv2d in on a kind of device now, None where it is off."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == "cpu":  # torch before 2.4
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if device == "cuda" and torch.is_autocast_enabled() else None

@@ -19,7 +19,7 @@ from ..inject import Target, targets
 from .attention import hook_attention
 from .block_rates import Size, Sizes, conv_size, part_name, wants_conv
 from .dylora import SCALE_KEY, VARIANTS, share, whole
-from .factors import Factors
+from .factors import Factors, refresh
 from .norms import Norms, limit_norms, norms
 from .recipe import Recipe
 
@@ -86,6 +86,7 @@ class Network(nn.Module):
                 if isinstance(target.module, nn.MultiheadAttention):
                     stacked.setdefault(target.module, []).append((target, factors))
                 else:
+                    self.handles.append(target.module.register_forward_pre_hook(factors.enter))
                     self.handles.append(target.module.register_forward_hook(factors.hook))
             for module, rows in stacked.items():
                 self.handles += hook_attention(module, rows)
@@ -134,13 +135,14 @@ class Network(nn.Module):
             seeds = torch.randint(2**40, (len(modules),), generator=generator).tolist()
             for module, seed in zip(modules, seeds, strict=True):
                 module.seed = seed + process
+        refresh(modules)
 
     def train(self, mode: bool = True) -> Network:
         """As nn.Module's; outside training all ranks act. A new step is to be begun after it."""
         super().train(mode)
         for module in getattr(self, "sites", {}).values():
             module.act(whole(module.rank, module.alpha))
-            module.skipped, module.seed = False, None
+            module.skipped, module.seed, module.casts = False, None, None
         return self
 
     def multiply(self, multiplier: float) -> None:

@@ -3,6 +3,10 @@
 Factors are kept by rank: D is (R, in[, kh, kw]) and Uᵀ is (R, out), so that the first b ranks of both are views. The
 node keeps x and the thin D·x for the backward pass and nothing of the size of the output. Only the rows
 `first:last` get gradients (DyLoRA); they are passed in as the Parameters `learning`, which share the factors' memory.
+
+Where the layer's own `weight` is given (frozen, of the output's dtype), the output came without a graph: the path is
+added in its place, and the backward pass through the layer is part of the node: x's gradient is made once and added
+to once, by the product itself.
 """
 
 from __future__ import annotations
@@ -32,21 +36,32 @@ def split_rows(grad: Tensor, learning: tuple[Tensor, ...]) -> tuple[Tensor, ...]
 
 
 class LinearPath(torch.autograd.Function):
-    """For Linear: x (…, in), output (…, out)."""
+    """For Linear: x (…, in), output (…, out); `output` is a Tensor of the graph, or a tuple with one to write to."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, output: Tensor, down: Tensor, up: Tensor, share: Share, *learning: Tensor
+        ctx: Any,
+        x: Tensor,
+        output: Tensor | tuple[Tensor],
+        weight: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        share: Share,
+        *learning: Tensor,
     ) -> Tensor:
-        """learning: the Parameters of D's learning rows, then those of Uᵀ's."""
-        dtype = output.dtype
-        down, up = down[: share.acting].to(dtype), up[: share.acting].to(dtype)
-        flat = x.reshape(-1, x.shape[-1]).to(dtype)
+        """learning: the Parameters of D's learning rows, then those of Uᵀ's. weight: see the top."""
+        own = isinstance(output, tuple)
+        out = output[0].detach() if isinstance(output, tuple) else output
+        down, up = down[: share.acting].to(out.dtype), up[: share.acting].to(out.dtype)
+        flat = x.reshape(-1, x.shape[-1]).to(out.dtype)
         thin = flat @ down.t()
         ctx.save_for_backward(flat, thin)
-        ctx.down, ctx.up, ctx.share, ctx.learning = down, up, share, learning
+        ctx.weight, ctx.down, ctx.up, ctx.share, ctx.learning = weight, down, up, share, learning
         ctx.x_shape, ctx.x_dtype = x.shape, x.dtype
-        return torch.addmm(output.reshape(-1, output.shape[-1]), thin, up, alpha=share.scale).view(output.shape)
+        if own:
+            out.view(-1, out.shape[-1]).addmm_(thin, up, alpha=share.scale)
+            return out
+        return torch.addmm(out.reshape(-1, out.shape[-1]), thin, up, alpha=share.scale).view(out.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -60,10 +75,12 @@ class LinearPath(torch.autograd.Function):
         thin_grad = scaled(g, ctx.up.t(), share.scale)
         x_grad = None
         if ctx.needs_input_grad[0]:
-            x_grad = (thin_grad @ ctx.down).to(ctx.x_dtype).view(ctx.x_shape)
+            plain = ctx.weight is None
+            x_grad = thin_grad @ ctx.down if plain else (g @ ctx.weight).addmm_(thin_grad, ctx.down)
+            x_grad = x_grad.to(ctx.x_dtype).view(ctx.x_shape)
         down_grad = split_rows(thin_grad[:, rows].t() @ flat, ctx.learning[:half])
         up_grad = split_rows(scaled(thin[:, rows].t(), g, share.scale), ctx.learning[half:])
-        return x_grad, grad, None, None, None, *down_grad, *up_grad
+        return x_grad, None if ctx.weight is not None else grad, None, None, None, None, *down_grad, *up_grad
 
 
 class ConvPath(torch.autograd.Function):
@@ -71,20 +88,33 @@ class ConvPath(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, output: Tensor, down: Tensor, up: Tensor, share: Share, how: Any, *learning: Tensor
+        ctx: Any,
+        x: Tensor,
+        output: Tensor | tuple[Tensor],
+        weight: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        share: Share,
+        how: Any,
+        *learning: Tensor,
     ) -> Tensor:
-        """learning: as LinearPath's."""
-        dtype = output.dtype
-        down, up = down[: share.acting].to(dtype), up[: share.acting].to(dtype)
-        image = x.to(dtype)
+        """learning, weight: as LinearPath's."""
+        own = isinstance(output, tuple)
+        out = output[0].detach() if isinstance(output, tuple) else output
+        down, up = down[: share.acting].to(out.dtype), up[: share.acting].to(out.dtype)
+        image = x.to(out.dtype)
         thin = F.conv2d(image, down, None, *how)
         ctx.save_for_backward(image, thin)
-        ctx.down, ctx.up, ctx.share, ctx.learning, ctx.how, ctx.x_dtype = down, up, share, learning, how, x.dtype
-        n = len(output)
-        if output.is_contiguous():
-            added = torch.baddbmm(output.flatten(2), up.t().expand(n, -1, -1), thin.flatten(2), alpha=share.scale)
-            return added.view(output.shape)
-        return torch.add(output, F.conv2d(thin, up.t()[:, :, None, None]), alpha=share.scale)
+        ctx.weight, ctx.down, ctx.up, ctx.share, ctx.learning = weight, down, up, share, learning
+        ctx.how, ctx.x_dtype = how, x.dtype
+        if out.is_contiguous():
+            wide = up.t().expand(len(out), -1, -1)
+            if own:
+                out.flatten(2).baddbmm_(wide, thin.flatten(2), alpha=share.scale)
+                return out
+            return torch.baddbmm(out.flatten(2), wide, thin.flatten(2), alpha=share.scale).view(out.shape)
+        add = F.conv2d(thin, up.t()[:, :, None, None])
+        return out.add_(add, alpha=share.scale) if own else torch.add(out, add, alpha=share.scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -96,16 +126,41 @@ class ConvPath(torch.autograd.Function):
         half = len(ctx.learning) // 2
         flat = grad.flatten(2)
         thin_grad = torch.matmul(ctx.up * share.scale, flat).view_as(thin)
-        stride, padding, dilation = ctx.how
-        x_grad, down_grad, _ = torch.ops.aten.convolution_backward(
-            thin_grad, image, ctx.down, None, stride, padding, dilation, False, [0, 0], 1,
-            [ctx.needs_input_grad[0], True, False],
-        )  # fmt: skip
+        needs_x = ctx.needs_input_grad[0]
+        x_grad, down_grad = _conv_backward(thin_grad, image, ctx.down, ctx.how, (needs_x, True))
+        if needs_x and ctx.weight is not None:
+            x_grad = _conv_backward(grad, image, ctx.weight, ctx.how, (True, False))[0].add_(x_grad)
         up_grad = torch.bmm(thin[:, rows].flatten(2), flat.transpose(1, 2)).sum(0) * share.scale
         return (
-            None if x_grad is None else x_grad.to(ctx.x_dtype), grad, None, None, None, None,
+            None if x_grad is None else x_grad.to(ctx.x_dtype),
+            None if ctx.weight is not None else grad,
+            None, None, None, None, None,
             *split_rows(down_grad[rows], ctx.learning[:half]), *split_rows(up_grad, ctx.learning[half:]),
         )  # fmt: skip
+
+
+def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, how: Any, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
+    """Gradients of a convolution's input and weight, those that are wanted."""
+    stride, padding, dilation = how
+    found = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, dilation, False, [0, 0], 1, [*wanted, False]
+    )
+    return found[0], found[1]
+
+
+def frozen_weight(module: nn.Module) -> Tensor | None:
+    """The weight of a plain, frozen Linear or Conv2d that no one else hooks, whose backward pass a path may do; or
+    None. Other layers (quantised, computing in another dtype, hooked by others) keep their own backward pass."""
+    if type(module) is nn.Linear:
+        plain = True
+    else:
+        plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    weight = module._parameters.get("weight") if plain else None
+    alone = len(module._forward_hooks) == 1 and len(module._forward_pre_hooks) == 1 and not module._backward_hooks
+    bias = module._parameters.get("bias")
+    if weight is None or not alone or weight.requires_grad or (bias is not None and bias.requires_grad):
+        return None
+    return weight if weight.dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64) else None
 
 
 def convolution(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[Any, Any, Any]]:
@@ -123,7 +178,7 @@ def convolution(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[Any, Any, A
 def masked(
     module: nn.Module, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float, masks: tuple[Any, Any]
 ) -> Tensor:
-    """The path with dropout on the thin values: masks = (of their shape or None, (n, r) a picture or None).
+    """The path with dropout on the thin values: masks = (thin → a mask in its shape or None, thin → (n, r) or None).
 
     down, up: the acting ranks as tensors of the graph. Plain autograd: dropouts are rare, and cost more anyway.
     """

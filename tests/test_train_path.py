@@ -1,0 +1,138 @@
+"""The path that does its layer's backward pass too, beside the one that does not; casts; dropouts of a prefix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lora_ext.train.block_rates import Size
+from lora_ext.train.dylora import share
+from lora_ext.train.factors import Factors, refresh
+from lora_ext.train.path import frozen_weight, masked
+from lora_ext.train.recipe import Recipe
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(6, 5), (2, 3, 6)),
+    "flat": (lambda: nn.Linear(6, 5, bias=False), (4, 6)),
+    "1x1": (lambda: nn.Conv2d(4, 6, 1), (2, 4, 5, 3)),
+    "3x3": (lambda: nn.Conv2d(4, 6, 3, padding=1), (2, 4, 5, 3)),
+    "strided": (lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1), (2, 4, 5, 6)),
+    "circular": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), (2, 4, 5, 6)),
+    "same": (lambda: nn.Conv2d(4, 6, 3, padding="same"), (2, 4, 5, 6)),
+}
+
+
+def made(layer: nn.Module, rank: int = 4, unit: int | None = None) -> Factors:
+    factors = Factors(tuple(layer.weight.shape), Size(rank, 2.0), unit, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    with torch.no_grad():
+        factors.up.normal_(generator=torch.Generator().manual_seed(1))
+    return factors
+
+
+def hooked(layer: nn.Module, factors: Factors, x: Tensor, *, fused: bool) -> Tensor:
+    handles = [layer.register_forward_hook(factors.hook)]
+    if fused:
+        handles.append(layer.register_forward_pre_hook(factors.enter))
+    y: Tensor = layer(x)
+    for handle in handles:
+        handle.remove()
+    return y
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_both_ways_are_the_layer_with_the_delta(name: str, channels_last: bool) -> None:
+    """Output, gradients of the input and of both factors, against a layer whose weight is W + ΔW."""
+    torch.manual_seed(0)
+    build, shape = LAYERS[name]
+    layer, x = build().requires_grad_(False), torch.randn(shape)
+    if channels_last and x.dim() == 4:
+        x = x.to(memory_format=torch.channels_last)
+    factors, results = made(layer), []
+    for fused in (False, True):
+        x = x.detach().requires_grad_()
+        y = hooked(layer, factors, x, fused=fused)
+        y.square().sum().backward()
+        results.append([y.detach(), x.grad, factors.downs[0].grad, factors.ups[0].grad])
+        factors.zero_grad(set_to_none=True)
+    weight = {"weight": layer.weight + factors.delta(), **({"bias": layer.bias} if layer.bias is not None else {})}
+    x = x.detach().requires_grad_()
+    y = torch.func.functional_call(layer, weight, (x,))
+    y.square().sum().backward()
+    wanted = [y.detach(), x.grad, factors.downs[0].grad, factors.ups[0].grad]
+    for result in results:
+        for got, right in zip(result, wanted, strict=True):
+            torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-4)
+
+
+def test_whose_backward_pass_may_be_taken_over() -> None:
+    def asked(layer: nn.Module, *, hooks: int = 1) -> bool:
+        factors = made(layer)
+        layer.register_forward_pre_hook(factors.enter)
+        for _ in range(hooks):
+            layer.register_forward_hook(factors.hook)
+        return frozen_weight(layer) is not None
+
+    class Other(nn.Linear):
+        pass
+
+    assert asked(nn.Linear(3, 4).requires_grad_(False))
+    assert asked(nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False))
+    assert not asked(nn.Linear(3, 4))
+    assert not asked(nn.Linear(3, 4).requires_grad_(False), hooks=2)
+    assert not asked(Other(3, 4).requires_grad_(False))
+    assert not asked(nn.Conv2d(3, 4, 3, padding_mode="circular").requires_grad_(False))
+
+
+def test_a_layer_that_fails_leaves_nothing_waiting() -> None:
+    layer = nn.Linear(6, 5).requires_grad_(False)
+    factors, x = made(layer), torch.randn(2, 6)
+    with pytest.raises(RuntimeError):
+        hooked(layer, factors, torch.randn(2, 7), fused=True)
+    layer._forward_hooks.clear()
+    layer._forward_pre_hooks.clear()
+    wanted = layer(x) + 0.5 * (x @ factors.down.t()) @ factors.up
+    torch.testing.assert_close(hooked(layer, factors, x, fused=True), wanted)
+
+
+def test_casts_follow_the_optimizer() -> None:
+    """Under autocast the casts of a step's beginning are used, and never older ones."""
+    layer, x = nn.Linear(6, 5).requires_grad_(False), torch.randn(8, 6)
+    factors = made(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        first = hooked(layer, factors, x, fused=True)
+        refresh([factors])
+        assert factors.casts is not None and factors._ready(torch.bfloat16) is factors.casts
+        assert torch.equal(hooked(layer, factors, x, fused=True), first)
+        first.sum().backward()
+        torch.optim.SGD(factors.parameters(), lr=1.0).step()
+        moved = hooked(layer, factors, x, fused=True)
+        assert not torch.equal(moved, first)  # also without a new beginning
+        refresh([factors])
+        assert factors._ready(torch.bfloat16) is factors.casts
+        assert torch.equal(hooked(layer, factors, x, fused=True), moved)
+
+
+@pytest.mark.parametrize("name", ["linear", "3x3"])
+@pytest.mark.parametrize("variant", ["unit", "prefix", "kohya"])
+def test_dropouts_of_a_prefix(name: str, variant: str) -> None:
+    """With masks of ones the path with dropouts is the one without, gradients too."""
+    build, shape = LAYERS[name]
+    layer, x = build().requires_grad_(False), torch.randn(shape)
+    factors, recipe = made(layer, unit=2), Recipe(network_dim=4, unit=2, dylora_variant=variant)
+    for drawn in (2, 4):
+        factors.act(share(recipe, drawn, 4, 2.0))
+        plain = hooked(layer, factors, x, fused=True)
+        plain.square().sum().backward()
+        grads = [p.grad for p in factors.parameters()]
+        factors.zero_grad(set_to_none=True)
+        ones = (torch.ones_like, lambda thin: torch.ones(thin.shape[0], factors.share.acting))
+        other = masked(layer, x, layer(x), *factors.pieces(), factors.now.scale, ones)
+        other.square().sum().backward()
+        torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-5)
+        for parameter, wanted in zip(factors.parameters(), grads, strict=True):
+            assert (parameter.grad is None) == (wanted is None)
+            if wanted is not None:
+                torch.testing.assert_close(parameter.grad, wanted, rtol=1e-4, atol=1e-4)
+        factors.zero_grad(set_to_none=True)
