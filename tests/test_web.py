@@ -1,0 +1,270 @@
+"""The HTTP API: what it answers, who may call, and that nothing outside the user's folders is touched."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from lora_ext.errors import FileError
+from lora_ext.tools.resize import resize
+from lora_ext.ui.desk import StandaloneDesk, folders_of
+from lora_ext.web.names import checked, to_write
+from lora_ext.web.route import PREFIX, Guard
+from lora_ext.web.service import mount
+from lora_ext.web.studio import Studio
+
+UNET = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+def lora(path: Path, rank: int = 4, **metadata: str) -> Path:
+    torch.manual_seed(rank)
+    tensors = {}
+    for block in range(3):
+        key = UNET.format(block)
+        tensors |= {
+            f"{key}.lora_down.weight": torch.randn(rank, 32),
+            f"{key}.lora_up.weight": torch.randn(32, rank),
+            f"{key}.alpha": torch.tensor(float(rank)),
+        }
+    save_file(tensors, path, metadata=metadata or None)
+    return path
+
+
+class Client:
+    """Calls the API below its prefix; waits for jobs."""
+
+    def __init__(self, root: Path, guard: Guard | None = None) -> None:
+        self.root = root
+        self.guard = guard or Guard()
+        self.studio = Studio(StandaloneDesk(folders_of(root)))
+        app = FastAPI()
+        mount(app, self.studio, self.guard)
+        self.http = TestClient(app)
+
+    def __call__(self, method: str, path: str, status: int = 200, **more: Any) -> Any:
+        answer = self.http.request(method, PREFIX + path, **more)
+        assert answer.status_code == status, answer.text
+        return answer.json() if answer.headers["content-type"].startswith("application/json") else answer
+
+    def done(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Starts a job, waits for its end."""
+        job = self("POST", path, 202, json=body)
+        assert self.studio.jobs.get(job["id"]).over.wait(60)
+        found: dict[str, Any] = self("GET", f"/jobs/{job['id']}")
+        return found
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Client]:
+    client = Client(tmp_path)
+    lora(tmp_path / "loras" / "one.safetensors", 4, ss_output_name="one", note="<img src=x onerror=alert(1)>")
+    (tmp_path / "loras" / "sub").mkdir()
+    lora(tmp_path / "loras" / "sub" / "two.safetensors", 8)
+    yield client
+    client.studio.jobs.close()
+
+
+def test_library_lists_filters_and_pages(api: Client) -> None:
+    found = api("GET", "/library")
+    names = {row["name"] for row in found["rows"]}
+    assert {"one", "sub/two"} <= names
+    for _ in range(200):
+        found = api("GET", "/library", params={"rank": 8, "search": "TWO"})
+        if not found["pending"]:
+            break
+        time.sleep(0.02)
+    assert [row["name"] for row in found["rows"]] == ["sub/two"]
+    assert (found["rows"][0]["kind"], found["rows"][0]["rank"]) == ("LoRA-LierLa", 8)
+    assert api("GET", "/library", params={"limit": 1, "offset": 1, "sort": "name"})["total"] == len(names)
+
+
+def test_inspect_gives_blocks_layout_and_text_as_it_is(api: Client) -> None:
+    found = api("GET", "/inspect", params={"name": "one"})
+    assert found["layout"] == 17 and found["ranks"] == {"4": 3}
+    assert {row["block"] for row in found["blocks"]} == {"IN01", "IN04", "IN07"}
+    assert found["metadata"]["note"] == "<img src=x onerror=alert(1)>"
+    assert str(api.root) not in json.dumps(found)
+
+
+def test_an_unknown_name_is_told_as_on_the_command_line(api: Client) -> None:
+    said = api("GET", "/inspect", 400, params={"name": "onee"})
+    assert said["error"] == "no LoRA is called 'onee'; did you mean 'one'?" and said["kind"] == "FileError"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "<lora:one:1>"),
+        ({"te": 0.5, "unet": 0.8}, "<lora:one:0.5:0.8>"),
+        ({"lbw": "OUTALL", "start": 0.25}, "<lora:one:1:lbw=OUTALL:start=0.25>"),
+        ({"lbw": ",".join(["1"] * 12 + ["0.5"] * 5)}, "<lora:one:1:lbw=1,1,1,1,1,1,1,1,1,1,1,1,0.5,0.5,0.5,0.5,0.5>"),
+    ],
+)
+def test_tag(api: Client, fields: dict[str, Any], expected: str) -> None:
+    made = api("POST", "/tag", json={"name": "one", "prompt": "a cat", **fields})
+    assert made == {"tag": expected, "prompt": f"a cat {expected}"}
+    again = api("POST", "/tag", json={"name": "one", "te": 0.3, "prompt": made["prompt"] + " <lora:two:1> end"})
+    assert again["prompt"] == "a cat <lora:one:0.3> <lora:two:1> end"
+
+
+def test_presets_live_outside_and_round_trip(api: Client) -> None:
+    mine = ",".join(["0.25"] * 17)
+    api("PUT", "/presets", json={"name": "MINE", "values": mine})
+    assert (api.root / "presets.txt").read_text() == f"MINE:{mine}\n"
+    assert api("GET", "/presets/export")["text"] == f"MINE:{mine}\n"
+    api("POST", "/presets/rename", json={"name": "MINE", "to": "OURS"})
+    said = api("POST", "/presets/import", json={"text": f"# a comment\nTHIRD:{mine}\n"})
+    assert said["taken"] == ["THIRD"]
+    assert {row["name"] for row in said["presets"] if row["own"]} == {"OURS", "THIRD"}
+    api("DELETE", "/presets", params={"name": "OURS"})
+    assert "not yours" in api("DELETE", "/presets", 400, params={"name": "ALL"})["error"]
+    for name in ("", "a b", "1.5", "a:b", "<b>", "x" * 65):
+        api("PUT", "/presets", 400, json={"name": name, "values": mine})
+    api("PUT", "/presets", 400, json={"name": "SHORT", "values": "1,2,3"})
+
+
+def test_merge_resize_convert_reweight_write_what_the_tools_write(api: Client) -> None:
+    job = api.done("/merge", {"parts": [{"name": "one"}, {"name": "sub/two", "ratio": 0.5}], "save_to": "made/sum"})
+    assert job["state"] == "done", job["error"]
+    assert job["result"]["files"] == ["made/sum"]
+    assert api("GET", "/inspect", params={"name": "made/sum"})["ranks"] == {"12": 3}
+    job = api.done("/resize", {"name": "sub/two", "new_rank": 3, "save_to": "small"})
+    _, report = resize(api.studio.entry("sub/two").load(), 3)
+    assert job["result"]["report"]["totals"]["kept"] == pytest.approx(report.kept)
+    assert api.done("/convert", {"name": "one", "to": "diffusers", "save_to": "peft"})["state"] == "done"
+    assert api.done("/reweight", {"name": "one", "lbw": "INS", "save_to": "ins"})["state"] == "done"
+    assert "exists" in api.done("/resize", {"name": "one", "new_rank": 2, "save_to": "small"})["error"]
+
+
+def test_the_curve_tells_what_resize_then_keeps(api: Client) -> None:
+    curve = api("GET", "/resize/curve", params={"name": "sub/two"})
+    assert curve["ranks"] == list(range(1, 9)) and curve["kept"][-1] == pytest.approx(1)
+    said = api("POST", "/resize/preview", json={"name": "sub/two", "new_rank": 3})
+    job = api.done("/resize", {"name": "sub/two", "new_rank": 3, "save_to": "r3"})
+    assert said["kept"] == pytest.approx(curve["kept"][2], rel=1e-6)
+    assert said["kept"] == pytest.approx(job["result"]["report"]["totals"]["kept"], rel=1e-5)
+    for rule in (
+        {"dynamic_method": "sv_fro", "dynamic_param": 0.8},
+        {"dynamic_method": "sv_ratio", "dynamic_param": 2},
+    ):
+        said = api("POST", "/resize/preview", json={"name": "sub/two", "new_rank": 8, **rule})
+        job = api.done("/resize", {"name": "sub/two", "new_rank": 8, "save_to": rule["dynamic_method"], **rule})
+        ranks = [layer["new_rank"] for layer in job["result"]["report"]["layers"]]
+        assert (min(ranks), max(ranks)) == (said["least"], said["most"])
+
+
+def test_metadata_changes_text_and_no_number(api: Client) -> None:
+    path = api.root / "loras" / "one.safetensors"
+    with safe_open(path, "pt") as file:
+        before = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    said = api("POST", "/metadata", json={"name": "one", "put": {"modelspec.title": "Neu"}, "remove": ["note"]})
+    assert said["metadata"]["modelspec.title"] == "Neu" and "note" not in said["metadata"]
+    with safe_open(path, "pt") as file:
+        assert all(torch.equal(file.get_tensor(key), tensor) for key, tensor in before.items())
+
+
+def test_rename_takes_thumbnails_along_and_stays_inside(api: Client) -> None:
+    (api.root / "loras" / "one.preview.png").write_bytes(b"x")
+    assert api("POST", "/rename", json={"name": "one", "to": "new/name"}) == {"name": "new/name"}
+    assert (api.root / "loras" / "new" / "name.preview.png").read_bytes() == b"x"
+    assert "there already" in api("POST", "/rename", 400, json={"name": "new/name", "to": "sub/two"})["error"]
+    for to in ("../x", "/etc/x", "C:/x", "a/../b", "con", "a\x00b", "nul.txt", "a\\b", "x.", ""):
+        api("POST", "/rename", 400, json={"name": "sub/two", "to": to})
+    assert sorted(p.name for p in api.root.iterdir() if p.suffix == ".safetensors") == []
+
+
+def test_files_of_the_installation_stay(api: Client) -> None:
+    fixed = [row["name"] for row in api("GET", "/library")["rows"] if row["name"] in ("framed", "striped")]
+    for name in fixed:
+        assert "stays as it is" in api("POST", "/rename", 400, json={"name": name, "to": "x"})["error"]
+        api("POST", "/metadata", 400, json={"name": name, "put": {"a": "b"}})
+
+
+def test_duplicates_by_their_numbers(api: Client) -> None:
+    lora(api.root / "loras" / "copy.safetensors", 4, other="metadata")
+    job = api.done("/duplicates", {})
+    assert [sorted(row["name"] for row in group) for group in job["result"]["groups"]] == [["copy", "one"]]
+
+
+def test_fields_are_named(api: Client) -> None:
+    said = api("POST", "/resize", 422, json={"name": "one", "new_rnak": 3, "save_to": "x"})
+    assert said["field"] == "new_rnak"
+    assert api("POST", "/resize", 422, json={"name": "one", "new_rank": 0, "save_to": "x"})["field"] == "new_rank"
+    headers = {"content-type": "application/json"}
+    api("POST", "/merge", 422, content='{"parts": [{"name": "one", "ratio": NaN}], "save_to": "x"}', headers=headers)
+
+
+def test_who_may_call(tmp_path: Path) -> None:
+    client = Client(tmp_path, Guard(users=lambda: {"anna": "geheim"}))
+    client("GET", "/library", 401)
+    client("GET", "/library", 401, auth=("anna", "falsch"))
+    client("GET", "/library", auth=("anna", "geheim"))
+    client("GET", "/library", headers={"X-Lora-Ext": client.guard.token})
+    client("GET", "/library", 401, headers={"X-Lora-Ext": "x"})
+    client("GET", "/library", 403, auth=("anna", "geheim"), headers={"Origin": "https://elsewhere.example"})
+    client("GET", "/library", auth=("anna", "geheim"), headers={"Origin": "http://testserver"})
+
+
+def test_pictures_come_from_the_output_folder_only(api: Client) -> None:
+    (api.root / "outputs" / "a.png").write_bytes(b"x")
+    assert api("GET", "/pictures", params={"name": "a.png"}).content == b"x"
+    for name in ("../presets.txt", "/etc/passwd", "..%2f", "b.png"):
+        api("GET", "/pictures", 400, params={"name": name})
+
+
+@given(st.text(max_size=40) | st.sampled_from(["..", "a/../b", "C:\\x", "aux.safetensors", "a/\x00", "/x", "~/x", " "]))
+def test_no_name_leaves_its_folder(name: str) -> None:
+    try:
+        path = checked(name)
+    except FileError:
+        return
+    assert not path.is_absolute() and ".." not in path.parts and path.parts
+    assert all(part == part.strip() and ord(min(part)) >= 32 for part in path.parts)
+
+
+def test_links_do_not_lead_out(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    try:
+        (tmp_path / "in" / "link").symlink_to(tmp_path / "out", target_is_directory=True)
+    except OSError:
+        pytest.skip("no links on this system")
+    with pytest.raises(FileError, match="outside"):
+        to_write(tmp_path / "in", "link/x", ".safetensors")
+
+
+def test_the_document_describes_every_route(api: Client) -> None:
+    document = api("GET", "/openapi.json")
+    paths = {path.removeprefix(PREFIX).split("/")[1] for path in document["paths"]}
+    wanted = {
+        "jobs",
+        "train",
+        "merge",
+        "resize",
+        "extract",
+        "split",
+        "convert",
+        "inspect",
+        "presets",
+        "library",
+        "compare",
+    }
+    assert wanted <= paths
+    for methods in document["paths"].values():
+        for row in methods.values():
+            assert row["description"] and "400" in row["responses"]

@@ -1,0 +1,61 @@
+"""The standalone tab as a process of its own, and pictures to train on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+
+class Server:
+    """`python -m lora_ext ui` on a folder of its own."""
+
+    def __init__(self, data: Path, packages: str | None) -> None:
+        self.data = data
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
+        env = {**os.environ, **({"PYTHONPATH": path} if path else {})}
+        command = [sys.executable, "-m", "lora_ext", "ui", "--data_dir", str(data), "--port", str(self.port)]
+        self.log = (data / "server.log").open("w", encoding="utf-8")
+        root = Path(__file__).parent.parent.parent
+        self.process = subprocess.Popen(
+            [*command, "--device", "cpu"], cwd=root, env=env, stdout=self.log, stderr=self.log
+        )
+        self._wait()
+
+    def _wait(self) -> None:
+        for _ in range(600):
+            if self.process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"{self.url}/lora-ext/v1/jobs", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.5)
+        raise AssertionError((self.data / "server.log").read_text(encoding="utf-8"))
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.process.terminate()
+        self.process.wait(30)
+        self.log.close()
+
+
+def dataset(folder: Path, count: int = 6) -> None:
+    """Small pictures, two of them without a caption."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        picture = Image.new("RGB", (64, 64), (40 * number, 80, 200 - 30 * number))
+        ImageDraw.Draw(picture).ellipse((12, 12, 52, 52), fill=(220, 30 * number, 40))
+        picture.save(folder / f"p{number}.png")
+        if number > 1:
+            (folder / f"p{number}.txt").write_text("a circle, plain", encoding="utf-8")

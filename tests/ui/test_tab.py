@@ -1,0 +1,303 @@
+"""Every panel, driven as a person would, on the small model that comes along."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from program import Server, dataset
+from safetensors.torch import save_file
+
+from lora_ext.embedded import CHECKPOINT
+from lora_ext.file.reading import read
+from lora_ext.stack import Use
+from lora_ext.tools.checkpoint import merge_into
+
+PANELS = ("generate", "weights", "train", "compare", "tools", "files")
+UNET = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+def call(server: Server, path: str) -> Any:
+    with urllib.request.urlopen(f"{server.url}/lora-ext/v1{path}") as answer:
+        return json.load(answer)
+
+
+def go(page: Any, name: str) -> Any:
+    page.click(f"#lx-tab-{name}")
+    return page.locator(f"#lx-panel-{name}")
+
+
+def choose(panel: Any, name: str, which: int = 0) -> None:
+    """Chooses a file in a panel's picker, by typing."""
+    picker = panel.locator(".lx-picker:visible").nth(which)
+    picker.locator(".lx-pick").click()
+    picker.locator("input[type=search]").fill(name)
+    picker.locator(".lx-item", has_text=name).first.click()
+
+
+def ended(panel: Any, state: str = "done") -> Any:
+    job = panel.locator(f".lx-job[data-state={state}]:visible")
+    job.last.wait_for()
+    return job.last
+
+
+def small(path: Path, rank: int = 4, **metadata: str) -> None:
+    torch.manual_seed(rank)
+    up, down = torch.randn(64, rank), torch.randn(rank, 64)
+    names = (f"{UNET}.lora_up.weight", f"{UNET}.lora_down.weight", f"{UNET}.alpha")
+    save_file(dict(zip(names, (up, down, torch.tensor(float(rank))), strict=True)), path, metadata=metadata)
+
+
+def test_sliders_to_text_to_prompt_to_picture(page: Any, server: Server) -> None:
+    panel = go(page, "generate")
+    panel.get_by_label("Steps").first.fill("3")
+    panel.get_by_role("button", name="Draw").click()
+    before = page.request.get(_picture(ended(panel))).body()
+
+    panel = go(page, "weights")
+    choose(panel, "framed")
+    panel.locator(".lx-about", has_text="SD1").wait_for()
+    slider = panel.get_by_role("slider", name=re.compile("^OUT05"))
+    slider.press("0")
+    text = panel.locator(".lx-text")
+    assert text.input_value().split(",").count("0") == 1
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert slider.get_attribute("aria-valuenow") == "0.5"
+    panel.locator(".lx-handle", has_text="IN").get_by_role("button", name="0", exact=True).first.click()
+    assert panel.get_by_role("slider", name=re.compile("^IN04")).get_attribute("aria-valuenow") == "0"
+
+    text.fill("1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,0.25")
+    page.wait_for_function("document.querySelector('[aria-label^=OUT11]').getAttribute('aria-valuenow') === '0.25'")
+    text.fill("nonsense")
+    panel.get_by_text("No preset is called").wait_for()
+    text.fill("OUTALL")
+    panel.locator(".lx-tag", has_text="lbw=OUTALL").wait_for()
+    panel.get_by_role("button", name="Insert into prompt").click()
+
+    panel = go(page, "generate")
+    prompt = panel.get_by_label("Prompt", exact=True)
+    page.wait_for_function("document.querySelector('#lx-panel-generate textarea').value.includes('<lora:')")
+    assert prompt.input_value().endswith("<lora:framed:1:lbw=OUTALL>")
+    panel.get_by_role("button", name="Draw").click()
+    page.wait_for_timeout(700)
+    assert page.request.get(_picture(ended(panel))).body() != before
+
+
+def _picture(job: Any) -> str:
+    job.locator(".lx-pictures img").first.wait_for()
+    return str(job.locator(".lx-pictures img").first.evaluate("image => image.src"))
+
+
+def test_presets(page: Any, server: Server) -> None:
+    panel = go(page, "weights")
+    panel.locator(".lx-text").fill(",".join(["0.5"] * 17))
+    page.wait_for_function("document.querySelector('[aria-label^=OUT11]').getAttribute('aria-valuenow') === '0.5'")
+    panel.get_by_label("Name of a new preset").fill("HALF")
+    panel.get_by_role("button", name="Save").click()
+    page.get_by_text("Saved as HALF").wait_for()
+    assert (server.data / "presets.txt").read_text() == f"HALF:{','.join(['0.5'] * 17)}\n"
+    panel.get_by_role("button", name="Delete").click()
+    page.wait_for_function("!document.querySelector('option[value=HALF]')")
+    assert (server.data / "presets.txt").read_text() == ""
+
+
+def test_tools(page: Any, server: Server) -> None:
+    loras, checkpoints = server.data / "loras", server.data / "checkpoints"
+    small(loras / "sweep.safetensors", 8, ss_network_module="networks.dylora", ss_network_args='{"unit": "4"}')
+    if not (checkpoints / "base.safetensors").exists():
+        (checkpoints / "base.safetensors").write_bytes(Path(CHECKPOINT).read_bytes())
+        framed = read(Path(CHECKPOINT).parent / "loras" / "framed.safetensors")
+        merge_into(checkpoints / "base.safetensors", [Use(framed)], checkpoints / "tuned.safetensors")
+    page.reload()
+    page.wait_for_selector("#lora-ext .lx-tabs")
+    panel = go(page, "tools")
+    for name in ("framed", "striped"):
+        choose(panel, name, ("framed", "striped").index(name))
+    _run(panel, "Merge", "sum")
+
+    panel.get_by_role("radio", name="Resize").click()
+    choose(panel, "framed")
+    panel.locator(".lx-chart:visible .marker").wait_for()
+    marker = panel.locator(".lx-chart:visible .marker")
+    before = marker.get_attribute("x1")
+    rank = panel.locator("input[type=number][aria-label=Rank]:visible")
+    rank.fill("2")
+    panel.get_by_text("size now").wait_for()
+    assert float(marker.get_attribute("x1")) < float(before)
+    _run(panel, "Resize", "framed-small")
+
+    panel.get_by_role("radio", name="Split").click()
+    choose(panel, "sweep")
+    _run(panel, "Split", "sweep-of")
+    panel.get_by_role("radio", name="Convert").click()
+    choose(panel, "framed")
+    _run(panel, "Convert", "framed-peft")
+    panel.get_by_role("radio", name="Extract").click()
+    panel.get_by_label("Tuned").select_option("tuned.safetensors")
+    panel.get_by_label("Original").select_option("base.safetensors")
+    _run(panel, "Extract", "difference")
+    made = {path.stem for path in loras.glob("*.safetensors")}
+    assert {"sum", "framed-small", "sweep-of-0004", "sweep-of-0008", "framed-peft", "difference"} <= made
+
+
+def _run(panel: Any, verb: str, name: str) -> None:
+    panel.locator(".lx-tool:visible").get_by_label("Save as").fill(name)
+    panel.locator(".lx-tool:visible").get_by_role("button", name=verb, exact=True).click()
+    job = ended(panel)
+    job.locator(".lx-report").wait_for()
+    job.get_by_text("Layer by layer").click()
+    assert job.locator("tbody tr").count() > 0
+
+
+def test_files_as_text_and_edited(page: Any, server: Server) -> None:
+    evil = "<img src=x onerror=window.hacked=1>"
+    small(server.data / "loras" / "marked.safetensors", 2, ss_training_comment=evil, ss_output_name=evil)
+    panel = go(page, "files")
+    panel.get_by_label("Search by name").fill("marked")
+    panel.locator(".lx-file", has_text="marked").click()
+    panel.get_by_text(evil).first.wait_for()
+    panel.get_by_label("modelspec.title").fill("A title")
+    panel.locator(".lx-card", has_text="Only the text").get_by_role("button", name="Save").click()
+    page.get_by_text("Saved", exact=True).wait_for()
+    assert read(server.data / "loras" / "marked.safetensors").metadata["modelspec.title"] == "A title"
+    go(page, "weights")
+    choose(page.locator("#lx-panel-weights"), "marked")
+    page.locator("#lx-panel-weights .lx-about", has_text="SD1").wait_for()
+    assert page.evaluate("window.hacked") is None
+
+
+def _set(panel: Any, knob: str, value: str) -> None:
+    panel.locator(f'.lx-knob:has(label[title*="({knob}"]) input').first.fill(value)
+
+
+def test_train_stop_and_go_on(page: Any, server: Server) -> None:
+    panel = go(page, "train")
+    panel.get_by_role("button", name="Check first").click()
+    ended(panel).get_by_text("4 pictures have no caption").or_(
+        panel.get_by_text("2 pictures have no caption")
+    ).wait_for()
+    for knob, value in (("max_train_steps", "30"), ("output_name", "tried"), ("sample_every_n_epochs", "1")):
+        _set(panel, knob, value)
+    panel.get_by_label("Sample prompts").fill("a red circle --s 2 --d 1")
+    panel.get_by_role("button", name="Train", exact=True).click()
+    job = panel.locator(".lx-stick .lx-job").nth(1)
+    job.locator(".lx-chart").first.wait_for()
+    page.reload()  # the run goes on without a page, and is shown again
+    page.wait_for_selector("#lora-ext .lx-tabs")
+    panel = go(page, "train")
+    job = panel.locator(".lx-stick .lx-job").nth(1)
+    job.get_by_role("button", name="Set block weights").wait_for()
+    assert job.locator(".lx-samples img").count() > 0 and job.locator(".lx-chart .line").count() > 0
+    assert (server.data / "loras" / "tried.safetensors").exists()
+
+    _set(panel, "max_train_steps", "400")
+    _set(panel, "output_name", "stopped")
+    panel.get_by_role("button", name="Train", exact=True).click()
+    job.get_by_text(re.compile(r"running [1-9]\d* / 400")).wait_for()
+    job.get_by_role("button", name="Stop").click()
+    job.get_by_text("Stopped and saved after").wait_for()
+    runs = call(server, "/train/history")["runs"]
+    assert runs[0]["stopped"] and runs[0]["state"] and 0 < runs[0]["steps"] < 400
+    page.evaluate("localStorage.clear()")
+    panel.get_by_role("radio", name="History").click()
+    run = panel.locator(".lx-run", has_text="stopped-").first
+    run.locator("summary").first.click()
+    run.get_by_role("button", name="Use these settings").click()
+    panel.get_by_role("radio", name="Settings").click()
+    _set(panel, "max_train_steps", str(runs[0]["steps"] + 2))
+    panel.get_by_role("radio", name="all", exact=True).click()
+    panel.locator('.lx-knob:has(label[title*="(resume"]) input').fill(runs[0]["state"])
+    panel.get_by_role("button", name="Train", exact=True).click()
+    job.get_by_text(f"{runs[0]['steps'] + 2} steps in").wait_for()
+
+
+def test_dataset_browser(page: Any, server: Server) -> None:
+    folder = server.data / "datasets" / "edited" / "1_thing"
+    if not folder.exists():
+        dataset(folder, 4)
+    panel = go(page, "train")
+    panel.get_by_role("radio", name="Pictures").click()
+    panel.get_by_label("Folder").select_option("edited")
+    panel.locator(".lx-picture").nth(3).wait_for()
+    first = panel.locator(".lx-picture textarea").first
+    assert first.input_value() == ""  # those without a caption come first
+    first.fill("a new caption")
+    first.blur()
+    panel.locator(".lx-picture small", has_text="saved").first.wait_for()
+    assert (folder / "p0.txt").read_text() == "a new caption\n"
+    panel.get_by_text("Find and replace").click()
+    panel.get_by_label("Find", exact=True).fill("plain")
+    panel.get_by_role("button", name="Count").click()
+    panel.get_by_text("2 captions would change").wait_for()
+
+
+def test_compare(page: Any, server: Server) -> None:
+    panel = go(page, "compare")
+    choose(panel, "framed")
+    panel.locator(".lx-axis input").nth(0).fill("0,1")
+    panel.locator(".lx-axis input").nth(1).fill("1")
+    panel.get_by_text("Settings", exact=True).click()
+    panel.locator("input[type=number][aria-label=Steps]").fill("2")
+    panel.get_by_role("button", name="Draw sheet").click()
+    panel.locator(".lx-sheet img").nth(1).wait_for()
+    panel.locator(".lx-sheet img").nth(1).click()
+    panel.locator(".lx-shown .lx-tag", has_text="<lora:framed:1>").wait_for()
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_overflows(page: Any, server: Server, width: int, theme: str) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{server.url}/?__theme={theme}")
+    page.wait_for_selector("#lora-ext .lx-tabs")
+    for name in PANELS:
+        panel = go(page, name)
+        panel.locator(".lx-card").first.wait_for()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
+        wide = panel.evaluate(
+            "panel => [...panel.querySelectorAll('.lx-card')].filter(one => one.scrollWidth > one.clientWidth + 1)"
+            ".map(one => one.textContent.slice(0, 60))"
+        )
+        assert not wide, (name, wide)
+
+
+def test_keyboard_alone(page: Any) -> None:
+    page.locator("#lx-tab-generate").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#lx-tab-weights").get_attribute("aria-selected") == "true"
+    page.locator("#lx-panel-weights .lx-pick").focus()
+    page.keyboard.press("Enter")
+    page.locator("#lx-panel-weights .lx-item").first.wait_for()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.locator("#lx-panel-weights .lx-about dd").first.wait_for()
+
+
+def test_every_control_has_a_name_and_a_tooltip(page: Any) -> None:
+    for name in PANELS:
+        panel = go(page, name)
+        panel.locator(".lx-card").first.wait_for()
+        page.wait_for_timeout(300)
+        bare = panel.evaluate(
+            """panel => [...panel.querySelectorAll('input, select, textarea, button')].filter(one =>
+                one.type !== 'file' && one.offsetParent !== null && !one.closest('[title]')
+                && !(one.labels && one.labels.length && [...one.labels].some(label => label.closest('[title]')))
+                && !one.getAttribute('aria-label')).map(one => one.outerHTML.slice(0, 120))"""
+        )
+        assert not bare, (name, bare)
+
+
+def test_other_languages(server: Server, browser: Any) -> None:
+    for locale, word in (("zh-CN", "训练"), ("zh-TW", "訓練"), ("ja-JP", "学習")):
+        context = browser.new_context(locale=locale)
+        page = context.new_page()
+        page.goto(server.url)
+        page.locator("#lx-tab-train", has_text=word).wait_for()
+        context.close()
