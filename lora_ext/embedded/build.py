@@ -17,7 +17,7 @@ from .sampling import Networks, sample
 from .shapes import PROMPTS, caption, obeys, score, sheet
 from .tokenizer import write_tokenizer
 from .train_lora import RECIPES, Recipe, recipe_scenes, train_lora
-from .train_unet import make_examples, new_networks, plain_scenes, train_unet
+from .train_unet import Peers, make_examples, new_networks, plain_scenes, take_average, train_unet
 from .train_vae import sharpen_decoder, train_vae
 
 
@@ -30,7 +30,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=40, help="for the U-Net and the text encoder")
     parser.add_argument("--lora-minutes", type=float, default=8, help="for each LoRA")
     parser.add_argument("--pictures", type=int, default=8000)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each, for the U-Net")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for everything else")
     return parser.parse_args()
 
 
@@ -42,14 +43,29 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     write_tokenizer(options.out / "tokenizer")
     vae = train_vae(work, options.vae_minutes)
+    (work / "peers").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(peer, (options, work), options.processes)
     nets = new_networks(options.out / "tokenizer", vae)
-    examples = make_examples(vae, nets.tokenizer, plain_scenes(options.pictures, 3), 4)
-    train_unet(nets, examples, work, options.minutes)
+    take_average(nets, work / "unet.pt")
     sharpen_decoder(vae, work, options.decoder_minutes)
     print(f"{export(nets, options.out)}: {show(nets, PROMPTS, work / 'base.png'):.0%} of the prompts obeyed")
     for recipe in RECIPES:
         if not (options.out / "loras" / f"{recipe.name}.safetensors").exists():
             build_lora(nets, recipe, options.out, options.lora_minutes)
+
+
+def peer(rank: int, options: argparse.Namespace, work: Path) -> None:
+    """One of the processes that train the U-Net and the text encoder, on pictures of its own."""
+    torch.set_num_threads(1)
+    vae = train_vae(work, 0)  # made already: this reads it
+    nets = new_networks(options.out / "tokenizer", vae)
+    examples = make_examples(
+        vae, nets.tokenizer, plain_scenes(options.pictures // options.processes, 3 + rank), 4 + rank
+    )
+    peers = Peers(rank, options.processes)
+    peers.join(work)
+    torch.manual_seed(100 + rank)
+    train_unet(nets, examples, work, options.minutes, peers=peers)
 
 
 def show(nets: Networks, prompts: tuple[str, ...], path: Path) -> float:

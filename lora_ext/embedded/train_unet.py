@@ -27,6 +27,8 @@ FULL_LENGTH_EVERY, FULL_LENGTH_AFTER = 4, 0.85
 # colours too visible in the noisiest latents (see LATENT_STD), and the model would rely on them.
 NOISE_OFFSET = 0.2
 EMPTY_CAPTIONS = 0.1
+LARGEST_WEIGHT = 80
+SYNC = 8
 CHECKPOINT_SECONDS = 120
 CAPTIONS_PER_PICTURE = 3
 
@@ -64,22 +66,26 @@ def make_examples(
 
 
 class NoiseLoss:
-    """The error of predicted noise, at time steps drawn mostly where pictures take shape."""
+    """The squared error of predicted noise, weighed as that of v (Salimans & Ho 2022, arXiv 2202.00512).
+
+    Plain errors of noise hardly count where almost all is noise, and there a caption decides the shape.
+    Half of the weight goes into how often a time step is drawn, half into its loss.
+    """
 
     def __init__(self) -> None:
         self.alphas = new_scheduler().alphas_cumprod
         # The latents' spread is one half, so their signal-to-noise ratio is a quarter of the schedule's.
         ratio = 0.25 * self.alphas / (1 - self.alphas)
-        self.chances = ratio.clamp(max=1) / ratio + 0.1
+        self.weight = ((1 + ratio) / ratio).clamp(max=LARGEST_WEIGHT).sqrt()
 
     def __call__(self, nets: Networks, latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         size = len(latents)
-        t = torch.multinomial(self.chances, size, replacement=True)
+        t = torch.multinomial(self.weight, size, replacement=True)
         noise = torch.randn_like(latents) + NOISE_OFFSET * torch.randn(size, 4, 1, 1)
         alpha = self.alphas[t][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         predicted = nets.unet(noisy, t, nets.text_encoder(ids)[0]).sample
-        return nn.functional.mse_loss(predicted, noise)
+        return (self.weight[t] * (predicted - noise).square().mean((1, 2, 3))).mean()
 
 
 class Average:
@@ -91,8 +97,8 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the parameters, faster in the first steps."""
-        torch._foreach_lerp_(self.kept, self.live, 1 - min(0.998, (1 + step) / (10 + step)))
+        """Move towards the parameters, faster the first times; every SYNC steps."""
+        torch._foreach_lerp_(self.kept, self.live, 1 - min(0.985, (1 + step) / (10 + step)))
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -101,37 +107,71 @@ class Average:
             live.data, kept.data = kept.data, live.data
 
 
-def train_unet(nets: Networks, examples: Examples, out: Path, minutes: float, peak: float = 1e-3) -> None:
+@dataclass
+class Peers:
+    """Processes that train one network: each goes its own way for SYNC steps, then all take the mean of their
+    parameters (local SGD, Stich 2019, arXiv 1805.09767). On few cores four times faster than threads of one process."""
+
+    rank: int = 0
+    count: int = 1
+
+    def join(self, folder: Path) -> None:
+        """Find the others through a file in `folder`."""
+        if self.count > 1:
+            store = (folder / "peers").resolve().as_uri()
+            torch.distributed.init_process_group("gloo", init_method=store, rank=self.rank, world_size=self.count)
+
+    @torch.no_grad()
+    def agree(self, parameters: list[nn.Parameter], spent: float) -> float:
+        """Average the parameters, and the seconds spent."""
+        if self.count == 1:
+            return spent
+        flat = torch.cat([*(p.flatten() for p in parameters), torch.tensor([spent])])
+        torch.distributed.all_reduce(flat)
+        flat /= self.count
+        for p, mean in zip(parameters, flat[:-1].split([p.numel() for p in parameters]), strict=True):
+            p.copy_(mean.view_as(p))
+        return float(flat[-1])
+
+
+def train_unet(
+    nets: Networks, examples: Examples, out: Path, minutes: float, peak: float = 8e-4, peers: Peers | None = None
+) -> None:
     """Train `nets` for so many minutes in all, going on from `out`/unet.pt; leaves the average in `nets`."""
+    peers = peers or Peers()
     modules: list[nn.Module] = [nets.unet, nets.text_encoder]
     parameters = [p for module in modules for p in module.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     average, path, loss_of = Average(modules), out / "unet.pt", NoiseLoss()
     spent, step = restore(path, average, optimiser) if path.exists() else (0.0, 0)
     mean = float("nan")
-    bar = tqdm(total=round(60 * minutes), initial=int(spent), desc="U-Net", unit="s", mininterval=10)
+    total, first = round(60 * minutes), peers.rank == 0
+    bar = tqdm(total=total, initial=int(spent), desc="U-Net", unit="s", mininterval=10, disable=not first)
     last, kept_at = time.monotonic(), spent
     while spent < 60 * minutes:
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(spent / (60 * minutes), peak)
+            group["lr"] = learning_rate(spent / (60 * minutes), peak, hold=0.55)
         full = step % FULL_LENGTH_EVERY == 0 or spent > FULL_LENGTH_AFTER * 60 * minutes
         loss = loss_of(nets, *examples.batch(BATCH, 77 if full else SHORT_TOKENS))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        average.update(step)
         step, error = step + 1, loss.item()
         mean = error if mean != mean else 0.99 * mean + 0.01 * error
+        if step % SYNC == 0:
+            spent = peers.agree(parameters, spent)
+            average.update(step // SYNC)
         now = time.monotonic()
         spent, last = spent + now - last, now
         bar.set_postfix(step=step, loss=f"{mean:.4f}", refresh=False)
         bar.update(int(spent) - bar.n)
-        if spent - kept_at > CHECKPOINT_SECONDS:
+        if first and spent - kept_at > CHECKPOINT_SECONDS:
             kept_at = spent
             save(path, average, optimiser, spent, step)
             look(nets, average, out, step)
-    save(path, average, optimiser, spent, step)
+    if first:
+        save(path, average, optimiser, spent, step)
     average.swap()
 
 
@@ -153,10 +193,17 @@ def restore(path: Path, average: Average, optimiser: torch.optim.Optimizer) -> t
     return saved["spent"], saved["step"]
 
 
+def take_average(nets: Networks, path: Path) -> None:
+    """Give the networks the averaged parameters that `save` wrote."""
+    parameters = [*nets.unet.parameters(), *nets.text_encoder.parameters()]
+    for target, stored in zip(parameters, torch.load(path)["values"][len(parameters) :], strict=True):
+        target.data.copy_(stored)
+
+
 def look(nets: Networks, average: Average, out: Path, step: int) -> None:
     """Sample some prompts with the averaged parameters, save the sheet, print the share that obeys."""
     average.swap()
-    prompts = PROMPTS[::3]
+    prompts = PROMPTS[::7]  # the shapes take turns in them
     pictures = sample(nets, prompts)
     average.swap()
     sheet(pictures).save(out / "look.png")

@@ -44,11 +44,12 @@ def to_tensor(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def learning_rate(progress: float, peak: float, warm_up: float = 0.03) -> float:
-    """Linear warm-up, then cosine decay to a fiftieth; `progress` runs from 0 to 1."""
+def learning_rate(progress: float, peak: float, warm_up: float = 0.03, hold: float = 0.0) -> float:
+    """Linear warm-up, `peak` until `hold`, then cosine decay to a fiftieth; `progress` runs from 0 to 1."""
     if progress < warm_up:
         return peak * (progress + 1e-3) / warm_up
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    fallen = min(1.0, max(0.0, (progress - hold) / (1 - hold)))
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fallen)))
 
 
 def train_vae(out: Path, minutes: float, count: int = 4000, seed: int = 1) -> AutoencoderKL:
