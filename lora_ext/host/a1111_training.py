@@ -93,7 +93,8 @@ class A1111Trainee:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(frozen([*networks, self.vae], train=wish.gradient_checkpointing))
-            stack.enter_context(in_dtype(networks, dtype))
+            # LDM's norms compute in float32, which CPUs do with float32 parameters only
+            stack.enter_context(in_dtype(networks, dtype, norms=torch.float32))
             stack.enter_context(_set(self.unet, "dtype", dtype))
             for name in ("dtype", "dtype_unet", "dtype_inference"):
                 stack.enter_context(_set(devices, name, dtype))

@@ -46,21 +46,24 @@ def frozen(networks: Sequence[nn.Module], *, train: bool) -> Iterator[None]:
 
 
 @contextmanager
-def in_dtype(networks: Iterable[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+def in_dtype(networks: Iterable[nn.Module], dtype: torch.dtype, *, norms: torch.dtype | None = None) -> Iterator[None]:
     """The networks' floating parameters and buffers as `dtype`; the very tensors that were there come back afterwards.
 
-    Nothing is copied where the dtype fits already. Frozen networks only: what is computed inside is thrown away.
+    norms: the dtype of normalising layers, where theirs is another. Nothing is copied where the dtype fits already.
+    Frozen networks only: what is computed inside is thrown away.
     """
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
         for network in networks:
-            for tensor in (*network.parameters(), *network.buffers()):
-                if tensor.is_floating_point() and tensor.dtype != dtype:
-                    kept.append((tensor, tensor.data))
-                    tensor.data = tensor.data.to(dtype)
+            for module in network.modules():
+                wanted = norms if norms is not None and isinstance(module, (nn.GroupNorm, nn.LayerNorm)) else dtype
+                for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                    if tensor.is_floating_point() and tensor.dtype != wanted:
+                        kept.append((tensor, tensor.data))
+                        tensor.data = tensor.data.to(wanted)
         yield
     finally:
-        for tensor, data in kept:
+        for tensor, data in reversed(kept):
             tensor.data = data
 
 

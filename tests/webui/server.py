@@ -136,7 +136,7 @@ def prepare(data: Path) -> None:
     for name in SHIPPED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, extension / name, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
+            shutil.copytree(source, extension / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
         elif source.exists():
             shutil.copy(source, extension / name)
     shutil.copytree(Path(__file__).parent / "probe", data / "extensions" / "zz-lora-ext-probe")

@@ -1,0 +1,131 @@
+"""Training on the model that the web UI holds: files come of it, and the model is the very one it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from server import CAT, WebUI
+
+pytestmark = pytest.mark.usefixtures("same_settings")
+API = "/lora-ext/v1"
+SHORT: dict[str, Any] = {
+    "train_data_dir": "shapes", "resolution": "64", "train_batch_size": 2, "max_train_steps": 4, "seed": 5,
+    "network_module": "c3lier", "network_dim": 4, "network_alpha": 2, "conv_dim": 2, "learning_rate": 0.01,
+    "max_data_loader_n_workers": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained_on(webui: WebUI) -> WebUI:
+    """A web UI with a dataset of eight small pictures."""
+    if webui.data is None:
+        pytest.skip("a web UI given by URL: its files stay as they are")
+    folder = webui.data / "lora_ext" / "datasets" / "shapes" / "2_shape"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(1)
+    for number in range(4):
+        picture = Image.new("RGB", (64, 64), tuple(int(c) for c in random.integers(0, 255, 3)))
+        ImageDraw.Draw(picture).ellipse((8, 8, 40 + 4 * number, 50), fill=(250, 40, 20))
+        picture.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a red disc, number {number}", encoding="utf-8")
+    return webui
+
+
+def ended(webui: WebUI, job: Mapping[str, Any], seconds: float = 600) -> dict[str, Any]:
+    """The job when it is over."""
+    end = time.time() + seconds
+    while time.time() < end:
+        now: dict[str, Any] = webui.call(f"{API}/jobs/{job['id']}")
+        if now["state"] in ("done", "failed", "cancelled"):
+            return now
+        time.sleep(0.3)
+    raise AssertionError(f"still {now['state']}: {now['text']}\n{webui.log()[-2000:]}")
+
+
+def train(webui: WebUI, name: str, prompts: str = "", **changes: Any) -> dict[str, Any]:
+    """A finished run. Fails with the job's error."""
+    wish = {"settings": {**SHORT, "output_name": name, **changes}, "prompts": prompts}
+    job = ended(webui, webui.call(f"{API}/train", wish))
+    assert job["state"] == "done", f"{job['error']}\n{job['log']}\n{webui.log()[-3000:]}"
+    return job
+
+
+def file_of(webui: WebUI, name: str) -> Path:
+    assert webui.data is not None
+    return webui.data / "models" / "Lora" / f"{name}.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    {
+        "c3lier": {},
+        "dylora": {"network_module": "dylora", "unit": 2, "conv_dim": None},
+        "checkpointing": {"gradient_checkpointing": True, "network_train_unet_only": True},
+        "text-only": {"network_module": "lierla", "network_train_text_encoder_only": True, "conv_dim": None},
+        "cached": {"cache_latents": True, "mixed_precision": "bf16", "network_train_unet_only": True},
+    }.items(),
+)
+def test_the_next_picture_is_the_same_bit_for_bit(trained_on: WebUI, name: str, changes: dict[str, Any]) -> None:
+    """Also with a file applied before and after; and what was trained changes the picture."""
+    webui = trained_on
+    weights, plain, applied = webui.weights(), webui.make(""), webui.make("<lora:lierla:0.8>")
+    job = train(webui, name, **changes)
+    assert job["result"]["steps"] == 4 and job["result"]["files"] and not job["result"]["stopped"]
+    after, again = webui.make("<lora:lierla:0.8>"), webui.make("")
+    assert (again.pixels == plain.pixels).all() and (after.pixels == applied.pixels).all()
+    assert webui.weights() == weights
+    assert file_of(webui, name).is_file()
+    assert (webui.make(f"<lora:{name}:1>").pixels != plain.pixels).any()
+
+
+def test_samples_are_drawn_by_the_web_ui_while_it_trains(trained_on: WebUI) -> None:
+    webui = trained_on
+    plain = webui.make("")
+    job = train(webui, "sampled", f"{CAT} --w 64 --h 64 --s 3 --d 1", sample_every_n_steps=2, sample_at_first=True)
+    assert len(job["live"]["samples"]) == 3
+    assert webui.data is not None
+    made = [webui.data / "lora_ext" / "outputs" / name for name in job["live"]["samples"]]
+    first, *_, last = (np.asarray(Image.open(path).convert("RGB"), dtype=int) for path in made)
+    assert first.shape == (64, 64, 3) and (first != last).any()
+    assert (webui.make("").pixels == plain.pixels).all()
+
+
+def test_a_run_that_is_stopped_is_saved_and_leaves_nothing(trained_on: WebUI) -> None:
+    webui = trained_on
+    weights, plain = webui.weights(), webui.make("")
+    wish = {"settings": {**SHORT, "output_name": "stopped", "max_train_steps": 400}, "prompts": ""}
+    job = webui.call(f"{API}/train", wish)
+    while not webui.call(f"{API}/jobs/{job['id']}")["live"].get("rows"):
+        time.sleep(0.2)
+    webui.call(f"{API}/jobs/{job['id']}/cancel", {})
+    job = ended(webui, job)
+    assert job["result"]["stopped"] and 0 < job["result"]["steps"] < 400 and job["result"]["state"]
+    assert (webui.make("").pixels == plain.pixels).all() and webui.weights() == weights
+    resumed = train(webui, "resumed", resume=job["result"]["state"], max_train_steps=job["result"]["steps"] + 2)
+    assert resumed["result"]["steps"] == job["result"]["steps"] + 2
+
+
+def test_a_picture_waits_for_its_turn(trained_on: WebUI) -> None:
+    """One that is asked for during a run is made after it, on the model as it was."""
+    webui = trained_on
+    plain = webui.make("<lora:lierla:0.8>")
+    job = webui.call(f"{API}/train", {"settings": {**SHORT, "output_name": "waited"}, "prompts": ""})
+    assert (webui.make("<lora:lierla:0.8>").pixels == plain.pixels).all()
+    assert ended(webui, job)["state"] == "done"
+
+
+def test_preflight_and_nonsense(trained_on: WebUI) -> None:
+    webui = trained_on
+    job = ended(webui, webui.call(f"{API}/train/preflight", {"settings": {**SHORT, "output_name": "x"}}))
+    assert job["state"] == "done" and "4" in job["result"]["text"]
+    with pytest.raises(AssertionError, match="400"):
+        webui.call(f"{API}/train", {"settings": {**SHORT, "optimizer_type": "AdanW"}})
+    job = ended(webui, webui.call(f"{API}/train", {"settings": {**SHORT, "learning_rate": 1e30, "output_name": "nan"}}))
+    assert job["state"] == "failed" and job["error"]
+    assert webui.make("").pixels.shape == (1, 128, 128, 3) and not webui.weights()["hooks"]
