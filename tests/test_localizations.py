@@ -1,0 +1,61 @@
+"""Every text of the page is in every language's table, with the same places to fill in; no text becomes HTML."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lora_ext.compare.axes import KINDS
+from lora_ext.train.recipe import knobs
+from lora_ext.web.service import LANGUAGES
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "javascript").glob("lora_ext*.js"))
+QUOTED = r'"((?:[^"\\]|\\.)*)"'
+
+
+def texts() -> set[str]:
+    """What `t` is given: literals, and the rows of the tables that panels go through."""
+    found: set[str] = set()
+    for path in SCRIPTS:
+        code = path.read_text(encoding="utf-8")
+        found |= {json.loads(f'"{text}"') for text in re.findall(rf"\bt\(\s*{QUOTED}", code)}
+        for panel in re.findall(rf"X\.panel\(\{{ name: {QUOTED}, title: {QUOTED}, tip: {QUOTED}", code):
+            found |= set(panel[1:])
+        for body in re.findall(r"const (?:GROUPS|TITLES) = \{(.*?)\};", code, re.DOTALL):
+            found |= set(re.findall(rf": {QUOTED}", body))
+        found |= {text for row in re.findall(rf'\n        "?([\w ]+)"?: \{{ tip: {QUOTED}', code) for text in row}
+        found |= set(re.findall(r"Insert into \w+", code))
+    found |= {knob.help for _, knob in knobs().values()} | {kind.title for kind in KINDS.values()}
+    return found
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_complete(language: str) -> None:
+    table = json.loads((ROOT / "localizations" / f"{language}.json").read_text(encoding="utf-8"))
+    assert sorted(texts() - table.keys()) == []
+    for text, said in table.items():
+        assert said.strip(), text
+        assert sorted(re.findall(r"\{\d\}", text)) == sorted(re.findall(r"\{\d\}", said)), text
+
+
+def test_text_stays_text() -> None:
+    for path in SCRIPTS:
+        code = path.read_text(encoding="utf-8")
+        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
+            assert word not in code, f"{path.name}: {word}"
+
+
+def test_style_is_ours_alone() -> None:
+    """Every rule begins at our root element."""
+    style = re.sub(r"/\*.*?\*/", "", (ROOT / "style.css").read_text(encoding="utf-8"), flags=re.DOTALL)
+    for line in style.splitlines():
+        head = line.strip().split("{")[0].strip()
+        if not line.strip().endswith("{") and "{" not in line:
+            continue
+        for selector in re.sub(r"\([^()]*\)", "", head).split(","):
+            at = selector.strip()
+            assert at.startswith(("#lora-ext", ".dark #lora-ext", "@")) or re.fullmatch(r"[\d% ]+", at), line
