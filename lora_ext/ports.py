@@ -130,6 +130,10 @@ class Trainee(Model, Protocol):
         everything is as it was: Parameter objects, values, dtypes, devices, hooks, flags. Raises TrainError."""
         ...
 
+    def stopping(self) -> bool:
+        """Whether the host was asked to stop what it does, by a button of its own."""
+        ...
+
     def encode(self, pixels: Tensor) -> Tensor:
         """Pictures (n, 3, h, w) in −1..1 → scaled latents (n, 4, h/8, w/8), float32 on `device`; without gradients."""
         ...
@@ -154,6 +158,16 @@ class Trainee(Model, Protocol):
 
     def sample(self, wish: Sample) -> Image.Image:
         """A picture of the model as it is now, with whatever hooks are on it."""
+        ...
+
+    def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
+        """The text encoders' own vectors of a text's first `count` tokens (the last one repeated where there are
+        fewer): one (count, width) float32 for each text encoder. Raises TrainError for a text without a token."""
+        ...
+
+    def new_word(self, word: str, vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """Inside, `word` in captions and sample prompts stands for these vectors, (count, width) for each text
+        encoder; gradients reach them."""
         ...
 
     def metadata(self) -> Mapping[str, str]:

@@ -258,3 +258,25 @@ def test_resuming_from_nothing_is_told(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     with pytest.raises(TrainError, match="no saved state"):
         train(recipe(data, tmp_path / "out", resume=str(tmp_path)), model=trainee())
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_pivotal_tuning_learns_a_word_that_travels_in_the_file(goes_on: bool, tmp_path: Path) -> None:
+    host = trainee()
+    data = pictures(tmp_path / "data")
+    more: dict[str, Any] = {"token_string": "sks", "init_word": "thing", "inversion_steps": 3, "inversion_lr": 0.1}
+    more |= {"num_vectors_per_token": 2, "inversion_continue": goes_on, "save_state": True, "save_every_n_steps": 5}
+    outcome = train(recipe(data, tmp_path / "out", **more), model=host)
+    file = read(outcome.file)
+    (vectors,) = file.embeddings["sks"].values()
+    begun = host.word_vectors("thing", 2)[0]
+    assert vectors.shape == (2, 16) and (vectors - begun).abs().max() > 0.02
+    assert not host.words, "the word is there for the run only"
+    assert json.loads(file.metadata["ss_tag_frequency"])["2_thing"]["a sks number 0"] == 1
+    plain = host.text(["a sks"]).states
+    with host.new_word("sks", [vectors]):
+        assert not torch.equal(host.text(["a sks"]).states, plain)
+    again = train(recipe(data, tmp_path / "out", resume=str(tmp_path / "out" / "last-step00000005-state"), **more),
+                  model=trainee())  # fmt: skip
+    assert torch.equal(next(iter(read(again.file).embeddings["sks"].values())), vectors)
+    assert [row["step"] for row in rows(tmp_path / "out")] == [str(n) for n in range(1, 17)]

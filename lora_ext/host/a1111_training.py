@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from modules import devices, lowvram, processing, sd_models, shared
+from modules import devices, lowvram, processing, sd_hijack, sd_models, shared
+from modules.textual_inversion import textual_inversion
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -121,6 +122,10 @@ class A1111Trainee:
         if self.family == SDXL and wish.text:
             raise TrainError("for SDXL turn on network_train_unet_only and cache_text_encoder_outputs")
 
+    def stopping(self) -> bool:
+        """Whether Interrupt or Skip was pressed."""
+        return bool(shared.state.interrupted or shared.state.skipped)
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pictures (n, 3, h, w) in −1..1 → scaled latents, float32: the encoder's mean.
@@ -204,6 +209,34 @@ class A1111Trainee:
                 self.sd_model.model.to(self.device)
         shared.state.assign_current_image(image)
         return image
+
+    def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
+        """The text encoders' own vectors of a text's first tokens."""
+        conditioner = getattr(self.sd_model, "conditioner", None)
+        encoders = [self.sd_model.cond_stage_model] if conditioner is None else _text_encoders(conditioner)
+        found = []
+        with torch.no_grad():
+            for encoder in encoders:
+                rows = encoder.encode_embedding_init_text(text, count).detach().float()
+                if not len(rows):
+                    raise TrainError(f"{text!r} has no token to begin with")
+                found.append(torch.cat([rows, *[rows[-1:]] * count])[:count].to(self.device))
+        return tuple(found)
+
+    @contextmanager
+    def new_word(self, word: str, vectors: Sequence[Tensor]) -> Iterator[None]:
+        """A word for a while, in the place of an embedding of the user's that has the same name."""
+        database = sd_hijack.model_hijack.embedding_db
+        before = database.word_embeddings.get(word)
+        embedding = textual_inversion.Embedding(
+            dict(zip(("clip_l", "clip_g"), vectors, strict=False)) if len(vectors) > 1 else vectors[0], word
+        )
+        embedding.vectors, embedding.shape = len(vectors[0]), sum(part.shape[-1] for part in vectors)
+        database.register_embedding(embedding, self.sd_model)
+        try:
+            yield
+        finally:
+            database.register_embedding_by_name(before, self.sd_model, word)
 
     def metadata(self) -> Mapping[str, str]:
         """The base model in kohya's words."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ..file.hashes import legacy_hash
 from ..ports import Borrowing, Context, Sample
 from .borrowing import attributes_kept, compute_dtype, frozen, in_dtype, mixed, unmixed
 from .checkpoint import SD1, SD2, SDXL, V
+from .embeddings import NAMES, Embedding, Embeddings, standing_in
 from .model import Standalone
 from .render import CELL, Job, render
 from .sampling import Plan, plan_of
@@ -44,6 +45,8 @@ class StandaloneTrainee:
     """A model in memory that training borrows."""
 
     model: Standalone
+    words: list[Embedding] = field(default_factory=list)
+    """Words that were added for a while."""
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Part → network."""
@@ -99,6 +102,10 @@ class StandaloneTrainee:
             stack.enter_context(mixed(self.device, wish.precision))
             yield
 
+    def stopping(self) -> bool:
+        """Never: there is no button but the shell's."""
+        return False
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pictures (n, 3, h, w) in −1..1 → scaled latents (n, 4, h/8, w/8), float32: the encoder's mean.
@@ -118,12 +125,19 @@ class StandaloneTrainee:
     ) -> Context:
         """Captions → states, all of them in as many chunks as the longest needs."""
         words = self.model.words
-        parts = [chunks(c if weighted else plain(c), words)[: max(1, max_token_length // ROOM)] for c in captions]
+        known = self.known
+        limit = max(1, max_token_length // ROOM)
+        parts = [chunks(c if weighted else plain(c), words, known)[:limit] for c in captions]
         longest = max(map(len, parts))
         blank = Chunk.of((), words)
         parts = [[*chunk, *[blank] * (longest - len(chunk))] for chunk in parts]
-        encoded = [_states(encoder, parts, words.end, clip_skip) for encoder in self.model.texts]
+        encoded = [_states(self.model, index, parts, clip_skip, known) for index in range(len(self.model.texts))]
         return Context(torch.cat([states for states, _ in encoded], dim=-1), encoded[-1][1])
+
+    @property
+    def known(self) -> Embeddings | None:
+        """The added words, as prompts find them."""
+        return self.model.embeddings(self.words) if self.words else None
 
     def token_count(self, caption: str) -> int:
         """Tokens of a caption, without start and end."""
@@ -151,10 +165,32 @@ class StandaloneTrainee:
             width=max(CELL, wish.width // CELL * CELL),
             height=max(CELL, wish.height // CELL * CELL),
             cfg=wish.cfg,
+            embeddings=self.known,
         )
         image = render(self.model, job)[0]
         image.info["seed"] = str(seed)
         return image
+
+    def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
+        """The text encoders' own vectors of a text's first tokens."""
+        ids = self.model.words.encode(text)
+        if not ids:
+            raise TrainError(f"{text!r} has no token to begin with")
+        ids = [*ids, *[ids[-1]] * count][:count]
+        layers = [encoder.module.get_input_embeddings() for encoder in self.model.texts]
+        return tuple(layer.weight[torch.tensor(ids, device=layer.weight.device)].detach().float() for layer in layers)
+
+    @contextmanager
+    def new_word(self, word: str, vectors: Sequence[Tensor]) -> Iterator[None]:
+        """A word for a while. Raises TrainError where its tokens are none."""
+        if not self.model.words.encode(word):
+            raise TrainError(f"{word!r} has no token, so it cannot stand in a prompt")
+        added = Embedding(word, lambda: dict(zip(NAMES, vectors, strict=False)))
+        self.words.append(added)
+        try:
+            yield
+        finally:
+            self.words.remove(added)
 
     def metadata(self) -> Mapping[str, str]:
         """The base model in kohya's words."""
@@ -189,19 +225,33 @@ def _latent(model: Standalone, pixels: Tensor) -> Tensor:
 
 
 def _states(
-    encoder: Encoder, parts: Sequence[Sequence[Chunk]], end: int, clip_skip: int
+    model: Standalone, index: int, parts: Sequence[Sequence[Chunk]], clip_skip: int, known: Embeddings | None
 ) -> tuple[Tensor, Tensor | None]:
     """Chunks (n captions, k each) through one encoder, all at once → (n, 77·k, width), first chunks' pooled."""
+    encoder = model.texts[index]
     device = next(encoder.module.parameters()).device
     count, each = len(parts), len(parts[0])
-    tokens = torch.tensor([_padded(encoder, chunk.tokens, end) for part in parts for chunk in part])
-    states, pooled = encoder.states(tokens.to(device), clip_skip)
-    weights = torch.tensor([chunk.weights for part in parts for chunk in part])
+    flat = [chunk for part in parts for chunk in part]
+    tokens = torch.tensor([_padded(encoder, chunk.tokens, model.words.end) for chunk in flat])
+    learned = {
+        (row, at): _vectors(embedding, known, index)[place]
+        for row, chunk in enumerate(flat)
+        for at, embedding, place in chunk.learned
+    }
+    with standing_in(encoder.module, learned):
+        states, pooled = encoder.states(tokens.to(device), clip_skip)
+    weights = torch.tensor([chunk.weights for chunk in flat])
     if bool((weights != 1).any()):
         rows = [emphasise(s[None], w[None]) for s, w in zip(states, weights.to(device), strict=True)]
         states = torch.cat(rows)
     states = states.reshape(count, each * states.shape[1], states.shape[2])
     return states, None if pooled is None else pooled.reshape(count, each, -1)[:, 0]
+
+
+def _vectors(embedding: Embedding, known: Embeddings | None, index: int) -> Tensor:
+    rows = embedding.rows(known.widths) if known else None
+    assert rows is not None, "chunks take only embeddings that fit"
+    return rows[index]
 
 
 def _padded(encoder: Encoder, tokens: Sequence[int], end: int) -> list[int]:

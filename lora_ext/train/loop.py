@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,9 @@ from ..tools.progress import through
 from . import opening, samples, state
 from .advice import no_number, out_of_memory, spare_memory
 from .dataset import Dataset
+from .inversion import Word
 from .log import Log, Progress, Row, Taken
+from .outcome import Outcome
 from .preflight import Preflight
 from .processes import Processes
 from .recipe import Recipe
@@ -27,22 +30,6 @@ from .state import State
 from .steps import Stepper
 
 Watch = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run came to. stopped: by the user, before its end. loss: smoothed. files: all that are there, in order."""
-
-    file: Path | None
-    steps: int
-    epochs: int
-    loss: float
-    seconds: float
-    stopped: bool
-    files: tuple[Path, ...] = ()
-    samples: tuple[samples.Drawn, ...] = ()
-    state: Path | None = None
-    sheet: Path | None = None
 
 
 @dataclass
@@ -68,6 +55,8 @@ class Run:
         self.progress = Progress()
         self.last_state: Path | None = None
         self.report: Preflight | None = None
+        self.word: Word | None = None
+        self.cut = False
 
     def run(self) -> Outcome:
         """Trains. Raises TrainError: nonsense in the recipe, no memory, a full disk, a loss that is no number."""
@@ -102,7 +91,8 @@ class Run:
         self.network = stack.enter_context(opening.network(parts, recipe))
         self.report = opening.look(self.data, self.trainee, self.network, self.team.world, self._say)
         opening.cache(recipe, self.trainee, self.data, self.team, through(self._show))
-        self.stepper = Stepper(self.trainee, self.network, recipe, self.team, self.steps)
+        extra = self._word(stack, resumed)
+        self.stepper = Stepper(self.trainee, self.network, recipe, self.team, self.steps, extra)
         opening.cache_text(recipe, self.trainee, self.data, self.stepper.objective.captions, through(self._show))
         if resumed is not None:
             self._resume(resumed)
@@ -120,6 +110,23 @@ class Run:
     def _learns(self, part: str) -> bool:
         return self.recipe.trains_unet if part == "unet" else self.recipe.trains_text
 
+    def _word(self, stack: ExitStack, resumed: State | None) -> list[dict[str, Any]]:
+        """Pivotal tuning: the new word, learned or from the state; returns what goes on learning beside the network."""
+        if not self.recipe.token_string:
+            return []
+        self.word = word = Word(self.trainee, self.recipe)
+        word.announce(self.data, self._say)
+        stack.enter_context(self.trainee.new_word(word.name, word.vectors))
+        if resumed is not None:
+            word.load(resumed.tensors["word"])
+        else:
+            self.cut = word.learn(self.trainee, self.network, self.data, self.team, self._show, self._asked)
+        return [word.group()] if self.recipe.inversion_continue else []
+
+    def _asked(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.shell.cancelled() or self.trainee.stopping()
+
     def _resume(self, resumed: State) -> None:
         """Everything as it was when the state was saved."""
         for sentence in state.differences(resumed, self.recipe):
@@ -132,6 +139,10 @@ class Run:
     def _train(self) -> bool:
         """All epochs that are left. Returns whether the user stopped it."""
         recipe = self.recipe
+        if self.cut:
+            path = self._save(step=0)
+            self._say(f"stopped while the new word was learned: saved as far as it is in {path.name}")
+            return True
         if recipe.sample_at_first and self.state.step == 0:
             self._sample(None)
         for epoch in range(self.state.epoch, self.epochs):
@@ -155,7 +166,7 @@ class Run:
             if (place + 1) % group and place + 1 < count:
                 continue
             self._after_step(epoch, place + 1, len(batch) * self.team.world)
-            if self.team.any(self.shell.cancelled()):
+            if self.team.any(self._asked()):
                 return True
             if self.state.step >= self.steps:
                 return False
@@ -238,6 +249,7 @@ class Run:
         folder = self.folder / f"{self.saver.stem(epoch=epoch, step=step)}{state.SUFFIX}"
         now.smoothed, now.kept = (self.log.mean, self.log.left), self.saver.kept
         now.recipe, now.tensors = state.plain(recipe), self.stepper.tensors()
+        now.tensors["word"] = [v.detach().cpu().clone() for v in self.word.vectors] if self.word else []
         self.last_state = state.save(now, folder)
         now.tensors = {}
         kind, number = ("epoch_state", epoch) if epoch is not None else ("step_state", step)
@@ -266,7 +278,8 @@ class Run:
     def _file(self) -> LoraFile:
         self.stepper.whole(True)
         try:
-            return self.network.file()
+            file = self.network.file()
+            return replace(file, embeddings={self.word.name: self.word.tensors()}) if self.word else file
         finally:
             self.stepper.whole(False)
 

@@ -87,7 +87,7 @@ def cache_text(recipe: Recipe, trainee: Trainee, data: Dataset, captions: Captio
     """Reads all captions once, where the recipe says so; on disk they serve later runs too."""
     if not recipe.cache_text_encoder_outputs and not recipe.cache_text_encoder_outputs_to_disk:
         return
-    if recipe.cache_text_encoder_outputs_to_disk:
+    if recipe.cache_text_encoder_outputs_to_disk and not recipe.token_string:
         # names of models may be empty or the same for two; what the text encoder makes of a caption is not
         made = fingerprint(captions(["a picture of 1"]).states)
         settings = recipe.clip_skip, recipe.max_token_length, recipe.mixed_precision

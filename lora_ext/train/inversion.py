@@ -1,0 +1,143 @@
+"""Pivotal tuning (Roich et al. 2021, arXiv:2106.05744; for text-to-image: cloneofsimo's lora): first a new word, then
+the network with it. The word is learned by textual inversion (Gal et al. 2022, arXiv:2208.01618).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TrainError
+from ..ports import Trainee
+from .batch import Batch
+from .dataset import Dataset
+from .network import Network
+from .processes import Processes
+from .recipe import Recipe
+from .steps import Objective
+
+ANY = "*"
+"""What a new word begins as where the recipe does not say (the web UI's choice)."""
+Tell = Callable[[int, int, str], None]
+
+
+class Word:
+    """A new word and its vectors: one Parameter (count, width) for each text encoder.
+
+    A vector is kept no longer than the longest of the words that it began as, so that it does not drown the others.
+    """
+
+    def __init__(self, trainee: Trainee, recipe: Recipe) -> None:
+        if not recipe.token_string:
+            raise TrainError("a new word needs token_string")
+        self.recipe, self.name = recipe, recipe.token_string
+        count = recipe.num_vectors_per_token
+        begun = trainee.word_vectors(recipe.init_word or ANY, count)
+        self.vectors = [nn.Parameter(_apart(start).to(trainee.device)) for start in begun]
+        self.longest = [float(start.norm(dim=-1).max()) for start in begun]
+
+    def group(self) -> dict[str, object]:
+        """For an optimizer that goes on with the word beside the network."""
+        return {"params": list(self.vectors), "lr": self.recipe.inversion_lr, "name": "word", "weight_decay": 0.0}
+
+    @torch.no_grad()
+    def shorten(self) -> None:
+        """Brings vectors that grew too long back to the length allowed, without waiting for the device."""
+        for vector, longest in zip(self.vectors, self.longest, strict=True):
+            vector.mul_((longest / vector.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a LoRA file carries it (`bundle_emb.NAME.…`) and the web UI reads it."""
+        names = ("string_to_param.*",) if len(self.vectors) == 1 else ("clip_l", "clip_g")
+        return {name: v.detach().float().cpu().clone() for name, v in zip(names, self.vectors, strict=True)}
+
+    @torch.no_grad()
+    def load(self, saved: Sequence[Tensor]) -> None:
+        """Vectors that were saved."""
+        for vector, values in zip(self.vectors, saved, strict=True):
+            vector.copy_(values)
+
+    # --- captions
+
+    def spoken(self, caption: str) -> str:
+        """The caption with the word in it: in the place of the initial word, else in front."""
+        if self.name in caption:
+            return caption
+        first = self.recipe.init_word
+        pattern = rf"(?<!\w){re.escape(first)}(?!\w)" if first else r"(?!)"
+        changed, times = re.subn(pattern, lambda _: self.name, caption, flags=re.IGNORECASE)
+        if times:
+            return changed
+        return f"{self.name} {caption}".strip()
+
+    def speak(self, data: Dataset) -> int:
+        """Puts the word into the captions of all training pictures; returns how many did not have it."""
+        spoken = tuple(
+            p if data.subsets[p.subset].regularisation else replace(p, caption=self.spoken(p.caption))
+            for p in data.pictures
+        )
+        missing = sum(a.caption != b.caption for a, b in zip(spoken, data.pictures, strict=True))
+        data.pictures = spoken
+        return missing
+
+    def announce(self, data: Dataset, say: Callable[[str], None]) -> None:
+        """`speak`, and a sentence about it."""
+        missing = self.speak(data)
+        if missing:
+            say(f"{self.name!r} was put into {missing} captions that did not have it")
+
+    # --- learning
+
+    def learn(
+        self,
+        trainee: Trainee,
+        network: Network,
+        data: Dataset,
+        team: Processes,
+        tell: Tell,
+        asked: Callable[[], bool],
+    ) -> bool:
+        """Learns the word alone for `inversion_steps`, the network off. Returns whether it was stopped.
+
+        Raises TrainError where it becomes NaN.
+        """
+        recipe, steps = self.recipe, self.recipe.inversion_steps
+        objective = Objective(trainee, recipe, learns_text=True)
+        optimizer = torch.optim.AdamW(self.vectors, lr=recipe.inversion_lr, weight_decay=0.0)
+        network.detach()
+        stopped = False
+        for step, batch in zip(range(1, steps + 1), batches(data, team), strict=False):
+            objective(batch).backward()
+            team.mean([v.grad for v in self.vectors if v.grad is not None])
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            self.shorten()
+            tell(step, steps, f"learning the word {self.name!r}")
+            stopped = team.any(asked())
+            if stopped:
+                break
+        if not all(bool(vector.isfinite().all()) for vector in self.vectors):
+            raise TrainError(f"{self.name!r} became NaN; try a lower inversion_lr than {recipe.inversion_lr:g}")
+        for vector in self.vectors:
+            vector.requires_grad_(recipe.inversion_continue)
+        network.attach()
+        return stopped
+
+
+def _apart(start: Tensor) -> Tensor:
+    """Equal vectors moved apart by a thousandth of their length, or they would stay equal."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(start.shape, generator=generator).to(start.device)
+    return start + 1e-3 * start.norm(dim=-1, keepdim=True) * noise / noise.norm(dim=-1, keepdim=True)
+
+
+def batches(data: Dataset, team: Processes) -> Iterator[Batch]:
+    """Epoch after epoch."""
+    epoch = 0
+    while True:
+        yield from data.epoch(epoch, team.rank, team.world)
+        epoch += 1
