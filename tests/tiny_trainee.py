@@ -52,7 +52,7 @@ def trainee() -> StandaloneTrainee:
     return StandaloneTrainee(Standalone("SD1", network, vae, (Encoder(text),), Words(), levels, "epsilon", 0.18215))
 
 
-def pictures(folder: Path, count: int = 8) -> Path:
+def pictures(folder: Path, count: int = 4) -> Path:
     """Noise pictures with captions, in `folder`/2_thing."""
     where = folder / "2_thing"
     where.mkdir(parents=True)
@@ -74,7 +74,7 @@ class Slow(Quiet):
     """Waits after each step, so that a parent can kill it in between."""
 
     def progress(self, done: int, total: int, text: str) -> None:
-        time.sleep(0.15 if text.startswith("epoch") else 0)
+        time.sleep(0.4 if text.startswith("epoch") else 0)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from ..file.library import Library
 from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
 from .a1111_artist import A1111Artist
-from .a1111_model import current
+from .a1111_run import borrowed
 from .a1111_settings import A1111Shell
-from .a1111_training import A1111Trainee
 
 _LISTED = (".safetensors", ".ckpt")
 
@@ -60,11 +59,8 @@ class A1111Desk:
     @contextmanager
     def borrowed(self, checkpoint: str | None) -> Iterator[Trainee]:
         """The model that the web UI holds, whatever `checkpoint` says, with none of our files on it."""
-        sd_model = current()
-        if sd_model is None:
-            raise LoraError("no model is loaded; choose a checkpoint at the top of the page")
-        self.release()
-        yield A1111Trainee(sd_model)
+        with borrowed(self.release) as trainee:
+            yield trainee
 
     @contextmanager
     def artist(self, checkpoint: str, library: Library) -> Iterator[A1111Artist]:

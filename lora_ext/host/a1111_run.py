@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from modules import devices, shared
 
-from .a1111 import Host
 from .a1111_training import A1111Trainee, current_trainee
 
 JOB = "training a LoRA"
 
 
 @contextmanager
-def borrowed(host: Host) -> Iterator[A1111Trainee]:
+def borrowed(release: Callable[[], None]) -> Iterator[A1111Trainee]:
     """The model that the web UI holds, as a trainee. Enter it while `call_queue.queue_lock` is held: generation waits.
+
+    release: takes everything of ours off the model, and out of the kept conditioning.
 
     Nothing of ours is on the model meanwhile; afterwards, also after an exception, no conditioning that was computed
     with what was trained is left. Raises TrainError.
@@ -23,10 +24,10 @@ def borrowed(host: Host) -> Iterator[A1111Trainee]:
     shared.state.begin(job=JOB)
     shared.state.textinfo = JOB
     try:
-        host.release()
+        release()
         yield current_trainee()
     finally:
-        host.release()
+        release()
         state = shared.state
         state.end()
         state.skipped = state.interrupted = state.stopping_generation = False
