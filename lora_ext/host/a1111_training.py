@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from modules import devices, lowvram, processing, sd_hijack, sd_models, shared
+from modules import devices, processing, sd_hijack, sd_models, shared
 from modules.textual_inversion import textual_inversion
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..errors import TrainError
 from ..ports import Borrowing, Context, Sample
+from .a1111_lending import at_work, checkpointed, options, replaced, visiting
 from .a1111_model import A1111Model, knows
-from .borrowing import attributes_kept, compute_dtype, frozen, in_dtype, mixed, unmixed
+from .borrowing import compute_dtype, frozen, in_dtype, mixed, unmixed
 from .checkpoint import EPS, SD1, SD2, SDXL, V
 from .training import SAMPLERS
 
@@ -90,19 +89,19 @@ class A1111Trainee:
         networks = list(parts.values())
         dtype = compute_dtype(wish.precision)
         with ExitStack() as stack:
-            stack.enter_context(_at_work(self.sd_model))
+            stack.enter_context(at_work(self.sd_model))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(frozen([*networks, self.vae], train=wish.gradient_checkpointing))
             # LDM's norms compute in float32, which CPUs do with float32 parameters only
             stack.enter_context(in_dtype(networks, dtype, norms=torch.float32))
-            stack.enter_context(_set(self.unet, "dtype", dtype))
+            stack.enter_context(replaced(self.unet, "dtype", dtype))
             for name in ("dtype", "dtype_unet", "dtype_inference"):
-                stack.enter_context(_set(devices, name, dtype))
-            stack.enter_context(_set(devices, "unet_needs_upcast", False))
-            stack.enter_context(_set(shared, "loaded_hypernetworks", []))
+                stack.enter_context(replaced(devices, name, dtype))
+            stack.enter_context(replaced(devices, "unet_needs_upcast", False))
+            stack.enter_context(replaced(shared, "loaded_hypernetworks", []))
             if wish.gradient_checkpointing:
-                stack.enter_context(_checkpointed(self.unet))
+                stack.enter_context(checkpointed(self.unet))
             stack.enter_context(mixed(self.device, wish.precision))
             yield
 
@@ -132,7 +131,7 @@ class A1111Trainee:
 
         A half-precision encoder that overflows computes this once more in float32.
         """
-        with unmixed(self.device), _visiting(self.vae, self.device):
+        with unmixed(self.device), visiting(self.vae, self.device):
             latent = self._mean(pixels)
             if not bool(latent.isfinite().all()):
                 with in_dtype([self.vae], torch.float32):
@@ -156,9 +155,9 @@ class A1111Trainee:
         conditioner = getattr(self.sd_model, "conditioner", None)
         encoders = [self.sd_model.cond_stage_model] if conditioner is None else _text_encoders(conditioner)
         states, pooled = [], None
-        with _options(**chosen):
+        with options(**chosen):
             for encoder in encoders:
-                with _visiting(getattr(encoder, "wrapped", encoder), self.device):
+                with visiting(getattr(encoder, "wrapped", encoder), self.device):
                     out = encoder(list(captions))
                 if isinstance(out, tuple):
                     out, pooled = out
@@ -261,85 +260,6 @@ def _suffix(filename: str) -> str:
 def _text_encoders(conditioner: Any) -> list[Any]:
     """SDXL's two text encoders as the web UI wraps them."""
     return [embedder for embedder in conditioner.embedders if hasattr(embedder, "tokenize_line")]
-
-
-@contextmanager
-def _at_work(sd_model: Any) -> Iterator[None]:
-    """The U-Net on the device that computes, where --medvram keeps it off; nothing else changes its place."""
-    if not getattr(sd_model, "lowvram", False):
-        yield
-        return
-    lowvram.send_everything_to_cpu()
-    try:
-        sd_model.model.to(devices.device)
-        yield
-    finally:
-        sd_model.model.to(lowvram.cpu)
-        lowvram.send_everything_to_cpu()
-
-
-@contextmanager
-def _visiting(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """A network on the device that computes for a while, and then where it was."""
-    before = next(network.parameters()).device
-    if before == device or (before.type == device.type and device.index is None):
-        yield
-        return
-    network.to(device)
-    try:
-        yield
-    finally:
-        network.to(before)
-
-
-@contextmanager
-def _set(owner: Any, name: str, value: object) -> Iterator[None]:
-    """An attribute for a while; taken away again where there was none."""
-    kept = vars(owner)
-    missing = object()
-    before = kept.get(name, missing)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is missing:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
-
-
-@contextmanager
-def _options(**values: Any) -> Iterator[None]:
-    """The user's settings for a while; nothing is saved, no callback runs."""
-    data = shared.opts.data
-    before = {name: data[name] for name in values if name in data}
-    data.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            data.pop(name, None)
-        data.update(before)
-
-
-@contextmanager
-def _checkpointed(unet: nn.Module) -> Iterator[None]:
-    """Transformer and residual blocks compute again in the backward pass, by torch's way.
-
-    LDM's own way asks for gradients of the block's Parameters alone: those of hooks would get none.
-    """
-    blocks = [m for m in unet.modules() if hasattr(m, "_forward") and type(m).__name__ in _BLOCKS]
-    with attributes_kept(blocks, ("forward",)):
-        for block in blocks:
-            vars(block)["forward"] = partial(_again, block._forward)
-        yield
-
-
-_BLOCKS = ("BasicTransformerBlock", "ResBlock")
-
-
-def _again(forward: Any, *args: Any, **kwargs: Any) -> Any:
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def current_trainee() -> A1111Trainee:
