@@ -90,7 +90,8 @@ def mixed(device: torch.device, precision: str) -> AbstractContextManager[object
     if dtype == torch.float32:
         return nullcontext()
     try:
-        return torch.autocast(device.type, dtype=dtype)
+        # the networks are in this precision already; casts that were kept would hide the optimizer's steps
+        return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
     except RuntimeError as error:
         raise TrainError(f"mixed_precision {precision} does not work on {device}: {error}; use no") from None
 

@@ -124,12 +124,15 @@ class Log:
         if self.path is None:
             return
         before: list[list[str]] = []
+        part = self.path.with_name(f".{self.path.name}.part")
         try:
             if from_step and self.path.is_file():
                 with self.path.open(encoding="utf-8", newline="") as old:
                     before = [row for row in csv.reader(old) if row and row[0].isdigit() and int(row[0]) <= from_step]
-            self._file = self.path.open("w", encoding="utf-8", newline="")
-            self._write([list(COLUMNS), *before])
+            with part.open("w", encoding="utf-8", newline="") as new:
+                csv.writer(new, lineterminator="\n").writerows([list(COLUMNS), *before])
+            part.replace(self.path)
+            self._file = self.path.open("a", encoding="utf-8", newline="")
         except OSError as error:
             raise TrainError(f"{self.path} cannot be written: {error.strerror or error}") from error
 

@@ -133,6 +133,9 @@ class Run:
             self._say(f"resuming with another recipe: {sentence}")
         self.stepper.load(resumed.tensors)
         self.state = replace(resumed, tensors={})
+        self.progress = replace(
+            self.progress, step=resumed.step, steps=self.steps, epoch=resumed.epoch, epochs=self.epochs
+        )
 
     # --- the steps
 
@@ -319,7 +322,7 @@ class Run:
         files = [Path(path) for kind in ("epoch", "step") for _, path in self.saver.kept.get(kind, [])]
         final = None if stopped else self.saver.path()
         return Outcome(
-            final, self.state.step, self.state.epoch, self.progress.smoothed, time.monotonic() - begun, stopped,
+            final, self.state.step, self.progress.epoch, self.progress.smoothed, time.monotonic() - begun, stopped,
             (*files, *([final] if final else [])), tuple(self.drawn), self.last_state,
         )  # fmt: skip
 

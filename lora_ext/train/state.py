@@ -18,6 +18,8 @@ from .recipe import Recipe
 
 NUMBERS, TENSORS = "run.json", "run.pt"
 SUFFIX = "-state"
+OLD = ".old-"
+"""Begins the name of a state that is just being replaced by one of the same name; only a kill leaves it there."""
 _HARMLESS = frozenset(
     {"output_dir", "output_name", "resume", "device", "max_train_epochs", "max_train_steps"}
     | {"training_comment", "logging_dir", "log_with", "log_prefix", "log_tracker_name", "strict_images"}
@@ -62,7 +64,7 @@ def save(state: State, folder: Path) -> Path:
             json.dump(numbers, text, indent=1)
             text.flush()
             os.fsync(text.fileno())
-        old = folder.with_name(f".{folder.name}.old")
+        old = folder.with_name(f"{OLD}{folder.name}")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -97,7 +99,7 @@ def find(where: Path, name: str | None = None) -> Path:
     wanted = re.compile((re.escape(name) if name else ".+") + rf"(-\d+|-step\d+)?{SUFFIX}")
     found: list[tuple[int, float, Path]] = []
     for numbers in where.glob(f"*{SUFFIX}/{NUMBERS}") if where.is_dir() else ():
-        if wanted.fullmatch(numbers.parent.name):
+        if wanted.fullmatch(numbers.parent.name.removeprefix(OLD)):
             try:
                 step = int(json.loads(numbers.read_text(encoding="utf-8"))["step"])
             except (OSError, ValueError, KeyError):
