@@ -223,6 +223,9 @@ def test_batches_share_what_they_must_and_switch_least(library: Library) -> None
     assert [len(group) for group in groups] == [5, 5, 2] * 2
     row = [shot.tags()[0].name for group in groups[:3] for shot in group]
     assert row == [name for name in RUN for _ in range(3)]  # each file is taken up once
+    alone = batches([cell.shot for cell in made.cells], 5, lambda shot: shot)
+    row = [shot.tags()[0].name for (shot,) in alone]
+    assert row == [name for name in RUN for _ in range(6)]  # also where nothing can share a batch
 
 
 def test_a_sheet_has_limits(library: Library) -> None:

@@ -84,7 +84,7 @@ def once(shots: Iterable[Shot], key: Callable[[Shot], str]) -> dict[str, Shot]:
 
 def batches(shots: Iterable[Shot], size: int, group: Callable[[Shot], Hashable] = Shot.group) -> list[list[Shot]]:
     """Shots in batches of up to `size` that share `group`; those with the same files, then with the same tags, lie
-    together, so that the fewest switches of files and weights are made from one batch to the next."""
+    together (so do groups), so that files and weights are switched least from one batch to the next."""
     rows = list(shots)
     files: dict[Hashable, int] = {}
     tags: dict[Hashable, int] = {}
@@ -95,7 +95,7 @@ def batches(shots: Iterable[Shot], size: int, group: Callable[[Shot], Hashable] 
         order = files.setdefault(names, len(files)), tags.setdefault(requests, len(tags)), place
         groups.setdefault(group(shot), []).append(order)
     made = []
-    for members in groups.values():
+    for members in sorted(groups.values(), key=min):
         ordered = [rows[place] for _, _, place in sorted(members)]
         made += [ordered[at : at + size] for at in range(0, len(ordered), size)]
     return made

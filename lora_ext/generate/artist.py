@@ -19,7 +19,7 @@ from ..host.render import Job, condition_each, decode, latents, to_images
 from ..host.sampling import plan_of
 from ..host.text import chunks
 from ..prompt import parse
-from ..stack import Fit, Presets, Use, resolve
+from ..stack import Fit, Presets, Use, resolve, resolve_blocks
 from .run import describe, sized, told
 from .settings import Settings
 
@@ -36,6 +36,7 @@ class StandaloneArtist:
         self.fits: dict[str, Fit] = {}
         self._mixed = Mixed(model, settings.mode)
         self._folders = in_folders(settings.embeddings)
+        self._chunks: dict[tuple[object, ...], tuple[int, ...]] = {}
 
     def __enter__(self) -> StandaloneArtist:
         return self
@@ -46,15 +47,21 @@ class StandaloneArtist:
     def identity(self, shot: Shot) -> str:
         """Checkpoint, LoRA files and precision."""
         model = self.model.sha256 or str(self.model.path)
-        files = [self.library.find(request.name).hash for request in shot.tags() if request.te or request.unet]
-        return ":".join([model, self.settings.precision, *files])
+        acting = [request for request in shot.tags() if request.te or request.unet]
+        files = [self.library.find(request.name).hash for request in acting]
+        drawn = [request for request in acting if request.lbw or request.lbwe]  # presets may be other ones next time
+        blocks = [str(resolve_blocks(request, self.presets, seed=shot.seed)) for request in drawn]
+        return ":".join([model, self.settings.precision, *files, *blocks])
 
     def group(self, shot: Shot) -> Hashable:
         """Size, sampler and steps; and how many chunks its texts are."""
-        text, uses = self._read(shot)
-        known = self.model.embeddings([*self._folders, *bundled(use.file for use in uses)])
-        length = [len(chunks(part, self.model.words, known)) for part in (text, shot.negative)]
-        return (*shot.group(), *length)
+        names = tuple(request.name for request in shot.tags())
+        said = (parse(shot.prompt)[0], shot.negative, names)
+        if said not in self._chunks:
+            text, uses = self._read(shot)
+            known = self.model.embeddings([*self._folders, *bundled(use.file for use in uses)])
+            self._chunks[said] = tuple(len(chunks(part, self.model.words, known)) for part in (text, shot.negative))
+        return (*shot.group(), *self._chunks[said])
 
     def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
         """The pictures of one batch, halved when memory does not hold it."""
