@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from ..errors import LoraError
 from .checkpoint import SDXL
+from .editing import Passes, phases, several
 from .embeddings import Embedding, Embeddings
 from .model import Standalone
-from .sampling import BeforeCall, Condition, Guide, ImageNoise, Plan, Watch, from_latent, from_noise
+from .sampling import BeforeCall, Condition, Guide, ImageNoise, Phases, Plan, Told, Watch, from_latent, from_noise
 from .text import chunks
 
 CELL = 8
@@ -115,26 +116,47 @@ def latents(model: Standalone, job: Job, before_call: BeforeCall | None = None, 
     latent = functional.interpolate(latent, (height // CELL, width // CELL), mode="bilinear", antialias=False)
     noise = ImageNoise(job.seeds, latent.shape[1:], model.device)
     plan = replace(job.plan, steps=job.hr_steps or job.plan.steps)
-    return from_latent(plan, _guide(model, larger, before_call, watch), noise, latent, job.strength, whole=True)
+    guide = _guide(model, replace(larger, plan=plan), before_call, watch, first=job.plan.steps)
+    return from_latent(plan, guide, noise, latent, job.strength, whole=True)
 
 
-def _guide(model: Standalone, job: Job, before_call: BeforeCall | None, watch: Watch | None) -> Guide:
-    size = (job.width, job.height)
-    cond, uncond = job.told or (
-        condition(model, job.prompt, size, job.clip_skip, embeddings=job.embeddings),
-        condition(model, job.negative, size, job.clip_skip, negative=True, embeddings=job.embeddings),
-    )
+def _guide(
+    model: Standalone, job: Job, before_call: BeforeCall | None, watch: Watch | None, first: int | None = None
+) -> Guide:
+    """first: steps of the first pass, where this is the second."""
+    positive, negative = job.told or (None, None)
+    guesses = 1 + job.plan.second_order
+    passes = Passes(job.plan.steps * guesses, None if first is None else first * guesses)
+    texts = [(positive, 1.0)] if positive else _positive(model, job, passes)
+    (cond, weight), *more = texts
     return Guide(
         model.unet,
         model.levels,
         model.prediction,
         cond,
-        uncond,
+        negative or _told(model, job, job.negative, passes, negative=True),
         job.cfg,
         blank_mask(model, job) if model.inpainting else None,
         before_call,
         watch,
+        weight=weight,
+        more=more,
     )
+
+
+def _positive(model: Standalone, job: Job, passes: Passes) -> list[tuple[Told, float]]:
+    """What each of the texts that `AND` joins tells, with its weight."""
+    return [(_told(model, job, text, passes), weight) for text, weight in several(job.prompt)]
+
+
+def _told(model: Standalone, job: Job, prompt: str, passes: Passes, negative: bool = False) -> Told:
+    """What a text with prompt editing tells the U-Net. Each reading of it is encoded once."""
+    size, seen = (job.width, job.height), dict[str, Condition]()
+    rows = phases(prompt, passes)
+    for _, text in rows:
+        if text not in seen:
+            seen[text] = condition(model, text, size, job.clip_skip, negative, job.embeddings)
+    return seen[rows[0][1]] if len(rows) == 1 else Phases(tuple((last, seen[text]) for last, text in rows))
 
 
 def blank_mask(model: Standalone, job: Job) -> Tensor:

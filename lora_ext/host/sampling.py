@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -64,10 +64,27 @@ class Condition:
         )
 
 
+@dataclass(frozen=True)
+class Phases:
+    """A text that changes while a picture is made: (last guess, from 1, what it tells the U-Net until then)."""
+
+    rows: tuple[tuple[int, Condition], ...]
+
+    def at(self, step: int) -> Condition:
+        """At guess `step`, from 0; the last one for all that come after."""
+        return next((condition for last, condition in self.rows if step <= last), self.rows[-1][1])
+
+
+Told: TypeAlias = "Condition | Phases"
+"""What one text tells the U-Net."""
+
+
 class Guide:
     """The U-Net under classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): u + cfg·(c − u).
 
-    cond, uncond go through as one batch where they have equal length, else one after the other, as in the web UI.
+    more: further (text, weight) beside `cond` and its `weight`: u + cfg·Σ weight·(cᵢ − u) (Liu et al. 2022,
+    arXiv:2206.01714). All go through as one batch where they have equal length, else one after the other, as in the
+    web UI.
     extra: further input channels (batch, 5, h, w) of an inpainting model. total: guesses to expect.
     """
 
@@ -76,16 +93,20 @@ class Guide:
         unet: Any,
         levels: Levels,
         prediction: str,
-        cond: Condition,
-        uncond: Condition,
+        cond: Told,
+        uncond: Told,
         cfg: float,
         extra: Tensor | None = None,
         before_call: BeforeCall | None = None,
         watch: Watch | None = None,
+        *,
+        weight: float = 1.0,
+        more: Sequence[tuple[Told, float]] = (),
     ) -> None:
         self.unet, self.levels, self.prediction = unet, levels, prediction
         self.cond, self.uncond, self.cfg, self.extra = cond, uncond, cfg, extra
         self.before_call, self.watch = before_call, watch
+        self.weight, self.more = weight, tuple(more)
         self.step, self.total = 0, 0
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -115,22 +136,33 @@ class Guide:
         return eps
 
     def _guided(self, guesses: list[Tensor]) -> Tensor:
-        return guesses[0] if len(guesses) == 1 else guesses[1] + (guesses[0] - guesses[1]) * self.cfg
+        """guesses: of `cond`, of what is `more`, and last of `uncond` unless cfg is 1 and there is nothing more."""
+        if len(guesses) == 1:
+            return guesses[0]
+        *wanted, plain = guesses
+        weights = (self.weight, *(weight for _, weight in self.more))
+        total = plain
+        for guess, weight in zip(wanted, weights, strict=True):
+            total = total + (guess - plain) * (weight * self.cfg)
+        return total
 
     def _run(self, x: Tensor, t: Tensor) -> list[Tensor]:
-        """The U-Net's outputs for cond and, unless cfg is 1, uncond; float32."""
+        """The U-Net's outputs for each text and, where it counts, uncond; float32."""
         if self.before_call:
             self.before_call(self.step, self.total)
-        self.step += 1
+        now, self.step = self.step, self.step + 1
         if self.extra is not None:
             x = torch.cat([x, self.extra], dim=1)
-        batch = len(x)
-        cond, uncond = self.cond.times(batch), self.uncond.times(batch)
-        if self.cfg == 1:
-            return [self._unet(x, t, cond)]
-        if cond.states.shape[1] == uncond.states.shape[1]:
-            return list(self._unet(torch.cat([x, x]), t, cond.then(uncond)).chunk(2))
-        return [self._unet(x, t, cond), self._unet(x, t, uncond)]
+        texts = [self.cond, *(text for text, _ in self.more)]
+        if self.cfg != 1 or self.more or self.weight != 1:
+            texts.append(self.uncond)
+        conditions = [(text.at(now) if isinstance(text, Phases) else text).times(len(x)) for text in texts]
+        if len({condition.states.shape[1] for condition in conditions}) > 1:
+            return [self._unet(x, t, condition) for condition in conditions]
+        together = conditions[0]
+        for condition in conditions[1:]:
+            together = together.then(condition)
+        return list(self._unet(torch.cat([x] * len(texts)), t, together).chunk(len(texts)))
 
     def _unet(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         dtype = next(self.unet.parameters()).dtype

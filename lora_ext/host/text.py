@@ -1,7 +1,7 @@
 """A prompt's words to a text encoder's states, as the web UI does it.
 
 Chunks of 75 tokens between a start and an end token, `(emphasis:1.2)`, `BREAK`, clip skip, embeddings by name.
-Prompt editing (`[from:to:0.5]`) and `AND` are not understood here: their characters reach the encoder as they stand.
+Prompt editing (`[from:to:0.5]`) and `AND` are read before, by `editing`.
 Nothing of this file needs a host library; an encoder is any module with a CLIP text model's outputs.
 """
 

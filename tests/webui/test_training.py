@@ -126,6 +126,8 @@ def test_preflight_and_nonsense(trained_on: WebUI) -> None:
     assert job["state"] == "done" and "4" in job["result"]["text"]
     with pytest.raises(AssertionError, match="400"):
         webui.call(f"{API}/train", {"settings": {**SHORT, "optimizer_type": "AdanW"}})
-    job = ended(webui, webui.call(f"{API}/train", {"settings": {**SHORT, "learning_rate": 1e30, "output_name": "nan"}}))
+    assert webui.data is not None
+    (webui.data / "lora_ext" / "datasets" / "empty" / "1_x").mkdir(parents=True)
+    job = ended(webui, webui.call(f"{API}/train", {"settings": {**SHORT, "train_data_dir": "empty"}}))
     assert job["state"] == "failed" and job["error"]
     assert webui.make("").pixels.shape == (1, 128, 128, 3) and not webui.weights()["hooks"]
