@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser("train", "Train a LoRA; options are named as in kohya's train_network.py.")
     made.add_argument("--json", action="store_true", help="the outcome as one JSON object on standard output")
     made.add_argument("--output_config", action="store_true", help="print the settings as toml, and do nothing else")
+    made.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
+    made.add_argument("--model_config", type=Path, help="LDM yaml; without it the one beside the checkpoint")
     args = made.parse_args(argv)
     recipe = from_arguments(args)
     if args.output_config:
@@ -101,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shell = Terminal(team.main)
     try:
         with shell.listening():
-            outcome = train(recipe, shell=shell, team=team)
+            outcome = train(recipe, shell=shell, team=team, tokenizer=args.tokenizer, config=args.model_config)
     finally:
         shell.close()
         team.close()

@@ -42,8 +42,12 @@ class Quiet:
         """Not shown."""
 
 
-def open_trainee(recipe: Recipe, device: str | None = None) -> StandaloneTrainee:
+def open_trainee(
+    recipe: Recipe, device: str | None = None, *, tokenizer: Path | None = None, config: Path | None = None
+) -> StandaloneTrainee:
     """The recipe's model in the recipe's precision; without a name the small model that comes along.
+
+    tokenizer, config: a folder and an LDM yaml, where they are not beside the model.
 
     Raises FileError: it is not there, or no checkpoint; TrainError: it is of another kind than the recipe says.
     """
@@ -53,6 +57,8 @@ def open_trainee(recipe: Recipe, device: str | None = None) -> StandaloneTrainee
         device=device or recipe.device,
         precision=_PRECISIONS[recipe.mixed_precision],
         prediction="v" if recipe.v_parameterization else None,
+        tokenizer=tokenizer,
+        config=config,
     )
     model = open_model(settings)
     if recipe.no_half_vae:
@@ -69,14 +75,17 @@ def train(
     shell: Shell | None = None,
     watch: Watch | None = None,
     team: Processes | None = None,
+    tokenizer: Path | None = None,
+    config: Path | None = None,
 ) -> Outcome:
     """Trains by a recipe; with several processes (`accelerate launch`) every process calls this.
 
-    model: an open one to train on, else the recipe's. The model is afterwards as it was. Raises LoraError.
+    model: an open one to train on, else the recipe's (tokenizer, config: as in `open_trainee`). It is afterwards as it
+    was. Raises LoraError.
     """
     team = team or processes(recipe.device)
     if model is None:
-        model = open_trainee(recipe, team.device)
+        model = open_trainee(recipe, team.device, tokenizer=tokenizer, config=config)
     trainee = StandaloneTrainee(model) if isinstance(model, Standalone) else model
     outcome = Run(trainee, recipe, shell or Quiet(), watch=watch, team=team).run()
     if team.main and outcome.samples:
