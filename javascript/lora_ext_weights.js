@@ -244,7 +244,14 @@
                 [large, t("all blocks"), t("Every block of the U-Net")]], wanted, (to) => layout(Number(to)), t("Which blocks"));
             layouts.replaceWith(fresh);
             Object.assign(layoutHolder, { current: fresh });
+            const kept = preset && X.readWeights(preset, presets); // a preset that was chosen stays
+            const name_ = preset;
             layout(wanted);
+            if (kept) {
+                editor.put(kept.names, kept.values);
+                preset = name_;
+                told();
+            }
         }
         const layoutHolder = { current: layouts };
 
@@ -280,11 +287,13 @@
             }
             wrong.hidden = Boolean(found);
             if (!found) return;
-            const fits = Object.entries(X.layouts.layouts).find(([, one]) => one.labels.join() === found.names.join())[0];
-            const shown = X.layouts.layouts[size].labels;
-            const hidden = found.names.some((name, i) => !shown.includes(name) && found.values[i] !== 0);
-            if (hidden && fits !== "25") {
-                size = Number(fits);
+            // the sliders take the length of the text where the file has that layout, else one that holds every number
+            const length = found.names.length;
+            const own = file ? file.layouts : [17, 26];
+            const hidden = found.names.some((name, i) => !X.layouts.layouts[size].labels.includes(name) && found.values[i] !== 0);
+            const wanted = own.includes(length) ? length : hidden ? (length === 25 ? 26 : length) : size;
+            if (wanted !== size) {
+                size = wanted;
                 layoutHolder.current.set(size);
                 editor.layout(X.layouts.layouts[size].labels, xl());
             }

@@ -21,7 +21,7 @@ FLAGS = (
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = os.environ.get("LORA_EXT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 GRADIO = {"gradio": None, "gradio 4": os.environ.get("LORA_EXT_GRADIO4")}
-PATIENCE = 120_000
+PATIENCE = 60_000
 """Milliseconds: the machine may be busy."""
 
 

@@ -96,6 +96,7 @@ def _picture(job: Any) -> str:
 
 def test_presets(page: Any, server: Server) -> None:
     panel = go(page, "weights")
+    panel.locator(".lx-about dd").first.wait_for()
     panel.locator(".lx-text").fill(",".join(["0.5"] * 17))
     page.wait_for_function("document.querySelector('[aria-label^=OUT11]').getAttribute('aria-valuenow') === '0.5'")
     panel.get_by_label("Name of a new preset").fill("HALF")
