@@ -6,7 +6,17 @@ venv=${VENV:-.venv}
 [ -d "$venv" ] || "${PYTHON:-python3}" -m venv "$venv"
 bin="$venv/bin"; [ -d "$bin" ] || bin="$venv/Scripts"
 "$bin/python" -m pip install -q -c constraints.txt torch
-"$bin/python" -m pip install -q -c constraints.txt -e ".[standalone,test]"
+"$bin/python" -m pip install -q -c constraints.txt -e ".[standalone,ui,test]"
+# A browser for tests/ui where apt can give one, and gradio 4.40 (Forge's) beside 3.41.2 (the web UI's). Without them
+# those tests skip by name.
+if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y chromium; } >/dev/null 2>&1 ||
+        echo "no Chromium could be installed; tests/ui will skip" >&2
+fi
+export LORA_EXT_GRADIO4=${LORA_EXT_GRADIO4:-$venv/gradio4}
+[ -d "$LORA_EXT_GRADIO4/gradio" ] || "$bin/python" -m pip install -q --target "$LORA_EXT_GRADIO4" gradio==4.40.0 \
+    "fastapi<0.113" "pydantic<2.11" "numpy<2" "huggingface_hub<1" "pillow<11" "markupsafe<3" ||
+    unset LORA_EXT_GRADIO4
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
