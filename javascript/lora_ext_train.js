@@ -161,7 +161,7 @@
         const points = (at) => rows.filter((row) => row[at] !== null).map((row) => [row[0], row[at]]);
         const losses = points(1).map((p) => p[1]).sort((a, b) => a - b);
         const high = losses.length ? losses[Math.floor((losses.length - 1) * 0.98)] * 1.1 : undefined;
-        const short = (value) => (Math.abs(value) >= 0.01 ? value.toFixed(3) : value.toExponential(1));
+        const short = (value) => (value === 0 ? "0" : Math.abs(value) >= 0.01 ? value.toFixed(3) : value.toExponential(1));
         return [X.lines([{ name: t("loss"), points: points(1), kind: "pale" }, { name: t("smoothed"), points: points(2) }], { low: 0, high, height: 190, fy: short, xlabel: t("step") }),
             X.legend([[t("loss"), "pale"], [t("smoothed"), ""]]),
             h("details", {}, h("summary", {}, t("Learning rates")), X.lines([{ name: t("U-Net"), points: points(3), kind: "second" }, { name: t("text encoder"), points: points(4), kind: "third" }],
