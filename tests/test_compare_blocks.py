@@ -31,7 +31,7 @@ from lora_ext.generate.artist import StandaloneArtist
 from lora_ext.host.diffusers import Standalone
 from lora_ext.inject import targets
 
-CHOSEN = {12: "OUT04", 17: "IN05", 20: "OUT07", 25: "MID", 26: "BASE"}
+CHOSEN = {12: "OUT04", 17: "IN05", 20: "OUT07", 25: "OUT09", 26: "BASE"}
 """Layout → the block that a file acts in."""
 
 

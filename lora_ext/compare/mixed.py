@@ -25,6 +25,9 @@ class Mixed(Applied):
         self._picture: tuple[int, ...] = ()
         self._pictures = 0
 
+    def __enter__(self) -> Mixed:
+        return self
+
     def set_each(self, pictures: Sequence[Sequence[Use]]) -> list[Fit]:
         """Picture i gets `pictures[i]`; one report for each file. On any exception nothing is applied."""
         self._picture = tuple(i for i, uses in enumerate(pictures) for _ in uses)

@@ -1,25 +1,30 @@
-"""The web UI as `compare`'s artist: every picture is a txt2img of its own, with the tags of its prompt."""
+"""The web UI as `compare`'s artist: pictures of one text go through in batches, each with LoRA weights of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from modules import processing, shared
+import torch
+from modules import devices, processing, shared
 from PIL import Image
 
 from ..compare.run import Stopped, Tick
 from ..compare.shot import Shot
 from ..errors import LoraError
 from ..file.library import Library
-from .a1111_model import current
+from ..prompt import parse
+from ..stack import Fit, Presets
+from .a1111_model import current, knows
+from .a1111_several import draw
 from .infotext import KEY
 
 
 class A1111Artist:
     """Draws with the model that is loaded. Use it only while the queue is ours."""
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    def __init__(self, library: Library, presets: Presets | None = None) -> None:
+        self.library, self.presets = library, presets or Presets()
+        self.fits: dict[str, Fit] = {}
 
     def identity(self, shot: Shot) -> str:
         """Checkpoint and LoRA files."""
@@ -30,19 +35,30 @@ class A1111Artist:
         return ":".join([str(model.sd_checkpoint_info.filename), str(model.sd_checkpoint_info.sha256 or ""), *files])
 
     def group(self, shot: Shot) -> Hashable:
-        """Every picture is alone: in one batch the web UI gives all the same tags."""
-        return shot
+        """Size, sampler and steps, and the text: texts of other lengths would change each other's padding."""
+        text = parse(shot.prompt)[0].rstrip()
+        if not knows(current()) or "AND" in text:  # AND is several conditions a picture
+            return shot
+        return (*shot.group(), text, shot.negative)
 
     def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
-        """The pictures, each with its infotext; the web UI saves none of them."""
-        images = []
-        for done, shot in enumerate(shots):
-            tick(done, len(shots))
-            images.append(self._one(shot))
-        return images
+        """The pictures, each with its infotext; the web UI saves none of them. Halved when memory does not hold it."""
+        tick(0, len(shots))
+        if len(shots) == 1:
+            return [self._one(shots[0])]
+        try:
+            images, fits = draw(current(), self.library, self.presets, shots, _size(shots[0]))
+        except torch.cuda.OutOfMemoryError:
+            images, fits = [], []
+        if images:
+            self.fits |= {fit.name: fit for fit in fits}
+            return images
+        devices.torch_gc()
+        half = len(shots) // 2
+        return [*self.draw(shots[:half], tick), *self.draw(shots[half:], tick)]
 
     def _one(self, shot: Shot) -> Image.Image:
-        side = 1024 if getattr(current(), "is_sdxl", False) else 512
+        width, height = _size(shot)
         p = processing.StableDiffusionProcessingTxt2Img(
             sd_model=shared.sd_model,
             prompt=shot.prompt,
@@ -52,8 +68,8 @@ class A1111Artist:
             sampler_name=shot.sampler,
             scheduler=shot.scheduler,
             cfg_scale=shot.cfg,
-            width=shot.width or side,
-            height=shot.height or side,
+            width=width,
+            height=height,
             do_not_save_samples=True,
             do_not_save_grid=True,
         )
@@ -66,3 +82,9 @@ class A1111Artist:
         image: Image.Image = made.images[0]
         image.info[KEY] = made.infotexts[0]
         return image
+
+
+def _size(shot: Shot) -> tuple[int, int]:
+    """(width, height), the model's own where the shot has none."""
+    side = 1024 if getattr(current(), "is_sdxl", False) else 512
+    return shot.width or side, shot.height or side

@@ -65,7 +65,7 @@ class A1111Desk:
     @contextmanager
     def artist(self, checkpoint: str, library: Library) -> Iterator[A1111Artist]:
         """Draws with the model that is loaded, whatever `checkpoint` says."""
-        yield A1111Artist(library)
+        yield A1111Artist(library, self.presets())
 
     def draw(
         self, settings: dict[str, Any], library: object, progress: object
