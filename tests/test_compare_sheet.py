@@ -120,7 +120,7 @@ import sys
 from pathlib import Path
 from test_compare_sheet import Painter, Library, Store, draw, sheet
 shots = [cell.shot for cell in sheet(Library([sys.argv[1]])).cells]
-draw(shots, Painter(Path(sys.argv[3]), 0.02), Store(Path(sys.argv[2])), batch=4)
+draw(shots, Painter(Path(sys.argv[3]), 0.1), Store(Path(sys.argv[2])), batch=4)
 """
 
 
