@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 from test_compare_axes import write
 
 import lora_ext
-from lora_ext.compare import measures, pages
+from lora_ext.compare import heatmap, lettering, measures, pages
+from lora_ext.compare.blocks import Analysis, layout_of
 from lora_ext.compare.make import make
 from lora_ext.compare.pages import Look, tiles
 from lora_ext.compare.plan import Plan, plan
@@ -301,3 +302,31 @@ def test_pictures_stand_under_their_heads_unchanged() -> None:
         assert (places[:, :, 0] == places[:, :1, 0]).all() and (places[:, :, 1] == places[:1, :, 1]).all()
         counts = [(picture == colour).all(-1).sum() for row in colours for colour in row]
         assert counts == [size[0] * size[1]] * 12
+
+
+@pytest.mark.parametrize("fonts", ["none", "further"])
+def test_an_older_pillow_draws_any_letters(monkeypatch: pytest.MonkeyPatch, fonts: str) -> None:
+    """Before Pillow 10.1 its own font has one size and Latin letters only, and there may be no other."""
+    fixed = ImageFont.load_default_imagefont() if hasattr(ImageFont, "load_default_imagefont") else None
+    if fixed is None:
+        pytest.skip("this Pillow is an old one itself")
+
+    def load_default(*size: float) -> ImageFont.ImageFont:
+        if size:
+            raise TypeError("load_default() takes 0 positional arguments but 1 was given")
+        return fixed
+
+    def none(*_: object) -> None:
+        raise OSError("cannot open resource")
+
+    monkeypatch.setattr(ImageFont, "load_default", load_default)
+    if fonts == "none":
+        monkeypatch.setattr(ImageFont, "truetype", none)
+    lettering._own.cache_clear()
+    lettering._named.cache_clear()
+    words = ["stop – “猫” …", "weight 0.5×"]
+    shown = Sheet("‖ΔW‖ 猫", words, words, [[Image.new("RGB", (64, 64), "red")] * 2] * 2, "–", legend=[("red", "猫 –")])
+    assert render(shown).size[0] > 128
+    assert heatmap.render(Analysis("猫 –", layout_of(17), "norms", {"IN01": 1.0})).size[0] > 500
+    lettering._own.cache_clear()
+    lettering._named.cache_clear()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
@@ -30,10 +33,13 @@ def _named(size: int, name: str) -> Font | None:
 
 @lru_cache(maxsize=64)
 def _own(size: int) -> Font:
-    try:
-        return ImageFont.load_default(size)  # Pillow ≥ 10.1
-    except TypeError:
-        return ImageFont.load_default()
+    """Pillow's own from 10.1 on; before, matplotlib's or the system's; at worst a fixed small one of Latin letters."""
+    with suppress(TypeError):
+        return ImageFont.load_default(size)
+    found = importlib.util.find_spec("matplotlib")
+    folder = Path(found.origin).parent if found and found.origin else Path()
+    names = (str(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"), *_FURTHER)
+    return next((font for name in names if (font := _named(size, name)) is not None), ImageFont.load_default())
 
 
 def font(size: int, text: str = "") -> Font:
@@ -47,7 +53,7 @@ def font(size: int, text: str = "") -> Font:
 
 def width_of(text: str, letters: Font) -> int:
     """Pixels of the longest line."""
-    return int(max((_PROBE.textlength(line, font=letters) for line in text.split("\n")), default=0)) + 1
+    return int(max((_PROBE.textlength(line, font=letters) for line in plain(text).split("\n")), default=0)) + 1
 
 
 def height_of(text: str, letters: Font) -> int:
@@ -62,8 +68,11 @@ def line_height(letters: Font) -> int:
 
 
 def plain(text: str) -> str:
-    """`text` with typographic marks as every font has them."""
-    return text.translate(_PLAIN)
+    """`text` with typographic marks as every font has them, and in Latin letters where there is no other font."""
+    text = text.translate(_PLAIN)
+    if isinstance(font(16, text), ImageFont.FreeTypeFont):
+        return text
+    return text.encode("latin-1", "replace").decode("latin-1")
 
 
 def wrap(text: str, letters: Font, width: int, lines: int = 0) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw
 
-from .lettering import INK, LINE, PAPER, SOFT, font, height_of, line_height, width_of, wrap
+from .lettering import INK, LINE, PAPER, SOFT, font, height_of, line_height, plain, width_of, wrap
 
 MARK = "#e8590c"
 """The frame of a marked cell."""
@@ -90,7 +90,7 @@ class _Measures:
         """Lines of (x, colour, meaning)."""
         lines: list[list[tuple[int, str, str]]] = []
         x = inner
-        for colour, meaning in sheet.legend:
+        for colour, meaning in ((colour, plain(meaning)) for colour, meaning in sheet.legend):
             width = width_of(meaning, self.small) + 3 * self.text
             if x + width > inner:
                 lines.append([])
