@@ -74,7 +74,7 @@ class Analysis:
         does = sum(self.shares[label] for label in kept)
         text = f"Keep {spans(kept, self.layout.labels)}: {len(kept)} of {len(self.layout.labels)} do {does:.0%} of it."
         if self.outside > 0.005:
-            text += f" {self.outside:.0%} more lies in layers that this layout switches off."
+            text += f" {self.outside:.0%} of the whole file lies in layers that this layout switches off."
         return text
 
 
