@@ -1,0 +1,130 @@
+"""The tab in a real web UI: it shows, writes into the prompts of txt2img and img2img, trains, and its API answers.
+
+The pages are driven in Chromium through playwright; without either those tests are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from server import WebUI
+
+pytestmark = pytest.mark.usefixtures("same_settings")
+API = "/lora-ext/v1"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = os.environ.get("LORA_EXT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+PATIENCE = 240_000
+"""Milliseconds: the machine may be busy."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(webui: WebUI, browser: Any) -> Iterator[Any]:
+    """The web UI on our tab. Errors of the page's scripts fail the test, but for those that the bare web UI gives."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB")
+    made = context.new_page()
+    made.set_default_timeout(PATIENCE)
+    errors: list[str] = []
+    made.on("pageerror", lambda error: errors.append(str(error)))
+    made.goto(webui.url, wait_until="domcontentloaded", timeout=PATIENCE)
+    open_tab(made)
+    yield made
+    context.close()
+    assert not [error for error in errors if "reading 'props'" not in error]
+
+
+def open_tab(page: Any) -> None:
+    page.locator("#tabs > .tab-nav > button", has_text="LoRA").first.click()
+    page.wait_for_selector("#lora-ext .lx-tabs")
+
+
+def prompt_of(page: Any, name: str) -> str:
+    return str(page.locator(f"#{name}_prompt textarea").input_value())
+
+
+def weights(page: Any, lora: str) -> Any:
+    """The Weights panel with a file chosen."""
+    page.click("#lx-tab-weights")
+    panel = page.locator("#lx-panel-weights")
+    picker = panel.locator(".lx-picker:visible").first
+    picker.locator(".lx-pick").click()
+    picker.locator("input[type=search]").fill(lora)
+    picker.locator(".lx-item", has_text=lora).first.click()
+    panel.locator(".lx-about", has_text="SD1").wait_for()
+    return panel
+
+
+def insert(page: Any, panel: Any, name: str, wanted: str) -> str:
+    """Presses the button and waits until the prompt holds `wanted`."""
+    panel.get_by_role("button", name=f"Insert into {name}").click()
+    page.wait_for_function(
+        "([field, text]) => document.querySelector(field).value.includes(text)",
+        arg=[f"#{name}_prompt textarea", wanted],
+        timeout=PATIENCE,
+    )
+    return prompt_of(page, name)
+
+
+def test_a_tag_into_both_prompts(page: Any) -> None:
+    """It is written, then updated in place with block weights; the rest of the prompt stays."""
+    page.locator("#tabs > .tab-nav > button", has_text="txt2img").first.click()
+    page.fill("#txt2img_prompt textarea", "a photo of a cat")
+    open_tab(page)
+    panel = weights(page, "lierla")
+    assert insert(page, panel, "txt2img", "<lora:lierla:").startswith("a photo of a cat")
+    panel.locator(".lx-handle", has_text="OUT").get_by_role("button", name="0", exact=True).first.click()
+    panel.locator(".lx-tag", has_text="lbw=").wait_for()
+    prompt = insert(page, panel, "txt2img", "lbw=")
+    assert prompt.count("<lora:") == 1 and prompt.startswith("a photo of a cat")
+    assert insert(page, panel, "img2img", "lbw=").count("<lora:") == 1
+
+
+def test_what_was_inserted_is_what_is_drawn(page: Any, webui: WebUI) -> None:
+    """Generate in the page, with the tag that the tab wrote, draws what the API draws of that prompt."""
+    panel = weights(page, "lierla")
+    panel.locator(".lx-handle", has_text="IN").get_by_role("button", name="0", exact=True).first.click()
+    prompt = insert(page, panel, "txt2img", "lbw=")
+    assert (webui.make(prompt).pixels != webui.make("").pixels).any()
+    assert (webui.make(prompt).pixels != webui.make("<lora:lierla:1>").pixels).any()
+
+
+def test_one_tab_after_reload_ui(webui: WebUI, browser: Any) -> None:
+    before = webui.call("/probe/registry")
+    webui.call("/probe/reload-ui", {})
+    time.sleep(2)
+    webui.wait()
+    assert webui.call("/probe/registry") == before
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(webui.url, wait_until="domcontentloaded", timeout=PATIENCE)
+    open_tab(page)
+    assert page.locator("#tabs > .tab-nav > button", has_text="LoRA").count() == 1
+    assert page.locator("#lora-ext").count() == 1 and page.locator("#lora-ext .lx-tabs").count() == 1
+    context.close()
+
+
+def test_the_api_answers(webui: WebUI) -> None:
+    document = webui.call(f"{API}/openapi.json")
+    assert any(path.endswith("/train") for path in document["paths"])
+    assert {"lierla", "c3lier"} <= {row["title"] for row in webui.call(f"{API}/library")["rows"]}
+    tag = webui.call(f"{API}/tag", {"name": "lierla", "te": 0.5, "lbw": "OUTALL", "prompt": "a <lora:lierla:1> b"})
+    assert tag["prompt"].count("<lora:lierla:") == 1 and "lbw=OUTALL" in tag["prompt"]
+    with pytest.raises(AssertionError, match=r"40[04]"):
+        webui.call(f"{API}/pictures?name=../../config.json")
