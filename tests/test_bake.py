@@ -12,6 +12,7 @@ from torch import nn
 from lora_ext.adapters import adapter_of
 from lora_ext.inject import BAKED, Injection, Piece, Target
 from lora_ext.inject import bake as bake_module
+from lora_ext.inject import layer as layer_module
 from lora_ext.inject.bake import add_delta
 
 
@@ -69,3 +70,48 @@ def test_a_model_that_goes_to_channels_last_meanwhile() -> None:
         injection.put({target: (Piece(acting.adapter, 1.5),)})
         assert torch.equal(module.weight, add_delta(before, (stronger,)))
     assert module.weight is original and torch.equal(original, before)
+
+
+def test_a_schedule_switches_without_summing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off and on again are swaps; a changed original or another weight is summed, and the original always returns."""
+    sums: list[tuple[Piece, ...]] = []
+
+    def counted(weight: torch.Tensor, pieces: tuple[Piece, ...], out: torch.Tensor | None = None) -> torch.Tensor:
+        sums.append(pieces)
+        return add_delta(weight, pieces, out)
+
+    monkeypatch.setattr(layer_module, "add_delta", counted)
+    module = nn.Linear(24, 96)
+    original, target = module.weight, Target(module, "weight", module.weight.shape)
+    adapter = piece("lora", (96, 24))[0].adapter
+    on, off = Piece(adapter, 0.7, moving=True), Piece(adapter, 0.0, moving=True)
+    with Injection(BAKED) as injection:
+        for turn in range(3):
+            injection.put({target: (on,)})
+            assert module.weight is not original
+            assert torch.equal(module.weight, add_delta(original.detach(), (on,)))
+            injection.put({target: (off,)})
+            assert module.weight is original and len(sums) == 1, turn
+        with torch.no_grad():
+            original.mul_(2)
+        injection.put({target: (on,)})
+        assert len(sums) == 2 and torch.equal(module.weight, add_delta(original.detach(), (on,)))
+        injection.put({target: (Piece(adapter, 0.5, moving=True),)})
+        assert len(sums) == 3
+        module.double()
+        injection.put({target: (off,)})
+        injection.put({target: (on,)})
+        assert len(sums) == 4 and module.weight.dtype == torch.float64
+    assert module.weight is original
+
+
+def test_what_a_schedule_keeps_goes_with_it() -> None:
+    module = nn.Linear(24, 96)
+    target, adapter = Target(module, "weight", module.weight.shape), piece("lora", (96, 24))[0].adapter
+    with Injection(BAKED) as injection:
+        injection.put({target: (Piece(adapter, 0.7, moving=True),)})
+        layer = injection.touched()[module]
+        injection.put({target: (Piece(adapter, 0.0, moving=True),)})
+        assert layer.buffers
+        injection.put({target: (Piece(adapter, 0.0),)})
+        assert not layer.buffers and not layer.filled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 import torch
@@ -16,6 +17,15 @@ from .pieces import Piece, bias_delta, equal
 Slots = Mapping[str, tuple[Piece, ...]]
 
 
+@dataclass(frozen=True)
+class Filled:
+    """What a buffer holds: W + ΔW of these pieces, of the original that was at `source` (address, version)."""
+
+    pieces: tuple[Piece, ...]
+    source: tuple[int, int]
+    at: int
+
+
 class Layer:
     """The record of one live module: the originals of swapped parameters, and the pieces by who put them there."""
 
@@ -23,6 +33,7 @@ class Layer:
         self.module = module
         self.originals: dict[str, nn.Parameter | None] = {}
         self.buffers: dict[str, nn.Parameter] = {}
+        self.filled: dict[str, Filled] = {}
         self.pieces: dict[tuple[Hashable, bool], Slots] = {}
         self.path: HookPath | MomentaryPath | None = None
 
@@ -113,9 +124,15 @@ class Layer:
             values |= self.summed(slot, pieces)
         for slot in [slot for slot in self.originals if slot not in values]:
             self.restore(slot)
-            self.buffers.pop(slot, None)
+        for slot in [slot for slot in self.buffers if slot not in values and not self._returns(wanted.get(slot, ()))]:
+            self.buffers.pop(slot)
+            self.filled.pop(slot, None)
         for slot, value in values.items():
             self.swap(slot, value)
+
+    def _returns(self, pieces: tuple[Piece, ...]) -> bool:
+        """Whether a schedule has switched off what will come back: its sum is kept meanwhile."""
+        return any(piece.moving for piece in pieces)
 
     def summed(self, slot: str, pieces: tuple[Piece, ...]) -> dict[str, Tensor]:
         """Slot → W + ΔW in the model's dtype, for the weight slot and, where a kind has one, its bias."""
@@ -125,7 +142,7 @@ class Layer:
             return {}
         if any(isinstance(piece.weight, Tensor) for piece in acting):
             raise FitError(f"{type(self.module).__name__} cannot have another LoRA weight for each picture of a batch")
-        values = {slot: add_delta(original.detach(), acting, self._spare(slot))}
+        values = {slot: self._sum(slot, original, acting)}
         shift = bias_delta(acting, original.shape[0])
         if shift is not None:
             name = slot.replace("weight", "bias")
@@ -134,6 +151,19 @@ class Layer:
             base = torch.zeros_like(shift) if bias is None else bias.detach().float()
             values[name] = (base + shift).to(original.dtype if bias is None else bias.dtype)
         return values
+
+    def _sum(self, slot: str, original: nn.Parameter, acting: tuple[Piece, ...]) -> Tensor:
+        """W + ΔW of a slot: the one that is still there where a schedule only switched it off, else a new one."""
+        spare, filled = self._spare(slot), self.filled.get(slot)
+        now = None if original.is_inference() else (original.data_ptr(), original._version)
+        there = filled is not None and spare is not None and (filled.source, filled.at) == (now, spare.data_ptr())
+        if there and equal(filled.pieces, acting):  # type: ignore[union-attr]
+            return spare  # type: ignore[return-value]
+        self.filled.pop(slot, None)
+        total = add_delta(original.detach(), acting, spare)
+        if now is not None and any(piece.moving for piece in acting):
+            self.filled[slot] = Filled(acting, now, total.data_ptr())
+        return total
 
     def _spare(self, slot: str) -> Tensor | None:
         """The memory of the last W + ΔW of this slot, if it still fits, to be written over."""
