@@ -1,6 +1,7 @@
-"""`python -m lora_ext demo`: one labelled sheet that shows what a LoRA, its weight and its blocks do.
+"""`python -m lora_ext demo`: what a LoRA, its weight and its blocks do, and how one is learned; two labelled sheets.
 
-Everything comes along: the small model, a LoRA for it, and a check of whether its pictures obey their captions.
+Everything comes along: the small model, a LoRA for it, pictures of a shape that it cannot draw yet, and a check of
+whether its pictures obey their captions.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
 from tqdm import tqdm
@@ -20,14 +22,18 @@ from .embedded import shapes
 from .errors import FileError
 from .file.library import Library
 from .generate import Settings, embedded, generate, open_model
+from .host.model import Standalone
+from .training import lesson
+from .training.command import Terminal
 
 WEIGHTS = (0.0, 0.4, 0.8, 1.0)
 BLOCKS = ("INALL", "OUTALL")
+LESSON_WEIGHTS = (0.0, 0.5, 1.0, 1.5)
 SCENES = ("a red circle on a blue background", "a yellow square on a purple background", "a green triangle on white")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draws the sheet, prints where it is and what it shows; returns 0."""
+    """Draws the sheets and trains in between; prints where they are and what they show. Returns 0."""
     parser = argparse.ArgumentParser(prog="lora-ext demo", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("lora-ext-demo"), help="folder for the sheet")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
@@ -66,15 +72,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     sheet.save(path)
     result = {
         "sheet": str(path.resolve()),
-        "seconds": round(time.monotonic() - start, 1),
         "captions_obeyed": round(obeyed, 3),
         "captions": len(prompts),
         "lora": name,
         "columns": heads,
+        **learned(model, base, args.out, quiet=args.json),
+        "seconds": round(time.monotonic() - start, 1),
     }
-    if args.json:
-        print(json.dumps(result))
-    else:
-        print(f"\n{result['sheet']}\n{len(SCENES)} pictures, each {', '.join(heads)}, always from the same seed.")
-        print(f"{obeyed:.0%} of {len(prompts)} captions obeyed without a LoRA; {result['seconds']} s in all.")
+    print(json.dumps(result) if args.json else told(result))
     return 0
+
+
+def learned(model: Standalone, base: Settings, out: Path, *, quiet: bool) -> dict[str, Any]:
+    """Teaches the model a new shape; its files at several epochs and weights as a sheet, and what the judge says."""
+    shell = Terminal(not quiet)
+    with shell.listening():
+        outcome = lesson.teach(model, out / "lesson", shell)
+    shell.close()
+    library = Library([out / "lesson"])
+    names = [path.stem for path in outcome.files]
+    total = len(names) * len(LESSON_WEIGHTS) + 2 * (len(lesson.PROMPTS) + len(lesson.UNRELATED))
+    with tqdm(total=total, desc="drawing what was learned", disable=quiet) as bar:
+        prompt = lesson.PROMPTS[0]
+        tags = [[f"<lora:{name}:{weight:g}>" if weight else "" for weight in LESSON_WEIGHTS] for name in names]
+        cells = [[lesson.pictures(model, library, base, [prompt], t, bar.update)[0] for t in row] for row in tags]
+        judged = lesson.judge(model, library, base, f"<lora:{names[-1]}:1>", bar.update)
+    sheet = Sheet(
+        title=f"{prompt}: epochs and weights of what was just trained",
+        columns=[f"weight {weight:g}" for weight in LESSON_WEIGHTS],
+        rows=[*(f"epoch {int(name.rpartition('-')[2])}" for name in names[:-1]), "the end"],
+        cells=cells,
+        note=f"{judged.concept_before:.0%} of new captions obeyed before, {judged.concept_after:.0%} after.",
+        scale=2,
+    )
+    path = out / "training.png"
+    render(sheet).save(path)
+    return {
+        "training_sheet": str(path.resolve()),
+        "concept": lesson.CONCEPT,
+        "concept_before": round(judged.concept_before, 3),
+        "concept_after": round(judged.concept_after, 3),
+        "unrelated_kept": round(judged.unrelated_kept, 3),
+        "train_seconds": round(outcome.seconds, 1),
+        "train_steps": outcome.steps,
+    }
+
+
+def told(result: Mapping[str, Any]) -> str:
+    """The result in words."""
+    return "\n".join(
+        (
+            f"\n{result['sheet']}\n{len(SCENES)} pictures, each {', '.join(result['columns'])}, from the same seed.",
+            f"{result['captions_obeyed']:.0%} of {result['captions']} captions obeyed without a LoRA.",
+            f"{result['training_sheet']}\nTrained for {result['train_seconds']:.0f} s: of "
+            f"new captions with a {result['concept']} {result['concept_before']:.0%} were obeyed before and "
+            f"{result['concept_after']:.0%} after; unrelated ones kept {result['unrelated_kept']:.0%} of their score.",
+            f"{result['seconds']} s in all.",
+        )
+    )

@@ -55,11 +55,12 @@ def draw_dataset(folder: Path, seed: int = 5) -> tuple[Path, Path]:
 
 
 def recipe(data: tuple[Path, Path], out: Path, **more: Any) -> Recipe:
-    """How the concept is learned: LierLa, rank 16, regularised, three files on the way."""
+    """How the concept is learned: C3Lier (a shape's edges are in the 3x3 layers), regularised, three files."""
     settings: dict[str, Any] = {
         "train_data_dir": str(data[0]), "reg_data_dir": str(data[1]), "output_dir": str(out), "output_name": CONCEPT,
-        "resolution": str(shapes.SIZE), "network_dim": 16, "network_alpha": 16, "learning_rate": 2e-3,
-        "train_batch_size": 8, "max_train_epochs": 30, "save_every_n_epochs": 10, "cache_latents": True,
+        "resolution": str(shapes.SIZE), "network_module": "c3lier", "network_dim": 16, "network_alpha": 16,
+        "conv_dim": 8, "conv_alpha": 8, "learning_rate": 3e-3,
+        "train_batch_size": 4, "max_train_epochs": 45, "save_every_n_epochs": 15, "cache_latents": True,
         "lr_scheduler": "cosine", "min_snr_gamma": 5, "seed": 1,
     }  # fmt: skip
     return recipe_of({**settings, **more})
