@@ -117,7 +117,7 @@
     };
 
     X.segments = (options, value, onchange, label) => {
-        const made = h("div", { class: "lx-segments", role: "radiogroup", "aria-label": label || null });
+        const made = h("div", { class: "lx-segments", role: "radiogroup", "aria-label": label || null, title: label || null });
         const set = (to, tell) => {
             for (const one of made.children) {
                 const on = one.dataset.value === String(to);

@@ -59,7 +59,8 @@
             for (const one of cards.children) one.setAttribute("aria-pressed", one.dataset && one.dataset.name === name);
             detail.classList.add("busy");
             try {
-                describe(await X.api("/inspect", { query: { name } }));
+                const found = await X.api("/inspect", { query: { name } });
+                if (chosen === name) describe(found);
             } catch (error) {
                 X.put(detail, X.card(name, X.note(error.message, "bad")));
             }

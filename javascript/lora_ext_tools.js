@@ -134,7 +134,9 @@
             curve = null;
             X.put(told);
             try {
-                curve = await X.api("/resize/curve", { query: { name: row.name } });
+                const found = await X.api("/resize/curve", { query: { name: row.name } });
+                if (picker.value !== row) return; // another file was chosen meanwhile
+                curve = found;
             } catch (error) {
                 X.put(box, X.note(error.message, "bad"));
                 return;

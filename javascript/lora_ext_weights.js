@@ -183,7 +183,7 @@
     };
 
     function make(panel) {
-        let file = null, presets = [], preset = "", size = 17, timer = 0;
+        let file = null, presets = [], preset = "", size = 17, timer = 0, asked = 0;
         const editor = X.blockEditor(() => {
             preset = "";
             told();
@@ -232,8 +232,11 @@
         }
 
         async function choose(row) {
+            const mine = ++asked;
             about.classList.add("busy");
-            file = await X.api("/inspect", { query: { name: row.name } }).finally(() => about.classList.remove("busy"));
+            const found = await X.api("/inspect", { query: { name: row.name } }).finally(() => about.classList.remove("busy"));
+            if (mine !== asked) return; // another file was chosen meanwhile
+            file = found;
             X.keep("lora", row.name);
             describe();
             editor.norms(Object.fromEntries(file.blocks.filter((one) => one.block && one.norm !== null).map((one) => [one.block, one.norm])));
