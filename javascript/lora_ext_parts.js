@@ -57,7 +57,7 @@
 
     /** A button that opens a searchable list of the library. element.value is the chosen row. */
     X.picker = ({ label, onpick, tip = "" }) => {
-        let rows = [], total = 0, at = -1, asked = null;
+        let rows = [], total = 0, at = -1, asked = null, picks = 0;
         const face = h("button", { type: "button", class: "lx-pick", "aria-haspopup": "listbox", "aria-expanded": "false",
             title: tip || t("Choose a LoRA file") });
         const search = h("input", { class: "lx-input", type: "search", placeholder: t("Search by name"), "aria-label": t("Search by name") });
@@ -77,6 +77,7 @@
                 h("span", { class: "lx-pick-text" }, h("b", {}, row.title), h("small", {}, X.about(row) || row.error || "")));
         }
         function pick(row) {
+            picks += 1;
             made.value = row;
             close();
             show();
@@ -134,8 +135,10 @@
         };
         /** Chooses the file of a name, and tells. */
         made.choose = X.safely(async (name) => {
+            const before = picks;
             const page = await X.api("/library", { query: { search: name.split("/").pop(), limit: 500 } });
             const row = page.rows.find((one) => one.name === name || one.call === name) || null;
+            if (picks !== before) return made.value; // someone chose meanwhile
             if (row) pick(row);
             return row;
         });

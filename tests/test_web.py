@@ -75,6 +75,7 @@ def api(tmp_path: Path) -> Iterator[Client]:
     lora(tmp_path / "loras" / "one.safetensors", 4, ss_output_name="one", note="<img src=x onerror=alert(1)>")
     (tmp_path / "loras" / "sub").mkdir()
     lora(tmp_path / "loras" / "sub" / "two.safetensors", 8)
+    client.studio.changed()
     yield client
     client.studio.jobs.close()
 
@@ -197,6 +198,7 @@ def test_files_of_the_installation_stay(api: Client) -> None:
 
 def test_duplicates_by_their_numbers(api: Client) -> None:
     lora(api.root / "loras" / "copy.safetensors", 4, other="metadata")
+    api.studio.changed()
     job = api.done("/duplicates", {})
     assert [sorted(row["name"] for row in group) for group in job["result"]["groups"]] == [["copy", "one"]]
 

@@ -67,17 +67,24 @@ class Catalogue:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[list[int], dict[str, Any]]] = self._stored()
         self._worker: threading.Thread | None = None
-        self._looked = 0.0
+        self._looked = time.monotonic()  # the library was just made
 
     def refresh(self, *, now: bool = False) -> None:
-        """Looks at the folders again if that is a while ago, and begins to summarise what is new."""
-        if now or time.monotonic() - self._looked > _STALE:
-            self.library.refresh()
-            self._looked = time.monotonic()
+        """Looks at the folders again if that is a while ago, and summarises what is new: in the background.
+
+        now: looks before it returns, for a file that was just written.
+        """
+        if now:
+            self._look()
         with self._lock:
-            if self.pending and (self._worker is None or not self._worker.is_alive()):
+            idle = self._worker is None or not self._worker.is_alive()
+            if idle and (time.monotonic() - self._looked > _STALE or self.pending):
                 self._worker = threading.Thread(target=self._work, name="lora-ext-catalogue", daemon=True)
                 self._worker.start()
+
+    def _look(self) -> None:
+        self.library.refresh()
+        self._looked = time.monotonic()
 
     @property
     def pending(self) -> int:
@@ -99,11 +106,15 @@ class Catalogue:
 
     def _work(self) -> None:
         """Newest first: those are looked for."""
+        if time.monotonic() - self._looked > _STALE:
+            self._look()
+        if not self.pending:
+            return
         for entry in sorted(self.library.entries, key=lambda entry: -entry.stamp[0]):
             if self.known(entry) is None:
                 with suppress(Exception):
                     self.of(entry)
-                time.sleep(0)  # a page that asks meanwhile goes first
+                time.sleep(0.001)  # a page that asks meanwhile goes first
         self._save()
 
     def _save(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
     def document() -> dict[str, Any]:
         return get_openapi(title="LoRA ext", version=__version__, routes=api.routes, description=__doc__)
 
+    # the first look at thousands of files takes a while: it begins before anyone asks
+    threading.Thread(target=lambda: studio.catalogue.refresh(), name="lora-ext-library", daemon=True).start()
     before = len(app.router.routes)
     app.include_router(api)
     routes_ = app.router.routes

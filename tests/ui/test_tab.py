@@ -202,7 +202,7 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     panel.get_by_role("button", name="Train", exact=True).click()
     job.get_by_text(re.compile(r"running [1-9]\d* / 400")).wait_for()
     job.get_by_role("button", name="Stop").click()
-    job.get_by_text("Stopped and saved after").wait_for()
+    job.locator(".lx-note.good", has_text="Stopped and saved after").wait_for()
     runs = call(server, "/train/history")["runs"]
     assert runs[0]["stopped"] and runs[0]["state"] and 0 < runs[0]["steps"] < 400
     page.evaluate("localStorage.clear()")
@@ -215,7 +215,7 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     panel.get_by_role("radio", name="all", exact=True).click()
     panel.locator('.lx-knob:has(label[title*="(resume"]) input').fill(runs[0]["state"])
     panel.get_by_role("button", name="Train", exact=True).click()
-    job.get_by_text(f"{runs[0]['steps'] + 2} steps in").wait_for()
+    job.locator(".lx-note.good", has_text=f"{runs[0]['steps'] + 2} steps in").wait_for()
 
 
 def test_dataset_browser(page: Any, server: Server) -> None:
