@@ -77,11 +77,12 @@
                 h("span", { class: "lx-pick-text" }, h("b", {}, row.title), h("small", {}, X.about(row) || row.error || "")));
         }
         function pick(row) {
+            const open_ = !box.hidden;
             picks += 1;
             made.value = row;
             close();
             show();
-            face.focus();
+            if (open_) face.focus();
             onpick && onpick(row);
         }
         function mark(to) {
