@@ -294,9 +294,13 @@
         return bar;
     }
 
+    // every panel's script has run when the document's content is loaded, whether scripts are deferred or not
+    const loaded = new Promise((done) => (document.readyState === "complete" ? setTimeout(done) : document.addEventListener("DOMContentLoaded", done)));
+
     async function mount(element) {
         root = X.root = element;
         element.dataset.mounted = "yes";
+        await loaded;
         document.cookie = `lora_ext=${encodeURIComponent(element.dataset.token)}; SameSite=Strict; path=/`;
         const name = language(element.dataset.language);
         X.language = name;
