@@ -106,6 +106,9 @@ class WebUI:
         while time.time() < end:
             if self.process and self.process.poll() is not None:
                 raise AssertionError(f"the web UI ended:\n{self.log()[-4000:]}")
+            if self.process and "Startup time" not in self.log():
+                time.sleep(0.5)  # a request that comes before its API is added makes the web UI fail
+                continue
             try:
                 self.call("/probe/weights")
                 self.call("/sdapi/v1/options")

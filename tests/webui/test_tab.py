@@ -66,7 +66,7 @@ def weights(page: Any, lora: str) -> Any:
     picker.locator(".lx-pick").click()
     picker.locator("input[type=search]").fill(lora)
     picker.locator(".lx-item", has_text=lora).first.click()
-    panel.locator(".lx-about", has_text="SD1").wait_for()
+    panel.locator(".lx-tag", has_text=f"<lora:{lora}:").wait_for()
     return panel
 
 

@@ -111,6 +111,33 @@ def test_a_run_that_is_stopped_is_saved_and_leaves_nothing(trained_on: WebUI) ->
     assert resumed["result"]["steps"] == job["result"]["steps"] + 2
 
 
+def test_the_web_uis_interrupt_button_stops_a_run(trained_on: WebUI) -> None:
+    webui = trained_on
+    plain = webui.make("")
+    wish = {"settings": {**SHORT, "output_name": "interrupted", "max_train_steps": 400}, "prompts": ""}
+    job = webui.call(f"{API}/train", wish)
+    while not webui.call(f"{API}/jobs/{job['id']}")["live"].get("rows"):
+        time.sleep(0.2)
+    webui.call("/sdapi/v1/interrupt", {})
+    job = ended(webui, job)
+    assert job["result"]["stopped"] and 0 < job["result"]["steps"] < 400
+    assert (webui.make("").pixels == plain.pixels).all()
+
+
+def test_a_new_word_travels_in_the_file(trained_on: WebUI) -> None:
+    """Pivotal tuning in place: the word is the web UI's while its file is in use, and unknown before and after."""
+    webui = trained_on
+    weights, plain, word = webui.weights(), webui.make(""), webui.make("zqxdisc")
+    job = train(webui, "pivot", token_string="zqxdisc", init_word="disc", inversion_steps=3, inversion_lr=0.01)
+    assert job["result"]["steps"] == 4 and webui.weights() == weights
+    assert (webui.make("").pixels == plain.pixels).all() and (webui.make("zqxdisc").pixels == word.pixels).all()
+    learned = webui.make("zqxdisc <lora:pivot:0>")
+    assert (learned.pixels != word.pixels).any() and "zqxdisc" in learned.told["TI hashes"]
+    assert "zqxdisc" in webui.call("/probe/embeddings")
+    webui.make("")
+    assert "zqxdisc" not in webui.call("/probe/embeddings")
+
+
 def test_a_picture_waits_for_its_turn(trained_on: WebUI) -> None:
     """One that is asked for during a run is made after it, on the model as it was."""
     webui = trained_on
