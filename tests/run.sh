@@ -20,4 +20,5 @@ export LORA_EXT_GRADIO4=${LORA_EXT_GRADIO4:-$venv/gradio4}
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-"$bin/python" -m pytest "$@"
+# One thread a process: these networks are too small to share out.
+OMP_NUM_THREADS=1 "$bin/python" -m pytest -n auto --dist loadfile "$@"
