@@ -17,7 +17,7 @@ from lora_ext.train.factors import Factors
 from lora_ext.train.path import masked
 from lora_ext.train.recipe import Recipe
 
-DATA = Path(__file__).parent / "data" / "kohya"
+DATA = Path(__file__).parent / "data" / "training"
 FORWARD = load_file(DATA / "module_forward.safetensors")
 ROWS = json.loads((DATA / "module_forward.json").read_text(encoding="utf-8"))
 CASES = sorted({key.rpartition(".")[0] for key in FORWARD})
