@@ -60,7 +60,7 @@ def recipe(data: tuple[Path, Path], out: Path, **more: Any) -> Recipe:
         "train_data_dir": str(data[0]), "reg_data_dir": str(data[1]), "output_dir": str(out), "output_name": CONCEPT,
         "resolution": str(shapes.SIZE), "network_module": "c3lier", "network_dim": 16, "network_alpha": 16,
         "conv_dim": 8, "conv_alpha": 8, "learning_rate": 3e-3,
-        "train_batch_size": 4, "max_train_epochs": 45, "save_every_n_epochs": 15, "cache_latents": True,
+        "train_batch_size": 4, "max_train_epochs": 30, "save_every_n_epochs": 10, "cache_latents": True,
         "lr_scheduler": "cosine", "min_snr_gamma": 5, "seed": 1,
     }  # fmt: skip
     return recipe_of({**settings, **more})
