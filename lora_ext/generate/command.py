@@ -16,8 +16,9 @@ from ..errors import LoraError
 from ..host import infotext
 from ..host.diffusers import PRECISIONS
 from ..host.render import CELL
+from ..inject import MODES
 from .run import Report, generate, save
-from .settings import MODES, Settings
+from .settings import Settings
 
 _HELP = {
     "prompt": "what to draw; <lora:name:0.8> applies a file",

@@ -10,8 +10,8 @@ from pathlib import Path
 from ..errors import LoraError, did_you_mean
 from ..host.render import CELL
 from ..host.sampling import plan_of
+from ..inject import MODES
 
-MODES = ("auto", "live", "baked")
 LARGEST = 8192
 """Pixels a side, at most: a slip of the finger should not fill the memory."""
 
