@@ -35,6 +35,15 @@ def split_rows(grad: Tensor, learning: tuple[Tensor, ...]) -> tuple[Tensor, ...]
     return tuple(part.reshape(p.shape).to(p.dtype) for part, p in zip(parts, learning, strict=True))
 
 
+def opened(
+    output: Tensor | tuple[Tensor], down: Tensor, up: Tensor, share: Share
+) -> tuple[bool, Tensor, Tensor, Tensor]:
+    """Whether the output may be written to, the output itself, and the acting rows of D and Uᵀ in its dtype."""
+    own = isinstance(output, tuple)
+    out = output[0].detach() if isinstance(output, tuple) else output
+    return own, out, down[: share.acting].to(out.dtype), up[: share.acting].to(out.dtype)
+
+
 class LinearPath(torch.autograd.Function):
     """For Linear: x (…, in), output (…, out); `output` is a Tensor of the graph, or a tuple with one to write to."""
 
@@ -50,9 +59,7 @@ class LinearPath(torch.autograd.Function):
         *learning: Tensor,
     ) -> Tensor:
         """learning: the Parameters of D's learning rows, then those of Uᵀ's. weight: see the top."""
-        own = isinstance(output, tuple)
-        out = output[0].detach() if isinstance(output, tuple) else output
-        down, up = down[: share.acting].to(out.dtype), up[: share.acting].to(out.dtype)
+        own, out, down, up = opened(output, down, up, share)
         flat = x.reshape(-1, x.shape[-1]).to(out.dtype)
         thin = flat @ down.t()
         ctx.save_for_backward(flat, thin)
@@ -99,9 +106,7 @@ class ConvPath(torch.autograd.Function):
         *learning: Tensor,
     ) -> Tensor:
         """learning, weight: as LinearPath's."""
-        own = isinstance(output, tuple)
-        out = output[0].detach() if isinstance(output, tuple) else output
-        down, up = down[: share.acting].to(out.dtype), up[: share.acting].to(out.dtype)
+        own, out, down, up = opened(output, down, up, share)
         image = x.to(out.dtype)
         thin = F.conv2d(image, down, None, *how)
         ctx.save_for_backward(image, thin)
