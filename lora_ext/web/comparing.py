@@ -23,11 +23,11 @@ from ..errors import LoraError
 from ..jobs import MODEL, Job
 from .datasets import folder_of
 from .names import below
-from .route import Body
+from .route import Sampled
 from .studio import Studio
 
 
-class Asked(Body):
+class Asked(Sampled):
     """A sheet: axes as text (`/compare/axes`), and what each picture is drawn from.
 
     lora: the file that axes speak about. dataset: its pictures, to score by. folder: a sheet that is gone on with.
@@ -35,18 +35,11 @@ class Asked(Body):
 
     prompt: str = Field("", max_length=20_000)
     negative_prompt: str = Field("", max_length=20_000)
-    checkpoint: str = ""
     lora: str = ""
     x: str = Field("", max_length=4000)
     y: str = Field("", max_length=4000)
     z: str = Field("", max_length=4000)
     seed: int = Field(0, ge=0, le=2**32 - 1)
-    steps: int = Field(20, ge=1, le=150)
-    width: int = Field(0, ge=0, le=4096)
-    height: int = Field(0, ge=0, le=4096)
-    sampler: str = "DPM++ 2M"
-    scheduler: str = "Automatic"
-    cfg: float = Field(7.0, ge=0, le=60)
     batch: int = Field(4, ge=1, le=32)
     dataset: str = ""
     folder: str = ""

@@ -13,25 +13,18 @@ from ..generate import save
 from ..host.infotext import KEY
 from ..jobs import MODEL, Job
 from .names import below
-from .route import Body
+from .route import Sampled
 from .studio import Studio
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-class Drawing(Body):
-    """What to draw; names as in the web UI. checkpoint: a name of `/choices`, "" for the small model."""
+class Drawing(Sampled):
+    """What to draw."""
 
     prompt: str = ""
     negative_prompt: str = ""
-    checkpoint: str = ""
     seed: int = Field(-1, ge=-1, le=2**32 - 1)
-    steps: int = Field(20, ge=1, le=150)
-    width: int = Field(0, ge=0, le=4096)
-    height: int = Field(0, ge=0, le=4096)
-    sampler: str = "DPM++ 2M"
-    scheduler: str = "Automatic"
-    cfg: float = Field(7.0, ge=0, le=60)
     batch: int = Field(1, ge=1, le=16)
     clip_skip: int = Field(1, ge=1, le=12)
 

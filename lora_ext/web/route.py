@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -27,6 +27,21 @@ TOKEN = "lora_ext"
 
 class Body(BaseModel, extra="forbid"):
     """A request's named fields; an unknown one is an error."""
+
+
+class Sampled(Body):
+    """What pictures are drawn with, as the web UI names it.
+
+    checkpoint: a name of `/choices`, "" for the small model.
+    """
+
+    checkpoint: str = ""
+    steps: int = Field(20, ge=1, le=150)
+    width: int = Field(0, ge=0, le=4096)
+    height: int = Field(0, ge=0, le=4096)
+    sampler: str = "DPM++ 2M"
+    scheduler: str = "Automatic"
+    cfg: float = Field(7.0, ge=0, le=60)
 
 
 class Error(BaseModel):

@@ -113,6 +113,11 @@ class Reweight(Writing):
     unet: float = Field(1.0, ge=-_MOST, le=_MOST)
 
 
+def nameless(report: Report) -> dict[str, Any]:
+    """The report without the paths of what was written."""
+    return report.as_json() | {"outputs": []}
+
+
 class Bench:
     """The tools at the studio's files. Each method does the work of one job."""
 
@@ -159,9 +164,7 @@ class Bench:
     def told(self, report: Report) -> dict[str, Any]:
         """The report, with the library's names of what was written instead of paths."""
         self.studio.changed()
-        found = report.as_json()
-        found["outputs"] = []
-        return {"report": found, "files": [self.studio.place(path) for path in report.outputs]}
+        return {"report": nameless(report), "files": [self.studio.place(path) for path in report.outputs]}
 
     def merge(self, wish: Merge, job: Job) -> dict[str, Any]:
         """Into one LoRA, or into a checkpoint."""
@@ -195,9 +198,7 @@ class Bench:
             overwrite=wish.overwrite,
             track=through(job.progress),
         )
-        found = report.as_json()
-        found["outputs"] = []
-        return {"report": found, "files": [], "checkpoint": path.relative_to(folders[0]).as_posix()}
+        return {"report": nameless(report), "files": [], "checkpoint": path.relative_to(folders[0]).as_posix()}
 
     def resize(self, wish: Resize, job: Job) -> dict[str, Any]:
         """To another rank."""
