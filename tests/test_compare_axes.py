@@ -173,10 +173,10 @@ def test_blocks_ranks_steps(library: Library) -> None:
 
 
 def test_other_axes(library: Library) -> None:
-    base = Shot(prompt="a cat <lora:style:1>", negative="cat ears")
+    base = Shot(prompt="a cat <lora:style:1>", negative_prompt="cat ears")
     made = plan(base, "sr:cat,dog", "seed:3,-1", "cfg:3,5", library)
     assert [cell.shot.prompt for cell in made.cells[:2]] == ["a cat <lora:style:1>", "a dog <lora:style:1>"]
-    assert made.cells[1].shot.negative == "dog ears" and made.cells[0].shot.seed == 3
+    assert made.cells[1].shot.negative_prompt == "dog ears" and made.cells[0].shot.seed == 3
     assert made.cells[2].shot.seed == plan(base, "sr:cat,dog", "seed:3,-1", "", library).cells[2].shot.seed >= 0
     assert [cell.shot.cfg for cell in (made.cells[0], made.cells[-1])] == [3, 5]
     scenes = plan(base, "prompt:a dog | two birds", "weight:0.5", "sampler:Euler", library).cells

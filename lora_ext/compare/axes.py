@@ -265,12 +265,14 @@ def _replace(text: str, name: str, known: Known) -> Axis:
     """Prompt S/R: the first item is looked for, each one (the first too) put in its place."""
     words = values.items(text)
     base = known.shot
-    if words and words[0] not in base.prompt + "\n" + base.negative:
+    if words and words[0] not in base.prompt + "\n" + base.negative_prompt:
         raise LoraError(f"S/R: {words[0]!r} is neither in the prompt nor in the negative prompt")
 
     def to(word: str) -> Edit:
         return lambda shot: replace(
-            shot, prompt=shot.prompt.replace(words[0], word), negative=shot.negative.replace(words[0], word)
+            shot,
+            prompt=shot.prompt.replace(words[0], word),
+            negative_prompt=shot.negative_prompt.replace(words[0], word),
         )
 
     return Axis(f"“{words[0]}” becomes" if words else "", tuple(Value(word, to(word)) for word in words), order=0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from ..errors import PromptError
 from ..prompt import TAG, Request, parse, request_of
@@ -13,22 +14,30 @@ from .runs import same_run
 
 
 @dataclass(frozen=True)
-class Shot:
-    """What one picture is drawn from. Sizes are pixels, 0 what the model was made for.
-
-    lora: the name of the file that axes speak about where they name none; no part of the picture.
-    """
+class Picture:
+    """What one picture is drawn from, with the web UI's names. Sizes are pixels, 0 what the model was made for."""
 
     prompt: str = ""
-    negative: str = ""
+    negative_prompt: str = ""
     seed: int = 0
     steps: int = 20
+    width: int = 0
+    height: int = 0
     sampler: str = "DPM++ 2M"
     scheduler: str = "Automatic"
     cfg: float = 7.0
-    width: int = 0
-    height: int = 0
     clip_skip: int = 1
+
+    def picture(self) -> dict[str, Any]:
+        """These fields by name, without those that a subclass adds."""
+        return {item.name: getattr(self, item.name) for item in fields(Picture)}
+
+
+@dataclass(frozen=True)
+class Shot(Picture):
+    """A picture of a sheet. lora: the name of the file that axes speak about where they name none; no part of the
+    picture."""
+
     lora: str = ""
 
     def tags(self) -> list[Request]:
@@ -47,7 +56,8 @@ class Shot:
 
         Tags of weight 0 and their spelling do not count.
         """
-        told = {name: value for name, value in asdict(self).items() if name not in ("prompt", "lora")}
+        told = self.picture()
+        del told["prompt"]
         acting = [repr(request) for request in self.tags() if request.te or request.unet]
         told |= {"text": TAG.sub("", self.prompt).rstrip(), "loras": acting, "models": models}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]

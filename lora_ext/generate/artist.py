@@ -56,11 +56,12 @@ class StandaloneArtist:
     def group(self, shot: Shot) -> Hashable:
         """Size, sampler and steps; and how many chunks its texts are."""
         names = tuple(request.name for request in shot.tags())
-        said = (parse(shot.prompt)[0], shot.negative, names)
+        said = (parse(shot.prompt)[0], shot.negative_prompt, names)
         if said not in self._chunks:
             text, uses = self._read(shot)
             known = self.model.embeddings([*self._folders, *bundled(use.file for use in uses)])
-            self._chunks[said] = tuple(len(chunks(part, self.model.words, known)) for part in (text, shot.negative))
+            texts = text, shot.negative_prompt
+            self._chunks[said] = tuple(len(chunks(part, self.model.words, known)) for part in texts)
         return (*shot.group(), *self._chunks[said])
 
     def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
@@ -85,7 +86,7 @@ class StandaloneArtist:
         known = [self.model.embeddings([*self._folders, *bundled(use.file for use in own)]) for own in uses]
         first = asked[0]
         size = (first.width, first.height)
-        negatives = [shot.negative for shot in shots]
+        negatives = [shot.negative_prompt for shot in shots]
         self.fits |= {fit.name: fit for fit in self._mixed.set_each(uses)}
         conditions = (
             condition_each(self.model, texts, size, first.clip_skip, False, known),
@@ -110,24 +111,11 @@ class StandaloneArtist:
         images = to_images(decode(self.model, latents(self.model, job, before_call)))
         for image, one, shot, text, own, names in zip(images, asked, shots, texts, uses, known, strict=True):
             said = told(
-                self.model, self.library, shot.tags(), own, names, (text, shot.negative), shot.seed, self.presets
+                self.model, self.library, shot.tags(), own, names, (text, shot.negative_prompt), shot.seed, self.presets
             )
             image.info[infotext.KEY] = describe(one, self.model, job.plan, one.seed, said)
         return images
 
     def _settings(self, shot: Shot) -> Settings:
         """The shot as settings, with its size."""
-        asked = replace(
-            self.settings,
-            prompt=shot.prompt,
-            negative_prompt=shot.negative,
-            seed=shot.seed,
-            steps=shot.steps,
-            width=shot.width,
-            height=shot.height,
-            sampler=shot.sampler,
-            scheduler=shot.scheduler,
-            cfg=shot.cfg,
-            clip_skip=shot.clip_skip,
-        )
-        return sized(asked.checked(), self.model, None)
+        return sized(replace(self.settings, **shot.picture()).checked(), self.model, None)

@@ -6,7 +6,6 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..file.reading import read
 from ..inject import targets
 from .artist import StandaloneArtist
 from .command import parser as generate_parser
-from .compare import LEFT_OUT, shot_of
+from .compare import LEFT_OUT
 from .run import lora_dirs, open_model, sized
 from .settings import Settings
 
@@ -99,7 +98,7 @@ def _pictures(
 ) -> Analysis:
     model = open_model(settings)
     settings = sized(settings, model, None)
-    shot = replace(shot_of(settings), lora=library.find(lora).name)
+    shot = Shot(**settings.picture(), lora=library.find(lora).name)
     several = [int(seed) for seed in values.numbers(seeds, "seeds", whole=True)] if seeds else []
 
     def watch(progress: Progress) -> None:

@@ -79,7 +79,7 @@ def compare(
     model = open_model(settings)
     asked, settings, store = settings, sized(settings, model, None), Store(out)
     plan_of(settings.sampler, settings.scheduler, settings.steps)
-    shot = replace(shot_of(settings), lora=lora)
+    shot = Shot(**settings.picture(), lora=lora)
     if asked.seed < 0:
         shot = replace(shot, seed=store.seed(asdict(shot), (x, y, z)) or shot.seed)
     planned = plan.plan(shot, x, y, z, library)
@@ -104,22 +104,6 @@ def compare(
         "suggestion": made.suggestion.reason if made.suggestion else None,
         "tag": planned.cells[made.suggestion.cells[0]].tag if made.suggestion and made.suggestion.cells else None,
     }
-
-
-def shot_of(settings: Settings) -> Shot:
-    """One picture of these settings."""
-    return Shot(
-        prompt=settings.prompt,
-        negative=settings.negative_prompt,
-        seed=settings.seed,
-        steps=settings.steps,
-        sampler=settings.sampler,
-        scheduler=settings.scheduler,
-        cfg=settings.cfg,
-        width=settings.width,
-        height=settings.height,
-        clip_skip=settings.clip_skip,
-    )
 
 
 def _scorer(images: Path | None, clip: Path | None, settings: Settings) -> Scorer:

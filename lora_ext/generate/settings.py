@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..compare.shot import Picture
 from ..errors import LoraError, did_you_mean
 from ..host.render import CELL
 from ..host.sampling import plan_of
@@ -17,8 +18,8 @@ LARGEST = 8192
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything about a run, with the web UI's names. Sizes are pixels; 0 means what the model was made for.
+class Settings(Picture):
+    """Everything about a run, with the web UI's names.
 
     ckpt: a checkpoint file or a diffusers folder; None is the small model that comes along. embeddings: folders of
     textual-inversion files, used by file name in the prompts; a LoRA file's own need no folder. seed: -1 draws one; the
@@ -26,21 +27,12 @@ class Settings:
     hr_scale above 1: a second pass at that many times the size, with hr_strength, in hr_steps (0: as many) steps.
     """
 
-    prompt: str = ""
-    negative_prompt: str = ""
+    seed: int = -1
     ckpt: Path | None = None
     lora_dir: tuple[Path, ...] = ()
     embeddings: tuple[Path, ...] = ()
-    seed: int = -1
-    steps: int = 20
-    width: int = 0
-    height: int = 0
-    sampler: str = "DPM++ 2M"
-    scheduler: str = "Automatic"
-    cfg: float = 7.0
     batch: int = 1
     n_iter: int = 1
-    clip_skip: int = 1
     init_image: Path | None = None
     strength: float = 0.75
     hr_scale: float = 1.0

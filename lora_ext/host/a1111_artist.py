@@ -15,7 +15,7 @@ from ..file.library import Library
 from ..prompt import parse
 from ..stack import Fit, Presets
 from .a1111_model import current, knows
-from .a1111_several import draw
+from .a1111_several import draw, settings
 from .infotext import KEY
 
 
@@ -39,7 +39,7 @@ class A1111Artist:
         text = parse(shot.prompt)[0].rstrip()
         if not knows(current()) or "AND" in text:  # AND is several conditions a picture
             return shot
-        return (*shot.group(), text, shot.negative)
+        return (*shot.group(), text, shot.negative_prompt)
 
     def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
         """The pictures, each with its infotext; the web UI saves none of them. Halved when memory does not hold it."""
@@ -58,20 +58,12 @@ class A1111Artist:
         return [*self.draw(shots[:half], tick), *self.draw(shots[half:], tick)]
 
     def _one(self, shot: Shot) -> Image.Image:
-        width, height = _size(shot)
         p = processing.StableDiffusionProcessingTxt2Img(
             sd_model=shared.sd_model,
             prompt=shot.prompt,
-            negative_prompt=shot.negative,
+            negative_prompt=shot.negative_prompt,
             seed=shot.seed,
-            steps=shot.steps,
-            sampler_name=shot.sampler,
-            scheduler=shot.scheduler,
-            cfg_scale=shot.cfg,
-            width=width,
-            height=height,
-            do_not_save_samples=True,
-            do_not_save_grid=True,
+            **settings(shot, _size(shot)),
         )
         try:
             made = processing.process_images(p)

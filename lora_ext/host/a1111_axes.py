@@ -72,7 +72,7 @@ class Axes:
         """
         library = self.library()
         library.refresh()
-        known = Known(library, Shot(prompt=p.prompt, negative=p.negative_prompt), self.presets())
+        known = Known(library, Shot(prompt=p.prompt, negative_prompt=p.negative_prompt), self.presets())
         head, text = _named(kind, xs)
         axis = axes.parse(f"{head}:{text}", known)
         p.lora_ext_axes = (*getattr(p, "lora_ext_axes", ()), axis)
@@ -83,7 +83,7 @@ class Axes:
         mine: tuple[Axis, ...] = getattr(p, "lora_ext_axes", ())
         lora = getattr(p, "lora_ext_lora", "") or axes.subject(mine, Shot(prompt=p.prompt))
         seed = int(p.seed) if isinstance(p.seed, (int, float)) else 0
-        done = x.value.edit(Shot(prompt=p.prompt, negative=p.negative_prompt, seed=seed, lora=lora))
+        done = x.value.edit(Shot(prompt=p.prompt, negative_prompt=p.negative_prompt, seed=seed, lora=lora))
         hires = getattr(p, "hr_prompt", "")
         if isinstance(hires, str) and lora and tag_of(hires, lora):
             p.hr_prompt = x.value.edit(Shot(prompt=hires, seed=seed, lora=lora)).prompt

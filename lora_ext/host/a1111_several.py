@@ -68,6 +68,20 @@ class Several(processing.StableDiffusionProcessingTxt2Img):
             self.mixed.at_step(denoiser.step, denoiser.total_steps or denoiser.steps or 1)
 
 
+def settings(shot: Shot, size: tuple[int, int]) -> dict[str, Any]:
+    """What a batch shares, with the names of the web UI's processing; nothing is saved by it."""
+    return {
+        "steps": shot.steps,
+        "sampler_name": shot.sampler,
+        "scheduler": shot.scheduler,
+        "cfg_scale": shot.cfg,
+        "width": size[0],
+        "height": size[1],
+        "do_not_save_samples": True,
+        "do_not_save_grid": True,
+    }
+
+
 def draw(
     sd_model: Any, library: Library, presets: Presets, shots: Sequence[Shot], size: tuple[int, int]
 ) -> tuple[list[Image.Image], Sequence[Fit]]:
@@ -78,17 +92,10 @@ def draw(
     p = Several(
         sd_model=sd_model,
         prompt=[parse(shot.prompt)[0].rstrip() for shot in shots],
-        negative_prompt=[shot.negative for shot in shots],
+        negative_prompt=[shot.negative_prompt for shot in shots],
         seed=[shot.seed for shot in shots],
-        steps=first.steps,
-        sampler_name=first.sampler,
-        scheduler=first.scheduler,
-        cfg_scale=first.cfg,
-        width=size[0],
-        height=size[1],
         batch_size=len(shots),
-        do_not_save_samples=True,
-        do_not_save_grid=True,
+        **settings(first, size),
     )
     with Mixed(A1111Model(sd_model), LIVE) as mixed:
         p.mixed, p.uses = mixed, uses

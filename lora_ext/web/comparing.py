@@ -6,6 +6,7 @@ import json
 import re
 import time
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..compare.axes import KINDS
 from ..compare.run import Progress, Stopped
 from ..compare.runs import runs_in
 from ..compare.scores import Scorer, training_pictures
-from ..compare.shot import Shot
+from ..compare.shot import Picture, Shot
 from ..compare.store import MANIFEST, Store
 from ..errors import LoraError
 from ..jobs import MODEL, Job
@@ -33,8 +34,6 @@ class Asked(Sampled):
     lora: the file that axes speak about. dataset: its pictures, to score by. folder: a sheet that is gone on with.
     """
 
-    prompt: str = Field("", max_length=20_000)
-    negative_prompt: str = Field("", max_length=20_000)
     lora: str = ""
     x: str = Field("", max_length=4000)
     y: str = Field("", max_length=4000)
@@ -54,18 +53,8 @@ class Sheets:
 
     def plan(self, wish: Asked) -> plan.Plan:
         """The plan. Raises LoraError."""
-        shot = Shot(
-            prompt=wish.prompt,
-            negative=wish.negative_prompt,
-            seed=wish.seed,
-            steps=wish.steps,
-            sampler=wish.sampler,
-            scheduler=wish.scheduler,
-            cfg=wish.cfg,
-            width=wish.width,
-            height=wish.height,
-            lora=self.studio.library.call(self.studio.entry(wish.lora)) if wish.lora else "",
-        )
+        lora = self.studio.library.call(self.studio.entry(wish.lora)) if wish.lora else ""
+        shot = Shot(**{item.name: getattr(wish, item.name) for item in fields(Picture)}, lora=lora)
         return plan.plan(shot, wish.x, wish.y, wish.z, self.studio.library, self.studio.desk.presets())
 
     def draw(self, wish: Asked, job: Job) -> dict[str, Any]:

@@ -22,11 +22,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 class Drawing(Sampled):
     """What to draw."""
 
-    prompt: str = ""
-    negative_prompt: str = ""
     seed: int = Field(-1, ge=-1, le=2**32 - 1)
     batch: int = Field(1, ge=1, le=16)
-    clip_skip: int = Field(1, ge=1, le=12)
 
 
 def draw(studio: Studio, wish: Drawing, job: Job) -> dict[str, Any]:

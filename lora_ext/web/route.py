@@ -32,16 +32,19 @@ class Body(BaseModel, extra="forbid"):
 class Sampled(Body):
     """What pictures are drawn with, as the web UI names it.
 
-    checkpoint: a name of `/choices`, "" for the small model.
+    checkpoint: a name of `/choices`, "" for the small model. clip_skip: in the web UI its own setting counts.
     """
 
     checkpoint: str = ""
+    prompt: str = Field("", max_length=20_000)
+    negative_prompt: str = Field("", max_length=20_000)
     steps: int = Field(20, ge=1, le=150)
     width: int = Field(0, ge=0, le=4096)
     height: int = Field(0, ge=0, le=4096)
     sampler: str = "DPM++ 2M"
     scheduler: str = "Automatic"
     cfg: float = Field(7.0, ge=0, le=60)
+    clip_skip: int = Field(1, ge=1, le=12)
 
 
 class Error(BaseModel):
