@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from lora_ext.errors import LoraError, TrainError
+from lora_ext.train.optimizers import OPTIMIZERS
 from lora_ext.train.recipe import Recipe, knobs
 from lora_ext.train.recipe_check import advice, check
 from lora_ext.train.recipe_io import (
     WITHOUT_EFFECT,
     from_arguments,
-    metadata,
     parser,
     recipe_of,
     settings_of,
@@ -25,7 +28,9 @@ from lora_ext.train.recipe_io import (
     type_of,
     value_of,
 )
+from lora_ext.train.recipe_metadata import metadata, network_metadata, settings_in, settings_in_file
 from lora_ext.train.toml_file import read_toml
+from lora_ext.training import main
 
 OPTIONS = Path(__file__).parent / "data/kohya/train_network_options.tsv"
 ON_PURPOSE = {"learning_rate", "caption_extension", "output_name", "resolution", "network_dim", "optimizer_type"}
@@ -192,3 +197,70 @@ def test_metadata_names_no_folder() -> None:
     assert not any("home" in value for value in said.values())
     assert said["ss_noise_offset"] == "0.1" and said["ss_flip_aug"] == "True" and said["ss_learning_rate"] == "0.0001"
     assert said["ss_optimizer"] == "AdamW" and all(isinstance(value, str) for value in said.values())
+
+
+PRIVATE = {"saving", "samples", "logging"}
+"""Groups that a file's metadata does not tell, but for a comment."""
+
+
+@pytest.mark.parametrize("name", sorted(set(knobs()) - {"conv_dim", "conv_block_dims", "conv_alpha"}))
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_what_a_file_tells_is_what_was_set(name: str, data: Any) -> None:
+    """Every knob comes back from the metadata, but for folders, files and how the run shows and keeps itself."""
+    fitting = {"optimizer_type": st.sampled_from(sorted(OPTIMIZERS)), "resolution": st.just("512,768")}
+    recipe = replace(Recipe(), **{name: data.draw(fitting.get(name, _values(name)))})
+    notes = {**metadata(recipe), **network_metadata(recipe)}
+    found, said = settings_in({**notes, "ss_epoch": "3", "ss_steps": "9", "sshs_model_hash": "0"})
+    knob = knobs()[name][1]
+    told = name == "training_comment" or not (knob.kind or knob.group in PRIVATE)
+    network = {"conv_dim": 4, "conv_alpha": 1.0} if recipe.network_module == "c3lier" else {}
+    assert not said and found == {**(settings_of(recipe) if told else {}), **network}
+
+
+def test_a_file_of_kohyas_scripts_is_a_beginning(tmp_path: Path, capsys: Any) -> None:
+    """As its `train_network.py` notes a run: classes for names, None for what is not set, data sets apart."""
+    folder = {"num_repeats": 10, "flip_aug": True, "keep_tokens": 1, "shuffle_caption": True, "image_dir": "x"}
+    sets = [{"is_dreambooth": True, "batch_size_per_device": 3, "resolution": [640, 512], "enable_bucket": True,
+             "max_bucket_reso": 1280, "subsets": [{**folder, "is_reg": True, "flip_aug": False}, folder]}]  # fmt: skip
+    notes = {
+        "ss_network_module": "networks.lora", "ss_network_dim": "32", "ss_network_alpha": "16.0",
+        "ss_network_args": json.dumps({"conv_dim": "8", "conv_alpha": "4", "preset": "full"}),
+        "ss_optimizer": "bitsandbytes.optim.adamw.AdamW8bit(weight_decay=0.1,betas=(0.9, 0.99))",
+        "ss_lr_scheduler": "cosine", "ss_lr_warmup_steps": "0", "ss_max_train_steps": "2000", "ss_num_epochs": "5",
+        "ss_clip_skip": "None", "ss_max_token_length": "None", "ss_mixed_precision": "fp16", "ss_lowram": "False",
+        "ss_min_snr_gamma": "5.0", "ss_text_encoder_lr": "5e-05", "ss_unet_lr": "0.0001", "ss_seed": "42",
+        "ss_datasets": json.dumps(sets), "ss_sd_model_name": "v1-5.safetensors", "ss_output_name": "mine",
+        "ss_ip_noise_gamma_random_strength": "False", "ss_noise_offset": "lots", "ss_zero_init": "3",
+    }  # fmt: skip
+    save_file({"x": torch.zeros(1)}, path := tmp_path / "theirs.safetensors", metadata=notes)
+    found, said = settings_in_file(path)
+    assert found == {
+        "network_module": "c3lier", "network_dim": 32, "network_alpha": 16.0, "conv_dim": 8, "conv_alpha": 4.0,
+        "optimizer_type": "AdamW8bit", "optimizer_args": ("weight_decay=0.1", "betas=(0.9, 0.99)"),
+        "lr_scheduler": "cosine", "max_train_steps": 2000, "mixed_precision": "fp16", "min_snr_gamma": 5.0,
+        "text_encoder_lr": 5e-5, "unet_lr": 1e-4, "seed": 42, "train_batch_size": 3, "resolution": "640,512",
+        "enable_bucket": True, "max_bucket_reso": 1280, "flip_aug": True, "keep_tokens": 1, "shuffle_caption": True,
+    }  # fmt: skip
+    assert [sentence.split()[0] for sentence in said] == ["ss_noise_offset:", "ss_zero_init", "ss_network_args"]
+    assert main(["--recipe_from", str(path), "--network_dim=8", "--resolution", "512", "--output_config"]) == 0
+    out, told = capsys.readouterr()
+    (tmp_path / "x.toml").write_text(out, encoding="utf-8")
+    recipe = read("--config_file", str(tmp_path / "x.toml"))
+    assert (recipe.network_dim, recipe.conv_dim, recipe.resolution, recipe.seed) == (8, 8, "512", 42)
+    assert told.splitlines() == said
+    save_file({"x": torch.zeros(1)}, tmp_path / "bare.safetensors")
+    with pytest.raises(TrainError, match="does not tell how it was trained"):
+        main(["--recipe_from", str(tmp_path / "bare.safetensors"), "--output_config"])
+
+
+def test_a_c3lier_and_a_dylora_come_back() -> None:
+    for recipe in (
+        Recipe(network_module="c3lier", network_dim=16, network_alpha=8.0, conv_dim=4),
+        Recipe(network_module="c3lier", network_dim=16, network_alpha=8.0),
+        Recipe(network_module="dylora", network_dim=16, unit=8, dylora_variant="prefix", conv_dim=16),
+    ):
+        found, said = settings_in({**metadata(recipe), **network_metadata(recipe)})
+        again = recipe_of(found)
+        assert not said and network_metadata(again) == network_metadata(recipe)
+        assert metadata(again).items() >= metadata(recipe).items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +16,12 @@ from ..errors import TrainError
 from ..file.lorafile import LoraFile
 from ..inject import Target, targets
 from .attention import hook_attention
-from .block_rates import Size, Sizes, conv_size, part_name, wants_conv
-from .dylora import SCALE_KEY, VARIANTS, share, whole
+from .block_rates import Size, Sizes, part_name
+from .dylora import share, whole
 from .factors import Factors, refresh
 from .norms import Norms, limit_norms, norms
 from .recipe import Recipe
+from .recipe_metadata import network_metadata
 
 
 class Network(nn.Module):
@@ -178,27 +178,8 @@ class Network(nn.Module):
         return LoraFile(adapters=adapters, metadata=self.metadata())
 
     def metadata(self) -> dict[str, str]:
-        """`ss_network_*` as kohya's scripts write them, and the scale rule of a DyLoRA's prefixes."""
-        recipe = self.recipe
-        names = ["down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_dims", "block_alphas"]
-        names += ["conv_block_dims", "conv_block_alphas", "rank_dropout", "module_dropout"]
-        args = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
-        if wants_conv(recipe):
-            args |= {"conv_dim": conv_size(recipe).rank, "conv_alpha": conv_size(recipe).alpha}
-        if recipe.is_dylora:
-            args["unit"] = recipe.unit
-        said = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in args.items()}
-        metadata = {
-            "ss_network_module": "networks.dylora" if recipe.is_dylora else "networks.lora",
-            "ss_network_dim": str(recipe.network_dim),
-            "ss_network_alpha": str(recipe.network_alpha),
-            "ss_network_dropout": str(recipe.network_dropout),
-        }
-        if said:
-            metadata["ss_network_args"] = json.dumps(said)
-        if recipe.is_dylora:
-            metadata[SCALE_KEY] = VARIANTS[recipe.dylora_variant].rule
-        return metadata
+        """`ss_network_*`, as `network_metadata` gives them."""
+        return network_metadata(self.recipe)
 
     def load(self, file: LoraFile) -> list[Site]:
         """Goes on from a file's ΔW; returns the sites it has and this network lacks. A smaller rank fills the first

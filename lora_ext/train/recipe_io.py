@@ -1,4 +1,4 @@
-"""`Recipe` in and out: command line, toml, network_args, `ss_*` metadata; every name and type comes from its knobs."""
+"""`Recipe` in and out: command line, toml, network_args; every name and type comes from its knobs."""
 
 from __future__ import annotations
 
@@ -38,18 +38,6 @@ WITHOUT_EFFECT = (
 """Options of kohya's scripts that are taken and change nothing here."""
 
 _ELSEWHERE = ("network_args", "use_8bit_adam", "use_lion_optimizer", "caption_extention", "mem_eff_attn")
-_IN_METADATA = frozenset(
-    """learning_rate text_encoder_lr unet_lr gradient_checkpointing gradient_accumulation_steps max_train_steps
-    lr_warmup_steps lr_scheduler mixed_precision v2 clip_skip max_token_length cache_latents seed noise_offset
-    multires_noise_iterations multires_noise_discount adaptive_noise_scale zero_terminal_snr training_comment
-    max_grad_norm caption_dropout_rate caption_dropout_every_n_epochs caption_tag_dropout_rate face_crop_aug_range
-    prior_loss_weight min_snr_gamma scale_weight_norms ip_noise_gamma debiased_estimation_loss output_name loss_type
-    huber_schedule huber_c huber_scale""".split()
-)
-"""Knobs that kohya's scripts always note; others are noted where they are not at their default."""
-
-_NOTED_AS = {"debiased_estimation_loss": "ss_debiased_estimation", "train_batch_size": "ss_batch_size_per_device"}
-_NEVER_NOTED = frozenset({"network_module", "network_dim", "network_alpha", "network_dropout", "optimizer_type"})
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -272,21 +260,3 @@ def to_toml(recipe: Recipe) -> str:
         item = list(value) if isinstance(value, tuple) else value
         lines.append(f"{name} = {json.dumps(item, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"
-
-
-# --- metadata --------------------------------------------------------------------------------------------------------
-
-
-def metadata(recipe: Recipe) -> dict[str, str]:
-    """`ss_*` entries as kohya's scripts write them, without folders and files of this machine."""
-    found = {}
-    for name, (f, knob) in knobs().items():
-        value = getattr(recipe, name)
-        private = knob.kind or knob.group in ("saving", "samples", "logging", "blocks")
-        noted = name in _IN_METADATA or (not private and value != f.default)
-        if noted and name not in _NEVER_NOTED:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            found[_NOTED_AS.get(name, f"ss_{name}")] = text
-    args = ",".join(recipe.optimizer_args)
-    found["ss_optimizer"] = recipe.optimizer_type + (f"({args})" if args else "")
-    return found

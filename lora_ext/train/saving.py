@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import FileError, TrainError
 from ..file.lorafile import LoraFile
 from ..file.writing import write
-from . import recipe_io
+from . import recipe_metadata
 from .dataset import Dataset
 from .dataset_metadata import dataset_metadata
 from .recipe import Recipe
@@ -116,7 +116,7 @@ def described(recipe: Recipe, data: Dataset, world: int, started: float) -> dict
     """The run in kohya's words, as the web UI and model sites show it."""
     epochs, steps = data.length(world)
     return {
-        **recipe_io.metadata(recipe),
+        **recipe_metadata.metadata(recipe),
         "ss_resolution": str(recipe.size()),
         "ss_session_id": str(int(started * 1000) % 2**32),
         "ss_training_started_at": str(started),

@@ -17,6 +17,7 @@ from ..train.loop import Outcome
 from ..train.processes import Processes, processes
 from ..train.recipe import Recipe
 from ..train.recipe_io import from_arguments, parser, to_toml
+from ..train.recipe_metadata import settings_in_file
 from .start import Quiet, train
 
 STOPPED = 130
@@ -91,10 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser("train", "Train a LoRA; options are named as in kohya's train_network.py.")
     made.add_argument("--json", action="store_true", help="the outcome as one JSON object on standard output")
     made.add_argument("--output_config", action="store_true", help="print the settings as toml, and do nothing else")
+    text = "a LoRA file whose settings to begin with, as its metadata tells them; folders are to be given"
+    made.add_argument("--recipe_from", type=Path, metavar="FILE", help=text)
     made.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     made.add_argument("--model_config", type=Path, help="LDM yaml; without it the one beside the checkpoint")
     args = made.parse_args(argv)
-    recipe = from_arguments(args)
+    recipe = from_arguments(args, begun_from(args.recipe_from) if args.recipe_from else None)
     if args.output_config:
         print(to_toml(recipe), end="")
         return 0
@@ -111,6 +114,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if team.main:
         tell(recipe, outcome, team, as_json=args.json)
     return STOPPED if outcome.stopped else 0
+
+
+def begun_from(path: Path) -> Recipe:
+    """The recipe that a LoRA file tells, not checked yet: what is given beside it counts more. Raises LoraError."""
+    settings, said = settings_in_file(path)
+    for sentence in said:
+        print(sentence, file=sys.stderr)
+    return Recipe(**settings)
 
 
 def tell(recipe: Recipe, outcome: Outcome, team: Processes, *, as_json: bool) -> None:
