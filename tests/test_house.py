@@ -15,7 +15,7 @@ FLOORS = (
     ("address", "ports"),
     ("adapters", "embedded"),
     ("file",),
-    ("prompt", "inject"),
+    ("prompt", "prompt_line", "inject"),
     ("stack",),
     ("tools",),
     ("train", "compare"),

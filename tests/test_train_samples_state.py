@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_ext.errors import TrainError
+from lora_ext.errors import PromptError, TrainError
 from lora_ext.ports import Sample
 from lora_ext.train import samples, state
 from lora_ext.train.log import Log, Taken, clock
@@ -24,9 +24,9 @@ def test_a_line_of_a_prompt_file() -> None:
 
 
 def test_what_is_wrong_in_a_prompt_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="unknown option --q"):
+    with pytest.raises(PromptError, match="unknown option --q"):
         samples.parse("a cat --q 3", USUAL)
-    with pytest.raises(TrainError, match="'many' is no number for steps"):
+    with pytest.raises(PromptError, match="'many' is no number for steps"):
         samples.parse("a cat --s many", USUAL)
     with pytest.raises(TrainError, match="cannot be read"):
         samples.read_prompts(tmp_path / "none.txt", USUAL)

@@ -7,10 +7,12 @@ the prompt is meant where there are several; without it the sheet's own (see `su
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .. import prompt_line
 from ..blocks import LABELS, LAYOUTS, BlockWeights, label, parse_weights, span
 from ..errors import LoraError, did_you_mean
 from ..file.library import Library
@@ -64,6 +66,9 @@ class Kind:
     example: str
     read: Reader
 
+
+_BAR = re.compile(r"\|(?![^\[\]{}]*[\]}])")
+"""Between prompts; not in `[one|two]`."""
 
 NONE = Axis("", (Value("", lambda shot: shot),))
 
@@ -279,10 +284,16 @@ def _replace(text: str, name: str, known: Known) -> Axis:
 
 
 def _prompt(text: str, name: str, known: Known) -> Axis:
-    """Whole prompts, separated by |; the base prompt's tags are kept."""
+    """Whole prompts, separated by | (outside of brackets), each with kohya's options where it has some; the base
+    prompt's tags are kept."""
     tags = " ".join(match[0] for match in TAG.finditer(known.shot.prompt))
-    prompts = [part.strip() for part in text.split("|") if part.strip()]
-    return Axis("prompt", _settings((p, {"prompt": f"{p} {tags}".strip()}) for p in prompts), order=-1)
+    rows = []
+    for line in filter(None, map(str.strip, _BAR.split(text))):
+        prompt, options = prompt_line.read(line)
+        if "negative" in options:
+            options["negative_prompt"] = options.pop("negative")
+        rows.append((prompt, {**options, "prompt": f"{prompt} {tags}".strip()}))
+    return Axis("prompt", _settings(rows), order=-1)
 
 
 def _amount(field: str, title: str, whole: bool) -> Reader:
@@ -313,7 +324,7 @@ _TABLE = (
     Kind("stop", "LoRA stop step", "stop:5,10 or stop:0.5,1.0", _step("stop")),
     Kind("seed", "seed", "seed:1,2,3", _seed),
     Kind("sr", "prompt S/R", "sr:cat,dog", _replace),
-    Kind("prompt", "prompt", "prompt:a cat | a dog", _prompt),
+    Kind("prompt", "prompt", "prompt:a cat | a dog --d 7 --n blurry", _prompt),
     Kind("steps", "steps", "steps:10,20", _amount("steps", "steps", True)),
     Kind("cfg", "CFG scale", "cfg:3,5,7", _amount("cfg", "CFG", False)),
     Kind("sampler", "sampler", "sampler:Euler,DPM++ 2M", _words("sampler")),

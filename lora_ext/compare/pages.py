@@ -52,8 +52,10 @@ def page(plan: Plan, store: Store, keys: Sequence[str], z: int, look: Look, part
     marks = {(j, i) for j, y in enumerate(rows) for i, x in enumerate(columns) if at[y, x] in look.marks}
     width = min((cell.width for line in cells for cell in line if cell), default=SMALL)
     head = plan.z.values[z].label
+    prompts = {cell.shot.plain().prompt for cell in plan.cells if cell.z == z}
+    own = prompts.pop() if len(prompts) == 1 else ""
     return Sheet(
-        title=look.title,
+        title=look.title if own in ("", plan.base.plain().prompt) else own,
         columns=[plan.x.values[x].label for x in columns],
         rows=[plan.y.values[y].label for y in rows],
         cells=cells,

@@ -48,7 +48,8 @@ class Scorer:
     def __init__(self, training: Iterable[Path] = (), embed: Embed | None = None, model: str = "") -> None:
         self.embed: Embed = embed or (lambda images: np.stack([measures.look(image) for image in images]))
         self.how = f"image model {model}".strip() if embed else f"{measures.LOOK}, no image model"
-        self.paths = list(training)
+        every = list(training)
+        self.paths = [every[round(at)] for at in np.linspace(0, len(every) - 1, min(len(every), MOST))]
         images = [_opened(path) for path in self.paths]
         self.features = self.embed(images) if images else None
         self.small = measures.thumbnails(images) if images else None
@@ -80,13 +81,13 @@ class Scorer:
 
 
 def training_pictures(folder: Path) -> list[Path]:
-    """The pictures of a training folder and its folders, at most `MOST`. Raises FileError where there is none."""
+    """The pictures of a training folder and its folders. Raises FileError where there is none."""
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder of training pictures")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise FileError(f"no pictures ({', '.join(SUFFIXES)}) in {folder}")
-    return [found[round(at)] for at in np.linspace(0, len(found) - 1, min(len(found), MOST))]
+    return found
 
 
 def _opened(path: Path) -> Image.Image:

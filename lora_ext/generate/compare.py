@@ -48,10 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command. 0, or 2 with one line on standard error; 130 when interrupted, with what is drawn kept."""
     given = vars(parser().parse_args(argv))
     own = {name: given.pop(name) for name in ("x", "y", "z", "lora", "images", "clip", "no_scores", "out", "json")}
-    batch = given.pop("batch")
+    batch, images = given.pop("batch"), own.pop("images")
     settings = Settings(**{**given, **{name: tuple(given[name]) for name in given if isinstance(given[name], list)}})
     try:
-        result = compare(settings, batch=batch, **own)
+        training = training_pictures(images) if images else ()
+        result = compare(settings, batch=batch, images=training, **own)
     except LoraError as error:
         print(f"lora_ext compare: {error}", file=sys.stderr)
         return 2
@@ -66,7 +67,7 @@ def compare(
     y: str = "",
     z: str = "",
     lora: str = "",
-    images: Path | None = None,
+    images: Sequence[Path] = (),
     clip: Path | None = None,
     no_scores: bool = False,
     out: Path,
@@ -106,14 +107,13 @@ def compare(
     }
 
 
-def _scorer(images: Path | None, clip: Path | None, settings: Settings) -> Scorer:
-    training = training_pictures(images) if images else ()
+def _scorer(images: Sequence[Path], clip: Path | None, settings: Settings) -> Scorer:
     if clip is None:
-        return Scorer(training)
+        return Scorer(images)
     from ..host.clip_image import ImageModel
 
     model = ImageModel(clip, settings.device)
-    return Scorer(training, model, model.name)
+    return Scorer(images, model, model.name)
 
 
 def _settings(shot: Shot, model: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,52 +10,30 @@ from typing import Any
 
 from PIL import Image
 
+from .. import prompt_line
 from ..errors import TrainError, did_you_mean
 from ..ports import Sample, Trainee
 from .toml_file import read_toml
 
-_OPTIONS = {
-    "n": "negative",
-    "w": "width",
-    "h": "height",
-    "d": "seed",
-    "s": "steps",
-    "l": "cfg",
-    "ss": "sampler",
-}
-"""kohya's letters → the fields of a `Sample`."""
 _NAMES = {"negative_prompt": "negative", "sample_steps": "steps", "scale": "cfg", "sample_sampler": "sampler"}
 """kohya's words in toml and json prompt files, where they are not the fields' own."""
-_KINDS = {"width": int, "height": int, "seed": int, "steps": int, "cfg": float, "negative": str, "sampler": str}
 
 
 def parse(line: str, usual: Sample) -> Sample:
     """A line `prompt --n negative --w 512 --h 512 --d seed --s steps --l scale` over what is usual.
 
-    Raises TrainError with the nearest letter, or naming the value that is no number.
+    Raises PromptError with the nearest letter, or naming the value that is no number.
     """
-    prompt, *rest = re.split(r"\s+--(?=[a-zA-Z])", " " + line.strip())
-    given: dict[str, Any] = {}
-    for item in rest:
-        letter, _, value = item.partition(" ")
-        if letter.lower() not in _OPTIONS:
-            raise TrainError(f"prompt {line!r}: unknown option --{letter}{did_you_mean(letter, _OPTIONS)}")
-        given[_OPTIONS[letter.lower()]] = value.strip()
-    return _filled(usual, {"prompt": prompt.strip(), **given}, line)
+    prompt, given = prompt_line.read(line)
+    return replace(usual, prompt=prompt, **given)
 
 
 def _filled(usual: Sample, given: Mapping[str, Any], line: str) -> Sample:
-    values: dict[str, Any] = {}
     known = {item.name for item in fields(Sample)}
-    for name, value in given.items():
-        name = _NAMES.get(name, name)
-        if name not in known:
-            raise TrainError(f"prompt {line!r}: unknown word {name!r}{did_you_mean(name, [*known, *_NAMES])}")
-        try:
-            values[name] = _KINDS.get(name, str)(value)
-        except (TypeError, ValueError):
-            raise TrainError(f"prompt {line!r}: {value!r} is no number for {name}") from None
-    return replace(usual, **values)
+    named = {_NAMES.get(name, name): value for name, value in given.items()}
+    for name in named.keys() - known:
+        raise TrainError(f"prompt {line!r}: unknown word {name!r}{did_you_mean(name, [*known, *_NAMES])}")
+    return replace(usual, **prompt_line.typed(named, line))
 
 
 def read_prompts(path: Path, usual: Sample) -> list[Sample]:

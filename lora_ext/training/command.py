@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import sys
@@ -11,13 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..errors import TrainError
+from ..errors import LoraError, TrainError
 from ..train.log import clock
 from ..train.loop import Outcome
-from ..train.processes import Processes, processes
+from ..train.processes import processes
 from ..train.recipe import Recipe
 from ..train.recipe_io import from_arguments, parser, to_toml
 from ..train.recipe_metadata import settings_in_file
+from . import afterwards
 from .start import Quiet, train
 
 STOPPED = 130
@@ -96,6 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--recipe_from", type=Path, metavar="FILE", help=text)
     made.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     made.add_argument("--model_config", type=Path, help="LDM yaml; without it the one beside the checkpoint")
+    made.add_argument(
+        "--compare", action="store_true", help="at the end draw a sheet: every saved file at rising weights"
+    )
     args = made.parse_args(argv)
     recipe = from_arguments(args, begun_from(args.recipe_from) if args.recipe_from else None)
     if args.output_config:
@@ -111,8 +116,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         shell.close()
         team.close()
+    if team.main and not args.json:
+        for path in (*outcome.files, outcome.sheet):
+            if path is not None:
+                print(path)
+        print(f"{outcome.steps} steps in {clock(outcome.seconds)}, loss {outcome.loss:.4f}", file=sys.stderr)
     if team.main:
-        tell(recipe, outcome, team, as_json=args.json)
+        compared = _compared(recipe, outcome, args) if args.compare and not outcome.stopped else None
+        if args.json:
+            told = {**plain(outcome), "processes": team.world, "compared": compared}
+            print(json.dumps(told, default=str, ensure_ascii=False))
     return STOPPED if outcome.stopped else 0
 
 
@@ -124,15 +137,17 @@ def begun_from(path: Path) -> Recipe:
     return Recipe(**settings)
 
 
-def tell(recipe: Recipe, outcome: Outcome, team: Processes, *, as_json: bool) -> None:
-    """What came of it, on standard output."""
-    if as_json:
-        print(json.dumps({**plain(outcome), "processes": team.world}, default=str, ensure_ascii=False))
-        return
-    for path in (*outcome.files, outcome.sheet):
-        if path is not None:
-            print(path)
-    print(f"{outcome.steps} steps in {clock(outcome.seconds)}, loss {outcome.loss:.4f}", file=sys.stderr)
+def _compared(recipe: Recipe, outcome: Outcome, args: argparse.Namespace) -> dict[str, Any] | None:
+    """The sheet of epochs and weights, told; None where it cannot be drawn, which does not undo the training."""
+    try:
+        made = afterwards.draw(recipe, outcome, tokenizer=args.tokenizer, config=args.model_config, quiet=args.json)
+    except LoraError as error:
+        print(f"no sheet of epochs and weights: {error}", file=sys.stderr)
+        return None
+    if not args.json:
+        print("\n".join(made["sheets"]))
+        print("\n".join(filter(None, (made["suggestion"], made["tag"]))), file=sys.stderr)
+    return made
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:

@@ -42,6 +42,21 @@ class Quiet:
         """Not shown."""
 
 
+def settings_of(
+    recipe: Recipe, device: str | None = None, *, tokenizer: Path | None = None, config: Path | None = None
+) -> Settings:
+    """How the recipe's model is opened."""
+    name = recipe.pretrained_model_name_or_path
+    return Settings(
+        ckpt=Path(name) if name else None,
+        device=device or recipe.device,
+        precision=_PRECISIONS[recipe.mixed_precision],
+        prediction="v" if recipe.v_parameterization else None,
+        tokenizer=tokenizer,
+        config=config,
+    )
+
+
 def open_trainee(
     recipe: Recipe, device: str | None = None, *, tokenizer: Path | None = None, config: Path | None = None
 ) -> StandaloneTrainee:
@@ -51,16 +66,7 @@ def open_trainee(
 
     Raises FileError: it is not there, or no checkpoint; TrainError: it is of another kind than the recipe says.
     """
-    name = recipe.pretrained_model_name_or_path
-    settings = Settings(
-        ckpt=Path(name) if name else None,
-        device=device or recipe.device,
-        precision=_PRECISIONS[recipe.mixed_precision],
-        prediction="v" if recipe.v_parameterization else None,
-        tokenizer=tokenizer,
-        config=config,
-    )
-    model = open_model(settings)
+    model = open_model(settings_of(recipe, device, tokenizer=tokenizer, config=config))
     if recipe.no_half_vae:
         model.vae.float()
     if recipe.v2 and model.family != "SD2":

@@ -1,0 +1,51 @@
+"""kohya's prompt lines: `prompt --n negative --w 512 --h 512 --d seed --s steps --l scale --ss sampler`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import PromptError, did_you_mean
+
+OPTIONS = {
+    "n": "negative",
+    "w": "width",
+    "h": "height",
+    "d": "seed",
+    "s": "steps",
+    "l": "cfg",
+    "ss": "sampler",
+}
+"""kohya's letters → the fields of a `ports.Sample`."""
+_KINDS = {"width": int, "height": int, "seed": int, "steps": int, "cfg": float}
+
+
+def read(line: str) -> tuple[str, dict[str, Any]]:
+    """(prompt, field → value). Raises PromptError with the nearest letter, or naming the value that is no number."""
+    prompt, *rest = re.split(r"\s+--(?=[a-zA-Z])", " " + line.strip())
+    given = {}
+    for item in rest:
+        letter, _, value = item.partition(" ")
+        if letter.lower() not in OPTIONS:
+            raise PromptError(f"prompt {line!r}: unknown option --{letter}{did_you_mean(letter, OPTIONS)}")
+        given[OPTIONS[letter.lower()]] = value.strip()
+    return prompt.strip(), typed(given, line)
+
+
+def write(prompt: str, options: Mapping[str, object]) -> str:
+    """The line that `read` takes apart again; options that are None or "" are left out."""
+    letters = {field: letter for letter, field in OPTIONS.items()}
+    told = [f"--{letters[field]} {value}" for field, value in options.items() if value not in (None, "")]
+    return " ".join([prompt, *told])
+
+
+def typed(given: Mapping[str, Any], line: str) -> dict[str, Any]:
+    """Field → value, as a number where it is one. Raises PromptError."""
+    found = {}
+    for name, value in given.items():
+        try:
+            found[name] = _KINDS.get(name, str)(value)
+        except (TypeError, ValueError):
+            raise PromptError(f"prompt {line!r}: {value!r} is no number for {name}") from None
+    return found
