@@ -279,3 +279,43 @@ def test_pivotal_tuning_learns_a_word_that_travels_in_the_file(goes_on: bool, tm
                   model=trainee())  # fmt: skip
     assert torch.equal(next(iter(read(again.file).embeddings["sks"].values())), vectors)
     assert [row["step"] for row in rows(tmp_path / "out")] == [str(n) for n in range(1, 9)]
+
+
+def test_tensorboard_gets_what_the_table_has(tmp_path: Path) -> None:
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    made = recipe(pictures(tmp_path / "data"), tmp_path / "out", log_with="tensorboard", log_prefix="mine-",
+                  log_tracker_name="disc", logging_dir=str(tmp_path / "logs"))  # fmt: skip
+    train(made, model=trainee())
+    (folder,) = (tmp_path / "logs").glob("mine-*/disc")
+    seen = reading.EventAccumulator(str(folder)).Reload()
+    table = rows(tmp_path / "out")
+    for name, column in (("loss/current", "loss"), ("lr/unet", "lr_unet"), ("norm/grad", "grad_norm")):
+        told = {event.step: event.value for event in seen.Scalars(name)}
+        assert told == pytest.approx({int(row["step"]): float(row[column]) for row in table})
+
+
+def test_a_tracker_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [])
+    made = recipe(pictures(tmp_path / "data"), tmp_path / "out", logging_dir=str(tmp_path / "logs"))
+    with pytest.raises(TrainError, match="pip install tensorboard"):
+        train(made, model=trainee())
+    assert not (tmp_path / "out" / "last.safetensors").exists()
+
+
+def test_regularisation_pictures_that_are_missing_are_drawn_and_used(tmp_path: Path, monkeypatch: Any) -> None:
+    """By the model as it is before it learns; a second run finds them."""
+    monkeypatch.setattr("lora_ext.train.regularise.STEPS", 2)
+    data = pictures(tmp_path / "data", 2)
+    folder = tmp_path / "reg" / "1_thing"
+    folder.mkdir(parents=True)
+    made = recipe(data, tmp_path / "out", reg_data_dir=str(tmp_path / "reg"), reg_generate=True, prior_loss_weight=0.5)
+    outcome = train(made, model=trainee())
+    drawn = sorted(folder.iterdir())
+    assert [path.name for path in drawn] == [f"drawn-{n:04}.png" for n in range(1, 5)]
+    assert len({path.read_bytes() for path in drawn}) == 4 and Image.open(drawn[0]).size == (64, 64)
+    metadata = read(outcome.file).metadata
+    assert metadata["ss_num_reg_images"] == metadata["ss_num_train_images"] == "4" and outcome.steps == 8
+    times = [path.stat().st_mtime_ns for path in drawn]
+    first = losses(tmp_path / "out")
+    train(made, model=trainee())
+    assert [path.stat().st_mtime_ns for path in drawn] == times and losses(tmp_path / "out") == first

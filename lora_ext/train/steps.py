@@ -202,16 +202,22 @@ class Stepper:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = clip(self.parameters, self.recipe.max_grad_norm)
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        self.scheduler.step()
+        if self._moved():
+            self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.recipe.scale_weight_norms:
             return total, norm, self.network.max_norm(self.recipe.scale_weight_norms).mean
         return total, norm, total.new_full((), float("nan"))
+
+    def _moved(self) -> bool:
+        """The optimizer's step; False where gradients in half precision overflowed, which leaves all as it was."""
+        if self.scaler is None:
+            self.optimizer.step()
+            return True
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return bool(self.scaler.get_scale() >= before)
 
     @property
     def rates(self) -> dict[str, float]:
