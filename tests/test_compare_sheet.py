@@ -26,7 +26,7 @@ from lora_ext.compare.run import Progress, Stopped, Tick, draw, keys
 from lora_ext.compare.scores import Scorer, training_pictures
 from lora_ext.compare.sheet import Bar, Sheet, render
 from lora_ext.compare.shot import Shot
-from lora_ext.compare.store import Store
+from lora_ext.compare.store import Store, read
 from lora_ext.embedded import shapes
 from lora_ext.errors import FileError
 from lora_ext.file.library import Library
@@ -41,6 +41,7 @@ class Painter:
         self.log, self.slow, self.version = log, slow, version
         self.drawn: list[str] = []
         self.batches: list[int] = []
+        self.title = "paint"
 
     def identity(self, shot: Shot) -> str:
         return self.version
@@ -175,7 +176,7 @@ def test_stopping_keeps_what_is_drawn(library: Library, tmp_path: Path) -> None:
 def test_a_drawn_seed_is_gone_on_with(tmp_path: Path, library: Library) -> None:
     store, shot = Store(tmp_path), Shot(prompt="a <lora:run-000001:1>", seed=123)
     make(plan(shot, "weight:1", "", "", library), Painter(), store)
-    asked = {name: value for name, value in store.read()["base"].items() if name != "seed"}
+    asked = {name: value for name, value in read(tmp_path)["base"].items() if name != "seed"}
     assert store.seed(asked, ("weight:1", "", "")) == 123
     assert store.seed(asked, ("weight:2", "", "")) is None
     assert store.seed({**asked, "prompt": "b"}, ("weight:1", "", "")) is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -77,6 +78,18 @@ class Analysis:
             text += f" {self.outside:.0%} of the whole file lies in layers that this layout switches off."
         return text
 
+    def as_dict(self, share: float, name: str) -> dict[str, Any]:
+        """What faces tell: shares, what to keep, the preset `name`, the sentence. Raises BlockError for a bad name."""
+        return {
+            "lora": self.lora,
+            "way": self.way,
+            "shares": {label: round(part, 4) for label, part in self.shares.items()},
+            "outside": round(self.outside, 4),
+            "keep": list(self.keep(share)),
+            "preset": self.preset(name, share),
+            "text": self.sentence(share),
+        }
+
 
 def spans(kept: Sequence[str], labels: Sequence[str]) -> str:
     """`OUT03–OUT06, MID`: neighbours in `labels` drawn together."""
@@ -96,6 +109,18 @@ def layout_of(size: int | str) -> Layout:
         return LAYOUTS[int(size)]
     except (KeyError, ValueError):
         raise BlockError(f"no layout has {size} positions{did_you_mean(str(size), map(str, LAYOUTS))}") from None
+
+
+def checked(way: str) -> str:
+    """The way. Raises LoraError with the nearest one."""
+    if way not in WAYS:
+        raise LoraError(f"unknown way {way!r}{did_you_mean(way, WAYS)}")
+    return way
+
+
+def alone(file: LoraFile) -> bool:
+    """Whether `by_norms` needs no model for it."""
+    return all(adapter.low_rank() is not None for adapter in file.adapters.values())
 
 
 def by_norms(file: LoraFile, layout: Layout, name: str = "", targets: Mapping[Site, Target] | None = None) -> Analysis:
@@ -135,9 +160,7 @@ def shots(base: Shot, layout: Layout, way: str) -> tuple[Shot, dict[str, Shot]]:
 
     The tag of `base.lora` gets block weights; what it had is replaced. BASE stays on in a layout without it.
     """
-    if way not in (LOWERED, RAISED):
-        raise LoraError(f"unknown way {way!r}{did_you_mean(way, WAYS)}")
-    others = 1.0 if way == LOWERED else 0.0
+    others = 1.0 if checked(way) == LOWERED else 0.0
 
     def with_weights(changed: str | None) -> Shot:
         weights = dict.fromkeys(layout.labels, others)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from ..blocks import BASE, MID, SD, SDXL
-from .blocks import WAYS, Analysis
+from ..file.writing import replacing
+from .blocks import WAYS, Analysis, rows_of
 from .lettering import INK, LINE, PAPER, SOFT, font, height_of, wrap
 
 COLD, WARM, HOT = (255, 251, 235), (255, 169, 77), (201, 42, 42)
@@ -19,6 +22,18 @@ def colour(heat: float) -> tuple[int, int, int]:
     low, high, part = (COLD, WARM, heat * 2) if heat < 0.5 else (WARM, HOT, heat * 2 - 1)
     r, g, b = (round(a + (b - a) * part) for a, b in zip(low, high, strict=True))
     return r, g, b
+
+
+def write(analysis: Analysis, share: float, folder: Path) -> Path:
+    """`blocks.png` and `blocks.csv` in `folder`; the picture's path. Raises FileError."""
+    path = folder / "blocks.png"
+    with replacing(path, overwrite=True) as part:
+        render(analysis, share).save(part, format="PNG")
+    with replacing(folder / "blocks.csv", overwrite=True) as part, part.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["block", "amount", "share"])
+        rows.writerows((label, f"{amount:.6g}", f"{part_:.4f}") for label, amount, part_ in rows_of(analysis))
+    return path.resolve()
 
 
 @dataclass(frozen=True)

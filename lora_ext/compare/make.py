@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from . import measures, pages
 from .pages import Look
 from .plan import Plan
 from .run import Artist, Progress, Watch, draw, keys
-from .scores import Score, Scorer, bases, legend, write_csv
+from .scores import TABLE, Score, Scorer, bases, legend, write_csv
 from .shot import Shot
 from .store import Store
-from .suggest import Suggestion, choice_of, sample_of, suggest
+from .suggest import Suggestion, choice_of, copies, sample_of, suggest
+
+EVERY = 20.0
+"""Seconds between pages that are drawn while a sheet fills, at least."""
 
 
 @dataclass
@@ -29,6 +33,9 @@ class Made:
     scores: list[Score] = field(default_factory=list)
     suggestion: Suggestion | None = None
     files: list[Path] = field(default_factory=list)
+    measured: str = ""
+    """By what likeness was measured, where it was."""
+    warning: str = ""
 
     @property
     def finished(self) -> bool:
@@ -44,7 +51,6 @@ def make(
     batch: int = 8,
     scorer: Scorer | None = None,
     watch: Watch | None = None,
-    subtitle: str = "",
 ) -> Made:
     """Draws what is missing, and writes pages, `scores.csv` and `sheet.json` into the store's folder.
 
@@ -56,19 +62,46 @@ def make(
     made = Made(plan, store.folder, keys(plan, artist), Progress(0))
     title = plan.base.prompt or "(empty prompt)"
     store.write(manifest(made, store, title))
+    look = Look(title, _settings(plan.base, artist.title))
+    watch = _filling(made, store, look, watch)
     made.progress = draw([*shots, *without], artist, store, batch=batch, watch=watch)
     if scorer and made.finished:
         base_keys = {shot: shot.key(artist.identity(shot)) for shot in without}
         _score(made, store, scorer, base_keys)
-    chosen = frozenset(made.suggestion.cells if made.suggestion else ())
-    note = made.suggestion.reason if made.suggestion else ""
-    look = Look(title, subtitle, note, made.scores, chosen, legend(scorer) if scorer and made.scores else ())
+        made.measured, made.warning = scorer.how, copies(plan, made.scores)
+        chosen = frozenset(made.suggestion.cells if made.suggestion else ())
+        note = "  ".join(filter(None, (made.suggestion.reason if made.suggestion else "", made.warning)))
+        look = replace(look, note=note, scores=made.scores, marks=chosen, legend=legend(scorer))
     made.files = pages.write(plan, store, made.keys, look)
     if made.scores:
         names = [_name(store, key) for key in made.keys]
-        write_csv(store.folder / "scores.csv", plan, made.scores, names, dict.fromkeys(chosen, True))
+        write_csv(store.folder / TABLE, plan, made.scores, names, dict.fromkeys(look.marks, True))
     store.write(manifest(made, store, title))
     return made
+
+
+def _settings(shot: Shot, model: str) -> str:
+    """The settings that all cells share (but for what an axis changes), in a line."""
+    size = f"{shot.width}x{shot.height}" if shot.width and shot.height else ""
+    told = [f"{shot.steps} steps", shot.sampler, f"CFG {shot.cfg:g}", size, f"seed {shot.seed}", model]
+    return ", ".join(filter(None, (*told, shot.negative_prompt and f"without: {shot.negative_prompt}")))
+
+
+def _filling(made: Made, store: Store, look: Look, watch: Watch | None) -> Watch:
+    """`watch`, and the pages drawn anew now and then while the sheet fills; that takes a twentieth of the time."""
+    due, shown = time.monotonic() + EVERY, 0
+
+    def watching(now: Progress) -> None:
+        nonlocal due, shown
+        if watch:
+            watch(now)
+        begun = time.monotonic()
+        if begun >= due and now.done > shown:
+            made.files = pages.write(made.plan, store, made.keys, look)
+            took = time.monotonic() - begun
+            due, shown = begun + took + max(EVERY, 20 * took), now.done
+
+    return watching
 
 
 def _score(made: Made, store: Store, scorer: Scorer, base_keys: Mapping[Shot, str]) -> None:
@@ -124,8 +157,9 @@ def manifest(made: Made, store: Store, title: str) -> dict[str, Any]:
     plan = made.plan
     cells = []
     for place, (cell, key) in enumerate(zip(plan.cells, made.keys, strict=True)):
-        row: dict[str, Any] = {"x": cell.x, "y": cell.y, "z": cell.z, "file": _name(store, key), "tag": cell.tag}
-        row |= {name: value for name, value in asdict(cell.shot).items() if name != "lora"}
+        row: dict[str, Any] = {"x": cell.x, "y": cell.y, "z": cell.z, "key": key, "tag": cell.tag,
+                               "file": _name(store, key)}  # fmt: skip
+        row |= cell.shot.picture()
         if made.scores:
             row["score"] = asdict(made.scores[place])
         cells.append(row)
@@ -137,6 +171,8 @@ def manifest(made: Made, store: Store, title: str) -> dict[str, Any]:
         "base": asdict(plan.base),
         "complete": bool(made.progress.pictures) and made.finished,
         "axes": axes,
+        "measured": made.measured,
+        "warning": made.warning,
         "suggested": asdict(made.suggestion) if made.suggestion else None,
         "pages": [path.name for path in made.files],
         "cells": cells,

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from PIL import Image
 
+from ..file.library import Library
+from ..stack import Presets, resolve_blocks
 from .plan import Plan, batches, once
 from .shot import Shot
 from .store import Store
@@ -17,7 +19,9 @@ Tick = Callable[[int, int], None]
 
 
 class Artist(Protocol):
-    """Who draws: a model with its LoRA files."""
+    """Who draws: a model with its LoRA files. title: what sheets call the model."""
+
+    title: str
 
     def identity(self, shot: Shot) -> str:
         """What a picture depends on beside the shot: checkpoint, LoRA files, precision."""
@@ -46,6 +50,15 @@ class Progress:
     newest: list[str] = field(default_factory=list)
     share: float = 0.0
     """Of the batch in work."""
+
+
+def depends(shot: Shot, library: Library, presets: Presets) -> str:
+    """What a shot's tags come to beside their text: the files' contents, and block weights (presets may be other ones
+    next time). A part of what `Artist.identity` tells."""
+    acting = [request for request in shot.tags() if request.te or request.unet]
+    files = [library.find(request.name).hash for request in acting]
+    drawn = [request for request in acting if request.lbw or request.lbwe]
+    return ":".join([*files, *(str(resolve_blocks(request, presets, seed=shot.seed)) for request in drawn)])
 
 
 Watch = Callable[[Progress], None]

@@ -25,6 +25,7 @@ COPY = 0.07
 """A picture this near (root mean square of colours at 32×32) to a training picture, and clearly nearer than without the
 LoRA, is called a near-duplicate."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+TABLE = "scores.csv"
 MOST = 500
 """Training pictures that are looked at, evenly chosen."""
 

@@ -62,17 +62,9 @@ class Store:
             image.load()
             return image
 
-    def read(self) -> dict[str, Any]:
-        """What `sheet.json` holds; empty where there is none."""
-        try:
-            found = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def seed(self, base: Mapping[str, Any], asked: Sequence[str]) -> int | None:
         """The seed of the sheet that is here, if it was asked for in the same way: it is gone on with."""
-        before = self.read()
+        before = read(self.folder)
         axes = [before.get("axes", {}).get(name, {}).get("asked") for name in ("x", "y", "z")]
         left_out = ("seed", "lora")
         same = {k: v for k, v in base.items() if k not in left_out}
@@ -87,6 +79,23 @@ class Store:
         with replacing(path, overwrite=True) as part:
             part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         return path
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What a sheet's `sheet.json` holds, empty where there is none; each cell's `file` as far as it is drawn by now.
+
+    Nothing in the folder is changed, so this may be asked while the sheet is being drawn.
+    """
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    there = {path.stem.rpartition("-")[2]: f"{CELLS}/{path.name}" for path in sorted((folder / CELLS).glob("*-*.png"))}
+    for cell in found.get("cells", ()):
+        cell["file"] = there.get(cell.get("key", ""), "")
+    return found
 
 
 def _whole(path: Path) -> bool:

@@ -96,6 +96,16 @@ def _by_likeness(sound: Sequence[Choice], left: int, likeness: float, near: floa
     )
 
 
+def copies(plan: Plan, scores: Sequence[Score]) -> str:
+    """A warning that names cells which are nearly copies of training pictures; "" where there are none."""
+    found = [(_label(plan, [cell]), score.copy_of) for cell, score in zip(plan.cells, scores, strict=True)
+             if score.copy_of]  # fmt: skip
+    if not found:
+        return ""
+    named = ", ".join(f"{label} (like {picture})" for label, picture in found[:3]) + (" …" if len(found) > 3 else "")
+    return f"Overfitting: {len(found)} of {len(scores)} pictures are nearly copies of training pictures: {named}."
+
+
 def _gentle(choice: Choice) -> float:
     return choice.difference
 

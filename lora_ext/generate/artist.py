@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..compare.mixed import Mixed
-from ..compare.run import Tick
+from ..compare.run import Tick, depends
 from ..compare.shot import Shot
 from ..file.library import Library
 from ..host import infotext
@@ -19,7 +19,7 @@ from ..host.render import Job, condition_each, decode, latents, to_images
 from ..host.sampling import plan_of
 from ..host.text import chunks
 from ..prompt import parse
-from ..stack import Fit, Presets, Use, resolve, resolve_blocks
+from ..stack import Fit, Presets, Use, resolve
 from .run import describe, sized, told
 from .settings import Settings
 
@@ -35,6 +35,7 @@ class StandaloneArtist:
         self.presets = presets or Presets()
         self.fits: dict[str, Fit] = {}
         self._mixed = Mixed(model, settings.mode)
+        self.title = model.name
         self._folders = in_folders(settings.embeddings)
         self._chunks: dict[tuple[object, ...], tuple[int, ...]] = {}
 
@@ -47,11 +48,7 @@ class StandaloneArtist:
     def identity(self, shot: Shot) -> str:
         """Checkpoint, LoRA files and precision."""
         model = self.model.sha256 or str(self.model.path)
-        acting = [request for request in shot.tags() if request.te or request.unet]
-        files = [self.library.find(request.name).hash for request in acting]
-        drawn = [request for request in acting if request.lbw or request.lbwe]  # presets may be other ones next time
-        blocks = [str(resolve_blocks(request, self.presets, seed=shot.seed)) for request in drawn]
-        return ":".join([model, self.settings.precision, *files, *blocks])
+        return ":".join([model, self.settings.precision, depends(shot, self.library, self.presets)])
 
     def group(self, shot: Shot) -> Hashable:
         """Size, sampler and steps; and how many chunks its texts are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from ..compare.blocks import Analysis
 from ..compare.run import Progress
 from ..compare.shot import Shot
 from ..compare.store import Store
-from ..errors import FileError, LoraError
+from ..errors import LoraError
 from ..file.library import Library
 from ..file.lorafile import LoraFile
 from ..file.reading import read
@@ -71,22 +70,13 @@ def analyse(
         found = _norms(settings, file, chosen)
     else:
         found = _pictures(settings, library, meant, chosen, way, seeds, batch, store)
-    line = found.preset(name, keep)
-    return {
-        "map": str(_written(found, keep, store)),
-        "lora": found.lora,
-        "way": way,
-        "shares": {label: round(share, 4) for label, share in found.shares.items()},
-        "outside": round(found.outside, 4),
-        "keep": list(found.keep(keep)),
-        "preset": line,
-        "text": found.sentence(keep),
-    }
+    told = found.as_dict(keep, name)  # a bad name is told before anything is written
+    return {"map": str(heatmap.write(found, keep, store.folder)), **told}
 
 
 def _norms(settings: Settings, file: LoraFile, layout: Any) -> Analysis:
     """Without a model, unless the file has layers whose ΔW depends on its weights."""
-    if all(adapter.low_rank() is not None for adapter in file.adapters.values()):
+    if blocks.alone(file):
         return blocks.by_norms(file, layout)
     model = open_model(settings)
     places = {site: target for part, root in model.parts().items() for site, target in targets(part, root).items()}
@@ -108,16 +98,3 @@ def _pictures(
         found = blocks.by_pictures(shot, layout, way, artist, store, seeds=several, batch=batch, watch=watch)
     print("\r", end="", file=sys.stderr)
     return found
-
-
-def _written(found: Analysis, keep: float, store: Store) -> Path:
-    path = store.folder / "blocks.png"
-    try:
-        heatmap.render(found, keep).save(path, format="PNG")
-        with (store.folder / "blocks.csv").open("w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["block", "amount", "share"])
-            rows.writerows((label, f"{amount:.6g}", f"{share:.4f}") for label, amount, share in blocks.rows_of(found))
-    except OSError as error:
-        raise FileError(f"{store.folder} cannot be written: {error.strerror or error}") from error
-    return path.resolve()

@@ -18,6 +18,7 @@ from ..compare.shot import Shot
 from ..compare.store import Store
 from ..errors import LoraError
 from ..file.library import Library
+from ..host import clip_image
 from ..host.sampling import plan_of
 from .artist import StandaloneArtist
 from .command import parser as generate_parser
@@ -38,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--lora", default="", help="the LoRA that axes speak about; without it the prompt's")
     made.add_argument("--batch", type=int, default=8, help="pictures at once")
     made.add_argument("--images", type=Path, help="folder of the training pictures, to measure likeness by")
-    made.add_argument("--clip", type=Path, help="folder of a CLIP image model, to measure likeness by meaning")
+    made.add_argument(
+        "--clip",
+        type=Path,
+        help="folder of a CLIP image model, to measure likeness by meaning; without it one in the hub's cache",
+    )
     made.add_argument("--no-scores", "--no_scores", action="store_true", help="draw only; measure nothing")
     made.set_defaults(out=Path("outputs") / "compare", steps=20)
     return made
@@ -84,13 +89,11 @@ def compare(
     if asked.seed < 0:
         shot = replace(shot, seed=store.seed(asdict(shot), (x, y, z)) or shot.seed)
     planned = plan.plan(shot, x, y, z, library)
-    scorer = None if no_scores else _scorer(images, clip, settings)
+    scorer = None if no_scores else scorer_of(images, clip, settings.device)
     with StandaloneArtist(settings, model, library) as artist:
         bar = _Bar(quiet=json)
         try:
-            made = make.make(
-                planned, artist, store, batch=batch, scorer=scorer, watch=bar, subtitle=_settings(shot, model.name)
-            )
+            made = make.make(planned, artist, store, batch=batch, scorer=scorer, watch=bar)
         finally:
             bar.close()
         fits = [str(fit) for fit in artist.fits.values() if not fit.ok]
@@ -102,30 +105,19 @@ def compare(
         "cells": len(planned.cells),
         "drawn": made.progress.done - made.progress.kept,
         "kept": made.progress.kept,
+        "warning": made.warning or None,
         "suggestion": made.suggestion.reason if made.suggestion else None,
         "tag": planned.cells[made.suggestion.cells[0]].tag if made.suggestion and made.suggestion.cells else None,
     }
 
 
-def _scorer(images: Sequence[Path], clip: Path | None, settings: Settings) -> Scorer:
+def scorer_of(images: Sequence[Path], clip: Path | None = None, device: str | None = None) -> Scorer:
+    """Measures by the CLIP image model in `clip`, else by one that the user has, else by colours and edges."""
+    clip = clip or (clip_image.find() if images else None)
     if clip is None:
         return Scorer(images)
-    from ..host.clip_image import ImageModel
-
-    model = ImageModel(clip, settings.device)
+    model = clip_image.ImageModel(clip, device)
     return Scorer(images, model, model.name)
-
-
-def _settings(shot: Shot, model: str) -> str:
-    """The settings that all cells share, in a line."""
-    told = [
-        f"{shot.steps} steps",
-        shot.sampler,
-        f"CFG {shot.cfg:g}",
-        f"{shot.width}x{shot.height}",
-        f"seed {shot.seed}",
-    ]
-    return ", ".join([*told, model] if model else told)
 
 
 class _Bar:
@@ -147,4 +139,4 @@ class _Bar:
 
 def _text(result: dict[str, Any]) -> str:
     lines = [*result["sheets"], f"{result['cells']} cells; {result['drawn']} pictures drawn, {result['kept']} kept."]
-    return "\n".join(filter(None, [*lines, result["suggestion"], result["tag"]]))
+    return "\n".join(filter(None, [*lines, result["suggestion"], result["tag"], result["warning"]]))

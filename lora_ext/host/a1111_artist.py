@@ -8,7 +8,7 @@ import torch
 from modules import devices, processing, shared
 from PIL import Image
 
-from ..compare.run import Stopped, Tick
+from ..compare.run import Stopped, Tick, depends
 from ..compare.shot import Shot
 from ..errors import LoraError
 from ..file.library import Library
@@ -18,6 +18,10 @@ from .a1111_model import current, knows
 from .a1111_several import draw, settings
 from .infotext import KEY
 
+_COUNT = ("CLIP_stop_at_last_layers", "sd_vae", "randn_source", "eta_noise_seed_delta", "token_merging_ratio",
+          "use_old_scheduling", "upcast_attn")  # fmt: skip
+"""Settings of the web UI that a picture depends on."""
+
 
 class A1111Artist:
     """Draws with the model that is loaded. Use it only while the queue is ours."""
@@ -25,14 +29,16 @@ class A1111Artist:
     def __init__(self, library: Library, presets: Presets | None = None) -> None:
         self.library, self.presets = library, presets or Presets()
         self.fits: dict[str, Fit] = {}
+        self.title = str(getattr(getattr(current(), "sd_checkpoint_info", None), "model_name", ""))
 
     def identity(self, shot: Shot) -> str:
-        """Checkpoint and LoRA files."""
+        """Checkpoint, LoRA files, and those of the web UI's settings that change pictures."""
         model = current()
         if model is None:
             raise LoraError("no model is loaded; choose a checkpoint at the top of the page")
-        files = [self.library.find(request.name).hash for request in shot.tags() if request.te or request.unet]
-        return ":".join([str(model.sd_checkpoint_info.filename), str(model.sd_checkpoint_info.sha256 or ""), *files])
+        info = model.sd_checkpoint_info
+        told = [info.filename, info.sha256 or "", *(getattr(shared.opts, name, "") for name in _COUNT)]
+        return ":".join([*map(str, told), depends(shot, self.library, self.presets)])
 
     def group(self, shot: Shot) -> Hashable:
         """Size, sampler and steps, and the text: texts of other lengths would change each other's padding."""

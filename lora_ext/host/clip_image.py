@@ -13,6 +13,33 @@ from PIL import Image
 from ..errors import FileError
 from .diffusers import best_device
 
+HUB = (
+    "openai/clip-vit-large-patch14",
+    "openai/clip-vit-base-patch32",
+    "openai/clip-vit-base-patch16",
+    "openai/clip-vit-large-patch14-336",
+)
+"""Repositories that users may have in their cache, the usual one first."""
+_NEEDED = ("config.json", "preprocessor_config.json")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def find(folder: Path | None = None) -> Path | None:
+    """A CLIP image model of the user's own: `folder`, where it is one, else one in the hub's cache; None without.
+
+    Many have CLIP's tokenizer alone in their cache; that is none.
+    """
+    if folder is not None and (folder / "config.json").is_file():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    for repository in HUB:
+        found = {name: try_to_load_from_cache(repository, name) for name in (*_NEEDED, *_WEIGHTS)}
+        there = {name for name, path in found.items() if isinstance(path, str)}
+        if there.issuperset(_NEEDED) and there.intersection(_WEIGHTS):
+            return Path(str(found["config.json"])).parent
+    return None
+
 
 class ImageModel:
     """Pictures → unit vectors (n, d), float32 (Radford et al. 2021, arXiv:2103.00020).
@@ -31,9 +58,13 @@ class ImageModel:
             self._prepare = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise FileError(f"{folder} cannot be read as a CLIP image model: {str(error).splitlines()[0]}") from error
-        self.name = folder.name
+        self.name = next(
+            (part.removeprefix("models--") for part in folder.parts if part.startswith("models--")), folder.name
+        )
         self._device = torch.device(device or best_device())
         self._model.to(self._device)
+        if self._device.type == "cuda":
+            self._model.half()  # the model that draws needs the room
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
@@ -41,7 +72,9 @@ class ImageModel:
         rows = []
         for start in range(0, len(images), 16):
             batch = [image.convert("RGB") for image in images[start : start + 16]]
-            pixels = self._prepare(images=batch, return_tensors="pt")["pixel_values"].to(self._device)
+            pixels = self._prepare(images=batch, return_tensors="pt")["pixel_values"].to(
+                self._device, self._model.dtype
+            )
             vectors = self._model(pixel_values=pixels).image_embeds.float()
             rows.append(torch.nn.functional.normalize(vectors, dim=-1).cpu())
         return np.asarray(torch.cat(rows).numpy(), dtype=np.float32)

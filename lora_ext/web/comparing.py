@@ -11,37 +11,58 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import Field, ValidationError
+from starlette.responses import FileResponse, Response
 
 from ..compare import make, plan
 from ..compare.axes import KINDS
 from ..compare.run import Progress, Stopped
 from ..compare.runs import runs_in
-from ..compare.scores import Scorer, training_pictures
-from ..compare.shot import Picture, Shot
-from ..compare.store import MANIFEST, Store
-from ..errors import LoraError
+from ..compare.scores import TABLE, training_pictures
+from ..compare.shot import Picture, Shot, edit
+from ..compare.store import MANIFEST, Store, read
+from ..errors import LoraError, PromptError, TrainError
+from ..file.writing import replacing
+from ..generate.compare import scorer_of
 from ..jobs import MODEL, Job
+from ..training.afterwards import asked, pictures
 from .datasets import folder_of
 from .names import below
-from .route import Sampled
+from .route import Body, Sampled
 from .studio import Studio
+from .training import Runs
+
+_ASKED = "asked.json"
 
 
 class Asked(Sampled):
     """A sheet: axes as text (`/compare/axes`), and what each picture is drawn from.
 
-    lora: the file that axes speak about. dataset: its pictures, to score by. folder: a sheet that is gone on with.
+    lora: the file that axes speak about. dataset: its pictures, to score by; run: those of this training run.
+    folder: a sheet that is gone on with.
     """
 
     lora: str = ""
-    x: str = Field("", max_length=4000)
-    y: str = Field("", max_length=4000)
-    z: str = Field("", max_length=4000)
+    x: str = Field("", max_length=50_000)
+    y: str = Field("", max_length=50_000)
+    z: str = Field("", max_length=50_000)
     seed: int = Field(0, ge=0, le=2**32 - 1)
     batch: int = Field(4, ge=1, le=32)
     dataset: str = ""
+    run: str = ""
     folder: str = ""
+
+
+class Take(Body):
+    """A cell's tag, and the prompt that it goes into."""
+
+    tag: str = Field(..., max_length=4000)
+    prompt: str = Field("", max_length=20_000)
+
+
+def pictured(wish: Sampled) -> dict[str, Any]:
+    """The fields of a `Picture` by name."""
+    return {item.name: getattr(wish, item.name) for item in fields(Picture)}
 
 
 class Sheets:
@@ -49,26 +70,52 @@ class Sheets:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
+        self.runs = Runs(studio)
         self.folder = studio.folders.outputs / "compare"
 
     def plan(self, wish: Asked) -> plan.Plan:
         """The plan. Raises LoraError."""
         lora = self.studio.library.call(self.studio.entry(wish.lora)) if wish.lora else ""
-        shot = Shot(**{item.name: getattr(wish, item.name) for item in fields(Picture)}, lora=lora)
+        shot = Shot(**pictured(wish), lora=lora)
         return plan.plan(shot, wish.x, wish.y, wish.z, self.studio.library, self.studio.desk.presets())
+
+    def start(self, wish: Asked) -> Job:
+        """Queues a sheet. Raises LoraError about what cannot be."""
+        planned = self.plan(wish)
+        title = f"{planned.base.lora or 'sheet'}: {len(planned.cells)}"
+        return self.studio.jobs.start("compare", title, lambda job: self.draw(wish, job), lane=MODEL)
+
+    def of_run(self, name: str) -> Asked:
+        """Epochs × weights of a training run that has ended. Raises LoraError."""
+        recipe, names = self.runs.of(name)
+        wanted = asked(recipe, names)
+        checkpoint = self.runs.record(name)["settings"].get("pretrained_model_name_or_path") or ""
+        axes: dict[str, Any] = {"lora": wanted.lora, "x": wanted.x, "y": wanted.y, "z": wanted.z}
+        try:
+            return Asked(**wanted.picture.picture(), **axes, run=name, batch=8, checkpoint=checkpoint)
+        except ValidationError as error:
+            row = error.errors()[0]
+            raise TrainError(f"the run's sample prompts cannot be drawn: {row['loc'][-1]}: {row['msg']}") from None
+
+    def _training(self, wish: Asked) -> list[Path]:
+        """The pictures that likeness is measured by."""
+        if wish.run:
+            return pictures(self.runs.of(wish.run)[0])
+        return training_pictures(folder_of(self.studio, wish.dataset)) if wish.dataset else []
 
     def draw(self, wish: Asked, job: Job) -> dict[str, Any]:
         """Draws what is missing of a sheet and writes its pages; stopped, it keeps what there is."""
         planned = self.plan(wish)
         folder = below([self.folder], wish.folder) if wish.folder else self._new(planned.base.lora or "sheet")
-        store = Store(folder)
-        training = training_pictures(folder_of(self.studio, wish.dataset)) if wish.dataset else ()
-        scorer = Scorer(training)
+        store, scorer = Store(folder), scorer_of(self._training(wish))
+        with replacing(folder / _ASKED, overwrite=True) as part:
+            part.write_text(json.dumps(dict(wish)), encoding="utf-8")
 
         def watch(now: Progress) -> None:
             job.done, job.total, job.text = now.done * 100 + round(99 * now.share), now.pictures * 100, "drawing"
             found = (store.path(key) for key in now.newest)
             job.live = {
+                "folder": folder.name,
                 "pictures": now.pictures,
                 "done": now.done,
                 "newest": [self._name(path) for path in found if path] or job.live.get("newest", []),
@@ -80,21 +127,22 @@ class Sheets:
             made = make.make(planned, artist, store, batch=wish.batch, scorer=scorer, watch=watch)
             for fit in getattr(artist, "fits", {}).values():
                 job.say(str(fit))
-        with suppress(OSError):
-            (folder / "asked.json").write_text(json.dumps(dict(wish)), encoding="utf-8")
+        if made.warning:
+            job.say(made.warning)
         job.done = job.total
-        return self.sheet(folder, how=scorer.how if made.scores else "")
+        return self.sheet(folder)
 
-    def sheet(self, folder: Path, how: str = "") -> dict[str, Any]:
-        """A sheet's manifest with names below the output folder."""
-        found = Store(folder).read()
+    def sheet(self, folder: Path) -> dict[str, Any]:
+        """A sheet's manifest as it is now, with names below the output folder."""
+        found = read(folder)
         for cell in found.get("cells", []):
             cell["file"] = self._name(folder / cell["file"]) if cell.get("file") else None
         pages = [self._name(folder / name) for name in found.get("pages", [])]
-        asked = {}
+        wish = {}
         with suppress(OSError, ValueError):
-            asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
-        return {**found, "pages": pages, "folder": folder.name, "how": how, "asked": asked}
+            wish = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
+        table = (folder / TABLE).is_file()
+        return {**found, "pages": pages, "folder": folder.name, "table": table, "asked": wish}
 
     def history(self) -> list[dict[str, Any]]:
         """Sheets of before, newest first: name, title, time, whether complete."""
@@ -136,14 +184,26 @@ def add(api: APIRouter, studio: Studio) -> None:
     @api.post("/compare", status_code=202)
     def compare(wish: Asked) -> dict[str, Any]:
         """Draws a sheet. Answers with a job; cancelling it keeps what is drawn."""
-        planned = sheets.plan(wish)
-        title = f"{planned.base.lora or 'sheet'}: {len(planned.cells)}"
-        return studio.jobs.start("compare", title, lambda job: sheets.draw(wish, job), lane=MODEL).as_json(brief=True)
+        return sheets.start(wish).as_json(brief=True)
 
     @api.get("/compare/history")
     def history() -> dict[str, Any]:
         """Sheets of before, newest first."""
         return {"sheets": sheets.history()}
+
+    @api.post("/compare/prompt")
+    def prompt(wish: Take) -> dict[str, str]:
+        """The prompt with a cell's tag in the place of its run's, or at its end."""
+        request = next(iter(Shot(prompt=wish.tag).tags()), None)
+        if request is None:
+            raise PromptError("there is no <lora:…> tag in it")
+        return {"prompt": edit(wish.prompt, request.name, lambda _: request)}
+
+    @api.get("/compare/{folder}/scores.csv", response_class=Response)
+    def table(folder: str) -> Response:
+        """A sheet's scores as a table, a line a cell."""
+        path = below([sheets.folder], f"{folder}/{TABLE}")
+        return FileResponse(path, media_type="text/csv", filename=f"{folder}.csv")
 
     @api.get("/compare/{folder}")
     def sheet(folder: str) -> dict[str, Any]:

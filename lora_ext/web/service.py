@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from .. import __version__
 from ..errors import FileError, did_you_mean
-from . import comparing, job_routes, library_routes, tool_routes, train_routes, weights_routes
+from . import block_routes, comparing, job_routes, library_routes, tool_routes, train_routes, weights_routes
 from .route import PREFIX, Guard, router
 from .studio import Studio
 
@@ -23,7 +23,7 @@ LOCALIZATIONS = Path(__file__).parent.parent.parent / "localizations"
 def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
     """Adds every route, and `/lora-ext/v1/openapi.json`, before any route that takes all paths."""
     api = router(guard)
-    for routes in (library_routes, weights_routes, tool_routes, train_routes, comparing, job_routes):
+    for routes in (library_routes, weights_routes, tool_routes, train_routes, comparing, block_routes, job_routes):
         routes.add(api, studio)
 
     @api.get("/strings")

@@ -8,18 +8,24 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.responses import Response
 
-from ..jobs import MODEL
+from ..errors import LoraError
+from ..jobs import MODEL, Job
 from . import datasets
+from .comparing import Sheets
 from .route import Body
 from .studio import Studio
-from .training import Runs, fields
+from .training import fields
 
 
 class Wish(Body):
-    """Values of the form by name; those left out are at their defaults. prompts: sample prompts, one a line."""
+    """Values of the form by name; those left out are at their defaults. prompts: sample prompts, one a line.
+
+    compare: whether a sheet of epochs × weights follows by itself.
+    """
 
     settings: dict[str, Any] = Field({})
     prompts: str = ""
+    compare: bool = False
 
 
 class Caption(Body):
@@ -42,7 +48,8 @@ class Replace(Body):
 
 def add(api: APIRouter, studio: Studio) -> None:
     """Adds the routes."""
-    runs = Runs(studio)
+    sheets = Sheets(studio)
+    runs = sheets.runs
 
     @api.get("/train/form")
     def form() -> dict[str, Any]:
@@ -61,8 +68,21 @@ def add(api: APIRouter, studio: Studio) -> None:
         """Queues a run. Answers with a job; cancelling it saves first."""
         runs.recipe(wish.settings)
         title = str(wish.settings.get("output_name") or "last")
-        work = studio.jobs.start("train", title, lambda job: runs.train(wish.settings, wish.prompts, job), lane=MODEL)
-        return work.as_json(brief=True)
+        return studio.jobs.start("train", title, lambda job: work(wish, job), lane=MODEL).as_json(brief=True)
+
+    def work(wish: Wish, job: Job) -> dict[str, Any]:
+        made = runs.train(wish.settings, wish.prompts, job)
+        if wish.compare and not made["stopped"]:
+            try:
+                made["sheet"] = sheets.start(sheets.of_run(made["name"])).id
+            except LoraError as error:
+                job.say(f"no sheet of epochs and weights: {error}")
+        return made
+
+    @api.post("/train/{name}/compare", status_code=202)
+    def compare(name: str) -> dict[str, Any]:
+        """A sheet of a run's epochs × weights on its sample prompts. Answers with a job."""
+        return sheets.start(sheets.of_run(name)).as_json(brief=True)
 
     @api.get("/train/history")
     def history() -> dict[str, Any]:

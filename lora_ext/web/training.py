@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import shutil
@@ -13,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import TrainError
+from ..compare.runs import same_run
+from ..errors import FileError, TrainError
 from ..file.writing import replacing
 from ..jobs import Job
 from ..tools.progress import through
@@ -139,7 +141,7 @@ class Runs:
         record: dict[str, Any] = {"name": folder.name, "job": job.id, "settings": dict(settings), "prompts": prompts}
         record["begun"] = time.time()
         self._note(folder, record)
-        live = Live(self, job, folder)
+        live = Live(self, job, folder, recipe.output_name)
         try:
             with self.studio.desk.borrowed(recipe.pretrained_model_name_or_path) as trainee:
                 shell = JobShell(job, self.studio.folders.loras)
@@ -180,6 +182,26 @@ class Runs:
         with replacing(folder / _RECORD, overwrite=True) as part:
             part.write_text(json.dumps(_plain(record), ensure_ascii=False, indent=1), encoding="utf-8")
 
+    def record(self, name: str) -> dict[str, Any]:
+        """What is written down of a run: settings, prompts, files. Raises LoraError."""
+        try:
+            found: dict[str, Any] = json.loads((below([self.folder], name) / _RECORD).read_text(encoding="utf-8"))
+            return found
+        except (OSError, ValueError):
+            raise TrainError(f"{name!r} is no run") from None
+
+    def of(self, name: str) -> tuple[Recipe, list[str]]:
+        """A run's recipe, and what prompts call those of its files that are still there. Raises LoraError."""
+        record, folder = self.record(name), below([self.folder], name)
+        recipe, prompts = self.recipe(record["settings"], folder), folder / _PROMPTS
+        if prompts.is_file():
+            recipe = replace(recipe, sample_prompts=str(prompts))
+        names = []
+        for place in record.get("files") or ():
+            with suppress(FileError):
+                names.append(self.studio.library.call(self.studio.entry(place)))
+        return recipe, names
+
     # --- runs of before
 
     def history(self) -> list[dict[str, Any]]:
@@ -211,8 +233,9 @@ class Runs:
 class Live:
     """What the page shows of a run at work: its curve, newest samples, files; and copies of files as they are made."""
 
-    def __init__(self, runs: Runs, job: Job, folder: Path) -> None:
-        self.runs, self.job, self.folder = runs, job, folder
+    def __init__(self, runs: Runs, job: Job, folder: Path, name: str) -> None:
+        self.runs, self.job, self.folder, self.name = runs, job, folder, name
+        self.called = _free(runs.studio.folders.save, name)
         self.copies: list[Path] = []
         self._seen: set[str] = set()
         self._rows: list[list[Any]] = []
@@ -243,11 +266,8 @@ class Live:
                 self._copy(path)
 
     def _copy(self, path: Path) -> None:
-        """Into the LoRA folder, under a name that is free there."""
-        save = self.runs.studio.folders.save
-        target = save / path.name
-        if target.exists():
-            target = save / f"{path.stem}-{self.folder.name[-15:]}{path.suffix}"
+        """Into the LoRA folder; where that has a run of this name, all of this one's files have another."""
+        target = self.runs.studio.folders.save / f"{self.called}{path.name.removeprefix(self.name)}"
         shutil.copyfile(path, target)
         self.copies.append(target)
         self.job.say(f"saved {target.name}")
@@ -269,6 +289,13 @@ def memory() -> int | None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * 4096
     return None
+
+
+def _free(folder: Path, name: str) -> str:
+    """`name`, or `name-2` … where a file of a run of that name is in the folder."""
+    taken = [path.stem for path in folder.glob("*.safetensors")]
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(free for free in names if not any(same_run(stem, free) for stem in taken))
 
 
 def _newest_state(folder: Path) -> Path | None:

@@ -1,0 +1,83 @@
+"""Block analysis behind the tab: which blocks of a LoRA matter, as a heat map and a preset that keeps them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from ..compare import blocks, heatmap, values
+from ..compare.blocks import Analysis
+from ..compare.run import Progress
+from ..compare.shot import Shot
+from ..compare.store import Store
+from ..file.lorafile import LoraFile
+from ..inject import targets
+from ..jobs import MODEL, Job
+from .comparing import pictured
+from .route import Sampled
+from .studio import Studio
+
+
+class Blocks(Sampled):
+    """way: one of `norms`, `lowered`, `raised`. layout: 12, 17, 20, 25 or 26 positions, 0 what suits the file.
+
+    seeds: to average over, such as 1,2,3. keep: share of the effect that the preset `name` is to keep.
+    """
+
+    lora: str
+    way: str = blocks.NORMS
+    layout: int = 0
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    seeds: str = Field("", max_length=400)
+    keep: float = Field(0.8, gt=0, le=1)
+    name: str = Field("KEEP", max_length=64)
+    batch: int = Field(8, ge=1, le=32)
+
+
+def analyse(studio: Studio, wish: Blocks, job: Job) -> dict[str, Any]:
+    """The analysis with its map's name below the output folder. What is drawn is kept for the next time."""
+    name = studio.library.call(studio.entry(wish.lora))
+    file = studio.library.load(name)
+    layout = blocks.layout_of(wish.layout or (12 if file.family == "SDXL" else 17))
+    stem = re.sub(r"[^\w.-]+", "-", name)[:60].strip("-.") or "lora"
+    store = Store(studio.folders.outputs / "blocks" / f"{stem}-{len(layout.labels)}-{wish.way}")
+    if wish.way == blocks.NORMS:
+        found = _norms(studio, wish, file, name, layout)
+    else:
+        seeds = [int(seed) for seed in values.numbers(wish.seeds, "seeds", whole=True)] if wish.seeds else []
+
+        def watch(now: Progress) -> None:
+            job.progress(now.done * 100 + round(99 * now.share), now.pictures * 100, "drawing")
+
+        with studio.desk.artist(wish.checkpoint, studio.library) as artist:
+            base = Shot(**pictured(wish), lora=name)
+            found = blocks.by_pictures(
+                base, layout, wish.way, artist, store, seeds=seeds, batch=wish.batch, watch=watch
+            )
+    told = found.as_dict(wish.keep, wish.name)
+    path = heatmap.write(found, wish.keep, store.folder.resolve())
+    return {**told, "map": path.relative_to(studio.folders.outputs.resolve()).as_posix(), "layout": len(layout.labels)}
+
+
+def _norms(studio: Studio, wish: Blocks, file: LoraFile, name: str, layout: Any) -> Analysis:
+    if blocks.alone(file):
+        return blocks.by_norms(file, layout, name)
+    with studio.desk.borrowed(wish.checkpoint or None) as model:
+        places = {site: target for part, root in model.parts().items() for site, target in targets(part, root).items()}
+        return blocks.by_norms(file, layout, name, places)
+
+
+def add(api: APIRouter, studio: Studio) -> None:
+    """Adds the route."""
+
+    @api.post("/compare/blocks", status_code=202)
+    def start(wish: Blocks) -> dict[str, Any]:
+        """Measures what each block does. Answers with a job."""
+        blocks.checked(wish.way)
+        studio.entry(wish.lora)
+        return studio.jobs.start("blocks", wish.lora, lambda job: analyse(studio, wish, job), lane=MODEL).as_json(
+            brief=True
+        )
