@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import FitError, ToolError, did_you_mean
+from .spectrum import eigen, krylov, leading, singular, wide
 
 
 @dataclass(frozen=True)
@@ -218,28 +219,75 @@ class Best:
 
 
 def shrink(low: LowRank, rule: Rule | int) -> Best:
-    """The best approximation of U·diag(g)·D at a rank: SVD of the r×r core R_u·R_dᵀ of two thin QR's.
+    """The best approximation of U·diag(g)·D at a rank, by r×r matrices; ΔW is never formed.
 
-    Never forms ΔW (Golub & Van Loan §5.4; Eckart–Young). Only the R's are needed: with ΔW = L·Rᵀ and its singular
-    vectors u, v, s·u = L·(Rᵀv) and Rᵀv = R_dᵀ·(core's right vector), likewise s·v. Time O(r²(m+n)), memory O(r(m+n)).
-    The rank is at most min(r, m, n). Raises ToolError for NaN or infinity.
+    With ΔW = L·Rᵀ, L = Q·R_l and G = RᵀR: R_l·G·R_lᵀ has the squared singular values, and for its eigenvectors y the
+    columns of R·W, W = R_lᵀ·y/s, are right singular vectors, those of L·(G·W) left ones times s (Golub & Van Loan
+    §5.4; Eckart–Young). For a small fixed rank R_l and G come from products in float32 where these are exact enough,
+    else from QR's. Time O(r²(m+n)), memory O(r(m+n)). The rank is at most min(r, m, n). Raises ToolError for NaN or
+    infinity.
     """
     rule = Rule(rule) if isinstance(rule, int) else rule
     left, right = low.up.float() * low.gain.float(), low.down.flatten(1).float().T
-    r_left, r_right = (torch.linalg.qr(side, mode="r")[1].to(_wide(side)) for side in (left, right))
-    core = r_left @ r_right.T
-    if not bool(torch.isfinite(core).all()):
+    size = min(left.shape[0], right.shape[0])
+    core = None
+    if rule.method is None and 2 * rule.rank <= min(low.rank, size):
+        core = _quick_core(_gram(left), _gram(right), rule, size)
+    if core is None:
+        r_left, r_right = (torch.linalg.qr(side, mode="r")[1].to(wide(side)) for side in (left, right))
+        core = _core(r_left, r_right.T @ r_right, rule, size)
+    up, down = left @ core.left.float(), core.right.float().T @ right.T
+    return _best(up, core.values, down.reshape(-1, *low.shape[1:]), core.norm)
+
+
+@dataclass(frozen=True)
+class _Core:
+    """ΔW ≈ (L·left)·diag(values)·(R·right)ᵀ of ΔW = L·Rᵀ; `values` may hold more than are used. norm: ‖ΔW‖."""
+
+    values: Tensor
+    left: Tensor
+    right: Tensor
+    norm: float
+
+
+def _quick_core(gram_left: Tensor, gram_right: Tensor, rule: Rule, size: int) -> _Core | None:
+    """The core from LᵀL and RᵀR in float32; None where what they round away counts in the error, or is all of it."""
+    r_left, failed = torch.linalg.cholesky_ex(gram_left, upper=True)
+    reach = float((gram_left.diagonal() * gram_right.diagonal()).sqrt().sum()) ** 2
+    if int(failed) or not math.isfinite(reach):
+        return None
+    core = _core(r_left, gram_right, rule, size)
+    lost = core.norm**2 - float(core.values[: core.left.shape[1]].double().square().sum())
+    return core if 6e-8 * reach <= 3e-4 * lost else None
+
+
+def _core(r_left: Tensor, gram: Tensor, rule: Rule, size: int) -> _Core:
+    """The core of R_l and G = RᵀR (`shrink`). size: min(m, n). Raises ToolError for NaN or infinity."""
+    square = r_left @ gram @ r_left.T
+    if not bool(torch.isfinite(square).all()):
         raise ToolError("NaN or infinity")
-    values, head = _eigen(core)
-    values = values[: min(core.shape)]
-    rank = rule.choose(values, min(left.shape[0], right.shape[0]))
-    norm = float(torch.linalg.vector_norm(values))
-    head = head[:, :rank].to(core)
+    norm = math.sqrt(max(float(square.diagonal().sum()), 0.0))
+    squares, vectors = eigen(square) if rule.method is not None else leading(square, rule.rank)
+    values = squares.sqrt()[:size]
+    rank = rule.choose(values, size)
     # what is zero but for rounding has no direction
-    gains = values[:rank].to(core).clamp(min=max(1e-7 * float(values[0]), torch.finfo(torch.float32).tiny))
-    up = left @ ((r_right.T @ (core.T @ head / gains)) / gains).float()
-    down = ((r_left.T @ head) / gains).float().T @ right.T
-    return _best(up, values, down.reshape(-1, *low.shape[1:]), norm)
+    least = max(1e-7 * float(values[0]), torch.finfo(torch.float32).tiny)
+    right = r_left.T @ (vectors[:, :rank].to(square) / values[:rank].to(square).clamp(min=least))
+    # whatever the vectors, what is best among them is exact
+    left = gram @ right
+    image = r_left @ left
+    squares, turn = eigen(image.T @ image)
+    gains, turn = squares.sqrt(), turn.to(square)
+    left = left @ turn / gains.to(square).clamp(min=least)
+    return _Core(torch.cat([gains, values[rank:]]), left, right @ turn, norm)
+
+
+def _gram(side: Tensor) -> Tensor:
+    """AᵀA, by halves, of which one corner is the other's transpose."""
+    half = side.shape[1] // 2
+    one, two = side[:, :half], side[:, half:]
+    corner = one.T @ two
+    return torch.cat([torch.cat([one.T @ one, corner], dim=1), torch.cat([corner.T, two.T @ two], dim=1)])
 
 
 def from_delta(delta: Tensor, rule: Rule | int) -> Best:
@@ -252,24 +300,24 @@ def from_delta(delta: Tensor, rule: Rule | int) -> Best:
     rule = Rule(rule) if isinstance(rule, int) else rule
     matrix = delta.flatten(1).float()
     turned = matrix.shape[0] > matrix.shape[1]
-    wide = matrix.T if turned else matrix
-    norm = float(torch.linalg.vector_norm(wide, dtype=_wide(wide)))
+    matrix = matrix.T if turned else matrix
+    norm = float(torch.linalg.vector_norm(matrix, dtype=wide(matrix)))
     if not math.isfinite(norm):
         raise ToolError("NaN or infinity")
     rest: Tensor | None = None
-    if rule.method is None and wide.shape[0] >= 512 and rule.rank * 6 <= wide.shape[0]:
-        basis, thin = _krylov(wide, rule.rank, norm)
+    if rule.method is None and matrix.shape[0] >= 512 and rule.rank * 6 <= matrix.shape[0]:
+        basis, thin = krylov(matrix, rule.rank, norm)
         rank = rule.rank if norm else 1
     else:
-        rest, basis = _eigen(wide)
-        rank = rule.choose(rest, wide.shape[0])
-        basis = basis[:, :rank].to(wide)
-        thin = basis.T @ wide
+        rest, basis = singular(matrix)
+        rank = rule.choose(rest, matrix.shape[0])
+        basis = basis[:, :rank].to(matrix)
+        thin = basis.T @ matrix
     # whatever the basis, the SVD of the thin projection is exact
-    values, turn = _eigen(thin)
-    turn = turn[:, :rank].to(wide)
+    values, turn = singular(thin)
+    turn = turn[:, :rank].to(matrix)
     short, long = basis @ turn, turn.T @ thin
-    long = long / values[:rank, None].to(wide).clamp(min=torch.finfo(torch.float32).tiny)
+    long = long / values[:rank, None].to(matrix).clamp(min=torch.finfo(torch.float32).tiny)
     up, down = (long.T, short.T) if turned else (short, long)
     values = values[:rank] if rest is None else torch.cat([values, rest[rank:]])
     return _best(up, values, down.reshape(-1, *delta.shape[1:]), norm)
@@ -279,46 +327,3 @@ def _best(up: Tensor, values: Tensor, down: Tensor, norm: float) -> Best:
     rank = up.shape[1]
     kept = float(torch.linalg.vector_norm(values[:rank])) / norm if norm else 1.0
     return Best(LowRank(up, values[:rank].float(), down), values.float(), norm, min(1.0, kept))
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    """float64, where the device has it."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
-def _eigen(wide: Tensor) -> tuple[Tensor, Tensor]:
-    """(singular values, left singular vectors) of M (m, n), falling, float64, from the eigenvectors of M·Mᵀ."""
-    wide = (wide.cpu() if wide.device.type == "mps" else wide).double()
-    weights, vectors = torch.linalg.eigh(wide @ wide.T)
-    return weights.clamp(min=0).sqrt().flip(0), vectors.flip(1)
-
-
-def _krylov(wide: Tensor, rank: int, norm: float) -> tuple[Tensor, Tensor]:
-    """Orthonormal B (m, b) that nearly holds the first `rank` left singular vectors of M (m, n), m ≤ n; and Bᵀ·M.
-
-    Blocks Ω, (MMᵀ)Ω, (MMᵀ)²Ω … are all kept and made orthogonal. What the best `rank` directions in them miss falls by
-    a steady factor or faster; ends when by that factor less than 1.5e-4 of the squared error is left to gain.
-    """
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(wide.shape[1], rank + 8, generator=generator).to(wide)
-    basis = torch.linalg.qr(wide @ start)[0]
-    thin, width = basis.T @ wide, basis.shape[1]
-    gram, errors = thin @ thin.T, [math.inf]
-    while basis.shape[1] + width <= wide.shape[0]:
-        if basis.shape[1] >= 3 * width:
-            captured = float(torch.linalg.eigvalsh(gram.cpu())[-rank:].double().sum())
-            errors.append(max(norm**2 - captured, 0.0))
-            gain, before = errors[-2] - errors[-1], errors[-3] - errors[-2] if len(errors) > 3 else math.inf
-            factor = min(max(gain / before if before > 0 and math.isfinite(before) else 0.5, 0.1), 0.9)
-            if errors[-1] <= 1e-11 * norm**2 or gain * factor / (1 - factor) <= 1.5e-4 * errors[-1]:
-                break
-        block = wide @ thin[-width:].T
-        for _ in range(2):  # twice is enough to be orthogonal (Giraud et al. 2005)
-            block = torch.linalg.qr(block - basis @ (basis.T @ block))[0]
-        rows = block.T @ wide
-        cross = thin @ rows.T
-        gram = torch.cat([torch.cat([gram, cross], dim=1), torch.cat([cross.T, rows @ rows.T], dim=1)])
-        basis, thin = torch.cat([basis, block], dim=1), torch.cat([thin, rows])
-    # the few directions that matter: the caller's float64 then works on these alone
-    turn = torch.linalg.eigh(gram.cpu())[1][:, -width:].to(wide)
-    return basis @ turn, turn.T @ thin

@@ -1,0 +1,111 @@
+"""Leading eigenvectors and thin factors of every sort of spectrum: as near to the best as promised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lora_ext import spectrum
+from lora_ext.lowrank import LowRank, shrink
+from lora_ext.spectrum import NEAR, _proven, _ritz, eigen, leading
+
+SPECTRA: dict[str, np.ndarray] = {
+    "flat": np.ones(256),
+    "clustered at the cut": np.r_[np.full(30, 2.0), 1 + 1e-4 * np.linspace(1, 0, 20), np.full(206, 0.5)],
+    "a step at the cut": np.r_[np.ones(32), np.full(224, 0.3)],
+    "a step beyond reach": np.r_[np.ones(70), np.full(186, 0.02)],
+    "slowly falling": np.linspace(1, 0.4, 256),
+    "falling": np.logspace(0, -1.5, 256),
+    "falling to 1e-6": np.logspace(0, -6, 256),
+    "one large": np.r_[1.0, np.full(255, 1e-3)],
+    "of rank 20": np.r_[np.linspace(1, 0.5, 20), np.zeros(236)],
+    "of rank 32, nearly": np.r_[np.linspace(1, 0.5, 32), np.full(224, 1e-5)],
+    "zero": np.zeros(256),
+}
+
+
+def turned(values: np.ndarray, seed: int = 0) -> Tensor:
+    """A symmetric matrix with these eigenvalues, float64."""
+    basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(values),) * 2))[0]
+    return torch.from_numpy((basis * values) @ basis.T)
+
+
+def thin(values: np.ndarray, spread: float, seed: int = 0) -> LowRank:
+    """Factors (300, r), (r, 400) of a ΔW with these singular values; their own reach over 10^spread."""
+    rng, r = np.random.default_rng(seed), len(values)
+    left, right = (np.linalg.qr(rng.normal(size=(size, r)))[0] for size in (300, 400))
+    mix = np.linalg.qr(rng.normal(size=(r, r)))[0] * np.logspace(0, -spread, r)
+    up, down = (left * values) @ mix, np.linalg.inv(mix) @ right.T
+    return LowRank(torch.from_numpy(up).float(), torch.ones(r), torch.from_numpy(down).float())
+
+
+def check(low: LowRank, rank: int) -> None:
+    exact = (low.up.double() * low.gain.double()) @ low.down.double()
+    values = torch.linalg.svdvals(exact)
+    best = shrink(low, rank)
+    found = (best.low.up.double() * best.low.gain.double()) @ best.low.down.double()
+    # beside the promise, float32's own part: the factors' sizes, not their product's, are what it rounds
+    reach = float(low.up.double().norm(dim=0) @ low.down.double().norm(dim=1))
+    assert float((found - exact).norm()) <= 1.001 * float(values[rank:].norm()) + 1e-6 * reach
+    assert best.norm == pytest.approx(float(values.norm()), rel=1e-5, abs=1e-6 * reach)
+    if best.norm:
+        assert best.kept == pytest.approx(float(values[:rank].norm() / values.norm()), abs=1e-4)
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_thin_factors_of_any_spectrum(name: str, spread: float) -> None:
+    check(thin(SPECTRA[name], spread), 32)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 90), st.floats(-7, 0)), min_size=1, max_size=6),
+    st.integers(1, 60),
+    st.floats(0, 4),
+    st.integers(0, 99),
+)
+def test_thin_factors_of_random_steps(steps: list[tuple[int, float]], rank: int, spread: float, seed: int) -> None:
+    values = np.sort(np.concatenate([np.full(n, 10.0**level) for n, level in steps])[:256])[::-1]
+    check(thin(values, spread, seed), rank)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_leading_is_what_it_promises(name: str, dtype: torch.dtype) -> None:
+    values = SPECTRA[name]
+    gram = turned(values).to(dtype)
+    found, vectors = leading(gram, 32)
+    vectors = vectors[:, :32].double()
+    assert torch.allclose(vectors.T @ vectors, torch.eye(32, dtype=torch.float64), atol=2e-5)
+    kept = float((vectors * (gram.double() @ vectors)).sum())
+    assert kept >= values[:32].sum() - NEAR * values[32:].sum() - 1e-5 * values.sum()
+    assert float(found[:32].double().sum()) == pytest.approx(kept, rel=1e-5, abs=1e-6)
+
+
+def test_large_flat_matrices_are_not_solved_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes it quick: only small matrices reach the dense solver, for spectra as files have them."""
+    sizes = []
+
+    def counted(gram: Tensor) -> tuple[Tensor, Tensor]:
+        sizes.append(len(gram))
+        return eigen(gram)
+
+    monkeypatch.setattr(spectrum, "eigen", counted)
+    for name in ("flat", "slowly falling", "falling", "a step at the cut", "clustered at the cut"):
+        leading(turned(SPECTRA[name] ** 2).float(), 32)
+    assert max(sizes) < 100
+
+
+def test_a_wrong_subspace_is_not_proven() -> None:
+    gram = turned(SPECTRA["falling"])
+    gram = gram / gram.diagonal().sum()
+    good, wrong = eigen(gram)[1][:, :56], torch.randn(256, 56, dtype=torch.float64)
+    without_first = eigen(gram)[1][:, 1:57]
+    assert _proven(gram, *_ritz(gram, good), 32)
+    assert not _proven(gram, *_ritz(gram, wrong), 32)
+    assert not _proven(gram, *_ritz(gram, without_first), 32)
