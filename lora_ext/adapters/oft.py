@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Adapter
+from .base import COMMON, Adapter
 
 
 class Oft(Adapter):
@@ -59,6 +59,24 @@ class Oft(Adapter):
         eye = torch.eye(skew.shape[-1], device=skew.device)
         # (I + Q) and (I − Q)⁻¹ commute, so one solve gives the product
         return torch.linalg.solve(eye - skew, eye + skew)
+
+    def times(self, factor: float) -> Oft | None:
+        """The OFT whose change is `factor` times this one's: W + m·(s·Rᵀ·W − W) = ((1 − m)·I + m·R·s)ᵀ·W, held as
+        `oft_diag` in float32 (near 1 fp16 would round away what it is for). None for a butterfly, a product that
+        has no such sum."""
+        blocks = self.shape(self._name)
+        if len(blocks) == 4:
+            return None
+        number, size = blocks[:2]
+        rotation = self.rotation(torch.zeros(number * size, 1))
+        if "rescale" in self.tensors:
+            rotation = rotation * self.tensors["rescale"].float().reshape(number, 1, size)
+        mixed = torch.lerp(torch.eye(size).expand_as(rotation), rotation, factor)
+        residual = {name: tensor for name, tensor in self.tensors.items() if name in COMMON and name != "alpha"}
+        for name in ("bias", "bias_values"):
+            if name in residual:
+                residual[name] = (residual[name].float() * factor).to(residual[name].dtype)
+        return Oft({"oft_diag": mixed, **residual})
 
     def raw(self, weight: Tensor) -> Tensor:
         rotation = self.rotation(weight)

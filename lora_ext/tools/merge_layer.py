@@ -62,7 +62,7 @@ def merged(site: Site, parts: list[Part], recipe: Recipe, dtype: torch.dtype, re
         kept = weighted(parts[0].adapter, parts[0].weight) if len(parts) == 1 else _norms(parts)
         if kept is not None:
             report.layers.append(Layer(str(site), kept.rank, kept.rank, note=kept.kind))
-            return stored_as(kept.tensors, dtype, site)
+            return stored_as(kept.tensors, recipe.dtype or torch.promote_types(dtype, kept.dtype), site)
         for part in whole:
             report.unread.setdefault(part.label, []).append(str(site))
             report.note(f"{part.adapter.kind} layers that need the base model's weights are left out")

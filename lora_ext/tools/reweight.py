@@ -15,9 +15,9 @@ from ..file.lorafile import LoraFile
 from ..file.reading import read
 from ..stack import Use
 from .layers import check_finite, stored_as, with_adapters
-from .metadata_carry import carried, described, origin, save
+from .metadata_carry import carried, described, finish, origin
 from .options import Parser, check_output, dtype_of, widest
-from .report import Layer, Report, show
+from .report import Layer, Report
 
 
 def reweight(
@@ -31,7 +31,7 @@ def reweight(
     """The file that acts at weight 1 as `file` does at these weights. Layers at weight 0 are left out.
 
     The weight goes into alpha (factors stay bit-identical), or into the tensors of kinds without one. Raises ToolError
-    for NaN, for a weight that a layer's kind cannot hold (DoRA, OFT), and when every layer has weight 0.
+    for NaN, for a weight that a layer's kind cannot hold (DoRA, BOFT), and when every layer has weight 0.
     """
     check_finite(file)
     use = Use(file, te=te, unet=unet, blocks=blocks)
@@ -46,8 +46,9 @@ def reweight(
         made = weighted(adapter, weight)
         if made is None:
             raise ToolError(
-                f"{site} cannot be written at weight {weight:g}: {_name(adapter)} is no multiple of its change; "
-                "its blocks can have 0 or 1"
+                f"{site} cannot be written at weight {weight:g}: {_name(adapter)} changes a layer by what the base "
+                "model holds there, and no file of its kind is a share of that; give its blocks 0 or 1, leave the "
+                "weights in the prompt (lbw=), or put it into a checkpoint with them (merge --sd_model --lbws)"
             )
         adapters[site] = stored_as(made.tensors, dtype or widest([adapter.dtype]), site) if dtype else made
         report.layers.append(Layer(str(site), adapter.rank, adapter.rank, note=f"weight {weight:g}"))
@@ -66,8 +67,10 @@ def weighted(adapter: Adapter, weight: float) -> Adapter | None:
     if weight == 1:
         return adapter
     tensors = adapter.tensors
-    if adapter.magnitude() is not None or isinstance(adapter, Oft):
+    if adapter.magnitude() is not None:
         return None
+    if isinstance(adapter, Oft):
+        return adapter.times(weight)
     if isinstance(adapter, Norm | IA3 | Full):
         scaled = {"w_norm", "b_norm", "weight", "diff", "diff_b", "bias", "bias_values"} & tensors.keys()
     elif isinstance(adapter, LoKr) and not adapter.rank and "scale" not in tensors:
@@ -81,7 +84,7 @@ def weighted(adapter: Adapter, weight: float) -> Adapter | None:
 
 
 def _name(adapter: Adapter) -> str:
-    return "a DoRA" if adapter.magnitude() is not None else adapter.kind
+    return "a DoRA" if adapter.magnitude() is not None else "a BOFT"
 
 
 def _parser() -> Parser:
@@ -100,8 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     blocks = parse_weights(args.lbw) if args.lbw else UNIFORM
     if args.lbwe:
         blocks = replace(blocks, rules=parse_rules(args.lbwe))
-    path = check_output(args.save_to, [args.model], overwrite=args.overwrite)
+    check_output(args.save_to, [args.model], overwrite=args.overwrite)
     result, report = reweight(read(args.model), blocks, te=args.te, unet=args.unet, dtype=dtype_of(args.save_precision))
-    report.outputs.append(str(save(result, path, overwrite=args.overwrite)))
-    show(report, as_json=args.json, verbose=args.verbose)
-    return 0
+    return finish(result, report, args)
