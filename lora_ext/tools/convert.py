@@ -15,10 +15,10 @@ from ..file.lorafile import LoraFile
 from ..file.reading import assemble, read
 from ..file.spelling import spell
 from .layers import change_of, check_finite, in_kohya, lora_of, stored_as
-from .metadata_carry import carried, described, origin, save
+from .metadata_carry import carried, described, finish, origin
 from .options import Parser, cast, check_output, device_of, dtype_of, widest
 from .progress import Track, bar, silent
-from .report import Layer, Report, show
+from .report import Layer, Report
 
 DIALECTS = ("kohya", "diffusers")
 
@@ -109,7 +109,7 @@ def _parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `convert`."""
     args = _parser().parse_args(argv)
-    path = check_output(args.save_to, [args.model], overwrite=args.overwrite)
+    check_output(args.save_to, [args.model], overwrite=args.overwrite)
     result, report = convert(
         read(args.model),
         args.to,
@@ -118,6 +118,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=device_of(args.device),
         track=silent if args.json else bar,
     )
-    report.outputs.append(str(save(result, path, overwrite=args.overwrite)))
-    show(report, as_json=args.json, verbose=args.verbose)
-    return 0
+    return finish(result, report, args)

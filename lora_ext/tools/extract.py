@@ -21,10 +21,10 @@ from ..file.lorafile import LoraFile
 from ..lowrank import DYNAMIC, LowRank, Rule, clamped, from_delta
 from .extract_source import Checkpoint
 from .layers import lora_of, wide_kernel
-from .metadata_carry import SOURCES, described, save
+from .metadata_carry import SOURCES, described, finish
 from .options import Parser, check_output, device_of, dtype_of
 from .progress import Track, bar, silent
-from .report import Layer, Report, show
+from .report import Layer, Report
 
 MIN_DIFF = 0.01
 
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `extract`."""
     args = _parser().parse_args(argv)
     inputs = [args.model_org, args.model_tuned]
-    path = check_output(args.save_to, inputs, overwrite=args.overwrite)
+    check_output(args.save_to, inputs, overwrite=args.overwrite)
     file, report = extract(
         *inputs,
         dim=args.dim,
@@ -205,9 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=device_of(args.device),
         track=silent if args.json else bar,
     )
-    report.outputs.append(str(save(file, path, inputs, overwrite=args.overwrite)))
-    show(report, as_json=args.json, verbose=args.verbose)
-    return 0
+    return finish(file, report, args)
 
 
 __all__ = ["extract", "main", "takes"]

@@ -21,10 +21,10 @@ from ..file.reading import read
 from ..stack import Use
 from .layers import change_of, check_finite
 from .merge_layer import METHODS, Part, Recipe, merged
-from .metadata_carry import described, joined, origin, save
+from .metadata_carry import described, finish, joined, origin
 from .options import PRECISIONS, Parser, check_output, device_of, dtype_of, widest
 from .progress import Track, bar, silent
-from .report import Report, show
+from .report import Report
 
 
 def merge(
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
         from .checkpoint import run
 
         return run(args)
-    path = check_output(args.save_to, args.models, overwrite=args.overwrite)
+    check_output(args.save_to, args.models, overwrite=args.overwrite)
     recipe = Recipe(
         args.method or ("concat" if args.new_rank is None else "svd"),
         4 if args.new_rank is None else args.new_rank,
@@ -188,6 +188,4 @@ def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
     if args.no_metadata:
         kept = {key: value for key, value in result.metadata.items() if not key.startswith("modelspec.")}
         result = replace(result, metadata=kept)
-    report.outputs.append(str(save(result, path, overwrite=args.overwrite)))
-    show(report, as_json=args.json, verbose=args.verbose)
-    return 0
+    return finish(result, report, args)

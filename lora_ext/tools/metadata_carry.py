@@ -6,6 +6,7 @@ Keys as kohya's scripts write them: `ss_network_dim`, `ss_network_alpha` (number
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from ..file.spelling import spell
 from ..file.writing import write
 from .layers import wide_kernel
 from .options import check_space
+from .report import Report, show
 
 SOURCES = "lora_ext_sources"
 """Metadata key: JSON list of what a file was made from: name, hash, ratio, block weights."""
@@ -123,7 +125,7 @@ def joined(files: Sequence[LoraFile], said: str, origins: Sequence[Origin]) -> d
     return carried(meta, said, origins)
 
 
-def save(file: LoraFile, path: Path, inputs: Sequence[Path] = (), *, overwrite: bool = False) -> Path:
+def save(file: LoraFile, path: Path, *, overwrite: bool = False) -> Path:
     """Writes a result whole or not at all: its names (`ss_output_name`, `modelspec.title`) and hashes are its own.
 
     The web UI calls a file by `ss_output_name`, so a copy that kept its source's would hide one of the two.
@@ -137,3 +139,10 @@ def save(file: LoraFile, path: Path, inputs: Sequence[Path] = (), *, overwrite: 
     if not file.adapters:
         raise ToolError(f"nothing would be left in {path}")
     return write(file, path, overwrite=overwrite, metadata=metadata, rehash=True)
+
+
+def finish(file: LoraFile, report: Report, args: argparse.Namespace) -> int:
+    """A command's end: the result is written to --save_to and the report printed. Returns the exit status."""
+    report.outputs.append(str(save(file, args.save_to, overwrite=args.overwrite)))
+    show(report, as_json=args.json, verbose=args.verbose)
+    return 0

@@ -16,10 +16,10 @@ from ..file.lorafile import LoraFile
 from ..file.reading import read
 from ..lowrank import DYNAMIC, Rule
 from .layers import change_of, check_finite, lora_of, stored_as, with_adapters
-from .metadata_carry import carried, described, origin, save
+from .metadata_carry import carried, described, finish, origin
 from .options import Parser, check_output, device_of, dtype_of, widest
 from .progress import Track, bar, silent
-from .report import Layer, Report, show
+from .report import Layer, Report
 
 
 def resize(
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `resize`."""
     args = _parser().parse_args(argv)
     file = read(args.model)
-    path = check_output(args.save_to, [args.model], overwrite=args.overwrite)
+    check_output(args.save_to, [args.model], overwrite=args.overwrite)
     result, report = resize(
         file,
         args.new_rank,
@@ -129,6 +129,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=device_of(args.device),
         track=silent if args.json else bar,
     )
-    report.outputs.append(str(save(result, path, overwrite=args.overwrite)))
-    show(report, as_json=args.json, verbose=args.verbose)
-    return 0
+    return finish(result, report, args)
