@@ -52,6 +52,25 @@
         return fill(element, {}, children);
     };
 
+    /** Brings a place's children to `rows`: a row that stays as it is keeps its element, so that no click on it is lost.
+
+    key(row): what a row's element depends on; make(row): its element. */
+    X.rows = (place, rows, key, make) => {
+        const before = new Map([...place.children].map((one) => [one.dataset.key, one]));
+        const wanted = rows.map((row) => [String(key(row)), row]);
+        const kept = new Set(wanted.map(([name]) => name));
+        for (const [name, one] of before) if (!kept.has(name)) one.remove();
+        wanted.forEach(([name, row], i) => {
+            let element = before.get(name);
+            if (!element) {
+                element = make(row);
+                element.dataset.key = name;
+            }
+            if (place.children[i] !== element) place.insertBefore(element, place.children[i] || null);
+        });
+        return place;
+    };
+
     X.button = (text, onclick, { kind = "", tip = "", ...more } = {}) =>
         h("button", { type: "button", class: `lx-button ${kind}`, title: tip || null, onclick, ...more }, text);
 

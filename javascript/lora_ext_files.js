@@ -32,23 +32,22 @@
         const detail = h("div", { class: "lx-detail" });
         const same = X.jobView({ kinds: ["duplicates"], result: duplicates });
 
-        const load = X.safely(async (more) => {
+        /** more: the next page. keep: as many as are shown, for files that came or went. */
+        const load = X.safely(async (more, keep) => {
             asked && asked.abort();
             asked = new AbortController();
-            const query = { search: search.value, sort: sort.value, limit: PAGE, offset: more ? rows.length : 0,
+            const query = { search: search.value, sort: sort.value, limit: more ? PAGE : Math.min(Math.max(PAGE, keep ? rows.length : 0), 500), offset: more ? rows.length : 0,
                 ...Object.fromEntries(Object.entries(filters).map(([key, one]) => [key, one.value])) };
             const page = await X.api("/library", { query, signal: asked.signal });
             rows = more ? [...rows, ...page.rows] : page.rows;
             total = page.total;
-            const made = page.rows.map(card);
-            more ? cards.append(...made) : X.put(cards, made.length ? made : X.note(t("No file matches.")));
+            X.rows(cards, rows.length ? rows : [null], (row) => (row ? X.rowKey(row) : ""), (row) => (row ? card(row) : X.note(t("No file matches."))));
             X.put(count, t("{0} files", total), page.pending ? ` · ${t("{0} still being read", page.pending)}` : "", page.errors.map((error) => X.note(error, "bad")));
             for (const [key, one] of Object.entries(filters)) {
                 const now = one.value;
                 X.put(one, h("option", { value: "" }, one.any), Object.entries(page.facets[key]).map(([name, times]) => h("option", { value: name }, `${name === "unknown" ? t("unknown") : name} (${times})`)));
                 one.value = now;
             }
-            if (page.pending && !more) setTimeout(() => cards.isConnected && !panel.hidden && cards.scrollTop === 0 && rows.length <= PAGE && load(false), 2500);
         });
         const card = (row) => h("button", { type: "button", class: "lx-file", "aria-pressed": chosen === row.name, "data-name": row.name, title: row.name,
             onclick: () => show(row.name) }, X.thumb(row),
@@ -87,11 +86,44 @@
                 X.facts([[t("kind"), file.variant], [t("base"), file.family === "unknown" ? t("unknown") : file.family], [t("rank"), Object.keys(file.ranks).slice(0, 4).join(", ")],
                     [t("layers"), file.layers], [t("numbers"), Object.keys(file.dtypes).join(", ")], [t("size"), X.bytes(file.bytes)], ["hash", file.hash], [t("file"), file.path]]),
                 file.not_finite ? X.note(t("This file is damaged: it contains numbers that are not finite."), "bad") : null,
+                portrait(file),
                 h("div", { class: "lx-row" }, name, X.button(t("Rename"), rename, { tip: t("A folder may stand before the name; thumbnails come along") }))),
                 X.card(t("What it changes"), X.bars(file.blocks)),
                 X.card(t("Training"), shown.length ? X.facts(shown) : X.note(t("It carries no metadata.")), dataset(file.metadata),
                     tags.length ? h("details", { open: tags.length < 40 }, h("summary", {}, t("Caption tags")), X.table([t("tag"), t("times")], tags.slice(0, 300))) : null),
                 editor(file));
+        }
+
+        /** The picture beside the file, and ways to another one. */
+        function portrait(file) {
+            const seen = h("div", { class: "lx-portrait" }, X.thumb(file));
+            const shelf = h("div", { class: "lx-samples", hidden: true });
+            const take = X.safely(async (wish) => {
+                const { time } = await X.api("/thumbnail", { method: "PUT", body: { name: file.name, ...wish } });
+                X.put(seen, X.thumb({ ...file, thumb: time }));
+                shelf.hidden = true;
+                X.toast(t("Saved beside the file"));
+                load(false, true);
+            });
+            const upload = h("input", { type: "file", accept: "image/png,image/jpeg,image/webp", hidden: true, onchange: X.safely(async () => {
+                const reader = new FileReader();
+                await new Promise((done, failed) => {
+                    Object.assign(reader, { onload: done, onerror: () => failed(reader.error) });
+                    reader.readAsDataURL(upload.files[0]);
+                });
+                upload.value = "";
+                await take({ data: reader.result.split(",")[1] });
+            }) });
+            const choose = X.safely(async () => {
+                if (!shelf.hidden) return void (shelf.hidden = true);
+                const { pictures } = await X.api("/pictures/newest", { query: { limit: 60 } });
+                X.put(shelf, pictures.length ? pictures.map((one) => h("button", { type: "button", title: one.name, onclick: () => take({ picture: one.name }) },
+                    h("img", { loading: "lazy", alt: one.name, src: X.url("/pictures", { name: one.name, v: one.time }) }))) : X.note(t("No picture was made yet.")));
+                shelf.hidden = false;
+            });
+            return h("div", { class: "lx-result" }, h("div", { class: "lx-row wrap" }, seen,
+                X.button(t("Choose a picture"), choose, { tip: t("One that was drawn here: samples, sheets, drawings") }),
+                X.button(t("Upload"), () => upload.click(), { tip: t("A picture from your disk; PNG, JPEG or WebP") }), upload), shelf);
         }
 
         function editor(file) {
@@ -151,7 +183,7 @@
             detail));
         X.put(detail, X.card(null, X.note(t("Choose a file to see what is in it."))));
         load(false);
-        X.on("library", () => load(false));
+        X.on("library", () => load(false, true));
         panel.find = async (name) => {
             search.value = name.split("/").pop();
             await load(false);

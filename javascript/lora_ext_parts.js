@@ -49,8 +49,11 @@
     // --- a LoRA, chosen
 
     X.thumb = (row) => row && row.thumb
-        ? h("img", { class: "lx-thumb", loading: "lazy", alt: "", src: X.url("/thumbnail", { name: row.name, v: row.time }) })
+        ? h("img", { class: "lx-thumb", loading: "lazy", alt: "", src: X.url("/thumbnail", { name: row.name, v: row.thumb }) })
         : h("span", { class: "lx-thumb none", "aria-hidden": "true" }, (row ? row.title : "?").slice(0, 1).toUpperCase());
+
+    /** What a row's element depends on. */
+    X.rowKey = (row) => [row.name, row.call, row.time, row.thumb, row.base, row.kind, row.rank, row.error].join("|");
 
     X.about = (row) => [row.base && row.base !== "unknown" ? row.base : null, row.kind,
         row.rank ? t("rank {0}", row.mixed ? `${row.rank}…` : row.rank) : null].filter(Boolean).join(" · ");
@@ -71,8 +74,8 @@
                 h("b", {}, row ? row.title : t("Choose a LoRA")), h("small", {}, row ? X.about(row) : t("newest first"))),
                 h("span", { class: "lx-chevron", "aria-hidden": "true" }));
         }
-        function item(row, i) {
-            return h("button", { type: "button", role: "option", tabindex: -1, "aria-selected": i === at, class: "lx-item",
+        function item(row) {
+            return h("button", { type: "button", role: "option", tabindex: -1, "aria-selected": "false", class: "lx-item",
                 onclick: () => pick(row) }, X.thumb(row),
                 h("span", { class: "lx-pick-text" }, h("b", {}, row.title), h("small", {}, X.about(row) || row.error || "")));
         }
@@ -85,9 +88,10 @@
             if (open_) face.focus();
             onpick && onpick(row);
         }
+        const selected = () => [...list.children].forEach((one, i) => one.setAttribute("aria-selected", i === at));
         function mark(to) {
             at = Math.max(0, Math.min(rows.length - 1, to));
-            [...list.children].forEach((one, i) => one.setAttribute("aria-selected", i === at));
+            selected();
             list.children[at] && list.children[at].scrollIntoView({ block: "nearest" });
         }
         async function load(more) {
@@ -97,8 +101,8 @@
             rows = more ? [...rows, ...page.rows] : page.rows;
             total = page.total;
             if (!more) at = -1;
-            const items = (more ? page.rows : rows).map((row, i) => item(row, more ? -2 : i));
-            more ? list.append(...items) : X.put(list, rows.length ? items : h("p", { class: "lx-note" }, t("No file matches.")));
+            X.rows(list, rows.length ? rows : [null], (row) => (row ? X.rowKey(row) : ""), (row) => (row ? item(row) : X.note(t("No file matches."))));
+            selected();
         }
         const open = () => {
             box.hidden = false;
@@ -129,17 +133,18 @@
                 pick(rows[Math.max(0, at)]);
             }
         });
+        X.on("library", () => !box.hidden && list.scrollTop === 0 && X.safely(load)(false));
         made.value = null;
         made.set = (row) => {
             made.value = row;
             show();
         };
-        /** Chooses the file of a name, and tells. */
-        made.choose = X.safely(async (name) => {
+        /** Chooses the file of a name, and tells. gentle: not where someone chose meanwhile. */
+        made.choose = X.safely(async (name, gentle = false) => {
             const before = picks;
             const page = await X.api("/library", { query: { search: name.split("/").pop(), limit: 500 } });
             const row = page.rows.find((one) => one.name === name || one.call === name) || null;
-            if (picks !== before) return made.value; // someone chose meanwhile
+            if (gentle && picks !== before) return made.value;
             if (row) pick(row);
             return row;
         });
@@ -194,15 +199,14 @@
             const left = job.left ? t("{0} left", X.duration(job.left)) : "";
             const took = ended && job.started ? X.duration(job.ended - job.started) : "";
             X.put(words, h("b", {}, job.stopping ? t("stopping…") : state(job)), " ",
-                [job.state === "running" && job.total ? `${job.done} / ${job.total}` : "", ended || job.live.progress ? "" : job.text, left, took].filter(Boolean).join(" · "));
+                [job.state === "running" && job.total ? `${job.done} / ${job.total}` : "", ended || job.live.progress ? "" : t(job.text), left, took].filter(Boolean).join(" · "));
             stop.hidden = ended;
             stop.disabled = job.stopping;
             if (log.textContent !== job.log.join("\n")) log.textContent = job.log.join("\n");
             logs.hidden = !job.log.length;
             if (live) live(shown, job);
         }
-        made.attach = async (id) => {
-            made.id_ = id;
+        const attach = async (id) => {
             X.put(made, head, bar, shown, out, logs);
             X.put(out);
             const job = await X.follow(id, show, () => made.id_ === id && made.isConnected);
@@ -211,6 +215,14 @@
             if (job.state === "done" || job.result) X.put(out, result ? result(job.result, job) : null);
             X.tell("jobs");
             return job;
+        };
+        /** Follows a job; asked again for the same one, it goes on as before, so that a result is shown once. */
+        made.attach = (id) => {
+            if (made.id_ !== id) {
+                made.id_ = id;
+                made.following = attach(id);
+            }
+            return made.following;
         };
         made.run = async (path, body) => {
             X.put(made);
@@ -224,10 +236,11 @@
                 return null;
             }
         };
-        /** After the page was opened again: the newest job of its kinds that still runs. */
+        /** After the page was opened again: the job of its kinds that runs, or will next. */
         made.resume = X.safely(async () => {
             const { jobs } = await X.api("/jobs");
-            const found = jobs.filter((job) => kinds.includes(job.kind) && !ENDED.includes(job.state)).pop();
+            const mine = jobs.filter((job) => kinds.includes(job.kind) && !ENDED.includes(job.state));
+            const found = mine.find((job) => job.state === "running") || mine[0];
             if (found && !made.id_) made.attach(found.id);
         });
         return made;
@@ -276,29 +289,47 @@
                 look();
             } });
         X.put(place, list, face);
-        let timer = 0;
+        let timer = 0, files = null;
         const look = async () => {
             clearTimeout(timer);
             let busy = false;
             try {
-                const { jobs } = await X.api("/jobs");
-                const active = jobs.filter((job) => !ENDED.includes(job.state));
-                const running = active.find((job) => job.state === "running");
-                busy = active.length > 0;
-                X.put(face, running ? h("span", { class: "lx-dot" }) : null,
-                    running ? `${running.title} · ${running.total ? Math.round((100 * running.done) / running.total) : 0} %` : t("Jobs"),
-                    active.length > 1 ? ` +${active.length - 1}` : "");
-                if (!list.hidden) X.put(list, jobs.length ? jobs.slice(-40).reverse().map(line) : X.note(t("No jobs yet.")));
+                const { jobs, library } = await X.api("/jobs");
+                const running = jobs.filter((job) => job.state === "running"), waiting = jobs.filter((job) => job.state === "waiting");
+                const ended = jobs.filter((job) => ENDED.includes(job.state)).slice(-40).reverse();
+                busy = running.length + waiting.length > 0;
+                const first = running[0], more = running.length + waiting.length - 1;
+                X.put(face, first ? h("span", { class: "lx-dot" }) : null,
+                    first ? `${first.title} · ${first.total ? Math.round((100 * first.done) / first.total) : 0} %` : t("Jobs"), more > 0 ? ` +${more}` : "");
+                if (!list.hidden) {
+                    const rows = [...running, ...waiting, ...ended];
+                    X.rows(list, rows.length ? rows : [null], (job) => (job ? `${job.id} ${job.state}` : ""), (job) => (job ? line(job) : X.note(t("No jobs yet."))));
+                    rows.forEach((job, i) => list.children[i].show(job, waiting.filter((one) => one.lane === job.lane)));
+                }
+                if (files !== null && files !== library.join()) X.tell("library");
+                files = library.join();
             } catch { /* told where something was asked for */ }
             timer = setTimeout(look, document.hidden ? 10000 : busy ? 900 : 6000);
         };
-        const line = (job) => h("div", { class: "lx-jobline", "data-state": job.state },
-            h("button", { type: "button", class: "lx-jobname", title: t("Open the panel of this job"), onclick: () => X.open(job) },
-                h("b", {}, job.title), h("small", {}, [t(job.kind), state(job), job.left ? t("{0} left", X.duration(job.left)) : ""].filter(Boolean).join(" · "))),
-            h("div", { class: "lx-bar" }, h("i", { style: { width: `${job.state === "done" ? 100 : job.total ? (100 * job.done) / job.total : 0}%` } })),
-            ENDED.includes(job.state)
-                ? X.button("×", X.safely(async () => (await X.api(`/jobs/${job.id}`, { method: "DELETE" }), look())), { kind: "quiet", tip: t("Take it off the list") })
-                : X.button(t("Stop"), X.safely(async () => (await X.post(`/jobs/${job.id}/cancel`), look())), { tip: t("Stop this job") }));
+        const line = (job) => {
+            const path = `/jobs/${encodeURIComponent(job.id)}`;
+            const asking = (act) => X.safely(async () => (await act(), look()));
+            const words = h("small", {}), part = h("i", {});
+            const move = (to, sign, tip) => X.button(sign, asking(() => X.post(`${path}/move`, { to })), { kind: "quiet", tip, "aria-label": tip });
+            const moves = job.state === "waiting" ? [move("first", "⤒", t("Next: before all that wait")), move("up", "↑", t("One place earlier")), move("down", "↓", t("One place later"))] : [];
+            const made = h("div", { class: "lx-jobline", "data-state": job.state },
+                h("button", { type: "button", class: "lx-jobname", title: t("Open the panel of this job"), onclick: () => X.open(job) }, h("b", {}, job.title), words),
+                moves.length ? h("div", { class: "lx-moves" }, moves) : h("div", { class: "lx-bar" }, part),
+                ENDED.includes(job.state) ? X.button("×", asking(() => X.api(path, { method: "DELETE" })), { kind: "quiet", tip: t("Take it off the list"), "aria-label": t("Take it off the list") })
+                    : X.button(t("Stop"), asking(() => X.post(`${path}/cancel`)), { tip: t("Stop this job") }));
+            made.show = (now, queue) => {
+                const at = queue.findIndex((one) => one.id === now.id);
+                words.textContent = [t(now.kind), state(now), at >= 0 && queue.length > 1 ? `${at + 1} / ${queue.length}` : "", now.left ? t("{0} left", X.duration(now.left)) : ""].filter(Boolean).join(" · ");
+                part.style.width = `${now.state === "done" ? 100 : now.total ? (100 * now.done) / now.total : 0}%`;
+                moves.forEach((one, i) => (one.disabled = i < 2 ? at === 0 : at === queue.length - 1));
+            };
+            return made;
+        };
         X.on("jobs", look);
         look();
     }

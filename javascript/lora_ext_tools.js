@@ -1,4 +1,4 @@
-// The file tools: merge, resize, extract, split, convert. Each is a form, a job, and a report as a table.
+// The file tools: merge, resize, extract, split, convert, reweight. Each is a form, a job, and a report as a table.
 "use strict";
 (() => {
     const X = window.loraExt;
@@ -202,7 +202,40 @@
             h("div", { class: "lx-grid" }, X.field(t("Spelling"), to, t("Which programs will read it")), rank), end.form, end.act), X.card(t("Result"), end.view));
     }
 
-    const TOOLS = { merge: ["Merge", merge], resize: ["Resize", resize], extract: ["Extract", extract], split: ["Split", split], convert: ["Convert", convert] };
+    // --- block weights, made permanent
+    function reweight(place) {
+        let presets = [];
+        const text = h("textarea", { class: "lx-input lx-text", rows: 2, spellcheck: "false", placeholder: t("a preset's name, or numbers with commas") });
+        const list = X.select([["", t("all blocks alike")]], "", (to) => (text.value = to));
+        text.addEventListener("input", () => (list.value = presets.some((one) => one.name === text.value.trim()) ? text.value.trim() : ""));
+        const range = (label, tip) => X.range(label, { min: 0, max: 2, step: 0.05, value: 1, hard: false, tip });
+        const te = range(t("Text encoder"), t("How strongly the file acts on the reading of the prompt"));
+        const unet = range(t("U-Net"), t("How strongly the file acts on the picture"));
+        const picker = X.picker({ onpick: (row) => end.suggest(`${row.title}-blocks`) });
+        const end = ending("reweight", t("Write"), t("Write the weighted copy"), () => {
+            if (!picker.value) return X.toast(t("Choose a file"), "bad");
+            return { name: picker.value.name, lbw: text.value.trim(), te: te.get(), unet: unet.get() };
+        });
+        X.put(place, X.card(t("Write block weights"), X.note(t("A copy that acts at weight 1 as the file does with these weights: for programs without block weights, and to share. Blocks at 0 are left out, so it is smaller.")), picker,
+            h("div", { class: "lx-grid" }, X.field(t("Presets"), list, t("Weights that were saved under a name")), X.field(t("Block weights as text"), text, t("A preset's name, or 12, 17, 20, 25 or 26 numbers"))),
+            h("div", { class: "lx-grid" }, unet, te), end.form, end.act), X.card(t("Result"), end.view));
+        X.safely(async () => {
+            ({ presets } = await X.api("/presets"));
+            const now = text.value.trim();
+            X.put(list, h("option", { value: "" }, t("(own weights)")), presets.filter((one) => !/[RUX]/i.test(one.values)).map((one) => h("option", { value: one.name }, one.name)));
+            list.value = presets.some((one) => one.name === now) ? now : "";
+        })();
+        /** As the Weights panel has them. */
+        place.take = (given) => {
+            picker.choose(given.name);
+            text.value = given.lbw || "";
+            te.set(given.te);
+            unet.set(given.unet);
+            list.value = presets.some((one) => one.name === text.value) ? text.value : "";
+        };
+    }
+
+    const TOOLS = { merge: ["Merge", merge], resize: ["Resize", resize], extract: ["Extract", extract], split: ["Split", split], convert: ["Convert", convert], reweight: ["Write block weights", reweight] };
 
     function make(panel) {
         const places = Object.fromEntries(Object.keys(TOOLS).map((key) => [key, h("div", { class: "lx-tool", hidden: true })]));
@@ -212,14 +245,15 @@
             X.keep("tool", name);
         };
         const bar = X.segments(Object.entries(TOOLS).map(([key, [title]]) => [key, t(title)]), X.recall("tool", "merge"), show, t("Tool"));
-        panel.show = (name) => {
+        panel.show = (name, given) => {
             bar.set(name);
             show(name);
+            if (given && places[name].take) places[name].take(given);
         };
         X.put(panel, h("div", {}, bar), Object.values(places));
         show(X.recall("tool", "merge") in TOOLS ? X.recall("tool", "merge") : "merge");
     }
     for (const key of Object.keys(TOOLS)) X.homes[key] = () => X.go("tools", key);
-    X.panel({ name: "tools", title: "Tools", tip: "Merge, resize, extract, split, convert files", order: 50, make,
-        open: (name) => name && X.panels.find((one) => one.name === "tools").element.show(name) });
+    X.panel({ name: "tools", title: "Tools", tip: "Merge, resize, extract, split, convert files; write block weights", order: 50, make,
+        open: (name, given) => name && X.panels.find((one) => one.name === "tools").element.show(name, given) });
 })();

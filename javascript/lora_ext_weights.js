@@ -183,7 +183,7 @@
     };
 
     function make(panel) {
-        let file = null, presets = [], preset = "", size = 17, timer = 0, asked = 0;
+        let file = null, presets = [], preset = "", size = 17, timer = 0, asked = 0, arriving = "";
         const editor = X.blockEditor(() => {
             preset = "";
             told();
@@ -250,7 +250,11 @@
             const kept = preset && X.readWeights(preset, presets); // a preset that was chosen stays
             const name_ = preset;
             layout(wanted);
-            if (kept) {
+            if (arriving) {
+                text.value = arriving;
+                arriving = "";
+                await read();
+            } else if (kept) {
                 editor.put(kept.names, kept.values);
                 preset = name_;
                 told();
@@ -384,7 +388,7 @@
         X.put(panel,
             h("div", { class: "lx-split" },
                 h("div", { class: "lx-side" },
-                    X.card(t("LoRA"), picker, about),
+                    X.card(t("LoRA"), picker, about, h("div", { class: "lx-row wrap" }, X.button(t("What does each block do?"), () => file && X.go("blocks", file.name), { tip: t("Measures the blocks, with pictures or without") }))),
                     X.card(t("Strength"), unet, te, start, stop)),
                 h("div", { class: "lx-main" },
                     h("section", { class: "lx-card" },
@@ -401,14 +405,20 @@
                             X.button(t("Import"), () => upload.click(), { kind: "quiet", tip: t("Read presets from a text file with lines NAME:1,0,1,…") }),
                             X.button(t("Export"), save_file, { kind: "quiet", tip: t("Your presets as a text file") }), upload))),
                     h("section", { class: "lx-card lx-tagline" }, tag, h("div", { class: "lx-row wrap" }, inserts,
-                        X.button(t("Copy tag"), () => X.copy(tag.textContent), { tip: t("Copy the tag as text") }))))));
+                        X.button(t("Copy tag"), () => X.copy(tag.textContent), { tip: t("Copy the tag as text") }),
+                        X.button(t("Write into a file"), () => file && X.go("tools", "reweight", { name: file.name, lbw: wish().lbw, te: te.get(), unet: unet.get() }), { tip: t("A copy that needs no block weights in the prompt") }))))));
         layout(size);
         X.safely(async () => {
             took(await X.api("/presets"));
             const last = X.recall("lora", "");
-            if (!(last && (await picker.choose(last)))) await picker.first();
+            if (!(last && (await picker.choose(last, true)))) await picker.first();
         })();
-        panel.picker = picker;
+        X.on("presets", X.safely(async () => took(await X.api("/presets"))));
+        /** A file, and block weights for it as text. */
+        panel.take = async (name, given) => {
+            arriving = given || "";
+            await picker.choose(name);
+        };
     }
 
     // --- where a tag can go; the Generate panel adds its own field
@@ -430,5 +440,5 @@
     Object.assign(X.prompts, { txt2img: web("txt2img"), img2img: web("img2img") });
 
     X.panel({ name: "weights", title: "Weights", tip: "How strongly a LoRA acts, block by block", order: 20, make,
-        open: (name) => name && X.panels.find((one) => one.name === "weights").element.picker.choose(name) });
+        open: (name, given) => name && X.panels.find((one) => one.name === "weights").element.take(name, given) });
 })();

@@ -27,8 +27,12 @@ _LOG = 400
 """Lines of its log that a job keeps."""
 
 
+UP, DOWN, FIRST = "up", "down", "first"
+"""Where a job that waits may go among those that wait for the same lane."""
+
+
 class JobError(LoraError):
-    """A job that is not there."""
+    """A job that is not there, or does not wait."""
 
 
 class Stopped(Exception):
@@ -112,6 +116,7 @@ class Jobs:
             FILES: ThreadPoolExecutor(files, thread_name_prefix="lora-ext-files"),
         }
         self._jobs: dict[str, Job] = {}
+        self._queues: Mapping[str, list[tuple[Job, Work]]] = {lane: [] for lane in self._pools}
         self._lock = threading.Lock()
         self._keep, self._history = keep, history
         self._numbers = itertools.count(1)
@@ -126,7 +131,8 @@ class Jobs:
             ended = [known for known in self._jobs.values() if known.state in ENDED]
             for old in ended[: max(0, len(self._jobs) - self._keep)]:
                 del self._jobs[old.id]
-        self._pools[lane].submit(self._run, job, work)
+            self._queues[lane].append((job, work))
+        self._pools[lane].submit(self._next, lane)
         return job
 
     def get(self, name: str) -> Job:
@@ -137,15 +143,35 @@ class Jobs:
         return job
 
     def all(self) -> list[Job]:
-        """Every job, oldest first."""
+        """Every job, oldest first; those that wait come last, in the order in which they will begin."""
         with self._lock:
-            return list(self._jobs.values())
+            queued = [job for queue in self._queues.values() for job, _ in queue]
+            return [job for job in self._jobs.values() if job not in queued] + queued
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job works or waits."""
+        return any(job.state not in ENDED for job in self.all())
+
+    def move(self, name: str, to: str) -> Job:
+        """Puts a job that waits one place up or down, or first, in its lane. Raises JobError."""
+        job = self.get(name)
+        with self._lock:
+            queue = self._queues[job.lane]
+            at = next((place for place, (waiting, _) in enumerate(queue) if waiting is job), None)
+            if at is None:
+                raise JobError(f"{job.title} does not wait any more")
+            row = queue.pop(at)
+            queue.insert({UP: max(0, at - 1), DOWN: at + 1, FIRST: 0}[to], row)
+        return job
 
     def cancel(self, name: str) -> Job:
         """Asks a job to stop: at once if it waits, at its next report if it works. Raises JobError."""
         job = self.get(name)
         job.stop.set()
         with self._lock:
+            queue = self._queues[job.lane]
+            queue[:] = [row for row in queue if row[0] is not job]
             if job.state == WAITING:
                 self._end(job, CANCELLED)
         return job
@@ -168,11 +194,13 @@ class Jobs:
 
     # --- at work
 
-    def _run(self, job: Job, work: Work) -> None:
-        with self._guards[job.lane]():
+    def _next(self, lane: str) -> None:
+        """Takes the first job that waits, if one still does, once the lane is free."""
+        with self._guards[lane]():
             with self._lock:
-                if job.state != WAITING:
+                if not self._queues[lane]:
                     return
+                job, work = self._queues[lane].pop(0)
                 job.state, job.started = RUNNING, time.time()
             try:
                 job.result = work(job)

@@ -29,6 +29,9 @@ def texts() -> set[str]:
             found |= set(re.findall(rf": {QUOTED}", body))
         found |= {text for row in re.findall(rf'\n        "?([\w ]+)"?: \{{ tip: {QUOTED}', code) for text in row}
         found |= set(re.findall(r"Insert into \w+", code))
+    for path in (ROOT / "lora_ext" / "web").glob("*.py"):  # kinds of jobs, and what they say of themselves
+        code = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r'\bstart\("(\w+)"', code) + re.findall(r'job\.text = "([^"]+)"', code))
     found |= {knob.help for _, knob in knobs().values()} | {kind.title for kind in KINDS.values()}
     return found
 

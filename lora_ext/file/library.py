@@ -96,6 +96,8 @@ class Library:
         self.keep = max(1, keep)
         self.entries: list[Entry] = []
         self.errors: list[str] = []
+        self.version = 0
+        """Another number whenever a look at the folders found other files than before."""
         self._known: dict[str, Entry] = {}
         self._loaded: OrderedDict[tuple[object, ...], LoraFile] = OrderedDict()
         self._lock = threading.RLock()
@@ -117,6 +119,7 @@ class Library:
                     entry = self._entry(path, place, stamp, stored.get(str(path)))
                 entries.append(entry)
             self._dirty |= len(entries) != len(known or stored)
+            self.version += entries != self.entries
             self.entries = entries
             self._known = {str(entry.path): entry for entry in entries}
             self._index()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
@@ -15,7 +17,7 @@ from ..compare.shot import Shot
 from ..compare.store import Store
 from ..file.lorafile import LoraFile
 from ..inject import targets
-from ..jobs import MODEL, Job
+from ..jobs import FILES, MODEL, Job
 from .comparing import pictured
 from .route import Sampled
 from .studio import Studio
@@ -38,12 +40,17 @@ class Blocks(Sampled):
 
 
 def analyse(studio: Studio, wish: Blocks, job: Job) -> dict[str, Any]:
-    """The analysis with its map's name below the output folder. What is drawn is kept for the next time."""
-    name = studio.library.call(studio.entry(wish.lora))
+    """The analysis with the names of its map and pictures below the output folder, the one to measure from as "".
+
+    What is drawn is kept for the next time.
+    """
+    entry = studio.entry(wish.lora)
+    name = studio.library.call(entry)
     file = studio.library.load(name)
     layout = blocks.layout_of(wish.layout or (12 if file.family == "SDXL" else 17))
     stem = re.sub(r"[^\w.-]+", "-", name)[:60].strip("-.") or "lora"
     store = Store(studio.folders.outputs / "blocks" / f"{stem}-{len(layout.labels)}-{wish.way}")
+    drawn: dict[str, Path | None] = {}
     if wish.way == blocks.NORMS:
         found = _norms(studio, wish, file, name, layout)
     else:
@@ -52,14 +59,20 @@ def analyse(studio: Studio, wish: Blocks, job: Job) -> dict[str, Any]:
         def watch(now: Progress) -> None:
             job.progress(now.done * 100 + round(99 * now.share), now.pictures * 100, "drawing")
 
+        job.text = "loading the model"
         with studio.desk.artist(wish.checkpoint, studio.library) as artist:
             base = Shot(**pictured(wish), lora=name)
             found = blocks.by_pictures(
                 base, layout, wish.way, artist, store, seeds=seeds, batch=wish.batch, watch=watch
             )
+            first, others = blocks.shots(replace(base, seed=(seeds or [base.seed])[0]), layout, wish.way)
+            drawn = {label: store.path(one.key(artist.identity(one))) for label, one in {"": first, **others}.items()}
     told = found.as_dict(wish.keep, wish.name)
-    path = heatmap.write(found, wish.keep, store.folder.resolve())
-    return {**told, "map": path.relative_to(studio.folders.outputs.resolve()).as_posix(), "layout": len(layout.labels)}
+    outputs, folder = studio.folders.outputs.resolve(), store.folder.resolve()
+    chart = heatmap.write(found, wish.keep, folder)
+    pictures = {label: path.resolve().relative_to(outputs).as_posix() for label, path in drawn.items() if path}
+    told |= {"map": chart.relative_to(outputs).as_posix(), "pictures": pictures, "layout": len(layout.labels)}
+    return {**told, "name": entry.place, "title": entry.name}
 
 
 def _norms(studio: Studio, wish: Blocks, file: LoraFile, name: str, layout: Any) -> Analysis:
@@ -77,7 +90,8 @@ def add(api: APIRouter, studio: Studio) -> None:
     def start(wish: Blocks) -> dict[str, Any]:
         """Measures what each block does. Answers with a job."""
         blocks.checked(wish.way)
-        studio.entry(wish.lora)
-        return studio.jobs.start("blocks", wish.lora, lambda job: analyse(studio, wish, job), lane=MODEL).as_json(
+        entry = studio.entry(wish.lora)
+        lane = FILES if wish.way == blocks.NORMS and blocks.alone(entry.load()) else MODEL
+        return studio.jobs.start("blocks", entry.name, lambda job: analyse(studio, wish, job), lane=lane).as_json(
             brief=True
         )

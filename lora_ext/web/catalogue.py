@@ -19,11 +19,10 @@ from ..file.library import Entry, Library
 from ..file.lorafile import LoraFile
 from ..file.reading import assemble, read
 
-THUMBS = tuple(f"{mark}.{kind}" for kind in ("png", "jpg", "jpeg", "webp") for mark in (".preview", ""))
-"""What a file's picture beside it may be called after its stem, as in the web UI."""
-
 _STALE = 4.0
-"""Seconds after which the folders are looked at again."""
+"""Seconds after which the folders are looked at again …"""
+_SHARE = 20
+"""… and how many times as long as a look takes they are left alone: slow folders are looked at less often."""
 _VERSION = 1
 
 
@@ -67,7 +66,8 @@ class Catalogue:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[list[int], dict[str, Any]]] = self._stored()
         self._worker: threading.Thread | None = None
-        self._looked = time.monotonic()  # the library was just made
+        self._looked, self._pause = time.monotonic(), _STALE  # the library was just made
+        self._summaries = 0
 
     def refresh(self, *, now: bool = False) -> None:
         """Looks at the folders again if that is a while ago, and summarises what is new: in the background.
@@ -78,13 +78,24 @@ class Catalogue:
             self._look()
         with self._lock:
             idle = self._worker is None or not self._worker.is_alive()
-            if idle and (time.monotonic() - self._looked > _STALE or self.pending):
+            if idle and (self._stale or self.pending):
                 self._worker = threading.Thread(target=self._work, name="lora-ext-catalogue", daemon=True)
                 self._worker.start()
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Another one whenever files came, went or changed, or more is known about them."""
+        return self.library.version, self._summaries
+
+    @property
+    def _stale(self) -> bool:
+        return time.monotonic() - self._looked > self._pause
+
     def _look(self) -> None:
+        begun = time.monotonic()
         self.library.refresh()
         self._looked = time.monotonic()
+        self._pause = max(_STALE, _SHARE * (self._looked - begun))
 
     @property
     def pending(self) -> int:
@@ -106,15 +117,17 @@ class Catalogue:
 
     def _work(self) -> None:
         """Newest first: those are looked for."""
-        if time.monotonic() - self._looked > _STALE:
+        if self._stale:
             self._look()
         if not self.pending:
             return
+        before = self.pending
         for entry in sorted(self.library.entries, key=lambda entry: -entry.stamp[0]):
             if self.known(entry) is None:
                 with suppress(Exception):
                     self.of(entry)
                 time.sleep(0.001)  # a page that asks meanwhile goes first
+        self._summaries += self.pending < before
         self._save()
 
     def _save(self) -> None:
@@ -135,8 +148,3 @@ class Catalogue:
             if content["version"] == _VERSION:
                 return {path: (list(stamp), dict(row)) for path, (stamp, row) in content["files"].items()}
         return {}
-
-
-def thumbnail(path: Path) -> Path | None:
-    """The picture that lies beside a file, if there is one."""
-    return next((found for mark in THUMBS if (found := path.with_name(path.stem + mark)).is_file()), None)

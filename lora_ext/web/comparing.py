@@ -123,6 +123,7 @@ class Sheets:
             if job.cancelled():
                 raise Stopped
 
+        job.text = "loading the model"
         with self.studio.desk.artist(wish.checkpoint, self.studio.library) as artist:
             made = make.make(planned, artist, store, batch=wish.batch, scorer=scorer, watch=watch)
             for fit in getattr(artist, "fits", {}).values():

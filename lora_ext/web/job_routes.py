@@ -1,22 +1,17 @@
-"""Routes of jobs, of pictures that jobs made, and of the Generate panel."""
+"""Routes of jobs and of the Generate panel."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import Field
-from starlette.responses import FileResponse, Response
 
-from ..errors import FileError
 from ..generate import save
 from ..host.infotext import KEY
 from ..jobs import MODEL, Job
-from .names import below
-from .route import Sampled
+from .route import Body, Sampled
 from .studio import Studio
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Drawing(Sampled):
@@ -26,9 +21,16 @@ class Drawing(Sampled):
     batch: int = Field(1, ge=1, le=16)
 
 
+class Move(Body):
+    """Where a job that waits goes."""
+
+    to: Literal["up", "down", "first"]
+
+
 def draw(studio: Studio, wish: Drawing, job: Job) -> dict[str, Any]:
     """Draws, keeps the pictures in the output folder, and says how each LoRA fits."""
     settings = {name: getattr(wish, name) for name in wish.__dict__ if name != "checkpoint"}
+    job.text = "loading the model"
     images, fits = studio.desk.draw(
         {**settings, "ckpt": wish.checkpoint or None},
         studio.library,
@@ -51,8 +53,10 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.get("/jobs")
     def jobs() -> dict[str, Any]:
-        """All jobs, oldest first, without their logs and results."""
-        return {"jobs": [job.as_json(brief=True) for job in studio.jobs.all()]}
+        """All jobs, oldest first, without their logs and results; and what is another when files changed."""
+        studio.catalogue.refresh()
+        rows = [job.as_json(brief=True) for job in studio.jobs.all()]
+        return {"jobs": rows, "library": studio.catalogue.version}
 
     @api.get("/jobs/{job}")
     def job(job: str) -> dict[str, Any]:
@@ -64,6 +68,11 @@ def add(api: APIRouter, studio: Studio) -> None:
         """Asks a job to stop."""
         return studio.jobs.cancel(job).as_json(brief=True)
 
+    @api.post("/jobs/{job}/move")
+    def move(job: str, wish: Move) -> dict[str, Any]:
+        """Puts a job that waits up, down or first in its queue."""
+        return studio.jobs.move(job, wish.to).as_json(brief=True)
+
     @api.delete("/jobs/{job}")
     def forget(job: str) -> dict[str, bool]:
         """Takes an ended job off the list."""
@@ -74,14 +83,6 @@ def add(api: APIRouter, studio: Studio) -> None:
     def choices() -> dict[str, Any]:
         """What the lists offer, and what this program can do."""
         return {**studio.desk.choices(), "draws": studio.desk.draws, "prompts": studio.desk.prompts}
-
-    @api.get("/pictures", response_class=Response)
-    def picture(name: str = Query(..., max_length=800)) -> Response:
-        """A picture below the output folder."""
-        path = below([studio.folders.outputs], name)
-        if path.suffix.lower() not in PICTURES or not path.is_file():
-            raise FileError(f"{name!r} is no picture")
-        return FileResponse(path)
 
     if studio.desk.draws:
 

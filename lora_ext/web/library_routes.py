@@ -1,4 +1,4 @@
-"""Routes of the library: list, look into, thumbnails, metadata, rename, duplicates."""
+"""Routes of the library: list, look into, metadata, rename, duplicates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import APIRouter, Query
 from pydantic import Field
-from starlette.responses import FileResponse, Response
 
 from ..blocks import LAYOUTS, SDXL
 from ..errors import FileError
@@ -20,10 +19,10 @@ from ..file.writing import write_tensors
 from ..inspect_file import report, top_tags
 from ..jobs import Job
 from ..tools.metadata import edited
-from .catalogue import THUMBS, thumbnail
 from .names import checked
 from .route import Body
 from .studio import Studio
+from .thumbnails import THUMBS, thumbnail
 
 SORTS: dict[str, Callable[[Entry], Any]] = {
     "newest": lambda entry: (-entry.stamp[0],),
@@ -51,6 +50,7 @@ class Rename(Body):
 def row(studio: Studio, entry: Entry) -> dict[str, Any]:
     """One file as a list shows it; what is not known yet is None."""
     known = studio.catalogue.known(entry) or {}
+    beside = thumbnail(entry.path)
     return {
         "name": entry.place,
         "call": studio.library.call(entry),
@@ -63,7 +63,7 @@ def row(studio: Studio, entry: Entry) -> dict[str, Any]:
         "rank": known.get("rank"),
         "mixed": known.get("mixed", False),
         "error": entry.error or known.get("error"),
-        "thumb": thumbnail(entry.path) is not None,
+        "thumb": beside.stat().st_mtime if beside else None,
     }
 
 
@@ -143,12 +143,6 @@ def add(api: APIRouter, studio: Studio) -> None:
     def inspect(name: str = Query(..., max_length=800)) -> dict[str, Any]:
         """What a file holds: kind, base, ranks, ‖ΔW‖ of each block, metadata, trigger words."""
         return look(studio, name)
-
-    @api.get("/thumbnail", response_class=Response)
-    def thumb(name: str = Query(..., max_length=800)) -> Response:
-        """The picture beside a file. 404 without one."""
-        path = thumbnail(studio.entry(name).path)
-        return FileResponse(path) if path else Response(status_code=404)
 
     @api.post("/metadata")
     def metadata(edit: Edit) -> dict[str, Any]:

@@ -12,10 +12,29 @@ from fastapi.openapi.utils import get_openapi
 
 from .. import __version__
 from ..errors import FileError, did_you_mean
-from . import block_routes, comparing, job_routes, library_routes, tool_routes, train_routes, weights_routes
+from . import (
+    block_routes,
+    comparing,
+    job_routes,
+    library_routes,
+    thumbnails,
+    tool_routes,
+    train_routes,
+    weights_routes,
+)
 from .route import PREFIX, Guard, router
 from .studio import Studio
 
+ROUTES = (
+    library_routes,
+    thumbnails,
+    weights_routes,
+    tool_routes,
+    train_routes,
+    comparing,
+    block_routes,
+    job_routes,
+)
 LANGUAGES = ("zh_CN", "zh_TW", "ja_JP")
 LOCALIZATIONS = Path(__file__).parent.parent.parent / "localizations"
 
@@ -23,7 +42,7 @@ LOCALIZATIONS = Path(__file__).parent.parent.parent / "localizations"
 def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
     """Adds every route, and `/lora-ext/v1/openapi.json`, before any route that takes all paths."""
     api = router(guard)
-    for routes in (library_routes, weights_routes, tool_routes, train_routes, comparing, block_routes, job_routes):
+    for routes in ROUTES:
         routes.add(api, studio)
 
     @api.get("/strings")

@@ -1,0 +1,125 @@
+"""The picture beside a LoRA file: shown, and made from an upload or from a picture that a job made."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Query
+from PIL import Image, ImageOps
+from pydantic import Field
+from starlette.responses import FileResponse, Response
+
+from ..compare.store import CELLS
+from ..errors import FileError
+from ..file.writing import replacing
+from ..host.infotext import chunk
+from .names import below
+from .route import Body
+from .studio import Studio
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+THUMBS = tuple(f"{mark}{suffix}" for suffix in PICTURES for mark in ("", ".preview"))
+"""What a file's picture beside it may be called after its stem: the web UI's names, in its order."""
+SHEETS = ("compare", "blocks")
+"""Folders of pictures that are made of others, which lie in their `cells`."""
+_SIDE = 768
+"""Pixels of the longer side of what is written: the web UI's cards show it larger than our lists."""
+_LARGEST = 40_000_000
+"""Bytes of an upload, and pixels of what it may unfold to."""
+
+
+class Thumbnail(Body):
+    """A file's new picture: the name of one in the output folder, or an uploaded picture's bytes as base64."""
+
+    name: str
+    picture: str = ""
+    data: str = Field("", max_length=_LARGEST * 4 // 3)
+
+
+def thumbnail(path: Path) -> Path | None:
+    """The picture that lies beside a file, if there is one."""
+    return next((found for mark in THUMBS if (found := path.with_name(path.stem + mark)).is_file()), None)
+
+
+def picture(studio: Studio, name: str) -> Path:
+    """A picture by its name below the output folder. Raises FileError."""
+    path = below([studio.folders.outputs], name)
+    if path.suffix.lower() not in PICTURES or not path.is_file():
+        raise FileError(f"{name!r} is no picture")
+    return path
+
+
+def put(studio: Studio, wish: Thumbnail) -> Path:
+    """Writes `STEM.png` beside the file, which every list then shows; what made the picture stays in it.
+
+    Raises FileError for what is no picture, or is too large.
+    """
+    entry = studio.changeable(wish.name)
+    path = entry.path.with_name(entry.path.stem + THUMBS[0])
+    image = _opened(picture(studio, wish.picture).read_bytes() if wish.picture else _decoded(wish.data))
+    said = chunk(image)
+    image = (ImageOps.exif_transpose(image) or image).convert("RGB")
+    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    with replacing(path, overwrite=True) as part:
+        image.save(part, format="PNG", **said)
+    return path
+
+
+def _decoded(data: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise FileError("data is no base64 text") from None
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The picture. Its size is looked at before it is unfolded."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+        if image.width * image.height > _LARGEST:
+            raise FileError(f"a picture of {image.width}×{image.height} is too large")
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FileError("this is no PNG, JPEG or WebP picture") from error
+    return image
+
+
+def recent(studio: Studio, limit: int) -> list[dict[str, Any]]:
+    """{name, time} of the newest pictures below the output folder: those that a model drew, not whole sheets."""
+    outputs = studio.folders.outputs
+    found: list[dict[str, Any]] = []
+    for path in outputs.rglob("*"):
+        name = path.relative_to(outputs)
+        whole = name.parts[0] in SHEETS and CELLS not in name.parts
+        if path.suffix.lower() in PICTURES and not whole and path.is_file():
+            found.append({"name": name.as_posix(), "time": path.stat().st_mtime})
+    return sorted(found, key=lambda row: -row["time"])[:limit]
+
+
+def add(api: APIRouter, studio: Studio) -> None:
+    """Adds the routes."""
+
+    @api.get("/thumbnail", response_class=Response)
+    def show(name: str = Query(..., max_length=800)) -> Response:
+        """The picture beside a file. 404 without one."""
+        path = thumbnail(studio.entry(name).path)
+        return FileResponse(path) if path else Response(status_code=404)
+
+    @api.put("/thumbnail")
+    def write(wish: Thumbnail) -> dict[str, Any]:
+        """Puts a picture beside a file, where the web UI looks for it."""
+        return {"time": put(studio, wish).stat().st_mtime}
+
+    @api.get("/pictures", response_class=Response)
+    def one(name: str = Query(..., max_length=800)) -> Response:
+        """A picture below the output folder."""
+        return FileResponse(picture(studio, name))
+
+    @api.get("/pictures/newest")
+    def newest(limit: int = Query(60, ge=1, le=500)) -> dict[str, Any]:
+        """The newest pictures below the output folder: sheets' cells, samples, drawings."""
+        return {"pictures": recent(studio, limit)}
