@@ -83,7 +83,9 @@
             h("details", { class: "lx-card", open: false }, h("summary", {}, t("Sheets of before")), past)),
             h("div", { class: "lx-main" }, X.card(t("Result"), view, out))));
         list();
-        view.resume();
+        panel.attach = (job) => view.attach(job.id);
+        if (panel.job) panel.attach(panel.job);
+        else view.resume();
         panel.picker = picker;
         const recalled = X.recall("lora", "");
         X.safely(async () => {
@@ -92,52 +94,91 @@
         })();
     }
 
+    /** While a sheet is drawn: its table, filling. */
     function live(place, job) {
         const now = job.live;
-        if (job.state !== "running" || !now.newest) return X.put(place);
-        const key = now.newest.join();
+        if (job.state !== "running" || !now.folder) {
+            delete place.dataset.key;
+            return X.put(place);
+        }
+        const key = `${now.folder} ${now.done}`;
         if (place.dataset.key === key) return null;
         place.dataset.key = key;
-        return X.put(place, X.note(t("{0} of {1} pictures", now.done, now.pictures)), X.samples(now.newest, 8));
+        return X.safely(async () => {
+            const sheet = await X.api(`/compare/${encodeURIComponent(now.folder)}`);
+            if (place.dataset.key !== key || !sheet.cells) return;
+            if (place.table && place.table.folder === now.folder && place.contains(place.table)) place.table.fill(sheet);
+            else X.put(place, (place.table = grid(sheet)));
+        })();
     }
 
-    /** A sheet as a table of pictures. A click on one shows it with its tag. */
+    /** A sheet as a table of pictures; a click on one shows it with its tag. fill(sheet) adds what was drawn since. */
     function grid(sheet) {
         const [xs, ys, zs] = ["x", "y", "z"].map((name) => sheet.axes[name].labels);
         const chosen = new Set(sheet.suggested ? sheet.suggested.cells : []);
         const box = h("div", { class: "lx-result" }), about = h("div", { class: "lx-result" });
+        const at = new Map(sheet.cells.map((cell, place) => [`${cell.x} ${cell.y} ${cell.z}`, place]));
+        const tds = new Map();
+        const send = (cell, one) => X.button(t(one.label), X.safely(async () => {
+            one.set((await X.post("/compare/prompt", { tag: cell.tag, prompt: one.get() })).prompt);
+            one.seed(cell.seed);
+            X.toast(t("Written into the prompt, with the seed"));
+        }), { kind: "main", tip: t("Writes this tag and this seed, in the place of the run's tag where there is one") });
         const show = (cell, place) => X.put(about, h("div", { class: "lx-shown" },
             h("a", { href: X.url("/pictures", { name: cell.file }), target: "_blank", rel: "noopener", title: t("Open the picture alone") }, h("img", { src: X.url("/pictures", { name: cell.file }), alt: t("the picture") })),
             h("div", { class: "lx-result" }, h("code", { class: "lx-tag" }, cell.tag || cell.prompt),
                 X.facts([[t("seed"), cell.seed], [t("difference"), cell.score ? X.percent(cell.score.difference) : ""], [t("sharpness"), cell.score ? cell.score.sharpness.toFixed(2) : ""],
                     [t("likeness"), cell.score && cell.score.likeness !== null ? cell.score.likeness.toFixed(3) : ""], [t("copy of"), cell.score ? cell.score.copy_of : ""]]),
-                h("div", { class: "lx-row wrap" }, cell.tag ? Object.values(X.prompts).filter((one) => one.there()).map((one) => X.button(t(one.label), X.safely(async () => {
-                    const said = await X.post("/tag/read", { text: cell.tag });
-                    const { name, te, unet, lbw, lbwe, start, stop, dyn } = said;
-                    one.set((await X.post("/tag", { name, te, unet, lbw, lbwe, start, stop, dyn, prompt: one.get() })).prompt);
-                    X.toast(t("Written into the prompt"));
-                }), { kind: "main", tip: t("Writes the tag into the prompt, or updates the one that is there") })) : null,
-                X.button(t("Copy tag"), () => X.copy(cell.tag || cell.prompt), { tip: t("Copy the tag as text") })), chosen.has(place) && sheet.suggested ? X.note(sheet.suggested.reason, "good") : null)));
+                h("div", { class: "lx-row wrap" }, cell.tag ? Object.values(X.prompts).filter((one) => one.there()).map((one) => send(cell, one)) : null,
+                    X.button(t("Copy tag"), () => X.copy(cell.tag || cell.prompt), { tip: t("Copy the tag as text") })), chosen.has(place) && sheet.suggested ? X.note(sheet.suggested.reason, "good") : null)));
+        const bar = (score) => h("span", { class: score.copy_of ? "lx-score bad" : "lx-score", style: { "--share": Math.min(1, score.likeness ?? score.difference) },
+            title: score.copy_of ? t("nearly a copy of {0}", score.copy_of) : t("how strongly it acts, or how near it comes to the training pictures") });
+        const fill = (td, place) => {
+            const cell = sheet.cells[place];
+            if (!cell || !cell.file) return;
+            tds.delete(place);
+            X.put(td, h("button", { type: "button", title: [cell.tag, chosen.has(place) ? t("suggested") : ""].filter(Boolean).join(" · "), onclick: () => show(cell, place) },
+                h("img", { loading: "lazy", src: X.url("/pictures", { name: cell.file }), alt: cell.tag || ys[cell.y] || xs[cell.x] })), cell.score ? bar(cell.score) : null);
+        };
         const draw = (z) => {
+            tds.clear();
             const rows = ys.map((label, y) => h("tr", {}, h("th", { scope: "row" }, label || ""), xs.map((_, x) => {
-                const place = sheet.cells.findIndex((one) => one.x === x && one.y === y && one.z === z);
-                const cell = sheet.cells[place];
-                if (!cell || !cell.file) return h("td", {}, h("span", { class: "lx-blank" }));
-                return h("td", { class: chosen.has(place) ? "chosen" : null }, h("button", { type: "button", title: [cell.tag, chosen.has(place) ? t("suggested") : ""].filter(Boolean).join(" · "), onclick: () => show(cell, place) },
-                    h("img", { loading: "lazy", src: X.url("/pictures", { name: cell.file }), alt: cell.tag || label })), cell.score ? h("span", { class: "lx-score", style: { "--share": Math.min(1, (cell.score.likeness ?? cell.score.difference)) }, title: t("how strongly it acts, or how near it comes to the training pictures") }) : null);
+                const place = at.get(`${x} ${y} ${z}`);
+                const td = h("td", { class: chosen.has(place) ? "chosen" : null }, h("span", { class: "lx-blank" }));
+                tds.set(place, td);
+                fill(td, place);
+                return td;
             })));
             X.put(box, h("div", { class: "lx-scroll lx-sheet", tabindex: 0, role: "region", "aria-label": t("Sheet") }, h("table", {},
                 h("thead", {}, h("tr", {}, h("th", {}), xs.map((label) => h("th", { scope: "col" }, label || "")))), h("tbody", {}, rows))));
         };
+        const zoom = X.range(t("Zoom"), { min: 48, max: 768, step: 4, value: X.recall("zoom", 116), tip: t("How large the pictures are shown"), oninput: (to) => {
+            box.style.setProperty("--cell", `${to}px`);
+            X.keep("zoom", to);
+        } });
+        box.style.setProperty("--cell", `${zoom.get()}px`);
         draw(0);
         const first = sheet.suggested && sheet.suggested.cells.length ? sheet.suggested.cells[0] : -1;
         if (first >= 0 && sheet.cells[first].file) show(sheet.cells[first], first);
-        return h("div", { class: "lx-result" }, zs.length > 1 ? X.segments(zs.map((label, i) => [String(i), label]), "0", (to) => draw(Number(to)), sheet.axes.z.title) : null, box,
-            sheet.suggested && !sheet.suggested.cells.length ? X.note(sheet.suggested.reason) : null, about,
-            h("div", { class: "lx-row wrap" }, sheet.pages.map((name) => h("a", { class: "lx-button", href: X.url("/pictures", { name }), target: "_blank", rel: "noopener", title: t("The labelled sheet as a picture") }, name.split("/").pop()))));
+        const made = h("div", { class: "lx-result" }, zs.length > 1 ? X.segments(zs.map((label, i) => [String(i), label]), "0", (to) => draw(Number(to)), sheet.axes.z.title) : null, zoom, box,
+            sheet.suggested && !sheet.suggested.cells.length ? X.note(sheet.suggested.reason) : null, sheet.warning ? X.note(sheet.warning, "bad") : null, about,
+            h("div", { class: "lx-row wrap" }, sheet.pages.map((name) => h("a", { class: "lx-button", href: X.url("/pictures", { name }), target: "_blank", rel: "noopener", title: t("The labelled sheet as a picture") }, name.split("/").pop())),
+                sheet.table ? h("a", { class: "lx-button", href: X.url(`/compare/${encodeURIComponent(sheet.folder)}/scores.csv`), title: t("All scores as a table"), download: true }, "scores.csv") : null),
+            sheet.measured ? X.note(t("Likeness is measured by: {0}", sheet.measured)) : null);
+        made.folder = sheet.folder;
+        made.fill = (newer) => {
+            sheet = newer;
+            for (const [place, td] of [...tds]) fill(td, place);
+        };
+        return made;
     }
 
-    X.homes.compare = () => X.go("compare");
+    X.homes.compare = (job) => {
+        const panel = X.panels.find((one) => one.name === "compare").element;
+        panel.job = job;
+        X.go("compare");
+        if (panel.attach) panel.attach(job);
+    };
     X.panel({ name: "compare", title: "Compare", tip: "Sheets of pictures: which file and weight to keep", order: 40, make,
         open: (name) => {
             const panel = X.panels.find((one) => one.name === "compare").element;

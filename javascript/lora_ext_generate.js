@@ -3,7 +3,7 @@
 (() => {
     const X = window.loraExt;
     const { h, t } = X;
-    let prompt = null;
+    let prompt = null, seed = null;
 
     X.pictures = (found) => h("div", { class: "lx-pictures" }, found.pictures.map((one) => h("figure", {},
         h("a", { href: X.url("/pictures", { name: one.name }), target: "_blank", rel: "noopener", title: t("Open the picture alone") },
@@ -29,7 +29,7 @@
             height: range("height", t("Height"), 0, 2048, 64, 0, t("0: what the model was made for")),
             batch: range("batch", t("Pictures"), 1, 8, 1, 1, t("Pictures at once")),
         };
-        const seed = X.input(last.seed ?? 7, null, { inputmode: "numeric" });
+        seed = X.input(last.seed ?? 7, null, { inputmode: "numeric" });
         const settings = () => ({ prompt: prompt.value, negative_prompt: negative.value, checkpoint: model.lastChild.value, sampler: sampler.lastChild.value,
             scheduler: schedule.lastChild.value, seed: Number(seed.value) || 0, ...Object.fromEntries(Object.entries(controls).map(([key, one]) => [key, one.get()])) });
         const view = X.jobView({ kinds: ["generate"], result: (found) => (found ? X.pictures(found) : null) });
@@ -58,6 +58,10 @@
         set(text) {
             ready();
             prompt.value = text;
+        },
+        seed(number) {
+            ready();
+            seed.value = number;
         },
     };
     function ready() {

@@ -72,7 +72,8 @@
 
         const settings = () => Object.fromEntries(form.fields.map((field) => [field.name, controls[field.name].get()])
             .filter(([name, value]) => !same(value, form.fields.find((one) => one.name === name).default)));
-        const keep = X.later(400, () => X.keep("train", { settings: settings(), prompts: prompts.value }));
+        let compare = false;
+        const keep = X.later(400, () => X.keep("train", { settings: settings(), prompts: prompts.value, compare }));
         prompts.addEventListener("input", keep);
 
         for (const group of Object.keys(GROUPS)) {
@@ -117,7 +118,11 @@
             keep();
         }, { title: t("Settings that suit a face, a style, an object, or a sweep of ranks"), "aria-label": t("Choose a starting point") });
 
-        const start = () => view.run("/train", { settings: settings(), prompts: prompts.value }).then(() => history());
+        const after = X.check(t("Compare the epochs when done"), false, (on) => {
+            compare = on;
+            keep();
+        }, t("Draws a sheet at the end by itself: every saved file at rising weights, on the sample prompts"));
+        const start = () => view.run("/train", { settings: settings(), prompts: prompts.value, compare }).then(() => history());
         const look = () => report.run("/train/preflight", { settings: settings(), prompts: prompts.value });
         const past = h("div", { class: "lx-result" });
         const history = X.safely(async () => {
@@ -142,8 +147,9 @@
             h("div", { class: "lx-main" }, tabs, Object.values(places)),
             h("div", { class: "lx-side" }, h("section", { class: "lx-card lx-stick" }, h("h3", {}, t("Run")),
                 h("div", { class: "lx-row wrap" }, X.button(t("Check first"), look, { tip: t("Looks at pictures and settings: steps, time, memory, what is odd") }),
-                    X.button(t("Train"), start, { kind: "main", tip: t("Puts the run into the queue; it starts when the model is free") })), report, view))));
+                    X.button(t("Train"), start, { kind: "main", tip: t("Puts the run into the queue; it starts when the model is free") })), after, report, view))));
         const last = X.recall("train", null);
+        after.querySelector("input").checked = compare = Boolean(last && last.compare);
         if (last) load(last.settings, last.prompts);
         else {
             if (form.datasets.length) controls.train_data_dir.set(form.datasets[0]);
@@ -185,10 +191,16 @@
         return null;
     }
 
+    /** A run's epochs × weights: the sheet that began by itself, or one that begins now. */
+    const sheet = (run) => (run.files && run.files.length ? X.button(run.sheet ? t("Show the sheet") : t("Compare epochs × weights"), X.safely(async () => {
+        const id = run.sheet || (await X.post(`/train/${encodeURIComponent(run.name)}/compare`)).id;
+        X.homes.compare({ kind: "compare", id });
+    }), { kind: "main", tip: t("Every saved file at rising weights, on the sample prompts") }) : null);
+
     function finished(run) {
         if (!run) return null;
         const place = h("div", { class: "lx-result" }, X.note(run.stopped ? t("Stopped and saved after {0} steps.", run.steps) : t("{0} steps in {1}.", run.steps, X.duration(run.seconds)), "good"),
-            X.offers(run.files), run.samples.length ? X.samples(run.samples) : null);
+            h("div", { class: "lx-row wrap" }, sheet(run)), X.offers(run.files), run.samples.length ? X.samples(run.samples) : null);
         X.safely(async () => place.append(...X.curves((await X.api("/train/curve", { query: { name: run.name } })).rows)))();
         return place;
     }
@@ -210,7 +222,7 @@
                         start();
                     }, { kind: "main", tip: t("Continues from where it was saved, as if it had never stopped") }) : null),
                 X.table([t("setting"), t("value")], Object.entries(run.settings).map(([name, value]) => [name, String(value)])),
-                X.offers(run.files || []), X.samples(run.samples || []));
+                h("div", { class: "lx-row wrap" }, sheet(run)), X.offers(run.files || []), X.samples(run.samples || []));
             body.append(...X.curves((await X.api("/train/curve", { query: { name: run.name } })).rows));
         }));
         return box;

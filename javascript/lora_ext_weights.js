@@ -423,6 +423,10 @@
 
     // --- where a tag can go; the Generate panel adds its own field
 
+    function put(field, text) {
+        field.value = text;
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+    }
     const web = (name) => ({
         label: name === "txt2img" ? "Insert into txt2img" : "Insert into img2img",
         there: () => X.choices.prompts,
@@ -433,8 +437,11 @@
         set(text) {
             const field = this.field();
             if (!field) throw new Error(t("The prompt field was not found."));
-            field.value = text;
-            field.dispatchEvent(new Event("input", { bubbles: true }));
+            put(field, text);
+        },
+        seed(number) {
+            const field = document.querySelector(`#${name}_seed input`);
+            if (field) put(field, number);
         },
     });
     Object.assign(X.prompts, { txt2img: web("txt2img"), img2img: web("img2img") });

@@ -206,6 +206,9 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     job.get_by_role("button", name="Set block weights").wait_for()
     assert job.locator(".lx-samples img").count() > 0 and job.locator(".lx-chart .line").count() > 0
     assert (server.data / "loras" / "tried.safetensors").exists()
+    job.get_by_role("button", name="Compare epochs × weights").click()
+    page.locator("#lx-panel-compare .lx-sheet img").first.wait_for()  # while it is drawn, or when it is
+    panel = go(page, "train")
 
     _set(panel, "max_train_steps", "400")
     _set(panel, "output_name", "stopped")
@@ -259,6 +262,13 @@ def test_compare(page: Any, server: Server) -> None:
     panel.get_by_text("sheet.png").first.wait_for()
     panel.locator(".lx-sheet img").nth(1).click()
     panel.locator(".lx-shown .lx-tag", has_text="<lora:framed:1>").wait_for()
+    panel.get_by_label("Zoom").last.fill("300")
+    assert panel.locator(".lx-sheet img").first.bounding_box()["width"] == 300
+    panel.get_by_role("button", name="Insert into prompt").click()
+    page.get_by_text("Written into the prompt, with the seed").wait_for()
+    made = go(page, "generate")
+    assert "<lora:framed:1>" in made.get_by_label("Prompt", exact=True).input_value()
+    assert made.get_by_label("Seed", exact=True).input_value() == "1"
 
 
 @pytest.mark.parametrize("width", [1280, 400])
