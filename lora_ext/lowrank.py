@@ -228,15 +228,15 @@ def shrink(low: LowRank, rule: Rule | int) -> Best:
     infinity.
     """
     rule = Rule(rule) if isinstance(rule, int) else rule
-    left, right = low.up.float() * low.gain.float(), low.down.flatten(1).float().T
+    left, gain, right = low.up.float(), low.gain.float(), low.down.flatten(1).float().T
     size = min(left.shape[0], right.shape[0])
     core = None
     if rule.method is None and 2 * rule.rank <= min(low.rank, size):
-        core = _quick_core(_gram(left), _gram(right), rule, size)
+        core = _quick_core(_gram(left) * gain.outer(gain), _gram(right), rule, size)
     if core is None:
-        r_left, r_right = (torch.linalg.qr(side, mode="r")[1].to(wide(side)) for side in (left, right))
+        r_left, r_right = (torch.linalg.qr(side, mode="r")[1].to(wide(side)) for side in (left * gain, right))
         core = _core(r_left, r_right.T @ r_right, rule, size)
-    up, down = left @ core.left.float(), core.right.float().T @ right.T
+    up, down = left @ (gain[:, None] * core.left.float()), core.right.float().T @ right.T
     return _best(up, core.values, down.reshape(-1, *low.shape[1:]), core.norm)
 
 
@@ -254,7 +254,7 @@ def _quick_core(gram_left: Tensor, gram_right: Tensor, rule: Rule, size: int) ->
     """The core from LᵀL and RᵀR in float32; None where what they round away counts in the error, or is all of it."""
     r_left, failed = torch.linalg.cholesky_ex(gram_left, upper=True)
     reach = float((gram_left.diagonal() * gram_right.diagonal()).sqrt().sum()) ** 2
-    if int(failed) or not math.isfinite(reach):
+    if int(failed) or not reach < 1e30:
         return None
     core = _core(r_left, gram_right, rule, size)
     lost = core.norm**2 - float(core.values[: core.left.shape[1]].double().square().sum())
@@ -264,7 +264,7 @@ def _quick_core(gram_left: Tensor, gram_right: Tensor, rule: Rule, size: int) ->
 def _core(r_left: Tensor, gram: Tensor, rule: Rule, size: int) -> _Core:
     """The core of R_l and G = RᵀR (`shrink`). size: min(m, n). Raises ToolError for NaN or infinity."""
     square = r_left @ gram @ r_left.T
-    if not bool(torch.isfinite(square).all()):
+    if not math.isfinite(float(square.sum())):
         raise ToolError("NaN or infinity")
     norm = math.sqrt(max(float(square.diagonal().sum()), 0.0))
     squares, vectors = eigen(square) if rule.method is not None else leading(square, rule.rank)
@@ -283,11 +283,13 @@ def _core(r_left: Tensor, gram: Tensor, rule: Rule, size: int) -> _Core:
 
 
 def _gram(side: Tensor) -> Tensor:
-    """AᵀA, by halves, of which one corner is the other's transpose."""
+    """AᵀA, wide ones by halves, where one corner is the other's transpose."""
     half = side.shape[1] // 2
+    if half < 64:
+        return side.T @ side
     one, two = side[:, :half], side[:, half:]
     corner = one.T @ two
-    return torch.cat([torch.cat([one.T @ one, corner], dim=1), torch.cat([corner.T, two.T @ two], dim=1)])
+    return torch.cat([torch.cat([_gram(one), corner], dim=1), torch.cat([corner.T, _gram(two)], dim=1)])
 
 
 def from_delta(delta: Tensor, rule: Rule | int) -> Best:
