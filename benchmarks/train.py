@@ -1,11 +1,14 @@
 """Speed and memory of a training step, as ratios within one run, on an SD1.5-sized U-Net with random weights.
 
-    python benchmarks/train.py [--threads 1] [--latent 32] [--batch 1] [--repeat 5] [--device cpu] [--dtype float32]
-                               [--arms floor,ours,c3lier,dylora,norms,peft] [--graphs]
+    python benchmarks/train.py [--quick] [--threads 1] [--latent 32] [--batch 1] [--repeat 5] [--device cpu]
+                               [--dtype float32] [--arms floor,ours,c3lier,dylora,norms,peft,kohya] [--graphs]
 
-Every arm is a process of its own, for its peak memory is its own; in each a step is forward, backward, clipping and
-AdamW. floor: the U-Net without a LoRA, backward to its input. peft: the same 192 layers and rank. Seconds are of the
-processor (on a GPU: of the clock), so that other work on the machine counts less. --graphs: CUDA graphs of the step.
+A step is forward, backward, clipping and AdamW. floor: the U-Net without a LoRA, backward to its input. peft: the same
+192 layers and rank. kohya: the same with two small modules and a replaced forward a layer, as kohya's scripts do it.
+All arms share one set of weights and take turns, each leading in turn, so that a machine whose speed drifts is the same
+to all; a ratio is the median of the rounds' ratios. Peak memory is of a process of its own. Seconds are of the
+processor (on a GPU: of the clock), so that other work on the machine counts less. norms is LierLa with
+`scale_weight_norms`. --graphs: CUDA graphs of the step. --quick: fewer rounds, small latents, no memory.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +30,10 @@ from torch import Tensor, nn
 
 RANK = 16
 PEFT = r".*attentions.*(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2)$"
-ARMS = ("floor", "ours", "c3lier", "dylora", "norms", "peft")
+ARMS = ("floor", "ours", "c3lier", "dylora", "norms", "peft", "kohya")
+WARM = 2
+LIMITING: list[float] = []
+"""Processor seconds of `scale_weight_norms`."""
 
 
 def sd15(device: str, dtype: torch.dtype) -> UNet2DConditionModel:
@@ -41,6 +47,39 @@ def sd15(device: str, dtype: torch.dtype) -> UNet2DConditionModel:
     return unet.requires_grad_(False).train()
 
 
+def twin(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Another U-Net of the very same weights in memory."""
+    with torch.device("meta"):
+        other = UNet2DConditionModel.from_config(unet.config)
+    other.load_state_dict(unet.state_dict(), assign=True)
+    return other.requires_grad_(False).train()
+
+
+def replaced(unet: UNet2DConditionModel) -> list[nn.Parameter]:
+    """Two small modules for each layer that peft takes too, added to its output by a forward of the instance."""
+    import re
+
+    made: list[nn.Parameter] = []
+    for name, layer in list(unet.named_modules()):
+        if not re.fullmatch(PEFT, name):
+            continue
+        like = {"device": layer.weight.device, "dtype": torch.float32}
+        if isinstance(layer, nn.Conv2d):
+            down: nn.Module = nn.Conv2d(layer.in_channels, RANK, 1, bias=False, **like)
+            up: nn.Module = nn.Conv2d(RANK, layer.out_channels, 1, bias=False, **like)
+        else:
+            down = nn.Linear(layer.in_features, RANK, bias=False, **like)
+            up = nn.Linear(RANK, layer.out_features, bias=False, **like)
+        nn.init.zeros_(up.weight)
+
+        def forward(x: Tensor, plain: Any = layer.forward, down: nn.Module = down, up: nn.Module = up) -> Tensor:
+            return plain(x) + up(down(x)) * 1.0 * 1.0
+
+        layer.__dict__["forward"] = forward
+        made += [*down.parameters(), *up.parameters()]
+    return made
+
+
 def learner(
     arm: str, unet: UNet2DConditionModel
 ) -> tuple[list[nn.Parameter], Callable[[int], None], Callable[[], None]]:
@@ -48,6 +87,8 @@ def learner(
     nothing = lambda *_: None  # noqa: E731
     if arm == "floor":
         return [], nothing, nothing
+    if arm == "kohya":
+        return replaced(unet), nothing, nothing
     if arm == "peft":
         from peft import LoraConfig, inject_adapter_in_model
 
@@ -66,19 +107,41 @@ def learner(
     def before(step: int) -> None:
         network.begin_step(torch.Generator().manual_seed(step))
 
-    after = (lambda: network.max_norm(1.0) and None) if arm == "norms" else nothing
-    return list(network.parameters()), before, after
+    def limit() -> None:
+        begun = time.process_time()
+        network.max_norm(1.0)
+        LIMITING.append(time.process_time() - begun)
+
+    return list(network.parameters()), before, limit if arm == "norms" else nothing
 
 
-def steps(args: argparse.Namespace, arm: str) -> Iterator[float]:
-    """Seconds of each step."""
+@dataclass
+class Arm:
+    """One way to train. step: its n-th step."""
+
+    name: str
+    step: Callable[[int], Any]
+    seconds: list[float]
+
+    def run(self, number: int, device: str) -> None:
+        """A step, and how long it took."""
+        clock = time.perf_counter if device == "cuda" else time.process_time
+        begun = clock()
+        self.step(number)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if number >= WARM:
+            self.seconds.append(clock() - begun)
+
+
+def made(args: argparse.Namespace, name: str, unet: UNet2DConditionModel) -> Arm:
+    """An arm on its own U-Net."""
     device, dtype = args.device, getattr(torch, args.dtype)
-    unet = sd15(device, dtype)
-    parameters, before, after = learner(arm, unet)
+    parameters, before, after = learner(name, unet)
     fused = {"fused": True} if device == "cuda" else {"foreach": True}
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, capturable=args.graphs, **fused) if parameters else None
     like: dict[str, Any] = {"device": device, "dtype": dtype}
-    x = torch.randn(args.batch, 4, args.latent, args.latent, **like).requires_grad_(arm == "floor")
+    x = torch.randn(args.batch, 4, args.latent, args.latent, **like).requires_grad_(name == "floor")
     text, t = torch.randn(args.batch, 77, 768, **like), torch.full((args.batch,), 500, device=device)
     target = torch.randn(x.shape, device=device)
 
@@ -91,22 +154,18 @@ def steps(args: argparse.Namespace, arm: str) -> Iterator[float]:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=not args.graphs)
+        elif not args.graphs:
+            x.grad = None
         after()
         return loss
 
-    run: Callable[[], Any] = compute
-    if args.graphs:
-        run = captured(compute)
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    for step in range(args.repeat + 2):
-        before(step)
-        start = clock()
+    run: Callable[[], Any] = captured(compute) if args.graphs else compute
+
+    def step(number: int) -> None:
+        before(number)
         run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if step > 1:
-            yield clock() - start
-        x.grad = None if not args.graphs else x.grad
+
+    return Arm(name, step, [])
 
 
 def captured(compute: Callable[[], Any]) -> Callable[[], Any]:
@@ -132,14 +191,29 @@ def peak(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def measured(args: argparse.Namespace, arm: str, argv: Sequence[str]) -> dict[str, float]:
-    """One arm in a process of its own."""
+def memory(arm: str, argv: Sequence[str]) -> float:
+    """GiB of one arm in a process of its own; NaN where it fails."""
     out = subprocess.run([sys.executable, __file__, *argv, "--arm", arm], capture_output=True, text=True)
     if out.returncode:
         print(f"{arm}: {(out.stderr.strip().splitlines() or ['failed'])[-1]}", file=sys.stderr)
-        return {}
-    found: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
-    return found
+        return float("nan")
+    return float(json.loads(out.stdout.splitlines()[-1]))
+
+
+def timed(args: argparse.Namespace) -> list[Arm]:
+    """All arms, in turns."""
+    unet = sd15(args.device, getattr(torch, args.dtype))
+    arms = []
+    for name in args.arms.split(","):
+        try:
+            arms.append(made(args, name, twin(unet)))
+        except ImportError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+    for number in range(args.repeat + WARM):
+        first = number % len(arms)
+        for arm in (*arms[first:], *arms[:first]):
+            arm.run(number, args.device)
+    return arms
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -153,24 +227,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--graphs", action="store_true")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     given = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(given)
+    if args.quick:
+        args.latent, args.repeat, args.arms = 16, 3, "floor,ours,dylora,norms,peft,kohya"
     torch.set_num_threads(args.threads)
     if args.arm:
-        times = list(steps(args, args.arm))
-        print(json.dumps({"median": statistics.median(times), "least": min(times), "gib": peak(args.device)}))
+        arm = made(args, args.arm, sd15(args.device, getattr(torch, args.dtype)))
+        arm.step(0), arm.step(1)
+        print(json.dumps(peak(args.device)))
         return
-    rows = {arm: measured(args, arm, given) for arm in args.arms.split(",")}
-    floor = rows.get("floor") or {}
+    arms = timed(args)
+    by_name = {arm.name: arm.seconds for arm in arms}
+    gib = {} if args.quick else {arm.name: memory(arm.name, given) for arm in arms}
     print(f"torch {torch.__version__}, {args.device}, {args.dtype}, {args.threads} threads, latent {args.latent}, "
-          f"batch {args.batch}{', CUDA graphs' if args.graphs else ''}\n")  # fmt: skip
-    print("| step | of the floor | seconds (median, least) | images/s | peak GiB |\n| --- | --- | --- | --- | --- |")
-    for arm, row in rows.items():
-        if row:
-            ratio = f"{row['least'] / floor['least']:.3f}x" if floor else ""
-            seen = f"{row['median']:.3f}, {row['least']:.3f}"
-            print(f"| {arm} | {ratio} | {seen} | {args.batch / row['median']:.2f} | {row['gib']:.2f} |")
+          f"batch {args.batch}{', CUDA graphs' if args.graphs else ''}, {args.repeat} rounds\n")  # fmt: skip
+    print("| step | of the floor (each round) | seconds | images/s | peak GiB |\n| --- | --- | --- | --- | --- |")
+    for name, seconds in by_name.items():
+        floor = by_name.get("floor") or seconds
+        rounds = [own / other for own, other in zip(seconds, floor, strict=True)]
+        each = f"{statistics.median(rounds):.3f}x ({min(rounds):.3f} … {max(rounds):.3f})"
+        median = statistics.median(seconds)
+        print(f"| {name} | {each} | {median:.3f} | {args.batch / median:.2f} | {gib.get(name, float('nan')):.2f} |")
+    if LIMITING and by_name.get("ours"):
+        share = statistics.median(LIMITING) / statistics.median(by_name["ours"])
+        print(f"\nscale_weight_norms: {statistics.median(LIMITING) * 1e3:.1f} ms, {share:.2%} of a step")
 
 
 if __name__ == "__main__":

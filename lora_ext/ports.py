@@ -74,6 +74,7 @@ class Borrowing:
     """How a training run wants to use a model.
 
     precision: "no" (float32), "fp16" or "bf16". unet, text: which parts learn. attention: "", "sdpa" or "xformers".
+    compiled: `predict` by a compiled U-Net. word: a new word is learned. full_vae: the autoencoder in float32.
     """
 
     precision: str = "no"
@@ -81,6 +82,9 @@ class Borrowing:
     text: bool = True
     gradient_checkpointing: bool = False
     attention: str = ""
+    compiled: bool = False
+    word: bool = False
+    full_vae: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lora_ext.errors import LoraError, TrainError
+from lora_ext.train import recipe as recipe_module
 from lora_ext.train.optimizers import OPTIMIZERS
 from lora_ext.train.recipe import Recipe, knobs
 from lora_ext.train.recipe_check import advice, check
@@ -32,6 +34,7 @@ from lora_ext.train.recipe_metadata import metadata, network_metadata, settings_
 from lora_ext.train.toml_file import read_toml
 from lora_ext.training import main
 
+TRAIN = Path(recipe_module.__file__).parent
 OPTIONS = Path(__file__).parent / "data/kohya/train_network_options.tsv"
 ON_PURPOSE = {"learning_rate", "caption_extension", "output_name", "resolution", "network_dim", "optimizer_type"}
 """Defaults that differ from kohya's: None or empty there, or too small for a LoRA."""
@@ -264,3 +267,12 @@ def test_a_c3lier_and_a_dylora_come_back() -> None:
         again = recipe_of(found)
         assert not said and network_metadata(again) == network_metadata(recipe)
         assert metadata(again).items() >= metadata(recipe).items()
+
+
+@pytest.mark.parametrize("name", sorted(set(knobs()) - {"training_comment"}))
+def test_every_knob_is_read_where_training_is_done(name: str) -> None:
+    """By attribute, outside of what reads, checks and notes recipes (a comment is for the notes alone)."""
+    faces = {"recipe.py", "recipe_io.py", "recipe_check.py", "recipe_metadata.py"}
+    own = (TRAIN / "recipe.py").read_text(encoding="utf-8").partition("# --- what follows from them")[2]
+    code = [own, *(p.read_text(encoding="utf-8") for p in TRAIN.parent.rglob("*.py") if p.name not in faces)]
+    assert any(re.search(rf"\b(recipe|self|rules|variation|r)\.{name}\b", text) for text in code)

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from modules import devices, lowvram, shared
+from modules import sd_hijack_optimizations as hijack
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import TrainError
 from .borrowing import attributes_kept
 
 
@@ -21,13 +23,41 @@ def at_work(sd_model: Any) -> Iterator[None]:
     if not getattr(sd_model, "lowvram", False):
         yield
         return
-    lowvram.send_everything_to_cpu()
     try:
-        sd_model.model.to(devices.device)
+        settle(sd_model)
         yield
     finally:
         sd_model.model.to(lowvram.cpu)
         lowvram.send_everything_to_cpu()
+
+
+def settle(sd_model: Any) -> None:
+    """Where --medvram moves networks when they are called: the U-Net and nothing else is on the device now."""
+    if getattr(sd_model, "lowvram", False):
+        lowvram.send_everything_to_cpu()
+        sd_model.model.to(devices.device)
+
+
+@contextmanager
+def attention(kind: str) -> Iterator[None]:
+    """The web UI's "sdpa" or "xformers" attention for a while; "" leaves the user's. Raises TrainError."""
+    if not kind:
+        yield
+        return
+    chosen = hijack.SdOptimizationXformers() if kind == "xformers" else hijack.SdOptimizationSdp()
+    if not chosen.is_available():
+        raise TrainError(f"{kind} cannot be used here; leave it out: the web UI's own attention is taken")
+    owners = (
+        hijack.ldm.modules.attention.CrossAttention, hijack.ldm.modules.diffusionmodules.model.AttnBlock,
+        hijack.sgm.modules.attention.CrossAttention, hijack.sgm.modules.diffusionmodules.model.AttnBlock,
+    )  # fmt: skip
+    before = [owner.forward for owner in owners]
+    try:
+        chosen.apply()
+        yield
+    finally:
+        for owner, forward in zip(owners, before, strict=True):
+            owner.forward = forward
 
 
 @contextmanager

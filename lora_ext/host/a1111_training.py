@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainError
 from ..ports import Borrowing, Context, Sample
-from .a1111_lending import at_work, checkpointed, options, replaced, visiting
+from .a1111_lending import at_work, attention, checkpointed, options, replaced, settle, visiting
 from .a1111_model import A1111Model, knows
 from .borrowing import compute_dtype, frozen, in_dtype, mixed, unmixed
 from .checkpoint import EPS, SD1, SD2, SDXL, V
@@ -98,7 +98,11 @@ class A1111Trainee:
             stack.enter_context(replaced(self.unet, "dtype", dtype))
             for name in ("dtype", "dtype_unet", "dtype_inference"):
                 stack.enter_context(replaced(devices, name, dtype))
+            if wish.full_vae:
+                stack.enter_context(in_dtype([self.vae], torch.float32))
+                stack.enter_context(replaced(devices, "dtype_vae", torch.float32))
             stack.enter_context(replaced(devices, "unet_needs_upcast", False))
+            stack.enter_context(attention(wish.attention))
             stack.enter_context(replaced(shared, "loaded_hypernetworks", []))
             if wish.gradient_checkpointing:
                 stack.enter_context(checkpointed(self.unet))
@@ -113,11 +117,13 @@ class A1111Trainee:
             raise TrainError("an inpainting or edit model is loaded; train on the model that it was made from")
         if getattr(shared.cmd_opts, "lowvram", False):
             raise TrainError("the web UI was started with --lowvram, which moves layers about; --medvram can train")
-        if getattr(self.sd_model, "lowvram", False) and wish.text:
+        if getattr(self.sd_model, "lowvram", False) and (wish.text or wish.word):
             raise TrainError(
                 "the web UI was started with --medvram: the text encoder cannot stay beside the U-Net; "
-                "turn on network_train_unet_only"
+                "turn on network_train_unet_only, and leave token_string out"
             )
+        if wish.compiled:
+            raise TrainError("torch_compile is for training without the web UI, whose U-Net is patched; leave it out")
         if self.family == SDXL and wish.text:
             raise TrainError("for SDXL turn on network_train_unet_only and cache_text_encoder_outputs")
 
@@ -161,6 +167,7 @@ class A1111Trainee:
                     out = encoder(list(captions))
                 if isinstance(out, tuple):
                     out, pooled = out
+                settle(self.sd_model)
                 states.append(out[:, :length])
         return Context(torch.cat(states, dim=-1), pooled)
 
@@ -204,8 +211,7 @@ class A1111Trainee:
             image: Image.Image = processing.process_images(p).images[0]
         finally:
             p.close()
-            if getattr(self.sd_model, "lowvram", False):
-                self.sd_model.model.to(self.device)
+            settle(self.sd_model)
         shared.state.assign_current_image(image)
         return image
 

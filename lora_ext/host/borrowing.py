@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -82,6 +82,34 @@ def attributes_kept(networks: Iterable[nn.Module], names: Sequence[str]) -> Iter
                 module.__dict__[name] = value
             else:
                 module.__dict__.pop(name, None)
+
+
+@contextmanager
+def compiled(call: Callable[..., Any], device: torch.device) -> Iterator[Callable[..., Any]]:
+    """`call` compiled for a device; it is compiled when first called, and again for other sizes and hooks.
+
+    Raises TrainError where nothing can be compiled: no C++ compiler, no Triton, a Python that torch cannot read.
+    """
+    from torch._dynamo import config  # slow to import
+
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    with config.patch({limit: _VERSIONS}):
+        try:
+            if not hasattr(torch.compiler, "is_compiling"):
+                raise RuntimeError(f"torch {torch.__version__} is too old")
+            torch.compile(_small)(torch.ones(3, device=device))
+        except Exception as error:  # compilers fail in many ways
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise TrainError(f"torch_compile cannot be used on {device} here ({first}); leave it out") from None
+        yield torch.compile(call)
+
+
+_VERSIONS = 64
+"""How many forms of one function may be kept: each size of pictures and each rank that DyLoRA draws is one."""
+
+
+def _small(x: torch.Tensor) -> torch.Tensor:
+    return x.sin() + 1
 
 
 def mixed(device: torch.device, precision: str) -> AbstractContextManager[object]:

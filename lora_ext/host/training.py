@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from .. import embedded
 from ..errors import TrainError
 from ..file.hashes import legacy_hash
 from ..ports import Borrowing, Context, Sample
-from .borrowing import attributes_kept, compute_dtype, frozen, in_dtype, mixed, unmixed
+from .borrowing import attributes_kept, compiled, compute_dtype, frozen, in_dtype, mixed, unmixed
 from .checkpoint import SD1, SD2, SDXL, V
 from .embeddings import NAMES, Embedding, Embeddings, standing_in
 from .model import Standalone
@@ -47,6 +47,8 @@ class StandaloneTrainee:
     model: Standalone
     words: list[Embedding] = field(default_factory=list)
     """Words that were added for a while."""
+    faster: list[Callable[..., Tensor]] = field(default_factory=list)
+    """The U-Net compiled, while a run wants it so."""
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Part → network."""
@@ -93,6 +95,7 @@ class StandaloneTrainee:
             stack.enter_context(frozen(networks, train=wish.gradient_checkpointing))
             stack.enter_context(frozen([model.vae], train=False))
             stack.enter_context(in_dtype(networks, compute_dtype(wish.precision)))
+            stack.enter_context(in_dtype([model.vae] if wish.full_vae else [], torch.float32))
             stack.enter_context(attributes_kept(networks, _CHECKPOINTING))
             if wish.gradient_checkpointing:
                 model.unet.enable_gradient_checkpointing()
@@ -100,6 +103,9 @@ class StandaloneTrainee:
                     text.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             stack.enter_context(_attention(model.unet, wish.attention))
             stack.enter_context(mixed(self.device, wish.precision))
+            if wish.compiled:
+                self.faster.append(stack.enter_context(compiled(self._unet, self.device)))
+                stack.callback(self.faster.pop)
             yield
 
     def stopping(self) -> bool:
@@ -150,9 +156,12 @@ class StandaloneTrainee:
         added: dict[str, Tensor] | None = None
         if context.pooled is not None and sizes is not None:
             added = {"text_embeds": context.pooled.to(dtype), "time_ids": sizes.to(noisy.device, dtype)}
-        states = context.states.to(dtype)
-        out: Tensor = unet(noisy.to(dtype), timesteps, encoder_hidden_states=states, added_cond_kwargs=added).sample
-        return out.float()
+        call = self.faster[-1] if self.faster else self._unet
+        return call(noisy.to(dtype), timesteps, context.states.to(dtype), added).float()
+
+    def _unet(self, noisy: Tensor, timesteps: Tensor, states: Tensor, added: dict[str, Tensor] | None) -> Tensor:
+        out: Tensor = self.model.unet(noisy, timesteps, encoder_hidden_states=states, added_cond_kwargs=added).sample
+        return out
 
     def sample(self, wish: Sample) -> Image.Image:
         """A picture of the model as it is now. Raises LoraError."""

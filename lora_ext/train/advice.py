@@ -43,4 +43,5 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an exception tells that memory is full, on a GPU or on the CPU."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error).lower()
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and ("not enough memory" in said or "out of memory" in said)

@@ -14,6 +14,9 @@ from .block_rates import Size
 from .dylora import Share, whole
 from .path import ConvPath, LinearPath, convolution, frozen_weight, masked
 
+compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
+"""Whether torch.compile is looking at what is run (from torch 2.2 on)."""
+
 
 class Factors(nn.Module):
     """D (R, in[, kh, kw]) and Uᵀ (R, out) of one layer, float32, with a Parameter for every `unit` ranks of each.
@@ -97,7 +100,8 @@ class Factors(nn.Module):
         """The acting ranks of D and Uᵀ, the learning ones as part of the graph."""
         share, half = self.share, len(self.learning) // 2
         sides = ((self.down, self.learning[:half]), (self.up, self.learning[half:]))
-        down, up = (torch.cat([f[: share.first], *rows, f[share.last : share.acting]]) for f, rows in sides)
+        parts = ([f[: share.first], *rows, f[share.last : share.acting]] for f, rows in sides)
+        down, up = (torch.cat([part for part in some if len(part)]) for some in parts)
         return down, up
 
     def low_rank(self) -> LowRank:
@@ -134,6 +138,8 @@ class Factors(nn.Module):
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Before the layer: where the path can do its backward pass too, the layer runs without a graph."""
+        if compiling():  # a compiler finds the backward pass by itself
+            return None
         self._waiting = None
         if not torch.is_grad_enabled() or (self.training and (self.skipped or self._drops)):
             return None
@@ -146,6 +152,8 @@ class Factors(nn.Module):
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """output + scale · U·D·x."""
+        if compiling():
+            return masked(module, args[0], output, *self.pieces(), self.now.scale, (None, None))
         x, weight = self._waiting or (args[0], None)
         self._waiting = None
         if self.training and self.skipped:

@@ -229,6 +229,8 @@ class Tracker:
             "lr/unet": row.lr_unet,
             "lr/textencoder": row.lr_text,
             "norm/grad": row.grad_norm,
+            "norm/delta": row.delta_norm,
+            "memory/mib": row.mib,
             "speed/images": row.images_per_s,
         }
         for tracker in self.trackers:

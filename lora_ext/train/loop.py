@@ -78,6 +78,7 @@ class Run:
     def _open(self, stack: ExitStack) -> None:
         """Borrows the model, looks at the data, makes the network, and goes on from a state if one is given."""
         recipe = self.recipe
+        opening.check_model(recipe, self.trainee, self._say)
         self.wishes = opening.wishes(recipe, self.trainee)
         opening.make_folder(self.folder)
         resumed = state.load(Path(recipe.resume), recipe.output_name) if recipe.resume else None

@@ -36,7 +36,18 @@ def borrowing(recipe: Recipe) -> Borrowing:
         text=recipe.trains_text,
         gradient_checkpointing=recipe.gradient_checkpointing,
         attention="xformers" if recipe.xformers else "sdpa" if recipe.sdpa else "",
+        compiled=recipe.torch_compile,
+        word=bool(recipe.token_string),
+        full_vae=recipe.no_half_vae,
     )
+
+
+def check_model(recipe: Recipe, trainee: Trainee, say: Callable[[str], None]) -> None:
+    """Whether the model is the one that the recipe speaks of. Raises TrainError."""
+    if recipe.v2 and trainee.family != "SD2":
+        raise TrainError(f"v2 is set, but the model is {trainee.family}; leave v2 out, it is told from the model")
+    if recipe.device and torch.device(recipe.device).type != trainee.device.type:
+        say(f"the model is on {trainee.device} and trained there, not on {recipe.device}")
 
 
 def make_folder(folder: Path) -> None:

@@ -126,7 +126,21 @@ def _rest(r: Recipe) -> Iterator[str]:
         yield "caption_separator is empty; the comma is usual"
 
 
-_PARTS: tuple[Callable[[Recipe], Iterator[str]], ...] = (_network, _pictures, _caches, _loss, _learning, _rest)
+def _compiled(r: Recipe) -> Iterator[str]:
+    if not r.torch_compile:
+        return
+    for name in ("network_dropout", "rank_dropout", "module_dropout"):
+        if getattr(r, name):
+            yield f"{name} draws anew in each step, which torch_compile would compile anew; leave one of them out"
+    if r.is_dylora and r.dylora_draw == "module":
+        yield "torch_compile would compile anew for each module's draw; set dylora_draw step, or leave it out"
+    if not r.trains_unet:
+        yield "torch_compile compiles the U-Net, which is not trained; leave it out"
+
+
+_PARTS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
+    _network, _pictures, _caches, _loss, _learning, _compiled, _rest,
+)  # fmt: skip
 
 
 def advice(recipe: Recipe, prediction: str = "epsilon") -> list[str]:

@@ -26,6 +26,10 @@ KEPT_CAPTIONS = 2**29
 """Bytes of text-encoder outputs that are kept, where the text encoder does not learn."""
 
 
+NORMS_EVERY = 10
+"""Steps from one look at ‖ΔW‖ to the next, where nothing limits it."""
+
+
 def generator(*key: object) -> torch.Generator:
     """A CPU generator that depends on the key alone, so that a step draws the same whenever it is made."""
     return torch.Generator().manual_seed(draw(*key))
@@ -207,7 +211,8 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         if self.recipe.scale_weight_norms:
             return total, norm, self.network.max_norm(self.recipe.scale_weight_norms).mean
-        return total, norm, total.new_full((), float("nan"))
+        taken = self.scheduler.last_epoch % NORMS_EVERY == 1
+        return total, norm, self.network.norms().mean() if taken else total.new_full((), float("nan"))
 
     def _moved(self) -> bool:
         """The optimizer's step; False where gradients in half precision overflowed, which leaves all as it was."""

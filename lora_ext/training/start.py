@@ -64,14 +64,9 @@ def open_trainee(
 
     tokenizer, config: a folder and an LDM yaml, where they are not beside the model.
 
-    Raises FileError: it is not there, or no checkpoint; TrainError: it is of another kind than the recipe says.
+    Raises FileError: it is not there, or no checkpoint.
     """
-    model = open_model(settings_of(recipe, device, tokenizer=tokenizer, config=config))
-    if recipe.no_half_vae:
-        model.vae.float()
-    if recipe.v2 and model.family != "SD2":
-        raise TrainError(f"v2 is set, but {model.name} is {model.family}; leave v2 out, it is told from the model")
-    return StandaloneTrainee(model)
+    return StandaloneTrainee(open_model(settings_of(recipe, device, tokenizer=tokenizer, config=config)))
 
 
 def train(

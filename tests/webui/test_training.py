@@ -21,12 +21,9 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def trained_on(webui: WebUI) -> WebUI:
-    """A web UI with a dataset of eight small pictures."""
-    if webui.data is None:
-        pytest.skip("a web UI given by URL: its files stay as they are")
-    folder = webui.data / "lora_ext" / "datasets" / "shapes" / "2_shape"
+def dataset(data: Path) -> None:
+    """Four small pictures, twice an epoch, in the data folder of a web UI."""
+    folder = data / "lora_ext" / "datasets" / "shapes" / "2_shape"
     folder.mkdir(parents=True)
     random = np.random.default_rng(1)
     for number in range(4):
@@ -34,6 +31,14 @@ def trained_on(webui: WebUI) -> WebUI:
         ImageDraw.Draw(picture).ellipse((8, 8, 40 + 4 * number, 50), fill=(250, 40, 20))
         picture.save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"a red disc, number {number}", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def trained_on(webui: WebUI) -> WebUI:
+    """A web UI with a dataset of eight small pictures."""
+    if webui.data is None:
+        pytest.skip("a web UI given by URL: its files stay as they are")
+    dataset(webui.data)
     return webui
 
 
