@@ -19,7 +19,7 @@ from test_compare_axes import write
 import lora_ext
 from lora_ext.compare import heatmap, lettering, measures, pages
 from lora_ext.compare.blocks import Analysis, layout_of
-from lora_ext.compare.make import make
+from lora_ext.compare.make import _settings, make
 from lora_ext.compare.pages import Look, tiles
 from lora_ext.compare.plan import Plan, plan
 from lora_ext.compare.run import Progress, Stopped, Tick, draw, keys
@@ -211,7 +211,7 @@ def test_the_suggested_cell_is_neither_untrained_nor_overtrained(
     told = json.loads((tmp_path / "sheet.json").read_text(encoding="utf-8"))
     assert told["complete"] and told["pages"] == ["sheet-1.png", "sheet-2.png", "sheet-3.png"]
     assert [cell["prompt"] for cell in told["cells"]] == [cell.shot.prompt for cell in made.plan.cells]
-    assert told["cells"][0]["tag"] == "<lora:run-000001:0.2>"
+    assert told["cells"][0]["tag"] == "<lora:run-000001:0.2>" and told["measured"].startswith("colours and edges")
 
 
 def test_without_training_pictures_only_changes_speak(library: Library, tmp_path: Path) -> None:
@@ -234,6 +234,44 @@ def test_copies_of_training_pictures_are_named(images: Path, tmp_path: Path) -> 
     assert not scorer.score(base, base).copy_of
     with pytest.raises(FileError, match="no pictures"):
         training_pictures(tmp_path)
+
+
+def test_near_duplicates_are_warned_of(library: Library, images: Path, tmp_path: Path) -> None:
+    class Copier(Painter):
+        """Past strength 1.2 it gives a training picture."""
+
+        def paint(self, shot: Shot) -> Image.Image:
+            if sum(request.unet for request in shot.tags()) < 1.3:
+                return super().paint(shot)
+            with Image.open(training_pictures(images)[3]) as image:
+                return image.convert("RGB")
+
+    made = make(sheet(library), Copier(), Store(tmp_path), scorer=Scorer(training_pictures(images)))
+    assert made.warning.startswith("Overfitting: 12 of 84") and "epoch 1, weight 1.4" in made.warning
+    assert read(tmp_path)["warning"] == made.warning
+    assert made.suggestion and all(made.plan.cells[place].y != 6 for place in made.suggestion.cells)
+
+
+def test_pages_are_drawn_while_a_sheet_fills(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_ext.compare.make.EVERY", 0.0)
+    seen: list[int] = []
+
+    def watch(now: Progress) -> None:
+        page = tmp_path / "sheet-1.png"
+        if page.is_file():
+            with Image.open(page) as image:
+                seen.append(int((np.asarray(image.convert("RGB")) == (243, 243, 246)).all(-1).sum()))
+        shown = [bool(cell["file"]) for cell in read(tmp_path)["cells"]]
+        assert sum(shown) == now.done
+
+    made = make(sheet(library), Painter(slow=0.02), Store(tmp_path), watch=watch)
+    assert made.finished and len(seen) > 2 and seen[0] > seen[-1]  # ever fewer blank cells
+
+
+def test_the_settings_that_cells_share_are_told(library: Library, tmp_path: Path) -> None:
+    shot = Shot(prompt="a <lora:run-000001:1>", negative_prompt="blurry", width=512, height=768, cfg=3)
+    made = plan(shot, "weight:0.5,1", "steps:10,20", "", library)
+    assert _settings(made, "model") == "DPM++ 2M, CFG 3, 512x768, seed 0, without: blurry, model"
 
 
 def test_measures() -> None:

@@ -62,7 +62,7 @@ def make(
     made = Made(plan, store.folder, keys(plan, artist), Progress(0))
     title = plan.base.prompt or "(empty prompt)"
     store.write(manifest(made, store, title))
-    look = Look(title, _settings(plan.base, artist.title))
+    look = Look(title, _settings(plan, artist.title))
     watch = _filling(made, store, look, watch)
     made.progress = draw([*shots, *without], artist, store, batch=batch, watch=watch)
     if scorer and made.finished:
@@ -80,11 +80,21 @@ def make(
     return made
 
 
-def _settings(shot: Shot, model: str) -> str:
-    """The settings that all cells share (but for what an axis changes), in a line."""
-    size = f"{shot.width}x{shot.height}" if shot.width and shot.height else ""
-    told = [f"{shot.steps} steps", shot.sampler, f"CFG {shot.cfg:g}", size, f"seed {shot.seed}", model]
-    return ", ".join(filter(None, (*told, shot.negative_prompt and f"without: {shot.negative_prompt}")))
+def _settings(plan: Plan, model: str) -> str:
+    """The settings that all cells share, in a line."""
+    first, *others = (cell.shot.picture() for cell in plan.cells)
+    told = {
+        "steps": f"{first['steps']} steps",
+        "sampler": first["sampler"],
+        "scheduler": first["scheduler"] if first["scheduler"] != Shot.scheduler else "",
+        "cfg": f"CFG {first['cfg']:g}",
+        "width": f"{first['width']}x{first['height']}" if first["width"] and first["height"] else "",
+        "seed": f"seed {first['seed']}",
+        "clip_skip": f"clip skip {first['clip_skip']}" if first["clip_skip"] > 1 else "",
+        "negative_prompt": first["negative_prompt"] and f"without: {first['negative_prompt']}",
+    }
+    shared = [text for name, text in told.items() if all(other[name] == first[name] for other in others)]
+    return ", ".join(filter(None, (*shared, model)))
 
 
 def _filling(made: Made, store: Store, look: Look, watch: Watch | None) -> Watch:

@@ -75,10 +75,13 @@ def _across(plan: Plan) -> str:
 
 
 def tiles(plan: Plan, size: tuple[int, int], largest: int = TILE) -> list[Span]:
-    """Rows and columns of each tile, for cells of `size` (with what is under them): whole pages where they fit."""
+    """Rows and columns of each tile, for cells of `size` (with what is under them): whole pages where they fit.
+
+    What stands around the cells is counted as a row and a column more.
+    """
     rows, columns = len(plan.y.values), len(plan.x.values)
     high, wide = rows, columns
-    while high * wide > 1 and (high + 0.5) * size[1] * (wide + 0.5) * size[0] > largest:
+    while high * wide > 1 and (high + 1) * size[1] * (wide + 1) * size[0] > largest:
         if (high * size[1] >= wide * size[0] and high > 1) or wide == 1:
             high = -(-high // 2)
         else:

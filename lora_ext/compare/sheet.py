@@ -54,7 +54,7 @@ class _Measures:
         self.height = max((cell.height for cell in shown), default=64) * sheet.scale
         columns = len(sheet.columns)
         whole = columns * (self.width + gap)
-        self.text = text or max(15, min(round(15 * whole / SHOWN), self.width // 7))
+        self.text = text or max(15, min(round(15 * whole / SHOWN), self.width // 5))
         self.gap = max(gap, self.text // 3)
         self.font, self.small = font(self.text, "".join((*sheet.columns, *sheet.rows))), font(round(self.text * 0.8))
         self.bold = font(round(self.text * 1.4), sheet.title)

@@ -1,0 +1,77 @@
+"""Is the suggested cell a good one? A run of 6 epochs learns the lesson's shape; its sheet (6 epochs × 7 weights × 2
+seeds) suggests a file and weight; the pictures' own checker (`training.lesson`) says how well the shape, and what was
+known before, are drawn with it.
+
+    python benchmarks/compare_lesson.py [--out DIR] [--steps 12] [--every]
+
+Prints the judgement of the suggestion, of the gentlest and of the strongest choice (--every: of all 42), and ends with
+1 where the suggested one is untrained or overtrained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from lora_ext.compare.scores import training_pictures
+from lora_ext.file.library import Library
+from lora_ext.generate import Settings, open_model
+from lora_ext.generate.compare import compare
+from lora_ext.training import lesson
+
+EPOCHS = 6
+WEIGHTS = "weight:0.2-1.4(+0.2)"
+LEARNED, KEPT = 0.7, 0.7
+"""A choice is untrained below this share of the best judged one's gain on new prompts of the shape, overtrained where
+less than this share of the score on known shapes is left."""
+
+
+def files(out: Path) -> Path:
+    """The lesson's files, saved 6 times; those that are there are used again."""
+    if len(list(out.glob(f"{lesson.CONCEPT}*.safetensors"))) < EPOCHS:
+        from lora_ext.training.lesson import draw_dataset, recipe
+
+        epochs = recipe(draw_dataset(out / "dataset"), out).max_train_epochs or EPOCHS
+        lesson.teach(open_model(Settings()), out, save_every_n_epochs=-(-epochs // EPOCHS))
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path(tempfile.mkdtemp()))
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--every", action="store_true", help="judge all 42 choices")
+    given = parser.parse_args()
+    out = files(given.out)
+    base = Settings(prompt=lesson.PROMPTS[0], lora_dir=(out,), steps=given.steps, cfg=3, seed=7)
+    pictures = training_pictures(out / "dataset" / "pictures")
+    made = compare(
+        base, x="epoch:all", y=WEIGHTS, z="seed:1,2", lora=lesson.CONCEPT, images=pictures, out=out / "sheet"
+    )
+    print(made["sheets"], made["suggestion"], sep="\n")
+    rows = json.loads((out / "sheet" / "sheet.json").read_text(encoding="utf-8"))["cells"]
+    every = list(dict.fromkeys(row["tag"] for row in rows))
+    if not made["tag"]:
+        return 1
+    tags = every if given.every else list(dict.fromkeys((every[0], made["tag"], every[5 + 6 * 4], every[-1])))
+    model, library = open_model(base), Library([out])
+    judged = {tag: lesson.judge(model, library, replace(base, prompt=""), tag) for tag in tags}
+    before = next(iter(judged.values())).concept_before
+    for tag, found in judged.items():
+        mark = "  <- suggested" if tag == made["tag"] else ""
+        print(f"{tag:<28} new prompts {found.concept_before:.0%} -> {found.concept_after:.0%}, known shapes kept "
+              f"{found.unrelated_kept:.0%}{mark}")  # fmt: skip
+    best = max(found.concept_after for found in judged.values()) - before
+    chosen = judged[made["tag"]]
+    learned, kept = (chosen.concept_after - before) / max(best, 1e-6), chosen.unrelated_kept
+    good = best > 0 and learned >= LEARNED and kept >= KEPT
+    print(f"the suggestion has {learned:.0%} of the best gain and keeps {kept:.0%}: {'good' if good else 'NOT GOOD'}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
