@@ -6,7 +6,8 @@ against the same cells one by one with switching; as ratios within one run.
 
 Seconds are of the clock on a GPU, of the processor (`time.process_time`) without one, so that other programs do not
 count. sd15: SD1.5's U-Net, text encoder and autoencoder with random weights. One by one goes in the sheet's order, as
-a plot script does, each picture with its LoRA baked in.
+a plot script does: each picture with its LoRA baked in, or (as the built-in Lora of the web UI does it) with every
+touched layer put back from a copy and the file's whole ΔW added to it in place. `compare_webui.py` has the real thing.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from lora_ext.adapters import Lora
 from lora_ext.compare.plan import batches, plan
+from lora_ext.compare.run import Tick
 from lora_ext.compare.shot import Shot
 from lora_ext.file.library import Library
 from lora_ext.file.lorafile import LoraFile
@@ -34,6 +37,7 @@ from lora_ext.generate.artist import StandaloneArtist
 from lora_ext.host.diffusers import Standalone
 from lora_ext.host.text import Encoder
 from lora_ext.inject import targets
+from lora_ext.prompt import Request
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -74,14 +78,45 @@ def files(model: Standalone, folder: Path, count: int, rank: int) -> None:
         write(LoraFile(adapters), folder / f"run-{number:06}.safetensors")
 
 
+class PlotScript:
+    """Draws one by one; whenever the tag changes, touched weights are put back from copies and the change is added."""
+
+    def __init__(self, own: StandaloneArtist) -> None:
+        self.own, self.model = own, own.model
+        rows = (targets(part, root).items() for part, root in own.model.parts().items())
+        self.places = {site: target for found in rows for site, target in found}
+        self.kept: dict[Tensor, Tensor] = {}
+        self.tags: list[Request] = []
+
+    @torch.no_grad()
+    def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
+        (shot,) = shots
+        if shot.tags() != self.tags:
+            self.put_back()
+            self.tags = shot.tags()
+            for request in self.tags:
+                for site, adapter in self.own.library.load(request.name).adapters.items():
+                    weight = self.places[site].module.get_parameter(self.places[site].slot)
+                    self.kept.setdefault(weight, weight.detach().clone())
+                    weight += (request.unet if site.part == "unet" else request.te) * adapter.delta(weight)
+        return self.own.draw([shot.plain()], tick)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        for weight, copy in self.kept.items():
+            weight.copy_(copy)
+
+
 @contextmanager
 def artist(model: Standalone, library: Library, mode: str) -> Iterator[StandaloneArtist]:
     """The artist, warmed up by one picture."""
-    with StandaloneArtist(Settings(mode=mode), model, library) as made:
+    with StandaloneArtist(Settings(mode="auto" if mode == "plot" else mode), model, library) as made:
         yield made
 
 
-def timed(made: StandaloneArtist, groups: Sequence[Sequence[Shot]]) -> tuple[float, dict[Shot, Image.Image]]:
+def timed(
+    made: StandaloneArtist | PlotScript, groups: Sequence[Sequence[Shot]]
+) -> tuple[float, dict[Shot, Image.Image]]:
     """Seconds for all groups, and the pictures."""
     clock = time.perf_counter if made.model.device.type == "cuda" else time.process_time
     start, found = clock(), {}
@@ -116,6 +151,7 @@ def main() -> None:
         made = plan(base, "epoch:all", "weight:0.2-1.4(+0.2)", "seed:1,2", library)
         shots = [cell.shot for cell in made.cells][: given.cells]
         arms = {
+            "one by one, sheet's order, added": ("plot", [[shot] for shot in shots]),
             "one by one, sheet's order, baked": ("baked", [[shot] for shot in shots]),
             "one by one, least switching": ("auto", batches(shots, 1)),
             f"batches of {given.batch}": ("auto", batches(shots, given.batch)),
@@ -123,8 +159,11 @@ def main() -> None:
         results = {}
         for name, (mode, groups) in arms.items():
             with artist(model, library, mode) as own:
-                timed(own, groups[:1])
-                results[name] = timed(own, groups)
+                drawing = PlotScript(own) if mode == "plot" else own
+                timed(drawing, groups[:1])
+                results[name] = timed(drawing, groups)
+                if isinstance(drawing, PlotScript):
+                    drawing.put_back()
     first = next(iter(results))
     slowest, reference = results[first]
     print(f"{given.model}, {given.device}, {given.dtype}, {given.side}x{given.side}, {given.steps} steps, rank "

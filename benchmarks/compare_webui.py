@@ -41,19 +41,20 @@ def seconds(pid: int) -> float:
 
 
 def plotted(webui: WebUI, settings: dict[str, Any], cells: int) -> int:
-    """The plot script's pictures; how many there are."""
+    """The plot script's pictures, row by row in the sheet's order (a request a row); how many there are."""
     info = webui.call("/sdapi/v1/script-info")
     plot = next(row for row in info if row["name"] == "x/y/z plot" and not row["is_img2img"])
     types = list(plot["args"][0]["choices"])
-    weights = ",".join(f":{weight}>" for weight in WEIGHTS.split(",")[: cells // 12])
-    axes = (("Prompt S/R", ",".join(NAMES)), ("Prompt S/R", weights), ("Seed", SEEDS))
-    args: list[Any] = []
-    for title, values in axes:
-        args += [types.index(title), values, []]
+    args: list[Any] = [types.index("Prompt S/R"), ",".join(NAMES), []] + [types.index("Nothing"), "", []] * 2
     args += [False, True, False, False, False, False, False, 0, True]
-    body = {"prompt": f"{CAT} <lora:{NAMES[0]}:0.2>", "script_name": "x/y/z plot", "script_args": args,
-            "do_not_save_samples": True, "do_not_save_grid": True, **settings}  # fmt: skip
-    return len(webui.call("/sdapi/v1/txt2img", body)["images"])
+    shared = {"script_name": "x/y/z plot", "script_args": args, "do_not_save_samples": True, "do_not_save_grid": True}
+    found = 0
+    for seed in SEEDS.split(","):
+        for weight in WEIGHTS.split(",")[: cells // 12]:
+            prompt = f"{CAT} <lora:{NAMES[0]}:{weight}>"
+            made = webui.call("/sdapi/v1/txt2img", {"prompt": prompt, **shared, **settings, "seed": int(seed)})
+            found += len(made["images"]) - 1  # the first is the grid
+    return found
 
 
 def sheet(webui: WebUI, settings: dict[str, Any], cells: int, batch: int) -> int:
