@@ -122,6 +122,13 @@
             compare = on;
             keep();
         }, t("Draws a sheet at the end by itself: every saved file at rising weights, on the sample prompts"));
+        const begin = X.picker({ label: t("Start again from a file"), tip: t("Takes over the settings that a LoRA file tells of its training"), onpick: X.safely(async (row) => {
+            const { settings: found, told } = await X.api("/train/begin", { query: { name: row.name } });
+            const kept = Object.fromEntries(["train_data_dir", "reg_data_dir", "output_name"].map((name) => [name, controls[name].get()]));
+            load({ ...kept, ...found });
+            X.toast([t("Its settings are in the form."), ...told].join(" "));
+        }) });
+
         const start = () => view.run("/train", { settings: settings(), prompts: prompts.value, compare }).then(() => history());
         const look = () => report.run("/train/preflight", { settings: settings(), prompts: prompts.value });
         const past = h("div", { class: "lx-result" });
@@ -140,7 +147,7 @@
             h("div", { class: "lx-row wrap" }, usual, X.segments([["basic", t("basic")], ["all", t("all")]], "basic", (to) => {
                 all = to === "all";
                 filter();
-            }, t("How many settings")), search), groups, none,
+            }, t("How many settings")), search), begin, groups, none,
             X.field(t("Sample prompts"), prompts, t("Drawn while it trains; one a line, with --n negative, --w width, --h height, --d seed, --s steps, --l CFG scale"))));
         browser.hidden = past.hidden = true;
         X.put(panel, h("div", { class: "lx-tool wide" },

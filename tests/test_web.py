@@ -270,3 +270,12 @@ def test_the_document_describes_every_route(api: Client) -> None:
     for methods in document["paths"].values():
         for row in methods.values():
             assert row["description"] and "400" in row["responses"]
+
+
+def test_a_files_settings_are_a_beginning(api: Client, tmp_path: Path) -> None:
+    noted = {"ss_network_dim": "16", "ss_lr_scheduler": "cosine", "ss_zeros": "7", "ss_optimizer": "a.b.Lion(x=1)"}
+    lora(tmp_path / "loras" / "told.safetensors", 5, **noted)
+    api.studio.catalogue.refresh()
+    found = api("GET", "/train/begin?name=told")
+    settings = {"network_dim": 16, "lr_scheduler": "cosine", "optimizer_type": "Lion", "optimizer_args": ["x=1"]}
+    assert found == {"settings": settings, "told": ["ss_zeros = 7 is no setting here; it is left out"]}

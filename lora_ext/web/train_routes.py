@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from ..errors import LoraError
 from ..jobs import MODEL, Job
+from ..train.recipe_metadata import settings_in_file
 from . import datasets
 from .comparing import Sheets
 from .route import Body
@@ -55,6 +56,12 @@ def add(api: APIRouter, studio: Studio) -> None:
     def form() -> dict[str, Any]:
         """Every knob of training, with help, limits and defaults."""
         return {"fields": fields(), "datasets": datasets.names(studio), "loaded": studio.desk.prompts}
+
+    @api.get("/train/begin")
+    def begin(name: str = Query(..., max_length=400)) -> dict[str, Any]:
+        """The settings a LoRA file was trained with, as its metadata tells them, and what of them is not known here."""
+        settings, told = settings_in_file(studio.entry(name).path)
+        return {"settings": settings, "told": told}
 
     @api.post("/train/preflight", status_code=202)
     def preflight(wish: Wish) -> dict[str, Any]:
