@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from server import WebUI, apart, launch, prepare, python_of
+from test_training import dataset, file_of, train
 
 from lora_ext.address import TE, TE2, UNET, Site, kohya_key, site_of
 
@@ -59,13 +60,14 @@ def sdxl(folder: Path, tmp_path_factory: Any) -> Iterator[WebUI]:
     """A web UI with the small SDXL model, and files for all of it and for each text encoder."""
     data = tmp_path_factory.mktemp("sdxl")
     prepare(data)
+    dataset(data)
     checkpoints, loras = data / "models" / "Stable-diffusion", data / "models" / "Lora"
     for name in ("tiny-sd15.safetensors", "tiny-sd15.yaml"):
         (checkpoints / name).unlink()
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     script = Path(__file__).parent / "tiny_sdxl.py"
     subprocess.run(
-        [python_of(folder), str(script), str(checkpoints), "tiny-sdxl"], cwd=folder, env=env, check=True, timeout=300
+        [python_of(folder), str(script), str(checkpoints), "tiny-sdxl"], cwd=folder, env=env, check=True, timeout=1200
     )
     sites = _sites(checkpoints / "tiny-sdxl.safetensors")
     sites = {site: shape for site, shape in sites.items() if site.leaf not in ("text_projection",)}
@@ -110,3 +112,18 @@ def test_sdxl_block_weights(sdxl: WebUI) -> None:
     outside = ":lbwe=:time_embed label_emb out_2:0"
     assert apart(sdxl.make(f"<lora:xl:0.8:lbw={base}{outside}>"), sdxl.make("<lora:xl:0.8:0>")) <= 1
     assert "not in the given block weights" in sdxl.make(f"<lora:xl:0.7:lbw={base}>").comments
+
+
+def test_it_is_trained_with_cached_captions(sdxl: WebUI) -> None:
+    """With its size conditions, in an attention and a precision of the VAE of the run's own; all put back."""
+    before, none = sdxl.weights(), sdxl.make("")
+    more = {"cache_text_encoder_outputs": True, "sdpa": True, "no_half_vae": True, "gradient_checkpointing": True}
+    job = train(sdxl, "learned", network_train_unet_only=True, **more)
+    assert job["result"]["steps"] == 4
+    assert apart(sdxl.make(""), none) == 0 and sdxl.weights() == before
+    with safe_open(file_of(sdxl, "learned"), "pt") as file:
+        assert all(key.startswith("lora_unet_") for key in file.keys())  # noqa: SIM118
+        assert any("input_blocks_4_1_transformer_blocks" in key for key in file.keys())  # noqa: SIM118
+        assert file.metadata()["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    learned = sdxl.make("<lora:learned:1>")
+    assert apart(learned, none) > 2 and "layer" not in learned.comments
