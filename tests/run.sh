@@ -22,6 +22,7 @@ export LORA_EXT_GRADIO4=${LORA_EXT_GRADIO4:-$venv/gradio4}
 "$bin/mypy"
 # One thread a process: these networks are too small to share out.
 export OMP_NUM_THREADS=1
-# The browser's tests first and apart: on a slow machine a wait of theirs may run out, which is told and stops nothing yet.
-[ $# -gt 0 ] || timeout 400 "$bin/python" -m pytest tests/ui || echo "tests in the browser failed or took too long: see above" >&2
+# The browser's tests apart, each gradio with a program and a page of its own at once: what waits for a picture is not to
+# starve beside tests that compute.
+[ $# -gt 0 ] || "$bin/python" -m pytest tests/ui -n 2 --dist loadgroup
 "$bin/python" -m pytest -n auto --dist loadfile --ignore=tests/ui "$@"

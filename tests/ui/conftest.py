@@ -25,6 +25,13 @@ PATIENCE = 60_000
 """Milliseconds: the machine may be busy."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup` each gradio's tests run in a process of their own, beside the other's."""
+    for item in items:
+        which = getattr(item, "callspec", None)
+        item.add_marker(pytest.mark.xdist_group(str(which.params.get("server")) if which else "none"))
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium."""
@@ -46,6 +53,7 @@ def server(request: pytest.FixtureRequest, browser: Any, tmp_path_factory: pytes
     data = tmp_path_factory.mktemp("tab")
     dataset(data / "datasets" / "circles" / "2_circle")
     running = Server(data, GRADIO[request.param])
+    running.warm()
     yield running
     running.stop()
 
@@ -63,6 +71,7 @@ def page(server: Server, browser: Any) -> Iterator[Any]:
     made.wait_for_selector("#lora-ext .lx-tabs")
     yield made
     context.close()
+    server.idle()  # what a test left behind is not the next one's
     assert not errors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -42,6 +44,27 @@ class Server:
             except OSError:
                 time.sleep(0.5)
         raise AssertionError((self.data / "server.log").read_text(encoding="utf-8"))
+
+    def api(self, path: str, method: str = "GET", body: object = None) -> Any:
+        """An answer of the API."""
+        data, headers = None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/lora-ext/v1{path}", data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def warm(self) -> None:
+        """Draws once, so that no test waits for the model to be loaded."""
+        self.api("/generate", "POST", {"prompt": "a circle", "steps": 1})
+        self.idle(stop=False)
+
+    def idle(self, *, stop: bool = True, seconds: float = 400) -> None:
+        """Until no job works or waits. stop: cancels them."""
+        end = time.monotonic() + seconds
+        while rows := [row for row in self.api("/jobs")["jobs"] if row["state"] in ("waiting", "running")]:
+            for row in rows if stop else ():
+                self.api(f"/jobs/{row['id']}/cancel", "POST", {})
+            assert time.monotonic() < end, rows
+            time.sleep(0.2)
 
     def stop(self) -> None:
         """Ends it."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from program import Server, dataset
-from safetensors.torch import save_file
+from steps import choose, ended, go, small
 
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.file.reading import read
@@ -21,39 +18,7 @@ from lora_ext.tools.checkpoint import merge_into
 # A browser on a busy machine now and then misses a beat; what fails three times is broken.
 pytestmark = pytest.mark.flaky(reruns=2)
 
-PANELS = ("generate", "weights", "train", "compare", "tools", "files")
-UNET = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-
-
-def call(server: Server, path: str) -> Any:
-    with urllib.request.urlopen(f"{server.url}/lora-ext/v1{path}") as answer:
-        return json.load(answer)
-
-
-def go(page: Any, name: str) -> Any:
-    page.click(f"#lx-tab-{name}")
-    return page.locator(f"#lx-panel-{name}")
-
-
-def choose(panel: Any, name: str, which: int = 0) -> None:
-    """Chooses a file in a panel's picker, by typing."""
-    picker = panel.locator(".lx-picker:visible").nth(which)
-    picker.locator(".lx-pick").click()
-    picker.locator("input[type=search]").fill(name)
-    picker.locator(".lx-item", has_text=name).first.click()
-
-
-def ended(panel: Any, state: str = "done") -> Any:
-    job = panel.locator(f".lx-job[data-state={state}]:visible")
-    job.last.wait_for()
-    return job.last
-
-
-def small(path: Path, rank: int = 4, **metadata: str) -> None:
-    torch.manual_seed(rank)
-    up, down = torch.randn(64, rank), torch.randn(rank, 64)
-    names = (f"{UNET}.lora_up.weight", f"{UNET}.lora_down.weight", f"{UNET}.alpha")
-    save_file(dict(zip(names, (up, down, torch.tensor(float(rank))), strict=True)), path, metadata=metadata)
+PANELS = ("generate", "weights", "train", "compare", "blocks", "tools", "files")
 
 
 def test_sliders_to_text_to_prompt_to_picture(page: Any, server: Server) -> None:
@@ -216,7 +181,7 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     job.get_by_text(re.compile(r"running [1-9]\d* / 400")).wait_for()
     job.get_by_role("button", name="Stop").click()
     job.locator(".lx-note.good", has_text="Stopped and saved after").wait_for()
-    runs = call(server, "/train/history")["runs"]
+    runs = server.api("/train/history")["runs"]
     assert runs[0]["stopped"] and runs[0]["state"] and 0 < runs[0]["steps"] < 400
     page.evaluate("localStorage.clear()")
     panel.get_by_role("radio", name="History").click()
@@ -259,6 +224,7 @@ def test_compare(page: Any, server: Server) -> None:
     panel.get_by_text("Settings", exact=True).click()
     panel.locator("input[type=number][aria-label=Steps]").fill("2")
     panel.get_by_role("button", name="Draw sheet").click()
+    ended(panel)
     panel.get_by_text("sheet.png").first.wait_for()
     panel.locator(".lx-sheet img").nth(1).click()
     panel.locator(".lx-shown .lx-tag", has_text="<lora:framed:1>").wait_for()

@@ -1,0 +1,42 @@
+"""What the tests of the tab do again and again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+UNET = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+LONG = 240_000
+"""Milliseconds for a job to end: the machine may be busy."""
+
+
+def go(page: Any, name: str) -> Any:
+    """The panel of a name, shown."""
+    page.click(f"#lx-tab-{name}")
+    return page.locator(f"#lx-panel-{name}")
+
+
+def choose(panel: Any, name: str, which: int = 0) -> None:
+    """Chooses a file in a panel's picker, by typing."""
+    picker = panel.locator(".lx-picker:visible").nth(which)
+    picker.locator(".lx-pick").click()
+    picker.locator("input[type=search]").fill(name)
+    picker.locator(".lx-item", has_text=name).first.click()
+
+
+def ended(panel: Any, state: str = "done") -> Any:
+    """The panel's job, when it is over."""
+    job = panel.locator(f".lx-job[data-state={state}]:visible")
+    job.last.wait_for(timeout=LONG)
+    return job.last
+
+
+def small(path: Path, rank: int = 4, **metadata: str) -> None:
+    """A file with one layer."""
+    torch.manual_seed(rank)
+    up, down = torch.randn(64, rank), torch.randn(rank, 64)
+    names = (f"{UNET}.lora_up.weight", f"{UNET}.lora_down.weight", f"{UNET}.alpha")
+    save_file(dict(zip(names, (up, down, torch.tensor(float(rank))), strict=True)), path, metadata=metadata)
