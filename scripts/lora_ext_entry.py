@@ -8,8 +8,11 @@ from modules import script_callbacks
 ROOT = str(Path(__file__).resolve().parent.parent)
 
 # Reload UI loads this file again, but keeps imported packages: drop ours, so that an updated one takes effect.
-for name in [name for name in sys.modules if name.split(".")[0] == "lora_ext"]:
-    del sys.modules[name]
+# Not while jobs are at work: they go on with the code that they began with, and the new tab shows them.
+before = sys.modules.get("lora_ext.ui.webui")
+if before is None or not before.Tab.busy():
+    for name in [name for name in sys.modules if name.split(".")[0] == "lora_ext"]:
+        del sys.modules[name]
 sys.path.insert(0, ROOT)
 try:
     from lora_ext.host.a1111 import Host
@@ -21,7 +24,7 @@ finally:
 
 host = Host()
 script_callbacks.on_before_ui(host.settle)
-script_callbacks.on_app_started(host.settle)
+script_callbacks.on_app_started(host.opened)
 script_callbacks.on_model_loaded(host.on_model_loaded)
 script_callbacks.on_cfg_denoiser(host.on_step)
 script_callbacks.on_infotext_pasted(host.on_pasted)

@@ -21,7 +21,8 @@ from . import a1111_model as model
 from . import a1111_settings as settings
 from . import block_infotext as infotext
 from .a1111_embeddings import Embeddings
-from .a1111_switch import Switching
+from .a1111_page import PAGE
+from .a1111_switch import Restarting, Switching
 from .infotext import lora_hashes
 
 
@@ -63,6 +64,7 @@ class Host:
         self.registry = builtin.Registry(LoraNetwork(self))
         self.embeddings = Embeddings()
         self.switching = Switching(self.models.drop, self.after_switch)
+        self.restarting = Restarting()
         self.sampling = False
         self._library: Library | None = None
         self._text_state: object = None
@@ -91,11 +93,18 @@ class Host:
             self.embeddings.set(model.current(), ())
         self._forget_text()
 
+    def opened(self, *_: Any) -> None:
+        """The web UI is up, for the first time or again."""
+        self.settle()
+        PAGE.enter()
+
     def unload(self) -> None:
         """Leaves the web UI as it was before us."""
+        PAGE.leave()
         self.release()
         self.registry.give_back()
         self.switching.close()
+        self.restarting.close()
 
     # --- a picture
 

@@ -15,6 +15,7 @@ from ..file.library import Library
 from ..prompt import parse
 from ..stack import Fit, Presets
 from .a1111_model import current, knows
+from .a1111_page import PAGE
 from .a1111_several import draw, settings
 from .infotext import KEY
 
@@ -48,7 +49,23 @@ class A1111Artist:
         return (*shot.group(), text, shot.negative_prompt)
 
     def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
-        """The pictures, each with its infotext; the web UI saves none of them. Halved when memory does not hold it."""
+        """The pictures, each with its infotext; the web UI saves none of them. Halved when memory does not hold it.
+
+        Drawn once more where Reload UI came in between: it takes LoRA files off the model.
+        """
+        while True:
+            PAGE.up.wait()
+            reloads = PAGE.reloads
+            try:
+                images = self._drawn(shots, tick)
+            except Exception:
+                if reloads == PAGE.reloads:
+                    raise
+            else:
+                if reloads == PAGE.reloads:
+                    return images
+
+    def _drawn(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
         tick(0, len(shots))
         if len(shots) == 1:
             return [self._one(shots[0])]
@@ -61,7 +78,7 @@ class A1111Artist:
             return images
         devices.torch_gc()
         half = len(shots) // 2
-        return [*self.draw(shots[:half], tick), *self.draw(shots[half:], tick)]
+        return [*self._drawn(shots[:half], tick), *self._drawn(shots[half:], tick)]
 
     def _one(self, shot: Shot) -> Image.Image:
         p = processing.StableDiffusionProcessingTxt2Img(

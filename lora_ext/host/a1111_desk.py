@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..file.library import Library
 from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
 from .a1111_artist import A1111Artist
+from .a1111_page import PAGE
 from .a1111_run import borrowed
 from .a1111_settings import A1111Shell
 
@@ -51,10 +52,15 @@ class A1111Desk:
         """As a prompt knows them."""
         return self.shell.presets()
 
-    def model_lock(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def model_lock(self) -> Iterator[None]:
         """The web UI's queue: one job or picture at a time."""
-        lock: AbstractContextManager[Any] = call_queue.queue_lock
-        return lock
+        with call_queue.queue_lock:
+            PAGE.at_work = True
+            try:
+                yield
+            finally:
+                PAGE.at_work = False
 
     @contextmanager
     def borrowed(self, checkpoint: str | None) -> Iterator[Trainee]:

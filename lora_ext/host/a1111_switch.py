@@ -1,4 +1,4 @@
-"""Hooks into the web UI's model switching, for which it has no callbacks.
+"""Hooks into the web UI's model switching and its Reload UI, for which it has no callbacks.
 
 The one place that replaces functions of the web UI. Each replacement calls the original with what it was given;
 `close` puts the originals back, or makes the replacement inert where another extension has wrapped it since.
@@ -10,7 +10,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from modules import sd_models
+from modules import sd_models, shared
+
+from .a1111_page import PAGE
 
 
 class Switching:
@@ -49,3 +51,26 @@ class Switching:
             if getattr(sd_models, name) is replacement:
                 setattr(sd_models, name, original)
         self._replaced.clear()
+
+
+class Restarting:
+    """Reload UI interrupts what is being drawn, which would stop our runs and sheets as Interrupt does: while one of
+    ours is at work, and so nothing else, it only asks for the restart."""
+
+    def __init__(self) -> None:
+        self._state = shared.state
+        original = self._state.request_restart
+
+        @functools.wraps(original)
+        def replacement() -> None:
+            if PAGE.at_work:
+                self._state.server_command = "restart"
+            else:
+                original()
+
+        self._replacement = self._state.request_restart = replacement
+
+    def close(self) -> None:
+        """The original again."""
+        if vars(self._state).get("request_restart") is self._replacement:
+            del self._state.request_restart

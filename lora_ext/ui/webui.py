@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import gradio as gr
 
@@ -15,17 +15,28 @@ from .tab import ROOT, TITLE, tab
 
 
 class Tab:
-    """Made once each time the web UI loads its scripts. users: names and passwords that it was started with."""
+    """Made once each time the web UI loads its scripts. users: names and passwords that it was started with.
+
+    Jobs go on over Reload UI: a tab that is closed while they do leaves its studio to the next one.
+    """
+
+    _left: ClassVar[Studio | None] = None
 
     def __init__(self, desk: Desk, users: Callable[[], Mapping[str, str]]) -> None:
         self._desk, self._guard = desk, Guard(users)
         self._studio: Studio | None = None
 
+    @classmethod
+    def busy(cls) -> bool:
+        """Whether a tab that was closed has left jobs at work."""
+        return cls._left is not None and cls._left.jobs.busy
+
     @property
     def studio(self) -> Studio:
         """Made when it is first needed: folders may be named after scripts are loaded."""
         if self._studio is None:
-            self._studio = Studio(self._desk)
+            self._studio, Tab._left = Tab._left or Studio(self._desk), None
+            self._studio.desk = self._desk
         return self._studio
 
     def page(self) -> list[tuple[Any, str, str]]:
@@ -39,6 +50,10 @@ class Tab:
         mount(app, self.studio, self._guard)
 
     def close(self) -> None:
-        """For `on_script_unloaded`: jobs are stopped."""
-        if self._studio is not None:
+        """For `on_script_unloaded`."""
+        if self._studio is None:
+            return
+        if self._studio.jobs.busy:
+            Tab._left = self._studio
+        else:
             self._studio.jobs.close()

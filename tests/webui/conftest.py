@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import GOLDEN, WebUI, launch, prepare
+from server import GOLDEN, WebUI, dataset, launch, prepare
 
 WHERE = os.environ.get("LORA_EXT_WEBUI", "")
 
@@ -59,3 +59,12 @@ def same_settings(webui: WebUI) -> Any:
     yield
     webui.options(**defaults)
     webui.make("")
+
+
+@pytest.fixture(scope="session")
+def trained_on(webui: WebUI) -> WebUI:
+    """A web UI with a dataset of eight small pictures."""
+    if webui.data is None:
+        pytest.skip("a web UI given by URL: its files stay as they are")
+    dataset(webui.data)
+    return webui

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", ROOT.parent / "shared" / "golden")) / "webui"
@@ -150,6 +150,18 @@ def prepare(data: Path) -> None:
         (data / "models" / kind).mkdir(parents=True)
         for name in names:
             shutil.copyfile(GOLDEN / name, data / "models" / kind / name)
+
+
+def dataset(data: Path) -> None:
+    """Four small pictures, twice an epoch, in the data folder of a web UI."""
+    folder = data / "lora_ext" / "datasets" / "shapes" / "2_shape"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(1)
+    for number in range(4):
+        picture = Image.new("RGB", (64, 64), tuple(int(c) for c in random.integers(0, 255, 3)))
+        ImageDraw.Draw(picture).ellipse((8, 8, 40 + 4 * number, 50), fill=(250, 40, 20))
+        picture.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a red disc, number {number}", encoding="utf-8")
 
 
 def python_of(folder: Path) -> str:

@@ -104,6 +104,49 @@ def test_what_was_inserted_is_what_is_drawn(page: Any, webui: WebUI) -> None:
     assert (webui.make(prompt).pixels != webui.make("<lora:lierla:1>").pixels).any()
 
 
+def test_training_in_the_page(trained_on: WebUI, page: Any) -> None:
+    """The form's least, the curve while it runs, the file at the end; the next picture is bit-identical."""
+    webui = trained_on
+    weights, plain = webui.weights(), webui.make("")
+    page.click("#lx-tab-train")
+    panel = page.locator("#lx-panel-train")
+    knob = '.lx-knob:has(label[title*="({}"]) :is(input, select)'
+    panel.locator(knob.format("train_data_dir")).first.select_option("shapes")
+    for name, value in (
+        ("resolution", "64"),
+        ("max_train_steps", "30"),
+        ("learning_rate", "0.01"),
+        ("output_name", "by-hand"),
+    ):
+        panel.locator(knob.format(name)).first.fill(value)
+    panel.get_by_role("button", name="Train", exact=True).click()
+    run = panel.locator(".lx-job[data-state]:visible").last
+    run.locator(".lx-live .lx-chart .line").first.wait_for(state="attached")
+    page.reload(wait_until="domcontentloaded")  # the page may be closed meanwhile
+    open_tab(page)
+    page.locator("#lx-tab-train").wait_for()
+    page.click("#lx-tab-train")
+    wait_for(webui, "train")
+    page.locator(".lx-tray-face").click()
+    page.locator(".lx-jobline", has_text="by-hand").locator(".lx-jobname").click()
+    panel.get_by_role("button", name="Set block weights").first.wait_for()
+    assert panel.locator(".lx-result .lx-chart .line").count() > 0
+    assert (webui.make("").pixels == plain.pixels).all() and webui.weights() == weights
+    assert webui.data is not None and (webui.data / "models" / "Lora" / "by-hand.safetensors").is_file()
+    panel.get_by_role("button", name="Set block weights").first.click()
+    tag = page.locator("#lx-panel-weights .lx-tag", has_text="<lora:by-hand:")
+    tag.wait_for()
+    assert (webui.make(tag.inner_text()).pixels != plain.pixels).any()
+
+
+def wait_for(webui: WebUI, kind: str) -> None:
+    """Until no job of a kind works or waits."""
+    while any(
+        job["kind"] == kind and job["state"] in ("waiting", "running") for job in webui.call(f"{API}/jobs")["jobs"]
+    ):
+        time.sleep(0.3)
+
+
 def test_one_tab_after_reload_ui(webui: WebUI, browser: Any) -> None:
     before = webui.call("/probe/registry")
     webui.call("/probe/reload-ui", {})

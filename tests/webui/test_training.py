@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 from server import CAT, WebUI
 
 pytestmark = pytest.mark.usefixtures("same_settings")
@@ -19,27 +19,6 @@ SHORT: dict[str, Any] = {
     "network_module": "c3lier", "network_dim": 4, "network_alpha": 2, "conv_dim": 2, "learning_rate": 0.01,
     "max_data_loader_n_workers": 0,
 }  # fmt: skip
-
-
-def dataset(data: Path) -> None:
-    """Four small pictures, twice an epoch, in the data folder of a web UI."""
-    folder = data / "lora_ext" / "datasets" / "shapes" / "2_shape"
-    folder.mkdir(parents=True)
-    random = np.random.default_rng(1)
-    for number in range(4):
-        picture = Image.new("RGB", (64, 64), tuple(int(c) for c in random.integers(0, 255, 3)))
-        ImageDraw.Draw(picture).ellipse((8, 8, 40 + 4 * number, 50), fill=(250, 40, 20))
-        picture.save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"a red disc, number {number}", encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def trained_on(webui: WebUI) -> WebUI:
-    """A web UI with a dataset of eight small pictures."""
-    if webui.data is None:
-        pytest.skip("a web UI given by URL: its files stay as they are")
-    dataset(webui.data)
-    return webui
 
 
 def ended(webui: WebUI, job: Mapping[str, Any], seconds: float = 600) -> dict[str, Any]:
@@ -150,6 +129,60 @@ def test_a_picture_waits_for_its_turn(trained_on: WebUI) -> None:
     job = webui.call(f"{API}/train", {"settings": {**SHORT, "output_name": "waited"}, "prompts": ""})
     assert (webui.make("<lora:lierla:0.8>").pixels == plain.pixels).all()
     assert ended(webui, job)["state"] == "done"
+
+
+def test_reload_ui_lets_runs_go_on(trained_on: WebUI) -> None:
+    """The one at work, and the one that waits behind it; the next picture is bit-identical."""
+    webui = trained_on
+    weights, plain, registry = webui.weights(), webui.make("<lora:lierla:0.8>"), webui.call("/probe/registry")
+    jobs = [
+        webui.call(f"{API}/train", {"settings": {**SHORT, "output_name": name, "max_train_steps": steps}})
+        for name, steps in (("reloaded", 100_000), ("behind", 4))
+    ]
+    while not webui.call(f"{API}/jobs/{jobs[0]['id']}")["live"].get("rows"):
+        time.sleep(0.2)
+    reload_ui(webui)
+    now = webui.call(f"{API}/jobs/{jobs[0]['id']}")
+    assert now["state"] == "running" and not now["stopping"]
+    while webui.call(f"{API}/jobs/{jobs[0]['id']}")["done"] < now["done"] + 5:
+        time.sleep(0.2)
+    webui.call(f"{API}/jobs/{jobs[0]['id']}/cancel", {})
+    first, second = (ended(webui, job)["result"] for job in jobs)
+    assert first["stopped"] and first["steps"] >= now["done"] + 5
+    assert second["steps"] == 4 and not second["stopped"]
+    assert (webui.make("<lora:lierla:0.8>").pixels == plain.pixels).all() and webui.weights() == weights
+    assert (webui.make("<lora:reloaded:1>").pixels != webui.make("").pixels).any()
+    reload_ui(webui)
+    assert webui.call("/probe/registry") == registry
+
+
+def reload_ui(webui: WebUI) -> None:
+    """Reload UI, until it answers again."""
+    starts = webui.log().count("Startup time")
+    webui.call("/probe/reload-ui", {})
+    end = time.time() + 300
+    while webui.log().count("Startup time") == starts:
+        assert time.time() < end, webui.log()[-2000:]
+        time.sleep(0.2)
+    webui.wait()
+
+
+def test_a_sheet_over_reload_ui_is_the_same(trained_on: WebUI) -> None:
+    """Cells that were at work when LoRA files were taken off the model are drawn again."""
+    webui = trained_on
+    wish = {"prompt": CAT, "lora": "lierla", "x": "weight:0.2-1.0(+0.2)", "y": "seed:1,2,3,4", "steps": 12, "batch": 2,
+            "width": 128, "height": 128, "cfg": 7, "sampler": "Euler"}  # fmt: skip
+    job = webui.call(f"{API}/compare", wish)
+    while not webui.call(f"{API}/jobs/{job['id']}")["live"].get("newest"):
+        time.sleep(0.05)
+    reload_ui(webui)
+    found = ended(webui, job)
+    assert found["state"] == "done", found["error"]
+    assert webui.data is not None
+    for cell in found["result"]["cells"]:
+        by_hand = webui.make(cell["tag"], seed=cell["seed"], steps=12, negative_prompt="")
+        with Image.open(webui.data / "lora_ext" / "outputs" / cell["file"]) as image:
+            assert np.abs(np.asarray(image.convert("RGB"), dtype=int) - by_hand.pixels[0]).max() <= 1, cell["tag"]
 
 
 def test_preflight_and_nonsense(trained_on: WebUI) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server import WebUI, launch, prepare
-from test_training import API, CAT, SHORT, dataset, ended, train
+from server import WebUI, dataset, launch, prepare
+from test_training import API, CAT, SHORT, ended, train
 
 
 @pytest.fixture(scope="module")
