@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from lora_ext.blocks import LAYOUTS, parse_weights
 from lora_ext.compare import axes, values
-from lora_ext.compare.axes import KINDS, Known
+from lora_ext.compare.axes import KINDS
+from lora_ext.compare.axis import Known
 from lora_ext.compare.plan import Plan, batches, once, plan
 from lora_ext.compare.runs import Saved, runs, saved
 from lora_ext.compare.shot import Shot, edit, tag_of

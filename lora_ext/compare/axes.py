@@ -6,71 +6,19 @@ the prompt is meant where there are several; without it the sheet's own (see `su
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from .. import prompt_line
 from ..blocks import LABELS, LAYOUTS, BlockWeights, label, parse_weights, span
 from ..errors import LoraError, did_you_mean
 from ..file.library import Library
-from ..prompt import TAG, Request
+from ..prompt import Request
 from ..stack import Presets, resolve_blocks
-from . import values
+from . import setting_axes, values
+from .axis import NONE, Axis, Edit, Kind, Known, Reader, Value
 from .runs import pick, run_of, same_run, saved
 from .shot import Shot, edit
-
-Edit = Callable[[Shot], Shot]
-
-
-@dataclass(frozen=True)
-class Value:
-    """One row or column: its head, and what it does to a shot."""
-
-    label: str
-    edit: Edit
-
-
-@dataclass(frozen=True)
-class Axis:
-    """title: what is varied. text: as it was asked for. order: axes of smaller order edit first. name: its LoRA."""
-
-    title: str
-    values: tuple[Value, ...]
-    text: str = ""
-    order: int = 2
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What values are looked up in. shot: the picture that is varied."""
-
-    library: Library
-    shot: Shot
-    presets: Presets = field(default_factory=Presets)
-
-
-Reader = Callable[[str, str, Known], Axis]
-"""(values' text, NAME or "", what is known) → the axis."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of axis: its title, how it is written, and the reader of its values."""
-
-    name: str
-    title: str
-    example: str
-    read: Reader
-
-
-_BAR = re.compile(r"\|(?![^\[\]{}]*[\]}])")
-"""Between prompts; not in `[one|two]`."""
-
-NONE = Axis("", (Value("", lambda shot: shot),))
 
 
 def parse(text: str, known: Known) -> Axis:
@@ -247,70 +195,6 @@ def _step(field: str) -> Reader:
     return read
 
 
-# --- axes that change something else --------------------------------------------------------------------------------
-
-
-def _settings(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Value, ...]:
-    """(label, fields of the shot) → values that put these fields into it."""
-
-    def value(text: str, fields: Mapping[str, Any]) -> Value:
-        return Value(text, lambda shot: replace(shot, **fields))
-
-    return tuple(value(*row) for row in rows)
-
-
-def _seed(text: str, name: str, known: Known) -> Axis:
-    """Seeds; -1 is one drawn from the sheet's own seed, the same again when a sheet is gone on with."""
-    draw = random.Random(known.shot.seed).randrange
-    seeds = [int(s) if s >= 0 else draw(4294967294) for s in values.numbers(text, "seed", whole=True)]
-    return Axis("seed", _settings((f"seed {seed}", {"seed": seed}) for seed in seeds))
-
-
-def _replace(text: str, name: str, known: Known) -> Axis:
-    """Prompt S/R: the first item is looked for, each one (the first too) put in its place."""
-    words = values.items(text)
-    base = known.shot
-    if words and words[0] not in base.prompt + "\n" + base.negative_prompt:
-        raise LoraError(f"S/R: {words[0]!r} is neither in the prompt nor in the negative prompt")
-
-    def to(word: str) -> Edit:
-        return lambda shot: replace(
-            shot,
-            prompt=shot.prompt.replace(words[0], word),
-            negative_prompt=shot.negative_prompt.replace(words[0], word),
-        )
-
-    return Axis(f"“{words[0]}” becomes" if words else "", tuple(Value(word, to(word)) for word in words), order=0)
-
-
-def _prompt(text: str, name: str, known: Known) -> Axis:
-    """Whole prompts, separated by | (outside of brackets), each with kohya's options where it has some; the base
-    prompt's tags are kept."""
-    tags = " ".join(match[0] for match in TAG.finditer(known.shot.prompt))
-    rows = []
-    for line in filter(None, map(str.strip, _BAR.split(text))):
-        prompt, options = prompt_line.read(line)
-        if "negative" in options:
-            options["negative_prompt"] = options.pop("negative")
-        rows.append((prompt, {**options, "prompt": f"{prompt} {tags}".strip()}))
-    return Axis("prompt", _settings(rows), order=-1)
-
-
-def _amount(field: str, title: str, whole: bool) -> Reader:
-    def read(text: str, name: str, known: Known) -> Axis:
-        found = values.numbers(text, title, whole=whole)
-        return Axis(title, _settings((f"{title} {number:g}", {field: number}) for number in found))
-
-    return read
-
-
-def _words(field: str) -> Reader:
-    def read(text: str, name: str, known: Known) -> Axis:
-        return Axis(field, _settings((word, {field: word}) for word in values.items(text)))
-
-    return read
-
-
 _TABLE = (
     Kind("epoch", "LoRA epoch", "epoch:all or epoch:2-6,last", _epoch),
     Kind("file", "LoRA file", "file:one,other", _file),
@@ -322,13 +206,13 @@ _TABLE = (
     Kind("rank", "LoRA rank (DyLoRA)", "rank:1,2,4 or rank:all", _rank),
     Kind("start", "LoRA start step", "start:0,5,10 or start:0.0-0.5 [3]", _step("start")),
     Kind("stop", "LoRA stop step", "stop:5,10 or stop:0.5,1.0", _step("stop")),
-    Kind("seed", "seed", "seed:1,2,3", _seed),
-    Kind("sr", "prompt S/R", "sr:cat,dog", _replace),
-    Kind("prompt", "prompt", "prompt:a cat | a dog --d 7 --n blurry", _prompt),
-    Kind("steps", "steps", "steps:10,20", _amount("steps", "steps", True)),
-    Kind("cfg", "CFG scale", "cfg:3,5,7", _amount("cfg", "CFG", False)),
-    Kind("sampler", "sampler", "sampler:Euler,DPM++ 2M", _words("sampler")),
-    Kind("scheduler", "schedule type", "scheduler:Automatic,Karras", _words("scheduler")),
+    Kind("seed", "seed", "seed:1,2,3", setting_axes.seed),
+    Kind("sr", "prompt S/R", "sr:cat,dog", setting_axes.replaced),
+    Kind("prompt", "prompt", "prompt:a cat | a dog --d 7 --n blurry", setting_axes.prompts),
+    Kind("steps", "steps", "steps:10,20", setting_axes.amount("steps", "steps", True)),
+    Kind("cfg", "CFG scale", "cfg:3,5,7", setting_axes.amount("cfg", "CFG", False)),
+    Kind("sampler", "sampler", "sampler:Euler,DPM++ 2M", setting_axes.words("sampler")),
+    Kind("scheduler", "schedule type", "scheduler:Automatic,Karras", setting_axes.words("scheduler")),
 )
 KINDS = {kind.name: kind for kind in _TABLE}
 """Kind's name → kind, in the order in which they are offered."""

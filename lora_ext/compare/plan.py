@@ -9,7 +9,7 @@ from ..errors import LoraError
 from ..file.library import Library
 from ..stack import Presets
 from . import axes
-from .axes import Axis, Known
+from .axis import Axis, Known
 from .shot import Shot, tag_of
 
 LARGEST = 20_000

@@ -12,7 +12,7 @@ from typing import Any
 from modules import scripts
 
 from ..compare import axes, values
-from ..compare.axes import Axis, Known, Value
+from ..compare.axis import Axis, Kind, Known, Value
 from ..compare.runs import names_of
 from ..compare.shot import Shot, tag_of
 from ..file.library import Library
@@ -50,7 +50,7 @@ class Axes:
                 made = (self._option(data.module, axes.KINDS[name]) for name in OURS)
                 data.module.axis_options += [option for option in made if option.label not in there]
 
-    def _option(self, plot: Any, kind: axes.Kind) -> Any:
+    def _option(self, plot: Any, kind: Kind) -> Any:
         choices: dict[str, Callable[[], list[str]]] = {
             "file": lambda: names_of(self.library()),
             "preset": lambda: list(self.presets().weights),
