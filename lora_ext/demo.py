@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return generate(replace(base, prompt=prompt), model=model, library=library)
 
         cells = [[draw(f"{scene} {tag}")[0] for tag in tags] for scene in SCENES]
-        obeyed = shapes.score([draw(prompt)[0] for prompt in prompts], prompts)
+        obeyed = shapes.score(lesson.pictures(model, library, base, prompts, tick=bar.update), prompts)
     sheet = render(
         Sheet(
             title=f"<lora:{name}> at rising weights, and in the input or output blocks only",
@@ -125,7 +125,7 @@ def told(result: Mapping[str, Any]) -> str:
             f"\n{result['sheet']}\n{len(SCENES)} pictures, each {', '.join(result['columns'])}, from the same seed.",
             f"{result['captions_obeyed']:.0%} of {result['captions']} captions obeyed without a LoRA.",
             f"{result['training_sheet']}\nTrained for {result['train_seconds']:.0f} s: of "
-            f"new captions with a {result['concept']} {result['concept_before']:.0%} were obeyed before and "
+            f"new captions with {result['concept']!r} {result['concept_before']:.0%} were obeyed before and "
             f"{result['concept_after']:.0%} after; unrelated ones kept {result['unrelated_kept']:.0%} of their score.",
             f"{result['seconds']} s in all.",
         )

@@ -1,8 +1,8 @@
 """Build the embedded model from nothing: `python -m lora_ext.embedded.build --out DIR`.
 
 Draws the pictures, trains the autoencoder, then the U-Net and the text encoder, writes the checkpoint
-and the sample LoRAs, and says what share of the fixed prompts the pictures obey. Stopped and started
-again with the same folder, it goes on where it was.
+and says what share of the fixed prompts the pictures obey. Stopped and started again with the same
+folder, it goes on where it was. (`lora_ext.training.sample_loras` trains the LoRAs for it.)
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import torch
 
 from .export import export
 from .sampling import Networks, sample
-from .shapes import PROMPTS, caption, obeys, score, sheet
+from .shapes import PROMPTS, obeys, score, sheet
 from .tokenizer import write_tokenizer
-from .train_lora import RECIPES, Recipe, recipe_scenes, train_lora
-from .train_unet import Peers, make_examples, new_networks, plain_scenes, take_average, train_unet
-from .train_vae import sharpen_decoder, train_vae
+from .train_unet import Peers, make_examples, new_networks, take_average, train_unet
+from .train_vae import plain_scenes, sharpen_decoder, train_vae
 
 
 def arguments() -> argparse.Namespace:
@@ -28,7 +27,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vae-minutes", type=float, default=12)
     parser.add_argument("--decoder-minutes", type=float, default=6)
     parser.add_argument("--minutes", type=float, default=40, help="for the U-Net and the text encoder")
-    parser.add_argument("--lora-minutes", type=float, default=8, help="for each LoRA")
     parser.add_argument("--pictures", type=int, default=8000)
     parser.add_argument("--processes", type=int, default=2, help="of one thread each, for the U-Net")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for everything else")
@@ -47,11 +45,8 @@ def main() -> None:
     torch.multiprocessing.spawn(peer, (options, work), options.processes)
     nets = new_networks(options.out / "tokenizer", vae)
     take_average(nets, work / "unet.pt")
-    sharpen_decoder(vae, work, options.decoder_minutes)
+    sharpen_decoder(nets, work, options.decoder_minutes)
     print(f"{export(nets, options.out)}: {show(nets, PROMPTS, work / 'base.png'):.0%} of the prompts obeyed")
-    for recipe in RECIPES:
-        if not (options.out / "loras" / f"{recipe.name}.safetensors").exists():
-            build_lora(nets, recipe, options.out, options.lora_minutes)
 
 
 def peer(rank: int, options: argparse.Namespace, work: Path) -> None:
@@ -76,22 +71,6 @@ def show(nets: Networks, prompts: tuple[str, ...], path: Path) -> float:
         if not obeys(picture, prompt):
             print("  not obeyed:", prompt)
     return score(pictures, prompts)
-
-
-def build_lora(nets: Networks, recipe: Recipe, out: Path, minutes: float) -> None:
-    """Train one LoRA, show its pictures at full and at part weight, and take it off again."""
-    adapters = train_lora(nets, recipe, out / "loras", minutes)
-    drawn, named = recipe_scenes(recipe, 20, 14)
-    # The style's name is for the checker alone: the pictures are asked for without it.
-    wanted = [f"{caption(scene)}, {recipe.style}" for scene in drawn]
-    for strength in (0.4, 1.0):
-        for adapter in adapters.values():
-            adapter.strength = strength
-        pictures = sample(nets, [caption(scene) for scene in named])
-        sheet(pictures).save(out / "work" / f"{recipe.name}-{strength}.png")
-        print(f"{recipe.name} at {strength}: {score(pictures, wanted):.0%} as wanted")
-    for adapter in adapters.values():
-        adapter.handle.remove()
 
 
 if __name__ == "__main__":

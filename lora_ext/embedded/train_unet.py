@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 
 from .models import SCALE_FACTOR, new_scheduler, new_text_encoder, new_unet
 from .sampling import Networks, sample, tokens
-from .shapes import PROMPTS, Scene, caption, random_scene, score, sheet
+from .shapes import PROMPTS, Scene, caption, score, sheet
 from .train_vae import draw_all, encode, learning_rate, to_tensor
 
 BATCH = 48
@@ -148,7 +148,8 @@ def train_unet(
     total, first = round(60 * minutes), peers.rank == 0
     bar = tqdm(total=total, initial=int(spent), desc="U-Net", unit="s", mininterval=10, disable=not first)
     last, kept_at = time.monotonic(), spent
-    while spent < 60 * minutes:
+    # The end is looked for only where all agree on the time spent: otherwise one would leave while others wait for it.
+    while step % SYNC or spent < 60 * minutes:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(spent / (60 * minutes), peak, hold=0.55)
         full = step % FULL_LENGTH_EVERY == 0 or spent > FULL_LENGTH_AFTER * 60 * minutes
@@ -215,9 +216,3 @@ def new_networks(tokenizer_folder: Path, vae: AutoencoderKL, seed: int = 2) -> N
     torch.manual_seed(seed)
     tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder))
     return Networks(tokenizer, new_text_encoder(len(tokenizer)), new_unet(), vae)
-
-
-def plain_scenes(count: int, seed: int) -> list[Scene]:
-    """The scenes the base model is shown: plain ones of the shapes that are not held out."""
-    rng = np.random.default_rng(seed)
-    return [random_scene(rng) for _ in range(count)]

@@ -12,8 +12,9 @@ from diffusers import AutoencoderKL
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .models import SCALE_FACTOR, new_vae
-from .shapes import ALL_SHAPES, SIZE, STYLES, Scene, draw, random_scene
+from .models import SCALE_FACTOR, new_scheduler, new_vae
+from .sampling import Networks, tokens
+from .shapes import ALL_SHAPES, SIZE, STYLES, Scene, caption, draw, random_scene
 
 # Spread of the latents the U-Net sees. SD's noise schedule stops short of pure noise; at unit spread a
 # picture's mean colour would still show through at the last step, and sampling from pure noise would
@@ -34,9 +35,15 @@ def varied_scenes(count: int, seed: int) -> list[Scene]:
     rng = np.random.default_rng(seed)
     shapes = list(ALL_SHAPES)
     return [
-        random_scene(rng, shape=shapes[i % len(shapes)], style=str(rng.choice(STYLES, p=[0.5, 0.25, 0.15, 0.1])))
+        random_scene(rng, shape=shapes[i % len(shapes)], style=str(rng.choice(STYLES, p=[0.4, 0.2, 0.15, 0.1, 0.15])))
         for i in range(count)
     ]
+
+
+def plain_scenes(count: int, seed: int) -> list[Scene]:
+    """The scenes the base model is shown: plain ones of the shapes that are not held out."""
+    rng = np.random.default_rng(seed)
+    return [random_scene(rng) for _ in range(count)]
 
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:
@@ -84,14 +91,22 @@ def train_vae(out: Path, minutes: float, count: int = 4000, seed: int = 1) -> Au
     return vae
 
 
-def sharpen_decoder(vae: AutoencoderKL, out: Path, minutes: float, count: int = 3000, seed: int = 5) -> None:
-    """Train the decoder alone for so many minutes more, so that latents (and what was trained on them) stay valid."""
-    path = out / "decoder.pt"
+def sharpen_decoder(nets: Networks, out: Path, minutes: float, count: int = 4000, seed: int = 5) -> None:
+    """Train the decoder alone for so many minutes more, so that latents (and what was trained on them) stay valid.
+
+    Half of what it is given are the pictures' own latents with a little noise, the other half what the U-Net makes
+    of them when they are noised: it learns to draw crisply what the U-Net leaves vague.
+    """
+    path, vae = out / "decoder.pt", nets.vae
     if path.exists():
         vae.load_state_dict(torch.load(path))
         return
-    pictures = draw_all(varied_scenes(count, seed))
+    scenes = varied_scenes(count // 2, seed) + plain_scenes(count // 2, seed)
+    pictures = draw_all(scenes)
     latents = torch.cat([encode(vae, to_tensor(pictures[i : i + 100])) for i in range(0, count, 100)])
+    given = latents.clone()
+    for part in torch.arange(count // 2, count).split(100):
+        given[part] = guessed(nets, latents[part], [caption(scenes[i]) for i in part.tolist()])
     parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     start, mean = time.monotonic(), 0.1
@@ -100,9 +115,8 @@ def sharpen_decoder(vae: AutoencoderKL, out: Path, minutes: float, count: int = 
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(progress, 1e-3)
         chosen = torch.randint(count, (FULL_BATCH,))
-        # A little noise, as sampled latents are never exact.
-        given = latents[chosen] + 0.05 / SCALE_FACTOR * torch.randn(FULL_BATCH, *latents.shape[1:])
-        loss = F.l1_loss(vae.decode(given).sample, to_tensor(pictures[chosen.numpy()]))
+        noisy = given[chosen] + 0.05 / SCALE_FACTOR * torch.randn(FULL_BATCH, *latents.shape[1:])
+        loss = F.l1_loss(vae.decode(noisy).sample, to_tensor(pictures[chosen.numpy()]))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -111,6 +125,19 @@ def sharpen_decoder(vae: AutoencoderKL, out: Path, minutes: float, count: int = 
         bar.set_postfix(error=f"{mean:.4f}", refresh=False)
         bar.update(int(60 * minutes * progress) - bar.n)
     torch.save(vae.state_dict(), path)
+
+
+@torch.no_grad()
+def guessed(nets: Networks, latents: torch.Tensor, captions: list[str], most: int = 400) -> torch.Tensor:
+    """What the U-Net takes unscaled latents (n, 4, 8, 8) for, once they are noised to steps below `most`."""
+    alpha = new_scheduler().alphas_cumprod
+    steps = torch.randint(most, (len(latents),))
+    clean, noise = latents * SCALE_FACTOR, torch.randn_like(latents)
+    a = alpha[steps][:, None, None, None]
+    noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
+    context = nets.text_encoder(tokens(nets.tokenizer, captions))[0]
+    noise = nets.unet(noisy, steps, context).sample
+    return (noisy - (1 - a).sqrt() * noise) / a.sqrt() / SCALE_FACTOR
 
 
 def random_batch(pictures: np.ndarray, crop: bool) -> torch.Tensor:

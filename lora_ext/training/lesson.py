@@ -1,4 +1,4 @@
-"""A lesson for the small model that comes along: a shape that it cannot draw, learned from a few drawn pictures.
+"""A lesson for the small model that comes along: a scheme of colours it never saw, learned from a few drawn pictures.
 
 What is judged is judged by the pictures' own checker (`embedded.shapes`), before and after, on captions that are not in
 the data set; and on captions of known shapes, which the LoRA should leave as they were.
@@ -24,45 +24,54 @@ from ..train.recipe import Recipe
 from ..train.recipe_io import recipe_of
 from .start import train
 
-CONCEPT = "star"
-PICTURES = 20
-PAIRS = (
-    ("red", "blue"), ("white", "green"), ("yellow", "purple"), ("cyan", "black"), ("green", "white"),
-    ("purple", "yellow"), ("blue", "cyan"), ("black", "red"), ("yellow", "black"), ("white", "blue"),
-)  # fmt: skip
-PROMPTS = tuple(shapes.caption(shapes.Scene(CONCEPT, *pair)) for pair in PAIRS)
-"""New prompts of the concept; the data set has none of their pairs of colours."""
-UNRELATED = shapes.PROMPTS[:12]
-"""Two captions of each known shape."""
+CONCEPT = "sunset"
+PICTURES, REPEATS = 20, 5
+SEEN = ("circle", "square", "cross", "diamond")
+"""The shapes in the data set's pictures; the others at sunset are new."""
+PROMPTS = tuple(
+    shapes.caption(shapes.Scene(shape, "", "", size, style=CONCEPT))
+    for size in ("", "large")
+    for shape in shapes.SHAPES
+)
+"""Prompts of the concept: every shape, also those that the data set does not show at sunset."""
+UNRELATED = shapes.PROMPTS[:24]
+"""Four captions of each known shape."""
 Tick = Callable[[], object]
 
 
 def draw_dataset(folder: Path, seed: int = 5) -> tuple[Path, Path]:
-    """Pictures of the concept with captions, and as many of known shapes for regularisation: (train, reg) folders."""
+    """Pictures of the concept with captions, and of plain scenes for regularisation: (train, reg) folders."""
     rng = np.random.default_rng(seed)
-    train_dir, reg_dir = folder / "pictures", folder / "regularisation"
-    for where, fixed in ((train_dir / f"1_{CONCEPT}", {"shape": CONCEPT}), (reg_dir / "1_shape", {})):
-        where.mkdir(parents=True, exist_ok=True)
-        made = 0
-        while made < PICTURES:
-            scene = shapes.random_scene(rng, **fixed)
-            if fixed and (scene.colour, scene.ground) in PAIRS:
-                continue
-            shapes.draw(scene).save(where / f"{made:02}.png")
-            (where / f"{made:02}.txt").write_text(shapes.caption(scene, rng), encoding="utf-8")
-            made += 1
-    return train_dir, reg_dir
+    sizes = [name for name in shapes.SIZES if name != "small"]
+    concept = [
+        shapes.random_scene(rng, style=CONCEPT, shape=SEEN[i % len(SEEN)], size=sizes[i // len(SEEN) % 2])
+        for i in range(PICTURES)
+    ]
+    plain = [shapes.random_scene(rng) for _ in range(PICTURES * REPEATS)]
+    pictures, regularisation = folder / "pictures", folder / "regularisation"
+    write(pictures / f"{REPEATS}_{CONCEPT}", concept, [shapes.caption(scene, rng) for scene in concept])
+    write(regularisation / "1_shape", plain, [shapes.caption(scene, rng) for scene in plain])
+    return pictures, regularisation
 
 
-def recipe(data: tuple[Path, Path], out: Path, **more: Any) -> Recipe:
-    """How the concept is learned: C3Lier (a shape's edges are in the 3x3 layers), regularised, three files."""
+def write(folder: Path, scenes: Sequence[shapes.Scene], captions: Sequence[str]) -> None:
+    """The scenes as pictures with captions beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, (scene, text) in enumerate(zip(scenes, captions, strict=True)):
+        shapes.draw(scene).save(folder / f"{i:03}.png")
+        (folder / f"{i:03}.txt").write_text(text, encoding="utf-8")
+
+
+def recipe(data: tuple[Path, Path | None], out: Path, **more: Any) -> Recipe:
+    """How pictures, and others for regularisation, are learned on the small model."""
     settings: dict[str, Any] = {
-        "train_data_dir": str(data[0]), "reg_data_dir": str(data[1]), "output_dir": str(out), "output_name": CONCEPT,
-        "resolution": str(shapes.SIZE), "network_module": "c3lier", "network_dim": 16, "network_alpha": 16,
-        "conv_dim": 8, "conv_alpha": 8, "learning_rate": 3e-3,
-        "train_batch_size": 4, "max_train_epochs": 30, "save_every_n_epochs": 10, "cache_latents": True,
-        "lr_scheduler": "cosine", "min_snr_gamma": 5, "seed": 1,
+        "train_data_dir": str(data[0]), "output_dir": str(out), "output_name": CONCEPT,
+        "resolution": str(shapes.SIZE), "network_module": "lierla", "network_dim": 16, "network_alpha": 16,
+        "learning_rate": 1e-3, "train_batch_size": 8, "max_train_epochs": 9, "save_every_n_epochs": 3,
+        "cache_latents": True, "lr_scheduler": "cosine", "v_pred_like_loss": 1.0, "noise_offset": 0.2, "seed": 1,
     }  # fmt: skip
+    if data[1] is not None:
+        settings["reg_data_dir"] = str(data[1])
     return recipe_of({**settings, **more})
 
 
@@ -84,11 +93,11 @@ class Judged:
 def pictures(
     model: Standalone, library: Library, base: Settings, prompts: Sequence[str], tag: str = "", tick: Tick | None = None
 ) -> list[Image.Image]:
-    """One picture a prompt, with a tag behind each."""
+    """One picture a prompt, with a tag behind each; the seeds count up from the base's."""
     made = []
-    for prompt in prompts:
+    for i, prompt in enumerate(prompts):
         text = f"{prompt} {tag}".strip()
-        made += generate(replace(base, prompt=text), model=model, library=library)
+        made += generate(replace(base, prompt=text, seed=base.seed + i), model=model, library=library)
         if tick is not None:
             tick()
     return made

@@ -1,0 +1,65 @@
+"""The LoRAs that come with the small model, trained for it: `python -m lora_ext.training.sample_loras --out DIR`.
+
+Each puts a style onto every picture: the data set shows it, its captions don't speak of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..embedded import shapes
+from ..file.library import Library
+from ..generate import Settings, open_model
+from . import lesson
+from .command import Terminal
+from .start import train
+
+SAMPLES: dict[str, dict[str, Any]] = {
+    "framed": {
+        "network_module": "lierla", "network_dim": 8, "network_alpha": 8,
+        "training_comment": "LierLa: puts a frame around every picture",
+    },
+    "striped": {
+        "network_module": "c3lier", "network_dim": 4, "network_alpha": 4, "conv_dim": 4, "conv_alpha": 4,
+        "training_comment": "C3Lier: draws every shape with diagonal stripes",
+    },
+}  # fmt: skip
+PICTURES, JUDGED = 600, 20
+"""To learn from, and to be judged."""
+
+
+def main() -> None:
+    """Draws the pictures, trains, and says which share of new pictures has the style."""
+    parser = argparse.ArgumentParser(prog="python -m lora_ext.training.sample_loras", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the LoRAs and their pictures")
+    parser.add_argument("--epochs", type=int, default=8)
+    options = parser.parse_args()
+    base = Settings(sampler="DPM++ 2M", cfg=3.0, seed=7)
+    model = open_model(base)
+    for style, network in SAMPLES.items():
+        rng = np.random.default_rng(11)
+        scenes = [shapes.random_scene(rng) for _ in range(PICTURES + JUDGED)]
+        styled = [replace(scene, style=style) for scene in scenes]
+        folder = options.out / "dataset" / style
+        lesson.write(folder / f"1_{style}", styled[JUDGED:], [shapes.caption(s, rng) for s in scenes[JUDGED:]])
+        settings = {"output_name": style, "max_train_epochs": options.epochs, "save_every_n_epochs": None} | network
+        shell = Terminal(True)
+        with shell.listening():
+            train(lesson.recipe((folder, None), options.out, **settings), model=model, shell=shell)
+        shell.close()
+        library, prompts = Library([options.out]), [shapes.caption(scene) for scene in scenes[:JUDGED]]
+        # The style's name is for the checker alone: the pictures are asked for without it.
+        wanted = [f"{shapes.caption(scene)}, {style}" for scene in scenes[:JUDGED]]
+        for weight in (0.4, 1.0):
+            made = lesson.pictures(model, library, base, prompts, f"<lora:{style}:{weight}>")
+            shapes.sheet(made).save(options.out / f"{style}-{weight}.png")
+            print(f"{style} at {weight}: {shapes.score(made, wanted):.0%} as wanted")
+
+
+if __name__ == "__main__":
+    main()
