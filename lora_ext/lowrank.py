@@ -296,8 +296,8 @@ def from_delta(delta: Tensor, rule: Rule | int) -> Best:
     """The best approximation of a dense ΔW (out, in, *kernel) at a rank.
 
     Large matrices at a small fixed rank: block Krylov subspaces (Musco & Musco 2015, arXiv 1504.05477) until the
-    error is within 1e-4 of the least. Else the eigenvectors of the Gram matrix of the shorter side, in float64:
-    singular values are right to 1e-8 of the largest. Raises ToolError for NaN or infinity.
+    error is within 1e-4 of the least. Else the eigenvectors of the Gram matrix of the shorter side: in
+    float32 as near, in float64 with singular values right to 1e-8 of the largest. Raises ToolError for NaN or infinity.
     """
     rule = Rule(rule) if isinstance(rule, int) else rule
     matrix = delta.flatten(1).float()
@@ -311,7 +311,7 @@ def from_delta(delta: Tensor, rule: Rule | int) -> Best:
         basis, thin = krylov(matrix, rule.rank, norm)
         rank = rule.rank if norm else 1
     else:
-        rest, basis = singular(matrix)
+        rest, basis = _all_left(matrix, rule, norm)
         rank = rule.choose(rest, matrix.shape[0])
         basis = basis[:, :rank].to(matrix)
         thin = basis.T @ matrix
@@ -321,8 +321,17 @@ def from_delta(delta: Tensor, rule: Rule | int) -> Best:
     short, long = basis @ turn, turn.T @ thin
     long = long / values[:rank, None].to(matrix).clamp(min=torch.finfo(torch.float32).tiny)
     up, down = (long.T, short.T) if turned else (short, long)
-    values = values[:rank] if rest is None else torch.cat([values, rest[rank:]])
+    values = values[:rank] if rest is None else torch.cat([values[:rank], rest[rank:].to(values)])
     return _best(up, values, down.reshape(-1, *delta.shape[1:]), norm)
+
+
+def _all_left(matrix: Tensor, rule: Rule, norm: float) -> tuple[Tensor, Tensor]:
+    """(singular values, left singular vectors) of M; in float32 where a fixed rank leaves out far more than that does."""
+    if rule.method is None:
+        squares, vectors = eigen(matrix @ matrix.T)
+        if float(squares[rule.rank :].double().sum()) > 1e-3 * rule.rank * norm**2:
+            return squares.sqrt(), vectors
+    return singular(matrix)
 
 
 def _best(up: Tensor, values: Tensor, down: Tensor, norm: float) -> Best:

@@ -67,9 +67,11 @@ def _ritz(gram: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _filtered(gram: Tensor, vectors: Tensor, images: Tensor, values: Tensor) -> Tensor:
     """T(M)·Y, columns of length 1: T, a Chebyshev polynomial, is at most 1 up to the least θ and grows fast above."""
-    cut = max(float(values[-1]), 2e-3 * float(values[0]))  # T of the largest stays a float32
+    largest, cut = float(values[0]), max(float(values[-1]), 1e-6 * float(values[0]))
+    # T of the largest is near exp(degree · arcosh): its square has to stay a float32
+    degree = min(_DEGREE, int(40 / math.acosh(2 * largest / cut - 1 + 1e-6)))
     before, now = vectors, images * (2 / cut) - vectors
-    for _ in range(_DEGREE - 1):
+    for _ in range(degree - 1):
         before, now = now, torch.addmm(before, gram, now, beta=-1, alpha=4 / cut).sub_(now, alpha=2)
     return now / torch.linalg.vector_norm(now, dim=0)
 
