@@ -326,7 +326,7 @@ def from_delta(delta: Tensor, rule: Rule | int) -> Best:
 
 
 def _all_left(matrix: Tensor, rule: Rule, norm: float) -> tuple[Tensor, Tensor]:
-    """(singular values, left singular vectors) of M; in float32 where a fixed rank leaves out far more than that does."""
+    """(singular values, left singular vectors) of M; in float32 where a fixed rank leaves out far more than it."""
     if rule.method is None:
         squares, vectors = eigen(matrix @ matrix.T)
         if float(squares[rule.rank :].double().sum()) > 1e-3 * rule.rank * norm**2:
