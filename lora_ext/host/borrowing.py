@@ -90,10 +90,11 @@ def compiled(call: Callable[..., Any], device: torch.device) -> Iterator[Callabl
 
     Raises TrainError where nothing can be compiled: no C++ compiler, no Triton, a Python that torch cannot read.
     """
-    from torch._dynamo import config  # slow to import
+    from torch._dynamo import config, reset  # slow to import
 
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-    with config.patch({limit: _VERSIONS}):
+    # as torch comes, it does not notice hooks that come or go after a function was compiled: ours do both
+    with config.patch({limit: _VERSIONS, "skip_nnmodule_hook_guards": False}):
         try:
             if not hasattr(torch.compiler, "is_compiling"):
                 raise RuntimeError(f"torch {torch.__version__} is too old")
@@ -101,7 +102,10 @@ def compiled(call: Callable[..., Any], device: torch.device) -> Iterator[Callabl
         except Exception as error:  # compilers fail in many ways
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise TrainError(f"torch_compile cannot be used on {device} here ({first}); leave it out") from None
-        yield torch.compile(call)
+        try:
+            yield torch.compile(call)
+        finally:
+            reset()
 
 
 _VERSIONS = 64
