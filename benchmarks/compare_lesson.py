@@ -33,9 +33,8 @@ less than this share of the score on known shapes is left."""
 def files(out: Path) -> Path:
     """The lesson's files, saved 6 times; those that are there are used again."""
     if len(list(out.glob(f"{lesson.CONCEPT}*.safetensors"))) < EPOCHS:
-        from lora_ext.training.lesson import draw_dataset, recipe
-
-        epochs = recipe(draw_dataset(out / "dataset"), out).max_train_epochs or EPOCHS
+        folders = (out / "dataset" / "pictures", out / "dataset" / "regularisation")
+        epochs = lesson.recipe(folders, out).max_train_epochs or EPOCHS
         lesson.teach(open_model(Settings()), out, save_every_n_epochs=-(-epochs // EPOCHS))
     return out
 
