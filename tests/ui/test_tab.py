@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from program import Server, dataset
-from steps import choose, ended, go, small
+from steps import LONG, choose, ended, go, small
 
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.file.reading import read
@@ -163,24 +163,24 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     panel.get_by_label("Sample prompts").fill("a red circle --s 2 --d 1")
     panel.get_by_role("button", name="Train", exact=True).click()
     job = panel.locator(".lx-stick .lx-job").nth(1)
-    job.locator(".lx-chart").first.wait_for()
+    job.locator(".lx-chart").first.wait_for(timeout=LONG)
     page.reload()  # the run goes on without a page, and is shown again
     page.wait_for_selector("#lora-ext .lx-tabs")
     panel = go(page, "train")
     job = panel.locator(".lx-stick .lx-job").nth(1)
-    job.get_by_role("button", name="Set block weights").wait_for()
+    job.get_by_role("button", name="Set block weights").wait_for(timeout=LONG)
     assert job.locator(".lx-samples img").count() > 0 and job.locator(".lx-chart .line").count() > 0
     assert (server.data / "loras" / "tried.safetensors").exists()
     job.get_by_role("button", name="Compare epochs × weights").click()
-    page.locator("#lx-panel-compare .lx-sheet img").first.wait_for()  # while it is drawn, or when it is
+    page.locator("#lx-panel-compare .lx-sheet img").first.wait_for(timeout=LONG)  # while it is drawn, or when it is
     panel = go(page, "train")
 
     _set(panel, "max_train_steps", "400")
     _set(panel, "output_name", "stopped")
     panel.get_by_role("button", name="Train", exact=True).click()
-    job.get_by_text(re.compile(r"running [1-9]\d* / 400")).wait_for()
+    job.get_by_text(re.compile(r"running [1-9]\d* / 400")).wait_for(timeout=LONG)
     job.get_by_role("button", name="Stop").click()
-    job.locator(".lx-note.good", has_text="Stopped and saved after").wait_for()
+    job.locator(".lx-note.good", has_text="Stopped and saved after").wait_for(timeout=LONG)
     runs = server.api("/train/history")["runs"]
     assert runs[0]["stopped"] and runs[0]["state"] and 0 < runs[0]["steps"] < 400
     page.evaluate("localStorage.clear()")
@@ -193,7 +193,7 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     panel.get_by_role("radio", name="all", exact=True).click()
     panel.locator('.lx-knob:has(label[title*="(resume"]) input').fill(runs[0]["state"])
     panel.get_by_role("button", name="Train", exact=True).click()
-    job.locator(".lx-note.good", has_text=f"{runs[0]['steps'] + 2} steps in").wait_for()
+    job.locator(".lx-note.good", has_text=f"{runs[0]['steps'] + 2} steps in").wait_for(timeout=LONG)
 
 
 def test_dataset_browser(page: Any, server: Server) -> None:
