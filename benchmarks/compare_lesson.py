@@ -35,7 +35,8 @@ def files(out: Path) -> Path:
     if len(list(out.glob(f"{lesson.CONCEPT}*.safetensors"))) < EPOCHS:
         folders = (out / "dataset" / "pictures", out / "dataset" / "regularisation")
         epochs = lesson.recipe(folders, out).max_train_epochs or EPOCHS
-        lesson.teach(open_model(Settings()), out, save_every_n_epochs=-(-epochs // EPOCHS))
+        every = -(-epochs // EPOCHS)
+        lesson.teach(open_model(Settings()), out, max_train_epochs=EPOCHS * every, save_every_n_epochs=every)
     return out
 
 
