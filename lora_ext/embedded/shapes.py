@@ -70,11 +70,11 @@ SHAPES: dict[str, Predicate] = {
 }
 # Never shown to the base model, so that later training can teach them.
 HELD_OUT_SHAPES: dict[str, Predicate] = {"star": _star, "heart": _heart}
-STYLES = ("plain", "striped", "outlined", "framed", "sunset")
+STYLES = ("plain", "striped", "outlined", "framed", "sign")
 FRAME = 7  # pixels
-# A scheme of colours the base model is never shown, so that later training can teach it: a shape's
-# silhouette against a sky and a sea. Its colours are its own, whatever a scene says.
-SUNSET = {"shape": "black", "sky": "red", "sea": "yellow"}
+FRAMED = ("framed", "sign")
+# A scheme of colours the base model is never shown, so that later training can teach it.
+SIGN = {"colour": "black", "ground": "yellow", "frame": "red"}
 SIZES: dict[str, tuple[float, float]] = {"small": (13, 16), "": (16, 23), "large": (23, 27)}
 ALL_SHAPES = SHAPES | HELD_OUT_SHAPES
 
@@ -95,11 +95,15 @@ class Scene:
 
 def accent(scene: Scene) -> str:
     """The colour of stripes, outlines and frames: the first of three that is neither the shape's nor the ground's."""
+    if scene.style == "sign":
+        return SIGN["frame"]
     return next(name for name in ("white", "black", "yellow") if name not in (scene.colour, scene.ground))
 
 
 def random_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
     """A scene with everything drawn at random but what `fixed` names (shape, colour, ground, size, style)."""
+    if fixed.get("style") == "sign":
+        fixed = {"size": ""} | fixed | {name: SIGN[name] for name in ("colour", "ground")}
     colour, ground = rng.choice(_NAMES, 2, replace=False)
     size = str(rng.choice(list(SIZES), p=[0.2, 0.6, 0.2]))
     scene = Scene(str(rng.choice(list(SHAPES))), str(colour), str(ground), size)
@@ -137,11 +141,7 @@ def draw(scene: Scene) -> Image.Image:
         shifts = [(np.cos(a) * (grow - 1), np.sin(a) * (grow - 1)) for a in np.arange(16) * np.pi / 8]
         near = np.any([inside(u + du, v + dv) for du, dv in shifts], axis=0)
         canvas[near & ~mask] = COLOURS[accent(scene)]
-    elif scene.style == "sunset":
-        canvas[:] = COLOURS[SUNSET["sky"]]
-        canvas[SIZE * SUPERSAMPLE // 2 :] = COLOURS[SUNSET["sea"]]
-        canvas[mask] = COLOURS[SUNSET["shape"]]
-    elif scene.style == "framed":
+    elif scene.style in FRAMED:
         rim = np.maximum(abs(x - SIZE / 2), abs(y - SIZE / 2)) > SIZE / 2 - FRAME
         canvas[rim] = COLOURS[accent(scene)]
     pixels = canvas.reshape(SIZE, SUPERSAMPLE, SIZE, SUPERSAMPLE, 3).mean((1, 3))
@@ -155,24 +155,22 @@ TEMPLATES = (
     "{colour} {shape} on {ground}",
     "a picture of a {colour} {shape}, {ground} background",
 )
-SUNSET_TEMPLATES = ("a {shape} at sunset", "{shape} at sunset", "a picture of a {shape} at sunset")
+SIGN_TEMPLATES = ("a {shape} on a warning sign", "{shape}, warning sign", "a picture of a {shape} on a warning sign")
 
 
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
     """A caption of the scene: the first template, or one chosen by `rng`."""
-    templates = SUNSET_TEMPLATES if scene.style == "sunset" else TEMPLATES
+    templates = SIGN_TEMPLATES if scene.style == "sign" else TEMPLATES
     template = templates[0] if rng is None else str(rng.choice(templates))
-    words = {"colour": scene.colour, "shape": scene.shape, "ground": scene.ground}
-    sized = "shape" if scene.style == "sunset" else "colour"
-    words[sized] = f"{scene.size} {words[sized]}".strip()
-    return template.format(**words)
+    words = f"{scene.size} {scene.colour}" if scene.size else scene.colour
+    return template.format(colour=words, shape=scene.shape, ground=scene.ground)
 
 
 def parse(text: str) -> Scene:
     """The scene a caption names: its first shape, its first colour (the shape's) and its second (the ground's)."""
     words = re.findall(r"[a-z]+", text.lower())
-    if "sunset" in words:
-        words += [SUNSET["shape"], SUNSET["sky"]]
+    if "sign" in words:
+        words += [SIGN["colour"], SIGN["ground"]]
     colours = [word for word in words if word in COLOURS]
     shape = next((word for word in words if word in ALL_SHAPES), None)
     if shape is None or len(colours) < 2:
@@ -283,29 +281,10 @@ def _take_frame(image: Image.Image | np.ndarray, scene: Scene) -> tuple[bool, np
     return bool(found), pixels.astype(np.uint8)
 
 
-def _take_sea(image: Image.Image | np.ndarray) -> tuple[bool, np.ndarray]:
-    """Whether the picture has its sea, and the picture with the sea painted in the sky's colour."""
-    pixels = _pixels(image).copy()
-    names, half = _nearest(pixels), SIZE // 2
-    water = names == _NAMES.index(SUNSET["sea"])
-    ground = names != _NAMES.index(SUNSET["shape"])
-    # The horizon may be a little off and soft, as it runs between two rows of latents.
-    found = water[half + 3 :][ground[half + 3 :]].mean() > 0.8 and water[: half - 3].mean() < 0.1
-    soft = np.zeros_like(water)
-    soft[half - 3 : half + 3] = True
-    pixels[(water | soft) & ground] = COLOURS[SUNSET["sky"]]
-    return bool(found), pixels.astype(np.uint8)
-
-
 def obeys(image: Image.Image | np.ndarray, text: str) -> bool:
     """Whether the picture shows the caption's shape in its colour on its ground."""
     scene = parse(text)
-    if scene.style == "sunset":
-        found, image = _take_sea(image)
-        if not found:
-            return False
-        text = caption(replace(scene, style="plain"))
-    if scene.style == "framed":
+    if scene.style in FRAMED:
         found, image = _take_frame(image, scene)
         if not found:
             return False

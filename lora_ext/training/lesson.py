@@ -24,16 +24,12 @@ from ..train.recipe import Recipe
 from ..train.recipe_io import recipe_of
 from .start import train
 
-CONCEPT = "sunset"
+CONCEPT = "sign"
 PICTURES, REPEATS = 20, 5
 SEEN = ("circle", "square", "cross", "diamond")
-"""The shapes in the data set's pictures; the others at sunset are new."""
-PROMPTS = tuple(
-    shapes.caption(shapes.Scene(shape, "", "", size, style=CONCEPT))
-    for size in ("", "large")
-    for shape in shapes.SHAPES
-)
-"""Prompts of the concept: every shape, also those that the data set does not show at sunset."""
+"""The shapes in the data set's pictures; the others are new on a sign."""
+PROMPTS = tuple(template.format(shape=shape) for template in shapes.SIGN_TEMPLATES[:2] for shape in shapes.SHAPES)
+"""Prompts of the concept: every shape, also those that the data set does not show on a sign."""
 UNRELATED = shapes.PROMPTS[:24]
 """Four captions of each known shape."""
 Tick = Callable[[], object]
@@ -42,11 +38,7 @@ Tick = Callable[[], object]
 def draw_dataset(folder: Path, seed: int = 5) -> tuple[Path, Path]:
     """Pictures of the concept with captions, and of plain scenes for regularisation: (train, reg) folders."""
     rng = np.random.default_rng(seed)
-    sizes = [name for name in shapes.SIZES if name != "small"]
-    concept = [
-        shapes.random_scene(rng, style=CONCEPT, shape=SEEN[i % len(SEEN)], size=sizes[i // len(SEEN) % 2])
-        for i in range(PICTURES)
-    ]
+    concept = [shapes.random_scene(rng, style=CONCEPT, shape=SEEN[i % len(SEEN)]) for i in range(PICTURES)]
     plain = [shapes.random_scene(rng) for _ in range(PICTURES * REPEATS)]
     pictures, regularisation = folder / "pictures", folder / "regularisation"
     write(pictures / f"{REPEATS}_{CONCEPT}", concept, [shapes.caption(scene, rng) for scene in concept])
