@@ -132,6 +132,8 @@ def _compiled(r: Recipe) -> Iterator[str]:
     for name in ("network_dropout", "rank_dropout", "module_dropout"):
         if getattr(r, name):
             yield f"{name} draws anew in each step, which torch_compile would compile anew; leave one of them out"
+    if r.gradient_checkpointing:
+        yield "torch_compile does not go with gradient_checkpointing; leave one of them out"
     if r.is_dylora and r.dylora_draw == "module":
         yield "torch_compile would compile anew for each module's draw; set dylora_draw step, or leave it out"
     if not r.trains_unet:
