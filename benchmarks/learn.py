@@ -24,14 +24,15 @@ from lora_ext.generate import Settings, open_model
 from lora_ext.tools.split import split
 from lora_ext.training import lesson
 
+WHOLE = {"conv_dim": None, "conv_alpha": None, "max_train_epochs": 6, "save_every_n_epochs": None}
 KINDS: dict[str, dict[str, Any]] = {
-    "lierla": {"network_module": "lierla"},
-    "c3lier": {"network_module": "c3lier"},
-    "dylora": {"network_module": "dylora", "unit": 4},
-    "pivotal": {
-        "network_module": "lierla", "token_string": lesson.CONCEPT, "init_word": "red", "inversion_steps": 60,
-        "inversion_lr": 5e-3,
+    "lierla": {"network_module": "lierla", "learning_rate": 6e-4, **WHOLE},
+    "c3lier": {},
+    "dylora": {
+        **WHOLE, "network_module": "dylora", "unit": 4, "network_dim": 16, "network_alpha": 16, "learning_rate": 1e-3,
+        "max_train_epochs": 8,
     },
+    "pivotal": {"token_string": lesson.CONCEPT, "init_word": "black", "inversion_steps": 60, "inversion_lr": 5e-3},
 }  # fmt: skip
 
 

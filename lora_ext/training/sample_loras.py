@@ -21,7 +21,7 @@ from .start import train
 
 SAMPLES: dict[str, dict[str, Any]] = {
     "framed": {
-        "network_module": "lierla", "network_dim": 8, "network_alpha": 8,
+        "network_module": "lierla", "network_dim": 8, "network_alpha": 8, "conv_dim": None, "conv_alpha": None,
         "training_comment": "LierLa: puts a frame around every picture",
     },
     "striped": {
@@ -47,7 +47,12 @@ def main() -> None:
         styled = [replace(scene, style=style) for scene in scenes]
         folder = options.out / "dataset" / style
         lesson.write(folder / f"1_{style}", styled[JUDGED:], [shapes.caption(s, rng) for s in scenes[JUDGED:]])
-        settings = {"output_name": style, "max_train_epochs": options.epochs, "save_every_n_epochs": None} | network
+        settings = {
+            "learning_rate": 1e-3,
+            "output_name": style,
+            "max_train_epochs": options.epochs,
+            "save_every_n_epochs": None,
+        } | network
         shell = Terminal(True)
         with shell.listening():
             train(lesson.recipe((folder, None), options.out, **settings), model=model, shell=shell)
