@@ -20,11 +20,11 @@ def go(page: Any, name: str) -> Any:
 
 
 def choose(panel: Any, name: str, which: int = 0) -> None:
-    """Chooses a file in a panel's picker, by typing."""
+    """Chooses the file of just this name in a panel's picker, by typing."""
     picker = panel.locator(".lx-picker:visible").nth(which)
     picker.locator(".lx-pick").click()
     picker.locator("input[type=search]").fill(name)
-    picker.locator(".lx-item", has_text=name).first.click()
+    picker.locator(".lx-item", has=panel.page.get_by_text(name, exact=True)).first.click()
 
 
 def ended(panel: Any, state: str = "done") -> Any:
