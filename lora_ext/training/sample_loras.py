@@ -37,7 +37,7 @@ def main() -> None:
     """Draws the pictures, trains, and says which share of new pictures has the style."""
     parser = argparse.ArgumentParser(prog="python -m lora_ext.training.sample_loras", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the LoRAs and their pictures")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     options = parser.parse_args()
     base = Settings(sampler="DPM++ 2M", cfg=3.0, seed=7)
     model = open_model(base)
@@ -48,11 +48,9 @@ def main() -> None:
         folder = options.out / "dataset" / style
         lesson.write(folder / f"1_{style}", styled[JUDGED:], [shapes.caption(s, rng) for s in scenes[JUDGED:]])
         settings = {
-            "learning_rate": 1e-3,
-            "output_name": style,
-            "max_train_epochs": options.epochs,
-            "save_every_n_epochs": None,
-        } | network
+            "output_name": style, "save_precision": "fp16", "learning_rate": 1e-3,
+            "max_train_epochs": options.epochs, "save_every_n_epochs": None, **network,
+        }  # fmt: skip
         shell = Terminal(True)
         with shell.listening():
             train(lesson.recipe((folder, None), options.out, **settings), model=model, shell=shell)
