@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from server import WebUI, apart, launch, prepare, python_of
-from test_training import dataset, file_of, train
+from server import WebUI, apart, dataset, launch, prepare, python_of
+from test_training import file_of, train
 
 from lora_ext.address import TE, TE2, UNET, Site, kohya_key, site_of
 
