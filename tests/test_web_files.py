@@ -110,10 +110,10 @@ def test_a_file_that_is_dropped_in_is_noticed(api: Client) -> None:
     before = api("GET", "/jobs")["library"]
     lora(api.root / "loras" / "dropped.safetensors", 2)
     end = time.monotonic() + 30
-    while api("GET", "/jobs")["library"] == before and time.monotonic() < end:
+    while "dropped" not in {row["name"] for row in api("GET", "/library")["rows"]} and time.monotonic() < end:
         time.sleep(0.2)
-    assert "dropped" in {row["name"] for row in api("GET", "/library")["rows"]}
     now = api("GET", "/jobs")["library"]
+    assert now != before
     time.sleep(0.5)
     assert api("GET", "/jobs")["library"][0] == now[0]  # nothing came: the page has nothing to do
 
