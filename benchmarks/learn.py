@@ -26,7 +26,7 @@ from lora_ext.training import lesson
 
 WHOLE = {"conv_dim": None, "conv_alpha": None, "max_train_epochs": 6, "save_every_n_epochs": None}
 KINDS: dict[str, dict[str, Any]] = {
-    "lierla": {"network_module": "lierla", "learning_rate": 6e-4, **WHOLE},
+    "lierla": {"network_module": "lierla", "learning_rate": 8e-4, **WHOLE},
     "c3lier": {},
     "dylora": {
         **WHOLE, "network_module": "dylora", "unit": 4, "network_dim": 16, "network_alpha": 16, "learning_rate": 1e-3,

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL.Image import Image
 from tqdm import tqdm
 
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object for programs")
     args = parser.parse_args(argv)
+    # The small model's layers are too small to share out: on a busy machine threads would mostly wait for each other.
+    torch.set_num_threads(1)
     start = time.monotonic()
     own = embedded()
     if own is None:
