@@ -1,5 +1,5 @@
-"""Is the suggested cell a good one? A run of 6 epochs learns the lesson's shape; its sheet (6 epochs × 7 weights × 2
-seeds) suggests a file and weight; the pictures' own checker (`training.lesson`) says how well the shape, and what was
+"""Is the suggested cell a good one? A run of 6 epochs learns the lesson's concept; its sheet (6 epochs × 7 weights × 2
+seeds) suggests a file and weight; the pictures' own checker (`training.lesson`) says how well it, and what was
 known before, are drawn with it.
 
     python benchmarks/compare_lesson.py [--out DIR] [--steps 12] [--every]
@@ -26,7 +26,7 @@ from lora_ext.training import lesson
 EPOCHS = 6
 WEIGHTS = "weight:0.2-1.4(+0.2)"
 LEARNED, KEPT = 0.7, 0.7
-"""A choice is untrained below this share of the best judged one's gain on new prompts of the shape, overtrained where
+"""A choice is untrained below this share of the best judged one's gain on new prompts of the concept, overtrained where
 less than this share of the score on known shapes is left."""
 
 
@@ -59,7 +59,7 @@ def main() -> int:
         return 1
     tags = every if given.every else list(dict.fromkeys((every[0], made["tag"], every[5 + 6 * 4], every[-1])))
     model, library = open_model(base), Library([out])
-    judged = {tag: lesson.judge(model, library, replace(base, prompt=""), tag) for tag in tags}
+    judged = dict(zip(tags, lesson.judge(model, library, replace(base, prompt=""), tags), strict=True))
     before = next(iter(judged.values())).concept_before
     for tag, found in judged.items():
         mark = "  <- suggested" if tag == made["tag"] else ""

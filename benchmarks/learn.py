@@ -61,8 +61,9 @@ def main() -> None:
         for kind in options.only:
             out = (options.out or Path(temporary)) / kind
             outcome = lesson.teach(model, out, output_name=kind, **KINDS[kind])
-            for path in files(kind, outcome.files[-1]):
-                judged = lesson.judge(model, Library([path.parent]), base, f"<lora:{path.stem}:1>")
+            paths = list(files(kind, outcome.files[-1]))
+            tags = [f"<lora:{path.stem}:1>" for path in paths]
+            for path, judged in zip(paths, lesson.judge(model, Library([out]), base, tags), strict=True):
                 print(
                     f"{path.stem:>12} {judged.concept_before:7.0%} {judged.concept_after:7.0%} "
                     f"{judged.unrelated_kept:15.0%} {outcome.seconds:8.0f} {outcome.steps:6}",

@@ -1,6 +1,6 @@
 """`python -m lora_ext demo`: what a LoRA, its weight and its blocks do, and how one is learned; two labelled sheets.
 
-Everything comes along: the small model, a LoRA for it, pictures of a shape that it cannot draw yet, and a check of
+Everything comes along: the small model, a LoRA for it, pictures in colours that it cannot draw yet, and a check of
 whether its pictures obey their captions.
 """
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def learned(model: Standalone, base: Settings, out: Path, *, quiet: bool) -> dict[str, Any]:
-    """Teaches the model a new shape; its files at several epochs and weights as a sheet, and what the judge says."""
+    """Teaches the model something new; its files at several epochs and weights as a sheet, and what the judge says."""
     shell = Terminal(not quiet)
     with shell.listening():
         outcome = lesson.teach(model, out / "lesson", shell)
@@ -99,7 +99,7 @@ def learned(model: Standalone, base: Settings, out: Path, *, quiet: bool) -> dic
         prompt = lesson.PROMPTS[0]
         tags = [[f"<lora:{name}:{weight:g}>" if weight else "" for weight in LESSON_WEIGHTS] for name in names]
         cells = [[lesson.pictures(model, library, base, [prompt], t, bar.update)[0] for t in row] for row in tags]
-        judged = lesson.judge(model, library, base, f"<lora:{names[-1]}:1>", bar.update)
+        (judged,) = lesson.judge(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
     sheet = Sheet(
         title=f"{prompt}: epochs and weights of what was just trained",
         columns=[f"weight {weight:g}" for weight in LESSON_WEIGHTS],

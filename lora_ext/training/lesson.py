@@ -96,14 +96,18 @@ def pictures(
     return made
 
 
-def judge(model: Standalone, library: Library, base: Settings, tag: str, tick: Tick | None = None) -> Judged:
-    """How well the concept and unrelated prompts are obeyed without and with the tag."""
-    scores = [
-        shapes.score(pictures(model, library, base, prompts, chosen, tick), prompts)
-        for prompts in (PROMPTS, UNRELATED)
-        for chosen in ("", tag)
-    ]
-    return Judged(*scores)
+def judge(
+    model: Standalone, library: Library, base: Settings, tags: Sequence[str], tick: Tick | None = None
+) -> list[Judged]:
+    """How well the concept and unrelated prompts are obeyed without a tag, drawn once, and with each."""
+
+    def shares(tag: str) -> list[float]:
+        drawn = ((prompts, pictures(model, library, base, prompts, tag, tick)) for prompts in (PROMPTS, UNRELATED))
+        return [shapes.score(made, prompts) for prompts, made in drawn]
+
+    concept, unrelated = shares("")
+    after = [shares(tag) for tag in tags]
+    return [Judged(concept, learned, unrelated, kept) for learned, kept in after]
 
 
 def teach(model: Standalone, out: Path, shell: Shell | None = None, **more: Any) -> Outcome:
