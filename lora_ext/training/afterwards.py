@@ -10,7 +10,6 @@ from typing import Any
 from .. import prompt_line
 from ..compare.shot import Picture
 from ..errors import TrainError
-from ..generate import Settings
 from ..generate.compare import compare
 from ..host.training import SAMPLERS
 from ..ports import Sample
@@ -101,7 +100,7 @@ def draw(
     wanted = asked(recipe, [path.stem for path in outcome.files])
     folder = Path(str(recipe.output_dir))
     base = settings_of(recipe, tokenizer=tokenizer, config=config)
-    settings = Settings(**{**asdict(base), **wanted.picture.picture(), "lora_dir": (folder,)})
+    settings = replace(base, **wanted.picture.picture(), lora_dir=(folder,))
     return compare(
         settings,
         x=wanted.x,

@@ -1,25 +1,19 @@
 """The tab in a real browser. Skipped by name without Chromium or playwright.
 
-LORA_EXT_CHROMIUM: the browser (default: the first of chromium, chromium-browser, google-chrome on the PATH).
+The browser is `chromium.CHROMIUM`.
 LORA_EXT_GRADIO4: a folder of `pip install --target` with gradio 4.40; the tests then run on that too.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from chromium import fresh, started
 from program import Server, dataset
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = os.environ.get("LORA_EXT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 GRADIO = {"gradio": None, "gradio 4": os.environ.get("LORA_EXT_GRADIO4")}
 PATIENCE = 60_000
 """Milliseconds: the machine may be busy."""
@@ -35,14 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
     pytest.importorskip("gradio")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with started() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="session", params=GRADIO)
@@ -61,16 +50,11 @@ def server(request: pytest.FixtureRequest, browser: Any, tmp_path_factory: pytes
 @pytest.fixture
 def page(server: Server, browser: Any) -> Iterator[Any]:
     """A fresh page on the tab; errors of its scripts fail the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB")
-    made = context.new_page()
-    made.set_default_timeout(PATIENCE)
-    errors: list[str] = []
-    made.on("pageerror", lambda error: errors.append(str(error)))
-    made.on("console", lambda message: errors.append(message.text) if _ours(message) else None)
-    made.goto(server.url)
-    made.wait_for_selector("#lora-ext .lx-tabs")
-    yield made
-    context.close()
+    with fresh(browser, PATIENCE) as (made, errors):
+        made.on("console", lambda message: errors.append(message.text) if _ours(message) else None)
+        made.goto(server.url)
+        made.wait_for_selector("#lora-ext .lx-tabs")
+        yield made
     server.idle()  # what a test left behind is not the next one's
     assert not errors
 

@@ -5,47 +5,33 @@ The pages are driven in Chromium through playwright; without either those tests 
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from chromium import fresh, started
 from server import WebUI
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 API = "/lora-ext/v1"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = os.environ.get("LORA_EXT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 PATIENCE = 240_000
 """Milliseconds: the machine may be busy."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with started() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
 def page(webui: WebUI, browser: Any) -> Iterator[Any]:
     """The web UI on our tab. Errors of the page's scripts fail the test, but for those that the bare web UI gives."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB")
-    made = context.new_page()
-    made.set_default_timeout(PATIENCE)
-    errors: list[str] = []
-    made.on("pageerror", lambda error: errors.append(str(error)))
-    made.goto(webui.url, wait_until="domcontentloaded", timeout=PATIENCE)
-    open_tab(made)
-    yield made
-    context.close()
+    with fresh(browser, PATIENCE) as (made, errors):
+        made.goto(webui.url, wait_until="domcontentloaded", timeout=PATIENCE)
+        open_tab(made)
+        yield made
     assert not [error for error in errors if "reading 'props'" not in error]
 
 
