@@ -6,7 +6,7 @@ venv=${VENV:-.venv}
 [ -d "$venv" ] || "${PYTHON:-python3}" -m venv "$venv"
 bin="$venv/bin"; [ -d "$bin" ] || bin="$venv/Scripts"
 "$bin/python" -m pip install -q -c constraints.txt torch
-"$bin/python" -m pip install -q -c constraints.txt -e ".[standalone,ui,test]"
+"$bin/python" -m pip install -q -c constraints.txt -e ".[standalone,ui,test,logging]"
 # A browser for tests/ui where apt can give one, and gradio 4.40 (Forge's) beside 3.41.2 (the web UI's). Without them
 # those tests skip by name.
 if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then

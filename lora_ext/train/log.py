@@ -205,9 +205,11 @@ class Tracker:
 
     def __init__(self, kinds: Sequence[str], folder: Path, name: str, config: Mapping[str, Any]) -> None:
         try:
+            from accelerate import PartialState
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
         except ImportError as error:
             raise TrainError("--log_with needs accelerate: pip install accelerate") from error
+        PartialState()  # accelerate's trackers log, and its loggers ask which process this is
         chosen = filter_trackers(list(kinds), str(folder))
         if not chosen:
             raise TrainError(f"--log_with {','.join(kinds)}: it is not installed (pip install {kinds[0]})")
