@@ -20,7 +20,7 @@ import torch
 from lora_ext.file.library import Library
 from lora_ext.file.reading import read
 from lora_ext.file.writing import write
-from lora_ext.generate import Settings, open_model
+from lora_ext.generate import open_model
 from lora_ext.tools.split import split
 from lora_ext.training import lesson
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keeps the files and the sheets of pictures there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    base = Settings(sampler="DPM++ 2M", cfg=3.0, seed=7)
+    base = lesson.DRAWN
     model = open_model(base)
     print(f"{'network':>12} {'before':>7} {'after':>7} {'unrelated kept':>15} {'seconds':>8} {'steps':>6}")
     with tempfile.TemporaryDirectory() as temporary:

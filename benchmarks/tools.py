@@ -151,7 +151,7 @@ class Bench:
         """--help, and each verb on a file of one layer, beside importing torch alone."""
         tiny, out = self.at("tiny"), self.at("out")
         code = "import torch;from safetensors.torch import save_file;n='lora_unet_mid_block_attentions_0_proj_in.';"
-        code += "t=torch.ones(4,4);save_file({n+'lora_up.weight':t,n+'lora_down.weight':t,n+'alpha':t[0,0].clone()},"
+        code += "t=torch.ones(4,4);save_file({n+'lora_up.weight':t,n+'lora_down.weight':t+1,n+'alpha':t[0,0].clone()},"
         run([sys.executable, "-c", f"{code}{str(tiny)!r},{{'ss_network_module':'networks.dylora'}})"], 1)
         key = "model.diffusion_model.middle_block.1.proj_in.weight"
         code = "import torch;from safetensors.torch import save_file;"

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = embedded()
     if own is None:
         raise FileError("the small model that belongs to the demo is missing from this installation")
-    base = Settings(sampler="DPM++ 2M", steps=args.steps, cfg=3.0, seed=7)
+    base = replace(lesson.DRAWN, steps=args.steps)
     model, library = open_model(base), Library([own.LORA_DIR])
     name = library.names()[0]
     tags = ["", *(f"<lora:{name}:{weight:g}>" for weight in WEIGHTS[1:]), *(f"<lora:{name}:1:lbw={b}>" for b in BLOCKS)]

@@ -32,6 +32,8 @@ PROMPTS = tuple(template.format(shape=shape) for template in shapes.SIGN_TEMPLAT
 """Prompts of the concept: every shape, also those that the data set does not show on a sign."""
 UNRELATED = shapes.PROMPTS[:24]
 """Four captions of each known shape."""
+DRAWN = Settings(sampler="DPM++ 2M", cfg=3.0, seed=7)
+"""How its pictures are drawn."""
 Tick = Callable[[], object]
 
 

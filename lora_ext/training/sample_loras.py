@@ -14,7 +14,7 @@ import numpy as np
 
 from ..embedded import shapes
 from ..file.library import Library
-from ..generate import Settings, open_model
+from ..generate import open_model
 from . import lesson
 from .command import Terminal
 from .start import train
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the LoRAs and their pictures")
     parser.add_argument("--epochs", type=int, default=6)
     options = parser.parse_args()
-    base = Settings(sampler="DPM++ 2M", cfg=3.0, seed=7)
+    base = lesson.DRAWN
     model = open_model(base)
     for style, network in SAMPLES.items():
         rng = np.random.default_rng(11)
