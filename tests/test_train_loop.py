@@ -234,6 +234,15 @@ def test_only_the_last_files_stay(tmp_path: Path) -> None:
     assert [path.name for path in outcome.files] == kept
 
 
+def test_the_files_of_the_last_steps_stay_as_kohyas_do(tmp_path: Path) -> None:
+    """A file may be as many steps old as asked for; states have a number of their own."""
+    more = {"save_every_n_steps": 2, "save_last_n_steps": 4, "save_last_n_steps_state": 1, "save_state": True}
+    train(recipe(pictures(tmp_path / "data"), tmp_path / "out", max_train_epochs=3, **more), model=trainee())
+    found = sorted(path.name for path in (tmp_path / "out").iterdir() if "step" in path.name)
+    kept = [f"last-step{step:08}.safetensors" for step in (6, 8, 10)]
+    assert found == sorted([*kept, "last-step00000010-state"])
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_says_since_when(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
 

@@ -74,14 +74,15 @@ class Saver:
     def let_go(self, kind: str, number: int, path: Path, last: int | None) -> None:
         """Notes a file or state ("epoch", "step", "epoch_state", "step_state") and removes the ones beyond the last.
 
-        last: for epochs how many to keep; for steps how many steps back a file may be.
+        last: for epochs how many to keep; for steps how many steps back a file may be, as in kohya's scripts: every 10
+        with a last of 30 leaves 20, 30, 40 and 50 after step 50.
         """
         mine = self.kept.setdefault(kind, [])
         mine[:] = [item for item in mine if item[1] != str(path)] + [(number, str(path))]
         if last is None:
             return
         epochs = kind.startswith("epoch")
-        gone = mine[: max(0, len(mine) - last)] if epochs else [item for item in mine if item[0] <= number - last]
+        gone = mine[: max(0, len(mine) - last)] if epochs else [item for item in mine if item[0] < number - last]
         for item in gone:
             mine.remove(item)
             remove(Path(item[1]))
