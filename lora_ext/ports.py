@@ -150,7 +150,8 @@ class Trainee(Model, Protocol):
         ...
 
     def token_count(self, caption: str) -> int:
-        """Tokens of a caption, without start and end."""
+        """Places that a caption takes, without start and end; a chunk of 75 that another follows counts as full, also
+        where it was cut after a comma. What is above `max_token_length` is cut off."""
         ...
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Context, sizes: Tensor | None = None) -> Tensor:

@@ -172,9 +172,9 @@ class A1111Trainee:
         return Context(torch.cat(states, dim=-1), pooled)
 
     def token_count(self, caption: str) -> int:
-        """Tokens of a caption, without start and end."""
-        encoder = self.sd_model.cond_stage_model
-        return len(encoder.tokenize([caption])[0])
+        """Places that a caption takes, without start and end; a chunk that another follows counts as full."""
+        with options(emphasis="None"):
+            return int(self.sd_model.cond_stage_model.process_texts([caption])[1])
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Context, sizes: Tensor | None = None) -> Tensor:
         """The U-Net's output (n, 4, h, w), float32."""

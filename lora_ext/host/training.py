@@ -146,8 +146,9 @@ class StandaloneTrainee:
         return self.model.embeddings(self.words) if self.words else None
 
     def token_count(self, caption: str) -> int:
-        """Tokens of a caption, without start and end."""
-        return len(self.model.words.encode(caption))
+        """Places that a caption takes, without start and end; a chunk that another follows counts as full."""
+        *full, last = chunks(plain(caption), self.model.words, self.known)
+        return ROOM * len(full) + last.tokens.index(self.model.words.end) - 1
 
     def predict(self, noisy: Tensor, timesteps: Tensor, context: Context, sizes: Tensor | None = None) -> Tensor:
         """The U-Net's output (n, 4, h, w), float32."""
