@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import csv
+import math
+from collections import deque
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
-from tiny_trainee import pictures, recipe, trainee
+from PIL import Image
+from tiny_trainee import Words, pictures, recipe, trainee
 
+from lora_ext.file.reading import read
+from lora_ext.host.training import StandaloneTrainee
+from lora_ext.train.dataset import Dataset
+from lora_ext.train.log import Log, Taken
+from lora_ext.train.loop import Run
+from lora_ext.train.preflight import preflight
+from lora_ext.train.recipe import Recipe
+from lora_ext.train.steps import Captions
 from lora_ext.training.start import Quiet, train
 
 
@@ -29,3 +43,82 @@ def test_caches_on_disk_change_no_loss(tmp_path: Path) -> None:
     assert len(kept) >= 4 + 1 and all(path.suffix == ".safetensors" for path in kept)
     assert len(found[0]) == 4 and found[1] == found[2]
     assert torch.allclose(torch.tensor(found[0]), torch.tensor(found[1]), rtol=1e-4)
+
+
+class WithComma(Words):
+    comma = sum(map(ord, ",")) + 1
+
+
+@pytest.mark.parametrize(
+    ("caption", "places"),
+    [
+        ("w " * 75, 75),
+        ("w " * 76, 76),
+        ("w " * 60 + ", " + "w " * 14, 75),
+        ("w " * 60 + ", " + "w " * 20, 75 + 20),  # the word list moves on from its comma
+        ("w " * 60 + ", " + "w " * 87, 75 + 75 + 12),  # 148 tokens, and no room for them in 150
+        ("", 0),
+    ],
+)
+def test_what_is_counted_is_what_is_cut_off(caption: str, places: int) -> None:
+    host = StandaloneTrainee(replace(trainee().model, words=WithComma()))
+    assert host.token_count(caption) == places
+    for limit in (75, 150, 225):
+        states = host.text([caption], max_token_length=limit).states
+        assert states.shape[1] == 77 * max(1, min(-(-places // 75), limit // 75))
+
+
+def test_longer_captions_are_learned_whole_when_asked(tmp_path: Path) -> None:
+    """What is after 75 tokens changes the losses at a length of 150 alone; short captions fill up with empty chunks."""
+    data, host = pictures(tmp_path / "data", 2), trainee()
+    first = "thing " * 75
+    found = {}
+    for length in (75, 150):
+        for rest in ("one", "other"):
+            for path in sorted((data / "2_thing").glob("*.txt")):
+                path.write_text(first + rest, encoding="utf-8")
+            made = recipe(data, tmp_path / "out", max_token_length=length, max_train_epochs=1)
+            train(made, model=host)
+            found[length, rest] = losses(tmp_path / "out")
+    assert found[75, "one"] == found[75, "other"] != found[150, "one"] != found[150, "other"]
+    said = preflight(Dataset.of(recipe(data, tmp_path / "out")), host).text()
+    assert "a caption of 76 tokens" in said and "max_token_length 150 takes it whole" in said
+    captions = Captions(host, made, learns=False)
+    both = [first + "one", "thing"]
+    together, read_anew = captions(both).states, host.text(both, max_token_length=150).states
+    assert together.shape[1] == 154 and torch.allclose(together, read_anew, atol=1e-5)
+
+
+def test_a_dataset_file_says_how_large_batches_and_pictures_are(tmp_path: Path) -> None:
+    """What it says is reported, noted in the metadata and computed with, in place of the recipe's defaults."""
+    data = pictures(tmp_path / "data", 4)
+    for path in (data / "2_thing").glob("*.png"):
+        image = Image.open(path).convert("RGBA")
+        image.putalpha(Image.new("L", image.size, 0))
+        image.save(path)
+    (tmp_path / "set.toml").write_text(
+        '[[datasets]]\nresolution = [64, 72]\nbatch_size = 4\n[[datasets.subsets]]\nimage_dir = "data/2_thing"\n'
+        "num_repeats = 3\nalpha_mask = true\n",
+        encoding="utf-8",
+    )
+    out = tmp_path / "out"
+    made = Recipe(dataset_config=str(tmp_path / "set.toml"), output_dir=str(out), max_train_steps=2, seed=1)
+    found = Run(trainee(), made, Quiet())
+    outcome = found.run()
+    assert found.report is not None and "12 turns in 3 batches of up to 4 = 3 steps an epoch" in found.report.text()
+    metadata = read(outcome.file).metadata
+    noted = [metadata[name] for name in ("ss_resolution", "modelspec.resolution", "ss_total_batch_size")]
+    assert noted == ["(64, 72)", "64x72", "4"]
+    assert losses(out) == [0.0, 0.0], "nothing of the pictures is opaque"
+
+
+def test_images_of_all_accumulated_batches_are_counted(tmp_path: Path, monkeypatch: Any) -> None:
+    counted, real = [], Taken.of
+    monkeypatch.setattr(Taken, "of", lambda *given: counted.append(given[-1]) or real(*given))
+    made = recipe(pictures(tmp_path / "data", 4), tmp_path / "out", gradient_accumulation_steps=3, max_train_epochs=1)
+    train(made, model=trainee())
+    assert counted == [6, 2]
+    log = Log(None)
+    assert math.isnan(log.seconds_a_step)
+    log._times = deque([(1.0, 0), (3.0, 8), (4.0, 1)])
+    assert log.seconds_a_step == 1.5

@@ -6,6 +6,7 @@ import random
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from ..errors import TrainError
 from ..tools.progress import Track, silent
 from . import folders
 from .batch import Batch
-from .buckets import LATENT, Size
+from .buckets import LATENT, BucketRules, Size
 from .cache import Store, fingerprint, key_of
 from .captions import vary
 from .faces import face_finder, face_in_name
@@ -45,12 +46,13 @@ class Turn(NamedTuple):
 class Dataset:
     """All that a recipe trains on.
 
+    recipe: with the batch size and the sizes of pictures that a data set's file set in its place.
     found: what a scan gave; `Dataset.of(recipe)` makes one from the recipe's folders. seed: of every draw. faces: finds
     a picture's largest face, for `face_crop_aug_range`; OpenCV's without one. Epochs count from 0.
     """
 
     def __init__(self, recipe: Recipe, found: Scan, seed: int, *, faces: FaceFinder | None = None) -> None:
-        self.recipe, self.scan, self.seed = recipe, found, seed
+        self.recipe, self.scan, self.seed = _as_found(recipe, found.subsets), found, seed
         self.subsets, self.pictures = found.subsets, found.pictures
         self.faces = faces or self._finder()
         self.order = Order(found.subsets, found.pictures, seed)
@@ -284,6 +286,13 @@ class _Kept:
             while self.size > self.limit and len(self.held) > 1:
                 self.size -= _bytes(self.held.popitem(last=False)[0])
         return made
+
+
+def _as_found(recipe: Recipe, subsets: Sequence[Subset]) -> Recipe:
+    """The recipe with what the subsets have of their own: the largest batch, the first one's sizes of pictures."""
+    sizes = {name: getattr(subsets[0].buckets, name) for name in BucketRules.__dataclass_fields__}
+    sizes["resolution"] = ",".join(map(str, dict.fromkeys(sizes["resolution"])))
+    return replace(recipe, train_batch_size=max(subset.batch_size for subset in subsets), **sizes)
 
 
 def _bytes(picture: Picture) -> int:

@@ -162,6 +162,12 @@ class Log:
         smoothed = self.mean / (1 - self.left) if self.left < 1 else math.nan
         return Row(taken.step, taken.epoch, loss, smoothed, *taken.rates, grad, delta, speed, memory())
 
+    @property
+    def seconds_a_step(self) -> float:
+        """Of the last steps in a row; NaN before the first one."""
+        (first, _), *later = self._times
+        return (later[-1][0] - first) / len(later) if later else math.nan
+
     def pause(self) -> None:
         """What comes now (samples, saving) is no step: the speed is measured anew."""
         self._times.clear()

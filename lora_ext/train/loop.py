@@ -87,6 +87,7 @@ class Run:
         stack.enter_context(self.trainee.prepared(opening.borrowing(recipe)))
         opening.regularise(recipe, self.trainee, self.shell, self.state.seed, self.team, through(self._show))
         self.data = Dataset.of(recipe, self.state.seed, say=self._say, track=through(self._show))
+        recipe = self.recipe = self.data.recipe
         self.epochs, self.steps = self.data.length(self.team.world)
         parts = {p: net for p, net in self.trainee.parts().items() if self._learns(p)}
         self.network = stack.enter_context(opening.network(parts, recipe))
@@ -164,12 +165,15 @@ class Run:
         group = self.recipe.gradient_accumulation_steps
         count = self.data.batches(epoch, self.team.world)
         batches = self.data.epoch(epoch, self.team.rank, self.team.world, start=self.state.batch)
+        images = 0
         for place, batch in enumerate(batches, start=self.state.batch):
             first = place // group * group
             self.stepper.backward(batch, min(group, count - first), epoch, place)
+            images += len(batch) * self.team.world
             if (place + 1) % group and place + 1 < count:
                 continue
-            self._after_step(epoch, place + 1, len(batch) * self.team.world)
+            self._after_step(epoch, place + 1, images)
+            images = 0
             if self.team.any(self._asked()):
                 return True
             if self.state.step >= self.steps:
@@ -211,7 +215,7 @@ class Run:
                 self.tracker.log(row)
         if rows:
             row = rows[-1]
-            left = (self.steps - row.step) * (self.recipe.train_batch_size * self.team.world) / row.images_per_s
+            left = (self.steps - row.step) * self.log.seconds_a_step
             self.progress = replace(
                 self.progress, step=row.step, steps=self.steps, epoch=row.epoch, epochs=self.epochs, loss=row.loss,
                 smoothed=row.smoothed, rates=self.stepper.rates, images_per_s=row.images_per_s, seconds_left=left,

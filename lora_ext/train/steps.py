@@ -138,8 +138,7 @@ class Objective:
         context = self.captions(batch.captions)
         predicted = self.trainee.predict(mixed, steps, context, self._sizes(batch))
         weights = None if bool((batch.weights == 1).all()) else send(batch.weights, device)
-        masked = batch.mask is not None and (recipe.masked_loss or recipe.alpha_mask)
-        mask = send(batch.mask, device) if masked and batch.mask is not None else None
+        mask = send(batch.mask, device) if batch.mask is not None else None
         value = loss(recipe, predicted, noise, start, steps, self.abar_there, weights, mask, self.prediction)
         return value if batch.scale == 1 else value * batch.scale
 

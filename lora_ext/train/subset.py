@@ -65,7 +65,8 @@ def subset_of(
     listing = metadata or list_of(folder) or (Path(recipe.in_json) if recipe.in_json and not regularisation else None)
     listed = read_list(listing, folder) if listing else {}
     files = tuple(sorted(listed or (p for p in folder.iterdir() if is_picture(p) and p.is_file()), key=str))
-    masks = Path(recipe.conditioning_data_dir) if recipe.conditioning_data_dir and not regularisation else None
+    wanted = recipe.conditioning_data_dir if recipe.masked_loss and not regularisation else None
+    masks = Path(wanted) if wanted else None
     if masks is not None:
         check_folder(masks, "conditioning_data_dir")
     return Subset(
@@ -80,7 +81,7 @@ def subset_of(
         caption_extension=recipe.caption_extension,
         batch_size=recipe.train_batch_size,
         weight=recipe.prior_loss_weight if regularisation else 1.0,
-        masks=masks if recipe.masked_loss or recipe.conditioning_data_dir else None,
+        masks=masks,
         listed=listed,
     )
 
