@@ -64,6 +64,8 @@ class Job:
     """To go, where the work itself knows better than from how far it is."""
     ended: float | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    dropped: bool = False
+    """Whether it was stopped without saving what it could save."""
     over: threading.Event = field(default_factory=threading.Event)
 
     def progress(self, done: int, total: int, text: str = "") -> None:
@@ -165,9 +167,13 @@ class Jobs:
             queue.insert({UP: max(0, at - 1), DOWN: at + 1, FIRST: 0}[to], row)
         return job
 
-    def cancel(self, name: str) -> Job:
-        """Asks a job to stop: at once if it waits, at its next report if it works. Raises JobError."""
+    def cancel(self, name: str, *, save: bool = True) -> Job:
+        """Asks a job to stop: at once if it waits, at its next report if it works. Raises JobError.
+
+        save: work that can be gone on with later is saved first.
+        """
         job = self.get(name)
+        job.dropped = job.dropped or not save
         job.stop.set()
         with self._lock:
             queue = self._queues[job.lane]

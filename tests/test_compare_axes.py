@@ -86,6 +86,12 @@ def test_ranges_meet_their_ends(first: int, step: int, count: int) -> None:
     assert found == pytest.approx(values.numbers(f"{a:g}-{last:g} [{count}]", "weight"))
 
 
+@pytest.mark.parametrize("text", ["9" * 400, f"0-1 (+0.{'0' * 400}1)", f"0-1 [{'9' * 5000}]", f"1-{'9' * 400}"])
+def test_numbers_as_long_as_a_book_are_none(text: str) -> None:
+    with pytest.raises(LoraError, match="is no number"):
+        values.numbers(text, "seed", whole=True)
+
+
 @pytest.mark.parametrize(
     ("axis", "said"),
     [

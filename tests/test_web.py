@@ -211,6 +211,29 @@ def test_fields_are_named(api: Client) -> None:
     api("POST", "/merge", 422, content='{"parts": [{"name": "one", "ratio": NaN}], "save_to": "x"}', headers=headers)
 
 
+@pytest.mark.parametrize("number", ["NaN", "1e999", "-1e999"])
+def test_a_number_is_finite(api: Client, number: str) -> None:
+    said = api("POST", "/tag", 422, content=f'{{"name": "one", "start": {number}}}')
+    assert said["field"] == "start"
+
+
+def test_a_file_is_no_folder(api: Client) -> None:
+    said = api("POST", "/rename", 400, json={"name": "sub/two", "to": "one.safetensors/two"})
+    assert "one.safetensors cannot be a folder" in said["error"]
+    job = api.done("/convert", {"name": "one", "save_to": "one.safetensors/two"})
+    assert "one.safetensors cannot be a folder" in job["error"]
+
+
+def test_no_answer_tells_a_folder_of_this_system(api: Client) -> None:
+    said = api("GET", "/train/begin?name=sub/two", 400)
+    assert said["error"].startswith("sub/two.safetensors does not tell how it was trained")
+    (api.root / "loras" / "cut.safetensors").write_bytes(b"\x10" + b"\0" * 20)
+    api.studio.changed()
+    assert str(api.root) not in json.dumps(api("GET", "/library?search=cut"))
+    job = api.done("/split", {"name": "sub/two", "save_to": "parts"})
+    assert job["error"] and str(api.root) not in json.dumps(job)
+
+
 def test_who_may_call(tmp_path: Path) -> None:
     client = Client(tmp_path, Guard(users=lambda: {"anna": "geheim"}))
     client("GET", "/library", 401)

@@ -74,6 +74,28 @@ def test_a_second_run_of_the_name_has_names_of_its_own(api: Client, trained: dic
     assert "no 'nothing'" in api("POST", "/train/nothing/compare", 400)["error"]
 
 
+def test_a_file_leads_back_to_its_run_whatever_it_is_called(api: Client, trained: dict[str, Any]) -> None:
+    found = api("GET", "/train/run?name=mine-000001")
+    assert found["run"] == trained["name"] and [row[0] for row in found["rows"]] == [1, 2, 3, 4]
+    api("POST", "/rename", json={"name": "mine-000001", "to": "sub/other"})
+    assert api("GET", "/train/run?name=sub/other") == found
+    api("POST", "/rename", json={"name": "sub/other", "to": "mine-000001"})
+    assert api("GET", "/train/run?name=framed") == {"run": None, "rows": []}
+
+
+def test_a_run_that_is_dropped_saves_nothing_and_is_no_failure(api: Client) -> None:
+    body = {"settings": {**SETTINGS, "output_name": "dropped", "max_train_epochs": 500, "save_every_n_epochs": None}}
+    job = api.studio.jobs.get(api("POST", "/train", 202, json=body)["id"])
+    end = time.monotonic() + 200
+    while not job.live.get("rows") and time.monotonic() < end:
+        time.sleep(0.02)
+    api("POST", f"/jobs/{job.id}/cancel?save=false")
+    assert job.over.wait(60) and (job.state, job.error) == ("cancelled", None)
+    run = api("GET", "/train/history")["runs"][0]
+    assert run["stopped"] and run["files"] == [] and run["state"] is None and "error" not in run
+    assert not list(api.root.glob("loras/dropped*")) and not list(api.root.glob("outputs/train/dropped*/*.safetensors"))
+
+
 def test_a_sheet_fills_while_it_is_drawn_and_is_gone_on_with(api: Client, trained: dict[str, Any]) -> None:
     asked = {
         **ONE_STEP,

@@ -11,6 +11,8 @@ from ..errors import LoraError
 MOST = 1000
 """Values on one axis, at most: a slip in a step should not ask for a million pictures."""
 
+_LONGEST = 80
+"""Characters of a number or a range, at most: longer ones are infinite, or zero as a step."""
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _RANGE = re.compile(
     rf"(?P<first>{_NUMBER})\s*-\s*(?P<last>{_NUMBER})\s*(?:\(\s*(?P<step>{_NUMBER})\s*\)|\[\s*(?P<count>\d+)\s*\])?"
@@ -46,6 +48,8 @@ def numbers(text: str, what: str, *, whole: bool = False) -> list[float]:
 
 def expand(item: str, what: str) -> list[float]:
     """The numbers of one item, a number or a range. Raises LoraError."""
+    if len(item) > _LONGEST:
+        raise LoraError(f"{what}: {item[:_LONGEST]!r}… is no number")
     if re.fullmatch(_NUMBER, item):
         return [float(item)]
     match = _RANGE.fullmatch(item)

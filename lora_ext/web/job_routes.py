@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from ..generate import save
@@ -48,6 +48,13 @@ def draw(studio: Studio, wish: Drawing, job: Job) -> dict[str, Any]:
     }
 
 
+def shown(studio: Studio, job: Job, *, brief: bool = True) -> dict[str, Any]:
+    """A job as the page has it: what it says of files without folders of this system."""
+    row = job.as_json(brief=brief)
+    row["error"] = studio.nameless(job.error) if job.error else None
+    return row if brief else {**row, "log": [studio.nameless(line) for line in row["log"]]}
+
+
 def add(api: APIRouter, studio: Studio) -> None:
     """Adds the routes."""
 
@@ -55,18 +62,18 @@ def add(api: APIRouter, studio: Studio) -> None:
     def jobs() -> dict[str, Any]:
         """All jobs, oldest first, without their logs and results; and what is another when files changed."""
         studio.catalogue.refresh()
-        rows = [job.as_json(brief=True) for job in studio.jobs.all()]
+        rows = [shown(studio, job) for job in studio.jobs.all()]
         return {"jobs": rows, "library": studio.catalogue.version}
 
     @api.get("/jobs/{job}")
     def job(job: str) -> dict[str, Any]:
         """One job with its log, what it shows meanwhile, and its result."""
-        return studio.jobs.get(job).as_json()
+        return shown(studio, studio.jobs.get(job), brief=False)
 
     @api.post("/jobs/{job}/cancel")
-    def cancel(job: str) -> dict[str, Any]:
-        """Asks a job to stop."""
-        return studio.jobs.cancel(job).as_json(brief=True)
+    def cancel(job: str, save: bool = Query(True)) -> dict[str, Any]:
+        """Asks a job to stop. save: training saves its file and state first, so that it can go on later."""
+        return studio.jobs.cancel(job, save=save).as_json(brief=True)
 
     @api.post("/jobs/{job}/move")
     def move(job: str, wish: Move) -> dict[str, Any]:

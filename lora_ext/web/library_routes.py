@@ -19,7 +19,7 @@ from ..file.writing import write_tensors
 from ..inspect_file import report, top_tags
 from ..jobs import Job
 from ..tools.metadata import edited
-from .names import checked
+from .names import checked, made
 from .route import Body
 from .studio import Studio
 from .thumbnails import THUMBS, thumbnail
@@ -50,6 +50,7 @@ class Rename(Body):
 def row(studio: Studio, entry: Entry) -> dict[str, Any]:
     """One file as a list shows it; what is not known yet is None."""
     known = studio.catalogue.known(entry) or {}
+    wrong = entry.error or known.get("error")
     beside = thumbnail(entry.path)
     return {
         "name": entry.place,
@@ -62,7 +63,7 @@ def row(studio: Studio, entry: Entry) -> dict[str, Any]:
         "kind": known.get("kind"),
         "rank": known.get("rank"),
         "mixed": known.get("mixed", False),
-        "error": entry.error or known.get("error"),
+        "error": studio.nameless(wrong) if wrong else None,
         "thumb": beside.stat().st_mtime if beside else None,
     }
 
@@ -136,7 +137,7 @@ def add(api: APIRouter, studio: Studio) -> None:
             "pending": studio.catalogue.pending,
             "rows": [row(studio, entry) for entry in matching[offset : offset + limit]],
             "facets": {name: dict(counter.most_common()) for name, counter in facets.items()},
-            "errors": studio.library.errors,
+            "errors": [studio.nameless(error) for error in studio.library.errors],
         }
 
     @api.get("/inspect")
@@ -182,7 +183,7 @@ def move(studio: Studio, entry: Entry, to: str) -> Path:
         raise FileError(f"{to} lies outside {root.name}")
     if target.exists() and not target.samefile(entry.path):
         raise FileError(f"{relative} is there already; choose another name")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    made(target.parent)
     try:
         for mark in (*THUMBS, ".json", ".txt", ".civitai.info"):
             beside = entry.path.with_name(entry.path.stem + mark)

@@ -53,8 +53,16 @@ def to_write(folder: Path, name: str, suffix: str) -> Path:
         path.is_symlink() and not path.resolve().is_relative_to(root)
     ):
         raise FileError(f"{name} lies outside {folder.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made(path.parent)
     return path
+
+
+def made(folder: Path) -> None:
+    """Makes the folder where it is missing. Raises FileError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{folder.name} cannot be a folder here: {error.strerror or error}") from error
 
 
 def below(folders: Sequence[Path], name: str) -> Path:

@@ -25,8 +25,8 @@ TOKEN = "lora_ext"
 """The cookie, and `X-Lora-Ext`, by which a page that may be seen may call."""
 
 
-class Body(BaseModel, extra="forbid"):
-    """A request's named fields; an unknown one is an error."""
+class Body(BaseModel, extra="forbid", allow_inf_nan=False):
+    """A request's named fields; an unknown one is an error, and so is a number that is not finite."""
 
 
 class Sampled(Body):
@@ -106,8 +106,8 @@ def _told(status: int, text: str, kind: str, where: str | None = None) -> JSONRe
     return JSONResponse({"error": text, "kind": kind, "field": where}, status)
 
 
-def router(guard: Guard) -> APIRouter:
-    """A router of ours: guarded, and `LoraError` becomes an answer."""
+def router(guard: Guard, nameless: Callable[[str], str] = str) -> APIRouter:
+    """A router of ours: guarded, and `LoraError` becomes an answer. nameless: takes this system's folders out of it."""
 
     class Route(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -124,7 +124,7 @@ def router(guard: Guard) -> APIRouter:
                 except JobError as error:
                     return _told(404, str(error), "JobError")
                 except LoraError as error:
-                    return _told(400, str(error), type(error).__name__)
+                    return _told(400, nameless(str(error)), type(error).__name__)
 
             return handle
 

@@ -41,7 +41,7 @@ LOCALIZATIONS = Path(__file__).parent.parent.parent / "localizations"
 
 def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
     """Adds every route, and `/lora-ext/v1/openapi.json`, before any route that takes all paths."""
-    api = router(guard)
+    api = router(guard, studio.nameless)
     for routes in ROUTES:
         routes.add(api, studio)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -31,6 +32,10 @@ class Studio:
         data = self.folders.data
         self.jobs = Jobs(on_model=desk.model_lock, history=data / "jobs.json")
         self.presets = Shelf(data, desk.presets)
+        places = (*self.folders.loras, *self.folders.checkpoints, *self.folders.datasets)
+        heads = {self.folders.outputs, self.folders.save, data, *places}
+        heads |= {folder.resolve() for folder in heads}
+        self._heads = sorted((str(folder) + os.sep for folder in heads), key=len, reverse=True)
         self._library: Library | None = None
         self._catalogue: Catalogue | None = None
         self._lock = threading.RLock()
@@ -75,6 +80,12 @@ class Studio:
         if any(entry.path.resolve().is_relative_to(folder.resolve()) for folder in self.folders.fixed):
             raise FileError(f"{entry.name} belongs to this installation and stays as it is; merge or resize a copy")
         return entry
+
+    def nameless(self, text: str) -> str:
+        """A sentence with files called as the API calls them: below their folder, not by a path of this system."""
+        for folder in self._heads:
+            text = text.replace(folder, "")
+        return text
 
     def target(self, name: str) -> Path:
         """Where a new LoRA file called `name` goes. Raises FileError."""

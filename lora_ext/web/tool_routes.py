@@ -55,7 +55,7 @@ class Part(Body):
 class Merge(Writing):
     """checkpoint: where the files go into, "" for a LoRA of their own. new_rank: for the method "svd"."""
 
-    parts: list[Part]
+    parts: list[Part] = Field(..., min_length=1, max_length=200)
     method: str = "concat"
     new_rank: int = Field(16, ge=1, le=1024)
     new_conv_rank: int | None = Field(None, ge=1, le=1024)

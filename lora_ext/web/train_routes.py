@@ -101,6 +101,12 @@ def add(api: APIRouter, studio: Studio) -> None:
         """A run's losses and learning rates: rows of step, loss, smoothed, of the U-Net, of the text encoder."""
         return runs.curve(name)
 
+    @api.get("/train/run")
+    def made(name: str = Query(..., max_length=800)) -> dict[str, Any]:
+        """The run that made a file: its name (none where it was not trained here) and its curve."""
+        run = runs.of_file(name)
+        return {"run": run, **(runs.curve(run) if run else {"rows": []})}
+
     @api.get("/dataset")
     def dataset(
         name: str = Query(..., max_length=400),

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
-import math
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,24 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..compare.runs import same_run
 from ..errors import FileError, TrainError
+from ..file.listing import quick_metadata
 from ..file.writing import replacing
-from ..jobs import Job
+from ..jobs import Job, Stopped
 from ..tools.progress import through
 from ..train.dataset import Dataset
-from ..train.log import Progress
 from ..train.loop import Outcome, Run
 from ..train.preflight import preflight
 from ..train.recipe import Recipe, knobs
 from ..train.recipe_io import recipe_of, type_of
+from .live import JobShell, Live, finite, thinned
 from .names import below, checked
 from .studio import Studio
 
 OURS = frozenset({"output_dir", "sample_prompts", "logging_dir", "log_with", "log_prefix", "log_tracker_name"})
 """Knobs that the tab sets itself: results lie where the user set up, prompts are written into the form."""
 _RECORD, _PROMPTS = "run.json", "prompts.txt"
-_POINTS = 600
 
 
 def fields() -> list[dict[str, Any]]:
@@ -58,33 +54,6 @@ def fields() -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-class JobShell:
-    """A job as a `ports.Shell`. While pictures are prepared a stop ends the run, later it lets it save."""
-
-    def __init__(self, job: Job, folders: tuple[Path, ...]) -> None:
-        self.job, self._folders = job, folders
-
-    def lora_dirs(self) -> tuple[Path, ...]:
-        """The user's folders."""
-        return self._folders
-
-    def option(self, name: str) -> object:
-        """Nothing is set."""
-        return None
-
-    def progress(self, done: int, total: int, text: str) -> None:
-        """To the job."""
-        self.job.progress(done, total, text)
-
-    def cancelled(self) -> bool:
-        """Whether the user asked to stop and save."""
-        return self.job.cancelled()
-
-    def say(self, text: str) -> None:
-        """To the job's log."""
-        self.job.say(text)
 
 
 class Runs:
@@ -141,14 +110,20 @@ class Runs:
         record: dict[str, Any] = {"name": folder.name, "job": job.id, "settings": dict(settings), "prompts": prompts}
         record["begun"] = time.time()
         self._note(folder, record)
-        live = Live(self, job, folder, recipe.output_name)
+        live = Live(self.studio, job, folder, recipe.output_name)
         try:
             with self.studio.desk.borrowed(recipe.pretrained_model_name_or_path) as trainee:
                 shell = JobShell(job, self.studio.folders.loras)
                 outcome = Run(trainee, recipe, shell, watch=live.watch).run()
             live.collect()
+        except Stopped:
+            self.studio.changed()
+            files = [self.studio.place(path) for path in live.copies]
+            self._note(folder, {**record, "ended": time.time(), "stopped": True, "files": files})
+            raise
         except BaseException as error:
-            self._note(folder, {**record, "ended": time.time(), "error": str(error) or type(error).__name__})
+            said = self.studio.nameless(str(error)) or type(error).__name__
+            self._note(folder, {**record, "ended": time.time(), "error": said})
             raise
         self.studio.changed()
         made = {**record, **self._outcome(outcome, folder, live), "ended": time.time()}
@@ -160,7 +135,7 @@ class Runs:
         return {
             "steps": outcome.steps,
             "epochs": outcome.epochs,
-            "loss": _finite(outcome.loss),
+            "loss": finite(outcome.loss),
             "seconds": outcome.seconds,
             "stopped": outcome.stopped,
             "files": [self.studio.place(path) for path in live.copies],
@@ -216,6 +191,16 @@ class Runs:
                     found.append(record)
         return sorted(found, key=lambda record: -float(record.get("begun") or 0))
 
+    def of_file(self, name: str) -> str | None:
+        """The newest run that made this file, by its numbers: whatever the file is called now. Raises FileError."""
+        digest = self.studio.entry(name).hash
+        for record in self.history() if digest else ():
+            for path in (self.folder / record["name"]).glob("*.safetensors"):
+                with suppress(FileError):
+                    if quick_metadata(path).get("sshs_model_hash", "").startswith(digest):
+                        return str(record["name"])
+        return None
+
     def curve(self, name: str) -> dict[str, Any]:
         """{rows: [[step, loss, smoothed, lr_unet, lr_text]]} from a run's table, thinned out. Raises FileError."""
         folder = below([self.folder], name)
@@ -226,76 +211,8 @@ class Runs:
                 for row in csv.DictReader(lines):
                     with suppress(KeyError, ValueError, TypeError):
                         numbers = [float(row[key]) for key in ("loss", "smoothed", "lr_unet", "lr_text")]
-                        rows.append([int(row["step"]), *map(_finite, numbers)])
-        return {"rows": _thinned(rows)}
-
-
-class Live:
-    """What the page shows of a run at work: its curve, newest samples, files; and copies of files as they are made."""
-
-    def __init__(self, runs: Runs, job: Job, folder: Path, name: str) -> None:
-        self.runs, self.job, self.folder, self.name = runs, job, folder, name
-        self.called = _free(runs.studio.folders.save, name)
-        self.copies: list[Path] = []
-        self._seen: set[str] = set()
-        self._rows: list[list[Any]] = []
-
-    def watch(self, now: Progress) -> None:
-        """At each step whose numbers have arrived, and after each file and sample."""
-        if now.step and (not self._rows or self._rows[-1][0] < now.step):
-            rates = [_finite(float(now.rates.get(part, math.nan))) for part in ("unet", "text_encoder")]
-            self._rows.append([now.step, _finite(now.loss), _finite(now.smoothed), *rates])
-            self.job.seconds_left = _finite(now.seconds_left)
-        if now.file is not None and now.file.name not in self._seen:
-            self._seen.add(now.file.name)
-            self._copy(now.file)
-        self.job.live = {
-            "run": self.folder.name,
-            "rows": _thinned(self._rows),
-            "progress": {"epoch": now.epoch, "epochs": now.epochs, "left": _finite(now.seconds_left)},
-            "samples": self.samples(),
-            "files": [path.stem for path in self.copies],
-            "memory": memory(),
-        }
-
-    def collect(self) -> None:
-        """Files that were made at the very end."""
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path.name not in self._seen:
-                self._seen.add(path.name)
-                self._copy(path)
-
-    def _copy(self, path: Path) -> None:
-        """Into the LoRA folder; where that has a run of this name, all of this one's files have another."""
-        target = self.runs.studio.folders.save / f"{self.called}{path.name.removeprefix(self.name)}"
-        shutil.copyfile(path, target)
-        self.copies.append(target)
-        self.job.say(f"saved {target.name}")
-
-    def samples(self) -> list[str]:
-        """Names of sample pictures below the output folder, in the order in which they were made."""
-        outputs = self.runs.studio.folders.outputs
-        found = sorted((self.folder / "sample").glob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-        return [path.relative_to(outputs).as_posix() for path in found]
-
-
-def memory() -> int | None:
-    """Bytes in use: of the GPU where there is one, else of this process; None where that cannot be told."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.memory_allocated())
-    with suppress(OSError, ValueError, IndexError):
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * 4096
-    return None
-
-
-def _free(folder: Path, name: str) -> str:
-    """`name`, or `name-2` … where a file of a run of that name is in the folder."""
-    taken = [path.stem for path in folder.glob("*.safetensors")]
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(free for free in names if not any(same_run(stem, free) for stem in taken))
+                        rows.append([int(row["step"]), *map(finite, numbers)])
+        return {"rows": thinned(rows)}
 
 
 def _newest_state(folder: Path) -> Path | None:
@@ -303,20 +220,10 @@ def _newest_state(folder: Path) -> Path | None:
     return max(states, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _thinned(rows: list[list[Any]]) -> list[list[Any]]:
-    """At most about `_POINTS` rows, the last one always."""
-    step = -(-len(rows) // _POINTS) or 1
-    return rows if step == 1 else [*rows[:-1:step], rows[-1]]
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
-
-
 def _plain(value: Any) -> Any:
     """As JSON holds it: NaN and infinity are null, paths text."""
     if isinstance(value, float):
-        return _finite(value)
+        return finite(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
