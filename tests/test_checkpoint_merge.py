@@ -316,6 +316,8 @@ def test_refusals(tmp_path: Path) -> None:
                                         for a in list(file.adapters.values())[:1]])  # fmt: skip
     refused("every weight is 0", uses=[of(file, 0.0)])
     refused("every weight is 0", uses=[of(file, 1.0, parse_weights("INS"))])
+    zeros = {s: adapter_of({n: t * ("up" not in n) for n, t in a.tensors.items()}) for s, a in file.adapters.items()}
+    refused("ΔW is 0 everywhere", uses=[of(LoraFile(zeros))])  # type: ignore[arg-type]
     refused("unet.MID.*does not fit float16.*save as bf16", uses=[of(file, 1e9)], dtype=torch.float16)
     bad = {site: adapter_of({**a.tensors, "alpha": torch.tensor(float("nan"))}) for site, a in file.adapters.items()}
     refused("NaN", uses=[of(LoraFile(bad))])  # type: ignore[arg-type]

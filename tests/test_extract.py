@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import test_host_checkpoint as small
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_checkpoint_merge import full_file, golden, of
 from torch import Tensor
@@ -74,8 +77,13 @@ def test_kohyas_cases(case: str, dim: int, conv_dim: int | None, save_as: torch.
 def test_clamped_as_kohya_does() -> None:
     """Not to the last digit: its threshold hangs on the signs that LAPACK gives the vectors."""
     org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm")
-    file, _ = extract(org, tuned, dim=4, conv_dim=3, clamp_quantile=0.99)
+    file, report = extract(org, tuned, dim=4, conv_dim=3, clamp_quantile=0.99)
     theirs, full = read(golden("extract_dim4_conv3")), deltas(org, tuned)
+    assert max(layer.loss for layer in report.layers) > 0.01
+    for layer in report.layers:  # what the report says is the loss with the clamp
+        site = next(site for site in file.adapters if str(site) == layer.name)
+        error = float((delta_of(file, site, full[site]) - full[site]).norm() / full[site].norm())
+        assert layer.loss == pytest.approx(min(error, 1), abs=1e-4)
     ratios = [
         float((delta_of(file, site, full[site]) - full[site]).norm())
         / float((delta_of(theirs, site, full[site]) - full[site]).norm())
@@ -95,6 +103,34 @@ def test_text_encoder_that_is_the_same_is_left_out() -> None:
 
 
 # --- laws ------------------------------------------------------------------------------------------------------------
+
+
+LAYERS: dict[str, tuple[int, ...]] = {
+    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": (12, 10),
+    "model.diffusion_model.middle_block.1.proj_in.weight": (9, 11, 1, 1),
+    "model.diffusion_model.output_blocks.3.0.in_layers.2.weight": (8, 6, 3, 3),
+    "cond_stage_model.transformer.text_model.encoder.layers.1.mlp.fc1.weight": (16, 8),
+}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 8), st.integers(1, 8))
+def test_of_base_plus_a_rank_is_that_rank(seed: int, rank: int, dim: int) -> None:
+    """extract(base, base + ΔW of rank r, dim r) = ΔW; at a smaller dim the best of that rank."""
+    rng = np.random.default_rng(seed)
+    draw: Callable[..., Tensor] = lambda *size: torch.from_numpy(rng.normal(size=size)).float()  # noqa: E731
+    before = {key: draw(*shape) for key, shape in LAYERS.items()}
+    moved = {key: (draw(s[0], rank) @ draw(rank, int(np.prod(s[1:])))).reshape(s) for key, s in LAYERS.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        org, tuned = Path(folder) / "a.safetensors", Path(folder) / "b.safetensors"
+        save_file(before, org)
+        save_file({key: t + moved[key] for key, t in before.items()}, tuned)
+        file, report = extract(org, tuned, dim=dim, conv_dim=dim)
+        full = deltas(org, tuned)
+    assert len(file.adapters) == len(LAYERS) == report.matched
+    for site, delta in full.items():
+        error = float((delta_of(file, site, delta) - delta).norm())
+        assert error <= 1.001 * (optimum(delta, dim) if dim < rank else 0) + 3e-6 * float(delta.norm()), site
 
 
 @pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from makers import make
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -107,6 +108,8 @@ def test_help_and_mistakes_are_one_line(run: Run) -> None:
         (["merge", "--models", A, "nowhere.safetensors"], ["nowhere.safetensors"]),
         (["merge", "--models", A, B, "--method", "factors", "--ratios", "0", "0"], ["weight 0"]),
         (["svd-merge", "--models", A, B, "--new_rank", "0"], ["at least 1"]),
+        (["svd-merge", "--models", A, B, "--new_conv_rank", "0"], ["at least 1, not 0"]),
+        (["resize", "--model", A, "--new_conv_rank", "0"], ["at least 1, not 0"]),
         (["svd-merge", "--models", A, B, "--clamp_quantile", "99"], ["between 0 and 1"]),
         (["resize", "--model", A, "--new_rank", "4", "--dynamic_method", "sv_fro"], ["--dynamic_param"]),
         (["resize", "--model", A, "--new_rank", "4", "--dynamic_method=sv_fro", "--dynamic_param=9"], ["0 and 1"]),
@@ -176,6 +179,15 @@ def test_what_fp16_cannot_hold_names_its_layer(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=r"attn1.to_q.*does not fit float16.*bf16"):
         resize(read(tmp_path / "big.safetensors"), 4, dtype=torch.float16)
     resize(read(tmp_path / "big.safetensors"), 4, dtype=torch.bfloat16)
+
+
+def test_alpha_that_diffusers_spelling_cannot_hold_in_fp16(run: Run) -> None:
+    tensors = {key: torch.tensor(1e9) if key.endswith("alpha") else t for key, t in load_file(HALF).items()}
+    save_file(tensors, "big.safetensors")
+    words = ("convert", "--model", "big.safetensors", "--to", "diffusers", "--save_to", "out.safetensors")
+    status, _, err = run(*words)
+    assert status == 2 and "does not fit float16" in err and "bf16" in err and not Path("out.safetensors").exists()
+    assert run(*words, "--save_precision", "float")[0] == 0
 
 
 def test_precisions(run: Run) -> None:
@@ -268,6 +280,42 @@ def test_pt_and_cloneofsimo_become_kohya(run: Run) -> None:
     assert run("convert", "--model", "a.pt", "--save_to", "a.safetensors")[0] == 0
     for key, tensor in load_file(A).items():
         assert torch.equal(load_file("a.safetensors")[key], tensor)
+
+
+def test_options_of_kohyas_scripts_are_understood(run: Run) -> None:
+    """Also those that nothing here needs; what is given for nothing is said."""
+    words = ("merge", "--models", A, B, "--shuffle", "--v2", "--new_rank", 3, "--concat")
+    status, out, err = run(*words, "--save_to", "a.safetensors")
+    assert status == 0 and "--new_rank changes nothing with --method concat" in out, err
+    status, out, err = run("resize", "--model", A, "--dynamic_param", 5, "--save_to", "b.safetensors")
+    assert status == 0 and "--dynamic_param changes nothing without --dynamic_method" in out, err
+    assert read("b.safetensors").metadata["ss_network_dim"] == "4"  # the script's default
+    base, tuned = DATA / "tiny_ckpt_ldm_fp32.safetensors", DATA / "tiny_tuned_ldm.safetensors"
+    words = ("--model_org", base, "--model_tuned", tuned, "--save_to")
+    known = ("--v_parameterization", "--load_precision", "fp16", "--load_original_model_to", "cpu")
+    assert run("extract", *words, "c.safetensors", *known)[0] == 0
+    assert run("extract", *words, "d.safetensors", "--no_metadata")[0] == 0
+    said, without = metadata("c.safetensors"), metadata("d.safetensors")
+    assert said["modelspec.title"] == "c" and said["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert said.keys() - without.keys() == {key for key in said if key.startswith("modelspec.")}
+    sources = json.loads(said["lora_ext_sources"])
+    meant = [(path.name, hashes.legacy_hash(path), ratio) for path, ratio in ((tuned, 1), (base, -1))]
+    assert [(source["name"], source["hash"], source["ratio"]) for source in sources] == meant
+
+
+def test_what_became_plain_lora_says_so(run: Run) -> None:
+    """No split of a resized DyLoRA, no LyCORIS module for what is LoRA now."""
+    assert run("resize", "--model", DYLORA, "--new_rank", 4, "--save_to", "a.safetensors")[0] == 0
+    assert run("resize", "--model", DYLORA, "--new_rank", 16, "--save_to", "same.safetensors")[0] == 0
+    assert read("a.safetensors").dylora_unit is None and read("same.safetensors").dylora_unit
+    said = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "loha", "preset": "full"}'}
+    tensors = make("loha", (16, 12))
+    save_file({f"lora_unet_mid_block_attentions_0_proj_in.{n}": t for n, t in tensors.items()}, "h.safetensors", said)
+    assert run("convert", "--model", "h.safetensors", "--save_to", "b.safetensors")[0] == 0
+    assert run("convert", "--model", "h.safetensors", "--rank", 4, "--save_to", "c.safetensors")[0] == 0
+    assert metadata("b.safetensors")["ss_network_module"] == "lycoris.kohya"
+    assert metadata("c.safetensors")["ss_network_module"] == "networks.lora"
+    assert json.loads(metadata("c.safetensors")["ss_network_args"]) == {"preset": "full"}
 
 
 def test_report_totals() -> None:

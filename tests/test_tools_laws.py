@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from lora_ext.stack import Use
 from lora_ext.tools.convert import convert
 from lora_ext.tools.merge import merge
 from lora_ext.tools.merge_layer import Recipe
+from lora_ext.tools.metadata_carry import SCALE_KEY
 from lora_ext.tools.resize import resize
 from lora_ext.tools.reweight import reweight
-from lora_ext.tools.split import SCALE_KEY, SCALES, split
+from lora_ext.tools.split import SCALES, split
 
 LAYERS: dict[str, tuple[int, ...]] = {
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (12, 10),
@@ -115,10 +117,29 @@ def test_svd_merge_is_the_best_at_its_rank(seed: int, rank: int, new: int, r1: f
             assert kept[str(where)] == pytest.approx(float(values[:new].norm() / values.norm()), abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-@pytest.mark.parametrize("alpha", [None, 0.5, 7.0])
-def test_resize_to_full_rank_is_the_file(kind: str, alpha: float | None) -> None:
-    file = file_of(kind, 4, alpha=alpha)
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 99), RATIOS, RATIOS, st.sampled_from([("svd", 0.9), ("svd", 0.99), ("factors", None)]))
+def test_the_report_tells_the_loss_of_what_is_not_the_best(
+    seed: int, r1: float, r2: float, how: tuple[str, float | None]
+) -> None:
+    files = [file_of("lora", seed + i) for i in (0, 1)]
+    if not r1 or not r2:
+        return
+    made, report = merge(files, [r1, r2], Recipe(how[0], 2, clamp_quantile=how[1]))
+    for layer in report.layers:
+        where = next(where for where in made.adapters if str(where) == layer.name)
+        meant = r1 * acts(files[0], where).double() + r2 * acts(files[1], where).double()
+        error = float((acts(made, where) - meant).norm() / meant.norm())
+        assert layer.loss == pytest.approx(min(error, 1.0), abs=1e-3)
+
+
+ALPHAS = st.sampled_from([None, 0.5, 1.0, 7.0, -2.0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(PLAIN), st.integers(0, 999), st.integers(1, 6), ALPHAS)
+def test_resize_to_full_rank_is_the_file(kind: str, seed: int, rank: int, alpha: float | None) -> None:
+    file = file_of(kind, seed, rank, alpha=alpha)
     made, report = resize(file, 64)
     for where in file.adapters:
         assert close(acts(made, where), acts(file, where))
@@ -180,11 +201,19 @@ def test_convergence_is_not_asked_of_a_zero_matrix() -> None:
     assert shrink(zero, 2).low.rank == 1 and not bool(shrink(zero, 2).low.delta().any())
 
 
+VECTORS = st.lists(st.sampled_from([0.0, 1.0, 0.5, -0.7, 1.3]), min_size=17, max_size=17)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("lbw", "te", "unet"), [("OUTALL", 0.0, 1.0), ("MIDD", 1.0, -1.0), ("ALL", 0.7, 0.4)])
+@settings(max_examples=8, deadline=None)
+@given(st.one_of(st.sampled_from(sorted(PRESETS)), VECTORS.map(lambda v: ",".join(map(str, v)))), RATIOS, RATIOS)
 def test_reweight_then_apply_is_apply_with_lbw(kind: str, lbw: str, te: float, unet: float) -> None:
     file = file_of(kind, 7)
     use = Use(file, te=te, unet=unet, blocks=parse_weights(lbw))
+    if not any(use.weight(where) for where in file.adapters):
+        with pytest.raises(ToolError, match="every layer"):
+            reweight(file, parse_weights(lbw), te=te, unet=unet)
+        return
     try:
         made, report = reweight(file, parse_weights(lbw), te=te, unet=unet)
     except ToolError as error:
@@ -211,40 +240,65 @@ def test_reweight_takes_rules_and_keeps_factors() -> None:
             assert name == "alpha" or torch.equal(tensor, made.adapters[where].tensors[name])
 
 
-@pytest.mark.parametrize("rule", [None, *SCALES])
-def test_split_at_full_rank_is_the_file_and_prefixes_act_as_trained(rule: str | None) -> None:
-    file = file_of("lora", 3, rank=6, alpha=3.0)
-    said = {"ss_network_module": "networks.dylora", "ss_network_args": '{"unit": "2", "algo": "x"}'}
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([None, *SCALES]), st.integers(1, 8), st.integers(1, 8), ALPHAS)
+def test_split_at_full_rank_is_the_file_and_prefixes_act_as_trained(
+    rule: str | None, full: int, unit: int, alpha: float | None
+) -> None:
+    file, unit = file_of("lora", 3, rank=full, alpha=alpha), min(unit, full)
+    said = {"ss_network_module": "networks.dylora", "ss_network_args": f'{{"unit": "{unit}", "algo": "x"}}'}
     file = LoraFile(file.adapters, {**said, **({SCALE_KEY: rule} if rule else {})})
     files, report = split(file)
-    assert list(files) == [2, 4, 6] and report.extra["alpha"] == (rule or "keep")
+    assert list(files) == [*range(unit, full, unit), full] and report.extra["alpha"] == (rule or "keep")
     for where, adapter in file.adapters.items():
         low = adapter.low_rank()
         assert low is not None
-        assert torch.equal(acts(files[6], where), acts(file, where))
-        for b in (2, 4):
-            scale = {None: 3 / b, "full": 3 / 6, "prefix": 3 / b, "sqrt": 3 / 6 * (6 / b) ** 0.5}[rule]
-            assert close(acts(files[b], where), low.cut(b).delta() / (3 / 6) * scale)
+        assert torch.equal(acts(files[full], where), acts(file, where))
+        for b in range(unit, full, unit):
+            gain = {None: full / b, "full": 1.0, "prefix": full / b, "sqrt": (full / b) ** 0.5}[rule]
+            assert close(acts(files[b], where), low.cut(b).delta() * gain)
     for b, made in files.items():
         assert made.metadata["ss_network_dim"] == str(b) and made.metadata["ss_network_module"] == "networks.lora"
         assert "unit" not in made.metadata["ss_network_args"] and made.dylora_unit is None
 
 
-@pytest.mark.parametrize("alpha", [None, 3.0, 1.5])
-def test_convert_there_and_back_is_the_file(alpha: float | None, tmp_path: Path) -> None:
-    file = file_of("lora", 5, alpha=alpha)
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(["lora", "lora-tucker"]), st.integers(0, 999), st.integers(1, 6), ALPHAS)
+def test_convert_there_and_back_is_the_file(kind: str, seed: int, rank: int, alpha: float | None) -> None:
+    file = file_of(kind, seed, rank, alpha=alpha)
     there, report = convert(file, "diffusers")
     assert there.dialect == "diffusers" and not any("alpha" in a.tensors for a in there.adapters.values())
-    written = read(write(there, tmp_path / "d.safetensors"))
-    back, _ = convert(written, "kohya")
-    again = read(write(back, tmp_path / "k.safetensors"))
+    with tempfile.TemporaryDirectory() as folder:
+        written = read(write(there, Path(folder) / "d.safetensors"))
+        back, _ = convert(written, "kohya")
+        again = read(write(back, Path(folder) / "k.safetensors"))
     assert again.dialect == "kohya" and len(report.layers) == 5
     for where in file.adapters:
         for step in (there, written, back, again):
             assert close(acts(step, where), acts(file, where), 1e-6)
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k.split("-")[0] in ("loha", "lokr", "full")])
+OTHERS = [k for k in KINDS if k.split("-")[0] in ("loha", "lokr", "full")]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(OTHERS), st.integers(0, 999), st.integers(1, 8))
+def test_convert_is_the_best_at_its_rank(kind: str, seed: int, rank: int) -> None:
+    file = file_of(kind, seed, 3)
+    made, report = convert(file, "kohya", rank)
+    kept = {layer.name: layer.kept for layer in report.layers}
+    for where, adapter in file.adapters.items():
+        if adapter.kind == "LoRA" or not adapter.fits(base(where).shape):
+            continue
+        meant = acts(file, where).double()
+        values = torch.linalg.svdvals(meant.flatten(1))
+        error = float((acts(made, where) - meant).norm())
+        assert error <= 1.001 * float(values[rank:].norm()) + 2e-5 * float(values.norm())
+        assert kept[str(where)] == pytest.approx(float(values[:rank].norm() / values.norm()), abs=1e-4)
+        assert made.adapters[where].rank == min(rank, len(values))
+
+
+@pytest.mark.parametrize("kind", OTHERS)
 def test_convert_makes_lora_of_other_kinds(kind: str) -> None:
     file = file_of(kind, 6, rank=2)
     made, report = convert(file, "kohya", 64)

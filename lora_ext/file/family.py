@@ -17,6 +17,10 @@ _CROSS = {768: SD1, 1024: SD2, 2048: SDXL}
 """Width of the text encoder's output: what a cross-attention's `to_k` and `to_v` take in."""
 
 
+ARCHITECTURES = {SD1: "stable-diffusion-v1", SD2: "stable-diffusion-v2-512", SDXL: "stable-diffusion-xl-v1-base"}
+"""Family → what Stability AI's model specification calls it."""
+
+
 def family_of(
     adapters: Mapping[Site, Adapter], keys: Mapping[tuple[Site, str], str], metadata: Mapping[str, str]
 ) -> str:

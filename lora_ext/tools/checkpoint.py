@@ -18,7 +18,7 @@ from ..stack import Use
 from .checkpoint_folder import merge_folder
 from .checkpoint_plan import TORCH, Plan, assign, write_file
 from .ldm_keys import places
-from .options import device_of, dtype_of
+from .options import SVD_ONLY, device_of, dtype_of, note_idle
 from .progress import Track, bar, silent
 from .report import Report, show
 from .stream import store_of
@@ -114,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         track=silent if args.json else bar,
     )
+    note_idle(report, args, ("method", *SVD_ONLY), "in a checkpoint: the sums are exact")
     if getattr(args, "precision", None) not in (None, "float", "fp32"):
         report.note("sums are computed in float32 and rounded once; --precision changes nothing here")
     show(report, as_json=args.json, verbose=getattr(args, "verbose", False))

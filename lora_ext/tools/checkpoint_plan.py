@@ -43,6 +43,10 @@ class Plan:
         if place.bias is not None:
             self.biases.setdefault(place.bias, []).append(adapter_piece)
 
+    def all(self) -> Iterator[Piece]:
+        """Every piece."""
+        return (piece for rows in self.pieces.values() for _, _, piece in rows)
+
     def changes(self, dtype: torch.dtype | None, device: torch.device) -> dict[str, Change]:
         """What happens to each tensor that is touched."""
         found: dict[str, Change] = {
@@ -86,11 +90,18 @@ def assign(plans: Sequence[Plan], uses: Sequence[Use], report: Report, name: str
             _check_family(use, here, name)
         _tell(report, use, lacks, wrong)
     report.layers += [Layer(str(site), rank, None) for site, rank in ranks.items()]
-    if not acting:
+    if not acting or not any(_does_something(piece) for plan in plans for piece in plan.all()):
         labels = ", ".join(use.label for use in uses)
         if matched:
-            raise ToolError(f"{labels}: every weight is 0, {name} would stay as it is")
+            what = "ΔW is 0 everywhere (never trained?)" if acting else "every weight is 0"
+            raise ToolError(f"{labels}: {what}, {name} would stay as it is")
         raise ToolError(f"nothing of {labels} fits {name} ({describe(here)}); it was not written")
+
+
+def _does_something(piece: Piece) -> bool:
+    """Whether ΔW is not zero, as far as the factors tell: a layer that was never trained has one of zeros."""
+    low = piece.adapter.low_rank()
+    return low is None or all(bool(t.float().any()) for t in (low.up, low.gain, low.down))
 
 
 def _check_family(use: Use, here: Mapping[Site, Place], name: str) -> None:

@@ -11,12 +11,12 @@ import torch
 from ..adapters import Adapter
 from ..address import Site
 from ..errors import ToolError, did_you_mean
-from ..file.lorafile import LoraFile
+from ..file.lorafile import LoraFile, finite
 from ..file.reading import assemble, read
 from ..file.spelling import spell
 from .layers import change_of, check_finite, in_kohya, lora_of, stored_as
-from .metadata_carry import carried, described, finish, origin
-from .options import Parser, cast, check_output, device_of, dtype_of, widest
+from .metadata_carry import became_lora, carried, described, finish, origin, plain
+from .options import Parser, check_output, device_of, dtype_of, widest
 from .progress import Track, bar, silent
 from .report import Layer, Report
 
@@ -51,7 +51,10 @@ def convert(
     if to == "diffusers":
         made = _in_diffusers(made, report)
     said = f"converted to the keys of {to}" + (f", LoRA of rank {rank}" if rank and changed else "")
-    result = replace(made, metadata=carried(made.metadata, said, [origin(file)]), path=file.path)
+    metadata = carried(made.metadata, said, [origin(file)])
+    if became_lora(file, adapters):
+        metadata = plain(metadata)
+    result = replace(made, metadata=metadata, path=file.path)
     return replace(result, metadata=described(result, result.metadata)), report
 
 
@@ -94,7 +97,14 @@ def _in_diffusers(file: LoraFile, report: Report) -> LoraFile:
         if names:
             report.note(f"diffusers' spelling holds no {what}: {len(names)} left out, such as {names[0]}")
     bare = replace(file, embeddings={}, unread={}, embedding_keys={})
-    tensors = {key: cast(tensor, tensor.dtype, key) for key, tensor in spell(bare, "diffusers").items()}
+    tensors = spell(bare, "diffusers")
+    for key, tensor in tensors.items():
+        if not finite(tensor):
+            name = str(tensor.dtype).removeprefix("torch.")
+            raise ToolError(
+                f"{key} does not fit {name} with alpha/rank inside it, as diffusers' spelling has it; "
+                "save as bf16 or float (--save_precision)"
+            )
     return assemble(tensors, file.metadata)
 
 

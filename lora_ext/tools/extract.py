@@ -16,13 +16,13 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..address import UNET, Site
 from ..errors import ToolError
-from ..file.family import SD2, SDXL
+from ..file.family import ARCHITECTURES, SD1, SD2, SDXL
 from ..file.lorafile import LoraFile
-from ..lowrank import DYNAMIC, LowRank, Rule, clamped, from_delta
+from ..lowrank import LowRank, Rule, clamped, from_delta
 from .extract_source import Checkpoint
-from .layers import lora_of, wide_kernel
-from .metadata_carry import SOURCES, described, finish
-from .options import Parser, check_output, device_of, dtype_of
+from .layers import Change, kept_by, lora_of, wide_kernel
+from .metadata_carry import SOURCES, Origin, described, finish, record
+from .options import Parser, check_output, device_of, dtype_of, rules
 from .progress import Track, bar, silent
 from .report import Layer, Report
 
@@ -51,13 +51,13 @@ def extract(
     dtype: of the factors, None for float32. Raises FileError (unreadable) and ToolError: another architecture, NaN,
     nothing that differs, a number too large for `dtype` (naming the layer).
     """
-    if dynamic_method is not None and dynamic_param is None:
-        raise ToolError(f"{dynamic_method} needs its number: --dynamic_param")
-    if clamp_quantile is not None and not 0 < clamp_quantile < 1:
+    ranks = rules(dim, conv_dim, dynamic_method, dynamic_param)
+    if clamp_quantile is not None and not 0 < clamp_quantile <= 1:
         raise ToolError(f"a quantile to clamp at lies between 0 and 1, not {clamp_quantile:g}")
-    rules = [Rule(rank, dynamic_method, dynamic_param or 0.0) for rank in (dim, dim if conv_dim is None else conv_dim)]
     base, other = Checkpoint(org), Checkpoint(tuned)
     report = Report("extract")
+    if dynamic_method is None and dynamic_param is not None:
+        report.note("--dynamic_param changes nothing without --dynamic_method")
     sites = _text_if_tuned(base, other, _shared(base, other, conv_dim is not None, report), min_diff, report)
     adapters: dict[Site, Adapter] = {}
     for site in track(sites, "extract"):
@@ -65,15 +65,13 @@ def extract(
         if float(delta.sum()) == 0 and not delta.any():
             report.unchanged.append(str(site))
             continue
-        rule = rules[wide_kernel(base.shapes[site])]
-        low = _approximated(delta, rule, site, report)
-        low = low if clamp_quantile is None else clamped(low, clamp_quantile)
+        low = _approximated(delta, ranks[wide_kernel(base.shapes[site])], clamp_quantile, site, report)
         adapters[site] = lora_of(low, None, dtype or torch.float32, site)
     if not adapters:
         raise ToolError(f"{tuned} and {org} are equal in all {len(sites)} layers; there is nothing to extract")
     file = LoraFile(adapters)
     metadata = _metadata(base, other, dim, conv_dim, dynamic_method, dynamic_param)
-    dims = None if dynamic_method is not None else (dim, rules[1].rank)
+    dims = None if dynamic_method is not None else (dim, ranks[1].rank)
     return LoraFile(adapters, described(file, metadata, dims)), report
 
 
@@ -138,13 +136,17 @@ def _difference(base: Checkpoint, other: Checkpoint, site: Site) -> Tensor:
     return delta
 
 
-def _approximated(delta: Tensor, rule: Rule, site: Site, report: Report) -> LowRank:
-    """The nearest ΔW of the rule's rank, and its line in the report."""
+def _approximated(delta: Tensor, rule: Rule, clamp_quantile: float | None, site: Site, report: Report) -> LowRank:
+    """The nearest ΔW of the rule's rank, clamped where asked, and its line in the report."""
     best = from_delta(delta, rule)
-    if rule.method is None and best.low.rank < rule.rank:
+    low, kept, note = best.low, best.kept, ""
+    if rule.method is None and low.rank < rule.rank:
         report.note(f"rank {rule.rank} is more than some layers hold; they got all of theirs (capped)")
-    report.layers.append(Layer(str(site), None, best.low.rank, best.kept, best.norm))
-    return best.low
+    if clamp_quantile is not None:
+        low, note = clamped(low, clamp_quantile), f"clamped at quantile {clamp_quantile:g}"
+        kept = kept_by(low, Change(None, delta))
+    report.layers.append(Layer(str(site), None, low.rank, kept, best.norm, note))
+    return low
 
 
 # --- metadata and command line ---------------------------------------------------------------------------------------
@@ -161,14 +163,17 @@ def _metadata(
         "ss_base_model_version": version,
         "ss_v2": str(base.family == SD2),
         "ss_sd_model_name": base.path.name,
+        "ss_sd_model_hash": base.hash,
         "ss_network_module": "networks.lora",
         "ss_training_comment": f"extracted from {other.path.name} minus {base.path.name} ({ranks}{chosen})",
-        SOURCES: json.dumps([{"name": c.path.name, "ratio": ratio} for c, ratio in ((other, 1.0), (base, -1.0))]),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{ARCHITECTURES.get(base.family, ARCHITECTURES[SD1])}/lora",
+        SOURCES: json.dumps([record(Origin(c.path.name, c.hash, ratio)) for c, ratio in ((other, 1.0), (base, -1.0))]),
     }
 
 
 def _parser() -> Parser:
-    parser = Parser("extract", "The difference of two checkpoints as a LoRA.").common()
+    parser = Parser("extract", "The difference of two checkpoints as a LoRA.").common().dynamic()
     parser.add_argument("--model_org", type=Path, required=True, metavar="CKPT", help="the original checkpoint")
     parser.add_argument("--model_tuned", type=Path, required=True, metavar="CKPT", help="the tuned one")
     parser.add_argument("--dim", type=int, default=4, help="rank of Linear and 1x1 layers (default 4)")
@@ -177,15 +182,10 @@ def _parser() -> Parser:
     )
     text = f"leave the text encoder out when no weight differs by more (default {MIN_DIFF})"
     parser.add_argument("--min_diff", type=float, default=MIN_DIFF, help=text)
-    parser.add_argument("--dynamic_method", choices=DYNAMIC, help="choose each layer's rank by its singular values")
-    parser.add_argument(
-        "--dynamic_param", type=float, help="sv_ratio: S0/S, such as 5; the others: a share, such as 0.9"
-    )
     parser.add_argument("--clamp_quantile", type=float, help="clamp the factors, as older scripts do at 0.99")
-    for known in ("--v2", "--sdxl", "--v_parameterization", "--no_metadata"):
-        parser.add_argument(known, action="store_true", help="accepted; the files tell by themselves")
-    parser.add_argument("--load_precision", help="accepted; differences are taken in float32")
-    return parser
+    parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata")
+    devices = ("--load_original_model_to", "--load_tuned_model_to")
+    return parser.known("--v2", "--sdxl", "--v_parameterization", "--load_precision", *devices)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

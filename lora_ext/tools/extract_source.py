@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..address import UNET, Site
 from ..errors import ToolError
+from ..file.hashes import legacy_hash
 from .checkpoint_folder import NETWORKS
 from .checkpoint_plan import TORCH
 from .ldm_keys import Place, describe, family_of, places
@@ -57,6 +58,12 @@ class Checkpoint:
 
     def _places(self) -> dict[Site, Place]:
         return {site: place for site, (_, place) in self._at.items()}
+
+    @property
+    def hash(self) -> str:
+        """The web UI's old hash, which reads 64 kB of a file and not all of it; of a folder that of its U-Net's."""
+        store, _ = next(row for site, row in self._at.items() if site.part == UNET)
+        return legacy_hash(store.path)
 
     def dtype(self, site: Site) -> torch.dtype:
         """What a layer is stored as."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -51,6 +52,14 @@ class Change:
         low = self.low and LowRank(*(t.to(device) for t in (self.low.up, self.low.gain, self.low.down)))
         return Change(low, None if self.dense is None else self.dense.to(device))
 
+    def norm(self) -> float:
+        """‖ΔW‖ (Frobenius)."""
+        here = self.to(torch.device("cpu"))  # for float64
+        if here.low is not None:
+            return here.low.frobenius()
+        assert here.dense is not None
+        return float(torch.linalg.vector_norm(here.dense))
+
     def best(self, rule: Rule | int) -> Best:
         """Its best approximation at a rank."""
         if self.low is not None and self.low.rank <= min(self.shape[0], self.low.down[0].numel()):
@@ -68,6 +77,13 @@ def added(changes: list[Change]) -> Change:
     for change in changes:
         total += (change.low.delta() if change.low is not None else change.dense).reshape(shape)  # type: ignore[union-attr]
     return Change(None, total)
+
+
+def kept_by(low: LowRank, asked: Change) -> float:
+    """√(1 − e²) of the relative error e = ‖asked − low‖/‖asked‖: what a best approximation with that error keeps."""
+    missed = added([asked, Change(low.times(-1))])
+    lost, norm = (change.norm() for change in (missed, asked))
+    return math.sqrt(max(0.0, 1 - (lost / norm) ** 2)) if norm else 1.0
 
 
 def change_of(file: LoraFile, site: Site) -> Change | None:
@@ -161,6 +177,7 @@ __all__ = [
     "check_finite",
     "describes_keys",
     "in_kohya",
+    "kept_by",
     "laid_out",
     "lora_of",
     "shape_of",

@@ -22,7 +22,7 @@ from ..stack import Use
 from .layers import change_of, check_finite
 from .merge_layer import METHODS, Part, Recipe, merged
 from .metadata_carry import described, finish, joined, origin
-from .options import PRECISIONS, Parser, check_output, device_of, dtype_of, widest
+from .options import PRECISIONS, SVD_ONLY, Parser, check_output, device_of, dtype_of, note_idle, widest
 from .progress import Track, bar, silent
 from .report import Report
 
@@ -64,7 +64,7 @@ def merge(
     origins = [origin(use.file, use.unet, None if use.blocks is UNIFORM else use.blocks.text()) for use in uses]
     metadata = joined([use.file for use in uses], said, origins)
     result = LoraFile(adapters, metadata, _embeddings(uses, report), keys=keys)
-    dims = (recipe.new_rank, recipe.new_conv_rank or recipe.new_rank) if recipe.method == "svd" else None
+    dims = (recipe.new_rank, recipe.conv_rank) if recipe.method == "svd" else None
     return replace(result, metadata=described(result, metadata, dims)), report
 
 
@@ -156,6 +156,7 @@ def _parser(verb: str) -> Parser:
     parser.add_argument("--clamp_quantile", type=float, metavar="Q", help="svd: clip as older scripts do at 0.99")
     parser.add_argument("--precision", choices=list(PRECISIONS), help="any; sums are made in float32")
     parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata")
+    parser.known("--v2", "--sdxl", "--shuffle")
     parser.set_defaults(method="svd", sd_model=None)
     if not svd:
         parser.add_argument("--method", choices=METHODS, default=None, help="concat: exact; svd: at --new_rank")
@@ -185,7 +186,6 @@ def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
     files = [read(model) for model in args.models]
     result, report = merge(files, args.ratios, recipe, blocks=blocks, track=track)
     report.verb = verb
-    if args.no_metadata:
-        kept = {key: value for key, value in result.metadata.items() if not key.startswith("modelspec.")}
-        result = replace(result, metadata=kept)
+    if recipe.method != "svd":
+        note_idle(report, args, SVD_ONLY, f"with --method {recipe.method}")
     return finish(result, report, args)

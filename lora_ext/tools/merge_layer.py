@@ -10,7 +10,7 @@ from ..adapters import Adapter, Lora, Norm
 from ..address import Site
 from ..errors import ToolError, did_you_mean
 from ..lowrank import Rule, clamped, mean_factors
-from .layers import Change, added, lora_of, stored_as, wide_kernel
+from .layers import Change, added, kept_by, lora_of, stored_as, wide_kernel
 from .report import Layer, Report
 from .reweight import weighted
 
@@ -36,13 +36,18 @@ class Recipe:
         if self.method not in METHODS:
             raise ToolError(f"unknown method {self.method!r}{did_you_mean(self.method, METHODS)}")
         if self.clamp_quantile is not None and not 0 < self.clamp_quantile <= 1:
-            raise ToolError(f"a quantile is between 0 and 1, not {self.clamp_quantile:g}")
-        for rank in (self.new_rank, self.new_conv_rank or 1):
+            raise ToolError(f"a quantile to clamp at lies between 0 and 1, not {self.clamp_quantile:g}")
+        for rank in (self.new_rank, self.conv_rank):
             Rule(rank)
+
+    @property
+    def conv_rank(self) -> int:
+        """svd's rank for kernels above 1x1."""
+        return self.new_rank if self.new_conv_rank is None else self.new_conv_rank
 
     def rank(self, shape: tuple[int, ...]) -> int:
         """svd's rank for a weight of `shape`."""
-        return self.new_conv_rank or self.new_rank if wide_kernel(shape) else self.new_rank
+        return self.conv_rank if wide_kernel(shape) else self.new_rank
 
 
 @dataclass(frozen=True)
@@ -113,11 +118,12 @@ def _svd(site: Site, parts: list[Part], total: Change, recipe: Recipe, dtype: to
         report.note(f"rank {wanted} is more than some layers hold; they got all of theirs (capped)")
     if any(part.adapter.bias_delta() is not None for part in parts):
         report.note("changes of biases have no place in a LoRA of low rank and are left out")
-    low, note = best.low, ""
+    low, kept, note = best.low, best.kept, ""
     if recipe.clamp_quantile is not None:
         low, note = clamped(low, recipe.clamp_quantile), f"clamped at quantile {recipe.clamp_quantile:g}"
+        kept = kept_by(low, total)
     old = sum(part.adapter.rank or 0 for part in parts) or None
-    report.layers.append(Layer(str(site), old, low.rank, best.kept, best.norm, note))
+    report.layers.append(Layer(str(site), old, low.rank, kept, best.norm, note))
     return lora_of(low, None, dtype, site)
 
 
@@ -135,8 +141,11 @@ def _factors(site: Site, parts: list[Part], dtype: torch.dtype, report: Report) 
         raise ToolError("the method 'factors' takes alphas of one sign; use concat or svd")
     scales = [(a / alphas[0]) ** 0.5 * w if alphas[0] else w for a, (_, w) in zip(alphas, loras, strict=True)]
     low = mean_factors([adapter.factors() for adapter, _ in loras], scales)
-    report.layers.append(Layer(str(site), sum(ranks), low.rank, note="factors averaged"))
-    return lora_of(low.times(alphas[0] / low.rank), alphas[0] or 1.0, dtype, site)
+    low = low.times(alphas[0] / low.rank)
+    total = added([part.change.times(part.weight) for part in parts if part.change is not None])
+    kept, norm = kept_by(low, total), total.norm()
+    report.layers.append(Layer(str(site), sum(ranks), low.rank, kept, norm, "factors averaged"))
+    return lora_of(low, alphas[0] or 1.0, dtype, site)
 
 
 def _norms(parts: list[Part]) -> Adapter | None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..adapters import Adapter
+from ..address import Site
 from ..errors import ToolError
 from ..file import hashes
 from ..file.lorafile import LoraFile
@@ -28,7 +30,14 @@ SOURCES = "lora_ext_sources"
 STALE = ("modelspec.hash_sha256", "modelspec.thumbnail", "sshs_model_hash", "sshs_legacy_hash")
 """What is no longer true of a changed file."""
 
+SCALE_KEY = "lora_ext_dylora_scale"
+"""Metadata key of a DyLoRA file: the rule by which a prefix of b of R ranks is scaled in training (`split.SCALES`)."""
+
 DYNAMIC = "Dynamic"
+
+_OF_KINDS = """unit algo factor decompose_both full_matrix unbalanced_factorization use_tucker use_cp use_scalar
+    constraint constrain rescaled block_size""".split()
+"""Arguments of the network that only DyLoRA and LyCORIS' kinds have."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,11 @@ def origin(file: LoraFile, ratio: float | None = None, lbw: str | None = None) -
     if not digest and file.path is not None and file.path.exists():
         digest = hashes.model_hash(file.path)
     return Origin(file.name, digest, ratio, lbw)
+
+
+def record(origin: Origin) -> dict[str, Any]:
+    """A source as the metadata has it."""
+    return {name: value for name, value in asdict(origin).items() if value is not None}
 
 
 def comment(metadata: Mapping[str, str], said: str) -> str:
@@ -93,6 +107,20 @@ def _pair(found: set[tuple[int, float]], dim: int | None) -> tuple[str, str]:
     return tuple(str(min(v)) if len(v) == 1 else DYNAMIC for v in (dims, alphas))  # type: ignore[return-value]
 
 
+def plain(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of a file whose layers became plain LoRA: what DyLoRA and LyCORIS say of theirs is gone."""
+    kept = {key: value for key, value in metadata.items() if key != SCALE_KEY}
+    kept["ss_network_module"] = "networks.lora"
+    kept["ss_network_args"] = json.dumps({name: v for name, v in _args(metadata).items() if name not in _OF_KINDS})
+    return kept
+
+
+def became_lora(file: LoraFile, adapters: Mapping[Site, Adapter]) -> bool:
+    """Whether all of a result's layers are plain LoRA, and some had another kind or rank in `file`."""
+    same = all((a.kind, a.rank) == (file.adapters[s].kind, file.adapters[s].rank) for s, a in adapters.items())
+    return not same and all(a.kind == "LoRA" and a.magnitude() is None for a in adapters.values())
+
+
 def _args(metadata: Mapping[str, str]) -> dict[str, Any]:
     """`ss_network_args` as a dict; empty where it is missing or no JSON object."""
     try:
@@ -106,17 +134,18 @@ def carried(metadata: Mapping[str, str], said: str, origins: Sequence[Origin]) -
     """One source's metadata for its changed copy: `said` in the comment, the sources recorded, stale keys gone."""
     kept = {key: value for key, value in metadata.items() if key not in STALE}
     kept["ss_training_comment"] = comment(metadata, said)
-    kept[SOURCES] = json.dumps([{k: v for k, v in asdict(o).items() if v is not None} for o in origins])
+    kept[SOURCES] = json.dumps([record(o) for o in origins])
     return kept
 
 
-_SHARED = ("ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_sd_model_hash", "ss_clip_skip", "ss_resolution")
+_SHARED = """ss_base_model_version ss_v2 ss_sd_model_name ss_sd_model_hash ss_clip_skip ss_resolution
+    modelspec.sai_model_spec modelspec.architecture modelspec.implementation modelspec.prediction_type""".split()
 
 
 def joined(files: Sequence[LoraFile], said: str, origins: Sequence[Origin]) -> dict[str, str]:
     """Metadata of a merge: what all sources agree on (of the base model), `said`, the sources."""
     meta: dict[str, str] = {}
-    for key in (*_SHARED, "modelspec.architecture", "modelspec.implementation", "modelspec.prediction_type"):
+    for key in _SHARED:
         values = {file.metadata[key] for file in files if key in file.metadata}
         if len(values) == 1:
             meta[key] = values.pop()
@@ -143,6 +172,9 @@ def save(file: LoraFile, path: Path, *, overwrite: bool = False) -> Path:
 
 def finish(file: LoraFile, report: Report, args: argparse.Namespace) -> int:
     """A command's end: the result is written to --save_to and the report printed. Returns the exit status."""
+    if getattr(args, "no_metadata", False):
+        kept = {key: value for key, value in file.metadata.items() if not key.startswith("modelspec.")}
+        file = replace(file, metadata=kept)
     report.outputs.append(str(save(file, args.save_to, overwrite=args.overwrite)))
     show(report, as_json=args.json, verbose=args.verbose)
     return 0

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ToolError, did_you_mean
+from ..lowrank import DYNAMIC, Rule
+from .report import Report
 
 PRECISIONS = {
     "float": torch.float32,
@@ -21,6 +23,10 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
 }
 """What `--precision` and `--save_precision` are called → torch's dtype."""
+
+
+SVD_ONLY = ("new_rank", "new_conv_rank", "clamp_quantile")
+"""Options of `merge` that are for its method "svd"."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,6 +60,19 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, mps")
         return self.reporting()
 
+    def known(self, *names: str) -> Parser:
+        """Takes options of kohya's scripts that nothing here needs, with a value or without."""
+        for name in names:
+            self.add_argument(name, nargs="?", const=True, help="accepted; not needed here")
+        return self
+
+    def dynamic(self) -> Parser:
+        """Adds --dynamic_method and --dynamic_param."""
+        self.add_argument("--dynamic_method", choices=DYNAMIC, help="choose each layer's rank by its singular values")
+        text = "sv_ratio: S0/S, such as 5; the others: a share, such as 0.9"
+        self.add_argument("--dynamic_param", type=float, help=text)
+        return self
+
     def reporting(self) -> Parser:
         """Adds --json and --verbose."""
         self.add_argument("--json", action="store_true", help="the report as JSON on standard output")
@@ -67,6 +86,21 @@ def _underscored(arg: str) -> str:
     if not re.fullmatch(r"--[A-Za-z][\w-]*", name):
         return arg
     return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def note_idle(report: Report, args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Says which of the options `names` were given for nothing."""
+    for name in names:
+        if getattr(args, name, None) is not None:
+            report.note(f"--{name} changes nothing {why}")
+
+
+def rules(rank: int, conv_rank: int | None, method: str | None, param: float | None) -> tuple[Rule, Rule]:
+    """How ranks of layers and of convolutions are chosen; conv_rank None: as rank. Raises ToolError."""
+    if method is not None and param is None:
+        raise ToolError(f"{method} needs its number: --dynamic_param")
+    conv_rank = rank if conv_rank is None else conv_rank
+    return Rule(rank, method, param or 0.0), Rule(conv_rank, method, param or 0.0)
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:

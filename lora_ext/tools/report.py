@@ -17,6 +17,7 @@ class Layer:
 
     old, new: rank before (of several sources: their sum) and after; None where there is none (a full matrix).
     kept: the share of the Frobenius norm kept, ‖result‖/‖what was asked for‖ of a best approximation; 1.0 is exact.
+    Of another (clamped, factors averaged) what a best one with the same error would keep.
     norm: ‖what was asked for‖, so that shares can be totalled; None where it was not computed.
     """
 
@@ -29,7 +30,7 @@ class Layer:
 
     @property
     def loss(self) -> float:
-        """The relative error ‖asked − result‖/‖asked‖ of a best approximation that keeps `kept`."""
+        """The relative error ‖asked − result‖/‖asked‖ (at most 1)."""
         return math.sqrt(max(0.0, 1.0 - self.kept**2))
 
 

@@ -14,10 +14,10 @@ from ..address import Site
 from ..errors import ToolError
 from ..file.lorafile import LoraFile
 from ..file.reading import read
-from ..lowrank import DYNAMIC, Rule
+from ..lowrank import Rule
 from .layers import change_of, check_finite, lora_of, stored_as, with_adapters
-from .metadata_carry import carried, described, finish, origin
-from .options import Parser, check_output, device_of, dtype_of, widest
+from .metadata_carry import became_lora, carried, described, finish, origin, plain
+from .options import Parser, check_output, device_of, dtype_of, rules, widest
 from .progress import Track, bar, silent
 from .report import Layer, Report
 
@@ -40,21 +40,22 @@ def resize(
     that need the base model (DoRA's magnitude, OFT, IA3, norm, …) stay, DoRA on its resized factors.
     Raises ToolError for rules that cannot be meant, for NaN (naming the layer), and when no layer can be resized.
     """
-    if dynamic_method is not None and dynamic_param is None:
-        raise ToolError(f"{dynamic_method} needs its number: --dynamic_param")
+    ranks = rules(new_rank, new_conv_rank, dynamic_method, dynamic_param)
     check_finite(file)
-    rules = [Rule(rank, dynamic_method, dynamic_param or 0.0) for rank in (new_rank, new_conv_rank or new_rank)]
     report = Report("resize", unread={file.name: list(file.unread)} if file.unread else {})
+    if dynamic_method is None and dynamic_param is not None:
+        report.note("--dynamic_param changes nothing without --dynamic_method")
     adapters: dict[Site, Adapter] = {}
     for site in track(list(file.adapters), "resize"):
-        adapters[site] = _resized(file, site, rules, dtype, torch.device(device), report)
+        adapters[site] = _resized(file, site, ranks, dtype, torch.device(device), report)
     if not report.layers:
         raise ToolError(
             f"no layer of {file.path or file.name} has a rank to change ({', '.join(file.kinds) or 'empty'})"
         )
     said = _comment(file, new_rank, new_conv_rank, dynamic_method, dynamic_param)
-    result = with_adapters(file, adapters, carried(file.metadata, said, [origin(file)]))
-    dims = None if dynamic_method is not None else (new_rank, new_conv_rank or new_rank)
+    metadata = carried(file.metadata, said, [origin(file)])
+    result = with_adapters(file, adapters, plain(metadata) if became_lora(file, adapters) else metadata)
+    dims = None if dynamic_method is not None else (new_rank, ranks[1].rank)
     metadata = described(result, result.metadata, dims)
     if dynamic_method is not None:
         metadata |= {"ss_network_dim": "Dynamic", "ss_network_alpha": "Dynamic"}
@@ -62,7 +63,7 @@ def resize(
 
 
 def _resized(
-    file: LoraFile, site: Site, rules: Sequence[Rule], dtype: torch.dtype | None, device: torch.device, report: Report
+    file: LoraFile, site: Site, ranks: Sequence[Rule], dtype: torch.dtype | None, device: torch.device, report: Report
 ) -> Adapter:
     """One layer at its new rank, and its line in the report."""
     adapter = file.adapters[site]
@@ -77,7 +78,7 @@ def _resized(
         report.unchanged.append(str(site))
         report.note(f"{adapter.kind} layers need the base model's weights or have no rank, and stay as they are")
         return stored_as(adapter.tensors, dtype, site)
-    rule = rules[len(change.shape) > 2]
+    rule = ranks[len(change.shape) > 2]
     if rule.method is None and change.low is not None and rule.rank >= change.low.rank:
         if rule.rank > change.low.rank:
             report.note(f"rank {rule.rank} is more than some layers have; they keep all of theirs (capped)")
@@ -105,12 +106,11 @@ def _comment(file: LoraFile, rank: int, conv: int | None, method: str | None, pa
 
 
 def _parser() -> Parser:
-    parser = Parser("resize", "Change the rank of a LoRA, with the least possible loss.").common()
+    parser = Parser("resize", "Change the rank of a LoRA, with the least possible loss.").common().dynamic()
     parser.add_argument("--model", required=True, metavar="FILE", help="the file to resize")
-    parser.add_argument("--new_rank", type=int, required=True, help="rank of every layer; the most, where dynamic")
+    text = "rank of every layer; the most, where dynamic (default 4)"
+    parser.add_argument("--new_rank", type=int, default=4, help=text)
     parser.add_argument("--new_conv_rank", type=int, help="rank of Conv2d layers, 1x1 too; without it as --new_rank")
-    parser.add_argument("--dynamic_method", choices=DYNAMIC, help="choose each layer's rank by its singular values")
-    parser.add_argument("--dynamic_param", type=float, help="sv_ratio: S0/S, such as 5; else a share, such as 0.9")
     return parser
 
 

@@ -7,7 +7,6 @@ trained: as the prefix acted in training, by the scale rule that the metadata re
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +19,10 @@ from ..errors import ToolError, did_you_mean
 from ..file.lorafile import LoraFile
 from ..file.reading import read
 from .layers import check_finite, stored_as, with_adapters
-from .metadata_carry import carried, described, origin, save
+from .metadata_carry import SCALE_KEY, carried, described, origin, plain, save
 from .options import Parser, check_output, dtype_of, widest
 from .progress import Track, bar, silent
 from .report import Layer, Report, show
-
-SCALE_KEY = "lora_ext_dylora_scale"
-"""Metadata key of a DyLoRA file: the rule by which a prefix of b of R ranks is scaled in training (`SCALES`)."""
 
 SCALES = {
     "full": lambda b, full: b / full,
@@ -69,7 +65,7 @@ def split(
     files = {}
     for rank in track([*range(unit, full, unit), full], "split"):
         adapters = {site: _first(site, adapter, rank, rule, dtype) for site, adapter in file.adapters.items()}
-        metadata = _metadata(file, rank, full, unit)
+        metadata = plain(carried(file.metadata, f"split from DyLoRA, rank {full} to {rank}", [origin(file)]))
         made = with_adapters(file, adapters, metadata)
         files[rank] = with_adapters(file, adapters, described(made, metadata))
         report.layers += [
@@ -124,19 +120,6 @@ def _share(adapter: Adapter, rank: int) -> tuple[float, float | None]:
         return 1.0, None if low is None else low.frobenius()
     norm = low.frobenius()
     return min(1.0, low.cut(rank).frobenius() / norm) if norm else 1.0, norm
-
-
-def _metadata(file: LoraFile, rank: int, full: int, unit: int) -> dict[str, str]:
-    """A plain LoRA's metadata: module, unit and scale rule of the DyLoRA are gone."""
-    metadata = carried(file.metadata, f"split from DyLoRA, rank {full} to {rank}", [origin(file)])
-    metadata.pop(SCALE_KEY, None)
-    metadata["ss_network_module"] = "networks.lora"
-    try:
-        args = json.loads(metadata.get("ss_network_args", "{}"))
-        metadata["ss_network_args"] = json.dumps({name: value for name, value in args.items() if name != "unit"})
-    except (ValueError, AttributeError, RecursionError):
-        metadata.pop("ss_network_args", None)
-    return metadata
 
 
 def _parser() -> Parser:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import FileError, TrainError
+from ..file.family import ARCHITECTURES
 from ..file.lorafile import LoraFile
 from ..file.writing import write
 from . import recipe_metadata
@@ -22,7 +23,6 @@ from .dataset_metadata import dataset_metadata
 from .recipe import Recipe
 
 _DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_ARCHITECTURES = {"SD1": "stable-diffusion-v1", "SD2": "stable-diffusion-v2-512", "SDXL": "stable-diffusion-xl-v1-base"}
 
 
 @dataclass
@@ -131,7 +131,7 @@ def described(recipe: Recipe, data: Dataset, world: int, started: float) -> dict
 
 def modelspec(recipe: Recipe, family: str, prediction: str, name: str) -> dict[str, str]:
     """Stability AI's model specification 1.0.1 (its mandatory fields, and those that are known here)."""
-    architecture = _ARCHITECTURES[family]
+    architecture = ARCHITECTURES[family]
     if family == "SD2" and prediction == "v":
         architecture = "stable-diffusion-v2-768-v"
     width, height = recipe.size()

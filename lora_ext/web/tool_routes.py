@@ -13,7 +13,6 @@ from ..blocks import UNIFORM, BlockWeights, parse_weights
 from ..errors import ToolError
 from ..file.lorafile import LoraFile
 from ..jobs import Job
-from ..lowrank import Rule
 from ..stack import Use
 from ..tools.checkpoint import merge_into
 from ..tools.convert import convert
@@ -21,7 +20,7 @@ from ..tools.extract import MIN_DIFF, extract
 from ..tools.merge import merge
 from ..tools.merge_layer import Recipe
 from ..tools.metadata_carry import save
-from ..tools.options import check_output, device_of, dtype_of
+from ..tools.options import check_output, device_of, dtype_of, rules
 from ..tools.progress import through
 from ..tools.report import Report
 from ..tools.resize import resize
@@ -299,13 +298,8 @@ def add(api: APIRouter, studio: Studio) -> None:
     @api.post("/resize/preview")
     def preview(wish: Rank) -> dict[str, Any]:
         """What a resize would keep, how large the result would be, and the ranks that it would choose."""
-        if wish.dynamic_method is not None and wish.dynamic_param is None:
-            raise ToolError(f"{wish.dynamic_method} needs its number: dynamic_param")
-        linear, conv = (
-            Rule(rank, wish.dynamic_method, wish.dynamic_param or 0.0)
-            for rank in (wish.new_rank, wish.new_conv_rank or wish.new_rank)
-        )
-        return bench.energy(wish.name).preview((linear, conv))
+        ranks = rules(wish.new_rank, wish.new_conv_rank, wish.dynamic_method, wish.dynamic_param)
+        return bench.energy(wish.name).preview(ranks)
 
     @api.post("/extract", status_code=202)
     def extract_(wish: Extract) -> dict[str, Any]:
