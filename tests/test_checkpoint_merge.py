@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from lora_ext.stack import Use as ToolUse
 from lora_ext.tools import checkpoint
 from lora_ext.tools.checkpoint import merge_into
 from lora_ext.tools.ldm_keys import family_of, places
+from lora_ext.tools.stream import save_torch, store_of
 
 DATA = Path(__file__).parent / "data" / "kohya"
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"
@@ -357,6 +359,27 @@ def test_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         merge_into(path, [of(full_file(path))], tmp_path / "out.safetensors", track=interrupted)
     assert [p.name for p in tmp_path.iterdir()] == ["SD1.safetensors"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    """Torch's writer hides the reason behind an error of its own."""
+    store = store_of(small.write(tmp_path, "SD1"))
+    tensors = {name: store.read(name) for name in store.shapes}
+    with pytest.raises(OSError, match="No space left"):
+        save_torch(store, tensors, Path("/dev/full"))
+
+
+def test_no_space_is_asked_for_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small.write(tmp_path, "SD1")
+    use = [of(full_file(path, only="unet.MID"))]
+    torch.save({"state_dict": load_file(path)}, tmp_path / "a.ckpt")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    for base, to in (("SD1.safetensors", "o.safetensors"), ("SD1.safetensors", "o.ckpt"), ("a.ckpt", "o.safetensors")):
+        with pytest.raises(LoraError, match=f"{to} cannot be written.*MB free"):
+            merge_into(tmp_path / base, use, tmp_path / to)
+    assert {p.name for p in tmp_path.iterdir()} == {"SD1.safetensors", "a.ckpt"}
 
 
 def test_over_the_input(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.replace(old)
         part.replace(path)
+    except FileError as error:  # of one of its files: by the name that it was to have
+        raise FileError(str(error).replace(str(part), str(path))) from error
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:

@@ -187,13 +187,14 @@ def write_file(
     changes = plan.changes(dtype, device)
     with _steps(track, list(changes), f"merge into {path.name}") as step:
         header = plan.store.header
-        if path.suffix.lower() in TORCH:
+        if header is None or path.suffix.lower() in TORCH:
             tensors = dict(changed(plan.store, changes, dtype, step))
+            check_space(path, sum(tensor.nbytes for tensor in tensors.values()) + 1_000_000)
+            if path.suffix.lower() not in TORCH:
+                write_tensors(tensors, path, metadata={"format": "pt"}, overwrite=overwrite)
+                return
             with replacing(path, overwrite=overwrite) as part:
                 save_torch(plan.store, tensors, part)
-        elif header is None:
-            tensors = dict(changed(plan.store, changes, dtype, step))
-            write_tensors(tensors, path, metadata={"format": "pt"}, overwrite=overwrite)
         else:
             check_space(path, size_as(header, dtype))
             with replacing(path, overwrite=overwrite) as part, part.open("wb") as out:

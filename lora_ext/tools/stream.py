@@ -79,33 +79,31 @@ def rewrite(
     """Writes the safetensors file of `store` anew with `changes` made, in its order and layout, metadata and all.
 
     Bytes that nothing changes are copied as they are; with `dtype` every floating-point tensor is rounded to it once.
-    `step` is told the name of each changed tensor beforehand. Raises FileError, ToolError (a number too large).
+    `step` is told the name of each changed tensor beforehand. Raises OSError, FileError (the source is shorter than it
+    says), ToolError (a number too large).
     """
     header = store.header
     assert header is not None
     rows = _targets(header, dtype)
     sizes = [entry.end - entry.start for name, entry, target in rows if name in changes or target is not None]
     buffer = torch.empty(max(sizes, default=0), dtype=torch.uint8)
-    try:
-        with store.path.open("rb", buffering=0) as source:
-            if any(target is not None for _, _, target in rows):
-                out.write(_head(header, rows))
-            else:
-                _copy(source, out, 0, header.data, store.path)
-            for same, group in itertools.groupby(rows, key=lambda row: row[0] not in changes and row[2] is None):
-                run = list(group)
-                if same:
-                    _copy(source, out, header.data + run[0][1].start, run[-1][1].end - run[0][1].start, store.path)
-                    continue
-                for name, entry, target in run:
-                    if name in changes:
-                        step(name)
-                    tensor = changes.get(name, _itself)(_load(source, header, entry, buffer, store.path))
-                    _write(out, tensor if target is None or tensor.dtype == target else cast(tensor, target, name))
-        out.flush()
-        os.fsync(out.fileno())
-    except OSError as error:
-        raise FileError(f"{out.name} cannot be written: {error.strerror or error}") from error
+    with store.path.open("rb", buffering=0) as source:
+        if any(target is not None for _, _, target in rows):
+            out.write(_head(header, rows))
+        else:
+            _copy(source, out, 0, header.data, store.path)
+        for same, group in itertools.groupby(rows, key=lambda row: row[0] not in changes and row[2] is None):
+            run = list(group)
+            if same:
+                _copy(source, out, header.data + run[0][1].start, run[-1][1].end - run[0][1].start, store.path)
+                continue
+            for name, entry, target in run:
+                if name in changes:
+                    step(name)
+                tensor = changes.get(name, _itself)(_load(source, header, entry, buffer, store.path))
+                _write(out, tensor if target is None or tensor.dtype == target else cast(tensor, target, name))
+    out.flush()
+    os.fsync(out.fileno())
 
 
 def _itself(tensor: Tensor) -> Tensor:
@@ -193,7 +191,7 @@ def changed(
 
 def save_torch(store: Store, tensors: Mapping[str, Tensor], path: Path) -> None:
     """A torch file of these tensors: as `store`'s was where it is one (what did not change stays the very object),
-    else `{"state_dict": …}`. Raises FileError."""
+    else `{"state_dict": …}`. Raises OSError."""
     content = dict(store.content or {"state_dict": {}})
     inner = content.get("state_dict")
     fresh = {name: tensor for name, tensor in tensors.items() if tensor is not store.tensors.get(name)}
@@ -201,13 +199,34 @@ def save_torch(store: Store, tensors: Mapping[str, Tensor], path: Path) -> None:
         content["state_dict"] = {**inner, **fresh}
     else:
         content.update(fresh)
-    try:
-        with path.open("wb") as out:
-            torch.save(content, out)
-            out.flush()
-            os.fsync(out.fileno())
-    except (OSError, RuntimeError) as error:
-        raise FileError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    with path.open("wb") as file:
+        out = _Watched(file)
+        try:
+            torch.save(content, out)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            raise out.error or OSError(str(error).splitlines()[0]) from error
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Watched:
+    """A file to write that remembers its first error, which torch's writer hides behind one of its own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """As a file's."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """As a file's."""
+        self._file.flush()
 
 
 __all__ = ["Change", "Store", "changed", "rewrite", "save_torch", "size_as", "store_of"]
