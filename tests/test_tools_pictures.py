@@ -35,12 +35,46 @@ def test_a_merged_checkpoint_draws_what_the_file_draws_live(tmp_path: Path) -> N
     assert np.abs(live - own).max() <= 1
 
 
-@pytest.mark.parametrize("verb", [["resize", "--new_rank", "2"], ["svd-merge", "--new_rank", "2"], ["merge"]])
+def test_a_merged_checkpoint_opens_in_diffusers(tmp_path: Path) -> None:
+    """On its own: the merged folder, and the merged LDM file; both do what the file does live."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
+    model = open_model(BASE)
+    words = CLIPTokenizer.from_pretrained(str(embedded.TOKENIZER))
+    parts = (model.vae, model.texts[0].module, words, model.unet, DDIMScheduler(), None, None)
+    StableDiffusionPipeline(*parts, requires_safety_checker=False).save_pretrained(tmp_path / "model")
+    lora = ["--models", str(LORA), "--ratios", str(RATIO), "--save_precision", "float", "--save_to"]
+    folder, file = tmp_path / "merged", tmp_path / "merged.safetensors"
+    assert cli.main(["merge", "--sd_model", str(tmp_path / "model"), *lora, str(folder)]) == 0
+    assert cli.main(["merge", "--sd_model", str(embedded.CHECKPOINT), *lora, str(file)]) == 0
+    x, ids = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0)), torch.arange(77)[None] % 50
+
+    def drawn(text: torch.nn.Module, unet: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return unet(x, 500, text(ids)[0]).sample
+
+    plain = drawn(model.texts[0].module, model.unet)
+    with lora_ext.apply(model, {LORA: RATIO}):
+        live = drawn(model.texts[0].module, model.unet)
+    options = {"safety_checker": None, "local_files_only": True}
+    for pipe in (
+        StableDiffusionPipeline.from_pretrained(folder, **options),
+        StableDiffusionPipeline.from_single_file(str(file), config=str(tmp_path / "model"), **options),
+    ):
+        assert not torch.allclose(live, plain, atol=1e-2)
+        assert torch.allclose(drawn(pipe.text_encoder, pipe.unet), live, atol=2e-4)
+
+
+RESULTS = [["resize", "--new_rank", "2"], ["svd-merge", "--new_rank", "2"], ["merge"], ["convert", "--to", "diffusers"]]
+
+
+@pytest.mark.parametrize("verb", RESULTS)
 def test_results_load_in_diffusers(tmp_path: Path, verb: list[str]) -> None:
     pytest.importorskip("peft", reason="diffusers needs peft to load a LoRA")
     from diffusers import StableDiffusionPipeline
 
-    out, given = tmp_path / "out.safetensors", "--model" if verb[0] == "resize" else "--models"
+    out, given = tmp_path / "out.safetensors", "--models" if "merge" in verb[0] else "--model"
     assert cli.main([verb[0], given, str(LORA), *verb[1:], "--save_to", str(out)]) == 0
     model = open_model(BASE)
     x, ids = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0)), torch.arange(77)[None] % 50
