@@ -270,6 +270,7 @@
             [t("largest loss"), report.largest_loss ? `${report.largest_loss.layer} (${X.percent(report.largest_loss.kept)})` : ""]]);
         const lists = [...Object.entries(report.only_in).map(([name, some]) => t("{0} layers only in {1}", some.length, name)),
             ...Object.entries(report.not_understood).map(([name, some]) => t("{0} keys of {1} were not understood", some.length, name)),
+            ...Object.entries(report.left_out).map(([name, some]) => t("{0} layers of {1} were left out", some.length, name)),
             report.unchanged.length ? t("{0} layers stayed as they were", report.unchanged.length) : null, ...report.notes].filter(Boolean);
         return h("div", { class: "lx-report" }, facts, lists.map((line) => X.note(line)),
             report.layers.length ? h("details", {}, h("summary", {}, t("Layer by layer")),

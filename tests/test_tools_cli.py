@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_file_cloneofsimo as simo
 import torch
 from makers import make
 from safetensors import safe_open
@@ -245,6 +246,22 @@ def test_only_in_one_and_not_understood_are_reported(run: Run) -> None:
     assert "-> " in out and "kept" in out
 
 
+def test_a_file_of_which_nothing_can_be_merged_fails(run: Run) -> None:
+    """Kinds that need the base model's weights: left out beside others and said, an error where a file is all that."""
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_"
+    dora, plain = make("lora-dora-out", (16, 12)), make("lora", (16, 12))
+    save_file({f"{name}q.{n}": t for n, t in dora.items()}, "dora.safetensors")
+    save_file({f"{name}{leaf}.{n}": t.clone() for leaf in "qk" for n, t in plain.items()}, "plain.safetensors")
+    both = {**load_file("dora.safetensors"), **{f"{name}k.{n}": t for n, t in plain.items()}}
+    save_file(both, "both.safetensors")
+    status, _, err = run("merge", "--models", "plain.safetensors", "dora.safetensors", "--save_to", "a.safetensors")
+    assert status == 2 and "nothing of dora can be merged" in err and "--sd_model" in err
+    assert not Path("a.safetensors").exists()
+    words = ("merge", "--models", "plain.safetensors", "both.safetensors", "--save_to")
+    status, out, err = run(*words, "a.safetensors")
+    assert status == 0 and "1 layers of both left out" in out and "not understood" not in out, err
+
+
 def test_metadata_shows_sets_strips_and_keeps_tensors(run: Run) -> None:
     shutil.copy(A, "a.safetensors")
     assert "ss_network_dim: 8" in run("metadata", "a.safetensors")[1]
@@ -266,16 +283,21 @@ def test_metadata_shows_sets_strips_and_keeps_tensors(run: Run) -> None:
 
 
 def test_pt_and_cloneofsimo_become_kohya(run: Run) -> None:
-    from lora_ext.file.cloneofsimo import unet_order
-
-    sites = unet_order(["CrossAttention", "Attention", "GEGLU"])
-    lows = [(torch.randn(320, 2), torch.randn(2, 320)) for _ in sites]
-    torch.save([t for pair in lows for t in pair], "simo.pt")
+    diffusers = pytest.importorskip("diffusers")
+    channels = {"block_out_channels": (8, 16, 24, 24), "norm_num_groups": 4}
+    with torch.device("meta"):
+        model = diffusers.UNet2DConditionModel(**channels, cross_attention_dim=12, attention_head_dim=4)
+    rows = simo.pairs_of(simo.layers_of(model, extended=False), "unet")
+    torch.save(simo.flat(rows), "simo.pt")
     status, _, err = run("convert", "--model", "simo.pt", "--save_to", "simo.safetensors")
-    if status:  # the shapes of a real model tell its order; made-up ones may not
-        assert "lora-ext: " in err
-    else:
-        assert all(key.startswith("lora_unet_") for key in load_file("simo.safetensors"))
+    assert status == 0, err
+    assert all(key.startswith("lora_unet_") for key in load_file("simo.safetensors"))
+    made = read("simo.safetensors")
+    assert made.dialect == "kohya" and len(made.adapters) == len(rows)
+    for site, up, down in rows:
+        assert made.adapters[site].alpha == simo.RANK  # without it kohya's scripts cannot merge
+        low = made.adapters[site].low_rank()
+        assert low is not None and torch.allclose(low.delta(), up.float().flatten(1) @ down.float().flatten(1))
     torch.save(load_file(A), "a.pt")
     assert run("convert", "--model", "a.pt", "--save_to", "a.safetensors")[0] == 0
     for key, tensor in load_file(A).items():

@@ -229,6 +229,13 @@ def test_reweight_then_apply_is_apply_with_lbw(kind: str, lbw: str, te: float, u
     assert len(report.layers) == len(made.adapters)
 
 
+@pytest.mark.parametrize("weight", [float("nan"), 1e39])
+@pytest.mark.parametrize("kind", ["lora", "full", "ia3-out", "oft-lycoris"])
+def test_reweight_writes_no_infinity(kind: str, weight: float) -> None:
+    with pytest.raises(ToolError, match="no number its file can hold"):
+        reweight(file_of(kind, 7), unet=weight)
+
+
 def test_reweight_takes_rules_and_keeps_factors() -> None:
     file = file_of("lora", 1)
     blocks = BlockWeights(rules=parse_rules("IN00-OUT11:attn:0.25"))

@@ -71,7 +71,7 @@ class Oft(Adapter):
         rotation = self.rotation(torch.zeros(number * size, 1))
         if "rescale" in self.tensors:
             rotation = rotation * self.tensors["rescale"].float().reshape(number, 1, size)
-        mixed = torch.lerp(torch.eye(size).expand_as(rotation), rotation, factor)
+        mixed = torch.lerp(torch.eye(size).expand_as(rotation), rotation, torch.tensor(factor))
         residual = {name: tensor for name, tensor in self.tensors.items() if name in COMMON and name != "alpha"}
         for name in ("bias", "bias_values"):
             if name in residual:

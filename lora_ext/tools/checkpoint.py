@@ -29,7 +29,7 @@ class Merged(Report):
 
     def text(self, *, verbose: bool = False) -> str:
         """What changed, what did not fit, where it was written."""
-        brief = Report(self.verb, [], self.only, self.unread, self.unchanged, self.notes, self.outputs)
+        brief = Report(self.verb, only=self.only, unread=self.unread, notes=self.notes, outputs=self.outputs)
         lines = brief.text().splitlines()[1:]
         changed = [f"  {layer.name} (rank {layer.old or 'full'})" for layer in self.layers] if verbose else []
         return "\n".join([*changed, f"{self.verb}: {len(self.layers)} layers of the checkpoint changed", *lines]) + "\n"

@@ -60,6 +60,9 @@ def merge(
             keys |= {(site, suffix): f"{head}.{suffix}" for suffix in made.tensors if head}
     if not adapters:
         raise ToolError("nothing to merge: " + ("; ".join(report.notes) or "every layer has weight 0"))
+    for use in uses:
+        if len(report.left_out.get(use.label, ())) == len(use.file.adapters):
+            raise ToolError(f"nothing of {use.label} can be merged: " + "; ".join(report.notes))
     said = f"merged ({recipe.method}): " + " + ".join(f"{use.unet:g} * {use.label}" for use in uses)
     origins = [origin(use.file, use.unet, None if use.blocks is UNIFORM else use.blocks.text()) for use in uses]
     metadata = joined([use.file for use in uses], said, origins)

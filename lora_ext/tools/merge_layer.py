@@ -69,8 +69,9 @@ def merged(site: Site, parts: list[Part], recipe: Recipe, dtype: torch.dtype, re
             report.layers.append(Layer(str(site), kept.rank, kept.rank, note=kept.kind))
             return stored_as(kept.tensors, recipe.dtype or torch.promote_types(dtype, kept.dtype), site)
         for part in whole:
-            report.unread.setdefault(part.label, []).append(str(site))
-            report.note(f"{part.adapter.kind} layers that need the base model's weights are left out")
+            report.left_out.setdefault(part.label, []).append(str(site))
+            kind = part.adapter.kind if part.adapter.magnitude() is None else "DoRA"
+            report.note(f"{kind} layers need the base model's weights and are left out; merge --sd_model can take them")
         parts = [part for part in parts if part.change is not None]
     if not parts:
         return None

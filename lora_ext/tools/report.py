@@ -38,13 +38,15 @@ class Layer:
 class Report:
     """Filled while a tool works. `only`, `unread`: name of a source → layers that only it has, keys not understood.
 
-    unchanged: layers that came through as they were. outputs: paths written. extra: what only JSON tells.
+    left_out: name of a source → layers of it that are not in the result. unchanged: layers that came through as they
+    were. outputs: paths written. extra: what only JSON tells.
     """
 
     verb: str
     layers: list[Layer] = field(default_factory=list)
     only: dict[str, list[str]] = field(default_factory=dict)
     unread: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
     unchanged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -82,6 +84,7 @@ class Report:
             "matched": self.matched,
             "only_in": self.only,
             "not_understood": self.unread,
+            "left_out": self.left_out,
             "unchanged": self.unchanged,
             "layers": [_row(layer) for layer in self.layers],
             "totals": {
@@ -104,13 +107,15 @@ class Report:
             lines.append(f"  {len(names)} only in {source}{_such_as(names)}")
         for source, keys in self.unread.items():
             lines.append(f"  {len(keys)} keys not understood in {source}{_such_as(keys)}")
+        for source, names in self.left_out.items():
+            lines.append(f"  {len(names)} layers of {source} left out{_such_as(names)}")
         if self.unchanged:
             lines.append(f"  {len(self.unchanged)} layers as they were{_such_as(self.unchanged)}")
         if self.layers:
             before, after = (sum(getattr(layer, side) or 0 for layer in self.layers) for side in ("old", "new"))
             lines.append(f"  ranks in all: {before} -> {after}; {_percent(self.kept)} of the norm kept")
         worst = self.worst
-        if worst is not None:
+        if worst is not None and worst.loss >= 5e-5:
             lines.append(f"  largest loss: {worst.name} keeps {_percent(worst.kept)} (error {_percent(worst.loss)})")
         lines += [f"  {note}" for note in self.notes]
         lines += [f"  written: {path}" for path in self.outputs]

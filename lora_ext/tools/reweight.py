@@ -11,7 +11,7 @@ from ..adapters import IA3, Adapter, Full, GLoRA, LoKr, Norm, Oft
 from ..address import Site
 from ..blocks import UNIFORM, BlockWeights, parse_rules, parse_weights
 from ..errors import ToolError
-from ..file.lorafile import LoraFile
+from ..file.lorafile import LoraFile, finite
 from ..file.reading import read
 from ..stack import Use
 from .layers import check_finite, stored_as, with_adapters
@@ -31,7 +31,7 @@ def reweight(
     """The file that acts at weight 1 as `file` does at these weights. Layers at weight 0 are left out.
 
     The weight goes into alpha (factors stay bit-identical), or into the tensors of kinds without one. Raises ToolError
-    for NaN, for a weight that a layer's kind cannot hold (DoRA, BOFT), and when every layer has weight 0.
+    for NaN, for a weight that a layer's kind cannot hold (DoRA, BOFT) or that overflows, and when all weights are 0.
     """
     check_finite(file)
     use = Use(file, te=te, unet=unet, blocks=blocks)
@@ -50,13 +50,15 @@ def reweight(
                 "model holds there, and no file of its kind is a share of that; give its blocks 0 or 1, leave the "
                 "weights in the prompt (lbw=), or put it into a checkpoint with them (merge --sd_model --lbws)"
             )
+        if not all(finite(tensor) for name, tensor in made.tensors.items() if tensor is not adapter.tensors.get(name)):
+            raise ToolError(f"{site} cannot be written at weight {weight:g}: that is no number its file can hold")
         adapters[site] = stored_as(made.tensors, dtype or widest([adapter.dtype]), site) if dtype else made
         report.layers.append(Layer(str(site), adapter.rank, adapter.rank, note=f"weight {weight:g}"))
     if not adapters:
         raise ToolError(f"every layer of {file.name} has weight 0 there; nothing would be left")
     if silenced:
-        report.extra["left_out"] = silenced
-        report.note(f"{len(silenced)} layers have weight 0 and are left out, such as {silenced[0]}")
+        report.left_out[file.name] = silenced
+        report.note("what has weight 0 is left out")
     said = f"reweighted: lbw={blocks.text()} te={te:g} unet={unet:g}"
     result = with_adapters(file, adapters, carried(file.metadata, said, [origin(file, lbw=blocks.text())]))
     return with_adapters(result, adapters, described(result, result.metadata)), report
