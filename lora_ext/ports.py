@@ -165,6 +165,10 @@ class Trainee(Model, Protocol):
         """A picture of the model as it is now, with whatever hooks are on it."""
         ...
 
+    def check_sample(self, wish: Sample) -> None:
+        """Raises LoraError for a picture that `sample` could not draw: a sampler that is not there."""
+        ...
+
     def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
         """The text encoders' own vectors of a text's first `count` tokens (the last one repeated where there are
         fewer): one (count, width) float32 for each text encoder. Raises TrainError for a text without a token."""

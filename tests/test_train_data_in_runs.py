@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from test_train_optimizers import at_hand
 from tiny_trainee import Words, pictures, recipe, trainee
 
+from lora_ext.errors import LoraError, TrainError
 from lora_ext.file.reading import read
 from lora_ext.host.training import StandaloneTrainee
 from lora_ext.train.dataset import Dataset
 from lora_ext.train.log import Log, Taken
 from lora_ext.train.loop import Run
+from lora_ext.train.optimizers import OPTIMIZERS
 from lora_ext.train.preflight import preflight
 from lora_ext.train.recipe import Recipe
 from lora_ext.train.steps import Captions
@@ -122,3 +125,62 @@ def test_images_of_all_accumulated_batches_are_counted(tmp_path: Path, monkeypat
     assert math.isnan(log.seconds_a_step)
     log._times = deque([(1.0, 0), (3.0, 8), (4.0, 1)])
     assert log.seconds_a_step == 1.5
+
+
+@pytest.mark.parametrize("name", ["AdamWScheduleFree", "Prodigy", "Adafactor", "Lion"])
+def test_any_optimizer_trains_a_dylora_and_goes_on(name: str, tmp_path: Path) -> None:
+    """Ranks without gradients, samples in between, and the very same losses after a resume."""
+    if not at_hand(name):
+        pytest.skip(f"{OPTIMIZERS[name].package} is not installed")
+    data = pictures(tmp_path / "data", 2)
+    (tmp_path / "prompts.txt").write_text("a thing --s 1 --w 64 --h 64", encoding="utf-8")
+    words = {"optimizer_type": name, "network_module": "dylora", "unit": 2, "lr_scheduler": "linear"}
+    words |= {"sample_prompts": str(tmp_path / "prompts.txt"), "sample_every_n_steps": 1, "learning_rate": 0.5}
+    more = {"save_every_n_steps": 2, "save_state": True, "max_train_epochs": 2}
+    train(recipe(data, tmp_path / "out", **words, **more), model=trainee())
+    whole = losses(tmp_path / "out")
+    train(recipe(data, tmp_path / "out", **words, **more, resume=str(tmp_path / "out" / "last-step00000002-state")),
+          model=trainee())  # fmt: skip
+    assert losses(tmp_path / "out") == whole and len(whole) == 4
+
+
+def test_the_table_has_the_rates_that_steps_were_made_with(tmp_path: Path) -> None:
+    rising = {"lr_scheduler": "linear", "lr_warmup_steps": 2, "max_train_epochs": 1, "learning_rate": 1.0}
+    train(recipe(pictures(tmp_path / "data"), tmp_path / "out", **rising), model=trainee())
+    with (tmp_path / "out" / "last.csv").open(encoding="utf-8") as file:
+        assert [float(row["lr_unet"]) for row in csv.DictReader(file)] == [0.0, 0.5, 1.0, 0.5]
+
+
+def test_a_missing_library_is_told_before_pictures_are_encoded(tmp_path: Path) -> None:
+    made = recipe(pictures(tmp_path / "data"), tmp_path / "out", optimizer_type="nowhere.Adam", cache_latents=True)
+    host = trainee()
+    host.model.vae.encode = None
+    with pytest.raises(TrainError, match="pip install nowhere"):
+        train(made, model=host)
+
+
+def test_samples_that_cannot_be_drawn_are_told_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a thing --ss eulr", encoding="utf-8")
+    words = {"sample_prompts": str(tmp_path / "prompts.txt"), "sample_every_n_epochs": 1}
+    with pytest.raises(LoraError, match="unknown sampler 'eulr'; did you mean 'Euler'"):
+        train(recipe(pictures(tmp_path / "data"), tmp_path / "out", **words), model=trainee())
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_file_has_and_the_recipe_leaves_out_is_told(tmp_path: Path) -> None:
+    class Hears(Quiet):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    data, words = pictures(tmp_path / "data", 2), {"max_train_epochs": 1}
+    first = train(recipe(data, tmp_path / "out", **words), model=trainee())
+    count = sum(site.part == "te" for site in read(first.file).adapters)
+    for more, told in (({"network_train_unet_only": True}, [f"({count} in te)"]), ({}, [])):
+        shell = Hears()
+        again = recipe(data, tmp_path / "again", network_weights=str(first.file), **words, **more)
+        train(again, model=trainee(), shell=shell)
+        said = [text for text in shell.said if "left out" in text]
+        assert len(said) == len(told) and all(part in text for part, text in zip(told, said, strict=True))

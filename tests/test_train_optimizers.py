@@ -112,7 +112,12 @@ def test_any_class_by_its_path_and_any_case() -> None:
     made = optimizer(Recipe(optimizer_type="adamw", optimizer_args=("weight_decay=0.5",)), groups())
     assert type(made) is torch.optim.AdamW and made.param_groups[0]["weight_decay"] == 0.5
     own = Recipe(optimizer_type="Adafactor", optimizer_args=("relative_step=True", "scale_parameter=True"))
-    assert optimizer(own, groups()).param_groups[0]["lr"] is None
+    made = optimizer(own, groups())
+    made.param_groups[0]["params"][0].grad = torch.ones(2)
+    plan = scheduler(own, made, 10)
+    made.step()
+    plan.step()
+    assert made.param_groups[0]["lr"] == 0 and made.param_groups[0]["params"][0].abs().min() > 0
 
 
 def test_gradients_are_clipped() -> None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from modules import devices, processing, sd_hijack, sd_models, shared
+from modules import devices, processing, sd_hijack, sd_models, sd_samplers, shared
 from modules.textual_inversion import textual_inversion
 from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import TrainError
+from ..errors import TrainError, did_you_mean
 from ..ports import Borrowing, Context, Sample
 from .a1111_lending import at_work, attention, checkpointed, options, replaced, settle, visiting
 from .a1111_model import A1111Model, knows
@@ -198,7 +198,7 @@ class A1111Trainee:
             prompt=wish.prompt,
             negative_prompt=wish.negative,
             seed=-1 if wish.seed is None else wish.seed,
-            sampler_name=SAMPLERS.get(wish.sampler.lower().removeprefix("k_"), wish.sampler),
+            sampler_name=_sampler(wish),
             steps=wish.steps,
             cfg_scale=wish.cfg,
             width=wish.width // 8 * 8,
@@ -214,6 +214,12 @@ class A1111Trainee:
             settle(self.sd_model)
         shared.state.assign_current_image(image)
         return image
+
+    def check_sample(self, wish: Sample) -> None:
+        """Raises TrainError for a sampler that the web UI does not have."""
+        known = sd_samplers.all_samplers_map
+        if _sampler(wish) not in known:
+            raise TrainError(f"unknown sampler {wish.sampler!r}{did_you_mean(wish.sampler, known)}")
 
     def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
         """The text encoders' own vectors of a text's first tokens."""
@@ -257,6 +263,11 @@ class A1111Trainee:
             "ss_new_sd_model_hash": str(info.sha256 or (info.calculate_shorthash() and info.sha256) or ""),
         }
         return {name: value for name, value in known.items() if value}
+
+
+def _sampler(wish: Sample) -> str:
+    """The web UI's name of a sampler."""
+    return SAMPLERS.get(wish.sampler.lower().removeprefix("k_"), wish.sampler)
 
 
 def _suffix(filename: str) -> str:

@@ -181,6 +181,10 @@ class StandaloneTrainee:
         image.info["seed"] = str(seed)
         return image
 
+    def check_sample(self, wish: Sample) -> None:
+        """Raises LoraError for a sampler that is not there."""
+        plan_for(wish)
+
     def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
         """The text encoders' own vectors of a text's first tokens."""
         ids = self.model.words.encode(text)

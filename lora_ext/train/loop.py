@@ -90,7 +90,7 @@ class Run:
         recipe = self.recipe = self.data.recipe
         self.epochs, self.steps = self.data.length(self.team.world)
         parts = {p: net for p, net in self.trainee.parts().items() if self._learns(p)}
-        self.network = stack.enter_context(opening.network(parts, recipe))
+        self.network = stack.enter_context(opening.network(parts, recipe, self._say))
         self.report = opening.look(self.data, self.trainee, self.network, self.team.world, self._say)
         opening.cache(recipe, self.trainee, self.data, self.team, through(self._show))
         extra = self._word(stack, resumed)
@@ -182,10 +182,9 @@ class Run:
         return False
 
     def _after_step(self, epoch: int, batch: int, images: int) -> None:
-        now = self.state
+        now, rates = self.state, self.stepper.rates
         numbers = self.stepper.move()
         now.step, now.epoch, now.batch = now.step + 1, epoch, batch
-        rates = self.stepper.rates
         self.log.add(
             Taken.of(
                 now.step, epoch + 1, numbers, (rates.get("unet", math.nan), rates.get("text_encoder", math.nan)), images

@@ -29,7 +29,8 @@ class Network(nn.Module):
 
     Nothing acts before `attach()`. In training, `begin_step` draws what DyLoRA and the dropouts need; in `eval()` all
     ranks act and nothing is dropped. `sites` tells where the modules are. Raises TrainError where no layer fits.
-    file: a LoRA to go on from; its ranks and alphas are taken where the recipe says `dim_from_weights`.
+    file: a LoRA to go on from; its ranks and alphas are taken where the recipe says `dim_from_weights`. `left_out`:
+    where it has layers and this network has none.
     """
 
     def __init__(
@@ -61,8 +62,7 @@ class Network(nn.Module):
             )
         self.factors = nn.ModuleDict({self.key(site): factors for site, factors in self.sites.items()})
         self.handles: list[RemovableHandle] = []
-        if file is not None:
-            self.load(file)
+        self.left_out = self.load(file) if file is not None else []
 
     def _size(self, site: Site, target: Target, file: LoraFile | None) -> Size | None:
         size = self.sizes.of(site, tuple(target.shape))

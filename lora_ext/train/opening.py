@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .cache import Store, cache_folder, fingerprint
 from .dataset import Dataset
 from .log import Tracker
 from .network import Network
+from .optimizers import maker
 from .preflight import Preflight, preflight
 from .processes import Processes
 from .recipe import Recipe
@@ -43,9 +45,10 @@ def borrowing(recipe: Recipe) -> Borrowing:
 
 
 def check_model(recipe: Recipe, trainee: Trainee, say: Callable[[str], None]) -> None:
-    """Whether the model is the one that the recipe speaks of. Raises TrainError."""
+    """Whether the model is the one that the recipe speaks of, and the optimizer is there. Raises TrainError."""
     if recipe.v2 and trainee.family != "SD2":
         raise TrainError(f"v2 is set, but the model is {trainee.family}; leave v2 out, it is told from the model")
+    maker(recipe)  # what is missing is to be told before pictures are encoded or a word is learned
     if recipe.device and torch.device(recipe.device).type != trainee.device.type:
         say(f"the model is on {trainee.device} and trained there, not on {recipe.device}")
 
@@ -118,12 +121,15 @@ def look(data: Dataset, trainee: Trainee, network: Network, world: int, say: Cal
 
 
 def wishes(recipe: Recipe, trainee: Trainee) -> list[Sample]:
-    """The sample prompts. Raises TrainError."""
+    """The sample prompts. Raises LoraError, also for what could not be drawn when the time comes."""
     if recipe.sample_prompts is None:
         return []
     side = trainee.native_size
     usual = Sample("", width=side, height=side, sampler=recipe.sample_sampler)
-    return samples.read_prompts(Path(recipe.sample_prompts), usual)
+    found = samples.read_prompts(Path(recipe.sample_prompts), usual)
+    for wish in found:
+        trainee.check_sample(wish)
+    return found
 
 
 def tracker(recipe: Recipe, folder: Path, started: float) -> Tracker | None:
@@ -137,7 +143,11 @@ def tracker(recipe: Recipe, folder: Path, started: float) -> Tracker | None:
     return Tracker(kinds, where / name, recipe.log_tracker_name or "network_train", plain)
 
 
-def network(parts: Mapping[str, nn.Module], recipe: Recipe) -> Network:
-    """The recipe's network, going on from a file if it says so."""
+def network(parts: Mapping[str, nn.Module], recipe: Recipe, say: Callable[[str], None]) -> Network:
+    """The recipe's network, going on from a file if it says so. say: is told what of the file is left out."""
     file = read(Path(recipe.network_weights)) if recipe.network_weights else None
-    return Network(parts, recipe, generator=generator(recipe.seed, "network"), file=file)
+    made = Network(parts, recipe, generator=generator(recipe.seed, "network"), file=file)
+    if file is not None and made.left_out:
+        where = ", ".join(f"{n} in {part}" for part, n in sorted(Counter(s.part for s in made.left_out).items()))
+        say(f"network_weights {file.name} has layers that this recipe does not train ({where}): they are left out")
+    return made

@@ -87,8 +87,8 @@ def arguments(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
-    """The recipe's optimizer on a network's `parameter_groups()`.
+def maker(recipe: Recipe) -> tuple[type, dict[str, Any]]:
+    """The recipe's optimizer as a class, and its settings.
 
     Raises TrainError: an unknown name, a library that is missing (with what to install), settings it does not take.
     """
@@ -107,14 +107,20 @@ def optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
         settings.setdefault("relative_step", False)
         settings.setdefault("scale_parameter", False)
         settings.setdefault("warmup_init", False)
-        if settings["relative_step"]:
-            groups = [{**group, "lr": None} for group in groups]
-    if where.module == "torch.optim" and "fused" not in settings and "foreach" not in settings:
-        settings |= _fast(make, groups)
     known = inspect.signature(make).parameters
     unknown = [name for name in settings if name not in known]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         raise TrainError(f"{recipe.optimizer_type} takes no {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+    return make, settings
+
+
+def optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
+    """The recipe's optimizer on a network's `parameter_groups()`. Raises TrainError."""
+    make, settings = maker(recipe)
+    if settings.get("relative_step"):  # it finds the rate by itself, and has none that a schedule could move
+        groups = [{**group, "lr": 0.0} for group in groups]
+    if make.__module__.startswith("torch.optim") and "fused" not in settings and "foreach" not in settings:
+        settings |= _fast(make, groups)
     try:
         made: Optimizer = make(groups, **settings)
     except (TypeError, ValueError, AssertionError) as error:

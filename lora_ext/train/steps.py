@@ -187,7 +187,7 @@ class Stepper:
         self.objective = Objective(trainee, recipe, learns_text=recipe.trains_text or bool(extra))
         self.scaler = _scaler(trainee.device) if recipe.mixed_precision == "fp16" else None
         self._losses: list[Tensor] = []
-        self.network.train()
+        self.whole(False)
 
     def backward(self, batch: Batch, group: int, epoch: int, place: int) -> None:
         """Adds the gradients of an epoch's batch number `place`; `group` batches make a step."""
