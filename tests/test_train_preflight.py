@@ -149,5 +149,15 @@ def test_what_was_measured_is_expected(tmp_path: Path) -> None:
     assert abs((found.bytes - 4 * 84e6) / GIB - 4.85) < 0.5
 
 
+def test_small_models_take_their_time_too(folder: Path) -> None:  # noqa: F811
+    """Calling a layer takes a while, however little it computes."""
+    model = Model()
+    model.unet = model.te = nn.Sequential(*(nn.Linear(1, 1) for _ in range(200)))  # type: ignore[assignment]
+    for accumulated in (1, 3):
+        data = Dataset.of(recipe(folder, gradient_accumulation_steps=accumulated))
+        found = preflight(data, model).expected  # type: ignore[arg-type]
+        assert found is not None and found.seconds == pytest.approx(accumulated * 400 * 2.5e-4)
+
+
 def test_times_in_words() -> None:
     assert [in_words(s) for s in (3, 700, 19_200, 300_000)] == ["3 s", "12 min", "5 h 20 min", "3 days"]

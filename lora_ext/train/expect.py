@@ -27,6 +27,8 @@ CHECKPOINTED = 0.3
 """Share of the activations that stays with gradient checkpointing."""
 EFFICIENCY = 0.5
 """Speed of a training step beside that of one large product of matrices."""
+LAYER = 2.5e-4
+"""Seconds that a layer takes in a step at least, forward and back, however small the pictures are."""
 STATES = {"adamw8bit": 2, "lion": 4, "sgd": 0, "adafactor": 1, "prodigy": 16, "lion8bit": 1}
 """Bytes of an optimizer for each number it trains; 8 for the others (two float32)."""
 
@@ -81,13 +83,15 @@ def expected(recipe: Recipe, trainee: Trainee, trained: int, largest: Size, pixe
     work = part * (cost.linear * pixels + cost.quadratic * pixels**2) * (1.5 if recipe.gradient_checkpointing else 1)
     if not (recipe.cache_latents or recipe.cache_latents_to_disk):
         work += ENCODING * pixels * min(part, 1)
-    each = recipe.train_batch_size * recipe.gradient_accumulation_steps
+    layers = sum(not list(m.children()) for part in parts.values() for m in part.modules())
     speed = speed_of(trainee.device, half) * EFFICIENCY
     return Expected(
         weights=sum(_bytes(part) for part in parts.values()) + _vae(part, half),
         training=trained * (8.0 + STATES.get(recipe.optimizer_type.casefold(), 8)),
         activations=area * kept * min(part, 1),
-        seconds=1.1 * each * work / speed if speed else 0.0,
+        seconds=recipe.gradient_accumulation_steps * max(1.1 * recipe.train_batch_size * work / speed, layers * LAYER)
+        if speed
+        else 0.0,
         have=memory_of(trainee.device),
         spare=spare(recipe),
     )
