@@ -359,6 +359,13 @@ def test_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         merge_into(path, [of(full_file(path))], tmp_path / "out.safetensors", track=interrupted)
     assert [p.name for p in tmp_path.iterdir()] == ["SD1.safetensors"]
+    before = _folder(tmp_path / "model").keys()
+    for to, overwrite in (("out", False), ("model", True)):
+        with pytest.raises(KeyboardInterrupt):
+            merge_into(tmp_path / "model", [of(full_file(path))], tmp_path / to, overwrite=overwrite, track=interrupted)
+        assert {p.name for p in tmp_path.iterdir()} == {"SD1.safetensors", "model"}
+        assert {str(p.relative_to(tmp_path / "model")) for p in tmp_path.rglob("*.safetensors")
+                if p.parent != tmp_path} == before  # fmt: skip
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")

@@ -118,6 +118,24 @@ def test_svd_merge_is_the_best_at_its_rank(seed: int, rank: int, new: int, r1: f
 
 
 @settings(max_examples=15, deadline=None)
+@given(st.integers(0, 99), st.integers(1, 5), RATIOS, RATIOS, st.sampled_from([None, 1.0, 5.0]))
+def test_factors_is_the_older_scripts_average(seed: int, rank: int, r1: float, r2: float, second: float | None) -> None:
+    """(Σ|sᵢ|Uᵢ)(Σ sᵢDᵢ)·α₁/r, sᵢ = √(αᵢ/α₁)·rᵢ; cloneofsimo's `lpl` is that without alphas at r and 1 − r."""
+    files = [file_of("lora", seed, rank, alpha=None), file_of("lora", seed + 1, rank, alpha=second)]
+    if not r1 or not r2:
+        return
+    made, _ = merge(files, [r1, r2], Recipe("factors"))
+    scales = (r1, r2 * ((second or rank) / rank) ** 0.5)
+    for where in made.adapters:
+        (up1, down1), (up2, down2) = (
+            (t["lora_up.weight"].flatten(1), t["lora_down.weight"].flatten(1))
+            for t in (file.adapters[where].tensors for file in files)
+        )
+        meant = (abs(scales[0]) * up1 + abs(scales[1]) * up2) @ (scales[0] * down1 + scales[1] * down2)
+        assert close(acts(made, where).flatten(1), meant)
+
+
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 99), RATIOS, RATIOS, st.sampled_from([("svd", 0.9), ("svd", 0.99), ("factors", None)]))
 def test_the_report_tells_the_loss_of_what_is_not_the_best(
     seed: int, r1: float, r2: float, how: tuple[str, float | None]
