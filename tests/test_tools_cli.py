@@ -107,6 +107,8 @@ def test_help_and_mistakes_are_one_line(run: Run) -> None:
         (["merge", "--models", A, B, "--ratios", "1"], ["1 ratios for 2 files"]),
         (["merge", "--models", A, B, "--lbws", "OUTAL", "ALL"], ["OUTAL", "did you mean 'OUTALL'"]),
         (["merge", "--models", A, "nowhere.safetensors"], ["nowhere.safetensors"]),
+        (["merge", "--models", A, "--ratios", "nan"], ["--ratios", "'nan'"]),
+        (["reweight", "--model", A, "--te", "-inf"], ["--te"]),
         (["merge", "--models", A, B, "--method", "factors", "--ratios", "0", "0"], ["weight 0"]),
         (["svd-merge", "--models", A, B, "--new_rank", "0"], ["at least 1"]),
         (["svd-merge", "--models", A, B, "--new_conv_rank", "0"], ["at least 1, not 0"]),
@@ -259,6 +261,7 @@ def test_a_file_of_which_nothing_can_be_merged_fails(run: Run) -> None:
     assert not Path("a.safetensors").exists()
     words = ("merge", "--models", "plain.safetensors", "both.safetensors", "--save_to")
     status, out, err = run(*words, "a.safetensors")
+    assert "merge: 2 layers matched" in out
     assert status == 0 and "1 layers of both left out" in out and "not understood" not in out, err
 
 

@@ -39,7 +39,8 @@ def load(path: Path) -> Any:
         wanted = foreign_names(path, str(error))
         if wanted:
             raise FileError(
-                f"{path} was not loaded: it wants to run {wanted[0]!r}, and a LoRA file holds nothing but tensors"
+                f"{path} was not loaded: it wants to run {wanted[0]!r}, and only tensors are read; "
+                "a .safetensors file of it is safe"
             ) from None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileError(f"{path} is damaged or not a torch file ({reason[:200]})") from None

@@ -32,7 +32,8 @@ class Merged(Report):
         brief = Report(self.verb, only=self.only, unread=self.unread, notes=self.notes, outputs=self.outputs)
         lines = brief.text().splitlines()[1:]
         changed = [f"  {layer.name} (rank {layer.old or 'full'})" for layer in self.layers] if verbose else []
-        return "\n".join([*changed, f"{self.verb}: {len(self.layers)} layers of the checkpoint changed", *lines]) + "\n"
+        head = f"{self.verb}: {len(self.layers)} layers of the checkpoint matched and changed"
+        return "\n".join([*changed, head, *lines]) + "\n"
 
 
 def merge_into(

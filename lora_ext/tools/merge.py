@@ -22,7 +22,7 @@ from ..stack import Use
 from .layers import change_of, check_finite
 from .merge_layer import METHODS, Part, Recipe, merged
 from .metadata_carry import described, finish, joined, origin
-from .options import PRECISIONS, SVD_ONLY, Parser, check_output, device_of, dtype_of, note_idle, widest
+from .options import PRECISIONS, SVD_ONLY, Parser, check_output, device_of, dtype_of, note_idle, number, widest
 from .progress import Track, bar, silent
 from .report import Report
 
@@ -152,7 +152,7 @@ def _parser(verb: str) -> Parser:
     parser = Parser(verb, "Merge LoRAs into one, " + ("at a rank of its own." if svd else "or into a checkpoint."))
     parser.common()
     parser.add_argument("--models", nargs="+", required=True, type=Path, metavar="FILE", help="the LoRAs")
-    parser.add_argument("--ratios", nargs="+", type=float, metavar="R", help="one for each, 1 if left out")
+    parser.add_argument("--ratios", nargs="+", type=number, metavar="R", help="one for each, 1 if left out")
     parser.add_argument("--lbws", nargs="+", metavar="LBW", help="block weights of each: a preset or numbers")
     parser.add_argument("--new_rank", type=int, help="svd: rank of the result, 4 if left out")
     parser.add_argument("--new_conv_rank", type=int, help="svd: rank of kernels above 1x1; without it as --new_rank")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,14 @@ def dtype_of(name: str | None) -> torch.dtype | None:
     if name not in PRECISIONS:
         raise ToolError(f"unknown precision {name!r}{did_you_mean(name, PRECISIONS)}")
     return PRECISIONS[name]
+
+
+def number(text: str) -> float:
+    """A weight on the command line. Raises ValueError for no number, NaN and infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def device_of(name: str) -> torch.device:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+_OF_SEVERAL = ("merge", "svd-merge", "extract")
+"""Verbs that bring files together."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -102,7 +105,8 @@ class Report:
     def text(self, *, verbose: bool = False) -> str:
         """A table and its summary; runs of equal rows become one line unless `verbose`."""
         lines = list(_table(self.layers, verbose))
-        lines.append(f"{self.verb}: {self.matched} layers matched" if self.only else f"{self.verb}: {self._size()}")
+        several = self.only or self.verb in _OF_SEVERAL
+        lines.append(f"{self.verb}: {self.matched} layers matched" if several else f"{self.verb}: {self._size()}")
         for source, names in self.only.items():
             lines.append(f"  {len(names)} only in {source}{_such_as(names)}")
         for source, keys in self.unread.items():

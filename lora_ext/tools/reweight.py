@@ -16,7 +16,7 @@ from ..file.reading import read
 from ..stack import Use
 from .layers import check_finite, stored_as, with_adapters
 from .metadata_carry import carried, described, finish, origin
-from .options import Parser, check_output, dtype_of, widest
+from .options import Parser, check_output, dtype_of, number, widest
 from .report import Layer, Report
 
 
@@ -94,8 +94,8 @@ def _parser() -> Parser:
     parser.add_argument("--model", required=True, metavar="FILE", help="the file to change")
     parser.add_argument("--lbw", metavar="PRESET|NUMBERS", help="a preset, or 12, 17, 20, 25 or 26 numbers with commas")
     parser.add_argument("--lbwe", metavar="RULES", help="rules for single layers, such as IN05-OUT05:attn:0")
-    parser.add_argument("--te", type=float, default=1.0, help="weight of the text encoders")
-    parser.add_argument("--unet", type=float, default=1.0, help="weight of the U-Net")
+    parser.add_argument("--te", type=number, default=1.0, help="weight of the text encoders")
+    parser.add_argument("--unet", type=number, default=1.0, help="weight of the U-Net")
     return parser
 
 
