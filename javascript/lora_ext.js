@@ -74,6 +74,8 @@
     X.button = (text, onclick, { kind = "", tip = "", ...more } = {}) =>
         h("button", { type: "button", class: `lx-button ${kind}`, title: tip || null, onclick, ...more }, text);
 
+    X.summary = (...children) => h("summary", { title: t("Click to open or close") }, children);
+
     let number = 0;
     /** A labelled control; tip is its tooltip. */
     X.field = (label, control, tip = "") => {
@@ -164,7 +166,7 @@
     X.card = (title, ...children) => h("section", { class: "lx-card" }, title ? h("h3", {}, title) : null, children);
     X.note = (text, kind = "") => h("p", { class: `lx-note ${kind}`, role: kind === "bad" ? "alert" : null }, text);
     X.facts = (rows) => h("dl", { class: "lx-facts" }, rows.filter(([, value]) => value !== null && value !== undefined && value !== "")
-        .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+        .map(([name, value]) => h("div", { class: String(value).length > 16 ? "wide" : null }, h("dt", {}, name), h("dd", {}, value))));
 
     X.table = (heads, rows, more = {}) =>
         h("div", { class: "lx-scroll", tabindex: 0, role: "region", "aria-label": more.label || heads.join(", ") },

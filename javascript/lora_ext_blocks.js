@@ -45,7 +45,7 @@
         };
         const model = X.select(X.choices.checkpoints.length ? X.choices.checkpoints.map((one) => [one, one || t("the small model that comes along")]) : [["", ""]], last.checkpoint ?? X.choices.checkpoints[0] ?? "");
         const drawing = h("div", { class: "lx-result", hidden: way === "norms" }, X.field(t("Prompt"), prompt, t("What is drawn; the LoRA's tag is added where it is missing")),
-            h("details", {}, h("summary", {}, t("Settings")), h("div", { class: "lx-grid" }, X.choices.draws ? X.field(t("Model"), model, t("Which model draws")) : null, Object.values(numbers))));
+            h("details", {}, X.summary(t("Settings")), h("div", { class: "lx-grid" }, X.choices.draws ? X.field(t("Model"), model, t("Which model draws")) : null, Object.values(numbers))));
         const ways = X.segments(WAYS(), way, (to) => {
             way = to;
             drawing.hidden = to === "norms";
@@ -120,7 +120,7 @@
             advice.textContent = chosen.size ? t("Keep {0}: {1} of {2} blocks do {3} of it.", spans(labels, chosen), chosen.size, labels.length, X.percent(Math.round(does * 1000) / 1000)) : t("No block does anything in this layout.");
         };
         const vector = () => labels.map((label) => (chosen.has(label) ? 1 : 0)).join(",");
-        const name = X.input("", null, { placeholder: t("Name of a new preset"), "aria-label": t("Name of a new preset") });
+        const name = X.input("", null, { placeholder: t("Name of a new preset"), "aria-label": t("Name of a new preset"), title: t("What the preset will be called, here and in tags") });
         const save = X.safely(async () => {
             const wanted = name.value.trim() || `${found.title.replace(/[:,<>=\s]+/g, "_").slice(0, 50)}_KEEP`;
             await X.api("/presets", { method: "PUT", body: { name: wanted, values: vector() } });

@@ -18,7 +18,8 @@
                 values.value = to ? known.kinds.find((one) => one.name === to).example.split(" or ")[0].slice(to.length).replace(/^:/, "") : "";
                 hint();
             });
-            const values = X.input(rest.replace(/^:/, ""), null, { placeholder: t("values"), "aria-label": `${label}: ${t("values")}` });
+            const values = X.input(rest.replace(/^:/, ""), null, { placeholder: t("values"), "aria-label": `${label}: ${t("values")}`,
+                title: t("What it goes through: a list such as 0.2,0.5,1, or a range such as 0-1(+0.25)") });
             const said = h("small", {});
             const hint = () => {
                 const found = known.kinds.find((one) => one.name === pick.value);
@@ -46,9 +47,11 @@
         const sampler = X.select(X.choices.samplers, last.sampler || (X.choices.samplers.includes("DPM++ 2M") ? "DPM++ 2M" : X.choices.samplers[0]));
         const model = X.select(X.choices.checkpoints.length ? X.choices.checkpoints.map((one) => [one, one || t("the small model that comes along")]) : [["", ""]], last.checkpoint ?? X.choices.checkpoints[0] ?? "");
         const images = X.select([["", t("no scores by likeness")], ...form.datasets.map((one) => [one, one])], last.dataset || "");
-        const out = h("div", { class: "lx-result" });
-        const view = X.jobView({ kinds: ["compare"], live, result: (sheet) => {
-            if (sheet) X.put(out, grid(sheet));
+        const out = h("div", { class: "lx-result" }, X.note(t("Draw a sheet, or open one of before.")));
+        const drawn = {}; // the sheet of the job in sight
+        const view = X.jobView({ kinds: ["compare"], live: (place, job) => live(drawn, place, job), result: (sheet) => {
+            if (sheet && drawn.table && drawn.table.folder === sheet.folder) drawn.table.fill(sheet);
+            else if (sheet) X.put(out, grid(sheet));
             list();
             return null;
         } });
@@ -58,6 +61,7 @@
         const draw = (more = {}) => {
             const asked = { ...wish(), ...more };
             X.keep("compare", { ...asked, axes: { x: asked.x, y: asked.y, z: asked.z } });
+            clear(drawn);
             X.put(out);
             return view.run("/compare", asked);
         };
@@ -65,6 +69,7 @@
             const { sheets } = await X.api("/compare/history");
             X.put(past, sheets.slice(0, 20).map((one) => h("button", { type: "button", class: "lx-item", title: t("Show this sheet"), onclick: X.safely(async () => {
                 const sheet = await X.api(`/compare/${encodeURIComponent(one.folder)}`);
+                if (!drawn.filling) clear(drawn);
                 X.put(out, sheet.complete ? null : h("div", { class: "lx-row" }, X.note(t("This sheet is not finished.")), X.button(t("Go on"), () => draw({ ...sheet.asked, folder: one.folder }), { kind: "main", tip: t("Draws what is missing") })), grid(sheet));
             }) }, h("span", { class: "lx-pick-text" }, h("b", {}, one.folder), h("small", {}, [t("{0} pictures", one.cells), X.date(one.time), one.complete ? "" : t("not finished")].filter(Boolean).join(" · "))))));
         });
@@ -79,8 +84,8 @@
                 X.field(t("Prompt"), prompt, t("What is drawn; the LoRA's tag is added where it is missing")),
                 X.field(t("Training pictures"), images, t("Scores say how near each picture comes to these")),
                 h("div", { class: "lx-row" }, X.button(t("Draw sheet"), () => draw(), { kind: "main", tip: t("Draws every combination") })),
-                h("details", {}, h("summary", {}, t("Settings")), h("div", { class: "lx-grid" }, X.choices.draws ? X.field(t("Model"), model, t("Which model draws")) : null, X.field(t("Sampler"), sampler, t("How the noise is taken away")), Object.values(numbers)))),
-            h("details", { class: "lx-card", open: false }, h("summary", {}, t("Sheets of before")), past)),
+                h("details", {}, X.summary(t("Settings")), h("div", { class: "lx-grid" }, X.choices.draws ? X.field(t("Model"), model, t("Which model draws")) : null, X.field(t("Sampler"), sampler, t("How the noise is taken away")), Object.values(numbers)))),
+            h("details", { class: "lx-card", open: false }, X.summary(t("Sheets of before")), past)),
             h("div", { class: "lx-main" }, X.card(t("Result"), view, out))));
         list();
         panel.attach = (job) => view.attach(job.id);
@@ -94,57 +99,72 @@
         })();
     }
 
-    /** While a sheet is drawn: its table, filling. */
-    function live(place, job) {
+    /** While a sheet is drawn: its table, filling. It stays when the job ends, with what was opened in it. */
+    function live(drawn, place, job) {
         const now = job.live;
-        if (job.state !== "running" || !now.folder) {
-            delete place.dataset.key;
-            return X.put(place);
-        }
+        drawn.filling = job.state === "running";
+        if (drawn.table && drawn.table.folder !== now.folder) clear(drawn);
         const key = `${now.folder} ${now.done}`;
-        if (place.dataset.key === key) return null;
-        place.dataset.key = key;
+        if (!drawn.filling || !now.folder || drawn.key === key) return null;
+        drawn.key = key;
         return X.safely(async () => {
             const sheet = await X.api(`/compare/${encodeURIComponent(now.folder)}`);
-            if (place.dataset.key !== key || !sheet.cells) return;
-            if (place.table && place.table.folder === now.folder && place.contains(place.table)) place.table.fill(sheet);
-            else X.put(place, (place.table = grid(sheet)));
+            if (drawn.key !== key || !sheet.cells) return;
+            if (drawn.table) drawn.table.fill(sheet);
+            else place.append((drawn.table = grid(sheet)));
         })();
     }
 
-    /** A sheet as a table of pictures; a click on one shows it with its tag. fill(sheet) adds what was drawn since. */
+    function clear(drawn) {
+        if (drawn.table) drawn.table.remove();
+        drawn.table = drawn.key = null;
+    }
+
+    /** A sheet as a table of pictures; a click on one shows it with its tag. fill(sheet) adds what came since and leaves
+    what was opened: a picture, a page, where the table is scrolled to. */
     function grid(sheet) {
         const [xs, ys, zs] = ["x", "y", "z"].map((name) => sheet.axes[name].labels);
-        const chosen = new Set(sheet.suggested ? sheet.suggested.cells : []);
-        const box = h("div", { class: "lx-result" }), about = h("div", { class: "lx-result" });
+        const box = h("div", { class: "lx-result" }), about = h("div", { class: "lx-result" }), tail = h("div", { class: "lx-result" });
         const at = new Map(sheet.cells.map((cell, place) => [`${cell.x} ${cell.y} ${cell.z}`, place]));
         const tds = new Map();
-        const send = (cell, one) => X.button(t(one.label), X.safely(async () => {
+        let chosen = new Set(), opened = -1;
+        const send = (cell) => X.inserts(async (one) => {
             one.set((await X.post("/compare/prompt", { tag: cell.tag, prompt: one.get() })).prompt);
             one.seed(cell.seed);
             X.toast(t("Written into the prompt, with the seed"));
-        }), { kind: "main", tip: t("Writes this tag and this seed, in the place of the run's tag where there is one") });
-        const show = (cell, place) => X.put(about, h("div", { class: "lx-shown" },
-            h("a", { href: X.url("/pictures", { name: cell.file }), target: "_blank", rel: "noopener", title: t("Open the picture alone") }, h("img", { src: X.url("/pictures", { name: cell.file }), alt: t("the picture") })),
-            h("div", { class: "lx-result" }, h("code", { class: "lx-tag" }, cell.tag || cell.prompt),
-                X.facts([[t("seed"), cell.seed], [t("difference"), cell.score ? X.percent(cell.score.difference) : ""], [t("sharpness"), cell.score ? cell.score.sharpness.toFixed(2) : ""],
-                    [t("likeness"), cell.score && cell.score.likeness !== null ? cell.score.likeness.toFixed(3) : ""], [t("copy of"), cell.score ? cell.score.copy_of : ""]]),
-                h("div", { class: "lx-row wrap" }, cell.tag ? Object.values(X.prompts).filter((one) => one.there()).map((one) => send(cell, one)) : null,
-                    X.button(t("Copy tag"), () => X.copy(cell.tag || cell.prompt), { tip: t("Copy the tag as text") })), chosen.has(place) && sheet.suggested ? X.note(sheet.suggested.reason, "good") : null)));
+        }, "main", t("Writes this tag and this seed, in the place of the run's tag where there is one"));
+        const show = (place) => {
+            const cell = sheet.cells[place];
+            const key = `${place} ${Boolean(cell.score)} ${chosen.has(place)}`;
+            for (const [one, td] of tds) td.classList.toggle("opened", one === place);
+            if (about.dataset.key === key) return;
+            about.dataset.key = key;
+            X.put(about, h("div", { class: "lx-shown" },
+                h("a", { href: X.url("/pictures", { name: cell.file }), target: "_blank", rel: "noopener", title: t("Open the picture alone") }, h("img", { src: X.url("/pictures", { name: cell.file }), alt: t("the picture") })),
+                h("div", { class: "lx-result" }, h("code", { class: "lx-tag" }, cell.tag || cell.prompt),
+                    X.facts([[t("seed"), cell.seed], [t("difference"), cell.score ? X.percent(cell.score.difference) : ""], [t("sharpness"), cell.score ? cell.score.sharpness.toFixed(2) : ""],
+                        [t("likeness"), cell.score && cell.score.likeness !== null ? cell.score.likeness.toFixed(3) : ""], [t("copy of"), cell.score ? cell.score.copy_of : ""]]),
+                    h("div", { class: "lx-row wrap" }, cell.tag ? send(cell) : null,
+                        X.button(t("Copy tag"), () => X.copy(cell.tag || cell.prompt), { tip: t("Copy the tag as text") })), chosen.has(place) ? X.note(sheet.suggested.reason, "good") : null)));
+        };
         const bar = (score) => h("span", { class: score.copy_of ? "lx-score bad" : "lx-score", style: { "--share": Math.min(1, score.likeness ?? score.difference) },
             title: score.copy_of ? t("nearly a copy of {0}", score.copy_of) : t("how strongly it acts, or how near it comes to the training pictures") });
         const fill = (td, place) => {
             const cell = sheet.cells[place];
             if (!cell || !cell.file) return;
-            tds.delete(place);
-            X.put(td, h("button", { type: "button", title: [cell.tag, chosen.has(place) ? t("suggested") : ""].filter(Boolean).join(" · "), onclick: () => show(cell, place) },
-                h("img", { loading: "lazy", src: X.url("/pictures", { name: cell.file }), alt: cell.tag || ys[cell.y] || xs[cell.x] })), cell.score ? bar(cell.score) : null);
+            if (!td.querySelector("button")) {
+                X.put(td, h("button", { type: "button", onclick: () => show((opened = place)) },
+                    h("img", { loading: "lazy", src: X.url("/pictures", { name: cell.file }), alt: cell.tag || ys[cell.y] || xs[cell.x] })));
+            }
+            if (cell.score && !td.querySelector(".lx-score")) td.append(bar(cell.score));
+            td.classList.toggle("chosen", chosen.has(place));
+            td.firstChild.title = [cell.tag, chosen.has(place) ? t("suggested") : ""].filter(Boolean).join(" · ");
         };
-        const draw = (z) => {
+        const page = (z) => {
             tds.clear();
             const rows = ys.map((label, y) => h("tr", {}, h("th", { scope: "row" }, label || ""), xs.map((_, x) => {
                 const place = at.get(`${x} ${y} ${z}`);
-                const td = h("td", { class: chosen.has(place) ? "chosen" : null }, h("span", { class: "lx-blank" }));
+                const td = h("td", { class: place === opened ? "opened" : null }, h("span", { class: "lx-blank" }));
                 tds.set(place, td);
                 fill(td, place);
                 return td;
@@ -157,19 +177,21 @@
             X.keep("zoom", to);
         } });
         box.style.setProperty("--cell", `${zoom.get()}px`);
-        draw(0);
-        const first = sheet.suggested && sheet.suggested.cells.length ? sheet.suggested.cells[0] : -1;
-        if (first >= 0 && sheet.cells[first].file) show(sheet.cells[first], first);
-        const made = h("div", { class: "lx-result" }, zs.length > 1 ? X.segments(zs.map((label, i) => [String(i), label]), "0", (to) => draw(Number(to)), sheet.axes.z.title) : null, zoom, box,
-            sheet.suggested && !sheet.suggested.cells.length ? X.note(sheet.suggested.reason) : null, sheet.warning ? X.note(sheet.warning, "bad") : null, about,
-            h("div", { class: "lx-row wrap" }, sheet.pages.map((name) => h("a", { class: "lx-button", href: X.url("/pictures", { name }), target: "_blank", rel: "noopener", title: t("The labelled sheet as a picture") }, name.split("/").pop())),
-                sheet.table ? h("a", { class: "lx-button", href: X.url(`/compare/${encodeURIComponent(sheet.folder)}/scores.csv`), title: t("All scores as a table"), download: true }, "scores.csv") : null),
-            sheet.measured ? X.note(t("Likeness is measured by: {0}", sheet.measured)) : null);
+        const made = h("div", { class: "lx-result" }, zs.length > 1 ? X.segments(zs.map((label, i) => [String(i), label]), "0", (to) => page(Number(to)), sheet.axes.z.title) : null, zoom, box, about, tail);
         made.folder = sheet.folder;
         made.fill = (newer) => {
             sheet = newer;
-            for (const [place, td] of [...tds]) fill(td, place);
+            chosen = new Set(sheet.suggested ? sheet.suggested.cells : []);
+            for (const [place, td] of tds) fill(td, place);
+            const wanted = opened >= 0 ? opened : [...chosen][0];
+            if (sheet.cells[wanted] && sheet.cells[wanted].file) show(wanted);
+            X.put(tail, sheet.suggested && !chosen.size ? X.note(sheet.suggested.reason) : null, sheet.warning ? X.note(sheet.warning, "bad") : null,
+                h("div", { class: "lx-row wrap" }, sheet.pages.map((name) => h("a", { class: "lx-button", href: X.url("/pictures", { name }), target: "_blank", rel: "noopener", title: t("The labelled sheet as a picture") }, name.split("/").pop())),
+                    sheet.table ? h("a", { class: "lx-button", href: X.url(`/compare/${encodeURIComponent(sheet.folder)}/scores.csv`), title: t("All scores as a table"), download: true }, "scores.csv") : null),
+                sheet.measured ? X.note(t("Likeness is measured by: {0}", sheet.measured)) : null);
         };
+        page(0);
+        made.fill(sheet);
         return made;
     }
 

@@ -19,13 +19,13 @@
 
     function make(panel) {
         let rows = [], total = 0, chosen = null, asked = null;
-        const search = h("input", { class: "lx-input", type: "search", placeholder: t("Search by name"), "aria-label": t("Search by name") });
+        const search = h("input", { class: "lx-input", type: "search", placeholder: t("Search by name"), "aria-label": t("Search by name"), title: t("Any words of its name, in any order") });
         const filters = {};
         for (const [key, text] of [["base", t("any base")], ["kind", t("any kind")], ["rank", t("any rank")]]) {
             filters[key] = X.select([["", text]], "", () => load(false), { "aria-label": text, title: t("Show only these") });
             filters[key].any = text;
         }
-        const sort = X.select([["newest", t("newest first")], ["oldest", t("oldest first")], ["name", t("by name")], ["largest", t("largest first")]], "newest", () => load(false), { "aria-label": t("Order") });
+        const sort = X.select([["newest", t("newest first")], ["oldest", t("oldest first")], ["name", t("by name")], ["largest", t("largest first")]], "newest", () => load(false), { "aria-label": t("Order"), title: t("In which order files are listed") });
         const count = h("span", { class: "lx-hint", role: "status" });
         const cards = h("div", { class: "lx-cards" });
         const end = h("div", { class: "lx-end", "aria-hidden": "true" });
@@ -70,7 +70,7 @@
         function describe(file) {
             const names = NAMES();
             const shown = Object.entries(names).filter(([key]) => file.metadata[key] && file.metadata[key] !== "None").map(([key, text]) => [text, file.metadata[key]]);
-            const name = X.input(file.name, null);
+            const name = X.input(file.name, null, { "aria-label": t("Rename"), title: t("A folder may stand before the name; thumbnails come along") });
             const rename = X.safely(async () => {
                 const done = await X.post("/rename", { name: file.name, to: name.value.trim() });
                 X.toast(t("Renamed"));
@@ -78,19 +78,24 @@
                 show(done.name);
             });
             const tags = frequency(file.metadata.ss_tag_frequency);
+            const course = h("div", { class: "lx-result" });
+            X.safely(async () => {
+                const { rows: steps } = await X.api("/train/run", { query: { name: file.name } });
+                if (steps.length) X.put(course, X.curves(steps));
+            })();
             X.put(detail,
                 X.card(file.title, h("div", { class: "lx-row wrap" },
                     X.button(t("Set block weights"), () => X.go("weights", file.name), { kind: "main", tip: t("Open it in the Weights panel") }),
                     X.panels.some((one) => one.name === "compare") ? X.button(t("Compare"), () => X.go("compare", file.name), { tip: t("Draw a sheet with it") }) : null,
-                    X.button(t("Resize"), () => X.go("tools", "resize"), { tip: t("Change its rank") })),
+                    X.button(t("Resize"), () => X.go("tools", "resize", { name: file.name }), { tip: t("Change its rank") })),
                 X.facts([[t("kind"), file.variant], [t("base"), file.family === "unknown" ? t("unknown") : file.family], [t("rank"), Object.keys(file.ranks).slice(0, 4).join(", ")],
                     [t("layers"), file.layers], [t("numbers"), Object.keys(file.dtypes).join(", ")], [t("size"), X.bytes(file.bytes)], ["hash", file.hash], [t("file"), file.path]]),
                 file.not_finite ? X.note(t("This file is damaged: it contains numbers that are not finite."), "bad") : null,
                 portrait(file),
                 h("div", { class: "lx-row" }, name, X.button(t("Rename"), rename, { tip: t("A folder may stand before the name; thumbnails come along") }))),
                 X.card(t("What it changes"), X.bars(file.blocks)),
-                X.card(t("Training"), shown.length ? X.facts(shown) : X.note(t("It carries no metadata.")), dataset(file.metadata),
-                    tags.length ? h("details", { open: tags.length < 40 }, h("summary", {}, t("Caption tags")), X.table([t("tag"), t("times")], tags.slice(0, 300))) : null),
+                X.card(t("Training"), shown.length ? X.facts(shown) : X.note(t("It carries no metadata.")), course, dataset(file.metadata),
+                    tags.length ? h("details", { open: tags.length < 40 }, X.summary(t("Caption tags")), X.table([t("tag"), t("times")], tags.slice(0, 300))) : null),
                 editor(file));
         }
 
@@ -133,7 +138,7 @@
                 const box = h("textarea", { class: "lx-input lx-text", rows: Math.min(6, Math.ceil((value.length + 1) / 60)), spellcheck: "false",
                     oninput: () => (wanted[key] = box.value) });
                 box.value = value;
-                const line = h("div", { class: "lx-edit-row" }, X.field(key, box), own ? null : X.button("×", () => {
+                const line = h("div", { class: "lx-edit-row" }, X.field(key, box, t("What the file says under this name")), own ? null : X.button("×", () => {
                     gone.add(key);
                     delete wanted[key];
                     line.remove();
@@ -141,7 +146,7 @@
                 return line;
             };
             const keys = Object.keys(file.metadata).filter((key) => !OWN.includes(key)).sort();
-            const key = X.input("", null, { placeholder: t("a new entry's name"), "aria-label": t("a new entry's name") });
+            const key = X.input("", null, { placeholder: t("a new entry's name"), "aria-label": t("a new entry's name"), title: t("Add an entry") });
             const add = () => {
                 if (!key.value.trim()) return key.focus();
                 rows_.prepend(row(key.value.trim(), "", false));
@@ -157,7 +162,7 @@
                 describe(made);
                 load(false);
             });
-            const all = h("details", {}, h("summary", {}, t("All {0} entries", keys.length)));
+            const all = h("details", {}, X.summary(t("All {0} entries", keys.length)));
             all.addEventListener("toggle", () => {
                 if (all.open && all.childNodes.length === 1) all.append(h("div", { class: "lx-edit" }, keys.map((name) => row(name, file.metadata[name], false))));
             });
@@ -186,6 +191,7 @@
         X.on("library", () => load(false, true));
         panel.find = async (name) => {
             search.value = name.split("/").pop();
+            for (const one of Object.values(filters)) one.value = "";
             await load(false);
             show(name);
         };
@@ -208,7 +214,7 @@
     function dataset(metadata) {
         try {
             const rows = Object.entries(JSON.parse(metadata.ss_dataset_dirs || "{}")).map(([name, one]) => [name, Number(one.img_count), Number(one.n_repeats)]);
-            return rows.length ? h("details", {}, h("summary", {}, t("Dataset")), X.table([t("folder"), t("pictures"), t("repeats")], rows)) : null;
+            return rows.length ? h("details", {}, X.summary(t("Dataset")), X.table([t("folder"), t("pictures"), t("repeats")], rows)) : null;
         } catch {
             return null;
         }
@@ -221,7 +227,10 @@
             h("span", {}, one.block || t("other")), h("i", { style: { "--share": (one.norm || 0) / most } }), h("small", {}, one.norm === null ? "–" : one.norm.toPrecision(3)))));
     };
 
-    X.homes.duplicates = () => X.go("files");
+    X.homes.duplicates = (job) => {
+        X.go("files");
+        X.panels.find((one) => one.name === "files").element.querySelector(".lx-job").attach(job.id);
+    };
     X.panel({ name: "files", title: "Files", tip: "The library: search, metadata, duplicates", order: 60, make,
         open: (name) => name && X.panels.find((one) => one.name === "files").element.find(name) });
 })();

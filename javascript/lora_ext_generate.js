@@ -8,7 +8,7 @@
     X.pictures = (found) => h("div", { class: "lx-pictures" }, found.pictures.map((one) => h("figure", {},
         h("a", { href: X.url("/pictures", { name: one.name }), target: "_blank", rel: "noopener", title: t("Open the picture alone") },
             h("img", { src: X.url("/pictures", { name: one.name }), alt: t("the picture") })),
-        one.infotext ? h("details", {}, h("summary", {}, t("How it was made")), h("pre", { class: "lx-log" }, one.infotext)) : null)),
+        one.infotext ? h("details", {}, X.summary(t("How it was made")), h("pre", { class: "lx-log" }, one.infotext)) : null)),
         (found.notes || []).map((line) => X.note(line)));
 
     function make(panel) {
@@ -32,7 +32,7 @@
         seed = X.input(last.seed ?? 7, null, { inputmode: "numeric" });
         const settings = () => ({ prompt: prompt.value, negative_prompt: negative.value, checkpoint: model.lastChild.value, sampler: sampler.lastChild.value,
             scheduler: schedule.lastChild.value, seed: Number(seed.value) || 0, ...Object.fromEntries(Object.entries(controls).map(([key, one]) => [key, one.get()])) });
-        const view = X.jobView({ kinds: ["generate"], result: (found) => (found ? X.pictures(found) : null) });
+        const view = X.jobView({ kinds: ["generate"], empty: t("Pictures appear here."), result: (found) => (found ? X.pictures(found) : null) });
         const draw = () => {
             const wish = settings();
             X.keep("generate", { ...wish, samplers: wish.sampler, schedulers: wish.scheduler, checkpoints: wish.checkpoint });
@@ -70,6 +70,9 @@
         panel.made = true;
         make(panel.element);
     }
-    X.homes.generate = () => X.go("generate");
+    X.homes.generate = (job) => {
+        X.go("generate");
+        X.panels.find((one) => one.name === "generate").element.querySelector(".lx-job").attach(job.id);
+    };
     X.panel({ name: "generate", title: "Generate", tip: "Draw pictures from a prompt", order: 10, when: () => X.choices.draws, make });
 })();

@@ -7,7 +7,7 @@
     // --- charts
 
     /** Lines over x. series: [{name, points: [[x, y]], kind}]; marker: an x; label functions make tooltips and axes. */
-    X.lines = (series, { width = 640, height = 220, low, high, x: [left, right] = [], marker, xlabel, ylabel, fx = String, fy = String } = {}) => {
+    X.lines = (series, { width = X.root.clientWidth < 640 ? 360 : 640, height = 220, low, high, x: [left, right] = [], marker, xlabel, ylabel, fx = String, fy = String } = {}) => {
         const pad = { left: 52, right: 14, top: 12, bottom: 30 };
         const all = series.flatMap((one) => one.points);
         if (!all.length) return h("p", { class: "lx-note" }, t("Nothing to draw yet."));
@@ -63,7 +63,7 @@
         let rows = [], total = 0, at = -1, asked = null, picks = 0;
         const face = h("button", { type: "button", class: "lx-pick", "aria-haspopup": "listbox", "aria-expanded": "false",
             title: tip || t("Choose a LoRA file") });
-        const search = h("input", { class: "lx-input", type: "search", placeholder: t("Search by name"), "aria-label": t("Search by name") });
+        const search = h("input", { class: "lx-input", type: "search", placeholder: t("Search by name"), "aria-label": t("Search by name"), title: t("Any words of its name, in any order") });
         const list = h("div", { class: "lx-list", role: "listbox", "aria-label": t("LoRA files") });
         const box = h("div", { class: "lx-pop", hidden: true }, search, list);
         const made = h("div", { class: "lx-field lx-picker" }, label ? h("span", { class: "lx-label" }, label) : null, face, box);
@@ -76,7 +76,7 @@
         }
         function item(row) {
             return h("button", { type: "button", role: "option", tabindex: -1, "aria-selected": "false", class: "lx-item",
-                onclick: () => pick(row) }, X.thumb(row),
+                title: row.name, onclick: () => pick(row) }, X.thumb(row),
                 h("span", { class: "lx-pick-text" }, h("b", {}, row.title), h("small", {}, X.about(row) || row.error || "")));
         }
         function pick(row) {
@@ -178,15 +178,20 @@
         }
     };
 
-    /** A place that shows one job: bar, words, time left, log, cancel. `run(start, onresult)` fills it. */
-    X.jobView = ({ live, result, kinds = [] } = {}) => {
-        const made = h("div", { class: "lx-job", "aria-live": "polite" });
+    const STOP = () => [[t("Stop"), t("Stop this job"), {}]];
+
+    /** A place that shows one job: bar, words, time left, log, cancel. `run(path, body)` fills it.
+
+    stops: buttons that end it: [text, tooltip, query of the call]. empty: what stands there before the first one. */
+    X.jobView = ({ live, result, kinds = [], stops = STOP(), empty = null } = {}) => {
+        const made = h("div", { class: "lx-job", "aria-live": "polite", "data-empty": empty });
         const bar = h("div", { class: "lx-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, h("i", {}));
         const words = h("span", { class: "lx-job-words" });
-        const stop = X.button(t("Stop"), X.safely(() => X.post(`/jobs/${encodeURIComponent(made.id_)}/cancel`)), { tip: t("Stop this job") });
-        const head = h("div", { class: "lx-row" }, words, stop);
+        const buttons = stops.map(([text, tip, query]) =>
+            X.button(text, X.safely(() => X.api(`/jobs/${encodeURIComponent(made.id_)}/cancel`, { method: "POST", query })), { tip }));
+        const head = h("div", { class: "lx-row wrap" }, words, buttons);
         const log = h("pre", { class: "lx-log" });
-        const logs = h("details", {}, h("summary", {}, t("Log")), log);
+        const logs = h("details", {}, X.summary(t("Log")), log);
         const shown = h("div", { class: "lx-live" });
         const out = h("div", { class: "lx-result" });
         function show(job) {
@@ -200,8 +205,10 @@
             const took = ended && job.started ? X.duration(job.ended - job.started) : "";
             X.put(words, h("b", {}, job.stopping ? t("stopping…") : state(job)), " ",
                 [job.state === "running" && job.total ? `${job.done} / ${job.total}` : "", ended || job.live.progress ? "" : t(job.text), left, took].filter(Boolean).join(" · "));
-            stop.hidden = ended;
-            stop.disabled = job.stopping;
+            for (const one of buttons) {
+                one.hidden = ended;
+                one.disabled = job.stopping;
+            }
             if (log.textContent !== job.log.join("\n")) log.textContent = job.log.join("\n");
             logs.hidden = !job.log.length;
             if (live) live(shown, job);
@@ -246,11 +253,21 @@
         return made;
     };
 
+    /** Writes a file's tag into a prompt, in the place of the one that is there. */
+    X.insert = async (prompt, name) => {
+        const { call } = await X.api("/inspect", { query: { name } });
+        prompt.set((await X.post("/tag", { name: call, prompt: prompt.get() })).prompt);
+        X.toast(t("Written into the prompt"));
+    };
+    /** A button for each prompt that the page has; act(prompt) does it. */
+    X.inserts = (act, kind, tip) => Object.values(X.prompts).filter((one) => one.there()).map((one) => X.button(t(one.label), X.safely(() => act(one)), { kind, tip }));
+
     /** What can be done with new files. */
-    X.offers = (files) => h("div", { class: "lx-offers" }, files.map((name) => h("div", { class: "lx-row" }, h("b", {}, name),
-        X.button(t("Set block weights"), () => X.go("weights", name), { tip: t("Open it in the Weights panel") }),
-        X.panels.some((one) => one.name === "compare") ? X.button(t("Compare"), () => X.go("compare", name), { tip: t("Draw a sheet with it") }) : null,
-        X.button(t("Show in Files"), () => X.go("files", name), { tip: t("Find it in the library") }))));
+    X.offers = (files) => h("div", { class: "lx-offers" }, files.map((name) => h("div", { class: "lx-row wrap" }, h("b", {}, name),
+        X.inserts((where) => X.insert(where, name), "quiet", t("Writes the tag into the prompt, or updates the one that is there")),
+        X.button(t("Set block weights"), () => X.go("weights", name), { kind: "quiet", tip: t("Open it in the Weights panel") }),
+        X.panels.some((one) => one.name === "compare") ? X.button(t("Compare"), () => X.go("compare", name), { kind: "quiet", tip: t("Draw a sheet with it") }) : null,
+        X.button(t("Show in Files"), () => X.go("files", name), { kind: "quiet", tip: t("Find it in the library") }))));
 
     // --- what a tool did
 
@@ -273,7 +290,7 @@
             ...Object.entries(report.left_out).map(([name, some]) => t("{0} layers of {1} were left out", some.length, name)),
             report.unchanged.length ? t("{0} layers stayed as they were", report.unchanged.length) : null, ...report.notes].filter(Boolean);
         return h("div", { class: "lx-report" }, facts, lists.map((line) => X.note(line)),
-            report.layers.length ? h("details", {}, h("summary", {}, t("Layer by layer")),
+            report.layers.length ? h("details", {}, X.summary(t("Layer by layer")),
                 X.table([t("layer"), t("rank"), t("new"), t("kept")], rows.map(({ layer, more }) =>
                     [layer.layer + (more ? ` ${t("and {0} more", more)}` : "") + (layer.note ? ` (${layer.note})` : ""),
                         rank(layer.old_rank), rank(layer.new_rank), X.percent(layer.kept)]))) : null);

@@ -10,7 +10,7 @@
         const name = X.input("", null, { placeholder: t("name of the new file") });
         const precision = X.select(PRECISIONS(), "");
         let overwrite = false;
-        const view = X.jobView({ kinds, result: (found) => found && h("div", { class: "lx-result" },
+        const view = X.jobView({ kinds, empty: t("What was done to each layer, and the new file, appear here."), result: (found) => found && h("div", { class: "lx-result" },
             X.note(found.checkpoint ? t("Written: {0}", found.checkpoint) : t("Written: {0}", found.files.join(", ")), "good"),
             found.files.length ? X.offers(found.files) : null, X.report(found.report)) });
         const go = X.safely(async () => {
@@ -155,6 +155,7 @@
             if (!picker.value) return X.toast(t("Choose a file"), "bad");
             return { name: picker.value.name, new_rank: chosen.rank.get(), new_conv_rank: conv.get(), ...chosen.get() };
         });
+        place.take = (given) => picker.choose(given.name);
         X.put(place, X.card(t("Resize"), X.note(t("Changes the rank with the least possible loss: smaller files, nearly the same picture.")), picker, box, told, chosen.element, conv, end.form, end.act), X.card(t("Result"), end.view));
     }
 
@@ -253,7 +254,10 @@
         X.put(panel, h("div", {}, bar), Object.values(places));
         show(X.recall("tool", "merge") in TOOLS ? X.recall("tool", "merge") : "merge");
     }
-    for (const key of Object.keys(TOOLS)) X.homes[key] = () => X.go("tools", key);
+    for (const key of Object.keys(TOOLS)) X.homes[key] = (job) => {
+        X.go("tools", key);
+        X.panels.find((one) => one.name === "tools").element.querySelector(".lx-tool:not([hidden]) .lx-job").attach(job.id);
+    };
     X.panel({ name: "tools", title: "Tools", tip: "Merge, resize, extract, split, convert files; write block weights", order: 50, make,
         open: (name, given) => name && X.panels.find((one) => one.name === "tools").element.show(name, given) });
 })();

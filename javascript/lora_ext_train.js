@@ -24,11 +24,12 @@
         const label = t(TITLES[field.name] || field.name.replaceAll("_", " "));
         const tip = `${t(field.help)} (${field.name}${field.low !== null || field.high !== null ? `, ${field.low ?? "…"} – ${field.high ?? "…"}` : ""})`;
         const said = (value) => (value === null || value === undefined ? "" : Array.isArray(value) ? value.join(field.type === "strs" ? " " : ",") : String(value));
+        const help = t(field.help) === label ? null : h("small", {}, t(field.help));
         let box;
         if (field.type === "bool") {
             const check = X.check(label, Boolean(field.default), changed, tip);
             box = check.querySelector("input");
-            const element = h("div", { class: "lx-field lx-knob" }, check, h("small", {}, t(field.help)));
+            const element = h("div", { class: "lx-field lx-knob" }, check, help);
             return { element, get: () => box.checked, set: (value) => (box.checked = Boolean(value)) };
         }
         if (field.choices.length) box = X.select([...(field.optional ? [["", "–"]] : []), ...field.choices.map((one) => [one, one])], said(field.default), changed);
@@ -42,7 +43,7 @@
             const numeric = ["int", "float"].includes(field.type);
             box = X.input(said(field.default), changed, { placeholder: field.optional ? t("not set") : "", inputmode: numeric ? "decimal" : null });
         }
-        const element = h("div", { class: "lx-knob" }, X.field(label, box, tip), h("small", {}, t(field.help)));
+        const element = h("div", { class: "lx-knob" }, X.field(label, box, tip), help);
         const read = () => {
             if (box.value === "") return field.optional ? null : box.tagName === "SELECT" ? null : field.default;
             return ["int", "float"].includes(field.type) && Number.isFinite(Number(box.value)) ? Number(box.value) : box.value;
@@ -62,10 +63,12 @@
     function build(panel) {
         const controls = {};
         let all = false;
-        const view = X.jobView({ kinds: ["train"], live, result: finished });
+        const view = X.jobView({ kinds: ["train"], live, result: finished, stops: [
+            [t("Stop and save"), t("Ends the run after this step; what it has learned is saved, so that it can go on"), {}],
+            [t("Stop"), t("Ends the run at once; what was not saved yet is lost"), { save: false }]] });
         const report = X.jobView({ kinds: ["preflight"], result: preflight });
         const prompts = h("textarea", { class: "lx-input lx-text", rows: 3, spellcheck: "false", placeholder: t("a red circle --n a square --s 20 --d 7") });
-        const search = h("input", { class: "lx-input", type: "search", placeholder: t("Search settings"), "aria-label": t("Search settings") });
+        const search = h("input", { class: "lx-input", type: "search", placeholder: t("Search settings"), "aria-label": t("Search settings"), title: t("Any words of a setting's name or of its help") });
         const groups = h("div", { class: "lx-groups" });
         const none = X.note(t("No setting matches."));
         none.hidden = true;
@@ -129,20 +132,28 @@
             X.toast([t("Its settings are in the form."), ...told].join(" "));
         }) });
 
+        /** A run's settings, shown in the form. */
+        const take = (values, text) => {
+            load(values, text);
+            tabs.set("form");
+            open("form");
+        };
         const start = () => view.run("/train", { settings: settings(), prompts: prompts.value, compare }).then(() => history());
         const look = () => report.run("/train/preflight", { settings: settings(), prompts: prompts.value });
         const past = h("div", { class: "lx-result" });
         const history = X.safely(async () => {
             const { runs } = await X.api("/train/history");
-            X.put(past, runs.length ? runs.map((run) => record(run, load, start)) : X.note(t("No run yet.")));
+            X.put(past, runs.length ? runs.map((run) => record(run, take, start)) : X.note(t("No run yet.")));
         });
         const browser = h("div", { class: "lx-result" });
         const places = { form: h("div", { class: "lx-main" }), data: browser, history: past };
-        const tabs = X.segments([["form", t("Settings")], ["data", t("Pictures")], ["history", t("History")]], "form", (to) => {
+        const open = (to) => {
             for (const [key, place] of Object.entries(places)) place.hidden = key !== to;
             if (to === "data") browse(browser, () => [controls.train_data_dir.get() || form.datasets[0] || "", controls.resolution.get(), controls.enable_bucket.get()]);
             if (to === "history") history();
-        }, t("Train"));
+        };
+        const tabs = X.segments([["form", t("Settings"), t("What is trained, and how")], ["data", t("Pictures"), t("The pictures and their captions")],
+            ["history", t("History"), t("Runs of before: settings, curves, files")]], "form", open, t("Train"));
         X.put(places.form, h("section", { class: "lx-card" },
             h("div", { class: "lx-row wrap" }, usual, X.segments([["basic", t("basic")], ["all", t("all")]], "basic", (to) => {
                 all = to === "all";
@@ -160,12 +171,13 @@
         if (last) load(last.settings, last.prompts);
         else {
             if (form.datasets.length) controls.train_data_dir.set(form.datasets[0]);
-            if (X.choices.draws) [["resolution", "64"], ["network_dim", 8], ["network_alpha", 8], ["learning_rate", 0.001]].forEach(([key, value]) => controls[key].set(value));
+            if (X.choices.draws) [["resolution", "64"], ["min_bucket_reso", 64], ["network_dim", 8], ["network_alpha", 8], ["learning_rate", 0.001]].forEach(([key, value]) => controls[key].set(value));
         }
         filter();
+        panel.attach = (job) => (job.kind === "train" ? view : report).attach(job.id);
+        if (panel.job) panel.attach(panel.job);
         view.resume();
         report.resume();
-        panel.attach = (id) => view.attach(id);
     }
 
     // --- what a run shows
@@ -174,11 +186,12 @@
         const points = (at) => rows.filter((row) => row[at] !== null).map((row) => [row[0], row[at]]);
         const losses = points(1).map((p) => p[1]).sort((a, b) => a - b);
         const high = losses.length ? losses[Math.floor((losses.length - 1) * 0.98)] * 1.1 : undefined;
+        const width = X.root.clientWidth < 640 ? 360 : 520; // as wide as its place, so that its letters can be read
         const short = (value) => (value === 0 ? "0" : Math.abs(value) >= 0.01 ? value.toFixed(3) : value.toExponential(1));
-        return [X.lines([{ name: t("loss"), points: points(1), kind: "pale" }, { name: t("smoothed"), points: points(2) }], { low: 0, high, height: 190, fy: short, xlabel: t("step") }),
+        return [X.lines([{ name: t("loss"), points: points(1), kind: "pale" }, { name: t("smoothed"), points: points(2) }], { low: 0, high, width, height: 190, fy: short, xlabel: t("step") }),
             X.legend([[t("loss"), "pale"], [t("smoothed"), ""]]),
-            h("details", {}, h("summary", {}, t("Learning rates")), X.lines([{ name: t("U-Net"), points: points(3), kind: "second" }, { name: t("text encoder"), points: points(4), kind: "third" }],
-                { low: 0, height: 130, fy: (value) => value.toExponential(1), xlabel: t("step") }), X.legend([[t("U-Net"), "second"], [t("text encoder"), "third"]]))];
+            h("details", {}, X.summary(t("Learning rates")), X.lines([{ name: t("U-Net"), points: points(3), kind: "second" }, { name: t("text encoder"), points: points(4), kind: "third" }],
+                { low: 0, width, height: 130, fy: (value) => value.toExponential(1), xlabel: t("step") }), X.legend([[t("U-Net"), "second"], [t("text encoder"), "third"]]))];
     };
     X.samples = (names, most = 8) => h("div", { class: "lx-samples" }, names.slice(-most).reverse().map((name) =>
         h("a", { href: X.url("/pictures", { name }), target: "_blank", rel: "noopener", title: name.split("/").pop() }, h("img", { src: X.url("/pictures", { name }), alt: name.split("/").pop(), loading: "lazy" }))));
@@ -212,13 +225,13 @@
         return place;
     }
 
-    function record(run, load, start) {
+    function record(run, take, start) {
         const body = h("div", { class: "lx-result" });
         const again = (more) => () => {
-            load({ ...run.settings, ...more }, run.prompts);
+            take({ ...run.settings, ...more }, run.prompts);
             X.toast(t("Settings loaded"));
         };
-        const box = h("details", { class: "lx-card lx-run" }, h("summary", {}, h("b", {}, run.name), " ",
+        const box = h("details", { class: "lx-card lx-run" }, X.summary(h("b", {}, run.name), " ",
             h("small", {}, [run.begun ? X.date(run.begun) : "", run.error ? t("failed") : run.stopped ? t("stopped") : run.ended ? t("done") : t("not finished"), run.steps ? t("{0} steps", run.steps) : "", run.loss ? t("loss {0}", run.loss.toFixed(4)) : ""].filter(Boolean).join(" · "))), body);
         box.addEventListener("toggle", X.safely(async () => {
             if (!box.open || body.childNodes.length) return;
@@ -245,7 +258,7 @@
         one.without_caption.length ? X.note(t("{0} pictures have no caption", one.without_caption.length)) : null,
         one.duplicates.map((group) => X.note(t("the same picture: {0}", group.join(", ")))),
         X.table([t("folder"), t("pictures"), t("repeats"), t("turns an epoch")], one.concepts.map((row) => [row.folder.split(/[\\/]/).pop() + (row.regularisation ? ` (${t("regularisation")})` : ""), row.pictures, row.repeats, row.turns])),
-        h("details", {}, h("summary", {}, t("Sizes")), X.table([t("size"), t("pictures"), t("batches")], one.buckets.map((row) => [row.size.join("×"), row.pictures, row.batches]))));
+        h("details", {}, X.summary(t("Sizes")), X.table([t("size"), t("pictures"), t("batches")], one.buckets.map((row) => [row.size.join("×"), row.pictures, row.batches]))));
     }
 
     // --- the dataset browser
@@ -254,8 +267,8 @@
         const [name, resolution, bucketed] = chosen();
         form = { ...form, ...(await X.api("/train/form")) };
         const pick = X.select(form.datasets.length ? form.datasets : [["", t("no folder is there")]], name, (to) => browse(place, () => [to, resolution, bucketed]));
-        if (!name) return X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick), X.note(t("Put a folder of pictures into the dataset folder."))));
-        X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick), X.note(t("Looking at pictures …"))));
+        if (!name) return X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick, t("Whose pictures are shown")), X.note(t("Put a folder of pictures into the dataset folder."))));
+        X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick, t("Whose pictures are shown")), X.note(t("Looking at pictures …"))));
         const found = await X.api("/dataset", { query: { name, resolution, buckets: bucketed } });
         let bucket = "", shown = 0;
         const grid = h("div", { class: "lx-grid lx-dataset" });
@@ -276,7 +289,7 @@
             X.put(told, X.note(dry ? t("{0} captions would change", done.changed) : t("{0} captions changed", done.changed)), done.examples.map(([before, after]) => X.note(`${before} → ${after}`)));
             if (!dry && done.changed) again();
         });
-        X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick),
+        X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick, t("Whose pictures are shown")),
             X.facts([[t("pictures"), found.pictures.length], [t("without a caption"), found.missing], [t("sizes"), Object.keys(found.buckets).length]]),
             found.skipped.map((line) => X.note(line, "bad")),
             h("div", { class: "lx-chips" }, [["", t("all sizes")], ...Object.entries(found.buckets).map(([size, n]) => [size, `${size} (${n})`])].map(([key, text]) =>
@@ -287,9 +300,9 @@
                     shown = 0;
                     page();
                 } }, text))),
-            h("details", {}, h("summary", {}, t("Tags: {0}", Object.keys(found.tags).length)), h("div", { class: "lx-chips" }, Object.entries(found.tags).map(([tag, n]) =>
+            h("details", {}, X.summary(t("Tags: {0}", Object.keys(found.tags).length)), h("div", { class: "lx-chips" }, Object.entries(found.tags).map(([tag, n]) =>
                 h("button", { type: "button", class: "lx-chip", title: t("Find this tag"), onclick: () => (find.value = tag) }, `${tag} ${n}`)))),
-            h("details", {}, h("summary", {}, t("Find and replace")), h("div", { class: "lx-grid" }, X.field(t("Find"), find, t("What to look for in all captions")), X.field(t("Replace by"), put, t("Empty takes a tag out"))),
+            h("details", {}, X.summary(t("Find and replace")), h("div", { class: "lx-grid" }, X.field(t("Find"), find, t("What to look for in all captions")), X.field(t("Replace by"), put, t("Empty takes a tag out"))),
                 X.check(t("whole tags only"), true, (on) => (tags = on), t("Between commas; else anywhere in the text")),
                 h("div", { class: "lx-row wrap" }, X.button(t("Count"), swap(true), { tip: t("Shows what would change, and changes nothing") }), X.button(t("Replace"), swap(false), { tip: t("Writes the captions") })), told)),
         grid, more);
@@ -297,7 +310,7 @@
     });
 
     function picture(dataset, row) {
-        const box = h("textarea", { class: "lx-input", rows: 3, spellcheck: "false", placeholder: row.concept ? t("no caption; the folder says: {0}", row.concept) : t("no caption"), "aria-label": t("Caption of {0}", row.name) });
+        const box = h("textarea", { class: "lx-input", rows: 3, spellcheck: "false", placeholder: row.concept ? t("no caption; the folder says: {0}", row.concept) : t("no caption"), "aria-label": t("Caption of {0}", row.name), title: t("Saved when you leave the field") });
         box.value = row.caption;
         const state = h("small", {}, `${row.bucket} · ×${row.repeats}`);
         box.addEventListener("change", X.safely(async () => {
@@ -308,9 +321,10 @@
     }
 
     const home = (job) => {
-        X.go("train");
         const panel = X.panels.find((one) => one.name === "train").element;
-        if (panel.attach && job.kind === "train") panel.attach(job.id);
+        panel.job = job;
+        X.go("train");
+        if (panel.attach) panel.attach(job);
     };
     Object.assign(X.homes, { train: home, preflight: home });
     X.panel({ name: "train", title: "Train", tip: "Make a LoRA from your pictures", order: 30, make });

@@ -316,7 +316,7 @@
             text.value = name;
             read();
         }, { title: t("Weights that were saved under a name"), "aria-label": t("Presets") });
-        const name = X.input("", null, { placeholder: t("Name of a new preset"), "aria-label": t("Name of a new preset") });
+        const name = X.input("", null, { placeholder: t("Name of a new preset"), "aria-label": t("Name of a new preset"), title: t("What the preset will be called, here and in tags") });
         const took = (found) => {
             presets = found.presets;
             const now = preset;
@@ -375,15 +375,11 @@
                 X.button("1", () => editor.group(key, 1), { kind: "quiet", tip: t("Set to 1: {0}", tip) }));
         }));
 
-        const insert = (where) => X.safely(async () => {
+        const inserts = X.inserts(async (target) => {
             if (!file) return;
-            const target = X.prompts[where];
-            const made = await X.post("/tag", { ...wish(), prompt: target.get() });
-            target.set(made.prompt);
+            target.set((await X.post("/tag", { ...wish(), prompt: target.get() })).prompt);
             X.toast(t("Written into the prompt"));
-        });
-        const inserts = Object.entries(X.prompts).filter(([, one]) => one.there()).map(([key, one]) =>
-            X.button(t(one.label), insert(key), { kind: "main", tip: t("Writes the tag into the prompt, or updates the one that is there") }));
+        }, "main", t("Writes the tag into the prompt, or updates the one that is there"));
 
         X.put(panel,
             h("div", { class: "lx-split" },

@@ -179,7 +179,7 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     _set(panel, "output_name", "stopped")
     panel.get_by_role("button", name="Train", exact=True).click()
     job.get_by_text(re.compile(r"running [1-9]\d* / 400")).wait_for(timeout=LONG)
-    job.get_by_role("button", name="Stop").click()
+    job.get_by_role("button", name="Stop and save").click()
     job.locator(".lx-note.good", has_text="Stopped and saved after").wait_for(timeout=LONG)
     runs = server.api("/train/history")["runs"]
     assert runs[0]["stopped"] and runs[0]["state"] and 0 < runs[0]["steps"] < 400
@@ -267,18 +267,32 @@ def test_keyboard_alone(page: Any) -> None:
     page.locator("#lx-panel-weights .lx-about dd").first.wait_for()
 
 
+BARE = """panel => [...panel.querySelectorAll('input, select, textarea, button, summary, a[href], [role=slider]')]
+    .filter(one => one.type !== 'file' && one.offsetParent !== null)
+    .filter(one => {
+        const labels = [...(one.labels || [])];
+        const tip = one.closest('[title]') || labels.some(label => label.closest('[title]'));
+        const named = one.getAttribute('aria-label') || labels.length || one.textContent.trim() || one.title;
+        return !tip || !named;
+    }).map(one => one.outerHTML.slice(0, 120))"""
+
+
 def test_every_control_has_a_name_and_a_tooltip(page: Any) -> None:
     for name in PANELS:
         panel = go(page, name)
         panel.locator(".lx-card").first.wait_for()
-        page.wait_for_timeout(300)
-        bare = panel.evaluate(
-            """panel => [...panel.querySelectorAll('input, select, textarea, button')].filter(one =>
-                one.type !== 'file' && one.offsetParent !== null && !one.closest('[title]')
-                && !(one.labels && one.labels.length && [...one.labels].some(label => label.closest('[title]')))
-                && !one.getAttribute('aria-label')).map(one => one.outerHTML.slice(0, 120))"""
-        )
-        assert not bare, (name, bare)
+        sides = panel.locator("[role=radiogroup]").first.get_by_role("radio") if name in ("train", "tools") else None
+        for side in range(sides.count() if sides else 1):
+            if sides:
+                sides.nth(side).click()
+            if name == "files":
+                panel.locator(".lx-file").first.click()
+                panel.locator(".lx-edit").first.wait_for()
+            page.wait_for_timeout(600)
+            panel.evaluate("panel => panel.querySelectorAll('details').forEach(one => (one.open = true))")
+            page.wait_for_timeout(200)
+            bare = panel.evaluate(BARE)
+            assert not bare, (name, side, bare)
 
 
 def test_other_languages(server: Server, browser: Any) -> None:

@@ -1,0 +1,82 @@
+"""What was opened stays; what was made before is found again: a sheet's cells, a file's settings, a job's result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from program import Server
+from steps import LONG, choose, ended, go
+
+pytestmark = pytest.mark.flaky(reruns=2)
+
+SETTINGS = {"train_data_dir": "circles", "resolution": "64", "network_dim": 2, "max_train_steps": 6}
+
+
+def _knob(panel: Any, name: str) -> Any:
+    return panel.locator(f'.lx-knob:has(label[title*="({name}"]) :is(input, select)').first
+
+
+def _trained(server: Server, name: str) -> None:
+    """A short run, over."""
+    settings = {**SETTINGS, "output_name": name, "lr_scheduler": "cosine", "flip_aug": True}
+    server.api("/train", "POST", {"settings": settings})
+    server.idle(stop=False)
+    assert "error" not in server.api("/train/history")["runs"][0]
+
+
+def test_what_is_opened_while_a_sheet_fills_stays(page: Any, server: Server) -> None:
+    panel = go(page, "compare")
+    choose(panel, "framed")
+    panel.locator(".lx-axis input").nth(0).fill("0-1.5(+0.1)")
+    panel.locator(".lx-axis input").nth(1).fill("1,2,3")
+    panel.get_by_text("Settings", exact=True).click()
+    panel.locator("input[type=number][aria-label=Steps]").fill("6")
+    panel.get_by_role("button", name="Draw sheet").click()
+    panel.locator(".lx-sheet img").first.click(timeout=LONG)
+    tag = panel.locator(".lx-shown .lx-tag")
+    opened = tag.inner_text()
+    assert panel.locator(".lx-job").get_attribute("data-state") == "running"  # else this test tells nothing
+    table = panel.locator(".lx-sheet").element_handle()
+    ended(panel)
+    panel.locator(".lx-sheet td.chosen").first.wait_for()  # something else is suggested
+    assert tag.inner_text() == opened and panel.locator(".lx-sheet td.opened").count() == 1
+    panel.locator(".lx-shown dt", has_text="difference").wait_for()  # with its scores now
+    assert table.evaluate("table => table.isConnected")  # the very same: nothing moved
+    panel.locator(".lx-sheet td.chosen button").first.click()
+    assert tag.inner_text() != opened
+
+
+def test_start_again_from_a_file(page: Any, server: Server) -> None:
+    _trained(server, "begun")
+    panel = go(page, "train")
+    _knob(panel, "output_name").fill("next")
+    _knob(panel, "network_dim").fill("5")
+    choose(panel, "begun")
+    page.get_by_text("Its settings are in the form.").wait_for()
+    told = {name: _knob(panel, name).input_value() for name in (*SETTINGS, "output_name", "lr_scheduler")}
+    expected = {**SETTINGS, "resolution": "64,64", "output_name": "next", "lr_scheduler": "cosine"}
+    assert told == {name: str(value) for name, value in expected.items()}
+    assert _knob(panel, "flip_aug").is_checked()
+    panel.get_by_role("button", name="Train", exact=True).click()
+    panel.locator(".lx-note.good", has_text="6 steps in").wait_for(timeout=LONG)
+    assert "next" in {row["name"] for row in server.api("/library?search=next")["rows"]}
+
+
+def test_a_file_shows_the_curve_of_its_run_and_an_ended_job_its_result(page: Any, server: Server) -> None:
+    _trained(server, "curved")
+    panel = go(page, "files")
+    panel.get_by_label("Search by name").fill("curved")
+    panel.locator(".lx-file", has_text="curved").first.click()
+    panel.locator(".lx-card", has_text="Training").locator(".lx-chart .line").first.wait_for(state="attached")
+    panel.get_by_role("button", name="Resize").click()
+    tool = page.locator("#lx-panel-tools")
+    tool.locator(".lx-pick:visible", has_text="curved").wait_for()
+    server.api("/resize", "POST", {"name": "curved", "new_rank": 1, "save_to": "curved-r1", "overwrite": True})
+    server.idle(stop=False)
+    page.locator(".lx-tray-face").click()
+    page.locator(".lx-jobline[data-state=done]", has_text="curved-r1").locator(".lx-jobname").click()
+    tool.locator(".lx-offers", has_text="curved-r1").get_by_role("button", name="Insert into prompt").click()
+    page.get_by_text("Written into the prompt").wait_for()
+    prompt = go(page, "generate").get_by_label("Prompt", exact=True)
+    assert prompt.input_value().endswith("<lora:curved-r1:1>")
