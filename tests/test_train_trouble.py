@@ -15,6 +15,7 @@ from tiny_trainee import pictures, recipe, trainee
 
 from lora_ext.errors import TrainError
 from lora_ext.host.training import StandaloneTrainee
+from lora_ext.train.advice import out_of_memory
 from lora_ext.train.recipe import Recipe
 from lora_ext.training.start import Quiet, train
 
@@ -45,6 +46,12 @@ def test_full_memory_says_what_to_turn_on(tmp_path: Path) -> None:
     )
     assert not any(module._forward_hooks for module in host.model.unet.modules())
     _goes_on(made, tmp_path)
+
+
+def test_this_machines_memory_is_known_to_be_full() -> None:
+    with pytest.raises(RuntimeError) as told:
+        torch.empty(10**15)
+    assert out_of_memory(told.value) and not out_of_memory(RuntimeError("sizes do not match"))
 
 
 def _goes_on(made: Recipe, folder: Path) -> None:

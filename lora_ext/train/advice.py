@@ -39,9 +39,13 @@ def spare_memory(recipe: Recipe, device: torch.device, error: BaseException) -> 
     return f"not enough memory on {device} ({first}); in this order, try: {', '.join(w for w, helps in ways if helps)}"
 
 
+_FULL = ("out of memory", "not enough memory", "can't allocate memory")
+"""What torch says on a GPU, on Windows and elsewhere."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception tells that memory is full, on a GPU or on the CPU."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     said = str(error).lower()
-    return isinstance(error, RuntimeError) and ("not enough memory" in said or "out of memory" in said)
+    return isinstance(error, RuntimeError) and any(words in said for words in _FULL)
