@@ -262,6 +262,23 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_since_when(tmp_path: Pa
     assert not (tmp_path / "out" / "last.safetensors").exists()
 
 
+def test_a_gradient_that_is_no_number_spoils_no_file(tmp_path: Path) -> None:
+    class Breaks(StandaloneTrainee):
+        calls = 0
+
+        def predict(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            Breaks.calls += 1
+            out = super().predict(*args, **kwargs)
+            if Breaks.calls == 4:
+                out.register_hook(lambda grad: grad * float("nan"))
+            return out
+
+    made = recipe(pictures(tmp_path / "data"), tmp_path / "out", save_every_n_steps=2, save_state=True)
+    with pytest.raises(TrainError, match=r"the gradient became nan at step 4 .*last-step00000002-state"):
+        train(made, model=Breaks(trainee().model))
+    assert not (tmp_path / "out" / "last-step00000004.safetensors").exists()
+
+
 def test_resuming_from_nothing_is_told(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     with pytest.raises(TrainError, match="no saved state"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from .recipe import Recipe
 
 
 def no_number(recipe: Recipe, row: Row, rates: Mapping[str, float], state: Path | None) -> str:
-    """The loss is NaN or infinite since this row's step."""
+    """The loss, or the gradient that the network was moved by, is NaN or infinite since this row's step."""
     half = recipe.mixed_precision == "fp16"
     tries = [f"a lower learning rate than {max(rates.values(), default=recipe.learning_rate):g}"]
     if half:
@@ -20,7 +21,8 @@ def no_number(recipe: Recipe, row: Row, rates: Mapping[str, float], state: Path 
     if half and not recipe.no_half_vae:
         tries.append("no_half_vae")
     saved = f"the last saved state is {state}" if state else "what was saved before is untouched"
-    return f"the loss became {row.loss} at step {row.step} (epoch {row.epoch}); {saved}. Try {', or '.join(tries)}"
+    what, value = ("gradient", row.grad_norm) if math.isfinite(row.loss) else ("loss", row.loss)
+    return f"the {what} became {value} at step {row.step} (epoch {row.epoch}); {saved}. Try {', or '.join(tries)}"
 
 
 def spare_memory(recipe: Recipe, device: torch.device, error: BaseException) -> str:

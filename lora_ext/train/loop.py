@@ -208,7 +208,8 @@ class Run:
     def _tell(self, rows: list[Row]) -> None:
         """Numbers that have arrived: to the tracker, the shell, the watcher. Raises TrainError on a NaN."""
         for row in rows:
-            if not math.isfinite(row.loss):
+            # a scaler leaves out steps whose gradients overflow; any other such step has spoiled the network
+            if not math.isfinite(row.loss + (row.grad_norm if self.stepper.scaler is None else 0)):
                 raise TrainError(no_number(self.recipe, row, self.stepper.rates, self.last_state))
             if self.tracker is not None:
                 self.tracker.log(row)
