@@ -82,6 +82,19 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path: Path, monkeypatch: A
     _goes_on(made, tmp_path)
 
 
+def test_a_full_disk_of_the_log_is_told_too(tmp_path: Path, monkeypatch: Any) -> None:
+    class Full:
+        def log(self, row: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", "events.out")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("lora_ext.train.opening.tracker", lambda *_: Full())
+    with pytest.raises(TrainError, match=r"events\.out: No space left on device; what was saved before"):
+        train(recipe(pictures(tmp_path / "data"), tmp_path / "out"), model=trainee())
+
+
 class Takes(Quiet):
     """Removes a folder, once, when training has begun."""
 

@@ -170,7 +170,8 @@ def _copy(path: Path, made: Path, overwrite: bool, done: Done) -> None:
         if target.exists() and not overwrite:
             done.kept.append(str(target))
             continue
-        shutil.copyfile(other, target)
+        with replacing(target, overwrite=True) as part:
+            shutil.copyfile(other, part)
         done.copied.append(str(target))
 
 

@@ -70,8 +70,9 @@ class Run:
             if not out_of_memory(error):
                 raise
             raise TrainError(spare_memory(self.recipe, self.trainee.device, error)) from error
-        except FileNotFoundError as error:
-            raise TrainError(f"a file or folder is gone: {error.filename}; what was saved is untouched") from error
+        except OSError as error:
+            what = f"{error.filename or 'a file'}: {error.strerror or error}"
+            raise TrainError(f"{what}; what was saved before is untouched") from error
 
     # --- before the first step
 
