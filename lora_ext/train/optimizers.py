@@ -87,7 +87,7 @@ def arguments(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def maker(recipe: Recipe) -> tuple[type, dict[str, Any]]:
+def maker(recipe: Recipe) -> tuple[type[Any], dict[str, Any]]:
     """The recipe's optimizer as a class, and its settings.
 
     Raises TrainError: an unknown name, a library that is missing (with what to install), settings it does not take.
