@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,8 +59,6 @@ def twin(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 def replaced(unet: UNet2DConditionModel) -> list[nn.Parameter]:
     """Two small modules for each layer that peft takes too, added to its output by a forward of the instance."""
-    import re
-
     made: list[nn.Parameter] = []
     for name, layer in list(unet.named_modules()):
         if not re.fullmatch(PEFT, name):
@@ -186,6 +186,9 @@ def peak(device: str) -> float:
     """GiB, at most."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")  # Linux; getrusage would count what the parent held when this one was born
+    if status.exists():
+        return float(re.search(r"VmHWM:\s+(\d+)", status.read_text(encoding="ascii"))[1]) / 2**20  # type: ignore
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
