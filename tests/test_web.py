@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -302,3 +305,15 @@ def test_a_files_settings_are_a_beginning(api: Client, tmp_path: Path) -> None:
     found = api("GET", "/train/begin?name=told")
     settings = {"network_dim": 16, "lr_scheduler": "cosine", "optimizer_type": "Lion", "optimizer_args": ["x=1"]}
     assert found == {"settings": settings, "told": ["ss_zeros = 7 is no setting here; it is left out"]}
+
+
+def test_the_api_works_with_the_web_ui_s_pydantic() -> None:
+    """Version 1, which refuses some of 2's fields when they are declared."""
+    command = [sys.executable, "-m", "pytest", "-p", "pydantic_one", __file__, "-k", "named or finite or merge"]
+    paths = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_merge_has_some_files(api: Client) -> None:
+    assert "1 to 200 files, not 0" in api("POST", "/merge", 400, json={"parts": [], "save_to": "x"})["error"]

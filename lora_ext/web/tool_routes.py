@@ -31,7 +31,7 @@ from .names import below, checked, to_write
 from .route import Body
 from .studio import Studio
 
-_MOST = 100.0
+_MOST, _PARTS = 100.0, 200
 
 
 class Writing(Body):
@@ -54,7 +54,7 @@ class Part(Body):
 class Merge(Writing):
     """checkpoint: where the files go into, "" for a LoRA of their own. new_rank: for the method "svd"."""
 
-    parts: list[Part] = Field(..., min_length=1, max_length=200)
+    parts: list[Part]
     method: str = "concat"
     new_rank: int = Field(16, ge=1, le=1024)
     new_conv_rank: int | None = Field(None, ge=1, le=1024)
@@ -128,8 +128,10 @@ class Bench:
         return self.studio.entry(name).load()
 
     def check(self, wish: Any) -> None:
-        """Whether the files that a wish names are there, before it becomes a job. Raises FileError."""
+        """Whether the files that a wish names are there, before it becomes a job. Raises FileError, ToolError."""
         checked(wish.save_to)
+        if isinstance(wish, Merge) and not 1 <= len(wish.parts) <= _PARTS:
+            raise ToolError(f"a merge takes 1 to {_PARTS} files, not {len(wish.parts)}")
         for name in (getattr(wish, "name", None), *(part.name for part in getattr(wish, "parts", ()))):
             if name is not None:
                 self.studio.entry(name)
