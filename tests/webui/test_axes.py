@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,8 +112,11 @@ def test_axes(webui: WebUI, types: list[str], name: str) -> None:
 def test_epochs_of_a_run(own: WebUI, types: list[str]) -> None:
     assert own.data is not None
     folder = own.data / "models" / "Lora"
-    for number, name in enumerate(("lierla", "c3lier", "lierla"), start=1):
-        target = folder / (f"run-{number:06}.safetensors" if number < 3 else "run.safetensors")
-        target.write_bytes((folder / f"{name}.safetensors").read_bytes())
+    made = {"run-000001": "lierla", "run-000002": "c3lier", "run": "lierla"}
+    for name, source in made.items():
+        shutil.copyfile(folder / f"{source}.safetensors", folder / f"{name}.safetensors")
     plotted = _plot(own, types, f"{CAT} <lora:run:0.7>", ("LoRA epoch", "all"))
-    _same(plotted, [_by_hand(own, f"{CAT} <lora:{name}:0.7>") for name in ("run-000001", "run-000002", "run")])
+    _same(plotted, [_by_hand(own, f"{CAT} <lora:{name}:0.7>") for name in made])
+    for name in made:  # a pasted hash would find these instead
+        (folder / f"{name}.safetensors").unlink()
+    own.call("/sdapi/v1/refresh-loras", {})
