@@ -199,3 +199,20 @@ def test_many_files_are_quick(tmp_path: Path) -> None:
     library = Library([tmp_path], cache=cache)
     assert time.perf_counter() - start < 2
     assert len(library.entries) == 1000
+
+
+def test_names_can_be_read_while_they_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page asks meanwhile neither waits nor finds half a table."""
+    for number in range(3):
+        put(tmp_path, f"sub/Name{number}.safetensors")
+    library = Library([tmp_path])
+    entries, called = library.entries, []
+
+    class Peeking(str):
+        def lower(self) -> str:  # of an alias, when the tables are being filled
+            called.append([library.call(entry) for entry in entries])
+            return str.lower(self)
+
+    monkeypatch.setattr(type(entries[0]), "alias", property(lambda entry: Peeking("one for all")))
+    library.refresh()
+    assert called and called[0] == ["Name0", "Name1", "Name2"]

@@ -84,6 +84,52 @@ class Entry:
         return self.library._load(self.path)
 
 
+@dataclass(frozen=True)
+class Names:
+    """What the names of one look at the folders mean; made anew at each, so that who reads never waits for it.
+
+    ambiguous: aliases in small letters that mean the stem only.
+    """
+
+    stems: Mapping[str, Entry]
+    aliases: Mapping[str, Entry]
+    places: Mapping[str, Entry]
+    ambiguous: frozenset[str]
+    folded: tuple[Mapping[str, Entry], ...]
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Names:
+        """The tables, filled as the built-in fills its own: an alias that is taken means the stem only."""
+        stems: dict[str, Entry] = {}
+        aliases: dict[str, Entry] = {}
+        places: dict[str, Entry] = {}
+        ambiguous = set(FORBIDDEN)
+        for entry in entries:
+            places[entry.place] = entry
+            stems[entry.name] = entry
+            if entry.alias in aliases:
+                ambiguous.add(entry.alias.lower())
+            aliases[entry.name] = entry
+            aliases[entry.alias] = entry
+        folded = tuple({key.lower(): entry for key, entry in table.items()} for table in (places, aliases, stems))
+        return cls(stems, aliases, places, frozenset(ambiguous), folded)
+
+    def look_up(self, name: str) -> Entry | None:
+        """The file that `name` means: exact spelling first, then without regard to case."""
+        plain = name.strip().replace("\\", "/").lstrip("/")
+        places, aliases, stems = zip((self.places, self.aliases, self.stems), self.folded, strict=True)
+        for suffix in ("", *SUFFIXES):
+            if suffix and not plain.lower().endswith(suffix):
+                continue
+            bare = plain[: len(plain) - len(suffix)]
+            tables = [places] if "/" in bare else [stems] if bare.lower() in self.ambiguous else [aliases, stems]
+            for key, which in ((bare, 0), (bare.lower(), 1)):
+                for table in tables:
+                    if key in table[which]:
+                        return table[which][key]
+        return None
+
+
 class Library:
     """The files below `folders`; earlier folders' files yield to later ones of the same name, as in the built-in.
 
@@ -102,10 +148,7 @@ class Library:
         self._loaded: OrderedDict[tuple[object, ...], LoraFile] = OrderedDict()
         self._lock = threading.RLock()
         self._dirty = False
-        self._stems: dict[str, Entry] = {}
-        self._aliases: dict[str, Entry] = {}
-        self._places: dict[str, Entry] = {}
-        self._ambiguous: set[str] = set()
+        self._names = Names.of(())
         self.refresh()
 
     def refresh(self) -> None:
@@ -122,7 +165,7 @@ class Library:
             self.version += entries != self.entries
             self.entries = entries
             self._known = {str(entry.path): entry for entry in entries}
-            self._index()
+            self._names = Names.of(entries)
             self.save()
 
     def find(self, name: str) -> Entry:
@@ -132,10 +175,10 @@ class Library:
         Raises FileError with the nearest name.
         """
         with self._lock:
-            entry = self._look_up(name)
+            entry = self._names.look_up(name)
             if entry is None:
                 self.refresh()
-                entry = self._look_up(name)
+                entry = self._names.look_up(name)
             if entry is None:
                 raise FileError(f"no LoRA is called {name!r}{did_you_mean(name, self.names()) or self._where()}")
             return entry
@@ -146,12 +189,14 @@ class Library:
 
     def names(self) -> list[str]:
         """Every name that `find` takes, without places."""
-        return sorted(self._stems.keys() | {alias for alias in self._aliases if alias.lower() not in FORBIDDEN})
+        return sorted(
+            self._names.stems.keys() | {name for name in self._names.aliases if name.lower() not in FORBIDDEN}
+        )
 
     def call(self, entry: Entry) -> str:
         """The shortest name by which `find` gives this very entry: its stem, its alias or its place."""
         for name in (entry.name, entry.alias):
-            if self._look_up(name) is entry:
+            if self._names.look_up(name) is entry:
                 return name
         return entry.place
 
@@ -163,38 +208,6 @@ class Library:
         with contextlib.suppress(LoraError, OSError), replacing(self.cache, overwrite=True) as part:
             part.write_text(json.dumps({"version": _VERSION, "files": rows}), encoding="utf-8")
             self._dirty = False
-
-    # --- names -------------------------------------------------------------------------------------------------------
-
-    def _index(self) -> None:
-        """The tables of names, filled as the built-in fills its own: an alias that is taken means the stem only."""
-        self._stems, self._aliases, self._places = {}, {}, {}
-        self._ambiguous = set(FORBIDDEN)
-        for entry in self.entries:
-            self._places[entry.place] = entry
-            self._stems[entry.name] = entry
-            if entry.alias in self._aliases:
-                self._ambiguous.add(entry.alias.lower())
-            self._aliases[entry.name] = entry
-            self._aliases[entry.alias] = entry
-
-    def _look_up(self, name: str) -> Entry | None:
-        plain = name.strip().replace("\\", "/").lstrip("/")
-        for suffix in ("", *SUFFIXES):
-            if suffix and not plain.lower().endswith(suffix):
-                continue
-            bare = plain[: len(plain) - len(suffix)]
-            tables = [self._places] if "/" in bare else [self._aliases, self._stems]
-            if bare.lower() in self._ambiguous and "/" not in bare:
-                tables = [self._stems]
-            for table in tables:
-                if bare in table:
-                    return table[bare]
-            for table in tables:
-                same = [entry for key, entry in table.items() if key.lower() == bare.lower()]
-                if same:
-                    return same[-1]
-        return None
 
     def _where(self) -> str:
         shown = ", ".join(str(folder) for folder in self.folders)

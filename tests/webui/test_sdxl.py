@@ -116,7 +116,7 @@ def test_sdxl_block_weights(sdxl: WebUI) -> None:
 
 def test_it_is_trained_with_cached_captions(sdxl: WebUI) -> None:
     """With its size conditions, in an attention and a precision of the VAE of the run's own; all put back."""
-    before, none = sdxl.weights(), sdxl.make("")
+    none, before = sdxl.make(""), sdxl.weights()  # a LoRA stays baked until the next picture
     more = {"cache_text_encoder_outputs": True, "sdpa": True, "no_half_vae": True, "gradient_checkpointing": True}
     job = train(sdxl, "learned", network_train_unet_only=True, **more)
     assert job["result"]["steps"] == 4

@@ -93,7 +93,7 @@ def test_what_was_inserted_is_what_is_drawn(page: Any, webui: WebUI) -> None:
 def test_training_in_the_page(trained_on: WebUI, page: Any) -> None:
     """The form's least, the curve while it runs, the file at the end; the next picture is bit-identical."""
     webui = trained_on
-    weights, plain = webui.weights(), webui.make("")
+    plain, weights = webui.make(""), webui.weights()
     page.click("#lx-tab-train")
     panel = page.locator("#lx-panel-train")
     knob = '.lx-knob:has(label[title*="({}"]) :is(input, select)'

@@ -58,7 +58,7 @@ def file_of(webui: WebUI, name: str) -> Path:
 def test_the_next_picture_is_the_same_bit_for_bit(trained_on: WebUI, name: str, changes: dict[str, Any]) -> None:
     """Also with a file applied before and after; and what was trained changes the picture."""
     webui = trained_on
-    weights, plain, applied = webui.weights(), webui.make(""), webui.make("<lora:lierla:0.8>")
+    plain, weights, applied = webui.make(""), webui.weights(), webui.make("<lora:lierla:0.8>")
     job = train(webui, name, **changes)
     assert job["result"]["steps"] == 4 and job["result"]["files"] and not job["result"]["stopped"]
     after, again = webui.make("<lora:lierla:0.8>"), webui.make("")
@@ -82,7 +82,7 @@ def test_samples_are_drawn_by_the_web_ui_while_it_trains(trained_on: WebUI) -> N
 
 def test_a_run_that_is_stopped_is_saved_and_leaves_nothing(trained_on: WebUI) -> None:
     webui = trained_on
-    weights, plain = webui.weights(), webui.make("")
+    plain, weights = webui.make(""), webui.weights()
     wish = {"settings": {**SHORT, "output_name": "stopped", "max_train_steps": 400}, "prompts": ""}
     job = webui.call(f"{API}/train", wish)
     while not webui.call(f"{API}/jobs/{job['id']}")["live"].get("rows"):
@@ -111,7 +111,7 @@ def test_the_web_uis_interrupt_button_stops_a_run(trained_on: WebUI) -> None:
 def test_a_new_word_travels_in_the_file(trained_on: WebUI) -> None:
     """Pivotal tuning in place: the word is the web UI's while its file is in use, and unknown before and after."""
     webui = trained_on
-    weights, plain, word = webui.weights(), webui.make(""), webui.make("zqxdisc")
+    plain, weights, word = webui.make(""), webui.weights(), webui.make("zqxdisc")
     job = train(webui, "pivot", token_string="zqxdisc", init_word="disc", inversion_steps=3, inversion_lr=0.01)
     assert job["result"]["steps"] == 4 and webui.weights() == weights
     assert (webui.make("").pixels == plain.pixels).all() and (webui.make("zqxdisc").pixels == word.pixels).all()

@@ -23,7 +23,7 @@ def medvram(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_the_next_picture_is_the_same_bit_for_bit(medvram: WebUI) -> None:
     """Also where samples were drawn in between, which moves the networks about."""
     webui = medvram
-    weights, plain = webui.weights(), webui.make("")
+    plain, weights = webui.make(""), webui.weights()
     for name, more in (("cached", {"cache_latents": True}), ("plain", {"gradient_checkpointing": True})):
         prompts = f"{CAT} --w 64 --h 64 --s 2 --d 1"
         job = train(webui, name, prompts, network_train_unet_only=True, sample_every_n_steps=2, **more)
