@@ -116,7 +116,7 @@ def test_training_in_the_page(trained_on: WebUI, page: Any) -> None:
     page.locator(".lx-tray-face").click()
     page.locator(".lx-jobline", has_text="by-hand").locator(".lx-jobname").click()
     panel.get_by_role("button", name="Set block weights").first.wait_for()
-    assert panel.locator(".lx-result .lx-chart .line").count() > 0
+    panel.locator(".lx-result .lx-chart .line").first.wait_for(state="attached")  # its rows are asked for
     assert (webui.make("").pixels == plain.pixels).all() and webui.weights() == weights
     assert webui.data is not None and (webui.data / "models" / "Lora" / "by-hand.safetensors").is_file()
     panel.get_by_role("button", name="Set block weights").first.click()
