@@ -148,8 +148,9 @@ def train_unet(
     total, first = round(60 * minutes), peers.rank == 0
     bar = tqdm(total=total, initial=int(spent), desc="U-Net", unit="s", mininterval=10, disable=not first)
     last, kept_at = time.monotonic(), spent
-    # The end is looked for only where all agree on the time spent: otherwise one would leave while others wait for it.
-    while step % SYNC or spent < 60 * minutes:
+    # The end is told by the time that all agreed on: by its own, one would leave while others wait for it.
+    agreed = spent
+    while step % SYNC or agreed < 60 * minutes:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(spent / (60 * minutes), peak, hold=0.55)
         full = step % FULL_LENGTH_EVERY == 0 or spent > FULL_LENGTH_AFTER * 60 * minutes
@@ -161,7 +162,7 @@ def train_unet(
         step, error = step + 1, loss.item()
         mean = error if mean != mean else 0.99 * mean + 0.01 * error
         if step % SYNC == 0:
-            spent = peers.agree(parameters, spent)
+            spent = agreed = peers.agree(parameters, spent)
             average.update(step // SYNC)
         now = time.monotonic()
         spent, last = spent + now - last, now
