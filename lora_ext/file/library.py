@@ -189,9 +189,8 @@ class Library:
 
     def names(self) -> list[str]:
         """Every name that `find` takes, without places."""
-        return sorted(
-            self._names.stems.keys() | {name for name in self._names.aliases if name.lower() not in FORBIDDEN}
-        )
+        now = self._names
+        return sorted(now.stems.keys() | {alias for alias in now.aliases if alias.lower() not in FORBIDDEN})
 
     def call(self, entry: Entry) -> str:
         """The shortest name by which `find` gives this very entry: its stem, its alias or its place."""

@@ -34,6 +34,18 @@ def ended(panel: Any, state: str = "done") -> Any:
     return job.last
 
 
+def draw_sheet(page: Any, weights: str, seeds: str, steps: int) -> Any:
+    """The Compare panel, where a sheet of the small model's first LoRA was just asked for."""
+    panel = go(page, "compare")
+    choose(panel, "framed")
+    panel.locator(".lx-axis input").nth(0).fill(weights)
+    panel.locator(".lx-axis input").nth(1).fill(seeds)
+    panel.get_by_text("Settings", exact=True).click()
+    panel.locator("input[type=number][aria-label=Steps]").fill(str(steps))
+    panel.get_by_role("button", name="Draw sheet").click()
+    return panel
+
+
 def small(path: Path, rank: int = 4, **metadata: str) -> None:
     """A file with one layer."""
     torch.manual_seed(rank)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from program import Server
-from steps import LONG, choose, ended, go
+from steps import LONG, choose, draw_sheet, ended, go
 
 pytestmark = pytest.mark.flaky(reruns=2)
 
@@ -26,13 +26,7 @@ def _trained(server: Server, name: str) -> None:
 
 
 def test_what_is_opened_while_a_sheet_fills_stays(page: Any, server: Server) -> None:
-    panel = go(page, "compare")
-    choose(panel, "framed")
-    panel.locator(".lx-axis input").nth(0).fill("0-1.5(+0.1)")
-    panel.locator(".lx-axis input").nth(1).fill("1,2,3")
-    panel.get_by_text("Settings", exact=True).click()
-    panel.locator("input[type=number][aria-label=Steps]").fill("6")
-    panel.get_by_role("button", name="Draw sheet").click()
+    panel = draw_sheet(page, "0-1.5(+0.1)", "1,2,3", 6)
     panel.locator(".lx-sheet img").first.click(timeout=LONG)
     tag = panel.locator(".lx-shown .lx-tag")
     opened = tag.inner_text()

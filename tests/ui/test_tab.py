@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from program import Server, dataset
-from steps import LONG, choose, ended, go, small
+from steps import LONG, choose, draw_sheet, ended, go, small
 
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.file.reading import read
@@ -217,13 +217,7 @@ def test_dataset_browser(page: Any, server: Server) -> None:
 
 
 def test_compare(page: Any, server: Server) -> None:
-    panel = go(page, "compare")
-    choose(panel, "framed")
-    panel.locator(".lx-axis input").nth(0).fill("0,1")
-    panel.locator(".lx-axis input").nth(1).fill("1")
-    panel.get_by_text("Settings", exact=True).click()
-    panel.locator("input[type=number][aria-label=Steps]").fill("2")
-    panel.get_by_role("button", name="Draw sheet").click()
+    panel = draw_sheet(page, "0,1", "1", 2)
     ended(panel)
     panel.get_by_text("sheet.png").first.wait_for()
     panel.locator(".lx-sheet img").nth(1).click()
