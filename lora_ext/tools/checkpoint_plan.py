@@ -149,10 +149,11 @@ def summed(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor) -> bool:
     check = torch.zeros((), device=weight.device)
 
     def look(block: Tensor) -> None:
-        check.add_(block.sum(dtype=torch.float32) if block.element_size() > 1 else block.float().sum())
+        least, most = torch.aminmax(block if block.element_size() > 1 else block.float())
+        check.add_(0 * least + 0 * most)  # 0, but of NaN and infinity NaN
 
     add_delta(weight, pieces, out, look)
-    return bool(torch.isfinite(check))
+    return not bool(check)
 
 
 def _shifter(key: str, shift: Tensor, dtype: torch.dtype | None) -> Change:
