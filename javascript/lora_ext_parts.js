@@ -234,6 +234,7 @@
         made.run = async (path, body) => {
             X.put(made);
             made.id_ = null;
+            delete made.dataset.state;
             try {
                 const job = await X.post(path, body);
                 X.tell("jobs");

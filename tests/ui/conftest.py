@@ -19,6 +19,7 @@ PATIENCE = 60_000
 """Milliseconds: the machine may be busy."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `-n 2 --dist loadgroup` each gradio's tests run in a process of their own, beside the other's."""
     for item in items:
@@ -50,6 +51,7 @@ def server(request: pytest.FixtureRequest, browser: Any, tmp_path_factory: pytes
 @pytest.fixture
 def page(server: Server, browser: Any) -> Iterator[Any]:
     """A fresh page on the tab; errors of its scripts fail the test."""
+    server.clean()
     with fresh(browser, PATIENCE) as (made, errors):
         made.on("console", lambda message: errors.append(message.text) if _ours(message) else None)
         made.goto(server.url)

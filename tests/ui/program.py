@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -65,6 +66,11 @@ class Server:
                 self.api(f"/jobs/{row['id']}/cancel", "POST", {})
             assert time.monotonic() < end, rows
             time.sleep(0.2)
+
+    def clean(self) -> None:
+        """Removes the networks that tests made, so that a test begins as every other, also at its second try."""
+        for made in (self.data / "loras").iterdir():
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
 
     def stop(self) -> None:
         """Ends it."""

@@ -28,10 +28,12 @@ def choose(panel: Any, name: str, which: int = 0) -> None:
 
 
 def ended(panel: Any, state: str = "done") -> Any:
-    """The panel's job, when it is over."""
-    job = panel.locator(f".lx-job[data-state={state}]:visible")
-    job.last.wait_for(timeout=LONG)
-    return job.last
+    """The panel's job, when it is over; what failed or was refused is told at once."""
+    job = panel.locator(f".lx-job[data-state={state}]:visible").last
+    wrong = panel.locator(".lx-job:visible .lx-note.bad").last
+    job.or_(wrong).last.wait_for(timeout=LONG)
+    assert not wrong.is_visible(), wrong.inner_text()
+    return job
 
 
 def draw_sheet(page: Any, weights: str, seeds: str, steps: int) -> Any:

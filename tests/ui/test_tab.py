@@ -92,13 +92,12 @@ def test_tools(page: Any, server: Server) -> None:
 
     panel.get_by_role("radio", name="Resize").click()
     choose(panel, "framed")
-    panel.locator(".lx-chart:visible .marker").wait_for(state="attached")  # a line has no area to be seen by
-    marker = panel.locator(".lx-chart:visible .marker")
-    before = marker.get_attribute("x1")
-    rank = panel.locator("input[type=number][aria-label=Rank]:visible")
-    rank.fill("2")
     panel.get_by_text("size now").wait_for()
-    assert float(marker.get_attribute("x1")) < float(before)
+    marker = panel.locator(".lx-chart:visible .marker").element_handle()
+    before = marker.get_attribute("x1")
+    panel.locator("input[type=number][aria-label=Rank]:visible").fill("2")
+    moved = "([marker, before]) => Number(marker.getAttribute('x1')) < Number(before)"
+    page.wait_for_function(moved, arg=[marker, before])
     _run(panel, "Resize", "framed-small")
 
     panel.get_by_role("radio", name="Split").click()
