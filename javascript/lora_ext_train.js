@@ -264,12 +264,18 @@
     // --- the dataset browser
 
     const browse = X.safely(async (place, chosen) => {
+        const mine = (browse.asked = (browse.asked || 0) + 1);
         const [name, resolution, bucketed] = chosen();
-        form = { ...form, ...(await X.api("/train/form")) };
+        const wait = X.note(t("Looking at pictures …"));
+        X.put(place, X.card(t("Pictures"), wait)); // what is edited now would be gone when the others come
+        const fresh = await X.api("/train/form");
+        if (mine !== browse.asked) return; // another folder was chosen meanwhile
+        form = { ...form, ...fresh };
         const pick = X.select(form.datasets.length ? form.datasets : [["", t("no folder is there")]], name, (to) => browse(place, () => [to, resolution, bucketed]));
-        if (!name) return X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick, t("Whose pictures are shown")), X.note(t("Put a folder of pictures into the dataset folder."))));
-        X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick, t("Whose pictures are shown")), X.note(t("Looking at pictures …"))));
+        if (!name) return void X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick, t("Whose pictures are shown")), X.note(t("Put a folder of pictures into the dataset folder."))));
+        X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick, t("Whose pictures are shown")), wait));
         const found = await X.api("/dataset", { query: { name, resolution, buckets: bucketed } });
+        if (mine !== browse.asked) return;
         let bucket = "", shown = 0;
         const grid = h("div", { class: "lx-grid lx-dataset" });
         const more = X.button(t("Show more"), () => page(), { kind: "quiet" });

@@ -227,7 +227,9 @@
             list.value = preset;
             clearTimeout(timer);
             timer = setTimeout(X.safely(async () => {
-                if (file) tag.textContent = (await X.post("/tag", wish())).tag;
+                const mine = timer;
+                const made = file && (await X.post("/tag", wish()));
+                if (made && mine === timer) tag.textContent = made.tag; // nothing moved meanwhile
             }), 120);
         }
 
