@@ -5,18 +5,19 @@ cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
 [ -d "$venv" ] || "${PYTHON:-python3}" -m venv "$venv"
 bin="$venv/bin"; [ -d "$bin" ] || bin="$venv/Scripts"
-"$bin/python" -m pip install -q -c constraints.txt torch
-"$bin/python" -m pip install -q -c constraints.txt -e ".[standalone,ui,test,logging]"
-# A browser for tests/ui where apt can give one, and gradio 4.40 (Forge's) beside 3.41.2 (the web UI's). Without them
-# those tests skip by name.
+# gradio 4.40 (Forge's) beside 3.41.2 (the web UI's), fetched meanwhile, and a browser for tests/ui where apt can give
+# one. Without them those tests skip by name. Byte code is made when a module is first used, not of all there are.
+pip=("$bin/python" -m pip install -q --no-compile)
+export LORA_EXT_GRADIO4=${LORA_EXT_GRADIO4:-$venv/gradio4}
+[ -d "$LORA_EXT_GRADIO4/gradio" ] || "${pip[@]}" --target "$LORA_EXT_GRADIO4" gradio==4.40.0 \
+    "fastapi<0.113" "pydantic<2.11" "numpy<2" "huggingface_hub<1" "pillow<11" "markupsafe<3" &
+"${pip[@]}" -c constraints.txt torch
+"${pip[@]}" -c constraints.txt -e ".[standalone,ui,test,logging]"
 if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y chromium; } >/dev/null 2>&1 ||
         echo "no Chromium could be installed; tests/ui will skip" >&2
 fi
-export LORA_EXT_GRADIO4=${LORA_EXT_GRADIO4:-$venv/gradio4}
-[ -d "$LORA_EXT_GRADIO4/gradio" ] || "$bin/python" -m pip install -q --target "$LORA_EXT_GRADIO4" gradio==4.40.0 \
-    "fastapi<0.113" "pydantic<2.11" "numpy<2" "huggingface_hub<1" "pillow<11" "markupsafe<3" ||
-    unset LORA_EXT_GRADIO4
+wait $! || unset LORA_EXT_GRADIO4
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
