@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from tqdm import tqdm
 
 from .compare.sheet import Sheet, render
 from .embedded import shapes
 from .errors import FileError
 from .file.library import Library
-from .generate import Settings, embedded, generate, open_model
+from .generate import Settings, embedded, open_model
 from .host.model import Standalone
 from .training import lesson
 from .training.command import Terminal
@@ -53,12 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     heads = ["no LoRA", *(f"weight {weight:g}" for weight in WEIGHTS[1:]), *(f"weight 1, {block}" for block in BLOCKS)]
     prompts = shapes.PROMPTS
     with tqdm(total=len(SCENES) * len(tags) + len(prompts), desc="drawing", disable=args.json) as bar:
-
-        def draw(prompt: str) -> list[Image]:
-            bar.update()
-            return generate(replace(base, prompt=prompt), model=model, library=library)
-
-        cells = [[draw(f"{scene} {tag}")[0] for tag in tags] for scene in SCENES]
+        rows = [[f"{scene} {tag}" for tag in tags] for scene in SCENES]
+        cells = lesson.grid(model, library, base, rows, bar.update)
         obeyed = shapes.score(lesson.pictures(model, library, base, prompts, tick=bar.update), prompts)
     sheet = render(
         Sheet(
@@ -98,7 +93,7 @@ def learned(model: Standalone, base: Settings, out: Path, *, quiet: bool) -> dic
     with tqdm(total=total, desc="drawing what was learned", disable=quiet) as bar:
         prompt = lesson.PROMPTS[0]
         tags = [[f"<lora:{name}:{weight:g}>" if weight else "" for weight in LESSON_WEIGHTS] for name in names]
-        cells = [[lesson.pictures(model, library, base, [prompt], t, bar.update)[0] for t in row] for row in tags]
+        cells = lesson.grid(model, library, base, [[f"{prompt} {tag}" for tag in row] for row in tags], bar.update)
         (judged,) = lesson.judge(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
     sheet = Sheet(
         title=f"{prompt}: epochs and weights of what was just trained",

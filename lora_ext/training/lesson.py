@@ -7,16 +7,19 @@ the data set; and on captions of known shapes, which the LoRA should leave as th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..compare.plan import batches
+from ..compare.shot import Picture, Shot
 from ..embedded import shapes
 from ..file.library import Library
-from ..generate import Settings, generate
+from ..generate import Settings
+from ..generate.artist import StandaloneArtist
 from ..host.model import Standalone
 from ..ports import Shell
 from ..train.outcome import Outcome
@@ -34,6 +37,8 @@ UNRELATED = shapes.PROMPTS[:24]
 """Four captions of each known shape."""
 DRAWN = Settings(sampler="DPM++ 2M", cfg=3.0, seed=7)
 """How its pictures are drawn."""
+BATCH = 8
+"""How many of them at once."""
 Tick = Callable[[], object]
 
 
@@ -89,13 +94,31 @@ def pictures(
     model: Standalone, library: Library, base: Settings, prompts: Sequence[str], tag: str = "", tick: Tick | None = None
 ) -> list[Image.Image]:
     """One picture a prompt, with a tag behind each; the seeds count up from the base's."""
-    made = []
-    for i, prompt in enumerate(prompts):
-        text = f"{prompt} {tag}".strip()
-        made += generate(replace(base, prompt=text, seed=base.seed + i), model=model, library=library)
-        if tick is not None:
-            tick()
-    return made
+    return _drawn(model, library, base, [(f"{text} {tag}", base.seed + i) for i, text in enumerate(prompts)], tick)
+
+
+def grid(
+    model: Standalone, library: Library, base: Settings, prompts: Sequence[Sequence[str]], tick: Tick | None = None
+) -> list[list[Image.Image]]:
+    """One picture a prompt, in rows as they are, all from the base's seed."""
+    made = iter(_drawn(model, library, base, [(prompt, base.seed) for row in prompts for prompt in row], tick))
+    return [[next(made) for _ in row] for row in prompts]
+
+
+def _drawn(
+    model: Standalone, library: Library, base: Settings, wanted: Sequence[tuple[str, int]], tick: Tick | None
+) -> list[Image.Image]:
+    """The pictures of these prompts and seeds, several at once as a sheet's are."""
+    same = {item.name: getattr(base, item.name) for item in fields(Picture)}
+    shots = [Shot(**{**same, "prompt": prompt.strip(), "seed": seed}) for prompt, seed in wanted]
+    made: dict[Shot, Image.Image] = {}
+    with StandaloneArtist(base, model, library) as artist:
+        for group in batches(shots, BATCH, artist.group):
+            made |= zip(group, artist.draw(group, lambda *_: None), strict=True)
+            for _ in group:
+                if tick is not None:
+                    tick()
+    return [made[shot] for shot in shots]
 
 
 def judge(
