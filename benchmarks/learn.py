@@ -28,7 +28,7 @@ from lora_ext.training import lesson
 
 LIERLA = {"conv_dim": None, "conv_alpha": None, "network_dim": 16, "network_alpha": 16}
 KINDS: dict[str, dict[str, Any]] = {
-    "lierla": {**LIERLA, "network_module": "lierla", "prior_loss_weight": 5.0},
+    "lierla": {**LIERLA, "network_module": "lierla"},
     "c3lier": {},
     "dylora": {
         **LIERLA, "network_module": "dylora", "unit": 4, "dylora_variant": "prefix", "learning_rate": 1e-3,
@@ -36,7 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "pivotal": {
         "token_string": lesson.CONCEPT, "init_word": lesson.CONCEPT, "inversion_steps": 20, "inversion_lr": 3e-3,
-        "train_batch_size": 16, "learning_rate": 7e-4,
+        "learning_rate": 7e-4,
     },
 }  # fmt: skip
 SEEDS = (7, 107)
@@ -62,7 +62,7 @@ def main() -> None:
     """Trains and judges the kinds asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--weights", nargs="*", type=float, default=[0.9, 1.0])
+    parser.add_argument("--weights", nargs="*", type=float, default=[1.0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="keeps the files there")
     options = parser.parse_args()
