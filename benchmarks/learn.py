@@ -31,8 +31,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "lierla": {**LIERLA, "network_module": "lierla"},
     "c3lier": {},
     "dylora": {
-        **LIERLA, "network_module": "dylora", "unit": 4, "dylora_variant": "prefix", "learning_rate": 1e-3,
-        "max_train_epochs": 12,
+        **LIERLA, "network_module": "dylora", "unit": 4, "dylora_variant": "prefix", "learning_rate": 6e-4,
+        "max_train_epochs": 15, "prior_loss_weight": 6.0,
     },
     "pivotal": {
         "token_string": lesson.CONCEPT, "init_word": lesson.CONCEPT, "inversion_steps": 20, "inversion_lr": 3e-3,
