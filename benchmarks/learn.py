@@ -28,7 +28,7 @@ from lora_ext.training import lesson
 
 LIERLA = {"conv_dim": None, "conv_alpha": None, "network_dim": 16, "network_alpha": 16}
 KINDS: dict[str, dict[str, Any]] = {
-    "lierla": {**LIERLA, "network_module": "lierla"},
+    "lierla": {**LIERLA, "network_module": "lierla", "learning_rate": 5e-4},
     "c3lier": {},
     "dylora": {
         **LIERLA, "network_module": "dylora", "unit": 4, "dylora_variant": "prefix", "learning_rate": 6e-4,
@@ -36,7 +36,6 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "pivotal": {
         "token_string": lesson.CONCEPT, "init_word": lesson.CONCEPT, "inversion_steps": 20, "inversion_lr": 3e-3,
-        "learning_rate": 7e-4,
     },
 }  # fmt: skip
 SEEDS = (7, 107)
