@@ -7,7 +7,7 @@ the data set; and on captions of known shapes, which the LoRA should leave as th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..compare.plan import batches
-from ..compare.shot import Picture, Shot
+from ..compare.shot import Shot
 from ..embedded import shapes
 from ..file.library import Library
 from ..generate import Settings
@@ -111,8 +111,7 @@ def _drawn(
     model: Standalone, library: Library, base: Settings, wanted: Sequence[tuple[str, int]], tick: Tick | None
 ) -> list[Image.Image]:
     """The pictures of these prompts and seeds, several at once as a sheet's are."""
-    same = {item.name: getattr(base, item.name) for item in fields(Picture)}
-    shots = [Shot(**{**same, "prompt": prompt.strip(), "seed": seed}) for prompt, seed in wanted]
+    shots = [Shot(**{**base.picture(), "prompt": prompt.strip(), "seed": seed}) for prompt, seed in wanted]
     made: dict[Shot, Image.Image] = {}
     with StandaloneArtist(base, model, library) as artist:
         for group in batches(shots, BATCH, artist.group):
