@@ -272,8 +272,9 @@
         if (mine !== browse.asked) return; // another folder was chosen meanwhile
         form = { ...form, ...fresh };
         const pick = X.select(form.datasets.length ? form.datasets : [["", t("no folder is there")]], name, (to) => browse(place, () => [to, resolution, bucketed]));
-        if (!name) return void X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick, t("Whose pictures are shown")), X.note(t("Put a folder of pictures into the dataset folder."))));
-        X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick, t("Whose pictures are shown")), wait));
+        const folder = X.field(t("Folder"), pick, t("Whose pictures are shown"));
+        if (!name) return void X.put(place, X.card(t("Pictures"), folder, X.note(t("Put a folder of pictures into the dataset folder."))));
+        X.put(place, X.card(t("Pictures"), folder, wait));
         const found = await X.api("/dataset", { query: { name, resolution, buckets: bucketed } });
         if (mine !== browse.asked) return;
         let bucket = "", shown = 0;
@@ -295,7 +296,7 @@
             X.put(told, X.note(dry ? t("{0} captions would change", done.changed) : t("{0} captions changed", done.changed)), done.examples.map(([before, after]) => X.note(`${before} → ${after}`)));
             if (!dry && done.changed) again();
         });
-        X.put(place, X.card(t("Pictures"), X.field(t("Folder"), pick, t("Whose pictures are shown")),
+        X.put(place, X.card(t("Pictures"), folder,
             X.facts([[t("pictures"), found.pictures.length], [t("without a caption"), found.missing], [t("sizes"), Object.keys(found.buckets).length]]),
             found.skipped.map((line) => X.note(line, "bad")),
             h("div", { class: "lx-chips" }, [["", t("all sizes")], ...Object.entries(found.buckets).map(([size, n]) => [size, `${size} (${n})`])].map(([key, text]) =>
