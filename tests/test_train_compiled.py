@@ -97,7 +97,7 @@ def test_no_compiler_is_told(monkeypatch: Any, tmp_path: Path) -> None:
     "more",
     [{"rank_dropout": 0.1}, {"gradient_checkpointing": True}, {"module_dropout": 0.1},
      {"network_module": "dylora", "dylora_draw": "module"},
-     {"network_train_text_encoder_only": True}],
+     {"network_train_text_encoder_only": True}, {"prior_loss_target": "model"}],
 )  # fmt: skip
 def test_what_is_drawn_anew_is_not_compiled(more: dict[str, Any]) -> None:
     with pytest.raises(TrainError, match="leave"):

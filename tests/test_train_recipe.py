@@ -181,7 +181,8 @@ def test_nonsense_is_told(given: dict[str, Any], said: str) -> None:
 def test_default_recipe_is_sound() -> None:
     assert check(Recipe()) == Recipe() and not advice(Recipe())
     odd = Recipe(optimizer_type="Prodigy", lr_warmup_steps=5, zero_terminal_snr=True, network_alpha=64)
-    assert len(advice(odd)) == 4
+    odd = replace(odd, prior_loss_target="model")
+    assert len(advice(odd)) == 5
 
 
 def test_config_files_that_are_wrong(tmp_path: Path) -> None:

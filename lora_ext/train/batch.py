@@ -14,7 +14,8 @@ class Batch:
     """n pictures of one size, for one process. Tensors are on the CPU, float32; sizes and places in pixels.
 
     pixels: (n, 3, h, w) in −1..1, or None where `latents` (n, 4, h/8, w/8) were cached.
-    captions: as trained in this step. weights: (n,), 1 or `prior_loss_weight` for regularisation pictures.
+    captions: as trained in this step. regularisation: which pictures are for that. weights: (n,), 1 or
+    `prior_loss_weight` for those.
     mask: (n, 1, h/8, w/8) in 0..1, or None. bucket: (w, h).
     original_sizes: (w, h) of each picture before scaling. crops: (left, top) of the cut in the scaled picture.
     seeds: a number for each picture that depends only on (seed, epoch, picture, repeat): noise and timesteps drawn
@@ -27,6 +28,7 @@ class Batch:
     pixels: Tensor | None
     latents: Tensor | None
     captions: list[str]
+    regularisation: tuple[bool, ...]
     weights: Tensor
     mask: Tensor | None
     paths: tuple[str, ...]

@@ -134,6 +134,7 @@ class Dataset:
             pixels=_stacked([turn.pixels for turn in turns]),
             latents=_stacked([turn.latents for turn in turns]),
             captions=[turn.caption for turn in turns],
+            regularisation=tuple(self.subsets[picture.subset].regularisation for picture in pictures),
             weights=torch.tensor(weights),
             mask=_masks([turn.mask for turn in turns], chunk.bucket),
             paths=tuple(str(picture.path) for picture in pictures),

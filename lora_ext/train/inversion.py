@@ -106,7 +106,7 @@ class Word:
         Raises TrainError where it becomes NaN.
         """
         recipe, steps = self.recipe, self.recipe.inversion_steps
-        objective = Objective(trainee, recipe, learns_text=True)
+        objective = Objective(trainee, recipe, network, learns_text=True)
         optimizer = torch.optim.AdamW(self.vectors, lr=recipe.inversion_lr, weight_decay=0.0)
         network.detach()
         stopped = False

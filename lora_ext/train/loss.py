@@ -148,8 +148,7 @@ def distance(recipe: Recipe, predicted: Tensor, wanted: Tensor, steps: Tensor, a
 def loss(
     recipe: Recipe,
     predicted: Tensor,
-    noise: Tensor,
-    latents: Tensor,
+    wanted: Tensor,
     timesteps: Tensor,
     alphas_cumprod: Tensor,
     weights: Tensor | None = None,
@@ -158,10 +157,10 @@ def loss(
 ) -> Tensor:
     """The batch's loss (0-dim float32): mean over pictures of picture weight × timestep weight × mean distance.
 
-    weights: (n,), 1 or `prior_loss_weight`. mask: (n, 1, h, w) in 0..1, multiplied onto the distances.
+    wanted: what `target` gives, or another. weights: (n,), 1 or `prior_loss_weight`. mask: (n, 1, h, w) in 0..1,
+    multiplied onto the distances.
     """
     timesteps = timesteps.to(predicted.device)
-    wanted = target(prediction, latents, noise, timesteps, alphas_cumprod)
     each = distance(recipe, predicted, wanted, timesteps, alphas_cumprod)
     if mask is not None:
         each = each * mask.to(each)

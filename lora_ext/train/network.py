@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -98,6 +99,17 @@ class Network(nn.Module):
             handle.remove()
         self.handles.clear()
         return self
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """The model as it is without the network, for a while."""
+        attached = bool(self.handles)
+        self.detach()
+        try:
+            yield
+        finally:
+            if attached:
+                self.attach()
 
     def __enter__(self) -> Network:
         return self.attach()

@@ -30,6 +30,7 @@ def knob(default: Any, help: str, group: str, choices: tuple[str, ...] = (), **m
 
 NETWORKS = ("lierla", "c3lier", "dylora")
 PRECISIONS = ("no", "fp16", "bf16")
+PRIORS = ("picture", "model")
 SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 INTERPOLATIONS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")
 
@@ -119,6 +120,9 @@ class Recipe:
     max_timestep: int | None = knob(None, "one more than the largest timestep, 1 … 1000", "loss", low=1, high=1000)
     masked_loss: bool = knob(False, "weigh the loss by masks from conditioning_data_dir or alpha", "loss")
     prior_loss_weight: float = knob(1.0, "weight of regularisation pictures", "loss", low=0)
+    prior_loss_target: str = knob(
+        "picture", "what regularisation keeps: the pictures, or what the model says of them", "loss", PRIORS
+    )
     # --- data
     train_data_dir: str | None = knob(
         None, "folder of N_concept folders, or of pictures", "data", basic=True, kind="folder"

@@ -132,6 +132,8 @@ def _compiled(r: Recipe) -> Iterator[str]:
     for name in ("network_dropout", "rank_dropout", "module_dropout"):
         if getattr(r, name):
             yield f"{name} draws anew in each step, which torch_compile would compile anew; leave one of them out"
+    if r.prior_loss_target == "model":
+        yield "torch_compile cannot run the U-Net without the network, as prior_loss_target model does; leave one out"
     if r.gradient_checkpointing:
         yield "torch_compile does not go with gradient_checkpointing; leave one of them out"
     if r.is_dylora and r.dylora_draw == "module":
@@ -152,6 +154,8 @@ def advice(recipe: Recipe, prediction: str = "epsilon") -> list[str]:
         said.append("lr_warmup_steps does nothing with the constant schedule; set lr_scheduler constant_with_warmup")
     if recipe.zero_terminal_snr and prediction != "v_prediction":
         said.append("zero_terminal_snr is for models that predict v; this one predicts the noise")
+    if recipe.prior_loss_target == "model" and not (recipe.reg_data_dir or recipe.dataset_config):
+        said.append("prior_loss_target model is about regularisation pictures; there are none without reg_data_dir")
     if recipe.network_alpha > 4 * recipe.network_dim:
         said.append(f"network_alpha {recipe.network_alpha:g} at rank {recipe.network_dim} makes very large changes")
     if recipe.network_weights is None and recipe.scale_weight_norms and recipe.scale_weight_norms < 0.1:

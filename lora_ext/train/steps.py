@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..ports import Context, Trainee
 from .batch import Batch
 from .cache import Store, key_of
-from .loss import loss, noise_for, noisy, schedule, timesteps
+from .loss import loss, noise_for, noisy, schedule, target, timesteps
 from .network import Network
 from .optimizers import clip, is_schedule_free, optimizer, rates, scheduler
 from .order import draw
@@ -109,15 +109,17 @@ class Captions:
 
 
 class Objective:
-    """A batch → its loss under a recipe, on a model as it is then."""
+    """A batch → its loss under a recipe, on a model as it is then; network: what changes it."""
 
-    def __init__(self, trainee: Trainee, recipe: Recipe, *, learns_text: bool) -> None:
+    def __init__(self, trainee: Trainee, recipe: Recipe, network: Network, *, learns_text: bool) -> None:
         self.trainee, self.recipe, self.device = trainee, recipe, trainee.device
+        self.network = network
         self.abar = schedule(recipe, trainee.alphas_cumprod)
         self.abar_there = self.abar.to(self.device)
         velocity = trainee.prediction == "v" or recipe.v_parameterization
         self.prediction = "v_prediction" if velocity else "epsilon"
         self.captions = Captions(trainee, recipe, learns=learns_text)
+        self.plain_captions = Captions(trainee, recipe, learns=False) if learns_text else self.captions
 
     def __call__(self, batch: Batch) -> Tensor:
         """0-dim float32: the mean of the rows' weighted losses, times `batch.scale`."""
@@ -137,10 +139,26 @@ class Objective:
             mixed = self._noisy(start, noise, steps, self.abar_there, generators)
         context = self.captions(batch.captions)
         predicted = self.trainee.predict(mixed, steps, context, self._sizes(batch))
+        wanted = self._wanted(batch, mixed, start, noise, steps)
         weights = None if bool((batch.weights == 1).all()) else send(batch.weights, device)
         mask = send(batch.mask, device) if batch.mask is not None else None
-        value = loss(recipe, predicted, noise, start, steps, self.abar_there, weights, mask, self.prediction)
+        value = loss(recipe, predicted, wanted, steps, self.abar_there, weights, mask, self.prediction)
         return value if batch.scale == 1 else value * batch.scale
+
+    def _wanted(self, batch: Batch, mixed: Tensor, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        """What the model should say; of regularisation pictures, where the recipe wants it so, what it says by itself.
+
+        That is no noise to be learned from: nothing pulls at a network that has not changed these pictures.
+        """
+        wanted = target(self.prediction, latents, noise, steps, self.abar_there)
+        rows = [row for row, keeps in enumerate(batch.regularisation) if keeps]
+        if self.recipe.prior_loss_target != "model" or not rows:
+            return wanted
+        at, sizes = send(torch.tensor(rows), self.device), self._sizes(batch)
+        with torch.no_grad(), self.network.resting():
+            context = self.plain_captions([batch.captions[row] for row in rows])
+            said = self.trainee.predict(mixed[at], steps[at], context, None if sizes is None else sizes[at])
+        return wanted.to(said.dtype).index_copy(0, at, said)
 
     def _noisy(
         self, latents: Tensor, noise: Tensor, steps: Tensor, abar: Tensor, generators: Sequence[torch.Generator]
@@ -184,7 +202,7 @@ class Stepper:
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         self.optimizer = optimizer(recipe, groups)
         self.scheduler = scheduler(recipe, self.optimizer, steps)
-        self.objective = Objective(trainee, recipe, learns_text=recipe.trains_text or bool(extra))
+        self.objective = Objective(trainee, recipe, network, learns_text=recipe.trains_text or bool(extra))
         self.scaler = _scaler(trainee.device) if recipe.mixed_precision == "fp16" else None
         self._losses: list[Tensor] = []
         self.whole(False)
