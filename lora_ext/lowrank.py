@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import FitError, ToolError, did_you_mean
-from .spectrum import eigen, krylov, leading, singular, wide
+from .spectrum import eigen, frobenius, krylov, leading, singular, wide
 
 
 @dataclass(frozen=True)
@@ -301,11 +301,11 @@ def from_delta(delta: Tensor, rule: Rule | int) -> Best:
     """
     rule = Rule(rule) if isinstance(rule, int) else rule
     matrix = delta.flatten(1).float()
-    turned = matrix.shape[0] > matrix.shape[1]
-    matrix = matrix.T if turned else matrix
-    norm = float(torch.linalg.vector_norm(matrix, dtype=wide(matrix)))
+    norm = frobenius(matrix)
     if not math.isfinite(norm):
         raise ToolError("NaN or infinity")
+    turned = matrix.shape[0] > matrix.shape[1]
+    matrix = matrix.T if turned else matrix
     rest: Tensor | None = None
     if rule.method is None and matrix.shape[0] >= 512 and rule.rank * 6 <= matrix.shape[0]:
         basis, thin = krylov(matrix, rule.rank, norm)

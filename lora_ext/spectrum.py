@@ -19,6 +19,13 @@ def wide(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
+def frobenius(matrix: Tensor) -> float:
+    """‖M‖ (Frobenius) of a float32 M (m, n): a row at a time, which is as near as all in float64 (1e-8) and as fast as
+    all in float32, whose sums of millions of squares are right to 1e-3 only."""
+    rows = torch.linalg.vector_norm(matrix, dim=1)
+    return float(torch.linalg.vector_norm(rows.to(wide(rows))))
+
+
 def eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
     """(eigenvalues, eigenvectors) of a symmetric M without negative ones, falling, in M's dtype."""
     weights, vectors = torch.linalg.eigh(gram.cpu() if gram.device.type == "mps" else gram)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lora_ext import spectrum
 from lora_ext.lowrank import LowRank, shrink
-from lora_ext.spectrum import NEAR, _proven, _ritz, eigen, leading
+from lora_ext.spectrum import NEAR, _proven, _ritz, eigen, frobenius, leading
 
 SPECTRA: dict[str, np.ndarray] = {
     "flat": np.ones(256),
@@ -109,3 +109,12 @@ def test_a_wrong_subspace_is_not_proven() -> None:
     assert _proven(gram, *_ritz(gram, good), 32)
     assert not _proven(gram, *_ritz(gram, wrong), 32)
     assert not _proven(gram, *_ritz(gram, without_first), 32)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 4000), (1280, 9 * 1280), (11520, 320)])
+def test_the_norm_is_right_however_many_numbers_there_are(shape: tuple[int, int]) -> None:
+    """Against float64 NumPy, where one sum of all squares in float32 is wrong by up to 1e-3."""
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1e-3
+    assert frobenius(matrix) == pytest.approx(float(np.linalg.norm(matrix.double().numpy())), rel=1e-7)
+    matrix[0, 0] = float("nan")
+    assert not frobenius(matrix) >= 0

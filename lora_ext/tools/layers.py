@@ -19,6 +19,7 @@ from ..file.lorafile import LoraFile
 from ..file.reading import assemble
 from ..file.spelling import spell
 from ..lowrank import Best, LowRank, Rule, concat, from_delta, shrink
+from ..spectrum import frobenius
 from .options import cast
 
 NUMBERS = frozenset({"alpha", "scale", "on_input", "bias_indices", "bias_size"})
@@ -58,7 +59,7 @@ class Change:
         if here.low is not None:
             return here.low.frobenius()
         assert here.dense is not None
-        return float(torch.linalg.vector_norm(here.dense))
+        return frobenius(here.dense.flatten(1))
 
     def best(self, rule: Rule | int) -> Best:
         """Its best approximation at a rank."""
