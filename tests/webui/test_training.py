@@ -52,6 +52,7 @@ def file_of(webui: WebUI, name: str) -> Path:
         "dylora": {"network_module": "dylora", "unit": 2, "conv_dim": None},
         "checkpointing": {"gradient_checkpointing": True, "network_train_unet_only": True},
         "text-only": {"network_module": "lierla", "network_train_text_encoder_only": True, "conv_dim": None},
+        "prior": {"reg_data_dir": "shapes", "prior_loss_target": "model", "prior_loss_weight": 2.0},
         "cached": {"cache_latents": True, "mixed_precision": "bf16", "network_train_unet_only": True},
     }.items(),
 )
