@@ -28,11 +28,11 @@ from lora_ext.training import lesson
 
 LIERLA = {"conv_dim": None, "conv_alpha": None, "network_dim": 16, "network_alpha": 16}
 KINDS: dict[str, dict[str, Any]] = {
-    "lierla": {**LIERLA, "network_module": "lierla", "learning_rate": 5e-4},
+    "lierla": {**LIERLA, "network_module": "lierla", "learning_rate": 1e-3},
     "c3lier": {},
     "dylora": {
         **LIERLA, "network_module": "dylora", "unit": 4, "dylora_variant": "prefix", "learning_rate": 6e-4,
-        "max_train_epochs": 15, "prior_loss_weight": 6.0,
+        "max_train_epochs": 12,
     },
     "pivotal": {
         "token_string": lesson.CONCEPT, "init_word": lesson.CONCEPT, "inversion_steps": 20, "inversion_lr": 3e-3,
