@@ -28,7 +28,10 @@ from .training.command import Terminal
 
 WEIGHTS = (0.0, 0.4, 0.8, 1.0)
 BLOCKS = ("INALL", "OUTALL")
-LESSON_WEIGHTS = (0.0, 0.5, 1.0, 1.5)
+LESSON_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.5)
+LESSON_FILES = (0, 2, -1)
+"""Which of the files, one an epoch, are shown: too little learned, enough, and all."""
+LESSON_PROMPT = lesson.PROMPTS[3]
 SCENES = ("a red circle on a blue background", "a yellow square on a purple background", "a green triangle on white")
 
 
@@ -88,15 +91,14 @@ def learned(model: Standalone, base: Settings, out: Path, *, quiet: bool) -> dic
         outcome = lesson.teach(model, out / "lesson", shell)
     shell.close()
     library = Library([out / "lesson"])
-    names = [path.stem for path in outcome.files]
+    names = [outcome.files[place].stem for place in LESSON_FILES]
     total = len(names) * len(LESSON_WEIGHTS) + 2 * (len(lesson.PROMPTS) + len(lesson.UNRELATED))
     with tqdm(total=total, desc="drawing what was learned", disable=quiet) as bar:
-        prompt = lesson.PROMPTS[0]
-        tags = [[f"<lora:{name}:{weight:g}>" if weight else "" for weight in LESSON_WEIGHTS] for name in names]
-        cells = lesson.grid(model, library, base, [[f"{prompt} {tag}" for tag in row] for row in tags], bar.update)
+        rows = [[f"{LESSON_PROMPT} <lora:{name}:{weight:g}>" for weight in LESSON_WEIGHTS] for name in names]
+        cells = lesson.grid(model, library, base, rows, bar.update)
         (judged,) = lesson.judge(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
     sheet = Sheet(
-        title=f"{prompt}: epochs and weights of what was just trained",
+        title=f"{LESSON_PROMPT}: epochs and weights of what was just trained",
         columns=[f"weight {weight:g}" for weight in LESSON_WEIGHTS],
         rows=[*(f"epoch {int(name.rpartition('-')[2])}" for name in names[:-1]), "the end"],
         cells=cells,

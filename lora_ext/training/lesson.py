@@ -70,15 +70,14 @@ def recipe(data: tuple[Path, Path | None], out: Path, **more: Any) -> Recipe:
     settings: dict[str, Any] = {
         "train_data_dir": str(data[0]), "output_dir": str(out), "output_name": CONCEPT,
         "resolution": str(shapes.SIZE), "network_module": "c3lier", "network_dim": 8, "network_alpha": 8,
-        "conv_dim": 4, "conv_alpha": 4, "learning_rate": 7e-4, "prior_loss_weight": 3.0,
-        "prior_loss_target": "model", "train_batch_size": 8,
-        "max_train_epochs": 9, "save_every_n_epochs": 3, "cache_latents": True,
+        "conv_dim": 4, "conv_alpha": 4, "learning_rate": 7e-4, "train_batch_size": 8,
+        "max_train_epochs": 9, "save_every_n_epochs": 1, "cache_latents": True,
         "lr_scheduler": "cosine", "noise_offset": 0.2, "seed": 1,
         # The small model was trained with most of the weight where nearly all is noise; less there blurs its shapes.
         "v_pred_like_loss": 1.0, "debiased_estimation_loss": True,
     }  # fmt: skip
     if data[1] is not None:
-        settings["reg_data_dir"] = str(data[1])
+        settings |= {"reg_data_dir": str(data[1]), "prior_loss_weight": 3.0, "prior_loss_target": "model"}
     return recipe_of({**settings, **more})
 
 
