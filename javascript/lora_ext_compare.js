@@ -92,10 +92,9 @@
         if (panel.job) panel.attach(panel.job);
         else view.resume();
         panel.picker = picker;
-        const recalled = X.recall("lora", "");
         X.safely(async () => {
-            const wanted = panel.asked || recalled;
-            if (!(wanted && (await picker.choose(wanted)))) await picker.first();
+            const wanted = X.recall("lora", "");
+            if (!(wanted && (await picker.choose(wanted, true)))) await picker.first();
         })();
     }
 
@@ -202,10 +201,5 @@
         if (panel.attach) panel.attach(job);
     };
     X.panel({ name: "compare", title: "Compare", tip: "Sheets of pictures: which file and weight to keep", order: 40, make,
-        open: (name) => {
-            const panel = X.panels.find((one) => one.name === "compare").element;
-            if (!name) return;
-            panel.asked = name;
-            if (panel.picker) panel.picker.choose(name);
-        } });
+        open: (name) => name && X.panels.find((one) => one.name === "compare").element.picker.choose(name) });
 })();

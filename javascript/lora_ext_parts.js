@@ -60,7 +60,7 @@
 
     /** A button that opens a searchable list of the library. element.value is the chosen row. */
     X.picker = ({ label, onpick, tip = "" }) => {
-        let rows = [], total = 0, at = -1, asked = null, picks = 0;
+        let rows = [], total = 0, at = -1, asked = null, turn = 0;
         const face = h("button", { type: "button", class: "lx-pick", "aria-haspopup": "listbox", "aria-expanded": "false",
             title: tip || t("Choose a LoRA file") });
         const search = h("input", { class: "lx-input", type: "search", placeholder: t("Search by name"), "aria-label": t("Search by name"), title: t("Any words of its name, in any order") });
@@ -81,7 +81,7 @@
         }
         function pick(row) {
             const open_ = !box.hidden;
-            picks += 1;
+            turn += 1;
             made.value = row;
             close();
             show();
@@ -139,12 +139,12 @@
             made.value = row;
             show();
         };
-        /** Chooses the file of a name, and tells. gentle: not where someone chose meanwhile. */
+        /** Chooses the file of a name, and tells, where no one chose meanwhile. gentle: only where nothing is chosen. */
         made.choose = X.safely(async (name, gentle = false) => {
-            const before = picks;
+            const mine = gentle ? turn : ++turn;
             const page = await X.api("/library", { query: { search: name.split("/").pop(), limit: 500 } });
             const row = page.rows.find((one) => one.name === name || one.call === name) || null;
-            if (gentle && picks !== before) return made.value;
+            if (mine !== turn || (gentle && made.value)) return made.value;
             if (row) pick(row);
             return row;
         });

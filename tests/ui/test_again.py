@@ -12,6 +12,16 @@ pytestmark = pytest.mark.flaky(reruns=2)
 
 SETTINGS = {"train_data_dir": "circles", "resolution": "64", "network_dim": 2, "max_train_steps": 6}
 
+HOLD = """() => {
+    const real = window.fetch;
+    window.held = {};
+    window.fetch = (url, ...more) => {
+        const name = ["presets", "inspect"].find((one) => String(url).includes(`/v1/${one}`) && !(one in held));
+        return name ? new Promise((go) => (held[name] = () => go(real(url, ...more)))) : real(url, ...more);
+    };
+}"""
+"""The first answer of each waits until it is let go."""
+
 
 def _knob(panel: Any, name: str) -> Any:
     return panel.locator(f'.lx-knob:has(label[title*="({name}"]) :is(input, select)').first
@@ -74,3 +84,23 @@ def test_a_file_shows_the_curve_of_its_run_and_an_ended_job_its_result(page: Any
     page.get_by_text("Written into the prompt").wait_for()
     prompt = go(page, "generate").get_by_label("Prompt", exact=True)
     assert prompt.input_value().endswith("<lora:curved-r1:1>")
+
+
+def test_what_is_asked_for_stays_whichever_answer_comes_last(page: Any, server: Server) -> None:
+    """A panel that is opened for a file does not go back to the one that was chosen before."""
+    panel = go(page, "weights")
+    choose(panel, "framed")
+    panel.locator(".lx-tag", has_text="framed").wait_for()
+    go(page, "files").locator(".lx-file[data-name=striped]").click()
+    page.reload()
+    page.locator("#lx-tab-files[aria-selected=true]").wait_for()
+    page.locator("#lx-panel-files .lx-file[data-name=striped]").click()
+    page.locator("#lx-panel-files").get_by_role("button", name="Set block weights").wait_for()
+    page.evaluate(HOLD)
+    page.locator("#lx-panel-files").get_by_role("button", name="Set block weights").click()
+    panel.locator(".lx-pick", has_text="striped").wait_for()
+    with page.expect_response("**/lora-ext/v1/library*"):  # what was chosen before is looked for
+        page.evaluate("held.presets()")
+    page.evaluate("held.inspect()")
+    panel.locator(".lx-tag", has_text="striped").wait_for()
+    assert "striped" in panel.locator(".lx-pick").first.inner_text()
