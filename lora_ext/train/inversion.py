@@ -108,23 +108,22 @@ class Word:
         recipe, steps = self.recipe, self.recipe.inversion_steps
         objective = Objective(trainee, recipe, network, learns_text=True)
         optimizer = torch.optim.AdamW(self.vectors, lr=recipe.inversion_lr, weight_decay=0.0)
-        network.detach()
         stopped = False
-        for step, batch in zip(range(1, steps + 1), batches(data, team), strict=False):
-            objective(batch).backward()
-            team.mean([v.grad for v in self.vectors if v.grad is not None])
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            self.shorten()
-            tell(step, steps, f"learning the word {self.name!r}")
-            stopped = team.any(asked())
-            if stopped:
-                break
+        with network.resting():
+            for step, batch in zip(range(1, steps + 1), batches(data, team), strict=False):
+                objective(batch).backward()
+                team.mean([v.grad for v in self.vectors if v.grad is not None])
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                self.shorten()
+                tell(step, steps, f"learning the word {self.name!r}")
+                stopped = team.any(asked())
+                if stopped:
+                    break
         if not all(bool(vector.isfinite().all()) for vector in self.vectors):
             raise TrainError(f"{self.name!r} became NaN; try a lower inversion_lr than {recipe.inversion_lr:g}")
         for vector in self.vectors:
             vector.requires_grad_(recipe.inversion_continue)
-        network.attach()
         return stopped
 
 

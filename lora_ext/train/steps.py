@@ -137,24 +137,25 @@ class Objective:
         else:
             noise, steps = send(noise, device), send(steps, device)
             mixed = self._noisy(start, noise, steps, self.abar_there, generators)
-        context = self.captions(batch.captions)
-        predicted = self.trainee.predict(mixed, steps, context, self._sizes(batch))
-        wanted = self._wanted(batch, mixed, start, noise, steps)
+        context, sizes = self.captions(batch.captions), self._sizes(batch)
+        predicted = self.trainee.predict(mixed, steps, context, sizes)
+        wanted = target(self.prediction, start, noise, steps, self.abar_there)
+        if recipe.prior_loss_target == "model":
+            wanted = self._kept(wanted, batch, mixed, steps, sizes)
         weights = None if bool((batch.weights == 1).all()) else send(batch.weights, device)
         mask = send(batch.mask, device) if batch.mask is not None else None
         value = loss(recipe, predicted, wanted, steps, self.abar_there, weights, mask, self.prediction)
         return value if batch.scale == 1 else value * batch.scale
 
-    def _wanted(self, batch: Batch, mixed: Tensor, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
-        """What the model should say; of regularisation pictures, where the recipe wants it so, what it says by itself.
+    def _kept(self, wanted: Tensor, batch: Batch, mixed: Tensor, steps: Tensor, sizes: Tensor | None) -> Tensor:
+        """`wanted`, but of regularisation pictures what the model says without the network.
 
         That is no noise to be learned from: nothing pulls at a network that has not changed these pictures.
         """
-        wanted = target(self.prediction, latents, noise, steps, self.abar_there)
         rows = [row for row, keeps in enumerate(batch.regularisation) if keeps]
-        if self.recipe.prior_loss_target != "model" or not rows:
+        if not rows:
             return wanted
-        at, sizes = send(torch.tensor(rows), self.device), self._sizes(batch)
+        at = send(torch.tensor(rows), self.device)
         with torch.no_grad(), self.network.resting():
             context = self.plain_captions([batch.captions[row] for row in rows])
             said = self.trainee.predict(mixed[at], steps[at], context, None if sizes is None else sizes[at])
