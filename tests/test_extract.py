@@ -295,6 +295,31 @@ def test_numbers_too_large_for_fp16_are_named(tmp_path: Path) -> None:
         extract(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype=torch.float16)
 
 
+@pytest.mark.parametrize(
+    ("org", "tuned", "meant"),
+    [
+        (torch.float16, torch.float16, torch.float16),
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float32, torch.float32),
+        (torch.float16, torch.float8_e4m3fn, torch.float16),
+    ],
+)
+def test_without_save_precision_the_dtype_is_that_of_the_checkpoints(
+    tmp_path: Path, org: torch.dtype, tuned: torch.dtype, meant: torch.dtype
+) -> None:
+    """Two fp16 checkpoints came out as a float32 LoRA, twice as large as `--help` promises."""
+    before = {key: torch.randn(shape) for key, shape in LAYERS.items()}
+    save_file({key: t.to(org) for key, t in before.items()}, tmp_path / "a.safetensors")
+    save_file({key: (t + torch.randn(t.shape)).to(tuned) for key, t in before.items()}, tmp_path / "b.safetensors")
+    words = ["--model_org", "a", "--model_tuned", "b", "--save_to", "c"]
+    words = [str(tmp_path / f"{word}.safetensors") if len(word) == 1 else word for word in words]
+    assert tool.main([*words, "--conv_dim", "2"]) == 0
+    made = load_file(tmp_path / "c.safetensors")
+    assert {t.dtype for key, t in made.items() if key.endswith("weight")} == {meant}
+    assert tool.main([*words, "--overwrite", "--save_precision", "float"]) == 0
+    assert {t.dtype for t in load_file(tmp_path / "c.safetensors").values()} == {torch.float32}
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     org, tuned, out = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm"), tmp_path / "out.safetensors"
     words = ["--model_org", str(org), "--model_tuned", str(tuned), "--save_to", str(out), "--dim", "4"]

@@ -353,6 +353,30 @@ def test_report_totals() -> None:
     assert "0 and 4 more" in report.text() and "0 and 4 more" not in report.text(verbose=True)
 
 
+def test_a_report_tells_the_worst_ten_layers_and_all_when_asked(run: Run) -> None:
+    """The 60 lines of this small file are 700 to 1000 of a real one."""
+    words = ("resize", "--model", HALF, "--new_rank", 2, "--save_to", "o.safetensors", "--overwrite")
+    assert run(*words)[0] == 0
+    _, brief, _ = run(*words)
+    _, whole, _ = run(*words, "--verbose")
+    told = json.loads(run(*words, "--json")[1])["layers"]
+    rows = [line for line in brief.splitlines() if "->" in line and "%  " in line]
+    names = [row.split("%  ")[1].split(" ")[0] for row in rows]
+    worst = [layer["layer"] for layer in sorted(told, key=lambda layer: layer["kept"])[:10]]
+    assert names == worst and len(brief.splitlines()) < 20
+    assert f"… and {len(told) - 10} more layers" in brief and "--verbose" in brief
+    assert all(layer["layer"] in whole for layer in told) and "--verbose" not in whole
+    assert whole.splitlines()[-4:] == brief.splitlines()[-4:]  # the same summary comes last
+
+
+def test_rows_without_a_loss_are_put_together() -> None:
+    """Layers whose ranks differ in turn were a line each."""
+    report = Report("x", [Layer(str(i), 4 + i % 2, 8) for i in range(1000)])
+    rows = report.text().splitlines()
+    assert [row.split("%  ")[1] for row in rows[1:3]] == ["0 and 499 more", "1 and 499 more"] and len(rows) < 8
+    assert len(report.text(verbose=True).splitlines()) > 1000
+
+
 def test_progress_reaches_a_shell() -> None:
     seen: list[tuple[int, int, str]] = []
     resize(read(HALF), 4, track=progress.through(lambda *row: seen.append(row)))

@@ -22,7 +22,7 @@ from ..lowrank import LowRank, Rule, clamped, from_delta
 from .extract_source import Checkpoint
 from .layers import Change, kept_by, lora_of, wide_kernel
 from .metadata_carry import SOURCES, Origin, described, finish, record
-from .options import Parser, check_output, device_of, dtype_of, rules
+from .options import Parser, check_output, device_of, dtype_of, rules, widest
 from .progress import Track, bar, silent
 from .report import Layer, Report
 
@@ -48,8 +48,9 @@ def extract(
 
     The text encoders are left out when no weight in them differs by more than `min_diff`. dynamic_method, _param: the
     rank of each layer, at most those (`lowrank.Rule`). clamp_quantile: as older scripts do it, at a cost in error.
-    dtype: of the factors, None for float32. Raises FileError (unreadable) and ToolError: another architecture, NaN,
-    nothing that differs, a number too large for `dtype` (naming the layer).
+    dtype: of the factors, None for what the checkpoints hold a layer in (the wider of the two; fp16 for 8-bit floats).
+    Raises FileError (unreadable) and ToolError: another architecture, NaN, nothing that differs, a number too large
+    for the dtype (naming the layer).
     """
     ranks = rules(dim, conv_dim, dynamic_method, dynamic_param)
     if clamp_quantile is not None and not 0 < clamp_quantile <= 1:
@@ -66,7 +67,7 @@ def extract(
             report.unchanged.append(str(site))
             continue
         low = _approximated(delta, ranks[wide_kernel(base.shapes[site])], clamp_quantile, site, report)
-        adapters[site] = lora_of(low, None, dtype or torch.float32, site)
+        adapters[site] = lora_of(low, None, dtype or widest([base.dtype(site), other.dtype(site)]), site)
     if not adapters:
         raise ToolError(f"{tuned} and {org} are equal in all {len(sites)} layers; there is nothing to extract")
     file = LoraFile(adapters)

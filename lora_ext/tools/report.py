@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 _OF_SEVERAL = ("merge", "svd-merge", "extract")
 """Verbs that bring files together."""
+
+SHOWN = 10
+"""Rows of a table without `verbose`. A file has 200 to 1000 layers, and resized each of them differs."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Report:
         }
 
     def text(self, *, verbose: bool = False) -> str:
-        """A table and its summary; runs of equal rows become one line unless `verbose`."""
+        """A table and its summary. Without `verbose` at most `SHOWN` rows: those of the layers that lost most."""
         lines = list(_table(self.layers, verbose))
         several = self.only or self.verb in _OF_SEVERAL
         lines.append(f"{self.verb}: {self.matched} layers matched" if several else f"{self.verb}: {self._size()}")
@@ -140,19 +143,38 @@ def _row(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _table(layers: Iterable[Layer], verbose: bool) -> Iterable[str]:
-    """A line a layer; layers in a row that share ranks, share kept and note share a line."""
-    layers = list(layers)
+def _table(layers: Sequence[Layer], verbose: bool) -> Iterable[str]:
+    """A line a layer; without `verbose` equal layers share a line, and only the worst `SHOWN` lines are told."""
     if not layers:
         return
+    groups = [[layer] for layer in layers] if verbose else _groups(layers)
+    shown = groups if verbose else groups[:SHOWN]
     yield f"  {'rank':>5}    {'new':>5}   {'kept':>7}  layer"
-    same = (lambda layer: layer.name) if verbose else (lambda layer: (layer.old, layer.new, layer.kept, layer.note))
-    for _, found in groupby(layers, key=same):
-        group = list(found)
+    for group in shown:
         first, more = group[0], f" and {len(group) - 1} more" if len(group) > 1 else ""
         note = f"  ({first.note})" if first.note else ""
         ranks = f"{_rank(first.old):>5} -> {_rank(first.new):>5}"
         yield f"  {ranks}   {_percent(first.kept):>7}  {first.name}{more}{note}"
+    hidden = [layer for group in groups[len(shown) :] for layer in group]
+    if hidden:
+        least = _percent(min(layer.kept for layer in hidden))
+        yield f"  … and {len(hidden)} more layers, each keeps {least} or more: --verbose lists all"
+
+
+def _groups(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Layers that share ranks, share kept and note: those next to each other, in the order of the file. Where these
+    are too many to show: all that are equal, those that lost most first."""
+
+    def alike(layer: Layer) -> tuple[object, ...]:
+        return layer.old, layer.new, layer.kept, layer.note
+
+    near = [list(group) for _, group in groupby(layers, key=alike)]
+    if len(near) <= SHOWN:
+        return near
+    found: dict[tuple[object, ...], list[Layer]] = {}
+    for layer in layers:
+        found.setdefault(alike(layer), []).append(layer)
+    return sorted(found.values(), key=lambda group: group[0].kept)
 
 
 def _rank(rank: int | None) -> str:
