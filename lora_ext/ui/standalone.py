@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import LoraError
 from ..generate import Settings
 from ..host.diffusers import PRECISIONS
+from ..web.page_files import page_folder, page_scripts
 from ..web.route import Guard
 from ..web.service import mount
 from ..web.studio import Studio
@@ -27,17 +28,17 @@ def application(studio: Studio, users: Mapping[str, str], *, language: str = "")
     from fastapi import FastAPI
     from starlette.responses import FileResponse
 
-    from .tab import HOME, blocks, scripts
+    from .tab import blocks
 
     app = FastAPI(docs_url=None, redoc_url=None)
     guard = Guard(users=lambda: users)
-    files = {path.name: path for path in (*scripts(), HOME / "style.css")}
-    for path in sorted((HOME / "localizations").glob("*.json")):
-        files[path.name] = path
+    home = page_folder()
+    shown = (*page_scripts(), home / "style.css", *sorted((home / "localizations").glob("*.json")))
+    files = {path.name: path for path in shown}
 
     @app.get(ASSETS + "/{name}", include_in_schema=False)
     def asset(name: str) -> FileResponse:
-        return FileResponse(files[name] if name in files else HOME / "style.css", headers={"Cache-Control": "no-cache"})
+        return FileResponse(files[name] if name in files else home / "style.css", headers={"Cache-Control": "no-cache"})
 
     page = blocks(guard.token, language=language)
     auth = list(users.items()) or None

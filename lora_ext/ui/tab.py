@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-import lora_ext
-
 TITLE, ROOT = "LoRA", "lora-ext"
-HOME = Path(lora_ext.__file__).parent.parent
-"""Where `javascript/`, `style.css` and `localizations/` lie."""
 
 
 def tab(token: str, *, language: str = "") -> Any:
@@ -29,8 +24,3 @@ def blocks(token: str, *, language: str = "") -> Any:
     with gr.Blocks(title="LoRA ext", analytics_enabled=False, theme=gr.themes.Default(**fonts)) as page:
         tab(token, language=language)
     return page
-
-
-def scripts() -> list[Path]:
-    """The page's scripts in the order in which they are loaded."""
-    return sorted((HOME / "javascript").glob("lora_ext*.js"))

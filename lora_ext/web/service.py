@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Query
@@ -22,6 +21,7 @@ from . import (
     train_routes,
     weights_routes,
 )
+from .page_files import page_folder
 from .route import PREFIX, Guard, router
 from .studio import Studio
 
@@ -36,7 +36,6 @@ ROUTES = (
     job_routes,
 )
 LANGUAGES = ("zh_CN", "zh_TW", "ja_JP")
-LOCALIZATIONS = Path(__file__).parent.parent.parent / "localizations"
 
 
 def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
@@ -48,7 +47,7 @@ def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
     @api.get("/strings")
     def strings(language: str = Query(..., max_length=20)) -> dict[str, str]:
         """The page's texts in a language: English → translated."""
-        path = LOCALIZATIONS / f"{language}.json"
+        path = page_folder() / "localizations" / f"{language}.json"
         if language not in LANGUAGES or not path.is_file():
             raise FileError(f"no texts in {language[:20]!r}{did_you_mean(language, LANGUAGES)}")
         found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))

@@ -15,11 +15,17 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+ROOT = Path(__file__).parent.parent.parent
+
 
 class Server:
-    """`python -m lora_ext ui` on a folder of its own."""
+    """`python -m lora_ext ui` on a folder of its own.
 
-    def __init__(self, data: Path, packages: str | None) -> None:
+    packages: a folder that is searched before the environment's packages. root: where it starts; a package in it comes
+    first of all.
+    """
+
+    def __init__(self, data: Path, packages: str | None, *, root: Path = ROOT) -> None:
         self.data = data
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -29,7 +35,6 @@ class Server:
         env = {**os.environ, **({"PYTHONPATH": path} if path else {})}
         command = [sys.executable, "-m", "lora_ext", "ui", "--data_dir", str(data), "--port", str(self.port)]
         self.log = (data / "server.log").open("w", encoding="utf-8")
-        root = Path(__file__).parent.parent.parent
         self.process = subprocess.Popen(
             [*command, "--device", "cpu"], cwd=root, env=env, stdout=self.log, stderr=self.log
         )
