@@ -23,7 +23,7 @@ from lora_ext.train.log import Log, Taken
 from lora_ext.train.loop import Run
 from lora_ext.train.optimizers import OPTIMIZERS
 from lora_ext.train.preflight import preflight
-from lora_ext.train.recipe import Recipe
+from lora_ext.train.recipe import Recipe, UserClass
 from lora_ext.train.steps import Captions
 from lora_ext.training.start import Quiet, train
 
@@ -152,7 +152,9 @@ def test_the_table_has_the_rates_that_steps_were_made_with(tmp_path: Path) -> No
 
 
 def test_a_missing_library_is_told_before_pictures_are_encoded(tmp_path: Path) -> None:
-    made = recipe(pictures(tmp_path / "data"), tmp_path / "out", optimizer_type="nowhere.Adam", cache_latents=True)
+    made = recipe(
+        pictures(tmp_path / "data"), tmp_path / "out", optimizer_type=UserClass("nowhere.Adam"), cache_latents=True
+    )
     host = trainee()
     host.model.vae.encode = None
     with pytest.raises(TrainError, match="pip install nowhere"):

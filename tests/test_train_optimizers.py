@@ -12,7 +12,7 @@ from transformers import get_scheduler
 
 from lora_ext.errors import TrainError
 from lora_ext.train.optimizers import OPTIMIZERS, arguments, clip, is_schedule_free, optimizer, rates, scheduler
-from lora_ext.train.recipe import SCHEDULERS, Recipe
+from lora_ext.train.recipe import SCHEDULERS, Recipe, UserClass
 
 
 def at_hand(name: str) -> bool:
@@ -104,11 +104,11 @@ def test_wrong_names_and_settings_are_told() -> None:
         ("nowhere.Adam", (), "pip install nowhere"),
     ):
         with pytest.raises(TrainError, match=said):
-            optimizer(Recipe(optimizer_type=name, optimizer_args=args), groups())
+            optimizer(Recipe(optimizer_type=UserClass(name), optimizer_args=args), groups())
 
 
 def test_any_class_by_its_path_and_any_case() -> None:
-    assert type(optimizer(Recipe(optimizer_type="torch.optim.NAdam"), groups())) is torch.optim.NAdam
+    assert type(optimizer(Recipe(optimizer_type=UserClass("torch.optim.NAdam")), groups())) is torch.optim.NAdam
     made = optimizer(Recipe(optimizer_type="adamw", optimizer_args=("weight_decay=0.5",)), groups())
     assert type(made) is torch.optim.AdamW and made.param_groups[0]["weight_decay"] == 0.5
     own = Recipe(optimizer_type="Adafactor", optimizer_args=("relative_step=True", "scale_parameter=True"))

@@ -142,6 +142,17 @@ def greatest(scores: Iterable[Score]) -> Score:
     return Score(max((s.difference for s in rows), default=0.0), max((s.sharpness for s in rows), default=1.0))
 
 
+def plain_cell(text: str) -> str:
+    """Text as a spreadsheet shows it: what it would take for a formula (= + - @ first) begins with an apostrophe."""
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+        return text
+    except ValueError:
+        return f"'{text}"
+
+
 def write_csv(
     path: Path, plan: Plan, scores: Sequence[Score], files: Sequence[str], chosen: Mapping[int, bool]
 ) -> None:
@@ -150,11 +161,22 @@ def write_csv(
     with replacing(path, overwrite=True) as part, part.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(
-            [*heads, "tag", "seed", "file", "difference", "sharpness", "likeness", "nearness", "copy of", "suggested"]
+            [
+                *map(plain_cell, heads),
+                "tag",
+                "seed",
+                "file",
+                "difference",
+                "sharpness",
+                "likeness",
+                "nearness",
+                "copy of",
+                "suggested",
+            ]
         )
         for place, (cell, score, name) in enumerate(zip(plan.cells, scores, files, strict=True)):
             labels = [plan.x.values[cell.x].label, plan.y.values[cell.y].label, plan.z.values[cell.z].label]
             numbers = [score.difference, score.sharpness, score.likeness, score.near]
             told = ["" if number is None else f"{number:.4f}" for number in numbers]
             row = [*labels, cell.tag, cell.shot.seed, name, *told, score.copy_of]
-            rows.writerow([*row, "yes" if chosen.get(place) else ""])
+            rows.writerow([*(plain_cell(str(item)) for item in row), "yes" if chosen.get(place) else ""])

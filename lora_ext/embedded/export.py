@@ -23,9 +23,9 @@ VAE_PLACES: list[Rule] = [
     (r"encoder\.down_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "encoder.down.{i}.block.{j}"),
     (r"encoder\.down_blocks\.(?P<i>\d)\.downsamplers\.0", "encoder.down.{i}.downsample"),
     # LDM counts the decoder's levels from the finest.
-    (r"decoder\.up_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "decoder.up.{3-i}.block.{j}"),
-    (r"decoder\.up_blocks\.(?P<i>\d)\.upsamplers\.0", "decoder.up.{3-i}.upsample"),
-    (r"(?P<side>encoder|decoder)\.mid_block\.resnets\.(?P<i>\d)", "{side}.mid.block_{i+1}"),
+    (r"decoder\.up_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "decoder.up.{left}.block.{j}"),
+    (r"decoder\.up_blocks\.(?P<i>\d)\.upsamplers\.0", "decoder.up.{left}.upsample"),
+    (r"(?P<side>encoder|decoder)\.mid_block\.resnets\.(?P<i>\d)", "{side}.mid.block_{next}"),
     (r"(?P<side>encoder|decoder)\.mid_block\.attentions\.0", "{side}.mid.attn_1"),
 ]
 VAE_PARTS = {
@@ -62,8 +62,9 @@ def rename(key: str, places: list[Rule], parts: dict[str, str]) -> str:
 
 
 def _fill(place: str, fields: dict[str, int | str]) -> str:
-    """The place with each {expression} worked out from the fields."""
-    return re.sub(r"\{(.*?)\}", lambda hole: str(eval(hole[1], {}, dict(fields))), place)
+    """The place with its fields filled in. left: levels counted from the other end; next: one more than `i`."""
+    number = int(fields.get("i", 0))
+    return place.format(**fields, left=3 - number, next=number + 1)
 
 
 def ldm_state(nets: Networks) -> dict[str, Tensor]:

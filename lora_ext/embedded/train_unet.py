@@ -188,7 +188,7 @@ def save(path: Path, average: Average, optimiser: torch.optim.Optimizer, spent: 
 
 def restore(path: Path, average: Average, optimiser: torch.optim.Optimizer) -> tuple[float, int]:
     """Take up what `save` wrote; return the seconds spent and the steps done."""
-    saved = torch.load(path)
+    saved = torch.load(path, weights_only=True)
     optimiser.load_state_dict(saved["optimiser"])
     for target, stored in zip([*average.live, *average.kept], saved["values"], strict=True):
         target.data.copy_(stored)
@@ -198,7 +198,9 @@ def restore(path: Path, average: Average, optimiser: torch.optim.Optimizer) -> t
 def take_average(nets: Networks, path: Path) -> None:
     """Give the networks the averaged parameters that `save` wrote."""
     parameters = [*nets.unet.parameters(), *nets.text_encoder.parameters()]
-    for target, stored in zip(parameters, torch.load(path)["values"][len(parameters) :], strict=True):
+    for target, stored in zip(
+        parameters, torch.load(path, weights_only=True)["values"][len(parameters) :], strict=True
+    ):
         target.data.copy_(stored)
 
 

@@ -65,7 +65,7 @@ def train_vae(out: Path, minutes: float, count: int = 4000, seed: int = 1) -> Au
     vae = new_vae().to(memory_format=torch.channels_last)
     path = out / "vae.pt"
     if path.exists():
-        vae.load_state_dict(torch.load(path))
+        vae.load_state_dict(torch.load(path, weights_only=True))
         return vae.eval()
     # Start with little noise on the latents: with much of it, nothing is learned for long.
     torch.nn.init.constant_(vae.quant_conv.bias[4:].data, -5)
@@ -99,7 +99,7 @@ def sharpen_decoder(nets: Networks, out: Path, minutes: float, count: int = 4000
     """
     path, vae = out / "decoder.pt", nets.vae
     if path.exists():
-        vae.load_state_dict(torch.load(path))
+        vae.load_state_dict(torch.load(path, weights_only=True))
         return
     scenes = varied_scenes(count // 2, seed) + plain_scenes(count // 2, seed)
     pictures = draw_all(scenes)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..errors import FileError
 from .diffusers import best_device
+from .local_folder import check_local_folder
 
 HUB = ("Salesforce/blip-image-captioning-large", "Salesforce/blip-image-captioning-base")
 """Repositories that users may have in their cache."""
@@ -37,6 +38,7 @@ class Blip:
         where = folder or _cached()
         if not (where / "config.json").is_file():
             raise FileError(f"{where} is not a folder of a BLIP model: it has no config.json")
+        check_local_folder(where)
         try:
             self._prepare: Any = BlipProcessor.from_pretrained(where, local_files_only=True)
             model: Any = BlipForConditionalGeneration.from_pretrained(where, local_files_only=True)

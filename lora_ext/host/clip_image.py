@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..errors import FileError
 from .diffusers import best_device
+from .local_folder import check_local_folder
 
 HUB = (
     "openai/clip-vit-large-patch14",
@@ -53,6 +54,7 @@ class ImageModel:
 
         if not (folder / "config.json").is_file():
             raise FileError(f"{folder} is not a folder of a CLIP model: it has no config.json")
+        check_local_folder(folder)
         try:
             self._model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
             self._prepare = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import FileError
 from .checkpoint import EPS, SD1, SD2, SDXL, V
+from .local_folder import check_local_folder
 from .model import Standalone, check_words
 from .schedule import Levels, scaled_linear, zero_terminal
 from .text import Encoder, Vocabulary
@@ -56,6 +57,7 @@ def _part(kind: Any, folder: Path, name: str, device: torch.device, dtype: torch
     """One network from its subfolder, frozen and in evaluation."""
     if not (folder / name).is_dir():
         raise FileError(f"{folder} has no {name} folder")
+    check_local_folder(folder / name)
     try:
         network = kind.from_pretrained(folder, subfolder=name, local_files_only=True, torch_dtype=dtype)
     except (OSError, ValueError) as error:

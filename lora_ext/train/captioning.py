@@ -11,7 +11,7 @@ from PIL import Image
 from ..errors import TrainError
 from ..file.writing import replacing
 from ..tools.progress import Track, silent
-from .captions import read_caption
+from .captions import read_caption, suffix_of
 from .pictures import UnreadablePicture, is_picture, open_picture, whole_pictures_only
 from .subset import check_folder
 
@@ -56,8 +56,8 @@ def caption_folder(
     Raises TrainError: no folder, no pictures, an extension that is a picture's.
     """
     check_folder(folder, "the folder of pictures")
-    extension = extension if extension.startswith(".") else f".{extension}"
-    if is_picture(Path(f"x{extension}")) or len(extension) < 2:
+    extension = suffix_of(extension)
+    if is_picture(Path(f"x{extension}")):
         raise TrainError(f"captions cannot end in {extension!r}; .txt is usual")
     found = sorted(path for path in folder.glob("**/*" if recursive else "*") if is_picture(path) and path.is_file())
     if not found:

@@ -121,13 +121,21 @@ def _parted(caption: str, rules: CaptionRules) -> tuple[list[str], list[str], li
     return tags[:keep], tags[keep:], []
 
 
+def suffix_of(extension: str) -> str:
+    """A caption file's suffix with its dot, as the user names it. Raises TrainError for what is part of a path."""
+    suffix = extension if extension.startswith(".") else f".{extension}"
+    if len(suffix) < 2 or re.search(r'[\\/:*?"<>|\x00-\x1f]', suffix):
+        raise TrainError(f"captions cannot end in {extension!r} (caption_extension); .txt is usual")
+    return suffix
+
+
 def read_caption(picture: Path, extension: str = "") -> str | None:
     """The text of the caption file beside a picture, all its lines; None where there is none.
 
     extension: the user's, tried before `EXTENSIONS`. Both `name.txt` and `name.png.txt` are found.
     Raises TrainError for a file that is not UTF-8 text.
     """
-    wanted = [extension if extension.startswith(".") else f".{extension}"] if extension else []
+    wanted = [suffix_of(extension)] if extension else []
     for suffix in dict.fromkeys([*wanted, *EXTENSIONS]):
         for path in (picture.with_suffix(suffix), picture.with_name(picture.name + suffix)):
             if path.is_file():

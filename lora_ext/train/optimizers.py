@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import TrainError, did_you_mean
-from .recipe import Recipe
+from .recipe import Recipe, UserClass
 
 
 @dataclass(frozen=True)
@@ -59,32 +59,59 @@ OPTIMIZERS: Mapping[str, Row] = MappingProxyType(
         "SGDScheduleFree": Row("schedulefree", "SGDScheduleFree", _FREE),
     }
 )
-"""Name (kohya's `--optimizer_type`) → where it is. `module.Class` is taken as it stands."""
+"""Name (kohya's `--optimizer_type`) → where it is."""
+_LONGEST = 1000
+"""Characters of one setting of an optimizer."""
 
 
 def row(name: str) -> Row:
-    """The row of a name, whatever its case. Raises TrainError with the nearest name."""
-    folded = {known.casefold(): found for known, found in OPTIMIZERS.items()}
+    """The row of a name or of a `module.Class` in the table, whatever its case; of any class for a `UserClass`.
+
+    Nothing is imported here. Raises TrainError with the nearest name.
+    """
+    folded = {f"{found.module}.{found.name}".casefold(): found for found in OPTIMIZERS.values() if not found.settings}
+    folded |= {known.casefold(): found for known, found in OPTIMIZERS.items()}
     if name.casefold() in folded:
         return folded[name.casefold()]
     module, dot, cls = name.rpartition(".")
-    if dot:
+    if dot and isinstance(name, UserClass):
         return Row(module, cls, module.partition(".")[0])
-    raise TrainError(f"unknown optimizer_type {name!r}{did_you_mean(name, OPTIMIZERS)}")
+    if dot:
+        raise TrainError(
+            f"optimizer_type {name[:200]!r} is not a known optimizer; a class by its module is taken only on your own "
+            f"command line (--optimizer_type); known: {', '.join(OPTIMIZERS)}"
+        )
+    raise TrainError(f"unknown optimizer_type {name[:200]!r}{did_you_mean(name, OPTIMIZERS)}")
 
 
 def arguments(texts: Sequence[str]) -> dict[str, Any]:
-    """`name=value` → value as Python writes it (numbers, True, tuples), else its text. Raises TrainError."""
+    """`name=value` → value: a number, True, False, None, a flat tuple or list of those, else its text.
+
+    Raises TrainError: not name=value, another kind of value, or more than `_LONGEST` characters.
+    """
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip().isidentifier():
-            raise TrainError(f"{text!r} is not name=value, such as weight_decay=0.01")
-        try:
-            found[name.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            found[name.strip()] = value.strip()
+            raise TrainError(f"optimizer_args: {text[:80]!r} is not name=value, such as weight_decay=0.01")
+        if len(text) > _LONGEST:
+            raise TrainError(f"optimizer_args: {name.strip()} has {len(text)} characters, more than {_LONGEST}")
+        found[name.strip()] = _value(value.strip())
     return found
+
+
+def _value(text: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+    inside = value if isinstance(value, (tuple, list)) else (value,)
+    if not all(item is None or isinstance(item, (bool, int, float, str)) for item in inside):
+        raise TrainError(
+            f"optimizer_args: {text[:80]!r} is not a value here; give a number, True, False, None, text, or several "
+            "numbers such as 0.9,0.99"
+        )
+    return value
 
 
 def maker(recipe: Recipe) -> tuple[type[Any], dict[str, Any]]:

@@ -35,6 +35,14 @@ SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_wi
 INTERPOLATIONS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")
 
 
+class UserClass(str):
+    """`module.Class` of an optimizer that the user typed on the command line, which makes it importable.
+
+    Only the command line's parser makes one. Plain text from anywhere else (a request, metadata, a preset, a config
+    or a saved run) is looked up in the table of known optimizers and imports nothing.
+    """
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One training run. None means "not set"; what that does is in the help."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import TrainError, did_you_mean
 from ..tools.options import Parser
-from .recipe import Knob, Recipe, knobs
+from .recipe import Knob, Recipe, UserClass, knobs
 from .recipe_check import check
 from .toml_file import read_toml
 
@@ -97,7 +97,7 @@ def _typed(kind: str, name: str, given: object) -> Any:
     if kind == "float":
         number = float(str(given))
         return number if math.isfinite(number) else _no()
-    return str(given)
+    return given if isinstance(given, UserClass) else str(given)
 
 
 def _is_bool(given: object) -> bool:
@@ -219,8 +219,13 @@ def _metavar(kind: str, knob: Knob) -> str:
 
 
 def from_arguments(args: argparse.Namespace, base: Recipe | None = None) -> Recipe:
-    """The recipe of a parsed command line: its `--config_file`, and over it what was given. Raises TrainError."""
+    """The recipe of a parsed command line: its `--config_file`, and over it what was given. Raises TrainError.
+
+    Only `--optimizer_type` itself may name a class by its module: a config file or a base may be someone else's.
+    """
     given = {name: value for name, value in vars(args).items() if name in knobs() or name in _ELSEWHERE}
+    if "." in given.get("optimizer_type", ""):
+        given["optimizer_type"] = UserClass(given["optimizer_type"])
     path = getattr(args, "config_file", None)
     if path is None:
         return recipe_of(given, base)

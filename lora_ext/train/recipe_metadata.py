@@ -126,9 +126,15 @@ def _told(notes: Mapping[str, str], said: list[str]) -> Iterator[tuple[str, Any,
             yield _NOTES.get(note, note.removeprefix("ss_")), value, note
     yield from _network(notes, said)
     optimizer = re.fullmatch(r"([\w.]+)(?:\((.*)\))?", notes.get("ss_optimizer", ""), flags=re.DOTALL)
-    if optimizer:
-        yield "optimizer_type", _optimizer(optimizer[1]), "ss_optimizer"
+    if optimizer and (ours := _optimizer(optimizer[1])):
+        yield "optimizer_type", ours, "ss_optimizer"
         yield "optimizer_args", _apart(optimizer[2] or ""), "ss_optimizer"
+    elif notes.get("ss_optimizer"):
+        # a class by its module would be imported: a file may not ask for that
+        said.append(
+            f"ss_optimizer = {_short(notes['ss_optimizer'])} is no optimizer that is known here; it is left out, "
+            "with its settings"
+        )
 
 
 def _dataset(notes: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
@@ -164,11 +170,16 @@ def _network(notes: Mapping[str, str], said: list[str]) -> Iterator[tuple[str, A
     yield from ((str(name), value, f"ss_network_args {name}") for name, value in args.items())
 
 
-def _optimizer(name: str) -> str:
-    """Our name of an optimizer that is noted by its class, else the class with its module."""
+def _optimizer(name: str) -> str | None:
+    """Our name of an optimizer that is noted by its class; None where the table has none."""
     last = name.rpartition(".")[2]
     by_class = (ours for ours, row in OPTIMIZERS.items() if row.name == last)
-    return last if last in OPTIMIZERS or last == name else next(by_class, name)
+    folded = {ours.casefold(): ours for ours in OPTIMIZERS}
+    return last if last in OPTIMIZERS else next(by_class, folded.get(last.casefold()))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:120]}…"
 
 
 def _apart(args: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import TrainError, did_you_mean
 from .buckets import BucketRules
 from .caption_list import list_of, read_list
-from .captions import CaptionRules
+from .captions import CaptionRules, suffix_of
 from .pictures import Variation, is_picture
 from .recipe import Recipe
 
@@ -78,7 +78,7 @@ def subset_of(
         captions=caption_rules(recipe),
         buckets=bucket_rules(recipe),
         variation=variation(recipe),
-        caption_extension=recipe.caption_extension,
+        caption_extension=suffix_of(recipe.caption_extension) if recipe.caption_extension else "",
         batch_size=recipe.train_batch_size,
         weight=recipe.prior_loss_weight if regularisation else 1.0,
         masks=masks,
