@@ -208,6 +208,37 @@ def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == f"{tmp_path / '00002-1.png'}\n"
 
 
+def test_a_tag_that_cannot_act_is_skipped_with_a_word(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown name, a bad tag and an unreadable file touch nothing else; --strict draws nothing then."""
+    loras = tmp_path / "loras"
+    loras.mkdir()
+    (loras / "strong.safetensors").write_bytes((folder / "loras" / "strong.safetensors").read_bytes())
+    (loras / "broken.safetensors").write_bytes(b"<!DOCTYPE html>")
+    base = ["--ckpt", str(folder / "SD1.safetensors"), "--lora_dir", str(loras), "--seed", "1", "--device", "cpu"]
+    base += ["--width", "64", "--height", "64", "--steps", "1"]
+    wrong = {
+        "<lora:stron:1>": "tag skipped: no LoRA is called 'stron'; did you mean 'strong'?",
+        "<lora:strong:x:y:z:1>": "tag skipped: ",
+        "<lora:broken:1>": "broken.safetensors is a web page",
+        "<lora:strong:1:lbw=1,2>": "tag skipped: ",
+    }
+    prompt = "a <lora:strong:0.5>"
+    assert main([*base, "--out", str(tmp_path / "one"), "--prompt", prompt]) == 0
+    capsys.readouterr()
+    assert main([*base, "--out", str(tmp_path / "all"), "--prompt", " ".join([prompt, *wrong]), "--json"]) == 0
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)["notes"]) == len(wrong)
+    assert all(text in said.err for text in wrong.values()) and "strong: 1 of 1 layers apply" in said.err
+    alone, beside = (np.array(Image.open(tmp_path / name / "00000-1.png")) for name in ("one", "all"))
+    assert np.array_equal(alone, beside)
+    for tag, text in wrong.items():
+        assert main([*base, "--out", str(tmp_path / "none"), "--prompt", f"{prompt} {tag}", "--strict"]) == 2
+        assert text.removeprefix("tag skipped: ") in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "text"),
     [

@@ -46,6 +46,7 @@ _HELP = {
     "tokenizer": "folder with CLIP's vocab.json and merges.txt",
     "config": "LDM yaml; without it the one beside the checkpoint",
     "prediction": "epsilon or v, where the checkpoint does not say",
+    "strict": "stop with an error where a tag cannot be understood or its file is not there, instead of skipping it",
 }
 
 
@@ -68,6 +69,8 @@ def parser(
         options: dict[str, Any] = {"default": item.default, "dest": item.name, "help": _HELP.get(item.name)}
         if "tuple" in kind:
             options |= {"action": "append", "default": [], "type": Path}
+        elif kind == "bool":
+            options |= {"action": "store_true"}
         else:
             options["type"] = Path if "Path" in kind else kinds.get(kind, str)
         made.add_argument(*dict.fromkeys((f"--{item.name}", f"--{item.name.replace('_', '-')}")), **options)
@@ -89,8 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LoraError as error:
         print(f"lora_ext generate: {error}", file=sys.stderr)
         return 2
-    for told in (*report.fits, *report.notes):
-        print(told, file=sys.stderr)
     if as_json:
         made = [{"file": str(p), "infotext": i.info[infotext.KEY]} for p, i in zip(paths, images, strict=True)]
         fits = [{**asdict(fit), "text": str(fit)} for fit in report.fits]
@@ -101,13 +102,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_bar(settings: Settings, report: Report) -> list[Image.Image]:
-    """`generate` under a progress bar over all guesses."""
+    """`generate` under a progress bar over all guesses; what the report says is printed before the first of them."""
     from tqdm import tqdm
 
     bar: Any = None
 
     def progress(step: int, total: int) -> None:
         nonlocal bar
+        if bar is None:
+            for told in (*report.fits, *report.notes):
+                print(told, file=sys.stderr)
         bar = bar or tqdm(total=0, unit="step", file=sys.stderr, leave=False)
         if step == 0:
             bar.total = bar.n + total

@@ -25,7 +25,7 @@ from .command import parser as generate_parser
 from .run import lora_dirs, open_model, sized
 from .settings import Settings
 
-LEFT_OUT = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch")
+LEFT_OUT = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch", "strict")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -78,30 +79,52 @@ def generate(
 
     model, library: already open ones to use again. presets: all that `lbw=` may name, None for the built-in ones.
     progress(call, calls) is called before each guess.
-    Raises LoraError: values that cannot be, a tag that cannot be understood, a file that is not there.
+    A tag that cannot be understood, or whose file is not there or cannot be read, is skipped with a sentence in
+    `report.notes`; it is an error where `settings.strict` says so, and without a report (nobody would read the note).
+    Raises LoraError: values that cannot be, and such a tag.
     """
     settings.checked()
-    text, requests, errors = parse(settings.prompt)
-    if errors:
-        raise errors[0]
+    strict = settings.strict or report is None
+    report = Report() if report is None else report
+    text, parsed, errors = parse(settings.prompt)
+    for error in errors:
+        with _skipping(report, strict):
+            raise error
     library = library or Library(lora_dirs(settings))
-    for request in requests:
-        library.find(request.name)
+    requests: list[Request] = []
+    for request in parsed:
+        with _skipping(report, strict):
+            library.find(request.name)
+            requests.append(request)
     init = _picture(settings.init_image)
     model = model or open_model(settings)
     settings = sized(settings, model, init)
     presets = presets or Presets()
-    uses = [resolve(request, library, presets, seed=settings.seed) for request in requests]
+    found: list[tuple[Request, Use]] = []
+    for request in requests:
+        with _skipping(report, strict):
+            found.append((request, resolve(request, library, presets, seed=settings.seed)))
+    requests, uses = [request for request, _ in found], [use for _, use in found]
     known = model.embeddings([*in_folders(settings.embeddings), *bundled(use.file for use in uses)])
     loras = told(model, library, requests, uses, known, (text, settings.negative_prompt), settings.seed, presets)
-    if report is not None:
-        report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
+    report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
     images: list[Image.Image] = []
     for job in _jobs(settings, text, init, known):
         for image, seed in zip(_batch(model, job, uses, settings.mode, progress, report), job.seeds, strict=True):
             image.info[infotext.KEY] = describe(settings, model, job.plan, seed, loras)
             images.append(image)
     return images
+
+
+@contextmanager
+def _skipping(report: Report, strict: bool) -> Iterator[None]:
+    """What is wrong with one tag becomes a note of the report, unless `strict`."""
+    try:
+        yield
+    except LoraError as error:
+        if strict:
+            raise
+        report.notes.append(f"tag skipped: {error}")
 
 
 def told(
@@ -141,13 +164,11 @@ def lora_dirs(settings: Settings) -> list[Path]:
 
 
 def _batch(
-    model: Standalone, job: Job, uses: Sequence[Use], mode: str, progress: Progress | None, report: Report | None
+    model: Standalone, job: Job, uses: Sequence[Use], mode: str, progress: Progress | None, report: Report
 ) -> list[Image.Image]:
     """One batch with its LoRAs on; the model is afterwards as it was."""
     with Applied(model, mode) as applied:
-        fits = applied.set(uses)
-        if report is not None:
-            report.fits = fits
+        report.fits = applied.set(uses)
 
         def before_call(step: int, total: int) -> None:
             applied.at_step(step, total)

@@ -25,6 +25,7 @@ class Settings(Picture):
     textual-inversion files, used by file name in the prompts; a LoRA file's own need no folder. seed: -1 draws one; the
     pictures of a run count up from it. n_iter batches of `batch` pictures. strength: of img2img, with `init_image`.
     hr_scale above 1: a second pass at that many times the size, with hr_strength, in hr_steps (0: as many) steps.
+    strict: a tag that would be skipped is an error.
     """
 
     seed: int = -1
@@ -44,6 +45,7 @@ class Settings(Picture):
     tokenizer: Path | None = None
     config: Path | None = None
     prediction: str | None = None
+    strict: bool = False
 
     def checked(self) -> Settings:
         """Itself. Raises LoraError about the first value that cannot be."""

@@ -75,7 +75,7 @@ class A1111Desk:
 
     def draw(
         self, settings: dict[str, Any], library: object, progress: object
-    ) -> tuple[Sequence[Image.Image], Sequence[Fit]]:
+    ) -> tuple[Sequence[Image.Image], Sequence[Fit], Sequence[str]]:
         """Not here: txt2img and img2img draw."""
         raise LoraError("pictures are drawn in txt2img and img2img here")
 

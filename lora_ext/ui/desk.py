@@ -136,7 +136,7 @@ class StandaloneDesk:
 
     def draw(
         self, settings: dict[str, Any], library: Library, progress: Callable[[int, int], None]
-    ) -> tuple[Sequence[Image.Image], Sequence[Fit]]:
+    ) -> tuple[Sequence[Image.Image], Sequence[Fit], Sequence[str]]:
         """See `Desk.draw`."""
         wanted = dict(settings)
         name = wanted.pop("ckpt") or EMBEDDED
@@ -150,4 +150,4 @@ class StandaloneDesk:
             progress=lambda done, calls: progress(done, max(calls, total)),
             report=report,
         )
-        return images, report.fits
+        return images, report.fits, report.notes

@@ -39,8 +39,9 @@ class Desk(Protocol):
 
     def draw(
         self, settings: dict[str, Any], library: Library, progress: Progress
-    ) -> tuple[Sequence[Image.Image], Sequence[Fit]]:
-        """Pictures with the names of `generate.Settings`; `ckpt` is a name below the checkpoint folders, or None.
+    ) -> tuple[Sequence[Image.Image], Sequence[Fit], Sequence[str]]:
+        """Pictures, how each file fits, and further notes. settings: with the names of `generate.Settings`; `ckpt` is
+        a name below the checkpoint folders, or None.
 
         Raises LoraError. progress(call, calls) is called before each guess and may raise to stop.
         """

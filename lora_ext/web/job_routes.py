@@ -31,20 +31,20 @@ def draw(studio: Studio, wish: Drawing, job: Job) -> dict[str, Any]:
     """Draws, keeps the pictures in the output folder, and says how each LoRA fits."""
     settings = {name: getattr(wish, name) for name in wish.__dict__ if name != "checkpoint"}
     job.text = "loading the model"
-    images, fits = studio.desk.draw(
+    images, fits, notes = studio.desk.draw(
         {**settings, "ckpt": wish.checkpoint or None},
         studio.library,
         lambda done, total: job.progress(done, total, "drawing"),
     )
     paths = save(images, studio.folders.outputs / "pictures")
-    for fit in fits:
-        job.say(str(fit))
+    for told in (*fits, *notes):
+        job.say(str(told))
     names = [path.relative_to(studio.folders.outputs).as_posix() for path in paths]
     return {
         "pictures": [
             {"name": name, "infotext": str(image.info.get(KEY, ""))} for name, image in zip(names, images, strict=True)
         ],
-        "notes": [str(fit) for fit in fits if not fit.ok or fit.dead or fit.uncovered],
+        "notes": [*notes, *(str(fit) for fit in fits if not fit.ok or fit.dead or fit.uncovered)],
     }
 
 
