@@ -20,5 +20,5 @@ __all__ = ["Loras", "__version__", "apply", "merge", "read", "write"]
 
 def __getattr__(name: str) -> object:
     if name in _HOMES:
-        return getattr(import_module(f"lora_ext.{_HOMES[name]}"), name)
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module 'lora_ext' has no attribute {name!r}")

@@ -61,7 +61,7 @@ def _module(name: str) -> ModuleType:
     start."""
     gc.disable()
     try:
-        return import_module(f"lora_ext.{name}")
+        return import_module(f".{name}", __package__)
     finally:
         gc.freeze()
         gc.enable()

@@ -1,37 +1,50 @@
-"""The web UI's way in: registers, wires and unloads. Everything else is in the package `lora_ext`."""
+"""The web UI's entry point: loads the package, registers callbacks and unloads. All else is in the package `lora_ext`."""
 
+import importlib.util
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from modules import script_callbacks
 
-ROOT = str(Path(__file__).resolve().parent.parent)
+FOLDER = Path(__file__).resolve().parent.parent / "lora_ext"
+PACKAGE = "sd_webui_lora_ext"
+"""What our package is called inside the web UI. Other extensions have a top-level module `lora_ext` of their own
+(a2569875's composable-lora), and all extensions share one `sys.modules`: under this name neither hides the other."""
 
-# Reload UI loads this file again, but keeps imported packages: drop ours, so that an updated one takes effect.
-# Not while jobs are at work: they go on with the code that they began with, and the new tab shows them.
-before = sys.modules.get("lora_ext.ui.webui")
-if before is None or not before.Tab.busy():
-    for name in [name for name in sys.modules if name.split(".")[0] == "lora_ext"]:
+
+def load() -> None:
+    """Imports the package as `PACKAGE`, again where it is there already.
+
+    Reload UI loads this file again but keeps imported packages: ours is dropped, so that an updated one takes effect.
+    Not while jobs are running: they go on with the code they started with, and the new tab shows them.
+    """
+    before = sys.modules.get(f"{PACKAGE}.ui.webui")
+    if before is not None and before.Tab.busy():
+        return
+    for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
         del sys.modules[name]
-sys.path.insert(0, ROOT)
-try:
-    from lora_ext.host.a1111 import Host
-    from lora_ext.host.a1111_axes import Axes
-    from lora_ext.host.a1111_desk import A1111Desk, users
-    from lora_ext.ui.webui import Tab
-finally:
-    sys.path.remove(ROOT)
+    spec = importlib.util.spec_from_file_location(
+        PACKAGE, FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[PACKAGE] = package
+    spec.loader.exec_module(package)
 
-host = Host()
+
+load()
+host = import_module(f"{PACKAGE}.host.a1111").Host()
+axes = import_module(f"{PACKAGE}.host.a1111_axes").Axes(lambda: host.library, host.shell.presets)
+desk = import_module(f"{PACKAGE}.host.a1111_desk")
+tab = import_module(f"{PACKAGE}.ui.webui").Tab(desk.A1111Desk(host.shell, host.release), desk.users)
+
 script_callbacks.on_before_ui(host.settle)
 script_callbacks.on_app_started(host.opened)
 script_callbacks.on_model_loaded(host.on_model_loaded)
 script_callbacks.on_cfg_denoiser(host.on_step)
 script_callbacks.on_infotext_pasted(host.on_pasted)
 script_callbacks.on_script_unloaded(host.unload)
-script_callbacks.on_before_ui(Axes(lambda: host.library, host.shell.presets).add)
-
-tab = Tab(A1111Desk(host.shell, host.release), users)
+script_callbacks.on_before_ui(axes.add)
 script_callbacks.on_ui_tabs(tab.page)
 script_callbacks.on_app_started(tab.serve)
 script_callbacks.on_script_unloaded(tab.close)

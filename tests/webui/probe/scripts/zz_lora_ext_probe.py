@@ -32,7 +32,7 @@ def weights():
 
 
 def way():
-    from lora_ext.inject.layer import LAYERS
+    from sd_webui_lora_ext.inject.layer import LAYERS
 
     baked = sum(bool(layer.originals) for layer in LAYERS.values())
     live = sum(layer.path is not None for layer in LAYERS.values())
@@ -46,7 +46,7 @@ def add_routes(_, app):
     @app.get("/probe/registry")
     def registry():
         tables = {"lora": extra_networks.extra_network_registry, "lyco": extra_networks.extra_network_aliases}
-        loaded = sum(name == "lora_ext.host.a1111" for name in sys.modules)
+        loaded = sum(name == "sd_webui_lora_ext.host.a1111" for name in sys.modules)
         callbacks = sum("lora_ext_entry" in c.name for _, cs in script_callbacks.enumerate_callbacks() for c in cs)
         found = {name: type(table.get(name)).__module__ for name, table in tables.items()}
         return {**found, "loaded": loaded, "callbacks": callbacks, "reload": sd_models.reload_model_weights.__module__}
