@@ -307,13 +307,18 @@
                 face.setAttribute("aria-expanded", !list.hidden);
                 look();
             } });
+        const notice = X.note("", "bad");
+        notice.hidden = true;
+        X.root.querySelector(".lx-top").after(notice);
         X.put(place, list, face);
         let timer = 0, files = null;
         const look = async () => {
             clearTimeout(timer);
             let busy = false;
             try {
-                const { jobs, library } = await X.api("/jobs");
+                const { jobs, library, applied_by: owner } = await X.api("/jobs");
+                notice.hidden = !owner;
+                if (owner) X.put(notice, t("LoRA tags are applied by {0}: lbw=, step= and whatever else LoRA ext adds to a tag has no effect in pictures.", owner));
                 const running = jobs.filter((job) => job.state === "running"), waiting = jobs.filter((job) => job.state === "waiting");
                 const ended = jobs.filter((job) => ENDED.includes(job.state)).slice(-40).reverse();
                 busy = running.length + waiting.length > 0;

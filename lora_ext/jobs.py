@@ -106,11 +106,19 @@ Guard = Callable[[], AbstractContextManager[Any]]
 class Jobs:
     """All jobs, newest last. on_model: what to hold while a model job works (a web UI's queue lock).
 
+    cannot: kind of job → why it cannot use the model, "" where it can.
+
     files: how many file jobs work at once. history: a JSON file that keeps ended jobs between starts.
     """
 
     def __init__(
-        self, *, on_model: Guard = nullcontext, files: int = 3, keep: int = 200, history: Path | None = None
+        self,
+        *,
+        on_model: Guard = nullcontext,
+        cannot: Callable[[str], str] = lambda kind: "",
+        files: int = 3,
+        keep: int = 200,
+        history: Path | None = None,
     ) -> None:
         self._guards: Mapping[str, Guard] = {MODEL: on_model, FILES: nullcontext}
         self._pools = {
@@ -120,13 +128,18 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._queues: Mapping[str, list[tuple[Job, Work]]] = {lane: [] for lane in self._pools}
         self._lock = threading.Lock()
-        self._keep, self._history = keep, history
+        self._cannot, self._keep, self._history = cannot, keep, history
         self._numbers = itertools.count(1)
         self._stamp = f"{int(time.time()):x}"
         self._recall()
 
     def start(self, kind: str, title: str, work: Work, *, lane: str = FILES) -> Job:
-        """Queues `work(job)` and returns at once. What it returns, which must be fit for JSON, is the job's result."""
+        """Queues `work(job)` and returns at once. What it returns, which must be fit for JSON, is the job's result.
+
+        Raises LoraError for a model job that this program cannot do: nothing of it is begun.
+        """
+        if lane == MODEL and (reason := self._cannot(kind)):
+            raise LoraError(reason)
         job = Job(f"{self._stamp}-{next(self._numbers)}", kind, title, lane)
         with self._lock:
             self._jobs[job.id] = job

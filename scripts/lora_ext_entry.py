@@ -1,4 +1,4 @@
-"""The web UI's entry point: loads the package, registers callbacks and unloads. All else is in the package `lora_ext`."""
+"""The web UI's entry point: loads the package, registers callbacks and unloads. All else is in `lora_ext`."""
 
 import importlib.util
 import sys
@@ -34,9 +34,9 @@ def load() -> None:
 
 load()
 host = import_module(f"{PACKAGE}.host.a1111").Host()
-axes = import_module(f"{PACKAGE}.host.a1111_axes").Axes(lambda: host.library, host.shell.presets)
+axes = import_module(f"{PACKAGE}.host.a1111_axes").Axes(lambda: host.library, host.shell.presets, host.elsewhere)
 desk = import_module(f"{PACKAGE}.host.a1111_desk")
-tab = import_module(f"{PACKAGE}.ui.webui").Tab(desk.A1111Desk(host.shell, host.release), desk.users)
+tab = import_module(f"{PACKAGE}.ui.webui").Tab(desk.A1111Desk(host.shell, host.release, host.elsewhere), desk.users)
 
 script_callbacks.on_before_ui(host.settle)
 script_callbacks.on_app_started(host.opened)

@@ -35,7 +35,5 @@ assert not [path for path in sys.path if Path(path or ".").resolve() == source.r
 
 def test_another_module_of_that_name_stays() -> None:
     """`lora_ext` of another extension is untouched, whatever of ours is imported, and nothing of ours has that name."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", STAND_IN], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-I", "-c", STAND_IN], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

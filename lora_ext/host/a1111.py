@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modules import call_queue, errors, extra_networks, processing, shared
+from modules import call_queue, errors, processing, shared
 
 from ..errors import LoraError
 from ..file.library import Entry, Library
@@ -18,28 +18,13 @@ from ..prompt import Request, request_of
 from ..stack import Fit, Presets, Use, resolve
 from . import a1111_builtin as builtin
 from . import a1111_model as model
+from . import a1111_owner as owners
 from . import a1111_settings as settings
 from . import block_infotext as infotext
 from .a1111_embeddings import Embeddings
 from .a1111_page import PAGE
 from .a1111_switch import Restarting, Switching
 from .infotext import lora_hashes
-
-
-class LoraNetwork(extra_networks.ExtraNetwork):
-    """What the web UI calls for the tags of a prompt."""
-
-    def __init__(self, host: Host) -> None:
-        super().__init__("lora")
-        self.host = host
-
-    def activate(self, p: Any, params_list: list[Any]) -> None:
-        """Applies the prompt's tags; no tags means that everything is taken off."""
-        self.host.activate(p, [[str(item) for item in params.items] for params in params_list], params_list)
-
-    def deactivate(self, p: Any) -> None:
-        """The picture is done. What is applied stays for the next one, as with the built-in."""
-        self.host.sampling = False
 
 
 @dataclass
@@ -61,7 +46,7 @@ class Host:
         self.shell = settings.A1111Shell()
         settings.add(call_queue.wrap_queued_call(self.settle))
         self.models = model.Models(lambda: self.shell.option("mode"))
-        self.registry = builtin.Registry(LoraNetwork(self))
+        self.registry = owners.Registry(owners.LoraNetwork(self), owners.Watch(self.look))
         self.embeddings = Embeddings()
         self.switching = Switching(self.models.drop, self.after_switch)
         self.restarting = Restarting()
@@ -69,29 +54,23 @@ class Host:
         self._library: Library | None = None
         self._text_state: object = None
         self._told: set[str] = set()
-        self._foreign_told = False
 
     # --- who is in charge
 
     def settle(self, *_: Any) -> None:
         """Takes `<lora:…>` over, or gives it back, as the setting says; safe to call again."""
+        self.registry.look_on()
         ours = self.shell.option("in_charge") == settings.OURS
         if ours and not self.registry.ours:
-            builtin.quiet()
-            self.registry.take()
-            self._forget_text()
+            owners.each("taking <lora:…> over", builtin.quiet, self.registry.take, self._forget_text)
         elif ours:
             self.registry.take()
         elif self.registry.ours:
-            self.release()
-            self.registry.give_back()
+            owners.each("handing <lora:…> back", self.release, self.registry.give_back)
 
     def release(self) -> None:
-        """Takes everything off every model: each parameter is the very object that it was."""
-        self.models.close()
-        if model.current() is not None:
-            self.embeddings.set(model.current(), ())
-        self._forget_text()
+        """Removes everything from every model: each parameter is the original one again."""
+        owners.each("removing", self.models.close, self._forget_embeddings, self._forget_text)
 
     def opened(self, *_: Any) -> None:
         """The web UI is up, for the first time or again."""
@@ -100,11 +79,42 @@ class Host:
 
     def unload(self) -> None:
         """Leaves the web UI as it was before us."""
-        PAGE.leave()
-        self.release()
-        self.registry.give_back()
-        self.switching.close()
-        self.restarting.close()
+        owners.each(
+            "unloading",
+            PAGE.leave,
+            self.release,
+            self.registry.close,
+            self.switching.close,
+            self.restarting.close,
+        )
+
+    def look(self, p: Any) -> None:
+        """At every picture, after its tags were handed out: who does not apply them has nothing on the model.
+
+        Another extension may take `<lora:…>` over at any picture (sd-webui-loractl does when its box is ticked); what
+        was applied before would stay, in pictures without a tag and twice in those with one. One that hands the tags
+        back hands them to the built-in extension; they come to us again, as the setting says.
+        """
+        if self.registry.ours:
+            return
+        tags = owners.tags_of(p)
+        if self.registry.handed_back and self.shell.option("in_charge") == settings.OURS:
+            self.settle()
+            self.activate(p, tags)
+            return
+        if self._text_state is not None:
+            self.release()
+        for text in owners.without_effect(tags, self.registry.owner):
+            self._say(p, text)
+
+    def elsewhere(self) -> str:
+        """Who applies `<lora:…>` where it is not us, by name, else nothing: the built-in extension because the setting
+        says so or because the web UI holds its model in another way (Forge), or another extension."""
+        sd_model = model.current()
+        if self.registry.ours and not model.patched() and (sd_model is None or model.knows(sd_model)):
+            return ""
+        owner = self.registry.before[0] if self.registry.ours else self.registry.owner
+        return owners.name_of(owner)
 
     # --- a picture
 
@@ -114,8 +124,14 @@ class Host:
         if getattr(p, "prompts", None) is None and not hasattr(sd_model, "cond_stage_model_empty_prompt"):
             return  # a model just loaded, on which nothing is yet, perhaps in the midst of a picture
         self.sampling = False
+        if not self.registry.ours:  # by the alias `lyco`, which stays ours when another extension takes `lora`
+            for item in items:
+                self._say(
+                    p, f"<lyco:{':'.join(item)}> is not applied: {self.elsewhere()} applies LoRA tags; write <lora:…>"
+                )
+            return
         if not model.knows(sd_model) or self.shell.option("in_charge") != settings.OURS:
-            self._leave_to_builtin(p, params_list, sd_model)
+            self._leave_to_builtin(p, params_list)
             return
         if builtin.busy():
             builtin.quiet()
@@ -271,16 +287,19 @@ class Host:
 
     # --- small things
 
-    def _leave_to_builtin(self, p: Any, params_list: Any, sd_model: Any) -> None:
+    def _leave_to_builtin(self, p: Any, params_list: Any) -> None:
         """For models that are not ours to handle (SD3, Forge's), and where a picture's own settings say so."""
-        if model.is_forge(sd_model) and not self._foreign_told:
-            self._foreign_told = True
-            self.shell.say("this web UI manages LoRA by itself (Forge): its own extension stays in charge")
-        if self.models.uses:
+        if self._text_state is not None:
             self.release()
         before = self.registry.before[0]
         if before is not None:
             before.activate(p, params_list)
+        for text in owners.without_effect([params.items for params in params_list], before):
+            self._say(p, text)
+
+    def _forget_embeddings(self) -> None:
+        if model.current() is not None:
+            self.embeddings.set(model.current(), ())
 
     def _forget_text(self) -> None:
         """Conditioning kept from before was made by someone else's rules."""

@@ -15,10 +15,13 @@ from ..compare import axes, values
 from ..compare.axis import Axis, Kind, Known, Value
 from ..compare.runs import names_of
 from ..compare.shot import Shot, tag_of
+from ..errors import LoraError
 from ..file.library import Library
 from ..stack import Presets
 
 SCRIPT = "xyz_grid.py"
+NEEDS_US = ("preset", "block", "rank", "start", "stop")
+"""Axes over parts of a tag that only LoRA ext applies."""
 OURS = ("epoch", "file", "weight", "te", "unet", "preset", "block", "rank", "start", "stop")
 COST = {"epoch": 0.4, "file": 0.4}
 """How slow a change is, 0..1: the plot changes slow axes least often."""
@@ -37,10 +40,15 @@ class Chosen(str):
 
 
 class Axes:
-    """The axes, and where their values are looked up. library, presets: called when a plot begins."""
+    """The axes, and where their values are looked up. library, presets: called when a plot begins.
 
-    def __init__(self, library: Callable[[], Library], presets: Callable[[], Presets]) -> None:
-        self.library, self.presets = library, presets
+    elsewhere: who applies `<lora:…>` where it is not us, else "".
+    """
+
+    def __init__(
+        self, library: Callable[[], Library], presets: Callable[[], Presets], elsewhere: Callable[[], str]
+    ) -> None:
+        self.library, self.presets, self.elsewhere = library, presets, elsewhere
 
     def add(self, *_: Any) -> None:
         """Adds what is not there yet to the plot's list; for `on_before_ui`, since Reload UI makes a new list."""
@@ -70,6 +78,9 @@ class Axes:
 
         Raises LoraError for what cannot be read or is not there.
         """
+        owner = self.elsewhere()
+        if owner and kind in NEEDS_US:
+            raise LoraError(f"an axis over {kind} would change nothing: {owner} applies LoRA tags here, not LoRA ext")
         library = self.library()
         library.refresh()
         known = Known(library, Shot(prompt=p.prompt, negative_prompt=p.negative_prompt), self.presets())

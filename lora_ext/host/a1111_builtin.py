@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import torch
-from modules import extra_networks, shared
+from modules import shared
 
 from . import a1111_model
 
@@ -35,7 +35,7 @@ def quiet() -> None:
     It would do so itself at each layer's next call, but by writing into what is the layer's weight then.
     """
     networks = _networks()
-    if networks is None:
+    if networks is None or a1111_model.patched():  # there it has patches of the model manager, which are not ours
         return
     if networks.loaded_networks:
         networks.load_networks([])
@@ -49,40 +49,10 @@ def quiet() -> None:
 
 def busy() -> bool:
     """Whether someone has made the built-in extension apply files."""
-    return bool(getattr(_networks(), "loaded_networks", ()))
+    return not a1111_model.patched() and bool(getattr(_networks(), "loaded_networks", ()))
 
 
 def _networks() -> Any:
     """Its module, None where it is disabled."""
     module = sys.modules.get("networks")
-    return module if hasattr(module, "network_apply_weights") else None
-
-
-class Registry:
-    """Our place in the web UI's table of extra networks, and who had it before."""
-
-    def __init__(self, network: extra_networks.ExtraNetwork) -> None:
-        self.network = network
-        self.before: tuple[Any, Any] = (None, None)
-
-    @property
-    def ours(self) -> bool:
-        """Whether `<lora:…>` comes to us."""
-        return extra_networks.extra_network_registry.get("lora") is self.network
-
-    def take(self) -> None:
-        """Makes us the one for `lora` and for the alias `lyco`; safe to call again."""
-        networks, aliases = extra_networks.extra_network_registry, extra_networks.extra_network_aliases
-        if not self.ours:
-            self.before = networks.get("lora"), aliases.get("lyco")
-        extra_networks.register_extra_network(self.network)
-        extra_networks.register_extra_network_alias(self.network, "lyco")
-
-    def give_back(self) -> None:
-        """Puts back who was there before."""
-        networks, aliases = extra_networks.extra_network_registry, extra_networks.extra_network_aliases
-        for table, name, before in ((networks, "lora", self.before[0]), (aliases, "lyco", self.before[1])):
-            if table.get(name) is self.network:
-                del table[name]
-                if before is not None:
-                    table[name] = before
+    return module if hasattr(module, "available_networks") else None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from modules import call_queue, initialize_util, paths, sd_samplers, sd_schedulers, shared
+from modules import call_queue, paths, sd_samplers, shared
 from PIL import Image
 
 from ..errors import LoraError
@@ -15,28 +15,44 @@ from ..file.library import Library
 from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
 from .a1111_artist import A1111Artist
+from .a1111_model import patched
 from .a1111_page import PAGE
 from .a1111_run import borrowed
-from .a1111_settings import A1111Shell
+from .a1111_settings import A1111Shell, given_folders
 
 _LISTED = (".safetensors", ".ckpt")
 
 
 class A1111Desk:
-    """release: takes every file of ours off the model.
+    """release: removes every file of ours from the model. elsewhere: who applies tags, where it is not us.
 
     draws: pictures are drawn in the web UI's own tabs. prompts: whose prompt fields the page has."""
 
     draws, prompts = False, True
 
-    def __init__(self, shell: A1111Shell, release: Callable[[], None]) -> None:
-        self.shell, self.release = shell, release
+    def __init__(self, shell: A1111Shell, release: Callable[[], None], elsewhere: Callable[[], str]) -> None:
+        self.shell, self.release, self.applied_by = shell, release, elsewhere
+
+    def cannot(self, kind: str) -> str:
+        """See `Desk.cannot`."""
+        if patched():
+            verb = {"preflight": "train"}.get(kind, kind)
+            return (
+                "this web UI (Forge or a relative of it) holds its model in a way that LoRA ext cannot train or draw "
+                f"sheets with yet; `python -m lora_ext {verb}` does the same outside it"
+            )
+        owner = self.applied_by()
+        if owner and kind in ("compare", "blocks"):
+            return (
+                f"sheets need LoRA ext to apply the tags, and {owner} does now; turn it off, or choose LoRA ext in "
+                "Settings → LoRA ext"
+            )
+        return ""
 
     def folders(self) -> Folders:
         """The web UI's model folders; everything of ours is below its data folder's `lora_ext`."""
         data = self.shell.data_dir()
-        given = getattr(shared.cmd_opts, "ckpt_dir", None)
-        checkpoints = [Path(paths.models_path) / "Stable-diffusion", *([Path(given)] if given else [])]
+        checkpoints = [Path(paths.models_path) / "Stable-diffusion", *given_folders("ckpt_dir", "ckpt_dirs")]
         loras = self.shell.lora_dirs()
         (data / "datasets").mkdir(parents=True, exist_ok=True)
         return Folders(
@@ -90,14 +106,27 @@ class A1111Desk:
         ]
         return {
             "samplers": [sampler.name for sampler in sd_samplers.all_samplers],
-            "schedulers": [scheduler.label for scheduler in sd_schedulers.schedulers],
+            "schedulers": schedulers(),
             "checkpoints": list(dict.fromkeys(found)),
         }
 
 
+def schedulers() -> list[str]:
+    """The web UI's noise schedules by their labels; none where it has no list of them (Classic)."""
+    try:
+        from modules import sd_schedulers
+    except ImportError:
+        return ["Automatic"]
+    return [scheduler.label for scheduler in sd_schedulers.schedulers]
+
+
 def users() -> Mapping[str, str]:
     """Names and passwords of `--gradio-auth` and `--api-auth`; empty where neither is given."""
-    found = dict(initialize_util.get_gradio_auth_creds())
+    found = {}
+    with suppress(ImportError):
+        from modules import initialize_util
+
+        found = dict(initialize_util.get_gradio_auth_creds())
     for pair in (getattr(shared.cmd_opts, "api_auth", None) or "").split(","):
         name, colon, password = pair.partition(":")
         if colon:

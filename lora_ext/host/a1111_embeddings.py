@@ -33,9 +33,13 @@ class Embeddings:
 
     def set(self, sd_model: Any, files: Iterable[LoraFile]) -> list[str]:
         """Registers the embeddings of these files and takes all others of ours off; returns what to tell the user."""
-        database = sd_hijack.model_hijack.embedding_db
+        database = getattr(sd_hijack.model_hijack, "embedding_db", None)
         wanted = {name: (file, vectors) for file in files for name, vectors in file.embeddings.items()}
-        told = []
+        told: list[str] = []
+        if database is None:  # Forge keeps its embeddings with its text engines
+            return [
+                f"embedding {name!r} of {file.name} cannot be used in this web UI" for name, (file, _) in wanted.items()
+            ]
         for name in [n for n, (file, _) in self._ours.items() if wanted.get(n, (None,))[0] is not file]:
             self._remove(sd_model, name)
         for name, (file, vectors) in wanted.items():

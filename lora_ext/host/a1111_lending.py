@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from modules import devices, lowvram, shared
-from modules import sd_hijack_optimizations as hijack
+from modules import devices, shared
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -27,15 +26,21 @@ def at_work(sd_model: Any) -> Iterator[None]:
         settle(sd_model)
         yield
     finally:
-        sd_model.model.to(lowvram.cpu)
-        lowvram.send_everything_to_cpu()
+        sd_model.model.to("cpu")
+        _everything_to_cpu()
 
 
 def settle(sd_model: Any) -> None:
     """Where --medvram moves networks when they are called: the U-Net and nothing else is on the device now."""
     if getattr(sd_model, "lowvram", False):
-        lowvram.send_everything_to_cpu()
+        _everything_to_cpu()
         sd_model.model.to(devices.device)
+
+
+def _everything_to_cpu() -> None:
+    from modules import lowvram  # absent in forks that never move networks this way, which still load this file
+
+    lowvram.send_everything_to_cpu()
 
 
 @contextmanager
@@ -44,6 +49,8 @@ def attention(kind: str) -> Iterator[None]:
     if not kind:
         yield
         return
+    from modules import sd_hijack_optimizations as hijack
+
     chosen = hijack.SdOptimizationXformers() if kind == "xformers" else hijack.SdOptimizationSdp()
     if not chosen.is_available():
         raise TrainError(f"{kind} cannot be used here; leave it out: the web UI's own attention is taken")

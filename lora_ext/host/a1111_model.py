@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -53,6 +54,12 @@ def is_forge(sd_model: Any) -> bool:
     return hasattr(sd_model, "forge_objects")
 
 
+def patched() -> bool:
+    """Whether this web UI applies LoRA files as patches of a model manager (Forge, reForge, Classic, Neo), whatever
+    model is loaded; before the first picture none is."""
+    return find_spec("modules_forge") is not None
+
+
 def current() -> Any:
     """The model in use, None while there is none; unlike `shared.sd_model`, asking never loads one."""
     return sd_models.model_data.sd_model
@@ -61,7 +68,7 @@ def current() -> Any:
 def loaded() -> list[Any]:
     """Every model that the web UI keeps, the one in use first."""
     data = sd_models.model_data
-    models = [data.sd_model, *data.loaded_sd_models]
+    models = [data.sd_model, *getattr(data, "loaded_sd_models", ())]  # Forge keeps one
     return [m for i, m in enumerate(models) if m is not None and m not in models[:i]]
 
 

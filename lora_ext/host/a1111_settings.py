@@ -43,14 +43,22 @@ def add(on_change: Callable[[], None]) -> None:
         shared.opts.add_option(f"lora_ext_{name}", info)
 
 
+def given_folders(*options: str) -> tuple[Path, ...]:
+    """The folders of these command-line options, in order and each once; an option may hold one or a list (Neo)."""
+    found = []
+    for name in options:
+        given = getattr(shared.cmd_opts, name, None) or ()
+        found += [given] if isinstance(given, (str, Path)) else list(given)
+    return tuple(dict.fromkeys(Path(folder) for folder in found if folder))
+
+
 class A1111Shell:
     """The web UI as a `ports.Shell`."""
 
     def lora_dirs(self) -> tuple[Path, ...]:
         """The folders that the built-in extension reads, in its order."""
         default = Path(paths.models_path) / "Lora"
-        found = [getattr(shared.cmd_opts, name, None) for name in ("lora_dir", "lyco_dir_backcompat")]
-        return tuple(Path(folder) for folder in found if folder) or (default,)
+        return given_folders("lora_dir", "lora_dirs", "lyco_dir_backcompat") or (default,)
 
     def data_dir(self) -> Path:
         """Where files of ours are kept: presets, the index of LoRA files."""

@@ -93,6 +93,14 @@ class StandaloneDesk:
         """Nothing: only jobs use the model, one at a time."""
         return nullcontext()
 
+    def applied_by(self) -> str:
+        """See `Desk.applied_by`: this program itself."""
+        return ""
+
+    def cannot(self, kind: str) -> str:
+        """See `Desk.cannot`: everything can be done here."""
+        return ""
+
     def choices(self) -> dict[str, list[str]]:
         """Samplers, schedules and checkpoints."""
         folders = self._folders.checkpoints

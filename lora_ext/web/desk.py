@@ -55,6 +55,15 @@ class Desk(Protocol):
         """Who draws sheets while it is open; checkpoint: a name of `choices`, "" the usual one. Raises LoraError."""
         ...
 
+    def applied_by(self) -> str:
+        """Who applies `<lora:…>` tags in pictures, where it is not this program; "" where it is."""
+        ...
+
+    def cannot(self, kind: str) -> str:
+        """Why a job of this kind ("train", "compare" …) cannot use the model here, and what to do instead; "" where it
+        can."""
+        ...
+
     def choices(self) -> dict[str, list[str]]:
         """What lists offer: "samplers", "schedulers", "checkpoints"."""
         ...

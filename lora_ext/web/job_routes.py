@@ -60,10 +60,11 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.get("/jobs")
     def jobs() -> dict[str, Any]:
-        """All jobs, oldest first, without their logs and results; and what is another when files changed."""
+        """All jobs, oldest first, without their logs and results; what is another when files changed; and who applies
+        tags in pictures, where it is not this program."""
         studio.catalogue.refresh()
         rows = [shown(studio, job) for job in studio.jobs.all()]
-        return {"jobs": rows, "library": studio.catalogue.version}
+        return {"jobs": rows, "library": studio.catalogue.version, "applied_by": studio.desk.applied_by()}
 
     @api.get("/jobs/{job}")
     def job(job: str) -> dict[str, Any]:

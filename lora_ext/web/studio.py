@@ -30,7 +30,9 @@ class Studio:
         for folder in (self.folders.data, self.folders.save, self.folders.outputs):
             folder.mkdir(parents=True, exist_ok=True)
         data = self.folders.data
-        self.jobs = Jobs(on_model=desk.model_lock, history=data / "jobs.json")
+        self.jobs = Jobs(
+            on_model=desk.model_lock, cannot=lambda kind: self.desk.cannot(kind), history=data / "jobs.json"
+        )
         self.presets = Shelf(data, desk.presets)
         places = (*self.folders.loras, *self.folders.checkpoints, *self.folders.datasets)
         heads = {self.folders.outputs, self.folders.save, data, *places}

@@ -1,0 +1,46 @@
+"""What of a `<lora:…>` tag acts where another program than this one applies it. Pure text; knows no host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+OURS = ("lbw", "w", "lbwe", "start", "stop", "step", "x")
+"""Named parts of a tag that only LoRA ext and the block-weight extension know."""
+
+
+def unknown_parts(items: Sequence[str], also: Iterable[str] = ()) -> list[str]:
+    """The parts of a tag that the built-in Lora extension does not act on, as written.
+
+    Args:
+        items: what stands between the tag's colons, without `lora`, such as `["cat", "0.8", "lbw=IND"]`.
+        also: further names that are not understood there (Forge's extension ignores `dyn`).
+
+    Returns:
+        `["lbw=IND"]`; also block weights in their old place (`<lora:cat:1:FACE>`), which the built-in extension takes
+        for a number and fails on.
+    """
+    names = {*OURS, *also}
+    found = []
+    for place, item in enumerate(items[1:], start=1):
+        name, equals, _ = item.partition("=")
+        if equals:
+            if name.strip() in names:
+                found.append(item.strip())
+        elif place > 1 and item.strip() and not _is_number(item):
+            found.append(item.strip())
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def sentence(items: Sequence[str], parts: Sequence[str], owner: str) -> str:
+    """What to tell about the parts of one tag that do not act because `owner` applies it."""
+    tag = ":".join(items)
+    tag = tag if len(tag) <= 80 else f"{tag[:79]}…"
+    return f"<lora:{tag}>: {', '.join(parts)} has no effect: {owner} applies LoRA tags here, not LoRA ext"

@@ -1,0 +1,33 @@
+"""What of a tag does not act where another program applies it."""
+
+from __future__ import annotations
+
+import pytest
+
+from lora_ext.host.tag_parts import sentence, unknown_parts
+
+
+@pytest.mark.parametrize(
+    ("tag", "also", "parts"),
+    [
+        ("cat", (), []),
+        ("cat:0.8:0.5:8", (), []),
+        ("cat:te=0.3:unet=0.9:dyn=8", (), []),
+        ("cat:te=0.3:unet=0.9:dyn=8", ("dyn",), ["dyn=8"]),
+        ("cat:0.8:lbw=IND", (), ["lbw=IND"]),
+        ("cat:0.8:lbw=1,0,0:step=3-5:x=0.5", (), ["lbw=1,0,0", "step=3-5", "x=0.5"]),
+        ("cat:1:start=2:stop=0.5", (), ["start=2", "stop=0.5"]),
+        ("cat:1:lbwe=IN05-OUT05:attn:0", (), ["lbwe=IN05-OUT05", "attn"]),
+        ("cat:1:FACE", (), ["FACE"]),
+        ("cat:1:1,0,0,1", (), ["1,0,0,1"]),
+        ("cat:1: ", (), []),
+    ],
+)
+def test_parts(tag: str, also: tuple[str, ...], parts: list[str]) -> None:
+    assert unknown_parts(tag.split(":"), also) == parts
+
+
+def test_sentence_names_tag_and_owner() -> None:
+    text = sentence(["cat", "1", "lbw=IND"], ["lbw=IND"], "sd-webui-loractl")
+    assert text == "<lora:cat:1:lbw=IND>: lbw=IND has no effect: sd-webui-loractl applies LoRA tags here, not LoRA ext"
+    assert len(sentence(["cat", "1" * 500], ["x"], "y")) < 200
