@@ -45,15 +45,18 @@ _SHOWN = {
 def report(path: str | Path) -> dict[str, Any]:
     """Everything that `inspect` shows, ready for JSON.
 
+    wrong_hash: the hash in the metadata where it is not that of the content, else None.
     blocks: a row a block with its layers and ‖ΔW‖ (Frobenius, at weight 1; None where no layer of it has a norm
     without the base model's weights; `need_base` counts such layers). Raises FileError.
     """
     file = read(path)
+    digest, stored = hashes.model_hash(path), hashes.stored_hash(file.metadata)
     with_rank = [adapter for adapter in file.adapters.values() if adapter.rank]
     return {
         "path": str(path),
         "bytes": Path(path).stat().st_size,
-        "hash": hashes.model_hash(path)[:12],
+        "hash": digest[:12],
+        "wrong_hash": stored[:12] if stored and not digest.startswith(stored) else None,
         "variant": file.variant,
         "dylora_unit": file.dylora_unit,
         "kinds": dict(Counter(adapter.kind for adapter in file.adapters.values()).most_common()),
@@ -180,6 +183,10 @@ def _warnings(found: Mapping[str, Any]) -> list[str]:
     lines = []
     if found["not_finite"]:
         lines.append(f"  WARNING: it contains NaN or infinity (first in {_clean(found['not_finite'])}) and is damaged.")
+    if found["wrong_hash"]:
+        lines.append(
+            f"  Its metadata has another hash, {found['wrong_hash']}: it was copied, or the numbers were changed since."
+        )
     if found["unread"]:
         shown = ", ".join(_clean(key) for key in found["unread"][:3])
         lines.append(f"  {len(found['unread'])} entries were not understood, such as {shown}")

@@ -10,7 +10,7 @@ import torch
 from makers import KINDS, SHAPES, make, suits
 
 from lora_ext.address import UNET, kohya_key, site_of
-from lora_ext.file import read
+from lora_ext.file import hashes, read
 from lora_ext.file.writing import write_tensors
 from lora_ext.inspect_file import main, report, text_of, top_tags
 
@@ -87,3 +87,13 @@ def test_checkpoint_and_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert captured.err.count("\n") == 1
     assert main([str(path), str(path), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2
+
+
+def test_a_hash_that_is_not_the_file_s_own_is_told(tmp_path: Path) -> None:
+    tensors = {"lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": torch.ones(8, 2)}
+    own = hashes.model_hash(write_tensors(tensors, tmp_path / "a.safetensors", metadata={}))
+    for stored, wrong in ((own, None), ("ab" * 32, "ab" * 6), ("no hash", None)):
+        path = write_tensors(tensors, tmp_path / "a.safetensors", metadata={"sshs_model_hash": stored}, overwrite=True)
+        found = report(path)
+        assert found["hash"] == own[:12] and found["wrong_hash"] == wrong
+        assert ("another hash" in text_of(found)) == (wrong is not None)

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from lora_ext.compare.run import depends
+from lora_ext.compare.shot import Shot
 from lora_ext.errors import FileError
 from lora_ext.file import hashes
 from lora_ext.file.library import Library
 from lora_ext.file.listing import quick_metadata
 from lora_ext.file.safetensors_file import read_header
 from lora_ext.file.writing import write_tensors
+from lora_ext.stack import Presets
 
 DATA = Path(__file__).parent / "data" / "kohya"
 
@@ -182,6 +185,47 @@ def test_hash_is_the_metadata_one_where_it_is_one(tmp_path: Path) -> None:
     library = Library([tmp_path])
     assert library.find("a").hash == "ab" * 6
     assert library.find("b").hash == hashes.model_hash(tmp_path / "b.safetensors")[:12]
+
+
+NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""sha256 of no bytes, which some trainers store as every file's hash."""
+
+
+def test_hashes_that_cannot_be_are_not_believed(tmp_path: Path) -> None:
+    for number, stored in enumerate((NOTHING, NOTHING[:12], "0" * 64, "ab" * 5, "AB" * 40, "zz" * 32, "17", "")):
+        path = put(tmp_path, f"{number}.safetensors", value=number, sshs_model_hash=stored)
+        assert Library([tmp_path]).find(str(number)).hash == hashes.model_hash(path)[:12], stored
+
+
+def test_a_stored_hash_of_two_files_is_neither_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tools copy the metadata and change the numbers; the content tells such files apart, and is read once."""
+    read: list[Path] = []
+    whole = hashes.model_hash
+    monkeypatch.setattr(hashes, "model_hash", lambda path: read.append(path) or whole(path))
+    one, two = (put(tmp_path, f"{n}.safetensors", value=n, sshs_model_hash="ab" * 32) for n in (1, 2))
+    put(tmp_path, "3.safetensors", value=3, sshs_model_hash="cd" * 32)
+    cache = tmp_path / "index.json"
+    library = Library([tmp_path], cache=cache)
+    assert library.find("1").known_hash == "" and library.find("3").known_hash == "cd" * 6
+    assert [library.find(n).hash for n in "123"] == [whole(one)[:12], whole(two)[:12], "cd" * 6]
+    assert [library.find(n).hash for n in "123"][0] != library.find("2").hash and read == [one, two]
+    library.save()
+    assert [Library([tmp_path], cache=cache).find(n).hash for n in "123"] == [
+        whole(one)[:12],
+        whole(two)[:12],
+        "cd" * 6,
+    ]
+    assert read == [one, two]
+
+
+def test_a_sheet_s_picture_depends_on_the_numbers(tmp_path: Path) -> None:
+    """A file with other numbers and the hash of before is another file."""
+    shot, keys = Shot(prompt="<lora:a:1>"), []
+    for value in (1, 2):
+        path = put(tmp_path, "a.safetensors", value=value, sshs_model_hash="ab" * 32)
+        os.utime(path, ns=(value * 10**9, value * 10**9))
+        keys.append(depends(shot, Library([tmp_path]), Presets()))
+    assert keys[0] != keys[1]
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("*.safetensors")), ids=lambda path: path.stem)

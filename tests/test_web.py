@@ -24,6 +24,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from lora_ext.errors import FileError
+from lora_ext.file import hashes
 from lora_ext.tools.resize import resize
 from lora_ext.ui.desk import StandaloneDesk, folders_of
 from lora_ext.web.names import checked, to_write
@@ -204,6 +205,26 @@ def test_duplicates_by_their_numbers(api: Client) -> None:
     api.studio.changed()
     job = api.done("/duplicates", {})
     assert [sorted(row["name"] for row in group) for group in job["result"]["groups"]] == [["copy", "one"]]
+
+
+@pytest.mark.parametrize("stored", ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "ab" * 32])
+def test_a_copied_hash_makes_no_duplicates(api: Client, monkeypatch: pytest.MonkeyPatch, stored: str) -> None:
+    """Files with other numbers and one `sshs_model_hash`; files that a short look tells apart are not read whole."""
+    read: list[str] = []
+    whole = hashes.model_hash
+    monkeypatch.setattr(hashes, "model_hash", lambda path: read.append(path.name) or whole(path))
+    for number in (1, 2):
+        path = api.root / "loras" / f"style{number}.safetensors"
+        tensors = {f"{UNET.format(0)}.lora_down.weight": torch.full((4, 32), float(number))}
+        tensors[f"{UNET.format(0)}.lora_up.weight"] = torch.ones(32, 4)
+        save_file(tensors, path, metadata={"sshs_model_hash": stored})
+    tensors["x"] = torch.zeros(100_000)
+    for name, value in (("long", 0.0), ("alike", 1.0)):
+        tensors["x"][30_000] = value  # outside the samples
+        save_file(tensors, api.root / "loras" / f"{name}.safetensors")
+    api.studio.changed()
+    assert api.done("/duplicates", {})["result"]["groups"] == []
+    assert sorted(read) == ["alike.safetensors", "long.safetensors"]
 
 
 def test_fields_are_named(api: Client) -> None:

@@ -56,7 +56,7 @@ def depends(shot: Shot, library: Library, presets: Presets) -> str:
     """What a shot's tags come to beside their text: the files' contents, and block weights (presets may be other ones
     next time). A part of what `Artist.identity` tells."""
     acting = [request for request in shot.tags() if request.te or request.unet]
-    files = [library.find(request.name).hash for request in acting]
+    files = [library.find(request.name).content for request in acting]
     drawn = [request for request in acting if request.lbw or request.lbwe]
     return ":".join([*files, *(str(resolve_blocks(request, presets, seed=shot.seed)) for request in drawn)])
 

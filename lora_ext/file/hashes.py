@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,22 +15,58 @@ from .containers import kind_of
 
 _LEGACY = (0x100000, 0x110000)
 _BLOCK = 1 << 20
+_SAMPLE = 1 << 16
+_IMPOSSIBLE = frozenset({hashlib.sha256(b"").hexdigest()[:12], "0" * 12})
+"""What trainers stored that hashed nothing (ostris/ai-toolkit#130)."""
+
+
+def stored_hash(metadata: Mapping[str, str]) -> str:
+    """`sshs_model_hash` in small letters where it can be a hash (64 or 12 hex digits, not that of no bytes), else "".
+
+    It need not be this file's: tools copy metadata and change the numbers.
+    """
+    stored = str(metadata.get("sshs_model_hash", "")).strip().lower()
+    sound = re.fullmatch(r"[0-9a-f]{12}([0-9a-f]{52})?", stored) and stored[:12] not in _IMPOSSIBLE
+    return stored if sound else ""
 
 
 def model_hash(path: str | Path) -> str:
     """64 hex digits: sha256 of the bytes after a safetensors header (so that editing metadata keeps it), or of
     the whole of a torch file. The web UI shows the first 12. Raises FileError."""
     path = Path(path)
-    start = safetensors_file.read_header(path).data if kind_of(path) == "safetensors" else 0
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            file.seek(start)
+            file.seek(_start(path))
             while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
     return digest.hexdigest()
+
+
+def quick_key(path: str | Path) -> tuple[int, str]:
+    """(bytes of content, hash of three short samples of them): files that differ here have different content.
+
+    For looking through many large files: equal keys still need `model_hash`. Raises FileError.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            start = _start(path)
+            size = path.stat().st_size - start
+            for at in (0, size // 2, max(0, size - _SAMPLE)):
+                file.seek(start + at)
+                digest.update(file.read(_SAMPLE))
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    return size, digest.hexdigest()
+
+
+def _start(path: Path) -> int:
+    """The byte at which a file's content begins. Raises FileError."""
+    return safetensors_file.read_header(path).data if kind_of(path) == "safetensors" else 0
 
 
 def legacy_hash(path: str | Path) -> str:

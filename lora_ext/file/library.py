@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,11 +65,8 @@ class Entry:
         return {}
 
     @property
-    def hash(self) -> str:
-        """12 hex digits by which the web UI knows it: kohya's in the metadata, or computed once; "" on error."""
-        stored = self.brief.get("sshs_model_hash", "").lower()
-        if re.fullmatch(r"[0-9a-f]{64}", stored):
-            return stored[:12]
+    def content(self) -> str:
+        """12 hex digits of the content's sha256, computed once and kept in the index; "" on error."""
         if self.digest is None:
             try:
                 self.digest = hashes.model_hash(self.path)[:12]
@@ -78,6 +74,20 @@ class Entry:
             except FileError as error:
                 self.error = str(error)
         return self.digest or ""
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits by which the web UI knows the file: kohya's in the metadata where that can be believed (see
+        `hashes.stored_hash`; no other file here has the same), else of the content; "" on error."""
+        return self.known_hash or self.content
+
+    @property
+    def known_hash(self) -> str:
+        """`hash` where it is known without reading the file, else ""."""
+        stored = hashes.stored_hash(self.brief)
+        if self.digest is not None or self.library._stored_hashes[stored] > 1:
+            return self.digest or ""
+        return stored[:12]
 
     def load(self) -> LoraFile:
         """The file's content; read anew when the file on disk is another one than before. Raises FileError."""
@@ -149,6 +159,8 @@ class Library:
         self._lock = threading.RLock()
         self._dirty = False
         self._names = Names.of(())
+        self._stored_hashes: Counter[str] = Counter()
+        """How many files have each hash in their metadata."""
         self.refresh()
 
     def refresh(self) -> None:
@@ -166,6 +178,7 @@ class Library:
             self.entries = entries
             self._known = {str(entry.path): entry for entry in entries}
             self._names = Names.of(entries)
+            self._stored_hashes = Counter(hashes.stored_hash(entry.brief) for entry in entries)
             self.save()
 
     def find(self, name: str) -> Entry:

@@ -162,8 +162,9 @@ class Host:
 
     def _add(self, chosen: Chosen, request: Request, entry: Entry, use: Use, presets: Presets) -> None:
         chosen.uses.append(use)
-        if "sshs_model_hash" in entry.brief or not getattr(shared.cmd_opts, "no_hashing", False):
-            chosen.hashes[request.name] = entry.hash
+        digest = entry.known_hash if getattr(shared.cmd_opts, "no_hashing", False) else entry.hash
+        if digest:
+            chosen.hashes[request.name] = digest
         row = infotext.row_of(request, use.blocks)
         if row is not None:
             chosen.rows.append(row)

@@ -51,10 +51,9 @@ class Origin:
 
 
 def origin(file: LoraFile, ratio: float | None = None, lbw: str | None = None) -> Origin:
-    """The record of one source; its hash is `sshs_model_hash`, computed where the file does not say it."""
-    digest = file.metadata.get("sshs_model_hash") or ""
-    if not digest and file.path is not None and file.path.exists():
-        digest = hashes.model_hash(file.path)
+    """The record of one source; its hash is that of its content, or what its metadata says where it is no file."""
+    path = file.path
+    digest = hashes.model_hash(path) if path is not None and path.is_file() else hashes.stored_hash(file.metadata)
     return Origin(file.name, digest, ratio, lbw)
 
 

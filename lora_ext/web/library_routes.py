@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from ..blocks import LAYOUTS, SDXL
 from ..errors import FileError
+from ..file import hashes
 from ..file.containers import read_tensors
 from ..file.library import Entry
 from ..file.listing import natural
@@ -167,7 +169,7 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.post("/duplicates", status_code=202)
     def duplicates() -> dict[str, Any]:
-        """Looks for files with the same numbers, by their hash. Answers with a job."""
+        """Looks for files with the same numbers, by their content. Answers with a job."""
         return studio.jobs.start("duplicates", "Files", lambda job: same(studio, job)).as_json(brief=True)
 
 
@@ -196,13 +198,22 @@ def move(studio: Studio, entry: Entry, to: str) -> Path:
 
 
 def same(studio: Studio, job: Job) -> dict[str, Any]:
-    """Groups of files whose numbers are the same, whatever their names and metadata say."""
+    """Groups of files whose numbers are the same, whatever their names and metadata say.
+
+    Sizes and short samples tell most files apart; only those that agree there are read whole, once.
+    """
     entries = list(studio.library.entries)
-    groups: dict[str, list[Entry]] = {}
+    alike: dict[tuple[int, str], list[Entry]] = {}
     for done, entry in enumerate(entries):
         job.progress(done, len(entries), entry.name)
         if entry.error is None:
-            groups.setdefault(entry.hash, []).append(entry)
+            with suppress(FileError):
+                alike.setdefault(hashes.quick_key(entry.path), []).append(entry)
+    candidates = [entry for group in alike.values() if len(group) > 1 for entry in group]
+    groups: dict[str, list[Entry]] = {}
+    for done, entry in enumerate(candidates):
+        job.progress(done, len(candidates), entry.name)
+        groups.setdefault(entry.content, []).append(entry)
     job.progress(len(entries), len(entries))
     studio.library.save()
     found = [group for digest, group in groups.items() if digest and len(group) > 1]

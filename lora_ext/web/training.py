@@ -193,7 +193,7 @@ class Runs:
 
     def of_file(self, name: str) -> str | None:
         """The newest run that made this file, by its numbers: whatever the file is called now. Raises FileError."""
-        digest = self.studio.entry(name).hash
+        digest = self.studio.entry(name).content
         for record in self.history() if digest else ():
             for path in (self.folder / record["name"]).glob("*.safetensors"):
                 with suppress(FileError):
