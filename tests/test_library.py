@@ -208,14 +208,10 @@ def test_a_stored_hash_of_two_files_is_neither_s(tmp_path: Path, monkeypatch: py
     library = Library([tmp_path], cache=cache)
     assert library.find("1").known_hash == "" and library.find("3").known_hash == "cd" * 6
     assert [library.find(n).hash for n in "123"] == [whole(one)[:12], whole(two)[:12], "cd" * 6]
-    assert [library.find(n).hash for n in "123"][0] != library.find("2").hash and read == [one, two]
+    assert library.find("1").hash != library.find("2").hash and read == [one, two]
     library.save()
-    assert [Library([tmp_path], cache=cache).find(n).hash for n in "123"] == [
-        whole(one)[:12],
-        whole(two)[:12],
-        "cd" * 6,
-    ]
-    assert read == [one, two]
+    again = Library([tmp_path], cache=cache)
+    assert [again.find(n).hash for n in "12"] == [whole(one)[:12], whole(two)[:12]] and read == [one, two]
 
 
 def test_a_sheet_s_picture_depends_on_the_numbers(tmp_path: Path) -> None:
