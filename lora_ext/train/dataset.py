@@ -98,17 +98,22 @@ class Dataset:
             return epoch * self.steps(0, world)
         return sum(self.steps(e, world) for e in range(epoch))
 
-    def length(self, world: int = 1) -> tuple[int, int]:
-        """(epochs, steps) of the whole run: `max_train_epochs`, else `max_train_steps`."""
-        if self.recipe.max_train_epochs:
-            return self.recipe.max_train_epochs, self.steps_before(self.recipe.max_train_epochs, world)
-        steps, epochs = self.recipe.max_train_steps, 0
+    def length(self, world: int = 1, *, epoch: int = 0, batch: int = 0, step: int = 0) -> tuple[int, int]:
+        """(epochs, steps) of the whole run: `max_train_epochs`, else `max_train_steps`.
+
+        epoch, batch: where it goes on after `step` steps, which may have been made with other batches.
+        """
+        done = -(-batch // self.recipe.gradient_accumulation_steps)
+        if last := self.recipe.max_train_epochs:
+            left = self.steps_before(last, world) - self.steps_before(epoch, world) - done
+            return last, step + max(left, 0)
+        steps = self.recipe.max_train_steps
+        left = steps - step + done
         if not self.order.varies:
-            return -(-steps // self.steps(0, world)), steps
-        done = 0
-        while done < steps:
-            done, epochs = done + self.steps(epochs, world), epochs + 1
-        return epochs, steps
+            return epoch + max(0, -(-left // self.steps(0, world))), steps
+        while left > 0:
+            left, epoch = left - self.steps(epoch, world), epoch + 1
+        return epoch, steps
 
     # --- the batches
 

@@ -57,7 +57,12 @@ class Word:
 
     @torch.no_grad()
     def load(self, saved: Sequence[Tensor]) -> None:
-        """Vectors that were saved."""
+        """Vectors that were saved. Raises TrainError where they are not of this word's size."""
+        if [tuple(v.shape) for v in saved] != [tuple(v.shape) for v in self.vectors]:
+            raise TrainError(
+                f"the saved vectors of {self.name!r} are {[list(v.shape) for v in saved]}, this model and recipe take "
+                f"{[list(v.shape) for v in self.vectors]}; resume with the model and num_vectors_per_token of then"
+            )
         for vector, values in zip(self.vectors, saved, strict=True):
             vector.copy_(values)
 

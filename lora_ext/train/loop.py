@@ -16,7 +16,7 @@ from ..errors import TrainError
 from ..file.lorafile import LoraFile
 from ..ports import Shell, Trainee
 from ..tools.progress import through
-from . import opening, samples, state
+from . import opening, resume, samples, state
 from .advice import no_number, out_of_memory, spare_memory
 from .dataset import Dataset
 from .inversion import Word
@@ -82,16 +82,19 @@ class Run:
         opening.check_model(recipe, self.trainee, self._say)
         self.wishes = opening.wishes(recipe, self.trainee)
         opening.make_folder(self.folder)
-        resumed = state.load(Path(recipe.resume), recipe.output_name) if recipe.resume else None
+        resumed = resume.saved_state(recipe, self._say)
         self.state.seed = opening.seed(recipe, resumed, self.team)
         recipe = self.recipe = replace(recipe, seed=self.state.seed)
         stack.enter_context(self.trainee.prepared(opening.borrowing(recipe)))
         opening.regularise(recipe, self.trainee, self.shell, self.state.seed, self.team, through(self._show))
         self.data = Dataset.of(recipe, self.state.seed, say=self._say, track=through(self._show))
         recipe = self.recipe = self.data.recipe
-        self.epochs, self.steps = self.data.length(self.team.world)
         parts = {p: net for p, net in self.trainee.parts().items() if self._learns(p)}
         self.network = stack.enter_context(opening.network(parts, recipe, self._say))
+        if resumed is not None:
+            resume.fit(resumed, recipe, self.network, self.data, self.team.world, self._say)
+        at = resumed or self.state
+        self.epochs, self.steps = self.data.length(self.team.world, epoch=at.epoch, batch=at.batch, step=at.step)
         self.report = opening.look(self.data, self.trainee, self.network, self.team.world, self._say)
         opening.cache(recipe, self.trainee, self.data, self.team, through(self._show))
         extra = self._word(stack, resumed)
@@ -121,7 +124,7 @@ class Run:
         word.announce(self.data, self._say)
         stack.enter_context(self.trainee.new_word(word.name, word.vectors))
         if resumed is not None:
-            word.load(resumed.tensors["word"])
+            word.load(resumed.tensors.get("word", []))
         else:
             self.cut = word.learn(self.trainee, self.network, self.data, self.team, self._show, self._asked)
         return [word.group()] if self.recipe.inversion_continue else []
@@ -131,11 +134,10 @@ class Run:
         return self.shell.cancelled() or self.trainee.stopping()
 
     def _resume(self, resumed: State) -> None:
-        """Everything as it was when the state was saved."""
-        for sentence in state.differences(resumed, self.recipe):
-            self._say(f"resuming with another recipe: {sentence}")
-        self.stepper.load(resumed.tensors)
-        self.state = replace(resumed, tensors={})
+        """The network, the optimizer and the place of the state, with the settings of the recipe."""
+        resume.load(resumed, self.stepper, self._say)
+        kept = resume.own_files(resumed, self.folder, self.recipe.output_name)
+        self.state = replace(resumed, tensors={}, seed=self.state.seed, kept=kept)
         self.progress = replace(
             self.progress, step=resumed.step, steps=self.steps, epoch=resumed.epoch, epochs=self.epochs
         )
@@ -152,7 +154,7 @@ class Run:
         if recipe.sample_at_first and self.state.step == 0:
             self._sample(None)
         for epoch in range(self.state.epoch, self.epochs):
-            if self._epoch(epoch):
+            if self.state.step < self.steps and self._epoch(epoch):
                 self._stop()
                 return True
             if self.state.step >= self.steps:
@@ -241,8 +243,7 @@ class Run:
             self.saver.save(self._file(), path, {**now, "ss_output_name": path.stem})
             kind, number = ("epoch", epoch) if epoch is not None else ("step", step)
             if number is not None:
-                last = recipe.save_last_n_epochs if kind == "epoch" else recipe.save_last_n_steps
-                self.saver.let_go(kind, number, path, last)
+                self.saver.let_go(kind, number, path)
         if recipe.save_state and (epoch is not None or step is not None):
             self._save_state(epoch=epoch, step=step)
         self.progress = replace(self.progress, file=path)
@@ -257,18 +258,15 @@ class Run:
         recipe, now = self.recipe, self.state
         folder = self.folder / f"{self.saver.stem(epoch=epoch, step=step)}{state.SUFFIX}"
         now.smoothed, now.kept = (self.log.mean, self.log.left), self.saver.kept
+        now.batches, now.order = resume.batches_of(self.data, now.epoch, self.team.world)
         now.recipe, now.tensors = state.plain(recipe), self.stepper.tensors()
+        now.tensors["alphas"] = resume.alphas(self.network)
         now.tensors["word"] = [v.detach().cpu().clone() for v in self.word.vectors] if self.word else []
         self.last_state = state.save(now, folder)
         now.tensors = {}
         kind, number = ("epoch_state", epoch) if epoch is not None else ("step_state", step)
         if number is not None:
-            last = (
-                recipe.save_last_n_epochs_state or recipe.save_last_n_epochs
-                if epoch is not None
-                else recipe.save_last_n_steps_state or recipe.save_last_n_steps
-            )
-            self.saver.let_go(kind, number, folder, last)
+            self.saver.let_go(kind, number, folder)
 
     def _stop(self) -> None:
         """The user stopped: the file and the state of now, whatever the recipe says about states."""

@@ -99,6 +99,14 @@ class Order:
         """The batches of an epoch, in order, for `world` processes together."""
         return self._chunks(epoch, world)
 
+    def fingerprint(self, epoch: int, world: int = 1) -> str:
+        """A short text that is the same where an epoch has the same pictures in the same batches."""
+        found = hashlib.blake2b(digest_size=16)
+        for chunk in self.chunks(epoch, world):
+            items = [(self.pictures[item.picture].digest, item.repeat) for item in chunk.items]
+            found.update(repr((chunk.bucket, items)).encode())
+        return found.hexdigest()
+
     def _groups(self, epoch: int) -> dict[tuple[Size, int], list[Item]]:
         """(bucket, batch size) → what may share a batch."""
         groups: dict[tuple[Size, int], list[Item]] = defaultdict(list)

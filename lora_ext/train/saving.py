@@ -71,12 +71,20 @@ class Saver:
                 f"{error}; what was saved before is untouched, and the run can go on from its last state with --resume"
             ) from error
 
-    def let_go(self, kind: str, number: int, path: Path, last: int | None) -> None:
+    def last(self, kind: str) -> int | None:
+        """How many to keep; for steps how many steps back a file may be. States without a number have the files'."""
+        recipe, (unit, _, is_state) = self.recipe, kind.partition("_")
+        epochs, steps = recipe.save_last_n_epochs, recipe.save_last_n_steps
+        if is_state:
+            epochs, steps = recipe.save_last_n_epochs_state or epochs, recipe.save_last_n_steps_state or steps
+        return epochs if unit == "epoch" else steps
+
+    def let_go(self, kind: str, number: int, path: Path) -> None:
         """Notes a file or state ("epoch", "step", "epoch_state", "step_state") and removes the ones beyond the last.
 
-        last: for epochs how many to keep; for steps how many steps back a file may be, as in kohya's scripts: every 10
-        with a last of 30 leaves 20, 30, 40 and 50 after step 50.
+        As in kohya's scripts: a file every 10 steps with a last of 30 leaves 20, 30, 40 and 50 after step 50.
         """
+        last = self.last(kind)
         mine = self.kept.setdefault(kind, [])
         mine[:] = [item for item in mine if item[1] != str(path)] + [(number, str(path))]
         if last is None:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,12 +21,52 @@ NUMBERS, TENSORS = "run.json", "run.pt"
 SUFFIX = "-state"
 OLD = ".old-"
 """Begins the name of a state that is just being replaced by one of the same name; only a kill leaves it there."""
-_HARMLESS = frozenset(
-    {"output_dir", "output_name", "resume", "device", "max_train_epochs", "max_train_steps"}
-    | {"training_comment", "logging_dir", "log_with", "log_prefix", "log_tracker_name", "strict_images"}
-    | {"gradient_checkpointing", "vae_batch_size", "max_data_loader_n_workers", "no_metadata"}
+
+NOW, QUIET, START, NETWORK = "now", "quiet", "start", "network"
+ON_RESUME: Mapping[str, str] = MappingProxyType(
+    {
+        name: effect
+        for effect, names in {
+            NOW: """
+                pretrained_model_name_or_path v2 v_parameterization clip_skip network_dropout rank_dropout
+                module_dropout scale_weight_norms dylora_variant dylora_draw down_lr_weight mid_lr_weight up_lr_weight
+                learning_rate unet_lr text_encoder_lr train_batch_size gradient_accumulation_steps seed max_grad_norm
+                optimizer_type optimizer_args lr_scheduler lr_warmup_steps lr_scheduler_num_cycles lr_scheduler_power
+                loss_type huber_schedule huber_c huber_scale min_snr_gamma scale_v_pred_loss_like_noise_pred
+                v_pred_like_loss debiased_estimation_loss noise_offset noise_offset_random_strength adaptive_noise_scale
+                multires_noise_iterations multires_noise_discount ip_noise_gamma ip_noise_gamma_random_strength
+                zero_terminal_snr min_timestep max_timestep masked_loss prior_loss_weight prior_loss_target
+                train_data_dir reg_data_dir reg_generate dataset_config in_json conditioning_data_dir dataset_repeats
+                resolution enable_bucket min_bucket_reso max_bucket_reso bucket_reso_steps bucket_no_upscale
+                resize_interpolation flip_aug color_aug random_crop face_crop_aug_range alpha_mask caption_extension
+                caption_separator shuffle_caption keep_tokens keep_tokens_separator secondary_separator enable_wildcard
+                caption_prefix caption_suffix caption_dropout_rate caption_dropout_every_n_epochs
+                caption_tag_dropout_rate token_warmup_min token_warmup_step max_token_length mixed_precision sdpa
+                xformers torch_compile no_half_vae init_word inversion_lr inversion_continue""",
+            QUIET: """
+                max_train_epochs max_train_steps strict_images max_data_loader_n_workers cache_latents
+                cache_latents_to_disk vae_batch_size cache_text_encoder_outputs cache_text_encoder_outputs_to_disk
+                gradient_checkpointing device output_dir output_name save_precision save_every_n_epochs
+                save_every_n_steps save_last_n_epochs save_last_n_steps save_state save_state_on_train_end
+                save_last_n_epochs_state save_last_n_steps_state resume no_metadata training_comment metadata_title
+                metadata_author metadata_description metadata_license metadata_tags metadata_trigger_phrase
+                metadata_usage_hint sample_prompts sample_every_n_epochs sample_every_n_steps sample_sampler logging_dir
+                log_with log_prefix log_tracker_name""",
+            START: "network_weights inversion_steps sample_at_first",
+            NETWORK: """
+                network_module network_dim network_alpha conv_dim conv_alpha dim_from_weights network_train_unet_only
+                network_train_text_encoder_only unit block_lr_zero_threshold block_dims block_alphas conv_block_dims
+                conv_block_alphas token_string num_vectors_per_token""",
+        }.items()
+        for name in names.split()
+    }
 )
-"""Knobs that may change between saving and resuming without changing the losses' meaning."""
+"""Field of a recipe → what a new value does when a run is resumed.
+
+NOW: it holds from the first resumed step on, and the user is told. QUIET: the same, but nothing about what is learned
+changes, so nothing is said. START: it acts only before the first step, so the state's result stays; the user is told.
+NETWORK: it decides which tensors are trained; where the state's do not fit the resumed run is refused.
+"""
 
 
 @dataclass
@@ -33,6 +74,7 @@ class State:
     """Where a run stands. epoch and batch count from 0: the batch of that epoch comes next.
 
     tensors: parameters, optimizer, scheduler, scaler. smoothed: the log's running mean and what is left of its start.
+    batches: how many the epoch has. order: `Dataset.fingerprint` of the epoch, "" where a state does not have it.
     """
 
     step: int = 0
@@ -43,6 +85,8 @@ class State:
     kept: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     started: float = 0.0
+    batches: int = 0
+    order: str = ""
     tensors: dict[str, Any] = field(default_factory=dict)
 
 
@@ -87,27 +131,65 @@ def load(where: Path, name: str | None = None) -> State:
         tensors = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
         numbers["smoothed"] = tuple(numbers["smoothed"])
         numbers["kept"] = {kind: [tuple(item) for item in items] for kind, items in numbers["kept"].items()}
-        return State(**numbers, tensors=tensors)
+        found = State(**numbers, tensors=tensors)
+        _check(found)
+        return found
     except Exception as error:  # whatever a damaged file makes a reader raise
-        raise TrainError(f"the state {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        raise TrainError(_unreadable(folder, error)) from error
+
+
+def _check(state: State) -> None:
+    """Raises ValueError where a file has something else than numbers, names and tensors in their places."""
+    for name in ("step", "epoch", "batch", "seed", "batches"):
+        number = getattr(state, name)
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{NUMBERS} has {number!r} as {name}")
+    if len(state.smoothed) != 2 or not all(isinstance(x, (int, float)) for x in (*state.smoothed, state.started)):
+        raise ValueError(f"{NUMBERS} has {state.smoothed!r} as smoothed and {state.started!r} as started")
+    if not all(isinstance(n, int) and isinstance(path, str) for items in state.kept.values() for n, path in items):
+        raise ValueError(f"{NUMBERS} has {state.kept!r} as kept")
+    if not isinstance(state.recipe, dict) or not isinstance(state.tensors, dict):
+        raise ValueError("its recipe or its tensors are not what --save_state writes")
+
+
+def _unreadable(folder: Path, error: Exception) -> str:
+    said = f"{NUMBERS} has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+    others = sorted(p.parent.name for p in folder.parent.glob(f"*{SUFFIX}/{NUMBERS}") if p.parent != folder)
+    hint = f"; other states are in {folder.parent}: {', '.join(others[-3:])}" if others else ""
+    return f"the state {folder} is damaged or incomplete and cannot be read: {said or type(error).__name__}{hint}"
 
 
 def find(where: Path, name: str | None = None) -> Path:
     """The folder itself if it is a state, else the state in it that went furthest. Raises TrainError."""
     if (where / NUMBERS).is_file():
         return where
+    if (where / TENSORS).is_file():
+        raise TrainError(f"the state {where} is incomplete: it has no {NUMBERS}; give another state to --resume")
     wanted = re.compile((re.escape(name) if name else ".+") + rf"(-\d+|-step\d+)?{SUFFIX}")
     found: list[tuple[int, float, Path]] = []
+    others: list[str] = []
     for numbers in where.glob(f"*{SUFFIX}/{NUMBERS}") if where.is_dir() else ():
-        if wanted.fullmatch(numbers.parent.name.removeprefix(OLD)):
-            try:
-                step = int(json.loads(numbers.read_text(encoding="utf-8"))["step"])
-            except (OSError, ValueError, KeyError):
-                continue
-            found.append((step, numbers.stat().st_mtime, numbers.parent))
+        if not wanted.fullmatch(numbers.parent.name.removeprefix(OLD)):
+            others.append(numbers.parent.name)
+            continue
+        try:
+            step = int(json.loads(numbers.read_text(encoding="utf-8"))["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            step = -1  # damaged; chosen only where nothing else is there, and told then
+        found.append((step, numbers.stat().st_mtime, numbers.parent))
     if not found:
-        raise TrainError(f"--resume {where}: no saved state is there (folders ending in {SUFFIX}, by --save_state)")
+        raise TrainError(_none_there(where, name, sorted(others)))
     return max(found)[2]
+
+
+def _none_there(where: Path, name: str | None, others: list[str]) -> str:
+    if others:
+        run = re.sub(rf"(-\d+|-step\d+)?{SUFFIX}$", "", others[-1])
+        return (
+            f"--resume {where}: no saved state of a run called {name!r} is there, but {', '.join(others[:5])}; "
+            f"give one of these folders to --resume, or set output_name {run}"
+        )
+    return f"--resume {where}: no saved state is there (folders ending in {SUFFIX}, by --save_state)"
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
@@ -115,14 +197,24 @@ def plain(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(recipe)))
 
 
+def changed(state: State, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Field → (value when the state was saved, value now), of all that are not the same."""
+    now, then = plain(recipe), dict(state.recipe)
+    if then.get("seed") is None or now["seed"] is None:
+        now["seed"] = then.get("seed")
+    return {name: (then[name], value) for name, value in now.items() if name in then and then[name] != value}
+
+
 def differences(state: State, recipe: Recipe) -> list[str]:
-    """Knobs that are not what they were when the state was saved, and that change what is learned."""
-    now = plain(recipe)
-    if state.recipe.get("seed") is None or now["seed"] is None:
-        now["seed"] = state.recipe.get("seed")
-    return [
-        f"{name} was {state.recipe.get(name)!r} and is {value!r}"
-        for name, value in now.items()
-        if name in state.recipe and state.recipe[name] != value and name not in _HARMLESS
-        and not name.startswith(("save_", "sample_", "metadata_", "cache_"))
-    ]  # fmt: skip
+    """A sentence for each setting that is not what it was when the state was saved, where that is to be told."""
+    told = []
+    for name, (then, now) in changed(state, recipe).items():
+        effect = ON_RESUME[name]
+        if name == "inversion_lr" and not recipe.inversion_continue:
+            effect = START  # the word has been learned
+        sentence = f"{name} was {then!r} and is {now!r}"
+        if effect == START:
+            sentence += "; it acts before the first step only, so what the state has stays"
+        if effect != QUIET:
+            told.append(sentence)
+    return told

@@ -17,7 +17,7 @@ from .batch import Batch
 from .cache import Store, key_of
 from .loss import loss, noise_for, noisy, schedule, target, timesteps
 from .network import Network
-from .optimizers import clip, is_schedule_free, optimizer, rates, scheduler
+from .optimizers import clip, factor, is_schedule_free, optimizer, rates, scheduler
 from .order import draw
 from .processes import Processes
 from .recipe import Recipe
@@ -198,9 +198,13 @@ class Stepper:
         steps: int,
         extra: Sequence[dict[str, Any]] = (),
     ) -> None:
-        self.network, self.recipe, self.team = network, recipe, team
+        self.network, self.recipe, self.team, self.steps = network, recipe, team, steps
         groups = [*network.parameter_groups(), *extra]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        named = {id(p): name for name, p in network.named_parameters()}
+        for group in extra:
+            named |= {id(p): f"{group['name']}.{n}" for n, p in enumerate(group["params"])}
+        self.names = [named[id(p)] for p in self.parameters]
         self.optimizer = optimizer(recipe, groups)
         self.scheduler = scheduler(recipe, self.optimizer, steps)
         self.objective = Objective(trainee, recipe, network, learns_text=recipe.trains_text or bool(extra))
@@ -262,23 +266,20 @@ class Stepper:
         """All that changes from step to step, on the CPU."""
         return {
             "parameters": [p.detach().cpu().clone() for p in self.parameters],
+            "names": list(self.names),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
 
-    @torch.no_grad()
-    def load(self, tensors: dict[str, Any]) -> None:
-        """What `tensors` gave, from the same recipe. Raises ValueError where the parameters are others."""
-        mine, theirs = self.parameters, tensors["parameters"]
-        if [p.shape for p in mine] != [p.shape for p in theirs]:
-            raise ValueError("its network has other layers or ranks than the recipe asks for")
-        for parameter, saved in zip(mine, theirs, strict=True):
-            parameter.copy_(saved)
-        self.optimizer.load_state_dict(tensors["optimizer"])
-        self.scheduler.load_state_dict(tensors["scheduler"])
-        if self.scaler is not None and tensors["scaler"]:
-            self.scaler.load_state_dict(tensors["scaler"])
+    def continue_schedule(self, saved: dict[str, Any]) -> None:
+        """Goes on at the saved place of the schedule; the rates are this recipe's."""
+        self.scheduler.last_epoch = saved["last_epoch"]
+        self.scheduler._step_count = saved.get("_step_count", saved["last_epoch"] + 1)
+        rates = [base * factor(self.recipe, saved["last_epoch"], self.steps) for base in self.scheduler.base_lrs]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.scheduler._last_lr = rates
 
 
 def _scaler(device: torch.device) -> Any:
