@@ -27,6 +27,10 @@
 
     function fill(element, attributes, children) {
         for (const [name, value] of Object.entries(attributes || {})) {
+            if (typeof value === "boolean" && name.startsWith("aria-")) {
+                element.setAttribute(name, value); // false is a state too, and true is no empty text
+                continue;
+            }
             if (value === null || value === undefined || value === false) continue;
             if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
             else if (name === "class") element.setAttribute("class", value);
@@ -100,41 +104,6 @@
         const box = h("input", { type: "checkbox", onchange: (event) => onchange && onchange(event.target.checked) });
         box.checked = value;
         return h("label", { class: "lx-check", title: tip || null }, box, h("span", {}, label));
-    };
-
-    /** A range with a number beside it. */
-    X.range = (label, { min, max, step, value, tip = "", oninput, hard = true }) => {
-        const id = `lx-${++number}`;
-        const slide = h("input", { type: "range", class: "lx-range", id, min, max, step, value });
-        const box = h("input", { type: "number", class: "lx-number", step, "aria-label": label,
-            ...(hard ? { min, max } : {}), value });
-        const shown = () => slide.style.setProperty("--share", `${(100 * (slide.value - min)) / (max - min || 1)}%`);
-        const element = h("div", { class: "lx-field", title: tip || null },
-            h("label", { for: id }, label), h("div", { class: "lx-row tight" }, slide, box));
-        element.get = () => Number(box.value);
-        element.set = (to) => {
-            box.value = to;
-            slide.value = to;
-            shown();
-        };
-        slide.addEventListener("input", () => {
-            box.value = slide.value;
-            shown();
-            oninput && oninput(Number(slide.value));
-        });
-        box.addEventListener("input", () => {
-            if (box.value === "" || !box.checkValidity()) return;
-            slide.value = box.value;
-            shown();
-            oninput && oninput(Number(box.value));
-        });
-        element.limits = (low, high) => {
-            for (const one of [slide, box]) Object.assign(one, { min: low, max: high });
-            [min, max] = [low, high];
-            element.set(Math.min(Math.max(element.get(), low), high));
-        };
-        shown();
-        return element;
     };
 
     X.segments = (options, value, onchange, label) => {
@@ -260,7 +229,8 @@
         try {
             return await act(...values);
         } catch (error) {
-            if (error.name !== "AbortError") X.toast(error.message, "bad");
+            if (error instanceof X.Wrong) error.reveal(); // it is told beside the field
+            else if (error.name !== "AbortError") X.toast(error.message, "bad");
             return undefined;
         }
     };

@@ -38,10 +38,10 @@
         const prompt = h("textarea", { class: "lx-input", rows: 3, spellcheck: "false" });
         prompt.value = last.prompt ?? (X.prompts.own.there() ? "a red circle on a blue background" : "");
         const numbers = {
-            seeds: X.range(t("Pictures a block"), { min: 1, max: 8, step: 1, value: last.seeds ?? 1, tip: t("More seeds, surer and slower") }),
-            seed: X.range(t("Seed"), { min: 0, max: 4294967000, step: 1, value: last.seed ?? 7, tip: t("Same seed, same picture") }),
-            steps: X.range(t("Steps"), { min: 1, max: 100, step: 1, value: last.steps ?? (X.choices.draws ? 12 : 20), tip: t("More steps, finer and slower") }),
-            cfg: X.range(t("CFG scale"), { min: 1, max: 20, step: 0.5, value: last.cfg ?? (X.choices.draws ? 2.5 : 7), tip: t("How strictly the prompt is followed") }),
+            seeds: X.range(t("Pictures a block"), { min: 1, max: 8, step: 1, value: last.seeds ?? 1, usual: 1, tip: t("More seeds, surer and slower") }),
+            seed: X.range(t("Seed"), { min: 0, max: 4294967000, step: 1, value: last.seed ?? 7, usual: 7, tip: t("Same seed, same picture") }),
+            steps: X.range(t("Steps"), { min: 1, max: 150, step: 1, value: last.steps ?? (X.choices.draws ? 12 : 20), usual: X.choices.draws ? 12 : 20, tip: t("More steps, finer and slower") }),
+            cfg: X.range(t("CFG scale"), { min: 1, max: 20, step: 0.5, value: last.cfg ?? (X.choices.draws ? 2.5 : 7), usual: X.choices.draws ? 2.5 : 7, tip: t("How strictly the prompt is followed") }),
         };
         const model = X.select(X.choices.checkpoints.length ? X.choices.checkpoints.map((one) => [one, one || t("the small model that comes along")]) : [["", ""]], last.checkpoint ?? X.choices.checkpoints[0] ?? "");
         const drawing = h("div", { class: "lx-result", hidden: way === "norms" }, X.field(t("Prompt"), prompt, t("What is drawn; the LoRA's tag is added where it is missing")),
@@ -65,7 +65,7 @@
             if (found) X.put(out, map(found));
             return null;
         } });
-        const measure = () => {
+        const measure = X.safely(() => {
             if (!picker.value) return X.toast(t("Choose a file"), "bad");
             const wish = { lora: picker.value.name, layout: size, way, prompt: prompt.value, checkpoint: model.value || "",
                 ...(X.choices.samplers.includes("DPM++ 2M") ? {} : { sampler: X.choices.samplers[0] }),
@@ -73,7 +73,7 @@
             X.keep("blocks", wish);
             wish.seeds = Array.from({ length: wish.seeds }, (_, i) => wish.seed + i).join(",");
             return view.run("/compare/blocks", wish);
-        };
+        });
         X.put(panel, h("div", { class: "lx-split" },
             h("div", { class: "lx-side" }, X.card(t("What each block does"), picker, X.field(t("Which blocks"), layouts, t("What most files change are the blocks with attention")), h("div", { class: "lx-field" }, h("span", { class: "lx-label" }, t("How it is measured")), ways), drawing,
                 h("div", { class: "lx-row" }, X.button(t("Measure"), measure, { kind: "main", tip: t("Measures every block; the result becomes a preset in one click") })))),
@@ -112,7 +112,7 @@
         const lines = unet.slice(0, middle).map((label, i) => h("div", { class: "lx-heat-row", style: { "--depth": i / middle } }, box(label), h("i", { "aria-hidden": "true" }), box(unet[unet.length - 1 - i])));
         const advice = h("p", { class: "lx-note good", role: "status" });
         let chosen = new Set();
-        const keep = X.range(t("Keep"), { min: 0.5, max: 1, step: 0.01, value: 0.8, tip: t("How much of the whole effect the preset is to keep"), oninput: () => told() });
+        const keep = X.range(t("Keep"), { min: 0.5, max: 1, step: 0.01, value: 0.8, usual: 0.8, tip: t("How much of the whole effect the preset is to keep"), oninput: () => told() });
         const told = () => {
             chosen = kept(found.shares, keep.get());
             for (const [label, one] of Object.entries(boxes)) one.classList.toggle("kept", chosen.has(label));

@@ -41,9 +41,9 @@
         const prompt = h("textarea", { class: "lx-input", rows: 3, spellcheck: "false" });
         prompt.value = last.prompt ?? (X.prompts.own.there() ? "a red circle on a blue background" : "");
         const picker = X.picker({ label: t("LoRA"), tip: t("The file that columns, rows and pages speak about"), onpick: () => {} });
-        const range = (key, label, min, max, step, value, tip) => X.range(label, { min, max, step, value: last[key] ?? value, tip });
-        const numbers = { steps: range("steps", t("Steps"), 1, 100, 1, X.choices.draws ? 12 : 20, t("More steps, finer and slower")), cfg: range("cfg", t("CFG scale"), 1, 20, 0.5, X.choices.draws ? 2.5 : 7, t("How strictly the prompt is followed")),
-            seed: range("seed", t("Seed"), 0, 4294967295, 1, 7, t("Same seed, same picture")), width: range("width", t("Width"), 0, 2048, 64, 0, t("0: what the model was made for")), height: range("height", t("Height"), 0, 2048, 64, 0, t("0: what the model was made for")) };
+        const range = (key, label, min, max, step, value, tip, more = {}) => X.range(label, { min, max, step, value: last[key] ?? value, usual: value, tip, ...more });
+        const numbers = { steps: range("steps", t("Steps"), 1, 150, 1, X.choices.draws ? 12 : 20, t("More steps, finer and slower")), cfg: range("cfg", t("CFG scale"), 1, 20, 0.5, X.choices.draws ? 2.5 : 7, t("How strictly the prompt is followed")),
+            seed: range("seed", t("Seed"), 0, 4294967295, 1, 7, t("Same seed, same picture")), width: range("width", t("Width"), 0, 2048, 64, 0, t("0: what the model was made for"), { multiple: 8 }), height: range("height", t("Height"), 0, 2048, 64, 0, t("0: what the model was made for"), { multiple: 8 }) };
         const sampler = X.select(X.choices.samplers, last.sampler || (X.choices.samplers.includes("DPM++ 2M") ? "DPM++ 2M" : X.choices.samplers[0]));
         const model = X.select(X.choices.checkpoints.length ? X.choices.checkpoints.map((one) => [one, one || t("the small model that comes along")]) : [["", ""]], last.checkpoint ?? X.choices.checkpoints[0] ?? "");
         const images = X.select([["", t("no scores by likeness")], ...form.datasets.map((one) => [one, one])], last.dataset || "");
@@ -58,13 +58,13 @@
         const past = h("div", { class: "lx-jobs-past" });
         const wish = () => ({ prompt: prompt.value, checkpoint: model.value || "", lora: picker.value ? picker.value.name : "", sampler: sampler.value || "DPM++ 2M", dataset: images.value,
             ...Object.fromEntries(Object.entries(axes).map(([key, one]) => [key, one.get()])), ...Object.fromEntries(Object.entries(numbers).map(([key, one]) => [key, one.get()])) });
-        const draw = (more = {}) => {
+        const draw = X.safely((more = {}) => {
             const asked = { ...wish(), ...more };
             X.keep("compare", { ...asked, axes: { x: asked.x, y: asked.y, z: asked.z } });
             clear(drawn);
             X.put(out);
             return view.run("/compare", asked);
-        };
+        });
         const list = X.safely(async () => {
             const { sheets } = await X.api("/compare/history");
             X.put(past, sheets.slice(0, 20).map((one) => h("button", { type: "button", class: "lx-item", title: t("Show this sheet"), onclick: X.safely(async () => {

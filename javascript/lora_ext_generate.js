@@ -21,23 +21,23 @@
         const model = pick("checkpoints", t("Which model draws"), t("Model"));
         const sampler = pick("samplers", t("How the noise is taken away"), t("Sampler"));
         const schedule = pick("schedulers", t("How the steps are spread"), t("Schedule"));
-        const range = (key, label, min, max, step, value, tip) => X.range(label, { min, max, step, value: last[key] ?? value, tip });
+        const range = (key, label, min, max, step, value, tip, more = {}) => X.range(label, { min, max, step, value: last[key] ?? value, usual: value, tip, ...more });
         const controls = {
-            steps: range("steps", t("Steps"), 1, 100, 1, 20, t("More steps, finer and slower")),
+            steps: range("steps", t("Steps"), 1, 150, 1, 20, t("More steps, finer and slower")),
             cfg: range("cfg", t("CFG scale"), 1, 20, 0.5, 2.5, t("How strictly the prompt is followed")),
-            width: range("width", t("Width"), 0, 2048, 64, 0, t("0: what the model was made for")),
-            height: range("height", t("Height"), 0, 2048, 64, 0, t("0: what the model was made for")),
+            width: range("width", t("Width"), 0, 2048, 64, 0, t("0: what the model was made for"), { multiple: 8 }),
+            height: range("height", t("Height"), 0, 2048, 64, 0, t("0: what the model was made for"), { multiple: 8 }),
             batch: range("batch", t("Pictures"), 1, 8, 1, 1, t("Pictures at once")),
         };
-        seed = X.input(last.seed ?? 7, null, { inputmode: "numeric" });
+        seed = X.number(t("Seed"), last.seed ?? 7, { low: -1, high: 4294967295, whole: true, usual: -1, tip: t("Same seed, same picture; -1 draws one") });
         const settings = () => ({ prompt: prompt.value, negative_prompt: negative.value, checkpoint: model.lastChild.value, sampler: sampler.lastChild.value,
-            scheduler: schedule.lastChild.value, seed: Number(seed.value) || 0, ...Object.fromEntries(Object.entries(controls).map(([key, one]) => [key, one.get()])) });
+            scheduler: schedule.lastChild.value, seed: seed.get(), ...Object.fromEntries(Object.entries(controls).map(([key, one]) => [key, one.get()])) });
         const view = X.jobView({ kinds: ["generate"], empty: t("Pictures appear here."), result: (found) => (found ? X.pictures(found) : null) });
-        const draw = () => {
+        const draw = X.safely(() => {
             const wish = settings();
             X.keep("generate", { ...wish, samplers: wish.sampler, schedulers: wish.scheduler, checkpoints: wish.checkpoint });
             return view.run("/generate", wish);
-        };
+        });
         prompt.addEventListener("keydown", (event) => {
             if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) draw();
         });
@@ -46,7 +46,7 @@
                 X.card(null, X.field(t("Prompt"), prompt, t("Ctrl+Enter draws")), X.field(t("Negative prompt"), negative, t("What to keep away from")),
                     h("div", { class: "lx-row wrap" }, X.button(t("Draw"), draw, { kind: "main", tip: t("Ctrl+Enter draws") }))),
                 X.card(t("Settings"), model, h("div", { class: "lx-grid" }, sampler, schedule, controls.steps, controls.cfg, controls.width, controls.height,
-                    controls.batch, X.field(t("Seed"), seed, t("Same seed, same picture; -1 draws one"))))),
+                    controls.batch, seed))),
             h("div", { class: "lx-main" }, X.card(t("Pictures"), view))));
         view.resume();
     }
@@ -61,7 +61,7 @@
         },
         seed(number) {
             ready();
-            seed.value = number;
+            seed.set(number);
         },
     };
     function ready() {

@@ -29,13 +29,9 @@
         }, watch: name.addEventListener("input", () => (name.dataset.own = name.value ? "yes" : "")) };
     }
 
-    const optional = (label, tip, more = {}) => {
-        const box = X.input("", null, { type: "number", inputmode: "numeric", placeholder: t("as the rank"), ...more });
-        const field = X.field(label, box, tip);
-        field.get = () => (box.value === "" ? null : Number(box.value));
-        field.box = box;
-        return field;
-    };
+    /** A rank that may be left out. */
+    const optional = (label, tip, { placeholder = t("as the rank"), high = 4096, oninput } = {}) =>
+        X.number(label, "", { low: 1, high, whole: true, optional: true, placeholder, tip, oninput });
 
     // --- merge
     function merge(place) {
@@ -50,7 +46,7 @@
         }, t("How files are added up"));
         let chosen = "concat";
         const rank = X.range(t("Rank of the result"), { min: 1, max: 256, step: 1, value: 16, tip: t("Larger keeps more and makes a larger file") });
-        const conv = optional(t("Rank of 3×3 layers"), t("Empty: as the rank"), { min: 1 });
+        const conv = optional(t("Rank of 3×3 layers"), t("Empty: as the rank"), { high: 1024 });
         const ranks = h("div", { class: "lx-grid", hidden: true }, rank, conv);
         const into = X.select([["", t("a LoRA of its own")], ...X.choices.checkpoints.filter(Boolean).map((one) => [one, one])], "", (to) => {
             method.hidden = Boolean(to);
@@ -59,11 +55,11 @@
         const end = ending("merge", t("Merge"), t("Add the files up and write the result"), () => {
             const parts = rows.filter((row) => row.picker.value).map((row) => ({ name: row.picker.value.name, ratio: row.ratio.get(), lbw: row.lbw.value }));
             if (!parts.length) return X.toast(t("Choose at least one file"), "bad");
-            return { parts, method: chosen, new_rank: rank.get(), new_conv_rank: conv.get(), checkpoint: into.value };
+            return { parts, method: chosen, checkpoint: into.value, ...(ranks.hidden ? {} : { new_rank: rank.get(), new_conv_rank: conv.get() }) };
         });
         const suggest = () => end.suggest(rows.filter((row) => row.picker.value).map((row) => row.picker.value.title).join("-") || "");
         function add() {
-            const row = { picker: X.picker({ onpick: suggest }), ratio: X.range(t("Ratio"), { min: -1, max: 2, step: 0.05, value: 1, hard: false, tip: t("How much of this file goes in; may be negative") }) };
+            const row = { picker: X.picker({ onpick: suggest }), ratio: X.range(t("Ratio"), { min: -1, max: 2, step: 0.05, value: 1, hard: false, low: -100, high: 100, tip: t("How much of this file goes in; may be negative") }) };
             row.lbw = X.select([["", t("all blocks alike")], ...presets.map((one) => [one.name, one.name])], "");
             row.element = h("div", { class: "lx-merge-row" }, row.picker, row.ratio, X.field(t("Blocks"), row.lbw, t("A block-weight preset for this file")),
                 X.button("×", () => {
@@ -91,7 +87,7 @@
             sv_cumulative: [t("keep a sum"), t("Each layer keeps this share of the sum of its singular values")] };
         let way = "fixed";
         const usual = { sv_fro: [0.05, 1, 0.01, 0.9], sv_ratio: [1.5, 50, 0.5, 5], sv_cumulative: [0.05, 1, 0.01, 0.9] };
-        const rank = X.range(t("Rank"), { min: 1, max, step: 1, value: Math.min(16, max), oninput: onchange, tip: t("Larger keeps more and makes a larger file; the most, where ranks are chosen") });
+        const rank = X.range(t("Rank"), { min: 1, max, step: 1, value: Math.min(16, max), oninput: onchange, onwrong: onchange, tip: t("Larger keeps more and makes a larger file; the most, where ranks are chosen") });
         const holder = h("div", {});
         let param = null;
         const segments = X.segments(Object.entries(ways).map(([key, [text, tip]]) => [key, text, tip]), "fixed", (to) => {
@@ -100,7 +96,7 @@
             param = null;
             if (usual[to]) {
                 const [low, high, step, value] = usual[to];
-                param = X.range(ways[to][0], { min: low, max: high, step, value, oninput: onchange, tip: ways[to][1] });
+                param = X.range(ways[to][0], { min: low, max: high, step, value, oninput: onchange, onwrong: onchange, tip: ways[to][1] });
                 holder.append(param);
             }
             onchange();
@@ -114,9 +110,10 @@
         let curve = null, chart = null;
         const box = h("div", { class: "lx-curve" }, X.note(t("Choose a file to see what each rank keeps of it.")));
         const told = h("div", { class: "lx-curve-facts" });
-        const conv = optional(t("Rank of Conv2d layers"), t("Empty: as the rank"), { min: 1 });
+        const conv = optional(t("Rank of Conv2d layers"), t("Empty: as the rank"), { oninput: () => preview() });
         const preview = X.later(80, X.safely(async () => {
             if (!curve || !picker.value) return;
+            if (place.querySelector("[aria-invalid=true]")) return void X.put(told); // told beside its field
             const wish = { name: picker.value.name, new_rank: chosen.rank.get(), new_conv_rank: conv.get(), ...chosen.get() };
             const found = await X.post("/resize/preview", wish);
             chart && chart.mark(wish.dynamic_method ? found.mean : wish.new_rank);
@@ -124,11 +121,11 @@
                 [t("ranks"), found.least === found.most ? found.most : t("{0} to {1}, {2} on average", found.least, found.most, found.mean.toFixed(1))]]));
         }));
         const chosen = rule(() => {
-            chart && chart.mark(chosen.rank.get());
             preview();
+            if (chosen.rank.box.check()) return;
+            chart && chart.mark(chosen.rank.get());
             if (picker.value) end.suggest(`${picker.value.title}-r${chosen.rank.get()}`);
         });
-        conv.box.addEventListener("input", preview);
         const picker = X.picker({ onpick: X.safely(async (row) => {
             X.put(box, X.note(t("Measuring …")));
             curve = null;
@@ -165,22 +162,22 @@
         const select = () => X.select(models.length ? models : [["", t("no checkpoint is there")]], models[0] || "");
         const original = select(), tuned = select();
         const chosen = rule(() => {}, 256);
-        const conv = optional(t("Rank of 3×3 layers"), t("Empty leaves resnets and samplers out"), { min: 1, placeholder: t("leave them out") });
-        const least = X.input("0.01", null, { type: "number", step: 0.001, min: 0 });
+        const conv = optional(t("Rank of 3×3 layers"), t("Empty leaves resnets and samplers out"), { placeholder: t("leave them out"), high: 1024 });
+        const least = X.number(t("Text encoder from"), 0.01, { low: 0, high: 1e9, usual: 0.01, tip: t("Left out when no weight in it differs by more than this") });
         const end = ending("extract", t("Extract"), t("Write the difference of the two models as a LoRA"), () => {
             if (!original.value) return X.toast(t("Put checkpoints into the checkpoint folder first"), "bad");
-            return { original: original.value, tuned: tuned.value, dim: chosen.rank.get(), conv_dim: conv.get(), min_diff: Number(least.value), ...chosen.get() };
+            return { original: original.value, tuned: tuned.value, dim: chosen.rank.get(), conv_dim: conv.get(), min_diff: least.get(), ...chosen.get() };
         });
         tuned.addEventListener("change", () => end.suggest(tuned.value.replace(/.*\/|\.[^.]*$/g, "")));
         X.put(place, X.card(t("Extract"), X.note(t("What a tuned model has over its original, as a LoRA.")),
             h("div", { class: "lx-grid" }, X.field(t("Original"), original, t("The model that was tuned")), X.field(t("Tuned"), tuned, t("The model whose style is wanted"))),
-            chosen.element, h("div", { class: "lx-grid" }, conv, X.field(t("Text encoder from"), least, t("Left out when no weight in it differs by more than this"))),
+            chosen.element, h("div", { class: "lx-grid" }, conv, least),
             end.form, end.act), X.card(t("Result"), end.view));
     }
 
     // --- split and convert
     function split(place) {
-        const unit = optional(t("Unit"), t("The step between ranks; empty: what the file says"), { min: 1, placeholder: t("what the file says") });
+        const unit = optional(t("Unit"), t("The step between ranks; empty: what the file says"), { placeholder: t("what the file says") });
         const alpha = X.select([["", t("as the file says")], ["trained", t("as trained")], ["keep", t("kept, as kohya's script does")]], "");
         const picker = X.picker({ onpick: (row) => end.suggest(row.title) });
         const end = ending("split", t("Split"), t("Write one file for each rank"), () => {
@@ -193,7 +190,7 @@
 
     function convert(place) {
         const to = X.select([["kohya", t("kohya: web UIs, ComfyUI")], ["diffusers", t("diffusers (PEFT)")]], "kohya");
-        const rank = optional(t("Other kinds become LoRA of rank"), t("LoHa, LoKr and full layers become the best LoRA of this rank; empty leaves them"), { min: 1, placeholder: t("leave them") });
+        const rank = optional(t("Other kinds become LoRA of rank"), t("LoHa, LoKr and full layers become the best LoRA of this rank; empty leaves them"), { placeholder: t("leave them") });
         const picker = X.picker({ onpick: (row) => end.suggest(`${row.title}-${to.value}`) });
         const end = ending("convert", t("Convert"), t("Write the file in the other spelling"), () => {
             if (!picker.value) return X.toast(t("Choose a file"), "bad");
@@ -209,7 +206,7 @@
         const text = h("textarea", { class: "lx-input lx-text", rows: 2, spellcheck: "false", placeholder: t("a preset's name, or numbers with commas") });
         const list = X.select([["", t("all blocks alike")]], "", (to) => (text.value = to));
         text.addEventListener("input", () => (list.value = presets.some((one) => one.name === text.value.trim()) ? text.value.trim() : ""));
-        const range = (label, tip) => X.range(label, { min: 0, max: 2, step: 0.05, value: 1, hard: false, tip });
+        const range = (label, tip) => X.range(label, { min: 0, max: 2, step: 0.05, value: 1, hard: false, low: -100, high: 100, tip });
         const te = range(t("Text encoder"), t("How strongly the file acts on the reading of the prompt"));
         const unet = range(t("U-Net"), t("How strongly the file acts on the picture"));
         const picker = X.picker({ onpick: (row) => end.suggest(`${row.title}-blocks`) });

@@ -25,6 +25,7 @@
         const tip = `${t(field.help)} (${field.name}${field.low !== null || field.high !== null ? `, ${field.low ?? "…"} – ${field.high ?? "…"}` : ""})`;
         const said = (value) => (value === null || value === undefined ? "" : Array.isArray(value) ? value.join(field.type === "strs" ? " " : ",") : String(value));
         const help = t(field.help) === label ? null : h("small", {}, t(field.help));
+        if (["int", "float"].includes(field.type) && !field.choices.length) return number(field, label, tip, help, changed);
         let box;
         if (field.type === "bool") {
             const check = X.check(label, Boolean(field.default), changed, tip);
@@ -40,15 +41,26 @@
             box = X.select([["", "–"], ...form.datasets.map((one) => [one, one])], "", changed);
             box.dataset.sets = "yes";
         } else {
-            const numeric = ["int", "float"].includes(field.type);
-            box = X.input(said(field.default), changed, { placeholder: field.optional ? t("not set") : "", inputmode: numeric ? "decimal" : null });
+            box = X.input(said(field.default), changed, { placeholder: field.optional ? t("not set") : said(field.default) });
         }
         const element = h("div", { class: "lx-knob" }, X.field(label, box, tip), help);
         const read = () => {
             if (box.value === "") return field.optional ? null : box.tagName === "SELECT" ? null : field.default;
-            return ["int", "float"].includes(field.type) && Number.isFinite(Number(box.value)) ? Number(box.value) : box.value;
+            return box.value;
         };
         return { element, get: read, set: (value) => (box.value = said(value)), box };
+    }
+
+    /** A knob that is a number. Empty is its default; kept() is its text as it stands, right or wrong. */
+    function number(field, label, tip, help, changed) {
+        const high = field.type === "int" && !Number.isSafeInteger(field.high) ? null : field.high; // such a limit is the server's to check
+        const made = X.number(label, field.default, { tip, oninput: changed, low: field.low, high, whole: field.type === "int", optional: field.optional,
+            usual: field.optional ? undefined : field.default, placeholder: t("not set") });
+        const get = () => {
+            const found = made.get();
+            return field.type === "int" && found !== null && !Number.isSafeInteger(found) ? made.box.value.trim() : found; // no digit is lost
+        };
+        return { element: h("div", { class: "lx-knob" }, made, help), get, set: made.set, kept: () => (made.box.check() ? made.box.value : get()) };
     }
 
     const same = (a, b) => a === b || String(a ?? "") === String(b ?? "");
@@ -73,10 +85,11 @@
         const none = X.note(t("No setting matches."));
         none.hidden = true;
 
-        const settings = () => Object.fromEntries(form.fields.map((field) => [field.name, controls[field.name].get()])
+        const values = (read) => Object.fromEntries(form.fields.map((field) => [field.name, read(controls[field.name])])
             .filter(([name, value]) => !same(value, form.fields.find((one) => one.name === name).default)));
+        const settings = () => values((one) => one.get());
         let compare = false;
-        const keep = X.later(400, () => X.keep("train", { settings: settings(), prompts: prompts.value, compare }));
+        const keep = X.later(400, () => X.keep("train", { settings: values((one) => (one.kept || one.get)()), prompts: prompts.value, compare }));
         prompts.addEventListener("input", keep);
 
         for (const group of Object.keys(GROUPS)) {
@@ -138,8 +151,17 @@
             tabs.set("form");
             open("form");
         };
-        const start = () => view.run("/train", { settings: settings(), prompts: prompts.value, compare }).then(() => history());
-        const look = () => report.run("/train/preflight", { settings: settings(), prompts: prompts.value });
+        const asked = () => {
+            try {
+                return settings();
+            } catch (error) { // the field is in the form, which may not be shown
+                tabs.set("form");
+                open("form");
+                throw error;
+            }
+        };
+        const start = X.safely(() => view.run("/train", { settings: asked(), prompts: prompts.value, compare }).then(() => history()));
+        const look = X.safely(() => report.run("/train/preflight", { settings: asked(), prompts: prompts.value }));
         const past = h("div", { class: "lx-result" });
         const history = X.safely(async () => {
             const { runs } = await X.api("/train/history");

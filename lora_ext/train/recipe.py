@@ -32,6 +32,8 @@ NETWORKS = ("lierla", "c3lier", "dylora")
 PRECISIONS = ("no", "fp16", "bf16")
 PRIORS = ("picture", "model")
 SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
+MOST_STEPS = 10_000_000
+"""Steps or epochs of a run, at most: a slip of the finger should not start one that never ends."""
 INTERPOLATIONS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")
 
 
@@ -92,8 +94,12 @@ class Recipe:
     learning_rate: float = knob(1e-4, "step size where no other is set", "learning", low=0, basic=True)
     unet_lr: float | None = knob(None, "learning rate of the U-Net", "learning", low=0)
     text_encoder_lr: float | None = knob(None, "learning rate of the text encoder", "learning", low=0)
-    max_train_epochs: int | None = knob(None, "how often to go through the pictures", "learning", low=1, basic=True)
-    max_train_steps: int = knob(1600, "steps, where max_train_epochs is not set", "learning", low=1, basic=True)
+    max_train_epochs: int | None = knob(
+        None, "how often to go through the pictures", "learning", low=1, high=MOST_STEPS, basic=True
+    )
+    max_train_steps: int = knob(
+        1600, "steps, where max_train_epochs is not set", "learning", low=1, high=MOST_STEPS, basic=True
+    )
     train_batch_size: int = knob(1, "pictures in a step", "learning", low=1, high=256, basic=True)
     gradient_accumulation_steps: int = knob(1, "batches whose gradients make one step", "learning", low=1)
     seed: int | None = knob(
@@ -192,7 +198,7 @@ class Recipe:
     token_string: str | None = knob(None, "a new word whose embedding is learned first", "pivotal")
     init_word: str | None = knob(None, "what the new word begins as", "pivotal")
     num_vectors_per_token: int = knob(1, "vectors of the new word", "pivotal", low=1, high=75)
-    inversion_steps: int = knob(500, "steps for the new word alone", "pivotal", low=1)
+    inversion_steps: int = knob(500, "steps for the new word alone", "pivotal", low=1, high=MOST_STEPS)
     inversion_lr: float = knob(5e-4, "its learning rate", "pivotal", low=0)
     inversion_continue: bool = knob(False, "keep learning it beside the network", "pivotal")
     # --- saving

@@ -126,9 +126,14 @@ def _in_range(name: str, knob: Knob, value: Any) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, (int, float)) and not isinstance(number, bool):
             if knob.low is not None and number < knob.low:
-                raise TrainError(f"{name} is {knob.low:g} or more, not {number:g}")
+                raise TrainError(f"{name} is {knob.low:g} or more, not {_digits(number)}")
             if knob.high is not None and number > knob.high:
-                raise TrainError(f"{name} is {knob.high:g} or less, not {number:g}")
+                raise TrainError(f"{name} is {_digits(knob.high)} or less, not {_digits(number)}")
+
+
+def _digits(number: float) -> str:
+    """A whole number with all its digits, others in short."""
+    return str(number) if isinstance(number, int) else format(number, "g")
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
