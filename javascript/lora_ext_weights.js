@@ -143,6 +143,9 @@
             build();
         };
         made.get = () => labels.map((label) => values[label]);
+        made.limits = () => range;
+        /** The values of a group's blocks; ALL is every block. */
+        made.of = (name) => labels.filter((label) => name === "ALL" || group(label) === name).map((label) => values[label]);
         made.all = () => ({ ...values });
         /** Puts values of these labels; those of other labels become 0 (BASE: 1). Widens the range where it must. */
         made.put = (names, given) => {
@@ -193,19 +196,30 @@
         const text = h("textarea", { class: "lx-input lx-text", rows: 2, spellcheck: "false", "aria-label": t("Block weights as text"),
             title: t("Block weights as text: a preset, numbers, or a whole <lora:…> tag") });
         const wrong = h("p", { class: "lx-note bad", role: "alert", hidden: true });
-        const tag = h("code", { class: "lx-tag" });
-        const te = X.range(t("Text encoder"), { min: 0, max: 2, step: 0.05, value: 1, hard: false, oninput: () => told(),
+        const tag = h("code", { class: "lx-tag", role: "status" });
+        const idle = h("div", { class: "lx-idle" });
+        let unread = ""; // why the text cannot be read, while it cannot
+        const changed = () => told(Boolean(unread)); // what was typed stays until it can be read
+        const strength = { min: 0, max: 2, step: 0.05, value: 1, usual: 1, hard: false, low: -100, high: 100, oninput: changed, onwrong: changed };
+        const te = X.range(t("Text encoder"), { ...strength,
             tip: t("How strongly the file acts on the reading of the prompt") });
-        const unet = X.range(t("U-Net"), { min: 0, max: 2, step: 0.05, value: 1, hard: false, oninput: () => told(),
+        const unet = X.range(t("U-Net"), { ...strength,
             tip: t("How strongly the file acts on the picture") });
-        const start = X.range(t("From step"), { min: 0, max: 1, step: 0.05, value: 0, oninput: () => told(),
-            tip: t("The file acts from this share of the steps on; 0 is the first step") });
-        const stop = X.range(t("Until step"), { min: 0, max: 1, step: 0.05, value: 1, oninput: () => told(),
-            tip: t("The file acts until this share of the steps; 1 is the last step") });
+        // as a tag has them: 5 is a step, 0.5 and 1.0 are shares of all steps
+        const step = { min: 0, max: 1, step: 0.05, oninput: changed, onwrong: changed, words: t("a step's number such as 5, or a share from 0.0 to 1.0"),
+            parse: (text) => (/^\d+$/.test(text) || (/^\d*\.\d+$/.test(text) && Number(text) <= 1) ? text : undefined),
+            show: (share) => (Number.isInteger(share) ? share.toFixed(1) : String(share)) };
+        const start = X.range(t("From step"), { ...step, value: "0.0", usual: "0.0",
+            tip: t("The file acts from here on: a share of all steps such as 0.25, or a step's number such as 5, counted from 0") });
+        const stop = X.range(t("Until step"), { ...step, value: "1.0", usual: "1.0",
+            tip: t("The file acts until before this: a share of all steps such as 0.75, or a step's number such as 15, counted from 0") });
         const layouts = X.segments([[17, t("attention blocks"), t("Only blocks with attention: what most files change")],
             [26, t("all blocks"), t("Every block of the U-Net")]], 17, (to) => layout(Number(to)), t("Which blocks"));
         const span = X.segments([["0,1", "0 … 1", t("Weights from 0 to 1")], ["-1,2", "−1 … 2", t("Weights from −1 to 2")]], "0,1",
-            (to) => editor.range(...to.split(",").map(Number)), t("Range of the sliders"));
+            (to) => {
+                editor.range(...to.split(",").map(Number));
+                sync();
+            }, t("Range of the sliders"));
         editor.addEventListener("range", ({ detail }) => span.set(detail[0] < 0 || detail[1] > 1 ? "-1,2" : "0,1"));
 
         const xl = () => Boolean(file && file.family === "SDXL");
@@ -215,23 +229,48 @@
             preset = "";
             told();
         }
-        const plain = () => editor.get().every((value) => value === 1);
+        /** Every block of the file is at 1, also those that have no slider in this layout. */
+        const plain = () => editor.get().every((value) => value === 1) && (file ? file.blocks : []).every((one) => (editor.all()[one.block] ?? 1) === 1);
         const vector = () => editor.get().map((value) => (typeof value === "number" ? clean(value) : value)).join(",");
-        const wish = () => ({ name: file ? file.call : "", te: te.get(), unet: unet.get(), lbw: preset || (plain() ? null : vector()),
-            start: start.get() > 0 ? start.get() : null, stop: stop.get() < 1 ? stop.get() : null });
+        /** What the tag is to say. Raises X.Wrong while something on the page cannot be read. */
+        const wish = () => {
+            if (unread) throw new X.Wrong(unread, text);
+            const from = Number(start.get()) > 0 ? start.get() : "", until = stop.get() === "1.0" ? "" : stop.get();
+            return { name: file ? file.call : "", te: te.get(), unet: unet.get(), lbw: preset || (plain() ? null : vector()),
+                step: from || until ? `${from}-${until}` : null };
+        };
 
-        /** After a slider moved: text, preset list and tag follow. */
+        /** After a slider moved: text, preset list, group sliders and tag follow. */
         function told(keepText = false) {
-            if (!keepText) text.value = preset || vector();
-            wrong.hidden = true;
-            list.value = preset;
+            if (!keepText) {
+                text.value = preset || vector();
+                unread = "";
+            }
+            wrong.hidden = !unread;
+            list.value = unread ? "" : preset;
+            sync();
+            tag.classList.add("busy"); // of before, until the new one is there
             clearTimeout(timer);
             timer = setTimeout(X.safely(async () => {
                 const mine = timer;
-                const made = file && (await X.post("/tag", wish()));
-                if (made && mine === timer) tag.textContent = made.tag; // nothing moved meanwhile
+                let made = { tag: "", notes: [] }, failed = "";
+                try {
+                    made = file ? await X.post("/tag", wish()) : made;
+                } catch (error) {
+                    failed = t("No tag: {0}", error.message);
+                }
+                if (mine !== timer) return; // something moved meanwhile
+                tag.classList.remove("busy");
+                tag.classList.toggle("bad", Boolean(failed));
+                tag.textContent = failed || made.tag;
+                X.put(idle, made.notes.map((line) => X.note(line, "bad")));
             }), 120);
         }
+        /** The tag of what the page says now. */
+        const written = async (prompt = "") => {
+            if (!file) throw new Error(t("Choose a file"));
+            return X.post("/tag", { ...wish(), prompt });
+        };
 
         async function choose(row) {
             const mine = ++asked;
@@ -283,8 +322,8 @@
                     if (!file || said.name !== file.call) await picker.choose(said.name);
                     te.set(said.te);
                     unet.set(said.unet);
-                    start.set(said.start && said.start < 1 ? said.start : 0);
-                    stop.set(said.stop && said.stop < 1 ? said.stop : 1);
+                    start.set(said.steps.start || "0.0");
+                    stop.set(said.steps.stop || "1.0");
                     found = said.lbw ? X.readWeights(said.lbw, presets) : X.readWeights("ALL", presets);
                 } catch (error) {
                     wrong.textContent = error.message;
@@ -294,8 +333,8 @@
                 const count = given.split(",").length;
                 wrong.textContent = count === 1 ? t("No preset is called {0}.", given) : t("{0} numbers; a file takes 12, 17, 20, 25 or 26.", count);
             }
-            wrong.hidden = Boolean(found);
-            if (!found) return;
+            unread = found ? "" : wrong.textContent;
+            if (!found) return told(true);
             // the sliders take the length of the text where the file has that layout, else one that holds every number
             const length = found.names.length;
             const own = file ? file.layouts : [17, 26];
@@ -330,6 +369,7 @@
         };
         const chosen = () => presets.find((one) => one.name === list.value);
         const save = X.safely(async () => {
+            if (unread) throw new X.Wrong(unread, text);
             const wanted = name.value.trim() || (chosen() && chosen().own ? list.value : "");
             if (!wanted) return name.focus();
             took(await X.api("/presets", { method: "PUT", body: { name: wanted, values: vector() } }));
@@ -367,19 +407,32 @@
             URL.revokeObjectURL(link.href);
         });
 
-        // --- groups
-        const handles = h("div", { class: "lx-handles" }, [["ALL", t("All"), t("every block")], ["IN", "IN", t("the blocks on the way in")], ["MID", "MID", t("the middle block")],
+        // --- groups: each slider stands where its blocks do
+        const groups = [["ALL", t("All"), t("every block")], ["IN", "IN", t("the blocks on the way in")], ["MID", "MID", t("the middle block")],
             ["OUT", "OUT", t("the blocks on the way out")]].map(([key, label, tip]) => {
             const slide = h("input", { type: "range", class: "lx-range", min: 0, max: 1, step: 0.05, value: 1, "aria-label": `${label}: ${tip}`,
                 oninput: () => editor.group(key, Number(slide.value)) });
-            return h("div", { class: "lx-handle", title: t("Moves {0} together", tip) }, h("span", {}, label), slide,
+            const element = h("div", { class: "lx-handle", title: t("Moves {0} together", tip) }, h("span", {}, label), slide,
                 X.button("0", () => editor.group(key, 0), { kind: "quiet", tip: t("Set to 0: {0}", tip) }),
                 X.button("1", () => editor.group(key, 1), { kind: "quiet", tip: t("Set to 1: {0}", tip) }));
-        }));
+            return { key, slide, element };
+        });
+        function sync() {
+            const [low, high] = editor.limits();
+            for (const { key, slide, element } of groups) {
+                const values = editor.of(key), numbers = values.filter((value) => typeof value === "number");
+                const mixed = values.some((value) => value !== values[0]);
+                Object.assign(slide, { min: low, max: high, disabled: !values.length });
+                slide.value = numbers.reduce((sum, value) => sum + value, 0) / (numbers.length || 1);
+                slide.style.setProperty("--share", `${(100 * (slide.value - low)) / (high - low)}%`);
+                slide.setAttribute("aria-valuetext", mixed || !numbers.length ? t("different weights") : clean(numbers[0]));
+                element.classList.toggle("mixed", mixed || !numbers.length);
+            }
+        }
+        const handles = h("div", { class: "lx-handles" }, groups.map((one) => one.element));
 
         const inserts = X.inserts(async (target) => {
-            if (!file) return;
-            target.set((await X.post("/tag", { ...wish(), prompt: target.get() })).prompt);
+            target.set((await written(target.get())).prompt);
             X.toast(t("Written into the prompt"));
         }, "main", t("Writes the tag into the prompt, or updates the one that is there"));
 
@@ -402,9 +455,14 @@
                             X.button(t("Delete"), remove, { kind: "quiet", tip: t("Delete the chosen preset") }),
                             X.button(t("Import"), () => upload.click(), { kind: "quiet", tip: t("Read presets from a text file with lines NAME:1,0,1,…") }),
                             X.button(t("Export"), save_file, { kind: "quiet", tip: t("Your presets as a text file") }), upload))),
-                    h("section", { class: "lx-card lx-tagline" }, tag, h("div", { class: "lx-row wrap" }, inserts,
-                        X.button(t("Copy tag"), () => X.copy(tag.textContent), { tip: t("Copy the tag as text") }),
-                        X.button(t("Write into a file"), () => file && X.go("tools", "reweight", { name: file.name, lbw: wish().lbw, te: te.get(), unet: unet.get() }), { tip: t("A copy that needs no block weights in the prompt") }))))));
+                    h("section", { class: "lx-card lx-tagline" }, h("div", { class: "lx-grow" }, tag, idle), h("div", { class: "lx-row wrap" }, inserts,
+                        X.button(t("Copy tag"), X.safely(async () => X.copy((await written()).tag)), { tip: t("Copy the tag as text") }),
+                        X.button(t("Write into a file"), X.safely(() => {
+                            if (!file) return X.toast(t("Choose a file"), "bad");
+                            const { lbw, step: range } = wish();
+                            if (range) X.toast(t("A file holds no range of steps: From and Until are left out of it"), "bad");
+                            return X.go("tools", "reweight", { name: file.name, lbw, te: te.get(), unet: unet.get() });
+                        }), { tip: t("A copy that needs no block weights in the prompt") }))))));
         layout(size);
         X.safely(async () => {
             took(await X.api("/presets"));

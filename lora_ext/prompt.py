@@ -160,13 +160,13 @@ def _steps(named: dict[str, str], tag: str) -> tuple[float | None, float | None]
 
 
 def _step(text: str | None, tag: str) -> float | None:
-    """A step: whole numbers count steps, a number below 1 with a point is a share and stays a float."""
+    """A step: whole numbers count steps; a number with a point, up to 1.0, is a share and stays a float."""
     if text is None or not text.strip():
         return None
     value = number(text, tag)
     if value < 0 or (value > 1 and value != int(value)):
         raise PromptError(f"step {_short(text)!r} in {_short(tag)} is neither a whole number nor a share 0.0–1.0")
-    return value if "." in text else int(value)
+    return value if "." in text and value <= 1 else int(value)  # 5.0 is step 5, not 500 % of the steps
 
 
 def _step_text(value: float | None) -> str | None:

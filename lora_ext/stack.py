@@ -33,6 +33,15 @@ from .ports import Model
 from .prompt import Request
 
 
+def within(start: float | None, stop: float | None, step: int, total: int) -> bool:
+    """Whether `step` (from 0) of `total` lies from `start` until before `stop`, as `Use` has them."""
+
+    def at(value: float) -> float:
+        return value * total if isinstance(value, float) else value
+
+    return (start is None or step >= at(start)) and (stop is None or step < at(stop))
+
+
 @dataclass(frozen=True)
 class Use:
     """One file at its weights. te, unet: multipliers; blocks: block weights; dyn: the first N ranks only.
@@ -62,11 +71,7 @@ class Use:
 
     def active(self, step: int, total: int) -> bool:
         """Whether the U-Net part acts at denoiser call `step` (from 0) of `total`."""
-
-        def at(value: float) -> float:
-            return value * total if isinstance(value, float) else value
-
-        return (self.start is None or step >= at(self.start)) and (self.stop is None or step < at(self.stop))
+        return within(self.start, self.stop, step, total)
 
     def weight(self, site: Site) -> float:
         """The weight of this file at one site: the part's multiplier times the block's weight."""

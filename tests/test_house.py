@@ -17,7 +17,7 @@ FLOORS = (
     ("file",),
     ("prompt", "prompt_line", "inject"),
     ("stack",),
-    ("tools",),
+    ("tools", "idle"),
     ("train", "compare"),
     ("host",),
     ("api", "jobs", "generate", "inspect_file"),

@@ -117,14 +117,29 @@ def test_an_unknown_name_is_told_as_on_the_command_line(api: Client) -> None:
         ({}, "<lora:one:1>"),
         ({"te": 0.5, "unet": 0.8}, "<lora:one:0.5:0.8>"),
         ({"lbw": "OUTALL", "start": 0.25}, "<lora:one:1:lbw=OUTALL:start=0.25>"),
+        ({"step": "3-1.0"}, "<lora:one:1:start=3:stop=1.0>"),
+        ({"step": "-5"}, "<lora:one:1:stop=5>"),
         ({"lbw": ",".join(["1"] * 12 + ["0.5"] * 5)}, "<lora:one:1:lbw=1,1,1,1,1,1,1,1,1,1,1,1,0.5,0.5,0.5,0.5,0.5>"),
     ],
 )
 def test_tag(api: Client, fields: dict[str, Any], expected: str) -> None:
     made = api("POST", "/tag", json={"name": "one", "prompt": "a cat", **fields})
-    assert made == {"tag": expected, "prompt": f"a cat {expected}"}
+    assert (made["tag"], made["prompt"]) == (expected, f"a cat {expected}")
     again = api("POST", "/tag", json={"name": "one", "te": 0.3, "prompt": made["prompt"] + " <lora:two:1> end"})
     assert again["prompt"] == "a cat <lora:one:0.3> <lora:two:1> end"
+
+
+def test_a_tag_that_never_acts_is_told(api: Client) -> None:
+    made = api("POST", "/tag", json={"name": "one", "step": "9-2"})
+    assert made["tag"] == "<lora:one:1:start=9:stop=2>" and len(made["notes"]) == 1
+    assert "starts at step 9 and stops before step 2" in made["notes"][0]
+    made = api("POST", "/tag", json={"name": "one", "lbw": ",".join(["0"] * 17)})
+    assert "its weight is 0 in every layer" in made["notes"][0]
+    assert api("POST", "/tag", json={"name": "not there", "step": "9-2"})["notes"] == []
+
+
+def test_a_share_of_all_steps_is_read_as_one(api: Client) -> None:
+    assert api("POST", "/tag/read", json={"text": "<lora:one:1:step=1-1.0>"})["steps"] == {"start": "1", "stop": "1.0"}
 
 
 def test_presets_live_outside_and_round_trip(api: Client) -> None:

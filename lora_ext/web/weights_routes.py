@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Query
 
-from ..blocks import parse_weights
-from ..errors import BlockError, PromptError
+from ..blocks import BASE, LABELS, parse_weights
+from ..errors import BlockError, LoraError, PromptError
+from ..idle import why_idle
 from ..prompt import TAG, Request, parse, request_of
+from ..stack import resolve
 from .route import Body
 from .studio import Studio
 
 
 class Tag(Body):
-    """What a `<lora:…>` tag says (`prompt.Request`); prompt: where it is written, or its older form replaced."""
+    """What a `<lora:…>` tag says (`prompt.Request`); prompt: where it is written, or its older form replaced.
+
+    start, stop: whole numbers are steps. step: both as text, as a tag has them: `5-10`, `0.25-`, `-1.0` (1 is a step,
+    1.0 a share, which JSON in a browser does not tell apart).
+    """
 
     name: str
     te: float = 1.0
@@ -23,6 +30,7 @@ class Tag(Body):
     lbwe: str | None = None
     start: float | None = None
     stop: float | None = None
+    step: str | None = None
     dyn: int | None = None
     prompt: str = ""
 
@@ -54,13 +62,13 @@ def request(tag: Tag) -> Request:
     items = [tag.name, str(tag.te)]
     if tag.unet is not None:
         items.append(f"unet={tag.unet}")
-    for name in ("lbw", "lbwe", "start", "stop", "dyn"):
+    for name in ("lbw", "lbwe", "start", "stop", "step", "dyn"):
         value = getattr(tag, name)
         if value is None or value == "":
             continue
         if name in ("start", "stop") and value == int(value) and value != 0.0:
             value = int(value)
-        if any(mark in str(value) for mark in "<>=\n"):
+        if any(mark in str(value) for mark in "<>=\n" + ":" * (name == "step")):
             raise PromptError(f"{name} {str(value)[:80]!a} cannot stand in a tag")
         items.append(f"{name}={value}")
     made = request_of(":".join(items).split(":"))
@@ -87,14 +95,28 @@ def put(prompt: str, wish: Request) -> str:
     return swapped if done else f"{prompt.rstrip()} {tag}".strip()
 
 
+def notes(studio: Studio, made: Request) -> list[str]:
+    """What a tag will not do, a sentence each; nothing about a file that is not there."""
+    with suppress(LoraError):
+        use = resolve(made, studio.library, studio.desk.presets())
+        blocks = {site.block for site in use.file.adapters if site.block}
+        given = use.blocks.labels
+        missing = [
+            name for name in LABELS if name in blocks and name != BASE and given is not None and name not in given
+        ]
+        said = f"blocks {', '.join(missing)} of this file are not among these weights and count as 0" if missing else ""
+        return [text for text in (why_idle(use, use.file.adapters), said) if text]
+    return []
+
+
 def add(api: APIRouter, studio: Studio) -> None:
     """Adds the routes."""
 
     @api.post("/tag")
-    def tag(wish: Tag) -> dict[str, str]:
-        """The `<lora:…>` tag, and the given prompt with it."""
+    def tag(wish: Tag) -> dict[str, Any]:
+        """The `<lora:…>` tag, the given prompt with it, and what of it will not act."""
         made = request(wish)
-        return {"tag": made.tag(), "prompt": put(wish.prompt, made)}
+        return {"tag": made.tag(), "prompt": put(wish.prompt, made), "notes": notes(studio, made)}
 
     @api.post("/tag/read")
     def read(given: Text) -> dict[str, Any]:
@@ -104,7 +126,9 @@ def add(api: APIRouter, studio: Studio) -> None:
             raise errors[0]
         if not requests:
             raise PromptError("there is no <lora:…> tag in it")
-        return {name: getattr(requests[0], name) for name in Request.__dataclass_fields__}
+        found = {name: getattr(requests[0], name) for name in Request.__dataclass_fields__}
+        steps = {name: "" if found[name] is None else repr(found[name]) for name in ("start", "stop")}
+        return {**found, "steps": steps}  # as text: JSON in a browser does not tell the share 1.0 from step 1
 
     @api.get("/presets")
     def presets() -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""What never acts is told in one sentence: an empty range of steps, weight 0 everywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from lora_ext.address import TE, UNET, Site
+from lora_ext.blocks import PRESETS, parse_weights
+from lora_ext.idle import empty_range, why_idle
+from lora_ext.prompt import request_of
+from lora_ext.stack import Use
+
+LAYERS = (Site(UNET, "IN01", "a"), Site(UNET, "OUT05", "b"))
+WORDS = (Site(TE, "BASE", "c"),)
+
+
+def use(tag: str) -> Use:
+    """The use of a tag's items; its file does not matter here."""
+    asked = request_of(tag.split(":"))
+    blocks = {"blocks": parse_weights(asked.lbw, presets=PRESETS)} if asked.lbw else {}
+    return Use(None, asked.te, asked.unet, **blocks, start=asked.start, stop=asked.stop, name=asked.name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tag", "total", "says"),
+    [
+        ("a:1:step=9-2", None, "it starts at step 9 and stops before step 2; exchange them: step=2-9"),
+        ("a:1:step=5-5", None, "it starts at step 5 and stops before step 5"),
+        ("a:1:step=0.8-0.2", None, "it starts at 80% of the steps and stops before 20% of the steps"),
+        ("a:1:start=1.0", None, "it starts after the last step"),
+        ("a:1:stop=0", None, "it stops before the first step"),
+        ("a:1:start=50", 20, "it starts at step 50, and the picture has 20 steps (0 to 19)"),
+        ("a:1:start=0.9:stop=5", 20, "it starts at 90% of the steps and stops before step 5, and"),
+        ("a:0", None, "changes nothing: its weight is 0"),
+        ("a:0:0", None, "changes nothing: its weight is 0"),
+        ("a:1:lbw=" + ",".join("0" * 17), None, "its weight is 0 in every layer that it has"),
+        ("a:1:lbw=0,0,0,0,0,0,0,1" + ",0" * 9, None, "its weight is 0 in every layer that it has"),
+    ],
+)
+def test_never(tag: str, total: int | None, says: str) -> None:
+    said = why_idle(use(tag), LAYERS, total)
+    assert says in said and said.startswith("a") and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("tag", "total"),
+    [("a:1", None), ("a:1:step=2-9", None), ("a:1:start=50", None), ("a:1:start=50", 60), ("a:1:step=2-9", 4),
+     ("a:-1", None), ("a:0:1", None), ("a:1:lbw=OUTALL", None), ("a:1:start=0:stop=1", 20)],
+)  # fmt: skip
+def test_acts(tag: str, total: int | None) -> None:
+    assert why_idle(use(tag), LAYERS, total) == ""
+
+
+def test_the_text_encoder_acts_at_all_steps() -> None:
+    assert why_idle(use("a:1:step=9-2"), (*LAYERS, *WORDS)).startswith("a: its U-Net part never acts")
+    assert why_idle(use("a:1:step=9-2"), LAYERS).startswith("a: it never acts")
+    assert why_idle(use("a:1:step=9-2"), WORDS) == ""
+
+
+def test_one_step_too_late() -> None:
+    assert empty_range(19, None, 20) == "" and empty_range(20, None, 20)
+    assert empty_range(0.95, None, 20) == "" and empty_range(0.96, None, 20)
+
+
+def test_a_step_with_a_point_is_no_share_of_500_percent() -> None:
+    assert request_of("a:1:start=5.0".split(":")) == request_of("a:1:start=5".split(":"))
+    assert isinstance(request_of("a:1:start=1.0".split(":")).start, float)
