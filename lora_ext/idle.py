@@ -27,7 +27,7 @@ def why_idle(use: Use, layers: Iterable[Site], total: int | None = None) -> str:
 
 
 def empty_range(start: float | None, stop: float | None, total: int | None = None) -> str:
-    """Why no step lies from `start` until before `stop` (whole numbers are steps, fractions shares), "" where one does."""
+    """Why no step lies from `start` until before `stop` (whole numbers are steps, fractions shares); "" if one does."""
     if isinstance(start, float) and start >= 1:
         return "it starts after the last step"
     if stop is not None and stop <= 0:
