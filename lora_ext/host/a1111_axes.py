@@ -80,7 +80,9 @@ class Axes:
         """
         owner = self.elsewhere()
         if owner and kind in NEEDS_US:
-            raise LoraError(f"an axis over {kind} would change nothing: {owner} applies LoRA tags here, not LoRA ext")
+            raise LoraError(
+                f"{axes.KINDS[kind].title} would change nothing: {owner} applies LoRA tags here, not LoRA ext"
+            )
         library = self.library()
         library.refresh()
         known = Known(library, Shot(prompt=p.prompt, negative_prompt=p.negative_prompt), self.presets())

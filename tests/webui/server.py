@@ -13,6 +13,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class WebUI:
                 time.sleep(0.5)  # a request that comes before its API is added makes the web UI fail
                 continue
             try:
-                self.call("/probe/weights")
+                self.call("/probe/registry")
                 self.call("/sdapi/v1/options")
                 return
             except (OSError, AssertionError):
@@ -135,6 +136,18 @@ class WebUI:
 
 def prepare(data: Path) -> None:
     """A data folder with the extension, the probe, and the small model and LoRA files of the reference data."""
+    copy_extension(data)
+    for kind, names in (
+        ("Stable-diffusion", ("tiny-sd15.safetensors", "tiny-sd15.yaml")),
+        ("Lora", ("lierla.safetensors", "c3lier.safetensors")),
+    ):
+        (data / "models" / kind).mkdir(parents=True)
+        for name in names:
+            shutil.copyfile(GOLDEN / name, data / "models" / kind / name)
+
+
+def copy_extension(data: Path) -> None:
+    """The extension and the probe into a data folder."""
     extension = data / "extensions" / "lora-ext"
     for name in SHIPPED:
         source = ROOT / name
@@ -143,13 +156,6 @@ def prepare(data: Path) -> None:
         elif source.exists():
             shutil.copy(source, extension / name)
     shutil.copytree(Path(__file__).parent / "probe", data / "extensions" / "zz-lora-ext-probe")
-    for kind, names in (
-        ("Stable-diffusion", ("tiny-sd15.safetensors", "tiny-sd15.yaml")),
-        ("Lora", ("lierla.safetensors", "c3lier.safetensors")),
-    ):
-        (data / "models" / kind).mkdir(parents=True)
-        for name in names:
-            shutil.copyfile(GOLDEN / name, data / "models" / kind / name)
 
 
 def dataset(data: Path) -> None:
@@ -169,8 +175,8 @@ def python_of(folder: Path) -> str:
     return os.environ.get("LORA_EXT_WEBUI_PYTHON", str(folder / "venv" / "bin" / "python"))
 
 
-def launch(folder: Path, data: Path, *flags: str) -> WebUI:
-    """Starts the web UI of `folder` on the data folder and waits for it."""
+def launch(folder: Path, data: Path, *flags: str, base: Sequence[str] = FLAGS) -> WebUI:
+    """Starts the web UI of `folder` on the data folder and waits for it. base: options that this web UI needs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -179,7 +185,7 @@ def launch(folder: Path, data: Path, *flags: str) -> WebUI:
     env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     for name in ("no_proxy", "NO_PROXY"):
         env[name] = ",".join(filter(None, (env.get(name), "localhost,127.0.0.1")))
-    command = [python_of(folder), "launch.py", *FLAGS, "--port", str(port), "--data-dir", str(data), *flags]
+    command = [python_of(folder), "launch.py", *base, "--port", str(port), "--data-dir", str(data), *flags]
     with (data / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

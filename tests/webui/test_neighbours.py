@@ -71,9 +71,8 @@ def test_an_axis_that_could_not_act_is_refused(beside_loractl: WebUI) -> None:
     for axis, values in (("LoRA block preset", "IND,ALL"), ("LoRA stop step", "2,4")):
         args = [plot["args"][0]["choices"].index(axis), values, [], 0, "", [], 0, "", []]
         args += [False, True, False, False, False, False, False, 0, True]
-        with pytest.raises(AssertionError, match="500"):
+        with pytest.raises(AssertionError, match="would change nothing: sd-webui-loractl applies LoRA tags here"):
             webui.make(TAG, **ticked(True), script_name="x/y/z plot", script_args=args)
-        assert "would change nothing: sd-webui-loractl applies LoRA tags here" in webui.log()
     with pytest.raises(AssertionError, match="sheets need LoRA ext to apply the tags"):
         webui.call("/lora-ext/v1/compare", {"lora": "lierla", "x": "weight:0,1"})
 
