@@ -285,6 +285,7 @@
         const facts = X.facts([[t("layers"), totals.layers],
             [t("ranks in all"), totals.rank_before || totals.rank_after ? `${totals.rank_before} → ${totals.rank_after}` : ""],
             [t("kept of the norm"), X.percent(totals.kept)],
+            [t("left after rounding"), X.percent(totals.survived)],
             [t("largest loss"), report.largest_loss ? `${report.largest_loss.layer} (${X.percent(report.largest_loss.kept)})` : ""]]);
         const lists = [...Object.entries(report.only_in).map(([name, some]) => t("{0} layers only in {1}", some.length, name)),
             ...Object.entries(report.not_understood).map(([name, some]) => t("{0} keys of {1} were not understood", some.length, name)),

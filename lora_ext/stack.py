@@ -29,6 +29,7 @@ from .errors import BlockError, PromptError
 from .file.lorafile import LoraFile
 from .inject import AUTO, Injection, Piece, Target, targets
 from .inject.pieces import equal
+from .inject.rounding import ENOUGH
 from .ports import Model
 from .prompt import Request
 
@@ -210,7 +211,10 @@ class Applied:
         self._active = tuple(use.active(0, 1_000_000) for use in self.uses)
         self._sites = {id(use.file): self._fitting(use.file) for use in self.uses}
         self._move()
-        return [self._fit(use) for use in self.uses]
+        fits = [self._fit(use) for use in self.uses]
+        if fits:
+            fits[0] = replace(fits[0], notes=(*fits[0].notes, *self._rounding_note()))
+        return fits
 
     def at_step(self, step: int, total: int) -> None:
         """Moves schedules to denoiser call `step` (from 0) of `total`; nothing happens when nothing changes."""
@@ -287,6 +291,17 @@ class Applied:
             dead=tuple(b for b in vector or () if b not in self.blocks and b != BASE and use.blocks.of(b)),
             uncovered=tuple(b for b in LABELS if b in blocks and b not in covered and b != BASE),
             notes=self._dyn_note(use),
+        )
+
+    def _rounding_note(self) -> tuple[str, ...]:
+        """What baking loses in 8-bit floats and bf16, where it is much."""
+        share, dtype = self.injection.survived()
+        if share >= ENOUGH:
+            return ()
+        what = "the change of all files" if len(self.uses) > 1 else "its change"
+        return (
+            f"baked into {dtype}, {share:.0%} of {what} is left after rounding; "
+            "mode live keeps all of it, and so does a model in fp16 or float32",
         )
 
     def _dyn_note(self, use: Use) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from torch import nn
 from ..errors import FitError
 from .layer import LAYERS, Layer
 from .pieces import Piece, Target, targets, weight_shape
+from .rounding import survived
 
 LIVE, BAKED, AUTO = "live", "baked", "auto"
 MODES = (AUTO, LIVE, BAKED)
@@ -81,6 +82,12 @@ class Injection:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def survived(self) -> tuple[float, str]:
+        """The share of ΔW that rounding left in what is baked here, and the dtypes that it was rounded to."""
+        found = [(layer.original(slot), one) for layer in self._layers.values() for slot, one in layer.baked().items()]
+        names = {str(weight.dtype).removeprefix("torch.") for weight, _ in found if weight is not None}
+        return survived(one for _, one in found), ", ".join(sorted(names))
 
     def touched(self) -> Mapping[nn.Module, Layer]:
         """The layers that ours acts on."""

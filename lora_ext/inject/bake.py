@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..lowrank import LowRank, concat
 from .pieces import Piece, split
+from .rounding import Rounding
 
 _BLOCK = 1 << 20
 """Numbers of a weight that are summed at a time on a CPU: little enough to stay in its last cache, which is also all
@@ -43,21 +44,26 @@ Watch = Callable[[Tensor], object]
 
 
 def add_delta(
-    weight: Tensor, pieces: tuple[Piece, ...], out: Tensor | None = None, watch: Watch | None = None
+    weight: Tensor,
+    pieces: tuple[Piece, ...],
+    out: Tensor | None = None,
+    watch: Watch | None = None,
+    rounding: Rounding | None = None,
 ) -> Tensor:
     """W + Σ weight·ΔW, summed in float32 (float64 where W is) and rounded once to the dtype of the result.
 
-    Written into `out` where given, which may be W itself. The only place that adds ΔW to a weight: what is baked into
-    a model and what is merged into a checkpoint are the same bits.
+    Written into `out` where given, which may be W itself. rounding: measures how much of ΔW is left after that. The
+    only place that adds ΔW to a weight: what is baked into a model and what is merged into a checkpoint are the same
+    bits.
     """
     if out is not None and out.dim() > 2 and not out.is_contiguous():  # moved to channels-last: no matrix of rows
-        return out.copy_(add_delta(weight, pieces, None, watch))
+        return out.copy_(add_delta(weight, pieces, None, watch, rounding))
     if out is None:
         out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     for rows in sorted({piece.rows for piece in pieces}, key=lambda r: r or (0, 0)):
         part = slice(*rows) if rows else slice(None)
         acting = tuple(replace(p, rows=None) if rows else p for p in pieces if p.rows == rows)
-        _add_rows(weight[part], acting, out[part], watch)
+        _add_rows(weight[part], acting, out[part], watch, rounding)
     if out is not weight:
         for first, last in _complement({piece.rows for piece in pieces}, weight.shape[0]):
             out[first:last].copy_(weight[first:last])
@@ -77,12 +83,14 @@ def _complement(spans: set[tuple[int, int] | None], size: int) -> Iterator[tuple
         yield at, size
 
 
-def _add_rows(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor, watch: Watch | None) -> None:
+def _add_rows(
+    weight: Tensor, pieces: tuple[Piece, ...], out: Tensor, watch: Watch | None, rounding: Rounding | None
+) -> None:
     """`out` = weight + Σ weight·ΔW of pieces that cover all of it."""
     lows, dense = split(pieces, weight.shape)
     low = concat([piece.times_weight(low) for piece, low in lows]) if lows else None
     if low is not None and not dense:
-        _add_low(weight, low, out, watch)
+        _add_low(weight, low, out, watch, rounding)
         return
     deltas = [(piece.acting.delta(weight), piece.weight) for piece in dense]
     total = weight.to(_wide(weight))
@@ -90,6 +98,8 @@ def _add_rows(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor, watch: Wat
         total = _add_low(weight, low, torch.empty(weight.shape, dtype=total.dtype, device=weight.device))
     for delta, factor in deltas:
         total = total + delta.to(total.dtype) * factor
+    if rounding is not None and out.dtype != total.dtype:
+        rounding.look(weight, total, out.dtype)
     out.copy_(total)
     if watch is not None:
         watch(out)
@@ -100,7 +110,9 @@ def _wide(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def _add_low(weight: Tensor, low: LowRank, out: Tensor, watch: Watch | None = None) -> Tensor:
+def _add_low(
+    weight: Tensor, low: LowRank, out: Tensor, watch: Watch | None = None, rounding: Rounding | None = None
+) -> Tensor:
     """`out` = weight + low, a block of rows at a time."""
     wide = _wide(weight)
     flat, into = weight.flatten(1), out.flatten(1)
@@ -114,7 +126,10 @@ def _add_low(weight: Tensor, low: LowRank, out: Tensor, watch: Watch | None = No
         if direct:
             torch.addmm(flat[rows].to(wide), up[rows], down, out=into[rows])
         else:
-            into[rows].copy_(_SCRATCH.copy("sum", flat[rows], *place).addmm_(up[rows], down))
+            total = _SCRATCH.copy("sum", flat[rows], *place).addmm_(up[rows], down)
+            if rounding is not None and into.dtype != wide:
+                rounding.look(flat[rows], total, into.dtype)
+            into[rows].copy_(total)
         if watch is not None:
             watch(into[rows])
     return out

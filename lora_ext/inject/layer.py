@@ -13,6 +13,7 @@ from ..errors import FitError
 from .bake import add_delta
 from .live import HookPath
 from .pieces import Piece, bias_delta, equal
+from .rounding import Rounding, coarse
 
 Slots = Mapping[str, tuple[Piece, ...]]
 
@@ -36,6 +37,8 @@ class Layer:
         self.filled: dict[str, Filled] = {}
         self.pieces: dict[tuple[Hashable, bool], Slots] = {}
         self.path: HookPath | MomentaryPath | None = None
+        self.rounding: dict[str, Rounding] = {}
+        """What rounding left of ΔW when a slot was last summed; nothing for float32 and wider."""
 
     # --- who wants what
 
@@ -160,10 +163,20 @@ class Layer:
         if there and equal(filled.pieces, acting):  # type: ignore[union-attr]
             return spare  # type: ignore[return-value]
         self.filled.pop(slot, None)
-        total = add_delta(original.detach(), acting, spare)
+        if coarse(original.dtype):
+            self.rounding[slot] = rounding = Rounding()
+            total = add_delta(original.detach(), acting, spare, rounding=rounding)
+        else:
+            self.rounding.pop(slot, None)
+            total = add_delta(original.detach(), acting, spare)
         if now is not None and any(piece.moving for piece in acting):
             self.filled[slot] = Filled(acting, now, total.data_ptr())
         return total
+
+    def baked(self) -> dict[str, Rounding]:
+        """The measured slots that hold W + ΔW now (of OpenCLIP's attention: during its calls)."""
+        momentary = isinstance(self.path, MomentaryPath)
+        return {slot: found for slot, found in self.rounding.items() if momentary or slot in self.originals}
 
     def _spare(self, slot: str) -> Tensor | None:
         """The memory of the last W + ΔW of this slot, if it still fits, to be written over."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,20 +21,25 @@ from .checkpoint_plan import TORCH, Plan, assign, write_file
 from .ldm_keys import places
 from .options import SVD_ONLY, device_of, dtype_of, note_idle
 from .progress import Track, bar, silent
-from .report import Report, show
+from .report import Layer, Report, show
 from .stream import store_of
 
 
 class Merged(Report):
-    """A layer of a checkpoint has no rank, and nothing is lost: the text is counts, the layers only when asked."""
+    """A layer of a checkpoint has no rank: the text is counts and what rounding lost, the layers only when asked."""
 
     def text(self, *, verbose: bool = False) -> str:
         """What changed, what did not fit, where it was written."""
-        brief = Report(self.verb, only=self.only, unread=self.unread, notes=self.notes, outputs=self.outputs)
-        lines = brief.text().splitlines()[1:]
-        changed = [f"  {layer.name} (rank {layer.old or 'full'})" for layer in self.layers] if verbose else []
+        brief = replace(self, layers=[])
+        lines = Report.text(brief).splitlines()[1:]
+        changed = [self._line(layer) for layer in self.layers] if verbose else []
         head = f"{self.verb}: {len(self.layers)} layers of the checkpoint matched and changed"
         return "\n".join([*changed, head, *lines]) + "\n"
+
+    def _line(self, layer: Layer) -> str:
+        found = self.rounding.get(layer.name)
+        share = f", {found.share:.0%} survived" if found else ""
+        return f"  {layer.name} (rank {layer.old or 'full'}{share})"
 
 
 def merge_into(
@@ -66,6 +72,7 @@ def merge_into(
         plan = Plan(store, places(store.shapes))
         assign([plan], uses, report, str(checkpoint))
         write_file(plan, save_to, dtype, device, overwrite=overwrite, track=track)
+        plan.tell(report)
     report.outputs.append(str(save_to))
     return report
 

@@ -65,6 +65,7 @@ def merge_folder(
         )
         for path in sorted(touched):
             write_file(plans[path], part_folder / path, dtype, device, overwrite=False, track=track)
+            plans[path].tell(report)
 
 
 @contextlib.contextmanager

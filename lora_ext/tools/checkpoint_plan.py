@@ -16,6 +16,7 @@ from ..file.lorafile import finite
 from ..file.writing import replacing, write_tensors
 from ..inject.bake import add_delta
 from ..inject.pieces import Piece, bias_delta
+from ..inject.rounding import Rounding
 from ..stack import Use
 from .ldm_keys import Place, describe, family_of
 from .options import check_space
@@ -29,12 +30,13 @@ TORCH = (".ckpt", ".pt", ".pth", ".bin")
 
 @dataclass
 class Plan:
-    """What is to be done to one file of a checkpoint."""
+    """What is to be done to one file of a checkpoint. rounding: what became of each tensor's ΔW, once it is written."""
 
     store: Store
     places: Mapping[Site, Place]
     pieces: dict[str, list[tuple[Place, Site, Piece]]] = field(default_factory=dict)
     biases: dict[str, list[Piece]] = field(default_factory=dict)
+    rounding: dict[str, tuple[Rounding, torch.dtype]] = field(default_factory=dict)
 
     def add(self, site: Site, adapter_piece: Piece) -> None:
         """Notes a piece that acts at a place of this file."""
@@ -49,14 +51,25 @@ class Plan:
 
     def changes(self, dtype: torch.dtype | None, device: torch.device) -> dict[str, Change]:
         """What happens to each tensor that is touched."""
-        found: dict[str, Change] = {
-            key: _adder(self.store, key, rows, dtype, device) for key, rows in self.pieces.items()
-        }
+        found: dict[str, Change] = {}
+        for key, rows in self.pieces.items():
+            found[key] = _adder(self.store, key, rows, dtype, device, self._measured(key, dtype))
         for key, pieces in self.biases.items():
             shift = bias_delta(pieces, self.store.shapes[key][0])
             if shift is not None:
-                found[key] = _shifter(key, shift, dtype)
+                found[key] = _shifter(key, shift, dtype, self._measured(key, dtype))
         return found
+
+    def _measured(self, key: str, dtype: torch.dtype | None) -> Rounding:
+        self.rounding[key] = rounding, _ = Rounding(), dtype or self.store.dtype(key)
+        return rounding
+
+    def tell(self, report: Report) -> None:
+        """Reports what survived rounding; layers in one stacked tensor (OpenCLIP's q, k, v) share its figure."""
+        for key, (rounding, dtype) in self.rounding.items():
+            names = list(dict.fromkeys(str(site) for _, site, _ in self.pieces.get(key, ()))) or [key]
+            for name in names:
+                report.rounded(name, rounding.share, rounding.asked / len(names), dtype)
 
 
 # --- what goes where -------------------------------------------------------------------------------------------------
@@ -126,7 +139,12 @@ def _tell(report: Report, use: Use, lacks: list[str], wrong: list[str]) -> None:
 
 
 def _adder(
-    store: Store, key: str, rows: Sequence[tuple[Place, Site, Piece]], dtype: torch.dtype | None, device: torch.device
+    store: Store,
+    key: str,
+    rows: Sequence[tuple[Place, Site, Piece]],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    rounding: Rounding,
 ) -> Change:
     """W → W + Σ weight·ΔW, as baked injection computes it. A tensor from the disk is overwritten."""
     turned = any(place.transposed for place, _, _ in rows)
@@ -136,7 +154,7 @@ def _adder(
         weight = (tensor.mT if turned else tensor).to(device)
         mine = store.header is not None and dtype in (None, tensor.dtype)
         out = weight if mine else torch.empty(weight.shape, dtype=dtype or tensor.dtype, device=device)
-        if not summed(weight, pieces, out) and not finite(out):
+        if not summed(weight, pieces, out, rounding) and not finite(out):
             before = store.read(key)
             raise _unsound(key, rows[0][1], (before.mT if turned else before).to(device), pieces, out.dtype)
         return out.mT if turned else out
@@ -144,7 +162,7 @@ def _adder(
     return add
 
 
-def summed(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor) -> bool:
+def summed(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor, rounding: Rounding) -> bool:
     """`out` (may be `weight` itself) = weight + Σ weight·ΔW, as baked into a model; whether its sum is finite."""
     check = torch.zeros((), device=weight.device)
 
@@ -152,13 +170,16 @@ def summed(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor) -> bool:
         least, most = torch.aminmax(block if block.element_size() > 1 else block.float())
         check.add_(0 * least + 0 * most)  # 0, but of NaN and infinity NaN
 
-    add_delta(weight, pieces, out, look)
+    add_delta(weight, pieces, out, look, rounding)
     return not bool(check)
 
 
-def _shifter(key: str, shift: Tensor, dtype: torch.dtype | None) -> Change:
+def _shifter(key: str, shift: Tensor, dtype: torch.dtype | None, rounding: Rounding) -> Change:
     def add(tensor: Tensor) -> Tensor:
-        out = (tensor.float() + shift).to(dtype or tensor.dtype)
+        total = tensor.float() + shift
+        out = total.to(dtype or tensor.dtype)
+        if out.dtype != total.dtype:
+            rounding.look(tensor, total, out.dtype)
         if not finite(out):
             raise ToolError(f"{key} holds NaN or infinity when the LoRAs are added")
         return out

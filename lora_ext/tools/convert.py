@@ -14,7 +14,7 @@ from ..errors import ToolError, did_you_mean
 from ..file.lorafile import LoraFile, finite
 from ..file.reading import assemble, read
 from ..file.spelling import spell
-from .layers import change_of, check_finite, in_kohya, lora_of, stored_as
+from .layers import change_of, check_finite, in_kohya, lora_of, report_rounding, stored_as
 from .metadata_carry import became_lora, carried, described, finish, origin, plain
 from .options import Parser, check_output, device_of, dtype_of, widest
 from .progress import Track, bar, silent
@@ -71,19 +71,19 @@ def _layer(
         report.layers.append(Layer(str(site), adapter.rank, adapter.rank, note="" if dtype is None else str(dtype)[6:]))
         if dtype is None and tensors.keys() == adapter.tensors.keys():
             return adapter
-        return stored_as(tensors, wanted, site)
+        return stored_as(tensors, wanted, site, report)
     change = change_of(file, site)
     if change is None:
         report.unchanged.append(str(site))
         report.note(f"{adapter.kind} layers need the base model's weights and stay as they are")
-        return stored_as(adapter.tensors, wanted, site)
+        return stored_as(adapter.tensors, wanted, site, report)
     if adapter.bias_delta() is not None:
         report.note("changes of biases have no place in a LoRA and are left out")
     best = change.to(device).best(rank)
     if best.low.rank < rank and best.norm:
         report.note(f"rank {rank} is more than some layers hold; they got all of theirs (capped)")
     report.layers.append(Layer(str(site), adapter.rank, best.low.rank, best.kept, best.norm, f"was {adapter.kind}"))
-    return lora_of(best.low, None, wanted, site)
+    return lora_of(best.low, None, wanted, site, report)
 
 
 def _in_diffusers(file: LoraFile, report: Report) -> LoraFile:
@@ -105,7 +105,10 @@ def _in_diffusers(file: LoraFile, report: Report) -> LoraFile:
                 f"{key} does not fit {name} with alpha/rank inside it, as diffusers' spelling has it; "
                 "save as bf16 or float (--save_precision)"
             )
-    return assemble(tensors, file.metadata)
+    made = assemble(tensors, file.metadata)
+    for site, adapter in made.adapters.items():  # alpha/rank went into lora_B: small numbers may be 0 in fp16 then
+        report_rounding(report, site, file.adapters[site], adapter)
+    return made
 
 
 def _parser() -> Parser:

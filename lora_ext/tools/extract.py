@@ -67,7 +67,8 @@ def extract(
             report.unchanged.append(str(site))
             continue
         low = _approximated(delta, ranks[wide_kernel(base.shapes[site])], clamp_quantile, site, report)
-        adapters[site] = lora_of(low, None, dtype or widest([base.dtype(site), other.dtype(site)]), site)
+        wanted = dtype or widest([base.dtype(site), other.dtype(site)])
+        adapters[site] = lora_of(low, None, wanted, site, report)
     if not adapters:
         raise ToolError(f"{tuned} and {org} are equal in all {len(sites)} layers; there is nothing to extract")
     file = LoraFile(adapters)

@@ -18,9 +18,11 @@ from ..file.cloneofsimo import EMBED
 from ..file.lorafile import LoraFile
 from ..file.reading import assemble
 from ..file.spelling import spell
+from ..inject.rounding import Rounding, coarse, sample_step
 from ..lowrank import Best, LowRank, Rule, concat, from_delta, shrink
 from ..spectrum import frobenius
 from .options import cast
+from .report import Report
 
 NUMBERS = frozenset({"alpha", "scale", "on_input", "bias_indices", "bias_size"})
 """Suffixes whose dtype stays: numbers, not factors."""
@@ -127,18 +129,42 @@ def laid_out(file: LoraFile, site: Site, rows: int, columns: int) -> tuple[int, 
     return (rows, columns)
 
 
-def lora_of(low: LowRank, alpha: float | None, dtype: torch.dtype, where: object) -> Adapter:
+def lora_of(low: LowRank, alpha: float | None, dtype: torch.dtype, where: object, report: Report) -> Adapter:
     """A LoRA layer with the given alpha (None: the rank). Raises ToolError naming a layer that dtype cannot hold."""
-    return stored_as(low.stored(alpha), dtype, where)
+    return stored_as(low.stored(alpha), dtype, where, report)
 
 
-def stored_as(tensors: Mapping[str, Tensor], dtype: torch.dtype, where: object) -> Adapter:
-    """The adapter of these tensors, factors as `dtype`. Raises ToolError naming layer and tensor."""
+def stored_as(tensors: Mapping[str, Tensor], dtype: torch.dtype, where: object, report: Report) -> Adapter:
+    """The adapter of these tensors, factors as `dtype`; reports how much of ΔW survives that. Raises ToolError naming
+    layer and tensor."""
     kept = {name: t for name, t in tensors.items() if name in NUMBERS or not t.is_floating_point()}
     made = {name: cast(t, dtype, f"{where}.{name}") for name, t in tensors.items() if name not in kept}
     adapter = adapter_of({name: kept.get(name, made.get(name)) for name in tensors})  # type: ignore[misc]
     assert adapter is not None, "tensors of a known kind"
+    if any(made[name].dtype != tensors[name].dtype for name in made):
+        report_rounding(report, where, replace(adapter, tensors=tensors), adapter)
     return adapter
+
+
+def report_rounding(report: Report, where: object, exact: Adapter, stored: Adapter) -> None:
+    """Reports the share of ΔW that is left in `stored`: of the LoRA itself where it is one, else of its tensors."""
+    if not coarse(stored.dtype):
+        return
+    rounding = Rounding()
+    lows = exact.low_rank(), stored.low_rank()
+    if lows[0] is not None and lows[1] is not None:
+        size = torch.Size(lows[0].shape).numel()
+        rows = [replace(low, up=low.up[:: sample_step(size)]).delta().cpu() for low in lows if low is not None]
+        rounding.add(rows[0], rows[1] - rows[0], size)
+        report.rounded(str(where), rounding.share, rounding.asked, stored.dtype)
+        return
+    share, asked = 1.0, 1.0  # a product of factors: of each what is left of it
+    for name in exact.tensors.keys() - NUMBERS:
+        one = Rounding()
+        before = exact.tensors[name].float().cpu()
+        one.add(before, stored.tensors[name].float() - before, before.numel())
+        share, asked = share * one.share, asked * one.asked
+    report.rounded(str(where), share, asked, stored.dtype)
 
 
 def wide_kernel(shape: tuple[int, ...]) -> bool:
@@ -181,6 +207,7 @@ __all__ = [
     "kept_by",
     "laid_out",
     "lora_of",
+    "report_rounding",
     "shape_of",
     "stored_as",
     "wide_kernel",

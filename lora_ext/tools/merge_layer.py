@@ -67,7 +67,7 @@ def merged(site: Site, parts: list[Part], recipe: Recipe, dtype: torch.dtype, re
         kept = weighted(parts[0].adapter, parts[0].weight) if len(parts) == 1 else _norms(parts)
         if kept is not None:
             report.layers.append(Layer(str(site), kept.rank, kept.rank, note=kept.kind))
-            return stored_as(kept.tensors, recipe.dtype or torch.promote_types(dtype, kept.dtype), site)
+            return stored_as(kept.tensors, recipe.dtype or torch.promote_types(dtype, kept.dtype), site, report)
         for part in whole:
             report.left_out.setdefault(part.label, []).append(str(site))
             kind = part.adapter.kind if part.adapter.magnitude() is None else "DoRA"
@@ -101,14 +101,14 @@ def _concat(site: Site, parts: list[Part], total: Change, dtype: torch.dtype, re
         shifts = [part.weight * bias for part, bias in zip(parts, biases, strict=True) if bias is not None]
         if shifts:
             tensors["diff_b"] = torch.stack(shifts).sum(0)
-        return stored_as(tensors, dtype, site)
+        return stored_as(tensors, dtype, site, report)
     # the largest gain becomes alpha/rank, so that its factors stay what they were
     scale = float(low.gain.abs().max()) or 1.0
     if low.rank > min(rows, columns):
         report.note("ranks add up to more than some layers hold; those were capped without loss")
         low = total.best(min(rows, columns)).low
     report.layers.append(Layer(str(site), old, low.rank))
-    return lora_of(low, scale * low.rank, dtype, site)
+    return lora_of(low, scale * low.rank, dtype, site, report)
 
 
 def _svd(site: Site, parts: list[Part], total: Change, recipe: Recipe, dtype: torch.dtype, report: Report) -> Adapter:
@@ -125,7 +125,7 @@ def _svd(site: Site, parts: list[Part], total: Change, recipe: Recipe, dtype: to
         kept = kept_by(low, total)
     old = sum(part.adapter.rank or 0 for part in parts) or None
     report.layers.append(Layer(str(site), old, low.rank, kept, best.norm, note))
-    return lora_of(low, None, dtype, site)
+    return lora_of(low, None, dtype, site, report)
 
 
 def _factors(site: Site, parts: list[Part], dtype: torch.dtype, report: Report) -> Adapter:
@@ -146,7 +146,7 @@ def _factors(site: Site, parts: list[Part], dtype: torch.dtype, report: Report) 
     total = added([part.change.times(part.weight) for part in parts if part.change is not None])
     kept, norm = kept_by(low, total), total.norm()
     report.layers.append(Layer(str(site), sum(ranks), low.rank, kept, norm, "factors averaged"))
-    return lora_of(low, alphas[0] or 1.0, dtype, site)
+    return lora_of(low, alphas[0] or 1.0, dtype, site, report)
 
 
 def _norms(parts: list[Part]) -> Adapter | None:

@@ -5,16 +5,29 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
+
+import torch
+
+from ..inject.rounding import ENOUGH, survived
 
 _OF_SEVERAL = ("merge", "svd-merge", "extract")
 """Verbs that bring files together."""
 
 SHOWN = 10
 """Rows of a table without `verbose`. A file has 200 to 1000 layers, and resized each of them differs."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What became of a layer's ΔW when it was written as `dtype`: the share that survived, and ‖ΔW‖² (0: unknown)."""
+
+    share: float
+    asked: float
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,7 @@ class Report:
     """Filled while a tool works. `only`, `unread`: name of a source → layers that only it has, keys not understood.
 
     left_out: name of a source → layers of it that are not in the result. unchanged: layers that came through as they
-    were. outputs: paths written. extra: what only JSON tells.
+    were. outputs: paths written. extra: what only JSON tells. rounding: layer → what survived rounding of its ΔW.
     """
 
     verb: str
@@ -57,6 +70,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    rounding: dict[str, Rounded] = field(default_factory=dict)
 
     @property
     def matched(self) -> int:
@@ -70,6 +84,16 @@ class Report:
         measured = [(layer.kept, layer.norm) for layer in self.layers if layer.norm]
         total = sum(norm**2 for _, norm in measured)
         return math.sqrt(sum((kept * norm) ** 2 for kept, norm in measured) / total) if total else 1.0
+
+    @property
+    def survived(self) -> float:
+        """Share of ΔW of all layers together that survived rounding to the dtype written, weighted by ‖ΔW‖²."""
+        return survived(self.rounding.values())
+
+    def rounded(self, name: str, share: float, asked: float, dtype: torch.dtype) -> None:
+        """Notes what survived rounding in a layer (see `Rounded`); of several files or steps the least."""
+        if name not in self.rounding or share < self.rounding[name].share:
+            self.rounding[name] = Rounded(share, asked, dtype)
 
     @property
     def worst(self) -> Layer | None:
@@ -92,15 +116,16 @@ class Report:
             "not_understood": self.unread,
             "left_out": self.left_out,
             "unchanged": self.unchanged,
-            "layers": [_row(layer) for layer in self.layers],
+            "layers": [_row(layer, self.rounding) for layer in self.layers],
             "totals": {
                 "layers": len(self.layers),
                 "rank_before": sum(layer.old or 0 for layer in self.layers),
                 "rank_after": sum(layer.new or 0 for layer in self.layers),
                 "kept": self.kept,
+                "survived": self.survived,
             },
             "largest_loss": None if worst is None else {"layer": worst.name, "kept": worst.kept, "loss": worst.loss},
-            "notes": self.notes,
+            "notes": [*self.notes, *self._lost()],
             "outputs": self.outputs,
             **self.extra,
         }
@@ -124,15 +149,31 @@ class Report:
         worst = self.worst
         if worst is not None and worst.loss >= 5e-5:
             lines.append(f"  largest loss: {worst.name} keeps {_percent(worst.kept)} (error {_percent(worst.loss)})")
-        lines += [f"  {note}" for note in self.notes]
+        if self.rounding:
+            dtypes = ", ".join(sorted({_name(layer.dtype) for layer in self.rounding.values()}))
+            lines.append(f"  {_percent(self.survived)} of the change survived rounding to {dtypes}")
+        lines += [f"  {note}" for note in (*self.notes, *self._lost())]
         lines += [f"  written: {path}" for path in self.outputs]
         return "\n".join(lines) + "\n"
+
+    def _lost(self) -> list[str]:
+        """The warning that too little of the change survived rounding; none where enough did."""
+        low = {name: layer for name, layer in self.rounding.items() if layer.share < ENOUGH}
+        if self.survived >= ENOUGH or not low:
+            return []
+        name, worst = min(low.items(), key=lambda item: item[1].share)
+        better = "fp16" if worst.dtype.itemsize == 1 else "float"
+        return [
+            f"WARNING: only {_percent(self.survived)} of the change is in the result, the rest is lost by rounding to "
+            f"{_name(worst.dtype)} ({len(low)} layers keep less than {ENOUGH:.0%}; {name} {_percent(worst.share)}); "
+            f"save as {better}: --save_precision {better}"
+        ]
 
     def _size(self) -> str:
         return f"{len(self.layers)} layer{'' if len(self.layers) == 1 else 's'}"
 
 
-def _row(layer: Layer) -> dict[str, Any]:
+def _row(layer: Layer, rounding: Mapping[str, Rounded]) -> dict[str, Any]:
     return {
         "layer": layer.name,
         "old_rank": layer.old,
@@ -140,6 +181,7 @@ def _row(layer: Layer) -> dict[str, Any]:
         "kept": layer.kept,
         "norm": layer.norm,
         "note": layer.note,
+        "survived": rounding[layer.name].share if layer.name in rounding else 1.0,
     }
 
 
@@ -175,6 +217,10 @@ def _groups(layers: Sequence[Layer]) -> list[list[Layer]]:
     for layer in layers:
         found.setdefault(alike(layer), []).append(layer)
     return sorted(found.values(), key=lambda group: group[0].kept)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _rank(rank: int | None) -> str:

@@ -77,13 +77,13 @@ def _resized(
     if change is None:
         report.unchanged.append(str(site))
         report.note(f"{adapter.kind} layers need the base model's weights or have no rank, and stay as they are")
-        return stored_as(adapter.tensors, dtype, site)
+        return stored_as(adapter.tensors, dtype, site, report)
     rule = ranks[len(change.shape) > 2]
     if rule.method is None and change.low is not None and rule.rank >= change.low.rank:
         if rule.rank > change.low.rank:
             report.note(f"rank {rule.rank} is more than some layers have; they keep all of theirs (capped)")
         report.layers.append(Layer(str(site), adapter.rank, adapter.rank, 1.0, change.low.frobenius()))
-        return stored_as(adapter.tensors, dtype, site)
+        return stored_as(adapter.tensors, dtype, site, report)
     scale = adapter.scaling() if adapter.kind == "LoRA" and adapter.scaling() > 0 else 1.0
     try:  # without alpha: the dynamic rules take a layer for zero by the size of its factors
         best = change.times(1 / scale).to(device).best(rule)
@@ -93,8 +93,8 @@ def _resized(
     if rule.method is None and rank < rule.rank and best.norm:
         report.note(f"rank {rule.rank} is more than some layers hold; they got all of theirs (capped)")
     report.layers.append(Layer(str(site), adapter.rank, rank, best.kept, best.norm * scale))
-    made = lora_of(best.low.times(scale), scale * rank, dtype, site)
-    return stored_as({**made.tensors, **extras}, dtype, site) if extras else made
+    made = lora_of(best.low.times(scale), scale * rank, dtype, site, report)
+    return stored_as({**made.tensors, **extras}, dtype, site, report) if extras else made
 
 
 def _comment(file: LoraFile, rank: int, conv: int | None, method: str | None, param: float | None) -> str:

@@ -16,7 +16,7 @@ from ..file.reading import read
 from ..stack import Use
 from .layers import check_finite, stored_as, with_adapters
 from .metadata_carry import carried, described, finish, origin
-from .options import Parser, check_output, dtype_of, number, widest
+from .options import Parser, check_output, dtype_of, number
 from .report import Layer, Report
 
 
@@ -52,7 +52,7 @@ def reweight(
             )
         if not all(finite(tensor) for name, tensor in made.tensors.items() if tensor is not adapter.tensors.get(name)):
             raise ToolError(f"{site} cannot be written at weight {weight:g}: that is no number its file can hold")
-        adapters[site] = stored_as(made.tensors, dtype or widest([adapter.dtype]), site) if dtype else made
+        adapters[site] = stored_as(made.tensors, dtype, site, report) if dtype else made
         report.layers.append(Layer(str(site), adapter.rank, adapter.rank, note=f"weight {weight:g}"))
     if not adapters:
         raise ToolError(f"every layer of {file.name} has weight 0 there; nothing would be left")

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from ..adapters import Adapter
-from ..address import Site
 from ..errors import ToolError, did_you_mean
 from ..file.lorafile import LoraFile
 from ..file.reading import read
@@ -64,7 +63,10 @@ def split(
     report.note(f"alpha: {'kept' if rule is None else f'as trained (scale rule {rule!r})'}")
     files = {}
     for rank in track([*range(unit, full, unit), full], "split"):
-        adapters = {site: _first(site, adapter, rank, rule, dtype) for site, adapter in file.adapters.items()}
+        adapters = {
+            site: _first(f"{rank:04}: {site}", adapter, rank, rule, dtype, report)
+            for site, adapter in file.adapters.items()
+        }
         metadata = plain(carried(file.metadata, f"split from DyLoRA, rank {full} to {rank}", [origin(file)]))
         made = with_adapters(file, adapters, metadata)
         files[rank] = with_adapters(file, adapters, described(made, metadata))
@@ -104,13 +106,15 @@ def _rule(file: LoraFile, alpha: str | None) -> str | None:
     return said
 
 
-def _first(site: Site, adapter: Adapter, rank: int, rule: str | None, dtype: torch.dtype | None) -> Adapter:
+def _first(
+    name: str, adapter: Adapter, rank: int, rule: str | None, dtype: torch.dtype | None, report: Report
+) -> Adapter:
     """The first `rank` ranks of a layer; layers without that many are whole."""
     if adapter.kind != "LoRA" or not adapter.rank or rank >= adapter.rank:
-        return stored_as(adapter.tensors, dtype or widest([adapter.dtype]), site) if dtype else adapter
+        return stored_as(adapter.tensors, dtype, name, report) if dtype else adapter
     alpha = adapter.scaling() * adapter.rank * (SCALES[rule](rank, adapter.rank) if rule else 1.0)
     tensors = {name: tensor.clone() for name, tensor in adapter.cut(rank).tensors.items() if name != "scale"}
-    return stored_as({**tensors, "alpha": torch.tensor(alpha)}, dtype or widest([adapter.dtype]), site)
+    return stored_as({**tensors, "alpha": torch.tensor(alpha)}, dtype or widest([adapter.dtype]), name, report)
 
 
 def _share(adapter: Adapter, rank: int) -> tuple[float, float | None]:
