@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -221,7 +222,7 @@ def parse_weights(
     Positions that a shorter layout lacks count as 0 (BASE of a 25-value vector as 1).
     Raises BlockError that quotes the text and names the nearest preset.
     """
-    body = text.strip()
+    body = unicodedata.normalize("NFC", text.strip())
     known = {name.upper(): value for name, value in presets.items()}
     body = presets.get(body) or known.get(body.upper(), body)
     values = [value.strip() for value in body.split(",")]
@@ -263,4 +264,4 @@ def parse_rules(text: str, presets: Mapping[str, str] = ELEMENT_PRESETS) -> tupl
 def read_presets(text: str) -> dict[str, str]:
     """Presets from lines `NAME:v,v,…` (the block-weight extension's file); `#` begins a comment line."""
     rows = (line.split(":", 1) for line in text.splitlines() if ":" in line and not line.lstrip().startswith("#"))
-    return {name.strip(): values.strip() for name, values in rows}
+    return {unicodedata.normalize("NFC", name.strip()): values.strip() for name, values in rows}

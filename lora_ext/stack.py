@@ -49,6 +49,7 @@ class Use:
 
     start, stop: the U-Net part acts from step `start` until before step `stop`; whole numbers are steps from 0,
     fractions are shares of all steps. The text encoder acts always: its output is made before the first step.
+    notes: what else the user is told about it.
     """
 
     file: LoraFile
@@ -59,6 +60,7 @@ class Use:
     start: float | None = None
     stop: float | None = None
     name: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -131,6 +133,10 @@ class Finder(Protocol):
         """The file called `name`. Raises FileError with the nearest names."""
         ...
 
+    def ambiguity(self, name: str) -> str:
+        """Which of several files of one name is meant, and how to name the others; "" for a clear name."""
+        ...
+
 
 @dataclass(frozen=True)
 class Presets:
@@ -138,6 +144,8 @@ class Presets:
 
     weights: Mapping[str, str] = field(default_factory=lambda: PRESETS)
     elements: Mapping[str, str] = field(default_factory=lambda: ELEMENT_PRESETS)
+    notes: tuple[str, ...] = ()
+    """What the user is told about the files they come from."""
 
 
 def resolve(request: Request, library: Finder, presets: Presets | None = None, *, seed: int | str = 0) -> Use:
@@ -148,6 +156,7 @@ def resolve(request: Request, library: Finder, presets: Presets | None = None, *
     """
     presets = presets or Presets()
     file = library.load(request.name)
+    asked = presets.notes if request.lbw or request.lbwe else ()
     return Use(
         file=file,
         te=request.te,
@@ -157,6 +166,7 @@ def resolve(request: Request, library: Finder, presets: Presets | None = None, *
         start=request.start,
         stop=request.stop,
         name=request.name,
+        notes=tuple(filter(None, [library.ambiguity(request.name), *asked])),
     )
 
 
@@ -290,7 +300,7 @@ class Applied:
             unread=len(file.unread),
             dead=tuple(b for b in vector or () if b not in self.blocks and b != BASE and use.blocks.of(b)),
             uncovered=tuple(b for b in LABELS if b in blocks and b not in covered and b != BASE),
-            notes=self._dyn_note(use),
+            notes=(*use.notes, *self._dyn_note(use)),
         )
 
     def _rounding_note(self) -> tuple[str, ...]:

@@ -165,6 +165,9 @@ def test_drawn_weights_are_the_same_for_the_same_seed(model: Tiny) -> None:
         def load(self, name: str) -> LoraFile:
             return lora_file(model, name=name)
 
+        def ambiguity(self, name: str) -> str:
+            return ""
+
     request = Request("a", lbw=",".join(["R"] * 12))
     one, two, other = (resolve(request, Folder(), seed=seed).blocks for seed in (1, 1, 2))
     assert one == two != other

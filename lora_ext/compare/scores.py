@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import FileError
+from ..file.file_names import files_below
 from ..file.writing import replacing
 from . import measures
 from .measures import Array
@@ -85,7 +86,7 @@ def training_pictures(folder: Path) -> list[Path]:
     """The pictures of a training folder and its folders. Raises FileError where there is none."""
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder of training pictures")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = list(files_below(folder, SUFFIXES))
     if not found:
         raise FileError(f"no pictures ({', '.join(SUFFIXES)}) in {folder}")
     return found

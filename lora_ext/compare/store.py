@@ -77,7 +77,8 @@ class Store:
         """`sheet.json`: what the sheet shows, for programs."""
         path = self.folder / MANIFEST
         with replacing(path, overwrite=True) as part:
-            part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+            text = json.dumps(manifest, indent=1, ensure_ascii=False)
+            part.write_text(text, encoding="utf-8", errors="replace")
         return path
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import FileError, LoraError, did_you_mean
 from . import hashes, safetensors_file
 from .containers import SUFFIXES, kind_of
+from .file_names import shown
 from .listing import Stamp, quick_metadata, walk
 from .lorafile import LoraFile
 from .reading import read
@@ -23,7 +24,7 @@ from .writing import replacing
 FORBIDDEN = frozenset({"none", "addams"})
 """Aliases that never count: the built-in extension's own; a name that is one of them means a file's stem."""
 
-_VERSION = 1
+_VERSION = 2
 _SHORT = 200
 """Characters of a metadata value up to which the index keeps it (tag lists and bucket tables run to megabytes)."""
 
@@ -32,27 +33,29 @@ _SHORT = 200
 class Entry:
     """One file of the index.
 
-    path: where it lies. place: path below its folder without suffix, with `/`. brief: the short values of its
-    metadata. error: why it cannot be read, or None.
+    path: where it lies. place: path below its folder without suffix, with `/`, as it is shown (see `file_names`);
+    longer by folders above where another file has the same one. root: its folder of LoRA files. brief: the short
+    values of its metadata. error: why it cannot be read, or None.
     """
 
     path: Path
     place: str
     stamp: Stamp
     library: Library = field(repr=False)
+    root: Path = field(default_factory=Path)
     brief: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
     digest: str | None = None
 
     @property
     def name(self) -> str:
-        """The file's stem: what `<lora:name>` calls it."""
-        return self.path.stem
+        """The file's stem as it is shown: what `<lora:name>` calls it."""
+        return shown(self.path.stem)
 
     @property
     def alias(self) -> str:
         """The trainer's name for it (`ss_output_name`), or the stem."""
-        return self.brief.get("ss_output_name", "").strip() or self.name
+        return shown(self.brief.get("ss_output_name", "").strip()) or self.name
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
@@ -126,18 +129,43 @@ class Names:
 
     def look_up(self, name: str) -> Entry | None:
         """The file that `name` means: exact spelling first, then without regard to case."""
-        plain = name.strip().replace("\\", "/").lstrip("/")
+        plain = shown(name).strip().replace("\\", "/").lstrip("/")
         places, aliases, stems = zip((self.places, self.aliases, self.stems), self.folded, strict=True)
         for suffix in ("", *SUFFIXES):
             if suffix and not plain.lower().endswith(suffix):
                 continue
             bare = plain[: len(plain) - len(suffix)]
-            tables = [places] if "/" in bare else [stems] if bare.lower() in self.ambiguous else [aliases, stems]
+            ambiguous = bare.lower() in self.ambiguous
+            tables = [places] if "/" in bare else [stems, places] if ambiguous else [aliases, stems, places]
             for key, which in ((bare, 0), (bare.lower(), 1)):
                 for table in tables:
                     if key in table[which]:
                         return table[which][key]
         return None
+
+
+def _told_apart(found: Iterable[tuple[Path, str, Stamp]]) -> list[tuple[Path, str, Stamp, Path]]:
+    """(path, place, stamp, root) of every file, each place once.
+
+    Of files of one place (in two folders of LoRA files, in NFC and NFD, as .pt and .safetensors) the last one keeps
+    it, as in the built-in extension; the others' have their suffix, or as many folders above as tell them apart.
+    """
+    rows = list(found)
+    last = {shown(place): path for path, place, _ in rows}
+    taken = set(last)
+    made = []
+    for path, place, stamp in rows:
+        root = path.parents[place.count("/")]
+        name = shown(place)
+        if last[name] != path:
+            above = [*root.parts, name]
+            longer = [shown("/".join(above[-count:])).lstrip("/") for count in range(2, len(above) + 1)]
+            if last[name].suffix != path.suffix and last[name].parent == path.parent:
+                longer.insert(0, name + path.suffix)
+            name = next((one for one in longer if one not in taken), f"{name}#{len(taken)}")
+            taken.add(name)
+        made.append((path, name, stamp, root))
+    return made
 
 
 class Library:
@@ -168,10 +196,11 @@ class Library:
         with self._lock:
             stored = self._stored() if not self._known else {}
             known, self.errors, entries = self._known, [], []
-            for path, place, stamp in walk(self.folders, self.errors):
+            for path, place, stamp, root in _told_apart(walk(self.folders, self.errors)):
                 entry = known.get(str(path))
                 if entry is None or entry.stamp != stamp or entry.place != place:
                     entry = self._entry(path, place, stamp, stored.get(str(path)))
+                    entry.root = root
                 entries.append(entry)
             self._dirty |= len(entries) != len(known or stored)
             self.version += entries != self.entries
@@ -205,6 +234,22 @@ class Library:
         now = self._names
         return sorted(now.stems.keys() | {alias for alias in now.aliases if alias.lower() not in FORBIDDEN})
 
+    def ambiguity(self, name: str) -> str:
+        """Which of several files of one name `name` means, and what the others are called; "" for a clear name."""
+        found, given = self._names.look_up(name), shown(name).strip()
+        if found is None or given.lower() != found.name.lower():  # an alias, a place, or with its suffix
+            return ""
+        others = [e for e in self.entries if e is not found and e.name.lower() == given.lower()]
+        if given == found.name:
+            others = [e for e in others if e.name == given]
+        if not others:
+            return ""
+        more = f" or {len(others) - 3} more" if len(others) > 3 else ""
+        return (
+            f"{len(others) + 1} files are called {found.name!r}; {found.place!r} is used; "
+            f"write {', '.join(repr(e.place) for e in others[:3])}{more} for another"
+        )
+
     def call(self, entry: Entry) -> str:
         """The shortest name by which `find` gives this very entry: its stem, its alias or its place."""
         for name in (entry.name, entry.alias):
@@ -222,8 +267,8 @@ class Library:
             self._dirty = False
 
     def _where(self) -> str:
-        shown = ", ".join(str(folder) for folder in self.folders)
-        return f"; {len(self.entries)} files are known below {shown or '(no folder)'}"
+        folders = ", ".join(str(folder) for folder in self.folders)
+        return f"; {len(self.entries)} files are known below {folders or '(no folder)'}"
 
     # --- the disk ----------------------------------------------------------------------------------------------------
 

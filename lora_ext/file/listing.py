@@ -76,6 +76,8 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 _FRONT = b'{"__metadata__":'
 _LAST = re.compile(rb'"data_offsets":\[\d+,(\d+)\]')
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""A surrogate as JSON escapes it: the strict reader replaces the ones that stand alone."""
 
 
 def quick_metadata(path: Path) -> Mapping[str, str]:
@@ -91,7 +93,7 @@ def quick_metadata(path: Path) -> Mapping[str, str]:
             length = int.from_bytes(file.read(8), "little")
             text = file.read(length) if length <= min(size - 8, safetensors_file.HEADER_LIMIT) else b""
         ends = [int(end) for end in _LAST.findall(text[-4096:])]
-        if text.startswith(_FRONT) and ends and max(ends) == size - 8 - length:
+        if text.startswith(_FRONT) and ends and max(ends) == size - 8 - length and not _HALF.search(text):
             value, _ = json.JSONDecoder().raw_decode(text.decode("utf-8"), len(_FRONT))
             if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
                 return value

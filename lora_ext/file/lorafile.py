@@ -15,6 +15,7 @@ from ..adapters import Adapter
 from ..address import Site
 from ..errors import FileError
 from .family import family_of
+from .file_names import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class LoraFile:
     @property
     def name(self) -> str:
         """The file's stem: what `<lora:name>` calls it."""
-        return self.path.stem if self.path else "unnamed"
+        return shown(self.path.stem) if self.path else "unnamed"
 
     @property
     def kinds(self) -> tuple[str, ...]:

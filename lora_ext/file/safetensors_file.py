@@ -290,7 +290,7 @@ def layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[
         end = start + tensor.numel() * tensor.element_size()
         root[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end
-    text = json.dumps(root, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(root, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, order
 

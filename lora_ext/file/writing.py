@@ -61,8 +61,10 @@ def write_tensors(
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary file beside `path`, moved onto it when the block ends well and removed when it does not.
 
-    Raises FileError when `path` is a folder, exists and `overwrite` is not set, or cannot be written.
+    Raises FileError when `path` is a folder or a link, exists and `overwrite` is not set, or cannot be written.
     """
+    if path.is_symlink():
+        raise FileError(f"{path} is a link, and nothing is written through links; remove it, or choose another name")
     if path.is_dir():
         raise FileError(f"{path} is a folder, not a file")
     if not overwrite and path.exists():
@@ -84,6 +86,27 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         if part is not None:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def check_not_linked(folder: Path, root: Path) -> None:
+    """Raises FileError where a link below `root` leads to `folder`: links are followed for reading, not for writing.
+
+    `root` is a folder that the user named and may be a link itself; a dataset or an archive may bring links along.
+    """
+    try:
+        inside = folder.relative_to(root).parts
+    except ValueError:
+        raise FileError(f"{folder} lies outside {root}") from None
+    way = [root.joinpath(*inside[:count]) for count in range(1, len(inside) + 1)]
+    link = next((path for path in way if path.is_symlink()), None)
+    # junctions of Windows are no symlinks for Python 3.11 and before, but they lead out all the same
+    if link is None and not folder.resolve().is_relative_to(root.resolve()):
+        link = folder
+    if link is not None:
+        raise FileError(
+            f"{link} is a link, and nothing is written through links (they may lead outside your folders); "
+            "to write there, name the folder that it leads to among your folders"
+        )
 
 
 def _umask() -> int:

@@ -88,7 +88,7 @@ def _pictures(
 ) -> Analysis:
     model = open_model(settings)
     settings = sized(settings, model, None)
-    shot = Shot(**settings.picture(), lora=library.find(lora).name)
+    shot = Shot(**settings.picture(), lora=library.call(library.find(lora)))
     several = [int(seed) for seed in values.numbers(seeds, "seeds", whole=True)] if seeds else []
 
     def watch(progress: Progress) -> None:

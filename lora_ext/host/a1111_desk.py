@@ -11,6 +11,7 @@ from modules import call_queue, paths, sd_samplers, shared
 from PIL import Image
 
 from ..errors import LoraError
+from ..file.file_names import files_below, shown
 from ..file.library import Library
 from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
@@ -98,11 +99,9 @@ class A1111Desk:
     def choices(self) -> dict[str, list[str]]:
         """Samplers, schedules, and checkpoints by their path below their folder."""
         found = [
-            path.relative_to(folder).as_posix()
+            shown(path.relative_to(folder).as_posix())
             for folder in self.folders().checkpoints
-            if folder.is_dir()
-            for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in _LISTED and path.is_file()
+            for path in files_below(folder, _LISTED)
         ]
         return {
             "samplers": [sampler.name for sampler in sd_samplers.all_samplers],

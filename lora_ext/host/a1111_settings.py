@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 from modules import paths, shared
 
-from ..blocks import ELEMENT_PRESETS, PRESETS, read_presets
+from ..blocks import ELEMENT_PRESETS, PRESETS
+from ..file.preset_file import read_preset_files
 from ..inject import AUTO, MODES
 from ..stack import Presets
 
@@ -90,12 +91,8 @@ class A1111Shell:
         neighbour = Path(paths.extensions_dir) / _NEIGHBOUR / "scripts"
         weights = [neighbour / "lbwpresets.txt", self.data_dir() / "presets.txt"]
         elements = [neighbour / "elempresets.txt", self.data_dir() / "elements.txt"]
-        return Presets(_merged(PRESETS, weights), _merged(ELEMENT_PRESETS, elements))
-
-
-def _merged(base: Any, files: list[Path]) -> dict[str, str]:
-    presets = dict(base)
-    for file in files:
-        if file.is_file():
-            presets.update(read_presets(file.read_text(encoding="utf-8", errors="replace")))
-    return presets
+        (vectors, told), (rules, also) = (
+            read_preset_files(PRESETS, weights),
+            read_preset_files(ELEMENT_PRESETS, elements),
+        )
+        return Presets(vectors, rules, (*told, *also))

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import FileError
 from ..file import safetensors_file, torch_file
 from ..file.containers import kind_of
+from ..file.file_names import files_below, shown
 from ..file.lorafile import LoraFile
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
@@ -115,9 +116,8 @@ def in_folders(folders: Iterable[Path]) -> list[Embedding]:
     for folder in folders:
         if not folder.is_dir():
             raise FileError(f"{folder} is not a folder of embeddings")
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                found.append(Embedding(path.stem, lambda path=path: read(path), lambda path=path: _digest(path)))  # type: ignore[misc]
+        for path in files_below(folder, SUFFIXES):
+            found.append(Embedding(shown(path.stem), lambda path=path: read(path), lambda path=path: _digest(path)))  # type: ignore[misc]
     return found
 
 

@@ -41,5 +41,5 @@ def chunk(image: Image.Image) -> dict[str, Any]:
     if not text:
         return {}
     info = PngImagePlugin.PngInfo()
-    info.add_text(KEY, text)
+    info.add_text(KEY, text.encode("utf-8", "replace").decode("utf-8"))
     return {"pnginfo": info}

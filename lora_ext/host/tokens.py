@@ -25,6 +25,7 @@ class Words:
 
     def encode(self, text: str) -> list[int]:
         """Token ids without start and end."""
+        text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair has no token
         ids: list[int] = self.tokenizer(text, truncation=False, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 

@@ -44,6 +44,10 @@ class Store:
         self.folder = folder
         self.held: dict[str, dict[str, Tensor]] = {}
         if folder is not None:
+            if folder.is_symlink():  # a data set from elsewhere may bring one along
+                raise TrainError(
+                    f"the cache folder {folder} is a link, and nothing is written through links; remove it"
+                )
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainError
+from ..file.file_names import find_shown
 from .pictures import is_picture
 
 LISTS = ("metadata.jsonl", "metadata.csv")
@@ -48,6 +49,9 @@ def _find(folder: Path, name: str) -> Path | None:
     path = folder / name
     if path.is_file():
         return path
+    same = None if path.is_absolute() else find_shown(folder, Path(name).parts)
+    if same is not None and same.is_file():  # macOS writes another form of the same name
+        return same
     return (
         next((p for p in sorted(path.parent.glob(f"{path.name}.*")) if is_picture(p)), None)
         if (path.parent.is_dir())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..errors import TrainError
-from ..file.writing import replacing
+from ..errors import FileError, TrainError
+from ..file.writing import check_not_linked, replacing
 from ..tools.progress import Track, silent
 from .captions import read_caption, suffix_of
 from .pictures import UnreadablePicture, is_picture, open_picture, whole_pictures_only
@@ -67,10 +67,14 @@ def caption_folder(
     done = Captioned()
     wanted = []
     for path in found:
-        if not overwrite and read_caption(path, extension) is not None:
-            done.had.append(str(path))
-        else:
+        try:
+            if not overwrite and read_caption(path, extension) is not None:
+                done.had.append(str(path))
+                continue
+            check_not_linked(path.parent, folder)
             wanted.append(path)
+        except (FileError, TrainError) as error:  # a caption that is no text is there all the same
+            done.skipped.append(str(error))
     parts = [wanted[at : at + together] for at in range(0, len(wanted), together)]
     with whole_pictures_only():
         for part in track(parts, "captions"):
@@ -94,6 +98,10 @@ def _describe(
         return
     for (path, _), text in zip(opened, describe([image for _, image in opened]), strict=True):
         caption = " ".join(word for word in (around[0], " ".join(text.split()), around[1]) if word)
-        with replacing(path.with_suffix(extension), overwrite=True) as written:
-            written.write_text(caption + "\n", encoding="utf-8")
+        try:
+            with replacing(path.with_suffix(extension), overwrite=True) as written:
+                written.write_text(caption + "\n", encoding="utf-8")
+        except FileError as error:  # a link, or a file that another program holds
+            done.skipped.append(str(error))
+            continue
         done.written.append((str(path), caption))

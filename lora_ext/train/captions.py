@@ -139,8 +139,22 @@ def read_caption(picture: Path, extension: str = "") -> str | None:
     for suffix in dict.fromkeys([*wanted, *EXTENSIONS]):
         for path in (picture.with_suffix(suffix), picture.with_name(picture.name + suffix)):
             if path.is_file():
+                _check_link(path, suffix)
                 return read_text(path)
     return None
+
+
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+"""How the hub's cache names the files that its links lead to."""
+
+
+def _check_link(path: Path, suffix: str) -> None:
+    """Raises TrainError for a link to what is no caption: what is read is shown, trained on and noted in the file, and
+    a data set from elsewhere may link to something private."""
+    if path.is_symlink():
+        target = path.resolve()
+        if target.suffix.lower() not in (suffix.lower(), *EXTENSIONS) and not _BLOB.fullmatch(target.name):
+            raise TrainError(f"{path} is a link to {target.name}, which is no caption; put the caption itself there")
 
 
 def read_text(path: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import FileError, TrainError
-from ..file.writing import replacing
+from ..file.writing import check_not_linked, replacing
 from ..tools.options import Parser
 from ..tools.progress import Track, bar, silent
 from .buckets import Size
@@ -106,6 +106,7 @@ def resize_folder(
                 opened = open_picture(path)
                 done.pictures += 1
                 for size in sizes:
+                    check_not_linked(names.of(path, size).parent, target)
                     image = _made(opened.rgb, opened.alpha if save_as_png else None, size, divisible_by, interpolation)
                     _save(image, names.of(path, size), overwrite, done)
                     if copy_associated_files:

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import TrainError
-from ..file.writing import replacing
+from ..file.writing import check_not_linked, replacing
 from ..ports import Sample
 from ..tools.progress import Track, silent
 from .folders import concept_of, subsets
@@ -50,6 +50,7 @@ def missing(recipe: Recipe, seed: int) -> list[Missing]:
     wanted = min(ENOUGH, -(-turns // len(named)))
     found = []
     for folder, concept in named.items():
+        check_not_linked(folder, root)
         have = {path.name for path in folder.iterdir() if is_picture(path)}
         names = (f"drawn-{number:04}.png" for number in range(1, wanted + len(have) + 1))
         free = [name for name in names if name not in have]

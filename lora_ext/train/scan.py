@@ -71,7 +71,10 @@ def _look(path: Path, index: int, subset: Subset) -> Picture:
     size = check(path, data)
     caption = subset.listed.get(path) if subset.listed else None
     if caption is None:
-        caption = read_caption(path, subset.caption_extension)
+        try:
+            caption = read_caption(path, subset.caption_extension)
+        except TrainError as error:  # one such caption is no reason to look at none of the pictures
+            raise UnreadablePicture(f"{path} is left out: {error}") from None
     digest = hashlib.blake2b(data, digest_size=16)
     mask = _mask_of(path, subset.masks) if subset.masks else None
     if mask is not None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ..blocks import PRESETS, read_presets
+from ..blocks import PRESETS
 from ..compare.run import Artist
 from ..errors import FileError
+from ..file.file_names import shown
 from ..file.library import Library
+from ..file.preset_file import read_preset_files
 from ..generate import Report, Settings, embedded, generate, open_model
 from ..generate.artist import StandaloneArtist
 from ..host.model import Standalone
@@ -85,9 +87,8 @@ class StandaloneDesk:
 
     def presets(self) -> Presets:
         """Built-in presets and the user's own."""
-        own = self._folders.data / FILE
-        text = own.read_text(encoding="utf-8") if own.is_file() else ""
-        return Presets({**PRESETS, **read_presets(text)})
+        presets, told = read_preset_files(PRESETS, [self._folders.data / FILE])
+        return Presets(presets, notes=told)
 
     def model_lock(self) -> AbstractContextManager[Any]:
         """Nothing: only jobs use the model, one at a time."""
@@ -104,7 +105,8 @@ class StandaloneDesk:
     def choices(self) -> dict[str, list[str]]:
         """Samplers, schedules and checkpoints."""
         folders = self._folders.checkpoints
-        pipes = [p.parent.relative_to(f).as_posix() for f in folders for p in sorted(f.glob("*/model_index.json"))]
+        indexes = ((folder, path) for folder in folders for path in sorted(folder.glob("*/model_index.json")))
+        pipes = [shown(path.parent.relative_to(folder).as_posix()) for folder, path in indexes]
         own = [EMBEDDED] if embedded() else []
         return {
             "samplers": [*SAMPLERS, *STEP_SAMPLERS],
@@ -132,7 +134,10 @@ class StandaloneDesk:
     @contextmanager
     def borrowed(self, checkpoint: str | None) -> Iterator[Trainee]:
         """See `Desk.borrowed`; without a checkpoint the small model that comes along."""
-        names = {str(self.checkpoint(name)): name for name in self.choices()["checkpoints"]}
+        names = {}
+        for name in self.choices()["checkpoints"]:
+            with suppress(FileError):  # one that went meanwhile is no reason to train on none
+                names[str(self.checkpoint(name))] = name
         yield StandaloneTrainee(self.model(names.get(checkpoint or "", EMBEDDED)))
 
     @contextmanager

@@ -49,7 +49,7 @@ def analyse(studio: Studio, wish: Blocks, job: Job) -> dict[str, Any]:
     file = studio.library.load(name)
     layout = blocks.layout_of(wish.layout or (12 if file.family == "SDXL" else 17))
     stem = re.sub(r"[^\w.-]+", "-", name)[:60].strip("-.") or "lora"
-    store = Store(studio.folders.outputs / "blocks" / f"{stem}-{len(layout.labels)}-{wish.way}")
+    store = Store(studio.output("blocks", f"{stem}-{len(layout.labels)}-{wish.way}"))
     drawn: dict[str, Path | None] = {}
     if wish.way == blocks.NORMS:
         found = _norms(studio, wish, file, name, layout)

@@ -22,7 +22,7 @@ from ..compare.scores import TABLE, training_pictures
 from ..compare.shot import Picture, Shot, edit
 from ..compare.store import MANIFEST, Store, read
 from ..errors import LoraError, PromptError, TrainError
-from ..file.writing import replacing
+from ..file.writing import check_not_linked, replacing
 from ..generate.compare import scorer_of
 from ..jobs import MODEL, Job
 from ..training.afterwards import asked, pictures
@@ -107,6 +107,7 @@ class Sheets:
         """Draws what is missing of a sheet and writes its pages; stopped, it keeps what there is."""
         planned = self.plan(wish)
         folder = below([self.folder], wish.folder) if wish.folder else self._new(planned.base.lora or "sheet")
+        check_not_linked(folder, self.studio.folders.outputs)
         store, scorer = Store(folder), scorer_of(self._training(wish))
         with replacing(folder / _ASKED, overwrite=True) as part:
             part.write_text(json.dumps(dict(wish)), encoding="utf-8")

@@ -11,13 +11,14 @@ from typing import Any
 from PIL import Image
 
 from ..errors import FileError, TrainError
-from ..file.writing import replacing
+from ..file.file_names import files_below, find_shown, shown
+from ..file.writing import check_not_linked, replacing
 from ..train import folders
 from ..train.captions import read_caption
 from ..train.pictures import is_picture, open_picture
 from ..train.recipe import Recipe
 from ..train.scan import Picture, Scan, scan
-from .names import below, checked
+from .names import below, parts_of, root_of
 from .studio import Studio
 
 _LONGEST = 20_000
@@ -31,7 +32,7 @@ def names(studio: Studio) -> list[str]:
         if root.is_dir():
             for path in sorted(root.iterdir()):
                 if path.is_dir() and not path.name.startswith("."):
-                    found.setdefault(path.name)
+                    found.setdefault(shown(path.name))
     return list(found)
 
 
@@ -44,11 +45,10 @@ def folder_of(studio: Studio, name: str) -> Path:
 
 
 def picture_of(studio: Studio, dataset: str, name: str) -> Path:
-    """A picture of a dataset by its path below it. Raises FileError."""
-    folder = folder_of(studio, dataset)
-    path = folder.joinpath(*checked(name).parts)
-    if not path.is_file() or not is_picture(path):
-        raise FileError(f"{name!r} is no picture of {dataset}")
+    """A picture of a dataset by its path below it, links followed. Raises FileError."""
+    path = find_shown(folder_of(studio, dataset), parts_of(name))
+    if path is None or not path.is_file() or not is_picture(path):
+        raise FileError(f"{shown(name)!r} is no picture of {shown(dataset)}")
     return path
 
 
@@ -80,14 +80,14 @@ def look(studio: Studio, name: str, resolution: str, bucketed: bool) -> dict[str
         "buckets": dict(buckets.most_common()),
         "tags": dict(tags.most_common(500)),
         "missing": sum(not row["captioned"] for row in rows),
-        "skipped": [sentence.replace(str(folder), name) for sentence in found.skipped],
+        "skipped": [shown(sentence.replace(str(folder), name)) for sentence in found.skipped],
     }
 
 
 def _row(picture: Picture, found: Scan, folder: Path) -> dict[str, Any]:
     width, height = picture.fitted.bucket
     return {
-        "name": picture.path.relative_to(folder).as_posix(),
+        "name": shown(picture.path.relative_to(folder).as_posix()),
         "size": list(picture.size),
         "bucket": f"{width}×{height}",
         "caption": picture.caption if picture.captioned else "",
@@ -108,42 +108,46 @@ def thumbnail(studio: Studio, dataset: str, name: str) -> bytes:
 
 
 def write_caption(studio: Studio, dataset: str, name: str, caption: str) -> None:
-    """Writes the caption beside the picture, where one is already or as `.txt`. Raises FileError."""
-    _write(picture_of(studio, dataset, name), caption)
+    """Writes the caption beside the picture, where one is already or as `.txt`. Raises FileError, also at a link."""
+    _write(studio, picture_of(studio, dataset, name), caption)
 
 
-def _write(picture: Path, caption: str) -> None:
+def _write(studio: Studio, picture: Path, caption: str) -> None:
     if len(caption) > _LONGEST:
         raise FileError(f"a caption of {len(caption)} characters is too long")
+    check_not_linked(picture.parent, root_of(studio.folders.datasets, picture))
     beside = [picture.with_suffix(suffix) for suffix in (".txt", ".caption")]
     path = next((p for p in beside if p.is_file()), beside[0])
     with replacing(path, overwrite=True) as part:
-        part.write_text(caption.strip() + "\n", encoding="utf-8")
+        part.write_text(caption.strip() + "\n", encoding="utf-8", errors="replace")
 
 
 def replace_all(studio: Studio, dataset: str, find: str, put: str, *, whole_tags: bool, dry: bool) -> dict[str, Any]:
     """Finds and replaces in all captions; whole_tags: between commas only, and an empty `put` takes the tag out.
 
-    dry: only counts. Returns {changed, examples}. Raises FileError.
+    dry: only counts. Returns {changed, examples, skipped}; skipped: a sentence for each caption that cannot be read or
+    written. Raises FileError.
     """
     if not find.strip():
         raise FileError("there is nothing to find")
     folder = folder_of(studio, dataset)
     changed = 0
     examples: list[list[str]] = []
-    for path in sorted(folder.rglob("*")):
-        if not (path.is_file() and is_picture(path)):
-            continue
-        before = read_caption(path)
-        if before is None:
-            continue
-        after = _tags_replaced(before, find.strip(), put.strip()) if whole_tags else before.replace(find, put)
-        if after != before:
-            changed += 1
-            examples += [[before, after]] * (len(examples) < 5)
+    skipped: list[str] = []
+    for path in filter(is_picture, files_below(folder)):
+        try:
+            before = read_caption(path) or ""
+            after = _tags_replaced(before, find.strip(), put.strip()) if whole_tags else before.replace(find, put)
+            if after == before:
+                continue
             if not dry:
-                _write(path, after)
-    return {"changed": changed, "examples": examples}
+                _write(studio, path, after)
+        except (FileError, TrainError) as error:
+            skipped.append(shown(studio.nameless(str(error))))
+            continue
+        changed += 1
+        examples += [[before, after]] * (len(examples) < 5)
+    return {"changed": changed, "examples": examples, "skipped": skipped}
 
 
 def _tags_replaced(caption: str, find: str, put: str) -> str:

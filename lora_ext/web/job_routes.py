@@ -36,7 +36,7 @@ def draw(studio: Studio, wish: Drawing, job: Job) -> dict[str, Any]:
         studio.library,
         lambda done, total: job.progress(done, total, "drawing"),
     )
-    paths = save(images, studio.folders.outputs / "pictures")
+    paths = save(images, studio.output("pictures"))
     for told in (*fits, *notes):
         job.say(str(told))
     names = [path.relative_to(studio.folders.outputs).as_posix() for path in paths]

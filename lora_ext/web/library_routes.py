@@ -17,7 +17,7 @@ from ..file import hashes
 from ..file.containers import read_tensors
 from ..file.library import Entry
 from ..file.listing import natural
-from ..file.writing import write_tensors
+from ..file.writing import check_not_linked, write_tensors
 from ..inspect_file import report, top_tags
 from ..jobs import Job
 from ..tools.metadata import edited
@@ -177,12 +177,9 @@ def move(studio: Studio, entry: Entry, to: str) -> Path:
     """Renames within the file's own folder of LoRA files; the new path. Raises FileError."""
     suffix = entry.path.suffix
     relative = checked(to[: -len(suffix)] if to.lower().endswith(suffix.lower()) else to)
-    root = entry.path
-    for _ in entry.place.split("/"):
-        root = root.parent
+    root = entry.root
     target = root.joinpath(*relative.parts[:-1], relative.name + suffix)
-    if not target.parent.resolve().is_relative_to(root.resolve()):
-        raise FileError(f"{to} lies outside {root.name}")
+    check_not_linked(target.parent, root)
     if target.exists() and not target.samefile(entry.path):
         raise FileError(f"{relative} is there already; choose another name")
     made(target.parent)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import FileError, did_you_mean
+from ..file.file_names import files_below, find_shown, shown
+from ..file.writing import check_not_linked
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\\u2028\u2029\u202a-\u202e\u2066-\u2069]')
@@ -43,16 +46,14 @@ def checked(name: str) -> PurePosixPath:
 def to_write(folder: Path, name: str, suffix: str) -> Path:
     """Where a result called `name` goes below `folder`: `suffix` is added, subfolders are made.
 
-    Raises FileError for names that `checked` refuses, and where a link leads out of the folder.
+    Raises FileError for names that `checked` refuses, and where it would be written through a link.
     """
     bare = name[: -len(suffix)] if name.lower().endswith(suffix) else name
     relative = checked(bare)
     path = folder.joinpath(*relative.parts[:-1], relative.name + suffix)
-    root = folder.resolve()
-    if not path.parent.resolve().is_relative_to(root) or (
-        path.is_symlink() and not path.resolve().is_relative_to(root)
-    ):
-        raise FileError(f"{name} lies outside {folder.name}")
+    check_not_linked(path.parent, folder)
+    if path.is_symlink():
+        raise FileError(f"{name} is a link, and nothing is written through links; choose another name")
     made(path.parent)
     return path
 
@@ -65,25 +66,45 @@ def made(folder: Path) -> None:
         raise FileError(f"{folder.name} cannot be a folder here: {error.strerror or error}") from error
 
 
+def parts_of(name: str) -> tuple[str, ...]:
+    """A name of a file that is to be read → its parts, of which none leads out of a folder. Raises FileError.
+
+    Names that are there already may have any characters, so less is refused than in `checked`.
+    """
+    if os.name == "nt":  # `con` and `a:b` are no files there
+        return checked(name).parts
+    parts = tuple(name.split("/"))
+    if len(name) > 4 * _LONGEST or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise FileError(f"{name[:80]!a} is not a name here: give it relative to its folder, without ..")
+    return parts
+
+
 def below(folders: Sequence[Path], name: str) -> Path:
-    """The file or folder called `name` below the first of `folders` that has it. Raises FileError."""
-    relative = checked(name)
+    """The file or folder called `name` below the first of `folders` that has it, links followed. Raises FileError.
+
+    It is for reading; what is written goes through `to_write` or `check_not_linked`.
+    """
+    parts = parts_of(name)
     for folder in folders:
-        path = folder.joinpath(*relative.parts)
-        if path.exists() and path.resolve().is_relative_to(folder.resolve()):
+        path = find_shown(folder, parts)
+        if path is not None:
             return path
-    known = (entry.name for folder in folders if folder.is_dir() for entry in folder.iterdir())
-    raise FileError(f"there is no {name!r} here{did_you_mean(name, known)}")
+    known = (shown(entry.name) for folder in folders if folder.is_dir() for entry in folder.iterdir() if entry.exists())
+    raise FileError(f"there is no {shown(name)!r} here{did_you_mean(shown(name), known)}")
 
 
-def listed(folders: Iterable[Path], suffixes: Sequence[str], *, deep: bool = True) -> list[str]:
-    """Names, as `below` takes them, of all files with one of `suffixes`; sorted, hidden ones left out."""
-    found: dict[str, None] = {}
+def root_of(folders: Sequence[Path], path: Path) -> Path:
+    """The one of `folders` that a path of `below` lies in. Raises FileError."""
     for folder in folders:
-        if not folder.is_dir():
-            continue
-        for path in sorted(folder.rglob("*") if deep else folder.glob("*")):
-            name = path.relative_to(folder).as_posix()
-            if path.suffix.lower() in suffixes and path.is_file() and not any(p[0] == "." for p in name.split("/")):
-                found.setdefault(name)
-    return list(found)
+        if path.is_relative_to(folder):
+            return folder
+    raise FileError(f"{path.name} lies outside your folders")
+
+
+def listed(folders: Iterable[Path], suffixes: Sequence[str]) -> list[str]:
+    """Names, as `below` takes them, of all files with one of `suffixes`; sorted, links followed, hidden ones left out.
+
+    Of files of one name in several folders the first is meant.
+    """
+    found = (shown(path.relative_to(folder).as_posix()) for folder in folders for path in files_below(folder, suffixes))
+    return list(dict.fromkeys(found))

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..blocks import PRESETS, parse_weights, read_presets
 from ..errors import BlockError, did_you_mean
+from ..file.preset_file import read_preset_file
 from ..file.writing import replacing
 from ..stack import Presets
 
@@ -32,7 +33,7 @@ class Shelf:
 
     def own(self) -> dict[str, str]:
         """The user's own, as they stand in the file."""
-        return read_presets(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        return read_preset_file(self.path)[0]
 
     def put(self, presets: Mapping[str, str]) -> None:
         """Adds or replaces. Raises BlockError for a name or weights that a prompt could not hold."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -102,8 +103,17 @@ def _known(request: Request, users: Mapping[str, str]) -> bool:
     return name in users and secrets.compare_digest(password.encode(), users[name].encode())
 
 
+class Answer(JSONResponse):
+    """JSON whatever the text is: half a surrogate pair (of a file's name, of metadata) becomes `?`, and no error."""
+
+    def render(self, content: Any) -> bytes:
+        """As JSONResponse's."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
+
+
 def _told(status: int, text: str, kind: str, where: str | None = None) -> JSONResponse:
-    return JSONResponse({"error": text, "kind": kind, "field": where}, status)
+    return Answer({"error": text, "kind": kind, "field": where}, status)
 
 
 def router(guard: Guard, nameless: Callable[[str], str] = str) -> APIRouter:
@@ -128,7 +138,9 @@ def router(guard: Guard, nameless: Callable[[str], str] = str) -> APIRouter:
 
             return handle
 
-    return APIRouter(prefix=PREFIX, route_class=Route, responses=ERRORS, tags=["lora-ext"])
+    return APIRouter(
+        prefix=PREFIX, route_class=Route, default_response_class=Answer, responses=ERRORS, tags=["lora-ext"]
+    )
 
 
 def _invalid(error: RequestValidationError) -> Response:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ..errors import FileError
 from ..file.library import Entry, Library
+from ..file.writing import check_not_linked
 from ..jobs import Jobs
 from .catalogue import Catalogue
 from .desk import Desk
@@ -81,7 +82,14 @@ class Studio:
         entry = self.entry(name)
         if any(entry.path.resolve().is_relative_to(folder.resolve()) for folder in self.folders.fixed):
             raise FileError(f"{entry.name} belongs to this installation and stays as it is; merge or resize a copy")
+        check_not_linked(entry.path.parent, entry.root)
         return entry
+
+    def output(self, *parts: str) -> Path:
+        """A folder below the output folder, for writing. Raises FileError where a link leads there."""
+        folder = self.folders.outputs.joinpath(*parts)
+        check_not_linked(folder, self.folders.outputs)
+        return folder
 
     def nameless(self, text: str) -> str:
         """A sentence with files called as the API calls them: below their folder, not by a path of this system."""

@@ -105,7 +105,7 @@ class Runs:
         folder = self._new_folder(str(settings.get("output_name") or "last"))
         recipe = self.recipe(settings, folder)
         if prompts.strip():
-            (folder / _PROMPTS).write_text(prompts, encoding="utf-8")
+            (folder / _PROMPTS).write_text(prompts, encoding="utf-8", errors="replace")
             recipe = replace(recipe, sample_prompts=str(folder / _PROMPTS))
         record: dict[str, Any] = {"name": folder.name, "job": job.id, "settings": dict(settings), "prompts": prompts}
         record["begun"] = time.time()
@@ -145,6 +145,7 @@ class Runs:
 
     def _new_folder(self, name: str) -> Path:
         checked(name)
+        self.studio.output("train")
         stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         for extra in ("", *(f"-{n}" for n in range(2, 100))):
             folder = self.folder / (stem + extra)
@@ -155,7 +156,8 @@ class Runs:
 
     def _note(self, folder: Path, record: Mapping[str, Any]) -> None:
         with replacing(folder / _RECORD, overwrite=True) as part:
-            part.write_text(json.dumps(_plain(record), ensure_ascii=False, indent=1), encoding="utf-8")
+            text = json.dumps(_plain(record), ensure_ascii=False, indent=1)
+            part.write_text(text, encoding="utf-8", errors="replace")
 
     def record(self, name: str) -> dict[str, Any]:
         """What is written down of a run: settings, prompts, files. Raises LoraError."""

@@ -132,8 +132,8 @@ def add(api: APIRouter, studio: Studio) -> None:
 
     @api.get("/presets")
     def presets() -> dict[str, Any]:
-        """All block-weight presets; `own` ones can be changed."""
-        return {"presets": studio.presets.rows()}
+        """All block-weight presets; `own` ones can be changed. notes: what is odd about the files they are in."""
+        return {"presets": studio.presets.rows(), "notes": list(studio.desk.presets().notes)}
 
     @api.put("/presets")
     def save(preset: Preset) -> dict[str, Any]:

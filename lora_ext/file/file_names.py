@@ -1,0 +1,71 @@
+"""Names of files as text that every answer, console and file can hold, and finding a file by such a name."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+_HALF = re.compile(r"[\ud800-\udfff]")
+
+
+def shown(name: str) -> str:
+    """A name as it is shown, sent and typed: in NFC, with `\ufffd` for bytes that are no UTF-8.
+
+    macOS and some archives write names decomposed (NFD); a keyboard types them composed. Both are the same name.
+    """
+    return unicodedata.normalize("NFC", _HALF.sub("\ufffd", name))
+
+
+def find_shown(folder: Path, parts: Sequence[str]) -> Path | None:
+    """The file or folder below `folder` along `parts`: spelled so, else the first whose shown name is the same."""
+    path = folder
+    for part in parts:
+        found = path / part
+        if not _exists(found):
+            wanted = shown(part)
+            beside = next((name for name in _names(path) if shown(name) == wanted), None)
+            if beside is None:
+                return None
+            found = path / beside
+        path = found
+    return path if _exists(path) else None
+
+
+def files_below(folder: Path, suffixes: Sequence[str] | None = None) -> Iterator[Path]:
+    """Files below a folder in order, links to folders followed, each folder once; hidden files and folders left out.
+
+    suffixes: in small letters; None for all files. A folder that cannot be read counts as empty.
+    """
+    seen: set[tuple[int, int]] = set()
+    found = []
+    for where, folders, names in os.walk(folder, followlinks=True):
+        try:
+            status = Path(where).stat()
+        except OSError:
+            status = None
+        if status is None or (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(where, name) for name in names if not name.startswith(".")]
+    for path in sorted(found):
+        if (suffixes is None or path.suffix.lower() in suffixes) and path.is_file():
+            yield path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # text that no name on this system can be
+        return False
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return []

@@ -1,0 +1,247 @@
+"""Names that are no UTF-8, in NFC and NFD, and the same in two folders; metadata and presets in odd encodings."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+from test_library import put
+
+from lora_ext.blocks import PRESETS, parse_weights
+from lora_ext.errors import FileError
+from lora_ext.file.file_names import files_below, find_shown, shown
+from lora_ext.file.library import Library
+from lora_ext.file.listing import quick_metadata
+from lora_ext.file.preset_file import decoded, read_preset_file, read_preset_files
+from lora_ext.file.writing import write_tensors
+from lora_ext.prompt import Request
+from lora_ext.stack import Presets, resolve
+
+BAD = os.fsdecode(b"caf\xe9")
+"""`caf` and a byte that is no UTF-8, as a name in Latin-1 comes out of an old archive."""
+NFC, NFD = (unicodedata.normalize(form, "ガラス é") for form in ("NFC", "NFD"))
+KEY = "lora_unet_mid_block_attentions_0_proj_in"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="such names are only on Linux")
+
+
+def named(folder: Path, name: str, content: bytes = b"") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def lora(folder: Path, name: str, value: float = 1.0) -> Path:
+    """A LoRA file whose name may be anything."""
+    made = put(folder, "made.safetensors", value=value)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    return made.replace(folder / name)
+
+
+@given(st.text())
+def test_a_shown_name_can_be_sent_and_is_found_again(name: str) -> None:
+    once = shown(name)
+    assert once.encode("utf-8") and shown(once) == once if once else True
+    assert shown(unicodedata.normalize("NFD", name)) == shown(name)
+
+
+@linux
+def test_one_odd_name_does_not_take_the_library_away(tmp_path: Path) -> None:
+    lora(tmp_path / "loras", f"{BAD}.safetensors", 3)
+    lora(tmp_path / "loras" / BAD, "in.safetensors")
+    lora(tmp_path / "loras", "good.safetensors")
+    cache = tmp_path / "index.json"
+    for _ in range(2):  # the second time from the cache
+        library = Library([tmp_path / "loras"], cache=cache)
+        assert {entry.place for entry in library.entries} == {"caf�", "caf�/in", "good"}
+        json.dumps([entry.place for entry in library.entries], ensure_ascii=False).encode("utf-8")
+    assert float(next(iter(library.load("caf�").adapters.values())).tensors["lora_up.weight"][0, 0]) == 3
+    assert library.load("caf�").name == "caf�" and library.find("in").place == "caf�/in"
+    assert library.find(BAD) is library.find("caf�")
+
+
+@pytest.mark.parametrize(("disk", "typed"), [(NFC, NFD), (NFD, NFC)])
+def test_nfc_and_nfd_are_one_name(tmp_path: Path, disk: str, typed: str) -> None:
+    lora(tmp_path / disk, f"{disk}.safetensors")
+    library = Library([tmp_path])
+    for name in (disk, typed, f"{typed}/{typed}", f"{typed}.safetensors"):
+        assert library.find(name).place == f"{NFC}/{NFC}"
+    found = find_shown(tmp_path, (typed, f"{typed}.safetensors"))
+    assert found is not None and found.is_file()
+    assert find_shown(tmp_path, (typed, "other")) is None
+    presets = {unicodedata.normalize("NFC", name): values for name, values in {disk: PRESETS["MIDD"]}.items()}
+    assert parse_weights(typed, presets=presets) == parse_weights("MIDD")
+
+
+def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        lora(tmp_path / f"sub{number}", "same.safetensors", number)
+    lora(tmp_path, "other.safetensors", 4)
+    library = Library([tmp_path])
+    told = library.ambiguity("same")
+    assert told == "3 files are called 'same'; 'sub3/same' is used; write 'sub1/same', 'sub2/same' for another"
+    assert library.ambiguity("SAME") == told and library.ambiguity("sub1/same") == library.ambiguity("other") == ""
+    use = resolve(Request("same"), library)
+    assert use.notes == (told,) and resolve(Request("sub1/same"), library).notes == ()
+    for number in (1, 2, 3):
+        tensors = next(iter(library.load(f"sub{number}/same").adapters.values())).tensors
+        assert float(tensors["lora_up.weight"][0, 0]) == number
+
+
+def test_one_place_in_two_folders_has_two_names(tmp_path: Path) -> None:
+    """Each file can be named, or one would be changed in place of the other."""
+    for number, folder in enumerate(("first/loras", "second/loras", "third")):
+        lora(tmp_path / folder, "same.safetensors", number + 1)
+    library = Library([tmp_path / "first" / "loras", tmp_path / "second" / "loras", tmp_path / "third"])
+    places = {entry.place: entry for entry in library.entries}
+    assert places.keys() == {"loras/same", "second/loras/same", "same"}
+    assert places["same"].path.parent == tmp_path / "third"  # the last folder's counts, as in the built-in
+    for place, entry in places.items():
+        assert library.find(place) is entry and library.find(library.call(entry)) is entry
+        assert entry.root in library.folders
+    assert "'loras/same'" in library.ambiguity("same")
+
+
+def test_one_stem_with_two_suffixes(tmp_path: Path) -> None:
+    lora(tmp_path, "a.safetensors", 1)
+    torch.save(
+        {f"{KEY}.lora_up.weight": torch.ones(8, 2), f"{KEY}.lora_down.weight": torch.ones(2, 8)}, tmp_path / "a.pt"
+    )
+    library = Library([tmp_path])
+    assert library.find("a").path.suffix == ".safetensors" and library.find("a.pt").path.suffix == ".pt"
+    assert "'a.pt'" in library.ambiguity("a")
+
+
+def header(metadata: str) -> bytes:
+    text = f'{{"__metadata__":{metadata},"{KEY}.alpha":{{"dtype":"F32","shape":[],"data_offsets":[0,4]}}}}'.encode()
+    return len(text).to_bytes(8, "little") + text + b"\0" * 4
+
+
+def test_half_a_surrogate_pair_in_metadata(tmp_path: Path) -> None:
+    path = named(tmp_path, "half.safetensors", header(r'{"ss_output_name":"a\ud800b","n\udc00":"\ud83d\ude00"}'))
+    assert quick_metadata(path) == {"ss_output_name": "a?b", "n?": "😀"}
+    library = Library([tmp_path], cache=tmp_path / "index.json")
+    assert library.find("half").alias == "a?b"
+    written = write_tensors({"x": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"dirs": f"10_{BAD}"})
+    assert quick_metadata(written) == {"dirs": "10_caf?"}  # at the end of a training this is no time to fail
+
+
+# --- the API -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[object]:
+    pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    from test_web import Client
+
+    client = Client(tmp_path)
+    yield client
+    client.studio.jobs.close()
+
+
+@linux
+def test_the_page_works_beside_odd_names(api, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from test_web import lora as sound
+
+    sound(tmp_path / "loras" / "made.safetensors", 4).rename(tmp_path / "loras" / f"{BAD}.safetensors")
+    named(tmp_path / "loras", "half.safetensors", header(r'{"ss_output_name":"a\ud800b"}'))
+    (tmp_path / "loras" / f"broken {BAD}.safetensors").write_bytes(b"\x10" + b"\0" * 20)
+    api.studio.changed()
+    rows = {row["name"]: row for row in api("GET", "/library?limit=100")["rows"]}
+    assert {"caf�", "half", "broken caf�"} <= rows.keys() and rows["broken caf�"]["error"]
+    assert api("GET", "/inspect", params={"name": "caf�"})["kind"]
+    data = tmp_path / "datasets" / BAD / f"10_{NFD}"
+    data.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(data / "made.png")
+    (data / "made.png").rename(data / f"{BAD}.png")
+    (data / f"not {BAD}.png").write_bytes(b"no picture")
+    (data / "old.txt").write_bytes("一只猫咪".encode("gbk"))
+    Image.new("RGB", (64, 64)).save(data / "old.png")
+    assert "caf�" in api("GET", "/train/form")["datasets"]
+    found = api("GET", "/dataset", params={"name": "caf�"})
+    assert [row["name"] for row in found["pictures"]] == [f"10_{NFC}/caf�.png"]
+    assert len(found["skipped"]) == 2 and any("not UTF-8" in line for line in found["skipped"])
+    picture = {"dataset": "caf�", "picture": found["pictures"][0]["name"]}
+    api("GET", "/dataset/thumbnail", params=picture)
+    api("PUT", "/dataset/caption", json={**picture, "caption": "ein Tee"})
+    assert (data / f"{BAD}.txt").read_text(encoding="utf-8") == "ein Tee\n"
+    save_file({"x": torch.zeros(1)}, tmp_path / "checkpoints" / "made.safetensors")
+    stored = (tmp_path / "checkpoints" / "made.safetensors").rename(tmp_path / "checkpoints" / f"m: {BAD}.safetensors")
+    assert "m: caf�.safetensors" in api("GET", "/choices")["checkpoints"]
+    assert api.studio.desk.checkpoint("m: caf�.safetensors") == stored
+    with pytest.raises(FileError):
+        api.studio.desk.checkpoint("../m")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", "a//b", ".", "a\0b", "x" * 1000])
+def test_reading_by_name_stays_inside(api, name: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    named(tmp_path.parent, "x")
+    with pytest.raises(FileError):
+        api.studio.desk.checkpoint(name) if name else api.studio.desk.checkpoint("/")
+
+
+# --- presets -----------------------------------------------------------------------------------------------------
+
+LINES = "# 说明\n脸:" + ",".join(["1"] * 17) + "\nOWN:" + ",".join(["0.5"] * 17) + "\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "gbk", "gb18030"])
+def test_presets_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    path = named(tmp_path, "presets.txt", LINES.encode(encoding))
+    presets, note = read_preset_file(path)
+    assert presets.keys() == {"脸", "OWN"} and presets["OWN"] == ",".join(["0.5"] * 17)
+    assert ("presets.txt is not UTF-8 text" in note) == (encoding not in ("utf-8", "utf-8-sig", "utf-16"))
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_take_the_presets_away(data: bytes) -> None:
+    assert isinstance(decoded(data)[0], str)
+
+
+def test_ansi_presets_break_no_generation(api, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    ansi = LINES.replace("脸", "Gesicht-ü").replace("# 说明\n", "# für mich\n")
+    named(tmp_path, "presets.txt", ansi.encode("cp1252"))
+    presets = api.studio.desk.presets()
+    assert parse_weights("OWN", presets=presets.weights)
+    told = api("GET", "/presets")
+    assert {"OWN", "MIDD"} <= {row["name"] for row in told["presets"]} and "not UTF-8" in told["notes"][0]
+    library = Library([lora(tmp_path / "loras", "a.safetensors").parent])
+    assert "not UTF-8" in resolve(Request("a", lbw="OWN"), library, presets).notes[0]
+    assert resolve(Request("a"), library, presets).notes == ()
+    api("PUT", "/presets", json={"name": "NEW", "values": ",".join(["1"] * 17)})
+    assert "OWN:" in (tmp_path / "presets.txt").read_text(encoding="utf-8") and api("GET", "/presets")["notes"] == []
+
+
+def test_presets_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = named(tmp_path, "presets.txt", LINES.encode())
+
+    def held(self: Path) -> bytes:
+        raise PermissionError(13, "The process cannot access the file")
+
+    monkeypatch.setattr(Path, "read_bytes", held)
+    presets, notes = read_preset_files(PRESETS, [path, tmp_path / "none.txt"])
+    assert presets == dict(PRESETS) and "cannot be read" in notes[0] and len(notes) == 1
+    assert Presets(presets, notes=notes).weights
+
+
+def test_links_and_hidden_files(tmp_path: Path) -> None:
+    for name in ("b/2.txt", "a/1.txt", ".hidden/x.txt", "a/.y.txt", "c.TXT", "d.png"):
+        named((tmp_path / name).parent, Path(name).name)
+    try:
+        (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    except OSError:
+        pytest.skip("no links on this system")
+    found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path, (".txt",))]
+    assert found == ["a/1.txt", "b/2.txt", "c.TXT"]
+    assert list(files_below(tmp_path / "nowhere")) == []
