@@ -174,6 +174,10 @@ class Trainee(Model, Protocol):
         fewer): one (count, width) float32 for each text encoder. Raises TrainError for a text without a token."""
         ...
 
+    def word_places(self, word: str, caption: str, max_token_length: int) -> int:
+        """How often a word of `new_word` is read in a caption, which is cut off after `max_token_length` tokens."""
+        ...
+
     def new_word(self, word: str, vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
         """Inside, `word` in captions and sample prompts stands for these vectors, (count, width) for each text
         encoder; gradients reach them."""

@@ -184,3 +184,25 @@ def _whole(text: str | None, tag: str) -> int | None:
 
 def _short(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+# --- names of learned words ------------------------------------------------------------------------------------------
+
+
+def set_apart(text: str, word: str) -> str:
+    """`text` with blanks around `word` where the word begins or ends with punctuation that other punctuation touches.
+
+    A tokenizer takes a run of punctuation as one piece: in `<s1>,` the `>,` is not the `>` of `<s1>`, so that the word
+    is not found there. Words that begin and end with a letter or digit are left as they stand.
+    """
+    first, last = not word[:1].isalnum(), not word[-1:].isalnum()
+    letter = r"[^\W_]"
+    pattern = ("" if first else f"(?<!{letter})") + re.escape(word) + ("" if last else f"(?!{letter})")
+
+    def apart(match: re.Match[str]) -> str:
+        before, after = text[: match.start()], text[match.end() :]
+        left = " " if first and before and not before[-1].isspace() else ""
+        right = " " if last and after and not after[0].isspace() else ""
+        return left + match[0] + right
+
+    return re.sub(pattern, apart, text, flags=re.IGNORECASE) if word else text

@@ -22,7 +22,7 @@ from ..host.embeddings import Embeddings, bundled, in_folders
 from ..host.render import CELL, Job, render
 from ..host.sampling import Plan, plan_of
 from ..host.text import chunks
-from ..prompt import Request, parse
+from ..prompt import Request, parse, set_apart
 from ..stack import Applied, Fit, Presets, Use, resolve
 from .settings import Settings
 
@@ -108,6 +108,7 @@ def generate(
     known = model.embeddings([*in_folders(settings.embeddings), *bundled(use.file for use in uses)])
     loras = told(model, library, requests, uses, known, (text, settings.negative_prompt), settings.seed, presets)
     report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
+    report.notes += _beside_punctuation(model, (text, settings.negative_prompt), known)
     images: list[Image.Image] = []
     for job in _jobs(settings, text, init, known):
         for image, seed in zip(_batch(model, job, uses, settings.mode, progress, report), job.seeds, strict=True):
@@ -152,6 +153,17 @@ def _in_use(model: Standalone, texts: Sequence[str], known: Embeddings) -> dict[
     """Name → hash of the embeddings that these texts name."""
     parts = [part for text in texts for part in chunks(text, model.words, known)]
     return {embedding.name: embedding.hash() for part in parts for _, embedding, _ in part.learned}
+
+
+def _beside_punctuation(model: Standalone, texts: Sequence[str], known: Embeddings) -> list[str]:
+    """A sentence for each embedding whose name stands in a text but is not found, as in `<s1>,`."""
+    used, hint = _in_use(model, texts, known), "beside punctuation, where it is not found; put blanks around it"
+    apart = {name: [set_apart(text, name) for text in texts] for name in known.names if name not in used}
+    return [
+        f"embedding {name!r} stands {hint}"
+        for name, changed in apart.items()
+        if changed != list(texts) and name in _in_use(model, changed, known)
+    ]
 
 
 def lora_dirs(settings: Settings) -> list[Path]:

@@ -158,11 +158,9 @@ class A1111Trainee:
         chosen: dict[str, object] = {"CLIP_stop_at_last_layers": clip_skip, "use_old_emphasis_implementation": False}
         chosen["emphasis"] = "Original" if weighted else "None"
         length = max(1, max_token_length // 75) * _CHUNK
-        conditioner = getattr(self.sd_model, "conditioner", None)
-        encoders = [self.sd_model.cond_stage_model] if conditioner is None else _text_encoders(conditioner)
         states, pooled = [], None
         with options(**chosen):
-            for encoder in encoders:
+            for encoder in self._encoders:
                 with visiting(getattr(encoder, "wrapped", encoder), self.device):
                     out = encoder(list(captions))
                 if isinstance(out, tuple):
@@ -223,16 +221,26 @@ class A1111Trainee:
 
     def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
         """The text encoders' own vectors of a text's first tokens."""
-        conditioner = getattr(self.sd_model, "conditioner", None)
-        encoders = [self.sd_model.cond_stage_model] if conditioner is None else _text_encoders(conditioner)
         found = []
         with torch.no_grad():
-            for encoder in encoders:
+            for encoder in self._encoders:
                 rows = encoder.encode_embedding_init_text(text, count).detach().float()
                 if not len(rows):
                     raise TrainError(f"{text!r} has no token to begin with")
                 found.append(torch.cat([rows, *[rows[-1:]] * count])[:count].to(self.device))
         return tuple(found)
+
+    @property
+    def _encoders(self) -> list[Any]:
+        """The text encoders as the web UI wraps them."""
+        conditioner = getattr(self.sd_model, "conditioner", None)
+        return [self.sd_model.cond_stage_model] if conditioner is None else _text_encoders(conditioner)
+
+    def word_places(self, word: str, caption: str, max_token_length: int) -> int:
+        """How often an added word is read in a caption."""
+        with options(emphasis="None"):
+            chunks = self._encoders[0].tokenize_line(caption)[0][: max(1, max_token_length // 75)]
+        return sum(fix.embedding.name == word for chunk in chunks for fix in chunk.fixes)
 
     @contextmanager
     def new_word(self, word: str, vectors: Sequence[Tensor]) -> Iterator[None]:

@@ -71,6 +71,7 @@ class Embeddings:
         self, encode: Callable[[str], list[int]], widths: Sequence[int], embeddings: Iterable[Embedding] = ()
     ) -> None:
         self.widths = tuple(widths)
+        self.names: list[str] = []
         self.skipped: dict[str, str] = {}
         self._known: dict[int, list[tuple[list[int], Embedding]]] = {}
         taken: set[tuple[int, ...]] = set()
@@ -78,6 +79,7 @@ class Embeddings:
             ids = encode(embedding.name)
             if ids and tuple(ids) not in taken:
                 taken.add(tuple(ids))
+                self.names.append(embedding.name)
                 self._known.setdefault(ids[0], []).append((ids, embedding))
         for rows in self._known.values():
             rows.sort(key=lambda row: len(row[0]), reverse=True)

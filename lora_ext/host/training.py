@@ -194,6 +194,11 @@ class StandaloneTrainee:
         layers = [encoder.module.get_input_embeddings() for encoder in self.model.texts]
         return tuple(layer.weight[torch.tensor(ids, device=layer.weight.device)].detach().float() for layer in layers)
 
+    def word_places(self, word: str, caption: str, max_token_length: int) -> int:
+        """How often an added word is read in a caption."""
+        read = chunks(plain(caption), self.model.words, self.known)[: max(1, max_token_length // ROOM)]
+        return sum(embedding.name == word and row == 0 for chunk in read for _, embedding, row in chunk.learned)
+
     @contextmanager
     def new_word(self, word: str, vectors: Sequence[Tensor]) -> Iterator[None]:
         """A word for a while. Raises TrainError where its tokens are none."""

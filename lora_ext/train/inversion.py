@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainError
-from ..ports import Trainee
+from ..ports import Sample, Trainee
+from ..prompt import set_apart
 from .batch import Batch
+from .captions import CaptionRules
 from .dataset import Dataset
 from .network import Network
 from .processes import Processes
 from .recipe import Recipe
-from .steps import Objective
+from .steps import Objective, fill_gradients
 
 ANY = "*"
 """What a new word begins as where the recipe does not say (the web UI's choice)."""
@@ -34,7 +36,9 @@ class Word:
     def __init__(self, trainee: Trainee, recipe: Recipe) -> None:
         if not recipe.token_string:
             raise TrainError("a new word needs token_string")
-        self.recipe, self.name = recipe, recipe.token_string
+        self.trainee, self.recipe, self.name = trainee, recipe, recipe.token_string
+        if not trainee.token_count(self.name):
+            raise TrainError(f"token_string {self.name!r} has no token, so it cannot stand in a prompt; choose letters")
         count = recipe.num_vectors_per_token
         begun = trainee.word_vectors(recipe.init_word or ANY, count)
         self.vectors = [nn.Parameter(_apart(start).to(trainee.device)) for start in begun]
@@ -68,32 +72,79 @@ class Word:
 
     # --- captions
 
-    def spoken(self, caption: str) -> str:
-        """The caption with the word in it: in the place of the initial word, else in front."""
-        if self.name in caption:
+    def spoken(self, caption: str, rules: CaptionRules | None = None) -> str:
+        """The caption with the word where the text encoder reads it: in the place of the initial word, else in front.
+
+        Call it while the word is the model's (`new_word`). rules: whose prefix and suffix may have the word already.
+        """
+        caption = set_apart(caption, self.name)
+        if self._read(self._whole(caption, rules or CaptionRules())):
             return caption
         first = self.recipe.init_word
         pattern = rf"(?<!\w){re.escape(first)}(?!\w)" if first else r"(?!)"
         changed, times = re.subn(pattern, lambda _: self.name, caption, flags=re.IGNORECASE)
-        if times:
+        if times and self._read(changed := set_apart(changed, self.name)):
             return changed
         return f"{self.name} {caption}".strip()
 
+    def _read(self, caption: str) -> int:
+        return self.trainee.word_places(self.name, caption, self.recipe.max_token_length)
+
     def speak(self, data: Dataset) -> int:
         """Puts the word into the captions of all training pictures; returns how many did not have it."""
+        data.subsets = tuple(replace(subset, captions=self._rules(subset.captions)) for subset in data.subsets)
+        subsets = data.subsets
         spoken = tuple(
-            p if data.subsets[p.subset].regularisation else replace(p, caption=self.spoken(p.caption))
+            p
+            if subsets[p.subset].regularisation
+            else replace(p, caption=self.spoken(p.caption, subsets[p.subset].captions))
             for p in data.pictures
         )
-        missing = sum(a.caption != b.caption for a, b in zip(spoken, data.pictures, strict=True))
+        missing = sum(
+            set_apart(before.caption, self.name) != after.caption
+            for before, after in zip(data.pictures, spoken, strict=True)
+            if not subsets[before.subset].regularisation
+        )
         data.pictures = spoken
         return missing
 
+    def _rules(self, rules: CaptionRules) -> CaptionRules:
+        """The same with the word set apart in what is put before and behind every caption."""
+        prefix, suffix = rules.caption_prefix, rules.caption_suffix
+        return replace(
+            rules,
+            caption_prefix=prefix and set_apart(prefix, self.name),
+            caption_suffix=suffix and set_apart(suffix, self.name),
+        )
+
+    def in_prompt(self, wish: Sample) -> Sample:
+        """A sample's prompts with the word where it is read."""
+        return replace(wish, prompt=set_apart(wish.prompt, self.name), negative=set_apart(wish.negative, self.name))
+
     def announce(self, data: Dataset, say: Callable[[str], None]) -> None:
-        """`speak`, and a sentence about it."""
+        """`speak`, and sentences about it. Raises TrainError where no caption would have the word."""
         missing = self.speak(data)
         if missing:
             say(f"{self.name!r} was put into {missing} captions that did not have it")
+        train = [p for p in data.pictures if not data.subsets[p.subset].regularisation]
+        regular = [p for p in data.pictures if data.subsets[p.subset].regularisation]
+        deaf = [p for p in train if not self._read(self._whole(p.caption, data.subsets[p.subset].captions))]
+        if deaf:
+            where = f"in {len(deaf)} of {len(train)} captions, such as that of {deaf[0].path}"
+            why = f"{self.name!r} is not read {where}: what is after {self.recipe.max_token_length} tokens is cut off"
+            if len(deaf) == len(train):
+                raise TrainError(f"{why}; shorten caption_prefix and the captions, or set max_token_length 150 or 225")
+            say(why)
+        heard = sum(bool(self._read(p.caption)) for p in regular)
+        if heard:
+            say(
+                f"{self.name!r} is in {heard} captions of regularisation pictures, which teach what the model knows "
+                "already; choose a rarer token_string, or change those captions"
+            )
+
+    @staticmethod
+    def _whole(caption: str, rules: CaptionRules) -> str:
+        return " ".join(text for text in (rules.caption_prefix, caption, rules.caption_suffix) if text)
 
     # --- learning
 
@@ -105,26 +156,39 @@ class Word:
         team: Processes,
         tell: Tell,
         asked: Callable[[], bool],
+        say: Callable[[str], None],
     ) -> bool:
         """Learns the word alone for `inversion_steps`, the network off. Returns whether it was stopped.
 
-        Raises TrainError where it becomes NaN.
+        A batch without the word (regularisation pictures, dropped captions) teaches it nothing and is counted.
+        Raises TrainError where it becomes NaN, or where no batch had it.
         """
         recipe, steps = self.recipe, self.recipe.inversion_steps
         objective = Objective(trainee, recipe, network, learns_text=True)
         optimizer = torch.optim.AdamW(self.vectors, lr=recipe.inversion_lr, weight_decay=0.0)
-        stopped = False
+        stopped, without, done = False, 0, 0
         with network.resting():
             for step, batch in zip(range(1, steps + 1), batches(data, team), strict=False):
-                objective(batch).backward()
-                team.mean([v.grad for v in self.vectors if v.grad is not None])
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                self.shorten()
+                loss = objective(batch)
+                has_word, done = loss.requires_grad, step
+                if has_word:
+                    loss.backward()
+                if team.any(has_word):
+                    fill_gradients(self.vectors)  # of a process whose batch lacks the word
+                    team.mean([v.grad for v in self.vectors if v.grad is not None])
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                    self.shorten()
+                else:
+                    without += 1
                 tell(step, steps, f"learning the word {self.name!r}")
                 stopped = team.any(asked())
                 if stopped:
                     break
+        if without:
+            say(f"{without} of {done} batches had no caption with {self.name!r} and taught it nothing")
+        if without == done and not stopped:
+            raise TrainError(f"no batch had a caption with {self.name!r}; lower caption_dropout_rate, or leave it out")
         if not all(bool(vector.isfinite().all()) for vector in self.vectors):
             raise TrainError(f"{self.name!r} became NaN; try a lower inversion_lr than {recipe.inversion_lr:g}")
         for vector in self.vectors:

@@ -121,12 +121,13 @@ class Run:
         if not self.recipe.token_string:
             return []
         self.word = word = Word(self.trainee, self.recipe)
-        word.announce(self.data, self._say)
         stack.enter_context(self.trainee.new_word(word.name, word.vectors))
+        word.announce(self.data, self._say)
+        self.wishes = [word.in_prompt(wish) for wish in self.wishes]
         if resumed is not None:
             word.load(resumed.tensors.get("word", []))
         else:
-            self.cut = word.learn(self.trainee, self.network, self.data, self.team, self._show, self._asked)
+            self.cut = word.learn(self.trainee, self.network, self.data, self.team, self._show, self._asked, self._say)
         return [word.group()] if self.recipe.inversion_continue else []
 
     def _asked(self) -> bool:

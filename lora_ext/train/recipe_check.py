@@ -118,12 +118,26 @@ def _rest(r: Recipe) -> Iterator[str]:
     bad = re.search(r'[\\/:*?"<>|\x00-\x1f]', r.output_name)
     if bad or not r.output_name.strip(". "):
         yield f"output_name {r.output_name!r} cannot be a file's name; use letters, digits, - and _"
+    if r.token_string is not None:
+        yield from _token_string(r.token_string, r.caption_separator)
     if r.init_word and not r.token_string:
         yield "init_word is what token_string begins as; give token_string too"
     if r.inversion_continue and not r.token_string:
         yield "inversion_continue goes on with token_string; give it"
     if not r.caption_separator:
         yield "caption_separator is empty; the comma is usual"
+
+
+def _token_string(word: str, separator: str) -> Iterator[str]:
+    hint = "; choose another word, such as sks or <s1>"
+    if word != word.strip() or any(not letter.isprintable() for letter in word):
+        yield f"token_string {word!r} has blanks at its ends or a letter that cannot be seen{hint}"
+    elif "." in word:
+        yield f"token_string {word!r} has a '.', at which a word's name ends in a LoRA file{hint}"
+    elif separator and separator in word:
+        yield f"token_string {word!r} has a {separator!r}, which separates the tags of captions{hint}"
+    elif re.search(r"<[^<>]*:[^<>]*>", word):
+        yield f"token_string {word!r} looks like a tag such as <lora:name:1>, which prompts leave out{hint}"
 
 
 def _compiled(r: Recipe) -> Iterator[str]:
@@ -156,6 +170,12 @@ def advice(recipe: Recipe, prediction: str = "epsilon") -> list[str]:
         said.append("zero_terminal_snr is for models that predict v; this one predicts the noise")
     if recipe.prior_loss_target == "model" and not (recipe.reg_data_dir or recipe.dataset_config):
         said.append("prior_loss_target model is about regularisation pictures; there are none without reg_data_dir")
+    word = recipe.token_string or ""
+    if set(word) & set("()[]\\"):
+        written = re.sub(r"([()\[\]\\])", r"\\\1", word)
+        said.append(f"token_string {word!r} has brackets, which prompts read as weights; write {written} there")
+    elif word and not (word[0].isalnum() and word[-1].isalnum()):
+        said.append(f"write {word!r} with blanks around it in prompts: beside a comma or a bracket it is not found")
     if recipe.network_alpha > 4 * recipe.network_dim:
         said.append(f"network_alpha {recipe.network_alpha:g} at rank {recipe.network_dim} makes very large changes")
     if recipe.network_weights is None and recipe.scale_weight_norms and recipe.scale_weight_norms < 0.1:

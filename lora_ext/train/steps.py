@@ -199,6 +199,7 @@ class Stepper:
         extra: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.network, self.recipe, self.team, self.steps = network, recipe, team, steps
+        self.beside = extra
         groups = [*network.parameter_groups(), *extra]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         named = {id(p): name for name, p in network.named_parameters()}
@@ -224,6 +225,8 @@ class Stepper:
         """The optimizer's step on the mean gradients of all processes; returns (loss, gradient norm, mean ‖ΔW‖)."""
         total = torch.stack(self._losses).sum()
         self._losses.clear()
+        if self.team.world > 1:  # a batch without the new word gives it no gradient in this process
+            fill_gradients([p for group in self.beside for p in group["params"]])
         self.team.mean([total, *(p.grad for p in self.parameters if p.grad is not None)])
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -280,6 +283,13 @@ class Stepper:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.scheduler._last_lr = rates
+
+
+def fill_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Zeros where there is no gradient, so that all processes sum the same tensors."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _scaler(device: torch.device) -> Any:
