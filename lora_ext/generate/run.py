@@ -203,10 +203,7 @@ def _picture(path: Path | None) -> Image.Image | None:
 
 def sized(settings: Settings, model: Standalone, init: Image.Image | None) -> Settings:
     """The settings with a seed and a size: the init picture's, or what the model was made for."""
-    own = embedded()
-    side = 1024 if model.family == "SDXL" else 512
-    if own and model.path == own.CHECKPOINT:
-        side = 64
+    side = model.native_side
     width, height = (max(CELL, length // CELL * CELL) for length in init.size) if init else (side, side)
     layers = min(encoder.module.config.num_hidden_layers for encoder in model.texts)
     if settings.clip_skip > layers:
