@@ -193,6 +193,8 @@ KOHYA = (
     Prefix("lycoris_te_", TE, True),
     Prefix("lycoris_te1_", TE, True),
     Prefix("lycoris_te2_", TE2, True),
+    Prefix("lycoris_", UNET, True),
+    Prefix("lycoris_", TE, True),
 )
 """Keys `<prefix><flattened name>.<suffix>`: kohya's scripts, LyCORIS, kohya's OFT, the built-in extension's own."""
 
@@ -204,16 +206,19 @@ DOTTED = (
     Prefix("base_model.model.text_encoder.", TE, False),
     Prefix("base_model.model.", UNET, False),
     Prefix("base_model.model.", TE, False),
+    Prefix("diffusion_model.", UNET, False),
+    Prefix("model.diffusion_model.", UNET, False),
+    Prefix("text_encoders.clip_l.transformer.", TE, False),
+    Prefix("text_encoders.clip_h.transformer.", TE, False),
+    Prefix("text_encoders.clip_g.transformer.", TE2, False),
     Prefix("", UNET, False),
     Prefix("", TE, False),
 )
-"""Keys `<prefix><dotted name>.<suffix>`: diffusers pipelines, attention-processor files, PEFT."""
+"""Keys `<prefix><dotted name>.<suffix>`: diffusers pipelines, attention-processor files, PEFT, ComfyUI."""
 
 SUFFIX_ALIASES = {
     "lora_A.weight": "lora_down.weight",
     "lora_B.weight": "lora_up.weight",
-    "lora_A.default.weight": "lora_down.weight",
-    "lora_B.default.weight": "lora_up.weight",
     "lora.down.weight": "lora_down.weight",
     "lora.up.weight": "lora_up.weight",
     "lora_linear_layer.down.weight": "lora_down.weight",
@@ -221,13 +226,16 @@ SUFFIX_ALIASES = {
     "lora_conv2d_layer.down.weight": "lora_down.weight",
     "lora_conv2d_layer.up.weight": "lora_up.weight",
     "lora_magnitude_vector.weight": "lora_magnitude_vector",
-    "lora_magnitude_vector.default.weight": "lora_magnitude_vector",
     "network_alpha": "alpha",
 }
 """Suffixes of other dialects → the suffix that adapters know."""
 
-_PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)_lora\.(down|up)\.weight$")
-"""Attention-processor files name the projection inside the suffix (diffusers before 0.22)."""
+_PROCESSOR = re.compile(r"(?:\.processor)?\.to_(q|k|v|out)_lora\.(down|up)\.weight$")
+"""Attention-processor files name the projection inside the suffix (diffusers before 0.22); so do the text encoders of
+diffusers 0.15 and 0.16, by the U-Net's names and without a processor."""
+
+_NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.(?!weight$)[^.]+(\.weight)?$")
+"""PEFT's suffixes with the adapter's own name inside: `lora_A.default.weight`."""
 
 
 @cache
@@ -250,8 +258,11 @@ def parse_key(key: str, suffixes: Iterable[str]) -> tuple[Site, str] | None:
         return site, SUFFIX_ALIASES.get(suffix, suffix)
     match = _PROCESSOR.search(key)
     if match:
-        leaf = "to_out.0" if match[1] == "out" else f"to_{match[1]}"
+        text = key[: match.start()].endswith(".self_attn")
+        leaf = f"{match[1]}_proj" if text else "to_out.0" if match[1] == "out" else f"to_{match[1]}"
         key = f"{key[: match.start()]}.{leaf}.lora_{match[2]}.weight"
+    else:
+        key = _NAMED.sub(r".\1.weight", key)
     for known in (*SUFFIX_ALIASES, *suffixes):
         if key.endswith("." + known):
             site = _lookup(flat=False).get(key[: -len(known) - 1])

@@ -90,6 +90,40 @@ QUERY = Site(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
         ),
         ("lora_unet_output_blocks_2_2_conv.lora_up.weight", Site(UNET, "OUT02", "sampler.conv"), "lora_up.weight"),
         ("oft_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q.oft_blocks", QUERY, "oft_blocks"),
+        ("lycoris_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lokr_w1", QUERY, "lokr_w1"),
+        ("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_up.weight", QUERY, "lora_up.weight"),
+        ("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.alpha", QUERY, "alpha"),
+        (
+            "text_encoders.clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.lora_down.weight",
+            Site(TE, "BASE", "layers.0.self_attn.q_proj"),
+            "lora_down.weight",
+        ),
+        (
+            "text_encoders.clip_g.transformer.text_model.encoder.layers.31.mlp.fc2.lora_A.weight",
+            Site(TE2, "BASE", "layers.31.mlp.fc2"),
+            "lora_down.weight",
+        ),
+        (
+            "text_encoder.text_model.encoder.layers.0.self_attn.to_k_lora.up.weight",
+            Site(TE, "BASE", "layers.0.self_attn.k_proj"),
+            "lora_up.weight",
+        ),
+        (
+            "text_encoder_2.text_model.encoder.layers.0.self_attn.to_out_lora.down.weight",
+            Site(TE2, "BASE", "layers.0.self_attn.out_proj"),
+            "lora_down.weight",
+        ),
+        *(
+            (f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.{mark}", QUERY, suffix)
+            for mark, suffix in {
+                "lora_A.default.weight": "lora_down.weight",
+                "lora_A.default_0.weight": "lora_down.weight",
+                "lora_B.my style.weight": "lora_up.weight",
+                "lora_magnitude_vector": "lora_magnitude_vector",
+                "lora_magnitude_vector.style": "lora_magnitude_vector",
+                "lora_magnitude_vector.default.weight": "lora_magnitude_vector",
+            }.items()
+        ),
     ],
 )  # fmt: skip
 def test_dialects(key: str, site: Site, suffix: str) -> None:
