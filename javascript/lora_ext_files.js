@@ -91,6 +91,7 @@
                 X.facts([[t("kind"), file.variant], [t("base"), file.family === "unknown" ? t("unknown") : file.family], [t("rank"), Object.keys(file.ranks).slice(0, 4).join(", ")],
                     [t("layers"), file.layers], [t("numbers"), Object.keys(file.dtypes).join(", ")], [t("size"), X.bytes(file.bytes)], ["hash", file.hash], [t("file"), file.path]]),
                 file.not_finite ? X.note(t("This file is damaged: it contains numbers that are not finite."), "bad") : null,
+                file.warnings.map((line) => X.note(line, file.other || Object.keys(file.damaged).length ? "bad" : "")),
                 portrait(file),
                 h("div", { class: "lx-row" }, name, X.button(t("Rename"), rename, { tip: t("A folder may stand before the name; thumbnails come along") }))),
                 X.card(t("What it changes"), X.bars(file.blocks)),

@@ -257,7 +257,7 @@
                 try {
                     made = file ? await X.post("/tag", wish()) : made;
                 } catch (error) {
-                    failed = error instanceof X.Wrong ? t("No tag: something above cannot be read.") : t("No tag: {0}", error.message);
+                    failed = t("No tag: {0}", error.message);
                 }
                 if (mine !== timer) return; // something moved meanwhile
                 tag.classList.remove("busy");
@@ -309,6 +309,7 @@
                 X.facts([[t("kind"), file.variant], [t("base"), file.family === "unknown" ? t("unknown") : file.family],
                     [t("rank"), Object.keys(file.ranks).slice(0, 3).join(", ")], [t("layers"), file.layers], [t("size"), X.bytes(file.bytes)]]),
                 file.not_finite ? X.note(t("This file is damaged: it contains numbers that are not finite."), "bad") : null,
+                file.other || Object.keys(file.damaged).length ? file.warnings.map((line) => X.note(line, "bad")) : null,
                 words.length ? h("div", { class: "lx-chips" }, h("span", { class: "lx-label" }, t("Trigger words")), words) : null);
         }
 

@@ -45,7 +45,8 @@ _SHOWN = {
 def report(path: str | Path) -> dict[str, Any]:
     """Everything that `inspect` shows, ready for JSON.
 
-    wrong_hash: the hash in the metadata where it is not that of the content, else None.
+    unread: keys that were not understood. damaged: layer → why it cannot act. other: a sentence about a file that is
+    not for SD1, SD2 or SDXL. wrong_hash: the hash in the metadata where it is not that of the content, else None.
     blocks: a row a block with its layers and ‖ΔW‖ (Frobenius, at weight 1; None where no layer of it has a norm
     without the base model's weights; `need_base` counts such layers). Raises FileError.
     """
@@ -71,7 +72,9 @@ def report(path: str | Path) -> dict[str, Any]:
         "metadata": dict(file.metadata),
         "tags": top_tags(file.metadata),
         "embeddings": {n: {v: list(t.shape) for v, t in vectors.items()} for n, vectors in file.embeddings.items()},
-        "unread": list(file.unread),
+        "unread": file.unknown,
+        "damaged": {str(site): layer.why for site, layer in file.damaged.items()},
+        "other": file.other.sentence(file.name) if file.other else None,
         "not_finite": file.first_bad,
     }
 
@@ -122,7 +125,7 @@ def text_of(found: Mapping[str, Any]) -> str:
     lines = [found["path"], *_summary(found), ""]
     if found["blocks"]:
         lines += ["How strongly each block is changed (norm of the change at weight 1):", *_table(found["blocks"]), ""]
-    else:
+    elif not found["other"]:
         lines += ["No layer of a LoRA was found in it.", ""]
     rows = [(words, _clean(found["metadata"][key])) for key, words in _SHOWN.items() if found["metadata"].get(key)]
     lines += [f"  {words}: {value}" for words, value in rows if value != "None"]
@@ -133,7 +136,9 @@ def text_of(found: Mapping[str, Any]) -> str:
     for name, vectors in found["embeddings"].items():
         rows_in = max((shape[0] if len(shape) > 1 else 1 for shape in vectors.values()), default=0)
         lines.append(f"  embedding for the prompt: {_clean(name)} ({rows_in} vectors)")
-    return "\n".join([*lines, *_warnings(found)]).rstrip() + "\n"
+    if found["not_finite"]:
+        lines.append(f"  WARNING: it contains NaN or infinity (first in {_clean(found['not_finite'])}) and is damaged.")
+    return "\n".join([*lines, *(f"  {line}" for line in warnings(found))]).rstrip() + "\n"
 
 
 def _summary(found: Mapping[str, Any]) -> list[str]:
@@ -179,17 +184,21 @@ def _table(rows: Sequence[Mapping[str, Any]], width: int = 32) -> list[str]:
     return lines
 
 
-def _warnings(found: Mapping[str, Any]) -> list[str]:
+def warnings(found: Mapping[str, Any]) -> list[str]:
+    """Sentences on what of the file cannot act, or may act otherwise than its maker meant."""
+    if found["other"]:
+        return [f"{_clean(found['other'], 400)}."]
     lines = []
-    if found["not_finite"]:
-        lines.append(f"  WARNING: it contains NaN or infinity (first in {_clean(found['not_finite'])}) and is damaged.")
+    if found["damaged"]:
+        first = _clean(next(iter(found["damaged"].values())))
+        lines.append(f"WARNING: {len(found['damaged'])} damaged layers are skipped, the others apply: {first}.")
     if found["wrong_hash"]:
         lines.append(
-            f"  Its metadata has another hash, {found['wrong_hash']}: it was copied, or the numbers were changed since."
+            f"Its metadata has another hash, {found['wrong_hash']}: it was copied, or the numbers were changed since."
         )
     if found["unread"]:
         shown = ", ".join(_clean(key) for key in found["unread"][:3])
-        lines.append(f"  {len(found['unread'])} entries were not understood, such as {shown}")
+        lines.append(f"{len(found['unread'])} entries were not understood, such as {shown}")
     return lines
 
 

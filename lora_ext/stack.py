@@ -89,6 +89,8 @@ class Fit:
 
     dead: positions of the block-weight vector that this model has no block for.
     uncovered: blocks of the file that the vector says nothing about; they count as 0.
+    damaged, damage: how many layers were skipped because they are damaged, and what is wrong with one.
+    other: a sentence about a file that is not for SD1, SD2 or SDXL; nothing of it is applied.
     """
 
     name: str
@@ -100,14 +102,20 @@ class Fit:
     dead: tuple[str, ...] = ()
     uncovered: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    damaged: int = 0
+    damage: str = ""
+    other: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether there is nothing to tell."""
-        return self.matched > 0 and not (self.unmatched or self.wrong_shape or self.unread or self.notes)
+        wrong = self.unmatched or self.wrong_shape or self.unread or self.notes or self.damaged
+        return self.matched > 0 and not wrong
 
     def __str__(self) -> str:
-        total = self.matched + len(self.unmatched) + len(self.wrong_shape)
+        if self.other:
+            return "; ".join([self.other, *self.notes])
+        total = self.matched + len(self.unmatched) + len(self.wrong_shape) + self.damaged
         base = "" if self.family == "unknown" else f" (made for {self.family})"
         if not self.matched:
             text = f"{self.name}{base} does not fit this model: none of its {total} layers applies"
@@ -117,6 +125,8 @@ class Fit:
         parts = [f"{count} not in this model's {part}" for part, count in sorted(lacks.items())]
         if self.wrong_shape:
             parts.append(f"{len(self.wrong_shape)} of another size, such as {self.wrong_shape[0]}")
+        if self.damaged:
+            parts.append(f"{self.damaged} damaged and skipped: {self.damage}")
         if self.unread:
             parts.append(f"{self.unread} keys not understood")
         if self.dead:
@@ -206,7 +216,7 @@ class Applied:
         self._now: dict[Site, tuple[Piece, ...]] = {}
         self._active: tuple[bool, ...] = ()
         self._guards: list[RemovableHandle] = []
-        self._sites: dict[int, tuple[LoraFile, tuple[Site, ...], tuple[Site, ...]]] = {}
+        self._sites: dict[int, tuple[LoraFile, tuple[Site, ...], tuple[Site, ...], tuple[Site, ...]]] = {}
 
     def set(self, uses: Sequence[Use]) -> list[Fit]:
         """Replaces what is applied by `uses` (in order; the same file twice adds up) and reports how each fits.
@@ -232,10 +242,6 @@ class Applied:
         if active != self._active:
             self._active = active
             self._move()
-
-    def layers(self, use: Use) -> tuple[Site, ...]:
-        """The layers of a use's file that apply here."""
-        return self._sites[id(use.file)][1]
 
     def close(self) -> None:
         """Takes everything off: every Parameter is the very object it was."""
@@ -280,18 +286,19 @@ class Applied:
                     wanted.setdefault(site, []).append(piece)
         return {site: tuple(pieces) for site, pieces in wanted.items()}
 
-    def _fitting(self, file: LoraFile) -> tuple[LoraFile, tuple[Site, ...], tuple[Site, ...]]:
-        """The file, its sites that apply here, and its sites that are here with another shape."""
+    def _fitting(self, file: LoraFile) -> tuple[LoraFile, tuple[Site, ...], tuple[Site, ...], tuple[Site, ...]]:
+        """The file, its sites that apply here, those that are here with another shape, and those with NaN."""
         known = self._sites.get(id(file))
         if known is not None:
             return known
         here = [site for site in file.adapters if site in self.targets]
         fits = {site: file.adapters[site].fits(self.targets[site].shape) for site in here}
-        return file, tuple(s for s in here if fits[s]), tuple(s for s in here if not fits[s])
+        bad = tuple(site for site in here if fits[site] and site in file.not_finite)
+        return file, tuple(s for s in here if fits[s] and s not in bad), tuple(s for s in here if not fits[s]), bad
 
     def _fit(self, use: Use) -> Fit:
         """The report on one use."""
-        file, matched, wrong = self._sites[id(use.file)]
+        file, matched, wrong, bad = self._sites[id(use.file)]
         vector = use.blocks.labels
         blocks = {site.block for site in file.adapters if site.block}
         covered = vector if vector is not None else LABELS
@@ -301,10 +308,13 @@ class Applied:
             matched=len(matched),
             unmatched=tuple(site for site in file.adapters if site not in self.targets),
             wrong_shape=wrong,
-            unread=len(file.unread),
+            unread=len(file.unknown),
             dead=tuple(b for b in vector or () if b not in self.blocks and b != BASE and use.blocks.of(b)),
             uncovered=tuple(b for b in LABELS if b in blocks and b not in covered and b != BASE),
             notes=(*use.notes, *self._dyn_note(use)),
+            damaged=len(file.damaged) + len(bad),
+            damage=file.damage or (f"{bad[0]} holds NaN or infinity" if bad else ""),
+            other=file.other.sentence(use.label) if file.other else "",
         )
 
     def _rounding_note(self) -> tuple[str, ...]:

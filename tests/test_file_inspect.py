@@ -90,7 +90,8 @@ def test_checkpoint_and_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_a_hash_that_is_not_the_file_s_own_is_told(tmp_path: Path) -> None:
-    tensors = {"lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": torch.ones(8, 2)}
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {f"{key}.lora_up.weight": torch.ones(8, 2), f"{key}.lora_down.weight": torch.ones(2, 8)}
     own = hashes.model_hash(write_tensors(tensors, tmp_path / "a.safetensors", metadata={}))
     for stored, wrong in ((own, None), ("ab" * 32, "ab" * 6), ("no hash", None)):
         path = write_tensors(tensors, tmp_path / "a.safetensors", metadata={"sshs_model_hash": stored}, overwrite=True)

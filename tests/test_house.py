@@ -16,7 +16,7 @@ FLOORS = (
     ("adapters", "embedded"),
     ("file",),
     ("prompt", "prompt_line", "inject"),
-    ("stack", "prompt_notes"),
+    ("stack",),
     ("tools", "idle"),
     ("train", "compare"),
     ("host",),

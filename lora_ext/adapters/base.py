@@ -84,6 +84,10 @@ class Adapter:
         """ΔW before scaling and DoRA, float32; `weight` (float32) gives the shape and, for some kinds, the values."""
         raise NotImplementedError
 
+    def agrees(self) -> bool:
+        """Whether the factors agree with each other, whatever layer they are for; arithmetic on shapes only."""
+        return True
+
     def spans(self, shape: torch.Size) -> bool:
         """Whether the stored shapes agree with each other and make a ΔW of `shape`; arithmetic on shapes only."""
         raise NotImplementedError

@@ -40,6 +40,10 @@ class GLoRA(Adapter):
     def scaling(self) -> float:
         return 1.0 if self.older and "scale" not in self.tensors else super().scaling()
 
+    def agrees(self) -> bool:
+        a, b = (tuple(self.shape(name) for name in pair) for pair in self._pairs())
+        return product(*a) is not None and ("bm.weight" in self.tensors or product(*b) is not None)
+
     def spans(self, shape: torch.Size) -> bool:
         (a_up, a_down), (b_up, b_down) = (tuple(self.shape(n) for n in pair) for pair in self._pairs())
         if len(shape) < 2 or product(a_up, a_down) != (shape[1], shape[1]):

@@ -25,6 +25,14 @@ class LoHa(Adapter):
     def rank(self) -> int:
         return self.shape("hada_w1_b")[0]
 
+    def agrees(self) -> bool:
+        for side in (1, 2):
+            a, b, core = self.shape(f"hada_w{side}_a"), self.shape(f"hada_w{side}_b"), f"hada_t{side}"
+            whole = tucker_shape(self.shape(core), a, b) if core in self.tensors else product(a, b)
+            if whole is None:
+                return False
+        return True
+
     def spans(self, shape: torch.Size) -> bool:
         return all(self._side_spans(side, shape) for side in (1, 2))
 

@@ -30,6 +30,9 @@ class LoKr(Adapter):
         factored = next((name for name in ("lokr_w2_b", "lokr_w1_b") if name in self.tensors), None)
         return None if factored is None else self.shape(factored)[0]
 
+    def agrees(self) -> bool:
+        return self._size("lokr_w1") is not None and self._size("lokr_w2") is not None
+
     def spans(self, shape: torch.Size) -> bool:
         left, right = self._size("lokr_w1"), self._size("lokr_w2")
         if left is None or right is None:

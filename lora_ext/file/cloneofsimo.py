@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..adapters import Adapter, adapter_of
+from ..adapters import Adapter
 from ..address import TE, UNET, Site, site_of
 from ..errors import FileError
 from .containers import Contents, read_tensors
+from .layer_check import Damaged, sound
 from .lorafile import LoraFile
 
 EMBED = "<embed>"
@@ -199,23 +200,33 @@ def read_torch(path: Path, contents: Contents) -> LoraFile:
 
     The result has no keys of its own: it is written in kohya's spelling, its tokens as `bundle_emb`. Raises FileError.
     """
-    adapters: dict[Site, Adapter] = {}
+    layers: dict[Site, Pair] = {}
     tokens = contents.tensors
     if is_list(contents.raw):
         text_alone = path.name.lower().endswith(".text_encoder.pt")
-        adapters.update(_listed(TE if text_alone else UNET, contents.raw))
+        layers.update(_listed(TE if text_alone else UNET, contents.raw))
         beside = path.with_suffix("")
         sibling = beside.with_name(beside.name + ".text_encoder.pt")
         if not text_alone and sibling.is_file():
             other = read_tensors(sibling)
             if not is_list(other.raw):
                 raise FileError(f"{sibling}, which belongs to it, holds no list of tensors")
-            adapters.update(_listed(TE, other.raw))
+            layers.update(_listed(TE, other.raw))
         sibling = beside.with_name(beside.name + ".ti.pt")
         if not text_alone and sibling.is_file():
             tokens = read_tensors(sibling).tensors
     embeddings = {name: {"emb_params": _rows(tensor)} for name, tensor in tokens.items()}
-    return LoraFile(adapters, {}, embeddings, dialect="cloneofsimo", path=path)
+    adapters: dict[Site, Adapter] = {}
+    damaged: dict[Site, Damaged] = {}
+    unread: dict[str, Tensor] = {}
+    for site, pair in layers.items():
+        keys = [f"{site}.lora_{end}.weight" for end in ("up", "down")]
+        adapter = _adapter(site, pair, keys, damaged)
+        if adapter is None:
+            unread.update(zip(keys, pair, strict=True))
+        else:
+            adapters[site] = adapter
+    return LoraFile(adapters, {}, embeddings, unread, dialect="cloneofsimo", path=path, damaged=damaged)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -223,19 +234,16 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
 
 
-def _listed(part: str, tensors: Sequence[Tensor]) -> dict[Site, Adapter]:
+def _listed(part: str, tensors: Sequence[Tensor]) -> dict[Site, Pair]:
     if len(tensors) % 2:
         raise FileError(f"its list of {len(tensors)} tensors is not made of pairs up, down")
     pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
-    sites = place(part, pairs, None)
-    return {site: _adapter(*pair) for site, pair in zip(sites, pairs, strict=True)}
+    return dict(zip(place(part, pairs, None), pairs, strict=True))
 
 
-def _adapter(up: Tensor, down: Tensor) -> Adapter:
-    """A LoRA layer without alpha: its scale is 1."""
-    adapter = adapter_of({"lora_up.weight": up, "lora_down.weight": down})
-    assert adapter is not None
-    return adapter
+def _adapter(site: Site, pair: Pair, keys: Sequence[str], damaged: dict[Site, Damaged]) -> Adapter | None:
+    """A LoRA layer without alpha: its scale is 1. None where it is damaged."""
+    return sound(site, {"lora_up.weight": pair[0], "lora_down.weight": pair[1]}, keys, damaged)
 
 
 def read_named(path: Path, contents: Contents) -> LoraFile:
@@ -258,14 +266,28 @@ def read_named(path: Path, contents: Contents) -> LoraFile:
         else:
             unread[key] = tensor
     adapters: dict[Site, Adapter] = {}
+    damaged: dict[Site, Damaged] = {}
     keys: dict[tuple[Site, str], str] = {}
     for part, numbered in layers.items():
         pairs = [_pair(part, numbered, i) for i in range(len(numbered))]
         for i, site in enumerate(place(part, pairs, _classes(part, contents.metadata))):
-            adapters[site] = _adapter(*pairs[i])
-            keys.update({(site, f"lora_{end}.weight"): names[part, i, end] for end in ("up", "down")})
+            own = {f"lora_{end}.weight": names[part, i, end] for end in ("up", "down")}
+            adapter = _adapter(site, pairs[i], list(own.values()), damaged)
+            if adapter is None:
+                unread.update(zip(own.values(), pairs[i], strict=True))
+                continue
+            adapters[site] = adapter
+            keys.update({(site, suffix): key for suffix, key in own.items()})
     return LoraFile(
-        adapters, contents.metadata, embeddings, unread, keys, embedding_keys, dialect="cloneofsimo", path=path
+        adapters,
+        contents.metadata,
+        embeddings,
+        unread,
+        keys,
+        embedding_keys,
+        dialect="cloneofsimo",
+        path=path,
+        damaged=damaged,
     )
 
 

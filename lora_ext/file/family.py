@@ -24,8 +24,10 @@ ARCHITECTURES = {SD1: "stable-diffusion-v1", SD2: "stable-diffusion-v2-512", SDX
 def family_of(
     adapters: Mapping[Site, Adapter], keys: Mapping[tuple[Site, str], str], metadata: Mapping[str, str]
 ) -> str:
-    """ "SD1", "SD2", "SDXL" or "unknown" for a file's adapters; see `LoraFile.family`."""
-    return _by_shape(adapters) or _by_name(adapters, keys) or by_metadata(metadata)
+    """ "SD1", "SD2", "SDXL" or "unknown": by shapes, by layers that one family alone has, by metadata, and only then
+    by prefixes, which files of several families have."""
+    said = by_metadata(metadata)
+    return _by_shape(adapters) or _by_layers(adapters) or (said if said != UNKNOWN else _by_prefix(keys))
 
 
 def _by_shape(adapters: Mapping[Site, Adapter]) -> str | None:
@@ -56,15 +58,19 @@ def _width(tensors: Mapping[str, Tensor]) -> int | None:
     return None
 
 
-def _by_name(adapters: Mapping[Site, Adapter], keys: Mapping[tuple[Site, str], str]) -> str | None:
+def _by_layers(adapters: Mapping[Site, Adapter]) -> str | None:
+    """SDXL has more than one transformer block in a row, and an embedding of the picture's size."""
     for site in adapters:
         if site.leaf.startswith("add_embedding") or (
             site.part == UNET and "transformer_blocks." in site.leaf and "transformer_blocks.0." not in site.leaf
         ):
             return SDXL
-    if any(key.startswith(("lora_te1_", "lycoris_te1_")) for key in keys.values()):
-        return SDXL
     return None
+
+
+def _by_prefix(keys: Mapping[tuple[Site, str], str]) -> str:
+    """Numbered text encoders are SDXL's in kohya's spelling."""
+    return SDXL if any(key.startswith(("lora_te1_", "lycoris_te1_")) for key in keys.values()) else UNKNOWN
 
 
 def by_metadata(metadata: Mapping[str, str]) -> str:

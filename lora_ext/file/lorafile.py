@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from torch import Tensor
 from ..adapters import Adapter
 from ..address import Site
 from ..errors import FileError
-from .family import family_of
+from .architectures import Architecture
+from .family import UNKNOWN, family_of
 from .file_names import shown
+from .layer_check import Damaged
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,8 @@ class LoraFile:
     unread: keys that name no known layer or kind, kept and written back.
     described: the adapters as they were read, where alphas stand in diffusers' metadata instead of under keys; a file
     with others is written without that metadata.
+    damaged: layers that cannot act, and why; their tensors are in `unread` too.
+    other: what the file is for where that is not SD1, SD2 or SDXL; then all of it is in `unread`.
     """
 
     adapters: Mapping[Site, Adapter]
@@ -41,6 +45,8 @@ class LoraFile:
     dialect: str = "kohya"
     """How it spells its keys: "kohya", "diffusers" (PEFT too), "processor", "cloneofsimo"."""
     path: Path | None = None
+    damaged: Mapping[Site, Damaged] = field(default_factory=dict)
+    other: Architecture | None = None
 
     @property
     def name(self) -> str:
@@ -55,7 +61,9 @@ class LoraFile:
 
     @cached_property
     def family(self) -> str:
-        """ "SD1", "SD2", "SDXL" or "unknown": by shapes, then by the names of layers, then by metadata."""
+        """ "SD1", "SD2", "SDXL", another architecture's name (see `other`) or "unknown"; see `family_of`."""
+        if self.other is not None:
+            return self.other.name if self.other.kind == "LoRA" else UNKNOWN
         return family_of(self.adapters, self.keys, self.metadata)
 
     @cached_property
@@ -64,6 +72,8 @@ class LoraFile:
 
         LierLa: Linear and 1x1 Conv2d only; C3Lier: larger kernels too; DyLoRA: said by kohya's metadata.
         """
+        if self.other is not None:
+            return self.other.kind
         if not self.kinds:
             return "none"
         if self.kinds[0] != "LoRA":
@@ -96,6 +106,33 @@ class LoraFile:
     def embedding_key(self, name: str, vector: str) -> str:
         """The key of one embedding tensor."""
         return self.embedding_keys.get((name, vector), f"bundle_emb.{name}.{vector}")
+
+    @property
+    def unknown(self) -> list[str]:
+        """Keys that were not understood: those in `unread` that are of no damaged layer."""
+        known = {key for layer in self.damaged.values() for key in layer.keys}
+        return [key for key in self.unread if key not in known] if known else list(self.unread)
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with the first damaged layer, "" where there are none."""
+        return next((layer.why for layer in self.damaged.values()), "")
+
+    def without_damaged(self) -> LoraFile:
+        """The file without what cannot act."""
+        if not self.damaged:
+            return self
+        return replace(self, damaged={}, unread={key: self.unread[key] for key in self.unknown})
+
+    def check_architecture(self) -> None:
+        """Raises FileError with one sentence where the file is not for SD1, SD2 or SDXL."""
+        if self.other is not None:
+            raise FileError(self.other.sentence(self.name))
+
+    @cached_property
+    def not_finite(self) -> frozenset[Site]:
+        """The layers that hold NaN or infinity; every number is looked at once."""
+        return frozenset(s for s, a in self.adapters.items() if not all(map(finite, a.tensors.values())))
 
     @cached_property
     def first_bad(self) -> str | None:

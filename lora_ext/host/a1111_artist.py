@@ -14,7 +14,6 @@ from ..errors import LoraError
 from ..file.library import Library
 from ..prompt import parse
 from ..stack import Fit, Presets
-from .a1111_kind import native_side_of
 from .a1111_model import current, knows
 from .a1111_page import PAGE
 from .a1111_several import draw, settings
@@ -102,5 +101,5 @@ class A1111Artist:
 
 def _size(shot: Shot) -> tuple[int, int]:
     """(width, height), the model's own where the shot has none."""
-    side = native_side_of(current())
+    side = 1024 if getattr(current(), "is_sdxl", False) else 512
     return shot.width or side, shot.height or side

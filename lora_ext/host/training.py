@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .. import embedded
 from ..errors import TrainError
 from ..file.hashes import legacy_hash
 from ..ports import Borrowing, Context, Sample
@@ -76,7 +77,11 @@ class StandaloneTrainee:
     @property
     def native_size(self) -> int:
         """Pixels a side that the model was made for."""
-        return self.model.native_side
+        if self.model.path == embedded.CHECKPOINT:
+            return 64
+        if self.family == SDXL:
+            return 1024
+        return 768 if self.family == SD2 and self.prediction == V else 512
 
     @contextmanager
     def prepared(self, wish: Borrowing) -> Iterator[None]:

@@ -55,15 +55,16 @@ def merge_into(
     """Writes the checkpoint with Σ weight·ΔW added: an LDM `.safetensors` or `.ckpt`, or a diffusers folder.
 
     dtype: of all floating-point tensors of the result, None for what each has. Memory: one tensor and the LoRAs (a
-    `.ckpt`: all of it). Raises FileError (unreadable, NaN) and ToolError: nothing matches, files for another family,
-    a result that exists, no space, a number that `dtype` cannot hold (naming the layer).
+    `.ckpt`: all of it). Raises FileError (unreadable, NaN, another architecture) and ToolError: nothing matches, files
+    for another family, a result that exists, no space, a number that `dtype` cannot hold (naming the layer).
     """
     checkpoint, save_to, device = Path(checkpoint), Path(save_to), torch.device(device)
     if not checkpoint.exists():
         raise ToolError(f"there is no checkpoint {checkpoint}")
     check_target(checkpoint, save_to, overwrite, [use.file.path for use in uses])
     for use in uses:
-        use.file.check_finite()
+        use.file.check_architecture()
+        use.file.without_damaged().check_finite()
     report = Merged("merge")
     if checkpoint.is_dir():
         merge_folder(checkpoint, uses, save_to, report, dtype=dtype, device=device, overwrite=overwrite, track=track)

@@ -14,7 +14,7 @@ from ..errors import ToolError, did_you_mean
 from ..file.lorafile import LoraFile, finite
 from ..file.reading import assemble, read
 from ..file.spelling import spell
-from .layers import change_of, check_finite, in_kohya, lora_of, report_rounding, stored_as
+from .layers import change_of, in_kohya, lora_of, opened, report_rounding, stored_as
 from .metadata_carry import became_lora, carried, described, finish, origin, plain
 from .options import Parser, check_output, device_of, dtype_of, widest
 from .progress import Track, bar, silent
@@ -40,8 +40,7 @@ def convert(
     """
     if to not in DIALECTS:
         raise ToolError(f"unknown spelling {to!r}{did_you_mean(to, DIALECTS)}")
-    check_finite(file)
-    report = Report("convert", unread={file.name: list(file.unread)} if file.unread else {})
+    file, report = opened("convert", file)
     adapters: dict[Site, Adapter] = {}
     for site in track(list(file.adapters), "convert"):
         adapters[site] = _layer(file, site, rank, dtype, torch.device(device), report)

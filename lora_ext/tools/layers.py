@@ -172,10 +172,22 @@ def wide_kernel(shape: tuple[int, ...]) -> bool:
     return len(shape) > 2 and any(size > 1 for size in shape[2:])
 
 
-def check_finite(file: LoraFile) -> None:
-    """Raises ToolError naming the file and the layer that holds NaN or infinity."""
+def check_usable(file: LoraFile) -> None:
+    """Raises ToolError: a file that is not for SD1, SD2 or SDXL, NaN or infinity (naming the file and the layer)."""
+    if file.other is not None:
+        raise ToolError(file.other.sentence(file.name))
     if file.first_bad is not None:
         raise ToolError(f"{file.path or file.name} contains NaN or infinity (first in {file.first_bad!r})")
+
+
+def opened(verb: str, file: LoraFile) -> tuple[LoraFile, Report]:
+    """The file without its damaged layers, and a report that names them and the keys not understood. Raises ToolError
+    as `check_usable`."""
+    sound = file.without_damaged()
+    check_usable(sound)
+    report = Report(verb, unread={file.name: file.unknown} if file.unknown else {})
+    report.damaged(file.name, file)
+    return sound, report
 
 
 def with_adapters(file: LoraFile, adapters: Mapping[Site, Adapter], metadata: Mapping[str, str]) -> LoraFile:
@@ -201,12 +213,13 @@ __all__ = [
     "Change",
     "added",
     "change_of",
-    "check_finite",
+    "check_usable",
     "describes_keys",
     "in_kohya",
     "kept_by",
     "laid_out",
     "lora_of",
+    "opened",
     "report_rounding",
     "shape_of",
     "stored_as",

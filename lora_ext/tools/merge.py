@@ -19,7 +19,7 @@ from ..errors import FitError, ToolError
 from ..file.lorafile import LoraFile
 from ..file.reading import read
 from ..stack import Use
-from .layers import change_of, check_finite
+from .layers import change_of, check_usable
 from .merge_layer import METHODS, Part, Recipe, merged
 from .metadata_carry import described, finish, joined, origin
 from .options import PRECISIONS, SVD_ONLY, Parser, check_output, device_of, dtype_of, note_idle, number, widest
@@ -42,7 +42,9 @@ def merge(
     """
     recipe = recipe or Recipe()
     uses = _uses(files, ratios, blocks)
-    report = Report("merge", unread={use.label: list(use.file.unread) for use in uses if use.file.unread})
+    report = Report("merge", unread={use.label: use.file.unknown for use in uses if use.file.unknown})
+    for use in uses:
+        report.damaged(use.label, use.file)
     sites = list(dict.fromkeys(site for use in uses for site in use.file.adapters))
     _compare(uses, report)
     dtype = recipe.dtype or widest([a.dtype for use in uses for a in use.file.adapters.values()])
@@ -84,7 +86,7 @@ def _uses(
     labels = [str(f.path or f.name) if names.count(f.name) > 1 else f.name for f in files]
     uses = []
     for i, file in enumerate(files):
-        check_finite(file)
+        check_usable(file.without_damaged())
         ratio = float(ratios[i]) if ratios is not None else 1.0
         uses.append(Use(file, te=ratio, unet=ratio, blocks=blocks[i] if blocks else UNIFORM, name=labels[i]))
     return uses

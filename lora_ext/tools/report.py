@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..file.lorafile import LoraFile
 from ..inject.rounding import ENOUGH, survived
 
 _OF_SEVERAL = ("merge", "svd-merge", "extract")
@@ -100,6 +101,11 @@ class Report:
         """The layer with the largest relative loss, None where nothing was lost."""
         worst = min(self.layers, key=lambda layer: layer.kept, default=None)
         return worst if worst is not None and worst.kept < 1.0 else None
+
+    def damaged(self, name: str, file: LoraFile) -> None:
+        """Notes how many layers of a source are left out because they are damaged."""
+        if file.damaged:
+            self.note(f"{len(file.damaged)} damaged layers of {name} left out: {file.damage}")
 
     def note(self, text: str) -> None:
         """Something that the user has to know, said once."""

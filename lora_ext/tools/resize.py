@@ -15,7 +15,7 @@ from ..errors import ToolError
 from ..file.lorafile import LoraFile
 from ..file.reading import read
 from ..lowrank import Rule
-from .layers import change_of, check_finite, lora_of, stored_as, with_adapters
+from .layers import change_of, lora_of, opened, stored_as, with_adapters
 from .metadata_carry import became_lora, carried, described, finish, origin, plain
 from .options import Parser, check_output, device_of, dtype_of, rules, widest
 from .progress import Track, bar, silent
@@ -41,8 +41,7 @@ def resize(
     Raises ToolError for rules that cannot be meant, for NaN (naming the layer), and when no layer can be resized.
     """
     ranks = rules(new_rank, new_conv_rank, dynamic_method, dynamic_param)
-    check_finite(file)
-    report = Report("resize", unread={file.name: list(file.unread)} if file.unread else {})
+    file, report = opened("resize", file)
     if dynamic_method is None and dynamic_param is not None:
         report.note("--dynamic_param changes nothing without --dynamic_method")
     adapters: dict[Site, Adapter] = {}

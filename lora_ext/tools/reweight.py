@@ -14,7 +14,7 @@ from ..errors import ToolError
 from ..file.lorafile import LoraFile, finite
 from ..file.reading import read
 from ..stack import Use
-from .layers import check_finite, stored_as, with_adapters
+from .layers import opened, stored_as, with_adapters
 from .metadata_carry import carried, described, finish, origin
 from .options import Parser, check_output, dtype_of, number
 from .report import Layer, Report
@@ -33,9 +33,8 @@ def reweight(
     The weight goes into alpha (factors stay bit-identical), or into the tensors of kinds without one. Raises ToolError
     for NaN, for a weight that a layer's kind cannot hold (DoRA, BOFT) or that overflows, and when all weights are 0.
     """
-    check_finite(file)
+    file, report = opened("reweight", file)
     use = Use(file, te=te, unet=unet, blocks=blocks)
-    report = Report("reweight", unread={file.name: list(file.unread)} if file.unread else {})
     adapters: dict[Site, Adapter] = {}
     silenced = []
     for site, adapter in file.adapters.items():

@@ -17,7 +17,7 @@ from ..adapters import Adapter
 from ..errors import ToolError, did_you_mean
 from ..file.lorafile import LoraFile
 from ..file.reading import read
-from .layers import check_finite, stored_as, with_adapters
+from .layers import opened, stored_as, with_adapters
 from .metadata_carry import SCALE_KEY, carried, described, origin, plain, save
 from .options import Parser, check_output, dtype_of, widest
 from .progress import Track, bar, silent
@@ -48,14 +48,13 @@ def split(
     Layers of a smaller rank are whole in every file above it. Raises ToolError: no LoRA layer, no unit, a unit above
     the rank, "trained" where nothing tells how, NaN.
     """
-    check_finite(file)
+    file, report = opened("split-dylora", file)
     ranks = {site: adapter.rank for site, adapter in file.adapters.items() if adapter.kind == "LoRA" and adapter.rank}
     if not ranks:
         raise ToolError(f"{file.path or file.name} has no LoRA layer to split ({', '.join(file.kinds) or 'no layers'})")
     full = max(ranks.values())
     unit = _unit(file, unit, full)
     rule = _rule(file, alpha)
-    report = Report("split-dylora", unread={file.name: list(file.unread)} if file.unread else {})
     if file.dylora_unit is None:
         report.note("its metadata names no DyLoRA; the first ranks of another LoRA make no sense alone")
     report.unchanged += [str(site) for site in file.adapters if site not in ranks]

@@ -13,7 +13,7 @@ from ..address import Site
 from ..errors import ToolError
 from ..file.lorafile import LoraFile
 from ..lowrank import Rule
-from ..tools.layers import change_of, check_finite
+from ..tools.layers import change_of, check_usable
 from ..tools.options import widest
 from ..tools.progress import Track, silent
 
@@ -82,7 +82,7 @@ class Energy:
 
 def energy(file: LoraFile, track: Track = silent) -> Energy:
     """The singular values of every layer that has some. Raises ToolError for NaN, and where no layer has a rank."""
-    check_finite(file)
+    check_usable(file)
     layers: dict[Site, Layer] = {}
     other = 0
     for site in track(list(file.adapters), "measure"):

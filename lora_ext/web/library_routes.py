@@ -18,7 +18,7 @@ from ..file.containers import read_tensors
 from ..file.library import Entry
 from ..file.listing import natural
 from ..file.writing import check_not_linked, write_tensors
-from ..inspect_file import report, top_tags
+from ..inspect_file import report, top_tags, warnings
 from ..jobs import Job
 from ..tools.metadata import edited
 from .names import checked, made
@@ -89,6 +89,7 @@ def look(studio: Studio, name: str) -> dict[str, Any]:
         **row(studio, entry),
         "path": entry.place + entry.path.suffix,
         "words": words(found["metadata"]),
+        "warnings": [studio.nameless(text) for text in warnings(found)],
         "layouts": list(sizes),
         "layout": sizes[0] if fits else sizes[1],
     }

@@ -1,0 +1,182 @@
+"""Files that are not for SD1, SD2 or SDXL: which architecture, or what else they are. One table, a row a family.
+
+The names of a file's layers tell; where several families share names, so do the width of the model and the metadata.
+A text encoder tells nothing: CLIP-L is a part of SD1, SDXL, SD3 and Flux.1 alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from torch import Tensor
+
+from ..address import UNET, Site
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row. layers: a regular expression that the beginning of a layer's name fits (in small letters, `_` for
+    `.`, without what comes before the model's own names). metadata: one for what trainers and Stability AI's model
+    specification call the model. widths: of the model, where other families have the same names.
+
+    what: what such a file is. instead: what to do with it. like_sd: whether its U-Net has the names of ours, so that
+    its metadata alone can tell.
+    """
+
+    name: str
+    layers: str = r"(?!)"
+    metadata: str = r"(?!)"
+    widths: tuple[int, ...] = ()
+    what: str = ""
+    instead: str = "cannot act on SD1, SD2 and SDXL models"
+    kind: str = "LoRA"
+    like_sd: bool = False
+
+    def sentence(self, name: str) -> str:
+        """What a user is told about the file `name`."""
+        what = self.what or f"a LoRA for {self.name}"
+        return f"{name} is {what} and {self.instead}; nothing of it is applied"
+
+
+_FLUX = r"double_blocks_\d+_|single_blocks_\d+_|single_transformer_blocks_\d+_|distilled_guidance_layer_"
+_LUMINA = r"(layers|noise_refiner|context_refiner)_\d+_(attention_|attn_|feed_forward_|adaln_modulation)"
+_MMDIT = r"transformer_blocks_\d+_(attn_|ff_|norm1|ff_context)"
+
+ARCHITECTURES = (
+    Architecture("Flux.2", _FLUX, r"flux[-_. ]?2", widths=(6144,)),
+    Architecture("Chroma", r"distilled_guidance_layer_", r"chroma"),
+    Architecture(
+        "HunyuanVideo",
+        r"(double|single)_blocks_\d+_((img|txt)_(mlp_fc|mod_linear)|modulation_linear)|double_blocks_19_|txt_in_individual",
+        r"hunyuan[-_ ]?video|framepack|networks\.lora_(hv|framepack)",
+    ),
+    Architecture("AuraFlow", r"joint_transformer_blocks_\d+_", r"aura[-_ ]?flow"),
+    Architecture("HiDream", r"(double|single)_stream_blocks_\d+_", r"hidream"),
+    Architecture("Flux.1", _FLUX, r"flux"),
+    Architecture("Stable Diffusion 3", r"joint_blocks_\d+_", r"(?<![a-z])sd[-_ ]?v?3|stable-diffusion-v?3"),
+    Architecture("Stable Diffusion 3", _MMDIT, widths=(1536, 2432)),
+    Architecture(
+        "Qwen-Image", r"transformer_blocks_(\d+_(img|txt)_(mlp|mod)|(19|[2-5]\d)_attn_)", r"qwen[-_ ]?image|lora_qwen"
+    ),
+    Architecture("Z-Image", _LUMINA, r"z[-_ ]?image", widths=(3840,)),
+    Architecture("Lumina 2", _LUMINA, r"lumina", widths=(2304,)),
+    Architecture("Lumina 2 or Z-Image", _LUMINA),
+    Architecture("Cosmos", r"blocks_\d+_(self_attn|cross_attn)_(q|k|v|output)_proj_", r"cosmos|anima\b"),
+    Architecture(
+        "Wan video",
+        r"blocks_\d+_(self_attn|cross_attn)_(q|k|v|o|k_img|v_img)_|blocks_\d+_ffn_",
+        r"(?<![a-z])wan([-_ .\d]|video|x|$)",
+    ),
+    Architecture(
+        "Hunyuan-DiT", r"blocks_\d+_(attn1_wqkv|attn1_out_proj|attn2_(q|kv)_proj|default_modulation)", r"hunyuan"
+    ),
+    Architecture("PixArt", r"blocks_\d+_(attn_qkv|cross_attn_kv_linear)", r"pixart"),
+    Architecture("LTX-Video", r"(?!)", r"ltx[-_ ]?v"),
+    Architecture("CogVideoX", r"(?!)", r"cogvideo"),
+    Architecture("Sana", r"(?!)", r"(?<![a-z])sana(?![a-z])"),
+    Architecture("OmniGen", r"layers_\d+_(self_attn_qkv_proj|mlp_gate_up_proj)", r"omnigen"),
+    Architecture(
+        "Stable Cascade", r"lora_prior_(unet|te)_|down_blocks_\d+_\d+_(channelwise|attention_attn|mapper)", r"cascade"
+    ),
+    Architecture("Kolors", r"(?!)", r"kolors", like_sd=True),
+    Architecture("Kandinsky 2 or DeepFloyd IF", r"(down|up|mid)_blocks?_(\d_)?attentions_\d_(add_[kv]_proj|to_[qkv]_)"),
+    Architecture(
+        "AnimateDiff",
+        r"(down|up|mid)_blocks?_(\d_)?motion_modules_",
+        r"animatediff",
+        what="a motion LoRA for AnimateDiff",
+        instead="acts on its motion module only, through its own extension",
+    ),
+    Architecture(
+        "diffusion transformer",
+        rf"{_MMDIT}|transformer_blocks_\d+_attn[12]_|blocks_\d+_attn[12]_|encoder_block_\d+_layer_",
+        what="a LoRA for a diffusion transformer (such as Stable Diffusion 3, Flux.1 or PixArt)",
+    ),
+    Architecture(
+        "language model",
+        r"layers_\d+_(self_attn_(q|k|v|o)_proj|mlp_(gate|up|down)_proj)",
+        what="a LoRA for a language model",
+    ),
+    Architecture(
+        "embedding",
+        r"(emb_params|string_to_param|clip_[lgh])$|<.+>$",
+        what="a textual-inversion embedding",
+        instead="is no LoRA: put it into the embeddings folder and write its name into the prompt",
+        kind="embedding",
+    ),
+    Architecture(
+        "ControlNet",
+        r"lora_controlnet|control_model_|input_hint_block_|controlnet_cond_embedding_|zero_convs_",
+        what="a ControlNet",
+        instead="is no LoRA: put it into the ControlNet extension's model folder",
+        kind="ControlNet",
+    ),
+    Architecture(
+        "IP-Adapter",
+        r"ip_adapter_|image_proj_",
+        what="an IP-Adapter",
+        instead="is no LoRA: it acts through the ControlNet extension",
+        kind="IP-Adapter",
+    ),
+    Architecture(
+        "checkpoint",
+        r"first_stage_model_|cond_stage_model_|conditioner_embedders_",
+        what="a whole checkpoint",
+        instead="is no LoRA: put it into the folder of checkpoints",
+        kind="checkpoint",
+    ),
+    Architecture(
+        "VAE",
+        r"(decoder|encoder)_(up|down|mid)_|(decoder|encoder)_(up|down|mid)_blocks?_|(post_)?quant_conv_",
+        what="a VAE",
+        instead="is no LoRA: put it into the folder of VAEs",
+        kind="VAE",
+    ),
+)
+"""Tried in order: narrower rows come first. `(?!)` fits nothing."""
+
+_PREFIX = re.compile(
+    r"(?:(?:base_model_model|lora_unet|lora_transformer|lycoris_unet|lycoris|oft_unet|diffusion_model|unet|model|lora_te\d"
+    r"|text_encoders?_?\d?|t5xxl|transformer(?!_blocks))_)*"
+)
+"""What files write before a model's own names."""
+
+_DOWN = re.compile(r"(lora_down|lora_A|lora\.down|down|hada_w1_b)(\.\w+)?(\.weight)?$")
+_ENOUGH = 4000
+"""Names that are looked at, at most: the largest files have fewer."""
+_SAID = ("ss_base_model_version", "modelspec.architecture", "ss_network_module")
+
+
+def architecture_of(
+    unread: Mapping[str, Tensor], sites: Iterable[Site], metadata: Mapping[str, str], base: str = ""
+) -> Architecture | None:
+    """What a file is for where that is not SD1, SD2 or SDXL, else None.
+
+    unread: its tensors that name no layer of those. sites: the layers of those that it has. base: what a PEFT
+    configuration calls the base model.
+    """
+    said = " ".join([*(str(metadata.get(key, "")) for key in _SAID), base]).lower()
+    named = next((row for row in ARCHITECTURES if re.search(row.metadata, said)), None)
+    unet = sum(site.part == UNET and bool(site.block) for site in sites)
+    if unet and named is not None and named.like_sd:
+        return named
+    found = _by_layers(unread)
+    # a layer has two or three tensors; a few strange ones beside a whole U-Net do not make it another model's file
+    if found is not None and found[1] > 2 * unet:
+        return named or found[0]
+    return named if not unet else None
+
+
+def _by_layers(unread: Mapping[str, Tensor]) -> tuple[Architecture, int] | None:
+    """The first row that a name fits, and how many names fit any."""
+    names = [_PREFIX.sub("", key.lower().replace(".", "_"), count=1) for key in islice(unread, _ENOUGH)]
+    widths = Counter(t.shape[1] for key, t in unread.items() if t.dim() > 1 and _DOWN.search(key))
+    width = widths.most_common(1)[0][0] if widths else 0
+    rows = [row for row in ARCHITECTURES if not row.widths or width in row.widths]
+    fitting = [name for name in names if any(re.match(row.layers, name) for row in rows)]
+    found = next((row for row in rows if any(re.match(row.layers, name) for name in fitting)), None)
+    return None if found is None else (found, len(fitting))

@@ -1,0 +1,71 @@
+"""Whether one layer's tensors make an adapter: shapes only, so that a header alone is enough."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .. import adapters as kinds
+from ..adapters import Adapter
+from ..address import Site
+from ..errors import FileError
+
+_FACTOR = re.compile(r"lora_(up|down|mid)\.weight|hada_[wt]\w+|lokr_[wt]\w+|oft_(diag|blocks)|[ab][12]\.weight")
+"""Suffixes whose tensor is a matrix or more."""
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A layer that cannot act. keys: of its tensors; why: what is wrong, with the layer's name."""
+
+    keys: tuple[str, ...]
+    why: str
+
+
+def adapter_at(site: Site, tensors: Mapping[str, Tensor]) -> Adapter | None:
+    """The checked adapter of one layer, None when no kind accepts its suffixes. Raises FileError naming the layer."""
+    for suffix, tensor in tensors.items():
+        if tensor.dim() < 2 and _FACTOR.fullmatch(suffix):
+            raise FileError(f"{suffix} of {site} has shape {tuple(tensor.shape)}, where a matrix belongs")
+        if suffix in ("alpha", "scale") and tensor.numel() != 1:
+            raise FileError(f"{suffix} of {site} has shape {tuple(tensor.shape)}, where one number belongs")
+    if "lora_up.weight" in tensors and "lora_down.weight" in tensors:
+        up, down = tensors["lora_up.weight"].shape, tensors["lora_down.weight"].shape
+        mid = tensors["lora_mid.weight"].shape if "lora_mid.weight" in tensors else None
+        ranks = {up[1], down[0], *(mid[:2] if mid is not None else ())}
+        flat = math.prod(up[2:]) if 0 not in up[:2] else 1
+        if len(ranks) != 1 or 0 in ranks or flat != 1:
+            shapes = " and ".join(str(tuple(shape)) for shape in (up, mid, down) if shape is not None)
+            raise FileError(f"the factors of {site} do not share one rank: {shapes}")
+    empty = [suffix for suffix, tensor in tensors.items() if _FACTOR.fullmatch(suffix) and not tensor.numel()]
+    if empty:
+        raise FileError(f"{empty[0]} of {site} has shape {tuple(tensors[empty[0]].shape)} and holds no number")
+    adapter = kinds.adapter_of(tensors)
+    if adapter is None and any(map(_FACTOR.fullmatch, tensors)):
+        raise FileError(f"{site} has {' and '.join(sorted(tensors))} alone, which is a part of a layer")
+    if adapter is not None and not _agrees(adapter):
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items() if tensor.dim())
+        raise FileError(f"the factors of {site} do not go together: {shapes}")
+    return adapter
+
+
+def _agrees(adapter: Adapter) -> bool:
+    try:
+        return adapter.agrees()
+    except IndexError:  # a tensor with fewer axes than its format has
+        return False
+
+
+def sound(
+    site: Site, tensors: Mapping[str, Tensor], keys: Iterable[str], damaged: dict[Site, Damaged]
+) -> Adapter | None:
+    """`adapter_at`, with what is wrong put into `damaged` under the layer's name."""
+    try:
+        return adapter_at(site, tensors)
+    except FileError as error:
+        damaged[site] = Damaged(tuple(keys), str(error))
+        return None

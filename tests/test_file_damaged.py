@@ -1,0 +1,117 @@
+"""A damaged layer is skipped and counted; the rest of the file applies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import Tiny
+from torch import Tensor
+
+from lora_ext.file.lorafile import LoraFile
+from lora_ext.file.reading import read
+from lora_ext.file.writing import write, write_tensors
+from lora_ext.inspect_file import report, text_of
+from lora_ext.stack import Applied, Use
+from lora_ext.tools.convert import convert
+from lora_ext.tools.merge import merge
+from lora_ext.tools.report import Report
+from lora_ext.tools.resize import resize
+from lora_ext.tools.reweight import reweight
+from lora_ext.tools.split import split
+
+HEAD = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_"
+SOUND = {f"{HEAD}v.lora_up.weight": torch.ones(32, 4), f"{HEAD}v.lora_down.weight": torch.ones(4, 32)}
+
+DAMAGED: dict[str, tuple[dict[str, Tensor], str]] = {
+    "rank 0": ({"lora_up.weight": torch.ones(32, 0), "lora_down.weight": torch.ones(0, 32)}, "do not share one rank"),
+    "two ranks": (
+        {"lora_up.weight": torch.ones(32, 3), "lora_down.weight": torch.ones(2, 32)},
+        "do not share one rank",
+    ),
+    "half": ({"lora_up.weight": torch.ones(32, 3)}, "a part of a layer"),
+    "half with alpha": ({"lora_down.weight": torch.ones(3, 32), "alpha": torch.tensor(1.0)}, "a part of a layer"),
+    "two alphas": (
+        {"lora_up.weight": torch.ones(32, 2), "lora_down.weight": torch.ones(2, 32), "alpha": torch.ones(2)},
+        "where one number belongs",
+    ),
+    "vector": ({"lora_up.weight": torch.ones(32), "lora_down.weight": torch.ones(1, 32)}, "where a matrix belongs"),
+    "LoHa of rank 0": (
+        {f"hada_w{n}_{side}": torch.ones(32, 0) if side == "a" else torch.ones(0, 32) for n in "12" for side in "ab"},
+        "holds no number",
+    ),
+    "LoHa of two ranks": (
+        {f"hada_w{n}_{side}": torch.ones(32, 4) if side == "a" else torch.ones(3, 32) for n in "12" for side in "ab"},
+        "do not go together",
+    ),
+    "LoKr of two ranks": (
+        {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(8, 2), "lokr_w2_b": torch.ones(3, 8)},
+        "do not go together",
+    ),
+    "three quarters of a LoHa": (
+        {"hada_w1_a": torch.ones(32, 4), "hada_w1_b": torch.ones(4, 32), "hada_w2_a": torch.ones(32, 4)},
+        "a part of a layer",
+    ),
+    "NaN": (
+        {"lora_up.weight": torch.full((32, 2), float("nan")), "lora_down.weight": torch.ones(2, 32)},
+        "holds NaN or infinity",
+    ),
+    "infinite alpha": (
+        {"lora_up.weight": torch.ones(32, 2), "lora_down.weight": torch.ones(2, 32), "alpha": torch.tensor(1e999)},
+        "holds NaN or infinity",
+    ),
+}
+
+
+def written(tmp_path: Path, name: str) -> tuple[LoraFile, LoraFile]:
+    """The file with a damaged layer, and the one without."""
+    bad = {f"{HEAD}q.{suffix}": tensor for suffix, tensor in DAMAGED[name][0].items()}
+    return (
+        read(write_tensors({**bad, **SOUND}, tmp_path / "bad.safetensors", metadata={})),
+        read(write_tensors(SOUND, tmp_path / "good.safetensors", metadata={})),
+    )
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_it_is_skipped_and_counted_and_the_rest_applies(name: str, tmp_path: Path) -> None:
+    bad, good = written(tmp_path, name)
+    model, why = Tiny(), DAMAGED[name][1]
+    for mode in ("live", "baked"):
+        with Applied(model, mode) as applied:
+            (fit,) = applied.set([Use(bad)])
+            drawn = model.draw()
+            assert (fit.matched, fit.damaged, fit.unread, fit.ok) == (1, 1, 0, False)
+            assert "1 of 2 layers apply; 1 damaged and skipped: " in str(fit) and why in str(fit)
+            applied.set([Use(good)])
+            assert all(map(torch.equal, model.draw(), drawn))
+    found = report(tmp_path / "bad.safetensors")
+    assert "damaged" in text_of(found)
+
+
+@pytest.mark.parametrize("name", [name for name in DAMAGED if "N" not in name and "infinite" not in name])
+def test_tools_leave_it_out_and_say_so(name: str, tmp_path: Path) -> None:
+    bad, good = written(tmp_path, name)
+    done: list[tuple[LoraFile, Report]] = [
+        resize(bad, 2),
+        convert(bad, "kohya"),
+        convert(bad, "diffusers"),
+        reweight(bad, unet=0.5),
+        merge([bad, good]),
+    ]
+    files, said = split(bad, 2)
+    for result, told in (*done, (files[2], said)):
+        assert len(result.adapters) == 1 and not result.damaged and not result.unread
+        assert any("1 damaged layers of bad left out: " in note and DAMAGED[name][1] in note for note in told.notes)
+    same = write(bad, tmp_path / "same.safetensors")
+    assert same.read_bytes() == (tmp_path / "bad.safetensors").read_bytes()
+
+
+def test_many_are_counted(tmp_path: Path) -> None:
+    tensors = dict(SOUND)
+    for leaf in "qk":
+        tensors |= {f"{HEAD}{leaf}.{suffix}": tensor for suffix, tensor in DAMAGED["rank 0"][0].items()}
+    file = read(write_tensors(tensors, tmp_path / "bad.safetensors", metadata={}))
+    with Applied(Tiny()) as applied:
+        (fit,) = applied.set([Use(file)])
+    assert "1 of 3 layers apply; 2 damaged and skipped: " in str(fit)
