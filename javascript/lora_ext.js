@@ -292,7 +292,6 @@
         root = X.root = element;
         element.dataset.mounted = "yes";
         await loaded;
-        document.cookie = `lora_ext=${encodeURIComponent(element.dataset.token)}; SameSite=Strict; path=/`;
         const name = language(element.dataset.language);
         X.language = name;
         try {

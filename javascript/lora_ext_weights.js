@@ -257,7 +257,7 @@
                 try {
                     made = file ? await X.post("/tag", wish()) : made;
                 } catch (error) {
-                    failed = t("No tag: {0}", error.message);
+                    failed = error instanceof X.Wrong ? t("No tag: something above cannot be read.") : t("No tag: {0}", error.message);
                 }
                 if (mine !== timer) return; // something moved meanwhile
                 tag.classList.remove("busy");

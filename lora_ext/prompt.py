@@ -70,6 +70,8 @@ def request_of(items: Sequence[str]) -> Request:
     Raises PromptError that quotes the tag and says what was expected.
     """
     tag = f"<lora:{':'.join(items)}>"
+    if "<" in tag[1:]:  # the web UI reads a tag up to the next >
+        raise PromptError(f"{_short(tag)} has no > before the next <: close the first tag")
     if not items or not items[0].strip():
         raise PromptError(f"{_short(tag)} names no file")
     named, positional = _sort(items[1:], tag)

@@ -19,6 +19,8 @@ OPTIONS = {
 }
 """kohya's letters → the fields of a `ports.Sample`."""
 _KINDS = {"width": int, "height": int, "seed": int, "steps": int, "cfg": float}
+_LIMITS = {"width": (0, 8192), "height": (0, 8192), "steps": (1, 1000), "cfg": (-100.0, 100.0)}
+"""What a picture can be asked for: more is a slip of the finger, told before anything is drawn."""
 
 
 def read(line: str) -> tuple[str, dict[str, Any]]:
@@ -48,4 +50,13 @@ def typed(given: Mapping[str, Any], line: str) -> dict[str, Any]:
             found[name] = _KINDS.get(name, str)(value)
         except (TypeError, ValueError):
             raise PromptError(f"prompt {line!r}: {value!r} is no number for {name}") from None
+        in_range(name, found[name])
     return found
+
+
+def in_range(name: str, *numbers: Any) -> None:
+    """Raises PromptError about the first number that a picture's field cannot be; not a number is one of them."""
+    low, high = _LIMITS.get(name, (None, None))
+    for number in numbers:
+        if low is not None and high is not None and not low <= number <= high:
+            raise PromptError(f"{name} is from {low:g} to {high:g}, not {number}")

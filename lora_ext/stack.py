@@ -243,6 +243,10 @@ class Applied:
             self._active = active
             self._move()
 
+    def layers(self, use: Use) -> tuple[Site, ...]:
+        """The layers of a use's file that apply here."""
+        return self._sites[id(use.file)][1]
+
     def close(self) -> None:
         """Takes everything off: every Parameter is the very object it was."""
         self._clear()

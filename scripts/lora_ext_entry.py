@@ -36,7 +36,9 @@ load()
 host = import_module(f"{PACKAGE}.host.a1111").Host()
 axes = import_module(f"{PACKAGE}.host.a1111_axes").Axes(lambda: host.library, host.shell.presets, host.elsewhere)
 desk = import_module(f"{PACKAGE}.host.a1111_desk")
-tab = import_module(f"{PACKAGE}.ui.webui").Tab(desk.A1111Desk(host.shell, host.release, host.elsewhere), desk.users)
+tab = import_module(f"{PACKAGE}.ui.webui").Tab(
+    desk.A1111Desk(host.shell, host.release, host.elsewhere), desk.users, desk.bound_address(), desk.public_names
+)
 
 script_callbacks.on_before_ui(host.settle)
 script_callbacks.on_app_started(host.opened)

@@ -112,6 +112,10 @@ def test_numbers_as_long_as_a_book_are_none(text: str) -> None:
         ("rank:0", "begin at 1"),
         ("start:1.5", "neither whole steps nor shares"),
         ("sr:dog,cat", "neither in the prompt"),
+        ("sr:,dog", "the first value is the text to look for, and is empty"),
+        ("steps:1000000000", "steps is from 1 to 1000, not 1000000000"),
+        ("prompt:a cat --s 1000000000", "steps is from 1 to 1000, not 1000000000"),
+        ("prompt:a cat --w 100000", "width is from 0 to 8192"),
         ('preset:"1,2', "never closed"),
         ("weight:1-1000, 1-1000", "at most 1000"),
     ],
@@ -305,3 +309,17 @@ def test_the_plots_hires_prompt_follows_where_it_has_the_tag(plot: Any) -> None:
     assert parse(made)[1][0].lbw
     with pytest.raises(LoraError, match="did you mean"):
         plot(SimpleNamespace(prompt="a", negative_prompt="", seed=1, hr_prompt=""), ("LoRA file", "stile"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    ["<lora:style:0.5>, ,<lora:style:1>", '<lora:style:0.5>,"",<lora:style:1>', "<lora:style:0.5>,<lora:style:1>,"],
+)
+def test_an_empty_value_of_prompt_search_and_replace_removes_the_text(library: Library, values: str) -> None:
+    made = plan(Shot(prompt="a cat <lora:style:0.5>"), f"sr:{values}", "", "", library)
+    assert sorted(value.label for value in made.x.values) == ["(nothing)", "<lora:style:0.5>", "<lora:style:1>"]
+    assert {cell.shot.prompt.strip() for cell in made.cells} == {
+        "a cat <lora:style:0.5>",
+        "a cat <lora:style:1>",
+        "a cat",
+    }

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shutil
 import struct
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from lora_ext.embedded import CHECKPOINT, CONFIG, LORA_DIR, TOKENIZER
+import lora_ext
+from lora_ext.embedded import CHECKPOINT, CONFIG, LORA_DIR, TEXT_TARGET, TOKENIZER
+from lora_ext.embedded.export import write_yaml
 from lora_ext.embedded.shapes import (
     ALL_SHAPES,
     COLOURS,
@@ -24,6 +30,7 @@ from lora_ext.embedded.shapes import (
     random_scene,
     score,
 )
+from lora_ext.generate import Settings, generate
 
 
 def header(path: Path) -> dict[str, dict]:
@@ -149,7 +156,38 @@ def test_checkpoint_is_small_and_half_precision() -> None:
     assert CHECKPOINT.stat().st_size <= 20e6
     kinds = {entry["dtype"] for name, entry in header(CHECKPOINT).items() if name.startswith("model.")}
     assert kinds == {"F16"}
-    assert "version: tokenizer" in CONFIG.read_text(encoding="utf-8")
+
+
+def test_the_configuration_is_the_one_that_export_writes(tmp_path: Path) -> None:
+    write_yaml(tmp_path / "made.yaml")
+    assert (tmp_path / "made.yaml").read_text(encoding="utf-8") == CONFIG.read_text(encoding="utf-8")
+    assert f"target: {TEXT_TARGET}" in CONFIG.read_text(encoding="utf-8")
+
+
+def test_the_web_ui_finds_the_text_encoder_that_the_configuration_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LDM's `instantiate_from_config`: import the module, get the attribute, call it."""
+    made: list[str] = []
+    encoders = ModuleType("ldm.modules.encoders.modules")
+    encoders.FrozenCLIPEmbedder = lambda version: made.append(version)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ldm.modules.encoders.modules", encoders)
+    for name in ("ldm", "ldm.modules", "ldm.modules.encoders"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    entry = (Path(lora_ext.__file__).parent.parent / "scripts" / "lora_ext_entry.py").read_text(encoding="utf-8")
+    name = TEXT_TARGET.partition(".")[0]
+    assert f'PACKAGE = "{name}"' in entry, "the package's name in the web UI"
+    module, _, function = TEXT_TARGET.removeprefix(name).rpartition(".")
+    getattr(importlib.import_module(f"lora_ext{module}"), function)()
+    assert made == [str(TOKENIZER)] and TOKENIZER.is_absolute()
+
+
+def test_a_copy_loads_wherever_it_lies(tmp_path: Path) -> None:
+    """The checkpoint and its yaml alone, under another name."""
+    shutil.copy(CHECKPOINT, tmp_path / "small.safetensors")
+    shutil.copy(CONFIG, tmp_path / "small.yaml")
+    settings = Settings(prompt="a red circle", steps=2, seed=1, device="cpu")
+    (own,) = generate(settings)
+    (copied,) = generate(replace(settings, ckpt=tmp_path / "small.safetensors"))
+    assert own.size == copied.size == (64, 64) and own.tobytes() == copied.tobytes()
 
 
 @pytest.mark.parametrize("path", sorted(LORA_DIR.glob("*.safetensors")), ids=lambda path: path.stem)

@@ -258,3 +258,44 @@ def test_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--steps", "many"])
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "says"),
+    [
+        (
+            "a <lora:strong:1:step=9-2>",
+            "",
+            "strong: it never acts, because it starts at step 9 and stops before step 2",
+        ),
+        ("a <lora:strong:1:start=50>", "", "starts at step 50, and the picture has 2 steps (0 to 1)"),
+        ("a <lora:strong:0>", "", "strong changes nothing: its weight is 0"),
+        (f"a <lora:strong:1:lbw={','.join('0' * 17)}>", "", "strong changes nothing: its weight is 0 in every layer"),
+        ("a [<lora:strong:1>:10]", "", "write <lora:strong:1:step=10->"),
+        ("a", "bad <lora:strong:1>", "in the negative prompt is not applied"),
+        ("a <lora:strong:1", "", "has no > at its end"),
+        ("a ＜lora：strong：1＞", "", "write <lora:strong:1>"),
+    ],
+)
+def test_a_tag_that_does_nothing_is_told(
+    folder: Path, model: Standalone, capsys: pytest.CaptureFixture[str], prompt: str, negative: str, says: str
+) -> None:
+    report = Report()
+    generate(settings(folder, prompt=prompt, negative_prompt=negative), model=model, report=report)
+    assert len([note for note in report.notes if says in note]) == len(report.notes) == 1
+    given = ["--prompt", prompt, "--negative_prompt", negative, "--steps", "2", "--width", "64", "--height", "64"]
+    where = ["--ckpt", str(folder / "SD1.safetensors"), "--lora_dir", str(folder / "loras"), "--device", "cpu"]
+    assert main([*given, *where, "--out", str(folder / "out")]) == 0
+    assert capsys.readouterr().err.count(says) == 1
+
+
+def test_each_pass_tells_of_its_own_steps(folder: Path, model: Standalone) -> None:
+    report = Report()
+    asked = settings(folder, prompt="a <lora:strong:1:start=2>", steps=3, hr_scale=2.0, hr_steps=1)
+    generate(asked, model=model, report=report)
+    assert report.notes == ["strong: it never acts, because it starts at step 2, and the picture has 1 steps (0 to 0)"]
+
+
+def test_strict_stops_at_what_was_meant_as_a_tag(folder: Path, model: Standalone) -> None:
+    with pytest.raises(PromptError, match="has no > at its end"):
+        generate(settings(folder, prompt="a <lora:strong:1", strict=True), model=model, report=Report())

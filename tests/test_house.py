@@ -16,7 +16,7 @@ FLOORS = (
     ("adapters", "embedded"),
     ("file",),
     ("prompt", "prompt_line", "inject"),
-    ("stack",),
+    ("stack", "prompt_notes"),
     ("tools", "idle"),
     ("train", "compare"),
     ("host",),

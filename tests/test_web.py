@@ -50,15 +50,16 @@ def lora(path: Path, rank: int = 4, **metadata: str) -> Path:
 
 
 class Client:
-    """Calls the API below its prefix; waits for jobs."""
+    """Calls the API below its prefix, with the token; waits for jobs."""
 
-    def __init__(self, root: Path, guard: Guard | None = None) -> None:
+    def __init__(self, root: Path, guard: Guard | None = None, *, token: bool = True) -> None:
         self.root = root
         self.guard = guard or Guard()
         self.studio = Studio(StandaloneDesk(folders_of(root)))
         app = FastAPI()
         mount(app, self.studio, self.guard)
-        self.http = TestClient(app)
+        headers = {"X-Lora-Ext": self.guard.token} if token else {}
+        self.http = TestClient(app, base_url="http://127.0.0.1:7870", headers=headers)
 
     def __call__(self, method: str, path: str, status: int = 200, **more: Any) -> Any:
         answer = self.http.request(method, PREFIX + path, **more)
@@ -274,14 +275,15 @@ def test_no_answer_tells_a_folder_of_this_system(api: Client) -> None:
 
 
 def test_who_may_call(tmp_path: Path) -> None:
-    client = Client(tmp_path, Guard(users=lambda: {"anna": "geheim"}))
+    client = Client(tmp_path, Guard(users=lambda: {"anna": "geheim"}), token=False)
     client("GET", "/library", 401)
     client("GET", "/library", 401, auth=("anna", "falsch"))
     client("GET", "/library", auth=("anna", "geheim"))
     client("GET", "/library", headers={"X-Lora-Ext": client.guard.token})
+    client.http.cookies.clear()  # by which a browser that was let in goes on to read
     client("GET", "/library", 401, headers={"X-Lora-Ext": "x"})
     client("GET", "/library", 403, auth=("anna", "geheim"), headers={"Origin": "https://elsewhere.example"})
-    client("GET", "/library", auth=("anna", "geheim"), headers={"Origin": "http://testserver"})
+    client("GET", "/library", auth=("anna", "geheim"), headers={"Origin": "http://127.0.0.1:7870"})
 
 
 def test_pictures_come_from_the_output_folder_only(api: Client) -> None:

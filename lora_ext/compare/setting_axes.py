@@ -16,6 +16,8 @@ from .axis import Axis, Edit, Known, Reader, Value
 
 _BAR = re.compile(r"\|(?![^\[\]{}]*[\]}])")
 """Between prompts; not in `[one|two]`."""
+NOTHING = "(nothing)"
+"""The label of an empty value."""
 
 
 def _settings(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Value, ...]:
@@ -35,9 +37,11 @@ def seed(text: str, name: str, known: Known) -> Axis:
 
 
 def replaced(text: str, name: str, known: Known) -> Axis:
-    """Prompt S/R: the first item is looked for, each one (the first too) put in its place."""
-    words = values.items(text)
+    """Prompt S/R: the first item is looked for, each one (the first too) put in its place; an empty one removes it."""
+    words = values.items(text, empty=True)
     base = known.shot
+    if words and not words[0]:
+        raise LoraError(f"S/R: the first value is the text to look for, and is empty in {text!r}")
     if words and words[0] not in base.prompt + "\n" + base.negative_prompt:
         raise LoraError(f"S/R: {words[0]!r} is neither in the prompt nor in the negative prompt")
 
@@ -48,7 +52,9 @@ def replaced(text: str, name: str, known: Known) -> Axis:
             negative_prompt=shot.negative_prompt.replace(words[0], word),
         )
 
-    return Axis(f"“{words[0]}” becomes" if words else "", tuple(Value(word, to(word)) for word in words), order=0)
+    return Axis(
+        f"“{words[0]}” becomes" if words else "", tuple(Value(word or NOTHING, to(word)) for word in words), order=0
+    )
 
 
 def prompts(text: str, name: str, known: Known) -> Axis:
@@ -65,10 +71,11 @@ def prompts(text: str, name: str, known: Known) -> Axis:
 
 
 def amount(field: str, title: str, whole: bool) -> Reader:
-    """A kind whose values are numbers (whole ones where `whole`) of a field of the shot."""
+    """A kind whose values are numbers (whole ones where `whole`) of a field of the shot. Raises LoraError."""
 
     def read(text: str, name: str, known: Known) -> Axis:
         found = values.numbers(text, title, whole=whole)
+        prompt_line.in_range(field, *found)
         return Axis(title, _settings((f"{title} {number:g}", {field: number}) for number in found))
 
     return read

@@ -19,13 +19,16 @@ _RANGE = re.compile(
 )
 
 
-def items(text: str) -> list[str]:
-    """What stands between commas, stripped; quotes keep commas. Empty items are left out. Raises LoraError."""
+def items(text: str, *, empty: bool = False) -> list[str]:
+    """What stands between commas, stripped; quotes keep commas. Empty items are left out unless `empty`.
+
+    Raises LoraError.
+    """
     try:
         rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
     except csv.Error:
         raise LoraError(f"a quote in {text!r} is never closed") from None
-    return [item.strip() for row in rows for item in row if item.strip()]
+    return [item.strip() for row in rows for item in row if empty or item.strip()]
 
 
 def numbers(text: str, what: str, *, whole: bool = False) -> list[float]:

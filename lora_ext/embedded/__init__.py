@@ -13,5 +13,7 @@ CHECKPOINT = _FOLDER / "embedded-sd1.safetensors"
 CONFIG = _FOLDER / "embedded-sd1.yaml"
 TOKENIZER = _FOLDER / "tokenizer"
 LORA_DIR = _FOLDER / "loras"
+TEXT_TARGET = "sd_webui_lora_ext.embedded.text_encoder.web_ui_text_encoder"
+"""What makes the text encoder, as CONFIG names it: `text_encoder.py` under this package's name in the web UI."""
 
-__all__ = ["CHECKPOINT", "CONFIG", "LORA_DIR", "TOKENIZER"]
+__all__ = ["CHECKPOINT", "CONFIG", "LORA_DIR", "TEXT_TARGET", "TOKENIZER"]

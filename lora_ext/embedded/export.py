@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..address import UNET, names
+from . import TEXT_TARGET
 from .models import SCALE_FACTOR, TEXT_WIDTH, UNET_WIDTHS, VAE_WIDTHS, new_scheduler, text_config
 from .sampling import Networks
 from .shapes import SIZE
@@ -146,10 +147,9 @@ model:
           target: torch.nn.Identity
 
     cond_stage_config:
-      target: ldm.modules.encoders.modules.FrozenCLIPEmbedder
-      params:
-        # The folder of the tokenizer and the text encoder's configuration, next to this file.
-        version: tokenizer
+      # FrozenCLIPEmbedder with this project's own tokenizer, found wherever this file lies. In the web UI it needs
+      # the extension sd-webui-lora-ext.
+      target: {target}
 """
 
 
@@ -163,6 +163,7 @@ def write_yaml(path: Path) -> None:
         "unet": UNET_WIDTHS[0],
         "unet_mult": [width // UNET_WIDTHS[0] for width in UNET_WIDTHS],
         "vae": VAE_WIDTHS[0],
+        "target": TEXT_TARGET,
         "vae_mult": [width // VAE_WIDTHS[0] for width in VAE_WIDTHS],
     }
     path.write_text(YAML.format(**values), encoding="utf-8")

@@ -102,16 +102,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_bar(settings: Settings, report: Report) -> list[Image.Image]:
-    """`generate` under a progress bar over all guesses; what the report says is printed before the first of them."""
+    """`generate` under a progress bar over all guesses; what the report says is printed before a pass begins."""
     from tqdm import tqdm
 
     bar: Any = None
+    printed: set[str] = set()
 
     def progress(step: int, total: int) -> None:
         nonlocal bar
-        if bar is None:
-            for told in (*report.fits, *report.notes):
+        for told in map(str, (*report.fits, *report.notes) if step == 0 else ()):
+            if told not in printed:
                 print(told, file=sys.stderr)
+            printed.add(told)
         bar = bar or tqdm(total=0, unit="step", file=sys.stderr, leave=False)
         if step == 0:
             bar.total = bar.n + total

@@ -20,6 +20,7 @@ from ..errors import LoraError
 from ..file.library import Library
 from ..host import clip_image
 from ..host.sampling import plan_of
+from ..prompt_notes import elsewhere, unread
 from .artist import StandaloneArtist
 from .command import parser as generate_parser
 from .run import lora_dirs, open_model, sized
@@ -89,6 +90,8 @@ def compare(
     if asked.seed < 0:
         shot = replace(shot, seed=store.seed(asdict(shot), (x, y, z)) or shot.seed)
     planned = plan.plan(shot, x, y, z, library)
+    for text in (*unread(shot.prompt, shot.negative_prompt), *elsewhere(shot.prompt)):
+        print(text, file=sys.stderr)
     scorer = None if no_scores else scorer_of(images, clip, settings.device)
     with StandaloneArtist(settings, model, library) as artist:
         bar = _Bar(quiet=json)

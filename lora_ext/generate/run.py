@@ -13,7 +13,7 @@ from typing import Any, cast
 from PIL import Image
 
 from .. import __version__
-from ..errors import FileError, LoraError
+from ..errors import FileError, LoraError, PromptError
 from ..file.library import Library
 from ..host import block_infotext as blocks
 from ..host import infotext
@@ -22,7 +22,9 @@ from ..host.embeddings import Embeddings, bundled, in_folders
 from ..host.render import CELL, Job, render
 from ..host.sampling import Plan, plan_of
 from ..host.text import chunks
+from ..idle import why_idle
 from ..prompt import Request, parse, set_apart
+from ..prompt_notes import elsewhere, unread
 from ..stack import Applied, Fit, Presets, Use, resolve
 from .settings import Settings
 
@@ -79,6 +81,7 @@ def generate(
 
     model, library: already open ones to use again. presets: all that `lbw=` may name, None for the built-in ones.
     progress(call, calls) is called before each guess.
+    What is meant as a tag and is none, and what will not act, is a note as well.
     A tag that cannot be understood, or whose file is not there or cannot be read, is skipped with a sentence in
     `report.notes`; it is an error where `settings.strict` says so, and without a report (nobody would read the note).
     Raises LoraError: values that cannot be, and such a tag.
@@ -90,6 +93,10 @@ def generate(
     for error in errors:
         with _skipping(report, strict):
             raise error
+    not_applied = unread(settings.prompt, settings.negative_prompt)
+    if not_applied and settings.strict:
+        raise PromptError(not_applied[0])
+    report.notes += [*not_applied, *elsewhere(settings.prompt)]
     library = library or Library(lora_dirs(settings))
     requests: list[Request] = []
     for request in parsed:
@@ -183,6 +190,9 @@ def _batch(
         report.fits = applied.set(uses)
 
         def before_call(step: int, total: int) -> None:
+            if step == 0:  # each pass has a number of steps of its own
+                said = (why_idle(use, applied.layers(use), total) for use in uses)
+                report.notes += [text for text in dict.fromkeys(said) if text and text not in report.notes]
             applied.at_step(step, total)
             if progress:
                 progress(step, total)
@@ -203,10 +213,7 @@ def _picture(path: Path | None) -> Image.Image | None:
 
 def sized(settings: Settings, model: Standalone, init: Image.Image | None) -> Settings:
     """The settings with a seed and a size: the init picture's, or what the model was made for."""
-    own = embedded()
-    side = 1024 if model.family == "SDXL" else 512
-    if own and model.path == own.CHECKPOINT:
-        side = 64
+    side = model.native_side
     width, height = (max(CELL, length // CELL * CELL) for length in init.size) if init else (side, side)
     layers = min(encoder.module.config.num_hidden_layers for encoder in model.texts)
     if settings.clip_skip > layers:

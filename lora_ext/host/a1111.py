@@ -6,7 +6,7 @@ Only files of this name (`a1111*.py`) import `modules.*`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..stack import Fit, Presets, Use, resolve
 from . import a1111_builtin as builtin
 from . import a1111_model as model
 from . import a1111_owner as owners
+from . import a1111_prompt_notes as notes
 from . import a1111_settings as settings
 from . import block_infotext as infotext
 from .a1111_embeddings import Embeddings
@@ -140,6 +141,7 @@ class Host:
         fits = self._apply(sd_model, chosen)
         self._note(p, chosen)
         self._tell(p, chosen, fits)
+        self._say_once(p, notes.of(p))
 
     def _choose(self, p: Any, items: Sequence[list[str]]) -> Chosen:
         """Reads tags and files. What is wrong with one does not touch the others."""
@@ -207,7 +209,10 @@ class Host:
         sd_model = model.current()
         if model.knows(sd_model):
             self.models.ensure(sd_model)
-            self.models.at_step(sd_model, denoiser.step, denoiser.total_steps or denoiser.steps or 1)
+            total = denoiser.total_steps or denoiser.steps or 1
+            if denoiser.step == 0 and getattr(denoiser, "p", None) is not None:
+                self._say_once(denoiser.p, self.models.idle(sd_model, total))
+            self.models.at_step(sd_model, denoiser.step, total)
 
     def on_model_loaded(self, sd_model: Any) -> None:
         """Other weights, or another model: what is known about its layers is of the old one."""
@@ -248,6 +253,14 @@ class Host:
                 if text not in self._told:
                     self._say(p, text)
             self._told = set(reports)
+
+    def _say_once(self, p: Any, texts: Iterable[str]) -> None:
+        """What all batches of a picture's settings would tell again."""
+        said = p.lora_ext_said = getattr(p, "lora_ext_said", set())
+        for text in dict.fromkeys(texts):
+            if text not in said:
+                self._say(p, text)
+            said.add(text)
 
     def _say(self, p: Any, text: str) -> None:
         if settings.PICTURE in self.shell.option("warnings"):

@@ -14,6 +14,7 @@ from ..errors import LoraError
 from ..file.library import Library
 from ..prompt import parse
 from ..stack import Fit, Presets
+from .a1111_kind import native_side_of
 from .a1111_model import current, knows
 from .a1111_page import PAGE
 from .a1111_several import draw, settings
@@ -101,5 +102,5 @@ class A1111Artist:
 
 def _size(shot: Shot) -> tuple[int, int]:
     """(width, height), the model's own where the shot has none."""
-    side = 1024 if getattr(current(), "is_sdxl", False) else 512
+    side = native_side_of(current())
     return shot.width or side, shot.height or side

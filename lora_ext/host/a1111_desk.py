@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from modules import call_queue, paths, sd_samplers, shared
 from PIL import Image
@@ -22,6 +24,7 @@ from .a1111_run import borrowed
 from .a1111_settings import A1111Shell, given_folders
 
 _LISTED = (".safetensors", ".ckpt")
+_NGROK = ("*.ngrok-free.app", "*.ngrok-free.dev", "*.ngrok.app", "*.ngrok.dev", "*.ngrok.io")
 
 
 class A1111Desk:
@@ -120,14 +123,28 @@ def schedulers() -> list[str]:
 
 
 def users() -> Mapping[str, str]:
-    """Names and passwords of `--gradio-auth` and `--api-auth`; empty where neither is given."""
-    found = {}
-    with suppress(ImportError):
-        from modules import initialize_util
+    """Names and passwords of `--gradio-auth`, `--gradio-auth-path` and `--api-auth`; empty where none is given.
 
-        found = dict(initialize_util.get_gradio_auth_creds())
-    for pair in (getattr(shared.cmd_opts, "api_auth", None) or "").split(","):
-        name, colon, password = pair.partition(":")
-        if colon:
-            found[name] = password
-    return found
+    Read from the options themselves: forks have the web UI's reader in other places, and a password must not be lost.
+    """
+    given = [getattr(shared.cmd_opts, name, None) or "" for name in ("gradio_auth", "api_auth")]
+    path = getattr(shared.cmd_opts, "gradio_auth_path", None)
+    if path:
+        given += Path(path).read_text(encoding="utf-8").splitlines()
+    pairs = (pair.strip().partition(":") for line in given for pair in line.split(","))
+    return {name: password for name, colon, password in pairs if colon}
+
+
+def bound_address() -> str:
+    """The address that the web UI listens on."""
+    everywhere = "0.0.0.0" if getattr(shared.cmd_opts, "listen", False) else ""
+    given = getattr(shared.cmd_opts, "server_name", None) or everywhere
+    return given or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+
+
+def public_names() -> list[str]:
+    """The names by which the tunnels that the web UI opens itself (`--share`, `--ngrok`) reach it."""
+    shared_at = getattr(getattr(shared, "demo", None), "share_url", None)
+    found = [urlsplit(shared_at).netloc] if shared_at else []
+    # its own name is told to the console only; the owner of these domains lets none point to another's machine
+    return [*found, *(_NGROK if getattr(shared.cmd_opts, "ngrok", None) else ())]

@@ -14,6 +14,7 @@ from modules import devices, sd_models
 from torch import nn
 
 from ..address import TE, TE2, UNET
+from ..idle import why_idle
 from ..inject import AUTO, LIVE
 from ..stack import Applied, Fit, Use
 
@@ -114,6 +115,14 @@ class Models:
         if applied is not None:
             with plain_numbers():
                 applied.at_step(step, total)
+
+    def idle(self, sd_model: Any, total: int) -> list[str]:
+        """Why files, or their U-Net parts, never act in a picture of `total` denoiser calls: a sentence each."""
+        _, applied = self._applied.get(sd_model, (None, None))
+        if applied is None:
+            return []
+        said = (why_idle(use, applied.layers(use), total) for use in applied.uses)
+        return [text for text in dict.fromkeys(said) if text]
 
     def drop(self, sd_model: Any) -> None:
         """Takes everything off a model and forgets it."""

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from ..errors import TrainError, did_you_mean
 from ..ports import Borrowing, Context, Sample
+from .a1111_kind import family_of, native_side_of, prediction_of
 from .a1111_lending import at_work, attention, checkpointed, options, replaced, settle, visiting
 from .a1111_model import A1111Model, knows
 from .borrowing import compute_dtype, frozen, in_dtype, mixed, unmixed
-from .checkpoint import EPS, SD1, SD2, SDXL, V
+from .checkpoint import SD1, SD2, SDXL, V
 from .training import SAMPLERS
 
 _CHUNK = 77
@@ -43,14 +44,12 @@ class A1111Trainee:
     @property
     def family(self) -> str:
         """ "SD1", "SD2" or "SDXL"."""
-        if getattr(self.sd_model, "is_sdxl", False):
-            return SDXL
-        return SD2 if getattr(self.sd_model, "is_sd2", False) else SD1
+        return family_of(self.sd_model)
 
     @property
     def prediction(self) -> str:
         """What the U-Net gives: "epsilon" or "v"."""
-        return V if getattr(self.sd_model, "parameterization", "eps") == "v" else EPS
+        return prediction_of(self.sd_model)
 
     @property
     def device(self) -> torch.device:
@@ -67,9 +66,7 @@ class A1111Trainee:
     @property
     def native_size(self) -> int:
         """Pixels a side that the model was made for."""
-        if self.family == SDXL:
-            return 1024
-        return 768 if self.family == SD2 and self.prediction == V else 512
+        return native_side_of(self.sd_model)
 
     @property
     def unet(self) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
+from .native_side import latent_side
 
 Shapes = Mapping[str, Sequence[int]]
 SD1, SD2, SDXL = "SD1", "SD2", "SDXL"
@@ -210,6 +211,7 @@ def _unet(shapes: Shapes, hints: Hints, family: str, context: int, pooled: int |
     linear = len(shapes[f"{UNET}middle_block.1.proj_in.weight"]) == 2
     params = hints.params("unet_config") or hints.params("network_config")
     config: dict[str, Any] = {
+        "sample_size": latent_side(hints.params().get("image_size")),
         "in_channels": shapes[f"{UNET}input_blocks.0.0.weight"][1],
         "out_channels": _first(shapes, f"{UNET}out.2.weight", "U-Net output")[0],
         "block_out_channels": channels,

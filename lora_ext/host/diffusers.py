@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .. import embedded
 from ..errors import FileError, did_you_mean
 from . import tokens
 from .checkpoint import EPS, Hints, V, read_yaml
@@ -51,18 +52,30 @@ def load(
         raise FileError(f"{path} is not there")
     chosen = Path(tokenizer) if isinstance(tokenizer, str | Path) else None
     given = None if isinstance(tokenizer, str | Path) else tokenizer
-    words: Vocabulary = given or tokens.find(path, chosen)
     target = torch.device(device or best_device())
     if path.is_dir():
+        words: Vocabulary = given or tokens.find(path, chosen)
         return read_folder(path, words, target, PRECISIONS[precision], prediction)
     yaml = Path(config) if config else path.with_suffix(".yaml")
+    said = read_yaml(yaml) if config or yaml.is_file() else {}
+    if tokenizer is None and _is_embedded(said):
+        chosen = embedded.TOKENIZER
+    words = given or tokens.find(path, chosen)
     told = tokens.text_configs(path, chosen)
     hints = Hints(
-        yaml=read_yaml(yaml) if config or yaml.is_file() else {},
+        yaml=said,
         texts=(text_config, *told[1:]) if text_config else told,
         prediction=prediction,
     )
     return read_checkpoint(path, hints, words, target, PRECISIONS[precision])
+
+
+def _is_embedded(yaml: Mapping[str, Any]) -> bool:
+    """Whether a configuration is the embedded model's, wherever it was copied to."""
+    node: Any = yaml
+    for name in ("model", "params", "cond_stage_config", "target"):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node == embedded.TEXT_TARGET
 
 
 __all__ = ["PRECISIONS", "PipelineModel", "Standalone", "best_device", "load", "model_of"]

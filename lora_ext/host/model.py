@@ -16,6 +16,7 @@ from ..address import TE, TE2, UNET
 from ..errors import FileError
 from ..ports import Model
 from .embeddings import Embedding, Embeddings
+from .native_side import native_side
 from .schedule import Levels
 from .text import Encoder, Vocabulary
 
@@ -51,6 +52,13 @@ class Standalone:
     def device(self) -> torch.device:
         """Where the networks are."""
         return next(iter(self.unet.parameters())).device
+
+    @property
+    def native_side(self) -> int:
+        """Pixels a side that the model was made for."""
+        latent = getattr(self.unet.config, "sample_size", None)
+        latent = max(latent) if isinstance(latent, (list, tuple)) else latent
+        return native_side(self.family, self.prediction, latent)
 
     @property
     def inpainting(self) -> bool:

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import embedded
 from ..errors import TrainError
 from ..file.hashes import legacy_hash
 from ..ports import Borrowing, Context, Sample
@@ -77,11 +76,7 @@ class StandaloneTrainee:
     @property
     def native_size(self) -> int:
         """Pixels a side that the model was made for."""
-        if self.model.path == embedded.CHECKPOINT:
-            return 64
-        if self.family == SDXL:
-            return 1024
-        return 768 if self.family == SD2 and self.prediction == V else 512
+        return self.model.native_side
 
     @contextmanager
     def prepared(self, wish: Borrowing) -> Iterator[None]:

@@ -48,6 +48,9 @@ def check_model(recipe: Recipe, trainee: Trainee, say: Callable[[str], None]) ->
     """Whether the model is the one that the recipe speaks of, and the optimizer is there. Raises TrainError."""
     if recipe.v2 and trainee.family != "SD2":
         raise TrainError(f"v2 is set, but the model is {trainee.family}; leave v2 out, it is told from the model")
+    if recipe.resolution == Recipe.resolution and not recipe.dataset_config and trainee.native_size > recipe.size()[0]:
+        side = trainee.native_size
+        say(f"resolution is {recipe.resolution}, the default; this model was made for {side}: set resolution {side}")
     maker(recipe)  # what is missing is to be told before pictures are encoded or a word is learned
     if recipe.device and torch.device(recipe.device).type != trainee.device.type:
         say(f"the model is on {trainee.device} and trained there, not on {recipe.device}")

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import gradio as gr
 
+from ..errors import LoraError
 from ..web.desk import Desk
-from ..web.route import Guard
+from ..web.guard import Guard, token_of_start
+from ..web.hosts import LOOPBACK, Hosts, allowed_host, from_environment
 from ..web.service import mount
 from ..web.studio import Studio
 from .tab import ROOT, TITLE, tab
 
+Given = TypeVar("Given")
+
+
+def _given(read: Callable[[], Given], otherwise: Given) -> Given:
+    """What the environment gives. A mistake there is told; it does not keep the web UI from starting."""
+    try:
+        return read()
+    except LoraError as error:
+        print(f"[LoRA ext] {error}", file=sys.stderr)
+        return otherwise
+
 
 class Tab:
-    """Made once each time the web UI loads its scripts. users: names and passwords that it was started with.
+    """Made once each time the web UI loads its scripts.
+
+    users: names and passwords that it was started with. bound: the address that it listens on. names: the names by
+    which it is reached from elsewhere, as far as it knows them.
 
     Jobs go on over Reload UI: a tab that is closed while they do leaves its studio to the next one.
     """
 
     _left: ClassVar[Studio | None] = None
 
-    def __init__(self, desk: Desk, users: Callable[[], Mapping[str, str]]) -> None:
-        self._desk, self._guard = desk, Guard(users)
+    def __init__(
+        self,
+        desk: Desk,
+        users: Callable[[], Mapping[str, str]],
+        bound: str = LOOPBACK,
+        names: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        hosts = Hosts(bound, _given(from_environment, []), lambda: [allowed_host(name) for name in names()])
+        self._desk = desk
+        self._guard = Guard(users, hosts, _given(token_of_start, None) or secrets.token_urlsafe(24))
         self._studio: Studio | None = None
 
     @classmethod

@@ -25,6 +25,7 @@ from ..errors import LoraError, PromptError, TrainError
 from ..file.writing import check_not_linked, replacing
 from ..generate.compare import scorer_of
 from ..jobs import MODEL, Job
+from ..prompt_notes import elsewhere, unread
 from ..training.afterwards import asked, pictures
 from .datasets import folder_of
 from .names import below
@@ -109,6 +110,8 @@ class Sheets:
         folder = below([self.folder], wish.folder) if wish.folder else self._new(planned.base.lora or "sheet")
         check_not_linked(folder, self.studio.folders.outputs)
         store, scorer = Store(folder), scorer_of(self._training(wish))
+        for text in (*unread(wish.prompt, wish.negative_prompt), *elsewhere(wish.prompt)):
+            job.say(text)
         with replacing(folder / _ASKED, overwrite=True) as part:
             part.write_text(json.dumps(dict(wish)), encoding="utf-8")
 

@@ -1,29 +1,22 @@
-"""What all routes share: who may call them, named fields, and errors as the command line tells them."""
+"""What all routes share: the guard, named fields, and errors as the command line tells them."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import secrets
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ..errors import LoraError
 from ..jobs import JobError
+from .guard import Answer, Guard, told
 
 PREFIX = "/lora-ext/v1"
-TOKEN = "lora_ext"
-"""The cookie, and `X-Lora-Ext`, by which a page that may be seen may call."""
 
 
 class Body(BaseModel, extra="forbid", allow_inf_nan=False):
@@ -59,61 +52,12 @@ class Error(BaseModel):
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "something that the caller can mend"},
     401: {"model": Error, "description": "not logged in"},
-    403: {"model": Error, "description": "another site's page"},
+    403: {"model": Error, "description": "another site's page, an unknown name of this program, or no token"},
     404: {"model": Error, "description": "not there"},
+    415: {"model": Error, "description": "fields that are not JSON"},
     422: {"model": Error, "description": "fields that are missing, unknown or out of range"},
+    429: {"model": Error, "description": "too many wrong passwords"},
 }
-
-Users = Callable[[], Mapping[str, str]]
-
-
-@dataclass
-class Guard:
-    """Who may call: the page itself (it was given `token`), or a name and password that the server was started with.
-
-    users: all names and their passwords, asked at each request; while it is empty, anyone who reaches the server.
-    """
-
-    users: Users = dict
-    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-
-    def refusal(self, request: Request) -> Response | None:
-        """The answer to one who may not call, None for one who may."""
-        origin, host = request.headers.get("origin"), request.headers.get("host")
-        if origin and urlsplit(origin).netloc != host:
-            return _told(403, "requests from another site's page are refused", "Forbidden")
-        users = self.users()
-        given = request.headers.get("x-lora-ext") or request.cookies.get(TOKEN) or ""
-        if not users or secrets.compare_digest(given.encode(), self.token.encode()) or _known(request, users):
-            return None
-        answer = _told(401, "a name and a password are needed", "Unauthorized")
-        answer.headers["WWW-Authenticate"] = "Basic"
-        return answer
-
-
-def _known(request: Request, users: Mapping[str, str]) -> bool:
-    """Whether HTTP Basic credentials are a user's."""
-    scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return False
-    try:
-        name, _, password = base64.b64decode(text, validate=True).decode("utf-8").partition(":")
-    except (binascii.Error, ValueError):
-        return False
-    return name in users and secrets.compare_digest(password.encode(), users[name].encode())
-
-
-class Answer(JSONResponse):
-    """JSON whatever the text is: half a surrogate pair (of a file's name, of metadata) becomes `?`, and no error."""
-
-    def render(self, content: Any) -> bytes:
-        """As JSONResponse's."""
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8", "replace")
-
-
-def _told(status: int, text: str, kind: str, where: str | None = None) -> JSONResponse:
-    return Answer({"error": text, "kind": kind, "field": where}, status)
 
 
 def router(guard: Guard, nameless: Callable[[str], str] = str) -> APIRouter:
@@ -124,17 +68,17 @@ def router(guard: Guard, nameless: Callable[[str], str] = str) -> APIRouter:
             inner = super().get_route_handler()
 
             async def handle(request: Request) -> Response:
-                refused = guard.refusal(request)
-                if refused is not None:
-                    return refused
+                return guard.finish(request, guard.refusal(request) or await answer(request))
+
+            async def answer(request: Request) -> Response:
                 try:
                     return await inner(request)
                 except RequestValidationError as error:
                     return _invalid(error)
                 except JobError as error:
-                    return _told(404, str(error), "JobError")
+                    return told(404, str(error), "JobError")
                 except LoraError as error:
-                    return _told(400, nameless(str(error)), type(error).__name__)
+                    return told(400, nameless(str(error)), type(error).__name__)
 
             return handle
 
@@ -147,4 +91,4 @@ def _invalid(error: RequestValidationError) -> Response:
     """422 with the first field that is wrong; what was given is not sent back (it may be no JSON at all)."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return _told(422, f"{where or 'the request'}: {first['msg']}", "ValidationError", where or None)
+    return told(422, f"{where or 'the request'}: {first['msg']}", "ValidationError", where or None)

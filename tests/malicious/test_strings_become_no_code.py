@@ -243,6 +243,7 @@ CALLS = re.compile(
 KNOWN = {
     "lora_ext/__init__.py": "names of our own modules, from a table",
     "lora_ext/cli.py": "names of our own modules, from a table",
+    "scripts/lora_ext_entry.py": "our own package under a name of its own",
     "lora_ext/train/optimizers.py": "from the table of optimizers, or typed on the user's own command line",
     "lora_ext/train/toml_file.py": "a tuple of names in the code",
     "lora_ext/train/faces.py": "cv2",

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parent.parent.parent
+TOKEN = "the-token-of-the-tests"
 
 
 class Server:
@@ -32,7 +33,7 @@ class Server:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-        env = {**os.environ, **({"PYTHONPATH": path} if path else {})}
+        env = {**os.environ, "LORA_EXT_TOKEN": TOKEN, **({"PYTHONPATH": path} if path else {})}
         command = [sys.executable, "-m", "lora_ext", "ui", "--data_dir", str(data), "--port", str(self.port)]
         self.log = (data / "server.log").open("w", encoding="utf-8")
         self.process = subprocess.Popen(
@@ -53,7 +54,8 @@ class Server:
 
     def api(self, path: str, method: str = "GET", body: object = None) -> Any:
         """An answer of the API."""
-        data, headers = None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "X-Lora-Ext": TOKEN}
         request = urllib.request.Request(f"{self.url}/lora-ext/v1{path}", data, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)

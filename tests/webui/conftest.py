@@ -1,7 +1,8 @@
 """Tests in a real web UI (AUTOMATIC1111 1.10.1), skipped where there is none.
 
 LORA_EXT_WEBUI: its folder (it is started on a throw-away data folder and stopped afterwards), or the URL of one that
-runs with this extension and `probe/` as an extension. LORA_EXT_WEBUI_PYTHON: its Python (default in FOLDER/venv).
+runs with this extension, `probe/` as an extension and the same LORA_EXT_TOKEN. LORA_EXT_WEBUI_PYTHON: its Python
+(default in FOLDER/venv).
 LORA_EXT_GOLDEN: the reference data with the small model. The web UI asks the hub for CLIP's tokenizer: without a
 network give HF_HOME with those files, HF_HUB_OFFLINE=1 and TRANSFORMERS_OFFLINE=1.
 """

@@ -33,6 +33,8 @@ REQUEST: dict[str, Any] = {
     "negative_prompt": "", "steps": 4, "width": 128, "height": 128, "seed": 42, "cfg_scale": 7,
     "sampler_name": "Euler", "scheduler": "Automatic", "do_not_save_samples": True, "do_not_save_grid": True,
 }  # fmt: skip
+TOKEN = os.environ.get("LORA_EXT_TOKEN", "the-token-of-the-tests")
+"""Our API's; a web UI that runs already has to be started with it in LORA_EXT_TOKEN."""
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -72,7 +74,7 @@ class WebUI:
         request = urllib.request.Request(
             self.url + path,
             None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json", "X-Lora-Ext": TOKEN},
             method=method,
         )
         try:
@@ -182,7 +184,12 @@ def launch(folder: Path, data: Path, *flags: str, base: Sequence[str] = FLAGS) -
         port = probe.getsockname()[1]
     drop = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COMMANDLINE_ARGS")
     env = {name: value for name, value in os.environ.items() if name not in drop}
-    env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    env |= {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "LORA_EXT_TOKEN": TOKEN,
+    }
     for name in ("no_proxy", "NO_PROXY"):
         env[name] = ",".join(filter(None, (env.get(name), "localhost,127.0.0.1")))
     command = [python_of(folder), "launch.py", *base, "--port", str(port), "--data-dir", str(data), *flags]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from server import WebUI, apart
+from server import REQUEST, WebUI, apart
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
@@ -86,3 +86,38 @@ def test_add_network_to_prompt(webui: WebUI) -> None:
     assert apart(webui.make(""), tagged) == 0
     webui.options(sd_lora="None", extra_networks_default_multiplier=1.0)
     assert apart(webui.make(""), tagged) > 2  # the conditioning of before is not taken
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "says"),
+    [
+        ("<lora:lierla:1:step=9-2>", "", "U-Net part never acts, because it starts at step 9 and stops before step 2"),
+        ("<lora:lierla:1:start=99>", "", "it starts at step 99, and the picture has"),
+        ("<lora:lierla:0>", "", "lierla changes nothing: its weight is 0"),
+        (f"<lora:lierla:1:lbw={ZEROS}>", "", "lierla changes nothing: its weight is 0 in every layer"),
+        ("a [<lora:lierla:1>:2]", "", "in [… : … : 2] acts at all steps: write <lora:lierla:1:step=2->"),
+        ("a", "<lora:lierla:1>", "in the negative prompt is not applied"),
+        ("a <lora:lierla:1", "", "has no > at its end"),
+        ("a ＜lora：lierla：1＞", "", "write <lora:lierla:1>"),
+        ("<LORA:lierla:1>", "", "<LORA:lierla:1> is not applied"),
+        ("<lora:lierla:1, red <lora:c3lier:1>", "", "has no > before the next <"),
+    ],
+)
+def test_a_tag_that_does_nothing_is_told_under_the_picture(webui: WebUI, prompt: str, negative: str, says: str) -> None:
+    made = webui.make(prompt, negative_prompt=negative)
+    assert made.comments.count(says) == 1, made.comments
+    assert webui.make("<lora:c3lier:0.8>").comments == ""
+
+
+def test_what_is_said_of_such_tags_is_true(webui: WebUI) -> None:
+    whole = webui.make("a <lora:lierla:1>")
+    assert apart(webui.make("a [<lora:lierla:1>:2]"), whole) <= 1  # at all steps
+    assert apart(webui.make("a <LORA:lierla:1>"), webui.make("a ")) == 0  # taken out, and not applied
+    assert apart(webui.make("a <lora:lierla:1:step=2->"), whole) > 2
+
+
+def test_a_batch_has_the_tags_of_its_first_prompt(own: WebUI) -> None:
+    matrix = {"script_name": "Prompt matrix", "script_args": [False, False, "positive", "comma", 0]}
+    before = own.log().count("different <lora:…> tags")
+    own.call("/sdapi/v1/txt2img", {**REQUEST, "prompt": "a cat|<lora:c3lier:1>", "batch_size": 2, **matrix})
+    assert own.log().count("different <lora:…> tags") == before + 1

@@ -6,12 +6,14 @@ The pages are driven in Chromium through playwright; without either those tests 
 from __future__ import annotations
 
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from chromium import fresh, started
-from server import WebUI
+from server import TOKEN, WebUI
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 API = "/lora-ext/v1"
@@ -157,3 +159,24 @@ def test_the_api_answers(webui: WebUI) -> None:
     assert tag["prompt"].count("<lora:lierla:") == 1 and "lbw=OUTALL" in tag["prompt"]
     with pytest.raises(AssertionError, match=r"40[04]"):
         webui.call(f"{API}/pictures?name=../../config.json")
+
+
+def test_requests_of_other_sites_are_refused(webui: WebUI) -> None:
+    """DNS rebinding and forged requests, in the web UI's own server."""
+    token, here = {"X-Lora-Ext": TOKEN}, {"Host": webui.url.removeprefix("http://")}
+    evil = {"Host": "evil.example:7860", "Origin": "http://evil.example:7860"}
+    for headers, status in (
+        ({**here, **token}, 200),
+        ({**evil, **token}, 403),
+        (here, 403),
+        ({**here, **token, "Origin": "http://evil.example"}, 403),
+        ({**here, **token, "Content-Type": "text/plain"}, 415),
+    ):
+        sent = {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(f"{webui.url}{API}/tag", b'{"name": "lierla"}', sent)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert answer.status == status, headers
+        except urllib.error.HTTPError as error:
+            assert error.code == status, headers
+            assert error.headers["Access-Control-Allow-Origin"] is None

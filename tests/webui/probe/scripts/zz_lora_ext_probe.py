@@ -39,9 +39,18 @@ def way():
     return {"baked": baked, "live": live}
 
 
+def native_side():
+    """Pixels a side of a sheet's pictures that have no size of their own, and of a training's samples."""
+    from sd_webui_lora_ext.compare.shot import Shot
+    from sd_webui_lora_ext.host import a1111_artist, a1111_training
+
+    return [*a1111_artist._size(Shot()), a1111_training.A1111Trainee(sd_models.model_data.sd_model).native_size]
+
+
 def add_routes(_, app):
     app.get("/probe/weights")(weights)
     app.get("/probe/way")(way)
+    app.get("/probe/native_side")(native_side)
 
     @app.get("/probe/registry")
     def registry():

@@ -1,0 +1,164 @@
+"""Which names this program answers to: DNS rebinding brings requests under a name that is not one of them.
+
+When the owner of another name lets it point to 127.0.0.1, a page of that name is, for the browser, of the same origin
+as this program. Only the `Host` header still tells the name. An IP address as `Host` cannot be rebound: the browser
+asks that very address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from ..errors import LoraError
+
+VARIABLE = "LORA_EXT_ALLOWED_HOST"
+"""The environment variable with further names, separated by commas."""
+LOOPBACK = "127.0.0.1"
+ANY = "*"
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+(?:%[\w.-]+)?\]|[^\s\[\]/\\@:?#%,*]+)(?::(?P<port>\d{1,5}))?", re.I)
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_USUAL_PORTS = {"http": "80", "https": "443"}
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def split_host(text: str) -> tuple[str, str] | None:
+    """(name in lower case, port or "") of a `Host` header, None where it is none."""
+    found = _HOST.fullmatch(text)
+    if not found:
+        return None
+    return found["name"].strip("[]").lower().removesuffix("."), found["port"] or ""
+
+
+def split_origin(text: str) -> tuple[str, str] | None:
+    """(name, port) of an `Origin` header; a scheme's usual port is told as "". None for `null` and for nonsense."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return None
+    found = split_host(parts.netloc)
+    if found is None or parts.scheme not in _USUAL_PORTS:
+        return None
+    return found[0], "" if found[1] == _USUAL_PORTS[parts.scheme] else found[1]
+
+
+def address_of(name: str) -> Address | None:
+    """The IP address that a name is, None for a real name."""
+    try:
+        found = ipaddress.ip_address(name)
+    except ValueError:
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a name to listen on is reached from this machine only. Raises LoraError for a name that nothing knows."""
+    found = address_of(name.strip("[]"))
+    if found is not None:
+        return found.is_loopback
+    if not name:  # every address
+        return False
+    try:
+        known = {str(row[4][0]) for row in socket.getaddrinfo(name, None)}
+    except OSError:
+        raise LoraError(f"--host {name!r} is no address of this machine; 127.0.0.1 is this machine alone") from None
+    return all((address := address_of(one)) is not None and address.is_loopback for one in known)
+
+
+class AllowedHost(NamedTuple):
+    """A name that the user allows. port: "" for every port. star: every name that ends in it; `name` "" is any name."""
+
+    name: str
+    port: str = ""
+    star: bool = False
+
+
+def allowed_host(text: str, option: str = "--allowed_host") -> AllowedHost:
+    """Reads NAME, NAME:PORT, *.NAME or *. Raises LoraError."""
+    name = text.strip().lower()
+    if name == ANY:
+        return AllowedHost("", star=True)
+    star, name = name.startswith("*."), name.removeprefix("*.")
+    try:
+        found = split_host(name.encode("idna").decode("ascii"))
+    except UnicodeError:
+        found = None
+    if found is None or not (address_of(found[0]) or all(map(_LABEL.fullmatch, found[0].split(".")))):
+        raise LoraError(
+            f"{option} {text!r} is no host name{_meant(name)}: give the name alone, as in lora.example.org, "
+            "lora.example.org:8443 or *.trycloudflare.com"
+        )
+    return AllowedHost(*found, star=star)
+
+
+def _meant(text: str) -> str:
+    """The host name inside a web address, as a question."""
+    netloc = text.partition("//")[2].partition("/")[0] if "//" in text else text.partition("/")[0]
+    return f" (did you mean {netloc!r}?)" if netloc != text and split_host(netloc) else ""
+
+
+def from_environment() -> list[AllowedHost]:
+    """The names of `LORA_EXT_ALLOWED_HOST`. Raises LoraError."""
+    return [allowed_host(one, VARIABLE) for one in os.environ.get(VARIABLE, "").split(",") if one.strip()]
+
+
+def _own_names() -> set[str]:
+    name = socket.gethostname().lower()
+    return {name, f"{name.split('.')[0]}.local"} if name else set()
+
+
+class Hosts:
+    """The names that this program answers to.
+
+    Args:
+        bound: the address that it listens on. "" and the unspecified addresses stand for every address of the machine:
+            any IP address is then accepted, and the machine's own name.
+        allowed: names that the user allows (`allowed_host`). They may also be told by `Origin` while `Host` is another
+            one, as behind a proxy that rewrites it; names with a star may not.
+        found: names that are only known later, such as a tunnel's; asked at each request that is refused otherwise.
+    """
+
+    def __init__(
+        self,
+        bound: str = LOOPBACK,
+        allowed: Iterable[AllowedHost] = (),
+        found: Callable[[], Iterable[AllowedHost]] = tuple,
+    ) -> None:
+        self.bound, self.allowed, self.found = bound.strip("[]").lower(), tuple(allowed), found
+        self._address = address_of(self.bound)
+        self.everywhere = not self.bound or (self._address is not None and self._address.is_unspecified)
+        self._names = {"localhost", *(_own_names() if self.everywhere else {self.bound})}
+
+    def answers_to(self, host: str) -> bool:
+        """Whether a `Host` header names this program."""
+        parts = split_host(host)
+        if parts is None:
+            return False
+        address = address_of(parts[0])
+        if address is not None and (address.is_loopback or self.everywhere or address == self._address):
+            return True
+        return parts[0] in self._names or self._listed(parts, stars=True)
+
+    def same_site(self, origin: str, host: str) -> bool:
+        """Whether the page that `Origin` names was served by this program, which `Host` names."""
+        page, here = split_origin(origin), split_host(host)
+        if page is None or here is None:
+            return False
+        usual = page[1] == "" and here[1] in _USUAL_PORTS.values()  # told by a proxy, left out by the browser
+        return page == here or (usual and page[0] == here[0]) or self._listed(page, stars=False)
+
+    def _listed(self, parts: tuple[str, str], *, stars: bool) -> bool:
+        name, port = parts
+        return any(
+            one.port in ("", port)
+            and ((stars and (not one.name or name.endswith(f".{one.name}"))) if one.star else one.name == name)
+            for one in (*self.allowed, *self.found())
+        )

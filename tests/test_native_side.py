@@ -1,0 +1,129 @@
+"""The side in pixels that a model was made for: one answer in generate, sheets, training and both hosts."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_host_checkpoint import Words, read, small_unet, state_of
+from tiny_trainee import pictures, recipe, trainee
+
+import lora_ext
+from lora_ext.generate import Settings
+from lora_ext.generate.run import sized
+from lora_ext.host.a1111_kind import family_of, native_side_of, prediction_of
+from lora_ext.host.native_side import latent_side, native_side
+from lora_ext.host.training import StandaloneTrainee
+from lora_ext.train import opening
+from lora_ext.train.recipe import Recipe
+
+V_YAML = """model:
+  params:
+    parameterization: v
+    image_size: {size}
+    cond_stage_config: {{target: ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("family", "prediction", "latent", "side"),
+    [
+        ("SD1", "epsilon", None, 512),
+        ("SD1", "v", None, 512),
+        ("SD2", "epsilon", None, 512),
+        ("SD2", "v", None, 768),
+        ("SDXL", "epsilon", None, 1024),
+        ("SDXL", "v", None, 1024),
+        ("SD2", "v", 64, 512),
+        ("SD2", "epsilon", 96, 768),
+        ("SDXL", "epsilon", 64, 512),
+        ("SD1", "epsilon", 8, 64),
+    ],
+)
+def test_the_native_side(family: str, prediction: str, latent: int | None, side: int) -> None:
+    assert native_side(family, prediction, latent) == side
+
+
+@pytest.mark.parametrize(
+    ("image_size", "latent"), [(64, None), (32, None), (256, None), (None, None), ("x", None), (96, 96), (8, 8)]
+)
+def test_what_an_ldm_configuration_tells(image_size: object, latent: int | None) -> None:
+    """Stability's own v2-inference-v.yaml, for 768 pixels, says 64."""
+    assert latent_side(image_size) == latent
+
+
+@pytest.mark.parametrize(("size", "side"), [(64, 768), (96, 768), (8, 64)])
+def test_an_sd2_v_checkpoint_gets_its_side_everywhere(tmp_path: Path, size: int, side: int) -> None:
+    """It got 512 in `generate` and in sheets, and 768 in training."""
+    path = tmp_path / "v.safetensors"
+    save_file(state_of("SD2"), path)
+    path.with_suffix(".yaml").write_text(V_YAML.format(size=size), encoding="utf-8")
+    model = read(path)
+    assert (model.family, model.prediction) == ("SD2", "v")
+    settings = sized(Settings(prompt="a cat"), model, None)
+    assert (settings.width, settings.height) == (side, side)
+    assert StandaloneTrainee(model).native_size == model.native_side == side
+    given = sized(replace(Settings(prompt="a cat"), width=256), model, None)
+    assert (given.width, given.height) == (256, side), "what is asked for stays"
+
+
+def test_an_sd2_epsilon_checkpoint_has_512(tmp_path: Path) -> None:
+    path = tmp_path / "base.safetensors"
+    save_file(state_of("SD2"), path)
+    assert read(path, prediction="epsilon").native_side == 512
+
+
+@pytest.mark.parametrize("sample_size", [8, (8, 12)])
+def test_a_diffusers_folders_sample_size_counts(sample_size: Any) -> None:
+    host = trainee()
+    host.model.unet.register_to_config(sample_size=sample_size)
+    assert host.native_size == (64 if sample_size == 8 else 96)
+    assert small_unet("SD1").config.sample_size == 8 and Words.size == 64
+
+
+@pytest.mark.parametrize(
+    ("attributes", "side"),
+    [
+        ({"is_sd2": True, "parameterization": "v", "image_size": 64}, 768),
+        ({"is_sd2": True, "parameterization": "eps", "image_size": 64}, 512),
+        ({"is_sd1": True, "image_size": 64, "parameterization": "eps"}, 512),
+        ({"is_sd1": True, "image_size": 8, "parameterization": "eps"}, 64),
+        ({"is_sdxl": True}, 1024),
+        ({"is_sd3": True}, 1024),
+        ({}, 512),
+    ],
+)
+def test_the_web_uis_model(attributes: dict[str, Any], side: int) -> None:
+    """What `shared.sd_model` of 1.10.1 has for each kind; nothing while none is loaded."""
+    assert native_side_of(SimpleNamespace(**attributes)) == side
+    assert native_side_of(None) == 512 and (family_of(None), prediction_of(None)) == ("SD1", "epsilon")
+
+
+def test_no_other_file_decides_on_a_side() -> None:
+    """768 and 1024 as sides of pictures stand in one file of the hosts and of `generate`."""
+    root = Path(lora_ext.__file__).parent
+    found = {
+        path.relative_to(root).as_posix()
+        for room in ("host", "generate", "compare", "training")
+        for path in (root / room).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in (768, 1024)
+    }
+    assert found <= {"host/native_side.py", "host/a1111_kind.py"}
+
+
+def test_the_default_resolution_is_told_where_the_model_is_larger(tmp_path: Path, monkeypatch: Any) -> None:
+    host, said = trainee(), list[str]()
+    monkeypatch.setattr(StandaloneTrainee, "native_size", 768)
+    made = recipe(pictures(tmp_path / "data"), tmp_path / "out")
+    opening.check_model(replace(made, resolution="512"), host, said.append)
+    assert said == ["resolution is 512, the default; this model was made for 768: set resolution 768"]
+    for other in (made, replace(made, resolution="640"), replace(made, resolution="512", dataset_config="x.toml")):
+        opening.check_model(other, host, said.append)
+    assert len(said) == 1 and Recipe().resolution == "512" and torch.is_tensor(host.alphas_cumprod)

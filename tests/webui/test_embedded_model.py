@@ -1,0 +1,66 @@
+"""The embedded model, copied into the web UI's models, loads there and draws what the standalone program draws."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+from server import WebUI
+
+from lora_ext.embedded import CHECKPOINT, CONFIG, LORA_DIR
+from lora_ext.generate import Settings, generate
+
+PROMPT = "a red circle on a blue background"
+SAID = {"steps": 8, "width": 64, "height": 64, "seed": 5, "cfg_scale": 3, "negative_prompt": ""}
+
+
+@pytest.fixture(scope="module")
+def copied(webui: WebUI) -> Iterator[WebUI]:
+    """The web UI with the copy as its model."""
+    if webui.data is None:
+        pytest.skip("a web UI given by URL: its files stay as they are")
+    before = webui.call("/sdapi/v1/options")["sd_model_checkpoint"]
+    folder = webui.data / "models" / "Stable-diffusion" / "small"
+    folder.mkdir()
+    for path in (CHECKPOINT, CONFIG):
+        shutil.copy(path, folder / f"copied{path.suffix}")
+    for path in LORA_DIR.glob("*.safetensors"):
+        shutil.copy(path, webui.data / "models" / "Lora" / path.name)
+    webui.call("/sdapi/v1/refresh-checkpoints", {})
+    (title,) = [m["title"] for m in webui.call("/sdapi/v1/sd-models") if "copied" in m["title"]]
+    webui.options(sd_model_checkpoint=title)
+    yield webui
+    webui.options(sd_model_checkpoint=before)
+
+
+def _far(webui: WebUI, prompt: str) -> float:
+    """The mean difference, of 255, of the web UI's picture and the standalone program's."""
+    body = {**SAID, "prompt": prompt, "sampler_name": "Euler", "scheduler": "Automatic", "do_not_save_samples": True}
+    answer = webui.call("/sdapi/v1/txt2img", body)
+    picture = Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).convert("RGB")
+    theirs = np.asarray(picture, dtype=int)
+    (ours,) = generate(
+        Settings(prompt=prompt, steps=8, seed=5, cfg=3, sampler="Euler", width=64, height=64, lora_dir=(LORA_DIR,),
+                 device="cpu")
+    )  # fmt: skip
+    return float(np.abs(np.asarray(ours, dtype=int) - theirs).mean())
+
+
+def test_a_copy_draws_what_the_standalone_program_draws(copied: WebUI) -> None:
+    assert "copied" in str(copied.call("/sdapi/v1/options")["sd_model_checkpoint"])
+    assert "Failed to create model quickly" not in copied.log(), "its configuration is read at once"
+    assert _far(copied, PROMPT) < 2
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in LORA_DIR.glob("*.safetensors"))[:2])
+def test_its_loras_act(copied: WebUI, name: str) -> None:
+    assert _far(copied, f"{PROMPT} <lora:{name}:1>") < 3
+
+
+def test_its_own_side_is_taken_for_sheets(copied: WebUI) -> None:
+    assert copied.call("/probe/native_side") == [64, 64, 64]
