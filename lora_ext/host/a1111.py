@@ -109,10 +109,11 @@ class Host:
             self._say(p, text)
 
     def elsewhere(self) -> str:
-        """Who applies `<lora:…>` where it is not us, by name, else nothing: the built-in extension because the setting
-        says so or because the web UI holds its model in another way (Forge), or another extension."""
+        """Who applies `<lora:…>` where it is not us, by name, else "": the built-in extension, because the setting says
+        so or because the model is of a kind that we do not know (SD3, Flux), or another extension."""
         sd_model = model.current()
-        if self.registry.ours and not model.patched() and (sd_model is None or model.knows(sd_model)):
+        unloaded = sd_model is None or not getattr(sd_model, "sd_checkpoint_info", None)
+        if self.registry.ours and (unloaded or model.knows(sd_model)):
             return ""
         owner = self.registry.before[0] if self.registry.ours else self.registry.owner
         return owners.name_of(owner)

@@ -35,7 +35,11 @@ def quiet() -> None:
     It would do so itself at each layer's next call, but by writing into what is the layer's weight then.
     """
     networks = _networks()
-    if networks is None or a1111_model.patched():  # there it has patches of the model manager, which are not ours
+    if networks is None:
+        return
+    if a1111_model.patched():  # files are patches of the model manager there; nothing is written into layers
+        if networks.loaded_networks:
+            networks.load_networks([], [], [], [])
         return
     if networks.loaded_networks:
         networks.load_networks([])
@@ -49,7 +53,7 @@ def quiet() -> None:
 
 def busy() -> bool:
     """Whether someone has made the built-in extension apply files."""
-    return not a1111_model.patched() and bool(getattr(_networks(), "loaded_networks", ()))
+    return bool(getattr(_networks(), "loaded_networks", ()))
 
 
 def _networks() -> Any:

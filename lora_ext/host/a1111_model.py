@@ -33,6 +33,8 @@ class A1111Model:
         parts: dict[str, nn.Module] = {}
         if not knows(self.sd_model):
             return parts
+        if is_forge(self.sd_model):
+            return _patched_parts(self.sd_model.forge_objects)
         parts[UNET] = self.sd_model.model.diffusion_model
         conditioner = getattr(self.sd_model, "conditioner", None)
         encoders = [self.sd_model.cond_stage_model] if conditioner is None else list(conditioner.embedders)
@@ -46,13 +48,30 @@ class A1111Model:
 
 
 def knows(sd_model: Any) -> bool:
-    """Whether the model is of the SD1, SD2 or SDXL family as the web UI holds it (not SD3, not Forge's)."""
-    return not getattr(sd_model, "is_sd3", False) and not is_forge(sd_model) and hasattr(sd_model, "model")
+    """Whether the model is of the SD1, SD2 or SDXL family (not SD3, Flux …), held in either way."""
+    if is_forge(sd_model):
+        return any(getattr(sd_model, name, False) for name in ("is_sd1", "is_sd2", "is_sdxl"))
+    return not getattr(sd_model, "is_sd3", False) and hasattr(sd_model, "model")
 
 
 def is_forge(sd_model: Any) -> bool:
-    """Whether a Forge or reForge model manager owns the weights."""
+    """Whether a model manager holds the weights (`forge_objects`, in Forge and its kin)."""
     return hasattr(sd_model, "forge_objects")
+
+
+def _patched_parts(objects: Any) -> dict[str, nn.Module]:
+    """U-Net and text encoders of `forge_objects`: LDM's names in the U-Net, transformers' CLIP for all text encoders.
+
+    SD1 has `clip_l`, SD2 `clip_h`, SDXL `clip_l` and `clip_g`.
+    """
+    parts: dict[str, nn.Module] = {UNET: objects.unet.model.diffusion_model}
+    text = objects.clip.cond_stage_model
+    for part, names in ((TE, ("clip_l", "clip_h")), (TE2, ("clip_g",))):
+        for name in names:
+            encoder = getattr(getattr(text, name, None), "transformer", None)
+            if isinstance(encoder, nn.Module):
+                parts[part] = encoder
+    return parts
 
 
 def patched() -> bool:
@@ -145,7 +164,7 @@ class Models:
 
         fp8 weights are never baked: rounded to fp8, a small ΔW is lost.
         """
-        if _fp8():
+        if _fp8() or is_forge(sd_model):  # a model manager moves, quantises and re-creates parameters by itself
             return LIVE
         mode = self.mode()
         if mode == AUTO and (getattr(sd_model, "lowvram", False) or not _roomy(sd_model)):

@@ -57,6 +57,11 @@ class Made:
         return "\n".join(json.loads(self.told["Probe comments"]))
 
 
+def picture(image: str) -> np.ndarray:
+    """An image of an answer as integers (height, width, 3)."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB"), dtype=int)
+
+
 def apart(one: Made, two: Made) -> int:
     """The greatest difference of two results, of 255."""
     assert one.pixels.shape == two.pixels.shape
@@ -95,8 +100,7 @@ class WebUI:
         prompt = prompt if prompt.startswith(CAT) else f"{CAT} {prompt}".strip()
         body = {**REQUEST, "prompt": prompt, **more}
         answer = self.call("/sdapi/v1/img2img" if "init_images" in more else "/sdapi/v1/txt2img", body)
-        pictures = [Image.open(io.BytesIO(base64.b64decode(image))) for image in answer["images"]]
-        pixels = np.stack([np.asarray(picture.convert("RGB"), dtype=int) for picture in pictures])
+        pixels = np.stack([picture(image) for image in answer["images"]])
         return Made(pixels, json.loads(answer["info"]), answer["images"])
 
     def weights(self) -> dict[str, Any]:

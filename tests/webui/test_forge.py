@@ -1,4 +1,5 @@
-"""In a running Forge: what cannot act there yet is said or refused, and nothing breaks.
+"""In a running Forge: every part of a tag acts, plain tags as Forge's own extension applies them; what cannot be done
+there yet is refused.
 
 LORA_EXT_FORGE: its folder, with a checkpoint it accepts in models/Stable-diffusion. It is started on a throw-away data
 folder, on the CPU.
@@ -13,13 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
+from makers import make
 from safetensors import safe_open
-from safetensors.torch import save_file
-from server import WebUI, apart, copy_extension, launch
+from safetensors.torch import load_file, save_file
+from server import REQUEST, WebUI, apart, copy_extension, launch, picture
 
-from lora_ext.address import kohya_key, site_of
+from lora_ext import cli
+from lora_ext.address import TE, UNET, Site, kohya_key, site_of
 
 FLAGS = (
     "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --skip-python-version-check "
@@ -29,65 +32,134 @@ SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 3}
 TAG = "<lora:noise:1>"
 
 
-def lora_for(checkpoint: Path, target: Path) -> None:
-    """A LoRA of random numbers on the checkpoint's attention and feed-forward layers, U-Net and text encoder."""
-    random = torch.Generator().manual_seed(0)
-    tensors = {}
-    roots = {"model.diffusion_model.": "unet", "cond_stage_model.transformer.": "te"}
+KINDS = {"noise": "lora", "conv": "lora", "loha": "loha", "lokr": "lokr-thin"}
+"""File → kind of adapter; `conv` has 3x3 convolutions too."""
+
+
+def sites_of(checkpoint: Path) -> dict[Site, tuple[int, ...]]:
+    """Every layer of the checkpoint's U-Net and text encoder that a LoRA can change, with its weight's shape."""
+    roots, found = {"model.diffusion_model.": UNET, "cond_stage_model.transformer.": TE}, {}
     with safe_open(str(checkpoint), "pt") as file:
         for key in file.keys():  # noqa: SIM118
             root = next((root for root in roots if key.startswith(root)), None)
-            if root is None or not key.endswith(".weight") or not ("attn" in key or "mlp" in key):
-                continue
-            site, shape = site_of(roots[root], key.removeprefix(root).removesuffix(".weight")), file.get_slice(key)
-            if site is None or len(shape.get_shape()) != 2:
-                continue
-            rows, columns = shape.get_shape()
-            name = kohya_key(site)
-            tensors[f"{name}.lora_up.weight"] = torch.randn(rows, 4, generator=random) * 0.15
-            tensors[f"{name}.lora_down.weight"] = torch.randn(4, columns, generator=random) * columns**-0.5
-            tensors[f"{name}.alpha"] = torch.tensor(4.0)
+            if root and key.endswith(".weight") and any(word in key for word in ("attn", "mlp", "layers.2.")):
+                site = site_of(roots[root], key.removeprefix(root).removesuffix(".weight"))
+                shape = tuple(file.get_slice(key).get_shape())
+                if site is not None and len(shape) in (2, 4):
+                    found[site] = shape
+    return found
+
+
+def write_file(target: Path, sites: dict[Site, tuple[int, ...]], kind: str, scale: float) -> None:
+    """A file of this kind of adapter on these layers, of random numbers, its alpha times `scale`."""
+    rng, tensors = np.random.default_rng(0), {}
+    for site, shape in sites.items():
+        for suffix, tensor in make(kind, shape, rank=4, rng=rng).items():
+            tensors[f"{kohya_key(site)}.{suffix}"] = tensor * scale if suffix == "alpha" else tensor
     assert len(tensors) > 100
     save_file(tensors, target)
 
 
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    """Forge with this extension and the probe."""
-    where = os.environ.get("LORA_EXT_FORGE")
-    if not where:
-        pytest.skip("LORA_EXT_FORGE gives no folder of a Forge")
-    folder, data = Path(where), tmp_path_factory.mktemp("forge")
+def start(folder: Path, data: Path, *more: str) -> WebUI:
+    """Forge with this extension, the probe, and a file of each kind."""
     checkpoint = next((folder / "models" / "Stable-diffusion").glob("*.safetensors"))
     copy_extension(data)
     for kind in ("Stable-diffusion", "Lora"):
         (data / "models" / kind).mkdir(parents=True)
     os.link(checkpoint, data / "models" / "Stable-diffusion" / checkpoint.name)
-    lora_for(checkpoint, data / "models" / "Lora" / "noise.safetensors")
-    webui = launch(folder, data, base=FLAGS)
+    sites = sites_of(checkpoint)
+    linear = {site: shape for site, shape in sites.items() if len(shape) == 2}
+    for name, kind in KINDS.items():
+        scale = 0.05 if kind == "lora" else 0.3
+        write_file(data / "models" / "Lora" / f"{name}.safetensors", sites if name == "conv" else linear, kind, scale)
+    return launch(folder, data, *more, base=FLAGS)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    where = os.environ.get("LORA_EXT_FORGE")
+    if not where:
+        pytest.skip("LORA_EXT_FORGE gives no folder of a Forge")
+    return Path(where)
+
+
+@pytest.fixture(scope="module")
+def forge(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    webui = start(folder, tmp_path_factory.mktemp("forge"))
     yield webui
     webui.stop()
 
 
-def test_it_starts_and_says_who_applies_the_tags(forge: WebUI) -> None:
+def built_in(webui: WebUI, prompt: str, **more: Any) -> Any:
+    """The picture as Forge's own extension makes it."""
+    webui.options(lora_ext_in_charge="built-in")
+    made = webui.make(prompt, **{**SMALL, **more})
+    webui.options(lora_ext_in_charge="LoRA ext")
+    return made
+
+
+def test_it_starts_and_we_apply_the_tags(forge: WebUI) -> None:
     assert "Traceback" not in forge.log()
-    assert forge.call("/lora-ext/v1/jobs")["applied_by"] == "the built-in Lora extension"
-    assert [row["name"] for row in forge.call("/lora-ext/v1/library")["rows"]] == ["noise"]
+    assert forge.call("/lora-ext/v1/jobs")["applied_by"] == ""
+    assert sorted(row["name"] for row in forge.call("/lora-ext/v1/library")["rows"]) == sorted(KINDS)
 
 
-def test_plain_tags_act_and_others_are_said(forge: WebUI) -> None:
+@pytest.mark.parametrize(
+    "prompt",
+    [f"<lora:{name}:1>" for name in KINDS]
+    + ["<lora:noise:-0.7>", "<lora:noise:0.6><lora:conv:0.5>", "<lora:noise:te=0:unet=1>", "<lora:noise:te=1:unet=0>"],
+)
+def test_plain_tags_are_those_of_the_built_in(forge: WebUI, prompt: str) -> None:
     clean = forge.make("", **SMALL)
-    plain = forge.make(TAG, **SMALL)
-    assert apart(plain, clean) > 5 and plain.comments == ""
+    made = forge.make(prompt, **SMALL)
+    assert made.comments == "[]" or made.comments == ""
+    assert apart(made, clean) > 5
+    assert apart(made, built_in(forge, prompt)) <= 1
+    assert apart(forge.make("", **SMALL), clean) == 0
+
+
+def test_every_part_of_a_tag_acts(forge: WebUI) -> None:
+    assert forge.data is not None
+    clean, plain = forge.make("", **SMALL), forge.make(TAG, **SMALL)
+    loras = forge.data / "models" / "Lora"
+    source = loras / "noise.safetensors"
+    for name, options in (("outs", ["--lbw", "OUTALL"]), ("rule", ["--lbwe", "IN05-OUT05:attn:0"])):
+        assert (
+            cli.main(["reweight", "--model", str(source), "--save_to", str(loras / f"{name}.safetensors"), *options])
+            == 0
+        )
+    thin = {key: t[:2] if "lora_down" in key else t[:, :2] if "lora_up" in key else t / 2
+            for key, t in load_file(source).items()}  # fmt: skip
+    save_file({key: t.contiguous() for key, t in thin.items()}, loras / "thin.safetensors")
+    for tag, same in (
+        ("1:lbw=OUTALL", "<lora:outs:1>"),
+        ("1:OUTALL", "<lora:outs:1>"),
+        ("1:lbwe=IN05-OUT05:attn:0", "<lora:rule:1>"),
+        ("1:dyn=2", "<lora:thin:1>"),
+        ("te=1:unet=1:start=0", TAG),
+        ("0.5><lora:noise:0.5", TAG),
+        ("te=1:unet=1:start=3", "<lora:noise:te=1:unet=0>"),
+    ):
+        made = forge.make(f"<lora:noise:{tag}>", **SMALL)
+        assert apart(made, built_in(forge, same)) <= 1, tag
     assert apart(forge.make("<lyco:noise:1>", **SMALL), plain) == 0
-    parts = forge.make("<lora:noise:te=0:unet=1>", **SMALL)
-    assert apart(parts, plain) > 1 and parts.comments == ""
-    for text, part in (("1:lbw=OUTALL", "lbw=OUTALL"), ("1:step=1-2", "step=1-2"), ("1:dyn=2", "dyn=2")):
-        told = forge.make(f"<lora:noise:{text}>", **SMALL)
-        assert f"{part} has no effect: the built-in Lora extension applies" in told.comments
-        assert apart(told, plain) == 0
+    some = forge.make("<lora:noise:1:step=1-2>", **SMALL)
+    assert apart(some, plain) > 1 and apart(some, clean) > 1
+    told = forge.make("<lora:noise:1><lora:nowhere:1>", **SMALL)
+    assert apart(told, plain) == 0 and "nowhere" in told.comments
     assert apart(forge.make("", **SMALL), clean) == 0
     assert "Traceback" not in forge.log()
+
+
+def test_hires_image_to_image_and_batches(forge: WebUI) -> None:
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+    hires |= {"hr_second_pass_steps": 2, "hr_additional_modules": ["Use same choices"]}
+    for more in (hires, {"init_images": forge.make("", **SMALL).images, "denoising_strength": 0.7}, {"batch_size": 2}):
+        clean = forge.make("", **SMALL, **more)
+        made = forge.make(TAG, **SMALL, **more)
+        assert apart(made, clean) > 5
+        assert apart(made, built_in(forge, TAG, **more)) <= 1
+        assert apart(forge.make("", **SMALL, **more), clean) == 0
 
 
 def test_training_and_sheets_are_refused_before_any_work(forge: WebUI) -> None:
@@ -104,23 +176,34 @@ def test_training_and_sheets_are_refused_before_any_work(forge: WebUI) -> None:
     assert forge.call("/lora-ext/v1/jobs")["jobs"] == []
 
 
-def test_axes_that_could_not_act_are_refused(forge: WebUI) -> None:
+def test_axes_act_and_are_refused_where_they_could_not(forge: WebUI) -> None:
     info = forge.call("/sdapi/v1/script-info")
     plot = next(row for row in info if row["name"] == "x/y/z plot" and not row["is_img2img"])
     offered = plot["args"][0]["choices"]
-    for axis, values in (("LoRA block preset", "IND,ALL"), ("LoRA stop step", "1,2"), ("LoRA rank (DyLoRA)", "2,4")):
+    for axis, values in (("LoRA block preset", "IND,ALL"), ("LoRA stop step", "1,3"), ("LoRA rank (DyLoRA)", "2,4")):
         args = [offered.index(axis), values, [], 0, "", [], 0, "", []]
         args += [False, True, False, False, False, False, False, 0, True]
+        body = {**REQUEST, **SMALL, "prompt": TAG, "script_name": "x/y/z plot", "script_args": args}
+        images = [picture(image) for image in forge.call("/sdapi/v1/txt2img", body)["images"]]
+        one, two = (image for image in images if image.shape[:2] == (64, 64))
+        assert abs(one - two).max() > 0, axis
+        forge.options(lora_ext_in_charge="built-in")
         with pytest.raises(AssertionError, match=re.escape(f"{axis} would change nothing: the built-in")):
             forge.make(TAG, **SMALL, script_name="x/y/z plot", script_args=args)
+        forge.options(lora_ext_in_charge="LoRA ext")
+
+
+def test_the_built_in_says_what_has_no_effect(forge: WebUI) -> None:
+    for text, part in (("1:lbw=OUTALL", "lbw=OUTALL"), ("1:step=1-2", "step=1-2"), ("1:dyn=2", "dyn=2")):
+        told = built_in(forge, f"<lora:noise:{text}>")
+        assert f"{part} has no effect: the built-in Lora extension applies" in told.comments
 
 
 def test_switching_and_reload_ui_throw_nothing(forge: WebUI) -> None:
     clean, plain = forge.make("", **SMALL), forge.make(TAG, **SMALL)
     before = forge.log().count("Traceback")
-    forge.options(lora_ext_in_charge="built-in")
-    assert apart(forge.make(TAG, **SMALL), plain) == 0
-    forge.options(lora_ext_in_charge="LoRA ext")
+    assert apart(built_in(forge, TAG), plain) <= 1
+    assert apart(built_in(forge, ""), clean) == 0
     assert apart(forge.make(TAG, **SMALL), plain) == 0
     forge.call("/probe/reload-ui", {})
     time.sleep(8)
@@ -128,3 +211,16 @@ def test_switching_and_reload_ui_throw_nothing(forge: WebUI) -> None:
     assert apart(forge.make(TAG, **SMALL), plain) == 0
     assert apart(forge.make("", **SMALL), clean) == 0
     assert forge.log().count("Traceback") == before
+
+
+def test_fp8_storage(folder: Path, tmp_path: Path) -> None:
+    webui = start(folder, tmp_path, "--unet-in-fp8-e4m3fn")
+    try:
+        clean = webui.make("", **SMALL)
+        made = webui.make(TAG, **SMALL)
+        assert apart(made, clean) > 5
+        assert apart(webui.make("<lora:noise:1:start=0:stop=3>", **SMALL), made) <= 1
+        assert apart(webui.make("", **SMALL), clean) == 0
+        assert "Traceback" not in webui.log()
+    finally:
+        webui.stop()
