@@ -303,7 +303,7 @@ class Host:
     # --- small things
 
     def _leave_to_builtin(self, p: Any, params_list: Any) -> None:
-        """For models that are not ours to handle (SD3, Forge's), and where a picture's own settings say so."""
+        """For models of kinds that we do not know (SD3, Flux), and where a picture's own settings say so."""
         if self._text_state is not None:
             self.release()
         before = self.registry.before[0]
