@@ -7,7 +7,6 @@ next, touching only the layers whose pieces changed.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -27,6 +26,7 @@ from .blocks import (
 )
 from .errors import BlockError, PromptError
 from .file.lorafile import LoraFile
+from .fit import Fit
 from .inject import AUTO, Injection, Piece, Target, targets
 from .inject.pieces import equal
 from .inject.rounding import ENOUGH
@@ -81,59 +81,6 @@ class Use:
         part = self.unet if site.part == UNET else self.te
         names = known_as(site) if self.blocks.rules else ()
         return part * self.blocks.of(site.block, names)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How well a file fits a model: layers matched, layers the model lacks, layers of another shape, unread keys.
-
-    dead: positions of the block-weight vector that this model has no block for.
-    uncovered: blocks of the file that the vector says nothing about; they count as 0.
-    damaged, damage: how many layers were skipped because they are damaged, and what is wrong with one.
-    other: a sentence about a file that is not for SD1, SD2 or SDXL; nothing of it is applied.
-    """
-
-    name: str
-    family: str = "unknown"
-    matched: int = 0
-    unmatched: tuple[Site, ...] = ()
-    wrong_shape: tuple[Site, ...] = ()
-    unread: int = 0
-    dead: tuple[str, ...] = ()
-    uncovered: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    damaged: int = 0
-    damage: str = ""
-    other: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is nothing to tell."""
-        wrong = self.unmatched or self.wrong_shape or self.unread or self.notes or self.damaged
-        return self.matched > 0 and not wrong
-
-    def __str__(self) -> str:
-        if self.other:
-            return "; ".join([self.other, *self.notes])
-        total = self.matched + len(self.unmatched) + len(self.wrong_shape) + self.damaged
-        base = "" if self.family == "unknown" else f" (made for {self.family})"
-        if not self.matched:
-            text = f"{self.name}{base} does not fit this model: none of its {total} layers applies"
-        else:
-            text = f"{self.name}{base}: {self.matched} of {total} layers apply"
-        lacks = Counter(site.part for site in self.unmatched)
-        parts = [f"{count} not in this model's {part}" for part, count in sorted(lacks.items())]
-        if self.wrong_shape:
-            parts.append(f"{len(self.wrong_shape)} of another size, such as {self.wrong_shape[0]}")
-        if self.damaged:
-            parts.append(f"{self.damaged} damaged and skipped: {self.damage}")
-        if self.unread:
-            parts.append(f"{self.unread} keys not understood")
-        if self.dead:
-            parts.append(f"no block {', '.join(self.dead)} in this model")
-        if self.uncovered:
-            parts.append(f"blocks {', '.join(self.uncovered)} not in the given block weights, taken as 0")
-        return "; ".join([text, *parts, *self.notes])
 
 
 class Finder(Protocol):

@@ -15,7 +15,7 @@ FLOORS = (
     ("address", "ports"),
     ("adapters", "embedded"),
     ("file",),
-    ("prompt", "prompt_line", "inject"),
+    ("prompt", "prompt_line", "inject", "fit"),
     ("stack", "prompt_notes"),
     ("tools", "idle"),
     ("train", "compare"),
