@@ -9,6 +9,7 @@ from importlib import import_module
 from types import ModuleType
 
 from . import __version__
+from .console import make_safe
 from .errors import LoraError, did_you_mean
 
 VERBS = {
@@ -35,6 +36,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit status: 0, 2 for what the user can mend (one line on stderr), 130 interrupted."""
+    make_safe()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .blocks import LABELS
+from .console import showable
 from .errors import LoraError
 from .file import hashes
 from .file.lorafile import LoraFile
@@ -225,6 +226,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = json.dumps(reports if len(options.file) > 1 else reports[0], indent=2, ensure_ascii=False) + "\n"
     else:
         text = "\n".join(text_of(found) for found in reports)
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.write(showable(text))
     return status

@@ -129,11 +129,11 @@ def header(metadata: str) -> bytes:
 
 def test_half_a_surrogate_pair_in_metadata(tmp_path: Path) -> None:
     path = named(tmp_path, "half.safetensors", header(r'{"ss_output_name":"a\ud800b","n\udc00":"\ud83d\ude00"}'))
-    assert quick_metadata(path) == {"ss_output_name": "a?b", "n?": "😀"}
+    assert quick_metadata(path) == {"ss_output_name": "a�b", "n�": "😀"}
     library = Library([tmp_path], cache=tmp_path / "index.json")
-    assert library.find("half").alias == "a?b"
+    assert library.find("half").alias == "a�b"
     written = write_tensors({"x": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"dirs": f"10_{BAD}"})
-    assert quick_metadata(written) == {"dirs": "10_caf?"}  # at the end of a training this is no time to fail
+    assert quick_metadata(written) == {"dirs": "10_caf�"}  # at the end of a training this is no time to fail
 
 
 # --- the API -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import lora_ext
 
 ROOT = Path(lora_ext.__file__).parent
 FLOORS = (
-    ("__init__", "errors", "spectrum"),
+    ("__init__", "console", "errors", "spectrum"),
     ("blocks", "lowrank"),
     ("address", "ports"),
     ("adapters", "embedded"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ..file.writing import HeldFile
 from . import measures, pages
 from .pages import Look
 from .plan import Plan
@@ -72,11 +74,20 @@ def make(
         chosen = frozenset(made.suggestion.cells if made.suggestion else ())
         note = "  ".join(filter(None, (made.suggestion.reason if made.suggestion else "", made.warning)))
         look = replace(look, note=note, scores=made.scores, marks=chosen, legend=legend(scorer))
-    made.files = pages.write(plan, store, made.keys, look)
+    held: list[HeldFile] = []
+    try:
+        made.files = pages.write(plan, store, made.keys, look)
+    except HeldFile as error:
+        held.append(error)
     if made.scores:
         names = [_name(store, key) for key in made.keys]
-        write_csv(store.folder / TABLE, plan, made.scores, names, dict.fromkeys(look.marks, True))
+        try:
+            write_csv(store.folder / TABLE, plan, made.scores, names, dict.fromkeys(look.marks, True))
+        except HeldFile as error:
+            held.append(error)
     store.write(manifest(made, store, title))
+    if held:  # after everything else is written
+        raise HeldFile(f"{held[0]}; all pictures are kept, and the same command draws none of them again")
     return made
 
 
@@ -107,7 +118,8 @@ def _filling(made: Made, store: Store, look: Look, watch: Watch | None) -> Watch
             watch(now)
         begun = time.monotonic()
         if begun >= due and now.done > shown:
-            made.files = pages.write(made.plan, store, made.keys, look)
+            with suppress(HeldFile):  # someone looks at it; it is written again
+                made.files = pages.write(made.plan, store, made.keys, look)
             took = time.monotonic() - begun
             due, shown = begun + took + max(EVERY, 20 * took), now.done
 

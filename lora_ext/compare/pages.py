@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,7 +113,8 @@ def write(
         written.append(save(picture, store.folder, stem))
     for old in store.folder.glob(f"{name}*"):
         if old.suffix in (".png", ".webp") and old not in written:
-            old.unlink(missing_ok=True)
+            with suppress(OSError):  # someone looks at it
+                old.unlink(missing_ok=True)
     return written
 
 

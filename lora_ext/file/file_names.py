@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-_HALF = re.compile(r"[\ud800-\udfff]")
+from ..console import whole
 
 
 def shown(name: str) -> str:
@@ -16,7 +15,7 @@ def shown(name: str) -> str:
 
     macOS and some archives write names decomposed (NFD); a keyboard types them composed. Both are the same name.
     """
-    return unicodedata.normalize("NFC", _HALF.sub("\ufffd", name))
+    return unicodedata.normalize("NFC", whole(name))
 
 
 def find_shown(folder: Path, parts: Sequence[str]) -> Path | None:

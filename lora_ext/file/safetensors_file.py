@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from ..console import whole
 from ..errors import FileError
 
 HEADER_LIMIT = 100_000_000
@@ -201,7 +202,7 @@ def as_text(value: object) -> str:
             value = json.dumps(value, ensure_ascii=False)
         except (TypeError, ValueError):
             value = repr(value)
-    return value if value.isprintable() else value.encode("utf-8", "replace").decode("utf-8")
+    return whole(value)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -290,7 +291,7 @@ def layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[
         end = start + tensor.numel() * tensor.element_size()
         root[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end
-    text = json.dumps(root, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text = whole(json.dumps(root, ensure_ascii=False, separators=(",", ":"))).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, order
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -57,11 +60,64 @@ def write_tensors(
     return path
 
 
+class HeldFile(FileError):
+    """A file or folder that cannot be replaced while another program has it open, or that is write-protected."""
+
+
+_PAUSES = (0.05, 0.1, 0.2, 0.4)
+"""Seconds between tries: virus scanners and indexers of Windows hold a new file for a moment."""
+_HELD = (errno.EACCES, errno.EPERM, errno.EBUSY)
+
+
+def move_onto(source: Path, target: Path, held: Path | None = None) -> None:
+    """Renames `source` to `target`, in place of a file that is there. Raises HeldFile; then nothing has moved.
+
+    held: what the error names, `target` without it.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            source.replace(target)
+            return
+        except OSError as error:
+            if error.errno not in _HELD:
+                raise
+            if pause is None:
+                raise HeldFile(
+                    f"{held or target} cannot be written: another program has it open (a spreadsheet, a viewer, a web "
+                    "UI?) or it is write-protected; close it there and try again, nothing was changed"
+                ) from error
+            time.sleep(pause)
+
+
+def free_beside(path: Path) -> Path:
+    """`NAME-2.suffix` (or -3 …): a name beside `path` that is free."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(name for name in names if not (name.exists() or name.is_symlink()))
+
+
+def save_or_beside(path: Path, write: Callable[[Path], object], say: Callable[[str], object]) -> Path:
+    """What `write` makes at `path`, replacing what is there; beside it, and told, where another program holds that.
+
+    For results that must not be lost. Returns where it is. Raises FileError.
+    """
+    try:
+        with replacing(path, overwrite=True) as part:
+            write(part)
+        return path
+    except HeldFile:
+        other = free_beside(path)
+        with replacing(other, overwrite=False) as part:
+            write(part)
+        say(f"{path.name} is open in another program or write-protected: saved as {other.name} beside it")
+        return other
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary file beside `path`, moved onto it when the block ends well and removed when it does not.
 
-    Raises FileError when `path` is a folder or a link, exists and `overwrite` is not set, or cannot be written.
+    Raises FileError when `path` is a folder or a link, exists and `overwrite` is not set, or cannot be written
+    (HeldFile: while another program has it open).
     """
     if path.is_symlink():
         raise FileError(f"{path} is a link, and nothing is written through links; remove it, or choose another name")
@@ -78,7 +134,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         part.chmod(0o666 & ~_umask())
         if not overwrite and path.exists():
             raise FileError(f"{path} appeared while it was written; choose another name or allow overwriting")
-        part.replace(path)
+        move_onto(part, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -10,6 +10,7 @@ import gradio as gr
 from modules import paths, shared
 
 from ..blocks import ELEMENT_PRESETS, PRESETS
+from ..console import showable
 from ..file.preset_file import read_preset_files
 from ..inject import AUTO, MODES
 from ..stack import Presets
@@ -82,7 +83,7 @@ class A1111Shell:
         """To the console, and as a popup if the user wishes."""
         where = self.option("warnings")
         if CONSOLE in where:
-            print(f"[LoRA ext] {text}")
+            print(showable(f"[LoRA ext] {text}"))
         if POPUP in where:
             gr.Warning(text)
 

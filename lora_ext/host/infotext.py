@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from ..console import whole
+
 KEY = "parameters"
 """The PNG text chunk's name."""
 
@@ -41,5 +43,5 @@ def chunk(image: Image.Image) -> dict[str, Any]:
     if not text:
         return {}
     info = PngImagePlugin.PngInfo()
-    info.add_text(KEY, text.encode("utf-8", "replace").decode("utf-8"))
+    info.add_text(KEY, whole(text))
     return {"pnginfo": info}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..console import whole
 from ..errors import FileError
 
 HUB = ("openai/clip-vit-large-patch14", "stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5")
@@ -25,8 +26,9 @@ class Words:
 
     def encode(self, text: str) -> list[int]:
         """Token ids without start and end."""
-        text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair has no token
-        ids: list[int] = self.tokenizer(text, truncation=False, add_special_tokens=False, verbose=False)["input_ids"]
+        ids: list[int] = self.tokenizer(whole(text), truncation=False, add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
         return ids
 
     @property

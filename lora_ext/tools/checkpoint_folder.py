@@ -12,6 +12,7 @@ import torch
 
 from ..address import TE, TE2, UNET
 from ..errors import FileError, ToolError
+from ..file.writing import move_onto
 from ..stack import Use
 from .checkpoint_plan import TORCH, Plan, assign, write_file
 from .ldm_keys import places
@@ -77,14 +78,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         yield part
         part.chmod(0o755)
         if path.exists():
-            path.replace(old)
-        part.replace(path)
+            move_onto(path, old, path)
+        move_onto(part, path)
     except FileError as error:  # of one of its files: by the name that it was to have
         raise FileError(str(error).replace(str(part), str(path))) from error
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         if old.exists() and not path.exists():
-            old.replace(path)
+            move_onto(old, path)
         for rest in (part, old):
             shutil.rmtree(rest, ignore_errors=True)

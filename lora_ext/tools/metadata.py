@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..console import showable
 from ..errors import ToolError, did_you_mean
 from ..file.containers import read_tensors
 from ..file.hashes import stamped
@@ -80,8 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.set or args.remove or args.strip or args.rehash:
         metadata = _write(args, contents.tensors, metadata)
     text = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n" if args.json else _text(metadata, args.verbose)
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.write(showable(text))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..console import showable
 from ..file.lorafile import LoraFile
 from ..inject.rounding import ENOUGH, survived
 
@@ -249,5 +250,4 @@ def show(report: Report, *, as_json: bool = False, verbose: bool = False) -> Non
     text = (
         json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n" if as_json else report.text(verbose=verbose)
     )
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.write(showable(text))

@@ -30,7 +30,7 @@ def cache_folder(recipe: Recipe) -> Path:
 
 def key_of(*parts: object) -> str:
     """A name for what depends on `parts` (their texts) alone: 32 hex digits."""
-    text = "\x1f".join(str(part) for part in (FORMAT, *parts)).encode()
+    text = "\x1f".join(str(part) for part in (FORMAT, *parts)).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
@@ -81,6 +81,8 @@ class Store:
         except OSError as error:
             with contextlib.suppress(OSError):
                 Path(part).unlink(missing_ok=True)
+            if isinstance(error, PermissionError) and self._path(key).is_file():
+                return  # another run reads it just now: what is there under this key is the same
             raise TrainError(
                 f"{self.folder} cannot be written to ({error.strerror or error}); free some space, or train without "
                 "the cache on disk"

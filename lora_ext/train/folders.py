@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from ..console import whole
 from ..errors import TrainError
 from .caption_list import list_of
 from .dataset_toml import subsets_of_file
@@ -43,7 +44,7 @@ def subsets(recipe: Recipe, say: Say = lambda text: None) -> list[Subset]:
 def concept_of(folder: Path) -> str:
     """What an `N_concept` folder's name says after its repeats, "" for another name."""
     match = _REPEATS.fullmatch(folder.name)
-    return match[2].strip() if match and int(match[1]) else ""
+    return whole(match[2]).strip() if match and int(match[1]) else ""
 
 
 def _under(root: Path, recipe: Recipe, regularisation: bool, say: Say) -> list[Subset]:
@@ -53,7 +54,7 @@ def _under(root: Path, recipe: Recipe, regularisation: bool, say: Say) -> list[S
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         match = _REPEATS.fullmatch(folder.name)
         if match and int(match[1]):
-            found.append(subset_of(folder, recipe, int(match[1]), match[2].strip(), regularisation))
+            found.append(subset_of(folder, recipe, int(match[1]), whole(match[2]).strip(), regularisation))
             if not found[-1].files:
                 say(f"{folder} has no pictures")
         elif _holds_pictures(folder):

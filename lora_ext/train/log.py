@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TrainError
+from ..errors import FileError, TrainError
+from ..file.writing import free_beside, save_or_beside
 
 SMOOTH = 0.98
 """How much of the smoothed loss stays from step to step (bias-corrected, as Adam's moments are)."""
@@ -111,30 +113,51 @@ class Log:
     Raises TrainError when a loss is no number any more (`check`), or when the file cannot be written.
     """
 
-    def __init__(self, path: Path | None, *, smoothed: Sequence[float] = (0.0, 1.0)) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        smoothed: Sequence[float] = (0.0, 1.0),
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.path, self._say = path, say
+        self._held = b""
+        """Rows that another program kept from being written: they are tried again with the next ones."""
         self.mean, self.left = smoothed
         self.rows: deque[Row] = deque(maxlen=4096)
         self._waiting: deque[Taken] = deque()
         self._times: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=32)
         self._file: Any = None
+        self._told = False
 
     def open(self, from_step: int = 0) -> None:
-        """Begins the file, or goes on after `from_step` in the one that is there."""
+        """Begins the file, or goes on after `from_step` in the one that is there.
+
+        While a spreadsheet has that open, in a file of another name beside it; `say` is told.
+        """
         if self.path is None:
             return
-        before: list[list[str]] = []
-        part = self.path.with_name(f".{self.path.name}.part")
         try:
-            if from_step and self.path.is_file():
-                with self.path.open(encoding="utf-8", newline="") as old:
-                    before = [row for row in csv.reader(old) if row and row[0].isdigit() and int(row[0]) <= from_step]
-            with part.open("w", encoding="utf-8", newline="") as new:
-                csv.writer(new, lineterminator="\n").writerows([list(COLUMNS), *before])
-            part.replace(self.path)
-            self._file = self.path.open("a", encoding="utf-8", newline="")
+            before = self._before(from_step)
+            table = _lines([COLUMNS, *before])
+            self.path = save_or_beside(self.path, lambda part: part.write_bytes(table), self._say)
+            self._file = self.path.open("ab", buffering=0)  # whole lines: what fails is known and tried again
         except OSError as error:
             raise TrainError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        except FileError as error:
+            raise TrainError(str(error)) from error
+
+    def _before(self, from_step: int) -> list[list[str]]:
+        """The rows of the file that is there up to a step."""
+        assert self.path is not None
+        if not from_step or not self.path.is_file():
+            return []
+        try:
+            with self.path.open(encoding="utf-8", newline="") as old:
+                return [row for row in csv.reader(old) if row and row[0].isdigit() and int(row[0]) <= from_step]
+        except PermissionError:
+            self._say(f"{self.path.name} is open in another program: its rows of before are not in the new one")
+            return []
 
     def add(self, taken: Taken) -> None:
         """A step that was just queued."""
@@ -174,18 +197,35 @@ class Log:
         self._times.append((time.monotonic(), 0))
 
     def _write(self, rows: Sequence[Sequence[object]]) -> None:
+        waiting, self._held = self._held + _lines(rows), b""
         try:
-            csv.writer(self._file, lineterminator="\n").writerows(rows)
-            self._file.flush()
+            while waiting:
+                waiting = waiting[self._file.write(waiting) :]
+        except PermissionError:
+            if not self._told:
+                self._say(f"{self.path} is open in another program: its rows are kept until that is closed")
+            self._held, self._told = waiting, True
         except OSError as error:
             raise TrainError(f"{self.path} cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file. Rows that could not be written go into a file beside it."""
         if self._file is not None:
+            with contextlib.suppress(TrainError, FileError, OSError):
+                self._write([])
+                if self._held and self.path is not None:
+                    rest = free_beside(self.path)
+                    rest.write_bytes(_lines([COLUMNS]) + self._held)
+                    self._say(f"the last rows of {self.path.name} are in {rest.name} beside it")
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
+
+
+def _lines(rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8")
 
 
 def _number(value: float) -> str:

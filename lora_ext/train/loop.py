@@ -54,6 +54,7 @@ class Run:
         self.drawn: list[samples.Drawn] = []
         self.progress = Progress()
         self.last_state: Path | None = None
+        self.final: Path | None = None
         self.report: Preflight | None = None
         self.word: Word | None = None
         self.cut = False
@@ -104,9 +105,9 @@ class Run:
             self._resume(resumed)
         base = {**self.trainee.metadata(), **described(recipe, self.data, self.team.world, self.state.started)}
         base |= modelspec(recipe, self.trainee.family, self.trainee.prediction, recipe.output_name)
-        self.saver = Saver(recipe, base, self.state.kept)
+        self.saver = Saver(recipe, base, self.state.kept, self._say)
         table = self.folder / f"{recipe.output_name}.csv" if self.team.main else None
-        self.log = Log(table, smoothed=self.state.smoothed)
+        self.log = Log(table, smoothed=self.state.smoothed, say=self._say)
         self.log.open(self.state.step)
         stack.callback(self.log.close)
         self.tracker = opening.tracker(recipe, self.folder, self.state.started) if self.team.main else None
@@ -241,13 +242,14 @@ class Run:
         self._tell(self.log.read(everything=True))
         if self.team.main:
             now = {"ss_steps": str(self.state.step), "ss_epoch": str(self.progress.epoch)}
-            self.saver.save(self._file(), path, {**now, "ss_output_name": path.stem})
+            path = self.saver.save(self._file(), path, {**now, "ss_output_name": path.stem})
             kind, number = ("epoch", epoch) if epoch is not None else ("step", step)
             if number is not None:
                 self.saver.let_go(kind, number, path)
         if recipe.save_state and (epoch is not None or step is not None):
             self._save_state(epoch=epoch, step=step)
         self.progress = replace(self.progress, file=path)
+        self.final = path
         self._report()
         self.log.pause()
         self.team.wait()
@@ -264,10 +266,12 @@ class Run:
         now.tensors["alphas"] = resume.alphas(self.network)
         now.tensors["word"] = [v.detach().cpu().clone() for v in self.word.vectors] if self.word else []
         self.last_state = state.save(now, folder)
+        if self.last_state != folder:
+            self._say(f"{folder.name} is open in another program: saved as {self.last_state.name} beside it")
         now.tensors = {}
         kind, number = ("epoch_state", epoch) if epoch is not None else ("step_state", step)
         if number is not None:
-            self.saver.let_go(kind, number, folder)
+            self.saver.let_go(kind, number, self.last_state)
 
     def _stop(self) -> None:
         """The user stopped: the file and the state of now, whatever the recipe says about states."""
@@ -302,7 +306,7 @@ class Run:
             with torch.no_grad():
                 new = samples.draw(
                     self.trainee, self.wishes, self.folder / "sample", self.recipe.output_name, self.state.step,
-                    epoch, self.state.seed, share=(self.team.rank, self.team.world),
+                    epoch, self.state.seed, share=(self.team.rank, self.team.world), say=self._say,
                 )  # fmt: skip
         finally:
             self.stepper.whole(False)
@@ -325,7 +329,7 @@ class Run:
 
     def _outcome(self, begun: float, stopped: bool) -> Outcome:
         files = [Path(path) for kind in ("epoch", "step") for _, path in self.saver.kept.get(kind, [])]
-        final = None if stopped else self.saver.path()
+        final = None if stopped else self.final
         return Outcome(
             final, self.state.step, self.progress.epoch, self.progress.smoothed, time.monotonic() - begun, stopped,
             (*files, *([final] if final else [])), tuple(self.drawn), self.last_state,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from .. import prompt_line
-from ..errors import TrainError, did_you_mean
+from ..errors import FileError, TrainError, did_you_mean
+from ..file.writing import save_or_beside
 from ..ports import Sample, Trainee
 from .toml_file import read_toml
 
@@ -86,6 +88,7 @@ def draw(
     epoch: int | None,
     seed: int,
     share: tuple[int, int] = (0, 1),
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Drawn]:
     """One picture a prompt into `folder`, named as kohya's: NAME_e000001_00_SEED.png (or _000100_ at a step).
 
@@ -101,8 +104,10 @@ def draw(
         path = folder / f"{name}_{when}_{number:02}_{wish.seed}.png"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            image.save(path, format="PNG")
+            path = save_or_beside(path, partial(image.save, format="PNG"), say)
         except OSError as error:
             raise TrainError(f"the sample {path} cannot be written: {error.strerror or error}") from error
+        except FileError as error:
+            raise TrainError(f"the sample {error}") from error
         drawn.append(Drawn(number, wish, step, epoch or 0, path, image))
     return drawn

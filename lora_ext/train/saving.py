@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import FileError, TrainError
 from ..file.family import ARCHITECTURES
 from ..file.lorafile import LoraFile
-from ..file.writing import write
+from ..file.writing import HeldFile, free_beside, write
 from . import recipe_metadata
 from .dataset import Dataset
 from .dataset_metadata import dataset_metadata
@@ -36,6 +36,7 @@ class Saver:
     base: Mapping[str, str]
     """Metadata that does not change during the run."""
     kept: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda text: None
 
     @property
     def folder(self) -> Path:
@@ -56,7 +57,10 @@ class Saver:
         return name if step is None else f"{name}-step{step:08}"
 
     def save(self, file: LoraFile, path: Path, now: Mapping[str, str]) -> Path:
-        """Writes the file with its metadata, in one step. Raises TrainError: disk full, folder gone."""
+        """Writes the file with its metadata, in one step; returns where: beside `path` while another program holds it.
+
+        Raises TrainError: disk full, folder gone.
+        """
         metadata = (
             {}
             if self.recipe.no_metadata
@@ -65,7 +69,12 @@ class Saver:
         file = replace(_as_dtype(file, self.recipe.save_precision), path=path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return write(file, path, overwrite=True, metadata=metadata, dialect="kohya", rehash=bool(metadata))
+            try:
+                return write(file, path, overwrite=True, metadata=metadata, dialect="kohya", rehash=bool(metadata))
+            except HeldFile:  # what was trained is not to be lost for it
+                other = free_beside(path)
+                self.say(f"{path.name} is open in another program or write-protected: saved as {other.name} beside it")
+                return write(file, other, metadata=metadata, dialect="kohya", rehash=bool(metadata))
         except (FileError, OSError) as error:
             raise TrainError(
                 f"{error}; what was saved before is untouched, and the run can go on from its last state with --resume"

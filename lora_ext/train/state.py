@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 
-from ..errors import TrainError
+from ..errors import FileError, TrainError
+from ..file.writing import HeldFile, move_onto
 from .recipe import Recipe
 
 NUMBERS, TENSORS = "run.json", "run.pt"
@@ -93,6 +95,7 @@ class State:
 def save(state: State, folder: Path) -> Path:
     """Writes the state beside its place and moves it there, so that a kill at any moment leaves the old or the new.
 
+    Returns where it is: under another name beside `folder` while another program has a file in that open.
     Raises TrainError when it cannot be written.
     """
     part = folder.with_name(f".{folder.name}.part")
@@ -110,14 +113,29 @@ def save(state: State, folder: Path) -> Path:
             os.fsync(text.fileno())
         old = folder.with_name(f"{OLD}{folder.name}")
         shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
+        folder = _placed(part, folder, old)
         shutil.rmtree(old, ignore_errors=True)
-    except (OSError, RuntimeError) as error:  # torch tells a full disk by a RuntimeError
+    except (OSError, RuntimeError, FileError) as error:  # torch tells a full disk by a RuntimeError
         shutil.rmtree(part, ignore_errors=True)
         raise TrainError(f"the state {folder} cannot be written: {error}; earlier states are untouched") from error
     return folder
+
+
+def _placed(part: Path, folder: Path, old: Path) -> Path:
+    """Moves `part` to `folder`, what is there to `old`; see `save`. Raises FileError."""
+    try:
+        if folder.exists():
+            move_onto(folder, old, folder)
+        move_onto(part, folder)
+        return folder
+    except HeldFile:
+        if old.exists() and not folder.exists():
+            move_onto(old, folder)
+    stem = folder.name.removesuffix(SUFFIX)
+    names = (folder.with_name(f"{stem}-{number}{SUFFIX}") for number in itertools.count(2))
+    other = next(name for name in names if not name.exists())
+    move_onto(part, other)
+    return other
 
 
 def load(where: Path, name: str | None = None) -> State:
@@ -165,7 +183,7 @@ def find(where: Path, name: str | None = None) -> Path:
         return where
     if (where / TENSORS).is_file():
         raise TrainError(f"the state {where} is incomplete: it has no {NUMBERS}; give another state to --resume")
-    wanted = re.compile((re.escape(name) if name else ".+") + rf"(-\d+|-step\d+)?{SUFFIX}")
+    wanted = re.compile((re.escape(name) if name else ".+") + rf"(-\d+|-step\d+)?(-\d+)?{SUFFIX}")
     found: list[tuple[int, float, Path]] = []
     others: list[str] = []
     for numbers in where.glob(f"*{SUFFIX}/{NUMBERS}") if where.is_dir() else ():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..compare.sheet import Sheet, render
-from ..errors import TrainError
+from ..errors import FileError, TrainError
+from ..file.writing import save_or_beside
 from ..generate import Settings, open_model
 from ..host.model import Standalone
 from ..host.training import StandaloneTrainee
@@ -90,12 +92,19 @@ def train(
     trainee = StandaloneTrainee(model) if isinstance(model, Standalone) else model
     outcome = Run(trainee, recipe, shell or Quiet(), watch=watch, team=team).run()
     if team.main and outcome.samples:
-        outcome = replace(outcome, sheet=sheet(outcome.samples, Path(str(recipe.output_dir)), recipe.output_name))
+        try:
+            made = sheet(outcome.samples, Path(str(recipe.output_dir)), recipe.output_name, shell.say if shell else str)
+            outcome = replace(outcome, sheet=made)
+        except TrainError as error:  # what was trained is saved by now
+            (shell or Quiet()).say(f"no sheet of the samples: {error}")
     return outcome
 
 
-def sheet(drawn: Sequence[Drawn], folder: Path, name: str) -> Path:
-    """NAME-samples.png: a row for each prompt, a column for each time they were drawn. Raises TrainError."""
+def sheet(drawn: Sequence[Drawn], folder: Path, name: str, say: Callable[[str], object] = str) -> Path:
+    """NAME-samples.png: a row for each prompt, a column for each time they were drawn. Raises TrainError.
+
+    say: is told where it has another name, because another program has that file open.
+    """
     rows = {(item.number, item.wish.prompt): item for item in drawn}
     columns = sorted({(item.step, item.epoch) for item in drawn})
     cells = {(item.number, item.step, item.epoch): item.image for item in drawn}
@@ -112,9 +121,7 @@ def sheet(drawn: Sequence[Drawn], folder: Path, name: str) -> Path:
             scale=2 if small else 1,
         )
     )
-    path = folder / f"{name}-samples.png"
     try:
-        picture.save(path)
-    except OSError as error:
-        raise TrainError(f"{path} cannot be written: {error.strerror or error}") from error
-    return path
+        return save_or_beside(folder / f"{name}-samples.png", partial(picture.save, format="PNG"), say)
+    except FileError as error:
+        raise TrainError(str(error)) from error

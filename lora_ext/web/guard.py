@@ -20,6 +20,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ..console import whole
 from ..errors import LoraError
 from .attempts import Attempts, client_of
 from .hosts import VARIABLE, Hosts, split_host, split_origin
@@ -188,12 +189,12 @@ def basic(header: str) -> tuple[str, str] | None:
 
 
 class Answer(JSONResponse):
-    """JSON whatever the text is: half a surrogate pair (of a file's name, of metadata) becomes `?`, and no error."""
+    """JSON whatever the text is: half a surrogate pair (of a name, of metadata) becomes `\ufffd`, and no error."""
 
     def render(self, content: Any) -> bytes:
         """As JSONResponse's."""
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8", "replace")
+        return whole(text).encode("utf-8")
 
 
 def told(status: int, text: str, kind: str, where: str | None = None) -> JSONResponse:

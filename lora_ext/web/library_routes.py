@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ..file import hashes
 from ..file.containers import read_tensors
 from ..file.library import Entry
 from ..file.listing import natural
-from ..file.writing import check_not_linked, write_tensors
+from ..file.writing import HeldFile, check_not_linked, move_onto, write_tensors
 from ..inspect_file import report, top_tags, warnings
 from ..jobs import Job
 from ..tools.metadata import edited
@@ -184,15 +184,32 @@ def move(studio: Studio, entry: Entry, to: str) -> Path:
     if target.exists() and not target.samefile(entry.path):
         raise FileError(f"{relative} is there already; choose another name")
     made(target.parent)
-    try:
-        for mark in (*THUMBS, ".json", ".txt", ".civitai.info"):
-            beside = entry.path.with_name(entry.path.stem + mark)
-            if beside.is_file() and not target.with_name(target.stem + mark).exists():
-                beside.rename(target.with_name(target.stem + mark))
-        entry.path.rename(target)
-    except OSError as error:
-        raise FileError(f"{entry.name} cannot be renamed: {error.strerror or error}") from error
+    moves = [(entry.path, target)]
+    for mark in (*THUMBS, ".json", ".txt", ".civitai.info"):
+        beside, new = entry.path.with_name(entry.path.stem + mark), target.with_name(target.stem + mark)
+        if beside.is_file() and not new.exists():
+            moves.append((beside, new))
+    _move_all(moves, entry.name)
     return target
+
+
+def _move_all(moves: Sequence[tuple[Path, Path]], name: str) -> None:
+    """Renames every file or none. Raises FileError."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for old, new in moves:
+            move_onto(old, new)
+            done.append((old, new))
+    except (OSError, HeldFile) as error:
+        for old, new in reversed(done):
+            move_onto(new, old)
+        if isinstance(error, HeldFile):
+            what = old.name if done else name
+            raise HeldFile(
+                f"{name} cannot be renamed: another program has {what} open (the web UI, if it has used it); close it "
+                "there and try again, nothing was changed"
+            ) from error
+        raise FileError(f"{name} cannot be renamed: {error.strerror or error}") from error
 
 
 def same(studio: Studio, job: Job) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..compare.runs import same_run
+from ..errors import FileError
+from ..file.writing import replacing
 from ..jobs import Job, Stopped
 from ..train.log import Progress
 from .studio import Studio
@@ -87,7 +89,12 @@ class Live:
     def _copy(self, path: Path) -> None:
         """Into the LoRA folder; where that has a run of this name, all of this one's files have another."""
         target = self.studio.folders.save / f"{self.called}{path.name.removeprefix(self.name)}"
-        shutil.copyfile(path, target)
+        try:
+            with replacing(target, overwrite=True) as part:
+                shutil.copyfile(path, part)
+        except FileError as error:  # the run goes on: the file itself is in the run's folder
+            self.job.say(f"no copy among the LoRA files: {error}; {path.name} is in outputs/train/{self.folder.name}")
+            return
         self.copies.append(target)
         self.job.say(f"saved {target.name}")
 

@@ -1,0 +1,98 @@
+"""A console that cannot show what a command says: it ends as it would anywhere else."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+
+from lora_ext.console import ESCAPED, make_safe, showable, whole
+
+NAME = "炎 ∀ 😀"
+CONSOLES = {
+    "cp1252": {"PYTHONIOENCODING": "cp1252"},
+    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+KEY = "lora_unet_mid_block_attentions_0_proj_in"
+
+
+def run(console: Mapping[str, str], *words: object) -> subprocess.CompletedProcess[bytes]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONIOENCODING", "PYTHONUTF8", "LC_ALL", "LANG")}
+    command = [sys.executable, "-m", "lora_ext", *map(str, words)]
+    return subprocess.run(command, capture_output=True, env={**kept, "OMP_NUM_THREADS": "1", **console}, timeout=300)
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    path = tmp_path / f"{NAME}.safetensors"
+    tensors = {f"{KEY}.lora_up.weight": torch.ones(8, 2), f"{KEY}.lora_down.weight": torch.ones(2, 8)}
+    save_file(tensors, path, metadata={"ss_output_name": NAME, "ss_tag_frequency": json.dumps({"x": {NAME: 1}})})
+    return path
+
+
+@pytest.mark.parametrize("console", CONSOLES)
+def test_a_finished_training_ends_well(console: str, tmp_path: Path) -> None:
+    data = tmp_path / "data" / f"1_{NAME}"
+    data.mkdir(parents=True)
+    Image.new("RGB", (64, 64), "teal").save(data / "a.png")
+    out = tmp_path / NAME
+    done = run(
+        CONSOLES[console], "train", "--train_data_dir", data.parent, "--output_dir", out, "--output_name", NAME,
+        "--resolution", 64, "--max_train_steps", 1, "--device", "cpu", "--network_train_unet_only",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    assert (out / f"{NAME}.safetensors").is_file() and b"UnicodeEncodeError" not in done.stderr
+    assert b"\\u708e \\u2200 \\ud83d\\ude00.safetensors" in done.stdout
+
+
+@pytest.mark.parametrize("console", CONSOLES)
+def test_every_command_ends_well(console: str, lora: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    for words, status in (
+        (("inspect", lora), 0),
+        (("inspect", "--json", lora), 0),
+        (("metadata", lora), 0),
+        (("metadata", "--json", lora), 0),
+        (("metadata", lora, "--set", f"note={NAME}", "--save_to", tmp_path / f"{NAME} 2.safetensors"), 0),
+        (("resize", "--model", lora, "--new_rank", 1, "--save_to", other), 0),
+        (("inspect", tmp_path / f"no {NAME}.safetensors"), 2),
+        (("train", "--recipe_from", lora, "--output_config"), 2),
+        (("generate", "--prompt", f"a <lora:no {NAME}:1>", "--strict", "--lora_dir", tmp_path), 2),
+        ((NAME,), 2),
+    ):
+        done = run(CONSOLES[console], *words)
+        assert done.returncode == status, (words, done.stderr.decode(errors="replace"))
+        assert b"Traceback" not in done.stderr, (words, done.stderr.decode(errors="replace"))
+        if "--json" in words:
+            assert NAME in json.dumps(json.loads(done.stdout.decode("ascii")), ensure_ascii=False)
+
+
+@given(st.text())
+def test_text_of_any_kind_can_be_shown(text: str) -> None:
+    raw = io.BytesIO()
+    narrow = io.TextIOWrapper(raw, encoding="cp1252", errors=ESCAPED, newline="")
+    narrow.write(text + json.dumps(text, ensure_ascii=False))
+    narrow.flush()
+    assert showable(text, narrow) == text.encode("cp1252", ESCAPED).decode("cp1252")
+    assert json.loads(json.dumps(text, ensure_ascii=False).encode("cp1252", ESCAPED).decode("cp1252")) == whole(text)
+
+
+def test_streams_that_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.TextIOWrapper(io.BytesIO())
+    closed.close()
+    for stream in (None, io.StringIO(), closed):
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        make_safe()
+    assert showable("炎", io.StringIO()) == "炎"
