@@ -10,7 +10,8 @@ bin="$venv/bin"; [ -d "$bin" ] || bin="$venv/Scripts"
 pip=("$bin/python" -m pip install -q --no-compile)
 export LORA_EXT_GRADIO4=${LORA_EXT_GRADIO4:-$venv/gradio4}
 [ -d "$LORA_EXT_GRADIO4/gradio" ] || "${pip[@]}" --target "$LORA_EXT_GRADIO4" gradio==4.40.0 \
-    "fastapi<0.113" "pydantic<2.11" "numpy<2" "huggingface_hub<1" "pillow<11" "markupsafe<3" &
+    "fastapi<0.113" "pydantic<2.11" "numpy<2; python_version < '3.13'" "audioop-lts; python_version >= '3.13'" \
+    "huggingface_hub<1" "pillow<11" "markupsafe<3" &
 "${pip[@]}" -c constraints.txt torch
 "${pip[@]}" -c constraints.txt -e ".[standalone,ui,test,logging]"
 if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
+import fastapi
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
@@ -253,7 +254,8 @@ def test_fields_are_named(api: Client) -> None:
 
 @pytest.mark.parametrize("number", ["NaN", "1e999", "-1e999"])
 def test_a_number_is_finite(api: Client, number: str) -> None:
-    said = api("POST", "/tag", 422, content=f'{{"name": "one", "start": {number}}}')
+    headers = {"content-type": "application/json"}
+    said = api("POST", "/tag", 422, content=f'{{"name": "one", "start": {number}}}', headers=headers)
     assert said["field"] == "start"
 
 
@@ -347,6 +349,8 @@ def test_a_files_settings_are_a_beginning(api: Client, tmp_path: Path) -> None:
 
 def test_the_api_works_with_the_web_ui_s_pydantic() -> None:
     """Version 1, which refuses some of 2's fields when they are declared."""
+    if tuple(map(int, fastapi.__version__.split(".")[:2])) >= (0, 126):
+        pytest.skip("this FastAPI works with pydantic 2 alone; the web UI has 0.94")
     command = [sys.executable, "-m", "pytest", "-p", "pydantic_one", __file__, "-k", "named or finite or merge"]
     paths = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
