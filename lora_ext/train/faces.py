@@ -39,7 +39,7 @@ def face_finder() -> FaceFinder:
     except (ImportError, AttributeError):
         raise TrainError(
             "face_crop_aug_range looks for faces with OpenCV, which is not here: pip install "
-            "'opencv-python-headless<5', or name pictures by their faces, "
+            "'opencv-python-headless<4.12', or name pictures by their faces, "
             "such as ann_320_200_90_110.png (the face's centre, width and height)"
         ) from None
     lock = threading.Lock()  # a cascade keeps what it computes
