@@ -315,7 +315,7 @@
         const told = h("div", { class: "lx-result" });
         const swap = (dry) => X.safely(async () => {
             const done = await X.post("/dataset/replace", { dataset: name, find: find.value, put: put.value, whole_tags: tags, dry });
-            X.put(told, X.note(dry ? t("{0} captions would change", done.changed) : t("{0} captions changed", done.changed)), done.examples.map(([before, after]) => X.note(`${before} → ${after}`)));
+            X.put(told, X.note(dry ? t("{0} captions would change", done.changed) : t("{0} captions changed", done.changed)), done.examples.map(([before, after]) => X.note(`${before} → ${after}`)), done.skipped.map((line) => X.note(line, "bad")));
             if (!dry && done.changed) again();
         });
         X.put(place, X.card(t("Pictures"), folder,

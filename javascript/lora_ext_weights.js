@@ -361,6 +361,7 @@
         const name = X.input("", null, { placeholder: t("Name of a new preset"), "aria-label": t("Name of a new preset"), title: t("What the preset will be called, here and in tags") });
         const took = (found) => {
             presets = found.presets;
+            for (const line of found.notes) X.toast(line, "bad");
             const now = preset;
             X.put(list, h("option", { value: "" }, t("(own weights)")), ["builtin", "own"].map((kind) => {
                 const rows = presets.filter((one) => (kind === "own" ? one.own || !one.builtin : one.builtin && !one.own));

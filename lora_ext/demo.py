@@ -21,6 +21,7 @@ from .compare.sheet import Sheet, render
 from .embedded import shapes
 from .errors import FileError
 from .file.library import Library
+from .file.writing import replacing
 from .generate import Settings, embedded, open_model
 from .host.model import Standalone
 from .training import lesson
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "demo.png"
-    sheet.save(path)
+    with replacing(path, overwrite=True) as part:
+        sheet.save(part, format="PNG")
     result = {
         "sheet": str(path.resolve()),
         "captions_obeyed": round(obeyed, 3),
@@ -106,7 +108,8 @@ def learned(model: Standalone, base: Settings, out: Path, *, quiet: bool) -> dic
         scale=2,
     )
     path = out / "training.png"
-    render(sheet).save(path)
+    with replacing(path, overwrite=True) as part:
+        render(sheet).save(part, format="PNG")
     return {
         "training_sheet": str(path.resolve()),
         "concept": lesson.CONCEPT,

@@ -191,6 +191,27 @@ def test_reading_by_name_stays_inside(api, name: str, tmp_path: Path) -> None:  
         api.studio.desk.checkpoint(name) if name else api.studio.desk.checkpoint("/")
 
 
+def test_checkpoints_and_datasets_of_one_name_can_all_be_chosen(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    from lora_ext.ui.desk import StandaloneDesk, folders_of
+    from lora_ext.web import datasets
+    from lora_ext.web.studio import Studio
+
+    for number, folder in enumerate(("one", "two"), 1):
+        named(tmp_path / folder, "m.safetensors", bytes(number))
+        named(tmp_path / f"d{number}" / "cats", "a.txt", bytes(number))
+    folders = [tmp_path / "one", tmp_path / "two"]
+    desk = StandaloneDesk(folders_of(tmp_path / "data", (), folders, (tmp_path / "d1", tmp_path / "d2")))
+    names = [name for name in desk.choices()["checkpoints"] if name]
+    assert names == ["m.safetensors", "two/m.safetensors"]
+    assert [desk.checkpoint(name).stat().st_size for name in names] == [1, 2]
+    studio = Studio(desk)
+    assert datasets.names(studio) == ["cats", "d2/cats"]
+    found = [datasets.folder_of(studio, name) / "a.txt" for name in datasets.names(studio)]
+    assert [path.stat().st_size for path in found] == [1, 2]
+    studio.jobs.close()
+
+
 # --- presets -----------------------------------------------------------------------------------------------------
 
 LINES = "# 说明\n脸:" + ",".join(["1"] * 17) + "\nOWN:" + ",".join(["0.5"] * 17) + "\n"

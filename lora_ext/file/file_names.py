@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..console import whole
@@ -54,6 +54,30 @@ def files_below(folder: Path, suffixes: Sequence[str] | None = None) -> Iterator
     for path in sorted(found):
         if (suffixes is None or path.suffix.lower() in suffixes) and path.is_file():
             yield path
+
+
+def named(found: Iterable[tuple[Path, Path]]) -> dict[str, Path]:
+    """Shown name below its folder → path, of (folder, path below it).
+
+    Where an earlier folder has a file of that name, the folder's own name comes first: `folder/name`.
+    """
+    made: dict[str, Path] = {}
+    for folder, path in found:
+        name = shown(path.relative_to(folder).as_posix())
+        made.setdefault(name if made.get(name, path) == path else f"{shown(folder.name)}/{name}", path)
+    return made
+
+
+def find_named(folders: Sequence[Path], parts: Sequence[str]) -> Path | None:
+    """The file or folder that `named` calls so: below the first folder that has it, else below the folder it names."""
+    for folder in folders:
+        path = find_shown(folder, parts)
+        if path is not None:
+            return path
+    for folder in folders if len(parts) > 1 else ():
+        if shown(folder.name) == shown(parts[0]) and (path := find_shown(folder, parts[1:])) is not None:
+            return path
+    return None
 
 
 def _exists(path: Path) -> bool:

@@ -13,7 +13,7 @@ from modules import call_queue, paths, sd_samplers, shared
 from PIL import Image
 
 from ..errors import LoraError
-from ..file.file_names import files_below, shown
+from ..file.file_names import files_below, named
 from ..file.library import Library
 from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
@@ -101,15 +101,12 @@ class A1111Desk:
 
     def choices(self) -> dict[str, list[str]]:
         """Samplers, schedules, and checkpoints by their path below their folder."""
-        found = [
-            shown(path.relative_to(folder).as_posix())
-            for folder in self.folders().checkpoints
-            for path in files_below(folder, _LISTED)
-        ]
+        folders = self.folders().checkpoints
+        found = named((folder, path) for folder in folders for path in files_below(folder, _LISTED))
         return {
             "samplers": [sampler.name for sampler in sd_samplers.all_samplers],
             "schedulers": schedulers(),
-            "checkpoints": list(dict.fromkeys(found)),
+            "checkpoints": list(found),
         }
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from ..blocks import PRESETS
 from ..compare.run import Artist
 from ..errors import FileError
-from ..file.file_names import shown
+from ..file.file_names import named
 from ..file.library import Library
 from ..file.preset_file import read_preset_files
 from ..generate import Report, Settings, embedded, generate, open_model
@@ -105,8 +105,8 @@ class StandaloneDesk:
     def choices(self) -> dict[str, list[str]]:
         """Samplers, schedules and checkpoints."""
         folders = self._folders.checkpoints
-        indexes = ((folder, path) for folder in folders for path in sorted(folder.glob("*/model_index.json")))
-        pipes = [shown(path.parent.relative_to(folder).as_posix()) for folder, path in indexes]
+        indexes = ((folder, path.parent) for folder in folders for path in sorted(folder.glob("*/model_index.json")))
+        pipes = named(indexes)
         own = [EMBEDDED] if embedded() else []
         return {
             "samplers": [*SAMPLERS, *STEP_SAMPLERS],

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import FileError, TrainError
-from ..file.file_names import files_below, find_shown, shown
+from ..file.file_names import files_below, find_shown, named, shown
 from ..file.writing import check_not_linked, replacing
 from ..train import folders
 from ..train.captions import read_caption
@@ -27,13 +27,9 @@ _THUMB = 256
 
 def names(studio: Studio) -> list[str]:
     """Folders below the dataset folders that could be trained on."""
-    found: dict[str, None] = {}
-    for root in studio.folders.datasets:
-        if root.is_dir():
-            for path in sorted(root.iterdir()):
-                if path.is_dir() and not path.name.startswith("."):
-                    found.setdefault(shown(path.name))
-    return list(found)
+    roots = [root for root in studio.folders.datasets if root.is_dir()]
+    inside = ((root, path) for root in roots for path in sorted(root.iterdir()))
+    return list(named((root, path) for root, path in inside if path.is_dir() and not path.name.startswith(".")))
 
 
 def folder_of(studio: Studio, name: str) -> Path:

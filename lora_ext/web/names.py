@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import FileError, did_you_mean
-from ..file.file_names import files_below, find_shown, shown
+from ..file.file_names import files_below, find_named, named, shown
 from ..file.writing import check_not_linked
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
@@ -85,10 +85,9 @@ def below(folders: Sequence[Path], name: str) -> Path:
     It is for reading; what is written goes through `to_write` or `check_not_linked`.
     """
     parts = parts_of(name)
-    for folder in folders:
-        path = find_shown(folder, parts)
-        if path is not None:
-            return path
+    path = find_named(folders, parts)
+    if path is not None:
+        return path
     known = (shown(entry.name) for folder in folders if folder.is_dir() for entry in folder.iterdir() if entry.exists())
     raise FileError(f"there is no {shown(name)!r} here{did_you_mean(shown(name), known)}")
 
@@ -104,7 +103,6 @@ def root_of(folders: Sequence[Path], path: Path) -> Path:
 def listed(folders: Iterable[Path], suffixes: Sequence[str]) -> list[str]:
     """Names, as `below` takes them, of all files with one of `suffixes`; sorted, links followed, hidden ones left out.
 
-    Of files of one name in several folders the first is meant.
+    Of files of one name in several folders the later ones are called `folder/name`.
     """
-    found = (shown(path.relative_to(folder).as_posix()) for folder in folders for path in files_below(folder, suffixes))
-    return list(dict.fromkeys(found))
+    return list(named((folder, path) for folder in folders for path in files_below(folder, suffixes)))

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 
 from ..blocks import BASE, LABELS, parse_weights
 from ..errors import BlockError, LoraError, PromptError
+from ..file.file_names import shown
 from ..idle import why_idle
 from ..prompt import TAG, Request, parse, request_of
 from ..stack import resolve
@@ -86,7 +87,7 @@ def put(prompt: str, wish: Request) -> str:
 
     def swap(match: Any) -> str:
         nonlocal done
-        if done or match[2].split(":")[0].strip().lower() != wish.name.lower():
+        if done or shown(match[2].split(":")[0]).strip().lower() != shown(wish.name).lower():
             return str(match[0])
         done = True
         return tag
