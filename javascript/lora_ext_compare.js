@@ -61,8 +61,10 @@
         const draw = X.safely((more = {}) => {
             const asked = { ...wish(), ...more };
             X.keep("compare", { ...asked, axes: { x: asked.x, y: asked.y, z: asked.z } });
-            clear(drawn);
-            X.put(out);
+            if (!view.busy()) {
+                clear(drawn);
+                X.put(out);
+            }
             return view.run("/compare", asked);
         });
         const list = X.safely(async () => {

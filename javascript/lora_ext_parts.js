@@ -182,6 +182,7 @@
 
     /** A place that shows one job: bar, words, time left, log, cancel. `run(path, body)` fills it.
 
+    A job that has not ended stays in sight when another is started: the others are listed under it.
     stops: buttons that end it: [text, tooltip, query of the call]. empty: what stands there before the first one. */
     X.jobView = ({ live, result, kinds = [], stops = STOP(), empty = null } = {}) => {
         const made = h("div", { class: "lx-job", "aria-live": "polite", "data-empty": empty });
@@ -194,7 +195,12 @@
         const logs = h("details", {}, X.summary(t("Log")), log);
         const shown = h("div", { class: "lx-live" });
         const out = h("div", { class: "lx-result" });
+        const others = new Map(), also = h("div", { class: "lx-result lx-also" });
+        /** The other jobs that were started here: a click shows one in the place of this. */
+        const list = () => X.put(also, [...others].map(([id, title]) => h("div", { class: "lx-row wrap" }, h("span", {}, t("Also started: {0}", title)),
+            X.button(t("Show"), () => made.attach(id), { kind: "quiet", tip: t("Shows this job here, in the place of the other") }))));
         function show(job) {
+            made.title_ = job.title;
             const share = job.total ? (100 * job.done) / job.total : 0;
             const ended = ENDED.includes(job.state);
             made.dataset.state = job.state;
@@ -213,9 +219,12 @@
             logs.hidden = !job.log.length;
             if (live) live(shown, job);
         }
+        made.busy = () => Boolean(made.id_) && !ENDED.includes(made.dataset.state);
         const attach = async (id) => {
-            X.put(made, head, bar, shown, out, logs);
+            X.put(made, head, bar, shown, out, logs, also);
             X.put(out);
+            delete made.dataset.state;
+            list();
             const job = await X.follow(id, show, () => made.id_ === id && made.isConnected);
             if (made.id_ !== id || !ENDED.includes(job.state)) return job;
             if (job.state === "failed") X.put(out, X.note(job.error, "bad"));
@@ -226,21 +235,34 @@
         /** Follows a job; asked again for the same one, it goes on as before, so that a result is shown once. */
         made.attach = (id) => {
             if (made.id_ !== id) {
+                if (made.busy() && made.title_) others.set(made.id_, made.title_);
+                others.delete(id);
                 made.id_ = id;
                 made.following = attach(id);
             }
             return made.following;
         };
         made.run = async (path, body) => {
-            X.put(made);
-            made.id_ = null;
-            delete made.dataset.state;
+            const kept = made.busy();
+            if (!kept) {
+                X.put(made);
+                made.id_ = null;
+                delete made.dataset.state;
+            }
             try {
                 const job = await X.post(path, body);
                 X.tell("jobs");
-                return await made.attach(job.id);
+                if (!made.busy()) return await made.attach(job.id);
+                others.set(job.id, job.title);
+                list();
+                X.toast(t("{0} is in the queue; Jobs shows all of them", job.title));
+                return job;
             } catch (error) {
-                X.put(made, X.note(error.message, "bad"));
+                if (kept) X.toast(error.message, "bad");
+                else {
+                    made.id_ = null;
+                    X.put(made, X.note(error.message, "bad"));
+                }
                 return null;
             }
         };
@@ -323,6 +345,7 @@
                 const running = jobs.filter((job) => job.state === "running"), waiting = jobs.filter((job) => job.state === "waiting");
                 const ended = jobs.filter((job) => ENDED.includes(job.state)).slice(-40).reverse();
                 busy = running.length + waiting.length > 0;
+                X.tell("busy", running.find((job) => job.lane === "model") || null);
                 const first = running[0], more = running.length + waiting.length - 1;
                 X.put(face, first ? h("span", { class: "lx-dot" }) : null,
                     first ? `${first.title} · ${first.total ? Math.round((100 * first.done) / first.total) : 0} %` : t("Jobs"), more > 0 ? ` +${more}` : "");

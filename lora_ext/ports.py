@@ -50,6 +50,7 @@ class Folders:
     """The folders that a user has set up. save: where new LoRA files go; the others may be several, first match wins.
 
     data: what is kept between starts (presets, indexes, history). fixed: folders whose files are never changed.
+    optional: those of `loras` that nobody named, and that need not exist.
     """
 
     loras: tuple[Path, ...]
@@ -59,6 +60,7 @@ class Folders:
     outputs: Path
     data: Path
     fixed: tuple[Path, ...] = ()
+    optional: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -256,3 +256,12 @@ def test_names_can_be_read_while_they_are_made_anew(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(type(entries[0]), "alias", property(lambda entry: Peeking("one for all")))
     library.refresh()
     assert called and called[0] == ["Name0", "Name1", "Name2"]
+
+
+def test_a_folder_that_nobody_named_need_not_exist(tmp_path: Path) -> None:
+    default, asked = tmp_path / "LyCORIS", tmp_path / "typed wrong"
+    library = Library([default, asked], optional=[default])
+    assert len(library.errors) == 1 and "typed wrong" in library.errors[0]
+    put(default, "late.safetensors")
+    library.refresh()
+    assert [entry.name for entry in library.entries] == ["late"]

@@ -172,10 +172,19 @@ class Library:
     """The files below `folders`; earlier folders' files yield to later ones of the same name, as in the built-in.
 
     cache: a JSON file that keeps the index between starts. keep: how many loaded files stay in memory.
+    optional: folders that nobody named, such as a program's own default; that they do not exist is no error.
     """
 
-    def __init__(self, folders: Iterable[str | Path], *, cache: str | Path | None = None, keep: int = 4) -> None:
+    def __init__(
+        self,
+        folders: Iterable[str | Path],
+        *,
+        cache: str | Path | None = None,
+        keep: int = 4,
+        optional: Iterable[Path] = (),
+    ) -> None:
         self.folders = [Path(folder) for folder in folders]
+        self.optional = frozenset(optional)
         self.cache = Path(cache) if cache else None
         self.keep = max(1, keep)
         self.entries: list[Entry] = []
@@ -196,7 +205,7 @@ class Library:
         with self._lock:
             stored = self._stored() if not self._known else {}
             known, self.errors, entries = self._known, [], []
-            for path, place, stamp, root in _told_apart(walk(self.folders, self.errors)):
+            for path, place, stamp, root in _told_apart(walk(self.folders, self.errors, self.optional)):
                 entry = known.get(str(path))
                 if entry is None or entry.stamp != stamp or entry.place != place:
                     entry = self._entry(path, place, stamp, stored.get(str(path)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import FileError
@@ -18,13 +18,18 @@ Stamp = tuple[int, int]
 _PARTS = re.compile(r"(.+)\.(text_encoder|ti)\.pt", re.IGNORECASE)
 
 
-def walk(folders: Iterable[Path], errors: list[str]) -> Iterator[tuple[Path, str, Stamp]]:
+def walk(
+    folders: Iterable[Path], errors: list[str], optional: Collection[Path] = ()
+) -> Iterator[tuple[Path, str, Stamp]]:
     """(path, place, stamp) of every file, folders and files in natural order; each folder once, links followed.
 
-    place: the path below its folder without suffix, with `/`. Folders that cannot be read are told to `errors`.
+    place: the path below its folder without suffix, with `/`. Folders that cannot be read are told to `errors`, but
+    not that one of `optional` does not exist.
     """
     seen: set[tuple[int, int]] = set()
     for folder in folders:
+        if folder in optional and not folder.exists():
+            continue
         yield from _below(str(folder), "", seen, errors)
 
 

@@ -258,9 +258,8 @@ class Host:
     def _say_once(self, p: Any, texts: Iterable[str]) -> None:
         """What all batches of a picture's settings would tell again."""
         said = p.lora_ext_said = getattr(p, "lora_ext_said", set())
-        for text in dict.fromkeys(texts):
-            if text not in said:
-                self._say(p, text)
+        for text in [text for text in dict.fromkeys(texts) if text not in said]:
+            self._say(p, text)
             said.add(text)
 
     def _say(self, p: Any, text: str) -> None:
@@ -283,7 +282,8 @@ class Host:
     def library(self) -> Library:
         """The index of LoRA files, made when it is first needed."""
         if self._library is None:
-            self._library = Library(self.shell.lora_dirs(), cache=self.shell.data_dir() / "index.json")
+            cache, optional = self.shell.data_dir() / "index.json", self.shell.optional_dirs()
+            self._library = Library(self.shell.lora_dirs(), cache=cache, optional=optional)
         self._library.keep = max(1, int(self.shell.option("keep_files")))
         return self._library
 

@@ -66,6 +66,7 @@ class A1111Desk:
             datasets=(data / "datasets",),
             outputs=data / "outputs",
             data=data,
+            optional=self.shell.optional_dirs(),
         )
 
     def presets(self) -> Presets:

@@ -62,6 +62,10 @@ class A1111Shell:
         default = Path(paths.models_path) / "Lora"
         return given_folders("lora_dir", "lora_dirs", "lyco_dir_backcompat") or (default,)
 
+    def optional_dirs(self) -> tuple[Path, ...]:
+        """Those that nobody named: the web UI looks into models/LyCORIS where it exists, and few have it."""
+        return tuple(Path(paths.models_path) / name for name in ("Lora", "LyCORIS"))
+
     def data_dir(self) -> Path:
         """Where files of ours are kept: presets, the index of LoRA files."""
         return Path(paths.data_path) / "lora_ext"

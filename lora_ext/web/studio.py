@@ -49,7 +49,9 @@ class Studio:
         """The index of LoRA files, made when it is first needed."""
         with self._lock:
             if self._library is None:
-                self._library = Library(self.folders.loras, cache=self.folders.data / "index.json")
+                self._library = Library(
+                    self.folders.loras, cache=self.folders.data / "index.json", optional=self.folders.optional
+                )
             return self._library
 
     @property

@@ -90,3 +90,31 @@ def test_the_queue_in_another_order(page: Any, server: Server) -> None:
     assert waiting == ["third", "second"]
     page.locator(".lx-jobline", has_text="first").get_by_role("button", name="Stop").click()
     page.locator(".lx-jobline[data-state=done]", has_text="second").wait_for(timeout=LONG)
+
+
+def test_a_second_training_does_not_hide_the_first(page: Any, server: Server) -> None:
+    panel = go(page, "train")
+
+    def start(name: str) -> None:
+        for knob, value in (("max_train_steps", "400"), ("output_name", name)):
+            panel.locator(f'.lx-knob:has(label[title*="({knob}"]) input').first.fill(value)
+        panel.get_by_role("button", name="Train", exact=True).click()
+
+    start("one-run")
+    view = panel.locator(".lx-stick .lx-job").nth(1)
+    view.get_by_text(re.compile(r"running [1-9]\d* / 400")).wait_for(timeout=LONG)
+    start("other-run")
+    page.get_by_text("other-run is in the queue").wait_for()
+    view.locator(".lx-also", has_text="Also started: other-run").wait_for()
+    view.get_by_text(re.compile(r"running [1-9]\d* / 400")).wait_for()  # still the first
+    assert view.locator(".lx-chart").first.is_visible()
+    page.locator(".lx-tray-face").click()
+    page.locator(".lx-jobline[data-state=running]", has_text="one-run").wait_for()
+    page.locator(".lx-jobline[data-state=waiting]", has_text="other-run").wait_for()
+    page.locator(".lx-tray-face").click()
+    view.locator(".lx-also").get_by_role("button", name="Show").click()
+    view.locator(".lx-job-words b", has_text="waiting").wait_for()
+    view.locator(".lx-also", has_text="Also started: one-run").wait_for()
+    view.locator(".lx-also").get_by_role("button", name="Show").click()
+    view.get_by_role("button", name="Stop", exact=True).click()
+    view.locator(".lx-job-words b", has_text="cancelled").wait_for(timeout=LONG)

@@ -180,3 +180,27 @@ def test_requests_of_other_sites_are_refused(webui: WebUI) -> None:
         except urllib.error.HTTPError as error:
             assert error.code == status, headers
             assert error.headers["Access-Control-Allow-Origin"] is None
+
+
+def test_pictures_that_wait_for_a_job_say_so(trained_on: WebUI, page: Any) -> None:
+    """Beside the progress of txt2img, while a training run has the model; not before and not afterwards."""
+    webui = trained_on
+    page.locator("#tabs > .tab-nav > button", has_text="txt2img").first.click()
+    note = page.locator("#lora-ext-waiting-txt2img")
+    assert note.count() == 0
+    settings = {"train_data_dir": "shapes", "resolution": "64", "max_train_steps": 400, "output_name": "busy"}
+    job = webui.call(f"{API}/train", {"settings": settings})
+    note.get_by_text("LoRA ext is using the model (train: busy, ").wait_for()
+    for name in ("steps", "width", "height"):
+        page.locator(f"#txt2img_{name} input[type=number]").fill("1" if name == "steps" else "64")
+    page.click("#txt2img_generate")
+    page.locator(".progressDiv", has_text="In queue: 1/1").wait_for()
+    assert note.is_visible()
+    webui.call(f"{API}/jobs/{job['id']}/cancel?save=false", {})
+    note.wait_for(state="detached")
+    page.locator("#txt2img_gallery img").first.wait_for()
+
+
+def test_a_folder_that_few_have_is_no_warning(webui: WebUI) -> None:
+    """models/LyCORIS is looked into where it exists; that it does not is not told in red."""
+    assert webui.call(f"{API}/library")["errors"] == []
