@@ -98,6 +98,26 @@ def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
         assert float(tensors["lora_up.weight"][0, 0]) == number
 
 
+def test_one_at_the_top_and_one_in_a_folder(api, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A tag means the later one; the page means the very file of its row, also when it changes one."""
+    from test_web import lora as sound
+
+    sound(tmp_path / "loras" / "same.safetensors", 4, note="top")
+    (tmp_path / "loras" / "sub").mkdir()
+    sound(tmp_path / "loras" / "sub" / "same.safetensors", 8, note="sub")
+    api.studio.changed()
+    library = api.studio.library
+    assert library.find("same").place == "sub/same" and library.find("loras/same").place == "same"
+    assert "write 'loras/same' for another" in library.ambiguity("same")
+    rows = {row["name"]: row for row in api("GET", "/library")["rows"]}
+    assert rows["same"]["call"] == "loras/same" and rows["sub/same"]["call"] == "same"
+    for name, note in (("same", "top"), ("sub/same", "sub")):
+        assert api("GET", "/inspect", params={"name": name})["metadata"] == {"note": note}
+        assert library.load(rows[name]["call"]).metadata == {"note": note}
+    api("POST", "/metadata", json={"name": "same", "put": {"note": "new"}})
+    assert quick_metadata(tmp_path / "loras" / "sub" / "same.safetensors") == {"note": "sub"}
+
+
 def test_one_place_in_two_folders_has_two_names(tmp_path: Path) -> None:
     """Each file can be named, or one would be changed in place of the other."""
     for number, folder in enumerate(("first/loras", "second/loras", "third")):

@@ -17,7 +17,7 @@ from ..prompt import Request
 from ..stack import Presets, resolve_blocks
 from . import setting_axes, values
 from .axis import NONE, Axis, Edit, Kind, Known, Reader, Value
-from .runs import pick, run_of, same_run, saved
+from .runs import names_of, pick, run_of, same_run, saved
 from .shot import Shot, edit
 
 
@@ -96,7 +96,7 @@ def _in_run(name: str, library: Library) -> bool:
 def _file(text: str, name: str, known: Known) -> Axis:
     names = values.items(text)
     if names in (["all"], ["*"]):
-        names = [entry.name for entry in known.library.entries]
+        names = names_of(known.library)
     for file in names:
         known.library.find(file)
     tags = [request.name for request in known.shot.tags()]

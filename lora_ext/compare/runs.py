@@ -76,7 +76,7 @@ def names_of(library: Library) -> list[str]:
 
 
 def _name(entry: Entry, library: Library) -> str:
-    return entry.name if library.find(entry.name) is entry else entry.place
+    return entry.name if library.find(entry.name) is entry else library.call(entry)
 
 
 def runs_in(library: Library) -> Mapping[str, tuple[Saved, ...]]:

@@ -124,6 +124,8 @@ class Names:
                 ambiguous.add(entry.alias.lower())
             aliases[entry.name] = entry
             aliases[entry.alias] = entry
+        for entry in list(places.values()):  # one at the top can be meant beside another of its name in a folder
+            places.setdefault(f"{shown(entry.root.name)}/{entry.place}", entry)
         folded = tuple({key.lower(): entry for key, entry in table.items()} for table in (places, aliases, stems))
         return cls(stems, aliases, places, frozenset(ambiguous), folded)
 
@@ -234,6 +236,13 @@ class Library:
                 raise FileError(f"no LoRA is called {name!r}{did_you_mean(name, self.names()) or self._where()}")
             return entry
 
+    def at(self, place: str) -> Entry:
+        """The file at a place, else the one that a prompt means by it: a place at the top may be another's stem too.
+
+        Raises FileError with the nearest name.
+        """
+        return self._names.places.get(shown(place)) or self.find(place)
+
     def load(self, name: str) -> LoraFile:
         """The content of the file that `name` means. Raises FileError."""
         return self.find(name).load()
@@ -256,12 +265,13 @@ class Library:
         more = f" or {len(others) - 3} more" if len(others) > 3 else ""
         return (
             f"{len(others) + 1} files are called {found.name!r}; {found.place!r} is used; "
-            f"write {', '.join(repr(e.place) for e in others[:3])}{more} for another"
+            f"write {', '.join(repr(self.call(e)) for e in others[:3])}{more} for another"
         )
 
     def call(self, entry: Entry) -> str:
-        """The shortest name by which `find` gives this very entry: its stem, its alias or its place."""
-        for name in (entry.name, entry.alias):
+        """The shortest name by which `find` gives this very entry: its stem, its alias, its place, or that below its
+        folder of LoRA files."""
+        for name in (entry.name, entry.alias, entry.place, f"{shown(entry.root.name)}/{entry.place}"):
             if self._names.look_up(name) is entry:
                 return name
         return entry.place

@@ -68,7 +68,7 @@ class Studio:
 
         Raises FileError with the nearest name.
         """
-        entry = self.library.find(name)
+        entry = self.library.at(name)
         try:
             status = entry.path.stat()
             fresh = (status.st_mtime_ns, status.st_size) == tuple(entry.stamp)
@@ -77,7 +77,7 @@ class Studio:
         if fresh:
             return entry
         self.library.refresh()
-        return self.library.find(name)
+        return self.library.at(name)
 
     def changeable(self, name: str) -> Entry:
         """The entry, if its file may be changed. Raises FileError."""
