@@ -270,7 +270,7 @@ def plot(monkeypatch: pytest.MonkeyPatch, library: Library) -> Any:
     from lora_ext.host.a1111_axes import Axes
     from lora_ext.stack import Presets
 
-    ours = Axes(lambda: library, Presets)
+    ours = Axes(lambda: library, Presets, str)
     ours.add()
     ours.add()
     options = {option.label: option for option in script.axis_options}
