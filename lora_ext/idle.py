@@ -14,6 +14,9 @@ def why_idle(use: Use, layers: Iterable[Site], total: int | None = None) -> str:
     layers: those of the file that apply. total: the number of denoiser calls, None where it is not known yet; a range
     such as `start=50` is empty for 20 steps and not for 60.
     """
+    layers = list(layers)
+    if not layers:
+        return ""  # that none applies is told by the report on how the file fits
     acting = [site for site in layers if use.weight(site)]
     parts = {site.part for site in acting}
     if not acting:

@@ -289,6 +289,12 @@ def test_a_tag_that_does_nothing_is_told(
     assert capsys.readouterr().err.count(says) == 1
 
 
+def test_a_file_of_another_model_is_not_said_to_have_weight_0(folder: Path, model: Standalone) -> None:
+    report = Report()
+    generate(settings(folder, prompt="a <lora:alien:1>"), model=model, report=report)
+    assert report.notes == [] and "none of its" in str(report.fits[0])
+
+
 def test_each_pass_tells_of_its_own_steps(folder: Path, model: Standalone) -> None:
     report = Report()
     asked = settings(folder, prompt="a <lora:strong:1:start=2>", steps=3, hr_scale=2.0, hr_steps=1)

@@ -57,6 +57,10 @@ def test_the_text_encoder_acts_at_all_steps() -> None:
     assert why_idle(use("a:1:step=9-2"), WORDS) == ""
 
 
+def test_a_file_that_does_not_fit_is_not_said_to_have_weight_0() -> None:
+    assert why_idle(use("a:1"), ()) == why_idle(use("a:1:step=9-2"), ()) == ""
+
+
 def test_one_step_too_late() -> None:
     assert empty_range(19, None, 20) == "" and empty_range(20, None, 20)
     assert empty_range(0.95, None, 20) == "" and empty_range(0.96, None, 20)
