@@ -277,3 +277,12 @@ def test_every_knob_is_read_where_training_is_done(name: str) -> None:
     own = (TRAIN / "recipe.py").read_text(encoding="utf-8").partition("# --- what follows from them")[2]
     code = [own, *(p.read_text(encoding="utf-8") for p in TRAIN.parent.rglob("*.py") if p.name not in faces)]
     assert any(re.search(rf"\b(recipe|self|rules|variation|r)\.{name}\b", text) for text in code)
+
+
+@pytest.mark.parametrize(
+    "name", ["max_train_steps", "max_train_epochs", "inversion_steps", "max_bucket_reso", "resolution"]
+)
+def test_a_slip_of_the_finger_starts_nothing(name: str) -> None:
+    with pytest.raises(TrainError, match=f"{name} .*(10000000|16384) or less"):
+        recipe_of({name: 1_000_000_000})
+    assert recipe_of({"max_train_steps": 10_000_000}).max_train_steps == 10_000_000

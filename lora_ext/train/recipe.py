@@ -34,6 +34,8 @@ PRIORS = ("picture", "model")
 SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 MOST_STEPS = 10_000_000
 """Steps or epochs of a run, at most: a slip of the finger should not start one that never ends."""
+MOST_PIXELS = 16384
+"""Pixels of a picture's side, at most."""
 INTERPOLATIONS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")
 
 
@@ -154,8 +156,8 @@ class Recipe:
     # --- pictures
     resolution: str = knob("512", "side, or width,height, in pixels", "pictures", basic=True)
     enable_bucket: bool = knob(False, "sizes by the pictures' aspect ratios", "pictures", basic=True)
-    min_bucket_reso: int = knob(256, "shortest side of a bucket", "pictures", low=64)
-    max_bucket_reso: int = knob(1024, "longest side of a bucket", "pictures", low=64)
+    min_bucket_reso: int = knob(256, "shortest side of a bucket", "pictures", low=64, high=MOST_PIXELS)
+    max_bucket_reso: int = knob(1024, "longest side of a bucket", "pictures", low=64, high=MOST_PIXELS)
     bucket_reso_steps: int = knob(64, "bucket sides are multiples of it", "pictures", low=8)
     bucket_no_upscale: bool = knob(False, "never enlarge a picture", "pictures")
     resize_interpolation: str | None = knob(None, "how pictures are resized", "pictures", INTERPOLATIONS)

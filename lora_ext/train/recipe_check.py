@@ -9,7 +9,7 @@ from ..errors import TrainError
 from .block_rates import weights
 from .optimizers import advice as optimizer_advice
 from .optimizers import arguments, row
-from .recipe import Recipe
+from .recipe import MOST_PIXELS, Recipe
 
 
 def check(recipe: Recipe) -> Recipe:
@@ -63,6 +63,8 @@ def _pictures(r: Recipe) -> Iterator[str]:
     sides = r.size()
     if min(sides) < 64:
         yield f"resolution {r.resolution} is too small; give 64 or more"
+    if max(sides) > MOST_PIXELS:
+        yield f"resolution {r.resolution} is too large; give {MOST_PIXELS} or less"
     if not r.enable_bucket and any(side % 8 for side in sides):
         yield f"resolution {r.resolution} is not a multiple of 8; give {', '.join(str(s // 8 * 8) for s in sides)}"
     if r.enable_bucket and r.min_bucket_reso > r.max_bucket_reso:
