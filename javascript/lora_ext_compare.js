@@ -134,6 +134,7 @@
             one.seed(cell.seed);
             X.toast(t("Written into the prompt, with the seed"));
         }, "main", t("Writes this tag and this seed, in the place of the run's tag where there is one"));
+        const same = (cell) => (!cell.same_as ? "" : cell.same_as === "without a LoRA" ? t("The same picture as without a LoRA") : t("The same picture as {0}", cell.same_as));
         const show = (place) => {
             const cell = sheet.cells[place];
             const key = `${place} ${Boolean(cell.score)} ${chosen.has(place)}`;
@@ -146,7 +147,8 @@
                     X.facts([[t("seed"), cell.seed], [t("difference"), cell.score ? X.percent(cell.score.difference) : ""], [t("sharpness"), cell.score ? cell.score.sharpness.toFixed(2) : ""],
                         [t("likeness"), cell.score && cell.score.likeness !== null ? cell.score.likeness.toFixed(3) : ""], [t("copy of"), cell.score ? cell.score.copy_of : ""]]),
                     h("div", { class: "lx-row wrap" }, cell.tag ? send(cell) : null,
-                        X.button(t("Copy tag"), () => X.copy(cell.tag || cell.prompt), { tip: t("Copy the tag as text") })), chosen.has(place) ? X.note(sheet.suggested.reason, "good") : null)));
+                        X.button(t("Copy tag"), () => X.copy(cell.tag || cell.prompt), { tip: t("Copy the tag as text") })), same(cell) ? X.note(same(cell)) : null,
+                    chosen.has(place) ? X.note(sheet.suggested.reason, "good") : null)));
         };
         const bar = (score) => h("span", { class: score.copy_of ? "lx-score bad" : "lx-score", style: { "--share": Math.min(1, score.likeness ?? score.difference) },
             title: score.copy_of ? t("nearly a copy of {0}", score.copy_of) : t("how strongly it acts, or how near it comes to the training pictures") });
@@ -157,9 +159,9 @@
                 X.put(td, h("button", { type: "button", onclick: () => show((opened = place)) },
                     h("img", { loading: "lazy", src: X.url("/pictures", { name: cell.file }), alt: cell.tag || ys[cell.y] || xs[cell.x] })));
             }
-            if (cell.score && !td.querySelector(".lx-score")) td.append(bar(cell.score));
+            if (cell.score && !td.querySelector(".lx-score")) td.append(bar(cell.score), same(cell) ? h("span", { class: "lx-same", title: same(cell) }, "=") : "");
             td.classList.toggle("chosen", chosen.has(place));
-            td.firstChild.title = [cell.tag, chosen.has(place) ? t("suggested") : ""].filter(Boolean).join(" · ");
+            td.firstChild.title = [cell.tag, chosen.has(place) ? t("suggested") : "", same(cell)].filter(Boolean).join(" · ");
         };
         const page = (z) => {
             tds.clear();
@@ -186,7 +188,7 @@
             for (const [place, td] of tds) fill(td, place);
             const wanted = opened >= 0 ? opened : [...chosen][0];
             if (sheet.cells[wanted] && sheet.cells[wanted].file) show(wanted);
-            X.put(tail, sheet.suggested && !chosen.size ? X.note(sheet.suggested.reason) : null, sheet.warning ? X.note(sheet.warning, "bad") : null,
+            X.put(tail, sheet.suggested && !chosen.size ? X.note(sheet.suggested.reason) : null, sheet.same ? X.note(sheet.same) : null, sheet.warning ? X.note(sheet.warning, "bad") : null,
                 h("div", { class: "lx-row wrap" }, sheet.pages.map((name) => h("a", { class: "lx-button", href: X.url("/pictures", { name }), target: "_blank", rel: "noopener", title: t("The labelled sheet as a picture") }, name.split("/").pop())),
                     sheet.table ? h("a", { class: "lx-button", href: X.url(`/compare/${encodeURIComponent(sheet.folder)}/scores.csv`), title: t("All scores as a table"), download: true }, "scores.csv") : null),
                 sheet.measured ? X.note(t("Likeness is measured by: {0}", sheet.measured)) : null);

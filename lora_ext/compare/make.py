@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..file.writing import HeldFile
-from . import measures, pages
+from . import measures, pages, same
 from .pages import Look
 from .plan import Plan
 from .run import Artist, Progress, Watch, draw, keys
@@ -38,6 +38,8 @@ class Made:
     measured: str = ""
     """By what likeness was measured, where it was."""
     warning: str = ""
+    same: dict[int, str] = field(default_factory=dict)
+    """Place of a cell → what its picture is the same as (see `same.same_as`), where it was measured."""
 
     @property
     def finished(self) -> bool:
@@ -72,8 +74,9 @@ def make(
         _score(made, store, scorer, base_keys)
         made.measured, made.warning = scorer.how, copies(plan, made.scores)
         chosen = frozenset(made.suggestion.cells if made.suggestion else ())
-        note = "  ".join(filter(None, (made.suggestion.reason if made.suggestion else "", made.warning)))
-        look = replace(look, note=note, scores=made.scores, marks=chosen, legend=legend(scorer))
+        reason = made.suggestion.reason if made.suggestion else ""
+        note = "  ".join(filter(None, (reason, same.told(plan, made.same), made.warning)))
+        look = replace(look, note=note, scores=made.scores, marks=chosen, legend=legend(scorer), same=made.same)
     held: list[HeldFile] = []
     try:
         made.files = pages.write(plan, store, made.keys, look)
@@ -82,7 +85,8 @@ def make(
     if made.scores:
         names = [_name(store, key) for key in made.keys]
         try:
-            write_csv(store.folder / TABLE, plan, made.scores, names, dict.fromkeys(look.marks, True))
+            marks = dict.fromkeys(look.marks, True)
+            write_csv(store.folder / TABLE, plan, made.scores, names, marks, made.same)
         except HeldFile as error:
             held.append(error)
     store.write(manifest(made, store, title))
@@ -127,7 +131,7 @@ def _filling(made: Made, store: Store, look: Look, watch: Watch | None) -> Watch
 
 
 def _score(made: Made, store: Store, scorer: Scorer, base_keys: Mapping[Shot, str]) -> None:
-    """Scores and the suggestion."""
+    """Scores, cells that are the same, and the suggestion."""
     known: dict[tuple[str, str], Score] = {}
     for cell, key in zip(made.plan.cells, made.keys, strict=True):
         base_key = base_keys[cell.shot.plain()]
@@ -139,12 +143,16 @@ def _score(made: Made, store: Store, scorer: Scorer, base_keys: Mapping[Shot, st
     plain = [image for key in dict.fromkeys(base_keys.values()) if (image := store.open(key)) is not None]
     alike, near = (sum(map(measure, plain)) / len(plain) for measure in (scorer.likeness, scorer.near))
     usual = sum(map(measures.sharpness, plain)) / len(plain)
+    equal = same.same_pictures(made.keys, store)
+    unchanged = [place for place, score in enumerate(made.scores) if score.difference == 0]
+    made.same = same.same_as(made.plan, equal, unchanged)
     made.suggestion = suggest(
         made.plan,
         made.scores,
         base=(alike, near) if scorer.trained else None,
         training_sharpness=scorer.sharpness / usual if scorer.sharpness and usual else 1.0,
         variety=_variety(made, store, base_keys),
+        same=equal,
     )
 
 
@@ -183,7 +191,7 @@ def manifest(made: Made, store: Store, title: str) -> dict[str, Any]:
                                "file": _name(store, key)}  # fmt: skip
         row |= cell.shot.picture()
         if made.scores:
-            row["score"] = asdict(made.scores[place])
+            row |= {"score": asdict(made.scores[place]), "same_as": made.same.get(place)}
         cells.append(row)
     axes = {name: {"title": axis.title, "asked": axis.text, "labels": [value.label for value in axis.values]}
             for name, axis in (("x", plan.x), ("y", plan.y), ("z", plan.z))}  # fmt: skip
@@ -195,6 +203,7 @@ def manifest(made: Made, store: Store, title: str) -> dict[str, Any]:
         "axes": axes,
         "measured": made.measured,
         "warning": made.warning,
+        "same": same.told(plan, made.same),
         "suggested": asdict(made.suggestion) if made.suggestion else None,
         "pages": [path.name for path in made.files],
         "cells": cells,

@@ -36,6 +36,8 @@ class Look:
     scores: Sequence[Score] = ()
     marks: frozenset[int] = frozenset()
     legend: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    same: Mapping[int, str] = field(default_factory=dict)
+    """Place of a cell → what its picture is the same as."""
 
 
 Span = tuple[range, range]
@@ -51,6 +53,8 @@ def page(plan: Plan, store: Store, keys: Sequence[str], z: int, look: Look, part
     shown = {(j, i): bars(look.scores[at[y, x]], most) for j, y in enumerate(rows) for i, x in enumerate(columns)
              if look.scores and cells[j][i] is not None}  # fmt: skip
     marks = {(j, i) for j, y in enumerate(rows) for i, x in enumerate(columns) if at[y, x] in look.marks}
+    same = {(j, i): f"= {look.same[at[y, x]]}" for j, y in enumerate(rows) for i, x in enumerate(columns)
+            if at[y, x] in look.same}  # fmt: skip
     width = min((cell.width for line in cells for cell in line if cell), default=SMALL)
     head = plan.z.values[z].label
     prompts = {cell.shot.plain().prompt for cell in plan.cells if cell.z == z}
@@ -66,6 +70,7 @@ def page(plan: Plan, store: Store, keys: Sequence[str], z: int, look: Look, part
         bars=shown,
         marks=frozenset(marks),
         legend=look.legend,
+        captions=same,
     )
 
 

@@ -35,13 +35,16 @@ MOST = 500
 class Score:
     """difference: mean colour difference from the same picture without a LoRA, 0..1. likeness: to the training
     pictures, 1 at most. sharpness: 1 is as sharp as without a LoRA. near: 1 − distance to the nearest training picture.
-    copy_of: that picture, where this one is nearly the same. None: not measured."""
+    copy_of: that picture, where this one is nearly the same. burnt, noise: what `measures.clipped` and `noise` are more
+    than without a LoRA. None: not measured."""
 
     difference: float
     sharpness: float
     likeness: float | None = None
     near: float | None = None
     copy_of: str = ""
+    burnt: float = 0.0
+    noise: float = 0.0
 
 
 class Scorer:
@@ -70,12 +73,15 @@ class Scorer:
         """The score of a picture whose `base` is the same one without a LoRA."""
         sharp = measures.sharpness(image) / max(measures.sharpness(base), 1e-6)
         difference = measures.difference(image, base)
+        burnt = measures.clipped(image) - measures.clipped(base)
+        noise = measures.noise(image) - measures.noise(base)
         if self.features is None or self.small is None:
-            return Score(difference, sharp)
+            return Score(difference, sharp, burnt=burnt, noise=noise)
         place, apart = measures.nearest(image, self.small)
         before = measures.nearest(base, self.small)[1]
         copied = difference > 0.01 and apart < min(COPY, 0.6 * before)
-        return Score(difference, sharp, self.likeness(image), 1 - apart, self.paths[place].name if copied else "")
+        copy = self.paths[place].name if copied else ""
+        return Score(difference, sharp, self.likeness(image), 1 - apart, copy, burnt, noise)
 
     def likeness(self, image: Image.Image) -> float:
         """Likeness of one picture to the training pictures; 0 without any."""
@@ -155,9 +161,17 @@ def plain_cell(text: str) -> str:
 
 
 def write_csv(
-    path: Path, plan: Plan, scores: Sequence[Score], files: Sequence[str], chosen: Mapping[int, bool]
+    path: Path,
+    plan: Plan,
+    scores: Sequence[Score],
+    files: Sequence[str],
+    chosen: Mapping[int, bool],
+    same: Mapping[int, str],
 ) -> None:
-    """A line a cell: heads, tag, seed, file and scores. Raises FileError."""
+    """A line a cell: heads, tag, seed, file and scores. same: place of a cell → what its picture is the same as.
+
+    Raises FileError.
+    """
     heads = [axis.title or name for axis, name in ((plan.x, "x"), (plan.y, "y"), (plan.z, "z"))]
     with replacing(path, overwrite=True) as part, part.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
@@ -172,6 +186,9 @@ def write_csv(
                 "likeness",
                 "nearness",
                 "copy of",
+                "burnt",
+                "noise",
+                "same as",
                 "suggested",
             ]
         )
@@ -179,5 +196,6 @@ def write_csv(
             labels = [plan.x.values[cell.x].label, plan.y.values[cell.y].label, plan.z.values[cell.z].label]
             numbers = [score.difference, score.sharpness, score.likeness, score.near]
             told = ["" if number is None else f"{number:.4f}" for number in numbers]
-            row = [*labels, cell.tag, cell.shot.seed, name, *told, score.copy_of]
+            damage = [f"{score.burnt:.4f}", f"{score.noise:.4f}"]
+            row = [*labels, cell.tag, cell.shot.seed, name, *told, score.copy_of, *damage, same.get(place, "")]
             rows.writerow([*(plain_cell(str(item)) for item in row), "yes" if chosen.get(place) else ""])

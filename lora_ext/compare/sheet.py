@@ -28,8 +28,8 @@ class Bar:
 class Sheet:
     """What a sheet shows. cells: row by row, one picture per column, None where there is none yet.
 
-    bars: (row, column) → bars under that picture. marks: (row, column) of cells to frame. legend: (colour, meaning).
-    subtitle: settings, in smaller letters.
+    bars: (row, column) → bars under that picture. captions: (row, column) → text under them. marks: (row, column) of
+    cells to frame. legend: (colour, meaning). subtitle: settings, in smaller letters.
     """
 
     title: str
@@ -43,6 +43,7 @@ class Sheet:
     bars: Mapping[tuple[int, int], Sequence[Bar]] = field(default_factory=dict)
     marks: frozenset[tuple[int, int]] = frozenset()
     legend: Sequence[tuple[str, str]] = ()
+    captions: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 class _Measures:
@@ -60,6 +61,8 @@ class _Measures:
         self.bold = font(round(self.text * 1.4), sheet.title)
         self.bar = max(6, round(self.text * 0.8))
         self.bars = max((len(bars) for bars in sheet.bars.values()), default=0) * (self.bar + 2)
+        self.captions = {place: wrap(text, self.small, self.width, 2) for place, text in sheet.captions.items()}
+        self.bars += max((height_of(text, self.small) + 2 for text in self.captions.values()), default=0)
         longest = max((width_of(row, self.font) for row in sheet.rows), default=0)
         self.left = min(longest, max(self.width, 9 * self.text)) + 2 * self.gap
         if not any(sheet.rows):
@@ -116,6 +119,7 @@ def render(sheet: Sheet, *, text: int = 0, gap: int = 6) -> Image.Image:
             place = at.left + column * at.pitch[0], at.top + at.head + row * at.pitch[1]
             _draw_cell(picture, draw, at, place, cell, sheet.scale)
             _draw_bars(draw, at, place, sheet.bars.get((row, column), ()))
+            _draw_caption(draw, at, place, (row, column), len(sheet.bars.get((row, column), ())))
             if (row, column) in sheet.marks:
                 _frame(draw, at, place)
     _draw_foot(draw, at)
@@ -167,6 +171,15 @@ def _draw_bars(draw: ImageDraw.ImageDraw, at: _Measures, place: tuple[int, int],
         if numbers:
             middle = y + at.bar / 2
             draw.text((place[0] + at.width - 1, middle), bar.text, fill=INK, font=letters, anchor="rm")
+
+
+def _draw_caption(
+    draw: ImageDraw.ImageDraw, at: _Measures, place: tuple[int, int], cell: tuple[int, int], bars: int
+) -> None:
+    """The cell's caption, below its bars."""
+    if cell in at.captions:
+        y = place[1] + at.height + 2 + bars * (at.bar + 2)
+        draw.multiline_text((place[0], y), at.captions[cell], fill=SOFT, font=at.small)
 
 
 def _frame(draw: ImageDraw.ImageDraw, at: _Measures, place: tuple[int, int]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from ..compare import make, plan
 from ..compare.axes import KINDS
 from ..compare.run import Progress
+from ..compare.same import told
 from ..compare.scores import Scorer, training_pictures
 from ..compare.shot import Shot
 from ..compare.store import Store
@@ -109,6 +110,7 @@ def compare(
         "drawn": made.progress.done - made.progress.kept,
         "kept": made.progress.kept,
         "warning": made.warning or None,
+        "same": told(planned, made.same) or None,
         "suggestion": made.suggestion.reason if made.suggestion else None,
         "tag": planned.cells[made.suggestion.cells[0]].tag if made.suggestion and made.suggestion.cells else None,
     }
@@ -142,4 +144,4 @@ class _Bar:
 
 def _text(result: dict[str, Any]) -> str:
     lines = [*result["sheets"], f"{result['cells']} cells; {result['drawn']} pictures drawn, {result['kept']} kept."]
-    return "\n".join(filter(None, [*lines, result["suggestion"], result["tag"], result["warning"]]))
+    return "\n".join(filter(None, [*lines, result["suggestion"], result["tag"], result["same"], result["warning"]]))
