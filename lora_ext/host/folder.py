@@ -83,6 +83,6 @@ def _schedule(folder: Path) -> Mapping[str, Any]:
     file = folder / "scheduler" / "scheduler_config.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"{file} cannot be read: {error}") from error
     return content if isinstance(content, Mapping) else {}

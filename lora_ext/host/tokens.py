@@ -110,6 +110,6 @@ def _config(folder: Path) -> Mapping[str, Any]:
     """The CLIP text configuration in a folder, or {}."""
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, Mapping) and "hidden_size" in content else {}

@@ -30,7 +30,7 @@ def read_list(path: Path, folder: Path) -> dict[Path, str]:
             rows = list(csv.DictReader(text.splitlines()))
         else:
             rows = [{"file_name": name, **entry} for name, entry in json.loads(text).items()]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise TrainError(f"{path} cannot be read as a list of captions: {error}") from None
     listed = {}
     for number, row in enumerate(rows, 1):

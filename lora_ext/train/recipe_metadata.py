@@ -125,7 +125,7 @@ def _told(notes: Mapping[str, str], said: list[str]) -> Iterator[tuple[str, Any,
         elif note.startswith("ss_") and not _RESULTS.fullmatch(note):
             yield _NOTES.get(note, note.removeprefix("ss_")), value, note
     yield from _network(notes, said)
-    optimizer = re.fullmatch(r"([\w.]+)(?:\((.*)\))?", notes.get("ss_optimizer", ""), flags=re.DOTALL)
+    optimizer = re.fullmatch(r"([\w.]+)(?:\((.{0,2000})\))?", notes.get("ss_optimizer", ""), flags=re.DOTALL)
     if optimizer and (ours := _optimizer(optimizer[1])):
         yield "optimizer_type", ours, "ss_optimizer"
         yield "optimizer_args", _apart(optimizer[2] or ""), "ss_optimizer"
@@ -143,7 +143,7 @@ def _dataset(notes: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
         sets = json.loads(notes.get("ss_datasets", "[]"))
         first = {**sets[0]} if sets else {}
         folders = [folder for folder in first.pop("subsets", []) if not folder.get("is_reg")]
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return
     told = {**(folders[0] if folders else {}), **first, "train_batch_size": first.get("batch_size_per_device")}
     for name, value in told.items():
@@ -155,7 +155,7 @@ def _network(notes: Mapping[str, str], said: list[str]) -> Iterator[tuple[str, A
     """Kind and arguments of the network."""
     try:
         args = dict(json.loads(notes.get("ss_network_args", "{}")))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         args = {}
     module = notes.get("ss_network_module", "")
     if module.startswith("lycoris"):

@@ -60,7 +60,7 @@ def _entries(path: Path, text: str) -> list[Mapping[str, Any]]:
             content = read_toml(path)["prompt"]
             common = {name: value for name, value in content.items() if name != "subset"}
             entries = [{**common, **entry} for entry in content.get("subset", [{}])]
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise TrainError(f"--sample_prompts {path} cannot be read: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise TrainError(f"--sample_prompts {path}: a list of prompts with their options is expected")

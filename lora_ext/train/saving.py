@@ -106,9 +106,9 @@ class Saver:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder of plain files; what is not there is fine."""
+    """Removes a file, or a folder of plain files, or a link and not what it leads to; what is not there is fine."""
     with contextlib.suppress(OSError):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             for inner in path.iterdir():
                 inner.unlink()
             path.rmdir()

@@ -18,6 +18,7 @@ from lora_ext.train.captioning import caption_folder
 from lora_ext.train.folders import subsets
 from lora_ext.train.recipe import Recipe
 from lora_ext.train.regularise import missing
+from lora_ext.train.saving import remove
 from lora_ext.train.scan import scan
 
 pytest.importorskip("fastapi")
@@ -190,6 +191,14 @@ def test_caches_and_drawn_pictures_stay_inside(api: Client, tmp_path: Path) -> N
     recipe = Recipe(train_data_dir=str(data), reg_data_dir=str(regularisation), reg_generate=True)
     with pytest.raises(LoraError, match="nothing is written through links"):
         missing(recipe, 0)
+
+
+def test_letting_go_of_old_files_removes_the_link_alone(tmp_path: Path) -> None:
+    """A run's folder from elsewhere: a state in it that is a link to the user's own folder."""
+    mine = picture(tmp_path / "mine" / "a.png")
+    old = link(tmp_path / "run" / "last-000001-state", mine.parent)
+    remove(old)
+    assert mine.is_file() and not old.is_symlink()
 
 
 def test_the_rule_itself(tmp_path: Path) -> None:

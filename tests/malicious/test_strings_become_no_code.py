@@ -104,6 +104,13 @@ def test_metadata_that_names_code_is_told(noted: str, trap: Path) -> None:
     assert not trap.exists()
 
 
+@pytest.mark.parametrize("note", ["ss_datasets", "ss_network_args", "ss_optimizer"])
+def test_metadata_that_is_made_to_be_slow_or_deep(note: str) -> None:
+    for value in ("[" * 100_000, '{"a":' * 100_000, "AdamW(" + "a=1," * 1_000_000 + ")"):
+        settings, told = settings_in({"ss_network_dim": "8", note: value})
+        assert settings == {"network_dim": 8} and all(len(sentence) < 1000 for sentence in told)
+
+
 def test_a_begun_command_line_does_not_run_what_a_file_names(
     trap: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
