@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 from .errors import FileError, PromptError, did_you_mean
 from .file.lorafile import LoraFile
 from .file.reading import read
+from .host.memory import drawing_bytes_of
 from .host.model import model_of
-from .inject import AUTO, BAKED
+from .inject import AUTO, BAKED, Memory
 from .ports import Model
 from .prompt import Request
 from .stack import Applied, Fit, Presets, Use, resolve_blocks
@@ -29,9 +30,11 @@ class Loras:
     fits: one `Fit` report a file. Names in `set` and `remove` are file stems.
     """
 
-    def __init__(self, model: Model, loras: Weights, *, mode: str = AUTO, presets: Presets | None = None):
+    def __init__(
+        self, model: Model, loras: Weights, *, mode: str = AUTO, presets: Presets | None = None, drawing: int = 0
+    ):
         self._presets = presets or Presets()
-        self._applied = Applied(model, mode)
+        self._applied = Applied(model, mode, Memory(drawing=drawing))
         self._files: dict[str, LoraFile] = {}
         self._uses: dict[str, Use] = {}
         self.fits: list[Fit] = []
@@ -58,6 +61,11 @@ class Loras:
     def at_step(self, step: int, total: int) -> None:
         """Moves `start`/`stop` schedules to U-Net call `step` (from 0) of `total`."""
         self._applied.at_step(step, total)
+
+    def go_live(self) -> bool:
+        """Applies live from now on what "auto" has baked: for memory that ran out in the pipeline's own work. Returns
+        whether that gave memory back, so that another try makes sense."""
+        return self._applied.go_live()
 
     def on_step_end(self, pipe: Any, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """For `pipe(..., callback_on_step_end=lora.on_step_end)`: schedules follow the pipeline's steps."""
@@ -101,8 +109,12 @@ def apply(pipe: object, loras: Weights, *, mode: str = AUTO) -> Loras:
     loras: {file: weight}; or files, each at weight 1. A weight is a number or the words of a tag, such as
     {"unet": 0.8, "te": 0.3, "lbw": "OUTALL", "start": 3}. mode: "live", "baked" or "auto".
     Use it as a context manager, or call `close()`. Raises FileError, PromptError, FitError.
+
+    "auto" bakes where that leaves room for one picture of the model's own size, and goes live where memory runs out
+    while it bakes. The pipeline's call is yours: where it needs more (larger pictures, batches) and runs out, call
+    `go_live()` and the pipeline again, or give mode="live".
     """
-    return Loras(model_of(pipe), loras, mode=mode)
+    return Loras(model_of(pipe), loras, mode=mode, drawing=drawing_bytes_of(pipe))
 
 
 def merge(pipe: object, loras: Weights) -> list[Fit]:

@@ -16,6 +16,7 @@ class Fit:
     uncovered: blocks of the file that the vector says nothing about; they count as 0.
     damaged, damage: how many layers were skipped because they are damaged, and what is wrong with one.
     other: a sentence about a file that is not for SD1, SD2 or SDXL; nothing of it is applied.
+    way: why all files are live where they would have been baked; nothing is wrong with that.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Fit:
     damaged: int = 0
     damage: str = ""
     other: str = ""
+    way: str = ""
 
     @property
     def ok(self) -> bool:
@@ -58,4 +60,5 @@ class Fit:
             parts.append(f"no block {', '.join(self.dead)} in this model")
         if self.uncovered:
             parts.append(f"blocks {', '.join(self.uncovered)} not in the given block weights, taken as 0")
-        return "; ".join([text, *parts, *self.notes])
+        way = [f"live: {self.way}"] if self.way and self.way not in self.notes else []
+        return "; ".join([text, *parts, *self.notes, *way])

@@ -7,10 +7,11 @@ next, touching only the layers whose pieces changed.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import torch
 from torch.utils.hooks import RemovableHandle
 
 from .address import TE, UNET, Site, known_as
@@ -27,7 +28,9 @@ from .blocks import (
 from .errors import BlockError, PromptError
 from .file.lorafile import LoraFile
 from .fit import Fit
-from .inject import AUTO, Injection, Piece, Target, targets
+from .inject import AUTO, Injection, Memory, Piece, Target, targets
+from .inject.fallback import Changes, Fallback
+from .inject.memory import accelerated
 from .inject.pieces import equal
 from .inject.rounding import ENOUGH
 from .ports import Model
@@ -41,6 +44,9 @@ def within(start: float | None, stop: float | None, step: int, total: int) -> bo
         return value * total if isinstance(value, float) else value
 
     return (start is None or step >= at(start)) and (stop is None or step < at(stop))
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -147,16 +153,20 @@ def resolve_blocks(request: Request, presets: Presets, *, seed: int | str = 0) -
 class Applied:
     """What is on one model. A context manager; `close` puts the model back bit-exactly.
 
-    mode: "live", "baked" or "auto" (see `inject`).
+    mode: "live", "baked" or "auto" (see `inject`). memory: what is free, and what a picture takes; without it all that
+    is free is for baking. changes: of pictures before, where the models are opened anew for each.
     """
 
-    def __init__(self, model: Model, mode: str = AUTO) -> None:
+    def __init__(
+        self, model: Model, mode: str = AUTO, memory: Memory | None = None, changes: Changes | None = None
+    ) -> None:
         self.roots = dict(model.parts())
         self.targets: dict[Site, Target] = {}
         for part, root in self.roots.items():
             self.targets.update(targets(part, root))
         self.blocks = {site.block for site in self.targets}
-        self.injection = Injection(mode)
+        self.injection = Injection(mode, memory)
+        self.fallback = Fallback(self.injection, self._move, changes)
         self.uses: tuple[Use, ...] = ()
         self.changed = 0
         """Layers that the last `set` or `at_step` touched."""
@@ -165,10 +175,15 @@ class Applied:
         self._guards: list[RemovableHandle] = []
         self._sites: dict[int, tuple[LoraFile, tuple[Site, ...], tuple[Site, ...], tuple[Site, ...]]] = {}
 
+    def expect(self, drawing: int) -> None:
+        """Keeps so many bytes free for making a picture when it is next decided what to bake."""
+        self.injection.memory = replace(self.injection.memory, drawing=drawing)
+
     def set(self, uses: Sequence[Use]) -> list[Fit]:
         """Replaces what is applied by `uses` (in order; the same file twice adds up) and reports how each fits.
 
-        Schedules start at step 0. On any exception the model is as before anything was applied.
+        Schedules start at step 0. On any exception the model is as before anything was applied; but where memory runs
+        out in the mode "auto", all goes live instead. Raises FitError where the mode "baked" has no room.
         """
         if uses and not self._guards:  # new weights must be loaded into the originals, not into what is swapped in
             self._guards = [
@@ -177,11 +192,30 @@ class Applied:
         self.uses = tuple(uses)
         self._active = tuple(use.active(0, 1_000_000) for use in self.uses)
         self._sites = {id(use.file): self._fitting(use.file) for use in self.uses}
-        self._move()
+        self._put(everything=self._changing())
+        return self.fits()
+
+    def fits(self) -> list[Fit]:
+        """How each use fits, as things are now."""
         fits = [self._fit(use) for use in self.uses]
         if fits:
-            fits[0] = replace(fits[0], notes=(*fits[0].notes, *self._rounding_note()))
+            notes = (*fits[0].notes, *self._rounding_note(), *filter(None, [self.fallback.note]))
+            fits[0] = replace(fits[0], notes=notes, way=self.injection.why_live)
         return fits
+
+    def settle(self) -> None:
+        """Another picture gets the same: what is live because weights kept changing is baked once they stay."""
+        if self._changing():
+            self._put(everything=True)
+
+    def go_live(self) -> bool:
+        """Applies live from now on what "auto" has baked. Returns whether that gave memory back."""
+        return self.fallback.go_live()
+
+    def retrying(self, work: Callable[[], T]) -> T:
+        """The result of `work`, such as a picture; where memory runs out in it and something is baked, once more with
+        everything live, which the reports of `set` say from then on. Raises FitError for it in the mode "baked"."""
+        return self.fallback.retrying(work)
 
     def at_step(self, step: int, total: int) -> None:
         """Moves schedules to denoiser call `step` (from 0) of `total`; nothing happens when nothing changes."""
@@ -210,11 +244,26 @@ class Applied:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _move(self) -> None:
-        """Brings the injection from the pieces of before to those of now, by difference."""
+    def _changing(self) -> bool:
+        """Notes what the next picture gets. Returns whether what was live because weights kept changing settles now."""
+        files = tuple((id(use.file), use.dyn) for use in self.uses)
+        device = next((p.device for root in self.roots.values() for p in root.parameters()), torch.device("cpu"))
+        return self.fallback.changing(files, self.uses, accelerated(device))
+
+    def _put(self, everything: bool) -> None:
+        """`_move`; where memory ran out, once more, live."""
+        uses, active = self.uses, self._active
+        if not self.fallback.put(everything):
+            self.uses, self._active = uses, active
+            self._move()
+
+    def _move(self, everything: bool = False) -> None:
+        """Brings the injection from the pieces of before to those of now, by difference, or `everything` anew."""
         now = self._wanted()
         # Sites that share a parameter (OpenCLIP's q, k, v) are handed over together.
-        moved = (site for site in {*now, *self._now} if not equal(now.get(site, ()), self._now.get(site, ())))
+        moved = (
+            site for site in {*now, *self._now} if everything or not equal(now.get(site, ()), self._now.get(site, ()))
+        )
         shared = {self.targets[site].module for site in moved}
         sites = [site for site in {**self._now, **now} if self.targets[site].module in shared]
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-import torch
 from PIL import Image
 
 from ..compare.mixed import Mixed
@@ -15,9 +14,11 @@ from ..file.library import Library
 from ..host import infotext
 from ..host.diffusers import Standalone
 from ..host.embeddings import bundled, in_folders
+from ..host.memory import drawing_bytes, number_size
 from ..host.render import Job, condition_each, decode, latents, to_images
 from ..host.sampling import plan_of
 from ..host.text import chunks
+from ..inject.memory import is_out_of_memory, release
 from ..prompt import parse
 from ..stack import Fit, Presets, Use, resolve
 from .run import describe, sized, told
@@ -62,13 +63,13 @@ class StandaloneArtist:
         return (*shot.group(), *self._chunks[said])
 
     def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
-        """The pictures of one batch, halved when memory does not hold it."""
+        """The pictures of one batch. Where memory does not hold it: all LoRAs live, then the batch halved."""
         try:
-            return self._draw(shots, tick)
-        except torch.OutOfMemoryError:
-            if len(shots) == 1:
+            return self._mixed.retrying(lambda: self._draw(shots, tick))
+        except Exception as error:
+            if not is_out_of_memory(error) or len(shots) == 1:
                 raise
-        torch.cuda.empty_cache()
+        release()
         half = len(shots) // 2
         return [*self.draw(shots[:half], tick), *self.draw(shots[half:], tick)]
 
@@ -84,6 +85,8 @@ class StandaloneArtist:
         first = asked[0]
         size = (first.width, first.height)
         negatives = [shot.negative_prompt for shot in shots]
+        numbers = number_size(self.model.unet), number_size(self.model.vae)
+        self._mixed.expect(drawing_bytes(self.model.family, size, len(shots), *numbers))
         self.fits |= {fit.name: fit for fit in self._mixed.set_each(uses)}
         conditions = (
             condition_each(self.model, texts, size, first.clip_skip, False, known),

@@ -102,25 +102,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_bar(settings: Settings, report: Report) -> list[Image.Image]:
-    """`generate` under a progress bar over all guesses; what the report says is printed before a pass begins."""
+    """`generate` under a progress bar over all guesses; what the report says is printed before a pass begins, and what
+    it says besides, when the pictures are made, after the last."""
     from tqdm import tqdm
 
     bar: Any = None
     printed: set[str] = set()
 
+    def tell() -> None:
+        for text in map(str, (*report.fits, *report.notes)):
+            if text not in printed:
+                printed.add(text)
+                print(text, file=sys.stderr)
+
     def progress(step: int, total: int) -> None:
         nonlocal bar
-        for told in map(str, (*report.fits, *report.notes) if step == 0 else ()):
-            if told not in printed:
-                print(told, file=sys.stderr)
-            printed.add(told)
+        if step == 0:
+            tell()
         bar = bar or tqdm(total=0, unit="step", file=sys.stderr, leave=False)
         if step == 0:
             bar.total = bar.n + total
         bar.update()
 
     try:
-        return generate(settings, progress=progress, report=report)
+        images = generate(settings, progress=progress, report=report)
     finally:
         if bar is not None:
             bar.close()
+    tell()
+    return images

@@ -19,10 +19,12 @@ from ..host import block_infotext as blocks
 from ..host import infotext
 from ..host.diffusers import Standalone, load
 from ..host.embeddings import Embeddings, bundled, in_folders
+from ..host.memory import drawing_bytes, number_size
 from ..host.render import CELL, Job, render
 from ..host.sampling import Plan, plan_of
 from ..host.text import chunks
 from ..idle import why_idle
+from ..inject.fallback import Changes
 from ..prompt import Request, parse, set_apart
 from ..prompt_notes import elsewhere, unread
 from ..stack import Applied, Fit, Presets, Use, resolve
@@ -76,11 +78,12 @@ def generate(
     presets: Presets | None = None,
     progress: Progress | None = None,
     report: Report | None = None,
+    changes: Changes | None = None,
 ) -> list[Image.Image]:
     """The pictures of a run, each with its infotext in `image.info["parameters"]`.
 
     model, library: already open ones to use again. presets: all that `lbw=` may name, None for the built-in ones.
-    progress(call, calls) is called before each guess.
+    progress(call, calls) is called before each guess. changes: those of the runs before, for the mode "auto".
     What is meant as a tag and is none, and what will not act, is a note as well.
     A tag that cannot be understood, or whose file is not there or cannot be read, is skipped with a sentence in
     `report.notes`; it is an error where `settings.strict` says so, and without a report (nobody would read the note).
@@ -117,11 +120,20 @@ def generate(
     report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
     report.notes += _beside_punctuation(model, (text, settings.negative_prompt), known)
     images: list[Image.Image] = []
-    for job in _jobs(settings, text, init, known):
-        for image, seed in zip(_batch(model, job, uses, settings.mode, progress, report), job.seeds, strict=True):
-            image.info[infotext.KEY] = describe(settings, model, job.plan, seed, loras)
-            images.append(image)
+    with Applied(model, settings.mode, changes=changes) as applied:
+        applied.expect(_drawing_bytes(settings, model))
+        for job in _jobs(settings, text, init, known):
+            for image, seed in zip(_batch(model, job, applied, uses, progress, report), job.seeds, strict=True):
+                image.info[infotext.KEY] = describe(settings, model, job.plan, seed, loras)
+                images.append(image)
     return images
+
+
+def _drawing_bytes(settings: Settings, model: Standalone) -> int:
+    """What a batch of these pictures takes, the hires pass included."""
+    scale = settings.hr_scale if settings.init_image is None else 1.0
+    size = int(settings.width * scale), int(settings.height * scale)
+    return drawing_bytes(model.family, size, settings.batch, number_size(model.unet), number_size(model.vae))
 
 
 @contextmanager
@@ -183,21 +195,22 @@ def lora_dirs(settings: Settings) -> list[Path]:
 
 
 def _batch(
-    model: Standalone, job: Job, uses: Sequence[Use], mode: str, progress: Progress | None, report: Report
+    model: Standalone, job: Job, applied: Applied, uses: Sequence[Use], progress: Progress | None, report: Report
 ) -> list[Image.Image]:
-    """One batch with its LoRAs on; the model is afterwards as it was."""
-    with Applied(model, mode) as applied:
-        report.fits = applied.set(uses)
+    """One batch with its LoRAs on; once more with all of them live where memory runs out and some are baked."""
 
-        def before_call(step: int, total: int) -> None:
-            if step == 0:  # each pass has a number of steps of its own
-                said = (why_idle(use, applied.layers(use), total) for use in uses)
-                report.notes += [text for text in dict.fromkeys(said) if text and text not in report.notes]
-            applied.at_step(step, total)
-            if progress:
-                progress(step, total)
+    def before_call(step: int, total: int) -> None:
+        if step == 0:  # each pass has a number of steps of its own
+            said = (why_idle(use, applied.layers(use), total) for use in uses)
+            report.notes += [text for text in dict.fromkeys(said) if text and text not in report.notes]
+        applied.at_step(step, total)
+        if progress:
+            progress(step, total)
 
-        return render(model, job, before_call)
+    report.fits = applied.set(uses)
+    images = applied.retrying(lambda: render(model, job, before_call))
+    report.fits = applied.fits()
+    return images
 
 
 def _picture(path: Path | None) -> Image.Image | None:

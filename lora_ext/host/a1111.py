@@ -6,8 +6,8 @@ Only files of this name (`a1111*.py`) import `modules.*`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from modules import call_queue, errors, processing, shared
@@ -24,20 +24,10 @@ from . import a1111_settings as settings
 from . import block_infotext as infotext
 from .a1111_embeddings import Embeddings
 from .a1111_page import PAGE
+from .a1111_picture import Chosen, clear_conditioning, set_given
+from .a1111_retry import Retrying
 from .a1111_switch import Restarting, Switching
 from .infotext import lora_hashes
-
-
-@dataclass
-class Chosen:
-    """What a prompt's tags came to."""
-
-    uses: list[Use] = field(default_factory=list)
-    hashes: dict[str, str] = field(default_factory=dict)
-    rows: list[infotext.Row] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    drawn: bool = False
-    seed: int = 0
 
 
 class Host:
@@ -46,12 +36,14 @@ class Host:
     def __init__(self) -> None:
         self.shell = settings.A1111Shell()
         settings.add(call_queue.wrap_queued_call(self.settle))
-        self.models = model.Models(lambda: self.shell.option("mode"))
+        self.models = model.Models(lambda: self.shell.option("mode"), lambda text: self._say(self._picture(), text))
+        self.retrying = Retrying(self.models.retrying)
         self.registry = owners.Registry(owners.LoraNetwork(self), owners.Watch(self.look))
         self.embeddings = Embeddings()
         self.switching = Switching(self.models.drop, self.after_switch)
         self.restarting = Restarting()
         self.sampling = False
+        self._picture: Callable[[], Any] = lambda: None
         self._library: Library | None = None
         self._text_state: object = None
         self._told: set[str] = set()
@@ -87,6 +79,7 @@ class Host:
             self.registry.close,
             self.switching.close,
             self.restarting.close,
+            self.retrying.close,
         )
 
     def look(self, p: Any) -> None:
@@ -139,6 +132,8 @@ class Host:
             builtin.quiet()
         builtin.add_default(p, items)
         chosen = self._choose(p, items)
+        self._picture = weakref.ref(p)
+        self.models.next_picture(p, sd_model)
         fits = self._apply(sd_model, chosen)
         self._note(p, chosen)
         self._tell(p, chosen, fits)
@@ -190,7 +185,8 @@ class Host:
             return fits, self.embeddings.set(sd_model, [use.file for use in self.models.uses])
         except Exception as error:
             self.models.close()
-            errors.report("lora-ext: applying", exc_info=True)
+            if not isinstance(error, LoraError):
+                errors.report("lora-ext: applying", exc_info=True)
             return None, [f"nothing is applied: {error}"]
 
     def after_switch(self) -> None:
@@ -225,7 +221,7 @@ class Host:
         """Infotext, and fresh conditioning where the text encoder's weights changed."""
         state = (self.models.key(model.current()), [(u.file, u.te, u.blocks, u.dyn) for u in chosen.uses])
         if state != self._text_state:
-            _clear_conditioning(p)
+            clear_conditioning(p)
             self._text_state = state
         told = p.extra_generation_params
         hires = bool(getattr(p, "is_hr_pass", False))
@@ -236,11 +232,11 @@ class Host:
                 told.pop(key, None)
         if getattr(shared.opts, "lora_add_hashes_to_infotext", True):
             p.lora_hashes.update(chosen.hashes)
-            _set(told, "Lora hashes", lora_hashes(p.lora_hashes))
+            set_given(told, "Lora hashes", lora_hashes(p.lora_hashes))
         if not hires:
-            _set(told, infotext.KEY, infotext.written(chosen.rows))
+            set_given(told, infotext.KEY, infotext.written(chosen.rows))
         elif chosen.rows != p.lora_rows:
-            _set(told, infotext.HIRES_KEY, infotext.written(chosen.rows))
+            set_given(told, infotext.HIRES_KEY, infotext.written(chosen.rows))
         if chosen.drawn:
             told[infotext.SEED_KEY] = chosen.seed
 
@@ -263,7 +259,7 @@ class Host:
             said.add(text)
 
     def _say(self, p: Any, text: str) -> None:
-        if settings.PICTURE in self.shell.option("warnings"):
+        if p is not None and settings.PICTURE in self.shell.option("warnings"):
             p.comment(text)
         self.shell.say(text)
 
@@ -320,21 +316,8 @@ class Host:
         """Conditioning kept from before was made by someone else's rules."""
         self._text_state = None
         for kind in (processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img):
-            _clear_conditioning(kind)
+            clear_conditioning(kind)
 
 
 def _worth_telling(fit: Fit) -> bool:
     return bool(not fit.ok or fit.dead or fit.uncovered)
-
-
-def _set(params: dict[str, Any], key: str, value: str | None) -> None:
-    if value is not None:
-        params[key] = value
-
-
-def _clear_conditioning(p: Any) -> None:
-    """Empties the caches in place: they are shared between jobs."""
-    for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
-        cache = getattr(p, name, None)
-        if isinstance(cache, list):
-            cache[:] = [None, None]

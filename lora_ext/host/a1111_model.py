@@ -17,9 +17,7 @@ from ..address import TE, TE2, UNET
 from ..idle import why_idle
 from ..inject import AUTO, LIVE
 from ..stack import Applied, Fit, Use
-
-_ROOM = 1 << 30
-"""Bytes of GPU memory that must stay free beside a second copy of the U-Net's weights for `auto` to bake."""
+from .memory import drawing_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +93,18 @@ def loaded() -> list[Any]:
 class Models:
     """The chosen uses, and what is on each of the web UI's models because of them.
 
-    mode: asks for the user's choice of "auto", "live" or "baked".
+    mode: asks for the user's choice of "auto", "live" or "baked". say: tells the user something about the picture.
     """
 
-    def __init__(self, mode: Callable[[], str]) -> None:
-        self.mode = mode
+    def __init__(self, mode: Callable[[], str], say: Callable[[str], None]) -> None:
+        self.mode, self.say = mode, say
+        self._drawing, self._anew = 0, False
         self.uses: tuple[Use, ...] = ()
         self._applied: WeakKeyDictionary[Any, tuple[object, Applied]] = WeakKeyDictionary()
+
+    def next_picture(self, p: Any, sd_model: Any) -> None:
+        """Another picture, or batch of them, begins: how much memory it takes, and that `ensure` is for it."""
+        self._drawing, self._anew = _drawing_bytes(p, sd_model), True
 
     def ensure(self, sd_model: Any) -> list[Fit] | None:
         """Brings a model to the chosen uses. Returns how each fits where something changed, else None."""
@@ -115,25 +118,34 @@ class Models:
             applied = None
         if applied is None:
             with plain_numbers():
-                applied = Applied(A1111Model(sd_model), self._way(sd_model))
+                applied = PlainApplied(A1111Model(sd_model), self._way(sd_model))
             self._applied[sd_model] = self.key(sd_model), applied
+        anew, self._anew = self._anew, False
+        applied.expect(self._drawing)
         if applied.uses == self.uses:
+            if anew:
+                applied.settle()
             return None
-        with plain_numbers():
-            try:
-                return applied.set(self.uses)
-            except torch.cuda.OutOfMemoryError:
-                applied.close()
-                applied = Applied(A1111Model(sd_model), LIVE)
-                self._applied[sd_model] = self.key(sd_model), applied
-                return applied.set(self.uses)
+        return applied.set(self.uses)
+
+    def retrying(self, work: Callable[[], Any]) -> Any:
+        """The result of `work`, a part of a picture: where memory runs out and LoRAs are baked, once more with all of
+        them live, which is said."""
+        sd_model = current()
+        _, applied = (None, None) if sd_model is None else self._applied.get(sd_model, (None, None))
+        if applied is None:
+            return work()
+        before = applied.fallback.note
+        result = applied.retrying(work)
+        if applied.fallback.note != before:
+            self.say(f"lora-ext: {applied.fallback.note}")
+        return result
 
     def at_step(self, sd_model: Any, step: int, total: int) -> None:
         """Moves schedules on this model to denoiser call `step` of `total`."""
         _, applied = self._applied.get(sd_model, (None, None))
         if applied is not None:
-            with plain_numbers():
-                applied.at_step(step, total)
+            applied.at_step(step, total)
 
     def idle(self, sd_model: Any, total: int) -> list[str]:
         """Why files, or their U-Net parts, never act in a picture of `total` denoiser calls: a sentence each."""
@@ -160,16 +172,14 @@ class Models:
         return self.mode(), _fp8(), bool(getattr(sd_model, "lowvram", False))
 
     def _way(self, sd_model: Any) -> str:
-        """`auto` goes live where weights travel between devices, or where a second copy of them has no room.
+        """`auto` goes live where weights travel between devices; where baking has no room, `Applied` sees by itself.
 
         fp8 weights are never baked: rounded to fp8, a small ΔW is lost.
         """
         if _fp8() or is_forge(sd_model):  # a model manager moves, quantises and re-creates parameters by itself
             return LIVE
         mode = self.mode()
-        if mode == AUTO and (getattr(sd_model, "lowvram", False) or not _roomy(sd_model)):
-            return LIVE
-        return mode
+        return LIVE if mode == AUTO and getattr(sd_model, "lowvram", False) else mode
 
 
 def _fp8() -> bool:
@@ -177,16 +187,24 @@ def _fp8() -> bool:
     return bool(getattr(devices, "fp8", False))
 
 
-def _roomy(sd_model: Any) -> bool:
-    """Whether the GPU, if the model is on one, has room for a second copy of the U-Net's weights."""
-    weights = list(sd_model.model.diffusion_model.parameters())
-    device = weights[0].device
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    needed = sum(weight.numel() * weight.element_size() for weight in weights)
-    return bool(free + unused > needed + _ROOM)
+def _drawing_bytes(p: Any, sd_model: Any) -> int:
+    """What a batch of the pictures that `p` asks for takes, the hires pass included."""
+    width, height = int(getattr(p, "width", 0) or 512), int(getattr(p, "height", 0) or 512)
+    if getattr(p, "enable_hr", False):
+        scale = float(getattr(p, "hr_scale", 0) or 2.0)
+        width = int(getattr(p, "hr_resize_x", 0) or width * scale)
+        height = int(getattr(p, "hr_resize_y", 0) or height * scale)
+    sizes = (getattr(devices, name, torch.float16).itemsize for name in ("dtype_unet", "dtype_vae"))
+    family = "SDXL" if getattr(sd_model, "is_sdxl", False) else ""
+    return drawing_bytes(family, (width, height), int(getattr(p, "batch_size", 1) or 1), *sizes)
+
+
+class PlainApplied(Applied):
+    """As `Applied`, with sums in float32 whenever something moves: the web UI draws under autocast."""
+
+    def _move(self, everything: bool = False) -> None:
+        with plain_numbers():
+            super()._move(everything)
 
 
 @contextmanager

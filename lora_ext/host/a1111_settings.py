@@ -28,7 +28,7 @@ def add(on_change: Callable[[], None]) -> None:
         ).info("block weights, step ranges and reports need LoRA ext; the cards work with both"),
         "mode": shared.OptionInfo(AUTO, "How files are put onto the model", gr.Radio, {"choices": list(MODES)}).info(
             "baked: new weights are swapped in, full speed, more memory; live: added at each step, no more memory; "
-            "auto: baked where there is room. Pictures are the same"
+            "auto: baked where that leaves room to draw, live where weights keep changing. Pictures are the same"
         ),
         "keep_files": shared.OptionInfo(
             4, "LoRA files to keep in memory", gr.Slider, {"minimum": 1, "maximum": 64, "step": 1}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import LoraError
+from ..inject.memory import is_out_of_memory
 from .checkpoint import SDXL
 from .editing import Passes, phases, several
 from .embeddings import Embedding, Embeddings
@@ -214,7 +215,9 @@ def render(model: Standalone, job: Job, before_call: BeforeCall | None = None) -
     """The job's pictures. Raises LoraError when the device has not enough memory."""
     try:
         return to_images(decode(model, latents(model, job, before_call)))
-    except torch.OutOfMemoryError as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         pixels = f"{len(job.seeds)} × {job.width}x{job.height}"
         raise LoraError(
             f"not enough memory on {model.device} for {pixels}; try --precision fp16, a smaller size or --batch 1"

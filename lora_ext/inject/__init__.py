@@ -16,21 +16,27 @@ import torch
 from torch import nn
 
 from ..errors import FitError
-from .layer import LAYERS, Layer
+from .layer import LAYERS, Layer, Slots
+from .memory import Memory
 from .pieces import Piece, Target, targets, weight_shape
 from .rounding import survived
 
 LIVE, BAKED, AUTO = "live", "baked", "auto"
 MODES = (AUTO, LIVE, BAKED)
 
-__all__ = ["AUTO", "BAKED", "LIVE", "MODES", "Injection", "Piece", "Target", "targets", "weight_shape"]
+__all__ = ["AUTO", "BAKED", "LIVE", "MODES", "Injection", "Memory", "Piece", "Target", "targets", "weight_shape"]
 
 
 class Injection:
     """What one user of a model has put on it. A context manager; `close` takes all of it off again."""
 
-    def __init__(self, mode: str = AUTO) -> None:
+    def __init__(self, mode: str = AUTO, memory: Memory | None = None) -> None:
         self.mode = mode
+        self.memory = memory or Memory()
+        self.forced = ""
+        """Why all goes live whatever the mode "auto" would choose; "" where it may choose."""
+        self.why_live = ""
+        """Why "auto" chose live for layers of the last `put` that it would have baked; "" where it baked them."""
         self._layers: dict[nn.Module, Layer] = {}
 
     @torch.inference_mode(False)
@@ -38,7 +44,8 @@ class Injection:
     def put(self, wanted: Mapping[Target, tuple[Piece, ...]]) -> int:
         """Makes these pieces what acts at these targets (none: take ours off); other targets stay as they are.
 
-        Returns how many layers changed.
+        What baking takes is counted before anything changes: "auto" goes live where it does not fit, "baked" raises
+        FitError. Returns how many layers changed.
         On any exception everything of ours is taken off before it goes on.
         """
         grouped: dict[nn.Module, dict[str, tuple[Piece, ...]]] = {}
@@ -48,16 +55,39 @@ class Injection:
             slots[target.slot] = (*slots.get(target.slot, ()), *placed)
         changed = 0
         try:
+            layers = {module: LAYERS.get(module) or Layer(module) for module in grouped}
+            self._layers.update(layers)
+            live = self._live(layers, grouped)
             for module, slots in grouped.items():
-                layer = self._layers[module] = LAYERS.get(module) or Layer(module)
-                live = layer.prefers_live(slots) if self.mode == AUTO else self.mode == LIVE
-                changed += layer.put(self, slots, live)
+                layer = layers[module]
+                changed += layer.put(self, slots, live[module])
                 if not layer.of(self):
                     del self._layers[module]
         except BaseException:
             self.close()
             raise
         return changed
+
+    def _live(self, layers: Mapping[nn.Module, Layer], wanted: Mapping[nn.Module, Slots]) -> dict[nn.Module, bool]:
+        """Which layers go live. Raises FitError where the mode "baked" has no room."""
+        if self.mode == AUTO:
+            live = {module: layer.prefers_live(wanted[module]) for module, layer in layers.items()}
+        else:
+            live = dict.fromkeys(layers, self.mode == LIVE)
+        needed: dict[torch.device, int] = {}
+        largest: dict[torch.device, int] = {}  # what a sum takes for a moment
+        for module, layer in layers.items():
+            for device, size, moment in () if live[module] else layer.needed(wanted[module]):
+                needed[device] = needed.get(device, 0) + size
+                largest[device] = max(largest.get(device, 0), moment)
+        needed = {device: size + largest[device] for device, size in needed.items() if size}
+        if self.mode == AUTO:
+            self.why_live = self.forced or self.memory.lacking(needed) if False in live.values() else ""
+            return dict.fromkeys(layers, True) if self.why_live else live
+        lacking = self.memory.lacking(needed, drawing=False) if self.mode == BAKED else ""
+        if lacking:
+            raise FitError(f"{lacking}; the modes live and auto need none of it")
+        return live
 
     def close(self) -> None:
         """Takes everything of ours off. Safe to call twice, in any order among nested injections."""
@@ -82,6 +112,10 @@ class Injection:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def baked_bytes(self) -> int:
+        """What the baked weights take beside the model's own."""
+        return sum(buffer.nbytes for layer in self._layers.values() for buffer in layer.buffers.values())
 
     def survived(self) -> tuple[float, str]:
         """The share of ΔW that rounding left in what is baked here, and the dtypes that it was rounded to."""

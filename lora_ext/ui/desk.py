@@ -23,6 +23,7 @@ from ..generate.artist import StandaloneArtist
 from ..host.model import Standalone
 from ..host.sampling import SAMPLERS, SCHEDULES, STEP_SAMPLERS
 from ..host.training import StandaloneTrainee
+from ..inject.fallback import Changes
 from ..ports import Folders, Trainee
 from ..stack import Fit, Presets
 from ..web.names import below, listed
@@ -80,6 +81,7 @@ class StandaloneDesk:
     def __init__(self, folders: Folders, base: Settings | None = None) -> None:
         self._folders, self._base = folders, base or Settings()
         self._model: tuple[str, Standalone] | None = None
+        self._changes = Changes()
 
     def folders(self) -> Folders:
         """The folders that the command line named."""
@@ -162,5 +164,6 @@ class StandaloneDesk:
             presets=self.presets(),
             progress=lambda done, calls: progress(done, max(calls, total)),
             report=report,
+            changes=self._changes,
         )
         return images, report.fits, report.notes

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 
+import torch
 from modules import extra_networks, script_callbacks, scripts, sd_hijack, sd_models, shared
 
 
@@ -63,6 +64,21 @@ def add_routes(_, app):
     @app.get("/probe/embeddings")
     def embeddings():
         return sorted(sd_hijack.model_hijack.embedding_db.word_embeddings)
+
+    @app.post("/probe/out-of-memory")
+    def out_of_memory(part: str, call: int):
+        """The call number `call` of the U-Net ("unet") or of the decoder ("decoder") finds no memory, once."""
+        model, count = shared.sd_model, 0
+        module = model.model.diffusion_model if part == "unet" else model.first_stage_model.decoder
+
+        def fail(*_):
+            nonlocal count
+            count += 1
+            if count == call:
+                handle.remove()
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        handle = module.register_forward_pre_hook(fail)
 
     @app.post("/probe/reload-ui")
     def reload_ui():

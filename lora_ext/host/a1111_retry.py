@@ -1,0 +1,82 @@
+"""Sampling and decoding of the web UI, done once more with all LoRAs live where memory runs out and some are baked.
+
+The web UI has no callback for that: these are the functions that it calls once for each batch, and that give the same
+result when they are called again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from modules import processing, rng
+
+Retry = Callable[[Callable[[], Any]], Any]
+"""Does the work, and perhaps does it again."""
+
+
+class Retrying:
+    """Replaces them; `close` puts the originals back, or makes the replacements inert where others wrapped them."""
+
+    def __init__(self, retry: Retry) -> None:
+        self.active = True
+        self._retry = retry
+        self._replaced: list[tuple[Any, str, Any, Any]] = []
+        for kind in ("StableDiffusionProcessingTxt2Img", "StableDiffusionProcessingImg2Img"):
+            self._replace(getattr(processing, kind, None), "sample", _noise_again)
+        self._replace(getattr(processing, "StableDiffusionProcessingTxt2Img", None), "sample_hr_pass")
+        self._replace(processing, "decode_latent_batch")
+
+    def _replace(self, owner: Any, name: str, before: Callable[[Any], Callable[[], None]] | None = None) -> None:
+        """before: is given the call's first argument, and returns what is to be done before the second try."""
+        original = getattr(owner, name, None)
+        if original is None:  # other web UIs have other functions
+            return
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            if not self.active:
+                return original(*args, **kwargs)
+            again = before(args[0]) if before else None
+            tries = 0
+
+            def work() -> Any:
+                nonlocal tries
+                tries += 1
+                if tries > 1 and again:
+                    again()
+                return original(*args, **kwargs)
+
+            return self._retry(work)
+
+        setattr(owner, name, replacement)
+        self._replaced.append((owner, name, original, replacement))
+
+    def close(self) -> None:
+        """Puts the originals back."""
+        self.active = False
+        for owner, name, original, replacement in self._replaced:
+            if getattr(owner, name) is replacement:
+                setattr(owner, name, original)
+        self._replaced.clear()
+
+
+def _noise_again(p: Any) -> Callable[[], None]:
+    """The first try has drawn from the generators of the noise: the second gets new ones of the same seeds."""
+    used = getattr(p, "rng", None)
+
+    def again() -> None:
+        p.is_hr_pass = False
+        if used is None:
+            return
+        p.rng = rng.ImageRNG(
+            used.shape,
+            used.seeds,
+            subseeds=used.subseeds,
+            subseed_strength=used.subseed_strength,
+            seed_resize_from_h=used.seed_resize_from_h,
+            seed_resize_from_w=used.seed_resize_from_w,
+        )
+
+    return again
