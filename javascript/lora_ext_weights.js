@@ -283,10 +283,9 @@
             editor.norms(Object.fromEntries(file.blocks.filter((one) => one.block && one.norm !== null).map((one) => [one.block, one.norm])));
             const [small, large] = file.layouts;
             const wanted = [12, 17].includes(size) && file.layout === small ? small : file.layout;
-            layouts.replaceChildren();
             const fresh = X.segments([[small, t("attention blocks"), t("Only blocks with attention: what most files change")],
                 [large, t("all blocks"), t("Every block of the U-Net")]], wanted, (to) => layout(Number(to)), t("Which blocks"));
-            layouts.replaceWith(fresh);
+            layoutHolder.current.replaceWith(fresh); // the one on the page, which is another after the first file
             Object.assign(layoutHolder, { current: fresh });
             const kept = preset && X.readWeights(preset, presets); // a preset that was chosen stays
             const name_ = preset;

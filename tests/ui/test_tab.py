@@ -62,6 +62,21 @@ def _picture(job: Any) -> str:
     return str(job.locator(".lx-pictures img").first.evaluate("image => image.src"))
 
 
+def test_the_layout_shown_is_that_of_the_file(page: Any) -> None:
+    panel = go(page, "weights")
+    for name, layout, count in (
+        ("striped", "all blocks", 26),
+        ("framed", "attention blocks", 17),
+        ("striped", "all blocks", 26),
+    ):
+        choose(panel, name)
+        panel.locator(".lx-tag:not(.busy)", has_text=f"<lora:{name}:1>").wait_for()
+        assert panel.get_by_role("radio", name=layout).get_attribute("aria-checked") == "true"
+        assert panel.locator(".lx-column").count() == count
+    panel.get_by_role("radio", name="attention blocks").click()
+    assert panel.locator(".lx-column").count() == 17
+
+
 def test_presets(page: Any, server: Server) -> None:
     panel = go(page, "weights")
     panel.locator(".lx-about dd").first.wait_for()
