@@ -161,7 +161,12 @@ def test_equal_cells_are_told_and_only_the_first_is_suggested(library: Library, 
         weight, seed = (axis.values[at].label for axis, at in ((made.plan.y, cell["y"]), (made.plan.z, cell["z"])))
         expected = None if place in first else f"te 0.2, {weight}, {seed}"
         assert cell["same_as"] == ("without a LoRA" if cell["y"] == 0 else expected)
-    assert told["same"].startswith("The same picture in 14 of 18 cells: ") and "as without a LoRA" in told["same"]
+    names = (
+        "te 0.2, U-Net 0, seed 1 / te 0.6, U-Net 0, seed 1 / te 1, U-Net 0, seed 1 / 3 more as without a LoRA; te 0.6,"
+    )
+    assert told["same"].startswith(f"The same picture in 14 of 18 cells: {names}") and told["same"].endswith(
+        "; 2 more."
+    )
     with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["same as"] for row in rows] == [cell["same_as"] or "" for cell in told["cells"]]

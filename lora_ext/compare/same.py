@@ -78,7 +78,7 @@ def same_as(plan: Plan, same: Mapping[int, int], unchanged: Sequence[int]) -> di
     the label of another cell for those in `same`."""
     found = {place: label_of(plan, [plan.cells[other]]) for place, other in same.items()}
     acting = [place for place in unchanged if any(tag.te or tag.unet for tag in plan.cells[place].shot.tags())]
-    return found | dict.fromkeys(acting, WITHOUT)
+    return dict(sorted((found | dict.fromkeys(acting, WITHOUT)).items()))
 
 
 def told(plan: Plan, same: Mapping[int, str]) -> str:
@@ -93,8 +93,9 @@ def told(plan: Plan, same: Mapping[int, str]) -> str:
 
 
 def _listed(between: str, texts: Sequence[str]) -> str:
-    """The first three, and whether there are more."""
-    return between.join([*texts[:3], *(["…"] if len(texts) > 3 else [])])
+    """The first three, and how many more there are."""
+    more = [f"{len(texts) - 3} more"] if len(texts) > 3 else []
+    return between.join([*texts[:3], *more])
 
 
 def label_of(plan: Plan, cells: Sequence[Cell]) -> str:
