@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import errno
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,8 +81,22 @@ def test_a_scanner_holds_a_file_for_a_moment_only(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "a").read_text(encoding="utf-8") == "new" and tries == 3
 
 
-def test_a_busy_place_on_this_system(tmp_path: Path) -> None:
-    """By real means: a folder that is not empty cannot be replaced, which is no held file and says so."""
+def test_a_file_that_this_system_protects(tmp_path: Path) -> None:
+    """By real means, where they are there: a file that not even root may replace."""
+    path = tmp_path / "a.csv"
+    path.write_text("old", encoding="utf-8")
+    chattr = shutil.which("chattr")
+    if chattr is None or subprocess.run([chattr, "+i", str(path)], capture_output=True).returncode:
+        pytest.skip("no chattr here, or it may not be used")
+    try:
+        with pytest.raises(HeldFile, match="write-protected"), replacing(path, overwrite=True) as part:
+            part.write_text("new", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "old" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+    finally:
+        subprocess.run([chattr, "-i", str(path)], check=True)
+
+
+def test_another_error_is_no_held_file(tmp_path: Path) -> None:
     (tmp_path / "full" / "in").mkdir(parents=True)
     (tmp_path / "other").mkdir()
     with pytest.raises(OSError):
