@@ -15,6 +15,7 @@ class Fit:
     dead: positions of the block-weight vector that this model has no block for.
     uncovered: blocks of the file that the vector says nothing about; they count as 0.
     damaged, damage: how many layers were skipped because they are damaged, and what is wrong with one.
+    assumed: what is taken where the file does not say its strength.
     other: a sentence about a file that is not for SD1, SD2 or SDXL; nothing of it is applied.
     way: why all files are live where they would have been baked; nothing is wrong with that.
     """
@@ -32,6 +33,7 @@ class Fit:
     damage: str = ""
     other: str = ""
     way: str = ""
+    assumed: str = ""
 
     @property
     def ok(self) -> bool:
@@ -61,4 +63,4 @@ class Fit:
         if self.uncovered:
             parts.append(f"blocks {', '.join(self.uncovered)} not in the given block weights, taken as 0")
         way = [f"live: {self.way}"] if self.way and self.way not in self.notes else []
-        return "; ".join([text, *parts, *self.notes, *way])
+        return "; ".join(filter(None, [text, *parts, self.assumed, *self.notes, *way]))

@@ -47,11 +47,13 @@ def report(path: str | Path) -> dict[str, Any]:
     """Everything that `inspect` shows, ready for JSON.
 
     unread: keys that were not understood. damaged: layer → why it cannot act. other: a sentence about a file that is
-    not for SD1, SD2 or SDXL. wrong_hash: the hash in the metadata where it is not that of the content, else None.
+    not for SD1, SD2 or SDXL. config: PEFT's `adapter_config.json`. assumed: what is taken where the file does not say
+    its strength. wrong_hash: the hash in the metadata where it is not that of the content, else None.
     blocks: a row a block with its layers and ‖ΔW‖ (Frobenius, at weight 1; None where no layer of it has a norm
     without the base model's weights; `need_base` counts such layers). Raises FileError.
     """
     file = read(path)
+    path = file.path or path
     digest, stored = hashes.model_hash(path), hashes.stored_hash(file.metadata)
     with_rank = [adapter for adapter in file.adapters.values() if adapter.rank]
     return {
@@ -77,6 +79,9 @@ def report(path: str | Path) -> dict[str, Any]:
         "damaged": {str(site): layer.why for site, layer in file.damaged.items()},
         "other": file.other.sentence(file.name) if file.other else None,
         "not_finite": file.first_bad,
+        "config": str(file.config) if file.config else None,
+        "notes": list(file.notes),
+        "assumed": file.assumed or None,
     }
 
 
@@ -156,7 +161,10 @@ def _summary(found: Mapping[str, Any]) -> list[str]:
     if where:
         lines.append(f"  layers: {where}")
     if found["ranks"]:
-        lines.append(f"  rank {_list(found['ranks'])}; alpha {_list(found['alphas'])}")
+        assumed = f"; {found['assumed']}" if found["assumed"] else ""
+        lines.append(f"  rank {_list(found['ranks'])}; alpha {_list(found['alphas'])}{assumed}")
+    if found["config"]:
+        lines.append(f"  strength by {Path(found['config']).name} beside it")
     return lines
 
 
@@ -189,7 +197,7 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
     """Sentences on what of the file cannot act, or may act otherwise than its maker meant."""
     if found["other"]:
         return [f"{_clean(found['other'], 400)}."]
-    lines = []
+    lines = [f"{_clean(note)}." for note in found["notes"]]
     if found["damaged"]:
         first = _clean(next(iter(found["damaged"].values())))
         lines.append(f"WARNING: {len(found['damaged'])} damaged layers are skipped, the others apply: {first}.")

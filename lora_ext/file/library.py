@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, LoraError, did_you_mean
-from . import hashes, safetensors_file
+from . import hashes, peft_config, safetensors_file
 from .containers import SUFFIXES, kind_of
 from .file_names import shown
-from .listing import Stamp, quick_metadata, walk
+from .listing import Stamp, quick_metadata, told_apart, walk
 from .lorafile import LoraFile
 from .reading import read
 from .writing import replacing
@@ -35,7 +35,8 @@ class Entry:
 
     path: where it lies. place: path below its folder without suffix, with `/`, as it is shown (see `file_names`);
     longer by folders above where another file has the same one. root: its folder of LoRA files. brief: the short
-    values of its metadata. error: why it cannot be read, or None.
+    values of its metadata. error: why it cannot be read, or None. config: when PEFT's `adapter_config.json`, which
+    belongs to it, was changed, and its size.
     """
 
     path: Path
@@ -46,11 +47,23 @@ class Entry:
     brief: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
     digest: str | None = None
+    config: Stamp | None = None
 
     @property
     def name(self) -> str:
-        """The file's stem as it is shown: what `<lora:name>` calls it."""
-        return shown(self.path.stem)
+        """The file's stem as it is shown: what `<lora:name>` calls it; of PEFT's `adapter_model` its folder's name."""
+        folder = self.path.parent != self.root and self.config is not None and self.path.stem == peft_config.MODEL
+        return shown(self.path.parent.name if folder else self.path.stem)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the file and its configuration are on disk as the index knows them."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False
+        now = (status.st_mtime_ns, status.st_size)
+        return now == self.stamp and peft_config.config_stamp(self.path) == self.config
 
     @property
     def alias(self) -> str:
@@ -69,6 +82,12 @@ class Entry:
 
     @property
     def content(self) -> str:
+        """12 hex digits by which the file's effect is known: of the sha256 of its content, and of the configuration
+        that holds its strength; "" on error."""
+        own = self._own()
+        return own if not own or self.config is None else peft_config.hash_with(own, self.path)
+
+    def _own(self) -> str:
         """12 hex digits of the content's sha256, computed once and kept in the index; "" on error."""
         if self.digest is None:
             try:
@@ -82,7 +101,7 @@ class Entry:
     def hash(self) -> str:
         """12 hex digits by which the web UI knows the file: kohya's in the metadata where that can be believed (see
         `hashes.stored_hash`; no other file here has the same), else of the content; "" on error."""
-        return self.known_hash or self.content
+        return self.known_hash or self._own()
 
     @property
     def known_hash(self) -> str:
@@ -119,6 +138,7 @@ class Names:
         ambiguous = set(FORBIDDEN)
         for entry in entries:
             places[entry.place] = entry
+            stems.setdefault(shown(entry.path.stem), entry)
             stems[entry.name] = entry
             if entry.alias in aliases:
                 ambiguous.add(entry.alias.lower())
@@ -144,30 +164,6 @@ class Names:
                     if key in table[which]:
                         return table[which][key]
         return None
-
-
-def _told_apart(found: Iterable[tuple[Path, str, Stamp]]) -> list[tuple[Path, str, Stamp, Path]]:
-    """(path, place, stamp, root) of every file, each place once.
-
-    Of files of one place (in two folders of LoRA files, in NFC and NFD, as .pt and .safetensors) the last one keeps
-    it, as in the built-in extension; the others' have their suffix, or as many folders above as tell them apart.
-    """
-    rows = list(found)
-    last = {shown(place): path for path, place, _ in rows}
-    taken = set(last)
-    made = []
-    for path, place, stamp in rows:
-        root = path.parents[place.count("/")]
-        name = shown(place)
-        if last[name] != path:
-            above = [*root.parts, name]
-            longer = [shown("/".join(above[-count:])).lstrip("/") for count in range(2, len(above) + 1)]
-            if last[name].suffix != path.suffix and last[name].parent == path.parent:
-                longer.insert(0, name + path.suffix)
-            name = next((one for one in longer if one not in taken), f"{name}#{len(taken)}")
-            taken.add(name)
-        made.append((path, name, stamp, root))
-    return made
 
 
 class Library:
@@ -207,11 +203,13 @@ class Library:
         with self._lock:
             stored = self._stored() if not self._known else {}
             known, self.errors, entries = self._known, [], []
-            for path, place, stamp, root in _told_apart(walk(self.folders, self.errors, self.optional)):
+            looked: dict[Path, bool] = {}
+            for path, place, stamp, root in told_apart(walk(self.folders, self.errors, self.optional)):
                 entry = known.get(str(path))
-                if entry is None or entry.stamp != stamp or entry.place != place:
+                config = peft_config.config_stamp(path, looked)
+                if entry is None or (entry.stamp, entry.place, entry.config) != (stamp, place, config):
                     entry = self._entry(path, place, stamp, stored.get(str(path)))
-                    entry.root = root
+                    entry.root, entry.config = root, config
                 entries.append(entry)
             self._dirty |= len(entries) != len(known or stored)
             self.version += entries != self.entries
@@ -322,6 +320,7 @@ class Library:
             beside = (
                 [path.with_suffix(f".{part}.pt") for part in ("text_encoder", "ti")] if path.suffix == ".pt" else []
             )
+            beside.append(path.with_name(peft_config.NAME))
             try:
                 stats = [p.stat() for p in (path, *beside) if p is path or p.exists()]
             except OSError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import FileError
 from . import safetensors_file
 from .containers import SUFFIXES, kind_of
+from .file_names import shown
 
 Stamp = tuple[int, int]
 """(mtime in ns, size in bytes): what tells whether a file is still the one that was read."""
@@ -56,6 +57,30 @@ def _below(folder: str, place: str, seen: set[tuple[int, int]], errors: list[str
             yield Path(folder, name), place + name.rpartition(".")[0], stamp
     for name in sorted(folders, key=natural):
         yield from _below(str(Path(folder, name)), f"{place}{name}/", seen, errors)
+
+
+def told_apart(found: Iterable[tuple[Path, str, Stamp]]) -> list[tuple[Path, str, Stamp, Path]]:
+    """(path, place, stamp, root) of every file, each place once.
+
+    Of files of one place (in two folders of LoRA files, in NFC and NFD, as .pt and .safetensors) the last one keeps
+    it, as in the built-in extension; the others' have their suffix, or as many folders above as tell them apart.
+    """
+    rows = list(found)
+    last = {shown(place): path for path, place, _ in rows}
+    taken = set(last)
+    made = []
+    for path, place, stamp in rows:
+        root = path.parents[place.count("/")]
+        name = shown(place)
+        if last[name] != path:
+            above = [*root.parts, name]
+            longer = [shown("/".join(above[-count:])).lstrip("/") for count in range(2, len(above) + 1)]
+            if last[name].suffix != path.suffix and last[name].parent == path.parent:
+                longer.insert(0, name + path.suffix)
+            name = next((one for one in longer if one not in taken), f"{name}#{len(taken)}")
+            taken.add(name)
+        made.append((path, name, stamp, root))
+    return made
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:

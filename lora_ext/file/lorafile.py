@@ -18,6 +18,7 @@ from .architectures import Architecture
 from .family import UNKNOWN, family_of
 from .file_names import shown
 from .layer_check import Damaged
+from .peft_config import MODEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ class LoraFile:
     with others is written without that metadata.
     damaged: layers that cannot act, and why; their tensors are in `unread` too.
     other: what the file is for where that is not SD1, SD2 or SDXL; then all of it is in `unread`.
+    config: PEFT's `adapter_config.json` that was read for the strengths. notes: sentences on what of a configuration
+    cannot be honoured. assumed: a sentence where the file's spelling leaves its strength unsaid.
     """
 
     adapters: Mapping[Site, Adapter]
@@ -47,11 +50,17 @@ class LoraFile:
     path: Path | None = None
     damaged: Mapping[Site, Damaged] = field(default_factory=dict)
     other: Architecture | None = None
+    config: Path | None = None
+    notes: tuple[str, ...] = ()
+    assumed: str = ""
 
     @property
     def name(self) -> str:
-        """The file's stem: what `<lora:name>` calls it."""
-        return shown(self.path.stem) if self.path else "unnamed"
+        """The file's stem: what `<lora:name>` calls it; of PEFT's `adapter_model.*` the name of its folder."""
+        if self.path is None:
+            return "unnamed"
+        own = self.config is not None and self.path.stem == MODEL
+        return shown((self.path.resolve().parent.name if own else "") or self.path.stem)
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -5,31 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from .. import adapters as kinds
 from ..adapters import Adapter
 from ..address import KOHYA, Site, parse_key
 from ..errors import FileError, FitError
-from . import cloneofsimo, peft_metadata
+from . import cloneofsimo
 from .architectures import architecture_of
 from .containers import read_tensors
 from .layer_check import Damaged, sound
 from .lorafile import LoraFile
+from .peft_config import config_path, in_folder
+from .strengths import Strengths
 
 BUNDLE = "bundle_emb."
 """Keys `bundle_emb.NAME.VECTOR`: textual-inversion embeddings that travel inside a LoRA file."""
 
 
 def read(path: str | Path) -> LoraFile:
-    """The file as adapters by site; see `LoraFile`.
+    """The file as adapters by site; see `LoraFile`. A folder means PEFT's file in it.
 
     Raises FileError when it cannot be read or contradicts itself: cut off, wanting to run code, one layer under two
     names, no layer that is sound. Single layers that are damaged go to `damaged`, unknown ones to `unread`; a file for
     another architecture has no adapters.
     """
-    path = Path(path)
+    path = in_folder(Path(path))
     contents = read_tensors(path)
     try:
         if cloneofsimo.is_list(contents.raw) or cloneofsimo.is_tokens(path, contents.tensors):
@@ -37,7 +38,7 @@ def read(path: str | Path) -> LoraFile:
         elif cloneofsimo.is_named(contents.tensors):
             file = cloneofsimo.read_named(path, contents)
         else:
-            file = assemble(contents.tensors, contents.metadata, path)
+            file = assemble(contents.tensors, contents.metadata, path, config_path(path))
         if file.damaged and not file.adapters and not file.embeddings:
             raise FileError(next(iter(file.damaged.values())).why)
         return file
@@ -45,8 +46,11 @@ def read(path: str | Path) -> LoraFile:
         raise FileError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path | None = None) -> LoraFile:
-    """`LoraFile` from tensors under the keys of any dialect but cloneofsimo's. Raises FileError."""
+def assemble(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path | None = None, config: Path | None = None
+) -> LoraFile:
+    """`LoraFile` from tensors under the keys of any dialect but cloneofsimo's. config: PEFT's `adapter_config.json`.
+    Raises FileError."""
     layers: dict[Site, dict[str, Tensor]] = {}
     keys: dict[tuple[Site, str], str] = {}
     embeddings: dict[str, dict[str, Tensor]] = {}
@@ -68,20 +72,16 @@ def assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
             layer = layers[found[0]] = {}
         layer[found[1]] = tensor
     dialect = _dialect(keys)
-    configs = peft_metadata.configs(metadata) if dialect == "diffusers" else {}
+    strengths = Strengths.of(metadata, config) if dialect == "diffusers" else Strengths()
     adapters: dict[Site, Adapter] = {}
     damaged: dict[Site, Damaged] = {}
     for site, held in layers.items():
         adapter = sound(site, held, [keys[site, suffix] for suffix in held], damaged)
-        if adapter is not None and site.part in configs and adapter.rank and "alpha" not in held:
-            alpha = peft_metadata.alpha_of(configs[site.part], site, adapter.rank)
-            adapter = adapter if alpha == adapter.rank else kinds.adapter_of({**held, "alpha": torch.tensor(alpha)})
         if adapter is None:
             unread.update((keys.pop((site, suffix)), tensor) for suffix, tensor in held.items())
         else:
-            adapters[site] = adapter
-    described = dict(adapters) if configs else {}
-    other = architecture_of(unread, adapters, metadata)
+            adapters[site] = strengths.scaled(site, adapter)
+    other = architecture_of(unread, adapters, metadata, strengths.base)
     if other is not None:
         return LoraFile({}, dict(metadata), unread=dict(tensors), path=path, other=other)
     return LoraFile(
@@ -90,10 +90,11 @@ def assemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: P
         embeddings,
         unread,
         keys,
-        described=described,
+        described=dict(adapters) if strengths.in_metadata else {},
         dialect=dialect,
         path=path,
         damaged=damaged,
+        **(strengths.told(adapters, keys.values()) if dialect == "diffusers" else {}),
     )
 
 

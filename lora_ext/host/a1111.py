@@ -286,12 +286,7 @@ class Host:
     def entry(self, name: str) -> Entry:
         """The index's entry, looked up again when the file on disk is another one than before. Raises FileError."""
         entry = self.library.find(name)
-        try:
-            status = entry.path.stat()
-            fresh = (status.st_mtime_ns, status.st_size) == tuple(entry.stamp)
-        except OSError:
-            fresh = False
-        if not fresh:
+        if not entry.fresh:
             self.library.refresh()
             entry = self.library.find(name)
         return entry

@@ -17,6 +17,7 @@ from ..file import safetensors_file
 from ..file.containers import kind_of
 from ..file.library import Entry, Library
 from ..file.lorafile import LoraFile
+from ..file.peft_config import config_path
 from ..file.reading import assemble, read
 
 _STALE = 4.0
@@ -38,7 +39,7 @@ def skeleton(path: Path) -> LoraFile:
         name: torch.empty(entry.shape, dtype=safetensors_file.DTYPES.get(entry.dtype, torch.float32), device="meta")
         for name, entry in header.entries.items()
     }
-    return assemble(tensors, header.metadata, path)
+    return assemble(tensors, header.metadata, path, config_path(path))
 
 
 def summary(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..file import hashes
 from ..file.containers import read_tensors
 from ..file.library import Entry
 from ..file.listing import natural
+from ..file.peft_config import NAME
 from ..file.writing import HeldFile, check_not_linked, move_onto, write_tensors
 from ..inspect_file import report, top_tags, warnings
 from ..jobs import Job
@@ -176,6 +177,11 @@ def add(api: APIRouter, studio: Studio) -> None:
 
 def move(studio: Studio, entry: Entry, to: str) -> Path:
     """Renames within the file's own folder of LoRA files; the new path. Raises FileError."""
+    if entry.config is not None:
+        raise FileError(
+            f"the strength of {entry.name} stands in {NAME} beside it, which it would lose: rename its folder, or "
+            "convert it to a file of its own"
+        )
     suffix = entry.path.suffix
     relative = checked(to[: -len(suffix)] if to.lower().endswith(suffix.lower()) else to)
     root = entry.root

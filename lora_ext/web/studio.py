@@ -69,12 +69,7 @@ class Studio:
         Raises FileError with the nearest name.
         """
         entry = self.library.at(name)
-        try:
-            status = entry.path.stat()
-            fresh = (status.st_mtime_ns, status.st_size) == tuple(entry.stamp)
-        except OSError:
-            fresh = False
-        if fresh:
+        if entry.fresh:
             return entry
         self.library.refresh()
         return self.library.at(name)
@@ -115,7 +110,7 @@ class Studio:
 
     def remembered(self, what: str, entry: Entry, make: Callable[[], T]) -> T:
         """`make()` about a file, computed once until the file changes."""
-        key = (what, str(entry.path), tuple(entry.stamp))
+        key = (what, str(entry.path), tuple(entry.stamp), entry.config)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

@@ -1,0 +1,180 @@
+"""What a PEFT configuration says about strengths: in `adapter_config.json` beside a file, or in diffusers' metadata.
+
+PEFT scales a layer by alpha / r, or alpha / √r with `use_rslora`; `alpha_pattern` gives single layers another alpha.
+Without a configuration neither a file's alpha nor its scale is known; alpha = r is assumed, as diffusers does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..adapters import Adapter, LoKr, adapter_of
+from .containers import SUFFIXES
+
+NAME = "adapter_config.json"
+MODEL = "adapter_model"
+"""The stem of the file that PEFT saves beside its configuration."""
+
+_LARGEST = 10_000_000
+_KINDS = ("LORA", "LOHA", "LOKR")
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
+"""Ways to begin that take something from the base model's weights, so that the file alone is not the whole change."""
+_PLAIN = re.compile(r"(\^?)((?:[\w-]|\\?\.)+)\$?")
+_MANY = 8
+"""Patterns that are no plain names, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class PeftConfig:
+    """One configuration. values: as PEFT writes them. where: what a message calls it."""
+
+    values: Mapping[str, Any]
+    where: str = NAME
+
+    def scaled(self, adapter: Adapter, name: str) -> Adapter:
+        """The adapter at the strength that PEFT gives a layer called `name`; itself where it stores its own, or where
+        nothing is said."""
+        alpha, rank = self._alpha(name), adapter.rank or self._number(self.values.get("r"))
+        if alpha is None or not rank or {"alpha", "scale"} & adapter.tensors.keys():
+            return adapter
+        if isinstance(adapter, LoKr):  # PEFT scales it by alpha / r even where both factors are full
+            suffix, value = "scale", alpha / rank
+        else:
+            suffix, value = "alpha", alpha * (math.sqrt(rank) if self.values.get("use_rslora") is True else 1.0)
+        if value == (rank if suffix == "alpha" else 1):
+            return adapter
+        made = adapter_of({**adapter.tensors, suffix: torch.tensor(float(value))})
+        return adapter if made is None else made
+
+    def notes(self) -> list[str]:
+        """Sentences on what of the configuration cannot be honoured."""
+        found = []
+        kind, init = self.values.get("peft_type"), self.values.get("init_lora_weights")
+        if isinstance(kind, str) and kind not in _KINDS:
+            found.append(f"{self.where} says peft_type {kind[:40]!r}; {', '.join(_KINDS)} are read")
+        if isinstance(init, str) and init.lower().startswith(_CHANGE_THE_BASE):
+            found.append(
+                f"trained from init_lora_weights={init[:40]!r}, which changes the base model's weights too: "
+                "it acts otherwise than in training; save it converted (path_initial_model_for_weight_conversion)"
+            )
+        if self._number(self.values.get("lora_alpha", self.values.get("alpha"))) is None:
+            found.append(f"{self.where} names no lora_alpha, so alpha = rank is assumed")
+        strange = [pattern for pattern in self._patterns if pattern not in self._matchers]
+        if strange:
+            found.append(f"alpha_pattern {strange[0][:60]!r} is too intricate and is not honoured")
+        return found
+
+    def _alpha(self, name: str) -> float | None:
+        own = next((key for key, fits in self._matchers.items() if fits.match(name)), None)
+        plain = self.values.get("lora_alpha", self.values.get("alpha"))
+        return self._number(plain if own is None else self._patterns[own])
+
+    @cached_property
+    def _patterns(self) -> dict[str, Any]:
+        patterns = self.values.get("alpha_pattern")
+        return {str(key): value for key, value in patterns.items()} if isinstance(patterns, dict) else {}
+
+    @cached_property
+    def _matchers(self) -> dict[str, re.Pattern[str]]:
+        r"""PEFT's rule, `(.*\.)?(pattern)$`, for every pattern whose matching ends soon.
+
+        Plain names, which PEFT itself writes, become suffixes. A stranger's expression could take for ever: with two
+        repetitions, none of them of a group, and few alternatives it cannot.
+        """
+        found: dict[str, re.Pattern[str]] = {}
+        others = 0
+        for key in self._patterns:
+            plain = _PLAIN.fullmatch(key)
+            if plain:
+                name = re.escape(plain[2].replace("\\.", "."))
+                found[key] = re.compile(rf"{name}$" if plain[1] else rf"(?:.*\.)?{name}$")
+                continue
+            others += 1
+            simple = re.sub(r"\\[.dw]", "x", key)
+            if (
+                others > _MANY
+                or len(key) > 200
+                or re.search(r"\\|\)[*+?{]|\{|\(\?(?!:)", simple)
+                or len(re.findall(r"[*+]|(?<!\()\?", simple)) > 2
+                or simple.count("|") > 6
+            ):
+                continue
+            try:
+                found[key] = re.compile(rf"(.*\.)?({key})$")
+            except re.error:
+                continue
+        return found
+
+    @staticmethod
+    def _number(value: object) -> float | None:
+        sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return float(value) if sound else None  # type: ignore[arg-type]
+
+
+def config_path(path: Path) -> Path | None:
+    """The `adapter_config.json` that belongs to the file at `path`: of PEFT's own `adapter_model.*`, or of the only
+    file of tensors in its folder. None where there is none."""
+    config = path.with_name(NAME)
+    if not config.is_file():
+        return None
+    if path.stem == MODEL:
+        return config
+    others = (one for one in path.parent.iterdir() if one.suffix.lower() in SUFFIXES and one.name != path.name)
+    return config if next(others, None) is None else None
+
+
+def config_stamp(path: Path, looked: dict[Path, bool] | None = None) -> tuple[int, int] | None:
+    """(mtime in ns, size) of the configuration that belongs to a file; None where there is none.
+
+    looked: folder → whether a configuration lies in it, filled here, so that many files ask each folder once.
+    """
+    if looked is not None:
+        if path.parent not in looked:
+            looked[path.parent] = path.with_name(NAME).is_file()
+        if not looked[path.parent]:
+            return None
+    try:
+        config = config_path(path)
+        status = config.stat() if config else None
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size) if status else None
+
+
+def hash_with(own: str, path: Path) -> str:
+    """12 hex digits of a file's hash and the configuration beside it; the hash alone where that cannot be read."""
+    try:
+        return hashlib.sha256(own.encode() + path.with_name(NAME).read_bytes()).hexdigest()[:12]
+    except OSError:
+        return own
+
+
+def in_folder(path: Path) -> Path:
+    """The file that PEFT saved into a folder; `path` itself where it is no such folder."""
+    files = (path / (MODEL + suffix) for suffix in SUFFIXES) if (path / NAME).is_file() else ()
+    return next((file for file in files if file.is_file()), path)
+
+
+def read_config(path: Path) -> tuple[PeftConfig | None, list[str]]:
+    """The configuration in a file, and sentences on what of it cannot be honoured."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError("it is larger than 10 MB")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return None, [f"{NAME} beside it cannot be read ({reason[:100]}): alpha = rank is assumed"]
+    config = PeftConfig(values)
+    return config, config.notes()
