@@ -163,12 +163,16 @@ def _adder(
     return add
 
 
+WITH_AMINMAX = (torch.float64, torch.float32, torch.bfloat16)
+
+
 def summed(weight: Tensor, pieces: tuple[Piece, ...], out: Tensor, rounding: Rounding) -> bool:
     """`out` (may be `weight` itself) = weight + Σ weight·ΔW, as baked into a model; whether its sum is finite."""
     check = torch.zeros((), device=weight.device)
 
     def look(block: Tensor) -> None:
-        least, most = torch.aminmax(block if block.element_size() > 1 else block.float())
+        # torch 2.1 has no aminmax of float16 on the CPU, no release has one of float8
+        least, most = torch.aminmax(block if block.dtype in WITH_AMINMAX else block.float())
         check.add_(0 * least + 0 * most)  # 0, but of NaN and infinity NaN
 
     add_delta(weight, pieces, out, look, rounding)

@@ -191,7 +191,7 @@ def changed(
 
 def save_torch(store: Store, tensors: Mapping[str, Tensor], path: Path) -> None:
     """A torch file of these tensors: as `store`'s was where it is one (what did not change stays the very object),
-    else `{"state_dict": …}`. Raises OSError."""
+    else `{"state_dict": …}`. Raises OSError, and FileError for float8, which torch 2.1 cannot put into such a file."""
     content = dict(store.content or {"state_dict": {}})
     inner = content.get("state_dict")
     fresh = {name: tensor for name, tensor in tensors.items() if tensor is not store.tensors.get(name)}
@@ -205,6 +205,11 @@ def save_torch(store: Store, tensors: Mapping[str, Tensor], path: Path) -> None:
             torch.save(content, out)  # type: ignore[arg-type]
         except RuntimeError as error:
             raise out.error or OSError(str(error).splitlines()[0]) from error
+        except KeyError as error:  # "dtype torch.float8_e4m3fn is not recognized"
+            raise FileError(
+                f"torch {torch.__version__} cannot write these numbers into a .ckpt or .pt file ({error.args[0]}): "
+                "save as .safetensors, or with --save_precision fp16"
+            ) from error
         file.flush()
         os.fsync(file.fileno())
 
