@@ -14,6 +14,7 @@ from lora_ext.errors import FileError, ToolError
 from lora_ext.file.lorafile import LoraFile
 from lora_ext.file.reading import assemble, read
 from lora_ext.file.writing import write_tensors
+from lora_ext.generate.blocks import main as blocks
 from lora_ext.inspect_file import report, text_of
 from lora_ext.stack import Applied, Use
 from lora_ext.tools.checkpoint import merge_into
@@ -191,3 +192,8 @@ def test_tools_refuse_it(flux: LoraFile, tmp_path: Path) -> None:
     write_tensors({"x": torch.ones(1)}, checkpoint, metadata={})
     with pytest.raises(FileError, match="flux is a LoRA for Flux"):
         merge_into(checkpoint, [Use(flux)], tmp_path / "out.safetensors")
+
+
+def test_its_blocks_are_not_measured(flux: LoraFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert blocks(["--lora", str(flux.path), "--out", str(tmp_path / "out")]) == 2
+    assert "flux is a LoRA for Flux.1" in capsys.readouterr().err

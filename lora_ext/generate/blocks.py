@@ -63,6 +63,7 @@ def analyse(
     if not meant:
         raise LoraError("which LoRA? Name it with --lora, or put <lora:name:1> into the prompt")
     file = read(Path(meant)) if Path(meant).is_file() else library.load(meant)
+    file.check_architecture()
     chosen = blocks.layout_of(layout or (12 if file.family == "SDXL" else 17))
     way = way or (blocks.LOWERED if settings.prompt else blocks.NORMS)
     store = Store(out)

@@ -47,6 +47,7 @@ def analyse(studio: Studio, wish: Blocks, job: Job) -> dict[str, Any]:
     entry = studio.entry(wish.lora)
     name = studio.library.call(entry)
     file = studio.library.load(name)
+    file.check_architecture()
     layout = blocks.layout_of(wish.layout or (12 if file.family == "SDXL" else 17))
     stem = re.sub(r"[^\w.-]+", "-", name)[:60].strip("-.") or "lora"
     store = Store(studio.output("blocks", f"{stem}-{len(layout.labels)}-{wish.way}"))
