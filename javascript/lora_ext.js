@@ -201,7 +201,8 @@
 
     X.url = (path, query = {}) => {
         const kept = Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined);
-        const base = (window.gradio_config && window.gradio_config.root) || "";
+        const alone = location.pathname.replace(/\/[^/]*$/, ""); // a proxy may give the page below a path of its own
+        const base = window.gradio_config ? window.gradio_config.root || "" : alone;
         const prefix = /^https?:/.test(base) ? new URL(base).pathname.replace(/\/$/, "") : base.replace(/\/$/, "");
         return `${prefix}/lora-ext/v1${path}${kept.length ? `?${new URLSearchParams(kept)}` : ""}`;
     };

@@ -24,7 +24,7 @@ wait $! || unset LORA_EXT_GRADIO4
 "$bin/mypy"
 # One thread a process: these networks are too small to share out.
 export OMP_NUM_THREADS=1
-# The browser's tests apart, each gradio with a program and a page of its own at once: what waits for a picture is not to
-# starve beside tests that compute.
+# The browser's tests apart, two pages (the standalone one, gradio's) with a program of their own at once: what waits for
+# a picture is not to starve beside tests that compute.
 [ $# -gt 0 ] || "$bin/python" -m pytest tests/ui -n 2 --dist loadgroup
 "$bin/python" -m pytest -n auto --dist loadfile --ignore=tests/ui "$@"

@@ -5,77 +5,53 @@ from __future__ import annotations
 import argparse
 import sys
 import webbrowser
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 from ..errors import LoraError
 from ..generate import Settings
 from ..host.diffusers import PRECISIONS
-from ..web.page_files import page_folder, page_scripts
-from ..web.route import Guard
+from ..web.guard import HEADER, TOKEN_VARIABLE, Guard, checked_token, token_of_start, told
+from ..web.hosts import LOOPBACK, VARIABLE, Hosts, address_of, allowed_host, from_environment, is_loopback
 from ..web.service import mount
 from ..web.studio import Studio
 from .desk import StandaloneDesk, data_folder, folders_of
+from .page import ASSETS, POLICY, page_assets, page_html
 
 PORT = 7870
-ASSETS = "/lora-ext/assets"
+PAGE_HEADERS = {"Cache-Control": "no-store", "Cross-Origin-Opener-Policy": "same-origin"}
 
 
-def application(studio: Studio, users: Mapping[str, str], *, language: str = "") -> Any:
-    """A FastAPI application: the API, the page's scripts, and gradio's page behind its own login."""
-    import gradio as gr
-    from fastapi import FastAPI
-    from starlette.responses import FileResponse
+def application(studio: Studio, guard: Guard, *, language: str = "") -> FastAPI:
+    """The API, the page and its files, and nothing else; `guard` looks at every request."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    assets, html = page_assets(), page_html(guard.token, language)
 
-    from .tab import blocks
+    async def guarded(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        # the cookie is not enough for the page: it holds the token
+        refused = guard.refusal(request, by_cookie=request.scope["path"] != "/")
+        return guard.finish(request, refused or await call_next(request))
 
-    app = FastAPI(docs_url=None, redoc_url=None)
-    guard = Guard(users=lambda: users)
-    home = page_folder()
-    shown = (*page_scripts(), home / "style.css", *sorted((home / "localizations").glob("*.json")))
-    files = {path.name: path for path in shown}
+    app.add_middleware(BaseHTTPMiddleware, dispatch=guarded)
 
-    @app.get(ASSETS + "/{name}", include_in_schema=False)
-    def asset(name: str) -> FileResponse:
-        return FileResponse(files[name] if name in files else home / "style.css", headers={"Cache-Control": "no-cache"})
+    @app.get("/")
+    def page() -> HTMLResponse:
+        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY, **PAGE_HEADERS})
 
-    page = blocks(guard.token, language=language)
-    auth = list(users.items()) or None
-    if auth:
-        page.auth, page.auth_message = auth, None
-    app = gr.mount_gradio_app(app, page, path="/") if auth is None else _behind_login(gr, app, page, auth)
+    @app.get(ASSETS + "/{name}")
+    def asset(name: str) -> Response:
+        if name not in assets:
+            return told(404, f"the page has no file {name[:80]!r}", "NotFound")
+        return FileResponse(assets[name], headers={"Cache-Control": "no-cache"})
+
     mount(app, studio, guard)
-    _with_scripts(app, [name for name in files if name.endswith(".js")])
     return app
-
-
-def _behind_login(gr: Any, app: Any, page: Any, auth: list[tuple[str, str]]) -> Any:
-    """gradio's page with its login; versions before 4.18 take names and passwords from the page itself."""
-    try:
-        return gr.mount_gradio_app(app, page, path="/", auth=auth)
-    except TypeError:
-        return gr.mount_gradio_app(app, page, path="/")
-
-
-def _with_scripts(app: Any, names: Sequence[str]) -> None:
-    """Adds our scripts and style to gradio's page, which has no place for them in all versions."""
-    from starlette.requests import Request
-    from starlette.responses import HTMLResponse, Response
-
-    tags = f'<link rel="stylesheet" href="{ASSETS}/style.css">' + "".join(
-        f'<script defer src="{ASSETS}/{name}"></script>' for name in names
-    )
-
-    async def middleware(request: Request, call_next: Callable[[Request], Awaitable[Any]]) -> Response:
-        response = await call_next(request)
-        if request.url.path != "/" or not response.headers.get("content-type", "").startswith("text/html"):
-            return response
-        body = b"".join([chunk async for chunk in response.body_iterator]).decode("utf-8")
-        kept = {k: v for k, v in response.headers.items() if k.lower() not in ("content-length", "content-encoding")}
-        return HTMLResponse(body.replace("</head>", f"{tags}</head>", 1), response.status_code, headers=kept)
-
-    app.middleware("http")(middleware)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,9 +61,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset_dir", "--dataset-dir", action="append", type=Path, default=[], help="of pictures")
     parser.add_argument("--out", type=Path, help="where pictures and sheets go")
     parser.add_argument("--data_dir", "--data-dir", type=Path, help="where presets, history and indexes are kept")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is the whole network")
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen on; 0.0.0.0 is the whole network")
     parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may use it")
+    parser.add_argument("--no_auth", "--no-auth", action="store_true", help="let the network use it without a password")
+    parser.add_argument(
+        "--allowed_host",
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"another name by which it is reached, through a proxy or a tunnel; also {VARIABLE}, with commas",
+    )
+    parser.add_argument(
+        "--api_token", "--api-token", help=f"token for scripts; without it {TOKEN_VARIABLE}, else a new one each start"
+    )
     parser.add_argument("--language", default="", help="en, zh_CN, zh_TW or ja_JP; without it the browser's")
     parser.add_argument("--inbrowser", action="store_true", help="open the page")
     parser.add_argument("--device", help="cuda, mps or cpu; without it the first that is there")
@@ -96,30 +84,54 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `ui`; runs until it is interrupted."""
-    args = _parser().parse_args(argv)
-    try:
-        import gradio  # noqa: F401
-        import uvicorn
-    except ImportError as error:
-        raise LoraError(f"the tab needs {error.name}: pip install lora-ext[ui]") from None
-    users = {}
+def guard_of(args: argparse.Namespace) -> Guard:
+    """Who may call, by the command line. Raises LoraError."""
+    users: dict[str, str] = {}
     for pair in args.auth:
         name, colon, password = pair.partition(":")
         if not (name and colon and password):
             raise LoraError(f"--auth {pair!r} is not NAME:PASSWORD")
+        if name in users:
+            raise LoraError(f"--auth gives {name!r} two passwords")
         users[name] = password
+    if users and args.no_auth:
+        raise LoraError("--auth asks for a password and --no_auth for none: give one of them")
+    if not users and not args.no_auth and not is_loopback(args.host):
+        raise LoraError(
+            f"--host {args.host or repr('')} lets others in the network use this program, who could write files and "
+            "train: give --auth NAME:PASSWORD, or --no_auth if they may"
+        )
+    hosts = Hosts(args.host, [*map(allowed_host, args.allowed_host), *from_environment()])
+    token = checked_token(args.api_token, "--api_token") if args.api_token is not None else token_of_start()
+    return Guard(lambda: users, hosts, token, how="start it with --allowed_host NAME")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `ui`; runs until it is interrupted."""
+    args = _parser().parse_args(argv)
+    guard = guard_of(args)
     folders = folders_of(args.data_dir or data_folder(), args.lora_dir, args.ckpt_dir, args.dataset_dir, args.out)
     base = Settings(device=args.device, precision=args.precision, tokenizer=args.tokenizer)
     studio = Studio(StandaloneDesk(folders, base))
-    app = application(studio, users, language=args.language)
-    address = f"http://{'127.0.0.1' if args.host == '0.0.0.0' else args.host}:{args.port}"
-    print(f"LoRA ext: {address}\n  LoRA files: {', '.join(map(str, folders.loras))}", file=sys.stderr)
+    app = application(studio, guard, language=args.language)
+    address = f"http://{shown_host(args.host)}:{args.port}"
+    print(
+        f"LoRA ext: {address}\n  LoRA files: {', '.join(map(str, folders.loras))}\n"
+        f"  For scripts: the header {HEADER}: {guard.token}",
+        file=sys.stderr,
+    )
     if args.inbrowser:
         webbrowser.open(address)
     try:
-        uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
+        uvicorn.run(app, host=args.host, port=args.port, log_level="warning", server_header=False)
     finally:
         studio.jobs.close()
     return 0
+
+
+def shown_host(host: str) -> str:
+    """The host of a web address at which this machine reaches what listens on `host`."""
+    address = address_of(host.strip("[]"))
+    if not host or (address is not None and address.is_unspecified):
+        return LOOPBACK
+    return f"[{address}]" if address is not None and address.version == 6 else host

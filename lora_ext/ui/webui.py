@@ -15,7 +15,8 @@ from ..web.guard import Guard, token_of_start
 from ..web.hosts import LOOPBACK, Hosts, allowed_host, from_environment
 from ..web.service import mount
 from ..web.studio import Studio
-from .tab import ROOT, TITLE, tab
+from .page import ROOT, TITLE
+from .tab import tab
 
 Given = TypeVar("Given")
 

@@ -82,7 +82,8 @@ class Guard:
         """Puts on an answer what every answer carries."""
         for name, value in SAFE_HEADERS.items():
             response.headers.setdefault(name, value)
-        if self.users() and response.status_code < 400 and not self._session(request):
+        let_in = response.status_code < 400 and "set-cookie" not in response.headers
+        if self.users() and let_in and not self._session(request):
             secure = request.url.scheme == "https"
             name = f"{COOKIE}_{request.url.port or ''}"  # cookies do not tell ports apart
             response.set_cookie(name, self.session, httponly=True, samesite="strict", secure=secure)

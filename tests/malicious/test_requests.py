@@ -12,11 +12,13 @@ import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
+pytest.importorskip("uvicorn")
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from lora_ext.errors import LoraError
 from lora_ext.ui.desk import StandaloneDesk, folders_of
+from lora_ext.ui.standalone import application
 from lora_ext.web.attempts import BURST, FORGOTTEN, FREE, LONGEST, Attempts, client_of
 from lora_ext.web.guard import Guard, checked_token, token_of_start
 from lora_ext.web.hosts import Hosts, allowed_host, from_environment
@@ -61,22 +63,32 @@ class Target:
 
     def routes(self) -> Iterator[tuple[str, str]]:
         """(method, path) of everything that the program answers."""
-        for route in self.app.routes:
+        left = list(self.app.routes)
+        while left:
+            route = left.pop()
+            if hasattr(route, "original_router"):  # newer versions of FastAPI keep an included router as one route
+                left += route.original_router.routes
+                continue
             path = re.sub(r"\{[^}]*\}", "x", route.path)
             yield from ((method, path) for method in sorted(route.methods))
 
 
-@pytest.fixture(params=[mounted])
+def alone(studio: Studio, guard: Guard) -> Any:
+    """The standalone program."""
+    return application(studio, guard)
+
+
+@pytest.fixture(params=[mounted, alone])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     made = Target(tmp_path, request.param)
     yield made
     made.studio.jobs.close()
 
 
-@pytest.fixture
-def locked(tmp_path: Path) -> Iterator[Target]:
+@pytest.fixture(params=[mounted, alone])
+def locked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     """A program with users."""
-    made = Target(tmp_path, users=lambda: USERS)
+    made = Target(tmp_path, request.param, users=lambda: USERS)
     yield made
     made.studio.jobs.close()
 

@@ -1,4 +1,4 @@
-"""The standalone tab as a process of its own, and pictures to train on."""
+"""The tab as a process of its own, on the standalone page or on one of gradio's, and pictures to train on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,23 @@ TOKEN = "the-token-of-the-tests"
 
 
 class Server:
-    """`python -m lora_ext ui` on a folder of its own.
+    """`python -m lora_ext ui` on a folder of its own, or another program with its options.
 
     packages: a folder that is searched before the environment's packages. root: where it starts; a package in it comes
-    first of all.
+    first of all. program: how Python is called.
     """
 
-    def __init__(self, data: Path, packages: str | None, *, root: Path = ROOT) -> None:
+    def __init__(
+        self, data: Path, packages: str | None, *, root: Path = ROOT, program: Sequence[str] = ("-m", "lora_ext", "ui")
+    ) -> None:
         self.data = data
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-        env = {**os.environ, "LORA_EXT_TOKEN": TOKEN, **({"PYTHONPATH": path} if path else {})}
-        command = [sys.executable, "-m", "lora_ext", "ui", "--data_dir", str(data), "--port", str(self.port)]
+        path = os.pathsep.join(filter(None, [packages, str(root), os.environ.get("PYTHONPATH")]))
+        env = {**os.environ, "LORA_EXT_TOKEN": TOKEN, "PYTHONPATH": path}
+        command = [sys.executable, *program, "--data_dir", str(data), "--port", str(self.port)]
         self.log = (data / "server.log").open("w", encoding="utf-8")
         self.process = subprocess.Popen(
             [*command, "--device", "cpu"], cwd=root, env=env, stdout=self.log, stderr=self.log

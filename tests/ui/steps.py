@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ def go(page: Any, name: str) -> Any:
     """The panel of a name, shown."""
     page.click(f"#lx-tab-{name}")
     return page.locator(f"#lx-panel-{name}")
+
+
+def until(page: Any, script: str, arg: Any = None, *, seconds: float = 60) -> None:
+    """Until a script is true. Playwright's own way compiles text in the page, which the page's policy forbids."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(script, arg):
+        assert time.monotonic() < end, script
+        page.wait_for_timeout(50)
 
 
 def choose(panel: Any, name: str, which: int = 0) -> None:

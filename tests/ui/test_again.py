@@ -8,7 +8,7 @@ import pytest
 from program import Server
 from steps import LONG, choose, draw_sheet, ended, go
 
-pytestmark = pytest.mark.flaky(reruns=2)
+pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_page]
 
 SETTINGS = {"train_data_dir": "circles", "resolution": "64", "network_dim": 2, "max_train_steps": 6}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from program import Server
-from steps import LONG, choose, ended, go, small
+from steps import LONG, choose, ended, go, small, until
 
 from lora_ext.blocks import LAYOUTS
 from lora_ext.file.reading import read
@@ -43,7 +43,7 @@ def test_blocks_to_a_preset_and_to_the_sliders(page: Any, server: Server) -> Non
 
     panel.get_by_role("button", name="Set block weights").click()
     text = page.locator("#lx-panel-weights .lx-text")
-    page.wait_for_function("line => document.querySelector('#lx-panel-weights .lx-text').value === line", arg=line)
+    until(page, "line => document.querySelector('#lx-panel-weights .lx-text').value === line", arg=line)
     page.locator("#lx-panel-weights").get_by_role("button", name="Write into a file").click()
     tool = page.locator("#lx-panel-tools")
     assert tool.locator(".lx-text:visible").input_value() == text.input_value()
@@ -56,6 +56,7 @@ def test_blocks_to_a_preset_and_to_the_sliders(page: Any, server: Server) -> Non
     assert {site.block for site in made.adapters} == kept
 
 
+@pytest.mark.one_page
 def test_a_file_that_comes_by_itself_and_its_picture(page: Any, server: Server, tmp_path: Path) -> None:
     loras = server.data / "loras"
     panel = go(page, "files")
@@ -72,13 +73,14 @@ def test_a_file_that_comes_by_itself_and_its_picture(page: Any, server: Server, 
     Image.new("RGB", (80, 60), (0, 0, 255)).save(tmp_path / "blue.png")
     before = card.locator("img").get_attribute("src")
     panel.locator("input[type=file]").set_input_files(tmp_path / "blue.png")
-    page.wait_for_function("before => !document.querySelector(`.lx-file img[src='${before}']`)", arg=before)
+    until(page, "before => !document.querySelector(`.lx-file img[src='${before}']`)", arg=before)
     with Image.open(loras / "arrived.png") as image:
         assert image.getpixel((5, 5)) == (0, 0, 255)
     (loras / "arrived.safetensors").unlink()
     card.wait_for(state="detached")
 
 
+@pytest.mark.one_page
 def test_the_queue_in_another_order(page: Any, server: Server) -> None:
     for title in ("first", "second", "third"):
         server.api("/generate", "POST", {"prompt": title, "steps": 150 if title == "first" else 1, "width": 256})

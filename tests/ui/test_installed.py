@@ -71,7 +71,6 @@ def site(folder: Path, wheel: Path) -> Path:
 @pytest.fixture(scope="module")
 def installed(folder: Path, site: Path) -> Iterator[Server]:
     """`lora-ext ui` of the installed package, started outside the clone."""
-    pytest.importorskip("gradio")
     (folder / "data").mkdir()
     (folder / "elsewhere").mkdir()
     running = Server(folder / "data", str(site), root=folder / "elsewhere")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageStat
 from program import Server
-from steps import choose, go
+from steps import choose, go, until
 
 pytestmark = pytest.mark.flaky(reruns=2)
 
@@ -94,7 +94,7 @@ def test_group_sliders_stand_where_their_blocks_do(page: Any, server: Server, th
     slide = panel.locator(".lx-handle", has_text="IN").locator("input").first
     full = _seen(slide)
     panel.locator(".lx-text").fill(",".join(["1"] + ["0"] * 6 + ["1"] * 10))
-    page.wait_for_function("document.querySelector('[aria-label^=IN01]').getAttribute('aria-valuenow') === '0'")
+    until(page, "document.querySelector('[aria-label^=IN01]').getAttribute('aria-valuenow') === '0'")
     none = _seen(slide)
     assert slide.input_value() == "0" and _apart(full, none) > 10
     panel.get_by_role("slider", name="IN04").first.press("1")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from program import Server, dataset
-from steps import LONG, choose, draw_sheet, ended, go, small
+from steps import LONG, choose, draw_sheet, ended, go, small, until
 
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.file.reading import read
@@ -41,7 +41,7 @@ def test_sliders_to_text_to_prompt_to_picture(page: Any, server: Server) -> None
     assert panel.get_by_role("slider", name=re.compile("^IN04")).get_attribute("aria-valuenow") == "0"
 
     text.fill("1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,0.25")
-    page.wait_for_function("document.querySelector('[aria-label^=OUT11]').getAttribute('aria-valuenow') === '0.25'")
+    until(page, "document.querySelector('[aria-label^=OUT11]').getAttribute('aria-valuenow') === '0.25'")
     text.fill("nonsense")
     panel.get_by_text("No preset is called").wait_for()
     text.fill("OUTALL")
@@ -50,7 +50,7 @@ def test_sliders_to_text_to_prompt_to_picture(page: Any, server: Server) -> None
 
     panel = go(page, "generate")
     prompt = panel.get_by_label("Prompt", exact=True)
-    page.wait_for_function("document.querySelector('#lx-panel-generate textarea').value.includes('<lora:')")
+    until(page, "document.querySelector('#lx-panel-generate textarea').value.includes('<lora:')")
     assert prompt.input_value().endswith("<lora:framed:1:lbw=OUTALL>")
     panel.get_by_role("button", name="Draw").click()
     page.wait_for_timeout(700)
@@ -81,20 +81,21 @@ def test_presets(page: Any, server: Server) -> None:
     panel = go(page, "weights")
     panel.locator(".lx-about dd").first.wait_for()
     panel.locator(".lx-text").fill(",".join(["0.5"] * 17))
-    page.wait_for_function("document.querySelector('[aria-label^=OUT11]').getAttribute('aria-valuenow') === '0.5'")
+    until(page, "document.querySelector('[aria-label^=OUT11]').getAttribute('aria-valuenow') === '0.5'")
     panel.get_by_label("Name of a new preset").fill("HALF")
     panel.get_by_role("button", name="Save").click()
     page.get_by_text("Saved as HALF").wait_for()
     assert (server.data / "presets.txt").read_text() == f"HALF:{','.join(['0.5'] * 17)}\n"
     panel.get_by_role("button", name="Delete").click()
-    page.wait_for_function("!document.querySelector('option[value=HALF]')")
+    until(page, "!document.querySelector('option[value=HALF]')")
     assert (server.data / "presets.txt").read_text() == ""
 
 
+@pytest.mark.one_page
 def test_tools(page: Any, server: Server) -> None:
     loras, checkpoints = server.data / "loras", server.data / "checkpoints"
     small(loras / "sweep.safetensors", 8, ss_network_module="networks.dylora", ss_network_args='{"unit": "4"}')
-    if not (checkpoints / "base.safetensors").exists():
+    if not (checkpoints / "tuned.safetensors").exists():
         (checkpoints / "base.safetensors").write_bytes(Path(CHECKPOINT).read_bytes())
         framed = read(Path(CHECKPOINT).parent / "loras" / "framed.safetensors")
         merge_into(checkpoints / "base.safetensors", [Use(framed)], checkpoints / "tuned.safetensors")
@@ -112,7 +113,7 @@ def test_tools(page: Any, server: Server) -> None:
     before = marker.get_attribute("x1")
     panel.locator("input[type=number][aria-label=Rank]:visible").fill("2")
     moved = "([marker, before]) => Number(marker.getAttribute('x1')) < Number(before)"
-    page.wait_for_function(moved, arg=[marker, before])
+    until(page, moved, arg=[marker, before])
     _run(panel, "Resize", "framed-small")
 
     panel.get_by_role("radio", name="Split").click()
@@ -166,6 +167,7 @@ def _set(panel: Any, knob: str, value: str) -> None:
     panel.locator(f'.lx-knob:has(label[title*="({knob}"]) input').first.fill(value)
 
 
+@pytest.mark.one_page
 def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     panel = go(page, "train")
     panel.get_by_role("button", name="Check first").click()

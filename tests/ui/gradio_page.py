@@ -1,0 +1,74 @@
+"""`python gradio_page.py --data_dir DIR --port PORT`: the tab in a page of gradio's, as in the web UI.
+
+The tab, its API and its element are what the web UI gets (`ui.webui.Tab`); only the program is the standalone one, so
+that every panel is there. The web UI puts an extension's scripts and style sheet into its page's head; so does this.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+
+from lora_ext.generate import Settings
+from lora_ext.ui.desk import StandaloneDesk, folders_of
+from lora_ext.ui.webui import Tab
+from lora_ext.web.page_files import page_folder, page_scripts
+
+FONTS: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+"""Fetched from nowhere."""
+
+
+def page(tab: Tab) -> gr.Blocks:
+    """A page with the tab alone."""
+    with gr.Blocks(title="gradio", analytics_enabled=False, theme=gr.themes.Default(**FONTS)) as made:
+        for inner, _, _ in tab.page():
+            inner.render()
+    return made
+
+
+def with_files(app: FastAPI) -> None:
+    """Adds our scripts and style sheet to gradio's page."""
+    files = {path.name: path for path in (*page_scripts(), page_folder() / "style.css")}
+    tags = '<link rel="stylesheet" href="/files/style.css">' + "".join(
+        f'<script defer src="/files/{name}"></script>' for name in files if name.endswith(".js")
+    )
+
+    @app.get("/files/{name}")
+    def file(name: str) -> FileResponse:
+        return FileResponse(files[name])
+
+    @app.middleware("http")
+    async def head(request: Request, call_next: Callable[[Request], Awaitable[Any]]) -> Response:
+        response = await call_next(request)
+        if request.url.path != "/" or not response.headers.get("content-type", "").startswith("text/html"):
+            return response
+        body = b"".join([chunk async for chunk in response.body_iterator]).decode("utf-8")
+        kept = {k: v for k, v in response.headers.items() if k.lower() not in ("content-length", "content-encoding")}
+        return HTMLResponse(body.replace("</head>", f"{tags}</head>", 1), response.status_code, headers=kept)
+
+
+def main() -> None:
+    """Serves it until it is ended."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data_dir", type=Path)
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--device")
+    args = parser.parse_args()
+    tab = Tab(StandaloneDesk(folders_of(args.data_dir), Settings(device=args.device)), dict)
+    app = FastAPI()
+    with_files(app)
+    app = gr.mount_gradio_app(app, page(tab), path="/")
+    tab.serve(None, app)
+    uvicorn.run(app, port=args.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()
