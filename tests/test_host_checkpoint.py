@@ -19,6 +19,7 @@ from lora_ext.errors import FileError
 from lora_ext.file.containers import read_tensors
 from lora_ext.host.checkpoint import Hints, recognise
 from lora_ext.host.diffusers import Standalone, load, model_of
+from lora_ext.host.local_folder import variant_of
 from lora_ext.host.render import CELL, Job, condition, decode, encode, latents
 from lora_ext.host.sampling import plan_of
 
@@ -394,3 +395,20 @@ def test_options(tmp_path: Path, options: dict[str, str], text: str) -> None:
         read(tmp_path / "x.safetensors", **options)
     with pytest.raises(FileError, match="is not there"):
         read(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(("variant", "shards"), [("fp16", None), ("bf16", None), ("fp16", "100KB"), (None, None)])
+def test_a_folder_that_holds_one_variant_only(tmp_path: Path, variant: str | None, shards: str | None) -> None:
+    """As most SDXL downloads; `merge` read such a folder, `generate` and `train` did not."""
+    unet, vae, (text,) = parts_of("SD1")
+    more = {"variant": variant} if variant else {}
+    unet.save_pretrained(tmp_path / "unet", **more, **({"max_shard_size": shards} if shards else {}))
+    vae.save_pretrained(tmp_path / "vae", **more)
+    text.save_pretrained(tmp_path / "text_encoder", **more)
+    (tmp_path / "model_index.json").write_text("{}")
+    assert not variant or not list(tmp_path.glob("*/model.safetensors"))
+    model = load(tmp_path, tokenizer=Words(), device="cpu")
+    assert all(torch.equal(p, q) for p, q in zip(unet.parameters(), model.unet.parameters(), strict=True))
+    assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 1 or not shards
+    unet.save_pretrained(tmp_path / "unet")  # beside the plain file the variant is not looked at
+    assert variant_of(tmp_path / "unet") is None

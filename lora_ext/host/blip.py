@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import FileError
 from .diffusers import best_device
-from .local_folder import check_local_folder
+from .local_folder import check_local_folder, variant_of
 
 HUB = ("Salesforce/blip-image-captioning-large", "Salesforce/blip-image-captioning-base")
 """Repositories that users may have in their cache."""
@@ -41,7 +41,9 @@ class Blip:
         check_local_folder(where)
         try:
             self._prepare: Any = BlipProcessor.from_pretrained(where, local_files_only=True)
-            model: Any = BlipForConditionalGeneration.from_pretrained(where, local_files_only=True)
+            model: Any = BlipForConditionalGeneration.from_pretrained(
+                where, local_files_only=True, variant=variant_of(where)
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise FileError(f"{where} cannot be read as a BLIP model: {reason}") from error

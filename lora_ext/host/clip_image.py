@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..errors import FileError
 from .diffusers import best_device
-from .local_folder import check_local_folder
+from .local_folder import check_local_folder, variant_of
 
 HUB = (
     "openai/clip-vit-large-patch14",
@@ -56,7 +56,9 @@ class ImageModel:
             raise FileError(f"{folder} is not a folder of a CLIP model: it has no config.json")
         check_local_folder(folder)
         try:
-            self._model = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
+            self._model = CLIPVisionModelWithProjection.from_pretrained(
+                folder, local_files_only=True, variant=variant_of(folder)
+            ).eval()
             self._prepare = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise FileError(f"{folder} cannot be read as a CLIP image model: {str(error).splitlines()[0]}") from error

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import FileError
 from .checkpoint import EPS, SD1, SD2, SDXL, V
-from .local_folder import check_local_folder
+from .local_folder import check_local_folder, variant_of
 from .model import Standalone, check_words
 from .schedule import Levels, scaled_linear, zero_terminal
 from .text import Encoder, Vocabulary
@@ -59,7 +59,13 @@ def _part(kind: Any, folder: Path, name: str, device: torch.device, dtype: torch
         raise FileError(f"{folder} has no {name} folder")
     check_local_folder(folder / name)
     try:
-        network = kind.from_pretrained(folder, subfolder=name, local_files_only=True, torch_dtype=dtype)
+        network = kind.from_pretrained(
+            folder,
+            subfolder=name,
+            local_files_only=True,
+            torch_dtype=dtype,
+            variant=variant_of(folder / name),
+        )
     except (OSError, ValueError) as error:
         raise FileError(f"{folder / name} cannot be read: {str(error).splitlines()[0]}") from error
     return network.to(device).requires_grad_(False).eval()

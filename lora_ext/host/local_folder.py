@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,20 @@ from typing import Any
 from ..errors import FileError
 from ..file.torch_file import foreign_names
 
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+)
+"""A file of weights: NAME[.VARIANT][-00001-of-00002].safetensors"""
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def variant_of(folder: Path) -> str | None:
+    """The variant that a network's folder holds instead of the plain weights, such as "fp16" for
+    `model.fp16.safetensors`; None where the plain ones are there. Most SDXL downloads hold fp16 alone."""
+    found = [_WEIGHTS.fullmatch(path.name) for path in sorted(folder.iterdir())]
+    variants = [match[1] for match in found if match]
+    return None if not variants or None in variants else "fp16" if "fp16" in variants else variants[0]
 
 
 def check_local_folder(folder: Path) -> Path:
