@@ -109,7 +109,7 @@ def test_the_clone_shows_its_own_files() -> None:
 
 def test_every_asset_is_served(installed: Server) -> None:
     with urllib.request.urlopen(installed.url, timeout=60) as answer:
-        named = set(re.findall(r"/lora-ext/assets/([\w.-]+)", answer.read().decode("utf-8")))
+        named = set(re.findall(r"lora-ext/assets/([\w.-]+)", answer.read().decode("utf-8")))
     files = _files(ROOT)
     assert named >= {Path(name).name for name in files if not name.startswith("localizations/")}
     for name, data in files.items():
