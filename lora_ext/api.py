@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .errors import FileError, PromptError, did_you_mean
+from .errors import FileError, FitError, PromptError, did_you_mean
 from .file.lorafile import LoraFile
 from .file.reading import read
 from .host.memory import drawing_bytes_of
 from .host.model import model_of
-from .inject import AUTO, BAKED, Memory
+from .idle import why_idle
+from .inject import AUTO, BAKED, MODES, Memory
 from .ports import Model
 from .prompt import Request
 from .stack import Applied, Fit, Presets, Use, resolve_blocks
@@ -33,6 +36,8 @@ class Loras:
     def __init__(
         self, model: Model, loras: Weights, *, mode: str = AUTO, presets: Presets | None = None, drawing: int = 0
     ):
+        if mode not in MODES:
+            raise FitError(f"unknown mode {mode!r}{did_you_mean(str(mode), MODES)}")
         self._presets = presets or Presets()
         self._applied = Applied(model, mode, Memory(drawing=drawing))
         self._files: dict[str, LoraFile] = {}
@@ -84,14 +89,20 @@ class Loras:
         self.close()
 
     def _put(self) -> list[Fit]:
-        self.fits = self._applied.set(tuple(self._uses.values()))
+        uses = tuple(self._uses.values())
+        fits = self._applied.set(uses)
+        idle = (why_idle(use, self._applied.layers(use)) if use.te or use.unet else "" for use in uses)
+        self.fits = [replace(fit, notes=(*fit.notes, why)) if why else fit for fit, why in zip(fits, idle, strict=True)]
         return self.fits
 
     def _use(self, name: str, weight: Weight) -> Use:
-        words = dict(weight) if isinstance(weight, Mapping) else {"te": float(weight)}
-        unknown = words.keys() - Request.__dataclass_fields__.keys()
+        words = dict(weight) if isinstance(weight, Mapping) else {"te": weight}
+        unknown = words.keys() - set(WORDS)
         if unknown:
             raise PromptError(f"{name}: unknown word {min(unknown)!r}{did_you_mean(min(unknown), WORDS)}")
+        for word in NUMBERS:
+            if word in ("te", "unet") and word in words or words.get(word) is not None:
+                words[word] = _number(name, word, words[word])
         words.setdefault("te", words.get("unet", 1.0))
         words.setdefault("unet", words["te"])
         request = Request(name, **words)
@@ -101,6 +112,18 @@ class Loras:
 
 
 WORDS = tuple(name for name in Request.__dataclass_fields__ if name != "name")
+NUMBERS = ("te", "unet", "dyn", "start", "stop", "x")
+
+
+def _number(name: str, word: str, value: Any) -> Any:
+    """A word's value, which is a finite number. Raises PromptError: NaN would spoil every picture without a word."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise PromptError(f"{name}: {word} is {value!r}; a finite number is needed, such as 0.8")
+    return number if word in ("te", "unet", "x") else value  # whole numbers are steps and ranks, 0.5 is a share
 
 
 def apply(pipe: object, loras: Weights, *, mode: str = AUTO) -> Loras:

@@ -9,7 +9,7 @@ import torch
 from tiny import Tiny, lora_file
 
 import lora_ext
-from lora_ext.errors import FileError, PromptError
+from lora_ext.errors import FileError, FitError, PromptError
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +67,25 @@ def test_the_same_file_twice_adds_up(pipe: Tiny) -> None:
 def test_missing_files_are_named(pipe: Tiny, tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"nowhere\.safetensors"):
         lora_ext.apply(pipe, tmp_path / "nowhere.safetensors")
+
+
+def test_what_cannot_be_meant_is_refused_before_anything_is_applied(pipe: Tiny, tmp_path: Path) -> None:
+    """NaN and a mode of another name acted without a word; "banana" and None were Python's own errors."""
+    file, plain = lora_file(pipe), pipe.draw()
+    for weight in (float("nan"), float("inf"), "banana", None, {"unet": float("nan")}, {"te": "x"}, {"start": "x"}):
+        with pytest.raises(PromptError, match="a finite number is needed"):
+            lora_ext.apply(pipe, {file: weight})  # type: ignore[dict-item]
+    with pytest.raises(FitError, match="unknown mode 'bakd'; did you mean 'baked'"):
+        lora_ext.apply(pipe, {file: 1.0}, mode="bakd")
+    assert all(map(torch.equal, pipe.draw(), plain))
+    with lora_ext.apply(pipe, {file: "0.8"}) as lora:  # type: ignore[dict-item]
+        as_text = pipe.draw()
+        lora.set(file.name, 0.8)
+        assert all(map(torch.equal, pipe.draw(), as_text))
+
+
+def test_what_never_acts_is_told(pipe: Tiny) -> None:
+    file = lora_file(pipe)
+    with lora_ext.apply(pipe, {file: {"start": 9, "stop": 2}}) as lora:
+        assert "never acts, because it starts at step 9 and stops before step 2" in str(lora.fits[0])
+        assert lora.remove(file.name)[0].notes == ()  # what was asked for is not told

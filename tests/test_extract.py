@@ -281,6 +281,7 @@ def test_refusals(tmp_path: Path) -> None:
     for options, match in (
         ({"dim": 0}, "at least 1"),
         ({"dynamic_method": "sv_fro"}, "--dynamic_param"),
+        ({"dynamic_method": "sv_from"}, "did you mean 'sv_fro'"),
         ({"clamp_quantile": 2.0}, "between 0 and 1"),
     ):
         with pytest.raises(LoraError, match=match):

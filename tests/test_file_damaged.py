@@ -25,7 +25,7 @@ HEAD = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_"
 SOUND = {f"{HEAD}v.lora_up.weight": torch.ones(32, 4), f"{HEAD}v.lora_down.weight": torch.ones(4, 32)}
 
 DAMAGED: dict[str, tuple[dict[str, Tensor], str]] = {
-    "rank 0": ({"lora_up.weight": torch.ones(32, 0), "lora_down.weight": torch.ones(0, 32)}, "do not share one rank"),
+    "rank 0": ({"lora_up.weight": torch.ones(32, 0), "lora_down.weight": torch.ones(0, 32)}, "one rank above 0"),
     "two ranks": (
         {"lora_up.weight": torch.ones(32, 3), "lora_down.weight": torch.ones(2, 32)},
         "do not share one rank",

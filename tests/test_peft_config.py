@@ -22,7 +22,9 @@ from lora_ext.file.writing import write
 from lora_ext.inspect_file import report, text_of
 from lora_ext.stack import Applied, Use
 from lora_ext.tools.convert import convert
+from lora_ext.tools.merge import merge
 from lora_ext.tools.resize import resize
+from lora_ext.tools.reweight import reweight
 
 peft = pytest.importorskip("peft")
 
@@ -155,6 +157,10 @@ def test_what_is_assumed_without_a_configuration_is_said(tmp_path: Path) -> None
         (fit,) = applied.set([Use(read(bare))])
     assert "alpha = rank is assumed" in str(fit) and fit.ok
     assert "alpha = rank is assumed" in text_of(report(bare))
+    for name in (path, bare):  # the tools too, whose results are at that strength
+        file = read(name)
+        for _, told in (merge([file]), resize(file, 2), convert(file, "kohya"), reweight(file, unet=0.5)):
+            assert any("alpha = rank is assumed" in note and file.name in note for note in told.notes)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 9999, "\xff"])

@@ -40,7 +40,8 @@ def adapter_at(site: Site, tensors: Mapping[str, Tensor]) -> Adapter | None:
         flat = math.prod(up[2:]) if 0 not in up[:2] else 1
         if len(ranks) != 1 or 0 in ranks or flat != 1:
             shapes = " and ".join(str(tuple(shape)) for shape in (up, mid, down) if shape is not None)
-            raise FileError(f"the factors of {site} do not share one rank: {shapes}")
+            above = " above 0" if ranks == {0} else ""
+            raise FileError(f"the factors of {site} do not share one rank{above}: {shapes}")
     empty = [suffix for suffix, tensor in tensors.items() if _FACTOR.fullmatch(suffix) and not tensor.numel()]
     if empty:
         raise FileError(f"{empty[0]} of {site} has shape {tuple(tensors[empty[0]].shape)} and holds no number")

@@ -131,7 +131,7 @@ def _tell(report: Report, use: Use, lacks: list[str], wrong: list[str]) -> None:
         report.note(f"{use.label}: {len(wrong)} layers are of another size and left out, such as {wrong[0]}")
     if use.file.unknown:
         report.unread[use.label] = use.file.unknown
-    report.damaged(use.label, use.file)
+    report.source(use.label, use.file)
     if use.file.embeddings:
         report.note(f"{use.label}: its embeddings ({', '.join(use.file.embeddings)}) have no place in a checkpoint")
 

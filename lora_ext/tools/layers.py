@@ -186,7 +186,7 @@ def opened(verb: str, file: LoraFile) -> tuple[LoraFile, Report]:
     sound = file.without_damaged()
     check_usable(sound)
     report = Report(verb, unread={file.name: file.unknown} if file.unknown else {})
-    report.damaged(file.name, file)
+    report.source(file.name, file)
     return sound, report
 
 

@@ -44,7 +44,7 @@ def merge(
     uses = _uses(files, ratios, blocks)
     report = Report("merge", unread={use.label: use.file.unknown for use in uses if use.file.unknown})
     for use in uses:
-        report.damaged(use.label, use.file)
+        report.source(use.label, use.file)
     sites = list(dict.fromkeys(site for use in uses for site in use.file.adapters))
     _compare(uses, report)
     dtype = recipe.dtype or widest([a.dtype for use in uses for a in use.file.adapters.values()])

@@ -98,6 +98,8 @@ def note_idle(report: Report, args: argparse.Namespace, names: Sequence[str], wh
 
 def rules(rank: int, conv_rank: int | None, method: str | None, param: float | None) -> tuple[Rule, Rule]:
     """How ranks of layers and of convolutions are chosen; conv_rank None: as rank. Raises ToolError."""
+    if method is not None and method not in DYNAMIC:
+        raise ToolError(f"unknown dynamic method {method!r}{did_you_mean(method, DYNAMIC)}")
     if method is not None and param is None:
         raise ToolError(f"{method} needs its number: --dynamic_param")
     conv_rank = rank if conv_rank is None else conv_rank

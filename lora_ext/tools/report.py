@@ -103,10 +103,12 @@ class Report:
         worst = min(self.layers, key=lambda layer: layer.kept, default=None)
         return worst if worst is not None and worst.kept < 1.0 else None
 
-    def damaged(self, name: str, file: LoraFile) -> None:
-        """Notes how many layers of a source are left out because they are damaged."""
+    def source(self, name: str, file: LoraFile) -> None:
+        """Notes what of a source is left out because it is damaged, and where its strength is not said."""
         if file.damaged:
             self.note(f"{len(file.damaged)} damaged layers of {name} left out: {file.damage}")
+        for text in filter(None, (file.assumed, *file.notes)):
+            self.note(f"{name}: {text}")
 
     def note(self, text: str) -> None:
         """Something that the user has to know, said once."""

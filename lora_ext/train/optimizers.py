@@ -128,7 +128,10 @@ def maker(recipe: Recipe) -> tuple[type[Any], dict[str, Any]]:
         ) from None
     except AttributeError:
         raise TrainError(f"{where.module} has no optimizer {where.name!r}") from None
-    settings = {**dict(where.settings), **arguments(recipe.optimizer_args)}
+    given = arguments(recipe.optimizer_args)
+    if "lr" in given:  # every group of parameters has its own, so this one would do nothing
+        raise TrainError("optimizer_args: lr changes nothing here; give learning_rate, unet_lr or text_encoder_lr")
+    settings = {**dict(where.settings), **given}
     if where.name == "Adafactor":
         # with relative_step (its default, and kohya's) it finds the rate by itself
         settings.setdefault("relative_step", False)
