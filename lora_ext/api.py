@@ -101,7 +101,7 @@ class Loras:
         if unknown:
             raise PromptError(f"{name}: unknown word {min(unknown)!r}{did_you_mean(min(unknown), WORDS)}")
         for word in NUMBERS:
-            if word in ("te", "unet") and word in words or words.get(word) is not None:
+            if (word in ("te", "unet") and word in words) or words.get(word) is not None:
                 words[word] = _number(name, word, words[word])
         words.setdefault("te", words.get("unet", 1.0))
         words.setdefault("unet", words["te"])
