@@ -142,6 +142,16 @@ def test_kohya_s_dataset_file(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("[general", "is not TOML"),
+        ('[[datasets]]\n[[datasets.subsets]]\nimage_dir="C:\\Users\\me\\train"', "is not TOML: .*; write paths with /"),
+        (
+            '[[datasets]]\n[[datasets.subsets]]\nimage_dir="D:\\data"',
+            "not TOML: .*; write paths with /",
+        ),
+        (
+            '[[datasets]]\n[[datasets.subsets]]\nimage_dir="D:\\train\\new"',
+            r"read as 'D:\\train\\new'; write",
+        ),
+        ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='D:\\train\\new'", "does not exist"),
         (
             "[general]\nkeep_token = 1\n" + TOML.partition("[general]")[2].partition("[[")[1] + "datasets]]\n",
             "no pictures",

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..errors import TrainError
+
+_WINDOWS = re.compile(r'"(?:[A-Za-z]:|\\\\)[^"\n]*\\')
+"""A Windows path in double quotes, where TOML reads `\\` and the letter after it as one sign."""
+_BROKEN = re.compile(r"(?:[A-Za-z]:(?=[\x00-\x1f\\])|\\)[^\n\r]*[\x00-\x1f]")
+"""What becomes of such a path where the letter after `\\` has a meaning: a tab, the end of a line."""
+_PATHS = "write paths with / or in single quotes, such as 'C:\\pictures'; in double quotes \\ has another meaning"
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -21,8 +29,21 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = library.loads(text)
     except library.TOMLDecodeError as error:
-        raise TrainError(f"{path} is not TOML: {error}") from None
+        hint = f"; {_PATHS}" if _WINDOWS.search(text) else ""
+        raise TrainError(f"{path} is not TOML: {error}{hint}") from None
+    for value in _strings(content):
+        if _BROKEN.match(value):
+            raise TrainError(f"{path} has a path that is read as {value!r}; {_PATHS}")
     return content
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in a TOML file's content."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
 
 
 def _library() -> Any:
