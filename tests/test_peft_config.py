@@ -14,6 +14,7 @@ from tiny import Tiny, text_encoder, unet
 from torch import Tensor, nn
 
 import lora_ext
+from lora_ext.cli import main
 from lora_ext.errors import FileError
 from lora_ext.file.library import Library
 from lora_ext.file.peft_config import PeftConfig
@@ -289,3 +290,30 @@ def test_a_tool_s_result_holds_the_strength_itself(tmp_path: Path) -> None:
         expected = seen(model)
     with lora_ext.apply(model, path, mode="baked"):
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(seen(model), expected, strict=True))
+
+
+def test_metadata_are_not_edited_away_from_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy would act at another strength."""
+    train(unet(), CONFIGS["rslora"](), tmp_path / "mine")
+    source, elsewhere = tmp_path / "mine" / "adapter_model.safetensors", tmp_path / "copy.safetensors"
+    before = read(source).adapters
+    assert main(["metadata", str(source), "--set", "a=b", "--save_to", str(elsewhere)]) == 2
+    assert "with convert first" in capsys.readouterr().err and not elsewhere.exists()
+    assert main(["metadata", str(source), "--set", "a=b", "--overwrite"]) == 0
+    after = read(source)
+    assert after.metadata["a"] == "b" and after.config
+    assert [a.scaling() for a in after.adapters.values()] == [a.scaling() for a in before.values()]
+
+
+def test_a_result_is_not_written_where_a_configuration_would_change_it(tmp_path: Path) -> None:
+    """A conversion to diffusers' keys onto the file itself acted at the square of its strength."""
+    train(unet(), CONFIGS["rslora"](), tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    before, result = path.read_bytes(), convert(read(path), "diffusers")[0]
+    with pytest.raises(FileError, match="another strength from the adapter_config"):
+        write(result, path, overwrite=True)
+    assert path.read_bytes() == before
+    write(convert(read(path), "kohya")[0], path, overwrite=True)  # holds its alpha
+    assert read(path).config is None

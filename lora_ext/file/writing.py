@@ -17,6 +17,7 @@ from ..errors import FileError
 from . import peft_metadata, safetensors_file
 from .hashes import stamped
 from .lorafile import LoraFile
+from .peft_config import NAME, config_path
 from .spelling import spell, still_described
 
 
@@ -40,6 +41,8 @@ def write(
     tensors = spell(file, dialect, alphas=not kept)
     if not kept:
         meta.pop(peft_metadata.KEY, None)
+        if config_path(Path(path)) and not all(key.startswith("lora_") for key in tensors):  # kohya's hold their alpha
+            raise FileError(f"{path} would get another strength from the {NAME} beside it; choose another folder")
     return write_tensors(tensors, path, metadata=stamped(tensors, meta) if rehash else meta, overwrite=overwrite)
 
 

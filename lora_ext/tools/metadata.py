@@ -14,6 +14,8 @@ from ..console import showable
 from ..errors import ToolError, did_you_mean
 from ..file.containers import read_tensors
 from ..file.hashes import stamped
+from ..file.peft_config import NAME, config_path
+from ..file.reading import read
 from ..file.writing import write_tensors
 from .layers import describes_keys
 from .options import Parser, check_output, check_space
@@ -90,6 +92,11 @@ def _write(args: argparse.Namespace, tensors: Mapping[str, Tensor], metadata: Ma
     if not tensors:
         raise ToolError(f"{args.file} holds a list without names; convert it first")
     path = check_output(args.save_to or args.file, [args.file], overwrite=args.overwrite)
+    if not (path.exists() and path.samefile(args.file)) and config_path(args.file) and read(args.file).config:
+        raise ToolError(
+            f"the strength of {args.file.name} stands in {NAME} beside it, which {path} would lose: write it there "
+            "with convert first"
+        )
     made = edited(metadata, tensors, put=pairs(args.set), remove=args.remove, strip=args.strip)
     check_space(path, sum(tensor.nbytes for tensor in tensors.values()) + 1_000_000)
     write_tensors(tensors, path, metadata=made, overwrite=args.overwrite)
