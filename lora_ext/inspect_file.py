@@ -15,6 +15,7 @@ from .blocks import LABELS
 from .console import showable
 from .errors import LoraError
 from .file import hashes
+from .file.file_names import take_typed_paths
 from .file.lorafile import LoraFile
 from .file.reading import read
 
@@ -220,7 +221,8 @@ def _clean(text: object, limit: int = 200) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `inspect`; returns the exit status (2 when any file cannot be read)."""
     parser = argparse.ArgumentParser("lora-ext inspect", description="What a LoRA file is, and what it changes.")
-    parser.add_argument("file", nargs="+", help="safetensors, .pt, .ckpt or .bin")
+    take_typed_paths(parser)
+    parser.add_argument("file", nargs="+", type=Path, help="safetensors, .pt, .ckpt or .bin")
     parser.add_argument("--json", action="store_true", help="print JSON (a list for several files)")
     options = parser.parse_args(argv)
     status, reports = 0, []

@@ -17,15 +17,18 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_library import put
 
+from lora_ext import cli
 from lora_ext.blocks import PRESETS, parse_weights
 from lora_ext.errors import FileError
-from lora_ext.file.file_names import files_below, find_shown, shown
+from lora_ext.file.file_names import files_below, find_shown, shown, typed_path
 from lora_ext.file.library import Library
 from lora_ext.file.listing import quick_metadata
 from lora_ext.file.preset_file import decoded, read_preset_file, read_preset_files
 from lora_ext.file.writing import write_tensors
 from lora_ext.prompt import Request
 from lora_ext.stack import Presets, resolve
+from lora_ext.train.recipe_io import from_arguments
+from lora_ext.train.recipe_io import parser as recipe_parser
 
 BAD = os.fsdecode(b"caf\xe9")
 """`caf` and a byte that is no UTF-8, as a name in Latin-1 comes out of an old archive."""
@@ -286,3 +289,30 @@ def test_links_and_hidden_files(tmp_path: Path) -> None:
     found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path, (".txt",))]
     assert found == ["a/1.txt", "b/2.txt", "c.TXT"]
     assert list(files_below(tmp_path / "nowhere")) == []
+
+
+@linux
+def test_a_typed_path_is_found_in_either_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A keyboard types NFC; a folder that came from macOS is spelled in NFD, and is the same folder."""
+    folder = tmp_path / NFD
+    stored = lora(folder, f"{NFD}.safetensors")
+    typed = tmp_path / NFC / f"{NFC}.safetensors"
+    assert typed_path(str(typed)) == stored and typed_path(stored) == stored
+    assert typed_path(tmp_path / NFC / "new.safetensors") == folder / "new.safetensors"
+    assert typed_path(tmp_path / "é" / "é") == tmp_path / "é" / "é"
+    assert cli.main(["inspect", str(typed)]) == 0
+    assert (
+        cli.main(
+            ["resize", "--model", str(typed), "--save_to", str(tmp_path / NFC / "r.safetensors"), "--new_rank", "1"]
+        )
+        == 0
+    )
+    assert (folder / "r.safetensors").is_file() and not (tmp_path / NFC).exists()
+    assert cli.main(["metadata", str(typed)]) == 0
+    assert recipe_parser_folder(typed.parent) == str(folder)
+    capsys.readouterr()
+
+
+def recipe_parser_folder(folder: Path) -> str | None:
+    """`--train_data_dir` of a training command line with this folder."""
+    return from_arguments(recipe_parser().parse_args(["--train_data_dir", str(folder)])).train_data_dir

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,23 @@ def find_shown(folder: Path, parts: Sequence[str]) -> Path | None:
             found = path / beside
         path = found
     return path if _exists(path) else None
+
+
+def typed_path(text: str | Path) -> Path:
+    """A path as a user typed it, as it is spelled on disk where only the normal form of a name differs.
+
+    What is not there stays as it was typed, below the folders that are.
+    """
+    path = Path(text)
+    if str(path).isascii() or _exists(path):
+        return path
+    found = typed_path(path.parent)
+    return find_shown(found, [path.name]) or found / path.name
+
+
+def take_typed_paths(parser: argparse.ArgumentParser) -> None:
+    """Makes a parser read every argument of `type=Path` by `typed_path`."""
+    parser.register("type", Path, typed_path)
 
 
 def files_below(folder: Path, suffixes: Sequence[str] | None = None) -> Iterator[Path]:

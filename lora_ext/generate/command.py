@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from PIL import Image
 
 from ..errors import LoraError
+from ..file.file_names import take_typed_paths
 from ..host import infotext
 from ..host.diffusers import PRECISIONS
 from ..host.render import CELL
@@ -61,6 +62,7 @@ def parser(
 ) -> argparse.ArgumentParser:
     """The command line: one option for each field of `Settings` but those left out, with dashes or underscores."""
     made = _Parser(prog=f"lora_ext {verb}", description=about)
+    take_typed_paths(made)
     kinds = {"int": int, "float": float}
     for item in fields(Settings):
         if item.name in leave_out:

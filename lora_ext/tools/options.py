@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ToolError, did_you_mean
+from ..file.file_names import take_typed_paths
 from ..lowrank import DYNAMIC, Rule
 from .report import Report
 
@@ -35,6 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, description: str) -> None:
         super().__init__(prog=f"lora-ext {verb}", description=description, allow_abbrev=False)
+        take_typed_paths(self)
         # so that `--ratios -1e-3` is a number and not an option
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(,.*)?$")
 

@@ -6,6 +6,7 @@ alpha keeps its ratio to the rank, as in kohya's `resize_lora.py`; so the file a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -106,7 +107,7 @@ def _comment(file: LoraFile, rank: int, conv: int | None, method: str | None, pa
 
 def _parser() -> Parser:
     parser = Parser("resize", "Change the rank of a LoRA, with the least possible loss.").common().dynamic()
-    parser.add_argument("--model", required=True, metavar="FILE", help="the file to resize")
+    parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="the file to resize")
     text = "rank of every layer; the most, where dynamic (default 4)"
     parser.add_argument("--new_rank", type=int, default=4, help=text)
     parser.add_argument("--new_conv_rank", type=int, help="rank of Conv2d layers, 1x1 too; without it as --new_rank")

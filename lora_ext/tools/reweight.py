@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -90,7 +91,7 @@ def _name(adapter: Adapter) -> str:
 
 def _parser() -> Parser:
     parser = Parser("reweight", "Write block weights into a LoRA.").common(device=False)
-    parser.add_argument("--model", required=True, metavar="FILE", help="the file to change")
+    parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="the file to change")
     parser.add_argument("--lbw", metavar="PRESET|NUMBERS", help="a preset, or 12, 17, 20, 25 or 26 numbers with commas")
     parser.add_argument("--lbwe", metavar="RULES", help="rules for single layers, such as IN05-OUT05:attn:0")
     parser.add_argument("--te", type=number, default=1.0, help="weight of the text encoders")

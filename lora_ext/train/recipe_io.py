@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import TrainError, did_you_mean
+from ..file.file_names import typed_path
 from ..tools.options import Parser
 from .recipe import Knob, Recipe, UserClass, knobs
 from .recipe_check import check
@@ -229,6 +230,8 @@ def from_arguments(args: argparse.Namespace, base: Recipe | None = None) -> Reci
     Only `--optimizer_type` itself may name a class by its module: a config file or a base may be someone else's.
     """
     given = {name: value for name, value in vars(args).items() if name in knobs() or name in _ELSEWHERE}
+    for name in given.keys() & {name for name, (_, knob) in knobs().items() if knob.kind}:
+        given[name] = str(typed_path(given[name]))
     if "." in given.get("optimizer_type", ""):
         given["optimizer_type"] = UserClass(given["optimizer_type"])
     path = getattr(args, "config_file", None)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from ..errors import LoraError
+from ..file.file_names import take_typed_paths
 from ..generate import Settings
 from ..host.diffusers import PRECISIONS
 from ..web.guard import HEADER, TOKEN_VARIABLE, Guard, checked_token, token_of_start, told
@@ -56,6 +57,7 @@ def application(studio: Studio, guard: Guard, *, language: str = "") -> FastAPI:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lora-ext ui", description="The LoRA tab on a page of its own.")
+    take_typed_paths(parser)
     parser.add_argument("--lora_dir", "--lora-dir", action="append", type=Path, default=[], help="folder of LoRA files")
     parser.add_argument("--ckpt_dir", "--ckpt-dir", action="append", type=Path, default=[], help="of checkpoints")
     parser.add_argument("--dataset_dir", "--dataset-dir", action="append", type=Path, default=[], help="of pictures")
