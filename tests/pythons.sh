@@ -29,7 +29,7 @@ try_python() { # interpreter, folder
     .venv/bin/pip install --dry-run -e ".[optimizers,faces,logging]"
     .venv/bin/pip install -c constraints.txt pytest pytest-rerunfailures hypothesis
     .venv/bin/pip check
-    .venv/bin/python -m pytest tests/test_api.py tests/test_generate.py tests/test_readme.py
+    .venv/bin/python -m pytest tests/test_api.py tests/test_readme.py
     .venv/bin/python -m pytest tests/ui/test_installed.py -k served # the wheel, and the page that `ui` opens
 }
 

@@ -85,7 +85,8 @@ def test_as_the_web_ui(model: Standalone, library: Library, case: str, mode: str
     assert far(uncond.states, golden["uncond"][0]) < COND
     assert len(seen) == asked["steps"]
     for step, (x, sigma, denoised) in enumerate(seen):
-        assert float(sigma) == golden["sigma"][step, 0]
+        # the last bits of a float32 power differ between processors (AVX2 and AVX-512)
+        assert float(sigma) == pytest.approx(float(golden["sigma"][step, 0]), rel=1e-6)
         assert far(x, golden["x_in"][step]) < LATENT
         assert far(denoised, golden["denoised"][step]) < LATENT
     assert torch.equal(seen[0][0], torch.from_numpy(golden["x_in"][0]))  # the same noise, bit for bit

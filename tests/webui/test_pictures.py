@@ -47,9 +47,8 @@ def pairs(webui: WebUI) -> tuple[dict[str, Made], dict[str, Made]]:
     theirs = _all(webui)
     webui.make("<lora:c3lier:0.4>")  # left on the model: taking over has to take it off
     webui.options(lora_ext_in_charge="LoRA ext")
-    assert (
-        webui.call("/probe/registry")["lora"] == webui.call("/probe/registry")["lyco"] == "sd_webui_lora_ext.host.a1111_owner"
-    )
+    registry = webui.call("/probe/registry")
+    assert registry["lora"] == registry["lyco"] == "sd_webui_lora_ext.host.a1111_owner"
     return _all(webui), theirs
 
 
