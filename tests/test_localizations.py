@@ -13,7 +13,7 @@ from lora_ext.train.recipe import knobs
 from lora_ext.web.service import LANGUAGES
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = sorted((ROOT / "javascript").glob("lora_ext*.js"))
+SCRIPTS = sorted((ROOT / "javascript").rglob("*.mjs"))
 QUOTED = r'"((?:[^"\\]|\\.)*)"'
 
 

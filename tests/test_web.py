@@ -29,6 +29,7 @@ from lora_ext.file import hashes
 from lora_ext.tools.resize import resize
 from lora_ext.ui.desk import StandaloneDesk, folders_of
 from lora_ext.web.names import checked, to_write
+from lora_ext.web.page_files import MODULES, page_folder
 from lora_ext.web.route import PREFIX, Guard
 from lora_ext.web.service import mount
 from lora_ext.web.studio import Studio
@@ -359,3 +360,19 @@ def test_the_api_works_with_the_web_ui_s_pydantic() -> None:
 
 def test_a_merge_has_some_files(api: Client) -> None:
     assert "1 to 200 files, not 0" in api("POST", "/merge", 400, json={"parts": [], "save_to": "x"})["error"]
+
+
+def test_a_module_is_asked_for_each_time_and_sent_when_it_changed(api: Client) -> None:
+    first = api("GET", "/modules/main.mjs")
+    assert first.headers["content-type"].startswith("text/javascript") and first.headers["cache-control"] == "no-cache"
+    assert first.content == (page_folder() / MODULES / "main.mjs").read_bytes()
+    again = api("GET", "/modules/main.mjs", 304, headers={"If-None-Match": first.headers["etag"]})
+    assert again.content == b"" and again.headers["etag"] == first.headers["etag"]
+    assert api("GET", "/modules/main.mjs", headers={"If-None-Match": '"of before"'}).content == first.content
+
+
+@pytest.mark.parametrize(
+    "name", ["none.mjs", "../lora_ext.mjs", "..%2Flora_ext.mjs", "/etc/passwd", "main.mjs%00", "main"]
+)
+def test_no_other_file_is_a_module(api: Client, name: str) -> None:
+    assert api.http.get(f"{PREFIX}/modules/{name}").status_code == 404

@@ -5,12 +5,13 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from ..web.page_files import page_folder, page_scripts
+from ..web.page_files import MODULES, page_folder, page_modules
+from ..web.route import PREFIX
 
 TITLE, ROOT = "LoRA", "lora-ext"
 ASSETS = "/lora-ext/assets"
 OWN = Path(__file__).parent / "standalone_page"
-"""What only the standalone page has; the web UI loads all of `javascript/`."""
+"""What only the standalone page has."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -37,18 +38,20 @@ def root_element(token: str, language: str = "") -> str:
 
 
 def page_assets() -> dict[str, Path]:
-    """File name → file of everything that the standalone page loads."""
-    files = (*sorted(OWN.iterdir()), *page_scripts(), page_folder() / "style.css")
+    """File name → file of what the standalone page loads besides the modules of `javascript/`."""
+    files = (*sorted(OWN.iterdir()), page_folder() / "style.css")
     return {path.name: path for path in files if path.suffix in (".css", ".js", ".svg")}
 
 
 def page_html(token: str, language: str = "") -> str:
     """The standalone page. Addresses in it are relative, so that a proxy may give it below a path of its own."""
     at = ASSETS.removeprefix("/")
-    first = {"page.js", "page.css"}
-    later = [name for name in page_assets() if name not in first]
     styles = "".join(f'<link rel="stylesheet" href="{at}/{name}">\n' for name in ("page.css", "style.css"))
-    scripts = "".join(f'<script defer src="{at}/{name}"></script>\n' for name in later if name.endswith(".js"))
+    modules = [path.relative_to(page_folder() / MODULES).as_posix() for path in page_modules()]
+    below = f"{PREFIX.removeprefix('/')}/modules"
+    # all at once, not each when the one that imports it has come
+    scripts = "".join(f'<link rel="modulepreload" href="{below}/{name}">\n' for name in modules)
+    scripts += f'<script type="module" src="{below}/main.mjs"></script>\n'
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>LoRA ext</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -8,6 +8,8 @@ from typing import Any
 
 from fastapi import FastAPI, Query
 from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import Response
 
 from .. import __version__
 from ..errors import FileError, did_you_mean
@@ -21,7 +23,8 @@ from . import (
     train_routes,
     weights_routes,
 )
-from .page_files import page_folder
+from .guard import told
+from .page_files import module_response, page_folder
 from .route import PREFIX, Guard, router
 from .studio import Studio
 
@@ -52,6 +55,11 @@ def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
             raise FileError(f"no texts in {language[:20]!r}{did_you_mean(language, LANGUAGES)}")
         found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
         return found
+
+    @api.get("/modules/{name:path}", include_in_schema=False)
+    def module(name: str, request: Request) -> Response:
+        missing = f"the page has no module {name[:80]!r}"
+        return module_response(name, request) or told(404, missing, "NotFound")
 
     @api.get("/openapi.json", include_in_schema=False)
     def document() -> dict[str, Any]:

@@ -155,7 +155,7 @@ def test_no_gradio_is_imported() -> None:
         "studio = Studio(StandaloneDesk(folders_of(pathlib.Path(tempfile.mkdtemp()))))\n"
         "app = application(studio, guard_of(_parser().parse_args([])))\n"
         "page = TestClient(app, base_url='http://localhost').get('/')\n"
-        "assert page.status_code == 200 and 'lora_ext_weights.js' in page.text\n"
+        "assert page.status_code == 200 and 'modules/main.mjs' in page.text\n"
         "studio.jobs.close()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from lora_ext.generate import Settings
 from lora_ext.ui.desk import StandaloneDesk, folders_of
 from lora_ext.ui.webui import Tab
-from lora_ext.web.page_files import page_folder, page_scripts
+from lora_ext.web.page_files import page_folder
 
 FONTS: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 """Fetched from nowhere."""
@@ -35,15 +35,16 @@ def page(tab: Tab) -> gr.Blocks:
 
 
 def with_files(app: FastAPI) -> None:
-    """Adds our scripts and style sheet to gradio's page."""
-    files = {path.name: path for path in (*page_scripts(), page_folder() / "style.css")}
-    tags = '<link rel="stylesheet" href="/files/style.css">' + "".join(
-        f'<script defer src="/files/{name}"></script>' for name in files if name.endswith(".js")
+    """Adds our style sheet and the script that the web UI loads to gradio's page, with addresses as there."""
+    at = "file=extensions/lora-ext"
+    tags = (
+        f'<link rel="stylesheet" href="{at}/style.css?1732800000.5">'
+        f'<script type="module" src="{at}/javascript/lora_ext.mjs?1732800000.5"></script>'
     )
 
-    @app.get("/files/{name}")
-    def file(name: str) -> FileResponse:
-        return FileResponse(files[name])
+    @app.get(f"/{at}/{{path:path}}")
+    def file(path: str) -> FileResponse:
+        return FileResponse(page_folder() / path)
 
     @app.middleware("http")
     async def head(request: Request, call_next: Callable[[Request], Awaitable[Any]]) -> Response:

@@ -17,9 +17,9 @@ import pytest
 from chromium import fresh
 from program import ROOT, Server
 
-from lora_ext.web.page_files import PACKAGE, page_folder, page_scripts
+from lora_ext.web.page_files import MODULES, PACKAGE, page_folder, page_modules
 
-ASSETS = ("style.css", "javascript/*.js", "localizations/*.json")
+ASSETS = ("style.css", "javascript/lora_ext/**/*.mjs", "localizations/*.json")
 NOT_SOURCE = (".*", "__pycache__", "*.egg-info", "build", "dist", "out", "outputs")
 
 
@@ -104,19 +104,21 @@ def test_the_source_archive_is_the_whole_project(source: Path, archive: Path) ->
 
 def test_the_clone_shows_its_own_files() -> None:
     assert page_folder() == ROOT
-    assert [path.name for path in page_scripts()] == sorted(p.name for p in (ROOT / "javascript").glob("*.js"))
+    assert page_modules() == sorted((ROOT / "javascript" / "lora_ext").rglob("*.mjs"))
 
 
 def test_every_asset_is_served(installed: Server) -> None:
     with urllib.request.urlopen(installed.url, timeout=60) as answer:
-        named = set(re.findall(r"lora-ext/assets/([\w.-]+)", answer.read().decode("utf-8")))
+        named = set(re.findall(r"lora-ext/(?:assets|v1/modules)/([\w./-]+)", answer.read().decode("utf-8")))
     files = _files(ROOT)
-    assert named >= {Path(name).name for name in files if not name.startswith("localizations/")}
+    served = {name: name.removeprefix(f"{MODULES.as_posix()}/") for name in files if "localizations/" not in name}
+    assert named >= set(served.values())
     for name, data in files.items():
         if name.startswith("localizations/"):
             assert installed.api(f"/strings?language={Path(name).stem}")["Generate"]
         else:
-            with urllib.request.urlopen(f"{installed.url}/lora-ext/assets/{Path(name).name}", timeout=60) as answer:
+            below = "v1/modules" if name.endswith(".mjs") else "assets"
+            with urllib.request.urlopen(f"{installed.url}/lora-ext/{below}/{served[name]}", timeout=60) as answer:
                 assert answer.read() == data
 
 

@@ -287,7 +287,7 @@
     }
 
     // every panel's script has run when the document's content is loaded, whether scripts are deferred or not
-    const loaded = new Promise((done) => (document.readyState === "complete" ? setTimeout(done) : document.addEventListener("DOMContentLoaded", done)));
+    const loaded = new Promise((done) => (document.readyState !== "loading" ? setTimeout(done) : document.addEventListener("DOMContentLoaded", done)));
 
     async function mount(element) {
         root = X.root = element;
