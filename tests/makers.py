@@ -1,10 +1,13 @@
 """Made-up adapter tensors of every kind, for tests that want to run over all of them.
 
-`KINDS` names the variants, `suits` says which layer shapes a variant has, `make` draws its tensors.
+`KINDS` names the variants, `suits` says which layer shapes a variant has, `make` draws its tensors. Where a file has
+several layers each is drawn from a generator of its own (`layer=`): equal shapes with equal tensors would hide that two
+layers were exchanged.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -242,12 +245,14 @@ def make(
     rank: int = 2,
     dtype: torch.dtype = torch.float32,
     rng: np.random.Generator | None = None,
+    layer: object = "",
 ) -> dict[str, Tensor]:
     """Tensors (suffix → tensor) of `kind` for a weight of `shape`, stored as `dtype`, with alpha = rank/2.
 
-    Kinds whose alpha means something else (OFT's constraint) or that have none carry their own.
+    Kinds whose alpha means something else (OFT's constraint) or that have none carry their own. layer: which layer they
+    are for; every layer has other numbers, always the same ones. `rng` draws them instead where it is given.
     """
-    rng = rng or np.random.default_rng(0)
+    rng = rng or np.random.default_rng(zlib.crc32(str(layer).encode()))
 
     def draw(*size: int, std: float = 0.3) -> Tensor:
         return torch.from_numpy(rng.normal(0, std, size)).float()

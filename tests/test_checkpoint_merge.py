@@ -57,8 +57,10 @@ def full_file(path: Path, kind: str = "lora", std: float = 1.0, only: str = "") 
     adapters = {}
     for site, place in places(shapes).items():
         if suits(kind, place.shape) and str(site).startswith(only):
-            tensors = make(kind, place.shape)
+            tensors = make(kind, place.shape, layer=site)
             scaled = {n: t * std if t.is_floating_point() and n != "alpha" else t for n, t in tensors.items()}
+            if place.bias is None:
+                scaled.pop("diff_b", None)
             adapters[site] = adapter_of(scaled)
     return LoraFile(adapters, path=Path(f"{kind}.safetensors"))  # type: ignore[arg-type]
 
@@ -91,13 +93,15 @@ def test_kohyas_merge(tmp_path: Path, case: str, base: str, lora: str, ratio: fl
 # --- laws ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
-def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "kind"), [("SD1", "lora"), ("SD2", "lora"), ("SD2", "full"), ("SDXL", "lora"), ("SDXL", "full")]
+)
+def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str, kind: str) -> None:
     """Bit for bit, text encoders included; and read back, −1× of the file gives the base picture again."""
     from lora_ext.stack import Applied, Use
 
     path = small.write(tmp_path, family)
-    file = full_file(path, std=0.2)
+    file = full_file(path, kind, std=0.2 if kind == "lora" else 0.02)
     parts = {site.part for site in file.adapters}
     assert parts == ({UNET, TE, TE2} if family == "SDXL" else {UNET, TE})
     merged = tmp_path / "merged.safetensors"
@@ -289,7 +293,9 @@ def test_memory_is_that_of_a_tensor_and_not_of_the_file(tmp_path: Path) -> None:
     save_file({**weights, **ballast}, tmp_path / "base.safetensors")
     save_file(dict(list(weights.items())[:2]), tmp_path / "warm.safetensors")
     found = places({key: tuple(t.shape) for key, t in weights.items()})
-    write(LoraFile({s: adapter_of(make("lora", p.shape)) for s, p in found.items()}), tmp_path / "l.safetensors")  # type: ignore[misc]
+    write(
+        LoraFile({s: adapter_of(make("lora", p.shape, layer=s)) for s, p in found.items()}), tmp_path / "l.safetensors"
+    )  # type: ignore[misc]
     names = [str(tmp_path / f"{name}.safetensors") for name in ("base", "warm", "l", "out")]
     done = subprocess.run([sys.executable, "-c", _PROBE, *names], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 24_000_000
@@ -344,7 +350,7 @@ def test_another_familys_file_is_named(tmp_path: Path) -> None:
     )
     leaf = "attention.transformer_blocks.0.attn"
     shapes = {Site(UNET, "IN04", f"{leaf}1.to_q"): (8, 8), Site(UNET, "IN04", f"{leaf}2.to_k"): (8, 768)}
-    file = LoraFile({site: adapter_of(make("lora", shape)) for site, shape in shapes.items()})  # type: ignore[misc]
+    file = LoraFile({site: adapter_of(make("lora", shape, layer=site)) for site, shape in shapes.items()})  # type: ignore[misc]
     with pytest.raises(LoraError, match=r"made for SD1, .* is SDXL"):
         merge_into(tmp_path / "xl.safetensors", [of(file)], tmp_path / "out.safetensors")
 

@@ -154,6 +154,24 @@ def test_of_a_merge_is_what_was_merged(tmp_path: Path, family: str) -> None:
     assert "extracted from tuned" in again.metadata["ss_training_comment"]
 
 
+@pytest.mark.parametrize(("family", "part"), [("SD1", TE), ("SD2", TE), ("SDXL", TE), ("SDXL", TE2)])
+@pytest.mark.parametrize("name", ["q_proj", "k_proj", "v_proj", "out_proj"])
+def test_each_projection_is_found_where_it_is(tmp_path: Path, family: str, part: str, name: str) -> None:
+    """One projection of transformers' model was tuned: the file has that one layer, also out of OpenCLIP's stack."""
+    path, second = small.write(tmp_path, family), part == TE2
+    text, prefix = small.small_text(family, second), small.PREFIXES[family][second]
+    tuned = text.text_model.encoder.layers[1].self_attn.get_submodule(name)
+    change = torch.outer(torch.linspace(-1, 1, small.WIDTH), torch.linspace(0, 1, small.WIDTH))
+    with torch.no_grad():
+        tuned.weight += change
+    state = {**small.state_of(family), **small.ldm_text(text, prefix)}
+    save_file({key: tensor.detach().contiguous() for key, tensor in state.items()}, tmp_path / "tuned.safetensors")
+    file, _ = extract(path, tmp_path / "tuned.safetensors", dim=1)
+    ((site, adapter),) = file.adapters.items()
+    assert (site.part, site.leaf) == (part, f"layers.1.self_attn.{name}")
+    assert torch.allclose(adapter.delta(change), change, atol=1e-5)
+
+
 def small_shape(path: Path, site) -> tuple[int, ...]:
     return places({name: tuple(t.shape) for name, t in small.state_of(path.stem).items()})[site].shape
 

@@ -114,9 +114,22 @@ def test_attention_processor_files() -> None:
         for end in ("up", "down")
     }
     file = assemble(tensors, {})
-    assert {site.leaf.rpartition("attn2.")[2] for site in file.adapters} == {"to_q", "to_k", "to_v", "to_out.0"}
+    found = {site.leaf.rpartition("attn2.")[2]: adapter for site, adapter in file.adapters.items()}
+    assert found.keys() == {"to_q", "to_k", "to_v", "to_out.0"}
+    for leaf, adapter in found.items():
+        for end in ("up", "down"):
+            stored = tensors[f"{base}.{leaf.removesuffix('.0')}_lora.{end}.weight"]
+            assert torch.equal(adapter.tensors[f"lora_{end}.weight"], stored), leaf
     assert file.dialect == "processor"
     assert not file.unread
+
+
+@pytest.mark.parametrize("leaf", ["q", "k", "v", "out"])
+def test_text_encoders_of_processor_files(leaf: str) -> None:
+    """diffusers 0.15 and 0.16 name their projections as the U-Net's."""
+    key = f"text_encoder.text_model.encoder.layers.3.self_attn.to_{leaf}_lora"
+    file = assemble({f"{key}.{end}.weight": torch.randn(4, 4) for end in ("up", "down")}, {})
+    assert set(file.adapters) == {Site("te", "BASE", f"layers.3.self_attn.{leaf}_proj")}
 
 
 def test_embeddings_inside() -> None:

@@ -72,12 +72,13 @@ def small_text(family: str, second: bool = False) -> CLIPTextModel:
     torch.manual_seed(2 + second)
     open_clip = family == "SD2" or second
     kind = CLIPTextModelWithProjection if second else CLIPTextModel
-    return kind(
+    network = kind(
         CLIPTextConfig(
             vocab_size=64, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=3, num_attention_heads=1,
             hidden_act="gelu" if open_clip else "quick_gelu", projection_dim=48,
         )
-    ).eval()  # fmt: skip
+    )  # fmt: skip
+    return told_apart(network)  # type: ignore[return-value]
 
 
 def small_vae() -> AutoencoderKL:
@@ -144,10 +145,21 @@ def ldm_text(text: CLIPTextModel, prefix: str, width: int = WIDTH) -> dict[str, 
     return {prefix + name: tensor for name, tensor in out.items()}
 
 
+def told_apart(network: nn.Module) -> nn.Module:
+    """The network with other numbers in each bias and norm: fresh ones are all 0 or 1, and exchanging two of them
+    would not be noticed."""
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() == 1:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return network.eval()
+
+
 @cache
 def parts_of(family: str, channels: int = 4) -> tuple[UNet2DConditionModel, AutoencoderKL, list[CLIPTextModel]]:
     texts = [small_text(family, bool(number)) for number in range(len(PREFIXES[family]))]
-    return small_unet(family, channels).eval(), small_vae(), texts
+    return told_apart(small_unet(family, channels)), told_apart(small_vae()), texts  # type: ignore[return-value]
 
 
 @cache

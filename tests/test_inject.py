@@ -142,6 +142,30 @@ def test_attention_takes_q_k_v_and_out() -> None:
                 assert injection.put(wanted) == 0
 
 
+def test_openclip_s_rows_are_q_k_and_v_in_that_order() -> None:
+    """As PyTorch splits them: a change of q, k or v alone, where the attention itself computes with it."""
+    attention = nn.MultiheadAttention(12, 2, batch_first=True).eval()
+    root = nn.ModuleDict({"attn": attention})
+    found = targets("te", nn.ModuleDict({"transformer": nn.ModuleDict({"resblocks": nn.ModuleList([root])})}))
+    width = attention.embed_dim
+    query, key, value = (attention.in_proj_weight[i * width : (i + 1) * width] for i in range(3))
+    sizes = {site.leaf.rpartition(".")[2]: target for site, target in found.items()}
+    assert sizes.keys() == {"q_proj", "k_proj", "v_proj", "out_proj"}
+    adapter = adapter_of(make("lora", (width, width)))
+    assert adapter is not None
+    more = adapter.delta(query)
+    x = torch.randn(2, 5, width)
+    for name in "qkv":
+        parts = [part + more * (name == which) for which, part in zip("qkv", (query, key, value), strict=True)]
+        q, k, v = (nn.functional.linear(x, part, bias).unflatten(-1, (2, -1)).transpose(1, 2)
+                   for part, bias in zip(parts, attention.in_proj_bias.chunk(3), strict=True))  # fmt: skip
+        heads = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        with Injection(BAKED) as injection:
+            injection.put({sizes[f"{name}_proj"]: (Piece(adapter, 1.0),)})
+            got = attention(x, x, x, need_weights=False)[0]
+        assert torch.allclose(got, attention.out_proj(heads), atol=1e-5), name
+
+
 def test_a_thousand_random_sequences_leave_nothing_behind() -> None:
     """Apply, change, nest, raise, move to half and back, remove in any order."""
     rng = random.Random(0)

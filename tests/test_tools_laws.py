@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def file_of(kind: str, seed: int, rank: int = 3, *, alpha: float | None = 2.0, n
 def base(where: Site) -> Tensor:
     """The weight of a layer of a model that these files fit."""
     shape = next(shape for name, shape in {**LAYERS, **TEXT}.items() if site(name) == where)
-    return torch.from_numpy(np.random.default_rng(len(str(where))).normal(0, 1, shape)).float()
+    return torch.from_numpy(np.random.default_rng(zlib.crc32(str(where).encode())).normal(0, 1, shape)).float()
 
 
 def acts(file: LoraFile, where: Site) -> Tensor:
