@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -265,6 +266,40 @@ def test_ansi_presets_break_no_generation(api, tmp_path: Path) -> None:  # type:
     assert resolve(Request("a"), library, presets).notes == ()
     api("PUT", "/presets", json={"name": "NEW", "values": ",".join(["1"] * 17)})
     assert "OWN:" in (tmp_path / "presets.txt").read_text(encoding="utf-8") and api("GET", "/presets")["notes"] == []
+
+
+def test_the_last_file_s_presets_win(tmp_path: Path) -> None:
+    """Over the built-in ones, and over those of a file before."""
+    zeros, ones, halves = (",".join([value] * 17) for value in ("0", "1", "0.5"))
+    first = named(tmp_path, "first.txt", f"ALL:{zeros}\nFACE:{zeros}\nTHEIRS:{ones}\n".encode())
+    second = named(tmp_path, "second.txt", f"FACE:{halves}\n".encode())
+    presets, _ = read_preset_files(PRESETS, [first, second])
+    assert (presets["ALL"], presets["FACE"], presets["THEIRS"], presets["NONE"]) == (zeros, halves, ones, zeros)
+
+
+def test_the_user_s_presets_win_over_the_block_weight_extension_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules, fakes = ModuleType("modules"), {name: ModuleType(f"modules.{name}") for name in ("paths", "shared")}
+    vars(fakes["paths"]).update(extensions_dir=str(tmp_path / "extensions"), data_path=str(tmp_path))
+    for name, fake in {"modules": modules, "gradio": ModuleType("gradio")}.items():
+        monkeypatch.setitem(sys.modules, name, fake)
+    for name, fake in fakes.items():
+        setattr(modules, name, fake)
+        monkeypatch.setitem(sys.modules, f"modules.{name}", fake)
+    monkeypatch.delitem(sys.modules, "lora_ext.host.a1111_settings", raising=False)
+    from lora_ext.host.a1111_settings import A1111Shell
+
+    zeros, ones = (",".join([value] * 17) for value in ("0", "1"))
+    theirs = tmp_path / "extensions" / "sd-webui-lora-block-weight" / "scripts"
+    named(theirs, "lbwpresets.txt", f"FACE:{zeros}\nTHEIRS:{zeros}\n".encode())
+    named(theirs, "elempresets.txt", b"NOATTN:IN04-OUT05:attn:0\nTHEIRS:IN04:attn:0.5\n")
+    named(tmp_path / "lora_ext", "presets.txt", f"FACE:{ones}\n".encode())
+    named(tmp_path / "lora_ext", "elements.txt", b"NOATTN:ALL:attn:0\n")
+    presets = A1111Shell().presets()
+    assert (presets.weights["FACE"], presets.weights["THEIRS"]) == (ones, zeros) and "MIDD" in presets.weights
+    assert (presets.elements["NOATTN"], presets.elements["THEIRS"]) == ("ALL:attn:0", "IN04:attn:0.5")
+    assert "ATTNDEEPON" in presets.elements
 
 
 def test_presets_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import Tiny, lora_file, sites_in
+from tiny import Tiny, lora_file, sites_in, text_encoder
 
 from lora_ext.blocks import LABELS, parse_rules, parse_weights
 from lora_ext.file.lorafile import LoraFile
@@ -59,6 +59,47 @@ def test_te_and_unet_weights_are_separate(model: Tiny, mode: str) -> None:
     assert torch.equal(text, plain[0]) and not torch.allclose(image, plain[1])
     text, _ = drawn(model, Use(file, te=1.0, unet=0.0), mode=mode)
     assert not torch.allclose(text, plain[0])
+
+
+class TwoTexts(Tiny):
+    """With a second text encoder, as SDXL has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = text_encoder(seed=5)
+
+    def parts(self) -> dict[str, torch.nn.Module]:
+        return {**super().parts(), "te2": self.second}
+
+    def texts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both text encoders' output."""
+        with torch.no_grad():
+            first, second = (m(torch.arange(7)[None]).last_hidden_state for m in (self.text_encoder, self.second))
+        return first, second
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_both_text_encoders_take_the_weight_of_the_text(mode: str) -> None:
+    model = TwoTexts()
+    file = lora_file(model)
+    plain = model.texts()
+
+    def texts(*uses: Use, step: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        with Applied(model, mode) as applied:
+            applied.set(uses)
+            applied.at_step(step, 8)
+            return model.texts()
+
+    assert all(map(torch.equal, texts(Use(file, te=0.0, unet=1.0)), plain))
+    half = texts(Use(file, te=0.5, unet=0.0))
+    assert same(texts(Use(file, te=0.5, unet=-2.0)), half)
+    assert not any(map(torch.allclose, half, plain))
+    for step in (0, 5):  # a schedule is the U-Net's alone
+        assert all(map(torch.equal, texts(Use(file, te=0.5, unet=2.0, start=2, stop=4), step=step), half))
+    for number, part in enumerate(("te", "te2")):
+        only = LoraFile({site: a for site, a in file.adapters.items() if site.part == part})
+        made = texts(Use(only))
+        assert torch.equal(made[1 - number], plain[1 - number]) and not torch.allclose(made[number], plain[number])
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_train_folders import draw
 from torch import Tensor
 from torch.nn import functional as F
@@ -237,6 +239,29 @@ def test_sizes_and_crops_for_sdxl(tmp_path: Path) -> None:
         assert batch.original_sizes == ((200, 100),) and batch.crops == ((32, 0),) and batch.bucket == (64, 64)
 
 
+@pytest.mark.parametrize(
+    ("cut", "near"), [({"random_crop": True}, 1.5), ({"face_crop_aug_range": "1.0,2.0"}, 10), ({}, 1.5)]
+)
+def test_crops_are_counted_in_the_picture_as_it_is_trained(tmp_path: Path, cut: dict[str, object], near: float) -> None:
+    """Red tells the column and green the row that a pixel came from: of a mirror image, the mirrored column."""
+    across = np.broadcast_to(np.arange(256, dtype=np.uint8), (128, 256))
+    down = np.broadcast_to(np.arange(0, 256, 2, dtype=np.uint8)[:, None], (128, 256))
+    image = np.stack([across, down, np.zeros_like(across)], axis=-1)
+    Image.fromarray(image).save(tmp_path / "a_200_50_40_30.png")  # the name tells where the face is
+    recipe = Recipe(train_data_dir=str(tmp_path), resolution="64", flip_aug=True, dataset_repeats=12, **cut)  # type: ignore[arg-type]
+    seen = set()
+    for batch in Dataset.of(recipe).epoch(0):
+        assert batch.pixels is not None
+        red, green, _ = (batch.pixels[0] + 1) * 127.5
+        flipped = bool(red[0, 0] > red[0, -1])
+        columns, rows = (255 - red if flipped else red)[0], green[:, 0] / 2
+        scale = 48 / float(columns[56] - columns[8])  # pixels of the batch for a pixel of the picture
+        left, top = ((float(line[32]) + 0.5) * scale - 32.5 for line in (columns, rows))
+        assert batch.crops[0] == (pytest.approx(left, abs=near), pytest.approx(top, abs=near)), flipped
+        seen.add(flipped)
+    assert seen == {False, True}
+
+
 def test_a_picture_that_changes_or_vanishes_meanwhile_is_named(folder: Path) -> None:
     data = Dataset.of(recipe(folder))
     (folder / "train" / "2_thing" / "3.png").unlink()
@@ -248,8 +273,6 @@ def test_a_picture_that_changes_or_vanishes_meanwhile_is_named(folder: Path) -> 
 
 
 def test_a_face_crop_follows_the_face(tmp_path: Path) -> None:
-    from PIL import Image
-
     image = Image.new("RGB", (300, 200), "black")
     image.paste("white", (240, 20, 260, 40))
     image.save(tmp_path / "a.png")

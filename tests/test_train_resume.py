@@ -94,6 +94,14 @@ def test_a_changed_rate_holds_and_is_told(base: Path, more: dict[str, Any], colu
     assert f"{name} was " in said and f"and is {value!r}" in said
 
 
+def test_the_smoothed_loss_goes_on(base: Path) -> None:
+    run, _ = resumed(base)
+    with (base / "a" / "last.csv").open(encoding="utf-8") as file:
+        whole = [float(row["smoothed"]) for row in csv.DictReader(file)]
+    assert [float(row["smoothed"]) for row in rows(run)] == pytest.approx(whole, rel=1e-4)
+    assert run.progress.smoothed == pytest.approx(whole[-1], rel=1e-4)
+
+
 def test_decay_and_betas_hold(base: Path) -> None:
     before = torch.load(base / "a" / STATE / state.TENSORS, weights_only=True)["optimizer"]
     run, said = resumed(base, optimizer_args="weight_decay=0.5 betas=0.8,0.9", max_train_epochs=None, max_train_steps=4)

@@ -28,7 +28,7 @@ from lora_ext.errors import FileError
 from lora_ext.file import hashes
 from lora_ext.tools.resize import resize
 from lora_ext.ui.desk import StandaloneDesk, folders_of
-from lora_ext.web.names import checked, to_write
+from lora_ext.web.names import below, checked, to_write
 from lora_ext.web.page_files import MODULES, page_folder
 from lora_ext.web.route import PREFIX, Guard
 from lora_ext.web.service import mount
@@ -154,6 +154,10 @@ def test_presets_live_outside_and_round_trip(api: Client) -> None:
     said = api("POST", "/presets/import", json={"text": f"# a comment\nTHIRD:{mine}\n"})
     assert said["taken"] == ["THIRD"]
     assert {row["name"] for row in said["presets"] if row["own"]} == {"OURS", "THIRD"}
+    api("PUT", "/presets", json={"name": "ALL", "values": mine})  # the user's own wins over the built-in one
+    (row,) = (row for row in api("GET", "/presets")["presets"] if row["name"] == "ALL")
+    assert row == {"name": "ALL", "values": mine, "own": True, "builtin": True}
+    api("DELETE", "/presets", params={"name": "ALL"})
     api("DELETE", "/presets", params={"name": "OURS"})
     assert "not yours" in api("DELETE", "/presets", 400, params={"name": "ALL"})["error"]
     for name in ("", "a b", "1.5", "a:b", "<b>", "x" * 65):
@@ -294,6 +298,29 @@ def test_pictures_come_from_the_output_folder_only(api: Client) -> None:
     assert api("GET", "/pictures", params={"name": "a.png"}).content == b"x"
     for name in ("../presets.txt", "/etc/passwd", "..%2f", "b.png"):
         api("GET", "/pictures", 400, params={"name": name})
+
+
+def test_nothing_is_read_outside_the_folder(api: Client, tmp_path: Path) -> None:
+    """A name with `..` in it, also one that begins at a link: what lies beside the link's target is another's."""
+    elsewhere = tmp_path / "elsewhere" / "deep"
+    elsewhere.mkdir(parents=True)
+    outputs = api.root / "outputs"
+    (outputs / "in").mkdir()
+    for folder in (tmp_path / "elsewhere", elsewhere, api.root, outputs):
+        (folder / "a.png").write_bytes(b"x")
+    names = ["../a.png", "in/../../a.png", "in/../a.png", "./a.png", "in//a.png", str(api.root / "a.png")]
+    try:
+        (outputs / "away").symlink_to(elsewhere, target_is_directory=True)
+        names += ["away/../a.png", "away/../deep/a.png"]
+        assert api("GET", "/pictures", params={"name": "away/a.png"}).content == b"x"
+    except OSError:
+        pass  # no links on this system
+    for name in names:
+        for path in ("/pictures", "/inspect", "/dataset", "/thumbnail"):
+            said = api("GET", path, 400, params={"name": name})["error"]
+            assert path != "/pictures" or "is not a name here" in said, name
+        with pytest.raises(FileError, match="is not a name here"):
+            below([outputs], name)
 
 
 @given(st.text(max_size=40) | st.sampled_from(["..", "a/../b", "C:\\x", "aux.safetensors", "a/\x00", "/x", "~/x", " "]))
