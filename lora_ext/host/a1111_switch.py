@@ -59,6 +59,7 @@ class Restarting:
 
     def __init__(self) -> None:
         self._state = shared.state
+        self._before = vars(self._state).get("request_restart")
         original = self._state.request_restart
 
         @functools.wraps(original)
@@ -71,6 +72,10 @@ class Restarting:
         self._replacement = self._state.request_restart = replacement
 
     def close(self) -> None:
-        """The original again."""
-        if vars(self._state).get("request_restart") is self._replacement:
+        """The original again: the class's, or what another extension had put onto the object."""
+        if vars(self._state).get("request_restart") is not self._replacement:
+            return
+        if self._before is None:
             del self._state.request_restart
+        else:
+            self._state.request_restart = self._before
