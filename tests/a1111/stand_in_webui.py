@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -94,14 +96,22 @@ class StandIn:
         self.tabs = script_callbacks.run("ui_tabs")
         app = FastAPI()
         script_callbacks.run("app_started", None, app)
-        self.client = TestClient(app)
+        token = os.environ["LORA_EXT_TOKEN"]
+        self.client = TestClient(app, base_url="http://127.0.0.1:7860", headers={"X-Lora-Ext": token})
 
-    def script(self, name: str) -> Any:
-        """A loaded script's module. Its values are gone with the next Reload UI."""
-        from modules import script_callbacks
+    @property
+    def entry(self) -> Any:
+        """Our entry point as it was loaded last, with what it has made."""
+        from modules import scripts
 
-        callbacks = (callback for found in script_callbacks._callbacks.values() for callback in found)
-        return next(c.__globals__ for c in callbacks if getattr(c, "__module__", "") == name)
+        return scripts.modules[ENTRY.name]
+
+    def call(self, path: str, body: object = None, method: str = "") -> Any:
+        """The JSON answer of one request to our API. Raises AssertionError for an error."""
+        method = method or ("GET" if body is None else "POST")
+        answer = self.client.request(method, f"/lora-ext/v1{path}", json=body)
+        assert answer.status_code < 400, f"{path}: {answer.status_code} {answer.text}"
+        return answer.json()
 
     # --- what a user does
 
@@ -208,10 +218,11 @@ class Driver:
 @contextmanager
 def started(data: Path, *scripts: Path) -> Iterator[StandIn]:
     """A stand-in that is there in this block; afterwards no module of it, or of the extension in it, is left."""
-    sys.path.insert(0, str(HERE))
-    try:
-        yield StandIn(data, scripts)
-    finally:
-        sys.path.remove(str(HERE))
-        for name in [name for name in sys.modules if name.split(".")[0] in _OURS]:
-            del sys.modules[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        patch.setenv("LORA_EXT_TOKEN", "the-token-of-the-tests")
+        try:
+            yield StandIn(data, scripts)
+        finally:
+            for name in [name for name in sys.modules if name.split(".")[0] in _OURS]:
+                del sys.modules[name]

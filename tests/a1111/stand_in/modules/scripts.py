@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from modules import errors, script_callbacks
 
 scripts_data = []
+modules = {}
+"""File name → its module."""
 
 
 def load_scripts(files):
@@ -21,6 +23,7 @@ def load_scripts(files):
         except Exception:
             errors.report(f"script {file.name}", exc_info=True)
             continue
+        modules[file.name] = module
         if hasattr(module, "Script"):
             data = SimpleNamespace(
                 script_class=module.Script, module=module, path=str(file), basedir=str(file.parent.parent)
