@@ -19,13 +19,13 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lora_ext.adapters import Lora
+from lora_ext.applied_networks import Applied, Use
 from lora_ext.blocks import parse_weights
-from lora_ext.file.library import Library
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.file.reading import read
-from lora_ext.file.writing import write
+from lora_ext.file.loading import read
+from lora_ext.file.lora_file import LoraFile
+from lora_ext.file.lora_library import Library
+from lora_ext.file.saving import write
 from lora_ext.inject import targets
-from lora_ext.stack import Applied, Use
 
 Row = tuple[str, str, str]
 WARM = 3

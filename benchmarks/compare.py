@@ -26,18 +26,18 @@ from PIL import Image
 from torch import Tensor
 
 from lora_ext.adapters import Lora
-from lora_ext.compare.plan import batches, plan
-from lora_ext.compare.run import Tick
-from lora_ext.compare.shot import Shot
-from lora_ext.file.library import Library
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.file.writing import write
+from lora_ext.compare.generate_cells import Tick
+from lora_ext.compare.image_spec import Shot
+from lora_ext.compare.sheet_plan import batches, plan
+from lora_ext.file.lora_file import LoraFile
+from lora_ext.file.lora_library import Library
+from lora_ext.file.saving import write
 from lora_ext.generate import Settings, open_model
-from lora_ext.generate.artist import StandaloneArtist
-from lora_ext.host.diffusers import Standalone
-from lora_ext.host.text import Encoder
+from lora_ext.generate.image_renderer import StandaloneArtist
+from lora_ext.host.standalone.loader import Standalone
+from lora_ext.host.standalone.prompt_encoding import Encoder
 from lora_ext.inject import targets
-from lora_ext.prompt import Request
+from lora_ext.lora_tags import Request
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

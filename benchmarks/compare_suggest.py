@@ -20,7 +20,7 @@ from pathlib import Path
 import suggest_loras
 
 from lora_ext.generate import Settings
-from lora_ext.generate.compare import compare
+from lora_ext.generate.compare_command import compare
 
 AIM = 0.8
 """Share of the sheets on which the suggestion is one that a person would take."""

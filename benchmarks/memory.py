@@ -27,12 +27,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lora_ext.adapters import Lora
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.host.memory import drawing_bytes
+from lora_ext.applied_networks import Applied, Use
+from lora_ext.file.lora_file import LoraFile
+from lora_ext.host.memory_estimate import drawing_bytes
 from lora_ext.inject import Memory, Piece, targets
-from lora_ext.inject.layer import Layer
-from lora_ext.inject.memory import GIB
-from lora_ext.stack import Applied, Use
+from lora_ext.inject.free_memory import GIB
+from lora_ext.inject.live_layer import Layer
 
 CARDS = (8, 12, 16, 24)
 RESERVED = 0.8

@@ -13,10 +13,10 @@ from PIL import Image, ImageFilter
 from lora_ext.adapters import Adapter, Lora
 from lora_ext.embedded import shapes
 from lora_ext.file import read, write
-from lora_ext.file.lorafile import LoraFile
+from lora_ext.file.lora_file import LoraFile
 from lora_ext.generate import Settings, open_model
 from lora_ext.tools.merge import main as merge
-from lora_ext.training import lesson, train
+from lora_ext.training import toy_task, train
 
 SAMPLES = Path(shapes.__file__).parent / "loras"
 Paint = Callable[[Image.Image], Image.Image]
@@ -62,7 +62,7 @@ def trained(name: str, out: Path, paint: Paint, *, count: int = 64, epochs: int 
     rng = np.random.default_rng(11)
     scenes = [shapes.random_scene(rng) for _ in range(count)]
     folder = out / "dataset" / name / f"1_{name}"
-    lesson.write(folder, scenes, [shapes.caption(scene, rng) for scene in scenes])
+    toy_task.write(folder, scenes, [shapes.caption(scene, rng) for scene in scenes])
     for path in folder.glob("*.png"):
         with Image.open(path) as image:
             painted = paint(image.convert("RGB"))
@@ -70,7 +70,7 @@ def trained(name: str, out: Path, paint: Paint, *, count: int = 64, epochs: int 
     settings = {"output_name": name, "network_module": "lierla", "network_dim": 4, "network_alpha": 4,
                 "conv_dim": None, "conv_alpha": None, "learning_rate": 1e-3, "max_train_epochs": epochs,
                 "save_every_n_epochs": None, "train_batch_size": 8, **more}  # fmt: skip
-    train(lesson.recipe((folder.parent, None), out, **settings), model=open_model(Settings()))
+    train(toy_task.recipe((folder.parent, None), out, **settings), model=open_model(Settings()))
 
 
 def framed(image: Image.Image) -> Image.Image:

@@ -259,8 +259,8 @@ def growth(quick: str) -> list[list[float]]:
     import torch
 
     from lora_ext.adapters import adapter_of
-    from lora_ext.address import UNET, Site
-    from lora_ext.file.lorafile import LoraFile
+    from lora_ext.file.lora_file import LoraFile
+    from lora_ext.layer_names import UNET, Site
     from lora_ext.lowrank import LowRank
     from lora_ext.tools.resize import resize
 

@@ -94,8 +94,9 @@ def learner(
 
         inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=PEFT), unet)
         return [p for p in unet.parameters() if p.requires_grad], nothing, nothing
-    from lora_ext.train.network import Network
-    from lora_ext.train.recipe import Recipe
+    from lora_ext.train.network.trainable_network.trainable_network import Network
+
+    from lora_ext.train.config.recipe import Recipe
 
     recipe = Recipe(network_dim=RANK, network_alpha=RANK, network_train_unet_only=True)
     if arm == "c3lier":

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_ext.train.dataset import Dataset
-from lora_ext.train.recipe_io import recipe_of
+from lora_ext.train.config.recipe_io import recipe_of
+from lora_ext.train.data.dataset import Dataset
 
 
 def drawn(folder: Path, count: int) -> Path:

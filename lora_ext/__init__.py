@@ -13,7 +13,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_HOMES = {"apply": "api", "merge": "api", "Loras": "api", "read": "file.reading", "write": "file.writing"}
+_HOMES = {"apply": "api", "merge": "api", "Loras": "api", "read": "file.loading", "write": "file.saving"}
 
 __all__ = ["Loras", "__version__", "apply", "merge", "read", "write"]
 

@@ -9,16 +9,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from .applied_networks import Applied, Fit, Presets, Use, resolve_blocks
 from .errors import FileError, FitError, PromptError, did_you_mean
-from .file.lorafile import LoraFile
-from .file.reading import read
-from .host.memory import drawing_bytes_of
-from .host.model import model_of
-from .idle import why_idle
+from .file.loading import read
+from .file.lora_file import LoraFile
+from .host.memory_estimate import drawing_bytes_of
+from .host.standalone.model import model_of
 from .inject import AUTO, BAKED, MODES, Memory
-from .ports import Model
-from .prompt import Request
-from .stack import Applied, Fit, Presets, Use, resolve_blocks
+from .lora_tags import Request
+from .no_effect_reasons import why_idle
+from .protocols import Model
 
 Weight: TypeAlias = "float | Mapping[str, Any]"
 """A number for U-Net and text encoder alike, or the words of a tag: {"unet": 0.8, "te": 0.2, "lbw": "OUTALL"}."""

@@ -17,22 +17,22 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .compare.sheet import Sheet, render
+from .compare.sheet_layout import Sheet, render
 from .embedded import shapes
 from .errors import FileError
-from .file.library import Library
-from .file.writing import replacing
+from .file.lora_library import Library
+from .file.saving import replacing
 from .generate import Settings, embedded, open_model
-from .host.model import Standalone
-from .training import lesson
-from .training.command import Terminal
+from .host.standalone.model import Standalone
+from .training import toy_task
+from .training.train_command import Terminal
 
 WEIGHTS = (0.0, 0.4, 0.8, 1.0)
 BLOCKS = ("INALL", "OUTALL")
 LESSON_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.5)
 LESSON_FILES = (0, 2, -1)
 """Which of the files, one an epoch, are shown: too little learned, enough, and all."""
-LESSON_PROMPT = lesson.PROMPTS[3]
+LESSON_PROMPT = toy_task.PROMPTS[3]
 SCENES = ("a red circle on a blue background", "a yellow square on a purple background", "a green triangle on white")
 
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = embedded()
     if own is None:
         raise FileError("the small model that belongs to the demo is missing from this installation")
-    base = replace(lesson.DRAWN, steps=args.steps)
+    base = replace(toy_task.DRAWN, steps=args.steps)
     model, library = open_model(base), Library([own.LORA_DIR])
     name = library.names()[0]
     tags = ["", *(f"<lora:{name}:{weight:g}>" for weight in WEIGHTS[1:]), *(f"<lora:{name}:1:lbw={b}>" for b in BLOCKS)]
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     prompts = shapes.PROMPTS
     with tqdm(total=len(SCENES) * len(tags) + len(prompts), desc="drawing", disable=args.json) as bar:
         rows = [[f"{scene} {tag}" for tag in tags] for scene in SCENES]
-        cells = lesson.grid(model, library, base, rows, bar.update)
-        obeyed = shapes.score(lesson.pictures(model, library, base, prompts, tick=bar.update), prompts)
+        cells = toy_task.grid(model, library, base, rows, bar.update)
+        obeyed = shapes.score(toy_task.pictures(model, library, base, prompts, tick=bar.update), prompts)
     sheet = render(
         Sheet(
             title=f"<lora:{name}> at rising weights, and in the input or output blocks only",
@@ -90,15 +90,15 @@ def learned(model: Standalone, base: Settings, out: Path, *, quiet: bool) -> dic
     """Teaches the model something new; its files at several epochs and weights as a sheet, and what the judge says."""
     shell = Terminal(not quiet)
     with shell.listening():
-        outcome = lesson.teach(model, out / "lesson", shell)
+        outcome = toy_task.teach(model, out / "lesson", shell)
     shell.close()
     library = Library([out / "lesson"])
     names = [outcome.files[place].stem for place in LESSON_FILES]
-    total = len(names) * len(LESSON_WEIGHTS) + 2 * (len(lesson.PROMPTS) + len(lesson.UNRELATED))
+    total = len(names) * len(LESSON_WEIGHTS) + 2 * (len(toy_task.PROMPTS) + len(toy_task.UNRELATED))
     with tqdm(total=total, desc="drawing what was learned", disable=quiet) as bar:
         rows = [[f"{LESSON_PROMPT} <lora:{name}:{weight:g}>" for weight in LESSON_WEIGHTS] for name in names]
-        cells = lesson.grid(model, library, base, rows, bar.update)
-        (judged,) = lesson.judge(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
+        cells = toy_task.grid(model, library, base, rows, bar.update)
+        (judged,) = toy_task.judge(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
     sheet = Sheet(
         title=f"{LESSON_PROMPT}: epochs and weights of what was just trained",
         columns=[f"weight {weight:g}" for weight in LESSON_WEIGHTS],
@@ -112,7 +112,7 @@ def learned(model: Standalone, base: Settings, out: Path, *, quiet: bool) -> dic
         render(sheet).save(part, format="PNG")
     return {
         "training_sheet": str(path.resolve()),
-        "concept": lesson.CONCEPT,
+        "concept": toy_task.CONCEPT,
         "concept_before": round(judged.concept_before, 3),
         "concept_after": round(judged.concept_after, 3),
         "unrelated_kept": round(judged.unrelated_kept, 3),

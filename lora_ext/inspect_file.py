@@ -15,9 +15,9 @@ from .blocks import LABELS
 from .console import showable
 from .errors import LoraError
 from .file import hashes
-from .file.file_names import take_typed_paths
-from .file.lorafile import LoraFile
-from .file.reading import read
+from .file.displayed_names import take_typed_paths
+from .file.loading import read
+from .file.lora_file import LoraFile
 
 _SHOWN = {
     "ss_output_name": "name given by the trainer",

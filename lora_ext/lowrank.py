@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import FitError, ToolError, did_you_mean
-from .spectrum import eigen, frobenius, krylov, leading, singular, wide
+from .singular_values import eigen, frobenius, krylov, leading, singular, wide
 
 
 @dataclass(frozen=True)

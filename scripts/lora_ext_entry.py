@@ -19,7 +19,7 @@ def load() -> None:
     Reload UI loads this file again but keeps imported packages: ours is dropped, so that an updated one takes effect.
     Not while jobs are running: they go on with the code they started with, and the new tab shows them.
     """
-    before = sys.modules.get(f"{PACKAGE}.ui.webui")
+    before = sys.modules.get(f"{PACKAGE}.ui.webui_tab")
     if before is not None and before.Tab.busy():
         return
     for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
@@ -33,10 +33,10 @@ def load() -> None:
 
 
 load()
-host = import_module(f"{PACKAGE}.host.a1111").Host()
-axes = import_module(f"{PACKAGE}.host.a1111_axes").Axes(lambda: host.library, host.shell.presets, host.elsewhere)
-desk = import_module(f"{PACKAGE}.host.a1111_desk")
-tab = import_module(f"{PACKAGE}.ui.webui").Tab(
+host = import_module(f"{PACKAGE}.host.a1111.extension").Host()
+axes = import_module(f"{PACKAGE}.host.a1111.xyz_axes").Axes(lambda: host.library, host.shell.presets, host.elsewhere)
+desk = import_module(f"{PACKAGE}.host.a1111.backend")
+tab = import_module(f"{PACKAGE}.ui.webui_tab").Tab(
     desk.A1111Desk(host.shell, host.release, host.elsewhere), desk.users, desk.bound_address(), desk.public_names
 )
 

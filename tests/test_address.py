@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora_ext.adapters import SUFFIXES
-from lora_ext.address import PARTS, TE, TE2, UNET, Site, kohya_key, names, parse_key, peft_key, site_of
 from lora_ext.blocks import LABELS, LAYOUTS, SD, SDXL
+from lora_ext.layer_names import PARTS, TE, TE2, UNET, Site, kohya_key, names, parse_key, peft_key, site_of
 
 MAP = json.loads((Path(__file__).parent / "data" / "sd15_module_map.json").read_text(encoding="utf-8"))
 

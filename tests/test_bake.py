@@ -11,9 +11,9 @@ from torch import nn
 
 from lora_ext.adapters import adapter_of
 from lora_ext.inject import BAKED, Injection, Piece, Target
-from lora_ext.inject import bake as bake_module
-from lora_ext.inject import layer as layer_module
-from lora_ext.inject.bake import add_delta
+from lora_ext.inject import baking as bake_module
+from lora_ext.inject import live_layer as layer_module
+from lora_ext.inject.baking import add_delta
 
 
 def piece(kind: str, shape: tuple[int, ...], weight: float = 0.7) -> tuple[Piece, np.ndarray]:

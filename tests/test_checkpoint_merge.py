@@ -19,20 +19,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_ext.adapters import adapter_of
-from lora_ext.address import TE, TE2, UNET, Site
+from lora_ext.applied_networks import Use as ToolUse
 from lora_ext.blocks import UNIFORM, BlockWeights, parse_weights
 from lora_ext.errors import LoraError
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.file.reading import read
+from lora_ext.file.loading import read
+from lora_ext.file.lora_file import LoraFile
 from lora_ext.file.safetensors_file import read_header
-from lora_ext.file.writing import write
-from lora_ext.inject.bake import add_delta
-from lora_ext.inject.pieces import Piece
-from lora_ext.stack import Use as ToolUse
-from lora_ext.tools import checkpoint
-from lora_ext.tools.checkpoint import merge_into
-from lora_ext.tools.ldm_keys import family_of, places
-from lora_ext.tools.stream import save_torch, store_of
+from lora_ext.file.saving import write
+from lora_ext.inject.applied_adapter import Piece
+from lora_ext.inject.baking import add_delta
+from lora_ext.layer_names import TE, TE2, UNET, Site
+from lora_ext.tools import merge_into_checkpoint
+from lora_ext.tools.checkpoint_keys import family_of, places
+from lora_ext.tools.checkpoint_stream import save_torch, store_of
+from lora_ext.tools.merge_into_checkpoint import merge_into
 
 DATA = Path(__file__).parent / "data" / "kohya"
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"
@@ -98,7 +98,7 @@ def test_kohyas_merge(tmp_path: Path, case: str, base: str, lora: str, ratio: fl
 )
 def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str, kind: str) -> None:
     """Bit for bit, text encoders included; and read back, −1× of the file gives the base picture again."""
-    from lora_ext.stack import Applied, Use
+    from lora_ext.applied_networks import Applied, Use
 
     path = small.write(tmp_path, family)
     file = full_file(path, kind, std=0.2 if kind == "lora" else 0.02)
@@ -269,9 +269,9 @@ def test_sgm_refiner_and_older_names() -> None:
 _PROBE = """
 import json, re, sys
 from pathlib import Path
-from lora_ext.file.reading import read
-from lora_ext.tools.checkpoint import merge_into
-from lora_ext.stack import Use as of
+from lora_ext.file.loading import read
+from lora_ext.tools.merge_into_checkpoint import merge_into
+from lora_ext.applied_networks import Use as of
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -409,8 +409,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         sd_model=path, models=[golden("c3_r8_fp16")], ratios=[0.8], lbws=["ALL"], save_to=tmp_path / "o.safetensors",
         save_precision=None, precision="fp16", device="cpu", overwrite=False, json=True,
     )  # fmt: skip
-    assert checkpoint.run(args) == 0
+    assert merge_into_checkpoint.run(args) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["verb"] == "merge" and len(told["layers"]) > 50 and told["outputs"]
     with pytest.raises(LoraError, match="1 models, 2 ratios"):
-        checkpoint.run(Namespace(**{**vars(args), "ratios": [1.0, 1.0]}))
+        merge_into_checkpoint.run(Namespace(**{**vars(args), "ratios": [1.0, 1.0]}))

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lora_ext import prompt_line
+from lora_ext import kohya_prompt_line
 from lora_ext.cli import main as cli
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.errors import PromptError, TrainError
-from lora_ext.train.recipe import Recipe
-from lora_ext.training import afterwards
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.training import epoch_comparison
 
 NAMES = ("mine-000001", "mine-000002", "mine")
 
@@ -36,23 +36,23 @@ def recipe(data: Path, **more: Any) -> Recipe:
 
 def test_the_run_s_own_prompts_with_their_options(data: Path) -> None:
     (data / "p.txt").write_text("a cat --n dog --d 5 --s 9 --l 3\na [big|small] cat --w 64 --h 64 --ss euler_a\n")
-    found = afterwards.asked(recipe(data, sample_prompts=str(data / "p.txt"), seed=40, clip_skip=2), NAMES)
-    assert (found.lora, found.x, found.y) == ("mine", "epoch:all", afterwards.WEIGHTS)
+    found = epoch_comparison.asked(recipe(data, sample_prompts=str(data / "p.txt"), seed=40, clip_skip=2), NAMES)
+    assert (found.lora, found.x, found.y) == ("mine", "epoch:all", epoch_comparison.WEIGHTS)
     shown = found.picture
     assert (shown.prompt, shown.negative_prompt, shown.seed, shown.steps, shown.cfg) == ("a cat", "dog", 5, 9, 3.0)
     assert (shown.sampler, shown.clip_skip, shown.width) == ("DDIM", 2, 0)
     assert found.z.startswith("prompt:a cat --n dog")
-    second = prompt_line.read(found.z.rpartition(" | ")[2])
+    second = kohya_prompt_line.read(found.z.rpartition(" | ")[2])
     assert second[0] == "a [big|small] cat" and second[1]["seed"] == 41 and second[1]["sampler"] == "Euler a"
 
 
 def test_without_prompts_the_first_captions(data: Path) -> None:
-    found = afterwards.asked(recipe(data), NAMES[-1:])
-    assert (found.x, found.y) == (afterwards.WEIGHTS, "")  # one file: weights alone
+    found = epoch_comparison.asked(recipe(data), NAMES[-1:])
+    assert (found.x, found.y) == (epoch_comparison.WEIGHTS, "")  # one file: weights alone
     assert found.picture.prompt == "a a [x|y]" and "a b [x|y]" in found.z and "a r" not in found.z
-    assert [path.name for path in afterwards.pictures(recipe(data))] == ["a.png", "b.png", "c.png"]
+    assert [path.name for path in epoch_comparison.pictures(recipe(data))] == ["a.png", "b.png", "c.png"]
     with pytest.raises(TrainError, match="saved no file"):
-        afterwards.asked(recipe(data), ())
+        epoch_comparison.asked(recipe(data), ())
 
 
 def test_prompt_lines_there_and_back() -> None:
@@ -65,9 +65,9 @@ def test_prompt_lines_there_and_back() -> None:
         "cfg": 5.5,
         "sampler": "Euler a",
     }
-    assert prompt_line.read(prompt_line.write("a well--done cat", options)) == ("a well--done cat", options)
+    assert kohya_prompt_line.read(kohya_prompt_line.write("a well--done cat", options)) == ("a well--done cat", options)
     with pytest.raises(PromptError, match="unknown option --q"):
-        prompt_line.read("a --q 3")
+        kohya_prompt_line.read("a --q 3")
 
 
 def test_train_compares_at_its_end(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lora_ext.blocks import LAYOUTS, parse_weights
-from lora_ext.compare import axes, values
+from lora_ext.compare import axes, axis_values
 from lora_ext.compare.axes import KINDS
-from lora_ext.compare.axis import Known
-from lora_ext.compare.plan import Plan, batches, once, plan
-from lora_ext.compare.runs import Saved, runs, saved
-from lora_ext.compare.shot import Shot, edit, tag_of
+from lora_ext.compare.axis_kinds import Known
+from lora_ext.compare.image_spec import Shot, edit, tag_of
+from lora_ext.compare.sheet_plan import Plan, batches, once, plan
+from lora_ext.compare.training_run_files import Saved, runs, saved
 from lora_ext.errors import LoraError
-from lora_ext.file.library import Library
-from lora_ext.prompt import parse
+from lora_ext.file.lora_library import Library
+from lora_ext.lora_tags import parse
 
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 RUN = ("run-000001", "run-000002", "run-000010", "run")
@@ -73,7 +73,7 @@ def prompts(library: Library, prompt: str, x: str, y: str = "", lora: str = "") 
     ],
 )
 def test_ranges_as_the_plot_script_writes_them(text: str, expected: list[float]) -> None:
-    assert values.numbers(text, "weight") == expected
+    assert axis_values.numbers(text, "weight") == expected
 
 
 @settings(deadline=None)
@@ -81,15 +81,15 @@ def test_ranges_as_the_plot_script_writes_them(text: str, expected: list[float])
 def test_ranges_meet_their_ends(first: int, step: int, count: int) -> None:
     a, s = first / 20, step / 20
     last = round(a + s * (count - 1), 8)
-    found = values.numbers(f"{a:g}-{last:g} (+{s:g})", "weight")
+    found = axis_values.numbers(f"{a:g}-{last:g} (+{s:g})", "weight")
     assert len(found) == count and found[0] == pytest.approx(a) and found[-1] == pytest.approx(last)
-    assert found == pytest.approx(values.numbers(f"{a:g}-{last:g} [{count}]", "weight"))
+    assert found == pytest.approx(axis_values.numbers(f"{a:g}-{last:g} [{count}]", "weight"))
 
 
 @pytest.mark.parametrize("text", ["9" * 400, f"0-1 (+0.{'0' * 400}1)", f"0-1 [{'9' * 5000}]", f"1-{'9' * 400}"])
 def test_numbers_as_long_as_a_book_are_none(text: str) -> None:
     with pytest.raises(LoraError, match="is no number"):
-        values.numbers(text, "seed", whole=True)
+        axis_values.numbers(text, "seed", whole=True)
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,10 @@ def plot(monkeypatch: pytest.MonkeyPatch, library: Library) -> Any:
     modules.scripts = fake  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "modules", modules)
     monkeypatch.setitem(sys.modules, "modules.scripts", fake)
-    monkeypatch.delitem(sys.modules, "lora_ext.host.a1111_axes", raising=False)
-    from lora_ext.host.a1111_axes import Axes
-    from lora_ext.stack import Presets
+    monkeypatch.delitem(sys.modules, "lora_ext.host.a1111.xyz_axes", raising=False)
+    from lora_ext.host.a1111.extension.xyz_axes import Axes
+
+    from lora_ext.applied_networks import Presets
 
     ours = Axes(lambda: library, Presets, str)
     ours.add()

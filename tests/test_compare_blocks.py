@@ -16,19 +16,19 @@ from tiny import Tiny, lora_file, sites_in
 from lora_ext.adapters import Lora
 from lora_ext.blocks import BASE, LAYOUTS, parse_weights, read_presets
 from lora_ext.cli import main as cli
-from lora_ext.compare import blocks, heatmap
-from lora_ext.compare.blocks import Analysis, by_norms, by_pictures, layout_of
-from lora_ext.compare.shot import Shot
-from lora_ext.compare.store import Store
+from lora_ext.compare import block_analysis, heatmap
+from lora_ext.compare.block_analysis import Analysis, by_norms, by_pictures, layout_of
+from lora_ext.compare.cell_store import Store
+from lora_ext.compare.image_spec import Shot
 from lora_ext.embedded import CHECKPOINT, LORA_DIR
 from lora_ext.errors import BlockError, LoraError
-from lora_ext.file.library import Library
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.file.reading import read
-from lora_ext.file.writing import write
+from lora_ext.file.loading import read
+from lora_ext.file.lora_file import LoraFile
+from lora_ext.file.lora_library import Library
+from lora_ext.file.saving import write
 from lora_ext.generate import Settings, open_model
-from lora_ext.generate.artist import StandaloneArtist
-from lora_ext.host.diffusers import Standalone
+from lora_ext.generate.image_renderer import StandaloneArtist
+from lora_ext.host.standalone.loader import Standalone
 from lora_ext.inject import targets
 
 CHOSEN = {12: "OUT04", 17: "IN05", 20: "OUT07", 25: "OUT09", 26: "BASE"}
@@ -108,7 +108,7 @@ def test_pictures_find_the_only_block(model: Standalone, size: int, tmp_path: Pa
     write(LoraFile(adapters), tmp_path / "one.safetensors")
     settings, library = Settings(device="cpu"), Library([tmp_path])
     base = Shot(prompt="a red circle <lora:one:1>", steps=1, cfg=1, seed=1, width=32, height=32, sampler="Euler")
-    for way in (blocks.LOWERED, blocks.RAISED):
+    for way in (block_analysis.LOWERED, block_analysis.RAISED):
         with StandaloneArtist(settings, model, library) as artist:
             found = by_pictures(base, layout_of(size), way, artist, Store(tmp_path / way), seeds=[1])
         assert found.keep() == (block,), way
@@ -118,7 +118,7 @@ def test_pictures_find_the_only_block(model: Standalone, size: int, tmp_path: Pa
 
 def test_ways_and_layouts_are_named(tmp_path: Path) -> None:
     with pytest.raises(LoraError, match="did you mean 'lowered'"):
-        blocks.shots(Shot(prompt="<lora:a:1>", lora="a"), layout_of(17), "lower")
+        block_analysis.shots(Shot(prompt="<lora:a:1>", lora="a"), layout_of(17), "lower")
     with pytest.raises(BlockError, match="no layout has 18"):
         layout_of(18)
     with pytest.raises(LoraError, match="which LoRA"):
@@ -133,7 +133,7 @@ def test_ways_and_layouts_are_named(tmp_path: Path) -> None:
 def test_presets_keep_the_fewest_blocks_that_do_enough(size: int, data: st.DataObject, share: float) -> None:
     layout = layout_of(size)
     values = data.draw(st.lists(st.floats(0, 10), min_size=size, max_size=size))
-    found = Analysis("a", layout, blocks.NORMS, dict(zip(layout.labels, values, strict=True)))
+    found = Analysis("a", layout, block_analysis.NORMS, dict(zip(layout.labels, values, strict=True)))
     kept = found.keep(share)
     if sum(values) > 0:
         assert sum(found.shares[label] for label in kept) >= share - 1e-6
@@ -146,9 +146,9 @@ def test_presets_keep_the_fewest_blocks_that_do_enough(size: int, data: st.DataO
 def test_words() -> None:
     layout = layout_of(17)
     amounts = dict.fromkeys(("BASE", "IN01", "OUT03", "OUT04", "OUT05", "MID"), 1.0)
-    found = Analysis("face", layout, blocks.NORMS, amounts)
+    found = Analysis("face", layout, block_analysis.NORMS, amounts)
     assert found.sentence(1).startswith("Keep BASE, IN01, MID–OUT05: 6 of 17 do 100%")
-    assert "No block" in Analysis("none", layout, blocks.NORMS, {}).sentence()
+    assert "No block" in Analysis("none", layout, block_analysis.NORMS, {}).sentence()
     with pytest.raises(BlockError, match="no name for a preset"):
         found.preset("A:B")
 
@@ -158,7 +158,7 @@ def test_the_map_shows_the_hottest_block_red(size: int) -> None:
     layout = layout_of(size)
     hot = layout.labels[-1]
     for label in (hot, layout.labels[0]):
-        picture = np.asarray(heatmap.render(Analysis("a", layout, blocks.NORMS, {label: 1.0})))
+        picture = np.asarray(heatmap.render(Analysis("a", layout, block_analysis.NORMS, {label: 1.0})))
         red = (picture == heatmap.HOT).all(-1)
         at = np.argwhere(red).mean(0)
         assert red.sum() > 1000

@@ -17,8 +17,8 @@ from PIL import Image
 import lora_ext
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.generate import Settings
-from lora_ext.generate.compare import compare
-from lora_ext.train.recipe_io import recipe_of
+from lora_ext.generate.compare_command import compare
+from lora_ext.train.config.recipe_io import recipe_of
 from lora_ext.training import train
 
 if not Path(CHECKPOINT).is_file():

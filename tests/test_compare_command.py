@@ -17,10 +17,10 @@ from lora_ext.adapters import Lora
 from lora_ext.cli import main as cli
 from lora_ext.compare.scores import Scorer, training_pictures
 from lora_ext.errors import FileError
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.file.writing import write
+from lora_ext.file.lora_file import LoraFile
+from lora_ext.file.saving import write
 from lora_ext.generate import Settings, open_model
-from lora_ext.host.clip_image import ImageModel
+from lora_ext.host.standalone.clip_image import ImageModel
 from lora_ext.inject import targets
 
 checkpoint = test_generate.folder

@@ -17,19 +17,19 @@ from PIL import Image, ImageFont
 from test_compare_axes import write
 
 import lora_ext
-from lora_ext.compare import heatmap, lettering, measures, pages
-from lora_ext.compare.blocks import Analysis, layout_of
-from lora_ext.compare.make import _settings, make
-from lora_ext.compare.pages import Look, tiles
-from lora_ext.compare.plan import Plan, plan
-from lora_ext.compare.run import Progress, Stopped, Tick, draw, keys
+from lora_ext.compare import heatmap, image_measures, sheet_pages, text_layout
+from lora_ext.compare.block_analysis import Analysis, layout_of
+from lora_ext.compare.build_sheet import _settings, make
+from lora_ext.compare.cell_store import Store, read
+from lora_ext.compare.generate_cells import Progress, Stopped, Tick, draw, keys
+from lora_ext.compare.image_spec import Shot
 from lora_ext.compare.scores import Scorer, training_pictures
-from lora_ext.compare.sheet import Bar, Sheet, render
-from lora_ext.compare.shot import Shot
-from lora_ext.compare.store import Store, read
+from lora_ext.compare.sheet_layout import Bar, Sheet, render
+from lora_ext.compare.sheet_pages import Look, tiles
+from lora_ext.compare.sheet_plan import Plan, plan
 from lora_ext.embedded import shapes
 from lora_ext.errors import FileError
-from lora_ext.file.library import Library
+from lora_ext.file.lora_library import Library
 
 EPOCHS = 6
 
@@ -253,7 +253,7 @@ def test_near_duplicates_are_warned_of(library: Library, images: Path, tmp_path:
 
 
 def test_pages_are_drawn_while_a_sheet_fills(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_ext.compare.make.EVERY", 0.0)
+    monkeypatch.setattr("lora_ext.compare.build_sheet.EVERY", 0.0)
     seen: list[int] = []
 
     def watch(now: Progress) -> None:
@@ -276,16 +276,16 @@ def test_the_settings_that_cells_share_are_told(library: Library, tmp_path: Path
 
 def test_measures() -> None:
     flat, half = Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "white")
-    assert measures.difference(flat, flat) == 0 == measures.sharpness(flat)
-    assert measures.difference(Image.new("RGB", (8, 8)), half) == 1
-    assert measures.difference(flat.resize((32, 32)), flat) == pytest.approx(0, abs=1e-6)
+    assert image_measures.difference(flat, flat) == 0 == image_measures.sharpness(flat)
+    assert image_measures.difference(Image.new("RGB", (8, 8)), half) == 1
+    assert image_measures.difference(flat.resize((32, 32)), flat) == pytest.approx(0, abs=1e-6)
     scene = shapes.draw(shapes.Scene("circle", "red", "blue"))
     blurred = scene.resize((16, 16)).resize((64, 64))
-    assert measures.sharpness(scene) > 1.5 * measures.sharpness(blurred)
-    features = np.stack([measures.look(image) for image in (scene, blurred, flat)])
+    assert image_measures.sharpness(scene) > 1.5 * image_measures.sharpness(blurred)
+    features = np.stack([image_measures.look(image) for image in (scene, blurred, flat)])
     assert np.linalg.norm(features, axis=1)[:2] == pytest.approx(1, abs=1e-4)
-    near = measures.likeness(features[:1], features[1:2])[0]
-    assert 1 > near > measures.likeness(features[:1], features[2:])[0]
+    near = image_measures.likeness(features[:1], features[1:2])[0]
+    assert 1 > near > image_measures.likeness(features[:1], features[2:])[0]
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------
@@ -295,15 +295,15 @@ def test_pages_tiles_and_formats(library: Library, tmp_path: Path) -> None:
     made, painter, store = sheet(library), Painter(), Store(tmp_path)
     draw([cell.shot for cell in made.cells], painter, store)
     own = keys(made, painter)
-    assert [path.name for path in pages.write(made, store, own, Look("t"))] == ["sheet-1.png", "sheet-2.png"]
-    cut = pages.write(made, store, own, Look("t"), largest=400_000)
+    assert [path.name for path in sheet_pages.write(made, store, own, Look("t"))] == ["sheet-1.png", "sheet-2.png"]
+    cut = sheet_pages.write(made, store, own, Look("t"), largest=400_000)
     assert len(cut) > 4 and all("tile" in path.name for path in cut)
     assert sorted(path.name for path in tmp_path.glob("sheet*")) == sorted(path.name for path in cut)
     for path in cut:
         with Image.open(path) as image:
             assert image.width * image.height <= 500_000
-    assert pages.save(Image.new("RGB", (4000, 3500)), tmp_path, "big").suffix == ".webp"
-    assert pages.save(Image.new("RGB", (17000, 1000)), tmp_path, "wide").suffix == ".png"  # WebP ends at 16383
+    assert sheet_pages.save(Image.new("RGB", (4000, 3500)), tmp_path, "big").suffix == ".webp"
+    assert sheet_pages.save(Image.new("RGB", (17000, 1000)), tmp_path, "wide").suffix == ".png"  # WebP ends at 16383
 
 
 @pytest.mark.parametrize("largest", [10**9, 10**6, 10**5, 1])
@@ -361,11 +361,11 @@ def test_an_older_pillow_draws_any_letters(monkeypatch: pytest.MonkeyPatch, font
     monkeypatch.setattr(ImageFont, "load_default", load_default)
     if fonts == "none":
         monkeypatch.setattr(ImageFont, "truetype", none)
-    lettering._own.cache_clear()
-    lettering._named.cache_clear()
+    text_layout._own.cache_clear()
+    text_layout._named.cache_clear()
     words = ["stop – “猫” …", "weight 0.5×"]
     shown = Sheet("‖ΔW‖ 猫", words, words, [[Image.new("RGB", (64, 64), "red")] * 2] * 2, "–", legend=[("red", "猫 –")])
     assert render(shown).size[0] > 128
     assert heatmap.render(Analysis("猫 –", layout_of(17), "norms", {"IN01": 1.0})).size[0] > 500
-    lettering._own.cache_clear()
-    lettering._named.cache_clear()
+    text_layout._own.cache_clear()
+    text_layout._named.cache_clear()

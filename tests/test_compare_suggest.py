@@ -17,19 +17,19 @@ from PIL import Image, ImageFilter
 from test_compare_axes import write
 from test_compare_sheet import Painter
 
-from lora_ext.compare import measures
-from lora_ext.compare.make import Made, make
-from lora_ext.compare.plan import Plan, plan
-from lora_ext.compare.same import label_of, same_pictures
+from lora_ext.compare import image_measures
+from lora_ext.compare.build_sheet import Made, make
+from lora_ext.compare.cell_store import Store, read
+from lora_ext.compare.identical_cells import label_of, same_pictures
+from lora_ext.compare.image_spec import Shot
 from lora_ext.compare.scores import Score, Scorer
-from lora_ext.compare.sheet import Sheet, render
-from lora_ext.compare.shot import Shot
-from lora_ext.compare.store import Store, read
-from lora_ext.compare.suggest import Suggestion, suggest
+from lora_ext.compare.sheet_layout import Sheet, render
+from lora_ext.compare.sheet_plan import Plan, plan
+from lora_ext.compare.suggestion import Suggestion, suggest
 from lora_ext.embedded import CHECKPOINT, shapes
-from lora_ext.file.library import Library
+from lora_ext.file.lora_library import Library
 from lora_ext.generate import Settings
-from lora_ext.generate.compare import compare
+from lora_ext.generate.compare_command import compare
 
 SHEETS = json.loads((Path(__file__).parent / "data" / "suggest.json").read_text(encoding="utf-8"))
 NOT_TAKEN = {"soft", "byheart-cross"}
@@ -216,19 +216,19 @@ def test_noise_is_seen_and_edges_are_not() -> None:
     rng = np.random.default_rng(2)
     for style in shapes.STYLES:
         scene = shapes.random_scene(rng, style=style)
-        assert measures.noise(shapes.draw(scene)) < 0.001
+        assert image_measures.noise(shapes.draw(scene)) < 0.001
     image = shapes.draw(shapes.Scene("circle", "cyan", "purple", style="striped"))
     for size in (5, 10, 20):  # stripes and rounding add a little
         noisy = (np.asarray(image, float) + rng.normal(0, size, (64, 64, 1))).clip(0, 255).round().astype(np.uint8)
-        assert 1 <= measures.noise(Image.fromarray(noisy)) / (size / 255) < 1.4
+        assert 1 <= image_measures.noise(Image.fromarray(noisy)) / (size / 255) < 1.4
     flat = (128 + rng.normal(0, 10, (64, 64, 1)) + np.zeros(3)).round().astype(np.uint8)
-    assert measures.noise(Image.fromarray(flat)) == pytest.approx(10 / 255, rel=0.1)
-    assert measures.noise(Image.new("RGB", (1, 1))) == 0
-    assert measures.sharpness(image) > 5 * measures.sharpness(image.filter(ImageFilter.GaussianBlur(3)))
+    assert image_measures.noise(Image.fromarray(flat)) == pytest.approx(10 / 255, rel=0.1)
+    assert image_measures.noise(Image.new("RGB", (1, 1))) == 0
+    assert image_measures.sharpness(image) > 5 * image_measures.sharpness(image.filter(ImageFilter.GaussianBlur(3)))
 
 
 def test_clipping_is_the_share_of_values_at_an_end() -> None:
     values = np.full((10, 10, 3), 128, np.uint8)
     values[:5, :, 0], values[5:, :, 0] = 255, 0
-    assert measures.clipped(Image.fromarray(values)) == pytest.approx(1 / 3)
-    assert measures.clipped(Image.new("RGB", (8, 8), (4, 250, 128))) == 0
+    assert image_measures.clipped(Image.fromarray(values)) == pytest.approx(1 / 3)
+    assert image_measures.clipped(Image.new("RGB", (8, 8), (4, 250, 128))) == 0

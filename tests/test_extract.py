@@ -20,14 +20,14 @@ from test_checkpoint_merge import full_file, golden, of
 from torch import Tensor
 
 from lora_ext import cli
-from lora_ext.address import TE, TE2, UNET
 from lora_ext.errors import LoraError
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.file.reading import read
+from lora_ext.file.loading import read
+from lora_ext.file.lora_file import LoraFile
+from lora_ext.layer_names import TE, TE2, UNET
 from lora_ext.tools import extract as tool
-from lora_ext.tools.checkpoint import merge_into
+from lora_ext.tools.checkpoint_keys import places
 from lora_ext.tools.extract import extract, takes
-from lora_ext.tools.ldm_keys import places
+from lora_ext.tools.merge_into_checkpoint import merge_into
 
 
 def deltas(org: Path, tuned: Path) -> dict:

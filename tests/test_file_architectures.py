@@ -10,19 +10,19 @@ from tiny import Tiny
 from torch import Tensor
 
 from lora_ext.api import apply
+from lora_ext.applied_networks import Applied, Use
 from lora_ext.errors import FileError, ToolError
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.file.reading import assemble, read
-from lora_ext.file.writing import write_tensors
-from lora_ext.generate.blocks import main as blocks
+from lora_ext.file.loading import assemble, read
+from lora_ext.file.lora_file import LoraFile
+from lora_ext.file.saving import write_tensors
+from lora_ext.generate.blocks_command import main as blocks
 from lora_ext.inspect_file import report, text_of
-from lora_ext.stack import Applied, Use
-from lora_ext.tools.checkpoint import merge_into
 from lora_ext.tools.convert import convert
 from lora_ext.tools.merge import merge
+from lora_ext.tools.merge_into_checkpoint import merge_into
 from lora_ext.tools.resize import resize
 from lora_ext.tools.reweight import reweight
-from lora_ext.web.energy import energy
+from lora_ext.web.rank_energy import energy
 
 CLIP = "text_model_encoder_layers_0_self_attn_q_proj"
 

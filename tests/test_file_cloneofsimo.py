@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lora_ext.address import TE, UNET, Site, site_of
 from lora_ext.errors import FileError
 from lora_ext.file import cloneofsimo, read, write
 from lora_ext.file.safetensors_file import read as read_safetensors
-from lora_ext.file.writing import write_tensors
+from lora_ext.file.saving import write_tensors
+from lora_ext.layer_names import TE, UNET, Site, site_of
 
 RANK = 2
 

@@ -9,17 +9,17 @@ import torch
 from tiny import Tiny
 from torch import Tensor
 
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.file.reading import read
-from lora_ext.file.writing import write, write_tensors
+from lora_ext.applied_networks import Applied, Use
+from lora_ext.file.loading import read
+from lora_ext.file.lora_file import LoraFile
+from lora_ext.file.saving import write, write_tensors
 from lora_ext.inspect_file import report, text_of
-from lora_ext.stack import Applied, Use
 from lora_ext.tools.convert import convert
 from lora_ext.tools.merge import merge
 from lora_ext.tools.report import Report
 from lora_ext.tools.resize import resize
 from lora_ext.tools.reweight import reweight
-from lora_ext.tools.split import split
+from lora_ext.tools.split_dylora import split
 
 HEAD = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_"
 SOUND = {f"{HEAD}v.lora_up.weight": torch.ones(32, 4), f"{HEAD}v.lora_down.weight": torch.ones(4, 32)}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from makers import KINDS, SHAPES, make, suits
 
-from lora_ext.address import UNET, kohya_key, site_of
 from lora_ext.file import hashes, read
-from lora_ext.file.writing import write_tensors
+from lora_ext.file.saving import write_tensors
 from lora_ext.inspect_file import main, report, text_of, top_tags
+from lora_ext.layer_names import UNET, kohya_key, site_of
 
 DATA = Path(__file__).parent / "data" / "kohya"
 

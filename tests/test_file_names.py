@@ -19,17 +19,17 @@ from safetensors.torch import save_file
 from test_library import put
 
 from lora_ext import cli
+from lora_ext.applied_networks import Presets, resolve
 from lora_ext.blocks import PRESETS, parse_weights
 from lora_ext.errors import FileError
-from lora_ext.file.file_names import files_below, find_shown, shown, typed_path
-from lora_ext.file.library import Library
-from lora_ext.file.listing import quick_metadata
+from lora_ext.file.displayed_names import files_below, find_shown, shown, typed_path
+from lora_ext.file.folder_listing import quick_metadata
+from lora_ext.file.lora_library import Library
 from lora_ext.file.preset_file import decoded, read_preset_file, read_preset_files
-from lora_ext.file.writing import write_tensors
-from lora_ext.prompt import Request
-from lora_ext.stack import Presets, resolve
-from lora_ext.train.recipe_io import from_arguments
-from lora_ext.train.recipe_io import parser as recipe_parser
+from lora_ext.file.saving import write_tensors
+from lora_ext.lora_tags import Request
+from lora_ext.train.config.recipe_io import from_arguments
+from lora_ext.train.config.recipe_io import parser as recipe_parser
 
 BAD = os.fsdecode(b"caf\xe9")
 """`caf` and a byte that is no UTF-8, as a name in Latin-1 comes out of an old archive."""
@@ -217,9 +217,9 @@ def test_reading_by_name_stays_inside(api, name: str, tmp_path: Path) -> None:  
 
 def test_checkpoints_and_datasets_of_one_name_can_all_be_chosen(tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
-    from lora_ext.ui.desk import StandaloneDesk, folders_of
-    from lora_ext.web import datasets
-    from lora_ext.web.studio import Studio
+    from lora_ext.ui.standalone_backend import StandaloneDesk, folders_of
+    from lora_ext.web import dataset_browser
+    from lora_ext.web.app_state import Studio
 
     for number, folder in enumerate(("one", "two"), 1):
         named(tmp_path / folder, "m.safetensors", bytes(number))
@@ -230,8 +230,8 @@ def test_checkpoints_and_datasets_of_one_name_can_all_be_chosen(tmp_path: Path) 
     assert names == ["m.safetensors", "two/m.safetensors"]
     assert [desk.checkpoint(name).stat().st_size for name in names] == [1, 2]
     studio = Studio(desk)
-    assert datasets.names(studio) == ["cats", "d2/cats"]
-    found = [datasets.folder_of(studio, name) / "a.txt" for name in datasets.names(studio)]
+    assert dataset_browser.names(studio) == ["cats", "d2/cats"]
+    found = [dataset_browser.folder_of(studio, name) / "a.txt" for name in dataset_browser.names(studio)]
     assert [path.stat().st_size for path in found] == [1, 2]
     studio.jobs.close()
 
@@ -287,8 +287,8 @@ def test_the_user_s_presets_win_over_the_block_weight_extension_s(
     for name, fake in fakes.items():
         setattr(modules, name, fake)
         monkeypatch.setitem(sys.modules, f"modules.{name}", fake)
-    monkeypatch.delitem(sys.modules, "lora_ext.host.a1111_settings", raising=False)
-    from lora_ext.host.a1111_settings import A1111Shell
+    monkeypatch.delitem(sys.modules, "lora_ext.host.a1111.settings", raising=False)
+    from lora_ext.host.a1111.extension.settings import A1111Shell
 
     zeros, ones = (",".join([value] * 17) for value in ("0", "1"))
     theirs = tmp_path / "extensions" / "sd-webui-lora-block-weight" / "scripts"

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_ext.address import TE, TE2, UNET, Site, kohya_key, names, peft_key
 from lora_ext.errors import FileError
 from lora_ext.file.containers import read_tensors
-from lora_ext.file.reading import assemble, read
+from lora_ext.file.loading import assemble, read
 from lora_ext.file.safetensors_file import read_header, read_some
-from lora_ext.file.writing import write_tensors
+from lora_ext.file.saving import write_tensors
+from lora_ext.layer_names import TE, TE2, UNET, Site, kohya_key, names, peft_key
 
 DATA = Path(__file__).parent / "data" / "kohya"
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"

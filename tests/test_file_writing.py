@@ -17,14 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lora_ext.adapters import Lora
-from lora_ext.address import UNET, Site, kohya_key, names, site_of
 from lora_ext.errors import FileError
 from lora_ext.file import hashes, read, write
-from lora_ext.file.reading import assemble
+from lora_ext.file.key_formats import spell
+from lora_ext.file.loading import assemble
 from lora_ext.file.safetensors_file import DTYPES
 from lora_ext.file.safetensors_file import read as read_safetensors
-from lora_ext.file.spelling import spell
-from lora_ext.file.writing import write_tensors
+from lora_ext.file.saving import write_tensors
+from lora_ext.layer_names import UNET, Site, kohya_key, names, site_of
 
 DATA = Path(__file__).parent / "data" / "kohya"
 FILES = [path for path in sorted(DATA.glob("*.safetensors")) if not re.search("ckpt|tiny_", path.name)]

@@ -14,12 +14,12 @@ from test_host_checkpoint import write
 
 from lora_ext.cli import main as cli
 from lora_ext.errors import FileError, LoraError, PromptError
-from lora_ext.file.library import Library
+from lora_ext.file.lora_library import Library
 from lora_ext.generate import Report, Settings, generate, main, open_model, save
 from lora_ext.host import infotext
-from lora_ext.host.diffusers import Standalone
-from lora_ext.host.samplers import SAMPLERS
-from lora_ext.host.timesteps import STEP_SAMPLERS
+from lora_ext.host.standalone.loader import Standalone
+from lora_ext.host.standalone.samplers import SAMPLERS
+from lora_ext.host.standalone.timestep_samplers import STEP_SAMPLERS
 
 UP = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 

@@ -16,19 +16,19 @@ from test_compare_sheet import Painter, sheet
 from test_library import put
 from tiny_trainee import pictures, recipe, trainee
 
-from lora_ext.compare.make import make
+from lora_ext.compare.build_sheet import make
+from lora_ext.compare.cell_store import Store as SheetStore
 from lora_ext.compare.scores import Scorer
-from lora_ext.compare.store import Store as SheetStore
 from lora_ext.errors import FileError, TrainError
-from lora_ext.file import writing
-from lora_ext.file.library import Library
-from lora_ext.file.writing import HeldFile, move_onto, replacing, save_or_beside
-from lora_ext.tools.checkpoint_folder import replacing_folder
-from lora_ext.train import state
-from lora_ext.train.cache import Store
-from lora_ext.train.log import Log
-from lora_ext.train.state import State
-from lora_ext.training.start import Quiet, train
+from lora_ext.file import saving
+from lora_ext.file.lora_library import Library
+from lora_ext.file.saving import HeldFile, move_onto, replacing, save_or_beside
+from lora_ext.tools.merge_into_folder import replacing_folder
+from lora_ext.train.data.content_cache import Store
+from lora_ext.train.run import training_state
+from lora_ext.train.run.training_log import Log
+from lora_ext.train.run.training_state import State
+from lora_ext.training.standalone_run import Quiet, train
 
 Hold = Callable[..., None]
 
@@ -45,7 +45,7 @@ def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    monkeypatch.setattr(writing, "_PAUSES", (0.0,))
+    monkeypatch.setattr(saving, "_PAUSES", (0.0,))
     yield lambda *names: held.update(names)
 
 
@@ -131,7 +131,9 @@ def test_a_finished_training_is_not_lost(tmp_path: Path, hold: Hold) -> None:
     assert load_file(again.file).keys() == load_file(first.file).keys()
     assert all(path.read_bytes() == content for path, content in before.items() if path.name == "last.safetensors")
     assert (
-        again.state is not None and again.state.name == "last-2-state" and state.load(again.state).step == again.steps
+        again.state is not None
+        and again.state.name == "last-2-state"
+        and training_state.load(again.state).step == again.steps
     )
     assert (out / "last-state").is_dir() and (out / "last-2.csv").is_file()
     assert names <= {path.name for path in out.rglob("*")}
@@ -142,10 +144,10 @@ def test_a_finished_training_is_not_lost(tmp_path: Path, hold: Hold) -> None:
 
 def test_a_state_that_is_read_meanwhile(tmp_path: Path, hold: Hold) -> None:
     folder = tmp_path / "a-state"
-    state.save(State(step=1), folder)
+    training_state.save(State(step=1), folder)
     hold("a-state")
-    assert state.save(State(step=2), folder).name == "a-2-state"
-    assert state.load(folder).step == 1 and state.load(tmp_path, "a").step == 2
+    assert training_state.save(State(step=2), folder).name == "a-2-state"
+    assert training_state.load(folder).step == 1 and training_state.load(tmp_path, "a").step == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-2-state", "a-state"]
 
 

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lora_ext.address import TE, UNET, index, names
 from lora_ext.errors import FileError
 from lora_ext.file.containers import read_tensors
-from lora_ext.host.checkpoint import Hints, recognise
-from lora_ext.host.diffusers import Standalone, load, model_of
-from lora_ext.host.local_folder import variant_of
-from lora_ext.host.render import CELL, Job, condition, decode, encode, latents
-from lora_ext.host.sampling import plan_of
+from lora_ext.host.checkpoint_layout import Hints, recognise
+from lora_ext.host.standalone.folder_safety import variant_of
+from lora_ext.host.standalone.loader import Standalone, load, model_of
+from lora_ext.host.standalone.rendering import CELL, Job, condition, decode, encode, latents
+from lora_ext.host.standalone.sampling import plan_of
+from lora_ext.layer_names import TE, UNET, index, names
 
 PREFIXES = {"SD1": ("cond_stage_model.transformer.",), "SD2": ("cond_stage_model.model.",)}
 PREFIXES["SDXL"] = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")

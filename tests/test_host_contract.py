@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from lora_ext.adapters import adapter_of
-from lora_ext.address import PARTS, UNET, Site, site_of
+from lora_ext.applied_networks import Applied, Use
 from lora_ext.file import LoraFile
 from lora_ext.inject import MODES, targets
-from lora_ext.ports import Model
-from lora_ext.stack import Applied, Use
+from lora_ext.layer_names import PARTS, UNET, Site, site_of
+from lora_ext.protocols import Model
 
 
 def lora_for(model: Model, rank: int = 2) -> LoraFile:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_host_samplers import LEVELS, Exact
 
-from lora_ext.host.editing import Passes, phases, several
-from lora_ext.host.sampling import Condition, Guide, Phases
+from lora_ext.host.standalone.prompt_editing import Passes, phases, several
+from lora_ext.host.standalone.sampling import Condition, Guide, Phases
 
 ROWS = {
     "test": [(10, "test")],

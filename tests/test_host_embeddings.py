@@ -12,11 +12,11 @@ from test_host_text import Words, clip  # noqa: F401
 from torch import Tensor, nn
 
 from lora_ext.errors import FileError
-from lora_ext.file.reading import assemble
+from lora_ext.file.loading import assemble
 from lora_ext.generate import Report, generate, main, open_model
 from lora_ext.host import infotext
-from lora_ext.host.embeddings import Embedding, Embeddings, bundled, in_folders, read, standing_in
-from lora_ext.host.text import ROOM, Encoder, chunks
+from lora_ext.host.standalone.embeddings import Embedding, Embeddings, bundled, in_folders, read, standing_in
+from lora_ext.host.standalone.prompt_encoding import ROOM, Encoder, chunks
 
 
 def of(name: str, vectors: Tensor) -> Embedding:

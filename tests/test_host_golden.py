@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from lora_ext.applied_networks import Applied, resolve
 from lora_ext.errors import FileError
-from lora_ext.file.library import Library
-from lora_ext.host.diffusers import Standalone, load
-from lora_ext.host.render import Job, condition, decode, latents, to_images
-from lora_ext.host.sampling import plan_of
-from lora_ext.prompt import parse
-from lora_ext.stack import Applied, resolve
+from lora_ext.file.lora_library import Library
+from lora_ext.host.standalone.loader import Standalone, load
+from lora_ext.host.standalone.rendering import Job, condition, decode, latents, to_images
+from lora_ext.host.standalone.sampling import plan_of
+from lora_ext.lora_tags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", ROOT.parent / "shared" / "golden")) / "webui"
@@ -110,6 +110,6 @@ def test_heads_from_a_config_beside(model: Standalone, tmp_path: Path) -> None:
 
 
 def test_says_where_it_looked_for_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_ext.host.tokens.HUB", ())
+    monkeypatch.setattr("lora_ext.host.standalone.tokenizer_files.HUB", ())
     with pytest.raises(FileError, match=r"no CLIP tokenizer .*--tokenizer DIR"):
         load(GOLDEN / "tiny-sd15.safetensors", device="cpu")

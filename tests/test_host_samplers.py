@@ -7,10 +7,17 @@ import torch
 from torch import Tensor
 
 from lora_ext.errors import LoraError
-from lora_ext.host.samplers import SAMPLERS, ancestral
-from lora_ext.host.sampling import Condition, Guide, ImageNoise, from_latent, from_noise, plan_of
-from lora_ext.host.schedule import SCHEDULES, ConsistencyLevels, Levels, karras, scaled_linear, zero_terminal
-from lora_ext.host.timesteps import STEP_SAMPLERS, steps_of
+from lora_ext.host.standalone.noise_schedule import (
+    SCHEDULES,
+    ConsistencyLevels,
+    Levels,
+    karras,
+    scaled_linear,
+    zero_terminal,
+)
+from lora_ext.host.standalone.samplers import SAMPLERS, ancestral
+from lora_ext.host.standalone.sampling import Condition, Guide, ImageNoise, from_latent, from_noise, plan_of
+from lora_ext.host.standalone.timestep_samplers import STEP_SAMPLERS, steps_of
 
 LEVELS = Levels(scaled_linear())
 MEAN, SPREAD = 0.5, 0.3

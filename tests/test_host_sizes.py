@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from test_host_checkpoint import PREFIXES, ldm_text, ldm_unet, ldm_vae
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lora_ext.host.checkpoint import recognise
+from lora_ext.host.checkpoint_layout import recognise
 
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 UNETS = {

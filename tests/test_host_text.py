@@ -6,7 +6,15 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from lora_ext.host.text import LOOK_BACK, ROOM, Encoder, Segment, chunks, emphasise, parse_emphasis
+from lora_ext.host.standalone.prompt_encoding import (
+    LOOK_BACK,
+    ROOM,
+    Encoder,
+    Segment,
+    chunks,
+    emphasise,
+    parse_emphasis,
+)
 
 
 class Words:

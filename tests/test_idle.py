@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lora_ext.address import TE, UNET, Site
+from lora_ext.applied_networks import Use
 from lora_ext.blocks import PRESETS, parse_weights
-from lora_ext.idle import empty_range, why_idle
-from lora_ext.prompt import request_of
-from lora_ext.stack import Use
+from lora_ext.layer_names import TE, UNET, Site
+from lora_ext.lora_tags import request_of
+from lora_ext.no_effect_reasons import empty_range, why_idle
 
 LAYERS = (Site(UNET, "IN01", "a"), Site(UNET, "OUT05", "b"))
 WORDS = (Site(TE, "BASE", "c"),)

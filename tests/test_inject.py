@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lora_ext.adapters import Adapter, adapter_of
 from lora_ext.errors import FitError
 from lora_ext.inject import BAKED, LIVE, MODES, Injection, Piece, Target, targets, weight_shape
-from lora_ext.inject.layer import LAYERS
+from lora_ext.inject.live_layer import LAYERS
 
 LAYERS_TO_TRY = {
     "linear": lambda: nn.Linear(12, 16),

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_ext.compare.run import depends
-from lora_ext.compare.shot import Shot
+from lora_ext.applied_networks import Presets
+from lora_ext.compare.generate_cells import depends
+from lora_ext.compare.image_spec import Shot
 from lora_ext.errors import FileError
 from lora_ext.file import hashes
-from lora_ext.file.library import Library
-from lora_ext.file.listing import quick_metadata
+from lora_ext.file.folder_listing import quick_metadata
+from lora_ext.file.lora_library import Library
 from lora_ext.file.safetensors_file import read_header
-from lora_ext.file.writing import write_tensors
-from lora_ext.stack import Presets
+from lora_ext.file.saving import write_tensors
 
 DATA = Path(__file__).parent / "data" / "kohya"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lora_ext.compare.axes import KINDS
-from lora_ext.train.recipe import knobs
-from lora_ext.web.service import LANGUAGES
+from lora_ext.train.config.recipe import knobs
+from lora_ext.web.mount import LANGUAGES
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "javascript").rglob("*.mjs"))

@@ -14,22 +14,22 @@ from tiny import Tiny, lora_file
 from torch import nn
 
 import lora_ext
-from lora_ext import stack
+from lora_ext import applied_networks
 from lora_ext.adapters import Lora
-from lora_ext.compare.shot import Shot
+from lora_ext.applied_networks import Applied, Use
+from lora_ext.compare.image_spec import Shot
 from lora_ext.embedded import CHECKPOINT, LORA_DIR
 from lora_ext.errors import FitError, LoraError
-from lora_ext.file.library import Library
+from lora_ext.file.lora_library import Library
 from lora_ext.generate import Report, Settings, generate, main, open_model
-from lora_ext.generate import run as run_module
-from lora_ext.generate.artist import StandaloneArtist
-from lora_ext.host.memory import drawing_bytes, drawing_bytes_of
+from lora_ext.generate import pipeline as run_module
+from lora_ext.generate.image_renderer import StandaloneArtist
+from lora_ext.host.memory_estimate import drawing_bytes, drawing_bytes_of
 from lora_ext.inject import AUTO, BAKED, LIVE, Injection, Memory, Piece, Target, fallback, targets
-from lora_ext.inject import layer as layer_module
-from lora_ext.inject import memory as memory_module
-from lora_ext.inject.layer import LAYERS, Layer
-from lora_ext.inject.memory import GIB, free_bytes, gib, is_out_of_memory
-from lora_ext.stack import Applied, Use
+from lora_ext.inject import free_memory as memory_module
+from lora_ext.inject import live_layer as layer_module
+from lora_ext.inject.free_memory import GIB, free_bytes, gib, is_out_of_memory
+from lora_ext.inject.live_layer import LAYERS, Layer
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_weights_that_keep_changing_go_live_and_settle(model: Tiny, monkeypatch:
         for weight in (0.1, 0.2, 0.3, 0.4):
             applied.set([Use(file, unet=weight)])
             assert not hooked(applied)
-    monkeypatch.setattr(stack, "accelerated", lambda device: True)
+    monkeypatch.setattr(applied_networks, "accelerated", lambda device: True)
     with Applied(model, AUTO) as applied:
         ways = [bool(applied.set([Use(file, unet=w)]) and hooked(applied)) for w in (0.1, 0.2, 0.3, 0.4)]
         assert ways == [False, False, True, True] and not baked_unet(applied)

@@ -9,11 +9,11 @@ from makers import make
 from tiny import Tiny, lora_file
 
 from lora_ext.adapters import adapter_of
+from lora_ext.applied_networks import Applied, Use
 from lora_ext.blocks import parse_weights
-from lora_ext.compare.mixed import Mixed
-from lora_ext.file.lorafile import LoraFile
+from lora_ext.compare.per_image_weights import Mixed
+from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import targets
-from lora_ext.stack import Applied, Use
 
 KINDS = ("lora", "loha", "lokr", "ia3-out", "norm", "lora-dora-out", "full")
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from lora_ext.host.a1111.extension.model_kind import family_of, native_side_of, prediction_of
 from safetensors.torch import save_file
 from test_host_checkpoint import Words, read, small_unet, state_of
 from tiny_trainee import pictures, recipe, trainee
 
 import lora_ext
 from lora_ext.generate import Settings
-from lora_ext.generate.run import sized
-from lora_ext.host.a1111_kind import family_of, native_side_of, prediction_of
-from lora_ext.host.native_side import latent_side, native_side
-from lora_ext.host.training import StandaloneTrainee
-from lora_ext.train import opening
-from lora_ext.train.recipe import Recipe
+from lora_ext.generate.pipeline import sized
+from lora_ext.host.native_size import latent_side, native_side
+from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.run import setup
 
 V_YAML = """model:
   params:
@@ -115,15 +115,15 @@ def test_no_other_file_decides_on_a_side() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and node.value in (768, 1024)
     }
-    assert found <= {"host/native_side.py", "host/a1111_kind.py"}
+    assert found <= {"host/native_size.py", "host/a1111/model_kind.py"}
 
 
 def test_the_default_resolution_is_told_where_the_model_is_larger(tmp_path: Path, monkeypatch: Any) -> None:
     host, said = trainee(), list[str]()
     monkeypatch.setattr(StandaloneTrainee, "native_size", 768)
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out")
-    opening.check_model(replace(made, resolution="512"), host, said.append)
+    setup.check_model(replace(made, resolution="512"), host, said.append)
     assert said == ["resolution is 512, the default; this model was made for 768: set resolution 768"]
     for other in (made, replace(made, resolution="640"), replace(made, resolution="512", dataset_config="x.toml")):
-        opening.check_model(other, host, said.append)
+        setup.check_model(other, host, said.append)
     assert len(said) == 1 and Recipe().resolution == "512" and torch.is_tensor(host.alphas_cumprod)

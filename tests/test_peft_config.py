@@ -14,14 +14,14 @@ from tiny import Tiny, text_encoder, unet
 from torch import Tensor, nn
 
 import lora_ext
+from lora_ext.applied_networks import Applied, Use
 from lora_ext.cli import main
 from lora_ext.errors import FileError
-from lora_ext.file.library import Library
+from lora_ext.file.loading import read
+from lora_ext.file.lora_library import Library
 from lora_ext.file.peft_config import PeftConfig
-from lora_ext.file.reading import read
-from lora_ext.file.writing import write
+from lora_ext.file.saving import write
 from lora_ext.inspect_file import report, text_of
-from lora_ext.stack import Applied, Use
 from lora_ext.tools.convert import convert
 from lora_ext.tools.merge import merge
 from lora_ext.tools.resize import resize

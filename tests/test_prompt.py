@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_ext.errors import PromptError
-from lora_ext.prompt import Request, parse, request_of
+from lora_ext.lora_tags import Request, parse, request_of
 
 TABLE = {
     "<lora:a>": Request("a"),

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_ext.errors import PromptError
-from lora_ext.prompt import request_of
-from lora_ext.prompt_notes import elsewhere, unread
+from lora_ext.lora_tags import request_of
+from lora_ext.prompt_warnings import elsewhere, unread
 
 
 @pytest.mark.parametrize(

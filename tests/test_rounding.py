@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 import lora_ext
 from lora_ext.adapters import Lora, adapter_of
-from lora_ext.address import UNET, Site
+from lora_ext.applied_networks import Applied, Use
 from lora_ext.cli import main
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.file.writing import write
+from lora_ext.file.lora_file import LoraFile
+from lora_ext.file.saving import write
 from lora_ext.inject import BAKED, LIVE, Injection, Piece, Target
-from lora_ext.inject.bake import add_delta
+from lora_ext.inject.baking import add_delta
 from lora_ext.inject.rounding import Rounding, coarse, sample_step
-from lora_ext.stack import Applied, Use
+from lora_ext.layer_names import UNET, Site
 from lora_ext.tools.convert import convert
 from lora_ext.tools.merge import merge
 from lora_ext.tools.reweight import reweight
@@ -143,7 +143,7 @@ def test_biases_and_a_folder_are_measured_too(tmp_path: Path) -> None:
     from diffusers import UNet2DConditionModel
 
     from lora_ext.embedded import models
-    from lora_ext.tools.checkpoint import merge_into
+    from lora_ext.tools.merge_into_checkpoint import merge_into
 
     unet: UNet2DConditionModel = models.new_unet()
     unet.to(torch.bfloat16).save_pretrained(tmp_path / "model" / "unet")

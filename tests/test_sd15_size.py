@@ -10,10 +10,10 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lora_ext.adapters import Lora
-from lora_ext.address import TE, UNET, kohya_key
-from lora_ext.file.lorafile import LoraFile
+from lora_ext.applied_networks import Applied, Use
+from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import targets
-from lora_ext.stack import Applied, Use
+from lora_ext.layer_names import TE, UNET, kohya_key
 
 MAP = json.loads((Path(__file__).parent / "data" / "sd15_module_map.json").read_text(encoding="utf-8"))
 

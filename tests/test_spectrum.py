@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lora_ext import spectrum
+from lora_ext import singular_values
 from lora_ext.lowrank import LowRank, shrink
-from lora_ext.spectrum import NEAR, _proven, _ritz, eigen, frobenius, leading
+from lora_ext.singular_values import NEAR, _proven, _ritz, eigen, frobenius, leading
 
 SPECTRA: dict[str, np.ndarray] = {
     "flat": np.ones(256),
@@ -95,7 +95,7 @@ def test_large_flat_matrices_are_not_solved_whole(monkeypatch: pytest.MonkeyPatc
         sizes.append(len(gram))
         return eigen(gram)
 
-    monkeypatch.setattr(spectrum, "eigen", counted)
+    monkeypatch.setattr(singular_values, "eigen", counted)
     for name in ("flat", "slowly falling", "falling", "a step at the cut", "clustered at the cut"):
         leading(turned(SPECTRA[name] ** 2).float(), 32)
     assert max(sizes) < 100

@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny import Tiny, lora_file, sites_in, text_encoder
 
+from lora_ext.applied_networks import Applied, Presets, Use, resolve, resolve_blocks
 from lora_ext.blocks import LABELS, parse_rules, parse_weights
-from lora_ext.file.lorafile import LoraFile
+from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import MODES
-from lora_ext.inject.layer import LAYERS
-from lora_ext.prompt import Request
-from lora_ext.stack import Applied, Presets, Use, resolve, resolve_blocks
+from lora_ext.inject.live_layer import LAYERS
+from lora_ext.lora_tags import Request
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_drawn_weights_are_the_same_for_the_same_seed(model: Tiny) -> None:
 
 
 def test_an_interrupt_leaves_the_model_clean(model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_ext.inject import layer
+    from lora_ext.inject import live_layer
 
     count = 0
 
@@ -228,7 +228,7 @@ def test_an_interrupt_leaves_the_model_clean(model: Tiny, monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return original(*args)  # type: ignore[arg-type]
 
-    original = layer.add_delta
-    monkeypatch.setattr(layer, "add_delta", interrupted)
+    original = live_layer.add_delta
+    monkeypatch.setattr(live_layer, "add_delta", interrupted)
     with Applied(model, "baked") as applied, pytest.raises(KeyboardInterrupt):
         applied.set([Use(lora_file(model))])

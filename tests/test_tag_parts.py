@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from lora_ext.host.tag_parts import sentence, unknown_parts
+from lora_ext.host.a1111.extension.tag_support import sentence, unknown_parts
 
 
 @pytest.mark.parametrize(

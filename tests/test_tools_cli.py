@@ -17,11 +17,11 @@ from makers import make
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lora_ext import command_line, progress
 from lora_ext.cli import VERBS, main
 from lora_ext.errors import LoraError, ToolError
 from lora_ext.file import hashes, read
-from lora_ext.file.lorafile import LoraFile
-from lora_ext.tools import options, progress
+from lora_ext.file.lora_file import LoraFile
 from lora_ext.tools.merge import merge
 from lora_ext.tools.report import Layer, Report
 from lora_ext.tools.resize import resize
@@ -384,8 +384,8 @@ def test_progress_reaches_a_shell() -> None:
 
 
 def test_options() -> None:
-    assert options.widest([]) == torch.float32
-    assert options.widest([torch.float16, torch.bfloat16]) == torch.float32
-    assert options.widest([torch.float16]) == torch.float16
+    assert command_line.widest([]) == torch.float32
+    assert command_line.widest([torch.float16, torch.bfloat16]) == torch.float32
+    assert command_line.widest([torch.float16]) == torch.float16
     with pytest.raises(ToolError, match="did you mean 'fp16'"):
-        options.dtype_of("f16")
+        command_line.dtype_of("f16")

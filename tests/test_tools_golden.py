@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lora_ext.cli import main
-from lora_ext.file.reading import read
+from lora_ext.file.loading import read
 from lora_ext.lowrank import Rule, concat, shrink
 from lora_ext.tools.merge import merge
 from lora_ext.tools.merge_layer import Recipe

@@ -15,20 +15,20 @@ from makers import KINDS, make, suits
 from torch import Tensor
 
 from lora_ext.adapters import Adapter, adapter_of
-from lora_ext.address import Site, site_of
+from lora_ext.applied_networks import Use
 from lora_ext.blocks import PRESETS, BlockWeights, parse_rules, parse_weights
 from lora_ext.errors import ToolError
 from lora_ext.file import read, write
-from lora_ext.file.lorafile import LoraFile
+from lora_ext.file.lora_file import LoraFile
+from lora_ext.layer_names import Site, site_of
 from lora_ext.lowrank import LowRank, Rule, from_delta, shrink
-from lora_ext.stack import Use
 from lora_ext.tools.convert import convert
 from lora_ext.tools.merge import merge
 from lora_ext.tools.merge_layer import Recipe
-from lora_ext.tools.metadata_carry import SCALE_KEY
 from lora_ext.tools.resize import resize
+from lora_ext.tools.result_metadata import SCALE_KEY
 from lora_ext.tools.reweight import reweight
-from lora_ext.tools.split import SCALES, split
+from lora_ext.tools.split_dylora import SCALES, split
 
 LAYERS: dict[str, tuple[int, ...]] = {
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (12, 10),

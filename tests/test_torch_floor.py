@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_flatten
 
 from lora_ext.cli import main
 from lora_ext.errors import FileError
-from lora_ext.file.writing import write
-from lora_ext.tools.checkpoint import merge_into
+from lora_ext.file.saving import write
+from lora_ext.tools.merge_into_checkpoint import merge_into
 
 MISSING = {  # tried with 2.1.2
     "aminmax", "mm", "addmm", "bmm", "baddbmm", "convolution", "quantile", "cumsum", "nextafter", "_softmax",

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from lora_ext.address import Site, kohya_key, names, parse_key
 from lora_ext.blocks import SD, SDXL
 from lora_ext.errors import BlockError, TrainError
-from lora_ext.train.block_rates import Sizes, side, weights
-from lora_ext.train.recipe import Recipe
+from lora_ext.layer_names import Site, kohya_key, names, parse_key
+from lora_ext.train.config.block_settings import Sizes, side, weights
+from lora_ext.train.config.recipe import Recipe
 
 DATA = Path(__file__).parent / "data"
 LR = json.loads((DATA / "kohya/block_lr.json").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_ext.errors import TrainError
-from lora_ext.train.buckets import BucketRules, bucket_sizes, fit
+from lora_ext.train.data.buckets import BucketRules, bucket_sizes, fit
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "kohya" / "buckets.json").read_text(encoding="utf-8"))
 SIDES = st.integers(1, 6000)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_ext.errors import TrainError
-from lora_ext.train.cache import Store, fingerprint, key_of
+from lora_ext.train.data.content_cache import Store, fingerprint, key_of
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=20))

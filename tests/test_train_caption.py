@@ -12,7 +12,7 @@ from test_train_folders import draw
 
 from lora_ext import cli
 from lora_ext.errors import TrainError
-from lora_ext.train.captioning import caption_folder
+from lora_ext.train.data.captioning import caption_folder
 
 
 def colour(images: Sequence[Image.Image]) -> list[str]:

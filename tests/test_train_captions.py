@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_ext.errors import TrainError
-from lora_ext.train.captions import CaptionRules, longest_token_count, read_caption, vary, wildcards
+from lora_ext.train.data.captions import CaptionRules, longest_token_count, read_caption, vary, wildcards
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "kohya" / "captions.json").read_text(encoding="utf-8"))
 TAGS = st.lists(st.text("abc é", min_size=1).map(str.strip).filter(bool), min_size=1, max_size=8)

@@ -13,11 +13,11 @@ from test_train_loop import one_thread, rows  # noqa: F401
 from tiny_trainee import pictures, recipe, trainee
 
 from lora_ext.errors import TrainError
-from lora_ext.host.borrowing import compiled
-from lora_ext.host.training import StandaloneTrainee
-from lora_ext.ports import Borrowing
-from lora_ext.train.recipe_io import recipe_of
-from lora_ext.training.start import train
+from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.host.training_context import compiled
+from lora_ext.protocols import Borrowing
+from lora_ext.train.config.recipe_io import recipe_of
+from lora_ext.training.standalone_run import train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,7 +68,7 @@ def test_the_same_losses(backend: str, more: dict[str, Any], tmp_path: Path, mon
 
 def test_the_compiled_unet_is_what_is_called(monkeypatch: Any) -> None:
     host = trainee()
-    monkeypatch.setattr("lora_ext.host.training.compiled", lambda call, device: _Says())
+    monkeypatch.setattr("lora_ext.host.standalone.trainable_model.compiled", lambda call, device: _Says())
     with host.prepared(Borrowing(compiled=True)):
         context = host.text(["a"])
         assert host.predict(torch.zeros(1, 4, 8, 8), torch.tensor([3]), context).tolist() == [7.0]

@@ -16,16 +16,16 @@ from test_train_optimizers import at_hand
 from tiny_trainee import Words, pictures, recipe, trainee
 
 from lora_ext.errors import LoraError, TrainError
-from lora_ext.file.reading import read
-from lora_ext.host.training import StandaloneTrainee
-from lora_ext.train.dataset import Dataset
-from lora_ext.train.log import Log, Taken
-from lora_ext.train.loop import Run
-from lora_ext.train.optimizers import OPTIMIZERS
-from lora_ext.train.preflight import preflight
-from lora_ext.train.recipe import Recipe, UserClass
-from lora_ext.train.steps import Captions
-from lora_ext.training.start import Quiet, train
+from lora_ext.file.loading import read
+from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.train.config.optimizers import OPTIMIZERS
+from lora_ext.train.config.recipe import Recipe, UserClass
+from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.run.preflight import preflight
+from lora_ext.train.run.training_log import Log, Taken
+from lora_ext.train.run.training_run import Run
+from lora_ext.train.run.training_step import Captions
+from lora_ext.training.standalone_run import Quiet, train
 
 
 def losses(out: Path) -> list[float]:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lora_ext.errors import TrainError
-from lora_ext.train.batch import Batch
-from lora_ext.train.dataset import Dataset
-from lora_ext.train.recipe import Recipe
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.data.batch import Batch
+from lora_ext.train.data.dataset import Dataset
 
 COLOURS = "red lime blue yellow cyan magenta white gray".split()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from test_train_dataset import folder, recipe  # noqa: F401  (a fixture)
 
 from lora_ext.inspect_file import top_tags
-from lora_ext.train.dataset import Dataset
-from lora_ext.train.dataset_metadata import dataset_metadata
+from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.data.dataset_metadata import dataset_metadata
 
 
 def test_folders_tags_and_buckets(folder: Path) -> None:  # noqa: F811

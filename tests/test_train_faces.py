@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from lora_ext.errors import TrainError
-from lora_ext.train.dataset import Dataset
-from lora_ext.train.faces import face_finder, face_in_name
-from lora_ext.train.recipe import Recipe
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.data.faces import face_finder, face_in_name
 
 
 def test_names_that_tell() -> None:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from lora_ext.errors import TrainError
-from lora_ext.train.folders import subsets
-from lora_ext.train.recipe import Recipe
-from lora_ext.train.scan import scan
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.data.dataset_folders import subsets
+from lora_ext.train.data.dataset_scan import scan
 
 
 def draw(path: Path, size: tuple[int, int] = (64, 64), colour: str = "red", caption: str | None = None) -> Path:

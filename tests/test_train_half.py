@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from lora_ext.train.network.trainable_network.trainable_network import Network
 from test_train_loop import losses, one_thread  # noqa: F401
 from tiny_trainee import pictures, recipe, trainee
 
-from lora_ext.ports import Borrowing
-from lora_ext.train import state
-from lora_ext.train.dataset import Dataset
-from lora_ext.train.network import Network
-from lora_ext.train.processes import Processes
-from lora_ext.train.steps import Stepper
-from lora_ext.training.start import train
+from lora_ext.protocols import Borrowing
+from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.run import training_state
+from lora_ext.train.run.process_group import Processes
+from lora_ext.train.run.training_step import Stepper
+from lora_ext.training.standalone_run import train
 
 pytestmark = pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="torch before 2.3 scales on CUDA only")
 
@@ -59,11 +59,11 @@ def test_a_run_in_half_precision_goes_on_with_the_same_scale(tmp_path: Path, mon
     more: dict[str, Any] = {"mixed_precision": "fp16", "lr_scheduler": "linear", "save_state": True}
     train(recipe(data, tmp_path / "whole", **more), model=trainee())
     train(recipe(data, tmp_path / "cut", save_every_n_steps=5, **more), model=trainee())
-    saved = state.load(tmp_path / "cut" / "last-step00000005-state")
+    saved = training_state.load(tmp_path / "cut" / "last-step00000005-state")
     scale, done = saved.tensors["scaler"]["scale"], saved.tensors["scheduler"]["last_epoch"]
     assert saved.step == 5 and 0 < done < 5 and scale != 2.0**24, "some of the first steps overflowed"
     again = recipe(data, tmp_path / "cut", resume=str(tmp_path / "cut" / "last-step00000005-state"), **more)
     assert train(again, model=trainee()).steps == 8
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
-    first, second = (state.load(tmp_path / name / "last-state").tensors for name in ("whole", "cut"))
+    first, second = (training_state.load(tmp_path / name / "last-state").tensors for name in ("whole", "cut"))
     assert first["scaler"] == second["scaler"] and first["scheduler"]["last_epoch"] == second["scheduler"]["last_epoch"]

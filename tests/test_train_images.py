@@ -12,7 +12,7 @@ from test_train_folders import draw
 
 from lora_ext import cli
 from lora_ext.errors import TrainError
-from lora_ext.train.images import resize_folder, resized, sizes_of
+from lora_ext.train.data.resize_images import resize_folder, resized, sizes_of
 
 SIDES = st.integers(1, 5000)
 

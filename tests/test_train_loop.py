@@ -20,12 +20,12 @@ from tiny_trainee import pictures, recipe, trainee
 
 from lora_ext.api import apply, merge
 from lora_ext.errors import TrainError
-from lora_ext.file.reading import read
-from lora_ext.host.training import StandaloneTrainee
-from lora_ext.train import state
-from lora_ext.train.recipe import Recipe
-from lora_ext.train.recipe_io import settings_of
-from lora_ext.training.start import Quiet, train
+from lora_ext.file.loading import read
+from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.config.recipe_io import settings_of
+from lora_ext.train.run import training_state
+from lora_ext.training.standalone_run import Quiet, train
 
 HERE = Path(__file__).parent
 
@@ -185,7 +185,7 @@ def test_an_interrupt_saves_first_and_can_be_resumed(tmp_path: Path) -> None:
     outcome = train(recipe(data, tmp_path / "out"), model=trainee(), shell=shell)
     assert outcome.stopped and outcome.steps == 5
     assert (tmp_path / "out" / "last-step00000005.safetensors").is_file() and "--resume" in shell.said
-    assert state.find(tmp_path / "out", "last") == outcome.state
+    assert training_state.find(tmp_path / "out", "last") == outcome.state
     assert train(recipe(data, tmp_path / "out", resume=str(outcome.state)), model=trainee()).steps == 8
     train(recipe(data, tmp_path / "whole"), model=trainee())
     assert losses(tmp_path / "out") == losses(tmp_path / "whole")
@@ -330,7 +330,7 @@ def test_a_tracker_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) ->
 
 def test_regularisation_pictures_that_are_missing_are_drawn_and_used(tmp_path: Path, monkeypatch: Any) -> None:
     """By the model as it is before it learns; a second run finds them."""
-    monkeypatch.setattr("lora_ext.train.regularise.STEPS", 2)
+    monkeypatch.setattr("lora_ext.train.run.regularisation_images.STEPS", 2)
     data = pictures(tmp_path / "data", 2)
     folder = tmp_path / "reg" / "1_thing"
     folder.mkdir(parents=True)

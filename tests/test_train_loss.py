@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_ext.errors import TrainError
-from lora_ext.train.loss import (
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.run.loss import (
     distance,
     huber_threshold,
     loss,
@@ -24,7 +25,6 @@ from lora_ext.train.loss import (
     timesteps,
     weights_of,
 )
-from lora_ext.train.recipe import Recipe
 
 GOLDEN = json.loads((Path(__file__).parent / "data/kohya/loss_weights.json").read_text(encoding="utf-8"))
 PLAIN = GOLDEN["zsnr=False"]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_ext.train.network.trainable_network.autograd import masked
+from lora_ext.train.network.trainable_network.trainable_factors import Factors
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lora_ext.train.block_rates import Size
-from lora_ext.train.dylora import share, whole
-from lora_ext.train.factors import Factors
-from lora_ext.train.path import masked
-from lora_ext.train.recipe import Recipe
+from lora_ext.train.config.block_settings import Size
+from lora_ext.train.config.dylora import share, whole
+from lora_ext.train.config.recipe import Recipe
 
 DATA = Path(__file__).parent / "data" / "training"
 FORWARD = load_file(DATA / "module_forward.safetensors")

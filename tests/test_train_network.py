@@ -8,22 +8,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lora_ext.train.network.trainable_network.autograd import ConvPath, LinearPath
+from lora_ext.train.network.trainable_network.trainable_factors import Factors
+from lora_ext.train.network.trainable_network.trainable_network import Network
+from lora_ext.train.network.trainable_network.weight_norms import limit_norms, norms
 from tiny import Tiny
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lora_ext.address import Site
+from lora_ext.applied_networks import Applied, Use
 from lora_ext.errors import TrainError
 from lora_ext.inject import BAKED, LIVE
-from lora_ext.stack import Applied, Use
-from lora_ext.tools.split import split
-from lora_ext.train.block_rates import Size
-from lora_ext.train.dylora import Share, share
-from lora_ext.train.factors import Factors
-from lora_ext.train.network import Network
-from lora_ext.train.norms import limit_norms, norms
-from lora_ext.train.path import ConvPath, LinearPath
-from lora_ext.train.recipe import Recipe
+from lora_ext.layer_names import Site
+from lora_ext.tools.split_dylora import split
+from lora_ext.train.config.block_settings import Size
+from lora_ext.train.config.dylora import Share, share
+from lora_ext.train.config.recipe import Recipe
 
 RECIPES = {
     "lierla": Recipe(network_dim=4, network_alpha=2.0),

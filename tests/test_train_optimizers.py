@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from transformers import get_scheduler
 
 from lora_ext.errors import TrainError
-from lora_ext.train.optimizers import OPTIMIZERS, arguments, clip, is_schedule_free, optimizer, rates, scheduler
-from lora_ext.train.recipe import SCHEDULERS, Recipe, UserClass
+from lora_ext.train.config.optimizers import OPTIMIZERS, arguments, clip, is_schedule_free, optimizer, rates, scheduler
+from lora_ext.train.config.recipe import SCHEDULERS, Recipe, UserClass
 
 
 def at_hand(name: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lora_ext.train.network.trainable_network.autograd import frozen_weight, masked
+from lora_ext.train.network.trainable_network.trainable_factors import Factors, refresh
 from torch import Tensor, nn
 
-from lora_ext.train.block_rates import Size
-from lora_ext.train.dylora import share
-from lora_ext.train.factors import Factors, refresh
-from lora_ext.train.path import frozen_weight, masked
-from lora_ext.train.recipe import Recipe
+from lora_ext.train.config.block_settings import Size
+from lora_ext.train.config.dylora import share
+from lora_ext.train.config.recipe import Recipe
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 5), (2, 3, 6)),

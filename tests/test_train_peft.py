@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lora_ext.train.network.trainable_network.trainable_network import Network
 from tiny import Tiny
 
-from lora_ext.train.network import Network
-from lora_ext.train.recipe import Recipe
+from lora_ext.train.config.recipe import Recipe
 
 peft = pytest.importorskip("peft")
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "samplers.0.conv")

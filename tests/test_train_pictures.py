@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
-from lora_ext.train.buckets import BucketRules, fit
-from lora_ext.train.pictures import (
+from lora_ext.train.data.buckets import BucketRules, fit
+from lora_ext.train.data.image_files import (
     UnreadablePicture,
     Variation,
     apply_cut,

@@ -13,10 +13,10 @@ from test_train_folders import draw
 from torch import nn
 
 from lora_ext.errors import TrainError
-from lora_ext.train.dataset import Dataset
-from lora_ext.train.expect import COSTS, GIB, in_words
-from lora_ext.train.preflight import Preflight, preflight
-from lora_ext.train.recipe import Recipe
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.run.cost_estimate import COSTS, GIB, in_words
+from lora_ext.train.run.preflight import Preflight, preflight
 
 
 def words(caption: str) -> int:

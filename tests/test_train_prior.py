@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from lora_ext.train.network.trainable_network.trainable_network import Network
 from test_train_network import stirred
 from tiny_trainee import pictures, recipe, trainee
 
-from lora_ext.host.training import StandaloneTrainee
-from lora_ext.ports import Borrowing
-from lora_ext.train.batch import Batch
-from lora_ext.train.dataset import Dataset
-from lora_ext.train.network import Network
-from lora_ext.train.steps import Objective
+from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.protocols import Borrowing
+from lora_ext.train.data.batch import Batch
+from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.run.training_step import Objective
 
 WEIGHT = 0.25
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lora_ext.errors import LoraError, TrainError
-from lora_ext.train import recipe as recipe_module
-from lora_ext.train.optimizers import OPTIMIZERS
-from lora_ext.train.recipe import Recipe, knobs
-from lora_ext.train.recipe_check import advice, check
-from lora_ext.train.recipe_io import (
+from lora_ext.train.config import recipe as recipe_module
+from lora_ext.train.config.optimizers import OPTIMIZERS
+from lora_ext.train.config.recipe import Recipe, knobs
+from lora_ext.train.config.recipe_check import advice, check
+from lora_ext.train.config.recipe_io import (
     WITHOUT_EFFECT,
     from_arguments,
     parser,
@@ -30,8 +30,8 @@ from lora_ext.train.recipe_io import (
     type_of,
     value_of,
 )
-from lora_ext.train.recipe_metadata import metadata, network_metadata, settings_in, settings_in_file
-from lora_ext.train.toml_file import read_toml
+from lora_ext.train.config.recipe_metadata import metadata, network_metadata, settings_in, settings_in_file
+from lora_ext.train.config.toml_file import read_toml
 from lora_ext.training import main
 
 TRAIN = Path(recipe_module.__file__).parent

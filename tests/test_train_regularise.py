@@ -10,9 +10,9 @@ from PIL import Image
 from test_train_folders import draw
 
 from lora_ext.errors import TrainError
-from lora_ext.ports import Sample
-from lora_ext.train.recipe import Recipe
-from lora_ext.train.regularise import draw_missing, missing
+from lora_ext.protocols import Sample
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.run.regularisation_images import draw_missing, missing
 
 
 class Model:

@@ -16,12 +16,12 @@ from PIL import Image
 from tiny_trainee import pictures, recipe, trainee
 
 from lora_ext.errors import TrainError
-from lora_ext.file.reading import read
-from lora_ext.train import state
-from lora_ext.train.loop import Run
-from lora_ext.train.optimizers import OPTIMIZERS, factor
-from lora_ext.train.recipe import Recipe
-from lora_ext.training.start import Quiet
+from lora_ext.file.loading import read
+from lora_ext.train.config.optimizers import OPTIMIZERS, factor
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.run import training_state
+from lora_ext.train.run.training_run import Run
+from lora_ext.training.standalone_run import Quiet
 
 Resume = Callable[..., tuple[Run, str]]
 STATE = "last-step00000003-state"
@@ -75,7 +75,7 @@ def base(tmp_path_factory: Any) -> Path:
 
 
 def test_every_field_says_what_it_does_on_resume() -> None:
-    assert set(state.ON_RESUME) == {field.name for field in fields(Recipe)}
+    assert set(training_state.ON_RESUME) == {field.name for field in fields(Recipe)}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_the_smoothed_loss_goes_on(base: Path) -> None:
 
 
 def test_decay_and_betas_hold(base: Path) -> None:
-    before = torch.load(base / "a" / STATE / state.TENSORS, weights_only=True)["optimizer"]
+    before = torch.load(base / "a" / STATE / training_state.TENSORS, weights_only=True)["optimizer"]
     run, said = resumed(base, optimizer_args="weight_decay=0.5 betas=0.8,0.9", max_train_epochs=None, max_train_steps=4)
     for group in run.stepper.optimizer.param_groups:
         assert group["weight_decay"] == 0.5 and group["betas"] == (0.8, 0.9)
@@ -114,7 +114,7 @@ def test_decay_and_betas_hold(base: Path) -> None:
 
 def test_the_decay_that_is_asked_for_is_the_one_that_acts(base: Path) -> None:
     """One step of AdamW by hand from the saved state, with the new rate and decay."""
-    kept = torch.load(base / "a" / STATE / state.TENSORS, weights_only=True)
+    kept = torch.load(base / "a" / STATE / training_state.TENSORS, weights_only=True)
     run, _ = resumed(base, learning_rate=0.02, optimizer_args="weight_decay=0.7", max_train_epochs=None,
                      max_train_steps=4)  # fmt: skip
     for index, name in enumerate(kept["names"]):
@@ -162,7 +162,7 @@ def test_the_same_recipe_goes_on_bit_for_bit_with_a_schedule_and_blocks(tmp_path
 
 def test_block_rates_that_group_the_network_otherwise_hold(base: Path) -> None:
     """The groups of the optimizer are others then; every parameter keeps its own averages."""
-    kept = torch.load(base / "a" / STATE / state.TENSORS, weights_only=True)
+    kept = torch.load(base / "a" / STATE / training_state.TENSORS, weights_only=True)
     run, _ = resumed(base, up_lr_weight="0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5", max_train_epochs=None,
                      max_train_steps=3)  # fmt: skip
     mine = run.stepper.optimizer.state_dict()["state"]
@@ -199,7 +199,7 @@ def test_another_network_is_refused_with_what_to_do(base: Path, more: dict[str, 
 def test_another_optimizer_begins_anew_on_the_learned_network(base: Path, name: str) -> None:
     if not has(name):
         pytest.skip(f"{OPTIMIZERS[name].package} is not installed")
-    kept = torch.load(base / "a" / STATE / state.TENSORS, weights_only=True)
+    kept = torch.load(base / "a" / STATE / training_state.TENSORS, weights_only=True)
     run, said = resumed(base, optimizer_type=name, max_train_epochs=None, max_train_steps=3)
     assert f"optimizer_type was 'AdamW' and is '{name}'" in said and f"{name} begins anew" in said
     for mine, then in zip(run.stepper.parameters, kept["parameters"], strict=True):
@@ -235,7 +235,7 @@ def test_a_number_among_the_arguments_holds(kind: str, tmp_path: Path) -> None:
         pytest.skip(f"{OPTIMIZERS[kind].package} is not installed")
     momentum = "momentum=0.9 " if kind == "SGD" else ""
     begin(tmp_path, optimizer_type=kind, optimizer_args=momentum.strip(), learning_rate=0.5)
-    kept = torch.load(tmp_path / "a" / STATE / state.TENSORS, weights_only=True)["optimizer"]
+    kept = torch.load(tmp_path / "a" / STATE / training_state.TENSORS, weights_only=True)["optimizer"]
     run, said = resumed(tmp_path, optimizer_type=kind, optimizer_args=f"{momentum}weight_decay=0.25",
                         learning_rate=0.25, max_train_epochs=None, max_train_steps=3)  # fmt: skip
     now = run.stepper.optimizer.state_dict()
@@ -264,7 +264,7 @@ def test_other_batches_begin_the_epoch_again(base: Path, more: dict[str, Any]) -
     epochs = [int(row["epoch"]) for row in rows(run)]
     a_epoch = {"train_batch_size": 8, "gradient_accumulation_steps": 2, "seed": 4}[next(iter(more))]
     assert epochs == [1] * (3 + a_epoch) + [2] * a_epoch
-    assert state.load(run.folder / "last-state").seed == more.get("seed", 5)
+    assert training_state.load(run.folder / "last-state").seed == more.get("seed", 5)
 
 
 def test_more_pictures_begin_the_epoch_again_and_a_moved_folder_does_not(tmp_path: Path) -> None:
@@ -294,15 +294,15 @@ def test_what_acts_before_the_first_step_is_told_to_stay(base: Path) -> None:
     run, said = resumed(base, network_weights=str(base / "a" / "last.safetensors"), max_train_epochs=None,
                         max_train_steps=3)  # fmt: skip
     assert "network_weights was None and is " in said and "before the first step only, so what the state has" in said
-    kept = torch.load(base / "a" / STATE / state.TENSORS, weights_only=True)["parameters"]
+    kept = torch.load(base / "a" / STATE / training_state.TENSORS, weights_only=True)["parameters"]
     assert all(torch.equal(a.detach(), b) for a, b in zip(run.stepper.parameters, kept, strict=True))
 
 
 # --- states that are not whole, or older ------------------------------------------------------------------------------
 
 
-def _without(folder: Path, name: str, *, file: str = state.NUMBERS) -> None:
-    if file == state.NUMBERS:
+def _without(folder: Path, name: str, *, file: str = training_state.NUMBERS) -> None:
+    if file == training_state.NUMBERS:
         numbers = json.loads((folder / file).read_text(encoding="utf-8"))
         del numbers[name]
         (folder / file).write_text(json.dumps(numbers), encoding="utf-8")
@@ -313,23 +313,26 @@ def _without(folder: Path, name: str, *, file: str = state.NUMBERS) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "half a file of tensors": lambda f: (f / state.TENSORS).write_bytes((f / state.TENSORS).read_bytes()[:999]),
-    "an empty file of tensors": lambda f: (f / state.TENSORS).write_bytes(b""),
-    "no tensors": lambda f: (f / state.TENSORS).unlink(),
-    "no numbers": lambda f: (f / state.NUMBERS).unlink(),
-    "half the numbers": lambda f: (f / state.NUMBERS).write_text('{"step": 3, "epo', encoding="utf-8"),
-    "numbers that are a list": lambda f: (f / state.NUMBERS).write_text("[1, 2]", encoding="utf-8"),
+    "half a file of tensors": lambda f: (f / training_state.TENSORS).write_bytes(
+        (f / training_state.TENSORS).read_bytes()[:999]
+    ),
+    "an empty file of tensors": lambda f: (f / training_state.TENSORS).write_bytes(b""),
+    "no tensors": lambda f: (f / training_state.TENSORS).unlink(),
+    "no numbers": lambda f: (f / training_state.NUMBERS).unlink(),
+    "half the numbers": lambda f: (f / training_state.NUMBERS).write_text('{"step": 3, "epo', encoding="utf-8"),
+    "numbers that are a list": lambda f: (f / training_state.NUMBERS).write_text("[1, 2]", encoding="utf-8"),
     "no smoothed": lambda f: _without(f, "smoothed"),
-    "a step that is text": lambda f: (f / state.NUMBERS).write_text(
-        (f / state.NUMBERS).read_text(encoding="utf-8").replace('"step": 3,', '"step": "3",'), encoding="utf-8"
+    "a step that is text": lambda f: (f / training_state.NUMBERS).write_text(
+        (f / training_state.NUMBERS).read_text(encoding="utf-8").replace('"step": 3,', '"step": "3",'), encoding="utf-8"
     ),
-    "a batch below 0": lambda f: (f / state.NUMBERS).write_text(
-        (f / state.NUMBERS).read_text(encoding="utf-8").replace('"batch": 3,', '"batch": -3,'), encoding="utf-8"
+    "a batch below 0": lambda f: (f / training_state.NUMBERS).write_text(
+        (f / training_state.NUMBERS).read_text(encoding="utf-8").replace('"batch": 3,', '"batch": -3,'),
+        encoding="utf-8",
     ),
-    "a list of tensors": lambda f: torch.save([torch.ones(2)], f / state.TENSORS),
-    "no optimizer": lambda f: _without(f, "optimizer", file=state.TENSORS),
-    "no scheduler": lambda f: _without(f, "scheduler", file=state.TENSORS),
-    "no parameters": lambda f: _without(f, "parameters", file=state.TENSORS),
+    "a list of tensors": lambda f: torch.save([torch.ones(2)], f / training_state.TENSORS),
+    "no optimizer": lambda f: _without(f, "optimizer", file=training_state.TENSORS),
+    "no scheduler": lambda f: _without(f, "scheduler", file=training_state.TENSORS),
+    "no parameters": lambda f: _without(f, "parameters", file=training_state.TENSORS),
 }
 
 
@@ -349,7 +352,7 @@ def test_another_state_is_offered_where_one_is_damaged(base: Path, tmp_path: Pat
     for step in (3, 6):
         name = f"last-step{step:08}-state"
         shutil.copytree(base / "a" / name, tmp_path / name)
-    (tmp_path / "last-step00000006-state" / state.TENSORS).write_bytes(b"")
+    (tmp_path / "last-step00000006-state" / training_state.TENSORS).write_bytes(b"")
     with pytest.raises(TrainError, match=rf"step00000006-state is damaged .*other states are in .*{STATE}"):
         Run(trainee(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
 
@@ -365,7 +368,7 @@ def test_a_state_of_another_name_is_named(base: Path, tmp_path: Path) -> None:
 def _as_before(folder: Path) -> None:
     """A state as versions before this one saved it."""
     for name in ("names", "alphas"):
-        _without(folder, name, file=state.TENSORS)
+        _without(folder, name, file=training_state.TENSORS)
     for name in ("order", "batches"):
         _without(folder, name)
 
@@ -391,9 +394,9 @@ def test_a_state_removes_no_files_but_its_own_runs(tmp_path: Path) -> None:
     mine, foreign = out / "mine.txt", tmp_path / "last-step00000001.safetensors"
     for path in (mine, foreign):
         path.write_text("x", encoding="utf-8")
-    numbers = json.loads((out / STATE / state.NUMBERS).read_text(encoding="utf-8"))
+    numbers = json.loads((out / STATE / training_state.NUMBERS).read_text(encoding="utf-8"))
     numbers["kept"]["step"] += [[1, str(mine)], [1, str(foreign)]]
-    (out / STATE / state.NUMBERS).write_text(json.dumps(numbers), encoding="utf-8")
+    (out / STATE / training_state.NUMBERS).write_text(json.dumps(numbers), encoding="utf-8")
     made = recipe(tmp_path / "data", out, resume=str(out / STATE), save_every_n_steps=1, save_last_n_steps=1)
     Run(trainee(), made, Says()).run()
     assert mine.is_file() and foreign.is_file()
@@ -422,7 +425,7 @@ def test_another_word_is_refused(tmp_path: Path, more: dict[str, Any], told: str
 @pytest.mark.parametrize("then", [False, True])
 def test_a_word_may_go_on_learning_or_stop(then: bool, tmp_path: Path) -> None:
     begin(tmp_path, **WORD, inversion_continue=then)
-    (vector,) = torch.load(tmp_path / "a" / STATE / state.TENSORS, weights_only=True)["word"]
+    (vector,) = torch.load(tmp_path / "a" / STATE / training_state.TENSORS, weights_only=True)["word"]
     run, said = resumed(tmp_path, **WORD, inversion_continue=not then)
     assert "inversion_continue was" in said and "anew" not in said
     assert run.word is not None and torch.equal(run.word.vectors[0].detach(), vector) is then

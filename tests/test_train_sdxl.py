@@ -14,10 +14,10 @@ from tiny_trainee import recipe
 
 from lora_ext.api import apply
 from lora_ext.file.containers import read_tensors
-from lora_ext.host.render import condition
-from lora_ext.host.training import StandaloneTrainee
-from lora_ext.ports import Context
-from lora_ext.training.start import train
+from lora_ext.host.standalone.rendering import condition
+from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.protocols import Context
+from lora_ext.training.standalone_run import train
 
 
 class Watched(StandaloneTrainee):

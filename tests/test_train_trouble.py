@@ -14,10 +14,10 @@ from test_train_loop import losses, one_thread  # noqa: F401
 from tiny_trainee import pictures, recipe, trainee
 
 from lora_ext.errors import TrainError
-from lora_ext.host.training import StandaloneTrainee
-from lora_ext.train.advice import out_of_memory
-from lora_ext.train.recipe import Recipe
-from lora_ext.training.start import Quiet, train
+from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.run.error_advice import out_of_memory
+from lora_ext.training.standalone_run import Quiet, train
 
 
 class Full(StandaloneTrainee):
@@ -90,7 +90,7 @@ def test_a_full_disk_of_the_log_is_told_too(tmp_path: Path, monkeypatch: Any) ->
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr("lora_ext.train.opening.tracker", lambda *_: Full())
+    monkeypatch.setattr("lora_ext.train.run.setup.tracker", lambda *_: Full())
     with pytest.raises(TrainError, match=r"events\.out: No space left on device; what was saved before"):
         train(recipe(pictures(tmp_path / "data"), tmp_path / "out"), model=trainee())
 
@@ -108,7 +108,7 @@ class Takes(Quiet):
 
 
 def test_a_folder_that_goes_is_named(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("lora_ext.train.dataset.KEPT_BYTES", 0)
+    monkeypatch.setattr("lora_ext.train.data.dataset.KEPT_BYTES", 0)
     data = pictures(tmp_path / "data", 6)
     made = recipe(data, tmp_path / "out", max_data_loader_n_workers=0)
     with pytest.raises(TrainError, match=r"2_thing.\d\.png cannot be read: .*No such file"):

@@ -19,17 +19,17 @@ from tiny_trainee import trainee as tiny_trainee
 
 from lora_ext import embedded
 from lora_ext.errors import TrainError
-from lora_ext.file.reading import read
+from lora_ext.file.loading import read
 from lora_ext.generate import Report, Settings, generate
-from lora_ext.host.training import StandaloneTrainee
-from lora_ext.prompt import set_apart
-from lora_ext.train.dataset import Dataset
-from lora_ext.train.inversion import Word
-from lora_ext.train.loop import Run
-from lora_ext.train.recipe import Recipe
-from lora_ext.train.recipe_check import advice, problems
-from lora_ext.train.recipe_io import recipe_of, settings_of
-from lora_ext.training.start import Quiet, open_trainee
+from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.lora_tags import set_apart
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.config.recipe_check import advice, problems
+from lora_ext.train.config.recipe_io import recipe_of, settings_of
+from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.run.textual_inversion import Word
+from lora_ext.train.run.training_run import Run
+from lora_ext.training.standalone_run import Quiet, open_trainee
 
 HERE = Path(__file__).parent
 

@@ -27,12 +27,12 @@ from starlette.testclient import TestClient
 from lora_ext.errors import FileError
 from lora_ext.file import hashes
 from lora_ext.tools.resize import resize
-from lora_ext.ui.desk import StandaloneDesk, folders_of
-from lora_ext.web.names import below, checked, to_write
+from lora_ext.ui.standalone_backend import StandaloneDesk, folders_of
+from lora_ext.web.app_state import Studio
+from lora_ext.web.mount import mount
 from lora_ext.web.page_files import MODULES, page_folder
-from lora_ext.web.route import PREFIX, Guard
-from lora_ext.web.service import mount
-from lora_ext.web.studio import Studio
+from lora_ext.web.routing import PREFIX, Guard
+from lora_ext.web.user_paths import below, checked, to_write
 
 UNET = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_attn1_to_q"
 

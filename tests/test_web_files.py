@@ -17,7 +17,7 @@ pytest.importorskip("httpx")
 from PIL import Image, PngImagePlugin
 from test_web import Client, lora
 
-from lora_ext.compare.blocks import by_norms, layout_of
+from lora_ext.compare.block_analysis import by_norms, layout_of
 from lora_ext.jobs import MODEL, Job
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lora_ext.adapters import adapter_of
-from lora_ext.address import Site
-from lora_ext.file.lorafile import LoraFile
+from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import targets
+from lora_ext.layer_names import Site
 
 
 def unet() -> UNet2DConditionModel:

@@ -17,13 +17,13 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from tiny import text_encoder, unet
 
-from lora_ext.host.model import Standalone
-from lora_ext.host.schedule import Levels, scaled_linear
-from lora_ext.host.text import Encoder
-from lora_ext.host.training import StandaloneTrainee
-from lora_ext.train.recipe import Recipe
-from lora_ext.train.recipe_io import recipe_of
-from lora_ext.training.start import Quiet, train
+from lora_ext.host.standalone.model import Standalone
+from lora_ext.host.standalone.noise_schedule import Levels, scaled_linear
+from lora_ext.host.standalone.prompt_encoding import Encoder
+from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.config.recipe_io import recipe_of
+from lora_ext.training.standalone_run import Quiet, train
 
 
 class Words:

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..applied_networks import Presets, resolve_blocks
 from ..blocks import LABELS, LAYOUTS, BlockWeights, label, parse_weights, span
 from ..errors import LoraError, did_you_mean
-from ..file.library import Library
-from ..prompt import Request
-from ..stack import Presets, resolve_blocks
-from . import setting_axes, values
-from .axis import NONE, Axis, Edit, Kind, Known, Reader, Value
-from .runs import names_of, pick, run_of, same_run, saved
-from .shot import Shot, edit
+from ..file.lora_library import Library
+from ..lora_tags import Request
+from . import axis_values, setting_axes
+from .axis_kinds import NONE, Axis, Edit, Kind, Known, Reader, Value
+from .image_spec import Shot, edit
+from .training_run_files import names_of, pick, run_of, same_run, saved
 
 
 def parse(text: str, known: Known) -> Axis:
@@ -94,7 +94,7 @@ def _in_run(name: str, library: Library) -> bool:
 
 
 def _file(text: str, name: str, known: Known) -> Axis:
-    names = values.items(text)
+    names = axis_values.items(text)
     if names in (["all"], ["*"]):
         names = names_of(known.library)
     for file in names:
@@ -117,7 +117,7 @@ def _number(title: str, *fields: str) -> Reader:
     """A kind whose values are numbers that go into fields of the tag."""
 
     def read(text: str, name: str, known: Known) -> Axis:
-        rows = ((f"{title} {number:g}", dict.fromkeys(fields, number)) for number in values.numbers(text, title))
+        rows = ((f"{title} {number:g}", dict.fromkeys(fields, number)) for number in axis_values.numbers(text, title))
         return Axis(f"{title} of {name}" if name else title, _rows(name, rows), name=name)
 
     return read
@@ -125,7 +125,7 @@ def _number(title: str, *fields: str) -> Reader:
 
 def _preset(text: str, name: str, known: Known) -> Axis:
     presets = known.presets.weights
-    names = list(presets) if text.strip().lower() == "all" else values.items(text)
+    names = list(presets) if text.strip().lower() == "all" else axis_values.items(text)
     for preset in names:
         parse_weights(preset, presets=presets)
     return Axis("block weights", _rows(name, ((preset, {"lbw": preset}) for preset in names)), name=name)
@@ -137,10 +137,10 @@ def _block(text: str, name: str, known: Known) -> Axis:
     rest = rest.strip()
     if word:
         title = label(word)
-        pairs = [(title, number) for number in values.numbers(text, title)]
+        pairs = [(title, number) for number in axis_values.numbers(text, title)]
     else:
         title = "one block's weight"
-        pairs = [pair for item in values.items(text) for pair in _block_item(item)]
+        pairs = [pair for item in axis_values.items(text) for pair in _block_item(item)]
     rows = (Value(f"{block} {number:g}", _on_tag(rest, _block_to(block, number, known))) for block, number in pairs)
     return Axis(title, tuple(rows), name=rest)
 
@@ -149,7 +149,7 @@ def _block_item(item: str) -> list[tuple[str, float]]:
     blocks, equals, number = item.partition("=")
     if not equals:
         raise LoraError(f"block axis: {item!r} is not BLOCK=WEIGHT, such as OUT05=0.5 or IN04-OUT05=0")
-    return [(block, value) for block in span(blocks) for value in values.expand(number.strip(), block)]
+    return [(block, value) for block in span(blocks) for value in axis_values.expand(number.strip(), block)]
 
 
 def _block_to(block: str, weight: float, known: Known) -> Callable[[Request, Shot], Request]:
@@ -178,7 +178,7 @@ def _rank(text: str, name: str, known: Known) -> Axis:
         full = max((adapter.rank or 0 for adapter in file.adapters.values()), default=0)
         unit = file.dylora_unit or 1
         text = ",".join(str(rank) for rank in sorted({*range(unit, full + 1, unit), full}))
-    ranks = [int(rank) for rank in values.numbers(text, "rank", whole=True)]
+    ranks = [int(rank) for rank in axis_values.numbers(text, "rank", whole=True)]
     if min(ranks) < 1:
         raise LoraError(f"rank: {min(ranks)} is not a rank; they begin at 1")
     return Axis("rank", _rows(name, ((f"rank {rank}", {"dyn": rank}) for rank in ranks)), name=name)
@@ -189,7 +189,7 @@ def _step(field: str) -> Reader:
         def head(step: float | None) -> str:
             return f"{field} {'–' if step is None else f'{step:.0%}' if isinstance(step, float) else step}"
 
-        rows = ((head(step), {field: step}) for step in values.steps(text, field))
+        rows = ((head(step), {field: step}) for step in axis_values.steps(text, field))
         return Axis(f"{field} step", _rows(name, rows), name=name)
 
     return read

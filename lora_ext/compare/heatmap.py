@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from ..blocks import BASE, MID, SD, SDXL
-from ..file.writing import replacing
-from .blocks import WAYS, Analysis, rows_of
-from .lettering import INK, LINE, PAPER, SOFT, font, height_of, wrap
+from ..file.saving import replacing
+from .block_analysis import WAYS, Analysis, rows_of
+from .text_layout import INK, LINE, PAPER, SOFT, font, height_of, wrap
 
 COLD, WARM, HOT = (255, 251, 235), (255, 169, 77), (201, 42, 42)
 PAD, BOX, INDENT, WIDE = 18, 190, 16, 1040

@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from ..errors import FileError
-from ..file.file_names import files_below
-from ..file.writing import replacing
-from . import measures
-from .measures import Array
-from .plan import Plan
-from .sheet import Bar
-from .shot import Shot
+from ..file.displayed_names import files_below
+from ..file.saving import replacing
+from . import image_measures
+from .image_measures import Array
+from .image_spec import Shot
+from .sheet_layout import Bar
+from .sheet_plan import Plan
 
 Embed = Callable[[Sequence[Image.Image]], Array]
 """Pictures → unit vectors (n, d) of an image model."""
@@ -51,14 +51,14 @@ class Scorer:
     """Scores pictures against training pictures; `how` says by what likeness is measured."""
 
     def __init__(self, training: Iterable[Path] = (), embed: Embed | None = None, model: str = "") -> None:
-        self.embed: Embed = embed or (lambda images: np.stack([measures.look(image) for image in images]))
-        self.how = f"image model {model}".strip() if embed else f"{measures.LOOK}, no image model"
+        self.embed: Embed = embed or (lambda images: np.stack([image_measures.look(image) for image in images]))
+        self.how = f"image model {model}".strip() if embed else f"{image_measures.LOOK}, no image model"
         every = list(training)
         self.paths = [every[round(at)] for at in np.linspace(0, len(every) - 1, min(len(every), MOST))]
         images = [_opened(path) for path in self.paths]
         self.features = self.embed(images) if images else None
-        self.small = measures.thumbnails(images) if images else None
-        self.sharpness = float(np.median([measures.sharpness(image) for image in images])) if images else None
+        self.small = image_measures.thumbnails(images) if images else None
+        self.sharpness = float(np.median([image_measures.sharpness(image) for image in images])) if images else None
 
     @property
     def trained(self) -> bool:
@@ -67,25 +67,25 @@ class Scorer:
 
     def near(self, image: Image.Image) -> float:
         """1 − distance of one picture to the nearest training picture; 0 without any."""
-        return 0.0 if self.small is None else 1 - measures.nearest(image, self.small)[1]
+        return 0.0 if self.small is None else 1 - image_measures.nearest(image, self.small)[1]
 
     def score(self, image: Image.Image, base: Image.Image) -> Score:
         """The score of a picture whose `base` is the same one without a LoRA."""
-        sharp = measures.sharpness(image) / max(measures.sharpness(base), 1e-6)
-        difference = measures.difference(image, base)
-        burnt = measures.clipped(image) - measures.clipped(base)
-        noise = measures.noise(image) - measures.noise(base)
+        sharp = image_measures.sharpness(image) / max(image_measures.sharpness(base), 1e-6)
+        difference = image_measures.difference(image, base)
+        burnt = image_measures.clipped(image) - image_measures.clipped(base)
+        noise = image_measures.noise(image) - image_measures.noise(base)
         if self.features is None or self.small is None:
             return Score(difference, sharp, burnt=burnt, noise=noise)
-        place, apart = measures.nearest(image, self.small)
-        before = measures.nearest(base, self.small)[1]
+        place, apart = image_measures.nearest(image, self.small)
+        before = image_measures.nearest(base, self.small)[1]
         copied = difference > 0.01 and apart < min(COPY, 0.6 * before)
         copy = self.paths[place].name if copied else ""
         return Score(difference, sharp, self.likeness(image), 1 - apart, copy, burnt, noise)
 
     def likeness(self, image: Image.Image) -> float:
         """Likeness of one picture to the training pictures; 0 without any."""
-        return 0.0 if self.features is None else float(measures.likeness(self.embed([image]), self.features)[0])
+        return 0.0 if self.features is None else float(image_measures.likeness(self.embed([image]), self.features)[0])
 
 
 def training_pictures(folder: Path) -> list[Path]:

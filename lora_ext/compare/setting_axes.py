@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .. import prompt_line
+from .. import kohya_prompt_line
 from ..errors import LoraError
-from ..prompt import TAG
-from . import values
-from .axis import Axis, Edit, Known, Reader, Value
+from ..lora_tags import TAG
+from . import axis_values
+from .axis_kinds import Axis, Edit, Known, Reader, Value
 
 _BAR = re.compile(r"\|(?![^\[\]{}]*[\]}])")
 """Between prompts; not in `[one|two]`."""
@@ -32,13 +32,13 @@ def _settings(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Value, ...
 def seed(text: str, name: str, known: Known) -> Axis:
     """Seeds; -1 is one drawn from the sheet's own seed, the same again when a sheet is gone on with."""
     draw = random.Random(known.shot.seed).randrange
-    seeds = [int(s) if s >= 0 else draw(4294967294) for s in values.numbers(text, "seed", whole=True)]
+    seeds = [int(s) if s >= 0 else draw(4294967294) for s in axis_values.numbers(text, "seed", whole=True)]
     return Axis("seed", _settings((f"seed {seed}", {"seed": seed}) for seed in seeds))
 
 
 def replaced(text: str, name: str, known: Known) -> Axis:
     """Prompt S/R: the first item is looked for, each one (the first too) put in its place; an empty one removes it."""
-    words = values.items(text, empty=True)
+    words = axis_values.items(text, empty=True)
     base = known.shot
     if words and not words[0]:
         raise LoraError(f"S/R: the first value is the text to look for, and is empty in {text!r}")
@@ -63,7 +63,7 @@ def prompts(text: str, name: str, known: Known) -> Axis:
     tags = " ".join(match[0] for match in TAG.finditer(known.shot.prompt))
     rows = []
     for line in filter(None, map(str.strip, _BAR.split(text))):
-        prompt, options = prompt_line.read(line)
+        prompt, options = kohya_prompt_line.read(line)
         if "negative" in options:
             options["negative_prompt"] = options.pop("negative")
         rows.append((prompt, {**options, "prompt": f"{prompt} {tags}".strip()}))
@@ -74,8 +74,8 @@ def amount(field: str, title: str, whole: bool) -> Reader:
     """A kind whose values are numbers (whole ones where `whole`) of a field of the shot. Raises LoraError."""
 
     def read(text: str, name: str, known: Known) -> Axis:
-        found = values.numbers(text, title, whole=whole)
-        prompt_line.in_range(field, *found)
+        found = axis_values.numbers(text, title, whole=whole)
+        kohya_prompt_line.in_range(field, *found)
         return Axis(title, _settings((f"{title} {number:g}", {field: number}) for number in found))
 
     return read
@@ -85,6 +85,6 @@ def words(field: str) -> Reader:
     """A kind whose values are words of a field of the shot."""
 
     def read(text: str, name: str, known: Known) -> Axis:
-        return Axis(field, _settings((word, {field: word}) for word in values.items(text)))
+        return Axis(field, _settings((word, {field: word}) for word in axis_values.items(text)))
 
     return read

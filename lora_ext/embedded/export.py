@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..address import UNET, names
+from ..layer_names import UNET, names
 from . import TEXT_TARGET
 from .models import SCALE_FACTOR, TEXT_WIDTH, UNET_WIDTHS, VAE_WIDTHS, new_scheduler, text_config
 from .sampling import Networks

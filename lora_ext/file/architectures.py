@@ -14,7 +14,7 @@ from itertools import islice
 
 from torch import Tensor
 
-from ..address import UNET, Site
+from ..layer_names import UNET, Site
 
 
 @dataclass(frozen=True)

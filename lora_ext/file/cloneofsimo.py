@@ -17,11 +17,11 @@ from typing import Any
 from torch import Tensor
 
 from ..adapters import Adapter
-from ..address import TE, UNET, Site, site_of
 from ..errors import FileError
+from ..layer_names import TE, UNET, Site, site_of
 from .containers import Contents, read_tensors
 from .layer_check import Damaged, sound
-from .lorafile import LoraFile
+from .lora_file import LoraFile
 
 EMBED = "<embed>"
 """Metadata value of a token's tensor."""

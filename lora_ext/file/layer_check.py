@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .. import adapters as kinds
 from ..adapters import Adapter
-from ..address import Site
 from ..errors import FileError
+from ..layer_names import Site
 
 _FACTOR = re.compile(r"lora_(up|down|mid)\.weight|hada_[wt]\w+|lokr_[wt]\w+|oft_(diag|blocks)|[ab][12]\.weight")
 """Suffixes whose tensor is a matrix or more."""

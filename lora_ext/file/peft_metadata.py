@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from ..address import PARTS, TE, TE2, UNET
+from ..layer_names import PARTS, TE, TE2, UNET
 from .peft_config import PeftConfig
 
 KEY = "lora_adapter_metadata"

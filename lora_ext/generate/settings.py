@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..compare.shot import Picture
+from ..compare.image_spec import Picture
 from ..errors import LoraError, did_you_mean
-from ..host.render import CELL
-from ..host.sampling import plan_of
+from ..host.standalone.rendering import CELL
+from ..host.standalone.sampling import plan_of
 from ..inject import MODES
 
 LARGEST = 8192

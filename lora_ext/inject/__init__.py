@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from ..errors import FitError
-from .layer import LAYERS, Layer, Slots
-from .memory import Memory
-from .pieces import Piece, Target, targets, weight_shape
+from .applied_adapter import Piece, Target, targets, weight_shape
+from .free_memory import Memory
+from .live_layer import LAYERS, Layer, Slots
 from .rounding import survived
 
 LIVE, BAKED, AUTO = "live", "baked", "auto"

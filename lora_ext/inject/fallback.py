@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import FitError
-from .memory import gib, is_out_of_memory, release
+from .free_memory import gib, is_out_of_memory, release
 
 if TYPE_CHECKING:
     from . import Injection

@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 
 from ..adapters import Adapter
-from ..address import Site
+from ..command_line import Parser, check_output, device_of, dtype_of, widest
 from ..errors import ToolError, did_you_mean
-from ..file.lorafile import LoraFile, finite
-from ..file.reading import assemble, read
-from ..file.spelling import spell
-from .layers import change_of, in_kohya, lora_of, opened, report_rounding, stored_as
-from .metadata_carry import became_lora, carried, described, finish, origin, plain
-from .options import Parser, check_output, device_of, dtype_of, widest
-from .progress import Track, bar, silent
+from ..file.key_formats import spell
+from ..file.loading import assemble, read
+from ..file.lora_file import LoraFile, finite
+from ..layer_names import Site
+from ..progress import Track, bar, silent
+from .layer_changes import change_of, in_kohya, lora_of, opened, report_rounding, stored_as
 from .report import Layer, Report
+from .result_metadata import became_lora, carried, described, finish, origin, plain
 
 DIALECTS = ("kohya", "diffusers")
 

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from ..adapters import Adapter
-from ..address import UNET, Site
+from ..command_line import Parser, check_output, device_of, dtype_of, rules, widest
 from ..errors import ToolError
-from ..file.family import ARCHITECTURES, SD1, SD2, SDXL
-from ..file.lorafile import LoraFile
+from ..file.base_model import ARCHITECTURES, SD1, SD2, SDXL
+from ..file.lora_file import LoraFile
+from ..layer_names import UNET, Site
 from ..lowrank import LowRank, Rule, clamped, from_delta
+from ..progress import Track, bar, silent
 from .extract_source import Checkpoint
-from .layers import Change, kept_by, lora_of, wide_kernel
-from .metadata_carry import SOURCES, Origin, described, finish, record
-from .options import Parser, check_output, device_of, dtype_of, rules, widest
-from .progress import Track, bar, silent
+from .layer_changes import Change, kept_by, lora_of, wide_kernel
 from .report import Layer, Report
+from .result_metadata import SOURCES, Origin, described, finish, record
 
 MIN_DIFF = 0.01
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..address import UNET, Site
 from ..errors import ToolError
 from ..file.hashes import legacy_hash
-from .checkpoint_folder import NETWORKS
-from .checkpoint_plan import TORCH
-from .ldm_keys import Place, describe, family_of, places
-from .stream import Store, store_of
+from ..layer_names import UNET, Site
+from .checkpoint_changes import TORCH
+from .checkpoint_keys import Place, describe, family_of, places
+from .checkpoint_stream import Store, store_of
+from .merge_into_folder import NETWORKS
 
 
 class Checkpoint:

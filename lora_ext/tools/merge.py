@@ -13,18 +13,18 @@ from pathlib import Path
 import torch
 
 from ..adapters import Adapter
-from ..address import Site
+from ..applied_networks import Use
 from ..blocks import UNIFORM, BlockWeights, parse_weights
+from ..command_line import PRECISIONS, SVD_ONLY, Parser, check_output, device_of, dtype_of, note_idle, number, widest
 from ..errors import FitError, ToolError
-from ..file.lorafile import LoraFile
-from ..file.reading import read
-from ..stack import Use
-from .layers import change_of, check_usable
+from ..file.loading import read
+from ..file.lora_file import LoraFile
+from ..layer_names import Site
+from ..progress import Track, bar, silent
+from .layer_changes import change_of, check_usable
 from .merge_layer import METHODS, Part, Recipe, merged
-from .metadata_carry import described, finish, joined, origin
-from .options import PRECISIONS, SVD_ONLY, Parser, check_output, device_of, dtype_of, note_idle, number, widest
-from .progress import Track, bar, silent
 from .report import Report
+from .result_metadata import described, finish, joined, origin
 
 
 def merge(
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
     """Entry point of `merge`."""
     args = _parser(verb).parse_args(argv)
     if args.sd_model is not None:
-        from .checkpoint import run
+        from .merge_into_checkpoint import run
 
         return run(args)
     check_output(args.save_to, args.models, overwrite=args.overwrite)

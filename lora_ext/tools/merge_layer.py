@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 
 from ..adapters import Adapter, Lora, Norm
-from ..address import Site
 from ..errors import ToolError, did_you_mean
+from ..layer_names import Site
 from ..lowrank import Rule, clamped, mean_factors
-from .layers import Change, added, kept_by, lora_of, stored_as, wide_kernel
+from .layer_changes import Change, added, kept_by, lora_of, stored_as, wide_kernel
 from .report import Layer, Report
 from .reweight import weighted
 

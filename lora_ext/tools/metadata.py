@@ -10,15 +10,15 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..command_line import Parser, check_output, check_space
 from ..console import showable
 from ..errors import ToolError, did_you_mean
 from ..file.containers import read_tensors
 from ..file.hashes import stamped
+from ..file.loading import read
 from ..file.peft_config import NAME, config_path
-from ..file.reading import read
-from ..file.writing import write_tensors
-from .layers import describes_keys
-from .options import Parser, check_output, check_space
+from ..file.saving import write_tensors
+from .layer_changes import describes_keys
 
 
 def edited(

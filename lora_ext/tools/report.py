@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..console import showable
-from ..file.lorafile import LoraFile
+from ..file.lora_file import LoraFile
 from ..inject.rounding import ENOUGH, survived
 
 _OF_SEVERAL = ("merge", "svd-merge", "extract")

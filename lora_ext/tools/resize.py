@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 
 from ..adapters import Adapter
-from ..address import Site
+from ..command_line import Parser, check_output, device_of, dtype_of, rules, widest
 from ..errors import ToolError
-from ..file.lorafile import LoraFile
-from ..file.reading import read
+from ..file.loading import read
+from ..file.lora_file import LoraFile
+from ..layer_names import Site
 from ..lowrank import Rule
-from .layers import change_of, lora_of, opened, stored_as, with_adapters
-from .metadata_carry import became_lora, carried, described, finish, origin, plain
-from .options import Parser, check_output, device_of, dtype_of, rules, widest
-from .progress import Track, bar, silent
+from ..progress import Track, bar, silent
+from .layer_changes import change_of, lora_of, opened, stored_as, with_adapters
 from .report import Layer, Report
+from .result_metadata import became_lora, carried, described, finish, origin, plain
 
 
 def resize(

@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 
 from ..adapters import IA3, Adapter, Full, GLoRA, LoKr, Norm, Oft
-from ..address import Site
+from ..applied_networks import Use
 from ..blocks import UNIFORM, BlockWeights, parse_rules, parse_weights
+from ..command_line import Parser, check_output, dtype_of, number
 from ..errors import ToolError
-from ..file.lorafile import LoraFile, finite
-from ..file.reading import read
-from ..stack import Use
-from .layers import opened, stored_as, with_adapters
-from .metadata_carry import carried, described, finish, origin
-from .options import Parser, check_output, dtype_of, number
+from ..file.loading import read
+from ..file.lora_file import LoraFile, finite
+from ..layer_names import Site
+from .layer_changes import opened, stored_as, with_adapters
 from .report import Layer, Report
+from .result_metadata import carried, described, finish, origin
 
 
 def reweight(

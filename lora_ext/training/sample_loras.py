@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..embedded import shapes
-from ..file.library import Library
+from ..file.lora_library import Library
 from ..generate import open_model
-from . import lesson
-from .command import Terminal
-from .start import train
+from . import toy_task
+from .standalone_run import train
+from .train_command import Terminal
 
 SAMPLES: dict[str, dict[str, Any]] = {
     "framed": {
@@ -39,27 +39,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the LoRAs and their pictures")
     parser.add_argument("--epochs", type=int, default=6)
     options = parser.parse_args()
-    base = lesson.DRAWN
+    base = toy_task.DRAWN
     model = open_model(base)
     for style, network in SAMPLES.items():
         rng = np.random.default_rng(11)
         scenes = [shapes.random_scene(rng) for _ in range(PICTURES + JUDGED)]
         styled = [replace(scene, style=style) for scene in scenes]
         folder = options.out / "dataset" / style
-        lesson.write(folder / f"1_{style}", styled[JUDGED:], [shapes.caption(s, rng) for s in scenes[JUDGED:]])
+        toy_task.write(folder / f"1_{style}", styled[JUDGED:], [shapes.caption(s, rng) for s in scenes[JUDGED:]])
         settings = {
             "output_name": style, "save_precision": "fp16", "learning_rate": 1e-3,
             "max_train_epochs": options.epochs, "save_every_n_epochs": None, **network,
         }  # fmt: skip
         shell = Terminal(True)
         with shell.listening():
-            train(lesson.recipe((folder, None), options.out, **settings), model=model, shell=shell)
+            train(toy_task.recipe((folder, None), options.out, **settings), model=model, shell=shell)
         shell.close()
         library, prompts = Library([options.out]), [shapes.caption(scene) for scene in scenes[:JUDGED]]
         # The style's name is for the checker alone: the pictures are asked for without it.
         wanted = [f"{shapes.caption(scene)}, {style}" for scene in scenes[:JUDGED]]
         for weight in (0.4, 1.0):
-            made = lesson.pictures(model, library, base, prompts, f"<lora:{style}:{weight}>")
+            made = toy_task.pictures(model, library, base, prompts, f"<lora:{style}:{weight}>")
             shapes.sheet(made).save(options.out / f"{style}-{weight}.png")
             print(f"{style} at {weight}: {shapes.score(made, wanted):.0%} as wanted")
 

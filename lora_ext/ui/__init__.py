@@ -10,7 +10,7 @@ from ..errors import LoraError
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `ui`. Raises LoraError where its packages are missing."""
     try:
-        from .standalone import main
+        from .standalone_server import main
     except ImportError as error:
         if error.name not in ("uvicorn", "fastapi", "starlette", "pydantic"):
             raise

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from ..web.page_files import MODULES, page_folder, page_modules
-from ..web.route import PREFIX
+from ..web.routing import PREFIX
 
 TITLE, ROOT = "LoRA", "lora-ext"
 ASSETS = "/lora-ext/assets"

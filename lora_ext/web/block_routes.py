@@ -10,17 +10,17 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from ..compare import blocks, heatmap, values
-from ..compare.blocks import Analysis
-from ..compare.run import Progress
-from ..compare.shot import Shot
-from ..compare.store import Store
-from ..file.lorafile import LoraFile
+from ..compare import axis_values, block_analysis, heatmap
+from ..compare.block_analysis import Analysis
+from ..compare.cell_store import Store
+from ..compare.generate_cells import Progress
+from ..compare.image_spec import Shot
+from ..file.lora_file import LoraFile
 from ..inject import targets
 from ..jobs import FILES, MODEL, Job
-from .comparing import pictured
-from .route import Sampled
-from .studio import Studio
+from .app_state import Studio
+from .routing import Sampled
+from .sheets import pictured
 
 
 class Blocks(Sampled):
@@ -30,7 +30,7 @@ class Blocks(Sampled):
     """
 
     lora: str
-    way: str = blocks.NORMS
+    way: str = block_analysis.NORMS
     layout: int = 0
     seed: int = Field(0, ge=0, le=2**32 - 1)
     seeds: str = Field("", max_length=400)
@@ -48,14 +48,14 @@ def analyse(studio: Studio, wish: Blocks, job: Job) -> dict[str, Any]:
     name = studio.library.call(entry)
     file = studio.library.load(name)
     file.check_architecture()
-    layout = blocks.layout_of(wish.layout or (12 if file.family == "SDXL" else 17))
+    layout = block_analysis.layout_of(wish.layout or (12 if file.family == "SDXL" else 17))
     stem = re.sub(r"[^\w.-]+", "-", name)[:60].strip("-.") or "lora"
     store = Store(studio.output("blocks", f"{stem}-{len(layout.labels)}-{wish.way}"))
     drawn: dict[str, Path | None] = {}
-    if wish.way == blocks.NORMS:
+    if wish.way == block_analysis.NORMS:
         found = _norms(studio, wish, file, name, layout)
     else:
-        seeds = [int(seed) for seed in values.numbers(wish.seeds, "seeds", whole=True)] if wish.seeds else []
+        seeds = [int(seed) for seed in axis_values.numbers(wish.seeds, "seeds", whole=True)] if wish.seeds else []
 
         def watch(now: Progress) -> None:
             job.progress(now.done * 100 + round(99 * now.share), now.pictures * 100, "drawing")
@@ -63,10 +63,10 @@ def analyse(studio: Studio, wish: Blocks, job: Job) -> dict[str, Any]:
         job.text = "loading the model"
         with studio.desk.artist(wish.checkpoint, studio.library) as artist:
             base = Shot(**pictured(wish), lora=name)
-            found = blocks.by_pictures(
+            found = block_analysis.by_pictures(
                 base, layout, wish.way, artist, store, seeds=seeds, batch=wish.batch, watch=watch
             )
-            first, others = blocks.shots(replace(base, seed=(seeds or [base.seed])[0]), layout, wish.way)
+            first, others = block_analysis.shots(replace(base, seed=(seeds or [base.seed])[0]), layout, wish.way)
             drawn = {label: store.path(one.key(artist.identity(one))) for label, one in {"": first, **others}.items()}
     told = found.as_dict(wish.keep, wish.name)
     outputs, folder = studio.folders.outputs.resolve(), store.folder.resolve()
@@ -77,11 +77,11 @@ def analyse(studio: Studio, wish: Blocks, job: Job) -> dict[str, Any]:
 
 
 def _norms(studio: Studio, wish: Blocks, file: LoraFile, name: str, layout: Any) -> Analysis:
-    if blocks.alone(file):
-        return blocks.by_norms(file, layout, name)
+    if block_analysis.alone(file):
+        return block_analysis.by_norms(file, layout, name)
     with studio.desk.borrowed(wish.checkpoint or None) as model:
         places = {site: target for part, root in model.parts().items() for site, target in targets(part, root).items()}
-        return blocks.by_norms(file, layout, name, places)
+        return block_analysis.by_norms(file, layout, name, places)
 
 
 def add(api: APIRouter, studio: Studio) -> None:
@@ -90,9 +90,9 @@ def add(api: APIRouter, studio: Studio) -> None:
     @api.post("/compare/blocks", status_code=202)
     def start(wish: Blocks) -> dict[str, Any]:
         """Measures what each block does. Answers with a job."""
-        blocks.checked(wish.way)
+        block_analysis.checked(wish.way)
         entry = studio.entry(wish.lora)
-        lane = FILES if wish.way == blocks.NORMS and blocks.alone(entry.load()) else MODEL
+        lane = FILES if wish.way == block_analysis.NORMS and block_analysis.alone(entry.load()) else MODEL
         return studio.jobs.start("blocks", entry.name, lambda job: analyse(studio, wish, job), lane=lane).as_json(
             brief=True
         )

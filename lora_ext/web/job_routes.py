@@ -10,8 +10,8 @@ from pydantic import Field
 from ..generate import save
 from ..host.infotext import KEY
 from ..jobs import MODEL, Job
-from .route import Body, Sampled
-from .studio import Studio
+from .app_state import Studio
+from .routing import Body, Sampled
 
 
 class Drawing(Sampled):

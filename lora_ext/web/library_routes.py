@@ -15,17 +15,17 @@ from ..blocks import LAYOUTS, SDXL
 from ..errors import FileError
 from ..file import hashes
 from ..file.containers import read_tensors
-from ..file.library import Entry
-from ..file.listing import natural
+from ..file.folder_listing import natural
+from ..file.lora_library import Entry
 from ..file.peft_config import NAME
-from ..file.writing import HeldFile, check_not_linked, move_onto, write_tensors
+from ..file.saving import HeldFile, check_not_linked, move_onto, write_tensors
 from ..inspect_file import report, top_tags, warnings
 from ..jobs import Job
 from ..tools.metadata import edited
-from .names import checked, made
-from .route import Body
-from .studio import Studio
+from .app_state import Studio
+from .routing import Body
 from .thumbnails import THUMBS, thumbnail
+from .user_paths import checked, made
 
 SORTS: dict[str, Callable[[Entry], Any]] = {
     "newest": lambda entry: (-entry.stamp[0],),

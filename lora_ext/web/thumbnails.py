@@ -13,13 +13,13 @@ from PIL import Image, ImageOps
 from pydantic import Field
 from starlette.responses import FileResponse, Response
 
-from ..compare.store import CELLS
+from ..compare.cell_store import CELLS
 from ..errors import FileError
-from ..file.writing import replacing
+from ..file.saving import replacing
 from ..host.infotext import chunk
-from .names import below
-from .route import Body
-from .studio import Studio
+from .app_state import Studio
+from .routing import Body
+from .user_paths import below
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 THUMBS = tuple(f"{mark}{suffix}" for suffix in PICTURES for mark in ("", ".preview"))

@@ -9,27 +9,27 @@ from typing import Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from ..applied_networks import Use
 from ..blocks import UNIFORM, BlockWeights, parse_weights
+from ..command_line import check_output, device_of, dtype_of, rules
 from ..errors import ToolError
-from ..file.lorafile import LoraFile
+from ..file.lora_file import LoraFile
 from ..jobs import Job
-from ..stack import Use
-from ..tools.checkpoint import merge_into
+from ..progress import through
 from ..tools.convert import convert
 from ..tools.extract import MIN_DIFF, extract
 from ..tools.merge import merge
+from ..tools.merge_into_checkpoint import merge_into
 from ..tools.merge_layer import Recipe
-from ..tools.metadata_carry import save
-from ..tools.options import check_output, device_of, dtype_of, rules
-from ..tools.progress import through
 from ..tools.report import Report
 from ..tools.resize import resize
+from ..tools.result_metadata import save
 from ..tools.reweight import reweight
-from ..tools.split import split
-from .energy import Energy, energy
-from .names import below, checked, to_write
-from .route import Body
-from .studio import Studio
+from ..tools.split_dylora import split
+from .app_state import Studio
+from .rank_energy import Energy, energy
+from .routing import Body
+from .user_paths import below, checked, to_write
 
 _MOST, _PARTS = 100.0, 200
 

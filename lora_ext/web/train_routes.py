@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from ..errors import LoraError
 from ..jobs import MODEL, Job
-from ..train.recipe_metadata import settings_in_file
-from . import datasets
-from .comparing import Sheets
-from .route import Body
-from .studio import Studio
-from .training import fields
+from ..train.config.recipe_metadata import settings_in_file
+from . import dataset_browser
+from .app_state import Studio
+from .routing import Body
+from .sheets import Sheets
+from .training_runs import fields
 
 
 class Wish(Body):
@@ -55,7 +55,7 @@ def add(api: APIRouter, studio: Studio) -> None:
     @api.get("/train/form")
     def form() -> dict[str, Any]:
         """Every knob of training, with help, limits and defaults."""
-        return {"fields": fields(), "datasets": datasets.names(studio), "loaded": studio.desk.prompts}
+        return {"fields": fields(), "datasets": dataset_browser.names(studio), "loaded": studio.desk.prompts}
 
     @api.get("/train/begin")
     def begin(name: str = Query(..., max_length=400)) -> dict[str, Any]:
@@ -114,20 +114,22 @@ def add(api: APIRouter, studio: Studio) -> None:
         buckets: bool = Query(True),
     ) -> dict[str, Any]:
         """The pictures of a dataset with captions and buckets; those without a caption first."""
-        return datasets.look(studio, name, resolution, buckets)
+        return dataset_browser.look(studio, name, resolution, buckets)
 
     @api.get("/dataset/thumbnail", response_class=Response)
     def thumbnail(dataset: str = Query(..., max_length=400), picture: str = Query(..., max_length=800)) -> Response:
         """A small JPEG of a picture."""
-        return Response(datasets.thumbnail(studio, dataset, picture), media_type="image/jpeg")
+        return Response(dataset_browser.thumbnail(studio, dataset, picture), media_type="image/jpeg")
 
     @api.put("/dataset/caption")
     def caption(wish: Caption) -> dict[str, str]:
         """Writes a picture's caption."""
-        datasets.write_caption(studio, wish.dataset, wish.picture, wish.caption)
+        dataset_browser.write_caption(studio, wish.dataset, wish.picture, wish.caption)
         return {"caption": wish.caption.strip()}
 
     @api.post("/dataset/replace")
     def replace(wish: Replace) -> dict[str, Any]:
         """Finds and replaces in all captions, or counts what that would change."""
-        return datasets.replace_all(studio, wish.dataset, wish.find, wish.put, whole_tags=wish.whole_tags, dry=wish.dry)
+        return dataset_browser.replace_all(
+            studio, wish.dataset, wish.find, wish.put, whole_tags=wish.whole_tags, dry=wish.dry
+        )

@@ -7,14 +7,14 @@ from typing import Any
 
 from fastapi import APIRouter, Query
 
+from ..applied_networks import resolve
 from ..blocks import BASE, LABELS, parse_weights
 from ..errors import BlockError, LoraError, PromptError
-from ..file.file_names import shown
-from ..idle import why_idle
-from ..prompt import TAG, Request, parse, request_of
-from ..stack import resolve
-from .route import Body
-from .studio import Studio
+from ..file.displayed_names import shown
+from ..lora_tags import TAG, Request, parse, request_of
+from ..no_effect_reasons import why_idle
+from .app_state import Studio
+from .routing import Body
 
 
 class Tag(Body):

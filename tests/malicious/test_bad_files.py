@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lora_ext.errors import FileError
 from lora_ext.file import hashes, read
-from lora_ext.file.writing import write_tensors
+from lora_ext.file.saving import write_tensors
 
 HEAD = "lora_unet_mid_block_attentions_0_proj_in"
 GOOD = {f"{HEAD}.lora_up.weight": torch.ones(8, 2), f"{HEAD}.lora_down.weight": torch.ones(2, 8)}

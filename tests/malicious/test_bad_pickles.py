@@ -15,7 +15,7 @@ import torch
 
 from lora_ext.errors import FileError
 from lora_ext.file import read
-from lora_ext.file.library import Library
+from lora_ext.file.lora_library import Library
 
 
 class Call:

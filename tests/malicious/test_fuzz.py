@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from lora_ext.errors import LoraError
 from lora_ext.file import read
-from lora_ext.file.listing import quick_metadata
-from lora_ext.file.writing import write, write_tensors
+from lora_ext.file.folder_listing import quick_metadata
+from lora_ext.file.saving import write, write_tensors
 from lora_ext.inspect_file import report, text_of
 
 HEAD = "lora_unet_mid_block_attentions_0_proj_in"

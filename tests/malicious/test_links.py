@@ -12,14 +12,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lora_ext.errors import FileError, LoraError, TrainError
-from lora_ext.file.writing import check_not_linked, replacing
-from lora_ext.train.cache import FOLDER, Store
-from lora_ext.train.captioning import caption_folder
-from lora_ext.train.folders import subsets
-from lora_ext.train.recipe import Recipe
-from lora_ext.train.regularise import missing
-from lora_ext.train.saving import remove
-from lora_ext.train.scan import scan
+from lora_ext.file.saving import check_not_linked, replacing
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.data.captioning import caption_folder
+from lora_ext.train.data.content_cache import FOLDER, Store
+from lora_ext.train.data.dataset_folders import subsets
+from lora_ext.train.data.dataset_scan import scan
+from lora_ext.train.run.output_files import remove
+from lora_ext.train.run.regularisation_images import missing
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")

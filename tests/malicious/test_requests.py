@@ -17,14 +17,14 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from lora_ext.errors import LoraError
-from lora_ext.ui.desk import StandaloneDesk, folders_of
-from lora_ext.ui.standalone import application
-from lora_ext.web.attempts import BURST, FORGOTTEN, FREE, LONGEST, Attempts, client_of
-from lora_ext.web.guard import Guard, checked_token, token_of_start
-from lora_ext.web.hosts import Hosts, allowed_host, from_environment
-from lora_ext.web.route import PREFIX
-from lora_ext.web.service import mount
-from lora_ext.web.studio import Studio
+from lora_ext.ui.standalone_backend import StandaloneDesk, folders_of
+from lora_ext.ui.standalone_server import application
+from lora_ext.web.access_guard import Guard, checked_token, token_of_start
+from lora_ext.web.allowed_hosts import Hosts, allowed_host, from_environment
+from lora_ext.web.app_state import Studio
+from lora_ext.web.mount import mount
+from lora_ext.web.password_attempts import BURST, FORGOTTEN, FREE, LONGEST, Attempts, client_of
+from lora_ext.web.routing import PREFIX
 
 HERE = "127.0.0.1:7870"
 USERS = {"anna": "geheim", "bert": "auch geheim"}

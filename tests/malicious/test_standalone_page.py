@@ -14,8 +14,8 @@ from test_requests import HERE, USERS, Target, alone, credentials
 from lora_ext import cli
 from lora_ext.errors import LoraError
 from lora_ext.ui.page import ASSETS
-from lora_ext.ui.standalone import _parser, guard_of, shown_host
-from lora_ext.web.route import PREFIX
+from lora_ext.ui.standalone_server import _parser, guard_of, shown_host
+from lora_ext.web.routing import PREFIX
 
 GRADIO = """/file=pyproject.toml|/file/pyproject.toml|/file=/etc/passwd|/config|/config/|/info|/startup-events
 /theme.css|/app_id|/heartbeat/x|/queue/join|/queue/data|/queue/status|/run/predict|/api/predict|/call/x|/upload
@@ -147,9 +147,9 @@ def test_no_gradio_is_imported() -> None:
     """Where there is none, the page is whole."""
     code = (
         "import sys; sys.modules['gradio'] = None\n"
-        "from lora_ext.ui.standalone import application, guard_of, _parser\n"
-        "from lora_ext.ui.desk import StandaloneDesk, folders_of\n"
-        "from lora_ext.web.studio import Studio\n"
+        "from lora_ext.ui.standalone_server import application, guard_of, _parser\n"
+        "from lora_ext.ui.standalone_backend import StandaloneDesk, folders_of\n"
+        "from lora_ext.web.app_state import Studio\n"
         "import pathlib, tempfile\n"
         "from starlette.testclient import TestClient\n"
         "studio = Studio(StandaloneDesk(folders_of(pathlib.Path(tempfile.mkdtemp()))))\n"

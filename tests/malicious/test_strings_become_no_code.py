@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save_file
 
 from lora_ext.errors import FileError, LoraError, TrainError
-from lora_ext.train.optimizers import OPTIMIZERS, arguments, maker, optimizer
-from lora_ext.train.recipe import Recipe, UserClass
-from lora_ext.train.recipe_io import from_arguments, parser, recipe_of
-from lora_ext.train.recipe_metadata import settings_in
-from lora_ext.training.command import main as train_command
+from lora_ext.train.config.optimizers import OPTIMIZERS, arguments, maker, optimizer
+from lora_ext.train.config.recipe import Recipe, UserClass
+from lora_ext.train.config.recipe_io import from_arguments, parser, recipe_of
+from lora_ext.train.config.recipe_metadata import settings_in
+from lora_ext.training.train_command import main as train_command
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 MODULE = "lora_ext_attack"
@@ -80,8 +80,8 @@ def test_trust_does_not_outlive_the_command_line() -> None:
     """What is written down of a run and read back is no command line."""
     recipe = from_arguments(parser().parse_args(["--optimizer_type", "torch.optim.NAdam"]))
     assert isinstance(recipe.optimizer_type, UserClass)
-    from lora_ext.train.recipe_io import settings_of, to_toml
-    from lora_ext.train.state import plain
+    from lora_ext.train.config.recipe_io import settings_of, to_toml
+    from lora_ext.train.run.training_state import plain
 
     assert "torch.optim.NAdam" in to_toml(recipe)
     for settings in (plain(recipe), json.loads(json.dumps(settings_of(recipe)))):
@@ -200,9 +200,9 @@ def test_a_model_folder_names_no_code(case: str, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     from transformers import CLIPTextModel
 
-    from lora_ext.host.blip import Blip
-    from lora_ext.host.clip_image import ImageModel
-    from lora_ext.host.folder import _part
+    from lora_ext.host.standalone.blip import Blip
+    from lora_ext.host.standalone.clip_image import ImageModel
+    from lora_ext.host.standalone.diffusers_folder import _part
 
     name, content, said = BAD_FOLDERS[case]
     folder = folder_with(tmp_path, name, content)
@@ -218,8 +218,8 @@ def test_a_model_folder_names_no_code(case: str, tmp_path: Path) -> None:
 def test_a_captions_suffix_is_no_path(extension: str, tmp_path: Path) -> None:
     from PIL import Image
 
-    from lora_ext.train.captioning import caption_folder
-    from lora_ext.train.folders import subsets
+    from lora_ext.train.data.captioning import caption_folder
+    from lora_ext.train.data.dataset_folders import subsets
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(TrainError, match=r"caption.*\.txt is usual"):
@@ -251,9 +251,9 @@ KNOWN = {
     "lora_ext/__init__.py": "names of our own modules, from a table",
     "lora_ext/cli.py": "names of our own modules, from a table",
     "scripts/lora_ext_entry.py": "our own package under a name of its own",
-    "lora_ext/train/optimizers.py": "from the table of optimizers, or typed on the user's own command line",
-    "lora_ext/train/toml_file.py": "a tuple of names in the code",
-    "lora_ext/train/faces.py": "cv2",
+    "lora_ext/train/config/optimizers.py": "from the table of optimizers, or typed on the user's own command line",
+    "lora_ext/train/config/toml_file.py": "a tuple of names in the code",
+    "lora_ext/train/data/faces.py": "cv2",
 }
 
 

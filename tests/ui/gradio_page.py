@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from lora_ext.generate import Settings
-from lora_ext.ui.desk import StandaloneDesk, folders_of
-from lora_ext.ui.webui import Tab
+from lora_ext.ui.standalone_backend import StandaloneDesk, folders_of
+from lora_ext.ui.webui_tab import Tab
 from lora_ext.web.page_files import page_folder
 
 FONTS: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}

@@ -12,7 +12,7 @@ from program import Server
 from steps import LONG, choose, ended, go, small, until
 
 from lora_ext.blocks import LAYOUTS
-from lora_ext.file.reading import read
+from lora_ext.file.loading import read
 
 pytestmark = pytest.mark.flaky(reruns=2)
 

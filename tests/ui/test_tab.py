@@ -10,10 +10,10 @@ import pytest
 from program import Server, dataset
 from steps import LONG, choose, draw_sheet, ended, go, small, until
 
+from lora_ext.applied_networks import Use
 from lora_ext.embedded import CHECKPOINT
-from lora_ext.file.reading import read
-from lora_ext.stack import Use
-from lora_ext.tools.checkpoint import merge_into
+from lora_ext.file.loading import read
+from lora_ext.tools.merge_into_checkpoint import merge_into
 
 # A browser on a busy machine now and then misses a beat; what fails three times is broken.
 pytestmark = pytest.mark.flaky(reruns=2)

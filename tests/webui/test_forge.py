@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from server import REQUEST, WebUI, apart, copy_extension, launch, picture
 
 from lora_ext import cli
-from lora_ext.address import TE, UNET, Site, kohya_key, site_of
+from lora_ext.layer_names import TE, UNET, Site, kohya_key, site_of
 
 FLAGS = (
     "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --skip-python-version-check "

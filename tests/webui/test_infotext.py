@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from lora_ext.host import block_infotext as infotext
-from lora_ext.prompt import parse, request_of
-from lora_ext.stack import Presets, resolve_blocks
+from lora_ext.applied_networks import Presets, resolve_blocks
+from lora_ext.host import block_weights_infotext as infotext
+from lora_ext.lora_tags import parse, request_of
 
 PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """How the web UI takes an infotext's last line apart."""

@@ -48,7 +48,7 @@ def pairs(webui: WebUI) -> tuple[dict[str, Made], dict[str, Made]]:
     webui.make("<lora:c3lier:0.4>")  # left on the model: taking over has to take it off
     webui.options(lora_ext_in_charge="LoRA ext")
     registry = webui.call("/probe/registry")
-    assert registry["lora"] == registry["lyco"] == "sd_webui_lora_ext.host.a1111_owner"
+    assert registry["lora"] == registry["lyco"] == "sd_webui_lora_ext.host.a1111.tag_owner"
     return _all(webui), theirs
 
 

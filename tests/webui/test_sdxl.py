@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from server import WebUI, apart, dataset, launch, prepare, python_of
 from test_training import file_of, train
 
-from lora_ext.address import TE, TE2, UNET, Site, kohya_key, site_of
+from lora_ext.layer_names import TE, TE2, UNET, Site, kohya_key, site_of
 
 ROOTS = {
     "model.diffusion_model.": UNET,

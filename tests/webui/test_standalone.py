@@ -14,8 +14,8 @@ from server import CAT, GOLDEN, REQUEST, WebUI
 pytest.importorskip("diffusers")
 
 from lora_ext.generate import Settings, generate
-from lora_ext.host.diffusers import load
-from lora_ext.host.model import Standalone
+from lora_ext.host.standalone.loader import load
+from lora_ext.host.standalone.model import Standalone
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 

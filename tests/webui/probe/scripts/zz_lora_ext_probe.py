@@ -33,7 +33,7 @@ def weights():
 
 
 def way():
-    from sd_webui_lora_ext.inject.layer import LAYERS
+    from sd_webui_lora_ext.inject.live_layer import LAYERS
 
     baked = sum(bool(layer.originals) for layer in LAYERS.values())
     live = sum(layer.path is not None for layer in LAYERS.values())
@@ -42,10 +42,10 @@ def way():
 
 def native_side():
     """Pixels a side of a sheet's pictures that have no size of their own, and of a training's samples."""
-    from sd_webui_lora_ext.compare.shot import Shot
-    from sd_webui_lora_ext.host import a1111_artist, a1111_training
+    from sd_webui_lora_ext.compare.image_spec import Shot
+    from sd_webui_lora_ext.host.a1111.extension import image_renderer, trainable_model
 
-    return [*a1111_artist._size(Shot()), a1111_training.A1111Trainee(sd_models.model_data.sd_model).native_size]
+    return [*image_renderer._size(Shot()), trainable_model.A1111Trainee(sd_models.model_data.sd_model).native_size]
 
 
 def add_routes(_, app):
@@ -56,7 +56,7 @@ def add_routes(_, app):
     @app.get("/probe/registry")
     def registry():
         tables = {"lora": extra_networks.extra_network_registry, "lyco": extra_networks.extra_network_aliases}
-        loaded = sum(name == "sd_webui_lora_ext.host.a1111" for name in sys.modules)
+        loaded = sum(name == "sd_webui_lora_ext.host.a1111.extension" for name in sys.modules)
         callbacks = sum("lora_ext_entry" in c.name for _, cs in script_callbacks.enumerate_callbacks() for c in cs)
         found = {name: type(table.get(name)).__module__ for name, table in tables.items()}
         return {**found, "loaded": loaded, "callbacks": callbacks, "reload": sd_models.reload_model_weights.__module__}

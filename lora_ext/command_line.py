@@ -1,0 +1,191 @@
+"""Command lines of the tools: names as kohya's scripts have them, with dashes or underscores; checks they share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from .errors import ToolError, did_you_mean
+from .file.displayed_names import take_typed_paths
+from .lowrank import DYNAMIC, Rule
+from .tools.report import Report
+
+PRECISIONS = {
+    "float": torch.float32,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+"""What `--precision` and `--save_precision` are called → torch's dtype."""
+
+
+SVD_ONLY = ("new_rank", "new_conv_rank", "clamp_quantile")
+"""Options of `merge` that are for its method "svd"."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Options are declared with underscores and taken with dashes too; a mistake is one line and status 2."""
+
+    def __init__(self, verb: str, description: str) -> None:
+        super().__init__(prog=f"lora-ext {verb}", description=description, allow_abbrev=False)
+        take_typed_paths(self)
+        # so that `--ratios -1e-3` is a number and not an option
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(,.*)?$")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, with `--new-rank` read as `--new_rank`."""
+        if args is not None:
+            args = [_underscored(arg) for arg in args]
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """One line; an unknown option with the nearest known one."""
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        hint = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        self.exit(2, f"{self.prog}: {message}{hint}\n")
+
+    def common(self, *, device: bool = True, save_precision: bool = True) -> Parser:
+        """Adds what every verb that writes a file takes: --save_to, --overwrite, --save_precision, --device …"""
+        self.add_argument("--save_to", type=Path, required=True, metavar="FILE", help="the file to write")
+        self.add_argument("--overwrite", action="store_true", help="replace a file that exists, also an input")
+        if save_precision:
+            text = "dtype of the result; without it that of the input (of several: the widest)"
+            self.add_argument("--save_precision", choices=list(PRECISIONS), help=text)
+        if device:
+            self.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, mps")
+        return self.reporting()
+
+    def known(self, *names: str) -> Parser:
+        """Takes options of kohya's scripts that nothing here needs, with a value or without."""
+        for name in names:
+            self.add_argument(name, nargs="?", const=True, help="accepted; not needed here")
+        return self
+
+    def dynamic(self) -> Parser:
+        """Adds --dynamic_method and --dynamic_param."""
+        self.add_argument("--dynamic_method", choices=DYNAMIC, help="choose each layer's rank by its singular values")
+        text = "sv_ratio: S0/S, such as 5; the others: a share, such as 0.9"
+        self.add_argument("--dynamic_param", type=float, help=text)
+        return self
+
+    def reporting(self) -> Parser:
+        """Adds --json and --verbose."""
+        self.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+        self.add_argument("--verbose", action="store_true", help="a line for every layer in the report")
+        return self
+
+
+def _underscored(arg: str) -> str:
+    """`--new-rank=4` → `--new_rank=4`; values and everything else as they are."""
+    name, equals, value = arg.partition("=")
+    if not re.fullmatch(r"--[A-Za-z][\w-]*", name):
+        return arg
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def note_idle(report: Report, args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Says which of the options `names` were given for nothing."""
+    for name in names:
+        if getattr(args, name, None) is not None:
+            report.note(f"--{name} changes nothing {why}")
+
+
+def rules(rank: int, conv_rank: int | None, method: str | None, param: float | None) -> tuple[Rule, Rule]:
+    """How ranks of layers and of convolutions are chosen; conv_rank None: as rank. Raises ToolError."""
+    if method is not None and method not in DYNAMIC:
+        raise ToolError(f"unknown dynamic method {method!r}{did_you_mean(method, DYNAMIC)}")
+    if method is not None and param is None:
+        raise ToolError(f"{method} needs its number: --dynamic_param")
+    conv_rank = rank if conv_rank is None else conv_rank
+    return Rule(rank, method, param or 0.0), Rule(conv_rank, method, param or 0.0)
+
+
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """torch's dtype for a precision's name; None for None. Raises ToolError with the nearest name."""
+    if name is None:
+        return None
+    if name not in PRECISIONS:
+        raise ToolError(f"unknown precision {name!r}{did_you_mean(name, PRECISIONS)}")
+    return PRECISIONS[name]
+
+
+def number(text: str) -> float:
+    """A weight on the command line. Raises ValueError for no number, NaN and infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def device_of(name: str) -> torch.device:
+    """torch's device. Raises ToolError when this machine or this torch has none of that name."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ToolError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def check_output(
+    path: Path, inputs: Sequence[str | Path] = (), *, overwrite: bool = False, folder: bool = False
+) -> Path:
+    """`path` if a result may be written there; asked before the work begins.
+
+    Raises ToolError: the folder is missing, not a .safetensors name, the file exists (an input above all) and
+    `overwrite` is not set. folder: a folder is written instead of a .safetensors file.
+    """
+    if not path.parent.is_dir():
+        raise ToolError(f"{path} cannot be written: there is no folder {path.parent}; create it first")
+    if folder:
+        return path
+    if path.suffix.lower() != ".safetensors":
+        raise ToolError(f"{path} cannot be written: results are .safetensors files, such as {path.stem}.safetensors")
+    if path.is_dir():
+        raise ToolError(f"{path} is a folder, not a file")
+    if path.exists() and not overwrite:
+        if any(Path(source).exists() and path.samefile(source) for source in inputs):
+            raise ToolError(f"{path} is one of the inputs; choose another name or give --overwrite")
+        raise ToolError(f"{path} exists; choose another name or give --overwrite")
+    return path
+
+
+def check_space(path: Path, size: int) -> None:
+    """Raises ToolError when the disk of `path` has less than `size` bytes free (the old file stays till the end)."""
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise ToolError(
+            f"{path} cannot be written: it needs {size / 1e6:.1f} MB, its disk has {free / 1e6:.1f} MB free"
+        )
+
+
+def cast(tensor: Tensor, dtype: torch.dtype, where: str) -> Tensor:
+    """`tensor` as `dtype`, on the CPU. Raises ToolError naming `where` for NaN, and for a number too large for it."""
+    result = tensor.to("cpu", dtype)
+    if not bool(torch.isfinite(result.float().sum())) and not bool(torch.isfinite(result).all()):
+        name = str(dtype).removeprefix("torch.")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ToolError(f"{where} contains NaN or infinity")
+        largest = float(tensor.float().abs().max())
+        raise ToolError(
+            f"{where} does not fit {name}: it holds {largest:.4g}, the largest is {torch.finfo(dtype).max:.4g}; "
+            "save as bf16 or float"
+        )
+    return result
+
+
+def widest(dtypes: Mapping[torch.dtype, object] | Sequence[torch.dtype]) -> torch.dtype:
+    """The dtype that holds all of `dtypes`: float32 for fp16 beside bf16, fp16 for 8-bit floats; float32 for none."""
+    found: torch.dtype | None = None
+    for dtype in dtypes:
+        wide = dtype if dtype.is_floating_point and dtype.itemsize > 1 else torch.float16
+        found = wide if found is None else torch.promote_types(found, wide)
+    return torch.float32 if found is None or found == torch.float64 else found

@@ -1,0 +1,86 @@
+"""Which base model a file was made for, read off its shapes and names before its metadata is believed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+from torch import Tensor
+
+from ..adapters import Adapter
+from ..layer_names import TE, TE2, UNET, Site
+
+SD1, SD2, SDXL, UNKNOWN = "SD1", "SD2", "SDXL", "unknown"
+
+_CROSS = {768: SD1, 1024: SD2, 2048: SDXL}
+"""Width of the text encoder's output: what a cross-attention's `to_k` and `to_v` take in."""
+
+
+ARCHITECTURES = {SD1: "stable-diffusion-v1", SD2: "stable-diffusion-v2-512", SDXL: "stable-diffusion-xl-v1-base"}
+"""Family → what Stability AI's model specification calls it."""
+
+
+def family_of(
+    adapters: Mapping[Site, Adapter], keys: Mapping[tuple[Site, str], str], metadata: Mapping[str, str]
+) -> str:
+    """ "SD1", "SD2", "SDXL" or "unknown": by shapes, by layers that one family alone has, by metadata, and only then
+    by prefixes, which files of several families have."""
+    said = by_metadata(metadata)
+    return _by_shape(adapters) or _by_layers(adapters) or (said if said != UNKNOWN else _by_prefix(keys))
+
+
+def _by_shape(adapters: Mapping[Site, Adapter]) -> str | None:
+    if any(site.part == TE2 for site in adapters):
+        return SDXL
+    cross = (s for s in adapters if s.part == UNET and s.leaf.endswith(("attn2.to_k", "attn2.to_v")))
+    family = _CROSS.get(_commonest(_width(adapters[site].tensors) for site in islice(cross, 4)))
+    if family:
+        return family
+    text = (s for s in adapters if s.part == TE and s.leaf.endswith(("q_proj", "k_proj", "mlp.fc1")))
+    width = _commonest(_width(adapters[site].tensors) for site in islice(text, 4))
+    return SD2 if width == 1024 else None
+
+
+def _commonest(numbers: Iterable[int | None]) -> int:
+    found = Counter(number for number in numbers if number)
+    return found.most_common(1)[0][0] if found else 0
+
+
+def _width(tensors: Mapping[str, Tensor]) -> int | None:
+    """Inputs of the layer that these tensors belong to, where their shapes tell."""
+    for suffix in ("lora_down.weight", "diff", "hada_w1_b"):
+        if suffix in tensors and tensors[suffix].dim() > 1:
+            return tensors[suffix].shape[1]
+    factors = [tensors.get(f"lokr_w{n}", tensors.get(f"lokr_w{n}_b")) for n in (1, 2)]
+    if all(factor is not None and factor.dim() > 1 for factor in factors):
+        return factors[0].shape[1] * factors[1].shape[1]  # type: ignore[union-attr]
+    return None
+
+
+def _by_layers(adapters: Mapping[Site, Adapter]) -> str | None:
+    """SDXL has more than one transformer block in a row, and an embedding of the picture's size."""
+    for site in adapters:
+        if site.leaf.startswith("add_embedding") or (
+            site.part == UNET and "transformer_blocks." in site.leaf and "transformer_blocks.0." not in site.leaf
+        ):
+            return SDXL
+    return None
+
+
+def _by_prefix(keys: Mapping[tuple[Site, str], str]) -> str:
+    """Numbered text encoders are SDXL's in kohya's spelling."""
+    return SDXL if any(key.startswith(("lora_te1_", "lycoris_te1_")) for key in keys.values()) else UNKNOWN
+
+
+def by_metadata(metadata: Mapping[str, str]) -> str:
+    """The family that kohya's or the "modelspec" metadata names."""
+    base = metadata.get("ss_base_model_version", "") + " " + metadata.get("modelspec.architecture", "")
+    base = base.lower()
+    if "sdxl" in base or "stable-diffusion-xl" in base:
+        return SDXL
+    if metadata.get("ss_v2") == "True" or "sd_v2" in base or "stable-diffusion-v2" in base:
+        return SD2
+    if "sd_v1" in base or "stable-diffusion-v1" in base or metadata.get("ss_v2") == "False":
+        return SD1
+    return UNKNOWN

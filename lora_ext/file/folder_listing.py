@@ -1,0 +1,134 @@
+"""Looking through folders of LoRA files without opening more of them than needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from ..errors import FileError
+from . import safetensors_file
+from .containers import SUFFIXES, kind_of
+from .displayed_names import shown
+
+Stamp = tuple[int, int]
+"""(mtime in ns, size in bytes): what tells whether a file is still the one that was read."""
+
+_PARTS = re.compile(r"(.+)\.(text_encoder|ti)\.pt", re.IGNORECASE)
+
+
+def walk(
+    folders: Iterable[Path], errors: list[str], optional: Collection[Path] = ()
+) -> Iterator[tuple[Path, str, Stamp]]:
+    """(path, place, stamp) of every file, folders and files in natural order; each folder once, links followed.
+
+    place: the path below its folder without suffix, with `/`. Folders that cannot be read are told to `errors`, but
+    not that one of `optional` does not exist.
+    """
+    seen: set[tuple[int, int]] = set()
+    for folder in folders:
+        if folder in optional and not folder.exists():
+            continue
+        yield from _below(str(folder), "", seen, errors)
+
+
+def _below(folder: str, place: str, seen: set[tuple[int, int]], errors: list[str]) -> Iterator[tuple[Path, str, Stamp]]:
+    files: list[tuple[str, Stamp]] = []
+    folders: list[str] = []
+    try:
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as items:
+            for item in items:
+                if _is_folder(item):
+                    folders.append(item.name)
+                elif item.name.lower().endswith(SUFFIXES):
+                    files.append((item.name, _stamp(item)))
+    except OSError as error:
+        errors.append(f"{folder} cannot be read: {error.strerror or error}")
+    present = {name.lower() for name, _ in files}
+    for name, stamp in sorted(files, key=lambda item: natural(item[0])):
+        part = _PARTS.fullmatch(name)
+        if not (part and f"{part[1]}.pt".lower() in present):  # belongs to a cloneofsimo .pt beside it
+            yield Path(folder, name), place + name.rpartition(".")[0], stamp
+    for name in sorted(folders, key=natural):
+        yield from _below(str(Path(folder, name)), f"{place}{name}/", seen, errors)
+
+
+def told_apart(found: Iterable[tuple[Path, str, Stamp]]) -> list[tuple[Path, str, Stamp, Path]]:
+    """(path, place, stamp, root) of every file, each place once.
+
+    Of files of one place (in two folders of LoRA files, in NFC and NFD, as .pt and .safetensors) the last one keeps
+    it, as in the built-in extension; the others' have their suffix, or as many folders above as tell them apart.
+    """
+    rows = list(found)
+    last = {shown(place): path for path, place, _ in rows}
+    taken = set(last)
+    made = []
+    for path, place, stamp in rows:
+        root = path.parents[place.count("/")]
+        name = shown(place)
+        if last[name] != path:
+            above = [*root.parts, name]
+            longer = [shown("/".join(above[-count:])).lstrip("/") for count in range(2, len(above) + 1)]
+            if last[name].suffix != path.suffix and last[name].parent == path.parent:
+                longer.insert(0, name + path.suffix)
+            name = next((one for one in longer if one not in taken), f"{name}#{len(taken)}")
+            taken.add(name)
+        made.append((path, name, stamp, root))
+    return made
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _stamp(item: os.DirEntry[str]) -> Stamp:
+    """(0, 0) for what cannot be looked at, such as a link to nowhere; opening it then tells why."""
+    try:
+        status = item.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts `a2` before `a10`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name.lower())]
+
+
+_FRONT = b'{"__metadata__":'
+_LAST = re.compile(rb'"data_offsets":\[\d+,(\d+)\]')
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""A surrogate as JSON escapes it: the strict reader replaces the ones that stand alone."""
+
+
+def quick_metadata(path: Path) -> Mapping[str, str]:
+    """A file's metadata without the rest of its header, where the header begins with it (the library's files do).
+
+    A file cut off is noticed by its last tensor's offset. Empty for torch files. Raises FileError.
+    """
+    if kind_of(path) != "safetensors":
+        return {}
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            length = int.from_bytes(file.read(8), "little")
+            text = file.read(length) if length <= min(size - 8, safetensors_file.HEADER_LIMIT) else b""
+        ends = [int(end) for end in _LAST.findall(text[-4096:])]
+        if text.startswith(_FRONT) and ends and max(ends) == size - 8 - length and not _HALF.search(text):
+            value, _ = json.JSONDecoder().raw_decode(text.decode("utf-8"), len(_FRONT))
+            if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+                return value
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError):
+        pass  # the strict reader below says what is wrong
+    return safetensors_file.read_header(path).metadata

@@ -1,0 +1,132 @@
+"""`LoraFile` → keys and tensors, in its own spelling, kohya's, or diffusers'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..adapters import Adapter
+from ..errors import FileError, did_you_mean
+from ..layer_names import Site, kohya_key, peft_key
+from .lora_file import LoraFile
+
+DIALECTS = ("file", "kohya", "diffusers")
+"""Spellings to write: as the file had it (kohya's for new adapters), kohya's, PEFT's as diffusers reads it."""
+
+_DIFFUSERS = frozenset({"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "dora_scale"})
+"""What a LoRA layer may hold to be written in diffusers' spelling."""
+
+
+def still_described(file: LoraFile) -> bool:
+    """Whether diffusers' metadata still says the truth about the adapters: they are the very ones that were read."""
+    was, now = file.described, file.adapters
+    return bool(was) and was.keys() == now.keys() and all(was[site] is now[site] for site in was)
+
+
+def spell(file: LoraFile, dialect: str = "file", *, alphas: bool = True) -> dict[str, Tensor]:
+    """Key → tensor as the file is to be written; `alphas` includes those that only diffusers' metadata held.
+
+    "diffusers" has no alpha and, without metadata, one rank a part: alpha/rank goes into `lora_B`, and smaller ranks
+    are filled up with zeros. It holds LoRA layers only; anything else raises FileError, as do two tensors of one key.
+    """
+    if dialect not in DIALECTS:
+        raise FileError(f"unknown key dialect {dialect!r}{did_you_mean(dialect, DIALECTS)}")
+    if dialect == "diffusers":
+        return _unique(file, _diffusers_rows(file))
+    if dialect == "file" and file.dialect == "diffusers" and alphas and not _all_keyed(file):
+        try:
+            return _unique(file, _diffusers_rows(file))
+        except FileError:  # it holds more than that spelling can
+            dialect = "kohya"
+    return _unique(file, _rows(file, dialect == "file", alphas))
+
+
+def _unique(file: LoraFile, rows: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in rows:
+        if key in tensors:
+            raise FileError(f"two tensors of {file.name} would be written as {key!r}")
+        tensors[key] = tensor
+    return tensors
+
+
+def _all_keyed(file: LoraFile) -> bool:
+    """Whether every tensor of every adapter has a key of the file's own."""
+    return all((site, suffix) in file.keys for site, adapter in file.adapters.items() for suffix in adapter.tensors)
+
+
+def _rows(file: LoraFile, own: bool, alphas: bool) -> Iterator[tuple[str, Tensor]]:
+    """Keys in the file's `own` spelling where it has one, else in kohya's."""
+    sdxl = file.family == "SDXL"
+    for site, adapter in file.adapters.items():
+        for suffix, tensor in adapter.tensors.items():
+            key = _own_key(file, site, adapter.tensors, suffix) if own else None
+            if key or alphas or suffix != "alpha":
+                yield key or f"{kohya_key(site, sdxl=sdxl)}.{suffix}", tensor
+    for name, vectors in file.embeddings.items():
+        for vector, tensor in vectors.items():
+            yield file.embedding_key(name, vector) if own else f"bundle_emb.{name}.{vector}", tensor
+    yield from file.unread.items()
+
+
+def _own_key(file: LoraFile, site: Site, suffixes: Iterable[str], suffix: str) -> str | None:
+    """The file's key, or for a new tensor (such as an alpha) one beside the layer's others in kohya's spelling."""
+    if (site, suffix) in file.keys or file.dialect != "kohya":
+        return file.keys.get((site, suffix))
+    others = (file.keys.get((site, other), "") for other in suffixes)
+    head = next((key.partition(".")[0] for key in others if key), None)
+    return head and f"{head}.{suffix}"
+
+
+# --- diffusers -------------------------------------------------------------------------------------------------------
+
+
+def _diffusers_rows(file: LoraFile) -> Iterator[tuple[str, Tensor]]:
+    """`unet.….lora_A.weight` and so on (format: what diffusers' `load_lora_weights` takes without conversion).
+
+    diffusers makes one `LoraConfig` a part from it: DoRA in all layers or none, and alpha = the commonest rank in all.
+    """
+    if file.embeddings or file.unread:
+        extra = next(iter(file.embeddings or file.unread))
+        raise FileError(f"diffusers' spelling cannot hold {extra!r} of {file.name}; leave it out or write kohya's")
+    ranks: dict[str, int] = {}
+    dora: dict[str, bool] = {}
+    for site, adapter in file.adapters.items():
+        ranks[site.part] = max(ranks.get(site.part, 0), adapter.rank or 0)
+        if dora.setdefault(site.part, "dora_scale" in adapter.tensors) != ("dora_scale" in adapter.tensors):
+            raise FileError(
+                f"diffusers' spelling cannot hold {file.name}: DoRA in some of its layers and not in others"
+            )
+    for site, adapter in file.adapters.items():
+        up, down = _factors(site, adapter)
+        name, missing = peft_key(site), ranks[site.part] - down.shape[0]
+        if missing:
+            down = torch.cat([down, down.new_zeros(missing, *down.shape[1:])])
+            up = torch.cat([up, up.new_zeros(up.shape[0], missing, *up.shape[2:])], dim=1)
+        yield f"{name}.lora_A.weight", down
+        yield f"{name}.lora_B.weight", up
+        if "dora_scale" in adapter.tensors:
+            yield f"{name}.lora_magnitude_vector", _magnitude(site, adapter.tensors, down.dim())
+
+
+def _factors(site: Site, adapter: Adapter) -> tuple[Tensor, Tensor]:
+    """up (alpha/rank inside it) and down (a Tucker core inside it) in the file's dtypes. Raises FileError."""
+    tensors, low = adapter.tensors, adapter.low_rank()
+    if adapter.kind != "LoRA" or tensors.keys() - _DIFFUSERS or (low is None and "lora_mid.weight" in tensors):
+        raise FileError(f"diffusers' spelling cannot hold the {adapter.kind} at {site}; write kohya's")
+    up, down, scale = tensors["lora_up.weight"], tensors["lora_down.weight"], adapter.scaling()
+    if "lora_mid.weight" in tensors and low is not None:
+        down = low.down.to(down.dtype)
+    if down.dim() > up.dim():
+        up = up.reshape(*up.shape, *[1] * (down.dim() - up.dim()))
+    return up if scale == 1 else (up.float() * scale).to(up.dtype), down
+
+
+def _magnitude(site: Site, tensors: Mapping[str, Tensor], dims: int) -> Tensor:
+    """DoRA's magnitude as PEFT shapes it: (out,) for Linear, (1, out, 1, 1) for Conv2d. Raises FileError."""
+    magnitude = tensors["dora_scale"]
+    if magnitude.numel() != tensors["lora_up.weight"].shape[0]:
+        raise FileError(f"diffusers' spelling cannot hold the DoRA per input at {site}; write kohya's")
+    return magnitude.reshape(1, -1, *[1] * (dims - 2)) if dims > 2 else magnitude.flatten()

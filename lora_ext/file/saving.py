@@ -1,0 +1,184 @@
+"""`LoraFile` → a safetensors file, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import FileError
+from . import peft_metadata, safetensors_file
+from .hashes import stamped
+from .key_formats import spell, still_described
+from .lora_file import LoraFile
+from .peft_config import NAME, config_path
+
+
+def write(
+    file: LoraFile,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    dialect: str = "file",
+    rehash: bool = False,
+) -> Path:
+    """Write `file` to `path` (.safetensors) in one step: the old file stays until the new one is complete.
+
+    A file that was read and not changed comes out with the same tensors, keys and metadata. `metadata` replaces the
+    file's own; `rehash` recomputes kohya's `sshs_*` hashes; `dialect`: see `spelling.DIALECTS`. Returns the path.
+    Raises FileError when the path exists and `overwrite` is not set, for another suffix, or when it cannot be written.
+    """
+    meta = dict(file.metadata if metadata is None else metadata)
+    kept = dialect == "file" and peft_metadata.KEY in meta and still_described(file)
+    tensors = spell(file, dialect, alphas=not kept)
+    if not kept:
+        meta.pop(peft_metadata.KEY, None)
+        if config_path(Path(path)) and not all(key.startswith("lora_") for key in tensors):  # kohya's hold their alpha
+            raise FileError(f"{path} would get another strength from the {NAME} beside it; choose another folder")
+    return write_tensors(tensors, path, metadata=stamped(tensors, meta) if rehash else meta, overwrite=overwrite)
+
+
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: str | Path, *, metadata: Mapping[str, str], overwrite: bool = False
+) -> Path:
+    """A safetensors file of `tensors`, laid out as the safetensors library does. See `write` for the errors."""
+    path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        raise FileError(f"{path} cannot be written: files are written as .safetensors")
+    head, order = safetensors_file.layout(tensors, metadata)
+    with replacing(path, overwrite=overwrite) as part, part.open("wb") as out:
+        out.write(head)
+        for chunk in safetensors_file.chunks(tensors, order):
+            out.write(chunk)
+        out.flush()
+        os.fsync(out.fileno())
+    return path
+
+
+class HeldFile(FileError):
+    """A file or folder that cannot be replaced while another program has it open, or that is write-protected."""
+
+
+_PAUSES = (0.05, 0.1, 0.2, 0.4)
+"""Seconds between tries: virus scanners and indexers of Windows hold a new file for a moment."""
+_HELD = (errno.EACCES, errno.EPERM, errno.EBUSY)
+
+
+def move_onto(source: Path, target: Path, held: Path | None = None) -> None:
+    """Renames `source` to `target`, in place of a file that is there. Raises HeldFile; then nothing has moved.
+
+    held: what the error names, `target` without it.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            source.replace(target)
+            return
+        except OSError as error:
+            if error.errno not in _HELD:
+                raise
+            if pause is None:
+                raise HeldFile(
+                    f"{held or target} cannot be written: another program has it open (a spreadsheet, a viewer, a web "
+                    "UI?) or it is write-protected; close it there and try again, nothing was changed"
+                ) from error
+            time.sleep(pause)
+
+
+def free_beside(path: Path) -> Path:
+    """`NAME-2.suffix` (or -3 …): a name beside `path` that is free."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(name for name in names if not (name.exists() or name.is_symlink()))
+
+
+def save_or_beside(path: Path, write: Callable[[Path], object], say: Callable[[str], object]) -> Path:
+    """What `write` makes at `path`, replacing what is there; beside it, and told, where another program holds that.
+
+    For results that must not be lost. Returns where it is. Raises FileError.
+    """
+    try:
+        with replacing(path, overwrite=True) as part:
+            write(part)
+        return path
+    except HeldFile:
+        other = free_beside(path)
+        with replacing(other, overwrite=False) as part:
+            write(part)
+        say(f"{path.name} is open in another program or write-protected: saved as {other.name} beside it")
+        return other
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary file beside `path`, moved onto it when the block ends well and removed when it does not.
+
+    Raises FileError when `path` is a folder or a link, exists and `overwrite` is not set, or cannot be written
+    (HeldFile: while another program has it open).
+    """
+    if path.is_symlink():
+        raise FileError(f"{path} is a link, and nothing is written through links; remove it, or choose another name")
+    if path.is_dir():
+        raise FileError(f"{path} is a folder, not a file")
+    if not overwrite and path.exists():
+        raise FileError(f"{path} exists; choose another name or allow overwriting")
+    part: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".part")
+        os.close(handle)
+        part = Path(name)
+        yield part
+        part.chmod(0o666 & ~_umask())
+        if not overwrite and path.exists():
+            raise FileError(f"{path} appeared while it was written; choose another name or allow overwriting")
+        move_onto(part, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        if part is not None:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def check_not_linked(folder: Path, root: Path) -> None:
+    """Raises FileError where a link below `root` leads to `folder`: links are followed for reading, not for writing.
+
+    `root` is a folder that the user named and may be a link itself; a dataset or an archive may bring links along.
+    """
+    try:
+        inside = folder.relative_to(root).parts
+    except ValueError:
+        raise FileError(f"{folder} lies outside {root}") from None
+    way = [root.joinpath(*inside[:count]) for count in range(1, len(inside) + 1)]
+    link = next((path for path in way if path.is_symlink()), None)
+    # junctions of Windows are no symlinks for Python 3.11 and before, but they lead out all the same
+    if link is None and not folder.resolve().is_relative_to(root.resolve()):
+        link = folder
+    if link is not None:
+        raise FileError(
+            f"{link} is a link, and nothing is written through links (they may lead outside your folders); "
+            "to write there, name the folder that it leads to among your folders"
+        )
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable, where the system lets folders be synced (not on Windows)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

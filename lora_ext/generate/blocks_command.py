@@ -1,0 +1,103 @@
+"""`python -m lora_ext blocks`: which blocks of a LoRA matter, as a heat map and a preset."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..blocks import LAYOUTS
+from ..compare import axis_values, block_analysis, heatmap
+from ..compare.block_analysis import Analysis
+from ..compare.cell_store import Store
+from ..compare.generate_cells import Progress
+from ..compare.image_spec import Shot
+from ..errors import LoraError
+from ..file.loading import read
+from ..file.lora_file import LoraFile
+from ..file.lora_library import Library
+from ..inject import targets
+from .compare_command import LEFT_OUT
+from .generate_command import parser as generate_parser
+from .image_renderer import StandaloneArtist
+from .pipeline import lora_dirs, open_model, sized
+from .settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. 0, or 2 with one line on standard error."""
+    parser = generate_parser("blocks", (__doc__ or "").splitlines()[0], leave_out=LEFT_OUT)
+    parser.add_argument("--lora", default="", help="the LoRA: its name, or a file; without it the prompt's")
+    sizes = ", ".join(map(str, LAYOUTS))
+    parser.add_argument("--layout", default="", help=f"positions: {sizes}; 12 for SDXL and 17 for others without it")
+    parser.add_argument(
+        "--way", default="", choices=["", *block_analysis.WAYS], help="lowered with a prompt, else norms"
+    )
+    parser.add_argument("--seeds", default="", help="seeds to average over, such as 1,2,3")
+    parser.add_argument("--keep", type=float, default=0.8, help="share of the effect that a preset is to keep, 0 to 1")
+    parser.add_argument("--name", default="KEEP", help="what to call the preset")
+    parser.add_argument("--batch", type=int, default=8, help="pictures at once")
+    parser.set_defaults(out=Path("outputs") / "blocks")
+    given = vars(parser.parse_args(argv))
+    own = {name: given.pop(name) for name in ("lora", "layout", "way", "seeds", "keep", "name", "batch", "out")}
+    as_json = given.pop("json")
+    settings = Settings(**{**given, **{name: tuple(given[name]) for name in given if isinstance(given[name], list)}})
+    try:
+        result = analyse(settings, **own)
+    except LoraError as error:
+        print(f"lora_ext blocks: {error}", file=sys.stderr)
+        return 2
+    print(
+        json.dumps(result, ensure_ascii=False) if as_json else f"{result['map']}\n{result['text']}\n{result['preset']}"
+    )
+    return 0
+
+
+def analyse(
+    settings: Settings, *, lora: str, layout: str, way: str, seeds: str, keep: float, name: str, batch: int, out: Path
+) -> dict[str, Any]:
+    """Writes `blocks.png` and `blocks.csv` into `out`; tells shares, the preset and a sentence. Raises LoraError."""
+    settings.checked()
+    library = Library(lora_dirs(settings))
+    meant = lora or next((request.name for request in Shot(prompt=settings.prompt).tags()), "")
+    if not meant:
+        raise LoraError("which LoRA? Name it with --lora, or put <lora:name:1> into the prompt")
+    file = read(Path(meant)) if Path(meant).is_file() else library.load(meant)
+    file.check_architecture()
+    chosen = block_analysis.layout_of(layout or (12 if file.family == "SDXL" else 17))
+    way = way or (block_analysis.LOWERED if settings.prompt else block_analysis.NORMS)
+    store = Store(out)
+    if way == block_analysis.NORMS:
+        found = _norms(settings, file, chosen)
+    else:
+        found = _pictures(settings, library, meant, chosen, way, seeds, batch, store)
+    told = found.as_dict(keep, name)  # a bad name is told before anything is written
+    return {"map": str(heatmap.write(found, keep, store.folder)), **told}
+
+
+def _norms(settings: Settings, file: LoraFile, layout: Any) -> Analysis:
+    """Without a model, unless the file has layers whose ΔW depends on its weights."""
+    if block_analysis.alone(file):
+        return block_analysis.by_norms(file, layout)
+    model = open_model(settings)
+    places = {site: target for part, root in model.parts().items() for site, target in targets(part, root).items()}
+    return block_analysis.by_norms(file, layout, targets=places)
+
+
+def _pictures(
+    settings: Settings, library: Library, lora: str, layout: Any, way: str, seeds: str, batch: int, store: Store
+) -> Analysis:
+    model = open_model(settings)
+    settings = sized(settings, model, None)
+    shot = Shot(**settings.picture(), lora=library.call(library.find(lora)))
+    several = [int(seed) for seed in axis_values.numbers(seeds, "seeds", whole=True)] if seeds else []
+
+    def watch(progress: Progress) -> None:
+        print(f"\r{progress.done}/{progress.pictures}", end="", file=sys.stderr)
+
+    with StandaloneArtist(settings, model, library) as artist:
+        found = block_analysis.by_pictures(shot, layout, way, artist, store, seeds=several, batch=batch, watch=watch)
+    print("\r", end="", file=sys.stderr)
+    return found

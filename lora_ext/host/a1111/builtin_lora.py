@@ -1,0 +1,62 @@
+"""The web UI's built-in Lora extension: it stays loaded (cards, API), but must not act while we do."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from modules import shared
+
+from . import models
+
+
+def available() -> set[str]:
+    """Names of the files that the built-in extension lists."""
+    return set(getattr(_networks(), "available_networks", ()))
+
+
+def add_default(p: Any, items: list[list[str]]) -> None:
+    """The setting "Add network to prompt": as if its tag stood at the end of every prompt."""
+    name = getattr(shared.opts, "sd_lora", "None")
+    if name == "None" or name not in available() or any(item[0] == name for item in items):
+        return
+    weight = shared.opts.extra_networks_default_multiplier
+    tag = f"<lora:{name}:{weight}>"
+    if p.all_prompts is not None:
+        p.all_prompts = [prompt if tag in prompt else prompt + tag for prompt in p.all_prompts]
+    items.append([name, str(weight)])
+
+
+@torch.no_grad()
+def quiet() -> None:
+    """Takes everything that the built-in extension has applied off the models, from its own copies.
+
+    It would do so itself at each layer's next call, but by writing into what is the layer's weight then.
+    """
+    networks = _networks()
+    if networks is None:
+        return
+    if models.patched():  # files are patches of the model manager there; nothing is written into layers
+        if networks.loaded_networks:
+            networks.load_networks([], [], [], [])
+        return
+    if networks.loaded_networks:
+        networks.load_networks([])
+    for sd_model in models.loaded():
+        for module in sd_model.modules():
+            if getattr(module, "network_current_names", ()):
+                networks.network_apply_weights(module)
+            if getattr(module, "network_weights_backup", None) is not None:
+                networks.network_reset_cached_weight(module)
+
+
+def busy() -> bool:
+    """Whether someone has made the built-in extension apply files."""
+    return bool(getattr(_networks(), "loaded_networks", ()))
+
+
+def _networks() -> Any:
+    """Its module, None where it is disabled."""
+    module = sys.modules.get("networks")
+    return module if hasattr(module, "available_networks") else None

@@ -1,0 +1,85 @@
+"""Textual-inversion embeddings that travel inside LoRA files, registered while their file is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from modules import sd_hijack, shared
+from modules.textual_inversion import textual_inversion
+from torch import Tensor
+
+from ...file import LoraFile
+
+
+class BundledHash(str):
+    """The file's name, which the infotext shows in the place of the embedding's hash; empty if the user wishes."""
+
+    def __str__(self) -> str:
+        return str.__str__(self) if getattr(shared.opts, "lora_bundled_ti_to_infotext", True) else ""
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __bool__(self) -> bool:
+        return bool(str(self))
+
+
+class Embeddings:
+    """The embeddings of the files in use. Names that the user's own embeddings have are left to those."""
+
+    def __init__(self) -> None:
+        self._ours: dict[str, tuple[LoraFile, Any]] = {}
+
+    def set(self, sd_model: Any, files: Iterable[LoraFile]) -> list[str]:
+        """Registers the embeddings of these files and takes all others of ours off; returns what to tell the user."""
+        database = getattr(sd_hijack.model_hijack, "embedding_db", None)
+        wanted = {name: (file, vectors) for file in files for name, vectors in file.embeddings.items()}
+        told: list[str] = []
+        if database is None:  # Forge keeps its embeddings with its text engines
+            return [
+                f"embedding {name!r} of {file.name} cannot be used in this web UI" for name, (file, _) in wanted.items()
+            ]
+        for name in [n for n, (file, _) in self._ours.items() if wanted.get(n, (None,))[0] is not file]:
+            self._remove(sd_model, name)
+        for name, (file, vectors) in wanted.items():
+            _, embedding = self._ours.get(name, (None, None))
+            present = database.word_embeddings.get(name)
+            if present is not None and present is not embedding:
+                told.append(
+                    f"embedding {name!r} of {file.name} is skipped: one of that name is in the embeddings folder"
+                )
+                continue
+            try:
+                embedding = embedding or _embedding(name, file, vectors)
+            except Exception as error:
+                told.append(f"embedding {name!r} of {file.name} cannot be read: {error}")
+                continue
+            if database.expected_shape not in (-1, embedding.shape):
+                database.skipped_embeddings[name] = embedding
+                continue
+            if present is None:
+                database.register_embedding(embedding, sd_model)
+            self._ours[name] = file, embedding
+        return told
+
+    def _remove(self, sd_model: Any, name: str) -> None:
+        _, embedding = self._ours.pop(name)
+        database = sd_hijack.model_hijack.embedding_db
+        if database.word_embeddings.get(name) is embedding:
+            database.register_embedding_by_name(None, sd_model, name)
+
+
+def _embedding(name: str, file: LoraFile, vectors: Mapping[str, Tensor]) -> Any:
+    """As the web UI makes it from an embedding's file."""
+    data: dict[str, Any] = {}
+    for key, tensor in vectors.items():
+        group, _, inner = key.partition(".")
+        if group == "string_to_param":
+            data.setdefault(group, {})[inner] = tensor
+        else:
+            data[key] = tensor
+    embedding = textual_inversion.create_embedding_from_data(data, name, filename=f"{file.path}/{name}")
+    embedding.loaded = True
+    embedding.shorthash = BundledHash(file.name)
+    return embedding

@@ -1,0 +1,35 @@
+"""One picture of the web UI: what its tags come to, and what is kept of it between passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...applied_networks import Use
+from .. import block_weights_infotext as infotext
+
+
+@dataclass
+class Chosen:
+    """What a prompt's tags came to."""
+
+    uses: list[Use] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
+    rows: list[infotext.Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    drawn: bool = False
+    seed: int = 0
+
+
+def set_given(params: dict[str, Any], key: str, value: str | None) -> None:
+    """Sets an infotext parameter that has a value."""
+    if value is not None:
+        params[key] = value
+
+
+def clear_conditioning(p: Any) -> None:
+    """Empties the caches in place: they are shared between jobs."""
+    for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
+        cache = getattr(p, name, None)
+        if isinstance(cache, list):
+            cache[:] = [None, None]

@@ -1,0 +1,48 @@
+"""The web UI's own interrogators as makers of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from modules import deepbooru, shared
+from PIL import Image
+
+from ...errors import FileError
+
+FAILED = "<error>"
+"""What the web UI's CLIP interrogator ends with when something went wrong."""
+
+
+def interrogators() -> dict[str, Callable[[Sequence[Image.Image]], list[str]]]:
+    """Name → pictures to captions. Models are loaded (and fetched by the web UI) when they are first used."""
+    return {"clip": _clip, "blip": _blip, "deepbooru": _deepbooru}
+
+
+def _clip(images: Sequence[Image.Image]) -> list[str]:
+    """BLIP's sentence and CLIP's words, as in img2img."""
+    return [_told(shared.interrogator.interrogate(image)) for image in images]
+
+
+def _blip(images: Sequence[Image.Image]) -> list[str]:
+    """BLIP's sentence alone."""
+    models = shared.interrogator
+    models.load()
+    try:
+        return [models.generate_caption(image) for image in images]
+    finally:
+        models.unload()
+
+
+def _deepbooru(images: Sequence[Image.Image]) -> list[str]:
+    """Tags separated by commas."""
+    deepbooru.model.start()
+    try:
+        return [deepbooru.model.tag_multi(image) for image in images]
+    finally:
+        deepbooru.model.stop()
+
+
+def _told(caption: str) -> str:
+    if caption.endswith(FAILED):
+        raise FileError("the web UI's interrogator failed; its console says why")
+    return caption

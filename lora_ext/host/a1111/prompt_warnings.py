@@ -1,0 +1,49 @@
+"""What the web UI does with tags that are not where, or not as, it reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import extra_networks
+
+from ...lora_tags import TAG
+from ...prompt_warnings import elsewhere, unread
+
+
+def of(p: Any) -> list[str]:
+    """A sentence for each tag of a batch's prompts that is not applied, or acts elsewhere than where it stands.
+
+    The web UI takes tags out of the prompt alone, by names in small letters, and applies those of a batch's first
+    prompt to all of its pictures.
+    """
+    words = [*extra_networks.extra_network_registry, *extra_networks.extra_network_aliases]
+    found: list[str] = []
+    for prompts, negatives, left in _texts(p):
+        for i, prompt in enumerate(prompts):
+            negative = negatives[i] if i < len(negatives) else ""
+            rest = left[i] if i < len(left) else None
+            found += [*unread(prompt, negative, words, left=rest, small=True), *elsewhere(prompt)]
+        tags = [TAG.findall(prompt) for prompt in prompts]
+        if any(each != tags[0] for each in tags):
+            found.append(
+                "the prompts of a batch have different <lora:…> tags, and those of the first are applied to all of its "
+                "pictures: set the batch size to 1"
+            )
+    return list(dict.fromkeys(found))
+
+
+def _texts(p: Any) -> list[tuple[list[str], list[str], list[str]]]:
+    """(prompts with tags, negative prompts, prompts as the web UI left them) of this batch, and of its hires pass."""
+    size = getattr(p, "batch_size", 1)
+    first = getattr(p, "iteration", 0) * size
+
+    def part(name: str) -> list[str]:
+        return [str(text) for text in (getattr(p, name, None) or [])[first : first + size]]
+
+    found = [
+        (part("all_prompts"), part("all_negative_prompts"), [str(text) for text in getattr(p, "prompts", None) or []])
+    ]
+    if getattr(p, "enable_hr", False):
+        left = [str(text) for text in getattr(p, "hr_prompts", None) or []]
+        found.append((part("all_hr_prompts"), part("all_hr_negative_prompts"), left))
+    return [texts for texts in found if texts[0]]

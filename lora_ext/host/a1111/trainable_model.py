@@ -1,0 +1,293 @@
+"""Training on the model that the web UI holds: in place, under its queue and state, everything put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from modules import devices, processing, sd_hijack, sd_models, sd_samplers, shared
+from modules.textual_inversion import textual_inversion
+from PIL import Image
+from torch import Tensor, nn
+
+from ...errors import TrainError, did_you_mean
+from ...protocols import Borrowing, Context, Sample
+from ..checkpoint_layout import SD1, SD2, SDXL, V
+from ..standalone.trainable_model import SAMPLERS
+from ..training_context import compute_dtype, frozen, in_dtype, mixed, unmixed
+from .model_kind import family_of, native_side_of, prediction_of
+from .models import A1111Model, knows
+from .temporary_changes import at_work, attention, checkpointed, options, replaced, settle, visiting
+
+_CHUNK = 77
+_SIZES = {
+    "original_size_as_tuple": slice(0, 2),
+    "crop_coords_top_left": slice(2, 4),
+    "target_size_as_tuple": slice(4, 6),
+}
+"""SDXL's size conditions in the words of the web UI's model → their columns in `Trainee.predict`'s sizes."""
+
+
+@dataclass(frozen=True, eq=False)
+class A1111Trainee:
+    """One of the web UI's models as a `ports.Trainee`. Make it, and use it, only while the queue is ours."""
+
+    sd_model: Any
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Part → network, without the web UI's wrappers."""
+        return A1111Model(self.sd_model).parts()
+
+    @property
+    def family(self) -> str:
+        """ "SD1", "SD2" or "SDXL"."""
+        return family_of(self.sd_model)
+
+    @property
+    def prediction(self) -> str:
+        """What the U-Net gives: "epsilon" or "v"."""
+        return prediction_of(self.sd_model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the web UI computes."""
+        return torch.device(devices.device)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """ᾱ, (1000,) float32 on the CPU, before what a picture's settings make of it."""
+        own = getattr(self.sd_model, "alphas_cumprod_original", None)
+        alphas: Tensor = self.sd_model.alphas_cumprod if own is None else own
+        return alphas.detach().float().cpu()
+
+    @property
+    def native_size(self) -> int:
+        """Pixels a side that the model was made for."""
+        return native_side_of(self.sd_model)
+
+    @property
+    def unet(self) -> Any:
+        """The U-Net with LDM's names."""
+        return self.sd_model.model.diffusion_model
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder."""
+        return self.sd_model.first_stage_model
+
+    @contextmanager
+    def prepared(self, wish: Borrowing) -> Iterator[None]:
+        """Frozen and in the wished precision while it is open. Raises TrainError."""
+        self._check(wish)
+        parts = self.parts()
+        networks = list(parts.values())
+        dtype = compute_dtype(wish.precision)
+        with ExitStack() as stack:
+            stack.enter_context(at_work(self.sd_model))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(frozen([*networks, self.vae], train=wish.gradient_checkpointing))
+            # LDM's norms compute in float32, which CPUs do with float32 parameters only
+            stack.enter_context(in_dtype(networks, dtype, norms=torch.float32))
+            stack.enter_context(replaced(self.unet, "dtype", dtype))
+            for name in ("dtype", "dtype_unet", "dtype_inference"):
+                stack.enter_context(replaced(devices, name, dtype))
+            if wish.full_vae:
+                stack.enter_context(in_dtype([self.vae], torch.float32))
+                stack.enter_context(replaced(devices, "dtype_vae", torch.float32))
+            stack.enter_context(replaced(devices, "unet_needs_upcast", False))
+            stack.enter_context(attention(wish.attention))
+            stack.enter_context(replaced(shared, "loaded_hypernetworks", []))
+            if wish.gradient_checkpointing:
+                stack.enter_context(checkpointed(self.unet))
+            stack.enter_context(mixed(self.device, wish.precision))
+            yield
+
+    def _check(self, wish: Borrowing) -> None:
+        """Raises TrainError for what cannot be trained as the web UI holds it."""
+        if not knows(self.sd_model):
+            raise TrainError("this kind of model cannot be trained here; SD1.x, SD2.x and SDXL can")
+        if self.unet.in_channels != 4 if hasattr(self.unet, "in_channels") else False:
+            raise TrainError("an inpainting or edit model is loaded; train on the model that it was made from")
+        if getattr(shared.cmd_opts, "lowvram", False):
+            raise TrainError("the web UI was started with --lowvram, which moves layers about; --medvram can train")
+        if getattr(self.sd_model, "lowvram", False) and (wish.text or wish.word):
+            raise TrainError(
+                "the web UI was started with --medvram: the text encoder cannot stay beside the U-Net; "
+                "turn on network_train_unet_only, and leave token_string out"
+            )
+        if wish.compiled:
+            raise TrainError("torch_compile is for training without the web UI, whose U-Net is patched; leave it out")
+        if self.family == SDXL and wish.text:
+            raise TrainError("for SDXL turn on network_train_unet_only and cache_text_encoder_outputs")
+
+    def stopping(self) -> bool:
+        """Whether Interrupt or Skip was pressed."""
+        return bool(shared.state.interrupted or shared.state.skipped)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pictures (n, 3, h, w) in −1..1 → scaled latents, float32: the encoder's mean.
+
+        A half-precision encoder that overflows computes this once more in float32.
+        """
+        with unmixed(self.device), visiting(self.vae, self.device):
+            latent = self._mean(pixels)
+            if not bool(latent.isfinite().all()):
+                with in_dtype([self.vae], torch.float32):
+                    latent = self._mean(pixels)
+        return latent
+
+    def _mean(self, pixels: Tensor) -> Tensor:
+        """The first half of the moments, which LDM's and sgm's autoencoders both make this way."""
+        dtype = next(self.vae.parameters()).dtype
+        moments = self.vae.quant_conv(self.vae.encoder(pixels.to(self.device, dtype)))
+        mean: Tensor = moments.chunk(2, dim=1)[0]
+        return mean.float() * float(self.sd_model.scale_factor)
+
+    def text(
+        self, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = 75, weighted: bool = False
+    ) -> Context:
+        """Captions → states, by the web UI's own way from words to chunks."""
+        chosen: dict[str, object] = {"CLIP_stop_at_last_layers": clip_skip, "use_old_emphasis_implementation": False}
+        chosen["emphasis"] = "Original" if weighted else "None"
+        length = max(1, max_token_length // 75) * _CHUNK
+        states, pooled = [], None
+        with options(**chosen):
+            for encoder in self._encoders:
+                with visiting(getattr(encoder, "wrapped", encoder), self.device):
+                    out = encoder(list(captions))
+                if isinstance(out, tuple):
+                    out, pooled = out
+                settle(self.sd_model)
+                states.append(out[:, :length])
+        return Context(torch.cat(states, dim=-1), pooled)
+
+    def token_count(self, caption: str) -> int:
+        """Places that a caption takes, without start and end; a chunk that another follows counts as full."""
+        with options(emphasis="None"):
+            return int(self.sd_model.cond_stage_model.process_texts([caption])[1])
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, context: Context, sizes: Tensor | None = None) -> Tensor:
+        """The U-Net's output (n, 4, h, w), float32."""
+        dtype = next(self.unet.parameters()).dtype
+        y = None
+        if context.pooled is not None and sizes is not None:
+            y = torch.cat([context.pooled, self._sizes(sizes.to(noisy.device))], dim=-1).to(dtype)
+        more = {} if y is None else {"y": y}
+        out: Tensor = self.unet(noisy.to(dtype), timesteps, context=context.states.to(dtype), **more)
+        return out.float()
+
+    def _sizes(self, sizes: Tensor) -> Tensor:
+        """(n, 6) → their sinusoidal embeddings side by side, in the order of the model's own embedders."""
+        embedders = (e for e in self.sd_model.conditioner.embedders if getattr(e, "input_key", None) in _SIZES)
+        return torch.cat([e(sizes[:, _SIZES[e.input_key]]) for e in embedders], dim=-1)
+
+    def sample(self, wish: Sample) -> Image.Image:
+        """A picture by the web UI itself, shown as its live preview and not saved by it."""
+        p = processing.StableDiffusionProcessingTxt2Img(
+            sd_model=self.sd_model,
+            prompt=wish.prompt,
+            negative_prompt=wish.negative,
+            seed=-1 if wish.seed is None else wish.seed,
+            sampler_name=_sampler(wish),
+            steps=wish.steps,
+            cfg_scale=wish.cfg,
+            width=wish.width // 8 * 8,
+            height=wish.height // 8 * 8,
+            do_not_save_samples=True,
+            do_not_save_grid=True,
+        )
+        p.cached_c, p.cached_uc = [None, None], [None, None]  # the text encoder is another one at each step
+        try:
+            image: Image.Image = processing.process_images(p).images[0]
+        finally:
+            p.close()
+            settle(self.sd_model)
+        shared.state.assign_current_image(image)
+        return image
+
+    def check_sample(self, wish: Sample) -> None:
+        """Raises TrainError for a sampler that the web UI does not have."""
+        known = sd_samplers.all_samplers_map
+        if _sampler(wish) not in known:
+            raise TrainError(f"unknown sampler {wish.sampler!r}{did_you_mean(wish.sampler, known)}")
+
+    def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
+        """The text encoders' own vectors of a text's first tokens."""
+        found = []
+        with torch.no_grad():
+            for encoder in self._encoders:
+                rows = encoder.encode_embedding_init_text(text, count).detach().float()
+                if not len(rows):
+                    raise TrainError(f"{text!r} has no token to begin with")
+                found.append(torch.cat([rows, *[rows[-1:]] * count])[:count].to(self.device))
+        return tuple(found)
+
+    @property
+    def _encoders(self) -> list[Any]:
+        """The text encoders as the web UI wraps them."""
+        conditioner = getattr(self.sd_model, "conditioner", None)
+        return [self.sd_model.cond_stage_model] if conditioner is None else _text_encoders(conditioner)
+
+    def word_places(self, word: str, caption: str, max_token_length: int) -> int:
+        """How often an added word is read in a caption."""
+        with options(emphasis="None"):
+            chunks = self._encoders[0].tokenize_line(caption)[0][: max(1, max_token_length // 75)]
+        return sum(fix.embedding.name == word for chunk in chunks for fix in chunk.fixes)
+
+    @contextmanager
+    def new_word(self, word: str, vectors: Sequence[Tensor]) -> Iterator[None]:
+        """A word for a while, in the place of an embedding of the user's that has the same name."""
+        database = sd_hijack.model_hijack.embedding_db
+        before = database.word_embeddings.get(word)
+        embedding = textual_inversion.Embedding(
+            dict(zip(("clip_l", "clip_g"), vectors, strict=False)) if len(vectors) > 1 else vectors[0], word
+        )
+        embedding.vectors, embedding.shape = len(vectors[0]), sum(part.shape[-1] for part in vectors)
+        database.register_embedding(embedding, self.sd_model)
+        try:
+            yield
+        finally:
+            database.register_embedding_by_name(before, self.sd_model, word)
+
+    def metadata(self) -> Mapping[str, str]:
+        """The base model in kohya's words."""
+        version = {SD1: "sd_v1", SD2: "sd_v2", SDXL: "sdxl_base_v1-0"}[self.family]
+        if self.family == SD2 and self.prediction == V:
+            version = "sd_v2_v"
+        info = self.sd_model.sd_checkpoint_info
+        known = {
+            "ss_base_model_version": version,
+            "ss_v2": str(self.family == SD2),
+            "ss_sd_model_name": str(info.name_for_extra) + _suffix(info.filename),
+            "ss_sd_model_hash": str(info.hash or ""),
+            "ss_new_sd_model_hash": str(info.sha256 or (info.calculate_shorthash() and info.sha256) or ""),
+        }
+        return {name: value for name, value in known.items() if value}
+
+
+def _sampler(wish: Sample) -> str:
+    """The web UI's name of a sampler."""
+    return SAMPLERS.get(wish.sampler.lower().removeprefix("k_"), wish.sampler)
+
+
+def _suffix(filename: str) -> str:
+    return "." + str(filename).rpartition(".")[2]
+
+
+def _text_encoders(conditioner: Any) -> list[Any]:
+    """SDXL's two text encoders as the web UI wraps them."""
+    return [embedder for embedder in conditioner.embedders if hasattr(embedder, "tokenize_line")]
+
+
+def current_trainee() -> A1111Trainee:
+    """The web UI's model, loaded if none is. Call it while the queue is ours. Raises TrainError."""
+    sd_model = shared.sd_model
+    if sd_model is None:
+        raise TrainError("the web UI has no model; choose a checkpoint")
+    sd_models.send_model_to_device(sd_model)
+    return A1111Trainee(sd_model)

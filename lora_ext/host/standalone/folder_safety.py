@@ -1,0 +1,66 @@
+"""Looks over a folder before transformers or diffusers load it: its text names no code, its pickles run none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import FileError
+from ...file.torch_file import foreign_names
+
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+)
+"""A file of weights: NAME[.VARIANT][-00001-of-00002].safetensors"""
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def variant_of(folder: Path) -> str | None:
+    """The variant that a network's folder holds instead of the plain weights, such as "fp16" for
+    `model.fp16.safetensors`; None where the plain ones are there. Most SDXL downloads hold fp16 alone."""
+    found = [_WEIGHTS.fullmatch(path.name) for path in sorted(folder.iterdir())]
+    variants = [match[1] for match in found if match]
+    return None if not variants or None in variants else "fp16" if "fp16" in variants else variants[0]
+
+
+def check_local_folder(folder: Path) -> Path:
+    """The folder itself.
+
+    Classes are always ours to name, so `auto_map` and `_class_name` have no effect. What is left: an attention
+    implementation `owner/name`, which transformers fetches and imports; a PEFT adapter, whose own text names another
+    model and modules to import; pickles that want more than tensors. Raises FileError for each of them.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise FileError(f"{folder} holds adapter_config.json, a PEFT adapter; give a folder with the whole model")
+    for path in sorted(folder.glob("*config.json")):
+        for name, value in _settings(_read(path)):
+            if name.endswith("attn_implementation") and "/" in str(value):
+                raise FileError(
+                    f"{path} asks for the attention {str(value)[:80]!r}, which is fetched and run; take that line out"
+                )
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICKLES and path.is_file() and (wanted := foreign_names(path)):
+            raise FileError(
+                f"{path} was not loaded: it wants to run {wanted[0]!r}, and only tensors are read; "
+                "a .safetensors file of it is safe"
+            )
+    return folder
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # the library says what is wrong with it
+
+
+def _settings(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every name and value, also of configurations inside."""
+    if isinstance(value, dict) and depth < 16:
+        for name, item in value.items():
+            yield str(name), item
+            yield from _settings(item, depth + 1)

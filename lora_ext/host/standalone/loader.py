@@ -1,0 +1,81 @@
+"""The standalone host's door: a checkpoint or a diffusers folder → a `Standalone`; a pipeline → a `ports.Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ... import embedded
+from ...errors import FileError, did_you_mean
+from ..checkpoint_layout import EPS, Hints, V, read_yaml
+from . import tokenizer_files
+from .diffusers_folder import read_folder
+from .ldm_checkpoint import read_checkpoint
+from .model import PipelineModel, Standalone, model_of
+from .prompt_encoding import Vocabulary
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def best_device() -> str:
+    """ "cuda", "mps" or "cpu", the first that is there."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load(
+    path: str | Path,
+    *,
+    tokenizer: str | Path | Vocabulary | None = None,
+    device: str | None = None,
+    precision: str = "fp32",
+    prediction: str | None = None,
+    config: str | Path | None = None,
+    text_config: Mapping[str, Any] | None = None,
+) -> Standalone:
+    """A model from an LDM checkpoint (.safetensors, .ckpt) or a diffusers folder. Nothing is downloaded.
+
+    tokenizer: a folder, or a ready vocabulary; without it the places that `tokens.find` knows. config: the LDM yaml,
+    else the one beside the file. text_config: a CLIPTextConfig's entries (heads, activation) where shapes cannot tell.
+    prediction: "epsilon" or "v", where the file does not say. Raises FileError.
+    """
+    path = Path(path)
+    if precision not in PRECISIONS:
+        raise FileError(f"unknown precision {precision!r}{did_you_mean(precision, PRECISIONS)}")
+    if prediction not in (None, EPS, V):
+        raise FileError(f"unknown prediction {prediction!r}{did_you_mean(prediction or '', (EPS, V))}")
+    if not path.exists():
+        raise FileError(f"{path} is not there")
+    chosen = Path(tokenizer) if isinstance(tokenizer, str | Path) else None
+    given = None if isinstance(tokenizer, str | Path) else tokenizer
+    target = torch.device(device or best_device())
+    if path.is_dir():
+        words: Vocabulary = given or tokenizer_files.find(path, chosen)
+        return read_folder(path, words, target, PRECISIONS[precision], prediction)
+    yaml = Path(config) if config else path.with_suffix(".yaml")
+    said = read_yaml(yaml) if config or yaml.is_file() else {}
+    if tokenizer is None and _is_embedded(said):
+        chosen = embedded.TOKENIZER
+    words = given or tokenizer_files.find(path, chosen)
+    told = tokenizer_files.text_configs(path, chosen)
+    hints = Hints(
+        yaml=said,
+        texts=(text_config, *told[1:]) if text_config else told,
+        prediction=prediction,
+    )
+    return read_checkpoint(path, hints, words, target, PRECISIONS[precision])
+
+
+def _is_embedded(yaml: Mapping[str, Any]) -> bool:
+    """Whether a configuration is the embedded model's, wherever it was copied to."""
+    node: Any = yaml
+    for name in ("model", "params", "cond_stage_config", "target"):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node == embedded.TEXT_TARGET
+
+
+__all__ = ["PRECISIONS", "PipelineModel", "Standalone", "best_device", "load", "model_of"]

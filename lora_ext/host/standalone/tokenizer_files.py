@@ -1,0 +1,115 @@
+"""Finding a CLIP tokenizer without the network: beside the model, where the user says, or in the hub's cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...console import whole
+from ...errors import FileError
+
+HUB = ("openai/clip-vit-large-patch14", "stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5")
+"""Repositories with CLIP's vocabulary (SD1, SD2 and SDXL share it) that users may have in their cache."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A `text.Vocabulary` around a transformers tokenizer."""
+
+    tokenizer: Any
+    start: int
+    end: int
+    comma: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without start and end."""
+        ids: list[int] = self.tokenizer(whole(text), truncation=False, add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        return ids
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self.tokenizer.get_vocab().values()) + 1
+
+
+def places(model: Path | None, chosen: Path | None) -> list[Path]:
+    """Folders to look into, first match wins. What the user chose is the only place then."""
+    if chosen is not None:
+        return [chosen, chosen / "tokenizer"]
+    if model is None:
+        return []
+    if model.is_dir():
+        return [model / "tokenizer", model]
+    return [model.with_suffix(""), model.parent / "tokenizer", model.parent / "CLIP" / "tokenizer"]
+
+
+def _is_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file() or all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+    )
+
+
+def find(model: Path | None, chosen: Path | None = None) -> Words:
+    """The tokenizer for a model. Raises FileError that lists where it was looked for; downloads nothing."""
+    looked = places(model, chosen)
+    for folder in [*looked, *([] if chosen else _cached())]:
+        if folder.is_dir() and _is_tokenizer(folder):
+            return _load(folder)
+    where = ", ".join(str(folder) for folder in looked)
+    cache = "" if chosen else f", and the hub's cache ({_cache()}) has none of {', '.join(HUB)}"
+    raise FileError(
+        f"no CLIP tokenizer (vocab.json and merges.txt) in {where}{cache}; nothing is downloaded by itself: "
+        "give a folder that holds one with --tokenizer DIR"
+    )
+
+
+def _load(folder: Path) -> Words:
+    from transformers import CLIPTokenizer, CLIPTokenizerFast
+
+    kind = CLIPTokenizer if (folder / "vocab.json").is_file() else CLIPTokenizerFast
+    try:
+        tokenizer = kind.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    comma = tokenizer.get_vocab().get(",</w>")
+    return Words(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id, comma)
+
+
+def _cached() -> list[Path]:
+    """Folders in the hub's cache that hold one of the known vocabularies."""
+    from huggingface_hub import try_to_load_from_cache
+
+    files = (f"{folder}vocab.json" for folder in ("", "tokenizer/"))
+    found = (try_to_load_from_cache(repository, file) for file in files for repository in HUB)
+    return [Path(file).parent for file in found if isinstance(file, str)]
+
+
+def _cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return str(HF_HUB_CACHE)
+
+
+def text_configs(model: Path | None, chosen: Path | None = None) -> Sequence[Mapping[str, Any]]:
+    """What `config.json` files near the model say about its text encoders, (te, te2); {} where nothing is said.
+
+    Looked for in the tokenizer's folder, then in `text_encoder/` and `text_encoder_2/` beside the model.
+    """
+    beside = model if model is None or model.is_dir() else model.parent
+    first = [*places(model, chosen), *([beside / "text_encoder"] if beside else [])]
+    second = [beside / "text_encoder_2"] if beside else []
+    return tuple(next(filter(None, (_config(folder) for folder in folders)), {}) for folders in (first, second))
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """The CLIP text configuration in a folder, or {}."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, Mapping) and "hidden_size" in content else {}

@@ -1,0 +1,278 @@
+"""The record of one live module that adapters act on."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import FitError
+from .applied_adapter import Piece, bias_delta, equal
+from .baking import add_delta
+from .forward_hook import HookPath
+from .free_memory import accelerated
+from .rounding import Rounding, coarse
+
+Slots = Mapping[str, tuple[Piece, ...]]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a buffer holds: W + ΔW of these pieces, of the original that was at `source` (address, version)."""
+
+    pieces: tuple[Piece, ...]
+    source: tuple[int, int]
+    at: int
+
+
+class Layer:
+    """The record of one live module: the originals of swapped parameters, and the pieces by who put them there."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.originals: dict[str, nn.Parameter | None] = {}
+        self.buffers: dict[str, nn.Parameter] = {}
+        self.filled: dict[str, Filled] = {}
+        self.pieces: dict[tuple[Hashable, bool], Slots] = {}
+        self.path: HookPath | MomentaryPath | None = None
+        self.rounding: dict[str, Rounding] = {}
+        """What rounding left of ΔW when a slot was last summed; nothing for float32 and wider."""
+
+    # --- who wants what
+
+    def of(self, owner: Hashable) -> Slots:
+        """What `owner` has here."""
+        return self.pieces.get((owner, True)) or self.pieces.get((owner, False)) or {}
+
+    def put(self, owner: Hashable, slots: Slots, live: bool) -> bool:
+        """Replaces `owner`'s pieces in the named slots. Returns whether anything changed."""
+        before = self.of(owner)
+        after = {slot: pieces for slot, pieces in {**before, **slots}.items() if pieces}
+        stays = (owner, live) in self.pieces or not before
+        if stays and _equal(before, after):
+            return False
+        self.pieces.pop((owner, not live), None)
+        self.pieces[owner, live] = after
+        if not after:
+            del self.pieces[owner, live]
+        self._refresh()
+        return True
+
+    def leave(self, owner: Hashable) -> None:
+        """Removes `owner`'s pieces; the last one to leave takes the record along."""
+        for live in (True, False):
+            self.pieces.pop((owner, live), None)
+        self._refresh()
+
+    def _wanted(self, live: bool) -> dict[str, tuple[Piece, ...]]:
+        merged: dict[str, tuple[Piece, ...]] = {}
+        for (_, is_live), slots in self.pieces.items():
+            if is_live == live:
+                for slot, pieces in slots.items():
+                    merged[slot] = (*merged.get(slot, ()), *pieces)
+        return merged
+
+    def _refresh(self) -> None:
+        """Brings the module to what the pieces say."""
+        live, baked = self._wanted(True), self._wanted(False)
+        attention = isinstance(self.module, nn.MultiheadAttention)
+        if self.path is not None and (not live or attention):
+            self.path.remove()
+            self.path = None
+        self._bake({} if attention and live else baked)
+        if attention and live:  # its forward reads raw parameters: swap them for the time of each call
+            values = {slot: (*baked.get(slot, ()), *live.get(slot, ())) for slot in {*baked, *live}}
+            self.path = MomentaryPath(self, values)
+        elif live:
+            if self.path is None:
+                self.path = HookPath(self.module)
+            assert isinstance(self.path, HookPath)
+            self.path.update(live["weight"], self.original("weight"))
+        if self.pieces:
+            LAYERS[self.module] = self
+        else:
+            LAYERS.pop(self.module, None)
+
+    def prefers_live(self, slots: Slots) -> bool:
+        """`auto`: baked where the weight is a plain float Parameter that stays as it is for the whole picture."""
+        if isinstance(self.module, nn.MultiheadAttention):
+            return False
+        weight = self.original("weight")
+        plain = type(weight) is nn.Parameter and weight.dtype in _PLAIN and weight.device.type != "meta"
+        turning = any(p.moving or isinstance(p.weight, Tensor) for pieces in slots.values() for p in pieces)
+        return turning or not plain
+
+    # --- baked
+
+    def needed(self, slots: Slots) -> Iterator[tuple[torch.device, int, int]]:
+        """For each slot that is to be baked: its device, the bytes of its new weight (0 where the one that is there is
+        written over), and what its sum takes for a moment: the weight in float32, of kinds without a low rank four."""
+        for slot, pieces in slots.items():
+            weight = self.original(slot)
+            if weight is None or not any(piece.acts() for piece in pieces):
+                continue
+            dense = any(piece.adapter.kind != "LoRA" or piece.adapter.magnitude() is not None for piece in pieces)
+            size = 0 if self._spare(slot) is not None else weight.nbytes
+            yield weight.device, size, weight.numel() * 4 * (4 if dense else 1)
+
+    def holder(self, slot: str) -> tuple[nn.Module, str]:
+        """The module and parameter name of a slot (`out_proj.weight` is the attention's inner layer's)."""
+        *path, name = slot.split(".")
+        return (self.module.get_submodule(".".join(path)) if path else self.module), name
+
+    def current(self, slot: str) -> nn.Parameter | None:
+        """The parameter in the slot now."""
+        module, name = self.holder(slot)
+        return module._parameters.get(name, getattr(module, name, None))
+
+    def original(self, slot: str) -> nn.Parameter | None:
+        """The model's own parameter of the slot."""
+        return self.originals[slot] if slot in self.originals else self.current(slot)
+
+    def _bake(self, wanted: Mapping[str, tuple[Piece, ...]]) -> None:
+        """Swaps in W + ΔW for the wanted slots and the originals for all others."""
+        values: dict[str, Tensor] = {}
+        for slot, pieces in wanted.items():
+            values |= self.summed(slot, pieces)
+        for slot in [slot for slot in self.originals if slot not in values]:
+            self.restore(slot)
+        for slot in [slot for slot in self.buffers if slot not in values and not self._returns(wanted.get(slot, ()))]:
+            self.buffers.pop(slot)
+            self.filled.pop(slot, None)
+        for slot, value in values.items():
+            self.swap(slot, value)
+
+    def _returns(self, pieces: tuple[Piece, ...]) -> bool:
+        """Whether a schedule has switched off what will come back: its sum is kept meanwhile."""
+        return any(piece.moving for piece in pieces)
+
+    def summed(self, slot: str, pieces: tuple[Piece, ...]) -> dict[str, Tensor]:
+        """Slot → W + ΔW in the model's dtype, for the weight slot and, where a kind has one, its bias."""
+        acting = tuple(piece for piece in pieces if piece.acts())
+        original = self.original(slot)
+        if not acting or original is None:
+            return {}
+        if any(isinstance(piece.weight, Tensor) for piece in acting):
+            raise FitError(f"{type(self.module).__name__} cannot have another LoRA weight for each picture of a batch")
+        values = {slot: self._sum(slot, original, acting)}
+        shift = bias_delta(acting, original.shape[0])
+        if shift is not None:
+            name = slot.replace("weight", "bias")
+            bias = self.original(name)
+            shift = shift.to(original.device)
+            base = torch.zeros_like(shift) if bias is None else bias.detach().float()
+            values[name] = (base + shift).to(original.dtype if bias is None else bias.dtype)
+        return values
+
+    def _sum(self, slot: str, original: nn.Parameter, acting: tuple[Piece, ...]) -> Tensor:
+        """W + ΔW of a slot: the one that is still there where a schedule only switched it off, else a new one."""
+        spare, filled = self._spare(slot), self.filled.get(slot)
+        now = None if original.is_inference() else (original.data_ptr(), original._version)
+        there = filled is not None and spare is not None and (filled.source, filled.at) == (now, spare.data_ptr())
+        if there and equal(filled.pieces, acting):  # type: ignore[union-attr]
+            return spare  # type: ignore[return-value]
+        self.filled.pop(slot, None)
+        if coarse(original.dtype):
+            self.rounding[slot] = rounding = Rounding()
+            total = add_delta(original.detach(), acting, spare, rounding=rounding)
+        else:
+            self.rounding.pop(slot, None)
+            total = add_delta(original.detach(), acting, spare)
+        if now is not None and any(piece.moving for piece in acting):
+            self.filled[slot] = Filled(acting, now, total.data_ptr())
+        return total
+
+    def baked(self) -> dict[str, Rounding]:
+        """The measured slots that hold W + ΔW now (of OpenCLIP's attention: during its calls)."""
+        momentary = isinstance(self.path, MomentaryPath)
+        return {slot: found for slot, found in self.rounding.items() if momentary or slot in self.originals}
+
+    def _spare(self, slot: str) -> Tensor | None:
+        """The memory of the last W + ΔW of this slot, if it still fits, to be written over."""
+        buffer, original = self.buffers.get(slot), self.original(slot)
+        fits = buffer is not None and original is not None and buffer.device == original.device
+        return buffer.detach() if fits and buffer.dtype == original.dtype else None  # type: ignore[union-attr]
+
+    def swap(self, slot: str, value: Tensor) -> None:
+        """Puts `value` into the slot as a Parameter and remembers the original object."""
+        module, name = self.holder(slot)
+        if slot not in self.originals:
+            self.originals[slot] = module._parameters.get(name)
+        buffer = self.buffers.get(slot)
+        if buffer is None or buffer.data_ptr() != value.data_ptr():
+            self.buffers[slot] = buffer = nn.Parameter(value, requires_grad=False)
+        module._parameters[name] = buffer
+
+    def keep(self) -> None:
+        """Moves the swapped-in values into the originals."""
+        for slot, original in self.originals.items():
+            if original is None:
+                self.originals[slot] = self.buffers[slot]
+            else:
+                original.data = self.buffers[slot].data
+
+    def restore(self, slot: str) -> None:
+        """Puts the original object back, on the device and in the dtype that the model has been moved to since."""
+        module, name = self.holder(slot)
+        original = self.originals.pop(slot)
+        current = module._parameters.get(name)
+        if original is not None and current is not None:  # `to` is the tensor itself where nothing moved
+            original.data = original.data.to(current.device, current.dtype)
+        module._parameters[name] = original
+
+
+LAYERS: WeakValueDictionary[nn.Module, Layer] = WeakValueDictionary()
+_PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def _equal(before: Slots, after: Slots) -> bool:
+    return before.keys() == after.keys() and all(equal(before[slot], after[slot]) for slot in after)
+
+
+class MomentaryPath:
+    """For OpenCLIP's attention, whose forward reads its parameters: they are swapped during each call only.
+
+    On a GPU they are summed anew in each call and forgotten after it, which takes milliseconds and no memory; kept,
+    they would take 0.4 GiB for SDXL's second text encoder. On the CPU they are kept.
+    """
+
+    def __init__(self, layer: Layer, wanted: Mapping[str, tuple[Piece, ...]]) -> None:
+        kept = self._summed(layer, wanted)
+        device = next((value.device for value in kept.values()), None)
+        anew = device is not None and accelerated(device)
+        names = tuple(kept)
+        if anew:
+            kept = {}
+
+        def enter(*_: object) -> None:
+            for slot, value in (self._summed(layer, wanted) if anew else kept).items():
+                layer.swap(slot, value)
+
+        def leave(*_: object) -> None:
+            for slot in names:
+                if slot in layer.originals:
+                    layer.restore(slot)
+                if anew:
+                    layer.buffers.pop(slot, None)
+
+        self.handles = [
+            layer.module.register_forward_pre_hook(enter),
+            layer.module.register_forward_hook(leave, always_call=True),
+        ]
+
+    @staticmethod
+    def _summed(layer: Layer, wanted: Mapping[str, tuple[Piece, ...]]) -> dict[str, Tensor]:
+        """W + ΔW of all slots, in float32 also under the autocast of a text encoder's call."""
+        values: dict[str, Tensor] = {}
+        with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            for slot, pieces in wanted.items():
+                values |= layer.summed(slot, pieces)
+        return values
+
+    def remove(self) -> None:
+        """Takes the hooks off."""
+        for handle in self.handles:
+            handle.remove()

@@ -1,0 +1,125 @@
+"""Tags that do not do what they seem to: read as text, or acting elsewhere than where they stand. One sentence each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from .errors import did_you_mean
+from .lora_tags import TAG
+
+WORDS = ("lora", "lyco")
+_OPEN, _CLOSE = "<＜〈《‹⟨«([{（［｛【", ">＞〉》›⟩»)]}）］｝】"
+_LIKE = re.compile(
+    rf"(?P<open>[{re.escape(_OPEN)}]|&lt;)(?P<blank>\s*)(?P<word>lora|lyco)(?P<gap>\s*)(?P<colon>[:：﹕;；=])"
+    rf"(?P<rest>[^\n{re.escape(_OPEN + _CLOSE)}&]*)(?P<close>[{re.escape(_CLOSE)}]|&gt;)?",
+    re.IGNORECASE,
+)
+"""What was meant as a tag: other brackets, a blank, another colon, or no end."""
+_NAMED = re.compile(r"<(\w+):[^<>]*>")
+_PLAIN = str.maketrans("：﹕；＝，．－０１２３４５６７８９", "::;=,.-0123456789")
+_NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*")
+_BLANK = "\0"
+"""Stands for a tag's characters while brackets around it are looked at."""
+
+
+def unread(
+    prompt: str, negative: str = "", words: Sequence[str] = WORDS, *, left: str | None = None, small: bool = False
+) -> list[str]:
+    """Why texts that look like tags are not applied. words: names of tags that are read here.
+
+    left: the prompt without what was read as a tag, where the web UI has read it. small: names are read in small
+    letters only, as the web UI reads them.
+    """
+    found = [*_misspelt(TAG.sub("", prompt) if left is None else left), *_unknown(prompt, words, small)]
+    for match in (*TAG.finditer(negative), *_LIKE.finditer(TAG.sub("", negative))):
+        found.append(
+            f"{_short(match[0])} in the negative prompt is not applied, and is read there as text: tags belong into "
+            "the prompt; a weight below 0 works against a file"
+        )
+    return list(dict.fromkeys(found))
+
+
+def elsewhere(prompt: str) -> list[str]:
+    """What tags do that stand in brackets: they act at all steps, at the strength written in the tag."""
+    masked = TAG.sub(lambda match: _BLANK * len(match[0]), prompt)
+    pairs = list(_pairs(masked))
+    found = []
+    for match in TAG.finditer(prompt):
+        around = [(kind, a, b) for kind, a, b in pairs if a < match.start() and match.end() <= b]
+        if text := _in_brackets(match[0], match.start(), masked, around):
+            found.append(text)
+    return list(dict.fromkeys(found))
+
+
+def _misspelt(text: str) -> Iterator[str]:
+    """What stands in a prompt without its tags and was meant as one."""
+    for match in _LIKE.finditer(text):
+        rest, closed = match["rest"].translate(_PLAIN), match["close"]
+        if match["open"] == "[" and closed and _NUMBER.fullmatch(rest.rpartition(":")[2]) and ":" not in rest:
+            continue  # [lora:10], an edit of the prompt
+        name = (rest if closed else rest.split()[0] if rest.split() else "").strip().rstrip(",.;")
+        why = "is read as text" if closed else "has no > at its end: it is read as text"
+        write = f": write <{match['word'].lower()}:{name}>" if name else ""
+        yield f"{_short(match[0].strip(), 100 if closed else 60)} {why}, and nothing is applied{write}"
+
+
+def _unknown(prompt: str, words: Sequence[str], small: bool) -> Iterator[str]:
+    """Tags of another name than those that are read."""
+    for match in _NAMED.finditer(prompt):
+        name = match[1]
+        if name in words or (not small and name.lower() in words):
+            continue
+        hint = f"; write <{name.lower()}:…>" if name.lower() in words else did_you_mean(name, words)
+        yield f"{_short(match[0])} is not applied: tags begin with {' or '.join(f'<{word}:' for word in words)}{hint}"
+
+
+def _pairs(text: str) -> Iterator[tuple[str, int, int]]:
+    """(bracket, where it opens, where it closes) of every pair; those after a backslash are text."""
+    opened: list[tuple[str, int]] = []
+    for match in re.finditer(r"\\.|[()\[\]]", text, re.DOTALL):
+        mark = match[0]
+        if mark in "([":
+            opened.append((mark, match.start()))
+        elif mark in ")]" and opened and opened[-1][0] == {")": "(", "]": "["}[mark]:
+            yield (*opened.pop(), match.start())
+
+
+def _in_brackets(tag: str, at: int, masked: str, around: Sequence[tuple[str, int, int]]) -> str:
+    """The sentence about one tag in its brackets, the innermost first; "" where they change nothing of it."""
+    for kind, begin, end in sorted(around, key=lambda pair: -pair[1]):
+        inner = masked[begin + 1 : end]
+        parts = list(_split(inner))
+        if kind == "[" and "|" in _top(inner):
+            return f"{_short(tag)} in [… | …] acts at all steps: the text changes there, not what is applied"
+        if kind == "[" and 2 <= len(parts) <= 3 and _NUMBER.fullmatch(parts[-1]):
+            first = len(parts) == 3 and at < begin + 1 + len(parts[0])
+            when = parts[-1].strip()
+            step = f"-{when}" if first else f"{when}-"
+            return f"{_short(tag)} in [… : … : {when}] acts at all steps: write {_short(tag[:-1])}:step={step}>"
+        if not parts[0].strip(f"{_BLANK} ,") and (len(parts) == 1 or _NUMBER.fullmatch(parts[1])):
+            return f"{_short(tag)} in brackets acts as it would without them: its strength is the number in the tag"
+    return ""
+
+
+def _top(text: str) -> str:
+    """The text without what stands in brackets in it."""
+    depth, kept = 0, []
+    for mark in text:
+        depth += (mark in "([") - (mark in ")]")
+        kept.append("\1" if depth or mark in ")]" else mark)
+    return "".join(kept)
+
+
+def _split(text: str) -> Iterator[str]:
+    """What stands between the colons that are in no further bracket."""
+    begin = 0
+    for at, mark in enumerate(_top(text)):
+        if mark == ":":
+            yield text[begin:at]
+            begin = at + 1
+    yield text[begin:]
+
+
+def _short(text: str, limit: int = 100) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

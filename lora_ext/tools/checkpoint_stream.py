@@ -1,0 +1,237 @@
+"""Checkpoints read and written tensor by tensor, so that memory holds one tensor and not the model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from ..command_line import cast
+from ..errors import FileError
+from ..file.containers import kind_of, read_tensors
+from ..file.safetensors_file import DTYPES, NAMES, Entry, Header, read_header, read_some
+
+Change = Callable[[Tensor], Tensor]
+"""A tensor as the file holds it → what is written in its place, of the same shape; may overwrite one from the disk."""
+
+_BLOCK = 1 << 18
+"""Bytes that are read or written at a time; pieces of 1 MB and more cost Linux twice to five times the CPU."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """One file of tensors. header: of a safetensors file, whose tensors stay on the disk; content, tensors: what a
+    torch file held (all of it, in memory)."""
+
+    path: Path
+    header: Header | None = None
+    content: Any = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of every tensor, in the order of the file."""
+        if self.header is not None:
+            return {name: entry.shape for name, entry in self.header.entries.items()}
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, with memory of its own where it comes from the disk. Raises FileError."""
+        if self.header is None:
+            return self.tensors[name]
+        return next(read_some(self.path, self.header, (name,)))[1]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The stored dtype of a tensor."""
+        return self.tensors[name].dtype if self.header is None else DTYPES[self.header.entries[name].dtype]
+
+
+def store_of(path: Path) -> Store:
+    """The file at `path`: safetensors by its header alone, torch files (weights only) whole. Raises FileError."""
+    if kind_of(path) == "safetensors":
+        return Store(path, header=read_header(path))
+    contents = read_tensors(path)
+    return Store(path, content=contents.raw, tensors=contents.tensors)
+
+
+# --- safetensors -----------------------------------------------------------------------------------------------------
+
+
+def size_as(header: Header, dtype: torch.dtype | None) -> int:
+    """Bytes of the file when its floating-point tensors are stored as `dtype` (None: as they are)."""
+    return header.data + sum(e.end - e.start if d is None else _size(e, d) for _, e, d in _targets(header, dtype))
+
+
+def rewrite(
+    store: Store,
+    out: BinaryIO,
+    changes: Mapping[str, Change],
+    dtype: torch.dtype | None,
+    step: Callable[[str], object] = lambda name: None,
+) -> None:
+    """Writes the safetensors file of `store` anew with `changes` made, in its order and layout, metadata and all.
+
+    Bytes that nothing changes are copied as they are; with `dtype` every floating-point tensor is rounded to it once.
+    `step` is told the name of each changed tensor beforehand. Raises OSError, FileError (the source is shorter than it
+    says), ToolError (a number too large).
+    """
+    header = store.header
+    assert header is not None
+    rows = _targets(header, dtype)
+    sizes = [entry.end - entry.start for name, entry, target in rows if name in changes or target is not None]
+    buffer = torch.empty(max(sizes, default=0), dtype=torch.uint8)
+    with store.path.open("rb", buffering=0) as source:
+        if any(target is not None for _, _, target in rows):
+            out.write(_head(header, rows))
+        else:
+            _copy(source, out, 0, header.data, store.path)
+        for same, group in itertools.groupby(rows, key=lambda row: row[0] not in changes and row[2] is None):
+            run = list(group)
+            if same:
+                _copy(source, out, header.data + run[0][1].start, run[-1][1].end - run[0][1].start, store.path)
+                continue
+            for name, entry, target in run:
+                if name in changes:
+                    step(name)
+                tensor = changes.get(name, _itself)(_load(source, header, entry, buffer, store.path))
+                _write(out, tensor if target is None or tensor.dtype == target else cast(tensor, target, name))
+    out.flush()
+    os.fsync(out.fileno())
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _targets(header: Header, dtype: torch.dtype | None) -> list[tuple[str, Entry, torch.dtype | None]]:
+    """(name, entry, the other dtype to store it as or None) in the order of the data."""
+    order = sorted(header.entries.items(), key=lambda item: (item[1].start, item[1].end))
+    return [(name, entry, dtype if _changes(entry, dtype) else None) for name, entry in order]
+
+
+def _changes(entry: Entry, dtype: torch.dtype | None) -> bool:
+    return dtype is not None and DTYPES[entry.dtype].is_floating_point and DTYPES[entry.dtype] != dtype
+
+
+def _size(entry: Entry, dtype: torch.dtype) -> int:
+    return torch.Size(entry.shape).numel() * torch.empty(0, dtype=dtype).element_size()
+
+
+def _head(header: Header, rows: list[tuple[str, Entry, torch.dtype | None]]) -> bytes:
+    """The header of the same tensors in the same order, some as another dtype."""
+    root: dict[str, Any] = {"__metadata__": dict(header.metadata)} if header.metadata else {}
+    at = 0
+    for name, entry, target in rows:
+        size = entry.end - entry.start if target is None else _size(entry, target)
+        dtype = entry.dtype if target is None else NAMES[target]
+        root[name] = {"dtype": dtype, "shape": list(entry.shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(root, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _copy(source: BinaryIO, out: BinaryIO, start: int, count: int, path: Path) -> None:
+    """`count` bytes from `start` on, a block at a time."""
+    source.seek(start)
+    block = memoryview(bytearray(min(_BLOCK, count)))
+    while count:
+        got = source.readinto(block[: min(len(block), count)])  # type: ignore[attr-defined]
+        if not got:
+            raise FileError(f"{path} became shorter while it was read")
+        out.write(block[:got])
+        count -= got
+
+
+def _load(source: BinaryIO, header: Header, entry: Entry, buffer: Tensor, path: Path) -> Tensor:
+    """One tensor in the memory of `buffer`, good until the next."""
+    raw = buffer[: entry.end - entry.start]
+    source.seek(header.data + entry.start)
+    view = memoryview(raw.numpy().data)
+    while view:
+        got = source.readinto(view)  # type: ignore[attr-defined]
+        if not got:
+            raise FileError(f"{path} became shorter while it was read")
+        view = view[got:]
+    return raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
+
+
+def _write(out: BinaryIO, tensor: Tensor) -> None:
+    data = tensor.detach().to("cpu").contiguous()
+    if data.numel():
+        raw = memoryview(data.flatten().view(torch.uint8).numpy().data)
+        for first in range(0, len(raw), _BLOCK):
+            out.write(raw[first : first + _BLOCK])
+
+
+# --- torch files -----------------------------------------------------------------------------------------------------
+
+
+def changed(
+    store: Store,
+    changes: Mapping[str, Change],
+    dtype: torch.dtype | None,
+    step: Callable[[str], object] = lambda name: None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a file as it is to be written, for files that are written whole; see `rewrite`."""
+    for name in store.shapes:
+        if name in changes:
+            step(name)
+        result = changes.get(name, _itself)(store.read(name))
+        differs = dtype is not None and result.is_floating_point() and result.dtype != dtype
+        yield name, cast(result, dtype, name) if differs and dtype is not None else result
+
+
+def save_torch(store: Store, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A torch file of these tensors: as `store`'s was where it is one (what did not change stays the very object),
+    else `{"state_dict": …}`. Raises OSError, and FileError for float8, which torch 2.1 cannot put into such a file."""
+    content = dict(store.content or {"state_dict": {}})
+    inner = content.get("state_dict")
+    fresh = {name: tensor for name, tensor in tensors.items() if tensor is not store.tensors.get(name)}
+    if isinstance(inner, Mapping):
+        content["state_dict"] = {**inner, **fresh}
+    else:
+        content.update(fresh)
+    with path.open("wb") as file:
+        out = _Watched(file)
+        try:
+            torch.save(content, out)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            raise out.error or OSError(str(error).splitlines()[0]) from error
+        except KeyError as error:  # "dtype torch.float8_e4m3fn is not recognized"
+            raise FileError(
+                f"torch {torch.__version__} cannot write these numbers into a .ckpt or .pt file ({error.args[0]}): "
+                "save as .safetensors, or with --save_precision fp16"
+            ) from error
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Watched:
+    """A file to write that remembers its first error, which torch's writer hides behind one of its own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """As a file's."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """As a file's."""
+        self._file.flush()
+
+
+__all__ = ["Change", "Store", "changed", "rewrite", "save_torch", "size_as", "store_of"]

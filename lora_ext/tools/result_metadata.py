@@ -1,0 +1,179 @@
+"""Metadata from the sources into a result, as trainers, web UIs and model sites read it; and writing the result.
+
+Keys as kohya's scripts write them: `ss_network_dim`, `ss_network_alpha` (numbers, or "Dynamic" where layers differ),
+`ss_network_args` (JSON), `ss_training_comment`, `sshs_model_hash`, `sshs_legacy_hash`, `modelspec.*`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..adapters import Adapter
+from ..command_line import check_space
+from ..errors import ToolError
+from ..file import hashes
+from ..file.key_formats import spell
+from ..file.lora_file import LoraFile
+from ..file.saving import write
+from ..layer_names import Site
+from .layer_changes import wide_kernel
+from .report import Report, show
+
+SOURCES = "lora_ext_sources"
+"""Metadata key: JSON list of what a file was made from: name, hash, ratio, block weights."""
+
+STALE = ("modelspec.hash_sha256", "modelspec.thumbnail", "sshs_model_hash", "sshs_legacy_hash")
+"""What is no longer true of a changed file."""
+
+SCALE_KEY = "lora_ext_dylora_scale"
+"""Metadata key of a DyLoRA file: the rule by which a prefix of b of R ranks is scaled in training (`split.SCALES`)."""
+
+DYNAMIC = "Dynamic"
+
+_OF_KINDS = """unit algo factor decompose_both full_matrix unbalanced_factorization use_tucker use_cp use_scalar
+    constraint constrain rescaled block_size""".split()
+"""Arguments of the network that only DyLoRA and LyCORIS' kinds have."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One file that a result was made from."""
+
+    name: str
+    hash: str
+    ratio: float | None = None
+    lbw: str | None = None
+
+
+def origin(file: LoraFile, ratio: float | None = None, lbw: str | None = None) -> Origin:
+    """The record of one source; its hash is that of its content, or what its metadata says where it is no file."""
+    path = file.path
+    digest = hashes.model_hash(path) if path is not None and path.is_file() else hashes.stored_hash(file.metadata)
+    return Origin(file.name, digest, ratio, lbw)
+
+
+def record(origin: Origin) -> dict[str, Any]:
+    """A source as the metadata has it."""
+    return {name: value for name, value in asdict(origin).items() if value is not None}
+
+
+def comment(metadata: Mapping[str, str], said: str) -> str:
+    """`ss_training_comment` with what was done in front, as kohya's scripts put it."""
+    return "; ".join(filter(None, (said, metadata.get("ss_training_comment", ""))))
+
+
+def described(file: LoraFile, metadata: Mapping[str, str], dims: tuple[int, int] | None = None) -> dict[str, str]:
+    """The metadata with `ss_network_dim`, `ss_network_alpha`, `conv_dim` and `conv_alpha` read off the adapters.
+
+    Numbers where all layers of a sort agree, "Dynamic" where they do not. dims: (rank, rank of kernels above 1x1) that
+    was asked for, where only layers too small for it have less.
+    """
+    plain: set[tuple[int, float]] = set()
+    point, conv = plain.copy(), plain.copy()
+    for adapter in file.adapters.values():
+        if adapter.rank:
+            low = adapter.low_rank()
+            shape = low.shape if low is not None else (0, 0)
+            sort = conv if wide_kernel(shape) else point if len(shape) > 2 else plain
+            sort.add((adapter.rank, round(adapter.scaling() * adapter.rank, 6)))
+    said = dict(metadata)
+    said.setdefault("ss_network_module", "networks.lora")
+    dim, conv_dim = dims or (None, None)
+    said["ss_network_dim"], said["ss_network_alpha"] = _pair(plain or point or conv, dim)
+    args = _args(metadata)
+    for name in ("conv_dim", "conv_alpha"):
+        args.pop(name, None)
+    if conv:
+        args["conv_dim"], args["conv_alpha"] = _pair(conv, conv_dim)
+    if args:
+        said["ss_network_args"] = json.dumps(args)
+    else:
+        said.pop("ss_network_args", None)
+    return said
+
+
+def _pair(found: set[tuple[int, float]], dim: int | None) -> tuple[str, str]:
+    """(dim, alpha) as text; "Dynamic" where layers differ."""
+    asked = [pair for pair in found if pair[0] == dim]
+    if len(asked) == 1 and all(abs(alpha / rank - asked[0][1] / asked[0][0]) < 1e-6 for rank, alpha in found):
+        return str(asked[0][0]), str(asked[0][1])
+    dims, alphas = {dim for dim, _ in found}, {alpha for _, alpha in found}
+    return tuple(str(min(v)) if len(v) == 1 else DYNAMIC for v in (dims, alphas))  # type: ignore[return-value]
+
+
+def plain(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of a file whose layers became plain LoRA: what DyLoRA and LyCORIS say of theirs is gone."""
+    kept = {key: value for key, value in metadata.items() if key != SCALE_KEY}
+    kept["ss_network_module"] = "networks.lora"
+    kept["ss_network_args"] = json.dumps({name: v for name, v in _args(metadata).items() if name not in _OF_KINDS})
+    return kept
+
+
+def became_lora(file: LoraFile, adapters: Mapping[Site, Adapter]) -> bool:
+    """Whether all of a result's layers are plain LoRA, and some had another kind or rank in `file`."""
+    same = all((a.kind, a.rank) == (file.adapters[s].kind, file.adapters[s].rank) for s, a in adapters.items())
+    return not same and all(a.kind == "LoRA" and a.magnitude() is None for a in adapters.values())
+
+
+def _args(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """`ss_network_args` as a dict; empty where it is missing or no JSON object."""
+    try:
+        args = json.loads(metadata.get("ss_network_args") or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return args if isinstance(args, dict) else {}
+
+
+def carried(metadata: Mapping[str, str], said: str, origins: Sequence[Origin]) -> dict[str, str]:
+    """One source's metadata for its changed copy: `said` in the comment, the sources recorded, stale keys gone."""
+    kept = {key: value for key, value in metadata.items() if key not in STALE}
+    kept["ss_training_comment"] = comment(metadata, said)
+    kept[SOURCES] = json.dumps([record(o) for o in origins])
+    return kept
+
+
+_SHARED = """ss_base_model_version ss_v2 ss_sd_model_name ss_sd_model_hash ss_clip_skip ss_resolution
+    modelspec.sai_model_spec modelspec.architecture modelspec.implementation modelspec.prediction_type""".split()
+
+
+def joined(files: Sequence[LoraFile], said: str, origins: Sequence[Origin]) -> dict[str, str]:
+    """Metadata of a merge: what all sources agree on (of the base model), `said`, the sources."""
+    meta: dict[str, str] = {}
+    for key in _SHARED:
+        values = {file.metadata[key] for file in files if key in file.metadata}
+        if len(values) == 1:
+            meta[key] = values.pop()
+    meta["ss_network_module"] = "networks.lora"
+    meta["modelspec.merged_from"] = ", ".join(o.name for o in origins)
+    return carried(meta, said, origins)
+
+
+def save(file: LoraFile, path: Path, *, overwrite: bool = False) -> Path:
+    """Writes a result whole or not at all: its names (`ss_output_name`, `modelspec.title`) and hashes are its own.
+
+    The web UI calls a file by `ss_output_name`, so a copy that kept its source's would hide one of the two.
+    Raises ToolError when the disk is full, FileError when it cannot be written.
+    """
+    metadata = {**file.metadata, "ss_output_name": path.stem}
+    if any(key.startswith("modelspec.") for key in metadata):
+        metadata["modelspec.title"] = path.stem
+    size = sum(tensor.nbytes for tensor in spell(file).values())
+    check_space(path, size + 1_000_000)
+    if not file.adapters:
+        raise ToolError(f"nothing would be left in {path}")
+    return write(file, path, overwrite=overwrite, metadata=metadata, rehash=True)
+
+
+def finish(file: LoraFile, report: Report, args: argparse.Namespace) -> int:
+    """A command's end: the result is written to --save_to and the report printed. Returns the exit status."""
+    if getattr(args, "no_metadata", False):
+        kept = {key: value for key, value in file.metadata.items() if not key.startswith("modelspec.")}
+        file = replace(file, metadata=kept)
+    report.outputs.append(str(save(file, args.save_to, overwrite=args.overwrite)))
+    show(report, as_json=args.json, verbose=args.verbose)
+    return 0

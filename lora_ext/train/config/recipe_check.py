@@ -1,0 +1,185 @@
+"""Settings that do not go together: each is told in a sentence that says what to change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from ...errors import TrainError
+from .block_settings import weights
+from .optimizers import advice as optimizer_advice
+from .optimizers import arguments, row
+from .recipe import MOST_PIXELS, Recipe
+
+
+def check(recipe: Recipe) -> Recipe:
+    """The recipe itself. Raises TrainError with the first sentence of `problems`."""
+    for sentence in problems(recipe):
+        raise TrainError(sentence)
+    return recipe
+
+
+def problems(recipe: Recipe) -> Iterator[str]:
+    """What is wrong, a sentence each."""
+    for part in _PARTS:
+        yield from part(recipe)
+
+
+def _network(r: Recipe) -> Iterator[str]:
+    if r.network_train_unet_only and r.network_train_text_encoder_only:
+        yield "network_train_unet_only and network_train_text_encoder_only exclude each other; leave one out"
+    if r.dim_from_weights and not r.network_weights:
+        yield "dim_from_weights takes the ranks of network_weights; give that file"
+    if r.network_module == "lierla" and (r.conv_dim is not None or r.conv_block_dims is not None):
+        yield "LierLa has no 3x3 layers: leave conv_dim out, or set network_module c3lier"
+    if r.is_dylora:
+        yield from _dylora(r)
+    for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
+        values = getattr(r, name)
+        if values is not None and len(values) not in (25, 19):
+            yield f"{name} has {len(values)} values; give 25 (IN00 to IN11, MID, OUT00 to OUT11), or 19 for SDXL"
+        if values is not None and min(values) < 0:
+            yield f"{name} has {min(values)}; give 0 or more (a rank of 0 makes no modules)"
+    if r.trains_unet and max(weights(r).values()) == 0 and not r.trains_text:
+        yield "all block weights are 0: nothing would be trained; raise down_lr_weight, mid_lr_weight or up_lr_weight"
+
+
+def _dylora(r: Recipe) -> Iterator[str]:
+    if r.network_dim % r.unit:
+        fits = [n for n in range(1, r.network_dim + 1) if r.network_dim % n == 0]
+        near = min(fits, key=lambda n: abs(n - r.unit))
+        yield f"network_dim {r.network_dim} is not a multiple of unit {r.unit}; set unit {near}, or another network_dim"
+    if r.conv_dim is not None and r.conv_dim != r.network_dim:
+        yield f"DyLoRA draws one rank for all layers: set conv_dim {r.network_dim}, as network_dim"
+    odd = [n for n in (*(r.block_dims or ()), *(r.conv_block_dims or ())) if n % r.unit]
+    if odd:
+        yield f"block_dims has {odd[0]}, which is not a multiple of unit {r.unit}"
+
+
+def _pictures(r: Recipe) -> Iterator[str]:
+    if not re.fullmatch(r"\s*\d+\s*([,x]\s*\d+\s*)?", r.resolution):
+        yield f"resolution is 512 or 512,768 (width,height), not {r.resolution!r}"
+        return
+    sides = r.size()
+    if min(sides) < 64:
+        yield f"resolution {r.resolution} is too small; give 64 or more"
+    if max(sides) > MOST_PIXELS:
+        yield f"resolution {r.resolution} is too large; give {MOST_PIXELS} or less"
+    if not r.enable_bucket and any(side % 8 for side in sides):
+        yield f"resolution {r.resolution} is not a multiple of 8; give {', '.join(str(s // 8 * 8) for s in sides)}"
+    if r.enable_bucket and r.min_bucket_reso > r.max_bucket_reso:
+        yield f"min_bucket_reso {r.min_bucket_reso} is above max_bucket_reso {r.max_bucket_reso}; exchange them"
+    if r.enable_bucket and r.bucket_reso_steps % 8:
+        yield f"bucket_reso_steps {r.bucket_reso_steps} is not a multiple of 8; 64 is usual"
+    if r.face_crop_aug_range is not None:
+        found = re.fullmatch(r"\s*([\d.]+)\s*,\s*([\d.]+)\s*", r.face_crop_aug_range)
+        if not found or float(found[1]) > float(found[2]):
+            yield f"face_crop_aug_range is least,most such as 2.0,4.0, not {r.face_crop_aug_range!r}"
+
+
+def _caches(r: Recipe) -> Iterator[str]:
+    if r.cache_latents or r.cache_latents_to_disk:
+        for name in ("color_aug", "random_crop", "face_crop_aug_range"):
+            if getattr(r, name):
+                yield f"{name} makes another picture each time, cached latents are made once; leave one of them out"
+    if r.cache_text_encoder_outputs or r.cache_text_encoder_outputs_to_disk:
+        if r.trains_text:
+            yield "the text encoder is trained, so its outputs cannot be cached; set network_train_unet_only"
+        names = "shuffle_caption caption_dropout_rate caption_tag_dropout_rate token_warmup_step enable_wildcard"
+        for name in names.split():
+            if getattr(r, name):
+                yield f"{name} makes another caption each time, cached outputs are made once; leave one of them out"
+
+
+def _loss(r: Recipe) -> Iterator[str]:
+    low, high = r.min_timestep or 0, 1000 if r.max_timestep is None else r.max_timestep
+    if low >= high:
+        yield f"min_timestep {low} leaves nothing below max_timestep {high}; make it smaller"
+    if r.adaptive_noise_scale is not None and not r.noise_offset:
+        yield "adaptive_noise_scale grows noise_offset; set noise_offset too"
+    if r.masked_loss and not (r.alpha_mask or r.conditioning_data_dir or r.dataset_config):
+        yield "masked_loss needs masks: set alpha_mask, or give their folder as conditioning_data_dir"
+
+
+def _learning(r: Recipe) -> Iterator[str]:
+    trained = [part for part, on in (("unet", r.trains_unet), ("te", r.trains_text)) if on]
+    if trained and max(r.rate(part) for part in trained) == 0:
+        yield "every learning rate is 0: nothing would be learned; set learning_rate, such as 1e-4"
+    for part in trained:
+        if r.rate(part) > 10:
+            yield f"a learning rate of {r.rate(part):g} destroys the network; 1e-4 is usual"
+    row(r.optimizer_type)
+    arguments(r.optimizer_args)
+    if r.max_train_epochs is None and r.lr_warmup_steps >= 1 and r.lr_warmup_steps >= r.max_train_steps:
+        yield f"lr_warmup_steps {r.lr_warmup_steps:g} takes all of max_train_steps {r.max_train_steps}; make it smaller"
+
+
+def _rest(r: Recipe) -> Iterator[str]:
+    if r.max_token_length not in (75, 150, 225):
+        yield f"max_token_length is 75, 150 or 225, not {r.max_token_length}"
+    bad = re.search(r'[\\/:*?"<>|\x00-\x1f]', r.output_name)
+    if bad or not r.output_name.strip(". "):
+        yield f"output_name {r.output_name!r} cannot be a file's name; use letters, digits, - and _"
+    if r.token_string is not None:
+        yield from _token_string(r.token_string, r.caption_separator)
+    if r.init_word and not r.token_string:
+        yield "init_word is what token_string begins as; give token_string too"
+    if r.inversion_continue and not r.token_string:
+        yield "inversion_continue goes on with token_string; give it"
+    if not r.caption_separator:
+        yield "caption_separator is empty; the comma is usual"
+
+
+def _token_string(word: str, separator: str) -> Iterator[str]:
+    hint = "; choose another word, such as sks or <s1>"
+    if word != word.strip() or any(not letter.isprintable() for letter in word):
+        yield f"token_string {word!r} has blanks at its ends or a letter that cannot be seen{hint}"
+    elif "." in word:
+        yield f"token_string {word!r} has a '.', at which a word's name ends in a LoRA file{hint}"
+    elif separator and separator in word:
+        yield f"token_string {word!r} has a {separator!r}, which separates the tags of captions{hint}"
+    elif re.search(r"<[^<>]*:[^<>]*>", word):
+        yield f"token_string {word!r} looks like a tag such as <lora:name:1>, which prompts leave out{hint}"
+
+
+def _compiled(r: Recipe) -> Iterator[str]:
+    if not r.torch_compile:
+        return
+    for name in ("network_dropout", "rank_dropout", "module_dropout"):
+        if getattr(r, name):
+            yield f"{name} draws anew in each step, which torch_compile would compile anew; leave one of them out"
+    if r.prior_loss_target == "model":
+        yield "torch_compile cannot run the U-Net without the network, as prior_loss_target model does; leave one out"
+    if r.gradient_checkpointing:
+        yield "torch_compile does not go with gradient_checkpointing; leave one of them out"
+    if r.is_dylora and r.dylora_draw == "module":
+        yield "torch_compile would compile anew for each module's draw; set dylora_draw step, or leave it out"
+    if not r.trains_unet:
+        yield "torch_compile compiles the U-Net, which is not trained; leave it out"
+
+
+_PARTS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
+    _network, _pictures, _caches, _loss, _learning, _compiled, _rest,
+)  # fmt: skip
+
+
+def advice(recipe: Recipe, prediction: str = "epsilon") -> list[str]:
+    """What can be meant but seldom is, in sentences for the user."""
+    said = optimizer_advice(recipe)
+    if recipe.lr_warmup_steps and recipe.lr_scheduler == "constant":
+        said.append("lr_warmup_steps does nothing with the constant schedule; set lr_scheduler constant_with_warmup")
+    if recipe.zero_terminal_snr and prediction != "v_prediction":
+        said.append("zero_terminal_snr is for models that predict v; this one predicts the noise")
+    if recipe.prior_loss_target == "model" and not (recipe.reg_data_dir or recipe.dataset_config):
+        said.append("prior_loss_target model is about regularisation pictures; there are none without reg_data_dir")
+    word = recipe.token_string or ""
+    if set(word) & set("()[]\\"):
+        written = re.sub(r"([()\[\]\\])", r"\\\1", word)
+        said.append(f"token_string {word!r} has brackets, which prompts read as weights; write {written} there")
+    elif word and not (word[0].isalnum() and word[-1].isalnum()):
+        said.append(f"write {word!r} with blanks around it in prompts: beside a comma or a bracket it is not found")
+    if recipe.network_alpha > 4 * recipe.network_dim:
+        said.append(f"network_alpha {recipe.network_alpha:g} at rank {recipe.network_dim} makes very large changes")
+    if recipe.network_weights is None and recipe.scale_weight_norms and recipe.scale_weight_norms < 0.1:
+        said.append(f"scale_weight_norms {recipe.scale_weight_norms:g} leaves almost no change; 1 is usual")
+    return said

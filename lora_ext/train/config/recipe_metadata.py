@@ -1,0 +1,187 @@
+"""A `Recipe` as the `ss_*` metadata of its file, and back: settings from a file of ours or of kohya's scripts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import TrainError
+from ...file.folder_listing import quick_metadata
+from .block_settings import conv_size, wants_conv
+from .dylora import SCALE_KEY, VARIANTS
+from .optimizers import OPTIMIZERS
+from .recipe import Recipe, knobs
+from .recipe_io import MODULES, value_of
+
+_ALWAYS = frozenset(
+    """learning_rate text_encoder_lr unet_lr gradient_checkpointing gradient_accumulation_steps max_train_steps
+    lr_warmup_steps lr_scheduler mixed_precision v2 clip_skip max_token_length cache_latents seed noise_offset
+    multires_noise_iterations multires_noise_discount adaptive_noise_scale zero_terminal_snr training_comment
+    max_grad_norm caption_dropout_rate caption_dropout_every_n_epochs caption_tag_dropout_rate face_crop_aug_range
+    prior_loss_weight min_snr_gamma scale_weight_norms ip_noise_gamma debiased_estimation_loss output_name loss_type
+    huber_schedule huber_c huber_scale""".split()
+)
+"""Knobs that kohya's scripts always note; others are noted where they are not at their default."""
+
+_NOTED_AS = {"debiased_estimation_loss": "ss_debiased_estimation", "train_batch_size": "ss_batch_size_per_device"}
+_NEVER = frozenset({"network_module", "network_dim", "network_alpha", "network_dropout", "optimizer_type"})
+"""Noted by the network itself, or together with others."""
+
+_ARGS = """down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold block_dims block_alphas conv_block_dims
+    conv_block_alphas rank_dropout module_dropout""".split()
+"""Knobs that are arguments of the network in kohya's scripts."""
+
+
+def metadata(recipe: Recipe) -> dict[str, str]:
+    """`ss_*` entries as kohya's scripts write them, without folders and files of this machine."""
+    found = {}
+    for name, (f, knob) in knobs().items():
+        value = getattr(recipe, name)
+        private = knob.kind or knob.group in ("saving", "samples", "logging", "blocks")
+        noted = name in _ALWAYS or (not private and value != f.default)
+        if noted and name not in _NEVER:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            found[_NOTED_AS.get(name, f"ss_{name}")] = text
+    args = ",".join(recipe.optimizer_args)
+    found["ss_optimizer"] = recipe.optimizer_type + (f"({args})" if args else "")
+    return found
+
+
+def network_metadata(recipe: Recipe) -> dict[str, str]:
+    """`ss_network_*` as kohya's scripts write them, and the scale rule of a DyLoRA's prefixes."""
+    args = {name: getattr(recipe, name) for name in _ARGS if getattr(recipe, name) != knobs()[name][0].default}
+    if wants_conv(recipe):
+        args |= {"conv_dim": conv_size(recipe).rank, "conv_alpha": conv_size(recipe).alpha}
+    if recipe.is_dylora:
+        args["unit"] = recipe.unit
+    said = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in args.items()}
+    found = {
+        "ss_network_module": "networks.dylora" if recipe.is_dylora else "networks.lora",
+        "ss_network_dim": str(recipe.network_dim),
+        "ss_network_alpha": str(recipe.network_alpha),
+        "ss_network_dropout": str(recipe.network_dropout),
+    }
+    if said:
+        found["ss_network_args"] = json.dumps(said)
+    if recipe.is_dylora:
+        found[SCALE_KEY] = VARIANTS[recipe.dylora_variant].rule
+    return found
+
+
+# --- back ------------------------------------------------------------------------------------------------------------
+
+_RESULTS = re.compile(
+    r"ss_(session_id|training_(started|finished)_at|num_(train_images|reg_images|batches_per_epoch|epochs)|steps|epoch"
+    r"|output_name|tag_frequency|(reg_)?dataset_dirs|bucket_info|datasets|(new_)?(sd_model|vae)_(name|hash)|base_model_version|sd_scripts_commit_hash|total_batch_size"
+    r"|network_module|network_args|optimizer|lowram|full_fp16|full_bf16|fp8_base\w*)"
+)
+"""Entries that say what came of a run or what it ran on, or that are read apart from the others."""
+_NOTES = {note: name for name, note in _NOTED_AS.items()}
+_LYCORIS = {"lora": "networks.lora", "locon": "networks.lora", "dylora": "networks.dylora"}
+"""LyCORIS' algorithms that are networks here."""
+
+
+def settings_in_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The settings a LoRA file was trained with, and what of them is not known here, as `settings_in` gives them.
+
+    Raises TrainError where the file tells nothing of its training; FileError where it cannot be read.
+    """
+    settings, said = settings_in(quick_metadata(path))
+    if not settings:
+        raise TrainError(f"{path} does not tell how it was trained: it has no ss_* metadata")
+    return settings, said
+
+
+def settings_in(notes: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """`ss_*` metadata → (name → value of the knobs that are told and not at their default, sentences).
+
+    A sentence names each entry that is no knob here and each value that does not fit. Folders, files, the file's name
+    and what came of the run are no settings. Of several data sets (kohya's `ss_datasets`) the first one's are taken.
+    """
+    given: dict[str, Any] = {}
+    said: list[str] = []
+    for name, value, note in _told(notes, said):
+        if name in knobs():
+            try:
+                given[name] = value_of(name, value)
+            except TrainError as error:
+                said.append(f"{note}: {error}; it is left out")
+        elif str(value) not in ("", "None", "False"):
+            said.append(f"{note} = {value} is no setting here; it is left out")
+    if given.get("max_train_epochs"):
+        given.pop("max_train_steps", None)
+    return {name: value for name, value in given.items() if value != knobs()[name][0].default}, said
+
+
+def _told(notes: Mapping[str, str], said: list[str]) -> Iterator[tuple[str, Any, str]]:
+    """(knob's name, value, where it is noted); what comes later counts."""
+    yield from _dataset(notes)
+    for note, value in sorted(notes.items()):
+        if note == "ss_resolution":
+            yield "resolution", re.findall(r"\d+", value) or None, note
+        elif note.startswith("ss_") and not _RESULTS.fullmatch(note):
+            yield _NOTES.get(note, note.removeprefix("ss_")), value, note
+    yield from _network(notes, said)
+    optimizer = re.fullmatch(r"([\w.]+)(?:\((.{0,2000})\))?", notes.get("ss_optimizer", ""), flags=re.DOTALL)
+    if optimizer and (ours := _optimizer(optimizer[1])):
+        yield "optimizer_type", ours, "ss_optimizer"
+        yield "optimizer_args", _apart(optimizer[2] or ""), "ss_optimizer"
+    elif notes.get("ss_optimizer"):
+        # a class by its module would be imported: a file may not ask for that
+        said.append(
+            f"ss_optimizer = {_short(notes['ss_optimizer'])} is no optimizer that is known here; it is left out, "
+            "with its settings"
+        )
+
+
+def _dataset(notes: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    """The first data set's settings, and those of its first folder of training pictures."""
+    try:
+        sets = json.loads(notes.get("ss_datasets", "[]"))
+        first = {**sets[0]} if sets else {}
+        folders = [folder for folder in first.pop("subsets", []) if not folder.get("is_reg")]
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return
+    told = {**(folders[0] if folders else {}), **first, "train_batch_size": first.get("batch_size_per_device")}
+    for name, value in told.items():
+        if name in knobs() and value is not None and not knobs()[name][1].kind:
+            yield name, value, f"ss_datasets {name}"
+
+
+def _network(notes: Mapping[str, str], said: list[str]) -> Iterator[tuple[str, Any, str]]:
+    """Kind and arguments of the network."""
+    try:
+        args = dict(json.loads(notes.get("ss_network_args", "{}")))
+    except (ValueError, TypeError, RecursionError):
+        args = {}
+    module = notes.get("ss_network_module", "")
+    if module.startswith("lycoris"):
+        kind = str(args.pop("algo", "lora"))
+        module = _LYCORIS.get(kind, "")
+        if not module:
+            said.append(f"the file's kind, {kind}, is not trained here; LierLa, C3Lier and DyLoRA are")
+    wide = any(args.get(name) not in (None, "", "None") for name in ("conv_dim", "conv_block_dims"))
+    ours = MODULES.get(module, module)
+    if ours:
+        yield "network_module", "c3lier" if wide and ours == "lierla" else ours, "ss_network_module"
+    yield from ((str(name), value, f"ss_network_args {name}") for name, value in args.items())
+
+
+def _optimizer(name: str) -> str | None:
+    """Our name of an optimizer that is noted by its class; None where the table has none."""
+    last = name.rpartition(".")[2]
+    by_class = (ours for ours, row in OPTIMIZERS.items() if row.name == last)
+    folded = {ours.casefold(): ours for ours in OPTIMIZERS}
+    return last if last in OPTIMIZERS else next(by_class, folded.get(last.casefold()))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:120]}…"
+
+
+def _apart(args: str) -> list[str]:
+    """`a=1,betas=(0.9,0.99)` → its parts; commas within brackets part nothing."""
+    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", args) if part.strip()]

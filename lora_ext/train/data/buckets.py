@@ -1,0 +1,134 @@
+"""Buckets: which size a picture of any aspect is trained at.
+
+Sizes are (width, height) in pixels. The rules are those of kohya's scripts: a grid of sizes whose area stays below the
+resolution's, the nearest aspect ratio wins, the picture covers its bucket and what sticks out is cut off.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from ...errors import TrainError
+
+Size = tuple[int, int]
+LATENT = 8
+"""Pixels to a side of a latent's pixel: sizes are multiples of it."""
+
+
+@dataclass(frozen=True)
+class BucketRules:
+    """The options of kohya's scripts of the same names. Raises TrainError for sizes that cannot be."""
+
+    resolution: Size = (512, 512)
+    enable_bucket: bool = False
+    min_bucket_reso: int = 256
+    max_bucket_reso: int = 1024
+    bucket_reso_steps: int = 64
+    bucket_no_upscale: bool = False
+
+    def __post_init__(self) -> None:
+        width, height = self.resolution
+        if min(width, height) < LATENT:
+            raise TrainError(f"resolution {width}x{height} is too small to train at; give 512, or 768 for SD2")
+        if not self.enable_bucket:
+            if width % LATENT or height % LATENT:
+                near = f"{_down(width, LATENT)}x{_down(height, LATENT)}"
+                raise TrainError(f"resolution {width}x{height} is not a multiple of {LATENT}; give {near}")
+            return
+        if self.bucket_reso_steps < LATENT or self.bucket_reso_steps % LATENT:
+            raise TrainError(f"bucket_reso_steps {self.bucket_reso_steps} is not a multiple of {LATENT}; give 64")
+        if self.bucket_no_upscale:
+            if self.bucket_reso_steps > math.isqrt(width * height):
+                raise TrainError(f"bucket_reso_steps {self.bucket_reso_steps} is above the resolution {width}x{height}")
+            return
+        if self.min_bucket_reso > min(width, height):
+            raise TrainError(
+                f"min_bucket_reso {self.min_bucket_reso} is above the resolution {width}x{height}; "
+                f"give {min(width, height)} or less"
+            )
+        if self.max_bucket_reso < max(width, height):
+            raise TrainError(
+                f"max_bucket_reso {self.max_bucket_reso} is below the resolution {width}x{height}; "
+                f"give {max(width, height)} or more"
+            )
+        if not bucket_sizes(self):
+            raise TrainError(
+                f"no bucket fits between min_bucket_reso {self.min_bucket_reso} and max_bucket_reso "
+                f"{self.max_bucket_reso} in steps of {self.bucket_reso_steps}; a bucket_reso_steps of 8 or 64 does"
+            )
+
+
+class Fitted(NamedTuple):
+    """The bucket of a picture, and the size it is scaled to before what sticks out is cut off."""
+
+    bucket: Size
+    resized: Size
+
+
+@lru_cache(maxsize=64)
+def bucket_sizes(rules: BucketRules) -> tuple[Size, ...]:
+    """All buckets, sorted: every width in steps with the largest height the area allows, both ways round."""
+    step, low = rules.bucket_reso_steps, rules.min_bucket_reso
+    area = rules.resolution[0] * rules.resolution[1]
+    square = _down(math.isqrt(area), step)
+    sizes = {(square, square)} if square else set()
+    for width in range(low, rules.max_bucket_reso + 1, step):
+        height = min(rules.max_bucket_reso, _down(area // width, step))
+        if height >= low:
+            sizes |= {(width, height), (height, width)}
+    # a min_bucket_reso off the steps would give sizes that are no multiple of a latent's pixel
+    return tuple(sorted(size for size in sizes if not size[0] % LATENT and not size[1] % LATENT))
+
+
+def fit(size: Size, rules: BucketRules) -> Fitted:
+    """The bucket of a picture of `size`, and the size that it is scaled to, which covers the bucket."""
+    if min(size) < 1:
+        raise TrainError(f"a picture of {size[0]}x{size[1]} pixels cannot be trained")
+    if not rules.enable_bucket:
+        return Fitted(rules.resolution, cover(size, rules.resolution))
+    if rules.bucket_no_upscale:
+        return _without_upscaling(size, rules)
+    sizes = bucket_sizes(rules)
+    aspect = size[0] / size[1]
+    bucket = size if size in sizes else min(sizes, key=lambda s: abs(s[0] / s[1] - aspect))
+    return Fitted(bucket, cover(size, bucket))
+
+
+def cover(size: Size, bucket: Size) -> Size:
+    """`size` scaled, aspect kept, to the smallest that covers `bucket`."""
+    wide = size[0] * bucket[1] > bucket[0] * size[1]
+    scale = bucket[1] / size[1] if wide else bucket[0] / size[0]
+    width, height = (int(side * scale + 0.5) for side in size)
+    return max(width, bucket[0]), max(height, bucket[1])
+
+
+def _without_upscaling(size: Size, rules: BucketRules) -> Fitted:
+    """A picture is only ever made smaller: to the resolution's area, one side on a step; its bucket lies inside it."""
+    step, area = rules.bucket_reso_steps, rules.resolution[0] * rules.resolution[1]
+    resized = size
+    if size[0] * size[1] > area:
+        aspect = size[0] / size[1]
+        width = math.sqrt(area * aspect)
+        by_width, by_height = _round_down(width, step), _round_down(area / width, step)
+        other_height = _round_down(by_width / aspect, step)
+        other_width = _round_down(by_height * aspect, step)
+        off_width = abs(by_width / other_height - aspect) if other_height else math.inf
+        off_height = abs(other_width / by_height - aspect) if by_height else math.inf
+        if off_width < off_height:
+            resized = by_width, int(by_width / aspect + 0.5)
+        elif by_height:
+            resized = int(by_height * aspect + 0.5), by_height
+    bucket = max(step, _down(resized[0], step)), max(step, _down(resized[1], step))
+    # a picture thinner than a step has to be scaled up to be trained at all
+    return Fitted(bucket, resized if resized[0] >= bucket[0] and resized[1] >= bucket[1] else cover(size, bucket))
+
+
+def _down(value: int, step: int) -> int:
+    return value - value % step
+
+
+def _round_down(value: float, step: int) -> int:
+    return _down(int(value + 0.5), step)

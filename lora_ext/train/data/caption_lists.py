@@ -1,0 +1,68 @@
+"""A folder's captions in one file: `metadata.jsonl` and `.csv` as diffusers has them, kohya's metadata JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import TrainError
+from ...file.displayed_names import find_shown
+from .image_files import is_picture
+
+LISTS = ("metadata.jsonl", "metadata.csv")
+"""Files that give a folder's captions in the manner of Hugging Face's image folders."""
+
+
+def list_of(folder: Path) -> Path | None:
+    return next((folder / name for name in LISTS if (folder / name).is_file()), None)
+
+
+def read_list(path: Path, folder: Path) -> dict[Path, str]:
+    """Path → caption of `metadata.jsonl`, `metadata.csv` or kohya's metadata JSON. Raises TrainError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        elif path.suffix.lower() == ".csv":
+            rows = list(csv.DictReader(text.splitlines()))
+        else:
+            rows = [{"file_name": name, **entry} for name, entry in json.loads(text).items()]
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise TrainError(f"{path} cannot be read as a list of captions: {error}") from None
+    listed = {}
+    for number, row in enumerate(rows, 1):
+        name = row.get("file_name") if isinstance(row, dict) else None
+        if not isinstance(name, str) or not name:
+            raise TrainError(f"{path}, row {number}: there is no file_name in it")
+        picture = _find(folder, name)
+        if picture is None:
+            raise TrainError(f"{path}, row {number}: there is no picture {name} in {folder}")
+        listed[picture] = _caption_in(row)
+    return listed
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """A listed picture: its path, in the folder or absolute; kohya's metadata may leave the suffix away."""
+    path = folder / name
+    if path.is_file():
+        return path
+    same = None if path.is_absolute() else find_shown(folder, Path(name).parts)
+    if same is not None and same.is_file():  # macOS writes another form of the same name
+        return same
+    return (
+        next((p for p in sorted(path.parent.glob(f"{path.name}.*")) if is_picture(p)), None)
+        if (path.parent.is_dir())
+        else None
+    )
+
+
+def _caption_in(row: Mapping[str, Any]) -> str:
+    """The caption of a row: `text`, `caption` (with kohya's `tags` after it), `prompt`, else its only other text."""
+    known = [row[name] for name in ("text", "caption", "tags", "prompt") if isinstance(row.get(name), str)]
+    if known:
+        return ", ".join(text.strip() for text in known[:2] if text.strip()) if "caption" in row else known[0].strip()
+    texts = [value for name, value in row.items() if isinstance(value, str) and name != "file_name"]
+    return texts[0].strip() if len(texts) == 1 else ""

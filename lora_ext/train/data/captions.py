@@ -1,0 +1,184 @@
+"""What a picture's caption becomes in one step: prefix, dropout, wildcards, shuffling, tag dropout.
+
+The order and the options are those of kohya's scripts, and with the same random numbers so is every result.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import TrainError
+
+EXTENSIONS = (".caption", ".txt")
+"""Where a caption is looked for beside its picture, after the extension that the user names."""
+_WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
+
+
+@dataclass(frozen=True)
+class CaptionRules:
+    """The options of kohya's scripts of the same names. token_warmup_step: steps, or below 1 a share of all steps."""
+
+    shuffle_caption: bool = False
+    caption_separator: str = ","
+    keep_tokens: int = 0
+    keep_tokens_separator: str = ""
+    secondary_separator: str | None = None
+    enable_wildcard: bool = False
+    caption_prefix: str | None = None
+    caption_suffix: str | None = None
+    caption_dropout_rate: float = 0.0
+    caption_dropout_every_n_epochs: int = 0
+    caption_tag_dropout_rate: float = 0.0
+    token_warmup_min: int = 1
+    token_warmup_step: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("caption_dropout_rate", "caption_tag_dropout_rate"):
+            rate = getattr(self, name)
+            if not 0 <= rate <= 1:
+                raise TrainError(f"{name} {rate} is not a share between 0 and 1")
+        if not self.caption_separator:
+            raise TrainError("caption_separator is empty; the usual one is a comma")
+        if self.shuffle_caption and self.keep_tokens < 0:
+            raise TrainError(f"keep_tokens {self.keep_tokens} is negative; give 0 or the number of tags to keep first")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether a caption is the same in every step, so that its text-encoder output may be kept."""
+        return not (
+            self.shuffle_caption
+            or self.enable_wildcard
+            or self.caption_dropout_rate
+            or self.caption_dropout_every_n_epochs
+            or self.caption_tag_dropout_rate
+            or self.token_warmup_step
+        )
+
+
+def vary(
+    caption: str, rules: CaptionRules, rng: random.Random, *, epoch: int = 1, step: int = 0, steps: int = 0
+) -> str:
+    """The caption as trained in one step.
+
+    epoch: counted from 1 (what `caption_dropout_every_n_epochs` divides); step of steps: for the token warm-up.
+    """
+    caption = " ".join(text for text in (rules.caption_prefix, caption, rules.caption_suffix) if text)
+    if rules.caption_dropout_rate and rng.random() < rules.caption_dropout_rate:
+        return ""
+    if rules.caption_dropout_every_n_epochs and epoch % rules.caption_dropout_every_n_epochs == 0:
+        return ""
+    lines = caption.split("\n")
+    caption = lines[0]
+    if rules.enable_wildcard:
+        caption = wildcards(rng.choice(lines) if len(lines) > 1 else caption, rng)
+    if rules.shuffle_caption or rules.token_warmup_step or rules.caption_tag_dropout_rate:
+        caption = _vary_tags(caption, rules, rng, step, steps)
+    if rules.secondary_separator:
+        caption = caption.replace(rules.secondary_separator, rules.caption_separator)
+    return caption
+
+
+def wildcards(text: str, rng: random.Random) -> str:
+    """`{cat|dog}` → one of the two; `{{` and `}}` → a brace."""
+
+    def choose(match: re.Match[str]) -> str:
+        return rng.choice(match[1].split("|")) if match[1] else match[0][0]
+
+    return _WILDCARD.sub(choose, text)
+
+
+def _tags(text: str, separator: str) -> list[str]:
+    return [tag.strip() for tag in text.strip().split(separator)]
+
+
+def _vary_tags(caption: str, rules: CaptionRules, rng: random.Random, step: int, steps: int) -> str:
+    """Warm-up, shuffling and dropout of the tags that are not kept."""
+    first, loose, last = _parted(caption, rules)
+    warm = rules.token_warmup_step
+    warm = math.floor(warm * steps) if warm < 1 else warm
+    if warm and step < warm:
+        loose = loose[: math.floor(step * (len(loose) - rules.token_warmup_min) / warm) + rules.token_warmup_min]
+    if rules.shuffle_caption:
+        rng.shuffle(loose)
+    if rules.caption_tag_dropout_rate:
+        loose = [tag for tag in loose if rng.random() >= rules.caption_tag_dropout_rate]
+    return ", ".join(first + loose + last)
+
+
+def _parted(caption: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
+    """(kept at the front, free, kept at the end)."""
+    mark, separator = rules.keep_tokens_separator, rules.caption_separator
+    if mark and mark in caption:
+        parts = [[tag for tag in _tags(part, separator) if tag] for part in caption.split(mark, 2)]
+        return parts[0], parts[1], parts[2] if len(parts) > 2 else []
+    tags = _tags(caption, separator)
+    keep = max(rules.keep_tokens, 0)
+    return tags[:keep], tags[keep:], []
+
+
+def suffix_of(extension: str) -> str:
+    """A caption file's suffix with its dot, as the user names it. Raises TrainError for what is part of a path."""
+    suffix = extension if extension.startswith(".") else f".{extension}"
+    if len(suffix) < 2 or re.search(r'[\\/:*?"<>|\x00-\x1f]', suffix):
+        raise TrainError(f"captions cannot end in {extension!r} (caption_extension); .txt is usual")
+    return suffix
+
+
+def read_caption(picture: Path, extension: str = "") -> str | None:
+    """The text of the caption file beside a picture, all its lines; None where there is none.
+
+    extension: the user's, tried before `EXTENSIONS`. Both `name.txt` and `name.png.txt` are found.
+    Raises TrainError for a file that is not UTF-8 text.
+    """
+    wanted = [suffix_of(extension)] if extension else []
+    for suffix in dict.fromkeys([*wanted, *EXTENSIONS]):
+        for path in (picture.with_suffix(suffix), picture.with_name(picture.name + suffix)):
+            if path.is_file():
+                _check_link(path, suffix)
+                return read_text(path)
+    return None
+
+
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+"""How the hub's cache names the files that its links lead to."""
+
+
+def _check_link(path: Path, suffix: str) -> None:
+    """Raises TrainError for a link to what is no caption: what is read is shown, trained on and noted in the file, and
+    a data set from elsewhere may link to something private."""
+    if path.is_symlink():
+        target = path.resolve()
+        if target.suffix.lower() not in (suffix.lower(), *EXTENSIONS) and not _BLOB.fullmatch(target.name):
+            raise TrainError(f"{path} is a link to {target.name}, which is no caption; put the caption itself there")
+
+
+def read_text(path: Path) -> str:
+    """A caption file's text, trimmed, its lines without trailing blanks. Raises TrainError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise TrainError(f"{path} is not UTF-8 text; save it again as UTF-8") from None
+    except OSError as error:
+        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
+    return "\n".join(line.strip() for line in text.strip().splitlines())
+
+
+def longest_token_count(caption: str, rules: CaptionRules, count: Callable[[str], int]) -> int:
+    """The most tokens that any line of the caption can have: `count` of the text, the longest wildcard choices taken.
+
+    Tags that are dropped or shuffled do not make it longer; prefix and suffix are counted.
+    """
+
+    def longest(match: re.Match[str]) -> str:
+        return max(match[1].split("|"), key=len) if match[1] else match[0][0]
+
+    caption = " ".join(text for text in (rules.caption_prefix, caption, rules.caption_suffix) if text)
+    lines = caption.split("\n")
+    if rules.enable_wildcard:
+        return max(count(_WILDCARD.sub(longest, line)) for line in lines)
+    return count(lines[0].replace(rules.keep_tokens_separator, " ") if rules.keep_tokens_separator else lines[0])

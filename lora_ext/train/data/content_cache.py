@@ -1,0 +1,111 @@
+"""Keeps what is computed once: latents and text-encoder outputs, in memory or on disk, under a key of their content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import FileError, TrainError
+from ...file import safetensors_file
+from ..config.recipe import Recipe
+
+FORMAT = 1
+"""Part of every key: raised when what is kept under a key changes its meaning."""
+FOLDER = ".lora_ext_cache"
+"""Where caches on disk are, in the folder of the pictures; never read as a folder of pictures."""
+
+
+def cache_folder(recipe: Recipe) -> Path:
+    """Where a recipe's caches on disk are: beside the pictures, else beside the results."""
+    return Path(recipe.train_data_dir or recipe.output_dir or ".") / FOLDER
+
+
+def key_of(*parts: object) -> str:
+    """A name for what depends on `parts` (their texts) alone: 32 hex digits."""
+    text = "\x1f".join(str(part) for part in (FORMAT, *parts)).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+class Store:
+    """Tensors by key. With a folder one small safetensors file a key, written whole or not at all, checked on reading.
+
+    Files carry a checksum instead of being synced one by one: a file that a power cut spoils is made again.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.held: dict[str, dict[str, Tensor]] = {}
+        if folder is not None:
+            if folder.is_symlink():  # a data set from elsewhere may bring one along
+                raise TrainError(
+                    f"the cache folder {folder} is a link, and nothing is written through links; remove it"
+                )
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise TrainError(f"the cache folder {folder} cannot be made: {error.strerror or error}") from None
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """What is kept under a key, None for nothing or for a file that is damaged."""
+        if self.folder is None:
+            return self.held.get(key)
+        try:
+            tensors, metadata = safetensors_file.read(self._path(key))
+        except FileError:
+            return None
+        return tensors if metadata.get("crc") == _crc(tensors) else None
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep CPU copies. Raises TrainError when the disk is full or the folder gone."""
+        kept = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in sorted(tensors.items())}
+        if self.folder is None:
+            self.held[key] = kept
+            return
+        head, order = safetensors_file.layout(kept, {"crc": _crc(kept)})
+        part = ""
+        try:
+            handle, part = tempfile.mkstemp(dir=self.folder, suffix=".part")
+            with os.fdopen(handle, "wb") as out:
+                out.write(head)
+                for chunk in safetensors_file.chunks(kept, order):
+                    out.write(chunk)
+            Path(part).replace(self._path(key))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                Path(part).unlink(missing_ok=True)
+            if isinstance(error, PermissionError) and self._path(key).is_file():
+                return  # another run reads it just now: what is there under this key is the same
+            raise TrainError(
+                f"{self.folder} cannot be written to ({error.strerror or error}); free some space, or train without "
+                "the cache on disk"
+            ) from None
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.held if self.folder is None else self._path(key).is_file()
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{key}.safetensors"
+
+
+def _crc(tensors: Mapping[str, Tensor]) -> str:
+    total = 0
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(name.encode(), total)
+        if tensor.numel():
+            total = zlib.crc32(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes(), total)
+    return f"{total:08x}"
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """A text that tells what made a tensor apart from what makes another one, blind to the last digits."""
+    rounded = (tensor.detach().float().cpu() * 64).round().clamp(-(2**31), 2**31 - 1).to(torch.int64)
+    return hashlib.blake2b(rounded.numpy().tobytes(), digest_size=8).hexdigest()

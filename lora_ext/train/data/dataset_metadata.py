@@ -1,0 +1,70 @@
+"""A data set in the words of kohya's `ss_*` metadata, which the web UI and model sites show."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from .dataset import Dataset
+from .dataset_scan import Picture
+
+
+def dataset_metadata(data: Dataset, world: int = 1) -> dict[str, str]:
+    """Folders, how often each tag comes, buckets and counts. Nothing of where the folders are."""
+    items = Counter(data.subsets[data.pictures[item.picture].subset].regularisation for item in data.order.items(0))
+    return {
+        "ss_num_train_images": str(items[False]),
+        "ss_num_reg_images": str(items[True]),
+        "ss_num_batches_per_epoch": str(data.batches(0, world)),
+        "ss_dataset_dirs": json.dumps(_folders(data, False), ensure_ascii=False),
+        "ss_reg_dataset_dirs": json.dumps(_folders(data, True), ensure_ascii=False),
+        "ss_tag_frequency": json.dumps(tag_frequency(data), ensure_ascii=False),
+        "ss_bucket_info": json.dumps(_buckets(data)),
+    }
+
+
+def _named(data: Dataset) -> list[str]:
+    """A name for each subset: its folder's, numbered where two have the same."""
+    names: list[str] = []
+    for subset in data.subsets:
+        name, number = subset.name, 2
+        while name in names:
+            name, number = f"{subset.name} ({number})", number + 1
+        names.append(name)
+    return names
+
+
+def _folders(data: Dataset, regularisation: bool) -> dict[str, dict[str, int]]:
+    counts = Counter(picture.subset for picture in data.pictures)
+    return {
+        name: {"n_repeats": subset.repeats, "img_count": counts[index]}
+        for index, (name, subset) in enumerate(zip(_named(data), data.subsets, strict=True))
+        if subset.regularisation == regularisation
+    }
+
+
+def tag_frequency(data: Dataset) -> dict[str, dict[str, int]]:
+    """Folder → tag → in how many of its pictures' captions it is (in lower case, as kohya counts)."""
+    found: dict[str, dict[str, int]] = {}
+    for index, (name, subset) in enumerate(zip(_named(data), data.subsets, strict=True)):
+        counts: Counter[str] = Counter()
+        for picture in data.pictures:
+            if picture.subset == index:
+                text = picture.caption.replace("\n", subset.captions.caption_separator)
+                counts.update({tag.strip().lower() for tag in text.split(subset.captions.caption_separator)} - {""})
+        found[name] = dict(sorted(counts.items(), key=lambda row: (-row[1], row[0])))
+    return found
+
+
+def _buckets(data: Dataset) -> dict[str, Any]:
+    """Sizes with their turns in an epoch, and by how much the pictures' aspect ratios differ from them on average."""
+    turns = Counter(data.pictures[item.picture].fitted.bucket for item in data.order.items(0))
+    rows = {str(n): {"resolution": list(size), "count": turns[size]} for n, size in enumerate(sorted(turns))}
+    off = [_off(data.pictures[item.picture]) for item in data.order.items(0)]
+    return {"buckets": rows, "mean_img_ar_error": sum(off) / len(off)}
+
+
+def _off(picture: Picture) -> float:
+    bucket = picture.fitted.bucket
+    return abs(bucket[0] / bucket[1] - picture.size[0] / picture.size[1])

@@ -1,0 +1,116 @@
+"""kohya's dataset configuration: `[general]`, `[[datasets]]`, `[[datasets.subsets]]`, inner ones before outer ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import TrainError, did_you_mean
+from ..config.recipe import Recipe, knobs
+from ..config.recipe_io import value_of
+from ..config.toml_file import read_toml
+from .subset import Subset, check_folder, subset_of
+
+GROUPS = ("pictures", "captions")
+RENAMED = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
+"""What these files call a knob."""
+MORE = ("conditioning_data_dir", "dataset_repeats", "train_batch_size", "prior_loss_weight")
+OWN = ("image_dir", "class_tokens", "is_reg", "metadata_file", "cache_info", "id", "debug_dataset", "max_token_length")
+"""Options of a subset that are no knobs; the last four do nothing here."""
+
+
+def subsets_of_file(path: Path, recipe: Recipe, say: Callable[[str], None]) -> list[Subset]:
+    """The subsets of a dataset file; what it does not set is as in the recipe. Paths are relative to the file.
+
+    Raises TrainError: no TOML, an option that does not exist or has the wrong type, a folder that is missing.
+    """
+    content = read_toml(path)
+    _check_names(content, ("general", "datasets"), f"{path}")
+    general = _table(content.get("general", {}), f"{path}, [general]")
+    found = []
+    for number, where, options in _levels(content, path):
+        own = {name: options.pop(name) for name in OWN if name in options}
+        local = _with(_with(recipe, general, f"{path}, [general]"), options, where)
+        found.append(_subset(path, where, own, local))
+        if not found[-1].files:
+            say(f"{found[-1].folder} (subset {number} of {path.name}) has no pictures")
+    if not found:
+        raise TrainError(f"{path} names no pictures: it needs [[datasets]] with [[datasets.subsets]] and an image_dir")
+    return found
+
+
+def _levels(content: Mapping[str, Any], path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(number, where, options of its dataset and itself) of each subset."""
+    number = 0
+    for index, dataset in enumerate(_tables(content.get("datasets", []), f"{path}, [[datasets]]"), 1):
+        shared = {name: value for name, value in dataset.items() if name != "subsets"}
+        for subset in _tables(dataset.get("subsets", []), f"{path}, [[datasets.subsets]]"):
+            number += 1
+            yield number, f"{path}, dataset {index}, subset {number}", {**shared, **subset}
+
+
+def _table(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TrainError(f"{where} is not a table of options")
+    return {name: entry for name, entry in value.items() if name not in ("debug_dataset",)}
+
+
+def _tables(value: object, where: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise TrainError(f"{where} needs two brackets on each side: it may come more than once")
+    return [_table(entry, where) for entry in value]
+
+
+def _check_names(given: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
+    for name in given:
+        if name not in valid:
+            raise TrainError(f"{where}: unknown option {name!r}{did_you_mean(name, valid)}")
+
+
+def _with(recipe: Recipe, options: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe with a table's options. Raises TrainError."""
+    valid = [name for name, (_, knob) in knobs().items() if knob.group in GROUPS or name in MORE]
+    changed: dict[str, Any] = {}
+    for given, value in options.items():
+        name = RENAMED.get(given, given)
+        if name in ("cache_info", "max_token_length"):
+            continue
+        _check_names({given: value}, (*valid, *RENAMED), where)
+        changed[name] = _value(name, given, value, where)
+    return replace(recipe, **changed)
+
+
+def _value(name: str, given: str, value: object, where: str) -> object:
+    """A TOML value as its knob has it. Raises TrainError."""
+    try:
+        return value_of(name, value)
+    except TrainError as error:
+        raise TrainError(f"{where}: {str(error).replace(name, given)}") from None
+
+
+def _subset(path: Path, where: str, own: Mapping[str, Any], recipe: Recipe) -> Subset:
+    metadata = own.get("metadata_file")
+    listing = path.parent / _text(metadata, f"{where}: metadata_file") if metadata is not None else None
+    if "image_dir" in own:
+        folder = path.parent / _text(own["image_dir"], f"{where}: image_dir")
+    elif listing is not None:
+        folder = listing.parent
+    else:
+        raise TrainError(f"{where}: there is no image_dir in it")
+    check_folder(folder, f"{where}: image_dir")
+    concept = _text(own.get("class_tokens", ""), f"{where}: class_tokens")
+    local = recipe
+    if recipe.conditioning_data_dir:
+        local = replace(recipe, conditioning_data_dir=str(path.parent / recipe.conditioning_data_dir))
+    regularisation = own.get("is_reg", False)
+    if not isinstance(regularisation, bool):
+        raise TrainError(f"{where}: is_reg is {regularisation!r}, but true or false is wanted")
+    return subset_of(folder, local, recipe.dataset_repeats, concept, regularisation, listing)
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise TrainError(f"{where} is {value!r}, but a text in quotes is wanted")
+    return value

@@ -1,0 +1,57 @@
+"""Where a picture's face is: from its name as kohya's `detect_face_rotate` writes it, or found by OpenCV."""
+
+from __future__ import annotations
+
+import re
+import threading
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...errors import TrainError
+from .image_files import Box, FaceFinder
+
+_IN_NAME = re.compile(r"_(\d+)_(\d+)_(\d+)_(\d+)$")
+SMALLEST = 1 / 24
+"""Share of the shorter side below which nothing is taken for a face."""
+
+
+def face_in_name(path: Path) -> Box | None:
+    """The box that a name such as `ann_320_200_90_110.png` tells: the face's centre, width and height."""
+    match = _IN_NAME.search(path.stem)
+    if not match:
+        return None
+    x, y, width, height = (int(part) for part in match.groups())
+    return (x - width // 2, y - height // 2, width, height) if width and height else None
+
+
+def face_finder() -> FaceFinder:
+    """Finds the largest upright face of a picture with OpenCV's Haar cascade.
+
+    Raises TrainError where OpenCV is not installed.
+    """
+    try:
+        cv2: Any = import_module("cv2")
+        cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"))
+    except (ImportError, AttributeError):
+        raise TrainError(
+            "face_crop_aug_range looks for faces with OpenCV, which is not here: pip install "
+            "'opencv-python-headless<4.12', or name pictures by their faces, "
+            "such as ann_320_200_90_110.png (the face's centre, width and height)"
+        ) from None
+    lock = threading.Lock()  # a cascade keeps what it computes
+
+    def find(image: Image.Image) -> Box | None:
+        grey = np.asarray(image.convert("L"))
+        least = max(20, int(min(image.size) * SMALLEST))
+        with lock:
+            found = cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))
+        if len(found) == 0:
+            return None
+        left, top, width, height = (int(v) for v in max(found, key=lambda box: int(box[2]) * int(box[3])))
+        return left, top, width, height
+
+    return find

@@ -1,0 +1,258 @@
+"""A picture file → pixels: any mode, turned as its EXIF says, scaled, cut and varied."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import random
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageFile, ImageOps
+from torch import Tensor
+
+from ...errors import TrainError
+from .buckets import LATENT, Fitted, Size, cover
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl", ".heic")
+"""What counts as a picture; those that Pillow lacks here are named as unreadable."""
+PAPER = (255, 255, 255)
+"""What shows through transparent pixels: what lies under them in the file is arbitrary."""
+ENOUGH = 178_956_970
+"""Pixels above which a file is taken for a bomb (Pillow's own limit)."""
+_BAD = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError,
+        AttributeError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
+
+RESAMPLING = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "lanczos4": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "linear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "cubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+}
+"""kohya's names (OpenCV's) → Pillow's filters, which average over the area when they shrink."""
+
+Box = tuple[int, int, int, int]
+"""left, top, width, height, in pixels."""
+
+
+class UnreadablePicture(TrainError):
+    """A file that is no picture, or a damaged one."""
+
+
+class Opened(NamedTuple):
+    """A decoded picture: RGB, and its alpha channel (mode L) where it has one."""
+
+    rgb: Image.Image
+    alpha: Image.Image | None
+
+
+@contextlib.contextmanager
+def whole_pictures_only() -> Iterator[None]:
+    """Inside, a truncated picture cannot be opened: programs around us may have told Pillow to fill it with grey."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's name is a picture's; hidden ones (such as macOS' `._a.jpg`) are not."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def open_picture(path: Path, data: bytes | None = None) -> Opened:
+    """Decode a picture, turned upright, 8 bits a channel. data: the file's bytes where they were read already.
+
+    Transparent pixels are laid over white; 16-bit values are scaled; CMYK is converted with its own profile if it
+    carries one. Of moving pictures the first one. Raises UnreadablePicture naming the file and what is wrong.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(path.read_bytes() if data is None else data)) as image:
+                _check_size(image.size, path)
+                image.load()
+                return _upright(image)
+    except UnreadablePicture:
+        raise
+    except _BAD as error:
+        raise UnreadablePicture(f"{path} cannot be read: {_reason(error, path)}") from None
+
+
+def check(path: Path, data: bytes) -> Size:
+    """The upright (width, height) of a picture all of whose data can be decoded. Raises UnreadablePicture."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                _check_size(image.size, path)
+                width, height = image.size
+                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                image.draft("RGB", (width // 8, height // 8))  # a JPEG is read through, but not all of it computed
+                image.load()
+                return (height, width) if turned else (width, height)
+    except UnreadablePicture:
+        raise
+    except _BAD as error:
+        raise UnreadablePicture(f"{path} cannot be read: {_reason(error, path)}") from None
+
+
+def _check_size(size: Size, path: Path) -> None:
+    if size[0] * size[1] > ENOUGH:
+        raise UnreadablePicture(f"{path} has {size[0]}x{size[1]} pixels, too many to open; make it smaller first")
+
+
+def _reason(error: BaseException, path: Path) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"it is not a picture that this Pillow knows ({path.suffix})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def _upright(image: Image.Image) -> Opened:
+    """Upright RGB and alpha of a loaded picture of any mode."""
+    image = ImageOps.exif_transpose(image) or image
+    alpha = None
+    if "transparency" in image.info and image.mode in ("P", "L", "RGB", "1"):
+        image = image.convert("RGBA")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*PAPER, 255)), image)
+    return Opened(_as_rgb(image), alpha)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_numbers(np.asarray(image), image.mode).convert("RGB")
+    if image.mode == "CMYK" and image.info.get("icc_profile"):
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return converted if converted is not None else image.convert("RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # a broken profile: plain conversion
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_numbers(values: np.ndarray, mode: str) -> Image.Image:
+    """One channel of integers (16 bits, also where Pillow holds them in 32) or floats → mode L."""
+    values = values.astype(np.float64)
+    if mode == "F" and values.size and values.max() <= 1:
+        scale = 255.0  # floats are in 0..1 or in 0..255
+    elif mode == "F":
+        scale = 1.0
+    else:
+        scale = 255 / 65535 if values.max(initial=0) <= 65535 else 255 / values.max()
+    return Image.fromarray(np.clip(np.nan_to_num(values * scale) + 0.5, 0, 255).astype(np.uint8))
+
+
+def resize(image: Image.Image, size: Size, interpolation: str | None = None) -> Image.Image:
+    """Scale to `size`. Without an interpolation: area where it shrinks, Lanczos where it grows, as kohya's scripts."""
+    if image.size == size:
+        return image
+    if interpolation is not None:
+        return image.resize(size, RESAMPLING[interpolation])
+    shrinks = size[0] <= image.width and size[1] <= image.height
+    return image.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How pictures are scaled and varied; names as in kohya's scripts. faces: finds faces' boxes in a picture."""
+
+    flip_aug: bool = False
+    color_aug: bool = False
+    random_crop: bool = False
+    face_crop: tuple[float, float] | None = None
+    resize_interpolation: str | None = None
+    alpha_mask: bool = False
+
+    @property
+    def fixed(self) -> bool:
+        """Whether a picture has the same pixels in every step (but for flipping), so that latents may be cached."""
+        return not (self.color_aug or self.random_crop or self.face_crop)
+
+
+class Cut(NamedTuple):
+    """Where a picture is cut: the part of it that is scaled to `resized`, and what of that is kept."""
+
+    part: Box | None
+    resized: Size
+    left: int
+    top: int
+
+
+def cut_of(size: Size, fitted: Fitted, rules: Variation, rng: random.Random, face: Box | None = None) -> Cut:
+    """The cut of a picture of `size` for its bucket: the centre, a drawn place, or around `face`."""
+    part, resized = None, fitted.resized
+    if rules.face_crop and face:
+        part = around(face, size, fitted.bucket, rng.uniform(*rules.face_crop))
+        resized = cover(part[2:], fitted.bucket)
+    spare = resized[0] - fitted.bucket[0], resized[1] - fitted.bucket[1]
+    if rules.random_crop:
+        return Cut(part, resized, rng.randint(0, spare[0]), rng.randint(0, spare[1]))
+    return Cut(part, resized, spare[0] // 2, spare[1] // 2)
+
+
+def around(face: Box, size: Size, bucket: Size, factor: float) -> Box:
+    """A window of the bucket's aspect inside the picture, its shorter side `factor` times the face, the face in it."""
+    shorter = max(1.0, max(face[2:]) * factor)
+    scale = shorter / min(bucket)
+    scale = min(scale, size[0] / bucket[0], size[1] / bucket[1])
+    width, height = (max(1, math.floor(side * scale)) for side in bucket)
+    left = round(face[0] + face[2] / 2 - width / 2)
+    top = round(face[1] + face[3] / 2 - height / 2)
+    return min(max(left, 0), size[0] - width), min(max(top, 0), size[1] - height), width, height
+
+
+def apply_cut(image: Image.Image, cut: Cut, bucket: Size, interpolation: str | None) -> Image.Image:
+    """The part of a picture that is trained, of the bucket's size."""
+    if cut.part:
+        left, top, width, height = cut.part
+        image = image.crop((left, top, left + width, top + height))
+    image = resize(image, cut.resized, interpolation)
+    return image.crop((cut.left, cut.top, cut.left + bucket[0], cut.top + bucket[1]))
+
+
+def recolour(image: Image.Image, rng: random.Random) -> Image.Image:
+    """In a third of cases a slightly other hue (up to 16 degrees) or gamma (0.95 to 1.05), as kohya's scripts."""
+    if rng.random() >= 1 / 3:
+        return image
+    if rng.random() < 0.5:
+        shift = round(rng.uniform(-8, 8) / 180 * 256)
+        hue, saturation, value = image.convert("HSV").split()
+        return Image.merge("HSV", (hue.point(lambda h: (h + shift) % 256), saturation, value)).convert("RGB")
+    gamma = rng.uniform(0.95, 1.05)
+    return image.point([round(255 * (v / 255) ** gamma) for v in range(256)] * 3)
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """RGB → (3, h, w) float32 in −1..1."""
+    values = torch.from_numpy(np.array(image, dtype=np.uint8))
+    return values.permute(2, 0, 1).contiguous().float().div_(127.5).sub_(1)
+
+
+def mask_of(image: Image.Image) -> Tensor:
+    """A mask of a bucket's size (mode L) → (1, h/8, w/8) in 0..1, averaged over each latent's pixel."""
+    small = image.resize((image.width // LATENT, image.height // LATENT), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(small, dtype=np.uint8)).float().div_(255).unsqueeze(0)
+
+
+FaceFinder = Callable[[Image.Image], Box | None]
+"""A picture's largest face, or None."""

@@ -1,0 +1,115 @@
+"""`Subset`: one folder's pictures and how they are used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ...errors import TrainError, did_you_mean
+from ..config.recipe import Recipe
+from .buckets import BucketRules
+from .caption_lists import list_of, read_list
+from .captions import CaptionRules, suffix_of
+from .image_files import Variation, is_picture
+
+
+@dataclass(frozen=True)
+class Subset:
+    """One folder's pictures and how they are used.
+
+    concept: the caption of pictures without one. listed: path → caption, where a file beside them gives captions.
+    batch_size: pictures in a batch, for one process. weight: of each picture's loss.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    repeats: int
+    concept: str = ""
+    regularisation: bool = False
+    captions: CaptionRules = field(default_factory=CaptionRules)
+    buckets: BucketRules = field(default_factory=BucketRules)
+    variation: Variation = field(default_factory=Variation)
+    caption_extension: str = ""
+    batch_size: int = 1
+    weight: float = 1.0
+    masks: Path | None = None
+    listed: Mapping[Path, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, as in `ss_dataset_dirs`."""
+        return self.folder.name
+
+
+def check_folder(path: Path, what: str) -> None:
+    """Raises TrainError when there is no such folder."""
+    if path.is_file():
+        raise TrainError(f"{what} {path} is a file, not a folder")
+    if not path.is_dir():
+        near = path.parent if path.parent.is_dir() else None
+        names = [p.name for p in near.iterdir() if p.is_dir()] if near else []
+        raise TrainError(f"{what} {path} does not exist{did_you_mean(path.name, names) if names else ''}")
+
+
+def subset_of(
+    folder: Path,
+    recipe: Recipe,
+    repeats: int,
+    concept: str = "",
+    regularisation: bool = False,
+    metadata: Path | None = None,
+) -> Subset:
+    """The subset of one folder, with a recipe's rules. metadata: a list of captions instead of the folder's own."""
+    listing = metadata or list_of(folder) or (Path(recipe.in_json) if recipe.in_json and not regularisation else None)
+    listed = read_list(listing, folder) if listing else {}
+    files = tuple(sorted(listed or (p for p in folder.iterdir() if is_picture(p) and p.is_file()), key=str))
+    wanted = recipe.conditioning_data_dir if recipe.masked_loss and not regularisation else None
+    masks = Path(wanted) if wanted else None
+    if masks is not None:
+        check_folder(masks, "conditioning_data_dir")
+    return Subset(
+        folder=folder,
+        files=files,
+        repeats=repeats,
+        concept=concept,
+        regularisation=regularisation,
+        captions=caption_rules(recipe),
+        buckets=bucket_rules(recipe),
+        variation=variation(recipe),
+        caption_extension=suffix_of(recipe.caption_extension) if recipe.caption_extension else "",
+        batch_size=recipe.train_batch_size,
+        weight=recipe.prior_loss_weight if regularisation else 1.0,
+        masks=masks,
+        listed=listed,
+    )
+
+
+def caption_rules(recipe: Recipe) -> CaptionRules:
+    """The recipe's knobs of that name."""
+    return CaptionRules(**{name: getattr(recipe, name) for name in CaptionRules.__dataclass_fields__})
+
+
+def bucket_rules(recipe: Recipe) -> BucketRules:
+    """The recipe's knobs of that name, and its resolution as (width, height)."""
+    names = [name for name in BucketRules.__dataclass_fields__ if name != "resolution"]
+    return BucketRules(recipe.size(), **{name: getattr(recipe, name) for name in names})
+
+
+def variation(recipe: Recipe) -> Variation:
+    """The recipe's knobs of that name. Raises TrainError for a face_crop_aug_range that is no range."""
+    names = [name for name in Variation.__dataclass_fields__ if name != "face_crop"]
+    face = None
+    if recipe.face_crop_aug_range:
+        try:
+            low, high = (float(part) for part in re.split(r"[,\s]+", recipe.face_crop_aug_range.strip("()[] ")))
+        except ValueError:
+            low, high = 0.0, 0.0
+        if not 1 <= low <= high:
+            raise TrainError(
+                f"face_crop_aug_range {recipe.face_crop_aug_range!r} is not two factors of the face's size, "
+                "smallest first, such as 2.0,4.0"
+            )
+        face = low, high
+    return replace(Variation(**{name: getattr(recipe, name) for name in names}), face_crop=face)

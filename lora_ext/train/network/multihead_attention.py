@@ -1,0 +1,56 @@
+"""Training beside `nn.MultiheadAttention` (OpenCLIP), whose forward reads raw weights: they are W + ΔW in each call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ...inject import Target
+from .trainable_factors import Factors
+
+
+def _holder(module: nn.Module, slot: str) -> tuple[nn.Module, str]:
+    """The module and the attribute of a slot such as `out_proj.weight`."""
+    *path, name = slot.split(".")
+    return (module.get_submodule(".".join(path)) if path else module), name
+
+
+def _changed(weight: Tensor, rows: Sequence[tuple[Target, Factors]]) -> Tensor:
+    """W + ΔW, where each ΔW has its rows of W."""
+    total = weight
+    for target, factors in rows:
+        if factors.skipped and factors.training:
+            continue
+        first, last = target.rows or (0, len(weight))
+        parts = [weight.new_zeros(first, weight.shape[1]), factors.delta().to(weight.dtype)]
+        total = total + torch.cat([*parts, weight.new_zeros(len(weight) - last, weight.shape[1])])
+    return total
+
+
+def hook_attention(module: nn.Module, rows: Sequence[tuple[Target, Factors]]) -> list[RemovableHandle]:
+    """Hooks that shadow the parameters by W + ΔW, differentiable in the factors, for the time of each call.
+
+    The Parameters stay where they are; an attribute of the same name on the instance hides them and is taken away
+    again, also after an exception.
+    """
+    slots = sorted({target.slot for target, _ in rows})
+
+    def enter(*_: object) -> None:
+        for slot in slots:
+            holder, name = _holder(module, slot)
+            weight = holder._parameters[name]
+            assert weight is not None
+            holder.__dict__[name] = _changed(weight, [row for row in rows if row[0].slot == slot])
+
+    def leave(*_: object) -> None:
+        for slot in slots:
+            holder, name = _holder(module, slot)
+            holder.__dict__.pop(name, None)
+
+    return [
+        module.register_forward_pre_hook(enter),
+        module.register_forward_hook(leave, always_call=True),
+    ]

@@ -1,0 +1,207 @@
+"""One trainable module: the factors of a layer, what of them acts in a step, and the hook that applies them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...lowrank import LowRank
+from ..config.block_settings import Size
+from ..config.dylora import Share, whole
+from .autograd import ConvPath, LinearPath, convolution, frozen_weight, masked
+
+compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
+"""Whether torch.compile is looking at what is run (from torch 2.2 on)."""
+
+
+class Factors(nn.Module):
+    """D (R, in[, kh, kw]) and Uᵀ (R, out) of one layer, float32, with a Parameter for every `unit` ranks of each.
+
+    The Parameters share the memory of `down` and `up`, so that any number of first ranks is a view. Parameters of
+    ranks that were not drawn have no gradient, so that an optimizer leaves them alone.
+    Initialised as kohya's modules: D uniform within ±1/√fan_in (Kaiming, a = √5), U zero.
+    """
+
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, shape: tuple[int, ...], size: Size, unit: int | None, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.alpha = size.alpha or float(size.rank)  # 0 means the rank, as in kohya's scripts
+        bound = torch.Size(shape[1:]).numel() ** -0.5
+        down = torch.empty(size.rank, *shape[1:]).uniform_(-bound, bound, generator=generator)
+        up = torch.zeros(size.rank, shape[0])
+        self.unit = unit or size.rank
+        self.downs = nn.ParameterList(nn.Parameter(rows) for rows in down.split(self.unit))
+        self.ups = nn.ParameterList(nn.Parameter(rows) for rows in up.split(self.unit))
+        self.multiplier = 1.0
+        self.skipped = False
+        self.dropout = self.rank_dropout = 0.0
+        self.seed: int | None = None
+        self.computes: torch.dtype | None = None
+        self.casts: tuple[Tensor, Tensor] | None = None
+        self.stamp = 0
+        self._waiting: tuple[Tensor, Tensor] | None = None
+        self._hold(down, up)
+        self.act(whole(self.rank, self.alpha))
+
+    # --- the shared memory
+
+    @torch.no_grad()
+    def _hold(self, down: Tensor, up: Tensor) -> None:
+        """Makes `down` and `up` the memory of all Parameters."""
+        self.__dict__["down"], self.__dict__["up"] = down, up
+        self.casts = None
+        for parameters, whole_factor in ((self.downs, down), (self.ups, up)):
+            for parameter, rows in zip(parameters, whole_factor.split(self.unit), strict=True):
+                parameter.data = rows
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Factors:
+        """As nn.Module's (`to`, `cuda`, `half` …), keeping the memory shared."""
+        self._hold(fn(self.down), fn(self.up))
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad = fn(parameter.grad)
+        return self
+
+    def gather(self) -> None:
+        """Takes the Parameters' values back into one memory where someone gave them other memory."""
+        apart = any(
+            p.data_ptr() != rows.data_ptr()
+            for parameters, factor in ((self.downs, self.down), (self.ups, self.up))
+            for p, rows in zip(parameters, factor.split(self.unit), strict=True)
+        )
+        if apart:
+            self._hold(torch.cat([p.data for p in self.downs]), torch.cat([p.data for p in self.ups]))
+
+    @property
+    def rank(self) -> int:
+        """R, all ranks."""
+        return self.down.shape[0]
+
+    # --- what acts
+
+    def act(self, share: Share) -> None:
+        """From now on `share` of the ranks acts and learns."""
+        self.share = share
+        units = range(share.first // self.unit, -(-share.last // self.unit))
+        self.learning = (*(self.downs[i] for i in units), *(self.ups[i] for i in units))
+
+    @property
+    def now(self) -> Share:
+        """The share with the multiplier on its scale."""
+        return self.share if self.multiplier == 1.0 else replace(self.share, scale=self.share.scale * self.multiplier)
+
+    def pieces(self) -> tuple[Tensor, Tensor]:
+        """The acting ranks of D and Uᵀ, the learning ones as part of the graph."""
+        share, half = self.share, len(self.learning) // 2
+        sides = ((self.down, self.learning[:half]), (self.up, self.learning[half:]))
+        parts = ([f[: share.first], *rows, f[share.last : share.acting]] for f, rows in sides)
+        down, up = (torch.cat([part for part in some if len(part)]) for some in parts)
+        return down, up
+
+    def low_rank(self) -> LowRank:
+        """ΔW at weight 1 with all ranks, detached, on the CPU."""
+        self.gather()
+        down, up = self.down.detach().cpu().clone(), self.up.detach().cpu().t().clone()
+        return LowRank(up, torch.full((self.rank,), self.alpha / self.rank), down)
+
+    def delta(self) -> Tensor:
+        """scale · U·D as the layer's weight has it, differentiable; dropout of ranks is common to the batch."""
+        down, up = self.pieces()
+        if self.training and self._drops and self.rank_dropout:
+            down = down * self.rank_mask(down[None, :, 0])[0][:, None]
+        return (up.t() @ down.flatten(1) * self.now.scale).unflatten(1, down.shape[1:])
+
+    # --- masks
+
+    def _bernoulli(self, shape: tuple[int, ...], drop: float, like: Tensor, stream: int) -> Tensor:
+        """1/(1-drop) with probability 1-drop, else 0; the same for every call in a step."""
+        generator = torch.Generator(like.device).manual_seed((self.seed or 0) * 2 + stream)
+        mask = torch.empty(shape, device=like.device, dtype=torch.float32)
+        return mask.bernoulli_(1 - drop, generator=generator).div_(1 - drop).to(like.dtype)
+
+    def value_mask(self, thin: Tensor) -> Tensor:
+        """Dropout of single thin values, in their shape."""
+        return self._bernoulli(tuple(thin.shape), self.dropout, thin, 0)
+
+    def rank_mask(self, thin: Tensor) -> Tensor:
+        """Dropout of whole ranks, (n, acting ranks), one draw a picture; axis 1 of an image, else the last."""
+        ranks = thin.shape[1] if thin.dim() == 4 else thin.shape[-1]
+        return self._bernoulli((thin.shape[0], ranks), self.rank_dropout, thin, 1)
+
+    # --- the hooks
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Before the layer: where the path can do its backward pass too, the layer runs without a graph."""
+        if compiling():  # a compiler finds the backward pass by itself
+            return None
+        self._waiting = None
+        if not torch.is_grad_enabled() or (self.training and (self.skipped or self._drops)):
+            return None
+        x = args[0]
+        weight = frozen_weight(module)
+        if weight is None or weight.dtype != (autocast_dtype(x.device.type) or x.dtype):
+            return None
+        self._waiting = (x, weight)
+        return (x.detach(), *args[1:])
+
+    def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """output + scale · U·D·x."""
+        if compiling():
+            return masked(module, args[0], output, *self.pieces(), self.now.scale, (None, None))
+        x, weight = self._waiting or (args[0], None)
+        self._waiting = None
+        if self.training and self.skipped:
+            return None
+        share = self.now
+        if self.training and self._drops:
+            masks = (self.value_mask if self.dropout else None, self.rank_mask if self.rank_dropout else None)
+            return masked(module, x, output, *self.pieces(), share.scale, masks)
+        down, up = self._ready(output.dtype)
+        into: Any = output if weight is None else (output,)
+        if not isinstance(module, nn.Conv2d):
+            return LinearPath.apply(x, into, weight, down, up, share, *self.learning)
+        x, how = convolution(module, x)
+        return ConvPath.apply(x, into, weight, down, up, share, how, *self.learning)
+
+    @property
+    def _drops(self) -> bool:
+        return self.seed is not None and bool(self.dropout or self.rank_dropout)
+
+    def _ready(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """D and Uᵀ in the layer's dtype: what `refresh` made at the step's beginning, or themselves."""
+        if dtype == self.down.dtype:
+            return self.down, self.up
+        self.computes = dtype
+        if self.casts is not None and self.casts[0].dtype == dtype and self.stamp == self.learning[0]._version:
+            return self.casts
+        return self.down, self.up
+
+
+def refresh(modules: Sequence[Factors]) -> None:
+    """Casts the factors of all modules to what their layers computed in last, a few kernels for all; done once a step
+    instead of in every layer."""
+    wanted = [m for m in modules if m.computes is not None and m.computes != m.down.dtype]
+    if not wanted or not hasattr(torch, "_foreach_copy_"):
+        return
+    for module in wanted:
+        if module.casts is None or module.casts[0].dtype != module.computes:
+            module.casts = (module.down.to(module.computes), module.up.to(module.computes))
+        module.stamp = module.learning[0]._version
+    with torch.no_grad():
+        into = [cast for m in wanted if m.casts is not None for cast in m.casts]
+        torch._foreach_copy_(into, [factor for m in wanted for factor in (m.down, m.up)])
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast computes Linear and Conv2d in on a kind of device now, None where it is off."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == "cpu":  # torch before 2.4
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if device == "cuda" and torch.is_autocast_enabled() else None

@@ -1,0 +1,48 @@
+"""‖ΔW‖ of many modules, and its limit, from r×r Gram matrices: never from ΔW, and without waiting for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .trainable_factors import Factors
+
+
+@dataclass(frozen=True)
+class Norms:
+    """After a limit was put on: how many modules were shrunk, the mean and the largest norm (0-dim tensors)."""
+
+    scaled: Tensor
+    mean: Tensor
+    largest: Tensor
+
+
+@torch.no_grad()
+def norms(modules: Sequence[Factors]) -> Tensor:
+    """‖alpha/R · U·D‖ (Frobenius) of each: sqrt of ⟨U ᵀU, D Dᵀ⟩, float32, on the first one's device."""
+    device = modules[0].down.device
+    squares = []
+    for module in modules:
+        down, up = module.down.flatten(1), module.up
+        squares.append(torch.sum((up @ up.t()) * (down @ down.t())).to(device))
+    scales = torch.tensor([module.alpha / module.rank for module in modules], device=device)
+    return torch.stack(squares).clamp(min=0).sqrt() * scales
+
+
+@torch.no_grad()
+def limit_norms(modules: Sequence[Factors], limit: float) -> Norms:
+    """Multiplies U and D of every ΔW longer than `limit` by the same number, so that its norm is `limit`."""
+    before = norms(modules)
+    ratio = (limit / before.clamp(min=limit / 2)).clamp(max=1.0)
+    roots = ratio.sqrt()
+    for place in {module.down.device for module in modules}:
+        chosen = [
+            (m, root) for m, root in zip(modules, roots.to(place).unbind(), strict=True) if m.down.device == place
+        ]
+        torch._foreach_mul_([m.down for m, _ in chosen], [root for _, root in chosen])
+        torch._foreach_mul_([m.up for m, _ in chosen], [root for _, root in chosen])
+    after = before * ratio
+    return Norms((ratio < 1).sum(), after.mean(), after.max())

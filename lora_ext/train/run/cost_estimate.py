@@ -1,0 +1,161 @@
+"""What a run will need, before it begins: memory and time, to within a factor of about one and a half.
+
+Work of a step was counted operation by operation (forward, and backward to the input) on the U-Nets' shapes at 32² to
+128² latent pixels; what activations take was measured on SD1.5 at 32² (float32, LoRA of rank 16: 1.3 GiB).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ...protocols import Trainee
+from ..config.recipe import Recipe
+from ..data.buckets import LATENT, Size
+
+GIB = 2.0**30
+RUNTIME = 0.4 * GIB
+"""What torch and its libraries take by themselves."""
+ENCODING = 2.7e8
+"""Operations of the VAE's encoder for each latent pixel (SD's)."""
+CHECKPOINTED = 0.3
+"""Share of the activations that stays with gradient checkpointing."""
+EFFICIENCY = 0.5
+"""Speed of a training step beside that of one large product of matrices."""
+LAYER = 2.5e-4
+"""Seconds that a layer takes in a step at least, forward and back, however small the pictures are."""
+STATES = {"adamw8bit": 2, "lion": 4, "sgd": 0, "adafactor": 1, "prodigy": 16, "lion8bit": 1}
+"""Bytes of an optimizer for each number it trains; 8 for the others (two float32)."""
+
+
+class Cost(NamedTuple):
+    """A U-Net: parameters; operations of a step, linear and quadratic in latent pixels; float32 bytes kept a pixel."""
+
+    parameters: float
+    linear: float
+    quadratic: float
+    kept: float
+
+
+COSTS = {
+    "SD1": Cost(859.5e6, 3.346e8, 2.12e4, 1.25e6),
+    "SD2": Cost(865.9e6, 3.347e8, 2.12e4, 1.15e6),
+    "SDXL": Cost(2567.5e6, 7.43e8, 7.6e3, 1.7e6),
+}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Bytes of each kind, and seconds of a step; 0 seconds where the speed is not known, 0 to have where that is not.
+
+    spare: what would make the run smaller, in words.
+    """
+
+    weights: float
+    training: float
+    activations: float
+    seconds: float
+    have: float
+    spare: str = ""
+
+    @property
+    def bytes(self) -> float:
+        """All together, with what the libraries take."""
+        return self.weights + self.training + self.activations + RUNTIME
+
+
+def expected(recipe: Recipe, trainee: Trainee, trained: int, largest: Size, pixels: float) -> Expected:
+    """Memory at the largest bucket (w, h), and time at `pixels` latent pixels in a picture (their mean).
+
+    trained: how many numbers learn. A smaller model of the same family is taken to need less in proportion.
+    """
+    cost = COSTS.get(trainee.family, COSTS["SD1"])
+    parts = trainee.parts()
+    part = _count(parts.get("unet")) / cost.parameters
+    half = recipe.mixed_precision != "no"
+    kept = cost.kept * (0.5 if half else 1) * (CHECKPOINTED if recipe.gradient_checkpointing else 1)
+    area = largest[0] * largest[1] / LATENT**2 * recipe.train_batch_size
+    work = part * (cost.linear * pixels + cost.quadratic * pixels**2) * (1.5 if recipe.gradient_checkpointing else 1)
+    if not (recipe.cache_latents or recipe.cache_latents_to_disk):
+        work += ENCODING * pixels * min(part, 1)
+    layers = sum(not list(m.children()) for part in parts.values() for m in part.modules())
+    speed = speed_of(trainee.device, half) * EFFICIENCY
+    return Expected(
+        weights=sum(_bytes(part) for part in parts.values()) + _vae(part, half),
+        training=trained * (8.0 + STATES.get(recipe.optimizer_type.casefold(), 8)),
+        activations=area * kept * min(part, 1),
+        seconds=recipe.gradient_accumulation_steps * max(1.1 * recipe.train_batch_size * work / speed, layers * LAYER)
+        if speed
+        else 0.0,
+        have=memory_of(trainee.device),
+        spare=spare(recipe),
+    )
+
+
+def _vae(part: float, half: bool) -> float:
+    """Bytes of the VAE (84 million numbers), which `parts()` does not name."""
+    return 84e6 * (2 if half else 4) * min(part, 1)
+
+
+def _count(module: nn.Module | None) -> int:
+    return sum(p.numel() for p in module.parameters()) if module is not None else 0
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def memory_of(device: torch.device) -> float:
+    """Bytes that could be had on a GPU, 0 where that is not known."""
+    if device.type != "cuda":
+        return 0.0
+    try:
+        free, _ = torch.cuda.mem_get_info(device)
+        return float(free + torch.cuda.memory_reserved(device))
+    except (RuntimeError, AssertionError):
+        return 0.0
+
+
+def speed_of(device: torch.device, half: bool) -> float:
+    """Operations a second of a large product of matrices, 0 where it cannot be measured; takes a tenth of a second."""
+    side = 4096 if device.type == "cuda" else 768
+    dtype = torch.float16 if half and device.type == "cuda" else torch.float32
+    try:
+        factor = torch.ones(side, side, device=device, dtype=dtype)
+        best = float("inf")
+        for _ in range(4):  # the first one warms up
+            begun = time.perf_counter()
+            float((factor @ factor)[0, 0])  # reading a number waits for the device
+            best = min(best, time.perf_counter() - begun)
+        return 2.0 * side**3 / best
+    except RuntimeError:
+        return 0.0
+
+
+def in_words(seconds: float) -> str:
+    """`3 s`, `12 min`, `5 h 20 min`, `3 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes / 1440:.0f} days"
+
+
+def spare(recipe: Recipe) -> str:
+    """What would make a run smaller, the best first."""
+    ways: Mapping[str, bool] = {
+        "mixed_precision bf16 (or fp16)": recipe.mixed_precision == "no",
+        "gradient_checkpointing": not recipe.gradient_checkpointing,
+        "a smaller train_batch_size": recipe.train_batch_size > 1,
+        "cache_latents": not recipe.cache_latents,
+        "a smaller resolution": True,
+    }
+    return ", ".join(way for way, helps in ways.items() if helps)

@@ -1,0 +1,283 @@
+"""Resuming a run with a recipe that may be another one than the state's: what fits, where it goes on, what is loaded.
+
+What is asked now holds. What cannot hold is refused, or a sentence says what stays (`state.ON_RESUME` has every field).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import TrainError
+from ..config.optimizers import maker, row
+from ..config.recipe import Recipe, knobs
+from ..data.dataset import Dataset
+from ..network.trainable_network import Network
+from . import training_state
+from .training_state import NETWORK, ON_RESUME, State, changed, differences
+from .training_step import Stepper
+
+Say = Callable[[str], None]
+_LAYERS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "pretrained_model_name_or_path", "network_weights")
+"""Further settings that decide which layers are trained."""
+_AT_START = frozenset({"d0", "slice_p"})
+"""Numbers among an optimizer's arguments that its running values are made with (Prodigy, D-Adaptation)."""
+WORD = "word"
+
+
+# --- what fits -------------------------------------------------------------------------------------------------------
+
+
+def saved_state(recipe: Recipe, say: Say) -> State | None:
+    """The state that a recipe's `resume` names, if it names one. Raises TrainError."""
+    if not recipe.resume:
+        return None
+    folder = training_state.find(Path(recipe.resume), recipe.output_name)
+    found = training_state.load(folder)
+    say(f"resuming from {folder} at step {found.step}")
+    return found
+
+
+def fit(found: State, recipe: Recipe, network: Network, data: Dataset, world: int, say: Say) -> None:
+    """Puts the state at the place where it goes on, and tells what is not as it was. Raises TrainError (`check`)."""
+    check(found, recipe, network)
+    for sentence in differences(found, recipe):
+        say(f"resuming with another recipe: {sentence}")
+    found.epoch, found.batch = position(found, data, world, say)
+    _, steps = data.length(world, epoch=found.epoch, batch=found.batch, step=found.step)
+    if found.step >= steps:
+        more = "max_train_epochs" if recipe.max_train_epochs else "max_train_steps"
+        say(f"resuming: the state is at step {found.step} of {steps}, so no step is left; raise {more} to go on")
+
+
+def alphas(network: Network) -> dict[str, float]:
+    """Layer's key → alpha, as a state keeps it."""
+    return {network.key(site): float(module.alpha) for site, module in network.sites.items()}
+
+
+def check(saved: State, recipe: Recipe, network: Network) -> None:
+    """Raises TrainError where the state's tensors are not those that the recipe trains; says what differs."""
+    _check_tensors(saved)
+    if any(name in changed(saved, recipe) for name in ("token_string", "num_vectors_per_token")):
+        raise TrainError(_refused(saved, recipe, "the new word is another one"))
+    names, shapes = _named(network)
+    mine = dict(zip(names, shapes, strict=True))
+    theirs = [(name, p) for name, p in _parameters(saved) if not name.startswith(WORD)]
+    if "names" not in saved.tensors:  # saved by a version that did not name them
+        same_groups = _groups(saved.tensors["optimizer"]) == _groups({"param_groups": network.parameter_groups()})
+        if not same_groups or any(ON_RESUME[name] == NETWORK for name in changed(saved, recipe)):
+            raise TrainError(_refused(saved, recipe, _counted(len(mine), len(theirs))))
+        theirs = [(name, p) for name, (_, p) in zip(names, theirs, strict=False)]
+    have = {name: tuple(p.shape) for name, p in theirs}
+    if have != mine:
+        odd = next((name for name in mine if name in have and have[name] != mine[name]), None)
+        shape = f"{_layer(odd)} has {have[odd]} in the state and {mine[odd]} in the network" if odd else ""
+        raise TrainError(_refused(saved, recipe, shape or _counted(len(mine), len(have))))
+    wrong = [key for key, value in saved.tensors.get("alphas", {}).items() if alphas(network).get(key) != value]
+    if wrong:
+        raise TrainError(_refused(saved, recipe, f"{wrong[0]} has alpha {saved.tensors['alphas'][wrong[0]]:g}"))
+
+
+def _named(network: Network) -> tuple[list[str], list[tuple[int, ...]]]:
+    """Names and shapes of a network's parameters, in the order of its groups."""
+    names = {id(p): name for name, p in network.named_parameters()}
+    listed = [p for group in network.parameter_groups() for p in group["params"]]
+    return [names[id(p)] for p in listed], [tuple(p.shape) for p in listed]
+
+
+def _parameters(saved: State) -> list[tuple[str, Tensor]]:
+    tensors: Sequence[Tensor] = saved.tensors["parameters"]
+    return list(zip(saved.tensors.get("names") or map(str, range(len(tensors))), tensors, strict=True))
+
+
+def _groups(optimizer: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """(name, parameters) of the groups that are the network's."""
+    rows = [(str(group.get("name")), len(group["params"])) for group in optimizer["param_groups"]]
+    return [group for group in rows if group[0] != WORD]
+
+
+def _layer(name: str) -> str:
+    return name.removeprefix("factors.").partition(".")[0]
+
+
+def _counted(mine: int, theirs: int) -> str:
+    return f"the state has {theirs} tensors and the network {mine}"
+
+
+def _refused(saved: State, recipe: Recipe, why: str) -> str:
+    """The sentence for a state that does not fit: what was changed, what is wrong, what to do."""
+    parts = [
+        f"{name} was {then!r} and is {now!r}"
+        for name, (then, now) in changed(saved, recipe).items()
+        if ON_RESUME[name] == NETWORK or name in _LAYERS
+    ]
+    what = ", ".join(parts) or "the model, or network_weights, is not the one of then"
+    word = any(part.startswith(("token_string", "num_vectors")) for part in parts)
+    other = "leave resume out" if word else "leave resume out and give the file saved with the state as network_weights"
+    return f"--resume {recipe.resume} has another network: {what} ({why}). Set this as it was; or {other}"
+
+
+def _check_tensors(saved: State) -> None:
+    """Raises TrainError where the file of tensors is not what `Stepper.tensors` gives."""
+    have = saved.tensors
+    parameters, optimizer, scheduler = (have.get(name) for name in ("parameters", "optimizer", "scheduler"))
+    fits = (
+        isinstance(parameters, list)
+        and all(isinstance(p, Tensor) for p in parameters)
+        and len(have.get("names") or parameters) == len(parameters)
+        and isinstance(optimizer, dict)
+        and isinstance(optimizer.get("state"), dict)
+        and isinstance(optimizer.get("param_groups"), list)
+        and sum(len(group["params"]) for group in optimizer["param_groups"]) == len(parameters)
+        and isinstance(scheduler, dict)
+        and isinstance(scheduler.get("last_epoch"), int)
+        and isinstance(have.get("word", []), list)
+    )
+    if not fits:
+        raise TrainError("the state that is resumed from is damaged or incomplete; give another one to --resume")
+
+
+# --- where it goes on ------------------------------------------------------------------------------------------------
+
+
+def position(saved: State, data: Dataset, world: int, say: Say) -> tuple[int, int]:
+    """(epoch, batch) that come next: the state's, or the epoch's beginning where its batches are others by now."""
+    epoch, batch = saved.epoch, saved.batch
+    if not batch or not _reordered(saved, data, world):
+        return epoch, batch
+    if saved.batches and batch >= saved.batches:
+        return epoch, data.batches(epoch, world)
+    say(f"resuming: the batches of epoch {epoch + 1} are not those of then, so this epoch begins again")
+    return epoch, 0
+
+
+def _reordered(saved: State, data: Dataset, world: int) -> bool:
+    if saved.order:
+        return saved.order != batches_of(data, saved.epoch, world)[1]
+    apart = {"seed", "train_batch_size", "gradient_accumulation_steps"}
+    return any(
+        name in apart or knobs()[name][1].group in ("data", "pictures")
+        for name in changed(saved, data.recipe)
+        if name != "max_data_loader_n_workers"
+    )
+
+
+def batches_of(data: Dataset, epoch: int, world: int) -> tuple[int, str]:
+    """How many batches an epoch has, and a text that is the same where they and the steps made of them are."""
+    steps = data.recipe.gradient_accumulation_steps
+    return data.batches(epoch, world), f"{steps} {data.order.fingerprint(epoch, world)}"
+
+
+def own_files(saved: State, folder: Path, name: str) -> dict[str, list[tuple[int, str]]]:
+    """Of the files that a state lists those of this run in its folder: only they may be removed as new ones come."""
+
+    def own(path: Path) -> bool:
+        return path.name.startswith(f"{name}-") and path.parent.resolve() == folder.resolve()
+
+    return {kind: [item for item in items if own(Path(item[1]))] for kind, items in saved.kept.items()}
+
+
+# --- what is loaded --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def load(saved: State, stepper: Stepper, say: Say) -> None:
+    """Parameters, the optimizer's running values and the schedule's place; rates and settings are the recipe's.
+
+    The state is one that `check` let pass. What is learned beside the network only now begins without a history.
+    """
+    names = [name for name, _ in _parameters(saved)] if "names" in saved.tensors else stepper.names
+    theirs = dict(zip(names, saved.tensors["parameters"], strict=False))
+    if not _goes_on(saved, stepper):
+        say(f"resuming: {stepper.recipe.optimizer_type} begins anew with these settings; the network stays as it was")
+        theirs |= dict(zip(names, _mean_weights(saved), strict=False))
+    else:
+        stepper.optimizer.load_state_dict(_merged(saved.tensors["optimizer"], names, stepper))
+    for name, parameter in zip(stepper.names, stepper.parameters, strict=True):
+        if name in theirs and not name.startswith(WORD):  # the word has been loaded
+            parameter.copy_(theirs[name])
+    stepper.continue_schedule(saved.tensors["scheduler"])
+    if stepper.scaler is not None and saved.tensors.get("scaler"):
+        stepper.scaler.load_state_dict(saved.tensors["scaler"])
+
+
+def _goes_on(saved: State, stepper: Stepper) -> bool:
+    """Whether the state's optimizer is the recipe's, and differs in plain numbers at most.
+
+    A flag such as amsgrad, or a value in the place of None, makes an optimizer keep other things for each parameter.
+    """
+    recipe, then = stepper.recipe, saved.recipe
+    if not _same_optimizer(str(then.get("optimizer_type", recipe.optimizer_type)), recipe.optimizer_type):
+        return False
+    old = replace(recipe, optimizer_args=tuple(map(str, then.get("optimizer_args", recipe.optimizer_args))))
+    if old.optimizer_args == recipe.optimizer_args:
+        return True
+    now, before = _arguments(recipe), _arguments(old)
+    group = stepper.optimizer.param_groups[0]
+    differ = [name for name in {**now, **before} if now.get(name) != before.get(name)]
+    return all(
+        name not in _AT_START and name in group and _number(now.get(name)) and _number(before.get(name))
+        for name in differ
+    )
+
+
+def _same_optimizer(then: str, now: str) -> bool:
+    if then.casefold() == now.casefold():
+        return True
+    try:
+        a, b = row(then), row(now)
+    except TrainError:
+        return False
+    return (a.module, a.name, a.settings) == (b.module, b.name, b.settings)
+
+
+def _arguments(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe's optimizer is made with, its own defaults included; without the rate, which groups have."""
+    make, given = maker(recipe)
+    known = inspect.signature(make).parameters.values()
+    return {**{p.name: p.default for p in known if p.default is not p.empty and p.name != "lr"}, **given}
+
+
+def _number(value: Any) -> bool:
+    """A number, or several in a tuple (betas)."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_number, value))
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _merged(saved: Mapping[str, Any], names: Sequence[str], stepper: Stepper) -> dict[str, Any]:
+    """An optimizer's state_dict: settings of the groups as they are now, running values (k, d …) as they were saved."""
+    now = stepper.optimizer.state_dict()["param_groups"]
+    settings = set(inspect.signature(type(stepper.optimizer)).parameters) | {"params", "name", "initial_lr"}
+    by_name = {str(group.get("name")): group for group in saved["param_groups"]}
+    groups = []
+    for group in now:
+        then = by_name.get(str(group.get("name")), saved["param_groups"][0])
+        groups.append({**group, **{key: value for key, value in then.items() if key not in settings}})
+    places = [place for group in saved["param_groups"] for place in group["params"]]
+    kept = {name: saved["state"][place] for name, place in zip(names, places, strict=False) if place in saved["state"]}
+    indices = [index for group in now for index in group["params"]]
+    state = {index: kept[name] for index, name in zip(indices, stepper.names, strict=True) if name in kept}
+    return {"state": state, "param_groups": groups}
+
+
+def _mean_weights(saved: State) -> list[Tensor]:
+    """The parameters; a schedule-free optimizer's as they are in files: the mean, not where gradients are taken.
+
+    Defazio et al. 2024 (arXiv:2405.15682): y = (1 − β)·z + β·x, so that x = y + (1 − 1/β)·(z − y).
+    """
+    optimizer = saved.tensors["optimizer"]
+    found = list(saved.tensors["parameters"])
+    for group in optimizer["param_groups"]:
+        beta = group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
+        for place in group["params"] if "weight_sum" in group and beta else ():
+            z = optimizer["state"].get(place, {}).get("z")
+            if z is not None:
+                found[place] = found[place].lerp(z.to(found[place]), 1 - 1 / beta)
+    return found

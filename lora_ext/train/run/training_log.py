@@ -1,0 +1,290 @@
+"""What a run tells while it goes on: numbers read late (so that the device never waits), a csv, trackers, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import FileError, TrainError
+from ...file.saving import free_beside, save_or_beside
+
+SMOOTH = 0.98
+"""How much of the smoothed loss stays from step to step (bias-corrected, as Adam's moments are)."""
+COLUMNS = ("step", "epoch", "loss", "smoothed", "lr_unet", "lr_text", "grad_norm", "delta_norm", "images_per_s", "mib")
+LATE = 8
+"""Steps by which numbers may be read late."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step's numbers. lr_*: learning rates; delta_norm: mean norm of the layers' ΔW (NaN where not taken)."""
+
+    step: int
+    epoch: int
+    loss: float
+    smoothed: float
+    lr_unet: float
+    lr_text: float
+    grad_norm: float
+    delta_norm: float
+    images_per_s: float
+    mib: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, for those who show it."""
+
+    step: int = 0
+    steps: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    loss: float = math.nan
+    smoothed: float = math.nan
+    rates: Mapping[str, float] = field(default_factory=dict)
+    images_per_s: float = math.nan
+    seconds_left: float = math.nan
+    sample: Path | None = None
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        left = "" if math.isnan(self.seconds_left) else f", {clock(self.seconds_left)} left"
+        return f"epoch {self.epoch}/{self.epochs}, loss {self.smoothed:.4f}{left}"
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step whose numbers may still be on their way from the device: (loss, gradient norm, ΔW norm) in `numbers`."""
+
+    step: int
+    epoch: int
+    numbers: Tensor
+    event: Any
+    rates: tuple[float, float]
+    images: int
+    at: float
+
+    @classmethod
+    def of(cls, step: int, epoch: int, numbers: Sequence[Tensor], rates: tuple[float, float], images: int) -> Taken:
+        """Starts the copy to the CPU without waiting for it."""
+        stacked = torch.stack([number.detach().float() for number in numbers])
+        event = None
+        if stacked.device.type == "cuda":
+            home = torch.empty(stacked.shape, dtype=torch.float32, pin_memory=True)
+            stacked = home.copy_(stacked, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        return cls(step, epoch, stacked, event, rates, images, time.monotonic())
+
+    @property
+    def here(self) -> bool:
+        """Whether the copy has arrived."""
+        return self.event is None or bool(self.event.query())
+
+    def read(self) -> tuple[float, float, float]:
+        """The numbers, waited for."""
+        if self.event is not None:
+            self.event.synchronize()
+        loss, grad, delta = self.numbers.tolist()
+        return loss, grad, delta
+
+
+class Log:
+    """The run's numbers, in order, in `<output_dir>/<output_name>.csv`, and the smoothed loss.
+
+    Raises TrainError when a loss is no number any more (`check`), or when the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        smoothed: Sequence[float] = (0.0, 1.0),
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.path, self._say = path, say
+        self._held = b""
+        """Rows that another program kept from being written: they are tried again with the next ones."""
+        self.mean, self.left = smoothed
+        self.rows: deque[Row] = deque(maxlen=4096)
+        self._waiting: deque[Taken] = deque()
+        self._times: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=32)
+        self._file: Any = None
+        self._told = False
+
+    def open(self, from_step: int = 0) -> None:
+        """Begins the file, or goes on after `from_step` in the one that is there.
+
+        While a spreadsheet has that open, in a file of another name beside it; `say` is told.
+        """
+        if self.path is None:
+            return
+        try:
+            before = self._before(from_step)
+            table = _lines([COLUMNS, *before])
+            self.path = save_or_beside(self.path, lambda part: part.write_bytes(table), self._say)
+            self._file = self.path.open("ab", buffering=0)  # whole lines: what fails is known and tried again
+        except OSError as error:
+            raise TrainError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        except FileError as error:
+            raise TrainError(str(error)) from error
+
+    def _before(self, from_step: int) -> list[list[str]]:
+        """The rows of the file that is there up to a step."""
+        assert self.path is not None
+        if not from_step or not self.path.is_file():
+            return []
+        try:
+            with self.path.open(encoding="utf-8", newline="") as old:
+                return [row for row in csv.reader(old) if row and row[0].isdigit() and int(row[0]) <= from_step]
+        except PermissionError:
+            self._say(f"{self.path.name} is open in another program: its rows of before are not in the new one")
+            return []
+
+    def add(self, taken: Taken) -> None:
+        """A step that was just queued."""
+        self._waiting.append(taken)
+
+    def read(self, *, everything: bool = False) -> list[Row]:
+        """The rows that have arrived by now (or all of them, waited for), written to the file."""
+        new: list[Row] = []
+        while self._waiting and (everything or len(self._waiting) > LATE or self._waiting[0].here):
+            new.append(self._row(self._waiting.popleft()))
+        self.rows.extend(new)
+        if new and self._file is not None:
+            self._write([[_number(getattr(row, name)) for name in COLUMNS] for row in new])
+        return new
+
+    def _row(self, taken: Taken) -> Row:
+        loss, grad, delta = taken.read()
+        if math.isfinite(loss):
+            self.mean = SMOOTH * self.mean + (1 - SMOOTH) * loss
+            self.left *= SMOOTH
+        self._times.append((taken.at, taken.images))
+        (first, _), *later = self._times
+        seconds = taken.at - first
+        speed = sum(images for _, images in later) / seconds if seconds > 0 else math.nan
+        smoothed = self.mean / (1 - self.left) if self.left < 1 else math.nan
+        return Row(taken.step, taken.epoch, loss, smoothed, *taken.rates, grad, delta, speed, memory())
+
+    @property
+    def seconds_a_step(self) -> float:
+        """Of the last steps in a row; NaN before the first one."""
+        (first, _), *later = self._times
+        return (later[-1][0] - first) / len(later) if later else math.nan
+
+    def pause(self) -> None:
+        """What comes now (samples, saving) is no step: the speed is measured anew."""
+        self._times.clear()
+        self._times.append((time.monotonic(), 0))
+
+    def _write(self, rows: Sequence[Sequence[object]]) -> None:
+        waiting, self._held = self._held + _lines(rows), b""
+        try:
+            while waiting:
+                waiting = waiting[self._file.write(waiting) :]
+        except PermissionError:
+            if not self._told:
+                self._say(f"{self.path} is open in another program: its rows are kept until that is closed")
+            self._held, self._told = waiting, True
+        except OSError as error:
+            raise TrainError(f"{self.path} cannot be written: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Closes the file. Rows that could not be written go into a file beside it."""
+        if self._file is not None:
+            with contextlib.suppress(TrainError, FileError, OSError):
+                self._write([])
+                if self._held and self.path is not None:
+                    rest = free_beside(self.path)
+                    rest.write_bytes(_lines([COLUMNS]) + self._held)
+                    self._say(f"the last rows of {self.path.name} are in {rest.name} beside it")
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+
+
+def _lines(rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8")
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else "" if math.isnan(value) else repr(round(value, 9))
+
+
+def memory() -> float:
+    """MiB: the device's largest use in this run, or this process's on the CPU (NaN where the system does not tell)."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    import sys
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+class Tracker:
+    """TensorBoard or Weights & Biases through accelerate's trackers. Raises TrainError with what is missing."""
+
+    def __init__(self, kinds: Sequence[str], folder: Path, name: str, config: Mapping[str, Any]) -> None:
+        try:
+            from accelerate import PartialState
+            from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+        except ImportError as error:
+            raise TrainError("--log_with needs accelerate: pip install accelerate") from error
+        PartialState()  # accelerate's trackers log, and its loggers ask which process this is
+        chosen = filter_trackers(list(kinds), str(folder))
+        if not chosen:
+            raise TrainError(f"--log_with {','.join(kinds)}: it is not installed (pip install {kinds[0]})")
+        self.trackers = []
+        for item in chosen:
+            kind = LOGGER_TYPE_TO_CLASS[str(item)] if isinstance(item, str) or hasattr(item, "value") else item
+            where = (str(folder),) if getattr(kind, "requires_logging_directory", False) else ()
+            tracker: Any = kind(name, *where)
+            if hasattr(tracker, "start"):
+                tracker.start()
+            tracker.store_init_configuration(dict(config))
+            self.trackers.append(tracker)
+
+    def log(self, row: Row) -> None:
+        """A step's numbers."""
+        values = {
+            "loss/current": row.loss,
+            "loss/average": row.smoothed,
+            "lr/unet": row.lr_unet,
+            "lr/textencoder": row.lr_text,
+            "norm/grad": row.grad_norm,
+            "norm/delta": row.delta_norm,
+            "memory/mib": row.mib,
+            "speed/images": row.images_per_s,
+        }
+        for tracker in self.trackers:
+            tracker.log({name: value for name, value in values.items() if not math.isnan(value)}, step=row.step)
+
+    def close(self) -> None:
+        """Ends them."""
+        for tracker in self.trackers:
+            tracker.finish()

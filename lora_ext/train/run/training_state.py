@@ -1,0 +1,238 @@
+"""All that a run needs to go on: saved as a folder, whole or not at all; read back without running code from it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from ...errors import FileError, TrainError
+from ...file.saving import HeldFile, move_onto
+from ..config.recipe import Recipe
+
+NUMBERS, TENSORS = "run.json", "run.pt"
+SUFFIX = "-state"
+OLD = ".old-"
+"""Begins the name of a state that is just being replaced by one of the same name; only a kill leaves it there."""
+
+NOW, QUIET, START, NETWORK = "now", "quiet", "start", "network"
+ON_RESUME: Mapping[str, str] = MappingProxyType(
+    {
+        name: effect
+        for effect, names in {
+            NOW: """
+                pretrained_model_name_or_path v2 v_parameterization clip_skip network_dropout rank_dropout
+                module_dropout scale_weight_norms dylora_variant dylora_draw down_lr_weight mid_lr_weight up_lr_weight
+                learning_rate unet_lr text_encoder_lr train_batch_size gradient_accumulation_steps seed max_grad_norm
+                optimizer_type optimizer_args lr_scheduler lr_warmup_steps lr_scheduler_num_cycles lr_scheduler_power
+                loss_type huber_schedule huber_c huber_scale min_snr_gamma scale_v_pred_loss_like_noise_pred
+                v_pred_like_loss debiased_estimation_loss noise_offset noise_offset_random_strength adaptive_noise_scale
+                multires_noise_iterations multires_noise_discount ip_noise_gamma ip_noise_gamma_random_strength
+                zero_terminal_snr min_timestep max_timestep masked_loss prior_loss_weight prior_loss_target
+                train_data_dir reg_data_dir reg_generate dataset_config in_json conditioning_data_dir dataset_repeats
+                resolution enable_bucket min_bucket_reso max_bucket_reso bucket_reso_steps bucket_no_upscale
+                resize_interpolation flip_aug color_aug random_crop face_crop_aug_range alpha_mask caption_extension
+                caption_separator shuffle_caption keep_tokens keep_tokens_separator secondary_separator enable_wildcard
+                caption_prefix caption_suffix caption_dropout_rate caption_dropout_every_n_epochs
+                caption_tag_dropout_rate token_warmup_min token_warmup_step max_token_length mixed_precision sdpa
+                xformers torch_compile no_half_vae init_word inversion_lr inversion_continue""",
+            QUIET: """
+                max_train_epochs max_train_steps strict_images max_data_loader_n_workers cache_latents
+                cache_latents_to_disk vae_batch_size cache_text_encoder_outputs cache_text_encoder_outputs_to_disk
+                gradient_checkpointing device output_dir output_name save_precision save_every_n_epochs
+                save_every_n_steps save_last_n_epochs save_last_n_steps save_state save_state_on_train_end
+                save_last_n_epochs_state save_last_n_steps_state resume no_metadata training_comment metadata_title
+                metadata_author metadata_description metadata_license metadata_tags metadata_trigger_phrase
+                metadata_usage_hint sample_prompts sample_every_n_epochs sample_every_n_steps sample_sampler logging_dir
+                log_with log_prefix log_tracker_name""",
+            START: "network_weights inversion_steps sample_at_first",
+            NETWORK: """
+                network_module network_dim network_alpha conv_dim conv_alpha dim_from_weights network_train_unet_only
+                network_train_text_encoder_only unit block_lr_zero_threshold block_dims block_alphas conv_block_dims
+                conv_block_alphas token_string num_vectors_per_token""",
+        }.items()
+        for name in names.split()
+    }
+)
+"""Field of a recipe → what a new value does when a run is resumed.
+
+NOW: it holds from the first resumed step on, and the user is told. QUIET: the same, but nothing about what is learned
+changes, so nothing is said. START: it acts only before the first step, so the state's result stays; the user is told.
+NETWORK: it decides which tensors are trained; where the state's do not fit the resumed run is refused.
+"""
+
+
+@dataclass
+class State:
+    """Where a run stands. epoch and batch count from 0: the batch of that epoch comes next.
+
+    tensors: parameters, optimizer, scheduler, scaler. smoothed: the log's running mean and what is left of its start.
+    batches: how many the epoch has. order: `Dataset.fingerprint` of the epoch, "" where a state does not have it.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seed: int = 0
+    smoothed: tuple[float, float] = (0.0, 1.0)
+    kept: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    started: float = 0.0
+    batches: int = 0
+    order: str = ""
+    tensors: dict[str, Any] = field(default_factory=dict)
+
+
+def save(state: State, folder: Path) -> Path:
+    """Writes the state beside its place and moves it there, so that a kill at any moment leaves the old or the new.
+
+    Returns where it is: under another name beside `folder` while another program has a file in that open.
+    Raises TrainError when it cannot be written.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        with (part / TENSORS).open("wb") as file:
+            torch.save(state.tensors, file)
+            file.flush()
+            os.fsync(file.fileno())
+        numbers = {name: value for name, value in vars(state).items() if name != "tensors"}
+        with (part / NUMBERS).open("w", encoding="utf-8") as text:
+            json.dump(numbers, text, indent=1)
+            text.flush()
+            os.fsync(text.fileno())
+        old = folder.with_name(f"{OLD}{folder.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        folder = _placed(part, folder, old)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError, FileError) as error:  # torch tells a full disk by a RuntimeError
+        shutil.rmtree(part, ignore_errors=True)
+        raise TrainError(f"the state {folder} cannot be written: {error}; earlier states are untouched") from error
+    return folder
+
+
+def _placed(part: Path, folder: Path, old: Path) -> Path:
+    """Moves `part` to `folder`, what is there to `old`; see `save`. Raises FileError."""
+    try:
+        if folder.exists():
+            move_onto(folder, old, folder)
+        move_onto(part, folder)
+        return folder
+    except HeldFile:
+        if old.exists() and not folder.exists():
+            move_onto(old, folder)
+    stem = folder.name.removesuffix(SUFFIX)
+    names = (folder.with_name(f"{stem}-{number}{SUFFIX}") for number in itertools.count(2))
+    other = next(name for name in names if not name.exists())
+    move_onto(part, other)
+    return other
+
+
+def load(where: Path, name: str | None = None) -> State:
+    """The state in a folder, or the newest state among the folders in it (of the run called `name`).
+
+    Raises TrainError: none is there, or it cannot be read.
+    """
+    folder = find(where, name)
+    try:
+        numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+        tensors = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+        numbers["smoothed"] = tuple(numbers["smoothed"])
+        numbers["kept"] = {kind: [tuple(item) for item in items] for kind, items in numbers["kept"].items()}
+        found = State(**numbers, tensors=tensors)
+        _check(found)
+        return found
+    except Exception as error:  # whatever a damaged file makes a reader raise
+        raise TrainError(_unreadable(folder, error)) from error
+
+
+def _check(state: State) -> None:
+    """Raises ValueError where a file has something else than numbers, names and tensors in their places."""
+    for name in ("step", "epoch", "batch", "seed", "batches"):
+        number = getattr(state, name)
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{NUMBERS} has {number!r} as {name}")
+    if len(state.smoothed) != 2 or not all(isinstance(x, (int, float)) for x in (*state.smoothed, state.started)):
+        raise ValueError(f"{NUMBERS} has {state.smoothed!r} as smoothed and {state.started!r} as started")
+    if not all(isinstance(n, int) and isinstance(path, str) for items in state.kept.values() for n, path in items):
+        raise ValueError(f"{NUMBERS} has {state.kept!r} as kept")
+    if not isinstance(state.recipe, dict) or not isinstance(state.tensors, dict):
+        raise ValueError("its recipe or its tensors are not what --save_state writes")
+
+
+def _unreadable(folder: Path, error: Exception) -> str:
+    said = f"{NUMBERS} has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+    others = sorted(p.parent.name for p in folder.parent.glob(f"*{SUFFIX}/{NUMBERS}") if p.parent != folder)
+    hint = f"; other states are in {folder.parent}: {', '.join(others[-3:])}" if others else ""
+    return f"the state {folder} is damaged or incomplete and cannot be read: {said or type(error).__name__}{hint}"
+
+
+def find(where: Path, name: str | None = None) -> Path:
+    """The folder itself if it is a state, else the state in it that went furthest. Raises TrainError."""
+    if (where / NUMBERS).is_file():
+        return where
+    if (where / TENSORS).is_file():
+        raise TrainError(f"the state {where} is incomplete: it has no {NUMBERS}; give another state to --resume")
+    wanted = re.compile((re.escape(name) if name else ".+") + rf"(-\d+|-step\d+)?(-\d+)?{SUFFIX}")
+    found: list[tuple[int, float, Path]] = []
+    others: list[str] = []
+    for numbers in where.glob(f"*{SUFFIX}/{NUMBERS}") if where.is_dir() else ():
+        if not wanted.fullmatch(numbers.parent.name.removeprefix(OLD)):
+            others.append(numbers.parent.name)
+            continue
+        try:
+            step = int(json.loads(numbers.read_text(encoding="utf-8"))["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            step = -1  # damaged; chosen only where nothing else is there, and told then
+        found.append((step, numbers.stat().st_mtime, numbers.parent))
+    if not found:
+        raise TrainError(_none_there(where, name, sorted(others)))
+    return max(found)[2]
+
+
+def _none_there(where: Path, name: str | None, others: list[str]) -> str:
+    if others:
+        run = re.sub(rf"(-\d+|-step\d+)?{SUFFIX}$", "", others[-1])
+        return (
+            f"--resume {where}: no saved state of a run called {name!r} is there, but {', '.join(others[:5])}; "
+            f"give one of these folders to --resume, or set output_name {run}"
+        )
+    return f"--resume {where}: no saved state is there (folders ending in {SUFFIX}, by --save_state)"
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON holds it."""
+    return json.loads(json.dumps(asdict(recipe)))
+
+
+def changed(state: State, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Field → (value when the state was saved, value now), of all that are not the same."""
+    now, then = plain(recipe), dict(state.recipe)
+    if then.get("seed") is None or now["seed"] is None:
+        now["seed"] = then.get("seed")
+    return {name: (then[name], value) for name, value in now.items() if name in then and then[name] != value}
+
+
+def differences(state: State, recipe: Recipe) -> list[str]:
+    """A sentence for each setting that is not what it was when the state was saved, where that is to be told."""
+    told = []
+    for name, (then, now) in changed(state, recipe).items():
+        effect = ON_RESUME[name]
+        if name == "inversion_lr" and not recipe.inversion_continue:
+            effect = START  # the word has been learned
+        sentence = f"{name} was {then!r} and is {now!r}"
+        if effect == START:
+            sentence += "; it acts before the first step only, so what the state has stays"
+        if effect != QUIET:
+            told.append(sentence)
+    return told

@@ -1,0 +1,49 @@
+"""`caption`: pictures described by a local BLIP model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..command_line import Parser
+from ..host.standalone.blip import Blip
+from ..progress import bar, silent
+from ..train.data.captioning import caption_folder
+from ..train.data.subset import check_folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `caption`."""
+    parser = Parser("caption", "Describe pictures that have no caption yet.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of pictures")
+    text = "folder of a BLIP captioning model; without it one in the hub's cache"
+    parser.add_argument("--model", "--caption_weights", dest="model", type=Path, metavar="DIR", help=text)
+    parser.add_argument("--caption_extension", default=".txt", help="suffix of the captions")
+    parser.add_argument("--prefix", default="", help="put before every caption, such as the concept's word")
+    parser.add_argument("--suffix", default="", help="put after every caption")
+    parser.add_argument("--overwrite", action="store_true", help="describe pictures anew that have a caption")
+    parser.add_argument("--recursive", action="store_true", help="folders inside too")
+    parser.add_argument("--batch_size", type=int, default=1, help="pictures at once")
+    parser.add_argument("--num_beams", type=int, default=1, help="candidates of the search; more are slower and better")
+    parser.add_argument("--min_length", type=int, default=5, help="least tokens")
+    parser.add_argument("--max_length", type=int, default=75, help="most tokens")
+    parser.add_argument("--device", help="where to compute: cpu, cuda, mps")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args(argv)
+    check_folder(given.folder, "the folder of pictures")  # before a model is loaded in vain
+    lengths = {"min_length": given.min_length, "max_length": given.max_length}
+    describe = Blip(given.model, given.device, num_beams=given.num_beams, **lengths)
+    done = caption_folder(
+        given.folder,
+        describe,
+        extension=given.caption_extension,
+        prefix=given.prefix,
+        suffix=given.suffix,
+        overwrite=given.overwrite,
+        recursive=given.recursive,
+        together=max(1, given.batch_size),
+        track=silent if given.json else bar,
+    )
+    print(json.dumps(vars(done), ensure_ascii=False, indent=2) if given.json else done.text())
+    return 0

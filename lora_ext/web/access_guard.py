@@ -1,0 +1,203 @@
+"""Who may call: the page that this program served, and scripts that have its token or a user's name and password.
+
+docs/SECURITY.md tells what each check is for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ..console import whole
+from ..errors import LoraError
+from .allowed_hosts import VARIABLE, Hosts, split_host, split_origin
+from .password_attempts import Attempts, client_of
+
+HEADER = "X-Lora-Ext"
+"""Carries the token. A browser lets no other site's page set it."""
+COOKIE = "lora_ext"
+"""Begins the name of the cookie by which a browser that was let in may read (pictures, which carry no header)."""
+TOKEN_VARIABLE = "LORA_EXT_TOKEN"
+READING = ("GET", "HEAD", "OPTIONS")
+SAFE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+Users = Callable[[], Mapping[str, str]]
+
+
+def checked_token(text: str, option: str) -> str:
+    """A token that the user gives. Raises LoraError where it is too short to be one, or no header can carry it."""
+    if not re.fullmatch(r"[!-~]{16,200}", text):
+        raise LoraError(f"{option} is no token: give 16 to 200 letters, digits and signs without spaces")
+    return text
+
+
+def token_of_start() -> str:
+    """The token of `LORA_EXT_TOKEN`, else a new one. Raises LoraError."""
+    given = os.environ.get(TOKEN_VARIABLE)
+    return checked_token(given, TOKEN_VARIABLE) if given else secrets.token_urlsafe(24)
+
+
+@dataclass
+class Guard:
+    """Decides on each request.
+
+    users: all names and their passwords, asked at each request; without any, whoever reaches the program may read.
+    token: what a request that changes something carries; the page has it.
+    hosts: the names that this program answers to. how: what a user does to allow the name NAME.
+    """
+
+    users: Users = dict
+    hosts: Hosts = field(default_factory=Hosts)
+    token: str = field(default_factory=token_of_start)
+    how: str = f"set {VARIABLE}=NAME in the environment before it starts"
+    attempts: Attempts = field(default_factory=Attempts)
+    session: str = field(default_factory=lambda: secrets.token_urlsafe(24), init=False)
+    """What the cookie holds. It is not the token: browsers send cookies to every port of a host."""
+
+    def refusal(self, request: Request, *, by_cookie: bool = True) -> Response | None:
+        """The answer to one who may not call, None for one who may. by_cookie: whether the cookie is enough to read."""
+        return self._elsewhere(request) or (
+            self._reading(request, by_cookie) if request.method in READING else self._changing(request)
+        )
+
+    def finish(self, request: Request, response: Response) -> Response:
+        """Puts on an answer what every answer carries."""
+        for name, value in SAFE_HEADERS.items():
+            response.headers.setdefault(name, value)
+        let_in = response.status_code < 400 and "set-cookie" not in response.headers
+        if self.users() and let_in and not self._session(request):
+            secure = request.url.scheme == "https"
+            name = f"{COOKIE}_{request.url.port or ''}"  # cookies do not tell ports apart
+            response.set_cookie(name, self.session, httponly=True, samesite="strict", secure=secure)
+        return response
+
+    def _elsewhere(self, request: Request) -> Response | None:
+        """Refuses requests under another name (DNS rebinding) and those that another site's page makes."""
+        hosts = request.headers.getlist("host")
+        host = hosts[0][:200] if len(hosts) == 1 else ""
+        if not self.hosts.answers_to(host):
+            return told(
+                403,
+                f"{host!r} is no name of this program: another site may have sent this request. If you reach the "
+                f"program by that name, through a proxy or a tunnel, {self._allowing(split_host(host))}",
+                "UnknownHost",
+            )
+        origin = request.headers.get("origin")
+        if origin is not None and not self.hosts.same_site(origin, host):
+            return told(
+                403,
+                f"requests from another site's page are refused, here from {origin[:200]!r}. If that is this "
+                f"program's own page, under a proxy's name, {self._allowing(split_origin(origin))}",
+                "Forbidden",
+            )
+        site, mode = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode"))
+        followed = mode == "navigate" and request.method == "GET"  # a link: the other site does not see the answer
+        if site in ("cross-site", "same-site") and not followed:
+            return told(403, "requests from another site's page are refused", "Forbidden")
+        return None
+
+    def _allowing(self, host: tuple[str, str] | None) -> str:
+        return self.how.replace("NAME", host[0]) if host else self.how
+
+    def _reading(self, request: Request, by_cookie: bool) -> Response | None:
+        users = self.users()
+        if not users or self._token(request) or (by_cookie and self._session(request)):
+            return None
+        return self._password(request, users)
+
+    def _changing(self, request: Request) -> Response | None:
+        """Needs the token: browsers send cookies and remembered passwords with other sites' requests too."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind and kind != "application/json":
+            return told(415, f"send fields as application/json, not as {kind[:60]}", "UnsupportedMediaType")
+        if self._token(request):
+            return None
+        users = self.users()
+        browser = any(name in request.headers for name in ("origin", "referer", "sec-fetch-site"))
+        if users and not browser:
+            return self._password(request, users)
+        if HEADER in request.headers:
+            text = f"the token in {HEADER} is not that of this start of the program: load the page again"
+        else:
+            text = f"a request that changes something needs the header {HEADER} with the program's token"
+        return told(403, f"{text}; {TOKEN_VARIABLE} sets a token for scripts", "Forbidden")
+
+    def _token(self, request: Request) -> bool:
+        return same(request.headers.get(HEADER, ""), self.token)
+
+    def _session(self, request: Request) -> bool:
+        """Whether the browser was let in before."""
+        return any(same(value, self.session) for name, value in request.cookies.items() if name.startswith(COOKIE))
+
+    def _password(self, request: Request, users: Mapping[str, str]) -> Response | None:
+        """Looks at HTTP Basic credentials."""
+        given = basic(request.headers.get("authorization", ""))
+        known = self._session(request)
+        client = "let in before" if known else client_of(request.client.host if request.client else "")
+        if given is not None:
+            wait = self.attempts.wait(client, known=known)
+            if wait > 0:
+                answer = told(429, f"too many wrong passwords; try again in {math.ceil(wait)} s", "TooManyAttempts")
+                answer.headers["Retry-After"] = str(math.ceil(wait))
+                return answer
+            # every user's is compared, so that the time tells no name
+            right = [same(given[0], name) & same(given[1], password) for name, password in users.items()]
+            if any(right):
+                self.attempts.succeeded(client)
+                return None
+            self.attempts.failed(client)
+        answer = told(401, "a name and a password are needed", "Unauthorized")
+        if HEADER not in request.headers:  # else the page of an earlier start, where a dialog helps nobody
+            answer.headers["WWW-Authenticate"] = 'Basic realm="LoRA ext", charset="UTF-8"'
+        return answer
+
+
+def same(one: str, two: str) -> bool:
+    """Whether two secrets are the same, in a time that tells nothing about them."""
+    return secrets.compare_digest(
+        *(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest() for text in (one, two))
+    )
+
+
+def basic(header: str) -> tuple[str, str] | None:
+    """Name and password of HTTP Basic credentials."""
+    scheme, _, text = header.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        name, _, password = base64.b64decode(text, validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, ValueError):
+        return None
+    return name, password
+
+
+class Answer(JSONResponse):
+    """JSON whatever the text is: half a surrogate pair (of a name, of metadata) becomes `\ufffd`, and no error."""
+
+    def render(self, content: Any) -> bytes:
+        """As JSONResponse's."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return whole(text).encode("utf-8")
+
+
+def told(status: int, text: str, kind: str, where: str | None = None) -> JSONResponse:
+    """An error as every route tells it."""
+    return Answer({"error": text, "kind": kind, "field": where}, status)

@@ -1,0 +1,69 @@
+"""What the tab and its API need of the program they run in: folders, presets, a model to draw and train with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from PIL import Image
+
+from ..applied_networks import Fit, Presets
+from ..compare.generate_cells import Artist
+from ..file.lora_library import Library
+from ..protocols import Folders, Trainee
+
+Progress = Callable[[int, int], None]
+
+
+class Desk(Protocol):
+    """The web UI, or the standalone program.
+
+    draws: whether it has a Generate panel of its own. prompts: whether the page has the web UI's prompt fields.
+    """
+
+    draws: bool
+    prompts: bool
+
+    def folders(self) -> Folders:
+        """Where files are read and written; nothing outside is touched."""
+        ...
+
+    def presets(self) -> Presets:
+        """Block-weight presets: built-in, neighbours', the user's own."""
+        ...
+
+    def model_lock(self) -> AbstractContextManager[Any]:
+        """Held while a job works with the model, so that pictures and training do not meet."""
+        ...
+
+    def draw(
+        self, settings: dict[str, Any], library: Library, progress: Progress
+    ) -> tuple[Sequence[Image.Image], Sequence[Fit], Sequence[str]]:
+        """Pictures, how each file fits, and further notes. settings: with the names of `generate.Settings`; `ckpt` is
+        a name below the checkpoint folders, or None.
+
+        Raises LoraError. progress(call, calls) is called before each guess and may raise to stop.
+        """
+        ...
+
+    def borrowed(self, checkpoint: str | None) -> AbstractContextManager[Trainee]:
+        """The model to train on while it is open: the one of this path, or the one that is loaded. Raises LoraError."""
+        ...
+
+    def artist(self, checkpoint: str, library: Library) -> AbstractContextManager[Artist]:
+        """Who draws sheets while it is open; checkpoint: a name of `choices`, "" the usual one. Raises LoraError."""
+        ...
+
+    def applied_by(self) -> str:
+        """Who applies `<lora:…>` tags in pictures, where it is not this program; "" where it is."""
+        ...
+
+    def cannot(self, kind: str) -> str:
+        """Why a job of this kind ("train", "compare" …) cannot use the model here, and what to do instead; "" where it
+        can."""
+        ...
+
+    def choices(self) -> dict[str, list[str]]:
+        """What lists offer: "samplers", "schedulers", "checkpoints"."""
+        ...

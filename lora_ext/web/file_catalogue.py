@@ -1,0 +1,151 @@
+"""What the library shows of each file: kind, base and ranks from headers alone, found in the background and kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import LoraError
+from ..file import safetensors_file
+from ..file.containers import kind_of
+from ..file.loading import assemble, read
+from ..file.lora_file import LoraFile
+from ..file.lora_library import Entry, Library
+from ..file.peft_config import config_path
+
+_STALE = 4.0
+"""Seconds after which the folders are looked at again …"""
+_SHARE = 20
+"""… and how many times as long as a look takes they are left alone: slow folders are looked at less often."""
+_VERSION = 1
+
+
+def skeleton(path: Path) -> LoraFile:
+    """The file with tensors that have shapes but no numbers: its header alone is read. Raises FileError.
+
+    Torch files have no header and are read whole.
+    """
+    if kind_of(path) != "safetensors":
+        return read(path)
+    header = safetensors_file.read_header(path)
+    tensors = {
+        name: torch.empty(entry.shape, dtype=safetensors_file.DTYPES.get(entry.dtype, torch.float32), device="meta")
+        for name, entry in header.entries.items()
+    }
+    return assemble(tensors, header.metadata, path, config_path(path))
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """{base, kind, rank, layers, text}: rank is the commonest, `mixed` tells of others; text: whether te is trained."""
+    try:
+        file = skeleton(path)
+    except LoraError as error:
+        return {"base": "unknown", "kind": "unreadable", "rank": None, "error": str(error)}
+    ranks = Counter(adapter.rank for adapter in file.adapters.values() if adapter.rank).most_common(2)
+    return {
+        "base": file.family,
+        "kind": file.variant,
+        "rank": ranks[0][0] if ranks else None,
+        "mixed": len(ranks) > 1,
+        "layers": len(file.adapters),
+        "text": any(site.part != "unet" for site in file.adapters),
+    }
+
+
+class Catalogue:
+    """The library with a summary a file. cache: a JSON file that keeps summaries between starts."""
+
+    def __init__(self, library: Library, cache: Path | None = None) -> None:
+        self.library, self._cache = library, cache
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[list[int], dict[str, Any]]] = self._stored()
+        self._worker: threading.Thread | None = None
+        self._looked, self._pause = time.monotonic(), _STALE  # the library was just made
+        self._summaries = 0
+
+    def refresh(self, *, now: bool = False) -> None:
+        """Looks at the folders again if that is a while ago, and summarises what is new: in the background.
+
+        now: looks before it returns, for a file that was just written.
+        """
+        if now:
+            self._look()
+        with self._lock:
+            idle = self._worker is None or not self._worker.is_alive()
+            if idle and (self._stale or self.pending):
+                self._worker = threading.Thread(target=self._work, name="lora-ext-catalogue", daemon=True)
+                self._worker.start()
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Another one whenever files came, went or changed, or more is known about them."""
+        return self.library.version, self._summaries
+
+    @property
+    def _stale(self) -> bool:
+        return time.monotonic() - self._looked > self._pause
+
+    def _look(self) -> None:
+        begun = time.monotonic()
+        self.library.refresh()
+        self._looked = time.monotonic()
+        self._pause = max(_STALE, _SHARE * (self._looked - begun))
+
+    @property
+    def pending(self) -> int:
+        """How many files have no summary yet."""
+        return sum(self.known(entry) is None for entry in self.library.entries)
+
+    def known(self, entry: Entry) -> dict[str, Any] | None:
+        """The summary of a file as it is now, None before it was made."""
+        row = self._known.get(str(entry.path))
+        return row[1] if row is not None and row[0] == list(entry.stamp) else None
+
+    def of(self, entry: Entry) -> dict[str, Any]:
+        """The summary, made now if it must be."""
+        row = self.known(entry)
+        if row is None:
+            row = summary(entry.path)
+            self._known[str(entry.path)] = (list(entry.stamp), row)
+        return row
+
+    def _work(self) -> None:
+        """Newest first: those are looked for."""
+        if self._stale:
+            self._look()
+        if not self.pending:
+            return
+        before = self.pending
+        for entry in sorted(self.library.entries, key=lambda entry: -entry.stamp[0]):
+            if self.known(entry) is None:
+                with suppress(Exception):
+                    self.of(entry)
+                time.sleep(0.001)  # a page that asks meanwhile goes first
+        self._summaries += self.pending < before
+        self._save()
+
+    def _save(self) -> None:
+        if self._cache is None:
+            return
+        present = {str(entry.path) for entry in self.library.entries}
+        self._known = {path: row for path, row in self._known.items() if path in present}
+        with suppress(OSError):
+            part = self._cache.with_suffix(".part")
+            part.write_text(json.dumps({"version": _VERSION, "files": self._known}), encoding="utf-8")
+            part.replace(self._cache)
+
+    def _stored(self) -> dict[str, tuple[list[int], dict[str, Any]]]:
+        if self._cache is None or not self._cache.is_file():
+            return {}
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            content = json.loads(self._cache.read_text(encoding="utf-8"))
+            if content["version"] == _VERSION:
+                return {path: (list(stamp), dict(row)) for path, (stamp, row) in content["files"].items()}
+        return {}

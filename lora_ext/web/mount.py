@@ -1,0 +1,67 @@
+"""`mount(app, studio, guard)`: the API on a program's FastAPI application."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from fastapi import FastAPI, Query
+from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .. import __version__
+from ..errors import FileError, did_you_mean
+from . import block_routes, job_routes, library_routes, sheets, thumbnails, tool_routes, train_routes, weights_routes
+from .access_guard import told
+from .app_state import Studio
+from .page_files import module_response, page_folder
+from .routing import PREFIX, Guard, router
+
+ROUTES = (
+    library_routes,
+    thumbnails,
+    weights_routes,
+    tool_routes,
+    train_routes,
+    sheets,
+    block_routes,
+    job_routes,
+)
+LANGUAGES = ("zh_CN", "zh_TW", "ja_JP")
+
+
+def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
+    """Adds every route, and `/lora-ext/v1/openapi.json`, before any route that takes all paths."""
+    api = router(guard, studio.nameless)
+    for routes in ROUTES:
+        routes.add(api, studio)
+
+    @api.get("/strings")
+    def strings(language: str = Query(..., max_length=20)) -> dict[str, str]:
+        """The page's texts in a language: English → translated."""
+        path = page_folder() / "localizations" / f"{language}.json"
+        if language not in LANGUAGES or not path.is_file():
+            raise FileError(f"no texts in {language[:20]!r}{did_you_mean(language, LANGUAGES)}")
+        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    @api.get("/modules/{name:path}", include_in_schema=False)
+    def module(name: str, request: Request) -> Response:
+        missing = f"the page has no module {name[:80]!r}"
+        return module_response(name, request) or told(404, missing, "NotFound")
+
+    @api.get("/openapi.json", include_in_schema=False)
+    def document() -> dict[str, Any]:
+        return get_openapi(title="LoRA ext", version=__version__, routes=api.routes, description=__doc__)
+
+    # the first look at thousands of files takes a while: it begins before anyone asks
+    threading.Thread(target=lambda: studio.catalogue.refresh(), name="lora-ext-library", daemon=True).start()
+    before = len(app.router.routes)
+    app.include_router(api)
+    routes_ = app.router.routes
+    routes_[:] = routes_[before:] + routes_[:before]  # gradio's own catch-all comes after ours
+
+
+__all__ = ["PREFIX", "mount"]

@@ -1,0 +1,93 @@
+"""The user's block-weight presets: a file of lines `NAME:v,v,…` outside everything that an update replaces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..applied_networks import Presets
+from ..blocks import PRESETS, parse_weights, read_presets
+from ..errors import BlockError, did_you_mean
+from ..file.preset_file import read_preset_file
+from ..file.saving import replacing
+
+FILE = "presets.txt"
+_LONGEST = 64
+
+
+class Shelf:
+    """All presets by name; the user's own can be changed. read: all presets as the host merges them."""
+
+    def __init__(self, folder: Path, read: Callable[[], Presets]) -> None:
+        self.path, self._read = folder / FILE, read
+
+    def rows(self) -> list[dict[str, Any]]:
+        """{name, values, own, builtin} of each, built-in ones first."""
+        own = self.own()
+        return [
+            {"name": name, "values": values, "own": name in own, "builtin": name in PRESETS}
+            for name, values in {**self._read().weights, **own}.items()
+        ]
+
+    def own(self) -> dict[str, str]:
+        """The user's own, as they stand in the file."""
+        return read_preset_file(self.path)[0]
+
+    def put(self, presets: Mapping[str, str]) -> None:
+        """Adds or replaces. Raises BlockError for a name or weights that a prompt could not hold."""
+        for name, values in presets.items():
+            _check(name, values)
+        self._write({**self.own(), **presets})
+
+    def remove(self, name: str) -> None:
+        """Takes one of the user's own away. Raises BlockError."""
+        own = self.own()
+        if own.pop(name, None) is None:
+            known = "is not yours to change" if name in self._read().weights else "is not there"
+            raise BlockError(f"the preset {name[:_LONGEST]!a} {known}{did_you_mean(name, own)}")
+        self._write(own)
+
+    def rename(self, name: str, to: str) -> None:
+        """Gives one of the user's own another name, in its place. Raises BlockError."""
+        own = self.own()
+        if name not in own:
+            self.remove(name)
+        _check(to, own[name])
+        if to != name and to in own:
+            raise BlockError(f"a preset {to!r} is there already")
+        self._write({to if key == name else key: values for key, values in own.items()})
+
+    def text(self) -> str:
+        """The user's own as the file's text, for export."""
+        return _lines(self.own())
+
+    def take(self, text: str) -> list[str]:
+        """Imports lines `NAME:v,v,…`; the names taken. Raises BlockError that quotes the first line that is wrong."""
+        found = read_presets(text)
+        if not found:
+            raise BlockError("no line of it reads NAME:1,0,1,…")
+        self.put(found)
+        return list(found)
+
+    def _write(self, presets: Mapping[str, str]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path, overwrite=True) as part:
+            part.write_text(_lines(presets), encoding="utf-8")
+
+
+def _lines(presets: Mapping[str, str]) -> str:
+    return "".join(f"{name}:{values}\n" for name, values in presets.items())
+
+
+def _check(name: str, values: str) -> None:
+    if not name or len(name) > _LONGEST or re.search(r"[:,<>\s]", name) or name[0] == "#" or not name.isprintable():
+        raise BlockError(
+            f"{name[:_LONGEST]!a} cannot be a preset's name: 1 to {_LONGEST} characters without blanks, : , < >"
+        )
+    if re.fullmatch(r"[-+.\d]+", name):
+        raise BlockError(f"{name!r} cannot be a preset's name: it is a number")
+    if "\n" in values or "\r" in values or not values.isprintable():
+        raise BlockError(f"the weights of {name!r} are one line of numbers")
+    parse_weights(values, presets={})

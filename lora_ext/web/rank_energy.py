@@ -1,0 +1,106 @@
+"""What a rank keeps of a file, before anything is written: the singular values of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..command_line import widest
+from ..errors import ToolError
+from ..file.lora_file import LoraFile
+from ..layer_names import Site
+from ..lowrank import Rule
+from ..progress import Track, silent
+from ..tools.layer_changes import change_of, check_usable
+
+_CURVE = 256
+"""Points of a curve, at most."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's singular values (float64, falling), and what a rank costs. conv: whether it is a Conv2d.
+
+    a_rank: bytes of one column of U with its row of D. size: min(out, in·kh·kw), as dynamic rules count.
+    """
+
+    values: Tensor
+    rank: int
+    conv: bool
+    a_rank: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Every layer that `resize` would change; other: bytes of everything else."""
+
+    layers: Mapping[Site, Layer]
+    other: int
+
+    def curve(self) -> dict[str, Any]:
+        """{ranks, kept, bytes}: the share kept of the Frobenius norm of all layers together, and the file's size."""
+        top = max(layer.rank for layer in self.layers.values())
+        ranks = sorted({max(1, round(1 + (top - 1) * i / (_CURVE - 1))) for i in range(_CURVE)})
+        kept, sizes = torch.zeros(len(ranks), dtype=torch.float64), []
+        for layer in self.layers.values():
+            powers = torch.cat([torch.zeros(1, dtype=torch.float64), (layer.values**2).cumsum(0)])
+            kept += powers[torch.tensor(ranks).clamp(max=len(layer.values))]
+        total = sum(float((layer.values**2).sum()) for layer in self.layers.values())
+        for rank in ranks:
+            sizes.append(self.other + sum(min(rank, layer.rank) * layer.a_rank for layer in self.layers.values()))
+        shares = [1.0] * len(ranks) if not total else (kept / total).clamp(0, 1).sqrt().tolist()
+        return {"ranks": ranks, "kept": shares, "bytes": sizes}
+
+    def preview(self, rules: tuple[Rule, Rule], width: float = 1.0) -> dict[str, Any]:
+        """{kept, bytes, least, most, mean} of a resize by (rule for Linear, rule for Conv2d).
+
+        width: bytes of a number in the result for one now. least, most, mean: of the ranks chosen.
+        """
+        kept = total = 0.0
+        size, ranks = float(self.other), []
+        for layer in self.layers.values():
+            rule = rules[layer.conv]
+            rank = rule.choose(layer.values, layer.size) if len(layer.values) else layer.rank
+            ranks.append(rank)
+            powers = layer.values**2
+            kept += float(powers[:rank].sum())
+            total += float(powers.sum())
+            size += rank * layer.a_rank * width
+        return {
+            "kept": (kept / total) ** 0.5 if total else 1.0,
+            "bytes": round(size),
+            "least": min(ranks),
+            "most": max(ranks),
+            "mean": sum(ranks) / len(ranks),
+        }
+
+
+def energy(file: LoraFile, track: Track = silent) -> Energy:
+    """The singular values of every layer that has some. Raises ToolError for NaN, and where no layer has a rank."""
+    check_usable(file)
+    layers: dict[Site, Layer] = {}
+    other = 0
+    for site in track(list(file.adapters), "measure"):
+        adapter = file.adapters[site]
+        change = change_of(file, site)
+        if change is None:
+            other += sum(tensor.nbytes for tensor in adapter.tensors.values())
+            continue
+        shape = change.shape
+        inner = torch.Size(shape[1:]).numel()
+        scale = adapter.scaling() if adapter.kind == "LoRA" and adapter.scaling() > 0 else 1.0
+        values = change.times(1 / scale).best(1 << 30).values.double() * scale
+        rank = min(adapter.rank or len(values), len(values)) or 1
+        item = torch.empty(0, dtype=widest([adapter.dtype])).element_size()
+        layers[site] = Layer(values[:rank], rank, len(shape) > 2, (shape[0] + inner) * item, min(shape[0], inner))
+    if not layers:
+        raise ToolError(
+            f"no layer of {file.path or file.name} has a rank to change ({', '.join(file.kinds) or 'empty'})"
+        )
+    other += sum(tensor.nbytes for tensor in file.unread.values())
+    return Energy(layers, other)
