@@ -19,13 +19,13 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lora_ext.adapters import Lora
-from lora_ext.applied_networks import Applied, Use
-from lora_ext.blocks import parse_weights
-from lora_ext.file.loading import read
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.blocks import parse_block_weights
+from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.file.lora_library import Library
-from lora_ext.file.saving import write
-from lora_ext.inject import targets
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.file.saving import save_lora_file
+from lora_ext.inject import find_layer_targets
 
 Row = tuple[str, str, str]
 WARM = 3
@@ -55,10 +55,10 @@ def rank32(unet: UNet2DConditionModel, wide: bool, seed: int) -> LoraFile:
     """A LierLa file (attention's Linear and 1x1 Conv2d), or C3Lier (3x3 too), rank 32, fp16."""
     generator = torch.Generator().manual_seed(seed)
     adapters = {}
-    for site, target in targets("unet", unet).items():
+    for site, target in find_layer_targets("unet", unet).items():
         shape = target.shape
-        lierla = "attention." in site.leaf and len(shape) > 1
-        if lierla or (wide and len(shape) > 1 and site.block and site.leaf != "conv_in"):
+        lierla = "attention." in site.layer and len(shape) > 1
+        if lierla or (wide and len(shape) > 1 and site.block and site.layer != "conv_in"):
             up = torch.randn(shape[0], 32, *[1] * len(shape[2:]), generator=generator) * 0.01
             down = torch.randn(32, *shape[1:], generator=generator) * 0.01
             tensors = {"lora_up.weight": up.half(), "lora_down.weight": down.half(), "alpha": torch.tensor(16.0)}
@@ -96,34 +96,34 @@ def paired(works: dict[str, Callable[[], object]], repeat: int) -> dict[str, flo
 def changes(model: Model, file: LoraFile, kind: str, repeat: int) -> list[Row]:
     """Changing a weight, a block vector or a schedule while a file is applied."""
     rows = []
-    found = targets("unet", model.unet)
+    found = find_layer_targets("unet", model.unet)
     weights = [found[site].module.weight for site in file.adapters]
     copies = [w.detach().clone() for w in weights]
     copy = timed(lambda: [c.copy_(w) for c, w in zip(copies, weights, strict=True)], repeat)
     copies.clear()
     turn = iter(range(1_000_000))
     for mode in ("live", "baked"):
-        with Applied(model, mode) as applied:
+        with AppliedNetworks(model, mode) as applied:
 
-            def weight(applied: Applied = applied) -> None:
-                applied.set([Use(file, unet=0.5 + next(turn) * 1e-3)])
+            def weight(applied: AppliedNetworks = applied) -> None:
+                applied.apply([AdapterSpec(file, unet=0.5 + next(turn) * 1e-3)])
 
-            def blocks(applied: Applied = applied) -> None:
+            def blocks(applied: AppliedNetworks = applied) -> None:
                 values = [str(0.5 + next(turn) * 1e-3)] * 26
-                applied.set([Use(file, blocks=parse_weights(",".join(values)))])
+                applied.apply([AdapterSpec(file, blocks=parse_block_weights(",".join(values)))])
 
-            def schedule(applied: Applied = applied) -> None:
+            def schedule(applied: AppliedNetworks = applied) -> None:
                 applied.at_step(next(turn) % 2, 10)
 
             for what, work in (("weight", weight), ("block vector", blocks), ("schedule", schedule)):
                 if what == "schedule":
-                    applied.set([Use(file, start=1)])
+                    applied.apply([AdapterSpec(file, start=1)])
                 seconds = timed(work, repeat)
                 seen = f"{seconds * 1000:.1f} ms"
                 beside = seen if mode == "live" else f"{seconds / copy:.2f}x of copying the weights"
                 rows.append((f"{kind}, {mode}: change {what}", beside, f"{seen}, copy {copy * 1000:.0f} ms"))
-            use = Use(file, unet=0.5)
-            applied.set([use])
+            use = AdapterSpec(file, unet=0.5)
+            applied.apply([use])
             same = timed(lambda applied=applied, use=use: applied.set([use]), repeat)
             rows.append(
                 (f"{kind}, {mode}: change nothing", f"{applied.changed} layers touched", f"{same * 1000:.1f} ms")
@@ -149,8 +149,8 @@ def steps(model: Model, latent: int, repeat: int, kind: str, wide: bool) -> list
         return timed(step, repeat)
 
     def within(mode: str, count: int) -> float:
-        with Applied(model, mode) as applied:
-            applied.set([Use(file, unet=0.5) for file in files[:count]])
+        with AppliedNetworks(model, mode) as applied:
+            applied.apply([AdapterSpec(file, unet=0.5) for file in files[:count]])
             return measured()
 
     none = [measured()]
@@ -199,12 +199,12 @@ def loading(unet: UNet2DConditionModel, repeat: int, count: int = 5000) -> list[
     with tempfile.TemporaryDirectory() as folder:
         for kind, wide in (("LierLa", False), ("C3Lier", True)):
             path = Path(folder) / f"{kind}.safetensors"
-            write(rank32(unet, wide, 0), path)
+            save_lora_file(rank32(unet, wide, 0), path)
             kept: list[object] = []  # a file that is loaded stays in memory: none is read into the place of the last
             found = paired(
                 {
                     "bytes": lambda path=path, kept=kept: kept.append(path.read_bytes()),
-                    "ours": lambda path=path, kept=kept: kept.append(read(path)),
+                    "ours": lambda path=path, kept=kept: kept.append(load_lora_file(path)),
                 },
                 repeat,
             )
@@ -214,14 +214,14 @@ def loading(unet: UNet2DConditionModel, repeat: int, count: int = 5000) -> list[
         shelf = Path(folder) / "shelf"
         shelf.mkdir()
         tiny = LoraFile(dict(list(rank32(unet, False, 0).adapters.items())[:2]))
-        write(tiny, shelf / "0000.safetensors")
+        save_lora_file(tiny, shelf / "0000.safetensors")
         data = (shelf / "0000.safetensors").read_bytes()
         for i in range(1, count):
             (shelf / f"{i:04}.safetensors").write_bytes(data)
         cold = time.perf_counter()
-        Library([shelf])
+        LoraLibrary([shelf])
         cold = time.perf_counter() - cold
-        warm = timed(lambda: Library([shelf]), 3)
+        warm = timed(lambda: LoraLibrary([shelf]), 3)
         rows.append((f"index {count} files", f"{warm:.2f} s warm", f"first {cold:.2f} s"))
     return rows
 

@@ -26,23 +26,23 @@ from PIL import Image
 from torch import Tensor
 
 from lora_ext.adapters import Lora
-from lora_ext.compare.generate_cells import Tick
-from lora_ext.compare.image_spec import Shot
-from lora_ext.compare.sheet_plan import batches, plan
+from lora_ext.compare.generate_cells import DenoisingCallback
+from lora_ext.compare.image_spec import ImageSpec
+from lora_ext.compare.sheet_plan import batch_image_specs, plan_sheet
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.file.lora_library import Library
-from lora_ext.file.saving import write
-from lora_ext.generate import Settings, open_model
-from lora_ext.generate.image_renderer import StandaloneArtist
-from lora_ext.host.standalone.loader import Standalone
-from lora_ext.host.standalone.prompt_encoding import Encoder
-from lora_ext.inject import targets
-from lora_ext.lora_tags import Request
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.file.saving import save_lora_file
+from lora_ext.generate import Settings, load_settings_model
+from lora_ext.generate.image_renderer import StandaloneImageRenderer
+from lora_ext.host.standalone.loader import StandaloneModel
+from lora_ext.host.standalone.prompt_encoding import TextEncoder
+from lora_ext.inject import find_layer_targets
+from lora_ext.lora_tags import LoraTag
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def sd15(small: Standalone, device: str, dtype: torch.dtype) -> Standalone:
+def sd15(small: StandaloneModel, device: str, dtype: torch.dtype) -> StandaloneModel:
     """A model of SD1.5's sizes with random weights; words and noise levels are the embedded model's."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -61,36 +61,36 @@ def sd15(small: Standalone, device: str, dtype: torch.dtype) -> Standalone:
     )
     config = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
     nets = [net.to(device, dtype).eval().requires_grad_(False) for net in (unet, vae, CLIPTextModel(config))]
-    return replace(small, unet=nets[0], vae=nets[1], texts=(Encoder(nets[2]),), path=None)
+    return replace(small, unet=nets[0], vae=nets[1], text_encoders=(TextEncoder(nets[2]),), path=None)
 
 
-def files(model: Standalone, folder: Path, count: int, rank: int) -> None:
+def files(model: StandaloneModel, folder: Path, count: int, rank: int) -> None:
     """`run-000001` … : LierLa files of a rank for this model, small enough to leave a picture."""
     for number in range(1, count + 1):
         torch.manual_seed(number)
         adapters = {}
         for part, root in model.parts().items():
-            for site, target in targets(part, root).items():
-                if len(target.shape) == 2 and (part != "unet" or "attn" in site.leaf or "ff" in site.leaf):
+            for site, target in find_layer_targets(part, root).items():
+                if len(target.shape) == 2 and (part != "unet" or "attn" in site.layer or "ff" in site.layer):
                     up, down = torch.randn(target.shape[0], rank), torch.randn(rank, target.shape[1])
                     tensors = {"lora_up.weight": (up * 0.01).half(), "lora_down.weight": (down * 0.01).half()}
                     adapters[site] = Lora({**tensors, "alpha": torch.tensor(float(rank))})
-        write(LoraFile(adapters), folder / f"run-{number:06}.safetensors")
+        save_lora_file(LoraFile(adapters), folder / f"run-{number:06}.safetensors")
 
 
 class PlotScript:
     """Draws one by one; whenever the tag changes, touched weights are put back from copies and the change is added."""
 
-    def __init__(self, own: StandaloneArtist) -> None:
+    def __init__(self, own: StandaloneImageRenderer) -> None:
         self.own, self.model = own, own.model
-        rows = (targets(part, root).items() for part, root in own.model.parts().items())
+        rows = (find_layer_targets(part, root).items() for part, root in own.model.parts().items())
         self.places = {site: target for found in rows for site, target in found}
         self.kept: dict[Tensor, Tensor] = {}
-        self.tags: list[Request] = []
+        self.tags: list[LoraTag] = []
 
     @torch.no_grad()
-    def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
-        (shot,) = shots
+    def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
+        (shot,) = image_specs
         if shot.tags() != self.tags:
             self.put_back()
             self.tags = shot.tags()
@@ -99,7 +99,7 @@ class PlotScript:
                     weight = self.places[site].module.get_parameter(self.places[site].slot)
                     self.kept.setdefault(weight, weight.detach().clone())
                     weight += (request.unet if site.part == "unet" else request.te) * adapter.delta(weight)
-        return self.own.draw([shot.plain()], tick)
+        return self.own.generate([shot.without_loras()], on_step)
 
     @torch.no_grad()
     def put_back(self) -> None:
@@ -108,20 +108,20 @@ class PlotScript:
 
 
 @contextmanager
-def artist(model: Standalone, library: Library, mode: str) -> Iterator[StandaloneArtist]:
+def artist(model: StandaloneModel, library: LoraLibrary, mode: str) -> Iterator[StandaloneImageRenderer]:
     """The artist, warmed up by one picture."""
-    with StandaloneArtist(Settings(mode="auto" if mode == "plot" else mode), model, library) as made:
+    with StandaloneImageRenderer(Settings(mode="auto" if mode == "plot" else mode), model, library) as made:
         yield made
 
 
 def timed(
-    made: StandaloneArtist | PlotScript, groups: Sequence[Sequence[Shot]]
-) -> tuple[float, dict[Shot, Image.Image]]:
+    made: StandaloneImageRenderer | PlotScript, groups: Sequence[Sequence[ImageSpec]]
+) -> tuple[float, dict[ImageSpec, Image.Image]]:
     """Seconds for all groups, and the pictures."""
     clock = time.perf_counter if made.model.device.type == "cuda" else time.process_time
     start, found = clock(), {}
     for group in groups:
-        found.update(zip(group, made.draw(group, lambda *_: None), strict=True))
+        found.update(zip(group, made.generate(group, lambda *_: None), strict=True))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return clock() - start, found
@@ -140,21 +140,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    model = open_model(Settings(device=given.device, precision=given.dtype))
+    model = load_settings_model(Settings(device=given.device, precision=given.dtype))
     if given.model == "sd15":
         model = sd15(model, given.device, DTYPES[given.dtype])
     with tempfile.TemporaryDirectory() as folder:
         files(model, Path(folder), 6, given.rank)
-        library = Library([folder], keep=8)
-        base = Shot(prompt="a red circle on a blue background", steps=given.steps, cfg=3, sampler="Euler")
+        library = LoraLibrary([folder], max_loaded=8)
+        base = ImageSpec(prompt="a red circle on a blue background", steps=given.steps, cfg=3, sampler="Euler")
         base = replace(base, width=given.side, height=given.side)
-        made = plan(base, "epoch:all", "weight:0.2-1.4(+0.2)", "seed:1,2", library)
-        shots = [cell.shot for cell in made.cells][: given.cells]
+        made = plan_sheet(base, "epoch:all", "weight:0.2-1.4(+0.2)", "seed:1,2", library)
+        shots = [cell.image_spec for cell in made.cells][: given.cells]
         arms = {
             "one by one, sheet's order, added": ("plot", [[shot] for shot in shots]),
             "one by one, sheet's order, baked": ("baked", [[shot] for shot in shots]),
-            "one by one, least switching": ("auto", batches(shots, 1)),
-            f"batches of {given.batch}": ("auto", batches(shots, given.batch)),
+            "one by one, least switching": ("auto", batch_image_specs(shots, 1)),
+            f"batches of {given.batch}": ("auto", batch_image_specs(shots, given.batch)),
         }
         results = {}
         for name, (mode, groups) in arms.items():

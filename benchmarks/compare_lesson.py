@@ -17,9 +17,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from lora_ext.compare.scores import training_pictures
-from lora_ext.file.lora_library import Library
-from lora_ext.generate import Settings, open_model
+from lora_ext.compare.scores import find_training_images
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.generate import Settings, load_settings_model
 from lora_ext.generate.compare_command import compare
 from lora_ext.training import toy_task
 
@@ -32,11 +32,13 @@ less than this share of the score on known shapes is left."""
 
 def files(out: Path) -> Path:
     """The lesson's files, saved 6 times; those that are there are used again."""
-    if len(list(out.glob(f"{toy_task.CONCEPT}*.safetensors"))) < EPOCHS:
+    if len(list(out.glob(f"{toy_task.TOY_CONCEPT}*.safetensors"))) < EPOCHS:
         folders = (out / "dataset" / "pictures", out / "dataset" / "regularisation")
-        epochs = toy_task.recipe(folders, out).max_train_epochs or EPOCHS
+        epochs = toy_task.toy_recipe(folders, out).max_train_epochs or EPOCHS
         every = -(-epochs // EPOCHS)
-        toy_task.teach(open_model(Settings()), out, max_train_epochs=EPOCHS * every, save_every_n_epochs=every)
+        toy_task.train_toy_lora(
+            load_settings_model(Settings()), out, max_train_epochs=EPOCHS * every, save_every_n_epochs=every
+        )
     return out
 
 
@@ -47,10 +49,10 @@ def main() -> int:
     parser.add_argument("--every", action="store_true", help="judge all 42 choices")
     given = parser.parse_args()
     out = files(given.out)
-    base = Settings(prompt=toy_task.PROMPTS[0], lora_dir=(out,), steps=given.steps, cfg=3, seed=7)
-    pictures = training_pictures(out / "dataset" / "pictures")
+    base = Settings(prompt=toy_task.TOY_PROMPTS[0], lora_dir=(out,), steps=given.steps, cfg=3, seed=7)
+    pictures = find_training_images(out / "dataset" / "pictures")
     made = compare(
-        base, x="epoch:all", y=WEIGHTS, z="seed:1,2", lora=toy_task.CONCEPT, images=pictures, out=out / "sheet"
+        base, x="epoch:all", y=WEIGHTS, z="seed:1,2", lora=toy_task.TOY_CONCEPT, images=pictures, out=out / "sheet"
     )
     print(made["sheets"], made["suggestion"], sep="\n")
     rows = json.loads((out / "sheet" / "sheet.json").read_text(encoding="utf-8"))["cells"]
@@ -58,8 +60,8 @@ def main() -> int:
     if not made["tag"]:
         return 1
     tags = every if given.every else list(dict.fromkeys((every[0], made["tag"], every[5 + 6 * 4], every[-1])))
-    model, library = open_model(base), Library([out])
-    judged = dict(zip(tags, toy_task.judge(model, library, replace(base, prompt=""), tags), strict=True))
+    model, library = load_settings_model(base), LoraLibrary([out])
+    judged = dict(zip(tags, toy_task.score_toy_loras(model, library, replace(base, prompt=""), tags), strict=True))
     before = next(iter(judged.values())).concept_before
     for tag, found in judged.items():
         mark = "  <- suggested" if tag == made["tag"] else ""

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from lora_ext.file.loading import read
-from lora_ext.file.lora_library import Library
-from lora_ext.file.saving import write
-from lora_ext.generate import open_model
-from lora_ext.tools.split_dylora import split
+from lora_ext.file.loading import load_lora_file
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.file.saving import save_lora_file
+from lora_ext.generate import load_settings_model
+from lora_ext.tools.split_dylora import split_dylora
 from lora_ext.training import toy_task
 
 LIERLA = {"conv_dim": None, "conv_alpha": None, "network_dim": 16, "network_alpha": 16}
@@ -35,7 +35,8 @@ KINDS: dict[str, dict[str, Any]] = {
         "max_train_epochs": 12,
     },
     "pivotal": {
-        "token_string": toy_task.CONCEPT, "init_word": toy_task.CONCEPT, "inversion_steps": 20, "inversion_lr": 3e-3,
+        "token_string": toy_task.TOY_CONCEPT, "init_word": toy_task.TOY_CONCEPT,
+        "inversion_steps": 20, "inversion_lr": 3e-3,
     },
 }  # fmt: skip
 SEEDS = (7, 107)
@@ -47,14 +48,14 @@ def files(kind: str, trained: Path) -> Iterator[Path]:
     if kind != "dylora":
         yield trained
         return
-    parts, _ = split(read(trained))
+    parts, _ = split_dylora(load_lora_file(trained))
     for rank, file in parts.items():
-        yield write(file, trained.with_name(f"{kind}-rank{rank:02}.safetensors"))
+        yield save_lora_file(file, trained.with_name(f"{kind}-rank{rank:02}.safetensors"))
 
 
-def mean(judged: Sequence[toy_task.Judged]) -> toy_task.Judged:
+def mean(judged: Sequence[toy_task.ToyScores]) -> toy_task.ToyScores:
     """The average of what the seeds said."""
-    return toy_task.Judged(*(statistics.mean(values) for values in zip(*map(astuple, judged), strict=True)))
+    return toy_task.ToyScores(*(statistics.mean(values) for values in zip(*map(astuple, judged), strict=True)))
 
 
 def main() -> None:
@@ -66,16 +67,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keeps the files there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = open_model(toy_task.DRAWN)
+    model = load_settings_model(toy_task.TOY_SETTINGS)
     print(f"{'network':>14} {'weight':>7} {'before':>7} {'after':>7} {'kept':>6} {'seconds':>8} {'steps':>6}")
     with tempfile.TemporaryDirectory() as temporary:
         for kind in options.only:
             out = (options.out or Path(temporary)) / kind
-            outcome = toy_task.teach(model, out, output_name=kind, **KINDS[kind])
+            outcome = toy_task.train_toy_lora(model, out, output_name=kind, **KINDS[kind])
             told = [(path.stem, weight) for path in files(kind, outcome.files[-1]) for weight in options.weights]
             tags = [f"<lora:{name}:{weight:g}>" for name, weight in told]
-            seeds = [replace(toy_task.DRAWN, seed=seed) for seed in SEEDS]
-            every = [toy_task.judge(model, Library([out]), base, tags) for base in seeds]
+            seeds = [replace(toy_task.TOY_SETTINGS, seed=seed) for seed in SEEDS]
+            every = [toy_task.score_toy_loras(model, LoraLibrary([out]), base, tags) for base in seeds]
             for (name, weight), judged in zip(told, map(mean, zip(*every, strict=True)), strict=True):
                 print(
                     f"{name:>14} {weight:7g} {judged.concept_before:7.0%} {judged.concept_after:7.0%} "

@@ -27,12 +27,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lora_ext.adapters import Lora
-from lora_ext.applied_networks import Applied, Use
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.host.memory_estimate import drawing_bytes
-from lora_ext.inject import Memory, Piece, targets
+from lora_ext.host.memory_estimate import generation_bytes
+from lora_ext.inject import AppliedAdapter, MemoryBudget, find_layer_targets
 from lora_ext.inject.free_memory import GIB
-from lora_ext.inject.live_layer import Layer
+from lora_ext.inject.live_layer import LiveLayer
 
 CARDS = (8, 12, 16, 24)
 RESERVED = 0.8
@@ -136,9 +136,9 @@ def lora(parts: dict[str, nn.Module], wide: bool, device: str = "meta", rank: in
     """A rank-32 LierLa file (attention and text encoders), or C3Lier (resnets and samplers too), fp16."""
     adapters = {}
     for part, network in parts.items():
-        for site, target in targets(part, network).items():
-            named = part != "unet" or site.leaf.startswith(("attention.", *(("resnet.", "sampler.") if wide else ())))
-            text = part == "unet" or ".self_attn." in site.leaf or ".mlp." in site.leaf
+        for site, target in find_layer_targets(part, network).items():
+            named = part != "unet" or site.layer.startswith(("attention.", *(("resnet.", "sampler.") if wide else ())))
+            text = part == "unet" or ".self_attn." in site.layer or ".mlp." in site.layer
             if named and text and len(target.shape) > 1:
                 low = {
                     "lora_up.weight": torch.zeros(target.shape[0], rank, dtype=torch.float16, device=device),
@@ -152,9 +152,11 @@ def baking(parts: dict[str, nn.Module], file: LoraFile) -> tuple[int, int]:
     """(what stays, what the largest sum takes for a moment): bytes, as the injection counts them."""
     stays = moment = 0
     for part, network in parts.items():
-        for site, target in targets(part, network).items():
+        for site, target in find_layer_targets(part, network).items():
             if site in file.adapters:
-                for _, size, sum_ in Layer(target.module).needed({target.slot: (Piece(file.adapters[site], 1.0),)}):
+                for _, size, sum_ in LiveLayer(target.module).memory_needed(
+                    {target.slot: (AppliedAdapter(file.adapters[site], 1.0),)}
+                ):
                     stays, moment = stays + size, max(moment, sum_)
     return stays, moment
 
@@ -178,7 +180,7 @@ def tables() -> None:
         given = inputs(family, side, 1, "meta", torch.float16)
         unet = counted(parts["unet"], lambda parts=parts, given=given: parts["unet"](**given))
         vae_peak = counted(decoder, lambda decoder=decoder, latent=latent: decoder.decode(latent))
-        drawing = drawing_bytes(family, (side, side))
+        drawing = generation_bytes(family, (side, side))
         said = {"weights, fp16": weights, "U-Net, one guided picture": unet, "decoder, one picture": vae_peak,
                 "drawing by the formula": drawing}  # fmt: skip
         for kind, wide in (("LierLa", False), ("C3Lier", True)):
@@ -189,7 +191,9 @@ def tables() -> None:
             said[f"the same live: the factors of {kind}"] = factors
             for card in CARDS:
                 free = int((card - RESERVED) * GIB) - weights
-                lacking = Memory(lambda _, free=free: free, drawing).lacking({torch.device("cuda"): stays + moment})
+                lacking = MemoryBudget(lambda _, free=free: free, drawing).lacking(
+                    {torch.device("cuda"): stays + moment}
+                )
                 way = "live" if lacking else "baked"
                 if drawing + (factors if lacking else 0) > free:
                     way = "live, with --medvram"
@@ -230,8 +234,8 @@ def measured(mode: str, draw: bool) -> None:
             unet(**inputs("SD1", 512, 1, "cpu", torch.float32))
         print(f"{(held('VmHWM') - before) / GIB:.2f}")
         return
-    with Applied(model, mode) as applied:
-        applied.set([Use(file, unet=0.5)])
+    with AppliedNetworks(model, mode) as applied:
+        applied.apply([AdapterSpec(file, unet=0.5)])
         print(f"{(held('VmRSS') - before) / GIB:.2f}")
 
 

@@ -12,9 +12,9 @@ from PIL import Image, ImageFilter
 
 from lora_ext.adapters import Adapter, Lora
 from lora_ext.embedded import shapes
-from lora_ext.file import read, write
+from lora_ext.file import load_lora_file, save_lora_file
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.generate import Settings, open_model
+from lora_ext.generate import Settings, load_settings_model
 from lora_ext.tools.merge import main as merge
 from lora_ext.training import toy_task, train
 
@@ -24,24 +24,24 @@ Paint = Callable[[Image.Image], Image.Image]
 
 def scaled(name: str, by: float, out: Path, parts: Sequence[str] = ("unet", "te")) -> None:
     """A sample LoRA whose update is `by` times as large, of these parts alone."""
-    file = read(SAMPLES / f"{name}.safetensors")
+    file = load_lora_file(SAMPLES / f"{name}.safetensors")
     adapters: dict[object, Adapter] = {}
     for site, adapter in file.adapters.items():
         if any(site.part.startswith(part) for part in parts):
             grown = {key: tensor * by if "up" in key else tensor for key, tensor in adapter.tensors.items()}
             adapters[site] = Lora(grown)
-    write(LoraFile(adapters), out, overwrite=True)  # type: ignore[arg-type]
+    save_lora_file(LoraFile(adapters), out, overwrite=True)  # type: ignore[arg-type]
 
 
 def random(size: float, out: Path, rank: int = 4) -> None:
     """Random numbers in every layer of a sample LoRA; `size`: their standard deviation, as a share of its own."""
     torch.manual_seed(3)
-    file, adapters = read(SAMPLES / "framed.safetensors"), {}
+    file, adapters = load_lora_file(SAMPLES / "framed.safetensors"), {}
     for site, adapter in file.adapters.items():
         tensors = {key: torch.randn_like(tensor.float()) * tensor.float().std() * size if "lora_" in key else tensor
                    for key, tensor in adapter.tensors.items()}  # fmt: skip
         adapters[site] = Lora(tensors)
-    write(LoraFile(adapters), out, overwrite=True)
+    save_lora_file(LoraFile(adapters), out, overwrite=True)
 
 
 def warm(image: Image.Image) -> Image.Image:
@@ -62,7 +62,7 @@ def trained(name: str, out: Path, paint: Paint, *, count: int = 64, epochs: int 
     rng = np.random.default_rng(11)
     scenes = [shapes.random_scene(rng) for _ in range(count)]
     folder = out / "dataset" / name / f"1_{name}"
-    toy_task.write(folder, scenes, [shapes.caption(scene, rng) for scene in scenes])
+    toy_task.save_scenes(folder, scenes, [shapes.caption(scene, rng) for scene in scenes])
     for path in folder.glob("*.png"):
         with Image.open(path) as image:
             painted = paint(image.convert("RGB"))
@@ -70,7 +70,7 @@ def trained(name: str, out: Path, paint: Paint, *, count: int = 64, epochs: int 
     settings = {"output_name": name, "network_module": "lierla", "network_dim": 4, "network_alpha": 4,
                 "conv_dim": None, "conv_alpha": None, "learning_rate": 1e-3, "max_train_epochs": epochs,
                 "save_every_n_epochs": None, "train_batch_size": 8, **more}  # fmt: skip
-    train(toy_task.recipe((folder.parent, None), out, **settings), model=open_model(Settings()))
+    train(toy_task.toy_recipe((folder.parent, None), out, **settings), model=load_settings_model(Settings()))
 
 
 def framed(image: Image.Image) -> Image.Image:

@@ -258,23 +258,23 @@ def growth(quick: str) -> list[list[float]]:
     """[layers, rank, m + n, CPU seconds] of resizing to a quarter of the rank."""
     import torch
 
-    from lora_ext.adapters import adapter_of
+    from lora_ext.adapters import adapter_from_tensors
     from lora_ext.file.lora_file import LoraFile
-    from lora_ext.layer_names import UNET, Site
+    from lora_ext.layer_names import UNET, LayerId
     from lora_ext.lowrank import LowRank
-    from lora_ext.tools.resize import resize
+    from lora_ext.tools.resize import resize_lora
 
     def seconds(layers: int, rank: int, size: int) -> float:
         adapters = {}
         for i in range(layers):
             leaf = f"attention.transformer_blocks.{i // 6}.attn{i % 2 + 1}.to_{'qkv'[i % 6 // 2]}"
             low = LowRank(torch.randn(size, rank), torch.ones(rank), torch.randn(rank, size))
-            adapters[Site(UNET, "MID", leaf)] = adapter_of(low.stored())
+            adapters[LayerId(UNET, "MID", leaf)] = adapter_from_tensors(low.to_tensors())
         file = LoraFile(adapters)  # type: ignore[arg-type]
         times = []
         for _ in range(3):
             start = time.process_time()
-            resize(file, max(rank // 4, 1))
+            resize_lora(file, max(rank // 4, 1))
             times.append(time.process_time() - start)
         return min(times)
 

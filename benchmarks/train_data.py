@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_ext.train.config.recipe_io import recipe_of
+from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.data.dataset import Dataset
 
 
@@ -38,7 +38,7 @@ def waited(data: Dataset, epochs: Iterator[int], pause: float) -> tuple[float, f
     """(share of the clock spent waiting, pictures a second, milliseconds of the processor a picture)."""
     waiting, pictures, begun, worked = 0.0, 0, time.perf_counter(), time.process_time()
     for epoch in epochs:
-        batches = data.epoch(epoch)
+        batches = data.epoch_batches(epoch)
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)
@@ -65,11 +65,11 @@ def main() -> None:
         settings |= {"enable_bucket": True, "max_data_loader_n_workers": args.threads, "seed": 1}
         print("| what | of the clock spent waiting | pictures/s | processor |\n| --- | --- | --- | --- |")
         for pause in map(float, args.steps.split(",")):
-            data = Dataset.of(recipe_of(settings))
+            data = Dataset.from_recipe(recipe_from_settings(settings))
             for what, epochs in (("new pictures", range(1)), ("again", range(1, 2))):
                 share, speed, work = waited(data, iter(epochs), pause)
                 print(f"| {pause:g} s a picture, {what} | {share:.1%} | {speed:.1f} | {work:.1f} ms |")
-        data = Dataset.of(recipe_of({**settings, "vae_batch_size": 1}))
+        data = Dataset.from_recipe(recipe_from_settings({**settings, "vae_batch_size": 1}))
 
         def encode(pixels: torch.Tensor) -> torch.Tensor:
             time.sleep(args.encode * len(pixels))

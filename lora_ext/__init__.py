@@ -13,12 +13,20 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_HOMES = {"apply": "api", "merge": "api", "Loras": "api", "read": "file.loading", "write": "file.saving"}
+_HOMES = {
+    "apply": ("api", "apply"),
+    "merge": ("api", "merge"),
+    "Loras": ("api", "Loras"),
+    "read": ("file.loading", "load_lora_file"),
+    "write": ("file.saving", "save_lora_file"),
+}
+"""Public name → (module, name there)."""
 
 __all__ = ["Loras", "__version__", "apply", "merge", "read", "write"]
 
 
 def __getattr__(name: str) -> object:
     if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        module, attribute = _HOMES[name]
+        return getattr(import_module(f".{module}", __name__), attribute)
     raise AttributeError(f"module 'lora_ext' has no attribute {name!r}")

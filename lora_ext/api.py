@@ -9,57 +9,63 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .applied_networks import Applied, Fit, Presets, Use, resolve_blocks
+from .applied_networks import AdapterSpec, AppliedNetworks, FitReport, Presets, resolve_block_weights
 from .errors import FileError, FitError, PromptError, did_you_mean
-from .file.loading import read
+from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
-from .host.memory_estimate import drawing_bytes_of
-from .host.standalone.model import model_of
-from .inject import AUTO, BAKED, MODES, Memory
-from .lora_tags import Request
-from .no_effect_reasons import why_idle
-from .protocols import Model
+from .host.memory_estimate import pipeline_generation_bytes
+from .host.standalone.model import hookable_model_of
+from .inject import AUTO, BAKED, MODES, MemoryBudget
+from .lora_tags import LoraTag
+from .no_effect_reasons import no_effect_reason
+from .protocols import HookableModel
 
-Weight: TypeAlias = "float | Mapping[str, Any]"
+LoraWeight: TypeAlias = "float | Mapping[str, Any]"
 """A number for U-Net and text encoder alike, or the words of a tag: {"unet": 0.8, "te": 0.2, "lbw": "OUTALL"}."""
-Source: TypeAlias = "str | PathLike[str] | LoraFile"
-Weights: TypeAlias = "Mapping[Any, Weight] | Sequence[Source] | Source"
+LoraSource: TypeAlias = "str | PathLike[str] | LoraFile"
+LoraWeights: TypeAlias = "Mapping[Any, LoraWeight] | Sequence[LoraSource] | LoraSource"
 """{file: weight}, or files at weight 1 each; one named twice adds up."""
 
 
 class Loras:
     """LoRA files on one model; a context manager whose end puts the model back bit-exactly.
 
-    fits: one `Fit` report a file. Names in `set` and `remove` are file stems.
+    fits: one `FitReport` report a file. Names in `set` and `remove` are file stems.
     """
 
     def __init__(
-        self, model: Model, loras: Weights, *, mode: str = AUTO, presets: Presets | None = None, drawing: int = 0
+        self,
+        model: HookableModel,
+        loras: LoraWeights,
+        *,
+        mode: str = AUTO,
+        presets: Presets | None = None,
+        image_bytes: int = 0,
     ):
         if mode not in MODES:
             raise FitError(f"unknown mode {mode!r}{did_you_mean(str(mode), MODES)}")
         self._presets = presets or Presets()
-        self._applied = Applied(model, mode, Memory(drawing=drawing))
+        self._applied = AppliedNetworks(model, mode, MemoryBudget(image_bytes=image_bytes))
         self._files: dict[str, LoraFile] = {}
-        self._uses: dict[str, Use] = {}
-        self.fits: list[Fit] = []
+        self._specs: dict[str, AdapterSpec] = {}
+        self.fits: list[FitReport] = []
         for source, weight in _pairs(loras):
-            file = source if isinstance(source, LoraFile) else read(Path(source))
+            file = source if isinstance(source, LoraFile) else load_lora_file(Path(source))
             name = file.name
             while name in self._files:  # the same file twice adds up
                 name += "+"
             self._files[name] = file
-            self._uses[name] = self._use(name, weight)
-        self._put()
+            self._specs[name] = self._make_spec(name, weight)
+        self._apply_specs()
 
-    def set(self, name: str, weight: Weight) -> list[Fit]:
+    def set(self, name: str, weight: LoraWeight) -> list[FitReport]:
         """Gives one file another weight; only its layers are touched. Raises FileError with the nearest name."""
         if name not in self._files:
             raise FileError(f"no LoRA {name!r} is applied{did_you_mean(name, self._files)}")
-        self._uses[name] = self._use(name, weight)
-        return self._put()
+        self._specs[name] = self._make_spec(name, weight)
+        return self._apply_specs()
 
-    def remove(self, name: str) -> list[Fit]:
+    def remove(self, name: str) -> list[FitReport]:
         """Takes one file off (its weight can be set again later)."""
         return self.set(name, 0.0)
 
@@ -88,45 +94,45 @@ class Loras:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _put(self) -> list[Fit]:
-        uses = tuple(self._uses.values())
-        fits = self._applied.set(uses)
-        idle = (why_idle(use, self._applied.layers(use)) if use.te or use.unet else "" for use in uses)
+    def _apply_specs(self) -> list[FitReport]:
+        uses = tuple(self._specs.values())
+        fits = self._applied.apply(uses)
+        idle = (no_effect_reason(use, self._applied.matching_layers(use)) if use.te or use.unet else "" for use in uses)
         self.fits = [replace(fit, notes=(*fit.notes, why)) if why else fit for fit, why in zip(fits, idle, strict=True)]
         return self.fits
 
-    def _use(self, name: str, weight: Weight) -> Use:
+    def _make_spec(self, name: str, weight: LoraWeight) -> AdapterSpec:
         words = dict(weight) if isinstance(weight, Mapping) else {"te": weight}
-        unknown = words.keys() - set(WORDS)
+        unknown = words.keys() - set(LORA_TAG_FIELDS)
         if unknown:
-            raise PromptError(f"{name}: unknown word {min(unknown)!r}{did_you_mean(min(unknown), WORDS)}")
-        for word in NUMBERS:
+            raise PromptError(f"{name}: unknown word {min(unknown)!r}{did_you_mean(min(unknown), LORA_TAG_FIELDS)}")
+        for word in NUMERIC_TAG_FIELDS:
             if (word in ("te", "unet") and word in words) or words.get(word) is not None:
                 words[word] = _number(name, word, words[word])
         words.setdefault("te", words.get("unet", 1.0))
         words.setdefault("unet", words["te"])
-        request = Request(name, **words)
-        blocks = resolve_blocks(request, self._presets)
+        request = LoraTag(name, **words)
+        blocks = resolve_block_weights(request, self._presets)
         file = self._files[name]
-        return Use(file, request.te, request.unet, blocks, request.dyn, request.start, request.stop, name)
+        return AdapterSpec(file, request.te, request.unet, blocks, request.dyn, request.start, request.stop, name)
 
 
-WORDS = tuple(name for name in Request.__dataclass_fields__ if name != "name")
-NUMBERS = ("te", "unet", "dyn", "start", "stop", "x")
+LORA_TAG_FIELDS = tuple(name for name in LoraTag.__dataclass_fields__ if name != "name")
+NUMERIC_TAG_FIELDS = ("te", "unet", "dyn", "start", "stop", "x")
 
 
-def _number(name: str, word: str, value: Any) -> Any:
+def _number(name: str, field: str, value: Any) -> Any:
     """A word's value, which is a finite number. Raises PromptError: NaN would spoil every picture without a word."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise PromptError(f"{name}: {word} is {value!r}; a finite number is needed, such as 0.8")
-    return number if word in ("te", "unet", "x") else value  # whole numbers are steps and ranks, 0.5 is a share
+        raise PromptError(f"{name}: {field} is {value!r}; a finite number is needed, such as 0.8")
+    return number if field in ("te", "unet", "x") else value  # whole numbers are steps and ranks, 0.5 is a share
 
 
-def apply(pipe: object, loras: Weights, *, mode: str = AUTO) -> Loras:
+def apply(pipe: object, loras: LoraWeights, *, mode: str = AUTO) -> Loras:
     """Puts LoRA files on a diffusers pipeline (or any object with `unet`, `text_encoder`, `text_encoder_2`).
 
     loras: {file: weight}; or files, each at weight 1. A weight is a number or the words of a tag, such as
@@ -137,20 +143,20 @@ def apply(pipe: object, loras: Weights, *, mode: str = AUTO) -> Loras:
     while it bakes. The pipeline's call is yours: where it needs more (larger pictures, batches) and runs out, call
     `go_live()` and the pipeline again, or give mode="live".
     """
-    return Loras(model_of(pipe), loras, mode=mode, drawing=drawing_bytes_of(pipe))
+    return Loras(hookable_model_of(pipe), loras, mode=mode, image_bytes=pipeline_generation_bytes(pipe))
 
 
-def merge(pipe: object, loras: Weights) -> list[Fit]:
+def merge(pipe: object, loras: LoraWeights) -> list[FitReport]:
     """Adds LoRA files to a pipeline's weights for good: W + ΔW summed in float32, rounded once to W's dtype.
 
     Returns the Fit reports. Raises as `apply`; on any exception the pipeline is unchanged.
     """
-    with Loras(model_of(pipe), loras, mode=BAKED) as applied:
-        applied._applied.injection.keep()
+    with Loras(hookable_model_of(pipe), loras, mode=BAKED) as applied:
+        applied._applied.injection.make_permanent()
         return applied.fits
 
 
-def _pairs(loras: Weights) -> list[tuple[Source, Weight]]:
+def _pairs(loras: LoraWeights) -> list[tuple[LoraSource, LoraWeight]]:
     if isinstance(loras, Mapping):
         return list(loras.items())
     files = [loras] if isinstance(loras, (str, PathLike, LoraFile)) else loras

@@ -1,6 +1,7 @@
-"""Requests + files → what each site of a model gets, and a `Fit` report for the user.
+"""Requests + files → what each site of a model gets, and a `FitReport` report for the user.
 
-`Use` is one file at its weights; `Applied` holds what is on a model now and moves it from one list of uses to the
+`AdapterSpec` is one file at its weights; `AppliedNetworks` holds what is on a model now and moves it from one list of
+uses to the
 next, touching only the layers whose pieces changed.
 """
 
@@ -16,29 +17,29 @@ from torch.utils.hooks import RemovableHandle
 
 from .blocks import (
     BASE,
+    BLOCK_LABELS,
+    BLOCK_PRESETS,
     ELEMENT_PRESETS,
-    LABELS,
-    PRESETS,
-    UNIFORM,
+    UNIFORM_WEIGHTS,
     BlockWeights,
-    parse_rules,
-    parse_weights,
+    parse_block_weights,
+    parse_element_rules,
 )
 from .errors import BlockError, PromptError
 from .file.lora_file import LoraFile
-from .fit_report import Fit
-from .inject import AUTO, Injection, Memory, Piece, Target, targets
-from .inject.applied_adapter import equal
-from .inject.fallback import Changes, Fallback
+from .fit_report import FitReport
+from .inject import AUTO, AppliedAdapter, Injection, LayerTarget, MemoryBudget, find_layer_targets
+from .inject.applied_adapter import are_equal
+from .inject.fallback import LiveFallback, WeightChanges
 from .inject.free_memory import accelerated
-from .inject.rounding import ENOUGH
-from .layer_names import TE, UNET, Site, known_as
-from .lora_tags import Request
-from .protocols import Model
+from .inject.rounding import ROUNDING_WARNING_SHARE
+from .layer_names import TE, UNET, LayerId, element_rule_names
+from .lora_tags import LoraTag
+from .protocols import HookableModel
 
 
-def within(start: float | None, stop: float | None, step: int, total: int) -> bool:
-    """Whether `step` (from 0) of `total` lies from `start` until before `stop`, as `Use` has them."""
+def is_step_in_range(start: float | None, stop: float | None, step: int, total: int) -> bool:
+    """Whether `step` (from 0) of `total` lies from `start` until before `stop`, as `AdapterSpec` has them."""
 
     def at(value: float) -> float:
         return value * total if isinstance(value, float) else value
@@ -46,11 +47,11 @@ def within(start: float | None, stop: float | None, step: int, total: int) -> bo
     return (start is None or step >= at(start)) and (stop is None or step < at(stop))
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Use:
+class AdapterSpec:
     """One file at its weights. te, unet: multipliers; blocks: block weights; dyn: the first N ranks only.
 
     start, stop: the U-Net part acts from step `start` until before step `stop`; whole numbers are steps from 0,
@@ -61,7 +62,7 @@ class Use:
     file: LoraFile
     te: float = 1.0
     unet: float = 1.0
-    blocks: BlockWeights = UNIFORM
+    blocks: BlockWeights = UNIFORM_WEIGHTS
     dyn: int | None = None
     start: float | None = None
     stop: float | None = None
@@ -69,27 +70,27 @@ class Use:
     notes: tuple[str, ...] = ()
 
     @property
-    def label(self) -> str:
+    def display_name(self) -> str:
         """What the user calls it."""
         return self.name or self.file.name
 
     @property
-    def scheduled(self) -> bool:
+    def is_scheduled(self) -> bool:
         """Whether its weight changes from step to step."""
         return self.start is not None or self.stop is not None
 
-    def active(self, step: int, total: int) -> bool:
+    def is_active(self, step: int, total: int) -> bool:
         """Whether the U-Net part acts at denoiser call `step` (from 0) of `total`."""
-        return within(self.start, self.stop, step, total)
+        return is_step_in_range(self.start, self.stop, step, total)
 
-    def weight(self, site: Site) -> float:
+    def weight_at(self, layer_id: LayerId) -> float:
         """The weight of this file at one site: the part's multiplier times the block's weight."""
-        part = self.unet if site.part == UNET else self.te
-        names = known_as(site) if self.blocks.rules else ()
-        return part * self.blocks.of(site.block, names)
+        part = self.unet if layer_id.part == UNET else self.te
+        names = element_rule_names(layer_id) if self.blocks.rules else ()
+        return part * self.blocks.weight_of(layer_id.block, names)
 
 
-class Finder(Protocol):
+class LoraFinder(Protocol):
     """Where files come from: `library.find(name)` with an entry to load."""
 
     def load(self, name: str) -> LoraFile:
@@ -105,52 +106,54 @@ class Finder(Protocol):
 class Presets:
     """The user's block-weight and element presets, beside the built-in ones."""
 
-    weights: Mapping[str, str] = field(default_factory=lambda: PRESETS)
+    weights: Mapping[str, str] = field(default_factory=lambda: BLOCK_PRESETS)
     elements: Mapping[str, str] = field(default_factory=lambda: ELEMENT_PRESETS)
     notes: tuple[str, ...] = ()
     """What the user is told about the files they come from."""
 
 
-def resolve(request: Request, library: Finder, presets: Presets | None = None, *, seed: int | str = 0) -> Use:
+def resolve_tag(
+    tag: LoraTag, library: LoraFinder, presets: Presets | None = None, *, seed: int | str = 0
+) -> AdapterSpec:
     """A request with its file loaded and its block weights worked out.
 
     R and U are drawn from a generator seeded by `seed` and the file's name, so the same picture is made again.
     Raises FileError (no such file, with nearest names) or PromptError (block weights that do not parse).
     """
     presets = presets or Presets()
-    file = library.load(request.name)
-    asked = presets.notes if request.lbw or request.lbwe else ()
-    return Use(
+    file = library.load(tag.name)
+    asked = presets.notes if tag.lbw or tag.lbwe else ()
+    return AdapterSpec(
         file=file,
-        te=request.te,
-        unet=request.unet,
-        blocks=resolve_blocks(request, presets, seed=seed),
-        dyn=request.dyn,
-        start=request.start,
-        stop=request.stop,
-        name=request.name,
-        notes=tuple(filter(None, [library.ambiguity(request.name), *asked])),
+        te=tag.te,
+        unet=tag.unet,
+        blocks=resolve_block_weights(tag, presets, seed=seed),
+        dyn=tag.dyn,
+        start=tag.start,
+        stop=tag.stop,
+        name=tag.name,
+        notes=tuple(filter(None, [library.ambiguity(tag.name), *asked])),
     )
 
 
-def resolve_blocks(request: Request, presets: Presets, *, seed: int | str = 0) -> BlockWeights:
+def resolve_block_weights(tag: LoraTag, presets: Presets, *, seed: int | str = 0) -> BlockWeights:
     """The block weights and element rules of a request. Raises PromptError."""
-    if request.lbw is None and request.lbwe is None:
-        return UNIFORM
-    draw = random.Random(f"{seed}:{request.name}").uniform
+    if tag.lbw is None and tag.lbwe is None:
+        return UNIFORM_WEIGHTS
+    draw = random.Random(f"{seed}:{tag.name}").uniform
     try:
-        blocks = UNIFORM
-        if request.lbw is not None:
-            x = 1.0 if request.x is None else request.x
-            blocks = parse_weights(request.lbw, presets=presets.weights, x=x, draw=draw)
-        if request.lbwe is not None:
-            blocks = replace(blocks, rules=parse_rules(request.lbwe, presets.elements))
+        blocks = UNIFORM_WEIGHTS
+        if tag.lbw is not None:
+            x = 1.0 if tag.x is None else tag.x
+            blocks = parse_block_weights(tag.lbw, presets=presets.weights, x=x, random_uniform=draw)
+        if tag.lbwe is not None:
+            blocks = replace(blocks, rules=parse_element_rules(tag.lbwe, presets.elements))
     except BlockError as error:
-        raise PromptError(f"<lora:{request.name}>: {error}") from None
+        raise PromptError(f"<lora:{tag.name}>: {error}") from None
     return blocks
 
 
-class Applied:
+class AppliedNetworks:
     """What is on one model. A context manager; `close` puts the model back bit-exactly.
 
     mode: "live", "baked" or "auto" (see `inject`). memory: what is free, and what a picture takes; without it all that
@@ -158,182 +161,201 @@ class Applied:
     """
 
     def __init__(
-        self, model: Model, mode: str = AUTO, memory: Memory | None = None, changes: Changes | None = None
+        self,
+        model: HookableModel,
+        mode: str = AUTO,
+        memory: MemoryBudget | None = None,
+        changes: WeightChanges | None = None,
     ) -> None:
         self.roots = dict(model.parts())
-        self.targets: dict[Site, Target] = {}
+        self.targets: dict[LayerId, LayerTarget] = {}
         for part, root in self.roots.items():
-            self.targets.update(targets(part, root))
+            self.targets.update(find_layer_targets(part, root))
         self.blocks = {site.block for site in self.targets}
         self.injection = Injection(mode, memory)
-        self.fallback = Fallback(self.injection, self._move, changes)
-        self.uses: tuple[Use, ...] = ()
+        self.fallback = LiveFallback(self.injection, self._apply_changes, changes)
+        self.specs: tuple[AdapterSpec, ...] = ()
         self.changed = 0
         """Layers that the last `set` or `at_step` touched."""
-        self._now: dict[Site, tuple[Piece, ...]] = {}
+        self._current: dict[LayerId, tuple[AppliedAdapter, ...]] = {}
         self._active: tuple[bool, ...] = ()
-        self._guards: list[RemovableHandle] = []
-        self._sites: dict[int, tuple[LoraFile, tuple[Site, ...], tuple[Site, ...], tuple[Site, ...]]] = {}
+        self._load_hooks: list[RemovableHandle] = []
+        self._layer_ids_by_file: dict[
+            int, tuple[LoraFile, tuple[LayerId, ...], tuple[LayerId, ...], tuple[LayerId, ...]]
+        ] = {}
 
-    def expect(self, drawing: int) -> None:
+    def reserve_memory(self, image_bytes: int) -> None:
         """Keeps so many bytes free for making a picture when it is next decided what to bake."""
-        self.injection.memory = replace(self.injection.memory, drawing=drawing)
+        self.injection.memory = replace(self.injection.memory, image_bytes=image_bytes)
 
-    def set(self, uses: Sequence[Use]) -> list[Fit]:
-        """Replaces what is applied by `uses` (in order; the same file twice adds up) and reports how each fits.
+    def apply(self, specs: Sequence[AdapterSpec]) -> list[FitReport]:
+        """Replaces what is applied by `specs` (in order; the same file twice adds up) and reports how each fits.
 
         Schedules start at step 0. On any exception the model is as before anything was applied; but where memory runs
         out in the mode "auto", all goes live instead. Raises FitError where the mode "baked" has no room.
         """
-        if uses and not self._guards:  # new weights must be loaded into the originals, not into what is swapped in
-            self._guards = [
+        if specs and not self._load_hooks:  # new weights must be loaded into the originals, not into what is swapped in
+            self._load_hooks = [
                 root._register_load_state_dict_pre_hook(lambda *_: self._clear()) for root in self.roots.values()
             ]
-        self.uses = tuple(uses)
-        self._active = tuple(use.active(0, 1_000_000) for use in self.uses)
-        self._sites = {id(use.file): self._fitting(use.file) for use in self.uses}
-        self._put(everything=self._changing())
-        return self.fits()
+        self.specs = tuple(specs)
+        self._active = tuple(use.is_active(0, 1_000_000) for use in self.specs)
+        self._layer_ids_by_file = {id(use.file): self._match_layers(use.file) for use in self.specs}
+        self._apply(anew=self._note_weights())
+        return self.fit_reports()
 
-    def fits(self) -> list[Fit]:
+    def fit_reports(self) -> list[FitReport]:
         """How each use fits, as things are now."""
-        fits = [self._fit(use) for use in self.uses]
+        fits = [self._fit_report(use) for use in self.specs]
         if fits:
             notes = (*fits[0].notes, *self._rounding_note(), *filter(None, [self.fallback.note]))
-            fits[0] = replace(fits[0], notes=notes, way=self.injection.why_live)
+            fits[0] = replace(fits[0], notes=notes, way=self.injection.live_reason)
         return fits
 
-    def settle(self) -> None:
+    def bake_when_stable(self) -> None:
         """Another picture gets the same: what is live because weights kept changing is baked once they stay."""
-        if self._changing():
-            self._put(everything=True)
+        if self._note_weights():
+            self._apply(anew=True)
 
     def go_live(self) -> bool:
         """Applies live from now on what "auto" has baked. Returns whether that gave memory back."""
         return self.fallback.go_live()
 
-    def retrying(self, work: Callable[[], T]) -> T:
+    def retry_when_out_of_memory(self, work: Callable[[], _T]) -> _T:
         """The result of `work`, such as a picture; where memory runs out in it and something is baked, once more with
         everything live, which the reports of `set` say from then on. Raises FitError for it in the mode "baked"."""
-        return self.fallback.retrying(work)
+        return self.fallback.retry_when_out_of_memory(work)
 
     def at_step(self, step: int, total: int) -> None:
         """Moves schedules to denoiser call `step` (from 0) of `total`; nothing happens when nothing changes."""
-        active = tuple(use.active(step, total) for use in self.uses)
+        active = tuple(use.is_active(step, total) for use in self.specs)
         if active != self._active:
             self._active = active
-            self._move()
+            self._apply_changes()
 
-    def layers(self, use: Use) -> tuple[Site, ...]:
+    def matching_layers(self, spec: AdapterSpec) -> tuple[LayerId, ...]:
         """The layers of a use's file that apply here."""
-        return self._sites[id(use.file)][1]
+        return self._layer_ids_by_file[id(spec.file)][1]
 
     def close(self) -> None:
         """Takes everything off: every Parameter is the very object it was."""
         self._clear()
-        while self._guards:
-            self._guards.pop().remove()
+        while self._load_hooks:
+            self._load_hooks.pop().remove()
 
     def _clear(self) -> None:
         self.injection.close()
-        self._now, self.uses, self._active = {}, (), ()
+        self._current, self.specs, self._active = {}, (), ()
 
-    def __enter__(self) -> Applied:
+    def __enter__(self) -> AppliedNetworks:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _changing(self) -> bool:
+    def _note_weights(self) -> bool:
         """Notes what the next picture gets. Returns whether what was live because weights kept changing settles now."""
-        files = tuple((id(use.file), use.dyn) for use in self.uses)
+        files = tuple((id(use.file), use.dyn) for use in self.specs)
         device = next((p.device for root in self.roots.values() for p in root.parameters()), torch.device("cpu"))
-        return self.fallback.changing(files, self.uses, accelerated(device))
+        return self.fallback.note_weights(files, self.specs, accelerated(device))
 
-    def _put(self, everything: bool) -> None:
+    def _apply(self, anew: bool) -> None:
         """`_move`; where memory ran out, once more, live."""
-        uses, active = self.uses, self._active
-        if not self.fallback.put(everything):
-            self.uses, self._active = uses, active
-            self._move()
+        uses, active = self.specs, self._active
+        if not self.fallback.apply(anew):
+            self.specs, self._active = uses, active
+            self._apply_changes()
 
-    def _move(self, everything: bool = False) -> None:
-        """Brings the injection from the pieces of before to those of now, by difference, or `everything` anew."""
+    def _apply_changes(self, anew: bool = False) -> None:
+        """Brings the injection from the pieces of before to those of now, by difference, or `anew` anew."""
         now = self._wanted()
         # Sites that share a parameter (OpenCLIP's q, k, v) are handed over together.
         moved = (
-            site for site in {*now, *self._now} if everything or not equal(now.get(site, ()), self._now.get(site, ()))
+            site
+            for site in {*now, *self._current}
+            if anew or not are_equal(now.get(site, ()), self._current.get(site, ()))
         )
         shared = {self.targets[site].module for site in moved}
-        sites = [site for site in {**self._now, **now} if self.targets[site].module in shared]
+        sites = [site for site in {**self._current, **now} if self.targets[site].module in shared]
         try:
-            self.changed = self.injection.put({self.targets[site]: now.get(site, ()) for site in sites})
+            self.changed = self.injection.apply({self.targets[site]: now.get(site, ()) for site in sites})
         except BaseException:
-            self._now, self.uses, self._active = {}, (), ()
+            self._current, self.specs, self._active = {}, (), ()
             raise
-        self._now = now
+        self._current = now
 
-    def _wanted(self) -> dict[Site, tuple[Piece, ...]]:
+    def _wanted(self) -> dict[LayerId, tuple[AppliedAdapter, ...]]:
         """What each site gets at the present step."""
-        wanted: dict[Site, list[Piece]] = {}
-        for use, active in zip(self.uses, self._active, strict=True):
-            for site in self._sites[id(use.file)][1]:
+        wanted: dict[LayerId, list[AppliedAdapter]] = {}
+        for use, active in zip(self.specs, self._active, strict=True):
+            for site in self._layer_ids_by_file[id(use.file)][1]:
                 idle = site.part == UNET and not active
-                weight = 0.0 if idle else use.weight(site)
-                moves = use.scheduled and site.part == UNET
+                weight = 0.0 if idle else use.weight_at(site)
+                moves = use.is_scheduled and site.part == UNET
                 if weight or moves:  # a scheduled piece stays with weight 0, so that switching it on is only a gain
-                    piece = Piece(use.file.adapters[site], weight, use.dyn, moving=moves)
+                    piece = AppliedAdapter(use.file.adapters[site], weight, use.dyn, is_scheduled=moves)
                     wanted.setdefault(site, []).append(piece)
         return {site: tuple(pieces) for site, pieces in wanted.items()}
 
-    def _fitting(self, file: LoraFile) -> tuple[LoraFile, tuple[Site, ...], tuple[Site, ...], tuple[Site, ...]]:
+    def _match_layers(
+        self, file: LoraFile
+    ) -> tuple[LoraFile, tuple[LayerId, ...], tuple[LayerId, ...], tuple[LayerId, ...]]:
         """The file, its sites that apply here, those that are here with another shape, and those with NaN."""
-        known = self._sites.get(id(file))
+        known = self._layer_ids_by_file.get(id(file))
         if known is not None:
             return known
         here = [site for site in file.adapters if site in self.targets]
         fits = {site: file.adapters[site].fits(self.targets[site].shape) for site in here}
-        bad = tuple(site for site in here if fits[site] and site in file.not_finite)
+        bad = tuple(site for site in here if fits[site] and site in file.non_finite_layers)
         return file, tuple(s for s in here if fits[s] and s not in bad), tuple(s for s in here if not fits[s]), bad
 
-    def _fit(self, use: Use) -> Fit:
+    def _fit_report(self, spec: AdapterSpec) -> FitReport:
         """The report on one use."""
-        file, matched, wrong, bad = self._sites[id(use.file)]
-        vector = use.blocks.labels
+        file, matched, wrong, bad = self._layer_ids_by_file[id(spec.file)]
+        vector = spec.blocks.labels
         blocks = {site.block for site in file.adapters if site.block}
-        covered = vector if vector is not None else LABELS
-        return Fit(
-            name=use.label,
+        covered = vector if vector is not None else BLOCK_LABELS
+        return FitReport(
+            name=spec.display_name,
             family=file.family,
             matched=len(matched),
             unmatched=tuple(site for site in file.adapters if site not in self.targets),
             wrong_shape=wrong,
-            unread=len(file.unknown),
-            dead=tuple(b for b in vector or () if b not in self.blocks and b != BASE and use.blocks.of(b)),
-            uncovered=tuple(b for b in LABELS if b in blocks and b not in covered and b != BASE),
-            notes=(*use.notes, *file.notes, *self._dyn_note(use)),
+            unread=len(file.unrecognized_keys),
+            dead=tuple(b for b in vector or () if b not in self.blocks and b != BASE and spec.blocks.weight_of(b)),
+            uncovered=tuple(b for b in BLOCK_LABELS if b in blocks and b not in covered and b != BASE),
+            notes=(*spec.notes, *file.notes, *self._dyn_note(spec)),
             assumed=file.assumed,
             damaged=len(file.damaged) + len(bad),
-            damage=file.damage or (f"{bad[0]} holds NaN or infinity" if bad else ""),
-            other=file.other.sentence(use.label) if file.other else "",
+            damage=file.first_damage_reason or (f"{bad[0]} holds NaN or infinity" if bad else ""),
+            other=file.foreign_architecture.sentence(spec.display_name) if file.foreign_architecture else "",
         )
 
     def _rounding_note(self) -> tuple[str, ...]:
         """What baking loses in 8-bit floats and bf16, where it is much."""
-        share, dtype = self.injection.survived()
-        if share >= ENOUGH:
+        share, dtype = self.injection.surviving_share()
+        if share >= ROUNDING_WARNING_SHARE:
             return ()
-        what = "the change of all files" if len(self.uses) > 1 else "its change"
+        what = "the change of all files" if len(self.specs) > 1 else "its change"
         return (
             f"baked into {dtype}, {share:.0%} of {what} is left after rounding; "
             "mode live keeps all of it, and so does a model in fp16 or float32",
         )
 
-    def _dyn_note(self, use: Use) -> tuple[str, ...]:
-        ranks = [adapter.rank for adapter in use.file.adapters.values() if adapter.rank]
-        if use.dyn is not None and ranks and use.dyn > max(ranks):
-            return (f"dyn={use.dyn} is more than its rank {max(ranks)}",)
+    def _dyn_note(self, spec: AdapterSpec) -> tuple[str, ...]:
+        ranks = [adapter.rank for adapter in spec.file.adapters.values() if adapter.rank]
+        if spec.dyn is not None and ranks and spec.dyn > max(ranks):
+            return (f"dyn={spec.dyn} is more than its rank {max(ranks)}",)
         return ()
 
 
-__all__ = ["TE", "Applied", "Finder", "Fit", "Presets", "Use", "resolve", "resolve_blocks"]
+__all__ = [
+    "TE",
+    "AdapterSpec",
+    "AppliedNetworks",
+    "FitReport",
+    "LoraFinder",
+    "Presets",
+    "resolve_block_weights",
+    "resolve_tag",
+]

@@ -9,10 +9,10 @@ from importlib import import_module
 from types import ModuleType
 
 from . import __version__
-from .console import make_safe
+from .console import make_output_safe
 from .errors import LoraError, did_you_mean
 
-VERBS = {
+CLI_COMMANDS = {
     "demo": ("demo", "draw one labelled sheet with the model that comes along: what a LoRA and its weight do"),
     "generate": ("generate", "draw pictures from a prompt with <lora:name:0.8> tags"),
     "compare": ("generate.compare_command", "one labelled sheet over epochs, files, weights, blocks, ranks, seeds"),
@@ -36,7 +36,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit status: 0, 2 for what the user can mend (one line on stderr), 130 interrupted."""
-    make_safe()
+    make_output_safe()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
@@ -45,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     verb, *rest = argv
-    if verb not in VERBS:
-        print(f"lora-ext: unknown verb {verb!r}{did_you_mean(verb, VERBS)}", file=sys.stderr)
+    if verb not in CLI_COMMANDS:
+        print(f"lora-ext: unknown verb {verb!r}{did_you_mean(verb, CLI_COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return int(_module(VERBS[verb][0]).main(rest) or 0)
+        return int(_load_command_module(CLI_COMMANDS[verb][0]).main(rest) or 0)
     except LoraError as error:
         print(f"lora-ext: {error}", file=sys.stderr)
         return 2
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _module(name: str) -> ModuleType:
+def _load_command_module(name: str) -> ModuleType:
     """A verb's module. What it imports stays, so looking through it for garbage, again and again, is a fifth of the
     start."""
     gc.disable()
@@ -70,5 +70,5 @@ def _module(name: str) -> ModuleType:
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {verb:<14}{text}" for verb, (_, text) in VERBS.items())
+    rows = "\n".join(f"  {verb:<14}{text}" for verb, (_, text) in CLI_COMMANDS.items())
     return f"usage: python -m lora_ext VERB [options]   (VERB --help tells its options)\n\n{rows}"

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from .errors import ToolError, did_you_mean
-from .file.displayed_names import take_typed_paths
-from .lowrank import DYNAMIC, Rule
-from .tools.report import Report
+from .file.displayed_names import accept_typed_paths
+from .lowrank import DYNAMIC_RANK_METHODS, RankRule
 
-PRECISIONS = {
+SAVE_PRECISIONS = {
     "float": torch.float32,
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -27,16 +26,16 @@ PRECISIONS = {
 """What `--precision` and `--save_precision` are called → torch's dtype."""
 
 
-SVD_ONLY = ("new_rank", "new_conv_rank", "clamp_quantile")
+SVD_ONLY_OPTIONS = ("new_rank", "new_conv_rank", "clamp_quantile")
 """Options of `merge` that are for its method "svd"."""
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """Options are declared with underscores and taken with dashes too; a mistake is one line and status 2."""
 
     def __init__(self, verb: str, description: str) -> None:
         super().__init__(prog=f"lora-ext {verb}", description=description, allow_abbrev=False)
-        take_typed_paths(self)
+        accept_typed_paths(self)
         # so that `--ratios -1e-3` is a number and not an option
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(,.*)?$")
 
@@ -52,31 +51,33 @@ class Parser(argparse.ArgumentParser):
         hint = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
         self.exit(2, f"{self.prog}: {message}{hint}\n")
 
-    def common(self, *, device: bool = True, save_precision: bool = True) -> Parser:
+    def add_output_options(self, *, device: bool = True, save_precision: bool = True) -> CommandParser:
         """Adds what every verb that writes a file takes: --save_to, --overwrite, --save_precision, --device …"""
         self.add_argument("--save_to", type=Path, required=True, metavar="FILE", help="the file to write")
         self.add_argument("--overwrite", action="store_true", help="replace a file that exists, also an input")
         if save_precision:
             text = "dtype of the result; without it that of the input (of several: the widest)"
-            self.add_argument("--save_precision", choices=list(PRECISIONS), help=text)
+            self.add_argument("--save_precision", choices=list(SAVE_PRECISIONS), help=text)
         if device:
             self.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, mps")
-        return self.reporting()
+        return self.add_report_options()
 
-    def known(self, *names: str) -> Parser:
+    def add_ignored_options(self, *names: str) -> CommandParser:
         """Takes options of kohya's scripts that nothing here needs, with a value or without."""
         for name in names:
             self.add_argument(name, nargs="?", const=True, help="accepted; not needed here")
         return self
 
-    def dynamic(self) -> Parser:
+    def add_dynamic_rank_options(self) -> CommandParser:
         """Adds --dynamic_method and --dynamic_param."""
-        self.add_argument("--dynamic_method", choices=DYNAMIC, help="choose each layer's rank by its singular values")
+        self.add_argument(
+            "--dynamic_method", choices=DYNAMIC_RANK_METHODS, help="choose each layer's rank by its singular values"
+        )
         text = "sv_ratio: S0/S, such as 5; the others: a share, such as 0.9"
         self.add_argument("--dynamic_param", type=float, help=text)
         return self
 
-    def reporting(self) -> Parser:
+    def add_report_options(self) -> CommandParser:
         """Adds --json and --verbose."""
         self.add_argument("--json", action="store_true", help="the report as JSON on standard output")
         self.add_argument("--verbose", action="store_true", help="a line for every layer in the report")
@@ -91,30 +92,23 @@ def _underscored(arg: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
-def note_idle(report: Report, args: argparse.Namespace, names: Sequence[str], why: str) -> None:
-    """Says which of the options `names` were given for nothing."""
-    for name in names:
-        if getattr(args, name, None) is not None:
-            report.note(f"--{name} changes nothing {why}")
-
-
-def rules(rank: int, conv_rank: int | None, method: str | None, param: float | None) -> tuple[Rule, Rule]:
+def rank_rules(rank: int, conv_rank: int | None, method: str | None, param: float | None) -> tuple[RankRule, RankRule]:
     """How ranks of layers and of convolutions are chosen; conv_rank None: as rank. Raises ToolError."""
-    if method is not None and method not in DYNAMIC:
-        raise ToolError(f"unknown dynamic method {method!r}{did_you_mean(method, DYNAMIC)}")
+    if method is not None and method not in DYNAMIC_RANK_METHODS:
+        raise ToolError(f"unknown dynamic method {method!r}{did_you_mean(method, DYNAMIC_RANK_METHODS)}")
     if method is not None and param is None:
         raise ToolError(f"{method} needs its number: --dynamic_param")
     conv_rank = rank if conv_rank is None else conv_rank
-    return Rule(rank, method, param or 0.0), Rule(conv_rank, method, param or 0.0)
+    return RankRule(rank, method, param or 0.0), RankRule(conv_rank, method, param or 0.0)
 
 
-def dtype_of(name: str | None) -> torch.dtype | None:
+def parse_precision(name: str | None) -> torch.dtype | None:
     """torch's dtype for a precision's name; None for None. Raises ToolError with the nearest name."""
     if name is None:
         return None
-    if name not in PRECISIONS:
-        raise ToolError(f"unknown precision {name!r}{did_you_mean(name, PRECISIONS)}")
-    return PRECISIONS[name]
+    if name not in SAVE_PRECISIONS:
+        raise ToolError(f"unknown precision {name!r}{did_you_mean(name, SAVE_PRECISIONS)}")
+    return SAVE_PRECISIONS[name]
 
 
 def number(text: str) -> float:
@@ -125,7 +119,7 @@ def number(text: str) -> float:
     return value
 
 
-def device_of(name: str) -> torch.device:
+def parse_device(name: str) -> torch.device:
     """torch's device. Raises ToolError when this machine or this torch has none of that name."""
     try:
         device = torch.device(name)
@@ -135,7 +129,7 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def check_output(
+def check_output_path(
     path: Path, inputs: Sequence[str | Path] = (), *, overwrite: bool = False, folder: bool = False
 ) -> Path:
     """`path` if a result may be written there; asked before the work begins.
@@ -158,7 +152,7 @@ def check_output(
     return path
 
 
-def check_space(path: Path, size: int) -> None:
+def check_disk_space(path: Path, size: int) -> None:
     """Raises ToolError when the disk of `path` has less than `size` bytes free (the old file stays till the end)."""
     free = shutil.disk_usage(path.parent).free
     if free < size:
@@ -167,7 +161,7 @@ def check_space(path: Path, size: int) -> None:
         )
 
 
-def cast(tensor: Tensor, dtype: torch.dtype, where: str) -> Tensor:
+def cast_tensor(tensor: Tensor, dtype: torch.dtype, where: str) -> Tensor:
     """`tensor` as `dtype`, on the CPU. Raises ToolError naming `where` for NaN, and for a number too large for it."""
     result = tensor.to("cpu", dtype)
     if not bool(torch.isfinite(result.float().sum())) and not bool(torch.isfinite(result).all()):
@@ -182,7 +176,7 @@ def cast(tensor: Tensor, dtype: torch.dtype, where: str) -> Tensor:
     return result
 
 
-def widest(dtypes: Mapping[torch.dtype, object] | Sequence[torch.dtype]) -> torch.dtype:
+def widest_dtype(dtypes: Mapping[torch.dtype, object] | Sequence[torch.dtype]) -> torch.dtype:
     """The dtype that holds all of `dtypes`: float32 for fp16 beside bf16, fp16 for 8-bit floats; float32 for none."""
     found: torch.dtype | None = None
     for dtype in dtypes:

@@ -17,23 +17,27 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .compare.sheet_layout import Sheet, render
+from .compare.sheet_layout import Sheet, draw_sheet
 from .embedded import shapes
 from .errors import FileError
-from .file.lora_library import Library
-from .file.saving import replacing
-from .generate import Settings, embedded, open_model
-from .host.standalone.model import Standalone
+from .file.lora_library import LoraLibrary
+from .file.saving import replacing_file
+from .generate import Settings, embedded_model, load_settings_model
+from .host.standalone.model import StandaloneModel
 from .training import toy_task
-from .training.train_command import Terminal
+from .training.train_command import TerminalHost
 
-WEIGHTS = (0.0, 0.4, 0.8, 1.0)
-BLOCKS = ("INALL", "OUTALL")
-LESSON_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.5)
-LESSON_FILES = (0, 2, -1)
+DEMO_WEIGHTS = (0.0, 0.4, 0.8, 1.0)
+DEMO_BLOCK_PRESETS = ("INALL", "OUTALL")
+DEMO_TRAINED_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.5)
+DEMO_TRAINED_EPOCHS = (0, 2, -1)
 """Which of the files, one an epoch, are shown: too little learned, enough, and all."""
-LESSON_PROMPT = toy_task.PROMPTS[3]
-SCENES = ("a red circle on a blue background", "a yellow square on a purple background", "a green triangle on white")
+DEMO_TRAINED_PROMPT = toy_task.TOY_PROMPTS[3]
+DEMO_SCENES = (
+    "a red circle on a blue background",
+    "a yellow square on a purple background",
+    "a green triangle on white",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,24 +50,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The small model's layers are too small to share out: on a busy machine threads would mostly wait for each other.
     torch.set_num_threads(1)
     start = time.monotonic()
-    own = embedded()
+    own = embedded_model()
     if own is None:
         raise FileError("the small model that belongs to the demo is missing from this installation")
-    base = replace(toy_task.DRAWN, steps=args.steps)
-    model, library = open_model(base), Library([own.LORA_DIR])
+    base = replace(toy_task.TOY_SETTINGS, steps=args.steps)
+    model, library = load_settings_model(base), LoraLibrary([own.LORA_DIR])
     name = library.names()[0]
-    tags = ["", *(f"<lora:{name}:{weight:g}>" for weight in WEIGHTS[1:]), *(f"<lora:{name}:1:lbw={b}>" for b in BLOCKS)]
-    heads = ["no LoRA", *(f"weight {weight:g}" for weight in WEIGHTS[1:]), *(f"weight 1, {block}" for block in BLOCKS)]
-    prompts = shapes.PROMPTS
-    with tqdm(total=len(SCENES) * len(tags) + len(prompts), desc="drawing", disable=args.json) as bar:
-        rows = [[f"{scene} {tag}" for tag in tags] for scene in SCENES]
-        cells = toy_task.grid(model, library, base, rows, bar.update)
-        obeyed = shapes.score(toy_task.pictures(model, library, base, prompts, tick=bar.update), prompts)
-    sheet = render(
+    tags = [
+        "",
+        *(f"<lora:{name}:{weight:g}>" for weight in DEMO_WEIGHTS[1:]),
+        *(f"<lora:{name}:1:lbw={b}>" for b in DEMO_BLOCK_PRESETS),
+    ]
+    heads = [
+        "no LoRA",
+        *(f"weight {weight:g}" for weight in DEMO_WEIGHTS[1:]),
+        *(f"weight 1, {block}" for block in DEMO_BLOCK_PRESETS),
+    ]
+    prompts = shapes.SCENE_PROMPTS
+    with tqdm(total=len(DEMO_SCENES) * len(tags) + len(prompts), desc="drawing", disable=args.json) as bar:
+        rows = [[f"{scene} {tag}" for tag in tags] for scene in DEMO_SCENES]
+        cells = toy_task.generate_toy_grid(model, library, base, rows, bar.update)
+        obeyed = shapes.share_obeyed(
+            toy_task.generate_toy_images(model, library, base, prompts, on_image=bar.update), prompts
+        )
+    sheet = draw_sheet(
         Sheet(
             title=f"<lora:{name}> at rising weights, and in the input or output blocks only",
             columns=heads,
-            rows=SCENES,
+            rows=DEMO_SCENES,
             cells=cells,
             note=f"Same seed in each row. Without a LoRA the model obeys {obeyed:.0%} of {len(prompts)} captions.",
             scale=2,
@@ -71,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "demo.png"
-    with replacing(path, overwrite=True) as part:
+    with replacing_file(path, overwrite=True) as part:
         sheet.save(part, format="PNG")
     result = {
         "sheet": str(path.resolve()),
@@ -79,40 +93,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         "captions": len(prompts),
         "lora": name,
         "columns": heads,
-        **learned(model, base, args.out, quiet=args.json),
+        **demonstrate_training(model, base, args.out, quiet=args.json),
         "seconds": round(time.monotonic() - start, 1),
     }
-    print(json.dumps(result) if args.json else told(result))
+    print(json.dumps(result) if args.json else format_demo_result(result))
     return 0
 
 
-def learned(model: Standalone, base: Settings, out: Path, *, quiet: bool) -> dict[str, Any]:
+def demonstrate_training(model: StandaloneModel, base: Settings, out: Path, *, quiet: bool) -> dict[str, Any]:
     """Teaches the model something new; its files at several epochs and weights as a sheet, and what the judge says."""
-    shell = Terminal(not quiet)
-    with shell.listening():
-        outcome = toy_task.teach(model, out / "lesson", shell)
+    shell = TerminalHost(not quiet)
+    with shell.stopping_on_signals():
+        outcome = toy_task.train_toy_lora(model, out / "lesson", shell)
     shell.close()
-    library = Library([out / "lesson"])
-    names = [outcome.files[place].stem for place in LESSON_FILES]
-    total = len(names) * len(LESSON_WEIGHTS) + 2 * (len(toy_task.PROMPTS) + len(toy_task.UNRELATED))
+    library = LoraLibrary([out / "lesson"])
+    names = [outcome.files[place].stem for place in DEMO_TRAINED_EPOCHS]
+    total = len(names) * len(DEMO_TRAINED_WEIGHTS) + 2 * (len(toy_task.TOY_PROMPTS) + len(toy_task.UNRELATED_PROMPTS))
     with tqdm(total=total, desc="drawing what was learned", disable=quiet) as bar:
-        rows = [[f"{LESSON_PROMPT} <lora:{name}:{weight:g}>" for weight in LESSON_WEIGHTS] for name in names]
-        cells = toy_task.grid(model, library, base, rows, bar.update)
-        (judged,) = toy_task.judge(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
+        rows = [
+            [f"{DEMO_TRAINED_PROMPT} <lora:{name}:{weight:g}>" for weight in DEMO_TRAINED_WEIGHTS] for name in names
+        ]
+        cells = toy_task.generate_toy_grid(model, library, base, rows, bar.update)
+        (judged,) = toy_task.score_toy_loras(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
     sheet = Sheet(
-        title=f"{LESSON_PROMPT}: epochs and weights of what was just trained",
-        columns=[f"weight {weight:g}" for weight in LESSON_WEIGHTS],
+        title=f"{DEMO_TRAINED_PROMPT}: epochs and weights of what was just trained",
+        columns=[f"weight {weight:g}" for weight in DEMO_TRAINED_WEIGHTS],
         rows=[*(f"epoch {int(name.rpartition('-')[2])}" for name in names[:-1]), "the end"],
         cells=cells,
         note=f"{judged.concept_before:.0%} of new captions obeyed before, {judged.concept_after:.0%} after.",
         scale=2,
     )
     path = out / "training.png"
-    with replacing(path, overwrite=True) as part:
-        render(sheet).save(part, format="PNG")
+    with replacing_file(path, overwrite=True) as part:
+        draw_sheet(sheet).save(part, format="PNG")
     return {
         "training_sheet": str(path.resolve()),
-        "concept": toy_task.CONCEPT,
+        "concept": toy_task.TOY_CONCEPT,
         "concept_before": round(judged.concept_before, 3),
         "concept_after": round(judged.concept_after, 3),
         "unrelated_kept": round(judged.unrelated_kept, 3),
@@ -121,11 +137,12 @@ def learned(model: Standalone, base: Settings, out: Path, *, quiet: bool) -> dic
     }
 
 
-def told(result: Mapping[str, Any]) -> str:
+def format_demo_result(result: Mapping[str, Any]) -> str:
     """The result in words."""
     return "\n".join(
         (
-            f"\n{result['sheet']}\n{len(SCENES)} pictures, each {', '.join(result['columns'])}, from the same seed.",
+            f"\n{result['sheet']}\n{len(DEMO_SCENES)} pictures, each {', '.join(result['columns'])}, "
+            "from the same seed.",
             f"{result['captions_obeyed']:.0%} of {result['captions']} captions obeyed without a LoRA.",
             f"{result['training_sheet']}\nTrained for {result['train_seconds']:.0f} s: of "
             f"new captions with {result['concept']!r} {result['concept_before']:.0%} were obeyed before and "

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from .layer_names import Site
+from .layer_names import LayerId
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitReport:
     """How well a file fits a model: layers matched, layers the model lacks, layers of another shape, unread keys.
 
     dead: positions of the block-weight vector that this model has no block for.
@@ -23,8 +23,8 @@ class Fit:
     name: str
     family: str = "unknown"
     matched: int = 0
-    unmatched: tuple[Site, ...] = ()
-    wrong_shape: tuple[Site, ...] = ()
+    unmatched: tuple[LayerId, ...] = ()
+    wrong_shape: tuple[LayerId, ...] = ()
     unread: int = 0
     dead: tuple[str, ...] = ()
     uncovered: tuple[str, ...] = ()

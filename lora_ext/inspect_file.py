@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .blocks import LABELS
-from .console import showable
+from .blocks import BLOCK_LABELS
+from .console import printable_text
 from .errors import LoraError
 from .file import hashes
-from .file.displayed_names import take_typed_paths
-from .file.loading import read
+from .file.displayed_names import accept_typed_paths
+from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
 
-_SHOWN = {
+_METADATA_LABELS = {
     "ss_output_name": "name given by the trainer",
     "modelspec.title": "title",
     "ss_sd_model_name": "trained on",
@@ -44,7 +44,7 @@ _SHOWN = {
 """Metadata worth reading, in this order, in people's words."""
 
 
-def report(path: str | Path) -> dict[str, Any]:
+def inspect_lora_file(path: str | Path) -> dict[str, Any]:
     """Everything that `inspect` shows, ready for JSON.
 
     unread: keys that were not understood. damaged: layer → why it cannot act. other: a sentence about a file that is
@@ -53,7 +53,7 @@ def report(path: str | Path) -> dict[str, Any]:
     blocks: a row a block with its layers and ‖ΔW‖ (Frobenius, at weight 1; None where no layer of it has a norm
     without the base model's weights; `need_base` counts such layers). Raises FileError.
     """
-    file = read(path)
+    file = load_lora_file(path)
     path = file.path or path
     digest, stored = hashes.model_hash(path), hashes.stored_hash(file.metadata)
     with_rank = [adapter for adapter in file.adapters.values() if adapter.rank]
@@ -66,20 +66,20 @@ def report(path: str | Path) -> dict[str, Any]:
         "dylora_unit": file.dylora_unit,
         "kinds": dict(Counter(adapter.kind for adapter in file.adapters.values()).most_common()),
         "family": file.family,
-        "dialect": file.dialect,
+        "dialect": file.key_format,
         "layers": len(file.adapters),
         "parts": dict(Counter(site.part for site in file.adapters)),
         "ranks": _counts(adapter.rank for adapter in with_rank),
         "alphas": _counts(adapter.alpha for adapter in with_rank),
         "dtypes": dict(Counter(_dtype(a.dtype) for a in file.adapters.values()).most_common()),
-        "blocks": blocks_of(file),
+        "blocks": block_norms(file),
         "metadata": dict(file.metadata),
         "tags": top_tags(file.metadata),
         "embeddings": {n: {v: list(t.shape) for v, t in vectors.items()} for n, vectors in file.embeddings.items()},
-        "unread": file.unknown,
-        "damaged": {str(site): layer.why for site, layer in file.damaged.items()},
-        "other": file.other.sentence(file.name) if file.other else None,
-        "not_finite": file.first_bad,
+        "unread": file.unrecognized_keys,
+        "damaged": {str(site): layer.reason for site, layer in file.damaged.items()},
+        "other": file.foreign_architecture.sentence(file.name) if file.foreign_architecture else None,
+        "not_finite": file.first_non_finite_key,
         "config": str(file.config) if file.config else None,
         "notes": list(file.notes),
         "assumed": file.assumed or None,
@@ -96,7 +96,7 @@ def _dtype(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def blocks_of(file: LoraFile) -> list[dict[str, Any]]:
+def block_norms(file: LoraFile) -> list[dict[str, Any]]:
     """{block, layers, norm, need_base} of every block in the file, in the U-Net's order."""
     rows: dict[str, dict[str, Any]] = {}
     for site, adapter in file.adapters.items():
@@ -109,7 +109,7 @@ def blocks_of(file: LoraFile) -> list[dict[str, Any]]:
             row["norm"] = (row["norm"] or 0.0) + low.frobenius() ** 2
     for row in rows.values():
         row["norm"] = math.sqrt(row["norm"]) if row["norm"] is not None and math.isfinite(row["norm"]) else None
-    order = [*LABELS, ""]
+    order = [*BLOCK_LABELS, ""]
     return sorted(rows.values(), key=lambda row: order.index(row["block"]))
 
 
@@ -127,14 +127,16 @@ def top_tags(metadata: Mapping[str, str], count: int = 20) -> dict[str, int]:
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def text_of(found: Mapping[str, Any]) -> str:
+def format_inspection(found: Mapping[str, Any]) -> str:
     """The report as lines for a terminal."""
     lines = [found["path"], *_summary(found), ""]
     if found["blocks"]:
         lines += ["How strongly each block is changed (norm of the change at weight 1):", *_table(found["blocks"]), ""]
     elif not found["other"]:
         lines += ["No layer of a LoRA was found in it.", ""]
-    rows = [(words, _clean(found["metadata"][key])) for key, words in _SHOWN.items() if found["metadata"].get(key)]
+    rows = [
+        (words, _clean(found["metadata"][key])) for key, words in _METADATA_LABELS.items() if found["metadata"].get(key)
+    ]
     lines += [f"  {words}: {value}" for words, value in rows if value != "None"]
     if found["tags"]:
         lines.append("  most frequent tags: " + ", ".join(_clean(tag) for tag in found["tags"]))
@@ -145,7 +147,7 @@ def text_of(found: Mapping[str, Any]) -> str:
         lines.append(f"  embedding for the prompt: {_clean(name)} ({rows_in} vectors)")
     if found["not_finite"]:
         lines.append(f"  WARNING: it contains NaN or infinity (first in {_clean(found['not_finite'])}) and is damaged.")
-    return "\n".join([*lines, *(f"  {line}" for line in warnings(found))]).rstrip() + "\n"
+    return "\n".join([*lines, *(f"  {line}" for line in inspection_warnings(found))]).rstrip() + "\n"
 
 
 def _summary(found: Mapping[str, Any]) -> list[str]:
@@ -194,7 +196,7 @@ def _table(rows: Sequence[Mapping[str, Any]], width: int = 32) -> list[str]:
     return lines
 
 
-def warnings(found: Mapping[str, Any]) -> list[str]:
+def inspection_warnings(found: Mapping[str, Any]) -> list[str]:
     """Sentences on what of the file cannot act, or may act otherwise than its maker meant."""
     if found["other"]:
         return [f"{_clean(found['other'], 400)}."]
@@ -221,20 +223,20 @@ def _clean(text: object, limit: int = 200) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `inspect`; returns the exit status (2 when any file cannot be read)."""
     parser = argparse.ArgumentParser("lora-ext inspect", description="What a LoRA file is, and what it changes.")
-    take_typed_paths(parser)
+    accept_typed_paths(parser)
     parser.add_argument("file", nargs="+", type=Path, help="safetensors, .pt, .ckpt or .bin")
     parser.add_argument("--json", action="store_true", help="print JSON (a list for several files)")
     options = parser.parse_args(argv)
     status, reports = 0, []
     for path in options.file:
         try:
-            reports.append(report(path))
+            reports.append(inspect_lora_file(path))
         except LoraError as error:
             print(f"lora-ext: {_clean(error, 1000)}", file=sys.stderr)
             status = 2
     if options.json and reports:
         text = json.dumps(reports if len(options.file) > 1 else reports[0], indent=2, ensure_ascii=False) + "\n"
     else:
-        text = "\n".join(text_of(found) for found in reports)
-    sys.stdout.write(showable(text))
+        text = "\n".join(format_inspection(found) for found in reports)
+    sys.stdout.write(printable_text(text))
     return status

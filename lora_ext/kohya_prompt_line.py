@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import PromptError, did_you_mean
 
-OPTIONS = {
+PROMPT_LINE_OPTIONS = {
     "n": "negative",
     "w": "width",
     "h": "height",
@@ -23,26 +23,26 @@ _LIMITS = {"width": (0, 8192), "height": (0, 8192), "steps": (1, 1000), "cfg": (
 """What a picture can be asked for: more is a slip of the finger, told before anything is drawn."""
 
 
-def read(line: str) -> tuple[str, dict[str, Any]]:
+def parse_prompt_line(line: str) -> tuple[str, dict[str, Any]]:
     """(prompt, field → value). Raises PromptError with the nearest letter, or naming the value that is no number."""
     prompt, *rest = re.split(r"\s+--(?=[a-zA-Z])", " " + line.strip())
     given = {}
     for item in rest:
         letter, _, value = item.partition(" ")
-        if letter.lower() not in OPTIONS:
-            raise PromptError(f"prompt {line!r}: unknown option --{letter}{did_you_mean(letter, OPTIONS)}")
-        given[OPTIONS[letter.lower()]] = value.strip()
-    return prompt.strip(), typed(given, line)
+        if letter.lower() not in PROMPT_LINE_OPTIONS:
+            raise PromptError(f"prompt {line!r}: unknown option --{letter}{did_you_mean(letter, PROMPT_LINE_OPTIONS)}")
+        given[PROMPT_LINE_OPTIONS[letter.lower()]] = value.strip()
+    return prompt.strip(), convert_option_values(given, line)
 
 
-def write(prompt: str, options: Mapping[str, object]) -> str:
-    """The line that `read` takes apart again; options that are None or "" are left out."""
-    letters = {field: letter for letter, field in OPTIONS.items()}
+def format_prompt_line(prompt: str, options: Mapping[str, object]) -> str:
+    """The line that `parse_prompt_line` takes apart again; options that are None or "" are left out."""
+    letters = {field: letter for letter, field in PROMPT_LINE_OPTIONS.items()}
     told = [f"--{letters[field]} {value}" for field, value in options.items() if value not in (None, "")]
     return " ".join([prompt, *told])
 
 
-def typed(given: Mapping[str, Any], line: str) -> dict[str, Any]:
+def convert_option_values(given: Mapping[str, Any], line: str) -> dict[str, Any]:
     """Field → value, as a number where it is one. Raises PromptError."""
     found = {}
     for name, value in given.items():
@@ -50,11 +50,11 @@ def typed(given: Mapping[str, Any], line: str) -> dict[str, Any]:
             found[name] = _KINDS.get(name, str)(value)
         except (TypeError, ValueError):
             raise PromptError(f"prompt {line!r}: {value!r} is no number for {name}") from None
-        in_range(name, found[name])
+        check_option_range(name, found[name])
     return found
 
 
-def in_range(name: str, *numbers: Any) -> None:
+def check_option_range(name: str, *numbers: Any) -> None:
     """Raises PromptError about the first number that a picture's field cannot be; not a number is one of them."""
     low, high = _LIMITS.get(name, (None, None))
     for number in numbers:

@@ -1,4 +1,4 @@
-"""Where an adapter acts: `Site(part, block, leaf)`, and the names that files and models use for it.
+"""Where an adapter acts: `LayerId(part, block, leaf)`, and the names that files and models use for it.
 
 A key is never taken apart at its underscores (they are ambiguous). Every name that a U-Net or a CLIP text encoder of
 the SD family can have is generated once, flattened where a dialect flattens, and looked up in a dict.
@@ -18,21 +18,21 @@ PARTS = (UNET, TE, TE2)
 
 
 @dataclass(frozen=True, order=True)
-class Site:
+class LayerId:
     """One layer of one part of a model.
 
     part: "unet", "te" (CLIP-L, or SD2's OpenCLIP-H), "te2" (SDXL's OpenCLIP-bigG).
     block: IN00 … MID … OUT11 in the U-Net ("" for layers outside the blocks), BASE in a text encoder.
-    leaf: the layer inside its block, in diffusers' words: `attention.transformer_blocks.0.attn1.to_q`,
+    layer: the layer inside its block, in diffusers' words: `attention.transformer_blocks.0.attn1.to_q`,
     `resnet.conv1`, `sampler.conv`, `layers.3.mlp.fc1`. MID has `resnet.0` and `resnet.1`.
     """
 
     part: str
     block: str
-    leaf: str
+    layer: str
 
     def __str__(self) -> str:
-        return ".".join(filter(None, (self.part, self.block, self.leaf)))
+        return ".".join(filter(None, (self.part, self.block, self.layer)))
 
 
 # --- the leaves that exist -------------------------------------------------------------------------------------------
@@ -74,13 +74,13 @@ _TEXT = {  # HF leaf of a layer -> OpenCLIP leaf of a resblock
 _TEXT_DEPTH = 48
 
 
-def _attention_leaves() -> Iterator[str]:
+def _attention_layer_names() -> Iterator[str]:
     yield from ("norm", "proj_in", "proj_out")
     for depth in range(_TRANSFORMER_DEPTH):
         yield from (f"transformer_blocks.{depth}.{leaf}" for leaf in _ATTENTION)
 
 
-def _unet_names() -> Iterator[tuple[Site, str, tuple[str, ...]]]:
+def _unet_names() -> Iterator[tuple[LayerId, str, tuple[str, ...]]]:
     """(site, diffusers name, LDM names) of every layer that a U-Net of the family can have.
 
     Blocks count in threes: resnet (+ attention), resnet (+ attention), sampler on the way down; three resnets
@@ -88,20 +88,20 @@ def _unet_names() -> Iterator[tuple[Site, str, tuple[str, ...]]]:
     The sampler of an up block has LDM index 1, or 2 where the block holds attention.
     """
     for leaf, ldm in _OUTSIDE.items():
-        yield Site(UNET, "", leaf), leaf, (ldm,)
-    yield Site(UNET, "IN00", "conv_in"), "conv_in", ("input_blocks.0.0",)
+        yield LayerId(UNET, "", leaf), leaf, (ldm,)
+    yield LayerId(UNET, "IN00", "conv_in"), "conv_in", ("input_blocks.0.0",)
     for index in range(24):
         down, block = index < 12, f"{'IN' if index < 12 else 'OUT'}{index % 12:02}"
         level, place = divmod(index - 1 if down else index - 12, 3)
         side, ldm = ("down", f"input_blocks.{index}") if down else ("up", f"output_blocks.{index - 12}")
         if down and index and place == 2:
-            yield Site(UNET, block, "sampler.conv"), f"down_blocks.{level}.downsamplers.0.conv", (f"{ldm}.0.op",)
+            yield LayerId(UNET, block, "sampler.conv"), f"down_blocks.{level}.downsamplers.0.conv", (f"{ldm}.0.op",)
         elif index:
             yield from _resnet_names(block, "resnet", f"{side}_blocks.{level}.resnets.{place}", f"{ldm}.0")
             yield from _attention_names(block, f"{side}_blocks.{level}.attentions.{place}", f"{ldm}.1")
         if not down and place == 2:
             yield (
-                Site(UNET, block, "sampler.conv"),
+                LayerId(UNET, block, "sampler.conv"),
                 f"up_blocks.{level}.upsamplers.0.conv",
                 (f"{ldm}.2.conv", f"{ldm}.1.conv"),
             )
@@ -110,41 +110,41 @@ def _unet_names() -> Iterator[tuple[Site, str, tuple[str, ...]]]:
     yield from _resnet_names(MID, "resnet.1", "mid_block.resnets.1", "middle_block.2")
 
 
-def _resnet_names(block: str, role: str, diffusers: str, ldm: str) -> Iterator[tuple[Site, str, tuple[str, ...]]]:
+def _resnet_names(block: str, role: str, diffusers: str, ldm: str) -> Iterator[tuple[LayerId, str, tuple[str, ...]]]:
     for leaf, ldm_leaf in _RESNET.items():
-        yield Site(UNET, block, f"{role}.{leaf}"), f"{diffusers}.{leaf}", (f"{ldm}.{ldm_leaf}",)
+        yield LayerId(UNET, block, f"{role}.{leaf}"), f"{diffusers}.{leaf}", (f"{ldm}.{ldm_leaf}",)
 
 
-def _attention_names(block: str, diffusers: str, ldm: str) -> Iterator[tuple[Site, str, tuple[str, ...]]]:
-    for leaf in _attention_leaves():
-        yield Site(UNET, block, f"attention.{leaf}"), f"{diffusers}.{leaf}", (f"{ldm}.{leaf}",)
+def _attention_names(block: str, diffusers: str, ldm: str) -> Iterator[tuple[LayerId, str, tuple[str, ...]]]:
+    for leaf in _attention_layer_names():
+        yield LayerId(UNET, block, f"attention.{leaf}"), f"{diffusers}.{leaf}", (f"{ldm}.{leaf}",)
 
 
-def _text_names(part: str) -> Iterator[tuple[Site, str, tuple[str, ...]]]:
+def _text_names(part: str) -> Iterator[tuple[LayerId, str, tuple[str, ...]]]:
     """(site, HF name, OpenCLIP names) of every layer of a CLIP text encoder."""
     for depth in range(_TEXT_DEPTH):
         for leaf, clip in _TEXT.items():
             hf = f"text_model.encoder.layers.{depth}.{leaf}"
-            yield Site(part, BASE, f"layers.{depth}.{leaf}"), hf, (f"transformer.resblocks.{depth}.{clip}",)
-    yield Site(part, BASE, "final_layer_norm"), "text_model.final_layer_norm", ("ln_final",)
-    yield Site(part, BASE, "text_projection"), "text_projection", ("text_projection",)
+            yield LayerId(part, BASE, f"layers.{depth}.{leaf}"), hf, (f"transformer.resblocks.{depth}.{clip}",)
+    yield LayerId(part, BASE, "final_layer_norm"), "text_model.final_layer_norm", ("ln_final",)
+    yield LayerId(part, BASE, "text_projection"), "text_projection", ("text_projection",)
 
 
 @dataclass(frozen=True)
-class Names:
+class LayerNameTable:
     """Dotted names of one part: `diffusers` (HF for text) and `ldm` (OpenCLIP for text; preferred name first)."""
 
-    diffusers: dict[Site, str]
-    ldm: dict[Site, tuple[str, ...]]
-    site: dict[str, Site]
+    diffusers: dict[LayerId, str]
+    ldm: dict[LayerId, tuple[str, ...]]
+    layer_ids: dict[str, LayerId]
 
 
 @cache
-def names(part: str) -> Names:
+def layer_name_table(part: str) -> LayerNameTable:
     """The table of one part's names, made once."""
     rows = list(_unet_names() if part == UNET else _text_names(part))
     sites = {name: site for site, diffusers, ldm in rows for name in (diffusers, *ldm)}
-    return Names({s: d for s, d, _ in rows}, {s: n for s, _, n in rows}, sites)
+    return LayerNameTable({s: d for s, d, _ in rows}, {s: n for s, _, n in rows}, sites)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -153,9 +153,9 @@ _ROOTS = ("", "model.", "diffusion_model.", "transformer.", "wrapped.", "text_mo
 """What a live module's own names may carry in front of the names above (stripped), by who wraps it."""
 
 
-def site_of(part: str, name: str) -> Site | None:
+def find_layer_id(part: str, name: str) -> LayerId | None:
     """The site of a live module called `name` (dotted, relative to its part's root), or None."""
-    table = names(part).site
+    table = layer_name_table(part).layer_ids
     for root in _ROOTS:
         site = table.get(name.removeprefix(root)) or table.get(root + name)
         if site is not None:
@@ -163,9 +163,9 @@ def site_of(part: str, name: str) -> Site | None:
     return None
 
 
-def index(part: str, module_names: Iterable[str]) -> dict[Site, str]:
+def index_layers(part: str, module_names: Iterable[str]) -> dict[LayerId, str]:
     """Site → the live module's own name, for every module name that is a site of `part`."""
-    found = ((site_of(part, name), name) for name in module_names)
+    found = ((find_layer_id(part, name), name) for name in module_names)
     return {site: name for site, name in found if site is not None}
 
 
@@ -173,46 +173,46 @@ def index(part: str, module_names: Iterable[str]) -> dict[Site, str]:
 
 
 @dataclass(frozen=True)
-class Prefix:
+class KeyPrefix:
     """One way in which files begin a key: `text` before the name of a layer of `part`."""
 
     text: str
     part: str
-    flat: bool
+    is_flattened: bool
     """Whether dots of the layer's name are written as underscores."""
 
 
-KOHYA = (
-    Prefix("lora_unet_", UNET, True),
-    Prefix("lora_te_", TE, True),
-    Prefix("lora_te1_", TE, True),
-    Prefix("lora_te2_", TE2, True),
-    Prefix("oft_unet_", UNET, True),
-    Prefix("diffusion_model_", UNET, True),
-    Prefix("lycoris_unet_", UNET, True),
-    Prefix("lycoris_te_", TE, True),
-    Prefix("lycoris_te1_", TE, True),
-    Prefix("lycoris_te2_", TE2, True),
-    Prefix("lycoris_", UNET, True),
-    Prefix("lycoris_", TE, True),
+KOHYA_PREFIXES = (
+    KeyPrefix("lora_unet_", UNET, True),
+    KeyPrefix("lora_te_", TE, True),
+    KeyPrefix("lora_te1_", TE, True),
+    KeyPrefix("lora_te2_", TE2, True),
+    KeyPrefix("oft_unet_", UNET, True),
+    KeyPrefix("diffusion_model_", UNET, True),
+    KeyPrefix("lycoris_unet_", UNET, True),
+    KeyPrefix("lycoris_te_", TE, True),
+    KeyPrefix("lycoris_te1_", TE, True),
+    KeyPrefix("lycoris_te2_", TE2, True),
+    KeyPrefix("lycoris_", UNET, True),
+    KeyPrefix("lycoris_", TE, True),
 )
 """Keys `<prefix><flattened name>.<suffix>`: kohya's scripts, LyCORIS, kohya's OFT, the built-in extension's own."""
 
-DOTTED = (
-    Prefix("unet.", UNET, False),
-    Prefix("text_encoder.", TE, False),
-    Prefix("text_encoder_2.", TE2, False),
-    Prefix("base_model.model.unet.", UNET, False),
-    Prefix("base_model.model.text_encoder.", TE, False),
-    Prefix("base_model.model.", UNET, False),
-    Prefix("base_model.model.", TE, False),
-    Prefix("diffusion_model.", UNET, False),
-    Prefix("model.diffusion_model.", UNET, False),
-    Prefix("text_encoders.clip_l.transformer.", TE, False),
-    Prefix("text_encoders.clip_h.transformer.", TE, False),
-    Prefix("text_encoders.clip_g.transformer.", TE2, False),
-    Prefix("", UNET, False),
-    Prefix("", TE, False),
+DOTTED_PREFIXES = (
+    KeyPrefix("unet.", UNET, False),
+    KeyPrefix("text_encoder.", TE, False),
+    KeyPrefix("text_encoder_2.", TE2, False),
+    KeyPrefix("base_model.model.unet.", UNET, False),
+    KeyPrefix("base_model.model.text_encoder.", TE, False),
+    KeyPrefix("base_model.model.", UNET, False),
+    KeyPrefix("base_model.model.", TE, False),
+    KeyPrefix("diffusion_model.", UNET, False),
+    KeyPrefix("model.diffusion_model.", UNET, False),
+    KeyPrefix("text_encoders.clip_l.transformer.", TE, False),
+    KeyPrefix("text_encoders.clip_h.transformer.", TE, False),
+    KeyPrefix("text_encoders.clip_g.transformer.", TE2, False),
+    KeyPrefix("", UNET, False),
+    KeyPrefix("", TE, False),
 )
 """Keys `<prefix><dotted name>.<suffix>`: diffusers pipelines, attention-processor files, PEFT, ComfyUI."""
 
@@ -239,15 +239,15 @@ _NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.(?!weight$)[^.]+(\.we
 
 
 @cache
-def _lookup(flat: bool) -> dict[str, Site]:
-    table: dict[str, Site] = {}
-    for prefix in KOHYA if flat else DOTTED:
-        for name, site in names(prefix.part).site.items():
+def _lookup(flat: bool) -> dict[str, LayerId]:
+    table: dict[str, LayerId] = {}
+    for prefix in KOHYA_PREFIXES if flat else DOTTED_PREFIXES:
+        for name, site in layer_name_table(prefix.part).layer_ids.items():
             table.setdefault(prefix.text + (name.replace(".", "_") if flat else name), site)
     return table
 
 
-def parse_key(key: str, suffixes: Iterable[str]) -> tuple[Site, str] | None:
+def parse_layer_key(key: str, suffixes: Iterable[str]) -> tuple[LayerId, str] | None:
     """A file's key → (site, suffix in the adapters' words), or None when it names no known layer.
 
     `suffixes` are those that adapters know (`adapters.SUFFIXES`).
@@ -271,21 +271,21 @@ def parse_key(key: str, suffixes: Iterable[str]) -> tuple[Site, str] | None:
     return None
 
 
-def kohya_key(site: Site, *, sdxl: bool = False) -> str:
+def format_kohya_key(layer_id: LayerId, *, sdxl: bool = False) -> str:
     """The name kohya's scripts write: diffusers names, or LDM names with numbered text encoders for SDXL."""
-    table = names(site.part)
-    unet_name = table.ldm[site][0] if sdxl and site.part == UNET else table.diffusers[site]
-    prefix = {UNET: "lora_unet_", TE: "lora_te1_" if sdxl else "lora_te_", TE2: "lora_te2_"}[site.part]
+    table = layer_name_table(layer_id.part)
+    unet_name = table.ldm[layer_id][0] if sdxl and layer_id.part == UNET else table.diffusers[layer_id]
+    prefix = {UNET: "lora_unet_", TE: "lora_te1_" if sdxl else "lora_te_", TE2: "lora_te2_"}[layer_id.part]
     return prefix + unet_name.replace(".", "_")
 
 
-def peft_key(site: Site) -> str:
+def format_peft_key(layer_id: LayerId) -> str:
     """The name that diffusers pipelines write and read (PEFT)."""
-    prefix = {UNET: "unet.", TE: "text_encoder.", TE2: "text_encoder_2."}[site.part]
-    return prefix + names(site.part).diffusers[site]
+    prefix = {UNET: "unet.", TE: "text_encoder.", TE2: "text_encoder_2."}[layer_id.part]
+    return prefix + layer_name_table(layer_id.part).diffusers[layer_id]
 
 
-def known_as(site: Site) -> tuple[str, ...]:
+def element_rule_names(layer_id: LayerId) -> tuple[str, ...]:
     """Flattened names of a layer that element rules (`lbwe=`) may match a part of."""
-    table = names(site.part)
-    return tuple(n.replace(".", "_") for n in (table.diffusers[site], *table.ldm[site]))
+    table = layer_name_table(layer_id.part)
+    return tuple(n.replace(".", "_") for n in (table.diffusers[layer_id], *table.ldm[layer_id]))

@@ -11,15 +11,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .blocks import number, span
+from .blocks import parse_block_range, parse_finite_number
 from .errors import BlockError, PromptError, did_you_mean
 
-TAG = re.compile(r"<(lora|lyco):([^<>]*)>", re.IGNORECASE)
-NAMED = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "step", "x")
+LORA_TAG_PATTERN = re.compile(r"<(lora|lyco):([^<>]*)>", re.IGNORECASE)
+NAMED_TAG_KEYS = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "step", "x")
 
 
 @dataclass(frozen=True)
-class Request:
+class LoraTag:
     """What one tag asks for. `te`, `unet`: multipliers of the text encoders and the U-Net.
 
     dyn: the first N ranks only. lbw, lbwe: block weights and element rules, as written. start, stop: the U-Net part
@@ -37,34 +37,34 @@ class Request:
     stop: float | None = None
     x: float | None = None
 
-    def tag(self) -> str:
+    def format_tag(self) -> str:
         """The tag that reads back to this request, in its shortest form."""
         items = ["lora", self.name, format(self.te, "g")]
         if self.unet != self.te:
             items.append(format(self.unet, "g"))
         named = {"dyn": self.dyn, "lbw": self.lbw, "lbwe": self.lbwe, "x": self.x}
-        named |= {key: _step_text(value) for key, value in (("start", self.start), ("stop", self.stop))}
+        named |= {key: _format_step(value) for key, value in (("start", self.start), ("stop", self.stop))}
         items += [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
                   for key, value in named.items() if value is not None]  # fmt: skip
         return f"<{':'.join(items)}>"
 
 
-def parse(text: str) -> tuple[str, list[Request], list[PromptError]]:
+def parse_lora_tags(text: str) -> tuple[str, list[LoraTag], list[PromptError]]:
     """Text without its tags, the requests in order, and one error for each tag that cannot be understood.
 
     A bad tag never disables the others.
     """
-    requests: list[Request] = []
+    requests: list[LoraTag] = []
     errors: list[PromptError] = []
-    for match in TAG.finditer(text):
+    for match in LORA_TAG_PATTERN.finditer(text):
         try:
-            requests.append(request_of(match[2].split(":")))
+            requests.append(parse_tag_items(match[2].split(":")))
         except PromptError as error:
             errors.append(error)
-    return TAG.sub("", text), requests, errors
+    return LORA_TAG_PATTERN.sub("", text), requests, errors
 
 
-def request_of(items: Sequence[str]) -> Request:
+def parse_tag_items(items: Sequence[str]) -> LoraTag:
     """The request of a tag's items (what stands between its colons, without `lora`).
 
     Raises PromptError that quotes the tag and says what was expected.
@@ -74,28 +74,28 @@ def request_of(items: Sequence[str]) -> Request:
         raise PromptError(f"{_short(tag)} has no > before the next <: close the first tag")
     if not items or not items[0].strip():
         raise PromptError(f"{_short(tag)} names no file")
-    named, positional = _sort(items[1:], tag)
-    _legacy(named, positional, tag)
+    named, positional = _split_items(items[1:], tag)
+    _name_legacy_items(named, positional, tag)
     try:
-        te = number(named.get("te", positional[0] if positional else "1"), tag)
-        unet = number(named.get("unet", positional[1] if len(positional) > 1 else str(te)), tag)
-        start, stop = _steps(named, tag)
-        return Request(
+        te = parse_finite_number(named.get("te", positional[0] if positional else "1"), tag)
+        unet = parse_finite_number(named.get("unet", positional[1] if len(positional) > 1 else str(te)), tag)
+        start, stop = _parse_step_range(named, tag)
+        return LoraTag(
             name=items[0].strip(),
             te=te,
             unet=unet,
-            dyn=_whole(named.get("dyn", positional[2] if len(positional) > 2 else None), tag),
+            dyn=_parse_rank(named.get("dyn", positional[2] if len(positional) > 2 else None), tag),
             lbw=named.get("lbw"),
             lbwe=named.get("lbwe"),
             start=start,
             stop=stop,
-            x=number(named["x"], tag) if "x" in named else None,
+            x=parse_finite_number(named["x"], tag) if "x" in named else None,
         )
     except BlockError as error:
         raise PromptError(_short(str(error))) from None
 
 
-def _sort(items: Sequence[str], tag: str) -> tuple[dict[str, str], list[str]]:
+def _split_items(items: Sequence[str], tag: str) -> tuple[dict[str, str], list[str]]:
     """Named and positional items. `lbwe=` takes the two items after it along when it begins a rule."""
     named: dict[str, str] = {}
     positional: list[str] = []
@@ -108,8 +108,10 @@ def _sort(items: Sequence[str], tag: str) -> tuple[dict[str, str], list[str]]:
             continue
         if name == "w":
             name = "lbw"  # the block-weight extension's short form
-        if name not in NAMED:
-            raise PromptError(f"{_short(tag)} has {_short(name)!r}=, which is unknown{did_you_mean(name, NAMED)}")
+        if name not in NAMED_TAG_KEYS:
+            raise PromptError(
+                f"{_short(tag)} has {_short(name)!r}=, which is unknown{did_you_mean(name, NAMED_TAG_KEYS)}"
+            )
         if name == "lbwe":
             while _begins_rule(value) and len(queue) >= 2 and "=" not in queue[0] + queue[1]:
                 value += f":{queue.pop(0)}:{queue.pop(0)}"
@@ -123,18 +125,18 @@ def _begins_rule(text: str) -> bool:
     if ":" in last:
         return False
     try:
-        span(last)
+        parse_block_range(last)
     except BlockError:
         return False
     return True
 
 
-def _legacy(named: dict[str, str], positional: list[str], tag: str) -> None:
+def _name_legacy_items(named: dict[str, str], positional: list[str], tag: str) -> None:
     """Moves block weights written in third place, and the element preset or x in fourth, to their names."""
 
     def is_number(text: str) -> bool:
         try:
-            number(text, tag)
+            parse_finite_number(text, tag)
         except BlockError:
             return False
         return True
@@ -150,35 +152,35 @@ def _legacy(named: dict[str, str], positional: list[str], tag: str) -> None:
         raise PromptError(f"{_short(tag)} has {len(positional)} numbers; it takes te, unet and dyn")
 
 
-def _steps(named: dict[str, str], tag: str) -> tuple[float | None, float | None]:
+def _parse_step_range(named: dict[str, str], tag: str) -> tuple[float | None, float | None]:
     values: dict[str, str] = {key: named[key] for key in ("start", "stop") if key in named}
     if "step" in named:
         first, dash, last = named["step"].partition("-")
         if not dash:
             raise PromptError(f"step={_short(named['step'])} in {_short(tag)} is not a range such as step=5-10")
         values = {"start": first, "stop": last} | values
-    start, stop = (_step(values.get(key), tag) for key in ("start", "stop"))
+    start, stop = (_parse_step(values.get(key), tag) for key in ("start", "stop"))
     return start, stop
 
 
-def _step(text: str | None, tag: str) -> float | None:
+def _parse_step(text: str | None, tag: str) -> float | None:
     """A step: whole numbers count steps; a number with a point, up to 1.0, is a share and stays a float."""
     if text is None or not text.strip():
         return None
-    value = number(text, tag)
+    value = parse_finite_number(text, tag)
     if value < 0 or (value > 1 and value != int(value)):
         raise PromptError(f"step {_short(text)!r} in {_short(tag)} is neither a whole number nor a share 0.0–1.0")
     return value if "." in text and value <= 1 else int(value)  # 5.0 is step 5, not 500 % of the steps
 
 
-def _step_text(value: float | None) -> str | None:
+def _format_step(value: float | None) -> str | None:
     return None if value is None else repr(value)
 
 
-def _whole(text: str | None, tag: str) -> int | None:
+def _parse_rank(text: str | None, tag: str) -> int | None:
     if text is None or not text.strip():
         return None
-    value = number(text, tag)
+    value = parse_finite_number(text, tag)
     if value != int(value) or value < 1:
         raise PromptError(f"dyn={_short(text)} in {_short(tag)} is not a rank (a whole number from 1)")
     return int(value)
@@ -191,15 +193,15 @@ def _short(text: str, limit: int = 120) -> str:
 # --- names of learned words ------------------------------------------------------------------------------------------
 
 
-def set_apart(text: str, word: str) -> str:
-    """`text` with blanks around `word` where the word begins or ends with punctuation that other punctuation touches.
+def surround_with_spaces(text: str, token: str) -> str:
+    """`text` with blanks around `token` where the word begins or ends with punctuation that other punctuation touches.
 
     A tokenizer takes a run of punctuation as one piece: in `<s1>,` the `>,` is not the `>` of `<s1>`, so that the word
     is not found there. Words that begin and end with a letter or digit are left as they stand.
     """
-    first, last = not word[:1].isalnum(), not word[-1:].isalnum()
+    first, last = not token[:1].isalnum(), not token[-1:].isalnum()
     letter = r"[^\W_]"
-    pattern = ("" if first else f"(?<!{letter})") + re.escape(word) + ("" if last else f"(?!{letter})")
+    pattern = ("" if first else f"(?<!{letter})") + re.escape(token) + ("" if last else f"(?!{letter})")
 
     def apart(match: re.Match[str]) -> str:
         before, after = text[: match.start()], text[match.end() :]
@@ -207,4 +209,4 @@ def set_apart(text: str, word: str) -> str:
         right = " " if last and after and not after[0].isspace() else ""
         return left + match[0] + right
 
-    return re.sub(pattern, apart, text, flags=re.IGNORECASE) if word else text
+    return re.sub(pattern, apart, text, flags=re.IGNORECASE) if token else text

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .applied_networks import Use, within
-from .layer_names import UNET, Site
+from .applied_networks import AdapterSpec, is_step_in_range
+from .layer_names import UNET, LayerId
 
 
-def why_idle(use: Use, layers: Iterable[Site], total: int | None = None) -> str:
+def no_effect_reason(spec: AdapterSpec, layers: Iterable[LayerId], total: int | None = None) -> str:
     """One sentence where a file, or its U-Net part, never acts; "" where it does.
 
     layers: those of the file that apply. total: the number of denoiser calls, None where it is not known yet; a range
@@ -17,19 +17,19 @@ def why_idle(use: Use, layers: Iterable[Site], total: int | None = None) -> str:
     layers = list(layers)
     if not layers:
         return ""  # that none applies is told by the report on how the file fits
-    acting = [site for site in layers if use.weight(site)]
+    acting = [site for site in layers if spec.weight_at(site)]
     parts = {site.part for site in acting}
     if not acting:
-        why = "its weight is 0" if not use.te and not use.unet else "its weight is 0 in every layer that it has"
-        return f"{use.label} changes nothing: {why}"
+        why = "its weight is 0" if not spec.te and not spec.unet else "its weight is 0 in every layer that it has"
+        return f"{spec.display_name} changes nothing: {why}"
     if UNET not in parts:
         return ""
-    empty = empty_range(use.start, use.stop, total)
+    empty = empty_step_range_reason(spec.start, spec.stop, total)
     what = "its U-Net part never acts" if len(parts) > 1 else "it never acts"
-    return f"{use.label}: {what}, because {empty}" if empty else ""
+    return f"{spec.display_name}: {what}, because {empty}" if empty else ""
 
 
-def empty_range(start: float | None, stop: float | None, total: int | None = None) -> str:
+def empty_step_range_reason(start: float | None, stop: float | None, total: int | None = None) -> str:
     """Why no step lies from `start` until before `stop` (whole numbers are steps, fractions shares); "" if one does."""
     if isinstance(start, float) and start >= 1:
         return "it starts after the last step"
@@ -37,13 +37,13 @@ def empty_range(start: float | None, stop: float | None, total: int | None = Non
         return "it stops before the first step"
     if start is not None and stop is not None and type(start) is type(stop) and start >= stop:
         ask = "" if start == stop else f"; exchange them: step={stop!r}-{start!r}"
-        return f"it starts at {_said(start)} and stops before {_said(stop)}{ask}"
-    if total is None or any(within(start, stop, step, total) for step in range(total)):
+        return f"it starts at {_format_step(start)} and stops before {_format_step(stop)}{ask}"
+    if total is None or any(is_step_in_range(start, stop, step, total) for step in range(total)):
         return ""
-    first = "" if start is None else f"starts at {_said(start)}"
-    last = "" if stop is None else f"stops before {_said(stop)}"
+    first = "" if start is None else f"starts at {_format_step(start)}"
+    last = "" if stop is None else f"stops before {_format_step(stop)}"
     return f"it {' and '.join(filter(None, (first, last)))}, and the picture has {total} steps (0 to {total - 1})"
 
 
-def _said(value: float) -> str:
+def _format_step(value: float) -> str:
     return f"{value:.0%} of the steps" if isinstance(value, float) else f"step {value}"

@@ -6,23 +6,23 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-T = TypeVar("T")
+_Item = TypeVar("_Item")
 
 
 class Track(Protocol):
     """Goes through `items` while it shows `text` and how many are done."""
 
-    def __call__(self, items: Sequence[T], text: str) -> Iterator[T]:
+    def __call__(self, items: Sequence[_Item], text: str) -> Iterator[_Item]:
         """The items, in order."""
         ...
 
 
-def silent(items: Sequence[T], text: str) -> Iterator[T]:
+def no_progress(items: Sequence[_Item], text: str) -> Iterator[_Item]:
     """Shows nothing: what functions do when they are called from Python."""
     return iter(items)
 
 
-def bar(items: Sequence[T], text: str) -> Iterator[T]:
+def progress_bar(items: Sequence[_Item], text: str) -> Iterator[_Item]:
     """A tqdm bar on stderr, gone when it is through; what the command line shows."""
     from tqdm import tqdm
 
@@ -30,13 +30,13 @@ def bar(items: Sequence[T], text: str) -> Iterator[T]:
         yield from shown
 
 
-def through(progress: Callable[[int, int, str], None]) -> Track:
-    """A `Track` that calls `progress(done, total, text)`, as `ports.Shell` has it."""
+def track_with_callback(on_progress: Callable[[int, int, str], None]) -> Track:
+    """A `Track` that calls `on_progress(done, total, text)`, as `ports.Shell` has it."""
 
-    def track(items: Sequence[T], text: str) -> Iterator[T]:
+    def track(items: Sequence[_Item], text: str) -> Iterator[_Item]:
         for done, item in enumerate(items):
-            progress(done, len(items), text)
+            on_progress(done, len(items), text)
             yield item
-        progress(len(items), len(items), text)
+        on_progress(len(items), len(items), text)
 
     return track

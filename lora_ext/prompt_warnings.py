@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from .errors import did_you_mean
-from .lora_tags import TAG
+from .lora_tags import LORA_TAG_PATTERN
 
-WORDS = ("lora", "lyco")
+TAG_NAMES = ("lora", "lyco")
 _OPEN, _CLOSE = "<＜〈《‹⟨«([{（［｛【", ">＞〉》›⟩»)]}）］｝】"
 _LIKE = re.compile(
     rf"(?P<open>[{re.escape(_OPEN)}]|&lt;)(?P<blank>\s*)(?P<word>lora|lyco)(?P<gap>\s*)(?P<colon>[:：﹕;；=])"
@@ -23,16 +23,25 @@ _BLANK = "\0"
 """Stands for a tag's characters while brackets around it are looked at."""
 
 
-def unread(
-    prompt: str, negative: str = "", words: Sequence[str] = WORDS, *, left: str | None = None, small: bool = False
+def unread_tag_warnings(
+    prompt: str,
+    negative: str = "",
+    tag_names: Sequence[str] = TAG_NAMES,
+    *,
+    remaining_text: str | None = None,
+    lowercase_only: bool = False,
 ) -> list[str]:
     """Why texts that look like tags are not applied. words: names of tags that are read here.
 
-    left: the prompt without what was read as a tag, where the web UI has read it. small: names are read in small
+    remaining_text: the prompt without what was read as a tag, where the web UI has read it. small: names are read in
+    small
     letters only, as the web UI reads them.
     """
-    found = [*_misspelt(TAG.sub("", prompt) if left is None else left), *_unknown(prompt, words, small)]
-    for match in (*TAG.finditer(negative), *_LIKE.finditer(TAG.sub("", negative))):
+    found = [
+        *_misspelt(LORA_TAG_PATTERN.sub("", prompt) if remaining_text is None else remaining_text),
+        *_unknown(prompt, tag_names, lowercase_only),
+    ]
+    for match in (*LORA_TAG_PATTERN.finditer(negative), *_LIKE.finditer(LORA_TAG_PATTERN.sub("", negative))):
         found.append(
             f"{_short(match[0])} in the negative prompt is not applied, and is read there as text: tags belong into "
             "the prompt; a weight below 0 works against a file"
@@ -40,12 +49,12 @@ def unread(
     return list(dict.fromkeys(found))
 
 
-def elsewhere(prompt: str) -> list[str]:
+def bracketed_tag_warnings(prompt: str) -> list[str]:
     """What tags do that stand in brackets: they act at all steps, at the strength written in the tag."""
-    masked = TAG.sub(lambda match: _BLANK * len(match[0]), prompt)
+    masked = LORA_TAG_PATTERN.sub(lambda match: _BLANK * len(match[0]), prompt)
     pairs = list(_pairs(masked))
     found = []
-    for match in TAG.finditer(prompt):
+    for match in LORA_TAG_PATTERN.finditer(prompt):
         around = [(kind, a, b) for kind, a, b in pairs if a < match.start() and match.end() <= b]
         if text := _in_brackets(match[0], match.start(), masked, around):
             found.append(text)
@@ -64,14 +73,15 @@ def _misspelt(text: str) -> Iterator[str]:
         yield f"{_short(match[0].strip(), 100 if closed else 60)} {why}, and nothing is applied{write}"
 
 
-def _unknown(prompt: str, words: Sequence[str], small: bool) -> Iterator[str]:
+def _unknown(prompt: str, tag_names: Sequence[str], lowercase_only: bool) -> Iterator[str]:
     """Tags of another name than those that are read."""
     for match in _NAMED.finditer(prompt):
         name = match[1]
-        if name in words or (not small and name.lower() in words):
+        if name in tag_names or (not lowercase_only and name.lower() in tag_names):
             continue
-        hint = f"; write <{name.lower()}:…>" if name.lower() in words else did_you_mean(name, words)
-        yield f"{_short(match[0])} is not applied: tags begin with {' or '.join(f'<{word}:' for word in words)}{hint}"
+        hint = f"; write <{name.lower()}:…>" if name.lower() in tag_names else did_you_mean(name, tag_names)
+        beginnings = " or ".join(f"<{word}:" for word in tag_names)
+        yield f"{_short(match[0])} is not applied: tags begin with {beginnings}{hint}"
 
 
 def _pairs(text: str) -> Iterator[tuple[str, int, int]]:

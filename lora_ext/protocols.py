@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 
-class Model(Protocol):
+class HookableModel(Protocol):
     """A network to hook and train."""
 
     def parts(self) -> Mapping[str, nn.Module]:
@@ -21,7 +21,7 @@ class Model(Protocol):
         ...
 
 
-class Shell(Protocol):
+class HostInterface(Protocol):
     """Paths, options, progress and cancelling, as the face in charge offers them."""
 
     def lora_dirs(self) -> tuple[Path, ...]:
@@ -40,13 +40,13 @@ class Shell(Protocol):
         """Whether the user asked to stop."""
         ...
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Tell the user something (a warning, a Fit report)."""
         ...
 
 
 @dataclass(frozen=True)
-class Folders:
+class UserFolders:
     """The folders that a user has set up. save: where new LoRA files go; the others may be several, first match wins.
 
     data: what is kept between starts (presets, indexes, history). fixed: folders whose files are never changed.
@@ -59,12 +59,12 @@ class Folders:
     datasets: tuple[Path, ...]
     outputs: Path
     data: Path
-    fixed: tuple[Path, ...] = ()
+    read_only: tuple[Path, ...] = ()
     optional: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
-class Context:
+class TextConditioning:
     """What captions tell the U-Net: states (n, 77·chunks, width); SDXL: pooled (n, width) too."""
 
     states: Tensor
@@ -72,25 +72,25 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Borrowing:
+class TrainingModelOptions:
     """How a training run wants to use a model.
 
     precision: "no" (float32), "fp16" or "bf16". unet, text: which parts learn. attention: "", "sdpa" or "xformers".
-    compiled: `predict` by a compiled U-Net. word: a new word is learned. full_vae: the autoencoder in float32.
+    compile_unet: `predict` by a compiled U-Net. word: a new word is learned. full_vae: the autoencoder in float32.
     """
 
     precision: str = "no"
-    unet: bool = True
-    text: bool = True
+    train_unet: bool = True
+    train_text_encoders: bool = True
     gradient_checkpointing: bool = False
     attention: str = ""
-    compiled: bool = False
-    word: bool = False
-    full_vae: bool = False
+    compile_unet: bool = False
+    train_token_embedding: bool = False
+    float32_vae: bool = False
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleSpec:
     """A picture to draw during training; names in kohya's prompt files: --n --w --h --d --s --l. seed None: drawn."""
 
     prompt: str
@@ -103,8 +103,11 @@ class Sample:
     sampler: str = "ddim"
 
 
-class Trainee(Model, Protocol):
-    """A model that a training run borrows. Between runs it is as it was; `prepared` is the only way to begin one."""
+class TrainableModel(HookableModel, Protocol):
+    """A model that a training run borrows.
+
+    Between runs it is as it was; `prepared_for_training` is the only way to begin one.
+    """
 
     @property
     def family(self) -> str:
@@ -131,22 +134,22 @@ class Trainee(Model, Protocol):
         """Pixels a side that the model was made for."""
         ...
 
-    def prepared(self, wish: Borrowing) -> AbstractContextManager[None]:
+    def prepared_for_training(self, options: TrainingModelOptions) -> AbstractContextManager[None]:
         """Inside: frozen, ready for gradients and in the precision wished for. Afterwards, also after an exception,
         everything is as it was: Parameter objects, values, dtypes, devices, hooks, flags. Raises TrainError."""
         ...
 
-    def stopping(self) -> bool:
+    def is_stop_requested(self) -> bool:
         """Whether the host was asked to stop what it does, by a button of its own."""
         ...
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """Pictures (n, 3, h, w) in −1..1 → scaled latents (n, 4, h/8, w/8), float32 on `device`; without gradients."""
         ...
 
-    def text(
+    def encode_text(
         self, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = 75, weighted: bool = False
-    ) -> Context:
+    ) -> TextConditioning:
         """Captions → states. Gradients flow where they are enabled. What is longer than `max_token_length` tokens is
         cut off; weighted: `(word:1.2)` is emphasis, else brackets are letters."""
         ...
@@ -156,32 +159,34 @@ class Trainee(Model, Protocol):
         where it was cut after a comma. What is above `max_token_length` is cut off."""
         ...
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Context, sizes: Tensor | None = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, context: TextConditioning, sizes: Tensor | None = None
+    ) -> Tensor:
         """The U-Net's output for noisy latents (n, 4, h, w) at timesteps (n,), float32.
 
         sizes (n, 6), for SDXL: original height and width, crop's top and left, target height and width.
         """
         ...
 
-    def sample(self, wish: Sample) -> Image.Image:
+    def generate_image(self, spec: SampleSpec) -> Image.Image:
         """A picture of the model as it is now, with whatever hooks are on it."""
         ...
 
-    def check_sample(self, wish: Sample) -> None:
+    def check_sample(self, spec: SampleSpec) -> None:
         """Raises LoraError for a picture that `sample` could not draw: a sampler that is not there."""
         ...
 
-    def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
+    def token_embeddings(self, text: str, count: int) -> tuple[Tensor, ...]:
         """The text encoders' own vectors of a text's first `count` tokens (the last one repeated where there are
         fewer): one (count, width) float32 for each text encoder. Raises TrainError for a text without a token."""
         ...
 
-    def word_places(self, word: str, caption: str, max_token_length: int) -> int:
+    def count_token_uses(self, token: str, caption: str, max_token_length: int) -> int:
         """How often a word of `new_word` is read in a caption, which is cut off after `max_token_length` tokens."""
         ...
 
-    def new_word(self, word: str, vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
-        """Inside, `word` in captions and sample prompts stands for these vectors, (count, width) for each text
+    def with_token_embedding(self, token: str, vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """Inside, `token` in captions and sample prompts stands for these vectors, (count, width) for each text
         encoder; gradients reach them."""
         ...
 

@@ -8,13 +8,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-NEAR = 1.5e-3
-"""What `leading` may miss, as a share of the trace that the best choice leaves out (half of that in its root)."""
+TRACE_TOLERANCE = 1.5e-3
+"""What `leading_eigenpairs` may miss, as a share of the trace that the best choice leaves out (half of that in its
+root).
+"""
 
 _MORE, _DEGREE, _TURNS = 24, 10, 2
 
 
-def wide(tensor: Tensor) -> torch.dtype:
+def accurate_dtype(tensor: Tensor) -> torch.dtype:
     """float64, where the device has it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
@@ -23,7 +25,7 @@ def frobenius(matrix: Tensor) -> float:
     """‖M‖ (Frobenius) of a float32 M (m, n): a row at a time, which is as near as all in float64 (1e-8) and as fast as
     all in float32, whose sums of millions of squares are right to 1e-3 only."""
     rows = torch.linalg.vector_norm(matrix, dim=1)
-    return float(torch.linalg.vector_norm(rows.to(wide(rows))))
+    return float(torch.linalg.vector_norm(rows.to(accurate_dtype(rows))))
 
 
 def eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,11 +34,12 @@ def eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
     return weights.clamp(min=0).flip(0), vectors.flip(1)
 
 
-def leading(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def leading_eigenpairs(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """At least the first `count` eigenpairs of a symmetric M (n, n) without negative eigenvalues, falling.
 
     Few of a large M: subspaces filtered by Chebyshev polynomials (Zhou, Saad, Tiago & Chelikowsky 2006). They count
-    only when the trace outside of them is proven to be within `NEAR` of the least possible. Else `eigen`, of all.
+    only when the trace outside of them is proven to be within `TRACE_TOLERANCE` of the least possible. Else `eigen`,
+    of all.
     """
     width, total = count + _MORE, float(gram.diagonal().sum())
     if gram.shape[0] >= 160 and width <= 0.4 * gram.shape[0] and 0 < total < float("inf"):
@@ -51,9 +54,9 @@ def leading(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return eigen(gram)
 
 
-def singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def left_singular_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """(singular values, left singular vectors) of M (m, n), falling, float64 where there is one, by M·Mᵀ."""
-    matrix = matrix.to(wide(matrix))
+    matrix = matrix.to(accurate_dtype(matrix))
     squares, vectors = eigen(matrix @ matrix.T)
     return squares.sqrt(), vectors
 
@@ -89,7 +92,7 @@ def _proven(gram: Tensor, values: Tensor, vectors: Tensor, images: Tensor, count
     Their sum is at most count·t + Σz wherever M ≤ t·I + Y·diag(z)·Yᵀ, z ≥ 0 (Ky Fan 1949, by duality), which one
     Cholesky factorisation tells. What is left of the allowance goes to where Y is furthest from an eigenvector.
     """
-    spare = NEAR * (1 - float(values[:count].sum()))
+    spare = TRACE_TOLERANCE * (1 - float(values[:count].sum()))
     level = float(values[count - 1]) + spare / (4 * count)
     unrest = (images - vectors * values).square().sum(0)
     share = 0.5 * unrest / unrest.sum().clamp(min=1e-30) + 0.25 / len(values)

@@ -33,20 +33,25 @@ def load() -> None:
 
 
 load()
-host = import_module(f"{PACKAGE}.host.a1111.extension").Host()
-axes = import_module(f"{PACKAGE}.host.a1111.xyz_axes").Axes(lambda: host.library, host.shell.presets, host.elsewhere)
-desk = import_module(f"{PACKAGE}.host.a1111.backend")
+extension = import_module(f"{PACKAGE}.host.a1111.extension").A1111Extension()
+axes = import_module(f"{PACKAGE}.host.a1111.xyz_axes").XyzAxes(
+    lambda: extension.library, extension.host_interface.presets, extension.other_tag_owner
+)
+backend = import_module(f"{PACKAGE}.host.a1111.backend")
 tab = import_module(f"{PACKAGE}.ui.webui_tab").Tab(
-    desk.A1111Desk(host.shell, host.release, host.elsewhere), desk.users, desk.bound_address(), desk.public_names
+    backend.A1111Backend(extension.host_interface, extension.remove_all, extension.other_tag_owner),
+    backend.configured_users,
+    backend.bound_address(),
+    backend.tunnel_host_names,
 )
 
-script_callbacks.on_before_ui(host.settle)
-script_callbacks.on_app_started(host.opened)
-script_callbacks.on_model_loaded(host.on_model_loaded)
-script_callbacks.on_cfg_denoiser(host.on_step)
-script_callbacks.on_infotext_pasted(host.on_pasted)
-script_callbacks.on_script_unloaded(host.unload)
-script_callbacks.on_before_ui(axes.add)
+script_callbacks.on_before_ui(extension.update_tag_ownership)
+script_callbacks.on_app_started(extension.on_app_started)
+script_callbacks.on_model_loaded(extension.on_model_loaded)
+script_callbacks.on_cfg_denoiser(extension.on_step)
+script_callbacks.on_infotext_pasted(extension.on_infotext_pasted)
+script_callbacks.on_script_unloaded(extension.unload)
+script_callbacks.on_before_ui(axes.add_to_plot)
 script_callbacks.on_ui_tabs(tab.page)
 script_callbacks.on_app_started(tab.serve)
 script_callbacks.on_script_unloaded(tab.close)

@@ -13,7 +13,7 @@ from reference import reference, reference_bias
 from torch import Tensor
 from torch.nn import functional as F
 
-from lora_ext.adapters import ADAPTERS, SUFFIXES, Adapter, Lora, adapter_of, decompose
+from lora_ext.adapters import ADAPTER_SUFFIXES, ADAPTERS, Adapter, Lora, adapter_from_tensors, dora_delta
 from lora_ext.errors import FitError
 from lora_ext.lowrank import concat
 
@@ -45,7 +45,7 @@ def drawn(
 
 
 def adapter(tensors: dict[str, Tensor]) -> Adapter:
-    found = adapter_of(tensors)
+    found = adapter_from_tensors(tensors)
     assert found is not None
     return found
 
@@ -101,13 +101,13 @@ def test_exactly_one_kind_accepts(kind: str, layer: str) -> None:
     names = frozenset(tensors)
     accepting = [row.kind for row in ADAPTERS if row.accepts(names)]
     assert accepting == [KIND_OF.get(kind.split("-")[0], "OFT")]
-    assert names <= SUFFIXES
+    assert names <= ADAPTER_SUFFIXES
 
 
-@given(names=st.sets(st.sampled_from(sorted(SUFFIXES))))
+@given(names=st.sets(st.sampled_from(sorted(ADAPTER_SUFFIXES))))
 def test_a_kind_needs_all_of_one_set(names: set[str]) -> None:
-    expected = [row for row in ADAPTERS if any(need <= names for need in row.needs)]
-    found = adapter_of({name: torch.zeros(1, 1) for name in names})
+    expected = [row for row in ADAPTERS if any(need <= names for need in row.required_suffixes)]
+    found = adapter_from_tensors({name: torch.zeros(1, 1) for name in names})
     assert type(found) is (expected[0] if expected else type(None))
 
 
@@ -115,7 +115,7 @@ def test_unknown_suffixes_stay() -> None:
     tensors, _ = drawn("lora", "linear")
     extra = {**tensors, "wavelet": torch.ones(3)}
     assert adapter(extra).tensors.keys() == extra.keys()
-    assert adapter_of({"wavelet": torch.ones(3), "alpha": torch.ones(())}) is None
+    assert adapter_from_tensors({"wavelet": torch.ones(3), "alpha": torch.ones(())}) is None
 
 
 # --- fits ------------------------------------------------------------------------------------------------------------
@@ -263,15 +263,15 @@ def test_cut_keeps_the_first_ranks_at_the_full_scale(seed: int, cut: int) -> Non
     found = adapter(tensors)
     low = found.low_rank()
     assert low is not None
-    torch.testing.assert_close(found.cut(cut).delta(weight), low.cut(cut).delta())
-    torch.testing.assert_close(found.cut(4).delta(weight), found.delta(weight), rtol=0, atol=0)
+    torch.testing.assert_close(found.truncated(cut).delta(weight), low.truncated(cut).delta())
+    torch.testing.assert_close(found.truncated(4).delta(weight), found.delta(weight), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("lora") or kind == "lora-tucker"])
 def test_cut_is_for_lora_alone(kind: str) -> None:
     layer = "norm" if kind == "norm" else "3x3" if kind.endswith("tucker") else "linear"
     found = adapter(drawn(kind, layer)[0])
-    assert found.cut(1) is found
+    assert found.truncated(1) is found
 
 
 # --- DoRA ------------------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_dora_of_peft_on_a_model() -> None:
 def test_dora_of_a_zero_row_stays_finite() -> None:
     weight = torch.ones(3, 2)
     weight[1] = 0
-    delta = decompose(weight, torch.zeros(3, 2), torch.ones(3, 1))
+    delta = dora_delta(weight, torch.zeros(3, 2), torch.ones(3, 1))
     assert torch.isfinite(delta).all()
     assert not (weight + delta)[1].any()
 
@@ -341,7 +341,7 @@ def test_dora_magnitude_that_fits_no_axis() -> None:
     with pytest.raises(FitError, match="dora_scale"):
         wrong.delta(weight)
     with pytest.raises(FitError, match="dora_scale"):
-        decompose(weight, torch.zeros_like(weight), torch.ones(5))
+        dora_delta(weight, torch.zeros_like(weight), torch.ones(5))
 
 
 # --- single kinds ----------------------------------------------------------------------------------------------------
@@ -376,11 +376,11 @@ def test_norm_without_bias() -> None:
 
 def test_lora_cut_keeps_dora() -> None:
     tensors, weight = drawn("lora-dora-out", "linear", rank=4)
-    cut = adapter(tensors).cut(2)
+    cut = adapter(tensors).truncated(2)
     assert isinstance(cut, Lora)
     low = adapter({n: t for n, t in tensors.items() if n != "dora_scale"}).low_rank()
     assert low is not None
-    expected = decompose(weight, low.cut(2).delta(), tensors["dora_scale"])
+    expected = dora_delta(weight, low.truncated(2).delta(), tensors["dora_scale"])
     torch.testing.assert_close(cut.delta(weight), expected)
 
 

@@ -7,18 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from lora_ext.adapters import SUFFIXES
-from lora_ext.blocks import LABELS, LAYOUTS, SD, SDXL
-from lora_ext.layer_names import PARTS, TE, TE2, UNET, Site, kohya_key, names, parse_key, peft_key, site_of
+from lora_ext.adapters import ADAPTER_SUFFIXES
+from lora_ext.blocks import BLOCK_LABELS, BLOCK_LAYOUTS, SD_BLOCKS, SDXL_BLOCKS
+from lora_ext.layer_names import (
+    PARTS,
+    TE,
+    TE2,
+    UNET,
+    LayerId,
+    find_layer_id,
+    format_kohya_key,
+    format_peft_key,
+    layer_name_table,
+    parse_layer_key,
+)
 
 MAP = json.loads((Path(__file__).parent / "data" / "sd15_module_map.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_names_are_a_bijection(part: str) -> None:
-    table = names(part)
+    table = layer_name_table(part)
     spelled = [name for site in table.diffusers for name in {table.diffusers[site], *table.ldm[site]}]
-    assert len(spelled) == len(set(spelled)) == len(table.site)
+    assert len(spelled) == len(set(spelled)) == len(table.layer_ids)
     flat = [name.replace(".", "_") for name in spelled]
     assert len(flat) == len(set(flat))
 
@@ -26,38 +37,43 @@ def test_names_are_a_bijection(part: str) -> None:
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("sdxl", [False, True])
 def test_written_keys_read_back(part: str, sdxl: bool) -> None:
-    for site in names(part).diffusers:
-        assert parse_key(f"{kohya_key(site, sdxl=sdxl)}.lora_up.weight", SUFFIXES) == (site, "lora_up.weight")
-        assert parse_key(f"{peft_key(site)}.lora_B.weight", SUFFIXES) == (site, "lora_up.weight")
+    for site in layer_name_table(part).diffusers:
+        assert parse_layer_key(f"{format_kohya_key(site, sdxl=sdxl)}.lora_up.weight", ADAPTER_SUFFIXES) == (
+            site,
+            "lora_up.weight",
+        )
+        assert parse_layer_key(f"{format_peft_key(site)}.lora_B.weight", ADAPTER_SUFFIXES) == (site, "lora_up.weight")
 
 
 @pytest.mark.parametrize("key", sorted(MAP))
 def test_sd15_layers(key: str) -> None:
     row = MAP[key]
-    parsed = parse_key(f"{key}.alpha", SUFFIXES)
+    parsed = parse_layer_key(f"{key}.alpha", ADAPTER_SUFFIXES)
     assert parsed is not None
     site = parsed[0]
-    assert kohya_key(site) == key
+    assert format_kohya_key(site) == key
     ldm = row["ldm"].removesuffix(".weight")
     live = ldm.removeprefix("model.diffusion_model.").removeprefix("cond_stage_model.transformer.")
-    assert site_of(site.part, live) == site
+    assert find_layer_id(site.part, live) == site
     hf = row["diffusers"].removesuffix(".weight")
-    assert peft_key(site) == hf
-    assert LABELS.index(site.block) == row["lbw26"]
+    assert format_peft_key(site) == hf
+    assert BLOCK_LABELS.index(site.block) == row["lbw26"]
     if site.part == UNET:
-        assert LAYOUTS[25].labels.index(site.block) == row["block25"]
-        assert (site.block in LAYOUTS[17].labels) == ("attention." in site.leaf or site.block in SD.attention)
+        assert BLOCK_LAYOUTS[25].labels.index(site.block) == row["block25"]
+        assert (site.block in BLOCK_LAYOUTS[17].labels) == (
+            "attention." in site.layer or site.block in SD_BLOCKS.attention_blocks
+        )
 
 
 def test_layouts_of_sd15() -> None:
-    blocks = {LABELS[row["lbw26"]] for key, row in MAP.items() if "attentions" in key}
-    assert blocks == set(SD.attention)
-    assert {LABELS[row["lbw26"]] for key, row in MAP.items() if "unet" in key} | {"IN00"} == set(SD.blocks)
-    assert [len(LAYOUTS[n].labels) for n in LAYOUTS] == [12, 17, 20, 25, 26]
-    assert set(SDXL.attention) < set(SDXL.blocks) < set(SD.blocks)
+    blocks = {BLOCK_LABELS[row["lbw26"]] for key, row in MAP.items() if "attentions" in key}
+    assert blocks == set(SD_BLOCKS.attention_blocks)
+    assert {BLOCK_LABELS[row["lbw26"]] for key, row in MAP.items() if "unet" in key} | {"IN00"} == set(SD_BLOCKS.blocks)
+    assert [len(BLOCK_LAYOUTS[n].labels) for n in BLOCK_LAYOUTS] == [12, 17, 20, 25, 26]
+    assert set(SDXL_BLOCKS.attention_blocks) < set(SDXL_BLOCKS.blocks) < set(SD_BLOCKS.blocks)
 
 
-QUERY = Site(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
+QUERY = LayerId(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
 
 
 @pytest.mark.parametrize(
@@ -74,43 +90,43 @@ QUERY = Site(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
         ),
         (
             "unet.mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_out_lora.up.weight",
-            Site(UNET, "MID", "attention.transformer_blocks.0.attn2.to_out.0"),
+            LayerId(UNET, "MID", "attention.transformer_blocks.0.attn2.to_out.0"),
             "lora_up.weight",
         ),
-        ("lora_te_text_model_encoder_layers_3_mlp_fc1.alpha", Site(TE, "BASE", "layers.3.mlp.fc1"), "alpha"),
+        ("lora_te_text_model_encoder_layers_3_mlp_fc1.alpha", LayerId(TE, "BASE", "layers.3.mlp.fc1"), "alpha"),
         (
             "lora_te2_text_model_encoder_layers_31_self_attn_k_proj.dora_scale",
-            Site(TE2, "BASE", "layers.31.self_attn.k_proj"),
+            LayerId(TE2, "BASE", "layers.31.self_attn.k_proj"),
             "dora_scale",
         ),
         (
             "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight",
-            Site(TE, "BASE", "layers.0.self_attn.q_proj"),
+            LayerId(TE, "BASE", "layers.0.self_attn.q_proj"),
             "lora_up.weight",
         ),
-        ("lora_unet_output_blocks_2_2_conv.lora_up.weight", Site(UNET, "OUT02", "sampler.conv"), "lora_up.weight"),
+        ("lora_unet_output_blocks_2_2_conv.lora_up.weight", LayerId(UNET, "OUT02", "sampler.conv"), "lora_up.weight"),
         ("oft_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q.oft_blocks", QUERY, "oft_blocks"),
         ("lycoris_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lokr_w1", QUERY, "lokr_w1"),
         ("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_up.weight", QUERY, "lora_up.weight"),
         ("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.alpha", QUERY, "alpha"),
         (
             "text_encoders.clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.lora_down.weight",
-            Site(TE, "BASE", "layers.0.self_attn.q_proj"),
+            LayerId(TE, "BASE", "layers.0.self_attn.q_proj"),
             "lora_down.weight",
         ),
         (
             "text_encoders.clip_g.transformer.text_model.encoder.layers.31.mlp.fc2.lora_A.weight",
-            Site(TE2, "BASE", "layers.31.mlp.fc2"),
+            LayerId(TE2, "BASE", "layers.31.mlp.fc2"),
             "lora_down.weight",
         ),
         (
             "text_encoder.text_model.encoder.layers.0.self_attn.to_k_lora.up.weight",
-            Site(TE, "BASE", "layers.0.self_attn.k_proj"),
+            LayerId(TE, "BASE", "layers.0.self_attn.k_proj"),
             "lora_up.weight",
         ),
         (
             "text_encoder_2.text_model.encoder.layers.0.self_attn.to_out_lora.down.weight",
-            Site(TE2, "BASE", "layers.0.self_attn.out_proj"),
+            LayerId(TE2, "BASE", "layers.0.self_attn.out_proj"),
             "lora_down.weight",
         ),
         *(
@@ -126,15 +142,17 @@ QUERY = Site(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
         ),
     ],
 )  # fmt: skip
-def test_dialects(key: str, site: Site, suffix: str) -> None:
-    assert parse_key(key, SUFFIXES) == (site, suffix)
+def test_dialects(key: str, site: LayerId, suffix: str) -> None:
+    assert parse_layer_key(key, ADAPTER_SUFFIXES) == (site, suffix)
 
 
 def test_models_of_other_roots() -> None:
     """The web UI's wrappers and OpenCLIP's own names."""
-    assert site_of(UNET, "input_blocks.1.1.transformer_blocks.0.attn1.to_q") == QUERY
-    assert site_of(UNET, "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q") == QUERY
-    assert site_of(TE2, "model.transformer.resblocks.4.mlp.c_fc") == Site(TE2, "BASE", "layers.4.mlp.fc1")
-    assert site_of(TE, "transformer.text_model.encoder.layers.1.mlp.fc2") == Site(TE, "BASE", "layers.1.mlp.fc2")
-    assert site_of(UNET, "no.such.layer") is None
-    assert parse_key("no_such_layer.lora_up.weight", SUFFIXES) is None
+    assert find_layer_id(UNET, "input_blocks.1.1.transformer_blocks.0.attn1.to_q") == QUERY
+    assert find_layer_id(UNET, "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q") == QUERY
+    assert find_layer_id(TE2, "model.transformer.resblocks.4.mlp.c_fc") == LayerId(TE2, "BASE", "layers.4.mlp.fc1")
+    assert find_layer_id(TE, "transformer.text_model.encoder.layers.1.mlp.fc2") == LayerId(
+        TE, "BASE", "layers.1.mlp.fc2"
+    )
+    assert find_layer_id(UNET, "no.such.layer") is None
+    assert parse_layer_key("no_such_layer.lora_up.weight", ADAPTER_SUFFIXES) is None

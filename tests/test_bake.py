@@ -9,19 +9,19 @@ from makers import make
 from reference import reference
 from torch import nn
 
-from lora_ext.adapters import adapter_of
-from lora_ext.inject import BAKED, Injection, Piece, Target
+from lora_ext.adapters import adapter_from_tensors
+from lora_ext.inject import BAKED, AppliedAdapter, Injection, LayerTarget
 from lora_ext.inject import baking as bake_module
 from lora_ext.inject import live_layer as layer_module
 from lora_ext.inject.baking import add_delta
 
 
-def piece(kind: str, shape: tuple[int, ...], weight: float = 0.7) -> tuple[Piece, np.ndarray]:
+def piece(kind: str, shape: tuple[int, ...], weight: float = 0.7) -> tuple[AppliedAdapter, np.ndarray]:
     """A piece, and its weight·ΔW for a weight of ones in float64."""
     tensors = make(kind, torch.Size(shape), rank=3, dtype=torch.float32, rng=np.random.default_rng(3))
-    adapter = adapter_of(tensors)
+    adapter = adapter_from_tensors(tensors)
     assert adapter is not None
-    return Piece(adapter, weight), weight * (reference(kind, tensors, np.ones(shape)) - 1)
+    return AppliedAdapter(adapter, weight), weight * (reference(kind, tensors, np.ones(shape)) - 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
@@ -34,7 +34,7 @@ def test_many_blocks_are_one_sum(shape: tuple[int, ...], dtype: torch.dtype, mon
     for block in (1, 1 << 18):
         monkeypatch.setattr(bake_module, "_BLOCK", block)
         seen: list[torch.Size] = []
-        results.append(add_delta(weight, (acting,), watch=lambda rows, seen=seen: seen.append(rows.shape)))
+        results.append(add_delta(weight, (acting,), on_rows=lambda rows, seen=seen: seen.append(rows.shape)))
         assert sum(rows[0] for rows in seen) == shape[0] and (len(seen) == 1) == (block > 1)
         own = weight.clone()
         assert add_delta(own, (acting,), own) is own and torch.equal(own, results[-1])
@@ -62,56 +62,58 @@ def test_a_model_that_goes_to_channels_last_meanwhile() -> None:
     module = nn.Conv2d(8, 130, 3)
     original, before = module.weight, module.weight.detach().clone()
     acting, _ = piece("lora", (130, 8, 3, 3))
-    target = Target(module, "weight", module.weight.shape)
+    target = LayerTarget(module, "weight", module.weight.shape)
     with Injection(BAKED) as injection:
-        injection.put({target: (acting,)})
+        injection.apply({target: (acting,)})
         module.to(memory_format=torch.channels_last)
         stronger, _ = piece("lora", (130, 8, 3, 3), 1.5)
-        injection.put({target: (Piece(acting.adapter, 1.5),)})
+        injection.apply({target: (AppliedAdapter(acting.adapter, 1.5),)})
         assert torch.equal(module.weight, add_delta(before, (stronger,)))
     assert module.weight is original and torch.equal(original, before)
 
 
 def test_a_schedule_switches_without_summing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Off and on again are swaps; a changed original or another weight is summed, and the original always returns."""
-    sums: list[tuple[Piece, ...]] = []
+    sums: list[tuple[AppliedAdapter, ...]] = []
 
-    def counted(weight: torch.Tensor, pieces: tuple[Piece, ...], out: torch.Tensor | None = None) -> torch.Tensor:
+    def counted(
+        weight: torch.Tensor, pieces: tuple[AppliedAdapter, ...], out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         sums.append(pieces)
         return add_delta(weight, pieces, out)
 
     monkeypatch.setattr(layer_module, "add_delta", counted)
     module = nn.Linear(24, 96)
-    original, target = module.weight, Target(module, "weight", module.weight.shape)
+    original, target = module.weight, LayerTarget(module, "weight", module.weight.shape)
     adapter = piece("lora", (96, 24))[0].adapter
-    on, off = Piece(adapter, 0.7, moving=True), Piece(adapter, 0.0, moving=True)
+    on, off = AppliedAdapter(adapter, 0.7, is_scheduled=True), AppliedAdapter(adapter, 0.0, is_scheduled=True)
     with Injection(BAKED) as injection:
         for turn in range(3):
-            injection.put({target: (on,)})
+            injection.apply({target: (on,)})
             assert module.weight is not original
             assert torch.equal(module.weight, add_delta(original.detach(), (on,)))
-            injection.put({target: (off,)})
+            injection.apply({target: (off,)})
             assert module.weight is original and len(sums) == 1, turn
         with torch.no_grad():
             original.mul_(2)
-        injection.put({target: (on,)})
+        injection.apply({target: (on,)})
         assert len(sums) == 2 and torch.equal(module.weight, add_delta(original.detach(), (on,)))
-        injection.put({target: (Piece(adapter, 0.5, moving=True),)})
+        injection.apply({target: (AppliedAdapter(adapter, 0.5, is_scheduled=True),)})
         assert len(sums) == 3
         module.double()
-        injection.put({target: (off,)})
-        injection.put({target: (on,)})
+        injection.apply({target: (off,)})
+        injection.apply({target: (on,)})
         assert len(sums) == 4 and module.weight.dtype == torch.float64
     assert module.weight is original
 
 
 def test_what_a_schedule_keeps_goes_with_it() -> None:
     module = nn.Linear(24, 96)
-    target, adapter = Target(module, "weight", module.weight.shape), piece("lora", (96, 24))[0].adapter
+    target, adapter = LayerTarget(module, "weight", module.weight.shape), piece("lora", (96, 24))[0].adapter
     with Injection(BAKED) as injection:
-        injection.put({target: (Piece(adapter, 0.7, moving=True),)})
-        layer = injection.touched()[module]
-        injection.put({target: (Piece(adapter, 0.0, moving=True),)})
+        injection.apply({target: (AppliedAdapter(adapter, 0.7, is_scheduled=True),)})
+        layer = injection.touched_layers()[module]
+        injection.apply({target: (AppliedAdapter(adapter, 0.0, is_scheduled=True),)})
         assert layer.buffers
-        injection.put({target: (Piece(adapter, 0.0),)})
-        assert not layer.buffers and not layer.filled
+        injection.apply({target: (AppliedAdapter(adapter, 0.0),)})
+        assert not layer.buffers and not layer.cached_sums

@@ -18,21 +18,20 @@ from makers import KINDS, make, suits
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lora_ext.adapters import adapter_of
-from lora_ext.applied_networks import Use as ToolUse
-from lora_ext.blocks import UNIFORM, BlockWeights, parse_weights
+from lora_ext.adapters import adapter_from_tensors
+from lora_ext.applied_networks import AdapterSpec as ToolUse
+from lora_ext.blocks import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights
 from lora_ext.errors import LoraError
-from lora_ext.file.loading import read
+from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.file.safetensors_file import read_header
-from lora_ext.file.saving import write
-from lora_ext.inject.applied_adapter import Piece
+from lora_ext.file.safetensors_file import load_safetensors_header
+from lora_ext.file.saving import save_lora_file
+from lora_ext.inject.applied_adapter import AppliedAdapter
 from lora_ext.inject.baking import add_delta
-from lora_ext.layer_names import TE, TE2, UNET, Site
-from lora_ext.tools import merge_into_checkpoint
-from lora_ext.tools.checkpoint_keys import family_of, places
-from lora_ext.tools.checkpoint_stream import save_torch, store_of
-from lora_ext.tools.merge_into_checkpoint import merge_into
+from lora_ext.layer_names import TE, TE2, UNET, LayerId
+from lora_ext.tools.checkpoint_keys import checkpoint_family, find_weight_locations
+from lora_ext.tools.checkpoint_stream import open_tensor_file, save_torch_file
+from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
 
 DATA = Path(__file__).parent / "data" / "kohya"
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"
@@ -46,22 +45,22 @@ def golden(name: str) -> Path:
     pytest.skip(f"{GOLDEN} is absent (LORA_EXT_GOLDEN names it): {name}")
 
 
-def of(file: LoraFile, ratio: float = 1.0, blocks: BlockWeights = UNIFORM) -> ToolUse:
+def of(file: LoraFile, ratio: float = 1.0, blocks: BlockWeights = UNIFORM_WEIGHTS) -> ToolUse:
     """A file at one ratio."""
     return ToolUse(file, ratio, ratio, blocks)
 
 
 def full_file(path: Path, kind: str = "lora", std: float = 1.0, only: str = "") -> LoraFile:
     """A file with one adapter of `kind` at every layer of the checkpoint that such an adapter exists for."""
-    shapes = {name: entry.shape for name, entry in read_header(path).entries.items()}
+    shapes = {name: entry.shape for name, entry in load_safetensors_header(path).entries.items()}
     adapters = {}
-    for site, place in places(shapes).items():
+    for site, place in find_weight_locations(shapes).items():
         if suits(kind, place.shape) and str(site).startswith(only):
             tensors = make(kind, place.shape, layer=site)
             scaled = {n: t * std if t.is_floating_point() and n != "alpha" else t for n, t in tensors.items()}
             if place.bias is None:
                 scaled.pop("diff_b", None)
-            adapters[site] = adapter_of(scaled)
+            adapters[site] = adapter_from_tensors(scaled)
     return LoraFile(adapters, path=Path(f"{kind}.safetensors"))  # type: ignore[arg-type]
 
 
@@ -79,7 +78,7 @@ def full_file(path: Path, kind: str = "lora", std: float = 1.0, only: str = "") 
 )
 def test_kohyas_merge(tmp_path: Path, case: str, base: str, lora: str, ratio: float, tolerance: float) -> None:
     out = tmp_path / "out.safetensors"
-    report = merge_into(golden(base), [of(read(golden(lora)), ratio)], out)
+    report = merge_into_checkpoint(golden(base), [of(load_lora_file(golden(lora)), ratio)], out)
     ours, theirs, before = load_file(out), load_file(golden(case)), load_file(golden(base))
     assert list(ours) == list(before) and len(report.layers) > 50
     for name, tensor in ours.items():
@@ -98,25 +97,25 @@ def test_kohyas_merge(tmp_path: Path, case: str, base: str, lora: str, ratio: fl
 )
 def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str, kind: str) -> None:
     """Bit for bit, text encoders included; and read back, −1× of the file gives the base picture again."""
-    from lora_ext.applied_networks import Applied, Use
+    from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
 
     path = small.write(tmp_path, family)
     file = full_file(path, kind, std=0.2 if kind == "lora" else 0.02)
     parts = {site.part for site in file.adapters}
     assert parts == ({UNET, TE, TE2} if family == "SDXL" else {UNET, TE})
     merged = tmp_path / "merged.safetensors"
-    merge_into(path, [of(file, 0.7)], merged)
+    merge_into_checkpoint(path, [of(file, 0.7)], merged)
     base, result = (small.read(p, prediction="epsilon") for p in (path, merged))
-    with Applied(base, "baked") as applied:
-        (fit,) = applied.set([Use(file, 0.7, 0.7)])
+    with AppliedNetworks(base, "baked") as applied:
+        (fit,) = applied.apply([AdapterSpec(file, 0.7, 0.7)])
         assert fit.matched > 0.9 * len(file.adapters)  # the host leaves out SD2's last text layer, as the web UI does
         for part, root in base.parts().items():
             others = dict(result.parts()[part].named_parameters())
             assert all(torch.equal(p, others[name]) for name, p in root.named_parameters())
     x, text = torch.randn(1, 4, 16, 16), torch.randn(1, 9, base.unet.config.cross_attention_dim)
     added = {"text_embeds": torch.randn(1, 48), "time_ids": torch.randn(1, 6)} if family == "SDXL" else None
-    with torch.no_grad(), Applied(result, "live") as applied:
-        applied.set([Use(file, -0.7, -0.7)])
+    with torch.no_grad(), AppliedNetworks(result, "live") as applied:
+        applied.apply([AdapterSpec(file, -0.7, -0.7)])
         back, first = (m.unet(x, 5, text, added_cond_kwargs=added).sample for m in (result, base))
     assert torch.allclose(back, first, atol=1e-4)
 
@@ -125,14 +124,14 @@ def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str, kin
 def test_every_kind(tmp_path: Path, kind: str) -> None:
     path = small.write(tmp_path, "SD1")
     file = full_file(path, kind, std=0.1, only="unet.OUT05")
-    merge_into(path, [of(file, 0.5)], tmp_path / "out.safetensors")
+    merge_into_checkpoint(path, [of(file, 0.5)], tmp_path / "out.safetensors")
     before, after = load_file(path), load_file(tmp_path / "out.safetensors")
-    found = places({name: tuple(t.shape) for name, t in before.items()})
+    found = find_weight_locations({name: tuple(t.shape) for name, t in before.items()})
     biases = {found[site].bias for site, adapter in file.adapters.items() if adapter.bias_delta() is not None}
     touched = {found[site].key for site in file.adapters} | biases
     for site, adapter in file.adapters.items():
         key = found[site].key
-        assert torch.equal(after[key], add_delta(before[key], (Piece(adapter, 0.5),))), site
+        assert torch.equal(after[key], add_delta(before[key], (AppliedAdapter(adapter, 0.5),))), site
         assert not torch.equal(after[key], before[key])
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name not in touched)
     assert all(not torch.equal(after[name], before[name]) for name in biases if name)
@@ -140,10 +139,10 @@ def test_every_kind(tmp_path: Path, kind: str) -> None:
 
 def test_w_plus_delta_in_float32_rounded_once(tmp_path: Path) -> None:
     base = golden("tiny_ckpt_ldm_fp16")
-    file = read(golden("c3_r8_fp16"))
-    merge_into(base, [of(file, 0.8)], tmp_path / "out.safetensors")
+    file = load_lora_file(golden("c3_r8_fp16"))
+    merge_into_checkpoint(base, [of(file, 0.8)], tmp_path / "out.safetensors")
     before, after = load_file(base), load_file(tmp_path / "out.safetensors")
-    found = places({name: tuple(t.shape) for name, t in before.items()})
+    found = find_weight_locations({name: tuple(t.shape) for name, t in before.items()})
     for site, adapter in file.adapters.items():
         place = found[site]
         exact = before[place.key].double() + 0.8 * adapter.delta(before[place.key]).double()
@@ -156,13 +155,15 @@ def test_untouched_tensors_layout_and_metadata_are_bit_identical(tmp_path: Path)
     path, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file({k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}, path, {"z": "é\n", "a": ""})
     file = full_file(path, only="unet.MID.attention")
-    merge_into(path, [of(file)], out)
+    merge_into_checkpoint(path, [of(file)], out)
     before, after = path.read_bytes(), out.read_bytes()
-    header = read_header(path)
-    assert before[: header.data] == after[: header.data] and len(before) == len(after)
-    touched = {places({n: e.shape for n, e in header.entries.items()})[site].key for site in file.adapters}
+    header = load_safetensors_header(path)
+    assert before[: header.data_start] == after[: header.data_start] and len(before) == len(after)
+    touched = {
+        find_weight_locations({n: e.shape for n, e in header.entries.items()})[site].key for site in file.adapters
+    }
     for name, entry in header.entries.items():
-        span = slice(header.data + entry.start, header.data + entry.end)
+        span = slice(header.data_start + entry.start, header.data_start + entry.end)
         assert (before[span] == after[span]) == (name not in touched), name
 
 
@@ -170,21 +171,21 @@ def test_block_weights_and_several_files(tmp_path: Path) -> None:
     path = small.write(tmp_path, "SD1")
     file = full_file(path)
     out = tmp_path / "out.safetensors"
-    merge_into(path, [of(file, 0.5, parse_weights("OUTALL")), of(file, -0.25)], out)
+    merge_into_checkpoint(path, [of(file, 0.5, parse_block_weights("OUTALL")), of(file, -0.25)], out)
     before, after = load_file(path), load_file(out)
-    found = places({name: tuple(t.shape) for name, t in before.items()})
+    found = find_weight_locations({name: tuple(t.shape) for name, t in before.items()})
     for site, adapter in file.adapters.items():
         weights = [0.5] if site.block in ("BASE", "OUT05") else [0.0] if site.block in ("IN04", "MID") else None
         if weights:
-            pieces = tuple(Piece(adapter, w) for w in (*weights, -0.25) if w)
+            pieces = tuple(AppliedAdapter(adapter, w) for w in (*weights, -0.25) if w)
             assert torch.equal(after[found[site].key], add_delta(before[found[site].key], pieces)), site
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_save_precision(tmp_path: Path, dtype: torch.dtype) -> None:
     path = small.write(tmp_path, "SD1")
-    merge_into(path, [of(full_file(path, only="unet.MID"))], tmp_path / "out.safetensors", dtype=dtype)
-    merge_into(path, [of(full_file(path, only="unet.MID"))], tmp_path / "exact.safetensors")
+    merge_into_checkpoint(path, [of(full_file(path, only="unet.MID"))], tmp_path / "out.safetensors", dtype=dtype)
+    merge_into_checkpoint(path, [of(full_file(path, only="unet.MID"))], tmp_path / "exact.safetensors")
     exact, saved = (load_file(tmp_path / f"{name}.safetensors") for name in ("exact", "out"))
     assert list(exact) == list(saved) and all(torch.equal(saved[name], t.to(dtype)) for name, t in exact.items())
 
@@ -194,11 +195,11 @@ def test_torch_files(tmp_path: Path) -> None:
     ckpt = tmp_path / "a.ckpt"
     torch.save({"state_dict": state, "global_step": 7}, ckpt)
     use = [of(full_file(path, only="unet.MID"))]
-    merge_into(path, use, tmp_path / "out.safetensors")
+    merge_into_checkpoint(path, use, tmp_path / "out.safetensors")
     expected = load_file(tmp_path / "out.safetensors")
     for name in ("b.ckpt", "c.safetensors"):
-        merge_into(ckpt, use, tmp_path / name)
-    merge_into(path, use, tmp_path / "d.ckpt")
+        merge_into_checkpoint(ckpt, use, tmp_path / name)
+    merge_into_checkpoint(path, use, tmp_path / "d.ckpt")
     saved = torch.load(tmp_path / "b.ckpt", weights_only=True)
     assert saved["global_step"] == 7
     found = (saved["state_dict"], load_file(tmp_path / "c.safetensors"), torch.load(tmp_path / "d.ckpt")["state_dict"])
@@ -223,16 +224,22 @@ def test_diffusers_folder(tmp_path: Path) -> None:
     single = small.write(tmp_path, "SD1")
     file = full_file(single)
     out = tmp_path / "merged"
-    report = merge_into(tmp_path / "model", [of(file, 0.5)], out)
-    merge_into(single, [of(file, 0.5)], tmp_path / "merged.safetensors")
+    report = merge_into_checkpoint(tmp_path / "model", [of(file, 0.5)], out)
+    merge_into_checkpoint(single, [of(file, 0.5)], tmp_path / "merged.safetensors")
     assert len(report.layers) == len(file.adapters)
     merged = load_file(tmp_path / "merged.safetensors")
-    expected = {site: merged[place.key] for site, place in places({k: t.shape for k, t in merged.items()}).items()}
+    expected = {
+        site: merged[place.key]
+        for site, place in find_weight_locations({k: t.shape for k, t in merged.items()}).items()
+    }
     seen = set()
     for name, before in files.items():
         after = load_file(out / name)
         part = UNET if name.startswith("unet") else TE
-        found = {place.key: site for site, place in places({k: t.shape for k, t in before.items()}, part).items()}
+        found = {
+            place.key: site
+            for site, place in find_weight_locations({k: t.shape for k, t in before.items()}, part).items()
+        }
         assert after.keys() == before.keys()
         for key, tensor in after.items():
             site = found.get(key)
@@ -243,25 +250,27 @@ def test_diffusers_folder(tmp_path: Path) -> None:
         assert (out / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
     assert {p.name for p in tmp_path.iterdir()} == {"model", "merged", "merged.safetensors", "SD1.safetensors"}
     with pytest.raises(LoraError, match="--overwrite"):
-        merge_into(tmp_path / "model", [of(file)], out)
-    merge_into(tmp_path / "model", [of(file, 0.5)], out, overwrite=True)
+        merge_into_checkpoint(tmp_path / "model", [of(file)], out)
+    merge_into_checkpoint(tmp_path / "model", [of(file, 0.5)], out, overwrite=True)
     shutil.rmtree(out)
 
 
 @pytest.mark.parametrize(("family", "width"), [("SD1", 768), ("SD2", 1024), ("SDXL", 2048)])
 def test_family_is_read_off_the_cross_attention(family: str, width: int) -> None:
     key = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-    assert family_of(places({key: (8, width)})) == family
+    assert checkpoint_family(find_weight_locations({key: (8, width)})) == family
 
 
 def test_sgm_refiner_and_older_names() -> None:
     in_proj = "conditioner.embedders.0.model.transformer.resblocks.0.attn.in_proj_weight"
     final = "conditioner.embedders.0.model.ln_final.weight"
-    refiner = places({in_proj: (24, 8), final: (8,), "model.diffusion_model.label_emb.0.0.weight": (4, 4)})
+    refiner = find_weight_locations(
+        {in_proj: (24, 8), final: (8,), "model.diffusion_model.label_emb.0.0.weight": (4, 4)}
+    )
     assert {site.part for site in refiner if site.part != UNET} == {TE2}
-    assert {site.part for site in places({in_proj: (24, 8), final: (8,)})} == {TE}
-    old = places({"cond_stage_model.transformer.encoder.layers.0.mlp.fc1.weight": (4, 4)})
-    assert set(old) == {Site(TE, "BASE", "layers.0.mlp.fc1")}
+    assert {site.part for site in find_weight_locations({in_proj: (24, 8), final: (8,)})} == {TE}
+    old = find_weight_locations({"cond_stage_model.transformer.encoder.layers.0.mlp.fc1.weight": (4, 4)})
+    assert set(old) == {LayerId(TE, "BASE", "layers.0.mlp.fc1")}
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -292,9 +301,10 @@ def test_memory_is_that_of_a_tensor_and_not_of_the_file(tmp_path: Path) -> None:
     ballast = {f"first_stage_model.{n}": torch.ones(1024, 1024).half() for n in range(8)}
     save_file({**weights, **ballast}, tmp_path / "base.safetensors")
     save_file(dict(list(weights.items())[:2]), tmp_path / "warm.safetensors")
-    found = places({key: tuple(t.shape) for key, t in weights.items()})
-    write(
-        LoraFile({s: adapter_of(make("lora", p.shape, layer=s)) for s, p in found.items()}), tmp_path / "l.safetensors"
+    found = find_weight_locations({key: tuple(t.shape) for key, t in weights.items()})
+    save_lora_file(
+        LoraFile({s: adapter_from_tensors(make("lora", p.shape, layer=s)) for s, p in found.items()}),
+        tmp_path / "l.safetensors",
     )  # type: ignore[misc]
     names = [str(tmp_path / f"{name}.safetensors") for name in ("base", "warm", "l", "out")]
     done = subprocess.run([sys.executable, "-c", _PROBE, *names], capture_output=True, text=True, check=True)
@@ -313,21 +323,27 @@ def test_refusals(tmp_path: Path) -> None:
 
     def refused(match: str, base: Path = path, uses: list[ToolUse] | None = None, to: Path = out, **options) -> None:
         with pytest.raises(LoraError, match=match):
-            merge_into(base, [of(file)] if uses is None else uses, to, **options)
+            merge_into_checkpoint(base, [of(file)] if uses is None else uses, to, **options)
         assert {p.name for p in tmp_path.iterdir()} == before
 
     refused("no checkpoint", tmp_path / "none.safetensors")
     refused("no folder", to=tmp_path / "none" / "out.safetensors")
     refused("one of the inputs.*--overwrite", to=path)
     refused("results are", to=tmp_path / "out.txt")
-    refused("nothing of .* fits", uses=[of(LoraFile({Site(TE2, "BASE", "layers.0.mlp.fc1"): a}))
+    refused("nothing of .* fits", uses=[of(LoraFile({LayerId(TE2, "BASE", "layers.0.mlp.fc1"): a}))
                                         for a in list(file.adapters.values())[:1]])  # fmt: skip
     refused("every weight is 0", uses=[of(file, 0.0)])
-    refused("every weight is 0", uses=[of(file, 1.0, parse_weights("INS"))])
-    zeros = {s: adapter_of({n: t * ("up" not in n) for n, t in a.tensors.items()}) for s, a in file.adapters.items()}
+    refused("every weight is 0", uses=[of(file, 1.0, parse_block_weights("INS"))])
+    zeros = {
+        s: adapter_from_tensors({n: t * ("up" not in n) for n, t in a.tensors.items()})
+        for s, a in file.adapters.items()
+    }
     refused("ΔW is 0 everywhere", uses=[of(LoraFile(zeros))])  # type: ignore[arg-type]
     refused("unet.MID.*does not fit float16.*save as bf16", uses=[of(file, 1e9)], dtype=torch.float16)
-    bad = {site: adapter_of({**a.tensors, "alpha": torch.tensor(float("nan"))}) for site, a in file.adapters.items()}
+    bad = {
+        site: adapter_from_tensors({**a.tensors, "alpha": torch.tensor(float("nan"))})
+        for site, a in file.adapters.items()
+    }
     refused("NaN", uses=[of(LoraFile(bad))])  # type: ignore[arg-type]
 
 
@@ -338,7 +354,7 @@ def test_a_checkpoint_with_nan_is_named(tmp_path: Path) -> None:
     save_file(state, tmp_path / "a.safetensors")
     file = full_file(tmp_path / "a.safetensors", only="unet.MID.attention")
     with pytest.raises(LoraError, match=r"NaN or infinity in .*to_q"):
-        merge_into(tmp_path / "a.safetensors", [of(file)], tmp_path / "b.safetensors")
+        merge_into_checkpoint(tmp_path / "a.safetensors", [of(file)], tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
 
 
@@ -349,10 +365,10 @@ def test_another_familys_file_is_named(tmp_path: Path) -> None:
         tmp_path / "xl.safetensors",
     )
     leaf = "attention.transformer_blocks.0.attn"
-    shapes = {Site(UNET, "IN04", f"{leaf}1.to_q"): (8, 8), Site(UNET, "IN04", f"{leaf}2.to_k"): (8, 768)}
-    file = LoraFile({site: adapter_of(make("lora", shape, layer=site)) for site, shape in shapes.items()})  # type: ignore[misc]
+    shapes = {LayerId(UNET, "IN04", f"{leaf}1.to_q"): (8, 8), LayerId(UNET, "IN04", f"{leaf}2.to_k"): (8, 768)}
+    file = LoraFile({site: adapter_from_tensors(make("lora", shape, layer=site)) for site, shape in shapes.items()})  # type: ignore[misc]
     with pytest.raises(LoraError, match=r"made for SD1, .* is SDXL"):
-        merge_into(tmp_path / "xl.safetensors", [of(file)], tmp_path / "out.safetensors")
+        merge_into_checkpoint(tmp_path / "xl.safetensors", [of(file)], tmp_path / "out.safetensors")
 
 
 def test_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
@@ -363,12 +379,14 @@ def test_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        merge_into(path, [of(full_file(path))], tmp_path / "out.safetensors", track=interrupted)
+        merge_into_checkpoint(path, [of(full_file(path))], tmp_path / "out.safetensors", track=interrupted)
     assert [p.name for p in tmp_path.iterdir()] == ["SD1.safetensors"]
     before = _folder(tmp_path / "model").keys()
     for to, overwrite in (("out", False), ("model", True)):
         with pytest.raises(KeyboardInterrupt):
-            merge_into(tmp_path / "model", [of(full_file(path))], tmp_path / to, overwrite=overwrite, track=interrupted)
+            merge_into_checkpoint(
+                tmp_path / "model", [of(full_file(path))], tmp_path / to, overwrite=overwrite, track=interrupted
+            )
         assert {p.name for p in tmp_path.iterdir()} == {"SD1.safetensors", "model"}
         assert {str(p.relative_to(tmp_path / "model")) for p in tmp_path.rglob("*.safetensors")
                 if p.parent != tmp_path} == before  # fmt: skip
@@ -377,10 +395,10 @@ def test_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
 def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
     """Torch's writer hides the reason behind an error of its own."""
-    store = store_of(small.write(tmp_path, "SD1"))
-    tensors = {name: store.read(name) for name in store.shapes}
+    store = open_tensor_file(small.write(tmp_path, "SD1"))
+    tensors = {name: store.load_tensor(name) for name in store.shapes}
     with pytest.raises(OSError, match="No space left"):
-        save_torch(store, tensors, Path("/dev/full"))
+        save_torch_file(store, tensors, Path("/dev/full"))
 
 
 def test_no_space_is_asked_for_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,15 +409,15 @@ def test_no_space_is_asked_for_beforehand(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
     for base, to in (("SD1.safetensors", "o.safetensors"), ("SD1.safetensors", "o.ckpt"), ("a.ckpt", "o.safetensors")):
         with pytest.raises(LoraError, match=f"{to} cannot be written.*MB free"):
-            merge_into(tmp_path / base, use, tmp_path / to)
+            merge_into_checkpoint(tmp_path / base, use, tmp_path / to)
     assert {p.name for p in tmp_path.iterdir()} == {"SD1.safetensors", "a.ckpt"}
 
 
 def test_over_the_input(tmp_path: Path) -> None:
     path = small.write(tmp_path, "SD1")
     use = [of(full_file(path, only="unet.MID"))]
-    merge_into(path, use, tmp_path / "other.safetensors")
-    merge_into(path, use, path, overwrite=True)
+    merge_into_checkpoint(path, use, tmp_path / "other.safetensors")
+    merge_into_checkpoint(path, use, path, overwrite=True)
     assert path.read_bytes() == (tmp_path / "other.safetensors").read_bytes()
 
 
@@ -409,8 +427,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         sd_model=path, models=[golden("c3_r8_fp16")], ratios=[0.8], lbws=["ALL"], save_to=tmp_path / "o.safetensors",
         save_precision=None, precision="fp16", device="cpu", overwrite=False, json=True,
     )  # fmt: skip
-    assert merge_into_checkpoint.run(args) == 0
+    assert merge_into_checkpoint.run_checkpoint_merge(args) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["verb"] == "merge" and len(told["layers"]) > 50 and told["outputs"]
     with pytest.raises(LoraError, match="1 models, 2 ratios"):
-        merge_into_checkpoint.run(Namespace(**{**vars(args), "ratios": [1.0, 1.0]}))
+        merge_into_checkpoint.run_checkpoint_merge(Namespace(**{**vars(args), "ratios": [1.0, 1.0]}))

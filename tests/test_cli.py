@@ -17,7 +17,7 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(verb in done.stdout for verb in cli.VERBS)
+    assert all(verb in done.stdout for verb in cli.CLI_COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_errors_are_one_line_and_exit_2(argv: list[str], says: str, capsys: pyte
 def test_every_verb_has_a_main() -> None:
     from importlib import import_module
 
-    for module, _ in cli.VERBS.values():
+    for module, _ in cli.CLI_COMMANDS.values():
         assert callable(import_module(f"lora_ext.{module}").main)
 
 

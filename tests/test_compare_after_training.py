@@ -36,23 +36,25 @@ def recipe(data: Path, **more: Any) -> Recipe:
 
 def test_the_run_s_own_prompts_with_their_options(data: Path) -> None:
     (data / "p.txt").write_text("a cat --n dog --d 5 --s 9 --l 3\na [big|small] cat --w 64 --h 64 --ss euler_a\n")
-    found = epoch_comparison.asked(recipe(data, sample_prompts=str(data / "p.txt"), seed=40, clip_skip=2), NAMES)
-    assert (found.lora, found.x, found.y) == ("mine", "epoch:all", epoch_comparison.WEIGHTS)
-    shown = found.picture
+    found = epoch_comparison.epoch_comparison(
+        recipe(data, sample_prompts=str(data / "p.txt"), seed=40, clip_skip=2), NAMES
+    )
+    assert (found.lora, found.x, found.y) == ("mine", "epoch:all", epoch_comparison.WEIGHT_AXIS)
+    shown = found.image_fields
     assert (shown.prompt, shown.negative_prompt, shown.seed, shown.steps, shown.cfg) == ("a cat", "dog", 5, 9, 3.0)
     assert (shown.sampler, shown.clip_skip, shown.width) == ("DDIM", 2, 0)
     assert found.z.startswith("prompt:a cat --n dog")
-    second = kohya_prompt_line.read(found.z.rpartition(" | ")[2])
+    second = kohya_prompt_line.parse_prompt_line(found.z.rpartition(" | ")[2])
     assert second[0] == "a [big|small] cat" and second[1]["seed"] == 41 and second[1]["sampler"] == "Euler a"
 
 
 def test_without_prompts_the_first_captions(data: Path) -> None:
-    found = epoch_comparison.asked(recipe(data), NAMES[-1:])
-    assert (found.x, found.y) == (epoch_comparison.WEIGHTS, "")  # one file: weights alone
-    assert found.picture.prompt == "a a [x|y]" and "a b [x|y]" in found.z and "a r" not in found.z
-    assert [path.name for path in epoch_comparison.pictures(recipe(data))] == ["a.png", "b.png", "c.png"]
+    found = epoch_comparison.epoch_comparison(recipe(data), NAMES[-1:])
+    assert (found.x, found.y) == (epoch_comparison.WEIGHT_AXIS, "")  # one file: weights alone
+    assert found.image_fields.prompt == "a a [x|y]" and "a b [x|y]" in found.z and "a r" not in found.z
+    assert [path.name for path in epoch_comparison.training_image_paths(recipe(data))] == ["a.png", "b.png", "c.png"]
     with pytest.raises(TrainError, match="saved no file"):
-        epoch_comparison.asked(recipe(data), ())
+        epoch_comparison.epoch_comparison(recipe(data), ())
 
 
 def test_prompt_lines_there_and_back() -> None:
@@ -65,9 +67,12 @@ def test_prompt_lines_there_and_back() -> None:
         "cfg": 5.5,
         "sampler": "Euler a",
     }
-    assert kohya_prompt_line.read(kohya_prompt_line.write("a well--done cat", options)) == ("a well--done cat", options)
+    assert kohya_prompt_line.parse_prompt_line(kohya_prompt_line.format_prompt_line("a well--done cat", options)) == (
+        "a well--done cat",
+        options,
+    )
     with pytest.raises(PromptError, match="unknown option --q"):
-        kohya_prompt_line.read("a --q 3")
+        kohya_prompt_line.parse_prompt_line("a --q 3")
 
 
 def test_train_compares_at_its_end(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lora_ext.blocks import LAYOUTS, parse_weights
+from lora_ext.blocks import BLOCK_LAYOUTS, parse_block_weights
 from lora_ext.compare import axes, axis_values
-from lora_ext.compare.axes import KINDS
-from lora_ext.compare.axis_kinds import Known
-from lora_ext.compare.image_spec import Shot, edit, tag_of
-from lora_ext.compare.sheet_plan import Plan, batches, once, plan
-from lora_ext.compare.training_run_files import Saved, runs, saved
+from lora_ext.compare.axes import AXIS_KINDS
+from lora_ext.compare.axis_kinds import AxisContext
+from lora_ext.compare.image_spec import ImageSpec, edit_tag, find_tag
+from lora_ext.compare.sheet_plan import SheetPlan, batch_image_specs, plan_sheet, unique_image_specs
+from lora_ext.compare.training_run_files import RunFile, group_by_run, parse_run_file
 from lora_ext.errors import LoraError
-from lora_ext.file.lora_library import Library
-from lora_ext.lora_tags import parse
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.lora_tags import parse_lora_tags
 
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 RUN = ("run-000001", "run-000002", "run-000010", "run")
@@ -35,7 +35,7 @@ def write(path: Path, rank: int = 4, metadata: dict[str, str] | None = None) -> 
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+def library(tmp_path_factory: pytest.TempPathFactory) -> LoraLibrary:
     folder = tmp_path_factory.mktemp("loras")
     for name in (*RUN, "style", "other"):
         write(folder / f"{name}.safetensors", metadata={"ss_output_name": name.split("-")[0]})
@@ -46,11 +46,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     )
     (folder / "sub").mkdir()
     write(folder / "sub" / "run-000003.safetensors")
-    return Library([folder])
+    return LoraLibrary([folder])
 
 
-def prompts(library: Library, prompt: str, x: str, y: str = "", lora: str = "") -> list[str]:
-    return [cell.shot.prompt for cell in plan(Shot(prompt=prompt, lora=lora), x, y, "", library).cells]
+def prompts(library: LoraLibrary, prompt: str, x: str, y: str = "", lora: str = "") -> list[str]:
+    return [cell.image_spec.prompt for cell in plan_sheet(ImageSpec(prompt=prompt, lora=lora), x, y, "", library).cells]
 
 
 # --- values -----------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def prompts(library: Library, prompt: str, x: str, y: str = "", lora: str = "") 
     ],
 )
 def test_ranges_as_the_plot_script_writes_them(text: str, expected: list[float]) -> None:
-    assert axis_values.numbers(text, "weight") == expected
+    assert axis_values.parse_number_list(text, "weight") == expected
 
 
 @settings(deadline=None)
@@ -81,15 +81,15 @@ def test_ranges_as_the_plot_script_writes_them(text: str, expected: list[float])
 def test_ranges_meet_their_ends(first: int, step: int, count: int) -> None:
     a, s = first / 20, step / 20
     last = round(a + s * (count - 1), 8)
-    found = axis_values.numbers(f"{a:g}-{last:g} (+{s:g})", "weight")
+    found = axis_values.parse_number_list(f"{a:g}-{last:g} (+{s:g})", "weight")
     assert len(found) == count and found[0] == pytest.approx(a) and found[-1] == pytest.approx(last)
-    assert found == pytest.approx(axis_values.numbers(f"{a:g}-{last:g} [{count}]", "weight"))
+    assert found == pytest.approx(axis_values.parse_number_list(f"{a:g}-{last:g} [{count}]", "weight"))
 
 
 @pytest.mark.parametrize("text", ["9" * 400, f"0-1 (+0.{'0' * 400}1)", f"0-1 [{'9' * 5000}]", f"1-{'9' * 400}"])
 def test_numbers_as_long_as_a_book_are_none(text: str) -> None:
     with pytest.raises(LoraError, match="is no number"):
-        axis_values.numbers(text, "seed", whole=True)
+        axis_values.parse_number_list(text, "seed", whole=True)
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,15 @@ def test_numbers_as_long_as_a_book_are_none(text: str) -> None:
         ("weight:1-1000, 1-1000", "at most 1000"),
     ],
 )
-def test_mistakes_are_named(library: Library, axis: str, said: str) -> None:
+def test_mistakes_are_named(library: LoraLibrary, axis: str, said: str) -> None:
     with pytest.raises(LoraError, match=said):
-        plan(Shot(prompt="a cat <lora:style:1>"), axis, "", "", library)
+        plan_sheet(ImageSpec(prompt="a cat <lora:style:1>"), axis, "", "", library)
 
 
 # --- tags -----------------------------------------------------------------------------------------------------
 
 
-def test_the_tag_is_found_or_added(library: Library) -> None:
+def test_the_tag_is_found_or_added(library: LoraLibrary) -> None:
     weights = "weight:0,0.5"
     assert prompts(library, "a cat", weights, lora="style") == ["a cat <lora:style:0>", "a cat <lora:style:0.5>"]
     assert prompts(library, "<lora:style:1:lbw=IND> a cat", weights) == [
@@ -142,7 +142,7 @@ def test_the_tag_is_found_or_added(library: Library) -> None:
         prompts(library, "a cat", weights)
 
 
-def test_a_run_is_swapped_in_the_tag_whatever_the_order_of_axes(library: Library) -> None:
+def test_a_run_is_swapped_in_the_tag_whatever_the_order_of_axes(library: LoraLibrary) -> None:
     expected = {f"a <lora:{name}:{weight}>" for name in RUN for weight in (0.5, 1)}
     for prompt in ("a <lora:run-000002:0.3>", "a <lora:run:1>", "a"):
         assert set(prompts(library, prompt, "epoch run:all", "weight:0.5,1")) == expected
@@ -153,95 +153,112 @@ def test_a_run_is_swapped_in_the_tag_whatever_the_order_of_axes(library: Library
     ]
 
 
-def test_epochs_are_in_order_and_in_their_own_folder(library: Library) -> None:
-    axis = axes.parse("epoch:all", Known(library, Shot(prompt="<lora:run:1>")))
+def test_epochs_are_in_order_and_in_their_own_folder(library: LoraLibrary) -> None:
+    axis = axes.parse_axis("epoch:all", AxisContext(library, ImageSpec(prompt="<lora:run:1>")))
     assert [value.label for value in axis.values] == ["epoch 1", "epoch 2", "epoch 10", "last"]
     assert prompts(library, "<lora:run:1>", "epoch:2-20") == ["<lora:run-000002:1>", "<lora:run-000010:1>"]
-    assert runs(["b-step00000200", "b-step00000100"])["b"] == (
-        Saved("b-step00000100", "b", step=100),
-        Saved("b-step00000200", "b", step=200),
+    assert group_by_run(["b-step00000200", "b-step00000100"])["b"] == (
+        RunFile("b-step00000100", "b", step=100),
+        RunFile("b-step00000200", "b", step=200),
     )
-    assert runs(["a", "b"]) == {} and saved("x-000004").epoch == 4 and saved("sub/x-000004").run == "sub/x"
+    assert (
+        group_by_run(["a", "b"]) == {}
+        and parse_run_file("x-000004").epoch == 4
+        and parse_run_file("sub/x-000004").run == "sub/x"
+    )
 
 
-def test_blocks_ranks_steps(library: Library) -> None:
+def test_blocks_ranks_steps(library: LoraLibrary) -> None:
     (off, on) = prompts(library, "<lora:style:1>", "block OUT05:0,1")
-    request = parse(off)[1][0]
-    assert request.lbw and parse_weights(request.lbw).weights == {
-        label: float(label != "OUT05") for label in LAYOUTS[26].labels
+    request = parse_lora_tags(off)[1][0]
+    assert request.lbw and parse_block_weights(request.lbw).weights == {
+        label: float(label != "OUT05") for label in BLOCK_LAYOUTS[26].labels
     }
-    assert set(parse_weights(parse(on)[1][0].lbw or "").weights.values()) == {1.0}
-    kept = parse(prompts(library, "<lora:style:1:lbw=OUTALL>", "block:OUT05=0.5")[0])[1][0]
-    expected = dict(parse_weights("OUTALL").weights) | {"OUT05": 0.5}
-    assert kept.lbw and parse_weights(kept.lbw).weights == expected
-    assert len(prompts(library, "<lora:style:1>", "block:IN04-OUT05=0")) == len(LAYOUTS[26].labels[5:20])
-    ranks = [parse(text)[1][0].dyn for text in prompts(library, "<lora:dy:1>", "rank:all")]
+    assert set(parse_block_weights(parse_lora_tags(on)[1][0].lbw or "").weights.values()) == {1.0}
+    kept = parse_lora_tags(prompts(library, "<lora:style:1:lbw=OUTALL>", "block:OUT05=0.5")[0])[1][0]
+    expected = dict(parse_block_weights("OUTALL").weights) | {"OUT05": 0.5}
+    assert kept.lbw and parse_block_weights(kept.lbw).weights == expected
+    assert len(prompts(library, "<lora:style:1>", "block:IN04-OUT05=0")) == len(BLOCK_LAYOUTS[26].labels[5:20])
+    ranks = [parse_lora_tags(text)[1][0].dyn for text in prompts(library, "<lora:dy:1>", "rank:all")]
     assert ranks == [2, 4, 6, 8]
-    steps = [parse(text)[1][0] for text in prompts(library, "<lora:dy:1>", "start:0,5,none,0.5", "stop:0.0-1.0 [3]")]
+    steps = [
+        parse_lora_tags(text)[1][0]
+        for text in prompts(library, "<lora:dy:1>", "start:0,5,none,0.5", "stop:0.0-1.0 [3]")
+    ]
     assert [(r.start, r.stop) for r in steps[:4]] == [(0, 0.0), (5, 0.0), (None, 0.0), (0.5, 0.0)]
     assert [type(r.start) for r in steps[:4]] == [int, int, type(None), float]
     assert prompts(library, "<lora:dy:1>", 'preset:INS,"1,0,0,0,0,0,0,0,0,0,0,0"')[1].count(",") == 11
 
 
-def test_other_axes(library: Library) -> None:
-    base = Shot(prompt="a cat <lora:style:1>", negative_prompt="cat ears")
-    made = plan(base, "sr:cat,dog", "seed:3,-1", "cfg:3,5", library)
-    assert [cell.shot.prompt for cell in made.cells[:2]] == ["a cat <lora:style:1>", "a dog <lora:style:1>"]
-    assert made.cells[1].shot.negative_prompt == "dog ears" and made.cells[0].shot.seed == 3
-    assert made.cells[2].shot.seed == plan(base, "sr:cat,dog", "seed:3,-1", "", library).cells[2].shot.seed >= 0
-    assert [cell.shot.cfg for cell in (made.cells[0], made.cells[-1])] == [3, 5]
-    scenes = plan(base, "prompt:a dog | two birds", "weight:0.5", "sampler:Euler", library).cells
-    assert [c.shot.prompt for c in scenes] == ["a dog <lora:style:0.5>", "two birds <lora:style:0.5>"]
-    assert scenes[0].shot.sampler == "Euler" and scenes[0].tag == "<lora:style:0.5>"
+def test_other_axes(library: LoraLibrary) -> None:
+    base = ImageSpec(prompt="a cat <lora:style:1>", negative_prompt="cat ears")
+    made = plan_sheet(base, "sr:cat,dog", "seed:3,-1", "cfg:3,5", library)
+    assert [cell.image_spec.prompt for cell in made.cells[:2]] == ["a cat <lora:style:1>", "a dog <lora:style:1>"]
+    assert made.cells[1].image_spec.negative_prompt == "dog ears" and made.cells[0].image_spec.seed == 3
+    assert (
+        made.cells[2].image_spec.seed
+        == plan_sheet(base, "sr:cat,dog", "seed:3,-1", "", library).cells[2].image_spec.seed
+        >= 0
+    )
+    assert [cell.image_spec.cfg for cell in (made.cells[0], made.cells[-1])] == [3, 5]
+    scenes = plan_sheet(base, "prompt:a dog | two birds", "weight:0.5", "sampler:Euler", library).cells
+    assert [c.image_spec.prompt for c in scenes] == ["a dog <lora:style:0.5>", "two birds <lora:style:0.5>"]
+    assert scenes[0].image_spec.sampler == "Euler" and scenes[0].tag == "<lora:style:0.5>"
 
 
 @settings(deadline=None)
 @given(st.text("a<>lor:0.5 ", max_size=30), st.sampled_from(["style", "run-000001"]))
 def test_edits_keep_the_text_and_leave_one_readable_tag(text: str, name: str) -> None:
-    changed = edit(text, name, lambda request: request)
-    assert tag_of(changed, name)
-    assert edit(changed, name, lambda request: request) == changed
+    changed = edit_tag(text, name, lambda request: request)
+    assert find_tag(changed, name)
+    assert edit_tag(changed, name, lambda request: request) == changed
 
 
-def test_every_kind_has_an_example_that_reads(library: Library) -> None:
-    shot = Shot(prompt="a cat <lora:run:1>")
-    for kind in KINDS.values():
+def test_every_kind_has_an_example_that_reads(library: LoraLibrary) -> None:
+    shot = ImageSpec(prompt="a cat <lora:run:1>")
+    for kind in AXIS_KINDS.values():
         for example in kind.example.split(" or "):
             text = example.replace("one,other", "style,other").replace("2-6", "2-9").replace("rank:all", "rank dy:all")
-            assert axes.parse(text, Known(library, shot)).values, example
+            assert axes.parse_axis(text, AxisContext(library, shot)).values, example
 
 
 # --- plans -----------------------------------------------------------------------------------------------------
 
 
-def _keys(made: Plan) -> list[str]:
-    return [cell.shot.key() for cell in made.cells]
+def _keys(made: SheetPlan) -> list[str]:
+    return [cell.image_spec.key() for cell in made.cells]
 
 
-def test_equal_pictures_once(library: Library) -> None:
-    made = plan(Shot(prompt="a <lora:run:1>"), "epoch:all", "weight:0,1,1.0", "", library)
-    assert len(made.cells) == 12 and len(once((c.shot for c in made.cells), Shot.key)) == 5  # no LoRA, and four files
-    assert Shot(prompt="a", lora="x").key() == Shot(prompt="a <lora:x:0>").key() != Shot(prompt="a", seed=1).key()
-    assert Shot(prompt="a <lora:x:1>").key("file 1") != Shot(prompt="a <lora:x:1>").key("file 2")
+def test_equal_pictures_once(library: LoraLibrary) -> None:
+    made = plan_sheet(ImageSpec(prompt="a <lora:run:1>"), "epoch:all", "weight:0,1,1.0", "", library)
+    assert (
+        len(made.cells) == 12 and len(unique_image_specs((c.image_spec for c in made.cells), ImageSpec.key)) == 5
+    )  # no LoRA, and four files
+    assert (
+        ImageSpec(prompt="a", lora="x").key()
+        == ImageSpec(prompt="a <lora:x:0>").key()
+        != ImageSpec(prompt="a", seed=1).key()
+    )
+    assert ImageSpec(prompt="a <lora:x:1>").key("file 1") != ImageSpec(prompt="a <lora:x:1>").key("file 2")
 
 
-def test_batches_share_what_they_must_and_switch_least(library: Library) -> None:
-    shot = Shot(prompt="a <lora:run:1>")
-    made = plan(shot, "seed:1,2,3", "epoch:all", "steps:4,8", library)
-    groups = batches([cell.shot for cell in made.cells], 5)
-    assert all(len({shot.group() for shot in group}) == 1 and len(group) <= 5 for group in groups)
+def test_batches_share_what_they_must_and_switch_least(library: LoraLibrary) -> None:
+    shot = ImageSpec(prompt="a <lora:run:1>")
+    made = plan_sheet(shot, "seed:1,2,3", "epoch:all", "steps:4,8", library)
+    groups = batch_image_specs([cell.image_spec for cell in made.cells], 5)
+    assert all(len({shot.batch_key() for shot in group}) == 1 and len(group) <= 5 for group in groups)
     assert sorted(shot.key() for group in groups for shot in group) == sorted(_keys(made))
     assert [len(group) for group in groups] == [5, 5, 2] * 2
     row = [shot.tags()[0].name for group in groups[:3] for shot in group]
     assert row == [name for name in RUN for _ in range(3)]  # each file is taken up once
-    alone = batches([cell.shot for cell in made.cells], 5, lambda shot: shot)
+    alone = batch_image_specs([cell.image_spec for cell in made.cells], 5, lambda shot: shot)
     row = [shot.tags()[0].name for (shot,) in alone]
     assert row == [name for name in RUN for _ in range(6)]  # also where nothing can share a batch
 
 
-def test_a_sheet_has_limits(library: Library) -> None:
+def test_a_sheet_has_limits(library: LoraLibrary) -> None:
     with pytest.raises(LoraError, match="1000 × 30 × 1 are 30000 cells"):
-        plan(Shot(prompt="a"), "seed:1-1000", "steps:1-30", "", library)
+        plan_sheet(ImageSpec(prompt="a"), "seed:1-1000", "steps:1-30", "", library)
 
 
 # --- the web UI's plot -------------------------------------------------------------------------------------------
@@ -256,7 +273,7 @@ class AxisOption:
 
 
 @pytest.fixture
-def plot(monkeypatch: pytest.MonkeyPatch, library: Library) -> Any:
+def plot(monkeypatch: pytest.MonkeyPatch, library: LoraLibrary) -> Any:
     """The plot's list of axes with ours in it, and a function that walks a plot as the web UI does."""
     fake = ModuleType("modules.scripts")
     script = SimpleNamespace(axis_options=[AxisOption("Seed", int, None)], AxisOption=AxisOption)
@@ -294,7 +311,7 @@ def plot(monkeypatch: pytest.MonkeyPatch, library: Library) -> Any:
     return walk
 
 
-def test_the_plot_gets_the_same_prompts(plot: Any, library: Library) -> None:
+def test_the_plot_gets_the_same_prompts(plot: Any, library: LoraLibrary) -> None:
     for prompt in ("a cat", "a <lora:run-000002:0.3>"):
         for rows in ((("LoRA epoch", "run: all"), ("LoRA weight", "0.5-1 [2]")),
                      (("LoRA weight", "0.5-1 [2]"), ("LoRA epoch", "run: all"))):  # fmt: skip
@@ -307,7 +324,7 @@ def test_the_plot_gets_the_same_prompts(plot: Any, library: Library) -> None:
 def test_the_plots_hires_prompt_follows_where_it_has_the_tag(plot: Any) -> None:
     p = SimpleNamespace(prompt="a <lora:style:1>", negative_prompt="", seed=1, hr_prompt="b <lora:style:0.7>")
     (made,) = plot(p, ("LoRA one block's weight", "OUT05: 0.5"))
-    assert parse(made)[1][0].lbw
+    assert parse_lora_tags(made)[1][0].lbw
     with pytest.raises(LoraError, match="did you mean"):
         plot(SimpleNamespace(prompt="a", negative_prompt="", seed=1, hr_prompt=""), ("LoRA file", "stile"))
 
@@ -316,10 +333,10 @@ def test_the_plots_hires_prompt_follows_where_it_has_the_tag(plot: Any) -> None:
     "values",
     ["<lora:style:0.5>, ,<lora:style:1>", '<lora:style:0.5>,"",<lora:style:1>', "<lora:style:0.5>,<lora:style:1>,"],
 )
-def test_an_empty_value_of_prompt_search_and_replace_removes_the_text(library: Library, values: str) -> None:
-    made = plan(Shot(prompt="a cat <lora:style:0.5>"), f"sr:{values}", "", "", library)
+def test_an_empty_value_of_prompt_search_and_replace_removes_the_text(library: LoraLibrary, values: str) -> None:
+    made = plan_sheet(ImageSpec(prompt="a cat <lora:style:0.5>"), f"sr:{values}", "", "", library)
     assert sorted(value.label for value in made.x.values) == ["(nothing)", "<lora:style:0.5>", "<lora:style:1>"]
-    assert {cell.shot.prompt.strip() for cell in made.cells} == {
+    assert {cell.image_spec.prompt.strip() for cell in made.cells} == {
         "a cat <lora:style:0.5>",
         "a cat <lora:style:1>",
         "a cat",

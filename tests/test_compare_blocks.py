@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from tiny import Tiny, lora_file, sites_in
 
 from lora_ext.adapters import Lora
-from lora_ext.blocks import BASE, LAYOUTS, parse_weights, read_presets
+from lora_ext.blocks import BASE, BLOCK_LAYOUTS, parse_block_presets, parse_block_weights
 from lora_ext.cli import main as cli
 from lora_ext.compare import block_analysis, heatmap
-from lora_ext.compare.block_analysis import Analysis, by_norms, by_pictures, layout_of
-from lora_ext.compare.cell_store import Store
-from lora_ext.compare.image_spec import Shot
+from lora_ext.compare.block_analysis import BlockAnalysis, analyse_by_images, analyse_by_norms, parse_layout
+from lora_ext.compare.cell_store import CellStore
+from lora_ext.compare.image_spec import ImageSpec
 from lora_ext.embedded import CHECKPOINT, LORA_DIR
 from lora_ext.errors import BlockError, LoraError
-from lora_ext.file.loading import read
+from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.file.lora_library import Library
-from lora_ext.file.saving import write
-from lora_ext.generate import Settings, open_model
-from lora_ext.generate.image_renderer import StandaloneArtist
-from lora_ext.host.standalone.loader import Standalone
-from lora_ext.inject import targets
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.file.saving import save_lora_file
+from lora_ext.generate import Settings, load_settings_model
+from lora_ext.generate.image_renderer import StandaloneImageRenderer
+from lora_ext.host.standalone.loader import StandaloneModel
+from lora_ext.inject import find_layer_targets
 
 CHOSEN = {12: "OUT04", 17: "IN05", 20: "OUT07", 25: "OUT09", 26: "BASE"}
 """Layout → the block that a file acts in."""
@@ -48,21 +48,25 @@ def only(file: LoraFile, block: str) -> LoraFile:
 # --- by norms ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", LAYOUTS)
+@pytest.mark.parametrize("size", BLOCK_LAYOUTS)
 def test_norms_find_the_only_block(tiny: Tiny, size: int) -> None:
     whole = lora_file(tiny, wide=True)
-    for label in layout_of(size).labels:
+    for label in parse_layout(size).labels:
         file = only(whole, label)
         if file.adapters:
-            found = by_norms(file, layout_of(size))
-            assert found.shares[label] == pytest.approx(1) and found.keep() == (label,) and found.outside == 0
+            found = analyse_by_norms(file, parse_layout(size))
+            assert (
+                found.shares[label] == pytest.approx(1)
+                and found.blocks_to_keep() == (label,)
+                and found.outside_share == 0
+            )
 
 
 @pytest.mark.parametrize("kind", ["lora", "loha", "lora-dora-out"])
 def test_norms_are_those_of_the_weight_changes(tiny: Tiny, kind: str) -> None:
     file = lora_file(tiny, kind, wide=True)
-    places = {site: t for part, root in tiny.parts().items() for site, t in targets(part, root).items()}
-    found = by_norms(file, layout_of(26), targets=places)
+    places = {site: t for part, root in tiny.parts().items() for site, t in find_layer_targets(part, root).items()}
+    found = analyse_by_norms(file, parse_layout(26), targets=places)
     for label in ("BASE", "IN04", "MID", "OUT11"):
         deltas = [
             file.adapters[site].delta(dict(places[site].module.named_parameters())["weight"]).double()
@@ -72,105 +76,105 @@ def test_norms_are_those_of_the_weight_changes(tiny: Tiny, kind: str) -> None:
         assert found.amounts[label] == pytest.approx(expected, rel=1e-4)
     if kind != "lora":
         with pytest.raises(LoraError, match="without the model"):
-            by_norms(file, layout_of(26))
+            analyse_by_norms(file, parse_layout(26))
 
 
 def test_what_a_layout_leaves_out_is_told(tiny: Tiny) -> None:
     whole = lora_file(tiny)
     sites = [*sites_in(whole, "IN03"), *sites_in(whole, "IN04")]
-    found = by_norms(LoraFile({site: whole.adapters[site] for site in sites}), layout_of(17))
-    assert found.keep() == ("IN04",)
+    found = analyse_by_norms(LoraFile({site: whole.adapters[site] for site in sites}), parse_layout(17))
+    assert found.blocks_to_keep() == ("IN04",)
     if sites_in(whole, "IN03"):
-        assert 0 < found.outside < 1 and "switches off" in found.sentence()
+        assert 0 < found.outside_share < 1 and "switches off" in found.summary()
 
 
 # --- by pictures -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def model() -> Standalone:
+def model() -> StandaloneModel:
     if not Path(CHECKPOINT).is_file():
         pytest.skip("no embedded model in this installation")
-    return open_model(Settings(device="cpu"))
+    return load_settings_model(Settings(device="cpu"))
 
 
-@pytest.mark.parametrize("size", LAYOUTS)
-def test_pictures_find_the_only_block(model: Standalone, size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", BLOCK_LAYOUTS)
+def test_pictures_find_the_only_block(model: StandaloneModel, size: int, tmp_path: Path) -> None:
     """Each other block leaves the picture as it is, whatever the model draws."""
     block, torch_rng = CHOSEN[size], torch.Generator().manual_seed(size)
     adapters = {}
     for part, root in model.parts().items():
-        for site, target in targets(part, root).items():
+        for site, target in find_layer_targets(part, root).items():
             if site.block == block and len(target.shape) == 2:
                 up, down = (torch.randn(*s, generator=torch_rng) for s in ((target.shape[0], 2), (2, target.shape[1])))
                 adapters[site] = Lora({"lora_up.weight": up * 0.4, "lora_down.weight": down * 0.4})
     assert adapters
-    write(LoraFile(adapters), tmp_path / "one.safetensors")
-    settings, library = Settings(device="cpu"), Library([tmp_path])
-    base = Shot(prompt="a red circle <lora:one:1>", steps=1, cfg=1, seed=1, width=32, height=32, sampler="Euler")
+    save_lora_file(LoraFile(adapters), tmp_path / "one.safetensors")
+    settings, library = Settings(device="cpu"), LoraLibrary([tmp_path])
+    base = ImageSpec(prompt="a red circle <lora:one:1>", steps=1, cfg=1, seed=1, width=32, height=32, sampler="Euler")
     for way in (block_analysis.LOWERED, block_analysis.RAISED):
-        with StandaloneArtist(settings, model, library) as artist:
-            found = by_pictures(base, layout_of(size), way, artist, Store(tmp_path / way), seeds=[1])
-        assert found.keep() == (block,), way
+        with StandaloneImageRenderer(settings, model, library) as artist:
+            found = analyse_by_images(base, parse_layout(size), way, artist, CellStore(tmp_path / way), seeds=[1])
+        assert found.blocks_to_keep() == (block,), way
         assert found.shares[block] > 0.98
-        assert set(found.pictures) == {*layout_of(size).labels, ""}
+        assert set(found.images) == {*parse_layout(size).labels, ""}
 
 
 def test_ways_and_layouts_are_named(tmp_path: Path) -> None:
     with pytest.raises(LoraError, match="did you mean 'lowered'"):
-        block_analysis.shots(Shot(prompt="<lora:a:1>", lora="a"), layout_of(17), "lower")
+        block_analysis.block_image_specs(ImageSpec(prompt="<lora:a:1>", lora="a"), parse_layout(17), "lower")
     with pytest.raises(BlockError, match="no layout has 18"):
-        layout_of(18)
+        parse_layout(18)
     with pytest.raises(LoraError, match="which LoRA"):
-        by_pictures(Shot(prompt="a"), layout_of(17), "lowered", None, Store(tmp_path))  # type: ignore[arg-type]
+        analyse_by_images(ImageSpec(prompt="a"), parse_layout(17), "lowered", None, CellStore(tmp_path))  # type: ignore[arg-type]
 
 
 # --- what comes of it --------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
-@given(st.sampled_from(list(LAYOUTS)), st.data(), st.floats(0.05, 1))
+@given(st.sampled_from(list(BLOCK_LAYOUTS)), st.data(), st.floats(0.05, 1))
 def test_presets_keep_the_fewest_blocks_that_do_enough(size: int, data: st.DataObject, share: float) -> None:
-    layout = layout_of(size)
+    layout = parse_layout(size)
     values = data.draw(st.lists(st.floats(0, 10), min_size=size, max_size=size))
-    found = Analysis("a", layout, block_analysis.NORMS, dict(zip(layout.labels, values, strict=True)))
-    kept = found.keep(share)
+    found = BlockAnalysis("a", layout, block_analysis.NORMS, dict(zip(layout.labels, values, strict=True)))
+    kept = found.blocks_to_keep(share)
     if sum(values) > 0:
         assert sum(found.shares[label] for label in kept) >= share - 1e-6
         smallest = min(found.shares[label] for label in kept)
         assert sum(found.shares[label] for label in kept) - smallest < share + 1e-6
-    weights = parse_weights("FACE", presets=read_presets(found.preset("FACE", share)))
-    assert {label for label in layout.labels if weights.of(label)} == set(kept)
+    weights = parse_block_weights("FACE", presets=parse_block_presets(found.preset_line("FACE", share)))
+    assert {label for label in layout.labels if weights.weight_of(label)} == set(kept)
 
 
 def test_words() -> None:
-    layout = layout_of(17)
+    layout = parse_layout(17)
     amounts = dict.fromkeys(("BASE", "IN01", "OUT03", "OUT04", "OUT05", "MID"), 1.0)
-    found = Analysis("face", layout, block_analysis.NORMS, amounts)
-    assert found.sentence(1).startswith("Keep BASE, IN01, MID–OUT05: 6 of 17 do 100%")
-    assert "No block" in Analysis("none", layout, block_analysis.NORMS, {}).sentence()
+    found = BlockAnalysis("face", layout, block_analysis.NORMS, amounts)
+    assert found.summary(1).startswith("Keep BASE, IN01, MID–OUT05: 6 of 17 do 100%")
+    assert "No block" in BlockAnalysis("none", layout, block_analysis.NORMS, {}).summary()
     with pytest.raises(BlockError, match="no name for a preset"):
-        found.preset("A:B")
+        found.preset_line("A:B")
 
 
-@pytest.mark.parametrize("size", LAYOUTS)
+@pytest.mark.parametrize("size", BLOCK_LAYOUTS)
 def test_the_map_shows_the_hottest_block_red(size: int) -> None:
-    layout = layout_of(size)
+    layout = parse_layout(size)
     hot = layout.labels[-1]
     for label in (hot, layout.labels[0]):
-        picture = np.asarray(heatmap.render(Analysis("a", layout, block_analysis.NORMS, {label: 1.0})))
+        picture = np.asarray(heatmap.draw_heatmap(BlockAnalysis("a", layout, block_analysis.NORMS, {label: 1.0})))
         red = (picture == heatmap.HOT).all(-1)
         at = np.argwhere(red).mean(0)
         assert red.sum() > 1000
         assert (at[1] > picture.shape[1] / 2) == (label == hot) or label == BASE
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: Standalone) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: StandaloneModel) -> None:
     name = sorted(Path(LORA_DIR).glob("*.safetensors"))[0].stem
     assert cli(["blocks", "--lora", name, "--out", str(tmp_path), "--name", "FACE", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["way"] == "norms" and told["preset"].startswith("FACE:") and Path(told["map"]).is_file()
-    expected = by_norms(read(Path(LORA_DIR) / f"{name}.safetensors"), layout_of(17))
+    expected = analyse_by_norms(load_lora_file(Path(LORA_DIR) / f"{name}.safetensors"), parse_layout(17))
     with (tmp_path / "blocks.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["block"]: float(row["share"]) for row in csv.DictReader(file)}
     assert rows == pytest.approx(expected.shares, abs=1e-4)

@@ -18,7 +18,7 @@ import lora_ext
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.generate import Settings
 from lora_ext.generate.compare_command import compare
-from lora_ext.train.config.recipe_io import recipe_of
+from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.training import train
 
 if not Path(CHECKPOINT).is_file():
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.new("RGB", (64, 64), colour).save(root / "pictures" / f"{number}.png")
     out = root / "out"
     made = train(
-        recipe_of({"train_data_dir": str(root / "pictures"), "output_dir": str(out), "output_name": "run",
+        recipe_from_settings({"train_data_dir": str(root / "pictures"), "output_dir": str(out), "output_name": "run",
                    "resolution": "64", "network_dim": 2, "learning_rate": 0.02, "train_batch_size": 4,
                    "max_train_epochs": 6, "save_every_n_epochs": 1, "seed": 1, "device": "cpu"})
     )  # fmt: skip

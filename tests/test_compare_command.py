@@ -15,13 +15,13 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from lora_ext.adapters import Lora
 from lora_ext.cli import main as cli
-from lora_ext.compare.scores import Scorer, training_pictures
+from lora_ext.compare.scores import Scorer, find_training_images
 from lora_ext.errors import FileError
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.file.saving import write
-from lora_ext.generate import Settings, open_model
-from lora_ext.host.standalone.clip_image import ImageModel
-from lora_ext.inject import targets
+from lora_ext.file.saving import save_lora_file
+from lora_ext.generate import Settings, load_settings_model
+from lora_ext.host.standalone.clip_image import ClipImageModel
+from lora_ext.inject import find_layer_targets
 
 checkpoint = test_generate.folder
 """The fixture: a small checkpoint with its tokenizer."""
@@ -30,18 +30,18 @@ checkpoint = test_generate.folder
 @pytest.fixture(scope="module")
 def runs(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three files of a run, each acting on U-Net and text encoder."""
-    model = open_model(Settings(ckpt=checkpoint / "SD1.safetensors", device="cpu"))
+    model = load_settings_model(Settings(ckpt=checkpoint / "SD1.safetensors", device="cpu"))
     made = tmp_path_factory.mktemp("run")
     for number, name in enumerate(("run-000001", "run-000002", "run")):
         torch.manual_seed(number)
         adapters = {}
         for part, root in model.parts().items():
-            for site, target in targets(part, root).items():
+            for site, target in find_layer_targets(part, root).items():
                 if len(target.shape) == 2:
                     tensors = {"lora_up.weight": torch.randn(target.shape[0], 2) * 0.3,
                                "lora_down.weight": torch.randn(2, target.shape[1]) * 0.3}  # fmt: skip
                     adapters[site] = Lora(tensors)
-        write(LoraFile(adapters), made / f"{name}.safetensors")
+        save_lora_file(LoraFile(adapters), made / f"{name}.safetensors")
     return made
 
 
@@ -121,16 +121,16 @@ def test_a_clip_model_of_the_users_own(tmp_path: Path) -> None:
                               image_size=32, patch_size=8, projection_dim=8)  # fmt: skip
     CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "clip")
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path / "clip")
-    model = ImageModel(tmp_path / "clip", "cpu")
+    model = ClipImageModel(tmp_path / "clip", "cpu")
     red, noise = Image.new("RGB", (40, 60), "red"), Image.effect_noise((64, 64), 90).convert("RGB")
     vectors = model([red, noise])
     assert vectors.shape == (2, 8) and np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
     (tmp_path / "images").mkdir()
     red.save(tmp_path / "images" / "red.png")
-    scorer = Scorer(training_pictures(tmp_path / "images"), model, model.name)
-    assert scorer.how == "image model clip"
+    scorer = Scorer(find_training_images(tmp_path / "images"), model, model.name)
+    assert scorer.likeness_measure == "image model clip"
     assert scorer.likeness(red) == pytest.approx(1, abs=1e-4) and scorer.likeness(noise) < 0.999
     with pytest.raises(FileError, match="cannot be read as a CLIP image model"):
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "config.json").write_text("{}")
-        ImageModel(tmp_path / "bad", "cpu")
+        ClipImageModel(tmp_path / "bad", "cpu")

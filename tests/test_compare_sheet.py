@@ -18,18 +18,18 @@ from test_compare_axes import write
 
 import lora_ext
 from lora_ext.compare import heatmap, image_measures, sheet_pages, text_layout
-from lora_ext.compare.block_analysis import Analysis, layout_of
-from lora_ext.compare.build_sheet import _settings, make
-from lora_ext.compare.cell_store import Store, read
-from lora_ext.compare.generate_cells import Progress, Stopped, Tick, draw, keys
-from lora_ext.compare.image_spec import Shot
-from lora_ext.compare.scores import Scorer, training_pictures
-from lora_ext.compare.sheet_layout import Bar, Sheet, render
-from lora_ext.compare.sheet_pages import Look, tiles
-from lora_ext.compare.sheet_plan import Plan, plan
+from lora_ext.compare.block_analysis import BlockAnalysis, parse_layout
+from lora_ext.compare.build_sheet import _settings, build_sheet
+from lora_ext.compare.cell_store import CellStore, load_manifest
+from lora_ext.compare.generate_cells import DenoisingCallback, SheetProgress, SheetStopped, cell_keys, generate_cells
+from lora_ext.compare.image_spec import ImageSpec
+from lora_ext.compare.scores import Scorer, find_training_images
+from lora_ext.compare.sheet_layout import Bar, Sheet, draw_sheet
+from lora_ext.compare.sheet_pages import PageDetails, split_into_tiles
+from lora_ext.compare.sheet_plan import SheetPlan, plan_sheet
 from lora_ext.embedded import shapes
 from lora_ext.errors import FileError
-from lora_ext.file.lora_library import Library
+from lora_ext.file.lora_library import LoraLibrary
 
 EPOCHS = 6
 
@@ -43,30 +43,32 @@ class Painter:
         self.batches: list[int] = []
         self.title = "paint"
 
-    def identity(self, shot: Shot) -> str:
+    def identity(self, image_spec: ImageSpec) -> str:
         return self.version
 
-    def group(self, shot: Shot) -> Hashable:
-        return shot.group()
+    def batch_key(self, image_spec: ImageSpec) -> Hashable:
+        return image_spec.batch_key()
 
-    def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
-        self.batches.append(len(shots))
+    def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
+        self.batches.append(len(image_specs))
         for step in range(3):
-            tick(step, 3)
+            on_step(step, 3)
             time.sleep(self.slow)
-        images = [self.paint(shot) for shot in shots]
+        images = [self.paint(shot) for shot in image_specs]
         if self.log:
             with self.log.open("a") as file:
-                file.writelines(f"{shot.key()}\n" for shot in shots)
-        self.drawn += [shot.key() for shot in shots]
+                file.writelines(f"{shot.key()}\n" for shot in image_specs)
+        self.drawn += [shot.key() for shot in image_specs]
         return images
 
-    def paint(self, shot: Shot) -> Image.Image:
+    def paint(self, shot: ImageSpec) -> Image.Image:
         """At strength 1 the framed scene; above, ever less of it and more noise; below, less frame."""
         strength = sum(request.unet * int(request.name[-1]) / 4 for request in shot.tags())
         rng = np.random.default_rng(shot.seed)
         scene = shapes.random_scene(rng)
-        plain, framed = (np.asarray(shapes.draw(s), float) for s in (scene, shapes.replace(scene, style="framed")))
+        plain, framed = (
+            np.asarray(shapes.draw_scene(s), float) for s in (scene, shapes.replace(scene, style="framed"))
+        )
         share = min(strength, 1.0)
         noise = rng.normal(0, 90 * max(0.0, strength - 1.1), plain.shape)
         image = Image.fromarray((plain * (1 - share) + framed * share + noise).clip(0, 255).astype(np.uint8))
@@ -75,11 +77,11 @@ class Painter:
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+def library(tmp_path_factory: pytest.TempPathFactory) -> LoraLibrary:
     folder = tmp_path_factory.mktemp("loras")
     for epoch in range(1, EPOCHS + 1):
         write(folder / f"run-{epoch:06}.safetensors")
-    return Library([folder])
+    return LoraLibrary([folder])
 
 
 @pytest.fixture(scope="module")
@@ -87,34 +89,36 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(77)
     for number in range(12):
-        shapes.draw(shapes.random_scene(rng, style="framed")).save(folder / f"{number}.png")
+        shapes.draw_scene(shapes.random_scene(rng, style="framed")).save(folder / f"{number}.png")
     return folder
 
 
-def sheet(library: Library, seeds: str = "1,2") -> Plan:
+def sheet(library: LoraLibrary, seeds: str = "1,2") -> SheetPlan:
     """6 epochs × 7 weights × 2 seeds."""
-    return plan(
-        Shot(prompt="a shape <lora:run-000001:1>"), "epoch:all", "weight:0.2-1.4(+0.2)", f"seed:{seeds}", library
+    return plan_sheet(
+        ImageSpec(prompt="a shape <lora:run-000001:1>"), "epoch:all", "weight:0.2-1.4(+0.2)", f"seed:{seeds}", library
     )
 
 
 # --- the store ---------------------------------------------------------------------------------------------------
 
 
-def test_84_cells_each_once_and_kept(library: Library, tmp_path: Path) -> None:
-    made, painter, store = sheet(library), Painter(), Store(tmp_path)
-    shots = [cell.shot for cell in made.cells]
+def test_84_cells_each_once_and_kept(library: LoraLibrary, tmp_path: Path) -> None:
+    made, painter, store = sheet(library), Painter(), CellStore(tmp_path)
+    shots = [cell.image_spec for cell in made.cells]
     assert len(shots) == 84
-    progress = draw(shots, painter, store, batch=8)
-    assert (progress.pictures, progress.kept, progress.done) == (84, 0, 84)
+    progress = generate_cells(shots, painter, store, batch=8)
+    assert (progress.total, progress.kept, progress.done) == (84, 0, 84)
     assert len(set(painter.drawn)) == len(painter.drawn) == 84
     assert painter.batches == [8] * 10 + [4]
     again = Painter()
-    assert draw(shots, again, Store(tmp_path)).kept == 84 and not again.drawn
-    for cell, key in zip(made.cells, keys(made, painter), strict=True):
-        image = store.open(key)
-        assert image is not None and image.info["parameters"] == f"{cell.shot.prompt}\nSeed: {cell.shot.seed}"
-        assert np.array_equal(np.asarray(image), np.asarray(painter.paint(cell.shot)))
+    assert generate_cells(shots, again, CellStore(tmp_path)).kept == 84 and not again.drawn
+    for cell, key in zip(made.cells, cell_keys(made, painter), strict=True):
+        image = store.load_image(key)
+        assert (
+            image is not None and image.info["parameters"] == f"{cell.image_spec.prompt}\nSeed: {cell.image_spec.seed}"
+        )
+        assert np.array_equal(np.asarray(image), np.asarray(painter.paint(cell.image_spec)))
 
 
 SCRIPT = """
@@ -126,7 +130,7 @@ draw(shots, Painter(Path(sys.argv[3]), 0.1), Store(Path(sys.argv[2])), batch=4)
 """
 
 
-def test_going_on_after_kill_9(library: Library, tmp_path: Path) -> None:
+def test_going_on_after_kill_9(library: LoraLibrary, tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "out"
     command = [sys.executable, "-c", SCRIPT, str(library.folders[0]), str(out), str(log)]
     here = os.pathsep.join([str(Path(lora_ext.__file__).parents[1]), str(Path(__file__).parent)])
@@ -140,65 +144,67 @@ def test_going_on_after_kill_9(library: Library, tmp_path: Path) -> None:
     before = sorted(out.glob("cells/0*.png"))
     assert 10 <= len(before) < 84
     painter, made = Painter(), sheet(library)
-    progress = draw([cell.shot for cell in made.cells], painter, Store(out), batch=8)
+    progress = generate_cells([cell.image_spec for cell in made.cells], painter, CellStore(out), batch=8)
     assert progress.kept == len(before) and len(painter.drawn) == 84 - len(before)
     assert not set(painter.drawn) & {path.stem.split("-")[-1] for path in before}
     assert len(list(out.glob("cells/0*.png"))) == 84 and not list(out.glob("cells/.*"))
-    assert {path.stem.split("-")[-1] for path in out.glob("cells/0*.png")} == set(keys(made, painter))
+    assert {path.stem.split("-")[-1] for path in out.glob("cells/0*.png")} == set(cell_keys(made, painter))
 
 
-def test_what_a_picture_depends_on_is_in_its_name(library: Library, tmp_path: Path) -> None:
-    shots = [Shot(prompt="a <lora:run-000001:1>"), Shot(prompt="a <lora:run-000001:1>", seed=1)]
-    draw(shots, Painter(version="checkpoint 1"), Store(tmp_path))
+def test_what_a_picture_depends_on_is_in_its_name(library: LoraLibrary, tmp_path: Path) -> None:
+    shots = [ImageSpec(prompt="a <lora:run-000001:1>"), ImageSpec(prompt="a <lora:run-000001:1>", seed=1)]
+    generate_cells(shots, Painter(version="checkpoint 1"), CellStore(tmp_path))
     other = Painter(version="checkpoint 2")
-    draw(shots, other, Store(tmp_path))
+    generate_cells(shots, other, CellStore(tmp_path))
     assert len(other.drawn) == 2
     next(tmp_path.glob("cells/0000-*.png")).write_bytes(b"")  # as after a power cut
     third = Painter(version="checkpoint 2")
-    draw(shots, third, Store(tmp_path))
+    generate_cells(shots, third, CellStore(tmp_path))
     assert len(third.drawn) <= 1
 
 
-def test_stopping_keeps_what_is_drawn(library: Library, tmp_path: Path) -> None:
+def test_stopping_keeps_what_is_drawn(library: LoraLibrary, tmp_path: Path) -> None:
     made = sheet(library)
 
-    def watch(progress: Progress) -> None:
-        if progress.done >= 16 and progress.share > 0.5:
-            raise Stopped
+    def watch(progress: SheetProgress) -> None:
+        if progress.done >= 16 and progress.batch_share > 0.5:
+            raise SheetStopped
 
-    half = make(made, Painter(), Store(tmp_path), watch=watch)
+    half = build_sheet(made, Painter(), CellStore(tmp_path), on_progress=watch)
     assert half.progress.done == 16 and not half.finished and half.files and not half.scores
     assert not json.loads((tmp_path / "sheet.json").read_text(encoding="utf-8"))["complete"]
-    whole = make(made, Painter(), Store(tmp_path))
+    whole = build_sheet(made, Painter(), CellStore(tmp_path))
     assert whole.finished and whole.progress.kept == 16
 
 
-def test_a_drawn_seed_is_gone_on_with(tmp_path: Path, library: Library) -> None:
-    store, shot = Store(tmp_path), Shot(prompt="a <lora:run-000001:1>", seed=123)
-    make(plan(shot, "weight:1", "", "", library), Painter(), store)
-    asked = {name: value for name, value in read(tmp_path)["base"].items() if name != "seed"}
-    assert store.seed(asked, ("weight:1", "", "")) == 123
-    assert store.seed(asked, ("weight:2", "", "")) is None
-    assert store.seed({**asked, "prompt": "b"}, ("weight:1", "", "")) is None
-    assert Store(tmp_path / "new").seed(asked, ("weight:1", "", "")) is None
+def test_a_drawn_seed_is_gone_on_with(tmp_path: Path, library: LoraLibrary) -> None:
+    store, shot = CellStore(tmp_path), ImageSpec(prompt="a <lora:run-000001:1>", seed=123)
+    build_sheet(plan_sheet(shot, "weight:1", "", "", library), Painter(), store)
+    asked = {name: value for name, value in load_manifest(tmp_path)["base"].items() if name != "seed"}
+    assert store.resumable_seed(asked, ("weight:1", "", "")) == 123
+    assert store.resumable_seed(asked, ("weight:2", "", "")) is None
+    assert store.resumable_seed({**asked, "prompt": "b"}, ("weight:1", "", "")) is None
+    assert CellStore(tmp_path / "new").resumable_seed(asked, ("weight:1", "", "")) is None
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot be written"):
-        Store(tmp_path / "file")
+        CellStore(tmp_path / "file")
 
 
 # --- scores and the suggestion -----------------------------------------------------------------------------------
 
 
 def test_the_suggested_cell_is_neither_untrained_nor_overtrained(
-    library: Library, images: Path, tmp_path: Path
+    library: LoraLibrary, images: Path, tmp_path: Path
 ) -> None:
-    made = make(sheet(library, "1,2,3"), Painter(), Store(tmp_path), scorer=Scorer(training_pictures(images)))
+    made = build_sheet(
+        sheet(library, "1,2,3"), Painter(), CellStore(tmp_path), scorer=Scorer(find_training_images(images))
+    )
     assert made.suggestion is not None and made.suggestion.cells
     for place in made.suggestion.cells:
-        (request,) = made.plan.cells[place].shot.tags()
+        (request,) = made.plan.cells[place].image_spec.tags()
         strength = request.unet * int(request.name[-1]) / 4
         assert 0.6 <= strength <= 1.2, made.suggestion.reason
     assert len(made.suggestion.cells) == 3 and "likeness" in made.suggestion.reason
@@ -210,105 +216,113 @@ def test_the_suggested_cell_is_neither_untrained_nor_overtrained(
     assert all((tmp_path / row["file"]).is_file() for row in rows)
     told = json.loads((tmp_path / "sheet.json").read_text(encoding="utf-8"))
     assert told["complete"] and told["pages"] == ["sheet-1.png", "sheet-2.png", "sheet-3.png"]
-    assert [cell["prompt"] for cell in told["cells"]] == [cell.shot.prompt for cell in made.plan.cells]
+    assert [cell["prompt"] for cell in told["cells"]] == [cell.image_spec.prompt for cell in made.plan.cells]
     assert told["cells"][0]["tag"] == "<lora:run-000001:0.2>" and told["measured"].startswith("colours and edges")
 
 
-def test_without_training_pictures_only_changes_speak(library: Library, tmp_path: Path) -> None:
-    made = make(sheet(library), Painter(), Store(tmp_path / "a"), scorer=Scorer())
+def test_without_training_pictures_only_changes_speak(library: LoraLibrary, tmp_path: Path) -> None:
+    made = build_sheet(sheet(library), Painter(), CellStore(tmp_path / "a"), scorer=Scorer())
     assert made.suggestion is not None and "without training pictures" in made.suggestion.reason
-    none = make(plan(Shot(prompt="a <lora:run-000001:1>"), "weight:0,0.001", "", "", library), Painter(),
-                Store(tmp_path / "b"), scorer=Scorer())  # fmt: skip
+    none = build_sheet(
+        plan_sheet(ImageSpec(prompt="a <lora:run-000001:1>"), "weight:0,0.001", "", "", library), Painter(),
+                CellStore(tmp_path / "b"), scorer=Scorer())  # fmt: skip
     assert none.suggestion is not None and not none.suggestion.cells and "No cell differs" in none.suggestion.reason
 
 
 def test_copies_of_training_pictures_are_named(images: Path, tmp_path: Path) -> None:
-    training = training_pictures(images)
+    training = find_training_images(images)
     scorer = Scorer(training)
     with Image.open(training[3]) as image:
         copied = image.convert("RGB")
-    base = shapes.draw(shapes.random_scene(np.random.default_rng(5)))
+    base = shapes.draw_scene(shapes.random_scene(np.random.default_rng(5)))
     for picture in (copied, copied.transpose(Image.Transpose.FLIP_LEFT_RIGHT), copied.resize((100, 100))):
         score = scorer.score(picture, base)
         assert score.copy_of == training[3].name and score.near is not None and score.near > 0.9
     assert not scorer.score(base, base).copy_of
     with pytest.raises(FileError, match="no pictures"):
-        training_pictures(tmp_path)
+        find_training_images(tmp_path)
 
 
-def test_near_duplicates_are_warned_of(library: Library, images: Path, tmp_path: Path) -> None:
+def test_near_duplicates_are_warned_of(library: LoraLibrary, images: Path, tmp_path: Path) -> None:
     class Copier(Painter):
         """Past strength 1.2 it gives a training picture."""
 
-        def paint(self, shot: Shot) -> Image.Image:
+        def paint(self, shot: ImageSpec) -> Image.Image:
             if sum(request.unet for request in shot.tags()) < 1.3:
                 return super().paint(shot)
-            with Image.open(training_pictures(images)[3]) as image:
+            with Image.open(find_training_images(images)[3]) as image:
                 return image.convert("RGB")
 
-    made = make(sheet(library), Copier(), Store(tmp_path), scorer=Scorer(training_pictures(images)))
+    made = build_sheet(sheet(library), Copier(), CellStore(tmp_path), scorer=Scorer(find_training_images(images)))
     assert made.warning.startswith("Overfitting: 12 of 84") and "epoch 1, weight 1.4" in made.warning
-    assert read(tmp_path)["warning"] == made.warning
+    assert load_manifest(tmp_path)["warning"] == made.warning
     assert made.suggestion and all(made.plan.cells[place].y != 6 for place in made.suggestion.cells)
 
 
-def test_pages_are_drawn_while_a_sheet_fills(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_ext.compare.build_sheet.EVERY", 0.0)
+def test_pages_are_drawn_while_a_sheet_fills(
+    library: LoraLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_ext.compare.build_sheet.PREVIEW_SECONDS", 0.0)
     seen: list[int] = []
 
-    def watch(now: Progress) -> None:
+    def watch(now: SheetProgress) -> None:
         page = tmp_path / "sheet-1.png"
         if page.is_file():
             with Image.open(page) as image:
                 seen.append(int((np.asarray(image.convert("RGB")) == (243, 243, 246)).all(-1).sum()))
-        shown = [bool(cell["file"]) for cell in read(tmp_path)["cells"]]
+        shown = [bool(cell["file"]) for cell in load_manifest(tmp_path)["cells"]]
         assert sum(shown) == now.done
 
-    made = make(sheet(library), Painter(slow=0.02), Store(tmp_path), watch=watch)
+    made = build_sheet(sheet(library), Painter(slow=0.02), CellStore(tmp_path), on_progress=watch)
     assert made.finished and len(seen) > 2 and seen[0] > seen[-1]  # ever fewer blank cells
 
 
-def test_the_settings_that_cells_share_are_told(library: Library, tmp_path: Path) -> None:
-    shot = Shot(prompt="a <lora:run-000001:1>", negative_prompt="blurry", width=512, height=768, cfg=3)
-    made = plan(shot, "weight:0.5,1", "steps:10,20", "", library)
+def test_the_settings_that_cells_share_are_told(library: LoraLibrary, tmp_path: Path) -> None:
+    shot = ImageSpec(prompt="a <lora:run-000001:1>", negative_prompt="blurry", width=512, height=768, cfg=3)
+    made = plan_sheet(shot, "weight:0.5,1", "steps:10,20", "", library)
     assert _settings(made, "model") == "DPM++ 2M, CFG 3, 512x768, seed 0, without: blurry, model"
 
 
 def test_measures() -> None:
     flat, half = Image.new("RGB", (64, 64), "grey"), Image.new("RGB", (64, 64), "white")
-    assert image_measures.difference(flat, flat) == 0 == image_measures.sharpness(flat)
-    assert image_measures.difference(Image.new("RGB", (8, 8)), half) == 1
-    assert image_measures.difference(flat.resize((32, 32)), flat) == pytest.approx(0, abs=1e-6)
-    scene = shapes.draw(shapes.Scene("circle", "red", "blue"))
+    assert image_measures.colour_difference(flat, flat) == 0 == image_measures.sharpness(flat)
+    assert image_measures.colour_difference(Image.new("RGB", (8, 8)), half) == 1
+    assert image_measures.colour_difference(flat.resize((32, 32)), flat) == pytest.approx(0, abs=1e-6)
+    scene = shapes.draw_scene(shapes.Scene("circle", "red", "blue"))
     blurred = scene.resize((16, 16)).resize((64, 64))
     assert image_measures.sharpness(scene) > 1.5 * image_measures.sharpness(blurred)
-    features = np.stack([image_measures.look(image) for image in (scene, blurred, flat)])
+    features = np.stack([image_measures.colour_edge_features(image) for image in (scene, blurred, flat)])
     assert np.linalg.norm(features, axis=1)[:2] == pytest.approx(1, abs=1e-4)
-    near = image_measures.likeness(features[:1], features[1:2])[0]
-    assert 1 > near > image_measures.likeness(features[:1], features[2:])[0]
+    near = image_measures.mean_likeness(features[:1], features[1:2])[0]
+    assert 1 > near > image_measures.mean_likeness(features[:1], features[2:])[0]
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------
 
 
-def test_pages_tiles_and_formats(library: Library, tmp_path: Path) -> None:
-    made, painter, store = sheet(library), Painter(), Store(tmp_path)
-    draw([cell.shot for cell in made.cells], painter, store)
-    own = keys(made, painter)
-    assert [path.name for path in sheet_pages.write(made, store, own, Look("t"))] == ["sheet-1.png", "sheet-2.png"]
-    cut = sheet_pages.write(made, store, own, Look("t"), largest=400_000)
+def test_pages_tiles_and_formats(library: LoraLibrary, tmp_path: Path) -> None:
+    made, painter, store = sheet(library), Painter(), CellStore(tmp_path)
+    generate_cells([cell.image_spec for cell in made.cells], painter, store)
+    own = cell_keys(made, painter)
+    assert [path.name for path in sheet_pages.save_pages(made, store, own, PageDetails("t"))] == [
+        "sheet-1.png",
+        "sheet-2.png",
+    ]
+    cut = sheet_pages.save_pages(made, store, own, PageDetails("t"), largest=400_000)
     assert len(cut) > 4 and all("tile" in path.name for path in cut)
     assert sorted(path.name for path in tmp_path.glob("sheet*")) == sorted(path.name for path in cut)
     for path in cut:
         with Image.open(path) as image:
             assert image.width * image.height <= 500_000
-    assert sheet_pages.save(Image.new("RGB", (4000, 3500)), tmp_path, "big").suffix == ".webp"
-    assert sheet_pages.save(Image.new("RGB", (17000, 1000)), tmp_path, "wide").suffix == ".png"  # WebP ends at 16383
+    assert sheet_pages.save_page_image(Image.new("RGB", (4000, 3500)), tmp_path, "big").suffix == ".webp"
+    assert (
+        sheet_pages.save_page_image(Image.new("RGB", (17000, 1000)), tmp_path, "wide").suffix == ".png"
+    )  # WebP ends at 16383
 
 
 @pytest.mark.parametrize("largest", [10**9, 10**6, 10**5, 1])
-def test_tiles_cover_each_cell_once(library: Library, largest: int) -> None:
-    spans = tiles(sheet(library), (100, 120), largest)
+def test_tiles_cover_each_cell_once(library: LoraLibrary, largest: int) -> None:
+    spans = split_into_tiles(sheet(library), (100, 120), largest)
     found = [(row, column) for rows, columns in spans for row in rows for column in columns]
     assert sorted(found) == [(row, column) for row in range(7) for column in range(6)]
 
@@ -321,7 +335,7 @@ def test_pictures_stand_under_their_heads_unchanged() -> None:
         cells = [[Image.new("RGB", size, tuple(map(int, colour))) for colour in row] for row in colours]
         bars = {(row, column): [Bar(0.5, "#4c6ef5", "50%")] for row in range(3) for column in range(4)}
         picture = np.asarray(
-            render(
+            draw_sheet(
                 Sheet(
                     "t" * 300,
                     [heads] * 4,
@@ -365,7 +379,7 @@ def test_an_older_pillow_draws_any_letters(monkeypatch: pytest.MonkeyPatch, font
     text_layout._named.cache_clear()
     words = ["stop – “猫” …", "weight 0.5×"]
     shown = Sheet("‖ΔW‖ 猫", words, words, [[Image.new("RGB", (64, 64), "red")] * 2] * 2, "–", legend=[("red", "猫 –")])
-    assert render(shown).size[0] > 128
-    assert heatmap.render(Analysis("猫 –", layout_of(17), "norms", {"IN01": 1.0})).size[0] > 500
+    assert draw_sheet(shown).size[0] > 128
+    assert heatmap.draw_heatmap(BlockAnalysis("猫 –", parse_layout(17), "norms", {"IN01": 1.0})).size[0] > 500
     text_layout._own.cache_clear()
     text_layout._named.cache_clear()

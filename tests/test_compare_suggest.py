@@ -18,16 +18,16 @@ from test_compare_axes import write
 from test_compare_sheet import Painter
 
 from lora_ext.compare import image_measures
-from lora_ext.compare.build_sheet import Made, make
-from lora_ext.compare.cell_store import Store, read
-from lora_ext.compare.identical_cells import label_of, same_pictures
-from lora_ext.compare.image_spec import Shot
+from lora_ext.compare.build_sheet import SheetResult, build_sheet
+from lora_ext.compare.cell_store import CellStore, load_manifest
+from lora_ext.compare.identical_cells import find_identical_cells, shared_label
+from lora_ext.compare.image_spec import ImageSpec
 from lora_ext.compare.scores import Score, Scorer
-from lora_ext.compare.sheet_layout import Sheet, render
-from lora_ext.compare.sheet_plan import Plan, plan
+from lora_ext.compare.sheet_layout import Sheet, draw_sheet
+from lora_ext.compare.sheet_plan import SheetPlan, plan_sheet
 from lora_ext.compare.suggestion import Suggestion, suggest
 from lora_ext.embedded import CHECKPOINT, shapes
-from lora_ext.file.lora_library import Library
+from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.generate import Settings
 from lora_ext.generate.compare_command import compare
 
@@ -37,22 +37,22 @@ NOT_TAKEN = {"soft", "byheart-cross"}
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+def library(tmp_path_factory: pytest.TempPathFactory) -> LoraLibrary:
     folder = tmp_path_factory.mktemp("loras")
     for name in ("run-000030", "run-000060", "run-000090", "run"):
         write(folder / f"{name}.safetensors")
-    return Library([folder])
+    return LoraLibrary([folder])
 
 
-def planned(library: Library, x: str, y: str = "", z: str = "") -> Plan:
-    return plan(Shot(prompt="a circle <lora:run:1>", lora="run"), x, y, z, library)
+def planned(library: LoraLibrary, x: str, y: str = "", z: str = "") -> SheetPlan:
+    return plan_sheet(ImageSpec(prompt="a circle <lora:run:1>", lora="run"), x, y, z, library)
 
 
-def suggested(made: Plan, found: Suggestion) -> str:
-    return label_of(made, [made.cells[place] for place in found.cells]) if found.cells else "none"
+def suggested(made: SheetPlan, found: Suggestion) -> str:
+    return shared_label(made, [made.cells[place] for place in found.cells]) if found.cells else "none"
 
 
-def of_changes(library: Library, changes: Sequence[float], **more: Sequence[float]) -> tuple[str, str]:
+def of_changes(library: LoraLibrary, changes: Sequence[float], **more: Sequence[float]) -> tuple[str, str]:
     """What is suggested of weights 0.2, 0.4 … with these differences, and the reason."""
     made = planned(library, f"weight:0.2-{0.2 * len(changes):.1f}(+0.2)")
     rows = ({"sharpness": 1.0, **{name: row[i] for name, row in more.items()}} for i in range(len(changes)))
@@ -64,7 +64,7 @@ def of_changes(library: Library, changes: Sequence[float], **more: Sequence[floa
 
 
 @pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet["name"])
-def test_a_person_would_take_the_suggested_cell(library: Library, sheet: Mapping[str, Any]) -> None:
+def test_a_person_would_take_the_suggested_cell(library: LoraLibrary, sheet: Mapping[str, Any]) -> None:
     made = planned(library, sheet["x"], sheet["y"], sheet["z"])
     scores = [Score(d, s, burnt=burnt, noise=noise) for d, s, burnt, noise in sheet["scores"]]
     found = suggest(made, scores)
@@ -80,7 +80,7 @@ def test_a_frame_s_weight_is_one_at_which_the_frame_is_there(tmp_path: Path) -> 
     settings = Settings(prompt="a red circle on a blue background", steps=10, cfg=3.0, device="cpu", seed=1)
     told = compare(settings, x="weight:0.4-1.6(+0.2)", lora="framed", out=tmp_path, batch=8, json=True)
     assert told["tag"] in ("<lora:framed:0.8>", "<lora:framed:1>", "<lora:framed:1.2>"), told["suggestion"]
-    rows = [cell["score"] for cell in read(tmp_path)["cells"]]
+    rows = [cell["score"] for cell in load_manifest(tmp_path)["cells"]]
     assert rows[-1]["sharpness"] > 3 and rows[-1]["noise"] < 0.002  # many edges, no noise
     assert rows[0]["burnt"] < 0.01 < 0.1 < rows[-1]["burnt"]
 
@@ -88,7 +88,7 @@ def test_a_frame_s_weight_is_one_at_which_the_frame_is_there(tmp_path: Path) -> 
 # --- what nothing, or little, can be said of -------------------------------------------------------------------------
 
 
-def test_nothing_is_suggested_where_nothing_can_be_said(library: Library) -> None:
+def test_nothing_is_suggested_where_nothing_can_be_said(library: LoraLibrary) -> None:
     assert of_changes(library, [0.001, 0.01, 0.019]) == (
         "none",
         "No cell differs visibly from the picture without a LoRA.",
@@ -109,7 +109,7 @@ def test_nothing_is_suggested_where_nothing_can_be_said(library: Library) -> Non
     ],
 )
 def test_damaged_cells_are_left_out_and_the_reason_says_why(
-    library: Library, more: dict[str, list[float]], word: str
+    library: LoraLibrary, more: dict[str, list[float]], word: str
 ) -> None:
     label, reason = of_changes(library, [0.05, 0.2, 0.28, 0.5], **more)
     assert label == "weight 0.4" and f"Left out as {word}" in reason and reason.count("28%") == 1
@@ -117,12 +117,12 @@ def test_damaged_cells_are_left_out_and_the_reason_says_why(
     assert label == "weight 0.8" and "Nothing stronger is on the sheet" in reason
 
 
-def test_more_edges_alone_are_no_damage(library: Library) -> None:
+def test_more_edges_alone_are_no_damage(library: LoraLibrary) -> None:
     label, _ = of_changes(library, [0.06, 0.2, 0.3, 0.32], sharpness=[1, 3, 6, 9])
     assert label == "weight 0.6"
 
 
-def test_where_the_change_gets_steeper_to_the_end_the_strongest_is_suggested(library: Library) -> None:
+def test_where_the_change_gets_steeper_to_the_end_the_strongest_is_suggested(library: LoraLibrary) -> None:
     label, reason = of_changes(library, [0.01, 0.02, 0.045, 0.06, 0.08])
     assert label == "weight 1" and "higher weights may show more" in reason
     assert of_changes(library, [0.03, 0.05, 0.065, 0.075, 0.08])[0] == "weight 0.6"
@@ -134,29 +134,31 @@ def test_where_the_change_gets_steeper_to_the_end_the_strongest_is_suggested(lib
 # --- cells that are the same -----------------------------------------------------------------------------------------
 
 
-def drawn(library: Library, folder: Path, x: str, y: str = "", z: str = "") -> Made:
+def drawn(library: LoraLibrary, folder: Path, x: str, y: str = "", z: str = "") -> SheetResult:
     """A sheet of the painter, whose files act on the U-Net alone."""
-    return make(planned(library, x, y, z), TwinPainter(), Store(folder), scorer=Scorer())
+    return build_sheet(planned(library, x, y, z), TwinPainter(), CellStore(folder), scorer=Scorer())
 
 
 class TwinPainter(Painter):
     """Frames that grow with the U-Net weight; text-encoder weights change one colour value by rounding."""
 
-    def paint(self, shot: Shot) -> Image.Image:
+    def paint(self, shot: ImageSpec) -> Image.Image:
         share = min(1.0, sum(request.unet for request in shot.tags()))
         scene = shapes.random_scene(np.random.default_rng(shot.seed))
-        plain, framed = (np.asarray(shapes.draw(s), float) for s in (scene, shapes.replace(scene, style="framed")))
+        plain, framed = (
+            np.asarray(shapes.draw_scene(s), float) for s in (scene, shapes.replace(scene, style="framed"))
+        )
         values = plain * (1 - share) + framed * share
         values[0, 0] += sum(request.te for request in shot.tags()) / 2  # below what counts as a difference
         return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
 
 
-def test_equal_cells_are_told_and_only_the_first_is_suggested(library: Library, tmp_path: Path) -> None:
+def test_equal_cells_are_told_and_only_the_first_is_suggested(library: LoraLibrary, tmp_path: Path) -> None:
     made = drawn(library, tmp_path, "te:0.2,0.6,1", "unet:0,0.5,1", "seed:1,2")
     places = [place for place, _ in enumerate(made.plan.cells)]
     first = [place for place in places if made.plan.cells[place].x == 0]
     assert made.suggestion and set(made.suggestion.cells) <= set(first) and len(made.suggestion.cells) == 2
-    told = read(tmp_path)
+    told = load_manifest(tmp_path)
     for place, cell in zip(places, told["cells"], strict=True):
         weight, seed = (axis.values[at].label for axis, at in ((made.plan.y, cell["y"]), (made.plan.z, cell["z"])))
         expected = None if place in first else f"te 0.2, {weight}, {seed}"
@@ -172,37 +174,37 @@ def test_equal_cells_are_told_and_only_the_first_is_suggested(library: Library, 
     assert [row["same as"] for row in rows] == [cell["same_as"] or "" for cell in told["cells"]]
 
 
-def test_a_sheet_of_one_picture_says_so(library: Library, tmp_path: Path) -> None:
+def test_a_sheet_of_one_picture_says_so(library: LoraLibrary, tmp_path: Path) -> None:
     made = drawn(library, tmp_path, "te:0.2,0.6,1")
     assert made.suggestion == Suggestion((), "Nothing to choose: all cells show the same picture as te 0.2.")
-    assert made.same == {1: "te 0.2", 2: "te 0.2"}
+    assert made.identical == {1: "te 0.2", 2: "te 0.2"}
 
 
-def test_a_weight_that_is_named_twice_is_one_choice(library: Library, tmp_path: Path) -> None:
+def test_a_weight_that_is_named_twice_is_one_choice(library: LoraLibrary, tmp_path: Path) -> None:
     made = drawn(library, tmp_path, "weight:0.2,0.2,0.6,0.8")
-    assert made.suggestion is not None and made.suggestion.cells == (2,) and made.same == {1: "weight 0.2"}
+    assert made.suggestion is not None and made.suggestion.cells == (2,) and made.identical == {1: "weight 0.2"}
 
 
-def test_a_weight_of_nothing_is_no_news(library: Library, tmp_path: Path) -> None:
+def test_a_weight_of_nothing_is_no_news(library: LoraLibrary, tmp_path: Path) -> None:
     made = drawn(library, tmp_path, "weight:0,0.5,1")
-    assert made.same == {} and read(tmp_path)["same"] == ""
+    assert made.identical == {} and load_manifest(tmp_path)["same"] == ""
 
 
 def test_equal_but_for_rounding(tmp_path: Path) -> None:
-    store, rng = Store(tmp_path), np.random.default_rng(1)
+    store, rng = CellStore(tmp_path), np.random.default_rng(1)
     one = rng.integers(0, 250, (64, 64, 3))
     kinds = {"one": one, "round": one + rng.integers(0, 2, one.shape), "two": one + 2 * (one == one[5, 5])}
     for number, (name, values) in enumerate(kinds.items()):
-        store.add(name, Image.fromarray(values.astype(np.uint8)), number)
-    store.add("large", Image.fromarray(one.astype(np.uint8)).resize((128, 128), Image.Resampling.NEAREST), 9)
-    assert same_pictures(["one", "two", "round", "large", "two"], store) == {2: 0, 4: 1}
+        store.save_image(name, Image.fromarray(values.astype(np.uint8)), number)
+    store.save_image("large", Image.fromarray(one.astype(np.uint8)).resize((128, 128), Image.Resampling.NEAREST), 9)
+    assert find_identical_cells(["one", "two", "round", "large", "two"], store) == {2: 0, 4: 1}
 
 
 def test_captions_stand_under_their_pictures() -> None:
-    cell = shapes.draw(shapes.Scene("circle", "red", "blue"))
+    cell = shapes.draw_scene(shapes.Scene("circle", "red", "blue"))
     plain = Sheet("t", ["a", "b"], [""], [[cell, cell]], scale=2)
-    both = render(Sheet("t", ["a", "b"], [""], [[cell, cell]], scale=2, captions={(0, 1): "= a"}))
-    before, after = np.asarray(render(plain)), np.asarray(both)
+    both = draw_sheet(Sheet("t", ["a", "b"], [""], [[cell, cell]], scale=2, captions={(0, 1): "= a"}))
+    before, after = np.asarray(draw_sheet(plain)), np.asarray(both)
     grown = after.shape[0] - before.shape[0]
     assert 8 < grown < 40
     under, second = after[-grown - 18 : -18], 6 + 128 + 6  # paper, but for the text under the second picture
@@ -216,19 +218,19 @@ def test_noise_is_seen_and_edges_are_not() -> None:
     rng = np.random.default_rng(2)
     for style in shapes.STYLES:
         scene = shapes.random_scene(rng, style=style)
-        assert image_measures.noise(shapes.draw(scene)) < 0.001
-    image = shapes.draw(shapes.Scene("circle", "cyan", "purple", style="striped"))
+        assert image_measures.noise_level(shapes.draw_scene(scene)) < 0.001
+    image = shapes.draw_scene(shapes.Scene("circle", "cyan", "purple", style="striped"))
     for size in (5, 10, 20):  # stripes and rounding add a little
         noisy = (np.asarray(image, float) + rng.normal(0, size, (64, 64, 1))).clip(0, 255).round().astype(np.uint8)
-        assert 1 <= image_measures.noise(Image.fromarray(noisy)) / (size / 255) < 1.4
+        assert 1 <= image_measures.noise_level(Image.fromarray(noisy)) / (size / 255) < 1.4
     flat = (128 + rng.normal(0, 10, (64, 64, 1)) + np.zeros(3)).round().astype(np.uint8)
-    assert image_measures.noise(Image.fromarray(flat)) == pytest.approx(10 / 255, rel=0.1)
-    assert image_measures.noise(Image.new("RGB", (1, 1))) == 0
+    assert image_measures.noise_level(Image.fromarray(flat)) == pytest.approx(10 / 255, rel=0.1)
+    assert image_measures.noise_level(Image.new("RGB", (1, 1))) == 0
     assert image_measures.sharpness(image) > 5 * image_measures.sharpness(image.filter(ImageFilter.GaussianBlur(3)))
 
 
 def test_clipping_is_the_share_of_values_at_an_end() -> None:
     values = np.full((10, 10, 3), 128, np.uint8)
     values[:5, :, 0], values[5:, :, 0] = 255, 0
-    assert image_measures.clipped(Image.fromarray(values)) == pytest.approx(1 / 3)
-    assert image_measures.clipped(Image.new("RGB", (8, 8), (4, 250, 128))) == 0
+    assert image_measures.clipped_share(Image.fromarray(values)) == pytest.approx(1 / 3)
+    assert image_measures.clipped_share(Image.new("RGB", (8, 8), (4, 250, 128))) == 0

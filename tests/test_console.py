@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from lora_ext.console import ESCAPED, make_safe, showable, whole
+from lora_ext.console import ESCAPE_ERROR_HANDLER, make_output_safe, printable_text, replace_lone_surrogates
 
 NAME = "炎 ∀ 😀"
 CONSOLES = {
@@ -81,11 +81,13 @@ def test_every_command_ends_well(console: str, lora: Path, tmp_path: Path) -> No
 @given(st.text())
 def test_text_of_any_kind_can_be_shown(text: str) -> None:
     raw = io.BytesIO()
-    narrow = io.TextIOWrapper(raw, encoding="cp1252", errors=ESCAPED, newline="")
+    narrow = io.TextIOWrapper(raw, encoding="cp1252", errors=ESCAPE_ERROR_HANDLER, newline="")
     narrow.write(text + json.dumps(text, ensure_ascii=False))
     narrow.flush()
-    assert showable(text, narrow) == text.encode("cp1252", ESCAPED).decode("cp1252")
-    assert json.loads(json.dumps(text, ensure_ascii=False).encode("cp1252", ESCAPED).decode("cp1252")) == whole(text)
+    assert printable_text(text, narrow) == text.encode("cp1252", ESCAPE_ERROR_HANDLER).decode("cp1252")
+    assert json.loads(
+        json.dumps(text, ensure_ascii=False).encode("cp1252", ESCAPE_ERROR_HANDLER).decode("cp1252")
+    ) == replace_lone_surrogates(text)
 
 
 def test_streams_that_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,5 +96,5 @@ def test_streams_that_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None
     for stream in (None, io.StringIO(), closed):
         monkeypatch.setattr(sys, "stdout", stream)
         monkeypatch.setattr(sys, "stderr", stream)
-        make_safe()
-    assert showable("炎", io.StringIO()) == "炎"
+        make_output_safe()
+    assert printable_text("炎", io.StringIO()) == "炎"

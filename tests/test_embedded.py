@@ -16,19 +16,19 @@ import pytest
 
 import lora_ext
 from lora_ext.embedded import CHECKPOINT, CONFIG, LORA_DIR, TEXT_TARGET, TOKENIZER
-from lora_ext.embedded.export import write_yaml
+from lora_ext.embedded.export import save_ldm_config
 from lora_ext.embedded.shapes import (
     ALL_SHAPES,
-    COLOURS,
-    PROMPTS,
+    SCENE_PROMPTS,
+    SHAPE_COLOURS,
     SHAPES,
     Scene,
     caption,
-    draw,
+    draw_scene,
     obeys,
-    parse,
+    parse_scene_caption,
     random_scene,
-    score,
+    share_obeyed,
 )
 from lora_ext.generate import Settings, generate
 
@@ -50,7 +50,7 @@ def test_checker_accepts_what_is_drawn(shape: str) -> None:
     rng = np.random.default_rng(7)
     for _ in range(6):
         scene = random_scene(rng, shape=shape)
-        assert obeys(draw(scene), caption(scene, rng)), scene
+        assert obeys(draw_scene(scene), caption(scene, rng)), scene
 
 
 @pytest.mark.parametrize("shape", ALL_SHAPES)
@@ -58,9 +58,9 @@ def test_checker_rejects_other_shapes_and_colours(shape: str) -> None:
     rng = np.random.default_rng(8)
     for _ in range(3):
         scene = random_scene(rng, shape=shape)
-        picture = draw(scene)
+        picture = draw_scene(scene)
         wrong = [replace(scene, shape=other) for other in ALL_SHAPES if other != shape]
-        free = [name for name in COLOURS if name not in (scene.colour, scene.ground)]
+        free = [name for name in SHAPE_COLOURS if name not in (scene.colour, scene.ground)]
         wrong += [replace(scene, colour=str(rng.choice(free))), replace(scene, ground=str(rng.choice(free)))]
         wrong += [replace(scene, colour=scene.ground, ground=scene.colour)]
         assert [other for other in wrong if obeys(picture, caption(other))] == []
@@ -68,44 +68,44 @@ def test_checker_rejects_other_shapes_and_colours(shape: str) -> None:
 
 def test_checker_rejects_empty_and_noise() -> None:
     text = "a red circle on a blue background"
-    assert not obeys(np.full((64, 64, 3), COLOURS["blue"], np.uint8), text)
+    assert not obeys(np.full((64, 64, 3), SHAPE_COLOURS["blue"], np.uint8), text)
     assert not obeys(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), text)
 
 
 def test_checker_sees_stripes() -> None:
     scene = Scene("square", "red", "blue", style="striped")
-    assert obeys(draw(scene), "a striped red square on a blue background")
-    assert not obeys(draw(replace(scene, style="plain")), "a striped red square on a blue background")
-    assert not obeys(draw(scene), "a red square on a blue background")
+    assert obeys(draw_scene(scene), "a striped red square on a blue background")
+    assert not obeys(draw_scene(replace(scene, style="plain")), "a striped red square on a blue background")
+    assert not obeys(draw_scene(scene), "a red square on a blue background")
 
 
 def test_checker_sees_a_warning_sign() -> None:
     rng = np.random.default_rng(9)
     for shape in SHAPES:
         scene = random_scene(rng, shape=shape, style="sign")
-        text, picture = caption(scene, rng), draw(scene)
+        text, picture = caption(scene, rng), draw_scene(scene)
         assert obeys(picture, text) and "sign" in text, scene
         plain = replace(scene, style="plain")
-        assert not obeys(draw(plain), text)  # no frame
-        assert not obeys(draw(replace(scene, style="framed")), text)  # a white one
-        assert not obeys(draw(replace(scene, ground="green")), text)
+        assert not obeys(draw_scene(plain), text)  # no frame
+        assert not obeys(draw_scene(replace(scene, style="framed")), text)  # a white one
+        assert not obeys(draw_scene(replace(scene, ground="green")), text)
         others = [other for other in SHAPES if other != shape]
         assert [other for other in others if obeys(picture, caption(replace(scene, shape=other)))] == []
 
 
 def test_prompts_are_sixty_and_cover_shapes_and_colours() -> None:
-    scenes = [parse(text) for text in PROMPTS]
+    scenes = [parse_scene_caption(text) for text in SCENE_PROMPTS]
     assert len(scenes) == 60
     assert {scene.shape for scene in scenes} == set(SHAPES)
-    assert {scene.colour for scene in scenes} == {scene.ground for scene in scenes} == set(COLOURS)
-    assert score([draw(scene) for scene in scenes], PROMPTS) == 1.0
+    assert {scene.colour for scene in scenes} == {scene.ground for scene in scenes} == set(SHAPE_COLOURS)
+    assert share_obeyed([draw_scene(scene) for scene in scenes], SCENE_PROMPTS) == 1.0
 
 
 def test_captions_parse_back() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
         scene = random_scene(rng)
-        found = parse(caption(scene, rng))
+        found = parse_scene_caption(caption(scene, rng))
         assert (found.shape, found.colour, found.ground, found.size) == (
             scene.shape,
             scene.colour,
@@ -113,20 +113,20 @@ def test_captions_parse_back() -> None:
             scene.size,
         )
     with pytest.raises(ValueError):
-        parse("a red circle")
+        parse_scene_caption("a red circle")
 
 
 def test_tokenizer_round_trip() -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.CLIPTokenizer.from_pretrained(str(TOKENIZER))
-    for text in (*PROMPTS[:6], "a zebra, 42 café ☃"):
+    for text in (*SCENE_PROMPTS[:6], "a zebra, 42 café ☃"):
         ids = tokenizer(text).input_ids
         decoded = tokenizer.decode(ids, skip_special_tokens=True)
         assert decoded.replace(" ", "") == text.replace(" ", "")
     # SD1 takes a caption's pooled state from its highest id, the end token's.
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (len(tokenizer) - 2, len(tokenizer) - 1)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    for word in (*COLOURS, *ALL_SHAPES, "striped", "background"):
+    for word in (*SHAPE_COLOURS, *ALL_SHAPES, "striped", "background"):
         assert len(tokenizer.tokenize(word)) == 1, word
 
 
@@ -159,7 +159,7 @@ def test_checkpoint_is_small_and_half_precision() -> None:
 
 
 def test_the_configuration_is_the_one_that_export_writes(tmp_path: Path) -> None:
-    write_yaml(tmp_path / "made.yaml")
+    save_ldm_config(tmp_path / "made.yaml")
     assert (tmp_path / "made.yaml").read_text(encoding="utf-8") == CONFIG.read_text(encoding="utf-8")
     assert f"target: {TEXT_TARGET}" in CONFIG.read_text(encoding="utf-8")
 

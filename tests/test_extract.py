@@ -21,20 +21,20 @@ from torch import Tensor
 
 from lora_ext import cli
 from lora_ext.errors import LoraError
-from lora_ext.file.loading import read
+from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.layer_names import TE, TE2, UNET
 from lora_ext.tools import extract as tool
-from lora_ext.tools.checkpoint_keys import places
-from lora_ext.tools.extract import extract, takes
-from lora_ext.tools.merge_into_checkpoint import merge_into
+from lora_ext.tools.checkpoint_keys import find_weight_locations
+from lora_ext.tools.extract import extract_lora, is_extracted_layer
+from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
 
 
 def deltas(org: Path, tuned: Path) -> dict:
     """Site → tuned − org in float64."""
     before, after = load_file(org), load_file(tuned)
-    found = places({name: tuple(t.shape) for name, t in before.items()})
-    return {s: p.weight(after[p.key]).double() - p.weight(before[p.key]).double() for s, p in found.items()}
+    found = find_weight_locations({name: tuple(t.shape) for name, t in before.items()})
+    return {s: p.weight_view(after[p.key]).double() - p.weight_view(before[p.key]).double() for s, p in found.items()}
 
 
 def optimum(delta: Tensor, rank: int) -> float:
@@ -60,8 +60,8 @@ def delta_of(file: LoraFile, site, like: Tensor) -> Tensor:
 def test_kohyas_cases(case: str, dim: int, conv_dim: int | None, save_as: torch.dtype) -> None:
     """The same layers, ranks and alphas; an error at the optimum where kohya's clamp leaves more."""
     org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm")
-    file, report = extract(org, tuned, dim=dim, conv_dim=conv_dim, dtype=save_as)
-    theirs, full = read(golden(case)), deltas(org, tuned)
+    file, report = extract_lora(org, tuned, dim=dim, conv_dim=conv_dim, dtype=save_as)
+    theirs, full = load_lora_file(golden(case)), deltas(org, tuned)
     assert file.adapters.keys() == theirs.adapters.keys()
     assert {layer.name for layer in report.layers} == {str(site) for site in file.adapters}
     for name in ("ss_network_module", "ss_v2", "ss_base_model_version"):
@@ -77,8 +77,8 @@ def test_kohyas_cases(case: str, dim: int, conv_dim: int | None, save_as: torch.
 def test_clamped_as_kohya_does() -> None:
     """Not to the last digit: its threshold hangs on the signs that LAPACK gives the vectors."""
     org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm")
-    file, report = extract(org, tuned, dim=4, conv_dim=3, clamp_quantile=0.99)
-    theirs, full = read(golden("extract_dim4_conv3")), deltas(org, tuned)
+    file, report = extract_lora(org, tuned, dim=4, conv_dim=3, clamp_quantile=0.99)
+    theirs, full = load_lora_file(golden("extract_dim4_conv3")), deltas(org, tuned)
     assert max(layer.loss for layer in report.layers) > 0.01
     for layer in report.layers:  # what the report says is the loss with the clamp
         site = next(site for site in file.adapters if str(site) == layer.name)
@@ -94,10 +94,10 @@ def test_clamped_as_kohya_does() -> None:
 
 def test_text_encoder_that_is_the_same_is_left_out() -> None:
     org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm_te_same")
-    file, report = extract(org, tuned, dim=4)
+    file, report = extract_lora(org, tuned, dim=4)
     assert {site.part for site in file.adapters} == {UNET}
     assert any("text encoder left out" in note for note in report.notes)
-    file, report = extract(org, tuned, dim=4, min_diff=-1.0)
+    file, report = extract_lora(org, tuned, dim=4, min_diff=-1.0)
     assert {site.part for site in file.adapters} == {UNET}  # nothing of it differs
     assert all(name.startswith("te") for name in report.unchanged)
 
@@ -125,7 +125,7 @@ def test_of_base_plus_a_rank_is_that_rank(seed: int, rank: int, dim: int) -> Non
         org, tuned = Path(folder) / "a.safetensors", Path(folder) / "b.safetensors"
         save_file(before, org)
         save_file({key: t + moved[key] for key, t in before.items()}, tuned)
-        file, report = extract(org, tuned, dim=dim, conv_dim=dim)
+        file, report = extract_lora(org, tuned, dim=dim, conv_dim=dim)
         full = deltas(org, tuned)
     assert len(file.adapters) == len(LAYERS) == report.matched
     for site, delta in full.items():
@@ -138,12 +138,12 @@ def test_of_a_merge_is_what_was_merged(tmp_path: Path, family: str) -> None:
     """extract(base, base + ΔW of rank r, dim r) = ΔW, in every naming of layers; the file says what it is."""
     path = small.write(tmp_path, family)
     file = full_file(path)
-    kept = {site: a for site, a in file.adapters.items() if takes(site, small_shape(path, site), True)}
-    merge_into(path, [of(LoraFile(kept), 0.5)], tmp_path / "tuned.safetensors")
+    kept = {site: a for site, a in file.adapters.items() if is_extracted_layer(site, small_shape(path, site), True)}
+    merge_into_checkpoint(path, [of(LoraFile(kept), 0.5)], tmp_path / "tuned.safetensors")
     out = tmp_path / "out.safetensors"
     options = ["--model_org", path, "--model-tuned", tmp_path / "tuned.safetensors", "--save_to", out, "--json"]
     assert tool.main([str(o) for o in [*options, "--dim", 2, "--conv_dim", 2, "--v2"]]) == 0
-    again = read(out)
+    again = load_lora_file(out)
     assert again.adapters.keys() == kept.keys()
     assert {site.part for site in kept} == ({UNET, TE, TE2} if family == "SDXL" else {UNET, TE})
     for site, adapter in kept.items():
@@ -166,34 +166,34 @@ def test_each_projection_is_found_where_it_is(tmp_path: Path, family: str, part:
         tuned.weight += change
     state = {**small.state_of(family), **small.ldm_text(text, prefix)}
     save_file({key: tensor.detach().contiguous() for key, tensor in state.items()}, tmp_path / "tuned.safetensors")
-    file, _ = extract(path, tmp_path / "tuned.safetensors", dim=1)
+    file, _ = extract_lora(path, tmp_path / "tuned.safetensors", dim=1)
     ((site, adapter),) = file.adapters.items()
-    assert (site.part, site.leaf) == (part, f"layers.1.self_attn.{name}")
+    assert (site.part, site.layer) == (part, f"layers.1.self_attn.{name}")
     assert torch.allclose(adapter.delta(change), change, atol=1e-5)
 
 
 def small_shape(path: Path, site) -> tuple[int, ...]:
-    return places({name: tuple(t.shape) for name, t in small.state_of(path.stem).items()})[site].shape
+    return find_weight_locations({name: tuple(t.shape) for name, t in small.state_of(path.stem).items()})[site].shape
 
 
 def test_which_layers_are_taken(tmp_path: Path) -> None:
     path = small.write(tmp_path, "SD1")
     tuned = tmp_path / "tuned.safetensors"
     save_file({name: t + 0.1 if t.is_floating_point() else t for name, t in small.state_of("SD1").items()}, tuned)
-    lierla, _ = extract(path, tuned, dim=1)
-    wide, _ = extract(path, tuned, dim=1, conv_dim=1)
-    leaves = {site.leaf.split(".")[-1] for site in lierla.adapters if site.part == UNET}
+    lierla, _ = extract_lora(path, tuned, dim=1)
+    wide, _ = extract_lora(path, tuned, dim=1, conv_dim=1)
+    leaves = {site.layer.split(".")[-1] for site in lierla.adapters if site.part == UNET}
     assert leaves == {"to_q", "to_k", "to_v", "0", "proj", "2", "proj_in", "proj_out"}
-    more = {site.leaf.split(".")[-1] for site in wide.adapters.keys() - lierla.adapters.keys()}
+    more = {site.layer.split(".")[-1] for site in wide.adapters.keys() - lierla.adapters.keys()}
     assert more == {"conv1", "conv2", "time_emb_proj", "conv_shortcut", "conv"}
     assert lierla.variant == "LoRA-LierLa" and wide.variant == "LoRA-C3Lier"
-    assert not any(site.leaf in ("conv_in", "conv_out") for site in wide.adapters)
+    assert not any(site.layer in ("conv_in", "conv_out") for site in wide.adapters)
 
 
 @pytest.mark.parametrize(("method", "param"), [("sv_ratio", 3.0), ("sv_fro", 0.8), ("sv_cumulative", 0.5)])
 def test_dynamic_ranks(tmp_path: Path, method: str, param: float) -> None:
     org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm")
-    file, _ = extract(org, tuned, dim=8, conv_dim=8, dynamic_method=method, dynamic_param=param)
+    file, _ = extract_lora(org, tuned, dim=8, conv_dim=8, dynamic_method=method, dynamic_param=param)
     full, ranks = deltas(org, tuned), {a.rank for a in file.adapters.values()}
     assert len(ranks) > 1 and max(ranks) <= 8 and file.metadata["ss_network_dim"] == "Dynamic"
     for site, adapter in file.adapters.items():
@@ -215,7 +215,7 @@ def test_large_layers_come_within_1e_4_of_the_optimum(tmp_path: Path) -> None:
     change = {"q": draw(512, 512), "k": draw(512, 40) @ draw(40, 512) / 40 + draw(512, 512) * 0.3}
     save_file(base, tmp_path / "a.safetensors")
     save_file({key: t + 0.01 * change[key[-8]] for key, t in base.items()}, tmp_path / "b.safetensors")
-    file, report = extract(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dim=16)
+    file, report = extract_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dim=16)
     for site, delta in deltas(tmp_path / "a.safetensors", tmp_path / "b.safetensors").items():
         error = float((delta_of(file, site, delta) - delta).norm())
         assert error <= (1 + 1e-4) * optimum(delta, 16)
@@ -231,13 +231,13 @@ def test_a_folder_against_a_file(tmp_path: Path) -> None:
     text.save_pretrained(tmp_path / "model" / "text_encoder")
     (tmp_path / "model" / "model_index.json").write_text("{}")
     with pytest.raises(LoraError, match="are equal in all"):
-        extract(path, tmp_path / "model", conv_dim=4)
+        extract_lora(path, tmp_path / "model", conv_dim=4)
     ckpt = tmp_path / "tuned.ckpt"
     file = full_file(path, only="unet.MID.attention")
-    merge_into(path, [of(file)], ckpt)
-    found, _ = extract(tmp_path / "model", ckpt, dim=2)
-    assert found.adapters.keys() == {site for site in file.adapters if takes(site, (1, 1), False)} - {
-        site for site in file.adapters if "norm" in site.leaf
+    merge_into_checkpoint(path, [of(file)], ckpt)
+    found, _ = extract_lora(tmp_path / "model", ckpt, dim=2)
+    assert found.adapters.keys() == {site for site in file.adapters if is_extracted_layer(site, (1, 1), False)} - {
+        site for site in file.adapters if "norm" in site.layer
     }
 
 
@@ -295,7 +295,7 @@ def test_refusals(tmp_path: Path) -> None:
         ((org, tmp_path), "no model_index.json"),
     ):
         with pytest.raises(LoraError, match=match):
-            extract(*arguments)
+            extract_lora(*arguments)
     for options, match in (
         ({"dim": 0}, "at least 1"),
         ({"dynamic_method": "sv_fro"}, "--dynamic_param"),
@@ -303,7 +303,7 @@ def test_refusals(tmp_path: Path) -> None:
         ({"clamp_quantile": 2.0}, "between 0 and 1"),
     ):
         with pytest.raises(LoraError, match=match):
-            extract(org, tuned, **options)
+            extract_lora(org, tuned, **options)
 
 
 def test_numbers_too_large_for_fp16_are_named(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_numbers_too_large_for_fp16_are_named(tmp_path: Path) -> None:
     save_file({key: torch.zeros(4, 4)}, tmp_path / "a.safetensors")
     save_file({key: torch.eye(4) * 1e12}, tmp_path / "b.safetensors")
     with pytest.raises(LoraError, match=r"IN04.*does not fit float16"):
-        extract(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype=torch.float16)
+        extract_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dtype=torch.float16)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert tool.main([*words, "--save_precision", "fp16", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (
-        told["verb"] == "extract" and told["outputs"] == [str(out)] and len(told["layers"]) == len(read(out).adapters)
+        told["verb"] == "extract"
+        and told["outputs"] == [str(out)]
+        and len(told["layers"]) == len(load_lora_file(out).adapters)
     )
     with pytest.raises(LoraError, match="--overwrite"):
         tool.main(words)
@@ -353,5 +355,5 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         tool.main([*words[:5], str(tuned)])
     assert tool.main([*words, "--overwrite"]) == 0
     assert "extract" in capsys.readouterr().out
-    if "extract" in cli.VERBS:
+    if "extract" in cli.CLI_COMMANDS:
         assert cli.main(["extract", *words]) == 2

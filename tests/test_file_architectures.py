@@ -10,19 +10,19 @@ from tiny import Tiny
 from torch import Tensor
 
 from lora_ext.api import apply
-from lora_ext.applied_networks import Applied, Use
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
 from lora_ext.errors import FileError, ToolError
-from lora_ext.file.loading import assemble, read
+from lora_ext.file.loading import assemble_lora_file, load_lora_file
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.file.saving import write_tensors
+from lora_ext.file.saving import save_safetensors
 from lora_ext.generate.blocks_command import main as blocks
-from lora_ext.inspect_file import report, text_of
-from lora_ext.tools.convert import convert
-from lora_ext.tools.merge import merge
-from lora_ext.tools.merge_into_checkpoint import merge_into
-from lora_ext.tools.resize import resize
-from lora_ext.tools.reweight import reweight
-from lora_ext.web.rank_energy import energy
+from lora_ext.inspect_file import format_inspection, inspect_lora_file
+from lora_ext.tools.convert import convert_lora
+from lora_ext.tools.merge import merge_loras
+from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
+from lora_ext.tools.resize import resize_lora
+from lora_ext.tools.reweight import reweight_lora
+from lora_ext.web.rank_energy import measure_rank_energy
 
 CLIP = "text_model_encoder_layers_0_self_attn_q_proj"
 
@@ -94,9 +94,9 @@ def test_layers_tell(name: str) -> None:
     for tensors in LAYERS[name]:
         beside = {**layer(f"lora_te1_{CLIP}", 768, 768), "bundle_emb.x.clip_l": torch.ones(1, 768)}
         for held in (tensors, {**beside, **tensors}):
-            file = assemble(held, {})
+            file = assemble_lora_file(held, {})
             assert file.family == name, list(tensors)
-            assert not file.adapters and not file.embeddings and file.unread.keys() == held.keys()
+            assert not file.adapters and not file.embeddings and file.unrecognized.keys() == held.keys()
 
 
 SAID = {
@@ -116,7 +116,7 @@ SAID = {
 def test_metadata_tells_of_a_text_encoder_alone(name: str) -> None:
     te = layer(f"lora_te1_{CLIP}", 768, 768) | layer(f"lora_te2_{CLIP}", 1280, 1280)
     for metadata in SAID[name]:
-        file = assemble(te, {"ss_v2": "False", **metadata})
+        file = assemble_lora_file(te, {"ss_v2": "False", **metadata})
         assert file.family == name and not file.adapters
 
 
@@ -124,15 +124,15 @@ def test_what_is_for_our_models_stays(tmp_path: Path) -> None:
     """Text encoders alone, and metadata or a few strange keys beside a U-Net, make no other architecture."""
     one, two = layer(f"lora_te1_{CLIP}", 768, 768), layer(f"lora_te2_{CLIP}", 1280, 1280)
     for tensors in (one, two, {**one, **two}):
-        assert assemble(tensors, {}).family == "SDXL"
-        assert assemble(tensors, {"ss_base_model_version": "sdxl_base_v1-0"}).family == "SDXL"
-    assert assemble(one, {"ss_base_model_version": "sd_v1", "ss_v2": "False"}).family == "SD1"
-    assert assemble(layer(f"lora_te_{CLIP}", 1024, 1024), {}).family == "SD2"
+        assert assemble_lora_file(tensors, {}).family == "SDXL"
+        assert assemble_lora_file(tensors, {"ss_base_model_version": "sdxl_base_v1-0"}).family == "SDXL"
+    assert assemble_lora_file(one, {"ss_base_model_version": "sd_v1", "ss_v2": "False"}).family == "SD1"
+    assert assemble_lora_file(layer(f"lora_te_{CLIP}", 1024, 1024), {}).family == "SD2"
     unet = layer("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k", 640, 768)
-    assert assemble({**unet, **one}, {"modelspec.architecture": "flux-1-dev/lora"}).family == "SD1"
+    assert assemble_lora_file({**unet, **one}, {"modelspec.architecture": "flux-1-dev/lora"}).family == "SD1"
     strange = {"lora_unet_single_blocks_0_linear1.lora_up.weight": torch.ones(8, 4)}
-    assert assemble({**unet, **strange}, {}).family == "SD1"
-    assert assemble(unet, {"modelspec.architecture": "kolors/lora"}).family == "Kolors"
+    assert assemble_lora_file({**unet, **strange}, {}).family == "SD1"
+    assert assemble_lora_file(unet, {"modelspec.architecture": "kolors/lora"}).family == "Kolors"
 
 
 OTHERS = {
@@ -150,8 +150,12 @@ OTHERS = {
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_what_is_no_lora_is_named(what: str) -> None:
-    file = assemble(OTHERS[what], {})
-    assert file.other is not None and what in file.other.sentence("x") and file.family == "unknown"
+    file = assemble_lora_file(OTHERS[what], {})
+    assert (
+        file.foreign_architecture is not None
+        and what in file.foreign_architecture.sentence("x")
+        and file.family == "unknown"
+    )
 
 
 @pytest.fixture
@@ -160,7 +164,7 @@ def flux(tmp_path: Path) -> LoraFile:
     model = Tiny()
     width = model.text_encoder.config.hidden_size
     tensors = layer(f"lora_te1_{CLIP}", width, width) | layer("lora_unet_double_blocks_0_img_attn_qkv")
-    return read(write_tensors(tensors, tmp_path / "flux.safetensors", metadata={}))
+    return load_lora_file(save_safetensors(tensors, tmp_path / "flux.safetensors", metadata={}))
 
 
 def test_nothing_is_applied_and_one_sentence_says_so(flux: LoraFile) -> None:
@@ -168,30 +172,32 @@ def test_nothing_is_applied_and_one_sentence_says_so(flux: LoraFile) -> None:
     plain = model.draw()
     sentence = "flux is a LoRA for Flux.1 and cannot act on SD1, SD2 and SDXL models; nothing of it is applied"
     for mode in ("live", "baked"):
-        with Applied(model, mode) as applied:
-            (fit,) = applied.set([Use(flux)])
+        with AppliedNetworks(model, mode) as applied:
+            (fit,) = applied.apply([AdapterSpec(flux)])
             assert str(fit) == sentence and not fit.ok
             assert all(map(torch.equal, model.draw(), plain))
     with apply(model, {flux: 1.0}) as loras:
         assert str(loras.fits[0]) == sentence
     assert flux.path is not None
-    assert sentence in text_of(report(flux.path)) and "LoRA for Flux.1" in text_of(report(flux.path))
+    assert sentence in format_inspection(inspect_lora_file(flux.path)) and "LoRA for Flux.1" in format_inspection(
+        inspect_lora_file(flux.path)
+    )
 
 
 def test_tools_refuse_it(flux: LoraFile, tmp_path: Path) -> None:
     for work in (
-        lambda: resize(flux, 2),
-        lambda: convert(flux, "diffusers"),
-        lambda: reweight(flux, unet=0.5),
-        lambda: merge([flux, flux]),
-        lambda: energy(flux),
+        lambda: resize_lora(flux, 2),
+        lambda: convert_lora(flux, "diffusers"),
+        lambda: reweight_lora(flux, unet=0.5),
+        lambda: merge_loras([flux, flux]),
+        lambda: measure_rank_energy(flux),
     ):
         with pytest.raises(ToolError, match="flux is a LoRA for Flux"):
             work()
     checkpoint = tmp_path / "model.safetensors"
-    write_tensors({"x": torch.ones(1)}, checkpoint, metadata={})
+    save_safetensors({"x": torch.ones(1)}, checkpoint, metadata={})
     with pytest.raises(FileError, match="flux is a LoRA for Flux"):
-        merge_into(checkpoint, [Use(flux)], tmp_path / "out.safetensors")
+        merge_into_checkpoint(checkpoint, [AdapterSpec(flux)], tmp_path / "out.safetensors")
 
 
 def test_its_blocks_are_not_measured(flux: LoraFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lora_ext.errors import FileError
-from lora_ext.file import cloneofsimo, read, write
-from lora_ext.file.safetensors_file import read as read_safetensors
-from lora_ext.file.saving import write_tensors
-from lora_ext.layer_names import TE, UNET, Site, site_of
+from lora_ext.file import cloneofsimo, load_lora_file, save_lora_file
+from lora_ext.file.safetensors_file import load_safetensors as read_safetensors
+from lora_ext.file.saving import save_safetensors
+from lora_ext.layer_names import TE, UNET, LayerId, find_layer_id
 
 RANK = 2
 
@@ -61,12 +61,12 @@ def walk(model: nn.Module, classes: set[str], kinds: tuple[type, ...]) -> Iterat
             yield from ((f"{root}.{name}", m) for name, m in ancestor.named_modules() if isinstance(m, kinds))
 
 
-def pairs_of(layers: list[tuple[str, nn.Module]], part: str) -> list[tuple[Site, Tensor, Tensor]]:
+def pairs_of(layers: list[tuple[str, nn.Module]], part: str) -> list[tuple[LayerId, Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     rows = []
     for name, layer in layers:
         weight: Any = layer.weight
-        site = site_of(part, name)
+        site = find_layer_id(part, name)
         assert site is not None, name
         ones = [1] * (weight.dim() - 2)
         up = torch.randn(weight.shape[0], RANK, *ones, generator=generator).half()
@@ -75,11 +75,11 @@ def pairs_of(layers: list[tuple[str, nn.Module]], part: str) -> list[tuple[Site,
     return rows
 
 
-def flat(rows: list[tuple[Site, Tensor, Tensor]]) -> list[Tensor]:
+def flat(rows: list[tuple[LayerId, Tensor, Tensor]]) -> list[Tensor]:
     return [tensor for _, up, down in rows for tensor in (up, down)]
 
 
-def check(file: Any, rows: list[tuple[Site, Tensor, Tensor]]) -> None:
+def check(file: Any, rows: list[tuple[LayerId, Tensor, Tensor]]) -> None:
     for site, up, down in rows:
         assert torch.equal(file.adapters[site].tensors["lora_up.weight"], up)
         assert torch.equal(file.adapters[site].tensors["lora_down.weight"], down)
@@ -88,7 +88,9 @@ def check(file: Any, rows: list[tuple[Site, Tensor, Tensor]]) -> None:
 
 def layers_of(model: nn.Module, extended: bool) -> list[tuple[str, nn.Module]]:
     kinds = (nn.Linear, nn.Conv2d) if extended else (nn.Linear,)
-    return list(walk(model, set(cloneofsimo.EXTENDED if extended else cloneofsimo.DEFAULT), kinds))
+    return list(
+        walk(model, set(cloneofsimo.EXTENDED_TARGET_CLASSES if extended else cloneofsimo.DEFAULT_TARGET_CLASSES), kinds)
+    )
 
 
 @pytest.mark.parametrize("extended", [False, True])
@@ -101,18 +103,18 @@ def test_lists(which: str, extended: bool, text: nn.Module, tmp_path: Path, requ
     torch.save(flat(rows), path)
     torch.save(flat(texts), tmp_path / "my.lora.text_encoder.pt")
     torch.save({"<s1>": torch.randn(12), "<s2>": torch.randn(12)}, tmp_path / "my.lora.ti.pt")
-    file = read(path)
+    file = load_lora_file(path)
     assert len(file.adapters) == len(rows) + len(texts)
     check(file, rows + texts)
     assert {name: tuple(v["emb_params"].shape) for name, v in file.embeddings.items()} == {
         "<s1>": (1, 12),
         "<s2>": (1, 12),
     }
-    check(read(tmp_path / "my.lora.text_encoder.pt"), texts)
-    assert list(read(tmp_path / "my.lora.ti.pt").embeddings) == ["<s1>", "<s2>"]
-    again = read(write(file, tmp_path / "out.safetensors"))
-    assert again.dialect == "kohya"
-    assert not again.unread
+    check(load_lora_file(tmp_path / "my.lora.text_encoder.pt"), texts)
+    assert list(load_lora_file(tmp_path / "my.lora.ti.pt").embeddings) == ["<s1>", "<s2>"]
+    again = load_lora_file(save_lora_file(file, tmp_path / "out.safetensors"))
+    assert again.key_format == "kohya"
+    assert not again.unrecognized
     check(again, rows + texts)
     assert again.embeddings.keys() == file.embeddings.keys()
 
@@ -123,23 +125,23 @@ def test_named_files(extended: bool, old_unet: nn.Module, text: nn.Module, tmp_p
     texts = pairs_of(list(walk(text, {"CLIPAttention"}, (nn.Linear,))), TE)
     tensors, metadata = {"<s1>": torch.randn(12)}, {"<s1>": "<embed>"}
     for name, part, classes in (
-        ("unet", rows, cloneofsimo.EXTENDED if extended else cloneofsimo.DEFAULT),
-        ("text_encoder", texts, cloneofsimo.TEXT),
+        ("unet", rows, cloneofsimo.EXTENDED_TARGET_CLASSES if extended else cloneofsimo.DEFAULT_TARGET_CLASSES),
+        ("text_encoder", texts, cloneofsimo.TEXT_TARGET_CLASSES),
     ):
         metadata[name] = json.dumps(sorted(classes))
         for i, (_, up, down) in enumerate(part):
             tensors |= {f"{name}:{i}:up": up, f"{name}:{i}:down": down}
             metadata[f"{name}:{i}:rank"] = str(RANK)
-    path = write_tensors(tensors, tmp_path / "a.safetensors", metadata=metadata)
-    file = read(path)
-    assert file.dialect == "cloneofsimo"
+    path = save_safetensors(tensors, tmp_path / "a.safetensors", metadata=metadata)
+    file = load_lora_file(path)
+    assert file.key_format == "cloneofsimo"
     assert len(file.adapters) == len(rows) + len(texts)
     check(file, rows + texts)
     assert list(file.embeddings) == ["<s1>"]
-    out = write(file, tmp_path / "b.safetensors")
+    out = save_lora_file(file, tmp_path / "b.safetensors")
     assert read_safetensors(out)[1] == metadata
     assert out.read_bytes() == path.read_bytes()
-    kohya = read(write(file, tmp_path / "c.safetensors", dialect="kohya", metadata={}))
+    kohya = load_lora_file(save_lora_file(file, tmp_path / "c.safetensors", key_format="kohya", metadata={}))
     check(kohya, rows + texts)
     assert list(kohya.embeddings) == ["<s1>"]
 
@@ -148,7 +150,7 @@ def test_attention_alone(unet: nn.Module, tmp_path: Path) -> None:
     rows = pairs_of(list(walk(unet, {"Attention"}, (nn.Linear,))), UNET)
     path = tmp_path / "a.pt"
     torch.save(flat(rows), path)
-    check(read(path), rows)
+    check(load_lora_file(path), rows)
 
 
 def test_what_does_not_fit_is_refused(old_unet: nn.Module, tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_what_does_not_fit_is_refused(old_unet: nn.Module, tmp_path: Path) -> No
     def refused(tensors: Any, match: str) -> None:
         torch.save(tensors, path)
         with pytest.raises(FileError, match=match) as caught:
-            read(path)
+            load_lora_file(path)
         assert str(path) in str(caught.value)
 
     refused(flat(rows)[:-1], "not made of pairs")
@@ -183,7 +185,7 @@ def test_numbered_keys_that_lie(tmp_path: Path) -> None:
         ({"unet:0:up": up, "unet:0:down": down}, {"unet": "{"}, "names no list of classes"),
         ({"unet:0:up": up, "unet:00:up": up}, {}, "are the same layer"),
     ):
-        path = write_tensors(tensors, tmp_path / "a.safetensors", metadata=metadata, overwrite=True)
+        path = save_safetensors(tensors, tmp_path / "a.safetensors", metadata=metadata, overwrite=True)
         with pytest.raises(FileError, match=match) as caught:
-            read(path)
+            load_lora_file(path)
         assert str(path) in str(caught.value)

@@ -9,17 +9,17 @@ import torch
 from tiny import Tiny
 from torch import Tensor
 
-from lora_ext.applied_networks import Applied, Use
-from lora_ext.file.loading import read
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.file.saving import write, write_tensors
-from lora_ext.inspect_file import report, text_of
-from lora_ext.tools.convert import convert
-from lora_ext.tools.merge import merge
-from lora_ext.tools.report import Report
-from lora_ext.tools.resize import resize
-from lora_ext.tools.reweight import reweight
-from lora_ext.tools.split_dylora import split
+from lora_ext.file.saving import save_lora_file, save_safetensors
+from lora_ext.inspect_file import format_inspection, inspect_lora_file
+from lora_ext.tools.convert import convert_lora
+from lora_ext.tools.merge import merge_loras
+from lora_ext.tools.report import ToolReport
+from lora_ext.tools.resize import resize_lora
+from lora_ext.tools.reweight import reweight_lora
+from lora_ext.tools.split_dylora import split_dylora
 
 HEAD = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_"
 SOUND = {f"{HEAD}v.lora_up.weight": torch.ones(32, 4), f"{HEAD}v.lora_down.weight": torch.ones(4, 32)}
@@ -68,8 +68,8 @@ def written(tmp_path: Path, name: str) -> tuple[LoraFile, LoraFile]:
     """The file with a damaged layer, and the one without."""
     bad = {f"{HEAD}q.{suffix}": tensor for suffix, tensor in DAMAGED[name][0].items()}
     return (
-        read(write_tensors({**bad, **SOUND}, tmp_path / "bad.safetensors", metadata={})),
-        read(write_tensors(SOUND, tmp_path / "good.safetensors", metadata={})),
+        load_lora_file(save_safetensors({**bad, **SOUND}, tmp_path / "bad.safetensors", metadata={})),
+        load_lora_file(save_safetensors(SOUND, tmp_path / "good.safetensors", metadata={})),
     )
 
 
@@ -78,32 +78,32 @@ def test_it_is_skipped_and_counted_and_the_rest_applies(name: str, tmp_path: Pat
     bad, good = written(tmp_path, name)
     model, why = Tiny(), DAMAGED[name][1]
     for mode in ("live", "baked"):
-        with Applied(model, mode) as applied:
-            (fit,) = applied.set([Use(bad)])
+        with AppliedNetworks(model, mode) as applied:
+            (fit,) = applied.apply([AdapterSpec(bad)])
             drawn = model.draw()
             assert (fit.matched, fit.damaged, fit.unread, fit.ok) == (1, 1, 0, False)
             assert "1 of 2 layers apply; 1 damaged and skipped: " in str(fit) and why in str(fit)
-            applied.set([Use(good)])
+            applied.apply([AdapterSpec(good)])
             assert all(map(torch.equal, model.draw(), drawn))
-    found = report(tmp_path / "bad.safetensors")
-    assert "damaged" in text_of(found)
+    found = inspect_lora_file(tmp_path / "bad.safetensors")
+    assert "damaged" in format_inspection(found)
 
 
 @pytest.mark.parametrize("name", [name for name in DAMAGED if "N" not in name and "infinite" not in name])
 def test_tools_leave_it_out_and_say_so(name: str, tmp_path: Path) -> None:
     bad, good = written(tmp_path, name)
-    done: list[tuple[LoraFile, Report]] = [
-        resize(bad, 2),
-        convert(bad, "kohya"),
-        convert(bad, "diffusers"),
-        reweight(bad, unet=0.5),
-        merge([bad, good]),
+    done: list[tuple[LoraFile, ToolReport]] = [
+        resize_lora(bad, 2),
+        convert_lora(bad, "kohya"),
+        convert_lora(bad, "diffusers"),
+        reweight_lora(bad, unet=0.5),
+        merge_loras([bad, good]),
     ]
-    files, said = split(bad, 2)
+    files, said = split_dylora(bad, 2)
     for result, told in (*done, (files[2], said)):
-        assert len(result.adapters) == 1 and not result.damaged and not result.unread
+        assert len(result.adapters) == 1 and not result.damaged and not result.unrecognized
         assert any("1 damaged layers of bad left out: " in note and DAMAGED[name][1] in note for note in told.notes)
-    same = write(bad, tmp_path / "same.safetensors")
+    same = save_lora_file(bad, tmp_path / "same.safetensors")
     assert same.read_bytes() == (tmp_path / "bad.safetensors").read_bytes()
 
 
@@ -111,7 +111,7 @@ def test_many_are_counted(tmp_path: Path) -> None:
     tensors = dict(SOUND)
     for leaf in "qk":
         tensors |= {f"{HEAD}{leaf}.{suffix}": tensor for suffix, tensor in DAMAGED["rank 0"][0].items()}
-    file = read(write_tensors(tensors, tmp_path / "bad.safetensors", metadata={}))
-    with Applied(Tiny()) as applied:
-        (fit,) = applied.set([Use(file)])
+    file = load_lora_file(save_safetensors(tensors, tmp_path / "bad.safetensors", metadata={}))
+    with AppliedNetworks(Tiny()) as applied:
+        (fit,) = applied.apply([AdapterSpec(file)])
     assert "1 of 3 layers apply; 2 damaged and skipped: " in str(fit)

@@ -9,27 +9,27 @@ import pytest
 import torch
 from makers import KINDS, SHAPES, make, suits
 
-from lora_ext.file import hashes, read
-from lora_ext.file.saving import write_tensors
-from lora_ext.inspect_file import main, report, text_of, top_tags
-from lora_ext.layer_names import UNET, kohya_key, site_of
+from lora_ext.file import hashes, load_lora_file
+from lora_ext.file.saving import save_safetensors
+from lora_ext.inspect_file import format_inspection, inspect_lora_file, main, top_tags
+from lora_ext.layer_names import UNET, find_layer_id, format_kohya_key
 
 DATA = Path(__file__).parent / "data" / "kohya"
 
 
 def test_report() -> None:
     path = DATA / "c3_varied_ranks.safetensors"
-    found = report(path)
+    found = inspect_lora_file(path)
     assert found["variant"] == "LoRA-C3Lier"
     assert found["family"] == "SD1"
     assert found["parts"] == {"te": 12, "unet": 61}
     assert found["ranks"] == {"2": 15, "3": 15, "5": 15, "6": 14, "8": 14}
     assert [row["block"] for row in found["blocks"]] == ["BASE", "IN01", "IN03", "IN04", "MID", "OUT05", "OUT09"]
-    adapters = [a.low_rank() for site, a in read(path).adapters.items() if site.block == "MID"]
+    adapters = [a.low_rank() for site, a in load_lora_file(path).adapters.items() if site.block == "MID"]
     expected = torch.stack([low.delta().norm() for low in adapters if low]).norm()
     assert found["blocks"][4]["norm"] == pytest.approx(float(expected), rel=1e-4)
     json.dumps(found, allow_nan=False)
-    text = text_of(found)
+    text = format_inspection(found)
     assert "LoRA-C3Lier for SD1" in text
     assert "MID    12 layers" in text
 
@@ -38,13 +38,13 @@ def test_every_kind_is_shown(tmp_path: Path) -> None:
     names = {2: "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", 4: "mid_block.resnets.0.conv1"}
     for kind in KINDS:
         shape = next(shape for shape in SHAPES.values() if suits(kind, shape))
-        site = site_of(UNET, names.get(len(shape), "mid_block.resnets.0.norm1"))
+        site = find_layer_id(UNET, names.get(len(shape), "mid_block.resnets.0.norm1"))
         assert site is not None
-        tensors = {f"{kohya_key(site)}.{suffix}": tensor for suffix, tensor in make(kind, shape).items()}
-        found = report(write_tensors(tensors, tmp_path / "a.safetensors", metadata={}, overwrite=True))
+        tensors = {f"{format_kohya_key(site)}.{suffix}": tensor for suffix, tensor in make(kind, shape).items()}
+        found = inspect_lora_file(save_safetensors(tensors, tmp_path / "a.safetensors", metadata={}, overwrite=True))
         row = found["blocks"][0]
         assert (row["norm"] is None) == (row["need_base"] == 1)
-        assert ("needs the base model's weights" in text_of(found)) == (row["norm"] is None), kind
+        assert ("needs the base model's weights" in format_inspection(found)) == (row["norm"] is None), kind
 
 
 def test_odd_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +55,7 @@ def test_odd_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "ss_output_name": "x\x1b[2J\n" + "y" * 9000,
         "ss_tag_frequency": '{"a":{"1girl":3,"sky":7},"b":{"sky":1}}',
     }
-    path = write_tensors(tensors, tmp_path / "a.safetensors", metadata=metadata)
+    path = save_safetensors(tensors, tmp_path / "a.safetensors", metadata=metadata)
     assert main([str(path)]) == 0
     out = capsys.readouterr().out
     assert "WARNING: it contains NaN" in out
@@ -77,7 +77,7 @@ def test_tags_that_are_none(text: str) -> None:
 
 
 def test_checkpoint_and_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_tensors({"model.weight": torch.ones(2)}, tmp_path / "model.safetensors", metadata={})
+    path = save_safetensors({"model.weight": torch.ones(2)}, tmp_path / "model.safetensors", metadata={})
     bad = tmp_path / "bad\nname.safetensors"
     bad.write_bytes(b"x" * 100)
     assert main([str(path), str(bad)]) == 2
@@ -92,9 +92,11 @@ def test_checkpoint_and_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_hash_that_is_not_the_file_s_own_is_told(tmp_path: Path) -> None:
     key = "lora_unet_mid_block_attentions_0_proj_in"
     tensors = {f"{key}.lora_up.weight": torch.ones(8, 2), f"{key}.lora_down.weight": torch.ones(2, 8)}
-    own = hashes.model_hash(write_tensors(tensors, tmp_path / "a.safetensors", metadata={}))
+    own = hashes.model_hash(save_safetensors(tensors, tmp_path / "a.safetensors", metadata={}))
     for stored, wrong in ((own, None), ("ab" * 32, "ab" * 6), ("no hash", None)):
-        path = write_tensors(tensors, tmp_path / "a.safetensors", metadata={"sshs_model_hash": stored}, overwrite=True)
-        found = report(path)
+        path = save_safetensors(
+            tensors, tmp_path / "a.safetensors", metadata={"sshs_model_hash": stored}, overwrite=True
+        )
+        found = inspect_lora_file(path)
         assert found["hash"] == own[:12] and found["wrong_hash"] == wrong
-        assert ("another hash" in text_of(found)) == (wrong is not None)
+        assert ("another hash" in format_inspection(found)) == (wrong is not None)

@@ -19,17 +19,17 @@ from safetensors.torch import save_file
 from test_library import put
 
 from lora_ext import cli
-from lora_ext.applied_networks import Presets, resolve
-from lora_ext.blocks import PRESETS, parse_weights
+from lora_ext.applied_networks import Presets, resolve_tag
+from lora_ext.blocks import BLOCK_PRESETS, parse_block_weights
 from lora_ext.errors import FileError
-from lora_ext.file.displayed_names import files_below, find_shown, shown, typed_path
-from lora_ext.file.folder_listing import quick_metadata
-from lora_ext.file.lora_library import Library
-from lora_ext.file.preset_file import decoded, read_preset_file, read_preset_files
-from lora_ext.file.saving import write_tensors
-from lora_ext.lora_tags import Request
-from lora_ext.train.config.recipe_io import from_arguments
-from lora_ext.train.config.recipe_io import parser as recipe_parser
+from lora_ext.file.displayed_names import displayed_name, files_below, find_by_displayed_parts, typed_path
+from lora_ext.file.folder_listing import load_metadata_quickly
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.file.preset_file import decode_unknown_text, load_preset_file, load_preset_files
+from lora_ext.file.saving import save_safetensors
+from lora_ext.lora_tags import LoraTag
+from lora_ext.train.config.recipe_io import recipe_from_arguments
+from lora_ext.train.config.recipe_io import recipe_parser as recipe_parser
 
 BAD = os.fsdecode(b"caf\xe9")
 """`caf` and a byte that is no UTF-8, as a name in Latin-1 comes out of an old archive."""
@@ -54,9 +54,9 @@ def lora(folder: Path, name: str, value: float = 1.0) -> Path:
 
 @given(st.text())
 def test_a_shown_name_can_be_sent_and_is_found_again(name: str) -> None:
-    once = shown(name)
-    assert once.encode("utf-8") and shown(once) == once if once else True
-    assert shown(unicodedata.normalize("NFD", name)) == shown(name)
+    once = displayed_name(name)
+    assert once.encode("utf-8") and displayed_name(once) == once if once else True
+    assert displayed_name(unicodedata.normalize("NFD", name)) == displayed_name(name)
 
 
 @linux
@@ -66,37 +66,37 @@ def test_one_odd_name_does_not_take_the_library_away(tmp_path: Path) -> None:
     lora(tmp_path / "loras", "good.safetensors")
     cache = tmp_path / "index.json"
     for _ in range(2):  # the second time from the cache
-        library = Library([tmp_path / "loras"], cache=cache)
-        assert {entry.place for entry in library.entries} == {"caf�", "caf�/in", "good"}
-        json.dumps([entry.place for entry in library.entries], ensure_ascii=False).encode("utf-8")
+        library = LoraLibrary([tmp_path / "loras"], cache_path=cache)
+        assert {entry.relative_name for entry in library.entries} == {"caf�", "caf�/in", "good"}
+        json.dumps([entry.relative_name for entry in library.entries], ensure_ascii=False).encode("utf-8")
     assert float(next(iter(library.load("caf�").adapters.values())).tensors["lora_up.weight"][0, 0]) == 3
-    assert library.load("caf�").name == "caf�" and library.find("in").place == "caf�/in"
+    assert library.load("caf�").name == "caf�" and library.find("in").relative_name == "caf�/in"
     assert library.find(BAD) is library.find("caf�")
 
 
 @pytest.mark.parametrize(("disk", "typed"), [(NFC, NFD), (NFD, NFC)])
 def test_nfc_and_nfd_are_one_name(tmp_path: Path, disk: str, typed: str) -> None:
     lora(tmp_path / disk, f"{disk}.safetensors")
-    library = Library([tmp_path])
+    library = LoraLibrary([tmp_path])
     for name in (disk, typed, f"{typed}/{typed}", f"{typed}.safetensors"):
-        assert library.find(name).place == f"{NFC}/{NFC}"
-    found = find_shown(tmp_path, (typed, f"{typed}.safetensors"))
+        assert library.find(name).relative_name == f"{NFC}/{NFC}"
+    found = find_by_displayed_parts(tmp_path, (typed, f"{typed}.safetensors"))
     assert found is not None and found.is_file()
-    assert find_shown(tmp_path, (typed, "other")) is None
-    presets = {unicodedata.normalize("NFC", name): values for name, values in {disk: PRESETS["MIDD"]}.items()}
-    assert parse_weights(typed, presets=presets) == parse_weights("MIDD")
+    assert find_by_displayed_parts(tmp_path, (typed, "other")) is None
+    presets = {unicodedata.normalize("NFC", name): values for name, values in {disk: BLOCK_PRESETS["MIDD"]}.items()}
+    assert parse_block_weights(typed, presets=presets) == parse_block_weights("MIDD")
 
 
 def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         lora(tmp_path / f"sub{number}", "same.safetensors", number)
     lora(tmp_path, "other.safetensors", 4)
-    library = Library([tmp_path])
+    library = LoraLibrary([tmp_path])
     told = library.ambiguity("same")
     assert told == "3 files are called 'same'; 'sub3/same' is used; write 'sub1/same', 'sub2/same' for another"
     assert library.ambiguity("SAME") == told and library.ambiguity("sub1/same") == library.ambiguity("other") == ""
-    use = resolve(Request("same"), library)
-    assert use.notes == (told,) and resolve(Request("sub1/same"), library).notes == ()
+    use = resolve_tag(LoraTag("same"), library)
+    assert use.notes == (told,) and resolve_tag(LoraTag("sub1/same"), library).notes == ()
     for number in (1, 2, 3):
         tensors = next(iter(library.load(f"sub{number}/same").adapters.values())).tensors
         assert float(tensors["lora_up.weight"][0, 0]) == number
@@ -119,19 +119,19 @@ def test_one_at_the_top_and_one_in_a_folder(api, tmp_path: Path) -> None:  # typ
         assert api("GET", "/inspect", params={"name": name})["metadata"] == {"note": note}
         assert library.load(rows[name]["call"]).metadata == {"note": note}
     api("POST", "/metadata", json={"name": "same", "put": {"note": "new"}})
-    assert quick_metadata(tmp_path / "loras" / "sub" / "same.safetensors") == {"note": "sub"}
+    assert load_metadata_quickly(tmp_path / "loras" / "sub" / "same.safetensors") == {"note": "sub"}
 
 
 def test_one_place_in_two_folders_has_two_names(tmp_path: Path) -> None:
     """Each file can be named, or one would be changed in place of the other."""
     for number, folder in enumerate(("first/loras", "second/loras", "third")):
         lora(tmp_path / folder, "same.safetensors", number + 1)
-    library = Library([tmp_path / "first" / "loras", tmp_path / "second" / "loras", tmp_path / "third"])
-    places = {entry.place: entry for entry in library.entries}
+    library = LoraLibrary([tmp_path / "first" / "loras", tmp_path / "second" / "loras", tmp_path / "third"])
+    places = {entry.relative_name: entry for entry in library.entries}
     assert places.keys() == {"loras/same", "second/loras/same", "same"}
     assert places["same"].path.parent == tmp_path / "third"  # the last folder's counts, as in the built-in
     for place, entry in places.items():
-        assert library.find(place) is entry and library.find(library.call(entry)) is entry
+        assert library.find(place) is entry and library.find(library.shortest_name(entry)) is entry
         assert entry.root in library.folders
     assert "'loras/same'" in library.ambiguity("same")
 
@@ -141,7 +141,7 @@ def test_one_stem_with_two_suffixes(tmp_path: Path) -> None:
     torch.save(
         {f"{KEY}.lora_up.weight": torch.ones(8, 2), f"{KEY}.lora_down.weight": torch.ones(2, 8)}, tmp_path / "a.pt"
     )
-    library = Library([tmp_path])
+    library = LoraLibrary([tmp_path])
     assert library.find("a").path.suffix == ".safetensors" and library.find("a.pt").path.suffix == ".pt"
     assert "'a.pt'" in library.ambiguity("a")
 
@@ -153,11 +153,11 @@ def header(metadata: str) -> bytes:
 
 def test_half_a_surrogate_pair_in_metadata(tmp_path: Path) -> None:
     path = named(tmp_path, "half.safetensors", header(r'{"ss_output_name":"a\ud800b","n\udc00":"\ud83d\ude00"}'))
-    assert quick_metadata(path) == {"ss_output_name": "a�b", "n�": "😀"}
-    library = Library([tmp_path], cache=tmp_path / "index.json")
+    assert load_metadata_quickly(path) == {"ss_output_name": "a�b", "n�": "😀"}
+    library = LoraLibrary([tmp_path], cache_path=tmp_path / "index.json")
     assert library.find("half").alias == "a�b"
-    written = write_tensors({"x": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"dirs": f"10_{BAD}"})
-    assert quick_metadata(written) == {"dirs": "10_caf�"}  # at the end of a training this is no time to fail
+    written = save_safetensors({"x": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"dirs": f"10_{BAD}"})
+    assert load_metadata_quickly(written) == {"dirs": "10_caf�"}  # at the end of a training this is no time to fail
 
 
 # --- the API -----------------------------------------------------------------------------------------------------
@@ -217,21 +217,21 @@ def test_reading_by_name_stays_inside(api, name: str, tmp_path: Path) -> None:  
 
 def test_checkpoints_and_datasets_of_one_name_can_all_be_chosen(tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
-    from lora_ext.ui.standalone_backend import StandaloneDesk, folders_of
+    from lora_ext.ui.standalone_backend import StandaloneBackend, standalone_folders
     from lora_ext.web import dataset_browser
-    from lora_ext.web.app_state import Studio
+    from lora_ext.web.app_state import AppState
 
     for number, folder in enumerate(("one", "two"), 1):
         named(tmp_path / folder, "m.safetensors", bytes(number))
         named(tmp_path / f"d{number}" / "cats", "a.txt", bytes(number))
     folders = [tmp_path / "one", tmp_path / "two"]
-    desk = StandaloneDesk(folders_of(tmp_path / "data", (), folders, (tmp_path / "d1", tmp_path / "d2")))
+    desk = StandaloneBackend(standalone_folders(tmp_path / "data", (), folders, (tmp_path / "d1", tmp_path / "d2")))
     names = [name for name in desk.choices()["checkpoints"] if name]
     assert names == ["m.safetensors", "two/m.safetensors"]
-    assert [desk.checkpoint(name).stat().st_size for name in names] == [1, 2]
-    studio = Studio(desk)
-    assert dataset_browser.names(studio) == ["cats", "d2/cats"]
-    found = [dataset_browser.folder_of(studio, name) / "a.txt" for name in dataset_browser.names(studio)]
+    assert [desk.checkpoint_path(name).stat().st_size for name in names] == [1, 2]
+    studio = AppState(desk)
+    assert dataset_browser.dataset_names(studio) == ["cats", "d2/cats"]
+    found = [dataset_browser.dataset_folder(studio, name) / "a.txt" for name in dataset_browser.dataset_names(studio)]
     assert [path.stat().st_size for path in found] == [1, 2]
     studio.jobs.close()
 
@@ -244,26 +244,26 @@ LINES = "# 说明\n脸:" + ",".join(["1"] * 17) + "\nOWN:" + ",".join(["0.5"] * 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "gbk", "gb18030"])
 def test_presets_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     path = named(tmp_path, "presets.txt", LINES.encode(encoding))
-    presets, note = read_preset_file(path)
+    presets, note = load_preset_file(path)
     assert presets.keys() == {"脸", "OWN"} and presets["OWN"] == ",".join(["0.5"] * 17)
     assert ("presets.txt is not UTF-8 text" in note) == (encoding not in ("utf-8", "utf-8-sig", "utf-16"))
 
 
 @given(st.binary(max_size=60))
 def test_no_bytes_take_the_presets_away(data: bytes) -> None:
-    assert isinstance(decoded(data)[0], str)
+    assert isinstance(decode_unknown_text(data)[0], str)
 
 
 def test_ansi_presets_break_no_generation(api, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     ansi = LINES.replace("脸", "Gesicht-ü").replace("# 说明\n", "# für mich\n")
     named(tmp_path, "presets.txt", ansi.encode("cp1252"))
     presets = api.studio.desk.presets()
-    assert parse_weights("OWN", presets=presets.weights)
+    assert parse_block_weights("OWN", presets=presets.weights)
     told = api("GET", "/presets")
     assert {"OWN", "MIDD"} <= {row["name"] for row in told["presets"]} and "not UTF-8" in told["notes"][0]
-    library = Library([lora(tmp_path / "loras", "a.safetensors").parent])
-    assert "not UTF-8" in resolve(Request("a", lbw="OWN"), library, presets).notes[0]
-    assert resolve(Request("a"), library, presets).notes == ()
+    library = LoraLibrary([lora(tmp_path / "loras", "a.safetensors").parent])
+    assert "not UTF-8" in resolve_tag(LoraTag("a", lbw="OWN"), library, presets).notes[0]
+    assert resolve_tag(LoraTag("a"), library, presets).notes == ()
     api("PUT", "/presets", json={"name": "NEW", "values": ",".join(["1"] * 17)})
     assert "OWN:" in (tmp_path / "presets.txt").read_text(encoding="utf-8") and api("GET", "/presets")["notes"] == []
 
@@ -273,7 +273,7 @@ def test_the_last_file_s_presets_win(tmp_path: Path) -> None:
     zeros, ones, halves = (",".join([value] * 17) for value in ("0", "1", "0.5"))
     first = named(tmp_path, "first.txt", f"ALL:{zeros}\nFACE:{zeros}\nTHEIRS:{ones}\n".encode())
     second = named(tmp_path, "second.txt", f"FACE:{halves}\n".encode())
-    presets, _ = read_preset_files(PRESETS, [first, second])
+    presets, _ = load_preset_files(BLOCK_PRESETS, [first, second])
     assert (presets["ALL"], presets["FACE"], presets["THEIRS"], presets["NONE"]) == (zeros, halves, ones, zeros)
 
 
@@ -309,8 +309,8 @@ def test_presets_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytes
         raise PermissionError(13, "The process cannot access the file")
 
     monkeypatch.setattr(Path, "read_bytes", held)
-    presets, notes = read_preset_files(PRESETS, [path, tmp_path / "none.txt"])
-    assert presets == dict(PRESETS) and "cannot be read" in notes[0] and len(notes) == 1
+    presets, notes = load_preset_files(BLOCK_PRESETS, [path, tmp_path / "none.txt"])
+    assert presets == dict(BLOCK_PRESETS) and "cannot be read" in notes[0] and len(notes) == 1
     assert Presets(presets, notes=notes).weights
 
 
@@ -350,4 +350,4 @@ def test_a_typed_path_is_found_in_either_form(tmp_path: Path, capsys: pytest.Cap
 
 def recipe_parser_folder(folder: Path) -> str | None:
     """`--train_data_dir` of a training command line with this folder."""
-    return from_arguments(recipe_parser().parse_args(["--train_data_dir", str(folder)])).train_data_dir
+    return recipe_from_arguments(recipe_parser().parse_args(["--train_data_dir", str(folder)])).train_data_dir

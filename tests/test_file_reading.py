@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from lora_ext.errors import FileError
-from lora_ext.file.containers import read_tensors
-from lora_ext.file.loading import assemble, read
-from lora_ext.file.safetensors_file import read_header, read_some
-from lora_ext.file.saving import write_tensors
-from lora_ext.layer_names import TE, TE2, UNET, Site, kohya_key, names, peft_key
+from lora_ext.file.containers import load_tensors
+from lora_ext.file.loading import assemble_lora_file, load_lora_file
+from lora_ext.file.safetensors_file import iterate_safetensors, load_safetensors_header
+from lora_ext.file.saving import save_safetensors
+from lora_ext.layer_names import TE, TE2, UNET, LayerId, format_kohya_key, format_peft_key, layer_name_table
 
 DATA = Path(__file__).parent / "data" / "kohya"
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"
 
-TO_K = Site(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
-TO_Q = Site(UNET, "IN04", "attention.transformer_blocks.0.attn1.to_q")
-FC1 = Site(TE, "BASE", "layers.3.mlp.fc1")
+TO_K = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+TO_Q = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn1.to_q")
+FC1 = LayerId(TE, "BASE", "layers.3.mlp.fc1")
 
 
 def pair(out: int, into: int, rank: int = 4, **more: Tensor) -> dict[str, Tensor]:
@@ -44,13 +44,13 @@ FILES = [path for path in sorted(DATA.glob("*.safetensors")) if not re.search("c
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_kohya_files_are_understood_whole(path: Path) -> None:
-    file = read(path)
-    assert not file.unread
+    file = load_lora_file(path)
+    assert not file.unrecognized
     assert file.kinds == ("LoRA",)
-    assert file.dialect == "kohya"
+    assert file.key_format == "kohya"
     assert len(file.adapters) in (60, 73)
-    contents = read_tensors(path)
-    assert dict(file.spelled()).keys() == contents.tensors.keys()
+    contents = load_tensors(path)
+    assert dict(file.keyed_tensors()).keys() == contents.tensors.keys()
     assert file.metadata == contents.metadata
 
 
@@ -58,52 +58,52 @@ def test_every_reference_file_is_understood_whole() -> None:
     if not inputs():
         pytest.skip("LORA_EXT_GOLDEN has no kohya/in")
     for path in inputs():
-        file = read(path)
+        file = load_lora_file(path)
         assert file.adapters, path
-        assert not file.unread, path
+        assert not file.unrecognized, path
 
 
 def test_what_people_call_it() -> None:
-    assert read(DATA / "lierla_r8a4_fp16.safetensors").variant == "LoRA-LierLa"
-    assert read(DATA / "c3_r8_fp16.safetensors").variant == "LoRA-C3Lier"
-    assert read(DATA / "lierla_r8_with_dora_key.safetensors").variant == "LoRA-LierLa with DoRA"
-    file = assemble(
+    assert load_lora_file(DATA / "lierla_r8a4_fp16.safetensors").variant == "LoRA-LierLa"
+    assert load_lora_file(DATA / "c3_r8_fp16.safetensors").variant == "LoRA-C3Lier"
+    assert load_lora_file(DATA / "lierla_r8_with_dora_key.safetensors").variant == "LoRA-LierLa with DoRA"
+    file = assemble_lora_file(
         under("lora_unet_mid_block_attentions_0_proj_in", pair(8, 8)), {"ss_network_module": "networks.dylora"}
     )
     assert file.variant == "DyLoRA"
     assert file.dylora_unit == 1
-    file = assemble({}, {"ss_network_args": '{"unit": "4", "conv_dim": "8"}'})
+    file = assemble_lora_file({}, {"ss_network_args": '{"unit": "4", "conv_dim": "8"}'})
     assert file.dylora_unit == 4
-    assert assemble({}, {}).variant == "none"
+    assert assemble_lora_file({}, {}).variant == "none"
 
 
 def test_length_that_begins_like_a_pickle_is_still_safetensors() -> None:
     path = DATA / "c3_varied_ranks.safetensors"
     assert path.read_bytes()[:1] == b"\x80"
-    assert read(path).metadata["ss_network_dim"] == "Dynamic"
+    assert load_lora_file(path).metadata["ss_network_dim"] == "Dynamic"
 
 
 SPELLINGS = {
-    "kohya": lambda site: under(kohya_key(site), pair(8, 8)),
-    "kohya SDXL": lambda site: under(kohya_key(site, sdxl=True), pair(8, 8)),
-    "PEFT": lambda site: under(peft_key(site), pair(8, 8), lora_up="lora_B.weight", lora_down="lora_A.weight"),
+    "kohya": lambda site: under(format_kohya_key(site), pair(8, 8)),
+    "kohya SDXL": lambda site: under(format_kohya_key(site, sdxl=True), pair(8, 8)),
+    "PEFT": lambda site: under(format_peft_key(site), pair(8, 8), lora_up="lora_B.weight", lora_down="lora_A.weight"),
     "PEFT, named adapter": lambda site: under(
-        peft_key(site), pair(8, 8), lora_up="lora_B.default.weight", lora_down="lora_A.default.weight"
+        format_peft_key(site), pair(8, 8), lora_up="lora_B.default.weight", lora_down="lora_A.default.weight"
     ),
     "diffusers 0.2x": lambda site: under(
-        peft_key(site), pair(8, 8), lora_up="lora.up.weight", lora_down="lora.down.weight"
+        format_peft_key(site), pair(8, 8), lora_up="lora.up.weight", lora_down="lora.down.weight"
     ),
-    "bare diffusers": lambda site: under(names(site.part).diffusers[site], pair(8, 8)),
+    "bare diffusers": lambda site: under(layer_name_table(site.part).diffusers[site], pair(8, 8)),
 }
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("site", [TO_K, TO_Q, FC1], ids=str)
-def test_spellings_lead_to_the_same_site(spelling: str, site: Site) -> None:
-    file = assemble(SPELLINGS[spelling](site), {})
+def test_spellings_lead_to_the_same_site(spelling: str, site: LayerId) -> None:
+    file = assemble_lora_file(SPELLINGS[spelling](site), {})
     assert set(file.adapters) == {site}
-    assert not file.unread
-    assert file.dialect == ("kohya" if spelling.startswith("kohya") else "diffusers")
+    assert not file.unrecognized
+    assert file.key_format == ("kohya" if spelling.startswith("kohya") else "diffusers")
 
 
 def test_attention_processor_files() -> None:
@@ -113,23 +113,23 @@ def test_attention_processor_files() -> None:
         for leaf in ("q", "k", "v", "out")
         for end in ("up", "down")
     }
-    file = assemble(tensors, {})
-    found = {site.leaf.rpartition("attn2.")[2]: adapter for site, adapter in file.adapters.items()}
+    file = assemble_lora_file(tensors, {})
+    found = {site.layer.rpartition("attn2.")[2]: adapter for site, adapter in file.adapters.items()}
     assert found.keys() == {"to_q", "to_k", "to_v", "to_out.0"}
     for leaf, adapter in found.items():
         for end in ("up", "down"):
             stored = tensors[f"{base}.{leaf.removesuffix('.0')}_lora.{end}.weight"]
             assert torch.equal(adapter.tensors[f"lora_{end}.weight"], stored), leaf
-    assert file.dialect == "processor"
-    assert not file.unread
+    assert file.key_format == "processor"
+    assert not file.unrecognized
 
 
 @pytest.mark.parametrize("leaf", ["q", "k", "v", "out"])
 def test_text_encoders_of_processor_files(leaf: str) -> None:
     """diffusers 0.15 and 0.16 name their projections as the U-Net's."""
     key = f"text_encoder.text_model.encoder.layers.3.self_attn.to_{leaf}_lora"
-    file = assemble({f"{key}.{end}.weight": torch.randn(4, 4) for end in ("up", "down")}, {})
-    assert set(file.adapters) == {Site("te", "BASE", f"layers.3.self_attn.{leaf}_proj")}
+    file = assemble_lora_file({f"{key}.{end}.weight": torch.randn(4, 4) for end in ("up", "down")}, {})
+    assert set(file.adapters) == {LayerId("te", "BASE", f"layers.3.self_attn.{leaf}_proj")}
 
 
 def test_embeddings_inside() -> None:
@@ -139,12 +139,12 @@ def test_embeddings_inside() -> None:
         "bundle_emb.dog.clip_g": torch.randn(2, 1280),
         "bundle_emb.broken": torch.randn(1),
     }
-    file = assemble(tensors, {})
+    file = assemble_lora_file(tensors, {})
     assert {name: set(vectors) for name, vectors in file.embeddings.items()} == {
         "cat": {"string_to_param.*"},
         "dog": {"clip_l", "clip_g"},
     }
-    assert list(file.unread) == ["bundle_emb.broken"]
+    assert list(file.unrecognized) == ["bundle_emb.broken"]
 
 
 def test_unknown_keys_are_kept() -> None:
@@ -155,9 +155,9 @@ def test_unknown_keys_are_kept() -> None:
         "lora_unet_no_such_layer.lora_up.weight": torch.ones(8, 4),
         "lora_transformer_single_blocks_0.lora_up.weight": torch.ones(8, 4),
     }
-    file = assemble(tensors, {})
+    file = assemble_lora_file(tensors, {})
     assert len(file.adapters) == 1
-    assert set(file.unread) == set(tensors) - set(list(tensors)[:2])
+    assert set(file.unrecognized) == set(tensors) - set(list(tensors)[:2])
 
 
 def test_alpha_of_any_shape_and_dtype() -> None:
@@ -168,7 +168,7 @@ def test_alpha_of_any_shape_and_dtype() -> None:
         torch.tensor(2),
         torch.tensor([[2]]),
     ):
-        file = assemble(under(kohya_key(TO_Q), pair(8, 8, alpha=alpha)), {})
+        file = assemble_lora_file(under(format_kohya_key(TO_Q), pair(8, 8, alpha=alpha)), {})
         assert file.adapters[TO_Q].alpha == 2.0
 
 
@@ -178,42 +178,47 @@ def test_same_layer_under_two_names() -> None:
         **under("lora_te1_text_model_encoder_layers_3_mlp_fc1", pair(8, 8)),
     }
     with pytest.raises(FileError, match=r"same layer .* under two names"):
-        assemble(tensors, {})
+        assemble_lora_file(tensors, {})
 
 
 def family(tensors: dict[str, Tensor], **metadata: str) -> str:
-    return assemble(tensors, {key.replace("__", "."): value for key, value in metadata.items()}).family
+    return assemble_lora_file(tensors, {key.replace("__", "."): value for key, value in metadata.items()}).family
 
 
 def test_family() -> None:
     for width, expected in ((768, "SD1"), (1024, "SD2"), (2048, "SDXL")):
-        assert family(under(kohya_key(TO_K), pair(640, width)), ss_base_model_version="sd_v1") == expected
+        assert family(under(format_kohya_key(TO_K), pair(640, width)), ss_base_model_version="sd_v1") == expected
     loha = {"hada_w1_a": (640, 4), "hada_w1_b": (4, 1024), "hada_w2_a": (640, 4), "hada_w2_b": (4, 1024)}
-    assert family(under(kohya_key(TO_K), {name: torch.ones(size) for name, size in loha.items()})) == "SD2"
-    assert family(under(kohya_key(FC1), pair(4096, 1024))) == "SD2"
-    assert family(under(kohya_key(Site(TE2, "BASE", "layers.30.mlp.fc1")), pair(8, 8))) == "SDXL"
-    assert family(under(kohya_key(FC1, sdxl=True), pair(3072, 768))) == "SDXL"
-    deep = Site(UNET, "IN07", "attention.transformer_blocks.9.attn1.to_q")
-    assert family(under(kohya_key(deep), pair(8, 8))) == "SDXL"
-    assert family(under(kohya_key(TO_Q), pair(8, 8))) == "unknown"
-    assert family(under(kohya_key(TO_Q), pair(8, 8)), ss_v2="True") == "SD2"
+    assert family(under(format_kohya_key(TO_K), {name: torch.ones(size) for name, size in loha.items()})) == "SD2"
+    assert family(under(format_kohya_key(FC1), pair(4096, 1024))) == "SD2"
+    assert family(under(format_kohya_key(LayerId(TE2, "BASE", "layers.30.mlp.fc1")), pair(8, 8))) == "SDXL"
+    assert family(under(format_kohya_key(FC1, sdxl=True), pair(3072, 768))) == "SDXL"
+    deep = LayerId(UNET, "IN07", "attention.transformer_blocks.9.attn1.to_q")
+    assert family(under(format_kohya_key(deep), pair(8, 8))) == "SDXL"
+    assert family(under(format_kohya_key(TO_Q), pair(8, 8))) == "unknown"
+    assert family(under(format_kohya_key(TO_Q), pair(8, 8)), ss_v2="True") == "SD2"
     assert (
-        family(under(kohya_key(TO_Q), pair(8, 8)), modelspec__architecture="stable-diffusion-xl-v1-base/lora") == "SDXL"
+        family(under(format_kohya_key(TO_Q), pair(8, 8)), modelspec__architecture="stable-diffusion-xl-v1-base/lora")
+        == "SDXL"
     )
 
 
 def test_torch_files(tmp_path: Path) -> None:
-    tensors = under(kohya_key(TO_K), pair(640, 768))
+    tensors = under(format_kohya_key(TO_K), pair(640, 768))
     for number, content in enumerate(
-        (tensors, {"state_dict": tensors, "epoch": 3}, {**tensors, f"{kohya_key(TO_K)}.alpha": 2.0, "note": "hello"})
+        (
+            tensors,
+            {"state_dict": tensors, "epoch": 3},
+            {**tensors, f"{format_kohya_key(TO_K)}.alpha": 2.0, "note": "hello"},
+        )
     ):
         for legacy in (False, True):
             path = tmp_path / f"{number}{legacy}.pt"
             torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-            file = read(path)
+            file = load_lora_file(path)
             assert set(file.adapters) == {TO_K}
             assert torch.equal(
-                file.adapters[TO_K].tensors["lora_up.weight"], tensors[f"{kohya_key(TO_K)}.lora_up.weight"]
+                file.adapters[TO_K].tensors["lora_up.weight"], tensors[f"{format_kohya_key(TO_K)}.lora_up.weight"]
             )
     assert file.adapters[TO_K].alpha == 2.0
     assert file.metadata == {"note": "hello"}
@@ -222,15 +227,15 @@ def test_torch_files(tmp_path: Path) -> None:
 def test_renamed_files_are_read_by_content(tmp_path: Path) -> None:
     renamed = tmp_path / "a.pt"
     renamed.write_bytes((DATA / "lierla_r8a4_fp16.safetensors").read_bytes())
-    assert len(read(renamed).adapters) == 60
+    assert len(load_lora_file(renamed).adapters) == 60
     other = tmp_path / "b.safetensors"
-    torch.save(under(kohya_key(TO_K), pair(640, 768)), other)
-    assert set(read(other).adapters) == {TO_K}
+    torch.save(under(format_kohya_key(TO_K), pair(640, 768)), other)
+    assert set(load_lora_file(other).adapters) == {TO_K}
 
 
 def test_metadata_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_tensors(under(kohya_key(TO_K), pair(640, 768)), path, metadata={"a": "KEEP"})
+    save_safetensors(under(format_kohya_key(TO_K), pair(640, 768)), path, metadata={"a": "KEEP"})
     data = path.read_bytes()
     for value, text in (
         ('{"x":[1,2.5,null]}', '{"x": [1, 2.5, null]}'),
@@ -241,24 +246,24 @@ def test_metadata_that_is_no_text(tmp_path: Path) -> None:
         length = int.from_bytes(data[:8], "little")
         head = data[8 : 8 + length].replace(b'"KEEP"', value.encode())
         path.write_bytes(len(head).to_bytes(8, "little") + head + data[8 + length :])
-        assert read(path).metadata == {"a": text}
+        assert load_lora_file(path).metadata == {"a": text}
 
 
 def test_finite(tmp_path: Path) -> None:
-    tensors = under(kohya_key(TO_K), pair(640, 768))
-    assert assemble(tensors, {}).first_bad is None
+    tensors = under(format_kohya_key(TO_K), pair(640, 768))
+    assert assemble_lora_file(tensors, {}).first_non_finite_key is None
     huge = {key: torch.full_like(tensor, 3e38) for key, tensor in tensors.items()}
-    assemble(huge, {}).check_finite()
+    assemble_lora_file(huge, {}).check_finite()
     for bad in (float("nan"), float("inf")):
-        tensors[f"{kohya_key(TO_K)}.lora_down.weight"][1, 5] = bad
-        file = assemble(tensors, {}, tmp_path / "x.safetensors")
+        tensors[f"{format_kohya_key(TO_K)}.lora_down.weight"][1, 5] = bad
+        file = assemble_lora_file(tensors, {}, tmp_path / "x.safetensors")
         with pytest.raises(FileError, match=r"x\.safetensors contains NaN or infinity .*attn2_to_k\.lora_down"):
             file.check_finite()
 
 
 def test_one_tensor_at_a_time() -> None:
     path = DATA / "lierla_r8a4_bf16.safetensors"
-    whole, header = read_tensors(path).tensors, read_header(path)
-    for name, tensor in read_some(path, header, reversed(list(header.entries))):
+    whole, header = load_tensors(path).tensors, load_safetensors_header(path)
+    for name, tensor in iterate_safetensors(path, header, reversed(list(header.entries))):
         assert torch.equal(tensor, whole[name])
         assert tensor.dtype == whole[name].dtype

@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 
 from lora_ext.adapters import Lora
 from lora_ext.errors import FileError
-from lora_ext.file import hashes, read, write
-from lora_ext.file.key_formats import spell
-from lora_ext.file.loading import assemble
-from lora_ext.file.safetensors_file import DTYPES
-from lora_ext.file.safetensors_file import read as read_safetensors
-from lora_ext.file.saving import write_tensors
-from lora_ext.layer_names import UNET, Site, kohya_key, names, site_of
+from lora_ext.file import hashes, load_lora_file, save_lora_file
+from lora_ext.file.key_formats import format_keys
+from lora_ext.file.loading import assemble_lora_file
+from lora_ext.file.safetensors_file import TORCH_DTYPES
+from lora_ext.file.safetensors_file import load_safetensors as read_safetensors
+from lora_ext.file.saving import save_safetensors
+from lora_ext.layer_names import UNET, LayerId, find_layer_id, format_kohya_key, layer_name_table
 
 DATA = Path(__file__).parent / "data" / "kohya"
 FILES = [path for path in sorted(DATA.glob("*.safetensors")) if not re.search("ckpt|tiny_", path.name)]
@@ -32,7 +32,7 @@ FILES = [path for path in sorted(DATA.glob("*.safetensors")) if not re.search("c
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_unchanged_files_come_out_the_same(path: Path, tmp_path: Path) -> None:
-    out = write(read(path), tmp_path / "out.safetensors")
+    out = save_lora_file(load_lora_file(path), tmp_path / "out.safetensors")
     before, after = read_safetensors(path), read_safetensors(out)
     assert before[1] == after[1]
     assert before[0].keys() == after[0].keys()
@@ -48,14 +48,14 @@ def test_every_kind_comes_out_the_same(tmp_path: Path) -> None:
     for kind in KINDS:
         for shape in (shape for shape in SHAPES.values() if suits(kind, shape)):
             name = sites.get(len(shape), "mid_block.resnets.0.norm1")
-            site = site_of(UNET, name)
+            site = find_layer_id(UNET, name)
             assert site is not None
-            tensors = {f"{kohya_key(site)}.{suffix}": tensor for suffix, tensor in make(kind, shape).items()}
-            path = write_tensors(tensors, tmp_path / "in.safetensors", metadata={}, overwrite=True)
-            file = read(path)
+            tensors = {f"{format_kohya_key(site)}.{suffix}": tensor for suffix, tensor in make(kind, shape).items()}
+            path = save_safetensors(tensors, tmp_path / "in.safetensors", metadata={}, overwrite=True)
+            file = load_lora_file(path)
             assert set(file.adapters) == {site}, kind
-            assert not file.unread, kind
-            out, _ = read_safetensors(write(file, tmp_path / "out.safetensors", overwrite=True))
+            assert not file.unrecognized, kind
+            out, _ = read_safetensors(save_lora_file(file, tmp_path / "out.safetensors", overwrite=True))
             assert out.keys() == tensors.keys()
             assert all(torch.equal(out[key], tensors[key]) and out[key].dtype == tensors[key].dtype for key in out)
 
@@ -64,12 +64,12 @@ def test_the_library_reads_and_writes_the_same_bytes(tmp_path: Path) -> None:
     rng = torch.Generator().manual_seed(0)
     tensors = {
         f"{name}.{size}": torch.randint(0, 2, size, generator=rng).to(dtype)
-        for name, dtype in DTYPES.items()
+        for name, dtype in TORCH_DTYPES.items()
         for size in ((), (0,), (3,), (2, 0, 5), (2, 3))
     }
     metadata = {"name": 'quote " and ü, \\ and \n'}
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
-    write_tensors(tensors, ours, metadata=metadata)
+    save_safetensors(tensors, ours, metadata=metadata)
     save_file(tensors, theirs, metadata=metadata)
     assert ours.read_bytes() == theirs.read_bytes()
     with safe_open(ours, "pt") as opened:
@@ -89,18 +89,18 @@ def test_unaligned_data_is_read(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_by_accident(tmp_path: Path) -> None:
     source = tmp_path / "a.safetensors"
     source.write_bytes(FILES[0].read_bytes())
-    file = read(source)
+    file = load_lora_file(source)
     with pytest.raises(FileError, match=r"a\.safetensors exists"):
-        write(file, source)
-    write(dataclasses.replace(file, metadata={}), source, overwrite=True)
-    assert not read(source).metadata
+        save_lora_file(file, source)
+    save_lora_file(dataclasses.replace(file, metadata={}), source, overwrite=True)
+    assert not load_lora_file(source).metadata
     (tmp_path / "sub.safetensors").mkdir()
     with pytest.raises(FileError, match="is a folder"):
-        write(file, tmp_path / "sub.safetensors", overwrite=True)
+        save_lora_file(file, tmp_path / "sub.safetensors", overwrite=True)
     with pytest.raises(FileError, match=r"written as \.safetensors"):
-        write(file, tmp_path / "a.pt")
+        save_lora_file(file, tmp_path / "a.pt")
     with pytest.raises(FileError, match="cannot be written"):
-        write(file, tmp_path / "nowhere" / "a.safetensors")
+        save_lora_file(file, tmp_path / "nowhere" / "a.safetensors")
 
 
 @pytest.mark.parametrize("failing", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -109,65 +109,71 @@ def test_a_failed_write_leaves_the_old_file(
 ) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(FILES[0].read_bytes())
-    file = read(path)
+    file = load_lora_file(path)
 
     def fail(_: int) -> None:
         raise failing
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises((FileError, KeyboardInterrupt)):
-        write(dataclasses.replace(file, metadata={}), path, overwrite=True)
+        save_lora_file(dataclasses.replace(file, metadata={}), path, overwrite=True)
     assert path.read_bytes() == FILES[0].read_bytes()
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_hashes_are_those_of_the_trainer() -> None:
     path = DATA / "resize_fixed_r4_conv2_fp16save.safetensors"
-    file = read(path)
+    file = load_lora_file(path)
     assert file.metadata["sshs_model_hash"] == hashes.model_hash(path)
-    tensors = spell(file)
+    tensors = format_keys(file)
     bare = {key: value for key, value in file.metadata.items() if not key.startswith("sshs_")}
-    assert hashes.stamped(tensors, bare) == file.metadata
+    assert hashes.with_kohya_hashes(tensors, bare) == file.metadata
 
 
 def test_legacy_hash_of_a_large_file(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(700_000, dtype=torch.float32), "b": torch.ones(3, dtype=torch.float16)}
     metadata = {"ss_a": "1"}
-    path = write_tensors(tensors, tmp_path / "a.safetensors", metadata=metadata)
-    assert hashes.hashes_of(tensors, {**metadata, "other": "x"}) == (hashes.model_hash(path), hashes.legacy_hash(path))
+    path = save_safetensors(tensors, tmp_path / "a.safetensors", metadata=metadata)
+    assert hashes.kohya_hashes(tensors, {**metadata, "other": "x"}) == (
+        hashes.model_hash(path),
+        hashes.legacy_hash(path),
+    )
 
 
 def test_rehash(tmp_path: Path) -> None:
-    out = write(
-        read(FILES[0]), tmp_path / "a.safetensors", metadata={"ss_x": "1", "sshs_model_hash": "old"}, rehash=True
+    out = save_lora_file(
+        load_lora_file(FILES[0]),
+        tmp_path / "a.safetensors",
+        metadata={"ss_x": "1", "sshs_model_hash": "old"},
+        rehash=True,
     )
-    assert read(out).metadata["sshs_model_hash"] == hashes.model_hash(out)
+    assert load_lora_file(out).metadata["sshs_model_hash"] == hashes.model_hash(out)
 
 
 def test_new_adapters_are_spelled_as_kohya_does(tmp_path: Path) -> None:
-    file = read(DATA / "lierla_r8_noalpha_nometa.safetensors")
+    file = load_lora_file(DATA / "lierla_r8_noalpha_nometa.safetensors")
     bare = dataclasses.replace(file, keys={})
-    assert spell(bare).keys() == spell(file).keys()
+    assert format_keys(bare).keys() == format_keys(file).keys()
     alpha = torch.tensor(4.0)
     changed = {site: type(a)({**a.tensors, "alpha": alpha}) for site, a in file.adapters.items()}
-    assert spell(dataclasses.replace(file, adapters=changed)).keys() == spell(file).keys() | {
-        key.removesuffix("lora_up.weight") + "alpha" for key in spell(file) if key.endswith("lora_up.weight")
+    assert format_keys(dataclasses.replace(file, adapters=changed)).keys() == format_keys(file).keys() | {
+        key.removesuffix("lora_up.weight") + "alpha" for key in format_keys(file) if key.endswith("lora_up.weight")
     }
-    site = Site(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
-    native = assemble({f"{kohya_key(site)}.diff": torch.ones(640, 2048)}, {})
+    site = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+    native = assemble_lora_file({f"{format_kohya_key(site)}.diff": torch.ones(640, 2048)}, {})
     key = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.diff"
-    assert list(spell(dataclasses.replace(native, keys={}))) == [key]
+    assert list(format_keys(dataclasses.replace(native, keys={}))) == [key]
     with pytest.raises(FileError, match="unknown key dialect 'peft'"):
-        spell(file, "peft")
+        format_keys(file, "peft")
 
 
 def test_diffusers_spelling_means_the_same(tmp_path: Path) -> None:
     for path in FILES:
         if "dora" in path.stem:
             continue
-        file = read(path)
-        other = read(write(file, tmp_path / path.name, dialect="diffusers"))
-        assert other.dialect == "diffusers"
+        file = load_lora_file(path)
+        other = load_lora_file(save_lora_file(file, tmp_path / path.name, key_format="diffusers"))
+        assert other.key_format == "diffusers"
         assert other.adapters.keys() == file.adapters.keys()
         for site, adapter in file.adapters.items():
             one, two = adapter.low_rank(), other.adapters[site].low_rank()
@@ -182,31 +188,33 @@ def test_diffusers_spelling_means_the_same(tmp_path: Path) -> None:
 def test_diffusers_spelling_of_every_lora(kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     if not suits(kind, shape):
         return
-    site = site_of(UNET, "mid_block.resnets.0.conv1")
+    site = find_layer_id(UNET, "mid_block.resnets.0.conv1")
     assert site is not None
-    file = assemble({f"{kohya_key(site)}.{suffix}": t for suffix, t in make(kind, shape).items()}, {})
+    file = assemble_lora_file({f"{format_kohya_key(site)}.{suffix}": t for suffix, t in make(kind, shape).items()}, {})
     try:
-        tensors = spell(file, "diffusers")
+        tensors = format_keys(file, "diffusers")
     except FileError as error:
         assert "diffusers' spelling cannot hold" in str(error)
         assert "bias" in kind or "sparse" in kind or "dora" in kind
         return
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    delta = assemble(tensors, {}).adapters[site].delta(weight)
+    delta = assemble_lora_file(tensors, {}).adapters[site].delta(weight)
     assert torch.allclose(delta, file.adapters[site].delta(weight), atol=1e-5)
 
 
 def test_diffusers_spelling_refuses_what_it_cannot_hold() -> None:
-    site = Site(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
-    full = assemble({f"{kohya_key(site)}.diff": torch.ones(8, 8)}, {})
+    site = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+    full = assemble_lora_file({f"{format_kohya_key(site)}.diff": torch.ones(8, 8)}, {})
     with pytest.raises(FileError, match="cannot hold the full"):
-        spell(full, "diffusers")
-    mixed = assemble({f"{kohya_key(site)}.{suffix}": t for suffix, t in make("lora", (8, 8)).items()}, {})
-    other = {Site(UNET, "MID", site.leaf): Lora(make("lora-dora-out", (8, 8)))}
+        format_keys(full, "diffusers")
+    mixed = assemble_lora_file(
+        {f"{format_kohya_key(site)}.{suffix}": t for suffix, t in make("lora", (8, 8)).items()}, {}
+    )
+    other = {LayerId(UNET, "MID", site.layer): Lora(make("lora-dora-out", (8, 8)))}
     with pytest.raises(FileError, match="DoRA in some of its layers"):
-        spell(dataclasses.replace(mixed, adapters={**mixed.adapters, **other}), "diffusers")
+        format_keys(dataclasses.replace(mixed, adapters={**mixed.adapters, **other}), "diffusers")
     with pytest.raises(FileError, match="cannot hold 'what'"):
-        spell(assemble({"what": torch.ones(1)}, {}), "diffusers")
+        format_keys(assemble_lora_file({"what": torch.ones(1)}, {}), "diffusers")
 
 
 def small_unet(diffusers: Any) -> Any:
@@ -224,17 +232,17 @@ def test_diffusers_takes_its_spelling(kinds: tuple[str, str]) -> None:
     for rank, name in enumerate(
         ("mid_block.resnets.0.conv1", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"), 2
     ):
-        site, shape = site_of(UNET, name), unet.get_parameter(f"{name}.weight").shape
+        site, shape = find_layer_id(UNET, name), unet.get_parameter(f"{name}.weight").shape
         assert site is not None
         made = make(kinds[rank - 2], tuple(shape), rank)
-        tensors |= {f"{kohya_key(site)}.{suffix}": tensor for suffix, tensor in made.items()}
-    file = assemble(tensors, {})
+        tensors |= {f"{format_kohya_key(site)}.{suffix}": tensor for suffix, tensor in made.items()}
+    file = assemble_lora_file(tensors, {})
     before = {name: parameter.clone() for name, parameter in unet.named_parameters()}
-    unet.load_lora_adapter(spell(file, "diffusers"), prefix="unet")
+    unet.load_lora_adapter(format_keys(file, "diffusers"), prefix="unet")
     unet.fuse_lora()
     after = {name.replace(".base_layer", ""): parameter for name, parameter in unet.named_parameters()}
     for site, adapter in file.adapters.items():
-        name = names(UNET).diffusers[site] + ".weight"
+        name = layer_name_table(UNET).diffusers[site] + ".weight"
         delta = (after[name] - before[name]).detach()
         assert torch.allclose(delta, adapter.delta(before[name]), atol=1e-5), name
         assert float(delta.abs().max()) > 1e-3
@@ -260,24 +268,28 @@ def test_alphas_in_diffusers_metadata(tmp_path: Path) -> None:
         unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
     )
     path = tmp_path / "pytorch_lora_weights.safetensors"
-    file = read(path)
+    file = load_lora_file(path)
     assert len(file.adapters) == 16
     layers = dict(unet.named_modules())
     for site, adapter in file.adapters.items():
         low = adapter.low_rank()
         assert low is not None
-        expected = layers[names(UNET).diffusers[site]].get_delta_weight("default")
+        expected = layers[layer_name_table(UNET).diffusers[site]].get_delta_weight("default")
         assert torch.allclose(low.delta(), expected, atol=1e-6), site
-    same = write(file, tmp_path / "same.safetensors")
+    same = save_lora_file(file, tmp_path / "same.safetensors")
     assert read_safetensors(same)[1] == read_safetensors(path)[1]
     assert read_safetensors(same)[0].keys() == read_safetensors(path)[0].keys()
     for changed in (
-        write(file, tmp_path / "kohya.safetensors", dialect="kohya"),
-        write(file, tmp_path / "bare.safetensors", metadata={}),
-        write(dataclasses.replace(file, adapters=dict(list(file.adapters.items())[:5])), tmp_path / "few.safetensors"),
-        write(dataclasses.replace(file, unread={"x": torch.ones(1)}), tmp_path / "more.safetensors", metadata={}),
+        save_lora_file(file, tmp_path / "kohya.safetensors", key_format="kohya"),
+        save_lora_file(file, tmp_path / "bare.safetensors", metadata={}),
+        save_lora_file(
+            dataclasses.replace(file, adapters=dict(list(file.adapters.items())[:5])), tmp_path / "few.safetensors"
+        ),
+        save_lora_file(
+            dataclasses.replace(file, unrecognized={"x": torch.ones(1)}), tmp_path / "more.safetensors", metadata={}
+        ),
     ):
-        again = read(changed)
+        again = load_lora_file(changed)
         assert "lora_adapter_metadata" not in again.metadata
         assert again.adapters
         for site, adapter in again.adapters.items():
@@ -292,7 +304,7 @@ def test_alphas_in_diffusers_metadata(tmp_path: Path) -> None:
     ["{", "[]", "1", "[" * 9999, '{"unet.lora_alpha": "x"}', '{"unet.lora_alpha": NaN}', '{"unet.alpha_pattern": 3}'],
 )
 def test_damaged_diffusers_metadata_means_none(text: str) -> None:
-    site = Site(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
-    key = names(UNET).diffusers[site]
+    site = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+    key = layer_name_table(UNET).diffusers[site]
     tensors = {f"unet.{key}.lora_A.weight": torch.ones(2, 8), f"unet.{key}.lora_B.weight": torch.ones(8, 2)}
-    assert assemble(tensors, {"lora_adapter_metadata": text}).adapters[site].scaling() == 1
+    assert assemble_lora_file(tensors, {"lora_adapter_metadata": text}).adapters[site].scaling() == 1

@@ -14,12 +14,12 @@ from test_host_checkpoint import write
 
 from lora_ext.cli import main as cli
 from lora_ext.errors import FileError, LoraError, PromptError
-from lora_ext.file.lora_library import Library
-from lora_ext.generate import Report, Settings, generate, main, open_model, save
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.generate import GenerationReport, Settings, generate, load_settings_model, main, save_images
 from lora_ext.host import infotext
-from lora_ext.host.standalone.loader import Standalone
+from lora_ext.host.standalone.loader import StandaloneModel
 from lora_ext.host.standalone.samplers import SAMPLERS
-from lora_ext.host.standalone.timestep_samplers import STEP_SAMPLERS
+from lora_ext.host.standalone.timestep_samplers import TIMESTEP_SAMPLERS
 
 UP = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 
@@ -54,15 +54,15 @@ def settings(folder: Path, **changes: object) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Standalone:
-    return open_model(settings(folder))
+def model(folder: Path) -> StandaloneModel:
+    return load_settings_model(settings(folder))
 
 
 def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=int)
 
 
-def test_a_lora_shows_and_leaves_no_trace(folder: Path, model: Standalone) -> None:
+def test_a_lora_shows_and_leaves_no_trace(folder: Path, model: StandaloneModel) -> None:
     plain = generate(settings(folder), model=model)[0]
     drawn = {
         mode: generate(settings(folder, prompt="a b<lora:strong:1.0>", mode=mode), model=model)[0]
@@ -73,7 +73,7 @@ def test_a_lora_shows_and_leaves_no_trace(folder: Path, model: Standalone) -> No
     assert np.array_equal(pixels(generate(settings(folder), model=model)[0]), pixels(plain))
 
 
-def test_schedules_reach_the_steps(folder: Path, model: Standalone) -> None:
+def test_schedules_reach_the_steps(folder: Path, model: StandaloneModel) -> None:
     """A LoRA that stops before the first step is not there; one that starts at the second is half there."""
     plain, never, late = (
         pixels(generate(settings(folder, prompt=f"a b{tag}", sampler="Euler"), model=model)[0])
@@ -82,27 +82,27 @@ def test_schedules_reach_the_steps(folder: Path, model: Standalone) -> None:
     assert np.array_equal(plain, never) and not np.array_equal(plain, late)
 
 
-def test_seeds_count_up_over_batches(folder: Path, model: Standalone) -> None:
+def test_seeds_count_up_over_batches(folder: Path, model: StandaloneModel) -> None:
     calls: list[tuple[int, int]] = []
-    four = generate(settings(folder, batch=2, n_iter=2), model=model, progress=lambda *call: calls.append(call))
+    four = generate(settings(folder, batch=2, n_iter=2), model=model, on_progress=lambda *call: calls.append(call))
     one = generate(settings(folder, seed=6), model=model)[0]
     assert np.abs(pixels(four[3]) - pixels(one)).max() <= 1
     assert [image.info["parameters"].split("Seed: ")[1].split(",")[0] for image in four] == ["3", "4", "5", "6"]
     assert calls == [(0, 2), (1, 2)] * 2
 
 
-def test_a_drawn_seed_is_told(folder: Path, model: Standalone) -> None:
+def test_a_drawn_seed_is_told(folder: Path, model: StandaloneModel) -> None:
     first, second = (generate(settings(folder, seed=-1, steps=1), model=model)[0] for _ in range(2))
     assert first.info["parameters"] != second.info["parameters"] and "Seed: -1" not in first.info["parameters"]
 
 
-@pytest.mark.parametrize("sampler", [*SAMPLERS, *STEP_SAMPLERS])
-def test_every_sampler_draws(folder: Path, model: Standalone, sampler: str) -> None:
+@pytest.mark.parametrize("sampler", [*SAMPLERS, *TIMESTEP_SAMPLERS])
+def test_every_sampler_draws(folder: Path, model: StandaloneModel, sampler: str) -> None:
     (image,) = generate(settings(folder, sampler=sampler, cfg=1.0), model=model)
     assert image.size == (64, 64) and f"Sampler: {sampler}, " in image.info["parameters"]
 
 
-def test_img2img_and_hires(folder: Path, model: Standalone, tmp_path: Path) -> None:
+def test_img2img_and_hires(folder: Path, model: StandaloneModel, tmp_path: Path) -> None:
     start = tmp_path / "start.png"
     Image.new("RGB", (70, 60), "orange").save(start)
     little, much = (
@@ -120,12 +120,12 @@ def test_img2img_and_hires(folder: Path, model: Standalone, tmp_path: Path) -> N
     )
 
 
-def test_infotext(folder: Path, model: Standalone) -> None:
+def test_infotext(folder: Path, model: StandaloneModel) -> None:
     asked = settings(folder, prompt="a, b <lora:strong:0.5>", negative_prompt="c", cfg=7.5, clip_skip=2)
     text = generate(asked, model=model)[0].info["parameters"]
     first, second, told = text.split("\n")
     assert first == "a, b <lora:strong:0.5>" and second == "Negative prompt: c"
-    digest = Library([folder / "loras"]).find("strong").hash
+    digest = LoraLibrary([folder / "loras"]).find("strong").hash
     assert told == (
         "Steps: 2, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 3, Size: 64x64, "
         f"Model hash: {model.sha256[:10] if model.sha256 else ''}, Model: SD1, Clip skip: 2, RNG: CPU, "
@@ -138,30 +138,30 @@ def test_infotext(folder: Path, model: Standalone) -> None:
     [("a", "a"), (7, "7"), ("a, b", '"a, b"'), ("a: b", '"a: b"'), ('a\n"', '"a\\n\\""'), ("ä", "ä")],
 )
 def test_quoting(value: object, quoted: str) -> None:
-    assert infotext.quote(value) == quoted
+    assert infotext.quote_infotext_value(value) == quoted
 
 
 def test_infotext_parts() -> None:
-    assert infotext.infotext("", "", {"Steps": 1, "Model": None}) == "Steps: 1"
-    assert infotext.lora_hashes({"a:b,c": "0123456789abcdef", "none": ""}) == "abc: 0123456789ab"
-    assert infotext.lora_hashes({}) is None
-    assert (infotext.number(7.0), infotext.number(7.25)) == ("7", "7.25")
+    assert infotext.format_infotext("", "", {"Steps": 1, "Model": None}) == "Steps: 1"
+    assert infotext.format_hashes({"a:b,c": "0123456789abcdef", "none": ""}) == "abc: 0123456789ab"
+    assert infotext.format_hashes({}) is None
+    assert (infotext.format_infotext_number(7.0), infotext.format_infotext_number(7.25)) == ("7", "7.25")
 
 
-def test_files_count_on(folder: Path, model: Standalone, tmp_path: Path) -> None:
+def test_files_count_on(folder: Path, model: StandaloneModel, tmp_path: Path) -> None:
     images = generate(settings(folder, steps=1, batch=2), model=model)
-    assert [p.name for p in save(images, tmp_path)] == ["00000-3.png", "00001-4.png"]
-    (path,) = save(images[:1], tmp_path)
+    assert [p.name for p in save_images(images, tmp_path)] == ["00000-3.png", "00001-4.png"]
+    (path,) = save_images(images[:1], tmp_path)
     assert path.name == "00002-3.png"
     with Image.open(path) as image:
         assert image.info["parameters"] == images[0].info["parameters"]
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write into"):
-        save(images, tmp_path / "file")
+        save_images(images, tmp_path / "file")
 
 
-def test_a_lora_that_does_not_fit_is_named(folder: Path, model: Standalone) -> None:
-    report = Report()
+def test_a_lora_that_does_not_fit_is_named(folder: Path, model: StandaloneModel) -> None:
+    report = GenerationReport()
     generate(settings(folder, prompt="a <lora:alien:1>", steps=1), model=model, report=report)
     assert "alien" in str(report.fits[0]) and "does not fit this model" in str(report.fits[0])
 
@@ -185,12 +185,12 @@ def test_a_lora_that_does_not_fit_is_named(folder: Path, model: Standalone) -> N
         ({"lora_dir": (Path("nowhere"),)}, "not a folder"),
     ],
 )
-def test_mistakes(folder: Path, model: Standalone, changes: dict[str, object], text: str) -> None:
+def test_mistakes(folder: Path, model: StandaloneModel, changes: dict[str, object], text: str) -> None:
     with pytest.raises(LoraError, match=text):
         generate(settings(folder, **changes), model=model)
 
 
-def test_a_bad_tag_is_a_prompt_error(folder: Path, model: Standalone) -> None:
+def test_a_bad_tag_is_a_prompt_error(folder: Path, model: StandaloneModel) -> None:
     with pytest.raises(PromptError):
         generate(settings(folder, prompt="<lora:>"), model=model)
 
@@ -278,9 +278,9 @@ def test_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_a_tag_that_does_nothing_is_told(
-    folder: Path, model: Standalone, capsys: pytest.CaptureFixture[str], prompt: str, negative: str, says: str
+    folder: Path, model: StandaloneModel, capsys: pytest.CaptureFixture[str], prompt: str, negative: str, says: str
 ) -> None:
-    report = Report()
+    report = GenerationReport()
     generate(settings(folder, prompt=prompt, negative_prompt=negative), model=model, report=report)
     assert len([note for note in report.notes if says in note]) == len(report.notes) == 1
     given = ["--prompt", prompt, "--negative_prompt", negative, "--steps", "2", "--width", "64", "--height", "64"]
@@ -289,19 +289,19 @@ def test_a_tag_that_does_nothing_is_told(
     assert capsys.readouterr().err.count(says) == 1
 
 
-def test_a_file_of_another_model_is_not_said_to_have_weight_0(folder: Path, model: Standalone) -> None:
-    report = Report()
+def test_a_file_of_another_model_is_not_said_to_have_weight_0(folder: Path, model: StandaloneModel) -> None:
+    report = GenerationReport()
     generate(settings(folder, prompt="a <lora:alien:1>"), model=model, report=report)
     assert report.notes == [] and "none of its" in str(report.fits[0])
 
 
-def test_each_pass_tells_of_its_own_steps(folder: Path, model: Standalone) -> None:
-    report = Report()
+def test_each_pass_tells_of_its_own_steps(folder: Path, model: StandaloneModel) -> None:
+    report = GenerationReport()
     asked = settings(folder, prompt="a <lora:strong:1:start=2>", steps=3, hr_scale=2.0, hr_steps=1)
     generate(asked, model=model, report=report)
     assert report.notes == ["strong: it never acts, because it starts at step 2, and the picture has 1 steps (0 to 0)"]
 
 
-def test_strict_stops_at_what_was_meant_as_a_tag(folder: Path, model: Standalone) -> None:
+def test_strict_stops_at_what_was_meant_as_a_tag(folder: Path, model: StandaloneModel) -> None:
     with pytest.raises(PromptError, match="has no > at its end"):
-        generate(settings(folder, prompt="a <lora:strong:1", strict=True), model=model, report=Report())
+        generate(settings(folder, prompt="a <lora:strong:1", strict=True), model=model, report=GenerationReport())

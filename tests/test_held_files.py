@@ -16,19 +16,19 @@ from test_compare_sheet import Painter, sheet
 from test_library import put
 from tiny_trainee import pictures, recipe, trainee
 
-from lora_ext.compare.build_sheet import make
-from lora_ext.compare.cell_store import Store as SheetStore
+from lora_ext.compare.build_sheet import build_sheet
+from lora_ext.compare.cell_store import CellStore as SheetStore
 from lora_ext.compare.scores import Scorer
 from lora_ext.errors import FileError, TrainError
 from lora_ext.file import saving
-from lora_ext.file.lora_library import Library
-from lora_ext.file.saving import HeldFile, move_onto, replacing, save_or_beside
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.file.saving import FileInUseError, replace_file, replacing_file, save_here_or_beside
 from lora_ext.tools.merge_into_folder import replacing_folder
-from lora_ext.train.data.content_cache import Store
+from lora_ext.train.data.content_cache import TensorCache
 from lora_ext.train.run import training_state
-from lora_ext.train.run.training_log import Log
-from lora_ext.train.run.training_state import State
-from lora_ext.training.standalone_run import Quiet, train
+from lora_ext.train.run.training_log import TrainingLog
+from lora_ext.train.run.training_state import TrainingState
+from lora_ext.training.standalone_run import SilentHost, train
 
 Hold = Callable[..., None]
 
@@ -54,12 +54,12 @@ def test_one_sentence_and_the_old_file(tmp_path: Path, hold: Hold) -> None:
     path.write_text("old", encoding="utf-8")
     hold("a.csv")
     said = r"a\.csv cannot be written: another program has it open.*close it there"
-    with pytest.raises(HeldFile, match=said), replacing(path, overwrite=True) as part:
+    with pytest.raises(FileInUseError, match=said), replacing_file(path, overwrite=True) as part:
         part.write_text("new", encoding="utf-8")
     assert path.read_text(encoding="utf-8") == "old" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
     told: list[str] = []
     for number in (2, 3):
-        made = save_or_beside(path, lambda part: part.write_text("new", encoding="utf-8"), told.append)
+        made = save_here_or_beside(path, lambda part: part.write_text("new", encoding="utf-8"), told.append)
         assert made.name == f"a-{number}.csv" and made.read_text(encoding="utf-8") == "new"
     assert "saved as a-2.csv" in told[0] and len(told) == 2 and path.read_text(encoding="utf-8") == "old"
 
@@ -76,7 +76,7 @@ def test_a_scanner_holds_a_file_for_a_moment_only(tmp_path: Path, monkeypatch: p
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    with replacing(tmp_path / "a", overwrite=True) as part:
+    with replacing_file(tmp_path / "a", overwrite=True) as part:
         part.write_text("new", encoding="utf-8")
     assert (tmp_path / "a").read_text(encoding="utf-8") == "new" and tries == 3
 
@@ -89,7 +89,7 @@ def test_a_file_that_this_system_protects(tmp_path: Path) -> None:
     if chattr is None or subprocess.run([chattr, "+i", str(path)], capture_output=True).returncode:
         pytest.skip("no chattr here, or it may not be used")
     try:
-        with pytest.raises(HeldFile, match="write-protected"), replacing(path, overwrite=True) as part:
+        with pytest.raises(FileInUseError, match="write-protected"), replacing_file(path, overwrite=True) as part:
             part.write_text("new", encoding="utf-8")
         assert path.read_text(encoding="utf-8") == "old" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
     finally:
@@ -100,15 +100,15 @@ def test_another_error_is_no_held_file(tmp_path: Path) -> None:
     (tmp_path / "full" / "in").mkdir(parents=True)
     (tmp_path / "other").mkdir()
     with pytest.raises(OSError):
-        move_onto(tmp_path / "other", tmp_path / "full")
+        replace_file(tmp_path / "other", tmp_path / "full")
     assert (tmp_path / "other").is_dir() and (tmp_path / "full" / "in").is_dir()
 
 
-class Hears(Quiet):
+class Hears(SilentHost):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.said.append(text)
 
 
@@ -125,7 +125,7 @@ def test_a_finished_training_is_not_lost(tmp_path: Path, hold: Hold) -> None:
     before = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
     hold("last.safetensors", "last.csv", "last-samples.png", "last-state", *(p.name for p in out.glob("sample/*")))
     shell = Hears()
-    again = train(made, model=trainee(), shell=shell)
+    again = train(made, model=trainee(), host=shell)
     assert first.file is not None and again.file is not None and again.file.name == "last-2.safetensors"
     assert again.file in again.files and again.sheet is not None and again.sheet.name == "last-samples-2.png"
     assert load_file(again.file).keys() == load_file(first.file).keys()
@@ -133,7 +133,7 @@ def test_a_finished_training_is_not_lost(tmp_path: Path, hold: Hold) -> None:
     assert (
         again.state is not None
         and again.state.name == "last-2-state"
-        and training_state.load(again.state).step == again.steps
+        and training_state.load_training_state(again.state).step == again.steps
     )
     assert (out / "last-state").is_dir() and (out / "last-2.csv").is_file()
     assert names <= {path.name for path in out.rglob("*")}
@@ -144,16 +144,19 @@ def test_a_finished_training_is_not_lost(tmp_path: Path, hold: Hold) -> None:
 
 def test_a_state_that_is_read_meanwhile(tmp_path: Path, hold: Hold) -> None:
     folder = tmp_path / "a-state"
-    training_state.save(State(step=1), folder)
+    training_state.save_training_state(TrainingState(step=1), folder)
     hold("a-state")
-    assert training_state.save(State(step=2), folder).name == "a-2-state"
-    assert training_state.load(folder).step == 1 and training_state.load(tmp_path, "a").step == 2
+    assert training_state.save_training_state(TrainingState(step=2), folder).name == "a-2-state"
+    assert (
+        training_state.load_training_state(folder).step == 1
+        and training_state.load_training_state(tmp_path, "a").step == 2
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-2-state", "a-state"]
 
 
 def test_a_table_that_is_open_while_it_grows(tmp_path: Path) -> None:
     said: list[str] = []
-    log = Log(tmp_path / "a.csv", say=said.append)
+    log = TrainingLog(tmp_path / "a.csv", notify=said.append)
     log.open()
 
     class Locked:
@@ -188,12 +191,12 @@ def test_a_table_that_is_open_at_the_start(tmp_path: Path, hold: Hold) -> None:
     (tmp_path / "a.csv").write_text("mine", encoding="utf-8")
     hold("a.csv")
     said: list[str] = []
-    log = Log(tmp_path / "a.csv", say=said.append)
+    log = TrainingLog(tmp_path / "a.csv", notify=said.append)
     log.open()
     log.close()
     assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "mine" and "a-2.csv" in said[0]
     with pytest.raises(TrainError, match="cannot be written"):
-        Log(tmp_path / "nowhere" / "a.csv").open()
+        TrainingLog(tmp_path / "nowhere" / "a.csv").open()
 
 
 def test_a_model_folder_that_is_loaded(tmp_path: Path, hold: Hold) -> None:
@@ -207,10 +210,10 @@ def test_a_model_folder_that_is_loaded(tmp_path: Path, hold: Hold) -> None:
 
 
 def test_a_cached_picture_that_another_run_reads(tmp_path: Path, hold: Hold) -> None:
-    store = Store(tmp_path)
-    store.put("k", {"x": torch.ones(2)})
+    store = TensorCache(tmp_path)
+    store.add("k", {"x": torch.ones(2)})
     hold("k.safetensors")
-    store.put("k", {"x": torch.ones(2)})
+    store.add("k", {"x": torch.ones(2)})
     assert store.get("k") is not None and len(list(tmp_path.iterdir())) == 1
 
 
@@ -224,7 +227,7 @@ def test_a_rename_is_whole_or_not_at_all(tmp_path: Path, hold: Hold) -> None:
     put(loras, "cat.safetensors")
     for name in ("cat.png", "cat.json", "cat.txt"):
         (loras / name).write_bytes(b"x")
-    api.studio.changed()
+    api.studio.refresh_library()
     before = {path.name for path in loras.iterdir()}
     for held in ("cat.json", "cat.safetensors"):
         hold(held)
@@ -239,12 +242,12 @@ def test_a_sheet_that_someone_looks_at(held: str, tmp_path: Path, hold: Hold) ->
     """The pictures and the manifest are kept; the same command then draws nothing anew."""
     for epoch in range(1, 7):
         put(tmp_path / "loras", f"run-{epoch:06}.safetensors")
-    made, store = sheet(Library([tmp_path / "loras"]), "1"), SheetStore(tmp_path / "sheet")
-    page = make(made, Painter(), store, scorer=Scorer()).files[0].name
+    made, store = sheet(LoraLibrary([tmp_path / "loras"]), "1"), SheetStore(tmp_path / "sheet")
+    page = build_sheet(made, Painter(), store, scorer=Scorer()).files[0].name
     held = page if held == "sheet" else held
     hold(held)
     (store.folder / "sheet.json").unlink()
     painter = Painter()
     with pytest.raises(FileError, match=rf"{held} cannot be written.*all pictures are kept"):
-        make(made, painter, store, scorer=Scorer())
+        build_sheet(made, painter, store, scorer=Scorer())
     assert not painter.drawn and (store.folder / "sheet.json").is_file()

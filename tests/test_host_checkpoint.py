@@ -15,13 +15,20 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lora_ext.errors import FileError
-from lora_ext.file.containers import read_tensors
-from lora_ext.host.checkpoint_layout import Hints, recognise
-from lora_ext.host.standalone.folder_safety import variant_of
-from lora_ext.host.standalone.loader import Standalone, load, model_of
-from lora_ext.host.standalone.rendering import CELL, Job, condition, decode, encode, latents
-from lora_ext.host.standalone.sampling import plan_of
-from lora_ext.layer_names import TE, UNET, index, names
+from lora_ext.file.containers import load_tensors
+from lora_ext.host.checkpoint_layout import CheckpointHints, detect_checkpoint_layout
+from lora_ext.host.standalone.folder_safety import weights_variant
+from lora_ext.host.standalone.loader import StandaloneModel, hookable_model_of, load_model
+from lora_ext.host.standalone.rendering import (
+    VAE_SCALE_FACTOR,
+    RenderJob,
+    decode_latents,
+    encode_image,
+    encode_prompt,
+    sample_latents,
+)
+from lora_ext.host.standalone.sampling import parse_sampling_plan
+from lora_ext.layer_names import TE, UNET, index_layers, layer_name_table
 
 PREFIXES = {"SD1": ("cond_stage_model.transformer.",), "SD2": ("cond_stage_model.model.",)}
 PREFIXES["SDXL"] = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")
@@ -90,7 +97,7 @@ def small_vae() -> AutoencoderKL:
 
 
 def ldm_unet(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    table, found = names(UNET), index(UNET, (name for name, _ in unet.named_modules()))
+    table, found = layer_name_table(UNET), index_layers(UNET, (name for name, _ in unet.named_modules()))
     deepest = len(unet.config.block_out_channels) - 1
     out = {}
     for site, name in found.items():
@@ -131,8 +138,8 @@ def ldm_text(text: CLIPTextModel, prefix: str, width: int = WIDTH) -> dict[str, 
         "positional_embedding": state["text_model.embeddings.position_embedding.weight"],
         "text_projection": state.get("text_projection.weight", torch.eye(width)).T,
     }
-    table, layers = names(TE), text.text_model.encoder.layers
-    for site, name in index(TE, (name for name, _ in text.named_modules())).items():
+    table, layers = layer_name_table(TE), text.text_model.encoder.layers
+    for site, name in index_layers(TE, (name for name, _ in text.named_modules())).items():
         if "_proj" not in name and name != "text_projection":
             module = text.get_submodule(name)
             out |= {f"{table.ldm[site][0]}.{leaf}": t for leaf, t in module.named_parameters(recurse=False)}
@@ -177,8 +184,8 @@ def write(folder: Path, family: str, channels: int = 4) -> Path:
     return path
 
 
-def read(path: Path, **options) -> Standalone:
-    return load(path, tokenizer=Words(), device="cpu", **options)
+def read(path: Path, **options) -> StandaloneModel:
+    return load_model(path, tokenizer=Words(), device="cpu", **options)
 
 
 def same(ours: nn.Module, theirs: nn.Module) -> bool:
@@ -194,10 +201,10 @@ def same(ours: nn.Module, theirs: nn.Module) -> bool:
 def test_reads_back_what_was_written(tmp_path: Path, family: str, channels: int) -> None:
     model = read(write(tmp_path, family, channels), prediction="epsilon")
     unet, vae, texts = parts_of(family, channels)
-    assert model.family == family and model.inpainting == (channels == 9)
+    assert model.family == family and model.is_inpainting == (channels == 9)
     assert same(model.unet, unet) and same(model.vae, vae)
-    assert len(model.unet.state_dict()) == len(unet.state_dict()) and len(model.texts) == len(texts)
-    for encoder, text in zip(model.texts, texts, strict=True):
+    assert len(model.unet.state_dict()) == len(unet.state_dict()) and len(model.text_encoders) == len(texts)
+    for encoder, text in zip(model.text_encoders, texts, strict=True):
         assert same(encoder.module, text)
     x, t, context = (
         torch.randn(1, channels, 16, 16),
@@ -208,7 +215,7 @@ def test_reads_back_what_was_written(tmp_path: Path, family: str, channels: int)
     with torch.no_grad():
         ours, theirs = (net(x, t, context, added_cond_kwargs=added).sample for net in (model.unet, unet))
     assert torch.allclose(ours, theirs, atol=1e-5)
-    assert model.scale == (0.13025 if family == "SDXL" else 0.18215)
+    assert model.scaling_factor == (0.13025 if family == "SDXL" else 0.18215)
     assert not any(p.requires_grad for part in model.parts().values() for p in part.parameters())
 
 
@@ -216,18 +223,18 @@ def test_reads_back_what_was_written(tmp_path: Path, family: str, channels: int)
 def test_draws(tmp_path: Path, family: str) -> None:
     """A picture comes out, the same again, another with another prompt."""
     model = read(write(tmp_path, family), prediction="v" if family == "SD2" else None)
-    job = Job("aa (bbb:1.2)", "", [1], plan_of("Euler a", steps=2), 64, 64)
-    first = latents(model, job)
-    assert torch.equal(first, latents(model, job)) and bool(first.isfinite().all())
-    assert decode(model, first).shape == (1, 3, 64, 64)
-    other = latents(model, Job("cccc", "", [1], job.plan, 64, 64))
+    job = RenderJob("aa (bbb:1.2)", "", [1], parse_sampling_plan("Euler a", steps=2), 64, 64)
+    first = sample_latents(model, job)
+    assert torch.equal(first, sample_latents(model, job)) and bool(first.isfinite().all())
+    assert decode_latents(model, first).shape == (1, 3, 64, 64)
+    other = sample_latents(model, RenderJob("cccc", "", [1], job.plan, 64, 64))
     assert not torch.equal(first, other)
 
 
 def test_inpainting_models_draw_too(tmp_path: Path) -> None:
     model = read(write(tmp_path, "SD1", 9))
-    picture = latents(model, Job("aa", "b", [1, 2], plan_of("DDIM", steps=2), 64, 64))
-    assert picture.shape == (2, 4, 64 // CELL, 64 // CELL)
+    picture = sample_latents(model, RenderJob("aa", "b", [1, 2], parse_sampling_plan("DDIM", steps=2), 64, 64))
+    assert picture.shape == (2, 4, 64 // VAE_SCALE_FACTOR, 64 // VAE_SCALE_FACTOR)
 
 
 def test_states_of_sd2_are_the_last_layer_but_one(tmp_path: Path) -> None:
@@ -237,13 +244,13 @@ def test_states_of_sd2_are_the_last_layer_but_one(tmp_path: Path) -> None:
     with torch.no_grad():
         states = text(tokens, output_hidden_states=True).hidden_states[-2]
         expected = text.text_model.final_layer_norm(states)
-    assert torch.allclose(condition(model, "aa", (64, 64), 1).states, expected, atol=1e-6)
-    assert torch.equal(*(condition(model, "aa", (64, 64), skip).states for skip in (1, 2)))
+    assert torch.allclose(encode_prompt(model, "aa", (64, 64), 1).states, expected, atol=1e-6)
+    assert torch.equal(*(encode_prompt(model, "aa", (64, 64), skip).states for skip in (1, 2)))
 
 
 def test_sdxl_conditions(tmp_path: Path) -> None:
     model = read(write(tmp_path, "SDXL"))
-    given, empty = condition(model, "aa", (128, 64), 1), condition(model, "", (128, 64), 1, negative=True)
+    given, empty = encode_prompt(model, "aa", (128, 64), 1), encode_prompt(model, "", (128, 64), 1, negative=True)
     assert given.states.shape == (1, 77, 2 * WIDTH)
     assert given.pooled is not None and given.pooled.shape == (1, 48)
     assert given.sizes is not None and given.sizes.tolist() == [[64, 128, 0, 0, 64, 128]]
@@ -255,7 +262,7 @@ def test_v_of_sd2_shows_when_the_network_runs(tmp_path: Path) -> None:
     """Without a yaml the web UI's test decides; a U-Net that answers far below its input predicts v."""
     path = write(tmp_path, "SD2")
     assert read(path).prediction == "epsilon"
-    state = read_tensors(path).tensors
+    state = load_tensors(path).tensors
     state["model.diffusion_model.out.2.bias"] = torch.full((4,), -3.0)
     save_file(state, path)
     assert read(path).prediction == "v"
@@ -270,10 +277,10 @@ def test_yaml_beside(tmp_path: Path) -> None:
         " unet_config: {params: {num_heads: 4}}, cond_stage_config: {params: {num_attention_heads: 2}}}}"
     )
     model = read(path)
-    assert (model.prediction, model.scale) == ("v", 0.2)
+    assert (model.prediction, model.scaling_factor) == ("v", 0.2)
     assert model.unet.config.attention_head_dim == [4, 4, 4, 4]
-    assert model.texts[0].module.config.num_attention_heads == 2
-    assert float(model.levels.alphas_cumprod[0]) == pytest.approx(0.999)
+    assert model.text_encoders[0].module.config.num_attention_heads == 2
+    assert float(model.noise_schedule.alphas_cumprod[0]) == pytest.approx(0.999)
     yaml.write_text("model: [")
     with pytest.raises(FileError, match=r"SD1\.yaml is not a readable configuration"):
         read(path)
@@ -283,17 +290,17 @@ def test_sgm_yaml() -> None:
     target = {"scaling_config": {"target": "sgm.modules.diffusionmodules.denoiser_scaling.VScaling"}}
     yaml = {"model": {"params": {"denoiser_config": {"params": target}, "network_config": {"params": {}}}}}
     shapes = {name: tensor.shape for name, tensor in state_of("SDXL").items()}
-    assert recognise(shapes, Hints(yaml=yaml)).prediction == "v"
-    assert recognise(shapes).prediction == "epsilon"
-    assert recognise({**shapes, "v_pred": (0,)}).prediction == "v"
-    assert recognise({**shapes, "ztsnr": (0,)}).zero_terminal
+    assert detect_checkpoint_layout(shapes, CheckpointHints(yaml=yaml)).prediction == "v"
+    assert detect_checkpoint_layout(shapes).prediction == "epsilon"
+    assert detect_checkpoint_layout({**shapes, "v_pred": (0,)}).prediction == "v"
+    assert detect_checkpoint_layout({**shapes, "ztsnr": (0,)}).zero_terminal_snr
 
 
 def test_older_names_and_ckpt(tmp_path: Path) -> None:
     """CLIP without `text_model.`, in a torch file with `state_dict`, fp16, and position ids of a careless merge."""
     path = write(tmp_path, "SD1")
     state = {
-        k.replace("transformer.text_model.", "transformer."): t.half() for k, t in read_tensors(path).tensors.items()
+        k.replace("transformer.text_model.", "transformer."): t.half() for k, t in load_tensors(path).tensors.items()
     }
     state["cond_stage_model.transformer.embeddings.position_ids"] = torch.arange(77)[None].float()
     old = tmp_path / "old.ckpt"
@@ -301,7 +308,7 @@ def test_older_names_and_ckpt(tmp_path: Path) -> None:
     model, half = read(old), read(old, precision="fp16")
     assert model.unet.dtype == torch.float32 and half.unet.dtype == torch.float16
     assert torch.allclose(
-        condition(model, "a", (8, 8), 1).states, condition(read(path), "a", (8, 8), 1).states, atol=0.02
+        encode_prompt(model, "a", (8, 8), 1).states, encode_prompt(read(path), "a", (8, 8), 1).states, atol=0.02
     )
     assert model.sha256 == read(old).sha256 and model.name == "old"
 
@@ -318,12 +325,12 @@ def test_older_names_and_ckpt(tmp_path: Path) -> None:
 )
 def test_refuses(shapes: dict[str, tuple[int, ...]], text: str) -> None:
     with pytest.raises(FileError, match=text):
-        recognise(shapes)
+        detect_checkpoint_layout(shapes)
 
 
 def test_names_what_is_missing(tmp_path: Path) -> None:
     path = write(tmp_path, "SD1")
-    state = read_tensors(path).tensors
+    state = load_tensors(path).tensors
     gone = state.pop("model.diffusion_model.input_blocks.1.1.proj_in.bias")
     save_file(state, path)
     with pytest.raises(FileError, match=r"U-Net lacks 1 of \d+ tensors, such as down_blocks.0.attentions.0.proj_in"):
@@ -341,7 +348,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     words = Words()
     words.size = 49408
     with pytest.raises(FileError, match="49408 tokens, the text encoder 64"):
-        load(write(tmp_path, "SD1"), tokenizer=words, device="cpu")
+        load_model(write(tmp_path, "SD1"), tokenizer=words, device="cpu")
 
 
 def test_words_of_a_folder(tmp_path: Path) -> None:
@@ -351,11 +358,11 @@ def test_words_of_a_folder(tmp_path: Path) -> None:
     pieces = ["a", "b", ",", "a</w>", "b</w>", ",</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
     (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
-    model = load(write(tmp_path, "SD1"), device="cpu")
-    assert (model.words.start, model.words.end, model.words.comma) == (7, 8, 5)
-    assert model.words.encode("ab, B") == [6, 5, 4]
+    model = load_model(write(tmp_path, "SD1"), device="cpu")
+    assert (model.tokenizer.start_id, model.tokenizer.end_id, model.tokenizer.comma_id) == (7, 8, 5)
+    assert model.tokenizer.encode("ab, B") == [6, 5, 4]
     with pytest.raises(FileError, match="no CLIP tokenizer"):
-        load(write(tmp_path, "SD1"), tokenizer=tmp_path / "nowhere", device="cpu")
+        load_model(write(tmp_path, "SD1"), tokenizer=tmp_path / "nowhere", device="cpu")
 
 
 @pytest.mark.parametrize("family", ["SD1", "SDXL"])
@@ -364,7 +371,7 @@ def test_diffusers_folders(tmp_path: Path, family: str) -> None:
     folder = tmp_path / "folder"
     for name, part in (("unet", model.unet), ("vae", model.vae)):
         part.save_pretrained(folder / name)
-    for name, encoder in zip(("text_encoder", "text_encoder_2"), model.texts, strict=False):
+    for name, encoder in zip(("text_encoder", "text_encoder_2"), model.text_encoders, strict=False):
         encoder.module.save_pretrained(folder / name)
     with pytest.raises(FileError, match=r"model_index\.json"):
         read(folder)
@@ -381,18 +388,18 @@ def test_a_picture_goes_through_the_autoencoder(tmp_path: Path) -> None:
     from PIL import Image
 
     model = read(write(tmp_path, "SD1"))
-    latent = encode(model, Image.new("RGBA", (40, 30), (255, 0, 0, 0)), (64, 32))
+    latent = encode_image(model, Image.new("RGBA", (40, 30), (255, 0, 0, 0)), (64, 32))
     assert latent.shape == (1, 4, 4, 8)
-    assert torch.equal(latent, encode(model, Image.new("RGB", (64, 32), "white"), (64, 32)))
+    assert torch.equal(latent, encode_image(model, Image.new("RGB", (64, 32), "white"), (64, 32)))
 
 
 def test_parts_of_a_pipeline(tmp_path: Path) -> None:
     class Pipe:
         unet, text_encoder, text_encoder_2 = nn.Linear(1, 1), nn.Linear(1, 1), None
 
-    assert set(model_of(Pipe()).parts()) == {"unet", "te"}
+    assert set(hookable_model_of(Pipe()).parts()) == {"unet", "te"}
     with pytest.raises(FileError, match="has no `unet`"):
-        model_of(object())
+        hookable_model_of(object())
 
 
 @pytest.mark.parametrize(
@@ -419,8 +426,8 @@ def test_a_folder_that_holds_one_variant_only(tmp_path: Path, variant: str | Non
     text.save_pretrained(tmp_path / "text_encoder", **more)
     (tmp_path / "model_index.json").write_text("{}")
     assert not variant or not list(tmp_path.glob("*/model.safetensors"))
-    model = load(tmp_path, tokenizer=Words(), device="cpu")
+    model = load_model(tmp_path, tokenizer=Words(), device="cpu")
     assert all(torch.equal(p, q) for p, q in zip(unet.parameters(), model.unet.parameters(), strict=True))
     assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 1 or not shards
     unet.save_pretrained(tmp_path / "unet")  # beside the plain file the variant is not looked at
-    assert variant_of(tmp_path / "unet") is None
+    assert weights_variant(tmp_path / "unet") is None

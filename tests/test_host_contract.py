@@ -11,31 +11,31 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lora_ext.adapters import adapter_of
-from lora_ext.applied_networks import Applied, Use
+from lora_ext.adapters import adapter_from_tensors
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
 from lora_ext.file import LoraFile
-from lora_ext.inject import MODES, targets
-from lora_ext.layer_names import PARTS, UNET, Site, site_of
-from lora_ext.protocols import Model
+from lora_ext.inject import MODES, find_layer_targets
+from lora_ext.layer_names import PARTS, UNET, LayerId, find_layer_id
+from lora_ext.protocols import HookableModel
 
 
-def lora_for(model: Model, rank: int = 2) -> LoraFile:
+def lora_for(model: HookableModel, rank: int = 2) -> LoraFile:
     """A file with a LoRA for every Linear and Conv2d that the model has."""
     generator = torch.Generator().manual_seed(0)
     adapters = {}
     for part, root in model.parts().items():
-        for site, target in targets(part, root).items():
+        for site, target in find_layer_targets(part, root).items():
             if len(target.shape) > 1:
                 out, *rest = target.shape
                 up = torch.randn(out, rank, *[1] * (len(rest) - 1), generator=generator)
                 down = torch.randn(rank, *rest, generator=generator)
-                adapters[site] = adapter_of(
+                adapters[site] = adapter_from_tensors(
                     {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(1.0)}
                 )
     return LoraFile(adapters)  # type: ignore[arg-type]
 
 
-def _weights(model: Model) -> dict[tuple[str, str], tuple[int, Tensor]]:
+def _weights(model: HookableModel) -> dict[tuple[str, str], tuple[int, Tensor]]:
     """Every parameter: the object, and a copy of its values."""
     return {
         (part, name): (id(parameter), parameter.detach().clone())
@@ -44,33 +44,40 @@ def _weights(model: Model) -> dict[tuple[str, str], tuple[int, Tensor]]:
     }
 
 
-def _hooks(model: Model) -> int:
+def _hooks(model: HookableModel) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for r in model.parts().values() for m in r.modules())
 
 
-def check(model: Model, mode: str) -> None:
+def check(model: HookableModel, mode: str) -> None:
     """Parts have known names and modules; everything that is put on comes off again, to the very same objects."""
     parts = model.parts()
     assert set(parts) <= set(PARTS)
     assert UNET in parts
     for part, root in parts.items():
         assert isinstance(root, nn.Module)
-        assert any(site_of(part, name) for name, _ in root.named_modules()), f"no layer of {part} has a known name"
+        assert any(find_layer_id(part, name) for name, _ in root.named_modules()), (
+            f"no layer of {part} has a known name"
+        )
     assert {p: id(r) for p, r in model.parts().items()} == {p: id(r) for p, r in parts.items()}
     before, hooks = _weights(model), _hooks(model)
     file = lora_for(model)
-    with Applied(model, mode) as applied:
-        for uses in ([Use(file)], [Use(file, 0.5), Use(file, -1, 2)], [Use(file, start=1)], [Use(file, stop=0.5)]):
-            fits = applied.set(uses)
+    with AppliedNetworks(model, mode) as applied:
+        for uses in (
+            [AdapterSpec(file)],
+            [AdapterSpec(file, 0.5), AdapterSpec(file, -1, 2)],
+            [AdapterSpec(file, start=1)],
+            [AdapterSpec(file, stop=0.5)],
+        ):
+            fits = applied.apply(uses)
             assert all(fit.matched == len(file.adapters) for fit in fits)
             for step in range(3):
                 applied.at_step(step, 3)
-        applied.set([])
+        applied.apply([])
         _same(before, _weights(model))
-        applied.set([Use(file)])
+        applied.apply([AdapterSpec(file)])
     _same(before, _weights(model))
-    with pytest.raises(KeyboardInterrupt), Applied(model, mode) as applied:
-        applied.set([Use(file)])
+    with pytest.raises(KeyboardInterrupt), AppliedNetworks(model, mode) as applied:
+        applied.apply([AdapterSpec(file)])
         raise KeyboardInterrupt
     _same(before, _weights(model))
     assert _hooks(model) == hooks
@@ -152,15 +159,15 @@ def test_contract(name: str, mode: str) -> None:
 def test_the_maker_reaches_every_kind_of_layer() -> None:
     file = lora_for(MODELS["SDXL in LDM names"]())
     assert {site.part for site in file.adapters} == set(PARTS)
-    assert Site("te2", "BASE", "layers.0.self_attn.out_proj") in file.adapters
+    assert LayerId("te2", "BASE", "layers.0.self_attn.out_proj") in file.adapters
 
 
 def test_loading_weights_goes_into_the_originals() -> None:
     model = MODELS["SD1 in LDM names"]()
     unet = model.parts()[UNET]
     new = {name: torch.full_like(value, 0.5) for name, value in unet.state_dict().items()}
-    applied = Applied(model, "baked")
-    applied.set([Use(lora_for(model))])
+    applied = AppliedNetworks(model, "baked")
+    applied.apply([AdapterSpec(lora_for(model))])
     unet.load_state_dict(new)
     assert all(torch.equal(value, new[name]) for name, value in unet.state_dict().items())
     applied.close()

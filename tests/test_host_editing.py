@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_host_samplers import LEVELS, Exact
 
-from lora_ext.host.standalone.prompt_editing import Passes, phases, several
-from lora_ext.host.standalone.sampling import Condition, Guide, Phases
+from lora_ext.host.standalone.prompt_editing import PassSteps, parse_and_prompts, parse_prompt_editing
+from lora_ext.host.standalone.sampling import CfgDenoiser, Conditioning, ConditioningSchedule
 
 ROWS = {
     "test": [(10, "test")],
@@ -35,25 +35,25 @@ ROWS = {
 
 @pytest.mark.parametrize("prompt", ROWS)
 def test_rows(prompt: str) -> None:
-    assert phases(prompt, Passes(10)) == ROWS[prompt]
+    assert parse_prompt_editing(prompt, PassSteps(10)) == ROWS[prompt]
 
 
 def test_turns() -> None:
-    assert phases("[a|b]", Passes(4)) == [(1, "a"), (2, "b"), (3, "a"), (4, "b")]
-    assert phases("[fe|]male", Passes(3)) == [(1, "female"), (2, "male"), (3, "female")]
+    assert parse_prompt_editing("[a|b]", PassSteps(4)) == [(1, "a"), (2, "b"), (3, "a"), (4, "b")]
+    assert parse_prompt_editing("[fe|]male", PassSteps(3)) == [(1, "female"), (2, "male"), (3, "female")]
 
 
 def test_the_hires_pass_counts_on() -> None:
     """Shares go from 1 to 2 there, steps from the first pass's last; what happened in the first pass has happened."""
-    passes = Passes(6, first=10)
-    assert phases("[a:b:0.5]", passes) == [(6, "b")]
-    assert phases("[a:b:1.5]", passes) == [(3, "a"), (6, "b")]
-    assert phases("[a:b:12]", passes) == [(2, "a"), (6, "b")]
+    passes = PassSteps(6, first_pass_steps=10)
+    assert parse_prompt_editing("[a:b:0.5]", passes) == [(6, "b")]
+    assert parse_prompt_editing("[a:b:1.5]", passes) == [(3, "a"), (6, "b")]
+    assert parse_prompt_editing("[a:b:12]", passes) == [(2, "a"), (6, "b")]
 
 
 @given(st.text(alphabet="ab []():|\\2.5", max_size=30), st.integers(1, 12))
 def test_any_text_is_read(prompt: str, steps: int) -> None:
-    rows = phases(prompt, Passes(steps))
+    rows = parse_prompt_editing(prompt, PassSteps(steps))
     ends = [end for end, _ in rows]
     assert ends == sorted(set(ends)) and ends[-1] == steps
     if not set("[|") & set(prompt):
@@ -61,8 +61,8 @@ def test_any_text_is_read(prompt: str, steps: int) -> None:
 
 
 def test_deep_brackets_end() -> None:
-    assert phases("[" * 2000 + "a" + "]" * 2000, Passes(4))[-1][0] == 4
-    assert phases("[" * 500, Passes(4)) == [(4, "[" * 500)]
+    assert parse_prompt_editing("[" * 2000 + "a" + "]" * 2000, PassSteps(4))[-1][0] == 4
+    assert parse_prompt_editing("[" * 500, PassSteps(4)) == [(4, "[" * 500)]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_deep_brackets_end() -> None:
     ],
 )
 def test_and(prompt: str, rows: list[tuple[str, float]]) -> None:
-    assert several(prompt) == rows
+    assert parse_and_prompts(prompt) == rows
 
 
 class Echo(torch.nn.Module):
@@ -93,22 +93,22 @@ class Echo(torch.nn.Module):
         return self  # type: ignore[return-value]
 
 
-def say(number: float, length: int = 1) -> Condition:
-    return Condition(torch.full((1, length, 2), number))
+def say(number: float, length: int = 1) -> Conditioning:
+    return Conditioning(torch.full((1, length, 2), number))
 
 
 @pytest.mark.parametrize("length", [1, 2])
 def test_several_texts_pull_each_with_its_weight(length: int) -> None:
     """u + cfg·Σ wᵢ(cᵢ − u), in one batch where the texts are equally long."""
     unet = Echo()
-    guide = Guide(unet, LEVELS, "epsilon", say(1), say(0.5), 2.0, weight=0.5, more=[(say(3, length), -1.0)])
-    noise = guide.noise(torch.zeros(2, 4, 1, 1), 10)
+    guide = CfgDenoiser(unet, LEVELS, "epsilon", say(1), say(0.5), 2.0, weight=0.5, more_conds=[(say(3, length), -1.0)])
+    noise = guide.predict_noise(torch.zeros(2, 4, 1, 1), 10)
     assert torch.allclose(noise, torch.full_like(noise, 0.5 + 2 * (0.5 * (1 - 0.5) - (3 - 0.5))))
     assert unet.calls == ([6] if length == 1 else [2, 2, 2])
 
 
 def test_texts_change_while_a_picture_is_made() -> None:
     """As in the web UI, whose guesses count from 0 and rows from 1: a row that ends at 2 serves three guesses."""
-    guide = Guide(Echo(), LEVELS, "epsilon", Phases(((2, say(1)), (4, say(2)))), say(0), 1.0)
-    seen = [float(guide.noise(torch.zeros(1, 4, 1, 1), 10).mean()) for _ in range(6)]
+    guide = CfgDenoiser(Echo(), LEVELS, "epsilon", ConditioningSchedule(((2, say(1)), (4, say(2)))), say(0), 1.0)
+    seen = [float(guide.predict_noise(torch.zeros(1, 4, 1, 1), 10).mean()) for _ in range(6)]
     assert seen == [1, 1, 1, 2, 2, 2]

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_ext.applied_networks import Applied, resolve
+from lora_ext.applied_networks import AppliedNetworks, resolve_tag
 from lora_ext.errors import FileError
-from lora_ext.file.lora_library import Library
-from lora_ext.host.standalone.loader import Standalone, load
-from lora_ext.host.standalone.rendering import Job, condition, decode, latents, to_images
-from lora_ext.host.standalone.sampling import plan_of
-from lora_ext.lora_tags import parse
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.host.standalone.loader import StandaloneModel, load_model
+from lora_ext.host.standalone.rendering import RenderJob, decode_latents, encode_prompt, sample_latents, to_pil_images
+from lora_ext.host.standalone.sampling import parse_sampling_plan
+from lora_ext.lora_tags import parse_lora_tags
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", ROOT.parent / "shared" / "golden")) / "webui"
@@ -40,15 +40,15 @@ class Words:
 
 
 @pytest.fixture(scope="module")
-def model() -> Standalone:
-    return load(
+def model() -> StandaloneModel:
+    return load_model(
         GOLDEN / "tiny-sd15.safetensors", tokenizer=Words(), text_config={"num_attention_heads": 4}, device="cpu"
     )
 
 
 @pytest.fixture(scope="module")
-def library() -> Library:
-    return Library([GOLDEN])
+def library() -> LoraLibrary:
+    return LoraLibrary([GOLDEN])
 
 
 @pytest.fixture(autouse=True)
@@ -65,20 +65,23 @@ def far(ours: torch.Tensor, golden: np.ndarray) -> float:
 
 @pytest.mark.parametrize("mode", ["live", "baked"])
 @pytest.mark.parametrize("case", CASES)
-def test_as_the_web_ui(model: Standalone, library: Library, case: str, mode: str) -> None:
+def test_as_the_web_ui(model: StandaloneModel, library: LoraLibrary, case: str, mode: str) -> None:
     golden = np.load(GOLDEN / f"{case}.npz")
     asked = json.loads((GOLDEN / f"{case}.request.json").read_text())
-    text, requests, errors = parse(asked["prompt"])
-    plan = plan_of(asked["sampler_name"], asked["scheduler"], asked["steps"])
+    text, requests, errors = parse_lora_tags(asked["prompt"])
+    plan = parse_sampling_plan(asked["sampler_name"], asked["scheduler"], asked["steps"])
     size = (asked["width"], asked["height"])
-    job = Job(text, asked["negative_prompt"], [asked["seed"]], plan, *size, asked["cfg_scale"])
+    job = RenderJob(text, asked["negative_prompt"], [asked["seed"]], plan, *size, asked["cfg_scale"])
     before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
     seen: list[tuple[torch.Tensor, ...]] = []
-    with Applied(model, mode) as applied:
-        fits = applied.set([resolve(request, library) for request in requests])
-        cond, uncond = condition(model, job.prompt, size, 1), condition(model, job.negative, size, 1, negative=True)
-        latent = latents(model, job, applied.at_step, lambda *step: seen.append(step))
-    picture = decode(model, latent)
+    with AppliedNetworks(model, mode) as applied:
+        fits = applied.apply([resolve_tag(request, library) for request in requests])
+        cond, uncond = (
+            encode_prompt(model, job.prompt, size, 1),
+            encode_prompt(model, job.negative, size, 1, negative=True),
+        )
+        latent = sample_latents(model, job, applied.at_step, lambda *step: seen.append(step))
+    picture = decode_latents(model, latent)
 
     assert not errors and all(fit.ok for fit in fits)
     assert far(cond.states, golden["cond"][0]) < COND
@@ -93,23 +96,23 @@ def test_as_the_web_ui(model: Standalone, library: Library, case: str, mode: str
     assert far(latent, golden["latent"][0]) < LATENT
     assert far(picture, golden["image"][0]) < IMAGE
     png = np.asarray(Image.open(GOLDEN / f"{case}.png").convert("RGB"), dtype=int)
-    assert np.abs(np.asarray(to_images(picture)[0], dtype=int) - png).max() <= 1
+    assert np.abs(np.asarray(to_pil_images(picture)[0], dtype=int) - png).max() <= 1
     after = model.unet.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_heads_from_a_config_beside(model: Standalone, tmp_path: Path) -> None:
+def test_heads_from_a_config_beside(model: StandaloneModel, tmp_path: Path) -> None:
     folder = tmp_path / "text_encoder"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"hidden_size": 64, "num_attention_heads": 4}))
     for suffix in (".safetensors", ".yaml"):
         (tmp_path / f"m{suffix}").symlink_to(GOLDEN / f"tiny-sd15{suffix}")
-    again = load(tmp_path / "m.safetensors", tokenizer=Words(), device="cpu")
-    assert again.texts[0].module.config.num_attention_heads == 4
-    assert again.scale == model.scale == 0.18215
+    again = load_model(tmp_path / "m.safetensors", tokenizer=Words(), device="cpu")
+    assert again.text_encoders[0].module.config.num_attention_heads == 4
+    assert again.scaling_factor == model.scaling_factor == 0.18215
 
 
 def test_says_where_it_looked_for_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_ext.host.standalone.tokenizer_files.HUB", ())
+    monkeypatch.setattr("lora_ext.host.standalone.tokenizer_files.TOKENIZER_REPOSITORIES", ())
     with pytest.raises(FileError, match=r"no CLIP tokenizer .*--tokenizer DIR"):
-        load(GOLDEN / "tiny-sd15.safetensors", device="cpu")
+        load_model(GOLDEN / "tiny-sd15.safetensors", device="cpu")

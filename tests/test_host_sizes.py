@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from test_host_checkpoint import PREFIXES, ldm_text, ldm_unet, ldm_vae
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lora_ext.host.checkpoint_layout import recognise
+from lora_ext.host.checkpoint_layout import detect_checkpoint_layout
 
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 UNETS = {
@@ -47,15 +47,15 @@ def test_real_sizes(family: str, channels: int) -> None:
         state = {**ldm_unet(unet), **ldm_vae(vae)}
         for text, prefix in zip(texts, PREFIXES[family], strict=True):
             state |= ldm_text(text, prefix, width=text.config.hidden_size)
-        what = recognise({name: tuple(tensor.shape) for name, tensor in state.items()})
+        what = detect_checkpoint_layout({name: tuple(tensor.shape) for name, tensor in state.items()})
         ours = [UNet2DConditionModel(**what.unet), AutoencoderKL(**what.vae)]
-    assert what.family == family and what.inpainting == (channels == 9)
+    assert what.family == family and what.is_inpainting == (channels == 9)
     for mine, theirs in zip(ours, (unet, vae), strict=True):
         shapes = {name: tensor.shape for name, tensor in mine.state_dict().items()}
         assert shapes == {name: tensor.shape for name, tensor in theirs.state_dict().items()}
     heads = UNETS[family]["attention_head_dim"]
     assert what.unet["attention_head_dim"] == [heads] * 4 if isinstance(heads, int) else list(heads)
-    for shape, config in zip(what.texts, TEXTS[family], strict=True):
+    for shape, config in zip(what.text_encoders, TEXTS[family], strict=True):
         unused = 1 if family == "SD2" else 0
         expected = {**config, "num_hidden_layers": config["num_hidden_layers"] - unused}
         assert {name: shape.config[name] for name in expected} == expected

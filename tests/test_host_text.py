@@ -7,13 +7,13 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from lora_ext.host.standalone.prompt_encoding import (
-    LOOK_BACK,
-    ROOM,
-    Encoder,
-    Segment,
-    chunks,
-    emphasise,
+    CHUNK_TOKENS,
+    COMMA_BACKTRACK,
+    PromptSegment,
+    TextEncoder,
+    apply_emphasis,
     parse_emphasis,
+    tokenize_prompt,
 )
 
 
@@ -62,47 +62,47 @@ def test_emphasis(prompt: str, expected: list[tuple[str | None, float]]) -> None
 
 
 def test_an_empty_prompt_is_one_empty_chunk() -> None:
-    (chunk,) = chunks("", Words())
+    (chunk,) = tokenize_prompt("", Words())
     assert chunk.tokens == (62, *[63] * 76) and set(chunk.weights) == {1.0} and len(chunk.weights) == 77
 
 
 def test_weights_follow_their_tokens() -> None:
-    (chunk,) = chunks("aa (bbb:2) c", Words())
+    (chunk,) = tokenize_prompt("aa (bbb:2) c", Words())
     assert chunk.tokens[:5] == (62, 2, 3, 1, 63) and chunk.weights[:5] == (1, 1, 2, 1, 1)
 
 
 def test_overflow_starts_a_chunk() -> None:
-    first, second = chunks("aa " * (ROOM + 1), Words())
-    assert first.tokens == (62, *[2] * ROOM, 63) and second.tokens[:3] == (62, 2, 63)
-    assert len(chunks("aa " * ROOM, Words())) == 1
+    first, second = tokenize_prompt("aa " * (CHUNK_TOKENS + 1), Words())
+    assert first.tokens == (62, *[2] * CHUNK_TOKENS, 63) and second.tokens[:3] == (62, 2, 63)
+    assert len(tokenize_prompt("aa " * CHUNK_TOKENS, Words())) == 1
 
 
 def test_overflow_after_a_near_comma() -> None:
-    first, second = chunks("aa " * 70 + ", " + "bbb " * 5, Words())
+    first, second = tokenize_prompt("aa " * 70 + ", " + "bbb " * 5, Words())
     assert first.tokens.count(3) == 0 and second.tokens[:7] == (62, 3, 3, 3, 3, 3, 63)
-    far = "aa " * (ROOM - LOOK_BACK - 2) + ", " + "bbb " * (LOOK_BACK + 5)
-    assert chunks(far, Words())[0].tokens.count(3) == LOOK_BACK + 1
+    far = "aa " * (CHUNK_TOKENS - COMMA_BACKTRACK - 2) + ", " + "bbb " * (COMMA_BACKTRACK + 5)
+    assert tokenize_prompt(far, Words())[0].tokens.count(3) == COMMA_BACKTRACK + 1
 
 
 def test_break_fills_up_the_chunk() -> None:
-    first, second = chunks("aa BREAK bbb", Words())
+    first, second = tokenize_prompt("aa BREAK bbb", Words())
     assert first.tokens[:3] == (62, 2, 63) and second.tokens[:3] == (62, 3, 63)
-    assert [c.tokens[1] for c in chunks("BREAK aa", Words())] == [63, 2]
+    assert [c.tokens[1] for c in tokenize_prompt("BREAK aa", Words())] == [63, 2]
 
 
 def test_emphasis_keeps_the_mean() -> None:
     states = torch.randn(1, 77, 8) + 1
     weights = torch.ones(1, 77)
-    assert emphasise(states, weights) is states
+    assert apply_emphasis(states, weights) is states
     weights[0, 3] = 1.5
-    out = emphasise(states, weights)
+    out = apply_emphasis(states, weights)
     assert torch.allclose(out.mean(), states.mean())
     assert torch.allclose(out[0, 3] / out[0, 4], 1.5 * states[0, 3] / states[0, 4])
 
 
 def test_emphasis_without_a_mean() -> None:
     states = torch.cat([torch.ones(1, 1, 8), -torch.ones(1, 1, 8)], dim=1)
-    assert torch.equal(emphasise(states, torch.tensor([[1.0, 2.0]]))[0, 1], torch.full((8,), -2.0))
+    assert torch.equal(apply_emphasis(states, torch.tensor([[1.0, 2.0]]))[0, 1], torch.full((8,), -2.0))
 
 
 @pytest.fixture(scope="module")
@@ -116,23 +116,23 @@ def clip() -> CLIPTextModelWithProjection:
 
 
 def test_clip_skip_is_a_shorter_encoder(clip: CLIPTextModelWithProjection) -> None:
-    parts = chunks("aa (bbb:1.3)", Words())
-    whole = Encoder(clip)
-    skipped, _ = whole.encode(parts, 63, clip_skip=2)
+    parts = tokenize_prompt("aa (bbb:1.3)", Words())
+    whole = TextEncoder(clip)
+    skipped, _ = whole.encode_chunks(parts, 63, clip_skip=2)
     layers = clip.text_model.encoder.layers
     clip.text_model.encoder.layers = layers[:-1]
     try:
-        shorter, _ = whole.encode(parts, 63)
+        shorter, _ = whole.encode_chunks(parts, 63)
     finally:
         clip.text_model.encoder.layers = layers
     assert torch.equal(skipped, shorter)
-    assert not torch.allclose(skipped, whole.encode(parts, 63)[0])
+    assert not torch.allclose(skipped, whole.encode_chunks(parts, 63)[0])
 
 
 def test_padding_and_pooling_of_open_clip(clip: CLIPTextModelWithProjection) -> None:
     """With 0 after the end token, the pooled state is the end token's, whatever follows it."""
-    encoder = Encoder(clip, "penultimate", 0, pooled=True)
-    state, pooled = encoder.encode(chunks("aa BREAK bbb", Words()), 63)
+    encoder = TextEncoder(clip, "penultimate", 0, pooled=True)
+    state, pooled = encoder.encode_chunks(tokenize_prompt("aa BREAK bbb", Words()), 63)
     tokens = torch.tensor([[62, 2, 63, *[0] * 74]])
     out = clip(tokens, output_hidden_states=True)
     assert state.shape == (1, 154, 16) and torch.equal(state[:, :77], out.hidden_states[-2])
@@ -140,4 +140,4 @@ def test_padding_and_pooling_of_open_clip(clip: CLIPTextModelWithProjection) -> 
 
 
 def test_segments_are_values() -> None:
-    assert Segment("a") == Segment("a", 1.0)
+    assert PromptSegment("a") == PromptSegment("a", 1.0)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from lora_ext.applied_networks import Use
-from lora_ext.blocks import PRESETS, parse_weights
-from lora_ext.layer_names import TE, UNET, Site
-from lora_ext.lora_tags import request_of
-from lora_ext.no_effect_reasons import empty_range, why_idle
+from lora_ext.applied_networks import AdapterSpec
+from lora_ext.blocks import BLOCK_PRESETS, parse_block_weights
+from lora_ext.layer_names import TE, UNET, LayerId
+from lora_ext.lora_tags import parse_tag_items
+from lora_ext.no_effect_reasons import empty_step_range_reason, no_effect_reason
 
-LAYERS = (Site(UNET, "IN01", "a"), Site(UNET, "OUT05", "b"))
-WORDS = (Site(TE, "BASE", "c"),)
+LAYERS = (LayerId(UNET, "IN01", "a"), LayerId(UNET, "OUT05", "b"))
+WORDS = (LayerId(TE, "BASE", "c"),)
 
 
-def use(tag: str) -> Use:
+def use(tag: str) -> AdapterSpec:
     """The use of a tag's items; its file does not matter here."""
-    asked = request_of(tag.split(":"))
-    blocks = {"blocks": parse_weights(asked.lbw, presets=PRESETS)} if asked.lbw else {}
-    return Use(None, asked.te, asked.unet, **blocks, start=asked.start, stop=asked.stop, name=asked.name)  # type: ignore[arg-type]
+    asked = parse_tag_items(tag.split(":"))
+    blocks = {"blocks": parse_block_weights(asked.lbw, presets=BLOCK_PRESETS)} if asked.lbw else {}
+    return AdapterSpec(None, asked.te, asked.unet, **blocks, start=asked.start, stop=asked.stop, name=asked.name)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def use(tag: str) -> Use:
     ],
 )
 def test_never(tag: str, total: int | None, says: str) -> None:
-    said = why_idle(use(tag), LAYERS, total)
+    said = no_effect_reason(use(tag), LAYERS, total)
     assert says in said and said.startswith("a") and "\n" not in said
 
 
@@ -48,24 +48,24 @@ def test_never(tag: str, total: int | None, says: str) -> None:
      ("a:-1", None), ("a:0:1", None), ("a:1:lbw=OUTALL", None), ("a:1:start=0:stop=1", 20)],
 )  # fmt: skip
 def test_acts(tag: str, total: int | None) -> None:
-    assert why_idle(use(tag), LAYERS, total) == ""
+    assert no_effect_reason(use(tag), LAYERS, total) == ""
 
 
 def test_the_text_encoder_acts_at_all_steps() -> None:
-    assert why_idle(use("a:1:step=9-2"), (*LAYERS, *WORDS)).startswith("a: its U-Net part never acts")
-    assert why_idle(use("a:1:step=9-2"), LAYERS).startswith("a: it never acts")
-    assert why_idle(use("a:1:step=9-2"), WORDS) == ""
+    assert no_effect_reason(use("a:1:step=9-2"), (*LAYERS, *WORDS)).startswith("a: its U-Net part never acts")
+    assert no_effect_reason(use("a:1:step=9-2"), LAYERS).startswith("a: it never acts")
+    assert no_effect_reason(use("a:1:step=9-2"), WORDS) == ""
 
 
 def test_a_file_that_does_not_fit_is_not_said_to_have_weight_0() -> None:
-    assert why_idle(use("a:1"), ()) == why_idle(use("a:1:step=9-2"), ()) == ""
+    assert no_effect_reason(use("a:1"), ()) == no_effect_reason(use("a:1:step=9-2"), ()) == ""
 
 
 def test_one_step_too_late() -> None:
-    assert empty_range(19, None, 20) == "" and empty_range(20, None, 20)
-    assert empty_range(0.95, None, 20) == "" and empty_range(0.96, None, 20)
+    assert empty_step_range_reason(19, None, 20) == "" and empty_step_range_reason(20, None, 20)
+    assert empty_step_range_reason(0.95, None, 20) == "" and empty_step_range_reason(0.96, None, 20)
 
 
 def test_a_step_with_a_point_is_no_share_of_500_percent() -> None:
-    assert request_of("a:1:start=5.0".split(":")) == request_of("a:1:start=5".split(":"))
-    assert isinstance(request_of("a:1:start=1.0".split(":")).start, float)
+    assert parse_tag_items("a:1:start=5.0".split(":")) == parse_tag_items("a:1:start=5".split(":"))
+    assert isinstance(parse_tag_items("a:1:start=1.0".split(":")).start, float)

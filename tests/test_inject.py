@@ -13,10 +13,10 @@ from makers import KINDS, make, suits
 from reference import reference, reference_bias
 from torch import Tensor, nn
 
-from lora_ext.adapters import Adapter, adapter_of
+from lora_ext.adapters import Adapter, adapter_from_tensors
 from lora_ext.errors import FitError
-from lora_ext.inject import BAKED, LIVE, MODES, Injection, Piece, Target, targets, weight_shape
-from lora_ext.inject.live_layer import LAYERS
+from lora_ext.inject import BAKED, LIVE, MODES, AppliedAdapter, Injection, LayerTarget, find_layer_targets, weight_shape
+from lora_ext.inject.live_layer import LIVE_LAYERS
 
 LAYERS_TO_TRY = {
     "linear": lambda: nn.Linear(12, 16),
@@ -41,18 +41,20 @@ if torch.__version__ < "2.2":  # no fp16 arithmetic on the CPU there
 def nothing_left() -> Iterator[None]:
     torch.manual_seed(0)
     yield
-    assert len(LAYERS) == 0
+    assert len(LIVE_LAYERS) == 0
 
 
-def build(layer: str, kind: str, dtype: torch.dtype) -> tuple[nn.Module, Target, Adapter, dict[str, Tensor], Tensor]:
+def build(
+    layer: str, kind: str, dtype: torch.dtype
+) -> tuple[nn.Module, LayerTarget, Adapter, dict[str, Tensor], Tensor]:
     module = LAYERS_TO_TRY[layer]().to(dtype)
     shape = weight_shape(module)
     assert shape is not None
     tensors = make(kind, shape, rank=2, dtype=dtype, rng=np.random.default_rng(7))
-    adapter = adapter_of(tensors)
+    adapter = adapter_from_tensors(tensors)
     assert adapter is not None
     size = INPUTS.get(type(module)) or (2, module.in_channels, 6, 6)  # type: ignore[union-attr]
-    return module, Target(module, "weight", shape), adapter, tensors, torch.randn(size).to(dtype)
+    return module, LayerTarget(module, "weight", shape), adapter, tensors, torch.randn(size).to(dtype)
 
 
 def exact(module: nn.Module, x: Tensor, weight: np.ndarray, bias: np.ndarray | None) -> Tensor:
@@ -84,7 +86,7 @@ def test_live_and_baked_are_w_plus_delta(layer: str, kind: str, dtype: torch.dty
     plain = module(x).detach()
     for mode in (LIVE, BAKED):
         with Injection(mode) as injection:
-            injection.put({target: (Piece(adapter, scale),)})
+            injection.apply({target: (AppliedAdapter(adapter, scale),)})
             got = module(x).detach()
         assert got.dtype == plain.dtype
         room = TOLERANCE[dtype] * float(expected.abs().max() + plain.double().abs().max() + 1)
@@ -107,17 +109,19 @@ class Net(nn.Module):
         return self.attention(x, x, x, need_weights=False)[0], self.conv(image)
 
 
-def net_places(net: Net) -> dict[Target, list[Adapter]]:
+def net_places(net: Net) -> dict[LayerTarget, list[Adapter]]:
     square = torch.Size((12, 12))
-    places = [Target(net.linear, "weight", square), Target(net.norm, "weight", torch.Size((12,))),
-              Target(net.conv, "weight", torch.Size((4, 3, 3, 3))), Target(net.attention, "out_proj.weight", square),
-              *(Target(net.attention, "in_proj_weight", square, (i * 12, i * 12 + 12)) for i in range(3))]  # fmt: skip
+    places = [LayerTarget(net.linear, "weight", square), LayerTarget(net.norm, "weight", torch.Size((12,))),
+                        LayerTarget(net.conv, "weight", torch.Size((4, 3, 3, 3))),
+                        LayerTarget(net.attention, "out_proj.weight", square),
+                        *(LayerTarget(net.attention, "in_proj_weight", square, (i * 12, i * 12 + 12))
+                          for i in range(3))]  # fmt: skip
     rng = np.random.default_rng(3)
 
     def kinds(shape: torch.Size) -> list[str]:
         return ["full", "norm"] if len(shape) == 1 else ["lora", "loha", "full", "lora-dora-out", "lora"]
 
-    return {p: [a for k in kinds(p.shape) if (a := adapter_of(make(k, p.shape, rng=rng)))] for p in places}
+    return {p: [a for k in kinds(p.shape) if (a := adapter_from_tensors(make(k, p.shape, rng=rng)))] for p in places}
 
 
 def test_attention_takes_q_k_v_and_out() -> None:
@@ -135,23 +139,25 @@ def test_attention_takes_q_k_v_and_out() -> None:
         expected = reference_net.attention(x, x, x, need_weights=False)[0]  # type: ignore[operator]
         for mode in MODES:
             with Injection(mode) as injection:
-                wanted = {t: (Piece(a[0], 0.5),) for t, a in places.items() if t.module is net.attention}
-                injection.put(wanted)
+                wanted = {t: (AppliedAdapter(a[0], 0.5),) for t, a in places.items() if t.module is net.attention}
+                injection.apply(wanted)
                 got = net.attention(x, x, x, need_weights=False)[0]
                 assert torch.allclose(got, expected, atol=2e-6), mode
-                assert injection.put(wanted) == 0
+                assert injection.apply(wanted) == 0
 
 
 def test_openclip_s_rows_are_q_k_and_v_in_that_order() -> None:
     """As PyTorch splits them: a change of q, k or v alone, where the attention itself computes with it."""
     attention = nn.MultiheadAttention(12, 2, batch_first=True).eval()
     root = nn.ModuleDict({"attn": attention})
-    found = targets("te", nn.ModuleDict({"transformer": nn.ModuleDict({"resblocks": nn.ModuleList([root])})}))
+    found = find_layer_targets(
+        "te", nn.ModuleDict({"transformer": nn.ModuleDict({"resblocks": nn.ModuleList([root])})})
+    )
     width = attention.embed_dim
     query, key, value = (attention.in_proj_weight[i * width : (i + 1) * width] for i in range(3))
-    sizes = {site.leaf.rpartition(".")[2]: target for site, target in found.items()}
+    sizes = {site.layer.rpartition(".")[2]: target for site, target in found.items()}
     assert sizes.keys() == {"q_proj", "k_proj", "v_proj", "out_proj"}
-    adapter = adapter_of(make("lora", (width, width)))
+    adapter = adapter_from_tensors(make("lora", (width, width)))
     assert adapter is not None
     more = adapter.delta(query)
     x = torch.randn(2, 5, width)
@@ -161,7 +167,7 @@ def test_openclip_s_rows_are_q_k_and_v_in_that_order() -> None:
                    for part, bias in zip(parts, attention.in_proj_bias.chunk(3), strict=True))  # fmt: skip
         heads = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
         with Injection(BAKED) as injection:
-            injection.put({sizes[f"{name}_proj"]: (Piece(adapter, 1.0),)})
+            injection.apply({sizes[f"{name}_proj"]: (AppliedAdapter(adapter, 1.0),)})
             got = attention(x, x, x, need_weights=False)[0]
         assert torch.allclose(got, attention.out_proj(heads), atol=1e-5), name
 
@@ -181,18 +187,20 @@ def test_a_thousand_random_sequences_leave_nothing_behind() -> None:
             injection = rng.choice(injections)
             chosen = rng.sample(list(places), rng.randint(1, 3))
             wanted = {
-                t: tuple(Piece(a, rng.choice([0, 1, -0.5, 2.0])) for a in rng.sample(places[t], rng.randint(0, 2)))
+                t: tuple(
+                    AppliedAdapter(a, rng.choice([0, 1, -0.5, 2.0])) for a in rng.sample(places[t], rng.randint(0, 2))
+                )
                 for t in chosen
             }
             if rng.random() < 0.15:
-                bad = adapter_of({"lora_up.weight": torch.ones(7, 1), "lora_down.weight": torch.ones(1, 5)})
+                bad = adapter_from_tensors({"lora_up.weight": torch.ones(7, 1), "lora_down.weight": torch.ones(1, 5)})
                 assert bad is not None
-                wanted[chosen[0]] = (*wanted[chosen[0]], Piece(bad, 1.0))
+                wanted[chosen[0]] = (*wanted[chosen[0]], AppliedAdapter(bad, 1.0))
                 with pytest.raises(FitError):
-                    injection.put(wanted)
-                assert not injection.touched()
+                    injection.apply(wanted)
+                assert not injection.touched_layers()
             else:
-                injection.put(wanted)
+                injection.apply(wanted)
             if rng.random() < 0.1:
                 net(x, image)
         for injection in rng.sample(injections, len(injections)):
@@ -215,8 +223,8 @@ def test_nested_injections_add_up_in_any_order() -> None:
     for outer_mode in (LIVE, BAKED):
         for inner_mode in (LIVE, BAKED):
             outer, inner = Injection(outer_mode), Injection(inner_mode)
-            outer.put({target: (Piece(adapters[0], 1.0),)})
-            inner.put({target: (Piece(adapters[0], 0.5),)})
+            outer.apply({target: (AppliedAdapter(adapters[0], 1.0),)})
+            inner.apply({target: (AppliedAdapter(adapters[0], 0.5),)})
             assert torch.allclose(net.linear(x), nn.functional.linear(x, weight + 1.5 * once, bias), atol=2e-5)
             outer.close()
             assert torch.allclose(net.linear(x), nn.functional.linear(x, weight + 0.5 * once, bias), atol=2e-5)
@@ -228,24 +236,24 @@ def test_only_what_changed_is_touched() -> None:
     net = Net().eval()
     places = net_places(net)
     with Injection(LIVE) as injection:
-        wanted = {t: (Piece(a[0], 0.5),) for t, a in places.items() if t.slot == "weight"}
-        assert injection.put(wanted) == 3
-        assert injection.put(wanted) == 0
+        wanted = {t: (AppliedAdapter(a[0], 0.5),) for t, a in places.items() if t.slot == "weight"}
+        assert injection.apply(wanted) == 3
+        assert injection.apply(wanted) == 0
         first = next(iter(wanted))
-        assert injection.put({**wanted, first: (Piece(places[first][0], 0.7),)}) == 1
+        assert injection.apply({**wanted, first: (AppliedAdapter(places[first][0], 0.7),)}) == 1
 
 
 @pytest.mark.parametrize("mode", [LIVE, BAKED])
 @pytest.mark.parametrize("kind", ["lora", "loha"])
 def test_the_same_adapter_twice_with_changing_weights(mode: str, kind: str) -> None:
     linear = nn.Linear(12, 12)
-    adapter = adapter_of(make(kind, (12, 12)))
+    adapter = adapter_from_tensors(make(kind, (12, 12)))
     assert adapter is not None
     x, weight = torch.randn(2, 12), linear.weight.detach().clone()
-    target = Target(linear, "weight", torch.Size((12, 12)))
+    target = LayerTarget(linear, "weight", torch.Size((12, 12)))
     with Injection(mode) as injection:
         for first, second in ((0.4, 0.4), (0.4, 0.7), (-1.0, 0.7), (0.0, 1.0)):
-            injection.put({target: (Piece(adapter, first), Piece(adapter, second))})
+            injection.apply({target: (AppliedAdapter(adapter, first), AppliedAdapter(adapter, second))})
             expected = nn.functional.linear(x, weight + (first + second) * adapter.delta(weight), linear.bias)
             assert torch.allclose(linear(x), expected, atol=1e-5)
 
@@ -255,16 +263,16 @@ def test_live_weights_may_differ_from_picture_to_picture() -> None:
     for module, x in ((linear, torch.randn(6, 5, 12)), (conv, torch.randn(6, 4, 5, 5))):
         shape = weight_shape(module)
         assert shape is not None
-        one, two = (adapter_of(make("lora", shape, rng=np.random.default_rng(i))) for i in (0, 1))
+        one, two = (adapter_from_tensors(make("lora", shape, rng=np.random.default_rng(i))) for i in (0, 1))
         assert one is not None and two is not None
-        target = Target(module, "weight", shape)
+        target = LayerTarget(module, "weight", shape)
         weights = torch.tensor([0.0, 0.5, -1.0])
         with Injection() as injection:
-            injection.put({target: (Piece(one, weights), Piece(two, 0.3))})
+            injection.apply({target: (AppliedAdapter(one, weights), AppliedAdapter(two, 0.3))})
             together = module(x)  # two guidance halves of three pictures
         for i, weight in enumerate(weights.tolist()):
             with Injection(LIVE) as injection:
-                injection.put({target: (Piece(one, weight), Piece(two, 0.3))})
+                injection.apply({target: (AppliedAdapter(one, weight), AppliedAdapter(two, 0.3))})
                 alone = module(x)
             for row in (i, i + 3):
                 assert torch.allclose(together[row], alone[row], atol=1e-5)
@@ -275,7 +283,7 @@ def test_a_model_moved_to_another_dtype_meanwhile(mode: str) -> None:
     net = Net().eval()
     places = net_places(net)
     injection = Injection(mode)
-    injection.put({t: (Piece(a[0], 0.5),) for t, a in places.items()})
+    injection.apply({t: (AppliedAdapter(a[0], 0.5),) for t, a in places.items()})
     original = dict(net.named_parameters()) if mode == LIVE else None
     net.half()
     injection.close()
@@ -288,7 +296,7 @@ def test_fp8_storage_goes_live() -> None:
     if not hasattr(torch, "float8_e4m3fn"):
         pytest.skip("this torch has no float8")
     linear = nn.Linear(12, 12)
-    adapter = adapter_of(make("lora", (12, 12)))
+    adapter = adapter_from_tensors(make("lora", (12, 12)))
     assert adapter is not None
     x = torch.randn(2, 12)
     delta = adapter.delta(linear.weight)
@@ -296,7 +304,7 @@ def test_fp8_storage_goes_live() -> None:
     weight = linear.weight
     linear.forward = lambda y: nn.functional.linear(y, weight.float(), linear.bias)  # type: ignore[method-assign]
     with Injection() as injection:
-        injection.put({Target(linear, "weight", torch.Size((12, 12))): (Piece(adapter, 1.0),)})
+        injection.apply({LayerTarget(linear, "weight", torch.Size((12, 12))): (AppliedAdapter(adapter, 1.0),)})
         assert linear.weight is weight
         assert torch.allclose(linear(x), nn.functional.linear(x, weight.float() + delta, linear.bias), atol=1e-5)
 
@@ -304,22 +312,22 @@ def test_fp8_storage_goes_live() -> None:
 def test_rank_cut_uses_the_first_ranks() -> None:
     linear = nn.Linear(12, 12)
     tensors = make("lora", (12, 12), rank=4)
-    adapter = adapter_of(tensors)
+    adapter = adapter_from_tensors(tensors)
     assert adapter is not None
     cut = dict(
         tensors,
         **{"lora_up.weight": tensors["lora_up.weight"][:, :2], "lora_down.weight": tensors["lora_down.weight"][:2]},
     )
     cut["alpha"] = tensors["alpha"] / 2  # scale stays alpha / full rank
-    short = adapter_of(cut)
+    short = adapter_from_tensors(cut)
     assert short is not None
     x = torch.randn(2, 12)
-    target = Target(linear, "weight", torch.Size((12, 12)))
+    target = LayerTarget(linear, "weight", torch.Size((12, 12)))
     for mode in (LIVE, BAKED):
         with Injection(mode) as injection:
-            injection.put({target: (Piece(adapter, 1.0, dyn=2),)})
+            injection.apply({target: (AppliedAdapter(adapter, 1.0, dyn=2),)})
             got = linear(x)
-            injection.put({target: (Piece(short, 1.0),)})
+            injection.apply({target: (AppliedAdapter(short, 1.0),)})
             assert torch.allclose(got, linear(x), atol=1e-6)
 
 
@@ -337,7 +345,7 @@ def test_targets_of_openclip_are_found() -> None:
     root.model = nn.Module()
     root.model.transformer = nn.Module()
     root.model.transformer.resblocks = nn.ModuleList([Block(), Block()])
-    found = {str(site): target for site, target in targets("te2", root).items()}
+    found = {str(site): target for site, target in find_layer_targets("te2", root).items()}
     assert found["te2.BASE.layers.1.self_attn.k_proj"].rows == (8, 16)
     assert found["te2.BASE.layers.0.self_attn.out_proj"].slot == "out_proj.weight"
     assert found["te2.BASE.layers.0.mlp.fc1"].shape == (32, 8)

@@ -10,22 +10,32 @@ from pathlib import Path
 import pytest
 
 from lora_ext.errors import ToolError
-from lora_ext.jobs import CANCELLED, DONE, FAILED, FILES, MODEL, RUNNING, Job, JobError, Jobs
+from lora_ext.jobs import (
+    FILES_LANE,
+    JOB_CANCELLED,
+    JOB_DONE,
+    JOB_FAILED,
+    JOB_RUNNING,
+    MODEL_LANE,
+    Job,
+    JobError,
+    JobQueue,
+)
 
 
 def test_result_progress_and_log() -> None:
-    jobs = Jobs()
+    jobs = JobQueue()
 
     def work(job: Job) -> dict[str, int]:
         job.progress(1, 2, "half")
-        job.say("a line")
+        job.notify("a line")
         return {"answer": 42}
 
     job = jobs.start("merge", "x", work)
-    assert job.over.wait(10)
+    assert job.ended_event.wait(10)
     told = jobs.get(job.id).as_json()
     assert (told["state"], told["result"], told["log"], told["done"], told["text"]) == (
-        DONE,
+        JOB_DONE,
         {"answer": 42},
         ["a line"],
         1,
@@ -35,27 +45,27 @@ def test_result_progress_and_log() -> None:
 
 
 def test_one_on_the_model_several_on_files() -> None:
-    most = {MODEL: 0, FILES: 0}
-    now = {MODEL: 0, FILES: 0}
+    most = {MODEL_LANE: 0, FILES_LANE: 0}
+    now = {MODEL_LANE: 0, FILES_LANE: 0}
     lock, gate = threading.Lock(), threading.Barrier(3, timeout=10)
 
     def work(job: Job) -> str:
         with lock:
             now[job.lane] += 1
             most[job.lane] = max(most[job.lane], now[job.lane])
-        if job.lane == FILES:
+        if job.lane == FILES_LANE:
             gate.wait()  # only passes when three are at work together
         time.sleep(0.02)
         with lock:
             now[job.lane] -= 1
         return job.title
 
-    jobs = Jobs(files=3)
-    started = [jobs.start("a", str(n), work, lane=lane) for n in range(3) for lane in (MODEL, FILES)]
-    assert all(job.over.wait(20) for job in started)
-    assert [job.state for job in started] == [DONE] * 6
-    assert most == {MODEL: 1, FILES: 3}
-    by_start = sorted((job for job in started if job.lane == MODEL), key=lambda job: job.started or 0)
+    jobs = JobQueue(file_workers=3)
+    started = [jobs.start("a", str(n), work, lane=lane) for n in range(3) for lane in (MODEL_LANE, FILES_LANE)]
+    assert all(job.ended_event.wait(20) for job in started)
+    assert [job.state for job in started] == [JOB_DONE] * 6
+    assert most == {MODEL_LANE: 1, FILES_LANE: 3}
+    by_start = sorted((job for job in started if job.lane == MODEL_LANE), key=lambda job: job.started or 0)
     assert [job.title for job in by_start] == ["0", "1", "2"]
 
 
@@ -68,11 +78,11 @@ def test_the_guard_is_held_for_model_jobs_only() -> None:
         yield
         held.append("out")
 
-    jobs = Jobs(on_model=guard)
-    jobs.start("a", "a", lambda job: list(held), lane=FILES).over.wait(10)
+    jobs = JobQueue(model_lock=guard)
+    jobs.start("a", "a", lambda job: list(held), lane=FILES_LANE).ended_event.wait(10)
     assert held == []
-    inside = jobs.start("a", "a", lambda job: list(held), lane=MODEL)
-    assert inside.over.wait(10) and inside.result == ["in"]
+    inside = jobs.start("a", "a", lambda job: list(held), lane=MODEL_LANE)
+    assert inside.ended_event.wait(10) and inside.result == ["in"]
     for _ in range(100):
         if held == ["in", "out"]:
             break
@@ -81,7 +91,7 @@ def test_the_guard_is_held_for_model_jobs_only() -> None:
 
 
 def test_cancelling_one_that_works_and_one_that_waits() -> None:
-    jobs, begun = Jobs(), threading.Event()
+    jobs, begun = JobQueue(), threading.Event()
 
     def work(job: Job) -> None:
         begun.set()
@@ -89,17 +99,17 @@ def test_cancelling_one_that_works_and_one_that_waits() -> None:
             job.progress(0, 1)
             time.sleep(0.005)
 
-    first = jobs.start("a", "first", work, lane=MODEL)
-    second = jobs.start("a", "second", work, lane=MODEL)
-    assert begun.wait(10) and first.state == RUNNING
-    assert jobs.cancel(second.id).state == CANCELLED
+    first = jobs.start("a", "first", work, lane=MODEL_LANE)
+    second = jobs.start("a", "second", work, lane=MODEL_LANE)
+    assert begun.wait(10) and first.state == JOB_RUNNING
+    assert jobs.cancel(second.id).state == JOB_CANCELLED
     assert jobs.cancel(first.id).as_json()["stopping"] in (True, False)
-    assert first.over.wait(10) and first.state == CANCELLED
+    assert first.ended_event.wait(10) and first.state == JOB_CANCELLED
     assert second.started is None
 
 
 def test_errors_are_told_and_the_next_job_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = Jobs()
+    jobs = JobQueue()
 
     def wrong(job: Job) -> None:
         raise ToolError("rank 0 is none")
@@ -107,20 +117,20 @@ def test_errors_are_told_and_the_next_job_runs(capsys: pytest.CaptureFixture[str
     def broken(job: Job) -> None:
         raise ZeroDivisionError("oops")
 
-    made = [jobs.start("a", "a", work, lane=MODEL) for work in (wrong, broken, lambda job: 1)]
-    assert all(job.over.wait(10) for job in made)
-    assert [job.state for job in made] == [FAILED, FAILED, DONE]
+    made = [jobs.start("a", "a", work, lane=MODEL_LANE) for work in (wrong, broken, lambda job: 1)]
+    assert all(job.ended_event.wait(10) for job in made)
+    assert [job.state for job in made] == [JOB_FAILED, JOB_FAILED, JOB_DONE]
     assert made[0].error == "rank 0 is none"
     assert made[1].error == "ZeroDivisionError: oops"
     assert "oops" in capsys.readouterr().err  # a bug of ours leaves its trace
 
 
 def test_unknown_and_forgotten() -> None:
-    jobs = Jobs()
+    jobs = JobQueue()
     with pytest.raises(JobError, match="there is no job"):
         jobs.get("x")
     job = jobs.start("a", "a", lambda job: 1)
-    job.over.wait(10)
+    job.ended_event.wait(10)
     jobs.forget(job.id)
     with pytest.raises(JobError):
         jobs.get(job.id)
@@ -128,29 +138,29 @@ def test_unknown_and_forgotten() -> None:
 
 def test_ended_jobs_are_there_after_a_start(tmp_path: Path) -> None:
     history = tmp_path / "jobs.json"
-    jobs = Jobs(history=history)
+    jobs = JobQueue(history_path=history)
     job = jobs.start("merge", "<b>x</b>", lambda job: {"files": ["a"]})
-    job.over.wait(10)
+    job.ended_event.wait(10)
     for _ in range(200):
         if history.exists():
             break
         time.sleep(0.01)
-    again = Jobs(history=history).get(job.id)
-    assert (again.state, again.title, again.result) == (DONE, "<b>x</b>", {"files": ["a"]})
+    again = JobQueue(history_path=history).get(job.id)
+    assert (again.state, again.title, again.result) == (JOB_DONE, "<b>x</b>", {"files": ["a"]})
     history.write_text("{", encoding="utf-8")
-    assert Jobs(history=history).all() == []
+    assert JobQueue(history_path=history).list_jobs() == []
 
 
 def test_only_so_many_are_kept() -> None:
-    jobs = Jobs(keep=5)
+    jobs = JobQueue(max_kept=5)
     for n in range(12):
-        jobs.start("a", str(n), lambda job: 1).over.wait(10)
-    assert [job.title for job in jobs.all()][-1] == "11"
-    assert len(jobs.all()) <= 6
+        jobs.start("a", str(n), lambda job: 1).ended_event.wait(10)
+    assert [job.title for job in jobs.list_jobs()][-1] == "11"
+    assert len(jobs.list_jobs()) <= 6
 
 
 def test_time_left() -> None:
-    job = Job("1", "a", "a", FILES, state=RUNNING, started=time.time() - 10, done=1, total=3)
+    job = Job("1", "a", "a", FILES_LANE, state=JOB_RUNNING, started=time.time() - 10, done=1, total=3)
     assert job.left == pytest.approx(20, abs=1)
     job.seconds_left = 5.0
     assert job.left == 5.0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_ext.compare.axes import KINDS
-from lora_ext.train.config.recipe import knobs
+from lora_ext.compare.axes import AXIS_KINDS
+from lora_ext.train.config.recipe import recipe_options
 from lora_ext.web.mount import LANGUAGES
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ def texts() -> set[str]:
     for path in (ROOT / "lora_ext" / "web").glob("*.py"):  # kinds of jobs, and what they say of themselves
         code = path.read_text(encoding="utf-8")
         found |= set(re.findall(r'\bstart\("(\w+)"', code) + re.findall(r'job\.text = "([^"]+)"', code))
-    found |= {knob.help for _, knob in knobs().values()} | {kind.title for kind in KINDS.values()}
+    found |= {knob.help for _, knob in recipe_options().values()} | {kind.title for kind in AXIS_KINDS.values()}
     return found
 
 

@@ -56,9 +56,9 @@ def test_concat_is_the_sum(data: st.DataObject, shape: tuple[int, ...]) -> None:
 
 @given(lowranks())
 def test_cut_at_full_rank_is_the_whole_and_prefixes_add_up(low: LowRank) -> None:
-    assert close(low.cut(low.rank).delta(), numpy_delta(low))
+    assert close(low.truncated(low.rank).delta(), numpy_delta(low))
     one = LowRank(low.up[:, 1:], low.gain[1:], low.down[1:])
-    assert close(low.cut(1).delta() + one.delta(), numpy_delta(low))
+    assert close(low.truncated(1).delta() + one.delta(), numpy_delta(low))
 
 
 @given(lowranks())
@@ -79,7 +79,7 @@ def test_a_batched_gain_is_one_delta_a_picture(data: st.DataObject, shape: tuple
 def test_tucker_core_folds_into_down() -> None:
     torch.manual_seed(0)
     up, down, mid = torch.randn(5, 2, 1, 1), torch.randn(2, 4, 1, 1), torch.randn(2, 2, 3, 3)
-    low = LowRank.of(up, down, alpha=1.0, mid=mid)
+    low = LowRank.from_factors(up, down, alpha=1.0, mid=mid)
     expected = np.einsum("on,nmkl,mi->oikl", *(t.squeeze().double().numpy() for t in (up, mid, down))) / 2
     assert close(low.delta(), expected)
 

@@ -8,12 +8,12 @@ import torch
 from makers import make
 from tiny import Tiny, lora_file
 
-from lora_ext.adapters import adapter_of
-from lora_ext.applied_networks import Applied, Use
-from lora_ext.blocks import parse_weights
-from lora_ext.compare.per_image_weights import Mixed
+from lora_ext.adapters import adapter_from_tensors
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.blocks import parse_block_weights
+from lora_ext.compare.per_image_weights import PerImageNetworks
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.inject import targets
+from lora_ext.inject import find_layer_targets
 
 KINDS = ("lora", "loha", "lokr", "ia3-out", "norm", "lora-dora-out", "full")
 
@@ -26,8 +26,10 @@ def model() -> Tiny:
 def norms(model: Tiny) -> LoraFile:
     """A file that changes every norm."""
     rng = np.random.default_rng(0)
-    sites = ((s, t) for part, root in model.parts().items() for s, t in targets(part, root).items())
-    return LoraFile({site: adapter_of(make("norm", t.shape, rng=rng)) for site, t in sites if len(t.shape) == 1})
+    sites = ((s, t) for part, root in model.parts().items() for s, t in find_layer_targets(part, root).items())
+    return LoraFile(
+        {site: adapter_from_tensors(make("norm", t.shape, rng=rng)) for site, t in sites if len(t.shape) == 1}
+    )
 
 
 def _text(model: Tiny, ids: torch.Tensor) -> torch.Tensor:
@@ -42,12 +44,12 @@ def _both(model: Tiny, ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([text.flatten(1), model.unet(x, 3, text).sample.flatten(1)], dim=1)
 
 
-def _compare(model: Tiny, pictures: list[list[Use]], step: tuple[int, int] | None = None) -> None:
+def _compare(model: Tiny, pictures: list[list[AdapterSpec]], step: tuple[int, int] | None = None) -> None:
     torch.manual_seed(5)
     ids, x = torch.randint(0, 64, (len(pictures), 7)), torch.randn(len(pictures), 4, 8, 8)
     plain = _both(model, ids, x)
-    with Mixed(model) as mixed:
-        mixed.set_each(pictures)
+    with PerImageNetworks(model) as mixed:
+        mixed.apply_each(pictures)
         if step:
             mixed.at_step(*step)
         together = _both(model, ids, x)
@@ -55,8 +57,8 @@ def _compare(model: Tiny, pictures: list[list[Use]], step: tuple[int, int] | Non
     torch.testing.assert_close(twice, together.repeat(2, 1), atol=1e-4, rtol=1e-3)
     assert torch.equal(_both(model, ids, x), plain)
     for i, uses in enumerate(pictures):
-        with Applied(model, "baked") as one:
-            one.set(uses)
+        with AppliedNetworks(model, "baked") as one:
+            one.apply(uses)
             if step:
                 one.at_step(*step)
             alone = _both(model, ids[i : i + 1], x[i : i + 1])
@@ -68,18 +70,18 @@ def _compare(model: Tiny, pictures: list[list[Use]], step: tuple[int, int] | Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_may_differ_from_picture_to_picture(model: Tiny, kind: str) -> None:
     file = norms(model) if kind == "norm" else lora_file(model, kind, wide=True, std=0.3)
-    _compare(model, [[Use(file, 0.5, 1.0)], [], [Use(file, -0.4, 0.3)], [Use(file, 1.0, 0.0)]])
+    _compare(model, [[AdapterSpec(file, 0.5, 1.0)], [], [AdapterSpec(file, -0.4, 0.3)], [AdapterSpec(file, 1.0, 0.0)]])
 
 
 def test_files_ranks_and_blocks_beside_each_other(model: Tiny) -> None:
     a, b = (lora_file(model, seed=seed, name=name, std=0.3) for seed, name in ((1, "a"), (2, "b")))
     c = lora_file(model, "loha", seed=3, name="c", std=0.3)
-    half = parse_weights("OUTALL")
+    half = parse_block_weights("OUTALL")
     pictures = [
-        [Use(a), Use(b, 0.3, 0.6)],
-        [Use(b, blocks=half)],
-        [Use(a, dyn=2), Use(a, 0.2, 0.2)],
-        [Use(c, 0.5, 0.5), Use(a, 0.1, 0.1)],
+        [AdapterSpec(a), AdapterSpec(b, 0.3, 0.6)],
+        [AdapterSpec(b, blocks=half)],
+        [AdapterSpec(a, dyn=2), AdapterSpec(a, 0.2, 0.2)],
+        [AdapterSpec(c, 0.5, 0.5), AdapterSpec(a, 0.1, 0.1)],
         [],
     ]
     _compare(model, pictures)
@@ -87,23 +89,31 @@ def test_files_ranks_and_blocks_beside_each_other(model: Tiny) -> None:
 
 def test_schedules_of_single_pictures(model: Tiny) -> None:
     file = lora_file(model, std=0.3)
-    pictures = [[Use(file, start=5)], [Use(file, stop=5)], [Use(file)], [Use(file, start=0.25, stop=0.5)]]
+    pictures = [
+        [AdapterSpec(file, start=5)],
+        [AdapterSpec(file, stop=5)],
+        [AdapterSpec(file)],
+        [AdapterSpec(file, start=0.25, stop=0.5)],
+    ]
     for step in (0, 3, 5, 9):
         _compare(model, pictures, (step, 10))
 
 
 def test_equal_weights_are_one_number_and_moves_touch_only_what_differs(model: Tiny) -> None:
     file = lora_file(model, std=0.3)
-    with Mixed(model) as mixed:
-        mixed.set_each([[Use(file, 0.5)], [Use(file, 0.5)]])
-        assert all(isinstance(p.weight, float) for pieces in mixed._now.values() for p in pieces)
-        mixed.set_each([[Use(file, 0.5)], [Use(file, 0.7)]])
-        assert 0 < mixed.changed < len(mixed._now)  # the U-Net's weights stayed
-        mixed.set_each([[Use(file, 0.5)], [Use(file, 0.7)]])
+    with PerImageNetworks(model) as mixed:
+        mixed.apply_each([[AdapterSpec(file, 0.5)], [AdapterSpec(file, 0.5)]])
+        assert all(isinstance(p.weight, float) for pieces in mixed._current.values() for p in pieces)
+        mixed.apply_each([[AdapterSpec(file, 0.5)], [AdapterSpec(file, 0.7)]])
+        assert 0 < mixed.changed < len(mixed._current)  # the U-Net's weights stayed
+        mixed.apply_each([[AdapterSpec(file, 0.5)], [AdapterSpec(file, 0.7)]])
         assert mixed.changed == 0
 
 
 def test_one_report_a_file(model: Tiny) -> None:
     a, b = (lora_file(model, seed=seed, name=name) for seed, name in ((1, "a"), (2, "b")))
-    with Mixed(model) as mixed:
-        assert [fit.name for fit in mixed.set_each([[Use(a)], [Use(b), Use(a)], []])] == ["a", "b"]
+    with PerImageNetworks(model) as mixed:
+        assert [fit.name for fit in mixed.apply_each([[AdapterSpec(a)], [AdapterSpec(b), AdapterSpec(a)], []])] == [
+            "a",
+            "b",
+        ]

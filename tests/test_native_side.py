@@ -17,9 +17,9 @@ from tiny_trainee import pictures, recipe, trainee
 
 import lora_ext
 from lora_ext.generate import Settings
-from lora_ext.generate.pipeline import sized
-from lora_ext.host.native_size import latent_side, native_side
-from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.generate.pipeline import with_size_and_seed
+from lora_ext.host.native_size import latent_size_of, native_size_for
+from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.run import setup
 
@@ -47,7 +47,7 @@ V_YAML = """model:
     ],
 )
 def test_the_native_side(family: str, prediction: str, latent: int | None, side: int) -> None:
-    assert native_side(family, prediction, latent) == side
+    assert native_size_for(family, prediction, latent) == side
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_native_side(family: str, prediction: str, latent: int | None, side:
 )
 def test_what_an_ldm_configuration_tells(image_size: object, latent: int | None) -> None:
     """Stability's own v2-inference-v.yaml, for 768 pixels, says 64."""
-    assert latent_side(image_size) == latent
+    assert latent_size_of(image_size) == latent
 
 
 @pytest.mark.parametrize(("size", "side"), [(64, 768), (96, 768), (8, 64)])
@@ -66,17 +66,17 @@ def test_an_sd2_v_checkpoint_gets_its_side_everywhere(tmp_path: Path, size: int,
     path.with_suffix(".yaml").write_text(V_YAML.format(size=size), encoding="utf-8")
     model = read(path)
     assert (model.family, model.prediction) == ("SD2", "v")
-    settings = sized(Settings(prompt="a cat"), model, None)
+    settings = with_size_and_seed(Settings(prompt="a cat"), model, None)
     assert (settings.width, settings.height) == (side, side)
-    assert StandaloneTrainee(model).native_size == model.native_side == side
-    given = sized(replace(Settings(prompt="a cat"), width=256), model, None)
+    assert StandaloneTrainableModel(model).native_size == model.native_size == side
+    given = with_size_and_seed(replace(Settings(prompt="a cat"), width=256), model, None)
     assert (given.width, given.height) == (256, side), "what is asked for stays"
 
 
 def test_an_sd2_epsilon_checkpoint_has_512(tmp_path: Path) -> None:
     path = tmp_path / "base.safetensors"
     save_file(state_of("SD2"), path)
-    assert read(path, prediction="epsilon").native_side == 512
+    assert read(path, prediction="epsilon").native_size == 512
 
 
 @pytest.mark.parametrize("sample_size", [8, (8, 12)])
@@ -120,7 +120,7 @@ def test_no_other_file_decides_on_a_side() -> None:
 
 def test_the_default_resolution_is_told_where_the_model_is_larger(tmp_path: Path, monkeypatch: Any) -> None:
     host, said = trainee(), list[str]()
-    monkeypatch.setattr(StandaloneTrainee, "native_size", 768)
+    monkeypatch.setattr(StandaloneTrainableModel, "native_size", 768)
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out")
     setup.check_model(replace(made, resolution="512"), host, said.append)
     assert said == ["resolution is 512, the default; this model was made for 768: set resolution 768"]

@@ -14,18 +14,18 @@ from tiny import Tiny, text_encoder, unet
 from torch import Tensor, nn
 
 import lora_ext
-from lora_ext.applied_networks import Applied, Use
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
 from lora_ext.cli import main
 from lora_ext.errors import FileError
-from lora_ext.file.loading import read
-from lora_ext.file.lora_library import Library
+from lora_ext.file.loading import load_lora_file
+from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.file.peft_config import PeftConfig
-from lora_ext.file.saving import write
-from lora_ext.inspect_file import report, text_of
-from lora_ext.tools.convert import convert
-from lora_ext.tools.merge import merge
-from lora_ext.tools.resize import resize
-from lora_ext.tools.reweight import reweight
+from lora_ext.file.saving import save_lora_file
+from lora_ext.inspect_file import format_inspection, inspect_lora_file
+from lora_ext.tools.convert import convert_lora
+from lora_ext.tools.merge import merge_loras
+from lora_ext.tools.resize import resize_lora
+from lora_ext.tools.reweight import reweight_lora
 
 peft = pytest.importorskip("peft")
 
@@ -117,12 +117,16 @@ def test_the_unet_s_output_is_peft_s(name: str, tmp_path: Path) -> None:
     merged = weights(other.unet.merge_and_unload())  # type: ignore[operator]
     with lora_ext.apply(model, folder, mode="baked"):
         assert near(weights(model.unet), merged, 1e-6)
-    file = read(folder)
-    assert file.name == "mine" and not file.notes and "strength by adapter_config.json" in text_of(report(folder))
+    file = load_lora_file(folder)
+    assert (
+        file.name == "mine"
+        and not file.notes
+        and "strength by adapter_config.json" in format_inspection(inspect_lora_file(folder))
+    )
     for changed in (
-        write(file, tmp_path / "kohya.safetensors", dialect="kohya"),
-        write(file, tmp_path / "own.safetensors"),
-        write(convert(file, "kohya")[0], tmp_path / "converted.safetensors"),
+        save_lora_file(file, tmp_path / "kohya.safetensors", key_format="kohya"),
+        save_lora_file(file, tmp_path / "own.safetensors"),
+        save_lora_file(convert_lora(file, "kohya")[0], tmp_path / "converted.safetensors"),
     ):
         with lora_ext.apply(model, changed, mode="baked"):
             assert near(seen(model), expected), changed
@@ -149,18 +153,23 @@ def test_what_is_assumed_without_a_configuration_is_said(tmp_path: Path) -> None
     path = tmp_path / "adapter_model.safetensors"
     (tmp_path / "adapter_config.json").unlink()
     said = "no adapter_config.json lies beside it, so alpha = rank is assumed"
-    with Applied(Tiny()) as applied:
-        (fit,) = applied.set([Use(read(path))])
+    with AppliedNetworks(Tiny()) as applied:
+        (fit,) = applied.apply([AdapterSpec(load_lora_file(path))])
     assert said in str(fit) and not fit.ok and fit.name == "adapter_model"
-    assert said in text_of(report(path))
-    bare = write(read(path), tmp_path / "diffusers.safetensors", dialect="diffusers")
-    with Applied(Tiny()) as applied:
-        (fit,) = applied.set([Use(read(bare))])
+    assert said in format_inspection(inspect_lora_file(path))
+    bare = save_lora_file(load_lora_file(path), tmp_path / "diffusers.safetensors", key_format="diffusers")
+    with AppliedNetworks(Tiny()) as applied:
+        (fit,) = applied.apply([AdapterSpec(load_lora_file(bare))])
     assert "alpha = rank is assumed" in str(fit) and fit.ok
-    assert "alpha = rank is assumed" in text_of(report(bare))
+    assert "alpha = rank is assumed" in format_inspection(inspect_lora_file(bare))
     for name in (path, bare):  # the tools too, whose results are at that strength
-        file = read(name)
-        for _, told in (merge([file]), resize(file, 2), convert(file, "kohya"), reweight(file, unet=0.5)):
+        file = load_lora_file(name)
+        for _, told in (
+            merge_loras([file]),
+            resize_lora(file, 2),
+            convert_lora(file, "kohya"),
+            reweight_lora(file, unet=0.5),
+        ):
             assert any("alpha = rank is assumed" in note and file.name in note for note in told.notes)
 
 
@@ -168,7 +177,7 @@ def test_what_is_assumed_without_a_configuration_is_said(tmp_path: Path) -> None
 def test_a_configuration_that_cannot_be_read_is_told(text: str, tmp_path: Path) -> None:
     train(unet(), CONFIGS["alpha"](), tmp_path)
     (tmp_path / "adapter_config.json").write_bytes(text.encode("latin-1"))
-    file = read(tmp_path)
+    file = load_lora_file(tmp_path)
     assert "adapter_config.json beside it cannot be read" in file.notes[0] and "alpha = rank" in file.notes[0]
 
 
@@ -191,8 +200,8 @@ def change(folder: Path, **values: Any) -> None:
 def test_what_cannot_be_honoured_is_told(values: dict[str, Any], said: str, tmp_path: Path) -> None:
     train(unet(), CONFIGS["alpha"](), tmp_path)
     change(tmp_path, **values)
-    with Applied(Tiny()) as applied:
-        (fit,) = applied.set([Use(read(tmp_path))])
+    with AppliedNetworks(Tiny()) as applied:
+        (fit,) = applied.apply([AdapterSpec(load_lora_file(tmp_path))])
     assert said in str(fit) and not fit.ok
 
 
@@ -246,16 +255,16 @@ def test_patterns_mean_what_they_mean_to_peft() -> None:
 
 def test_the_library_names_the_folder_and_notices_the_configuration(tmp_path: Path) -> None:
     train(unet(), CONFIGS["alpha"](), tmp_path / "loras" / "mine")
-    library = Library([tmp_path / "loras"], cache=tmp_path / "index.json")
+    library = LoraLibrary([tmp_path / "loras"], cache_path=tmp_path / "index.json")
     entry = library.find("mine")
     assert library.find("adapter_model") is entry and library.find("mine/adapter_model") is entry
-    assert library.call(entry) == "mine" and entry.fresh
+    assert library.shortest_name(entry) == "mine" and entry.is_up_to_date
     file = entry.load()
     assert {a.alpha for a in file.adapters.values()} == {16.0} and entry.load() is file
-    before, version = entry.content, library.version
+    before, version = entry.content_hash, library.version
     own = entry.hash
     change(tmp_path / "loras" / "mine", lora_alpha=2)
-    assert not entry.fresh
+    assert not entry.is_up_to_date
     assert {a.alpha for a in entry.load().adapters.values()} == {2.0}
     library.refresh()
     again = library.find("mine")
@@ -272,19 +281,19 @@ def test_a_configuration_beside_several_files_is_of_peft_s_own(tmp_path: Path) -
     data = (tmp_path / "adapter_model.safetensors").read_bytes()
     renamed = tmp_path / "style.safetensors"
     renamed.write_bytes(data)
-    assert read(renamed).config is None and read(tmp_path).config is not None
+    assert load_lora_file(renamed).config is None and load_lora_file(tmp_path).config is not None
     (tmp_path / "adapter_model.safetensors").unlink()
-    assert read(renamed).config is not None and read(renamed).name == "style"
-    assert {a.alpha for a in read(renamed).adapters.values()} == {16.0}
+    assert load_lora_file(renamed).config is not None and load_lora_file(renamed).name == "style"
+    assert {a.alpha for a in load_lora_file(renamed).adapters.values()} == {16.0}
     with pytest.raises(FileError, match="is a folder"):
-        read(tmp_path)
+        load_lora_file(tmp_path)
 
 
 def test_a_tool_s_result_holds_the_strength_itself(tmp_path: Path) -> None:
     train(unet(), CONFIGS["rslora"](), tmp_path / "mine")
-    file = read(tmp_path / "mine")
-    result, _ = resize(file, 6)
-    path = write(result, tmp_path / "resized.safetensors")
+    file = load_lora_file(tmp_path / "mine")
+    result, _ = resize_lora(file, 6)
+    path = save_lora_file(result, tmp_path / "resized.safetensors")
     model = Tiny()
     with lora_ext.apply(model, tmp_path / "mine", mode="baked"):
         expected = seen(model)
@@ -298,11 +307,11 @@ def test_metadata_are_not_edited_away_from_the_configuration(
     """The copy would act at another strength."""
     train(unet(), CONFIGS["rslora"](), tmp_path / "mine")
     source, elsewhere = tmp_path / "mine" / "adapter_model.safetensors", tmp_path / "copy.safetensors"
-    before = read(source).adapters
+    before = load_lora_file(source).adapters
     assert main(["metadata", str(source), "--set", "a=b", "--save_to", str(elsewhere)]) == 2
     assert "with convert first" in capsys.readouterr().err and not elsewhere.exists()
     assert main(["metadata", str(source), "--set", "a=b", "--overwrite"]) == 0
-    after = read(source)
+    after = load_lora_file(source)
     assert after.metadata["a"] == "b" and after.config
     assert [a.scaling() for a in after.adapters.values()] == [a.scaling() for a in before.values()]
 
@@ -311,9 +320,9 @@ def test_a_result_is_not_written_where_a_configuration_would_change_it(tmp_path:
     """A conversion to diffusers' keys onto the file itself acted at the square of its strength."""
     train(unet(), CONFIGS["rslora"](), tmp_path)
     path = tmp_path / "adapter_model.safetensors"
-    before, result = path.read_bytes(), convert(read(path), "diffusers")[0]
+    before, result = path.read_bytes(), convert_lora(load_lora_file(path), "diffusers")[0]
     with pytest.raises(FileError, match="another strength from the adapter_config"):
-        write(result, path, overwrite=True)
+        save_lora_file(result, path, overwrite=True)
     assert path.read_bytes() == before
-    write(convert(read(path), "kohya")[0], path, overwrite=True)  # holds its alpha
-    assert read(path).config is None
+    save_lora_file(convert_lora(load_lora_file(path), "kohya")[0], path, overwrite=True)  # holds its alpha
+    assert load_lora_file(path).config is None

@@ -10,40 +10,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_ext.errors import PromptError
-from lora_ext.lora_tags import Request, parse, request_of
+from lora_ext.lora_tags import LoraTag, parse_lora_tags, parse_tag_items
 
 TABLE = {
-    "<lora:a>": Request("a"),
-    "<lora:a:0.8>": Request("a", 0.8, 0.8),
-    "<lyco:a:0.8>": Request("a", 0.8, 0.8),
-    "<lora:a:0.3:0.9>": Request("a", 0.3, 0.9),
-    "<lora:a:1:1:4>": Request("a", 1, 1, dyn=4),
-    "<lora:a:te=0.2:unet=0.7:dyn=8>": Request("a", 0.2, 0.7, dyn=8),
-    "<lora:a:unet=0.7>": Request("a", 1, 0.7),
-    "<lora:a:-0.5>": Request("a", -0.5, -0.5),
-    "<lora:a:0.8:lbw=OUTALL>": Request("a", 0.8, 0.8, lbw="OUTALL"),
-    "<lora:a:1:FACE>": Request("a", lbw="FACE"),
-    "<lora:a:1:0,0,1>": Request("a", lbw="0,0,1"),
-    "<lora:a:1:FACE:0.5>": Request("a", lbw="FACE", x=0.5),
-    "<lora:a:1:FACE:ATTNDEEPOFF>": Request("a", lbw="FACE", lbwe="ATTNDEEPOFF"),
-    "<lora:a:1:1:FACE>": Request("a", lbw="FACE"),
-    "<lora:a:lbw=R:x=0.5>": Request("a", lbw="R", x=0.5),
-    "<lora:a:1:lbwe=IN05-OUT05:attn:0:start=3>": Request("a", lbwe="IN05-OUT05:attn:0", start=3),
-    "<lora:a:1:lbwe=IN01:attn1:0,OUT03:ff:0.5>": Request("a", lbwe="IN01:attn1:0,OUT03:ff:0.5"),
-    "<lora:a:lbwe=ATTNDEEPOFF:0.8>": Request("a", 0.8, 0.8, lbwe="ATTNDEEPOFF"),
-    "<lora:a:1:step=3-10>": Request("a", start=3, stop=10),
-    "<lora:a:1:step=0.25-0.75>": Request("a", start=0.25, stop=0.75),
-    "<lora:a:1:start=5>": Request("a", start=5),
-    "<lora:a:1:stop=0.5>": Request("a", stop=0.5),
-    "<lora: sub/dir/name with (blanks) :1>": Request("sub/dir/name with (blanks)"),
+    "<lora:a>": LoraTag("a"),
+    "<lora:a:0.8>": LoraTag("a", 0.8, 0.8),
+    "<lyco:a:0.8>": LoraTag("a", 0.8, 0.8),
+    "<lora:a:0.3:0.9>": LoraTag("a", 0.3, 0.9),
+    "<lora:a:1:1:4>": LoraTag("a", 1, 1, dyn=4),
+    "<lora:a:te=0.2:unet=0.7:dyn=8>": LoraTag("a", 0.2, 0.7, dyn=8),
+    "<lora:a:unet=0.7>": LoraTag("a", 1, 0.7),
+    "<lora:a:-0.5>": LoraTag("a", -0.5, -0.5),
+    "<lora:a:0.8:lbw=OUTALL>": LoraTag("a", 0.8, 0.8, lbw="OUTALL"),
+    "<lora:a:1:FACE>": LoraTag("a", lbw="FACE"),
+    "<lora:a:1:0,0,1>": LoraTag("a", lbw="0,0,1"),
+    "<lora:a:1:FACE:0.5>": LoraTag("a", lbw="FACE", x=0.5),
+    "<lora:a:1:FACE:ATTNDEEPOFF>": LoraTag("a", lbw="FACE", lbwe="ATTNDEEPOFF"),
+    "<lora:a:1:1:FACE>": LoraTag("a", lbw="FACE"),
+    "<lora:a:lbw=R:x=0.5>": LoraTag("a", lbw="R", x=0.5),
+    "<lora:a:1:lbwe=IN05-OUT05:attn:0:start=3>": LoraTag("a", lbwe="IN05-OUT05:attn:0", start=3),
+    "<lora:a:1:lbwe=IN01:attn1:0,OUT03:ff:0.5>": LoraTag("a", lbwe="IN01:attn1:0,OUT03:ff:0.5"),
+    "<lora:a:lbwe=ATTNDEEPOFF:0.8>": LoraTag("a", 0.8, 0.8, lbwe="ATTNDEEPOFF"),
+    "<lora:a:1:step=3-10>": LoraTag("a", start=3, stop=10),
+    "<lora:a:1:step=0.25-0.75>": LoraTag("a", start=0.25, stop=0.75),
+    "<lora:a:1:start=5>": LoraTag("a", start=5),
+    "<lora:a:1:stop=0.5>": LoraTag("a", stop=0.5),
+    "<lora: sub/dir/name with (blanks) :1>": LoraTag("sub/dir/name with (blanks)"),
 }
 
 
 @pytest.mark.parametrize("tag", TABLE)
 def test_table(tag: str) -> None:
-    text, requests, errors = parse(f"a photo {tag}of a cat")
+    text, requests, errors = parse_lora_tags(f"a photo {tag}of a cat")
     assert (text, requests, errors) == ("a photo of a cat", [TABLE[tag]], [])
-    assert parse(requests[0].tag())[1] == requests
+    assert parse_lora_tags(requests[0].format_tag())[1] == requests
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def test_table(tag: str) -> None:
      ("<lora:a:step=5>", "range"), ("<lora:a:start=-1>", "step"), ("<lora:a:start=1.5>", "step")],
 )  # fmt: skip
 def test_a_bad_tag_is_named_and_the_others_stay(tag: str, says: str) -> None:
-    _, requests, errors = parse(f"<lora:good:0.5> {tag} <lora:fine>")
-    assert requests == [Request("good", 0.5, 0.5), Request("fine")]
+    _, requests, errors = parse_lora_tags(f"<lora:good:0.5> {tag} <lora:fine>")
+    assert requests == [LoraTag("good", 0.5, 0.5), LoraTag("fine")]
     assert len(errors) == 1 and re.search(says, str(errors[0]))
 
 
 @given(st.text(alphabet=st.sampled_from("<>:=,-.la rox019teunilbw\n\0é")))
 def test_any_text_parses(text: str) -> None:
-    clean, _, errors = parse(f"<lora:a>{text}")
+    clean, _, errors = parse_lora_tags(f"<lora:a>{text}")
     assert "<lora:a>" not in clean or ">" not in text
     assert all(len(str(e)) < 600 for e in errors)
 
@@ -68,9 +68,9 @@ def test_any_text_parses(text: str) -> None:
 @given(st.lists(st.text(max_size=8), max_size=6))
 def test_any_items_give_a_request_or_a_prompt_error(items: list[str]) -> None:
     with contextlib.suppress(PromptError):
-        request_of(items)
+        parse_tag_items(items)
 
 
 def test_absurd_prompts_are_quick_and_short() -> None:
-    _, _, errors = parse("<lora:" + "a=" * 100_000 + ">" + "<lora:" * 10_000 + "<lora:a:" + "9" * 5_000 + ">")
+    _, _, errors = parse_lora_tags("<lora:" + "a=" * 100_000 + ">" + "<lora:" * 10_000 + "<lora:a:" + "9" * 5_000 + ">")
     assert errors and all(len(str(error)) < 1_000 for error in errors)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_ext.errors import PromptError
-from lora_ext.lora_tags import request_of
-from lora_ext.prompt_warnings import elsewhere, unread
+from lora_ext.lora_tags import parse_tag_items
+from lora_ext.prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ from lora_ext.prompt_warnings import elsewhere, unread
     ],
 )  # fmt: skip
 def test_read_as_text(prompt: str, negative: str, says: str) -> None:
-    (said,) = unread(prompt, negative)
+    (said,) = unread_tag_warnings(prompt, negative)
     assert says in said and "\n" not in said
 
 
@@ -52,13 +52,13 @@ def test_read_as_text(prompt: str, negative: str, says: str) -> None:
     ],
 )
 def test_acts_elsewhere(prompt: str, says: str) -> None:
-    (said,) = elsewhere(prompt)
-    assert says in said and unread(prompt) == []
+    (said,) = bracketed_tag_warnings(prompt)
+    assert says in said and unread_tag_warnings(prompt) == []
 
 
 def test_what_is_written_instead_is_right() -> None:
     for tag, range_ in (("a:1:step=10-", (10, None)), ("a:1:step=-0.5", (None, 0.5)), ("a:1:step=-10", (None, 10))):
-        request = request_of(tag.split(":"))
+        request = parse_tag_items(tag.split(":"))
         assert (request.start, request.stop) == range_
 
 
@@ -68,27 +68,32 @@ def test_what_is_written_instead_is_right() -> None:
      "[cat|dog] <lora:x:1>", r"\[a <lora:x:1>:10\]", "<s1> <3 a:b <", "lora: a rope", "a > b", "[lora:10]", ""],
 )  # fmt: skip
 def test_nothing_to_say(prompt: str) -> None:
-    assert unread(prompt, "bad, (ugly:1.3), [x:3]") == [] and elsewhere(prompt) == []
+    assert unread_tag_warnings(prompt, "bad, (ugly:1.3), [x:3]") == [] and bracketed_tag_warnings(prompt) == []
 
 
 def test_as_the_web_ui_reads() -> None:
     """Names in small letters; what it left of the prompt is what stands there as text."""
-    (said,) = unread("<LORA:x:1> <hypernet:y:1>", "", ["lora", "hypernet"], left=" ", small=True)
+    (said,) = unread_tag_warnings(
+        "<LORA:x:1> <hypernet:y:1>", "", ["lora", "hypernet"], remaining_text=" ", lowercase_only=True
+    )
     assert said.startswith("<LORA:x:1> is not applied") and "write <lora:…>" in said
-    assert unread("a <lora:x:1, b <lora:y:1>", "", left="a ") == []
+    assert unread_tag_warnings("a <lora:x:1, b <lora:y:1>", "", remaining_text="a ") == []
     with pytest.raises(PromptError, match="has no > before the next <"):
-        request_of("x:1, b <lora:y:1".split(":"))
+        parse_tag_items("x:1, b <lora:y:1".split(":"))
 
 
 @given(st.text(alphabet="<>[](){}|:\\ lora＜：1.,&;\n", max_size=60))
 def test_any_text(text: str) -> None:
-    assert all(isinstance(said, str) and len(said) < 400 for said in (*unread(text, text), *elsewhere(text)))
+    assert all(
+        isinstance(said, str) and len(said) < 400
+        for said in (*unread_tag_warnings(text, text), *bracketed_tag_warnings(text))
+    )
 
 
 def test_absurd_prompts_are_quick() -> None:
     began = time.monotonic()
     for text in ("(" * 20_000, "<lora:" * 5_000, "<" + " " * 20_000, "[" * 9_000 + "<lora:a:1>" + ":1]" * 9_000):
-        unread(text, text)
-        elsewhere(text)
-    elsewhere("[<lora:a:1>:1]" * 1_500)
+        unread_tag_warnings(text, text)
+        bracketed_tag_warnings(text)
+    bracketed_tag_warnings("[<lora:a:1>:1]" * 1_500)
     assert time.monotonic() - began < 20

@@ -15,18 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lora_ext
-from lora_ext.adapters import Lora, adapter_of
-from lora_ext.applied_networks import Applied, Use
+from lora_ext.adapters import Lora, adapter_from_tensors
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
 from lora_ext.cli import main
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.file.saving import write
-from lora_ext.inject import BAKED, LIVE, Injection, Piece, Target
+from lora_ext.file.saving import save_lora_file
+from lora_ext.inject import BAKED, LIVE, AppliedAdapter, Injection, LayerTarget
 from lora_ext.inject.baking import add_delta
-from lora_ext.inject.rounding import Rounding, coarse, sample_step
-from lora_ext.layer_names import UNET, Site
-from lora_ext.tools.convert import convert
-from lora_ext.tools.merge import merge
-from lora_ext.tools.reweight import reweight
+from lora_ext.inject.rounding import Rounding, is_lossy_dtype, measuring_stride
+from lora_ext.layer_names import UNET, LayerId
+from lora_ext.tools.convert import convert_lora
+from lora_ext.tools.merge import merge_loras
+from lora_ext.tools.reweight import reweight_lora
 
 CHECKPOINT = Path(lora_ext.__file__).parent / "embedded" / "embedded-sd1.safetensors"
 LAYER = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
@@ -34,7 +34,7 @@ KEY, NAME = (
     f"model.diffusion_model.{LAYER}.weight",
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
 )
-SITE = Site(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
+SITE = LayerId(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
 FLOATS = [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16, torch.float32]
 
 
@@ -59,37 +59,37 @@ def test_the_measure_is_what_a_comparison_of_before_and_after_tells(
     up, down = torch.randn(48, 3, generator=generator), torch.randn(3, 40, generator=generator)
     up *= 10**power * float(weight.float().norm() / (up @ down).norm())
     rounding = Rounding()
-    out = add_delta(weight, (Piece(lora(up, down), 1.0),), rounding=rounding)
-    assert rounding.share == pytest.approx(share_of(weight, out, up @ down) if coarse(dtype) else 1.0, abs=2e-3)
-    if coarse(dtype):
-        assert rounding.asked == pytest.approx(float((up @ down).norm()) ** 2, rel=1e-2)
+    out = add_delta(weight, (AppliedAdapter(lora(up, down), 1.0),), rounding=rounding)
+    assert rounding.share == pytest.approx(share_of(weight, out, up @ down) if is_lossy_dtype(dtype) else 1.0, abs=2e-3)
+    if is_lossy_dtype(dtype):
+        assert rounding.squared_norm == pytest.approx(float((up @ down).norm()) ** 2, rel=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["lora", "loha"])
 def test_a_sample_of_rows_tells_what_the_whole_does(dtype: torch.dtype, kind: str) -> None:
     weight = (torch.randn(1280, 1280, generator=torch.Generator().manual_seed(0)) * 0.02).to(dtype)
-    adapter = adapter_of(
+    adapter = adapter_from_tensors(
         make(kind, torch.Size((1280, 1280)), rank=8, dtype=torch.float32, rng=np.random.default_rng(0))
     )
     assert adapter is not None
     delta = adapter.delta(weight.float())
     scale = 0.01 * float(weight.float().norm() / delta.norm())
     rounding = Rounding()
-    out = add_delta(weight, (Piece(adapter, scale),), rounding=rounding)
-    assert sample_step(weight.numel()) > 10
+    out = add_delta(weight, (AppliedAdapter(adapter, scale),), rounding=rounding)
+    assert measuring_stride(weight.numel()) > 10
     assert rounding.share == pytest.approx(share_of(weight, out, delta * scale), abs=0.02)
-    assert rounding.asked == pytest.approx(float((delta * scale).norm()) ** 2, rel=0.15)
+    assert rounding.squared_norm == pytest.approx(float((delta * scale).norm()) ** 2, rel=0.15)
 
 
 def test_what_acts_too_strongly_is_no_success() -> None:
     """Every number rounded up to twice its change."""
     rounding = Rounding()
-    rounding.add(torch.ones(4, 4), torch.ones(4, 4), 16)
+    rounding.add_measured(torch.ones(4, 4), torch.ones(4, 4), 16)
     assert rounding.share == 0.0
-    rounding.add(torch.ones(4, 4), torch.full((4, 4), float("nan")), 16)
+    rounding.add_measured(torch.ones(4, 4), torch.full((4, 4), float("nan")), 16)
     assert rounding.share == 0.0
-    assert Rounding().share == 1.0 and Rounding().asked == 0.0
+    assert Rounding().share == 1.0 and Rounding().squared_norm == 0.0
 
 
 # --- merging into a checkpoint ---------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_biases_and_a_folder_are_measured_too(tmp_path: Path) -> None:
     from diffusers import UNet2DConditionModel
 
     from lora_ext.embedded import models
-    from lora_ext.tools.merge_into_checkpoint import merge_into
+    from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
 
     unet: UNet2DConditionModel = models.new_unet()
     unet.to(torch.bfloat16).save_pretrained(tmp_path / "model" / "unet")
@@ -154,8 +154,10 @@ def test_biases_and_a_folder_are_measured_too(tmp_path: Path) -> None:
         "diff": torch.randn(shape, generator=generator) * 1e-5,
         "diff_b": torch.randn(shape[0], generator=generator) * 1e-6,
     }
-    site = Site(UNET, "IN01", "attention.proj_in")
-    report = merge_into(tmp_path / "model", [Use(LoraFile({site: adapter_of(tensors)}))], tmp_path / "out")  # type: ignore[dict-item]
+    site = LayerId(UNET, "IN01", "attention.proj_in")
+    report = merge_into_checkpoint(
+        tmp_path / "model", [AdapterSpec(LoraFile({site: adapter_from_tensors(tensors)}))], tmp_path / "out"
+    )  # type: ignore[dict-item]
     assert len(report.rounding) == 2 and report.survived < 0.9
     assert all(found.dtype == torch.bfloat16 for found in report.rounding.values())
     assert "save as float: --save_precision float" in report.text()
@@ -172,7 +174,7 @@ def barely_trained(std: float) -> LoraFile:
 
 
 def test_factors_that_fp16_cannot_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(barely_trained(1e-9), tmp_path / "a.safetensors")
+    save_lora_file(barely_trained(1e-9), tmp_path / "a.safetensors")
     words = ["--save_to", str(tmp_path / "o.safetensors"), "--overwrite", "--save_precision"]
     file = str(tmp_path / "a.safetensors")
     for verb in (
@@ -192,9 +194,9 @@ def test_factors_that_fp16_cannot_hold(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_the_share_of_a_lora_is_that_of_its_product() -> None:
     file = barely_trained(6e-8)
-    made, report = merge([file], recipe=None)
+    made, report = merge_loras([file], options=None)
     assert not report.rounding and report.survived == 1.0
-    made, report = reweight(file, dtype=torch.float16)
+    made, report = reweight_lora(file, dtype=torch.float16)
     (before,), (after,) = file.adapters.values(), made.adapters.values()
     like = torch.zeros(32, 32)
     share = share_of(like, after.delta(like), before.delta(like))
@@ -206,9 +208,9 @@ def test_alpha_that_goes_into_a_factor_in_diffusers_spelling() -> None:
     (adapter,) = barely_trained(2e-6).adapters.values()
     tensors = {name: t.half() for name, t in adapter.tensors.items()}
     file = LoraFile({SITE: Lora({**tensors, "alpha": torch.tensor(1 / 64)})})
-    _, report = convert(file, "diffusers")
+    _, report = convert_lora(file, "diffusers")
     assert report.survived < 0.9 and "WARNING" in report.text()
-    _, report = convert(file, "diffusers", dtype=torch.float32)
+    _, report = convert_lora(file, "diffusers", dtype=torch.float32)
     assert report.survived == 1.0 and "WARNING" not in report.text()
 
 
@@ -236,7 +238,7 @@ def weak(share: float) -> LoraFile:
     up, down = torch.randn(64, 4, generator=generator), torch.randn(4, 64, generator=generator)
     weight = Net(torch.float32).net.down_blocks[0].attentions[0].proj_in.weight
     up *= share * float(weight.detach().norm() / (up @ down).norm())
-    return LoraFile({Site(UNET, "IN01", "attention.proj_in"): lora(up, down)}, path=Path("weak.safetensors"))
+    return LoraFile({LayerId(UNET, "IN01", "attention.proj_in"): lora(up, down)}, path=Path("weak.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -251,28 +253,28 @@ def weak(share: float) -> LoraFile:
 )
 def test_baking_into_few_bits_is_told(dtype: torch.dtype, share: float, lost: bool) -> None:
     file = weak(share)
-    with Applied(Net(dtype), BAKED) as applied:
-        (fit,) = applied.set([Use(file)])
+    with AppliedNetworks(Net(dtype), BAKED) as applied:
+        (fit,) = applied.apply([AdapterSpec(file)])
         assert fit.ok != lost
         if lost:
             name = str(dtype).removeprefix("torch.")
             assert f"baked into {name}" in str(fit) and "mode live keeps all of it" in str(fit)
-        fits = applied.set([Use(file), Use(file, name="again")])
+        fits = applied.apply([AdapterSpec(file), AdapterSpec(file, name="again")])
         assert len([fit for fit in fits if "all files" in str(fit)]) == lost
-        assert applied.set([Use(file, unet=0.0)])[0].ok  # nothing is baked then
-    with Applied(Net(dtype), LIVE) as applied:
-        assert applied.set([Use(file)])[0].ok
+        assert applied.apply([AdapterSpec(file, unet=0.0)])[0].ok  # nothing is baked then
+    with AppliedNetworks(Net(dtype), LIVE) as applied:
+        assert applied.apply([AdapterSpec(file)])[0].ok
 
 
 def test_a_switched_off_schedule_keeps_its_figure() -> None:
     module = nn.Linear(64, 64).to(torch.bfloat16)
-    target = Target(module, "weight", module.weight.shape)
+    target = LayerTarget(module, "weight", module.weight.shape)
     (adapter,) = weak(0.001).adapters.values()
     with Injection(BAKED) as injection:
-        injection.put({target: (Piece(adapter, 1.0, moving=True),)})
-        share = injection.survived()
+        injection.apply({target: (AppliedAdapter(adapter, 1.0, is_scheduled=True),)})
+        share = injection.surviving_share()
         assert share[0] < 0.9
-        injection.put({target: (Piece(adapter, 0.0, moving=True),)})
-        assert injection.survived() == (1.0, "")
-        injection.put({target: (Piece(adapter, 1.0, moving=True),)})
-        assert injection.survived() == share
+        injection.apply({target: (AppliedAdapter(adapter, 0.0, is_scheduled=True),)})
+        assert injection.surviving_share() == (1.0, "")
+        injection.apply({target: (AppliedAdapter(adapter, 1.0, is_scheduled=True),)})
+        assert injection.surviving_share() == share

@@ -10,10 +10,10 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lora_ext.adapters import Lora
-from lora_ext.applied_networks import Applied, Use
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.inject import targets
-from lora_ext.layer_names import TE, UNET, kohya_key
+from lora_ext.inject import find_layer_targets
+from lora_ext.layer_names import TE, UNET, format_kohya_key
 
 MAP = json.loads((Path(__file__).parent / "data" / "sd15_module_map.json").read_text(encoding="utf-8"))
 
@@ -37,15 +37,15 @@ class Sd15:
 
 def test_a_rank_32_c3lier_file_goes_on_in_both_modes() -> None:
     model = Sd15()
-    found = targets(UNET, model.unet)
-    rows = {kohya_key(site): target for site, target in found.items()}
+    found = find_layer_targets(UNET, model.unet)
+    rows = {format_kohya_key(site): target for site, target in found.items()}
     unet_rows = {key: row for key, row in MAP.items() if not key.startswith("lora_te")}
     assert unet_rows.keys() <= rows.keys()
     assert all(list(rows[key].shape) == row["shape"] for key, row in unet_rows.items())
     generator = torch.Generator().manual_seed(0)
     adapters = {}
     for site, target in found.items():
-        if kohya_key(site) in unet_rows:
+        if format_kohya_key(site) in unet_rows:
             factors = {
                 "lora_up.weight": torch.randn(target.shape[0], 32, generator=generator).half(),
                 "lora_down.weight": torch.randn(32, *target.shape[1:], generator=generator).half(),
@@ -54,8 +54,8 @@ def test_a_rank_32_c3lier_file_goes_on_in_both_modes() -> None:
     before = dict(model.unet.named_parameters())
     probe = [site for site in adapters if site.block in ("IN01", "OUT05")]
     for mode in ("live", "baked"):
-        with Applied(model, mode) as applied:
-            (fit,) = applied.set([Use(LoraFile(adapters), unet=0.5)])
+        with AppliedNetworks(model, mode) as applied:
+            (fit,) = applied.apply([AdapterSpec(LoraFile(adapters), unet=0.5)])
             assert (fit.matched, applied.changed) == (len(unet_rows), len(unet_rows)) and fit.ok
             if mode == "baked":
                 for site in probe:
@@ -77,6 +77,6 @@ def test_the_text_encoder_of_the_map(part: str) -> None:
         text = CLIPTextModel(
             CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
         )
-    shapes = {kohya_key(site): list(target.shape) for site, target in targets(part, text).items()}
+    shapes = {format_kohya_key(site): list(target.shape) for site, target in find_layer_targets(part, text).items()}
     rows = {key: row["shape"] for key, row in MAP.items() if key.startswith("lora_te_")}
     assert rows.items() <= shapes.items()

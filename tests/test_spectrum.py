@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lora_ext import singular_values
-from lora_ext.lowrank import LowRank, shrink
-from lora_ext.singular_values import NEAR, _proven, _ritz, eigen, frobenius, leading
+from lora_ext.lowrank import LowRank, reduce_rank
+from lora_ext.singular_values import TRACE_TOLERANCE, _proven, _ritz, eigen, frobenius, leading_eigenpairs
 
 SPECTRA: dict[str, np.ndarray] = {
     "flat": np.ones(256),
@@ -46,8 +46,8 @@ def thin(values: np.ndarray, spread: float, seed: int = 0) -> LowRank:
 def check(low: LowRank, rank: int) -> None:
     exact = (low.up.double() * low.gain.double()) @ low.down.double()
     values = torch.linalg.svdvals(exact)
-    best = shrink(low, rank)
-    found = (best.low.up.double() * best.low.gain.double()) @ best.low.down.double()
+    best = reduce_rank(low, rank)
+    found = (best.low_rank.up.double() * best.low_rank.gain.double()) @ best.low_rank.down.double()
     # beside the promise, float32's own part: the factors' sizes, not their product's, are what it rounds
     reach = float(low.up.double().norm(dim=0) @ low.down.double().norm(dim=1))
     assert float((found - exact).norm()) <= 1.001 * float(values[rank:].norm()) + 1e-6 * reach
@@ -79,11 +79,11 @@ def test_thin_factors_of_random_steps(steps: list[tuple[int, float]], rank: int,
 def test_leading_is_what_it_promises(name: str, dtype: torch.dtype) -> None:
     values = SPECTRA[name]
     gram = turned(values).to(dtype)
-    found, vectors = leading(gram, 32)
+    found, vectors = leading_eigenpairs(gram, 32)
     vectors = vectors[:, :32].double()
     assert torch.allclose(vectors.T @ vectors, torch.eye(32, dtype=torch.float64), atol=2e-5)
     kept = float((vectors * (gram.double() @ vectors)).sum())
-    assert kept >= values[:32].sum() - NEAR * values[32:].sum() - 1e-5 * values.sum()
+    assert kept >= values[:32].sum() - TRACE_TOLERANCE * values[32:].sum() - 1e-5 * values.sum()
     assert float(found[:32].double().sum()) == pytest.approx(kept, rel=1e-5, abs=1e-6)
 
 
@@ -97,7 +97,7 @@ def test_large_flat_matrices_are_not_solved_whole(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(singular_values, "eigen", counted)
     for name in ("flat", "slowly falling", "falling", "a step at the cut", "clustered at the cut"):
-        leading(turned(SPECTRA[name] ** 2).float(), 32)
+        leading_eigenpairs(turned(SPECTRA[name] ** 2).float(), 32)
     assert max(sizes) < 100
 
 

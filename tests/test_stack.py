@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny import Tiny, lora_file, sites_in, text_encoder
 
-from lora_ext.applied_networks import Applied, Presets, Use, resolve, resolve_blocks
-from lora_ext.blocks import LABELS, parse_rules, parse_weights
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks, Presets, resolve_block_weights, resolve_tag
+from lora_ext.blocks import BLOCK_LABELS, parse_block_weights, parse_element_rules
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import MODES
-from lora_ext.inject.live_layer import LAYERS
-from lora_ext.lora_tags import Request
+from lora_ext.inject.live_layer import LIVE_LAYERS
+from lora_ext.lora_tags import LoraTag
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def nothing_left(model: Tiny) -> Iterator[None]:
     plain = model.draw()
     yield
     after = {name: p for part in model.parts().values() for name, p in part.named_parameters()}
-    assert all(after[name] is p for name, p in before.items()) and len(LAYERS) == 0
+    assert all(after[name] is p for name, p in before.items()) and len(LIVE_LAYERS) == 0
     assert all(map(torch.equal, model.draw(), plain))
     assert not any(m._load_state_dict_pre_hooks for part in model.parts().values() for m in part.modules())
 
@@ -37,15 +37,15 @@ def same(one: tuple[torch.Tensor, ...], two: tuple[torch.Tensor, ...], tolerance
     return all(torch.allclose(a, b, atol=tolerance, rtol=tolerance) for a, b in zip(one, two, strict=True))
 
 
-def drawn(model: Tiny, *uses: Use, mode: str = "auto") -> tuple[torch.Tensor, ...]:
-    with Applied(model, mode) as applied:
-        applied.set(uses)
+def drawn(model: Tiny, *uses: AdapterSpec, mode: str = "auto") -> tuple[torch.Tensor, ...]:
+    with AppliedNetworks(model, mode) as applied:
+        applied.apply(uses)
         return model.draw()
 
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_modes_agree(model: Tiny, wide: bool) -> None:
-    use = Use(lora_file(model, wide=wide), te=0.5, unet=0.8)
+    use = AdapterSpec(lora_file(model, wide=wide), te=0.5, unet=0.8)
     live, baked, auto = (drawn(model, use, mode=mode) for mode in ("live", "baked", "auto"))
     assert same(live, baked) and same(auto, baked)
     assert not same(live, model.draw())
@@ -55,9 +55,9 @@ def test_modes_agree(model: Tiny, wide: bool) -> None:
 def test_te_and_unet_weights_are_separate(model: Tiny, mode: str) -> None:
     file = lora_file(model)
     plain = model.draw()
-    text, image = drawn(model, Use(file, te=0.0, unet=1.0), mode=mode)
+    text, image = drawn(model, AdapterSpec(file, te=0.0, unet=1.0), mode=mode)
     assert torch.equal(text, plain[0]) and not torch.allclose(image, plain[1])
-    text, _ = drawn(model, Use(file, te=1.0, unet=0.0), mode=mode)
+    text, _ = drawn(model, AdapterSpec(file, te=1.0, unet=0.0), mode=mode)
     assert not torch.allclose(text, plain[0])
 
 
@@ -84,73 +84,75 @@ def test_both_text_encoders_take_the_weight_of_the_text(mode: str) -> None:
     file = lora_file(model)
     plain = model.texts()
 
-    def texts(*uses: Use, step: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        with Applied(model, mode) as applied:
-            applied.set(uses)
+    def texts(*uses: AdapterSpec, step: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        with AppliedNetworks(model, mode) as applied:
+            applied.apply(uses)
             applied.at_step(step, 8)
             return model.texts()
 
-    assert all(map(torch.equal, texts(Use(file, te=0.0, unet=1.0)), plain))
-    half = texts(Use(file, te=0.5, unet=0.0))
-    assert same(texts(Use(file, te=0.5, unet=-2.0)), half)
+    assert all(map(torch.equal, texts(AdapterSpec(file, te=0.0, unet=1.0)), plain))
+    half = texts(AdapterSpec(file, te=0.5, unet=0.0))
+    assert same(texts(AdapterSpec(file, te=0.5, unet=-2.0)), half)
     assert not any(map(torch.allclose, half, plain))
     for step in (0, 5):  # a schedule is the U-Net's alone
-        assert all(map(torch.equal, texts(Use(file, te=0.5, unet=2.0, start=2, stop=4), step=step), half))
+        assert all(map(torch.equal, texts(AdapterSpec(file, te=0.5, unet=2.0, start=2, stop=4), step=step), half))
     for number, part in enumerate(("te", "te2")):
         only = LoraFile({site: a for site, a in file.adapters.items() if site.part == part})
-        made = texts(Use(only))
+        made = texts(AdapterSpec(only))
         assert torch.equal(made[1 - number], plain[1 - number]) and not torch.allclose(made[number], plain[number])
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_same_file_twice_adds_up_and_opposites_cancel(model: Tiny, mode: str) -> None:
     file = lora_file(model)
-    once = Use(file, 0.4, 0.4)
+    once = AdapterSpec(file, 0.4, 0.4)
     assert same(drawn(model, once, once, mode=mode), drawn(model, replace(once, te=0.8, unet=0.8), mode=mode))
-    minus = Use(file, -0.4, -0.4)
+    minus = AdapterSpec(file, -0.4, -0.4)
     assert same(drawn(model, once, minus, mode=mode), model.draw())
 
 
 def test_block_weights(model: Tiny) -> None:
     file = lora_file(model)
-    plain = drawn(model, Use(file))
-    ones = parse_weights(",".join(["1"] * 26))
-    assert all(map(torch.equal, drawn(model, Use(file, blocks=ones)), plain))
-    zero = Use(file, blocks=parse_weights(",".join(["0"] * 26)))
-    with Applied(model) as applied:
-        applied.set([zero])
+    plain = drawn(model, AdapterSpec(file))
+    ones = parse_block_weights(",".join(["1"] * 26))
+    assert all(map(torch.equal, drawn(model, AdapterSpec(file, blocks=ones)), plain))
+    zero = AdapterSpec(file, blocks=parse_block_weights(",".join(["0"] * 26)))
+    with AppliedNetworks(model) as applied:
+        applied.apply([zero])
         outside = {site for site in file.adapters if not site.block}
         assert applied.changed == len(outside)  # time embedding and output lie outside every block
-    only = Use(file, te=0, blocks=parse_weights(",".join("1" if name == "OUT05" else "0" for name in LABELS)))
-    with Applied(model) as applied:
-        applied.set([only])
+    only = AdapterSpec(
+        file, te=0, blocks=parse_block_weights(",".join("1" if name == "OUT05" else "0" for name in BLOCK_LABELS))
+    )
+    with AppliedNetworks(model) as applied:
+        applied.apply([only])
         assert applied.changed == len(sites_in(file, "OUT05")) + len(outside)
-    ruled = Use(file, blocks=replace(ones, rules=parse_rules(":attn2:0")))
-    with Applied(model) as applied:
-        applied.set([ruled])
-        assert applied.changed == sum("attn2" not in site.leaf for site in file.adapters)
+    ruled = AdapterSpec(file, blocks=replace(ones, rules=parse_element_rules(":attn2:0")))
+    with AppliedNetworks(model) as applied:
+        applied.apply([ruled])
+        assert applied.changed == sum("attn2" not in site.layer for site in file.adapters)
     assert not same(drawn(model, ruled), plain)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_only_what_changed_is_touched(model: Tiny, mode: str) -> None:
     file, other = lora_file(model), lora_file(model, seed=1, name="b")
-    with Applied(model, mode) as applied:
-        uses = [Use(file, 0.5, 0.5), Use(other, 0.5, 0.5)]
-        applied.set(uses)
+    with AppliedNetworks(model, mode) as applied:
+        uses = [AdapterSpec(file, 0.5, 0.5), AdapterSpec(other, 0.5, 0.5)]
+        applied.apply(uses)
         assert applied.changed == len(file.adapters)
-        applied.set(uses)
+        applied.apply(uses)
         assert applied.changed == 0
-        applied.set([uses[0], replace(uses[1], te=0.7)])
+        applied.apply([uses[0], replace(uses[1], te=0.7)])
         assert applied.changed == len(sites_in(file, "BASE"))
-        ones = dict.fromkeys(LABELS, 1.0) | {"IN04": 0.5}
-        applied.set([replace(uses[0], blocks=parse_weights(",".join(str(v) for v in ones.values()))), uses[1]])
+        ones = dict.fromkeys(BLOCK_LABELS, 1.0) | {"IN04": 0.5}
+        applied.apply([replace(uses[0], blocks=parse_block_weights(",".join(str(v) for v in ones.values()))), uses[1]])
         assert applied.changed == len(sites_in(file, "IN04")) + len(sites_in(file, "BASE"))
-        applied.set([uses[1]])
+        applied.apply([uses[1]])
         assert same(model.draw(), drawn_alone(model, uses[1], applied))
 
 
-def drawn_alone(model: Tiny, use: Use, applied: Applied) -> tuple[torch.Tensor, ...]:
+def drawn_alone(model: Tiny, use: AdapterSpec, applied: AppliedNetworks) -> tuple[torch.Tensor, ...]:
     applied.close()
     return drawn(model, use)
 
@@ -158,11 +160,11 @@ def drawn_alone(model: Tiny, use: Use, applied: Applied) -> tuple[torch.Tensor, 
 @pytest.mark.parametrize("mode", MODES)
 def test_schedules(model: Tiny, mode: str) -> None:
     file = lora_file(model)
-    use = Use(file, start=3, stop=0.75)
-    on, off = drawn(model, Use(file)), drawn(model, Use(file, unet=0.0))
+    use = AdapterSpec(file, start=3, stop=0.75)
+    on, off = drawn(model, AdapterSpec(file)), drawn(model, AdapterSpec(file, unet=0.0))
     assert not torch.allclose(on[1], off[1])
-    with Applied(model, mode) as applied:
-        applied.set([use])
+    with AppliedNetworks(model, mode) as applied:
+        applied.apply([use])
         for step in range(8):
             applied.at_step(step, 8)
             assert same(model.draw(), on if 3 <= step < 6 else off), step
@@ -171,32 +173,32 @@ def test_schedules(model: Tiny, mode: str) -> None:
 def test_fit_names_what_does_not_apply(model: Tiny) -> None:
     file = lora_file(model)
     site = next(iter(file.adapters))
-    strange = replace(site, part="te2", block="BASE", leaf="layers.0.mlp.fc1")
-    other = replace(site, block="OUT05", leaf="attention.transformer_blocks.9.attn1.to_q")
+    strange = replace(site, part="te2", block="BASE", layer="layers.0.mlp.fc1")
+    other = replace(site, block="OUT05", layer="attention.transformer_blocks.9.attn1.to_q")
     adapters = {strange: file.adapters[site], other: file.adapters[site]}
-    with Applied(model) as applied:
-        (fit,) = applied.set([Use(LoraFile(adapters), name="sdxl-only")])
+    with AppliedNetworks(model) as applied:
+        (fit,) = applied.apply([AdapterSpec(LoraFile(adapters), name="sdxl-only")])
         assert not fit.ok and "sdxl-only" in str(fit) and "none of its 2 layers" in str(fit)
         wrong = dict(list(file.adapters.items())[:3])
         big = next(a for s, a in file.adapters.items() if not a.fits(applied.targets[site].shape))
         wrong[site] = big
-        (fit,) = applied.set([Use(LoraFile(wrong, unread={"x": torch.zeros(1)}))])
+        (fit,) = applied.apply([AdapterSpec(LoraFile(wrong, unrecognized={"x": torch.zeros(1)}))])
         assert (fit.matched, len(fit.wrong_shape), fit.unread) == (2, 1, 1)
         assert "2 of 3 layers apply" in str(fit) and "another size" in str(fit)
-        (fit,) = applied.set([Use(file)])
+        (fit,) = applied.apply([AdapterSpec(file)])
         assert fit.ok and fit.matched == len(file.adapters)
-        (fit,) = applied.set([Use(file, blocks=parse_weights(",".join(["1"] * 12)))])
+        (fit,) = applied.apply([AdapterSpec(file, blocks=parse_block_weights(",".join(["1"] * 12)))])
         assert "IN01" in fit.uncovered and "MID" not in fit.uncovered
 
 
 def test_loading_weights_takes_everything_off_first(model: Tiny) -> None:
     state = {name: t.clone() for name, t in model.unet.state_dict().items()}
     changed = {name: t + 1 for name, t in state.items()}
-    with Applied(model, "baked") as applied, Applied(model, "baked") as other:
-        applied.set([Use(lora_file(model))])
-        other.set([Use(lora_file(model, seed=1))])
+    with AppliedNetworks(model, "baked") as applied, AppliedNetworks(model, "baked") as other:
+        applied.apply([AdapterSpec(lora_file(model))])
+        other.apply([AdapterSpec(lora_file(model, seed=1))])
         model.unet.load_state_dict(changed)
-        assert applied.uses == other.uses == ()
+        assert applied.specs == other.specs == ()
         assert all(torch.equal(t, changed[name]) for name, t in model.unet.state_dict().items())
     model.unet.load_state_dict(state)
 
@@ -209,10 +211,10 @@ def test_drawn_weights_are_the_same_for_the_same_seed(model: Tiny) -> None:
         def ambiguity(self, name: str) -> str:
             return ""
 
-    request = Request("a", lbw=",".join(["R"] * 12))
-    one, two, other = (resolve(request, Folder(), seed=seed).blocks for seed in (1, 1, 2))
+    request = LoraTag("a", lbw=",".join(["R"] * 12))
+    one, two, other = (resolve_tag(request, Folder(), seed=seed).blocks for seed in (1, 1, 2))
     assert one == two != other
-    again = resolve_blocks(Request("a", lbw=one.text()), Presets())
+    again = resolve_block_weights(LoraTag("a", lbw=one.format_weights()), Presets())
     assert again == one
 
 
@@ -230,5 +232,5 @@ def test_an_interrupt_leaves_the_model_clean(model: Tiny, monkeypatch: pytest.Mo
 
     original = live_layer.add_delta
     monkeypatch.setattr(live_layer, "add_delta", interrupted)
-    with Applied(model, "baked") as applied, pytest.raises(KeyboardInterrupt):
-        applied.set([Use(lora_file(model))])
+    with AppliedNetworks(model, "baked") as applied, pytest.raises(KeyboardInterrupt):
+        applied.apply([AdapterSpec(lora_file(model))])

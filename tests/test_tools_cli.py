@@ -18,13 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lora_ext import command_line, progress
-from lora_ext.cli import VERBS, main
+from lora_ext.cli import CLI_COMMANDS, main
 from lora_ext.errors import LoraError, ToolError
-from lora_ext.file import hashes, read
+from lora_ext.file import hashes, load_lora_file
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.tools.merge import merge
-from lora_ext.tools.report import Layer, Report
-from lora_ext.tools.resize import resize
+from lora_ext.tools.merge import merge_loras
+from lora_ext.tools.report import LayerReport, ToolReport
+from lora_ext.tools.resize import resize_lora
 
 DATA = Path(__file__).parent / "data" / "kohya"
 A, B = DATA / "in" / "c3_r8a4_c6a3.safetensors", DATA / "in" / "c3_r8a2_c6a1.5.safetensors"
@@ -69,7 +69,7 @@ def test_a_result_is_a_whole_file_with_hashes_and_sources(verb: str, run: Run) -
     assert "written: out.safetensors" in out and "of the norm kept" in out
     said = metadata("out.safetensors")
     assert hashes.model_hash("out.safetensors")  # a sound file
-    model, legacy = hashes.hashes_of(load_file("out.safetensors"), said)
+    model, legacy = hashes.kohya_hashes(load_file("out.safetensors"), said)
     assert said["ss_output_name"] == "out"
     assert len(said["sshs_model_hash"]) == 64 and len(said["sshs_legacy_hash"]) == 8
     assert (said["sshs_model_hash"], said["sshs_legacy_hash"]) == (model, legacy)
@@ -85,7 +85,7 @@ def test_the_report_as_json(verb: str, run: Run) -> None:
     status, out, err = run(verb, *COMMANDS[verb], "--save_to", "out.safetensors", "--json")
     told = json.loads(out)
     assert status == 0 and not err
-    assert told["matched"] == len(told["layers"]) == len(read("out.safetensors").adapters)
+    assert told["matched"] == len(told["layers"]) == len(load_lora_file("out.safetensors").adapters)
     assert {"layer", "old_rank", "new_rank", "kept"} <= told["layers"][0].keys()
     assert told["totals"]["layers"] == len(told["layers"]) and 0 < told["totals"]["kept"] <= 1
     if verb in ("svd-merge", "resize"):
@@ -94,7 +94,7 @@ def test_the_report_as_json(verb: str, run: Run) -> None:
 
 def test_help_and_mistakes_are_one_line(run: Run) -> None:
     for verb in (*COMMANDS, "split-dylora", "metadata"):
-        assert verb in VERBS
+        assert verb in CLI_COMMANDS
         status, out, _ = run(verb, "--help")
         assert status == 0 and verb in out
     status, _, err = run("resize", "--model", A, "--new_rank", 4, "--save_to", "o.safetensors", "--dynamic_metod", "x")
@@ -144,7 +144,7 @@ def test_where_it_may_not_write(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
         assert status == 2 and word in err
     assert Path("a.safetensors").read_bytes() == before
     assert run(*words, "a.safetensors", "--overwrite")[0] == 0
-    assert read("a.safetensors").metadata["ss_network_dim"] == "4"
+    assert load_lora_file("a.safetensors").metadata["ss_network_dim"] == "4"
     status, _, err = run(*words, "a.safetensors")
     assert status == 2 and "--overwrite" in err
     usage = namedtuple("usage", "total used free")
@@ -158,7 +158,7 @@ def test_an_interrupt_leaves_no_half_file(run: Run, monkeypatch: pytest.MonkeyPa
         yield items[0]
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("lora_ext.tools.resize.bar", interrupted)
+    monkeypatch.setattr("lora_ext.tools.resize.progress_bar", interrupted)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a program begun in the background ignores it
     status, _, err = run("resize", "--model", A, "--new_rank", 4, "--save_to", "out.safetensors")
     assert status == 130 and "interrupted" in err and not list(Path().iterdir())
@@ -169,9 +169,9 @@ def test_damaged_numbers_name_their_layer(tmp_path: Path) -> None:
     name = next(key for key in tensors if key.endswith("attn1_to_q.lora_up.weight"))
     tensors[name][0, 0] = float("nan")
     save_file(tensors, tmp_path / "bad.safetensors")
-    for work in (lambda f: resize(f, 2), lambda f: merge([f, f])):
+    for work in (lambda f: resize_lora(f, 2), lambda f: merge_loras([f, f])):
         with pytest.raises(ToolError, match=name):
-            work(read(tmp_path / "bad.safetensors"))
+            work(load_lora_file(tmp_path / "bad.safetensors"))
 
 
 def test_what_fp16_cannot_hold_names_its_layer(tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def test_what_fp16_cannot_hold_names_its_layer(tmp_path: Path) -> None:
     tensors[name] = tensors[name] * 1e16
     save_file(tensors, tmp_path / "big.safetensors")
     with pytest.raises(ToolError, match=r"attn1.to_q.*does not fit float16.*bf16"):
-        resize(read(tmp_path / "big.safetensors"), 4, dtype=torch.float16)
-    resize(read(tmp_path / "big.safetensors"), 4, dtype=torch.bfloat16)
+        resize_lora(load_lora_file(tmp_path / "big.safetensors"), 4, dtype=torch.float16)
+    resize_lora(load_lora_file(tmp_path / "big.safetensors"), 4, dtype=torch.bfloat16)
 
 
 def test_alpha_that_diffusers_spelling_cannot_hold_in_fp16(run: Run) -> None:
@@ -198,14 +198,14 @@ def test_precisions(run: Run) -> None:
         more = ["--save_precision", given] if given else []
         argv = ["resize", "--model", HALF, "--new_rank", 4, "--save_to", "o.safetensors", "--overwrite", *more]
         assert run(*argv)[0] == 0
-        assert {a.dtype for a in read("o.safetensors").adapters.values()} == {meant}
+        assert {a.dtype for a in load_lora_file("o.safetensors").adapters.values()} == {meant}
     assert run("merge", "--models", HALF, A, "--save_to", "m.safetensors")[0] == 0
-    assert {a.dtype for a in read("m.safetensors").adapters.values()} == {torch.float32}
+    assert {a.dtype for a in load_lora_file("m.safetensors").adapters.values()} == {torch.float32}
 
 
 def test_concat_of_one_alpha_keeps_the_factors_bit_by_bit() -> None:
-    file = read(HALF)
-    made, _ = merge([file, file])
+    file = load_lora_file(HALF)
+    made, _ = merge_loras([file, file])
     for site, adapter in file.adapters.items():
         rank = adapter.rank or 0
         if made.adapters[site].rank == 2 * rank:
@@ -216,27 +216,27 @@ def test_concat_of_one_alpha_keeps_the_factors_bit_by_bit() -> None:
 
 
 def test_files_without_a_layer_in_common() -> None:
-    file = read(A)
+    file = load_lora_file(A)
     parts = [{s: a for s, a in file.adapters.items() if (s.part == "unet") == unet} for unet in (True, False)]
     unet, text = (LoraFile(part, file.metadata) for part in parts)
-    made, report = merge([unet, text])
+    made, report = merge_loras([unet, text])
     assert len(made.adapters) == len(file.adapters) and report.matched == 0
     some, other = (
         LoraFile({s: a for i, (s, a) in enumerate(unet.adapters.items()) if i % 2 == odd}, {}) for odd in (0, 1)
     )
     with pytest.raises(ToolError, match="no layer in common"):
-        merge([some, other])
+        merge_loras([some, other])
     with pytest.raises(LoraError, match="no files"):
-        merge([])
+        merge_loras([])
 
 
 def test_layers_of_another_shape_are_told_with_their_base() -> None:
-    file = read(A)
-    site, adapter = next((s, a) for s, a in file.adapters.items() if s.leaf.endswith("attn2.to_k"))
+    file = load_lora_file(A)
+    site, adapter = next((s, a) for s, a in file.adapters.items() if s.layer.endswith("attn2.to_k"))
     wider = {n: torch.zeros(t.shape[0], t.shape[1] * 2) if "down" in n else t for n, t in adapter.tensors.items()}
     other = LoraFile({site: type(adapter)(wider)}, {})
     with pytest.raises(ToolError, match=r"attn2.to_k.*shape"):
-        merge([file, other])
+        merge_loras([file, other])
 
 
 def test_only_in_one_and_not_understood_are_reported(run: Run) -> None:
@@ -275,9 +275,9 @@ def test_metadata_shows_sets_strips_and_keeps_tensors(run: Run) -> None:
     assert run(*edit)[0] == 0
     said = metadata("a.safetensors")
     assert said["modelspec.title"] == "a = b" and said["y"] == "" and "ss_v2" not in said
-    assert said["sshs_model_hash"] == hashes.hashes_of(load_file("a.safetensors"), said)[0]
+    assert said["sshs_model_hash"] == hashes.kohya_hashes(load_file("a.safetensors"), said)[0]
     assert run("metadata", "a.safetensors", "--strip", "--save_to", "b.safetensors")[0] == 0
-    assert not read("b.safetensors").metadata
+    assert not load_lora_file("b.safetensors").metadata
     for key, tensor in load_file(A).items():
         assert torch.equal(load_file("b.safetensors")[key], tensor)
     status, _, err = run("metadata", "a.safetensors", "--overwrite", "--remove", "ss_network_dm")
@@ -295,8 +295,8 @@ def test_pt_and_cloneofsimo_become_kohya(run: Run) -> None:
     status, _, err = run("convert", "--model", "simo.pt", "--save_to", "simo.safetensors")
     assert status == 0, err
     assert all(key.startswith("lora_unet_") for key in load_file("simo.safetensors"))
-    made = read("simo.safetensors")
-    assert made.dialect == "kohya" and len(made.adapters) == len(rows)
+    made = load_lora_file("simo.safetensors")
+    assert made.key_format == "kohya" and len(made.adapters) == len(rows)
     for site, up, down in rows:
         assert made.adapters[site].alpha == simo.RANK  # without it kohya's scripts cannot merge
         low = made.adapters[site].low_rank()
@@ -314,7 +314,7 @@ def test_options_of_kohyas_scripts_are_understood(run: Run) -> None:
     assert status == 0 and "--new_rank changes nothing with --method concat" in out, err
     status, out, err = run("resize", "--model", A, "--dynamic_param", 5, "--save_to", "b.safetensors")
     assert status == 0 and "--dynamic_param changes nothing without --dynamic_method" in out, err
-    assert read("b.safetensors").metadata["ss_network_dim"] == "4"  # the script's default
+    assert load_lora_file("b.safetensors").metadata["ss_network_dim"] == "4"  # the script's default
     base, tuned = DATA / "tiny_ckpt_ldm_fp32.safetensors", DATA / "tiny_tuned_ldm.safetensors"
     words = ("--model_org", base, "--model_tuned", tuned, "--save_to")
     known = ("--v_parameterization", "--load_precision", "fp16", "--load_original_model_to", "cpu")
@@ -332,7 +332,7 @@ def test_what_became_plain_lora_says_so(run: Run) -> None:
     """No split of a resized DyLoRA, no LyCORIS module for what is LoRA now."""
     assert run("resize", "--model", DYLORA, "--new_rank", 4, "--save_to", "a.safetensors")[0] == 0
     assert run("resize", "--model", DYLORA, "--new_rank", 16, "--save_to", "same.safetensors")[0] == 0
-    assert read("a.safetensors").dylora_unit is None and read("same.safetensors").dylora_unit
+    assert load_lora_file("a.safetensors").dylora_unit is None and load_lora_file("same.safetensors").dylora_unit
     said = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "loha", "preset": "full"}'}
     tensors = make("loha", (16, 12))
     save_file({f"lora_unet_mid_block_attentions_0_proj_in.{n}": t for n, t in tensors.items()}, "h.safetensors", said)
@@ -344,12 +344,12 @@ def test_what_became_plain_lora_says_so(run: Run) -> None:
 
 
 def test_report_totals() -> None:
-    report = Report("x", [Layer("a", 4, 2, 0.6, 3.0), Layer("b", 4, 4, 1.0, 4.0)], only={"f": ["b"]})
+    report = ToolReport("x", [LayerReport("a", 4, 2, 0.6, 3.0), LayerReport("b", 4, 4, 1.0, 4.0)], only_in={"f": ["b"]})
     assert report.matched == 1 and report.worst is report.layers[0]
     assert report.kept == pytest.approx(((0.6 * 3) ** 2 + 16) ** 0.5 / 5)
     assert report.layers[0].loss == pytest.approx(0.8)
     assert "1 only in f, such as b" in report.text() and "keeps 60.00% (error 80.00%)" in report.text()
-    report = Report("x", [Layer(str(i), 4, 8) for i in range(5)])
+    report = ToolReport("x", [LayerReport(str(i), 4, 8) for i in range(5)])
     assert "0 and 4 more" in report.text() and "0 and 4 more" not in report.text(verbose=True)
 
 
@@ -371,7 +371,7 @@ def test_a_report_tells_the_worst_ten_layers_and_all_when_asked(run: Run) -> Non
 
 def test_rows_without_a_loss_are_put_together() -> None:
     """Layers whose ranks differ in turn were a line each."""
-    report = Report("x", [Layer(str(i), 4 + i % 2, 8) for i in range(1000)])
+    report = ToolReport("x", [LayerReport(str(i), 4 + i % 2, 8) for i in range(1000)])
     rows = report.text().splitlines()
     assert [row.split("%  ")[1] for row in rows[1:3]] == ["0 and 499 more", "1 and 499 more"] and len(rows) < 8
     assert len(report.text(verbose=True).splitlines()) > 1000
@@ -379,13 +379,13 @@ def test_rows_without_a_loss_are_put_together() -> None:
 
 def test_progress_reaches_a_shell() -> None:
     seen: list[tuple[int, int, str]] = []
-    resize(read(HALF), 4, track=progress.through(lambda *row: seen.append(row)))
+    resize_lora(load_lora_file(HALF), 4, track=progress.track_with_callback(lambda *row: seen.append(row)))
     assert seen[0] == (0, 60, "resize") and seen[-1] == (60, 60, "resize")
 
 
 def test_options() -> None:
-    assert command_line.widest([]) == torch.float32
-    assert command_line.widest([torch.float16, torch.bfloat16]) == torch.float32
-    assert command_line.widest([torch.float16]) == torch.float16
+    assert command_line.widest_dtype([]) == torch.float32
+    assert command_line.widest_dtype([torch.float16, torch.bfloat16]) == torch.float32
+    assert command_line.widest_dtype([torch.float16]) == torch.float16
     with pytest.raises(ToolError, match="did you mean 'fp16'"):
-        command_line.dtype_of("f16")
+        command_line.parse_precision("f16")

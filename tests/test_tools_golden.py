@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from lora_ext.cli import main
-from lora_ext.file.loading import read
-from lora_ext.lowrank import Rule, concat, shrink
-from lora_ext.tools.merge import merge
-from lora_ext.tools.merge_layer import Recipe
+from lora_ext.file.loading import load_lora_file
+from lora_ext.lowrank import RankRule, concat, reduce_rank
+from lora_ext.tools.merge import merge_loras
+from lora_ext.tools.merge_layer import MergeOptions
 
 DATA = Path(__file__).parent / "data" / "kohya"
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"
@@ -58,7 +58,7 @@ def command(case: str, tmp_path: Path, *extra: str) -> list[str]:
 
 def deltas(path: Path) -> dict[str, Tensor]:
     """Layer → ΔW, of the layers that are plain LoRA."""
-    lows = {str(site): adapter.low_rank() for site, adapter in read(path).adapters.items()}
+    lows = {str(site): adapter.low_rank() for site, adapter in load_lora_file(path).adapters.items()}
     return {name: low.delta() for name, low in lows.items() if low is not None}
 
 
@@ -80,8 +80,8 @@ def test_resize(case: str, tmp_path: Path) -> None:
     """Equal. DoRA's magnitude, which the script drops, stays here, so that layer is no plain LoRA."""
     ours, theirs = run(case, tmp_path), find(CASES[case]["outputs"][0])
     if case == "resize_dora_r4":
-        dora = [site for site, adapter in read(ours).adapters.items() if adapter.magnitude() is not None]
-        mine, reference = read(ours), read(theirs)
+        dora = [site for site, adapter in load_lora_file(ours).adapters.items() if adapter.magnitude() is not None]
+        mine, reference = load_lora_file(ours), load_lora_file(theirs)
         assert len(dora) == 1
         for site, adapter in reference.adapters.items():
             low, other = mine.adapters[site], adapter
@@ -90,10 +90,10 @@ def test_resize(case: str, tmp_path: Path) -> None:
                 assert torch.allclose(low.low_rank().delta(), other.low_rank().delta(), atol=1e-5)  # type: ignore[union-attr]
         return
     compare(case, ours, theirs, 2e-3 if "fp16" in case else 1e-5)
-    mine, reference = read(ours).adapters, read(theirs).adapters
+    mine, reference = load_lora_file(ours).adapters, load_lora_file(theirs).adapters
     for site, adapter in reference.items():
         assert mine[site].rank == adapter.rank and mine[site].alpha == pytest.approx(adapter.alpha, rel=1e-3)
-    said, meant = read(ours).metadata, read(theirs).metadata
+    said, meant = load_lora_file(ours).metadata, load_lora_file(theirs).metadata
     for key in ("ss_network_dim", "ss_network_alpha"):
         if key in meant and case != "resize_some_zero_r4":  # zero layers have rank 1 there and here
             assert said[key] == meant[key]
@@ -124,9 +124,9 @@ def test_concat_is_the_weighted_sum(case: str, tmp_path: Path) -> None:
     """On purpose not theirs: Σ ratio·ΔW here, Σ ratio²·dim/Σdim·ΔW (at the first file's alpha) there."""
     words = CASES[case]["command"].split()
     ratios = [float(word) for word in words[words.index("--ratios") + 1 : words.index("--concat")]]
-    sources = [read(find(name)) for name in CASES[case]["inputs"]]
-    ours = read(run(case, tmp_path))
-    theirs = read(find("out/merge_concat.safetensors" if "shuffle" in case else CASES[case]["outputs"][0]))
+    sources = [load_lora_file(find(name)) for name in CASES[case]["inputs"]]
+    ours = load_lora_file(run(case, tmp_path))
+    theirs = load_lora_file(find("out/merge_concat.safetensors" if "shuffle" in case else CASES[case]["outputs"][0]))
     for site, adapter in ours.adapters.items():
         lows = [source.adapters[site].low_rank() for source in sources]
         meant = sum(ratio * low.delta() for ratio, low in zip(ratios, lows, strict=True))  # type: ignore[union-attr]
@@ -145,10 +145,10 @@ def test_svd_merge(case: str, tmp_path: Path) -> None:
     words = CASES[case]["command"].split()
     ratios = [float(word) for word in words[words.index("--ratios") + 1 :][: len(CASES[case]["inputs"])]]
     rank = int(words[words.index("--new_rank") + 1])
-    sources = [read(find(name)) for name in CASES[case]["inputs"]]
-    ours = read(run(case, tmp_path))
-    theirs = read(find(CASES[case]["outputs"][0]))
-    clipped = read(run(case, tmp_path, "--clamp_quantile", "0.99", "--overwrite"))
+    sources = [load_lora_file(find(name)) for name in CASES[case]["inputs"]]
+    ours = load_lora_file(run(case, tmp_path))
+    theirs = load_lora_file(find(CASES[case]["outputs"][0]))
+    clipped = load_lora_file(run(case, tmp_path, "--clamp_quantile", "0.99", "--overwrite"))
     assert ours.adapters.keys() == theirs.adapters.keys()
     lost, near = [], []
     for site in ours.adapters:
@@ -173,9 +173,9 @@ def test_split(case: str, tmp_path: Path) -> None:
     assert main(command(case, tmp_path)) == 0
     for name in CASES[case]["outputs"]:
         compare(case, tmp_path / Path(name).name, find(name), 1e-7)
-        said = read(tmp_path / Path(name).name).metadata
-        assert said["ss_network_dim"] == read(find(name)).metadata["ss_network_dim"]
-        assert said["ss_network_alpha"] == read(find(name)).metadata["ss_network_alpha"]
+        said = load_lora_file(tmp_path / Path(name).name).metadata
+        assert said["ss_network_dim"] == load_lora_file(find(name)).metadata["ss_network_dim"]
+        assert said["ss_network_alpha"] == load_lora_file(find(name)).metadata["ss_network_alpha"]
     source = find(CASES[case]["inputs"][0])
     full = max(tmp_path.iterdir())
     assert len(list(tmp_path.iterdir())) == len(CASES[case]["outputs"]) + 1
@@ -196,14 +196,18 @@ def test_dynamic_ranks(name: str) -> None:
     for method, param, cap, rank, alpha in SPECTRA[name]["cases"]:
         # a single value is an error in the script; alpha follows the rank, as `test_resize` has it
         assert rank == "error" or alpha == rank / 2
-        assert Rule(cap, method, param).choose(values) == (1 if rank == "error" else rank), (method, param, cap)
+        assert RankRule(cap, method, param).choose_rank(values) == (1 if rank == "error" else rank), (
+            method,
+            param,
+            cap,
+        )
 
 
 def test_merging_twice_the_file_doubles_it() -> None:
-    file = read(find("in/lierla_r8a4.safetensors"))
-    made, _ = merge([file, file], recipe=Recipe(method="svd", new_rank=8))
+    file = load_lora_file(find("in/lierla_r8a4.safetensors"))
+    made, _ = merge_loras([file, file], options=MergeOptions(method="svd", new_rank=8))
     for site, adapter in file.adapters.items():
         low = adapter.low_rank()
         assert low is not None
         assert torch.allclose(made.adapters[site].low_rank().delta(), 2 * low.delta(), atol=1e-5)  # type: ignore[union-attr]
-        assert shrink(concat([low, low]), 8).kept > 0.99999
+        assert reduce_rank(concat([low, low]), 8).kept > 0.99999

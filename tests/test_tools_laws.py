@@ -14,21 +14,21 @@ from hypothesis import strategies as st
 from makers import KINDS, make, suits
 from torch import Tensor
 
-from lora_ext.adapters import Adapter, adapter_of
-from lora_ext.applied_networks import Use
-from lora_ext.blocks import PRESETS, BlockWeights, parse_rules, parse_weights
+from lora_ext.adapters import Adapter, adapter_from_tensors
+from lora_ext.applied_networks import AdapterSpec
+from lora_ext.blocks import BLOCK_PRESETS, BlockWeights, parse_block_weights, parse_element_rules
 from lora_ext.errors import ToolError
-from lora_ext.file import read, write
+from lora_ext.file import load_lora_file, save_lora_file
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.layer_names import Site, site_of
-from lora_ext.lowrank import LowRank, Rule, from_delta, shrink
-from lora_ext.tools.convert import convert
-from lora_ext.tools.merge import merge
-from lora_ext.tools.merge_layer import Recipe
-from lora_ext.tools.resize import resize
-from lora_ext.tools.result_metadata import SCALE_KEY
-from lora_ext.tools.reweight import reweight
-from lora_ext.tools.split_dylora import SCALES, split
+from lora_ext.layer_names import LayerId, find_layer_id
+from lora_ext.lowrank import LowRank, RankRule, approximate_delta, reduce_rank
+from lora_ext.tools.convert import convert_lora
+from lora_ext.tools.merge import merge_loras
+from lora_ext.tools.merge_layer import MergeOptions
+from lora_ext.tools.resize import resize_lora
+from lora_ext.tools.result_metadata import SPLIT_SCALE_KEY
+from lora_ext.tools.reweight import reweight_lora
+from lora_ext.tools.split_dylora import DYLORA_SCALE_RULES, split_dylora
 
 LAYERS: dict[str, tuple[int, ...]] = {
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (12, 10),
@@ -40,8 +40,8 @@ TEXT = {"text_model.encoder.layers.1.mlp.fc1": (16, 8)}
 PLAIN = ["lora", "lora-tucker", "loha", "loha-tucker", "lokr", "full"]
 
 
-def site(name: str) -> Site:
-    found = site_of("te" if name in TEXT else "unet", name)
+def site(name: str) -> LayerId:
+    found = find_layer_id("te" if name in TEXT else "unet", name)
     assert found is not None
     return found
 
@@ -49,26 +49,26 @@ def site(name: str) -> Site:
 def file_of(kind: str, seed: int, rank: int = 3, *, alpha: float | None = 2.0, names: str = "uuuut") -> LoraFile:
     """A file with one adapter of `kind` (LoRA where that does not suit) at every layer of LAYERS and TEXT."""
     rng = np.random.default_rng(seed)
-    adapters: dict[Site, Adapter] = {}
+    adapters: dict[LayerId, Adapter] = {}
     for name, shape in {**LAYERS, **TEXT}.items():
         tensors = make(kind if suits(kind, shape) else "lora", shape, rank, rng=rng)
         if alpha is None:
             tensors.pop("alpha", None)
         elif "alpha" in tensors and kind.split("-")[0] in ("lora", "loha", "lokr"):
             tensors["alpha"] = torch.tensor(alpha)
-        adapter = adapter_of(tensors)
+        adapter = adapter_from_tensors(tensors)
         assert adapter is not None
         adapters[site(name)] = adapter
     return LoraFile(adapters, {"ss_v2": "False"})
 
 
-def base(where: Site) -> Tensor:
+def base(where: LayerId) -> Tensor:
     """The weight of a layer of a model that these files fit."""
     shape = next(shape for name, shape in {**LAYERS, **TEXT}.items() if site(name) == where)
     return torch.from_numpy(np.random.default_rng(zlib.crc32(str(where).encode())).normal(0, 1, shape)).float()
 
 
-def acts(file: LoraFile, where: Site) -> Tensor:
+def acts(file: LoraFile, where: LayerId) -> Tensor:
     """ΔW of a file at a layer of that model; zero where the file has none."""
     adapter = file.adapters.get(where)
     return torch.zeros_like(base(where)) if adapter is None else adapter.delta(base(where))
@@ -89,9 +89,9 @@ def test_concat_then_apply_is_apply_all(rows: list[tuple[str, int, float, float 
     ratios = [ratio for _, _, ratio, _ in rows]
     if not any(ratios):
         with pytest.raises(ToolError, match="weight 0"):
-            merge(files, ratios)
+            merge_loras(files, ratios)
         return
-    made, report = merge(files, ratios)
+    made, report = merge_loras(files, ratios)
     for where in files[0].adapters:
         meant = sum(ratio * acts(file, where) for ratio, file in zip(ratios, files, strict=True))
         assert close(acts(made, where), meant)  # type: ignore[arg-type]
@@ -99,16 +99,16 @@ def test_concat_then_apply_is_apply_all(rows: list[tuple[str, int, float, float 
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 9), RATIOS, RATIOS, st.sampled_from(sorted(PRESETS)))
+@given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 9), RATIOS, RATIOS, st.sampled_from(sorted(BLOCK_PRESETS)))
 def test_svd_merge_is_the_best_at_its_rank(seed: int, rank: int, new: int, r1: float, r2: float, lbw: str) -> None:
     files = [file_of("lora", seed, rank), file_of("loha", seed + 1, 2)]
-    blocks = [parse_weights(lbw), parse_weights("ALL0.5")]
+    blocks = [parse_block_weights(lbw), parse_block_weights("ALL0.5")]
     if not r2 and (not r1 or lbw == "NONE"):
         return  # nothing would be left
-    made, report = merge(files, [r1, r2], Recipe("svd", new), blocks=blocks)
+    made, report = merge_loras(files, [r1, r2], MergeOptions("svd", new), blocks=blocks)
     kept = {layer.name: layer.kept for layer in report.layers}
     for where in made.adapters:
-        weights = [r * b.of(where.block) for r, b in zip((r1, r2), blocks, strict=True)]
+        weights = [r * b.weight_of(where.block) for r, b in zip((r1, r2), blocks, strict=True)]
         meant = sum(w * acts(f, where).double() for w, f in zip(weights, files, strict=True))
         values = torch.linalg.svdvals(meant.flatten(1))  # type: ignore[union-attr]
         best = float(values[new:].norm())
@@ -125,7 +125,7 @@ def test_factors_is_the_older_scripts_average(seed: int, rank: int, r1: float, r
     files = [file_of("lora", seed, rank, alpha=None), file_of("lora", seed + 1, rank, alpha=second)]
     if not r1 or not r2:
         return
-    made, _ = merge(files, [r1, r2], Recipe("factors"))
+    made, _ = merge_loras(files, [r1, r2], MergeOptions("factors"))
     scales = (r1, r2 * ((second or rank) / rank) ** 0.5)
     for where in made.adapters:
         (up1, down1), (up2, down2) = (
@@ -144,7 +144,7 @@ def test_the_report_tells_the_loss_of_what_is_not_the_best(
     files = [file_of("lora", seed + i) for i in (0, 1)]
     if not r1 or not r2:
         return
-    made, report = merge(files, [r1, r2], Recipe(how[0], 2, clamp_quantile=how[1]))
+    made, report = merge_loras(files, [r1, r2], MergeOptions(how[0], 2, clamp_quantile=how[1]))
     for layer in report.layers:
         where = next(where for where in made.adapters if str(where) == layer.name)
         meant = r1 * acts(files[0], where).double() + r2 * acts(files[1], where).double()
@@ -159,7 +159,7 @@ ALPHAS = st.sampled_from([None, 0.5, 1.0, 7.0, -2.0])
 @given(st.sampled_from(PLAIN), st.integers(0, 999), st.integers(1, 6), ALPHAS)
 def test_resize_to_full_rank_is_the_file(kind: str, seed: int, rank: int, alpha: float | None) -> None:
     file = file_of(kind, seed, rank, alpha=alpha)
-    made, report = resize(file, 64)
+    made, report = resize_lora(file, 64)
     for where in file.adapters:
         assert close(acts(made, where), acts(file, where))
     assert report.kept == pytest.approx(1.0, abs=1e-6)
@@ -173,7 +173,7 @@ def test_resize_to_full_rank_is_the_file(kind: str, seed: int, rank: int, alpha:
 @given(st.integers(0, 999), st.sampled_from(PLAIN), st.integers(1, 4))
 def test_resize_is_the_best_at_its_rank(seed: int, kind: str, rank: int) -> None:
     file = file_of(kind, seed, 5)
-    made, _ = resize(file, rank)
+    made, _ = resize_lora(file, rank)
     for where in file.adapters:
         meant = acts(file, where).double()
         best = float(torch.linalg.svdvals(meant.flatten(1))[rank:].norm())
@@ -188,10 +188,10 @@ def test_approximations_do_not_depend_on_the_size_of_the_numbers(seed: int, size
     up, gain, down = (torch.from_numpy(rng.normal(size=s)).float() for s in ((20, 6), 6, (6, 15)))
     low = LowRank(up * size, gain, down)
     values = torch.linalg.svdvals(low.delta().double())
-    for best in (shrink(low, rank), from_delta(low.delta(), rank)):
-        assert best.low.rank == rank
+    for best in (reduce_rank(low, rank), approximate_delta(low.delta(), rank)):
+        assert best.low_rank.rank == rank
         assert torch.allclose(best.values[:rank].double(), values[:rank], rtol=1e-4, atol=3e-6 * float(values[0]))
-        error = float((best.low.delta().double() - low.delta().double()).norm())
+        error = float((best.low_rank.delta().double() - low.delta().double()).norm())
         assert error <= 1.001 * float(values[rank:].norm()) + 3e-6 * float(values.norm())
         assert best.kept == pytest.approx(float(values[:rank].norm() / values.norm()), abs=1e-5)
 
@@ -206,18 +206,21 @@ def test_large_matrices_are_within_the_promise(shape: tuple[int, ...], decay: fl
     matrix = (left * values) @ right
     exact = torch.linalg.svdvals(matrix.double())
     for rank in (1, 8, 32):
-        best = from_delta(matrix.reshape(shape), rank)
-        assert float((best.low.delta().reshape(matrix.shape).double() - matrix).norm()) <= 1.0001 * exact[rank:].norm()
-    full = from_delta(matrix.reshape(shape), Rule(20, "sv_fro", 0.5))
+        best = approximate_delta(matrix.reshape(shape), rank)
+        assert (
+            float((best.low_rank.delta().reshape(matrix.shape).double() - matrix).norm())
+            <= 1.0001 * exact[rank:].norm()
+        )
+    full = approximate_delta(matrix.reshape(shape), RankRule(20, "sv_fro", 0.5))
     assert torch.allclose(full.values.double(), exact, atol=3e-6 * float(exact[0]))
 
 
 def test_convergence_is_not_asked_of_a_zero_matrix() -> None:
     for shape in ((6, 4), (300, 400), (8, 3, 3, 3)):
-        best = from_delta(torch.zeros(shape), 4)
-        assert best.low.rank == 1 and best.kept == 1.0 and not bool(best.low.delta().any())
+        best = approximate_delta(torch.zeros(shape), 4)
+        assert best.low_rank.rank == 1 and best.kept == 1.0 and not bool(best.low_rank.delta().any())
     zero = LowRank(torch.zeros(6, 3), torch.ones(3), torch.ones(3, 5))
-    assert shrink(zero, 2).low.rank == 1 and not bool(shrink(zero, 2).low.delta().any())
+    assert reduce_rank(zero, 2).low_rank.rank == 1 and not bool(reduce_rank(zero, 2).low_rank.delta().any())
 
 
 VECTORS = st.lists(st.sampled_from([0.0, 1.0, 0.5, -0.7, 1.3]), min_size=17, max_size=17)
@@ -225,26 +228,26 @@ VECTORS = st.lists(st.sampled_from([0.0, 1.0, 0.5, -0.7, 1.3]), min_size=17, max
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None)
-@given(st.one_of(st.sampled_from(sorted(PRESETS)), VECTORS.map(lambda v: ",".join(map(str, v)))), RATIOS, RATIOS)
+@given(st.one_of(st.sampled_from(sorted(BLOCK_PRESETS)), VECTORS.map(lambda v: ",".join(map(str, v)))), RATIOS, RATIOS)
 def test_reweight_then_apply_is_apply_with_lbw(kind: str, lbw: str, te: float, unet: float) -> None:
     file = file_of(kind, 7)
-    use = Use(file, te=te, unet=unet, blocks=parse_weights(lbw))
-    if not any(use.weight(where) for where in file.adapters):
+    use = AdapterSpec(file, te=te, unet=unet, blocks=parse_block_weights(lbw))
+    if not any(use.weight_at(where) for where in file.adapters):
         with pytest.raises(ToolError, match="every layer"):
-            reweight(file, parse_weights(lbw), te=te, unet=unet)
+            reweight_lora(file, parse_block_weights(lbw), te=te, unet=unet)
         return
     try:
-        made, report = reweight(file, parse_weights(lbw), te=te, unet=unet)
+        made, report = reweight_lora(file, parse_block_weights(lbw), te=te, unet=unet)
     except ToolError as error:
         assert kind == "boft" or "dora" in kind, error
         assert "cannot be written at weight" in str(error)
         return
     for where, adapter in file.adapters.items():
         if adapter.fits(base(where).shape):
-            assert close(acts(made, where), use.weight(where) * acts(file, where))
+            assert close(acts(made, where), use.weight_at(where) * acts(file, where))
         shift, new = adapter.bias_delta(), made.adapters[where].bias_delta() if where in made.adapters else None
-        if shift is not None and use.weight(where):
-            assert new is not None and close(new, use.weight(where) * shift)
+        if shift is not None and use.weight_at(where):
+            assert new is not None and close(new, use.weight_at(where) * shift)
     assert len(report.layers) == len(made.adapters)
 
 
@@ -252,29 +255,29 @@ def test_reweight_then_apply_is_apply_with_lbw(kind: str, lbw: str, te: float, u
 @pytest.mark.parametrize("kind", ["lora", "full", "ia3-out", "oft-lycoris"])
 def test_reweight_writes_no_infinity(kind: str, weight: float) -> None:
     with pytest.raises(ToolError, match="no number its file can hold"):
-        reweight(file_of(kind, 7), unet=weight)
+        reweight_lora(file_of(kind, 7), unet=weight)
 
 
 def test_reweight_takes_rules_and_keeps_factors() -> None:
     file = file_of("lora", 1)
-    blocks = BlockWeights(rules=parse_rules("IN00-OUT11:attn:0.25"))
-    made, _ = reweight(file, blocks)
+    blocks = BlockWeights(rules=parse_element_rules("IN00-OUT11:attn:0.25"))
+    made, _ = reweight_lora(file, blocks)
     for where, adapter in file.adapters.items():
-        weight = 0.25 if "attn" in where.leaf else 1.0
+        weight = 0.25 if "attn" in where.layer else 1.0
         assert close(acts(made, where), weight * acts(file, where))
         for name, tensor in adapter.tensors.items():
             assert name == "alpha" or torch.equal(tensor, made.adapters[where].tensors[name])
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from([None, *SCALES]), st.integers(1, 8), st.integers(1, 8), ALPHAS)
+@given(st.sampled_from([None, *DYLORA_SCALE_RULES]), st.integers(1, 8), st.integers(1, 8), ALPHAS)
 def test_split_at_full_rank_is_the_file_and_prefixes_act_as_trained(
     rule: str | None, full: int, unit: int, alpha: float | None
 ) -> None:
     file, unit = file_of("lora", 3, rank=full, alpha=alpha), min(unit, full)
     said = {"ss_network_module": "networks.dylora", "ss_network_args": f'{{"unit": "{unit}", "algo": "x"}}'}
-    file = LoraFile(file.adapters, {**said, **({SCALE_KEY: rule} if rule else {})})
-    files, report = split(file)
+    file = LoraFile(file.adapters, {**said, **({SPLIT_SCALE_KEY: rule} if rule else {})})
+    files, report = split_dylora(file)
     assert list(files) == [*range(unit, full, unit), full] and report.extra["alpha"] == (rule or "keep")
     for where, adapter in file.adapters.items():
         low = adapter.low_rank()
@@ -282,7 +285,7 @@ def test_split_at_full_rank_is_the_file_and_prefixes_act_as_trained(
         assert torch.equal(acts(files[full], where), acts(file, where))
         for b in range(unit, full, unit):
             gain = {None: full / b, "full": 1.0, "prefix": full / b, "sqrt": (full / b) ** 0.5}[rule]
-            assert close(acts(files[b], where), low.cut(b).delta() * gain)
+            assert close(acts(files[b], where), low.truncated(b).delta() * gain)
     for b, made in files.items():
         assert made.metadata["ss_network_dim"] == str(b) and made.metadata["ss_network_module"] == "networks.lora"
         assert "unit" not in made.metadata["ss_network_args"] and made.dylora_unit is None
@@ -292,13 +295,13 @@ def test_split_at_full_rank_is_the_file_and_prefixes_act_as_trained(
 @given(st.sampled_from(["lora", "lora-tucker"]), st.integers(0, 999), st.integers(1, 6), ALPHAS)
 def test_convert_there_and_back_is_the_file(kind: str, seed: int, rank: int, alpha: float | None) -> None:
     file = file_of(kind, seed, rank, alpha=alpha)
-    there, report = convert(file, "diffusers")
-    assert there.dialect == "diffusers" and not any("alpha" in a.tensors for a in there.adapters.values())
+    there, report = convert_lora(file, "diffusers")
+    assert there.key_format == "diffusers" and not any("alpha" in a.tensors for a in there.adapters.values())
     with tempfile.TemporaryDirectory() as folder:
-        written = read(write(there, Path(folder) / "d.safetensors"))
-        back, _ = convert(written, "kohya")
-        again = read(write(back, Path(folder) / "k.safetensors"))
-    assert again.dialect == "kohya" and len(report.layers) == 5
+        written = load_lora_file(save_lora_file(there, Path(folder) / "d.safetensors"))
+        back, _ = convert_lora(written, "kohya")
+        again = load_lora_file(save_lora_file(back, Path(folder) / "k.safetensors"))
+    assert again.key_format == "kohya" and len(report.layers) == 5
     for where in file.adapters:
         for step in (there, written, back, again):
             assert close(acts(step, where), acts(file, where), 1e-6)
@@ -311,7 +314,7 @@ OTHERS = [k for k in KINDS if k.split("-")[0] in ("loha", "lokr", "full")]
 @given(st.sampled_from(OTHERS), st.integers(0, 999), st.integers(1, 8))
 def test_convert_is_the_best_at_its_rank(kind: str, seed: int, rank: int) -> None:
     file = file_of(kind, seed, 3)
-    made, report = convert(file, "kohya", rank)
+    made, report = convert_lora(file, "kohya", rank)
     kept = {layer.name: layer.kept for layer in report.layers}
     for where, adapter in file.adapters.items():
         if adapter.kind == "LoRA" or not adapter.fits(base(where).shape):
@@ -327,7 +330,7 @@ def test_convert_is_the_best_at_its_rank(kind: str, seed: int, rank: int) -> Non
 @pytest.mark.parametrize("kind", OTHERS)
 def test_convert_makes_lora_of_other_kinds(kind: str) -> None:
     file = file_of(kind, 6, rank=2)
-    made, report = convert(file, "kohya", 64)
+    made, report = convert_lora(file, "kohya", 64)
     assert set(made.kinds) == {"LoRA"}
     for where in file.adapters:
         if file.adapters[where].fits(base(where).shape):

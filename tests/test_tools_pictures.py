@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import lora_ext
 from lora_ext import cli, embedded
-from lora_ext.generate import Settings, generate, open_model
+from lora_ext.generate import Settings, generate, load_settings_model
 
 PROMPT, NAME, RATIO, LORAS = "a red circle on a blue background", "striped", 0.7, (embedded.LORA_DIR,)
 BASE = Settings(
@@ -40,9 +40,9 @@ def test_a_merged_checkpoint_opens_in_diffusers(tmp_path: Path) -> None:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
-    model = open_model(BASE)
+    model = load_settings_model(BASE)
     words = CLIPTokenizer.from_pretrained(str(embedded.TOKENIZER))
-    parts = (model.vae, model.texts[0].module, words, model.unet, DDIMScheduler(), None, None)
+    parts = (model.vae, model.text_encoders[0].module, words, model.unet, DDIMScheduler(), None, None)
     StableDiffusionPipeline(*parts, requires_safety_checker=False).save_pretrained(tmp_path / "model")
     lora = ["--models", str(LORA), "--ratios", str(RATIO), "--save_precision", "float", "--save_to"]
     folder, file = tmp_path / "merged", tmp_path / "merged.safetensors"
@@ -54,9 +54,9 @@ def test_a_merged_checkpoint_opens_in_diffusers(tmp_path: Path) -> None:
         with torch.no_grad():
             return unet(x, 500, text(ids)[0]).sample
 
-    plain = drawn(model.texts[0].module, model.unet)
+    plain = drawn(model.text_encoders[0].module, model.unet)
     with lora_ext.apply(model, {LORA: RATIO}):
-        live = drawn(model.texts[0].module, model.unet)
+        live = drawn(model.text_encoders[0].module, model.unet)
     options = {"safety_checker": None, "local_files_only": True}
     for pipe in (
         StableDiffusionPipeline.from_pretrained(folder, **options),
@@ -76,18 +76,18 @@ def test_results_load_in_diffusers(tmp_path: Path, verb: list[str]) -> None:
 
     out, given = tmp_path / "out.safetensors", "--models" if "merge" in verb[0] else "--model"
     assert cli.main([verb[0], given, str(LORA), *verb[1:], "--save_to", str(out)]) == 0
-    model = open_model(BASE)
+    model = load_settings_model(BASE)
     x, ids = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(0)), torch.arange(77)[None] % 50
 
     def both() -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
-            states = model.texts[0].module(ids)[0]
+            states = model.text_encoders[0].module(ids)[0]
             return states, model.unet(x, 500, states).sample
 
     with lora_ext.apply(model, {out: RATIO}):
         ours = both()
     pipe = StableDiffusionPipeline(
-        model.vae, model.texts[0].module, None, model.unet, None, None, None, requires_safety_checker=False
+        model.vae, model.text_encoders[0].module, None, model.unet, None, None, None, requires_safety_checker=False
     )
     before = both()
     pipe.load_lora_weights(load_file(out), adapter_name="a")

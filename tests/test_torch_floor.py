@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_flatten
 
 from lora_ext.cli import main
 from lora_ext.errors import FileError
-from lora_ext.file.saving import write
-from lora_ext.tools.merge_into_checkpoint import merge_into
+from lora_ext.file.saving import save_lora_file
+from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
 
 MISSING = {  # tried with 2.1.2
     "aminmax", "mm", "addmm", "bmm", "baddbmm", "convolution", "quantile", "cumsum", "nextafter", "_softmax",
@@ -51,7 +51,7 @@ def test_merging_into_a_float16_checkpoint(tmp_path: Path) -> None:
     path = small.write(tmp_path, "SD1")
     file = full_file(path, std=0.2)
     with OldTorch():
-        report = merge_into(_halved(path), [of(file, 0.7)], tmp_path / "out.safetensors")
+        report = merge_into_checkpoint(_halved(path), [of(file, 0.7)], tmp_path / "out.safetensors")
     assert len(report.layers) > 50
     assert {t.dtype for t in load_file(tmp_path / "out.safetensors").values() if t.is_floating_point()} == {
         torch.float16
@@ -80,8 +80,8 @@ def test_merging_into_a_float16_checkpoint(tmp_path: Path) -> None:
 def test_tools_on_float16_files(tmp_path: Path, command: Callable[[Path], list[str]]) -> None:
     base = small.write(tmp_path, "SD1").rename(tmp_path / "base.safetensors")
     for name, kind in (("a", "lora"), ("b", "lora"), ("loha", "loha")):
-        _halved(write(full_file(base, kind, std=0.2), tmp_path / f"{name}.safetensors"))
-    merge_into(_halved(base), [of(full_file(base, std=0.2))], tmp_path / "tuned.safetensors")
+        _halved(save_lora_file(full_file(base, kind, std=0.2), tmp_path / f"{name}.safetensors"))
+    merge_into_checkpoint(_halved(base), [of(full_file(base, std=0.2))], tmp_path / "tuned.safetensors")
     with OldTorch():
         assert main([*command(tmp_path), "--save_to", str(tmp_path / "out.safetensors")]) == 0
     assert (tmp_path / "out.safetensors").stat().st_size > 1000
@@ -95,5 +95,5 @@ def test_float8_in_a_ckpt_is_refused_in_one_sentence(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(FileError, match=r"float8_e4m3fn is not recognized.*save as \.safetensors"):
-        merge_into(path, [of(full_file(path, std=0.2))], tmp_path / "out.ckpt")
+        merge_into_checkpoint(path, [of(full_file(path, std=0.2))], tmp_path / "out.ckpt")
     assert not list(tmp_path.glob("out*"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lora_ext.blocks import SD, SDXL
+from lora_ext.blocks import SD_BLOCKS, SDXL_BLOCKS
 from lora_ext.errors import BlockError, TrainError
-from lora_ext.layer_names import Site, kohya_key, names, parse_key
-from lora_ext.train.config.block_settings import Sizes, side, weights
+from lora_ext.layer_names import LayerId, format_kohya_key, layer_name_table, parse_layer_key
+from lora_ext.train.config.block_settings import ModuleRanks, block_rate_weights, parse_side_weights
 from lora_ext.train.config.recipe import Recipe
 
 DATA = Path(__file__).parent / "data"
@@ -41,20 +41,20 @@ def test_block_rates_are_kohyas(case: Any) -> None:
     recipe = Recipe(**knobs(given))
     if isinstance(wanted, str) and "up_lr_weight" not in given:  # its own error there breaks off
         with pytest.raises(BlockError):
-            weights(recipe)
+            block_rate_weights(recipe)
     else:
-        got = list(weights(recipe).values())
+        got = list(block_rate_weights(recipe).values())
         # there the surplus of up_lr_weight breaks it; as on the way down it is left out
         assert got == pytest.approx([1.0] * 13 + [1.0] * 12 if isinstance(wanted, str) else wanted, abs=1e-12)
 
 
-def sd15() -> dict[str, tuple[Site, tuple[int, ...]]]:
+def sd15() -> dict[str, tuple[LayerId, tuple[int, ...]]]:
     """kohya name → site and shape, for every layer of SD1.5 that a LoRA can have."""
     rows = MAP if isinstance(MAP, list) else [{"name": name, **row} for name, row in MAP.items()]
     found = {}
     for row in rows:
         name = row.get("name") or row["lora_name"]
-        parsed = parse_key(f"{name}.alpha", ())
+        parsed = parse_layer_key(f"{name}.alpha", ())
         assert parsed is not None
         found[name] = parsed[0], tuple(row["shape"])
     return found
@@ -64,8 +64,8 @@ def sd15() -> dict[str, tuple[Site, tuple[int, ...]]]:
 def test_block_dims_are_kohyas(case: Any) -> None:
     given, wanted = case
     module = "c3lier" if any(name.startswith("conv") for name in given) else "lierla"
-    sizes = Sizes(Recipe(network_module=module, network_dim=8, network_alpha=4.0, **knobs(given)))
-    got = {name: sizes.of(site, shape) for name, (site, shape) in sd15().items()}
+    sizes = ModuleRanks(Recipe(network_module=module, network_dim=8, network_alpha=4.0, **knobs(given)))
+    got = {name: sizes.for_layer(site, shape) for name, (site, shape) in sd15().items()}
     assert {name: [size.rank, size.alpha] for name, size in got.items() if size} == wanted
 
 
@@ -73,8 +73,8 @@ def test_targets_by_module() -> None:
     layers = sd15()
 
     def count(**given: Any) -> int:
-        sizes = Sizes(Recipe(**given))
-        return sum(sizes.of(*layer) is not None for layer in layers.values())
+        sizes = ModuleRanks(Recipe(**given))
+        return sum(sizes.for_layer(*layer) is not None for layer in layers.values())
 
     assert count() == 264
     assert count(network_module="c3lier") == 350
@@ -85,20 +85,20 @@ def test_targets_by_module() -> None:
 
 
 def test_norms_and_outer_layers_are_no_targets() -> None:
-    sizes = Sizes(Recipe(network_module="c3lier"))
-    table = names("unet").diffusers
+    sizes = ModuleRanks(Recipe(network_module="c3lier"))
+    table = layer_name_table("unet").diffusers
     for site in table:
-        if "norm" in site.leaf or not site.block:
-            assert sizes.of(site, (8,) if "norm" in site.leaf else (8, 4)) is None
+        if "norm" in site.layer or not site.block:
+            assert sizes.for_layer(site, (8,) if "norm" in site.layer else (8, 4)) is None
 
 
 def test_sdxl_has_nineteen_blocks() -> None:
-    rates = weights(Recipe(down_lr_weight="linear", up_lr_weight="cosine"), SDXL)
-    assert list(rates) == list(SDXL.blocks) and rates["IN08"] == 1 and rates["OUT00"] == 1
+    rates = block_rate_weights(Recipe(down_lr_weight="linear", up_lr_weight="cosine"), SDXL_BLOCKS)
+    assert list(rates) == list(SDXL_BLOCKS.blocks) and rates["IN08"] == 1 and rates["OUT00"] == 1
     with pytest.raises(TrainError, match="19 blocks"):
-        Sizes(Recipe(block_dims=(4,) * 25), SDXL)
+        ModuleRanks(Recipe(block_dims=(4,) * 25), SDXL_BLOCKS)
     with pytest.raises(TrainError, match="25 blocks"):
-        Sizes(Recipe(block_dims=(4,) * 24), SD)
+        ModuleRanks(Recipe(block_dims=(4,) * 24), SD_BLOCKS)
 
 
 @pytest.mark.parametrize(
@@ -106,16 +106,16 @@ def test_sdxl_has_nineteen_blocks() -> None:
 )
 def test_curves_that_do_not_parse_are_told(text: str, hint: str) -> None:
     with pytest.raises(BlockError, match=hint):
-        side(text)
+        parse_side_weights(text)
 
 
 def test_negative_weights_are_told() -> None:
     with pytest.raises(BlockError, match="0 or more"):
-        weights(Recipe(mid_lr_weight="-1"))
+        block_rate_weights(Recipe(mid_lr_weight="-1"))
 
 
 def test_a_blocks_rate_is_the_parts_rate_times_its_weight() -> None:
-    sizes = Sizes(Recipe(down_lr_weight="0,0,0,0,0.5,0,0,0,0,0,0,0"))
-    assert sizes.rate(Site("unet", "IN04", "attention.proj_in")) == 0.5
-    assert sizes.rate(Site("te", "BASE", "layers.0.mlp.fc1")) == 1
-    assert kohya_key(Site("unet", "IN04", "attention.proj_in")) in sd15()
+    sizes = ModuleRanks(Recipe(down_lr_weight="0,0,0,0,0.5,0,0,0,0,0,0,0"))
+    assert sizes.rate_weight(LayerId("unet", "IN04", "attention.proj_in")) == 0.5
+    assert sizes.rate_weight(LayerId("te", "BASE", "layers.0.mlp.fc1")) == 1
+    assert format_kohya_key(LayerId("unet", "IN04", "attention.proj_in")) in sd15()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_ext.errors import TrainError
-from lora_ext.train.data.buckets import BucketRules, bucket_sizes, fit
+from lora_ext.train.data.buckets import BucketRules, bucket_sizes, fit_to_bucket
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "kohya" / "buckets.json").read_text(encoding="utf-8"))
 SIDES = st.integers(1, 6000)
@@ -29,13 +29,13 @@ def test_the_grid_is_kohya_s(case: str) -> None:
 def test_a_picture_s_bucket_is_kohya_s(case: str) -> None:
     rules = BucketRules((512, 512), True, bucket_no_upscale=case.endswith("upscale"))
     for size, (bucket, resized, _) in GOLDEN[case]:
-        assert fit(tuple(size), rules) == (tuple(bucket), tuple(resized))
+        assert fit_to_bucket(tuple(size), rules) == (tuple(bucket), tuple(resized))
 
 
 @given(SIZES, st.booleans(), st.booleans(), st.sampled_from([8, 32, 64]))
 def test_the_scaled_picture_covers_its_bucket(size: tuple[int, int], bucketed: bool, small: bool, step: int) -> None:
     rules = BucketRules((512, 640), bucketed, bucket_reso_steps=step, bucket_no_upscale=small)
-    bucket, resized = fit(size, rules)
+    bucket, resized = fit_to_bucket(size, rules)
     assert resized[0] >= bucket[0] and resized[1] >= bucket[1]
     assert bucket[0] % 8 == bucket[1] % 8 == 0 and min(bucket) > 0
     if not bucketed:

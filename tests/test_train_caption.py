@@ -26,7 +26,7 @@ def test_captions_that_are_there_stay(tmp_path: Path) -> None:
     draw(tmp_path / "c.png")
     (tmp_path / "c.caption").write_text("", encoding="utf-8")
     (tmp_path / "bad.png").write_bytes(b"x")
-    done = caption_folder(tmp_path, colour, prefix="sks,", together=3)
+    done = caption_folder(tmp_path, colour, prefix="sks,", batch_size=3)
     assert [Path(path).name for path, _ in done.written] == ["a.png"] and len(done.had) == 2
     assert "bad.png" in done.skipped[0] and "1 captions written; 2 pictures have one" in done.text()
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "sks, a (255, 0, 0) picture\n"

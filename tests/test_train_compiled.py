@@ -13,30 +13,30 @@ from test_train_loop import one_thread, rows  # noqa: F401
 from tiny_trainee import pictures, recipe, trainee
 
 from lora_ext.errors import TrainError
-from lora_ext.host.standalone.trainable_model import StandaloneTrainee
-from lora_ext.host.training_context import compiled
-from lora_ext.protocols import Borrowing
-from lora_ext.train.config.recipe_io import recipe_of
+from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
+from lora_ext.host.training_context import compiled_for_device
+from lora_ext.protocols import TrainingModelOptions
+from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.training.standalone_run import train
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiler() -> None:
     try:
-        with compiled(torch.sin, torch.device("cpu")):
+        with compiled_for_device(torch.sin, torch.device("cpu")):
             pass
     except TrainError as error:
         pytest.skip(str(error))
 
 
-def small() -> StandaloneTrainee:
+def small() -> StandaloneTrainableModel:
     """The tiny model with a U-Net of one level: compilers take long."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         block_out_channels=(16,), down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
         layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, norm_num_groups=8,
     )  # fmt: skip
-    return StandaloneTrainee(replace(trainee().model, unet=unet.eval().requires_grad_(False)))
+    return StandaloneTrainableModel(replace(trainee().model, unet=unet.eval().requires_grad_(False)))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_same_losses(backend: str, more: dict[str, Any], tmp_path: Path, mon
     host = small()
     train(recipe(data, tmp_path / "plain", **more), model=small())
     train(recipe(data, tmp_path / "fast", torch_compile=True, **more), model=host)
-    assert not host.faster
+    assert not host.compiled_unets
     near = 1e-3
     for one, two in zip(rows(tmp_path / "plain"), rows(tmp_path / "fast"), strict=True):
         assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=near)
@@ -68,9 +68,9 @@ def test_the_same_losses(backend: str, more: dict[str, Any], tmp_path: Path, mon
 
 def test_the_compiled_unet_is_what_is_called(monkeypatch: Any) -> None:
     host = trainee()
-    monkeypatch.setattr("lora_ext.host.standalone.trainable_model.compiled", lambda call, device: _Says())
-    with host.prepared(Borrowing(compiled=True)):
-        context = host.text(["a"])
+    monkeypatch.setattr("lora_ext.host.standalone.trainable_model.compiled_for_device", lambda call, device: _Says())
+    with host.prepared_for_training(TrainingModelOptions(compile_unet=True)):
+        context = host.encode_text(["a"])
         assert host.predict(torch.zeros(1, 4, 8, 8), torch.tensor([3]), context).tolist() == [7.0]
     assert host.predict(torch.zeros(1, 4, 8, 8), torch.tensor([3]), context).shape == (1, 4, 8, 8)
 
@@ -101,4 +101,4 @@ def test_no_compiler_is_told(monkeypatch: Any, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_is_drawn_anew_is_not_compiled(more: dict[str, Any]) -> None:
     with pytest.raises(TrainError, match="leave"):
-        recipe_of({"torch_compile": True, **more})
+        recipe_from_settings({"torch_compile": True, **more})

@@ -16,16 +16,16 @@ from test_train_optimizers import at_hand
 from tiny_trainee import Words, pictures, recipe, trainee
 
 from lora_ext.errors import LoraError, TrainError
-from lora_ext.file.loading import read
-from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.file.loading import load_lora_file
+from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.train.config.optimizers import OPTIMIZERS
-from lora_ext.train.config.recipe import Recipe, UserClass
+from lora_ext.train.config.recipe import Recipe, UserOptimizerClass
 from lora_ext.train.data.dataset import Dataset
-from lora_ext.train.run.preflight import preflight
-from lora_ext.train.run.training_log import Log, Taken
-from lora_ext.train.run.training_run import Run
-from lora_ext.train.run.training_step import Captions
-from lora_ext.training.standalone_run import Quiet, train
+from lora_ext.train.run.preflight import run_preflight
+from lora_ext.train.run.training_log import PendingNumbers, TrainingLog
+from lora_ext.train.run.training_run import TrainingRun
+from lora_ext.train.run.training_step import CaptionEncoder
+from lora_ext.training.standalone_run import SilentHost, train
 
 
 def losses(out: Path) -> list[float]:
@@ -40,7 +40,7 @@ def test_caches_on_disk_change_no_loss(tmp_path: Path) -> None:
     for name, cached in (("plain", False), ("first", True), ("second", True)):
         words = {"cache_latents_to_disk": cached, "cache_text_encoder_outputs_to_disk": cached}
         made = recipe(data, tmp_path / name, network_train_unet_only=True, max_train_epochs=1, **words)
-        train(made, model=trainee(), shell=Quiet())
+        train(made, model=trainee(), host=SilentHost())
         found.append(losses(tmp_path / name))
     kept = list((data / ".lora_ext_cache").iterdir())
     assert len(kept) >= 4 + 1 and all(path.suffix == ".safetensors" for path in kept)
@@ -64,10 +64,10 @@ class WithComma(Words):
     ],
 )
 def test_what_is_counted_is_what_is_cut_off(caption: str, places: int) -> None:
-    host = StandaloneTrainee(replace(trainee().model, words=WithComma()))
+    host = StandaloneTrainableModel(replace(trainee().model, tokenizer=WithComma()))
     assert host.token_count(caption) == places
     for limit in (75, 150, 225):
-        states = host.text([caption], max_token_length=limit).states
+        states = host.encode_text([caption], max_token_length=limit).states
         assert states.shape[1] == 77 * max(1, min(-(-places // 75), limit // 75))
 
 
@@ -84,11 +84,11 @@ def test_longer_captions_are_learned_whole_when_asked(tmp_path: Path) -> None:
             train(made, model=host)
             found[length, rest] = losses(tmp_path / "out")
     assert found[75, "one"] == found[75, "other"] != found[150, "one"] != found[150, "other"]
-    said = preflight(Dataset.of(recipe(data, tmp_path / "out")), host).text()
+    said = run_preflight(Dataset.from_recipe(recipe(data, tmp_path / "out")), host).text()
     assert "a caption of 76 tokens" in said and "max_token_length 150 takes it whole" in said
-    captions = Captions(host, made, learns=False)
+    captions = CaptionEncoder(host, made, with_gradients=False)
     both = [first + "one", "thing"]
-    together, read_anew = captions(both).states, host.text(both, max_token_length=150).states
+    together, read_anew = captions(both).states, host.encode_text(both, max_token_length=150).states
     assert together.shape[1] == 154 and torch.allclose(together, read_anew, atol=1e-5)
 
 
@@ -106,25 +106,28 @@ def test_a_dataset_file_says_how_large_batches_and_pictures_are(tmp_path: Path) 
     )
     out = tmp_path / "out"
     made = Recipe(dataset_config=str(tmp_path / "set.toml"), output_dir=str(out), max_train_steps=2, seed=1)
-    found = Run(trainee(), made, Quiet())
+    found = TrainingRun(trainee(), made, SilentHost())
     outcome = found.run()
-    assert found.report is not None and "12 turns in 3 batches of up to 4 = 3 steps an epoch" in found.report.text()
-    metadata = read(outcome.file).metadata
+    assert (
+        found.preflight_report is not None
+        and "12 turns in 3 batches of up to 4 = 3 steps an epoch" in found.preflight_report.text()
+    )
+    metadata = load_lora_file(outcome.file).metadata
     noted = [metadata[name] for name in ("ss_resolution", "modelspec.resolution", "ss_total_batch_size")]
     assert noted == ["(64, 72)", "64x72", "4"]
     assert losses(out) == [0.0, 0.0], "nothing of the pictures is opaque"
 
 
 def test_images_of_all_accumulated_batches_are_counted(tmp_path: Path, monkeypatch: Any) -> None:
-    counted, real = [], Taken.of
-    monkeypatch.setattr(Taken, "of", lambda *given: counted.append(given[-1]) or real(*given))
+    counted, real = [], PendingNumbers.start_copy
+    monkeypatch.setattr(PendingNumbers, "of", lambda *given: counted.append(given[-1]) or real(*given))
     made = recipe(pictures(tmp_path / "data", 4), tmp_path / "out", gradient_accumulation_steps=3, max_train_epochs=1)
     train(made, model=trainee())
     assert counted == [6, 2]
-    log = Log(None)
-    assert math.isnan(log.seconds_a_step)
+    log = TrainingLog(None)
+    assert math.isnan(log.seconds_per_step)
     log._times = deque([(1.0, 0), (3.0, 8), (4.0, 1)])
-    assert log.seconds_a_step == 1.5
+    assert log.seconds_per_step == 1.5
 
 
 @pytest.mark.parametrize("name", ["AdamWScheduleFree", "Prodigy", "Adafactor", "Lion"])
@@ -153,7 +156,10 @@ def test_the_table_has_the_rates_that_steps_were_made_with(tmp_path: Path) -> No
 
 def test_a_missing_library_is_told_before_pictures_are_encoded(tmp_path: Path) -> None:
     made = recipe(
-        pictures(tmp_path / "data"), tmp_path / "out", optimizer_type=UserClass("nowhere.Adam"), cache_latents=True
+        pictures(tmp_path / "data"),
+        tmp_path / "out",
+        optimizer_type=UserOptimizerClass("nowhere.Adam"),
+        cache_latents=True,
     )
     host = trainee()
     host.model.vae.encode = None
@@ -170,7 +176,7 @@ def test_samples_that_cannot_be_drawn_are_told_before_the_first_step(tmp_path: P
 
 
 def test_what_a_file_has_and_the_recipe_leaves_out_is_told(tmp_path: Path) -> None:
-    class Hears(Quiet):
+    class Hears(SilentHost):
         def __init__(self) -> None:
             self.said: list[str] = []
 
@@ -179,10 +185,10 @@ def test_what_a_file_has_and_the_recipe_leaves_out_is_told(tmp_path: Path) -> No
 
     data, words = pictures(tmp_path / "data", 2), {"max_train_epochs": 1}
     first = train(recipe(data, tmp_path / "out", **words), model=trainee())
-    count = sum(site.part == "te" for site in read(first.file).adapters)
+    count = sum(site.part == "te" for site in load_lora_file(first.file).adapters)
     for more, told in (({"network_train_unet_only": True}, [f"({count} in te)"]), ({}, [])):
         shell = Hears()
         again = recipe(data, tmp_path / "again", network_weights=str(first.file), **words, **more)
-        train(again, model=trainee(), shell=shell)
+        train(again, model=trainee(), host=shell)
         said = [text for text in shell.said if "left out" in text]
         assert len(said) == len(told) and all(part in text for part, text in zip(told, said, strict=True))

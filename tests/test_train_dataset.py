@@ -68,10 +68,10 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def test_an_epoch_has_every_picture_as_often_as_it_repeats(folder: Path) -> None:
-    data = Dataset.of(recipe(folder))
-    batches = list(data.epoch(0))
-    assert Counter(path for b in batches for path in b.paths) == {str(p.path): 2 for p in data.pictures}
-    assert len(batches) == data.batches(0) == data.steps(0) == 5 + 2 + 1 and data.length() == (2, 16)
+    data = Dataset.from_recipe(recipe(folder))
+    batches = list(data.epoch_batches(0))
+    assert Counter(path for b in batches for path in b.paths) == {str(p.path): 2 for p in data.images}
+    assert len(batches) == data.batch_count(0) == data.step_count(0) == 5 + 2 + 1 and data.run_length() == (2, 16)
     for batch in batches:
         assert batch.pixels is not None and batch.pixels.shape == (len(batch), 3, *batch.bucket[::-1])
         assert batch.latents is None and batch.mask is None and batch.scale == 1 and batch.weights.tolist() == [1, 1]
@@ -80,28 +80,28 @@ def test_an_epoch_has_every_picture_as_often_as_it_repeats(folder: Path) -> None
 
 def test_same_seed_same_batches_other_seed_or_epoch_other_order(folder: Path) -> None:
     words = {"shuffle_caption": True, "flip_aug": True, "random_crop": True, "color_aug": True}
-    first = list(Dataset.of(recipe(folder, **words)).epoch(1))
-    again = list(Dataset.of(recipe(folder, **words, max_data_loader_n_workers=0)).epoch(1))
+    first = list(Dataset.from_recipe(recipe(folder, **words)).epoch_batches(1))
+    again = list(Dataset.from_recipe(recipe(folder, **words, max_data_loader_n_workers=0)).epoch_batches(1))
     assert all(map(same, first, again)) and len(first) == len(again)
-    assert rows(first) != rows(list(Dataset.of(recipe(folder, **words)).epoch(0)))
-    assert rows(first) != rows(list(Dataset.of(recipe(folder, **words, seed=8)).epoch(1)))
+    assert rows(first) != rows(list(Dataset.from_recipe(recipe(folder, **words)).epoch_batches(0)))
+    assert rows(first) != rows(list(Dataset.from_recipe(recipe(folder, **words, seed=8)).epoch_batches(1)))
 
 
 def test_it_goes_on_from_any_batch(folder: Path) -> None:
     words = {"shuffle_caption": True, "flip_aug": True, "reg_data_dir": str(folder / "reg"), "token_warmup_step": 0.5}
-    whole = list(Dataset.of(recipe(folder, **words)).epoch(1))
+    whole = list(Dataset.from_recipe(recipe(folder, **words)).epoch_batches(1))
     for start in (0, 3, len(whole) - 1, len(whole)):
-        rest = list(Dataset.of(recipe(folder, **words)).epoch(1, start=start))
+        rest = list(Dataset.from_recipe(recipe(folder, **words)).epoch_batches(1, start=start))
         assert len(rest) == len(whole) - start and all(map(same, whole[start:], rest))
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_very_batches_of_one(folder: Path, world: int) -> None:
     words = {"reg_data_dir": str(folder / "reg"), "shuffle_caption": True, "prior_loss_weight": 0.5}
-    alone = list(Dataset.of(recipe(folder, train_batch_size=2 * world, **words)).epoch(0))
-    data = Dataset.of(recipe(folder, **words))
-    shared = [list(data.epoch(0, rank, world)) for rank in range(world)]
-    assert {len(part) for part in shared} == {len(alone)} == {data.batches(0, world)}
+    alone = list(Dataset.from_recipe(recipe(folder, train_batch_size=2 * world, **words)).epoch_batches(0))
+    data = Dataset.from_recipe(recipe(folder, **words))
+    shared = [list(data.epoch_batches(0, rank, world)) for rank in range(world)]
+    assert {len(part) for part in shared} == {len(alone)} == {data.batch_count(0, world)}
 
     def losses(batch: Batch) -> Tensor:
         assert batch.pixels is not None
@@ -116,32 +116,32 @@ def test_processes_share_the_very_batches_of_one(folder: Path, world: int) -> No
 
 
 def test_regularisation_pictures_take_as_many_turns(folder: Path) -> None:
-    data = Dataset.of(recipe(folder, reg_data_dir=str(folder / "reg"), prior_loss_weight=0.25))
+    data = Dataset.from_recipe(recipe(folder, reg_data_dir=str(folder / "reg"), prior_loss_weight=0.25))
     seen: Counter[str] = Counter()
     for epoch in range(3):
-        batches = list(data.epoch(epoch))
+        batches = list(data.epoch_batches(epoch))
         weights = torch.cat([b.weights for b in batches])
-        assert (weights == 0.25).sum() == (weights == 1).sum() == 16 and len(batches) == data.batches(epoch)
+        assert (weights == 0.25).sum() == (weights == 1).sum() == 16 and len(batches) == data.batch_count(epoch)
         seen.update(path for b in batches for path, w in zip(b.paths, b.weights, strict=True) if w < 1)
     assert sorted(seen.values()) == [16, 16, 16]  # 48 turns of 3 pictures
-    assert data.length() == (2, data.steps(0) + data.steps(1))
+    assert data.run_length() == (2, data.step_count(0) + data.step_count(1))
 
 
 def test_accumulation_and_steps_instead_of_epochs(folder: Path) -> None:
-    data = Dataset.of(recipe(folder, gradient_accumulation_steps=3))
-    assert (data.batches(0), data.steps(0), data.length()) == (8, 3, (2, 6))
-    data = Dataset.of(recipe(folder, max_train_epochs=None, max_train_steps=20))
-    assert data.length() == (3, 20)
+    data = Dataset.from_recipe(recipe(folder, gradient_accumulation_steps=3))
+    assert (data.batch_count(0), data.step_count(0), data.run_length()) == (8, 3, (2, 6))
+    data = Dataset.from_recipe(recipe(folder, max_train_epochs=None, max_train_steps=20))
+    assert data.run_length() == (3, 20)
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_cached_latents_are_those_of_the_pixels(folder: Path, tmp_path: Path, on_disk: bool) -> None:
     words = {"flip_aug": True, "shuffle_caption": True}
-    plain = list(Dataset.of(recipe(folder, **words)).epoch(0))
+    plain = list(Dataset.from_recipe(recipe(folder, **words)).epoch_batches(0))
     where = tmp_path / "cache" if on_disk else None
-    data = Dataset.of(recipe(folder, **words, vae_batch_size=3))
+    data = Dataset.from_recipe(recipe(folder, **words, vae_batch_size=3))
     assert data.cache_latents(encode, "vae", folder=where) == 16
-    for pixels, latents in zip(plain, data.epoch(0), strict=True):
+    for pixels, latents in zip(plain, data.epoch_batches(0), strict=True):
         assert latents.pixels is None and pixels.pixels is not None and latents.latents is not None
         assert torch.allclose(encode(pixels.pixels), latents.latents, atol=1e-6)
         assert (pixels.captions, pixels.crops, pixels.seeds) == (latents.captions, latents.crops, latents.seeds)
@@ -149,37 +149,37 @@ def test_cached_latents_are_those_of_the_pixels(folder: Path, tmp_path: Path, on
 
 def test_the_cache_on_disk_is_used_again_and_knows_changes(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    assert Dataset.of(recipe(folder)).cache_latents(encode, "vae", folder=cache) == 8
-    assert Dataset.of(recipe(folder)).cache_latents(encode, "vae", folder=cache) == 0
-    assert Dataset.of(recipe(folder)).cache_latents(encode, "other", folder=cache) == 8
-    assert Dataset.of(recipe(folder, resolution="48")).cache_latents(encode, "vae", folder=cache) == 8
+    assert Dataset.from_recipe(recipe(folder)).cache_latents(encode, "vae", folder=cache) == 8
+    assert Dataset.from_recipe(recipe(folder)).cache_latents(encode, "vae", folder=cache) == 0
+    assert Dataset.from_recipe(recipe(folder)).cache_latents(encode, "other", folder=cache) == 8
+    assert Dataset.from_recipe(recipe(folder, resolution="48")).cache_latents(encode, "vae", folder=cache) == 8
     draw(folder / "train" / "2_thing" / "0.png", (64, 64), "pink")
-    assert Dataset.of(recipe(folder)).cache_latents(encode, "vae", folder=cache) == 1
+    assert Dataset.from_recipe(recipe(folder)).cache_latents(encode, "vae", folder=cache) == 1
     kept = sorted(cache.glob("*.safetensors"))
     kept[0].write_bytes(kept[0].read_bytes()[:-1] + b"\x7f")  # spoilt without being noticed by its size
     kept[1].write_bytes(b"")
     for name in ("vae", "other"):
         for size in ("64", "48"):
-            Dataset.of(recipe(folder, resolution=size)).cache_latents(encode, name, folder=cache)
-    fresh = Dataset.of(recipe(folder))
-    assert fresh.cache_latents(encode, "vae", folder=cache) == 0 and len(list(fresh.epoch(0))) == 8
+            Dataset.from_recipe(recipe(folder, resolution=size)).cache_latents(encode, name, folder=cache)
+    fresh = Dataset.from_recipe(recipe(folder))
+    assert fresh.cache_latents(encode, "vae", folder=cache) == 0 and len(list(fresh.epoch_batches(0))) == 8
     assert not list(cache.glob("*.part"))
 
 
 def test_two_processes_fill_a_folder_together(folder: Path, tmp_path: Path) -> None:
-    first, second = (Dataset.of(recipe(folder)) for _ in range(2))
-    done = [d.cache_latents(encode, "v", folder=tmp_path / "c", share=(0, 1)) for d in (first,)]
-    assert second.cache_latents(encode, "v", folder=tmp_path / "c", share=(1, 2)) == 0 and done == [8]
-    alone = Dataset.of(recipe(folder))
-    assert 0 < alone.cache_latents(encode, "w", folder=tmp_path / "c", share=(1, 2)) < 8
+    first, second = (Dataset.from_recipe(recipe(folder)) for _ in range(2))
+    done = [d.cache_latents(encode, "v", folder=tmp_path / "c", rank_and_world_size=(0, 1)) for d in (first,)]
+    assert second.cache_latents(encode, "v", folder=tmp_path / "c", rank_and_world_size=(1, 2)) == 0 and done == [8]
+    alone = Dataset.from_recipe(recipe(folder))
+    assert 0 < alone.cache_latents(encode, "w", folder=tmp_path / "c", rank_and_world_size=(1, 2)) < 8
 
 
 def test_what_varies_cannot_be_cached(folder: Path) -> None:
     for name in ("color_aug", "random_crop"):
         with pytest.raises(TrainError, match=f"{name} cannot go with cache_latents"):
-            Dataset.of(recipe(folder, **{name: True})).cache_latents(encode, "vae")
+            Dataset.from_recipe(recipe(folder, **{name: True})).cache_latents(encode, "vae")
     with pytest.raises(TrainError, match="turn on no_half_vae"):
-        Dataset.of(recipe(folder)).cache_latents(lambda pixels: encode(pixels) * torch.nan, "vae")
+        Dataset.from_recipe(recipe(folder)).cache_latents(lambda pixels: encode(pixels) * torch.nan, "vae")
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -201,11 +201,13 @@ def test_masks_follow_their_pictures(tmp_path: Path, cached: bool) -> None:
         "flip_aug": True,
         "train_batch_size": 2,
     }
-    data = Dataset.of(Recipe(train_data_dir=str(tmp_path / "pics"), resolution="64", dataset_repeats=8, **words))
+    data = Dataset.from_recipe(
+        Recipe(train_data_dir=str(tmp_path / "pics"), resolution="64", dataset_repeats=8, **words)
+    )
     if cached:
         data.cache_latents(encode, "vae")
     sides = set()
-    for batch in data.epoch(0):
+    for batch in data.epoch_batches(0):
         shown = batch.latents if cached else encode(batch.pixels)  # type: ignore[arg-type]
         for row, path in enumerate(batch.paths):
             if path.endswith("b.png"):
@@ -225,8 +227,8 @@ def test_alpha_is_a_mask_when_asked(tmp_path: Path) -> None:
     image.paste((255, 0, 0, 0), (0, 0, 64, 32))
     image.save(tmp_path / "a.png")
     for asked in (False, True):
-        data = Dataset.of(Recipe(train_data_dir=str(tmp_path), resolution="64", alpha_mask=asked))
-        (batch,) = data.epoch(0)
+        data = Dataset.from_recipe(Recipe(train_data_dir=str(tmp_path), resolution="64", alpha_mask=asked))
+        (batch,) = data.epoch_batches(0)
         assert (batch.mask is not None) == asked
         assert batch.pixels is not None and bool((batch.pixels[:, :, :32] == 1).all())
     assert batch.mask is not None and batch.mask[0, 0, :, 0].tolist() == [0] * 4 + [1] * 4
@@ -234,8 +236,8 @@ def test_alpha_is_a_mask_when_asked(tmp_path: Path) -> None:
 
 def test_sizes_and_crops_for_sdxl(tmp_path: Path) -> None:
     draw(tmp_path / "a.png", (200, 100))
-    data = Dataset.of(Recipe(train_data_dir=str(tmp_path), resolution="64", flip_aug=True, dataset_repeats=6))
-    for batch in data.epoch(0):
+    data = Dataset.from_recipe(Recipe(train_data_dir=str(tmp_path), resolution="64", flip_aug=True, dataset_repeats=6))
+    for batch in data.epoch_batches(0):
         assert batch.original_sizes == ((200, 100),) and batch.crops == ((32, 0),) and batch.bucket == (64, 64)
 
 
@@ -250,7 +252,7 @@ def test_crops_are_counted_in_the_picture_as_it_is_trained(tmp_path: Path, cut: 
     Image.fromarray(image).save(tmp_path / "a_200_50_40_30.png")  # the name tells where the face is
     recipe = Recipe(train_data_dir=str(tmp_path), resolution="64", flip_aug=True, dataset_repeats=12, **cut)  # type: ignore[arg-type]
     seen = set()
-    for batch in Dataset.of(recipe).epoch(0):
+    for batch in Dataset.from_recipe(recipe).epoch_batches(0):
         assert batch.pixels is not None
         red, green, _ = (batch.pixels[0] + 1) * 127.5
         flipped = bool(red[0, 0] > red[0, -1])
@@ -263,13 +265,13 @@ def test_crops_are_counted_in_the_picture_as_it_is_trained(tmp_path: Path, cut: 
 
 
 def test_a_picture_that_changes_or_vanishes_meanwhile_is_named(folder: Path) -> None:
-    data = Dataset.of(recipe(folder))
+    data = Dataset.from_recipe(recipe(folder))
     (folder / "train" / "2_thing" / "3.png").unlink()
     with pytest.raises(TrainError, match=r"3\.png cannot be read"):
-        list(data.epoch(0))
+        list(data.epoch_batches(0))
     draw(folder / "train" / "2_thing" / "3.png", (32, 32))
     with pytest.raises(TrainError, match=r"3\.png was changed while training"):
-        list(data.epoch(0))
+        list(data.epoch_batches(0))
 
 
 def test_a_face_crop_follows_the_face(tmp_path: Path) -> None:
@@ -277,6 +279,6 @@ def test_a_face_crop_follows_the_face(tmp_path: Path) -> None:
     image.paste("white", (240, 20, 260, 40))
     image.save(tmp_path / "a.png")
     words = {"resolution": "64", "face_crop_aug_range": "1.0,2.0", "dataset_repeats": 10}
-    data = Dataset.of(Recipe(train_data_dir=str(tmp_path), **words), faces=lambda image: (240, 20, 20, 20))
-    shares = [float((batch.pixels > 0).float().mean()) for batch in data.epoch(0)]  # type: ignore[operator]
+    data = Dataset.from_recipe(Recipe(train_data_dir=str(tmp_path), **words), find_face=lambda image: (240, 20, 20, 20))
+    shares = [float((batch.pixels > 0).float().mean()) for batch in data.epoch_batches(0)]  # type: ignore[operator]
     assert all(0.2 < share <= 1 for share in shares) and len(set(shares)) > 3

@@ -13,7 +13,7 @@ from lora_ext.train.data.dataset_metadata import dataset_metadata
 
 
 def test_folders_tags_and_buckets(folder: Path) -> None:  # noqa: F811
-    data = Dataset.of(recipe(folder, reg_data_dir=str(folder / "reg")))
+    data = Dataset.from_recipe(recipe(folder, reg_data_dir=str(folder / "reg")))
     said = dataset_metadata(data)
     assert json.loads(said["ss_dataset_dirs"]) == {"2_thing": {"n_repeats": 2, "img_count": 8}}
     assert json.loads(said["ss_reg_dataset_dirs"]) == {"1_other": {"n_repeats": 1, "img_count": 3}}
@@ -24,7 +24,7 @@ def test_folders_tags_and_buckets(folder: Path) -> None:  # noqa: F811
     assert sum(row["count"] for row in buckets["buckets"].values()) == 32
     assert [64, 64] in [row["resolution"] for row in buckets["buckets"].values()]
     assert 0 <= buckets["mean_img_ar_error"] < 0.5
-    assert int(said["ss_num_batches_per_epoch"]) == len(list(data.epoch(0)))
+    assert int(said["ss_num_batches_per_epoch"]) == len(list(data.epoch_batches(0)))
     assert str(folder) not in str(said)
 
 
@@ -38,6 +38,8 @@ def test_two_folders_of_one_name_stay_two(folder: Path, tmp_path: Path) -> None:
         for n, root in ((2, "train"), (5, "again"))
     )
     (tmp_path / "set.toml").write_text(text, encoding="utf-8")
-    said = dataset_metadata(Dataset.of(recipe(folder, train_data_dir=None, dataset_config=str(tmp_path / "set.toml"))))
+    said = dataset_metadata(
+        Dataset.from_recipe(recipe(folder, train_data_dir=None, dataset_config=str(tmp_path / "set.toml")))
+    )
     dirs = json.loads(said["ss_dataset_dirs"])
     assert {name: row["n_repeats"] for name, row in dirs.items()} == {"2_thing": 2, "2_thing (2)": 5}

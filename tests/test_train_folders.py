@@ -10,8 +10,8 @@ from PIL import Image
 
 from lora_ext.errors import TrainError
 from lora_ext.train.config.recipe import Recipe
-from lora_ext.train.data.dataset_folders import subsets
-from lora_ext.train.data.dataset_scan import scan
+from lora_ext.train.data.dataset_folders import find_subsets
+from lora_ext.train.data.dataset_scan import scan_dataset
 
 
 def draw(path: Path, size: tuple[int, int] = (64, 64), colour: str = "red", caption: str | None = None) -> Path:
@@ -33,15 +33,15 @@ def test_concepts_with_repeats(tmp_path: Path) -> None:
     draw(tmp_path / "stray.jpg")
     (tmp_path / "5_empty").mkdir()
     said: list[str] = []
-    found = subsets(Recipe(train_data_dir=str(tmp_path)), said.append)
+    found = find_subsets(Recipe(train_data_dir=str(tmp_path)), said.append)
     assert [(s.name, s.repeats, s.concept, len(s.files)) for s in found] == [
         ("10_a red dog", 10, "a red dog", 2),
         ("3_style_two", 3, "style_two", 1),
     ]
     text = "\n".join(said)
     assert "1 pictures directly in" in text and "'notes'" in text and "'0_off'" in text and "5_empty" in text
-    pictures = scan(found).pictures
-    assert [(p.path.name, p.caption, p.captioned) for p in pictures] == [
+    pictures = scan_dataset(found).images
+    assert [(p.path.name, p.caption, p.has_caption) for p in pictures] == [
         ("a.PNG", "a red dog", False),
         ("b.png", "dog, sitting", True),
         ("x.jpg", "style_two", False),
@@ -57,9 +57,9 @@ def test_a_plain_folder_and_regularisation(tmp_path: Path) -> None:
         dataset_repeats=7,
         prior_loss_weight=0.5,
     )
-    plain, regular = subsets(recipe)
-    assert (plain.repeats, plain.weight, plain.regularisation) == (7, 1.0, False)
-    assert (regular.repeats, regular.weight, regular.regularisation, regular.concept) == (2, 0.5, True, "dog")
+    plain, regular = find_subsets(recipe)
+    assert (plain.repeats, plain.loss_weight, plain.regularisation) == (7, 1.0, False)
+    assert (regular.repeats, regular.loss_weight, regular.regularisation, regular.concept) == (2, 0.5, True, "dog")
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "kohya.json"])
@@ -77,8 +77,8 @@ def test_lists_of_captions(tmp_path: Path, name: str) -> None:
         text = json.dumps({"a": {"caption": "first"}, "deep/b.png": {"caption": "sécond", "tags": "two"}})
         recipe = Recipe(train_data_dir=str(tmp_path), in_json=str(tmp_path / name))
     (tmp_path / name).write_text(text, encoding="utf-8")
-    found = scan(subsets(recipe))
-    assert [(p.path.name, p.caption) for p in found.pictures] == [("a.png", "first"), ("b.png", "sécond, two")]
+    found = scan_dataset(find_subsets(recipe))
+    assert [(p.path.name, p.caption) for p in found.images] == [("a.png", "first"), ("b.png", "sécond, two")]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_lists_of_captions(tmp_path: Path, name: str) -> None:
 def test_broken_lists_say_where(tmp_path: Path, line: str, says: str) -> None:
     (tmp_path / "metadata.jsonl").write_text(line, encoding="utf-8")
     with pytest.raises(TrainError, match=says):
-        subsets(Recipe(train_data_dir=str(tmp_path)))
+        find_subsets(Recipe(train_data_dir=str(tmp_path)))
 
 
 TOML = """
@@ -130,12 +130,16 @@ def test_kohya_s_dataset_file(tmp_path: Path) -> None:
     draw(tmp_path / "reg" / "b.png")
     (tmp_path / "set.toml").write_text(TOML, encoding="utf-8")
     recipe = Recipe(dataset_config=str(tmp_path / "set.toml"), prior_loss_weight=0.3, train_batch_size=5)
-    one, regular, two = subsets(recipe)
-    assert (one.repeats, one.concept, one.batch_size, one.captions.keep_tokens) == (3, "thing", 2, 2)
-    assert one.buckets.resolution == (256, 192) and one.buckets.enable_bucket and one.captions.shuffle_caption
-    assert regular.regularisation and regular.weight == 0.3 and not regular.captions.shuffle_caption
-    assert (two.buckets.resolution, two.batch_size, two.variation.flip_aug) == ((128, 128), 5, True)
-    assert two.captions.shuffle_caption and two.captions.keep_tokens == 1
+    one, regular, two = find_subsets(recipe)
+    assert (one.repeats, one.concept, one.batch_size, one.caption_rules.keep_tokens) == (3, "thing", 2, 2)
+    assert (
+        one.bucket_rules.resolution == (256, 192)
+        and one.bucket_rules.enable_bucket
+        and one.caption_rules.shuffle_caption
+    )
+    assert regular.regularisation and regular.loss_weight == 0.3 and not regular.caption_rules.shuffle_caption
+    assert (two.bucket_rules.resolution, two.batch_size, two.augmentation.flip_aug) == ((128, 128), 5, True)
+    assert two.caption_rules.shuffle_caption and two.caption_rules.keep_tokens == 1
 
 
 @pytest.mark.parametrize(
@@ -170,31 +174,31 @@ def test_dataset_files_that_cannot_be_say_what_to_change(tmp_path: Path, text: s
     draw(tmp_path / "one" / "a.png")
     (tmp_path / "set.toml").write_text(text, encoding="utf-8")
     with pytest.raises(TrainError, match=says):
-        subsets(Recipe(dataset_config=str(tmp_path / "set.toml")))
+        find_subsets(Recipe(dataset_config=str(tmp_path / "set.toml")))
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="give train_data_dir"):
-        subsets(Recipe())
+        find_subsets(Recipe())
     (tmp_path / "training").mkdir()
     with pytest.raises(TrainError, match=r"trainin does not exist; did you mean 'training'"):
-        subsets(Recipe(train_data_dir=str(tmp_path / "trainin")))
+        find_subsets(Recipe(train_data_dir=str(tmp_path / "trainin")))
     with pytest.raises(TrainError, match="10_my concept"):
-        subsets(Recipe(train_data_dir=str(tmp_path / "training")))
+        find_subsets(Recipe(train_data_dir=str(tmp_path / "training")))
     with pytest.raises(TrainError, match="is a file, not a folder"):
-        subsets(Recipe(train_data_dir=str(draw(tmp_path / "a.png"))))
+        find_subsets(Recipe(train_data_dir=str(draw(tmp_path / "a.png"))))
     with pytest.raises(TrainError, match="face_crop_aug_range"):
-        subsets(Recipe(train_data_dir=str(tmp_path), face_crop_aug_range="4,2"))
+        find_subsets(Recipe(train_data_dir=str(tmp_path), face_crop_aug_range="4,2"))
 
 
 def test_pictures_that_cannot_be_read_are_skipped_or_stop(tmp_path: Path) -> None:
     draw(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    found = subsets(Recipe(train_data_dir=str(tmp_path)))
-    looked = scan(found)
-    assert len(looked.pictures) == 1 and "bad.png" in looked.skipped[0]
+    found = find_subsets(Recipe(train_data_dir=str(tmp_path)))
+    looked = scan_dataset(found)
+    assert len(looked.images) == 1 and "bad.png" in looked.skipped[0]
     with pytest.raises(TrainError, match=r"bad\.png"):
-        scan(found, strict=True)
+        scan_dataset(found, strict=True)
     (tmp_path / "good.png").unlink()
     with pytest.raises(TrainError, match="none of the 1 pictures can be read"):
-        scan(subsets(Recipe(train_data_dir=str(tmp_path))))
+        scan_dataset(find_subsets(Recipe(train_data_dir=str(tmp_path))))

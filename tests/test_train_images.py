@@ -12,7 +12,7 @@ from test_train_folders import draw
 
 from lora_ext import cli
 from lora_ext.errors import TrainError
-from lora_ext.train.data.resize_images import resize_folder, resized, sizes_of
+from lora_ext.train.data.resize_images import parse_max_resolution, reduced_sizes, resize_folder
 
 SIDES = st.integers(1, 5000)
 
@@ -20,7 +20,7 @@ SIDES = st.integers(1, 5000)
 @given(st.tuples(SIDES, SIDES), st.tuples(st.integers(8, 2000), st.integers(8, 2000)), st.sampled_from([1, 2, 8, 64]))
 def test_sizes(size: tuple[int, int], most: tuple[int, int], step: int) -> None:
     try:
-        scaled, cut = resized(size, most, step)
+        scaled, cut = reduced_sizes(size, most, step)
     except TrainError:
         assert step > 1
         return
@@ -77,7 +77,7 @@ def test_the_same_name_twice_is_told(tmp_path: Path) -> None:
     draw(tmp_path / "in" / "a.png")
     draw(tmp_path / "in" / "a.jpg")
     done = resize_folder(tmp_path / "in", tmp_path / "out", max_resolution="32x32")
-    assert done.pictures == 1 and "same name" in done.skipped[0]
+    assert done.images_read == 1 and "same name" in done.skipped[0]
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,4 @@ def test_mistakes_are_one_line(tmp_path: Path, argv: list[str], says: str, capsy
 
 
 def test_lists_of_sizes() -> None:
-    assert sizes_of("512x512,384X384".replace("X", "x") + ", 512x512") == [(512, 512), (384, 384)]
+    assert parse_max_resolution("512x512,384X384".replace("X", "x") + ", 512x512") == [(512, 512), (384, 384)]

@@ -20,12 +20,12 @@ from tiny_trainee import pictures, recipe, trainee
 
 from lora_ext.api import apply, merge
 from lora_ext.errors import TrainError
-from lora_ext.file.loading import read
-from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.file.loading import load_lora_file
+from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.train.config.recipe import Recipe
-from lora_ext.train.config.recipe_io import settings_of
+from lora_ext.train.config.recipe_io import settings_from_recipe
 from lora_ext.train.run import training_state
-from lora_ext.training.standalone_run import Quiet, train
+from lora_ext.training.standalone_run import SilentHost, train
 
 HERE = Path(__file__).parent
 
@@ -51,25 +51,25 @@ def losses(out: Path) -> list[tuple[str, str, str]]:
 def worker(made: Recipe, env: dict[str, str] | None = None, **more: Any) -> subprocess.Popen[bytes]:
     """A process that trains by the recipe."""
     path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
-    given = json.dumps({**settings_of(made), **more})
+    given = json.dumps({**settings_from_recipe(made), **more})
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(env or {})}
     return subprocess.Popen([sys.executable, str(HERE / "tiny_trainee.py"), given], env=environment)
 
 
 def weights(file: Path) -> dict[Any, torch.Tensor]:
-    return {site: adapter.low_rank().delta() for site, adapter in read(file).adapters.items()}
+    return {site: adapter.low_rank().delta() for site, adapter in load_lora_file(file).adapters.items()}
 
 
 def test_a_run_writes_its_file_its_table_and_says_what_it_was(tmp_path: Path) -> None:
     data, out = pictures(tmp_path / "data"), tmp_path / "out"
     seen = []
-    outcome = train(recipe(data, out), model=trainee(), watch=seen.append)
+    outcome = train(recipe(data, out), model=trainee(), on_progress=seen.append)
     assert outcome.steps == 8 and outcome.file == out / "last.safetensors"
     table = rows(out)
     assert [int(row["step"]) for row in table] == list(range(1, 9))
     assert [int(row["epoch"]) for row in table] == [1] * 4 + [2] * 4
     assert seen[-1].step == seen[-1].steps == 8 and seen[-1].file == outcome.file
-    metadata = read(outcome.file).metadata
+    metadata = load_lora_file(outcome.file).metadata
     assert metadata["ss_seed"] == "5" and metadata["ss_steps"] == "8" and metadata["ss_epoch"] == "2"
     assert metadata["ss_output_name"] == "last" and metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert len(metadata["sshs_model_hash"]) == 64
@@ -77,7 +77,7 @@ def test_a_run_writes_its_file_its_table_and_says_what_it_was(tmp_path: Path) ->
 
 def test_the_model_is_as_it_was(tmp_path: Path) -> None:
     host = trainee()
-    networks = (host.model.unet, host.model.vae, host.model.texts[0].module)
+    networks = (host.model.unet, host.model.vae, host.model.text_encoders[0].module)
     host.model.unet.requires_grad_(True)
     host.model.unet.train()
 
@@ -93,7 +93,7 @@ def test_the_model_is_as_it_was(tmp_path: Path) -> None:
     more: dict[str, Any] = {"gradient_checkpointing": True, "mixed_precision": "bf16"}
     train(recipe(data, tmp_path / "out", max_train_epochs=None, max_train_steps=2, **more), model=host)
     with pytest.raises(TrainError, match="broken"):
-        train(recipe(data, tmp_path / "out", max_train_steps=2, **more), model=host, watch=_fails)
+        train(recipe(data, tmp_path / "out", max_train_steps=2, **more), model=host, on_progress=_fails)
     for now, then in zip(all_of(), before, strict=True):
         for a, b in zip(now, then, strict=True):
             assert a[:5] == b[:5]
@@ -132,7 +132,7 @@ def test_what_is_trained_is_what_is_applied(network: str, tmp_path: Path) -> Non
     )
     outcome = train(made, model=Looking(host.model))
     assert (seen["memory"] - plain).abs().max() > 1e-2
-    pipe = type("Pipe", (), {"unet": host.model.unet, "text_encoder": host.model.texts[0].module})()
+    pipe = type("Pipe", (), {"unet": host.model.unet, "text_encoder": host.model.text_encoders[0].module})()
     for mode in ("live", "baked"):
         with apply(pipe, outcome.file, mode=mode):
             torch.testing.assert_close(noise(host), seen["memory"], rtol=1e-4, atol=1e-5)
@@ -163,7 +163,7 @@ def test_after_kill_9_the_losses_go_on_the_same(tmp_path: Path) -> None:
     assert all(torch.equal(first[site], second[site]) for site in first)
 
 
-class Stops(Quiet):
+class Stops(SilentHost):
     """Asks to stop once so many steps are done."""
 
     def __init__(self, after: int) -> None:
@@ -175,17 +175,17 @@ class Stops(Quiet):
     def cancelled(self) -> bool:
         return self.done >= self.after
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.said = text
 
 
 def test_an_interrupt_saves_first_and_can_be_resumed(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     shell = Stops(5)
-    outcome = train(recipe(data, tmp_path / "out"), model=trainee(), shell=shell)
+    outcome = train(recipe(data, tmp_path / "out"), model=trainee(), host=shell)
     assert outcome.stopped and outcome.steps == 5
     assert (tmp_path / "out" / "last-step00000005.safetensors").is_file() and "--resume" in shell.said
-    assert training_state.find(tmp_path / "out", "last") == outcome.state
+    assert training_state.find_training_state(tmp_path / "out", "last") == outcome.state
     assert train(recipe(data, tmp_path / "out", resume=str(outcome.state)), model=trainee()).steps == 8
     train(recipe(data, tmp_path / "whole"), model=trainee())
     assert losses(tmp_path / "out") == losses(tmp_path / "whole")
@@ -246,7 +246,7 @@ def test_the_files_of_the_last_steps_stay_as_kohyas_do(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_run_and_says_since_when(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
 
-    class Breaks(StandaloneTrainee):
+    class Breaks(StandaloneTrainableModel):
         calls = 0
 
         def predict(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -257,13 +257,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_since_when(tmp_path: Pa
     with pytest.raises(TrainError, match=r"became nan at step 5 \(epoch 2\); .*last-step00000004-state.* than 0.01"):
         train(made, model=Breaks(trainee().model))
     assert all(
-        adapter.tensors for adapter in read(tmp_path / "out" / "last-step00000004.safetensors").adapters.values()
+        adapter.tensors
+        for adapter in load_lora_file(tmp_path / "out" / "last-step00000004.safetensors").adapters.values()
     )
     assert not (tmp_path / "out" / "last.safetensors").exists()
 
 
 def test_a_gradient_that_is_no_number_spoils_no_file(tmp_path: Path) -> None:
-    class Breaks(StandaloneTrainee):
+    class Breaks(StandaloneTrainableModel):
         calls = 0
 
         def predict(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -292,18 +293,18 @@ def test_pivotal_tuning_learns_a_word_that_travels_in_the_file(goes_on: bool, tm
     more: dict[str, Any] = {"token_string": "sks", "init_word": "thing", "inversion_steps": 3, "inversion_lr": 0.1}
     more |= {"num_vectors_per_token": 2, "inversion_continue": goes_on, "save_state": True, "save_every_n_steps": 5}
     outcome = train(recipe(data, tmp_path / "out", **more), model=host)
-    file = read(outcome.file)
+    file = load_lora_file(outcome.file)
     (vectors,) = file.embeddings["sks"].values()
-    begun = host.word_vectors("thing", 2)[0]
+    begun = host.token_embeddings("thing", 2)[0]
     assert vectors.shape == (2, 16) and (vectors - begun).abs().max() > 0.02
-    assert not host.words, "the word is there for the run only"
+    assert not host.added_embeddings, "the word is there for the run only"
     assert json.loads(file.metadata["ss_tag_frequency"])["2_thing"]["a sks number 0"] == 1
-    plain = host.text(["a sks"]).states
-    with host.new_word("sks", [vectors]):
-        assert not torch.equal(host.text(["a sks"]).states, plain)
+    plain = host.encode_text(["a sks"]).states
+    with host.with_token_embedding("sks", [vectors]):
+        assert not torch.equal(host.encode_text(["a sks"]).states, plain)
     again = train(recipe(data, tmp_path / "out", resume=str(tmp_path / "out" / "last-step00000005-state"), **more),
                   model=trainee())  # fmt: skip
-    assert torch.equal(next(iter(read(again.file).embeddings["sks"].values())), vectors)
+    assert torch.equal(next(iter(load_lora_file(again.file).embeddings["sks"].values())), vectors)
     assert [row["step"] for row in rows(tmp_path / "out")] == [str(n) for n in range(1, 9)]
 
 
@@ -330,7 +331,7 @@ def test_a_tracker_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) ->
 
 def test_regularisation_pictures_that_are_missing_are_drawn_and_used(tmp_path: Path, monkeypatch: Any) -> None:
     """By the model as it is before it learns; a second run finds them."""
-    monkeypatch.setattr("lora_ext.train.run.regularisation_images.STEPS", 2)
+    monkeypatch.setattr("lora_ext.train.run.regularisation_images.REGULARISATION_STEPS", 2)
     data = pictures(tmp_path / "data", 2)
     folder = tmp_path / "reg" / "1_thing"
     folder.mkdir(parents=True)
@@ -339,7 +340,7 @@ def test_regularisation_pictures_that_are_missing_are_drawn_and_used(tmp_path: P
     drawn = sorted(folder.iterdir())
     assert [path.name for path in drawn] == [f"drawn-{n:04}.png" for n in range(1, 5)]
     assert len({path.read_bytes() for path in drawn}) == 4 and Image.open(drawn[0]).size == (64, 64)
-    metadata = read(outcome.file).metadata
+    metadata = load_lora_file(outcome.file).metadata
     assert metadata["ss_num_reg_images"] == metadata["ss_num_train_images"] == "4" and outcome.steps == 8
     times = [path.stat().st_mtime_ns for path in drawn]
     first = losses(tmp_path / "out")

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from lora_ext.errors import TrainError
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.run.loss import (
-    distance,
+    add_noise,
+    batch_loss,
+    elementwise_loss,
     huber_threshold,
-    loss,
-    noise_for,
-    noisy,
-    schedule,
-    target,
-    timesteps,
-    weights_of,
+    loss_target,
+    sample_noise,
+    sample_timesteps,
+    timestep_loss_weights,
+    training_alphas_cumprod,
 )
 
 GOLDEN = json.loads((Path(__file__).parent / "data/kohya/loss_weights.json").read_text(encoding="utf-8"))
@@ -43,7 +43,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_are_kohyas(name: str) -> None:
     recipe, prediction = WEIGHTS[name]
-    got = weights_of(recipe, prediction, STEPS, ABAR)
+    got = timestep_loss_weights(recipe, prediction, STEPS, ABAR)
     torch.testing.assert_close(got, torch.tensor(PLAIN[name]), rtol=3e-5, atol=1e-6)
 
 
@@ -54,16 +54,16 @@ def test_huber_thresholds_are_kohyas(name: str, rule: str) -> None:
 
 
 def test_schedules_are_kohyas() -> None:
-    torch.testing.assert_close(schedule(Recipe(), ABAR)[STEPS], torch.tensor(PLAIN["alphas_cumprod"]))
-    moved = schedule(Recipe(zero_terminal_snr=True), ABAR)
+    torch.testing.assert_close(training_alphas_cumprod(Recipe(), ABAR)[STEPS], torch.tensor(PLAIN["alphas_cumprod"]))
+    moved = training_alphas_cumprod(Recipe(zero_terminal_snr=True), ABAR)
     torch.testing.assert_close(moved[STEPS], torch.tensor(GOLDEN["zsnr=True"]["alphas_cumprod"]), rtol=1e-4, atol=1e-6)
     assert moved[-1] == 0
 
 
 def test_zero_snr_gives_finite_weights() -> None:
-    abar = schedule(Recipe(zero_terminal_snr=True), ABAR)
+    abar = training_alphas_cumprod(Recipe(zero_terminal_snr=True), ABAR)
     for recipe, prediction in WEIGHTS.values():
-        assert weights_of(recipe, prediction, STEPS, abar).isfinite().all()
+        assert timestep_loss_weights(recipe, prediction, STEPS, abar).isfinite().all()
 
 
 def _batch(seed: int = 0, n: int = 3) -> tuple[torch.Tensor, ...]:
@@ -78,7 +78,7 @@ def test_loss_is_the_mean_of_its_distances(step: int, kind: str, seed: int) -> N
     predicted, noise, _ = _batch(seed)
     recipe = Recipe(loss_type=kind, huber_schedule="constant", huber_c=0.3, min_snr_gamma=5.0)
     mask, weights = torch.rand(3, 1, 6, 5), torch.tensor([1.0, 0.5, 2.0])
-    got = loss(recipe, predicted, noise, torch.full((3,), step), ABAR, weights, mask)
+    got = batch_loss(recipe, predicted, noise, torch.full((3,), step), ABAR, weights, mask)
     d = (predicted - noise).double().numpy()
     c = 0.3
     each = {
@@ -96,10 +96,10 @@ def test_targets() -> None:
     """From noisy latents and the target, the latents come back: x₀ = (x − √(1−ᾱ)ε)/√ᾱ, x₀ = √ᾱ·x − √(1−ᾱ)·v."""
     _, noise, latents = _batch()
     steps = torch.tensor([0, 500, 999])
-    x = noisy(Recipe(), latents, noise, steps, ABAR)
+    x = add_noise(Recipe(), latents, noise, steps, ABAR)
     keep, add = ABAR[steps].sqrt().view(-1, 1, 1, 1), (1 - ABAR[steps]).sqrt().view(-1, 1, 1, 1)
-    eps = target("epsilon", latents, noise, steps, ABAR)
-    v = target("v_prediction", latents, noise, steps, ABAR)
+    eps = loss_target("epsilon", latents, noise, steps, ABAR)
+    v = loss_target("v_prediction", latents, noise, steps, ABAR)
     torch.testing.assert_close((x - add * eps) / keep, latents, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(keep * x - add * v, latents, rtol=1e-3, atol=1e-4)
 
@@ -107,15 +107,15 @@ def test_targets() -> None:
 def test_loss_of_v_is_zero_at_its_target() -> None:
     _, noise, latents = _batch()
     steps = torch.tensor([3, 500, 999])
-    v = target("v_prediction", latents, noise, steps, ABAR)
-    assert float(loss(Recipe(), v, v, steps, ABAR, prediction="v_prediction")) == 0
+    v = loss_target("v_prediction", latents, noise, steps, ABAR)
+    assert float(batch_loss(Recipe(), v, v, steps, ABAR, prediction="v_prediction")) == 0
 
 
 def test_noise_knobs() -> None:
     latents = torch.zeros(64, 4, 16, 16)
 
     def made(**knobs: object) -> torch.Tensor:
-        return noise_for(Recipe(**knobs), latents, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+        return sample_noise(Recipe(**knobs), latents, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
 
     plain = made()
     assert torch.equal(plain, made())
@@ -127,7 +127,7 @@ def test_noise_knobs() -> None:
     pyramid = made(multires_noise_iterations=6, multires_noise_discount=0.8)
     assert float(pyramid.std()) == pytest.approx(1.0, rel=0.02)
     assert pyramid.mean(dim=(2, 3)).std() > 2 * plain.mean(dim=(2, 3)).std()  # more of the coarse
-    adaptive = noise_for(
+    adaptive = sample_noise(
         Recipe(noise_offset=0.0001, adaptive_noise_scale=1.0), latents + 2, torch.Generator().manual_seed(0)
     )
     assert float((adaptive - plain)[:, :, 0, 0].std()) == pytest.approx(2.0, rel=0.15)
@@ -136,8 +136,8 @@ def test_noise_knobs() -> None:
 def test_input_perturbation_moves_the_input_only() -> None:
     _, noise, latents = _batch()
     steps = torch.tensor([999, 999, 999])
-    x = noisy(Recipe(), latents, noise, steps, ABAR)
-    moved = noisy(Recipe(ip_noise_gamma=0.1), latents, noise, steps, ABAR, torch.Generator().manual_seed(1))
+    x = add_noise(Recipe(), latents, noise, steps, ABAR)
+    moved = add_noise(Recipe(ip_noise_gamma=0.1), latents, noise, steps, ABAR, torch.Generator().manual_seed(1))
     assert float((moved - x).std()) == pytest.approx(0.1, rel=0.2)
 
 
@@ -147,14 +147,14 @@ def test_timesteps_stay_between(low: int, high: int) -> None:
     recipe = Recipe(min_timestep=low, max_timestep=high)
     if low >= high:
         with pytest.raises(TrainError, match="min_timestep"):
-            timesteps(recipe, 4, 1000)
+            sample_timesteps(recipe, 4, 1000)
     else:
-        drawn = timesteps(recipe, 50, 1000, torch.Generator().manual_seed(0))
+        drawn = sample_timesteps(recipe, 50, 1000, torch.Generator().manual_seed(0))
         assert drawn.min() >= low and drawn.max() < high
 
 
 def test_distance_is_float32_for_half_predictions() -> None:
     predicted, noise, _ = _batch()
     steps = torch.tensor([1, 2, 3])
-    half = distance(replace(Recipe(), loss_type="l2"), predicted.half(), noise, steps, ABAR)
+    half = elementwise_loss(replace(Recipe(), loss_type="l2"), predicted.half(), noise, steps, ABAR)
     assert half.dtype == torch.float32

@@ -13,8 +13,8 @@ from lora_ext.train.network.trainable_network.trainable_factors import Factors
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lora_ext.train.config.block_settings import Size
-from lora_ext.train.config.dylora import share, whole
+from lora_ext.train.config.block_settings import RankAndAlpha
+from lora_ext.train.config.dylora import select_all_ranks, select_drawn_ranks
 from lora_ext.train.config.recipe import Recipe
 
 DATA = Path(__file__).parent / "data" / "training"
@@ -42,7 +42,7 @@ class Case:
         self.up = self.t["up"].flatten(1).t()
 
     def factors(self, alpha: float, unit: int | None = None) -> Factors:
-        made = Factors(tuple(self.t["W"].shape), Size(len(self.down), alpha), unit, None)
+        made = Factors(tuple(self.t["W"].shape), RankAndAlpha(len(self.down), alpha), unit, None)
         made.down.copy_(self.down)
         made.up.copy_(self.up)
         return made
@@ -63,7 +63,7 @@ class Case:
 def alpha_of(case: Case) -> float:
     """The recorded alpha: what best explains the output at scale alpha/rank."""
     made = case.factors(float(len(case.down)))
-    made.act(whole(made.rank, float(made.rank)))
+    made.act(select_all_ranks(made.rank, float(made.rank)))
     with torch.no_grad():
         plain = case.layer(case.t["x"])
         added = made.hook(case.layer, (case.t["x"],), plain) - plain
@@ -131,13 +131,13 @@ def test_dylora_variant_is_kohyas(name: str) -> None:
     recipe = Recipe(network_module="dylora", network_dim=16, unit=4, dylora_variant="kohya")
     drawn = rows[-1] + 1
     free = case.factors(16.0, 4)
-    free.act(share(recipe, drawn, 16, 16.0))
+    free.act(select_drawn_ranks(recipe, drawn, 16, 16.0))
     with torch.no_grad():
         plain = case.layer(case.t["x"])
         added = free.hook(case.layer, (case.t["x"],), plain) - plain
         alpha = float((added * (case.t["y"] - plain)).sum() / added.square().sum()) * 16
     made = case.factors(round(alpha, 3), 4)
     assert made.alpha == int(made.alpha)
-    made.act(share(recipe, drawn, 16, made.alpha))
+    made.act(select_drawn_ranks(recipe, drawn, 16, made.alpha))
     assert list(range(made.share.first, made.share.last)) == rows
     case.agree(made.hook(case.layer, (case.t["x"],), case.layer(case.t["x"])), made)

@@ -16,13 +16,13 @@ from tiny import Tiny
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lora_ext.applied_networks import Applied, Use
+from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
 from lora_ext.errors import TrainError
 from lora_ext.inject import BAKED, LIVE
-from lora_ext.layer_names import Site
-from lora_ext.tools.split_dylora import split
-from lora_ext.train.config.block_settings import Size
-from lora_ext.train.config.dylora import Share, share
+from lora_ext.layer_names import LayerId
+from lora_ext.tools.split_dylora import split_dylora
+from lora_ext.train.config.block_settings import RankAndAlpha
+from lora_ext.train.config.dylora import RankSelection, select_drawn_ranks
 from lora_ext.train.config.recipe import Recipe
 
 RECIPES = {
@@ -91,8 +91,8 @@ def test_what_is_trained_is_what_is_applied(model: Tiny, name: str, mode: str) -
     network = stirred(Network(model.parts(), RECIPES[name], generator=seeded())).eval()
     with network, torch.no_grad():
         trained = output(model)
-    with Applied(model, mode) as applied, torch.no_grad():
-        fits = applied.set([Use(network.file())])
+    with AppliedNetworks(model, mode) as applied, torch.no_grad():
+        fits = applied.apply([AdapterSpec(network.file())])
         assert all(fit.ok for fit in fits)
         torch.testing.assert_close(output(model), trained, rtol=1e-4, atol=1e-5)
 
@@ -102,8 +102,8 @@ def test_multiplier_is_honoured(model: Tiny) -> None:
     with network, torch.no_grad():
         network.multiply(0.5)
         half = output(model)
-    with Applied(model, LIVE) as applied, torch.no_grad():
-        applied.set([Use(network.file(), te=0.5, unet=0.5)])
+    with AppliedNetworks(model, LIVE) as applied, torch.no_grad():
+        applied.apply([AdapterSpec(network.file(), te=0.5, unet=0.5)])
         torch.testing.assert_close(output(model), half, rtol=1e-4, atol=1e-5)
 
 
@@ -120,15 +120,15 @@ def test_no_layer_is_told(model: Tiny) -> None:
 def test_a_prefix_in_training_is_its_split_file(model: Tiny, variant: str) -> None:
     recipe = Recipe(network_module="dylora", network_dim=8, unit=2, conv_dim=8, dylora_variant=variant)
     network = stirred(Network(model.parts(), recipe, generator=seeded()))
-    files, _ = split(network.file(), alpha="trained")
+    files, _ = split_dylora(network.file(), alpha="trained")
     assert sorted(files) == [2, 4, 6, 8]
     for rank, file in files.items():
         for module in network.sites.values():
-            module.act(share(recipe, rank, module.rank, module.alpha))
+            module.act(select_drawn_ranks(recipe, rank, module.rank, module.alpha))
         with network, torch.no_grad():
             trained = output(model)
-        with Applied(model, LIVE) as applied, torch.no_grad():
-            applied.set([Use(file)])
+        with AppliedNetworks(model, LIVE) as applied, torch.no_grad():
+            applied.apply([AdapterSpec(file)])
             torch.testing.assert_close(output(model), trained, rtol=1e-4, atol=1e-5)
 
 
@@ -138,10 +138,10 @@ def test_only_what_was_drawn_learns(variant: str, unit: int, units: int, seed: i
     """Gradients against plain autograd on slices; the other ranks have none and no optimizer moves them."""
     recipe = Recipe(network_module="dylora", network_dim=unit * units, unit=unit, dylora_variant=variant)
     drawn = unit * (1 + seed % units)
-    factors = Factors((5, 6), Size(unit * units, 3.0), unit, seeded(seed))
+    factors = Factors((5, 6), RankAndAlpha(unit * units, 3.0), unit, seeded(seed))
     with torch.no_grad():
         factors.up.normal_(generator=seeded(seed + 1))
-    factors.act(share(recipe, drawn, factors.rank, 3.0))
+    factors.act(select_drawn_ranks(recipe, drawn, factors.rank, 3.0))
     rank, down, up = factors.rank, factors.down.clone().requires_grad_(), factors.up.clone().requires_grad_()
     layer, x = nn.Linear(6, 5), torch.randn(2, 3, 6, generator=seeded(seed), requires_grad=True)
     y = factors.hook(layer, (x,), layer(x))
@@ -237,7 +237,7 @@ def test_checkpointing_gives_the_same_gradients(model: Tiny, extra: dict[str, An
 def test_the_paths_gradients_in_float64(first: int, more: int, needs_x: bool, kernel: tuple[int, int, int]) -> None:
     """Against numerical differences, for Linear and for 1x1, 3x3 and strided convolutions."""
     g, rank = seeded(first), first + more
-    part = Share(rank, 0.7, first - 1, rank)
+    part = RankSelection(rank, 0.7, first - 1, rank)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64)
@@ -279,7 +279,7 @@ def test_half_precision_on_the_way(model: Tiny) -> None:
 
 
 def test_rank_dropout_keeps_the_mean() -> None:
-    factors = Factors((6, 6), Size(4, 4.0), None, seeded())
+    factors = Factors((6, 6), RankAndAlpha(4, 4.0), None, seeded())
     with torch.no_grad():
         factors.up.normal_(generator=seeded(1))
     factors.rank_dropout, layer, x = 0.25, nn.Linear(6, 6), torch.randn(4000, 6).expand(1, -1, -1).transpose(0, 1)
@@ -300,7 +300,9 @@ def test_rank_dropout_keeps_the_mean() -> None:
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 6), st.floats(0.1, 5), st.integers(0, 99))
 def test_norms_are_those_of_the_whole_matrix(rank: int, limit: float, seed: int) -> None:
-    modules = [Factors(shape, Size(rank, 2.0), None, seeded(seed)) for shape in ((7, 9), (8, 5, 3, 3), (6, 6, 1, 1))]
+    modules = [
+        Factors(shape, RankAndAlpha(rank, 2.0), None, seeded(seed)) for shape in ((7, 9), (8, 5, 3, 3), (6, 6, 1, 1))
+    ]
     with torch.no_grad():
         for module in modules:
             module.up.normal_(generator=seeded(seed))
@@ -400,7 +402,7 @@ def test_open_clips_attention_learns_and_stays() -> None:
     torch.manual_seed(0)
     model = OpenClip().requires_grad_(False)
     network = stirred(Network(model.parts(), Recipe(network_train_text_encoder_only=True), generator=seeded()))
-    assert Site("te", "BASE", "layers.0.self_attn.k_proj") in network.sites and len(network.sites) == 5
+    assert LayerId("te", "BASE", "layers.0.self_attn.k_proj") in network.sites and len(network.sites) == 5
     x = torch.randn(2, 3, 8, generator=seeded(1))
     with network:
         y = model(x)
@@ -410,6 +412,6 @@ def test_open_clips_attention_learns_and_stays() -> None:
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
     for module in model.modules():
         assert not module.__dict__.keys() & {"in_proj_weight", "weight"} and not module._forward_hooks
-    with Applied(model, BAKED) as applied:
-        applied.set([Use(network.file())])
+    with AppliedNetworks(model, BAKED) as applied:
+        applied.apply([AdapterSpec(network.file())])
         torch.testing.assert_close(model(x), y, rtol=1e-4, atol=1e-6)

@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 from transformers import get_scheduler
 
 from lora_ext.errors import TrainError
-from lora_ext.train.config.optimizers import OPTIMIZERS, arguments, clip, is_schedule_free, optimizer, rates, scheduler
-from lora_ext.train.config.recipe import SCHEDULERS, Recipe, UserClass
+from lora_ext.train.config.optimizers import (
+    OPTIMIZERS,
+    build_optimizer,
+    build_scheduler,
+    clip_gradients,
+    current_learning_rates,
+    is_schedule_free,
+    parse_optimizer_args,
+)
+from lora_ext.train.config.recipe import LR_SCHEDULERS, Recipe, UserOptimizerClass
 
 
 def at_hand(name: str) -> bool:
@@ -31,15 +39,15 @@ def test_every_optimizer_at_hand_learns(name: str) -> None:
         torch.nn.Parameter(torch.ones(3)),
     )
     x.data.normal_(std=0.1)
-    rate = 1.0 if OPTIMIZERS[name].own_rate else 0.02
+    rate = 1.0 if OPTIMIZERS[name].has_own_rate else 0.02
     groups = [{"params": [x, idle], "lr": rate, "name": "unet"}]
     if not at_hand(name):
         with pytest.raises(TrainError, match=f"pip install {OPTIMIZERS[name].package}"):
-            optimizer(recipe, groups)
+            build_optimizer(recipe, groups)
         return
     if "8bit" in name or name.startswith("Paged"):
         pytest.skip("8-bit optimizers need a GPU")
-    made = optimizer(recipe, groups)
+    made = build_optimizer(recipe, groups)
     if is_schedule_free(made):
         made.train()  # type: ignore[attr-defined]
     first = last = float(((a @ x.detach() - b) ** 2).sum())
@@ -52,15 +60,15 @@ def test_every_optimizer_at_hand_learns(name: str) -> None:
         last = float(error.detach())
     assert last - best < (first - best) / 2
     assert torch.equal(idle, torch.ones(3))
-    assert set(rates(made)) == {"unet"}
+    assert set(current_learning_rates(made)) == {"unet"}
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.sampled_from(SCHEDULERS), st.integers(0, 20), st.integers(21, 60), st.integers(1, 4))
+@given(st.sampled_from(LR_SCHEDULERS), st.integers(0, 20), st.integers(21, 60), st.integers(1, 4))
 def test_schedules_are_transformers(name: str, warm: int, steps: int, cycles: int) -> None:
     recipe = Recipe(lr_scheduler=name, lr_warmup_steps=float(warm), lr_scheduler_num_cycles=cycles)
     ours, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0) for _ in range(2))
-    mine = scheduler(recipe, ours, steps)
+    mine = build_scheduler(recipe, ours, steps)
     special = {"num_cycles": cycles} if name == "cosine_with_restarts" else {}
     other = get_scheduler(name, theirs, warm, steps, scheduler_specific_kwargs=special)
     for _ in range(steps + 3):
@@ -74,21 +82,21 @@ def test_schedules_are_transformers(name: str, warm: int, steps: int, cycles: in
 def test_warmup_may_be_a_share() -> None:
     made = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     recipe = Recipe(lr_scheduler="constant_with_warmup", lr_warmup_steps=0.25)
-    moving = scheduler(recipe, made, 40)
+    moving = build_scheduler(recipe, made, 40)
     seen = []
     for _ in range(12):
-        seen.append(rates(made)["0"])
+        seen.append(current_learning_rates(made)["0"])
         made.step()
         moving.step()
     assert seen == [min(1.0, i / 10) for i in range(12)]
 
 
 def test_arguments() -> None:
-    got = arguments(["weight_decay=0.01", "betas=0.9,0.99", "decouple=True", "mode=x y", "eps=None"])
+    got = parse_optimizer_args(["weight_decay=0.01", "betas=0.9,0.99", "decouple=True", "mode=x y", "eps=None"])
     assert got == {"weight_decay": 0.01, "betas": (0.9, 0.99), "decouple": True, "mode": "x y", "eps": None}
     for bad in ("weight_decay", "=1", "a b=1"):
         with pytest.raises(TrainError, match="name=value"):
-            arguments([bad])
+            parse_optimizer_args([bad])
 
 
 def groups() -> list[dict[str, object]]:
@@ -105,17 +113,20 @@ def test_wrong_names_and_settings_are_told() -> None:
         ("nowhere.Adam", (), "pip install nowhere"),
     ):
         with pytest.raises(TrainError, match=said):
-            optimizer(Recipe(optimizer_type=UserClass(name), optimizer_args=args), groups())
+            build_optimizer(Recipe(optimizer_type=UserOptimizerClass(name), optimizer_args=args), groups())
 
 
 def test_any_class_by_its_path_and_any_case() -> None:
-    assert type(optimizer(Recipe(optimizer_type=UserClass("torch.optim.NAdam")), groups())) is torch.optim.NAdam
-    made = optimizer(Recipe(optimizer_type="adamw", optimizer_args=("weight_decay=0.5",)), groups())
+    assert (
+        type(build_optimizer(Recipe(optimizer_type=UserOptimizerClass("torch.optim.NAdam")), groups()))
+        is torch.optim.NAdam
+    )
+    made = build_optimizer(Recipe(optimizer_type="adamw", optimizer_args=("weight_decay=0.5",)), groups())
     assert type(made) is torch.optim.AdamW and made.param_groups[0]["weight_decay"] == 0.5
     own = Recipe(optimizer_type="Adafactor", optimizer_args=("relative_step=True", "scale_parameter=True"))
-    made = optimizer(own, groups())
+    made = build_optimizer(own, groups())
     made.param_groups[0]["params"][0].grad = torch.ones(2)
-    plan = scheduler(own, made, 10)
+    plan = build_scheduler(own, made, 10)
     made.step()
     plan.step()
     assert made.param_groups[0]["lr"] == 0 and made.param_groups[0]["params"][0].abs().min() > 0
@@ -124,5 +135,7 @@ def test_any_class_by_its_path_and_any_case() -> None:
 def test_gradients_are_clipped() -> None:
     p, idle = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(4))
     p.grad = torch.full((4,), 3.0)
-    assert float(clip([p, idle], 0)) == pytest.approx(6.0) and float(p.grad.norm()) == pytest.approx(6.0)
-    assert float(clip([p, idle], 1.5)) == pytest.approx(6.0) and float(p.grad.norm()) == pytest.approx(1.5, rel=1e-4)
+    assert float(clip_gradients([p, idle], 0)) == pytest.approx(6.0) and float(p.grad.norm()) == pytest.approx(6.0)
+    assert float(clip_gradients([p, idle], 1.5)) == pytest.approx(6.0) and float(p.grad.norm()) == pytest.approx(
+        1.5, rel=1e-4
+    )

@@ -8,8 +8,8 @@ from lora_ext.train.network.trainable_network.autograd import frozen_weight, mas
 from lora_ext.train.network.trainable_network.trainable_factors import Factors, refresh
 from torch import Tensor, nn
 
-from lora_ext.train.config.block_settings import Size
-from lora_ext.train.config.dylora import share
+from lora_ext.train.config.block_settings import RankAndAlpha
+from lora_ext.train.config.dylora import select_drawn_ranks
 from lora_ext.train.config.recipe import Recipe
 
 LAYERS = {
@@ -24,7 +24,7 @@ LAYERS = {
 
 
 def made(layer: nn.Module, rank: int = 4, unit: int | None = None) -> Factors:
-    factors = Factors(tuple(layer.weight.shape), Size(rank, 2.0), unit, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    factors = Factors(tuple(layer.weight.shape), RankAndAlpha(rank, 2.0), unit, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     with torch.no_grad():
         factors.up.normal_(generator=torch.Generator().manual_seed(1))
     return factors
@@ -122,7 +122,7 @@ def test_dropouts_of_a_prefix(name: str, variant: str) -> None:
     layer, x = build().requires_grad_(False), torch.randn(shape)
     factors, recipe = made(layer, unit=2), Recipe(network_dim=4, unit=2, dylora_variant=variant)
     for drawn in (2, 4):
-        factors.act(share(recipe, drawn, 4, 2.0))
+        factors.act(select_drawn_ranks(recipe, drawn, 4, 2.0))
         plain = hooked(layer, factors, x, fused=True)
         plain.square().sum().backward()
         grads = [p.grad for p in factors.parameters()]

@@ -12,20 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
-from lora_ext.train.data.buckets import BucketRules, fit
+from lora_ext.train.data.buckets import BucketRules, fit_to_bucket
 from lora_ext.train.data.image_files import (
-    UnreadablePicture,
-    Variation,
-    apply_cut,
-    around,
-    check,
-    cut_of,
-    mask_of,
-    open_picture,
-    pixels_of,
-    recolour,
-    resize,
-    whole_pictures_only,
+    AugmentationRules,
+    UnreadableImage,
+    apply_crop,
+    check_image_data,
+    choose_crop,
+    crop_around_face,
+    image_to_latent_mask,
+    image_to_pixels,
+    load_training_image,
+    rejecting_truncated_images,
+    resize_image,
+    vary_colour,
 )
 
 
@@ -55,8 +55,8 @@ def test_turned_as_exif_says(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(path, exif=exif)
-    opened = open_picture(path)
-    assert opened.rgb.size == (40, 20) == check(path, path.read_bytes())
+    opened = load_training_image(path)
+    assert opened.rgb.size == (40, 20) == check_image_data(path, path.read_bytes())
     assert colours(opened.rgb) == colours(quarters())
 
 
@@ -66,7 +66,7 @@ def test_transparency_is_white_and_kept_as_a_mask(tmp_path: Path) -> None:
     alpha.paste(0, (0, 0, 20, 10))
     rgba.putalpha(alpha)
     rgba.save(tmp_path / "a.png")
-    opened = open_picture(tmp_path / "a.png")
+    opened = load_training_image(tmp_path / "a.png")
     assert colours(opened.rgb) == [(255,) * 3, (0, 255, 0), (0, 0, 255), (255,) * 3]
     assert opened.alpha is not None and opened.alpha.getpixel((5, 5)) == 0 and opened.alpha.getpixel((30, 5)) == 255
 
@@ -82,7 +82,7 @@ def test_other_ways_to_be_transparent(tmp_path: Path, mode: str) -> None:
         image.save(path, transparency=3)
     else:
         Image.new(mode, (8, 8), 0).save(path, transparency=0 if mode == "L" else (0, 0, 0))
-    opened = open_picture(path)
+    opened = load_training_image(path)
     assert opened.rgb.getpixel((3, 3)) == (255, 255, 255) and opened.alpha is not None
 
 
@@ -91,7 +91,7 @@ def test_other_ways_to_be_transparent(tmp_path: Path, mode: str) -> None:
 def test_16_bits_are_scaled(tmp_path: Path, suffix: str, top: int) -> None:
     ramp = np.linspace(0, top, 64, dtype=np.uint16).repeat(4).reshape(16, 16)
     Image.fromarray(ramp).save(tmp_path / f"a.{suffix}")
-    opened = np.asarray(open_picture(tmp_path / f"a.{suffix}").rgb, dtype=np.float64)
+    opened = np.asarray(load_training_image(tmp_path / f"a.{suffix}").rgb, dtype=np.float64)
     assert np.abs(opened - ramp[..., None] / 257).max() <= 0.5 + 1e-6
 
 
@@ -99,27 +99,27 @@ def test_16_bits_are_scaled(tmp_path: Path, suffix: str, top: int) -> None:
 def test_floats(tmp_path: Path, top: float) -> None:
     ramp = np.linspace(0, top, 64, dtype=np.float32).reshape(8, 8)
     Image.fromarray(ramp).save(tmp_path / "a.tif")
-    opened = np.asarray(open_picture(tmp_path / "a.tif").rgb, dtype=np.float64)
+    opened = np.asarray(load_training_image(tmp_path / "a.tif").rgb, dtype=np.float64)
     assert np.abs(opened[..., 0] - ramp / top * 255).max() <= 0.51
 
 
 def test_cmyk_with_and_without_a_profile(tmp_path: Path) -> None:
     quarters((64, 32)).convert("CMYK").save(tmp_path / "a.jpg", quality=95, subsampling=0)
-    found = colours(open_picture(tmp_path / "a.jpg").rgb)
+    found = colours(load_training_image(tmp_path / "a.jpg").rgb)
     assert all(abs(a - b) < 12 for got, want in zip(found, colours(quarters())) for a, b in zip(got, want))  # noqa: B905
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()  # not CMYK's: cannot be used
     quarters((64, 32)).convert("CMYK").save(tmp_path / "b.jpg", quality=95, subsampling=0, icc_profile=srgb)
-    assert colours(open_picture(tmp_path / "b.jpg").rgb) == found
+    assert colours(load_training_image(tmp_path / "b.jpg").rgb) == found
 
 
 def test_palette_grey_bilevel_and_moving_pictures(tmp_path: Path) -> None:
     quarters().convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "a.gif")
-    assert colours(open_picture(tmp_path / "a.gif").rgb) == colours(quarters())
+    assert colours(load_training_image(tmp_path / "a.gif").rgb) == colours(quarters())
     frames = [quarters(), Image.new("RGB", (40, 20))]
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
-    assert colours(open_picture(tmp_path / "a.webp").rgb) == colours(quarters())
+    assert colours(load_training_image(tmp_path / "a.webp").rgb) == colours(quarters())
     Image.new("1", (8, 8), 1).save(tmp_path / "b.png")
-    assert open_picture(tmp_path / "b.png").rgb.getpixel((0, 0)) == (255, 255, 255)
+    assert load_training_image(tmp_path / "b.png").rgb.getpixel((0, 0)) == (255, 255, 255)
 
 
 def noise(size: tuple[int, int] = (200, 200)) -> Image.Image:
@@ -136,9 +136,9 @@ def test_truncated_pictures_are_named(tmp_path: Path, suffix: str, part: float, 
     path.write_bytes(data[: int(len(data) * part)])
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, lenient
     try:
-        with whole_pictures_only():
-            for work in (lambda: open_picture(path), lambda: check(path, path.read_bytes())):
-                with pytest.raises(UnreadablePicture, match=rf"half\.{suffix} cannot be read: ."):
+        with rejecting_truncated_images():
+            for work in (lambda: load_training_image(path), lambda: check_image_data(path, path.read_bytes())):
+                with pytest.raises(UnreadableImage, match=rf"half\.{suffix} cannot be read: ."):
                     work()
         assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
     finally:
@@ -147,8 +147,8 @@ def test_truncated_pictures_are_named(tmp_path: Path, suffix: str, part: float, 
 
 def test_a_text_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("hello", encoding="utf-8")
-    with pytest.raises(UnreadablePicture, match=r"a\.jpg cannot be read: it is not a picture"):
-        open_picture(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableImage, match=r"a\.jpg cannot be read: it is not a picture"):
+        load_training_image(tmp_path / "a.jpg")
 
 
 def test_a_bomb_is_not_opened(tmp_path: Path) -> None:
@@ -159,25 +159,25 @@ def test_a_bomb_is_not_opened(tmp_path: Path) -> None:
     chunk = b"IHDR" + head
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     (tmp_path / "bomb.png").write_bytes(data + b"\0\0\0\0IDAT\x35\xaf\x06\x1e")
-    with pytest.raises(UnreadablePicture, match=r"bomb\.png"):
-        open_picture(tmp_path / "bomb.png")
+    with pytest.raises(UnreadableImage, match=r"bomb\.png"):
+        load_training_image(tmp_path / "bomb.png")
 
 
 def test_shrinking_averages_areas_and_growing_does_not_blur_flats() -> None:
     image = noise((64, 48))
-    small = np.asarray(resize(image, (16, 12)), dtype=np.float64)
+    small = np.asarray(resize_image(image, (16, 12)), dtype=np.float64)
     areas = np.asarray(image, dtype=np.float64).reshape(12, 4, 16, 4, 3).mean(axis=(1, 3))
     assert np.abs(small - areas).max() <= 1
-    assert resize(Image.new("RGB", (8, 8), (10, 200, 30)), (99, 77)).getcolors() == [(99 * 77, (10, 200, 30))]
+    assert resize_image(Image.new("RGB", (8, 8), (10, 200, 30)), (99, 77)).getcolors() == [(99 * 77, (10, 200, 30))]
 
 
 @given(st.tuples(st.integers(8, 300), st.integers(8, 300)), st.booleans(), st.integers(0, 99), st.booleans())
 def test_a_cut_has_the_bucket_s_size_and_lies_inside(size: tuple, drawn: bool, seed: int, small: bool) -> None:
     rules = BucketRules((64, 64), True, 32, 128, 8, bucket_no_upscale=small)
-    fitted = fit(size, rules)
-    cut = cut_of(size, fitted, Variation(random_crop=drawn), random.Random(seed))
+    fitted = fit_to_bucket(size, rules)
+    cut = choose_crop(size, fitted, AugmentationRules(random_crop=drawn), random.Random(seed))
     assert 0 <= cut.left <= cut.resized[0] - fitted.bucket[0] and 0 <= cut.top <= cut.resized[1] - fitted.bucket[1]
-    assert apply_cut(Image.new("RGB", size), cut, fitted.bucket, None).size == fitted.bucket
+    assert apply_crop(Image.new("RGB", size), cut, fitted.bucket, None).size == fitted.bucket
     if not drawn:
         assert abs(2 * cut.left - (cut.resized[0] - fitted.bucket[0])) <= 1
 
@@ -191,7 +191,7 @@ def test_a_cut_has_the_bucket_s_size_and_lies_inside(size: tuple, drawn: bool, s
 def test_face_windows_hold_the_face(size: tuple, data: st.DataObject, factor: float, bucket: tuple) -> None:
     w, h = data.draw(st.integers(4, 30)), data.draw(st.integers(4, 30))
     face = data.draw(st.integers(0, size[0] - w)), data.draw(st.integers(0, size[1] - h)), w, h
-    left, top, width, height = around(face, size, bucket, factor)
+    left, top, width, height = crop_around_face(face, size, bucket, factor)
     assert left >= 0 and top >= 0 and left + width <= size[0] and top + height <= size[1]
     assert abs(width / height - bucket[0] / bucket[1]) < 0.3
     if min(width, height) >= max(w, h) + 1:
@@ -200,18 +200,18 @@ def test_face_windows_hold_the_face(size: tuple, data: st.DataObject, factor: fl
 
 
 def test_pixels_and_masks() -> None:
-    pixels = pixels_of(quarters((16, 16)))
+    pixels = image_to_pixels(quarters((16, 16)))
     assert pixels.shape == (3, 16, 16) and pixels.dtype == torch.float32
     assert pixels[:, 0, 0].tolist() == [1, -1, -1] and pixels[:, 15, 0].tolist() == [-1, -1, 1]
     mask = Image.new("L", (16, 16))
     mask.paste(255, (0, 0, 8, 4))
-    assert mask_of(mask).tolist() == [[[pytest.approx(128 / 255, abs=0.01), 0], [0, 0]]]
+    assert image_to_latent_mask(mask).tolist() == [[[pytest.approx(128 / 255, abs=0.01), 0], [0, 0]]]
 
 
 def test_colours_vary_a_little_and_the_same_draw_is_the_same() -> None:
     image = noise((32, 32))
-    drawn = [np.asarray(recolour(image, random.Random(seed)), dtype=int) for seed in range(30)]
+    drawn = [np.asarray(vary_colour(image, random.Random(seed)), dtype=int) for seed in range(30)]
     still = sum(np.array_equal(one, np.asarray(image)) for one in drawn)
     assert 12 <= still <= 27
     assert all(np.abs(one - np.asarray(image)).mean() < 25 for one in drawn)
-    assert np.array_equal(drawn[3], np.asarray(recolour(image, random.Random(3)), dtype=int))
+    assert np.array_equal(drawn[3], np.asarray(vary_colour(image, random.Random(3)), dtype=int))

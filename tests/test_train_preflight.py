@@ -15,8 +15,8 @@ from torch import nn
 from lora_ext.errors import TrainError
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.data.dataset import Dataset
-from lora_ext.train.run.cost_estimate import COSTS, GIB, in_words
-from lora_ext.train.run.preflight import Preflight, preflight
+from lora_ext.train.run.cost_estimate import BYTES_IN_GIB, UNET_COSTS, format_rough_duration
+from lora_ext.train.run.preflight import PreflightReport, run_preflight
 
 
 def words(caption: str) -> int:
@@ -29,7 +29,7 @@ class Model:
     def __init__(self, family: str = "SD1", dtype: torch.dtype = torch.float16) -> None:
         self.family, self.device = family, torch.device("cpu")
         with torch.device("meta"):
-            self.unet = nn.Linear(int(COSTS[family].parameters), 1, bias=False, dtype=dtype)
+            self.unet = nn.Linear(int(UNET_COSTS[family].parameters), 1, bias=False, dtype=dtype)
             self.te = nn.Linear(123_000_000, 1, bias=False, dtype=dtype)
 
     def parts(self) -> dict[str, nn.Module]:
@@ -42,21 +42,21 @@ class Model:
 def test_98_pictures_100_repeats_10_epochs(tmp_path: Path) -> None:
     for number in range(98):
         draw(tmp_path / "100_dog" / f"{number}.png", (8, 8), (number, 0, 0), "a dog")  # type: ignore[arg-type]
-    data = Dataset.of(Recipe(train_data_dir=str(tmp_path), resolution="64", max_train_epochs=10, seed=1))
-    found = preflight(data, count=words)
+    data = Dataset.from_recipe(Recipe(train_data_dir=str(tmp_path), resolution="64", max_train_epochs=10, seed=1))
+    found = run_preflight(data, count_tokens=words)
     assert (found.steps_per_epoch, found.epochs, found.steps) == (9800, 10, 98_000)
     assert "98 pictures × 100 repeats × 10 epochs = 98,000 steps" in found.text()
     assert "98 pictures are much smaller than their bucket" in found.text()
 
 
-def look(folder: Path, **more: object) -> Preflight:  # noqa: F811
-    return preflight(Dataset.of(recipe(folder, **more)), count=words)
+def look(folder: Path, **more: object) -> PreflightReport:  # noqa: F811
+    return run_preflight(Dataset.from_recipe(recipe(folder, **more)), count_tokens=words)
 
 
 def test_the_numbers_are_those_of_the_batches(folder: Path) -> None:  # noqa: F811
     found = look(folder, reg_data_dir=str(folder / "reg"), gradient_accumulation_steps=2)
-    data = Dataset.of(recipe(folder, reg_data_dir=str(folder / "reg"), gradient_accumulation_steps=2))
-    batches = list(data.epoch(0))
+    data = Dataset.from_recipe(recipe(folder, reg_data_dir=str(folder / "reg"), gradient_accumulation_steps=2))
+    batches = list(data.epoch_batches(0))
     assert found.batches == len(batches) == sum(b.batches for b in found.buckets)
     for bucket in found.buckets:
         mine = [b for b in batches if b.bucket == bucket.size]
@@ -96,11 +96,11 @@ def test_what_is_seldom_meant_is_said(tmp_path: Path) -> None:
     draw(tmp_path / "a.png", (200, 64))
     draw(tmp_path / "b.png", (64, 64), "blue")
     base = Recipe(train_data_dir=str(tmp_path), resolution="64", max_train_steps=300_000)
-    text = preflight(Dataset.of(base)).text()
+    text = run_preflight(Dataset.from_recipe(base)).text()
     assert "300,000 steps are very many" in text and "no picture has a caption" in text
     assert "more than 30% of 1 pictures is cut off; enable_bucket" in text
     (tmp_path / "a.txt").write_text("dog", encoding="utf-8")
-    text = preflight(Dataset.of(replace(base, shuffle_caption=True, keep_tokens=2))).text()
+    text = run_preflight(Dataset.from_recipe(replace(base, shuffle_caption=True, keep_tokens=2))).text()
     assert "1 pictures have neither" in text and "nothing is shuffled" in text
 
 
@@ -117,15 +117,15 @@ def test_nonsense_stops(folder: Path, more: dict, says: str) -> None:  # noqa: F
 
 
 def test_it_is_json_too(folder: Path) -> None:  # noqa: F811
-    plain = preflight(Dataset.of(recipe(folder)), Model(), trained=1000).as_dict()  # type: ignore[arg-type]
+    plain = run_preflight(Dataset.from_recipe(recipe(folder)), Model(), parameter_count=1000).as_dict()  # type: ignore[arg-type]
     again = json.loads(json.dumps(plain))
     assert again["steps"] == 16 and again["buckets"][0]["size"] and again["expected"]["bytes"] > 0
 
 
 def test_expectations_grow_with_what_is_asked(folder: Path) -> None:  # noqa: F811
     def of(family: str = "SD1", dtype: torch.dtype = torch.float16, trained: int = 1_600_000, **more: object):
-        data = Dataset.of(recipe(folder, **{"mixed_precision": "fp16", **more}))
-        found = preflight(data, Model(family, dtype), trained=trained).expected  # type: ignore[arg-type]
+        data = Dataset.from_recipe(recipe(folder, **{"mixed_precision": "fp16", **more}))
+        found = run_preflight(data, Model(family, dtype), parameter_count=trained).expected  # type: ignore[arg-type]
         assert found is not None
         return found
 
@@ -141,12 +141,12 @@ def test_expectations_grow_with_what_is_asked(folder: Path) -> None:  # noqa: F8
 def test_what_was_measured_is_expected(tmp_path: Path) -> None:
     """SD1.5's size, float32, batch 1, latents 32×32, rank 16: 4.85 GiB with text encoder and VAE left out."""
     draw(tmp_path / "a.png", (256, 256), caption="a dog")
-    data = Dataset.of(Recipe(train_data_dir=str(tmp_path), resolution="256"))
+    data = Dataset.from_recipe(Recipe(train_data_dir=str(tmp_path), resolution="256"))
     model = Model(dtype=torch.float32)
     model.parts = lambda: {"unet": model.unet}  # type: ignore[method-assign]
-    found = preflight(data, model, trained=3_200_000).expected  # type: ignore[arg-type]
+    found = run_preflight(data, model, parameter_count=3_200_000).expected  # type: ignore[arg-type]
     assert found is not None
-    assert abs((found.bytes - 4 * 84e6) / GIB - 4.85) < 0.5
+    assert abs((found.bytes - 4 * 84e6) / BYTES_IN_GIB - 4.85) < 0.5
 
 
 def test_small_models_take_their_time_too(folder: Path) -> None:  # noqa: F811
@@ -154,10 +154,10 @@ def test_small_models_take_their_time_too(folder: Path) -> None:  # noqa: F811
     model = Model()
     model.unet = model.te = nn.Sequential(*(nn.Linear(1, 1) for _ in range(200)))  # type: ignore[assignment]
     for accumulated in (1, 3):
-        data = Dataset.of(recipe(folder, gradient_accumulation_steps=accumulated))
-        found = preflight(data, model).expected  # type: ignore[arg-type]
+        data = Dataset.from_recipe(recipe(folder, gradient_accumulation_steps=accumulated))
+        found = run_preflight(data, model).expected  # type: ignore[arg-type]
         assert found is not None and found.seconds == pytest.approx(accumulated * 400 * 2.5e-4)
 
 
 def test_times_in_words() -> None:
-    assert [in_words(s) for s in (3, 700, 19_200, 300_000)] == ["3 s", "12 min", "5 h 20 min", "3 days"]
+    assert [format_rough_duration(s) for s in (3, 700, 19_200, 300_000)] == ["3 s", "12 min", "5 h 20 min", "3 days"]

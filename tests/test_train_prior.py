@@ -13,11 +13,11 @@ from lora_ext.train.network.trainable_network.trainable_network import Network
 from test_train_network import stirred
 from tiny_trainee import pictures, recipe, trainee
 
-from lora_ext.host.standalone.trainable_model import StandaloneTrainee
-from lora_ext.protocols import Borrowing
+from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
+from lora_ext.protocols import TrainingModelOptions
 from lora_ext.train.data.batch import Batch
 from lora_ext.train.data.dataset import Dataset
-from lora_ext.train.run.training_step import Objective
+from lora_ext.train.run.training_step import TrainingObjective
 
 WEIGHT = 0.25
 
@@ -27,7 +27,7 @@ def mixed(tmp_path: Path) -> Batch:
     """Four pictures in one batch, every other one for regularisation."""
     made = recipe(pictures(tmp_path / "data", 2), tmp_path, train_batch_size=4, prior_loss_weight=WEIGHT,
                   reg_data_dir=str(pictures(tmp_path / "reg", 4)))  # fmt: skip
-    batches = list(Dataset.of(made, 5).epoch(0))
+    batches = list(Dataset.from_recipe(made, 5).epoch_batches(0))
     return next(batch for batch in batches if 0 < sum(batch.regularisation) < len(batch))
 
 
@@ -37,12 +37,12 @@ def made(**more: Any) -> Any:
 
 
 @pytest.fixture(params=["lierla", "dylora"])
-def parts(request: Any) -> Iterator[tuple[StandaloneTrainee, Network, Objective]]:
+def parts(request: Any) -> Iterator[tuple[StandaloneTrainableModel, Network, TrainingObjective]]:
     """A model, a network on it, and what is to be reached."""
     host, wanted = trainee(), made(network_module=request.param, unit=2)
-    with host.prepared(Borrowing("no")), Network(host.parts(), wanted) as network:
+    with host.prepared_for_training(TrainingModelOptions("no")), Network(host.parts(), wanted) as network:
         network.begin_step(torch.Generator().manual_seed(1))
-        yield host, network, Objective(host, wanted, network, learns_text=True)
+        yield host, network, TrainingObjective(host, wanted, network, trains_text=True)
 
 
 def only(batch: Batch, keeps: bool) -> Batch:
@@ -66,7 +66,7 @@ def test_a_network_that_changes_nothing_has_nothing_to_mend(parts: Any, mixed: B
     value.backward()
     assert float(value.detach()) < 1e-12
     assert all(p.grad is None or float(p.grad.abs().max()) < 1e-7 for p in network.parameters())
-    other = Objective(host, replace(objective.recipe, prior_loss_target="picture"), network, learns_text=True)
+    other = TrainingObjective(host, replace(objective.recipe, prior_loss_target="picture"), network, trains_text=True)
     assert float(other(only(mixed, True))) > 0.01
 
 
@@ -74,7 +74,7 @@ def test_training_pictures_are_learned_as_ever(parts: Any, mixed: Batch) -> None
     """A batch's loss is that of its training pictures and that of the others; the first is as without the knob."""
     host, network, objective = parts
     stirred(network)
-    other = Objective(host, replace(objective.recipe, prior_loss_target="picture"), network, learns_text=True)
+    other = TrainingObjective(host, replace(objective.recipe, prior_loss_target="picture"), network, trains_text=True)
     learned, kept = (float(objective(only(mixed, keeps))) for keeps in (False, True))
     assert learned == float(other(only(mixed, False)))
     assert float(objective(mixed)) == pytest.approx(learned + kept, rel=1e-5)
@@ -88,7 +88,7 @@ def test_the_loss_is_the_distance_from_the_model_alone(parts: Any, mixed: Batch)
     batch, said = only(mixed, True), []
     predict = host.predict
 
-    class Listening(StandaloneTrainee):
+    class Listening(StandaloneTrainableModel):
         def predict(self, noisy: Any, timesteps: Any, context: Any, sizes: Any = None) -> Any:
             said.append((noisy, timesteps, predict(noisy, timesteps, context, sizes).detach()))
             return predict(noisy, timesteps, context, sizes)

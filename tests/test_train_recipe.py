@@ -18,20 +18,25 @@ from safetensors.torch import save_file
 from lora_ext.errors import LoraError, TrainError
 from lora_ext.train.config import recipe as recipe_module
 from lora_ext.train.config.optimizers import OPTIMIZERS
-from lora_ext.train.config.recipe import Recipe, knobs
-from lora_ext.train.config.recipe_check import advice, check
+from lora_ext.train.config.recipe import Recipe, recipe_options
+from lora_ext.train.config.recipe_check import check_recipe, recipe_advice
 from lora_ext.train.config.recipe_io import (
-    WITHOUT_EFFECT,
-    from_arguments,
-    parser,
-    recipe_of,
-    settings_of,
-    to_toml,
-    type_of,
-    value_of,
+    IGNORED_OPTIONS,
+    parse_recipe_option,
+    recipe_from_arguments,
+    recipe_from_settings,
+    recipe_option_type,
+    recipe_parser,
+    recipe_to_toml,
+    settings_from_recipe,
 )
-from lora_ext.train.config.recipe_metadata import metadata, network_metadata, settings_in, settings_in_file
-from lora_ext.train.config.toml_file import read_toml
+from lora_ext.train.config.recipe_metadata import (
+    network_metadata,
+    settings_from_lora_file,
+    settings_from_metadata,
+    training_metadata,
+)
+from lora_ext.train.config.toml_file import load_toml
 from lora_ext.training import main
 
 TRAIN = Path(recipe_module.__file__).parent
@@ -42,35 +47,35 @@ NONE_THERE = {"max_token_length", "network_module", "dataset_repeats"}
 
 
 def read(*argv: str) -> Recipe:
-    return from_arguments(parser().parse_args(argv))
+    return recipe_from_arguments(recipe_parser().parse_args(argv))
 
 
 def test_defaults_are_kohyas() -> None:
     """What a knob of ours with kohya's name starts from is what it starts from there."""
     with OPTIONS.open(encoding="utf-8", newline="") as file:
         rows = {row["option"].removeprefix("--"): row["default"] for row in csv.DictReader(file, delimiter="\t")}
-    shared = [name for name in knobs() if name in rows]
+    shared = [name for name in recipe_options() if name in rows]
     assert len(shared) > 110
     for name in shared:
         if name not in ON_PURPOSE | NONE_THERE:
-            default = knobs()[name][0].default
+            default = recipe_options()[name][0].default
             said = rows[name].strip("'")
             same = str(default) == said or (default in ((), None) and said in ("None", ""))
             assert same or float(default) == float(said), name
 
 
 def test_every_knob_is_on_every_face() -> None:
-    options = parser()._option_string_actions
-    for name, (_, knob) in knobs().items():
+    options = recipe_parser()._option_string_actions
+    for name, (_, knob) in recipe_options().items():
         assert f"--{name}" in options and knob.help and knob.group
-        assert value_of(name, knobs()[name][0].default) == knobs()[name][0].default
-    assert {f.name for f in fields(Recipe)} == set(knobs())
+        assert parse_recipe_option(name, recipe_options()[name][0].default) == recipe_options()[name][0].default
+    assert {f.name for f in fields(Recipe)} == set(recipe_options())
 
 
 def _values(name: str) -> st.SearchStrategy[Any]:
     """Values that a knob may have."""
-    kind, optional = type_of(name)
-    knob = knobs()[name][1]
+    kind, optional = recipe_option_type(name)
+    knob = recipe_options()[name][1]
     low, high = knob.low or 0, knob.high if knob.high is not None else 1e6
     numbers = st.floats(low, high, allow_nan=False).map(lambda x: float(f"{x:.6g}")).filter(lambda x: low <= x <= high)
     some: st.SearchStrategy[Any]
@@ -96,13 +101,13 @@ def _values(name: str) -> st.SearchStrategy[Any]:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_toml_brings_every_value_back(tmp_path_factory: Any, data: Any) -> None:
-    name = data.draw(st.sampled_from(sorted(knobs())))
+    name = data.draw(st.sampled_from(sorted(recipe_options())))
     value = data.draw(_values(name))
     recipe = replace(Recipe(), **{name: value})
     path = tmp_path_factory.mktemp("toml") / "x.toml"
-    path.write_text(to_toml(recipe), encoding="utf-8")
-    stored = read_toml(path)
-    assert {key: value_of(key, item) for key, item in stored.items()} == settings_of(recipe)
+    path.write_text(recipe_to_toml(recipe), encoding="utf-8")
+    stored = load_toml(path)
+    assert {key: parse_recipe_option(key, item) for key, item in stored.items()} == settings_from_recipe(recipe)
 
 
 def test_command_line(tmp_path: Path) -> None:
@@ -124,10 +129,10 @@ def test_kohyas_ways_of_saying_it() -> None:
     assert read("--conv_dim", "4").network_module == "c3lier"
     assert read("--use_8bit_adam").optimizer_type == "AdamW8bit"
     assert read("--caption_extention", ".cap", "--lowram").caption_extension == ".cap"
-    assert recipe_of({"text_encoder_lr": [5e-5]}).text_encoder_lr == 5e-5
-    assert recipe_of({"resolution": [640, 512]}).size() == (640, 512)
-    assert recipe_of({"down_lr_weight": [0, 1, 0.5]}).down_lr_weight == "0,1,0.5"
-    assert set(WITHOUT_EFFECT).isdisjoint(knobs())
+    assert recipe_from_settings({"text_encoder_lr": [5e-5]}).text_encoder_lr == 5e-5
+    assert recipe_from_settings({"resolution": [640, 512]}).size() == (640, 512)
+    assert recipe_from_settings({"down_lr_weight": [0, 1, 0.5]}).down_lr_weight == "0,1,0.5"
+    assert set(IGNORED_OPTIONS).isdisjoint(recipe_options())
 
 
 NONSENSE: list[tuple[dict[str, Any], str]] = [
@@ -175,14 +180,14 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("given", "said"), NONSENSE, ids=lambda x: str(x)[:60])
 def test_nonsense_is_told(given: dict[str, Any], said: str) -> None:
     with pytest.raises(LoraError, match=said):
-        recipe_of(given)
+        recipe_from_settings(given)
 
 
 def test_default_recipe_is_sound() -> None:
-    assert check(Recipe()) == Recipe() and not advice(Recipe())
+    assert check_recipe(Recipe()) == Recipe() and not recipe_advice(Recipe())
     odd = Recipe(optimizer_type="Prodigy", lr_warmup_steps=5, zero_terminal_snr=True, network_alpha=64)
     odd = replace(odd, prior_loss_target="model")
-    assert len(advice(odd)) == 5
+    assert len(recipe_advice(odd)) == 5
 
 
 def test_config_files_that_are_wrong(tmp_path: Path) -> None:
@@ -197,7 +202,7 @@ def test_config_files_that_are_wrong(tmp_path: Path) -> None:
 
 def test_metadata_names_no_folder() -> None:
     recipe = Recipe(train_data_dir="/home/me/secret", resume="/home/me/state", noise_offset=0.1, flip_aug=True)
-    said = metadata(recipe)
+    said = training_metadata(recipe)
     assert not any("home" in value for value in said.values())
     assert said["ss_noise_offset"] == "0.1" and said["ss_flip_aug"] == "True" and said["ss_learning_rate"] == "0.0001"
     assert said["ss_optimizer"] == "AdamW" and all(isinstance(value, str) for value in said.values())
@@ -207,19 +212,19 @@ PRIVATE = {"saving", "samples", "logging"}
 """Groups that a file's metadata does not tell, but for a comment."""
 
 
-@pytest.mark.parametrize("name", sorted(set(knobs()) - {"conv_dim", "conv_block_dims", "conv_alpha"}))
+@pytest.mark.parametrize("name", sorted(set(recipe_options()) - {"conv_dim", "conv_block_dims", "conv_alpha"}))
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_what_a_file_tells_is_what_was_set(name: str, data: Any) -> None:
     """Every knob comes back from the metadata, but for folders, files and how the run shows and keeps itself."""
     fitting = {"optimizer_type": st.sampled_from(sorted(OPTIMIZERS)), "resolution": st.just("512,768")}
     recipe = replace(Recipe(), **{name: data.draw(fitting.get(name, _values(name)))})
-    notes = {**metadata(recipe), **network_metadata(recipe)}
-    found, said = settings_in({**notes, "ss_epoch": "3", "ss_steps": "9", "sshs_model_hash": "0"})
-    knob = knobs()[name][1]
+    notes = {**training_metadata(recipe), **network_metadata(recipe)}
+    found, said = settings_from_metadata({**notes, "ss_epoch": "3", "ss_steps": "9", "sshs_model_hash": "0"})
+    knob = recipe_options()[name][1]
     told = name == "training_comment" or not (knob.kind or knob.group in PRIVATE)
     network = {"conv_dim": 4, "conv_alpha": 1.0} if recipe.network_module == "c3lier" else {}
-    assert not said and found == {**(settings_of(recipe) if told else {}), **network}
+    assert not said and found == {**(settings_from_recipe(recipe) if told else {}), **network}
 
 
 def test_a_file_of_kohyas_scripts_is_a_beginning(tmp_path: Path, capsys: Any) -> None:
@@ -238,7 +243,7 @@ def test_a_file_of_kohyas_scripts_is_a_beginning(tmp_path: Path, capsys: Any) ->
         "ss_ip_noise_gamma_random_strength": "False", "ss_noise_offset": "lots", "ss_zero_init": "3",
     }  # fmt: skip
     save_file({"x": torch.zeros(1)}, path := tmp_path / "theirs.safetensors", metadata=notes)
-    found, said = settings_in_file(path)
+    found, said = settings_from_lora_file(path)
     assert found == {
         "network_module": "c3lier", "network_dim": 32, "network_alpha": 16.0, "conv_dim": 8, "conv_alpha": 4.0,
         "optimizer_type": "AdamW8bit", "optimizer_args": ("weight_decay=0.1", "betas=(0.9, 0.99)"),
@@ -264,13 +269,13 @@ def test_a_c3lier_and_a_dylora_come_back() -> None:
         Recipe(network_module="c3lier", network_dim=16, network_alpha=8.0),
         Recipe(network_module="dylora", network_dim=16, unit=8, dylora_variant="prefix", conv_dim=16),
     ):
-        found, said = settings_in({**metadata(recipe), **network_metadata(recipe)})
-        again = recipe_of(found)
+        found, said = settings_from_metadata({**training_metadata(recipe), **network_metadata(recipe)})
+        again = recipe_from_settings(found)
         assert not said and network_metadata(again) == network_metadata(recipe)
-        assert metadata(again).items() >= metadata(recipe).items()
+        assert training_metadata(again).items() >= training_metadata(recipe).items()
 
 
-@pytest.mark.parametrize("name", sorted(set(knobs()) - {"training_comment"}))
+@pytest.mark.parametrize("name", sorted(set(recipe_options()) - {"training_comment"}))
 def test_every_knob_is_read_where_training_is_done(name: str) -> None:
     """By attribute, outside of what reads, checks and notes recipes (a comment is for the notes alone)."""
     faces = {"recipe.py", "recipe_io.py", "recipe_check.py", "recipe_metadata.py"}
@@ -284,5 +289,5 @@ def test_every_knob_is_read_where_training_is_done(name: str) -> None:
 )
 def test_a_slip_of_the_finger_starts_nothing(name: str) -> None:
     with pytest.raises(TrainError, match=f"{name} .*(10000000|16384) or less"):
-        recipe_of({name: 1_000_000_000})
-    assert recipe_of({"max_train_steps": 10_000_000}).max_train_steps == 10_000_000
+        recipe_from_settings({name: 1_000_000_000})
+    assert recipe_from_settings({"max_train_steps": 10_000_000}).max_train_steps == 10_000_000

@@ -10,18 +10,18 @@ from PIL import Image
 from test_train_folders import draw
 
 from lora_ext.errors import TrainError
-from lora_ext.protocols import Sample
+from lora_ext.protocols import SampleSpec
 from lora_ext.train.config.recipe import Recipe
-from lora_ext.train.run.regularisation_images import draw_missing, missing
+from lora_ext.train.run.regularisation_images import generate_missing_images, missing_regularisation_images
 
 
 class Model:
     """Draws its seed's colour; remembers what it was asked for."""
 
     def __init__(self) -> None:
-        self.asked: list[Sample] = []
+        self.asked: list[SampleSpec] = []
 
-    def __call__(self, wish: Sample) -> Image.Image:
+    def __call__(self, wish: SampleSpec) -> Image.Image:
         self.asked.append(wish)
         return Image.new("RGB", (wish.width, wish.height), (wish.seed or 0) % 2**24)
 
@@ -40,27 +40,32 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def test_each_class_is_filled_up_to_its_share(recipe: Recipe, tmp_path: Path) -> None:
     model = Model()
-    assert draw_missing(missing(recipe, 1), model, recipe.size()) == 6 + 5
+    assert generate_missing_images(missing_regularisation_images(recipe, 1), model, recipe.size()) == 6 + 5
     assert [wish.prompt for wish in model.asked] == ["cat"] * 6 + ["dog"] * 5
     assert len({wish.seed for wish in model.asked}) == 11
     assert {(wish.width, wish.height) for wish in model.asked} == {(64, 32)}
     assert len(list((tmp_path / "reg" / "1_cat").glob("*.png"))) == 6
-    assert not missing(recipe, 1)
+    assert not missing_regularisation_images(recipe, 1)
     (tmp_path / "reg" / "1_cat" / "drawn-0003.png").unlink()
-    again = missing(recipe, 1)
+    again = missing_regularisation_images(recipe, 1)
     assert [item.path.name for item in again] == ["drawn-0003.png"] and again[0].seed == model.asked[2].seed
 
 
 def test_it_can_be_stopped(recipe: Recipe) -> None:
     model = Model()
-    assert draw_missing(missing(recipe, 1), model, (64, 32), cancelled=lambda: len(model.asked) == 2) == 2
-    assert len(missing(recipe, 1)) == 9
+    assert (
+        generate_missing_images(
+            missing_regularisation_images(recipe, 1), model, (64, 32), cancelled=lambda: len(model.asked) == 2
+        )
+        == 2
+    )
+    assert len(missing_regularisation_images(recipe, 1)) == 9
 
 
 def test_not_asked_or_not_possible(recipe: Recipe, tmp_path: Path) -> None:
-    assert not missing(replace(recipe, reg_generate=False), 1)
+    assert not missing_regularisation_images(replace(recipe, reg_generate=False), 1)
     with pytest.raises(TrainError, match="give that folder"):
-        missing(replace(recipe, reg_data_dir=None), 1)
+        missing_regularisation_images(replace(recipe, reg_data_dir=None), 1)
     (tmp_path / "none" / "notes").mkdir(parents=True)
     with pytest.raises(TrainError, match="make one such as '1_dog'"):
-        missing(replace(recipe, reg_data_dir=str(tmp_path / "none")), 1)
+        missing_regularisation_images(replace(recipe, reg_data_dir=str(tmp_path / "none")), 1)

@@ -16,14 +16,14 @@ from PIL import Image
 from tiny_trainee import pictures, recipe, trainee
 
 from lora_ext.errors import TrainError
-from lora_ext.file.loading import read
-from lora_ext.train.config.optimizers import OPTIMIZERS, factor
+from lora_ext.file.loading import load_lora_file
+from lora_ext.train.config.optimizers import OPTIMIZERS, learning_rate_factor
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.run import training_state
-from lora_ext.train.run.training_run import Run
-from lora_ext.training.standalone_run import Quiet
+from lora_ext.train.run.training_run import TrainingRun
+from lora_ext.training.standalone_run import SilentHost
 
-Resume = Callable[..., tuple[Run, str]]
+Resume = Callable[..., tuple[TrainingRun, str]]
 STATE = "last-step00000003-state"
 
 
@@ -35,15 +35,15 @@ def has(name: str) -> bool:
     return True
 
 
-class Says(Quiet):
+class Says(SilentHost):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.said.append(text)
 
 
-def rows(run: Run) -> list[dict[str, str]]:
+def rows(run: TrainingRun) -> list[dict[str, str]]:
     with (run.folder / "last.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -53,16 +53,16 @@ def begin(folder: Path, **more: Any) -> Path:
     data = folder / "data"
     if not data.is_dir():
         pictures(data)
-    Run(trainee(), recipe(data, folder / "a", save_every_n_steps=3, save_state=True, **more), Says()).run()
+    TrainingRun(trainee(), recipe(data, folder / "a", save_every_n_steps=3, save_state=True, **more), Says()).run()
     return folder / "a"
 
 
-def resumed(folder: Path, **more: Any) -> tuple[Run, str]:
+def resumed(folder: Path, **more: Any) -> tuple[TrainingRun, str]:
     """The run resumed from its state at step 3 with `more`, and all that was said."""
     shell = Says()
     out = folder / f"b{len(list(folder.glob('b*')))}"
     shutil.copytree(folder / "a", out)
-    run = Run(trainee(), recipe(folder / "data", out, resume=str(out / STATE), **more), shell)
+    run = TrainingRun(trainee(), recipe(folder / "data", out, resume=str(out / STATE), **more), shell)
     run.run()
     return run, "\n".join(shell.said)
 
@@ -75,7 +75,7 @@ def base(tmp_path_factory: Any) -> Path:
 
 
 def test_every_field_says_what_it_does_on_resume() -> None:
-    assert set(training_state.ON_RESUME) == {field.name for field in fields(Recipe)}
+    assert set(training_state.EFFECT_ON_RESUME) == {field.name for field in fields(Recipe)}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_the_smoothed_loss_goes_on(base: Path) -> None:
 
 
 def test_decay_and_betas_hold(base: Path) -> None:
-    before = torch.load(base / "a" / STATE / training_state.TENSORS, weights_only=True)["optimizer"]
+    before = torch.load(base / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)["optimizer"]
     run, said = resumed(base, optimizer_args="weight_decay=0.5 betas=0.8,0.9", max_train_epochs=None, max_train_steps=4)
     for group in run.stepper.optimizer.param_groups:
         assert group["weight_decay"] == 0.5 and group["betas"] == (0.8, 0.9)
@@ -114,7 +114,7 @@ def test_decay_and_betas_hold(base: Path) -> None:
 
 def test_the_decay_that_is_asked_for_is_the_one_that_acts(base: Path) -> None:
     """One step of AdamW by hand from the saved state, with the new rate and decay."""
-    kept = torch.load(base / "a" / STATE / training_state.TENSORS, weights_only=True)
+    kept = torch.load(base / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)
     run, _ = resumed(base, learning_rate=0.02, optimizer_args="weight_decay=0.7", max_train_epochs=None,
                      max_train_steps=4)  # fmt: skip
     for index, name in enumerate(kept["names"]):
@@ -139,7 +139,9 @@ def test_another_schedule_goes_on_at_the_step(base: Path, more: dict[str, Any]) 
     steps = {None: 10, 2: 8, 4: 16}[run.recipe.max_train_epochs]
     made = [float(row["lr_unet"]) for row in rows(run)]
     assert len(made) == steps
-    assert made[3:] == pytest.approx([1e-2 * factor(run.recipe, step, steps) for step in range(3, steps)], rel=1e-5)
+    assert made[3:] == pytest.approx(
+        [1e-2 * learning_rate_factor(run.recipe, step, steps) for step in range(3, steps)], rel=1e-5
+    )
 
 
 def test_the_same_recipe_goes_on_bit_for_bit_with_a_schedule_and_blocks(tmp_path: Path) -> None:
@@ -155,14 +157,14 @@ def test_the_same_recipe_goes_on_bit_for_bit_with_a_schedule_and_blocks(tmp_path
     with (out / "last.csv").open(encoding="utf-8") as file:
         whole = [(row["loss"], row["lr_unet"], row["lr_text"]) for row in csv.DictReader(file)]
     assert [(row["loss"], row["lr_unet"], row["lr_text"]) for row in rows(run)] == whole
-    first, second = read(out / "last.safetensors"), read(run.folder / "last.safetensors")
+    first, second = load_lora_file(out / "last.safetensors"), load_lora_file(run.folder / "last.safetensors")
     for site, adapter in first.adapters.items():
         assert all(torch.equal(t, second.adapters[site].tensors[name]) for name, t in adapter.tensors.items())
 
 
 def test_block_rates_that_group_the_network_otherwise_hold(base: Path) -> None:
     """The groups of the optimizer are others then; every parameter keeps its own averages."""
-    kept = torch.load(base / "a" / STATE / training_state.TENSORS, weights_only=True)
+    kept = torch.load(base / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)
     run, _ = resumed(base, up_lr_weight="0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5", max_train_epochs=None,
                      max_train_steps=3)  # fmt: skip
     mine = run.stepper.optimizer.state_dict()["state"]
@@ -199,7 +201,7 @@ def test_another_network_is_refused_with_what_to_do(base: Path, more: dict[str, 
 def test_another_optimizer_begins_anew_on_the_learned_network(base: Path, name: str) -> None:
     if not has(name):
         pytest.skip(f"{OPTIMIZERS[name].package} is not installed")
-    kept = torch.load(base / "a" / STATE / training_state.TENSORS, weights_only=True)
+    kept = torch.load(base / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)
     run, said = resumed(base, optimizer_type=name, max_train_epochs=None, max_train_steps=3)
     assert f"optimizer_type was 'AdamW' and is '{name}'" in said and f"{name} begins anew" in said
     for mine, then in zip(run.stepper.parameters, kept["parameters"], strict=True):
@@ -235,7 +237,7 @@ def test_a_number_among_the_arguments_holds(kind: str, tmp_path: Path) -> None:
         pytest.skip(f"{OPTIMIZERS[kind].package} is not installed")
     momentum = "momentum=0.9 " if kind == "SGD" else ""
     begin(tmp_path, optimizer_type=kind, optimizer_args=momentum.strip(), learning_rate=0.5)
-    kept = torch.load(tmp_path / "a" / STATE / training_state.TENSORS, weights_only=True)["optimizer"]
+    kept = torch.load(tmp_path / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)["optimizer"]
     run, said = resumed(tmp_path, optimizer_type=kind, optimizer_args=f"{momentum}weight_decay=0.25",
                         learning_rate=0.25, max_train_epochs=None, max_train_steps=3)  # fmt: skip
     now = run.stepper.optimizer.state_dict()
@@ -252,7 +254,7 @@ def test_leaving_a_schedule_free_optimizer_takes_the_weights_that_its_files_have
         pytest.skip("schedulefree is not installed")
     out = begin(tmp_path, optimizer_type="AdamWScheduleFree")
     run, _ = resumed(tmp_path, max_train_epochs=None, max_train_steps=3)
-    saved, mine = read(out / "last-step00000003.safetensors"), run.network.file()
+    saved, mine = load_lora_file(out / "last-step00000003.safetensors"), run.network.to_lora_file()
     for site, adapter in saved.adapters.items():
         torch.testing.assert_close(mine.adapters[site].low_rank().delta(), adapter.low_rank().delta())
 
@@ -264,7 +266,7 @@ def test_other_batches_begin_the_epoch_again(base: Path, more: dict[str, Any]) -
     epochs = [int(row["epoch"]) for row in rows(run)]
     a_epoch = {"train_batch_size": 8, "gradient_accumulation_steps": 2, "seed": 4}[next(iter(more))]
     assert epochs == [1] * (3 + a_epoch) + [2] * a_epoch
-    assert training_state.load(run.folder / "last-state").seed == more.get("seed", 5)
+    assert training_state.load_training_state(run.folder / "last-state").seed == more.get("seed", 5)
 
 
 def test_more_pictures_begin_the_epoch_again_and_a_moved_folder_does_not(tmp_path: Path) -> None:
@@ -294,15 +296,15 @@ def test_what_acts_before_the_first_step_is_told_to_stay(base: Path) -> None:
     run, said = resumed(base, network_weights=str(base / "a" / "last.safetensors"), max_train_epochs=None,
                         max_train_steps=3)  # fmt: skip
     assert "network_weights was None and is " in said and "before the first step only, so what the state has" in said
-    kept = torch.load(base / "a" / STATE / training_state.TENSORS, weights_only=True)["parameters"]
+    kept = torch.load(base / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)["parameters"]
     assert all(torch.equal(a.detach(), b) for a, b in zip(run.stepper.parameters, kept, strict=True))
 
 
 # --- states that are not whole, or older ------------------------------------------------------------------------------
 
 
-def _without(folder: Path, name: str, *, file: str = training_state.NUMBERS) -> None:
-    if file == training_state.NUMBERS:
+def _without(folder: Path, name: str, *, file: str = training_state.STATE_NUMBERS_NAME) -> None:
+    if file == training_state.STATE_NUMBERS_NAME:
         numbers = json.loads((folder / file).read_text(encoding="utf-8"))
         del numbers[name]
         (folder / file).write_text(json.dumps(numbers), encoding="utf-8")
@@ -313,26 +315,29 @@ def _without(folder: Path, name: str, *, file: str = training_state.NUMBERS) -> 
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "half a file of tensors": lambda f: (f / training_state.TENSORS).write_bytes(
-        (f / training_state.TENSORS).read_bytes()[:999]
+    "half a file of tensors": lambda f: (f / training_state.STATE_TENSORS_NAME).write_bytes(
+        (f / training_state.STATE_TENSORS_NAME).read_bytes()[:999]
     ),
-    "an empty file of tensors": lambda f: (f / training_state.TENSORS).write_bytes(b""),
-    "no tensors": lambda f: (f / training_state.TENSORS).unlink(),
-    "no numbers": lambda f: (f / training_state.NUMBERS).unlink(),
-    "half the numbers": lambda f: (f / training_state.NUMBERS).write_text('{"step": 3, "epo', encoding="utf-8"),
-    "numbers that are a list": lambda f: (f / training_state.NUMBERS).write_text("[1, 2]", encoding="utf-8"),
+    "an empty file of tensors": lambda f: (f / training_state.STATE_TENSORS_NAME).write_bytes(b""),
+    "no tensors": lambda f: (f / training_state.STATE_TENSORS_NAME).unlink(),
+    "no numbers": lambda f: (f / training_state.STATE_NUMBERS_NAME).unlink(),
+    "half the numbers": lambda f: (f / training_state.STATE_NUMBERS_NAME).write_text(
+        '{"step": 3, "epo', encoding="utf-8"
+    ),
+    "numbers that are a list": lambda f: (f / training_state.STATE_NUMBERS_NAME).write_text("[1, 2]", encoding="utf-8"),
     "no smoothed": lambda f: _without(f, "smoothed"),
-    "a step that is text": lambda f: (f / training_state.NUMBERS).write_text(
-        (f / training_state.NUMBERS).read_text(encoding="utf-8").replace('"step": 3,', '"step": "3",'), encoding="utf-8"
-    ),
-    "a batch below 0": lambda f: (f / training_state.NUMBERS).write_text(
-        (f / training_state.NUMBERS).read_text(encoding="utf-8").replace('"batch": 3,', '"batch": -3,'),
+    "a step that is text": lambda f: (f / training_state.STATE_NUMBERS_NAME).write_text(
+        (f / training_state.STATE_NUMBERS_NAME).read_text(encoding="utf-8").replace('"step": 3,', '"step": "3",'),
         encoding="utf-8",
     ),
-    "a list of tensors": lambda f: torch.save([torch.ones(2)], f / training_state.TENSORS),
-    "no optimizer": lambda f: _without(f, "optimizer", file=training_state.TENSORS),
-    "no scheduler": lambda f: _without(f, "scheduler", file=training_state.TENSORS),
-    "no parameters": lambda f: _without(f, "parameters", file=training_state.TENSORS),
+    "a batch below 0": lambda f: (f / training_state.STATE_NUMBERS_NAME).write_text(
+        (f / training_state.STATE_NUMBERS_NAME).read_text(encoding="utf-8").replace('"batch": 3,', '"batch": -3,'),
+        encoding="utf-8",
+    ),
+    "a list of tensors": lambda f: torch.save([torch.ones(2)], f / training_state.STATE_TENSORS_NAME),
+    "no optimizer": lambda f: _without(f, "optimizer", file=training_state.STATE_TENSORS_NAME),
+    "no scheduler": lambda f: _without(f, "scheduler", file=training_state.STATE_TENSORS_NAME),
+    "no parameters": lambda f: _without(f, "parameters", file=training_state.STATE_TENSORS_NAME),
 }
 
 
@@ -342,19 +347,19 @@ def test_a_damaged_state_is_told(base: Path, tmp_path: Path, damage: str) -> Non
     DAMAGE[damage](tmp_path / STATE)
     made = recipe(base / "data", tmp_path / "out", resume=str(tmp_path / STATE))
     with pytest.raises(TrainError, match=r"damaged|incomplete") as caught:
-        Run(trainee(), made, Says()).run()
+        TrainingRun(trainee(), made, Says()).run()
     assert "\n" not in str(caught.value)
     with pytest.raises(TrainError, match=r"damaged|incomplete|no saved state"):
-        Run(trainee(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
+        TrainingRun(trainee(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
 
 
 def test_another_state_is_offered_where_one_is_damaged(base: Path, tmp_path: Path) -> None:
     for step in (3, 6):
         name = f"last-step{step:08}-state"
         shutil.copytree(base / "a" / name, tmp_path / name)
-    (tmp_path / "last-step00000006-state" / training_state.TENSORS).write_bytes(b"")
+    (tmp_path / "last-step00000006-state" / training_state.STATE_TENSORS_NAME).write_bytes(b"")
     with pytest.raises(TrainError, match=rf"step00000006-state is damaged .*other states are in .*{STATE}"):
-        Run(trainee(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
+        TrainingRun(trainee(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
 
 
 def test_a_state_of_another_name_is_named(base: Path, tmp_path: Path) -> None:
@@ -362,13 +367,13 @@ def test_a_state_of_another_name_is_named(base: Path, tmp_path: Path) -> None:
     with pytest.raises(
         TrainError, match=rf"no saved state of a run called 'other' .*{STATE}.* or set output_name last"
     ):
-        Run(trainee(), made, Says()).run()
+        TrainingRun(trainee(), made, Says()).run()
 
 
 def _as_before(folder: Path) -> None:
     """A state as versions before this one saved it."""
     for name in ("names", "alphas"):
-        _without(folder, name, file=training_state.TENSORS)
+        _without(folder, name, file=training_state.STATE_TENSORS_NAME)
     for name in ("order", "batches"):
         _without(folder, name)
 
@@ -394,11 +399,11 @@ def test_a_state_removes_no_files_but_its_own_runs(tmp_path: Path) -> None:
     mine, foreign = out / "mine.txt", tmp_path / "last-step00000001.safetensors"
     for path in (mine, foreign):
         path.write_text("x", encoding="utf-8")
-    numbers = json.loads((out / STATE / training_state.NUMBERS).read_text(encoding="utf-8"))
+    numbers = json.loads((out / STATE / training_state.STATE_NUMBERS_NAME).read_text(encoding="utf-8"))
     numbers["kept"]["step"] += [[1, str(mine)], [1, str(foreign)]]
-    (out / STATE / training_state.NUMBERS).write_text(json.dumps(numbers), encoding="utf-8")
+    (out / STATE / training_state.STATE_NUMBERS_NAME).write_text(json.dumps(numbers), encoding="utf-8")
     made = recipe(tmp_path / "data", out, resume=str(out / STATE), save_every_n_steps=1, save_last_n_steps=1)
-    Run(trainee(), made, Says()).run()
+    TrainingRun(trainee(), made, Says()).run()
     assert mine.is_file() and foreign.is_file()
     assert not (out / "last-step00000003.safetensors").exists(), "the run's own file of before is let go"
 
@@ -425,10 +430,10 @@ def test_another_word_is_refused(tmp_path: Path, more: dict[str, Any], told: str
 @pytest.mark.parametrize("then", [False, True])
 def test_a_word_may_go_on_learning_or_stop(then: bool, tmp_path: Path) -> None:
     begin(tmp_path, **WORD, inversion_continue=then)
-    (vector,) = torch.load(tmp_path / "a" / STATE / training_state.TENSORS, weights_only=True)["word"]
+    (vector,) = torch.load(tmp_path / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)["word"]
     run, said = resumed(tmp_path, **WORD, inversion_continue=not then)
     assert "inversion_continue was" in said and "anew" not in said
-    assert run.word is not None and torch.equal(run.word.vectors[0].detach(), vector) is then
+    assert run.embedding is not None and torch.equal(run.embedding.vectors[0].detach(), vector) is then
 
 
 def test_a_finished_words_rate_is_told_to_stay(tmp_path: Path) -> None:

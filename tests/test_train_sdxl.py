@@ -13,23 +13,23 @@ from PIL import Image
 from tiny_trainee import recipe
 
 from lora_ext.api import apply
-from lora_ext.file.containers import read_tensors
-from lora_ext.host.standalone.rendering import condition
-from lora_ext.host.standalone.trainable_model import StandaloneTrainee
-from lora_ext.protocols import Context
+from lora_ext.file.containers import load_tensors
+from lora_ext.host.standalone.rendering import encode_prompt
+from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
+from lora_ext.protocols import TextConditioning
 from lora_ext.training.standalone_run import train
 
 
-class Watched(StandaloneTrainee):
+class Watched(StandaloneTrainableModel):
     """Notes what the networks are asked."""
 
     read: tuple[list[Sequence[str]], list[Any]] = ([], [])
 
-    def text(self, captions: Sequence[str], **options: Any) -> Context:
+    def encode_text(self, captions: Sequence[str], **options: Any) -> TextConditioning:
         self.read[0].append(captions)
-        return super().text(captions, **options)
+        return super().encode_text(captions, **options)
 
-    def predict(self, noisy: Any, timesteps: Any, context: Context, sizes: Any = None) -> torch.Tensor:
+    def predict(self, noisy: Any, timesteps: Any, context: TextConditioning, sizes: Any = None) -> torch.Tensor:
         assert context.pooled is not None and context.pooled.shape == (len(noisy), 48)
         self.read[1].append(sizes.tolist())
         return super().predict(noisy, timesteps, context, sizes)
@@ -60,7 +60,7 @@ def test_cached_captions_are_read_once(watched: Watched, tmp_path: Path) -> None
     assert outcome.steps == 9 and sorted(c for (c,) in watched.read[0]) == ["a", "aa", "aaa"]
     # original height and width, the cut's top and left in the scaled picture (64 of 107 wide), the bucket's size
     assert watched.read[1] == [[[96, 160, 0, 21, 64, 64]]] * 9
-    tensors, metadata, *_ = read_tensors(outcome.file)
+    tensors, metadata, *_ = load_tensors(outcome.file)
     assert {key.split("_")[1] for key in tensors} == {"unet"}
     assert "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight" in tensors
     assert metadata["ss_base_model_version"] == "sdxl_base_v1-0"
@@ -70,7 +70,7 @@ def test_cached_captions_are_read_once(watched: Watched, tmp_path: Path) -> None
 def test_both_text_encoders_learn_and_are_named_as_kohya_names_them(watched: Watched, tmp_path: Path) -> None:
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", train_batch_size=3, max_train_epochs=2)
     outcome = train(made, model=watched)
-    tensors, _, *_ = read_tensors(outcome.file)
+    tensors, _, *_ = load_tensors(outcome.file)
     parts: dict[str, float] = {}
     for key, tensor in tensors.items():
         if key.endswith("lora_up.weight"):
@@ -78,8 +78,8 @@ def test_both_text_encoders_learn_and_are_named_as_kohya_names_them(watched: Wat
             parts[part] = max(parts.get(part, 0.0), float(tensor.abs().max()))
     assert set(parts) == {"te1", "te2", "unet"} and min(parts.values()) > 1e-3
     assert "lora_te2_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight" in tensors
-    plain = condition(watched.model, "aa", (64, 64), 1)
+    plain = encode_prompt(watched.model, "aa", (64, 64), 1)
     with apply(watched.model, outcome.file) as applied:
-        changed = condition(watched.model, "aa", (64, 64), 1)
+        changed = encode_prompt(watched.model, "aa", (64, 64), 1)
         assert all(fit.ok for fit in applied.fits)
     assert not torch.equal(plain.states, changed.states)

@@ -14,13 +14,13 @@ from test_train_loop import losses, one_thread  # noqa: F401
 from tiny_trainee import pictures, recipe, trainee
 
 from lora_ext.errors import TrainError
-from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.train.config.recipe import Recipe
-from lora_ext.train.run.error_advice import out_of_memory
-from lora_ext.training.standalone_run import Quiet, train
+from lora_ext.train.run.error_advice import is_memory_full_error
+from lora_ext.training.standalone_run import SilentHost, train
 
 
-class Full(StandaloneTrainee):
+class Full(StandaloneTrainableModel):
     """Its device has no memory left at the fifth step."""
 
     calls = 0
@@ -51,7 +51,7 @@ def test_full_memory_says_what_to_turn_on(tmp_path: Path) -> None:
 def test_this_machines_memory_is_known_to_be_full() -> None:
     with pytest.raises(RuntimeError) as told:
         torch.empty(10**15)
-    assert out_of_memory(told.value) and not out_of_memory(RuntimeError("sizes do not match"))
+    assert is_memory_full_error(told.value) and not is_memory_full_error(RuntimeError("sizes do not match"))
 
 
 def _goes_on(made: Recipe, folder: Path) -> None:
@@ -90,12 +90,12 @@ def test_a_full_disk_of_the_log_is_told_too(tmp_path: Path, monkeypatch: Any) ->
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr("lora_ext.train.run.setup.tracker", lambda *_: Full())
+    monkeypatch.setattr("lora_ext.train.run.setup.open_tracker", lambda *_: Full())
     with pytest.raises(TrainError, match=r"events\.out: No space left on device; what was saved before"):
         train(recipe(pictures(tmp_path / "data"), tmp_path / "out"), model=trainee())
 
 
-class Takes(Quiet):
+class Takes(SilentHost):
     """Removes a folder, once, when training has begun."""
 
     def __init__(self, folder: Path) -> None:
@@ -108,14 +108,14 @@ class Takes(Quiet):
 
 
 def test_a_folder_that_goes_is_named(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("lora_ext.train.data.dataset.KEPT_BYTES", 0)
+    monkeypatch.setattr("lora_ext.train.data.dataset.IMAGE_CACHE_BYTES", 0)
     data = pictures(tmp_path / "data", 6)
     made = recipe(data, tmp_path / "out", max_data_loader_n_workers=0)
     with pytest.raises(TrainError, match=r"2_thing.\d\.png cannot be read: .*No such file"):
-        train(made, model=trainee(), shell=Takes(data))
+        train(made, model=trainee(), host=Takes(data))
 
 
 def test_results_find_their_folder_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    outcome = train(recipe(pictures(tmp_path / "data"), out), model=trainee(), shell=Takes(out))
+    outcome = train(recipe(pictures(tmp_path / "data"), out), model=trainee(), host=Takes(out))
     assert outcome.file is not None and outcome.file.is_file()

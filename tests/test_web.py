@@ -26,13 +26,13 @@ from starlette.testclient import TestClient
 
 from lora_ext.errors import FileError
 from lora_ext.file import hashes
-from lora_ext.tools.resize import resize
-from lora_ext.ui.standalone_backend import StandaloneDesk, folders_of
-from lora_ext.web.app_state import Studio
-from lora_ext.web.mount import mount
+from lora_ext.tools.resize import resize_lora
+from lora_ext.ui.standalone_backend import StandaloneBackend, standalone_folders
+from lora_ext.web.app_state import AppState
+from lora_ext.web.mount import mount_api
 from lora_ext.web.page_files import MODULES, page_folder
-from lora_ext.web.routing import PREFIX, Guard
-from lora_ext.web.user_paths import below, checked, to_write
+from lora_ext.web.routing import API_PREFIX, AccessGuard
+from lora_ext.web.user_paths import check_user_path, find_user_path, user_output_path
 
 UNET = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_attn1_to_q"
 
@@ -54,24 +54,24 @@ def lora(path: Path, rank: int = 4, **metadata: str) -> Path:
 class Client:
     """Calls the API below its prefix, with the token; waits for jobs."""
 
-    def __init__(self, root: Path, guard: Guard | None = None, *, token: bool = True) -> None:
+    def __init__(self, root: Path, guard: AccessGuard | None = None, *, token: bool = True) -> None:
         self.root = root
-        self.guard = guard or Guard()
-        self.studio = Studio(StandaloneDesk(folders_of(root)))
+        self.guard = guard or AccessGuard()
+        self.studio = AppState(StandaloneBackend(standalone_folders(root)))
         app = FastAPI()
-        mount(app, self.studio, self.guard)
+        mount_api(app, self.studio, self.guard)
         headers = {"X-Lora-Ext": self.guard.token} if token else {}
         self.http = TestClient(app, base_url="http://127.0.0.1:7870", headers=headers)
 
     def __call__(self, method: str, path: str, status: int = 200, **more: Any) -> Any:
-        answer = self.http.request(method, PREFIX + path, **more)
+        answer = self.http.request(method, API_PREFIX + path, **more)
         assert answer.status_code == status, answer.text
         return answer.json() if answer.headers["content-type"].startswith("application/json") else answer
 
     def done(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Starts a job, waits for its end."""
         job = self("POST", path, 202, json=body)
-        assert self.studio.jobs.get(job["id"]).over.wait(60)
+        assert self.studio.jobs.get(job["id"]).ended_event.wait(60)
         found: dict[str, Any] = self("GET", f"/jobs/{job['id']}")
         return found
 
@@ -82,7 +82,7 @@ def api(tmp_path: Path) -> Iterator[Client]:
     lora(tmp_path / "loras" / "one.safetensors", 4, ss_output_name="one", note="<img src=x onerror=alert(1)>")
     (tmp_path / "loras" / "sub").mkdir()
     lora(tmp_path / "loras" / "sub" / "two.safetensors", 8)
-    client.studio.changed()
+    client.studio.refresh_library()
     yield client
     client.studio.jobs.close()
 
@@ -171,7 +171,7 @@ def test_merge_resize_convert_reweight_write_what_the_tools_write(api: Client) -
     assert job["result"]["files"] == ["made/sum"]
     assert api("GET", "/inspect", params={"name": "made/sum"})["ranks"] == {"12": 3}
     job = api.done("/resize", {"name": "sub/two", "new_rank": 3, "save_to": "small"})
-    _, report = resize(api.studio.entry("sub/two").load(), 3)
+    _, report = resize_lora(api.studio.entry("sub/two").load(), 3)
     assert job["result"]["report"]["totals"]["kept"] == pytest.approx(report.kept)
     assert api.done("/convert", {"name": "one", "to": "diffusers", "save_to": "peft"})["state"] == "done"
     assert api.done("/reweight", {"name": "one", "lbw": "INS", "save_to": "ins"})["state"] == "done"
@@ -224,7 +224,7 @@ def test_files_of_the_installation_stay(api: Client) -> None:
 
 def test_duplicates_by_their_numbers(api: Client) -> None:
     lora(api.root / "loras" / "copy.safetensors", 4, other="metadata")
-    api.studio.changed()
+    api.studio.refresh_library()
     job = api.done("/duplicates", {})
     assert [sorted(row["name"] for row in group) for group in job["result"]["groups"]] == [["copy", "one"]]
 
@@ -244,7 +244,7 @@ def test_a_copied_hash_makes_no_duplicates(api: Client, monkeypatch: pytest.Monk
     for name, value in (("long", 0.0), ("alike", 1.0)):
         tensors["x"][30_000] = value  # outside the samples
         save_file(tensors, api.root / "loras" / f"{name}.safetensors")
-    api.studio.changed()
+    api.studio.refresh_library()
     assert api.done("/duplicates", {})["result"]["groups"] == []
     assert sorted(read) == ["alike.safetensors", "long.safetensors"]
 
@@ -275,14 +275,14 @@ def test_no_answer_tells_a_folder_of_this_system(api: Client) -> None:
     said = api("GET", "/train/begin?name=sub/two", 400)
     assert said["error"].startswith("sub/two.safetensors does not tell how it was trained")
     (api.root / "loras" / "cut.safetensors").write_bytes(b"\x10" + b"\0" * 20)
-    api.studio.changed()
+    api.studio.refresh_library()
     assert str(api.root) not in json.dumps(api("GET", "/library?search=cut"))
     job = api.done("/split", {"name": "sub/two", "save_to": "parts"})
     assert job["error"] and str(api.root) not in json.dumps(job)
 
 
 def test_who_may_call(tmp_path: Path) -> None:
-    client = Client(tmp_path, Guard(users=lambda: {"anna": "geheim"}), token=False)
+    client = Client(tmp_path, AccessGuard(users=lambda: {"anna": "geheim"}), token=False)
     client("GET", "/library", 401)
     client("GET", "/library", 401, auth=("anna", "falsch"))
     client("GET", "/library", auth=("anna", "geheim"))
@@ -320,13 +320,13 @@ def test_nothing_is_read_outside_the_folder(api: Client, tmp_path: Path) -> None
             said = api("GET", path, 400, params={"name": name})["error"]
             assert path != "/pictures" or "is not a name here" in said, name
         with pytest.raises(FileError, match="is not a name here"):
-            below([outputs], name)
+            find_user_path([outputs], name)
 
 
 @given(st.text(max_size=40) | st.sampled_from(["..", "a/../b", "C:\\x", "aux.safetensors", "a/\x00", "/x", "~/x", " "]))
 def test_no_name_leaves_its_folder(name: str) -> None:
     try:
-        path = checked(name)
+        path = check_user_path(name)
     except FileError:
         return
     assert not path.is_absolute() and ".." not in path.parts and path.parts
@@ -341,12 +341,12 @@ def test_links_do_not_lead_out(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("no links on this system")
     with pytest.raises(FileError, match="outside"):
-        to_write(tmp_path / "in", "link/x", ".safetensors")
+        user_output_path(tmp_path / "in", "link/x", ".safetensors")
 
 
 def test_the_document_describes_every_route(api: Client) -> None:
     document = api("GET", "/openapi.json")
-    paths = {path.removeprefix(PREFIX).split("/")[1] for path in document["paths"]}
+    paths = {path.removeprefix(API_PREFIX).split("/")[1] for path in document["paths"]}
     wanted = {
         "jobs",
         "train",
@@ -393,7 +393,7 @@ def test_a_module_is_asked_for_each_time_and_sent_when_it_changed(api: Client) -
     first = api("GET", "/modules/main.mjs")
     assert first.headers["content-type"].startswith("text/javascript") and first.headers["cache-control"] == "no-cache"
     assert first.content == (page_folder() / MODULES / "main.mjs").read_bytes()
-    again = api.http.get(f"{PREFIX}/modules/main.mjs", headers={"If-None-Match": first.headers["etag"]})
+    again = api.http.get(f"{API_PREFIX}/modules/main.mjs", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"") and again.headers["etag"] == first.headers["etag"]
     assert api("GET", "/modules/main.mjs", headers={"If-None-Match": '"of before"'}).content == first.content
 
@@ -402,4 +402,4 @@ def test_a_module_is_asked_for_each_time_and_sent_when_it_changed(api: Client) -
     "name", ["none.mjs", "../lora_ext.mjs", "..%2Flora_ext.mjs", "/etc/passwd", "main.mjs%00", "main"]
 )
 def test_no_other_file_is_a_module(api: Client, name: str) -> None:
-    assert api.http.get(f"{PREFIX}/modules/{name}").status_code == 404
+    assert api.http.get(f"{API_PREFIX}/modules/{name}").status_code == 404

@@ -37,7 +37,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 def ended(api: Client, job: str) -> dict[str, Any]:
-    assert api.studio.jobs.get(job).over.wait(300)
+    assert api.studio.jobs.get(job).ended_event.wait(300)
     found: dict[str, Any] = api("GET", f"/jobs/{job}")
     assert found["state"] == "done", found
     return found
@@ -90,7 +90,7 @@ def test_a_run_that_is_dropped_saves_nothing_and_is_no_failure(api: Client) -> N
     while not job.live.get("rows") and time.monotonic() < end:
         time.sleep(0.02)
     api("POST", f"/jobs/{job.id}/cancel?save=false")
-    assert job.over.wait(60) and (job.state, job.error) == ("cancelled", None)
+    assert job.ended_event.wait(60) and (job.state, job.error) == ("cancelled", None)
     run = api("GET", "/train/history")["runs"][0]
     assert run["stopped"] and run["files"] == [] and run["state"] is None and "error" not in run
     assert not list(api.root.glob("loras/dropped*")) and not list(api.root.glob("outputs/train/dropped*/*.safetensors"))
@@ -113,7 +113,7 @@ def test_a_sheet_fills_while_it_is_drawn_and_is_gone_on_with(api: Client, traine
     partly = api("GET", f"/compare/{live['folder']}")
     assert 0 < sum(bool(cell["file"]) for cell in partly["cells"]) < 108 and not partly["complete"]
     api("POST", f"/jobs/{job}/cancel")
-    assert api.studio.jobs.get(job).over.wait(60)
+    assert api.studio.jobs.get(job).ended_event.wait(60)
     stopped = api("GET", f"/compare/{live['folder']}")
     assert stopped["asked"]["x"] == asked["x"] and stopped["pages"] and not stopped["complete"]
     kept = sum(bool(cell["file"]) for cell in stopped["cells"])

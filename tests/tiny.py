@@ -12,10 +12,10 @@ from makers import make
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lora_ext.adapters import adapter_of
+from lora_ext.adapters import adapter_from_tensors
 from lora_ext.file.lora_file import LoraFile
-from lora_ext.inject import targets
-from lora_ext.layer_names import Site
+from lora_ext.inject import find_layer_targets
+from lora_ext.layer_names import LayerId
 
 
 def unet() -> UNet2DConditionModel:
@@ -64,15 +64,15 @@ def lora_file(
     rng = np.random.default_rng(seed)
     adapters = {}
     for part, root in model.parts().items():
-        for site, target in targets(part, root).items():
+        for site, target in find_layer_targets(part, root).items():
             plain = len(target.shape) == 2 or target.shape[2:] == (1, 1)
             if plain or (wide and len(target.shape) == 4):
                 tensors = make(kind, target.shape, rng=rng)
                 tensors = {k: t * std if t.is_floating_point() and k != "alpha" else t for k, t in tensors.items()}
-                adapters[site] = adapter_of(tensors)
+                adapters[site] = adapter_from_tensors(tensors)
     return LoraFile(adapters=adapters, path=SimpleNamespace(stem=name))  # type: ignore[arg-type]
 
 
-def sites_in(file: LoraFile, block: str) -> list[Site]:
+def sites_in(file: LoraFile, block: str) -> list[LayerId]:
     """The file's sites in one block."""
     return [site for site in file.adapters if site.block == block]

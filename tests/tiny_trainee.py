@@ -17,13 +17,13 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from tiny import text_encoder, unet
 
-from lora_ext.host.standalone.model import Standalone
-from lora_ext.host.standalone.noise_schedule import Levels, scaled_linear
-from lora_ext.host.standalone.prompt_encoding import Encoder
-from lora_ext.host.standalone.trainable_model import StandaloneTrainee
+from lora_ext.host.standalone.model import StandaloneModel
+from lora_ext.host.standalone.noise_schedule import NoiseSchedule, scaled_linear_alphas
+from lora_ext.host.standalone.prompt_encoding import TextEncoder
+from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.train.config.recipe import Recipe
-from lora_ext.train.config.recipe_io import recipe_of
-from lora_ext.training.standalone_run import Quiet, train
+from lora_ext.train.config.recipe_io import recipe_from_settings
+from lora_ext.training.standalone_run import SilentHost, train
 
 
 class Words:
@@ -35,7 +35,7 @@ class Words:
         return [sum(map(ord, word)) % 61 + 1 for word in text.split()]
 
 
-def trainee() -> StandaloneTrainee:
+def trainee() -> StandaloneTrainableModel:
     """The model, always with the same random weights; 64x64 pictures are 8x8 latents."""
     torch.manual_seed(7)
     vae = AutoencoderKL(
@@ -48,8 +48,10 @@ def trainee() -> StandaloneTrainee:
     network, text = unet(), text_encoder()
     for part in (network, vae, text):
         part.requires_grad_(False)
-    levels = Levels(scaled_linear())
-    return StandaloneTrainee(Standalone("SD1", network, vae, (Encoder(text),), Words(), levels, "epsilon", 0.18215))
+    levels = NoiseSchedule(scaled_linear_alphas())
+    return StandaloneTrainableModel(
+        StandaloneModel("SD1", network, vae, (TextEncoder(text),), Words(), levels, "epsilon", 0.18215)
+    )
 
 
 def pictures(folder: Path, count: int = 4) -> Path:
@@ -67,10 +69,10 @@ def recipe(folder: Path, out: Path, **more: Any) -> Recipe:
     """A short run: 8 pictures twice an epoch, batch 2."""
     settings = {"resolution": "64", "network_dim": 4, "network_alpha": 4, "learning_rate": 1e-2, "seed": 5}
     settings |= {"train_batch_size": 2, "max_train_epochs": 2, "train_data_dir": str(folder), "output_dir": str(out)}
-    return recipe_of({**settings, **more})
+    return recipe_from_settings({**settings, **more})
 
 
-class Slow(Quiet):
+class Slow(SilentHost):
     """Waits after each step, so that a parent can kill it in between."""
 
     def progress(self, done: int, total: int, text: str) -> None:
@@ -80,5 +82,5 @@ class Slow(Quiet):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     given = json.loads(sys.argv[1])
-    shell = Slow() if given.pop("slow", False) else Quiet()
-    train(recipe_of(given), model=trainee(), shell=shell)
+    shell = Slow() if given.pop("slow", False) else SilentHost()
+    train(recipe_from_settings(given), model=trainee(), host=shell)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .base import COMMON, Adapter, decompose
+from .base import COMMON_SUFFIXES, Adapter, dora_delta
 from .full import Full
 from .glora import GLoRA
 from .ia3 import IA3
@@ -27,11 +27,13 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     Oft,  # OFT, COFT, BOFT
 )
 
-SUFFIXES: frozenset[str] = COMMON.union(*(need for kind in ADAPTERS for need in (*kind.needs, kind.may)))
+ADAPTER_SUFFIXES: frozenset[str] = COMMON_SUFFIXES.union(
+    *(need for kind in ADAPTERS for need in (*kind.required_suffixes, kind.optional_suffixes))
+)
 """Every suffix that some kind stores."""
 
 
-def adapter_of(tensors: Mapping[str, Tensor]) -> Adapter | None:
+def adapter_from_tensors(tensors: Mapping[str, Tensor]) -> Adapter | None:
     """The adapter for one layer's tensors (suffix → tensor), or None when no kind accepts them."""
     suffixes = frozenset(tensors)
     return next((kind(dict(tensors)) for kind in ADAPTERS if kind.accepts(suffixes)), None)
@@ -39,9 +41,9 @@ def adapter_of(tensors: Mapping[str, Tensor]) -> Adapter | None:
 
 __all__ = [
     "ADAPTERS",
-    "COMMON",
+    "ADAPTER_SUFFIXES",
+    "COMMON_SUFFIXES",
     "IA3",
-    "SUFFIXES",
     "Adapter",
     "Full",
     "GLoRA",
@@ -50,6 +52,6 @@ __all__ = [
     "Lora",
     "Norm",
     "Oft",
-    "adapter_of",
-    "decompose",
+    "adapter_from_tensors",
+    "dora_delta",
 ]

@@ -19,10 +19,10 @@ from ..lowrank import LowRank
 
 _SPARSE = frozenset({"bias_indices", "bias_values", "bias_size"})
 
-COMMON = frozenset({"alpha", "scale", "bias", "dora_scale", "lora_magnitude_vector"}) | _SPARSE
+COMMON_SUFFIXES = frozenset({"alpha", "scale", "bias", "dora_scale", "lora_magnitude_vector"}) | _SPARSE
 """Suffixes that any kind may carry beside its own."""
 
-_NUMBERS = frozenset({"alpha", "scale", "on_input", "bias_indices", "bias_size"})
+_SCALAR_SUFFIXES = frozenset({"alpha", "scale", "on_input", "bias_indices", "bias_size"})
 """Suffixes whose dtype says nothing about the factors'."""
 
 
@@ -30,7 +30,8 @@ _NUMBERS = frozenset({"alpha", "scale", "on_input", "bias_indices", "bias_size"}
 class Adapter:
     """`tensors`: suffix → tensor exactly as the file holds it (suffixes in kohya/LyCORIS words).
 
-    A kind implements `raw` and `spans`; it overrides `low_rank`, `rank`, `scaling` or `bias_delta` where it has them.
+    A kind implements `unscaled_delta` and `is_shape`; it overrides `low_rank`, `rank`, `scaling` or `bias_delta`
+    where it has them.
     Instances compare by identity: a file read again is other content.
     """
 
@@ -38,15 +39,15 @@ class Adapter:
 
     kind: ClassVar[str]
     """The name shown to users: "LoRA", "LoHa", …"""
-    needs: ClassVar[tuple[frozenset[str], ...]]
+    required_suffixes: ClassVar[tuple[frozenset[str], ...]]
     """Alternative sets of suffixes; a layer is of this kind when it has all of one of them."""
-    may: ClassVar[frozenset[str]] = frozenset()
+    optional_suffixes: ClassVar[frozenset[str]] = frozenset()
     """Further suffixes of this kind."""
 
     @classmethod
     def accepts(cls, suffixes: frozenset[str]) -> bool:
         """Whether a layer with these suffixes is of this kind."""
-        return any(need <= suffixes for need in cls.needs)
+        return any(need <= suffixes for need in cls.required_suffixes)
 
     @property
     def rank(self) -> int | None:
@@ -62,7 +63,7 @@ class Adapter:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype the factors are stored in."""
-        return next(t.dtype for name, t in self.tensors.items() if name not in _NUMBERS)
+        return next(t.dtype for name, t in self.tensors.items() if name not in _SCALAR_SUFFIXES)
 
     def scaling(self) -> float:
         """What ΔW is multiplied by: `scale` if stored, else alpha/rank, else 1."""
@@ -76,19 +77,19 @@ class Adapter:
         """ΔW at weight 1 as U·diag(g)·D, or None when it has no such form."""
         return None
 
-    def cut(self, rank: int) -> Adapter:
+    def truncated(self, rank: int) -> Adapter:
         """The same file with the first `rank` ranks (a prompt's `dyn`); only LoRA has such a prefix."""
         return self
 
-    def raw(self, weight: Tensor) -> Tensor:
+    def unscaled_delta(self, weight: Tensor) -> Tensor:
         """ΔW before scaling and DoRA, float32; `weight` (float32) gives the shape and, for some kinds, the values."""
         raise NotImplementedError
 
-    def agrees(self) -> bool:
+    def has_consistent_factors(self) -> bool:
         """Whether the factors agree with each other, whatever layer they are for; arithmetic on shapes only."""
         return True
 
-    def spans(self, shape: torch.Size) -> bool:
+    def is_shape(self, shape: torch.Size) -> bool:
         """Whether the stored shapes agree with each other and make a ΔW of `shape`; arithmetic on shapes only."""
         raise NotImplementedError
 
@@ -105,21 +106,21 @@ class Adapter:
         if low is not None:
             low = LowRank(*(t.to(weight.device) for t in (low.up, low.gain, low.down)))
             return low.reshaped(weight.shape).delta()
-        delta = self.raw(weight).reshape(weight.shape)
-        residual = self.residual(weight)
+        delta = self.unscaled_delta(weight).reshape(weight.shape)
+        residual = self.full_residual(weight)
         if residual is not None:
             delta = delta + residual
         delta = delta * self.scaling()
         magnitude = self.magnitude()
-        return delta if magnitude is None else decompose(weight, delta, magnitude)
+        return delta if magnitude is None else dora_delta(weight, delta, magnitude)
 
-    def residual(self, weight: Tensor) -> Tensor | None:
+    def full_residual(self, weight: Tensor) -> Tensor | None:
         """What the file adds to `raw` in full: `bias`, or its sparse form `bias_indices, bias_values, bias_size`.
 
         Both come from LyCORIS' extraction, which keeps the largest entries that a low rank misses.
         """
         if "bias" in self.tensors:
-            return self.to("bias", weight).to_dense().reshape(weight.shape)
+            return self.stored_tensor("bias", weight).to_dense().reshape(weight.shape)
         if "bias_values" not in self.tensors:
             return None
         dense = torch.zeros(self.tensors["bias_size"].tolist())
@@ -129,7 +130,7 @@ class Adapter:
         return dense.to(weight.device).reshape(weight.shape)
 
     def magnitude(self) -> Tensor | None:
-        """DoRA's magnitude as `decompose` reads it, or None.
+        """DoRA's magnitude as `dora_delta` reads it, or None.
 
         PEFT's vector is (out,), for a Conv2d (1, out, 1, 1): flattened here, for that shape is a per-input magnitude
         in LyCORIS' words.
@@ -145,7 +146,7 @@ class Adapter:
         """Whether ΔW can be laid out as a weight of `shape`; never computes ΔW."""
         shape = torch.Size(shape)
         try:
-            return bool(shape) and self.spans(shape) and self._extras_fit(shape)
+            return bool(shape) and self.is_shape(shape) and self._extras_fit(shape)
         except (IndexError, ValueError, RuntimeError):  # a tensor with fewer axes than its format has
             return False
 
@@ -163,23 +164,23 @@ class Adapter:
         inside = (places >= 0) & (places < size.reshape(-1, 1))
         return prod(size.tolist()) == shape.numel() and places.shape[1:] == values.shape and bool(inside.all())
 
-    def to(self, name: str, like: Tensor) -> Tensor:
+    def stored_tensor(self, name: str, like: Tensor) -> Tensor:
         """The stored tensor `name`, in float32 on the device of `like`."""
         return self.tensors[name].to(like.device, torch.float32)
 
-    def shape(self, name: str) -> torch.Size:
+    def stored_shape(self, name: str) -> torch.Size:
         """Shape of the stored tensor `name`."""
         return self.tensors[name].shape
 
 
-def matrix(shape: Sequence[int]) -> tuple[int, int]:
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
     """(rows, columns) of a tensor flattened after its first axis."""
     return shape[0], prod(shape[1:])
 
 
-def product(left: Sequence[int], right: Sequence[int]) -> tuple[int, int] | None:
+def product_shape(left: Sequence[int], right: Sequence[int]) -> tuple[int, int] | None:
     """(rows, columns) of left @ right, both flattened; None when their inner sizes differ."""
-    (rows, inner), (outer, columns) = matrix(left), matrix(right)
+    (rows, inner), (outer, columns) = matrix_shape(left), matrix_shape(right)
     return (rows, columns) if inner == outer else None
 
 
@@ -193,7 +194,7 @@ def magnitude_axis(magnitude: Sequence[int], shape: Sequence[int]) -> int | None
     return 0 if prod(magnitude) == shape[0] else None
 
 
-def decompose(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+def dora_delta(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
     """ΔW of a DoRA (arXiv 2402.09353): m · V/‖V‖ − W with V = W + ΔW.
 
     The norm runs over all axes but the one that `magnitude` spans: (out, 1, …) is one norm per output row

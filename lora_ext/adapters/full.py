@@ -7,22 +7,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Adapter, matrix
+from .base import Adapter, matrix_shape
 
 
 class Full(Adapter):
     """diff: the shape of the layer's weight. diff_b (out,): added to the layer's bias, without `scale`."""
 
     kind: ClassVar[str] = "full"
-    needs: ClassVar = (frozenset({"diff"}),)
-    may: ClassVar = frozenset({"diff_b"})
+    required_suffixes: ClassVar = (frozenset({"diff"}),)
+    optional_suffixes: ClassVar = frozenset({"diff_b"})
 
-    def spans(self, shape: torch.Size) -> bool:
+    def is_shape(self, shape: torch.Size) -> bool:
         bias = self.tensors.get("diff_b")
-        return matrix(self.shape("diff")) == matrix(shape) and (bias is None or bias.numel() == shape[0])
+        return matrix_shape(self.stored_shape("diff")) == matrix_shape(shape) and (
+            bias is None or bias.numel() == shape[0]
+        )
 
-    def raw(self, weight: Tensor) -> Tensor:
-        return self.to("diff", weight)
+    def unscaled_delta(self, weight: Tensor) -> Tensor:
+        return self.stored_tensor("diff", weight)
 
     def bias_delta(self) -> Tensor | None:
         bias = self.tensors.get("diff_b")

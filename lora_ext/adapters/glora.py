@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..lowrank import LowRank
-from .base import Adapter, matrix, product
+from .base import Adapter, matrix_shape, product_shape
 
 _NAMES = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 
@@ -16,51 +16,56 @@ _NAMES = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 class GLoRA(Adapter):
     """A acts on the inputs of W, B is added. The files come in two orientations:
 
-    older LyCORIS (`older`): B = b2 · b1, A = a2 · a1, that is a1, b1 (r, in), a2 (in, r), b2 (out, r), and 1x1 only;
+    older LyCORIS (`is_older_format`): B = b2 · b1, A = a2 · a1, that is
+    a1, b1 (r, in), a2 (in, r), b2 (out, r), and 1x1 only;
     newer: B = b1 · b2, A = a1 · a2, that is a1 (in, r), a2 (r, in), b1 (out, r), b2 (r, in[, kh, kw]), where
     bm (r, r, kh, kw) may be a Tucker core of B. The older ones are used at scale 1, as the web UI uses them.
     """
 
     kind: ClassVar[str] = "GLoRA"
-    needs: ClassVar = (frozenset(_NAMES),)
-    may: ClassVar = frozenset({"bm.weight"})
+    required_suffixes: ClassVar = (frozenset(_NAMES),)
+    optional_suffixes: ClassVar = frozenset({"bm.weight"})
 
     @property
-    def older(self) -> bool:
+    def is_older_format(self) -> bool:
         """Told by the axis on which all four share the rank. Square layers share both; then rank ≤ size decides."""
-        a1, a2, b1, b2 = (matrix(self.shape(name)) for name in _NAMES)
+        a1, a2, b1, b2 = (matrix_shape(self.stored_shape(name)) for name in _NAMES)
         older = a1[0] == a2[1] == b1[0] == b2[1]
         newer = a1[1] == a2[0] == b1[1] == b2[0]
         return older and not (newer and a1[0] > a1[1])
 
     @property
     def rank(self) -> int:
-        return self.shape("a1.weight" if self.older else "a2.weight")[0]
+        return self.stored_shape("a1.weight" if self.is_older_format else "a2.weight")[0]
 
     def scaling(self) -> float:
-        return 1.0 if self.older and "scale" not in self.tensors else super().scaling()
+        return 1.0 if self.is_older_format and "scale" not in self.tensors else super().scaling()
 
-    def agrees(self) -> bool:
-        a, b = (tuple(self.shape(name) for name in pair) for pair in self._pairs())
-        return product(*a) is not None and ("bm.weight" in self.tensors or product(*b) is not None)
+    def has_consistent_factors(self) -> bool:
+        a, b = (tuple(self.stored_shape(name) for name in pair) for pair in self._pairs())
+        return product_shape(*a) is not None and ("bm.weight" in self.tensors or product_shape(*b) is not None)
 
-    def spans(self, shape: torch.Size) -> bool:
-        (a_up, a_down), (b_up, b_down) = (tuple(self.shape(n) for n in pair) for pair in self._pairs())
-        if len(shape) < 2 or product(a_up, a_down) != (shape[1], shape[1]):
+    def is_shape(self, shape: torch.Size) -> bool:
+        (a_up, a_down), (b_up, b_down) = (tuple(self.stored_shape(n) for n in pair) for pair in self._pairs())
+        if len(shape) < 2 or product_shape(a_up, a_down) != (shape[1], shape[1]):
             return False
         if "bm.weight" not in self.tensors:
-            return product(b_up, b_down) == matrix(shape)
-        core = self.shape("bm.weight")
-        return core[:2] == (matrix(b_up)[1], b_down[0]) and (b_up[0], matrix(b_down)[1], *core[2:]) == tuple(shape)
+            return product_shape(b_up, b_down) == matrix_shape(shape)
+        core = self.stored_shape("bm.weight")
+        return core[:2] == (matrix_shape(b_up)[1], b_down[0]) and (
+            b_up[0],
+            matrix_shape(b_down)[1],
+            *core[2:],
+        ) == tuple(shape)
 
     def _pairs(self) -> tuple[tuple[str, str], tuple[str, str]]:
         """(left, right) names of A's and B's factors."""
         a, b = ("a1.weight", "a2.weight"), ("b1.weight", "b2.weight")
-        return (a[::-1], b[::-1]) if self.older else (a, b)
+        return (a[::-1], b[::-1]) if self.is_older_format else (a, b)
 
-    def raw(self, weight: Tensor) -> Tensor:
-        (a_up, a_down), (b_up, b_down) = (tuple(self.to(n, weight) for n in pair) for pair in self._pairs())
-        mid = self.to("bm.weight", weight) if "bm.weight" in self.tensors else None
-        b = LowRank.of(b_up, b_down, mid=mid).delta().reshape(weight.shape)
+    def unscaled_delta(self, weight: Tensor) -> Tensor:
+        (a_up, a_down), (b_up, b_down) = (tuple(self.stored_tensor(n, weight) for n in pair) for pair in self._pairs())
+        mid = self.stored_tensor("bm.weight", weight) if "bm.weight" in self.tensors else None
+        b = LowRank.from_factors(b_up, b_down, mid=mid).delta().reshape(weight.shape)
         thin = torch.einsum("oi...,ir->or...", weight, a_up.flatten(1))
         return b + torch.einsum("or...,ri->oi...", thin, a_down.flatten(1))

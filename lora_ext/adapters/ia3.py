@@ -14,16 +14,16 @@ class IA3(Adapter):
     """ΔW = W · weight along the inputs (`on_input` = 1) or the outputs (0); `weight` (n,) or (1, n, 1, 1)."""
 
     kind: ClassVar[str] = "IA3"
-    needs: ClassVar = (frozenset({"weight", "on_input"}),)
+    required_suffixes: ClassVar = (frozenset({"weight", "on_input"}),)
 
-    def axis(self) -> int:
+    def scaled_axis(self) -> int:
         """The axis of the layer's weight that is scaled."""
         return 1 if bool(self.tensors["on_input"]) else 0
 
-    def spans(self, shape: torch.Size) -> bool:
-        return len(shape) > 1 and self.shape("weight").numel() == shape[self.axis()]
+    def is_shape(self, shape: torch.Size) -> bool:
+        return len(shape) > 1 and self.stored_shape("weight").numel() == shape[self.scaled_axis()]
 
-    def raw(self, weight: Tensor) -> Tensor:
+    def unscaled_delta(self, weight: Tensor) -> Tensor:
         span = [1] * weight.dim()
-        span[self.axis()] = -1
-        return weight * self.to("weight", weight).reshape(span)
+        span[self.scaled_axis()] = -1
+        return weight * self.stored_tensor("weight", weight).reshape(span)

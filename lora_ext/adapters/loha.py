@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Adapter, matrix, product
+from .base import Adapter, matrix_shape, product_shape
 
 
 class LoHa(Adapter):
@@ -18,45 +18,49 @@ class LoHa(Adapter):
     """
 
     kind: ClassVar[str] = "LoHa"
-    needs: ClassVar = (frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),)
-    may: ClassVar = frozenset({"hada_t1", "hada_t2"})
+    required_suffixes: ClassVar = (frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),)
+    optional_suffixes: ClassVar = frozenset({"hada_t1", "hada_t2"})
 
     @property
     def rank(self) -> int:
-        return self.shape("hada_w1_b")[0]
+        return self.stored_shape("hada_w1_b")[0]
 
-    def agrees(self) -> bool:
+    def has_consistent_factors(self) -> bool:
         for side in (1, 2):
-            a, b, core = self.shape(f"hada_w{side}_a"), self.shape(f"hada_w{side}_b"), f"hada_t{side}"
-            whole = tucker_shape(self.shape(core), a, b) if core in self.tensors else product(a, b)
+            a, b, core = self.stored_shape(f"hada_w{side}_a"), self.stored_shape(f"hada_w{side}_b"), f"hada_t{side}"
+            whole = tucker_shape(self.stored_shape(core), a, b) if core in self.tensors else product_shape(a, b)
             if whole is None:
                 return False
         return True
 
-    def spans(self, shape: torch.Size) -> bool:
+    def is_shape(self, shape: torch.Size) -> bool:
         return all(self._side_spans(side, shape) for side in (1, 2))
 
     def _side_spans(self, side: int, shape: torch.Size) -> bool:
-        a, b = self.shape(f"hada_w{side}_a"), self.shape(f"hada_w{side}_b")
+        a, b = self.stored_shape(f"hada_w{side}_a"), self.stored_shape(f"hada_w{side}_b")
         if f"hada_t{side}" not in self.tensors:
-            return product(a, b) == matrix(shape)
-        return tucker_shape(self.shape(f"hada_t{side}"), a, b) == tuple(shape)
+            return product_shape(a, b) == matrix_shape(shape)
+        return tucker_shape(self.stored_shape(f"hada_t{side}"), a, b) == tuple(shape)
 
-    def raw(self, weight: Tensor) -> Tensor:
+    def unscaled_delta(self, weight: Tensor) -> Tensor:
         return self._side(1, weight) * self._side(2, weight)
 
     def _side(self, side: int, weight: Tensor) -> Tensor:
-        a, b = self.to(f"hada_w{side}_a", weight), self.to(f"hada_w{side}_b", weight)
+        a, b = self.stored_tensor(f"hada_w{side}_a", weight), self.stored_tensor(f"hada_w{side}_b", weight)
         core = f"hada_t{side}"
-        whole = tucker(self.to(core, weight), a, b) if core in self.tensors else a.flatten(1) @ b.flatten(1)
+        whole = (
+            tucker_product(self.stored_tensor(core, weight), a, b)
+            if core in self.tensors
+            else a.flatten(1) @ b.flatten(1)
+        )
         return whole.reshape(weight.shape)
 
 
-def tucker(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def tucker_product(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Σ core_ij · a_i · b_j: core (r, r, *kernel), a (r, out), b (r, in) → (out, in, *kernel)."""
     return torch.einsum("ij...,io,jn->on...", core, a, b)
 
 
 def tucker_shape(core: torch.Size, a: torch.Size, b: torch.Size) -> tuple[int, ...] | None:
-    """Shape of `tucker`, None when the ranks differ."""
+    """Shape of `tucker_product`, None when the ranks differ."""
     return (a[1], b[1], *core[2:]) if core[:2] == (a[0], b[0]) else None

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Adapter, matrix, product
-from .loha import tucker, tucker_shape
+from .base import Adapter, matrix_shape, product_shape
+from .loha import tucker_product, tucker_shape
 
 _LEFT = (frozenset({"lokr_w1"}), frozenset({"lokr_w1_a", "lokr_w1_b"}))
 _RIGHT = (frozenset({"lokr_w2"}), frozenset({"lokr_w2_a", "lokr_w2_b"}))
@@ -22,42 +22,42 @@ class LoKr(Adapter):
     """
 
     kind: ClassVar[str] = "LoKr"
-    needs: ClassVar = tuple(left | right for left in _LEFT for right in _RIGHT)
-    may: ClassVar = frozenset({"lokr_t2"})
+    required_suffixes: ClassVar = tuple(left | right for left in _LEFT for right in _RIGHT)
+    optional_suffixes: ClassVar = frozenset({"lokr_t2"})
 
     @property
     def rank(self) -> int | None:
         factored = next((name for name in ("lokr_w2_b", "lokr_w1_b") if name in self.tensors), None)
-        return None if factored is None else self.shape(factored)[0]
+        return None if factored is None else self.stored_shape(factored)[0]
 
-    def agrees(self) -> bool:
+    def has_consistent_factors(self) -> bool:
         return self._size("lokr_w1") is not None and self._size("lokr_w2") is not None
 
-    def spans(self, shape: torch.Size) -> bool:
+    def is_shape(self, shape: torch.Size) -> bool:
         left, right = self._size("lokr_w1"), self._size("lokr_w2")
         if left is None or right is None:
             return False
-        return (left[0] * right[0], left[1] * right[1]) == matrix(shape)
+        return (left[0] * right[0], left[1] * right[1]) == matrix_shape(shape)
 
     def _size(self, name: str) -> tuple[int, int] | None:
         """(rows, columns) of w1 or w2, None when its factors disagree."""
         if name in self.tensors:
-            return matrix(self.shape(name))
-        a, b = self.shape(f"{name}_a"), self.shape(f"{name}_b")
+            return matrix_shape(self.stored_shape(name))
+        a, b = self.stored_shape(f"{name}_a"), self.stored_shape(f"{name}_b")
         if name == "lokr_w2" and "lokr_t2" in self.tensors:
-            whole = tucker_shape(self.shape("lokr_t2"), a, b)
-            return matrix(whole) if whole else None
-        return product(a, b)
+            whole = tucker_shape(self.stored_shape("lokr_t2"), a, b)
+            return matrix_shape(whole) if whole else None
+        return product_shape(a, b)
 
-    def raw(self, weight: Tensor) -> Tensor:
+    def unscaled_delta(self, weight: Tensor) -> Tensor:
         # a kernel flattened after the inputs lies the same in the product, so 2-dim ⊗ 2-dim serves every layer
         return torch.kron(self._whole("lokr_w1", weight), self._whole("lokr_w2", weight))
 
     def _whole(self, name: str, like: Tensor) -> Tensor:
         """w1 or w2 as a matrix."""
         if name in self.tensors:
-            return self.to(name, like).flatten(1)
-        a, b = self.to(f"{name}_a", like), self.to(f"{name}_b", like)
+            return self.stored_tensor(name, like).flatten(1)
+        a, b = self.stored_tensor(f"{name}_a", like), self.stored_tensor(f"{name}_b", like)
         if name == "lokr_w2" and "lokr_t2" in self.tensors:
-            return tucker(self.to("lokr_t2", like), a, b).flatten(1)
+            return tucker_product(self.stored_tensor("lokr_t2", like), a, b).flatten(1)
         return a.flatten(1) @ b.flatten(1)

@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 from ..lowrank import LowRank
-from .base import Adapter, matrix, product
+from .base import Adapter, matrix_shape, product_shape
 
 
 class Lora(Adapter):
     """up (out, r[, 1, 1]), down (r, in[, kh, kw]), optional mid (r, r, kh, kw), alpha ()."""
 
     kind: ClassVar[str] = "LoRA"
-    needs: ClassVar = (frozenset({"lora_up.weight", "lora_down.weight"}),)
-    may: ClassVar = frozenset({"lora_mid.weight"})
+    required_suffixes: ClassVar = (frozenset({"lora_up.weight", "lora_down.weight"}),)
+    optional_suffixes: ClassVar = frozenset({"lora_mid.weight"})
 
     @property
     def rank(self) -> int:
-        return self.shape("lora_down.weight")[0]
+        return self.stored_shape("lora_down.weight")[0]
 
     def factors(self) -> LowRank:
         """U·D of the stored factors with a gain of ones: before alpha, DoRA and `bias`."""
         t = self.tensors
-        return LowRank.of(t["lora_up.weight"], t["lora_down.weight"], mid=t.get("lora_mid.weight"))
+        return LowRank.from_factors(t["lora_up.weight"], t["lora_down.weight"], mid=t.get("lora_mid.weight"))
 
     def low_rank(self) -> LowRank | None:
         """None beside DoRA or a full residual: those are not of low rank."""
@@ -42,7 +42,7 @@ class Lora(Adapter):
         extras = {"dora_scale", "lora_magnitude_vector", "bias", "bias_values"}
         return None if extras & self.tensors.keys() else self.factors().times(self.scaling())
 
-    def cut(self, rank: int) -> Lora:
+    def truncated(self, rank: int) -> Lora:
         """The first `rank` ranks at the full rank's scale; a Tucker core has no such prefix and stays whole."""
         if "lora_mid.weight" in self.tensors or rank >= self.rank:
             return self
@@ -50,13 +50,13 @@ class Lora(Adapter):
         parts = {"lora_up.weight": up[:, :rank], "lora_down.weight": down[:rank], "scale": torch.tensor(self.scaling())}
         return Lora({**self.tensors, **parts})
 
-    def spans(self, shape: torch.Size) -> bool:
-        up, down = self.shape("lora_up.weight"), self.shape("lora_down.weight")
+    def is_shape(self, shape: torch.Size) -> bool:
+        up, down = self.stored_shape("lora_up.weight"), self.stored_shape("lora_down.weight")
         if "lora_mid.weight" not in self.tensors:
-            return product(up, down) == matrix(shape)
-        mid = self.shape("lora_mid.weight")
-        return mid[:2] == (matrix(up)[1], down[0]) and (up[0], matrix(down)[1], *mid[2:]) == tuple(shape)
+            return product_shape(up, down) == matrix_shape(shape)
+        mid = self.stored_shape("lora_mid.weight")
+        return mid[:2] == (matrix_shape(up)[1], down[0]) and (up[0], matrix_shape(down)[1], *mid[2:]) == tuple(shape)
 
-    def raw(self, weight: Tensor) -> Tensor:
+    def unscaled_delta(self, weight: Tensor) -> Tensor:
         factors = self.factors()
         return LowRank(*(t.to(weight.device) for t in (factors.up, factors.gain, factors.down))).delta()

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import COMMON, Adapter
+from .base import COMMON_SUFFIXES, Adapter
 
 
 class Oft(Adapter):
@@ -21,8 +21,8 @@ class Oft(Adapter):
     """
 
     kind: ClassVar[str] = "OFT"
-    needs: ClassVar = (frozenset({"oft_blocks"}), frozenset({"oft_diag"}))
-    may: ClassVar = frozenset({"rescale"})
+    required_suffixes: ClassVar = (frozenset({"oft_blocks"}), frozenset({"oft_diag"}))
+    optional_suffixes: ClassVar = frozenset({"rescale"})
 
     @property
     def _name(self) -> str:
@@ -31,8 +31,8 @@ class Oft(Adapter):
     def scaling(self) -> float:
         return 1.0
 
-    def spans(self, shape: torch.Size) -> bool:
-        blocks = self.shape(self._name)
+    def is_shape(self, shape: torch.Size) -> bool:
+        blocks = self.stored_shape(self._name)
         factors = blocks[0] if len(blocks) == 4 else 1
         rescale = self.tensors.get("rescale")
         # the last butterfly of m pairs rows n·2^(m−2) apart
@@ -48,7 +48,7 @@ class Oft(Adapter):
 
     def rotation(self, like: Tensor) -> Tensor:
         """R, float32, in the shape of the stored blocks."""
-        blocks = self.to(self._name, like)
+        blocks = self.stored_tensor(self._name, like)
         if self._name == "oft_diag":
             return blocks
         skew = blocks - blocks.mT
@@ -64,7 +64,7 @@ class Oft(Adapter):
         """The OFT whose change is `factor` times this one's: W + m·(s·Rᵀ·W − W) = ((1 − m)·I + m·R·s)ᵀ·W, held as
         `oft_diag` in float32 (near 1 fp16 would round away what it is for). None for a butterfly, a product that
         has no such sum."""
-        blocks = self.shape(self._name)
+        blocks = self.stored_shape(self._name)
         if len(blocks) == 4:
             return None
         number, size = blocks[:2]
@@ -72,25 +72,27 @@ class Oft(Adapter):
         if "rescale" in self.tensors:
             rotation = rotation * self.tensors["rescale"].float().reshape(number, 1, size)
         mixed = torch.lerp(torch.eye(size).expand_as(rotation), rotation, torch.tensor(factor))
-        residual = {name: tensor for name, tensor in self.tensors.items() if name in COMMON and name != "alpha"}
+        residual = {
+            name: tensor for name, tensor in self.tensors.items() if name in COMMON_SUFFIXES and name != "alpha"
+        }
         for name in ("bias", "bias_values"):
             if name in residual:
                 residual[name] = (residual[name].float() * factor).to(residual[name].dtype)
         return Oft({"oft_diag": mixed, **residual})
 
-    def raw(self, weight: Tensor) -> Tensor:
+    def unscaled_delta(self, weight: Tensor) -> Tensor:
         rotation = self.rotation(weight)
         rows = weight.flatten(1)
         if rotation.dim() == 4:
-            turned = butterfly(rotation, rows)
+            turned = apply_butterfly(rotation, rows)
         else:
             turned = (rotation.mT @ rows.unflatten(0, rotation.shape[:2])).flatten(0, 1)
         if "rescale" in self.tensors:
-            turned = turned * self.to("rescale", weight).reshape(-1, 1)
+            turned = turned * self.stored_tensor("rescale", weight).reshape(-1, 1)
         return turned - rows
 
 
-def butterfly(factors: Tensor, rows: Tensor) -> Tensor:
+def apply_butterfly(factors: Tensor, rows: Tensor) -> Tensor:
     """BOFT's product: factors (m, k, n, n) on rows (k·n, columns).
 
     Factor i turns blocks of rows that lie n/2 · 2^i apart: the rows are shuffled so, turned, and shuffled back.

@@ -1,7 +1,8 @@
-"""Axes of a sheet: `KIND [NAME]:VALUES` → labelled edits of a `Shot`.
+"""Axes of a sheet: `KIND [NAME]:VALUES` → labelled edits of a `ImageSpec`.
 
 `epoch:all`, `weight:0.2-1.0(+0.2)`, `block OUT05:0-1 [5]`, `weight style:0,1`, `seed:1,2,3`. NAME says which LoRA of
-the prompt is meant where there are several; without it the sheet's own (see `subject`). A new kind is a row in `KINDS`.
+the prompt is meant where there are several; without it the sheet's own (see `default_axis_lora`). A new kind is a row
+in `AXIS_KINDS`.
 """
 
 from __future__ import annotations
@@ -10,54 +11,61 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..applied_networks import Presets, resolve_blocks
-from ..blocks import LABELS, LAYOUTS, BlockWeights, label, parse_weights, span
+from ..applied_networks import Presets, resolve_block_weights
+from ..blocks import (
+    BLOCK_LABELS,
+    BLOCK_LAYOUTS,
+    BlockWeights,
+    parse_block_label,
+    parse_block_range,
+    parse_block_weights,
+)
 from ..errors import LoraError, did_you_mean
-from ..file.lora_library import Library
-from ..lora_tags import Request
+from ..file.lora_library import LoraLibrary
+from ..lora_tags import LoraTag
 from . import axis_values, setting_axes
-from .axis_kinds import NONE, Axis, Edit, Kind, Known, Reader, Value
-from .image_spec import Shot, edit
-from .training_run_files import names_of, pick, run_of, same_run, saved
+from .axis_kinds import NO_AXIS, Axis, AxisContext, AxisKind, AxisParser, AxisValue, ImageSpecEdit
+from .image_spec import ImageSpec, edit_tag
+from .training_run_files import find_run, is_same_run, parse_run_file, prompt_names, select_run_files
 
 
-def parse(text: str, known: Known) -> Axis:
+def parse_axis(text: str, context: AxisContext) -> Axis:
     """An axis from `KIND [NAME]:VALUES`. Raises LoraError that names the nearest kind."""
     if not text.strip():
-        return NONE
+        return NO_AXIS
     head, colon, rest = text.partition(":")
     word, _, name = head.strip().partition(" ")
-    kind = KINDS.get(word.lower().replace("-", "_"))
+    kind = AXIS_KINDS.get(word.lower().replace("-", "_"))
     if kind is None:
-        raise LoraError(f"unknown axis {word!r} in {text!r}{did_you_mean(word, KINDS)}")
+        raise LoraError(f"unknown axis {word!r} in {text!r}{did_you_mean(word, AXIS_KINDS)}")
     if not colon:
         raise LoraError(f"axis {text!r} has no values; write {kind.name}:VALUES, such as {kind.example}")
-    axis = kind.read(rest.strip(), name.strip(), known)
+    axis = kind.parse(rest.strip(), name.strip(), context)
     if not axis.values:
         raise LoraError(f"axis {text!r} has no values; write it as {kind.example}")
     return replace(axis, text=text)
 
 
-def subject(axes: Sequence[Axis], shot: Shot, asked: str = "") -> str:
+def default_axis_lora(axes: Sequence[Axis], image_spec: ImageSpec, chosen: str = "") -> str:
     """Which LoRA axes without a NAME speak about: the asked one; the tag of a run or list that an axis goes through;
     else the prompt's first tag; "" where none is meant."""
-    names = [request.name for request in shot.tags()]
+    names = [request.name for request in image_spec.tags()]
     listed = [axis.name for axis in axes if axis.order == 1 and axis.name]
-    found = (name for name in names if any(same_run(name, other) for other in listed))
-    return asked or next(found, "") or (listed[0] if listed else "") or (names[0] if names else "")
+    found = (name for name in names if any(is_same_run(name, other) for other in listed))
+    return chosen or next(found, "") or (listed[0] if listed else "") or (names[0] if names else "")
 
 
 # --- axes that change a tag -----------------------------------------------------------------------------------------
 
 
-def _on_tag(name: str, change: Callable[[Request, Shot], Request]) -> Edit:
+def _on_tag(name: str, change: Callable[[LoraTag, ImageSpec], LoraTag]) -> ImageSpecEdit:
     """The edit that changes the tag of `name` (of the sheet's own LoRA without one)."""
 
-    def apply(shot: Shot) -> Shot:
+    def apply(shot: ImageSpec) -> ImageSpec:
         meant = name or shot.lora
         if not meant:
             raise LoraError("which LoRA is meant? Put <lora:name:1> into the prompt, or name it with --lora")
-        return replace(shot, prompt=edit(shot.prompt, meant, lambda request: change(request, shot)))
+        return replace(shot, prompt=edit_tag(shot.prompt, meant, lambda request: change(request, shot)))
 
     return apply
 
@@ -65,83 +73,93 @@ def _on_tag(name: str, change: Callable[[Request, Shot], Request]) -> Edit:
 def _files(rows: Sequence[tuple[str, str]], title: str, name: str, group: str) -> Axis:
     """(label, file's name) → an axis that swaps the tag's file."""
 
-    def to(file: str) -> Edit:
-        def apply(shot: Shot) -> Shot:
+    def to(file: str) -> ImageSpecEdit:
+        def apply(shot: ImageSpec) -> ImageSpec:
             before = name or shot.lora or group
-            done = replace(shot, prompt=edit(shot.prompt, before, lambda request: replace(request, name=file)))
-            return done if name and not same_run(name, shot.lora) else replace(done, lora=file)
+            done = replace(shot, prompt=edit_tag(shot.prompt, before, lambda request: replace(request, name=file)))
+            return done if name and not is_same_run(name, shot.lora) else replace(done, lora=file)
 
         return apply
 
-    return Axis(title, tuple(Value(text, to(file)) for text, file in rows), order=1, name=name or group)
+    return Axis(title, tuple(AxisValue(text, to(file)) for text, file in rows), order=1, name=name or group)
 
 
-def _epoch(text: str, name: str, known: Known) -> Axis:
+def _epoch(text: str, name: str, context: AxisContext) -> Axis:
     wanted = (
-        name or known.shot.lora or next((r.name for r in known.shot.tags() if _in_run(r.name, known.library)), None)
+        name
+        or context.image_spec.lora
+        or next((r.name for r in context.image_spec.tags() if _in_run(r.name, context.library)), None)
     )
-    chosen = pick(run_of(wanted, known.library), text)
+    chosen = select_run_files(find_run(wanted, context.library), text)
     return _files(
-        [(file.label, file.name) for file in chosen], f"epochs of {chosen[0].run}", name, saved(chosen[0].name).run
+        [(file.label, file.name) for file in chosen],
+        f"epochs of {chosen[0].run}",
+        name,
+        parse_run_file(chosen[0].name).run,
     )
 
 
-def _in_run(name: str, library: Library) -> bool:
+def _in_run(name: str, library: LoraLibrary) -> bool:
     try:
-        return bool(run_of(name, library))
+        return bool(find_run(name, library))
     except LoraError:
         return False
 
 
-def _file(text: str, name: str, known: Known) -> Axis:
-    names = axis_values.items(text)
+def _file(text: str, name: str, context: AxisContext) -> Axis:
+    names = axis_values.parse_item_list(text)
     if names in (["all"], ["*"]):
-        names = names_of(known.library)
+        names = prompt_names(context.library)
     for file in names:
-        known.library.find(file)
-    tags = [request.name for request in known.shot.tags()]
+        context.library.find(file)
+    tags = [request.name for request in context.image_spec.tags()]
     group = next((tag for tag in tags if tag in names), names[0] if names else "")
     return _files([(file, file) for file in names], "file", name, group)
 
 
-def _rows(name: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Value, ...]:
+def _rows(name: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[AxisValue, ...]:
     """(label, fields of the tag) → values that put these fields into the tag."""
 
-    def value(text: str, fields: Mapping[str, Any]) -> Value:
-        return Value(text, _on_tag(name, lambda request, _: replace(request, **fields)))
+    def value(text: str, fields: Mapping[str, Any]) -> AxisValue:
+        return AxisValue(text, _on_tag(name, lambda request, _: replace(request, **fields)))
 
     return tuple(value(*row) for row in rows)
 
 
-def _number(title: str, *fields: str) -> Reader:
+def _number(title: str, *fields: str) -> AxisParser:
     """A kind whose values are numbers that go into fields of the tag."""
 
-    def read(text: str, name: str, known: Known) -> Axis:
-        rows = ((f"{title} {number:g}", dict.fromkeys(fields, number)) for number in axis_values.numbers(text, title))
+    def read(text: str, name: str, known: AxisContext) -> Axis:
+        rows = (
+            (f"{title} {number:g}", dict.fromkeys(fields, number))
+            for number in axis_values.parse_number_list(text, title)
+        )
         return Axis(f"{title} of {name}" if name else title, _rows(name, rows), name=name)
 
     return read
 
 
-def _preset(text: str, name: str, known: Known) -> Axis:
-    presets = known.presets.weights
-    names = list(presets) if text.strip().lower() == "all" else axis_values.items(text)
+def _preset(text: str, name: str, context: AxisContext) -> Axis:
+    presets = context.presets.weights
+    names = list(presets) if text.strip().lower() == "all" else axis_values.parse_item_list(text)
     for preset in names:
-        parse_weights(preset, presets=presets)
+        parse_block_weights(preset, presets=presets)
     return Axis("block weights", _rows(name, ((preset, {"lbw": preset}) for preset in names)), name=name)
 
 
-def _block(text: str, name: str, known: Known) -> Axis:
+def _block(text: str, name: str, context: AxisContext) -> Axis:
     """`block OUT05:0-1 [5]`, or `block:IN04-OUT05=0, MID=0.5` (each of these blocks alone)."""
     word, _, rest = name.partition(" ")
     rest = rest.strip()
     if word:
-        title = label(word)
-        pairs = [(title, number) for number in axis_values.numbers(text, title)]
+        title = parse_block_label(word)
+        pairs = [(title, number) for number in axis_values.parse_number_list(text, title)]
     else:
         title = "one block's weight"
-        pairs = [pair for item in axis_values.items(text) for pair in _block_item(item)]
-    rows = (Value(f"{block} {number:g}", _on_tag(rest, _block_to(block, number, known))) for block, number in pairs)
+        pairs = [pair for item in axis_values.parse_item_list(text) for pair in _block_item(item)]
+    rows = (
+        AxisValue(f"{block} {number:g}", _on_tag(rest, _block_to(block, number, context))) for block, number in pairs
+    )
     return Axis(title, tuple(rows), name=rest)
 
 
@@ -149,70 +167,76 @@ def _block_item(item: str) -> list[tuple[str, float]]:
     blocks, equals, number = item.partition("=")
     if not equals:
         raise LoraError(f"block axis: {item!r} is not BLOCK=WEIGHT, such as OUT05=0.5 or IN04-OUT05=0")
-    return [(block, value) for block in span(blocks) for value in axis_values.expand(number.strip(), block)]
+    return [
+        (block, value)
+        for block in parse_block_range(blocks)
+        for value in axis_values.parse_number_range(number.strip(), block)
+    ]
 
 
-def _block_to(block: str, weight: float, known: Known) -> Callable[[Request, Shot], Request]:
-    def change(request: Request, shot: Shot) -> Request:
-        sdxl = known.library.load(request.name).family == "SDXL"
-        labels = LAYOUTS[20 if sdxl else 26].labels
-        return replace(request, lbw=with_block(request, block, weight, labels, known.presets, shot.seed), x=None)
+def _block_to(block: str, weight: float, context: AxisContext) -> Callable[[LoraTag, ImageSpec], LoraTag]:
+    def change(request: LoraTag, shot: ImageSpec) -> LoraTag:
+        sdxl = context.library.load(request.name).family == "SDXL"
+        labels = BLOCK_LAYOUTS[20 if sdxl else 26].labels
+        return replace(
+            request, lbw=with_block_weight(request, block, weight, labels, context.presets, shot.seed), x=None
+        )
 
     return change
 
 
-def with_block(
-    request: Request, block: str, weight: float, labels: Sequence[str], presets: Presets, seed: int = 0
+def with_block_weight(
+    tag: LoraTag, block: str, weight: float, labels: Sequence[str], presets: Presets, seed: int = 0
 ) -> str:
     """The request's block weights over `labels` as numbers, one of them changed; the others 1 where it has none."""
-    before = resolve_blocks(replace(request, lbwe=None), presets, seed=seed)
-    weights = {name: before.weights.get(name, 1.0) if name in labels else 0.0 for name in LABELS}
-    return BlockWeights(weights | {block: weight}).text()
+    before = resolve_block_weights(replace(tag, lbwe=None), presets, seed=seed)
+    weights = {name: before.weights.get(name, 1.0) if name in labels else 0.0 for name in BLOCK_LABELS}
+    return BlockWeights(weights | {block: weight}).format_weights()
 
 
-def _rank(text: str, name: str, known: Known) -> Axis:
+def _rank(text: str, name: str, context: AxisContext) -> Axis:
     """`rank:1,2,4`, or `rank:all`: the ranks that a DyLoRA was trained for."""
     if text.strip().lower() == "all":
-        meant = name or known.shot.lora or next((request.name for request in known.shot.tags()), "")
-        file = known.library.load(meant)
+        meant = name or context.image_spec.lora or next((request.name for request in context.image_spec.tags()), "")
+        file = context.library.load(meant)
         full = max((adapter.rank or 0 for adapter in file.adapters.values()), default=0)
         unit = file.dylora_unit or 1
         text = ",".join(str(rank) for rank in sorted({*range(unit, full + 1, unit), full}))
-    ranks = [int(rank) for rank in axis_values.numbers(text, "rank", whole=True)]
+    ranks = [int(rank) for rank in axis_values.parse_number_list(text, "rank", whole=True)]
     if min(ranks) < 1:
         raise LoraError(f"rank: {min(ranks)} is not a rank; they begin at 1")
     return Axis("rank", _rows(name, ((f"rank {rank}", {"dyn": rank}) for rank in ranks)), name=name)
 
 
-def _step(field: str) -> Reader:
-    def read(text: str, name: str, known: Known) -> Axis:
+def _step(field: str) -> AxisParser:
+    def read(text: str, name: str, known: AxisContext) -> Axis:
         def head(step: float | None) -> str:
             return f"{field} {'–' if step is None else f'{step:.0%}' if isinstance(step, float) else step}"
 
-        rows = ((head(step), {field: step}) for step in axis_values.steps(text, field))
+        rows = ((head(step), {field: step}) for step in axis_values.parse_step_list(text, field))
         return Axis(f"{field} step", _rows(name, rows), name=name)
 
     return read
 
 
 _TABLE = (
-    Kind("epoch", "LoRA epoch", "epoch:all or epoch:2-6,last", _epoch),
-    Kind("file", "LoRA file", "file:one,other", _file),
-    Kind("weight", "LoRA weight", "weight:0.2-1.0(+0.2)", _number("weight", "te", "unet")),
-    Kind("te", "LoRA text encoder weight", "te:0-1 [5]", _number("te", "te")),
-    Kind("unet", "LoRA U-Net weight", "unet:0-1 [5]", _number("U-Net", "unet")),
-    Kind("preset", "LoRA block preset", "preset:ALL,INALL,OUTALL", _preset),
-    Kind("block", "LoRA one block's weight", "block OUT05:0-1 [5] or block:IN04-OUT05=0", _block),
-    Kind("rank", "LoRA rank (DyLoRA)", "rank:1,2,4 or rank:all", _rank),
-    Kind("start", "LoRA start step", "start:0,5,10 or start:0.0-0.5 [3]", _step("start")),
-    Kind("stop", "LoRA stop step", "stop:5,10 or stop:0.5,1.0", _step("stop")),
-    Kind("seed", "seed", "seed:1,2,3", setting_axes.seed),
-    Kind("sr", "prompt S/R", "sr:cat,dog", setting_axes.replaced),
-    Kind("prompt", "prompt", "prompt:a cat | a dog --d 7 --n blurry", setting_axes.prompts),
-    Kind("steps", "steps", "steps:10,20", setting_axes.amount("steps", "steps", True)),
-    Kind("cfg", "CFG scale", "cfg:3,5,7", setting_axes.amount("cfg", "CFG", False)),
-    Kind("sampler", "sampler", "sampler:Euler,DPM++ 2M", setting_axes.words("sampler")),
-    Kind("scheduler", "schedule type", "scheduler:Automatic,Karras", setting_axes.words("scheduler")),
+    AxisKind("epoch", "LoRA epoch", "epoch:all or epoch:2-6,last", _epoch),
+    AxisKind("file", "LoRA file", "file:one,other", _file),
+    AxisKind("weight", "LoRA weight", "weight:0.2-1.0(+0.2)", _number("weight", "te", "unet")),
+    AxisKind("te", "LoRA text encoder weight", "te:0-1 [5]", _number("te", "te")),
+    AxisKind("unet", "LoRA U-Net weight", "unet:0-1 [5]", _number("U-Net", "unet")),
+    AxisKind("preset", "LoRA block preset", "preset:ALL,INALL,OUTALL", _preset),
+    AxisKind("block", "LoRA one block's weight", "block OUT05:0-1 [5] or block:IN04-OUT05=0", _block),
+    AxisKind("rank", "LoRA rank (DyLoRA)", "rank:1,2,4 or rank:all", _rank),
+    AxisKind("start", "LoRA start step", "start:0,5,10 or start:0.0-0.5 [3]", _step("start")),
+    AxisKind("stop", "LoRA stop step", "stop:5,10 or stop:0.5,1.0", _step("stop")),
+    AxisKind("seed", "seed", "seed:1,2,3", setting_axes.parse_seed_axis),
+    AxisKind("sr", "prompt S/R", "sr:cat,dog", setting_axes.parse_replacement_axis),
+    AxisKind("prompt", "prompt", "prompt:a cat | a dog --d 7 --n blurry", setting_axes.parse_prompt_axis),
+    AxisKind("steps", "steps", "steps:10,20", setting_axes.number_axis_parser("steps", "steps", True)),
+    AxisKind("cfg", "CFG scale", "cfg:3,5,7", setting_axes.number_axis_parser("cfg", "CFG", False)),
+    AxisKind("sampler", "sampler", "sampler:Euler,DPM++ 2M", setting_axes.text_axis_parser("sampler")),
+    AxisKind("scheduler", "schedule type", "scheduler:Automatic,Karras", setting_axes.text_axis_parser("scheduler")),
 )
-KINDS = {kind.name: kind for kind in _TABLE}
+AXIS_KINDS = {kind.name: kind for kind in _TABLE}
 """Kind's name → kind, in the order in which they are offered."""

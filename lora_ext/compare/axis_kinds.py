@@ -1,4 +1,4 @@
-"""What an axis is: labelled edits of a `Shot`, and the readers that make them from text."""
+"""What an axis is: labelled edits of a `ImageSpec`, and the readers that make them from text."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..applied_networks import Presets
-from ..file.lora_library import Library
-from .image_spec import Shot
+from ..file.lora_library import LoraLibrary
+from .image_spec import ImageSpec
 
-Edit = Callable[[Shot], Shot]
+ImageSpecEdit = Callable[[ImageSpec], ImageSpec]
 
 
 @dataclass(frozen=True)
-class Value:
+class AxisValue:
     """One row or column: its head, and what it does to a shot."""
 
     label: str
-    edit: Edit
+    edit: ImageSpecEdit
 
 
 @dataclass(frozen=True)
@@ -25,33 +25,33 @@ class Axis:
     """title: what is varied. text: as it was asked for. order: axes of smaller order edit first. name: its LoRA."""
 
     title: str
-    values: tuple[Value, ...]
+    values: tuple[AxisValue, ...]
     text: str = ""
     order: int = 2
     name: str = ""
 
 
 @dataclass(frozen=True)
-class Known:
+class AxisContext:
     """What values are looked up in. shot: the picture that is varied."""
 
-    library: Library
-    shot: Shot
+    library: LoraLibrary
+    image_spec: ImageSpec
     presets: Presets = field(default_factory=Presets)
 
 
-Reader = Callable[[str, str, Known], Axis]
+AxisParser = Callable[[str, str, AxisContext], Axis]
 """(values' text, NAME or "", what is known) → the axis."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class AxisKind:
     """A kind of axis: its title, how it is written, and the reader of its values."""
 
     name: str
     title: str
     example: str
-    read: Reader
+    parse: AxisParser
 
 
-NONE = Axis("", (Value("", lambda shot: shot),))
+NO_AXIS = Axis("", (AxisValue("", lambda shot: shot),))

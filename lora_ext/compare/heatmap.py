@@ -8,36 +8,39 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ..blocks import BASE, MID, SD, SDXL
-from ..file.saving import replacing
-from .block_analysis import WAYS, Analysis, rows_of
-from .text_layout import INK, LINE, PAPER, SOFT, font, height_of, wrap
+from ..blocks import BASE, MID, SD_BLOCKS, SDXL_BLOCKS
+from ..file.saving import replacing_file
+from .block_analysis import ANALYSIS_METHODS, BlockAnalysis, block_rows
+from .text_layout import INK_COLOUR, LINE_COLOUR, MUTED_COLOUR, PAPER_COLOUR, load_font, text_height, wrap_text
 
 COLD, WARM, HOT = (255, 251, 235), (255, 169, 77), (201, 42, 42)
-PAD, BOX, INDENT, WIDE = 18, 190, 16, 1040
+PAD, BOX_WIDTH, INDENT, HEATMAP_WIDTH = 18, 190, 16, 1040
 
 
-def colour(heat: float) -> tuple[int, int, int]:
+def heat_colour(heat: float) -> tuple[int, int, int]:
     """Pale at 0, orange at a half, red at 1."""
     low, high, part = (COLD, WARM, heat * 2) if heat < 0.5 else (WARM, HOT, heat * 2 - 1)
     r, g, b = (round(a + (b - a) * part) for a, b in zip(low, high, strict=True))
     return r, g, b
 
 
-def write(analysis: Analysis, share: float, folder: Path) -> Path:
+def save_heatmap(analysis: BlockAnalysis, share: float, folder: Path) -> Path:
     """`blocks.png` and `blocks.csv` in `folder`; the picture's path. Raises FileError."""
     path = folder / "blocks.png"
-    with replacing(path, overwrite=True) as part:
-        render(analysis, share).save(part, format="PNG")
-    with replacing(folder / "blocks.csv", overwrite=True) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with replacing_file(path, overwrite=True) as part:
+        draw_heatmap(analysis, share).save(part, format="PNG")
+    with (
+        replacing_file(folder / "blocks.csv", overwrite=True) as part,
+        part.open("w", encoding="utf-8", newline="") as file,
+    ):
         rows = csv.writer(file)
         rows.writerow(["block", "amount", "share"])
-        rows.writerows((label, f"{amount:.6g}", f"{part_:.4f}") for label, amount, part_ in rows_of(analysis))
+        rows.writerows((label, f"{amount:.6g}", f"{part_:.4f}") for label, amount, part_ in block_rows(analysis))
     return path.resolve()
 
 
 @dataclass(frozen=True)
-class _Place:
+class _BoxPosition:
     """A block's box, and at which side of it its picture stands (−1 left, 1 right, 0 none)."""
 
     x: int
@@ -45,81 +48,83 @@ class _Place:
     side: int
 
 
-def render(analysis: Analysis, share: float = 0.8) -> Image.Image:
+def draw_heatmap(analysis: BlockAnalysis, share: float = 0.8) -> Image.Image:
     """The map as an RGB picture: inputs down the left, the middle below, outputs up the right, the text encoder on
     top; each block with its percent and, where there are, its picture. Blocks to keep are framed."""
-    thumb = 84 if analysis.pictures else 0
+    thumb = 84 if analysis.images else 0
     row = max(thumb + 8, 40)
-    title, small = font(24, analysis.lora), font(14)
-    head = wrap(f"What the blocks of {analysis.lora} do", title, WIDE - 2 * PAD)
-    about = wrap(f"{WAYS[analysis.way]}. {analysis.sentence(share)}", small, WIDE - 2 * PAD)
-    top = PAD + height_of(head, title) + 8 + height_of(about, small) + PAD
+    title, small = load_font(24, analysis.lora), load_font(14)
+    head = wrap_text(f"What the blocks of {analysis.lora} do", title, HEATMAP_WIDTH - 2 * PAD)
+    about = wrap_text(f"{ANALYSIS_METHODS[analysis.method]}. {analysis.summary(share)}", small, HEATMAP_WIDTH - 2 * PAD)
+    top = PAD + text_height(head, title) + 8 + text_height(about, small) + PAD
     places = _places(analysis, top, row)
     bottom = max(place.y for place in places.values()) + row + PAD
-    picture = Image.new("RGB", (WIDE, bottom), PAPER)
+    picture = Image.new("RGB", (HEATMAP_WIDTH, bottom), PAPER_COLOUR)
     pen = ImageDraw.Draw(picture)
-    pen.multiline_text((PAD, PAD), head, fill=INK, font=title)
-    pen.multiline_text((PAD, PAD + height_of(head, title) + 8), about, fill=SOFT, font=small)
-    kept, shares = analysis.keep(share), analysis.shares
+    pen.multiline_text((PAD, PAD), head, fill=INK_COLOUR, font=title)
+    pen.multiline_text((PAD, PAD + text_height(head, title) + 8), about, fill=MUTED_COLOUR, font=small)
+    kept, shares = analysis.blocks_to_keep(share), analysis.shares
     most = max(shares.values(), default=0.0) or 1.0
     for label, place in places.items():
         heat = shares.get(label)
         _box(pen, place, row - 8, label, heat, (heat or 0.0) / most, label in kept)
-        if thumb and label in analysis.pictures:
-            _thumb(picture, place, analysis.pictures[label], thumb)
-    if thumb and "" in analysis.pictures:
+        if thumb and label in analysis.images:
+            _thumb(picture, place, analysis.images[label], thumb)
+    if thumb and "" in analysis.images:
         _reference(picture, pen, analysis, top, thumb)
     return picture
 
 
-def _places(analysis: Analysis, top: int, row: int) -> dict[str, _Place]:
+def _places(analysis: BlockAnalysis, top: int, row: int) -> dict[str, _BoxPosition]:
     """Label → where its box is. Blocks of the U-Net that the layout lacks are there too, without colour."""
-    blocks = SDXL.blocks if len(analysis.layout.labels) in (12, 20) else SD.blocks
+    blocks = SDXL_BLOCKS.blocks if len(analysis.layout.labels) in (12, 20) else SD_BLOCKS.blocks
     depth = len(blocks) // 2
-    middle = WIDE // 2
+    middle = HEATMAP_WIDTH // 2
     # pictures stand outside the boxes, so that inputs and outputs face each other
-    left, right = PAD + 100, WIDE - PAD - 100 - BOX
-    places = {BASE: _Place(middle - BOX // 2, top, 0)} if BASE in analysis.layout.labels else {}
+    left, right = PAD + 100, HEATMAP_WIDTH - PAD - 100 - BOX_WIDTH
+    places = {BASE: _BoxPosition(middle - BOX_WIDTH // 2, top, 0)} if BASE in analysis.layout.labels else {}
     begin = top + (row if places else 0)
     for level in range(depth):
         y, shift = begin + level * row, level * INDENT
-        places[blocks[level]] = _Place(left + shift, y, -1)
-        places[blocks[-1 - level]] = _Place(right - shift, y, 1)
-    places[MID] = _Place(middle - BOX // 2, begin + depth * row, 1)
+        places[blocks[level]] = _BoxPosition(left + shift, y, -1)
+        places[blocks[-1 - level]] = _BoxPosition(right - shift, y, 1)
+    places[MID] = _BoxPosition(middle - BOX_WIDTH // 2, begin + depth * row, 1)
     return places
 
 
 def _box(
-    pen: ImageDraw.ImageDraw, place: _Place, high: int, label: str, share: float | None, heat: float, kept: bool
+    pen: ImageDraw.ImageDraw, place: _BoxPosition, high: int, label: str, share: float | None, heat: float, kept: bool
 ) -> None:
-    box = (place.x, place.y, place.x + BOX, place.y + high)
-    fill = (246, 246, 248) if share is None else colour(heat)
-    pen.rounded_rectangle(box, 6, fill=fill, outline=INK if kept else LINE, width=3 if kept else 1)
+    box = (place.x, place.y, place.x + BOX_WIDTH, place.y + high)
+    fill = (246, 246, 248) if share is None else heat_colour(heat)
+    pen.rounded_rectangle(box, 6, fill=fill, outline=INK_COLOUR if kept else LINE_COLOUR, width=3 if kept else 1)
     bright = share is not None and heat > 0.7
-    ink = "#ffffff" if bright else (SOFT if share is None else INK)
+    ink = "#ffffff" if bright else (MUTED_COLOUR if share is None else INK_COLOUR)
     name = "text encoder" if label == BASE else label
     middle = place.y + high // 2
-    pen.text((place.x + 12, middle), name, fill=ink, font=font(16), anchor="lm")
+    pen.text((place.x + 12, middle), name, fill=ink, font=load_font(16), anchor="lm")
     text = "not in layout" if share is None else f"{share:.0%}" if share == 0 or share >= 0.1 else f"{share:.1%}"
-    pen.text((place.x + BOX - 12, middle), text, fill=ink, font=font(13 if share is None else 18), anchor="rm")
+    pen.text(
+        (place.x + BOX_WIDTH - 12, middle), text, fill=ink, font=load_font(13 if share is None else 18), anchor="rm"
+    )
 
 
-def _thumb(picture: Image.Image, place: _Place, image: Image.Image, size: int) -> None:
-    shown = _small(image, size)
-    x = place.x - size - 8 if place.side < 0 else place.x + BOX + 8
+def _thumb(picture: Image.Image, place: _BoxPosition, image: Image.Image, size: int) -> None:
+    shown = _scaled_to(image, size)
+    x = place.x - size - 8 if place.side < 0 else place.x + BOX_WIDTH + 8
     picture.paste(shown, (x, place.y + (size - shown.height) // 2))
 
 
-def _small(image: Image.Image, size: int) -> Image.Image:
+def _scaled_to(image: Image.Image, size: int) -> Image.Image:
     scale = size / max(image.size)
     way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     return image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)), way)
 
 
-def _reference(picture: Image.Image, pen: ImageDraw.ImageDraw, analysis: Analysis, top: int, thumb: int) -> None:
+def _reference(picture: Image.Image, pen: ImageDraw.ImageDraw, analysis: BlockAnalysis, top: int, thumb: int) -> None:
     """The picture that all are measured from, in the empty middle of the funnel."""
-    shown = _small(analysis.pictures[""], round(thumb * 1.8))
-    x, y = WIDE // 2 - shown.width // 2, top + 2 * thumb
+    shown = _scaled_to(analysis.images[""], round(thumb * 1.8))
+    x, y = HEATMAP_WIDTH // 2 - shown.width // 2, top + 2 * thumb
     picture.paste(shown, (x, y))
-    text = "all blocks on" if analysis.way == "lowered" else "all blocks off"
-    pen.text((WIDE // 2, y + shown.height + 6), text, fill=SOFT, font=font(14), anchor="mt")
+    text = "all blocks on" if analysis.method == "lowered" else "all blocks off"
+    pen.text((HEATMAP_WIDTH // 2, y + shown.height + 6), text, fill=MUTED_COLOUR, font=load_font(14), anchor="mt")

@@ -8,33 +8,35 @@ import numpy as np
 from PIL import Image
 
 from . import image_measures
-from .cell_store import Store
-from .sheet_plan import Cell, Plan
+from .cell_store import CellStore
+from .sheet_plan import Cell, SheetPlan
 
-WITHOUT = "without a LoRA"
-SIDE = 16
+WITHOUT_LORA = "without a LoRA"
+COPY_SIDE = 16
 """Pixels of the small copies by which pictures are compared first."""
-NEAREST = 8
+MAX_NEAREST = 8
 """Earlier pictures that one is compared with pixel for pixel: those whose small copies come nearest to its own."""
 
 
-def same_pictures(keys: Sequence[str], store: Store) -> dict[int, int]:
+def find_identical_cells(keys: Sequence[str], store: CellStore) -> dict[int, int]:
     """Place of a cell → place of the first cell with the same picture, for all cells but the first ones.
 
     The same are cells of one key, and pictures whose pixels are equal but for rounding (see `measures.difference`).
     keys: one a cell, all drawn.
     """
-    seen = _Seen(len(set(keys)))
+    seen = _SeenImages(len(set(keys)))
     first: dict[str, int] = {}
     images: list[int] = []
     """The first cell of each picture in `seen`."""
     found = {}
     for place, key in enumerate(keys):
         if key not in first:
-            image = store.open(key)
+            image = store.load_image(key)
             assert image is not None
             like = seen.near(image)
-            first[key] = next((images[one] for one in like if _equal(image, store.open(keys[images[one]]))), place)
+            first[key] = next(
+                (images[one] for one in like if _equal(image, store.load_image(keys[images[one]]))), place
+            )
             if first[key] == place:
                 seen.add(image)
                 images.append(place)
@@ -43,11 +45,11 @@ def same_pictures(keys: Sequence[str], store: Store) -> dict[int, int]:
     return found
 
 
-class _Seen:
+class _SeenImages:
     """Small copies of the pictures so far, for at most `most` pictures."""
 
     def __init__(self, most: int) -> None:
-        self.small = np.empty((most, SIDE * SIDE * 3), np.float32)
+        self.small = np.empty((most, COPY_SIDE * COPY_SIDE * 3), np.float32)
         self.count = 0
 
     def near(self, image: Image.Image) -> list[int]:
@@ -55,7 +57,7 @@ class _Seen:
         if not self.count:
             return []
         apart = np.abs(self.small[: self.count] - self._copy(image)).max(axis=1)
-        order = np.argsort(apart)[:NEAREST]
+        order = np.argsort(apart)[:MAX_NEAREST]
         # Pixels of the same picture may be 1 of 255 apart, and their rounded means 1 more.
         return [int(number) for number in order if apart[number] < 2.5 / 255]
 
@@ -66,30 +68,30 @@ class _Seen:
 
     @staticmethod
     def _copy(image: Image.Image) -> image_measures.Array:
-        return image_measures.pixels(image, (SIDE, SIDE)).ravel()
+        return image_measures.image_array(image, (COPY_SIDE, COPY_SIDE)).ravel()
 
 
 def _equal(one: Image.Image, other: Image.Image | None) -> bool:
-    return other is not None and one.size == other.size and image_measures.difference(one, other) == 0
+    return other is not None and one.size == other.size and image_measures.colour_difference(one, other) == 0
 
 
-def same_as(plan: Plan, same: Mapping[int, int], unchanged: Sequence[int]) -> dict[int, str]:
+def identical_cell_labels(plan: SheetPlan, identical: Mapping[int, int], unchanged: Sequence[int]) -> dict[int, str]:
     """Place → what its picture is the same as: "without a LoRA" for the places in `unchanged` whose tags have weight,
-    the label of another cell for those in `same`."""
-    found = {place: label_of(plan, [plan.cells[other]]) for place, other in same.items()}
-    acting = [place for place in unchanged if any(tag.te or tag.unet for tag in plan.cells[place].shot.tags())]
-    return dict(sorted((found | dict.fromkeys(acting, WITHOUT)).items()))
+    the label of another cell for those in `identical`."""
+    found = {place: shared_label(plan, [plan.cells[other]]) for place, other in identical.items()}
+    acting = [place for place in unchanged if any(tag.te or tag.unet for tag in plan.cells[place].image_spec.tags())]
+    return dict(sorted((found | dict.fromkeys(acting, WITHOUT_LORA)).items()))
 
 
-def told(plan: Plan, same: Mapping[int, str]) -> str:
-    """A sentence about the cells of `same_as`; "" where there are none."""
-    if not same:
+def identical_cells_sentence(plan: SheetPlan, labels_by_place: Mapping[int, str]) -> str:
+    """A sentence about the cells of `identical_cell_labels`; "" where there are none."""
+    if not labels_by_place:
         return ""
     groups: dict[str, list[str]] = {}
-    for place, other in same.items():
-        groups.setdefault(other, []).append(label_of(plan, [plan.cells[place]]) or "the only cell")
+    for place, other in labels_by_place.items():
+        groups.setdefault(other, []).append(shared_label(plan, [plan.cells[place]]) or "the only cell")
     rows = [f"{_listed(' / ', labels)} as {other}" for other, labels in groups.items()]
-    return f"The same picture in {len(same)} of {len(plan.cells)} cells: {_listed('; ', rows)}."
+    return f"The same picture in {len(labels_by_place)} of {len(plan.cells)} cells: {_listed('; ', rows)}."
 
 
 def _listed(between: str, texts: Sequence[str]) -> str:
@@ -98,7 +100,7 @@ def _listed(between: str, texts: Sequence[str]) -> str:
     return between.join([*texts[:3], *more])
 
 
-def label_of(plan: Plan, cells: Sequence[Cell]) -> str:
+def shared_label(plan: SheetPlan, cells: Sequence[Cell]) -> str:
     """The heads that all of these cells share."""
     heads = []
     for axis, places in (

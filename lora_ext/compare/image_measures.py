@@ -11,11 +11,11 @@ from PIL import Image, ImageOps
 
 Array = NDArray[np.float32]
 
-LOOK = "colours and edges"
-"""What `look` sees, said wherever it stands in for an image model."""
+COLOUR_EDGE_LABEL = "colours and edges"
+"""What `colour_edge_features` sees, said wherever it stands in for an image model."""
 
 
-def pixels(image: Image.Image, size: tuple[int, int] | None = None) -> Array:
+def image_array(image: Image.Image, size: tuple[int, int] | None = None) -> Array:
     """(h, w, 3) in 0..1; `size`: cropped in the middle to its shape and resized to it (width, height)."""
     flat = image.convert("RGB")
     if size is not None:
@@ -29,12 +29,12 @@ def _grey(values: Array) -> Array:
     return np.asarray(values @ np.array([0.299, 0.587, 0.114], np.float32))
 
 
-def difference(one: Image.Image, other: Image.Image) -> float:
+def colour_difference(one: Image.Image, other: Image.Image) -> float:
     """Mean absolute difference of all colours, 0..1; the second is brought to the first one's size.
 
     1 of 255 counts as none: so far the same picture may differ from batch to batch by rounding.
     """
-    apart = np.abs(pixels(one) - pixels(other, one.size))
+    apart = np.abs(image_array(one) - image_array(other, one.size))
     return float(np.where(apart < 1.5 / 255, 0, apart).mean())
 
 
@@ -42,19 +42,19 @@ def sharpness(image: Image.Image) -> float:
     """Standard deviation of the Laplacian of the brightness, at up to 512 pixels: fine detail, and noise too."""
     shown = image.copy()
     shown.thumbnail((512, 512))
-    grey = _grey(pixels(shown))
+    grey = _grey(image_array(shown))
     middle = grey[1:-1, 1:-1]
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle
     return float(laplacian.std()) if laplacian.size else 0.0
 
 
-def clipped(image: Image.Image) -> float:
+def clipped_share(image: Image.Image) -> float:
     """Share of colour values within 1 % of an end of their scale, 0..1. Overdriven pictures are cut off there."""
-    values = pixels(image)
+    values = image_array(image)
     return float(((values < 0.01) | (values > 0.99)).mean())
 
 
-def noise(image: Image.Image) -> float:
+def noise_level(image: Image.Image) -> float:
     """Standard deviation of the noise in the brightness, 0..1, at up to 512 pixels.
 
     σ = median |L| / (6 · 0.6745), where L is the second difference down and across, which is zero on flat ground and
@@ -63,16 +63,16 @@ def noise(image: Image.Image) -> float:
     """
     shown = image.copy()
     shown.thumbnail((512, 512))
-    grey = _grey(pixels(shown))
+    grey = _grey(image_array(shown))
     down = grey[:-2] - 2 * grey[1:-1] + grey[2:]
     both = down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:]
     return float(np.median(np.abs(both)) / (6 * 0.6745)) if both.size else 0.0
 
 
-def look(image: Image.Image) -> Array:
+def colour_edge_features(image: Image.Image) -> Array:
     """A unit vector (4³ + 16·3 + 16·8,): how often each colour, mean colour in a 4×4 grid, and directions of edges
     in it (Dalal & Triggs 2005). Its scalar products are a plain measure of likeness, not of meaning."""
-    values = pixels(image, (64, 64))
+    values = image_array(image, (64, 64))
     bins = np.minimum((values * 4).astype(int), 3) @ np.array([16, 4, 1])
     colours = np.sqrt(np.bincount(bins.ravel(), minlength=64) / bins.size)
     grid = values.reshape(4, 16, 4, 16, 3).mean((1, 3)) - 0.5
@@ -89,21 +89,24 @@ def _unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:
     return vector / norm if norm else vector
 
 
-def likeness(features: Array, of: Array) -> Array:
-    """(n,): the mean scalar product of each of `features` (n, d) with its three nearest of `of` (m, d), unit rows."""
-    near = np.sort(features @ of.T, axis=1)[:, ::-1]
-    return np.asarray(near[:, : min(3, of.shape[0])].mean(axis=1))
+def mean_likeness(features: Array, references: Array) -> Array:
+    """(n,): the mean scalar product of each of `features` (n, d) with its three nearest of `references` (m, d), unit
+    rows.
+    """
+    near = np.sort(features @ references.T, axis=1)[:, ::-1]
+    return np.asarray(near[:, : min(3, references.shape[0])].mean(axis=1))
 
 
-def thumbnails(images: Sequence[Image.Image]) -> Array:
+def thumbnail_vectors(images: Sequence[Image.Image]) -> Array:
     """(n, 32·32·3): small pictures to find copies by."""
-    return np.stack([pixels(image, (32, 32)).ravel() for image in images])
+    return np.stack([image_array(image, (32, 32)).ravel() for image in images])
 
 
-def nearest(image: Image.Image, others: Array) -> tuple[int, float]:
-    """Which of `others` (from `thumbnails`) is nearest to the picture or its mirror image, and the root mean square of
+def nearest_image(image: Image.Image, others: Array) -> tuple[int, float]:
+    """Which of `others` (from `thumbnail_vectors`) is nearest to the picture or its mirror image, and the root mean
+    square of
     the colour differences to it, 0..1."""
-    small = pixels(image, (32, 32))
+    small = image_array(image, (32, 32))
     both = np.stack([small.ravel(), small[:, ::-1].ravel()])
     apart = np.sqrt(((both[:, None] - others[None]) ** 2).mean(axis=2)).min(axis=0)
     place = int(apart.argmin())

@@ -10,46 +10,47 @@ from collections.abc import Sequence
 
 import torch
 
-from ..applied_networks import Applied, Fit, Use
+from ..applied_networks import AdapterSpec, AppliedNetworks, FitReport
 from ..file.lora_file import LoraFile
-from ..inject import Piece
-from ..layer_names import UNET, Site
+from ..inject import AppliedAdapter
+from ..layer_names import UNET, LayerId
 
 
-class Mixed(Applied):
-    """An `Applied` whose uses belong to the pictures of a batch. A network's batch is a multiple of their number:
+class PerImageNetworks(AppliedNetworks):
+    """An `AppliedNetworks` whose uses belong to the pictures of a batch. A network's batch is a multiple of their
+    number:
     the pictures in order, perhaps once more for each condition of guidance."""
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
-        self._picture: tuple[int, ...] = ()
-        self._pictures = 0
+        self._image_of_spec: tuple[int, ...] = ()
+        self._image_count = 0
 
-    def __enter__(self) -> Mixed:
+    def __enter__(self) -> PerImageNetworks:
         return self
 
-    def set_each(self, pictures: Sequence[Sequence[Use]]) -> list[Fit]:
-        """Picture i gets `pictures[i]`; one report for each file. On any exception nothing is applied."""
-        self._picture = tuple(i for i, uses in enumerate(pictures) for _ in uses)
-        self._pictures = len(pictures)
-        fits = self.set([use for uses in pictures for use in uses])
+    def apply_each(self, specs_per_image: Sequence[Sequence[AdapterSpec]]) -> list[FitReport]:
+        """Picture i gets `specs_per_image[i]`; one report for each file. On any exception nothing is applied."""
+        self._image_of_spec = tuple(i for i, uses in enumerate(specs_per_image) for _ in uses)
+        self._image_count = len(specs_per_image)
+        fits = self.apply([use for uses in specs_per_image for use in uses])
         return list({fit.name: fit for fit in fits}.values())
 
-    def _wanted(self) -> dict[Site, tuple[Piece, ...]]:
+    def _wanted(self) -> dict[LayerId, tuple[AppliedAdapter, ...]]:
         """One piece for each file and site, with a weight a picture, or one number where all have the same."""
-        wanted: dict[Site, dict[tuple[int, int | None], list[float]]] = {}
+        wanted: dict[LayerId, dict[tuple[int, int | None], list[float]]] = {}
         files: dict[int, LoraFile] = {}
         moving: set[tuple[int, int | None]] = set()
-        for use, active, picture in zip(self.uses, self._active, self._picture, strict=True):
+        for use, active, picture in zip(self.specs, self._active, self._image_of_spec, strict=True):
             key = (id(use.file), use.dyn)
             files[id(use.file)] = use.file
-            if use.scheduled:
+            if use.is_scheduled:
                 moving.add(key)
-            for site in self._sites[id(use.file)][1]:
-                weight = 0.0 if site.part == UNET and not active else use.weight(site)
-                wanted.setdefault(site, {}).setdefault(key, [0.0] * self._pictures)[picture] += weight
+            for site in self._layer_ids_by_file[id(use.file)][1]:
+                weight = 0.0 if site.part == UNET and not active else use.weight_at(site)
+                wanted.setdefault(site, {}).setdefault(key, [0.0] * self._image_count)[picture] += weight
         kept: dict[tuple[float, ...], torch.Tensor] = {}
-        now: dict[Site, tuple[Piece, ...]] = {}
+        now: dict[LayerId, tuple[AppliedAdapter, ...]] = {}
         for site, rows in wanted.items():
             pieces = []
             for (file, dyn), weights in rows.items():
@@ -57,7 +58,7 @@ class Mixed(Applied):
                 row = tuple(weights)
                 if any(row) or moves:
                     value = row[0] if len(set(row)) == 1 else kept.setdefault(row, torch.tensor(row))
-                    pieces.append(Piece(files[file].adapters[site], value, dyn, moving=moves))
+                    pieces.append(AppliedAdapter(files[file].adapters[site], value, dyn, is_scheduled=moves))
             if pieces:
                 now[site] = tuple(pieces)
         return now

@@ -10,24 +10,24 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import FileError
-from ..file.saving import replacing
-from .cell_store import Store
-from .scores import Score, bars, greatest
-from .sheet_layout import Sheet, render
-from .sheet_plan import Plan
+from ..file.saving import replacing_file
+from .cell_store import CellStore
+from .scores import Score, greatest_scores, score_bars
+from .sheet_layout import Sheet, draw_sheet
+from .sheet_plan import SheetPlan
 
-TILE = 100_000_000
+MAX_TILE_PIXELS = 100_000_000
 """Pixels of one file, at most; larger pages become several."""
-LARGE = 12_000_000
+WEBP_FROM_PIXELS = 12_000_000
 """Pixels above which a page is WebP instead of PNG."""
-WEBP_SIDE = 16383
+MAX_WEBP_SIDE = 16383
 """WebP's longest side (its format: 14 bits)."""
-SMALL = 144
+SMALL_IMAGE_WIDTH = 144
 """Pictures narrower than this are shown with each pixel repeated."""
 
 
 @dataclass(frozen=True)
-class Look:
+class PageDetails:
     """What stands around the pictures. scores: one a cell of the plan, or none; marks: places in `plan.cells`."""
 
     title: str
@@ -36,51 +36,54 @@ class Look:
     scores: Sequence[Score] = ()
     marks: frozenset[int] = frozenset()
     legend: Sequence[tuple[str, str]] = field(default_factory=tuple)
-    same: Mapping[int, str] = field(default_factory=dict)
+    identical: Mapping[int, str] = field(default_factory=dict)
     """Place of a cell → what its picture is the same as."""
 
 
-Span = tuple[range, range]
+TileSpan = tuple[range, range]
 """Rows and columns of a tile."""
 
 
-def page(plan: Plan, store: Store, keys: Sequence[str], z: int, look: Look, part: Span | None = None) -> Sheet:
-    """One page (or `part` of it) as a sheet of what is drawn so far; `keys`: one a cell of the plan."""
-    rows, columns = part or (range(len(plan.y.values)), range(len(plan.x.values)))
+def build_page(
+    plan: SheetPlan, store: CellStore, keys: Sequence[str], z: int, details: PageDetails, span: TileSpan | None = None
+) -> Sheet:
+    """One page (or `span` of it) as a sheet of what is drawn so far; `keys`: one a cell of the plan."""
+    rows, columns = span or (range(len(plan.y.values)), range(len(plan.x.values)))
     at = {(c.y, c.x): place for place, c in enumerate(plan.cells) if c.z == z}
-    cells = [[store.open(keys[at[y, x]]) for x in columns] for y in rows]
-    most = greatest(look.scores)
-    shown = {(j, i): bars(look.scores[at[y, x]], most) for j, y in enumerate(rows) for i, x in enumerate(columns)
-             if look.scores and cells[j][i] is not None}  # fmt: skip
-    marks = {(j, i) for j, y in enumerate(rows) for i, x in enumerate(columns) if at[y, x] in look.marks}
-    same = {(j, i): f"= {look.same[at[y, x]]}" for j, y in enumerate(rows) for i, x in enumerate(columns)
-            if at[y, x] in look.same}  # fmt: skip
-    width = min((cell.width for line in cells for cell in line if cell), default=SMALL)
+    cells = [[store.load_image(keys[at[y, x]]) for x in columns] for y in rows]
+    most = greatest_scores(details.scores)
+    shown = {(j, i): score_bars(details.scores[at[y, x]], most)
+             for j, y in enumerate(rows) for i, x in enumerate(columns)
+             if details.scores and cells[j][i] is not None}  # fmt: skip
+    marks = {(j, i) for j, y in enumerate(rows) for i, x in enumerate(columns) if at[y, x] in details.marks}
+    same = {(j, i): f"= {details.identical[at[y, x]]}" for j, y in enumerate(rows) for i, x in enumerate(columns)
+            if at[y, x] in details.identical}  # fmt: skip
+    width = min((cell.width for line in cells for cell in line if cell), default=SMALL_IMAGE_WIDTH)
     head = plan.z.values[z].label
-    prompts = {cell.shot.plain().prompt for cell in plan.cells if cell.z == z}
+    prompts = {cell.image_spec.without_loras().prompt for cell in plan.cells if cell.z == z}
     own = prompts.pop() if len(prompts) == 1 else ""
     return Sheet(
-        title=look.title if own in ("", plan.base.plain().prompt) else own,
+        title=details.title if own in ("", plan.base.without_loras().prompt) else own,
         columns=[plan.x.values[x].label for x in columns],
         rows=[plan.y.values[y].label for y in rows],
         cells=cells,
-        note=look.note,
-        scale=max(1, SMALL // width),
-        subtitle="  ·  ".join(filter(None, (head, look.subtitle, _across(plan)))),
+        note=details.note,
+        scale=max(1, SMALL_IMAGE_WIDTH // width),
+        subtitle="  ·  ".join(filter(None, (head, details.subtitle, _across(plan)))),
         bars=shown,
         marks=frozenset(marks),
-        legend=look.legend,
+        legend=details.legend,
         captions=same,
     )
 
 
-def _across(plan: Plan) -> str:
+def _across(plan: SheetPlan) -> str:
     """What the axes are, in words."""
     told = (("across", plan.x), ("down", plan.y), ("pages", plan.z))
     return ", ".join(f"{word}: {axis.title}" for word, axis in told if axis.title)
 
 
-def tiles(plan: Plan, size: tuple[int, int], largest: int = TILE) -> list[Span]:
+def split_into_tiles(plan: SheetPlan, size: tuple[int, int], largest: int = MAX_TILE_PIXELS) -> list[TileSpan]:
     """Rows and columns of each tile, for cells of `size` (with what is under them): whole pages where they fit.
 
     What stands around the cells is counted as a row and a column more.
@@ -99,23 +102,29 @@ def tiles(plan: Plan, size: tuple[int, int], largest: int = TILE) -> list[Span]:
     ]
 
 
-def write(
-    plan: Plan, store: Store, keys: Sequence[str], look: Look, *, largest: int = TILE, name: str = "sheet"
+def save_pages(
+    plan: SheetPlan,
+    store: CellStore,
+    keys: Sequence[str],
+    details: PageDetails,
+    *,
+    largest: int = MAX_TILE_PIXELS,
+    name: str = "sheet",
 ) -> list[Path]:
     """The sheet's files: `sheet.png`, a number a page where there are several, `-tile-2` where one is cut.
 
     Large ones are WebP. Old files of the sheet are removed. Raises FileError.
     """
-    first = next((image for key in keys if (image := store.open(key)) is not None), None)
+    first = next((image for key in keys if (image := store.load_image(key)) is not None), None)
     if first is None:
         return []
-    scale = max(1, SMALL // first.width)
-    size = (first.width * scale + 8, first.height * scale + 8 + (first.width * scale // 4 if look.scores else 0))
-    spans = tiles(plan, size, largest)
+    scale = max(1, SMALL_IMAGE_WIDTH // first.width)
+    size = (first.width * scale + 8, first.height * scale + 8 + (first.width * scale // 4 if details.scores else 0))
+    spans = split_into_tiles(plan, size, largest)
     written = []
     for z, part, stem in _names(plan, spans, name):
-        picture = render(page(plan, store, keys, z, look, part))
-        written.append(save(picture, store.folder, stem))
+        picture = draw_sheet(build_page(plan, store, keys, z, details, part))
+        written.append(save_page_image(picture, store.folder, stem))
     for old in store.folder.glob(f"{name}*"):
         if old.suffix in (".png", ".webp") and old not in written:
             with suppress(OSError):  # someone looks at it
@@ -123,21 +132,21 @@ def write(
     return written
 
 
-def _names(plan: Plan, spans: Sequence[Span], name: str) -> Iterator[tuple[int, Span, str]]:
+def _names(plan: SheetPlan, spans: Sequence[TileSpan], name: str) -> Iterator[tuple[int, TileSpan, str]]:
     for z in range(len(plan.z.values)):
         for number, part in enumerate(spans, start=1):
             stem = f"{name}-{z + 1}" if len(plan.z.values) > 1 else name
             yield z, part, f"{stem}-tile-{number}" if len(spans) > 1 else stem
 
 
-def save(picture: Image.Image, folder: Path, stem: str) -> Path:
+def save_page_image(image: Image.Image, folder: Path, stem: str) -> Path:
     """As PNG, or WebP where that is large and WebP can hold it. Raises FileError."""
-    webp = picture.width * picture.height > LARGE and max(picture.size) <= WEBP_SIDE
+    webp = image.width * image.height > WEBP_FROM_PIXELS and max(image.size) <= MAX_WEBP_SIDE
     path = folder / f"{stem}{'.webp' if webp else '.png'}"
     options: Mapping[str, object] = {"format": "WEBP", "quality": 90} if webp else {"format": "PNG"}
     try:
-        with replacing(path, overwrite=True) as part:
-            picture.save(part, **options)  # type: ignore[arg-type]
+        with replacing_file(path, overwrite=True) as part:
+            image.save(part, **options)  # type: ignore[arg-type]
     except (ValueError, KeyError) as error:  # a Pillow without WebP
         raise FileError(f"{path} cannot be written: {error}") from error
     return path

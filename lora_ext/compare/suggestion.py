@@ -6,10 +6,13 @@ steep while it appears, flat when it is complete. A good choice lies where the c
 
 1. Damaged choices are put aside: burnt (`BURNT`), noisy (`NOISY`), blurred (`DULL`), all seeds alike (`ALIKE`). More
    edges are no damage: frames and stripes are edges.
-2. Of the others, the one with the least change that has at least `SHOWN` of their greatest change is suggested.
-3. Where the curve still gets steeper at its end (`GROWING`) the effect is not complete: the strongest is suggested.
+2. Of the others, the one with the least change that has at least `FULL_EFFECT_SHARE` of their greatest
+   change is suggested.
+3. Where the curve still gets steeper at its end (`STEEPER_FACTOR`) the effect is not complete:
+   the strongest is suggested.
 4. Nothing is suggested where nothing can be said: no visible change, the same picture everywhere, all damaged, or most
-   of the change only in damaged pictures (`HALF`); what looks like damage may be the effect then, such as line art.
+   of the change only in damaged pictures (`MIN_UNDAMAGED_SHARE`); what looks like damage may be the effect then, such
+   as line art.
 
 What a picture shows is not seen: a LoRA that replaces the subject, without burning or blurring it, has an effect.
 """
@@ -19,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..lora_tags import Request
-from .identical_cells import label_of
-from .image_spec import Shot
+from ..lora_tags import LoraTag
+from .identical_cells import shared_label
+from .image_spec import ImageSpec
 from .scores import Score
-from .sheet_plan import Plan
+from .sheet_plan import SheetPlan
 
-ENOUGH = 0.9
+ENOUGH_GAIN = 0.9
 """A choice that reaches this share of the best gain is as good; the gentlest of these is taken."""
 DULL, HARSH = 0.55, 1.8
 """Sharpness below or above these multiples of what is usual speaks of blur, or of burnt-in noise. HARSH only counts
@@ -41,12 +44,12 @@ with contrast doubled or colours tripled have 0.3 to 0.7."""
 NOISY = 0.04
 """A choice is noisy when its noise (`measures.noise`) grew by this. 10 of 255 is seen as grain at a glance; generated
 frames and stripes come to 0.002, photographs to 0.015."""
-SHOWN = 0.7
+FULL_EFFECT_SHARE = 0.7
 """Share of the greatest undamaged change at which an effect counts as complete. By eye frames are closed and stripes
 whole from 0.6 to 0.75 on; what is above only gets harsher."""
-GROWING = 1.1
+STEEPER_FACTOR = 1.1
 """The effect is not complete where the change grows this much faster than the weight up to the end of the sheet."""
-HALF = 0.5
+MIN_UNDAMAGED_SHARE = 0.5
 """Undamaged choices that show less than this share of the change of damaged ones do not show the effect."""
 
 
@@ -64,7 +67,7 @@ class Choice:
 
     cells: tuple[int, ...]
     label: str
-    tags: tuple[Request, ...]
+    tags: tuple[LoraTag, ...]
     difference: float
     sharpness: float
     likeness: float | None
@@ -73,9 +76,9 @@ class Choice:
     burnt: float = 0.0
     noise: float = 0.0
     variety: float | None = None
-    twin: bool = False
+    is_duplicate: bool = False
 
-    def sound(self, usual: tuple[float, float]) -> bool:
+    def is_sound(self, usual: tuple[float, float]) -> bool:
         """Neither blurred, burnt, copied nor collapsed. usual: the range of sharpness that is normal."""
         clear = DULL * usual[0] <= self.sharpness <= HARSH * usual[1]
         return clear and self.copies < 0.5 and not self.collapsed
@@ -97,23 +100,23 @@ class Choice:
 
 
 def suggest(
-    plan: Plan,
+    plan: SheetPlan,
     scores: Sequence[Score],
     *,
     base: tuple[float, float] | None = None,
     training_sharpness: float = 1.0,
     variety: Mapping[str, float] | None = None,
-    same: Mapping[int, int] | None = None,
+    identical: Mapping[int, int] | None = None,
 ) -> Suggestion:
     """The choice to keep, see above; of pictures that are the same, the first one's.
 
     base: mean likeness and nearness without a LoRA; None without training pictures, when only differences can speak.
-    training_sharpness: theirs, as multiples of the pictures' without a LoRA. variety: choice (`choice_of`) → how far
-    its pictures of different seeds differ, as a share of what they do without a LoRA. same: `same.same_pictures`.
+    training_sharpness: theirs, as multiples of the pictures' without a LoRA. variety: choice (`tags_key`) → how far
+    its pictures of different seeds differ, as a share of what they do without a LoRA. same: `identical.same_pictures`.
     """
-    every = _choices(plan, scores, variety or {}, same or {})
+    every = _choices(plan, scores, variety or {}, identical or {})
     strong = [choice for choice in every if choice.difference >= FAINT]
-    distinct = [choice for choice in strong if not choice.twin]
+    distinct = [choice for choice in strong if not choice.is_duplicate]
     if not distinct:
         return Suggestion((), "No cell differs visibly from the picture without a LoRA.")
     if len(every) > 1 and len(strong) == len(every) and len(distinct) == 1:
@@ -121,7 +124,7 @@ def suggest(
     if base is None:
         return _by_change(distinct)
     usual = min(1.0, training_sharpness), max(1.0, training_sharpness)
-    sound = [choice for choice in distinct if choice.sound(usual)]
+    sound = [choice for choice in distinct if choice.is_sound(usual)]
     if not sound:
         return Suggestion((), "Every choice is blurred, burnt in, or copies training pictures: try lower weights.")
     return _by_likeness(sound, len(distinct) - len(sound), *base)
@@ -136,15 +139,15 @@ def _by_change(choices: Sequence[Choice]) -> Suggestion:
         return Suggestion(
             (), f"Nothing is suggested: every choice that changes anything is {words}. Try lower weights."
         )
-    top, greatest = max(sound, key=_gentle), max(choice.difference for choice in choices)
-    if top.difference < HALF * greatest:
+    top, greatest = max(sound, key=_change), max(choice.difference for choice in choices)
+    if top.difference < MIN_UNDAMAGED_SHARE * greatest:
         return Suggestion(
             (),
             f"Nothing is suggested: the choices that change most ({greatest:.0%} of the colours) are {words}, and the "
             f"others change {top.difference:.0%} at most. Whether that is the LoRA's effect or damage cannot be said "
             "without training pictures. Look at the cells, or try weights between.",
         )
-    best = min((choice for choice in sound if choice.difference >= SHOWN * top.difference), key=_gentle)
+    best = min((choice for choice in sound if choice.difference >= FULL_EFFECT_SHARE * top.difference), key=_change)
     if not damaged and _grows(best, top):
         best = top
     why = f"It changes most of those that are not damaged ({best.difference:.0%} of the colours)"
@@ -163,9 +166,9 @@ def _by_change(choices: Sequence[Choice]) -> Suggestion:
 def _grows(best: Choice, top: Choice) -> bool:
     """Whether the change gets steeper from `best` to `top`, which differ in nothing but a larger weight."""
     before, after = _weight(best), _weight(top)
-    if _line(best) != _line(top) or not 0 < before < after:
+    if _tags_without_weights(best) != _tags_without_weights(top) or not 0 < before < after:
         return False
-    return top.difference - best.difference > GROWING * best.difference / before * (after - before)
+    return top.difference - best.difference > STEEPER_FACTOR * best.difference / before * (after - before)
 
 
 def _weight(choice: Choice) -> float:
@@ -173,7 +176,7 @@ def _weight(choice: Choice) -> float:
     return sum(abs(request.te) + abs(request.unet) for request in choice.tags)
 
 
-def _line(choice: Choice) -> tuple[Request, ...]:
+def _tags_without_weights(choice: Choice) -> tuple[LoraTag, ...]:
     """All of its tags but the weights."""
     return tuple(replace(request, te=1.0, unet=1.0) for request in choice.tags)
 
@@ -186,7 +189,7 @@ def _by_likeness(sound: Sequence[Choice], left: int, likeness: float, near: floa
     if most[0] <= 0:
         return Suggestion((), f"No choice is nearer to the training pictures than the model alone ({likeness:.2f}).")
     whole = [sum(g / m for g, m in zip(gain, most, strict=True) if m > 0) for gain in gains]
-    best = min((c for c, gain in zip(sound, whole, strict=True) if gain >= ENOUGH * max(whole)), key=_gentle)
+    best = min((c for c, gain in zip(sound, whole, strict=True) if gain >= ENOUGH_GAIN * max(whole)), key=_change)
     out = f"; {left} were left out as burnt in, blurred or copying" if left else ""
     return Suggestion(
         best.cells,
@@ -195,9 +198,9 @@ def _by_likeness(sound: Sequence[Choice], left: int, likeness: float, near: floa
     )
 
 
-def copies(plan: Plan, scores: Sequence[Score]) -> str:
+def copies_warning(plan: SheetPlan, scores: Sequence[Score]) -> str:
     """A warning that names cells which are nearly copies of training pictures; "" where there are none."""
-    found = [(label_of(plan, [cell]), score.copy_of) for cell, score in zip(plan.cells, scores, strict=True)
+    found = [(shared_label(plan, [cell]), score.copy_of) for cell, score in zip(plan.cells, scores, strict=True)
              if score.copy_of]  # fmt: skip
     if not found:
         return ""
@@ -205,51 +208,53 @@ def copies(plan: Plan, scores: Sequence[Score]) -> str:
     return f"Overfitting: {len(found)} of {len(scores)} pictures are nearly copies of training pictures: {named}."
 
 
-def _gentle(choice: Choice) -> float:
+def _change(choice: Choice) -> float:
     return choice.difference
 
 
-def choice_of(shot: Shot) -> str:
+def tags_key(image_spec: ImageSpec) -> str:
     """What is chosen between: the tags, without seed, text or settings."""
-    return " ".join(request.tag() for request in shot.tags())
+    return " ".join(request.format_tag() for request in image_spec.tags())
 
 
-def sample_of(shot: Shot) -> Shot:
+def sample_key(image_spec: ImageSpec) -> ImageSpec:
     """What a choice is tried on: everything but the tags."""
-    return replace(shot.plain(), lora="")
+    return replace(image_spec.without_loras(), lora="")
 
 
 def _choices(
-    plan: Plan, scores: Sequence[Score], variety: Mapping[str, float], same: Mapping[int, int]
+    plan: SheetPlan, scores: Sequence[Score], variety: Mapping[str, float], identical: Mapping[int, int]
 ) -> list[Choice]:
     """The plan's choices that act at all and were tried on as many samples as any other.
 
     A choice that the axes name twice (0.5 and 0.50) counts once, by its first cells.
     """
-    members: dict[str, dict[Shot, int]] = {}
+    members: dict[str, dict[ImageSpec, int]] = {}
     for place, cell in enumerate(plan.cells):
-        if any(request.te or request.unet for request in cell.shot.tags()):
-            members.setdefault(choice_of(cell.shot), {}).setdefault(sample_of(cell.shot), place)
+        if any(request.te or request.unet for request in cell.image_spec.tags()):
+            members.setdefault(tags_key(cell.image_spec), {}).setdefault(sample_key(cell.image_spec), place)
     most = max((len(samples) for samples in members.values()), default=0)
     tried = {tag: tuple(samples.values()) for tag, samples in members.items() if len(samples) == most}
     firsts = {place: tag for tag, places in tried.items() for place in places}
     return [
         replace(
             _average(tag, places, plan, scores, variety.get(tag)),
-            twin=all(firsts.get(same.get(place, -1), tag) != tag for place in places),
+            is_duplicate=all(firsts.get(identical.get(place, -1), tag) != tag for place in places),
         )
         for tag, places in tried.items()
     ]
 
 
-def _average(tag: str, places: Sequence[int], plan: Plan, scores: Sequence[Score], variety: float | None) -> Choice:
+def _average(
+    tag: str, places: Sequence[int], plan: SheetPlan, scores: Sequence[Score], variety: float | None
+) -> Choice:
     rows = [scores[place] for place in places]
     likes = [row.likeness for row in rows if row.likeness is not None]
     nears = [row.near for row in rows if row.near is not None]
     return Choice(
         tuple(places),
-        label_of(plan, [plan.cells[place] for place in places]) or tag,
-        tuple(plan.cells[places[0]].shot.tags()),
+        shared_label(plan, [plan.cells[place] for place in places]) or tag,
+        tuple(plan.cells[places[0]].image_spec.tags()),
         sum(row.difference for row in rows) / len(rows),
         sum(row.sharpness for row in rows) / len(rows),
         sum(likes) / len(likes) if likes else None,

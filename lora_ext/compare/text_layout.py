@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 
-INK, SOFT, PAPER, LINE = "#1b1b1f", "#5d5d68", "#ffffff", "#d9d9e0"
+INK_COLOUR, MUTED_COLOUR, PAPER_COLOUR, LINE_COLOUR = "#1b1b1f", "#5d5d68", "#ffffff", "#d9d9e0"
 _FURTHER = ("NotoSansCJK-Regular.ttc", "YuGothM.ttc", "msgothic.ttc", "Hiragino Sans GB.ttc", "PingFang.ttc",
             "Arial Unicode.ttf", "DejaVuSans.ttf", "arial.ttf")  # fmt: skip
 """Fonts of common systems for letters that Pillow's own lacks, tried in order."""
@@ -42,7 +42,7 @@ def _own(size: int) -> Font:
     return next((font for name in names if (font := _named(size, name)) is not None), ImageFont.load_default())
 
 
-def font(size: int, text: str = "") -> Font:
+def load_font(size: int, text: str = "") -> Font:
     """A font `size` pixels high; Pillow's own, or one of the system's where `text` has letters beyond Latin."""
     if any(ord(letter) > 0x24F and not 0x2000 <= ord(letter) <= 0x206F for letter in text):
         found = next((font for name in _FURTHER if (font := _named(size, name)) is not None), None)
@@ -51,58 +51,58 @@ def font(size: int, text: str = "") -> Font:
     return _own(size)
 
 
-def width_of(text: str, letters: Font) -> int:
+def text_width(text: str, font: Font) -> int:
     """Pixels of the longest line."""
-    return int(max((_PROBE.textlength(line, font=letters) for line in plain(text).split("\n")), default=0)) + 1
+    return int(max((_PROBE.textlength(line, font=font) for line in displayable_text(text).split("\n")), default=0)) + 1
 
 
-def height_of(text: str, letters: Font) -> int:
+def text_height(text: str, font: Font) -> int:
     """Pixels of all lines, with room for what hangs below the last."""
-    return int(_PROBE.multiline_textbbox((0, 0), text + "\ng", font=letters)[3]) - line_height(letters) if text else 0
+    return int(_PROBE.multiline_textbbox((0, 0), text + "\ng", font=font)[3]) - line_height(font) if text else 0
 
 
-def line_height(letters: Font) -> int:
+def line_height(font: Font) -> int:
     """Pixels from one line to the next."""
-    two, one = (_PROBE.multiline_textbbox((0, 0), text, font=letters)[3] for text in ("g\ng", "g"))
+    two, one = (_PROBE.multiline_textbbox((0, 0), text, font=font)[3] for text in ("g\ng", "g"))
     return int(two - one)
 
 
-def plain(text: str) -> str:
+def displayable_text(text: str) -> str:
     """`text` with typographic marks as every font has them, and in Latin letters where there is no other font."""
     text = text.translate(_PLAIN)
-    if isinstance(font(16, text), ImageFont.FreeTypeFont):
+    if isinstance(load_font(16, text), ImageFont.FreeTypeFont):
         return text
     return text.encode("latin-1", "replace").decode("latin-1")
 
 
-def wrap(text: str, letters: Font, width: int, lines: int = 0) -> str:
+def wrap_text(text: str, font: Font, width: int, lines: int = 0) -> str:
     """`text` in lines of up to `width` pixels: broken at blanks, in long names also after - _ / and the like, in need
     anywhere. lines: at most that many, the last ending in dots; 0 for as many as it takes."""
     made, line = [], ""
-    for word in plain(text).split():
-        for piece, joint in _pieces(word, letters, width):
+    for word in displayable_text(text).split():
+        for piece, joint in _word_parts(word, font, width):
             longer = f"{line}{joint if line else ''}{piece}"
-            if line and _PROBE.textlength(longer, font=letters) > width:
+            if line and _PROBE.textlength(longer, font=font) > width:
                 made.append(line)
                 longer = piece
             line = longer
     made.append(line)
     if lines and len(made) > lines:
         last = made[lines - 1]
-        while last and _PROBE.textlength(last + "...", font=letters) > width:
+        while last and _PROBE.textlength(last + "...", font=font) > width:
             last = last[:-1]
         made = [*made[: lines - 1], last + "..."]
     return "\n".join(made)
 
 
-def _pieces(word: str, letters: Font, width: int) -> list[tuple[str, str]]:
+def _word_parts(word: str, font: Font, width: int) -> list[tuple[str, str]]:
     """(piece, what joins it to the piece before): the whole word where it fits a line."""
-    if _PROBE.textlength(word, font=letters) <= width:
+    if _PROBE.textlength(word, font=font) <= width:
         return [(word, " ")]
     pieces = []
     for part in filter(None, _BREAK.findall(word)):
-        while part and _PROBE.textlength(part, font=letters) > width:
-            cut = max(1, next(n for n in range(len(part), 0, -1) if n == 1 or _fits(part[:n], letters, width)))
+        while part and _PROBE.textlength(part, font=font) > width:
+            cut = max(1, next(n for n in range(len(part), 0, -1) if n == 1 or _fits(part[:n], font, width)))
             pieces.append(part[:cut])
             part = part[cut:]
         if part:
@@ -110,5 +110,5 @@ def _pieces(word: str, letters: Font, width: int) -> list[tuple[str, str]]:
     return [(piece, "" if place else " ") for place, piece in enumerate(pieces)]
 
 
-def _fits(text: str, letters: Font, width: int) -> bool:
-    return _PROBE.textlength(text, font=letters) <= width
+def _fits(text: str, font: Font, width: int) -> bool:
+    return _PROBE.textlength(text, font=font) <= width

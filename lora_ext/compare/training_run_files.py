@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import LoraError, did_you_mean
-from ..file.lora_library import Entry, Library
-from .axis_values import expand, items
+from ..file.lora_library import LibraryEntry, LoraLibrary
+from .axis_values import parse_item_list, parse_number_range
 
 _TAIL = re.compile(r"-(?:(?P<step>step)(?P<steps>\d{8})|(?P<epoch>\d{6}))(?P<state>-state)?$")
 """kohya's names: `name-000003` after epoch 3, `name-step00000500` after step 500; the last is just `name`."""
 
 
 @dataclass(frozen=True)
-class Saved:
+class RunFile:
     """One file of a run: what the prompt calls it; its epoch, or its step; neither for the last file."""
 
     name: str
@@ -36,30 +36,30 @@ class Saved:
         return f"epoch {self.epoch}" if self.epoch is not None else f"step {self.step}"
 
 
-def saved(name: str) -> Saved:
+def parse_run_file(name: str) -> RunFile:
     """A name taken apart; folders before it belong to the run."""
     match = _TAIL.search(name)
     if match is None:
-        return Saved(name, name)
+        return RunFile(name, name)
     run = name[: match.start()]
     if match["step"]:
-        return Saved(name, run, step=int(match["steps"]))
-    return Saved(name, run, epoch=int(match["epoch"]))
+        return RunFile(name, run, step=int(match["steps"]))
+    return RunFile(name, run, epoch=int(match["epoch"]))
 
 
-def same_run(one: str, two: str) -> bool:
+def is_same_run(one: str, two: str) -> bool:
     """Whether two names are of files of one run (or the same name)."""
-    return saved(one).run.casefold() == saved(two).run.casefold()
+    return parse_run_file(one).run.casefold() == parse_run_file(two).run.casefold()
 
 
-def runs(names: Iterable[str]) -> Mapping[str, tuple[Saved, ...]]:
+def group_by_run(names: Iterable[str]) -> Mapping[str, tuple[RunFile, ...]]:
     """Run → its files in order: by epoch (or by step where there are no epochs), the last file at the end.
 
     Names without a number make a run only beside numbered ones.
     """
-    found: dict[str, list[Saved]] = {}
+    found: dict[str, list[RunFile]] = {}
     for name in dict.fromkeys(names):
-        file = saved(name)
+        file = parse_run_file(name)
         found.setdefault(file.run, []).append(file)
     made = {}
     for run, files in found.items():
@@ -70,28 +70,28 @@ def runs(names: Iterable[str]) -> Mapping[str, tuple[Saved, ...]]:
     return made
 
 
-def names_of(library: Library) -> list[str]:
+def prompt_names(library: LoraLibrary) -> list[str]:
     """One name for each file, the shortest that means this very file (aliases of a run's files are all the same)."""
     return [_name(entry, library) for entry in library.entries]
 
 
-def _name(entry: Entry, library: Library) -> str:
-    return entry.name if library.find(entry.name) is entry else library.call(entry)
+def _name(entry: LibraryEntry, library: LoraLibrary) -> str:
+    return entry.name if library.find(entry.name) is entry else library.shortest_name(entry)
 
 
-def runs_in(library: Library) -> Mapping[str, tuple[Saved, ...]]:
+def runs_in_library(library: LoraLibrary) -> Mapping[str, tuple[RunFile, ...]]:
     """The runs among a library's files: those of one folder belong together. Names are what a prompt calls them."""
-    names = {entry.place: _name(entry, library) for entry in library.entries}
-    found = runs(names)
+    names = {entry.relative_name: _name(entry, library) for entry in library.entries}
+    found = group_by_run(names)
     return {run: tuple(replace(file, name=names[file.name]) for file in files) for run, files in found.items()}
 
 
-def run_of(name: str | None, library: Library) -> tuple[Saved, ...]:
+def find_run(name: str | None, library: LoraLibrary) -> tuple[RunFile, ...]:
     """The files of the run that `name` is of (any of its files, or the run's own name); None: the only run there is.
 
     Raises LoraError that names the runs.
     """
-    known = runs_in(library)
+    known = runs_in_library(library)
     if name is None:
         if len(known) == 1:
             return next(iter(known.values()))
@@ -99,29 +99,29 @@ def run_of(name: str | None, library: Library) -> tuple[Saved, ...]:
         raise LoraError(f"{len(known) or 'no'} runs of training are among the LoRA files{many}")
     for same in (
         lambda run, files: any(file.name == name for file in files),
-        lambda run, files: same_run(run, name),
-        lambda run, files: same_run(run.rpartition("/")[2], name),
+        lambda run, files: is_same_run(run, name),
+        lambda run, files: is_same_run(run.rpartition("/")[2], name),
     ):
         for run, files in known.items():
             if same(run, files):
                 return files
-    raise LoraError(f"{name!r} is not of a run with several files{did_you_mean(saved(name).run, known)}")
+    raise LoraError(f"{name!r} is not of a run with several files{did_you_mean(parse_run_file(name).run, known)}")
 
 
-def pick(files: tuple[Saved, ...], text: str) -> list[Saved]:
+def select_run_files(files: tuple[RunFile, ...], text: str) -> list[RunFile]:
     """`all`, `last`, epochs (or steps) as numbers and ranges: the run's files that are meant, in the order asked.
 
     A range takes those that are there; a number that is not there is an error. Raises LoraError.
     """
-    found: list[Saved] = []
+    found: list[RunFile] = []
     by_number = {file.epoch if file.epoch is not None else file.step: file for file in files if not file.last}
-    for item in items(text) or ["all"]:
+    for item in parse_item_list(text) or ["all"]:
         if item.lower() == "all":
             found += files
         elif item.lower() == "last":
             found.append(files[-1])
         else:
-            wanted = [int(value) for value in expand(item, "epoch")]
+            wanted = [int(value) for value in parse_number_range(item, "epoch")]
             there = [by_number[number] for number in wanted if number in by_number]
             if not there or (len(wanted) == 1 and not there):
                 have = ", ".join(str(number) for number in by_number)

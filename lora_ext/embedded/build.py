@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
-from .export import export
-from .sampling import Networks, sample
-from .shapes import PROMPTS, obeys, score, sheet
+from .export import export_checkpoint
+from .sampling import EmbeddedNetworks, sample_images
+from .shapes import SCENE_PROMPTS, image_grid, obeys, share_obeyed
 from .tokenizer import write_tokenizer
-from .train_unet import Peers, make_examples, new_networks, take_average, train_unet
+from .train_unet import LocalSgdProcess, load_averaged_parameters, make_examples, new_networks, train_unet
 from .train_vae import plain_scenes, sharpen_decoder, train_vae
 
 
-def arguments() -> argparse.Namespace:
+def parse_build_arguments() -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m lora_ext.embedded.build", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and what is half done")
@@ -35,21 +35,24 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Do all of it."""
-    options = arguments()
+    options = parse_build_arguments()
     torch.set_num_threads(options.threads)
     work: Path = options.out / "work"
     work.mkdir(parents=True, exist_ok=True)
     write_tokenizer(options.out / "tokenizer")
     vae = train_vae(work, options.vae_minutes)
     (work / "peers").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(peer, (options, work), options.processes)
+    torch.multiprocessing.spawn(run_training_process, (options, work), options.processes)
     nets = new_networks(options.out / "tokenizer", vae)
-    take_average(nets, work / "unet.pt")
+    load_averaged_parameters(nets, work / "unet.pt")
     sharpen_decoder(nets, work, options.decoder_minutes)
-    print(f"{export(nets, options.out)}: {show(nets, PROMPTS, work / 'base.png'):.0%} of the prompts obeyed")
+    print(
+        f"{export_checkpoint(nets, options.out)}: "
+        f"{save_prompt_sheet(nets, SCENE_PROMPTS, work / 'base.png'):.0%} of the prompts obeyed"
+    )
 
 
-def peer(rank: int, options: argparse.Namespace, work: Path) -> None:
+def run_training_process(rank: int, options: argparse.Namespace, work: Path) -> None:
     """One of the processes that train the U-Net and the text encoder, on pictures of its own."""
     torch.set_num_threads(1)
     vae = train_vae(work, 0)  # made already: this reads it
@@ -57,20 +60,20 @@ def peer(rank: int, options: argparse.Namespace, work: Path) -> None:
     examples = make_examples(
         vae, nets.tokenizer, plain_scenes(options.pictures // options.processes, 3 + rank), 4 + rank
     )
-    peers = Peers(rank, options.processes)
+    peers = LocalSgdProcess(rank, options.processes)
     peers.join(work)
     torch.manual_seed(100 + rank)
-    train_unet(nets, examples, work, options.minutes, peers=peers)
+    train_unet(nets, examples, work, options.minutes, process=peers)
 
 
-def show(nets: Networks, prompts: tuple[str, ...], path: Path) -> float:
+def save_prompt_sheet(nets: EmbeddedNetworks, prompts: tuple[str, ...], path: Path) -> float:
     """Sample the prompts, save the sheet, return the share obeyed."""
-    pictures = sample(nets, prompts)
-    sheet(pictures).save(path)
+    pictures = sample_images(nets, prompts)
+    image_grid(pictures).save(path)
     for picture, prompt in zip(pictures, prompts, strict=True):
         if not obeys(picture, prompt):
             print("  not obeyed:", prompt)
-    return score(pictures, prompts)
+    return share_obeyed(pictures, prompts)
 
 
 if __name__ == "__main__":

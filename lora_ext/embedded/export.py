@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..layer_names import UNET, names
+from ..layer_names import UNET, layer_name_table
 from . import TEXT_TARGET
 from .models import SCALE_FACTOR, TEXT_WIDTH, UNET_WIDTHS, VAE_WIDTHS, new_scheduler, text_config
-from .sampling import Networks
-from .shapes import SIZE
+from .sampling import EmbeddedNetworks
+from .shapes import SCENE_PIXELS
 
-Rule = tuple[str, str]
+RenameRule = tuple[str, str]
 
 # LDM counts a level's two blocks and its sampling block in one row of three; diffusers by level.
-VAE_PLACES: list[Rule] = [
+VAE_RENAME_RULES: list[RenameRule] = [
     (r"(?P<side>encoder|decoder)\.conv_norm_out", "{side}.norm_out"),
     (r"encoder\.down_blocks\.(?P<i>\d)\.resnets\.(?P<j>\d)", "encoder.down.{i}.block.{j}"),
     (r"encoder\.down_blocks\.(?P<i>\d)\.downsamplers\.0", "encoder.down.{i}.downsample"),
@@ -29,7 +29,7 @@ VAE_PLACES: list[Rule] = [
     (r"(?P<side>encoder|decoder)\.mid_block\.resnets\.(?P<i>\d)", "{side}.mid.block_{next}"),
     (r"(?P<side>encoder|decoder)\.mid_block\.attentions\.0", "{side}.mid.attn_1"),
 ]
-VAE_PARTS = {
+VAE_PART_NAMES = {
     "conv_shortcut": "nin_shortcut",
     "group_norm": "norm",
     "to_q": "q",
@@ -39,18 +39,18 @@ VAE_PARTS = {
 }
 
 
-def unet_name(key: str) -> str:
+def ldm_unet_key(key: str) -> str:
     """A diffusers U-Net's key in SD1's LDM naming."""
     layer, _, kind = key.rpartition(".")
-    site = names(UNET).site[layer]
-    spelled = names(UNET).ldm[site]
+    site = layer_name_table(UNET).layer_ids[layer]
+    spelled = layer_name_table(UNET).ldm[site]
     # The first level up has no attention between its block and its upsampling.
     return f"{spelled[-1] if site.block == 'OUT02' else spelled[0]}.{kind}"
 
 
-def rename(key: str, places: list[Rule], parts: dict[str, str]) -> str:
+def ldm_key(key: str, rules: list[RenameRule], parts: dict[str, str]) -> str:
     """A diffusers key in LDM's naming: its place by the first rule that fits, then its part inside a block."""
-    for pattern, place in places:
+    for pattern, place in rules:
         found = re.match(pattern + r"(?=\.)", key)
         if found is None:
             continue
@@ -68,15 +68,15 @@ def _fill(place: str, fields: dict[str, int | str]) -> str:
     return place.format(**fields, left=3 - number, next=number + 1)
 
 
-def ldm_state(nets: Networks) -> dict[str, Tensor]:
+def ldm_state(nets: EmbeddedNetworks) -> dict[str, Tensor]:
     """All tensors of the checkpoint: weights in half precision, the noise schedule in full."""
     state: dict[str, Tensor] = {}
     for key, value in nets.unet.state_dict().items():
-        state["model.diffusion_model." + unet_name(key)] = value.half()
+        state["model.diffusion_model." + ldm_unet_key(key)] = value.half()
     for key, value in nets.vae.state_dict().items():
         # LDM's autoencoder has 1x1 convolutions where diffusers has linear layers.
         linear = ".attentions." in key and value.ndim == 2
-        state["first_stage_model." + rename(key, VAE_PLACES, VAE_PARTS)] = (
+        state["first_stage_model." + ldm_key(key, VAE_RENAME_RULES, VAE_PART_NAMES)] = (
             value[:, :, None, None] if linear else value
         ).half()
     for key, value in nets.text_encoder.state_dict().items():
@@ -90,7 +90,7 @@ def ldm_state(nets: Networks) -> dict[str, Tensor]:
     return {key: value.detach().contiguous().clone() for key, value in state.items()}
 
 
-YAML = """\
+LDM_CONFIG_TEMPLATE = """\
 model:
   base_learning_rate: 1.0e-04
   target: ldm.models.diffusion.ddpm.LatentDiffusion
@@ -153,11 +153,11 @@ model:
 """
 
 
-def write_yaml(path: Path) -> None:
+def save_ldm_config(path: Path) -> None:
     """The checkpoint's LDM configuration."""
     values = {
-        "latent": SIZE // 8,
-        "size": SIZE,
+        "latent": SCENE_PIXELS // 8,
+        "size": SCENE_PIXELS,
         "scale": SCALE_FACTOR,
         "text": TEXT_WIDTH,
         "unet": UNET_WIDTHS[0],
@@ -166,12 +166,12 @@ def write_yaml(path: Path) -> None:
         "target": TEXT_TARGET,
         "vae_mult": [width // VAE_WIDTHS[0] for width in VAE_WIDTHS],
     }
-    path.write_text(YAML.format(**values), encoding="utf-8")
+    path.write_text(LDM_CONFIG_TEMPLATE.format(**values), encoding="utf-8")
 
 
-def export(nets: Networks, folder: Path) -> Path:
+def export_checkpoint(nets: EmbeddedNetworks, folder: Path) -> Path:
     """Write checkpoint, configuration and the text encoder's configuration; return the checkpoint's path."""
-    write_yaml(folder / "embedded-sd1.yaml")
+    save_ldm_config(folder / "embedded-sd1.yaml")
     config = text_config(len(nets.tokenizer)).to_dict() | {"architectures": ["CLIPTextModel"]}
     config.pop("transformers_version", None)
     text = json.dumps(config, indent=2, default=str) + "\n"

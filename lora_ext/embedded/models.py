@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from .shapes import SIZE
+from .shapes import SCENE_PIXELS
 
 SCALE_FACTOR = 0.18215
 TEXT_WIDTH = 128
@@ -22,7 +22,7 @@ def new_vae() -> AutoencoderKL:
         layers_per_block=2,
         latent_channels=4,
         norm_num_groups=32,
-        sample_size=SIZE,
+        sample_size=SCENE_PIXELS,
         scaling_factor=SCALE_FACTOR,
     )
 
@@ -30,7 +30,7 @@ def new_vae() -> AutoencoderKL:
 def new_unet() -> UNet2DConditionModel:
     """The U-Net of SD1 with narrow blocks: (n, 4, 8, 8) noisy latents to the noise in them."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 8,
+        sample_size=SCENE_PIXELS // 8,
         in_channels=4,
         out_channels=4,
         block_out_channels=UNET_WIDTHS,

@@ -15,7 +15,7 @@ from .models import SCALE_FACTOR, new_scheduler
 
 
 @dataclass
-class Networks:
+class EmbeddedNetworks:
     """Everything that makes a picture of a caption."""
 
     tokenizer: CLIPTokenizer
@@ -24,7 +24,7 @@ class Networks:
     vae: AutoencoderKL
 
 
-def tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
+def tokenize_captions(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
     """Token ids (n, 77), padded with the end token."""
     return tokenizer(
         list(captions), padding="max_length", max_length=77, truncation=True, return_tensors="pt"
@@ -32,11 +32,11 @@ def tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def sample(
-    nets: Networks, captions: Sequence[str], seed: int = 0, steps: int = 20, cfg: float = 5.0
+def sample_images(
+    nets: EmbeddedNetworks, captions: Sequence[str], seed: int = 0, steps: int = 20, cfg: float = 5.0
 ) -> list[Image.Image]:
     """One picture for each caption; the i-th one's noise comes from seed + i."""
-    ids = tokens(nets.tokenizer, ["", *captions])
+    ids = tokenize_captions(nets.tokenizer, ["", *captions])
     states = nets.text_encoder(ids)[0]
     context = torch.cat([states[:1].expand(len(captions), -1, -1), states[1:]])
     latents = torch.cat(

@@ -1,6 +1,6 @@
 """The embedded model's world: coloured shapes on coloured grounds, their captions, and a checker.
 
-A picture is described by a `Scene`, drawn by `draw`, captioned by `caption`; `obeys` says whether a
+A picture is described by a `Scene`, drawn by `draw_scene`, captioned by `caption`; `obeys` says whether a
 picture (drawn or generated) shows what a caption asks for.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-SIZE = 64
+SCENE_PIXELS = 64
 SUPERSAMPLE = 4
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+SHAPE_COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 35, 35),
     "green": (35, 150, 60),
     "blue": (35, 70, 215),
@@ -27,8 +27,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
     "black": (20, 20, 20),
 }
-_PALETTE = np.array(list(COLOURS.values()), np.float32)
-_NAMES = tuple(COLOURS)
+_PALETTE = np.array(list(SHAPE_COLOURS.values()), np.float32)
+_NAMES = tuple(SHAPE_COLOURS)
 
 # A shape is a predicate on coordinates (x to the right, y down) in which it spans about -1..1.
 Predicate = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -75,20 +75,20 @@ FRAME = 7  # pixels
 FRAMED = ("framed", "sign")
 # A scheme of colours the base model is never shown, so that later training can teach it.
 SIGN = {"colour": "black", "ground": "yellow", "frame": "red"}
-SIZES: dict[str, tuple[float, float]] = {"small": (13, 16), "": (16, 23), "large": (23, 27)}
+SHAPE_SIZES: dict[str, tuple[float, float]] = {"small": (13, 16), "": (16, 23), "large": (23, 27)}
 ALL_SHAPES = SHAPES | HELD_OUT_SHAPES
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One shape on a ground; centre and radius in pixels of a `SIZE` x `SIZE` picture."""
+    """One shape on a ground; centre and radius in pixels of a `SCENE_PIXELS` x `SCENE_PIXELS` picture."""
 
     shape: str
     colour: str
     ground: str
     size: str = ""
-    x: float = SIZE / 2
-    y: float = SIZE / 2
+    x: float = SCENE_PIXELS / 2
+    y: float = SCENE_PIXELS / 2
     radius: float = 20.0
     style: str = "plain"
 
@@ -105,46 +105,46 @@ def random_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
     if fixed.get("style") == "sign":
         fixed = {"size": ""} | fixed | {name: SIGN[name] for name in ("colour", "ground")}
     colour, ground = rng.choice(_NAMES, 2, replace=False)
-    size = str(rng.choice(list(SIZES), p=[0.2, 0.6, 0.2]))
+    size = str(rng.choice(list(SHAPE_SIZES), p=[0.2, 0.6, 0.2]))
     scene = Scene(str(rng.choice(list(SHAPES))), str(colour), str(ground), size)
     scene = replace(scene, **fixed)
     if scene.colour == scene.ground:
         other = str(rng.choice([name for name in _NAMES if name != scene.colour]))
         scene = replace(scene, colour=other) if "ground" in fixed else replace(scene, ground=other)
-    radius = float(rng.uniform(*SIZES[scene.size]))
+    radius = float(rng.uniform(*SHAPE_SIZES[scene.size]))
     # Shapes stay inside the picture, most of them near its centre.
-    room = SIZE / 2 - radius - 2
-    x, y = SIZE / 2 + np.clip(rng.normal(0, 0.3, 2), -1, 1) * room
+    room = SCENE_PIXELS / 2 - radius - 2
+    x, y = SCENE_PIXELS / 2 + np.clip(rng.normal(0, 0.3, 2), -1, 1) * room
     return replace(scene, x=float(x), y=float(y), radius=radius)
 
 
 def _grid() -> list[np.ndarray]:
     """Pixel coordinates (x, y) of the supersampled picture, each (SIZE * SUPERSAMPLE,) squared."""
-    axis = (np.arange(SIZE * SUPERSAMPLE, dtype=np.float32) + 0.5) / SUPERSAMPLE
+    axis = (np.arange(SCENE_PIXELS * SUPERSAMPLE, dtype=np.float32) + 0.5) / SUPERSAMPLE
     return np.meshgrid(axis, axis)
 
 
-def draw(scene: Scene) -> Image.Image:
-    """The scene as an antialiased RGB picture of `SIZE` x `SIZE` pixels."""
+def draw_scene(scene: Scene) -> Image.Image:
+    """The scene as an antialiased RGB picture of `SCENE_PIXELS` x `SCENE_PIXELS` pixels."""
     x, y = _grid()
     inside = ALL_SHAPES[scene.shape]
     u, v = (x - scene.x) / scene.radius, (y - scene.y) / scene.radius
     mask = inside(u, v)
     canvas = np.empty((*x.shape, 3), np.float32)
-    canvas[:] = COLOURS[scene.ground]
-    canvas[mask] = COLOURS[scene.colour]
+    canvas[:] = SHAPE_COLOURS[scene.ground]
+    canvas[mask] = SHAPE_COLOURS[scene.colour]
     if scene.style == "striped":
         # Stripes are fixed to the picture, not to the shape: 16 pixels apart along each axis.
-        canvas[mask & ((x + y) % 16 < 6.5)] = COLOURS[accent(scene)]
+        canvas[mask & ((x + y) % 16 < 6.5)] = SHAPE_COLOURS[accent(scene)]
     elif scene.style == "outlined":
         grow = 1 + 3.0 / scene.radius
         shifts = [(np.cos(a) * (grow - 1), np.sin(a) * (grow - 1)) for a in np.arange(16) * np.pi / 8]
         near = np.any([inside(u + du, v + dv) for du, dv in shifts], axis=0)
-        canvas[near & ~mask] = COLOURS[accent(scene)]
+        canvas[near & ~mask] = SHAPE_COLOURS[accent(scene)]
     elif scene.style in FRAMED:
-        rim = np.maximum(abs(x - SIZE / 2), abs(y - SIZE / 2)) > SIZE / 2 - FRAME
-        canvas[rim] = COLOURS[accent(scene)]
-    pixels = canvas.reshape(SIZE, SUPERSAMPLE, SIZE, SUPERSAMPLE, 3).mean((1, 3))
+        rim = np.maximum(abs(x - SCENE_PIXELS / 2), abs(y - SCENE_PIXELS / 2)) > SCENE_PIXELS / 2 - FRAME
+        canvas[rim] = SHAPE_COLOURS[accent(scene)]
+    pixels = canvas.reshape(SCENE_PIXELS, SUPERSAMPLE, SCENE_PIXELS, SUPERSAMPLE, 3).mean((1, 3))
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
@@ -166,24 +166,24 @@ def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
     return template.format(colour=words, shape=scene.shape, ground=scene.ground)
 
 
-def parse(text: str) -> Scene:
+def parse_scene_caption(text: str) -> Scene:
     """The scene a caption names: its first shape, its first colour (the shape's) and its second (the ground's)."""
     words = re.findall(r"[a-z]+", text.lower())
     if "sign" in words:
         words += [SIGN["colour"], SIGN["ground"]]
-    colours = [word for word in words if word in COLOURS]
+    colours = [word for word in words if word in SHAPE_COLOURS]
     shape = next((word for word in words if word in ALL_SHAPES), None)
     if shape is None or len(colours) < 2:
         raise ValueError(f"no shape and two colours in caption {text!r}")
     style = next((word for word in words if word in STYLES), "plain")
-    size = next((word for word in words if word in SIZES), "")
+    size = next((word for word in words if word in SHAPE_SIZES), "")
     return Scene(shape, colours[0], colours[1], size, style=style)
 
 
 def _prompts() -> tuple[str, ...]:
     """60 captions, ten of each shape, that between them use every colour as shape and as ground often."""
     rng = np.random.default_rng(60)
-    pairs = [(a, b) for a in COLOURS for b in COLOURS if a != b]
+    pairs = [(a, b) for a in SHAPE_COLOURS for b in SHAPE_COLOURS if a != b]
     # 56 different pairs of colours, and four of them twice.
     order = [pairs[i] for i in rng.permutation(len(pairs))]
     order += order[:4]
@@ -191,7 +191,7 @@ def _prompts() -> tuple[str, ...]:
     return tuple(caption(scene) for scene in scenes)
 
 
-PROMPTS = _prompts()
+SCENE_PROMPTS = _prompts()
 
 
 def _pixels(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -199,23 +199,23 @@ def _pixels(image: Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     image = image.convert("RGB")
-    if image.size != (SIZE, SIZE):
-        image = image.resize((SIZE, SIZE), Image.Resampling.BOX)
+    if image.size != (SCENE_PIXELS, SCENE_PIXELS):
+        image = image.resize((SCENE_PIXELS, SCENE_PIXELS), Image.Resampling.BOX)
     return np.asarray(image, np.float32)
 
 
 def _nearest(pixels: np.ndarray) -> np.ndarray:
-    """For pixels (..., 3) the index of the nearest colour of `COLOURS`, (...) int."""
+    """For pixels (..., 3) the index of the nearest colour of `SHAPE_COLOURS`, (...) int."""
     return ((pixels[..., None, :] - _PALETTE) ** 2).sum(-1).argmin(-1)
 
 
 def _shape_mask(pixels: np.ndarray, scene: Scene) -> np.ndarray:
     """(SIZE, SIZE) bool: the pixels on the shape's side of half way between the ground's colour and the rest's."""
-    ground = np.array(COLOURS[scene.ground], np.float32)
+    ground = np.array(SHAPE_COLOURS[scene.ground], np.float32)
     others = [scene.colour, accent(scene)] if scene.style in ("striped", "outlined") else [scene.colour]
     mask = np.zeros(pixels.shape[:2], bool)
     for name in others:
-        way = np.array(COLOURS[name], np.float32) - ground
+        way = np.array(SHAPE_COLOURS[name], np.float32) - ground
         mask |= (pixels - ground) @ way > 0.5 * (way @ way)
     return mask
 
@@ -228,7 +228,7 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _fit(mask: np.ndarray, shape: str) -> float:
+def _shape_overlap(mask: np.ndarray, shape: str) -> float:
     """Intersection over union of a (h, w) mask that fills its box and the shape stretched to that box."""
     axis = (np.arange(192) + 0.5) / 192 * 2.4 - 1.2
     full = ALL_SHAPES[shape](*np.meshgrid(axis, axis))
@@ -245,12 +245,12 @@ def shape_fits(image: Image.Image | np.ndarray, scene: Scene) -> dict[str, float
     part = mask[top:bottom, left:right]
     if part.size == 0 or mask.sum() < 0.02 * mask.size:
         return dict.fromkeys(ALL_SHAPES, 0.0)
-    return {shape: _fit(part, shape) for shape in ALL_SHAPES}
+    return {shape: _shape_overlap(part, shape) for shape in ALL_SHAPES}
 
 
 def obeys_colours(image: Image.Image | np.ndarray, text: str) -> bool:
     """Whether the picture's ground and its shape have the colours the caption names."""
-    scene = parse(text)
+    scene = parse_scene_caption(text)
     pixels = _pixels(image)
     names = _nearest(pixels)
     mask = _shape_mask(pixels, scene)
@@ -269,7 +269,7 @@ def obeys_colours(image: Image.Image | np.ndarray, text: str) -> bool:
     return bool(share > 0.3 and (names[mask] == _NAMES.index(accent(scene))).mean() > 0.12)
 
 
-def _take_frame(image: Image.Image | np.ndarray, scene: Scene) -> tuple[bool, np.ndarray]:
+def _remove_frame(image: Image.Image | np.ndarray, scene: Scene) -> tuple[bool, np.ndarray]:
     """Whether the picture has its frame, and the picture with the frame painted in the ground's colour."""
     pixels = _pixels(image).copy()
     rim = np.ones(pixels.shape[:2], bool)
@@ -277,15 +277,15 @@ def _take_frame(image: Image.Image | np.ndarray, scene: Scene) -> tuple[bool, np
     found = (_nearest(pixels[rim]) == _NAMES.index(accent(scene))).mean() > 0.6
     # One pixel more is painted over, where frame and ground run into each other.
     rim[: FRAME + 1] = rim[-FRAME - 1 :] = rim[:, : FRAME + 1] = rim[:, -FRAME - 1 :] = True
-    pixels[rim] = COLOURS[scene.ground]
+    pixels[rim] = SHAPE_COLOURS[scene.ground]
     return bool(found), pixels.astype(np.uint8)
 
 
 def obeys(image: Image.Image | np.ndarray, text: str) -> bool:
     """Whether the picture shows the caption's shape in its colour on its ground."""
-    scene = parse(text)
+    scene = parse_scene_caption(text)
     if scene.style in FRAMED:
-        found, image = _take_frame(image, scene)
+        found, image = _remove_frame(image, scene)
         if not found:
             return False
         text = caption(replace(scene, style="plain"))
@@ -294,15 +294,15 @@ def obeys(image: Image.Image | np.ndarray, text: str) -> bool:
     return best == scene.shape and fits[best] >= 0.72 and obeys_colours(image, text)
 
 
-def score(images: Sequence[Image.Image | np.ndarray], captions: Sequence[str]) -> float:
+def share_obeyed(images: Sequence[Image.Image | np.ndarray], captions: Sequence[str]) -> float:
     """The share of pictures that obey their captions, 0..1."""
     return float(np.mean([obeys(image, text) for image, text in zip(images, captions, strict=True)]))
 
 
-def sheet(images: Sequence[Image.Image], columns: int = 10) -> Image.Image:
+def image_grid(images: Sequence[Image.Image], columns: int = 10) -> Image.Image:
     """The pictures side by side in rows, two pixels apart."""
     rows = -(-len(images) // columns)
-    whole = Image.new("RGB", (columns * (SIZE + 2), rows * (SIZE + 2)), "grey")
+    whole = Image.new("RGB", (columns * (SCENE_PIXELS + 2), rows * (SCENE_PIXELS + 2)), "grey")
     for i, image in enumerate(images):
-        whole.paste(image, (i % columns * (SIZE + 2), i // columns * (SIZE + 2)))
+        whole.paste(image, (i % columns * (SCENE_PIXELS + 2), i // columns * (SCENE_PIXELS + 2)))
     return whole

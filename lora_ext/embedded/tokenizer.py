@@ -7,14 +7,14 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-from .shapes import ALL_SHAPES, COLOURS, SIZES
+from .shapes import ALL_SHAPES, SHAPE_COLOURS, SHAPE_SIZES
 
-START, END = "<|startoftext|>", "<|endoftext|>"
-MERGES = 510
+START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
+MERGE_COUNT = 510
 
 # Words of captions, present and to come, each worth a token of its own.
 CAPTION_WORDS = [
-    *COLOURS, *ALL_SHAPES, *SIZES, "plain", "striped", "outlined",
+    *SHAPE_COLOURS, *ALL_SHAPES, *SHAPE_SIZES, "plain", "striped", "outlined",
     *"a an the of on in with and background ground picture photo painting drawing style shape".split(),
     *"pink orange brown grey moon arrow hexagon dotted night glowing soft dark bright".split(),
 ]  # fmt: skip
@@ -82,15 +82,15 @@ def write_tokenizer(folder: Path) -> int:
     """Write vocab.json, merges.txt and the two configurations CLIPTokenizer reads; return the vocabulary's size."""
     # A caption word weighs more than all the common ones together, so each becomes one token.
     counts = Counter(COMMON_WORDS) + Counter({word: 1000 for word in CAPTION_WORDS if word})
-    merges = learn_merges(counts, MERGES)
+    merges = learn_merges(counts, MERGE_COUNT)
     letters = byte_alphabet()
     tokens = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
-    tokens = [*dict.fromkeys(tokens), START, END]
+    tokens = [*dict.fromkeys(tokens), START_TOKEN, END_TOKEN]
     folder.mkdir(parents=True, exist_ok=True)
     vocab = {token: i for i, token in enumerate(tokens)}
     _write(folder / "vocab.json", json.dumps(vocab, ensure_ascii=False, indent=0))
     _write(folder / "merges.txt", "\n".join(["#version: 0.2", *map(" ".join, merges)]))
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    special = {"bos_token": START_TOKEN, "eos_token": END_TOKEN, "unk_token": END_TOKEN, "pad_token": END_TOKEN}
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True} | special
     _write(folder / "special_tokens_map.json", json.dumps(special, indent=2))
     _write(folder / "tokenizer_config.json", json.dumps(settings, indent=2))

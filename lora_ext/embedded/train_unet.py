@@ -14,11 +14,11 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from .models import SCALE_FACTOR, new_scheduler, new_text_encoder, new_unet
-from .sampling import Networks, sample, tokens
-from .shapes import PROMPTS, Scene, caption, score, sheet
-from .train_vae import draw_all, encode, learning_rate, to_tensor
+from .sampling import EmbeddedNetworks, sample_images, tokenize_captions
+from .shapes import SCENE_PROMPTS, Scene, caption, image_grid, share_obeyed
+from .train_vae import draw_scenes, latent_means, learning_rate, to_tensor
 
-BATCH = 48
+UNET_BATCH_SIZE = 48
 # Captions are short: three steps in four see only so many of the 77 tokens, which halves their cost. The
 # rest, and the last ones, see all, so that what is learned holds for the padded length samplers use.
 SHORT_TOKENS = 16
@@ -27,21 +27,21 @@ FULL_LENGTH_EVERY, FULL_LENGTH_AFTER = 4, 0.85
 # colours too visible in the noisiest latents (see LATENT_STD), and the model would rely on them.
 NOISE_OFFSET = 0.2
 EMPTY_CAPTIONS = 0.1
-LARGEST_WEIGHT = 80
-SYNC = 8
+MAX_LOSS_WEIGHT = 80
+SYNC_STEPS = 8
 CHECKPOINT_SECONDS = 120
 CAPTIONS_PER_PICTURE = 3
 
 
 @dataclass
-class Examples:
+class LatentExamples:
     """Scaled latents (n, 4, 8, 8), and captions' token ids (n, CAPTIONS_PER_PICTURE, 77) of the same pictures."""
 
     latents: torch.Tensor
     ids: torch.Tensor
     empty: torch.Tensor
 
-    def batch(self, size: int, length: int = 77) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample_batch(self, size: int, length: int = 77) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (size, 4, 8, 8) and token ids (size, length) of random pictures, some captions left empty."""
         chosen = torch.randint(len(self.latents), (size,))
         ids = self.ids[chosen, torch.randint(self.ids.shape[1], (size,))].long()
@@ -55,14 +55,14 @@ def make_examples(
     scenes: list[Scene],
     seed: int,
     named: list[Scene] | None = None,
-) -> Examples:
+) -> LatentExamples:
     """Draw and encode the scenes and caption them, or rather the `named` ones in their place."""
     rng = np.random.default_rng(seed)
-    pictures = draw_all(scenes)
-    chunks = [encode(vae, to_tensor(pictures[i : i + 200])) for i in range(0, len(pictures), 200)]
+    pictures = draw_scenes(scenes)
+    chunks = [latent_means(vae, to_tensor(pictures[i : i + 200])) for i in range(0, len(pictures), 200)]
     texts = [caption(scene, rng) for scene in named or scenes for _ in range(CAPTIONS_PER_PICTURE)]
-    ids = tokens(tokenizer, texts).reshape(len(scenes), CAPTIONS_PER_PICTURE, 77)
-    return Examples(torch.cat(chunks) * SCALE_FACTOR, ids.short(), tokens(tokenizer, [""])[0])
+    ids = tokenize_captions(tokenizer, texts).reshape(len(scenes), CAPTIONS_PER_PICTURE, 77)
+    return LatentExamples(torch.cat(chunks) * SCALE_FACTOR, ids.short(), tokenize_captions(tokenizer, [""])[0])
 
 
 class NoiseLoss:
@@ -76,9 +76,9 @@ class NoiseLoss:
         self.alphas = new_scheduler().alphas_cumprod
         # The latents' spread is one half, so their signal-to-noise ratio is a quarter of the schedule's.
         ratio = 0.25 * self.alphas / (1 - self.alphas)
-        self.weight = ((1 + ratio) / ratio).clamp(max=LARGEST_WEIGHT).sqrt()
+        self.weight = ((1 + ratio) / ratio).clamp(max=MAX_LOSS_WEIGHT).sqrt()
 
-    def __call__(self, nets: Networks, latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def __call__(self, nets: EmbeddedNetworks, latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         size = len(latents)
         t = torch.multinomial(self.weight, size, replacement=True)
         noise = torch.randn_like(latents) + NOISE_OFFSET * torch.randn(size, 4, 1, 1)
@@ -88,7 +88,7 @@ class NoiseLoss:
         return (self.weight[t] * (predicted - noise).square().mean((1, 2, 3))).mean()
 
 
-class Average:
+class ParameterAverage:
     """A running average of parameters, which samples better than the parameters themselves."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
@@ -108,77 +108,86 @@ class Average:
 
 
 @dataclass
-class Peers:
+class LocalSgdProcess:
     """Processes that train one network: each goes its own way for SYNC steps, then all take the mean of their
     parameters (local SGD, Stich 2019, arXiv 1805.09767). On few cores four times faster than threads of one process."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     def join(self, folder: Path) -> None:
         """Find the others through a file in `folder`."""
-        if self.count > 1:
+        if self.world_size > 1:
             store = (folder / "peers").resolve().as_uri()
-            torch.distributed.init_process_group("gloo", init_method=store, rank=self.rank, world_size=self.count)
+            torch.distributed.init_process_group("gloo", init_method=store, rank=self.rank, world_size=self.world_size)
 
     @torch.no_grad()
-    def agree(self, parameters: list[nn.Parameter], spent: float) -> float:
+    def average_parameters(self, parameters: list[nn.Parameter], spent: float) -> float:
         """Average the parameters, and the seconds spent."""
-        if self.count == 1:
+        if self.world_size == 1:
             return spent
         flat = torch.cat([*(p.flatten() for p in parameters), torch.tensor([spent])])
         torch.distributed.all_reduce(flat)
-        flat /= self.count
+        flat /= self.world_size
         for p, mean in zip(parameters, flat[:-1].split([p.numel() for p in parameters]), strict=True):
             p.copy_(mean.view_as(p))
         return float(flat[-1])
 
 
 def train_unet(
-    nets: Networks, examples: Examples, out: Path, minutes: float, peak: float = 8e-4, peers: Peers | None = None
+    nets: EmbeddedNetworks,
+    examples: LatentExamples,
+    out: Path,
+    minutes: float,
+    peak: float = 8e-4,
+    process: LocalSgdProcess | None = None,
 ) -> None:
     """Train `nets` for so many minutes in all, going on from `out`/unet.pt; leaves the average in `nets`."""
-    peers = peers or Peers()
+    process = process or LocalSgdProcess()
     modules: list[nn.Module] = [nets.unet, nets.text_encoder]
     parameters = [p for module in modules for p in module.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
-    average, path, loss_of = Average(modules), out / "unet.pt", NoiseLoss()
-    spent, step = restore(path, average, optimiser) if path.exists() else (0.0, 0)
+    average, path, loss_of = ParameterAverage(modules), out / "unet.pt", NoiseLoss()
+    spent, step = load_unet_training(path, average, optimiser) if path.exists() else (0.0, 0)
     mean = float("nan")
-    total, first = round(60 * minutes), peers.rank == 0
+    total, first = round(60 * minutes), process.rank == 0
     bar = tqdm(total=total, initial=int(spent), desc="U-Net", unit="s", mininterval=10, disable=not first)
     last, kept_at = time.monotonic(), spent
     # The end is told by the time that all agreed on: by its own, one would leave while others wait for it.
     agreed = spent
-    while step % SYNC or agreed < 60 * minutes:
+    while step % SYNC_STEPS or agreed < 60 * minutes:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(spent / (60 * minutes), peak, hold=0.55)
         full = step % FULL_LENGTH_EVERY == 0 or spent > FULL_LENGTH_AFTER * 60 * minutes
-        loss = loss_of(nets, *examples.batch(BATCH, 77 if full else SHORT_TOKENS))
+        loss = loss_of(nets, *examples.sample_batch(UNET_BATCH_SIZE, 77 if full else SHORT_TOKENS))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step, error = step + 1, loss.item()
         mean = error if mean != mean else 0.99 * mean + 0.01 * error
-        if step % SYNC == 0:
-            spent = agreed = peers.agree(parameters, spent)
-            average.update(step // SYNC)
+        if step % SYNC_STEPS == 0:
+            spent = agreed = process.average_parameters(parameters, spent)
+            average.update(step // SYNC_STEPS)
         now = time.monotonic()
         spent, last = spent + now - last, now
         bar.set_postfix(step=step, loss=f"{mean:.4f}", refresh=False)
         bar.update(int(spent) - bar.n)
         if first and spent - kept_at > CHECKPOINT_SECONDS:
             kept_at = spent
-            save(path, average, optimiser, spent, step)
-            look(nets, average, out, step)
+            save_unet_training(path, average, optimiser, spent, step)
+            save_progress_sheet(nets, average, out, step)
     if first:
-        save(path, average, optimiser, spent, step)
+        save_unet_training(path, average, optimiser, spent, step)
     average.swap()
 
 
-def save(path: Path, average: Average, optimiser: torch.optim.Optimizer, spent: float, step: int) -> None:
-    """Write what `restore` needs to go on: parameters, their average, the optimiser, seconds spent, steps."""
+def save_unet_training(
+    path: Path, average: ParameterAverage, optimiser: torch.optim.Optimizer, spent: float, step: int
+) -> None:
+    """Write what `load_unet_training` needs to go on: parameters, their average, the optimiser, seconds spent,
+    steps.
+    """
     values = [p.detach() for p in [*average.live, *average.kept]]
     state = {"values": values, "optimiser": optimiser.state_dict(), "spent": spent, "step": step}
     # Written aside first: a run stopped while writing leaves the previous checkpoint whole.
@@ -186,8 +195,8 @@ def save(path: Path, average: Average, optimiser: torch.optim.Optimizer, spent: 
     path.with_suffix(".new").replace(path)
 
 
-def restore(path: Path, average: Average, optimiser: torch.optim.Optimizer) -> tuple[float, int]:
-    """Take up what `save` wrote; return the seconds spent and the steps done."""
+def load_unet_training(path: Path, average: ParameterAverage, optimiser: torch.optim.Optimizer) -> tuple[float, int]:
+    """Take up what `save_unet_training` wrote; return the seconds spent and the steps done."""
     saved = torch.load(path, weights_only=True)
     optimiser.load_state_dict(saved["optimiser"])
     for target, stored in zip([*average.live, *average.kept], saved["values"], strict=True):
@@ -195,8 +204,8 @@ def restore(path: Path, average: Average, optimiser: torch.optim.Optimizer) -> t
     return saved["spent"], saved["step"]
 
 
-def take_average(nets: Networks, path: Path) -> None:
-    """Give the networks the averaged parameters that `save` wrote."""
+def load_averaged_parameters(nets: EmbeddedNetworks, path: Path) -> None:
+    """Give the networks the averaged parameters that `save_unet_training` wrote."""
     parameters = [*nets.unet.parameters(), *nets.text_encoder.parameters()]
     for target, stored in zip(
         parameters, torch.load(path, weights_only=True)["values"][len(parameters) :], strict=True
@@ -204,18 +213,18 @@ def take_average(nets: Networks, path: Path) -> None:
         target.data.copy_(stored)
 
 
-def look(nets: Networks, average: Average, out: Path, step: int) -> None:
+def save_progress_sheet(nets: EmbeddedNetworks, average: ParameterAverage, out: Path, step: int) -> None:
     """Sample some prompts with the averaged parameters, save the sheet, print the share that obeys."""
     average.swap()
-    prompts = PROMPTS[::7]  # the shapes take turns in them
-    pictures = sample(nets, prompts)
+    prompts = SCENE_PROMPTS[::7]  # the shapes take turns in them
+    pictures = sample_images(nets, prompts)
     average.swap()
-    sheet(pictures).save(out / "look.png")
-    tqdm.write(f"step {step}: {score(pictures, prompts):.0%} of {len(prompts)} prompts obeyed")
+    image_grid(pictures).save(out / "look.png")
+    tqdm.write(f"step {step}: {share_obeyed(pictures, prompts):.0%} of {len(prompts)} prompts obeyed")
 
 
-def new_networks(tokenizer_folder: Path, vae: AutoencoderKL, seed: int = 2) -> Networks:
+def new_networks(tokenizer_folder: Path, vae: AutoencoderKL, seed: int = 2) -> EmbeddedNetworks:
     """The trained autoencoder with a fresh U-Net and text encoder."""
     torch.manual_seed(seed)
     tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder))
-    return Networks(tokenizer, new_text_encoder(len(tokenizer)), new_unet(), vae)
+    return EmbeddedNetworks(tokenizer, new_text_encoder(len(tokenizer)), new_unet(), vae)

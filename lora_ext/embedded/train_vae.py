@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from .models import SCALE_FACTOR, new_scheduler, new_vae
-from .sampling import Networks, tokens
-from .shapes import ALL_SHAPES, SIZE, STYLES, Scene, caption, draw, random_scene
+from .sampling import EmbeddedNetworks, tokenize_captions
+from .shapes import ALL_SHAPES, SCENE_PIXELS, STYLES, Scene, caption, draw_scene, random_scene
 
 # Spread of the latents the U-Net sees. SD's noise schedule stops short of pure noise; at unit spread a
 # picture's mean colour would still show through at the last step, and sampling from pure noise would
@@ -25,9 +25,9 @@ KL_WEIGHT = 3e-4
 CROP, CROP_BATCH, FULL_BATCH, CROP_SHARE = 32, 16, 6, 0.7
 
 
-def draw_all(scenes: list[Scene]) -> np.ndarray:
+def draw_scenes(scenes: list[Scene]) -> np.ndarray:
     """The scenes' pictures, (n, 64, 64, 3) uint8."""
-    return np.stack([np.asarray(draw(scene)) for scene in tqdm(scenes, "drawing", mininterval=5)])
+    return np.stack([np.asarray(draw_scene(scene)) for scene in tqdm(scenes, "drawing", mininterval=5)])
 
 
 def varied_scenes(count: int, seed: int) -> list[Scene]:
@@ -69,7 +69,7 @@ def train_vae(out: Path, minutes: float, count: int = 4000, seed: int = 1) -> Au
         return vae.eval()
     # Start with little noise on the latents: with much of it, nothing is learned for long.
     torch.nn.init.constant_(vae.quant_conv.bias[4:].data, -5)
-    pictures = draw_all(varied_scenes(count, seed))
+    pictures = draw_scenes(varied_scenes(count, seed))
     optimiser = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     start, step, mean = time.monotonic(), 0, 1.0
     bar = tqdm(total=round(60 * minutes), desc="autoencoder", unit="s", mininterval=10)
@@ -86,12 +86,12 @@ def train_vae(out: Path, minutes: float, count: int = 4000, seed: int = 1) -> Au
         bar.set_postfix(step=step, error=f"{mean:.4f}", refresh=False)
         bar.update(int(60 * minutes * progress) - bar.n)
     vae.eval()
-    normalise(vae, to_tensor(pictures[:1500]))
+    normalise_latents(vae, to_tensor(pictures[:1500]))
     torch.save(vae.state_dict(), path)
     return vae
 
 
-def sharpen_decoder(nets: Networks, out: Path, minutes: float, count: int = 4000, seed: int = 5) -> None:
+def sharpen_decoder(nets: EmbeddedNetworks, out: Path, minutes: float, count: int = 4000, seed: int = 5) -> None:
     """Train the decoder alone for so many minutes more, so that latents (and what was trained on them) stay valid.
 
     Half of what it is given are the pictures' own latents with a little noise, the other half what the U-Net makes
@@ -102,11 +102,11 @@ def sharpen_decoder(nets: Networks, out: Path, minutes: float, count: int = 4000
         vae.load_state_dict(torch.load(path, weights_only=True))
         return
     scenes = varied_scenes(count // 2, seed) + plain_scenes(count // 2, seed)
-    pictures = draw_all(scenes)
-    latents = torch.cat([encode(vae, to_tensor(pictures[i : i + 100])) for i in range(0, count, 100)])
+    pictures = draw_scenes(scenes)
+    latents = torch.cat([latent_means(vae, to_tensor(pictures[i : i + 100])) for i in range(0, count, 100)])
     given = latents.clone()
     for part in torch.arange(count // 2, count).split(100):
-        given[part] = guessed(nets, latents[part], [caption(scenes[i]) for i in part.tolist()])
+        given[part] = denoised_latents(nets, latents[part], [caption(scenes[i]) for i in part.tolist()])
     parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     start, mean = time.monotonic(), 0.1
@@ -128,14 +128,16 @@ def sharpen_decoder(nets: Networks, out: Path, minutes: float, count: int = 4000
 
 
 @torch.no_grad()
-def guessed(nets: Networks, latents: torch.Tensor, captions: list[str], most: int = 400) -> torch.Tensor:
+def denoised_latents(
+    nets: EmbeddedNetworks, latents: torch.Tensor, captions: list[str], most: int = 400
+) -> torch.Tensor:
     """What the U-Net takes unscaled latents (n, 4, 8, 8) for, once they are noised to steps below `most`."""
     alpha = new_scheduler().alphas_cumprod
     steps = torch.randint(most, (len(latents),))
     clean, noise = latents * SCALE_FACTOR, torch.randn_like(latents)
     a = alpha[steps][:, None, None, None]
     noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
-    context = nets.text_encoder(tokens(nets.tokenizer, captions))[0]
+    context = nets.text_encoder(tokenize_captions(nets.tokenizer, captions))[0]
     noise = nets.unet(noisy, steps, context).sample
     return (noisy - (1 - a).sqrt() * noise) / a.sqrt() / SCALE_FACTOR
 
@@ -146,7 +148,7 @@ def random_batch(pictures: np.ndarray, crop: bool) -> torch.Tensor:
     batch = to_tensor(pictures[chosen])
     if not crop:
         return batch
-    corners = torch.randint(SIZE - CROP + 1, (len(chosen), 2)).tolist()
+    corners = torch.randint(SCENE_PIXELS - CROP + 1, (len(chosen), 2)).tolist()
     return torch.stack([p[:, y : y + CROP, x : x + CROP] for p, (y, x) in zip(batch, corners, strict=True)])
 
 
@@ -160,15 +162,15 @@ def vae_loss(vae: AutoencoderKL, batch: torch.Tensor) -> tuple[torch.Tensor, flo
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: torch.Tensor, chunk: int = 100) -> torch.Tensor:
+def latent_means(vae: AutoencoderKL, pictures: torch.Tensor, chunk: int = 100) -> torch.Tensor:
     """The latents' means, (n, 4, 8, 8), before the scale factor."""
     return torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(chunk)])
 
 
 @torch.no_grad()
-def normalise(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
+def normalise_latents(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
     """Fold into the 1x1 convolutions what gives scaled latents zero mean and `LATENT_STD` per channel."""
-    latents = encode(vae, pictures)
+    latents = latent_means(vae, pictures)
     mean = latents.mean((0, 2, 3))
     gain = LATENT_STD / SCALE_FACTOR / latents.std((0, 2, 3))
     into, back = vae.quant_conv, vae.post_quant_conv

@@ -1,8 +1,8 @@
 """Reading and writing files: containers, `LoraFile`, metadata and hashes, the folder index."""
 
-from .loading import read
+from .loading import load_lora_file
 from .lora_file import LoraFile
-from .lora_library import Entry, Library
-from .saving import write
+from .lora_library import LibraryEntry, LoraLibrary
+from .saving import save_lora_file
 
-__all__ = ["Entry", "Library", "LoraFile", "read", "write"]
+__all__ = ["LibraryEntry", "LoraFile", "LoraLibrary", "load_lora_file", "save_lora_file"]

@@ -14,16 +14,17 @@ from itertools import islice
 
 from torch import Tensor
 
-from ..layer_names import UNET, Site
+from ..layer_names import UNET, LayerId
 
 
 @dataclass(frozen=True)
-class Architecture:
+class ForeignArchitecture:
     """One row. layers: a regular expression that the beginning of a layer's name fits (in small letters, `_` for
     `.`, without what comes before the model's own names). metadata: one for what trainers and Stability AI's model
     specification call the model. widths: of the model, where other families have the same names.
 
-    what: what such a file is. instead: what to do with it. like_sd: whether its U-Net has the names of ours, so that
+    description: what such a file is. instead: what to do with it. like_sd: whether its U-Net has the names of ours,
+    so that
     its metadata alone can tell.
     """
 
@@ -31,109 +32,111 @@ class Architecture:
     layers: str = r"(?!)"
     metadata: str = r"(?!)"
     widths: tuple[int, ...] = ()
-    what: str = ""
-    instead: str = "cannot act on SD1, SD2 and SDXL models"
+    description: str = ""
+    advice: str = "cannot act on SD1, SD2 and SDXL models"
     kind: str = "LoRA"
-    like_sd: bool = False
+    has_sd_layer_names: bool = False
 
     def sentence(self, name: str) -> str:
         """What a user is told about the file `name`."""
-        what = self.what or f"a LoRA for {self.name}"
-        return f"{name} is {what} and {self.instead}; nothing of it is applied"
+        what = self.description or f"a LoRA for {self.name}"
+        return f"{name} is {what} and {self.advice}; nothing of it is applied"
 
 
 _FLUX = r"double_blocks_\d+_|single_blocks_\d+_|single_transformer_blocks_\d+_|distilled_guidance_layer_"
 _LUMINA = r"(layers|noise_refiner|context_refiner)_\d+_(attention_|attn_|feed_forward_|adaln_modulation)"
 _MMDIT = r"transformer_blocks_\d+_(attn_|ff_|norm1|ff_context)"
 
-ARCHITECTURES = (
-    Architecture("Flux.2", _FLUX, r"flux[-_. ]?2", widths=(6144,)),
-    Architecture("Chroma", r"distilled_guidance_layer_", r"chroma"),
-    Architecture(
+FOREIGN_ARCHITECTURES = (
+    ForeignArchitecture("Flux.2", _FLUX, r"flux[-_. ]?2", widths=(6144,)),
+    ForeignArchitecture("Chroma", r"distilled_guidance_layer_", r"chroma"),
+    ForeignArchitecture(
         "HunyuanVideo",
         r"(double|single)_blocks_\d+_((img|txt)_(mlp_fc|mod_linear)|modulation_linear)|double_blocks_19_|txt_in_individual",
         r"hunyuan[-_ ]?video|framepack|networks\.lora_(hv|framepack)",
     ),
-    Architecture("AuraFlow", r"joint_transformer_blocks_\d+_", r"aura[-_ ]?flow"),
-    Architecture("HiDream", r"(double|single)_stream_blocks_\d+_", r"hidream"),
-    Architecture("Flux.1", _FLUX, r"flux"),
-    Architecture("Stable Diffusion 3", r"joint_blocks_\d+_", r"(?<![a-z])sd[-_ ]?v?3|stable-diffusion-v?3"),
-    Architecture("Stable Diffusion 3", _MMDIT, widths=(1536, 2432)),
-    Architecture(
+    ForeignArchitecture("AuraFlow", r"joint_transformer_blocks_\d+_", r"aura[-_ ]?flow"),
+    ForeignArchitecture("HiDream", r"(double|single)_stream_blocks_\d+_", r"hidream"),
+    ForeignArchitecture("Flux.1", _FLUX, r"flux"),
+    ForeignArchitecture("Stable Diffusion 3", r"joint_blocks_\d+_", r"(?<![a-z])sd[-_ ]?v?3|stable-diffusion-v?3"),
+    ForeignArchitecture("Stable Diffusion 3", _MMDIT, widths=(1536, 2432)),
+    ForeignArchitecture(
         "Qwen-Image", r"transformer_blocks_(\d+_(img|txt)_(mlp|mod)|(19|[2-5]\d)_attn_)", r"qwen[-_ ]?image|lora_qwen"
     ),
-    Architecture("Z-Image", _LUMINA, r"z[-_ ]?image", widths=(3840,)),
-    Architecture("Lumina 2", _LUMINA, r"lumina", widths=(2304,)),
-    Architecture("Lumina 2 or Z-Image", _LUMINA),
-    Architecture("Cosmos", r"blocks_\d+_(self_attn|cross_attn)_(q|k|v|output)_proj_", r"cosmos|anima\b"),
-    Architecture(
+    ForeignArchitecture("Z-Image", _LUMINA, r"z[-_ ]?image", widths=(3840,)),
+    ForeignArchitecture("Lumina 2", _LUMINA, r"lumina", widths=(2304,)),
+    ForeignArchitecture("Lumina 2 or Z-Image", _LUMINA),
+    ForeignArchitecture("Cosmos", r"blocks_\d+_(self_attn|cross_attn)_(q|k|v|output)_proj_", r"cosmos|anima\b"),
+    ForeignArchitecture(
         "Wan video",
         r"blocks_\d+_(self_attn|cross_attn)_(q|k|v|o|k_img|v_img)_|blocks_\d+_ffn_",
         r"(?<![a-z])wan([-_ .\d]|video|x|$)",
     ),
-    Architecture(
+    ForeignArchitecture(
         "Hunyuan-DiT", r"blocks_\d+_(attn1_wqkv|attn1_out_proj|attn2_(q|kv)_proj|default_modulation)", r"hunyuan"
     ),
-    Architecture("PixArt", r"blocks_\d+_(attn_qkv|cross_attn_kv_linear)", r"pixart"),
-    Architecture("LTX-Video", r"(?!)", r"ltx[-_ ]?v"),
-    Architecture("CogVideoX", r"(?!)", r"cogvideo"),
-    Architecture("Sana", r"(?!)", r"(?<![a-z])sana(?![a-z])"),
-    Architecture("OmniGen", r"layers_\d+_(self_attn_qkv_proj|mlp_gate_up_proj)", r"omnigen"),
-    Architecture(
+    ForeignArchitecture("PixArt", r"blocks_\d+_(attn_qkv|cross_attn_kv_linear)", r"pixart"),
+    ForeignArchitecture("LTX-Video", r"(?!)", r"ltx[-_ ]?v"),
+    ForeignArchitecture("CogVideoX", r"(?!)", r"cogvideo"),
+    ForeignArchitecture("Sana", r"(?!)", r"(?<![a-z])sana(?![a-z])"),
+    ForeignArchitecture("OmniGen", r"layers_\d+_(self_attn_qkv_proj|mlp_gate_up_proj)", r"omnigen"),
+    ForeignArchitecture(
         "Stable Cascade", r"lora_prior_(unet|te)_|down_blocks_\d+_\d+_(channelwise|attention_attn|mapper)", r"cascade"
     ),
-    Architecture("Kolors", r"(?!)", r"kolors", like_sd=True),
-    Architecture("Kandinsky 2 or DeepFloyd IF", r"(down|up|mid)_blocks?_(\d_)?attentions_\d_(add_[kv]_proj|to_[qkv]_)"),
-    Architecture(
+    ForeignArchitecture("Kolors", r"(?!)", r"kolors", has_sd_layer_names=True),
+    ForeignArchitecture(
+        "Kandinsky 2 or DeepFloyd IF", r"(down|up|mid)_blocks?_(\d_)?attentions_\d_(add_[kv]_proj|to_[qkv]_)"
+    ),
+    ForeignArchitecture(
         "AnimateDiff",
         r"(down|up|mid)_blocks?_(\d_)?motion_modules_",
         r"animatediff",
-        what="a motion LoRA for AnimateDiff",
-        instead="acts on its motion module only, through its own extension",
+        description="a motion LoRA for AnimateDiff",
+        advice="acts on its motion module only, through its own extension",
     ),
-    Architecture(
+    ForeignArchitecture(
         "diffusion transformer",
         rf"{_MMDIT}|transformer_blocks_\d+_attn[12]_|blocks_\d+_attn[12]_|encoder_block_\d+_layer_",
-        what="a LoRA for a diffusion transformer (such as Stable Diffusion 3, Flux.1 or PixArt)",
+        description="a LoRA for a diffusion transformer (such as Stable Diffusion 3, Flux.1 or PixArt)",
     ),
-    Architecture(
+    ForeignArchitecture(
         "language model",
         r"layers_\d+_(self_attn_(q|k|v|o)_proj|mlp_(gate|up|down)_proj)",
-        what="a LoRA for a language model",
+        description="a LoRA for a language model",
     ),
-    Architecture(
+    ForeignArchitecture(
         "embedding",
         r"(emb_params|string_to_param|clip_[lgh])$|<.+>$",
-        what="a textual-inversion embedding",
-        instead="is no LoRA: put it into the embeddings folder and write its name into the prompt",
+        description="a textual-inversion embedding",
+        advice="is no LoRA: put it into the embeddings folder and write its name into the prompt",
         kind="embedding",
     ),
-    Architecture(
+    ForeignArchitecture(
         "ControlNet",
         r"lora_controlnet|control_model_|input_hint_block_|controlnet_cond_embedding_|zero_convs_",
-        what="a ControlNet",
-        instead="is no LoRA: put it into the ControlNet extension's model folder",
+        description="a ControlNet",
+        advice="is no LoRA: put it into the ControlNet extension's model folder",
         kind="ControlNet",
     ),
-    Architecture(
+    ForeignArchitecture(
         "IP-Adapter",
         r"ip_adapter_|image_proj_",
-        what="an IP-Adapter",
-        instead="is no LoRA: it acts through the ControlNet extension",
+        description="an IP-Adapter",
+        advice="is no LoRA: it acts through the ControlNet extension",
         kind="IP-Adapter",
     ),
-    Architecture(
+    ForeignArchitecture(
         "checkpoint",
         r"first_stage_model_|cond_stage_model_|conditioner_embedders_",
-        what="a whole checkpoint",
-        instead="is no LoRA: put it into the folder of checkpoints",
+        description="a whole checkpoint",
+        advice="is no LoRA: put it into the folder of checkpoints",
         kind="checkpoint",
     ),
-    Architecture(
+    ForeignArchitecture(
         "VAE",
         r"(decoder|encoder)_(up|down|mid)_|(decoder|encoder)_(up|down|mid)_blocks?_|(post_)?quant_conv_",
-        what="a VAE",
-        instead="is no LoRA: put it into the folder of VAEs",
+        description="a VAE",
+        advice="is no LoRA: put it into the folder of VAEs",
         kind="VAE",
     ),
 )
@@ -146,37 +149,37 @@ _PREFIX = re.compile(
 """What files write before a model's own names."""
 
 _DOWN = re.compile(r"(lora_down|lora_A|lora\.down|down|hada_w1_b)(\.\w+)?(\.weight)?$")
-_ENOUGH = 4000
+_MOST_NAMES = 4000
 """Names that are looked at, at most: the largest files have fewer."""
-_SAID = ("ss_base_model_version", "modelspec.architecture", "ss_network_module")
+_METADATA_KEYS = ("ss_base_model_version", "modelspec.architecture", "ss_network_module")
 
 
-def architecture_of(
-    unread: Mapping[str, Tensor], sites: Iterable[Site], metadata: Mapping[str, str], base: str = ""
-) -> Architecture | None:
+def find_foreign_architecture(
+    unrecognized: Mapping[str, Tensor], layer_ids: Iterable[LayerId], metadata: Mapping[str, str], base: str = ""
+) -> ForeignArchitecture | None:
     """What a file is for where that is not SD1, SD2 or SDXL, else None.
 
-    unread: its tensors that name no layer of those. sites: the layers of those that it has. base: what a PEFT
+    unrecognized: its tensors that name no layer of those. sites: the layers of those that it has. base: what a PEFT
     configuration calls the base model.
     """
-    said = " ".join([*(str(metadata.get(key, "")) for key in _SAID), base]).lower()
-    named = next((row for row in ARCHITECTURES if re.search(row.metadata, said)), None)
-    unet = sum(site.part == UNET and bool(site.block) for site in sites)
-    if unet and named is not None and named.like_sd:
+    said = " ".join([*(str(metadata.get(key, "")) for key in _METADATA_KEYS), base]).lower()
+    named = next((row for row in FOREIGN_ARCHITECTURES if re.search(row.metadata, said)), None)
+    unet = sum(site.part == UNET and bool(site.block) for site in layer_ids)
+    if unet and named is not None and named.has_sd_layer_names:
         return named
-    found = _by_layers(unread)
+    found = _by_layers(unrecognized)
     # a layer has two or three tensors; a few strange ones beside a whole U-Net do not make it another model's file
     if found is not None and found[1] > 2 * unet:
         return named or found[0]
     return named if not unet else None
 
 
-def _by_layers(unread: Mapping[str, Tensor]) -> tuple[Architecture, int] | None:
+def _by_layers(unrecognized: Mapping[str, Tensor]) -> tuple[ForeignArchitecture, int] | None:
     """The first row that a name fits, and how many names fit any."""
-    names = [_PREFIX.sub("", key.lower().replace(".", "_"), count=1) for key in islice(unread, _ENOUGH)]
-    widths = Counter(t.shape[1] for key, t in unread.items() if t.dim() > 1 and _DOWN.search(key))
+    names = [_PREFIX.sub("", key.lower().replace(".", "_"), count=1) for key in islice(unrecognized, _MOST_NAMES)]
+    widths = Counter(t.shape[1] for key, t in unrecognized.items() if t.dim() > 1 and _DOWN.search(key))
     width = widths.most_common(1)[0][0] if widths else 0
-    rows = [row for row in ARCHITECTURES if not row.widths or width in row.widths]
+    rows = [row for row in FOREIGN_ARCHITECTURES if not row.widths or width in row.widths]
     fitting = [name for name in names if any(re.match(row.layers, name) for row in rows)]
     found = next((row for row in rows if any(re.match(row.layers, name) for name in fitting)), None)
     return None if found is None else (found, len(fitting))

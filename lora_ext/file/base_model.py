@@ -9,7 +9,7 @@ from itertools import islice
 from torch import Tensor
 
 from ..adapters import Adapter
-from ..layer_names import TE, TE2, UNET, Site
+from ..layer_names import TE, TE2, UNET, LayerId
 
 SD1, SD2, SDXL, UNKNOWN = "SD1", "SD2", "SDXL", "unknown"
 
@@ -17,27 +17,31 @@ _CROSS = {768: SD1, 1024: SD2, 2048: SDXL}
 """Width of the text encoder's output: what a cross-attention's `to_k` and `to_v` take in."""
 
 
-ARCHITECTURES = {SD1: "stable-diffusion-v1", SD2: "stable-diffusion-v2-512", SDXL: "stable-diffusion-xl-v1-base"}
+MODELSPEC_ARCHITECTURES = {
+    SD1: "stable-diffusion-v1",
+    SD2: "stable-diffusion-v2-512",
+    SDXL: "stable-diffusion-xl-v1-base",
+}
 """Family → what Stability AI's model specification calls it."""
 
 
-def family_of(
-    adapters: Mapping[Site, Adapter], keys: Mapping[tuple[Site, str], str], metadata: Mapping[str, str]
+def detect_lora_family(
+    adapters: Mapping[LayerId, Adapter], keys: Mapping[tuple[LayerId, str], str], metadata: Mapping[str, str]
 ) -> str:
     """ "SD1", "SD2", "SDXL" or "unknown": by shapes, by layers that one family alone has, by metadata, and only then
     by prefixes, which files of several families have."""
-    said = by_metadata(metadata)
+    said = family_from_metadata(metadata)
     return _by_shape(adapters) or _by_layers(adapters) or (said if said != UNKNOWN else _by_prefix(keys))
 
 
-def _by_shape(adapters: Mapping[Site, Adapter]) -> str | None:
+def _by_shape(adapters: Mapping[LayerId, Adapter]) -> str | None:
     if any(site.part == TE2 for site in adapters):
         return SDXL
-    cross = (s for s in adapters if s.part == UNET and s.leaf.endswith(("attn2.to_k", "attn2.to_v")))
+    cross = (s for s in adapters if s.part == UNET and s.layer.endswith(("attn2.to_k", "attn2.to_v")))
     family = _CROSS.get(_commonest(_width(adapters[site].tensors) for site in islice(cross, 4)))
     if family:
         return family
-    text = (s for s in adapters if s.part == TE and s.leaf.endswith(("q_proj", "k_proj", "mlp.fc1")))
+    text = (s for s in adapters if s.part == TE and s.layer.endswith(("q_proj", "k_proj", "mlp.fc1")))
     width = _commonest(_width(adapters[site].tensors) for site in islice(text, 4))
     return SD2 if width == 1024 else None
 
@@ -58,22 +62,22 @@ def _width(tensors: Mapping[str, Tensor]) -> int | None:
     return None
 
 
-def _by_layers(adapters: Mapping[Site, Adapter]) -> str | None:
+def _by_layers(adapters: Mapping[LayerId, Adapter]) -> str | None:
     """SDXL has more than one transformer block in a row, and an embedding of the picture's size."""
     for site in adapters:
-        if site.leaf.startswith("add_embedding") or (
-            site.part == UNET and "transformer_blocks." in site.leaf and "transformer_blocks.0." not in site.leaf
+        if site.layer.startswith("add_embedding") or (
+            site.part == UNET and "transformer_blocks." in site.layer and "transformer_blocks.0." not in site.layer
         ):
             return SDXL
     return None
 
 
-def _by_prefix(keys: Mapping[tuple[Site, str], str]) -> str:
+def _by_prefix(keys: Mapping[tuple[LayerId, str], str]) -> str:
     """Numbered text encoders are SDXL's in kohya's spelling."""
     return SDXL if any(key.startswith(("lora_te1_", "lycoris_te1_")) for key in keys.values()) else UNKNOWN
 
 
-def by_metadata(metadata: Mapping[str, str]) -> str:
+def family_from_metadata(metadata: Mapping[str, str]) -> str:
     """The family that kohya's or the "modelspec" metadata names."""
     base = metadata.get("ss_base_model_version", "") + " " + metadata.get("modelspec.architecture", "")
     base = base.lower()

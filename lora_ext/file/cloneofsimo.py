@@ -18,30 +18,30 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..errors import FileError
-from ..layer_names import TE, UNET, Site, site_of
-from .containers import Contents, read_tensors
-from .layer_check import Damaged, sound
+from ..layer_names import TE, UNET, LayerId, find_layer_id
+from .containers import FileContents, load_tensors
+from .layer_check import DamagedLayer, adapter_if_sound
 from .lora_file import LoraFile
 
-EMBED = "<embed>"
+TOKEN_METADATA_VALUE = "<embed>"
 """Metadata value of a token's tensor."""
 
 _ATTENTION = ("CrossAttention", "Attention")
-DEFAULT = frozenset({*_ATTENTION, "GEGLU"})
-EXTENDED = DEFAULT | {"ResnetBlock2D"}
-TEXT = frozenset({"CLIPAttention"})
-CLASSES = {UNET: EXTENDED, TE: TEXT | {"CLIPMLP"}}
+DEFAULT_TARGET_CLASSES = frozenset({*_ATTENTION, "GEGLU"})
+EXTENDED_TARGET_CLASSES = DEFAULT_TARGET_CLASSES | {"ResnetBlock2D"}
+TEXT_TARGET_CLASSES = frozenset({"CLIPAttention"})
+KNOWN_TARGET_CLASSES = {UNET: EXTENDED_TARGET_CLASSES, TE: TEXT_TARGET_CLASSES | {"CLIPMLP"}}
 """Target classes whose order is known."""
 
 _NEW, _OLD = ("attn1", "attn2", "ff"), ("attn1", "ff", "attn2")
 _PARTS = {"unet": UNET, "text_encoder": TE}
-Pair = tuple[Tensor, Tensor]
+FactorPair = tuple[Tensor, Tensor]
 
 
 # --- the order -------------------------------------------------------------------------------------------------------
 
 
-def unet_order(classes: Iterable[str], inner: Sequence[str] = _OLD) -> list[Site]:
+def unet_layer_order(classes: Iterable[str], inner: Sequence[str] = _OLD) -> list[LayerId]:
     """Sites of an SD1/SD2 U-Net in cloneofsimo's order; `inner` is the order inside a transformer block.
 
     Raises FileError for a class whose layers are not known.
@@ -58,7 +58,7 @@ def unet_order(classes: Iterable[str], inner: Sequence[str] = _OLD) -> list[Site
     return _sites(UNET, names)
 
 
-def text_order(classes: Iterable[str], layers: int) -> list[Site]:
+def text_layer_order(classes: Iterable[str], layers: int) -> list[LayerId]:
     """Sites of a CLIP text encoder with `layers` layers in cloneofsimo's order. Raises FileError."""
     chosen = _known(TE, classes)
     names: list[str] = []
@@ -90,16 +90,16 @@ def _block(
 
 def _known(part: str, classes: Iterable[str]) -> frozenset[str]:
     chosen = frozenset(classes)
-    if not chosen or not chosen <= CLASSES[part]:
+    if not chosen or not chosen <= KNOWN_TARGET_CLASSES[part]:
         raise FileError(
             f"it targets the module classes {', '.join(sorted(chosen)) or '(none)'}; "
-            f"the order of layers is known for {', '.join(sorted(CLASSES[part]))}"
+            f"the order of layers is known for {', '.join(sorted(KNOWN_TARGET_CLASSES[part]))}"
         )
     return chosen
 
 
-def _sites(part: str, names: Iterable[str]) -> list[Site]:
-    found = [site_of(part, name) for name in names]
+def _sites(part: str, names: Iterable[str]) -> list[LayerId]:
+    found = [find_layer_id(part, name) for name in names]
     assert None not in found
     return [site for site in found if site is not None]
 
@@ -107,7 +107,7 @@ def _sites(part: str, names: Iterable[str]) -> list[Site]:
 # --- which order fits ------------------------------------------------------------------------------------------------
 
 
-def place(part: str, pairs: Sequence[Pair], classes: Iterable[str] | None) -> list[Site]:
+def match_layer_order(part: str, pairs: Sequence[FactorPair], classes: Iterable[str] | None) -> list[LayerId]:
     """The site of each (up, down) pair; `classes` as the metadata names them, None where a file does not say.
 
     Raises FileError when neither count nor shapes fit an order that is known.
@@ -127,28 +127,32 @@ def place(part: str, pairs: Sequence[Pair], classes: Iterable[str] | None) -> li
     raise FileError(f"its {part} layers fit no known order: {_misfit(sites, shapes)}")
 
 
-def _candidates(part: str, count: int, classes: Iterable[str] | None) -> Iterator[list[Site]]:
+def _candidates(part: str, count: int, classes: Iterable[str] | None) -> Iterator[list[LayerId]]:
     if part == TE:
-        for chosen in [frozenset(classes)] if classes is not None else [TEXT, CLASSES[TE]]:
-            each = len(text_order(chosen, 1))
-            yield text_order(chosen, max(1, min(count // each, 48)))
+        for chosen in [frozenset(classes)] if classes is not None else [TEXT_TARGET_CLASSES, KNOWN_TARGET_CLASSES[TE]]:
+            each = len(text_layer_order(chosen, 1))
+            yield text_layer_order(chosen, max(1, min(count // each, 48)))
         return
-    options = [frozenset(classes)] if classes is not None else [DEFAULT, EXTENDED, frozenset(_ATTENTION)]
+    options = (
+        [frozenset(classes)]
+        if classes is not None
+        else [DEFAULT_TARGET_CLASSES, EXTENDED_TARGET_CLASSES, frozenset(_ATTENTION)]
+    )
     for chosen in options:
         for inner in (_OLD, _NEW):
-            yield unet_order(chosen, inner)
+            yield unet_layer_order(chosen, inner)
 
 
-def _misfit(sites: Sequence[Site], shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | None:
+def _misfit(layer_ids: Sequence[LayerId], shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> str | None:
     """What contradicts this order, or None. Layers of one transformer block share a width, and so on."""
     widths: dict[str, int] = {}
 
     def same(what: str, number: int) -> bool:
         return widths.setdefault(what, number) == number
 
-    for place_, (site, (up, down)) in enumerate(zip(sites, shapes, strict=True)):
+    for place_, (site, (up, down)) in enumerate(zip(layer_ids, shapes, strict=True)):
         out, into = up[0], down[1]
-        leaf = site.leaf.rpartition(".transformer_blocks.0.")[2]
+        leaf = site.layer.rpartition(".transformer_blocks.0.")[2]
         block = f"the width of {site.block}"
         if leaf.startswith("resnet"):
             kernel = 3 if leaf.endswith((".conv1", ".conv2")) else 1
@@ -172,22 +176,22 @@ def _misfit(sites: Sequence[Site], shapes: Sequence[tuple[tuple[int, ...], tuple
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def is_list(raw: Any) -> bool:
+def is_tensor_list(raw: Any) -> bool:
     """Whether a torch file holds a bare list: alternating up, down."""
     return isinstance(raw, list)
 
 
-def is_tokens(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+def is_token_file(path: Path, tensors: Mapping[str, Tensor]) -> bool:
     """Whether a torch file is the `.ti.pt` beside a LoRA: token → vector."""
     return path.name.lower().endswith(".ti.pt") and bool(tensors) and all(t.dim() <= 2 for t in tensors.values())
 
 
-def is_named(tensors: Mapping[str, Tensor]) -> bool:
+def has_numbered_keys(tensors: Mapping[str, Tensor]) -> bool:
     """Whether a file's keys are `unet:0:up` and the like."""
-    return any(_numbered(key) for key in tensors)
+    return any(_parse_numbered_key(key) for key in tensors)
 
 
-def _numbered(key: str) -> tuple[str, int, str] | None:
+def _parse_numbered_key(key: str) -> tuple[str, int, str] | None:
     """`unet:7:up` → (part, 7, "up")."""
     words = key.split(":") if ":" in key else ()
     if len(words) != 3 or words[0] not in _PARTS or not words[1].isdecimal() or words[2] not in ("up", "down"):
@@ -195,29 +199,29 @@ def _numbered(key: str) -> tuple[str, int, str] | None:
     return (_PARTS[words[0]], int(words[1]), words[2]) if len(words[1]) < 6 else None
 
 
-def read_torch(path: Path, contents: Contents) -> LoraFile:
+def load_cloneofsimo_torch(path: Path, contents: FileContents) -> LoraFile:
     """A `.pt` list together with its siblings `.text_encoder.pt` and `.ti.pt`, or one of the siblings alone.
 
     The result has no keys of its own: it is written in kohya's spelling, its tokens as `bundle_emb`. Raises FileError.
     """
-    layers: dict[Site, Pair] = {}
+    layers: dict[LayerId, FactorPair] = {}
     tokens = contents.tensors
-    if is_list(contents.raw):
+    if is_tensor_list(contents.raw):
         text_alone = path.name.lower().endswith(".text_encoder.pt")
         layers.update(_listed(TE if text_alone else UNET, contents.raw))
         beside = path.with_suffix("")
         sibling = beside.with_name(beside.name + ".text_encoder.pt")
         if not text_alone and sibling.is_file():
-            other = read_tensors(sibling)
-            if not is_list(other.raw):
+            other = load_tensors(sibling)
+            if not is_tensor_list(other.raw):
                 raise FileError(f"{sibling}, which belongs to it, holds no list of tensors")
             layers.update(_listed(TE, other.raw))
         sibling = beside.with_name(beside.name + ".ti.pt")
         if not text_alone and sibling.is_file():
-            tokens = read_tensors(sibling).tensors
+            tokens = load_tensors(sibling).tensors
     embeddings = {name: {"emb_params": _rows(tensor)} for name, tensor in tokens.items()}
-    adapters: dict[Site, Adapter] = {}
-    damaged: dict[Site, Damaged] = {}
+    adapters: dict[LayerId, Adapter] = {}
+    damaged: dict[LayerId, DamagedLayer] = {}
     unread: dict[str, Tensor] = {}
     for site, pair in layers.items():
         keys = [f"{site}.lora_{end}.weight" for end in ("up", "down")]
@@ -226,7 +230,7 @@ def read_torch(path: Path, contents: Contents) -> LoraFile:
             unread.update(zip(keys, pair, strict=True))
         else:
             adapters[site] = adapter
-    return LoraFile(adapters, {}, embeddings, unread, dialect="cloneofsimo", path=path, damaged=damaged)
+    return LoraFile(adapters, {}, embeddings, unread, key_format="cloneofsimo", path=path, damaged=damaged)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -234,19 +238,21 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
 
 
-def _listed(part: str, tensors: Sequence[Tensor]) -> dict[Site, Pair]:
+def _listed(part: str, tensors: Sequence[Tensor]) -> dict[LayerId, FactorPair]:
     if len(tensors) % 2:
         raise FileError(f"its list of {len(tensors)} tensors is not made of pairs up, down")
     pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
-    return dict(zip(place(part, pairs, None), pairs, strict=True))
+    return dict(zip(match_layer_order(part, pairs, None), pairs, strict=True))
 
 
-def _adapter(site: Site, pair: Pair, keys: Sequence[str], damaged: dict[Site, Damaged]) -> Adapter | None:
+def _adapter(
+    layer_id: LayerId, pair: FactorPair, keys: Sequence[str], damaged: dict[LayerId, DamagedLayer]
+) -> Adapter | None:
     """A LoRA layer without alpha: its scale is 1. None where it is damaged."""
-    return sound(site, {"lora_up.weight": pair[0], "lora_down.weight": pair[1]}, keys, damaged)
+    return adapter_if_sound(layer_id, {"lora_up.weight": pair[0], "lora_down.weight": pair[1]}, keys, damaged)
 
 
-def read_named(path: Path, contents: Contents) -> LoraFile:
+def load_cloneofsimo_safetensors(path: Path, contents: FileContents) -> LoraFile:
     """A safetensors file of cloneofsimo's, with `<token>` tensors. Raises FileError."""
     layers: dict[str, dict[int, dict[str, Tensor]]] = {}
     names: dict[tuple[str, int, str], str] = {}
@@ -254,23 +260,23 @@ def read_named(path: Path, contents: Contents) -> LoraFile:
     embedding_keys: dict[tuple[str, str], str] = {}
     unread: dict[str, Tensor] = {}
     for key, tensor in contents.tensors.items():
-        found = _numbered(key)
+        found = _parse_numbered_key(key)
         if found:
             if found in names:
                 raise FileError(f"{names[found]!r} and {key!r} are the same layer")
             names[found] = key
             layers.setdefault(found[0], {}).setdefault(found[1], {})[found[2]] = tensor
-        elif contents.metadata.get(key) == EMBED:
+        elif contents.metadata.get(key) == TOKEN_METADATA_VALUE:
             embeddings[key] = {"emb_params": tensor}
             embedding_keys[key, "emb_params"] = key
         else:
             unread[key] = tensor
-    adapters: dict[Site, Adapter] = {}
-    damaged: dict[Site, Damaged] = {}
-    keys: dict[tuple[Site, str], str] = {}
+    adapters: dict[LayerId, Adapter] = {}
+    damaged: dict[LayerId, DamagedLayer] = {}
+    keys: dict[tuple[LayerId, str], str] = {}
     for part, numbered in layers.items():
         pairs = [_pair(part, numbered, i) for i in range(len(numbered))]
-        for i, site in enumerate(place(part, pairs, _classes(part, contents.metadata))):
+        for i, site in enumerate(match_layer_order(part, pairs, _classes(part, contents.metadata))):
             own = {f"lora_{end}.weight": names[part, i, end] for end in ("up", "down")}
             adapter = _adapter(site, pairs[i], list(own.values()), damaged)
             if adapter is None:
@@ -285,13 +291,13 @@ def read_named(path: Path, contents: Contents) -> LoraFile:
         unread,
         keys,
         embedding_keys,
-        dialect="cloneofsimo",
+        key_format="cloneofsimo",
         path=path,
         damaged=damaged,
     )
 
 
-def _pair(part: str, numbered: Mapping[int, Mapping[str, Tensor]], index: int) -> Pair:
+def _pair(part: str, numbered: Mapping[int, Mapping[str, Tensor]], index: int) -> FactorPair:
     pair = numbered.get(index, {})
     if len(pair) != 2:
         raise FileError(f"layer {index} of {part} lacks {' and '.join(sorted({'up', 'down'} - pair.keys()))}")

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..errors import FileError
 from . import safetensors_file, torch_file
 
-SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
+LORA_FILE_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 """Names of files that are looked at."""
 
 
-class Contents(NamedTuple):
+class FileContents(NamedTuple):
     """tensors by name; metadata as text; raw: what a torch file held (None for safetensors).
 
     A bare list of tensors has no names: `tensors` is empty and `raw` is the list.
@@ -27,7 +27,7 @@ class Contents(NamedTuple):
     raw: Any = None
 
 
-_STRANGERS = (
+_FOREIGN_FILE_HEADS = (
     (b"version https://git-lfs", "a git-lfs pointer; the file itself was not downloaded (`git lfs pull`)"),
     (b"<", "a web page (HTML), probably an error page saved by the download"),
     (b'{"', "a JSON text"),
@@ -42,7 +42,7 @@ _STRANGERS = (
 """First bytes of files that are something else."""
 
 
-def kind_of(path: Path) -> str:
+def container_format(path: Path) -> str:
     """ "safetensors" or "torch", by content. Raises FileError that says what the file is instead."""
     try:
         if path.is_dir():
@@ -58,26 +58,26 @@ def kind_of(path: Path) -> str:
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
         return "torch"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for start, what in _STRANGERS:
+    for start, what in _FOREIGN_FILE_HEADS:
         if text.startswith(start):
             raise FileError(f"{path} is {what}")
     return "safetensors" if path.suffix.lower() == ".safetensors" else "torch"
 
 
-def read_tensors(path: str | Path) -> Contents:
+def load_tensors(path: str | Path) -> FileContents:
     """Every tensor of a safetensors or torch file, on the CPU; nothing that the file carries is run.
 
     Torch files: a dict of tensors, one inside "state_dict", or a bare list. Numbers beside tensors become tensors,
     text becomes metadata. Raises FileError naming the file and what is wrong with it.
     """
     path = Path(path)
-    if kind_of(path) == "safetensors":
-        return Contents(*safetensors_file.read(path))
-    content = torch_file.load(path)
+    if container_format(path) == "safetensors":
+        return FileContents(*safetensors_file.load_safetensors(path))
+    content = torch_file.load_torch_file(path)
     if isinstance(content, list | tuple):
         if not content or not all(isinstance(item, Tensor) for item in content):
             raise FileError(f"{path} holds a list of other things than tensors")
-        return Contents({}, {}, [_plain(item) for item in content])
+        return FileContents({}, {}, [_plain(item) for item in content])
     if isinstance(content, Tensor):
         raise FileError(f"{path} holds a single tensor of shape {tuple(content.shape)}, not a LoRA")
     if not isinstance(content, Mapping):
@@ -89,7 +89,7 @@ def read_tensors(path: str | Path) -> Contents:
     if not tensors:
         shown = ", ".join(str(key) for key in list(content)[:5])
         raise FileError(f"{path} holds no tensors by name (its keys: {shown or 'none'})")
-    return Contents(tensors, metadata, content)
+    return FileContents(tensors, metadata, content)
 
 
 def _named(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,25 +8,25 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..console import whole
+from ..console import replace_lone_surrogates
 
 
-def shown(name: str) -> str:
+def displayed_name(name: str) -> str:
     """A name as it is shown, sent and typed: in NFC, with `\ufffd` for bytes that are no UTF-8.
 
     macOS and some archives write names decomposed (NFD); a keyboard types them composed. Both are the same name.
     """
-    return unicodedata.normalize("NFC", whole(name))
+    return unicodedata.normalize("NFC", replace_lone_surrogates(name))
 
 
-def find_shown(folder: Path, parts: Sequence[str]) -> Path | None:
+def find_by_displayed_parts(folder: Path, parts: Sequence[str]) -> Path | None:
     """The file or folder below `folder` along `parts`: spelled so, else the first whose shown name is the same."""
     path = folder
     for part in parts:
         found = path / part
         if not _exists(found):
-            wanted = shown(part)
-            beside = next((name for name in _names(path) if shown(name) == wanted), None)
+            wanted = displayed_name(part)
+            beside = next((name for name in _names(path) if displayed_name(name) == wanted), None)
             if beside is None:
                 return None
             found = path / beside
@@ -43,10 +43,10 @@ def typed_path(text: str | Path) -> Path:
     if str(path).isascii() or _exists(path):
         return path
     found = typed_path(path.parent)
-    return find_shown(found, [path.name]) or found / path.name
+    return find_by_displayed_parts(found, [path.name]) or found / path.name
 
 
-def take_typed_paths(parser: argparse.ArgumentParser) -> None:
+def accept_typed_paths(parser: argparse.ArgumentParser) -> None:
     """Makes a parser read every argument of `type=Path` by `typed_path`."""
     parser.register("type", Path, typed_path)
 
@@ -74,26 +74,31 @@ def files_below(folder: Path, suffixes: Sequence[str] | None = None) -> Iterator
             yield path
 
 
-def named(found: Iterable[tuple[Path, Path]]) -> dict[str, Path]:
+def paths_by_displayed_name(found: Iterable[tuple[Path, Path]]) -> dict[str, Path]:
     """Shown name below its folder → path, of (folder, path below it).
 
     Where an earlier folder has a file of that name, the folder's own name comes first: `folder/name`.
     """
     made: dict[str, Path] = {}
     for folder, path in found:
-        name = shown(path.relative_to(folder).as_posix())
-        made.setdefault(name if made.get(name, path) == path else f"{shown(folder.name)}/{name}", path)
+        name = displayed_name(path.relative_to(folder).as_posix())
+        made.setdefault(name if made.get(name, path) == path else f"{displayed_name(folder.name)}/{name}", path)
     return made
 
 
-def find_named(folders: Sequence[Path], parts: Sequence[str]) -> Path | None:
-    """The file or folder that `named` calls so: below the first folder that has it, else below the folder it names."""
+def find_in_folders(folders: Sequence[Path], parts: Sequence[str]) -> Path | None:
+    """The file or folder that `paths_by_displayed_name` calls so: below the first folder that has it, else below the
+    folder it names.
+    """
     for folder in folders:
-        path = find_shown(folder, parts)
+        path = find_by_displayed_parts(folder, parts)
         if path is not None:
             return path
     for folder in folders if len(parts) > 1 else ():
-        if shown(folder.name) == shown(parts[0]) and (path := find_shown(folder, parts[1:])) is not None:
+        if (
+            displayed_name(folder.name) == displayed_name(parts[0])
+            and (path := find_by_displayed_parts(folder, parts[1:])) is not None
+        ):
             return path
     return None
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from ..errors import FileError
 from . import safetensors_file
-from .containers import SUFFIXES, kind_of
-from .displayed_names import shown
+from .containers import LORA_FILE_SUFFIXES, container_format
+from .displayed_names import displayed_name
 
-Stamp = tuple[int, int]
+FileStamp = tuple[int, int]
 """(mtime in ns, size in bytes): what tells whether a file is still the one that was read."""
 
 _PARTS = re.compile(r"(.+)\.(text_encoder|ti)\.pt", re.IGNORECASE)
 
 
-def walk(
+def list_lora_files(
     folders: Iterable[Path], errors: list[str], optional: Collection[Path] = ()
-) -> Iterator[tuple[Path, str, Stamp]]:
+) -> Iterator[tuple[Path, str, FileStamp]]:
     """(path, place, stamp) of every file, folders and files in natural order; each folder once, links followed.
 
     place: the path below its folder without suffix, with `/`. Folders that cannot be read are told to `errors`, but
@@ -34,8 +34,10 @@ def walk(
         yield from _below(str(folder), "", seen, errors)
 
 
-def _below(folder: str, place: str, seen: set[tuple[int, int]], errors: list[str]) -> Iterator[tuple[Path, str, Stamp]]:
-    files: list[tuple[str, Stamp]] = []
+def _below(
+    folder: str, place: str, seen: set[tuple[int, int]], errors: list[str]
+) -> Iterator[tuple[Path, str, FileStamp]]:
+    files: list[tuple[str, FileStamp]] = []
     folders: list[str] = []
     try:
         status = Path(folder).stat()
@@ -46,35 +48,35 @@ def _below(folder: str, place: str, seen: set[tuple[int, int]], errors: list[str
             for item in items:
                 if _is_folder(item):
                     folders.append(item.name)
-                elif item.name.lower().endswith(SUFFIXES):
+                elif item.name.lower().endswith(LORA_FILE_SUFFIXES):
                     files.append((item.name, _stamp(item)))
     except OSError as error:
         errors.append(f"{folder} cannot be read: {error.strerror or error}")
     present = {name.lower() for name, _ in files}
-    for name, stamp in sorted(files, key=lambda item: natural(item[0])):
+    for name, stamp in sorted(files, key=lambda item: natural_sort_key(item[0])):
         part = _PARTS.fullmatch(name)
         if not (part and f"{part[1]}.pt".lower() in present):  # belongs to a cloneofsimo .pt beside it
             yield Path(folder, name), place + name.rpartition(".")[0], stamp
-    for name in sorted(folders, key=natural):
+    for name in sorted(folders, key=natural_sort_key):
         yield from _below(str(Path(folder, name)), f"{place}{name}/", seen, errors)
 
 
-def told_apart(found: Iterable[tuple[Path, str, Stamp]]) -> list[tuple[Path, str, Stamp, Path]]:
+def with_unique_names(found: Iterable[tuple[Path, str, FileStamp]]) -> list[tuple[Path, str, FileStamp, Path]]:
     """(path, place, stamp, root) of every file, each place once.
 
     Of files of one place (in two folders of LoRA files, in NFC and NFD, as .pt and .safetensors) the last one keeps
     it, as in the built-in extension; the others' have their suffix, or as many folders above as tell them apart.
     """
     rows = list(found)
-    last = {shown(place): path for path, place, _ in rows}
+    last = {displayed_name(place): path for path, place, _ in rows}
     taken = set(last)
     made = []
     for path, place, stamp in rows:
         root = path.parents[place.count("/")]
-        name = shown(place)
+        name = displayed_name(place)
         if last[name] != path:
             above = [*root.parts, name]
-            longer = [shown("/".join(above[-count:])).lstrip("/") for count in range(2, len(above) + 1)]
+            longer = [displayed_name("/".join(above[-count:])).lstrip("/") for count in range(2, len(above) + 1)]
             if last[name].suffix != path.suffix and last[name].parent == path.parent:
                 longer.insert(0, name + path.suffix)
             name = next((one for one in longer if one not in taken), f"{name}#{len(taken)}")
@@ -90,7 +92,7 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
         return False
 
 
-def _stamp(item: os.DirEntry[str]) -> Stamp:
+def _stamp(item: os.DirEntry[str]) -> FileStamp:
     """(0, 0) for what cannot be looked at, such as a link to nowhere; opening it then tells why."""
     try:
         status = item.stat()
@@ -99,7 +101,7 @@ def _stamp(item: os.DirEntry[str]) -> Stamp:
     return (status.st_mtime_ns, status.st_size)
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+def natural_sort_key(name: str) -> list[tuple[int, str]]:
     """Sorts `a2` before `a10`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name.lower())]
 
@@ -110,12 +112,12 @@ _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """A surrogate as JSON escapes it: the strict reader replaces the ones that stand alone."""
 
 
-def quick_metadata(path: Path) -> Mapping[str, str]:
+def load_metadata_quickly(path: Path) -> Mapping[str, str]:
     """A file's metadata without the rest of its header, where the header begins with it (the library's files do).
 
     A file cut off is noticed by its last tensor's offset. Empty for torch files. Raises FileError.
     """
-    if kind_of(path) != "safetensors":
+    if container_format(path) != "safetensors":
         return {}
     try:
         with path.open("rb") as file:
@@ -131,4 +133,4 @@ def quick_metadata(path: Path) -> Mapping[str, str]:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError):
         pass  # the strict reader below says what is wrong
-    return safetensors_file.read_header(path).metadata
+    return safetensors_file.load_safetensors_header(path).metadata

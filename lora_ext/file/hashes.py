@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import FileError
 from . import safetensors_file
-from .containers import kind_of
+from .containers import container_format
 
 _LEGACY = (0x100000, 0x110000)
 _BLOCK = 1 << 20
@@ -66,7 +66,7 @@ def quick_key(path: str | Path) -> tuple[int, str]:
 
 def _start(path: Path) -> int:
     """The byte at which a file's content begins. Raises FileError."""
-    return safetensors_file.read_header(path).data if kind_of(path) == "safetensors" else 0
+    return safetensors_file.load_safetensors_header(path).data_start if container_format(path) == "safetensors" else 0
 
 
 def legacy_hash(path: str | Path) -> str:
@@ -79,19 +79,19 @@ def legacy_hash(path: str | Path) -> str:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def hashes_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, str]:
+def kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, str]:
     """(`sshs_model_hash`, `sshs_legacy_hash`) as kohya's scripts compute them before they save.
 
     Both are taken from the file as it would be with the `ss_*` metadata only.
     """
     kept = {name: value for name, value in metadata.items() if name.startswith("ss_")}
-    head, order = safetensors_file.layout(tensors, kept)
+    head, order = safetensors_file.serialize_header(tensors, kept)
     whole = hashlib.sha256()
     slices = []
     at = len(head)
     if at > _LEGACY[0]:
         slices.append(head[_LEGACY[0] : _LEGACY[1]])
-    for chunk in safetensors_file.chunks(tensors, order):
+    for chunk in safetensors_file.iterate_tensor_bytes(tensors, order):
         whole.update(chunk)
         low, high = (min(max(edge - at, 0), len(chunk)) for edge in _LEGACY)
         slices.append(bytes(chunk[low:high]))
@@ -99,7 +99,7 @@ def hashes_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tup
     return whole.hexdigest(), hashlib.sha256(b"".join(slices)).hexdigest()[:8]
 
 
-def stamped(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+def with_kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata with both hashes of these tensors."""
-    model, legacy = hashes_of(tensors, metadata)
+    model, legacy = kohya_hashes(tensors, metadata)
     return {**metadata, "sshs_model_hash": model, "sshs_legacy_hash": legacy}

@@ -9,38 +9,40 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..errors import FileError, did_you_mean
-from ..layer_names import Site, kohya_key, peft_key
+from ..layer_names import LayerId, format_kohya_key, format_peft_key
 from .lora_file import LoraFile
 
-DIALECTS = ("file", "kohya", "diffusers")
+KEY_FORMATS = ("file", "kohya", "diffusers")
 """Spellings to write: as the file had it (kohya's for new adapters), kohya's, PEFT's as diffusers reads it."""
 
-_DIFFUSERS = frozenset({"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "dora_scale"})
+_DIFFUSERS_SUFFIXES = frozenset(
+    {"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "dora_scale"}
+)
 """What a LoRA layer may hold to be written in diffusers' spelling."""
 
 
-def still_described(file: LoraFile) -> bool:
+def is_described_by_metadata(file: LoraFile) -> bool:
     """Whether diffusers' metadata still says the truth about the adapters: they are the very ones that were read."""
-    was, now = file.described, file.adapters
+    was, now = file.adapters_as_loaded, file.adapters
     return bool(was) and was.keys() == now.keys() and all(was[site] is now[site] for site in was)
 
 
-def spell(file: LoraFile, dialect: str = "file", *, alphas: bool = True) -> dict[str, Tensor]:
-    """Key → tensor as the file is to be written; `alphas` includes those that only diffusers' metadata held.
+def format_keys(file: LoraFile, key_format: str = "file", *, include_alphas: bool = True) -> dict[str, Tensor]:
+    """Key → tensor as the file is to be written; `include_alphas` includes those that only diffusers' metadata held.
 
     "diffusers" has no alpha and, without metadata, one rank a part: alpha/rank goes into `lora_B`, and smaller ranks
     are filled up with zeros. It holds LoRA layers only; anything else raises FileError, as do two tensors of one key.
     """
-    if dialect not in DIALECTS:
-        raise FileError(f"unknown key dialect {dialect!r}{did_you_mean(dialect, DIALECTS)}")
-    if dialect == "diffusers":
+    if key_format not in KEY_FORMATS:
+        raise FileError(f"unknown key dialect {key_format!r}{did_you_mean(key_format, KEY_FORMATS)}")
+    if key_format == "diffusers":
         return _unique(file, _diffusers_rows(file))
-    if dialect == "file" and file.dialect == "diffusers" and alphas and not _all_keyed(file):
+    if key_format == "file" and file.key_format == "diffusers" and include_alphas and not _all_keyed(file):
         try:
             return _unique(file, _diffusers_rows(file))
         except FileError:  # it holds more than that spelling can
-            dialect = "kohya"
-    return _unique(file, _rows(file, dialect == "file", alphas))
+            key_format = "kohya"
+    return _unique(file, _rows(file, key_format == "file", include_alphas))
 
 
 def _unique(file: LoraFile, rows: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -57,25 +59,25 @@ def _all_keyed(file: LoraFile) -> bool:
     return all((site, suffix) in file.keys for site, adapter in file.adapters.items() for suffix in adapter.tensors)
 
 
-def _rows(file: LoraFile, own: bool, alphas: bool) -> Iterator[tuple[str, Tensor]]:
+def _rows(file: LoraFile, own: bool, include_alphas: bool) -> Iterator[tuple[str, Tensor]]:
     """Keys in the file's `own` spelling where it has one, else in kohya's."""
     sdxl = file.family == "SDXL"
     for site, adapter in file.adapters.items():
         for suffix, tensor in adapter.tensors.items():
             key = _own_key(file, site, adapter.tensors, suffix) if own else None
-            if key or alphas or suffix != "alpha":
-                yield key or f"{kohya_key(site, sdxl=sdxl)}.{suffix}", tensor
+            if key or include_alphas or suffix != "alpha":
+                yield key or f"{format_kohya_key(site, sdxl=sdxl)}.{suffix}", tensor
     for name, vectors in file.embeddings.items():
         for vector, tensor in vectors.items():
             yield file.embedding_key(name, vector) if own else f"bundle_emb.{name}.{vector}", tensor
-    yield from file.unread.items()
+    yield from file.unrecognized.items()
 
 
-def _own_key(file: LoraFile, site: Site, suffixes: Iterable[str], suffix: str) -> str | None:
+def _own_key(file: LoraFile, layer_id: LayerId, suffixes: Iterable[str], suffix: str) -> str | None:
     """The file's key, or for a new tensor (such as an alpha) one beside the layer's others in kohya's spelling."""
-    if (site, suffix) in file.keys or file.dialect != "kohya":
-        return file.keys.get((site, suffix))
-    others = (file.keys.get((site, other), "") for other in suffixes)
+    if (layer_id, suffix) in file.keys or file.key_format != "kohya":
+        return file.keys.get((layer_id, suffix))
+    others = (file.keys.get((layer_id, other), "") for other in suffixes)
     head = next((key.partition(".")[0] for key in others if key), None)
     return head and f"{head}.{suffix}"
 
@@ -88,8 +90,8 @@ def _diffusers_rows(file: LoraFile) -> Iterator[tuple[str, Tensor]]:
 
     diffusers makes one `LoraConfig` a part from it: DoRA in all layers or none, and alpha = the commonest rank in all.
     """
-    if file.embeddings or file.unread:
-        extra = next(iter(file.embeddings or file.unread))
+    if file.embeddings or file.unrecognized:
+        extra = next(iter(file.embeddings or file.unrecognized))
         raise FileError(f"diffusers' spelling cannot hold {extra!r} of {file.name}; leave it out or write kohya's")
     ranks: dict[str, int] = {}
     dora: dict[str, bool] = {}
@@ -101,7 +103,7 @@ def _diffusers_rows(file: LoraFile) -> Iterator[tuple[str, Tensor]]:
             )
     for site, adapter in file.adapters.items():
         up, down = _factors(site, adapter)
-        name, missing = peft_key(site), ranks[site.part] - down.shape[0]
+        name, missing = format_peft_key(site), ranks[site.part] - down.shape[0]
         if missing:
             down = torch.cat([down, down.new_zeros(missing, *down.shape[1:])])
             up = torch.cat([up, up.new_zeros(up.shape[0], missing, *up.shape[2:])], dim=1)
@@ -111,11 +113,11 @@ def _diffusers_rows(file: LoraFile) -> Iterator[tuple[str, Tensor]]:
             yield f"{name}.lora_magnitude_vector", _magnitude(site, adapter.tensors, down.dim())
 
 
-def _factors(site: Site, adapter: Adapter) -> tuple[Tensor, Tensor]:
+def _factors(layer_id: LayerId, adapter: Adapter) -> tuple[Tensor, Tensor]:
     """up (alpha/rank inside it) and down (a Tucker core inside it) in the file's dtypes. Raises FileError."""
     tensors, low = adapter.tensors, adapter.low_rank()
-    if adapter.kind != "LoRA" or tensors.keys() - _DIFFUSERS or (low is None and "lora_mid.weight" in tensors):
-        raise FileError(f"diffusers' spelling cannot hold the {adapter.kind} at {site}; write kohya's")
+    if adapter.kind != "LoRA" or tensors.keys() - _DIFFUSERS_SUFFIXES or (low is None and "lora_mid.weight" in tensors):
+        raise FileError(f"diffusers' spelling cannot hold the {adapter.kind} at {layer_id}; write kohya's")
     up, down, scale = tensors["lora_up.weight"], tensors["lora_down.weight"], adapter.scaling()
     if "lora_mid.weight" in tensors and low is not None:
         down = low.down.to(down.dtype)
@@ -124,9 +126,9 @@ def _factors(site: Site, adapter: Adapter) -> tuple[Tensor, Tensor]:
     return up if scale == 1 else (up.float() * scale).to(up.dtype), down
 
 
-def _magnitude(site: Site, tensors: Mapping[str, Tensor], dims: int) -> Tensor:
+def _magnitude(layer_id: LayerId, tensors: Mapping[str, Tensor], dims: int) -> Tensor:
     """DoRA's magnitude as PEFT shapes it: (out,) for Linear, (1, out, 1, 1) for Conv2d. Raises FileError."""
     magnitude = tensors["dora_scale"]
     if magnitude.numel() != tensors["lora_up.weight"].shape[0]:
-        raise FileError(f"diffusers' spelling cannot hold the DoRA per input at {site}; write kohya's")
+        raise FileError(f"diffusers' spelling cannot hold the DoRA per input at {layer_id}; write kohya's")
     return magnitude.reshape(1, -1, *[1] * (dims - 2)) if dims > 2 else magnitude.flatten()

@@ -12,27 +12,27 @@ from torch import Tensor
 from .. import adapters as kinds
 from ..adapters import Adapter
 from ..errors import FileError
-from ..layer_names import Site
+from ..layer_names import LayerId
 
 _FACTOR = re.compile(r"lora_(up|down|mid)\.weight|hada_[wt]\w+|lokr_[wt]\w+|oft_(diag|blocks)|[ab][12]\.weight")
 """Suffixes whose tensor is a matrix or more."""
 
 
 @dataclass(frozen=True)
-class Damaged:
+class DamagedLayer:
     """A layer that cannot act. keys: of its tensors; why: what is wrong, with the layer's name."""
 
     keys: tuple[str, ...]
-    why: str
+    reason: str
 
 
-def adapter_at(site: Site, tensors: Mapping[str, Tensor]) -> Adapter | None:
+def checked_adapter(layer_id: LayerId, tensors: Mapping[str, Tensor]) -> Adapter | None:
     """The checked adapter of one layer, None when no kind accepts its suffixes. Raises FileError naming the layer."""
     for suffix, tensor in tensors.items():
         if tensor.dim() < 2 and _FACTOR.fullmatch(suffix):
-            raise FileError(f"{suffix} of {site} has shape {tuple(tensor.shape)}, where a matrix belongs")
+            raise FileError(f"{suffix} of {layer_id} has shape {tuple(tensor.shape)}, where a matrix belongs")
         if suffix in ("alpha", "scale") and tensor.numel() != 1:
-            raise FileError(f"{suffix} of {site} has shape {tuple(tensor.shape)}, where one number belongs")
+            raise FileError(f"{suffix} of {layer_id} has shape {tuple(tensor.shape)}, where one number belongs")
     if "lora_up.weight" in tensors and "lora_down.weight" in tensors:
         up, down = tensors["lora_up.weight"].shape, tensors["lora_down.weight"].shape
         mid = tensors["lora_mid.weight"].shape if "lora_mid.weight" in tensors else None
@@ -41,32 +41,32 @@ def adapter_at(site: Site, tensors: Mapping[str, Tensor]) -> Adapter | None:
         if len(ranks) != 1 or 0 in ranks or flat != 1:
             shapes = " and ".join(str(tuple(shape)) for shape in (up, mid, down) if shape is not None)
             above = " above 0" if ranks == {0} else ""
-            raise FileError(f"the factors of {site} do not share one rank{above}: {shapes}")
+            raise FileError(f"the factors of {layer_id} do not share one rank{above}: {shapes}")
     empty = [suffix for suffix, tensor in tensors.items() if _FACTOR.fullmatch(suffix) and not tensor.numel()]
     if empty:
-        raise FileError(f"{empty[0]} of {site} has shape {tuple(tensors[empty[0]].shape)} and holds no number")
-    adapter = kinds.adapter_of(tensors)
+        raise FileError(f"{empty[0]} of {layer_id} has shape {tuple(tensors[empty[0]].shape)} and holds no number")
+    adapter = kinds.adapter_from_tensors(tensors)
     if adapter is None and any(map(_FACTOR.fullmatch, tensors)):
-        raise FileError(f"{site} has {' and '.join(sorted(tensors))} alone, which is a part of a layer")
+        raise FileError(f"{layer_id} has {' and '.join(sorted(tensors))} alone, which is a part of a layer")
     if adapter is not None and not _agrees(adapter):
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items() if tensor.dim())
-        raise FileError(f"the factors of {site} do not go together: {shapes}")
+        raise FileError(f"the factors of {layer_id} do not go together: {shapes}")
     return adapter
 
 
 def _agrees(adapter: Adapter) -> bool:
     try:
-        return adapter.agrees()
+        return adapter.has_consistent_factors()
     except IndexError:  # a tensor with fewer axes than its format has
         return False
 
 
-def sound(
-    site: Site, tensors: Mapping[str, Tensor], keys: Iterable[str], damaged: dict[Site, Damaged]
+def adapter_if_sound(
+    layer_id: LayerId, tensors: Mapping[str, Tensor], keys: Iterable[str], damaged: dict[LayerId, DamagedLayer]
 ) -> Adapter | None:
-    """`adapter_at`, with what is wrong put into `damaged` under the layer's name."""
+    """`checked_adapter`, with what is wrong put into `damaged` under the layer's name."""
     try:
-        return adapter_at(site, tensors)
+        return checked_adapter(layer_id, tensors)
     except FileError as error:
-        damaged[site] = Damaged(tuple(keys), str(error))
+        damaged[layer_id] = DamagedLayer(tuple(keys), str(error))
         return None

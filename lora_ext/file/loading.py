@@ -10,58 +10,58 @@ from torch import Tensor
 from .. import adapters as kinds
 from ..adapters import Adapter
 from ..errors import FileError, FitError
-from ..layer_names import KOHYA, Site, parse_key
+from ..layer_names import KOHYA_PREFIXES, LayerId, parse_layer_key
 from . import cloneofsimo
-from .architectures import architecture_of
-from .containers import read_tensors
-from .layer_check import Damaged, sound
+from .architectures import find_foreign_architecture
+from .containers import load_tensors
+from .layer_check import DamagedLayer, adapter_if_sound
 from .lora_file import LoraFile
-from .peft_config import config_path, in_folder
-from .peft_strengths import Strengths
+from .peft_config import find_adapter_config, find_peft_file
+from .peft_strengths import PeftStrengths
 
-BUNDLE = "bundle_emb."
+BUNDLED_EMBEDDING_PREFIX = "bundle_emb."
 """Keys `bundle_emb.NAME.VECTOR`: textual-inversion embeddings that travel inside a LoRA file."""
 
 
-def read(path: str | Path) -> LoraFile:
+def load_lora_file(path: str | Path) -> LoraFile:
     """The file as adapters by site; see `LoraFile`. A folder means PEFT's file in it.
 
     Raises FileError when it cannot be read or contradicts itself: cut off, wanting to run code, one layer under two
     names, no layer that is sound. Single layers that are damaged go to `damaged`, unknown ones to `unread`; a file for
     another architecture has no adapters.
     """
-    path = in_folder(Path(path))
-    contents = read_tensors(path)
+    path = find_peft_file(Path(path))
+    contents = load_tensors(path)
     try:
-        if cloneofsimo.is_list(contents.raw) or cloneofsimo.is_tokens(path, contents.tensors):
-            file = cloneofsimo.read_torch(path, contents)
-        elif cloneofsimo.is_named(contents.tensors):
-            file = cloneofsimo.read_named(path, contents)
+        if cloneofsimo.is_tensor_list(contents.raw) or cloneofsimo.is_token_file(path, contents.tensors):
+            file = cloneofsimo.load_cloneofsimo_torch(path, contents)
+        elif cloneofsimo.has_numbered_keys(contents.tensors):
+            file = cloneofsimo.load_cloneofsimo_safetensors(path, contents)
         else:
-            file = assemble(contents.tensors, contents.metadata, path, config_path(path))
+            file = assemble_lora_file(contents.tensors, contents.metadata, path, find_adapter_config(path))
         if file.damaged and not file.adapters and not file.embeddings:
-            raise FileError(next(iter(file.damaged.values())).why)
+            raise FileError(next(iter(file.damaged.values())).reason)
         return file
     except (FileError, FitError) as error:
         raise FileError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def assemble(
+def assemble_lora_file(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path | None = None, config: Path | None = None
 ) -> LoraFile:
     """`LoraFile` from tensors under the keys of any dialect but cloneofsimo's. config: PEFT's `adapter_config.json`.
     Raises FileError."""
-    layers: dict[Site, dict[str, Tensor]] = {}
-    keys: dict[tuple[Site, str], str] = {}
+    layers: dict[LayerId, dict[str, Tensor]] = {}
+    keys: dict[tuple[LayerId, str], str] = {}
     embeddings: dict[str, dict[str, Tensor]] = {}
     unread: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        bundled = _bundled(key) if key.startswith(BUNDLE) else None
+        bundled = _bundled(key) if key.startswith(BUNDLED_EMBEDDING_PREFIX) else None
         if bundled:
             embeddings.setdefault(bundled[0], {})[bundled[1]] = tensor
             continue
-        found = parse_key(key, kinds.SUFFIXES)
-        if found is None or found[1] not in kinds.SUFFIXES:
+        found = parse_layer_key(key, kinds.ADAPTER_SUFFIXES)
+        if found is None or found[1] not in kinds.ADAPTER_SUFFIXES:
             unread[key] = tensor
             continue
         if found in keys:
@@ -71,42 +71,42 @@ def assemble(
         if layer is None:
             layer = layers[found[0]] = {}
         layer[found[1]] = tensor
-    dialect = _dialect(keys)
-    strengths = Strengths.of(metadata, config) if dialect == "diffusers" else Strengths()
-    adapters: dict[Site, Adapter] = {}
-    damaged: dict[Site, Damaged] = {}
+    dialect = _detect_key_format(keys)
+    strengths = PeftStrengths.from_sources(metadata, config) if dialect == "diffusers" else PeftStrengths()
+    adapters: dict[LayerId, Adapter] = {}
+    damaged: dict[LayerId, DamagedLayer] = {}
     for site, held in layers.items():
-        adapter = sound(site, held, [keys[site, suffix] for suffix in held], damaged)
+        adapter = adapter_if_sound(site, held, [keys[site, suffix] for suffix in held], damaged)
         if adapter is None:
             unread.update((keys.pop((site, suffix)), tensor) for suffix, tensor in held.items())
         else:
             adapters[site] = strengths.scaled(site, adapter)
-    other = architecture_of(unread, adapters, metadata, strengths.base)
+    other = find_foreign_architecture(unread, adapters, metadata, strengths.base_model_name)
     if other is not None:
-        return LoraFile({}, dict(metadata), unread=dict(tensors), path=path, other=other)
+        return LoraFile({}, dict(metadata), unrecognized=dict(tensors), path=path, foreign_architecture=other)
     return LoraFile(
         adapters,
         dict(metadata),
         embeddings,
         unread,
         keys,
-        described=dict(adapters) if strengths.in_metadata else {},
-        dialect=dialect,
+        adapters_as_loaded=dict(adapters) if strengths.in_metadata else {},
+        key_format=dialect,
         path=path,
         damaged=damaged,
-        **(strengths.told(adapters, keys.values()) if dialect == "diffusers" else {}),
+        **(strengths.lora_file_fields(adapters, keys.values()) if dialect == "diffusers" else {}),
     )
 
 
 def _bundled(key: str) -> tuple[str, str] | None:
     """`bundle_emb.NAME.VECTOR` → (NAME, VECTOR); the built-in takes NAME up to the first dot."""
-    name, _, vector = key.removeprefix(BUNDLE).partition(".")
+    name, _, vector = key.removeprefix(BUNDLED_EMBEDDING_PREFIX).partition(".")
     return (name, vector) if name and vector else None
 
 
-def _dialect(keys: Mapping[tuple[Site, str], str]) -> str:
+def _detect_key_format(keys: Mapping[tuple[LayerId, str], str]) -> str:
     """The spelling of the first key."""
     key = next(iter(keys.values()), "")
     if ".processor." in key:
         return "processor"
-    return "kohya" if not key or key.startswith(tuple(prefix.text for prefix in KOHYA)) else "diffusers"
+    return "kohya" if not key or key.startswith(tuple(prefix.text for prefix in KOHYA_PREFIXES)) else "diffusers"

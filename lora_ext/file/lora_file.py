@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..errors import FileError
-from ..layer_names import Site
-from .architectures import Architecture
-from .base_model import UNKNOWN, family_of
-from .displayed_names import shown
-from .layer_check import Damaged
-from .peft_config import MODEL
+from ..layer_names import LayerId
+from .architectures import ForeignArchitecture
+from .base_model import UNKNOWN, detect_lora_family
+from .displayed_names import displayed_name
+from .layer_check import DamagedLayer
+from .peft_config import ADAPTER_MODEL_STEM
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,27 +29,28 @@ class LoraFile:
     written in kohya's spelling. embeddings: name → vector name → tensor (`bundle_emb.*`, cloneofsimo's
     token tensors; vector names as after `bundle_emb.NAME.`, e.g. `string_to_param.*`, `clip_l`).
     embedding_keys: (name, vector name) → key, where it is not `bundle_emb.NAME.VECTOR`.
-    unread: keys that name no known layer or kind, kept and written back.
-    described: the adapters as they were read, where alphas stand in diffusers' metadata instead of under keys; a file
+    unrecognized: keys that name no known layer or kind, kept and written back.
+    adapters_as_loaded: the adapters as they were read, where alphas stand in diffusers' metadata instead of under
+    keys; a file
     with others is written without that metadata.
-    damaged: layers that cannot act, and why; their tensors are in `unread` too.
-    other: what the file is for where that is not SD1, SD2 or SDXL; then all of it is in `unread`.
+    damaged: layers that cannot act, and why; their tensors are in `unrecognized` too.
+    foreign_architecture: what the file is for where that is not SD1, SD2 or SDXL; then all of it is in `unrecognized`.
     config: PEFT's `adapter_config.json` that was read for the strengths. notes: sentences on what of a configuration
     cannot be honoured. assumed: a sentence where the file's spelling leaves its strength unsaid.
     """
 
-    adapters: Mapping[Site, Adapter]
+    adapters: Mapping[LayerId, Adapter]
     metadata: Mapping[str, str] = field(default_factory=dict)
     embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    unread: Mapping[str, Tensor] = field(default_factory=dict)
-    keys: Mapping[tuple[Site, str], str] = field(default_factory=dict)
+    unrecognized: Mapping[str, Tensor] = field(default_factory=dict)
+    keys: Mapping[tuple[LayerId, str], str] = field(default_factory=dict)
     embedding_keys: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    described: Mapping[Site, Adapter] = field(default_factory=dict)
-    dialect: str = "kohya"
+    adapters_as_loaded: Mapping[LayerId, Adapter] = field(default_factory=dict)
+    key_format: str = "kohya"
     """How it spells its keys: "kohya", "diffusers" (PEFT too), "processor", "cloneofsimo"."""
     path: Path | None = None
-    damaged: Mapping[Site, Damaged] = field(default_factory=dict)
-    other: Architecture | None = None
+    damaged: Mapping[LayerId, DamagedLayer] = field(default_factory=dict)
+    foreign_architecture: ForeignArchitecture | None = None
     config: Path | None = None
     notes: tuple[str, ...] = ()
     assumed: str = ""
@@ -59,8 +60,8 @@ class LoraFile:
         """The file's stem: what `<lora:name>` calls it; of PEFT's `adapter_model.*` the name of its folder."""
         if self.path is None:
             return "unnamed"
-        own = self.config is not None and self.path.stem == MODEL
-        return shown((self.path.resolve().parent.name if own else "") or self.path.stem)
+        own = self.config is not None and self.path.stem == ADAPTER_MODEL_STEM
+        return displayed_name((self.path.resolve().parent.name if own else "") or self.path.stem)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -70,10 +71,10 @@ class LoraFile:
 
     @cached_property
     def family(self) -> str:
-        """ "SD1", "SD2", "SDXL", another architecture's name (see `other`) or "unknown"; see `family_of`."""
-        if self.other is not None:
-            return self.other.name if self.other.kind == "LoRA" else UNKNOWN
-        return family_of(self.adapters, self.keys, self.metadata)
+        """ "SD1", "SD2", "SDXL", another architecture's name (see `other`) or "unknown"; see `detect_lora_family`."""
+        if self.foreign_architecture is not None:
+            return self.foreign_architecture.name if self.foreign_architecture.kind == "LoRA" else UNKNOWN
+        return detect_lora_family(self.adapters, self.keys, self.metadata)
 
     @cached_property
     def variant(self) -> str:
@@ -81,8 +82,8 @@ class LoraFile:
 
         LierLa: Linear and 1x1 Conv2d only; C3Lier: larger kernels too; DyLoRA: said by kohya's metadata.
         """
-        if self.other is not None:
-            return self.other.kind
+        if self.foreign_architecture is not None:
+            return self.foreign_architecture.kind
         if not self.kinds:
             return "none"
         if self.kinds[0] != "LoRA":
@@ -90,7 +91,7 @@ class LoraFile:
         if self.dylora_unit is not None:
             return "DyLoRA"
         dora = any("dora_scale" in adapter.tensors for adapter in self.adapters.values())
-        wide = any(_kernel(adapter) for adapter in self.adapters.values())
+        wide = any(_has_large_kernel(adapter) for adapter in self.adapters.values())
         return ("LoRA-C3Lier" if wide else "LoRA-LierLa") + (" with DoRA" if dora else "")
 
     @cached_property
@@ -102,7 +103,7 @@ class LoraFile:
             return None
         return max(1, int(unit[1])) if unit else 1
 
-    def spelled(self) -> Iterator[tuple[str, Tensor]]:
+    def keyed_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(key as in the file, tensor) of everything that came with a key."""
         for site, adapter in self.adapters.items():
             for suffix, tensor in adapter.tensors.items():
@@ -110,51 +111,53 @@ class LoraFile:
         for name, vectors in self.embeddings.items():
             for vector, tensor in vectors.items():
                 yield self.embedding_key(name, vector), tensor
-        yield from self.unread.items()
+        yield from self.unrecognized.items()
 
     def embedding_key(self, name: str, vector: str) -> str:
         """The key of one embedding tensor."""
         return self.embedding_keys.get((name, vector), f"bundle_emb.{name}.{vector}")
 
     @property
-    def unknown(self) -> list[str]:
+    def unrecognized_keys(self) -> list[str]:
         """Keys that were not understood: those in `unread` that are of no damaged layer."""
         known = {key for layer in self.damaged.values() for key in layer.keys}
-        return [key for key in self.unread if key not in known] if known else list(self.unread)
+        return [key for key in self.unrecognized if key not in known] if known else list(self.unrecognized)
 
     @property
-    def damage(self) -> str:
+    def first_damage_reason(self) -> str:
         """What is wrong with the first damaged layer, "" where there are none."""
-        return next((layer.why for layer in self.damaged.values()), "")
+        return next((layer.reason for layer in self.damaged.values()), "")
 
     def without_damaged(self) -> LoraFile:
         """The file without what cannot act."""
         if not self.damaged:
             return self
-        return replace(self, damaged={}, unread={key: self.unread[key] for key in self.unknown})
+        return replace(self, damaged={}, unrecognized={key: self.unrecognized[key] for key in self.unrecognized_keys})
 
     def check_architecture(self) -> None:
         """Raises FileError with one sentence where the file is not for SD1, SD2 or SDXL."""
-        if self.other is not None:
-            raise FileError(self.other.sentence(self.name))
+        if self.foreign_architecture is not None:
+            raise FileError(self.foreign_architecture.sentence(self.name))
 
     @cached_property
-    def not_finite(self) -> frozenset[Site]:
+    def non_finite_layers(self) -> frozenset[LayerId]:
         """The layers that hold NaN or infinity; every number is looked at once."""
-        return frozenset(s for s, a in self.adapters.items() if not all(map(finite, a.tensors.values())))
+        return frozenset(s for s, a in self.adapters.items() if not all(map(is_tensor_finite, a.tensors.values())))
 
     @cached_property
-    def first_bad(self) -> str | None:
+    def first_non_finite_key(self) -> str | None:
         """The first key whose tensor holds NaN or infinity, or None; every number is looked at once."""
-        return next((key for key, tensor in self.spelled() if not finite(tensor)), None)
+        return next((key for key, tensor in self.keyed_tensors() if not is_tensor_finite(tensor)), None)
 
     def check_finite(self) -> None:
         """Raises FileError naming the file and the first key that contains NaN or infinity."""
-        if self.first_bad is not None:
-            raise FileError(f"{self.path or self.name} contains NaN or infinity (first in {self.first_bad!r})")
+        if self.first_non_finite_key is not None:
+            raise FileError(
+                f"{self.path or self.name} contains NaN or infinity (first in {self.first_non_finite_key!r})"
+            )
 
 
-def finite(tensor: Tensor) -> bool:
+def is_tensor_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite. The sum is looked at first: it needs no memory and is finite nearly always."""
     if not tensor.is_floating_point():
         return True
@@ -164,7 +167,7 @@ def finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum(dtype=wide))) or bool(torch.isfinite(tensor).all())
 
 
-def _kernel(adapter: Adapter) -> bool:
+def _has_large_kernel(adapter: Adapter) -> bool:
     """Whether a LoRA layer's kernel is larger than 1x1."""
     names = ("lora_down.weight", "lora_mid.weight")
     return any(n in adapter.tensors and any(k > 1 for k in adapter.tensors[n].shape[2:]) for n in names)

@@ -14,14 +14,14 @@ from typing import Any
 
 from ..errors import FileError, LoraError, did_you_mean
 from . import hashes, peft_config, safetensors_file
-from .containers import SUFFIXES, kind_of
-from .displayed_names import shown
-from .folder_listing import Stamp, quick_metadata, told_apart, walk
-from .loading import read
+from .containers import LORA_FILE_SUFFIXES, container_format
+from .displayed_names import displayed_name
+from .folder_listing import FileStamp, list_lora_files, load_metadata_quickly, with_unique_names
+from .loading import load_lora_file
 from .lora_file import LoraFile
-from .saving import replacing
+from .saving import replacing_file
 
-FORBIDDEN = frozenset({"none", "addams"})
+FORBIDDEN_ALIASES = frozenset({"none", "addams"})
 """Aliases that never count: the built-in extension's own; a name that is one of them means a file's stem."""
 
 _VERSION = 2
@@ -30,7 +30,7 @@ _SHORT = 200
 
 
 @dataclass(eq=False)
-class Entry:
+class LibraryEntry:
     """One file of the index.
 
     path: where it lies. place: path below its folder without suffix, with `/`, as it is shown (see `file_names`);
@@ -40,59 +40,63 @@ class Entry:
     """
 
     path: Path
-    place: str
-    stamp: Stamp
-    library: Library = field(repr=False)
+    relative_name: str
+    stamp: FileStamp
+    library: LoraLibrary = field(repr=False)
     root: Path = field(default_factory=Path)
-    brief: Mapping[str, str] = field(default_factory=dict)
+    short_metadata: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
     digest: str | None = None
-    config: Stamp | None = None
+    config: FileStamp | None = None
 
     @property
     def name(self) -> str:
         """The file's stem as it is shown: what `<lora:name>` calls it; of PEFT's `adapter_model` its folder's name."""
-        folder = self.path.parent != self.root and self.config is not None and self.path.stem == peft_config.MODEL
-        return shown(self.path.parent.name if folder else self.path.stem)
+        folder = (
+            self.path.parent != self.root
+            and self.config is not None
+            and self.path.stem == peft_config.ADAPTER_MODEL_STEM
+        )
+        return displayed_name(self.path.parent.name if folder else self.path.stem)
 
     @property
-    def fresh(self) -> bool:
+    def is_up_to_date(self) -> bool:
         """Whether the file and its configuration are on disk as the index knows them."""
         try:
             status = self.path.stat()
         except OSError:
             return False
         now = (status.st_mtime_ns, status.st_size)
-        return now == self.stamp and peft_config.config_stamp(self.path) == self.config
+        return now == self.stamp and peft_config.adapter_config_stamp(self.path) == self.config
 
     @property
     def alias(self) -> str:
         """The trainer's name for it (`ss_output_name`), or the stem."""
-        return shown(self.brief.get("ss_output_name", "").strip()) or self.name
+        return displayed_name(self.short_metadata.get("ss_output_name", "").strip()) or self.name
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
         """All metadata, read when first asked for; empty for torch files and for files that cannot be read."""
         try:
-            if kind_of(self.path) == "safetensors":
-                return safetensors_file.read_header(self.path).metadata
+            if container_format(self.path) == "safetensors":
+                return safetensors_file.load_safetensors_header(self.path).metadata
         except FileError as error:
             self.error = str(error)
         return {}
 
     @property
-    def content(self) -> str:
+    def content_hash(self) -> str:
         """12 hex digits by which the file's effect is known: of the sha256 of its content, and of the configuration
         that holds its strength; "" on error."""
-        own = self._own()
-        return own if not own or self.config is None else peft_config.hash_with(own, self.path)
+        own = self._own_hash()
+        return own if not own or self.config is None else peft_config.hash_with_adapter_config(own, self.path)
 
-    def _own(self) -> str:
+    def _own_hash(self) -> str:
         """12 hex digits of the content's sha256, computed once and kept in the index; "" on error."""
         if self.digest is None:
             try:
                 self.digest = hashes.model_hash(self.path)[:12]
-                self.library._dirty = True
+                self.library._is_cache_stale = True
             except FileError as error:
                 self.error = str(error)
         return self.digest or ""
@@ -101,12 +105,12 @@ class Entry:
     def hash(self) -> str:
         """12 hex digits by which the web UI knows the file: kohya's in the metadata where that can be believed (see
         `hashes.stored_hash`; no other file here has the same), else of the content; "" on error."""
-        return self.known_hash or self._own()
+        return self.known_hash or self._own_hash()
 
     @property
     def known_hash(self) -> str:
         """`hash` where it is known without reading the file, else ""."""
-        stored = hashes.stored_hash(self.brief)
+        stored = hashes.stored_hash(self.short_metadata)
         if self.digest is not None or self.library._stored_hashes[stored] > 1:
             return self.digest or ""
         return stored[:12]
@@ -117,43 +121,45 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Names:
+class LibraryNames:
     """What the names of one look at the folders mean; made anew at each, so that who reads never waits for it.
 
     ambiguous: aliases in small letters that mean the stem only.
     """
 
-    stems: Mapping[str, Entry]
-    aliases: Mapping[str, Entry]
-    places: Mapping[str, Entry]
+    stems: Mapping[str, LibraryEntry]
+    aliases: Mapping[str, LibraryEntry]
+    relative_names: Mapping[str, LibraryEntry]
     ambiguous: frozenset[str]
-    folded: tuple[Mapping[str, Entry], ...]
+    lowercase_tables: tuple[Mapping[str, LibraryEntry], ...]
 
     @classmethod
-    def of(cls, entries: Iterable[Entry]) -> Names:
+    def from_entries(cls, entries: Iterable[LibraryEntry]) -> LibraryNames:
         """The tables, filled as the built-in fills its own: an alias that is taken means the stem only."""
-        stems: dict[str, Entry] = {}
-        aliases: dict[str, Entry] = {}
-        places: dict[str, Entry] = {}
-        ambiguous = set(FORBIDDEN)
+        stems: dict[str, LibraryEntry] = {}
+        aliases: dict[str, LibraryEntry] = {}
+        places: dict[str, LibraryEntry] = {}
+        ambiguous = set(FORBIDDEN_ALIASES)
         for entry in entries:
-            places[entry.place] = entry
-            stems.setdefault(shown(entry.path.stem), entry)
+            places[entry.relative_name] = entry
+            stems.setdefault(displayed_name(entry.path.stem), entry)
             stems[entry.name] = entry
             if entry.alias in aliases:
                 ambiguous.add(entry.alias.lower())
             aliases[entry.name] = entry
             aliases[entry.alias] = entry
         for entry in list(places.values()):  # one at the top can be meant beside another of its name in a folder
-            places.setdefault(f"{shown(entry.root.name)}/{entry.place}", entry)
+            places.setdefault(f"{displayed_name(entry.root.name)}/{entry.relative_name}", entry)
         folded = tuple({key.lower(): entry for key, entry in table.items()} for table in (places, aliases, stems))
         return cls(stems, aliases, places, frozenset(ambiguous), folded)
 
-    def look_up(self, name: str) -> Entry | None:
+    def look_up(self, name: str) -> LibraryEntry | None:
         """The file that `name` means: exact spelling first, then without regard to case."""
-        plain = shown(name).strip().replace("\\", "/").lstrip("/")
-        places, aliases, stems = zip((self.places, self.aliases, self.stems), self.folded, strict=True)
-        for suffix in ("", *SUFFIXES):
+        plain = displayed_name(name).strip().replace("\\", "/").lstrip("/")
+        places, aliases, stems = zip(
+            (self.relative_names, self.aliases, self.stems), self.lowercase_tables, strict=True
+        )
+        for suffix in ("", *LORA_FILE_SUFFIXES):
             if suffix and not plain.lower().endswith(suffix):
                 continue
             bare = plain[: len(plain) - len(suffix)]
@@ -166,10 +172,10 @@ class Names:
         return None
 
 
-class Library:
+class LoraLibrary:
     """The files below `folders`; earlier folders' files yield to later ones of the same name, as in the built-in.
 
-    cache: a JSON file that keeps the index between starts. keep: how many loaded files stay in memory.
+    cache_path: a JSON file that keeps the index between starts. keep: how many loaded files stay in memory.
     optional: folders that nobody named, such as a program's own default; that they do not exist is no error.
     """
 
@@ -177,23 +183,23 @@ class Library:
         self,
         folders: Iterable[str | Path],
         *,
-        cache: str | Path | None = None,
-        keep: int = 4,
+        cache_path: str | Path | None = None,
+        max_loaded: int = 4,
         optional: Iterable[Path] = (),
     ) -> None:
         self.folders = [Path(folder) for folder in folders]
         self.optional = frozenset(optional)
-        self.cache = Path(cache) if cache else None
-        self.keep = max(1, keep)
-        self.entries: list[Entry] = []
+        self.cache_path = Path(cache_path) if cache_path else None
+        self.max_loaded = max(1, max_loaded)
+        self.entries: list[LibraryEntry] = []
         self.errors: list[str] = []
         self.version = 0
         """Another number whenever a look at the folders found other files than before."""
-        self._known: dict[str, Entry] = {}
+        self._known: dict[str, LibraryEntry] = {}
         self._loaded: OrderedDict[tuple[object, ...], LoraFile] = OrderedDict()
         self._lock = threading.RLock()
-        self._dirty = False
-        self._names = Names.of(())
+        self._is_cache_stale = False
+        self._names = LibraryNames.from_entries(())
         self._stored_hashes: Counter[str] = Counter()
         """How many files have each hash in their metadata."""
         self.refresh()
@@ -201,25 +207,27 @@ class Library:
     def refresh(self) -> None:
         """Look at the folders again; only files that are new or changed are opened."""
         with self._lock:
-            stored = self._stored() if not self._known else {}
+            stored = self._load_cache() if not self._known else {}
             known, self.errors, entries = self._known, [], []
             looked: dict[Path, bool] = {}
-            for path, place, stamp, root in told_apart(walk(self.folders, self.errors, self.optional)):
+            for path, place, stamp, root in with_unique_names(
+                list_lora_files(self.folders, self.errors, self.optional)
+            ):
                 entry = known.get(str(path))
-                config = peft_config.config_stamp(path, looked)
-                if entry is None or (entry.stamp, entry.place, entry.config) != (stamp, place, config):
+                config = peft_config.adapter_config_stamp(path, looked)
+                if entry is None or (entry.stamp, entry.relative_name, entry.config) != (stamp, place, config):
                     entry = self._entry(path, place, stamp, stored.get(str(path)))
                     entry.root, entry.config = root, config
                 entries.append(entry)
-            self._dirty |= len(entries) != len(known or stored)
+            self._is_cache_stale |= len(entries) != len(known or stored)
             self.version += entries != self.entries
             self.entries = entries
             self._known = {str(entry.path): entry for entry in entries}
-            self._names = Names.of(entries)
-            self._stored_hashes = Counter(hashes.stored_hash(entry.brief) for entry in entries)
-            self.save()
+            self._names = LibraryNames.from_entries(entries)
+            self._stored_hashes = Counter(hashes.stored_hash(entry.short_metadata) for entry in entries)
+            self.save_cache()
 
-    def find(self, name: str) -> Entry:
+    def find(self, name: str) -> LibraryEntry:
         """The file that a prompt means by `name`: alias or stem (the last of several), or `sub/folder/stem`.
 
         Exact spelling first, then without regard to case. Looks at the folders again before it gives up.
@@ -234,12 +242,12 @@ class Library:
                 raise FileError(f"no LoRA is called {name!r}{did_you_mean(name, self.names()) or self._where()}")
             return entry
 
-    def at(self, place: str) -> Entry:
+    def find_by_relative_name(self, relative_name: str) -> LibraryEntry:
         """The file at a place, else the one that a prompt means by it: a place at the top may be another's stem too.
 
         Raises FileError with the nearest name.
         """
-        return self._names.places.get(shown(place)) or self.find(place)
+        return self._names.relative_names.get(displayed_name(relative_name)) or self.find(relative_name)
 
     def load(self, name: str) -> LoraFile:
         """The content of the file that `name` means. Raises FileError."""
@@ -248,11 +256,11 @@ class Library:
     def names(self) -> list[str]:
         """Every name that `find` takes, without places."""
         now = self._names
-        return sorted(now.stems.keys() | {alias for alias in now.aliases if alias.lower() not in FORBIDDEN})
+        return sorted(now.stems.keys() | {alias for alias in now.aliases if alias.lower() not in FORBIDDEN_ALIASES})
 
     def ambiguity(self, name: str) -> str:
         """Which of several files of one name `name` means, and what the others are called; "" for a clear name."""
-        found, given = self._names.look_up(name), shown(name).strip()
+        found, given = self._names.look_up(name), displayed_name(name).strip()
         if found is None or given.lower() != found.name.lower():  # an alias, a place, or with its suffix
             return ""
         others = [e for e in self.entries if e is not found and e.name.lower() == given.lower()]
@@ -262,26 +270,35 @@ class Library:
             return ""
         more = f" or {len(others) - 3} more" if len(others) > 3 else ""
         return (
-            f"{len(others) + 1} files are called {found.name!r}; {found.place!r} is used; "
-            f"write {', '.join(repr(self.call(e)) for e in others[:3])}{more} for another"
+            f"{len(others) + 1} files are called {found.name!r}; {found.relative_name!r} is used; "
+            f"write {', '.join(repr(self.shortest_name(e)) for e in others[:3])}{more} for another"
         )
 
-    def call(self, entry: Entry) -> str:
+    def shortest_name(self, entry: LibraryEntry) -> str:
         """The shortest name by which `find` gives this very entry: its stem, its alias, its place, or that below its
         folder of LoRA files."""
-        for name in (entry.name, entry.alias, entry.place, f"{shown(entry.root.name)}/{entry.place}"):
+        for name in (
+            entry.name,
+            entry.alias,
+            entry.relative_name,
+            f"{displayed_name(entry.root.name)}/{entry.relative_name}",
+        ):
             if self._names.look_up(name) is entry:
                 return name
-        return entry.place
+        return entry.relative_name
 
-    def save(self) -> None:
+    def save_cache(self) -> None:
         """Write the JSON cache, if there is one and something in it changed; a cache that cannot be written is none."""
-        if self.cache is None or not self._dirty:
+        if self.cache_path is None or not self._is_cache_stale:
             return
-        rows = {str(e.path): [*e.stamp, dict(e.brief), e.error, e.digest] for e in self.entries if e.stamp != (0, 0)}
-        with contextlib.suppress(LoraError, OSError), replacing(self.cache, overwrite=True) as part:
+        rows = {
+            str(e.path): [*e.stamp, dict(e.short_metadata), e.error, e.digest]
+            for e in self.entries
+            if e.stamp != (0, 0)
+        }
+        with contextlib.suppress(LoraError, OSError), replacing_file(self.cache_path, overwrite=True) as part:
             part.write_text(json.dumps({"version": _VERSION, "files": rows}), encoding="utf-8")
-            self._dirty = False
+            self._is_cache_stale = False
 
     def _where(self) -> str:
         folders = ", ".join(str(folder) for folder in self.folders)
@@ -289,26 +306,26 @@ class Library:
 
     # --- the disk ----------------------------------------------------------------------------------------------------
 
-    def _entry(self, path: Path, place: str, stamp: Stamp, row: object) -> Entry:
+    def _entry(self, path: Path, place: str, stamp: FileStamp, row: object) -> LibraryEntry:
         """From the cache's row where the stamp is the same, else from the file's own first bytes."""
-        entry = Entry(path, place, stamp, self)
+        entry = LibraryEntry(path, place, stamp, self)
         if isinstance(row, list) and len(row) == 5 and tuple(row[:2]) == stamp and isinstance(row[2], dict):
-            entry.brief, entry.error, entry.digest = row[2:]
+            entry.short_metadata, entry.error, entry.digest = row[2:]
             return entry
-        self._dirty = True
+        self._is_cache_stale = True
         try:
-            metadata = quick_metadata(path)
-            entry.brief = {key: value for key, value in metadata.items() if len(value) <= _SHORT}
+            metadata = load_metadata_quickly(path)
+            entry.short_metadata = {key: value for key, value in metadata.items() if len(value) <= _SHORT}
         except FileError as error:
             entry.error = str(error)
         return entry
 
-    def _stored(self) -> Mapping[str, object]:
+    def _load_cache(self) -> Mapping[str, object]:
         """The cache's rows; none where it is missing, damaged or of another version."""
-        if self.cache is None:
+        if self.cache_path is None:
             return {}
         try:
-            content: Any = json.loads(self.cache.read_text(encoding="utf-8"))
+            content: Any = json.loads(self.cache_path.read_text(encoding="utf-8"))
             if content["version"] == _VERSION and isinstance(content["files"], dict):
                 return content["files"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -320,7 +337,7 @@ class Library:
             beside = (
                 [path.with_suffix(f".{part}.pt") for part in ("text_encoder", "ti")] if path.suffix == ".pt" else []
             )
-            beside.append(path.with_name(peft_config.NAME))
+            beside.append(path.with_name(peft_config.ADAPTER_CONFIG_NAME))
             try:
                 stats = [p.stat() for p in (path, *beside) if p is path or p.exists()]
             except OSError as error:
@@ -330,8 +347,8 @@ class Library:
             if file is None:
                 for old in [k for k in self._loaded if k[0] == key[0]]:
                     del self._loaded[old]
-                file = read(path)
+                file = load_lora_file(path)
             self._loaded[key] = file
-            while len(self._loaded) > self.keep:
+            while len(self._loaded) > self.max_loaded:
                 self._loaded.popitem(last=False)
             return file

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from ..adapters import Adapter, LoKr, adapter_of
-from .containers import SUFFIXES
+from ..adapters import Adapter, LoKr, adapter_from_tensors
+from .containers import LORA_FILE_SUFFIXES
 
-NAME = "adapter_config.json"
-MODEL = "adapter_model"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+ADAPTER_MODEL_STEM = "adapter_model"
 """The stem of the file that PEFT saves beside its configuration."""
 
 _LARGEST = 10_000_000
@@ -39,7 +39,7 @@ class PeftConfig:
     """One configuration. values: as PEFT writes them. where: what a message calls it."""
 
     values: Mapping[str, Any]
-    where: str = NAME
+    source_name: str = ADAPTER_CONFIG_NAME
 
     def scaled(self, adapter: Adapter, name: str) -> Adapter:
         """The adapter at the strength that PEFT gives a layer called `name`; itself where it stores its own, or where
@@ -53,7 +53,7 @@ class PeftConfig:
             suffix, value = "alpha", alpha * (math.sqrt(rank) if self.values.get("use_rslora") is True else 1.0)
         if value == (rank if suffix == "alpha" else 1):
             return adapter
-        made = adapter_of({**adapter.tensors, suffix: torch.tensor(float(value))})
+        made = adapter_from_tensors({**adapter.tensors, suffix: torch.tensor(float(value))})
         return adapter if made is None else made
 
     def notes(self) -> list[str]:
@@ -61,14 +61,14 @@ class PeftConfig:
         found = []
         kind, init = self.values.get("peft_type"), self.values.get("init_lora_weights")
         if isinstance(kind, str) and kind not in _KINDS:
-            found.append(f"{self.where} says peft_type {kind[:40]!r}; {', '.join(_KINDS)} are read")
+            found.append(f"{self.source_name} says peft_type {kind[:40]!r}; {', '.join(_KINDS)} are read")
         if isinstance(init, str) and init.lower().startswith(_CHANGE_THE_BASE):
             found.append(
                 f"trained from init_lora_weights={init[:40]!r}, which changes the base model's weights too: "
                 "it acts otherwise than in training; save it converted (path_initial_model_for_weight_conversion)"
             )
         if self._number(self.values.get("lora_alpha", self.values.get("alpha"))) is None:
-            found.append(f"{self.where} names no lora_alpha, so alpha = rank is assumed")
+            found.append(f"{self.source_name} names no lora_alpha, so alpha = rank is assumed")
         strange = [pattern for pattern in self._patterns if pattern not in self._matchers]
         if strange:
             found.append(f"alpha_pattern {strange[0][:60]!r} is too intricate and is not honoured")
@@ -121,51 +121,57 @@ class PeftConfig:
         return float(value) if sound else None  # type: ignore[arg-type]
 
 
-def config_path(path: Path) -> Path | None:
+def find_adapter_config(path: Path) -> Path | None:
     """The `adapter_config.json` that belongs to the file at `path`: of PEFT's own `adapter_model.*`, or of the only
     file of tensors in its folder. None where there is none."""
-    config = path.with_name(NAME)
+    config = path.with_name(ADAPTER_CONFIG_NAME)
     if not config.is_file():
         return None
-    if path.stem == MODEL:
+    if path.stem == ADAPTER_MODEL_STEM:
         return config
-    others = (one for one in path.parent.iterdir() if one.suffix.lower() in SUFFIXES and one.name != path.name)
+    others = (
+        one for one in path.parent.iterdir() if one.suffix.lower() in LORA_FILE_SUFFIXES and one.name != path.name
+    )
     return config if next(others, None) is None else None
 
 
-def config_stamp(path: Path, looked: dict[Path, bool] | None = None) -> tuple[int, int] | None:
+def adapter_config_stamp(path: Path, looked: dict[Path, bool] | None = None) -> tuple[int, int] | None:
     """(mtime in ns, size) of the configuration that belongs to a file; None where there is none.
 
     looked: folder → whether a configuration lies in it, filled here, so that many files ask each folder once.
     """
     if looked is not None:
         if path.parent not in looked:
-            looked[path.parent] = path.with_name(NAME).is_file()
+            looked[path.parent] = path.with_name(ADAPTER_CONFIG_NAME).is_file()
         if not looked[path.parent]:
             return None
     try:
-        config = config_path(path)
+        config = find_adapter_config(path)
         status = config.stat() if config else None
     except OSError:
         return None
     return (status.st_mtime_ns, status.st_size) if status else None
 
 
-def hash_with(own: str, path: Path) -> str:
+def hash_with_adapter_config(own: str, path: Path) -> str:
     """12 hex digits of a file's hash and the configuration beside it; the hash alone where that cannot be read."""
     try:
-        return hashlib.sha256(own.encode() + path.with_name(NAME).read_bytes()).hexdigest()[:12]
+        return hashlib.sha256(own.encode() + path.with_name(ADAPTER_CONFIG_NAME).read_bytes()).hexdigest()[:12]
     except OSError:
         return own
 
 
-def in_folder(path: Path) -> Path:
+def find_peft_file(path: Path) -> Path:
     """The file that PEFT saved into a folder; `path` itself where it is no such folder."""
-    files = (path / (MODEL + suffix) for suffix in SUFFIXES) if (path / NAME).is_file() else ()
+    files = (
+        (path / (ADAPTER_MODEL_STEM + suffix) for suffix in LORA_FILE_SUFFIXES)
+        if (path / ADAPTER_CONFIG_NAME).is_file()
+        else ()
+    )
     return next((file for file in files if file.is_file()), path)
 
 
-def read_config(path: Path) -> tuple[PeftConfig | None, list[str]]:
+def load_adapter_config(path: Path) -> tuple[PeftConfig | None, list[str]]:
     """The configuration in a file, and sentences on what of it cannot be honoured."""
     try:
         if path.stat().st_size > _LARGEST:
@@ -175,6 +181,6 @@ def read_config(path: Path) -> tuple[PeftConfig | None, list[str]]:
             raise ValueError("it is no JSON object")
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return None, [f"{NAME} beside it cannot be read ({reason[:100]}): alpha = rank is assumed"]
+        return None, [f"{ADAPTER_CONFIG_NAME} beside it cannot be read ({reason[:100]}): alpha = rank is assumed"]
     config = PeftConfig(values)
     return config, config.notes()

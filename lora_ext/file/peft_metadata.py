@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from ..layer_names import PARTS, TE, TE2, UNET
 from .peft_config import PeftConfig
 
-KEY = "lora_adapter_metadata"
+PEFT_METADATA_KEY = "lora_adapter_metadata"
 """Metadata key: JSON of `<part>.r`, `<part>.lora_alpha`, `<part>.alpha_pattern`, `<part>.use_rslora` …"""
 
 _PREFIX = {UNET: "unet", TE: "text_encoder", TE2: "text_encoder_2"}
 
 
-def configs(metadata: Mapping[str, str]) -> dict[str, PeftConfig]:
+def parse_peft_metadata(metadata: Mapping[str, str]) -> dict[str, PeftConfig]:
     """part → its configuration, for the parts that the metadata describes; none where it is absent or damaged."""
     try:
-        packed = json.loads(metadata.get(KEY, "{}"))
+        packed = json.loads(metadata.get(PEFT_METADATA_KEY, "{}"))
     except (ValueError, RecursionError):
         return {}
     if not isinstance(packed, dict):
@@ -27,5 +27,5 @@ def configs(metadata: Mapping[str, str]) -> dict[str, PeftConfig]:
         head = _PREFIX[part] + "."
         config = {key.removeprefix(head): value for key, value in packed.items() if key.startswith(head)}
         if config:
-            found[part] = PeftConfig(config, f"{KEY} of {_PREFIX[part]}")
+            found[part] = PeftConfig(config, f"{PEFT_METADATA_KEY} of {_PREFIX[part]}")
     return found

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters import Adapter
-from ..layer_names import PARTS, Site, names
+from ..layer_names import PARTS, LayerId, layer_name_table
 from . import peft_metadata
-from .peft_config import NAME, PeftConfig, read_config
+from .peft_config import ADAPTER_CONFIG_NAME, PeftConfig, load_adapter_config
 
 _PEFT = "base_model.model."
 """What PEFT's own `save_pretrained` writes before a layer's name; it always writes `adapter_config.json` too."""
 
 
 @dataclass(frozen=True)
-class Strengths:
+class PeftStrengths:
     """configs: part → its configuration. in_metadata: whether the file's own metadata holds them. notes: sentences on
     what cannot be honoured."""
 
@@ -27,36 +27,38 @@ class Strengths:
     config: Path | None = None
 
     @classmethod
-    def of(cls, metadata: Mapping[str, str], path: Path | None) -> Strengths:
+    def from_sources(cls, metadata: Mapping[str, str], path: Path | None) -> PeftStrengths:
         """What the metadata says, and for parts it does not speak of the `adapter_config.json` at `path`."""
-        inside = peft_metadata.configs(metadata)
+        inside = peft_metadata.parse_peft_metadata(metadata)
         notes = [note for config in inside.values() for note in config.notes()]
         beside = None
         if path is not None:
-            beside, more = read_config(path)
+            beside, more = load_adapter_config(path)
             notes += more
         configs = {**dict.fromkeys(PARTS, beside), **inside} if beside is not None else inside
         return cls({part: c for part, c in configs.items() if c is not None}, bool(inside), tuple(notes), path)
 
     @property
-    def base(self) -> str:
+    def base_model_name(self) -> str:
         """What the configuration calls the base model, "" where it does not say."""
         said = (config.values.get("base_model_name_or_path") for config in self.configs.values())
         return next((text for text in said if isinstance(text, str)), "")
 
-    def scaled(self, site: Site, adapter: Adapter) -> Adapter:
+    def scaled(self, layer_id: LayerId, adapter: Adapter) -> Adapter:
         """The adapter at its strength."""
-        config = self.configs.get(site.part)
-        return adapter if config is None else config.scaled(adapter, names(site.part).diffusers[site])
+        config = self.configs.get(layer_id.part)
+        return (
+            adapter if config is None else config.scaled(adapter, layer_name_table(layer_id.part).diffusers[layer_id])
+        )
 
-    def told(self, adapters: Mapping[Site, Adapter], keys: Iterable[str]) -> dict[str, Any]:
+    def lora_file_fields(self, adapters: Mapping[LayerId, Adapter], keys: Iterable[str]) -> dict[str, Any]:
         """Fields of a `LoraFile`: the configuration's path, notes, and what was assumed where nothing is said."""
         silent = [site for site in adapters if site.part not in self.configs]
         unsaid = any(adapters[s].rank and not {"alpha", "scale"} & adapters[s].tensors.keys() for s in silent)
         key = next(iter(keys), "")
         notes, assumed = self.notes, ""
         if unsaid and key.startswith(_PEFT) and self.config is None:
-            notes = (*notes, f"no {NAME} lies beside it, so alpha = rank is assumed")
+            notes = (*notes, f"no {ADAPTER_CONFIG_NAME} lies beside it, so alpha = rank is assumed")
         elif unsaid and self.config is None:
             assumed = "it names no alpha, so alpha = rank is assumed"
         return {"config": self.config, "notes": notes, "assumed": assumed}

@@ -7,12 +7,12 @@ import locale
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..blocks import read_presets
+from ..blocks import parse_block_presets
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
-def decoded(data: bytes) -> tuple[str, str]:
+def decode_unknown_text(data: bytes) -> tuple[str, str]:
     """(text, what it was read as: "" for UTF-8 and UTF-16 with its mark).
 
     Text of another encoding does not say which one it is: tried are this system's own (Windows' "ANSI"), GB18030 (which
@@ -38,22 +38,24 @@ def decoded(data: bytes) -> tuple[str, str]:
     return data.decode("cp1252", "replace"), "Windows-1252"
 
 
-def read_preset_file(path: Path) -> tuple[dict[str, str], str]:
+def load_preset_file(path: Path) -> tuple[dict[str, str], str]:
     """(presets, a sentence for the user where something is odd). Never raises: pictures are made without it too."""
     try:
-        text, encoding = decoded(path.read_bytes()) if path.is_file() else ("", "")
+        text, encoding = decode_unknown_text(path.read_bytes()) if path.is_file() else ("", "")
     except OSError as error:
         return {}, f"{path.name} cannot be read ({error.strerror or error}): its presets are left out"
     if not encoding:
-        return read_presets(text), ""
-    return read_presets(text), f"{path.name} is not UTF-8 text and was read as {encoding}; save it as UTF-8 to be sure"
+        return parse_block_presets(text), ""
+    return parse_block_presets(
+        text
+    ), f"{path.name} is not UTF-8 text and was read as {encoding}; save it as UTF-8 to be sure"
 
 
-def read_preset_files(base: Mapping[str, str], files: Iterable[Path]) -> tuple[dict[str, str], tuple[str, ...]]:
+def load_preset_files(base: Mapping[str, str], files: Iterable[Path]) -> tuple[dict[str, str], tuple[str, ...]]:
     """(`base` and over it the presets of each file, what the user is told about them)."""
     presets, notes = dict(base), []
     for file in files:
-        own, note = read_preset_file(file)
+        own, note = load_preset_file(file)
         presets.update(own)
         notes += [note] if note else []
     return presets, tuple(notes)

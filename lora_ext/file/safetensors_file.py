@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from ..console import whole
+from ..console import replace_lone_surrogates
 from ..errors import FileError
 
 HEADER_LIMIT = 100_000_000
@@ -43,13 +43,13 @@ _BITS = (
 )
 """Format's name, torch's name, bytes an element; in the order by which the library sorts (largest last)."""
 
-SIZES = {name: size for name, _, size in _BITS}
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, own) for name, own, _ in _BITS if hasattr(torch, own)}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_SIZES = {name: size for name, _, size in _BITS}
+TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, own) for name, own, _ in _BITS if hasattr(torch, own)}
+DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _ORDER = {name: place for place, (name, _, _) in enumerate(_BITS)}
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """Where one tensor lies: `start` and `end` are bytes from the beginning of the data."""
 
     dtype: str
@@ -59,24 +59,24 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a safetensors file says about itself; `data` is the byte at which its data begins."""
+class SafetensorsHeader:
+    """What a safetensors file says about itself; `data_start` is the byte at which its data begins."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
-    data: int
+    data_start: int
 
 
-def read_header(path: Path) -> Header:
+def load_safetensors_header(path: Path) -> SafetensorsHeader:
     """The checked header. Raises FileError naming the file and what is wrong with it."""
     try:
         with path.open("rb") as file:
-            return header_of(file, path, path.stat().st_size)
+            return parse_safetensors_header(file, path, path.stat().st_size)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def header_of(file: BinaryIO, path: Path, size: int) -> Header:
+def parse_safetensors_header(file: BinaryIO, path: Path, size: int) -> SafetensorsHeader:
     """The checked header of an open file of `size` bytes; leaves `file` at the data. Raises FileError."""
 
     def wrong(what: str) -> FileError:
@@ -97,7 +97,7 @@ def header_of(file: BinaryIO, path: Path, size: int) -> Header:
         raise wrong(str(error)) from None
     except RecursionError:
         raise wrong("its header is nested too deeply") from None
-    return Header(found, metadata, 8 + length)
+    return SafetensorsHeader(found, metadata, 8 + length)
 
 
 def _parse(text: bytes) -> dict[str, Any]:
@@ -127,9 +127,9 @@ def _parse(text: bytes) -> dict[str, Any]:
     return root
 
 
-def _entries(root: Mapping[str, Any]) -> dict[str, Entry]:
+def _entries(root: Mapping[str, Any]) -> dict[str, TensorEntry]:
     """Every tensor's entry, its own numbers checked. Raises ValueError."""
-    found: dict[str, Entry] = {}
+    found: dict[str, TensorEntry] = {}
     for name, row in root.items():
         if name == "__metadata__":
             continue
@@ -139,17 +139,17 @@ def _entries(root: Mapping[str, Any]) -> dict[str, Entry]:
             dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
         except (KeyError, TypeError, IndexError):
             raise ValueError(f"{name!r} lacks dtype, shape or data_offsets") from None
-        if not isinstance(dtype, str) or dtype not in SIZES:
+        if not isinstance(dtype, str) or dtype not in DTYPE_SIZES:
             raise ValueError(f"{name!r} has the unknown dtype {str(dtype)[:40]!r}")
-        if dtype not in DTYPES:
+        if dtype not in TORCH_DTYPES:
             raise ValueError(f"{name!r} is stored as {dtype}, which torch {torch.__version__} cannot hold")
         if not (_naturals(shape) and _naturals(offsets)) or len(offsets) != 2:
             raise ValueError(f"{name!r} has no sound shape or data_offsets")
         start, end = offsets
-        if end - start != math.prod(shape) * SIZES[dtype]:
-            span = math.prod(shape) * SIZES[dtype]
+        if end - start != math.prod(shape) * DTYPE_SIZES[dtype]:
+            span = math.prod(shape) * DTYPE_SIZES[dtype]
             raise ValueError(f"{name!r}: {dtype} {shape} takes {span} bytes, its data_offsets span {end - start}")
-        found[name] = Entry(dtype, tuple(shape), start, end)
+        found[name] = TensorEntry(dtype, tuple(shape), start, end)
     return found
 
 
@@ -171,7 +171,7 @@ def _naturals(value: object) -> bool:
     return not value or (min(value) >= 0 and max(value) < 2**63)
 
 
-def _check_layout(entries: Mapping[str, Entry], size: int) -> None:
+def _check_layout(entries: Mapping[str, TensorEntry], size: int) -> None:
     """ValueError unless the entries cover `size` bytes of data without gap or overlap."""
     end, last = 0, ""
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
@@ -191,27 +191,27 @@ def _metadata(value: object) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        return {"__metadata__": as_text(value)}
-    return {as_text(name): as_text(item) for name, item in value.items()}
+        return {"__metadata__": metadata_as_text(value)}
+    return {metadata_as_text(name): metadata_as_text(item) for name, item in value.items()}
 
 
-def as_text(value: object) -> str:
+def metadata_as_text(value: object) -> str:
     """Text as it is (half surrogate pairs replaced), anything else as JSON or, failing that, as Python shows it."""
     if not isinstance(value, str):
         try:
             value = json.dumps(value, ensure_ascii=False)
         except (TypeError, ValueError):
             value = repr(value)
-    return whole(value)
+    return replace_lone_surrogates(value)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(name → tensor, metadata). All tensors share one buffer, filled by one read. Raises FileError."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
-            header = header_of(file, path, size)
-            buffer = torch.empty(size - header.data, dtype=torch.uint8)
+            header = parse_safetensors_header(file, path, size)
+            buffer = torch.empty(size - header.data_start, dtype=torch.uint8)
             if buffer.numel() and _fill(file, buffer) != buffer.numel():
                 raise FileError(f"{path} became shorter while it was read")
     except OSError as error:
@@ -219,17 +219,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return _views(buffer, header.entries), dict(header.metadata)
 
 
-def read_some(path: Path, header: Header, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+def iterate_safetensors(path: Path, header: SafetensorsHeader, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
     """The tensors `names` one after the other, each with memory of its own: for files larger than memory."""
     try:
         with path.open("rb") as file:
             for name in names:
                 entry = header.entries[name]
                 buffer = torch.empty(entry.end - entry.start, dtype=torch.uint8)
-                file.seek(header.data + entry.start)
+                file.seek(header.data_start + entry.start)
                 if buffer.numel() and _fill(file, buffer) != buffer.numel():
                     raise FileError(f"{path} became shorter while it was read")
-                yield name, buffer.view(DTYPES[entry.dtype]).reshape(entry.shape)
+                yield name, buffer.view(TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -245,17 +245,17 @@ def _fill(file: BinaryIO, buffer: Tensor) -> int:
     return done
 
 
-def _views(buffer: Tensor, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
+def _views(buffer: Tensor, entries: Mapping[str, TensorEntry]) -> dict[str, Tensor]:
     """The tensors inside the buffer; copied only where one is not aligned to its dtype."""
     typed: dict[str, Tensor] = {}
     found = {}
     for name, (dtype, shape, start, end) in entries.items():
-        size = SIZES[dtype]
+        size = DTYPE_SIZES[dtype]
         if start % size:
-            found[name] = buffer[start:end].clone().view(DTYPES[dtype]).reshape(shape)
+            found[name] = buffer[start:end].clone().view(TORCH_DTYPES[dtype]).reshape(shape)
             continue
         if dtype not in typed:
-            typed[dtype] = buffer[: len(buffer) // size * size].view(DTYPES[dtype])
+            typed[dtype] = buffer[: len(buffer) // size * size].view(TORCH_DTYPES[dtype])
         # one call where a slice and a reshape would be two: files have thousands of tensors
         found[name] = typed[dtype].as_strided(shape, _strides(shape), start // size)
     return found
@@ -274,29 +274,29 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+def serialize_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
     """(the bytes before the data, names in the order of the data), laid out as the library lays them out.
 
     Wider dtypes come first, then names in order; the header is padded with blanks to a multiple of 8 bytes.
     Raises FileError for a dtype that the format lacks.
     """
     for name, tensor in tensors.items():
-        if tensor.dtype not in NAMES:
+        if tensor.dtype not in DTYPE_NAMES:
             raise FileError(f"{name!r} is {tensor.dtype}, which a safetensors file cannot hold")
-    order = sorted(tensors, key=lambda name: (-_ORDER[NAMES[tensors[name].dtype]], name))
+    order = sorted(tensors, key=lambda name: (-_ORDER[DTYPE_NAMES[tensors[name].dtype]], name))
     root: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0
     for name in order:
         tensor = tensors[name]
         end = start + tensor.numel() * tensor.element_size()
-        root[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        root[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end
-    text = whole(json.dumps(root, ensure_ascii=False, separators=(",", ":"))).encode()
+    text = replace_lone_surrogates(json.dumps(root, ensure_ascii=False, separators=(",", ":"))).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, order
 
 
-def chunks(tensors: Mapping[str, Tensor], order: Iterable[str]) -> Iterator[memoryview]:
+def iterate_tensor_bytes(tensors: Mapping[str, Tensor], order: Iterable[str]) -> Iterator[memoryview]:
     """The bytes of the tensors, one after the other."""
     for name in order:
         tensor = tensors[name].detach().to("cpu").contiguous()

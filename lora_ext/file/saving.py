@@ -15,108 +15,119 @@ from torch import Tensor
 
 from ..errors import FileError
 from . import peft_metadata, safetensors_file
-from .hashes import stamped
-from .key_formats import spell, still_described
+from .hashes import with_kohya_hashes
+from .key_formats import format_keys, is_described_by_metadata
 from .lora_file import LoraFile
-from .peft_config import NAME, config_path
+from .peft_config import ADAPTER_CONFIG_NAME, find_adapter_config
 
 
-def write(
+def save_lora_file(
     file: LoraFile,
     path: str | Path,
     *,
     overwrite: bool = False,
     metadata: Mapping[str, str] | None = None,
-    dialect: str = "file",
+    key_format: str = "file",
     rehash: bool = False,
 ) -> Path:
     """Write `file` to `path` (.safetensors) in one step: the old file stays until the new one is complete.
 
     A file that was read and not changed comes out with the same tensors, keys and metadata. `metadata` replaces the
-    file's own; `rehash` recomputes kohya's `sshs_*` hashes; `dialect`: see `spelling.DIALECTS`. Returns the path.
+    file's own; `rehash` recomputes kohya's `sshs_*` hashes; `key_format`: see `spelling.DIALECTS`. Returns the path.
     Raises FileError when the path exists and `overwrite` is not set, for another suffix, or when it cannot be written.
     """
     meta = dict(file.metadata if metadata is None else metadata)
-    kept = dialect == "file" and peft_metadata.KEY in meta and still_described(file)
-    tensors = spell(file, dialect, alphas=not kept)
+    kept = key_format == "file" and peft_metadata.PEFT_METADATA_KEY in meta and is_described_by_metadata(file)
+    tensors = format_keys(file, key_format, include_alphas=not kept)
     if not kept:
-        meta.pop(peft_metadata.KEY, None)
-        if config_path(Path(path)) and not all(key.startswith("lora_") for key in tensors):  # kohya's hold their alpha
-            raise FileError(f"{path} would get another strength from the {NAME} beside it; choose another folder")
-    return write_tensors(tensors, path, metadata=stamped(tensors, meta) if rehash else meta, overwrite=overwrite)
+        meta.pop(peft_metadata.PEFT_METADATA_KEY, None)
+        if find_adapter_config(Path(path)) and not all(
+            key.startswith("lora_") for key in tensors
+        ):  # kohya's hold their alpha
+            raise FileError(
+                f"{path} would get another strength from the {ADAPTER_CONFIG_NAME} beside it; choose another folder"
+            )
+    return save_safetensors(
+        tensors, path, metadata=with_kohya_hashes(tensors, meta) if rehash else meta, overwrite=overwrite
+    )
 
 
-def write_tensors(
+def save_safetensors(
     tensors: Mapping[str, Tensor], path: str | Path, *, metadata: Mapping[str, str], overwrite: bool = False
 ) -> Path:
-    """A safetensors file of `tensors`, laid out as the safetensors library does. See `write` for the errors."""
+    """A safetensors file of `tensors`, laid out as the safetensors library does.
+
+    See `save_lora_file` for the errors.
+    """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise FileError(f"{path} cannot be written: files are written as .safetensors")
-    head, order = safetensors_file.layout(tensors, metadata)
-    with replacing(path, overwrite=overwrite) as part, part.open("wb") as out:
+    head, order = safetensors_file.serialize_header(tensors, metadata)
+    with replacing_file(path, overwrite=overwrite) as part, part.open("wb") as out:
         out.write(head)
-        for chunk in safetensors_file.chunks(tensors, order):
+        for chunk in safetensors_file.iterate_tensor_bytes(tensors, order):
             out.write(chunk)
         out.flush()
         os.fsync(out.fileno())
     return path
 
 
-class HeldFile(FileError):
+class FileInUseError(FileError):
     """A file or folder that cannot be replaced while another program has it open, or that is write-protected."""
 
 
 _PAUSES = (0.05, 0.1, 0.2, 0.4)
 """Seconds between tries: virus scanners and indexers of Windows hold a new file for a moment."""
-_HELD = (errno.EACCES, errno.EPERM, errno.EBUSY)
+_IN_USE_ERRORS = (errno.EACCES, errno.EPERM, errno.EBUSY)
 
 
-def move_onto(source: Path, target: Path, held: Path | None = None) -> None:
+def replace_file(source: Path, target: Path, named_path: Path | None = None) -> None:
     """Renames `source` to `target`, in place of a file that is there. Raises HeldFile; then nothing has moved.
 
-    held: what the error names, `target` without it.
+    named_path: what the error names, `target` without it.
     """
     for pause in (*_PAUSES, None):
         try:
             source.replace(target)
             return
         except OSError as error:
-            if error.errno not in _HELD:
+            if error.errno not in _IN_USE_ERRORS:
                 raise
             if pause is None:
-                raise HeldFile(
-                    f"{held or target} cannot be written: another program has it open (a spreadsheet, a viewer, a web "
+                raise FileInUseError(
+                    f"{named_path or target} cannot be written: another program has it open "
+                    "(a spreadsheet, a viewer, a web "
                     "UI?) or it is write-protected; close it there and try again, nothing was changed"
                 ) from error
             time.sleep(pause)
 
 
-def free_beside(path: Path) -> Path:
+def unused_path_beside(path: Path) -> Path:
     """`NAME-2.suffix` (or -3 …): a name beside `path` that is free."""
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     return next(name for name in names if not (name.exists() or name.is_symlink()))
 
 
-def save_or_beside(path: Path, write: Callable[[Path], object], say: Callable[[str], object]) -> Path:
-    """What `write` makes at `path`, replacing what is there; beside it, and told, where another program holds that.
+def save_here_or_beside(path: Path, write: Callable[[Path], object], notify: Callable[[str], object]) -> Path:
+    """What `save_lora_file` makes at `path`, replacing what is there; beside it, and told, where another program
+    holds that.
 
     For results that must not be lost. Returns where it is. Raises FileError.
     """
     try:
-        with replacing(path, overwrite=True) as part:
+        with replacing_file(path, overwrite=True) as part:
             write(part)
         return path
-    except HeldFile:
-        other = free_beside(path)
-        with replacing(other, overwrite=False) as part:
+    except FileInUseError:
+        other = unused_path_beside(path)
+        with replacing_file(other, overwrite=False) as part:
             write(part)
-        say(f"{path.name} is open in another program or write-protected: saved as {other.name} beside it")
+        notify(f"{path.name} is open in another program or write-protected: saved as {other.name} beside it")
         return other
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def replacing_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary file beside `path`, moved onto it when the block ends well and removed when it does not.
 
     Raises FileError when `path` is a folder or a link, exists and `overwrite` is not set, or cannot be written
@@ -137,7 +148,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         part.chmod(0o666 & ~_umask())
         if not overwrite and path.exists():
             raise FileError(f"{path} appeared while it was written; choose another name or allow overwriting")
-        move_onto(part, path)
+        replace_file(part, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -24,7 +24,7 @@ _EXPAND = 16
 """How many times larger than its file the tensors of a file may be."""
 
 
-def load(path: Path) -> Any:
+def load_torch_file(path: Path) -> Any:
     """What the file holds: tensors, dicts, lists, numbers and text.
 
     Raises FileError when the file wants to run code (naming the first thing that it wants), or is damaged.
@@ -36,7 +36,7 @@ def load(path: Path) -> Any:
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
-        wanted = foreign_names(path, str(error))
+        wanted = unsafe_pickle_names(path, str(error))
         if wanted:
             raise FileError(
                 f"{path} was not loaded: it wants to run {wanted[0]!r}, and only tensors are read; "
@@ -75,7 +75,7 @@ def _tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
             yield from _tensors(item, depth + 1)
 
 
-def foreign_names(path: Path, message: str = "") -> list[str]:
+def unsafe_pickle_names(path: Path, message: str = "") -> list[str]:
     """Names such as `os.system` that the file's pickle asks for, plain tensors' own left out; nothing is run.
 
     `message` is torch's refusal, which names one too, and stands in where the pickle cannot be walked.

@@ -1,7 +1,25 @@
 """Pictures without a web UI: `generate(Settings(…))`, and `python -m lora_ext generate`."""
 
 from .generate_command import main
-from .pipeline import Report, describe, embedded, generate, lora_dirs, open_model, save
+from .pipeline import (
+    GenerationReport,
+    embedded_model,
+    generate,
+    image_infotext,
+    load_settings_model,
+    lora_dirs,
+    save_images,
+)
 from .settings import Settings
 
-__all__ = ["Report", "Settings", "describe", "embedded", "generate", "lora_dirs", "main", "open_model", "save"]
+__all__ = [
+    "GenerationReport",
+    "Settings",
+    "embedded_model",
+    "generate",
+    "image_infotext",
+    "load_settings_model",
+    "lora_dirs",
+    "main",
+    "save_images",
+]

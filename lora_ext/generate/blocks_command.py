@@ -8,32 +8,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..blocks import LAYOUTS
+from ..blocks import BLOCK_LAYOUTS
 from ..compare import axis_values, block_analysis, heatmap
-from ..compare.block_analysis import Analysis
-from ..compare.cell_store import Store
-from ..compare.generate_cells import Progress
-from ..compare.image_spec import Shot
+from ..compare.block_analysis import BlockAnalysis
+from ..compare.cell_store import CellStore
+from ..compare.generate_cells import SheetProgress
+from ..compare.image_spec import ImageSpec
 from ..errors import LoraError
-from ..file.loading import read
+from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile
-from ..file.lora_library import Library
-from ..inject import targets
-from .compare_command import LEFT_OUT
-from .generate_command import parser as generate_parser
-from .image_renderer import StandaloneArtist
-from .pipeline import lora_dirs, open_model, sized
+from ..file.lora_library import LoraLibrary
+from ..inject import find_layer_targets
+from .compare_command import OMITTED_OPTIONS
+from .generate_command import generate_parser as generate_parser
+from .image_renderer import StandaloneImageRenderer
+from .pipeline import load_settings_model, lora_dirs, with_size_and_seed
 from .settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. 0, or 2 with one line on standard error."""
-    parser = generate_parser("blocks", (__doc__ or "").splitlines()[0], leave_out=LEFT_OUT)
+    parser = generate_parser("blocks", (__doc__ or "").splitlines()[0], leave_out=OMITTED_OPTIONS)
     parser.add_argument("--lora", default="", help="the LoRA: its name, or a file; without it the prompt's")
-    sizes = ", ".join(map(str, LAYOUTS))
+    sizes = ", ".join(map(str, BLOCK_LAYOUTS))
     parser.add_argument("--layout", default="", help=f"positions: {sizes}; 12 for SDXL and 17 for others without it")
     parser.add_argument(
-        "--way", default="", choices=["", *block_analysis.WAYS], help="lowered with a prompt, else norms"
+        "--way", default="", choices=["", *block_analysis.ANALYSIS_METHODS], help="lowered with a prompt, else norms"
     )
     parser.add_argument("--seeds", default="", help="seeds to average over, such as 1,2,3")
     parser.add_argument("--keep", type=float, default=0.8, help="share of the effect that a preset is to keep, 0 to 1")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = given.pop("json")
     settings = Settings(**{**given, **{name: tuple(given[name]) for name in given if isinstance(given[name], list)}})
     try:
-        result = analyse(settings, **own)
+        result = save_block_analysis(settings, **own)
     except LoraError as error:
         print(f"lora_ext blocks: {error}", file=sys.stderr)
         return 2
@@ -55,49 +55,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def analyse(
+def save_block_analysis(
     settings: Settings, *, lora: str, layout: str, way: str, seeds: str, keep: float, name: str, batch: int, out: Path
 ) -> dict[str, Any]:
     """Writes `blocks.png` and `blocks.csv` into `out`; tells shares, the preset and a sentence. Raises LoraError."""
     settings.checked()
-    library = Library(lora_dirs(settings))
-    meant = lora or next((request.name for request in Shot(prompt=settings.prompt).tags()), "")
+    library = LoraLibrary(lora_dirs(settings))
+    meant = lora or next((request.name for request in ImageSpec(prompt=settings.prompt).tags()), "")
     if not meant:
         raise LoraError("which LoRA? Name it with --lora, or put <lora:name:1> into the prompt")
-    file = read(Path(meant)) if Path(meant).is_file() else library.load(meant)
+    file = load_lora_file(Path(meant)) if Path(meant).is_file() else library.load(meant)
     file.check_architecture()
-    chosen = block_analysis.layout_of(layout or (12 if file.family == "SDXL" else 17))
+    chosen = block_analysis.parse_layout(layout or (12 if file.family == "SDXL" else 17))
     way = way or (block_analysis.LOWERED if settings.prompt else block_analysis.NORMS)
-    store = Store(out)
+    store = CellStore(out)
     if way == block_analysis.NORMS:
-        found = _norms(settings, file, chosen)
+        found = _analyse_norms(settings, file, chosen)
     else:
-        found = _pictures(settings, library, meant, chosen, way, seeds, batch, store)
+        found = _analyse_images(settings, library, meant, chosen, way, seeds, batch, store)
     told = found.as_dict(keep, name)  # a bad name is told before anything is written
-    return {"map": str(heatmap.write(found, keep, store.folder)), **told}
+    return {"map": str(heatmap.save_heatmap(found, keep, store.folder)), **told}
 
 
-def _norms(settings: Settings, file: LoraFile, layout: Any) -> Analysis:
+def _analyse_norms(settings: Settings, file: LoraFile, layout: Any) -> BlockAnalysis:
     """Without a model, unless the file has layers whose ΔW depends on its weights."""
-    if block_analysis.alone(file):
-        return block_analysis.by_norms(file, layout)
-    model = open_model(settings)
-    places = {site: target for part, root in model.parts().items() for site, target in targets(part, root).items()}
-    return block_analysis.by_norms(file, layout, targets=places)
+    if block_analysis.can_measure_without_model(file):
+        return block_analysis.analyse_by_norms(file, layout)
+    model = load_settings_model(settings)
+    places = {
+        site: target for part, root in model.parts().items() for site, target in find_layer_targets(part, root).items()
+    }
+    return block_analysis.analyse_by_norms(file, layout, targets=places)
 
 
-def _pictures(
-    settings: Settings, library: Library, lora: str, layout: Any, way: str, seeds: str, batch: int, store: Store
-) -> Analysis:
-    model = open_model(settings)
-    settings = sized(settings, model, None)
-    shot = Shot(**settings.picture(), lora=library.call(library.find(lora)))
-    several = [int(seed) for seed in axis_values.numbers(seeds, "seeds", whole=True)] if seeds else []
+def _analyse_images(
+    settings: Settings, library: LoraLibrary, lora: str, layout: Any, way: str, seeds: str, batch: int, store: CellStore
+) -> BlockAnalysis:
+    model = load_settings_model(settings)
+    settings = with_size_and_seed(settings, model, None)
+    shot = ImageSpec(**settings.image_fields(), lora=library.shortest_name(library.find(lora)))
+    several = [int(seed) for seed in axis_values.parse_number_list(seeds, "seeds", whole=True)] if seeds else []
 
-    def watch(progress: Progress) -> None:
-        print(f"\r{progress.done}/{progress.pictures}", end="", file=sys.stderr)
+    def watch(progress: SheetProgress) -> None:
+        print(f"\r{progress.done}/{progress.total}", end="", file=sys.stderr)
 
-    with StandaloneArtist(settings, model, library) as artist:
-        found = block_analysis.by_pictures(shot, layout, way, artist, store, seeds=several, batch=batch, watch=watch)
+    with StandaloneImageRenderer(settings, model, library) as artist:
+        found = block_analysis.analyse_by_images(
+            shot, layout, way, artist, store, seeds=several, batch=batch, on_progress=watch
+        )
     print("\r", end="", file=sys.stderr)
     return found

@@ -11,29 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from ..compare import build_sheet, sheet_plan
-from ..compare.axes import KINDS
-from ..compare.cell_store import Store
-from ..compare.generate_cells import Progress
-from ..compare.identical_cells import told
-from ..compare.image_spec import Shot
-from ..compare.scores import Scorer, training_pictures
+from ..compare.axes import AXIS_KINDS
+from ..compare.cell_store import CellStore
+from ..compare.generate_cells import SheetProgress
+from ..compare.identical_cells import identical_cells_sentence
+from ..compare.image_spec import ImageSpec
+from ..compare.scores import Scorer, find_training_images
 from ..errors import LoraError
-from ..file.lora_library import Library
+from ..file.lora_library import LoraLibrary
 from ..host.standalone import clip_image
-from ..host.standalone.sampling import plan_of
-from ..prompt_warnings import elsewhere, unread
-from .generate_command import parser as generate_parser
-from .image_renderer import StandaloneArtist
-from .pipeline import lora_dirs, open_model, sized
+from ..host.standalone.sampling import parse_sampling_plan
+from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
+from .generate_command import generate_parser as generate_parser
+from .image_renderer import StandaloneImageRenderer
+from .pipeline import load_settings_model, lora_dirs, with_size_and_seed
 from .settings import Settings
 
-LEFT_OUT = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch", "strict")
+OMITTED_OPTIONS = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch", "strict")
 
 
-def parser() -> argparse.ArgumentParser:
+def compare_parser() -> argparse.ArgumentParser:
     """`generate`'s options but those of img2img and hires, and the sheet's own."""
-    made = generate_parser("compare", (__doc__ or "").splitlines()[0], leave_out=LEFT_OUT)
-    kinds = "; ".join(kind.example for kind in KINDS.values())
+    made = generate_parser("compare", (__doc__ or "").splitlines()[0], leave_out=OMITTED_OPTIONS)
+    kinds = "; ".join(kind.example for kind in AXIS_KINDS.values())
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.epilog = "axes: KIND [NAME]:VALUES\n  " + kinds.replace("; ", "\n  ")
     for axis, what in (("x", "columns"), ("y", "rows"), ("z", "pages")):
@@ -53,17 +53,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. 0, or 2 with one line on standard error; 130 when interrupted, with what is drawn kept."""
-    given = vars(parser().parse_args(argv))
+    given = vars(compare_parser().parse_args(argv))
     own = {name: given.pop(name) for name in ("x", "y", "z", "lora", "images", "clip", "no_scores", "out", "json")}
     batch, images = given.pop("batch"), own.pop("images")
     settings = Settings(**{**given, **{name: tuple(given[name]) for name in given if isinstance(given[name], list)}})
     try:
-        training = training_pictures(images) if images else ()
+        training = find_training_images(images) if images else ()
         result = compare(settings, batch=batch, images=training, **own)
     except LoraError as error:
         print(f"lora_ext compare: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(result, ensure_ascii=False) if own["json"] else _text(result))
+    print(json.dumps(result, ensure_ascii=False) if own["json"] else _format_result(result))
     return 0
 
 
@@ -83,21 +83,21 @@ def compare(
 ) -> dict[str, Any]:
     """Makes the sheet in `out` (or goes on with it) and tells where it is. Raises LoraError."""
     settings.checked()
-    library = Library(lora_dirs(settings), keep=16)
-    model = open_model(settings)
-    asked, settings, store = settings, sized(settings, model, None), Store(out)
-    plan_of(settings.sampler, settings.scheduler, settings.steps)
-    shot = Shot(**settings.picture(), lora=lora)
+    library = LoraLibrary(lora_dirs(settings), max_loaded=16)
+    model = load_settings_model(settings)
+    asked, settings, store = settings, with_size_and_seed(settings, model, None), CellStore(out)
+    parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
+    shot = ImageSpec(**settings.image_fields(), lora=lora)
     if asked.seed < 0:
-        shot = replace(shot, seed=store.seed(asdict(shot), (x, y, z)) or shot.seed)
-    planned = sheet_plan.plan(shot, x, y, z, library)
-    for text in (*unread(shot.prompt, shot.negative_prompt), *elsewhere(shot.prompt)):
+        shot = replace(shot, seed=store.resumable_seed(asdict(shot), (x, y, z)) or shot.seed)
+    planned = sheet_plan.plan_sheet(shot, x, y, z, library)
+    for text in (*unread_tag_warnings(shot.prompt, shot.negative_prompt), *bracketed_tag_warnings(shot.prompt)):
         print(text, file=sys.stderr)
-    scorer = None if no_scores else scorer_of(images, clip, settings.device)
-    with StandaloneArtist(settings, model, library) as artist:
-        bar = _Bar(quiet=json)
+    scorer = None if no_scores else create_scorer(images, clip, settings.device)
+    with StandaloneImageRenderer(settings, model, library) as artist:
+        bar = _ProgressBar(quiet=json)
         try:
-            made = build_sheet.make(planned, artist, store, batch=batch, scorer=scorer, watch=bar)
+            made = build_sheet.build_sheet(planned, artist, store, batch=batch, scorer=scorer, on_progress=bar)
         finally:
             bar.close()
         fits = [str(fit) for fit in artist.fits.values() if not fit.ok]
@@ -110,22 +110,22 @@ def compare(
         "drawn": made.progress.done - made.progress.kept,
         "kept": made.progress.kept,
         "warning": made.warning or None,
-        "same": told(planned, made.same) or None,
+        "same": identical_cells_sentence(planned, made.identical) or None,
         "suggestion": made.suggestion.reason if made.suggestion else None,
         "tag": planned.cells[made.suggestion.cells[0]].tag if made.suggestion and made.suggestion.cells else None,
     }
 
 
-def scorer_of(images: Sequence[Path], clip: Path | None = None, device: str | None = None) -> Scorer:
+def create_scorer(images: Sequence[Path], clip: Path | None = None, device: str | None = None) -> Scorer:
     """Measures by the CLIP image model in `clip`, else by one that the user has, else by colours and edges."""
-    clip = clip or (clip_image.find() if images else None)
+    clip = clip or (clip_image.find_clip_image_model() if images else None)
     if clip is None:
         return Scorer(images)
-    model = clip_image.ImageModel(clip, device)
+    model = clip_image.ClipImageModel(clip, device)
     return Scorer(images, model, model.name)
 
 
-class _Bar:
+class _ProgressBar:
     """A progress bar over all pictures."""
 
     def __init__(self, quiet: bool) -> None:
@@ -133,8 +133,8 @@ class _Bar:
 
         self.bar = tqdm(unit="picture", file=sys.stderr, leave=False, disable=quiet)
 
-    def __call__(self, progress: Progress) -> None:
-        self.bar.total = progress.pictures
+    def __call__(self, progress: SheetProgress) -> None:
+        self.bar.total = progress.total
         self.bar.n = progress.done
         self.bar.refresh()
 
@@ -142,6 +142,6 @@ class _Bar:
         self.bar.close()
 
 
-def _text(result: dict[str, Any]) -> str:
+def _format_result(result: dict[str, Any]) -> str:
     lines = [*result["sheets"], f"{result['cells']} cells; {result['drawn']} pictures drawn, {result['kept']} kept."]
     return "\n".join(filter(None, [*lines, result["suggestion"], result["tag"], result["same"], result["warning"]]))

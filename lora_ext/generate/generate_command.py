@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 from PIL import Image
 
 from ..errors import LoraError
-from ..file.displayed_names import take_typed_paths
+from ..file.displayed_names import accept_typed_paths
+from ..fit_report import FitReport
 from ..host import infotext
-from ..host.standalone.loader import PRECISIONS
-from ..host.standalone.rendering import CELL
+from ..host.standalone.loader import MODEL_DTYPES
+from ..host.standalone.rendering import VAE_SCALE_FACTOR
 from ..inject import MODES
-from .pipeline import Report, generate, save
+from .pipeline import GenerationReport, generate, save_images
 from .settings import Settings
 
 _HELP = {
@@ -28,8 +29,8 @@ _HELP = {
     "lora_dir": "folder of LoRA files, searched with its subfolders; may be given several times",
     "embeddings": "folder of textual-inversion files, used by their names; may be given several times",
     "seed": "of the first picture; -1 draws one",
-    "width": f"pixels, a multiple of {CELL}; 0: what the model was made for",
-    "height": f"pixels, a multiple of {CELL}",
+    "width": f"pixels, a multiple of {VAE_SCALE_FACTOR}; 0: what the model was made for",
+    "height": f"pixels, a multiple of {VAE_SCALE_FACTOR}",
     "sampler": "the web UI's name, such as 'Euler a'",
     "scheduler": "the web UI's schedule type, such as Karras",
     "cfg": "CFG scale",
@@ -43,7 +44,7 @@ _HELP = {
     "hr_steps": "steps of the hires pass; 0: as many as the first",
     "mode": "how LoRAs are put on: " + ", ".join(MODES),
     "device": "cuda, mps or cpu; without it the first that is there",
-    "precision": ", ".join(PRECISIONS),
+    "precision": ", ".join(MODEL_DTYPES),
     "tokenizer": "folder with CLIP's vocab.json and merges.txt",
     "config": "LDM yaml; without it the one beside the checkpoint",
     "prediction": "epsilon or v, where the checkpoint does not say",
@@ -51,18 +52,18 @@ _HELP = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
+class _GenerateParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as for every other mistake."""
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def parser(
+def generate_parser(
     verb: str = "generate", about: str = (__doc__ or "").splitlines()[0], leave_out: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
     """The command line: one option for each field of `Settings` but those left out, with dashes or underscores."""
-    made = _Parser(prog=f"lora_ext {verb}", description=about)
-    take_typed_paths(made)
+    made = _GenerateParser(prog=f"lora_ext {verb}", description=about)
+    accept_typed_paths(made)
     kinds = {"int": int, "float": float}
     for item in fields(Settings):
         if item.name in leave_out:
@@ -83,27 +84,29 @@ def parser(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. 0, or 2 with one line on standard error."""
-    given = vars(parser().parse_args(argv))
+    given = vars(generate_parser().parse_args(argv))
     out, as_json = given.pop("out"), given.pop("json")
     folders = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     settings = Settings(**{**given, **folders})
-    report = Report()
+    report = GenerationReport()
     try:
-        images = _with_bar(settings, report)
-        paths = save(images, out)
+        images = _generate_with_progress_bar(settings, report)
+        paths = save_images(images, out)
     except LoraError as error:
         print(f"lora_ext generate: {error}", file=sys.stderr)
         return 2
     if as_json:
-        made = [{"file": str(p), "infotext": i.info[infotext.KEY]} for p, i in zip(paths, images, strict=True)]
-        fits = [{**asdict(fit), "text": str(fit)} for fit in report.fits]
+        made = [
+            {"file": str(p), "infotext": i.info[infotext.PARAMETERS_KEY]} for p, i in zip(paths, images, strict=True)
+        ]
+        fits = [_fit_as_json(fit) for fit in report.fits]
         print(json.dumps({"images": made, "loras": fits, "notes": report.notes}, ensure_ascii=False, default=str))
     else:
         print("\n".join(map(str, paths)))
     return 0
 
 
-def _with_bar(settings: Settings, report: Report) -> list[Image.Image]:
+def _generate_with_progress_bar(settings: Settings, report: GenerationReport) -> list[Image.Image]:
     """`generate` under a progress bar over all guesses; what the report says is printed before a pass begins, and what
     it says besides, when the pictures are made, after the last."""
     from tqdm import tqdm
@@ -127,9 +130,17 @@ def _with_bar(settings: Settings, report: Report) -> list[Image.Image]:
         bar.update()
 
     try:
-        images = generate(settings, progress=progress, report=report)
+        images = generate(settings, on_progress=progress, report=report)
     finally:
         if bar is not None:
             bar.close()
     tell()
     return images
+
+
+def _fit_as_json(fit: FitReport) -> dict[str, Any]:
+    """The report as a dict; a layer id has the keys part, block and leaf."""
+    found = {**asdict(fit), "text": str(fit)}
+    for key in ("unmatched", "wrong_shape"):
+        found[key] = [{"part": i.part, "block": i.block, "leaf": i.layer} for i in getattr(fit, key)]
+    return found

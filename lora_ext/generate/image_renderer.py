@@ -1,4 +1,6 @@
-"""A `Standalone` model as `compare`'s artist: every picture of a batch has LoRA weights, text and seed of its own."""
+"""A `StandaloneModel` model as `compare`'s artist: every picture of a batch has LoRA weights, text and seed of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -7,115 +9,122 @@ from dataclasses import replace
 
 from PIL import Image
 
-from ..applied_networks import Fit, Presets, Use, resolve
-from ..compare.generate_cells import Tick, depends
-from ..compare.image_spec import Shot
-from ..compare.per_image_weights import Mixed
-from ..file.lora_library import Library
+from ..applied_networks import AdapterSpec, FitReport, Presets, resolve_tag
+from ..compare.generate_cells import DenoisingCallback, tags_identity
+from ..compare.image_spec import ImageSpec
+from ..compare.per_image_weights import PerImageNetworks
+from ..file.lora_library import LoraLibrary
 from ..host import infotext
-from ..host.memory_estimate import drawing_bytes, number_size
-from ..host.standalone.embeddings import bundled, in_folders
-from ..host.standalone.loader import Standalone
-from ..host.standalone.prompt_encoding import chunks
-from ..host.standalone.rendering import Job, condition_each, decode, latents, to_images
-from ..host.standalone.sampling import plan_of
-from ..inject.free_memory import is_out_of_memory, release
-from ..lora_tags import parse
-from .pipeline import describe, sized, told
+from ..host.memory_estimate import generation_bytes, network_itemsize
+from ..host.standalone.embeddings import bundled_embeddings, embeddings_in_folders
+from ..host.standalone.loader import StandaloneModel
+from ..host.standalone.prompt_encoding import tokenize_prompt
+from ..host.standalone.rendering import RenderJob, decode_latents, encode_prompts, sample_latents, to_pil_images
+from ..host.standalone.sampling import parse_sampling_plan
+from ..inject.free_memory import is_out_of_memory, release_memory
+from ..lora_tags import parse_lora_tags
+from .pipeline import image_infotext, networks_infotext, with_size_and_seed
 from .settings import Settings
 
 
-class StandaloneArtist:
+class StandaloneImageRenderer:
     """Draws on one model; a context manager whose end puts the model back bit-exactly.
 
     settings: what shots do not say (checkpoint, precision, embeddings, mode). fits: one report a file.
     """
 
-    def __init__(self, settings: Settings, model: Standalone, library: Library, presets: Presets | None = None) -> None:
+    def __init__(
+        self, settings: Settings, model: StandaloneModel, library: LoraLibrary, presets: Presets | None = None
+    ) -> None:
         self.settings, self.model, self.library = settings, model, library
         self.presets = presets or Presets()
-        self.fits: dict[str, Fit] = {}
-        self._mixed = Mixed(model, settings.mode)
+        self.fits: dict[str, FitReport] = {}
+        self._applied_networks = PerImageNetworks(model, settings.mode)
         self.title = model.name
-        self._folders = in_folders(settings.embeddings)
+        self._folder_embeddings = embeddings_in_folders(settings.embeddings)
         self._chunks: dict[tuple[object, ...], tuple[int, ...]] = {}
 
-    def __enter__(self) -> StandaloneArtist:
+    def __enter__(self) -> StandaloneImageRenderer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._mixed.close()
+        self._applied_networks.close()
 
-    def identity(self, shot: Shot) -> str:
+    def identity(self, image_spec: ImageSpec) -> str:
         """Checkpoint, LoRA files and precision."""
         model = self.model.sha256 or str(self.model.path)
-        return ":".join([model, self.settings.precision, depends(shot, self.library, self.presets)])
+        return ":".join([model, self.settings.precision, tags_identity(image_spec, self.library, self.presets)])
 
-    def group(self, shot: Shot) -> Hashable:
+    def batch_key(self, image_spec: ImageSpec) -> Hashable:
         """Size, sampler and steps; and how many chunks its texts are."""
-        names = tuple(request.name for request in shot.tags())
-        said = (parse(shot.prompt)[0], shot.negative_prompt, names)
+        names = tuple(request.name for request in image_spec.tags())
+        said = (parse_lora_tags(image_spec.prompt)[0], image_spec.negative_prompt, names)
         if said not in self._chunks:
-            text, uses = self._read(shot)
-            known = self.model.embeddings([*self._folders, *bundled(use.file for use in uses)])
-            texts = text, shot.negative_prompt
-            self._chunks[said] = tuple(len(chunks(part, self.model.words, known)) for part in texts)
-        return (*shot.group(), *self._chunks[said])
+            text, uses = self._resolve_tags(image_spec)
+            known = self.model.embedding_table(
+                [*self._folder_embeddings, *bundled_embeddings(use.file for use in uses)]
+            )
+            texts = text, image_spec.negative_prompt
+            self._chunks[said] = tuple(len(tokenize_prompt(part, self.model.tokenizer, known)) for part in texts)
+        return (*image_spec.batch_key(), *self._chunks[said])
 
-    def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
+    def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
         """The pictures of one batch. Where memory does not hold it: all LoRAs live, then the batch halved."""
         try:
-            return self._mixed.retrying(lambda: self._draw(shots, tick))
+            return self._applied_networks.retry_when_out_of_memory(lambda: self._generate_batch(image_specs, on_step))
         except Exception as error:
-            if not is_out_of_memory(error) or len(shots) == 1:
+            if not is_out_of_memory(error) or len(image_specs) == 1:
                 raise
-        release()
-        half = len(shots) // 2
-        return [*self.draw(shots[:half], tick), *self.draw(shots[half:], tick)]
+        release_memory()
+        half = len(image_specs) // 2
+        return [*self.generate(image_specs[:half], on_step), *self.generate(image_specs[half:], on_step)]
 
-    def _read(self, shot: Shot) -> tuple[str, list[Use]]:
+    def _resolve_tags(self, image_spec: ImageSpec) -> tuple[str, list[AdapterSpec]]:
         """A shot's text without tags, and what its tags come to."""
-        uses = [resolve(request, self.library, self.presets, seed=shot.seed) for request in shot.tags()]
-        return parse(shot.prompt)[0], uses
+        uses = [resolve_tag(request, self.library, self.presets, seed=image_spec.seed) for request in image_spec.tags()]
+        return parse_lora_tags(image_spec.prompt)[0], uses
 
-    def _draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
-        asked = [self._settings(shot) for shot in shots]
-        texts, uses = zip(*map(self._read, shots), strict=True)
-        known = [self.model.embeddings([*self._folders, *bundled(use.file for use in own)]) for own in uses]
+    def _generate_batch(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
+        asked = [self._settings(shot) for shot in image_specs]
+        texts, uses = zip(*map(self._resolve_tags, image_specs), strict=True)
+        known = [
+            self.model.embedding_table([*self._folder_embeddings, *bundled_embeddings(use.file for use in own)])
+            for own in uses
+        ]
         first = asked[0]
         size = (first.width, first.height)
-        negatives = [shot.negative_prompt for shot in shots]
-        numbers = number_size(self.model.unet), number_size(self.model.vae)
-        self._mixed.expect(drawing_bytes(self.model.family, size, len(shots), *numbers))
-        self.fits |= {fit.name: fit for fit in self._mixed.set_each(uses)}
+        negatives = [shot.negative_prompt for shot in image_specs]
+        numbers = network_itemsize(self.model.unet), network_itemsize(self.model.vae)
+        self._applied_networks.reserve_memory(generation_bytes(self.model.family, size, len(image_specs), *numbers))
+        self.fits |= {fit.name: fit for fit in self._applied_networks.apply_each(uses)}
         conditions = (
-            condition_each(self.model, texts, size, first.clip_skip, False, known),
-            condition_each(self.model, negatives, size, first.clip_skip, True, known),
+            encode_prompts(self.model, texts, size, first.clip_skip, False, known),
+            encode_prompts(self.model, negatives, size, first.clip_skip, True, known),
         )
-        job = Job(
+        job = RenderJob(
             prompt="",
             negative="",
             seeds=[one.seed for one in asked],
-            plan=plan_of(first.sampler, first.scheduler, first.steps),
+            plan=parse_sampling_plan(first.sampler, first.scheduler, first.steps),
             width=first.width,
             height=first.height,
             cfg=first.cfg,
             clip_skip=first.clip_skip,
-            told=conditions,
+            conditionings=conditions,
         )
 
         def before_call(step: int, total: int) -> None:
-            self._mixed.at_step(step, total)
-            tick(step, total)
+            self._applied_networks.at_step(step, total)
+            on_step(step, total)
 
-        images = to_images(decode(self.model, latents(self.model, job, before_call)))
-        for image, one, shot, text, own, names in zip(images, asked, shots, texts, uses, known, strict=True):
-            said = told(
+        images = to_pil_images(decode_latents(self.model, sample_latents(self.model, job, before_call)))
+        for image, one, shot, text, own, names in zip(images, asked, image_specs, texts, uses, known, strict=True):
+            said = networks_infotext(
                 self.model, self.library, shot.tags(), own, names, (text, shot.negative_prompt), shot.seed, self.presets
             )
-            image.info[infotext.KEY] = describe(one, self.model, job.plan, one.seed, said)
+            image.info[infotext.PARAMETERS_KEY] = image_infotext(one, self.model, job.plan, one.seed, said)
         return images
 
-    def _settings(self, shot: Shot) -> Settings:
+    def _settings(self, image_spec: ImageSpec) -> Settings:
         """The shot as settings, with its size."""
-        return sized(replace(self.settings, **shot.picture()).checked(), self.model, None)
+        return with_size_and_seed(replace(self.settings, **image_spec.image_fields()).checked(), self.model, None)

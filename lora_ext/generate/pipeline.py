@@ -13,46 +13,46 @@ from typing import Any, cast
 from PIL import Image
 
 from .. import __version__
-from ..applied_networks import Applied, Fit, Presets, Use, resolve
+from ..applied_networks import AdapterSpec, AppliedNetworks, FitReport, Presets, resolve_tag
 from ..errors import FileError, LoraError, PromptError
-from ..file.lora_library import Library
+from ..file.lora_library import LoraLibrary
 from ..host import block_weights_infotext as blocks
 from ..host import infotext
-from ..host.memory_estimate import drawing_bytes, number_size
-from ..host.standalone.embeddings import Embeddings, bundled, in_folders
-from ..host.standalone.loader import Standalone, load
-from ..host.standalone.prompt_encoding import chunks
-from ..host.standalone.rendering import CELL, Job, render
-from ..host.standalone.sampling import Plan, plan_of
-from ..inject.fallback import Changes
-from ..lora_tags import Request, parse, set_apart
-from ..no_effect_reasons import why_idle
-from ..prompt_warnings import elsewhere, unread
+from ..host.memory_estimate import generation_bytes, network_itemsize
+from ..host.standalone.embeddings import EmbeddingTable, bundled_embeddings, embeddings_in_folders
+from ..host.standalone.loader import StandaloneModel, load_model
+from ..host.standalone.prompt_encoding import tokenize_prompt
+from ..host.standalone.rendering import VAE_SCALE_FACTOR, RenderJob, generate_images
+from ..host.standalone.sampling import SamplingPlan, parse_sampling_plan
+from ..inject.fallback import WeightChanges
+from ..lora_tags import LoraTag, parse_lora_tags, surround_with_spaces
+from ..no_effect_reasons import no_effect_reason
+from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 from .settings import Settings
 
 
 @dataclass
-class Report:
+class GenerationReport:
     """What a run has to say beside its pictures."""
 
-    fits: list[Fit] = field(default_factory=list)
+    fits: list[FitReport] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-Progress = Callable[[int, int], None]
+OnGenerationProgress = Callable[[int, int], None]
 
 
-def open_model(settings: Settings) -> Standalone:
+def load_settings_model(settings: Settings) -> StandaloneModel:
     """The settings' model in memory. Raises FileError."""
     ckpt, tokenizer, config = settings.ckpt, settings.tokenizer, settings.config
-    own = embedded()
+    own = embedded_model()
     if ckpt is None:
         if own is None:
             raise FileError("no --ckpt given, and this installation has no small model of its own")
         ckpt = own.CHECKPOINT
     if own and Path(ckpt) == own.CHECKPOINT:
         tokenizer, config = tokenizer or own.TOKENIZER, config or own.CONFIG
-    return load(
+    return load_model(
         ckpt,
         tokenizer=tokenizer,
         device=settings.device,
@@ -62,7 +62,7 @@ def open_model(settings: Settings) -> Standalone:
     )
 
 
-def embedded() -> Any:
+def embedded_model() -> Any:
     """The small model that comes along (its CHECKPOINT, CONFIG, TOKENIZER, LORA_DIR), or None without its files."""
     from .. import embedded as own
 
@@ -73,12 +73,12 @@ def embedded() -> Any:
 def generate(
     settings: Settings,
     *,
-    model: Standalone | None = None,
-    library: Library | None = None,
+    model: StandaloneModel | None = None,
+    library: LoraLibrary | None = None,
     presets: Presets | None = None,
-    progress: Progress | None = None,
-    report: Report | None = None,
-    changes: Changes | None = None,
+    on_progress: OnGenerationProgress | None = None,
+    report: GenerationReport | None = None,
+    changes: WeightChanges | None = None,
 ) -> list[Image.Image]:
     """The pictures of a run, each with its infotext in `image.info["parameters"]`.
 
@@ -91,53 +91,61 @@ def generate(
     """
     settings.checked()
     strict = settings.strict or report is None
-    report = Report() if report is None else report
-    text, parsed, errors = parse(settings.prompt)
+    report = GenerationReport() if report is None else report
+    text, parsed, errors = parse_lora_tags(settings.prompt)
     for error in errors:
-        with _skipping(report, strict):
+        with _tag_errors_as_notes(report, strict):
             raise error
-    not_applied = unread(settings.prompt, settings.negative_prompt)
+    not_applied = unread_tag_warnings(settings.prompt, settings.negative_prompt)
     if not_applied and settings.strict:
         raise PromptError(not_applied[0])
-    report.notes += [*not_applied, *elsewhere(settings.prompt)]
-    library = library or Library(lora_dirs(settings))
-    requests: list[Request] = []
+    report.notes += [*not_applied, *bracketed_tag_warnings(settings.prompt)]
+    library = library or LoraLibrary(lora_dirs(settings))
+    requests: list[LoraTag] = []
     for request in parsed:
-        with _skipping(report, strict):
+        with _tag_errors_as_notes(report, strict):
             library.find(request.name)
             requests.append(request)
-    init = _picture(settings.init_image)
-    model = model or open_model(settings)
-    settings = sized(settings, model, init)
+    init = _load_init_image(settings.init_image)
+    model = model or load_settings_model(settings)
+    settings = with_size_and_seed(settings, model, init)
     presets = presets or Presets()
-    found: list[tuple[Request, Use]] = []
+    found: list[tuple[LoraTag, AdapterSpec]] = []
     for request in requests:
-        with _skipping(report, strict):
-            found.append((request, resolve(request, library, presets, seed=settings.seed)))
+        with _tag_errors_as_notes(report, strict):
+            found.append((request, resolve_tag(request, library, presets, seed=settings.seed)))
     requests, uses = [request for request, _ in found], [use for _, use in found]
-    known = model.embeddings([*in_folders(settings.embeddings), *bundled(use.file for use in uses)])
-    loras = told(model, library, requests, uses, known, (text, settings.negative_prompt), settings.seed, presets)
+    known = model.embedding_table(
+        [*embeddings_in_folders(settings.embeddings), *bundled_embeddings(use.file for use in uses)]
+    )
+    loras = networks_infotext(
+        model, library, requests, uses, known, (text, settings.negative_prompt), settings.seed, presets
+    )
     report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
     report.notes += _beside_punctuation(model, (text, settings.negative_prompt), known)
     images: list[Image.Image] = []
-    with Applied(model, settings.mode, changes=changes) as applied:
-        applied.expect(_drawing_bytes(settings, model))
-        for job in _jobs(settings, text, init, known):
-            for image, seed in zip(_batch(model, job, applied, uses, progress, report), job.seeds, strict=True):
-                image.info[infotext.KEY] = describe(settings, model, job.plan, seed, loras)
+    with AppliedNetworks(model, settings.mode, changes=changes) as applied:
+        applied.reserve_memory(_batch_bytes(settings, model))
+        for job in _render_jobs(settings, text, init, known):
+            for image, seed in zip(
+                _generate_batch(model, job, applied, uses, on_progress, report), job.seeds, strict=True
+            ):
+                image.info[infotext.PARAMETERS_KEY] = image_infotext(settings, model, job.plan, seed, loras)
                 images.append(image)
     return images
 
 
-def _drawing_bytes(settings: Settings, model: Standalone) -> int:
+def _batch_bytes(settings: Settings, model: StandaloneModel) -> int:
     """What a batch of these pictures takes, the hires pass included."""
     scale = settings.hr_scale if settings.init_image is None else 1.0
     size = int(settings.width * scale), int(settings.height * scale)
-    return drawing_bytes(model.family, size, settings.batch, number_size(model.unet), number_size(model.vae))
+    return generation_bytes(
+        model.family, size, settings.batch, network_itemsize(model.unet), network_itemsize(model.vae)
+    )
 
 
 @contextmanager
-def _skipping(report: Report, strict: bool) -> Iterator[None]:
+def _tag_errors_as_notes(report: GenerationReport, strict: bool) -> Iterator[None]:
     """What is wrong with one tag becomes a note of the report, unless `strict`."""
     try:
         yield
@@ -147,41 +155,50 @@ def _skipping(report: Report, strict: bool) -> Iterator[None]:
         report.notes.append(f"tag skipped: {error}")
 
 
-def told(
-    model: Standalone,
-    library: Library,
-    requests: Sequence[Request],
-    uses: Sequence[Use],
-    known: Embeddings,
+def networks_infotext(
+    model: StandaloneModel,
+    library: LoraLibrary,
+    tags: Sequence[LoraTag],
+    specs: Sequence[AdapterSpec],
+    embeddings: EmbeddingTable,
     texts: Sequence[str],
     seed: int,
     presets: Presets | None = None,
 ) -> dict[str, object]:
     """What the infotext says about LoRA files and embeddings; `seed`: that of the batch's first picture."""
-    rows = [row for request, use in zip(requests, uses, strict=True) if (row := blocks.row_of(request, use.blocks))]
+    rows = [
+        row for request, use in zip(tags, specs, strict=True) if (row := blocks.block_weights_row(request, use.blocks))
+    ]
     presets = presets or Presets()
     return {
-        blocks.KEY: blocks.written(rows),
-        blocks.SEED_KEY: seed if any(blocks.drawn(request, presets) for request in requests) else None,
-        "Lora hashes": infotext.lora_hashes({r.name: library.find(r.name).hash for r in requests}),
-        "TI hashes": infotext.lora_hashes(_in_use(model, texts, known)),
+        blocks.BLOCK_WEIGHTS_KEY: blocks.format_block_weights_rows(rows),
+        blocks.BLOCK_SEED_KEY: seed
+        if any(blocks.has_random_block_weights(request, presets) for request in tags)
+        else None,
+        "Lora hashes": infotext.format_hashes({r.name: library.find(r.name).hash for r in tags}),
+        "TI hashes": infotext.format_hashes(_used_embeddings(model, texts, embeddings)),
     }
 
 
-def _in_use(model: Standalone, texts: Sequence[str], known: Embeddings) -> dict[str, str]:
+def _used_embeddings(model: StandaloneModel, texts: Sequence[str], embeddings: EmbeddingTable) -> dict[str, str]:
     """Name → hash of the embeddings that these texts name."""
-    parts = [part for text in texts for part in chunks(text, model.words, known)]
-    return {embedding.name: embedding.hash() for part in parts for _, embedding, _ in part.learned}
+    parts = [part for text in texts for part in tokenize_prompt(text, model.tokenizer, embeddings)]
+    return {embedding.name: embedding.hash() for part in parts for _, embedding, _ in part.embedding_rows}
 
 
-def _beside_punctuation(model: Standalone, texts: Sequence[str], known: Embeddings) -> list[str]:
+def _beside_punctuation(model: StandaloneModel, texts: Sequence[str], embeddings: EmbeddingTable) -> list[str]:
     """A sentence for each embedding whose name stands in a text but is not found, as in `<s1>,`."""
-    used, hint = _in_use(model, texts, known), "beside punctuation, where it is not found; put blanks around it"
-    apart = {name: [set_apart(text, name) for text in texts] for name in known.names if name not in used}
+    used, hint = (
+        _used_embeddings(model, texts, embeddings),
+        "beside punctuation, where it is not found; put blanks around it",
+    )
+    apart = {
+        name: [surround_with_spaces(text, name) for text in texts] for name in embeddings.names if name not in used
+    }
     return [
         f"embedding {name!r} stands {hint}"
         for name, changed in apart.items()
-        if changed != list(texts) and name in _in_use(model, changed, known)
+        if changed != list(texts) and name in _used_embeddings(model, changed, embeddings)
     ]
 
 
@@ -190,30 +207,35 @@ def lora_dirs(settings: Settings) -> list[Path]:
     for folder in settings.lora_dir:
         if not folder.is_dir():
             raise FileError(f"{folder} is not a folder of LoRA files")
-    own = embedded()
+    own = embedded_model()
     return list(settings.lora_dir) or ([Path(own.LORA_DIR)] if own else [])
 
 
-def _batch(
-    model: Standalone, job: Job, applied: Applied, uses: Sequence[Use], progress: Progress | None, report: Report
+def _generate_batch(
+    model: StandaloneModel,
+    job: RenderJob,
+    applied: AppliedNetworks,
+    specs: Sequence[AdapterSpec],
+    on_progress: OnGenerationProgress | None,
+    report: GenerationReport,
 ) -> list[Image.Image]:
     """One batch with its LoRAs on; once more with all of them live where memory runs out and some are baked."""
 
     def before_call(step: int, total: int) -> None:
         if step == 0:  # each pass has a number of steps of its own
-            said = (why_idle(use, applied.layers(use), total) for use in uses)
+            said = (no_effect_reason(use, applied.matching_layers(use), total) for use in specs)
             report.notes += [text for text in dict.fromkeys(said) if text and text not in report.notes]
         applied.at_step(step, total)
-        if progress:
-            progress(step, total)
+        if on_progress:
+            on_progress(step, total)
 
-    report.fits = applied.set(uses)
-    images = applied.retrying(lambda: render(model, job, before_call))
-    report.fits = applied.fits()
+    report.fits = applied.apply(specs)
+    images = applied.retry_when_out_of_memory(lambda: generate_images(model, job, before_call))
+    report.fits = applied.fit_reports()
     return images
 
 
-def _picture(path: Path | None) -> Image.Image | None:
+def _load_init_image(path: Path | None) -> Image.Image | None:
     if path is None:
         return None
     try:
@@ -224,22 +246,28 @@ def _picture(path: Path | None) -> Image.Image | None:
         raise FileError(f"{path} is not a readable picture: {error}") from error
 
 
-def sized(settings: Settings, model: Standalone, init: Image.Image | None) -> Settings:
+def with_size_and_seed(settings: Settings, model: StandaloneModel, init_image: Image.Image | None) -> Settings:
     """The settings with a seed and a size: the init picture's, or what the model was made for."""
-    side = model.native_side
-    width, height = (max(CELL, length // CELL * CELL) for length in init.size) if init else (side, side)
-    layers = min(encoder.module.config.num_hidden_layers for encoder in model.texts)
+    side = model.native_size
+    width, height = (
+        (max(VAE_SCALE_FACTOR, length // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR) for length in init_image.size)
+        if init_image
+        else (side, side)
+    )
+    layers = min(encoder.module.config.num_hidden_layers for encoder in model.text_encoders)
     if settings.clip_skip > layers:
         raise LoraError(f"clip_skip={settings.clip_skip}, but the text encoder has {layers} layers")
     seed = settings.seed if settings.seed >= 0 else random.randrange(4294967294)
     return replace(settings, seed=seed, width=settings.width or width, height=settings.height or height).checked()
 
 
-def _jobs(settings: Settings, text: str, init: Image.Image | None, known: Embeddings) -> Iterator[Job]:
+def _render_jobs(
+    settings: Settings, text: str, init_image: Image.Image | None, embeddings: EmbeddingTable
+) -> Iterator[RenderJob]:
     """One job for each batch."""
-    plan = plan_of(settings.sampler, settings.scheduler, settings.steps)
+    plan = parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
     for first in range(settings.seed, settings.seed + settings.batch * settings.n_iter, settings.batch):
-        yield Job(
+        yield RenderJob(
             prompt=text,
             negative=settings.negative_prompt,
             seeds=range(first, first + settings.batch),
@@ -248,16 +276,16 @@ def _jobs(settings: Settings, text: str, init: Image.Image | None, known: Embedd
             height=settings.height,
             cfg=settings.cfg,
             clip_skip=settings.clip_skip,
-            init=init,
-            strength=settings.hr_strength if init is None else settings.strength,
-            hr_scale=1.0 if init else settings.hr_scale,
+            init_image=init_image,
+            strength=settings.hr_strength if init_image is None else settings.strength,
+            hr_scale=1.0 if init_image else settings.hr_scale,
             hr_steps=settings.hr_steps,
-            embeddings=known,
+            embeddings=embeddings,
         )
 
 
-def describe(
-    settings: Settings, model: Standalone, plan: Plan, seed: int, loras: Mapping[str, object] | None = None
+def image_infotext(
+    settings: Settings, model: StandaloneModel, plan: SamplingPlan, seed: int, loras: Mapping[str, object] | None = None
 ) -> str:
     """One picture's infotext, in the web UI's order; `loras` is what it says about LoRA files."""
     hires = settings.init_image is None and settings.hr_scale > 1
@@ -266,33 +294,33 @@ def describe(
         "Steps": plan.steps,
         "Sampler": plan.sampler,
         "Schedule type": plan.label,
-        "CFG scale": infotext.number(settings.cfg),
+        "CFG scale": infotext.format_infotext_number(settings.cfg),
         "Seed": seed,
         "Size": f"{settings.width}x{settings.height}",
         "Model hash": model.sha256[:10] if model.sha256 else None,
         "Model": model.name or None,
-        "Denoising strength": infotext.number(strength) if hires or settings.init_image else None,
+        "Denoising strength": infotext.format_infotext_number(strength) if hires or settings.init_image else None,
         "Clip skip": settings.clip_skip if settings.clip_skip > 1 else None,
         "RNG": "CPU",
-        "Hires upscale": infotext.number(settings.hr_scale) if hires else None,
+        "Hires upscale": infotext.format_infotext_number(settings.hr_scale) if hires else None,
         "Hires steps": settings.hr_steps or None if hires else None,
         "Hires upscaler": "Latent" if hires else None,
         **(loras or {}),
         "Version": f"lora-ext {__version__}",
     }
-    return infotext.infotext(settings.prompt, settings.negative_prompt, parameters)
+    return infotext.format_infotext(settings.prompt, settings.negative_prompt, parameters)
 
 
-def save(images: Sequence[Image.Image], folder: Path) -> list[Path]:
+def save_images(images: Sequence[Image.Image], folder: Path) -> list[Path]:
     """Writes `00000-seed.png` …, counting on from what is there, with their infotext. Raises FileError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         taken = [int(match[1]) for file in folder.iterdir() if (match := re.match(r"(\d+)-", file.name))]
         paths = []
         for number, image in enumerate(images, start=max(taken, default=-1) + 1):
-            seed = re.search(r"Seed: (\d+)", str(image.info.get(infotext.KEY, "")).rpartition("\n")[2])
+            seed = re.search(r"Seed: (\d+)", str(image.info.get(infotext.PARAMETERS_KEY, "")).rpartition("\n")[2])
             paths.append(folder / f"{number:05}-{seed[1] if seed else number}.png")
-            image.save(paths[-1], format="PNG", **infotext.chunk(image))
+            image.save(paths[-1], format="PNG", **infotext.png_save_options(image))
     except OSError as error:
         raise FileError(f"cannot write into {folder}: {error.strerror or error}") from error
     return paths

@@ -7,18 +7,18 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..compare.image_spec import Picture
+from ..compare.image_spec import ImageSettings
 from ..errors import LoraError, did_you_mean
-from ..host.standalone.rendering import CELL
-from ..host.standalone.sampling import plan_of
+from ..host.standalone.rendering import VAE_SCALE_FACTOR
+from ..host.standalone.sampling import parse_sampling_plan
 from ..inject import MODES
 
-LARGEST = 8192
+MAX_IMAGE_SIDE = 8192
 """Pixels a side, at most: a slip of the finger should not fill the memory."""
 
 
 @dataclass(frozen=True)
-class Settings(Picture):
+class Settings(ImageSettings):
     """Everything about a run, with the web UI's names.
 
     ckpt: a checkpoint file or a diffusers folder; None is the small model that comes along. embeddings: folders of
@@ -50,8 +50,11 @@ class Settings(Picture):
     def checked(self) -> Settings:
         """Itself. Raises LoraError about the first value that cannot be."""
         rules = (
-            (self.width % CELL == 0 and self.height % CELL == 0, f"sizes are multiples of {CELL} pixels"),
-            (min(self.size) >= 0 and max(self.size) <= LARGEST, f"sides are up to {LARGEST} pixels"),
+            (
+                self.width % VAE_SCALE_FACTOR == 0 and self.height % VAE_SCALE_FACTOR == 0,
+                f"sizes are multiples of {VAE_SCALE_FACTOR} pixels",
+            ),
+            (min(self.size) >= 0 and max(self.size) <= MAX_IMAGE_SIDE, f"sides are up to {MAX_IMAGE_SIDE} pixels"),
             (self.batch >= 1 and self.n_iter >= 1, "batch and n_iter are at least 1"),
             (math.isfinite(self.cfg), "cfg is a finite number"),
             (self.clip_skip >= 1, "clip_skip is at least 1"),
@@ -62,7 +65,7 @@ class Settings(Picture):
         broken = next((text for holds, text in rules if not holds), None)
         if broken:
             raise LoraError(broken if broken.startswith("unknown") else f"{broken}; got {self._values(broken)}")
-        plan_of(self.sampler, self.scheduler, self.steps)
+        parse_sampling_plan(self.sampler, self.scheduler, self.steps)
         return self
 
     @property

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from ..file.base_model import SD2, SDXL
 
-LATENT_CELL = 8
+LATENT_DOWNSCALE = 8
 """Pixels of a latent's side, in the autoencoders of all three families."""
-UNTOLD = (32, 64)
+UNINFORMATIVE_IMAGE_SIZES = (32, 64)
 """`image_size` in the LDM configurations of models for 512 and 768 pixels alike: it tells nothing about them."""
 
 
-def native_side(family: str, prediction: str, latent: int | None = None) -> int:
+def native_size_for(family: str, prediction: str, latent_size: int | None = None) -> int:
     """Pixels a side that a model was made for.
 
-    latent: the side of its latents where a configuration tells it (`sample_size` of diffusers' U-Net, `latent_side`).
+    latent_size: the side of its latents where a configuration tells it (`sample_size` of diffusers' U-Net,
+    `latent_size_of`).
     Without one: SDXL 1024, SD2 that predicts v 768, the others 512.
     """
-    if latent:
-        return latent * LATENT_CELL
+    if latent_size:
+        return latent_size * LATENT_DOWNSCALE
     if family == SDXL:
         return 1024
     return 768 if family == SD2 and prediction == "v" else 512
 
 
-def latent_side(image_size: object) -> int | None:
+def latent_size_of(image_size: object) -> int | None:
     """The side of latents that an LDM configuration tells by `image_size`; None where it is the usual filler.
 
     Above 128 (1024 pixels) it is LDM's own default, 256, which nobody meant.
     """
-    return image_size if isinstance(image_size, int) and 0 < image_size <= 128 and image_size not in UNTOLD else None
+    return (
+        image_size
+        if isinstance(image_size, int) and 0 < image_size <= 128 and image_size not in UNINFORMATIVE_IMAGE_SIZES
+        else None
+    )

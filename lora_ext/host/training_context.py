@@ -11,15 +11,15 @@ from torch import nn
 
 from ..errors import TrainError, did_you_mean
 
-COMPUTE = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+COMPUTE_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """`--mixed_precision` → what the frozen networks compute in. What learns stays in float32."""
 
 
 def compute_dtype(precision: str) -> torch.dtype:
     """torch's dtype for a precision's name. Raises TrainError with the nearest name."""
-    if precision not in COMPUTE:
-        raise TrainError(f"unknown mixed_precision {precision!r}{did_you_mean(precision, COMPUTE)}")
-    return COMPUTE[precision]
+    if precision not in COMPUTE_DTYPES:
+        raise TrainError(f"unknown mixed_precision {precision!r}{did_you_mean(precision, COMPUTE_DTYPES)}")
+    return COMPUTE_DTYPES[precision]
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def in_dtype(networks: Iterable[nn.Module], dtype: torch.dtype, *, norms: torch.
 
 
 @contextmanager
-def attributes_kept(networks: Iterable[nn.Module], names: Sequence[str]) -> Iterator[None]:
+def restored_attributes(networks: Iterable[nn.Module], names: Sequence[str]) -> Iterator[None]:
     """Puts the named attributes of every module back, and takes away those that were not there."""
     found: list[tuple[nn.Module, str, Any, bool]] = []
     for network in networks:
@@ -85,7 +85,7 @@ def attributes_kept(networks: Iterable[nn.Module], names: Sequence[str]) -> Iter
 
 
 @contextmanager
-def compiled(call: Callable[..., Any], device: torch.device) -> Iterator[Callable[..., Any]]:
+def compiled_for_device(call: Callable[..., Any], device: torch.device) -> Iterator[Callable[..., Any]]:
     """`call` compiled for a device; it is compiled when first called, and again for other sizes and hooks.
 
     Raises TrainError where nothing can be compiled: no C++ compiler, no Triton, a Python that torch cannot read.
@@ -94,11 +94,11 @@ def compiled(call: Callable[..., Any], device: torch.device) -> Iterator[Callabl
 
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     # as torch comes, it does not notice hooks that come or go after a function was compiled: ours do both
-    with config.patch({limit: _VERSIONS, "skip_nnmodule_hook_guards": False}):
+    with config.patch({limit: _COMPILED_VARIANTS, "skip_nnmodule_hook_guards": False}):
         try:
             if not hasattr(torch.compiler, "is_compiling"):
                 raise RuntimeError(f"torch {torch.__version__} is too old")
-            torch.compile(_small)(torch.ones(3, device=device))
+            torch.compile(_probe_function)(torch.ones(3, device=device))
         except Exception as error:  # compilers fail in many ways
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise TrainError(f"torch_compile cannot be used on {device} here ({first}); leave it out") from None
@@ -108,15 +108,15 @@ def compiled(call: Callable[..., Any], device: torch.device) -> Iterator[Callabl
             reset()
 
 
-_VERSIONS = 64
+_COMPILED_VARIANTS = 64
 """How many forms of one function may be kept: each size of pictures and each rank that DyLoRA draws is one."""
 
 
-def _small(x: torch.Tensor) -> torch.Tensor:
+def _probe_function(x: torch.Tensor) -> torch.Tensor:
     return x.sin() + 1
 
 
-def mixed(device: torch.device, precision: str) -> AbstractContextManager[object]:
+def autocast_for_precision(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Autocast for a precision; nothing for float32. Raises TrainError where this torch has none for the device."""
     dtype = compute_dtype(precision)
     if dtype == torch.float32:
@@ -128,6 +128,6 @@ def mixed(device: torch.device, precision: str) -> AbstractContextManager[object
         raise TrainError(f"mixed_precision {precision} does not work on {device}: {error}; use no") from None
 
 
-def unmixed(device: torch.device) -> AbstractContextManager[object]:
+def autocast_disabled(device: torch.device) -> AbstractContextManager[object]:
     """No autocast inside, where there could be one."""
     return torch.autocast(device.type, enabled=False) if device.type in ("cuda", "cpu", "xpu") else nullcontext()

@@ -16,59 +16,72 @@ import torch
 from torch import nn
 
 from ..errors import FitError
-from .applied_adapter import Piece, Target, targets, weight_shape
-from .free_memory import Memory
-from .live_layer import LAYERS, Layer, Slots
-from .rounding import survived
+from .applied_adapter import AppliedAdapter, LayerTarget, find_layer_targets, weight_shape
+from .free_memory import MemoryBudget
+from .live_layer import LIVE_LAYERS, AdaptersBySlot, LiveLayer
+from .rounding import combined_surviving_share
 
 LIVE, BAKED, AUTO = "live", "baked", "auto"
 MODES = (AUTO, LIVE, BAKED)
 
-__all__ = ["AUTO", "BAKED", "LIVE", "MODES", "Injection", "Memory", "Piece", "Target", "targets", "weight_shape"]
+__all__ = [
+    "AUTO",
+    "BAKED",
+    "LIVE",
+    "MODES",
+    "AppliedAdapter",
+    "Injection",
+    "LayerTarget",
+    "MemoryBudget",
+    "find_layer_targets",
+    "weight_shape",
+]
 
 
 class Injection:
     """What one user of a model has put on it. A context manager; `close` takes all of it off again."""
 
-    def __init__(self, mode: str = AUTO, memory: Memory | None = None) -> None:
+    def __init__(self, mode: str = AUTO, memory: MemoryBudget | None = None) -> None:
         self.mode = mode
-        self.memory = memory or Memory()
-        self.forced = ""
+        self.memory = memory or MemoryBudget()
+        self.forced_live_reason = ""
         """Why all goes live whatever the mode "auto" would choose; "" where it may choose."""
-        self.why_live = ""
+        self.live_reason = ""
         """Why "auto" chose live for layers of the last `put` that it would have baked; "" where it baked them."""
-        self._layers: dict[nn.Module, Layer] = {}
+        self._layers: dict[nn.Module, LiveLayer] = {}
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def put(self, wanted: Mapping[Target, tuple[Piece, ...]]) -> int:
+    def apply(self, wanted: Mapping[LayerTarget, tuple[AppliedAdapter, ...]]) -> int:
         """Makes these pieces what acts at these targets (none: take ours off); other targets stay as they are.
 
         What baking takes is counted before anything changes: "auto" goes live where it does not fit, "baked" raises
         FitError. Returns how many layers changed.
         On any exception everything of ours is taken off before it goes on.
         """
-        grouped: dict[nn.Module, dict[str, tuple[Piece, ...]]] = {}
+        grouped: dict[nn.Module, dict[str, tuple[AppliedAdapter, ...]]] = {}
         for target, pieces in wanted.items():
             slots = grouped.setdefault(target.module, {})
             placed = tuple(replace(piece, rows=target.rows) if target.rows else piece for piece in pieces)
             slots[target.slot] = (*slots.get(target.slot, ()), *placed)
         changed = 0
         try:
-            layers = {module: LAYERS.get(module) or Layer(module) for module in grouped}
+            layers = {module: LIVE_LAYERS.get(module) or LiveLayer(module) for module in grouped}
             self._layers.update(layers)
-            live = self._live(layers, grouped)
+            live = self._choose_live(layers, grouped)
             for module, slots in grouped.items():
                 layer = layers[module]
-                changed += layer.put(self, slots, live[module])
-                if not layer.of(self):
+                changed += layer.apply(self, slots, live[module])
+                if not layer.adapters_of(self):
                     del self._layers[module]
         except BaseException:
             self.close()
             raise
         return changed
 
-    def _live(self, layers: Mapping[nn.Module, Layer], wanted: Mapping[nn.Module, Slots]) -> dict[nn.Module, bool]:
+    def _choose_live(
+        self, layers: Mapping[nn.Module, LiveLayer], wanted: Mapping[nn.Module, AdaptersBySlot]
+    ) -> dict[nn.Module, bool]:
         """Which layers go live. Raises FitError where the mode "baked" has no room."""
         if self.mode == AUTO:
             live = {module: layer.prefers_live(wanted[module]) for module, layer in layers.items()}
@@ -77,13 +90,13 @@ class Injection:
         needed: dict[torch.device, int] = {}
         largest: dict[torch.device, int] = {}  # what a sum takes for a moment
         for module, layer in layers.items():
-            for device, size, moment in () if live[module] else layer.needed(wanted[module]):
+            for device, size, moment in () if live[module] else layer.memory_needed(wanted[module]):
                 needed[device] = needed.get(device, 0) + size
                 largest[device] = max(largest.get(device, 0), moment)
         needed = {device: size + largest[device] for device, size in needed.items() if size}
         if self.mode == AUTO:
-            self.why_live = self.forced or self.memory.lacking(needed) if False in live.values() else ""
-            return dict.fromkeys(layers, True) if self.why_live else live
+            self.live_reason = self.forced_live_reason or self.memory.lacking(needed) if False in live.values() else ""
+            return dict.fromkeys(layers, True) if self.live_reason else live
         lacking = self.memory.lacking(needed, drawing=False) if self.mode == BAKED else ""
         if lacking:
             raise FitError(f"{lacking}; the modes live and auto need none of it")
@@ -93,18 +106,18 @@ class Injection:
         """Takes everything of ours off. Safe to call twice, in any order among nested injections."""
         while self._layers:
             _, layer = self._layers.popitem()
-            layer.leave(self)
+            layer.remove(self)
 
-    def keep(self) -> None:
+    def make_permanent(self) -> None:
         """Makes what is baked here permanent: the originals take the new values, and nothing is left to take off.
 
         Raises FitError when another injection acts on the same layers, or when something of ours is live.
         """
         layers = tuple(self._layers.values())
-        if any(layer.pieces.keys() != {(self, False)} for layer in layers):
+        if any(layer.applied.keys() != {(self, False)} for layer in layers):
             raise FitError("only baked LoRAs that nothing else is applied over can be made permanent")
         for layer in layers:
-            layer.keep()
+            layer.make_permanent()
         self.close()
 
     def __enter__(self) -> Injection:
@@ -117,12 +130,16 @@ class Injection:
         """What the baked weights take beside the model's own."""
         return sum(buffer.nbytes for layer in self._layers.values() for buffer in layer.buffers.values())
 
-    def survived(self) -> tuple[float, str]:
+    def surviving_share(self) -> tuple[float, str]:
         """The share of ΔW that rounding left in what is baked here, and the dtypes that it was rounded to."""
-        found = [(layer.original(slot), one) for layer in self._layers.values() for slot, one in layer.baked().items()]
+        found = [
+            (layer.original_parameter(slot), one)
+            for layer in self._layers.values()
+            for slot, one in layer.baked_rounding().items()
+        ]
         names = {str(weight.dtype).removeprefix("torch.") for weight, _ in found if weight is not None}
-        return survived(one for _, one in found), ", ".join(sorted(names))
+        return combined_surviving_share(one for _, one in found), ", ".join(sorted(names))
 
-    def touched(self) -> Mapping[nn.Module, Layer]:
+    def touched_layers(self) -> Mapping[nn.Module, LiveLayer]:
         """The layers that ours acts on."""
         return self._layers

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..lowrank import LowRank, concat
-from .applied_adapter import Piece, split
+from .applied_adapter import AppliedAdapter, split_low_rank_and_dense
 from .rounding import Rounding
 
 _BLOCK = 1 << 20
@@ -39,15 +39,15 @@ class _Scratch(threading.local):
 
 
 _SCRATCH = _Scratch()
-Watch = Callable[[Tensor], object]
+OnBakedRows = Callable[[Tensor], object]
 """Is shown each block of the result when it is done, still in the cache."""
 
 
 def add_delta(
     weight: Tensor,
-    pieces: tuple[Piece, ...],
+    applied: tuple[AppliedAdapter, ...],
     out: Tensor | None = None,
-    watch: Watch | None = None,
+    on_rows: OnBakedRows | None = None,
     rounding: Rounding | None = None,
 ) -> Tensor:
     """W + Σ weight·ΔW, summed in float32 (float64 where W is) and rounded once to the dtype of the result.
@@ -57,20 +57,20 @@ def add_delta(
     bits.
     """
     if out is not None and out.dim() > 2 and not out.is_contiguous():  # moved to channels-last: no matrix of rows
-        return out.copy_(add_delta(weight, pieces, None, watch, rounding))
+        return out.copy_(add_delta(weight, applied, None, on_rows, rounding))
     if out is None:
         out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    for rows in sorted({piece.rows for piece in pieces}, key=lambda r: r or (0, 0)):
+    for rows in sorted({piece.rows for piece in applied}, key=lambda r: r or (0, 0)):
         part = slice(*rows) if rows else slice(None)
-        acting = tuple(replace(p, rows=None) if rows else p for p in pieces if p.rows == rows)
-        _add_rows(weight[part], acting, out[part], watch, rounding)
+        acting = tuple(replace(p, rows=None) if rows else p for p in applied if p.rows == rows)
+        _add_rows(weight[part], acting, out[part], on_rows, rounding)
     if out is not weight:
-        for first, last in _complement({piece.rows for piece in pieces}, weight.shape[0]):
+        for first, last in _uncovered_rows({piece.rows for piece in applied}, weight.shape[0]):
             out[first:last].copy_(weight[first:last])
     return out
 
 
-def _complement(spans: set[tuple[int, int] | None], size: int) -> Iterator[tuple[int, int]]:
+def _uncovered_rows(spans: set[tuple[int, int] | None], size: int) -> Iterator[tuple[int, int]]:
     """The rows of 0..size that no span covers."""
     if None in spans:
         return
@@ -84,25 +84,29 @@ def _complement(spans: set[tuple[int, int] | None], size: int) -> Iterator[tuple
 
 
 def _add_rows(
-    weight: Tensor, pieces: tuple[Piece, ...], out: Tensor, watch: Watch | None, rounding: Rounding | None
+    weight: Tensor,
+    applied: tuple[AppliedAdapter, ...],
+    out: Tensor,
+    on_rows: OnBakedRows | None,
+    rounding: Rounding | None,
 ) -> None:
     """`out` = weight + Σ weight·ΔW of pieces that cover all of it."""
-    lows, dense = split(pieces, weight.shape)
-    low = concat([piece.times_weight(low) for piece, low in lows]) if lows else None
+    lows, dense = split_low_rank_and_dense(applied, weight.shape)
+    low = concat([piece.scale_by_weight(low) for piece, low in lows]) if lows else None
     if low is not None and not dense:
-        _add_low(weight, low, out, watch, rounding)
+        _add_low(weight, low, out, on_rows, rounding)
         return
-    deltas = [(piece.acting.delta(weight), piece.weight) for piece in dense]
+    deltas = [(piece.acting_adapter.delta(weight), piece.weight) for piece in dense]
     total = weight.to(_wide(weight))
     if low is not None:
         total = _add_low(weight, low, torch.empty(weight.shape, dtype=total.dtype, device=weight.device))
     for delta, factor in deltas:
         total = total + delta.to(total.dtype) * factor
     if rounding is not None and out.dtype != total.dtype:
-        rounding.look(weight, total, out.dtype)
+        rounding.measure(weight, total, out.dtype)
     out.copy_(total)
-    if watch is not None:
-        watch(out)
+    if on_rows is not None:
+        on_rows(out)
 
 
 def _wide(weight: Tensor) -> torch.dtype:
@@ -111,7 +115,7 @@ def _wide(weight: Tensor) -> torch.dtype:
 
 
 def _add_low(
-    weight: Tensor, low: LowRank, out: Tensor, watch: Watch | None = None, rounding: Rounding | None = None
+    weight: Tensor, low: LowRank, out: Tensor, on_rows: OnBakedRows | None = None, rounding: Rounding | None = None
 ) -> Tensor:
     """`out` = weight + low, a block of rows at a time."""
     wide = _wide(weight)
@@ -128,8 +132,8 @@ def _add_low(
         else:
             total = _SCRATCH.copy("sum", flat[rows], *place).addmm_(up[rows], down)
             if rounding is not None and into.dtype != wide:
-                rounding.look(flat[rows], total, into.dtype)
+                rounding.measure(flat[rows], total, into.dtype)
             into[rows].copy_(total)
-        if watch is not None:
-            watch(into[rows])
+        if on_rows is not None:
+            on_rows(into[rows])
     return out

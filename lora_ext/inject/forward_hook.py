@@ -11,63 +11,67 @@ from torch.nn import functional as F
 
 from ..errors import FitError
 from ..lowrank import LowRank, concat
-from .applied_adapter import Piece, bias_delta, weight_shape
+from .applied_adapter import AppliedAdapter, sum_bias_deltas, weight_shape
 
-Place: TypeAlias = "tuple[torch.device, torch.dtype]"
+DeviceAndDtype: TypeAlias = "tuple[torch.device, torch.dtype]"
 
 
-class HookPath:
+class ForwardHook:
     """For Linear, Conv2d and norms: a forward hook adds ΔW's part of the output."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.pieces: tuple[Piece, ...] = ()
-        self.forms: list[LowRank | None] = []
-        self.low: LowRank | None = None
+        self.applied: tuple[AppliedAdapter, ...] = ()
+        self.low_rank_forms: list[LowRank | None] = []
+        self.joined_low_rank: LowRank | None = None
         self.dense: list[tuple[Tensor, Tensor | None]] = []
         """ΔW's without a low-rank form, each with its weight for each picture, None where that is in it already."""
-        self.shift: Tensor | None = None
-        self.downs: dict[Place, Tensor] = {}
-        self.ups: dict[Place, tuple[Tensor, Tensor | None]] = {}
+        self.bias_shift: Tensor | None = None
+        self.downs: dict[DeviceAndDtype, Tensor] = {}
+        self.ups: dict[DeviceAndDtype, tuple[Tensor, Tensor | None]] = {}
         """U·diag(g) and None; U and g where g differs from picture to picture."""
-        self.idle = True
+        self.is_idle = True
         self.handle = module.register_forward_hook(self.hook)
 
     def remove(self) -> None:
         """Takes the hook off."""
         self.handle.remove()
 
-    def update(self, pieces: tuple[Piece, ...], weight: Tensor | None) -> None:
+    def update(self, applied: tuple[AppliedAdapter, ...], weight: Tensor | None) -> None:
         """Same pieces with new weights: only the gains move. Otherwise the factors are laid side by side anew."""
         shape = weight_shape(self.module)
         assert shape is not None
-        if len(pieces) != len(self.pieces) or not all(map(Piece.same, pieces, self.pieces)):
-            self.forms = [piece.low_rank(shape) for piece in pieces]
-            plain = [form for form in self.forms if form is not None]
-            self.low = concat(plain) if plain else None
+        if len(applied) != len(self.applied) or not all(map(AppliedAdapter.is_same_adapter, applied, self.applied)):
+            self.low_rank_forms = [piece.low_rank(shape) for piece in applied]
+            plain = [form for form in self.low_rank_forms if form is not None]
+            self.joined_low_rank = concat(plain) if plain else None
             self.downs.clear()
-        self.pieces = pieces
-        acting = [piece for piece in pieces if piece.acts()]
-        self.idle = not acting
+        self.applied = applied
+        acting = [piece for piece in applied if piece.is_acting()]
+        self.is_idle = not acting
         self.ups.clear()
-        if self.low is not None:
-            rows = zip(pieces, self.forms, strict=True)
+        if self.joined_low_rank is not None:
+            rows = zip(applied, self.low_rank_forms, strict=True)
             gain = _side_by_side([(form.gain, piece.weight) for piece, form in rows if form is not None])
-            self.low = replace(self.low, gain=gain)
-        dense = [piece for piece, form in zip(pieces, self.forms, strict=True) if form is None and piece.acts()]
+            self.joined_low_rank = replace(self.joined_low_rank, gain=gain)
+        dense = [
+            piece
+            for piece, form in zip(applied, self.low_rank_forms, strict=True)
+            if form is None and piece.is_acting()
+        ]
         self.dense = _dense(dense, weight)
-        self.shift = bias_delta(acting, shape[0])
+        self.bias_shift = sum_bias_deltas(acting, shape[0])
 
-    def _cast(self, place: Place) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _cast(self, place: DeviceAndDtype) -> tuple[Tensor, Tensor, Tensor | None]:
         """D, U and g on the layer's device in its compute dtype, kept for the next call.
 
         g is None where all pictures share it: U has it on it then, which saves each call a pass over the thin result.
         """
-        assert self.low is not None
+        assert self.joined_low_rank is not None
         if place not in self.downs:
-            self.downs[place] = self.low.down.to(*place)
+            self.downs[place] = self.joined_low_rank.down.to(*place)
         if place not in self.ups:
-            up, gain = self.low.up.to(place[0]), self.low.gain.to(place[0])
+            up, gain = self.joined_low_rank.up.to(place[0]), self.joined_low_rank.gain.to(place[0])
             shared = gain.dim() == 1
             self.ups[place] = (
                 ((up.float() * gain).to(place[1]), None) if shared else (up.to(place[1]), gain.to(place[1]))
@@ -76,19 +80,19 @@ class HookPath:
 
     def hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """output + ΔW·x (+ Δbias)."""
-        if self.idle:
+        if self.is_idle:
             return None
         x = args[0]
         if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
             return output + self._norm(module, x).to(output.dtype)
-        if self.low is not None:
+        if self.joined_low_rank is not None:
             output = self._add_low(module, x, output)
         for delta, weight in self.dense:
             dense = delta.to(x.device, x.dtype)
-            more = conv_like(module, x, dense) if x_is_image(module) else F.linear(x, dense)
+            more = convolve_like(module, x, dense) if is_convolution(module) else F.linear(x, dense)
             output = output + (more if weight is None else more * _spread(weight[:, None], more, -1))
-        if self.shift is not None:
-            output = output + _spread(self.shift, output, 1 if x_is_image(module) else -1)
+        if self.bias_shift is not None:
+            output = output + _spread(self.bias_shift, output, 1 if is_convolution(module) else -1)
         return output
 
     def _add_low(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
@@ -103,7 +107,7 @@ class HookPath:
             flat = torch.addmm(output.reshape(-1, output.shape[-1]), thin.reshape(-1, thin.shape[-1]), up.t())
             return flat.view_as(output)
         groups = module.groups  # each group of outputs has its own thin channels
-        thin = conv_like(module, x, down.repeat(groups, 1, 1, 1) if groups > 1 else down)
+        thin = convolve_like(module, x, down.repeat(groups, 1, 1, 1) if groups > 1 else down)
         if gain is not None:
             thin = thin * _spread(gain.repeat(1, groups), thin, 1)
         if groups > 1 or not output.is_contiguous():
@@ -122,15 +126,15 @@ class HookPath:
         for delta, weight in self.dense:
             rows = delta if weight is None else delta * weight.to(delta).unsqueeze(-1)
             total = total + plain * _spread(rows, plain, axis)
-        return total if self.shift is None else total + _spread(self.shift, plain, axis)
+        return total if self.bias_shift is None else total + _spread(self.bias_shift, plain, axis)
 
 
-def _dense(pieces: list[Piece], weight: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+def _dense(applied: list[AppliedAdapter], weight: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
     """(ΔW, weight for each picture) of kinds without a low-rank form; those of one weight for all are summed."""
-    if not pieces:
+    if not applied:
         return []
     assert weight is not None
-    rows = [(piece.acting.delta(weight), piece.weight) for piece in pieces]
+    rows = [(piece.acting_adapter.delta(weight), piece.weight) for piece in applied]
     plain = [delta * w for delta, w in rows if not isinstance(w, Tensor)]
     several: list[tuple[Tensor, Tensor | None]] = [(delta, w) for delta, w in rows if isinstance(w, Tensor)]
     return [*several, (sum(plain[1:], plain[0]), None)] if plain else several
@@ -158,12 +162,12 @@ def _side_by_side(parts: list[tuple[Tensor, float | Tensor]]) -> Tensor:
     return torch.cat([gain.expand(size, -1) if size else gain for gain in gains], dim=-1)
 
 
-def x_is_image(module: nn.Module) -> bool:
+def is_convolution(module: nn.Module) -> bool:
     """Whether the layer takes (batch, channels, height, width)."""
     return isinstance(module, nn.Conv2d)
 
 
-def conv_like(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+def convolve_like(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """`module`'s convolution with another weight: its stride, padding (and padding mode), dilation, groups; no bias."""
     assert isinstance(module, nn.Conv2d)
     return module._conv_forward(x, weight, None)

@@ -14,7 +14,7 @@ import torch
 
 GIB = 1 << 30
 
-_SAID = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+_OUT_OF_MEMORY_TEXTS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 """What torch says where it has no class for the error: on the CPU (`DefaultCPUAllocator`) and on MPS."""
 
 
@@ -73,27 +73,29 @@ def _free_macos() -> int:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryBudget:
     """What baking may take. free: bytes that are free on a device, None where that is not known (then it has room).
 
-    drawing: bytes that must stay free for making a picture, where the model is.
+    image_bytes: bytes that must stay free for making a picture, where the model is.
     """
 
     free: Callable[[torch.device], int | None] = free_bytes
-    drawing: int = 0
+    image_bytes: int = 0
 
     def lacking(self, needed: Mapping[torch.device, int], drawing: bool = True) -> str:
         """Why so many bytes more do not fit, in words; "" where they do. drawing: beside what a picture takes."""
         for device, size in needed.items():
             free = self.free(device) if size else None
-            kept = self.drawing if drawing else 0
+            kept = self.image_bytes if drawing else 0
             if free is not None and size + kept > free:
-                beside = f" beside {gib(kept)} for making a picture" if kept else ""
-                return f"baking takes {gib(size)} more{beside}, {gib(max(0, free))} are free on {device}"
+                beside = f" beside {format_bytes(kept)} for making a picture" if kept else ""
+                return (
+                    f"baking takes {format_bytes(size)} more{beside}, {format_bytes(max(0, free))} are free on {device}"
+                )
         return ""
 
 
-def gib(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Bytes as text, in GiB, below a tenth of one in MiB."""
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
 
@@ -109,11 +111,11 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         return False
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
-    said = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _SAID)
+    said = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY_TEXTS)
     return said or is_out_of_memory(error.__cause__)
 
 
-def release() -> None:
+def release_memory() -> None:
     """Gives memory that nothing uses back to the device, after an error that held tensors."""
     gc.collect()
     if torch.cuda.is_available():

@@ -10,195 +10,201 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FitError
-from .applied_adapter import Piece, bias_delta, equal
+from .applied_adapter import AppliedAdapter, are_equal, sum_bias_deltas
 from .baking import add_delta
-from .forward_hook import HookPath
+from .forward_hook import ForwardHook
 from .free_memory import accelerated
-from .rounding import Rounding, coarse
+from .rounding import Rounding, is_lossy_dtype
 
-Slots = Mapping[str, tuple[Piece, ...]]
+AdaptersBySlot = Mapping[str, tuple[AppliedAdapter, ...]]
 
 
 @dataclass(frozen=True)
-class Filled:
+class CachedSum:
     """What a buffer holds: W + ΔW of these pieces, of the original that was at `source` (address, version)."""
 
-    pieces: tuple[Piece, ...]
+    applied: tuple[AppliedAdapter, ...]
     source: tuple[int, int]
-    at: int
+    buffer_address: int
 
 
-class Layer:
+class LiveLayer:
     """The record of one live module: the originals of swapped parameters, and the pieces by who put them there."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.originals: dict[str, nn.Parameter | None] = {}
         self.buffers: dict[str, nn.Parameter] = {}
-        self.filled: dict[str, Filled] = {}
-        self.pieces: dict[tuple[Hashable, bool], Slots] = {}
-        self.path: HookPath | MomentaryPath | None = None
+        self.cached_sums: dict[str, CachedSum] = {}
+        self.applied: dict[tuple[Hashable, bool], AdaptersBySlot] = {}
+        self.hook: ForwardHook | PerCallSwap | None = None
         self.rounding: dict[str, Rounding] = {}
         """What rounding left of ΔW when a slot was last summed; nothing for float32 and wider."""
 
     # --- who wants what
 
-    def of(self, owner: Hashable) -> Slots:
+    def adapters_of(self, owner: Hashable) -> AdaptersBySlot:
         """What `owner` has here."""
-        return self.pieces.get((owner, True)) or self.pieces.get((owner, False)) or {}
+        return self.applied.get((owner, True)) or self.applied.get((owner, False)) or {}
 
-    def put(self, owner: Hashable, slots: Slots, live: bool) -> bool:
+    def apply(self, owner: Hashable, slots: AdaptersBySlot, live: bool) -> bool:
         """Replaces `owner`'s pieces in the named slots. Returns whether anything changed."""
-        before = self.of(owner)
+        before = self.adapters_of(owner)
         after = {slot: pieces for slot, pieces in {**before, **slots}.items() if pieces}
-        stays = (owner, live) in self.pieces or not before
+        stays = (owner, live) in self.applied or not before
         if stays and _equal(before, after):
             return False
-        self.pieces.pop((owner, not live), None)
-        self.pieces[owner, live] = after
+        self.applied.pop((owner, not live), None)
+        self.applied[owner, live] = after
         if not after:
-            del self.pieces[owner, live]
-        self._refresh()
+            del self.applied[owner, live]
+        self._apply()
         return True
 
-    def leave(self, owner: Hashable) -> None:
+    def remove(self, owner: Hashable) -> None:
         """Removes `owner`'s pieces; the last one to leave takes the record along."""
         for live in (True, False):
-            self.pieces.pop((owner, live), None)
-        self._refresh()
+            self.applied.pop((owner, live), None)
+        self._apply()
 
-    def _wanted(self, live: bool) -> dict[str, tuple[Piece, ...]]:
-        merged: dict[str, tuple[Piece, ...]] = {}
-        for (_, is_live), slots in self.pieces.items():
+    def _wanted(self, live: bool) -> dict[str, tuple[AppliedAdapter, ...]]:
+        merged: dict[str, tuple[AppliedAdapter, ...]] = {}
+        for (_, is_live), slots in self.applied.items():
             if is_live == live:
                 for slot, pieces in slots.items():
                     merged[slot] = (*merged.get(slot, ()), *pieces)
         return merged
 
-    def _refresh(self) -> None:
+    def _apply(self) -> None:
         """Brings the module to what the pieces say."""
         live, baked = self._wanted(True), self._wanted(False)
         attention = isinstance(self.module, nn.MultiheadAttention)
-        if self.path is not None and (not live or attention):
-            self.path.remove()
-            self.path = None
+        if self.hook is not None and (not live or attention):
+            self.hook.remove()
+            self.hook = None
         self._bake({} if attention and live else baked)
         if attention and live:  # its forward reads raw parameters: swap them for the time of each call
             values = {slot: (*baked.get(slot, ()), *live.get(slot, ())) for slot in {*baked, *live}}
-            self.path = MomentaryPath(self, values)
+            self.hook = PerCallSwap(self, values)
         elif live:
-            if self.path is None:
-                self.path = HookPath(self.module)
-            assert isinstance(self.path, HookPath)
-            self.path.update(live["weight"], self.original("weight"))
-        if self.pieces:
-            LAYERS[self.module] = self
+            if self.hook is None:
+                self.hook = ForwardHook(self.module)
+            assert isinstance(self.hook, ForwardHook)
+            self.hook.update(live["weight"], self.original_parameter("weight"))
+        if self.applied:
+            LIVE_LAYERS[self.module] = self
         else:
-            LAYERS.pop(self.module, None)
+            LIVE_LAYERS.pop(self.module, None)
 
-    def prefers_live(self, slots: Slots) -> bool:
+    def prefers_live(self, slots: AdaptersBySlot) -> bool:
         """`auto`: baked where the weight is a plain float Parameter that stays as it is for the whole picture."""
         if isinstance(self.module, nn.MultiheadAttention):
             return False
-        weight = self.original("weight")
-        plain = type(weight) is nn.Parameter and weight.dtype in _PLAIN and weight.device.type != "meta"
-        turning = any(p.moving or isinstance(p.weight, Tensor) for pieces in slots.values() for p in pieces)
+        weight = self.original_parameter("weight")
+        plain = type(weight) is nn.Parameter and weight.dtype in _BAKEABLE_DTYPES and weight.device.type != "meta"
+        turning = any(p.is_scheduled or isinstance(p.weight, Tensor) for pieces in slots.values() for p in pieces)
         return turning or not plain
 
     # --- baked
 
-    def needed(self, slots: Slots) -> Iterator[tuple[torch.device, int, int]]:
+    def memory_needed(self, slots: AdaptersBySlot) -> Iterator[tuple[torch.device, int, int]]:
         """For each slot that is to be baked: its device, the bytes of its new weight (0 where the one that is there is
         written over), and what its sum takes for a moment: the weight in float32, of kinds without a low rank four."""
         for slot, pieces in slots.items():
-            weight = self.original(slot)
-            if weight is None or not any(piece.acts() for piece in pieces):
+            weight = self.original_parameter(slot)
+            if weight is None or not any(piece.is_acting() for piece in pieces):
                 continue
             dense = any(piece.adapter.kind != "LoRA" or piece.adapter.magnitude() is not None for piece in pieces)
-            size = 0 if self._spare(slot) is not None else weight.nbytes
+            size = 0 if self._reusable_buffer(slot) is not None else weight.nbytes
             yield weight.device, size, weight.numel() * 4 * (4 if dense else 1)
 
-    def holder(self, slot: str) -> tuple[nn.Module, str]:
+    def parameter_owner(self, slot: str) -> tuple[nn.Module, str]:
         """The module and parameter name of a slot (`out_proj.weight` is the attention's inner layer's)."""
         *path, name = slot.split(".")
         return (self.module.get_submodule(".".join(path)) if path else self.module), name
 
-    def current(self, slot: str) -> nn.Parameter | None:
+    def current_parameter(self, slot: str) -> nn.Parameter | None:
         """The parameter in the slot now."""
-        module, name = self.holder(slot)
+        module, name = self.parameter_owner(slot)
         return module._parameters.get(name, getattr(module, name, None))
 
-    def original(self, slot: str) -> nn.Parameter | None:
+    def original_parameter(self, slot: str) -> nn.Parameter | None:
         """The model's own parameter of the slot."""
-        return self.originals[slot] if slot in self.originals else self.current(slot)
+        return self.originals[slot] if slot in self.originals else self.current_parameter(slot)
 
-    def _bake(self, wanted: Mapping[str, tuple[Piece, ...]]) -> None:
+    def _bake(self, wanted: Mapping[str, tuple[AppliedAdapter, ...]]) -> None:
         """Swaps in W + ΔW for the wanted slots and the originals for all others."""
         values: dict[str, Tensor] = {}
         for slot, pieces in wanted.items():
-            values |= self.summed(slot, pieces)
+            values |= self.sum_weights(slot, pieces)
         for slot in [slot for slot in self.originals if slot not in values]:
             self.restore(slot)
-        for slot in [slot for slot in self.buffers if slot not in values and not self._returns(wanted.get(slot, ()))]:
+        for slot in [
+            slot for slot in self.buffers if slot not in values and not self._is_kept_by_schedule(wanted.get(slot, ()))
+        ]:
             self.buffers.pop(slot)
-            self.filled.pop(slot, None)
+            self.cached_sums.pop(slot, None)
         for slot, value in values.items():
-            self.swap(slot, value)
+            self.swap_in(slot, value)
 
-    def _returns(self, pieces: tuple[Piece, ...]) -> bool:
+    def _is_kept_by_schedule(self, applied: tuple[AppliedAdapter, ...]) -> bool:
         """Whether a schedule has switched off what will come back: its sum is kept meanwhile."""
-        return any(piece.moving for piece in pieces)
+        return any(piece.is_scheduled for piece in applied)
 
-    def summed(self, slot: str, pieces: tuple[Piece, ...]) -> dict[str, Tensor]:
+    def sum_weights(self, slot: str, applied: tuple[AppliedAdapter, ...]) -> dict[str, Tensor]:
         """Slot → W + ΔW in the model's dtype, for the weight slot and, where a kind has one, its bias."""
-        acting = tuple(piece for piece in pieces if piece.acts())
-        original = self.original(slot)
+        acting = tuple(piece for piece in applied if piece.is_acting())
+        original = self.original_parameter(slot)
         if not acting or original is None:
             return {}
         if any(isinstance(piece.weight, Tensor) for piece in acting):
             raise FitError(f"{type(self.module).__name__} cannot have another LoRA weight for each picture of a batch")
         values = {slot: self._sum(slot, original, acting)}
-        shift = bias_delta(acting, original.shape[0])
+        shift = sum_bias_deltas(acting, original.shape[0])
         if shift is not None:
             name = slot.replace("weight", "bias")
-            bias = self.original(name)
+            bias = self.original_parameter(name)
             shift = shift.to(original.device)
             base = torch.zeros_like(shift) if bias is None else bias.detach().float()
             values[name] = (base + shift).to(original.dtype if bias is None else bias.dtype)
         return values
 
-    def _sum(self, slot: str, original: nn.Parameter, acting: tuple[Piece, ...]) -> Tensor:
+    def _sum(self, slot: str, original: nn.Parameter, acting: tuple[AppliedAdapter, ...]) -> Tensor:
         """W + ΔW of a slot: the one that is still there where a schedule only switched it off, else a new one."""
-        spare, filled = self._spare(slot), self.filled.get(slot)
+        spare, filled = self._reusable_buffer(slot), self.cached_sums.get(slot)
         now = None if original.is_inference() else (original.data_ptr(), original._version)
-        there = filled is not None and spare is not None and (filled.source, filled.at) == (now, spare.data_ptr())
-        if there and equal(filled.pieces, acting):  # type: ignore[union-attr]
+        there = (
+            filled is not None
+            and spare is not None
+            and (filled.source, filled.buffer_address) == (now, spare.data_ptr())
+        )
+        if there and are_equal(filled.applied, acting):  # type: ignore[union-attr]
             return spare  # type: ignore[return-value]
-        self.filled.pop(slot, None)
-        if coarse(original.dtype):
+        self.cached_sums.pop(slot, None)
+        if is_lossy_dtype(original.dtype):
             self.rounding[slot] = rounding = Rounding()
             total = add_delta(original.detach(), acting, spare, rounding=rounding)
         else:
             self.rounding.pop(slot, None)
             total = add_delta(original.detach(), acting, spare)
-        if now is not None and any(piece.moving for piece in acting):
-            self.filled[slot] = Filled(acting, now, total.data_ptr())
+        if now is not None and any(piece.is_scheduled for piece in acting):
+            self.cached_sums[slot] = CachedSum(acting, now, total.data_ptr())
         return total
 
-    def baked(self) -> dict[str, Rounding]:
+    def baked_rounding(self) -> dict[str, Rounding]:
         """The measured slots that hold W + ΔW now (of OpenCLIP's attention: during its calls)."""
-        momentary = isinstance(self.path, MomentaryPath)
+        momentary = isinstance(self.hook, PerCallSwap)
         return {slot: found for slot, found in self.rounding.items() if momentary or slot in self.originals}
 
-    def _spare(self, slot: str) -> Tensor | None:
+    def _reusable_buffer(self, slot: str) -> Tensor | None:
         """The memory of the last W + ΔW of this slot, if it still fits, to be written over."""
-        buffer, original = self.buffers.get(slot), self.original(slot)
+        buffer, original = self.buffers.get(slot), self.original_parameter(slot)
         fits = buffer is not None and original is not None and buffer.device == original.device
         return buffer.detach() if fits and buffer.dtype == original.dtype else None  # type: ignore[union-attr]
 
-    def swap(self, slot: str, value: Tensor) -> None:
+    def swap_in(self, slot: str, value: Tensor) -> None:
         """Puts `value` into the slot as a Parameter and remembers the original object."""
-        module, name = self.holder(slot)
+        module, name = self.parameter_owner(slot)
         if slot not in self.originals:
             self.originals[slot] = module._parameters.get(name)
         buffer = self.buffers.get(slot)
@@ -206,7 +212,7 @@ class Layer:
             self.buffers[slot] = buffer = nn.Parameter(value, requires_grad=False)
         module._parameters[name] = buffer
 
-    def keep(self) -> None:
+    def make_permanent(self) -> None:
         """Moves the swapped-in values into the originals."""
         for slot, original in self.originals.items():
             if original is None:
@@ -216,7 +222,7 @@ class Layer:
 
     def restore(self, slot: str) -> None:
         """Puts the original object back, on the device and in the dtype that the model has been moved to since."""
-        module, name = self.holder(slot)
+        module, name = self.parameter_owner(slot)
         original = self.originals.pop(slot)
         current = module._parameters.get(name)
         if original is not None and current is not None:  # `to` is the tensor itself where nothing moved
@@ -224,23 +230,23 @@ class Layer:
         module._parameters[name] = original
 
 
-LAYERS: WeakValueDictionary[nn.Module, Layer] = WeakValueDictionary()
-_PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LIVE_LAYERS: WeakValueDictionary[nn.Module, LiveLayer] = WeakValueDictionary()
+_BAKEABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def _equal(before: Slots, after: Slots) -> bool:
-    return before.keys() == after.keys() and all(equal(before[slot], after[slot]) for slot in after)
+def _equal(before: AdaptersBySlot, after: AdaptersBySlot) -> bool:
+    return before.keys() == after.keys() and all(are_equal(before[slot], after[slot]) for slot in after)
 
 
-class MomentaryPath:
+class PerCallSwap:
     """For OpenCLIP's attention, whose forward reads its parameters: they are swapped during each call only.
 
     On a GPU they are summed anew in each call and forgotten after it, which takes milliseconds and no memory; kept,
     they would take 0.4 GiB for SDXL's second text encoder. On the CPU they are kept.
     """
 
-    def __init__(self, layer: Layer, wanted: Mapping[str, tuple[Piece, ...]]) -> None:
-        kept = self._summed(layer, wanted)
+    def __init__(self, layer: LiveLayer, wanted: Mapping[str, tuple[AppliedAdapter, ...]]) -> None:
+        kept = self._sum_weights(layer, wanted)
         device = next((value.device for value in kept.values()), None)
         anew = device is not None and accelerated(device)
         names = tuple(kept)
@@ -248,8 +254,8 @@ class MomentaryPath:
             kept = {}
 
         def enter(*_: object) -> None:
-            for slot, value in (self._summed(layer, wanted) if anew else kept).items():
-                layer.swap(slot, value)
+            for slot, value in (self._sum_weights(layer, wanted) if anew else kept).items():
+                layer.swap_in(slot, value)
 
         def leave(*_: object) -> None:
             for slot in names:
@@ -264,12 +270,12 @@ class MomentaryPath:
         ]
 
     @staticmethod
-    def _summed(layer: Layer, wanted: Mapping[str, tuple[Piece, ...]]) -> dict[str, Tensor]:
+    def _sum_weights(layer: LiveLayer, wanted: Mapping[str, tuple[AppliedAdapter, ...]]) -> dict[str, Tensor]:
         """W + ΔW of all slots, in float32 also under the autocast of a text encoder's call."""
         values: dict[str, Tensor] = {}
         with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             for slot, pieces in wanted.items():
-                values |= layer.summed(slot, pieces)
+                values |= layer.sum_weights(slot, pieces)
         return values
 
     def remove(self) -> None:

@@ -15,16 +15,16 @@ about one percent, of a file to a tenth of that, and cost a sixth of the block's
 measured whole."""
 _RUN = 16
 
-ENOUGH = 0.9
+ROUNDING_WARNING_SHARE = 0.9
 """Share of ΔW below which its loss is worth a warning."""
 
 
-def coarse(dtype: torch.dtype) -> bool:
+def is_lossy_dtype(dtype: torch.dtype) -> bool:
     """Whether rounding to `dtype` can lose ΔW: 8-bit floats, bf16, fp16."""
     return dtype.is_floating_point and torch.finfo(dtype).eps > torch.finfo(torch.float32).eps
 
 
-def sample_step(size: int) -> int:
+def measuring_stride(size: int) -> int:
     """Of `size` numbers every which is looked at. No multiple of 2, 3 or 5, as the lengths of rows are, so that all
     columns have their turn."""
     step = max(1, size // _SAMPLE)
@@ -33,9 +33,9 @@ def sample_step(size: int) -> int:
     return step
 
 
-def sample(matrix: Tensor) -> Tensor:
+def sample_numbers(matrix: Tensor) -> Tensor:
     """Runs of 16 numbers spread over the matrix; single ones would cost a cache line each."""
-    flat, step = matrix.flatten(), sample_step(matrix.numel())
+    flat, step = matrix.flatten(), measuring_stride(matrix.numel())
     run = _RUN * step
     return flat if step == 1 else flat[: len(flat) // run * run].view(-1, run)[:, :_RUN].reshape(-1)
 
@@ -48,13 +48,13 @@ class Rounding:
         self._sums: list[tuple[float, Tensor, Tensor]] = []
         self._values: tuple[float, float] | None = None
 
-    def look(self, weight: Tensor, total: Tensor, dtype: torch.dtype) -> None:
+    def measure(self, weight: Tensor, total: Tensor, dtype: torch.dtype) -> None:
         """Some numbers of W and of W + ΔW (float32), before it is rounded to `dtype`."""
-        exact = sample(total)
-        delta = exact - sample(weight).to(exact.dtype)
-        self.add(delta, exact.to(dtype).to(exact.dtype).sub_(exact), total.numel())
+        exact = sample_numbers(total)
+        delta = exact - sample_numbers(weight).to(exact.dtype)
+        self.add_measured(delta, exact.to(dtype).to(exact.dtype).sub_(exact), total.numel())
 
-    def add(self, delta: Tensor, error: Tensor, size: int) -> None:
+    def add_measured(self, delta: Tensor, error: Tensor, size: int) -> None:
         """Some numbers of a ΔW of `size` numbers, and what is in the result there beside it."""
         flat = delta.flatten()
         self._sums.append((size / max(1, flat.numel()), flat.dot(flat), flat.dot(error.flatten())))
@@ -70,7 +70,7 @@ class Rounding:
         return self._values
 
     @property
-    def asked(self) -> float:
+    def squared_norm(self) -> float:
         """‖ΔW‖²; 0 where nothing was measured: in float32 nothing is lost."""
         return self._totals()[0]
 
@@ -84,7 +84,7 @@ class Rounding:
         return max(0.0, share) if math.isfinite(share) else 0.0
 
 
-class Survival(Protocol):
+class MeasuredRounding(Protocol):
     """What is known of one weight: see `Rounding`."""
 
     @property
@@ -93,13 +93,13 @@ class Survival(Protocol):
         ...
 
     @property
-    def asked(self) -> float:
+    def squared_norm(self) -> float:
         """‖ΔW‖²."""
         ...
 
 
-def survived(found: Iterable[Survival]) -> float:
+def combined_surviving_share(found: Iterable[MeasuredRounding]) -> float:
     """The share of several weights together, each by its ‖ΔW‖²."""
-    rows = [(one.share, one.asked) for one in found]
+    rows = [(one.share, one.squared_norm) for one in found]
     total = sum(asked for _, asked in rows)
     return sum(share * asked for share, asked in rows) / total if total else 1.0

@@ -1,4 +1,4 @@
-"""Where a checkpoint's tensors hold the layers that adapters act on: `Site` → `Place`.
+"""Where a checkpoint's tensors hold the layers that adapters act on: `LayerId` → `WeightLocation`.
 
 LDM checkpoints of SD1, SD2 and SDXL (also as sgm or older web UIs saved them), a U-Net or text encoder alone, and the
 files of a diffusers folder. Names are looked up, as everywhere, in `address`.
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..layer_names import TE, TE2, UNET, Site, site_of
+from ..layer_names import TE, TE2, UNET, LayerId, find_layer_id
 
-Shapes = Mapping[str, Sequence[int]]
+ShapesByKey = Mapping[str, Sequence[int]]
 """Name of a tensor → its shape."""
 
-LDM_UNET = "model.diffusion_model."
-PREFIXES = (
-    (LDM_UNET, UNET),
+LDM_UNET_KEY_PREFIX = "model.diffusion_model."
+LDM_PART_PREFIXES = (
+    (LDM_UNET_KEY_PREFIX, UNET),
     ("cond_stage_model.transformer.", TE),  # SD1: CLIP
     ("cond_stage_model.model.", TE),  # SD2: OpenCLIP
     ("conditioner.embedders.0.transformer.", TE),  # SDXL: CLIP
@@ -39,7 +39,7 @@ _THIRDS = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
-class Place:
+class WeightLocation:
     """The tensor `key` holds a layer's weight of `shape`.
 
     rows: the rows of it that do (OpenCLIP's q, k and v lie in one tensor), None for all. transposed: the tensor is
@@ -52,17 +52,20 @@ class Place:
     transposed: bool = False
     bias: str | None = None
 
-    def weight(self, tensor: Tensor) -> Tensor:
+    def weight_view(self, tensor: Tensor) -> Tensor:
         """The layer's weight inside the tensor, as a view."""
         part = tensor[slice(*self.rows)] if self.rows else tensor
         return part.mT if self.transposed else part
 
 
-def places(shapes: Shapes, part: str | None = None) -> dict[Site, Place]:
+def find_weight_locations(shapes: ShapesByKey, part: str | None = None) -> dict[LayerId, WeightLocation]:
     """Every layer of a file with tensors of these shapes. part: what a file of a diffusers folder is known to hold."""
-    found: dict[Site, Place] = {}
-    rows = ((("", part),) if part else PREFIXES) if part or _is_whole(shapes) else _LOOSE
-    refiner = "conditioner.embedders.0.model.ln_final.weight" in shapes and f"{LDM_UNET}label_emb.0.0.weight" in shapes
+    found: dict[LayerId, WeightLocation] = {}
+    rows = ((("", part),) if part else LDM_PART_PREFIXES) if part or _is_whole(shapes) else _LOOSE
+    refiner = (
+        "conditioner.embedders.0.model.ln_final.weight" in shapes
+        and f"{LDM_UNET_KEY_PREFIX}label_emb.0.0.weight" in shapes
+    )
     for key in shapes:
         for prefix, owner in rows:
             if key.startswith(prefix):
@@ -74,44 +77,44 @@ def places(shapes: Shapes, part: str | None = None) -> dict[Site, Place]:
     return found
 
 
-def _is_whole(shapes: Shapes) -> bool:
-    return any(key.startswith(prefix) for key in shapes for prefix, _ in PREFIXES)
+def _is_whole(shapes: ShapesByKey) -> bool:
+    return any(key.startswith(prefix) for key in shapes for prefix, _ in LDM_PART_PREFIXES)
 
 
-def _inside(key: str, name: str, part: str, shapes: Shapes) -> Iterator[tuple[Site, Place]]:
+def _inside(key: str, name: str, part: str, shapes: ShapesByKey) -> Iterator[tuple[LayerId, WeightLocation]]:
     """The layers that the tensor `key`, called `name` inside its part, holds."""
     shape = tuple(shapes[key])
     if name.endswith(".weight"):
-        site = site_of(part, name.removesuffix(".weight"))
+        site = find_layer_id(part, name.removesuffix(".weight"))
         bias = key.removesuffix("weight") + "bias"
         if site is not None and shape:
-            yield site, Place(key, shape, bias=bias if bias in shapes else None)
+            yield site, WeightLocation(key, shape, bias=bias if bias in shapes else None)
     elif name.endswith(".in_proj_weight") and len(shape) == 2:
         width = shape[0] // 3
         bias = key.removesuffix("weight") + "bias"
         for number, leaf in enumerate(_THIRDS):
-            site = site_of(part, name.removesuffix("in_proj_weight") + leaf)
+            site = find_layer_id(part, name.removesuffix("in_proj_weight") + leaf)
             if site is not None:
                 span = (number * width, (number + 1) * width)
-                yield site, Place(key, (width, shape[1]), span, bias=bias if bias in shapes else None)
+                yield site, WeightLocation(key, (width, shape[1]), span, bias=bias if bias in shapes else None)
     elif name == "text_projection" and len(shape) == 2:
-        yield Site(part, "BASE", "text_projection"), Place(key, (shape[1], shape[0]), transposed=True)
+        yield LayerId(part, "BASE", "text_projection"), WeightLocation(key, (shape[1], shape[0]), transposed=True)
 
 
-def family_of(found: Mapping[Site, Place]) -> str:
+def checkpoint_family(found: Mapping[LayerId, WeightLocation]) -> str:
     """ "SD1", "SD2", "SDXL", "SDXL refiner", or "unknown" for a checkpoint with these layers."""
     widths = Counter(
-        place.shape[1] for site, place in found.items() if site.part == UNET and site.leaf.endswith("attn2.to_k")
+        place.shape[1] for site, place in found.items() if site.part == UNET and site.layer.endswith("attn2.to_k")
     )
     return _CROSS.get(widths.most_common(1)[0][0], "unknown") if widths else "unknown"
 
 
-def describe(found: Mapping[Site, Place]) -> str:
+def describe_checkpoint(found: Mapping[LayerId, WeightLocation]) -> str:
     """The family, or what tells unknown networks apart, in words."""
-    family = family_of(found)
+    family = checkpoint_family(found)
     if family != "unknown":
         return family
     counts = Counter(site.part for site in found)
-    cross = next((p.shape[1] for s, p in found.items() if re.search(r"attn2\.to_k$", s.leaf)), None)
+    cross = next((p.shape[1] for s, p in found.items() if re.search(r"attn2\.to_k$", s.layer)), None)
     held = ", ".join(f"{count} layers of {part}" for part, count in counts.items()) or "no known layer"
     return f"a model with {held}" + (f" and text {cross} wide" if cross else "")

@@ -13,12 +13,19 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ..command_line import cast
+from ..command_line import cast_tensor
 from ..errors import FileError
-from ..file.containers import kind_of, read_tensors
-from ..file.safetensors_file import DTYPES, NAMES, Entry, Header, read_header, read_some
+from ..file.containers import container_format, load_tensors
+from ..file.safetensors_file import (
+    DTYPE_NAMES,
+    TORCH_DTYPES,
+    SafetensorsHeader,
+    TensorEntry,
+    iterate_safetensors,
+    load_safetensors_header,
+)
 
-Change = Callable[[Tensor], Tensor]
+TensorChange = Callable[[Tensor], Tensor]
 """A tensor as the file holds it → what is written in its place, of the same shape; may overwrite one from the disk."""
 
 _BLOCK = 1 << 18
@@ -26,12 +33,12 @@ _BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
-class Store:
+class TensorFile:
     """One file of tensors. header: of a safetensors file, whose tensors stay on the disk; content, tensors: what a
     torch file held (all of it, in memory)."""
 
     path: Path
-    header: Header | None = None
+    header: SafetensorsHeader | None = None
     content: Any = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -42,66 +49,69 @@ class Store:
             return {name: entry.shape for name, entry in self.header.entries.items()}
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
-    def read(self, name: str) -> Tensor:
+    def load_tensor(self, name: str) -> Tensor:
         """One tensor, with memory of its own where it comes from the disk. Raises FileError."""
         if self.header is None:
             return self.tensors[name]
-        return next(read_some(self.path, self.header, (name,)))[1]
+        return next(iterate_safetensors(self.path, self.header, (name,)))[1]
 
     def dtype(self, name: str) -> torch.dtype:
         """The stored dtype of a tensor."""
-        return self.tensors[name].dtype if self.header is None else DTYPES[self.header.entries[name].dtype]
+        return self.tensors[name].dtype if self.header is None else TORCH_DTYPES[self.header.entries[name].dtype]
 
 
-def store_of(path: Path) -> Store:
+def open_tensor_file(path: Path) -> TensorFile:
     """The file at `path`: safetensors by its header alone, torch files (weights only) whole. Raises FileError."""
-    if kind_of(path) == "safetensors":
-        return Store(path, header=read_header(path))
-    contents = read_tensors(path)
-    return Store(path, content=contents.raw, tensors=contents.tensors)
+    if container_format(path) == "safetensors":
+        return TensorFile(path, header=load_safetensors_header(path))
+    contents = load_tensors(path)
+    return TensorFile(path, content=contents.raw, tensors=contents.tensors)
 
 
 # --- safetensors -----------------------------------------------------------------------------------------------------
 
 
-def size_as(header: Header, dtype: torch.dtype | None) -> int:
+def file_size_as(header: SafetensorsHeader, dtype: torch.dtype | None) -> int:
     """Bytes of the file when its floating-point tensors are stored as `dtype` (None: as they are)."""
-    return header.data + sum(e.end - e.start if d is None else _size(e, d) for _, e, d in _targets(header, dtype))
+    return header.data_start + sum(e.end - e.start if d is None else _size(e, d) for _, e, d in _targets(header, dtype))
 
 
-def rewrite(
-    store: Store,
+def write_changed_safetensors(
+    tensor_file: TensorFile,
     out: BinaryIO,
-    changes: Mapping[str, Change],
+    changes: Mapping[str, TensorChange],
     dtype: torch.dtype | None,
-    step: Callable[[str], object] = lambda name: None,
+    on_tensor: Callable[[str], object] = lambda name: None,
 ) -> None:
-    """Writes the safetensors file of `store` anew with `changes` made, in its order and layout, metadata and all.
+    """Writes the safetensors file of `tensor_file` anew with `changes` made, in its order and layout, metadata and all.
 
     Bytes that nothing changes are copied as they are; with `dtype` every floating-point tensor is rounded to it once.
-    `step` is told the name of each changed tensor beforehand. Raises OSError, FileError (the source is shorter than it
+    `on_tensor` is told the name of each changed tensor beforehand. Raises OSError, FileError (the source is shorter
+    than it
     says), ToolError (a number too large).
     """
-    header = store.header
+    header = tensor_file.header
     assert header is not None
     rows = _targets(header, dtype)
     sizes = [entry.end - entry.start for name, entry, target in rows if name in changes or target is not None]
     buffer = torch.empty(max(sizes, default=0), dtype=torch.uint8)
-    with store.path.open("rb", buffering=0) as source:
+    with tensor_file.path.open("rb", buffering=0) as source:
         if any(target is not None for _, _, target in rows):
             out.write(_head(header, rows))
         else:
-            _copy(source, out, 0, header.data, store.path)
+            _copy(source, out, 0, header.data_start, tensor_file.path)
         for same, group in itertools.groupby(rows, key=lambda row: row[0] not in changes and row[2] is None):
             run = list(group)
             if same:
-                _copy(source, out, header.data + run[0][1].start, run[-1][1].end - run[0][1].start, store.path)
+                _copy(
+                    source, out, header.data_start + run[0][1].start, run[-1][1].end - run[0][1].start, tensor_file.path
+                )
                 continue
             for name, entry, target in run:
                 if name in changes:
-                    step(name)
-                tensor = changes.get(name, _itself)(_load(source, header, entry, buffer, store.path))
-                _write(out, tensor if target is None or tensor.dtype == target else cast(tensor, target, name))
+                    on_tensor(name)
+                tensor = changes.get(name, _itself)(_load(source, header, entry, buffer, tensor_file.path))
+                _write(out, tensor if target is None or tensor.dtype == target else cast_tensor(tensor, target, name))
     out.flush()
     os.fsync(out.fileno())
 
@@ -110,27 +120,27 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _targets(header: Header, dtype: torch.dtype | None) -> list[tuple[str, Entry, torch.dtype | None]]:
+def _targets(header: SafetensorsHeader, dtype: torch.dtype | None) -> list[tuple[str, TensorEntry, torch.dtype | None]]:
     """(name, entry, the other dtype to store it as or None) in the order of the data."""
     order = sorted(header.entries.items(), key=lambda item: (item[1].start, item[1].end))
     return [(name, entry, dtype if _changes(entry, dtype) else None) for name, entry in order]
 
 
-def _changes(entry: Entry, dtype: torch.dtype | None) -> bool:
-    return dtype is not None and DTYPES[entry.dtype].is_floating_point and DTYPES[entry.dtype] != dtype
+def _changes(entry: TensorEntry, dtype: torch.dtype | None) -> bool:
+    return dtype is not None and TORCH_DTYPES[entry.dtype].is_floating_point and TORCH_DTYPES[entry.dtype] != dtype
 
 
-def _size(entry: Entry, dtype: torch.dtype) -> int:
+def _size(entry: TensorEntry, dtype: torch.dtype) -> int:
     return torch.Size(entry.shape).numel() * torch.empty(0, dtype=dtype).element_size()
 
 
-def _head(header: Header, rows: list[tuple[str, Entry, torch.dtype | None]]) -> bytes:
+def _head(header: SafetensorsHeader, rows: list[tuple[str, TensorEntry, torch.dtype | None]]) -> bytes:
     """The header of the same tensors in the same order, some as another dtype."""
     root: dict[str, Any] = {"__metadata__": dict(header.metadata)} if header.metadata else {}
     at = 0
     for name, entry, target in rows:
         size = entry.end - entry.start if target is None else _size(entry, target)
-        dtype = entry.dtype if target is None else NAMES[target]
+        dtype = entry.dtype if target is None else DTYPE_NAMES[target]
         root[name] = {"dtype": dtype, "shape": list(entry.shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(root, ensure_ascii=False, separators=(",", ":")).encode()
@@ -150,17 +160,17 @@ def _copy(source: BinaryIO, out: BinaryIO, start: int, count: int, path: Path) -
         count -= got
 
 
-def _load(source: BinaryIO, header: Header, entry: Entry, buffer: Tensor, path: Path) -> Tensor:
+def _load(source: BinaryIO, header: SafetensorsHeader, entry: TensorEntry, buffer: Tensor, path: Path) -> Tensor:
     """One tensor in the memory of `buffer`, good until the next."""
     raw = buffer[: entry.end - entry.start]
-    source.seek(header.data + entry.start)
+    source.seek(header.data_start + entry.start)
     view = memoryview(raw.numpy().data)
     while view:
         got = source.readinto(view)  # type: ignore[attr-defined]
         if not got:
             raise FileError(f"{path} became shorter while it was read")
         view = view[got:]
-    return raw.view(DTYPES[entry.dtype]).reshape(entry.shape)
+    return raw.view(TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
 
 
 def _write(out: BinaryIO, tensor: Tensor) -> None:
@@ -174,33 +184,36 @@ def _write(out: BinaryIO, tensor: Tensor) -> None:
 # --- torch files -----------------------------------------------------------------------------------------------------
 
 
-def changed(
-    store: Store,
-    changes: Mapping[str, Change],
+def changed_tensors(
+    tensor_file: TensorFile,
+    changes: Mapping[str, TensorChange],
     dtype: torch.dtype | None,
-    step: Callable[[str], object] = lambda name: None,
+    on_tensor: Callable[[str], object] = lambda name: None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a file as it is to be written, for files that are written whole; see `rewrite`."""
-    for name in store.shapes:
+    """Every tensor of a file as it is to be written, for files that are written whole; see
+    `write_changed_safetensors`.
+    """
+    for name in tensor_file.shapes:
         if name in changes:
-            step(name)
-        result = changes.get(name, _itself)(store.read(name))
+            on_tensor(name)
+        result = changes.get(name, _itself)(tensor_file.load_tensor(name))
         differs = dtype is not None and result.is_floating_point() and result.dtype != dtype
-        yield name, cast(result, dtype, name) if differs and dtype is not None else result
+        yield name, cast_tensor(result, dtype, name) if differs and dtype is not None else result
 
 
-def save_torch(store: Store, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """A torch file of these tensors: as `store`'s was where it is one (what did not change stays the very object),
+def save_torch_file(tensor_file: TensorFile, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A torch file of these tensors: as `tensor_file`'s was where it is one (what did not change stays the very
+    object),
     else `{"state_dict": …}`. Raises OSError, and FileError for float8, which torch 2.1 cannot put into such a file."""
-    content = dict(store.content or {"state_dict": {}})
+    content = dict(tensor_file.content or {"state_dict": {}})
     inner = content.get("state_dict")
-    fresh = {name: tensor for name, tensor in tensors.items() if tensor is not store.tensors.get(name)}
+    fresh = {name: tensor for name, tensor in tensors.items() if tensor is not tensor_file.tensors.get(name)}
     if isinstance(inner, Mapping):
         content["state_dict"] = {**inner, **fresh}
     else:
         content.update(fresh)
     with path.open("wb") as file:
-        out = _Watched(file)
+        out = _ErrorKeepingFile(file)
         try:
             torch.save(content, out)  # type: ignore[arg-type]
         except RuntimeError as error:
@@ -214,7 +227,7 @@ def save_torch(store: Store, tensors: Mapping[str, Tensor], path: Path) -> None:
         os.fsync(file.fileno())
 
 
-class _Watched:
+class _ErrorKeepingFile:
     """A file to write that remembers its first error, which torch's writer hides behind one of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -234,4 +247,12 @@ class _Watched:
         self._file.flush()
 
 
-__all__ = ["Change", "Store", "changed", "rewrite", "save_torch", "size_as", "store_of"]
+__all__ = [
+    "TensorChange",
+    "TensorFile",
+    "changed_tensors",
+    "file_size_as",
+    "open_tensor_file",
+    "save_torch_file",
+    "write_changed_safetensors",
+]

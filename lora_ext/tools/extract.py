@@ -1,4 +1,4 @@
-"""`extract`: what a tuned checkpoint has over its original, as a LoRA: the best one of its rank, layer by layer.
+"""`extract_lora`: what a tuned checkpoint has over its original, as a LoRA: the best one of its rank, layer by layer.
 
 Which layers, as kohya's `extract_lora_from_models.py`: attention blocks and text encoders (LierLa); with `conv_dim`
 also resnets and samplers (C3Lier). Two layers are in memory at a time, never a model.
@@ -14,22 +14,22 @@ import torch
 from torch import Tensor
 
 from ..adapters import Adapter
-from ..command_line import Parser, check_output, device_of, dtype_of, rules, widest
+from ..command_line import CommandParser, check_output_path, parse_device, parse_precision, rank_rules, widest_dtype
 from ..errors import ToolError
-from ..file.base_model import ARCHITECTURES, SD1, SD2, SDXL
+from ..file.base_model import MODELSPEC_ARCHITECTURES, SD1, SD2, SDXL
 from ..file.lora_file import LoraFile
-from ..layer_names import UNET, Site
-from ..lowrank import LowRank, Rule, clamped, from_delta
-from ..progress import Track, bar, silent
-from .extract_source import Checkpoint
-from .layer_changes import Change, kept_by, lora_of, wide_kernel
-from .report import Layer, Report
-from .result_metadata import SOURCES, Origin, described, finish, record
+from ..layer_names import UNET, LayerId
+from ..lowrank import LowRank, RankRule, approximate_delta, clamped
+from ..progress import Track, no_progress, progress_bar
+from .extract_source import SourceCheckpoint
+from .layer_changes import LayerChange, is_wide_kernel_shape, kept_share, make_lora_adapter
+from .report import LayerReport, ToolReport
+from .result_metadata import SOURCES_KEY, SourceRecord, save_and_report, source_as_dict, with_network_dims
 
 MIN_DIFF = 0.01
 
 
-def extract(
+def extract_lora(
     org: str | Path,
     tuned: str | Path,
     *,
@@ -41,8 +41,8 @@ def extract(
     clamp_quantile: float | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
-    track: Track = silent,
-) -> tuple[LoraFile, Report]:
+    track: Track = no_progress,
+) -> tuple[LoraFile, ToolReport]:
     """The LoRA of rank `dim` (kernels above 1x1: `conv_dim`, None leaves resnets and samplers out) nearest to
     tuned − org at every layer, alpha = rank.
 
@@ -52,47 +52,47 @@ def extract(
     Raises FileError (unreadable) and ToolError: another architecture, NaN, nothing that differs, a number too large
     for the dtype (naming the layer).
     """
-    ranks = rules(dim, conv_dim, dynamic_method, dynamic_param)
+    ranks = rank_rules(dim, conv_dim, dynamic_method, dynamic_param)
     if clamp_quantile is not None and not 0 < clamp_quantile <= 1:
         raise ToolError(f"a quantile to clamp at lies between 0 and 1, not {clamp_quantile:g}")
-    base, other = Checkpoint(org), Checkpoint(tuned)
-    report = Report("extract")
+    base, other = SourceCheckpoint(org), SourceCheckpoint(tuned)
+    report = ToolReport("extract")
     if dynamic_method is None and dynamic_param is not None:
-        report.note("--dynamic_param changes nothing without --dynamic_method")
+        report.add_note("--dynamic_param changes nothing without --dynamic_method")
     sites = _text_if_tuned(base, other, _shared(base, other, conv_dim is not None, report), min_diff, report)
-    adapters: dict[Site, Adapter] = {}
+    adapters: dict[LayerId, Adapter] = {}
     for site in track(sites, "extract"):
         delta = _difference(base, other, site).to(device)
         if float(delta.sum()) == 0 and not delta.any():
             report.unchanged.append(str(site))
             continue
-        low = _approximated(delta, ranks[wide_kernel(base.shapes[site])], clamp_quantile, site, report)
-        wanted = dtype or widest([base.dtype(site), other.dtype(site)])
-        adapters[site] = lora_of(low, None, wanted, site, report)
+        low = _approximated(delta, ranks[is_wide_kernel_shape(base.shapes[site])], clamp_quantile, site, report)
+        wanted = dtype or widest_dtype([base.dtype(site), other.dtype(site)])
+        adapters[site] = make_lora_adapter(low, None, wanted, site, report)
     if not adapters:
         raise ToolError(f"{tuned} and {org} are equal in all {len(sites)} layers; there is nothing to extract")
     file = LoraFile(adapters)
     metadata = _metadata(base, other, dim, conv_dim, dynamic_method, dynamic_param)
     dims = None if dynamic_method is not None else (dim, ranks[1].rank)
-    return LoraFile(adapters, described(file, metadata, dims)), report
+    return LoraFile(adapters, with_network_dims(file, metadata, dims)), report
 
 
 # --- which layers ----------------------------------------------------------------------------------------------------
 
 
-def takes(site: Site, shape: Sequence[int], conv: bool) -> bool:
+def is_extracted_layer(layer_id: LayerId, shape: Sequence[int], conv: bool) -> bool:
     """Whether kohya's networks have this layer: attention and text always, resnets and samplers with `conv`."""
     if len(shape) < 2:
         return False
-    if site.part != UNET:
-        return ".self_attn." in site.leaf or ".mlp." in site.leaf
-    return site.leaf.startswith(("attention.", *(("resnet.", "sampler.") if conv else ())))
+    if layer_id.part != UNET:
+        return ".self_attn." in layer_id.layer or ".mlp." in layer_id.layer
+    return layer_id.layer.startswith(("attention.", *(("resnet.", "sampler.") if conv else ())))
 
 
-def _shared(base: Checkpoint, other: Checkpoint, conv: bool, report: Report) -> list[Site]:
+def _shared(base: SourceCheckpoint, other: SourceCheckpoint, conv: bool, report: ToolReport) -> list[LayerId]:
     """Layers to look at, in the base's order. Raises ToolError when the two are of different architectures."""
     families = {checkpoint.family for checkpoint in (base, other)}
-    wanted = [site for site, shape in base.shapes.items() if takes(site, shape, conv)]
+    wanted = [site for site, shape in base.shapes.items() if is_extracted_layer(site, shape, conv)]
     odd = [s for s in wanted if s in other.shapes and torch.Size(base.shapes[s]).numel() != _size(other.shapes[s])]
     if len(families - {"unknown"}) > 1 or odd:
         raise ToolError(
@@ -100,9 +100,11 @@ def _shared(base: Checkpoint, other: Checkpoint, conv: bool, report: Report) -> 
             + (f": {odd[0]} is {base.shapes[odd[0]]} in one and {other.shapes[odd[0]]} in the other" if odd else "")
         )
     for one, two in ((base, other), (other, base)):
-        alone = [str(s) for s, shape in one.shapes.items() if takes(s, shape, conv) and s not in two.shapes]
+        alone = [
+            str(s) for s, shape in one.shapes.items() if is_extracted_layer(s, shape, conv) and s not in two.shapes
+        ]
         if alone:
-            report.only[str(one.path)] = alone
+            report.only_in[str(one.path)] = alone
     return [site for site in wanted if site in other.shapes]
 
 
@@ -110,7 +112,9 @@ def _size(shape: Sequence[int]) -> int:
     return torch.Size(shape).numel()
 
 
-def _text_if_tuned(base: Checkpoint, other: Checkpoint, sites: list[Site], least: float, report: Report) -> list[Site]:
+def _text_if_tuned(
+    base: SourceCheckpoint, other: SourceCheckpoint, sites: list[LayerId], least: float, report: ToolReport
+) -> list[LayerId]:
     """The sites, without those of the text encoders where none of these differs by more than `least`."""
     text = [site for site in sites if site.part != UNET]
     largest = 0.0
@@ -119,7 +123,7 @@ def _text_if_tuned(base: Checkpoint, other: Checkpoint, sites: list[Site], least
         if largest > least:
             return sites
     if text:
-        report.note(
+        report.add_note(
             f"text encoder left out: no weight differs by more than {least:g} (largest difference {largest:.3g})"
         )
     return [site for site in sites if site.part == UNET]
@@ -128,26 +132,28 @@ def _text_if_tuned(base: Checkpoint, other: Checkpoint, sites: list[Site], least
 # --- one layer -------------------------------------------------------------------------------------------------------
 
 
-def _difference(base: Checkpoint, other: Checkpoint, site: Site) -> Tensor:
+def _difference(base: SourceCheckpoint, other: SourceCheckpoint, layer_id: LayerId) -> Tensor:
     """tuned − org, float32, in the base's shape. Raises ToolError naming the layer for NaN."""
-    before, after = base.stored(site), other.stored(site)
+    before, after = base.load_weight(layer_id), other.load_weight(layer_id)
     delta = after.reshape(before.shape).to(torch.float32, copy=True).sub_(before)
     if not bool(torch.isfinite(delta.sum())) and not bool(torch.isfinite(delta).all()):
         held = other.path if bool(torch.isfinite(before).all()) else base.path
-        raise ToolError(f"{held} contains NaN or infinity in {site}")
+        raise ToolError(f"{held} contains NaN or infinity in {layer_id}")
     return delta
 
 
-def _approximated(delta: Tensor, rule: Rule, clamp_quantile: float | None, site: Site, report: Report) -> LowRank:
+def _approximated(
+    delta: Tensor, rule: RankRule, clamp_quantile: float | None, layer_id: LayerId, report: ToolReport
+) -> LowRank:
     """The nearest ΔW of the rule's rank, clamped where asked, and its line in the report."""
-    best = from_delta(delta, rule)
-    low, kept, note = best.low, best.kept, ""
+    best = approximate_delta(delta, rule)
+    low, kept, note = best.low_rank, best.kept, ""
     if rule.method is None and low.rank < rule.rank:
-        report.note(f"rank {rule.rank} is more than some layers hold; they got all of theirs (capped)")
+        report.add_note(f"rank {rule.rank} is more than some layers hold; they got all of theirs (capped)")
     if clamp_quantile is not None:
         low, note = clamped(low, clamp_quantile), f"clamped at quantile {clamp_quantile:g}"
-        kept = kept_by(low, Change(None, delta))
-    report.layers.append(Layer(str(site), None, low.rank, kept, best.norm, note))
+        kept = kept_share(low, LayerChange(None, delta))
+    report.layers.append(LayerReport(str(layer_id), None, low.rank, kept, best.norm, note))
     return low
 
 
@@ -155,7 +161,12 @@ def _approximated(delta: Tensor, rule: Rule, clamp_quantile: float | None, site:
 
 
 def _metadata(
-    base: Checkpoint, other: Checkpoint, dim: int, conv_dim: int | None, method: str | None, param: float | None
+    base: SourceCheckpoint,
+    other: SourceCheckpoint,
+    dim: int,
+    conv_dim: int | None,
+    method: str | None,
+    param: float | None,
 ) -> dict[str, str]:
     """What kohya's script writes, and where it came from."""
     ranks = f"dim {dim}" + (f", conv dim {conv_dim}" if conv_dim is not None else "")
@@ -169,13 +180,19 @@ def _metadata(
         "ss_network_module": "networks.lora",
         "ss_training_comment": f"extracted from {other.path.name} minus {base.path.name} ({ranks}{chosen})",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{ARCHITECTURES.get(base.family, ARCHITECTURES[SD1])}/lora",
-        SOURCES: json.dumps([record(Origin(c.path.name, c.hash, ratio)) for c, ratio in ((other, 1.0), (base, -1.0))]),
+        "modelspec.architecture": f"{MODELSPEC_ARCHITECTURES.get(base.family, MODELSPEC_ARCHITECTURES[SD1])}/lora",
+        SOURCES_KEY: json.dumps(
+            [source_as_dict(SourceRecord(c.path.name, c.hash, ratio)) for c, ratio in ((other, 1.0), (base, -1.0))]
+        ),
     }
 
 
-def _parser() -> Parser:
-    parser = Parser("extract", "The difference of two checkpoints as a LoRA.").common().dynamic()
+def _parser() -> CommandParser:
+    parser = (
+        CommandParser("extract", "The difference of two checkpoints as a LoRA.")
+        .add_output_options()
+        .add_dynamic_rank_options()
+    )
     parser.add_argument("--model_org", type=Path, required=True, metavar="CKPT", help="the original checkpoint")
     parser.add_argument("--model_tuned", type=Path, required=True, metavar="CKPT", help="the tuned one")
     parser.add_argument("--dim", type=int, default=4, help="rank of Linear and 1x1 layers (default 4)")
@@ -187,15 +204,15 @@ def _parser() -> Parser:
     parser.add_argument("--clamp_quantile", type=float, help="clamp the factors, as older scripts do at 0.99")
     parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata")
     devices = ("--load_original_model_to", "--load_tuned_model_to")
-    return parser.known("--v2", "--sdxl", "--v_parameterization", "--load_precision", *devices)
+    return parser.add_ignored_options("--v2", "--sdxl", "--v_parameterization", "--load_precision", *devices)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `extract`."""
+    """Entry point of `extract_lora`."""
     args = _parser().parse_args(argv)
     inputs = [args.model_org, args.model_tuned]
-    check_output(args.save_to, inputs, overwrite=args.overwrite)
-    file, report = extract(
+    check_output_path(args.save_to, inputs, overwrite=args.overwrite)
+    file, report = extract_lora(
         *inputs,
         dim=args.dim,
         conv_dim=args.conv_dim,
@@ -203,11 +220,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         dynamic_method=args.dynamic_method,
         dynamic_param=args.dynamic_param,
         clamp_quantile=args.clamp_quantile,
-        dtype=dtype_of(args.save_precision),
-        device=device_of(args.device),
-        track=silent if args.json else bar,
+        dtype=parse_precision(args.save_precision),
+        device=parse_device(args.device),
+        track=no_progress if args.json else progress_bar,
     )
-    return finish(file, report, args)
+    return save_and_report(file, report, args)
 
 
-__all__ = ["extract", "main", "takes"]
+__all__ = ["extract_lora", "is_extracted_layer", "main"]

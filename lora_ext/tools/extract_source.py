@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ..errors import ToolError
 from ..file.hashes import legacy_hash
-from ..layer_names import UNET, Site
-from .checkpoint_changes import TORCH
-from .checkpoint_keys import Place, describe, family_of, places
-from .checkpoint_stream import Store, store_of
-from .merge_into_folder import NETWORKS
+from ..layer_names import UNET, LayerId
+from .checkpoint_changes import TORCH_SUFFIXES
+from .checkpoint_keys import WeightLocation, checkpoint_family, describe_checkpoint, find_weight_locations
+from .checkpoint_stream import TensorFile, open_tensor_file
+from .merge_into_folder import NETWORK_SUBFOLDERS
 
 
-class Checkpoint:
-    """Weights by `Site`. `shapes` of all layers are known; only `stored` reads numbers.
+class SourceCheckpoint:
+    """Weights by `LayerId`. `shapes` of all layers are known; only `load_weight` reads numbers.
 
     Raises ToolError when there is none at `path`, FileError when it cannot be read.
     """
@@ -27,36 +27,38 @@ class Checkpoint:
         self.path = Path(path)
         if not self.path.exists():
             raise ToolError(f"there is no checkpoint {self.path}")
-        self._at: dict[Site, tuple[Store, Place]] = {}
-        for store, part in self._stores():
-            for site, place in places(store.shapes, part).items():
+        self._at: dict[LayerId, tuple[TensorFile, WeightLocation]] = {}
+        for store, part in self._tensor_files():
+            for site, place in find_weight_locations(store.shapes, part).items():
                 self._at.setdefault(site, (store, place))
         if not any(site.part == UNET for site in self._at):
             raise ToolError(f"{self.path} holds no U-Net of a Stable Diffusion model (SD1, SD2 or SDXL)")
         self.shapes = {site: place.shape for site, (_, place) in self._at.items()}
 
-    def _stores(self) -> Iterator[tuple[Store, str | None]]:
+    def _tensor_files(self) -> Iterator[tuple[TensorFile, str | None]]:
         if not self.path.is_dir():
-            yield store_of(self.path), None
+            yield open_tensor_file(self.path), None
             return
         if not (self.path / "model_index.json").is_file():
             raise ToolError(f"{self.path} is no diffusers model: it has no model_index.json")
-        for name, part in NETWORKS.items():
-            files = [p for p in (self.path / name).glob("*") if p.suffix in (".safetensors", *TORCH) and p.is_file()]
+        for name, part in NETWORK_SUBFOLDERS.items():
+            files = [
+                p for p in (self.path / name).glob("*") if p.suffix in (".safetensors", *TORCH_SUFFIXES) and p.is_file()
+            ]
             tensors = [p for p in files if p.suffix == ".safetensors"] or files
             # of a variant such as `.fp16.` and the plain file, the plain one: it comes first and wins
-            yield from ((store_of(p), part) for p in sorted(tensors, key=lambda p: (p.name.count("."), p.name)))
+            yield from ((open_tensor_file(p), part) for p in sorted(tensors, key=lambda p: (p.name.count("."), p.name)))
 
     @property
     def family(self) -> str:
         """ "SD1", "SD2", "SDXL", or "unknown"."""
-        return family_of(self._places())
+        return checkpoint_family(self._locations())
 
     def describe(self) -> str:
         """The family, or what is known of it, in words."""
-        return describe(self._places())
+        return describe_checkpoint(self._locations())
 
-    def _places(self) -> dict[Site, Place]:
+    def _locations(self) -> dict[LayerId, WeightLocation]:
         return {site: place for site, (_, place) in self._at.items()}
 
     @property
@@ -65,13 +67,13 @@ class Checkpoint:
         store, _ = next(row for site, row in self._at.items() if site.part == UNET)
         return legacy_hash(store.path)
 
-    def dtype(self, site: Site) -> torch.dtype:
+    def dtype(self, layer_id: LayerId) -> torch.dtype:
         """What a layer is stored as."""
-        store, place = self._at[site]
+        store, place = self._at[layer_id]
         return store.dtype(place.key)
 
-    def stored(self, site: Site) -> Tensor:
+    def load_weight(self, layer_id: LayerId) -> Tensor:
         """One layer's weight in the dtype of the file (8-bit floats as float32). Raises FileError."""
-        store, place = self._at[site]
-        tensor = place.weight(store.read(place.key))
+        store, place = self._at[layer_id]
+        tensor = place.weight_view(store.load_tensor(place.key))
         return tensor if tensor.element_size() > 1 else tensor.float()

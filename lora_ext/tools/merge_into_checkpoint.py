@@ -12,46 +12,46 @@ from pathlib import Path
 
 import torch
 
-from ..applied_networks import Use
-from ..blocks import UNIFORM, parse_weights
-from ..command_line import SVD_ONLY, device_of, dtype_of, note_idle
+from ..applied_networks import AdapterSpec
+from ..blocks import UNIFORM_WEIGHTS, parse_block_weights
+from ..command_line import SVD_ONLY_OPTIONS, parse_device, parse_precision
 from ..errors import ToolError
-from ..file.loading import read
-from ..progress import Track, bar, silent
-from .checkpoint_changes import TORCH, Plan, assign, write_file
-from .checkpoint_keys import places
-from .checkpoint_stream import store_of
-from .merge_into_folder import merge_folder
-from .report import Layer, Report, show
+from ..file.loading import load_lora_file
+from ..progress import Track, no_progress, progress_bar
+from .checkpoint_changes import TORCH_SUFFIXES, CheckpointFilePlan, assign_adapters, save_checkpoint_file
+from .checkpoint_keys import find_weight_locations
+from .checkpoint_stream import open_tensor_file
+from .merge_into_folder import merge_into_diffusers_folder
+from .report import LayerReport, ToolReport, note_unused_options, print_report
 
 
-class Merged(Report):
+class CheckpointMergeReport(ToolReport):
     """A layer of a checkpoint has no rank: the text is counts and what rounding lost, the layers only when asked."""
 
     def text(self, *, verbose: bool = False) -> str:
         """What changed, what did not fit, where it was written."""
         brief = replace(self, layers=[])
-        lines = Report.text(brief).splitlines()[1:]
+        lines = ToolReport.text(brief).splitlines()[1:]
         changed = [self._line(layer) for layer in self.layers] if verbose else []
         head = f"{self.verb}: {len(self.layers)} layers of the checkpoint matched and changed"
         return "\n".join([*changed, head, *lines]) + "\n"
 
-    def _line(self, layer: Layer) -> str:
+    def _line(self, layer: LayerReport) -> str:
         found = self.rounding.get(layer.name)
         share = f", {found.share:.0%} survived" if found else ""
         return f"  {layer.name} (rank {layer.old or 'full'}{share})"
 
 
-def merge_into(
+def merge_into_checkpoint(
     checkpoint: str | Path,
-    uses: Sequence[Use],
+    specs: Sequence[AdapterSpec],
     save_to: str | Path,
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     overwrite: bool = False,
-    track: Track = silent,
-) -> Report:
+    track: Track = no_progress,
+) -> ToolReport:
     """Writes the checkpoint with Σ weight·ΔW added: an LDM `.safetensors` or `.ckpt`, or a diffusers folder.
 
     dtype: of all floating-point tensors of the result, None for what each has. Memory: one tensor and the LoRAs (a
@@ -61,33 +61,35 @@ def merge_into(
     checkpoint, save_to, device = Path(checkpoint), Path(save_to), torch.device(device)
     if not checkpoint.exists():
         raise ToolError(f"there is no checkpoint {checkpoint}")
-    check_target(checkpoint, save_to, overwrite, [use.file.path for use in uses])
-    for use in uses:
+    check_checkpoint_output(checkpoint, save_to, overwrite, [use.file.path for use in specs])
+    for use in specs:
         use.file.check_architecture()
         use.file.without_damaged().check_finite()
-    report = Merged("merge")
+    report = CheckpointMergeReport("merge")
     if checkpoint.is_dir():
-        merge_folder(checkpoint, uses, save_to, report, dtype=dtype, device=device, overwrite=overwrite, track=track)
+        merge_into_diffusers_folder(
+            checkpoint, specs, save_to, report, dtype=dtype, device=device, overwrite=overwrite, track=track
+        )
     else:
-        store = store_of(checkpoint)
-        plan = Plan(store, places(store.shapes))
-        assign([plan], uses, report, str(checkpoint))
-        write_file(plan, save_to, dtype, device, overwrite=overwrite, track=track)
-        plan.tell(report)
+        store = open_tensor_file(checkpoint)
+        plan = CheckpointFilePlan(store, find_weight_locations(store.shapes))
+        assign_adapters([plan], specs, report, str(checkpoint))
+        save_checkpoint_file(plan, save_to, dtype, device, overwrite=overwrite, track=track)
+        plan.add_rounding_to(report)
     report.outputs.append(str(save_to))
     return report
 
 
-def check_target(checkpoint: Path, save_to: Path, overwrite: bool, inputs: Iterable[Path | None]) -> None:
+def check_checkpoint_output(checkpoint: Path, save_to: Path, overwrite: bool, inputs: Iterable[Path | None]) -> None:
     """Raises ToolError unless the result may be written there: a folder for a folder, a file for a file."""
     if not save_to.parent.is_dir():
         raise ToolError(f"{save_to} cannot be written: there is no folder {save_to.parent}; create it first")
     if not checkpoint.is_dir():
-        if save_to.suffix.lower() not in (".safetensors", *TORCH):
+        if save_to.suffix.lower() not in (".safetensors", *TORCH_SUFFIXES):
             raise ToolError(f"{save_to} cannot be written: results are .safetensors or .ckpt files")
         if save_to.is_dir():
             raise ToolError(f"{save_to} is a folder, {checkpoint} a file; name a file to write")
-    elif save_to.suffix.lower() in (".safetensors", *TORCH):
+    elif save_to.suffix.lower() in (".safetensors", *TORCH_SUFFIXES):
         raise ToolError(f"{checkpoint} is a diffusers folder; --save_to names a folder to write, not {save_to.name}")
     if save_to.exists() and not overwrite:
         same = [path for path in (checkpoint, *inputs) if path is not None and path.exists() and save_to.samefile(path)]
@@ -100,7 +102,7 @@ def check_target(checkpoint: Path, save_to: Path, overwrite: bool, inputs: Itera
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
-def run(args: argparse.Namespace) -> int:
+def run_checkpoint_merge(args: argparse.Namespace) -> int:
     """`merge --sd_model`: args as `merge`'s parser makes them. Returns the exit status; raises LoraError."""
     models, ratios = list(args.models), list(args.ratios or [])
     ratios = ratios or [1.0] * len(models)
@@ -111,20 +113,22 @@ def run(args: argparse.Namespace) -> int:
             "give one of each"
         )
     uses = [
-        Use(read(model), float(ratio), float(ratio), parse_weights(lbw) if lbw else UNIFORM)
+        AdapterSpec(
+            load_lora_file(model), float(ratio), float(ratio), parse_block_weights(lbw) if lbw else UNIFORM_WEIGHTS
+        )
         for model, ratio, lbw in zip(models, ratios, lbws or [""] * len(models), strict=True)
     ]
-    report = merge_into(
+    report = merge_into_checkpoint(
         args.sd_model,
         uses,
         args.save_to,
-        dtype=dtype_of(args.save_precision),
-        device=device_of(args.device or "cpu"),
+        dtype=parse_precision(args.save_precision),
+        device=parse_device(args.device or "cpu"),
         overwrite=args.overwrite,
-        track=silent if args.json else bar,
+        track=no_progress if args.json else progress_bar,
     )
-    note_idle(report, args, ("method", *SVD_ONLY), "in a checkpoint: the sums are exact")
+    note_unused_options(report, args, ("method", *SVD_ONLY_OPTIONS), "in a checkpoint: the sums are exact")
     if getattr(args, "precision", None) not in (None, "float", "fp32"):
-        report.note("sums are computed in float32 and rounded once; --precision changes nothing here")
-    show(report, as_json=args.json, verbose=getattr(args, "verbose", False))
+        report.add_note("sums are computed in float32 and rounded once; --precision changes nothing here")
+    print_report(report, as_json=args.json, verbose=getattr(args, "verbose", False))
     return 0

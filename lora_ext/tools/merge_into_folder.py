@@ -10,26 +10,26 @@ from pathlib import Path
 
 import torch
 
-from ..applied_networks import Use
-from ..command_line import check_space
+from ..applied_networks import AdapterSpec
+from ..command_line import check_disk_space
 from ..errors import FileError, ToolError
-from ..file.saving import move_onto
+from ..file.saving import replace_file
 from ..layer_names import TE, TE2, UNET
 from ..progress import Track
-from .checkpoint_changes import TORCH, Plan, assign, write_file
-from .checkpoint_keys import places
-from .checkpoint_stream import store_of
-from .report import Report
+from .checkpoint_changes import TORCH_SUFFIXES, CheckpointFilePlan, assign_adapters, save_checkpoint_file
+from .checkpoint_keys import find_weight_locations
+from .checkpoint_stream import open_tensor_file
+from .report import ToolReport
 
-NETWORKS = {"unet": UNET, "text_encoder": TE, "text_encoder_2": TE2}
+NETWORK_SUBFOLDERS = {"unet": UNET, "text_encoder": TE, "text_encoder_2": TE2}
 """Subfolder → the part that its files hold."""
 
 
-def merge_folder(
+def merge_into_diffusers_folder(
     folder: Path,
-    uses: Sequence[Use],
+    specs: Sequence[AdapterSpec],
     save_to: Path,
-    report: Report,
+    report: ToolReport,
     *,
     dtype: torch.dtype | None,
     device: torch.device,
@@ -46,16 +46,16 @@ def merge_folder(
         raise ToolError(f"{save_to} lies inside {folder}; choose another folder")
     if save_to.exists() and not (save_to / "model_index.json").is_file():
         raise ToolError(f"{save_to} exists and is no diffusers model; choose another folder")
-    plans: dict[Path, Plan] = {}
-    for name, part in NETWORKS.items():
+    plans: dict[Path, CheckpointFilePlan] = {}
+    for name, part in NETWORK_SUBFOLDERS.items():
         for path in sorted((folder / name).glob("*")):
-            if path.suffix in (".safetensors", *TORCH) and path.is_file():
-                store = store_of(path)
-                plans[path.relative_to(folder)] = Plan(store, places(store.shapes, part))
-    assign(list(plans.values()), uses, report, str(folder))
+            if path.suffix in (".safetensors", *TORCH_SUFFIXES) and path.is_file():
+                store = open_tensor_file(path)
+                plans[path.relative_to(folder)] = CheckpointFilePlan(store, find_weight_locations(store.shapes, part))
+    assign_adapters(list(plans.values()), specs, report, str(folder))
     sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    check_space(save_to, sizes * (2 if dtype in (torch.float32, torch.float64) else 1))
-    touched = {path for path, plan in plans.items() if plan.pieces or dtype is not None}
+    check_disk_space(save_to, sizes * (2 if dtype in (torch.float32, torch.float64) else 1))
+    touched = {path for path, plan in plans.items() if plan.adapters_by_key or dtype is not None}
     with replacing_folder(save_to) as part_folder:
         skipped = {folder / path for path in touched}
         shutil.copytree(
@@ -65,8 +65,8 @@ def merge_folder(
             ignore=lambda where, names: [name for name in names if Path(where) / name in skipped],
         )
         for path in sorted(touched):
-            write_file(plans[path], part_folder / path, dtype, device, overwrite=False, track=track)
-            plans[path].tell(report)
+            save_checkpoint_file(plans[path], part_folder / path, dtype, device, overwrite=False, track=track)
+            plans[path].add_rounding_to(report)
 
 
 @contextlib.contextmanager
@@ -78,14 +78,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         yield part
         part.chmod(0o755)
         if path.exists():
-            move_onto(path, old, path)
-        move_onto(part, path)
+            replace_file(path, old, path)
+        replace_file(part, path)
     except FileError as error:  # of one of its files: by the name that it was to have
         raise FileError(str(error).replace(str(part), str(path))) from error
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         if old.exists() and not path.exists():
-            move_onto(old, path)
+            replace_file(old, path)
         for rest in (part, old):
             shutil.rmtree(rest, ignore_errors=True)

@@ -8,17 +8,24 @@ import torch
 
 from ..adapters import Adapter, Lora, Norm
 from ..errors import ToolError, did_you_mean
-from ..layer_names import Site
-from ..lowrank import Rule, clamped, mean_factors
-from .layer_changes import Change, added, kept_by, lora_of, stored_as, wide_kernel
-from .report import Layer, Report
-from .reweight import weighted
+from ..layer_names import LayerId
+from ..lowrank import RankRule, clamped, mean_factors
+from .layer_changes import (
+    LayerChange,
+    is_wide_kernel_shape,
+    kept_share,
+    make_lora_adapter,
+    make_stored_adapter,
+    sum_changes,
+)
+from .report import LayerReport, ToolReport
+from .reweight import scale_adapter
 
-METHODS = ("concat", "svd", "factors")
+MERGE_METHODS = ("concat", "svd", "factors")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MergeOptions:
     """How files are merged. new_rank, new_conv_rank (kernels above 1x1; None: new_rank) are svd's.
 
     dtype: of the result, None for the widest among the files. clamp_quantile: svd's factors clipped at this quantile
@@ -33,102 +40,119 @@ class Recipe:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ToolError(f"unknown method {self.method!r}{did_you_mean(self.method, METHODS)}")
+        if self.method not in MERGE_METHODS:
+            raise ToolError(f"unknown method {self.method!r}{did_you_mean(self.method, MERGE_METHODS)}")
         if self.clamp_quantile is not None and not 0 < self.clamp_quantile <= 1:
             raise ToolError(f"a quantile to clamp at lies between 0 and 1, not {self.clamp_quantile:g}")
         for rank in (self.new_rank, self.conv_rank):
-            Rule(rank)
+            RankRule(rank)
 
     @property
     def conv_rank(self) -> int:
         """svd's rank for kernels above 1x1."""
         return self.new_rank if self.new_conv_rank is None else self.new_conv_rank
 
-    def rank(self, shape: tuple[int, ...]) -> int:
+    def rank_for(self, shape: tuple[int, ...]) -> int:
         """svd's rank for a weight of `shape`."""
-        return self.conv_rank if wide_kernel(shape) else self.new_rank
+        return self.conv_rank if is_wide_kernel_shape(shape) else self.new_rank
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerContribution:
     """One file's share of one layer."""
 
     label: str
     adapter: Adapter
     weight: float
-    change: Change | None
+    change: LayerChange | None
 
 
-def merged(site: Site, parts: list[Part], recipe: Recipe, dtype: torch.dtype, report: Report) -> Adapter | None:
+def merge_layer(
+    layer_id: LayerId, parts: list[LayerContribution], options: MergeOptions, dtype: torch.dtype, report: ToolReport
+) -> Adapter | None:
     """One layer of the result and its line in the report; None where nothing (that can be merged) is left."""
     whole = [part for part in parts if part.change is None]
     if whole:
-        kept = weighted(parts[0].adapter, parts[0].weight) if len(parts) == 1 else _norms(parts)
+        kept = scale_adapter(parts[0].adapter, parts[0].weight) if len(parts) == 1 else _norms(parts)
         if kept is not None:
-            report.layers.append(Layer(str(site), kept.rank, kept.rank, note=kept.kind))
-            return stored_as(kept.tensors, recipe.dtype or torch.promote_types(dtype, kept.dtype), site, report)
+            report.layers.append(LayerReport(str(layer_id), kept.rank, kept.rank, note=kept.kind))
+            return make_stored_adapter(
+                kept.tensors, options.dtype or torch.promote_types(dtype, kept.dtype), layer_id, report
+            )
         for part in whole:
-            report.left_out.setdefault(part.label, []).append(str(site))
+            report.left_out.setdefault(part.label, []).append(str(layer_id))
             kind = part.adapter.kind if part.adapter.magnitude() is None else "DoRA"
-            report.note(f"{kind} layers need the base model's weights and are left out; merge --sd_model can take them")
+            report.add_note(
+                f"{kind} layers need the base model's weights and are left out; merge --sd_model can take them"
+            )
         parts = [part for part in parts if part.change is not None]
     if not parts:
         return None
-    if recipe.method == "factors":
-        return _factors(site, parts, dtype, report)
-    total = added([part.change.times(part.weight) for part in parts if part.change is not None]).to(recipe.device)
-    if recipe.method == "svd":
-        return _svd(site, parts, total, recipe, dtype, report)
-    return _concat(site, parts, total, dtype, report)
+    if options.method == "factors":
+        return _factors(layer_id, parts, dtype, report)
+    total = sum_changes([part.change.times(part.weight) for part in parts if part.change is not None]).to(
+        options.device
+    )
+    if options.method == "svd":
+        return _svd(layer_id, parts, total, options, dtype, report)
+    return _concat(layer_id, parts, total, dtype, report)
 
 
-def _concat(site: Site, parts: list[Part], total: Change, dtype: torch.dtype, report: Report) -> Adapter:
+def _concat(
+    layer_id: LayerId, parts: list[LayerContribution], total: LayerChange, dtype: torch.dtype, report: ToolReport
+) -> Adapter:
     """All ranks side by side; a full matrix where that is smaller, or where a bias comes along."""
     old = sum(part.adapter.rank or 0 for part in parts) or None
     rows, columns = total.shape[0], torch.Size(total.shape[1:]).numel()
     biases = [part.adapter.bias_delta() for part in parts]
     low = total.low
     if low is None and not any(b is not None for b in biases):
-        best = total.best(min(rows, columns))
+        best = total.best_approximation(min(rows, columns))
         exact = int((best.values > best.values[0] * 1e-6).sum())
         if 0 < exact * (rows + columns) < rows * columns:
-            low = best.low.cut(exact)
+            low = best.low_rank.truncated(exact)
     if low is None:
-        report.layers.append(Layer(str(site), old, None, note="full matrix"))
+        report.layers.append(LayerReport(str(layer_id), old, None, note="full matrix"))
         assert total.dense is not None
         tensors = {"diff": total.dense}
         shifts = [part.weight * bias for part, bias in zip(parts, biases, strict=True) if bias is not None]
         if shifts:
             tensors["diff_b"] = torch.stack(shifts).sum(0)
-        return stored_as(tensors, dtype, site, report)
+        return make_stored_adapter(tensors, dtype, layer_id, report)
     # the largest gain becomes alpha/rank, so that its factors stay what they were
     scale = float(low.gain.abs().max()) or 1.0
     if low.rank > min(rows, columns):
-        report.note("ranks add up to more than some layers hold; those were capped without loss")
-        low = total.best(min(rows, columns)).low
-    report.layers.append(Layer(str(site), old, low.rank))
-    return lora_of(low, scale * low.rank, dtype, site, report)
+        report.add_note("ranks add up to more than some layers hold; those were capped without loss")
+        low = total.best_approximation(min(rows, columns)).low_rank
+    report.layers.append(LayerReport(str(layer_id), old, low.rank))
+    return make_lora_adapter(low, scale * low.rank, dtype, layer_id, report)
 
 
-def _svd(site: Site, parts: list[Part], total: Change, recipe: Recipe, dtype: torch.dtype, report: Report) -> Adapter:
+def _svd(
+    layer_id: LayerId,
+    parts: list[LayerContribution],
+    total: LayerChange,
+    options: MergeOptions,
+    dtype: torch.dtype,
+    report: ToolReport,
+) -> Adapter:
     """The best approximation at the rank asked; alpha = rank."""
-    wanted = recipe.rank(total.shape)
-    best = total.best(wanted)
-    if best.low.rank < wanted and best.norm:
-        report.note(f"rank {wanted} is more than some layers hold; they got all of theirs (capped)")
+    wanted = options.rank_for(total.shape)
+    best = total.best_approximation(wanted)
+    if best.low_rank.rank < wanted and best.norm:
+        report.add_note(f"rank {wanted} is more than some layers hold; they got all of theirs (capped)")
     if any(part.adapter.bias_delta() is not None for part in parts):
-        report.note("changes of biases have no place in a LoRA of low rank and are left out")
-    low, kept, note = best.low, best.kept, ""
-    if recipe.clamp_quantile is not None:
-        low, note = clamped(low, recipe.clamp_quantile), f"clamped at quantile {recipe.clamp_quantile:g}"
-        kept = kept_by(low, total)
+        report.add_note("changes of biases have no place in a LoRA of low rank and are left out")
+    low, kept, note = best.low_rank, best.kept, ""
+    if options.clamp_quantile is not None:
+        low, note = clamped(low, options.clamp_quantile), f"clamped at quantile {options.clamp_quantile:g}"
+        kept = kept_share(low, total)
     old = sum(part.adapter.rank or 0 for part in parts) or None
-    report.layers.append(Layer(str(site), old, low.rank, kept, best.norm, note))
-    return lora_of(low, None, dtype, site, report)
+    report.layers.append(LayerReport(str(layer_id), old, low.rank, kept, best.norm, note))
+    return make_lora_adapter(low, None, dtype, layer_id, report)
 
 
-def _factors(site: Site, parts: list[Part], dtype: torch.dtype, report: Report) -> Adapter:
+def _factors(layer_id: LayerId, parts: list[LayerContribution], dtype: torch.dtype, report: ToolReport) -> Adapter:
     """(Σ|sᵢ|Uᵢ)(Σ sᵢDᵢ) with sᵢ = √(αᵢ/α₁)·ratioᵢ and alpha α₁: kohya's `merge_lora.py` without --concat."""
     loras = [(part.adapter, part.weight) for part in parts if isinstance(part.adapter, Lora)]
     ranks = [adapter.rank for adapter, _ in loras]
@@ -143,13 +167,13 @@ def _factors(site: Site, parts: list[Part], dtype: torch.dtype, report: Report) 
     scales = [(a / alphas[0]) ** 0.5 * w if alphas[0] else w for a, (_, w) in zip(alphas, loras, strict=True)]
     low = mean_factors([adapter.factors() for adapter, _ in loras], scales)
     low = low.times(alphas[0] / low.rank)
-    total = added([part.change.times(part.weight) for part in parts if part.change is not None])
-    kept, norm = kept_by(low, total), total.norm()
-    report.layers.append(Layer(str(site), sum(ranks), low.rank, kept, norm, "factors averaged"))
-    return lora_of(low, alphas[0] or 1.0, dtype, site, report)
+    total = sum_changes([part.change.times(part.weight) for part in parts if part.change is not None])
+    kept, norm = kept_share(low, total), total.norm()
+    report.layers.append(LayerReport(str(layer_id), sum(ranks), low.rank, kept, norm, "factors averaged"))
+    return make_lora_adapter(low, alphas[0] or 1.0, dtype, layer_id, report)
 
 
-def _norms(parts: list[Part]) -> Adapter | None:
+def _norms(parts: list[LayerContribution]) -> Adapter | None:
     """The weighted sum of changes of a norm's weight and bias; None for other kinds."""
     if not all(isinstance(part.adapter, Norm) for part in parts):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -12,28 +13,28 @@ from typing import Any
 
 import torch
 
-from ..console import showable
+from ..console import printable_text
 from ..file.lora_file import LoraFile
-from ..inject.rounding import ENOUGH, survived
+from ..inject.rounding import ROUNDING_WARNING_SHARE, combined_surviving_share
 
 _OF_SEVERAL = ("merge", "svd-merge", "extract")
 """Verbs that bring files together."""
 
-SHOWN = 10
+MAX_TABLE_ROWS = 10
 """Rows of a table without `verbose`. A file has 200 to 1000 layers, and resized each of them differs."""
 
 
 @dataclass(frozen=True)
-class Rounded:
+class LayerRounding:
     """What became of a layer's ΔW when it was written as `dtype`: the share that survived, and ‖ΔW‖² (0: unknown)."""
 
     share: float
-    asked: float
+    squared_norm: float
     dtype: torch.dtype
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerReport:
     """One layer of the result.
 
     old, new: rank before (of several sources: their sum) and after; None where there is none (a full matrix).
@@ -56,28 +57,29 @@ class Layer:
 
 
 @dataclass
-class Report:
-    """Filled while a tool works. `only`, `unread`: name of a source → layers that only it has, keys not understood.
+class ToolReport:
+    """Filled while a tool works. `only_in`, `not_understood`: name of a source → layers that only it has, keys not
+    understood.
 
     left_out: name of a source → layers of it that are not in the result. unchanged: layers that came through as they
     were. outputs: paths written. extra: what only JSON tells. rounding: layer → what survived rounding of its ΔW.
     """
 
     verb: str
-    layers: list[Layer] = field(default_factory=list)
-    only: dict[str, list[str]] = field(default_factory=dict)
-    unread: dict[str, list[str]] = field(default_factory=dict)
+    layers: list[LayerReport] = field(default_factory=list)
+    only_in: dict[str, list[str]] = field(default_factory=dict)
+    not_understood: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     unchanged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
-    rounding: dict[str, Rounded] = field(default_factory=dict)
+    rounding: dict[str, LayerRounding] = field(default_factory=dict)
 
     @property
     def matched(self) -> int:
         """Layers worked on that every source has."""
-        alone = {name for names in self.only.values() for name in names}
+        alone = {name for names in self.only_in.values() for name in names}
         return sum(layer.name not in alone for layer in self.layers)
 
     @property
@@ -90,27 +92,27 @@ class Report:
     @property
     def survived(self) -> float:
         """Share of ΔW of all layers together that survived rounding to the dtype written, weighted by ‖ΔW‖²."""
-        return survived(self.rounding.values())
+        return combined_surviving_share(self.rounding.values())
 
-    def rounded(self, name: str, share: float, asked: float, dtype: torch.dtype) -> None:
-        """Notes what survived rounding in a layer (see `Rounded`); of several files or steps the least."""
+    def add_rounding(self, name: str, share: float, asked: float, dtype: torch.dtype) -> None:
+        """Notes what survived rounding in a layer (see `LayerRounding`); of several files or steps the least."""
         if name not in self.rounding or share < self.rounding[name].share:
-            self.rounding[name] = Rounded(share, asked, dtype)
+            self.rounding[name] = LayerRounding(share, asked, dtype)
 
     @property
-    def worst(self) -> Layer | None:
+    def worst(self) -> LayerReport | None:
         """The layer with the largest relative loss, None where nothing was lost."""
         worst = min(self.layers, key=lambda layer: layer.kept, default=None)
         return worst if worst is not None and worst.kept < 1.0 else None
 
-    def source(self, name: str, file: LoraFile) -> None:
+    def add_source_notes(self, name: str, file: LoraFile) -> None:
         """Notes what of a source is left out because it is damaged, and where its strength is not said."""
         if file.damaged:
-            self.note(f"{len(file.damaged)} damaged layers of {name} left out: {file.damage}")
+            self.add_note(f"{len(file.damaged)} damaged layers of {name} left out: {file.first_damage_reason}")
         for text in filter(None, (file.assumed, *file.notes)):
-            self.note(f"{name}: {text}")
+            self.add_note(f"{name}: {text}")
 
-    def note(self, text: str) -> None:
+    def add_note(self, text: str) -> None:
         """Something that the user has to know, said once."""
         if text not in self.notes:
             self.notes.append(text)
@@ -121,8 +123,8 @@ class Report:
         return {
             "verb": self.verb,
             "matched": self.matched,
-            "only_in": self.only,
-            "not_understood": self.unread,
+            "only_in": self.only_in,
+            "not_understood": self.not_understood,
             "left_out": self.left_out,
             "unchanged": self.unchanged,
             "layers": [_row(layer, self.rounding) for layer in self.layers],
@@ -140,13 +142,16 @@ class Report:
         }
 
     def text(self, *, verbose: bool = False) -> str:
-        """A table and its summary. Without `verbose` at most `SHOWN` rows: those of the layers that lost most."""
+        """A table and its summary.
+
+        Without `verbose` at most `MAX_TABLE_ROWS` rows: those of the layers that lost most.
+        """
         lines = list(_table(self.layers, verbose))
-        several = self.only or self.verb in _OF_SEVERAL
+        several = self.only_in or self.verb in _OF_SEVERAL
         lines.append(f"{self.verb}: {self.matched} layers matched" if several else f"{self.verb}: {self._size()}")
-        for source, names in self.only.items():
+        for source, names in self.only_in.items():
             lines.append(f"  {len(names)} only in {source}{_such_as(names)}")
-        for source, keys in self.unread.items():
+        for source, keys in self.not_understood.items():
             lines.append(f"  {len(keys)} keys not understood in {source}{_such_as(keys)}")
         for source, names in self.left_out.items():
             lines.append(f"  {len(names)} layers of {source} left out{_such_as(names)}")
@@ -167,14 +172,15 @@ class Report:
 
     def _lost(self) -> list[str]:
         """The warning that too little of the change survived rounding; none where enough did."""
-        low = {name: layer for name, layer in self.rounding.items() if layer.share < ENOUGH}
-        if self.survived >= ENOUGH or not low:
+        low = {name: layer for name, layer in self.rounding.items() if layer.share < ROUNDING_WARNING_SHARE}
+        if self.survived >= ROUNDING_WARNING_SHARE or not low:
             return []
         name, worst = min(low.items(), key=lambda item: item[1].share)
         better = "fp16" if worst.dtype.itemsize == 1 else "float"
         return [
             f"WARNING: only {_percent(self.survived)} of the change is in the result, the rest is lost by rounding to "
-            f"{_name(worst.dtype)} ({len(low)} layers keep less than {ENOUGH:.0%}; {name} {_percent(worst.share)}); "
+            f"{_name(worst.dtype)} ({len(low)} layers keep less than {ROUNDING_WARNING_SHARE:.0%}; "
+            f"{name} {_percent(worst.share)}); "
             f"save as {better}: --save_precision {better}"
         ]
 
@@ -182,7 +188,7 @@ class Report:
         return f"{len(self.layers)} layer{'' if len(self.layers) == 1 else 's'}"
 
 
-def _row(layer: Layer, rounding: Mapping[str, Rounded]) -> dict[str, Any]:
+def _row(layer: LayerReport, rounding: Mapping[str, LayerRounding]) -> dict[str, Any]:
     return {
         "layer": layer.name,
         "old_rank": layer.old,
@@ -194,12 +200,14 @@ def _row(layer: Layer, rounding: Mapping[str, Rounded]) -> dict[str, Any]:
     }
 
 
-def _table(layers: Sequence[Layer], verbose: bool) -> Iterable[str]:
-    """A line a layer; without `verbose` equal layers share a line, and only the worst `SHOWN` lines are told."""
+def _table(layers: Sequence[LayerReport], verbose: bool) -> Iterable[str]:
+    """A line a layer; without `verbose` equal layers share a line, and only the worst `MAX_TABLE_ROWS` lines are
+    told.
+    """
     if not layers:
         return
     groups = [[layer] for layer in layers] if verbose else _groups(layers)
-    shown = groups if verbose else groups[:SHOWN]
+    shown = groups if verbose else groups[:MAX_TABLE_ROWS]
     yield f"  {'rank':>5}    {'new':>5}   {'kept':>7}  layer"
     for group in shown:
         first, more = group[0], f" and {len(group) - 1} more" if len(group) > 1 else ""
@@ -212,17 +220,17 @@ def _table(layers: Sequence[Layer], verbose: bool) -> Iterable[str]:
         yield f"  … and {len(hidden)} more layers, each keeps {least} or more: --verbose lists all"
 
 
-def _groups(layers: Sequence[Layer]) -> list[list[Layer]]:
+def _groups(layers: Sequence[LayerReport]) -> list[list[LayerReport]]:
     """Layers that share ranks, share kept and note: those next to each other, in the order of the file. Where these
     are too many to show: all that are equal, those that lost most first."""
 
-    def alike(layer: Layer) -> tuple[object, ...]:
+    def alike(layer: LayerReport) -> tuple[object, ...]:
         return layer.old, layer.new, layer.kept, layer.note
 
     near = [list(group) for _, group in groupby(layers, key=alike)]
-    if len(near) <= SHOWN:
+    if len(near) <= MAX_TABLE_ROWS:
         return near
-    found: dict[tuple[object, ...], list[Layer]] = {}
+    found: dict[tuple[object, ...], list[LayerReport]] = {}
     for layer in layers:
         found.setdefault(alike(layer), []).append(layer)
     return sorted(found.values(), key=lambda group: group[0].kept)
@@ -247,9 +255,16 @@ def _such_as(names: Iterable[str]) -> str:
     return f", such as {names[0]}" if names else ""
 
 
-def show(report: Report, *, as_json: bool = False, verbose: bool = False) -> None:
+def print_report(report: ToolReport, *, as_json: bool = False, verbose: bool = False) -> None:
     """Prints the report to standard output, in whatever that can spell."""
     text = (
         json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n" if as_json else report.text(verbose=verbose)
     )
-    sys.stdout.write(showable(text))
+    sys.stdout.write(printable_text(text))
+
+
+def note_unused_options(report: ToolReport, args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Says which of the options `names` were given for nothing."""
+    for name in names:
+        if getattr(args, name, None) is not None:
+            report.add_note(f"--{name} changes nothing {why}")

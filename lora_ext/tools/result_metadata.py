@@ -14,26 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters import Adapter
-from ..command_line import check_space
+from ..command_line import check_disk_space
 from ..errors import ToolError
 from ..file import hashes
-from ..file.key_formats import spell
+from ..file.key_formats import format_keys
 from ..file.lora_file import LoraFile
-from ..file.saving import write
-from ..layer_names import Site
-from .layer_changes import wide_kernel
-from .report import Report, show
+from ..file.saving import save_lora_file
+from ..layer_names import LayerId
+from .layer_changes import is_wide_kernel_shape
+from .report import ToolReport, print_report
 
-SOURCES = "lora_ext_sources"
+SOURCES_KEY = "lora_ext_sources"
 """Metadata key: JSON list of what a file was made from: name, hash, ratio, block weights."""
 
-STALE = ("modelspec.hash_sha256", "modelspec.thumbnail", "sshs_model_hash", "sshs_legacy_hash")
+STALE_KEYS = ("modelspec.hash_sha256", "modelspec.thumbnail", "sshs_model_hash", "sshs_legacy_hash")
 """What is no longer true of a changed file."""
 
-SCALE_KEY = "lora_ext_dylora_scale"
+SPLIT_SCALE_KEY = "lora_ext_dylora_scale"
 """Metadata key of a DyLoRA file: the rule by which a prefix of b of R ranks is scaled in training (`split.SCALES`)."""
 
-DYNAMIC = "Dynamic"
+DYNAMIC_VALUE = "Dynamic"
 
 _OF_KINDS = """unit algo factor decompose_both full_matrix unbalanced_factorization use_tucker use_cp use_scalar
     constraint constrain rescaled block_size""".split()
@@ -41,7 +41,7 @@ _OF_KINDS = """unit algo factor decompose_both full_matrix unbalanced_factorizat
 
 
 @dataclass(frozen=True)
-class Origin:
+class SourceRecord:
     """One file that a result was made from."""
 
     name: str
@@ -50,24 +50,26 @@ class Origin:
     lbw: str | None = None
 
 
-def origin(file: LoraFile, ratio: float | None = None, lbw: str | None = None) -> Origin:
+def source_record(file: LoraFile, ratio: float | None = None, lbw: str | None = None) -> SourceRecord:
     """The record of one source; its hash is that of its content, or what its metadata says where it is no file."""
     path = file.path
     digest = hashes.model_hash(path) if path is not None and path.is_file() else hashes.stored_hash(file.metadata)
-    return Origin(file.name, digest, ratio, lbw)
+    return SourceRecord(file.name, digest, ratio, lbw)
 
 
-def record(origin: Origin) -> dict[str, Any]:
+def source_as_dict(source: SourceRecord) -> dict[str, Any]:
     """A source as the metadata has it."""
-    return {name: value for name, value in asdict(origin).items() if value is not None}
+    return {name: value for name, value in asdict(source).items() if value is not None}
 
 
-def comment(metadata: Mapping[str, str], said: str) -> str:
+def prepend_to_comment(metadata: Mapping[str, str], action: str) -> str:
     """`ss_training_comment` with what was done in front, as kohya's scripts put it."""
-    return "; ".join(filter(None, (said, metadata.get("ss_training_comment", ""))))
+    return "; ".join(filter(None, (action, metadata.get("ss_training_comment", ""))))
 
 
-def described(file: LoraFile, metadata: Mapping[str, str], dims: tuple[int, int] | None = None) -> dict[str, str]:
+def with_network_dims(
+    file: LoraFile, metadata: Mapping[str, str], dims: tuple[int, int] | None = None
+) -> dict[str, str]:
     """The metadata with `ss_network_dim`, `ss_network_alpha`, `conv_dim` and `conv_alpha` read off the adapters.
 
     Numbers where all layers of a sort agree, "Dynamic" where they do not. dims: (rank, rank of kernels above 1x1) that
@@ -79,7 +81,7 @@ def described(file: LoraFile, metadata: Mapping[str, str], dims: tuple[int, int]
         if adapter.rank:
             low = adapter.low_rank()
             shape = low.shape if low is not None else (0, 0)
-            sort = conv if wide_kernel(shape) else point if len(shape) > 2 else plain
+            sort = conv if is_wide_kernel_shape(shape) else point if len(shape) > 2 else plain
             sort.add((adapter.rank, round(adapter.scaling() * adapter.rank, 6)))
     said = dict(metadata)
     said.setdefault("ss_network_module", "networks.lora")
@@ -103,18 +105,18 @@ def _pair(found: set[tuple[int, float]], dim: int | None) -> tuple[str, str]:
     if len(asked) == 1 and all(abs(alpha / rank - asked[0][1] / asked[0][0]) < 1e-6 for rank, alpha in found):
         return str(asked[0][0]), str(asked[0][1])
     dims, alphas = {dim for dim, _ in found}, {alpha for _, alpha in found}
-    return tuple(str(min(v)) if len(v) == 1 else DYNAMIC for v in (dims, alphas))  # type: ignore[return-value]
+    return tuple(str(min(v)) if len(v) == 1 else DYNAMIC_VALUE for v in (dims, alphas))  # type: ignore[return-value]
 
 
-def plain(metadata: Mapping[str, str]) -> dict[str, str]:
+def as_plain_lora_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata of a file whose layers became plain LoRA: what DyLoRA and LyCORIS say of theirs is gone."""
-    kept = {key: value for key, value in metadata.items() if key != SCALE_KEY}
+    kept = {key: value for key, value in metadata.items() if key != SPLIT_SCALE_KEY}
     kept["ss_network_module"] = "networks.lora"
     kept["ss_network_args"] = json.dumps({name: v for name, v in _args(metadata).items() if name not in _OF_KINDS})
     return kept
 
 
-def became_lora(file: LoraFile, adapters: Mapping[Site, Adapter]) -> bool:
+def is_turned_into_lora(file: LoraFile, adapters: Mapping[LayerId, Adapter]) -> bool:
     """Whether all of a result's layers are plain LoRA, and some had another kind or rank in `file`."""
     same = all((a.kind, a.rank) == (file.adapters[s].kind, file.adapters[s].rank) for s, a in adapters.items())
     return not same and all(a.kind == "LoRA" and a.magnitude() is None for a in adapters.values())
@@ -129,11 +131,11 @@ def _args(metadata: Mapping[str, str]) -> dict[str, Any]:
     return args if isinstance(args, dict) else {}
 
 
-def carried(metadata: Mapping[str, str], said: str, origins: Sequence[Origin]) -> dict[str, str]:
-    """One source's metadata for its changed copy: `said` in the comment, the sources recorded, stale keys gone."""
-    kept = {key: value for key, value in metadata.items() if key not in STALE}
-    kept["ss_training_comment"] = comment(metadata, said)
-    kept[SOURCES] = json.dumps([record(o) for o in origins])
+def carry_metadata(metadata: Mapping[str, str], action: str, sources: Sequence[SourceRecord]) -> dict[str, str]:
+    """One source's metadata for its changed copy: `action` in the comment, the sources recorded, stale keys gone."""
+    kept = {key: value for key, value in metadata.items() if key not in STALE_KEYS}
+    kept["ss_training_comment"] = prepend_to_comment(metadata, action)
+    kept[SOURCES_KEY] = json.dumps([source_as_dict(o) for o in sources])
     return kept
 
 
@@ -141,19 +143,19 @@ _SHARED = """ss_base_model_version ss_v2 ss_sd_model_name ss_sd_model_hash ss_cl
     modelspec.sai_model_spec modelspec.architecture modelspec.implementation modelspec.prediction_type""".split()
 
 
-def joined(files: Sequence[LoraFile], said: str, origins: Sequence[Origin]) -> dict[str, str]:
-    """Metadata of a merge: what all sources agree on (of the base model), `said`, the sources."""
+def join_metadata(files: Sequence[LoraFile], action: str, sources: Sequence[SourceRecord]) -> dict[str, str]:
+    """Metadata of a merge: what all sources agree on (of the base model), `action`, the sources."""
     meta: dict[str, str] = {}
     for key in _SHARED:
         values = {file.metadata[key] for file in files if key in file.metadata}
         if len(values) == 1:
             meta[key] = values.pop()
     meta["ss_network_module"] = "networks.lora"
-    meta["modelspec.merged_from"] = ", ".join(o.name for o in origins)
-    return carried(meta, said, origins)
+    meta["modelspec.merged_from"] = ", ".join(o.name for o in sources)
+    return carry_metadata(meta, action, sources)
 
 
-def save(file: LoraFile, path: Path, *, overwrite: bool = False) -> Path:
+def save_tool_result(file: LoraFile, path: Path, *, overwrite: bool = False) -> Path:
     """Writes a result whole or not at all: its names (`ss_output_name`, `modelspec.title`) and hashes are its own.
 
     The web UI calls a file by `ss_output_name`, so a copy that kept its source's would hide one of the two.
@@ -162,18 +164,18 @@ def save(file: LoraFile, path: Path, *, overwrite: bool = False) -> Path:
     metadata = {**file.metadata, "ss_output_name": path.stem}
     if any(key.startswith("modelspec.") for key in metadata):
         metadata["modelspec.title"] = path.stem
-    size = sum(tensor.nbytes for tensor in spell(file).values())
-    check_space(path, size + 1_000_000)
+    size = sum(tensor.nbytes for tensor in format_keys(file).values())
+    check_disk_space(path, size + 1_000_000)
     if not file.adapters:
         raise ToolError(f"nothing would be left in {path}")
-    return write(file, path, overwrite=overwrite, metadata=metadata, rehash=True)
+    return save_lora_file(file, path, overwrite=overwrite, metadata=metadata, rehash=True)
 
 
-def finish(file: LoraFile, report: Report, args: argparse.Namespace) -> int:
+def save_and_report(file: LoraFile, report: ToolReport, args: argparse.Namespace) -> int:
     """A command's end: the result is written to --save_to and the report printed. Returns the exit status."""
     if getattr(args, "no_metadata", False):
         kept = {key: value for key, value in file.metadata.items() if not key.startswith("modelspec.")}
         file = replace(file, metadata=kept)
-    report.outputs.append(str(save(file, args.save_to, overwrite=args.overwrite)))
-    show(report, as_json=args.json, verbose=args.verbose)
+    report.outputs.append(str(save_tool_result(file, args.save_to, overwrite=args.overwrite)))
+    print_report(report, as_json=args.json, verbose=args.verbose)
     return 0

@@ -1,4 +1,6 @@
-"""`reweight`: block weights and part weights written into a file: what a preset does in a prompt, made permanent."""
+"""`reweight_lora`: block weights and part weights written into a file: what a preset does in a prompt, made
+permanent.
+"""
 
 from __future__ import annotations
 
@@ -9,62 +11,66 @@ from pathlib import Path
 import torch
 
 from ..adapters import IA3, Adapter, Full, GLoRA, LoKr, Norm, Oft
-from ..applied_networks import Use
-from ..blocks import UNIFORM, BlockWeights, parse_rules, parse_weights
-from ..command_line import Parser, check_output, dtype_of, number
+from ..applied_networks import AdapterSpec
+from ..blocks import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights, parse_element_rules
+from ..command_line import CommandParser, check_output_path, number, parse_precision
 from ..errors import ToolError
-from ..file.loading import read
-from ..file.lora_file import LoraFile, finite
-from ..layer_names import Site
-from .layer_changes import opened, stored_as, with_adapters
-from .report import Layer, Report
-from .result_metadata import carried, described, finish, origin
+from ..file.loading import load_lora_file
+from ..file.lora_file import LoraFile, is_tensor_finite
+from ..layer_names import LayerId
+from .layer_changes import make_stored_adapter, open_source, with_adapters
+from .report import LayerReport, ToolReport
+from .result_metadata import carry_metadata, save_and_report, source_record, with_network_dims
 
 
-def reweight(
+def reweight_lora(
     file: LoraFile,
-    blocks: BlockWeights = UNIFORM,
+    blocks: BlockWeights = UNIFORM_WEIGHTS,
     *,
     te: float = 1.0,
     unet: float = 1.0,
     dtype: torch.dtype | None = None,
-) -> tuple[LoraFile, Report]:
+) -> tuple[LoraFile, ToolReport]:
     """The file that acts at weight 1 as `file` does at these weights. Layers at weight 0 are left out.
 
     The weight goes into alpha (factors stay bit-identical), or into the tensors of kinds without one. Raises ToolError
     for NaN, for a weight that a layer's kind cannot hold (DoRA, BOFT) or that overflows, and when all weights are 0.
     """
-    file, report = opened("reweight", file)
-    use = Use(file, te=te, unet=unet, blocks=blocks)
-    adapters: dict[Site, Adapter] = {}
+    file, report = open_source("reweight", file)
+    use = AdapterSpec(file, te=te, unet=unet, blocks=blocks)
+    adapters: dict[LayerId, Adapter] = {}
     silenced = []
     for site, adapter in file.adapters.items():
-        weight = use.weight(site)
+        weight = use.weight_at(site)
         if not weight:
             silenced.append(str(site))
             continue
-        made = weighted(adapter, weight)
+        made = scale_adapter(adapter, weight)
         if made is None:
             raise ToolError(
                 f"{site} cannot be written at weight {weight:g}: {_name(adapter)} changes a layer by what the base "
                 "model holds there, and no file of its kind is a share of that; give its blocks 0 or 1, leave the "
                 "weights in the prompt (lbw=), or put it into a checkpoint with them (merge --sd_model --lbws)"
             )
-        if not all(finite(tensor) for name, tensor in made.tensors.items() if tensor is not adapter.tensors.get(name)):
+        if not all(
+            is_tensor_finite(tensor) for name, tensor in made.tensors.items() if tensor is not adapter.tensors.get(name)
+        ):
             raise ToolError(f"{site} cannot be written at weight {weight:g}: that is no number its file can hold")
-        adapters[site] = stored_as(made.tensors, dtype, site, report) if dtype else made
-        report.layers.append(Layer(str(site), adapter.rank, adapter.rank, note=f"weight {weight:g}"))
+        adapters[site] = make_stored_adapter(made.tensors, dtype, site, report) if dtype else made
+        report.layers.append(LayerReport(str(site), adapter.rank, adapter.rank, note=f"weight {weight:g}"))
     if not adapters:
         raise ToolError(f"every layer of {file.name} has weight 0 there; nothing would be left")
     if silenced:
         report.left_out[file.name] = silenced
-        report.note("what has weight 0 is left out")
-    said = f"reweighted: lbw={blocks.text()} te={te:g} unet={unet:g}"
-    result = with_adapters(file, adapters, carried(file.metadata, said, [origin(file, lbw=blocks.text())]))
-    return with_adapters(result, adapters, described(result, result.metadata)), report
+        report.add_note("what has weight 0 is left out")
+    said = f"reweighted: lbw={blocks.format_weights()} te={te:g} unet={unet:g}"
+    result = with_adapters(
+        file, adapters, carry_metadata(file.metadata, said, [source_record(file, lbw=blocks.format_weights())])
+    )
+    return with_adapters(result, adapters, with_network_dims(result, result.metadata)), report
 
 
-def weighted(adapter: Adapter, weight: float) -> Adapter | None:
+def scale_adapter(adapter: Adapter, weight: float) -> Adapter | None:
     """The adapter whose change of weight and bias is `weight` times this one's; None where no such file exists."""
     if weight == 1:
         return adapter
@@ -77,7 +83,7 @@ def weighted(adapter: Adapter, weight: float) -> Adapter | None:
         scaled = {"w_norm", "b_norm", "weight", "diff", "diff_b", "bias", "bias_values"} & tensors.keys()
     elif isinstance(adapter, LoKr) and not adapter.rank and "scale" not in tensors:
         scaled = {name for name in ("lokr_w1", "bias", "bias_values") if name in tensors}
-    elif adapter.rank and "scale" not in tensors and not (isinstance(adapter, GLoRA) and adapter.older):
+    elif adapter.rank and "scale" not in tensors and not (isinstance(adapter, GLoRA) and adapter.is_older_format):
         return replace(adapter, tensors={**tensors, "alpha": torch.tensor(adapter.scaling() * adapter.rank * weight)})
     else:
         return replace(adapter, tensors={**tensors, "scale": torch.tensor(adapter.scaling() * weight)})
@@ -89,8 +95,8 @@ def _name(adapter: Adapter) -> str:
     return "a DoRA" if adapter.magnitude() is not None else "a BOFT"
 
 
-def _parser() -> Parser:
-    parser = Parser("reweight", "Write block weights into a LoRA.").common(device=False)
+def _parser() -> CommandParser:
+    parser = CommandParser("reweight", "Write block weights into a LoRA.").add_output_options(device=False)
     parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="the file to change")
     parser.add_argument("--lbw", metavar="PRESET|NUMBERS", help="a preset, or 12, 17, 20, 25 or 26 numbers with commas")
     parser.add_argument("--lbwe", metavar="RULES", help="rules for single layers, such as IN05-OUT05:attn:0")
@@ -100,11 +106,13 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `reweight`."""
+    """Entry point of `reweight_lora`."""
     args = _parser().parse_args(argv)
-    blocks = parse_weights(args.lbw) if args.lbw else UNIFORM
+    blocks = parse_block_weights(args.lbw) if args.lbw else UNIFORM_WEIGHTS
     if args.lbwe:
-        blocks = replace(blocks, rules=parse_rules(args.lbwe))
-    check_output(args.save_to, [args.model], overwrite=args.overwrite)
-    result, report = reweight(read(args.model), blocks, te=args.te, unet=args.unet, dtype=dtype_of(args.save_precision))
-    return finish(result, report, args)
+        blocks = replace(blocks, rules=parse_element_rules(args.lbwe))
+    check_output_path(args.save_to, [args.model], overwrite=args.overwrite)
+    result, report = reweight_lora(
+        load_lora_file(args.model), blocks, te=args.te, unet=args.unet, dtype=parse_precision(args.save_precision)
+    )
+    return save_and_report(result, report, args)

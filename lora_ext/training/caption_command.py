@@ -6,16 +6,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..command_line import Parser
-from ..host.standalone.blip import Blip
-from ..progress import bar, silent
+from ..command_line import CommandParser
+from ..host.standalone.blip import BlipCaptioner
+from ..progress import no_progress, progress_bar
 from ..train.data.captioning import caption_folder
 from ..train.data.subset import check_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `caption`."""
-    parser = Parser("caption", "Describe pictures that have no caption yet.")
+    parser = CommandParser("caption", "Describe pictures that have no caption yet.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of pictures")
     text = "folder of a BLIP captioning model; without it one in the hub's cache"
     parser.add_argument("--model", "--caption_weights", dest="model", type=Path, metavar="DIR", help=text)
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     check_folder(given.folder, "the folder of pictures")  # before a model is loaded in vain
     lengths = {"min_length": given.min_length, "max_length": given.max_length}
-    describe = Blip(given.model, given.device, num_beams=given.num_beams, **lengths)
+    describe = BlipCaptioner(given.model, given.device, num_beams=given.num_beams, **lengths)
     done = caption_folder(
         given.folder,
         describe,
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         suffix=given.suffix,
         overwrite=given.overwrite,
         recursive=given.recursive,
-        together=max(1, given.batch_size),
-        track=silent if given.json else bar,
+        batch_size=max(1, given.batch_size),
+        track=no_progress if given.json else progress_bar,
     )
     print(json.dumps(vars(done), ensure_ascii=False, indent=2) if given.json else done.text())
     return 0

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from ..embedded import shapes
-from ..file.lora_library import Library
-from ..generate import open_model
+from ..file.lora_library import LoraLibrary
+from ..generate import load_settings_model
 from . import toy_task
 from .standalone_run import train
-from .train_command import Terminal
+from .train_command import TerminalHost
 
-SAMPLES: dict[str, dict[str, Any]] = {
+SAMPLE_LORAS: dict[str, dict[str, Any]] = {
     "framed": {
         "network_module": "lierla", "network_dim": 8, "network_alpha": 8, "conv_dim": None, "conv_alpha": None,
         "training_comment": "LierLa: puts a frame around every picture",
@@ -29,7 +29,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "training_comment": "C3Lier: draws every shape with diagonal stripes",
     },
 }  # fmt: skip
-PICTURES, JUDGED = 600, 20
+TRAINING_IMAGE_COUNT, SCORED_IMAGE_COUNT = 600, 20
 """To learn from, and to be judged."""
 
 
@@ -39,29 +39,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the LoRAs and their pictures")
     parser.add_argument("--epochs", type=int, default=6)
     options = parser.parse_args()
-    base = toy_task.DRAWN
-    model = open_model(base)
-    for style, network in SAMPLES.items():
+    base = toy_task.TOY_SETTINGS
+    model = load_settings_model(base)
+    for style, network in SAMPLE_LORAS.items():
         rng = np.random.default_rng(11)
-        scenes = [shapes.random_scene(rng) for _ in range(PICTURES + JUDGED)]
+        scenes = [shapes.random_scene(rng) for _ in range(TRAINING_IMAGE_COUNT + SCORED_IMAGE_COUNT)]
         styled = [replace(scene, style=style) for scene in scenes]
         folder = options.out / "dataset" / style
-        toy_task.write(folder / f"1_{style}", styled[JUDGED:], [shapes.caption(s, rng) for s in scenes[JUDGED:]])
+        toy_task.save_scenes(
+            folder / f"1_{style}",
+            styled[SCORED_IMAGE_COUNT:],
+            [shapes.caption(s, rng) for s in scenes[SCORED_IMAGE_COUNT:]],
+        )
         settings = {
             "output_name": style, "save_precision": "fp16", "learning_rate": 1e-3,
             "max_train_epochs": options.epochs, "save_every_n_epochs": None, **network,
         }  # fmt: skip
-        shell = Terminal(True)
-        with shell.listening():
-            train(toy_task.recipe((folder, None), options.out, **settings), model=model, shell=shell)
+        shell = TerminalHost(True)
+        with shell.stopping_on_signals():
+            train(toy_task.toy_recipe((folder, None), options.out, **settings), model=model, host=shell)
         shell.close()
-        library, prompts = Library([options.out]), [shapes.caption(scene) for scene in scenes[:JUDGED]]
+        library, prompts = LoraLibrary([options.out]), [shapes.caption(scene) for scene in scenes[:SCORED_IMAGE_COUNT]]
         # The style's name is for the checker alone: the pictures are asked for without it.
-        wanted = [f"{shapes.caption(scene)}, {style}" for scene in scenes[:JUDGED]]
+        wanted = [f"{shapes.caption(scene)}, {style}" for scene in scenes[:SCORED_IMAGE_COUNT]]
         for weight in (0.4, 1.0):
-            made = toy_task.pictures(model, library, base, prompts, f"<lora:{style}:{weight}>")
-            shapes.sheet(made).save(options.out / f"{style}-{weight}.png")
-            print(f"{style} at {weight}: {shapes.score(made, wanted):.0%} as wanted")
+            made = toy_task.generate_toy_images(model, library, base, prompts, f"<lora:{style}:{weight}>")
+            shapes.image_grid(made).save(options.out / f"{style}-{weight}.png")
+            print(f"{style} at {weight}: {shapes.share_obeyed(made, wanted):.0%} as wanted")
 
 
 if __name__ == "__main__":

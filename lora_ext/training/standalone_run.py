@@ -7,22 +7,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ..compare.sheet_layout import Sheet, render
+from ..compare.sheet_layout import Sheet, draw_sheet
 from ..errors import FileError, TrainError
-from ..file.saving import save_or_beside
-from ..generate import Settings, open_model
-from ..host.standalone.model import Standalone
-from ..host.standalone.trainable_model import StandaloneTrainee
-from ..protocols import Shell
+from ..file.saving import save_here_or_beside
+from ..generate import Settings, load_settings_model
+from ..host.standalone.model import StandaloneModel
+from ..host.standalone.trainable_model import StandaloneTrainableModel
+from ..protocols import HostInterface
 from ..train.config.recipe import Recipe
-from ..train.run.process_group import Processes, processes
-from ..train.run.sample_images import Drawn
-from ..train.run.training_run import Outcome, Run, Watch
+from ..train.run.process_group import ProcessGroup, open_process_group
+from ..train.run.sample_images import SampleImage
+from ..train.run.training_run import OnTrainingProgress, TrainingResult, TrainingRun
 
 _PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
 
-class Quiet:
+class SilentHost:
     """A `ports.Shell` that shows nothing and never stops."""
 
     def lora_dirs(self) -> tuple[Path, ...]:
@@ -40,11 +40,11 @@ class Quiet:
         """Never."""
         return False
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Not shown."""
 
 
-def settings_of(
+def generate_settings_of_recipe(
     recipe: Recipe, device: str | None = None, *, tokenizer: Path | None = None, config: Path | None = None
 ) -> Settings:
     """How the recipe's model is opened."""
@@ -59,59 +59,68 @@ def settings_of(
     )
 
 
-def open_trainee(
+def open_trainable_model(
     recipe: Recipe, device: str | None = None, *, tokenizer: Path | None = None, config: Path | None = None
-) -> StandaloneTrainee:
+) -> StandaloneTrainableModel:
     """The recipe's model in the recipe's precision; without a name the small model that comes along.
 
     tokenizer, config: a folder and an LDM yaml, where they are not beside the model.
 
     Raises FileError: it is not there, or no checkpoint.
     """
-    return StandaloneTrainee(open_model(settings_of(recipe, device, tokenizer=tokenizer, config=config)))
+    return StandaloneTrainableModel(
+        load_settings_model(generate_settings_of_recipe(recipe, device, tokenizer=tokenizer, config=config))
+    )
 
 
 def train(
     recipe: Recipe,
     *,
-    model: Standalone | StandaloneTrainee | None = None,
-    shell: Shell | None = None,
-    watch: Watch | None = None,
-    team: Processes | None = None,
+    model: StandaloneModel | StandaloneTrainableModel | None = None,
+    host: HostInterface | None = None,
+    on_progress: OnTrainingProgress | None = None,
+    process_group: ProcessGroup | None = None,
     tokenizer: Path | None = None,
     config: Path | None = None,
-) -> Outcome:
+) -> TrainingResult:
     """Trains by a recipe; with several processes (`accelerate launch`) every process calls this.
 
-    model: an open one to train on, else the recipe's (tokenizer, config: as in `open_trainee`). It is afterwards as it
+    model: an open one to train on, else the recipe's (tokenizer, config: as in `open_trainable_model`). It is
+    afterwards as it
     was. Raises LoraError.
     """
-    team = team or processes(recipe.device)
+    process_group = process_group or open_process_group(recipe.device)
     if model is None:
-        model = open_trainee(recipe, team.device, tokenizer=tokenizer, config=config)
-    trainee = StandaloneTrainee(model) if isinstance(model, Standalone) else model
-    outcome = Run(trainee, recipe, shell or Quiet(), watch=watch, team=team).run()
-    if team.main and outcome.samples:
+        model = open_trainable_model(recipe, process_group.device, tokenizer=tokenizer, config=config)
+    trainee = StandaloneTrainableModel(model) if isinstance(model, StandaloneModel) else model
+    outcome = TrainingRun(
+        trainee, recipe, host or SilentHost(), on_progress=on_progress, process_group=process_group
+    ).run()
+    if process_group.is_main and outcome.samples:
         try:
-            made = sheet(outcome.samples, Path(str(recipe.output_dir)), recipe.output_name, shell.say if shell else str)
+            made = save_sample_sheet(
+                outcome.samples, Path(str(recipe.output_dir)), recipe.output_name, host.notify if host else str
+            )
             outcome = replace(outcome, sheet=made)
         except TrainError as error:  # what was trained is saved by now
-            (shell or Quiet()).say(f"no sheet of the samples: {error}")
+            (host or SilentHost()).notify(f"no sheet of the samples: {error}")
     return outcome
 
 
-def sheet(drawn: Sequence[Drawn], folder: Path, name: str, say: Callable[[str], object] = str) -> Path:
+def save_sample_sheet(
+    sample_images: Sequence[SampleImage], folder: Path, name: str, notify: Callable[[str], object] = str
+) -> Path:
     """NAME-samples.png: a row for each prompt, a column for each time they were drawn. Raises TrainError.
 
-    say: is told where it has another name, because another program has that file open.
+    notify: is told where it has another name, because another program has that file open.
     """
-    rows = {(item.number, item.wish.prompt): item for item in drawn}
-    columns = sorted({(item.step, item.epoch) for item in drawn})
-    cells = {(item.number, item.step, item.epoch): item.image for item in drawn}
-    blank = drawn[0].image.copy()
+    rows = {(item.prompt_index, item.sample_spec.prompt): item for item in sample_images}
+    columns = sorted({(item.step, item.epoch) for item in sample_images})
+    cells = {(item.prompt_index, item.step, item.epoch): item.image for item in sample_images}
+    blank = sample_images[0].image.copy()
     blank.paste("#ffffff", (0, 0, *blank.size))
     small = max(blank.size) <= 128
-    picture = render(
+    picture = draw_sheet(
         Sheet(
             title=f"{name}: what it draws as it learns",
             columns=[f"epoch {epoch}" if epoch else f"step {step}" for step, epoch in columns],
@@ -122,6 +131,6 @@ def sheet(drawn: Sequence[Drawn], folder: Path, name: str, say: Callable[[str], 
         )
     )
     try:
-        return save_or_beside(folder / f"{name}-samples.png", partial(picture.save, format="PNG"), say)
+        return save_here_or_beside(folder / f"{name}-samples.png", partial(picture.save, format="PNG"), notify)
     except FileError as error:
         raise TrainError(str(error)) from error

@@ -14,62 +14,65 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..compare.image_spec import Shot
-from ..compare.sheet_plan import batches
+from ..compare.image_spec import ImageSpec
+from ..compare.sheet_plan import batch_image_specs
 from ..embedded import shapes
-from ..file.lora_library import Library
+from ..file.lora_library import LoraLibrary
 from ..generate import Settings
-from ..generate.image_renderer import StandaloneArtist
-from ..host.standalone.model import Standalone
-from ..protocols import Shell
+from ..generate.image_renderer import StandaloneImageRenderer
+from ..host.standalone.model import StandaloneModel
+from ..protocols import HostInterface
 from ..train.config.recipe import Recipe
-from ..train.config.recipe_io import recipe_of
-from ..train.run.training_result import Outcome
+from ..train.config.recipe_io import recipe_from_settings
+from ..train.run.training_result import TrainingResult
 from .standalone_run import train
 
-CONCEPT = "sign"
-PICTURES, REPEATS = 20, 5
-SEEN = ("circle", "square", "cross", "diamond")
+TOY_CONCEPT = "sign"
+TOY_IMAGE_COUNT, TOY_REPEATS = 20, 5
+TRAINED_SHAPES = ("circle", "square", "cross", "diamond")
 """The shapes in the data set's pictures; the others are new on a sign."""
-PROMPTS = tuple(template.format(shape=shape) for template in shapes.SIGN_TEMPLATES[:2] for shape in shapes.SHAPES)
+TOY_PROMPTS = tuple(template.format(shape=shape) for template in shapes.SIGN_TEMPLATES[:2] for shape in shapes.SHAPES)
 """Prompts of the concept: every shape, also those that the data set does not show on a sign."""
-UNRELATED = shapes.PROMPTS[:24]
+UNRELATED_PROMPTS = shapes.SCENE_PROMPTS[:24]
 """Four captions of each known shape."""
-DRAWN = Settings(sampler="DPM++ 2M", cfg=3.0, seed=7)
+TOY_SETTINGS = Settings(sampler="DPM++ 2M", cfg=3.0, seed=7)
 """How its pictures are drawn."""
-BATCH = 8
+TOY_BATCH_SIZE = 8
 """How many of them at once."""
-Tick = Callable[[], object]
+OnToyImage = Callable[[], object]
 
 
-def draw_dataset(folder: Path, seed: int = 5) -> tuple[Path, Path]:
+def save_toy_dataset(folder: Path, seed: int = 5) -> tuple[Path, Path]:
     """Pictures of the concept with captions, and of plain scenes for regularisation: (train, reg) folders.
 
     Every fourth plain scene has no caption: guidance pulls away from what is drawn without one, so that is to stay too.
     """
     rng = np.random.default_rng(seed)
-    concept = [shapes.random_scene(rng, style=CONCEPT, shape=SEEN[i % len(SEEN)]) for i in range(PICTURES)]
-    plain = [shapes.random_scene(rng) for _ in range(PICTURES * REPEATS)]
+    concept = [
+        shapes.random_scene(rng, style=TOY_CONCEPT, shape=TRAINED_SHAPES[i % len(TRAINED_SHAPES)])
+        for i in range(TOY_IMAGE_COUNT)
+    ]
+    plain = [shapes.random_scene(rng) for _ in range(TOY_IMAGE_COUNT * TOY_REPEATS)]
     pictures, regularisation = folder / "pictures", folder / "regularisation"
-    write(pictures / f"{REPEATS}_{CONCEPT}", concept, [shapes.caption(scene, rng) for scene in concept])
+    save_scenes(pictures / f"{TOY_REPEATS}_{TOY_CONCEPT}", concept, [shapes.caption(scene, rng) for scene in concept])
     captions = [shapes.caption(scene, rng) for scene in plain]
-    write(regularisation / "1_shape", plain, ["" if i % 4 == 0 else text for i, text in enumerate(captions)])
+    save_scenes(regularisation / "1_shape", plain, ["" if i % 4 == 0 else text for i, text in enumerate(captions)])
     return pictures, regularisation
 
 
-def write(folder: Path, scenes: Sequence[shapes.Scene], captions: Sequence[str]) -> None:
+def save_scenes(folder: Path, scenes: Sequence[shapes.Scene], captions: Sequence[str]) -> None:
     """The scenes as pictures with captions beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, (scene, text) in enumerate(zip(scenes, captions, strict=True)):
-        shapes.draw(scene).save(folder / f"{i:03}.png")
+        shapes.draw_scene(scene).save(folder / f"{i:03}.png")
         (folder / f"{i:03}.txt").write_text(text, encoding="utf-8")
 
 
-def recipe(data: tuple[Path, Path | None], out: Path, **more: Any) -> Recipe:
+def toy_recipe(data: tuple[Path, Path | None], out: Path, **more: Any) -> Recipe:
     """How pictures, and others for regularisation, are learned on the small model."""
     settings: dict[str, Any] = {
-        "train_data_dir": str(data[0]), "output_dir": str(out), "output_name": CONCEPT,
-        "resolution": str(shapes.SIZE), "network_module": "c3lier", "network_dim": 8, "network_alpha": 8,
+        "train_data_dir": str(data[0]), "output_dir": str(out), "output_name": TOY_CONCEPT,
+        "resolution": str(shapes.SCENE_PIXELS), "network_module": "c3lier", "network_dim": 8, "network_alpha": 8,
         "conv_dim": 4, "conv_alpha": 4, "learning_rate": 7e-4, "train_batch_size": 8,
         "max_train_epochs": 9, "save_every_n_epochs": 1, "cache_latents": True,
         "lr_scheduler": "cosine", "noise_offset": 0.2, "seed": 1,
@@ -78,11 +81,11 @@ def recipe(data: tuple[Path, Path | None], out: Path, **more: Any) -> Recipe:
     }  # fmt: skip
     if data[1] is not None:
         settings |= {"reg_data_dir": str(data[1]), "prior_loss_weight": 3.0, "prior_loss_target": "model"}
-    return recipe_of({**settings, **more})
+    return recipe_from_settings({**settings, **more})
 
 
 @dataclass(frozen=True)
-class Judged:
+class ToyScores:
     """Shares of prompts that are obeyed, 0..1: of the concept and of unrelated ones, without and with the LoRA."""
 
     concept_before: float
@@ -96,50 +99,72 @@ class Judged:
         return min(1.0, self.unrelated_after / self.unrelated_before) if self.unrelated_before else 1.0
 
 
-def pictures(
-    model: Standalone, library: Library, base: Settings, prompts: Sequence[str], tag: str = "", tick: Tick | None = None
+def generate_toy_images(
+    model: StandaloneModel,
+    library: LoraLibrary,
+    base: Settings,
+    prompts: Sequence[str],
+    tag: str = "",
+    on_image: OnToyImage | None = None,
 ) -> list[Image.Image]:
     """One picture a prompt, with a tag behind each; the seeds count up from the base's."""
-    return _drawn(model, library, base, [(f"{text} {tag}", base.seed + i) for i, text in enumerate(prompts)], tick)
+    return _generate(
+        model, library, base, [(f"{text} {tag}", base.seed + i) for i, text in enumerate(prompts)], on_image
+    )
 
 
-def grid(
-    model: Standalone, library: Library, base: Settings, prompts: Sequence[Sequence[str]], tick: Tick | None = None
+def generate_toy_grid(
+    model: StandaloneModel,
+    library: LoraLibrary,
+    base: Settings,
+    prompts: Sequence[Sequence[str]],
+    on_image: OnToyImage | None = None,
 ) -> list[list[Image.Image]]:
     """One picture a prompt, in rows as they are, all from the base's seed."""
-    made = iter(_drawn(model, library, base, [(prompt, base.seed) for row in prompts for prompt in row], tick))
+    made = iter(_generate(model, library, base, [(prompt, base.seed) for row in prompts for prompt in row], on_image))
     return [[next(made) for _ in row] for row in prompts]
 
 
-def _drawn(
-    model: Standalone, library: Library, base: Settings, wanted: Sequence[tuple[str, int]], tick: Tick | None
+def _generate(
+    model: StandaloneModel,
+    library: LoraLibrary,
+    base: Settings,
+    wanted: Sequence[tuple[str, int]],
+    on_image: OnToyImage | None,
 ) -> list[Image.Image]:
     """The pictures of these prompts and seeds, several at once as a sheet's are."""
-    shots = [Shot(**{**base.picture(), "prompt": prompt.strip(), "seed": seed}) for prompt, seed in wanted]
-    made: dict[Shot, Image.Image] = {}
-    with StandaloneArtist(base, model, library) as artist:
-        for group in batches(shots, BATCH, artist.group):
-            made |= zip(group, artist.draw(group, lambda *_: None), strict=True)
+    shots = [ImageSpec(**{**base.image_fields(), "prompt": prompt.strip(), "seed": seed}) for prompt, seed in wanted]
+    made: dict[ImageSpec, Image.Image] = {}
+    with StandaloneImageRenderer(base, model, library) as artist:
+        for group in batch_image_specs(shots, TOY_BATCH_SIZE, artist.batch_key):
+            made |= zip(group, artist.generate(group, lambda *_: None), strict=True)
             for _ in group:
-                if tick is not None:
-                    tick()
+                if on_image is not None:
+                    on_image()
     return [made[shot] for shot in shots]
 
 
-def judge(
-    model: Standalone, library: Library, base: Settings, tags: Sequence[str], tick: Tick | None = None
-) -> list[Judged]:
+def score_toy_loras(
+    model: StandaloneModel,
+    library: LoraLibrary,
+    base: Settings,
+    tags: Sequence[str],
+    on_image: OnToyImage | None = None,
+) -> list[ToyScores]:
     """How well the concept and unrelated prompts are obeyed without a tag, drawn once, and with each."""
 
     def shares(tag: str) -> list[float]:
-        drawn = ((prompts, pictures(model, library, base, prompts, tag, tick)) for prompts in (PROMPTS, UNRELATED))
-        return [shapes.score(made, prompts) for prompts, made in drawn]
+        drawn = (
+            (prompts, generate_toy_images(model, library, base, prompts, tag, on_image))
+            for prompts in (TOY_PROMPTS, UNRELATED_PROMPTS)
+        )
+        return [shapes.share_obeyed(made, prompts) for prompts, made in drawn]
 
     concept, unrelated = shares("")
     after = [shares(tag) for tag in tags]
-    return [Judged(concept, learned, unrelated, kept) for learned, kept in after]
+    return [ToyScores(concept, learned, unrelated, kept) for learned, kept in after]
 
 
-def teach(model: Standalone, out: Path, shell: Shell | None = None, **more: Any) -> Outcome:
+def train_toy_lora(model: StandaloneModel, out: Path, host: HostInterface | None = None, **more: Any) -> TrainingResult:
     """Draws the data set and trains; the files are in `out`."""
-    return train(recipe(draw_dataset(out / "dataset"), out, **more), model=model, shell=shell)
+    return train(toy_recipe(save_toy_dataset(out / "dataset"), out, **more), model=model, host=host)

@@ -12,25 +12,25 @@ from typing import Any
 
 from PIL import Image
 
-from ..applied_networks import Fit, Presets
-from ..blocks import PRESETS
-from ..compare.generate_cells import Artist
+from ..applied_networks import FitReport, Presets
+from ..blocks import BLOCK_PRESETS
+from ..compare.generate_cells import ImageRenderer
 from ..errors import FileError
-from ..file.displayed_names import named
-from ..file.lora_library import Library
-from ..file.preset_file import read_preset_files
-from ..generate import Report, Settings, embedded, generate, open_model
-from ..generate.image_renderer import StandaloneArtist
-from ..host.standalone.model import Standalone
-from ..host.standalone.sampling import SAMPLERS, SCHEDULES, STEP_SAMPLERS
-from ..host.standalone.trainable_model import StandaloneTrainee
-from ..inject.fallback import Changes
-from ..protocols import Folders, Trainee
-from ..web.preset_store import FILE
-from ..web.user_paths import below, listed
+from ..file.displayed_names import paths_by_displayed_name
+from ..file.lora_library import LoraLibrary
+from ..file.preset_file import load_preset_files
+from ..generate import GenerationReport, Settings, embedded_model, generate, load_settings_model
+from ..generate.image_renderer import StandaloneImageRenderer
+from ..host.standalone.model import StandaloneModel
+from ..host.standalone.sampling import SAMPLERS, SCHEDULE_TYPES, TIMESTEP_SAMPLERS
+from ..host.standalone.trainable_model import StandaloneTrainableModel
+from ..inject.fallback import WeightChanges
+from ..protocols import TrainableModel, UserFolders
+from ..web.preset_store import PRESETS_FILE
+from ..web.user_paths import find_user_path, list_user_files
 
-CHECKPOINTS = (".safetensors", ".ckpt")
-EMBEDDED = ""
+CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
+EMBEDDED_MODEL_NAME = ""
 """The name of the small model that comes along."""
 
 
@@ -46,50 +46,50 @@ def data_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "lora-ext"
 
 
-def folders_of(
+def standalone_folders(
     data: Path,
     loras: Sequence[Path] = (),
     checkpoints: Sequence[Path] = (),
     datasets: Sequence[Path] = (),
     outputs: Path | None = None,
-) -> Folders:
+) -> UserFolders:
     """The folders as given, and below `data` those that were not. Raises FileError where a given one is missing."""
     for folder in (*loras, *checkpoints, *datasets):
         if not folder.is_dir():
             raise FileError(f"{folder} is not a folder")
-    own = embedded()
+    own = embedded_model()
     mine = tuple(loras) or (data / "loras",)
     fixed = (Path(own.LORA_DIR),) if own else ()
     for folder in (data / "loras", data / "checkpoints", data / "datasets"):
         folder.mkdir(parents=True, exist_ok=True)
-    return Folders(
+    return UserFolders(
         loras=(*fixed, *mine),
         save=mine[0],
         checkpoints=tuple(checkpoints) or (data / "checkpoints",),
         datasets=tuple(datasets) or (data / "datasets",),
         outputs=outputs or data / "outputs",
         data=data,
-        fixed=fixed,
+        read_only=fixed,
     )
 
 
-class StandaloneDesk:
+class StandaloneBackend:
     """One model in memory at a time. base: device, precision and tokenizer of every model."""
 
-    draws, prompts = True, False
+    can_generate, has_prompt_fields = True, False
 
-    def __init__(self, folders: Folders, base: Settings | None = None) -> None:
+    def __init__(self, folders: UserFolders, base: Settings | None = None) -> None:
         self._folders, self._base = folders, base or Settings()
-        self._model: tuple[str, Standalone] | None = None
-        self._changes = Changes()
+        self._model: tuple[str, StandaloneModel] | None = None
+        self._changes = WeightChanges()
 
-    def folders(self) -> Folders:
+    def folders(self) -> UserFolders:
         """The folders that the command line named."""
         return self._folders
 
     def presets(self) -> Presets:
         """Built-in presets and the user's own."""
-        presets, told = read_preset_files(PRESETS, [self._folders.data / FILE])
+        presets, told = load_preset_files(BLOCK_PRESETS, [self._folders.data / PRESETS_FILE])
         return Presets(presets, notes=told)
 
     def model_lock(self) -> AbstractContextManager[Any]:
@@ -100,7 +100,7 @@ class StandaloneDesk:
         """See `Desk.applied_by`: this program itself."""
         return ""
 
-    def cannot(self, kind: str) -> str:
+    def why_unavailable(self, kind: str) -> str:
         """See `Desk.cannot`: everything can be done here."""
         return ""
 
@@ -108,61 +108,61 @@ class StandaloneDesk:
         """Samplers, schedules and checkpoints."""
         folders = self._folders.checkpoints
         indexes = ((folder, path.parent) for folder in folders for path in sorted(folder.glob("*/model_index.json")))
-        pipes = named(indexes)
-        own = [EMBEDDED] if embedded() else []
+        pipes = paths_by_displayed_name(indexes)
+        own = [EMBEDDED_MODEL_NAME] if embedded_model() else []
         return {
-            "samplers": [*SAMPLERS, *STEP_SAMPLERS],
-            "schedulers": ["Automatic", *SCHEDULES],
-            "checkpoints": [*own, *pipes, *listed(folders, CHECKPOINTS)],
+            "samplers": [*SAMPLERS, *TIMESTEP_SAMPLERS],
+            "schedulers": ["Automatic", *SCHEDULE_TYPES],
+            "checkpoints": [*own, *pipes, *list_user_files(folders, CHECKPOINT_SUFFIXES)],
         }
 
-    def checkpoint(self, name: str) -> Path:
+    def checkpoint_path(self, name: str) -> Path:
         """The file or folder of a name in `choices`. Raises FileError."""
-        own = embedded()
-        if name == EMBEDDED:
+        own = embedded_model()
+        if name == EMBEDDED_MODEL_NAME:
             if own is None:
                 raise FileError("choose a checkpoint: this installation has no small model of its own")
             return Path(own.CHECKPOINT)
-        return below(self._folders.checkpoints, name)
+        return find_user_path(self._folders.checkpoints, name)
 
-    def model(self, name: str) -> Standalone:
+    def load_model(self, name: str) -> StandaloneModel:
         """The model of a name in `choices`, loaded once. Raises FileError."""
         if self._model is None or self._model[0] != name:
-            path = self.checkpoint(name)
+            path = self.checkpoint_path(name)
             self._model = None  # the old one goes before the new one comes
-            self._model = (name, open_model(replace(self._base, ckpt=path)))
+            self._model = (name, load_settings_model(replace(self._base, ckpt=path)))
         return self._model[1]
 
     @contextmanager
-    def borrowed(self, checkpoint: str | None) -> Iterator[Trainee]:
+    def open_trainable_model(self, checkpoint: str | None) -> Iterator[TrainableModel]:
         """See `Desk.borrowed`; without a checkpoint the small model that comes along."""
         names = {}
         for name in self.choices()["checkpoints"]:
             with suppress(FileError):  # one that went meanwhile is no reason to train on none
-                names[str(self.checkpoint(name))] = name
-        yield StandaloneTrainee(self.model(names.get(checkpoint or "", EMBEDDED)))
+                names[str(self.checkpoint_path(name))] = name
+        yield StandaloneTrainableModel(self.load_model(names.get(checkpoint or "", EMBEDDED_MODEL_NAME)))
 
     @contextmanager
-    def artist(self, checkpoint: str, library: Library) -> Iterator[Artist]:
+    def open_renderer(self, checkpoint: str, library: LoraLibrary) -> Iterator[ImageRenderer]:
         """See `Desk.artist`."""
-        settings = replace(self._base, ckpt=self.checkpoint(checkpoint))
-        with StandaloneArtist(settings, self.model(checkpoint), library, self.presets()) as artist:
+        settings = replace(self._base, ckpt=self.checkpoint_path(checkpoint))
+        with StandaloneImageRenderer(settings, self.load_model(checkpoint), library, self.presets()) as artist:
             yield artist
 
-    def draw(
-        self, settings: dict[str, Any], library: Library, progress: Callable[[int, int], None]
-    ) -> tuple[Sequence[Image.Image], Sequence[Fit], Sequence[str]]:
+    def generate(
+        self, settings: dict[str, Any], library: LoraLibrary, on_progress: Callable[[int, int], None]
+    ) -> tuple[Sequence[Image.Image], Sequence[FitReport], Sequence[str]]:
         """See `Desk.draw`."""
         wanted = dict(settings)
-        name = wanted.pop("ckpt") or EMBEDDED
-        report, total = Report(), max(1, int(wanted["steps"]))
-        model = self.model(name)
+        name = wanted.pop("ckpt") or EMBEDDED_MODEL_NAME
+        report, total = GenerationReport(), max(1, int(wanted["steps"]))
+        model = self.load_model(name)
         images = generate(
-            replace(self._base, **wanted, ckpt=self.checkpoint(name)),
+            replace(self._base, **wanted, ckpt=self.checkpoint_path(name)),
             model=model,
             library=library,
             presets=self.presets(),
-            progress=lambda done, calls: progress(done, max(calls, total)),
+            on_progress=lambda done, calls: on_progress(done, max(calls, total)),
             report=report,
             changes=self._changes,
         )

@@ -15,21 +15,29 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from ..errors import LoraError
-from ..file.displayed_names import take_typed_paths
+from ..file.displayed_names import accept_typed_paths
 from ..generate import Settings
-from ..host.standalone.loader import PRECISIONS
-from ..web.access_guard import HEADER, TOKEN_VARIABLE, Guard, checked_token, token_of_start, told
-from ..web.allowed_hosts import LOOPBACK, VARIABLE, Hosts, address_of, allowed_host, from_environment, is_loopback
-from ..web.app_state import Studio
-from ..web.mount import mount
-from .page import ASSETS, POLICY, page_assets, page_html
-from .standalone_backend import StandaloneDesk, data_folder, folders_of
+from ..host.standalone.loader import MODEL_DTYPES
+from ..web.access_guard import TOKEN_HEADER, TOKEN_VARIABLE, AccessGuard, check_token, error_response, initial_token
+from ..web.allowed_hosts import (
+    ALLOWED_HOST_VARIABLE,
+    LOOPBACK,
+    AllowedHosts,
+    allowed_hosts_from_environment,
+    is_loopback,
+    parse_allowed_host,
+    parse_ip_address,
+)
+from ..web.app_state import AppState
+from ..web.mount import mount_api
+from .page import ASSETS_PATH, CONTENT_SECURITY_POLICY, page_assets, page_html
+from .standalone_backend import StandaloneBackend, data_folder, standalone_folders
 
-PORT = 7870
+DEFAULT_PORT = 7870
 PAGE_HEADERS = {"Cache-Control": "no-store", "Cross-Origin-Opener-Policy": "same-origin"}
 
 
-def application(studio: Studio, guard: Guard, *, language: str = "") -> FastAPI:
+def create_application(app_state: AppState, guard: AccessGuard, *, language: str = "") -> FastAPI:
     """The API, the page and its files, and nothing else; `guard` looks at every request."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     assets, html = page_assets(), page_html(guard.token, language)
@@ -37,34 +45,34 @@ def application(studio: Studio, guard: Guard, *, language: str = "") -> FastAPI:
     async def guarded(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         # the cookie is not enough for the page: it holds the token
         refused = guard.refusal(request, by_cookie=request.scope["path"] != "/")
-        return guard.finish(request, refused or await call_next(request))
+        return guard.add_response_headers(request, refused or await call_next(request))
 
     app.add_middleware(BaseHTTPMiddleware, dispatch=guarded)
 
     @app.get("/")
     def page() -> HTMLResponse:
-        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY, **PAGE_HEADERS})
+        return HTMLResponse(html, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY, **PAGE_HEADERS})
 
-    @app.get(ASSETS + "/{name}")
+    @app.get(ASSETS_PATH + "/{name}")
     def asset(name: str) -> Response:
         if name not in assets:
-            return told(404, f"the page has no file {name[:80]!r}", "NotFound")
+            return error_response(404, f"the page has no file {name[:80]!r}", "NotFound")
         return FileResponse(assets[name], headers={"Cache-Control": "no-cache"})
 
-    mount(app, studio, guard)
+    mount_api(app, app_state, guard)
     return app
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lora-ext ui", description="The LoRA tab on a page of its own.")
-    take_typed_paths(parser)
+    accept_typed_paths(parser)
     parser.add_argument("--lora_dir", "--lora-dir", action="append", type=Path, default=[], help="folder of LoRA files")
     parser.add_argument("--ckpt_dir", "--ckpt-dir", action="append", type=Path, default=[], help="of checkpoints")
     parser.add_argument("--dataset_dir", "--dataset-dir", action="append", type=Path, default=[], help="of pictures")
     parser.add_argument("--out", type=Path, help="where pictures and sheets go")
     parser.add_argument("--data_dir", "--data-dir", type=Path, help="where presets, history and indexes are kept")
     parser.add_argument("--host", default=LOOPBACK, help="address to listen on; 0.0.0.0 is the whole network")
-    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may use it")
     parser.add_argument("--no_auth", "--no-auth", action="store_true", help="let the network use it without a password")
     parser.add_argument(
@@ -73,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help=f"another name by which it is reached, through a proxy or a tunnel; also {VARIABLE}, with commas",
+        help="another name by which it is reached, through a proxy or a tunnel; "
+        f"also {ALLOWED_HOST_VARIABLE}, with commas",
     )
     parser.add_argument(
         "--api_token", "--api-token", help=f"token for scripts; without it {TOKEN_VARIABLE}, else a new one each start"
@@ -81,12 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--language", default="", help="en, zh_CN, zh_TW or ja_JP; without it the browser's")
     parser.add_argument("--inbrowser", action="store_true", help="open the page")
     parser.add_argument("--device", help="cuda, mps or cpu; without it the first that is there")
-    parser.add_argument("--precision", default="fp32", choices=list(PRECISIONS))
+    parser.add_argument("--precision", default="fp32", choices=list(MODEL_DTYPES))
     parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     return parser
 
 
-def guard_of(args: argparse.Namespace) -> Guard:
+def guard_from_arguments(args: argparse.Namespace) -> AccessGuard:
     """Who may call, by the command line. Raises LoraError."""
     users: dict[str, str] = {}
     for pair in args.auth:
@@ -103,23 +112,25 @@ def guard_of(args: argparse.Namespace) -> Guard:
             f"--host {args.host or repr('')} lets others in the network use this program, who could write files and "
             "train: give --auth NAME:PASSWORD, or --no_auth if they may"
         )
-    hosts = Hosts(args.host, [*map(allowed_host, args.allowed_host), *from_environment()])
-    token = checked_token(args.api_token, "--api_token") if args.api_token is not None else token_of_start()
-    return Guard(lambda: users, hosts, token, how="start it with --allowed_host NAME")
+    hosts = AllowedHosts(args.host, [*map(parse_allowed_host, args.allowed_host), *allowed_hosts_from_environment()])
+    token = check_token(args.api_token, "--api_token") if args.api_token is not None else initial_token()
+    return AccessGuard(lambda: users, hosts, token, allow_hint="start it with --allowed_host NAME")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `ui`; runs until it is interrupted."""
     args = _parser().parse_args(argv)
-    guard = guard_of(args)
-    folders = folders_of(args.data_dir or data_folder(), args.lora_dir, args.ckpt_dir, args.dataset_dir, args.out)
+    guard = guard_from_arguments(args)
+    folders = standalone_folders(
+        args.data_dir or data_folder(), args.lora_dir, args.ckpt_dir, args.dataset_dir, args.out
+    )
     base = Settings(device=args.device, precision=args.precision, tokenizer=args.tokenizer)
-    studio = Studio(StandaloneDesk(folders, base))
-    app = application(studio, guard, language=args.language)
-    address = f"http://{shown_host(args.host)}:{args.port}"
+    studio = AppState(StandaloneBackend(folders, base))
+    app = create_application(studio, guard, language=args.language)
+    address = f"http://{reachable_host(args.host)}:{args.port}"
     print(
         f"LoRA ext: {address}\n  LoRA files: {', '.join(map(str, folders.loras))}\n"
-        f"  For scripts: the header {HEADER}: {guard.token}",
+        f"  For scripts: the header {TOKEN_HEADER}: {guard.token}",
         file=sys.stderr,
     )
     if args.inbrowser:
@@ -131,9 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def shown_host(host: str) -> str:
+def reachable_host(host: str) -> str:
     """The host of a web address at which this machine reaches what listens on `host`."""
-    address = address_of(host.strip("[]"))
+    address = parse_ip_address(host.strip("[]"))
     if not host or (address is not None and address.is_unspecified):
         return LOOPBACK
     return f"[{address}]" if address is not None and address.version == 6 else host

@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from .page import ROOT, root_element
+from .page import ROOT_ID, root_element
 
 
-def tab(token: str, *, language: str = "") -> Any:
+def add_tab_element(token: str, *, language: str = "") -> Any:
     """Puts the root element into the open gradio context. token: by which this page may call the API."""
-    return gr.HTML(root_element(token, language), elem_id=f"{ROOT}-holder")
+    return gr.HTML(root_element(token, language), elem_id=f"{ROOT_ID}-holder")

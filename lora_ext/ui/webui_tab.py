@@ -10,18 +10,18 @@ from typing import Any, ClassVar, TypeVar
 import gradio as gr
 
 from ..errors import LoraError
-from ..web.access_guard import Guard, token_of_start
-from ..web.allowed_hosts import LOOPBACK, Hosts, allowed_host, from_environment
-from ..web.app_state import Studio
-from ..web.backend import Desk
-from ..web.mount import mount
-from .page import ROOT, TITLE
-from .tab import tab
+from ..web.access_guard import AccessGuard, initial_token
+from ..web.allowed_hosts import LOOPBACK, AllowedHosts, allowed_hosts_from_environment, parse_allowed_host
+from ..web.app_state import AppState
+from ..web.backend import Backend
+from ..web.mount import mount_api
+from .page import ROOT_ID, TAB_TITLE
+from .tab import add_tab_element
 
-Given = TypeVar("Given")
+_Value = TypeVar("_Value")
 
 
-def _given(read: Callable[[], Given], otherwise: Given) -> Given:
+def _given(read: Callable[[], _Value], otherwise: _Value) -> _Value:
     """What the environment gives. A mistake there is told; it does not keep the web UI from starting."""
     try:
         return read()
@@ -39,48 +39,50 @@ class Tab:
     Jobs go on over Reload UI: a tab that is closed while they do leaves its studio to the next one.
     """
 
-    _left: ClassVar[Studio | None] = None
+    _left_state: ClassVar[AppState | None] = None
 
     def __init__(
         self,
-        desk: Desk,
+        backend: Backend,
         users: Callable[[], Mapping[str, str]],
         bound: str = LOOPBACK,
         names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        hosts = Hosts(bound, _given(from_environment, []), lambda: [allowed_host(name) for name in names()])
-        self._desk = desk
-        self._guard = Guard(users, hosts, _given(token_of_start, None) or secrets.token_urlsafe(24))
-        self._studio: Studio | None = None
+        hosts = AllowedHosts(
+            bound, _given(allowed_hosts_from_environment, []), lambda: [parse_allowed_host(name) for name in names()]
+        )
+        self._backend = backend
+        self._guard = AccessGuard(users, hosts, _given(initial_token, None) or secrets.token_urlsafe(24))
+        self._app_state: AppState | None = None
 
     @classmethod
     def busy(cls) -> bool:
         """Whether a tab that was closed has left jobs at work."""
-        return cls._left is not None and cls._left.jobs.busy
+        return cls._left_state is not None and cls._left_state.jobs.is_busy
 
     @property
-    def studio(self) -> Studio:
+    def app_state(self) -> AppState:
         """Made when it is first needed: folders may be named after scripts are loaded."""
-        if self._studio is None:
-            self._studio, Tab._left = Tab._left or Studio(self._desk), None
-            self._studio.desk = self._desk
-        return self._studio
+        if self._app_state is None:
+            self._app_state, Tab._left_state = Tab._left_state or AppState(self._backend), None
+            self._app_state.backend = self._backend
+        return self._app_state
 
     def page(self) -> list[tuple[Any, str, str]]:
         """For `on_ui_tabs`."""
         with gr.Blocks(analytics_enabled=False) as page:
-            tab(self._guard.token)
-        return [(page, TITLE, ROOT.replace("-", "_"))]
+            add_tab_element(self._guard.token)
+        return [(page, TAB_TITLE, ROOT_ID.replace("-", "_"))]
 
     def serve(self, _: Any, app: Any) -> None:
         """For `on_app_started`."""
-        mount(app, self.studio, self._guard)
+        mount_api(app, self.app_state, self._guard)
 
     def close(self) -> None:
         """For `on_script_unloaded`."""
-        if self._studio is None:
+        if self._app_state is None:
             return
-        if self._studio.jobs.busy:
-            Tab._left = self._studio
+        if self._app_state.jobs.is_busy:
+            Tab._left_state = self._app_state
         else:
-            self._studio.jobs.close()
+            self._app_state.jobs.close()

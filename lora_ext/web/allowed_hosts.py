@@ -17,19 +17,19 @@ from urllib.parse import urlsplit
 
 from ..errors import LoraError
 
-VARIABLE = "LORA_EXT_ALLOWED_HOST"
+ALLOWED_HOST_VARIABLE = "LORA_EXT_ALLOWED_HOST"
 """The environment variable with further names, separated by commas."""
 LOOPBACK = "127.0.0.1"
-ANY = "*"
+ANY_HOST = "*"
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+(?:%[\w.-]+)?\]|[^\s\[\]/\\@:?#%,*]+)(?::(?P<port>\d{1,5}))?", re.I)
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _USUAL_PORTS = {"http": "80", "https": "443"}
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def split_host(text: str) -> tuple[str, str] | None:
+def parse_host(text: str) -> tuple[str, str] | None:
     """(name in lower case, port or "") of a `Host` header, None where it is none."""
     found = _HOST.fullmatch(text)
     if not found:
@@ -37,19 +37,19 @@ def split_host(text: str) -> tuple[str, str] | None:
     return found["name"].strip("[]").lower().removesuffix("."), found["port"] or ""
 
 
-def split_origin(text: str) -> tuple[str, str] | None:
+def parse_origin(text: str) -> tuple[str, str] | None:
     """(name, port) of an `Origin` header; a scheme's usual port is told as "". None for `null` and for nonsense."""
     try:
         parts = urlsplit(text)
     except ValueError:
         return None
-    found = split_host(parts.netloc)
+    found = parse_host(parts.netloc)
     if found is None or parts.scheme not in _USUAL_PORTS:
         return None
     return found[0], "" if found[1] == _USUAL_PORTS[parts.scheme] else found[1]
 
 
-def address_of(name: str) -> Address | None:
+def parse_ip_address(name: str) -> IPAddress | None:
     """The IP address that a name is, None for a real name."""
     try:
         found = ipaddress.ip_address(name)
@@ -61,7 +61,7 @@ def address_of(name: str) -> Address | None:
 
 def is_loopback(name: str) -> bool:
     """Whether a name to listen on is reached from this machine only. Raises LoraError for a name that nothing knows."""
-    found = address_of(name.strip("[]"))
+    found = parse_ip_address(name.strip("[]"))
     if found is not None:
         return found.is_loopback
     if not name:  # every address
@@ -70,7 +70,7 @@ def is_loopback(name: str) -> bool:
         known = {str(row[4][0]) for row in socket.getaddrinfo(name, None)}
     except OSError:
         raise LoraError(f"--host {name!r} is no address of this machine; 127.0.0.1 is this machine alone") from None
-    return all((address := address_of(one)) is not None and address.is_loopback for one in known)
+    return all((address := parse_ip_address(one)) is not None and address.is_loopback for one in known)
 
 
 class AllowedHost(NamedTuple):
@@ -78,36 +78,41 @@ class AllowedHost(NamedTuple):
 
     name: str
     port: str = ""
-    star: bool = False
+    is_wildcard: bool = False
 
 
-def allowed_host(text: str, option: str = "--allowed_host") -> AllowedHost:
+def parse_allowed_host(text: str, option: str = "--allowed_host") -> AllowedHost:
     """Reads NAME, NAME:PORT, *.NAME or *. Raises LoraError."""
     name = text.strip().lower()
-    if name == ANY:
-        return AllowedHost("", star=True)
+    if name == ANY_HOST:
+        return AllowedHost("", is_wildcard=True)
     star, name = name.startswith("*."), name.removeprefix("*.")
     try:
-        found = split_host(name.encode("idna").decode("ascii"))
+        found = parse_host(name.encode("idna").decode("ascii"))
     except UnicodeError:
         found = None
-    if found is None or not (address_of(found[0]) or all(map(_LABEL.fullmatch, found[0].split(".")))):
+    if found is None or not (parse_ip_address(found[0]) or all(map(_LABEL.fullmatch, found[0].split(".")))):
         raise LoraError(
-            f"{option} {text!r} is no host name{_meant(name)}: give the name alone, as in lora.example.org, "
+            f"{option} {text!r} is no host name{_did_you_mean_host(name)}: "
+            "give the name alone, as in lora.example.org, "
             "lora.example.org:8443 or *.trycloudflare.com"
         )
-    return AllowedHost(*found, star=star)
+    return AllowedHost(*found, is_wildcard=star)
 
 
-def _meant(text: str) -> str:
+def _did_you_mean_host(text: str) -> str:
     """The host name inside a web address, as a question."""
     netloc = text.partition("//")[2].partition("/")[0] if "//" in text else text.partition("/")[0]
-    return f" (did you mean {netloc!r}?)" if netloc != text and split_host(netloc) else ""
+    return f" (did you mean {netloc!r}?)" if netloc != text and parse_host(netloc) else ""
 
 
-def from_environment() -> list[AllowedHost]:
+def allowed_hosts_from_environment() -> list[AllowedHost]:
     """The names of `LORA_EXT_ALLOWED_HOST`. Raises LoraError."""
-    return [allowed_host(one, VARIABLE) for one in os.environ.get(VARIABLE, "").split(",") if one.strip()]
+    return [
+        parse_allowed_host(one, ALLOWED_HOST_VARIABLE)
+        for one in os.environ.get(ALLOWED_HOST_VARIABLE, "").split(",")
+        if one.strip()
+    ]
 
 
 def _own_names() -> set[str]:
@@ -115,41 +120,43 @@ def _own_names() -> set[str]:
     return {name, f"{name.split('.')[0]}.local"} if name else set()
 
 
-class Hosts:
+class AllowedHosts:
     """The names that this program answers to.
 
     Args:
         bound: the address that it listens on. "" and the unspecified addresses stand for every address of the machine:
             any IP address is then accepted, and the machine's own name.
-        allowed: names that the user allows (`allowed_host`). They may also be told by `Origin` while `Host` is another
+        allowed: names that the user allows (`parse_allowed_host`). They may also be told by `Origin` while `Host` is
+        another
             one, as behind a proxy that rewrites it; names with a star may not.
-        found: names that are only known later, such as a tunnel's; asked at each request that is refused otherwise.
+        found_later: names that are only known later, such as a tunnel's; asked at each request that is refused
+        otherwise.
     """
 
     def __init__(
         self,
         bound: str = LOOPBACK,
         allowed: Iterable[AllowedHost] = (),
-        found: Callable[[], Iterable[AllowedHost]] = tuple,
+        found_later: Callable[[], Iterable[AllowedHost]] = tuple,
     ) -> None:
-        self.bound, self.allowed, self.found = bound.strip("[]").lower(), tuple(allowed), found
-        self._address = address_of(self.bound)
-        self.everywhere = not self.bound or (self._address is not None and self._address.is_unspecified)
-        self._names = {"localhost", *(_own_names() if self.everywhere else {self.bound})}
+        self.bound, self.allowed, self.found_later = bound.strip("[]").lower(), tuple(allowed), found_later
+        self._address = parse_ip_address(self.bound)
+        self.is_everywhere = not self.bound or (self._address is not None and self._address.is_unspecified)
+        self._names = {"localhost", *(_own_names() if self.is_everywhere else {self.bound})}
 
     def answers_to(self, host: str) -> bool:
         """Whether a `Host` header names this program."""
-        parts = split_host(host)
+        parts = parse_host(host)
         if parts is None:
             return False
-        address = address_of(parts[0])
-        if address is not None and (address.is_loopback or self.everywhere or address == self._address):
+        address = parse_ip_address(parts[0])
+        if address is not None and (address.is_loopback or self.is_everywhere or address == self._address):
             return True
         return parts[0] in self._names or self._listed(parts, stars=True)
 
-    def same_site(self, origin: str, host: str) -> bool:
+    def is_same_site(self, origin: str, host: str) -> bool:
         """Whether the page that `Origin` names was served by this program, which `Host` names."""
-        page, here = split_origin(origin), split_host(host)
+        page, here = parse_origin(origin), parse_host(host)
         if page is None or here is None:
             return False
         usual = page[1] == "" and here[1] in _USUAL_PORTS.values()  # told by a proxy, left out by the browser
@@ -159,6 +166,6 @@ class Hosts:
         name, port = parts
         return any(
             one.port in ("", port)
-            and ((stars and (not one.name or name.endswith(f".{one.name}"))) if one.star else one.name == name)
-            for one in (*self.allowed, *self.found())
+            and ((stars and (not one.name or name.endswith(f".{one.name}"))) if one.is_wildcard else one.name == name)
+            for one in (*self.allowed, *self.found_later())
         )

@@ -10,115 +10,117 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import FileError
-from ..file.lora_library import Entry, Library
+from ..file.lora_library import LibraryEntry, LoraLibrary
 from ..file.saving import check_not_linked
-from ..jobs import Jobs
-from .backend import Desk
-from .file_catalogue import Catalogue
-from .preset_store import Shelf
-from .user_paths import to_write
+from ..jobs import JobQueue
+from .backend import Backend
+from .file_catalogue import FileCatalogue
+from .preset_store import PresetStore
+from .user_paths import user_output_path
 
-T = TypeVar("T")
-SUFFIX = ".safetensors"
+_Value = TypeVar("_Value")
+LORA_SUFFIX = ".safetensors"
 
 
-class Studio:
+class AppState:
     """One for a program's lifetime. Folders are those that the desk names when it is made."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.folders = desk.folders()
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.folders = backend.folders()
         for folder in (self.folders.data, self.folders.save, self.folders.outputs):
             folder.mkdir(parents=True, exist_ok=True)
         data = self.folders.data
-        self.jobs = Jobs(
-            on_model=desk.model_lock, cannot=lambda kind: self.desk.cannot(kind), history=data / "jobs.json"
+        self.jobs = JobQueue(
+            model_lock=backend.model_lock,
+            unavailable_reason=lambda kind: self.backend.why_unavailable(kind),
+            history_path=data / "jobs.json",
         )
-        self.presets = Shelf(data, desk.presets)
+        self.presets = PresetStore(data, backend.presets)
         places = (*self.folders.loras, *self.folders.checkpoints, *self.folders.datasets)
         heads = {self.folders.outputs, self.folders.save, data, *places}
         heads |= {folder.resolve() for folder in heads}
         self._heads = sorted((str(folder) + os.sep for folder in heads), key=len, reverse=True)
-        self._library: Library | None = None
-        self._catalogue: Catalogue | None = None
+        self._library: LoraLibrary | None = None
+        self._catalogue: FileCatalogue | None = None
         self._lock = threading.RLock()
-        self._kept: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+        self._cache: OrderedDict[tuple[object, ...], Any] = OrderedDict()
 
     @property
-    def library(self) -> Library:
+    def library(self) -> LoraLibrary:
         """The index of LoRA files, made when it is first needed."""
         with self._lock:
             if self._library is None:
-                self._library = Library(
-                    self.folders.loras, cache=self.folders.data / "index.json", optional=self.folders.optional
+                self._library = LoraLibrary(
+                    self.folders.loras, cache_path=self.folders.data / "index.json", optional=self.folders.optional
                 )
             return self._library
 
     @property
-    def catalogue(self) -> Catalogue:
+    def catalogue(self) -> FileCatalogue:
         """What is shown of each file."""
         library = self.library
         with self._lock:
             if self._catalogue is None:
-                self._catalogue = Catalogue(library, self.folders.data / "catalogue.json")
+                self._catalogue = FileCatalogue(library, self.folders.data / "catalogue.json")
             return self._catalogue
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> LibraryEntry:
         """The library's entry by its place (`sub/name`), or as a prompt calls it; as it is on disk now.
 
         Raises FileError with the nearest name.
         """
-        entry = self.library.at(name)
-        if entry.fresh:
+        entry = self.library.find_by_relative_name(name)
+        if entry.is_up_to_date:
             return entry
         self.library.refresh()
-        return self.library.at(name)
+        return self.library.find_by_relative_name(name)
 
-    def changeable(self, name: str) -> Entry:
+    def changeable_entry(self, name: str) -> LibraryEntry:
         """The entry, if its file may be changed. Raises FileError."""
         entry = self.entry(name)
-        if any(entry.path.resolve().is_relative_to(folder.resolve()) for folder in self.folders.fixed):
+        if any(entry.path.resolve().is_relative_to(folder.resolve()) for folder in self.folders.read_only):
             raise FileError(f"{entry.name} belongs to this installation and stays as it is; merge or resize a copy")
         check_not_linked(entry.path.parent, entry.root)
         return entry
 
-    def output(self, *parts: str) -> Path:
+    def output_folder(self, *parts: str) -> Path:
         """A folder below the output folder, for writing. Raises FileError where a link leads there."""
         folder = self.folders.outputs.joinpath(*parts)
         check_not_linked(folder, self.folders.outputs)
         return folder
 
-    def nameless(self, text: str) -> str:
+    def hide_folders(self, text: str) -> str:
         """A sentence with files called as the API calls them: below their folder, not by a path of this system."""
         for folder in self._heads:
             text = text.replace(folder, "")
         return text
 
-    def target(self, name: str) -> Path:
+    def lora_output_path(self, name: str) -> Path:
         """Where a new LoRA file called `name` goes. Raises FileError."""
-        return to_write(self.folders.save, name, SUFFIX)
+        return user_output_path(self.folders.save, name, LORA_SUFFIX)
 
-    def changed(self) -> None:
+    def refresh_library(self) -> None:
         """Files were written or renamed: the library looks again."""
         self.catalogue.refresh(now=True)
 
-    def place(self, path: Path | str) -> str:
+    def library_name(self, path: Path | str) -> str:
         """What the library calls a file that was just written."""
         path = Path(path)
-        found = next((e.place for e in self.library.entries if e.path == path), None)
+        found = next((e.relative_name for e in self.library.entries if e.path == path), None)
         return found or path.stem
 
-    def remembered(self, what: str, entry: Entry, make: Callable[[], T]) -> T:
+    def cached(self, what: str, entry: LibraryEntry, make: Callable[[], _Value]) -> _Value:
         """`make()` about a file, computed once until the file changes."""
         key = (what, str(entry.path), tuple(entry.stamp), entry.config)
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                found: T = self._kept[key]
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                found: _Value = self._cache[key]
                 return found
         made = make()
         with self._lock:
-            self._kept[key] = made
-            while len(self._kept) > 64:
-                self._kept.popitem(last=False)
+            self._cache[key] = made
+            while len(self._cache) > 64:
+                self._cache.popitem(last=False)
         return made

@@ -8,24 +8,24 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from ..applied_networks import Fit, Presets
-from ..compare.generate_cells import Artist
-from ..file.lora_library import Library
-from ..protocols import Folders, Trainee
+from ..applied_networks import FitReport, Presets
+from ..compare.generate_cells import ImageRenderer
+from ..file.lora_library import LoraLibrary
+from ..protocols import TrainableModel, UserFolders
 
-Progress = Callable[[int, int], None]
+BackendProgressCallback = Callable[[int, int], None]
 
 
-class Desk(Protocol):
+class Backend(Protocol):
     """The web UI, or the standalone program.
 
-    draws: whether it has a Generate panel of its own. prompts: whether the page has the web UI's prompt fields.
+    can_generate: whether it has a Generate panel of its own. prompts: whether the page has the web UI's prompt fields.
     """
 
-    draws: bool
-    prompts: bool
+    can_generate: bool
+    has_prompt_fields: bool
 
-    def folders(self) -> Folders:
+    def folders(self) -> UserFolders:
         """Where files are read and written; nothing outside is touched."""
         ...
 
@@ -37,9 +37,9 @@ class Desk(Protocol):
         """Held while a job works with the model, so that pictures and training do not meet."""
         ...
 
-    def draw(
-        self, settings: dict[str, Any], library: Library, progress: Progress
-    ) -> tuple[Sequence[Image.Image], Sequence[Fit], Sequence[str]]:
+    def generate(
+        self, settings: dict[str, Any], library: LoraLibrary, on_progress: BackendProgressCallback
+    ) -> tuple[Sequence[Image.Image], Sequence[FitReport], Sequence[str]]:
         """Pictures, how each file fits, and further notes. settings: with the names of `generate.Settings`; `ckpt` is
         a name below the checkpoint folders, or None.
 
@@ -47,11 +47,11 @@ class Desk(Protocol):
         """
         ...
 
-    def borrowed(self, checkpoint: str | None) -> AbstractContextManager[Trainee]:
+    def open_trainable_model(self, checkpoint: str | None) -> AbstractContextManager[TrainableModel]:
         """The model to train on while it is open: the one of this path, or the one that is loaded. Raises LoraError."""
         ...
 
-    def artist(self, checkpoint: str, library: Library) -> AbstractContextManager[Artist]:
+    def open_renderer(self, checkpoint: str, library: LoraLibrary) -> AbstractContextManager[ImageRenderer]:
         """Who draws sheets while it is open; checkpoint: a name of `choices`, "" the usual one. Raises LoraError."""
         ...
 
@@ -59,7 +59,7 @@ class Desk(Protocol):
         """Who applies `<lora:…>` tags in pictures, where it is not this program; "" where it is."""
         ...
 
-    def cannot(self, kind: str) -> str:
+    def why_unavailable(self, kind: str) -> str:
         """Why a job of this kind ("train", "compare" …) cannot use the model here, and what to do instead; "" where it
         can."""
         ...

@@ -11,19 +11,19 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from ..compare import axis_values, block_analysis, heatmap
-from ..compare.block_analysis import Analysis
-from ..compare.cell_store import Store
-from ..compare.generate_cells import Progress
-from ..compare.image_spec import Shot
+from ..compare.block_analysis import BlockAnalysis
+from ..compare.cell_store import CellStore
+from ..compare.generate_cells import SheetProgress
+from ..compare.image_spec import ImageSpec
 from ..file.lora_file import LoraFile
-from ..inject import targets
-from ..jobs import FILES, MODEL, Job
-from .app_state import Studio
-from .routing import Sampled
-from .sheets import pictured
+from ..inject import find_layer_targets
+from ..jobs import FILES_LANE, MODEL_LANE, Job
+from .app_state import AppState
+from .routing import SamplingRequest
+from .sheets import requested_image_fields
 
 
-class Blocks(Sampled):
+class BlockAnalysisRequest(SamplingRequest):
     """way: one of `norms`, `lowered`, `raised`. layout: 12, 17, 20, 25 or 26 positions, 0 what suits the file.
 
     seeds: to average over, such as 1,2,3. keep: share of the effect that the preset `name` is to keep.
@@ -39,60 +39,74 @@ class Blocks(Sampled):
     batch: int = Field(8, ge=1, le=32)
 
 
-def analyse(studio: Studio, wish: Blocks, job: Job) -> dict[str, Any]:
+def run_block_analysis_job(app_state: AppState, options: BlockAnalysisRequest, job: Job) -> dict[str, Any]:
     """The analysis with the names of its map and pictures below the output folder, the one to measure from as "".
 
     What is drawn is kept for the next time.
     """
-    entry = studio.entry(wish.lora)
-    name = studio.library.call(entry)
-    file = studio.library.load(name)
+    entry = app_state.entry(options.lora)
+    name = app_state.library.shortest_name(entry)
+    file = app_state.library.load(name)
     file.check_architecture()
-    layout = block_analysis.layout_of(wish.layout or (12 if file.family == "SDXL" else 17))
+    layout = block_analysis.parse_layout(options.layout or (12 if file.family == "SDXL" else 17))
     stem = re.sub(r"[^\w.-]+", "-", name)[:60].strip("-.") or "lora"
-    store = Store(studio.output("blocks", f"{stem}-{len(layout.labels)}-{wish.way}"))
+    store = CellStore(app_state.output_folder("blocks", f"{stem}-{len(layout.labels)}-{options.way}"))
     drawn: dict[str, Path | None] = {}
-    if wish.way == block_analysis.NORMS:
-        found = _norms(studio, wish, file, name, layout)
+    if options.way == block_analysis.NORMS:
+        found = _norms(app_state, options, file, name, layout)
     else:
-        seeds = [int(seed) for seed in axis_values.numbers(wish.seeds, "seeds", whole=True)] if wish.seeds else []
+        seeds = (
+            [int(seed) for seed in axis_values.parse_number_list(options.seeds, "seeds", whole=True)]
+            if options.seeds
+            else []
+        )
 
-        def watch(now: Progress) -> None:
-            job.progress(now.done * 100 + round(99 * now.share), now.pictures * 100, "drawing")
+        def watch(now: SheetProgress) -> None:
+            job.progress(now.done * 100 + round(99 * now.batch_share), now.total * 100, "drawing")
 
         job.text = "loading the model"
-        with studio.desk.artist(wish.checkpoint, studio.library) as artist:
-            base = Shot(**pictured(wish), lora=name)
-            found = block_analysis.by_pictures(
-                base, layout, wish.way, artist, store, seeds=seeds, batch=wish.batch, watch=watch
+        with app_state.backend.open_renderer(options.checkpoint, app_state.library) as artist:
+            base = ImageSpec(**requested_image_fields(options), lora=name)
+            found = block_analysis.analyse_by_images(
+                base, layout, options.way, artist, store, seeds=seeds, batch=options.batch, on_progress=watch
             )
-            first, others = block_analysis.shots(replace(base, seed=(seeds or [base.seed])[0]), layout, wish.way)
+            first, others = block_analysis.block_image_specs(
+                replace(base, seed=(seeds or [base.seed])[0]), layout, options.way
+            )
             drawn = {label: store.path(one.key(artist.identity(one))) for label, one in {"": first, **others}.items()}
-    told = found.as_dict(wish.keep, wish.name)
-    outputs, folder = studio.folders.outputs.resolve(), store.folder.resolve()
-    chart = heatmap.write(found, wish.keep, folder)
+    told = found.as_dict(options.keep, options.name)
+    outputs, folder = app_state.folders.outputs.resolve(), store.folder.resolve()
+    chart = heatmap.save_heatmap(found, options.keep, folder)
     pictures = {label: path.resolve().relative_to(outputs).as_posix() for label, path in drawn.items() if path}
     told |= {"map": chart.relative_to(outputs).as_posix(), "pictures": pictures, "layout": len(layout.labels)}
-    return {**told, "name": entry.place, "title": entry.name}
+    return {**told, "name": entry.relative_name, "title": entry.name}
 
 
-def _norms(studio: Studio, wish: Blocks, file: LoraFile, name: str, layout: Any) -> Analysis:
-    if block_analysis.alone(file):
-        return block_analysis.by_norms(file, layout, name)
-    with studio.desk.borrowed(wish.checkpoint or None) as model:
-        places = {site: target for part, root in model.parts().items() for site, target in targets(part, root).items()}
-        return block_analysis.by_norms(file, layout, name, places)
+def _norms(app_state: AppState, options: BlockAnalysisRequest, file: LoraFile, name: str, layout: Any) -> BlockAnalysis:
+    if block_analysis.can_measure_without_model(file):
+        return block_analysis.analyse_by_norms(file, layout, name)
+    with app_state.backend.open_trainable_model(options.checkpoint or None) as model:
+        places = {
+            site: target
+            for part, root in model.parts().items()
+            for site, target in find_layer_targets(part, root).items()
+        }
+        return block_analysis.analyse_by_norms(file, layout, name, places)
 
 
-def add(api: APIRouter, studio: Studio) -> None:
+def register_block_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the route."""
 
     @api.post("/compare/blocks", status_code=202)
-    def start(wish: Blocks) -> dict[str, Any]:
+    def start(wish: BlockAnalysisRequest) -> dict[str, Any]:
         """Measures what each block does. Answers with a job."""
-        block_analysis.checked(wish.way)
-        entry = studio.entry(wish.lora)
-        lane = FILES if wish.way == block_analysis.NORMS and block_analysis.alone(entry.load()) else MODEL
-        return studio.jobs.start("blocks", entry.name, lambda job: analyse(studio, wish, job), lane=lane).as_json(
-            brief=True
+        block_analysis.check_analysis_method(wish.way)
+        entry = app_state.entry(wish.lora)
+        lane = (
+            FILES_LANE
+            if wish.way == block_analysis.NORMS and block_analysis.can_measure_without_model(entry.load())
+            else MODEL_LANE
         )
+        return app_state.jobs.start(
+            "blocks", entry.name, lambda job: run_block_analysis_job(app_state, wish, job), lane=lane
+        ).as_json(brief=True)

@@ -11,64 +11,68 @@ from typing import Any
 from PIL import Image
 
 from ..errors import FileError, TrainError
-from ..file.displayed_names import files_below, find_shown, named, shown
-from ..file.saving import check_not_linked, replacing
+from ..file.displayed_names import displayed_name, files_below, find_by_displayed_parts, paths_by_displayed_name
+from ..file.saving import check_not_linked, replacing_file
 from ..train.config.recipe import Recipe
 from ..train.data import dataset_folders
-from ..train.data.captions import read_caption
-from ..train.data.dataset_scan import Picture, Scan, scan
-from ..train.data.image_files import is_picture, open_picture
-from .app_state import Studio
-from .user_paths import below, parts_of, root_of
+from ..train.data.captions import load_caption
+from ..train.data.dataset_scan import DatasetImage, DatasetScan, scan_dataset
+from ..train.data.image_files import is_image_file, load_training_image
+from .app_state import AppState
+from .user_paths import containing_folder, find_user_path, split_user_path
 
 _LONGEST = 20_000
 _THUMB = 256
 
 
-def names(studio: Studio) -> list[str]:
+def dataset_names(app_state: AppState) -> list[str]:
     """Folders below the dataset folders that could be trained on."""
-    roots = [root for root in studio.folders.datasets if root.is_dir()]
+    roots = [root for root in app_state.folders.datasets if root.is_dir()]
     inside = ((root, path) for root in roots for path in sorted(root.iterdir()))
-    return list(named((root, path) for root, path in inside if path.is_dir() and not path.name.startswith(".")))
+    return list(
+        paths_by_displayed_name(
+            (root, path) for root, path in inside if path.is_dir() and not path.name.startswith(".")
+        )
+    )
 
 
-def folder_of(studio: Studio, name: str) -> Path:
+def dataset_folder(app_state: AppState, name: str) -> Path:
     """The dataset's folder. Raises FileError."""
-    path = below(studio.folders.datasets, name)
+    path = find_user_path(app_state.folders.datasets, name)
     if not path.is_dir():
         raise FileError(f"{name!r} is no folder")
     return path
 
 
-def picture_of(studio: Studio, dataset: str, name: str) -> Path:
+def dataset_image_path(app_state: AppState, dataset: str, name: str) -> Path:
     """A picture of a dataset by its path below it, links followed. Raises FileError."""
-    path = find_shown(folder_of(studio, dataset), parts_of(name))
-    if path is None or not path.is_file() or not is_picture(path):
-        raise FileError(f"{shown(name)!r} is no picture of {shown(dataset)}")
+    path = find_by_displayed_parts(dataset_folder(app_state, dataset), split_user_path(name))
+    if path is None or not path.is_file() or not is_image_file(path):
+        raise FileError(f"{displayed_name(name)!r} is no picture of {displayed_name(dataset)}")
     return path
 
 
-def _scan(folder: Path, resolution: str, bucketed: bool) -> Scan:
+def _scan(folder: Path, resolution: str, bucketed: bool) -> DatasetScan:
     recipe = Recipe(train_data_dir=str(folder), resolution=resolution, enable_bucket=bucketed)
     try:
         recipe.size()
     except ValueError:
         raise TrainError(f"resolution {resolution[:40]!r} is a side or width,height, such as 512 or 512,768") from None
-    return scan(dataset_folders.subsets(recipe))
+    return scan_dataset(dataset_folders.find_subsets(recipe))
 
 
-def look(studio: Studio, name: str, resolution: str, bucketed: bool) -> dict[str, Any]:
+def browse_dataset(app_state: AppState, name: str, resolution: str, bucketed: bool) -> dict[str, Any]:
     """{pictures, buckets, tags, missing, skipped}: pictures without a caption first, then by bucket."""
-    folder = folder_of(studio, name)
+    folder = dataset_folder(app_state, name)
     found = _scan(folder, resolution, bucketed)
     tags: Counter[str] = Counter()
     buckets: Counter[str] = Counter()
     rows = []
-    for picture in found.pictures:
+    for picture in found.images:
         row = _row(picture, found, folder)
         rows.append(row)
         buckets[row["bucket"]] += 1
-        if picture.captioned:
+        if picture.has_caption:
             tags.update(tag for tag in (part.strip() for part in picture.caption.split(",")) if tag)
     rows.sort(key=lambda row: (row["captioned"], row["bucket"], row["name"]))
     return {
@@ -76,80 +80,87 @@ def look(studio: Studio, name: str, resolution: str, bucketed: bool) -> dict[str
         "buckets": dict(buckets.most_common()),
         "tags": dict(tags.most_common(500)),
         "missing": sum(not row["captioned"] for row in rows),
-        "skipped": [shown(sentence.replace(str(folder), name)) for sentence in found.skipped],
+        "skipped": [displayed_name(sentence.replace(str(folder), name)) for sentence in found.skipped],
     }
 
 
-def _row(picture: Picture, found: Scan, folder: Path) -> dict[str, Any]:
-    width, height = picture.fitted.bucket
+def _row(picture: DatasetImage, found: DatasetScan, folder: Path) -> dict[str, Any]:
+    width, height = picture.bucket_fit.bucket
     return {
-        "name": shown(picture.path.relative_to(folder).as_posix()),
+        "name": displayed_name(picture.path.relative_to(folder).as_posix()),
         "size": list(picture.size),
         "bucket": f"{width}×{height}",
-        "caption": picture.caption if picture.captioned else "",
+        "caption": picture.caption if picture.has_caption else "",
         "concept": found.subsets[picture.subset].concept,
-        "captioned": picture.captioned,
+        "captioned": picture.has_caption,
         "repeats": found.subsets[picture.subset].repeats,
         "time": picture.path.stat().st_mtime,
     }
 
 
-def thumbnail(studio: Studio, dataset: str, name: str) -> bytes:
+def dataset_thumbnail(app_state: AppState, dataset: str, name: str) -> bytes:
     """A small JPEG of a picture. Raises FileError, TrainError."""
-    image = open_picture(picture_of(studio, dataset, name)).rgb
+    image = load_training_image(dataset_image_path(app_state, dataset, name)).rgb
     image.thumbnail((_THUMB, _THUMB), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, format="JPEG", quality=85)
     return out.getvalue()
 
 
-def write_caption(studio: Studio, dataset: str, name: str, caption: str) -> None:
+def save_dataset_caption(app_state: AppState, dataset: str, name: str, caption: str) -> None:
     """Writes the caption beside the picture, where one is already or as `.txt`. Raises FileError, also at a link."""
-    _write(studio, picture_of(studio, dataset, name), caption)
+    _save_caption(app_state, dataset_image_path(app_state, dataset, name), caption)
 
 
-def _write(studio: Studio, picture: Path, caption: str) -> None:
+def _save_caption(app_state: AppState, picture: Path, caption: str) -> None:
     if len(caption) > _LONGEST:
         raise FileError(f"a caption of {len(caption)} characters is too long")
-    check_not_linked(picture.parent, root_of(studio.folders.datasets, picture))
+    check_not_linked(picture.parent, containing_folder(app_state.folders.datasets, picture))
     beside = [picture.with_suffix(suffix) for suffix in (".txt", ".caption")]
     path = next((p for p in beside if p.is_file()), beside[0])
-    with replacing(path, overwrite=True) as part:
+    with replacing_file(path, overwrite=True) as part:
         part.write_text(caption.strip() + "\n", encoding="utf-8", errors="replace")
 
 
-def replace_all(studio: Studio, dataset: str, find: str, put: str, *, whole_tags: bool, dry: bool) -> dict[str, Any]:
-    """Finds and replaces in all captions; whole_tags: between commas only, and an empty `put` takes the tag out.
+def replace_in_captions(
+    app_state: AppState, dataset: str, find: str, replacement: str, *, whole_tags: bool, dry: bool
+) -> dict[str, Any]:
+    """Finds and replaces in all captions; whole_tags: between commas only, and an empty `replacement` takes the tag
+    out.
 
     dry: only counts. Returns {changed, examples, skipped}; skipped: a sentence for each caption that cannot be read or
     written. Raises FileError.
     """
     if not find.strip():
         raise FileError("there is nothing to find")
-    folder = folder_of(studio, dataset)
+    folder = dataset_folder(app_state, dataset)
     changed = 0
     examples: list[list[str]] = []
     skipped: list[str] = []
-    for path in filter(is_picture, files_below(folder)):
+    for path in filter(is_image_file, files_below(folder)):
         try:
-            before = read_caption(path) or ""
-            after = _tags_replaced(before, find.strip(), put.strip()) if whole_tags else before.replace(find, put)
+            before = load_caption(path) or ""
+            after = (
+                _tags_replaced(before, find.strip(), replacement.strip())
+                if whole_tags
+                else before.replace(find, replacement)
+            )
             if after == before:
                 continue
             if not dry:
-                _write(studio, path, after)
+                _save_caption(app_state, path, after)
         except (FileError, TrainError) as error:
-            skipped.append(shown(studio.nameless(str(error))))
+            skipped.append(displayed_name(app_state.hide_folders(str(error))))
             continue
         changed += 1
         examples += [[before, after]] * (len(examples) < 5)
     return {"changed": changed, "examples": examples, "skipped": skipped}
 
 
-def _tags_replaced(caption: str, find: str, put: str) -> str:
+def _tags_replaced(caption: str, find: str, replacement: str) -> str:
     lines = []
     for line in caption.split("\n"):
         tags = [tag.strip() for tag in line.split(",")]
-        swapped = [put if re.fullmatch(re.escape(find), tag, re.IGNORECASE) else tag for tag in tags]
+        swapped = [replacement if re.fullmatch(re.escape(find), tag, re.IGNORECASE) else tag for tag in tags]
         lines.append(", ".join(tag for tag in dict.fromkeys(swapped) if tag) if swapped != tags else line)
     return "\n".join(lines)

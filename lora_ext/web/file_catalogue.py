@@ -14,11 +14,11 @@ import torch
 
 from ..errors import LoraError
 from ..file import safetensors_file
-from ..file.containers import kind_of
-from ..file.loading import assemble, read
+from ..file.containers import container_format
+from ..file.loading import assemble_lora_file, load_lora_file
 from ..file.lora_file import LoraFile
-from ..file.lora_library import Entry, Library
-from ..file.peft_config import config_path
+from ..file.lora_library import LibraryEntry, LoraLibrary
+from ..file.peft_config import find_adapter_config
 
 _STALE = 4.0
 """Seconds after which the folders are looked at again …"""
@@ -27,25 +27,27 @@ _SHARE = 20
 _VERSION = 1
 
 
-def skeleton(path: Path) -> LoraFile:
+def load_header_only(path: Path) -> LoraFile:
     """The file with tensors that have shapes but no numbers: its header alone is read. Raises FileError.
 
     Torch files have no header and are read whole.
     """
-    if kind_of(path) != "safetensors":
-        return read(path)
-    header = safetensors_file.read_header(path)
+    if container_format(path) != "safetensors":
+        return load_lora_file(path)
+    header = safetensors_file.load_safetensors_header(path)
     tensors = {
-        name: torch.empty(entry.shape, dtype=safetensors_file.DTYPES.get(entry.dtype, torch.float32), device="meta")
+        name: torch.empty(
+            entry.shape, dtype=safetensors_file.TORCH_DTYPES.get(entry.dtype, torch.float32), device="meta"
+        )
         for name, entry in header.entries.items()
     }
-    return assemble(tensors, header.metadata, path, config_path(path))
+    return assemble_lora_file(tensors, header.metadata, path, find_adapter_config(path))
 
 
-def summary(path: Path) -> dict[str, Any]:
+def summarise_file(path: Path) -> dict[str, Any]:
     """{base, kind, rank, layers, text}: rank is the commonest, `mixed` tells of others; text: whether te is trained."""
     try:
-        file = skeleton(path)
+        file = load_header_only(path)
     except LoraError as error:
         return {"base": "unknown", "kind": "unreadable", "rank": None, "error": str(error)}
     ranks = Counter(adapter.rank for adapter in file.adapters.values() if adapter.rank).most_common(2)
@@ -59,10 +61,10 @@ def summary(path: Path) -> dict[str, Any]:
     }
 
 
-class Catalogue:
+class FileCatalogue:
     """The library with a summary a file. cache: a JSON file that keeps summaries between starts."""
 
-    def __init__(self, library: Library, cache: Path | None = None) -> None:
+    def __init__(self, library: LoraLibrary, cache: Path | None = None) -> None:
         self.library, self._cache = library, cache
         self._lock = threading.Lock()
         self._known: dict[str, tuple[list[int], dict[str, Any]]] = self._stored()
@@ -79,7 +81,7 @@ class Catalogue:
             self._look()
         with self._lock:
             idle = self._worker is None or not self._worker.is_alive()
-            if idle and (self._stale or self.pending):
+            if idle and (self._stale or self.pending_count):
                 self._worker = threading.Thread(target=self._work, name="lora-ext-catalogue", daemon=True)
                 self._worker.start()
 
@@ -99,20 +101,20 @@ class Catalogue:
         self._pause = max(_STALE, _SHARE * (self._looked - begun))
 
     @property
-    def pending(self) -> int:
+    def pending_count(self) -> int:
         """How many files have no summary yet."""
-        return sum(self.known(entry) is None for entry in self.library.entries)
+        return sum(self.cached_summary(entry) is None for entry in self.library.entries)
 
-    def known(self, entry: Entry) -> dict[str, Any] | None:
+    def cached_summary(self, entry: LibraryEntry) -> dict[str, Any] | None:
         """The summary of a file as it is now, None before it was made."""
         row = self._known.get(str(entry.path))
         return row[1] if row is not None and row[0] == list(entry.stamp) else None
 
-    def of(self, entry: Entry) -> dict[str, Any]:
+    def summary(self, entry: LibraryEntry) -> dict[str, Any]:
         """The summary, made now if it must be."""
-        row = self.known(entry)
+        row = self.cached_summary(entry)
         if row is None:
-            row = summary(entry.path)
+            row = summarise_file(entry.path)
             self._known[str(entry.path)] = (list(entry.stamp), row)
         return row
 
@@ -120,15 +122,15 @@ class Catalogue:
         """Newest first: those are looked for."""
         if self._stale:
             self._look()
-        if not self.pending:
+        if not self.pending_count:
             return
-        before = self.pending
+        before = self.pending_count
         for entry in sorted(self.library.entries, key=lambda entry: -entry.stamp[0]):
-            if self.known(entry) is None:
+            if self.cached_summary(entry) is None:
                 with suppress(Exception):
-                    self.of(entry)
+                    self.summary(entry)
                 time.sleep(0.001)  # a page that asks meanwhile goes first
-        self._summaries += self.pending < before
+        self._summaries += self.pending_count < before
         self._save()
 
     def _save(self) -> None:

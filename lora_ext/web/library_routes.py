@@ -11,31 +11,31 @@ from typing import Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from ..blocks import LAYOUTS, SDXL
+from ..blocks import BLOCK_LAYOUTS, SDXL_BLOCKS
 from ..errors import FileError
 from ..file import hashes
-from ..file.containers import read_tensors
-from ..file.folder_listing import natural
-from ..file.lora_library import Entry
-from ..file.peft_config import NAME
-from ..file.saving import HeldFile, check_not_linked, move_onto, write_tensors
-from ..inspect_file import report, top_tags, warnings
+from ..file.containers import load_tensors
+from ..file.folder_listing import natural_sort_key
+from ..file.lora_library import LibraryEntry
+from ..file.peft_config import ADAPTER_CONFIG_NAME
+from ..file.saving import FileInUseError, check_not_linked, replace_file, save_safetensors
+from ..inspect_file import inspect_lora_file, inspection_warnings, top_tags
 from ..jobs import Job
-from ..tools.metadata import edited
-from .app_state import Studio
-from .routing import Body
-from .thumbnails import THUMBS, thumbnail
-from .user_paths import checked, made
+from ..tools.metadata import edit_metadata
+from .app_state import AppState
+from .routing import RequestBody
+from .thumbnails import THUMBNAIL_SUFFIXES, find_thumbnail
+from .user_paths import check_user_path, create_user_folder
 
-SORTS: dict[str, Callable[[Entry], Any]] = {
+SORT_KEYS: dict[str, Callable[[LibraryEntry], Any]] = {
     "newest": lambda entry: (-entry.stamp[0],),
     "oldest": lambda entry: (entry.stamp[0],),
-    "name": lambda entry: natural(entry.place),
+    "name": lambda entry: natural_sort_key(entry.relative_name),
     "largest": lambda entry: (-entry.stamp[1],),
 }
 
 
-class Edit(Body):
+class EditMetadataRequest(RequestBody):
     """Metadata entries to set and to remove. name: as the library calls the file."""
 
     name: str
@@ -43,21 +43,21 @@ class Edit(Body):
     remove: list[str] = Field([])
 
 
-class Rename(Body):
+class RenameFileRequest(RequestBody):
     """A new name; a folder before it moves the file there."""
 
     name: str
     to: str
 
 
-def row(studio: Studio, entry: Entry) -> dict[str, Any]:
+def library_row(app_state: AppState, entry: LibraryEntry) -> dict[str, Any]:
     """One file as a list shows it; what is not known yet is None."""
-    known = studio.catalogue.known(entry) or {}
+    known = app_state.catalogue.cached_summary(entry) or {}
     wrong = entry.error or known.get("error")
-    beside = thumbnail(entry.path)
+    beside = find_thumbnail(entry.path)
     return {
-        "name": entry.place,
-        "call": studio.library.call(entry),
+        "name": entry.relative_name,
+        "call": app_state.library.shortest_name(entry),
         "title": entry.name,
         "alias": entry.alias,
         "bytes": entry.stamp[1],
@@ -66,46 +66,48 @@ def row(studio: Studio, entry: Entry) -> dict[str, Any]:
         "kind": known.get("kind"),
         "rank": known.get("rank"),
         "mixed": known.get("mixed", False),
-        "error": studio.nameless(wrong) if wrong else None,
+        "error": app_state.hide_folders(wrong) if wrong else None,
         "thumb": beside.stat().st_mtime if beside else None,
     }
 
 
-def words(metadata: Mapping[str, str]) -> list[str]:
+def trigger_words(metadata: Mapping[str, str]) -> list[str]:
     """Trigger words as a trainer or a model site wrote them, and the most frequent caption tags after them."""
     said = metadata.get("modelspec.trigger_phrase", "") or metadata.get("ss_trigger_words", "")
     found = [word.strip() for word in said.split(",")] + list(top_tags(metadata, 12))
     return list(dict.fromkeys(word for word in found if word))[:16]
 
 
-def look(studio: Studio, name: str) -> dict[str, Any]:
+def inspect_library_file(app_state: AppState, name: str) -> dict[str, Any]:
     """Everything about one file: `inspect`'s report, trigger words, and the block layouts that fit it."""
-    entry = studio.entry(name)
-    found = dict(studio.remembered("inspect", entry, lambda: report(entry.path)))
-    studio.catalogue.of(entry)
+    entry = app_state.entry(name)
+    found = dict(app_state.cached("inspect", entry, lambda: inspect_lora_file(entry.path)))
+    app_state.catalogue.summary(entry)
     blocks = {one["block"] for one in found["blocks"]}
     sizes = (12, 20) if found["family"] == "SDXL" else (17, 26)
-    fits = blocks - {""} <= set(LAYOUTS[sizes[0]].labels)
+    fits = blocks - {""} <= set(BLOCK_LAYOUTS[sizes[0]].labels)
     found |= {
-        **row(studio, entry),
-        "path": entry.place + entry.path.suffix,
-        "words": words(found["metadata"]),
-        "warnings": [studio.nameless(text) for text in warnings(found)],
+        **library_row(app_state, entry),
+        "path": entry.relative_name + entry.path.suffix,
+        "words": trigger_words(found["metadata"]),
+        "warnings": [app_state.hide_folders(text) for text in inspection_warnings(found)],
         "layouts": list(sizes),
         "layout": sizes[0] if fits else sizes[1],
     }
     return found
 
 
-def add(api: APIRouter, studio: Studio) -> None:
+def register_library_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
 
     @api.get("/layouts")
     def layouts() -> dict[str, Any]:
         """Block labels of each length of a block-weight vector."""
         return {
-            "layouts": {str(size): {"name": one.name, "labels": list(one.labels)} for size, one in LAYOUTS.items()},
-            "sdxl": list(SDXL.blocks),
+            "layouts": {
+                str(size): {"name": one.name, "labels": list(one.labels)} for size, one in BLOCK_LAYOUTS.items()
+            },
+            "sdxl": list(SDXL_BLOCKS.blocks),
         }
 
     @api.get("/library")
@@ -119,12 +121,12 @@ def add(api: APIRouter, studio: Studio) -> None:
         limit: int = Query(60, ge=0, le=500),
     ) -> dict[str, Any]:
         """A page of the library, how many files match, and what there is to filter by."""
-        studio.catalogue.refresh()
+        app_state.catalogue.refresh()
         wanted = search.casefold().split()
-        known = studio.catalogue.known
+        known = app_state.catalogue.cached_summary
         matching, facets = [], {"base": Counter[str](), "kind": Counter[str](), "rank": Counter[str]()}
-        for entry in studio.library.entries:
-            text = f"{entry.place} {entry.alias}".casefold()
+        for entry in app_state.library.entries:
+            text = f"{entry.relative_name} {entry.alias}".casefold()
             if not all(word in text for word in wanted):
                 continue
             about = known(entry) or {}
@@ -135,63 +137,66 @@ def add(api: APIRouter, studio: Studio) -> None:
                 continue
             if not rank or about.get("rank") == rank:
                 matching.append(entry)
-        matching.sort(key=SORTS.get(sort, SORTS["newest"]))
+        matching.sort(key=SORT_KEYS.get(sort, SORT_KEYS["newest"]))
         return {
             "total": len(matching),
-            "pending": studio.catalogue.pending,
-            "rows": [row(studio, entry) for entry in matching[offset : offset + limit]],
+            "pending": app_state.catalogue.pending_count,
+            "rows": [library_row(app_state, entry) for entry in matching[offset : offset + limit]],
             "facets": {name: dict(counter.most_common()) for name, counter in facets.items()},
-            "errors": [studio.nameless(error) for error in studio.library.errors],
+            "errors": [app_state.hide_folders(error) for error in app_state.library.errors],
         }
 
     @api.get("/inspect")
     def inspect(name: str = Query(..., max_length=800)) -> dict[str, Any]:
         """What a file holds: kind, base, ranks, ‖ΔW‖ of each block, metadata, trigger words."""
-        return look(studio, name)
+        return inspect_library_file(app_state, name)
 
     @api.post("/metadata")
-    def metadata(edit: Edit) -> dict[str, Any]:
+    def metadata(edit: EditMetadataRequest) -> dict[str, Any]:
         """Sets and removes metadata entries; tensors stay bit-identical, hashes are made anew."""
-        entry = studio.changeable(edit.name)
-        contents = read_tensors(entry.path)
+        entry = app_state.changeable_entry(edit.name)
+        contents = load_tensors(entry.path)
         if not contents.tensors or entry.path.suffix.lower() != ".safetensors":
             raise FileError(f"{entry.name} is no safetensors file and holds no metadata; convert it first")
-        made = edited(contents.metadata, contents.tensors, put=edit.put, remove=edit.remove)
-        write_tensors(contents.tensors, entry.path, metadata=made, overwrite=True)
-        studio.changed()
-        return look(studio, entry.place)
+        made = edit_metadata(contents.metadata, contents.tensors, new_entries=edit.put, remove=edit.remove)
+        save_safetensors(contents.tensors, entry.path, metadata=made, overwrite=True)
+        app_state.refresh_library()
+        return inspect_library_file(app_state, entry.relative_name)
 
     @api.post("/rename")
-    def rename(wish: Rename) -> dict[str, Any]:
+    def rename(wish: RenameFileRequest) -> dict[str, Any]:
         """Renames a file together with what lies beside it (thumbnail, `.json`, `.txt`)."""
-        entry = studio.changeable(wish.name)
-        path = move(studio, entry, wish.to)
-        studio.changed()
-        return {"name": studio.place(path)}
+        entry = app_state.changeable_entry(wish.name)
+        path = rename_file(app_state, entry, wish.to)
+        app_state.refresh_library()
+        return {"name": app_state.library_name(path)}
 
     @api.post("/duplicates", status_code=202)
     def duplicates() -> dict[str, Any]:
         """Looks for files with the same numbers, by their content. Answers with a job."""
-        return studio.jobs.start("duplicates", "Files", lambda job: same(studio, job)).as_json(brief=True)
+        return app_state.jobs.start("duplicates", "Files", lambda job: find_duplicates(app_state, job)).as_json(
+            brief=True
+        )
 
 
-def move(studio: Studio, entry: Entry, to: str) -> Path:
+def rename_file(app_state: AppState, entry: LibraryEntry, to: str) -> Path:
     """Renames within the file's own folder of LoRA files; the new path. Raises FileError."""
     if entry.config is not None:
         raise FileError(
-            f"the strength of {entry.name} stands in {NAME} beside it, which it would lose: rename its folder, or "
+            f"the strength of {entry.name} stands in {ADAPTER_CONFIG_NAME} beside it, which it would lose: "
+            "rename its folder, or "
             "convert it to a file of its own"
         )
     suffix = entry.path.suffix
-    relative = checked(to[: -len(suffix)] if to.lower().endswith(suffix.lower()) else to)
+    relative = check_user_path(to[: -len(suffix)] if to.lower().endswith(suffix.lower()) else to)
     root = entry.root
     target = root.joinpath(*relative.parts[:-1], relative.name + suffix)
     check_not_linked(target.parent, root)
     if target.exists() and not target.samefile(entry.path):
         raise FileError(f"{relative} is there already; choose another name")
-    made(target.parent)
+    create_user_folder(target.parent)
     moves = [(entry.path, target)]
-    for mark in (*THUMBS, ".json", ".txt", ".civitai.info"):
+    for mark in (*THUMBNAIL_SUFFIXES, ".json", ".txt", ".civitai.info"):
         beside, new = entry.path.with_name(entry.path.stem + mark), target.with_name(target.stem + mark)
         if beside.is_file() and not new.exists():
             moves.append((beside, new))
@@ -204,38 +209,38 @@ def _move_all(moves: Sequence[tuple[Path, Path]], name: str) -> None:
     done: list[tuple[Path, Path]] = []
     try:
         for old, new in moves:
-            move_onto(old, new)
+            replace_file(old, new)
             done.append((old, new))
-    except (OSError, HeldFile) as error:
+    except (OSError, FileInUseError) as error:
         for old, new in reversed(done):
-            move_onto(new, old)
-        if isinstance(error, HeldFile):
+            replace_file(new, old)
+        if isinstance(error, FileInUseError):
             what = old.name if done else name
-            raise HeldFile(
+            raise FileInUseError(
                 f"{name} cannot be renamed: another program has {what} open (the web UI, if it has used it); close it "
                 "there and try again, nothing was changed"
             ) from error
         raise FileError(f"{name} cannot be renamed: {error.strerror or error}") from error
 
 
-def same(studio: Studio, job: Job) -> dict[str, Any]:
+def find_duplicates(app_state: AppState, job: Job) -> dict[str, Any]:
     """Groups of files whose numbers are the same, whatever their names and metadata say.
 
     Sizes and short samples tell most files apart; only those that agree there are read whole, once.
     """
-    entries = list(studio.library.entries)
-    alike: dict[tuple[int, str], list[Entry]] = {}
+    entries = list(app_state.library.entries)
+    alike: dict[tuple[int, str], list[LibraryEntry]] = {}
     for done, entry in enumerate(entries):
         job.progress(done, len(entries), entry.name)
         if entry.error is None:
             with suppress(FileError):
                 alike.setdefault(hashes.quick_key(entry.path), []).append(entry)
     candidates = [entry for group in alike.values() if len(group) > 1 for entry in group]
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[str, list[LibraryEntry]] = {}
     for done, entry in enumerate(candidates):
         job.progress(done, len(candidates), entry.name)
-        groups.setdefault(entry.content, []).append(entry)
+        groups.setdefault(entry.content_hash, []).append(entry)
     job.progress(len(entries), len(entries))
-    studio.library.save()
+    app_state.library.save_cache()
     found = [group for digest, group in groups.items() if digest and len(group) > 1]
-    return {"groups": [[row(studio, entry) for entry in group] for group in found], "files": len(entries)}
+    return {"groups": [[library_row(app_state, entry) for entry in group] for group in found], "files": len(entries)}

@@ -1,4 +1,4 @@
-"""`mount(app, studio, guard)`: the API on a program's FastAPI application."""
+"""`mount_api(app, studio, guard)`: the API on a program's FastAPI application."""
 
 from __future__ import annotations
 
@@ -13,30 +13,37 @@ from starlette.responses import Response
 
 from .. import __version__
 from ..errors import FileError, did_you_mean
-from . import block_routes, job_routes, library_routes, sheets, thumbnails, tool_routes, train_routes, weights_routes
-from .access_guard import told
-from .app_state import Studio
+from .access_guard import error_response
+from .app_state import AppState
+from .block_routes import register_block_routes
+from .job_routes import register_job_routes
+from .library_routes import register_library_routes
 from .page_files import module_response, page_folder
-from .routing import PREFIX, Guard, router
+from .routing import API_PREFIX, AccessGuard, make_router
+from .sheets import register_sheet_routes
+from .thumbnails import register_thumbnail_routes
+from .tool_routes import register_tool_routes
+from .train_routes import register_train_routes
+from .weights_routes import register_weights_routes
 
-ROUTES = (
-    library_routes,
-    thumbnails,
-    weights_routes,
-    tool_routes,
-    train_routes,
-    sheets,
-    block_routes,
-    job_routes,
+ROUTE_REGISTRARS = (
+    register_library_routes,
+    register_thumbnail_routes,
+    register_weights_routes,
+    register_tool_routes,
+    register_train_routes,
+    register_sheet_routes,
+    register_block_routes,
+    register_job_routes,
 )
 LANGUAGES = ("zh_CN", "zh_TW", "ja_JP")
 
 
-def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
+def mount_api(app: FastAPI, app_state: AppState, guard: AccessGuard) -> None:
     """Adds every route, and `/lora-ext/v1/openapi.json`, before any route that takes all paths."""
-    api = router(guard, studio.nameless)
-    for routes in ROUTES:
-        routes.add(api, studio)
+    api = make_router(guard, app_state.hide_folders)
+    for register_routes in ROUTE_REGISTRARS:
+        register_routes(api, app_state)
 
     @api.get("/strings")
     def strings(language: str = Query(..., max_length=20)) -> dict[str, str]:
@@ -50,18 +57,18 @@ def mount(app: FastAPI, studio: Studio, guard: Guard) -> None:
     @api.get("/modules/{name:path}", include_in_schema=False)
     def module(name: str, request: Request) -> Response:
         missing = f"the page has no module {name[:80]!r}"
-        return module_response(name, request) or told(404, missing, "NotFound")
+        return module_response(name, request) or error_response(404, missing, "NotFound")
 
     @api.get("/openapi.json", include_in_schema=False)
     def document() -> dict[str, Any]:
         return get_openapi(title="LoRA ext", version=__version__, routes=api.routes, description=__doc__)
 
     # the first look at thousands of files takes a while: it begins before anyone asks
-    threading.Thread(target=lambda: studio.catalogue.refresh(), name="lora-ext-library", daemon=True).start()
+    threading.Thread(target=lambda: app_state.catalogue.refresh(), name="lora-ext-library", daemon=True).start()
     before = len(app.router.routes)
     app.include_router(api)
     routes_ = app.router.routes
     routes_[:] = routes_[before:] + routes_[:before]  # gradio's own catch-all comes after ours
 
 
-__all__ = ["PREFIX", "mount"]
+__all__ = ["API_PREFIX", "mount_api"]

@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response
 
 from ..errors import LoraError
 
-PACKAGE = Path(__file__).parent.parent
+PACKAGE_FOLDER = Path(__file__).parent.parent
 MODULES = Path("javascript", "lora_ext")
 """Where the page's modules are, below `page_folder()`. The web UI loads no subfolder of `javascript/` by itself."""
 
@@ -23,12 +23,12 @@ def page_folder() -> Path:
 
     Raises: LoraError where neither has them.
     """
-    for folder in (PACKAGE / "page", PACKAGE.parent):
+    for folder in (PACKAGE_FOLDER / "page", PACKAGE_FOLDER.parent):
         if (folder / "style.css").is_file() and (folder / MODULES / "main.mjs").is_file():
             return folder
     raise LoraError(
-        f"the page's files (style.css, javascript/, localizations/) are neither in {PACKAGE / 'page'} nor in "
-        f"{PACKAGE.parent}: install lora-ext again, or use a complete clone"
+        f"the page's files (style.css, javascript/, localizations/) are neither in {PACKAGE_FOLDER / 'page'} nor in "
+        f"{PACKAGE_FOLDER.parent}: install lora-ext again, or use a complete clone"
     )
 
 

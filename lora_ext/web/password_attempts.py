@@ -6,18 +6,18 @@ import ipaddress
 import time
 from collections.abc import Callable
 
-FREE = 5
+FREE_ATTEMPTS = 5
 """Wrong passwords in a row that a client may give at once."""
-LONGEST = 60.0
+MAX_WAIT_SECONDS = 60.0
 """Seconds that a client waits at most; the wait doubles from one second on."""
-FORGOTTEN = 900.0
+FORGET_SECONDS = 900.0
 """Seconds after its last wrong password that a client begins anew."""
 BURST, RATE = 100.0, 1.0
 """Wrong passwords of all clients together: this many at once, then this many a second."""
 _CLIENTS = 4096
 
 
-class Attempts:
+class PasswordAttempts:
     """Wrong passwords of each client, and of all clients that never gave a right one.
 
     An attempt that comes too early is refused before its password is compared, so that parallel requests gain nothing.
@@ -32,19 +32,21 @@ class Attempts:
         self._known: dict[str, None] = {}
         self._left, self._at = BURST, clock()
 
-    def wait(self, client: str, *, known: bool = False) -> float:
+    def seconds_to_wait(self, client: str, *, known: bool = False) -> float:
         """Seconds until a client's next password is compared; 0 for now. known: it has given a right one before."""
         now = self._clock()
         count, last = self._failed.get(client, (0, now))
-        if now - last > FORGOTTEN:
+        if now - last > FORGET_SECONDS:
             self._failed.pop(client, None)
             count = 0
-        own = last + min(2.0 ** min(count - FREE, 10), LONGEST) - now if count >= FREE else 0.0
+        own = (
+            last + min(2.0 ** min(count - FREE_ATTEMPTS, 10), MAX_WAIT_SECONDS) - now if count >= FREE_ATTEMPTS else 0.0
+        )
         self._left, self._at = min(BURST, self._left + (now - self._at) * RATE), now
         everyone = 0.0 if known or client in self._known or self._left >= 1 else (1 - self._left) / RATE
         return max(own, everyone, 0.0)
 
-    def failed(self, client: str) -> None:
+    def record_failure(self, client: str) -> None:
         """Notes a wrong password."""
         count, _ = self._failed.pop(client, (0, 0.0))
         self._failed[client] = (count + 1, self._clock())
@@ -52,7 +54,7 @@ class Attempts:
         while len(self._failed) > _CLIENTS:  # the one whose last wrong password is the oldest
             del self._failed[next(iter(self._failed))]
 
-    def succeeded(self, client: str) -> None:
+    def record_success(self, client: str) -> None:
         """Notes a right password: wrong ones of others do not slow this client."""
         self._known.pop(client, None)
         self._known[client] = None
@@ -60,7 +62,7 @@ class Attempts:
             del self._known[next(iter(self._known))]
 
 
-def client_of(host: str | None) -> str:
+def client_key(host: str | None) -> str:
     """The name under which attempts are counted: an IPv4 address, or the 64 bits of an IPv6 network."""
     try:
         address = ipaddress.ip_address(host or "")

@@ -8,42 +8,42 @@ from pathlib import Path
 from typing import Any
 
 from ..applied_networks import Presets
-from ..blocks import PRESETS, parse_weights, read_presets
+from ..blocks import BLOCK_PRESETS, parse_block_presets, parse_block_weights
 from ..errors import BlockError, did_you_mean
-from ..file.preset_file import read_preset_file
-from ..file.saving import replacing
+from ..file.preset_file import load_preset_file
+from ..file.saving import replacing_file
 
-FILE = "presets.txt"
+PRESETS_FILE = "presets.txt"
 _LONGEST = 64
 
 
-class Shelf:
+class PresetStore:
     """All presets by name; the user's own can be changed. read: all presets as the host merges them."""
 
-    def __init__(self, folder: Path, read: Callable[[], Presets]) -> None:
-        self.path, self._read = folder / FILE, read
+    def __init__(self, folder: Path, load_presets: Callable[[], Presets]) -> None:
+        self.path, self._read = folder / PRESETS_FILE, load_presets
 
     def rows(self) -> list[dict[str, Any]]:
         """{name, values, own, builtin} of each, built-in ones first."""
-        own = self.own()
+        own = self.own_presets()
         return [
-            {"name": name, "values": values, "own": name in own, "builtin": name in PRESETS}
+            {"name": name, "values": values, "own": name in own, "builtin": name in BLOCK_PRESETS}
             for name, values in {**self._read().weights, **own}.items()
         ]
 
-    def own(self) -> dict[str, str]:
+    def own_presets(self) -> dict[str, str]:
         """The user's own, as they stand in the file."""
-        return read_preset_file(self.path)[0]
+        return load_preset_file(self.path)[0]
 
-    def put(self, presets: Mapping[str, str]) -> None:
+    def save(self, presets: Mapping[str, str]) -> None:
         """Adds or replaces. Raises BlockError for a name or weights that a prompt could not hold."""
         for name, values in presets.items():
             _check(name, values)
-        self._write({**self.own(), **presets})
+        self._write({**self.own_presets(), **presets})
 
     def remove(self, name: str) -> None:
         """Takes one of the user's own away. Raises BlockError."""
-        own = self.own()
+        own = self.own_presets()
         if own.pop(name, None) is None:
             known = "is not yours to change" if name in self._read().weights else "is not there"
             raise BlockError(f"the preset {name[:_LONGEST]!a} {known}{did_you_mean(name, own)}")
@@ -51,7 +51,7 @@ class Shelf:
 
     def rename(self, name: str, to: str) -> None:
         """Gives one of the user's own another name, in its place. Raises BlockError."""
-        own = self.own()
+        own = self.own_presets()
         if name not in own:
             self.remove(name)
         _check(to, own[name])
@@ -59,21 +59,21 @@ class Shelf:
             raise BlockError(f"a preset {to!r} is there already")
         self._write({to if key == name else key: values for key, values in own.items()})
 
-    def text(self) -> str:
+    def export_text(self) -> str:
         """The user's own as the file's text, for export."""
-        return _lines(self.own())
+        return _lines(self.own_presets())
 
-    def take(self, text: str) -> list[str]:
+    def import_text(self, text: str) -> list[str]:
         """Imports lines `NAME:v,v,…`; the names taken. Raises BlockError that quotes the first line that is wrong."""
-        found = read_presets(text)
+        found = parse_block_presets(text)
         if not found:
             raise BlockError("no line of it reads NAME:1,0,1,…")
-        self.put(found)
+        self.save(found)
         return list(found)
 
     def _write(self, presets: Mapping[str, str]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path, overwrite=True) as part:
+        with replacing_file(self.path, overwrite=True) as part:
             part.write_text(_lines(presets), encoding="utf-8")
 
 
@@ -90,4 +90,4 @@ def _check(name: str, values: str) -> None:
         raise BlockError(f"{name!r} cannot be a preset's name: it is a number")
     if "\n" in values or "\r" in values or not values.isprintable():
         raise BlockError(f"the weights of {name!r} are one line of numbers")
-    parse_weights(values, presets={})
+    parse_block_weights(values, presets={})

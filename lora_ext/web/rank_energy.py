@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..command_line import widest
+from ..command_line import widest_dtype
 from ..errors import ToolError
 from ..file.lora_file import LoraFile
-from ..layer_names import Site
-from ..lowrank import Rule
-from ..progress import Track, silent
+from ..layer_names import LayerId
+from ..lowrank import RankRule
+from ..progress import Track, no_progress
 from ..tools.layer_changes import change_of, check_usable
 
 _CURVE = 256
@@ -22,25 +22,25 @@ _CURVE = 256
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSingularValues:
     """One layer's singular values (float64, falling), and what a rank costs. conv: whether it is a Conv2d.
 
-    a_rank: bytes of one column of U with its row of D. size: min(out, in·kh·kw), as dynamic rules count.
+    bytes_per_rank: bytes of one column of U with its row of D. size: min(out, in·kh·kw), as dynamic rules count.
     """
 
     values: Tensor
     rank: int
-    conv: bool
-    a_rank: int
+    is_conv: bool
+    bytes_per_rank: int
     size: int
 
 
 @dataclass(frozen=True)
-class Energy:
+class RankEnergy:
     """Every layer that `resize` would change; other: bytes of everything else."""
 
-    layers: Mapping[Site, Layer]
-    other: int
+    layers: Mapping[LayerId, LayerSingularValues]
+    other_bytes: int
 
     def curve(self) -> dict[str, Any]:
         """{ranks, kept, bytes}: the share kept of the Frobenius norm of all layers together, and the file's size."""
@@ -52,25 +52,27 @@ class Energy:
             kept += powers[torch.tensor(ranks).clamp(max=len(layer.values))]
         total = sum(float((layer.values**2).sum()) for layer in self.layers.values())
         for rank in ranks:
-            sizes.append(self.other + sum(min(rank, layer.rank) * layer.a_rank for layer in self.layers.values()))
+            sizes.append(
+                self.other_bytes + sum(min(rank, layer.rank) * layer.bytes_per_rank for layer in self.layers.values())
+            )
         shares = [1.0] * len(ranks) if not total else (kept / total).clamp(0, 1).sqrt().tolist()
         return {"ranks": ranks, "kept": shares, "bytes": sizes}
 
-    def preview(self, rules: tuple[Rule, Rule], width: float = 1.0) -> dict[str, Any]:
+    def preview(self, rules: tuple[RankRule, RankRule], width: float = 1.0) -> dict[str, Any]:
         """{kept, bytes, least, most, mean} of a resize by (rule for Linear, rule for Conv2d).
 
         width: bytes of a number in the result for one now. least, most, mean: of the ranks chosen.
         """
         kept = total = 0.0
-        size, ranks = float(self.other), []
+        size, ranks = float(self.other_bytes), []
         for layer in self.layers.values():
-            rule = rules[layer.conv]
-            rank = rule.choose(layer.values, layer.size) if len(layer.values) else layer.rank
+            rule = rules[layer.is_conv]
+            rank = rule.choose_rank(layer.values, layer.size) if len(layer.values) else layer.rank
             ranks.append(rank)
             powers = layer.values**2
             kept += float(powers[:rank].sum())
             total += float(powers.sum())
-            size += rank * layer.a_rank * width
+            size += rank * layer.bytes_per_rank * width
         return {
             "kept": (kept / total) ** 0.5 if total else 1.0,
             "bytes": round(size),
@@ -80,10 +82,10 @@ class Energy:
         }
 
 
-def energy(file: LoraFile, track: Track = silent) -> Energy:
+def measure_rank_energy(file: LoraFile, track: Track = no_progress) -> RankEnergy:
     """The singular values of every layer that has some. Raises ToolError for NaN, and where no layer has a rank."""
     check_usable(file)
-    layers: dict[Site, Layer] = {}
+    layers: dict[LayerId, LayerSingularValues] = {}
     other = 0
     for site in track(list(file.adapters), "measure"):
         adapter = file.adapters[site]
@@ -94,13 +96,15 @@ def energy(file: LoraFile, track: Track = silent) -> Energy:
         shape = change.shape
         inner = torch.Size(shape[1:]).numel()
         scale = adapter.scaling() if adapter.kind == "LoRA" and adapter.scaling() > 0 else 1.0
-        values = change.times(1 / scale).best(1 << 30).values.double() * scale
+        values = change.times(1 / scale).best_approximation(1 << 30).values.double() * scale
         rank = min(adapter.rank or len(values), len(values)) or 1
-        item = torch.empty(0, dtype=widest([adapter.dtype])).element_size()
-        layers[site] = Layer(values[:rank], rank, len(shape) > 2, (shape[0] + inner) * item, min(shape[0], inner))
+        item = torch.empty(0, dtype=widest_dtype([adapter.dtype])).element_size()
+        layers[site] = LayerSingularValues(
+            values[:rank], rank, len(shape) > 2, (shape[0] + inner) * item, min(shape[0], inner)
+        )
     if not layers:
         raise ToolError(
             f"no layer of {file.path or file.name} has a rank to change ({', '.join(file.kinds) or 'empty'})"
         )
-    other += sum(tensor.nbytes for tensor in file.unread.values())
-    return Energy(layers, other)
+    other += sum(tensor.nbytes for tensor in file.unrecognized.values())
+    return RankEnergy(layers, other)

@@ -14,16 +14,16 @@ from starlette.responses import Response
 
 from ..errors import LoraError
 from ..jobs import JobError
-from .access_guard import Answer, Guard, told
+from .access_guard import AccessGuard, SafeJSONResponse, error_response
 
-PREFIX = "/lora-ext/v1"
+API_PREFIX = "/lora-ext/v1"
 
 
-class Body(BaseModel, extra="forbid", allow_inf_nan=False):
+class RequestBody(BaseModel, extra="forbid", allow_inf_nan=False):
     """A request's named fields; an unknown one is an error, and so is a number that is not finite."""
 
 
-class Sampled(Body):
+class SamplingRequest(RequestBody):
     """What pictures are drawn with, as the web UI names it.
 
     checkpoint: a name of `/choices`, "" for the small model. clip_skip: in the web UI its own setting counts.
@@ -41,7 +41,7 @@ class Sampled(Body):
     clip_skip: int = Field(1, ge=1, le=12)
 
 
-class Error(BaseModel):
+class ErrorBody(BaseModel):
     """What went wrong, in the words of the command line; field: which field of the request, where it is one."""
 
     error: str
@@ -49,18 +49,18 @@ class Error(BaseModel):
     field: str | None = None
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Error, "description": "something that the caller can mend"},
-    401: {"model": Error, "description": "not logged in"},
-    403: {"model": Error, "description": "another site's page, an unknown name of this program, or no token"},
-    404: {"model": Error, "description": "not there"},
-    415: {"model": Error, "description": "fields that are not JSON"},
-    422: {"model": Error, "description": "fields that are missing, unknown or out of range"},
-    429: {"model": Error, "description": "too many wrong passwords"},
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorBody, "description": "something that the caller can mend"},
+    401: {"model": ErrorBody, "description": "not logged in"},
+    403: {"model": ErrorBody, "description": "another site's page, an unknown name of this program, or no token"},
+    404: {"model": ErrorBody, "description": "not there"},
+    415: {"model": ErrorBody, "description": "fields that are not JSON"},
+    422: {"model": ErrorBody, "description": "fields that are missing, unknown or out of range"},
+    429: {"model": ErrorBody, "description": "too many wrong passwords"},
 }
 
 
-def router(guard: Guard, nameless: Callable[[str], str] = str) -> APIRouter:
+def make_router(guard: AccessGuard, hide_folders: Callable[[str], str] = str) -> APIRouter:
     """A router of ours: guarded, and `LoraError` becomes an answer. nameless: takes this system's folders out of it."""
 
     class Route(APIRoute):
@@ -68,7 +68,7 @@ def router(guard: Guard, nameless: Callable[[str], str] = str) -> APIRouter:
             inner = super().get_route_handler()
 
             async def handle(request: Request) -> Response:
-                return guard.finish(request, guard.refusal(request) or await answer(request))
+                return guard.add_response_headers(request, guard.refusal(request) or await answer(request))
 
             async def answer(request: Request) -> Response:
                 try:
@@ -76,14 +76,18 @@ def router(guard: Guard, nameless: Callable[[str], str] = str) -> APIRouter:
                 except RequestValidationError as error:
                     return _invalid(error)
                 except JobError as error:
-                    return told(404, str(error), "JobError")
+                    return error_response(404, str(error), "JobError")
                 except LoraError as error:
-                    return told(400, nameless(str(error)), type(error).__name__)
+                    return error_response(400, hide_folders(str(error)), type(error).__name__)
 
             return handle
 
     return APIRouter(
-        prefix=PREFIX, route_class=Route, default_response_class=Answer, responses=ERRORS, tags=["lora-ext"]
+        prefix=API_PREFIX,
+        route_class=Route,
+        default_response_class=SafeJSONResponse,
+        responses=ERROR_RESPONSES,
+        tags=["lora-ext"],
     )
 
 
@@ -91,4 +95,4 @@ def _invalid(error: RequestValidationError) -> Response:
     """422 with the first field that is wrong; what was given is not sent back (it may be no JSON at all)."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return told(422, f"{where or 'the request'}: {first['msg']}", "ValidationError", where or None)
+    return error_response(422, f"{where or 'the request'}: {first['msg']}", "ValidationError", where or None)

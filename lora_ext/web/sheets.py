@@ -15,28 +15,28 @@ from pydantic import Field, ValidationError
 from starlette.responses import FileResponse, Response
 
 from ..compare import build_sheet, sheet_plan
-from ..compare.axes import KINDS
-from ..compare.cell_store import MANIFEST, Store, read
-from ..compare.generate_cells import Progress, Stopped
-from ..compare.image_spec import Picture, Shot, edit
-from ..compare.scores import TABLE, training_pictures
-from ..compare.training_run_files import runs_in
+from ..compare.axes import AXIS_KINDS
+from ..compare.cell_store import MANIFEST_FILE, CellStore, load_manifest
+from ..compare.generate_cells import SheetProgress, SheetStopped
+from ..compare.image_spec import ImageSettings, ImageSpec, edit_tag
+from ..compare.scores import SCORES_FILE, find_training_images
+from ..compare.training_run_files import runs_in_library
 from ..errors import LoraError, PromptError, TrainError
-from ..file.saving import check_not_linked, replacing
-from ..generate.compare_command import scorer_of
-from ..jobs import MODEL, Job
-from ..prompt_warnings import elsewhere, unread
-from ..training.epoch_comparison import asked, pictures
-from .app_state import Studio
-from .dataset_browser import folder_of
-from .routing import Body, Sampled
-from .training_runs import Runs
-from .user_paths import below
+from ..file.saving import check_not_linked, replacing_file
+from ..generate.compare_command import create_scorer
+from ..jobs import MODEL_LANE, Job
+from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
+from ..training.epoch_comparison import epoch_comparison, training_image_paths
+from .app_state import AppState
+from .dataset_browser import dataset_folder
+from .routing import RequestBody, SamplingRequest
+from .training_runs import TrainingRuns
+from .user_paths import find_user_path
 
 _ASKED = "asked.json"
 
 
-class Asked(Sampled):
+class SheetRequest(SamplingRequest):
     """A sheet: axes as text (`/compare/axes`), and what each picture is drawn from.
 
     lora: the file that axes speak about. dataset: its pictures, to score by; run: those of this training run.
@@ -54,105 +54,114 @@ class Asked(Sampled):
     folder: str = ""
 
 
-class Take(Body):
+class CellTagRequest(RequestBody):
     """A cell's tag, and the prompt that it goes into."""
 
     tag: str = Field(..., max_length=4000)
     prompt: str = Field("", max_length=20_000)
 
 
-def pictured(wish: Sampled) -> dict[str, Any]:
-    """The fields of a `Picture` by name."""
-    return {item.name: getattr(wish, item.name) for item in fields(Picture)}
+def requested_image_fields(options: SamplingRequest) -> dict[str, Any]:
+    """The fields of a `ImageSettings` by name."""
+    return {item.name: getattr(options, item.name) for item in fields(ImageSettings)}
 
 
-class Sheets:
+class SheetService:
     """All sheets, each in a folder below outputs/compare."""
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
-        self.runs = Runs(studio)
-        self.folder = studio.folders.outputs / "compare"
+    def __init__(self, app_state: AppState) -> None:
+        self.studio = app_state
+        self.runs = TrainingRuns(app_state)
+        self.folder = app_state.folders.outputs / "compare"
 
-    def plan(self, wish: Asked) -> sheet_plan.Plan:
+    def plan_sheet(self, options: SheetRequest) -> sheet_plan.SheetPlan:
         """The plan. Raises LoraError."""
-        lora = self.studio.library.call(self.studio.entry(wish.lora)) if wish.lora else ""
-        shot = Shot(**pictured(wish), lora=lora)
-        return sheet_plan.plan(shot, wish.x, wish.y, wish.z, self.studio.library, self.studio.desk.presets())
+        lora = self.studio.library.shortest_name(self.studio.entry(options.lora)) if options.lora else ""
+        shot = ImageSpec(**requested_image_fields(options), lora=lora)
+        return sheet_plan.plan_sheet(
+            shot, options.x, options.y, options.z, self.studio.library, self.studio.backend.presets()
+        )
 
-    def start(self, wish: Asked) -> Job:
+    def start_job(self, options: SheetRequest) -> Job:
         """Queues a sheet. Raises LoraError about what cannot be."""
-        planned = self.plan(wish)
+        planned = self.plan_sheet(options)
         title = f"{planned.base.lora or 'sheet'}: {len(planned.cells)}"
-        return self.studio.jobs.start("compare", title, lambda job: self.draw(wish, job), lane=MODEL)
+        return self.studio.jobs.start("compare", title, lambda job: self.build(options, job), lane=MODEL_LANE)
 
-    def of_run(self, name: str) -> Asked:
+    def request_for_run(self, name: str) -> SheetRequest:
         """Epochs × weights of a training run that has ended. Raises LoraError."""
-        recipe, names = self.runs.of(name)
-        wanted = asked(recipe, names)
-        checkpoint = self.runs.record(name)["settings"].get("pretrained_model_name_or_path") or ""
+        recipe, names = self.runs.recipe_and_files(name)
+        wanted = epoch_comparison(recipe, names)
+        checkpoint = self.runs.load_record(name)["settings"].get("pretrained_model_name_or_path") or ""
         axes: dict[str, Any] = {"lora": wanted.lora, "x": wanted.x, "y": wanted.y, "z": wanted.z}
         try:
-            return Asked(**wanted.picture.picture(), **axes, run=name, batch=8, checkpoint=checkpoint)
+            return SheetRequest(**wanted.image_fields.image_fields(), **axes, run=name, batch=8, checkpoint=checkpoint)
         except ValidationError as error:
             row = error.errors()[0]
             raise TrainError(f"the run's sample prompts cannot be drawn: {row['loc'][-1]}: {row['msg']}") from None
 
-    def _training(self, wish: Asked) -> list[Path]:
+    def _training_images(self, options: SheetRequest) -> list[Path]:
         """The pictures that likeness is measured by."""
-        if wish.run:
-            return pictures(self.runs.of(wish.run)[0])
-        return training_pictures(folder_of(self.studio, wish.dataset)) if wish.dataset else []
+        if options.run:
+            return training_image_paths(self.runs.recipe_and_files(options.run)[0])
+        return find_training_images(dataset_folder(self.studio, options.dataset)) if options.dataset else []
 
-    def draw(self, wish: Asked, job: Job) -> dict[str, Any]:
+    def build(self, options: SheetRequest, job: Job) -> dict[str, Any]:
         """Draws what is missing of a sheet and writes its pages; stopped, it keeps what there is."""
-        planned = self.plan(wish)
-        folder = below([self.folder], wish.folder) if wish.folder else self._new(planned.base.lora or "sheet")
+        planned = self.plan_sheet(options)
+        folder = (
+            find_user_path([self.folder], options.folder) if options.folder else self._new(planned.base.lora or "sheet")
+        )
         check_not_linked(folder, self.studio.folders.outputs)
-        store, scorer = Store(folder), scorer_of(self._training(wish))
-        for text in (*unread(wish.prompt, wish.negative_prompt), *elsewhere(wish.prompt)):
-            job.say(text)
-        with replacing(folder / _ASKED, overwrite=True) as part:
-            part.write_text(json.dumps(dict(wish)), encoding="utf-8")
+        store, scorer = CellStore(folder), create_scorer(self._training_images(options))
+        for text in (
+            *unread_tag_warnings(options.prompt, options.negative_prompt),
+            *bracketed_tag_warnings(options.prompt),
+        ):
+            job.notify(text)
+        with replacing_file(folder / _ASKED, overwrite=True) as part:
+            part.write_text(json.dumps(dict(options)), encoding="utf-8")
 
-        def watch(now: Progress) -> None:
-            job.done, job.total, job.text = now.done * 100 + round(99 * now.share), now.pictures * 100, "drawing"
+        def watch(now: SheetProgress) -> None:
+            job.done, job.total, job.text = now.done * 100 + round(99 * now.batch_share), now.total * 100, "drawing"
             found = (store.path(key) for key in now.newest)
             job.live = {
                 "folder": folder.name,
-                "pictures": now.pictures,
+                "pictures": now.total,
                 "done": now.done,
                 "newest": [self._name(path) for path in found if path] or job.live.get("newest", []),
             }
             if job.cancelled():
-                raise Stopped
+                raise SheetStopped
 
         job.text = "loading the model"
-        with self.studio.desk.artist(wish.checkpoint, self.studio.library) as artist:
-            made = build_sheet.make(planned, artist, store, batch=wish.batch, scorer=scorer, watch=watch)
+        with self.studio.backend.open_renderer(options.checkpoint, self.studio.library) as artist:
+            made = build_sheet.build_sheet(
+                planned, artist, store, batch=options.batch, scorer=scorer, on_progress=watch
+            )
             for fit in getattr(artist, "fits", {}).values():
-                job.say(str(fit))
+                job.notify(str(fit))
         if made.warning:
-            job.say(made.warning)
+            job.notify(made.warning)
         job.done = job.total
-        return self.sheet(folder)
+        return self.load_sheet(folder)
 
-    def sheet(self, folder: Path) -> dict[str, Any]:
+    def load_sheet(self, folder: Path) -> dict[str, Any]:
         """A sheet's manifest as it is now, with names below the output folder."""
-        found = read(folder)
+        found = load_manifest(folder)
         for cell in found.get("cells", []):
             cell["file"] = self._name(folder / cell["file"]) if cell.get("file") else None
         pages = [self._name(folder / name) for name in found.get("pages", [])]
         wish = {}
         with suppress(OSError, ValueError):
             wish = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
-        table = (folder / TABLE).is_file()
+        table = (folder / SCORES_FILE).is_file()
         return {**found, "pages": pages, "folder": folder.name, "table": table, "asked": wish}
 
     def history(self) -> list[dict[str, Any]]:
         """Sheets of before, newest first: name, title, time, whether complete."""
         rows = []
-        for path in self.folder.glob(f"*/{MANIFEST}"):
+        for path in self.folder.glob(f"*/{MANIFEST_FILE}"):
             with suppress(OSError, ValueError, AttributeError):
                 found = json.loads(path.read_text(encoding="utf-8"))
                 row = {"folder": path.parent.name, "title": found.get("title", ""), "complete": found.get("complete")}
@@ -172,24 +181,24 @@ class Sheets:
         return path.relative_to(self.studio.folders.outputs).as_posix()
 
 
-def add(api: APIRouter, studio: Studio) -> None:
+def register_sheet_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
-    sheets = Sheets(studio)
+    sheets = SheetService(app_state)
 
     @api.get("/compare/axes")
     def axes() -> dict[str, Any]:
         """Kinds of axes with examples, and runs of training whose epochs can be compared."""
-        kinds = [{"name": kind.name, "title": kind.title, "example": kind.example} for kind in KINDS.values()]
+        kinds = [{"name": kind.name, "title": kind.title, "example": kind.example} for kind in AXIS_KINDS.values()]
         try:
-            runs = {run: [file.name for file in files] for run, files in runs_in(studio.library).items()}
+            runs = {run: [file.name for file in files] for run, files in runs_in_library(app_state.library).items()}
         except LoraError:
             runs = {}
         return {"kinds": kinds, "runs": runs}
 
     @api.post("/compare", status_code=202)
-    def compare(wish: Asked) -> dict[str, Any]:
+    def compare(wish: SheetRequest) -> dict[str, Any]:
         """Draws a sheet. Answers with a job; cancelling it keeps what is drawn."""
-        return sheets.start(wish).as_json(brief=True)
+        return sheets.start_job(wish).as_json(brief=True)
 
     @api.get("/compare/history")
     def history() -> dict[str, Any]:
@@ -197,20 +206,20 @@ def add(api: APIRouter, studio: Studio) -> None:
         return {"sheets": sheets.history()}
 
     @api.post("/compare/prompt")
-    def prompt(wish: Take) -> dict[str, str]:
+    def prompt(wish: CellTagRequest) -> dict[str, str]:
         """The prompt with a cell's tag in the place of its run's, or at its end."""
-        request = next(iter(Shot(prompt=wish.tag).tags()), None)
+        request = next(iter(ImageSpec(prompt=wish.tag).tags()), None)
         if request is None:
             raise PromptError("there is no <lora:…> tag in it")
-        return {"prompt": edit(wish.prompt, request.name, lambda _: request)}
+        return {"prompt": edit_tag(wish.prompt, request.name, lambda _: request)}
 
     @api.get("/compare/{folder}/scores.csv", response_class=Response)
     def table(folder: str) -> Response:
         """A sheet's scores as a table, a line a cell."""
-        path = below([sheets.folder], f"{folder}/{TABLE}")
+        path = find_user_path([sheets.folder], f"{folder}/{SCORES_FILE}")
         return FileResponse(path, media_type="text/csv", filename=f"{folder}.csv")
 
     @api.get("/compare/{folder}")
     def sheet(folder: str) -> dict[str, Any]:
         """A sheet: axes, cells with picture, tag and scores, what is suggested."""
-        return sheets.sheet(below([sheets.folder], folder))
+        return sheets.load_sheet(find_user_path([sheets.folder], folder))

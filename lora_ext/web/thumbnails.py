@@ -13,18 +13,18 @@ from PIL import Image, ImageOps
 from pydantic import Field
 from starlette.responses import FileResponse, Response
 
-from ..compare.cell_store import CELLS
+from ..compare.cell_store import CELLS_FOLDER
 from ..errors import FileError
-from ..file.saving import replacing
-from ..host.infotext import chunk
-from .app_state import Studio
-from .routing import Body
-from .user_paths import below
+from ..file.saving import replacing_file
+from ..host.infotext import png_save_options
+from .app_state import AppState
+from .routing import RequestBody
+from .user_paths import find_user_path
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-THUMBS = tuple(f"{mark}{suffix}" for suffix in PICTURES for mark in ("", ".preview"))
+OUTPUT_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+THUMBNAIL_SUFFIXES = tuple(f"{mark}{suffix}" for suffix in OUTPUT_IMAGE_SUFFIXES for mark in ("", ".preview"))
 """What a file's picture beside it may be called after its stem: the web UI's names, in its order."""
-SHEETS = ("compare", "blocks")
+SHEET_FOLDERS = ("compare", "blocks")
 """Folders of pictures that are made of others, which lie in their `cells`."""
 _SIDE = 768
 """Pixels of the longer side of what is written: the web UI's cards show it larger than our lists."""
@@ -32,7 +32,7 @@ _LARGEST = 40_000_000
 """Bytes of an upload, and pixels of what it may unfold to."""
 
 
-class Thumbnail(Body):
+class ThumbnailRequest(RequestBody):
     """A file's new picture: the name of one in the output folder, or an uploaded picture's bytes as base64."""
 
     name: str
@@ -40,31 +40,33 @@ class Thumbnail(Body):
     data: str = Field("", max_length=_LARGEST * 4 // 3)
 
 
-def thumbnail(path: Path) -> Path | None:
+def find_thumbnail(path: Path) -> Path | None:
     """The picture that lies beside a file, if there is one."""
-    return next((found for mark in THUMBS if (found := path.with_name(path.stem + mark)).is_file()), None)
+    return next((found for mark in THUMBNAIL_SUFFIXES if (found := path.with_name(path.stem + mark)).is_file()), None)
 
 
-def picture(studio: Studio, name: str) -> Path:
+def output_image_path(app_state: AppState, name: str) -> Path:
     """A picture by its name below the output folder. Raises FileError."""
-    path = below([studio.folders.outputs], name)
-    if path.suffix.lower() not in PICTURES or not path.is_file():
+    path = find_user_path([app_state.folders.outputs], name)
+    if path.suffix.lower() not in OUTPUT_IMAGE_SUFFIXES or not path.is_file():
         raise FileError(f"{name!r} is no picture")
     return path
 
 
-def put(studio: Studio, wish: Thumbnail) -> Path:
+def save_thumbnail(app_state: AppState, options: ThumbnailRequest) -> Path:
     """Writes `STEM.png` beside the file, which every list then shows; what made the picture stays in it.
 
     Raises FileError for what is no picture, or is too large.
     """
-    entry = studio.changeable(wish.name)
-    path = entry.path.with_name(entry.path.stem + THUMBS[0])
-    image = _opened(picture(studio, wish.picture).read_bytes() if wish.picture else _decoded(wish.data))
-    said = chunk(image)
+    entry = app_state.changeable_entry(options.name)
+    path = entry.path.with_name(entry.path.stem + THUMBNAIL_SUFFIXES[0])
+    image = _opened(
+        output_image_path(app_state, options.picture).read_bytes() if options.picture else _decoded(options.data)
+    )
+    said = png_save_options(image)
     image = (ImageOps.exif_transpose(image) or image).convert("RGB")
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    with replacing(path, overwrite=True) as part:
+    with replacing_file(path, overwrite=True) as part:
         image.save(part, format="PNG", **said)
     return path
 
@@ -88,38 +90,38 @@ def _opened(data: bytes) -> Image.Image:
     raise FileError(f"a picture of {image.width}×{image.height} is too large")
 
 
-def recent(studio: Studio, limit: int) -> list[dict[str, Any]]:
+def recent_images(app_state: AppState, limit: int) -> list[dict[str, Any]]:
     """{name, time} of the newest pictures below the output folder: those that a model drew, not whole sheets."""
-    outputs = studio.folders.outputs
+    outputs = app_state.folders.outputs
     found: list[dict[str, Any]] = []
     for path in outputs.rglob("*"):
         name = path.relative_to(outputs)
-        whole = name.parts[0] in SHEETS and CELLS not in name.parts
-        if path.suffix.lower() in PICTURES and not whole and path.is_file():
+        whole = name.parts[0] in SHEET_FOLDERS and CELLS_FOLDER not in name.parts
+        if path.suffix.lower() in OUTPUT_IMAGE_SUFFIXES and not whole and path.is_file():
             found.append({"name": name.as_posix(), "time": path.stat().st_mtime})
     return sorted(found, key=lambda row: -row["time"])[:limit]
 
 
-def add(api: APIRouter, studio: Studio) -> None:
+def register_thumbnail_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
 
     @api.get("/thumbnail", response_class=Response)
     def show(name: str = Query(..., max_length=800)) -> Response:
         """The picture beside a file. 404 without one."""
-        path = thumbnail(studio.entry(name).path)
+        path = find_thumbnail(app_state.entry(name).path)
         return FileResponse(path) if path else Response(status_code=404)
 
     @api.put("/thumbnail")
-    def write(wish: Thumbnail) -> dict[str, Any]:
+    def write(wish: ThumbnailRequest) -> dict[str, Any]:
         """Puts a picture beside a file, where the web UI looks for it."""
-        return {"time": put(studio, wish).stat().st_mtime}
+        return {"time": save_thumbnail(app_state, wish).stat().st_mtime}
 
     @api.get("/pictures", response_class=Response)
     def one(name: str = Query(..., max_length=800)) -> Response:
         """A picture below the output folder."""
-        return FileResponse(picture(studio, name))
+        return FileResponse(output_image_path(app_state, name))
 
     @api.get("/pictures/newest")
     def newest(limit: int = Query(60, ge=1, le=500)) -> dict[str, Any]:
         """The newest pictures below the output folder: sheets' cells, samples, drawings."""
-        return {"pictures": recent(studio, limit)}
+        return {"pictures": recent_images(app_state, limit)}

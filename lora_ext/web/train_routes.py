@@ -9,16 +9,16 @@ from pydantic import Field
 from starlette.responses import Response
 
 from ..errors import LoraError
-from ..jobs import MODEL, Job
-from ..train.config.recipe_metadata import settings_in_file
+from ..jobs import MODEL_LANE, Job
+from ..train.config.recipe_metadata import settings_from_lora_file
 from . import dataset_browser
-from .app_state import Studio
-from .routing import Body
-from .sheets import Sheets
-from .training_runs import fields
+from .app_state import AppState
+from .routing import RequestBody
+from .sheets import SheetService
+from .training_runs import form_fields
 
 
-class Wish(Body):
+class TrainRequest(RequestBody):
     """Values of the form by name; those left out are at their defaults. prompts: sample prompts, one a line.
 
     compare: whether a sheet of epochs × weights follows by itself.
@@ -29,7 +29,7 @@ class Wish(Body):
     compare: bool = False
 
 
-class Caption(Body):
+class CaptionRequest(RequestBody):
     """A picture's caption. picture: its path below the dataset."""
 
     dataset: str
@@ -37,7 +37,7 @@ class Caption(Body):
     caption: str
 
 
-class Replace(Body):
+class ReplaceRequest(RequestBody):
     """Find and replace in all captions of a dataset. dry: only count."""
 
     dataset: str
@@ -47,49 +47,55 @@ class Replace(Body):
     dry: bool = True
 
 
-def add(api: APIRouter, studio: Studio) -> None:
+def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
-    sheets = Sheets(studio)
+    sheets = SheetService(app_state)
     runs = sheets.runs
 
     @api.get("/train/form")
     def form() -> dict[str, Any]:
         """Every knob of training, with help, limits and defaults."""
-        return {"fields": fields(), "datasets": dataset_browser.names(studio), "loaded": studio.desk.prompts}
+        return {
+            "fields": form_fields(),
+            "datasets": dataset_browser.dataset_names(app_state),
+            "loaded": app_state.backend.has_prompt_fields,
+        }
 
     @api.get("/train/begin")
     def begin(name: str = Query(..., max_length=400)) -> dict[str, Any]:
         """The settings a LoRA file was trained with, as its metadata tells them, and what of them is not known here."""
-        settings, told = settings_in_file(studio.entry(name).path)
+        settings, told = settings_from_lora_file(app_state.entry(name).path)
         return {"settings": settings, "told": told}
 
     @api.post("/train/preflight", status_code=202)
-    def preflight(wish: Wish) -> dict[str, Any]:
+    def preflight(wish: TrainRequest) -> dict[str, Any]:
         """Looks over pictures and model before a run. Answers with a job."""
-        runs.recipe(wish.settings)
-        work = studio.jobs.start("preflight", "preflight", lambda job: runs.look(wish.settings, job), lane=MODEL)
+        runs.recipe_from_form(wish.settings)
+        work = app_state.jobs.start(
+            "preflight", "preflight", lambda job: runs.run_preflight(wish.settings, job), lane=MODEL_LANE
+        )
         return work.as_json(brief=True)
 
     @api.post("/train", status_code=202)
-    def train(wish: Wish) -> dict[str, Any]:
+    def train(wish: TrainRequest) -> dict[str, Any]:
         """Queues a run. Answers with a job; cancelling it saves first."""
-        runs.recipe(wish.settings)
+        runs.recipe_from_form(wish.settings)
         title = str(wish.settings.get("output_name") or "last")
-        return studio.jobs.start("train", title, lambda job: work(wish, job), lane=MODEL).as_json(brief=True)
+        return app_state.jobs.start("train", title, lambda job: work(wish, job), lane=MODEL_LANE).as_json(brief=True)
 
-    def work(wish: Wish, job: Job) -> dict[str, Any]:
+    def work(wish: TrainRequest, job: Job) -> dict[str, Any]:
         made = runs.train(wish.settings, wish.prompts, job)
         if wish.compare and not made["stopped"]:
             try:
-                made["sheet"] = sheets.start(sheets.of_run(made["name"])).id
+                made["sheet"] = sheets.start_job(sheets.request_for_run(made["name"])).id
             except LoraError as error:
-                job.say(f"no sheet of epochs and weights: {error}")
+                job.notify(f"no sheet of epochs and weights: {error}")
         return made
 
     @api.post("/train/{name}/compare", status_code=202)
     def compare(name: str) -> dict[str, Any]:
         """A sheet of a run's epochs × weights on its sample prompts. Answers with a job."""
-        return sheets.start(sheets.of_run(name)).as_json(brief=True)
+        return sheets.start_job(sheets.request_for_run(name)).as_json(brief=True)
 
     @api.get("/train/history")
     def history() -> dict[str, Any]:
@@ -99,13 +105,13 @@ def add(api: APIRouter, studio: Studio) -> None:
     @api.get("/train/curve")
     def curve(name: str = Query(..., max_length=200)) -> dict[str, Any]:
         """A run's losses and learning rates: rows of step, loss, smoothed, of the U-Net, of the text encoder."""
-        return runs.curve(name)
+        return runs.loss_curve(name)
 
     @api.get("/train/run")
     def made(name: str = Query(..., max_length=800)) -> dict[str, Any]:
         """The run that made a file: its name (none where it was not trained here) and its curve."""
-        run = runs.of_file(name)
-        return {"run": run, **(runs.curve(run) if run else {"rows": []})}
+        run = runs.find_run_of_file(name)
+        return {"run": run, **(runs.loss_curve(run) if run else {"rows": []})}
 
     @api.get("/dataset")
     def dataset(
@@ -114,22 +120,22 @@ def add(api: APIRouter, studio: Studio) -> None:
         buckets: bool = Query(True),
     ) -> dict[str, Any]:
         """The pictures of a dataset with captions and buckets; those without a caption first."""
-        return dataset_browser.look(studio, name, resolution, buckets)
+        return dataset_browser.browse_dataset(app_state, name, resolution, buckets)
 
     @api.get("/dataset/thumbnail", response_class=Response)
     def thumbnail(dataset: str = Query(..., max_length=400), picture: str = Query(..., max_length=800)) -> Response:
         """A small JPEG of a picture."""
-        return Response(dataset_browser.thumbnail(studio, dataset, picture), media_type="image/jpeg")
+        return Response(dataset_browser.dataset_thumbnail(app_state, dataset, picture), media_type="image/jpeg")
 
     @api.put("/dataset/caption")
-    def caption(wish: Caption) -> dict[str, str]:
+    def caption(wish: CaptionRequest) -> dict[str, str]:
         """Writes a picture's caption."""
-        dataset_browser.write_caption(studio, wish.dataset, wish.picture, wish.caption)
+        dataset_browser.save_dataset_caption(app_state, wish.dataset, wish.picture, wish.caption)
         return {"caption": wish.caption.strip()}
 
     @api.post("/dataset/replace")
-    def replace(wish: Replace) -> dict[str, Any]:
+    def replace(wish: ReplaceRequest) -> dict[str, Any]:
         """Finds and replaces in all captions, or counts what that would change."""
-        return dataset_browser.replace_all(
-            studio, wish.dataset, wish.find, wish.put, whole_tags=wish.whole_tags, dry=wish.dry
+        return dataset_browser.replace_in_captions(
+            app_state, wish.dataset, wish.find, wish.put, whole_tags=wish.whole_tags, dry=wish.dry
         )

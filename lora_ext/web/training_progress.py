@@ -9,17 +9,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..compare.training_run_files import same_run
+from ..compare.training_run_files import is_same_run
 from ..errors import FileError
-from ..file.saving import replacing
-from ..jobs import Job, Stopped
-from ..train.run.training_log import Progress
-from .app_state import Studio
+from ..file.saving import replacing_file
+from ..jobs import Job, JobCancelledError
+from ..train.run.training_log import TrainingProgress
+from .app_state import AppState
 
 _POINTS = 600
 
 
-class JobShell:
+class JobHostInterface:
     """A job as a `ports.Shell`. While pictures are prepared a stop ends the run, later it lets it save.
 
     A job that is dropped ends wherever it is asked: nothing more is saved.
@@ -42,44 +42,44 @@ class JobShell:
 
     def cancelled(self) -> bool:
         """Whether the user asked to stop and save. Raises Stopped where nothing is to be saved."""
-        if self.job.dropped:
-            raise Stopped
+        if self.job.is_discarded:
+            raise JobCancelledError
         return self.job.cancelled()
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """To the job's log."""
-        self.job.say(text)
+        self.job.notify(text)
 
 
-class Live:
+class TrainingRunProgress:
     """What the page shows of a run at work: its curve, newest samples, files; and copies of files as they are made."""
 
-    def __init__(self, studio: Studio, job: Job, folder: Path, name: str) -> None:
-        self.studio, self.job, self.folder, self.name = studio, job, folder, name
-        self.called = _free(studio.folders.save, name)
+    def __init__(self, app_state: AppState, job: Job, folder: Path, name: str) -> None:
+        self.studio, self.job, self.folder, self.name = app_state, job, folder, name
+        self.library_name = _free_name(app_state.folders.save, name)
         self.copies: list[Path] = []
         self._seen: set[str] = set()
         self._rows: list[list[Any]] = []
 
-    def watch(self, now: Progress) -> None:
+    def update(self, now: TrainingProgress) -> None:
         """At each step whose numbers have arrived, and after each file and sample."""
         if now.step and (not self._rows or self._rows[-1][0] < now.step):
-            rates = [finite(float(now.rates.get(part, math.nan))) for part in ("unet", "text_encoder")]
-            self._rows.append([now.step, finite(now.loss), finite(now.smoothed), *rates])
-            self.job.seconds_left = finite(now.seconds_left)
+            rates = [finite_or_none(float(now.rates.get(part, math.nan))) for part in ("unet", "text_encoder")]
+            self._rows.append([now.step, finite_or_none(now.loss), finite_or_none(now.smoothed), *rates])
+            self.job.seconds_left = finite_or_none(now.seconds_left)
         if now.file is not None and now.file.name not in self._seen:
             self._seen.add(now.file.name)
             self._copy(now.file)
         self.job.live = {
             "run": self.folder.name,
-            "rows": thinned(self._rows),
-            "progress": {"epoch": now.epoch, "epochs": now.epochs, "left": finite(now.seconds_left)},
-            "samples": self.samples(),
+            "rows": thin_rows(self._rows),
+            "progress": {"epoch": now.epoch, "epochs": now.epochs, "left": finite_or_none(now.seconds_left)},
+            "samples": self.sample_names(),
             "files": [path.stem for path in self.copies],
-            "memory": memory(),
+            "memory": used_memory_bytes(),
         }
 
-    def collect(self) -> None:
+    def copy_remaining_files(self) -> None:
         """Files that were made at the very end."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in self._seen:
@@ -88,24 +88,26 @@ class Live:
 
     def _copy(self, path: Path) -> None:
         """Into the LoRA folder; where that has a run of this name, all of this one's files have another."""
-        target = self.studio.folders.save / f"{self.called}{path.name.removeprefix(self.name)}"
+        target = self.studio.folders.save / f"{self.library_name}{path.name.removeprefix(self.name)}"
         try:
-            with replacing(target, overwrite=True) as part:
+            with replacing_file(target, overwrite=True) as part:
                 shutil.copyfile(path, part)
         except FileError as error:  # the run goes on: the file itself is in the run's folder
-            self.job.say(f"no copy among the LoRA files: {error}; {path.name} is in outputs/train/{self.folder.name}")
+            self.job.notify(
+                f"no copy among the LoRA files: {error}; {path.name} is in outputs/train/{self.folder.name}"
+            )
             return
         self.copies.append(target)
-        self.job.say(f"saved {target.name}")
+        self.job.notify(f"saved {target.name}")
 
-    def samples(self) -> list[str]:
+    def sample_names(self) -> list[str]:
         """Names of sample pictures below the output folder, in the order in which they were made."""
         outputs = self.studio.folders.outputs
         found = sorted((self.folder / "sample").glob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name))
         return [path.relative_to(outputs).as_posix() for path in found]
 
 
-def memory() -> int | None:
+def used_memory_bytes() -> int | None:
     """Bytes in use: of the GPU where there is one, else of this process; None where that cannot be told."""
     import torch
 
@@ -117,18 +119,18 @@ def memory() -> int | None:
     return None
 
 
-def _free(folder: Path, name: str) -> str:
+def _free_name(folder: Path, name: str) -> str:
     """`name`, or `name-2` … where a file of a run of that name is in the folder."""
     taken = [path.stem for path in folder.glob("*.safetensors")]
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(free for free in names if not any(same_run(stem, free) for stem in taken))
+    return next(free for free in names if not any(is_same_run(stem, free) for stem in taken))
 
 
-def thinned(rows: list[list[Any]]) -> list[list[Any]]:
+def thin_rows(rows: list[list[Any]]) -> list[list[Any]]:
     """At most about `_POINTS` rows, the last one always."""
     step = -(-len(rows) // _POINTS) or 1
     return rows if step == 1 else [*rows[:-1:step], rows[-1]]
 
 
-def finite(number: float) -> float | None:
+def finite_or_none(number: float) -> float | None:
     return number if math.isfinite(number) else None

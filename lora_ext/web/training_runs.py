@@ -12,31 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, TrainError
-from ..file.folder_listing import quick_metadata
-from ..file.saving import replacing
-from ..jobs import Job, Stopped
-from ..progress import through
-from ..train.config.recipe import Recipe, knobs
-from ..train.config.recipe_io import recipe_of, type_of
+from ..file.folder_listing import load_metadata_quickly
+from ..file.saving import replacing_file
+from ..jobs import Job, JobCancelledError
+from ..progress import track_with_callback
+from ..train.config.recipe import Recipe, recipe_options
+from ..train.config.recipe_io import recipe_from_settings, recipe_option_type
 from ..train.data.dataset import Dataset
-from ..train.run.preflight import preflight
-from ..train.run.training_run import Outcome, Run
-from .app_state import Studio
-from .training_progress import JobShell, Live, finite, thinned
-from .user_paths import below, checked
+from ..train.run.preflight import run_preflight
+from ..train.run.training_run import TrainingResult, TrainingRun
+from .app_state import AppState
+from .training_progress import JobHostInterface, TrainingRunProgress, finite_or_none, thin_rows
+from .user_paths import check_user_path, find_user_path
 
-OURS = frozenset({"output_dir", "sample_prompts", "logging_dir", "log_with", "log_prefix", "log_tracker_name"})
+TAB_OWNED_SETTINGS = frozenset(
+    {"output_dir", "sample_prompts", "logging_dir", "log_with", "log_prefix", "log_tracker_name"}
+)
 """Knobs that the tab sets itself: results lie where the user set up, prompts are written into the form."""
 _RECORD, _PROMPTS = "run.json", "prompts.txt"
 
 
-def fields() -> list[dict[str, Any]]:
+def form_fields() -> list[dict[str, Any]]:
     """The form: {name, help, group, kind, choices, low, high, basic, default, optional} of every knob, in order."""
     rows = []
-    for name, (field, knob) in knobs().items():
-        if name in OURS:
+    for name, (field, knob) in recipe_options().items():
+        if name in TAB_OWNED_SETTINGS:
             continue
-        kind, optional = type_of(name)
+        kind, optional = recipe_option_type(name)
         default = field.default
         rows.append(
             {
@@ -56,46 +58,46 @@ def fields() -> list[dict[str, Any]]:
     return rows
 
 
-class Runs:
+class TrainingRuns:
     """All runs: those at work, and those of before, each in a folder below outputs/train."""
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
-        self.folder = studio.folders.outputs / "train"
+    def __init__(self, app_state: AppState) -> None:
+        self.studio = app_state
+        self.folder = app_state.folders.outputs / "train"
 
     # --- the recipe
 
-    def recipe(self, settings: Mapping[str, Any], folder: Path | None = None) -> Recipe:
+    def recipe_from_form(self, settings: Mapping[str, Any], folder: Path | None = None) -> Recipe:
         """A checked recipe from a form's values; names become paths inside the user's folders. Raises LoraError."""
         given = {name: value for name, value in settings.items() if value not in (None, "")}
-        for name in given.keys() & OURS:
+        for name in given.keys() & TAB_OWNED_SETTINGS:
             raise TrainError(f"{name} is not for the form: results go to the output folder")
         name = str(given.get("output_name", "last"))
-        if len(checked(name).parts) != 1:
+        if len(check_user_path(name).parts) != 1:
             raise TrainError(f"output_name {name!r} is one name without folders")
-        for name, (_, knob) in knobs().items():
+        for name, (_, knob) in recipe_options().items():
             if knob.kind and name in given:
                 given[name] = str(self._path(name, str(given[name])))
-        return recipe_of({**given, **({"output_dir": str(folder)} if folder else {})})
+        return recipe_from_settings({**given, **({"output_dir": str(folder)} if folder else {})})
 
     def _path(self, knob: str, name: str) -> Path:
         """A name of the form → a path. Raises FileError."""
         if knob == "network_weights":
             return self.studio.entry(name).path
         if knob == "resume":
-            return below([self.folder], name)
+            return find_user_path([self.folder], name)
         if knob == "pretrained_model_name_or_path":
-            return below(self.studio.folders.checkpoints, name)
-        return below(self.studio.folders.datasets, name)
+            return find_user_path(self.studio.folders.checkpoints, name)
+        return find_user_path(self.studio.folders.datasets, name)
 
     # --- before a run
 
-    def look(self, settings: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    def run_preflight(self, settings: Mapping[str, Any], job: Job) -> dict[str, Any]:
         """The preflight report: pictures, buckets, steps, time and memory."""
-        recipe = self.recipe(settings)
-        data = Dataset.of(recipe, say=job.say, track=through(job.progress))
-        with self.studio.desk.borrowed(recipe.pretrained_model_name_or_path) as trainee:
-            found = preflight(data, trainee)
+        recipe = self.recipe_from_form(settings)
+        data = Dataset.from_recipe(recipe, notify=job.notify, track=track_with_callback(job.progress))
+        with self.studio.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as trainee:
+            found = run_preflight(data, trainee)
         return {"report": _plain(found.as_dict()), "text": found.text()}
 
     # --- a run
@@ -103,49 +105,49 @@ class Runs:
     def train(self, settings: Mapping[str, Any], prompts: str, job: Job) -> dict[str, Any]:
         """Trains; what came of it, with names instead of paths. Copies of the files go into the LoRA folder."""
         folder = self._new_folder(str(settings.get("output_name") or "last"))
-        recipe = self.recipe(settings, folder)
+        recipe = self.recipe_from_form(settings, folder)
         if prompts.strip():
             (folder / _PROMPTS).write_text(prompts, encoding="utf-8", errors="replace")
             recipe = replace(recipe, sample_prompts=str(folder / _PROMPTS))
         record: dict[str, Any] = {"name": folder.name, "job": job.id, "settings": dict(settings), "prompts": prompts}
         record["begun"] = time.time()
-        self._note(folder, record)
-        live = Live(self.studio, job, folder, recipe.output_name)
+        self._save_record(folder, record)
+        live = TrainingRunProgress(self.studio, job, folder, recipe.output_name)
         try:
-            with self.studio.desk.borrowed(recipe.pretrained_model_name_or_path) as trainee:
-                shell = JobShell(job, self.studio.folders.loras)
-                outcome = Run(trainee, recipe, shell, watch=live.watch).run()
-            live.collect()
-        except Stopped:
-            self.studio.changed()
-            files = [self.studio.place(path) for path in live.copies]
-            self._note(folder, {**record, "ended": time.time(), "stopped": True, "files": files})
+            with self.studio.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as trainee:
+                shell = JobHostInterface(job, self.studio.folders.loras)
+                outcome = TrainingRun(trainee, recipe, shell, on_progress=live.update).run()
+            live.copy_remaining_files()
+        except JobCancelledError:
+            self.studio.refresh_library()
+            files = [self.studio.library_name(path) for path in live.copies]
+            self._save_record(folder, {**record, "ended": time.time(), "stopped": True, "files": files})
             raise
         except BaseException as error:
-            said = self.studio.nameless(str(error)) or type(error).__name__
-            self._note(folder, {**record, "ended": time.time(), "error": said})
+            said = self.studio.hide_folders(str(error)) or type(error).__name__
+            self._save_record(folder, {**record, "ended": time.time(), "error": said})
             raise
-        self.studio.changed()
-        made = {**record, **self._outcome(outcome, folder, live), "ended": time.time()}
-        self._note(folder, made)
+        self.studio.refresh_library()
+        made = {**record, **self._result_fields(outcome, folder, live), "ended": time.time()}
+        self._save_record(folder, made)
         return made
 
-    def _outcome(self, outcome: Outcome, folder: Path, live: Live) -> dict[str, Any]:
+    def _result_fields(self, outcome: TrainingResult, folder: Path, live: TrainingRunProgress) -> dict[str, Any]:
         state = outcome.state or (_newest_state(folder) if outcome.stopped else None)
         return {
             "steps": outcome.steps,
             "epochs": outcome.epochs,
-            "loss": finite(outcome.loss),
+            "loss": finite_or_none(outcome.loss),
             "seconds": outcome.seconds,
             "stopped": outcome.stopped,
-            "files": [self.studio.place(path) for path in live.copies],
-            "samples": live.samples(),
+            "files": [self.studio.library_name(path) for path in live.copies],
+            "samples": live.sample_names(),
             "state": state.relative_to(self.folder).as_posix() if state else None,
         }
 
     def _new_folder(self, name: str) -> Path:
-        checked(name)
-        self.studio.output("train")
+        check_user_path(name)
+        self.studio.output_folder("train")
         stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         for extra in ("", *(f"-{n}" for n in range(2, 100))):
             folder = self.folder / (stem + extra)
@@ -154,29 +156,31 @@ class Runs:
                 return folder
         raise TrainError(f"{stem} is there already")
 
-    def _note(self, folder: Path, record: Mapping[str, Any]) -> None:
-        with replacing(folder / _RECORD, overwrite=True) as part:
+    def _save_record(self, folder: Path, record: Mapping[str, Any]) -> None:
+        with replacing_file(folder / _RECORD, overwrite=True) as part:
             text = json.dumps(_plain(record), ensure_ascii=False, indent=1)
             part.write_text(text, encoding="utf-8", errors="replace")
 
-    def record(self, name: str) -> dict[str, Any]:
+    def load_record(self, name: str) -> dict[str, Any]:
         """What is written down of a run: settings, prompts, files. Raises LoraError."""
         try:
-            found: dict[str, Any] = json.loads((below([self.folder], name) / _RECORD).read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads(
+                (find_user_path([self.folder], name) / _RECORD).read_text(encoding="utf-8")
+            )
             return found
         except (OSError, ValueError):
             raise TrainError(f"{name!r} is no run") from None
 
-    def of(self, name: str) -> tuple[Recipe, list[str]]:
+    def recipe_and_files(self, name: str) -> tuple[Recipe, list[str]]:
         """A run's recipe, and what prompts call those of its files that are still there. Raises LoraError."""
-        record, folder = self.record(name), below([self.folder], name)
-        recipe, prompts = self.recipe(record["settings"], folder), folder / _PROMPTS
+        record, folder = self.load_record(name), find_user_path([self.folder], name)
+        recipe, prompts = self.recipe_from_form(record["settings"], folder), folder / _PROMPTS
         if prompts.is_file():
             recipe = replace(recipe, sample_prompts=str(prompts))
         names = []
         for place in record.get("files") or ():
             with suppress(FileError):
-                names.append(self.studio.library.call(self.studio.entry(place)))
+                names.append(self.studio.library.shortest_name(self.studio.entry(place)))
         return recipe, names
 
     # --- runs of before
@@ -193,19 +197,19 @@ class Runs:
                     found.append(record)
         return sorted(found, key=lambda record: -float(record.get("begun") or 0))
 
-    def of_file(self, name: str) -> str | None:
+    def find_run_of_file(self, name: str) -> str | None:
         """The newest run that made this file, by its numbers: whatever the file is called now. Raises FileError."""
-        digest = self.studio.entry(name).content
+        digest = self.studio.entry(name).content_hash
         for record in self.history() if digest else ():
             for path in (self.folder / record["name"]).glob("*.safetensors"):
                 with suppress(FileError):
-                    if quick_metadata(path).get("sshs_model_hash", "").startswith(digest):
+                    if load_metadata_quickly(path).get("sshs_model_hash", "").startswith(digest):
                         return str(record["name"])
         return None
 
-    def curve(self, name: str) -> dict[str, Any]:
+    def loss_curve(self, name: str) -> dict[str, Any]:
         """{rows: [[step, loss, smoothed, lr_unet, lr_text]]} from a run's table, thinned out. Raises FileError."""
-        folder = below([self.folder], name)
+        folder = find_user_path([self.folder], name)
         table = next((p for p in sorted(folder.glob("*.csv"))), None)
         rows = []
         if table is not None:
@@ -213,8 +217,8 @@ class Runs:
                 for row in csv.DictReader(lines):
                     with suppress(KeyError, ValueError, TypeError):
                         numbers = [float(row[key]) for key in ("loss", "smoothed", "lr_unet", "lr_text")]
-                        rows.append([int(row["step"]), *map(finite, numbers)])
-        return {"rows": thinned(rows)}
+                        rows.append([int(row["step"]), *map(finite_or_none, numbers)])
+        return {"rows": thin_rows(rows)}
 
 
 def _newest_state(folder: Path) -> Path | None:
@@ -225,7 +229,7 @@ def _newest_state(folder: Path) -> Path | None:
 def _plain(value: Any) -> Any:
     """As JSON holds it: NaN and infinity are null, paths text."""
     if isinstance(value, float):
-        return finite(value)
+        return finite_or_none(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import FileError, did_you_mean
-from ..file.displayed_names import files_below, find_named, named, shown
+from ..file.displayed_names import displayed_name, files_below, find_in_folders, paths_by_displayed_name
 from ..file.saving import check_not_linked
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
@@ -16,7 +16,7 @@ _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\\u2028\u2029\u202a-\u202e\
 _LONGEST = 180
 
 
-def checked(name: str) -> PurePosixPath:
+def check_user_path(name: str) -> PurePosixPath:
     """`sub/folder/name` as a relative path that is safe on every system.
 
     Raises FileError for `..`, absolute paths, drive letters, reserved names, control and forbidden characters.
@@ -43,22 +43,22 @@ def checked(name: str) -> PurePosixPath:
     return PurePosixPath(name)
 
 
-def to_write(folder: Path, name: str, suffix: str) -> Path:
+def user_output_path(folder: Path, name: str, suffix: str) -> Path:
     """Where a result called `name` goes below `folder`: `suffix` is added, subfolders are made.
 
-    Raises FileError for names that `checked` refuses, and where it would be written through a link.
+    Raises FileError for names that `check_user_path` refuses, and where it would be written through a link.
     """
     bare = name[: -len(suffix)] if name.lower().endswith(suffix) else name
-    relative = checked(bare)
+    relative = check_user_path(bare)
     path = folder.joinpath(*relative.parts[:-1], relative.name + suffix)
     check_not_linked(path.parent, folder)
     if path.is_symlink():
         raise FileError(f"{name} is a link, and nothing is written through links; choose another name")
-    made(path.parent)
+    create_user_folder(path.parent)
     return path
 
 
-def made(folder: Path) -> None:
+def create_user_folder(folder: Path) -> None:
     """Makes the folder where it is missing. Raises FileError where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,43 +66,50 @@ def made(folder: Path) -> None:
         raise FileError(f"{folder.name} cannot be a folder here: {error.strerror or error}") from error
 
 
-def parts_of(name: str) -> tuple[str, ...]:
+def split_user_path(name: str) -> tuple[str, ...]:
     """A name of a file that is to be read → its parts, of which none leads out of a folder. Raises FileError.
 
-    Names that are there already may have any characters, so less is refused than in `checked`.
+    Names that are there already may have any characters, so less is refused than in `check_user_path`.
     """
     if os.name == "nt":  # `con` and `a:b` are no files there
-        return checked(name).parts
+        return check_user_path(name).parts
     parts = tuple(name.split("/"))
     if len(name) > 4 * _LONGEST or "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise FileError(f"{name[:80]!a} is not a name here: give it relative to its folder, without ..")
     return parts
 
 
-def below(folders: Sequence[Path], name: str) -> Path:
+def find_user_path(folders: Sequence[Path], name: str) -> Path:
     """The file or folder called `name` below the first of `folders` that has it, links followed. Raises FileError.
 
-    It is for reading; what is written goes through `to_write` or `check_not_linked`.
+    It is for reading; what is written goes through `user_output_path` or `check_not_linked`.
     """
-    parts = parts_of(name)
-    path = find_named(folders, parts)
+    parts = split_user_path(name)
+    path = find_in_folders(folders, parts)
     if path is not None:
         return path
-    known = (shown(entry.name) for folder in folders if folder.is_dir() for entry in folder.iterdir() if entry.exists())
-    raise FileError(f"there is no {shown(name)!r} here{did_you_mean(shown(name), known)}")
+    known = (
+        displayed_name(entry.name)
+        for folder in folders
+        if folder.is_dir()
+        for entry in folder.iterdir()
+        if entry.exists()
+    )
+    raise FileError(f"there is no {displayed_name(name)!r} here{did_you_mean(displayed_name(name), known)}")
 
 
-def root_of(folders: Sequence[Path], path: Path) -> Path:
-    """The one of `folders` that a path of `below` lies in. Raises FileError."""
+def containing_folder(folders: Sequence[Path], path: Path) -> Path:
+    """The one of `folders` that a path of `find_user_path` lies in. Raises FileError."""
     for folder in folders:
         if path.is_relative_to(folder):
             return folder
     raise FileError(f"{path.name} lies outside your folders")
 
 
-def listed(folders: Iterable[Path], suffixes: Sequence[str]) -> list[str]:
-    """Names, as `below` takes them, of all files with one of `suffixes`; sorted, links followed, hidden ones left out.
+def list_user_files(folders: Iterable[Path], suffixes: Sequence[str]) -> list[str]:
+    """Names, as `find_user_path` takes them, of all files with one of `suffixes`; sorted, links followed, hidden ones
+    left out.
 
     Of files of one name in several folders the later ones are called `folder/name`.
     """
-    return list(named((folder, path) for folder in folders for path in files_below(folder, suffixes)))
+    return list(paths_by_displayed_name((folder, path) for folder in folders for path in files_below(folder, suffixes)))

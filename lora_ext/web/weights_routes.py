@@ -7,17 +7,17 @@ from typing import Any
 
 from fastapi import APIRouter, Query
 
-from ..applied_networks import resolve
-from ..blocks import BASE, LABELS, parse_weights
+from ..applied_networks import resolve_tag
+from ..blocks import BASE, BLOCK_LABELS, parse_block_weights
 from ..errors import BlockError, LoraError, PromptError
-from ..file.displayed_names import shown
-from ..lora_tags import TAG, Request, parse, request_of
-from ..no_effect_reasons import why_idle
-from .app_state import Studio
-from .routing import Body
+from ..file.displayed_names import displayed_name
+from ..lora_tags import LORA_TAG_PATTERN, LoraTag, parse_lora_tags, parse_tag_items
+from ..no_effect_reasons import no_effect_reason
+from .app_state import AppState
+from .routing import RequestBody
 
 
-class Tag(Body):
+class TagRequest(RequestBody):
     """What a `<lora:…>` tag says (`prompt.Request`); prompt: where it is written, or its older form replaced.
 
     start, stop: whole numbers are steps. step: both as text, as a tag has them: `5-10`, `0.25-`, `-1.0` (1 is a step,
@@ -36,35 +36,35 @@ class Tag(Body):
     prompt: str = ""
 
 
-class Text(Body):
+class TextRequest(RequestBody):
     """A text to read."""
 
     text: str
 
 
-class Preset(Body):
+class PresetRequest(RequestBody):
     """A preset: its name and 12, 17, 20, 25 or 26 values."""
 
     name: str
     values: str
 
 
-class PresetName(Body):
+class RenamePresetRequest(RequestBody):
     """A preset and its new name."""
 
     name: str
     to: str
 
 
-def request(tag: Tag) -> Request:
+def tag_from_request(options: TagRequest) -> LoraTag:
     """The request that its text would read back to. Raises PromptError."""
-    if any(mark in tag.name for mark in ":<>\n") or not tag.name.strip():
-        raise PromptError(f"{tag.name[:80]!a} cannot stand in a tag")
-    items = [tag.name, str(tag.te)]
-    if tag.unet is not None:
-        items.append(f"unet={tag.unet}")
+    if any(mark in options.name for mark in ":<>\n") or not options.name.strip():
+        raise PromptError(f"{options.name[:80]!a} cannot stand in a tag")
+    items = [options.name, str(options.te)]
+    if options.unet is not None:
+        items.append(f"unet={options.unet}")
     for name in ("lbw", "lbwe", "start", "stop", "step", "dyn"):
-        value = getattr(tag, name)
+        value = getattr(options, name)
         if value is None or value == "":
             continue
         if name in ("start", "stop") and value == int(value) and value != 0.0:
@@ -72,94 +72,94 @@ def request(tag: Tag) -> Request:
         if any(mark in str(value) for mark in "<>=\n" + ":" * (name == "step")):
             raise PromptError(f"{name} {str(value)[:80]!a} cannot stand in a tag")
         items.append(f"{name}={value}")
-    made = request_of(":".join(items).split(":"))
+    made = parse_tag_items(":".join(items).split(":"))
     if made.lbw:
         try:
-            parse_weights(made.lbw, presets={made.lbw: "0," * 16 + "0"} if "," not in made.lbw else {})
+            parse_block_weights(made.lbw, presets={made.lbw: "0," * 16 + "0"} if "," not in made.lbw else {})
         except BlockError as error:
             raise PromptError(str(error)) from None
     return made
 
 
-def put(prompt: str, wish: Request) -> str:
+def insert_tag(prompt: str, lora_tag: LoraTag) -> str:
     """The prompt with the tag in place of the first one of that name, or at its end."""
-    tag, done = wish.tag(), False
+    tag, done = lora_tag.format_tag(), False
 
     def swap(match: Any) -> str:
         nonlocal done
-        if done or shown(match[2].split(":")[0]).strip().lower() != shown(wish.name).lower():
+        if done or displayed_name(match[2].split(":")[0]).strip().lower() != displayed_name(lora_tag.name).lower():
             return str(match[0])
         done = True
         return tag
 
-    swapped = TAG.sub(swap, prompt)
+    swapped = LORA_TAG_PATTERN.sub(swap, prompt)
     return swapped if done else f"{prompt.rstrip()} {tag}".strip()
 
 
-def notes(studio: Studio, made: Request) -> list[str]:
+def tag_notes(app_state: AppState, lora_tag: LoraTag) -> list[str]:
     """What a tag will not do, a sentence each; nothing about a file that is not there."""
     with suppress(LoraError):
-        use = resolve(made, studio.library, studio.desk.presets())
+        use = resolve_tag(lora_tag, app_state.library, app_state.backend.presets())
         blocks = {site.block for site in use.file.adapters if site.block}
         given = use.blocks.labels
         missing = [
-            name for name in LABELS if name in blocks and name != BASE and given is not None and name not in given
+            name for name in BLOCK_LABELS if name in blocks and name != BASE and given is not None and name not in given
         ]
         said = f"blocks {', '.join(missing)} of this file are not among these weights and count as 0" if missing else ""
-        return [text for text in (why_idle(use, use.file.adapters), said) if text]
+        return [text for text in (no_effect_reason(use, use.file.adapters), said) if text]
     return []
 
 
-def add(api: APIRouter, studio: Studio) -> None:
+def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
 
     @api.post("/tag")
-    def tag(wish: Tag) -> dict[str, Any]:
+    def tag(wish: TagRequest) -> dict[str, Any]:
         """The `<lora:…>` tag, the given prompt with it, and what of it will not act."""
-        made = request(wish)
-        return {"tag": made.tag(), "prompt": put(wish.prompt, made), "notes": notes(studio, made)}
+        made = tag_from_request(wish)
+        return {"tag": made.format_tag(), "prompt": insert_tag(wish.prompt, made), "notes": tag_notes(app_state, made)}
 
     @api.post("/tag/read")
-    def read(given: Text) -> dict[str, Any]:
+    def read(given: TextRequest) -> dict[str, Any]:
         """The first tag of a text as its fields, with the block weights worked out where they are plain."""
-        _, requests, errors = parse(given.text[:20000])
+        _, requests, errors = parse_lora_tags(given.text[:20000])
         if errors and not requests:
             raise errors[0]
         if not requests:
             raise PromptError("there is no <lora:…> tag in it")
-        found = {name: getattr(requests[0], name) for name in Request.__dataclass_fields__}
+        found = {name: getattr(requests[0], name) for name in LoraTag.__dataclass_fields__}
         steps = {name: "" if found[name] is None else repr(found[name]) for name in ("start", "stop")}
         return {**found, "steps": steps}  # as text: JSON in a browser does not tell the share 1.0 from step 1
 
     @api.get("/presets")
     def presets() -> dict[str, Any]:
         """All block-weight presets; `own` ones can be changed. notes: what is odd about the files they are in."""
-        return {"presets": studio.presets.rows(), "notes": list(studio.desk.presets().notes)}
+        return {"presets": app_state.presets.rows(), "notes": list(app_state.backend.presets().notes)}
 
     @api.put("/presets")
-    def save(preset: Preset) -> dict[str, Any]:
+    def save(preset: PresetRequest) -> dict[str, Any]:
         """Adds or replaces one of the user's own."""
-        studio.presets.put({preset.name.strip(): preset.values.strip()})
+        app_state.presets.save({preset.name.strip(): preset.values.strip()})
         return presets()
 
     @api.delete("/presets")
     def remove(name: str = Query(..., max_length=200)) -> dict[str, Any]:
         """Deletes one of the user's own."""
-        studio.presets.remove(name)
+        app_state.presets.remove(name)
         return presets()
 
     @api.post("/presets/rename")
-    def rename(wish: PresetName) -> dict[str, Any]:
+    def rename(wish: RenamePresetRequest) -> dict[str, Any]:
         """Renames one of the user's own."""
-        studio.presets.rename(wish.name, wish.to.strip())
+        app_state.presets.rename(wish.name, wish.to.strip())
         return presets()
 
     @api.get("/presets/export")
     def export() -> dict[str, str]:
         """The user's own presets as a text file's lines, as the block-weight extension reads them."""
-        return {"text": studio.presets.text()}
+        return {"text": app_state.presets.export_text()}
 
     @api.post("/presets/import")
-    def take(given: Text) -> dict[str, Any]:
+    def take(given: TextRequest) -> dict[str, Any]:
         """Adds presets from lines `NAME:v,v,…`."""
-        return {"taken": studio.presets.take(given.text[:1_000_000]), **presets()}
+        return {"taken": app_state.presets.import_text(given.text[:1_000_000]), **presets()}

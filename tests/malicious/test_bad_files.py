@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lora_ext.errors import FileError
-from lora_ext.file import hashes, read
-from lora_ext.file.saving import write_tensors
+from lora_ext.file import hashes, load_lora_file
+from lora_ext.file.saving import save_safetensors
 
 HEAD = "lora_unet_mid_block_attentions_0_proj_in"
 GOOD = {f"{HEAD}.lora_up.weight": torch.ones(8, 2), f"{HEAD}.lora_down.weight": torch.ones(2, 8)}
@@ -88,14 +88,14 @@ def test_bad_bytes(name: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"some file{suffix}"
     path.write_bytes(data)
     with pytest.raises(FileError) as caught:
-        read(path)
+        load_lora_file(path)
     assert str(path) in str(caught.value)
     if suffix == ".safetensors":
         assert match in str(caught.value)
         assert len(str(caught.value)) < 1000
     if data:
         with pytest.raises(FileError):
-            hashes.model_hash(path) if suffix == ".safetensors" else read(path)
+            hashes.model_hash(path) if suffix == ".safetensors" else load_lora_file(path)
 
 
 def test_the_sound_ones_are_read(tmp_path: Path) -> None:
@@ -108,22 +108,22 @@ def test_the_sound_ones_are_read(tmp_path: Path) -> None:
         raw(entry(shape=[0, 7], offsets=[0, 0])),
     ):
         path.write_bytes(data)
-        assert not read(path).adapters
+        assert not load_lora_file(path).adapters
 
 
 @pytest.mark.parametrize("value", [None, 7, "text", [1, [2]], {"a": {"b": [1, None, 1.5]}}, {"": ""}, {"x": "\ud83d"}])
 def test_absurd_metadata(value: object, tmp_path: Path) -> None:
     path, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     path.write_bytes(raw({"__metadata__": value, **entry()}, DATA))
-    file = read(path)
+    file = load_lora_file(path)
     assert all(isinstance(text, str) for pair in file.metadata.items() for text in pair)
-    write_tensors(file.unread, out, metadata=file.metadata)
-    assert read(out).metadata == file.metadata
+    save_safetensors(file.unrecognized, out, metadata=file.metadata)
+    assert load_lora_file(out).metadata == file.metadata
 
 
 def test_large_metadata(tmp_path: Path) -> None:
-    path = write_tensors(GOOD, tmp_path / "a.safetensors", metadata={"x" * 1000: "y" * 5_000_000})
-    assert len(read(path).metadata["x" * 1000]) == 5_000_000
+    path = save_safetensors(GOOD, tmp_path / "a.safetensors", metadata={"x" * 1000: "y" * 5_000_000})
+    assert len(load_lora_file(path).metadata["x" * 1000]) == 5_000_000
 
 
 WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
@@ -172,11 +172,11 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_shapes(name: str, tmp_path: Path) -> None:
     tensors, match = WRONG[name]
-    path = write_tensors(
+    path = save_safetensors(
         {f"{HEAD}.{suffix}": t for suffix, t in tensors.items()}, tmp_path / "a.safetensors", metadata={}
     )
     with pytest.raises(FileError, match=match) as caught:
-        read(path)
+        load_lora_file(path)
     assert str(path) in str(caught.value)
     assert "unet.MID.attention.proj_in" in str(caught.value)
 
@@ -186,8 +186,8 @@ def test_numbers_that_are_none(value: float, tmp_path: Path) -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         tensors = {key: tensor.to(dtype).clone() for key, tensor in GOOD.items()}
         tensors[f"{HEAD}.lora_down.weight"][1, 3] = value
-        file = read(write_tensors(tensors, tmp_path / "a.safetensors", metadata={}, overwrite=True))
-        assert file.first_bad == f"{HEAD}.lora_down.weight"
+        file = load_lora_file(save_safetensors(tensors, tmp_path / "a.safetensors", metadata={}, overwrite=True))
+        assert file.first_non_finite_key == f"{HEAD}.lora_down.weight"
         with pytest.raises(FileError, match=r"a\.safetensors contains NaN or infinity"):
             file.check_finite()
 
@@ -213,7 +213,7 @@ def nowhere(path: Path) -> None:
 def test_no_file_at_all(make: Callable[[Path], None], suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     make(path)
-    for job in (read, hashes.model_hash):
+    for job in (load_lora_file, hashes.model_hash):
         with pytest.raises(FileError) as caught:
             job(path)
         assert str(path) in str(caught.value)
@@ -221,7 +221,7 @@ def test_no_file_at_all(make: Callable[[Path], None], suffix: str, tmp_path: Pat
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_no_permission(tmp_path: Path) -> None:
-    path = write_tensors(GOOD, tmp_path / "a.safetensors", metadata={})
+    path = save_safetensors(GOOD, tmp_path / "a.safetensors", metadata={})
     path.chmod(0)
     with pytest.raises(FileError, match="cannot be read"):
-        read(path)
+        load_lora_file(path)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from lora_ext.errors import FileError
-from lora_ext.file import read
-from lora_ext.file.lora_library import Library
+from lora_ext.file import load_lora_file
+from lora_ext.file.lora_library import LoraLibrary
 
 
 class Call:
@@ -69,30 +69,30 @@ def test_code_is_not_run(kind: str, suffix: str, tmp_path: Path) -> None:
             path = tmp_path / f"a{suffix}"
             path.write_bytes(KINDS[kind](content))
             with pytest.raises(FileError) as caught:
-                read(path)
+                load_lora_file(path)
             assert not canary.exists()
             assert str(path) in str(caught.value)
             if not (suffix == ".safetensors" and "protocol 0" in kind):
                 assert f".{name}'" in str(caught.value), str(caught.value)
-            Library([tmp_path])
+            LoraLibrary([tmp_path])
             assert not canary.exists()
 
 
 def test_siblings_are_not_run_either(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    from lora_ext.file.cloneofsimo import DEFAULT, unet_order
+    from lora_ext.file.cloneofsimo import DEFAULT_TARGET_CLASSES, unet_layer_order
 
     tensors = []
-    for site in unet_order(DEFAULT):
-        wide = 64 if site.leaf.endswith("ff.net.0.proj") else 8
+    for site in unet_layer_order(DEFAULT_TARGET_CLASSES):
+        wide = 64 if site.layer.endswith("ff.net.0.proj") else 8
         tensors += [torch.ones(wide, 1), torch.ones(1, 8)]
     torch.save(tensors, tmp_path / "a.pt")
-    assert len(read(tmp_path / "a.pt").adapters) == 144
+    assert len(load_lora_file(tmp_path / "a.pt").adapters) == 144
     for name in ("text_encoder", "ti"):
         path = tmp_path / f"a.{name}.pt"
         torch.save([Call(os.system, f"touch '{canary}'")], path)
         with pytest.raises(FileError, match=r"wants to run '\w+\.system'") as caught:
-            read(tmp_path / "a.pt")
+            load_lora_file(tmp_path / "a.pt")
         assert str(path) in str(caught.value)
         assert not canary.exists()
         path.unlink()
@@ -111,7 +111,7 @@ def test_what_is_no_lora(tmp_path: Path) -> None:
     ):
         torch.save(content, path)
         with pytest.raises(FileError, match=match) as caught:
-            read(path)
+            load_lora_file(path)
         assert str(path) in str(caught.value)
 
 
@@ -126,11 +126,11 @@ def test_archives(tmp_path: Path) -> None:
     ):
         path.write_bytes(data)
         with pytest.raises(FileError, match=match):
-            read(path)
+            load_lora_file(path)
 
 
 def test_a_small_file_of_vast_tensors(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"a": torch.ones(1).expand(1 << 40)}, path)
     with pytest.raises(FileError, match="claims tensors of"):
-        read(path)
+        load_lora_file(path)

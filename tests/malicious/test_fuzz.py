@@ -14,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lora_ext.errors import LoraError
-from lora_ext.file import read
-from lora_ext.file.folder_listing import quick_metadata
-from lora_ext.file.saving import write, write_tensors
-from lora_ext.inspect_file import report, text_of
+from lora_ext.file import load_lora_file
+from lora_ext.file.folder_listing import load_metadata_quickly
+from lora_ext.file.saving import save_lora_file, save_safetensors
+from lora_ext.inspect_file import format_inspection, inspect_lora_file
 
 HEAD = "lora_unet_mid_block_attentions_0_proj_in"
 TENSORS = {
@@ -34,7 +34,9 @@ FRAME = settings(max_examples=300, deadline=None)
 
 def sound_safetensors() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        path = write_tensors(TENSORS, Path(folder, "a.safetensors"), metadata={"ss_output_name": "x", "ss_v2": "False"})
+        path = save_safetensors(
+            TENSORS, Path(folder, "a.safetensors"), metadata={"ss_output_name": "x", "ss_v2": "False"}
+        )
         return path.read_bytes()
 
 
@@ -54,19 +56,19 @@ def attempt(data: bytes, suffix: str) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        for job in (quick_metadata, lambda path: text_of(report(path))):
+        for job in (load_metadata_quickly, lambda path: format_inspection(inspect_lora_file(path))):
             try:
                 job(path)
             except LoraError as error:
                 assert name in str(error)
         try:
-            found = read(path)
+            found = load_lora_file(path)
         except LoraError:
             return
         out = path.with_suffix(".out.safetensors")
         try:
-            write(found, out)
-            assert read(out).adapters.keys() == found.adapters.keys()
+            save_lora_file(found, out)
+            assert load_lora_file(out).adapters.keys() == found.adapters.keys()
         finally:
             out.unlink(missing_ok=True)
     finally:
@@ -143,5 +145,5 @@ SUFFIXES = (
 def test_random_shapes(shapes: dict[str, list[int]]) -> None:
     tensors = {f"{HEAD}.{suffix}": torch.ones(size) for suffix, size in shapes.items()}
     with tempfile.TemporaryDirectory() as folder:
-        path = write_tensors(tensors, Path(folder, "a.safetensors"), metadata={})
+        path = save_safetensors(tensors, Path(folder, "a.safetensors"), metadata={})
         attempt(path.read_bytes(), ".safetensors")

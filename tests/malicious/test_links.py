@@ -12,14 +12,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lora_ext.errors import FileError, LoraError, TrainError
-from lora_ext.file.saving import check_not_linked, replacing
+from lora_ext.file.saving import check_not_linked, replacing_file
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.data.captioning import caption_folder
-from lora_ext.train.data.content_cache import FOLDER, Store
-from lora_ext.train.data.dataset_folders import subsets
-from lora_ext.train.data.dataset_scan import scan
-from lora_ext.train.run.output_files import remove
-from lora_ext.train.run.regularisation_images import missing
+from lora_ext.train.data.content_cache import CACHE_FOLDER_NAME, TensorCache
+from lora_ext.train.data.dataset_folders import find_subsets
+from lora_ext.train.data.dataset_scan import scan_dataset
+from lora_ext.train.run.output_files import remove_saved
+from lora_ext.train.run.regularisation_images import missing_regularisation_images
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
@@ -83,8 +83,8 @@ def test_what_is_no_picture_and_no_caption_is_not_read(api: Client) -> None:
     assert any("a.txt" in line and "link to .bashrc" in line for line in answer["skipped"])
     assert "passwd.png" in "".join(answer["skipped"])
     assert api("GET", "/dataset/thumbnail", 400, params={"dataset": "cats", "picture": "passwd.png"})
-    found = scan(subsets(Recipe(train_data_dir=str(api.root / "datasets" / "cats"))))
-    assert SECRET not in str([picture.caption for picture in found.pictures])
+    found = scan_dataset(find_subsets(Recipe(train_data_dir=str(api.root / "datasets" / "cats"))))
+    assert SECRET not in str([picture.caption for picture in found.images])
 
 
 def test_captions_are_not_written_through_links(api: Client, tmp_path: Path) -> None:
@@ -126,10 +126,12 @@ def test_a_linked_checkpoint_is_listed_and_taken(api: Client, tmp_path: Path) ->
     names = [name for name in api("GET", "/choices")["checkpoints"] if name]
     assert names == ["more/mine.safetensors", "one.safetensors"]
     for name in names:
-        assert api.studio.desk.checkpoint(name).samefile(stored)
+        assert api.studio.backend.checkpoint(name).samefile(stored)
     said = api("POST", "/train", 400, json={"settings": {"pretrained_model_name_or_path": "gone.safetensors"}})
     assert "there is no 'gone.safetensors'" in said["error"] and "did you mean 'gone" not in said["error"]
-    with api.studio.desk.borrowed(str(embedded.CHECKPOINT)) as trainee:  # a bad one beside it does not matter
+    with api.studio.backend.open_trainable_model(
+        str(embedded.CHECKPOINT)
+    ) as trainee:  # a bad one beside it does not matter
         assert trainee.family == "SD1"
 
 
@@ -139,7 +141,7 @@ def test_linked_loras_are_read_and_not_changed(api: Client, tmp_path: Path) -> N
     lora(store / "far.safetensors", 3, note="a")
     link(api.root / "loras" / "sub", store)
     link(api.root / "loras" / "single.safetensors", store / "far.safetensors")
-    api.studio.changed()
+    api.studio.refresh_library()
     assert {row["name"] for row in api("GET", "/library?limit=50")["rows"]} >= {"sub/far", "single"}
     assert api("GET", "/inspect?name=sub/far")["metadata"] == {"note": "a"}
     before = {path.name: path.read_bytes() for path in store.iterdir()}
@@ -176,28 +178,28 @@ def test_presets_and_outputs_are_not_written_through_links(api: Client, tmp_path
     for name in ("pictures", "train", "compare"):
         link(api.root / "outputs" / name, outside)
         with pytest.raises(FileError, match="nothing is written through links"):
-            api.studio.output(name, "new")
+            api.studio.output_folder(name, "new")
     job = api.done("/train", {"settings": {"train_data_dir": "album"}})
     assert "nothing is written through links" in job["error"] and not list(outside.iterdir())
 
 
 def test_caches_and_drawn_pictures_stay_inside(api: Client, tmp_path: Path) -> None:
     data, outside = api.root / "datasets" / "cats", tmp_path / "home" / "album"
-    link(data / FOLDER, outside)
+    link(data / CACHE_FOLDER_NAME, outside)
     with pytest.raises(TrainError, match="is a link"):
-        Store(data / FOLDER)
+        TensorCache(data / CACHE_FOLDER_NAME)
     regularisation = tmp_path / "reg"
     link(regularisation / "1_dog", outside)
     recipe = Recipe(train_data_dir=str(data), reg_data_dir=str(regularisation), reg_generate=True)
     with pytest.raises(LoraError, match="nothing is written through links"):
-        missing(recipe, 0)
+        missing_regularisation_images(recipe, 0)
 
 
 def test_letting_go_of_old_files_removes_the_link_alone(tmp_path: Path) -> None:
     """A run's folder from elsewhere: a state in it that is a link to the user's own folder."""
     mine = picture(tmp_path / "mine" / "a.png")
     old = link(tmp_path / "run" / "last-000001-state", mine.parent)
-    remove(old)
+    remove_saved(old)
     assert mine.is_file() and not old.is_symlink()
 
 
@@ -214,6 +216,6 @@ def test_the_rule_itself(tmp_path: Path) -> None:
             check_not_linked(bad, root)
     (real / "file").write_text("old", encoding="utf-8")
     link(real / "to file", real / "file")
-    with pytest.raises(FileError, match="is a link"), replacing(real / "to file", overwrite=True) as part:
+    with pytest.raises(FileError, match="is a link"), replacing_file(real / "to file", overwrite=True) as part:
         part.write_text("new", encoding="utf-8")
     assert (real / "file").read_text(encoding="utf-8") == "old" and (real / "to file").is_symlink()

@@ -17,14 +17,21 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from lora_ext.errors import LoraError
-from lora_ext.ui.standalone_backend import StandaloneDesk, folders_of
-from lora_ext.ui.standalone_server import application
-from lora_ext.web.access_guard import Guard, checked_token, token_of_start
-from lora_ext.web.allowed_hosts import Hosts, allowed_host, from_environment
-from lora_ext.web.app_state import Studio
-from lora_ext.web.mount import mount
-from lora_ext.web.password_attempts import BURST, FORGOTTEN, FREE, LONGEST, Attempts, client_of
-from lora_ext.web.routing import PREFIX
+from lora_ext.ui.standalone_backend import StandaloneBackend, standalone_folders
+from lora_ext.ui.standalone_server import create_application
+from lora_ext.web.access_guard import AccessGuard, check_token, initial_token
+from lora_ext.web.allowed_hosts import AllowedHosts, allowed_hosts_from_environment, parse_allowed_host
+from lora_ext.web.app_state import AppState
+from lora_ext.web.mount import mount_api
+from lora_ext.web.password_attempts import (
+    BURST,
+    FORGET_SECONDS,
+    FREE_ATTEMPTS,
+    MAX_WAIT_SECONDS,
+    PasswordAttempts,
+    client_key,
+)
+from lora_ext.web.routing import API_PREFIX
 
 HERE = "127.0.0.1:7870"
 USERS = {"anna": "geheim", "bert": "auch geheim"}
@@ -37,19 +44,19 @@ NONSENSE = (
 OURS = (HERE, "127.0.0.1", "LocalHost:7870", "localhost.", "127.200.3.4:1", "[::1]:7870", "[::1]", "[::ffff:127.0.0.1]")
 
 
-def mounted(studio: Studio, guard: Guard) -> Any:
+def mounted(studio: AppState, guard: AccessGuard) -> Any:
     """The API on a program of somebody else's, as in the web UI."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    mount(app, studio, guard)
+    mount_api(app, studio, guard)
     return app
 
 
 class Target:
     """A program with the API. Sends what it is told and nothing else: no token, no cookie that was not asked for."""
 
-    def __init__(self, root: Path, build: Callable[[Studio, Guard], Any] = mounted, **guard: Any) -> None:
-        self.root, self.guard = root, Guard(**guard)
-        self.studio = Studio(StandaloneDesk(folders_of(root)))
+    def __init__(self, root: Path, build: Callable[[AppState, AccessGuard], Any] = mounted, **guard: Any) -> None:
+        self.root, self.guard = root, AccessGuard(**guard)
+        self.studio = AppState(StandaloneBackend(standalone_folders(root)))
         self.app = build(self.studio, self.guard)
 
     def send(self, method: str, path: str, *, host: str | None = HERE, **more: Any) -> Any:
@@ -73,9 +80,9 @@ class Target:
             yield from ((method, path) for method in sorted(route.methods))
 
 
-def alone(studio: Studio, guard: Guard) -> Any:
+def alone(studio: AppState, guard: AccessGuard) -> Any:
     """The standalone program."""
-    return application(studio, guard)
+    return create_application(studio, guard)
 
 
 @pytest.fixture(params=[mounted, alone])
@@ -110,40 +117,41 @@ def test_no_route_answers_under_another_name(target: Target) -> None:
             answer = target.send(method, path, host="evil.example:7870", headers=headers)
             assert answer.status_code == 403, (method, path)
             assert target.guard.token not in answer.text
-    assert not target.studio.jobs.all()
+    assert not target.studio.jobs.list_jobs()
 
 
 def test_the_job_of_the_report_is_refused(target: Target) -> None:
     body = {"parts": [{"name": "framed"}, {"name": "striped"}], "save_to": "stolen"}
     headers = {"Origin": "http://evil.example:7870"}
-    answer = target.send("POST", f"{PREFIX}/merge", host="evil.example:7870", json=body, headers=headers)
+    answer = target.send("POST", f"{API_PREFIX}/merge", host="evil.example:7870", json=body, headers=headers)
     assert answer.status_code == 403 and "--" not in answer.json()["error"]
     assert "LORA_EXT_ALLOWED_HOST=evil.example in" in answer.json()["error"]
-    assert not target.studio.jobs.all()
+    assert not target.studio.jobs.list_jobs()
     good = {"X-Lora-Ext": target.guard.token, "Origin": f"http://{HERE}"}
-    assert target.send("POST", f"{PREFIX}/merge", json=body, headers=good).status_code == 202
+    assert target.send("POST", f"{API_PREFIX}/merge", json=body, headers=good).status_code == 202
 
 
 @pytest.mark.parametrize("host", [*EVIL, *NONSENSE])
 def test_names_that_only_look_like_ours(target: Target, host: str) -> None:
-    answer = target.send("GET", f"{PREFIX}/choices", host=host)
+    answer = target.send("GET", f"{API_PREFIX}/choices", host=host)
     assert (answer.status_code, answer.json()["kind"]) == (403, "UnknownHost")
 
 
 @pytest.mark.parametrize("host", OURS)
 def test_our_own_names(target: Target, host: str) -> None:
-    assert target.send("GET", f"{PREFIX}/choices", host=host).status_code == 200
+    assert target.send("GET", f"{API_PREFIX}/choices", host=host).status_code == 200
 
 
 def test_one_host_exactly(target: Target) -> None:
-    assert target.send("GET", f"{PREFIX}/choices", headers={"Host": "localhost"}).status_code == 403  # the second
+    assert target.send("GET", f"{API_PREFIX}/choices", headers={"Host": "localhost"}).status_code == 403  # the second
 
 
 def test_names_that_the_user_allows(tmp_path: Path) -> None:
     names = [
-        allowed_host(name) for name in ("Lora.Example", "other.example:8443", "*.tunnel.example", "bücher.example")
+        parse_allowed_host(name)
+        for name in ("Lora.Example", "other.example:8443", "*.tunnel.example", "bücher.example")
     ]
-    hosts = Hosts(allowed=names)
+    hosts = AllowedHosts(allowed=names)
     for host in (
         "lora.example",
         "LORA.example:99",
@@ -155,10 +163,10 @@ def test_names_that_the_user_allows(tmp_path: Path) -> None:
     for host in ("other.example", "other.example:1", "tunnel.example", "eviltunnel.example", "x.lora.example"):
         assert not hosts.answers_to(host), host
     # behind a proxy that rewrites Host, the page's own name comes in Origin; not for everybody who has a tunnel there
-    assert hosts.same_site("https://lora.example", HERE) and not hosts.same_site("https://a.tunnel.example", HERE)
-    assert hosts.same_site("https://a.tunnel.example", "a.tunnel.example")
-    assert Hosts(allowed=[allowed_host("*")]).answers_to("anything.example:1")
-    assert not Hosts(allowed=[allowed_host("*")]).same_site("https://anything.example", HERE)
+    assert hosts.is_same_site("https://lora.example", HERE) and not hosts.is_same_site("https://a.tunnel.example", HERE)
+    assert hosts.is_same_site("https://a.tunnel.example", "a.tunnel.example")
+    assert AllowedHosts(allowed=[parse_allowed_host("*")]).answers_to("anything.example:1")
+    assert not AllowedHosts(allowed=[parse_allowed_host("*")]).is_same_site("https://anything.example", HERE)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +181,7 @@ def test_names_that_the_user_allows(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_names_of_the_address_that_is_listened_on(bound: str, yes: list[str], no: list[str]) -> None:
     """An IP address as Host is the address that the browser asked; only names can be rebound."""
-    hosts = Hosts(bound)
+    hosts = AllowedHosts(bound)
     assert [host for host in yes if not hosts.answers_to(host)] == []
     assert [host for host in no if hosts.answers_to(host)] == []
 
@@ -183,11 +191,11 @@ def test_names_of_the_address_that_is_listened_on(bound: str, yes: list[str], no
 )
 def test_what_is_no_name_is_told(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LoraError, match="is no host name") as caught:
-        allowed_host(text)
+        parse_allowed_host(text)
     assert ("did you mean 'lora.example'?" in str(caught.value)) == ("lora.example/" in text)
     monkeypatch.setenv("LORA_EXT_ALLOWED_HOST", f"fine.example,a b{text.replace(',', '')}")
     with pytest.raises(LoraError, match="LORA_EXT_ALLOWED_HOST 'a b"):
-        from_environment()
+        allowed_hosts_from_environment()
 
 
 def test_nothing_changes_without_the_token(target: Target) -> None:
@@ -200,7 +208,7 @@ def test_nothing_changes_without_the_token(target: Target) -> None:
                 assert target.send(method, path, headers={"Cookie": f"{cookie}={value}"}).status_code == 403
         for place in ("token", "X-Lora-Ext", "lora_ext"):  # nor in the address, which another site can write
             assert target.send(method, f"{path}?{place}={target.guard.token}").status_code == 403
-    assert not target.studio.jobs.all()
+    assert not target.studio.jobs.list_jobs()
 
 
 FOREIGN = (
@@ -233,7 +241,7 @@ def test_what_a_page_sends_without_asking_first(target: Target) -> None:
             assert target.send(method, path, content=body, headers=plain).status_code == 415, (method, path, kind)
             assert target.send(method, path, content=body, headers={**plain, **token}).status_code == 415
             assert target.send(method, path, headers={**plain, **token}).status_code == 415  # a form without fields
-    assert not target.studio.jobs.all()
+    assert not target.studio.jobs.list_jobs()
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -243,8 +251,8 @@ def test_other_sites_embed_nothing(target: Target, site: str) -> None:
         sent = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
         assert target.send(method, path, headers=sent).status_code == 403
     followed = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-    assert target.send("GET", f"{PREFIX}/choices", headers=followed).status_code == 200
-    assert target.send("POST", f"{PREFIX}/tag", headers=followed).status_code == 403
+    assert target.send("GET", f"{API_PREFIX}/choices", headers=followed).status_code == 200
+    assert target.send("POST", f"{API_PREFIX}/tag", headers=followed).status_code == 403
 
 
 def test_every_answer_forbids_reading_and_framing_by_others(target: Target) -> None:
@@ -270,25 +278,25 @@ def test_with_users_nothing_is_read_without_one(locked: Target) -> None:
 def test_a_remembered_password_and_a_cookie_change_nothing(locked: Target) -> None:
     """A browser sends both with requests that another site makes."""
     right = credentials("anna", "geheim")
-    answer = locked.send("GET", f"{PREFIX}/choices", headers=right)
+    answer = locked.send("GET", f"{API_PREFIX}/choices", headers=right)
     cookie = answer.headers["set-cookie"]
     assert answer.status_code == 200 and "HttpOnly" in cookie and "samesite=strict" in cookie.lower()
     assert locked.guard.token not in cookie
     carried = {"Cookie": cookie.partition(";")[0]}
-    assert locked.send("GET", f"{PREFIX}/choices", headers=carried).status_code == 200
+    assert locked.send("GET", f"{API_PREFIX}/choices", headers=carried).status_code == 200
     for method, path in changing(locked):
         for mark in ({"Origin": f"http://{HERE}"}, {"Referer": "http://evil.example/"}, {"Sec-Fetch-Site": "none"}):
             assert locked.send(method, path, headers={**right, **carried, **mark}).status_code == 403, (method, path)
         assert locked.send(method, path, headers=carried).status_code == 401
-    assert not locked.studio.jobs.all()
-    script = locked.send("POST", f"{PREFIX}/tag", json={"name": "framed"}, headers=right)  # no browser, no token
+    assert not locked.studio.jobs.list_jobs()
+    script = locked.send("POST", f"{API_PREFIX}/tag", json={"name": "framed"}, headers=right)  # no browser, no token
     assert script.status_code == 200 and script.json()["tag"] == "<lora:framed:1>"
 
 
 def test_guesses_are_slowed_and_nobody_is_locked_out(locked: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    locked.guard.attempts = Attempts(lambda: now[0])
-    path, right = f"{PREFIX}/choices", credentials("anna", "geheim")
+    locked.guard.attempts = PasswordAttempts(lambda: now[0])
+    path, right = f"{API_PREFIX}/choices", credentials("anna", "geheim")
     let_in = {"Cookie": locked.send("GET", path, headers=right).headers["set-cookie"].partition(";")[0]}
     looked_at = 0
     for _ in range(900):  # a quarter of an hour, one guess a second
@@ -296,9 +304,9 @@ def test_guesses_are_slowed_and_nobody_is_locked_out(locked: Target, monkeypatch
         status = locked.send("GET", path, headers=credentials("anna", "falsch")).status_code
         assert status in (401, 429)
         looked_at += status == 401
-    assert looked_at < FREE + 8 + 900 / LONGEST
+    assert looked_at < FREE_ATTEMPTS + 8 + 900 / MAX_WAIT_SECONDS
     early = locked.send("GET", path, headers=right)  # the right one too is not compared before its time
-    assert early.status_code == 429 and 0 < int(early.headers["retry-after"]) <= LONGEST
+    assert early.status_code == 429 and 0 < int(early.headers["retry-after"]) <= MAX_WAIT_SECONDS
     assert locked.send("GET", path, headers={**right, **let_in}).status_code == 200  # whoever was let in before
     assert locked.send("GET", path, headers={"X-Lora-Ext": locked.guard.token}).status_code == 200
     now[0] += int(early.headers["retry-after"])
@@ -307,41 +315,41 @@ def test_guesses_are_slowed_and_nobody_is_locked_out(locked: Target, monkeypatch
 
 def test_guesses_from_many_addresses_are_slowed_together() -> None:
     now = [0.0]
-    attempts = Attempts(lambda: now[0])
-    attempts.succeeded("home")
+    attempts = PasswordAttempts(lambda: now[0])
+    attempts.record_success("home")
     looked_at = 0
     for second in range(600):
         now[0] += 1
         for one in range(50):
-            if attempts.wait(f"{second}.{one}") == 0:
-                attempts.failed(f"{second}.{one}")
+            if attempts.seconds_to_wait(f"{second}.{one}") == 0:
+                attempts.record_failure(f"{second}.{one}")
                 looked_at += 1
     assert looked_at <= BURST + 600
-    assert attempts.wait("home") == 0  # an address that gave a right password
+    assert attempts.seconds_to_wait("home") == 0  # an address that gave a right password
     now[0] += 10
-    assert attempts.wait("new") == 0
-    assert client_of("2001:db8::1") == client_of("2001:db8::2:3") != client_of("2001:db8:0:1::1")
+    assert attempts.seconds_to_wait("new") == 0
+    assert client_key("2001:db8::1") == client_key("2001:db8::2:3") != client_key("2001:db8:0:1::1")
 
 
 def test_a_right_password_does_not_open_the_way_for_guesses() -> None:
     """An attacker behind the same proxy as a user."""
     now = [0.0]
-    attempts = Attempts(lambda: now[0])
+    attempts = PasswordAttempts(lambda: now[0])
     looked_at = 0
     for _ in range(1000):
         now[0] += 1
-        attempts.succeeded("proxy")
-        if attempts.wait("proxy") == 0:
-            attempts.failed("proxy")
+        attempts.record_success("proxy")
+        if attempts.seconds_to_wait("proxy") == 0:
+            attempts.record_failure("proxy")
             looked_at += 1
-    assert looked_at < FREE + 8 + 1000 / LONGEST
-    now[0] += FORGOTTEN + 1
-    assert attempts.wait("proxy") == 0
+    assert looked_at < FREE_ATTEMPTS + 8 + 1000 / MAX_WAIT_SECONDS
+    now[0] += FORGET_SECONDS + 1
+    assert attempts.seconds_to_wait("proxy") == 0
 
 
 @pytest.mark.parametrize("header", ["Basic", "Basic !!!", "Basic YQ==", "basic Og==", "Bearer x", "Basic gIA6gIA="])
 def test_credentials_that_are_none(locked: Target, header: str) -> None:
-    answer = locked.send("GET", f"{PREFIX}/choices", headers={"Authorization": header})
+    answer = locked.send("GET", f"{API_PREFIX}/choices", headers={"Authorization": header})
     assert answer.status_code == 401 and answer.headers["www-authenticate"].startswith("Basic ")
 
 
@@ -350,15 +358,15 @@ def test_credentials_that_are_none(locked: Target, header: str) -> None:
 )
 def test_a_token_that_is_none(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LoraError, match="16 to 200"):
-        checked_token(token, "--api_token")
+        check_token(token, "--api_token")
     if token:
         monkeypatch.setenv("LORA_EXT_TOKEN", token)
         with pytest.raises(LoraError, match="LORA_EXT_TOKEN"):
-            token_of_start()
+            initial_token()
 
 
 def test_each_start_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LORA_EXT_TOKEN", raising=False)
-    assert len({Guard().token for _ in range(20)} | {Guard().session for _ in range(20)}) == 40
+    assert len({AccessGuard().token for _ in range(20)} | {AccessGuard().session for _ in range(20)}) == 40
     monkeypatch.setenv("LORA_EXT_TOKEN", "given-by-the-user")
-    assert Guard().token == "given-by-the-user" != Guard().session
+    assert AccessGuard().token == "given-by-the-user" != AccessGuard().session

@@ -13,9 +13,9 @@ from test_requests import HERE, USERS, Target, alone, credentials
 
 from lora_ext import cli
 from lora_ext.errors import LoraError
-from lora_ext.ui.page import ASSETS
-from lora_ext.ui.standalone_server import _parser, guard_of, shown_host
-from lora_ext.web.routing import PREFIX
+from lora_ext.ui.page import ASSETS_PATH
+from lora_ext.ui.standalone_server import _parser, guard_from_arguments, reachable_host
+from lora_ext.web.routing import API_PREFIX
 
 GRADIO = """/file=pyproject.toml|/file/pyproject.toml|/file=/etc/passwd|/config|/config/|/info|/startup-events
 /theme.css|/app_id|/heartbeat/x|/queue/join|/queue/data|/queue/status|/run/predict|/api/predict|/call/x|/upload
@@ -44,7 +44,7 @@ def test_nothing_of_gradio_answers(program: Target, path: str) -> None:
 
 def test_every_route_is_one_of_ours(program: Target) -> None:
     paths = {path for _, path in program.routes()}
-    assert {"/", f"{ASSETS}/x"} == {path for path in paths if not path.startswith(f"{PREFIX}/")}
+    assert {"/", f"{ASSETS_PATH}/x"} == {path for path in paths if not path.startswith(f"{API_PREFIX}/")}
 
 
 OTHERS = """../page.py ..%2Fpage.py %2e%2e/style.css /etc/passwd ..\\..\\x zh_CN.json page.py x style.css%00 C:style.css
@@ -53,7 +53,7 @@ __init__.py""".split()
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_files_of_the_page_only(program: Target, name: str) -> None:
-    assert program.send("GET", f"{ASSETS}/{name}").status_code == 404
+    assert program.send("GET", f"{ASSETS_PATH}/{name}").status_code == 404
 
 
 def test_the_page_and_its_files(program: Target) -> None:
@@ -89,14 +89,14 @@ def test_the_cookie_is_not_enough_for_the_page_with_the_token(tmp_path: Path) ->
     answer = made.send("GET", "/", headers=credentials("anna", "geheim"))
     cookie = {"Cookie": answer.headers["set-cookie"].partition(";")[0]}
     assert answer.status_code == 200 and made.guard.token in answer.text
-    assert made.send("GET", f"{PREFIX}/choices", headers=cookie).status_code == 200
+    assert made.send("GET", f"{API_PREFIX}/choices", headers=cookie).status_code == 200
     again = made.send("GET", "/", headers=cookie)
     assert again.status_code == 401 and made.guard.token not in again.text
     assert again.headers["www-authenticate"].startswith("Basic ")
 
 
 def given(*words: str) -> Any:
-    return guard_of(_parser().parse_args(list(words)))
+    return guard_from_arguments(_parser().parse_args(list(words)))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.7", "::", "", "[::]", "2001:db8::1", "::ffff:192.168.0.7"])
@@ -138,7 +138,7 @@ def test_options_reach_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
         assert guard.hosts.answers_to(host)
     assert not guard.hosts.answers_to("two.example") and not guard.hosts.answers_to("192.168.0.7")
     assert given("--host", "0.0.0.0", "--no_auth").hosts.answers_to("192.168.0.7:7870")
-    assert [shown_host(host) for host in ("0.0.0.0", "::", "", "::1", "[::1]", "studio.lan")] == [
+    assert [reachable_host(host) for host in ("0.0.0.0", "::", "", "::1", "[::1]", "studio.lan")] == [
         *["127.0.0.1"] * 3, "[::1]", "[::1]", "studio.lan"
     ]  # fmt: skip
 

@@ -16,10 +16,15 @@ import torch
 from safetensors.torch import save_file
 
 from lora_ext.errors import FileError, LoraError, TrainError
-from lora_ext.train.config.optimizers import OPTIMIZERS, arguments, maker, optimizer
-from lora_ext.train.config.recipe import Recipe, UserClass
-from lora_ext.train.config.recipe_io import from_arguments, parser, recipe_of
-from lora_ext.train.config.recipe_metadata import settings_in
+from lora_ext.train.config.optimizers import (
+    OPTIMIZERS,
+    build_optimizer,
+    optimizer_class_and_settings,
+    parse_optimizer_args,
+)
+from lora_ext.train.config.recipe import Recipe, UserOptimizerClass
+from lora_ext.train.config.recipe_io import recipe_from_arguments, recipe_from_settings, recipe_parser
+from lora_ext.train.config.recipe_metadata import settings_from_metadata
 from lora_ext.training.train_command import main as train_command
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -53,12 +58,12 @@ def test_settings_name_no_code(name: str, trap: Path, tmp_path: Path) -> None:
     settings = {"optimizer_type": name, "optimizer_args": ["x=1"]}
     config = toml_of(settings, tmp_path)
     ways: list[Callable[[], Any]] = [
-        lambda: recipe_of(settings),
-        lambda: recipe_of({}, Recipe(**settings)),
-        lambda: maker(Recipe(optimizer_type=name)),
-        lambda: from_arguments(parser().parse_args(["--config_file", str(config)])),
-        lambda: from_arguments(parser().parse_args([]), Recipe(optimizer_type=name)),
-        lambda: recipe_of(json.loads(json.dumps(settings))),
+        lambda: recipe_from_settings(settings),
+        lambda: recipe_from_settings({}, Recipe(**settings)),
+        lambda: optimizer_class_and_settings(Recipe(optimizer_type=name)),
+        lambda: recipe_from_arguments(recipe_parser().parse_args(["--config_file", str(config)])),
+        lambda: recipe_from_arguments(recipe_parser().parse_args([]), Recipe(optimizer_type=name)),
+        lambda: recipe_from_settings(json.loads(json.dumps(settings))),
     ]
     for way in ways:
         with pytest.raises(TrainError, match="only on your own command line"):
@@ -67,38 +72,45 @@ def test_settings_name_no_code(name: str, trap: Path, tmp_path: Path) -> None:
 
 
 def test_the_users_own_command_line_names_a_class(trap: Path, tmp_path: Path) -> None:
-    recipe = from_arguments(parser().parse_args(["--optimizer_type", f"{MODULE}.Evil"]))
+    recipe = recipe_from_arguments(recipe_parser().parse_args(["--optimizer_type", f"{MODULE}.Evil"]))
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1e-3}]
-    assert type(optimizer(recipe, groups)) is torch.optim.SGD and trap.exists()
+    assert type(build_optimizer(recipe, groups)) is torch.optim.SGD and trap.exists()
     # and over a config's own
     config = toml_of({"optimizer_type": "AdamW"}, tmp_path)
     given = ["--config_file", str(config), "--optimizer_type", "torch.optim.NAdam"]
-    assert maker(from_arguments(parser().parse_args(given)))[0] is torch.optim.NAdam
+    assert (
+        optimizer_class_and_settings(recipe_from_arguments(recipe_parser().parse_args(given)))[0] is torch.optim.NAdam
+    )
 
 
 def test_trust_does_not_outlive_the_command_line() -> None:
     """What is written down of a run and read back is no command line."""
-    recipe = from_arguments(parser().parse_args(["--optimizer_type", "torch.optim.NAdam"]))
-    assert isinstance(recipe.optimizer_type, UserClass)
-    from lora_ext.train.config.recipe_io import settings_of, to_toml
-    from lora_ext.train.run.training_state import plain
+    recipe = recipe_from_arguments(recipe_parser().parse_args(["--optimizer_type", "torch.optim.NAdam"]))
+    assert isinstance(recipe.optimizer_type, UserOptimizerClass)
+    from lora_ext.train.config.recipe_io import recipe_to_toml, settings_from_recipe
+    from lora_ext.train.run.training_state import recipe_as_json
 
-    assert "torch.optim.NAdam" in to_toml(recipe)
-    for settings in (plain(recipe), json.loads(json.dumps(settings_of(recipe)))):
+    assert "torch.optim.NAdam" in recipe_to_toml(recipe)
+    for settings in (recipe_as_json(recipe), json.loads(json.dumps(settings_from_recipe(recipe)))):
         with pytest.raises(TrainError, match="only on your own command line"):
-            recipe_of({"optimizer_type": settings["optimizer_type"]})
+            recipe_from_settings({"optimizer_type": settings["optimizer_type"]})
 
 
 def test_a_class_of_the_table_by_its_path_is_that_row() -> None:
     for name, row in OPTIMIZERS.items():
         if not row.settings and name != "DAdaptation":
-            assert recipe_of({"optimizer_type": f"{row.module}.{row.name}"})
-    assert maker(recipe_of({"optimizer_type": "torch.optim.AdamW"}))[0] is torch.optim.AdamW
+            assert recipe_from_settings({"optimizer_type": f"{row.module}.{row.name}"})
+    assert (
+        optimizer_class_and_settings(recipe_from_settings({"optimizer_type": "torch.optim.AdamW"}))[0]
+        is torch.optim.AdamW
+    )
 
 
 @pytest.mark.parametrize("noted", ["transformers.pipeline", f"{MODULE}.Evil", "a.b.c"])
 def test_metadata_that_names_code_is_told(noted: str, trap: Path) -> None:
-    settings, told = settings_in({"ss_network_dim": "8", "ss_optimizer": f"{noted}(model=evil,trust_remote_code=True)"})
+    settings, told = settings_from_metadata(
+        {"ss_network_dim": "8", "ss_optimizer": f"{noted}(model=evil,trust_remote_code=True)"}
+    )
     assert settings == {"network_dim": 8}
     assert len(told) == 1 and noted in told[0] and "ss_optimizer" in told[0] and "left out" in told[0]
     assert not trap.exists()
@@ -107,7 +119,7 @@ def test_metadata_that_names_code_is_told(noted: str, trap: Path) -> None:
 @pytest.mark.parametrize("note", ["ss_datasets", "ss_network_args", "ss_optimizer"])
 def test_metadata_that_is_made_to_be_slow_or_deep(note: str) -> None:
     for value in ("[" * 100_000, '{"a":' * 100_000, "AdamW(" + "a=1," * 1_000_000 + ")"):
-        settings, told = settings_in({"ss_network_dim": "8", note: value})
+        settings, told = settings_from_metadata({"ss_network_dim": "8", note: value})
         assert settings == {"network_dim": 8} and all(len(sentence) < 1000 for sentence in told)
 
 
@@ -152,14 +164,14 @@ def test_the_api_runs_no_name(trap: Path, tmp_path: Path) -> None:
                                    "b'x'", "{1,2}", "[[1]]", "..."])  # fmt: skip
 def test_an_optimizers_settings_are_plain_values(value: str) -> None:
     with pytest.raises(TrainError, match="optimizer_args"):
-        arguments([f"betas={value}"])
+        parse_optimizer_args([f"betas={value}"])
 
 
 def test_settings_of_known_optimizers_reach_no_import() -> None:
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1e-3}]
     for text in ("params=os.system", "betas=__import__('os')", "foreach=os.system('x')", "lr=(1).__class__"):
         try:
-            optimizer(recipe_of({"optimizer_type": "AdamW", "optimizer_args": [text]}), groups)
+            build_optimizer(recipe_from_settings({"optimizer_type": "AdamW", "optimizer_args": [text]}), groups)
         except LoraError as error:
             assert "optimizer_args" in str(error) or "AdamW" in str(error)
 
@@ -200,18 +212,18 @@ def test_a_model_folder_names_no_code(case: str, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     from transformers import CLIPTextModel
 
-    from lora_ext.host.standalone.blip import Blip
-    from lora_ext.host.standalone.clip_image import ImageModel
-    from lora_ext.host.standalone.diffusers_folder import _part
+    from lora_ext.host.standalone.blip import BlipCaptioner
+    from lora_ext.host.standalone.clip_image import ClipImageModel
+    from lora_ext.host.standalone.diffusers_folder import _load_network
 
     name, content, said = BAD_FOLDERS[case]
     folder = folder_with(tmp_path, name, content)
     with pytest.raises(FileError, match=said):
-        Blip(folder)
+        BlipCaptioner(folder)
     with pytest.raises(FileError, match=said):
-        ImageModel(folder)
+        ClipImageModel(folder)
     with pytest.raises(FileError, match=said):
-        _part(CLIPTextModel, folder.parent, "model", torch.device("cpu"), torch.float32)
+        _load_network(CLIPTextModel, folder.parent, "model", torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("extension", ["/../../secret", "..\\x", ".t/xt", "\0", "", "."])
@@ -219,23 +231,23 @@ def test_a_captions_suffix_is_no_path(extension: str, tmp_path: Path) -> None:
     from PIL import Image
 
     from lora_ext.train.data.captioning import caption_folder
-    from lora_ext.train.data.dataset_folders import subsets
+    from lora_ext.train.data.dataset_folders import find_subsets
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(TrainError, match=r"caption.*\.txt is usual"):
         caption_folder(tmp_path, lambda images: ["x"] * len(images), extension=extension, overwrite=True)
     if extension:  # without one the usual ones are looked for
         with pytest.raises(TrainError, match=r"caption.*\.txt is usual"):
-            subsets(Recipe(train_data_dir=str(tmp_path), caption_extension=extension))
+            find_subsets(Recipe(train_data_dir=str(tmp_path), caption_extension=extension))
 
 
 @pytest.mark.parametrize(
     "text", ["=HYPERLINK(1)", "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1", "-0.5", "1", "a cat"]
 )
 def test_a_table_for_excel_holds_no_formula(text: str) -> None:
-    from lora_ext.compare.scores import plain_cell
+    from lora_ext.compare.scores import spreadsheet_text
 
-    shown = plain_cell(text)
+    shown = spreadsheet_text(text)
     assert shown == (text if text in ("-0.5", "1", "a cat") else f"'{text}")
 
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from lora_ext.generate import Settings
-from lora_ext.ui.standalone_backend import StandaloneDesk, folders_of
+from lora_ext.ui.standalone_backend import StandaloneBackend, standalone_folders
 from lora_ext.ui.webui_tab import Tab
 from lora_ext.web.page_files import page_folder
 
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--device")
     args = parser.parse_args()
-    tab = Tab(StandaloneDesk(folders_of(args.data_dir), Settings(device=args.device)), dict)
+    tab = Tab(StandaloneBackend(standalone_folders(args.data_dir), Settings(device=args.device)), dict)
     app = FastAPI()
     with_files(app)
     app = gr.mount_gradio_app(app, page(tab), path="/")

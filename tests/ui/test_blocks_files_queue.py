@@ -11,8 +11,8 @@ from PIL import Image
 from program import Server
 from steps import LONG, choose, ended, go, small, until
 
-from lora_ext.blocks import LAYOUTS
-from lora_ext.file.loading import read
+from lora_ext.blocks import BLOCK_LAYOUTS
+from lora_ext.file.loading import load_lora_file
 
 pytestmark = pytest.mark.flaky(reruns=2)
 
@@ -50,8 +50,8 @@ def test_blocks_to_a_preset_and_to_the_sliders(page: Any, server: Server) -> Non
     tool.locator(".lx-tool:visible").get_by_label("Save as").fill("weighted")
     tool.locator(".lx-tool:visible").get_by_role("button", name="Write", exact=True).click()
     ended(tool)
-    values = dict(zip(LAYOUTS[17].labels, line.split(","), strict=True))
-    framed, made = server.api("/inspect?name=framed"), read(server.data / "loras" / "weighted.safetensors")
+    values = dict(zip(BLOCK_LAYOUTS[17].labels, line.split(","), strict=True))
+    framed, made = server.api("/inspect?name=framed"), load_lora_file(server.data / "loras" / "weighted.safetensors")
     kept = {row["block"] for row in framed["blocks"] if values.get(row["block"]) == "1"}
     assert {site.block for site in made.adapters} == kept
 

@@ -17,7 +17,7 @@ import pytest
 from chromium import fresh
 from program import ROOT, Server
 
-from lora_ext.web.page_files import MODULES, PACKAGE, page_folder, page_modules
+from lora_ext.web.page_files import MODULES, PACKAGE_FOLDER, page_folder, page_modules
 
 ASSETS = ("style.css", "javascript/lora_ext/**/*.mjs", "localizations/*.json")
 NOT_SOURCE = (".*", "__pycache__", "*.egg-info", "build", "dist", "out", "outputs")
@@ -92,7 +92,7 @@ def test_both_wheels_have_every_file_of_the_page(folder: Path, source: Path, whe
     assert contents[0] == contents[1]
     page = {name.removeprefix("lora_ext/page/"): data for name, data in contents[0].items() if "/page/" in name}
     assert page == _files(ROOT)
-    package = {p.relative_to(ROOT).as_posix() for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+    package = {p.relative_to(ROOT).as_posix() for p in PACKAGE_FOLDER.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     assert {name for name in contents[0] if "/page/" not in name} == package
 
 

@@ -10,10 +10,10 @@ import pytest
 from program import Server, dataset
 from steps import LONG, choose, draw_sheet, ended, go, small, until
 
-from lora_ext.applied_networks import Use
+from lora_ext.applied_networks import AdapterSpec
 from lora_ext.embedded import CHECKPOINT
-from lora_ext.file.loading import read
-from lora_ext.tools.merge_into_checkpoint import merge_into
+from lora_ext.file.loading import load_lora_file
+from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
 
 # A browser on a busy machine now and then misses a beat; what fails three times is broken.
 pytestmark = pytest.mark.flaky(reruns=2)
@@ -97,8 +97,10 @@ def test_tools(page: Any, server: Server) -> None:
     small(loras / "sweep.safetensors", 8, ss_network_module="networks.dylora", ss_network_args='{"unit": "4"}')
     if not (checkpoints / "tuned.safetensors").exists():
         (checkpoints / "base.safetensors").write_bytes(Path(CHECKPOINT).read_bytes())
-        framed = read(Path(CHECKPOINT).parent / "loras" / "framed.safetensors")
-        merge_into(checkpoints / "base.safetensors", [Use(framed)], checkpoints / "tuned.safetensors")
+        framed = load_lora_file(Path(CHECKPOINT).parent / "loras" / "framed.safetensors")
+        merge_into_checkpoint(
+            checkpoints / "base.safetensors", [AdapterSpec(framed)], checkpoints / "tuned.safetensors"
+        )
     page.reload()
     page.wait_for_selector("#lora-ext .lx-tabs")
     panel = go(page, "tools")
@@ -156,7 +158,7 @@ def test_files_as_text_and_edited(page: Any, server: Server) -> None:
     panel.get_by_label("modelspec.title").fill("A title")
     panel.locator(".lx-card", has_text="Only the text").get_by_role("button", name="Save").click()
     page.get_by_text("Saved", exact=True).wait_for()
-    assert read(server.data / "loras" / "marked.safetensors").metadata["modelspec.title"] == "A title"
+    assert load_lora_file(server.data / "loras" / "marked.safetensors").metadata["modelspec.title"] == "A title"
     go(page, "weights")
     choose(page.locator("#lx-panel-weights"), "marked")
     page.locator("#lx-panel-weights .lx-about", has_text="unknown").wait_for()

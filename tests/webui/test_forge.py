@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from server import REQUEST, WebUI, apart, copy_extension, launch, picture
 
 from lora_ext import cli
-from lora_ext.layer_names import TE, UNET, Site, kohya_key, site_of
+from lora_ext.layer_names import TE, UNET, LayerId, find_layer_id, format_kohya_key
 
 FLAGS = (
     "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --skip-python-version-check "
@@ -36,26 +36,26 @@ KINDS = {"noise": "lora", "conv": "lora", "loha": "loha", "lokr": "lokr-thin"}
 """File → kind of adapter; `conv` has 3x3 convolutions too."""
 
 
-def sites_of(checkpoint: Path) -> dict[Site, tuple[int, ...]]:
+def sites_of(checkpoint: Path) -> dict[LayerId, tuple[int, ...]]:
     """Every layer of the checkpoint's U-Net and text encoder that a LoRA can change, with its weight's shape."""
     roots, found = {"model.diffusion_model.": UNET, "cond_stage_model.transformer.": TE}, {}
     with safe_open(str(checkpoint), "pt") as file:
         for key in file.keys():  # noqa: SIM118
             root = next((root for root in roots if key.startswith(root)), None)
             if root and key.endswith(".weight") and any(word in key for word in ("attn", "mlp", "layers.2.")):
-                site = site_of(roots[root], key.removeprefix(root).removesuffix(".weight"))
+                site = find_layer_id(roots[root], key.removeprefix(root).removesuffix(".weight"))
                 shape = tuple(file.get_slice(key).get_shape())
                 if site is not None and len(shape) in (2, 4):
                     found[site] = shape
     return found
 
 
-def write_file(target: Path, sites: dict[Site, tuple[int, ...]], kind: str, scale: float) -> None:
+def write_file(target: Path, sites: dict[LayerId, tuple[int, ...]], kind: str, scale: float) -> None:
     """A file of this kind of adapter on these layers, of random numbers, its alpha times `scale`."""
     rng, tensors = np.random.default_rng(0), {}
     for site, shape in sites.items():
         for suffix, tensor in make(kind, shape, rank=4, rng=rng).items():
-            tensors[f"{kohya_key(site)}.{suffix}"] = tensor * scale if suffix == "alpha" else tensor
+            tensors[f"{format_kohya_key(site)}.{suffix}"] = tensor * scale if suffix == "alpha" else tensor
     assert len(tensors) > 100
     save_file(tensors, target)
 

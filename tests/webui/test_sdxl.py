@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from server import WebUI, apart, dataset, launch, prepare, python_of
 from test_training import file_of, train
 
-from lora_ext.layer_names import TE, TE2, UNET, Site, kohya_key, site_of
+from lora_ext.layer_names import TE, TE2, UNET, LayerId, find_layer_id, format_kohya_key
 
 ROOTS = {
     "model.diffusion_model.": UNET,
@@ -24,9 +24,9 @@ ROOTS = {
 }
 
 
-def _sites(checkpoint: Path) -> dict[Site, tuple[int, ...]]:
+def _sites(checkpoint: Path) -> dict[LayerId, tuple[int, ...]]:
     """Every Linear and Conv2d of a checkpoint by its site, with its weight's shape."""
-    found: dict[Site, tuple[int, ...]] = {}
+    found: dict[LayerId, tuple[int, ...]] = {}
     with safe_open(checkpoint, "pt") as file:
         for key in file.keys():  # noqa: SIM118
             shape = tuple(file.get_slice(key).get_shape())
@@ -36,18 +36,18 @@ def _sites(checkpoint: Path) -> dict[Site, tuple[int, ...]]:
                     continue
                 if name.endswith(".in_proj_weight"):
                     stem, shape = name.removesuffix(".in_proj_weight"), (shape[0] // 3, shape[1])
-                    found |= {site_of(part, f"{stem}.{leaf}_proj"): shape for leaf in "qkv"}  # type: ignore[misc]
-                elif site_of(part, name.removesuffix(".weight")) is not None:
-                    found[site_of(part, name.removesuffix(".weight"))] = shape  # type: ignore[index]
+                    found |= {find_layer_id(part, f"{stem}.{leaf}_proj"): shape for leaf in "qkv"}  # type: ignore[misc]
+                elif find_layer_id(part, name.removesuffix(".weight")) is not None:
+                    found[find_layer_id(part, name.removesuffix(".weight"))] = shape  # type: ignore[index]
     return found
 
 
-def _lora(path: Path, sites: dict[Site, tuple[int, ...]], scale: float) -> None:
+def _lora(path: Path, sites: dict[LayerId, tuple[int, ...]], scale: float) -> None:
     """A kohya file of rank 4 for these layers."""
     generator = torch.Generator().manual_seed(7)
     tensors = {}
     for site, shape in sites.items():
-        key = kohya_key(site, sdxl=True)
+        key = format_kohya_key(site, sdxl=True)
         up = torch.randn(shape[0], 4, *[1] * (len(shape) - 2), generator=generator)
         tensors[f"{key}.lora_up.weight"] = up * scale
         tensors[f"{key}.lora_down.weight"] = torch.randn(4, *shape[1:], generator=generator) * scale
@@ -70,7 +70,7 @@ def sdxl(folder: Path, tmp_path_factory: Any) -> Iterator[WebUI]:
         [python_of(folder), str(script), str(checkpoints), "tiny-sdxl"], cwd=folder, env=env, check=True, timeout=1200
     )
     sites = _sites(checkpoints / "tiny-sdxl.safetensors")
-    sites = {site: shape for site, shape in sites.items() if site.leaf not in ("text_projection",)}
+    sites = {site: shape for site, shape in sites.items() if site.layer not in ("text_projection",)}
     _lora(loras / "xl.safetensors", sites, 0.08)
     for part in (TE, TE2):
         _lora(loras / f"{part}only.safetensors", {s: shape for s, shape in sites.items() if s.part == part}, 0.2)

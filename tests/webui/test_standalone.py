@@ -14,8 +14,8 @@ from server import CAT, GOLDEN, REQUEST, WebUI
 pytest.importorskip("diffusers")
 
 from lora_ext.generate import Settings, generate
-from lora_ext.host.standalone.loader import load
-from lora_ext.host.standalone.model import Standalone
+from lora_ext.host.standalone.loader import load_model
+from lora_ext.host.standalone.model import StandaloneModel
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 
@@ -39,9 +39,9 @@ def own_files(webui: WebUI) -> WebUI:
 
 
 @pytest.fixture(scope="module")
-def model() -> Standalone:
+def model() -> StandaloneModel:
     heads = {"num_attention_heads": 4}  # what the shapes cannot tell; the web UI reads it from the hub's file
-    return load(GOLDEN / "tiny-sd15.safetensors", device="cpu", text_config=heads)
+    return load_model(GOLDEN / "tiny-sd15.safetensors", device="cpu", text_config=heads)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_same_picture(webui: WebUI, model: Standalone, loras: Path, name: str) -> None:
+def test_same_picture(webui: WebUI, model: StandaloneModel, loras: Path, name: str) -> None:
     wish = CASES[name]
     there = webui.make(**wish).pixels[0]
     asked = {**REQUEST, **wish}

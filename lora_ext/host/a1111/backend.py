@@ -12,34 +12,36 @@ from urllib.parse import urlsplit
 from modules import call_queue, paths, sd_samplers, shared
 from PIL import Image
 
-from ...applied_networks import Fit, Presets
+from ...applied_networks import FitReport, Presets
 from ...errors import LoraError
-from ...file.displayed_names import files_below, named
-from ...file.lora_library import Library
-from ...protocols import Folders, Trainee
-from .image_renderer import A1111Artist
-from .models import patched
-from .script_lifetime import PAGE
-from .settings import A1111Shell, given_folders
-from .training_session import borrowed
+from ...file.displayed_names import files_below, paths_by_displayed_name
+from ...file.lora_library import LoraLibrary
+from ...protocols import TrainableModel, UserFolders
+from .image_renderer import A1111ImageRenderer
+from .models import has_patch_manager
+from .script_lifetime import SCRIPT_LIFETIME
+from .settings import A1111HostInterface, command_line_folders
+from .training_session import open_training_session
 
-_LISTED = (".safetensors", ".ckpt")
-_NGROK = ("*.ngrok-free.app", "*.ngrok-free.dev", "*.ngrok.app", "*.ngrok.dev", "*.ngrok.io")
+_CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
+_NGROK_DOMAINS = ("*.ngrok-free.app", "*.ngrok-free.dev", "*.ngrok.app", "*.ngrok.dev", "*.ngrok.io")
 
 
-class A1111Desk:
+class A1111Backend:
     """release: removes every file of ours from the model. elsewhere: who applies tags, where it is not us.
 
-    draws: pictures are drawn in the web UI's own tabs. prompts: whose prompt fields the page has."""
+    can_generate: pictures are drawn in the web UI's own tabs. prompts: whose prompt fields the page has."""
 
-    draws, prompts = False, True
+    can_generate, has_prompt_fields = False, True
 
-    def __init__(self, shell: A1111Shell, release: Callable[[], None], elsewhere: Callable[[], str]) -> None:
-        self.shell, self.release, self.applied_by = shell, release, elsewhere
+    def __init__(
+        self, host_interface: A1111HostInterface, remove_all: Callable[[], None], other_tag_owner: Callable[[], str]
+    ) -> None:
+        self.host_interface, self.remove_all, self.applied_by = host_interface, remove_all, other_tag_owner
 
-    def cannot(self, kind: str) -> str:
+    def why_unavailable(self, kind: str) -> str:
         """See `Desk.cannot`."""
-        if patched():
+        if has_patch_manager():
             verb = {"preflight": "train"}.get(kind, kind)
             return (
                 "this web UI (Forge or a relative of it) holds its model in a way that LoRA ext cannot train or draw "
@@ -53,65 +55,67 @@ class A1111Desk:
             )
         return ""
 
-    def folders(self) -> Folders:
+    def folders(self) -> UserFolders:
         """The web UI's model folders; everything of ours is below its data folder's `lora_ext`."""
-        data = self.shell.data_dir()
-        checkpoints = [Path(paths.models_path) / "Stable-diffusion", *given_folders("ckpt_dir", "ckpt_dirs")]
-        loras = self.shell.lora_dirs()
+        data = self.host_interface.data_dir()
+        checkpoints = [Path(paths.models_path) / "Stable-diffusion", *command_line_folders("ckpt_dir", "ckpt_dirs")]
+        loras = self.host_interface.lora_dirs()
         (data / "datasets").mkdir(parents=True, exist_ok=True)
-        return Folders(
+        return UserFolders(
             loras=loras,
             save=loras[0],
             checkpoints=tuple(checkpoints),
             datasets=(data / "datasets",),
             outputs=data / "outputs",
             data=data,
-            optional=self.shell.optional_dirs(),
+            optional=self.host_interface.optional_dirs(),
         )
 
     def presets(self) -> Presets:
         """As a prompt knows them."""
-        return self.shell.presets()
+        return self.host_interface.presets()
 
     @contextmanager
     def model_lock(self) -> Iterator[None]:
         """The web UI's queue: one job or picture at a time."""
         with call_queue.queue_lock:
-            PAGE.at_work = True
+            SCRIPT_LIFETIME.has_running_job = True
             try:
                 yield
             finally:
-                PAGE.at_work = False
+                SCRIPT_LIFETIME.has_running_job = False
 
     @contextmanager
-    def borrowed(self, checkpoint: str | None) -> Iterator[Trainee]:
+    def open_trainable_model(self, checkpoint: str | None) -> Iterator[TrainableModel]:
         """The model that the web UI holds, whatever `checkpoint` says, with none of our files on it."""
-        with borrowed(self.release) as trainee:
+        with open_training_session(self.remove_all) as trainee:
             yield trainee
 
     @contextmanager
-    def artist(self, checkpoint: str, library: Library) -> Iterator[A1111Artist]:
+    def open_renderer(self, checkpoint: str, library: LoraLibrary) -> Iterator[A1111ImageRenderer]:
         """Draws with the model that is loaded, whatever `checkpoint` says."""
-        yield A1111Artist(library, self.presets())
+        yield A1111ImageRenderer(library, self.presets())
 
-    def draw(
-        self, settings: dict[str, Any], library: object, progress: object
-    ) -> tuple[Sequence[Image.Image], Sequence[Fit], Sequence[str]]:
+    def generate(
+        self, settings: dict[str, Any], library: object, on_progress: object
+    ) -> tuple[Sequence[Image.Image], Sequence[FitReport], Sequence[str]]:
         """Not here: txt2img and img2img draw."""
         raise LoraError("pictures are drawn in txt2img and img2img here")
 
     def choices(self) -> dict[str, list[str]]:
         """Samplers, schedules, and checkpoints by their path below their folder."""
         folders = self.folders().checkpoints
-        found = named((folder, path) for folder in folders for path in files_below(folder, _LISTED))
+        found = paths_by_displayed_name(
+            (folder, path) for folder in folders for path in files_below(folder, _CHECKPOINT_SUFFIXES)
+        )
         return {
             "samplers": [sampler.name for sampler in sd_samplers.all_samplers],
-            "schedulers": schedulers(),
+            "schedulers": scheduler_labels(),
             "checkpoints": list(found),
         }
 
 
-def schedulers() -> list[str]:
+def scheduler_labels() -> list[str]:
     """The web UI's noise schedules by their labels; none where it has no list of them (Classic)."""
     try:
         from modules import sd_schedulers
@@ -120,7 +124,7 @@ def schedulers() -> list[str]:
     return [scheduler.label for scheduler in sd_schedulers.schedulers]
 
 
-def users() -> Mapping[str, str]:
+def configured_users() -> Mapping[str, str]:
     """Names and passwords of `--gradio-auth`, `--gradio-auth-path` and `--api-auth`; empty where none is given.
 
     Read from the options themselves: forks have the web UI's reader in other places, and a password must not be lost.
@@ -140,9 +144,9 @@ def bound_address() -> str:
     return given or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
 
 
-def public_names() -> list[str]:
+def tunnel_host_names() -> list[str]:
     """The names by which the tunnels that the web UI opens itself (`--share`, `--ngrok`) reach it."""
     shared_at = getattr(getattr(shared, "demo", None), "share_url", None)
     found = [urlsplit(shared_at).netloc] if shared_at else []
     # its own name is told to the console only; the owner of these domains lets none point to another's machine
-    return [*found, *(_NGROK if getattr(shared.cmd_opts, "ngrok", None) else ())]
+    return [*found, *(_NGROK_DOMAINS if getattr(shared.cmd_opts, "ngrok", None) else ())]

@@ -11,15 +11,15 @@ from modules import shared
 from . import models
 
 
-def available() -> set[str]:
+def builtin_lora_names() -> set[str]:
     """Names of the files that the built-in extension lists."""
     return set(getattr(_networks(), "available_networks", ()))
 
 
-def add_default(p: Any, items: list[list[str]]) -> None:
+def add_default_network_tag(p: Any, items: list[list[str]]) -> None:
     """The setting "Add network to prompt": as if its tag stood at the end of every prompt."""
     name = getattr(shared.opts, "sd_lora", "None")
-    if name == "None" or name not in available() or any(item[0] == name for item in items):
+    if name == "None" or name not in builtin_lora_names() or any(item[0] == name for item in items):
         return
     weight = shared.opts.extra_networks_default_multiplier
     tag = f"<lora:{name}:{weight}>"
@@ -29,7 +29,7 @@ def add_default(p: Any, items: list[list[str]]) -> None:
 
 
 @torch.no_grad()
-def quiet() -> None:
+def remove_builtin_loras() -> None:
     """Takes everything that the built-in extension has applied off the models, from its own copies.
 
     It would do so itself at each layer's next call, but by writing into what is the layer's weight then.
@@ -37,13 +37,13 @@ def quiet() -> None:
     networks = _networks()
     if networks is None:
         return
-    if models.patched():  # files are patches of the model manager there; nothing is written into layers
+    if models.has_patch_manager():  # files are patches of the model manager there; nothing is written into layers
         if networks.loaded_networks:
             networks.load_networks([], [], [], [])
         return
     if networks.loaded_networks:
         networks.load_networks([])
-    for sd_model in models.loaded():
+    for sd_model in models.loaded_sd_models():
         for module in sd_model.modules():
             if getattr(module, "network_current_names", ()):
                 networks.network_apply_weights(module)
@@ -51,7 +51,7 @@ def quiet() -> None:
                 networks.network_reset_cached_weight(module)
 
 
-def busy() -> bool:
+def has_builtin_loras() -> bool:
     """Whether someone has made the built-in extension apply files."""
     return bool(getattr(_networks(), "loaded_networks", ()))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...file import LoraFile
 
 
-class BundledHash(str):
+class BundledEmbeddingHash(str):
     """The file's name, which the infotext shows in the place of the embedding's hash; empty if the user wishes."""
 
     def __str__(self) -> str:
@@ -25,13 +25,13 @@ class BundledHash(str):
         return bool(str(self))
 
 
-class Embeddings:
+class BundledEmbeddings:
     """The embeddings of the files in use. Names that the user's own embeddings have are left to those."""
 
     def __init__(self) -> None:
-        self._ours: dict[str, tuple[LoraFile, Any]] = {}
+        self._registered: dict[str, tuple[LoraFile, Any]] = {}
 
-    def set(self, sd_model: Any, files: Iterable[LoraFile]) -> list[str]:
+    def set_files(self, sd_model: Any, files: Iterable[LoraFile]) -> list[str]:
         """Registers the embeddings of these files and takes all others of ours off; returns what to tell the user."""
         database = getattr(sd_hijack.model_hijack, "embedding_db", None)
         wanted = {name: (file, vectors) for file in files for name, vectors in file.embeddings.items()}
@@ -40,10 +40,10 @@ class Embeddings:
             return [
                 f"embedding {name!r} of {file.name} cannot be used in this web UI" for name, (file, _) in wanted.items()
             ]
-        for name in [n for n, (file, _) in self._ours.items() if wanted.get(n, (None,))[0] is not file]:
+        for name in [n for n, (file, _) in self._registered.items() if wanted.get(n, (None,))[0] is not file]:
             self._remove(sd_model, name)
         for name, (file, vectors) in wanted.items():
-            _, embedding = self._ours.get(name, (None, None))
+            _, embedding = self._registered.get(name, (None, None))
             present = database.word_embeddings.get(name)
             if present is not None and present is not embedding:
                 told.append(
@@ -51,7 +51,7 @@ class Embeddings:
                 )
                 continue
             try:
-                embedding = embedding or _embedding(name, file, vectors)
+                embedding = embedding or _create_embedding(name, file, vectors)
             except Exception as error:
                 told.append(f"embedding {name!r} of {file.name} cannot be read: {error}")
                 continue
@@ -60,17 +60,17 @@ class Embeddings:
                 continue
             if present is None:
                 database.register_embedding(embedding, sd_model)
-            self._ours[name] = file, embedding
+            self._registered[name] = file, embedding
         return told
 
     def _remove(self, sd_model: Any, name: str) -> None:
-        _, embedding = self._ours.pop(name)
+        _, embedding = self._registered.pop(name)
         database = sd_hijack.model_hijack.embedding_db
         if database.word_embeddings.get(name) is embedding:
             database.register_embedding_by_name(None, sd_model, name)
 
 
-def _embedding(name: str, file: LoraFile, vectors: Mapping[str, Tensor]) -> Any:
+def _create_embedding(name: str, file: LoraFile, vectors: Mapping[str, Tensor]) -> Any:
     """As the web UI makes it from an embedding's file."""
     data: dict[str, Any] = {}
     for key, tensor in vectors.items():
@@ -81,5 +81,5 @@ def _embedding(name: str, file: LoraFile, vectors: Mapping[str, Tensor]) -> Any:
             data[key] = tensor
     embedding = textual_inversion.create_embedding_from_data(data, name, filename=f"{file.path}/{name}")
     embedding.loaded = True
-    embedding.shorthash = BundledHash(file.name)
+    embedding.shorthash = BundledEmbeddingHash(file.name)
     return embedding

@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...applied_networks import Use
+from ...applied_networks import AdapterSpec
 from .. import block_weights_infotext as infotext
 
 
 @dataclass
-class Chosen:
+class ResolvedTags:
     """What a prompt's tags came to."""
 
-    uses: list[Use] = field(default_factory=list)
+    specs: list[AdapterSpec] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)
-    rows: list[infotext.Row] = field(default_factory=list)
+    rows: list[infotext.BlockWeightsRow] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    drawn: bool = False
+    has_random_weights: bool = False
     seed: int = 0
 
 
-def set_given(params: dict[str, Any], key: str, value: str | None) -> None:
+def set_if_given(params: dict[str, Any], key: str, value: str | None) -> None:
     """Sets an infotext parameter that has a value."""
     if value is not None:
         params[key] = value

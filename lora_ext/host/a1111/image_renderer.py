@@ -8,99 +8,106 @@ import torch
 from modules import devices, processing, shared
 from PIL import Image
 
-from ...applied_networks import Fit, Presets
-from ...compare.generate_cells import Stopped, Tick, depends
-from ...compare.image_spec import Shot
+from ...applied_networks import FitReport, Presets
+from ...compare.generate_cells import DenoisingCallback, SheetStopped, tags_identity
+from ...compare.image_spec import ImageSpec
 from ...errors import LoraError
-from ...file.lora_library import Library
-from ...lora_tags import parse
-from ..infotext import KEY
-from .model_kind import native_side_of
-from .models import current, knows
-from .per_image_batch import draw, settings
-from .script_lifetime import PAGE
+from ...file.lora_library import LoraLibrary
+from ...lora_tags import parse_lora_tags
+from ..infotext import PARAMETERS_KEY
+from .model_kind import sd_model_native_size
+from .models import current_sd_model, is_supported_model
+from .per_image_batch import generate_per_image_batch, processing_arguments
+from .script_lifetime import SCRIPT_LIFETIME
 
-_COUNT = ("CLIP_stop_at_last_layers", "sd_vae", "randn_source", "eta_noise_seed_delta", "token_merging_ratio",
+_SETTINGS_THAT_CHANGE_IMAGES = (
+    "CLIP_stop_at_last_layers", "sd_vae", "randn_source", "eta_noise_seed_delta", "token_merging_ratio",
           "use_old_scheduling", "upcast_attn")  # fmt: skip
 """Settings of the web UI that a picture depends on."""
 
 
-class A1111Artist:
+class A1111ImageRenderer:
     """Draws with the model that is loaded. Use it only while the queue is ours."""
 
-    def __init__(self, library: Library, presets: Presets | None = None) -> None:
+    def __init__(self, library: LoraLibrary, presets: Presets | None = None) -> None:
         self.library, self.presets = library, presets or Presets()
-        self.fits: dict[str, Fit] = {}
-        self.title = str(getattr(getattr(current(), "sd_checkpoint_info", None), "model_name", ""))
+        self.fits: dict[str, FitReport] = {}
+        self.title = str(getattr(getattr(current_sd_model(), "sd_checkpoint_info", None), "model_name", ""))
 
-    def identity(self, shot: Shot) -> str:
+    def identity(self, image_spec: ImageSpec) -> str:
         """Checkpoint, LoRA files, and those of the web UI's settings that change pictures."""
-        model = current()
+        model = current_sd_model()
         if model is None:
             raise LoraError("no model is loaded; choose a checkpoint at the top of the page")
         info = model.sd_checkpoint_info
-        told = [info.filename, info.sha256 or "", *(getattr(shared.opts, name, "") for name in _COUNT)]
-        return ":".join([*map(str, told), depends(shot, self.library, self.presets)])
+        told = [
+            info.filename,
+            info.sha256 or "",
+            *(getattr(shared.opts, name, "") for name in _SETTINGS_THAT_CHANGE_IMAGES),
+        ]
+        return ":".join([*map(str, told), tags_identity(image_spec, self.library, self.presets)])
 
-    def group(self, shot: Shot) -> Hashable:
+    def batch_key(self, image_spec: ImageSpec) -> Hashable:
         """Size, sampler and steps, and the text: texts of other lengths would change each other's padding."""
-        text = parse(shot.prompt)[0].rstrip()
-        if not knows(current()) or "AND" in text:  # AND is several conditions a picture
-            return shot
-        return (*shot.group(), text, shot.negative_prompt)
+        text = parse_lora_tags(image_spec.prompt)[0].rstrip()
+        if not is_supported_model(current_sd_model()) or "AND" in text:  # AND is several conditions a picture
+            return image_spec
+        return (*image_spec.batch_key(), text, image_spec.negative_prompt)
 
-    def draw(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
+    def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
         """The pictures, each with its infotext; the web UI saves none of them. Halved when memory does not hold it.
 
         Drawn once more where Reload UI came in between: it takes LoRA files off the model.
         """
         while True:
-            PAGE.up.wait()
-            reloads = PAGE.reloads
+            SCRIPT_LIFETIME.loaded.wait()
+            reloads = SCRIPT_LIFETIME.reloads
             try:
-                images = self._drawn(shots, tick)
+                images = self._generate_batch(image_specs, on_step)
             except Exception:
-                if reloads == PAGE.reloads:
+                if reloads == SCRIPT_LIFETIME.reloads:
                     raise
             else:
-                if reloads == PAGE.reloads:
+                if reloads == SCRIPT_LIFETIME.reloads:
                     return images
 
-    def _drawn(self, shots: Sequence[Shot], tick: Tick) -> list[Image.Image]:
-        tick(0, len(shots))
-        if len(shots) == 1:
-            return [self._one(shots[0])]
+    def _generate_batch(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
+        on_step(0, len(image_specs))
+        if len(image_specs) == 1:
+            return [self._generate_one(image_specs[0])]
         try:
-            images, fits = draw(current(), self.library, self.presets, shots, _size(shots[0]))
+            images, fits = generate_per_image_batch(
+                current_sd_model(), self.library, self.presets, image_specs, _size(image_specs[0])
+            )
         except torch.cuda.OutOfMemoryError:
             images, fits = [], []
         if images:
             self.fits |= {fit.name: fit for fit in fits}
             return images
         devices.torch_gc()
-        half = len(shots) // 2
-        return [*self._drawn(shots[:half], tick), *self._drawn(shots[half:], tick)]
+        half = len(image_specs) // 2
+        return [*self._generate_batch(image_specs[:half], on_step), *self._generate_batch(image_specs[half:], on_step)]
 
-    def _one(self, shot: Shot) -> Image.Image:
+    def _generate_one(self, image_spec: ImageSpec) -> Image.Image:
         p = processing.StableDiffusionProcessingTxt2Img(
             sd_model=shared.sd_model,
-            prompt=shot.prompt,
-            negative_prompt=shot.negative_prompt,
-            seed=shot.seed,
-            **settings(shot, _size(shot)),
+            prompt=image_spec.prompt,
+            negative_prompt=image_spec.negative_prompt,
+            seed=image_spec.seed,
+            **processing_arguments(image_spec, _size(image_spec)),
         )
         try:
             made = processing.process_images(p)
         finally:
             p.close()
         if shared.state.interrupted or not made.images:
-            raise Stopped
+            raise SheetStopped
         image: Image.Image = made.images[0]
-        image.info[KEY] = made.infotexts[0]
+        image.info[PARAMETERS_KEY] = made.infotexts[0]
         return image
 
 
-def _size(shot: Shot) -> tuple[int, int]:
+def _size(image_spec: ImageSpec) -> tuple[int, int]:
     """(width, height), the model's own where the shot has none."""
-    side = native_side_of(current())
-    return shot.width or side, shot.height or side
+    side = sd_model_native_size(current_sd_model())
+    return image_spec.width or side, image_spec.height or side

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ...errors import FileError
 
-FAILED = "<error>"
+INTERROGATOR_ERROR = "<error>"
 """What the web UI's CLIP interrogator ends with when something went wrong."""
 
 
@@ -20,7 +20,7 @@ def interrogators() -> dict[str, Callable[[Sequence[Image.Image]], list[str]]]:
 
 def _clip(images: Sequence[Image.Image]) -> list[str]:
     """BLIP's sentence and CLIP's words, as in img2img."""
-    return [_told(shared.interrogator.interrogate(image)) for image in images]
+    return [_checked_caption(shared.interrogator.interrogate(image)) for image in images]
 
 
 def _blip(images: Sequence[Image.Image]) -> list[str]:
@@ -42,7 +42,7 @@ def _deepbooru(images: Sequence[Image.Image]) -> list[str]:
         deepbooru.model.stop()
 
 
-def _told(caption: str) -> str:
-    if caption.endswith(FAILED):
+def _checked_caption(caption: str) -> str:
+    if caption.endswith(INTERROGATOR_ERROR):
         raise FileError("the web UI's interrogator failed; its console says why")
     return caption

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..checkpoint_layout import EPS, SD1, SD2, SDXL, V
-from ..native_size import latent_side, native_side
+from ..checkpoint_layout import CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_SDXL, EPSILON_PREDICTION, V_PREDICTION
+from ..native_size import latent_size_of, native_size_for
 
 
-def family_of(sd_model: Any) -> str:
+def sd_model_family(sd_model: Any) -> str:
     """ "SD1", "SD2" or "SDXL"."""
     if getattr(sd_model, "is_sdxl", False):
-        return SDXL
-    return SD2 if getattr(sd_model, "is_sd2", False) else SD1
+        return CHECKPOINT_SDXL
+    return CHECKPOINT_SD2 if getattr(sd_model, "is_sd2", False) else CHECKPOINT_SD1
 
 
-def prediction_of(sd_model: Any) -> str:
+def sd_model_prediction(sd_model: Any) -> str:
     """What the U-Net gives: "epsilon" or "v"."""
-    return V if getattr(sd_model, "parameterization", "eps") == "v" else EPS
+    return V_PREDICTION if getattr(sd_model, "parameterization", "eps") == "v" else EPSILON_PREDICTION
 
 
-def native_side_of(sd_model: Any) -> int:
+def sd_model_native_size(sd_model: Any) -> int:
     """Pixels a side that the model was made for; 512 while there is none."""
     if getattr(sd_model, "is_sd3", False):
         return 1024
-    latent = latent_side(getattr(sd_model, "image_size", None))
-    return native_side(family_of(sd_model), prediction_of(sd_model), latent)
+    latent = latent_size_of(getattr(sd_model, "image_size", None))
+    return native_size_for(sd_model_family(sd_model), sd_model_prediction(sd_model), latent)

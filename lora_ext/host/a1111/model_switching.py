@@ -12,10 +12,10 @@ from typing import Any
 
 from modules import sd_models, shared
 
-from .script_lifetime import PAGE
+from .script_lifetime import SCRIPT_LIFETIME
 
 
-class Switching:
+class ModelSwitchHooks:
     """before(model): a model is about to leave its device or memory. after(): the model in use may be another one."""
 
     def __init__(self, before: Callable[[Any], None], after: Callable[[], None]) -> None:
@@ -53,7 +53,7 @@ class Switching:
         self._replaced.clear()
 
 
-class Restarting:
+class ReloadUiHook:
     """Reload UI interrupts what is being drawn, which would stop our runs and sheets as Interrupt does: while one of
     ours is at work, and so nothing else, it only asks for the restart."""
 
@@ -64,7 +64,7 @@ class Restarting:
 
         @functools.wraps(original)
         def replacement() -> None:
-            if PAGE.at_work:
+            if SCRIPT_LIFETIME.has_running_job:
                 self._state.server_command = "restart"
             else:
                 original()

@@ -13,11 +13,11 @@ import torch
 from modules import devices, sd_models
 from torch import nn
 
-from ...applied_networks import Applied, Fit, Use
+from ...applied_networks import AdapterSpec, AppliedNetworks, FitReport
 from ...inject import AUTO, LIVE
 from ...layer_names import TE, TE2, UNET
-from ...no_effect_reasons import why_idle
-from ..memory_estimate import drawing_bytes
+from ...no_effect_reasons import no_effect_reason
+from ..memory_estimate import generation_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class A1111Model:
     def parts(self) -> Mapping[str, nn.Module]:
         """U-Net and text encoders, without the web UI's wrappers; empty for kinds that have none of ours (SD3)."""
         parts: dict[str, nn.Module] = {}
-        if not knows(self.sd_model):
+        if not is_supported_model(self.sd_model):
             return parts
         if is_forge(self.sd_model):
             return _patched_parts(self.sd_model.forge_objects)
@@ -45,7 +45,7 @@ class A1111Model:
         return parts
 
 
-def knows(sd_model: Any) -> bool:
+def is_supported_model(sd_model: Any) -> bool:
     """Whether the model is of the SD1, SD2 or SDXL family (not SD3, Flux …), held in either way."""
     if is_forge(sd_model):
         return any(getattr(sd_model, name, False) for name in ("is_sd1", "is_sd2", "is_sdxl"))
@@ -72,73 +72,73 @@ def _patched_parts(objects: Any) -> dict[str, nn.Module]:
     return parts
 
 
-def patched() -> bool:
+def has_patch_manager() -> bool:
     """Whether this web UI applies LoRA files as patches of a model manager (Forge, reForge, Classic, Neo), whatever
     model is loaded; before the first picture none is."""
     return find_spec("modules_forge") is not None
 
 
-def current() -> Any:
+def current_sd_model() -> Any:
     """The model in use, None while there is none; unlike `shared.sd_model`, asking never loads one."""
     return sd_models.model_data.sd_model
 
 
-def loaded() -> list[Any]:
+def loaded_sd_models() -> list[Any]:
     """Every model that the web UI keeps, the one in use first."""
     data = sd_models.model_data
     models = [data.sd_model, *getattr(data, "loaded_sd_models", ())]  # Forge keeps one
     return [m for i, m in enumerate(models) if m is not None and m not in models[:i]]
 
 
-class Models:
+class AppliedNetworksByModel:
     """The chosen uses, and what is on each of the web UI's models because of them.
 
     mode: asks for the user's choice of "auto", "live" or "baked". say: tells the user something about the picture.
     """
 
-    def __init__(self, mode: Callable[[], str], say: Callable[[str], None]) -> None:
-        self.mode, self.say = mode, say
-        self._drawing, self._anew = 0, False
-        self.uses: tuple[Use, ...] = ()
-        self._applied: WeakKeyDictionary[Any, tuple[object, Applied]] = WeakKeyDictionary()
+    def __init__(self, mode: Callable[[], str], notify: Callable[[str], None]) -> None:
+        self.mode, self.notify = mode, notify
+        self._image_bytes, self._is_new_batch = 0, False
+        self.specs: tuple[AdapterSpec, ...] = ()
+        self._applied: WeakKeyDictionary[Any, tuple[object, AppliedNetworks]] = WeakKeyDictionary()
 
-    def next_picture(self, p: Any, sd_model: Any) -> None:
+    def begin_batch(self, p: Any, sd_model: Any) -> None:
         """Another picture, or batch of them, begins: how much memory it takes, and that `ensure` is for it."""
-        self._drawing, self._anew = _drawing_bytes(p, sd_model), True
+        self._image_bytes, self._is_new_batch = _batch_bytes(p, sd_model), True
 
-    def ensure(self, sd_model: Any) -> list[Fit] | None:
+    def apply(self, sd_model: Any) -> list[FitReport] | None:
         """Brings a model to the chosen uses. Returns how each fits where something changed, else None."""
         key, applied = self._applied.get(sd_model, (None, None))
-        if not self.uses:
+        if not self.specs:
             if applied is not None:
-                applied.set(())
+                applied.apply(())
             return None
-        if applied is not None and key != self.key(sd_model):
+        if applied is not None and key != self.mode_key(sd_model):
             applied.close()
             applied = None
         if applied is None:
-            with plain_numbers():
-                applied = PlainApplied(A1111Model(sd_model), self._way(sd_model))
-            self._applied[sd_model] = self.key(sd_model), applied
-        anew, self._anew = self._anew, False
-        applied.expect(self._drawing)
-        if applied.uses == self.uses:
+            with without_autocast():
+                applied = Float32AppliedNetworks(A1111Model(sd_model), self._apply_mode(sd_model))
+            self._applied[sd_model] = self.mode_key(sd_model), applied
+        anew, self._is_new_batch = self._is_new_batch, False
+        applied.reserve_memory(self._image_bytes)
+        if applied.specs == self.specs:
             if anew:
-                applied.settle()
+                applied.bake_when_stable()
             return None
-        return applied.set(self.uses)
+        return applied.apply(self.specs)
 
-    def retrying(self, work: Callable[[], Any]) -> Any:
+    def retry_when_out_of_memory(self, work: Callable[[], Any]) -> Any:
         """The result of `work`, a part of a picture: where memory runs out and LoRAs are baked, once more with all of
         them live, which is said."""
-        sd_model = current()
+        sd_model = current_sd_model()
         _, applied = (None, None) if sd_model is None else self._applied.get(sd_model, (None, None))
         if applied is None:
             return work()
         before = applied.fallback.note
-        result = applied.retrying(work)
+        result = applied.retry_when_out_of_memory(work)
         if applied.fallback.note != before:
-            self.say(f"lora-ext: {applied.fallback.note}")
+            self.notify(f"lora-ext: {applied.fallback.note}")
         return result
 
     def at_step(self, sd_model: Any, step: int, total: int) -> None:
@@ -147,15 +147,15 @@ class Models:
         if applied is not None:
             applied.at_step(step, total)
 
-    def idle(self, sd_model: Any, total: int) -> list[str]:
+    def no_effect_messages(self, sd_model: Any, total: int) -> list[str]:
         """Why files, or their U-Net parts, never act in a picture of `total` denoiser calls: a sentence each."""
         _, applied = self._applied.get(sd_model, (None, None))
         if applied is None:
             return []
-        said = (why_idle(use, applied.layers(use), total) for use in applied.uses)
+        said = (no_effect_reason(use, applied.matching_layers(use), total) for use in applied.specs)
         return [text for text in dict.fromkeys(said) if text]
 
-    def drop(self, sd_model: Any) -> None:
+    def remove(self, sd_model: Any) -> None:
         """Takes everything off a model and forgets it."""
         _, applied = self._applied.pop(sd_model, (None, None))
         if applied is not None:
@@ -163,31 +163,34 @@ class Models:
 
     def close(self) -> None:
         """Takes everything off every model."""
-        self.uses = ()
+        self.specs = ()
         for sd_model in list(self._applied):
-            self.drop(sd_model)
+            self.remove(sd_model)
 
-    def key(self, sd_model: Any) -> tuple[object, ...]:
+    def mode_key(self, sd_model: Any) -> tuple[object, ...]:
         """What the way of applying depends on: when it changes, all is applied anew."""
-        return self.mode(), _fp8(), bool(getattr(sd_model, "lowvram", False))
+        return self.mode(), _has_fp8_weights(), bool(getattr(sd_model, "lowvram", False))
 
-    def _way(self, sd_model: Any) -> str:
-        """`auto` goes live where weights travel between devices; where baking has no room, `Applied` sees by itself.
+    def _apply_mode(self, sd_model: Any) -> str:
+        """`auto` goes live where weights travel between devices; where baking has no room, `AppliedNetworks` sees by
+        itself.
 
         fp8 weights are never baked: rounded to fp8, a small ΔW is lost.
         """
-        if _fp8() or is_forge(sd_model):  # a model manager moves, quantises and re-creates parameters by itself
+        if _has_fp8_weights() or is_forge(
+            sd_model
+        ):  # a model manager moves, quantises and re-creates parameters by itself
             return LIVE
         mode = self.mode()
         return LIVE if mode == AUTO and getattr(sd_model, "lowvram", False) else mode
 
 
-def _fp8() -> bool:
+def _has_fp8_weights() -> bool:
     """Whether the web UI stores weights as fp8 (setting "FP8 weight")."""
     return bool(getattr(devices, "fp8", False))
 
 
-def _drawing_bytes(p: Any, sd_model: Any) -> int:
+def _batch_bytes(p: Any, sd_model: Any) -> int:
     """What a batch of the pictures that `p` asks for takes, the hires pass included."""
     width, height = int(getattr(p, "width", 0) or 512), int(getattr(p, "height", 0) or 512)
     if getattr(p, "enable_hr", False):
@@ -196,19 +199,19 @@ def _drawing_bytes(p: Any, sd_model: Any) -> int:
         height = int(getattr(p, "hr_resize_y", 0) or height * scale)
     sizes = (getattr(devices, name, torch.float16).itemsize for name in ("dtype_unet", "dtype_vae"))
     family = "SDXL" if getattr(sd_model, "is_sdxl", False) else ""
-    return drawing_bytes(family, (width, height), int(getattr(p, "batch_size", 1) or 1), *sizes)
+    return generation_bytes(family, (width, height), int(getattr(p, "batch_size", 1) or 1), *sizes)
 
 
-class PlainApplied(Applied):
-    """As `Applied`, with sums in float32 whenever something moves: the web UI draws under autocast."""
+class Float32AppliedNetworks(AppliedNetworks):
+    """As `AppliedNetworks`, with sums in float32 whenever something moves: the web UI draws under autocast."""
 
-    def _move(self, everything: bool = False) -> None:
-        with plain_numbers():
-            super()._move(everything)
+    def _apply_changes(self, anew: bool = False) -> None:
+        with without_autocast():
+            super()._apply_changes(anew)
 
 
 @contextmanager
-def plain_numbers() -> Iterator[None]:
+def without_autocast() -> Iterator[None]:
     """No autocast inside: sums of weights are made in float32. The web UI calls extra networks under autocast."""
     with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
         yield

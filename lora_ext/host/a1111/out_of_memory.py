@@ -12,19 +12,19 @@ from typing import Any
 
 from modules import processing, rng
 
-Retry = Callable[[Callable[[], Any]], Any]
+RunWithRetry = Callable[[Callable[[], Any]], Any]
 """Does the work, and perhaps does it again."""
 
 
-class Retrying:
+class OutOfMemoryHooks:
     """Replaces them; `close` puts the originals back, or makes the replacements inert where others wrapped them."""
 
-    def __init__(self, retry: Retry) -> None:
+    def __init__(self, retry: RunWithRetry) -> None:
         self.active = True
         self._retry = retry
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         for kind in ("StableDiffusionProcessingTxt2Img", "StableDiffusionProcessingImg2Img"):
-            self._replace(getattr(processing, kind, None), "sample", _noise_again)
+            self._replace(getattr(processing, kind, None), "sample", _noise_reset)
         self._replace(getattr(processing, "StableDiffusionProcessingTxt2Img", None), "sample_hr_pass")
         self._replace(processing, "decode_latent_batch")
 
@@ -62,7 +62,7 @@ class Retrying:
         self._replaced.clear()
 
 
-def _noise_again(p: Any) -> Callable[[], None]:
+def _noise_reset(p: Any) -> Callable[[], None]:
     """The first try has drawn from the generators of the noise: the second gets new ones of the same seeds."""
     used = getattr(p, "rng", None)
 

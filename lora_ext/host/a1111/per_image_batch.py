@@ -13,24 +13,24 @@ from typing import Any
 from modules import devices, processing, prompt_parser, script_callbacks, sd_samplers, shared
 from PIL import Image
 
-from ...applied_networks import Fit, Presets, Use, resolve
-from ...compare.generate_cells import Stopped
-from ...compare.image_spec import Shot
-from ...compare.per_image_weights import Mixed
-from ...file.lora_library import Library
+from ...applied_networks import AdapterSpec, FitReport, Presets, resolve_tag
+from ...compare.generate_cells import SheetStopped
+from ...compare.image_spec import ImageSpec
+from ...compare.per_image_weights import PerImageNetworks
+from ...file.lora_library import LoraLibrary
 from ...inject import LIVE
-from ...lora_tags import parse
+from ...lora_tags import parse_lora_tags
 from .. import block_weights_infotext
-from ..infotext import KEY, lora_hashes
-from .models import A1111Model, plain_numbers
+from ..infotext import PARAMETERS_KEY, format_hashes
+from .models import A1111Model, without_autocast
 
 
-class Several(processing.StableDiffusionProcessingTxt2Img):
+class PerImageProcessing(processing.StableDiffusionProcessingTxt2Img):
     """A batch whose pictures have uses of their own. Its prompts hold no tags."""
 
-    mixed: Mixed
-    uses: Sequence[Sequence[Use]]
-    fits: Sequence[Fit] = ()
+    applied_networks: PerImageNetworks
+    specs_per_image: Sequence[Sequence[AdapterSpec]]
+    fits: Sequence[FitReport] = ()
 
     def parse_extra_network_prompts(self) -> None:
         """No tags: who has `<lora:…>` takes off what is left of the picture before."""
@@ -43,38 +43,42 @@ class Several(processing.StableDiffusionProcessingTxt2Img):
         self.step_multiplier, self.firstpass_steps = total // self.steps, total
         self.hr_c = self.hr_uc = None
         self.uc, batch = [], []
-        for place, own in enumerate(self.uses):
-            self._put([[replace(use, unet=0.0) for use in own]])
-            self.uc += self._texts(prompt_parser.get_learned_conditioning, self.negative_prompts[place], total, True)
-            made = self._texts(prompt_parser.get_multicond_learned_conditioning, self.prompts[place], total, False)
+        for place, own in enumerate(self.specs_per_image):
+            self._apply_specs([[replace(use, unet=0.0) for use in own]])
+            self.uc += self._encode_prompt(
+                prompt_parser.get_learned_conditioning, self.negative_prompts[place], total, True
+            )
+            made = self._encode_prompt(
+                prompt_parser.get_multicond_learned_conditioning, self.prompts[place], total, False
+            )
             batch += made.batch
         self.c = prompt_parser.MulticondLearnedConditioning(shape=(len(batch),), batch=batch)
-        self._put([[replace(use, te=0.0) for use in own] for own in self.uses])
+        self._apply_specs([[replace(use, te=0.0) for use in own] for own in self.specs_per_image])
 
-    def _put(self, each: Sequence[Sequence[Use]]) -> None:
-        with plain_numbers():
-            self.fits = self.mixed.set_each(each)
+    def _apply_specs(self, specs_per_image: Sequence[Sequence[AdapterSpec]]) -> None:
+        with without_autocast():
+            self.fits = self.applied_networks.apply_each(specs_per_image)
 
-    def _texts(self, read: Callable[..., Any], text: str, total: int, negative: bool) -> Any:
+    def _encode_prompt(self, encode: Callable[..., Any], text: str, total: int, negative: bool) -> Any:
         """One text's conditioning over all steps."""
         texts = prompt_parser.SdConditioning([text], width=self.width, height=self.height, is_negative_prompt=negative)
         with devices.autocast():
-            return read(shared.sd_model, texts, total, None, shared.opts.use_old_scheduling)
+            return encode(shared.sd_model, texts, total, None, shared.opts.use_old_scheduling)
 
     def on_step(self, params: Any) -> None:
         """Before each call of the denoiser: schedules move to its step."""
         denoiser = params.denoiser
-        with plain_numbers():
-            self.mixed.at_step(denoiser.step, denoiser.total_steps or denoiser.steps or 1)
+        with without_autocast():
+            self.applied_networks.at_step(denoiser.step, denoiser.total_steps or denoiser.steps or 1)
 
 
-def settings(shot: Shot, size: tuple[int, int]) -> dict[str, Any]:
+def processing_arguments(image_spec: ImageSpec, size: tuple[int, int]) -> dict[str, Any]:
     """What a batch shares, with the names of the web UI's processing; nothing is saved by it."""
     return {
-        "steps": shot.steps,
-        "sampler_name": shot.sampler,
-        "scheduler": shot.scheduler,
-        "cfg_scale": shot.cfg,
+        "steps": image_spec.steps,
+        "sampler_name": image_spec.sampler,
+        "scheduler": image_spec.scheduler,
+        "cfg_scale": image_spec.cfg,
         "width": size[0],
         "height": size[1],
         "do_not_save_samples": True,
@@ -82,31 +86,31 @@ def settings(shot: Shot, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def draw(
-    sd_model: Any, library: Library, presets: Presets, shots: Sequence[Shot], size: tuple[int, int]
-) -> tuple[list[Image.Image], Sequence[Fit]]:
-    """The pictures with their infotext, and how each file fits. `shots` have one text, size and sampler; `size`:
+def generate_per_image_batch(
+    sd_model: Any, library: LoraLibrary, presets: Presets, image_specs: Sequence[ImageSpec], size: tuple[int, int]
+) -> tuple[list[Image.Image], Sequence[FitReport]]:
+    """The pictures with their infotext, and how each file fits. `image_specs` have one text, size and sampler; `size`:
     (width, height). Raises Stopped when the user interrupted."""
-    first = shots[0]
-    uses = [[resolve(request, library, presets, seed=shot.seed) for request in shot.tags()] for shot in shots]
-    p = Several(
+    first = image_specs[0]
+    uses = [[resolve_tag(request, library, presets, seed=shot.seed) for request in shot.tags()] for shot in image_specs]
+    p = PerImageProcessing(
         sd_model=sd_model,
-        prompt=[parse(shot.prompt)[0].rstrip() for shot in shots],
-        negative_prompt=[shot.negative_prompt for shot in shots],
-        seed=[shot.seed for shot in shots],
-        batch_size=len(shots),
-        **settings(first, size),
+        prompt=[parse_lora_tags(shot.prompt)[0].rstrip() for shot in image_specs],
+        negative_prompt=[shot.negative_prompt for shot in image_specs],
+        seed=[shot.seed for shot in image_specs],
+        batch_size=len(image_specs),
+        **processing_arguments(first, size),
     )
-    with Mixed(A1111Model(sd_model), LIVE) as mixed:
-        p.mixed, p.uses = mixed, uses
+    with PerImageNetworks(A1111Model(sd_model), LIVE) as mixed:
+        p.applied_networks, p.specs_per_image = mixed, uses
         script_callbacks.on_cfg_denoiser(p.on_step)
         try:
             made = processing.process_images(p)
-            if shared.state.interrupted or len(made.images) < len(shots):
-                raise Stopped
-            images = list(made.images[-len(shots) :])
+            if shared.state.interrupted or len(made.images) < len(image_specs):
+                raise SheetStopped
+            images = list(made.images[-len(image_specs) :])
             for place, image in enumerate(images):
-                image.info[KEY] = _infotext(p, shots, uses, library, presets, place)
+                image.info[PARAMETERS_KEY] = _infotext(p, image_specs, uses, library, presets, place)
         finally:
             script_callbacks.remove_callbacks_for_function(p.on_step)
             p.close()
@@ -114,22 +118,27 @@ def draw(
 
 
 def _infotext(
-    p: Several, shots: Sequence[Shot], uses: Sequence[Sequence[Use]], library: Library, presets: Presets, place: int
+    p: PerImageProcessing,
+    image_specs: Sequence[ImageSpec],
+    specs_per_image: Sequence[Sequence[AdapterSpec]],
+    library: LoraLibrary,
+    presets: Presets,
+    place: int,
 ) -> str:
     """One picture's infotext with its own tags, as if it had been drawn alone."""
-    requests = shots[place].tags()
-    rows = [row for request, use in zip(requests, uses[place], strict=True)
-            if (row := block_weights_infotext.row_of(request, use.blocks))]  # fmt: skip
+    requests = image_specs[place].tags()
+    rows = [row for request, use in zip(requests, specs_per_image[place], strict=True)
+            if (row := block_weights_infotext.block_weights_row(request, use.blocks))]  # fmt: skip
     told = {
-        "Lora hashes": lora_hashes({request.name: library.find(request.name).hash for request in requests}),
-        block_weights_infotext.KEY: block_weights_infotext.written(rows),
-        block_weights_infotext.SEED_KEY: shots[place].seed
-        if any(block_weights_infotext.drawn(request, presets) for request in requests)
+        "Lora hashes": format_hashes({request.name: library.find(request.name).hash for request in requests}),
+        block_weights_infotext.BLOCK_WEIGHTS_KEY: block_weights_infotext.format_block_weights_rows(rows),
+        block_weights_infotext.BLOCK_SEED_KEY: image_specs[place].seed
+        if any(block_weights_infotext.has_random_block_weights(request, presets) for request in requests)
         else None,
     }
     before = p.extra_generation_params
     p.extra_generation_params = {**before, **{name: value for name, value in told.items() if value is not None}}
-    prompts = [shot.prompt for shot in shots]
+    prompts = [shot.prompt for shot in image_specs]
     text = processing.create_infotext(p, prompts, p.all_seeds, p.all_subseeds, position_in_batch=place)
     p.extra_generation_params = before
     return str(text)

@@ -6,11 +6,11 @@ from typing import Any
 
 from modules import extra_networks
 
-from ...lora_tags import TAG
-from ...prompt_warnings import elsewhere, unread
+from ...lora_tags import LORA_TAG_PATTERN
+from ...prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 
 
-def of(p: Any) -> list[str]:
+def batch_tag_warnings(p: Any) -> list[str]:
     """A sentence for each tag of a batch's prompts that is not applied, or acts elsewhere than where it stands.
 
     The web UI takes tags out of the prompt alone, by names in small letters, and applies those of a batch's first
@@ -18,12 +18,15 @@ def of(p: Any) -> list[str]:
     """
     words = [*extra_networks.extra_network_registry, *extra_networks.extra_network_aliases]
     found: list[str] = []
-    for prompts, negatives, left in _texts(p):
+    for prompts, negatives, left in _prompt_groups(p):
         for i, prompt in enumerate(prompts):
             negative = negatives[i] if i < len(negatives) else ""
             rest = left[i] if i < len(left) else None
-            found += [*unread(prompt, negative, words, left=rest, small=True), *elsewhere(prompt)]
-        tags = [TAG.findall(prompt) for prompt in prompts]
+            found += [
+                *unread_tag_warnings(prompt, negative, words, remaining_text=rest, lowercase_only=True),
+                *bracketed_tag_warnings(prompt),
+            ]
+        tags = [LORA_TAG_PATTERN.findall(prompt) for prompt in prompts]
         if any(each != tags[0] for each in tags):
             found.append(
                 "the prompts of a batch have different <lora:…> tags, and those of the first are applied to all of its "
@@ -32,7 +35,7 @@ def of(p: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _texts(p: Any) -> list[tuple[list[str], list[str], list[str]]]:
+def _prompt_groups(p: Any) -> list[tuple[list[str], list[str], list[str]]]:
     """(prompts with tags, negative prompts, prompts as the web UI left them) of this batch, and of its hires pass."""
     size = getattr(p, "batch_size", 1)
     first = getattr(p, "iteration", 0) * size

@@ -5,27 +5,27 @@ from __future__ import annotations
 import threading
 
 
-class Page:
+class ScriptLifetime:
     """up: set while scripts are loaded. reloads: how often they were taken away.
 
-    at_work: whether a job of ours has the model.
+    has_running_job: whether a job of ours has the model.
     """
 
     def __init__(self) -> None:
-        self.up = threading.Event()
-        self.up.set()
+        self.loaded = threading.Event()
+        self.loaded.set()
         self.reloads = 0
-        self.at_work = False
+        self.has_running_job = False
 
-    def leave(self) -> None:
+    def mark_unloaded(self) -> None:
         """Scripts are about to go."""
-        self.up.clear()
+        self.loaded.clear()
         self.reloads += 1
 
-    def enter(self) -> None:
+    def mark_loaded(self) -> None:
         """Scripts are there again."""
-        self.up.set()
+        self.loaded.set()
 
 
-PAGE = Page()
+SCRIPT_LIFETIME = ScriptLifetime()
 """Stays over Reload UI while a job is at work (see `scripts/lora_ext_entry.py`)."""

@@ -10,21 +10,25 @@ import gradio as gr
 from modules import paths, shared
 
 from ...applied_networks import Presets
-from ...blocks import ELEMENT_PRESETS, PRESETS
-from ...console import showable
-from ...file.preset_file import read_preset_files
+from ...blocks import BLOCK_PRESETS, ELEMENT_PRESETS
+from ...console import printable_text
+from ...file.preset_file import load_preset_files
 from ...inject import AUTO, MODES
 
-OURS, BUILT_IN = "LoRA ext", "built-in"
-PICTURE, CONSOLE, POPUP = "under the picture", "console", "popup"
-_NEIGHBOUR = "sd-webui-lora-block-weight"
+OWNER_LORA_EXT, OWNER_BUILTIN = "LoRA ext", "built-in"
+WARN_BELOW_IMAGE, WARN_ON_CONSOLE, WARN_AS_POPUP = "under the picture", "console", "popup"
+_BLOCK_WEIGHT_EXTENSION = "sd-webui-lora-block-weight"
 
 
-def add(on_change: Callable[[], None]) -> None:
+def register_settings(on_change: Callable[[], None]) -> None:
     """Adds our settings; `on_change` is called when who is in charge changes. Values kept from before stay."""
     options = {
         "in_charge": shared.OptionInfo(
-            OURS, "Who applies <lora:…> and <lyco:…>", gr.Radio, {"choices": [OURS, BUILT_IN]}, onchange=on_change
+            OWNER_LORA_EXT,
+            "Who applies <lora:…> and <lyco:…>",
+            gr.Radio,
+            {"choices": [OWNER_LORA_EXT, OWNER_BUILTIN]},
+            onchange=on_change,
         ).info("block weights, step ranges and reports need LoRA ext; the cards work with both"),
         "mode": shared.OptionInfo(AUTO, "How files are put onto the model", gr.Radio, {"choices": list(MODES)}).info(
             "baked: new weights are swapped in, full speed, more memory; live: added at each step, no more memory; "
@@ -34,10 +38,10 @@ def add(on_change: Callable[[], None]) -> None:
             4, "LoRA files to keep in memory", gr.Slider, {"minimum": 1, "maximum": 64, "step": 1}
         ).info("files in use always stay"),
         "warnings": shared.OptionInfo(
-            [PICTURE, CONSOLE],
+            [WARN_BELOW_IMAGE, WARN_ON_CONSOLE],
             "Where to report files that are missing or do not fit, and tags that cannot be read",
             gr.CheckboxGroup,
-            {"choices": [PICTURE, CONSOLE, POPUP]},
+            {"choices": [WARN_BELOW_IMAGE, WARN_ON_CONSOLE, WARN_AS_POPUP]},
         ),
     }
     section = shared.options_section(("lora_ext", "LoRA ext", "sd"), options)
@@ -45,7 +49,7 @@ def add(on_change: Callable[[], None]) -> None:
         shared.opts.add_option(f"lora_ext_{name}", info)
 
 
-def given_folders(*options: str) -> tuple[Path, ...]:
+def command_line_folders(*options: str) -> tuple[Path, ...]:
     """The folders of these command-line options, in order and each once; an option may hold one or a list (Neo)."""
     found = []
     for name in options:
@@ -54,13 +58,13 @@ def given_folders(*options: str) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(Path(folder) for folder in found if folder))
 
 
-class A1111Shell:
+class A1111HostInterface:
     """The web UI as a `ports.Shell`."""
 
     def lora_dirs(self) -> tuple[Path, ...]:
         """The folders that the built-in extension reads, in its order."""
         default = Path(paths.models_path) / "Lora"
-        return given_folders("lora_dir", "lora_dirs", "lyco_dir_backcompat") or (default,)
+        return command_line_folders("lora_dir", "lora_dirs", "lyco_dir_backcompat") or (default,)
 
     def optional_dirs(self) -> tuple[Path, ...]:
         """Those that nobody named: the web UI looks into models/LyCORIS where it exists, and few have it."""
@@ -83,21 +87,21 @@ class A1111Shell:
         """Whether Interrupt or Skip was pressed."""
         return bool(shared.state.interrupted or shared.state.skipped)
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """To the console, and as a popup if the user wishes."""
         where = self.option("warnings")
-        if CONSOLE in where:
-            print(showable(f"[LoRA ext] {text}"))
-        if POPUP in where:
+        if WARN_ON_CONSOLE in where:
+            print(printable_text(f"[LoRA ext] {text}"))
+        if WARN_AS_POPUP in where:
             gr.Warning(text)
 
     def presets(self) -> Presets:
         """Built-in presets, then those of the block-weight extension if it is there, then the user's own."""
-        neighbour = Path(paths.extensions_dir) / _NEIGHBOUR / "scripts"
+        neighbour = Path(paths.extensions_dir) / _BLOCK_WEIGHT_EXTENSION / "scripts"
         weights = [neighbour / "lbwpresets.txt", self.data_dir() / "presets.txt"]
         elements = [neighbour / "elempresets.txt", self.data_dir() / "elements.txt"]
         (vectors, told), (rules, also) = (
-            read_preset_files(PRESETS, weights),
-            read_preset_files(ELEMENT_PRESETS, elements),
+            load_preset_files(BLOCK_PRESETS, weights),
+            load_preset_files(ELEMENT_PRESETS, elements),
         )
         return Presets(vectors, rules, (*told, *also))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-OURS = ("lbw", "w", "lbwe", "start", "stop", "step", "x")
+LORA_EXT_TAG_PARTS = ("lbw", "w", "lbwe", "start", "stop", "step", "x")
 """Named parts of a tag that only LoRA ext and the block-weight extension know."""
 
 
@@ -19,7 +19,7 @@ def unknown_parts(items: Sequence[str], also: Iterable[str] = ()) -> list[str]:
         `["lbw=IND"]`; also block weights in their old place (`<lora:cat:1:FACE>`), which the built-in extension takes
         for a number and fails on.
     """
-    names = {*OURS, *also}
+    names = {*LORA_EXT_TAG_PARTS, *also}
     found = []
     for place, item in enumerate(items[1:], start=1):
         name, equals, _ = item.partition("=")
@@ -39,7 +39,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def sentence(items: Sequence[str], parts: Sequence[str], owner: str) -> str:
+def ignored_parts_message(items: Sequence[str], parts: Sequence[str], owner: str) -> str:
     """What to tell about the parts of one tag that do not act because `owner` applies it."""
     tag = ":".join(items)
     tag = tag if len(tag) <= 80 else f"{tag[:79]}…"

@@ -13,24 +13,24 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ...errors import TrainError
-from ..training_context import attributes_kept
+from ..training_context import restored_attributes
 
 
 @contextmanager
-def at_work(sd_model: Any) -> Iterator[None]:
+def unet_on_device(sd_model: Any) -> Iterator[None]:
     """The U-Net on the device that computes, where --medvram keeps it off; nothing else changes its place."""
     if not getattr(sd_model, "lowvram", False):
         yield
         return
     try:
-        settle(sd_model)
+        move_unet_to_device(sd_model)
         yield
     finally:
         sd_model.model.to("cpu")
         _everything_to_cpu()
 
 
-def settle(sd_model: Any) -> None:
+def move_unet_to_device(sd_model: Any) -> None:
     """Where --medvram moves networks when they are called: the U-Net and nothing else is on the device now."""
     if getattr(sd_model, "lowvram", False):
         _everything_to_cpu()
@@ -44,7 +44,7 @@ def _everything_to_cpu() -> None:
 
 
 @contextmanager
-def attention(kind: str) -> Iterator[None]:
+def temporary_attention(kind: str) -> Iterator[None]:
     """The web UI's "sdpa" or "xformers" attention for a while; "" leaves the user's. Raises TrainError."""
     if not kind:
         yield
@@ -68,7 +68,7 @@ def attention(kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def visiting(network: nn.Module, device: torch.device) -> Iterator[None]:
+def temporarily_on_device(network: nn.Module, device: torch.device) -> Iterator[None]:
     """A network on the device that computes for a while, and then where it was."""
     before = next(network.parameters()).device
     if before == device or (before.type == device.type and device.index is None):
@@ -82,7 +82,7 @@ def visiting(network: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+def temporary_attribute(owner: Any, name: str, value: object) -> Iterator[None]:
     """An attribute for a while; taken away again where there was none."""
     kept = vars(owner)
     missing = object()
@@ -98,7 +98,7 @@ def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
 
 
 @contextmanager
-def options(**values: Any) -> Iterator[None]:
+def temporary_settings(**values: Any) -> Iterator[None]:
     """The user's settings for a while; nothing is saved, no callback runs."""
     data = shared.opts.data
     before = {name: data[name] for name in values if name in data}
@@ -112,20 +112,20 @@ def options(**values: Any) -> Iterator[None]:
 
 
 @contextmanager
-def checkpointed(unet: nn.Module) -> Iterator[None]:
+def gradient_checkpointed(unet: nn.Module) -> Iterator[None]:
     """Transformer and residual blocks compute again in the backward pass, by torch's way.
 
     LDM's own way asks for gradients of the block's Parameters alone: those of hooks would get none.
     """
-    blocks = [m for m in unet.modules() if hasattr(m, "_forward") and type(m).__name__ in _BLOCKS]
-    with attributes_kept(blocks, ("forward",)):
+    blocks = [m for m in unet.modules() if hasattr(m, "_forward") and type(m).__name__ in _CHECKPOINTED_CLASSES]
+    with restored_attributes(blocks, ("forward",)):
         for block in blocks:
-            vars(block)["forward"] = partial(_again, block._forward)
+            vars(block)["forward"] = partial(_checkpointed_forward, block._forward)
         yield
 
 
-_BLOCKS = ("BasicTransformerBlock", "ResBlock")
+_CHECKPOINTED_CLASSES = ("BasicTransformerBlock", "ResBlock")
 
 
-def _again(forward: Any, *args: Any, **kwargs: Any) -> Any:
+def _checkpointed_forward(forward: Any, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)

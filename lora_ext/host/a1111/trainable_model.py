@@ -14,16 +14,24 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...errors import TrainError, did_you_mean
-from ...protocols import Borrowing, Context, Sample
-from ..checkpoint_layout import SD1, SD2, SDXL, V
-from ..standalone.trainable_model import SAMPLERS
-from ..training_context import compute_dtype, frozen, in_dtype, mixed, unmixed
-from .model_kind import family_of, native_side_of, prediction_of
-from .models import A1111Model, knows
-from .temporary_changes import at_work, attention, checkpointed, options, replaced, settle, visiting
+from ...protocols import SampleSpec, TextConditioning, TrainingModelOptions
+from ..checkpoint_layout import CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_SDXL, V_PREDICTION
+from ..standalone.trainable_model import KOHYA_SAMPLERS
+from ..training_context import autocast_disabled, autocast_for_precision, compute_dtype, frozen, in_dtype
+from .model_kind import sd_model_family, sd_model_native_size, sd_model_prediction
+from .models import A1111Model, is_supported_model
+from .temporary_changes import (
+    gradient_checkpointed,
+    move_unet_to_device,
+    temporarily_on_device,
+    temporary_attention,
+    temporary_attribute,
+    temporary_settings,
+    unet_on_device,
+)
 
-_CHUNK = 77
-_SIZES = {
+_CHUNK_LENGTH = 77
+_SIZE_COLUMNS = {
     "original_size_as_tuple": slice(0, 2),
     "crop_coords_top_left": slice(2, 4),
     "target_size_as_tuple": slice(4, 6),
@@ -32,7 +40,7 @@ _SIZES = {
 
 
 @dataclass(frozen=True, eq=False)
-class A1111Trainee:
+class A1111TrainableModel:
     """One of the web UI's models as a `ports.Trainee`. Make it, and use it, only while the queue is ours."""
 
     sd_model: Any
@@ -44,12 +52,12 @@ class A1111Trainee:
     @property
     def family(self) -> str:
         """ "SD1", "SD2" or "SDXL"."""
-        return family_of(self.sd_model)
+        return sd_model_family(self.sd_model)
 
     @property
     def prediction(self) -> str:
         """What the U-Net gives: "epsilon" or "v"."""
-        return prediction_of(self.sd_model)
+        return sd_model_prediction(self.sd_model)
 
     @property
     def device(self) -> torch.device:
@@ -66,7 +74,7 @@ class A1111Trainee:
     @property
     def native_size(self) -> int:
         """Pixels a side that the model was made for."""
-        return native_side_of(self.sd_model)
+        return sd_model_native_size(self.sd_model)
 
     @property
     def unet(self) -> Any:
@@ -79,125 +87,127 @@ class A1111Trainee:
         return self.sd_model.first_stage_model
 
     @contextmanager
-    def prepared(self, wish: Borrowing) -> Iterator[None]:
+    def prepared_for_training(self, options: TrainingModelOptions) -> Iterator[None]:
         """Frozen and in the wished precision while it is open. Raises TrainError."""
-        self._check(wish)
+        self._check(options)
         parts = self.parts()
         networks = list(parts.values())
-        dtype = compute_dtype(wish.precision)
+        dtype = compute_dtype(options.precision)
         with ExitStack() as stack:
-            stack.enter_context(at_work(self.sd_model))
+            stack.enter_context(unet_on_device(self.sd_model))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(frozen([*networks, self.vae], train=wish.gradient_checkpointing))
+            stack.enter_context(frozen([*networks, self.vae], train=options.gradient_checkpointing))
             # LDM's norms compute in float32, which CPUs do with float32 parameters only
             stack.enter_context(in_dtype(networks, dtype, norms=torch.float32))
-            stack.enter_context(replaced(self.unet, "dtype", dtype))
+            stack.enter_context(temporary_attribute(self.unet, "dtype", dtype))
             for name in ("dtype", "dtype_unet", "dtype_inference"):
-                stack.enter_context(replaced(devices, name, dtype))
-            if wish.full_vae:
+                stack.enter_context(temporary_attribute(devices, name, dtype))
+            if options.float32_vae:
                 stack.enter_context(in_dtype([self.vae], torch.float32))
-                stack.enter_context(replaced(devices, "dtype_vae", torch.float32))
-            stack.enter_context(replaced(devices, "unet_needs_upcast", False))
-            stack.enter_context(attention(wish.attention))
-            stack.enter_context(replaced(shared, "loaded_hypernetworks", []))
-            if wish.gradient_checkpointing:
-                stack.enter_context(checkpointed(self.unet))
-            stack.enter_context(mixed(self.device, wish.precision))
+                stack.enter_context(temporary_attribute(devices, "dtype_vae", torch.float32))
+            stack.enter_context(temporary_attribute(devices, "unet_needs_upcast", False))
+            stack.enter_context(temporary_attention(options.attention))
+            stack.enter_context(temporary_attribute(shared, "loaded_hypernetworks", []))
+            if options.gradient_checkpointing:
+                stack.enter_context(gradient_checkpointed(self.unet))
+            stack.enter_context(autocast_for_precision(self.device, options.precision))
             yield
 
-    def _check(self, wish: Borrowing) -> None:
+    def _check(self, options: TrainingModelOptions) -> None:
         """Raises TrainError for what cannot be trained as the web UI holds it."""
-        if not knows(self.sd_model):
+        if not is_supported_model(self.sd_model):
             raise TrainError("this kind of model cannot be trained here; SD1.x, SD2.x and SDXL can")
         if self.unet.in_channels != 4 if hasattr(self.unet, "in_channels") else False:
             raise TrainError("an inpainting or edit model is loaded; train on the model that it was made from")
         if getattr(shared.cmd_opts, "lowvram", False):
             raise TrainError("the web UI was started with --lowvram, which moves layers about; --medvram can train")
-        if getattr(self.sd_model, "lowvram", False) and (wish.text or wish.word):
+        if getattr(self.sd_model, "lowvram", False) and (options.train_text_encoders or options.train_token_embedding):
             raise TrainError(
                 "the web UI was started with --medvram: the text encoder cannot stay beside the U-Net; "
                 "turn on network_train_unet_only, and leave token_string out"
             )
-        if wish.compiled:
+        if options.compile_unet:
             raise TrainError("torch_compile is for training without the web UI, whose U-Net is patched; leave it out")
-        if self.family == SDXL and wish.text:
+        if self.family == CHECKPOINT_SDXL and options.train_text_encoders:
             raise TrainError("for SDXL turn on network_train_unet_only and cache_text_encoder_outputs")
 
-    def stopping(self) -> bool:
+    def is_stop_requested(self) -> bool:
         """Whether Interrupt or Skip was pressed."""
         return bool(shared.state.interrupted or shared.state.skipped)
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """Pictures (n, 3, h, w) in −1..1 → scaled latents, float32: the encoder's mean.
 
         A half-precision encoder that overflows computes this once more in float32.
         """
-        with unmixed(self.device), visiting(self.vae, self.device):
-            latent = self._mean(pixels)
+        with autocast_disabled(self.device), temporarily_on_device(self.vae, self.device):
+            latent = self._latent_mean(pixels)
             if not bool(latent.isfinite().all()):
                 with in_dtype([self.vae], torch.float32):
-                    latent = self._mean(pixels)
+                    latent = self._latent_mean(pixels)
         return latent
 
-    def _mean(self, pixels: Tensor) -> Tensor:
+    def _latent_mean(self, pixels: Tensor) -> Tensor:
         """The first half of the moments, which LDM's and sgm's autoencoders both make this way."""
         dtype = next(self.vae.parameters()).dtype
         moments = self.vae.quant_conv(self.vae.encoder(pixels.to(self.device, dtype)))
         mean: Tensor = moments.chunk(2, dim=1)[0]
         return mean.float() * float(self.sd_model.scale_factor)
 
-    def text(
+    def encode_text(
         self, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = 75, weighted: bool = False
-    ) -> Context:
+    ) -> TextConditioning:
         """Captions → states, by the web UI's own way from words to chunks."""
         chosen: dict[str, object] = {"CLIP_stop_at_last_layers": clip_skip, "use_old_emphasis_implementation": False}
         chosen["emphasis"] = "Original" if weighted else "None"
-        length = max(1, max_token_length // 75) * _CHUNK
+        length = max(1, max_token_length // 75) * _CHUNK_LENGTH
         states, pooled = [], None
-        with options(**chosen):
+        with temporary_settings(**chosen):
             for encoder in self._encoders:
-                with visiting(getattr(encoder, "wrapped", encoder), self.device):
+                with temporarily_on_device(getattr(encoder, "wrapped", encoder), self.device):
                     out = encoder(list(captions))
                 if isinstance(out, tuple):
                     out, pooled = out
-                settle(self.sd_model)
+                move_unet_to_device(self.sd_model)
                 states.append(out[:, :length])
-        return Context(torch.cat(states, dim=-1), pooled)
+        return TextConditioning(torch.cat(states, dim=-1), pooled)
 
     def token_count(self, caption: str) -> int:
         """Places that a caption takes, without start and end; a chunk that another follows counts as full."""
-        with options(emphasis="None"):
+        with temporary_settings(emphasis="None"):
             return int(self.sd_model.cond_stage_model.process_texts([caption])[1])
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Context, sizes: Tensor | None = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, context: TextConditioning, sizes: Tensor | None = None
+    ) -> Tensor:
         """The U-Net's output (n, 4, h, w), float32."""
         dtype = next(self.unet.parameters()).dtype
         y = None
         if context.pooled is not None and sizes is not None:
-            y = torch.cat([context.pooled, self._sizes(sizes.to(noisy.device))], dim=-1).to(dtype)
+            y = torch.cat([context.pooled, self._size_embeddings(sizes.to(noisy.device))], dim=-1).to(dtype)
         more = {} if y is None else {"y": y}
         out: Tensor = self.unet(noisy.to(dtype), timesteps, context=context.states.to(dtype), **more)
         return out.float()
 
-    def _sizes(self, sizes: Tensor) -> Tensor:
+    def _size_embeddings(self, sizes: Tensor) -> Tensor:
         """(n, 6) → their sinusoidal embeddings side by side, in the order of the model's own embedders."""
-        embedders = (e for e in self.sd_model.conditioner.embedders if getattr(e, "input_key", None) in _SIZES)
-        return torch.cat([e(sizes[:, _SIZES[e.input_key]]) for e in embedders], dim=-1)
+        embedders = (e for e in self.sd_model.conditioner.embedders if getattr(e, "input_key", None) in _SIZE_COLUMNS)
+        return torch.cat([e(sizes[:, _SIZE_COLUMNS[e.input_key]]) for e in embedders], dim=-1)
 
-    def sample(self, wish: Sample) -> Image.Image:
+    def generate_image(self, spec: SampleSpec) -> Image.Image:
         """A picture by the web UI itself, shown as its live preview and not saved by it."""
         p = processing.StableDiffusionProcessingTxt2Img(
             sd_model=self.sd_model,
-            prompt=wish.prompt,
-            negative_prompt=wish.negative,
-            seed=-1 if wish.seed is None else wish.seed,
-            sampler_name=_sampler(wish),
-            steps=wish.steps,
-            cfg_scale=wish.cfg,
-            width=wish.width // 8 * 8,
-            height=wish.height // 8 * 8,
+            prompt=spec.prompt,
+            negative_prompt=spec.negative,
+            seed=-1 if spec.seed is None else spec.seed,
+            sampler_name=_sampler_name(spec),
+            steps=spec.steps,
+            cfg_scale=spec.cfg,
+            width=spec.width // 8 * 8,
+            height=spec.height // 8 * 8,
             do_not_save_samples=True,
             do_not_save_grid=True,
         )
@@ -206,17 +216,17 @@ class A1111Trainee:
             image: Image.Image = processing.process_images(p).images[0]
         finally:
             p.close()
-            settle(self.sd_model)
+            move_unet_to_device(self.sd_model)
         shared.state.assign_current_image(image)
         return image
 
-    def check_sample(self, wish: Sample) -> None:
+    def check_sample(self, spec: SampleSpec) -> None:
         """Raises TrainError for a sampler that the web UI does not have."""
         known = sd_samplers.all_samplers_map
-        if _sampler(wish) not in known:
-            raise TrainError(f"unknown sampler {wish.sampler!r}{did_you_mean(wish.sampler, known)}")
+        if _sampler_name(spec) not in known:
+            raise TrainError(f"unknown sampler {spec.sampler!r}{did_you_mean(spec.sampler, known)}")
 
-    def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
+    def token_embeddings(self, text: str, count: int) -> tuple[Tensor, ...]:
         """The text encoders' own vectors of a text's first tokens."""
         found = []
         with torch.no_grad():
@@ -233,36 +243,36 @@ class A1111Trainee:
         conditioner = getattr(self.sd_model, "conditioner", None)
         return [self.sd_model.cond_stage_model] if conditioner is None else _text_encoders(conditioner)
 
-    def word_places(self, word: str, caption: str, max_token_length: int) -> int:
+    def count_token_uses(self, token: str, caption: str, max_token_length: int) -> int:
         """How often an added word is read in a caption."""
-        with options(emphasis="None"):
+        with temporary_settings(emphasis="None"):
             chunks = self._encoders[0].tokenize_line(caption)[0][: max(1, max_token_length // 75)]
-        return sum(fix.embedding.name == word for chunk in chunks for fix in chunk.fixes)
+        return sum(fix.embedding.name == token for chunk in chunks for fix in chunk.fixes)
 
     @contextmanager
-    def new_word(self, word: str, vectors: Sequence[Tensor]) -> Iterator[None]:
+    def with_token_embedding(self, token: str, vectors: Sequence[Tensor]) -> Iterator[None]:
         """A word for a while, in the place of an embedding of the user's that has the same name."""
         database = sd_hijack.model_hijack.embedding_db
-        before = database.word_embeddings.get(word)
+        before = database.word_embeddings.get(token)
         embedding = textual_inversion.Embedding(
-            dict(zip(("clip_l", "clip_g"), vectors, strict=False)) if len(vectors) > 1 else vectors[0], word
+            dict(zip(("clip_l", "clip_g"), vectors, strict=False)) if len(vectors) > 1 else vectors[0], token
         )
         embedding.vectors, embedding.shape = len(vectors[0]), sum(part.shape[-1] for part in vectors)
         database.register_embedding(embedding, self.sd_model)
         try:
             yield
         finally:
-            database.register_embedding_by_name(before, self.sd_model, word)
+            database.register_embedding_by_name(before, self.sd_model, token)
 
     def metadata(self) -> Mapping[str, str]:
         """The base model in kohya's words."""
-        version = {SD1: "sd_v1", SD2: "sd_v2", SDXL: "sdxl_base_v1-0"}[self.family]
-        if self.family == SD2 and self.prediction == V:
+        version = {CHECKPOINT_SD1: "sd_v1", CHECKPOINT_SD2: "sd_v2", CHECKPOINT_SDXL: "sdxl_base_v1-0"}[self.family]
+        if self.family == CHECKPOINT_SD2 and self.prediction == V_PREDICTION:
             version = "sd_v2_v"
         info = self.sd_model.sd_checkpoint_info
         known = {
             "ss_base_model_version": version,
-            "ss_v2": str(self.family == SD2),
+            "ss_v2": str(self.family == CHECKPOINT_SD2),
             "ss_sd_model_name": str(info.name_for_extra) + _suffix(info.filename),
             "ss_sd_model_hash": str(info.hash or ""),
             "ss_new_sd_model_hash": str(info.sha256 or (info.calculate_shorthash() and info.sha256) or ""),
@@ -270,9 +280,9 @@ class A1111Trainee:
         return {name: value for name, value in known.items() if value}
 
 
-def _sampler(wish: Sample) -> str:
+def _sampler_name(spec: SampleSpec) -> str:
     """The web UI's name of a sampler."""
-    return SAMPLERS.get(wish.sampler.lower().removeprefix("k_"), wish.sampler)
+    return KOHYA_SAMPLERS.get(spec.sampler.lower().removeprefix("k_"), spec.sampler)
 
 
 def _suffix(filename: str) -> str:
@@ -284,10 +294,10 @@ def _text_encoders(conditioner: Any) -> list[Any]:
     return [embedder for embedder in conditioner.embedders if hasattr(embedder, "tokenize_line")]
 
 
-def current_trainee() -> A1111Trainee:
+def current_trainable_model() -> A1111TrainableModel:
     """The web UI's model, loaded if none is. Call it while the queue is ours. Raises TrainError."""
     sd_model = shared.sd_model
     if sd_model is None:
         raise TrainError("the web UI has no model; choose a checkpoint")
     sd_models.send_model_to_device(sd_model)
-    return A1111Trainee(sd_model)
+    return A1111TrainableModel(sd_model)

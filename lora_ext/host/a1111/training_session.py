@@ -7,27 +7,27 @@ from contextlib import contextmanager
 
 from modules import devices, shared
 
-from .trainable_model import A1111Trainee, current_trainee
+from .trainable_model import A1111TrainableModel, current_trainable_model
 
-JOB = "training a LoRA"
+TRAINING_JOB_TITLE = "training a LoRA"
 
 
 @contextmanager
-def borrowed(release: Callable[[], None]) -> Iterator[A1111Trainee]:
+def open_training_session(remove_all: Callable[[], None]) -> Iterator[A1111TrainableModel]:
     """The model that the web UI holds, as a trainee. Enter it while `call_queue.queue_lock` is held: generation waits.
 
-    release: takes everything of ours off the model, and out of the kept conditioning.
+    remove_all: takes everything of ours off the model, and out of the kept conditioning.
 
     Nothing of ours is on the model meanwhile; afterwards, also after an exception, no conditioning that was computed
     with what was trained is left. Raises TrainError.
     """
-    shared.state.begin(job=JOB)
-    shared.state.textinfo = JOB
+    shared.state.begin(job=TRAINING_JOB_TITLE)
+    shared.state.textinfo = TRAINING_JOB_TITLE
     try:
-        release()
-        yield current_trainee()
+        remove_all()
+        yield current_trainable_model()
     finally:
-        release()
+        remove_all()
         state = shared.state
         state.end()
         state.skipped = state.interrupted = state.stopping_generation = False

@@ -13,54 +13,54 @@ from modules import scripts
 
 from ...applied_networks import Presets
 from ...compare import axes, axis_values
-from ...compare.axis_kinds import Axis, Kind, Known, Value
-from ...compare.image_spec import Shot, tag_of
-from ...compare.training_run_files import names_of
+from ...compare.axis_kinds import Axis, AxisContext, AxisKind, AxisValue
+from ...compare.image_spec import ImageSpec, find_tag
+from ...compare.training_run_files import prompt_names
 from ...errors import LoraError
-from ...file.lora_library import Library
+from ...file.lora_library import LoraLibrary
 
-SCRIPT = "xyz_grid.py"
-NEEDS_US = ("preset", "block", "rank", "start", "stop")
+XYZ_SCRIPT = "xyz_grid.py"
+LORA_EXT_ONLY_AXES = ("preset", "block", "rank", "start", "stop")
 """Axes over parts of a tag that only LoRA ext applies."""
-OURS = ("epoch", "file", "weight", "te", "unet", "preset", "block", "rank", "start", "stop")
-COST = {"epoch": 0.4, "file": 0.4}
+XYZ_AXIS_KINDS = ("epoch", "file", "weight", "te", "unet", "preset", "block", "rank", "start", "stop")
+XYZ_AXIS_COST = {"epoch": 0.4, "file": 0.4}
 """How slow a change is, 0..1: the plot changes slow axes least often."""
 
 
-class Chosen(str):
+class XyzAxisValue(str):
     """A value as the plot handles it: its head as text, and what it does."""
 
-    value: Value
+    value: AxisValue
 
-    def __new__(cls, value: Value) -> Chosen:
+    def __new__(cls, value: AxisValue) -> XyzAxisValue:
         """Named by the value's label."""
         made = super().__new__(cls, value.label)
         made.value = value
         return made
 
 
-class Axes:
+class XyzAxes:
     """The axes, and where their values are looked up. library, presets: called when a plot begins.
 
-    elsewhere: who applies `<lora:…>` where it is not us, else "".
+    other_tag_owner: who applies `<lora:…>` where it is not us, else "".
     """
 
     def __init__(
-        self, library: Callable[[], Library], presets: Callable[[], Presets], elsewhere: Callable[[], str]
+        self, library: Callable[[], LoraLibrary], presets: Callable[[], Presets], other_tag_owner: Callable[[], str]
     ) -> None:
-        self.library, self.presets, self.elsewhere = library, presets, elsewhere
+        self.library, self.presets, self.other_tag_owner = library, presets, other_tag_owner
 
-    def add(self, *_: Any) -> None:
+    def add_to_plot(self, *_: Any) -> None:
         """Adds what is not there yet to the plot's list; for `on_before_ui`, since Reload UI makes a new list."""
         for data in scripts.scripts_data:
-            if data.script_class.__module__ == SCRIPT:
+            if data.script_class.__module__ == XYZ_SCRIPT:
                 there = {option.label for option in data.module.axis_options}
-                made = (self._option(data.module, axes.KINDS[name]) for name in OURS)
+                made = (self._option(data.module, axes.AXIS_KINDS[name]) for name in XYZ_AXIS_KINDS)
                 data.module.axis_options += [option for option in made if option.label not in there]
 
-    def _option(self, plot: Any, kind: Kind) -> Any:
+    def _option(self, plot: Any, kind: AxisKind) -> Any:
         choices: dict[str, Callable[[], list[str]]] = {
-            "file": lambda: names_of(self.library()),
+            "file": lambda: prompt_names(self.library()),
             "preset": lambda: list(self.presets().weights),
         }
         return plot.AxisOption(
@@ -69,7 +69,7 @@ class Axes:
             self.apply,
             format_value=lambda p, option, x: str(x),
             confirm=lambda p, xs: self.confirm(p, kind.name, xs),
-            cost=COST.get(kind.name, 0.0),
+            cost=XYZ_AXIS_COST.get(kind.name, 0.0),
             choices=choices.get(kind.name),
         )
 
@@ -78,35 +78,35 @@ class Axes:
 
         Raises LoraError for what cannot be read or is not there.
         """
-        owner = self.elsewhere()
-        if owner and kind in NEEDS_US:
+        owner = self.other_tag_owner()
+        if owner and kind in LORA_EXT_ONLY_AXES:
             raise LoraError(
-                f"{axes.KINDS[kind].title} would change nothing: {owner} applies LoRA tags here, not LoRA ext"
+                f"{axes.AXIS_KINDS[kind].title} would change nothing: {owner} applies LoRA tags here, not LoRA ext"
             )
         library = self.library()
         library.refresh()
-        known = Known(library, Shot(prompt=p.prompt, negative_prompt=p.negative_prompt), self.presets())
-        head, text = _named(kind, xs)
-        axis = axes.parse(f"{head}:{text}", known)
+        known = AxisContext(library, ImageSpec(prompt=p.prompt, negative_prompt=p.negative_prompt), self.presets())
+        head, text = _split_name(kind, xs)
+        axis = axes.parse_axis(f"{head}:{text}", known)
         p.lora_ext_axes = (*getattr(p, "lora_ext_axes", ()), axis)
-        xs[:] = [Chosen(value) for value in axis.values]
+        xs[:] = [XyzAxisValue(value) for value in axis.values]
 
-    def apply(self, p: Any, x: Chosen, xs: list[Any]) -> None:
+    def apply(self, p: Any, x: XyzAxisValue, xs: list[Any]) -> None:
         """One cell's change of the prompt (and of the hires prompt, where that has the tag too)."""
         mine: tuple[Axis, ...] = getattr(p, "lora_ext_axes", ())
-        lora = getattr(p, "lora_ext_lora", "") or axes.subject(mine, Shot(prompt=p.prompt))
+        lora = getattr(p, "lora_ext_lora", "") or axes.default_axis_lora(mine, ImageSpec(prompt=p.prompt))
         seed = int(p.seed) if isinstance(p.seed, (int, float)) else 0
-        done = x.value.edit(Shot(prompt=p.prompt, negative_prompt=p.negative_prompt, seed=seed, lora=lora))
+        done = x.value.edit(ImageSpec(prompt=p.prompt, negative_prompt=p.negative_prompt, seed=seed, lora=lora))
         hires = getattr(p, "hr_prompt", "")
-        if isinstance(hires, str) and lora and tag_of(hires, lora):
-            p.hr_prompt = x.value.edit(Shot(prompt=hires, seed=seed, lora=lora)).prompt
+        if isinstance(hires, str) and lora and find_tag(hires, lora):
+            p.hr_prompt = x.value.edit(ImageSpec(prompt=hires, seed=seed, lora=lora)).prompt
         p.prompt, p.lora_ext_lora = done.prompt, done.lora
 
 
-def _named(kind: str, xs: list[Any]) -> tuple[str, str]:
+def _split_name(kind: str, xs: list[Any]) -> tuple[str, str]:
     """(`KIND NAME`, values) where the first value begins with `NAME:`, as in `OUT05: 0-1 [5]` or `run: all`."""
     texts = [str(x) for x in xs]
     name, colon, rest = texts[0].partition(":") if texts else ("", "", "")
     if not colon:
-        return kind, axis_values.joined(texts)
-    return f"{kind} {name.strip()}", axis_values.joined([rest.strip(), *texts[1:]])
+        return kind, axis_values.format_item_list(texts)
+    return f"{kind} {name.strip()}", axis_values.format_item_list([rest.strip(), *texts[1:]])

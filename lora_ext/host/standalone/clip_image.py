@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import FileError
-from .folder_safety import check_local_folder, variant_of
+from .folder_safety import check_local_folder, weights_variant
 from .loader import best_device
 
-HUB = (
+CLIP_IMAGE_REPOSITORIES = (
     "openai/clip-vit-large-patch14",
     "openai/clip-vit-base-patch32",
     "openai/clip-vit-base-patch16",
@@ -25,7 +25,7 @@ _NEEDED = ("config.json", "preprocessor_config.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-def find(folder: Path | None = None) -> Path | None:
+def find_clip_image_model(folder: Path | None = None) -> Path | None:
     """A CLIP image model of the user's own: `folder`, where it is one, else one in the hub's cache; None without.
 
     Many have CLIP's tokenizer alone in their cache; that is none.
@@ -34,7 +34,7 @@ def find(folder: Path | None = None) -> Path | None:
         return folder
     from huggingface_hub import try_to_load_from_cache
 
-    for repository in HUB:
+    for repository in CLIP_IMAGE_REPOSITORIES:
         found = {name: try_to_load_from_cache(repository, name) for name in (*_NEEDED, *_WEIGHTS)}
         there = {name for name, path in found.items() if isinstance(path, str)}
         if there.issuperset(_NEEDED) and there.intersection(_WEIGHTS):
@@ -42,7 +42,7 @@ def find(folder: Path | None = None) -> Path | None:
     return None
 
 
-class ImageModel:
+class ClipImageModel:
     """Pictures → unit vectors (n, d), float32 (Radford et al. 2021, arXiv:2103.00020).
 
     folder: a CLIP model as transformers saves it (config.json, weights, preprocessor_config.json). Nothing is ever
@@ -57,9 +57,9 @@ class ImageModel:
         check_local_folder(folder)
         try:
             self._model = CLIPVisionModelWithProjection.from_pretrained(
-                folder, local_files_only=True, variant=variant_of(folder)
+                folder, local_files_only=True, variant=weights_variant(folder)
             ).eval()
-            self._prepare = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+            self._processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise FileError(f"{folder} cannot be read as a CLIP image model: {str(error).splitlines()[0]}") from error
         self.name = next(
@@ -76,7 +76,7 @@ class ImageModel:
         rows = []
         for start in range(0, len(images), 16):
             batch = [image.convert("RGB") for image in images[start : start + 16]]
-            pixels = self._prepare(images=batch, return_tensors="pt")["pixel_values"].to(
+            pixels = self._processor(images=batch, return_tensors="pt")["pixel_values"].to(
                 self._device, self._model.dtype
             )
             vectors = self._model(pixel_values=pixels).image_embeds.float()

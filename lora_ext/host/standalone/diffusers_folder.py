@@ -1,4 +1,4 @@
-"""A diffusers folder (`model_index.json`) as a `Standalone`; local files only."""
+"""A diffusers folder (`model_index.json`) as a `StandaloneModel`; local files only."""
 
 from __future__ import annotations
 
@@ -10,50 +10,52 @@ from typing import Any
 import torch
 
 from ...errors import FileError
-from ..checkpoint_layout import EPS, SD1, SD2, SDXL, V
-from .folder_safety import check_local_folder, variant_of
-from .model import Standalone, check_words
-from .noise_schedule import Levels, scaled_linear, zero_terminal
-from .prompt_encoding import Encoder, Vocabulary
+from ..checkpoint_layout import CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_SDXL, EPSILON_PREDICTION, V_PREDICTION
+from .folder_safety import check_local_folder, weights_variant
+from .model import StandaloneModel, check_tokenizer
+from .noise_schedule import NoiseSchedule, rescale_zero_terminal_snr, scaled_linear_alphas
+from .prompt_encoding import PromptTokenizer, TextEncoder
 
-_PREDICTIONS = {"epsilon": EPS, "v_prediction": V}
+_PREDICTIONS = {"epsilon": EPSILON_PREDICTION, "v_prediction": V_PREDICTION}
 
 
-def read_folder(
-    folder: Path, words: Vocabulary, device: torch.device, dtype: torch.dtype, prediction: str | None = None
-) -> Standalone:
+def load_diffusers_folder(
+    folder: Path, tokenizer: PromptTokenizer, device: torch.device, dtype: torch.dtype, prediction: str | None = None
+) -> StandaloneModel:
     """The networks of a folder that `save_pretrained` made. Raises FileError that names what is missing."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     if not (folder / "model_index.json").is_file():
         raise FileError(f"{folder} is no diffusers model: it has no model_index.json")
-    schedule = _schedule(folder)
-    unet = _part(UNet2DConditionModel, folder, "unet", device, dtype)
-    vae = _part(AutoencoderKL, folder, "vae", device, dtype)
-    texts = _texts(folder, device, dtype)
-    check_words(words, texts)
+    schedule = _load_scheduler_config(folder)
+    unet = _load_network(UNet2DConditionModel, folder, "unet", device, dtype)
+    vae = _load_network(AutoencoderKL, folder, "vae", device, dtype)
+    texts = _load_text_encoders(folder, device, dtype)
+    check_tokenizer(tokenizer, texts)
     if schedule.get("beta_schedule", "scaled_linear") != "scaled_linear":
         raise FileError(f"{folder}: a {schedule['beta_schedule']!r} noise schedule is unknown here")
-    alphas = scaled_linear(
+    alphas = scaled_linear_alphas(
         schedule.get("beta_start", 0.00085), schedule.get("beta_end", 0.012), schedule.get("num_train_timesteps", 1000)
     )
     told = str(schedule.get("prediction_type", "epsilon"))
     if prediction is None and told not in _PREDICTIONS:
         raise FileError(f"{folder}: a U-Net that predicts {told!r} is unknown here")
-    return Standalone(
-        family=SDXL if len(texts) == 2 else SD2 if texts[0].layer == "normed" else SD1,
+    return StandaloneModel(
+        family=CHECKPOINT_SDXL if len(texts) == 2 else CHECKPOINT_SD2 if texts[0].layer == "normed" else CHECKPOINT_SD1,
         unet=unet,
         vae=vae,
-        texts=texts,
-        words=words,
-        levels=Levels(zero_terminal(alphas) if schedule.get("rescale_betas_zero_snr") else alphas),
+        text_encoders=texts,
+        tokenizer=tokenizer,
+        noise_schedule=NoiseSchedule(
+            rescale_zero_terminal_snr(alphas) if schedule.get("rescale_betas_zero_snr") else alphas
+        ),
         prediction=prediction or _PREDICTIONS[told],
-        scale=float(vae.config.scaling_factor),
+        scaling_factor=float(vae.config.scaling_factor),
         path=folder,
     )
 
 
-def _part(kind: Any, folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Any:
+def _load_network(kind: Any, folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Any:
     """One network from its subfolder, frozen and in evaluation."""
     if not (folder / name).is_dir():
         raise FileError(f"{folder} has no {name} folder")
@@ -64,27 +66,27 @@ def _part(kind: Any, folder: Path, name: str, device: torch.device, dtype: torch
             subfolder=name,
             local_files_only=True,
             torch_dtype=dtype,
-            variant=variant_of(folder / name),
+            variant=weights_variant(folder / name),
         )
     except (OSError, ValueError) as error:
         raise FileError(f"{folder / name} cannot be read: {str(error).splitlines()[0]}") from error
     return network.to(device).requires_grad_(False).eval()
 
 
-def _texts(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Encoder, ...]:
+def _load_text_encoders(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[TextEncoder, ...]:
     """te, and te2 where there is one. OpenCLIP is known by its activation; it pads with 0."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    first = _part(CLIPTextModel, folder, "text_encoder", device, dtype)
+    first = _load_network(CLIPTextModel, folder, "text_encoder", device, dtype)
     if (folder / "text_encoder_2").is_dir():
-        second = _part(CLIPTextModelWithProjection, folder, "text_encoder_2", device, dtype)
-        return Encoder(first, "penultimate"), Encoder(second, "penultimate", 0, pooled=True)
+        second = _load_network(CLIPTextModelWithProjection, folder, "text_encoder_2", device, dtype)
+        return TextEncoder(first, "penultimate"), TextEncoder(second, "penultimate", 0, pooled=True)
     if first.config.hidden_act == "gelu":
-        return (Encoder(first, "normed", 0),)
-    return (Encoder(first),)
+        return (TextEncoder(first, "normed", 0),)
+    return (TextEncoder(first),)
 
 
-def _schedule(folder: Path) -> Mapping[str, Any]:
+def _load_scheduler_config(folder: Path) -> Mapping[str, Any]:
     """A diffusers folder's noise schedule, {} without one."""
     file = folder / "scheduler" / "scheduler_config.json"
     try:

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ...errors import FileError
 from ...file import safetensors_file, torch_file
-from ...file.containers import kind_of
-from ...file.displayed_names import files_below, shown
+from ...file.containers import container_format
+from ...file.displayed_names import displayed_name, files_below
 from ...file.lora_file import LoraFile
 
-SUFFIXES = (".safetensors", ".pt", ".bin")
-NAMES = ("clip_l", "clip_g")
+EMBEDDING_SUFFIXES = (".safetensors", ".pt", ".bin")
+EMBEDDING_VECTOR_NAMES = ("clip_l", "clip_g")
 """What a file calls the vectors for the first and the second text encoder, where it holds both (SDXL)."""
 
 
@@ -43,14 +43,14 @@ class Embedding:
         """What `load` gives. Raises FileError."""
         return self.load()
 
-    def rows(self, widths: Sequence[int]) -> tuple[Tensor, ...] | None:
+    def vectors_for(self, widths: Sequence[int]) -> tuple[Tensor, ...] | None:
         """One (n, width) for each text encoder, in their order; None where the vectors are not of this model's widths.
 
         Raises FileError for a file that cannot be read.
         """
         tensors = {name: t.reshape(-1, t.shape[-1]) for name, t in self.content.items() if t.dim()}
         found = []
-        for name, width in zip(NAMES, widths, strict=False):
+        for name, width in zip(EMBEDDING_VECTOR_NAMES, widths, strict=False):
             named = [tensors[name]] if name in tensors and len(widths) > 1 else list(tensors.values())
             fits = [t for t in named if t.shape[-1] == width]
             if not fits:
@@ -60,7 +60,7 @@ class Embedding:
         return tuple(found) if same else None
 
 
-class Embeddings:
+class EmbeddingTable:
     """Embeddings by the token ids of their names, as the web UI finds them: the longest name wins.
 
     encode: a text's token ids. widths: of the model's text encoders. Of two with one name the first is used.
@@ -84,16 +84,16 @@ class Embeddings:
         for rows in self._known.values():
             rows.sort(key=lambda row: len(row[0]), reverse=True)
 
-    def at(self, tokens: Sequence[int], place: int) -> tuple[Embedding, int] | None:
-        """The embedding whose name stands at `place`, and how many tokens its name takes."""
-        for ids, embedding in self._known.get(tokens[place], ()):
-            if list(tokens[place : place + len(ids)]) == ids and self._fits(embedding):
+    def find_at(self, tokens: Sequence[int], position: int) -> tuple[Embedding, int] | None:
+        """The embedding whose name stands at `position`, and how many tokens its name takes."""
+        for ids, embedding in self._known.get(tokens[position], ()):
+            if list(tokens[position : position + len(ids)]) == ids and self._fits(embedding):
                 return embedding, len(ids)
         return None
 
     def _fits(self, embedding: Embedding) -> bool:
         try:
-            rows = embedding.rows(self.widths)
+            rows = embedding.vectors_for(self.widths)
         except FileError as error:
             self.skipped[embedding.name] = str(error)
             return False
@@ -103,7 +103,7 @@ class Embeddings:
         return rows is not None
 
 
-def bundled(files: Iterable[LoraFile]) -> list[Embedding]:
+def bundled_embeddings(files: Iterable[LoraFile]) -> list[Embedding]:
     """The embeddings inside LoRA files."""
     return [
         Embedding(name, lambda vectors=vectors: vectors, lambda file=file: file.name)  # type: ignore[misc]
@@ -112,26 +112,32 @@ def bundled(files: Iterable[LoraFile]) -> list[Embedding]:
     ]
 
 
-def in_folders(folders: Iterable[Path]) -> list[Embedding]:
+def embeddings_in_folders(folders: Iterable[Path]) -> list[Embedding]:
     """The embedding files in these folders and theirs, by file name; nothing is read yet. Raises FileError."""
     found = []
     for folder in folders:
         if not folder.is_dir():
             raise FileError(f"{folder} is not a folder of embeddings")
-        for path in files_below(folder, SUFFIXES):
-            found.append(Embedding(shown(path.stem), lambda path=path: read(path), lambda path=path: _digest(path)))  # type: ignore[misc]
+        for path in files_below(folder, EMBEDDING_SUFFIXES):
+            found.append(
+                Embedding(
+                    displayed_name(path.stem),
+                    lambda path=path: load_embedding(path),  # type: ignore[misc]
+                    lambda path=path: _digest(path),  # type: ignore[misc]
+                )
+            )
     return found
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def load_embedding(path: Path) -> dict[str, Tensor]:
     """Vector name → (n, width) of an embedding's file: the web UI's `.pt`, a diffusers concept, or safetensors.
 
     Nothing that the file carries is run. Raises FileError.
     """
-    if kind_of(path) == "safetensors":
-        tensors = safetensors_file.read(path)[0]
+    if container_format(path) == "safetensors":
+        tensors = safetensors_file.load_safetensors(path)[0]
     else:
-        content = torch_file.load(path)
+        content = torch_file.load_torch_file(path)
         inner = content.get("string_to_param", content) if isinstance(content, Mapping) else {}
         tensors = {str(k): v.detach() for k, v in inner.items() if isinstance(v, Tensor)} if inner else {}
     vectors = {name: t for name, t in tensors.items() if t.dim() in (1, 2) and t.is_floating_point()}
@@ -146,18 +152,20 @@ def _digest(path: Path) -> str:
 
 
 @contextmanager
-def standing_in(module: Any, rows: Mapping[int, Tensor] | Mapping[tuple[int, int], Tensor]) -> Iterator[None]:
+def replaced_token_embeddings(
+    module: Any, vectors: Mapping[int, Tensor] | Mapping[tuple[int, int], Tensor]
+) -> Iterator[None]:
     """While inside, the text model reads these vectors (width,) at these places of its 77, in the place of its own.
 
     A place is one of the 77, in all texts of a batch, or (text, one of the 77). Gradients reach the vectors.
     """
-    if not rows:
+    if not vectors:
         yield
         return
 
     def replaced(_: object, args: object, out: Tensor) -> Tensor:
         out = out.clone()
-        for place, vector in rows.items():
+        for place, vector in vectors.items():
             where = place if isinstance(place, tuple) else (slice(None), place)
             out[where] = vector.to(out.device, out.dtype)
         return out

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FileError
-from ...file.torch_file import foreign_names
+from ...file.torch_file import unsafe_pickle_names
 
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
 )
 """A file of weights: NAME[.VARIANT][-00001-of-00002].safetensors"""
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
-def variant_of(folder: Path) -> str | None:
+def weights_variant(folder: Path) -> str | None:
     """The variant that a network's folder holds instead of the plain weights, such as "fp16" for
     `model.fp16.safetensors`; None where the plain ones are there. Most SDXL downloads hold fp16 alone."""
     found = [_WEIGHTS.fullmatch(path.name) for path in sorted(folder.iterdir())]
@@ -37,13 +37,13 @@ def check_local_folder(folder: Path) -> Path:
     if (folder / "adapter_config.json").is_file():
         raise FileError(f"{folder} holds adapter_config.json, a PEFT adapter; give a folder with the whole model")
     for path in sorted(folder.glob("*config.json")):
-        for name, value in _settings(_read(path)):
+        for name, value in _config_items(_load_json(path)):
             if name.endswith("attn_implementation") and "/" in str(value):
                 raise FileError(
                     f"{path} asks for the attention {str(value)[:80]!r}, which is fetched and run; take that line out"
                 )
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PICKLES and path.is_file() and (wanted := foreign_names(path)):
+        if path.suffix.lower() in PICKLE_SUFFIXES and path.is_file() and (wanted := unsafe_pickle_names(path)):
             raise FileError(
                 f"{path} was not loaded: it wants to run {wanted[0]!r}, and only tensors are read; "
                 "a .safetensors file of it is safe"
@@ -51,16 +51,16 @@ def check_local_folder(folder: Path) -> Path:
     return folder
 
 
-def _read(path: Path) -> Any:
+def _load_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None  # the library says what is wrong with it
 
 
-def _settings(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _config_items(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Every name and value, also of configurations inside."""
     if isinstance(value, dict) and depth < 16:
         for name, item in value.items():
             yield str(name), item
-            yield from _settings(item, depth + 1)
+            yield from _config_items(item, depth + 1)

@@ -1,4 +1,4 @@
-"""LDM checkpoints (`.safetensors`, `.ckpt`) as a `Standalone`, by diffusers' own converters of names."""
+"""LDM checkpoints (`.safetensors`, `.ckpt`) as a `StandaloneModel`, by diffusers' own converters of names."""
 
 from __future__ import annotations
 
@@ -10,74 +10,87 @@ import torch
 from torch import Tensor
 
 from ...errors import FileError
-from ...file.containers import read_tensors
-from ..checkpoint_layout import EPS, VAE, Architecture, Hints, TextShape, V, modern_key, recognise
-from ..checkpoint_layout import UNET as UNET_PREFIX
-from .model import Standalone, check_words
-from .noise_schedule import Levels, scaled_linear, zero_terminal
-from .prompt_encoding import Encoder, Vocabulary
+from ...file.containers import load_tensors
+from ..checkpoint_layout import CHECKPOINT_UNET_PREFIX as UNET_PREFIX
+from ..checkpoint_layout import (
+    CHECKPOINT_VAE_PREFIX,
+    EPSILON_PREDICTION,
+    V_PREDICTION,
+    CheckpointHints,
+    CheckpointLayout,
+    TextEncoderLayout,
+    detect_checkpoint_layout,
+    modern_key,
+)
+from .model import StandaloneModel, check_tokenizer
+from .noise_schedule import NoiseSchedule, rescale_zero_terminal_snr, scaled_linear_alphas
+from .prompt_encoding import PromptTokenizer, TextEncoder
 
 
-def read_checkpoint(
-    path: Path, hints: Hints, words: Vocabulary, device: torch.device, dtype: torch.dtype
-) -> Standalone:
+def load_ldm_checkpoint(
+    path: Path, hints: CheckpointHints, tokenizer: PromptTokenizer, device: torch.device, dtype: torch.dtype
+) -> StandaloneModel:
     """A checkpoint file's networks. Raises FileError that names the file."""
-    state = read_tensors(path).tensors
+    state = load_tensors(path).tensors
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     state = {modern_key(key, shapes): tensor for key, tensor in state.items()}
     try:
-        what = recognise({key: tuple(tensor.shape) for key, tensor in state.items()}, hints)
-        return build(what, state, words, device, dtype, path)
+        what = detect_checkpoint_layout({key: tuple(tensor.shape) for key, tensor in state.items()}, hints)
+        return build_model(what, state, tokenizer, device, dtype, path)
     except FileError as error:
         raise FileError(f"{path}: {error}") from error
 
 
-def build(
-    what: Architecture,
+def build_model(
+    layout: CheckpointLayout,
     state: dict[str, Tensor],
-    words: Vocabulary,
+    tokenizer: PromptTokenizer,
     device: torch.device,
     dtype: torch.dtype,
     path: Path | None = None,
-) -> Standalone:
+) -> StandaloneModel:
     """The networks of an architecture, filled from a checkpoint's tensors. Raises FileError naming missing ones."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
-    unet_config = {"class_embed_type": None, "addition_embed_type": None, **what.unet}
+    unet_config = {"class_embed_type": None, "addition_embed_type": None, **layout.unet}
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**what.unet)
-        vae = AutoencoderKL(**what.vae)
+        unet = UNet2DConditionModel(**layout.unet)
+        vae = AutoencoderKL(**layout.vae)
     unet_state = convert_ldm_unet_checkpoint({k: v for k, v in state.items() if k.startswith(UNET_PREFIX)}, unet_config)
-    vae_state = {key: tensor for key, tensor in state.items() if key.startswith(VAE)}
-    fill(unet, unet_state, "U-Net", device, dtype)
-    fill(vae, convert_ldm_vae_checkpoint(vae_state, what.vae), "autoencoder", device, dtype)
-    texts = tuple(_encoder(shape, state, device, dtype) for shape in what.texts)
-    check_words(words, texts)
+    vae_state = {key: tensor for key, tensor in state.items() if key.startswith(CHECKPOINT_VAE_PREFIX)}
+    load_network_weights(unet, unet_state, "U-Net", device, dtype)
+    load_network_weights(vae, convert_ldm_vae_checkpoint(vae_state, layout.vae), "autoencoder", device, dtype)
+    texts = tuple(_build_text_encoder(shape, state, device, dtype) for shape in layout.text_encoders)
+    check_tokenizer(tokenizer, texts)
     alphas = state.get("alphas_cumprod")
-    alphas = scaled_linear(*what.betas) if alphas is None else alphas.float().cpu()
-    levels = Levels(zero_terminal(alphas) if what.zero_terminal else alphas)
-    prediction = what.prediction or (V if predicts_v(unet) else EPS)
-    return Standalone(what.family, unet, vae, texts, words, levels, prediction, what.scale, path)
+    alphas = scaled_linear_alphas(*layout.betas) if alphas is None else alphas.float().cpu()
+    levels = NoiseSchedule(rescale_zero_terminal_snr(alphas) if layout.zero_terminal_snr else alphas)
+    prediction = layout.prediction or (V_PREDICTION if is_v_prediction(unet) else EPSILON_PREDICTION)
+    return StandaloneModel(layout.family, unet, vae, texts, tokenizer, levels, prediction, layout.scaling_factor, path)
 
 
-def _encoder(shape: TextShape, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Encoder:
+def _build_text_encoder(
+    layout: TextEncoderLayout, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> TextEncoder:
     from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     with torch.device("meta"):
-        kind = CLIPTextModelWithProjection if shape.pooled else CLIPTextModel
-        module = kind(CLIPTextConfig(**shape.config))
-    own = {key: tensor for key, tensor in state.items() if key.startswith(shape.prefix)}
-    if shape.open_clip:
-        converted = convert_open_clip_checkpoint(module, own, prefix=shape.prefix)
+        kind = CLIPTextModelWithProjection if layout.pooled else CLIPTextModel
+        module = kind(CLIPTextConfig(**layout.config))
+    own = {key: tensor for key, tensor in state.items() if key.startswith(layout.prefix)}
+    if layout.open_clip:
+        converted = convert_open_clip_checkpoint(module, own, prefix=layout.prefix)
     else:
         converted = convert_ldm_clip_checkpoint(own)
-    fill(module, converted, "text encoder", device, dtype)
-    return Encoder(module, shape.layer, shape.pad, shape.pooled)
+    load_network_weights(module, converted, "text encoder", device, dtype)
+    return TextEncoder(module, layout.layer, layout.pad_id, layout.pooled)
 
 
-def fill(module: Any, state: Mapping[str, Tensor], what: str, device: torch.device, dtype: torch.dtype) -> None:
+def load_network_weights(
+    module: Any, state: Mapping[str, Tensor], network_name: str, device: torch.device, dtype: torch.dtype
+) -> None:
     """Puts tensors into a network that was made without memory, and makes it ready: frozen, in evaluation.
 
     Raises FileError when tensors are missing or have another shape; surplus ones are left out.
@@ -85,11 +98,11 @@ def fill(module: Any, state: Mapping[str, Tensor], what: str, device: torch.devi
     wanted = module.state_dict()
     missing = [key for key in wanted if key not in state]
     if missing:
-        raise FileError(f"its {what} lacks {len(missing)} of {len(wanted)} tensors, such as {missing[0]}")
+        raise FileError(f"its {network_name} lacks {len(missing)} of {len(wanted)} tensors, such as {missing[0]}")
     wrong = [key for key, tensor in wanted.items() if state[key].shape != tensor.shape]
     if wrong:
         has, needs = tuple(state[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
-        raise FileError(f"its {what} has {wrong[0]} of shape {has} where {needs} belongs")
+        raise FileError(f"its {network_name} has {wrong[0]} of shape {has} where {needs} belongs")
     ready = {key: state[key].detach().to(device=device, dtype=dtype) for key in wanted}
     module.load_state_dict(ready, assign=True)
     for owner in module.modules():
@@ -100,7 +113,7 @@ def fill(module: Any, state: Mapping[str, Tensor], what: str, device: torch.devi
 
 
 @torch.no_grad()
-def predicts_v(unet: Any) -> bool:
+def is_v_prediction(unet: Any) -> bool:
     """Whether an SD2 U-Net gives v rather than noise, by the web UI's test: at the last step noise comes back nearly
     as it went in, v goes far below."""
     parameter = next(unet.parameters())

@@ -1,4 +1,6 @@
-"""The standalone host's door: a checkpoint or a diffusers folder → a `Standalone`; a pipeline → a `ports.Model`."""
+"""The standalone host's door: a checkpoint or a diffusers folder → a `StandaloneModel`; a pipeline → a
+`ports.Model`.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,14 @@ import torch
 
 from ... import embedded
 from ...errors import FileError, did_you_mean
-from ..checkpoint_layout import EPS, Hints, V, read_yaml
+from ..checkpoint_layout import EPSILON_PREDICTION, V_PREDICTION, CheckpointHints, load_ldm_config
 from . import tokenizer_files
-from .diffusers_folder import read_folder
-from .ldm_checkpoint import read_checkpoint
-from .model import PipelineModel, Standalone, model_of
-from .prompt_encoding import Vocabulary
+from .diffusers_folder import load_diffusers_folder
+from .ldm_checkpoint import load_ldm_checkpoint
+from .model import PipelineModel, StandaloneModel, hookable_model_of
+from .prompt_encoding import PromptTokenizer
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+MODEL_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def best_device() -> str:
@@ -27,16 +29,16 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load(
+def load_model(
     path: str | Path,
     *,
-    tokenizer: str | Path | Vocabulary | None = None,
+    tokenizer: str | Path | PromptTokenizer | None = None,
     device: str | None = None,
     precision: str = "fp32",
     prediction: str | None = None,
     config: str | Path | None = None,
     text_config: Mapping[str, Any] | None = None,
-) -> Standalone:
+) -> StandaloneModel:
     """A model from an LDM checkpoint (.safetensors, .ckpt) or a diffusers folder. Nothing is downloaded.
 
     tokenizer: a folder, or a ready vocabulary; without it the places that `tokens.find` knows. config: the LDM yaml,
@@ -44,30 +46,32 @@ def load(
     prediction: "epsilon" or "v", where the file does not say. Raises FileError.
     """
     path = Path(path)
-    if precision not in PRECISIONS:
-        raise FileError(f"unknown precision {precision!r}{did_you_mean(precision, PRECISIONS)}")
-    if prediction not in (None, EPS, V):
-        raise FileError(f"unknown prediction {prediction!r}{did_you_mean(prediction or '', (EPS, V))}")
+    if precision not in MODEL_DTYPES:
+        raise FileError(f"unknown precision {precision!r}{did_you_mean(precision, MODEL_DTYPES)}")
+    if prediction not in (None, EPSILON_PREDICTION, V_PREDICTION):
+        raise FileError(
+            f"unknown prediction {prediction!r}{did_you_mean(prediction or '', (EPSILON_PREDICTION, V_PREDICTION))}"
+        )
     if not path.exists():
         raise FileError(f"{path} is not there")
     chosen = Path(tokenizer) if isinstance(tokenizer, str | Path) else None
     given = None if isinstance(tokenizer, str | Path) else tokenizer
     target = torch.device(device or best_device())
     if path.is_dir():
-        words: Vocabulary = given or tokenizer_files.find(path, chosen)
-        return read_folder(path, words, target, PRECISIONS[precision], prediction)
+        words: PromptTokenizer = given or tokenizer_files.find_tokenizer(path, chosen)
+        return load_diffusers_folder(path, words, target, MODEL_DTYPES[precision], prediction)
     yaml = Path(config) if config else path.with_suffix(".yaml")
-    said = read_yaml(yaml) if config or yaml.is_file() else {}
+    said = load_ldm_config(yaml) if config or yaml.is_file() else {}
     if tokenizer is None and _is_embedded(said):
         chosen = embedded.TOKENIZER
-    words = given or tokenizer_files.find(path, chosen)
-    told = tokenizer_files.text_configs(path, chosen)
-    hints = Hints(
+    words = given or tokenizer_files.find_tokenizer(path, chosen)
+    told = tokenizer_files.find_text_configs(path, chosen)
+    hints = CheckpointHints(
         yaml=said,
-        texts=(text_config, *told[1:]) if text_config else told,
+        text_configs=(text_config, *told[1:]) if text_config else told,
         prediction=prediction,
     )
-    return read_checkpoint(path, hints, words, target, PRECISIONS[precision])
+    return load_ldm_checkpoint(path, hints, words, target, MODEL_DTYPES[precision])
 
 
 def _is_embedded(yaml: Mapping[str, Any]) -> bool:
@@ -78,4 +82,4 @@ def _is_embedded(yaml: Mapping[str, Any]) -> bool:
     return node == embedded.TEXT_TARGET
 
 
-__all__ = ["PRECISIONS", "PipelineModel", "Standalone", "best_device", "load", "model_of"]
+__all__ = ["MODEL_DTYPES", "PipelineModel", "StandaloneModel", "best_device", "hookable_model_of", "load_model"]

@@ -14,39 +14,45 @@ from torch import nn
 
 from ...errors import FileError
 from ...layer_names import TE, TE2, UNET
-from ...protocols import Model
-from ..native_size import native_side
-from .embeddings import Embedding, Embeddings
-from .noise_schedule import Levels
-from .prompt_encoding import Encoder, Vocabulary
+from ...protocols import HookableModel
+from ..native_size import native_size_for
+from .embeddings import Embedding, EmbeddingTable
+from .noise_schedule import NoiseSchedule
+from .prompt_encoding import PromptTokenizer, TextEncoder
 
 
 @dataclass(frozen=True, eq=False)
-class Standalone:
+class StandaloneModel:
     """A Stable Diffusion model in memory: made once, used for many pictures. It is a `ports.Model`.
 
     unet, vae: diffusers' UNet2DConditionModel and AutoencoderKL. texts: the text encoders, te then te2.
-    levels: the noise levels. prediction: what the U-Net gives, "epsilon" or "v". scale: latents = scale · encoded.
+    noise_schedule: the noise levels. prediction: what the U-Net gives, "epsilon" or "v".
+    scale: latents = scale · encoded.
     """
 
     family: str
     unet: Any
     vae: Any
-    texts: tuple[Encoder, ...]
-    words: Vocabulary
-    levels: Levels
+    text_encoders: tuple[TextEncoder, ...]
+    tokenizer: PromptTokenizer
+    noise_schedule: NoiseSchedule
     prediction: str
-    scale: float
+    scaling_factor: float
     path: Path | None = None
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Part → network, for injection."""
-        names = (TE, TE2)[: len(self.texts)]
-        return {UNET: self.unet, **{name: encoder.module for name, encoder in zip(names, self.texts, strict=True)}}
+        names = (TE, TE2)[: len(self.text_encoders)]
+        return {
+            UNET: self.unet,
+            **{name: encoder.module for name, encoder in zip(names, self.text_encoders, strict=True)},
+        }
 
-    def embeddings(self, found: Iterable[Embedding]) -> Embeddings:
+    def embedding_table(self, found: Iterable[Embedding]) -> EmbeddingTable:
         """Embeddings by the token ids that their names have here; of two with one name the first is used."""
-        return Embeddings(self.words.encode, [encoder.module.config.hidden_size for encoder in self.texts], found)
+        return EmbeddingTable(
+            self.tokenizer.encode, [encoder.module.config.hidden_size for encoder in self.text_encoders], found
+        )
 
     @property
     def device(self) -> torch.device:
@@ -54,14 +60,14 @@ class Standalone:
         return next(iter(self.unet.parameters())).device
 
     @property
-    def native_side(self) -> int:
+    def native_size(self) -> int:
         """Pixels a side that the model was made for."""
         latent = getattr(self.unet.config, "sample_size", None)
         latent = max(latent) if isinstance(latent, (list, tuple)) else latent
-        return native_side(self.family, self.prediction, latent)
+        return native_size_for(self.family, self.prediction, latent)
 
     @property
-    def inpainting(self) -> bool:
+    def is_inpainting(self) -> bool:
         """Whether the U-Net also takes a mask and the masked picture (9 channels)."""
         return bool(self.unet.config.in_channels == 9)
 
@@ -97,15 +103,15 @@ class PipelineModel:
         return self._parts
 
 
-def model_of(pipe: Any) -> Model:
+def hookable_model_of(pipe: Any) -> HookableModel:
     """The networks of a diffusers pipeline, or of anything that names them so; a Model as it is."""
     return pipe if hasattr(pipe, "parts") else PipelineModel(pipe)
 
 
-def check_words(words: Vocabulary, texts: tuple[Encoder, ...]) -> None:
+def check_tokenizer(tokenizer: PromptTokenizer, text_encoders: tuple[TextEncoder, ...]) -> None:
     """Raises FileError if the tokenizer has ids that a text encoder has no embedding for."""
-    for encoder in texts:
+    for encoder in text_encoders:
         rows = encoder.module.config.vocab_size
-        largest = getattr(words, "size", words.end + 1)
+        largest = getattr(tokenizer, "size", tokenizer.end_id + 1)
         if largest > rows:
             raise FileError(f"the tokenizer has {largest} tokens, the text encoder {rows}: they do not belong together")

@@ -14,16 +14,16 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-AUTOMATIC = "Automatic"
+AUTOMATIC_SCHEDULE = "Automatic"
 
 
-def scaled_linear(start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Tensor:
+def scaled_linear_alphas(start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Tensor:
     """ᾱ of Stable Diffusion's training: betas are linear in their square root. float32, computed in float64."""
     betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
     return (1 - betas).cumprod(dim=0).float()
 
 
-def zero_terminal(alphas_cumprod: Tensor) -> Tensor:
+def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     """ᾱ stretched so that the last step is (almost) pure noise (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
     root = alphas_cumprod.sqrt()
     first, last = root[0], root[-1]
@@ -33,7 +33,7 @@ def zero_terminal(alphas_cumprod: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
+class NoiseSchedule:
     """The model's discrete noise levels, float32 on the CPU: sigma as a function of t in 0 … n−1, and back."""
 
     alphas_cumprod: Tensor
@@ -49,31 +49,31 @@ class Levels:
         return self.sigmas.log()
 
     @property
-    def ends(self) -> tuple[float, float]:
+    def timestep_range(self) -> tuple[float, float]:
         """(largest, smallest) t."""
         return len(self.sigmas) - 1.0, 0.0
 
     @property
-    def low(self) -> float:
+    def sigma_min(self) -> float:
         """The smallest sigma."""
         return self.sigmas[0].item()
 
     @property
-    def high(self) -> float:
+    def sigma_max(self) -> float:
         """The largest sigma."""
         return self.sigmas[-1].item()
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def t_to_sigma(self, t: Tensor) -> Tensor:
         """Log-linear between the levels."""
         t = t.float()
         below, above, weight = t.floor().long(), t.ceil().long(), t.frac()
         return ((1 - weight) * self.log_sigmas[below] + weight * self.log_sigmas[above]).exp()
 
-    def settle(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
+    def scale_denoised(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
         """The guess that counts at step t, from the picture and the network's guess: that guess."""
         return denoised
 
-    def t(self, sigma: Tensor) -> Tensor:
+    def sigma_to_t(self, sigma: Tensor) -> Tensor:
         """The inverse, of a sigma of no dimensions; clamped to the table."""
         log_sigma = sigma.log()
         below = int((self.log_sigmas <= log_sigma).sum().clamp(1, len(self.sigmas) - 1)) - 1
@@ -82,33 +82,33 @@ class Levels:
         return (1 - weight) * below + weight * (below + 1)
 
 
-STRIDE = 20
+CONSISTENCY_STRIDE = 20
 """Steps of the model between two that a latent consistency model is distilled for (50 of 1000)."""
 
 
-class ConsistencyLevels(Levels):
+class ConsistencyNoiseSchedule(NoiseSchedule):
     """The levels that a latent consistency model knows (Luo et al. 2023, arXiv:2310.04378): t = 19, 39, … 999."""
 
     @classmethod
-    def of(cls, levels: Levels) -> ConsistencyLevels:
+    def from_schedule(cls, noise_schedule: NoiseSchedule) -> ConsistencyNoiseSchedule:
         """Those of a model's levels."""
-        return cls(levels.alphas_cumprod[STRIDE - 1 :: STRIDE])
+        return cls(noise_schedule.alphas_cumprod[CONSISTENCY_STRIDE - 1 :: CONSISTENCY_STRIDE])
 
     @property
-    def ends(self) -> tuple[float, float]:
+    def timestep_range(self) -> tuple[float, float]:
         """(largest, smallest) t."""
-        return len(self.sigmas) * STRIDE - 1.0, STRIDE - 1.0
+        return len(self.sigmas) * CONSISTENCY_STRIDE - 1.0, CONSISTENCY_STRIDE - 1.0
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def t_to_sigma(self, t: Tensor) -> Tensor:
         """Log-linear between the levels, clamped to them."""
-        return super().sigma(((t - (STRIDE - 1)) / STRIDE).clamp(0, len(self.sigmas) - 1))
+        return super().t_to_sigma(((t - (CONSISTENCY_STRIDE - 1)) / CONSISTENCY_STRIDE).clamp(0, len(self.sigmas) - 1))
 
-    def t(self, sigma: Tensor) -> Tensor:
+    def sigma_to_t(self, sigma: Tensor) -> Tensor:
         """The step of the nearest level."""
         nearest = (self.log_sigmas - sigma.log().cpu()).abs().argmin()
-        return nearest * STRIDE + (STRIDE - 1)
+        return nearest * CONSISTENCY_STRIDE + (CONSISTENCY_STRIDE - 1)
 
-    def settle(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
+    def scale_denoised(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
         """The consistency model's boundary: at t = 0 the picture itself (eq. 9; sigma_data 0.5, t times 10)."""
         data, scaled = 0.5, t.to(x.device) * 10.0
         return scaled / (scaled**2 + data**2) ** 0.5 * denoised + data**2 / (scaled**2 + data**2) * x
@@ -118,62 +118,68 @@ def _with_zero(sigmas: Tensor) -> Tensor:
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
-def uniform(levels: Levels, n: int) -> Tensor:
+def uniform_sigmas(noise_schedule: NoiseSchedule, n: int) -> Tensor:
     """Equal steps in t, first and last level included."""
-    return _with_zero(levels.sigma(torch.linspace(*levels.ends, n)))
+    return _with_zero(noise_schedule.t_to_sigma(torch.linspace(*noise_schedule.timestep_range, n)))
 
 
-def karras(levels: Levels, n: int, rho: float = 7.0) -> Tensor:
+def karras_sigmas(noise_schedule: NoiseSchedule, n: int, rho: float = 7.0) -> Tensor:
     """Equal steps in sigma^(1/rho) (Karras et al. 2022, eq. 5)."""
-    low, high = levels.low ** (1 / rho), levels.high ** (1 / rho)
+    low, high = noise_schedule.sigma_min ** (1 / rho), noise_schedule.sigma_max ** (1 / rho)
     return _with_zero((high + torch.linspace(0, 1, n) * (low - high)) ** rho)
 
 
-def exponential(levels: Levels, n: int) -> Tensor:
+def exponential_sigmas(noise_schedule: NoiseSchedule, n: int) -> Tensor:
     """Equal steps in log sigma."""
-    return _with_zero(torch.linspace(math.log(levels.high), math.log(levels.low), n).exp())
+    return _with_zero(torch.linspace(math.log(noise_schedule.sigma_max), math.log(noise_schedule.sigma_min), n).exp())
 
 
-def sgm_uniform(levels: Levels, n: int) -> Tensor:
+def sgm_uniform_sigmas(noise_schedule: NoiseSchedule, n: int) -> Tensor:
     """Equal steps in t without the last level (Stability's generative-models)."""
-    start, end = levels.t(torch.tensor(levels.high)), levels.t(torch.tensor(levels.low))
-    return _with_zero(levels.sigma(torch.linspace(float(start), float(end), n + 1)[:-1]))
+    start, end = (
+        noise_schedule.sigma_to_t(torch.tensor(noise_schedule.sigma_max)),
+        noise_schedule.sigma_to_t(torch.tensor(noise_schedule.sigma_min)),
+    )
+    return _with_zero(noise_schedule.t_to_sigma(torch.linspace(float(start), float(end), n + 1)[:-1]))
 
 
-def normal(levels: Levels, n: int) -> Tensor:
+def normal_sigmas(noise_schedule: NoiseSchedule, n: int) -> Tensor:
     """Equal steps in t between the levels' ends."""
-    start, end = levels.t(torch.tensor(levels.high)), levels.t(torch.tensor(levels.low))
-    return _with_zero(levels.sigma(torch.linspace(float(start), float(end), n)))
+    start, end = (
+        noise_schedule.sigma_to_t(torch.tensor(noise_schedule.sigma_max)),
+        noise_schedule.sigma_to_t(torch.tensor(noise_schedule.sigma_min)),
+    )
+    return _with_zero(noise_schedule.t_to_sigma(torch.linspace(float(start), float(end), n)))
 
 
-def simple(levels: Levels, n: int) -> Tensor:
+def simple_sigmas(noise_schedule: NoiseSchedule, n: int) -> Tensor:
     """Every (1000/n)-th level, from the top."""
-    stride = len(levels.sigmas) / n
-    return _with_zero(torch.stack([levels.sigmas[-(1 + int(i * stride))] for i in range(n)]))
+    stride = len(noise_schedule.sigmas) / n
+    return _with_zero(torch.stack([noise_schedule.sigmas[-(1 + int(i * stride))] for i in range(n)]))
 
 
-def ddim(levels: Levels, n: int) -> Tensor:
+def ddim_sigmas(noise_schedule: NoiseSchedule, n: int) -> Tensor:
     """The levels at t = 1, 1 + 1000//n, … (Song et al. 2020, arXiv:2010.02502), falling."""
-    return _with_zero(levels.sigmas[1 :: max(len(levels.sigmas) // n, 1)].flip(0))
+    return _with_zero(noise_schedule.sigmas[1 :: max(len(noise_schedule.sigmas) // n, 1)].flip(0))
 
 
-def kl_optimal(levels: Levels, n: int) -> Tensor:
+def kl_optimal_sigmas(noise_schedule: NoiseSchedule, n: int) -> Tensor:
     """Equal steps in arctan sigma (Sabour et al. 2024, arXiv:2404.14507, §3.1)."""
-    low, high = (torch.arctan(torch.tensor(value)) for value in (levels.low, levels.high))
+    low, high = (torch.arctan(torch.tensor(value)) for value in (noise_schedule.sigma_min, noise_schedule.sigma_max))
     place = torch.arange(n + 1) / n
     return torch.tan(place * low + (1 - place) * high)
 
 
-SCHEDULES: Mapping[str, Callable[[Levels, int], Tensor]] = MappingProxyType(
+SCHEDULE_TYPES: Mapping[str, Callable[[NoiseSchedule, int], Tensor]] = MappingProxyType(
     {
-        "Uniform": uniform,
-        "Karras": karras,
-        "Exponential": exponential,
-        "SGM Uniform": sgm_uniform,
-        "KL Optimal": kl_optimal,
-        "Simple": simple,
-        "Normal": normal,
-        "DDIM": ddim,
+        "Uniform": uniform_sigmas,
+        "Karras": karras_sigmas,
+        "Exponential": exponential_sigmas,
+        "SGM Uniform": sgm_uniform_sigmas,
+        "KL Optimal": kl_optimal_sigmas,
+        "Simple": simple_sigmas,
+        "Normal": normal_sigmas,
+        "DDIM": ddim_sigmas,
     }
 )
 """The web UI's schedule types that samplers take: n steps → (n + 1,) falling sigmas."""

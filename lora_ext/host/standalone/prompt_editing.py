@@ -10,61 +10,63 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-_PIECE = re.compile(r"\\.|[^\\\[\]():|]+|.", re.DOTALL)
+_TOKEN = re.compile(r"\\.|[^\\\[\]():|]+|.", re.DOTALL)
 _WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 _AND = re.compile(r"\bAND\b")
 _WEIGHT = re.compile(r"(.*?)(?:\s*:\s*([-+]?(?:\d+\.?|\d*\.\d+)))?\s*", re.DOTALL)
 _DEPTH = 40
 """Brackets inside brackets that are looked into."""
 
-Part: TypeAlias = "str | Edit | Turns"
+PromptPart: TypeAlias = "str | PromptEdit | PromptAlternation"
 
 
 @dataclass(frozen=True)
-class Edit:
-    """`[before:after:when]`: `before` in steps 1 … `last`, then `after`."""
+class PromptEdit:
+    """`[before:after:when]`: `before` in steps 1 … `last_step`, then `after`."""
 
-    before: tuple[Part, ...]
-    after: tuple[Part, ...]
-    last: int
+    before: tuple[PromptPart, ...]
+    after: tuple[PromptPart, ...]
+    last_step: int
 
 
 @dataclass(frozen=True)
-class Turns:
+class PromptAlternation:
     """`[a|b|c]`: one after the other, a step each."""
 
-    options: tuple[tuple[Part, ...], ...]
+    options: tuple[tuple[PromptPart, ...], ...]
 
 
 @dataclass(frozen=True)
-class Passes:
+class PassSteps:
     """Steps of the pass that is drawn; first: those of the first pass where this is the hires pass, else None.
 
     In the hires pass shares count on from 1 and steps from the first pass's last, so that one prompt serves both.
     """
 
     steps: int
-    first: int | None = None
+    first_pass_steps: int | None = None
 
-    def last(self, when: str) -> int:
+    def last_step(self, when: str) -> int:
         """The last step, from 1, at which a written number still holds `before`."""
         share = float(when)
         if "." in when:
-            share = (share - (self.first is not None)) * self.steps
+            share = (share - (self.first_pass_steps is not None)) * self.steps
         else:
-            share -= self.first or 0
+            share -= self.first_pass_steps or 0
         return int(max(-1.0, min(float(self.steps), share)))
 
 
-def phases(prompt: str, passes: Passes) -> list[tuple[int, str]]:
+def parse_prompt_editing(prompt: str, pass_steps: PassSteps) -> list[tuple[int, str]]:
     """[(last step, from 1, text)]: what the prompt reads at which steps. Text that only looks like editing stays."""
-    parts = _Reader(prompt, passes).parts()
+    parts = _EditingParser(prompt, pass_steps).parse()
     if parts is None:
-        return [(passes.steps, prompt)]
-    ends = sorted({passes.steps, *(end for end in _ends(parts, passes.steps) if 1 <= end <= passes.steps)})
+        return [(pass_steps.steps, prompt)]
+    ends = sorted(
+        {pass_steps.steps, *(end for end in _change_steps(parts, pass_steps.steps) if 1 <= end <= pass_steps.steps)}
+    )
     rows: list[tuple[int, str]] = []
     for end in ends:
-        text = _text(parts, end)
+        text = _text_at_step(parts, end)
         if rows and rows[-1][1] == text:
             rows[-1] = (end, text)
         else:
@@ -72,7 +74,7 @@ def phases(prompt: str, passes: Passes) -> list[tuple[int, str]]:
     return rows
 
 
-def several(prompt: str) -> list[tuple[str, float]]:
+def parse_and_prompts(prompt: str) -> list[tuple[str, float]]:
     """`a AND b :0.5` → [("a", 1), ("b", 0.5)] (Liu et al. 2022, arXiv:2206.01714)."""
     rows = []
     for text in _AND.split(prompt):
@@ -82,88 +84,90 @@ def several(prompt: str) -> list[tuple[str, float]]:
     return rows
 
 
-def _text(parts: Sequence[Part], step: int) -> str:
+def _text_at_step(parts: Sequence[PromptPart], step: int) -> str:
     """What stands there at a step, from 1."""
     said = []
     for part in parts:
-        if isinstance(part, Edit):
-            said.append(_text(part.before if step <= part.last else part.after, step))
-        elif isinstance(part, Turns):
-            said.append(_text(part.options[(step - 1) % len(part.options)], step))
+        if isinstance(part, PromptEdit):
+            said.append(_text_at_step(part.before if step <= part.last_step else part.after, step))
+        elif isinstance(part, PromptAlternation):
+            said.append(_text_at_step(part.options[(step - 1) % len(part.options)], step))
         else:
             said.append(str(part))
     return "".join(said)
 
 
-def _ends(parts: Sequence[Part], steps: int) -> Iterator[int]:
+def _change_steps(parts: Sequence[PromptPart], steps: int) -> Iterator[int]:
     """Steps after which something may change."""
     for part in parts:
-        if isinstance(part, Edit):
-            yield part.last
-            yield from _ends((*part.before, *part.after), steps)
-        elif isinstance(part, Turns):
+        if isinstance(part, PromptEdit):
+            yield part.last_step
+            yield from _change_steps((*part.before, *part.after), steps)
+        elif isinstance(part, PromptAlternation):
             yield from range(1, steps + 1)
 
 
-class _Reader:
+class _EditingParser:
     """Reads a prompt piece by piece. A `|` outside square brackets makes all of it plain text, as in the web UI."""
 
-    def __init__(self, prompt: str, passes: Passes) -> None:
-        self.pieces = _PIECE.findall(prompt)
-        self.passes, self.at, self.astray = passes, 0, False
+    def __init__(self, prompt: str, pass_steps: PassSteps) -> None:
+        self.tokens = _TOKEN.findall(prompt)
+        self.pass_steps, self.position, self.is_plain_text = pass_steps, 0, False
         self.unclosed: set[int] = set()
 
-    def parts(self) -> tuple[Part, ...] | None:
+    def parse(self) -> tuple[PromptPart, ...] | None:
         """The prompt's parts, None for one that is not understood."""
-        parts: list[Part] = []
-        while self.at < len(self.pieces):
-            piece = self.pieces[self.at]
-            parts += self._bracket(0) if piece in ("[", "(") else [piece]
-            self.at += piece not in ("[", "(")
-            self.astray |= piece == "|"
-        return None if self.astray else tuple(parts)
+        parts: list[PromptPart] = []
+        while self.position < len(self.tokens):
+            piece = self.tokens[self.position]
+            parts += self._parse_bracket(0) if piece in ("[", "(") else [piece]
+            self.position += piece not in ("[", "(")
+            self.is_plain_text |= piece == "|"
+        return None if self.is_plain_text else tuple(parts)
 
-    def _bracket(self, depth: int) -> list[Part]:
+    def _parse_bracket(self, depth: int) -> list[PromptPart]:
         """From an opening bracket to behind its closing one; only the bracket as text where it has none."""
-        begun, opening = self.at, self.pieces[self.at]
+        begun, opening = self.position, self.tokens[self.position]
         if begun in self.unclosed:
-            self.at += 1
+            self.position += 1
             return [opening]
         closing = "]" if opening == "[" else ")"
-        fields: list[list[Part]] = [[]]
+        fields: list[list[PromptPart]] = [[]]
         marks: list[str] = []
-        self.at += 1
-        while self.at < len(self.pieces):
-            piece = self.pieces[self.at]
+        self.position += 1
+        while self.position < len(self.tokens):
+            piece = self.tokens[self.position]
             if piece in ("[", "(") and depth < _DEPTH:
-                fields[-1] += self._bracket(depth + 1)
+                fields[-1] += self._parse_bracket(depth + 1)
                 continue
-            self.at += 1
+            self.position += 1
             if piece == closing:
-                return self._made(opening, fields, marks, closing)
+                return self._build_parts(opening, fields, marks, closing)
             if piece in "])":
                 break
-            self.astray |= piece == "|" and opening == "("
+            self.is_plain_text |= piece == "|" and opening == "("
             if opening == "[" and piece in ":|":
                 marks.append(piece)
                 fields.append([])
             else:
                 fields[-1].append(piece)
         self.unclosed.add(begun)
-        self.at = begun + 1
+        self.position = begun + 1
         return [opening]
 
-    def _made(self, opening: str, fields: list[list[Part]], marks: list[str], closing: str) -> list[Part]:
+    def _build_parts(
+        self, opening: str, fields: list[list[PromptPart]], marks: list[str], closing: str
+    ) -> list[PromptPart]:
         """What a whole bracket is: an edit, turns, or text."""
         if marks and set(marks) == {"|"}:
-            return [Turns(tuple(map(tuple, fields)))]
+            return [PromptAlternation(tuple(map(tuple, fields)))]
         last = fields[-1]
         when = _WHEN.fullmatch(last[0]) if len(last) == 1 and isinstance(last[0], str) else None
         if when and marks and set(marks) == {":"} and len(marks) <= 2:
             before = fields[0] if len(marks) == 2 else []
-            return [Edit(tuple(before), tuple(fields[-2]), self.passes.last(when[1]))]
-        self.astray |= "|" in marks
-        text: list[Part] = [opening, *fields[0]]
+            return [PromptEdit(tuple(before), tuple(fields[-2]), self.pass_steps.last_step(when[1]))]
+        self.is_plain_text |= "|" in marks
+        text: list[PromptPart] = [opening, *fields[0]]
         for mark, field in zip(marks, fields[1:], strict=True):
             text += [mark, *field]
         return [*text, closing]

@@ -15,32 +15,32 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .embeddings import Embedding, Embeddings, standing_in
+from .embeddings import Embedding, EmbeddingTable, replaced_token_embeddings
 
-ROOM = 75
+CHUNK_TOKENS = 75
 """Tokens of text in a chunk; start and end make 77 (CLIP, Radford et al. 2021: 77 positions)."""
-LOOK_BACK = 20
+COMMA_BACKTRACK = 20
 """A chunk that fills up is cut after a comma that lies at most this many tokens back."""
-ROUND, SQUARE = 1.1, 1 / 1.1
-NO_MEAN = 1e-3
+ROUND_BRACKET_FACTOR, SQUARE_BRACKET_FACTOR = 1.1, 1 / 1.1
+NEGLIGIBLE_MEAN = 1e-3
 """Below this share of their spread the states' mean is only rounding."""
 
-_PIECE = re.compile(r"\\(?P<escaped>[\\()\[\]])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[()\[\]]|[^\\()\[\]:]+|[\\:]")
+_TOKEN = re.compile(r"\\(?P<escaped>[\\()\[\]])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[()\[\]]|[^\\()\[\]:]+|[\\:]")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
-Rows = Callable[[Embedding], Tensor]
+EmbeddingVectors = Callable[[Embedding], Tensor]
 
 
-class Vocabulary(Protocol):
+class PromptTokenizer(Protocol):
     """A tokenizer, as far as prompts need it: ids of start, end and the comma (None without one)."""
 
     @property
-    def start(self) -> int: ...
+    def start_id(self) -> int: ...
     @property
-    def end(self) -> int: ...
+    def end_id(self) -> int: ...
     @property
-    def comma(self) -> int | None: ...
+    def comma_id(self) -> int | None: ...
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without start and end."""
@@ -48,14 +48,14 @@ class Vocabulary(Protocol):
 
 
 @dataclass(frozen=True)
-class Segment:
+class PromptSegment:
     """A stretch of text of one weight; `text` None is a BREAK."""
 
     text: str | None
     weight: float = 1.0
 
 
-def parse_emphasis(prompt: str) -> list[Segment]:
+def parse_emphasis(prompt: str) -> list[PromptSegment]:
     """`(x)` → x·1.1, `[x]` → x/1.1, `(x:1.3)` → x·1.3, nested ones multiply; `\\(` is a literal parenthesis.
 
     What is never closed reaches to the end; a closing bracket without an opening one is text, as in the web UI.
@@ -68,8 +68,8 @@ def parse_emphasis(prompt: str) -> list[Segment]:
         for piece in pieces[opened[kind].pop() :]:
             piece[1] *= factor
 
-    for match in _PIECE.finditer(prompt):
-        text, weight = match[0], _number(match["weight"])
+    for match in _TOKEN.finditer(prompt):
+        text, weight = match[0], _parse_number(match["weight"])
         if text.startswith("\\"):
             pieces.append([match["escaped"] or "", 1.0])
         elif text in opened:
@@ -77,39 +77,39 @@ def parse_emphasis(prompt: str) -> list[Segment]:
         elif weight is not None and opened["("]:
             close("(", weight)
         elif text == ")" and opened["("]:
-            close("(", ROUND)
+            close("(", ROUND_BRACKET_FACTOR)
         elif text == "]" and opened["["]:
-            close("[", SQUARE)
+            close("[", SQUARE_BRACKET_FACTOR)
         else:
             for place, part in enumerate(_BREAK.split(text)):
                 pieces.extend([[None, 1.0], [part, 1.0]] if place else [[part, 1.0]])
-    for kind, factor in (("(", ROUND), ("[", SQUARE)):
+    for kind, factor in (("(", ROUND_BRACKET_FACTOR), ("[", SQUARE_BRACKET_FACTOR)):
         while opened[kind]:
             close(kind, factor)
-    return _joined(Segment(text, 1.0 if text is None else weight) for text, weight in pieces)
+    return _merge_segments(PromptSegment(text, 1.0 if text is None else weight) for text, weight in pieces)
 
 
-def _number(text: str | None) -> float | None:
+def _parse_number(text: str | None) -> float | None:
     try:
         return None if text is None else float(text)
     except ValueError:  # such as 1.2.3: stays text
         return None
 
 
-def _joined(segments: Iterable[Segment]) -> list[Segment]:
+def _merge_segments(segments: Iterable[PromptSegment]) -> list[PromptSegment]:
     """Neighbours of the same weight become one, so that words are tokenised whole."""
-    joined: list[Segment] = []
+    joined: list[PromptSegment] = []
     for segment in segments:
         last = joined[-1] if joined else None
         if last and last.text is not None and segment.text is not None and last.weight == segment.weight:
-            joined[-1] = Segment(last.text + segment.text, last.weight)
+            joined[-1] = PromptSegment(last.text + segment.text, last.weight)
         else:
             joined.append(segment)
-    return joined or [Segment("")]
+    return joined or [PromptSegment("")]
 
 
 @dataclass(frozen=True)
-class Token:
+class PromptToken:
     """A token id with its weight, or row `row` of an embedding that stands there in its place."""
 
     id: int
@@ -119,48 +119,50 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class PromptChunk:
     """77 token ids (start, 75, end) and one weight for each; learned: places of the 77 with (embedding, row)."""
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
-    learned: tuple[tuple[int, Embedding, int], ...] = ()
+    embedding_rows: tuple[tuple[int, Embedding, int], ...] = ()
 
     @classmethod
-    def of(cls, text: Sequence[Token], words: Vocabulary) -> Chunk:
+    def from_tokens(cls, prompt_tokens: Sequence[PromptToken], tokenizer: PromptTokenizer) -> PromptChunk:
         """From up to 75 tokens, filled with the end token at weight 1."""
-        spare = ROOM - len(text)
+        spare = CHUNK_TOKENS - len(prompt_tokens)
         return cls(
-            (words.start, *(token.id for token in text), *[words.end] * spare, words.end),
-            (1.0, *(token.weight for token in text), *[1.0] * spare, 1.0),
-            tuple((at, t.embedding, t.row) for at, t in enumerate(text, start=1) if t.embedding is not None),
+            (tokenizer.start_id, *(token.id for token in prompt_tokens), *[tokenizer.end_id] * spare, tokenizer.end_id),
+            (1.0, *(token.weight for token in prompt_tokens), *[1.0] * spare, 1.0),
+            tuple((at, t.embedding, t.row) for at, t in enumerate(prompt_tokens, start=1) if t.embedding is not None),
         )
 
 
-def chunks(prompt: str, words: Vocabulary, known: Embeddings | None = None) -> list[Chunk]:
+def tokenize_prompt(
+    prompt: str, tokenizer: PromptTokenizer, embeddings: EmbeddingTable | None = None
+) -> list[PromptChunk]:
     """The prompt's chunks, at least one. A word list that overflows moves on from its last near comma.
 
-    known: embeddings whose names in the prompt become their vectors; one is never cut by a chunk's end.
+    embeddings: embeddings whose names in the prompt become their vectors; one is never cut by a chunk's end.
     """
-    done: list[Chunk] = []
-    now: list[Token] = []
+    done: list[PromptChunk] = []
+    now: list[PromptToken] = []
     comma = -1  # place of the last comma in `now`
 
     def flush(keep: int) -> None:
         nonlocal now, comma
-        done.append(Chunk.of(now[:keep], words))
+        done.append(PromptChunk.from_tokens(now[:keep], tokenizer))
         now, comma = now[keep:], -1
 
     for segment in parse_emphasis(prompt):
         if segment.text is None:
             flush(len(now))
             continue
-        for unit in _units(words.encode(segment.text), segment.weight, known):
-            if unit[0].id == words.comma and unit[0].embedding is None:
+        for unit in _token_groups(tokenizer.encode(segment.text), segment.weight, embeddings):
+            if unit[0].id == tokenizer.comma_id and unit[0].embedding is None:
                 comma = len(now)
-            elif len(now) == ROOM and comma != -1 and ROOM - comma <= LOOK_BACK:
+            elif len(now) == CHUNK_TOKENS and comma != -1 and CHUNK_TOKENS - comma <= COMMA_BACKTRACK:
                 flush(comma + 1)
-            if len(now) + len(unit) > ROOM:
+            if len(now) + len(unit) > CHUNK_TOKENS:
                 flush(len(now))
             now.extend(unit)
     if now or not done:
@@ -168,38 +170,38 @@ def chunks(prompt: str, words: Vocabulary, known: Embeddings | None = None) -> l
     return done
 
 
-def _units(tokens: list[int], weight: float, known: Embeddings | None) -> Iterator[list[Token]]:
+def _token_groups(tokens: list[int], weight: float, embeddings: EmbeddingTable | None) -> Iterator[list[PromptToken]]:
     """Tokens one by one, and an embedding's rows (75 at most) together in the place of its name."""
     place = 0
     while place < len(tokens):
-        found = known.at(tokens, place) if known else None
+        found = embeddings.find_at(tokens, place) if embeddings else None
         if found is None:
-            yield [Token(tokens[place], weight)]
+            yield [PromptToken(tokens[place], weight)]
             place += 1
             continue
         embedding, length = found
-        rows = embedding.rows(known.widths) if known else None
-        yield [Token(0, weight, embedding, row) for row in range(min(len(rows[0]) if rows else 0, ROOM))]
+        rows = embedding.vectors_for(embeddings.widths) if embeddings else None
+        yield [PromptToken(0, weight, embedding, row) for row in range(min(len(rows[0]) if rows else 0, CHUNK_TOKENS))]
         place += length
 
 
 @dataclass(frozen=True)
-class Encoder:
+class TextEncoder:
     """A CLIP text model and which of its states conditions the U-Net.
 
     layer: "final" (after the last layer and the final norm; clip skip moves it), "normed" (the same, clip skip has
     no say: SD2, whose encoder lacks the layer that it does not use), "penultimate" (before the last layer, not
     normed: SDXL).
-    pad: the id after the end token, None where that is the end token again (CLIP-L); OpenCLIP has 0.
+    pad_id: the id after the end token, None where that is the end token again (CLIP-L); OpenCLIP has 0.
     pooled: whether the projected state of the end token is wanted (SDXL's second encoder).
     """
 
     module: Any
     layer: str = "final"
-    pad: int | None = None
+    pad_id: int | None = None
     pooled: bool = False
 
-    def states(self, tokens: Tensor, clip_skip: int = 1) -> tuple[Tensor, Tensor | None]:
+    def hidden_states(self, tokens: Tensor, clip_skip: int = 1) -> tuple[Tensor, Tensor | None]:
         """Token ids (n, 77) → states (n, 77, width) and, if `pooled`, (n, projection)."""
         model = self.module
         out = model(input_ids=tokens, output_hidden_states=True)
@@ -214,40 +216,46 @@ class Encoder:
         last = final[torch.arange(len(tokens), device=final.device), tokens.argmax(dim=-1).to(final.device)]
         return state, model.text_projection(last)
 
-    def encode(
-        self, parts: Sequence[Chunk], end: int, clip_skip: int = 1, rows: Rows | None = None
+    def encode_chunks(
+        self, chunks: Sequence[PromptChunk], end_id: int, clip_skip: int = 1, vectors_of: EmbeddingVectors | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Chunks of one prompt → (1, 77·chunks, width) and the first chunk's pooled state (1, projection).
 
         Each chunk goes through alone and keeps its mean under emphasis (the web UI's "Original" emphasis).
-        rows: an embedding's vectors (n, width) for this encoder.
+        vectors_of: an embedding's vectors (n, width) for this encoder.
         """
-        return self.encode_each([parts], end, clip_skip, rows)
+        return self.encode_each_prompt([chunks], end_id, clip_skip, vectors_of)
 
-    def encode_each(
-        self, prompts: Sequence[Sequence[Chunk]], end: int, clip_skip: int = 1, rows: Rows | None = None
+    def encode_each_prompt(
+        self,
+        prompts: Sequence[Sequence[PromptChunk]],
+        end_id: int,
+        clip_skip: int = 1,
+        vectors_of: EmbeddingVectors | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """As `encode` for prompts of equally many chunks: (prompts, 77·chunks, width), (prompts, projection)."""
         device = next(self.module.parameters()).device
         states, pooled = [], None
         for parts in zip(*prompts, strict=True):
-            tokens = torch.tensor([self._padded(part, end) for part in parts], device=device)
+            tokens = torch.tensor([self._padded(part, end_id) for part in parts], device=device)
             learned = (
-                {(i, at): rows(e)[row] for i, part in enumerate(parts) for at, e, row in part.learned} if rows else {}
+                {(i, at): vectors_of(e)[row] for i, part in enumerate(parts) for at, e, row in part.learned}
+                if vectors_of
+                else {}
             )
-            with standing_in(self.module, learned):
-                state, pool = self.states(tokens, clip_skip)
+            with replaced_token_embeddings(self.module, learned):
+                state, pool = self.hidden_states(tokens, clip_skip)
             weights = torch.tensor([part.weights for part in parts], device=device)
-            states.append(torch.cat(list(map(emphasise, state.split(1), weights.split(1)))))
+            states.append(torch.cat(list(map(apply_emphasis, state.split(1), weights.split(1)))))
             pooled = pool if pooled is None else pooled
         return torch.cat(states, dim=1), pooled
 
-    def _padded(self, part: Chunk, end: int) -> list[int]:
+    def _padded(self, chunk: PromptChunk, end_id: int) -> list[int]:
         """Its token ids with this encoder's own filling after the end."""
-        tokens = list(part.tokens)
-        if self.pad is not None:
-            after = tokens.index(end) + 1
-            tokens[after:] = [self.pad] * (len(tokens) - after)
+        tokens = list(chunk.tokens)
+        if self.pad_id is not None:
+            after = tokens.index(end_id) + 1
+            tokens[after:] = [self.pad_id] * (len(tokens) - after)
         return tokens
 
 
@@ -256,7 +264,7 @@ def _text_model(model: Any) -> Any:
     return getattr(model, "text_model", model)
 
 
-def emphasise(states: Tensor, weights: Tensor) -> Tensor:
+def apply_emphasis(states: Tensor, weights: Tensor) -> Tensor:
     """States (n, 77, width) times weights (n, 77), rescaled to the mean that they had.
 
     Where that mean is as good as zero (an encoder with an untrained last norm) there is nothing to rescale to.
@@ -265,6 +273,6 @@ def emphasise(states: Tensor, weights: Tensor) -> Tensor:
         return states
     weighted = states * weights.unsqueeze(-1).to(states.dtype)
     mean, new = states.mean(), weighted.mean()
-    if min(mean.abs(), new.abs()) < NO_MEAN * states.std():
+    if min(mean.abs(), new.abs()) < NEGLIGIBLE_MEAN * states.std():
         return weighted
     return weighted * (mean / new)

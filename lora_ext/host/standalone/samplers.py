@@ -17,45 +17,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-Noise = Callable[[], Tensor]
-Walk = Callable[[Denoise, Tensor, Tensor, Noise], Tensor]
+DenoiseFunction = Callable[[Tensor, Tensor], Tensor]
+NoiseFunction = Callable[[], Tensor]
+SamplerFunction = Callable[[DenoiseFunction, Tensor, Tensor, NoiseFunction], Tensor]
 
 
-def ancestral(sigma: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
+def ancestral_step(sigma: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
     """(level to step down to, noise to add) so that both together give level `to`: DDPM's posterior."""
     up = torch.minimum(to, (to**2 * (sigma**2 - to**2) / sigma**2) ** 0.5)
     return (to**2 - up**2) ** 0.5, up
 
 
-def _toward(x: Tensor, denoised: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
+def _denoise_step(x: Tensor, denoised: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
     """Exact solution of the ODE from `sigma` to `to` for a constant `denoised` (DPM-Solver++, arXiv:2211.01095)."""
     return (to / sigma) * x + (1 - to / sigma) * denoised
 
 
-def _between(sigma: Tensor, to: Tensor) -> Tensor:
+def _log_midpoint(sigma: Tensor, to: Tensor) -> Tensor:
     """The geometric mean: the middle in log sigma."""
     return (sigma * to) ** 0.5
 
 
-def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def euler(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """Euler's method on dx/dsigma = (x − denoised)/sigma (Karras et al. 2022, algorithm 2)."""
     for sigma, to in itertools.pairwise(sigmas):
         x = x + (x - denoise(x, sigma)) / sigma * (to - sigma)
     return x
 
 
-def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def euler_ancestral(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """Euler steps that go too far down and add fresh noise back (Song et al. 2020, arXiv:2011.13456)."""
     for sigma, to in itertools.pairwise(sigmas):
-        down, up = ancestral(sigma, to)
+        down, up = ancestral_step(sigma, to)
         x = x + (x - denoise(x, sigma)) / sigma * (down - sigma)
         if to > 0:
             x = x + noise() * up
     return x
 
 
-def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def heun(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """Heun's method: Euler, then the mean of the slopes at both ends (Karras et al. 2022, algorithm 2)."""
     for sigma, to in itertools.pairwise(sigmas):
         slope = (x - denoise(x, sigma)) / sigma
@@ -66,33 +66,33 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     return x
 
 
-def dpm_2(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def dpm_2(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """The slope at the middle in log sigma (DPM-Solver-2, Lu et al. 2022, arXiv:2206.00927)."""
     for sigma, to in itertools.pairwise(sigmas):
         x = _midpoint(denoise, x, sigma, to)
     return x
 
 
-def dpm_2_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def dpm_2_ancestral(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """`dpm_2` with ancestral noise."""
     for sigma, to in itertools.pairwise(sigmas):
-        down, up = ancestral(sigma, to)
+        down, up = ancestral_step(sigma, to)
         x = _midpoint(denoise, x, sigma, down)
         if to > 0:
             x = x + noise() * up
     return x
 
 
-def _midpoint(denoise: Denoise, x: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
+def _midpoint(denoise: DenoiseFunction, x: Tensor, sigma: Tensor, to: Tensor) -> Tensor:
     slope = (x - denoise(x, sigma)) / sigma
     if to > 0:
-        middle = _between(sigma, to)
+        middle = _log_midpoint(sigma, to)
         half = x + slope * (middle - sigma)
         slope = (half - denoise(half, middle)) / middle
     return x + slope * (to - sigma)
 
 
-def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, order: int = 4) -> Tensor:
+def lms(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction, order: int = 4) -> Tensor:
     """Linear multistep (Adams–Bashforth) over uneven levels: the polynomial through the last slopes, integrated."""
     slopes: list[Tensor] = []
     for i, sigma in enumerate(sigmas[:-1]):
@@ -106,21 +106,21 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, order: int = 
     return x
 
 
-def dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def dpmpp_2s_ancestral(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """DPM-Solver++(2S) (Lu et al. 2022, arXiv:2211.01095) with ancestral noise."""
     for sigma, to in itertools.pairwise(sigmas):
-        down, up = ancestral(sigma, to)
+        down, up = ancestral_step(sigma, to)
         denoised = denoise(x, sigma)
         if down > 0:
-            middle = _between(sigma, down)
-            denoised = denoise(_toward(x, denoised, sigma, middle), middle)
-        x = _toward(x, denoised, sigma, down)
+            middle = _log_midpoint(sigma, down)
+            denoised = denoise(_denoise_step(x, denoised, sigma, middle), middle)
+        x = _denoise_step(x, denoised, sigma, down)
         if to > 0:
             x = x + noise() * up
     return x
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def dpmpp_2m(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """DPM-Solver++(2M): the guess is extrapolated from the one before (arXiv:2211.01095, algorithm 2)."""
     before: Tensor | None = None
     for i, (sigma, to) in enumerate(itertools.pairwise(sigmas)):
@@ -128,28 +128,30 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tenso
         if before is not None and to > 0:
             ratio = (sigmas[i - 1] / sigma).log() / (sigma / to).log()
             guess = denoised + (denoised - before) / (2 * ratio)
-        x = _toward(x, guess, sigma, to)
+        x = _denoise_step(x, guess, sigma, to)
         before = denoised
     return x
 
 
-def dpmpp_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def dpmpp_sde(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """DPM-Solver++(2S) as an SDE: noise both at the middle and at the end of a step, from one Brownian path."""
     for sigma, to in itertools.pairwise(sigmas):
         denoised = denoise(x, sigma)
         if to == 0:
             return denoised
-        middle = _between(sigma, to)
+        middle = _log_midpoint(sigma, to)
         first, second = noise() * (sigma - middle) ** 0.5, noise() * (middle - to) ** 0.5
-        down, up = ancestral(sigma, middle)
-        half = _toward(x, denoised, sigma, down) + first / (sigma - middle) ** 0.5 * up
+        down, up = ancestral_step(sigma, middle)
+        half = _denoise_step(x, denoised, sigma, down) + first / (sigma - middle) ** 0.5 * up
         denoised = denoise(half, middle)
-        down, up = ancestral(sigma, to)
-        x = _toward(x, denoised, sigma, down) + (first + second) / (sigma - to) ** 0.5 * up
+        down, up = ancestral_step(sigma, to)
+        x = _denoise_step(x, denoised, sigma, down) + (first + second) / (sigma - to) ** 0.5 * up
     return x
 
 
-def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, heun: bool = False) -> Tensor:
+def dpmpp_2m_sde(
+    denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction, heun: bool = False
+) -> Tensor:
     """DPM-Solver++(2M) as an SDE (arXiv:2211.01095, appendix); `heun` weighs the extrapolation exactly."""
     before: Tensor | None = None
     h_before = sigmas[0]
@@ -168,12 +170,12 @@ def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, heun
     return x
 
 
-def dpmpp_2m_sde_heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def dpmpp_2m_sde_heun(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """`dpmpp_2m_sde` with exact weights."""
     return dpmpp_2m_sde(denoise, x, sigmas, noise, heun=True)
 
 
-def dpmpp_3m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def dpmpp_3m_sde(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """Third order of the same: first and second divided differences of the guesses in log sigma."""
     guesses: list[Tensor] = []
     steps: list[Tensor] = []
@@ -198,7 +200,7 @@ def dpmpp_3m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> T
     return x
 
 
-def lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+def lcm(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """Guess the clean picture, add the next level's noise, guess again (Luo et al. 2023, arXiv:2310.04378)."""
     for sigma, to in itertools.pairwise(sigmas):
         x = denoise(x, sigma)
@@ -211,15 +213,16 @@ def lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
 class Sampler:
     """walk: the function. schedule: what "Automatic" means. second_order: two guesses a step.
 
-    drop: whether the level before the last is left out (and one more is asked for). consistency: whether it walks the
+    discard_next_to_last_sigma: whether the level before the last is left out (and one more is asked for).
+    consistency: whether it walks the
     levels of a latent consistency model (or LoRA).
     """
 
-    walk: Walk
+    function: SamplerFunction
     schedule: str = "Uniform"
     second_order: bool = False
-    drop: bool = False
-    consistency: bool = False
+    discard_next_to_last_sigma: bool = False
+    is_consistency: bool = False
 
 
 SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
@@ -229,14 +232,14 @@ SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
         "DPM++ 2M SDE": Sampler(dpmpp_2m_sde, "Exponential"),
         "DPM++ 2M SDE Heun": Sampler(dpmpp_2m_sde_heun, "Exponential"),
         "DPM++ 2S a": Sampler(dpmpp_2s_ancestral, "Karras", second_order=True),
-        "DPM++ 3M SDE": Sampler(dpmpp_3m_sde, "Exponential", drop=True),
+        "DPM++ 3M SDE": Sampler(dpmpp_3m_sde, "Exponential", discard_next_to_last_sigma=True),
         "Euler a": Sampler(euler_ancestral),
         "Euler": Sampler(euler),
         "LMS": Sampler(lms),
         "Heun": Sampler(heun, second_order=True),
-        "DPM2": Sampler(dpm_2, "Karras", second_order=True, drop=True),
-        "DPM2 a": Sampler(dpm_2_ancestral, "Karras", second_order=True, drop=True),
-        "LCM": Sampler(lcm, consistency=True),
+        "DPM2": Sampler(dpm_2, "Karras", second_order=True, discard_next_to_last_sigma=True),
+        "DPM2 a": Sampler(dpm_2_ancestral, "Karras", second_order=True, discard_next_to_last_sigma=True),
+        "LCM": Sampler(lcm, is_consistency=True),
     }
 )
 """The web UI's k-diffusion samplers."""

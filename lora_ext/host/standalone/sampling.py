@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ...errors import LoraError, did_you_mean
-from ..checkpoint_layout import V
-from .noise_schedule import AUTOMATIC, SCHEDULES, ConsistencyLevels, Levels
+from ..checkpoint_layout import V_PREDICTION
+from .noise_schedule import AUTOMATIC_SCHEDULE, SCHEDULE_TYPES, ConsistencyNoiseSchedule, NoiseSchedule
 from .samplers import SAMPLERS
-from .timestep_samplers import STEP_SAMPLERS, steps_of
+from .timestep_samplers import TIMESTEP_SAMPLERS, uniform_timesteps
 
-BeforeCall = Callable[[int, int], None]
+BeforeUnetCall = Callable[[int, int], None]
 """Called before each U-Net call with its number from 0 and the expected count (of guesses, as the web UI counts)."""
-Watch = Callable[[Tensor, Tensor, Tensor], None]
+OnDenoised = Callable[[Tensor, Tensor, Tensor], None]
 """Called after each guess with (x, sigma, denoised)."""
 
 
@@ -36,14 +36,14 @@ class ImageNoise:
 
 
 @dataclass(frozen=True)
-class Condition:
+class Conditioning:
     """What a prompt tells the U-Net: states (1 or batch, 77·chunks, width); SDXL: pooled (…, width), sizes (…, 6)."""
 
     states: Tensor
     pooled: Tensor | None = None
     sizes: Tensor | None = None
 
-    def times(self, batch: int) -> Condition:
+    def expanded_to(self, batch: int) -> Conditioning:
         """For a batch of pictures."""
 
         def expand(tensor: Tensor | None) -> Tensor | None:
@@ -51,120 +51,122 @@ class Condition:
 
         states = expand(self.states)
         assert states is not None
-        return Condition(states, expand(self.pooled), expand(self.sizes))
+        return Conditioning(states, expand(self.pooled), expand(self.sizes))
 
-    def then(self, other: Condition) -> Condition:
+    def concatenated_with(self, other: Conditioning) -> Conditioning:
         """Both, one after the other in the batch."""
 
         def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
             return None if a is None or b is None else torch.cat([a, b])
 
-        return Condition(
+        return Conditioning(
             torch.cat([self.states, other.states]), both(self.pooled, other.pooled), both(self.sizes, other.sizes)
         )
 
 
 @dataclass(frozen=True)
-class Phases:
+class ConditioningSchedule:
     """A text that changes while a picture is made: (last guess, from 1, what it tells the U-Net until then)."""
 
-    rows: tuple[tuple[int, Condition], ...]
+    rows: tuple[tuple[int, Conditioning], ...]
 
-    def at(self, step: int) -> Condition:
+    def at(self, step: int) -> Conditioning:
         """At guess `step`, from 0; the last one for all that come after."""
         return next((condition for last, condition in self.rows if step <= last), self.rows[-1][1])
 
 
-Told: TypeAlias = "Condition | Phases"
+PromptConditioning: TypeAlias = "Conditioning | ConditioningSchedule"
 """What one text tells the U-Net."""
 
 
-class Guide:
+class CfgDenoiser:
     """The U-Net under classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): u + cfg·(c − u).
 
-    more: further (text, weight) beside `cond` and its `weight`: u + cfg·Σ weight·(cᵢ − u) (Liu et al. 2022,
+    more_conds: further (text, weight) beside `cond` and its `weight`: u + cfg·Σ weight·(cᵢ − u) (Liu et al. 2022,
     arXiv:2206.01714). All go through as one batch where they have equal length, else one after the other, as in the
     web UI.
-    extra: further input channels (batch, 5, h, w) of an inpainting model. total: guesses to expect.
+    extra_channels: further input channels (batch, 5, h, w) of an inpainting model. total: guesses to expect.
     """
 
     def __init__(
         self,
         unet: Any,
-        levels: Levels,
+        noise_schedule: NoiseSchedule,
         prediction: str,
-        cond: Told,
-        uncond: Told,
+        cond: PromptConditioning,
+        uncond: PromptConditioning,
         cfg: float,
-        extra: Tensor | None = None,
-        before_call: BeforeCall | None = None,
-        watch: Watch | None = None,
+        extra_channels: Tensor | None = None,
+        before_call: BeforeUnetCall | None = None,
+        on_denoised: OnDenoised | None = None,
         *,
         weight: float = 1.0,
-        more: Sequence[tuple[Told, float]] = (),
+        more_conds: Sequence[tuple[PromptConditioning, float]] = (),
     ) -> None:
-        self.unet, self.levels, self.prediction = unet, levels, prediction
-        self.cond, self.uncond, self.cfg, self.extra = cond, uncond, cfg, extra
-        self.before_call, self.watch = before_call, watch
-        self.weight, self.more = weight, tuple(more)
+        self.unet, self.noise_schedule, self.prediction = unet, noise_schedule, prediction
+        self.cond, self.uncond, self.cfg, self.extra_channels = cond, uncond, cfg, extra_channels
+        self.before_call, self.on_denoised = before_call, on_denoised
+        self.weight, self.more_conds = weight, tuple(more_conds)
         self.step, self.total = 0, 0
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The guess of the clean latent from x = clean + sigma·noise (Karras et al. 2022, table 1, "VP")."""
         scale = 1 / (sigma**2 + 1) ** 0.5
-        t = self.levels.t(sigma)
-        outs = self._run(x * scale, t)
-        if self.prediction == V:
+        t = self.noise_schedule.sigma_to_t(sigma)
+        outs = self._unet_outputs(x * scale, t)
+        if self.prediction == V_PREDICTION:
             guesses = [out * (-sigma * scale) + x * scale**2 for out in outs]
         else:
             guesses = [x + out * -sigma for out in outs]
-        denoised = self.levels.settle(x, t, self._guided(guesses))
-        if self.watch:
-            self.watch(x, sigma, denoised)
+        denoised = self.noise_schedule.scale_denoised(x, t, self._apply_guidance(guesses))
+        if self.on_denoised:
+            self.on_denoised(x, sigma, denoised)
         return denoised
 
-    def noise(self, x: Tensor, t: float) -> Tensor:
+    def predict_noise(self, x: Tensor, t: float) -> Tensor:
         """The guess of the noise in x = √ᾱ·clean + √(1−ᾱ)·noise at step t."""
-        outs = self._run(x, torch.tensor(t))
-        if self.prediction == V:
-            alpha = self.levels.alphas_cumprod[int(t)].item()
+        outs = self._unet_outputs(x, torch.tensor(t))
+        if self.prediction == V_PREDICTION:
+            alpha = self.noise_schedule.alphas_cumprod[int(t)].item()
             outs = [alpha**0.5 * out + (1 - alpha) ** 0.5 * x for out in outs]
-        eps = self._guided(outs)
-        if self.watch:
-            sigma = self.levels.sigma(torch.tensor(t))
-            self.watch(x, sigma, (1 + sigma**2) ** 0.5 * x - sigma * eps)
+        eps = self._apply_guidance(outs)
+        if self.on_denoised:
+            sigma = self.noise_schedule.t_to_sigma(torch.tensor(t))
+            self.on_denoised(x, sigma, (1 + sigma**2) ** 0.5 * x - sigma * eps)
         return eps
 
-    def _guided(self, guesses: list[Tensor]) -> Tensor:
+    def _apply_guidance(self, outputs: list[Tensor]) -> Tensor:
         """guesses: of `cond`, of what is `more`, and last of `uncond` unless cfg is 1 and there is nothing more."""
-        if len(guesses) == 1:
-            return guesses[0]
-        *wanted, plain = guesses
-        weights = (self.weight, *(weight for _, weight in self.more))
+        if len(outputs) == 1:
+            return outputs[0]
+        *wanted, plain = outputs
+        weights = (self.weight, *(weight for _, weight in self.more_conds))
         total = plain
         for guess, weight in zip(wanted, weights, strict=True):
             total = total + (guess - plain) * (weight * self.cfg)
         return total
 
-    def _run(self, x: Tensor, t: Tensor) -> list[Tensor]:
+    def _unet_outputs(self, x: Tensor, t: Tensor) -> list[Tensor]:
         """The U-Net's outputs for each text and, where it counts, uncond; float32."""
         if self.before_call:
             self.before_call(self.step, self.total)
         now, self.step = self.step, self.step + 1
-        if self.extra is not None:
-            x = torch.cat([x, self.extra], dim=1)
-        texts = [self.cond, *(text for text, _ in self.more)]
-        if self.cfg != 1 or self.more or self.weight != 1:
+        if self.extra_channels is not None:
+            x = torch.cat([x, self.extra_channels], dim=1)
+        texts = [self.cond, *(text for text, _ in self.more_conds)]
+        if self.cfg != 1 or self.more_conds or self.weight != 1:
             texts.append(self.uncond)
-        conditions = [(text.at(now) if isinstance(text, Phases) else text).times(len(x)) for text in texts]
+        conditions = [
+            (text.at(now) if isinstance(text, ConditioningSchedule) else text).expanded_to(len(x)) for text in texts
+        ]
         if len({condition.states.shape[1] for condition in conditions}) > 1:
-            return [self._unet(x, t, condition) for condition in conditions]
+            return [self._call_unet(x, t, condition) for condition in conditions]
         together = conditions[0]
         for condition in conditions[1:]:
-            together = together.then(condition)
-        return list(self._unet(torch.cat([x] * len(texts)), t, together).chunk(len(texts)))
+            together = together.concatenated_with(condition)
+        return list(self._call_unet(torch.cat([x] * len(texts)), t, together).chunk(len(texts)))
 
-    def _unet(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def _call_unet(self, x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
         dtype = next(self.unet.parameters()).dtype
         added: dict[str, Tensor] | None = None
         if condition.pooled is not None and condition.sizes is not None:
@@ -180,86 +182,96 @@ class Guide:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplingPlan:
     """A sampler, the schedule it takes ("" for DDIM and such), and what the infotext calls the schedule."""
 
     sampler: str
     schedule: str
     steps: int
-    label: str = AUTOMATIC
+    label: str = AUTOMATIC_SCHEDULE
 
     @property
     def second_order(self) -> bool:
         """Whether a step is two guesses."""
         return self.sampler in SAMPLERS and SAMPLERS[self.sampler].second_order
 
-    def levels(self, levels: Levels) -> Levels:
+    def sampler_noise_schedule(self, noise_schedule: NoiseSchedule) -> NoiseSchedule:
         """Those of the model's levels that the sampler walks."""
-        return ConsistencyLevels.of(levels) if SAMPLERS[self.sampler].consistency else levels
+        return (
+            ConsistencyNoiseSchedule.from_schedule(noise_schedule)
+            if SAMPLERS[self.sampler].is_consistency
+            else noise_schedule
+        )
 
-    def sigmas(self, levels: Levels, steps: int) -> Tensor:
+    def sigmas(self, noise_schedule: NoiseSchedule, steps: int) -> Tensor:
         """(steps + 1,) falling to 0."""
-        drop = SAMPLERS[self.sampler].drop
-        sigmas = SCHEDULES[self.schedule](levels, steps + drop)
+        drop = SAMPLERS[self.sampler].discard_next_to_last_sigma
+        sigmas = SCHEDULE_TYPES[self.schedule](noise_schedule, steps + drop)
         return torch.cat([sigmas[:-2], sigmas[-1:]]) if drop else sigmas
 
 
-def plan_of(sampler: str, scheduler: str = AUTOMATIC, steps: int = 20) -> Plan:
+def parse_sampling_plan(sampler: str, scheduler: str = AUTOMATIC_SCHEDULE, steps: int = 20) -> SamplingPlan:
     """A plan from the web UI's names, case aside. Old names such as "DPM++ 2M Karras" carry their schedule.
 
     Raises LoraError with the nearest name.
     """
     if not 1 <= steps <= 1000:
         raise LoraError(f"{steps} steps: 1 to 1000 are possible")
-    samplers = {name.lower(): name for name in (*SAMPLERS, *STEP_SAMPLERS)}
-    schedules = {name.lower().replace("_", " "): name for name in SCHEDULES}
+    samplers = {name.lower(): name for name in (*SAMPLERS, *TIMESTEP_SAMPLERS)}
+    schedules = {name.lower().replace("_", " "): name for name in SCHEDULE_TYPES}
     name, wanted = sampler.strip().lower(), scheduler.strip().lower().replace("_", " ")
     for tail in schedules:
         if name not in samplers and name.endswith(" " + tail):
             name, wanted = name.removesuffix(" " + tail), tail
     if name not in samplers:
-        raise LoraError(f"unknown sampler {sampler!r}{did_you_mean(sampler, (*SAMPLERS, *STEP_SAMPLERS))}")
-    if wanted != AUTOMATIC.lower() and wanted not in schedules:
-        raise LoraError(f"unknown scheduler {scheduler!r}{did_you_mean(scheduler, (AUTOMATIC, *SCHEDULES))}")
+        raise LoraError(f"unknown sampler {sampler!r}{did_you_mean(sampler, (*SAMPLERS, *TIMESTEP_SAMPLERS))}")
+    if wanted != AUTOMATIC_SCHEDULE.lower() and wanted not in schedules:
+        raise LoraError(
+            f"unknown scheduler {scheduler!r}{did_you_mean(scheduler, (AUTOMATIC_SCHEDULE, *SCHEDULE_TYPES))}"
+        )
     found = samplers[name]
-    if found in STEP_SAMPLERS:
-        return Plan(found, "", steps, schedules.get(wanted, AUTOMATIC))
+    if found in TIMESTEP_SAMPLERS:
+        return SamplingPlan(found, "", steps, schedules.get(wanted, AUTOMATIC_SCHEDULE))
     usual = SAMPLERS[found].schedule
-    label = schedules.get(wanted, AUTOMATIC if usual == "Uniform" else usual)
-    return Plan(found, schedules.get(wanted, usual), steps, label)
+    label = schedules.get(wanted, AUTOMATIC_SCHEDULE if usual == "Uniform" else usual)
+    return SamplingPlan(found, schedules.get(wanted, usual), steps, label)
 
 
-def from_noise(plan: Plan, guide: Guide, noise: ImageNoise) -> Tensor:
+def sample_from_noise(plan: SamplingPlan, denoiser: CfgDenoiser, noise: ImageNoise) -> Tensor:
     """A latent from nothing but noise."""
-    guide.total = plan.steps * (1 + plan.second_order)
-    if plan.sampler in STEP_SAMPLERS:
-        return STEP_SAMPLERS[plan.sampler](guide.noise, noise(), steps_of(plan.steps), 1.0, guide.levels)
-    guide.levels = plan.levels(guide.levels)
-    sigmas = plan.sigmas(guide.levels, plan.steps)
-    return SAMPLERS[plan.sampler].walk(guide, noise() * sigmas[0], sigmas, noise)
+    denoiser.total = plan.steps * (1 + plan.second_order)
+    if plan.sampler in TIMESTEP_SAMPLERS:
+        return TIMESTEP_SAMPLERS[plan.sampler](
+            denoiser.predict_noise, noise(), uniform_timesteps(plan.steps), 1.0, denoiser.noise_schedule
+        )
+    denoiser.noise_schedule = plan.sampler_noise_schedule(denoiser.noise_schedule)
+    sigmas = plan.sigmas(denoiser.noise_schedule, plan.steps)
+    return SAMPLERS[plan.sampler].function(denoiser, noise() * sigmas[0], sigmas, noise)
 
 
-def from_latent(plan: Plan, guide: Guide, noise: ImageNoise, latent: Tensor, strength: float, whole: bool) -> Tensor:
+def sample_from_latent(
+    plan: SamplingPlan, denoiser: CfgDenoiser, noise: ImageNoise, latent: Tensor, strength: float, exact_steps: bool
+) -> Tensor:
     """A latent changed by `strength` in 0..1: noise is added for that share of the schedule, and taken away again.
 
-    whole: walk exactly `plan.steps` steps (the hires pass); else that share of them (img2img).
+    exact_steps: walk exactly `plan.steps` steps (the hires pass); else that share of them (img2img).
     """
     share = min(strength, 0.999)
-    if whole:
+    if exact_steps:
         if share <= 0:
             return latent
         steps, last = int(plan.steps / share), plan.steps - 1
     else:
         steps, last = plan.steps, int(share * plan.steps)
-    guide.total = (last + 1) * (1 + plan.second_order)
-    if plan.sampler in STEP_SAMPLERS:
-        every = steps_of(steps)
+    denoiser.total = (last + 1) * (1 + plan.second_order)
+    if plan.sampler in TIMESTEP_SAMPLERS:
+        every = uniform_timesteps(steps)
         if last < 1:
             return latent
-        alpha = guide.levels.alphas_cumprod[every[last]].item()
+        alpha = denoiser.noise_schedule.alphas_cumprod[every[last]].item()
         x = latent * alpha**0.5 + noise() * (1 - alpha) ** 0.5
-        start = (int(every[last - 1]) + 1) / len(guide.levels.alphas_cumprod)
-        return STEP_SAMPLERS[plan.sampler](guide.noise, x, every[:last], start, guide.levels)
-    guide.levels = plan.levels(guide.levels)
-    sigmas = plan.sigmas(guide.levels, steps)[steps - last - 1 :]
-    return SAMPLERS[plan.sampler].walk(guide, latent + noise() * sigmas[0], sigmas, noise)
+        start = (int(every[last - 1]) + 1) / len(denoiser.noise_schedule.alphas_cumprod)
+        return TIMESTEP_SAMPLERS[plan.sampler](denoiser.predict_noise, x, every[:last], start, denoiser.noise_schedule)
+    denoiser.noise_schedule = plan.sampler_noise_schedule(denoiser.noise_schedule)
+    sigmas = plan.sigmas(denoiser.noise_schedule, steps)[steps - last - 1 :]
+    return SAMPLERS[plan.sampler].function(denoiser, latent + noise() * sigmas[0], sigmas, noise)

@@ -12,59 +12,59 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from .noise_schedule import Levels
+from .noise_schedule import NoiseSchedule
 
-Predict = Callable[[Tensor, float], Tensor]
-StepWalk = Callable[[Predict, Tensor, Tensor, float, Levels], Tensor]
+PredictNoise = Callable[[Tensor, float], Tensor]
+TimestepSampler = Callable[[PredictNoise, Tensor, Tensor, float, NoiseSchedule], Tensor]
 
 
-def steps_of(n: int, total: int = 1000) -> Tensor:
+def uniform_timesteps(n: int, total: int = 1000) -> Tensor:
     """1, 1 + total//n, …: about n of the model's steps, rising."""
     return (torch.arange(0, total, total // n) + 1).clip(0, total - 1)
 
 
-def _jump(x: Tensor, eps: Tensor, alpha: Tensor, to: Tensor) -> Tensor:
+def _ddim_step(x: Tensor, eps: Tensor, alpha: Tensor, to: Tensor) -> Tensor:
     """From ᾱ to another ᾱ along the noise `eps` (DDIM, arXiv:2010.02502, eq. 12 with sigma 0)."""
     clean = (x - (1 - alpha) ** 0.5 * eps) / alpha**0.5
     return to**0.5 * clean + (1 - to) ** 0.5 * eps
 
 
-def _pairs(steps: Tensor, levels: Levels) -> list[tuple[int, int, Tensor, Tensor]]:
+def _step_pairs(steps: Tensor, noise_schedule: NoiseSchedule) -> list[tuple[int, int, Tensor, Tensor]]:
     """(t, next t, ᾱ, next ᾱ), from the top; as in the web UI the first of `steps` is only walked to."""
     t = steps.tolist()
-    alpha = levels.alphas_cumprod
+    alpha = noise_schedule.alphas_cumprod
     return [(t[i], t[i - 1], alpha[t[i]], alpha[t[i - 1]]) for i in range(len(t) - 1, 0, -1)]
 
 
-def ddim(predict: Predict, x: Tensor, steps: Tensor, start: float, levels: Levels) -> Tensor:
+def ddim(predict: PredictNoise, x: Tensor, steps: Tensor, start: float, noise_schedule: NoiseSchedule) -> Tensor:
     """Denoising diffusion implicit models, eta 0 (Song et al. 2020, arXiv:2010.02502)."""
-    for t, _, alpha, to in _pairs(steps, levels):
-        x = _jump(x, predict(x, t), alpha, to)
+    for t, _, alpha, to in _step_pairs(steps, noise_schedule):
+        x = _ddim_step(x, predict(x, t), alpha, to)
     return x
 
 
 _ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
-def plms(predict: Predict, x: Tensor, steps: Tensor, start: float, levels: Levels) -> Tensor:
+def plms(predict: PredictNoise, x: Tensor, steps: Tensor, start: float, noise_schedule: NoiseSchedule) -> Tensor:
     """Pseudo linear multistep: Adams–Bashforth on the noise (Liu et al. 2022, arXiv:2202.09778)."""
     past: list[Tensor] = []
-    for t, t_next, alpha, to in _pairs(steps, levels):
+    for t, t_next, alpha, to in _step_pairs(steps, noise_schedule):
         past = [predict(x, t), *past[:3]]
         if len(past) == 1:
-            eps = (past[0] + predict(_jump(x, past[0], alpha, to), t_next)) / 2
+            eps = (past[0] + predict(_ddim_step(x, past[0], alpha, to), t_next)) / 2
         else:
             eps = sum((w * e for w, e in zip(_ADAMS[len(past) - 1], past, strict=True)), torch.zeros_like(x))
-        x = _jump(x, eps, alpha, to)
+        x = _ddim_step(x, eps, alpha, to)
     return x
 
 
-def unipc(predict: Predict, x: Tensor, steps: Tensor, start: float, levels: Levels) -> Tensor:
+def unipc(predict: PredictNoise, x: Tensor, steps: Tensor, start: float, noise_schedule: NoiseSchedule) -> Tensor:
     """UniPC of order 3 with B₁(h) = h, on equal times, lower order at the end (Zhao et al. 2023, arXiv:2302.04867)."""
-    total, n = len(levels.alphas_cumprod), len(steps)
+    total, n = len(noise_schedule.alphas_cumprod), len(steps)
     order = min(3, n)
     times = torch.linspace(start, 1 / total, n + 1)
-    alpha, sigma = _marginals(times, levels)
+    alpha, sigma = _marginals(times, noise_schedule)
     lam = (alpha / sigma).log()
 
     def clean(x: Tensor, i: int) -> Tensor:
@@ -88,9 +88,9 @@ def unipc(predict: Predict, x: Tensor, steps: Tensor, start: float, levels: Leve
     return x
 
 
-def _marginals(times: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+def _marginals(times: Tensor, noise_schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
     """(√ᾱ, √(1−ᾱ)) at times in (0, 1], linear in log √ᾱ between the model's steps t = i + 1."""
-    logs = 0.5 * levels.alphas_cumprod.log()
+    logs = 0.5 * noise_schedule.alphas_cumprod.log()
     place = (times * len(logs) - 1).clamp(0, len(logs) - 1)
     below = place.floor().long().clamp(max=len(logs) - 2)
     weight = place - below
@@ -116,5 +116,5 @@ def _combined(weights: Tensor, slopes: list[Tensor]) -> Tensor | float:
     return sum((float(w) * slope for w, slope in zip(weights, slopes, strict=True)), 0.0)
 
 
-STEP_SAMPLERS: Mapping[str, StepWalk] = MappingProxyType({"DDIM": ddim, "PLMS": plms, "UniPC": unipc})
+TIMESTEP_SAMPLERS: Mapping[str, TimestepSampler] = MappingProxyType({"DDIM": ddim, "PLMS": plms, "UniPC": unipc})
 """The web UI's samplers that know no schedule types."""

@@ -8,27 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...console import whole
+from ...console import replace_lone_surrogates
 from ...errors import FileError
 
-HUB = ("openai/clip-vit-large-patch14", "stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5")
+TOKENIZER_REPOSITORIES = (
+    "openai/clip-vit-large-patch14",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-v1-5",
+)
 """Repositories with CLIP's vocabulary (SD1, SD2 and SDXL share it) that users may have in their cache."""
 
 
 @dataclass(frozen=True)
-class Words:
+class TransformersTokenizer:
     """A `text.Vocabulary` around a transformers tokenizer."""
 
     tokenizer: Any
-    start: int
-    end: int
-    comma: int | None
+    start_id: int
+    end_id: int
+    comma_id: int | None
 
     def encode(self, text: str) -> list[int]:
         """Token ids without start and end."""
-        ids: list[int] = self.tokenizer(whole(text), truncation=False, add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
+        ids: list[int] = self.tokenizer(
+            replace_lone_surrogates(text), truncation=False, add_special_tokens=False, verbose=False
+        )["input_ids"]
         return ids
 
     @property
@@ -37,7 +41,7 @@ class Words:
         return max(self.tokenizer.get_vocab().values()) + 1
 
 
-def places(model: Path | None, chosen: Path | None) -> list[Path]:
+def tokenizer_folders(model: Path | None, chosen: Path | None) -> list[Path]:
     """Folders to look into, first match wins. What the user chose is the only place then."""
     if chosen is not None:
         return [chosen, chosen / "tokenizer"]
@@ -54,21 +58,21 @@ def _is_tokenizer(folder: Path) -> bool:
     )
 
 
-def find(model: Path | None, chosen: Path | None = None) -> Words:
+def find_tokenizer(model: Path | None, chosen: Path | None = None) -> TransformersTokenizer:
     """The tokenizer for a model. Raises FileError that lists where it was looked for; downloads nothing."""
-    looked = places(model, chosen)
+    looked = tokenizer_folders(model, chosen)
     for folder in [*looked, *([] if chosen else _cached())]:
         if folder.is_dir() and _is_tokenizer(folder):
             return _load(folder)
     where = ", ".join(str(folder) for folder in looked)
-    cache = "" if chosen else f", and the hub's cache ({_cache()}) has none of {', '.join(HUB)}"
+    cache = "" if chosen else f", and the hub's cache ({_cache()}) has none of {', '.join(TOKENIZER_REPOSITORIES)}"
     raise FileError(
         f"no CLIP tokenizer (vocab.json and merges.txt) in {where}{cache}; nothing is downloaded by itself: "
         "give a folder that holds one with --tokenizer DIR"
     )
 
 
-def _load(folder: Path) -> Words:
+def _load(folder: Path) -> TransformersTokenizer:
     from transformers import CLIPTokenizer, CLIPTokenizerFast
 
     kind = CLIPTokenizer if (folder / "vocab.json").is_file() else CLIPTokenizerFast
@@ -77,7 +81,7 @@ def _load(folder: Path) -> Words:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(f"the tokenizer in {folder} cannot be read: {error}") from error
     comma = tokenizer.get_vocab().get(",</w>")
-    return Words(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id, comma)
+    return TransformersTokenizer(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id, comma)
 
 
 def _cached() -> list[Path]:
@@ -85,7 +89,7 @@ def _cached() -> list[Path]:
     from huggingface_hub import try_to_load_from_cache
 
     files = (f"{folder}vocab.json" for folder in ("", "tokenizer/"))
-    found = (try_to_load_from_cache(repository, file) for file in files for repository in HUB)
+    found = (try_to_load_from_cache(repository, file) for file in files for repository in TOKENIZER_REPOSITORIES)
     return [Path(file).parent for file in found if isinstance(file, str)]
 
 
@@ -95,13 +99,13 @@ def _cache() -> str:
     return str(HF_HUB_CACHE)
 
 
-def text_configs(model: Path | None, chosen: Path | None = None) -> Sequence[Mapping[str, Any]]:
+def find_text_configs(model: Path | None, chosen: Path | None = None) -> Sequence[Mapping[str, Any]]:
     """What `config.json` files near the model say about its text encoders, (te, te2); {} where nothing is said.
 
     Looked for in the tokenizer's folder, then in `text_encoder/` and `text_encoder_2/` beside the model.
     """
     beside = model if model is None or model.is_dir() else model.parent
-    first = [*places(model, chosen), *([beside / "text_encoder"] if beside else [])]
+    first = [*tokenizer_folders(model, chosen), *([beside / "text_encoder"] if beside else [])]
     second = [beside / "text_encoder_2"] if beside else []
     return tuple(next(filter(None, (_config(folder) for folder in folders)), {}) for folders in (first, second))
 

@@ -1,4 +1,4 @@
-"""A `Standalone` model as a `ports.Trainee`."""
+"""A `StandaloneModel` model as a `ports.Trainee`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ from torch import Tensor, nn
 
 from ...errors import TrainError
 from ...file.hashes import legacy_hash
-from ...protocols import Borrowing, Context, Sample
-from ..checkpoint_layout import SD1, SD2, SDXL, V
-from ..training_context import attributes_kept, compiled, compute_dtype, frozen, in_dtype, mixed, unmixed
-from .embeddings import NAMES, Embedding, Embeddings, standing_in
-from .model import Standalone
-from .prompt_encoding import ROOM, Chunk, Encoder, chunks, emphasise
-from .rendering import CELL, Job, render
-from .sampling import Plan, plan_of
+from ...protocols import SampleSpec, TextConditioning, TrainingModelOptions
+from ..checkpoint_layout import CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_SDXL, V_PREDICTION
+from ..training_context import (
+    autocast_disabled,
+    autocast_for_precision,
+    compiled_for_device,
+    compute_dtype,
+    frozen,
+    in_dtype,
+    restored_attributes,
+)
+from .embeddings import EMBEDDING_VECTOR_NAMES, Embedding, EmbeddingTable, replaced_token_embeddings
+from .model import StandaloneModel
+from .prompt_encoding import CHUNK_TOKENS, PromptChunk, TextEncoder, apply_emphasis, tokenize_prompt
+from .rendering import VAE_SCALE_FACTOR, RenderJob, generate_images
+from .sampling import SamplingPlan, parse_sampling_plan
 
-SAMPLERS = {
+KOHYA_SAMPLERS = {
     "ddim": "DDIM",
     "pndm": "PLMS",
     "lms": "LMS",
@@ -40,13 +48,13 @@ _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
 
 @dataclass(frozen=True, eq=False)
-class StandaloneTrainee:
+class StandaloneTrainableModel:
     """A model in memory that training borrows."""
 
-    model: Standalone
-    words: list[Embedding] = field(default_factory=list)
+    model: StandaloneModel
+    added_embeddings: list[Embedding] = field(default_factory=list)
     """Words that were added for a while."""
-    faster: list[Callable[..., Tensor]] = field(default_factory=list)
+    compiled_unets: list[Callable[..., Tensor]] = field(default_factory=list)
     """The U-Net compiled, while a run wants it so."""
 
     def parts(self) -> Mapping[str, nn.Module]:
@@ -71,148 +79,159 @@ class StandaloneTrainee:
     @property
     def alphas_cumprod(self) -> Tensor:
         """ᾱ, (1000,) float32 on the CPU."""
-        return self.model.levels.alphas_cumprod
+        return self.model.noise_schedule.alphas_cumprod
 
     @property
     def native_size(self) -> int:
         """Pixels a side that the model was made for."""
-        return self.model.native_side
+        return self.model.native_size
 
     @contextmanager
-    def prepared(self, wish: Borrowing) -> Iterator[None]:
+    def prepared_for_training(self, options: TrainingModelOptions) -> Iterator[None]:
         """Frozen and in the wished precision while it is open. Raises TrainError."""
         model = self.model
-        if model.inpainting:
+        if model.is_inpainting:
             raise TrainError(f"{model.name} is an inpainting model; a LoRA is trained on the model it was made from")
-        texts = [encoder.module for encoder in model.texts]
+        texts = [encoder.module for encoder in model.text_encoders]
         networks = [model.unet, *texts]
         with ExitStack() as stack:
-            stack.enter_context(frozen(networks, train=wish.gradient_checkpointing))
+            stack.enter_context(frozen(networks, train=options.gradient_checkpointing))
             stack.enter_context(frozen([model.vae], train=False))
-            stack.enter_context(in_dtype(networks, compute_dtype(wish.precision)))
-            stack.enter_context(in_dtype([model.vae] if wish.full_vae else [], torch.float32))
-            stack.enter_context(attributes_kept(networks, _CHECKPOINTING))
-            if wish.gradient_checkpointing:
+            stack.enter_context(in_dtype(networks, compute_dtype(options.precision)))
+            stack.enter_context(in_dtype([model.vae] if options.float32_vae else [], torch.float32))
+            stack.enter_context(restored_attributes(networks, _CHECKPOINTING))
+            if options.gradient_checkpointing:
                 model.unet.enable_gradient_checkpointing()
-                for text in texts if wish.text else ():
+                for text in texts if options.train_text_encoders else ():
                     text.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            stack.enter_context(_attention(model.unet, wish.attention))
-            stack.enter_context(mixed(self.device, wish.precision))
-            if wish.compiled:
-                self.faster.append(stack.enter_context(compiled(self._unet, self.device)))
-                stack.callback(self.faster.pop)
+            stack.enter_context(_attention(model.unet, options.attention))
+            stack.enter_context(autocast_for_precision(self.device, options.precision))
+            if options.compile_unet:
+                self.compiled_unets.append(stack.enter_context(compiled_for_device(self._call_unet, self.device)))
+                stack.callback(self.compiled_unets.pop)
             yield
 
-    def stopping(self) -> bool:
+    def is_stop_requested(self) -> bool:
         """Never: there is no button but the shell's."""
         return False
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """Pictures (n, 3, h, w) in −1..1 → scaled latents (n, 4, h/8, w/8), float32: the encoder's mean.
 
         A half-precision encoder that overflows is widened to float32 for good, as when pictures are decoded.
         """
         model = self.model
-        with unmixed(self.device):
-            latent = _latent(model, pixels.to(self.device))
+        with autocast_disabled(self.device):
+            latent = _encode_pixels(model, pixels.to(self.device))
             if not bool(latent.isfinite().all()) and next(model.vae.parameters()).dtype != torch.float32:
                 model.vae.float()
-                latent = _latent(model, pixels.to(self.device))
+                latent = _encode_pixels(model, pixels.to(self.device))
         return latent
 
-    def text(
-        self, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = ROOM, weighted: bool = False
-    ) -> Context:
+    def encode_text(
+        self,
+        captions: Sequence[str],
+        *,
+        clip_skip: int = 1,
+        max_token_length: int = CHUNK_TOKENS,
+        weighted: bool = False,
+    ) -> TextConditioning:
         """Captions → states, all of them in as many chunks as the longest needs."""
-        words = self.model.words
-        known = self.known
-        limit = max(1, max_token_length // ROOM)
-        parts = [chunks(c if weighted else plain(c), words, known)[:limit] for c in captions]
+        words = self.model.tokenizer
+        known = self.embedding_table
+        limit = max(1, max_token_length // CHUNK_TOKENS)
+        parts = [tokenize_prompt(c if weighted else escape_brackets(c), words, known)[:limit] for c in captions]
         longest = max(map(len, parts))
-        blank = Chunk.of((), words)
+        blank = PromptChunk.from_tokens((), words)
         parts = [[*chunk, *[blank] * (longest - len(chunk))] for chunk in parts]
-        encoded = [_states(self.model, index, parts, clip_skip, known) for index in range(len(self.model.texts))]
-        return Context(torch.cat([states for states, _ in encoded], dim=-1), encoded[-1][1])
+        encoded = [
+            _encode_chunks(self.model, index, parts, clip_skip, known) for index in range(len(self.model.text_encoders))
+        ]
+        return TextConditioning(torch.cat([states for states, _ in encoded], dim=-1), encoded[-1][1])
 
     @property
-    def known(self) -> Embeddings | None:
+    def embedding_table(self) -> EmbeddingTable | None:
         """The added words, as prompts find them."""
-        return self.model.embeddings(self.words) if self.words else None
+        return self.model.embedding_table(self.added_embeddings) if self.added_embeddings else None
 
     def token_count(self, caption: str) -> int:
         """Places that a caption takes, without start and end; a chunk that another follows counts as full."""
-        *full, last = chunks(plain(caption), self.model.words, self.known)
-        return ROOM * len(full) + last.tokens.index(self.model.words.end) - 1
+        *full, last = tokenize_prompt(escape_brackets(caption), self.model.tokenizer, self.embedding_table)
+        return CHUNK_TOKENS * len(full) + last.tokens.index(self.model.tokenizer.end_id) - 1
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Context, sizes: Tensor | None = None) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, context: TextConditioning, sizes: Tensor | None = None
+    ) -> Tensor:
         """The U-Net's output (n, 4, h, w), float32."""
         unet = self.model.unet
         dtype = next(unet.parameters()).dtype
         added: dict[str, Tensor] | None = None
         if context.pooled is not None and sizes is not None:
             added = {"text_embeds": context.pooled.to(dtype), "time_ids": sizes.to(noisy.device, dtype)}
-        call = self.faster[-1] if self.faster else self._unet
+        call = self.compiled_unets[-1] if self.compiled_unets else self._call_unet
         return call(noisy.to(dtype), timesteps, context.states.to(dtype), added).float()
 
-    def _unet(self, noisy: Tensor, timesteps: Tensor, states: Tensor, added: dict[str, Tensor] | None) -> Tensor:
+    def _call_unet(self, noisy: Tensor, timesteps: Tensor, states: Tensor, added: dict[str, Tensor] | None) -> Tensor:
         out: Tensor = self.model.unet(noisy, timesteps, encoder_hidden_states=states, added_cond_kwargs=added).sample
         return out
 
-    def sample(self, wish: Sample) -> Image.Image:
+    def generate_image(self, spec: SampleSpec) -> Image.Image:
         """A picture of the model as it is now. Raises LoraError."""
-        seed = torch.seed() % 2**32 if wish.seed is None else wish.seed
-        job = Job(
-            prompt=wish.prompt,
-            negative=wish.negative,
+        seed = torch.seed() % 2**32 if spec.seed is None else spec.seed
+        job = RenderJob(
+            prompt=spec.prompt,
+            negative=spec.negative,
             seeds=[seed],
-            plan=plan_for(wish),
-            width=max(CELL, wish.width // CELL * CELL),
-            height=max(CELL, wish.height // CELL * CELL),
-            cfg=wish.cfg,
-            embeddings=self.known,
+            plan=sample_sampling_plan(spec),
+            width=max(VAE_SCALE_FACTOR, spec.width // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR),
+            height=max(VAE_SCALE_FACTOR, spec.height // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR),
+            cfg=spec.cfg,
+            embeddings=self.embedding_table,
         )
-        image = render(self.model, job)[0]
+        image = generate_images(self.model, job)[0]
         image.info["seed"] = str(seed)
         return image
 
-    def check_sample(self, wish: Sample) -> None:
+    def check_sample(self, spec: SampleSpec) -> None:
         """Raises LoraError for a sampler that is not there."""
-        plan_for(wish)
+        sample_sampling_plan(spec)
 
-    def word_vectors(self, text: str, count: int) -> tuple[Tensor, ...]:
+    def token_embeddings(self, text: str, count: int) -> tuple[Tensor, ...]:
         """The text encoders' own vectors of a text's first tokens."""
-        ids = self.model.words.encode(text)
+        ids = self.model.tokenizer.encode(text)
         if not ids:
             raise TrainError(f"{text!r} has no token to begin with")
         ids = [*ids, *[ids[-1]] * count][:count]
-        layers = [encoder.module.get_input_embeddings() for encoder in self.model.texts]
+        layers = [encoder.module.get_input_embeddings() for encoder in self.model.text_encoders]
         return tuple(layer.weight[torch.tensor(ids, device=layer.weight.device)].detach().float() for layer in layers)
 
-    def word_places(self, word: str, caption: str, max_token_length: int) -> int:
+    def count_token_uses(self, token: str, caption: str, max_token_length: int) -> int:
         """How often an added word is read in a caption."""
-        read = chunks(plain(caption), self.model.words, self.known)[: max(1, max_token_length // ROOM)]
-        return sum(embedding.name == word and row == 0 for chunk in read for _, embedding, row in chunk.learned)
+        read = tokenize_prompt(escape_brackets(caption), self.model.tokenizer, self.embedding_table)[
+            : max(1, max_token_length // CHUNK_TOKENS)
+        ]
+        return sum(embedding.name == token and row == 0 for chunk in read for _, embedding, row in chunk.embedding_rows)
 
     @contextmanager
-    def new_word(self, word: str, vectors: Sequence[Tensor]) -> Iterator[None]:
+    def with_token_embedding(self, token: str, vectors: Sequence[Tensor]) -> Iterator[None]:
         """A word for a while. Raises TrainError where its tokens are none."""
-        if not self.model.words.encode(word):
-            raise TrainError(f"{word!r} has no token, so it cannot stand in a prompt")
-        added = Embedding(word, lambda: dict(zip(NAMES, vectors, strict=False)))
-        self.words.append(added)
+        if not self.model.tokenizer.encode(token):
+            raise TrainError(f"{token!r} has no token, so it cannot stand in a prompt")
+        added = Embedding(token, lambda: dict(zip(EMBEDDING_VECTOR_NAMES, vectors, strict=False)))
+        self.added_embeddings.append(added)
         try:
             yield
         finally:
-            self.words.remove(added)
+            self.added_embeddings.remove(added)
 
     def metadata(self) -> Mapping[str, str]:
         """The base model in kohya's words."""
         model = self.model
-        version = {SD1: "sd_v1", SD2: "sd_v2", SDXL: "sdxl_base_v1-0"}[model.family]
-        if model.family == SD2 and model.prediction == V:
+        version = {CHECKPOINT_SD1: "sd_v1", CHECKPOINT_SD2: "sd_v2", CHECKPOINT_SDXL: "sdxl_base_v1-0"}[model.family]
+        if model.family == CHECKPOINT_SD2 and model.prediction == V_PREDICTION:
             version = "sd_v2_v"
-        known = {"ss_base_model_version": version, "ss_v2": str(model.family == SD2)}
+        known = {"ss_base_model_version": version, "ss_v2": str(model.family == CHECKPOINT_SD2)}
         if model.path is not None:
             known["ss_sd_model_name"] = model.path.name
         if model.path is not None and model.path.is_file():
@@ -221,59 +240,63 @@ class StandaloneTrainee:
         return known
 
 
-def plan_for(wish: Sample) -> Plan:
+def sample_sampling_plan(spec: SampleSpec) -> SamplingPlan:
     """The sampler that a prompt's line asks for, by kohya's or the web UI's name. Raises LoraError."""
-    name = wish.sampler.strip().lower().removeprefix("k_")
-    return plan_of(SAMPLERS.get(name, wish.sampler), steps=wish.steps)
+    name = spec.sampler.strip().lower().removeprefix("k_")
+    return parse_sampling_plan(KOHYA_SAMPLERS.get(name, spec.sampler), steps=spec.steps)
 
 
-def plain(caption: str) -> str:
+def escape_brackets(caption: str) -> str:
     """A caption whose brackets are letters, in the words of a prompt."""
     return "".join("\\" + letter if letter in "\\()[]" else letter for letter in caption)
 
 
-def _latent(model: Standalone, pixels: Tensor) -> Tensor:
+def _encode_pixels(model: StandaloneModel, pixels: Tensor) -> Tensor:
     dtype = next(model.vae.parameters()).dtype
     mean: Tensor = model.vae.encode(pixels.to(dtype)).latent_dist.mode()
-    return mean.float() * model.scale
+    return mean.float() * model.scaling_factor
 
 
-def _states(
-    model: Standalone, index: int, parts: Sequence[Sequence[Chunk]], clip_skip: int, known: Embeddings | None
+def _encode_chunks(
+    model: StandaloneModel,
+    index: int,
+    parts: Sequence[Sequence[PromptChunk]],
+    clip_skip: int,
+    embeddings: EmbeddingTable | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Chunks (n captions, k each) through one encoder, all at once → (n, 77·k, width), first chunks' pooled."""
-    encoder = model.texts[index]
+    encoder = model.text_encoders[index]
     device = next(encoder.module.parameters()).device
     count, each = len(parts), len(parts[0])
     flat = [chunk for part in parts for chunk in part]
-    tokens = torch.tensor([_padded(encoder, chunk.tokens, model.words.end) for chunk in flat])
+    tokens = torch.tensor([_padded(encoder, chunk.tokens, model.tokenizer.end_id) for chunk in flat])
     learned = {
-        (row, at): _vectors(embedding, known, index)[place]
+        (row, at): _vectors(embedding, embeddings, index)[place]
         for row, chunk in enumerate(flat)
-        for at, embedding, place in chunk.learned
+        for at, embedding, place in chunk.embedding_rows
     }
-    with standing_in(encoder.module, learned):
-        states, pooled = encoder.states(tokens.to(device), clip_skip)
+    with replaced_token_embeddings(encoder.module, learned):
+        states, pooled = encoder.hidden_states(tokens.to(device), clip_skip)
     weights = torch.tensor([chunk.weights for chunk in flat])
     if bool((weights != 1).any()):
-        rows = [emphasise(s[None], w[None]) for s, w in zip(states, weights.to(device), strict=True)]
+        rows = [apply_emphasis(s[None], w[None]) for s, w in zip(states, weights.to(device), strict=True)]
         states = torch.cat(rows)
     states = states.reshape(count, each * states.shape[1], states.shape[2])
     return states, None if pooled is None else pooled.reshape(count, each, -1)[:, 0]
 
 
-def _vectors(embedding: Embedding, known: Embeddings | None, index: int) -> Tensor:
-    rows = embedding.rows(known.widths) if known else None
+def _vectors(embedding: Embedding, embeddings: EmbeddingTable | None, index: int) -> Tensor:
+    rows = embedding.vectors_for(embeddings.widths) if embeddings else None
     assert rows is not None, "chunks take only embeddings that fit"
     return rows[index]
 
 
-def _padded(encoder: Encoder, tokens: Sequence[int], end: int) -> list[int]:
+def _padded(encoder: TextEncoder, tokens: Sequence[int], end: int) -> list[int]:
     """A chunk's tokens with what this encoder wants after the end."""
-    if encoder.pad is None:
+    if encoder.pad_id is None:
         return list(tokens)
     after = tokens.index(end) + 1
-    return [*tokens[:after], *[encoder.pad] * (len(tokens) - after)]
+    return [*tokens[:after], *[encoder.pad_id] * (len(tokens) - after)]
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ...blocks import SD, Family, number
+from ...blocks import SD_BLOCKS, UNetBlocks, parse_finite_number
 from ...errors import BlockError, TrainError, did_you_mean
-from ...layer_names import TE, UNET, Site
+from ...layer_names import TE, UNET, LayerId
 from .recipe import Recipe
 
-CURVES: Mapping[str, Callable[[float], float]] = MappingProxyType(
+BLOCK_WEIGHT_CURVES: Mapping[str, Callable[[float], float]] = MappingProxyType(
     {
         "sine": lambda x: math.sin(math.pi / 2 * x),
         "cosine": lambda x: math.sin(math.pi / 2 * (1 - x)),
@@ -28,7 +28,7 @@ CURVES: Mapping[str, Callable[[float], float]] = MappingProxyType(
 """Curve → its value at x, 0 at a side's first block and 1 at its last."""
 
 
-def side(text: str | None, count: int = 12) -> tuple[float, ...]:
+def parse_side_weights(text: str | None, count: int = 12) -> tuple[float, ...]:
     """The weights of one side's `count` blocks from `down_lr_weight` or `up_lr_weight`; ones for None.
 
     Numbers: an empty place is 0, missing ones at the end are 1, surplus ones are left out. A curve's name may end in
@@ -37,18 +37,18 @@ def side(text: str | None, count: int = 12) -> tuple[float, ...]:
     if text is None or not text.strip():
         return (1.0,) * count
     if "," in text:
-        values = [number(item, text) if item.strip() else 0.0 for item in text.split(",")]
+        values = [parse_finite_number(item, text) if item.strip() else 0.0 for item in text.split(",")]
         return tuple((values + [1.0] * count)[:count])
     name, plus, offset = text.strip().partition("+")
-    curve = CURVES.get(name.strip().lower())
+    curve = BLOCK_WEIGHT_CURVES.get(name.strip().lower())
     if curve is None:
-        hint = did_you_mean(name.strip(), CURVES)
+        hint = did_you_mean(name.strip(), BLOCK_WEIGHT_CURVES)
         raise BlockError(f"{text!r} is neither {count} numbers separated by commas nor a curve{hint}")
-    shift = number(offset, text) if plus else 0.0
+    shift = parse_finite_number(offset, text) if plus else 0.0
     return tuple(curve(i / (count - 1)) + shift for i in range(count))
 
 
-def weights(recipe: Recipe, family: Family = SD) -> dict[str, float]:
+def block_rate_weights(recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> dict[str, float]:
     """Block label → weight of its learning rate. At or below `block_lr_zero_threshold` it is 0: no modules there.
 
     Raises BlockError for what does not parse, and for a negative weight.
@@ -56,9 +56,9 @@ def weights(recipe: Recipe, family: Family = SD) -> dict[str, float]:
     half = len(family.blocks) // 2
     mid = (recipe.mid_lr_weight or "1").split(",")[0]
     vector = (
-        *side(recipe.down_lr_weight, half),
-        number(mid, recipe.mid_lr_weight or "1"),
-        *side(recipe.up_lr_weight, half),
+        *parse_side_weights(recipe.down_lr_weight, half),
+        parse_finite_number(mid, recipe.mid_lr_weight or "1"),
+        *parse_side_weights(recipe.up_lr_weight, half),
     )
     if min(vector) < 0:
         raise BlockError(f"a block's learning rate cannot be weighed with {min(vector):g}; give 0 or more")
@@ -67,25 +67,25 @@ def weights(recipe: Recipe, family: Family = SD) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Size:
+class RankAndAlpha:
     """A module's rank and alpha; it acts with alpha / rank."""
 
     rank: int
     alpha: float
 
 
-def wants_conv(recipe: Recipe) -> bool:
+def has_conv3x3_modules(recipe: Recipe) -> bool:
     """Whether 3x3 layers get modules: C3Lier, or DyLoRA with `conv_dim`."""
     wide = recipe.conv_dim is not None or recipe.conv_block_dims is not None
     return recipe.network_module == "c3lier" or (recipe.is_dylora and wide)
 
 
-def is_wide(shape: tuple[int, ...]) -> bool:
+def is_wider_than_1x1(shape: tuple[int, ...]) -> bool:
     """Whether a weight's kernel is larger than 1x1."""
     return len(shape) == 4 and max(shape[2:]) > 1
 
 
-def is_target(site: Site, shape: tuple[int, ...], recipe: Recipe) -> bool:
+def is_trained_layer(layer_id: LayerId, shape: tuple[int, ...], recipe: Recipe) -> bool:
     """Whether the network trains a layer here, as kohya's scripts choose by class.
 
     Transformer2DModel's Linear and 1x1 layers, CLIP's attention and MLP; with 3x3 layers wanted also all of
@@ -93,27 +93,31 @@ def is_target(site: Site, shape: tuple[int, ...], recipe: Recipe) -> bool:
     """
     if len(shape) < 2:
         return False
-    if site.part != UNET:
-        return recipe.trains_text and site.leaf.startswith("layers.")
-    if not recipe.trains_unet or not site.block:
+    if layer_id.part != UNET:
+        return recipe.trains_text and layer_id.layer.startswith("layers.")
+    if not recipe.trains_unet or not layer_id.block:
         return False
-    if site.leaf.startswith("attention."):
-        return wants_conv(recipe) or not is_wide(shape)
-    return wants_conv(recipe) and site.leaf.startswith(("resnet", "sampler."))
+    if layer_id.layer.startswith("attention."):
+        return has_conv3x3_modules(recipe) or not is_wider_than_1x1(shape)
+    return has_conv3x3_modules(recipe) and layer_id.layer.startswith(("resnet", "sampler."))
 
 
-class Sizes:
+class ModuleRanks:
     """Rank and alpha of every module, from the recipe's four 25-value lists and its single values."""
 
-    def __init__(self, recipe: Recipe, family: Family = SD) -> None:
+    def __init__(self, recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> None:
         self.recipe, self.family = recipe, family
-        self.rates = weights(recipe, family)
-        thin = Size(recipe.network_dim, recipe.network_alpha)
-        self.text = thin
-        self.thin = self._table(recipe.block_dims, recipe.block_alphas, thin)
-        self.wide = self._table(recipe.conv_block_dims, recipe.conv_block_alphas, conv_size(recipe))
+        self.rate_weights = block_rate_weights(recipe, family)
+        thin = RankAndAlpha(recipe.network_dim, recipe.network_alpha)
+        self.text_encoder = thin
+        self.narrow_by_block = self._table(recipe.block_dims, recipe.block_alphas, thin)
+        self.wide_by_block = self._table(
+            recipe.conv_block_dims, recipe.conv_block_alphas, conv3x3_rank_and_alpha(recipe)
+        )
 
-    def _table(self, dims: tuple[int, ...] | None, alphas: tuple[float, ...] | None, other: Size) -> Mapping[str, Size]:
+    def _table(
+        self, dims: tuple[int, ...] | None, alphas: tuple[float, ...] | None, other: RankAndAlpha
+    ) -> Mapping[str, RankAndAlpha]:
         """Block label → size. Raises TrainError for a list of another length."""
         blocks = self.family.blocks
         for values in (dims, alphas):
@@ -121,30 +125,32 @@ class Sizes:
                 ends = f"{blocks[0]} to {blocks[-1]}"
                 raise TrainError(f"{len(values)} values where {self.family.name} has {len(blocks)} blocks, {ends}")
         ranks = dims or (other.rank,) * len(blocks)
-        return dict(zip(blocks, map(Size, ranks, alphas or (other.alpha,) * len(blocks)), strict=True))
+        return dict(zip(blocks, map(RankAndAlpha, ranks, alphas or (other.alpha,) * len(blocks)), strict=True))
 
-    def of(self, site: Site, shape: tuple[int, ...]) -> Size | None:
+    def for_layer(self, layer_id: LayerId, shape: tuple[int, ...]) -> RankAndAlpha | None:
         """The size of a target's module, or None: not a target, a block of weight 0, a rank of 0."""
-        if not is_target(site, shape, self.recipe) or self.rate(site) == 0:
+        if not is_trained_layer(layer_id, shape, self.recipe) or self.rate_weight(layer_id) == 0:
             return None
-        if site.part != UNET:
-            return self.text
-        size = (self.wide if is_wide(shape) else self.thin)[site.block]
+        if layer_id.part != UNET:
+            return self.text_encoder
+        size = (self.wide_by_block if is_wider_than_1x1(shape) else self.narrow_by_block)[layer_id.block]
         return size if size.rank > 0 else None
 
-    def rate(self, site: Site) -> float:
+    def rate_weight(self, layer_id: LayerId) -> float:
         """The weight of the learning rate at a site; 1 in a text encoder."""
-        return self.rates.get(site.block, 1.0) if site.part == UNET else 1.0
+        return self.rate_weights.get(layer_id.block, 1.0) if layer_id.part == UNET else 1.0
 
 
-def conv_size(recipe: Recipe) -> Size:
+def conv3x3_rank_and_alpha(recipe: Recipe) -> RankAndAlpha:
     """Rank and alpha of 3x3 layers: those of the others where `conv_dim` is not set; alpha 1 where it is."""
     if recipe.conv_dim is None and recipe.conv_block_dims is None:
-        return Size(recipe.network_dim, recipe.network_alpha if recipe.conv_alpha is None else recipe.conv_alpha)
+        return RankAndAlpha(
+            recipe.network_dim, recipe.network_alpha if recipe.conv_alpha is None else recipe.conv_alpha
+        )
     alpha = 1.0 if recipe.conv_alpha is None else recipe.conv_alpha
-    return Size(recipe.conv_dim or recipe.network_dim, alpha)
+    return RankAndAlpha(recipe.conv_dim or recipe.network_dim, alpha)
 
 
-def part_name(site: Site) -> str:
+def parameter_group_name(layer_id: LayerId) -> str:
     """What a site's group of parameters is called: "text_encoder", "text_encoder_2", "unet"."""
-    return {UNET: "unet", TE: "text_encoder"}.get(site.part, "text_encoder_2")
+    return {UNET: "unet", TE: "text_encoder"}.get(layer_id.part, "text_encoder_2")

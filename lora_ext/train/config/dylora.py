@@ -13,12 +13,12 @@ from types import MappingProxyType
 
 from .recipe import Recipe
 
-SCALE_KEY = "lora_ext_dylora_scale"
+DYLORA_SCALE_RULE_KEY = "lora_ext_dylora_scale"
 """Metadata key of the rule by which prefixes were scaled in training; `split-dylora` reads it."""
 
 
 @dataclass(frozen=True)
-class Variant:
+class DyLoraVariant:
     """One rule of DyLoRA, for b drawn of R ranks, the last `unit` of b drawn as a unit.
 
     rule: its name in the metadata. scale: (b, R) → what alpha/R is multiplied by. acting: how many ranks the forward
@@ -27,15 +27,17 @@ class Variant:
 
     rule: str
     scale: Callable[[int, int], float]
-    acting: Callable[[int, int], int]
-    first: Callable[[int, int], int]
+    active_ranks: Callable[[int, int], int]
+    first_trained: Callable[[int, int], int]
 
 
-VARIANTS: Mapping[str, Variant] = MappingProxyType(
+DYLORA_VARIANTS: Mapping[str, DyLoraVariant] = MappingProxyType(
     {
-        "unit": Variant("prefix", lambda b, full: full / b, lambda b, full: b, lambda b, unit: (b - 1) // unit * unit),
-        "prefix": Variant("prefix", lambda b, full: full / b, lambda b, full: b, lambda b, unit: 0),
-        "kohya": Variant(
+        "unit": DyLoraVariant(
+            "prefix", lambda b, full: full / b, lambda b, full: b, lambda b, unit: (b - 1) // unit * unit
+        ),
+        "prefix": DyLoraVariant("prefix", lambda b, full: full / b, lambda b, full: b, lambda b, unit: 0),
+        "kohya": DyLoraVariant(
             "sqrt", lambda b, full: math.sqrt(full / b), lambda b, full: full, lambda b, unit: (b - 1) // unit * unit
         ),
     }
@@ -45,23 +47,23 @@ prefix: the same with gradients for all b ranks; kohya: `networks/dylora.py`, wh
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a module does in a step: `acting` ranks act at `scale`, those from `first` to `last` learn."""
+class RankSelection:
+    """What a module does in a step: `active` ranks act at `scale`, those from `first` to `last` learn."""
 
-    acting: int
+    active: int
     scale: float
     first: int
     last: int
 
 
-def whole(rank: int, alpha: float) -> Share:
+def select_all_ranks(rank: int, alpha: float) -> RankSelection:
     """All ranks act and learn: a plain LoRA, and every DyLoRA outside training."""
-    return Share(rank, alpha / rank, 0, rank)
+    return RankSelection(rank, alpha / rank, 0, rank)
 
 
-def share(recipe: Recipe, drawn: int, rank: int, alpha: float) -> Share:
+def select_drawn_ranks(recipe: Recipe, drawn: int, rank: int, alpha: float) -> RankSelection:
     """The share of a module of `rank` when a prefix of `drawn` ranks was drawn (a smaller module is used whole)."""
     b = min(drawn, rank)
-    variant = VARIANTS[recipe.dylora_variant]
+    variant = DYLORA_VARIANTS[recipe.dylora_variant]
     scale = alpha / rank * variant.scale(b, rank)
-    return Share(variant.acting(b, rank), scale, variant.first(b, recipe.unit), b)
+    return RankSelection(variant.active_ranks(b, rank), scale, variant.first_trained(b, recipe.unit), b)

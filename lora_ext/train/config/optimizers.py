@@ -16,47 +16,47 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ...errors import TrainError, did_you_mean
-from .recipe import Recipe, UserClass
+from .recipe import Recipe, UserOptimizerClass
 
 
 @dataclass(frozen=True)
-class Row:
+class OptimizerEntry:
     """Where an optimizer is: module, class, the package that pip knows, and settings other than the library's."""
 
     module: str
     name: str
     package: str = "torch"
     settings: tuple[tuple[str, Any], ...] = ()
-    own_rate: bool = False
+    has_own_rate: bool = False
     """Whether it finds the learning rate by itself, and wants 1 as ours."""
 
 
 _NESTEROV = (("nesterov", True), ("momentum", 0.9))
 _BNB, _DADAPT, _FREE = "bitsandbytes", "dadaptation", "schedulefree"
-OPTIMIZERS: Mapping[str, Row] = MappingProxyType(
+OPTIMIZERS: Mapping[str, OptimizerEntry] = MappingProxyType(
     {
-        "AdamW": Row("torch.optim", "AdamW"),
-        "Adam": Row("torch.optim", "Adam"),
-        "SGD": Row("torch.optim", "SGD"),
-        "SGDNesterov": Row("torch.optim", "SGD", settings=_NESTEROV),
-        "Adafactor": Row("transformers.optimization", "Adafactor", "transformers"),
-        "AdamW8bit": Row("bitsandbytes.optim", "AdamW8bit", _BNB),
-        "PagedAdamW8bit": Row("bitsandbytes.optim", "PagedAdamW8bit", _BNB),
-        "PagedAdamW": Row("bitsandbytes.optim", "PagedAdamW", _BNB),
-        "Lion8bit": Row("bitsandbytes.optim", "Lion8bit", _BNB),
-        "PagedLion8bit": Row("bitsandbytes.optim", "PagedLion8bit", _BNB),
-        "SGDNesterov8bit": Row("bitsandbytes.optim", "SGD8bit", _BNB, _NESTEROV),
-        "Lion": Row("lion_pytorch", "Lion", "lion-pytorch"),
-        "Prodigy": Row("prodigyopt", "Prodigy", "prodigyopt", own_rate=True),
-        "DAdaptation": Row("dadaptation.experimental", "DAdaptAdamPreprint", _DADAPT, own_rate=True),
-        "DAdaptAdam": Row("dadaptation", "DAdaptAdam", _DADAPT, own_rate=True),
-        "DAdaptAdaGrad": Row("dadaptation", "DAdaptAdaGrad", _DADAPT, own_rate=True),
-        "DAdaptAdan": Row("dadaptation", "DAdaptAdan", _DADAPT, own_rate=True),
-        "DAdaptLion": Row("dadaptation", "DAdaptLion", _DADAPT, own_rate=True),
-        "DAdaptSGD": Row("dadaptation", "DAdaptSGD", _DADAPT, own_rate=True),
-        "AdamWScheduleFree": Row("schedulefree", "AdamWScheduleFree", _FREE),
-        "RAdamScheduleFree": Row("schedulefree", "RAdamScheduleFree", _FREE),
-        "SGDScheduleFree": Row("schedulefree", "SGDScheduleFree", _FREE),
+        "AdamW": OptimizerEntry("torch.optim", "AdamW"),
+        "Adam": OptimizerEntry("torch.optim", "Adam"),
+        "SGD": OptimizerEntry("torch.optim", "SGD"),
+        "SGDNesterov": OptimizerEntry("torch.optim", "SGD", settings=_NESTEROV),
+        "Adafactor": OptimizerEntry("transformers.optimization", "Adafactor", "transformers"),
+        "AdamW8bit": OptimizerEntry("bitsandbytes.optim", "AdamW8bit", _BNB),
+        "PagedAdamW8bit": OptimizerEntry("bitsandbytes.optim", "PagedAdamW8bit", _BNB),
+        "PagedAdamW": OptimizerEntry("bitsandbytes.optim", "PagedAdamW", _BNB),
+        "Lion8bit": OptimizerEntry("bitsandbytes.optim", "Lion8bit", _BNB),
+        "PagedLion8bit": OptimizerEntry("bitsandbytes.optim", "PagedLion8bit", _BNB),
+        "SGDNesterov8bit": OptimizerEntry("bitsandbytes.optim", "SGD8bit", _BNB, _NESTEROV),
+        "Lion": OptimizerEntry("lion_pytorch", "Lion", "lion-pytorch"),
+        "Prodigy": OptimizerEntry("prodigyopt", "Prodigy", "prodigyopt", has_own_rate=True),
+        "DAdaptation": OptimizerEntry("dadaptation.experimental", "DAdaptAdamPreprint", _DADAPT, has_own_rate=True),
+        "DAdaptAdam": OptimizerEntry("dadaptation", "DAdaptAdam", _DADAPT, has_own_rate=True),
+        "DAdaptAdaGrad": OptimizerEntry("dadaptation", "DAdaptAdaGrad", _DADAPT, has_own_rate=True),
+        "DAdaptAdan": OptimizerEntry("dadaptation", "DAdaptAdan", _DADAPT, has_own_rate=True),
+        "DAdaptLion": OptimizerEntry("dadaptation", "DAdaptLion", _DADAPT, has_own_rate=True),
+        "DAdaptSGD": OptimizerEntry("dadaptation", "DAdaptSGD", _DADAPT, has_own_rate=True),
+        "AdamWScheduleFree": OptimizerEntry("schedulefree", "AdamWScheduleFree", _FREE),
+        "RAdamScheduleFree": OptimizerEntry("schedulefree", "RAdamScheduleFree", _FREE),
+        "SGDScheduleFree": OptimizerEntry("schedulefree", "SGDScheduleFree", _FREE),
     }
 )
 """Name (kohya's `--optimizer_type`) → where it is."""
@@ -64,8 +64,9 @@ _LONGEST = 1000
 """Characters of one setting of an optimizer."""
 
 
-def row(name: str) -> Row:
-    """The row of a name or of a `module.Class` in the table, whatever its case; of any class for a `UserClass`.
+def find_optimizer(name: str) -> OptimizerEntry:
+    """The row of a name or of a `module.Class` in the table, whatever its case; of any class for a
+    `UserOptimizerClass`.
 
     Nothing is imported here. Raises TrainError with the nearest name.
     """
@@ -74,8 +75,8 @@ def row(name: str) -> Row:
     if name.casefold() in folded:
         return folded[name.casefold()]
     module, dot, cls = name.rpartition(".")
-    if dot and isinstance(name, UserClass):
-        return Row(module, cls, module.partition(".")[0])
+    if dot and isinstance(name, UserOptimizerClass):
+        return OptimizerEntry(module, cls, module.partition(".")[0])
     if dot:
         raise TrainError(
             f"optimizer_type {name[:200]!r} is not a known optimizer; a class by its module is taken only on your own "
@@ -84,7 +85,7 @@ def row(name: str) -> Row:
     raise TrainError(f"unknown optimizer_type {name[:200]!r}{did_you_mean(name, OPTIMIZERS)}")
 
 
-def arguments(texts: Sequence[str]) -> dict[str, Any]:
+def parse_optimizer_args(texts: Sequence[str]) -> dict[str, Any]:
     """`name=value` → value: a number, True, False, None, a flat tuple or list of those, else its text.
 
     Raises TrainError: not name=value, another kind of value, or more than `_LONGEST` characters.
@@ -114,12 +115,12 @@ def _value(text: str) -> Any:
     return value
 
 
-def maker(recipe: Recipe) -> tuple[type[Any], dict[str, Any]]:
+def optimizer_class_and_settings(recipe: Recipe) -> tuple[type[Any], dict[str, Any]]:
     """The recipe's optimizer as a class, and its settings.
 
     Raises TrainError: an unknown name, a library that is missing (with what to install), settings it does not take.
     """
-    where = row(recipe.optimizer_type)
+    where = find_optimizer(recipe.optimizer_type)
     try:
         make = getattr(importlib.import_module(where.module), where.name)
     except ImportError as error:
@@ -128,7 +129,7 @@ def maker(recipe: Recipe) -> tuple[type[Any], dict[str, Any]]:
         ) from None
     except AttributeError:
         raise TrainError(f"{where.module} has no optimizer {where.name!r}") from None
-    given = arguments(recipe.optimizer_args)
+    given = parse_optimizer_args(recipe.optimizer_args)
     if "lr" in given:  # every group of parameters has its own, so this one would do nothing
         raise TrainError("optimizer_args: lr changes nothing here; give learning_rate, unet_lr or text_encoder_lr")
     settings = {**dict(where.settings), **given}
@@ -144,9 +145,9 @@ def maker(recipe: Recipe) -> tuple[type[Any], dict[str, Any]]:
     return make, settings
 
 
-def optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
+def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
     """The recipe's optimizer on a network's `parameter_groups()`. Raises TrainError."""
-    make, settings = maker(recipe)
+    make, settings = optimizer_class_and_settings(recipe)
     if settings.get("relative_step"):  # it finds the rate by itself, and has none that a schedule could move
         groups = [{**group, "lr": 0.0} for group in groups]
     if make.__module__.startswith("torch.optim") and "fused" not in settings and "foreach" not in settings:
@@ -172,16 +173,16 @@ def is_schedule_free(optimizer: Optimizer) -> bool:
     return type(optimizer).__name__.endswith("ScheduleFree") and hasattr(optimizer, "eval")
 
 
-def advice(recipe: Recipe) -> list[str]:
+def optimizer_advice(recipe: Recipe) -> list[str]:
     """What is odd about optimizer and rates, in sentences for the user."""
-    said, where = [], row(recipe.optimizer_type)
+    said, where = [], find_optimizer(recipe.optimizer_type)
     rates = {recipe.rate(part) for part, on in (("unet", recipe.trains_unet), ("te", recipe.trains_text)) if on}
-    if where.own_rate and max(rates) < 0.1:
+    if where.has_own_rate and max(rates) < 0.1:
         said.append(
             f"{recipe.optimizer_type} finds the learning rate itself; learning_rate is a factor on it: set 1, "
             f"not {max(rates):g}"
         )
-    if where.own_rate and len(rates) > 1:
+    if where.has_own_rate and len(rates) > 1:
         said.append(f"{recipe.optimizer_type} uses one learning rate for all; unet_lr and text_encoder_lr differ")
     if "ScheduleFree" in where.name and recipe.lr_scheduler != "constant":
         said.append(f"{recipe.optimizer_type} needs no schedule; set lr_scheduler constant")
@@ -191,15 +192,15 @@ def advice(recipe: Recipe) -> list[str]:
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 
-def warmup(recipe: Recipe, steps: int) -> int:
+def warmup_step_count(recipe: Recipe, steps: int) -> int:
     """Steps of rising rate: `lr_warmup_steps`, or that share of all steps where it is below 1."""
     given = recipe.lr_warmup_steps
     return int(given * steps) if given < 1 else int(given)
 
 
-def factor(recipe: Recipe, step: int, steps: int) -> float:
+def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
     """What the learning rate is multiplied by at `step` of `steps` (transformers' schedules, ending at 0)."""
-    name, rising = recipe.lr_scheduler, warmup(recipe, steps)
+    name, rising = recipe.lr_scheduler, warmup_step_count(recipe, steps)
     if name == "constant":
         return 1.0
     if step < rising:
@@ -217,12 +218,12 @@ def factor(recipe: Recipe, step: int, steps: int) -> float:
     return max(0.0, 1 - min(done, 1.0)) ** recipe.lr_scheduler_power
 
 
-def scheduler(recipe: Recipe, optimizer: Optimizer, steps: int) -> LambdaLR:
+def build_scheduler(recipe: Recipe, optimizer: Optimizer, steps: int) -> LambdaLR:
     """A scheduler to step once after every optimizer step; `steps` is their number in the run."""
-    return LambdaLR(optimizer, lambda step: factor(recipe, step, steps))
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step, steps))
 
 
-def rates(optimizer: Optimizer) -> dict[str, float]:
+def current_learning_rates(optimizer: Optimizer) -> dict[str, float]:
     """Group name → its learning rate now; for optimizers that find it themselves, times what they found (`d`)."""
     return {
         str(group.get("name", index)): float(group["lr"] or 0.0) * float(group.get("d", 1.0))
@@ -230,7 +231,7 @@ def rates(optimizer: Optimizer) -> dict[str, float]:
     }
 
 
-def clip(parameters: Sequence[torch.Tensor], limit: float) -> torch.Tensor:
+def clip_gradients(parameters: Sequence[torch.Tensor], limit: float) -> torch.Tensor:
     """Shrinks the gradients to a total norm of `limit` (0: leaves them); returns their norm before, without waiting."""
     with_grad = [p for p in parameters if p.grad is not None]
     return torch.nn.utils.clip_grad_norm_(with_grad, limit if limit > 0 else math.inf)

@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Knob:
+class RecipeOption:
     """What a face shows of a field: `kind` is "", "file" or "folder"; `low` and `high` are included, None is open."""
 
     help: str
@@ -23,23 +23,23 @@ class Knob:
     kind: str = ""
 
 
-def knob(default: Any, help: str, group: str, choices: tuple[str, ...] = (), **more: Any) -> Any:
-    """A dataclass field with its `Knob`."""
-    return field(default=default, metadata={"knob": Knob(help, group, choices, **more)})
+def recipe_option(default: Any, help: str, group: str, choices: tuple[str, ...] = (), **more: Any) -> Any:
+    """A dataclass field with its `RecipeOption`."""
+    return field(default=default, metadata={"knob": RecipeOption(help, group, choices, **more)})
 
 
-NETWORKS = ("lierla", "c3lier", "dylora")
-PRECISIONS = ("no", "fp16", "bf16")
-PRIORS = ("picture", "model")
-SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
-MOST_STEPS = 10_000_000
+NETWORK_MODULES = ("lierla", "c3lier", "dylora")
+MIXED_PRECISIONS = ("no", "fp16", "bf16")
+PRIOR_LOSS_TARGETS = ("picture", "model")
+LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
+MAX_STEPS = 10_000_000
 """Steps or epochs of a run, at most: a slip of the finger should not start one that never ends."""
-MOST_PIXELS = 16384
+MAX_SIDE_PIXELS = 16384
 """Pixels of a picture's side, at most."""
-INTERPOLATIONS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")
+RESIZE_INTERPOLATIONS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")
 
 
-class UserClass(str):
+class UserOptimizerClass(str):
     """`module.Class` of an optimizer that the user typed on the command line, which makes it importable.
 
     Only the command line's parser makes one. Plain text from anywhere else (a request, metadata, a preset, a config
@@ -52,190 +52,232 @@ class Recipe:
     """One training run. None means "not set"; what that does is in the help."""
 
     # --- what is trained on
-    pretrained_model_name_or_path: str | None = knob(
+    pretrained_model_name_or_path: str | None = recipe_option(
         None, "checkpoint file or diffusers folder to train on", "model", basic=True, kind="file"
     )
-    v2: bool = knob(False, "the model is Stable Diffusion 2.x; without it told from the model", "model")
-    v_parameterization: bool = knob(False, "the model predicts v; without it told from the model", "model")
-    clip_skip: int | None = knob(None, "which layer of the text encoder speaks, from the end", "model", low=1, high=12)
+    v2: bool = recipe_option(False, "the model is Stable Diffusion 2.x; without it told from the model", "model")
+    v_parameterization: bool = recipe_option(False, "the model predicts v; without it told from the model", "model")
+    clip_skip: int | None = recipe_option(
+        None, "which layer of the text encoder speaks, from the end", "model", low=1, high=12
+    )
     # --- network
-    network_module: str = knob("lierla", "which network: LierLa, C3Lier, DyLoRA", "network", NETWORKS, basic=True)
-    network_dim: int = knob(4, "rank of Linear and 1x1 layers", "network", low=1, high=1024, basic=True)
-    network_alpha: float = knob(1.0, "acts with alpha / rank", "network", low=0, high=1024, basic=True)
-    conv_dim: int | None = knob(None, "rank of 3x3 layers (C3Lier, DyLoRA)", "network", low=1, high=1024, basic=True)
-    conv_alpha: float | None = knob(None, "alpha of 3x3 layers; 1 where conv_dim is set", "network", low=0)
-    network_weights: str | None = knob(None, "LoRA file to continue from", "network", kind="file")
-    dim_from_weights: bool = knob(False, "ranks as in network_weights", "network")
-    network_train_unet_only: bool = knob(False, "leave the text encoder alone", "network", basic=True)
-    network_train_text_encoder_only: bool = knob(False, "leave the U-Net alone", "network")
-    network_dropout: float | None = knob(None, "share of thin channels' values dropped", "network", low=0, high=0.99)
-    rank_dropout: float | None = knob(None, "share of ranks dropped for each picture", "network", low=0, high=0.99)
-    module_dropout: float | None = knob(None, "share of modules skipped in a step", "network", low=0, high=0.99)
-    scale_weight_norms: float | None = knob(None, "largest norm of a layer's change; 1 is usual", "network", low=0)
+    network_module: str = recipe_option(
+        "lierla", "which network: LierLa, C3Lier, DyLoRA", "network", NETWORK_MODULES, basic=True
+    )
+    network_dim: int = recipe_option(4, "rank of Linear and 1x1 layers", "network", low=1, high=1024, basic=True)
+    network_alpha: float = recipe_option(1.0, "acts with alpha / rank", "network", low=0, high=1024, basic=True)
+    conv_dim: int | None = recipe_option(
+        None, "rank of 3x3 layers (C3Lier, DyLoRA)", "network", low=1, high=1024, basic=True
+    )
+    conv_alpha: float | None = recipe_option(None, "alpha of 3x3 layers; 1 where conv_dim is set", "network", low=0)
+    network_weights: str | None = recipe_option(None, "LoRA file to continue from", "network", kind="file")
+    dim_from_weights: bool = recipe_option(False, "ranks as in network_weights", "network")
+    network_train_unet_only: bool = recipe_option(False, "leave the text encoder alone", "network", basic=True)
+    network_train_text_encoder_only: bool = recipe_option(False, "leave the U-Net alone", "network")
+    network_dropout: float | None = recipe_option(
+        None, "share of thin channels' values dropped", "network", low=0, high=0.99
+    )
+    rank_dropout: float | None = recipe_option(
+        None, "share of ranks dropped for each picture", "network", low=0, high=0.99
+    )
+    module_dropout: float | None = recipe_option(
+        None, "share of modules skipped in a step", "network", low=0, high=0.99
+    )
+    scale_weight_norms: float | None = recipe_option(
+        None, "largest norm of a layer's change; 1 is usual", "network", low=0
+    )
     # --- DyLoRA
-    unit: int = knob(4, "ranks drawn together; every multiple of it works alone", "dylora", low=1)
-    dylora_variant: str = knob(
+    unit: int = recipe_option(4, "ranks drawn together; every multiple of it works alone", "dylora", low=1)
+    dylora_variant: str = recipe_option(
         "unit",
         "what a step teaches: unit (the drawn one), prefix (all up to it), kohya (the older script's rule)",
         "dylora",
         ("unit", "prefix", "kohya"),
     )
-    dylora_draw: str = knob("step", "one draw a step for the network, or for each module", "dylora", ("step", "module"))
+    dylora_draw: str = recipe_option(
+        "step", "one draw a step for the network, or for each module", "dylora", ("step", "module")
+    )
     # --- blocks
-    down_lr_weight: str | None = knob(
+    down_lr_weight: str | None = recipe_option(
         None, "IN00..IN11: 12 numbers or sine, cosine, linear, reverse_linear, zeros, each with +offset", "blocks"
     )
-    mid_lr_weight: str | None = knob(None, "MID: one number", "blocks")
-    up_lr_weight: str | None = knob(None, "OUT00..OUT11, as down_lr_weight", "blocks")
-    block_lr_zero_threshold: float = knob(0.0, "blocks of this weight or less get no modules", "blocks", low=0)
-    block_dims: tuple[int, ...] | None = knob(None, "25 ranks, IN00..IN11, MID, OUT00..OUT11", "blocks")
-    block_alphas: tuple[float, ...] | None = knob(None, "25 alphas; else network_alpha", "blocks")
-    conv_block_dims: tuple[int, ...] | None = knob(None, "25 ranks of 3x3 layers", "blocks")
-    conv_block_alphas: tuple[float, ...] | None = knob(None, "25 alphas of 3x3 layers; else conv_alpha", "blocks")
+    mid_lr_weight: str | None = recipe_option(None, "MID: one number", "blocks")
+    up_lr_weight: str | None = recipe_option(None, "OUT00..OUT11, as down_lr_weight", "blocks")
+    block_lr_zero_threshold: float = recipe_option(0.0, "blocks of this weight or less get no modules", "blocks", low=0)
+    block_dims: tuple[int, ...] | None = recipe_option(None, "25 ranks, IN00..IN11, MID, OUT00..OUT11", "blocks")
+    block_alphas: tuple[float, ...] | None = recipe_option(None, "25 alphas; else network_alpha", "blocks")
+    conv_block_dims: tuple[int, ...] | None = recipe_option(None, "25 ranks of 3x3 layers", "blocks")
+    conv_block_alphas: tuple[float, ...] | None = recipe_option(
+        None, "25 alphas of 3x3 layers; else conv_alpha", "blocks"
+    )
     # --- learning
-    learning_rate: float = knob(1e-4, "step size where no other is set", "learning", low=0, basic=True)
-    unet_lr: float | None = knob(None, "learning rate of the U-Net", "learning", low=0)
-    text_encoder_lr: float | None = knob(None, "learning rate of the text encoder", "learning", low=0)
-    max_train_epochs: int | None = knob(
-        None, "how often to go through the pictures", "learning", low=1, high=MOST_STEPS, basic=True
+    learning_rate: float = recipe_option(1e-4, "step size where no other is set", "learning", low=0, basic=True)
+    unet_lr: float | None = recipe_option(None, "learning rate of the U-Net", "learning", low=0)
+    text_encoder_lr: float | None = recipe_option(None, "learning rate of the text encoder", "learning", low=0)
+    max_train_epochs: int | None = recipe_option(
+        None, "how often to go through the pictures", "learning", low=1, high=MAX_STEPS, basic=True
     )
-    max_train_steps: int = knob(
-        1600, "steps, where max_train_epochs is not set", "learning", low=1, high=MOST_STEPS, basic=True
+    max_train_steps: int = recipe_option(
+        1600, "steps, where max_train_epochs is not set", "learning", low=1, high=MAX_STEPS, basic=True
     )
-    train_batch_size: int = knob(1, "pictures in a step", "learning", low=1, high=256, basic=True)
-    gradient_accumulation_steps: int = knob(1, "batches whose gradients make one step", "learning", low=1)
-    seed: int | None = knob(
+    train_batch_size: int = recipe_option(1, "pictures in a step", "learning", low=1, high=256, basic=True)
+    gradient_accumulation_steps: int = recipe_option(1, "batches whose gradients make one step", "learning", low=1)
+    seed: int | None = recipe_option(
         None, "same seed, same run; drawn and noted where not set", "learning", low=0, high=2**63 - 1
     )
-    max_grad_norm: float = knob(1.0, "longest gradient; 0 is no limit", "learning", low=0)
+    max_grad_norm: float = recipe_option(1.0, "longest gradient; 0 is no limit", "learning", low=0)
     # --- optimizer
-    optimizer_type: str = knob("AdamW", "AdamW, AdamW8bit, Lion, Adafactor, Prodigy, SGD …", "optimizer", basic=True)
-    optimizer_args: tuple[str, ...] = knob((), "name=value, such as weight_decay=0.01", "optimizer")
-    lr_scheduler: str = knob("constant", "how the learning rate moves", "optimizer", SCHEDULERS, basic=True)
-    lr_warmup_steps: float = knob(0.0, "steps of rising rate; below 1 a share of all", "optimizer", low=0)
-    lr_scheduler_num_cycles: int = knob(1, "restarts of cosine_with_restarts", "optimizer", low=1)
-    lr_scheduler_power: float = knob(1.0, "power of polynomial", "optimizer", low=0)
+    optimizer_type: str = recipe_option(
+        "AdamW", "AdamW, AdamW8bit, Lion, Adafactor, Prodigy, SGD …", "optimizer", basic=True
+    )
+    optimizer_args: tuple[str, ...] = recipe_option((), "name=value, such as weight_decay=0.01", "optimizer")
+    lr_scheduler: str = recipe_option("constant", "how the learning rate moves", "optimizer", LR_SCHEDULERS, basic=True)
+    lr_warmup_steps: float = recipe_option(0.0, "steps of rising rate; below 1 a share of all", "optimizer", low=0)
+    lr_scheduler_num_cycles: int = recipe_option(1, "restarts of cosine_with_restarts", "optimizer", low=1)
+    lr_scheduler_power: float = recipe_option(1.0, "power of polynomial", "optimizer", low=0)
     # --- loss
-    loss_type: str = knob("l2", "distance of prediction and target", "loss", ("l2", "l1", "huber", "smooth_l1"))
-    huber_schedule: str = knob("snr", "how huber_c moves", "loss", ("constant", "exponential", "snr"))
-    huber_c: float = knob(0.1, "where Huber turns from square to straight", "loss", low=1e-6)
-    huber_scale: float = knob(1.0, "factor of huber_c with the schedule constant", "loss", low=1e-6)
-    min_snr_gamma: float | None = knob(None, "limit of a timestep's weight; 5 is usual", "loss", low=0, basic=True)
-    scale_v_pred_loss_like_noise_pred: bool = knob(False, "v-prediction weighed like epsilon", "loss")
-    v_pred_like_loss: float | None = knob(None, "share of a v-like loss added", "loss", low=0)
-    debiased_estimation_loss: bool = knob(False, "debiased estimation (arXiv 2310.08442)", "loss")
-    noise_offset: float | None = knob(None, "noise common to a picture's channel; 0.1 is usual", "loss", low=0)
-    noise_offset_random_strength: bool = knob(False, "noise_offset drawn up to its value", "loss")
-    adaptive_noise_scale: float | None = knob(None, "noise_offset grows by this times the latents' mean", "loss")
-    multires_noise_iterations: int | None = knob(None, "levels of pyramid noise; 6 is usual", "loss", low=0, high=16)
-    multires_noise_discount: float = knob(0.3, "strength of each further level", "loss", low=0, high=1)
-    ip_noise_gamma: float | None = knob(None, "input perturbation; 0.1 is usual", "loss", low=0)
-    ip_noise_gamma_random_strength: bool = knob(False, "ip_noise_gamma drawn up to its value", "loss")
-    zero_terminal_snr: bool = knob(False, "noise schedule that ends in pure noise", "loss")
-    min_timestep: int | None = knob(None, "least timestep, 0 … 999", "loss", low=0, high=999)
-    max_timestep: int | None = knob(None, "one more than the largest timestep, 1 … 1000", "loss", low=1, high=1000)
-    masked_loss: bool = knob(False, "weigh the loss by masks from conditioning_data_dir or alpha", "loss")
-    prior_loss_weight: float = knob(1.0, "weight of regularisation pictures", "loss", low=0)
-    prior_loss_target: str = knob(
-        "picture", "what regularisation keeps: the pictures, or what the model says of them", "loss", PRIORS
+    loss_type: str = recipe_option(
+        "l2", "distance of prediction and target", "loss", ("l2", "l1", "huber", "smooth_l1")
+    )
+    huber_schedule: str = recipe_option("snr", "how huber_c moves", "loss", ("constant", "exponential", "snr"))
+    huber_c: float = recipe_option(0.1, "where Huber turns from square to straight", "loss", low=1e-6)
+    huber_scale: float = recipe_option(1.0, "factor of huber_c with the schedule constant", "loss", low=1e-6)
+    min_snr_gamma: float | None = recipe_option(
+        None, "limit of a timestep's weight; 5 is usual", "loss", low=0, basic=True
+    )
+    scale_v_pred_loss_like_noise_pred: bool = recipe_option(False, "v-prediction weighed like epsilon", "loss")
+    v_pred_like_loss: float | None = recipe_option(None, "share of a v-like loss added", "loss", low=0)
+    debiased_estimation_loss: bool = recipe_option(False, "debiased estimation (arXiv 2310.08442)", "loss")
+    noise_offset: float | None = recipe_option(None, "noise common to a picture's channel; 0.1 is usual", "loss", low=0)
+    noise_offset_random_strength: bool = recipe_option(False, "noise_offset drawn up to its value", "loss")
+    adaptive_noise_scale: float | None = recipe_option(
+        None, "noise_offset grows by this times the latents' mean", "loss"
+    )
+    multires_noise_iterations: int | None = recipe_option(
+        None, "levels of pyramid noise; 6 is usual", "loss", low=0, high=16
+    )
+    multires_noise_discount: float = recipe_option(0.3, "strength of each further level", "loss", low=0, high=1)
+    ip_noise_gamma: float | None = recipe_option(None, "input perturbation; 0.1 is usual", "loss", low=0)
+    ip_noise_gamma_random_strength: bool = recipe_option(False, "ip_noise_gamma drawn up to its value", "loss")
+    zero_terminal_snr: bool = recipe_option(False, "noise schedule that ends in pure noise", "loss")
+    min_timestep: int | None = recipe_option(None, "least timestep, 0 … 999", "loss", low=0, high=999)
+    max_timestep: int | None = recipe_option(
+        None, "one more than the largest timestep, 1 … 1000", "loss", low=1, high=1000
+    )
+    masked_loss: bool = recipe_option(False, "weigh the loss by masks from conditioning_data_dir or alpha", "loss")
+    prior_loss_weight: float = recipe_option(1.0, "weight of regularisation pictures", "loss", low=0)
+    prior_loss_target: str = recipe_option(
+        "picture", "what regularisation keeps: the pictures, or what the model says of them", "loss", PRIOR_LOSS_TARGETS
     )
     # --- data
-    train_data_dir: str | None = knob(
+    train_data_dir: str | None = recipe_option(
         None, "folder of N_concept folders, or of pictures", "data", basic=True, kind="folder"
     )
-    reg_data_dir: str | None = knob(None, "regularisation pictures, same naming", "data", basic=True, kind="folder")
-    reg_generate: bool = knob(False, "draw missing regularisation pictures with the model", "data")
-    dataset_config: str | None = knob(
+    reg_data_dir: str | None = recipe_option(
+        None, "regularisation pictures, same naming", "data", basic=True, kind="folder"
+    )
+    reg_generate: bool = recipe_option(False, "draw missing regularisation pictures with the model", "data")
+    dataset_config: str | None = recipe_option(
         None, "kohya's dataset toml (takes the place of the folders)", "data", kind="file"
     )
-    in_json: str | None = knob(None, "captions from a metadata file", "data", kind="file")
-    conditioning_data_dir: str | None = knob(None, "folder of masks", "data", kind="folder")
-    dataset_repeats: int = knob(1, "repeats of a folder without a number", "data", low=1)
-    strict_images: bool = knob(False, "stop at a picture that cannot be read, instead of skipping it", "data")
-    max_data_loader_n_workers: int = knob(8, "threads that prepare pictures", "data", low=0, high=64)
+    in_json: str | None = recipe_option(None, "captions from a metadata file", "data", kind="file")
+    conditioning_data_dir: str | None = recipe_option(None, "folder of masks", "data", kind="folder")
+    dataset_repeats: int = recipe_option(1, "repeats of a folder without a number", "data", low=1)
+    strict_images: bool = recipe_option(False, "stop at a picture that cannot be read, instead of skipping it", "data")
+    max_data_loader_n_workers: int = recipe_option(8, "threads that prepare pictures", "data", low=0, high=64)
     # --- pictures
-    resolution: str = knob("512", "side, or width,height, in pixels", "pictures", basic=True)
-    enable_bucket: bool = knob(False, "sizes by the pictures' aspect ratios", "pictures", basic=True)
-    min_bucket_reso: int = knob(256, "shortest side of a bucket", "pictures", low=64, high=MOST_PIXELS)
-    max_bucket_reso: int = knob(1024, "longest side of a bucket", "pictures", low=64, high=MOST_PIXELS)
-    bucket_reso_steps: int = knob(64, "bucket sides are multiples of it", "pictures", low=8)
-    bucket_no_upscale: bool = knob(False, "never enlarge a picture", "pictures")
-    resize_interpolation: str | None = knob(None, "how pictures are resized", "pictures", INTERPOLATIONS)
-    flip_aug: bool = knob(False, "mirror every other time", "pictures", basic=True)
-    color_aug: bool = knob(False, "vary hue and gamma", "pictures")
-    random_crop: bool = knob(False, "crop at a drawn place instead of the centre", "pictures")
-    face_crop_aug_range: str | None = knob(None, "crop around the face by these factors, such as 2.0,4.0", "pictures")
-    alpha_mask: bool = knob(False, "the alpha channel is the loss's mask", "pictures")
+    resolution: str = recipe_option("512", "side, or width,height, in pixels", "pictures", basic=True)
+    enable_bucket: bool = recipe_option(False, "sizes by the pictures' aspect ratios", "pictures", basic=True)
+    min_bucket_reso: int = recipe_option(256, "shortest side of a bucket", "pictures", low=64, high=MAX_SIDE_PIXELS)
+    max_bucket_reso: int = recipe_option(1024, "longest side of a bucket", "pictures", low=64, high=MAX_SIDE_PIXELS)
+    bucket_reso_steps: int = recipe_option(64, "bucket sides are multiples of it", "pictures", low=8)
+    bucket_no_upscale: bool = recipe_option(False, "never enlarge a picture", "pictures")
+    resize_interpolation: str | None = recipe_option(
+        None, "how pictures are resized", "pictures", RESIZE_INTERPOLATIONS
+    )
+    flip_aug: bool = recipe_option(False, "mirror every other time", "pictures", basic=True)
+    color_aug: bool = recipe_option(False, "vary hue and gamma", "pictures")
+    random_crop: bool = recipe_option(False, "crop at a drawn place instead of the centre", "pictures")
+    face_crop_aug_range: str | None = recipe_option(
+        None, "crop around the face by these factors, such as 2.0,4.0", "pictures"
+    )
+    alpha_mask: bool = recipe_option(False, "the alpha channel is the loss's mask", "pictures")
     # --- captions
-    caption_extension: str = knob(".txt", "captions' suffix; .caption is read too", "captions", basic=True)
-    caption_separator: str = knob(",", "what separates tags", "captions")
-    shuffle_caption: bool = knob(False, "shuffle the tags", "captions", basic=True)
-    keep_tokens: int = knob(0, "first tags that stay in place", "captions", low=0, high=255, basic=True)
-    keep_tokens_separator: str = knob("", "what comes before this stays in place", "captions")
-    secondary_separator: str | None = knob(None, "tags joined by this are one", "captions")
-    enable_wildcard: bool = knob(False, "{a|b} and lines of a caption are drawn from", "captions")
-    caption_prefix: str | None = knob(None, "put before every caption", "captions")
-    caption_suffix: str | None = knob(None, "put after every caption", "captions")
-    caption_dropout_rate: float = knob(0.0, "share of captions left empty", "captions", low=0, high=1)
-    caption_dropout_every_n_epochs: int = knob(0, "no captions in every n-th epoch", "captions", low=0)
-    caption_tag_dropout_rate: float = knob(0.0, "share of tags left out", "captions", low=0, high=1)
-    token_warmup_min: int = knob(1, "tags at the start", "captions", low=1)
-    token_warmup_step: float = knob(0.0, "steps (below 1: share) until all tags are used", "captions", low=0)
-    max_token_length: int = knob(75, "tokens of a caption: 75, 150 or 225", "captions", low=75, high=225)
+    caption_extension: str = recipe_option(".txt", "captions' suffix; .caption is read too", "captions", basic=True)
+    caption_separator: str = recipe_option(",", "what separates tags", "captions")
+    shuffle_caption: bool = recipe_option(False, "shuffle the tags", "captions", basic=True)
+    keep_tokens: int = recipe_option(0, "first tags that stay in place", "captions", low=0, high=255, basic=True)
+    keep_tokens_separator: str = recipe_option("", "what comes before this stays in place", "captions")
+    secondary_separator: str | None = recipe_option(None, "tags joined by this are one", "captions")
+    enable_wildcard: bool = recipe_option(False, "{a|b} and lines of a caption are drawn from", "captions")
+    caption_prefix: str | None = recipe_option(None, "put before every caption", "captions")
+    caption_suffix: str | None = recipe_option(None, "put after every caption", "captions")
+    caption_dropout_rate: float = recipe_option(0.0, "share of captions left empty", "captions", low=0, high=1)
+    caption_dropout_every_n_epochs: int = recipe_option(0, "no captions in every n-th epoch", "captions", low=0)
+    caption_tag_dropout_rate: float = recipe_option(0.0, "share of tags left out", "captions", low=0, high=1)
+    token_warmup_min: int = recipe_option(1, "tags at the start", "captions", low=1)
+    token_warmup_step: float = recipe_option(0.0, "steps (below 1: share) until all tags are used", "captions", low=0)
+    max_token_length: int = recipe_option(75, "tokens of a caption: 75, 150 or 225", "captions", low=75, high=225)
     # --- caches
-    cache_latents: bool = knob(False, "encode every picture once, kept in memory", "cache", basic=True)
-    cache_latents_to_disk: bool = knob(False, "and keep them on disk", "cache")
-    vae_batch_size: int = knob(1, "pictures encoded together", "cache", low=1)
-    cache_text_encoder_outputs: bool = knob(False, "read every caption once (no text encoder training)", "cache")
-    cache_text_encoder_outputs_to_disk: bool = knob(False, "and keep it on disk", "cache")
+    cache_latents: bool = recipe_option(False, "encode every picture once, kept in memory", "cache", basic=True)
+    cache_latents_to_disk: bool = recipe_option(False, "and keep them on disk", "cache")
+    vae_batch_size: int = recipe_option(1, "pictures encoded together", "cache", low=1)
+    cache_text_encoder_outputs: bool = recipe_option(
+        False, "read every caption once (no text encoder training)", "cache"
+    )
+    cache_text_encoder_outputs_to_disk: bool = recipe_option(False, "and keep it on disk", "cache")
     # --- machine
-    mixed_precision: str = knob("no", "compute in half precision", "machine", PRECISIONS, basic=True)
-    gradient_checkpointing: bool = knob(False, "less memory, slower", "machine", basic=True)
-    sdpa: bool = knob(False, "torch's attention", "machine")
-    xformers: bool = knob(False, "xformers' attention", "machine")
-    torch_compile: bool = knob(False, "compile the U-Net", "machine")
-    no_half_vae: bool = knob(False, "VAE in full precision", "machine")
-    device: str | None = knob(None, "where to train: cuda, cuda:1, cpu, mps", "machine")
+    mixed_precision: str = recipe_option("no", "compute in half precision", "machine", MIXED_PRECISIONS, basic=True)
+    gradient_checkpointing: bool = recipe_option(False, "less memory, slower", "machine", basic=True)
+    sdpa: bool = recipe_option(False, "torch's attention", "machine")
+    xformers: bool = recipe_option(False, "xformers' attention", "machine")
+    torch_compile: bool = recipe_option(False, "compile the U-Net", "machine")
+    no_half_vae: bool = recipe_option(False, "VAE in full precision", "machine")
+    device: str | None = recipe_option(None, "where to train: cuda, cuda:1, cpu, mps", "machine")
     # --- pivotal tuning
-    token_string: str | None = knob(None, "a new word whose embedding is learned first", "pivotal")
-    init_word: str | None = knob(None, "what the new word begins as", "pivotal")
-    num_vectors_per_token: int = knob(1, "vectors of the new word", "pivotal", low=1, high=75)
-    inversion_steps: int = knob(500, "steps for the new word alone", "pivotal", low=1, high=MOST_STEPS)
-    inversion_lr: float = knob(5e-4, "its learning rate", "pivotal", low=0)
-    inversion_continue: bool = knob(False, "keep learning it beside the network", "pivotal")
+    token_string: str | None = recipe_option(None, "a new word whose embedding is learned first", "pivotal")
+    init_word: str | None = recipe_option(None, "what the new word begins as", "pivotal")
+    num_vectors_per_token: int = recipe_option(1, "vectors of the new word", "pivotal", low=1, high=75)
+    inversion_steps: int = recipe_option(500, "steps for the new word alone", "pivotal", low=1, high=MAX_STEPS)
+    inversion_lr: float = recipe_option(5e-4, "its learning rate", "pivotal", low=0)
+    inversion_continue: bool = recipe_option(False, "keep learning it beside the network", "pivotal")
     # --- saving
-    output_dir: str | None = knob(None, "folder for the results", "saving", basic=True, kind="folder")
-    output_name: str = knob("last", "name of the file", "saving", basic=True)
-    save_precision: str | None = knob(None, "dtype of the file; else as trained", "saving", ("float", "fp16", "bf16"))
-    save_every_n_epochs: int | None = knob(None, "save every so many epochs", "saving", low=1, basic=True)
-    save_every_n_steps: int | None = knob(None, "save every so many steps", "saving", low=1)
-    save_last_n_epochs: int | None = knob(None, "keep only the last n epoch files", "saving", low=1)
-    save_last_n_steps: int | None = knob(None, "keep only files of the last n steps", "saving", low=1)
-    save_state: bool = knob(False, "with each file all that resuming needs", "saving")
-    save_state_on_train_end: bool = knob(False, "only at the end", "saving")
-    save_last_n_epochs_state: int | None = knob(None, "keep only the last n epochs' states", "saving", low=1)
-    save_last_n_steps_state: int | None = knob(None, "keep only states of the last n steps", "saving", low=1)
-    resume: str | None = knob(None, "a saved state's folder to go on from", "saving", kind="folder")
-    no_metadata: bool = knob(False, "write no ss_* metadata", "saving")
-    training_comment: str | None = knob(None, "a remark for the metadata", "saving", basic=True)
-    metadata_title: str | None = knob(None, "title in the metadata", "saving")
-    metadata_author: str | None = knob(None, "author in the metadata", "saving")
-    metadata_description: str | None = knob(None, "description in the metadata", "saving")
-    metadata_license: str | None = knob(None, "licence in the metadata", "saving")
-    metadata_tags: str | None = knob(None, "tags in the metadata, separated by commas", "saving")
-    metadata_trigger_phrase: str | None = knob(None, "trigger words in the metadata", "saving")
-    metadata_usage_hint: str | None = knob(None, "usage hint in the metadata", "saving")
+    output_dir: str | None = recipe_option(None, "folder for the results", "saving", basic=True, kind="folder")
+    output_name: str = recipe_option("last", "name of the file", "saving", basic=True)
+    save_precision: str | None = recipe_option(
+        None, "dtype of the file; else as trained", "saving", ("float", "fp16", "bf16")
+    )
+    save_every_n_epochs: int | None = recipe_option(None, "save every so many epochs", "saving", low=1, basic=True)
+    save_every_n_steps: int | None = recipe_option(None, "save every so many steps", "saving", low=1)
+    save_last_n_epochs: int | None = recipe_option(None, "keep only the last n epoch files", "saving", low=1)
+    save_last_n_steps: int | None = recipe_option(None, "keep only files of the last n steps", "saving", low=1)
+    save_state: bool = recipe_option(False, "with each file all that resuming needs", "saving")
+    save_state_on_train_end: bool = recipe_option(False, "only at the end", "saving")
+    save_last_n_epochs_state: int | None = recipe_option(None, "keep only the last n epochs' states", "saving", low=1)
+    save_last_n_steps_state: int | None = recipe_option(None, "keep only states of the last n steps", "saving", low=1)
+    resume: str | None = recipe_option(None, "a saved state's folder to go on from", "saving", kind="folder")
+    no_metadata: bool = recipe_option(False, "write no ss_* metadata", "saving")
+    training_comment: str | None = recipe_option(None, "a remark for the metadata", "saving", basic=True)
+    metadata_title: str | None = recipe_option(None, "title in the metadata", "saving")
+    metadata_author: str | None = recipe_option(None, "author in the metadata", "saving")
+    metadata_description: str | None = recipe_option(None, "description in the metadata", "saving")
+    metadata_license: str | None = recipe_option(None, "licence in the metadata", "saving")
+    metadata_tags: str | None = recipe_option(None, "tags in the metadata, separated by commas", "saving")
+    metadata_trigger_phrase: str | None = recipe_option(None, "trigger words in the metadata", "saving")
+    metadata_usage_hint: str | None = recipe_option(None, "usage hint in the metadata", "saving")
     # --- samples
-    sample_prompts: str | None = knob(None, "file of prompts, one a line", "samples", basic=True, kind="file")
-    sample_every_n_epochs: int | None = knob(None, "draw them every so many epochs", "samples", low=1, basic=True)
-    sample_every_n_steps: int | None = knob(None, "draw them every so many steps", "samples", low=1)
-    sample_at_first: bool = knob(False, "draw them before the first step", "samples")
-    sample_sampler: str = knob("ddim", "sampler", "samples")
+    sample_prompts: str | None = recipe_option(None, "file of prompts, one a line", "samples", basic=True, kind="file")
+    sample_every_n_epochs: int | None = recipe_option(
+        None, "draw them every so many epochs", "samples", low=1, basic=True
+    )
+    sample_every_n_steps: int | None = recipe_option(None, "draw them every so many steps", "samples", low=1)
+    sample_at_first: bool = recipe_option(False, "draw them before the first step", "samples")
+    sample_sampler: str = recipe_option("ddim", "sampler", "samples")
     # --- logging
-    logging_dir: str | None = knob(None, "folder for TensorBoard", "logging", kind="folder")
-    log_with: str | None = knob(None, "tracker", "logging", ("tensorboard", "wandb", "all"))
-    log_prefix: str | None = knob(None, "begins the name of the run's log folder", "logging")
-    log_tracker_name: str | None = knob(None, "name of the run in the tracker", "logging")
+    logging_dir: str | None = recipe_option(None, "folder for TensorBoard", "logging", kind="folder")
+    log_with: str | None = recipe_option(None, "tracker", "logging", ("tensorboard", "wandb", "all"))
+    log_prefix: str | None = recipe_option(None, "begins the name of the run's log folder", "logging")
+    log_tracker_name: str | None = recipe_option(None, "name of the run in the tracker", "logging")
 
     # --- what follows from them
 
@@ -265,6 +307,6 @@ class Recipe:
         return sides[0], sides[-1]
 
 
-def knobs() -> dict[str, tuple[Field[Any], Knob]]:
+def recipe_options() -> dict[str, tuple[Field[Any], RecipeOption]]:
     """name → (dataclass field, knob), in order; `field.type` is the annotation's text."""
     return {f.name: (f, f.metadata["knob"]) for f in fields(Recipe)}

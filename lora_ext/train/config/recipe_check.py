@@ -6,20 +6,20 @@ import re
 from collections.abc import Callable, Iterator
 
 from ...errors import TrainError
-from .block_settings import weights
-from .optimizers import advice as optimizer_advice
-from .optimizers import arguments, row
-from .recipe import MOST_PIXELS, Recipe
+from .block_settings import block_rate_weights
+from .optimizers import find_optimizer, parse_optimizer_args
+from .optimizers import optimizer_advice as optimizer_advice
+from .recipe import MAX_SIDE_PIXELS, Recipe
 
 
-def check(recipe: Recipe) -> Recipe:
-    """The recipe itself. Raises TrainError with the first sentence of `problems`."""
-    for sentence in problems(recipe):
+def check_recipe(recipe: Recipe) -> Recipe:
+    """The recipe itself. Raises TrainError with the first sentence of `recipe_problems`."""
+    for sentence in recipe_problems(recipe):
         raise TrainError(sentence)
     return recipe
 
 
-def problems(recipe: Recipe) -> Iterator[str]:
+def recipe_problems(recipe: Recipe) -> Iterator[str]:
     """What is wrong, a sentence each."""
     for part in _PARTS:
         yield from part(recipe)
@@ -40,7 +40,7 @@ def _network(r: Recipe) -> Iterator[str]:
             yield f"{name} has {len(values)} values; give 25 (IN00 to IN11, MID, OUT00 to OUT11), or 19 for SDXL"
         if values is not None and min(values) < 0:
             yield f"{name} has {min(values)}; give 0 or more (a rank of 0 makes no modules)"
-    if r.trains_unet and max(weights(r).values()) == 0 and not r.trains_text:
+    if r.trains_unet and max(block_rate_weights(r).values()) == 0 and not r.trains_text:
         yield "all block weights are 0: nothing would be trained; raise down_lr_weight, mid_lr_weight or up_lr_weight"
 
 
@@ -63,8 +63,8 @@ def _pictures(r: Recipe) -> Iterator[str]:
     sides = r.size()
     if min(sides) < 64:
         yield f"resolution {r.resolution} is too small; give 64 or more"
-    if max(sides) > MOST_PIXELS:
-        yield f"resolution {r.resolution} is too large; give {MOST_PIXELS} or less"
+    if max(sides) > MAX_SIDE_PIXELS:
+        yield f"resolution {r.resolution} is too large; give {MAX_SIDE_PIXELS} or less"
     if not r.enable_bucket and any(side % 8 for side in sides):
         yield f"resolution {r.resolution} is not a multiple of 8; give {', '.join(str(s // 8 * 8) for s in sides)}"
     if r.enable_bucket and r.min_bucket_reso > r.max_bucket_reso:
@@ -108,8 +108,8 @@ def _learning(r: Recipe) -> Iterator[str]:
     for part in trained:
         if r.rate(part) > 10:
             yield f"a learning rate of {r.rate(part):g} destroys the network; 1e-4 is usual"
-    row(r.optimizer_type)
-    arguments(r.optimizer_args)
+    find_optimizer(r.optimizer_type)
+    parse_optimizer_args(r.optimizer_args)
     if r.max_train_epochs is None and r.lr_warmup_steps >= 1 and r.lr_warmup_steps >= r.max_train_steps:
         yield f"lr_warmup_steps {r.lr_warmup_steps:g} takes all of max_train_steps {r.max_train_steps}; make it smaller"
 
@@ -163,7 +163,7 @@ _PARTS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
 )  # fmt: skip
 
 
-def advice(recipe: Recipe, prediction: str = "epsilon") -> list[str]:
+def recipe_advice(recipe: Recipe, prediction: str = "epsilon") -> list[str]:
     """What can be meant but seldom is, in sentences for the user."""
     said = optimizer_advice(recipe)
     if recipe.lr_warmup_steps and recipe.lr_scheduler == "constant":

@@ -12,14 +12,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ...command_line import Parser
+from ...command_line import CommandParser
 from ...errors import TrainError, did_you_mean
 from ...file.displayed_names import typed_path
-from .recipe import Knob, Recipe, UserClass, knobs
-from .recipe_check import check
-from .toml_file import read_toml
+from .recipe import Recipe, RecipeOption, UserOptimizerClass, recipe_options
+from .recipe_check import check_recipe
+from .toml_file import load_toml
 
-MODULES: Mapping[str, str] = MappingProxyType(
+NETWORK_MODULE_ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "networks.lora": "lierla",
         "networks.dylora": "dylora",
@@ -31,7 +31,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
 )
 """Other names of `network_module` → ours; `networks.lora` with a conv_dim is C3Lier."""
 
-WITHOUT_EFFECT = (
+IGNORED_OPTIONS = (
     "cache_info console_log_file console_log_level console_log_simple ddp_gradient_as_bucket_view ddp_static_graph "
     "ddp_timeout debug_dataset highvram log_config lowram persistent_data_loader_workers skip_cache_check "
     "tokenizer_cache_dir save_model_as"
@@ -44,31 +44,31 @@ _ELSEWHERE = ("network_args", "use_8bit_adam", "use_lion_optimizer", "caption_ex
 # --- types -----------------------------------------------------------------------------------------------------------
 
 
-def type_of(name: str) -> tuple[str, bool]:
+def recipe_option_type(name: str) -> tuple[str, bool]:
     """("bool" | "int" | "float" | "str" | "ints" | "floats" | "strs", whether None is a value) of a knob."""
-    text, _, none = str(knobs()[name][0].type).partition(" | ")
+    text, _, none = str(recipe_options()[name][0].type).partition(" | ")
     return {"tuple[int, ...]": "ints", "tuple[float, ...]": "floats", "tuple[str, ...]": "strs"}.get(
         text, text
     ), none == "None"
 
 
-def value_of(name: str, given: object) -> Any:
+def parse_recipe_option(name: str, given: object) -> Any:
     """A knob's value from what a command line, toml, json or form gives. Raises TrainError that says what fits."""
-    kind, optional = type_of(name)
-    knob = knobs()[name][1]
+    kind, optional = recipe_option_type(name)
+    knob = recipe_options()[name][1]
     if given is None or (isinstance(given, str) and kind != "str" and given.strip() in ("", "None")):
-        return knobs()[name][0].default
+        return recipe_options()[name][0].default
     if optional and given in ("", "None"):
         return None
     try:
         value = _typed(kind, name, given)
     except (ValueError, TypeError, OverflowError):
-        raise TrainError(f"{name} is {_SAID[kind]}, not {given!r}") from None
+        raise TrainError(f"{name} is {_TYPE_NAMES[kind]}, not {given!r}") from None
     _in_range(name, knob, value)
     return value
 
 
-_SAID = {
+_TYPE_NAMES = {
     "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
@@ -83,29 +83,31 @@ def _typed(kind: str, name: str, given: object) -> Any:
     if kind == "bool":
         if isinstance(given, (bool, int)):
             return bool(given)
-        return {"true": True, "false": False, "1": True, "0": False}[str(given).lower()] if _is_bool(given) else _no()
+        return (
+            {"true": True, "false": False, "1": True, "0": False}[str(given).lower()] if _is_bool(given) else _reject()
+        )
     if kind in ("ints", "floats", "strs"):
         return _listed(kind, given)
     if isinstance(given, (list, tuple)):
         if kind == "str":  # block weights, a resolution
             return ",".join(str(item) for item in given)
-        given = given[0] if len(given) == 1 else _no()
+        given = given[0] if len(given) == 1 else _reject()
     if isinstance(given, bool) and kind != "str":
-        return _no()
+        return _reject()
     if kind == "int":
         number = float(given) if isinstance(given, float) else int(str(given).strip())
-        return int(number) if number == int(number) else _no()
+        return int(number) if number == int(number) else _reject()
     if kind == "float":
         number = float(str(given))
-        return number if math.isfinite(number) else _no()
-    return given if isinstance(given, UserClass) else str(given)
+        return number if math.isfinite(number) else _reject()
+    return given if isinstance(given, UserOptimizerClass) else str(given)
 
 
 def _is_bool(given: object) -> bool:
     return str(given).lower() in ("true", "false", "1", "0")
 
 
-def _no() -> Any:
+def _reject() -> Any:
     raise ValueError
 
 
@@ -119,7 +121,7 @@ def _listed(kind: str, given: object) -> tuple[Any, ...]:
     return tuple(float(str(item)) for item in given) if kind == "floats" else tuple(str(item) for item in given)
 
 
-def _in_range(name: str, knob: Knob, value: Any) -> None:
+def _in_range(name: str, knob: RecipeOption, value: Any) -> None:
     if knob.choices and value not in knob.choices:
         raise TrainError(
             f"{name} is {' or '.join(knob.choices)}, not {value!r}{did_you_mean(str(value), knob.choices)}"
@@ -140,15 +142,15 @@ def _digits(number: float) -> str:
 # --- recipes ---------------------------------------------------------------------------------------------------------
 
 
-def recipe_of(settings: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
-    """A checked recipe from name → value (values as `value_of` takes them); names not given are `base`'s.
+def recipe_from_settings(settings: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
+    """A checked recipe from name → value (values as `parse_recipe_option` takes them); names not given are `base`'s.
 
     Also takes kohya's `network_args`, `use_8bit_adam`, `networks.lora` and so on. Raises TrainError: an unknown name
     with the nearest one, a value out of range, or settings that do not go together.
     """
     given = dict(settings)
-    known = knobs()
-    for text in _words(given.pop("network_args", ())):
+    known = recipe_options()
+    for text in _split_arguments(given.pop("network_args", ())):
         name, equals, value = text.partition("=")
         if not equals or known.get(name) is None or known[name][1].group not in ("network", "dylora", "blocks"):
             valid = [n for n, (_, knob) in known.items() if knob.group in ("network", "dylora", "blocks")]
@@ -165,15 +167,17 @@ def recipe_of(settings: Mapping[str, Any], base: Recipe | None = None) -> Recipe
     if given.get("optimizer_type") == "":
         del given["optimizer_type"]
     _name_network(given)
-    for name in [name for name in given if name in WITHOUT_EFFECT]:
+    for name in [name for name in given if name in IGNORED_OPTIONS]:
         del given[name]
     for name in given:
         if name not in known:
             raise TrainError(f"unknown setting {name!r}{did_you_mean(name, known)}")
-    return check(replace(base or Recipe(), **{name: value_of(name, value) for name, value in given.items()}))
+    return check_recipe(
+        replace(base or Recipe(), **{name: parse_recipe_option(name, value) for name, value in given.items()})
+    )
 
 
-def _words(given: Any) -> list[str]:
+def _split_arguments(given: Any) -> list[str]:
     return shlex.split(given) if isinstance(given, str) else [str(item) for item in given or ()]
 
 
@@ -184,25 +188,29 @@ def _name_network(given: dict[str, Any]) -> None:
     if name is None and wide:
         given["network_module"] = "c3lier"
     elif isinstance(name, str):
-        ours = MODULES.get(name.lower(), name.lower())
-        given["network_module"] = "c3lier" if ours == "lierla" and wide and name.lower() in MODULES else ours
+        ours = NETWORK_MODULE_ALIASES.get(name.lower(), name.lower())
+        given["network_module"] = (
+            "c3lier" if ours == "lierla" and wide and name.lower() in NETWORK_MODULE_ALIASES else ours
+        )
 
 
-def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """name → value of every knob that is not at its default; `recipe_of` reads it back."""
-    return {name: getattr(recipe, name) for name, (f, _) in knobs().items() if getattr(recipe, name) != f.default}
+def settings_from_recipe(recipe: Recipe) -> dict[str, Any]:
+    """name → value of every knob that is not at its default; `recipe_from_settings` reads it back."""
+    return {
+        name: getattr(recipe, name) for name, (f, _) in recipe_options().items() if getattr(recipe, name) != f.default
+    }
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """An option for every knob (`--no_NAME` turns one of the config file's off), and kohya's further ones."""
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for name, (f, knob) in knobs().items():
+    for name, (f, knob) in recipe_options().items():
         group = groups.get(knob.group) or groups.setdefault(knob.group, parser.add_argument_group(knob.group))
         text = knob.help.replace("%", "%%")
-        kind, _ = type_of(name)
+        kind, _ = recipe_option_type(name)
         if kind == "bool":
             group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
             off = {"action": "store_false", "dest": name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
@@ -214,45 +222,45 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     more = parser.add_argument_group("more")
     more.add_argument("--config_file", type=Path, metavar="FILE", help="toml with any of these settings")
     more.add_argument("--network_args", nargs="*", default=argparse.SUPPRESS, help="settings as name=value")
-    for name in (*_ELSEWHERE[1:], *WITHOUT_EFFECT):
+    for name in (*_ELSEWHERE[1:], *IGNORED_OPTIONS):
         more.add_argument(f"--{name}", nargs="?", const=True, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
-def _metavar(kind: str, knob: Knob) -> str:
+def _metavar(kind: str, knob: RecipeOption) -> str:
     if knob.choices:
         return "{" + ",".join(knob.choices) + "}"
     return {"int": "N", "float": "X", "ints": "N,N,…", "floats": "X,X,…"}.get(kind, knob.kind.upper() or "TEXT")
 
 
-def from_arguments(args: argparse.Namespace, base: Recipe | None = None) -> Recipe:
+def recipe_from_arguments(args: argparse.Namespace, base: Recipe | None = None) -> Recipe:
     """The recipe of a parsed command line: its `--config_file`, and over it what was given. Raises TrainError.
 
     Only `--optimizer_type` itself may name a class by its module: a config file or a base may be someone else's.
     """
-    given = {name: value for name, value in vars(args).items() if name in knobs() or name in _ELSEWHERE}
-    for name in given.keys() & {name for name, (_, knob) in knobs().items() if knob.kind}:
+    given = {name: value for name, value in vars(args).items() if name in recipe_options() or name in _ELSEWHERE}
+    for name in given.keys() & {name for name, (_, knob) in recipe_options().items() if knob.kind}:
         given[name] = str(typed_path(given[name]))
     if "." in given.get("optimizer_type", ""):
-        given["optimizer_type"] = UserClass(given["optimizer_type"])
+        given["optimizer_type"] = UserOptimizerClass(given["optimizer_type"])
     path = getattr(args, "config_file", None)
     if path is None:
-        return recipe_of(given, base)
-    stored = settings_in(read_toml(path), path)
-    merged = _words(stored.pop("network_args", ())) + _words(given.pop("network_args", ()))
-    return recipe_of({**stored, **given, **({"network_args": merged} if merged else {})}, base)
+        return recipe_from_settings(given, base)
+    stored = settings_from_toml(load_toml(path), path)
+    merged = _split_arguments(stored.pop("network_args", ())) + _split_arguments(given.pop("network_args", ()))
+    return recipe_from_settings({**stored, **given, **({"network_args": merged} if merged else {})}, base)
 
 
-def parser(verb: str = "train", description: str = "Train a LoRA.") -> Parser:
+def recipe_parser(verb: str = "train", description: str = "Train a LoRA.") -> CommandParser:
     """A command line with every knob."""
-    made = Parser(verb, description)
-    add_options(made)
+    made = CommandParser(verb, description)
+    add_recipe_options(made)
     return made
 
 
 # --- toml ------------------------------------------------------------------------------------------------------------
 
 
-def settings_in(toml: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+def settings_from_toml(toml: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """name → value of a config file; its tables' names mean nothing, as in kohya's. Raises TrainError."""
     found: dict[str, Any] = {}
     for name, value in toml.items():
@@ -260,16 +268,16 @@ def settings_in(toml: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
         for key, item in inner.items():
             if isinstance(item, dict):
                 raise TrainError(f"{path} has a table {name}.{key} where a setting is expected")
-            if key not in knobs() and key not in (*_ELSEWHERE, *WITHOUT_EFFECT):
-                raise TrainError(f"{path} has an unknown setting {key!r}{did_you_mean(key, knobs())}")
+            if key not in recipe_options() and key not in (*_ELSEWHERE, *IGNORED_OPTIONS):
+                raise TrainError(f"{path} has an unknown setting {key!r}{did_you_mean(key, recipe_options())}")
             found[key] = item
     return found
 
 
-def to_toml(recipe: Recipe) -> str:
+def recipe_to_toml(recipe: Recipe) -> str:
     """Every knob that is not at its default, as toml that `--config_file` reads back to the same recipe."""
     lines = []
-    for name, value in settings_of(recipe).items():
+    for name, value in settings_from_recipe(recipe).items():
         item = list(value) if isinstance(value, tuple) else value
         lines.append(f"{name} = {json.dumps(item, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"

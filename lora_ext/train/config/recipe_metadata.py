@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TrainError
-from ...file.folder_listing import quick_metadata
-from .block_settings import conv_size, wants_conv
-from .dylora import SCALE_KEY, VARIANTS
+from ...file.folder_listing import load_metadata_quickly
+from .block_settings import conv3x3_rank_and_alpha, has_conv3x3_modules
+from .dylora import DYLORA_SCALE_RULE_KEY, DYLORA_VARIANTS
 from .optimizers import OPTIMIZERS
-from .recipe import Recipe, knobs
-from .recipe_io import MODULES, value_of
+from .recipe import Recipe, recipe_options
+from .recipe_io import NETWORK_MODULE_ALIASES, parse_recipe_option
 
 _ALWAYS = frozenset(
     """learning_rate text_encoder_lr unet_lr gradient_checkpointing gradient_accumulation_steps max_train_steps
@@ -35,10 +35,10 @@ _ARGS = """down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold blo
 """Knobs that are arguments of the network in kohya's scripts."""
 
 
-def metadata(recipe: Recipe) -> dict[str, str]:
+def training_metadata(recipe: Recipe) -> dict[str, str]:
     """`ss_*` entries as kohya's scripts write them, without folders and files of this machine."""
     found = {}
-    for name, (f, knob) in knobs().items():
+    for name, (f, knob) in recipe_options().items():
         value = getattr(recipe, name)
         private = knob.kind or knob.group in ("saving", "samples", "logging", "blocks")
         noted = name in _ALWAYS or (not private and value != f.default)
@@ -52,9 +52,9 @@ def metadata(recipe: Recipe) -> dict[str, str]:
 
 def network_metadata(recipe: Recipe) -> dict[str, str]:
     """`ss_network_*` as kohya's scripts write them, and the scale rule of a DyLoRA's prefixes."""
-    args = {name: getattr(recipe, name) for name in _ARGS if getattr(recipe, name) != knobs()[name][0].default}
-    if wants_conv(recipe):
-        args |= {"conv_dim": conv_size(recipe).rank, "conv_alpha": conv_size(recipe).alpha}
+    args = {name: getattr(recipe, name) for name in _ARGS if getattr(recipe, name) != recipe_options()[name][0].default}
+    if has_conv3x3_modules(recipe):
+        args |= {"conv_dim": conv3x3_rank_and_alpha(recipe).rank, "conv_alpha": conv3x3_rank_and_alpha(recipe).alpha}
     if recipe.is_dylora:
         args["unit"] = recipe.unit
     said = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in args.items()}
@@ -67,7 +67,7 @@ def network_metadata(recipe: Recipe) -> dict[str, str]:
     if said:
         found["ss_network_args"] = json.dumps(said)
     if recipe.is_dylora:
-        found[SCALE_KEY] = VARIANTS[recipe.dylora_variant].rule
+        found[DYLORA_SCALE_RULE_KEY] = DYLORA_VARIANTS[recipe.dylora_variant].rule
     return found
 
 
@@ -84,18 +84,19 @@ _LYCORIS = {"lora": "networks.lora", "locon": "networks.lora", "dylora": "networ
 """LyCORIS' algorithms that are networks here."""
 
 
-def settings_in_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The settings a LoRA file was trained with, and what of them is not known here, as `settings_in` gives them.
+def settings_from_lora_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The settings a LoRA file was trained with, and what of them is not known here, as `settings_from_metadata`
+    gives them.
 
     Raises TrainError where the file tells nothing of its training; FileError where it cannot be read.
     """
-    settings, said = settings_in(quick_metadata(path))
+    settings, said = settings_from_metadata(load_metadata_quickly(path))
     if not settings:
         raise TrainError(f"{path} does not tell how it was trained: it has no ss_* metadata")
     return settings, said
 
 
-def settings_in(notes: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+def settings_from_metadata(metadata: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """`ss_*` metadata → (name → value of the knobs that are told and not at their default, sentences).
 
     A sentence names each entry that is no knob here and each value that does not fit. Folders, files, the file's name
@@ -103,68 +104,68 @@ def settings_in(notes: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """
     given: dict[str, Any] = {}
     said: list[str] = []
-    for name, value, note in _told(notes, said):
-        if name in knobs():
+    for name, value, note in _noted_settings(metadata, said):
+        if name in recipe_options():
             try:
-                given[name] = value_of(name, value)
+                given[name] = parse_recipe_option(name, value)
             except TrainError as error:
                 said.append(f"{note}: {error}; it is left out")
         elif str(value) not in ("", "None", "False"):
             said.append(f"{note} = {value} is no setting here; it is left out")
     if given.get("max_train_epochs"):
         given.pop("max_train_steps", None)
-    return {name: value for name, value in given.items() if value != knobs()[name][0].default}, said
+    return {name: value for name, value in given.items() if value != recipe_options()[name][0].default}, said
 
 
-def _told(notes: Mapping[str, str], said: list[str]) -> Iterator[tuple[str, Any, str]]:
+def _noted_settings(metadata: Mapping[str, str], warnings: list[str]) -> Iterator[tuple[str, Any, str]]:
     """(knob's name, value, where it is noted); what comes later counts."""
-    yield from _dataset(notes)
-    for note, value in sorted(notes.items()):
+    yield from _dataset(metadata)
+    for note, value in sorted(metadata.items()):
         if note == "ss_resolution":
             yield "resolution", re.findall(r"\d+", value) or None, note
         elif note.startswith("ss_") and not _RESULTS.fullmatch(note):
             yield _NOTES.get(note, note.removeprefix("ss_")), value, note
-    yield from _network(notes, said)
-    optimizer = re.fullmatch(r"([\w.]+)(?:\((.{0,2000})\))?", notes.get("ss_optimizer", ""), flags=re.DOTALL)
+    yield from _network(metadata, warnings)
+    optimizer = re.fullmatch(r"([\w.]+)(?:\((.{0,2000})\))?", metadata.get("ss_optimizer", ""), flags=re.DOTALL)
     if optimizer and (ours := _optimizer(optimizer[1])):
         yield "optimizer_type", ours, "ss_optimizer"
-        yield "optimizer_args", _apart(optimizer[2] or ""), "ss_optimizer"
-    elif notes.get("ss_optimizer"):
+        yield "optimizer_args", _split_outside_brackets(optimizer[2] or ""), "ss_optimizer"
+    elif metadata.get("ss_optimizer"):
         # a class by its module would be imported: a file may not ask for that
-        said.append(
-            f"ss_optimizer = {_short(notes['ss_optimizer'])} is no optimizer that is known here; it is left out, "
+        warnings.append(
+            f"ss_optimizer = {_short(metadata['ss_optimizer'])} is no optimizer that is known here; it is left out, "
             "with its settings"
         )
 
 
-def _dataset(notes: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+def _dataset(metadata: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     """The first data set's settings, and those of its first folder of training pictures."""
     try:
-        sets = json.loads(notes.get("ss_datasets", "[]"))
+        sets = json.loads(metadata.get("ss_datasets", "[]"))
         first = {**sets[0]} if sets else {}
         folders = [folder for folder in first.pop("subsets", []) if not folder.get("is_reg")]
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return
     told = {**(folders[0] if folders else {}), **first, "train_batch_size": first.get("batch_size_per_device")}
     for name, value in told.items():
-        if name in knobs() and value is not None and not knobs()[name][1].kind:
+        if name in recipe_options() and value is not None and not recipe_options()[name][1].kind:
             yield name, value, f"ss_datasets {name}"
 
 
-def _network(notes: Mapping[str, str], said: list[str]) -> Iterator[tuple[str, Any, str]]:
+def _network(metadata: Mapping[str, str], warnings: list[str]) -> Iterator[tuple[str, Any, str]]:
     """Kind and arguments of the network."""
     try:
-        args = dict(json.loads(notes.get("ss_network_args", "{}")))
+        args = dict(json.loads(metadata.get("ss_network_args", "{}")))
     except (ValueError, TypeError, RecursionError):
         args = {}
-    module = notes.get("ss_network_module", "")
+    module = metadata.get("ss_network_module", "")
     if module.startswith("lycoris"):
         kind = str(args.pop("algo", "lora"))
         module = _LYCORIS.get(kind, "")
         if not module:
-            said.append(f"the file's kind, {kind}, is not trained here; LierLa, C3Lier and DyLoRA are")
+            warnings.append(f"the file's kind, {kind}, is not trained here; LierLa, C3Lier and DyLoRA are")
     wide = any(args.get(name) not in (None, "", "None") for name in ("conv_dim", "conv_block_dims"))
-    ours = MODULES.get(module, module)
+    ours = NETWORK_MODULE_ALIASES.get(module, module)
     if ours:
         yield "network_module", "c3lier" if wide and ours == "lierla" else ours, "ss_network_module"
     yield from ((str(name), value, f"ss_network_args {name}") for name, value in args.items())
@@ -182,6 +183,6 @@ def _short(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:120]}…"
 
 
-def _apart(args: str) -> list[str]:
+def _split_outside_brackets(args: str) -> list[str]:
     """`a=1,betas=(0.9,0.99)` → its parts; commas within brackets part nothing."""
     return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", args) if part.strip()]

@@ -12,12 +12,12 @@ from ...errors import TrainError
 
 _WINDOWS = re.compile(r'"(?:[A-Za-z]:|\\\\)[^"\n]*\\')
 """A Windows path in double quotes, where TOML reads `\\` and the letter after it as one sign."""
-_BROKEN = re.compile(r"(?:[A-Za-z]:(?=[\x00-\x1f\\])|\\)[^\n\r]*[\x00-\x1f]")
+_MISREAD_PATH = re.compile(r"(?:[A-Za-z]:(?=[\x00-\x1f\\])|\\)[^\n\r]*[\x00-\x1f]")
 """What becomes of such a path where the letter after `\\` has a meaning: a tab, the end of a line."""
-_PATHS = "write paths with / or in single quotes, such as 'C:\\pictures'; in double quotes \\ has another meaning"
+_PATH_HINT = "write paths with / or in single quotes, such as 'C:\\pictures'; in double quotes \\ has another meaning"
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def load_toml(path: Path) -> dict[str, Any]:
     """A TOML file's content. Raises TrainError: missing, not UTF-8, not TOML (with the place), no library for it."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -29,11 +29,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = library.loads(text)
     except library.TOMLDecodeError as error:
-        hint = f"; {_PATHS}" if _WINDOWS.search(text) else ""
+        hint = f"; {_PATH_HINT}" if _WINDOWS.search(text) else ""
         raise TrainError(f"{path} is not TOML: {error}{hint}") from None
     for value in _strings(content):
-        if _BROKEN.match(value):
-            raise TrainError(f"{path} has a path that is read as {value!r}; {_PATHS}")
+        if _MISREAD_PATH.match(value):
+            raise TrainError(f"{path} has a path that is read as {value!r}; {_PATH_HINT}")
     return content
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .buckets import Size
+from .buckets import PixelSize
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Batch:
     weights: Tensor
     mask: Tensor | None
     paths: tuple[str, ...]
-    original_sizes: tuple[Size, ...]
+    original_sizes: tuple[PixelSize, ...]
     crops: tuple[tuple[int, int], ...]
-    bucket: Size
+    bucket: PixelSize
     seeds: tuple[int, ...]
     scale: float = 1.0
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from ...errors import TrainError
 
-Size = tuple[int, int]
-LATENT = 8
+PixelSize = tuple[int, int]
+PIXELS_PER_LATENT = 8
 """Pixels to a side of a latent's pixel: sizes are multiples of it."""
 
 
@@ -22,7 +22,7 @@ LATENT = 8
 class BucketRules:
     """The options of kohya's scripts of the same names. Raises TrainError for sizes that cannot be."""
 
-    resolution: Size = (512, 512)
+    resolution: PixelSize = (512, 512)
     enable_bucket: bool = False
     min_bucket_reso: int = 256
     max_bucket_reso: int = 1024
@@ -31,15 +31,17 @@ class BucketRules:
 
     def __post_init__(self) -> None:
         width, height = self.resolution
-        if min(width, height) < LATENT:
+        if min(width, height) < PIXELS_PER_LATENT:
             raise TrainError(f"resolution {width}x{height} is too small to train at; give 512, or 768 for SD2")
         if not self.enable_bucket:
-            if width % LATENT or height % LATENT:
-                near = f"{_down(width, LATENT)}x{_down(height, LATENT)}"
-                raise TrainError(f"resolution {width}x{height} is not a multiple of {LATENT}; give {near}")
+            if width % PIXELS_PER_LATENT or height % PIXELS_PER_LATENT:
+                near = f"{_down(width, PIXELS_PER_LATENT)}x{_down(height, PIXELS_PER_LATENT)}"
+                raise TrainError(f"resolution {width}x{height} is not a multiple of {PIXELS_PER_LATENT}; give {near}")
             return
-        if self.bucket_reso_steps < LATENT or self.bucket_reso_steps % LATENT:
-            raise TrainError(f"bucket_reso_steps {self.bucket_reso_steps} is not a multiple of {LATENT}; give 64")
+        if self.bucket_reso_steps < PIXELS_PER_LATENT or self.bucket_reso_steps % PIXELS_PER_LATENT:
+            raise TrainError(
+                f"bucket_reso_steps {self.bucket_reso_steps} is not a multiple of {PIXELS_PER_LATENT}; give 64"
+            )
         if self.bucket_no_upscale:
             if self.bucket_reso_steps > math.isqrt(width * height):
                 raise TrainError(f"bucket_reso_steps {self.bucket_reso_steps} is above the resolution {width}x{height}")
@@ -61,15 +63,15 @@ class BucketRules:
             )
 
 
-class Fitted(NamedTuple):
+class BucketFit(NamedTuple):
     """The bucket of a picture, and the size it is scaled to before what sticks out is cut off."""
 
-    bucket: Size
-    resized: Size
+    bucket: PixelSize
+    resized: PixelSize
 
 
 @lru_cache(maxsize=64)
-def bucket_sizes(rules: BucketRules) -> tuple[Size, ...]:
+def bucket_sizes(rules: BucketRules) -> tuple[PixelSize, ...]:
     """All buckets, sorted: every width in steps with the largest height the area allows, both ways round."""
     step, low = rules.bucket_reso_steps, rules.min_bucket_reso
     area = rules.resolution[0] * rules.resolution[1]
@@ -80,24 +82,24 @@ def bucket_sizes(rules: BucketRules) -> tuple[Size, ...]:
         if height >= low:
             sizes |= {(width, height), (height, width)}
     # a min_bucket_reso off the steps would give sizes that are no multiple of a latent's pixel
-    return tuple(sorted(size for size in sizes if not size[0] % LATENT and not size[1] % LATENT))
+    return tuple(sorted(size for size in sizes if not size[0] % PIXELS_PER_LATENT and not size[1] % PIXELS_PER_LATENT))
 
 
-def fit(size: Size, rules: BucketRules) -> Fitted:
+def fit_to_bucket(size: PixelSize, rules: BucketRules) -> BucketFit:
     """The bucket of a picture of `size`, and the size that it is scaled to, which covers the bucket."""
     if min(size) < 1:
         raise TrainError(f"a picture of {size[0]}x{size[1]} pixels cannot be trained")
     if not rules.enable_bucket:
-        return Fitted(rules.resolution, cover(size, rules.resolution))
+        return BucketFit(rules.resolution, covering_size(size, rules.resolution))
     if rules.bucket_no_upscale:
         return _without_upscaling(size, rules)
     sizes = bucket_sizes(rules)
     aspect = size[0] / size[1]
     bucket = size if size in sizes else min(sizes, key=lambda s: abs(s[0] / s[1] - aspect))
-    return Fitted(bucket, cover(size, bucket))
+    return BucketFit(bucket, covering_size(size, bucket))
 
 
-def cover(size: Size, bucket: Size) -> Size:
+def covering_size(size: PixelSize, bucket: PixelSize) -> PixelSize:
     """`size` scaled, aspect kept, to the smallest that covers `bucket`."""
     wide = size[0] * bucket[1] > bucket[0] * size[1]
     scale = bucket[1] / size[1] if wide else bucket[0] / size[0]
@@ -105,7 +107,7 @@ def cover(size: Size, bucket: Size) -> Size:
     return max(width, bucket[0]), max(height, bucket[1])
 
 
-def _without_upscaling(size: Size, rules: BucketRules) -> Fitted:
+def _without_upscaling(size: PixelSize, rules: BucketRules) -> BucketFit:
     """A picture is only ever made smaller: to the resolution's area, one side on a step; its bucket lies inside it."""
     step, area = rules.bucket_reso_steps, rules.resolution[0] * rules.resolution[1]
     resized = size
@@ -123,7 +125,9 @@ def _without_upscaling(size: Size, rules: BucketRules) -> Fitted:
             resized = int(by_height * aspect + 0.5), by_height
     bucket = max(step, _down(resized[0], step)), max(step, _down(resized[1], step))
     # a picture thinner than a step has to be scaled up to be trained at all
-    return Fitted(bucket, resized if resized[0] >= bucket[0] and resized[1] >= bucket[1] else cover(size, bucket))
+    return BucketFit(
+        bucket, resized if resized[0] >= bucket[0] and resized[1] >= bucket[1] else covering_size(size, bucket)
+    )
 
 
 def _down(value: int, step: int) -> int:

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TrainError
-from ...file.displayed_names import find_shown
-from .image_files import is_picture
+from ...file.displayed_names import find_by_displayed_parts
+from .image_files import is_image_file
 
-LISTS = ("metadata.jsonl", "metadata.csv")
+CAPTION_LIST_NAMES = ("metadata.jsonl", "metadata.csv")
 """Files that give a folder's captions in the manner of Hugging Face's image folders."""
 
 
-def list_of(folder: Path) -> Path | None:
-    return next((folder / name for name in LISTS if (folder / name).is_file()), None)
+def find_caption_list(folder: Path) -> Path | None:
+    return next((folder / name for name in CAPTION_LIST_NAMES if (folder / name).is_file()), None)
 
 
-def read_list(path: Path, folder: Path) -> dict[Path, str]:
+def load_caption_list(path: Path, folder: Path) -> dict[Path, str]:
     """Path → caption of `metadata.jsonl`, `metadata.csv` or kohya's metadata JSON. Raises TrainError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -49,11 +49,11 @@ def _find(folder: Path, name: str) -> Path | None:
     path = folder / name
     if path.is_file():
         return path
-    same = None if path.is_absolute() else find_shown(folder, Path(name).parts)
+    same = None if path.is_absolute() else find_by_displayed_parts(folder, Path(name).parts)
     if same is not None and same.is_file():  # macOS writes another form of the same name
         return same
     return (
-        next((p for p in sorted(path.parent.glob(f"{path.name}.*")) if is_picture(p)), None)
+        next((p for p in sorted(path.parent.glob(f"{path.name}.*")) if is_image_file(p)), None)
         if (path.parent.is_dir())
         else None
     )

@@ -9,18 +9,18 @@ from pathlib import Path
 from PIL import Image
 
 from ...errors import FileError, TrainError
-from ...file.saving import check_not_linked, replacing
-from ...progress import Track, silent
-from .captions import read_caption, suffix_of
-from .image_files import UnreadablePicture, is_picture, open_picture, whole_pictures_only
+from ...file.saving import check_not_linked, replacing_file
+from ...progress import Track, no_progress
+from .captions import checked_caption_suffix, load_caption
+from .image_files import UnreadableImage, is_image_file, load_training_image, rejecting_truncated_images
 from .subset import check_folder
 
-Describe = Callable[[Sequence[Image.Image]], Sequence[str]]
+ImageCaptioner = Callable[[Sequence[Image.Image]], Sequence[str]]
 """RGB pictures → a caption each."""
 
 
 @dataclass
-class Captioned:
+class CaptioningReport:
     """What came of it: (picture, caption) written; pictures that had one; sentences about those left out."""
 
     written: list[tuple[str, str]] = field(default_factory=list)
@@ -38,17 +38,17 @@ class Captioned:
 
 def caption_folder(
     folder: Path,
-    describe: Describe,
+    describe: ImageCaptioner,
     *,
     extension: str = ".txt",
     prefix: str = "",
     suffix: str = "",
     overwrite: bool = False,
     recursive: bool = False,
-    together: int = 1,
-    track: Track = silent,
+    batch_size: int = 1,
+    track: Track = no_progress,
     cancelled: Callable[[], bool] = lambda: False,
-) -> Captioned:
+) -> CaptioningReport:
     """Describe every picture of a folder that has no caption, and write what comes out beside it.
 
     A picture has a caption when any file that training would read is there, empty or not. prefix, suffix: put around
@@ -56,27 +56,27 @@ def caption_folder(
     Raises TrainError: no folder, no pictures, an extension that is a picture's.
     """
     check_folder(folder, "the folder of pictures")
-    extension = suffix_of(extension)
-    if is_picture(Path(f"x{extension}")):
+    extension = checked_caption_suffix(extension)
+    if is_image_file(Path(f"x{extension}")):
         raise TrainError(f"captions cannot end in {extension!r}; .txt is usual")
-    found = sorted(path for path in folder.glob("**/*" if recursive else "*") if is_picture(path) and path.is_file())
+    found = sorted(path for path in folder.glob("**/*" if recursive else "*") if is_image_file(path) and path.is_file())
     if not found:
         raise TrainError(
             f"{folder} has no pictures{'' if recursive else '; --recursive looks into the folders inside'}"
         )
-    done = Captioned()
+    done = CaptioningReport()
     wanted = []
     for path in found:
         try:
-            if not overwrite and read_caption(path, extension) is not None:
+            if not overwrite and load_caption(path, extension) is not None:
                 done.had.append(str(path))
                 continue
             check_not_linked(path.parent, folder)
             wanted.append(path)
         except (FileError, TrainError) as error:  # a caption that is no text is there all the same
             done.skipped.append(str(error))
-    parts = [wanted[at : at + together] for at in range(0, len(wanted), together)]
-    with whole_pictures_only():
+    parts = [wanted[at : at + batch_size] for at in range(0, len(wanted), batch_size)]
+    with rejecting_truncated_images():
         for part in track(parts, "captions"):
             if cancelled():
                 break
@@ -85,21 +85,21 @@ def caption_folder(
 
 
 def _describe(
-    part: Sequence[Path], describe: Describe, around: tuple[str, str], extension: str, done: Captioned
+    part: Sequence[Path], describe: ImageCaptioner, around: tuple[str, str], extension: str, done: CaptioningReport
 ) -> None:
     """The captions of a few pictures."""
     opened = []
     for path in part:
         try:
-            opened.append((path, open_picture(path).rgb))
-        except UnreadablePicture as error:
+            opened.append((path, load_training_image(path).rgb))
+        except UnreadableImage as error:
             done.skipped.append(str(error))
     if not opened:
         return
     for (path, _), text in zip(opened, describe([image for _, image in opened]), strict=True):
         caption = " ".join(word for word in (around[0], " ".join(text.split()), around[1]) if word)
         try:
-            with replacing(path.with_suffix(extension), overwrite=True) as written:
+            with replacing_file(path.with_suffix(extension), overwrite=True) as written:
                 written.write_text(caption + "\n", encoding="utf-8")
         except FileError as error:  # a link, or a file that another program holds
             done.skipped.append(str(error))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...errors import TrainError
 
-EXTENSIONS = (".caption", ".txt")
+CAPTION_EXTENSIONS = (".caption", ".txt")
 """Where a caption is looked for beside its picture, after the extension that the user names."""
 _WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 
@@ -60,7 +60,7 @@ class CaptionRules:
         )
 
 
-def vary(
+def vary_caption(
     caption: str, rules: CaptionRules, rng: random.Random, *, epoch: int = 1, step: int = 0, steps: int = 0
 ) -> str:
     """The caption as trained in one step.
@@ -75,7 +75,7 @@ def vary(
     lines = caption.split("\n")
     caption = lines[0]
     if rules.enable_wildcard:
-        caption = wildcards(rng.choice(lines) if len(lines) > 1 else caption, rng)
+        caption = replace_wildcards(rng.choice(lines) if len(lines) > 1 else caption, rng)
     if rules.shuffle_caption or rules.token_warmup_step or rules.caption_tag_dropout_rate:
         caption = _vary_tags(caption, rules, rng, step, steps)
     if rules.secondary_separator:
@@ -83,7 +83,7 @@ def vary(
     return caption
 
 
-def wildcards(text: str, rng: random.Random) -> str:
+def replace_wildcards(text: str, rng: random.Random) -> str:
     """`{cat|dog}` → one of the two; `{{` and `}}` → a brace."""
 
     def choose(match: re.Match[str]) -> str:
@@ -98,7 +98,7 @@ def _tags(text: str, separator: str) -> list[str]:
 
 def _vary_tags(caption: str, rules: CaptionRules, rng: random.Random, step: int, steps: int) -> str:
     """Warm-up, shuffling and dropout of the tags that are not kept."""
-    first, loose, last = _parted(caption, rules)
+    first, loose, last = _split_kept_tags(caption, rules)
     warm = rules.token_warmup_step
     warm = math.floor(warm * steps) if warm < 1 else warm
     if warm and step < warm:
@@ -110,7 +110,7 @@ def _vary_tags(caption: str, rules: CaptionRules, rng: random.Random, step: int,
     return ", ".join(first + loose + last)
 
 
-def _parted(caption: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
+def _split_kept_tags(caption: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
     """(kept at the front, free, kept at the end)."""
     mark, separator = rules.keep_tokens_separator, rules.caption_separator
     if mark and mark in caption:
@@ -121,7 +121,7 @@ def _parted(caption: str, rules: CaptionRules) -> tuple[list[str], list[str], li
     return tags[:keep], tags[keep:], []
 
 
-def suffix_of(extension: str) -> str:
+def checked_caption_suffix(extension: str) -> str:
     """A caption file's suffix with its dot, as the user names it. Raises TrainError for what is part of a path."""
     suffix = extension if extension.startswith(".") else f".{extension}"
     if len(suffix) < 2 or re.search(r'[\\/:*?"<>|\x00-\x1f]', suffix):
@@ -129,18 +129,18 @@ def suffix_of(extension: str) -> str:
     return suffix
 
 
-def read_caption(picture: Path, extension: str = "") -> str | None:
+def load_caption(image_path: Path, extension: str = "") -> str | None:
     """The text of the caption file beside a picture, all its lines; None where there is none.
 
-    extension: the user's, tried before `EXTENSIONS`. Both `name.txt` and `name.png.txt` are found.
+    extension: the user's, tried before `CAPTION_EXTENSIONS`. Both `name.txt` and `name.png.txt` are found.
     Raises TrainError for a file that is not UTF-8 text.
     """
-    wanted = [suffix_of(extension)] if extension else []
-    for suffix in dict.fromkeys([*wanted, *EXTENSIONS]):
-        for path in (picture.with_suffix(suffix), picture.with_name(picture.name + suffix)):
+    wanted = [checked_caption_suffix(extension)] if extension else []
+    for suffix in dict.fromkeys([*wanted, *CAPTION_EXTENSIONS]):
+        for path in (image_path.with_suffix(suffix), image_path.with_name(image_path.name + suffix)):
             if path.is_file():
                 _check_link(path, suffix)
-                return read_text(path)
+                return load_caption_text(path)
     return None
 
 
@@ -153,11 +153,11 @@ def _check_link(path: Path, suffix: str) -> None:
     a data set from elsewhere may link to something private."""
     if path.is_symlink():
         target = path.resolve()
-        if target.suffix.lower() not in (suffix.lower(), *EXTENSIONS) and not _BLOB.fullmatch(target.name):
+        if target.suffix.lower() not in (suffix.lower(), *CAPTION_EXTENSIONS) and not _BLOB.fullmatch(target.name):
             raise TrainError(f"{path} is a link to {target.name}, which is no caption; put the caption itself there")
 
 
-def read_text(path: Path) -> str:
+def load_caption_text(path: Path) -> str:
     """A caption file's text, trimmed, its lines without trailing blanks. Raises TrainError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -168,8 +168,9 @@ def read_text(path: Path) -> str:
     return "\n".join(line.strip() for line in text.strip().splitlines())
 
 
-def longest_token_count(caption: str, rules: CaptionRules, count: Callable[[str], int]) -> int:
-    """The most tokens that any line of the caption can have: `count` of the text, the longest wildcard choices taken.
+def longest_token_count(caption: str, rules: CaptionRules, count_tokens: Callable[[str], int]) -> int:
+    """The most tokens that any line of the caption can have: `count_tokens` of the text, the longest wildcard choices
+    taken.
 
     Tags that are dropped or shuffled do not make it longer; prefix and suffix are counted.
     """
@@ -180,5 +181,5 @@ def longest_token_count(caption: str, rules: CaptionRules, count: Callable[[str]
     caption = " ".join(text for text in (rules.caption_prefix, caption, rules.caption_suffix) if text)
     lines = caption.split("\n")
     if rules.enable_wildcard:
-        return max(count(_WILDCARD.sub(longest, line)) for line in lines)
-    return count(lines[0].replace(rules.keep_tokens_separator, " ") if rules.keep_tokens_separator else lines[0])
+        return max(count_tokens(_WILDCARD.sub(longest, line)) for line in lines)
+    return count_tokens(lines[0].replace(rules.keep_tokens_separator, " ") if rules.keep_tokens_separator else lines[0])

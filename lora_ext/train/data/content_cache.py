@@ -17,24 +17,24 @@ from ...errors import FileError, TrainError
 from ...file import safetensors_file
 from ..config.recipe import Recipe
 
-FORMAT = 1
+CACHE_FORMAT = 1
 """Part of every key: raised when what is kept under a key changes its meaning."""
-FOLDER = ".lora_ext_cache"
+CACHE_FOLDER_NAME = ".lora_ext_cache"
 """Where caches on disk are, in the folder of the pictures; never read as a folder of pictures."""
 
 
 def cache_folder(recipe: Recipe) -> Path:
     """Where a recipe's caches on disk are: beside the pictures, else beside the results."""
-    return Path(recipe.train_data_dir or recipe.output_dir or ".") / FOLDER
+    return Path(recipe.train_data_dir or recipe.output_dir or ".") / CACHE_FOLDER_NAME
 
 
-def key_of(*parts: object) -> str:
+def content_key(*parts: object) -> str:
     """A name for what depends on `parts` (their texts) alone: 32 hex digits."""
-    text = "\x1f".join(str(part) for part in (FORMAT, *parts)).encode("utf-8", "surrogatepass")
+    text = "\x1f".join(str(part) for part in (CACHE_FORMAT, *parts)).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
-class Store:
+class TensorCache:
     """Tensors by key. With a folder one small safetensors file a key, written whole or not at all, checked on reading.
 
     Files carry a checksum instead of being synced one by one: a file that a power cut spoils is made again.
@@ -42,7 +42,7 @@ class Store:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self.held: dict[str, dict[str, Tensor]] = {}
+        self.tensors_by_key: dict[str, dict[str, Tensor]] = {}
         if folder is not None:
             if folder.is_symlink():  # a data set from elsewhere may bring one along
                 raise TrainError(
@@ -56,26 +56,26 @@ class Store:
     def get(self, key: str) -> dict[str, Tensor] | None:
         """What is kept under a key, None for nothing or for a file that is damaged."""
         if self.folder is None:
-            return self.held.get(key)
+            return self.tensors_by_key.get(key)
         try:
-            tensors, metadata = safetensors_file.read(self._path(key))
+            tensors, metadata = safetensors_file.load_safetensors(self._path(key))
         except FileError:
             return None
         return tensors if metadata.get("crc") == _crc(tensors) else None
 
-    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+    def add(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep CPU copies. Raises TrainError when the disk is full or the folder gone."""
         kept = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in sorted(tensors.items())}
         if self.folder is None:
-            self.held[key] = kept
+            self.tensors_by_key[key] = kept
             return
-        head, order = safetensors_file.layout(kept, {"crc": _crc(kept)})
+        head, order = safetensors_file.serialize_header(kept, {"crc": _crc(kept)})
         part = ""
         try:
             handle, part = tempfile.mkstemp(dir=self.folder, suffix=".part")
             with os.fdopen(handle, "wb") as out:
                 out.write(head)
-                for chunk in safetensors_file.chunks(kept, order):
+                for chunk in safetensors_file.iterate_tensor_bytes(kept, order):
                     out.write(chunk)
             Path(part).replace(self._path(key))
         except OSError as error:
@@ -89,7 +89,7 @@ class Store:
             ) from None
 
     def __contains__(self, key: str) -> bool:
-        return key in self.held if self.folder is None else self._path(key).is_file()
+        return key in self.tensors_by_key if self.folder is None else self._path(key).is_file()
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
@@ -105,7 +105,7 @@ def _crc(tensors: Mapping[str, Tensor]) -> str:
     return f"{total:08x}"
 
 
-def fingerprint(tensor: Tensor) -> str:
+def tensor_fingerprint(tensor: Tensor) -> str:
     """A text that tells what made a tensor apart from what makes another one, blind to the last digits."""
     rounded = (tensor.detach().float().cpu() * 64).round().clamp(-(2**31), 2**31 - 1).to(torch.int64)
     return hashlib.blake2b(rounded.numpy().tobytes(), digest_size=8).hexdigest()

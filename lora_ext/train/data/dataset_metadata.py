@@ -7,16 +7,18 @@ from collections import Counter
 from typing import Any
 
 from .dataset import Dataset
-from .dataset_scan import Picture
+from .dataset_scan import DatasetImage
 
 
-def dataset_metadata(data: Dataset, world: int = 1) -> dict[str, str]:
+def dataset_metadata(data: Dataset, world_size: int = 1) -> dict[str, str]:
     """Folders, how often each tag comes, buckets and counts. Nothing of where the folders are."""
-    items = Counter(data.subsets[data.pictures[item.picture].subset].regularisation for item in data.order.items(0))
+    items = Counter(
+        data.subsets[data.images[item.image].subset].regularisation for item in data.sample_order.epoch_items(0)
+    )
     return {
         "ss_num_train_images": str(items[False]),
         "ss_num_reg_images": str(items[True]),
-        "ss_num_batches_per_epoch": str(data.batches(0, world)),
+        "ss_num_batches_per_epoch": str(data.batch_count(0, world_size)),
         "ss_dataset_dirs": json.dumps(_folders(data, False), ensure_ascii=False),
         "ss_reg_dataset_dirs": json.dumps(_folders(data, True), ensure_ascii=False),
         "ss_tag_frequency": json.dumps(tag_frequency(data), ensure_ascii=False),
@@ -36,7 +38,7 @@ def _named(data: Dataset) -> list[str]:
 
 
 def _folders(data: Dataset, regularisation: bool) -> dict[str, dict[str, int]]:
-    counts = Counter(picture.subset for picture in data.pictures)
+    counts = Counter(picture.subset for picture in data.images)
     return {
         name: {"n_repeats": subset.repeats, "img_count": counts[index]}
         for index, (name, subset) in enumerate(zip(_named(data), data.subsets, strict=True))
@@ -49,22 +51,24 @@ def tag_frequency(data: Dataset) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for index, (name, subset) in enumerate(zip(_named(data), data.subsets, strict=True)):
         counts: Counter[str] = Counter()
-        for picture in data.pictures:
+        for picture in data.images:
             if picture.subset == index:
-                text = picture.caption.replace("\n", subset.captions.caption_separator)
-                counts.update({tag.strip().lower() for tag in text.split(subset.captions.caption_separator)} - {""})
+                text = picture.caption.replace("\n", subset.caption_rules.caption_separator)
+                counts.update(
+                    {tag.strip().lower() for tag in text.split(subset.caption_rules.caption_separator)} - {""}
+                )
         found[name] = dict(sorted(counts.items(), key=lambda row: (-row[1], row[0])))
     return found
 
 
 def _buckets(data: Dataset) -> dict[str, Any]:
     """Sizes with their turns in an epoch, and by how much the pictures' aspect ratios differ from them on average."""
-    turns = Counter(data.pictures[item.picture].fitted.bucket for item in data.order.items(0))
+    turns = Counter(data.images[item.image].bucket_fit.bucket for item in data.sample_order.epoch_items(0))
     rows = {str(n): {"resolution": list(size), "count": turns[size]} for n, size in enumerate(sorted(turns))}
-    off = [_off(data.pictures[item.picture]) for item in data.order.items(0)]
+    off = [_aspect_error(data.images[item.image]) for item in data.sample_order.epoch_items(0)]
     return {"buckets": rows, "mean_img_ar_error": sum(off) / len(off)}
 
 
-def _off(picture: Picture) -> float:
-    bucket = picture.fitted.bucket
+def _aspect_error(picture: DatasetImage) -> float:
+    bucket = picture.bucket_fit.bucket
     return abs(bucket[0] / bucket[1] - picture.size[0] / picture.size[1])

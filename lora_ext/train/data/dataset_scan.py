@@ -10,84 +10,84 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TrainError
-from ...progress import Track, silent
-from .buckets import Fitted, Size, fit
-from .captions import read_caption
-from .image_files import UnreadablePicture, check, is_picture, whole_pictures_only
+from ...progress import Track, no_progress
+from .buckets import BucketFit, PixelSize, fit_to_bucket
+from .captions import load_caption
+from .image_files import UnreadableImage, check_image_data, is_image_file, rejecting_truncated_images
 from .subset import Subset
 
-THREADS = min(8, os.cpu_count() or 1)
+SCAN_THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One file of a subset. caption: its text, all lines, the folder's concept where it has none (`captioned` tells).
+class DatasetImage:
+    """One file of a subset. caption: its text, all lines, the folder's concept where it has none (`has_caption` tells).
 
     digest: of the file's bytes (and its mask's), so that a changed picture is another one.
     """
 
     path: Path
     subset: int
-    size: Size
-    fitted: Fitted
+    size: PixelSize
+    bucket_fit: BucketFit
     digest: str
     caption: str
-    captioned: bool
+    has_caption: bool
     mask: Path | None = None
 
 
 @dataclass(frozen=True)
-class Scan:
+class DatasetScan:
     """What was found. skipped: a sentence for each picture that cannot be read."""
 
     subsets: tuple[Subset, ...]
-    pictures: tuple[Picture, ...]
+    images: tuple[DatasetImage, ...]
     skipped: tuple[str, ...]
 
 
-def scan(found: Sequence[Subset], *, strict: bool = False, track: Track = silent) -> Scan:
+def scan_dataset(subsets: Sequence[Subset], *, strict: bool = False, track: Track = no_progress) -> DatasetScan:
     """Read every picture of the subsets. strict: raise the first UnreadablePicture instead of skipping."""
-    jobs = [(index, path) for index, subset in enumerate(found) for path in subset.files]
+    jobs = [(index, path) for index, subset in enumerate(subsets) for path in subset.files]
 
-    def look(job: tuple[int, Path]) -> Picture | str:
+    def look(job: tuple[int, Path]) -> DatasetImage | str:
         try:
-            return _look(job[1], job[0], found[job[0]])
-        except UnreadablePicture as error:
+            return _scan_image(job[1], job[0], subsets[job[0]])
+        except UnreadableImage as error:
             if strict:
                 raise
             return str(error)
 
-    with whole_pictures_only(), ThreadPoolExecutor(THREADS) as pool:
+    with rejecting_truncated_images(), ThreadPoolExecutor(SCAN_THREADS) as pool:
         looked = [result for _, result in zip(track(jobs, "looking at pictures"), pool.map(look, jobs), strict=True)]
-    pictures = tuple(result for result in looked if isinstance(result, Picture))
+    pictures = tuple(result for result in looked if isinstance(result, DatasetImage))
     skipped = tuple(result for result in looked if isinstance(result, str))
-    if not any(not found[picture.subset].regularisation for picture in pictures):
+    if not any(not subsets[picture.subset].regularisation for picture in pictures):
         raise TrainError(f"none of the {len(jobs)} pictures can be read; the first: {skipped[0] if skipped else '-'}")
-    return Scan(tuple(found), pictures, skipped)
+    return DatasetScan(tuple(subsets), pictures, skipped)
 
 
-def _look(path: Path, index: int, subset: Subset) -> Picture:
+def _scan_image(path: Path, index: int, subset: Subset) -> DatasetImage:
     data = _bytes(path)
-    size = check(path, data)
-    caption = subset.listed.get(path) if subset.listed else None
+    size = check_image_data(path, data)
+    caption = subset.listed_captions.get(path) if subset.listed_captions else None
     if caption is None:
         try:
-            caption = read_caption(path, subset.caption_extension)
+            caption = load_caption(path, subset.caption_extension)
         except TrainError as error:  # one such caption is no reason to look at none of the pictures
-            raise UnreadablePicture(f"{path} is left out: {error}") from None
+            raise UnreadableImage(f"{path} is left out: {error}") from None
     digest = hashlib.blake2b(data, digest_size=16)
-    mask = _mask_of(path, subset.masks) if subset.masks else None
+    mask = _find_mask(path, subset.masks) if subset.masks else None
     if mask is not None:
-        check(mask, mask_data := _bytes(mask))
+        check_image_data(mask, mask_data := _bytes(mask))
         digest.update(mask_data)
-    return Picture(
+    return DatasetImage(
         path=path,
         subset=index,
         size=size,
-        fitted=fit(size, subset.buckets),
+        bucket_fit=fit_to_bucket(size, subset.bucket_rules),
         digest=digest.hexdigest(),
         caption=caption or subset.concept,
-        captioned=bool(caption),
+        has_caption=bool(caption),
         mask=mask,
     )
 
@@ -96,17 +96,17 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UnreadablePicture(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UnreadableImage(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _mask_of(picture: Path, masks: Path) -> Path | None:
+def _find_mask(picture: Path, masks: Path) -> Path | None:
     """The mask of a picture: a picture of the same name, whatever its suffix."""
     same = masks / picture.name
     if same.is_file():
         return same
-    return next((p for p in sorted(masks.glob(f"{_literal(picture.stem)}.*")) if is_picture(p)), None)
+    return next((p for p in sorted(masks.glob(f"{_escape_glob(picture.stem)}.*")) if is_image_file(p)), None)
 
 
-def _literal(text: str) -> str:
+def _escape_glob(text: str) -> str:
     """Text as glob takes it literally."""
     return "".join(f"[{c}]" if c in "[*?" else c for c in text)

@@ -8,40 +8,49 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TrainError, did_you_mean
-from ..config.recipe import Recipe, knobs
-from ..config.recipe_io import value_of
-from ..config.toml_file import read_toml
-from .subset import Subset, check_folder, subset_of
+from ..config.recipe import Recipe, recipe_options
+from ..config.recipe_io import parse_recipe_option
+from ..config.toml_file import load_toml
+from .subset import Subset, check_folder, load_subset
 
-GROUPS = ("pictures", "captions")
-RENAMED = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
+SUBSET_OPTION_GROUPS = ("pictures", "captions")
+DATASET_OPTION_ALIASES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 """What these files call a knob."""
-MORE = ("conditioning_data_dir", "dataset_repeats", "train_batch_size", "prior_loss_weight")
-OWN = ("image_dir", "class_tokens", "is_reg", "metadata_file", "cache_info", "id", "debug_dataset", "max_token_length")
+MORE_SUBSET_OPTIONS = ("conditioning_data_dir", "dataset_repeats", "train_batch_size", "prior_loss_weight")
+SUBSET_ONLY_OPTIONS = (
+    "image_dir",
+    "class_tokens",
+    "is_reg",
+    "metadata_file",
+    "cache_info",
+    "id",
+    "debug_dataset",
+    "max_token_length",
+)
 """Options of a subset that are no knobs; the last four do nothing here."""
 
 
-def subsets_of_file(path: Path, recipe: Recipe, say: Callable[[str], None]) -> list[Subset]:
+def load_dataset_toml(path: Path, recipe: Recipe, notify: Callable[[str], None]) -> list[Subset]:
     """The subsets of a dataset file; what it does not set is as in the recipe. Paths are relative to the file.
 
     Raises TrainError: no TOML, an option that does not exist or has the wrong type, a folder that is missing.
     """
-    content = read_toml(path)
+    content = load_toml(path)
     _check_names(content, ("general", "datasets"), f"{path}")
     general = _table(content.get("general", {}), f"{path}, [general]")
     found = []
-    for number, where, options in _levels(content, path):
-        own = {name: options.pop(name) for name in OWN if name in options}
-        local = _with(_with(recipe, general, f"{path}, [general]"), options, where)
+    for number, where, options in _merged_subset_tables(content, path):
+        own = {name: options.pop(name) for name in SUBSET_ONLY_OPTIONS if name in options}
+        local = _with_options(_with_options(recipe, general, f"{path}, [general]"), options, where)
         found.append(_subset(path, where, own, local))
         if not found[-1].files:
-            say(f"{found[-1].folder} (subset {number} of {path.name}) has no pictures")
+            notify(f"{found[-1].folder} (subset {number} of {path.name}) has no pictures")
     if not found:
         raise TrainError(f"{path} names no pictures: it needs [[datasets]] with [[datasets.subsets]] and an image_dir")
     return found
 
 
-def _levels(content: Mapping[str, Any], path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def _merged_subset_tables(content: Mapping[str, Any], path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """(number, where, options of its dataset and itself) of each subset."""
     number = 0
     for index, dataset in enumerate(_tables(content.get("datasets", []), f"{path}, [[datasets]]"), 1):
@@ -69,15 +78,19 @@ def _check_names(given: Mapping[str, Any], valid: tuple[str, ...], where: str) -
             raise TrainError(f"{where}: unknown option {name!r}{did_you_mean(name, valid)}")
 
 
-def _with(recipe: Recipe, options: Mapping[str, Any], where: str) -> Recipe:
+def _with_options(recipe: Recipe, options: Mapping[str, Any], where: str) -> Recipe:
     """The recipe with a table's options. Raises TrainError."""
-    valid = [name for name, (_, knob) in knobs().items() if knob.group in GROUPS or name in MORE]
+    valid = [
+        name
+        for name, (_, knob) in recipe_options().items()
+        if knob.group in SUBSET_OPTION_GROUPS or name in MORE_SUBSET_OPTIONS
+    ]
     changed: dict[str, Any] = {}
     for given, value in options.items():
-        name = RENAMED.get(given, given)
+        name = DATASET_OPTION_ALIASES.get(given, given)
         if name in ("cache_info", "max_token_length"):
             continue
-        _check_names({given: value}, (*valid, *RENAMED), where)
+        _check_names({given: value}, (*valid, *DATASET_OPTION_ALIASES), where)
         changed[name] = _value(name, given, value, where)
     return replace(recipe, **changed)
 
@@ -85,7 +98,7 @@ def _with(recipe: Recipe, options: Mapping[str, Any], where: str) -> Recipe:
 def _value(name: str, given: str, value: object, where: str) -> object:
     """A TOML value as its knob has it. Raises TrainError."""
     try:
-        return value_of(name, value)
+        return parse_recipe_option(name, value)
     except TrainError as error:
         raise TrainError(f"{where}: {str(error).replace(name, given)}") from None
 
@@ -107,7 +120,7 @@ def _subset(path: Path, where: str, own: Mapping[str, Any], recipe: Recipe) -> S
     regularisation = own.get("is_reg", False)
     if not isinstance(regularisation, bool):
         raise TrainError(f"{where}: is_reg is {regularisation!r}, but true or false is wanted")
-    return subset_of(folder, local, recipe.dataset_repeats, concept, regularisation, listing)
+    return load_subset(folder, local, recipe.dataset_repeats, concept, regularisation, listing)
 
 
 def _text(value: object, where: str) -> str:

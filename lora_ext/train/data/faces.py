@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from ...errors import TrainError
-from .image_files import Box, FaceFinder
+from .image_files import FaceFinder, PixelBox
 
 _IN_NAME = re.compile(r"_(\d+)_(\d+)_(\d+)_(\d+)$")
-SMALLEST = 1 / 24
+SMALLEST_FACE_SHARE = 1 / 24
 """Share of the shorter side below which nothing is taken for a face."""
 
 
-def face_in_name(path: Path) -> Box | None:
+def parse_face_box(path: Path) -> PixelBox | None:
     """The box that a name such as `ann_320_200_90_110.png` tells: the face's centre, width and height."""
     match = _IN_NAME.search(path.stem)
     if not match:
@@ -28,7 +28,7 @@ def face_in_name(path: Path) -> Box | None:
     return (x - width // 2, y - height // 2, width, height) if width and height else None
 
 
-def face_finder() -> FaceFinder:
+def opencv_face_finder() -> FaceFinder:
     """Finds the largest upright face of a picture with OpenCV's Haar cascade.
 
     Raises TrainError where OpenCV is not installed.
@@ -44,9 +44,9 @@ def face_finder() -> FaceFinder:
         ) from None
     lock = threading.Lock()  # a cascade keeps what it computes
 
-    def find(image: Image.Image) -> Box | None:
+    def find(image: Image.Image) -> PixelBox | None:
         grey = np.asarray(image.convert("L"))
-        least = max(20, int(min(image.size) * SMALLEST))
+        least = max(20, int(min(image.size) * SMALLEST_FACE_SHARE))
         with lock:
             found = cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))
         if len(found) == 0:

@@ -20,18 +20,31 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 from torch import Tensor
 
 from ...errors import TrainError
-from .buckets import LATENT, Fitted, Size, cover
+from .buckets import PIXELS_PER_LATENT, BucketFit, PixelSize, covering_size
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl", ".heic")
+IMAGE_FILE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".avif",
+    ".jxl",
+    ".heic",
+)
 """What counts as a picture; those that Pillow lacks here are named as unreadable."""
-PAPER = (255, 255, 255)
+TRANSPARENT_BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: what lies under them in the file is arbitrary."""
-ENOUGH = 178_956_970
+MAX_DECODED_PIXELS = 178_956_970
 """Pixels above which a file is taken for a bomb (Pillow's own limit)."""
 _BAD = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError,
         AttributeError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 
-RESAMPLING = {
+RESAMPLING_FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "lanczos4": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
@@ -43,15 +56,15 @@ RESAMPLING = {
 }
 """kohya's names (OpenCV's) → Pillow's filters, which average over the area when they shrink."""
 
-Box = tuple[int, int, int, int]
+PixelBox = tuple[int, int, int, int]
 """left, top, width, height, in pixels."""
 
 
-class UnreadablePicture(TrainError):
+class UnreadableImage(TrainError):
     """A file that is no picture, or a damaged one."""
 
 
-class Opened(NamedTuple):
+class DecodedImage(NamedTuple):
     """A decoded picture: RGB, and its alpha channel (mode L) where it has one."""
 
     rgb: Image.Image
@@ -59,7 +72,7 @@ class Opened(NamedTuple):
 
 
 @contextlib.contextmanager
-def whole_pictures_only() -> Iterator[None]:
+def rejecting_truncated_images() -> Iterator[None]:
     """Inside, a truncated picture cannot be opened: programs around us may have told Pillow to fill it with grey."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -69,12 +82,12 @@ def whole_pictures_only() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def is_picture(path: Path) -> bool:
+def is_image_file(path: Path) -> bool:
     """Whether a file's name is a picture's; hidden ones (such as macOS' `._a.jpg`) are not."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_FILE_SUFFIXES and not path.name.startswith(".")
 
 
-def open_picture(path: Path, data: bytes | None = None) -> Opened:
+def load_training_image(path: Path, data: bytes | None = None) -> DecodedImage:
     """Decode a picture, turned upright, 8 bits a channel. data: the file's bytes where they were read already.
 
     Transparent pixels are laid over white; 16-bit values are scaled; CMYK is converted with its own profile if it
@@ -87,13 +100,13 @@ def open_picture(path: Path, data: bytes | None = None) -> Opened:
                 _check_size(image.size, path)
                 image.load()
                 return _upright(image)
-    except UnreadablePicture:
+    except UnreadableImage:
         raise
     except _BAD as error:
-        raise UnreadablePicture(f"{path} cannot be read: {_reason(error, path)}") from None
+        raise UnreadableImage(f"{path} cannot be read: {_reason(error, path)}") from None
 
 
-def check(path: Path, data: bytes) -> Size:
+def check_image_data(path: Path, data: bytes) -> PixelSize:
     """The upright (width, height) of a picture all of whose data can be decoded. Raises UnreadablePicture."""
     try:
         with warnings.catch_warnings():
@@ -105,15 +118,15 @@ def check(path: Path, data: bytes) -> Size:
                 image.draft("RGB", (width // 8, height // 8))  # a JPEG is read through, but not all of it computed
                 image.load()
                 return (height, width) if turned else (width, height)
-    except UnreadablePicture:
+    except UnreadableImage:
         raise
     except _BAD as error:
-        raise UnreadablePicture(f"{path} cannot be read: {_reason(error, path)}") from None
+        raise UnreadableImage(f"{path} cannot be read: {_reason(error, path)}") from None
 
 
-def _check_size(size: Size, path: Path) -> None:
-    if size[0] * size[1] > ENOUGH:
-        raise UnreadablePicture(f"{path} has {size[0]}x{size[1]} pixels, too many to open; make it smaller first")
+def _check_size(size: PixelSize, path: Path) -> None:
+    if size[0] * size[1] > MAX_DECODED_PIXELS:
+        raise UnreadableImage(f"{path} has {size[0]}x{size[1]} pixels, too many to open; make it smaller first")
 
 
 def _reason(error: BaseException, path: Path) -> str:
@@ -124,7 +137,7 @@ def _reason(error: BaseException, path: Path) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
-def _upright(image: Image.Image) -> Opened:
+def _upright(image: Image.Image) -> DecodedImage:
     """Upright RGB and alpha of a loaded picture of any mode."""
     image = ImageOps.exif_transpose(image) or image
     alpha = None
@@ -133,8 +146,8 @@ def _upright(image: Image.Image) -> Opened:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*PAPER, 255)), image)
-    return Opened(_as_rgb(image), alpha)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*TRANSPARENT_BACKGROUND, 255)), image)
+    return DecodedImage(_as_rgb(image), alpha)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -162,18 +175,18 @@ def _from_numbers(values: np.ndarray, mode: str) -> Image.Image:
     return Image.fromarray(np.clip(np.nan_to_num(values * scale) + 0.5, 0, 255).astype(np.uint8))
 
 
-def resize(image: Image.Image, size: Size, interpolation: str | None = None) -> Image.Image:
+def resize_image(image: Image.Image, size: PixelSize, interpolation: str | None = None) -> Image.Image:
     """Scale to `size`. Without an interpolation: area where it shrinks, Lanczos where it grows, as kohya's scripts."""
     if image.size == size:
         return image
     if interpolation is not None:
-        return image.resize(size, RESAMPLING[interpolation])
+        return image.resize(size, RESAMPLING_FILTERS[interpolation])
     shrinks = size[0] <= image.width and size[1] <= image.height
     return image.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS)
 
 
 @dataclass(frozen=True)
-class Variation:
+class AugmentationRules:
     """How pictures are scaled and varied; names as in kohya's scripts. faces: finds faces' boxes in a picture."""
 
     flip_aug: bool = False
@@ -189,28 +202,30 @@ class Variation:
         return not (self.color_aug or self.random_crop or self.face_crop)
 
 
-class Cut(NamedTuple):
+class ImageCrop(NamedTuple):
     """Where a picture is cut: the part of it that is scaled to `resized`, and what of that is kept."""
 
-    part: Box | None
-    resized: Size
+    source_box: PixelBox | None
+    resized: PixelSize
     left: int
     top: int
 
 
-def cut_of(size: Size, fitted: Fitted, rules: Variation, rng: random.Random, face: Box | None = None) -> Cut:
+def choose_crop(
+    size: PixelSize, bucket_fit: BucketFit, rules: AugmentationRules, rng: random.Random, face: PixelBox | None = None
+) -> ImageCrop:
     """The cut of a picture of `size` for its bucket: the centre, a drawn place, or around `face`."""
-    part, resized = None, fitted.resized
+    part, resized = None, bucket_fit.resized
     if rules.face_crop and face:
-        part = around(face, size, fitted.bucket, rng.uniform(*rules.face_crop))
-        resized = cover(part[2:], fitted.bucket)
-    spare = resized[0] - fitted.bucket[0], resized[1] - fitted.bucket[1]
+        part = crop_around_face(face, size, bucket_fit.bucket, rng.uniform(*rules.face_crop))
+        resized = covering_size(part[2:], bucket_fit.bucket)
+    spare = resized[0] - bucket_fit.bucket[0], resized[1] - bucket_fit.bucket[1]
     if rules.random_crop:
-        return Cut(part, resized, rng.randint(0, spare[0]), rng.randint(0, spare[1]))
-    return Cut(part, resized, spare[0] // 2, spare[1] // 2)
+        return ImageCrop(part, resized, rng.randint(0, spare[0]), rng.randint(0, spare[1]))
+    return ImageCrop(part, resized, spare[0] // 2, spare[1] // 2)
 
 
-def around(face: Box, size: Size, bucket: Size, factor: float) -> Box:
+def crop_around_face(face: PixelBox, size: PixelSize, bucket: PixelSize, factor: float) -> PixelBox:
     """A window of the bucket's aspect inside the picture, its shorter side `factor` times the face, the face in it."""
     shorter = max(1.0, max(face[2:]) * factor)
     scale = shorter / min(bucket)
@@ -221,16 +236,16 @@ def around(face: Box, size: Size, bucket: Size, factor: float) -> Box:
     return min(max(left, 0), size[0] - width), min(max(top, 0), size[1] - height), width, height
 
 
-def apply_cut(image: Image.Image, cut: Cut, bucket: Size, interpolation: str | None) -> Image.Image:
+def apply_crop(image: Image.Image, crop: ImageCrop, bucket: PixelSize, interpolation: str | None) -> Image.Image:
     """The part of a picture that is trained, of the bucket's size."""
-    if cut.part:
-        left, top, width, height = cut.part
+    if crop.source_box:
+        left, top, width, height = crop.source_box
         image = image.crop((left, top, left + width, top + height))
-    image = resize(image, cut.resized, interpolation)
-    return image.crop((cut.left, cut.top, cut.left + bucket[0], cut.top + bucket[1]))
+    image = resize_image(image, crop.resized, interpolation)
+    return image.crop((crop.left, crop.top, crop.left + bucket[0], crop.top + bucket[1]))
 
 
-def recolour(image: Image.Image, rng: random.Random) -> Image.Image:
+def vary_colour(image: Image.Image, rng: random.Random) -> Image.Image:
     """In a third of cases a slightly other hue (up to 16 degrees) or gamma (0.95 to 1.05), as kohya's scripts."""
     if rng.random() >= 1 / 3:
         return image
@@ -242,17 +257,17 @@ def recolour(image: Image.Image, rng: random.Random) -> Image.Image:
     return image.point([round(255 * (v / 255) ** gamma) for v in range(256)] * 3)
 
 
-def pixels_of(image: Image.Image) -> Tensor:
+def image_to_pixels(image: Image.Image) -> Tensor:
     """RGB → (3, h, w) float32 in −1..1."""
     values = torch.from_numpy(np.array(image, dtype=np.uint8))
     return values.permute(2, 0, 1).contiguous().float().div_(127.5).sub_(1)
 
 
-def mask_of(image: Image.Image) -> Tensor:
+def image_to_latent_mask(image: Image.Image) -> Tensor:
     """A mask of a bucket's size (mode L) → (1, h/8, w/8) in 0..1, averaged over each latent's pixel."""
-    small = image.resize((image.width // LATENT, image.height // LATENT), Image.Resampling.BOX)
+    small = image.resize((image.width // PIXELS_PER_LATENT, image.height // PIXELS_PER_LATENT), Image.Resampling.BOX)
     return torch.from_numpy(np.array(small, dtype=np.uint8)).float().div_(255).unsqueeze(0)
 
 
-FaceFinder = Callable[[Image.Image], Box | None]
+FaceFinder = Callable[[Image.Image], PixelBox | None]
 """A picture's largest face, or None."""

@@ -16,7 +16,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def ahead(make: Callable[[A], B], jobs: Iterable[A], *, threads: int, depth: int | None = None) -> Iterator[B]:
+def prefetched(make: Callable[[A], B], jobs: Iterable[A], *, threads: int, depth: int | None = None) -> Iterator[B]:
     """`make(job)` of every job in order, up to `depth` (twice the threads) of them made in advance by threads.
 
     An exception comes out where its result would have. threads 0: made when asked for. Threads are enough: decoding

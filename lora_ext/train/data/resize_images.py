@@ -11,58 +11,62 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...command_line import Parser
+from ...command_line import CommandParser
 from ...errors import FileError, TrainError
-from ...file.saving import check_not_linked, replacing
-from ...progress import Track, bar, silent
-from .buckets import Size
-from .image_files import UnreadablePicture, is_picture, open_picture, resize, whole_pictures_only
+from ...file.saving import check_not_linked, replacing_file
+from ...progress import Track, no_progress, progress_bar
+from .buckets import PixelSize
+from .image_files import UnreadableImage, is_image_file, load_training_image, rejecting_truncated_images, resize_image
 from .subset import check_folder
 
-INTERPOLATIONS = ("area", "cubic", "lanczos4")
-USUAL = "512x512,384x384,256x256,128x128"
+OPENCV_INTERPOLATIONS = ("area", "cubic", "lanczos4")
+DEFAULT_MAX_RESOLUTION = "512x512,384x384,256x256,128x128"
 _SIZE = re.compile(r"\s*(\d+)\s*x\s*(\d+)\s*")
 
 
 @dataclass
-class Done:
+class ResizeReport:
     """What `resize_folder` did. pictures: how many were read; kept: files that were there already."""
 
-    pictures: int = 0
+    images_read: int = 0
     written: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
+    already_there: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
     def text(self) -> str:
         """One line, and one for each picture that was left out."""
-        line = f"{self.pictures} pictures read, {len(self.written)} written"
+        line = f"{self.images_read} pictures read, {len(self.written)} written"
         if self.copied:
             line += f", {len(self.copied)} other files copied"
-        if self.kept:
-            line += f", {len(self.kept)} were there already (--overwrite replaces them)"
+        if self.already_there:
+            line += f", {len(self.already_there)} were there already (--overwrite replaces them)"
         return "\n".join([line, *(f"skipped: {sentence}" for sentence in self.skipped)])
 
 
-def sizes_of(text: str) -> list[Size]:
+def parse_max_resolution(text: str) -> list[PixelSize]:
     """`512x512,384x384` → sizes. Raises TrainError."""
     sizes = []
     for part in text.split(","):
         match = _SIZE.fullmatch(part)
         if not match or not int(match[1]) or not int(match[2]):
-            raise TrainError(f"max_resolution {part.strip()!r} is not a size such as 512x512; several: {USUAL}")
+            raise TrainError(
+                f"max_resolution {part.strip()!r} is not a size such as 512x512; several: {DEFAULT_MAX_RESOLUTION}"
+            )
         sizes.append((int(match[1]), int(match[2])))
     return list(dict.fromkeys(sizes))
 
 
-def resized(size: Size, most: Size, divisible_by: int = 1) -> tuple[Size, Size]:
-    """(scaled, cut) sizes of a picture: scaled to the area of `most` if its own is larger, aspect kept; cut to
+def reduced_sizes(size: PixelSize, max_size: PixelSize, divisible_by: int = 1) -> tuple[PixelSize, PixelSize]:
+    """(scaled, cut) sizes of a picture: scaled to the area of `max_size` if its own is larger, aspect kept; cut to
     multiples of `divisible_by`. Raises TrainError where nothing is left."""
-    scale = math.sqrt(min(1.0, most[0] * most[1] / (size[0] * size[1])))
+    scale = math.sqrt(min(1.0, max_size[0] * max_size[1] / (size[0] * size[1])))
     scaled = size if scale == 1 else (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
     cut = scaled[0] - scaled[0] % divisible_by, scaled[1] - scaled[1] % divisible_by
     if not min(cut):
-        raise TrainError(f"{size[0]}x{size[1]} at {most[0]}x{most[1]} has no side that divides by {divisible_by}")
+        raise TrainError(
+            f"{size[0]}x{size[1]} at {max_size[0]}x{max_size[1]} has no side that divides by {divisible_by}"
+        )
     return scaled, cut
 
 
@@ -70,15 +74,15 @@ def resize_folder(
     source: Path,
     target: Path,
     *,
-    max_resolution: str = USUAL,
+    max_resolution: str = DEFAULT_MAX_RESOLUTION,
     divisible_by: int = 1,
     interpolation: str = "area",
     save_as_png: bool = False,
     copy_associated_files: bool = False,
     recursive: bool = False,
     overwrite: bool = False,
-    track: Track = silent,
-) -> Done:
+    track: Track = no_progress,
+) -> ResizeReport:
     """Write every picture of `source` at each size as `target`/NAME+512x512.jpg (or .png, which keeps transparency).
 
     copy_associated_files: captions and others of the same name, as NAME+512x512.txt. recursive: folders inside too.
@@ -87,31 +91,33 @@ def resize_folder(
     check_folder(source, "the folder of pictures")
     if divisible_by < 1:
         raise TrainError(f"divisible_by {divisible_by} is not 1 or more")
-    sizes, done = sizes_of(max_resolution), Done()
+    sizes, done = parse_max_resolution(max_resolution), ResizeReport()
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainError(f"{target} cannot be made: {error.strerror or error}") from None
     if target.samefile(source):
         raise TrainError(f"the pictures would be written among those they are made from; give another folder: {target}")
-    found = sorted(path for path in source.glob("**/*" if recursive else "*") if is_picture(path) and path.is_file())
+    found = sorted(path for path in source.glob("**/*" if recursive else "*") if is_image_file(path) and path.is_file())
     if not found:
         deep = "" if recursive else "; --recursive looks into the folders inside"
         raise TrainError(f"{source} has no pictures{deep}")
     names = _Names(source, target, ".png" if save_as_png else ".jpg")
-    with whole_pictures_only():
+    with rejecting_truncated_images():
         for path in track(found, "images"):
             try:
                 names.check(path)
-                opened = open_picture(path)
-                done.pictures += 1
+                opened = load_training_image(path)
+                done.images_read += 1
                 for size in sizes:
                     check_not_linked(names.of(path, size).parent, target)
-                    image = _made(opened.rgb, opened.alpha if save_as_png else None, size, divisible_by, interpolation)
+                    image = _resized_image(
+                        opened.rgb, opened.alpha if save_as_png else None, size, divisible_by, interpolation
+                    )
                     _save(image, names.of(path, size), overwrite, done)
                     if copy_associated_files:
                         _copy(path, names.of(path, size), overwrite, done)
-            except UnreadablePicture as error:
+            except UnreadableImage as error:
                 done.skipped.append(str(error))
             except TrainError as error:
                 done.skipped.append(f"{path}: {error}")
@@ -125,7 +131,7 @@ class _Names:
         self.source, self.target, self.suffix = source, target, suffix
         self.taken: dict[Path, Path] = {}
 
-    def of(self, path: Path, size: Size) -> Path:
+    def of(self, path: Path, size: PixelSize) -> Path:
         """A picture's file at a size."""
         folder = self.target / path.parent.relative_to(self.source)
         return folder / f"{path.stem}+{size[0]}x{size[1]}{self.suffix}"
@@ -137,24 +143,24 @@ class _Names:
             raise TrainError(f"{other.name} has the same name; rename one of them")
 
 
-def _made(image: Image.Image, alpha: Image.Image | None, most: Size, step: int, how: str) -> Image.Image:
+def _resized_image(image: Image.Image, alpha: Image.Image | None, most: PixelSize, step: int, how: str) -> Image.Image:
     """One picture at one size, cut from the middle."""
-    scaled, cut = resized(image.size, most, step)
+    scaled, cut = reduced_sizes(image.size, most, step)
     left, top = (scaled[0] - cut[0]) // 2, (scaled[1] - cut[1]) // 2
     box = left, top, left + cut[0], top + cut[1]
-    small = resize(image, scaled, how).crop(box)
+    small = resize_image(image, scaled, how).crop(box)
     if alpha is not None:
-        small.putalpha(resize(alpha, scaled, how).crop(box))
+        small.putalpha(resize_image(alpha, scaled, how).crop(box))
     return small
 
 
-def _save(image: Image.Image, path: Path, overwrite: bool, done: Done) -> None:
+def _save(image: Image.Image, path: Path, overwrite: bool, done: ResizeReport) -> None:
     if path.exists() and not overwrite:
-        done.kept.append(str(path))
+        done.already_there.append(str(path))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with replacing(path, overwrite=True) as part, part.open("wb") as out:
+        with replacing_file(path, overwrite=True) as part, part.open("wb") as out:
             if path.suffix == ".png":
                 image.save(out, "PNG", optimize=True)
             else:
@@ -164,14 +170,14 @@ def _save(image: Image.Image, path: Path, overwrite: bool, done: Done) -> None:
     done.written.append(str(path))
 
 
-def _copy(path: Path, made: Path, overwrite: bool, done: Done) -> None:
+def _copy(path: Path, made: Path, overwrite: bool, done: ResizeReport) -> None:
     """The files beside a picture that share its name, with the size put into theirs."""
     for other in _associated(path):
         target = made.with_name(made.stem + other.name[len(path.stem) :])
         if target.exists() and not overwrite:
-            done.kept.append(str(target))
+            done.already_there.append(str(target))
             continue
-        with replacing(target, overwrite=True) as part:
+        with replacing_file(target, overwrite=True) as part:
             shutil.copyfile(other, part)
         done.copied.append(str(target))
 
@@ -179,25 +185,25 @@ def _copy(path: Path, made: Path, overwrite: bool, done: Done) -> None:
 def _associated(path: Path) -> Iterator[Path]:
     for other in sorted(path.parent.iterdir()):
         same = other.name.startswith(f"{path.stem}.") and "." not in other.name[len(path.stem) + 1 :]
-        if same and other.is_file() and not is_picture(other):
+        if same and other.is_file() and not is_image_file(other):
             yield other
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `images`; 0 also where single pictures were skipped, which are named on standard output."""
-    parser = Parser("images", "Make pictures smaller for training, at one size or several.")
+    parser = CommandParser("images", "Make pictures smaller for training, at one size or several.")
     parser.add_argument("source", type=Path, metavar="SRC", help="folder of pictures")
     parser.add_argument("target", type=Path, metavar="DST", help="folder for the results, made if it is missing")
     text = "largest areas, WIDTHxHEIGHT separated by commas; smaller pictures keep their size"
-    parser.add_argument("--max_resolution", default=USUAL, help=text)
+    parser.add_argument("--max_resolution", default=DEFAULT_MAX_RESOLUTION, help=text)
     parser.add_argument("--divisible_by", type=int, default=1, help="cut sides to multiples of this")
-    parser.add_argument("--interpolation", choices=INTERPOLATIONS, default="area", help="how to scale")
+    parser.add_argument("--interpolation", choices=OPENCV_INTERPOLATIONS, default="area", help="how to scale")
     parser.add_argument("--save_as_png", action="store_true", help="PNG (keeps transparency) instead of JPEG")
     text = "copy captions and others of the same name along"
     parser.add_argument("--copy_associated_files", action="store_true", help=text)
     parser.add_argument("--recursive", action="store_true", help="folders inside too")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     options = vars(parser.parse_args(argv))
-    done = resize_folder(options.pop("source"), options.pop("target"), track=bar, **options)
+    done = resize_folder(options.pop("source"), options.pop("target"), track=progress_bar, **options)
     print(done.text())
     return 0

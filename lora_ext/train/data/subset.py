@@ -10,9 +10,9 @@ from pathlib import Path
 from ...errors import TrainError, did_you_mean
 from ..config.recipe import Recipe
 from .buckets import BucketRules
-from .caption_lists import list_of, read_list
-from .captions import CaptionRules, suffix_of
-from .image_files import Variation, is_picture
+from .caption_lists import find_caption_list, load_caption_list
+from .captions import CaptionRules, checked_caption_suffix
+from .image_files import AugmentationRules, is_image_file
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Subset:
     repeats: int
     concept: str = ""
     regularisation: bool = False
-    captions: CaptionRules = field(default_factory=CaptionRules)
-    buckets: BucketRules = field(default_factory=BucketRules)
-    variation: Variation = field(default_factory=Variation)
+    caption_rules: CaptionRules = field(default_factory=CaptionRules)
+    bucket_rules: BucketRules = field(default_factory=BucketRules)
+    augmentation: AugmentationRules = field(default_factory=AugmentationRules)
     caption_extension: str = ""
     batch_size: int = 1
-    weight: float = 1.0
+    loss_weight: float = 1.0
     masks: Path | None = None
-    listed: Mapping[Path, str] = field(default_factory=dict, hash=False)
+    listed_captions: Mapping[Path, str] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -53,18 +53,22 @@ def check_folder(path: Path, what: str) -> None:
         raise TrainError(f"{what} {path} does not exist{did_you_mean(path.name, names) if names else ''}")
 
 
-def subset_of(
+def load_subset(
     folder: Path,
     recipe: Recipe,
     repeats: int,
     concept: str = "",
     regularisation: bool = False,
-    metadata: Path | None = None,
+    caption_list: Path | None = None,
 ) -> Subset:
     """The subset of one folder, with a recipe's rules. metadata: a list of captions instead of the folder's own."""
-    listing = metadata or list_of(folder) or (Path(recipe.in_json) if recipe.in_json and not regularisation else None)
-    listed = read_list(listing, folder) if listing else {}
-    files = tuple(sorted(listed or (p for p in folder.iterdir() if is_picture(p) and p.is_file()), key=str))
+    listing = (
+        caption_list
+        or find_caption_list(folder)
+        or (Path(recipe.in_json) if recipe.in_json and not regularisation else None)
+    )
+    listed = load_caption_list(listing, folder) if listing else {}
+    files = tuple(sorted(listed or (p for p in folder.iterdir() if is_image_file(p) and p.is_file()), key=str))
     wanted = recipe.conditioning_data_dir if recipe.masked_loss and not regularisation else None
     masks = Path(wanted) if wanted else None
     if masks is not None:
@@ -75,14 +79,14 @@ def subset_of(
         repeats=repeats,
         concept=concept,
         regularisation=regularisation,
-        captions=caption_rules(recipe),
-        buckets=bucket_rules(recipe),
-        variation=variation(recipe),
-        caption_extension=suffix_of(recipe.caption_extension) if recipe.caption_extension else "",
+        caption_rules=caption_rules(recipe),
+        bucket_rules=bucket_rules(recipe),
+        augmentation=augmentation_rules(recipe),
+        caption_extension=checked_caption_suffix(recipe.caption_extension) if recipe.caption_extension else "",
         batch_size=recipe.train_batch_size,
-        weight=recipe.prior_loss_weight if regularisation else 1.0,
+        loss_weight=recipe.prior_loss_weight if regularisation else 1.0,
         masks=masks,
-        listed=listed,
+        listed_captions=listed,
     )
 
 
@@ -97,9 +101,9 @@ def bucket_rules(recipe: Recipe) -> BucketRules:
     return BucketRules(recipe.size(), **{name: getattr(recipe, name) for name in names})
 
 
-def variation(recipe: Recipe) -> Variation:
+def augmentation_rules(recipe: Recipe) -> AugmentationRules:
     """The recipe's knobs of that name. Raises TrainError for a face_crop_aug_range that is no range."""
-    names = [name for name in Variation.__dataclass_fields__ if name != "face_crop"]
+    names = [name for name in AugmentationRules.__dataclass_fields__ if name != "face_crop"]
     face = None
     if recipe.face_crop_aug_range:
         try:
@@ -112,4 +116,4 @@ def variation(recipe: Recipe) -> Variation:
                 "smallest first, such as 2.0,4.0"
             )
         face = low, high
-    return replace(Variation(**{name: getattr(recipe, name) for name in names}), face_crop=face)
+    return replace(AugmentationRules(**{name: getattr(recipe, name) for name in names}), face_crop=face)

@@ -17,34 +17,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config.dylora import Share
+from ..config.dylora import RankSelection
 
 
-def scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
+def scaled_matmul(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """scale · a·b in one product."""
     if scale == 1.0:
         return a @ b
     return torch.addmm(a.new_empty(1, 1), a, b, beta=0, alpha=scale)
 
 
-def split_rows(grad: Tensor, learning: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def split_by_parameter(grad: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The rows of a gradient as one tensor for each Parameter of rows."""
-    if len(learning) == 1:
-        return (grad.reshape(learning[0].shape).to(learning[0].dtype),)
-    parts = grad.split([len(p) for p in learning])
-    return tuple(part.reshape(p.shape).to(p.dtype) for part, p in zip(parts, learning, strict=True))
+    if len(parameters) == 1:
+        return (grad.reshape(parameters[0].shape).to(parameters[0].dtype),)
+    parts = grad.split([len(p) for p in parameters])
+    return tuple(part.reshape(p.shape).to(p.dtype) for part, p in zip(parts, parameters, strict=True))
 
 
-def opened(
-    output: Tensor | tuple[Tensor], down: Tensor, up: Tensor, share: Share
+def prepare_forward(
+    output: Tensor | tuple[Tensor], down: Tensor, up: Tensor, selection: RankSelection
 ) -> tuple[bool, Tensor, Tensor, Tensor]:
     """Whether the output may be written to, the output itself, and the acting rows of D and Uᵀ in its dtype."""
     own = isinstance(output, tuple)
     out = output[0].detach() if isinstance(output, tuple) else output
-    return own, out, down[: share.acting].to(out.dtype), up[: share.acting].to(out.dtype)
+    return own, out, down[: selection.active].to(out.dtype), up[: selection.active].to(out.dtype)
 
 
-class LinearPath(torch.autograd.Function):
+class LinearLoraFunction(torch.autograd.Function):
     """For Linear: x (…, in), output (…, out); `output` is a Tensor of the graph, or a tuple with one to write to."""
 
     @staticmethod
@@ -55,42 +55,42 @@ class LinearPath(torch.autograd.Function):
         weight: Tensor | None,
         down: Tensor,
         up: Tensor,
-        share: Share,
+        selection: RankSelection,
         *learning: Tensor,
     ) -> Tensor:
         """learning: the Parameters of D's learning rows, then those of Uᵀ's. weight: see the top."""
-        own, out, down, up = opened(output, down, up, share)
+        own, out, down, up = prepare_forward(output, down, up, selection)
         flat = x.reshape(-1, x.shape[-1]).to(out.dtype)
         thin = flat @ down.t()
         ctx.save_for_backward(flat, thin)
-        ctx.weight, ctx.down, ctx.up, ctx.share, ctx.learning = weight, down, up, share, learning
+        ctx.weight, ctx.down, ctx.up, ctx.share, ctx.learning = weight, down, up, selection, learning
         ctx.x_shape, ctx.x_dtype = x.shape, x.dtype
         if own:
-            out.view(-1, out.shape[-1]).addmm_(thin, up, alpha=share.scale)
+            out.view(-1, out.shape[-1]).addmm_(thin, up, alpha=selection.scale)
             return out
-        return torch.addmm(out.reshape(-1, out.shape[-1]), thin, up, alpha=share.scale).view(out.shape)
+        return torch.addmm(out.reshape(-1, out.shape[-1]), thin, up, alpha=selection.scale).view(out.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Gradients of x, output, and the learning rows."""
         (grad,) = grads
         flat, thin = ctx.saved_tensors
-        share: Share = ctx.share
+        share: RankSelection = ctx.share
         rows = slice(share.first, share.last)
         half = len(ctx.learning) // 2
         g = grad.reshape(-1, grad.shape[-1])
-        thin_grad = scaled(g, ctx.up.t(), share.scale)
+        thin_grad = scaled_matmul(g, ctx.up.t(), share.scale)
         x_grad = None
         if ctx.needs_input_grad[0]:
             plain = ctx.weight is None
             x_grad = thin_grad @ ctx.down if plain else (g @ ctx.weight).addmm_(thin_grad, ctx.down)
             x_grad = x_grad.to(ctx.x_dtype).view(ctx.x_shape)
-        down_grad = split_rows(thin_grad[:, rows].t() @ flat, ctx.learning[:half])
-        up_grad = split_rows(scaled(thin[:, rows].t(), g, share.scale), ctx.learning[half:])
+        down_grad = split_by_parameter(thin_grad[:, rows].t() @ flat, ctx.learning[:half])
+        up_grad = split_by_parameter(scaled_matmul(thin[:, rows].t(), g, share.scale), ctx.learning[half:])
         return x_grad, None if ctx.weight is not None else grad, None, None, None, None, *down_grad, *up_grad
 
 
-class ConvPath(torch.autograd.Function):
+class ConvLoraFunction(torch.autograd.Function):
     """For Conv2d without groups: x (n, in, h, w), output (n, out, h', w'); `how` is (stride, padding, dilation)."""
 
     @staticmethod
@@ -101,32 +101,32 @@ class ConvPath(torch.autograd.Function):
         weight: Tensor | None,
         down: Tensor,
         up: Tensor,
-        share: Share,
-        how: Any,
+        selection: RankSelection,
+        conv_options: Any,
         *learning: Tensor,
     ) -> Tensor:
         """learning, weight: as LinearPath's."""
-        own, out, down, up = opened(output, down, up, share)
+        own, out, down, up = prepare_forward(output, down, up, selection)
         image = x.to(out.dtype)
-        thin = F.conv2d(image, down, None, *how)
+        thin = F.conv2d(image, down, None, *conv_options)
         ctx.save_for_backward(image, thin)
-        ctx.weight, ctx.down, ctx.up, ctx.share, ctx.learning = weight, down, up, share, learning
-        ctx.how, ctx.x_dtype = how, x.dtype
+        ctx.weight, ctx.down, ctx.up, ctx.share, ctx.learning = weight, down, up, selection, learning
+        ctx.how, ctx.x_dtype = conv_options, x.dtype
         if out.is_contiguous():
             wide = up.t().expand(len(out), -1, -1)
             if own:
-                out.flatten(2).baddbmm_(wide, thin.flatten(2), alpha=share.scale)
+                out.flatten(2).baddbmm_(wide, thin.flatten(2), alpha=selection.scale)
                 return out
-            return torch.baddbmm(out.flatten(2), wide, thin.flatten(2), alpha=share.scale).view(out.shape)
+            return torch.baddbmm(out.flatten(2), wide, thin.flatten(2), alpha=selection.scale).view(out.shape)
         add = F.conv2d(thin, up.t()[:, :, None, None])
-        return out.add_(add, alpha=share.scale) if own else torch.add(out, add, alpha=share.scale)
+        return out.add_(add, alpha=selection.scale) if own else torch.add(out, add, alpha=selection.scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Gradients of x, output, and the learning rows."""
         (grad,) = grads
         image, thin = ctx.saved_tensors
-        share: Share = ctx.share
+        share: RankSelection = ctx.share
         rows = slice(share.first, share.last)
         half = len(ctx.learning) // 2
         flat = grad.flatten(2)
@@ -140,13 +140,16 @@ class ConvPath(torch.autograd.Function):
             None if x_grad is None else x_grad.to(ctx.x_dtype),
             None if ctx.weight is not None else grad,
             None, None, None, None, None,
-            *split_rows(down_grad[rows], ctx.learning[:half]), *split_rows(up_grad, ctx.learning[half:]),
+            *split_by_parameter(down_grad[rows], ctx.learning[:half]),
+            *split_by_parameter(up_grad, ctx.learning[half:]),
         )  # fmt: skip
 
 
-def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, how: Any, wanted: tuple[bool, bool]) -> tuple[Any, Any]:
+def _conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, conv_options: Any, wanted: tuple[bool, bool]
+) -> tuple[Any, Any]:
     """Gradients of a convolution's input and weight, those that are wanted."""
-    stride, padding, dilation = how
+    stride, padding, dilation = conv_options
     found = torch.ops.aten.convolution_backward(
         grad, x, weight, None, stride, padding, dilation, False, [0, 0], 1, [*wanted, False]
     )
@@ -168,7 +171,7 @@ def frozen_weight(module: nn.Module) -> Tensor | None:
     return weight if weight.dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64) else None
 
 
-def convolution(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[Any, Any, Any]]:
+def prepare_convolution(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[Any, Any, Any]]:
     """The layer's input and (stride, padding, dilation), with any padding but zeros already on the input."""
     if module.padding_mode != "zeros":
         x = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
@@ -180,7 +183,7 @@ def convolution(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[Any, Any, A
     return x, (module.stride, padding, module.dilation)
 
 
-def masked(
+def forward_with_dropout(
     module: nn.Module, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float, masks: tuple[Any, Any]
 ) -> Tensor:
     """The path with dropout on the thin values: masks = (thin → a mask in its shape or None, thin → (n, r) or None).
@@ -190,7 +193,7 @@ def masked(
     dtype = output.dtype
     values, ranks = masks
     if isinstance(module, nn.Conv2d):
-        x, how = convolution(module, x)
+        x, how = prepare_convolution(module, x)
         thin = F.conv2d(x.to(dtype), down.to(dtype), None, *how)
         extra: tuple[int, ...] = (1, 1)
     else:

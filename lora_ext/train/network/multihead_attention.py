@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...inject import Target
-from .trainable_factors import Factors
+from ...inject import LayerTarget
+from .trainable_factors import TrainableFactors
 
 
 def _holder(module: nn.Module, slot: str) -> tuple[nn.Module, str]:
@@ -18,7 +18,7 @@ def _holder(module: nn.Module, slot: str) -> tuple[nn.Module, str]:
     return (module.get_submodule(".".join(path)) if path else module), name
 
 
-def _changed(weight: Tensor, rows: Sequence[tuple[Target, Factors]]) -> Tensor:
+def _changed(weight: Tensor, rows: Sequence[tuple[LayerTarget, TrainableFactors]]) -> Tensor:
     """W + ΔW, where each ΔW has its rows of W."""
     total = weight
     for target, factors in rows:
@@ -30,20 +30,22 @@ def _changed(weight: Tensor, rows: Sequence[tuple[Target, Factors]]) -> Tensor:
     return total
 
 
-def hook_attention(module: nn.Module, rows: Sequence[tuple[Target, Factors]]) -> list[RemovableHandle]:
+def hook_multihead_attention(
+    module: nn.Module, targets_and_factors: Sequence[tuple[LayerTarget, TrainableFactors]]
+) -> list[RemovableHandle]:
     """Hooks that shadow the parameters by W + ΔW, differentiable in the factors, for the time of each call.
 
     The Parameters stay where they are; an attribute of the same name on the instance hides them and is taken away
     again, also after an exception.
     """
-    slots = sorted({target.slot for target, _ in rows})
+    slots = sorted({target.slot for target, _ in targets_and_factors})
 
     def enter(*_: object) -> None:
         for slot in slots:
             holder, name = _holder(module, slot)
             weight = holder._parameters[name]
             assert weight is not None
-            holder.__dict__[name] = _changed(weight, [row for row in rows if row[0].slot == slot])
+            holder.__dict__[name] = _changed(weight, [row for row in targets_and_factors if row[0].slot == slot])
 
     def leave(*_: object) -> None:
         for slot in slots:

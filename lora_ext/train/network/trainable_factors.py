@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ...lowrank import LowRank
-from ..config.block_settings import Size
-from ..config.dylora import Share, whole
-from .autograd import ConvPath, LinearPath, convolution, frozen_weight, masked
+from ..config.block_settings import RankAndAlpha
+from ..config.dylora import RankSelection, select_all_ranks
+from .autograd import ConvLoraFunction, LinearLoraFunction, forward_with_dropout, frozen_weight, prepare_convolution
 
-compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
+is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
 """Whether torch.compile is looking at what is run (from torch 2.2 on)."""
 
 
-class Factors(nn.Module):
+class TrainableFactors(nn.Module):
     """D (R, in[, kh, kw]) and Uᵀ (R, out) of one layer, float32, with a Parameter for every `unit` ranks of each.
 
     The Parameters share the memory of `down` and `up`, so that any number of first ranks is a view. Parameters of
@@ -29,30 +29,32 @@ class Factors(nn.Module):
     down: Tensor
     up: Tensor
 
-    def __init__(self, shape: tuple[int, ...], size: Size, unit: int | None, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], rank_and_alpha: RankAndAlpha, unit: int | None, generator: torch.Generator | None
+    ) -> None:
         super().__init__()
-        self.alpha = size.alpha or float(size.rank)  # 0 means the rank, as in kohya's scripts
+        self.alpha = rank_and_alpha.alpha or float(rank_and_alpha.rank)  # 0 means the rank, as in kohya's scripts
         bound = torch.Size(shape[1:]).numel() ** -0.5
-        down = torch.empty(size.rank, *shape[1:]).uniform_(-bound, bound, generator=generator)
-        up = torch.zeros(size.rank, shape[0])
-        self.unit = unit or size.rank
+        down = torch.empty(rank_and_alpha.rank, *shape[1:]).uniform_(-bound, bound, generator=generator)
+        up = torch.zeros(rank_and_alpha.rank, shape[0])
+        self.unit = unit or rank_and_alpha.rank
         self.downs = nn.ParameterList(nn.Parameter(rows) for rows in down.split(self.unit))
         self.ups = nn.ParameterList(nn.Parameter(rows) for rows in up.split(self.unit))
         self.multiplier = 1.0
         self.skipped = False
         self.dropout = self.rank_dropout = 0.0
         self.seed: int | None = None
-        self.computes: torch.dtype | None = None
+        self.layer_dtype: torch.dtype | None = None
         self.casts: tuple[Tensor, Tensor] | None = None
-        self.stamp = 0
-        self._waiting: tuple[Tensor, Tensor] | None = None
-        self._hold(down, up)
-        self.act(whole(self.rank, self.alpha))
+        self.cast_version = 0
+        self._pending_input: tuple[Tensor, Tensor] | None = None
+        self._use_memory(down, up)
+        self.select_ranks(select_all_ranks(self.rank, self.alpha))
 
     # --- the shared memory
 
     @torch.no_grad()
-    def _hold(self, down: Tensor, up: Tensor) -> None:
+    def _use_memory(self, down: Tensor, up: Tensor) -> None:
         """Makes `down` and `up` the memory of all Parameters."""
         self.__dict__["down"], self.__dict__["up"] = down, up
         self.casts = None
@@ -60,15 +62,15 @@ class Factors(nn.Module):
             for parameter, rows in zip(parameters, whole_factor.split(self.unit), strict=True):
                 parameter.data = rows
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Factors:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TrainableFactors:
         """As nn.Module's (`to`, `cuda`, `half` …), keeping the memory shared."""
-        self._hold(fn(self.down), fn(self.up))
+        self._use_memory(fn(self.down), fn(self.up))
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad = fn(parameter.grad)
         return self
 
-    def gather(self) -> None:
+    def restore_shared_memory(self) -> None:
         """Takes the Parameters' values back into one memory where someone gave them other memory."""
         apart = any(
             p.data_ptr() != rows.data_ptr()
@@ -76,7 +78,7 @@ class Factors(nn.Module):
             for p, rows in zip(parameters, factor.split(self.unit), strict=True)
         )
         if apart:
-            self._hold(torch.cat([p.data for p in self.downs]), torch.cat([p.data for p in self.ups]))
+            self._use_memory(torch.cat([p.data for p in self.downs]), torch.cat([p.data for p in self.ups]))
 
     @property
     def rank(self) -> int:
@@ -85,37 +87,41 @@ class Factors(nn.Module):
 
     # --- what acts
 
-    def act(self, share: Share) -> None:
-        """From now on `share` of the ranks acts and learns."""
-        self.share = share
-        units = range(share.first // self.unit, -(-share.last // self.unit))
-        self.learning = (*(self.downs[i] for i in units), *(self.ups[i] for i in units))
+    def select_ranks(self, selection: RankSelection) -> None:
+        """From now on `selection` of the ranks acts and learns."""
+        self.selection = selection
+        units = range(selection.first // self.unit, -(-selection.last // self.unit))
+        self.trained_parameters = (*(self.downs[i] for i in units), *(self.ups[i] for i in units))
 
     @property
-    def now(self) -> Share:
+    def scaled_selection(self) -> RankSelection:
         """The share with the multiplier on its scale."""
-        return self.share if self.multiplier == 1.0 else replace(self.share, scale=self.share.scale * self.multiplier)
+        return (
+            self.selection
+            if self.multiplier == 1.0
+            else replace(self.selection, scale=self.selection.scale * self.multiplier)
+        )
 
-    def pieces(self) -> tuple[Tensor, Tensor]:
+    def active_factors(self) -> tuple[Tensor, Tensor]:
         """The acting ranks of D and Uᵀ, the learning ones as part of the graph."""
-        share, half = self.share, len(self.learning) // 2
-        sides = ((self.down, self.learning[:half]), (self.up, self.learning[half:]))
-        parts = ([f[: share.first], *rows, f[share.last : share.acting]] for f, rows in sides)
+        share, half = self.selection, len(self.trained_parameters) // 2
+        sides = ((self.down, self.trained_parameters[:half]), (self.up, self.trained_parameters[half:]))
+        parts = ([f[: share.first], *rows, f[share.last : share.active]] for f, rows in sides)
         down, up = (torch.cat([part for part in some if len(part)]) for some in parts)
         return down, up
 
     def low_rank(self) -> LowRank:
         """ΔW at weight 1 with all ranks, detached, on the CPU."""
-        self.gather()
+        self.restore_shared_memory()
         down, up = self.down.detach().cpu().clone(), self.up.detach().cpu().t().clone()
         return LowRank(up, torch.full((self.rank,), self.alpha / self.rank), down)
 
     def delta(self) -> Tensor:
         """scale · U·D as the layer's weight has it, differentiable; dropout of ranks is common to the batch."""
-        down, up = self.pieces()
+        down, up = self.active_factors()
         if self.training and self._drops and self.rank_dropout:
             down = down * self.rank_mask(down[None, :, 0])[0][:, None]
-        return (up.t() @ down.flatten(1) * self.now.scale).unflatten(1, down.shape[1:])
+        return (up.t() @ down.flatten(1) * self.scaled_selection.scale).unflatten(1, down.shape[1:])
 
     # --- masks
 
@@ -136,63 +142,69 @@ class Factors(nn.Module):
 
     # --- the hooks
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def before_forward(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Before the layer: where the path can do its backward pass too, the layer runs without a graph."""
-        if compiling():  # a compiler finds the backward pass by itself
+        if is_compiling():  # a compiler finds the backward pass by itself
             return None
-        self._waiting = None
+        self._pending_input = None
         if not torch.is_grad_enabled() or (self.training and (self.skipped or self._drops)):
             return None
         x = args[0]
         weight = frozen_weight(module)
         if weight is None or weight.dtype != (autocast_dtype(x.device.type) or x.dtype):
             return None
-        self._waiting = (x, weight)
+        self._pending_input = (x, weight)
         return (x.detach(), *args[1:])
 
-    def hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def after_forward(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """output + scale · U·D·x."""
-        if compiling():
-            return masked(module, args[0], output, *self.pieces(), self.now.scale, (None, None))
-        x, weight = self._waiting or (args[0], None)
-        self._waiting = None
+        if is_compiling():
+            return forward_with_dropout(
+                module, args[0], output, *self.active_factors(), self.scaled_selection.scale, (None, None)
+            )
+        x, weight = self._pending_input or (args[0], None)
+        self._pending_input = None
         if self.training and self.skipped:
             return None
-        share = self.now
+        share = self.scaled_selection
         if self.training and self._drops:
             masks = (self.value_mask if self.dropout else None, self.rank_mask if self.rank_dropout else None)
-            return masked(module, x, output, *self.pieces(), share.scale, masks)
-        down, up = self._ready(output.dtype)
+            return forward_with_dropout(module, x, output, *self.active_factors(), share.scale, masks)
+        down, up = self._factors_in(output.dtype)
         into: Any = output if weight is None else (output,)
         if not isinstance(module, nn.Conv2d):
-            return LinearPath.apply(x, into, weight, down, up, share, *self.learning)
-        x, how = convolution(module, x)
-        return ConvPath.apply(x, into, weight, down, up, share, how, *self.learning)
+            return LinearLoraFunction.apply(x, into, weight, down, up, share, *self.trained_parameters)
+        x, how = prepare_convolution(module, x)
+        return ConvLoraFunction.apply(x, into, weight, down, up, share, how, *self.trained_parameters)
 
     @property
     def _drops(self) -> bool:
         return self.seed is not None and bool(self.dropout or self.rank_dropout)
 
-    def _ready(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """D and Uᵀ in the layer's dtype: what `refresh` made at the step's beginning, or themselves."""
+    def _factors_in(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """D and Uᵀ in the layer's dtype: what `cast_factors` made at the step's beginning, or themselves."""
         if dtype == self.down.dtype:
             return self.down, self.up
-        self.computes = dtype
-        if self.casts is not None and self.casts[0].dtype == dtype and self.stamp == self.learning[0]._version:
+        self.layer_dtype = dtype
+        if (
+            self.casts is not None
+            and self.casts[0].dtype == dtype
+            and self.cast_version == self.trained_parameters[0]._version
+        ):
             return self.casts
         return self.down, self.up
 
 
-def refresh(modules: Sequence[Factors]) -> None:
+def cast_factors(modules: Sequence[TrainableFactors]) -> None:
     """Casts the factors of all modules to what their layers computed in last, a few kernels for all; done once a step
     instead of in every layer."""
-    wanted = [m for m in modules if m.computes is not None and m.computes != m.down.dtype]
+    wanted = [m for m in modules if m.layer_dtype is not None and m.layer_dtype != m.down.dtype]
     if not wanted or not hasattr(torch, "_foreach_copy_"):
         return
     for module in wanted:
-        if module.casts is None or module.casts[0].dtype != module.computes:
-            module.casts = (module.down.to(module.computes), module.up.to(module.computes))
-        module.stamp = module.learning[0]._version
+        if module.casts is None or module.casts[0].dtype != module.layer_dtype:
+            module.casts = (module.down.to(module.layer_dtype), module.up.to(module.layer_dtype))
+        module.cast_version = module.trained_parameters[0]._version
     with torch.no_grad():
         into = [cast for m in wanted if m.casts is not None for cast in m.casts]
         torch._foreach_copy_(into, [factor for m in wanted for factor in (m.down, m.up)])

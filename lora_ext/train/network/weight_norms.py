@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .trainable_factors import Factors
+from .trainable_factors import TrainableFactors
 
 
 @dataclass(frozen=True)
-class Norms:
+class NormLimitReport:
     """After a limit was put on: how many modules were shrunk, the mean and the largest norm (0-dim tensors)."""
 
     scaled: Tensor
@@ -21,7 +21,7 @@ class Norms:
 
 
 @torch.no_grad()
-def norms(modules: Sequence[Factors]) -> Tensor:
+def delta_norms(modules: Sequence[TrainableFactors]) -> Tensor:
     """‖alpha/R · U·D‖ (Frobenius) of each: sqrt of ⟨U ᵀU, D Dᵀ⟩, float32, on the first one's device."""
     device = modules[0].down.device
     squares = []
@@ -33,9 +33,9 @@ def norms(modules: Sequence[Factors]) -> Tensor:
 
 
 @torch.no_grad()
-def limit_norms(modules: Sequence[Factors], limit: float) -> Norms:
+def limit_delta_norms(modules: Sequence[TrainableFactors], limit: float) -> NormLimitReport:
     """Multiplies U and D of every ΔW longer than `limit` by the same number, so that its norm is `limit`."""
-    before = norms(modules)
+    before = delta_norms(modules)
     ratio = (limit / before.clamp(min=limit / 2)).clamp(max=1.0)
     roots = ratio.sqrt()
     for place in {module.down.device for module in modules}:
@@ -45,4 +45,4 @@ def limit_norms(modules: Sequence[Factors], limit: float) -> Norms:
         torch._foreach_mul_([m.down for m, _ in chosen], [root for _, root in chosen])
         torch._foreach_mul_([m.up for m, _ in chosen], [root for _, root in chosen])
     after = before * ratio
-    return Norms((ratio < 1).sum(), after.mean(), after.max())
+    return NormLimitReport((ratio < 1).sum(), after.mean(), after.max())

@@ -14,43 +14,43 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ...protocols import Trainee
+from ...protocols import TrainableModel
 from ..config.recipe import Recipe
-from ..data.buckets import LATENT, Size
+from ..data.buckets import PIXELS_PER_LATENT, PixelSize
 
-GIB = 2.0**30
-RUNTIME = 0.4 * GIB
+BYTES_IN_GIB = 2.0**30
+LIBRARY_BYTES = 0.4 * BYTES_IN_GIB
 """What torch and its libraries take by themselves."""
-ENCODING = 2.7e8
+VAE_OPERATIONS_PER_LATENT = 2.7e8
 """Operations of the VAE's encoder for each latent pixel (SD's)."""
-CHECKPOINTED = 0.3
+CHECKPOINTED_ACTIVATIONS = 0.3
 """Share of the activations that stays with gradient checkpointing."""
-EFFICIENCY = 0.5
+STEP_EFFICIENCY = 0.5
 """Speed of a training step beside that of one large product of matrices."""
-LAYER = 2.5e-4
+SECONDS_PER_LAYER = 2.5e-4
 """Seconds that a layer takes in a step at least, forward and back, however small the pictures are."""
-STATES = {"adamw8bit": 2, "lion": 4, "sgd": 0, "adafactor": 1, "prodigy": 16, "lion8bit": 1}
+OPTIMIZER_BYTES_PER_PARAMETER = {"adamw8bit": 2, "lion": 4, "sgd": 0, "adafactor": 1, "prodigy": 16, "lion8bit": 1}
 """Bytes of an optimizer for each number it trains; 8 for the others (two float32)."""
 
 
-class Cost(NamedTuple):
+class UNetCost(NamedTuple):
     """A U-Net: parameters; operations of a step, linear and quadratic in latent pixels; float32 bytes kept a pixel."""
 
     parameters: float
-    linear: float
-    quadratic: float
-    kept: float
+    linear_operations: float
+    quadratic_operations: float
+    activation_bytes: float
 
 
-COSTS = {
-    "SD1": Cost(859.5e6, 3.346e8, 2.12e4, 1.25e6),
-    "SD2": Cost(865.9e6, 3.347e8, 2.12e4, 1.15e6),
-    "SDXL": Cost(2567.5e6, 7.43e8, 7.6e3, 1.7e6),
+UNET_COSTS = {
+    "SD1": UNetCost(859.5e6, 3.346e8, 2.12e4, 1.25e6),
+    "SD2": UNetCost(865.9e6, 3.347e8, 2.12e4, 1.15e6),
+    "SDXL": UNetCost(2567.5e6, 7.43e8, 7.6e3, 1.7e6),
 }
 
 
 @dataclass(frozen=True)
-class Expected:
+class CostEstimate:
     """Bytes of each kind, and seconds of a step; 0 seconds where the speed is not known, 0 to have where that is not.
 
     spare: what would make the run smaller, in words.
@@ -66,34 +66,45 @@ class Expected:
     @property
     def bytes(self) -> float:
         """All together, with what the libraries take."""
-        return self.weights + self.training + self.activations + RUNTIME
+        return self.weights + self.training + self.activations + LIBRARY_BYTES
 
 
-def expected(recipe: Recipe, trainee: Trainee, trained: int, largest: Size, pixels: float) -> Expected:
-    """Memory at the largest bucket (w, h), and time at `pixels` latent pixels in a picture (their mean).
+def estimate_cost(
+    recipe: Recipe, model: TrainableModel, parameter_count: int, largest_bucket: PixelSize, mean_latent_pixels: float
+) -> CostEstimate:
+    """Memory at the largest bucket (w, h), and time at `mean_latent_pixels` latent pixels in a picture (their mean).
 
-    trained: how many numbers learn. A smaller model of the same family is taken to need less in proportion.
+    parameter_count: how many numbers learn. A smaller model of the same family is taken to need less in proportion.
     """
-    cost = COSTS.get(trainee.family, COSTS["SD1"])
-    parts = trainee.parts()
+    cost = UNET_COSTS.get(model.family, UNET_COSTS["SD1"])
+    parts = model.parts()
     part = _count(parts.get("unet")) / cost.parameters
     half = recipe.mixed_precision != "no"
-    kept = cost.kept * (0.5 if half else 1) * (CHECKPOINTED if recipe.gradient_checkpointing else 1)
-    area = largest[0] * largest[1] / LATENT**2 * recipe.train_batch_size
-    work = part * (cost.linear * pixels + cost.quadratic * pixels**2) * (1.5 if recipe.gradient_checkpointing else 1)
+    kept = (
+        cost.activation_bytes
+        * (0.5 if half else 1)
+        * (CHECKPOINTED_ACTIVATIONS if recipe.gradient_checkpointing else 1)
+    )
+    area = largest_bucket[0] * largest_bucket[1] / PIXELS_PER_LATENT**2 * recipe.train_batch_size
+    work = (
+        part
+        * (cost.linear_operations * mean_latent_pixels + cost.quadratic_operations * mean_latent_pixels**2)
+        * (1.5 if recipe.gradient_checkpointing else 1)
+    )
     if not (recipe.cache_latents or recipe.cache_latents_to_disk):
-        work += ENCODING * pixels * min(part, 1)
+        work += VAE_OPERATIONS_PER_LATENT * mean_latent_pixels * min(part, 1)
     layers = sum(not list(m.children()) for part in parts.values() for m in part.modules())
-    speed = speed_of(trainee.device, half) * EFFICIENCY
-    return Expected(
+    speed = measure_matmul_speed(model.device, half) * STEP_EFFICIENCY
+    return CostEstimate(
         weights=sum(_bytes(part) for part in parts.values()) + _vae(part, half),
-        training=trained * (8.0 + STATES.get(recipe.optimizer_type.casefold(), 8)),
+        training=parameter_count * (8.0 + OPTIMIZER_BYTES_PER_PARAMETER.get(recipe.optimizer_type.casefold(), 8)),
         activations=area * kept * min(part, 1),
-        seconds=recipe.gradient_accumulation_steps * max(1.1 * recipe.train_batch_size * work / speed, layers * LAYER)
+        seconds=recipe.gradient_accumulation_steps
+        * max(1.1 * recipe.train_batch_size * work / speed, layers * SECONDS_PER_LAYER)
         if speed
         else 0.0,
-        have=memory_of(trainee.device),
-        spare=spare(recipe),
+        have=available_gpu_bytes(model.device),
+        spare=smaller_run_advice(recipe),
     )
 
 
@@ -110,7 +121,7 @@ def _bytes(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
-def memory_of(device: torch.device) -> float:
+def available_gpu_bytes(device: torch.device) -> float:
     """Bytes that could be had on a GPU, 0 where that is not known."""
     if device.type != "cuda":
         return 0.0
@@ -121,7 +132,7 @@ def memory_of(device: torch.device) -> float:
         return 0.0
 
 
-def speed_of(device: torch.device, half: bool) -> float:
+def measure_matmul_speed(device: torch.device, half: bool) -> float:
     """Operations a second of a large product of matrices, 0 where it cannot be measured; takes a tenth of a second."""
     side = 4096 if device.type == "cuda" else 768
     dtype = torch.float16 if half and device.type == "cuda" else torch.float32
@@ -137,7 +148,7 @@ def speed_of(device: torch.device, half: bool) -> float:
         return 0.0
 
 
-def in_words(seconds: float) -> str:
+def format_rough_duration(seconds: float) -> str:
     """`3 s`, `12 min`, `5 h 20 min`, `3 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -149,7 +160,7 @@ def in_words(seconds: float) -> str:
     return f"{minutes / 1440:.0f} days"
 
 
-def spare(recipe: Recipe) -> str:
+def smaller_run_advice(recipe: Recipe) -> str:
     """What would make a run smaller, the best first."""
     ways: Mapping[str, bool] = {
         "mixed_precision bf16 (or fp16)": recipe.mixed_precision == "no",

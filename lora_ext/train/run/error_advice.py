@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from ..config.recipe import Recipe
-from .training_log import Row
+from .training_log import LogRow
 
 
-def no_number(recipe: Recipe, row: Row, rates: Mapping[str, float], state: Path | None) -> str:
+def nan_advice(recipe: Recipe, row: LogRow, rates: Mapping[str, float], state_folder: Path | None) -> str:
     """The loss, or the gradient that the network was moved by, is NaN or infinite since this row's step."""
     half = recipe.mixed_precision == "fp16"
     tries = [f"a lower learning rate than {max(rates.values(), default=recipe.learning_rate):g}"]
@@ -20,12 +20,12 @@ def no_number(recipe: Recipe, row: Row, rates: Mapping[str, float], state: Path 
         tries.append("mixed_precision bf16 instead of fp16")
     if half and not recipe.no_half_vae:
         tries.append("no_half_vae")
-    saved = f"the last saved state is {state}" if state else "what was saved before is untouched"
+    saved = f"the last saved state is {state_folder}" if state_folder else "what was saved before is untouched"
     what, value = ("gradient", row.grad_norm) if math.isfinite(row.loss) else ("loss", row.loss)
     return f"the {what} became {value} at step {row.step} (epoch {row.epoch}); {saved}. Try {', or '.join(tries)}"
 
 
-def spare_memory(recipe: Recipe, device: torch.device, error: BaseException) -> str:
+def out_of_memory_advice(recipe: Recipe, device: torch.device, error: BaseException) -> str:
     """The device's memory is full: what helps, what costs least first."""
     cached = recipe.cache_latents or recipe.cache_latents_to_disk
     ways = (
@@ -45,7 +45,7 @@ _FULL = ("out of memory", "not enough memory", "can't allocate memory")
 """What torch says on a GPU, on Windows and elsewhere."""
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_memory_full_error(error: BaseException) -> bool:
     """Whether an exception tells that memory is full, on a GPU or on the CPU."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True

@@ -21,7 +21,7 @@ _MOST_SNR = 1000.0
 """Where debiased and v-scaled weights stop growing (kohya)."""
 
 
-def schedule(recipe: Recipe, abar: Tensor) -> Tensor:
+def training_alphas_cumprod(recipe: Recipe, abar: Tensor) -> Tensor:
     """ᾱ as the recipe wants it, (timesteps,) float32: with `zero_terminal_snr` moved and stretched so that √ᾱ ends at 0
     and begins where it did."""
     abar = abar.float()
@@ -32,7 +32,7 @@ def schedule(recipe: Recipe, abar: Tensor) -> Tensor:
     return ((root - last) * first / (first - last)) ** 2
 
 
-def timesteps(recipe: Recipe, count: int, total: int, generator: torch.Generator | None = None) -> Tensor:
+def sample_timesteps(recipe: Recipe, count: int, total: int, generator: torch.Generator | None = None) -> Tensor:
     """(count,) whole numbers, each as likely, from `min_timestep` to below `max_timestep`."""
     low, high = recipe.min_timestep or 0, min(recipe.max_timestep or total, total)
     if low >= high:
@@ -40,7 +40,7 @@ def timesteps(recipe: Recipe, count: int, total: int, generator: torch.Generator
     return torch.randint(low, high, (count,), generator=generator)
 
 
-def noise_for(recipe: Recipe, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def sample_noise(recipe: Recipe, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Standard normal noise like `latents`, with the recipe's offset and pyramid."""
 
     def normal(*shape: int) -> Tensor:
@@ -70,11 +70,11 @@ def noise_for(recipe: Recipe, latents: Tensor, generator: torch.Generator | None
     return noise.to(latents.dtype)
 
 
-def noisy(
+def add_noise(
     recipe: Recipe,
     latents: Tensor,
     noise: Tensor,
-    steps: Tensor,
+    timesteps: Tensor,
     abar: Tensor,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -83,27 +83,27 @@ def noisy(
         share = float(torch.rand((), generator=generator)) if recipe.ip_noise_gamma_random_strength else 1.0
         more = torch.randn(latents.shape, generator=generator).to(noise)
         noise = noise + recipe.ip_noise_gamma * share * more
-    keep, add = mix(abar, steps, latents)
+    keep, add = signal_and_noise_scales(abar, timesteps, latents)
     return keep * latents + add * noise
 
 
-def mix(abar: Tensor, steps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+def signal_and_noise_scales(abar: Tensor, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """√ᾱ and √(1−ᾱ) at each picture's timestep, (n, 1, 1, 1)."""
-    at = abar.to(like.device)[steps.to(like.device)].view(-1, 1, 1, 1)
+    at = abar.to(like.device)[timesteps.to(like.device)].view(-1, 1, 1, 1)
     return at.sqrt().to(like.dtype), (1 - at).sqrt().to(like.dtype)
 
 
-def target(prediction: str, latents: Tensor, noise: Tensor, steps: Tensor, abar: Tensor) -> Tensor:
+def loss_target(prediction: str, latents: Tensor, noise: Tensor, timesteps: Tensor, abar: Tensor) -> Tensor:
     """What the model should say: the noise ("epsilon"), or √ᾱ·noise − √(1−ᾱ)·latents ("v_prediction")."""
     if prediction != "v_prediction":
         return noise
-    keep, add = mix(abar, steps, latents)
+    keep, add = signal_and_noise_scales(abar, timesteps, latents)
     return keep * noise - add * latents
 
 
-def weights_of(recipe: Recipe, prediction: str, steps: Tensor, abar: Tensor) -> Tensor:
+def timestep_loss_weights(recipe: Recipe, prediction: str, timesteps: Tensor, abar: Tensor) -> Tensor:
     """What each timestep's loss is multiplied by, (n,) float32, from its SNR ᾱ/(1−ᾱ)."""
-    at = abar.float().to(steps.device)[steps]
+    at = abar.float().to(timesteps.device)[timesteps]
     snr = at / (1 - at)
     weight = torch.ones_like(snr)
     is_v = prediction == "v_prediction"
@@ -122,33 +122,33 @@ def weights_of(recipe: Recipe, prediction: str, steps: Tensor, abar: Tensor) -> 
     return weight
 
 
-def huber_threshold(recipe: Recipe, steps: Tensor, abar: Tensor) -> Tensor:
+def huber_threshold(recipe: Recipe, timesteps: Tensor, abar: Tensor) -> Tensor:
     """Where Huber's loss turns from square to straight at each timestep, (n,) float32."""
     if recipe.huber_schedule == "constant":
-        return torch.full(steps.shape, recipe.huber_c * recipe.huber_scale, device=steps.device)
+        return torch.full(timesteps.shape, recipe.huber_c * recipe.huber_scale, device=timesteps.device)
     if recipe.huber_schedule == "exponential":
-        return torch.exp(math.log(recipe.huber_c) / len(abar) * steps.float()) * recipe.huber_scale
-    at = abar.float().to(steps.device)[steps]
+        return torch.exp(math.log(recipe.huber_c) / len(abar) * timesteps.float()) * recipe.huber_scale
+    at = abar.float().to(timesteps.device)[timesteps]
     sigma = ((1 - at) / at.clamp(min=1e-20)).sqrt()
     return ((1 - recipe.huber_c) / (1 + sigma) ** 2 + recipe.huber_c) * recipe.huber_scale
 
 
-def distance(recipe: Recipe, predicted: Tensor, wanted: Tensor, steps: Tensor, abar: Tensor) -> Tensor:
+def elementwise_loss(recipe: Recipe, predicted: Tensor, target: Tensor, timesteps: Tensor, abar: Tensor) -> Tensor:
     """The loss of every number: l2, l1, or pseudo-Huber with threshold c: 2c(√(d²+c²) − c); smooth_l1 without the c."""
-    predicted, wanted = predicted.float(), wanted.float()
+    predicted, target = predicted.float(), target.float()
     if recipe.loss_type == "l2":
-        return F.mse_loss(predicted, wanted, reduction="none")
+        return F.mse_loss(predicted, target, reduction="none")
     if recipe.loss_type == "l1":
-        return F.l1_loss(predicted, wanted, reduction="none")
-    c = huber_threshold(recipe, steps, abar).view(-1, 1, 1, 1).to(predicted.device)
-    straight = 2 * (((predicted - wanted) ** 2 + c**2).sqrt() - c)
+        return F.l1_loss(predicted, target, reduction="none")
+    c = huber_threshold(recipe, timesteps, abar).view(-1, 1, 1, 1).to(predicted.device)
+    straight = 2 * (((predicted - target) ** 2 + c**2).sqrt() - c)
     return straight * c if recipe.loss_type == "huber" else straight
 
 
-def loss(
+def batch_loss(
     recipe: Recipe,
     predicted: Tensor,
-    wanted: Tensor,
+    target: Tensor,
     timesteps: Tensor,
     alphas_cumprod: Tensor,
     weights: Tensor | None = None,
@@ -157,14 +157,14 @@ def loss(
 ) -> Tensor:
     """The batch's loss (0-dim float32): mean over pictures of picture weight × timestep weight × mean distance.
 
-    wanted: what `target` gives, or another. weights: (n,), 1 or `prior_loss_weight`. mask: (n, 1, h, w) in 0..1,
+    target: what `loss_target` gives, or another. weights: (n,), 1 or `prior_loss_weight`. mask: (n, 1, h, w) in 0..1,
     multiplied onto the distances.
     """
     timesteps = timesteps.to(predicted.device)
-    each = distance(recipe, predicted, wanted, timesteps, alphas_cumprod)
+    each = elementwise_loss(recipe, predicted, target, timesteps, alphas_cumprod)
     if mask is not None:
         each = each * mask.to(each)
-    picture = each.mean(dim=(1, 2, 3)) * weights_of(recipe, prediction, timesteps, alphas_cumprod)
+    picture = each.mean(dim=(1, 2, 3)) * timestep_loss_weights(recipe, prediction, timesteps, alphas_cumprod)
     if weights is not None:
         picture = picture * weights.to(picture)
     return picture.mean()

@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import TrainError
-from ...protocols import Trainee
-from ..data.buckets import LATENT, Size
+from ...protocols import TrainableModel
+from ..data.buckets import PIXELS_PER_LATENT, PixelSize
 from ..data.captions import longest_token_count
 from ..data.dataset import Dataset
-from .cost_estimate import GIB, Expected, expected, in_words
+from .cost_estimate import BYTES_IN_GIB, CostEstimate, estimate_cost, format_rough_duration
 
-MANY = 200_000
+MANY_STEPS = 200_000
 """Steps above which a run is taken for a slip of the keyboard."""
 
 
 @dataclass(frozen=True)
-class Concept:
+class ConceptReport:
     """One folder. turns: of its pictures in an epoch."""
 
     folder: str
@@ -32,23 +32,23 @@ class Concept:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class BucketReport:
     """One size. turns and batches: in the first epoch."""
 
-    size: Size
+    size: PixelSize
     pictures: int
     turns: int
     batches: int
 
 
 @dataclass(frozen=True)
-class Preflight:
+class PreflightReport:
     """Everything that the report shows. longest: tokens of the longest caption, 0 where nothing counts them;
     too_long: (picture, tokens) above `limit`. duplicates: groups of files with the same content. notes: sentences
     about what is possible but seldom meant. expected: None without a model."""
 
-    concepts: tuple[Concept, ...]
-    buckets: tuple[Bucket, ...]
+    concepts: tuple[ConceptReport, ...]
+    buckets: tuple[BucketReport, ...]
     batch_size: int
     world: int
     batches: int
@@ -63,7 +63,7 @@ class Preflight:
     duplicates: tuple[tuple[str, ...], ...]
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
-    expected: Expected | None
+    expected: CostEstimate | None
 
     @property
     def seconds(self) -> float:
@@ -82,59 +82,61 @@ class Preflight:
         return "\n".join(_lines(self))
 
 
-def preflight(
+def run_preflight(
     data: Dataset,
-    trainee: Trainee | None = None,
+    model: TrainableModel | None = None,
     *,
-    trained: int = 0,
-    world: int = 1,
-    count: Callable[[str], int] | None = None,
-) -> Preflight:
+    parameter_count: int = 0,
+    world_size: int = 1,
+    count_tokens: Callable[[str], int] | None = None,
+) -> PreflightReport:
     """Look over a data set, and if it is given at the model too.
 
-    trained: how many numbers learn. count: tokens of a caption; the trainee's without it.
+    parameter_count: how many numbers learn. count: tokens of a caption; the trainee's without it.
     Raises TrainError for what cannot be meant, with what to change.
     """
     recipe = data.recipe
-    count = trainee.token_count if count is None and trainee is not None else count
-    epochs, steps = data.length(world)
-    _stop(data, steps)
-    buckets = _buckets(data, world)
-    lengths = _lengths(data, count) if count else {}
+    count_tokens = model.token_count if count_tokens is None and model is not None else count_tokens
+    epochs, steps = data.run_length(world_size)
+    _check_contradictions(data, steps)
+    buckets = _buckets(data, world_size)
+    lengths = _lengths(data, count_tokens) if count_tokens else {}
     limit = recipe.max_token_length
     largest = max((bucket.size for bucket in buckets), key=lambda size: size[0] * size[1])
     turns = sum(bucket.turns for bucket in buckets)
-    pixels = sum(b.turns * b.size[0] * b.size[1] / LATENT**2 for b in buckets) / turns
-    found = Preflight(
+    pixels = sum(b.turns * b.size[0] * b.size[1] / PIXELS_PER_LATENT**2 for b in buckets) / turns
+    found = PreflightReport(
         concepts=_concepts(data),
         buckets=buckets,
         batch_size=recipe.train_batch_size,
-        world=world,
-        batches=data.batches(0, world),
+        world=world_size,
+        batches=data.batch_count(0, world_size),
         accumulation=recipe.gradient_accumulation_steps,
-        steps_per_epoch=data.steps(0, world),
+        steps_per_epoch=data.step_count(0, world_size),
         epochs=epochs,
         steps=steps,
-        without_caption=tuple(str(p.path) for p in data.pictures if not p.captioned and not _regular(data, p.subset)),
+        without_caption=tuple(
+            str(p.path) for p in data.images if not p.has_caption and not _is_regularisation(data, p.subset)
+        ),
         longest=max(lengths.values(), default=0),
         limit=limit,
         too_long=tuple((path, n) for path, n in sorted(lengths.items(), key=lambda row: -row[1]) if n > limit),
         duplicates=_duplicates(data),
         skipped=data.scan.skipped,
         notes=tuple(_notes(data, steps)),
-        expected=expected(recipe, trainee, trained, largest, pixels) if trainee is not None else None,
+        expected=estimate_cost(recipe, model, parameter_count, largest, pixels) if model is not None else None,
     )
     return found
 
 
-def _regular(data: Dataset, subset: int) -> bool:
+def _is_regularisation(data: Dataset, subset: int) -> bool:
     return data.subsets[subset].regularisation
 
 
-def _stop(data: Dataset, steps: int) -> None:
+def _check_contradictions(data: Dataset, steps: int) -> None:
     """Raises TrainError for what cannot be meant."""
     recipe = data.recipe
-    if recipe.masked_loss and not any(p.mask or data.subsets[p.subset].variation.alpha_mask for p in data.pictures):
+    if recipe.masked_loss and not any(p.mask or data.subsets[p.subset].augmentation.alpha_mask for p in data.images):
         raise TrainError(
             "masked_loss is set, but no picture has a mask: put masks of the same names into conditioning_data_dir, "
             "set alpha_mask, or leave masked_loss out"
@@ -142,7 +144,7 @@ def _stop(data: Dataset, steps: int) -> None:
     warm = recipe.lr_warmup_steps
     if warm >= 1 and warm >= steps:
         raise TrainError(f"lr_warmup_steps {warm:g} takes all of the {steps:,} steps; make it smaller, such as 0.1")
-    varies = [s.name for s in data.subsets if not s.captions.fixed]
+    varies = [s.name for s in data.subsets if not s.caption_rules.fixed]
     if recipe.cache_text_encoder_outputs and varies and recipe.dataset_config:
         raise TrainError(
             f"captions of {varies[0]} change from step to step, so their text-encoder outputs cannot be cached; "
@@ -150,39 +152,41 @@ def _stop(data: Dataset, steps: int) -> None:
         )
 
 
-def _concepts(data: Dataset) -> tuple[Concept, ...]:
-    turns = Counter(data.pictures[item.picture].subset for item in data.order.items(0))
+def _concepts(data: Dataset) -> tuple[ConceptReport, ...]:
+    turns = Counter(data.images[item.image].subset for item in data.sample_order.epoch_items(0))
     rows = []
     for index, subset in enumerate(data.subsets):
-        mine = [p for p in data.pictures if p.subset == index]
-        bare = sum(not p.captioned for p in mine)
+        mine = [p for p in data.images if p.subset == index]
+        bare = sum(not p.has_caption for p in mine)
         rows.append(
-            Concept(subset.name, subset.concept, len(mine), subset.repeats, turns[index], subset.regularisation, bare)
+            ConceptReport(
+                subset.name, subset.concept, len(mine), subset.repeats, turns[index], subset.regularisation, bare
+            )
         )
     return tuple(rows)
 
 
-def _buckets(data: Dataset, world: int) -> tuple[Bucket, ...]:
-    pictures = Counter(p.fitted.bucket for p in data.pictures)
-    turns = Counter(data.pictures[item.picture].fitted.bucket for item in data.order.items(0))
-    batches = Counter(chunk.bucket for chunk in data.order.chunks(0, world))
-    return tuple(Bucket(size, pictures[size], turns[size], batches[size]) for size in sorted(pictures))
+def _buckets(data: Dataset, world_size: int) -> tuple[BucketReport, ...]:
+    pictures = Counter(p.bucket_fit.bucket for p in data.images)
+    turns = Counter(data.images[item.image].bucket_fit.bucket for item in data.sample_order.epoch_items(0))
+    batches = Counter(chunk.bucket for chunk in data.sample_order.epoch_batches(0, world_size))
+    return tuple(BucketReport(size, pictures[size], turns[size], batches[size]) for size in sorted(pictures))
 
 
-def _lengths(data: Dataset, count: Callable[[str], int]) -> dict[str, int]:
+def _lengths(data: Dataset, count_tokens: Callable[[str], int]) -> dict[str, int]:
     """Picture → tokens of its caption at its longest."""
     known: dict[tuple[str, int], int] = {}
-    for picture in data.pictures:
+    for picture in data.images:
         key = picture.caption, picture.subset
         if key not in known:
-            known[key] = longest_token_count(picture.caption, data.subsets[picture.subset].captions, count)
-    return {str(p.path): known[p.caption, p.subset] for p in data.pictures}
+            known[key] = longest_token_count(picture.caption, data.subsets[picture.subset].caption_rules, count_tokens)
+    return {str(p.path): known[p.caption, p.subset] for p in data.images}
 
 
 def _duplicates(data: Dataset) -> tuple[tuple[str, ...], ...]:
     """Different files with the same content (the same file in two data sets is meant)."""
     same: dict[str, list[str]] = defaultdict(list)
-    for picture in data.pictures:
+    for picture in data.images:
         if str(picture.path) not in same[picture.digest]:
             same[picture.digest].append(str(picture.path))
     return tuple(tuple(paths) for paths in same.values() if len(paths) > 1)
@@ -191,19 +195,19 @@ def _duplicates(data: Dataset) -> tuple[tuple[str, ...], ...]:
 def _notes(data: Dataset, steps: int) -> Iterator[str]:
     """Sentences about what is possible but seldom meant."""
     recipe = data.recipe
-    train = [p for p in data.pictures if not _regular(data, p.subset)]
-    regular = len(data.pictures) - len(train)
-    if steps > MANY:
+    train = [p for p in data.images if not _is_regularisation(data, p.subset)]
+    regular = len(data.images) - len(train)
+    if steps > MANY_STEPS:
         yield f"{steps:,} steps are very many; fewer repeats or epochs may be meant"
     silent = sum(not p.caption for p in train)
     if silent == len(train) and not recipe.caption_prefix:
         yield "no picture has a caption, and no folder a concept: what is learned will have no name to call it by"
     elif silent:
         yield f"{silent} pictures have neither a caption nor a folder named such as '10_concept'; theirs is empty"
-    small = sum(p.fitted.resized[0] > 1.5 * p.size[0] for p in train)
+    small = sum(p.bucket_fit.resized[0] > 1.5 * p.size[0] for p in train)
     if small:
         yield f"{small} pictures are much smaller than their bucket and will look blurred; a lower resolution fits them"
-    cut = sum(_share(p.fitted.resized, p.fitted.bucket) < 0.7 for p in train)
+    cut = sum(_share(p.bucket_fit.resized, p.bucket_fit.bucket) < 0.7 for p in train)
     if cut:
         hint = "" if recipe.enable_bucket else "; enable_bucket keeps their shape"
         yield f"more than 30% of {cut} pictures is cut off{hint}"
@@ -218,66 +222,67 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
         yield f"{missing} pictures have no mask; all of them counts"
 
 
-def _share(resized: Size, bucket: Size) -> float:
+def _share(resized: PixelSize, bucket: PixelSize) -> float:
     return bucket[0] * bucket[1] / (resized[0] * resized[1])
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def _lines(p: Preflight) -> Iterator[str]:
-    for c in p.concepts:
+def _lines(report: PreflightReport) -> Iterator[str]:
+    for c in report.concepts:
         kind = "regularisation" if c.regularisation else "pictures"
         much = f"{c.pictures} {kind} × {c.repeats} repeats" if not c.regularisation else f"{c.pictures} {kind}"
         bare = f", {c.without_caption} without a caption" + (f" ({c.concept!r} is taken)" if c.concept else "")
         yield f"{c.folder}: {much} = {c.turns:,} turns an epoch{bare if c.without_caption else ''}"
-    yield _sum(p)
-    if len(p.buckets) > 1 or p.buckets[0].pictures > 0:
-        rows = (f"{b.size[0]}x{b.size[1]} {b.pictures} ({b.batches:,} batches)" for b in p.buckets)
+    yield _sum(report)
+    if len(report.buckets) > 1 or report.buckets[0].pictures > 0:
+        rows = (f"{b.size[0]}x{b.size[1]} {b.pictures} ({b.batches:,} batches)" for b in report.buckets)
         yield f"pictures by size: {', '.join(rows)}"
-    if p.longest:
-        yield f"longest caption: {p.longest} of {p.limit} tokens"
-    for path, tokens in p.too_long[:3]:
-        more = f" (and {len(p.too_long) - 1} more)" if len(p.too_long) > 1 else ""
+    if report.longest:
+        yield f"longest caption: {report.longest} of {report.limit} tokens"
+    for path, tokens in report.too_long[:3]:
+        more = f" (and {len(report.too_long) - 1} more)" if len(report.too_long) > 1 else ""
         wide = next((n for n in (150, 225) if n >= tokens), None)
         hint = f"max_token_length {wide} takes it whole" if wide else "shorten it"
-        yield f"! {path} has a caption of {tokens} tokens; what is after {p.limit} is cut off: {hint}{more}"
+        yield f"! {path} has a caption of {tokens} tokens; what is after {report.limit} is cut off: {hint}{more}"
         break
-    for group in p.duplicates[:3]:
+    for group in report.duplicates[:3]:
         yield f"! the same picture more than once: {', '.join(group[:4])}"
-    if len(p.duplicates) > 3:
-        yield f"! and {len(p.duplicates) - 3} more such pictures"
-    yield from (f"! skipped: {sentence}" for sentence in p.skipped[:5])
-    if len(p.skipped) > 5:
-        yield f"! skipped: {len(p.skipped) - 5} more pictures that cannot be read"
-    yield from (f"! {note}" for note in p.notes)
-    yield from _expectation(p)
+    if len(report.duplicates) > 3:
+        yield f"! and {len(report.duplicates) - 3} more such pictures"
+    yield from (f"! skipped: {sentence}" for sentence in report.skipped[:5])
+    if len(report.skipped) > 5:
+        yield f"! skipped: {len(report.skipped) - 5} more pictures that cannot be read"
+    yield from (f"! {note}" for note in report.notes)
+    yield from _cost_lines(report)
 
 
-def _sum(p: Preflight) -> str:
+def _sum(report: PreflightReport) -> str:
     """`98 pictures × 100 repeats × 10 epochs = 98,000 steps`, or with batches."""
-    turns = sum(c.turns for c in p.concepts)
-    train = [c for c in p.concepts if not c.regularisation]
-    plain = turns == p.batches == p.steps_per_epoch and p.steps == p.epochs * p.steps_per_epoch
-    if plain and len(p.concepts) == 1:
+    turns = sum(c.turns for c in report.concepts)
+    train = [c for c in report.concepts if not c.regularisation]
+    plain = turns == report.batches == report.steps_per_epoch and report.steps == report.epochs * report.steps_per_epoch
+    if plain and len(report.concepts) == 1:
         c = train[0]
-        return f"{c.pictures} pictures × {c.repeats} repeats × {p.epochs} epochs = {p.steps:,} steps"
-    world = f" on {p.world} processes" if p.world > 1 else ""
-    text = f"{turns:,} turns in {p.batches:,} batches of up to {p.batch_size}{world}"
-    if p.accumulation > 1:
-        text += f", {p.accumulation} of them a step"
-    if p.steps == p.epochs * p.steps_per_epoch:
-        return f"{text} = {p.steps_per_epoch:,} steps an epoch × {p.epochs} epochs = {p.steps:,} steps"
-    return f"{text} = {p.steps_per_epoch:,} steps an epoch; {p.steps:,} steps in all, {p.epochs} epochs"
+        return f"{c.pictures} pictures × {c.repeats} repeats × {report.epochs} epochs = {report.steps:,} steps"
+    world = f" on {report.world} processes" if report.world > 1 else ""
+    text = f"{turns:,} turns in {report.batches:,} batches of up to {report.batch_size}{world}"
+    if report.accumulation > 1:
+        text += f", {report.accumulation} of them a step"
+    if report.steps == report.epochs * report.steps_per_epoch:
+        return f"{text} = {report.steps_per_epoch:,} steps an epoch × {report.epochs} epochs = {report.steps:,} steps"
+    return f"{text} = {report.steps_per_epoch:,} steps an epoch; {report.steps:,} steps in all, {report.epochs} epochs"
 
 
-def _expectation(p: Preflight) -> Iterator[str]:
-    if p.expected is None:
+def _cost_lines(report: PreflightReport) -> Iterator[str]:
+    if report.expected is None:
         return
-    e = p.expected
-    split = f"{e.weights / GIB:.1f} weights, {e.training / GIB:.1f} what learns, {e.activations / GIB:.1f} a batch"
-    yield f"memory: about {e.bytes / GIB:.1f} GiB ({split})"
+    e = report.expected
+    weights, training, activations = (x / BYTES_IN_GIB for x in (e.weights, e.training, e.activations))
+    split = f"{weights:.1f} weights, {training:.1f} what learns, {activations:.1f} a batch"
+    yield f"memory: about {e.bytes / BYTES_IN_GIB:.1f} GiB ({split})"
     if e.have and e.bytes > e.have:
-        yield f"! that is more than the {e.have / GIB:.1f} GiB that are free; this helps: {e.spare}"
+        yield f"! that is more than the {e.have / BYTES_IN_GIB:.1f} GiB that are free; this helps: {e.spare}"
     if e.seconds:
-        yield f"time: about {in_words(p.seconds)} ({e.seconds:.2g} s a step)"
+        yield f"time: about {format_rough_duration(report.seconds)} ({e.seconds:.2g} s a step)"

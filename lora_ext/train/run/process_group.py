@@ -16,14 +16,14 @@ from torch import Tensor
 from ...errors import TrainError
 
 
-class Processes:
+class ProcessGroup:
     """A single process: every sum is its own."""
 
     rank = 0
-    world = 1
+    world_size = 1
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
@@ -32,21 +32,21 @@ class Processes:
         """The device that this process is to take, None for any."""
         return None
 
-    def mean(self, tensors: Sequence[Tensor]) -> None:
+    def average_in_place(self, tensors: Sequence[Tensor]) -> None:
         """Every tensor becomes its mean over the processes, in place."""
 
-    def any(self, flag: bool) -> bool:
+    def any_process(self, flag: bool) -> bool:
         """Whether one of the processes says so. All must ask."""
         return flag
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
 
     def close(self) -> None:
         """The processes part."""
 
 
-class Accelerated(Processes):
+class AccelerateProcessGroup(ProcessGroup):
     """This process among those that `accelerate` started."""
 
     def __init__(self, cpu: bool = False) -> None:
@@ -55,40 +55,40 @@ class Accelerated(Processes):
         except ImportError as error:
             raise TrainError("several processes need accelerate: pip install accelerate") from error
         # Gradients are summed here, and precision is the host's: the engine brings the processes together.
-        self.engine: Any = Accelerator(mixed_precision="no", cpu=cpu)
-        self.rank, self.world = self.engine.process_index, self.engine.num_processes
+        self.accelerator: Any = Accelerator(mixed_precision="no", cpu=cpu)
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
 
     @property
     def device(self) -> str | None:
-        return str(self.engine.device)
+        return str(self.accelerator.device)
 
-    def mean(self, tensors: Sequence[Tensor]) -> None:
+    def average_in_place(self, tensors: Sequence[Tensor]) -> None:
         """One message for all tensors of a dtype, so that the number of layers does not matter."""
         for dtype in {tensor.dtype for tensor in tensors}:
             same = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.flatten() for tensor in same])
             torch.distributed.all_reduce(flat)
-            flat /= self.world
+            flat /= self.world_size
             torch._foreach_copy_(same, [p.view_as(t) for p, t in zip(_split(flat, same), same, strict=True)])
 
-    def any(self, flag: bool) -> bool:
-        told = torch.tensor([float(flag)], device=self.engine.device)
+    def any_process(self, flag: bool) -> bool:
+        told = torch.tensor([float(flag)], device=self.accelerator.device)
         torch.distributed.all_reduce(told)
         return bool(told.item())
 
-    def wait(self) -> None:
-        self.engine.wait_for_everyone()
+    def barrier(self) -> None:
+        self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        self.engine.end_training()
+        self.accelerator.end_training()
 
 
 def _split(flat: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return flat.split([tensor.numel() for tensor in like])
 
 
-def processes(device: str | None = None) -> Processes:
+def open_process_group(device: str | None = None) -> ProcessGroup:
     """What the environment says: several processes where a launcher set WORLD_SIZE above 1, else one."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Processes()
-    return Accelerated(cpu=device == "cpu" or not torch.cuda.is_available())
+        return ProcessGroup()
+    return AccelerateProcessGroup(cpu=device == "cpu" or not torch.cuda.is_available())

@@ -15,83 +15,98 @@ import torch
 from torch import Tensor
 
 from ...errors import TrainError
-from ..config.optimizers import maker, row
-from ..config.recipe import Recipe, knobs
+from ..config.optimizers import find_optimizer, optimizer_class_and_settings
+from ..config.recipe import Recipe, recipe_options
 from ..data.dataset import Dataset
-from ..network.trainable_network import Network
+from ..network.trainable_network import TrainableNetwork
 from . import training_state
-from .training_state import NETWORK, ON_RESUME, State, changed, differences
-from .training_step import Stepper
+from .training_state import (
+    CHANGES_NETWORK,
+    EFFECT_ON_RESUME,
+    TrainingState,
+    changed_settings,
+    describe_changed_settings,
+)
+from .training_step import TrainingStepper
 
-Say = Callable[[str], None]
+_Notify = Callable[[str], None]
 _LAYERS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "pretrained_model_name_or_path", "network_weights")
 """Further settings that decide which layers are trained."""
 _AT_START = frozenset({"d0", "slice_p"})
 """Numbers among an optimizer's arguments that its running values are made with (Prodigy, D-Adaptation)."""
-WORD = "word"
+EMBEDDING_GROUP = "word"
 
 
 # --- what fits -------------------------------------------------------------------------------------------------------
 
 
-def saved_state(recipe: Recipe, say: Say) -> State | None:
+def load_resumed_state(recipe: Recipe, notify: _Notify) -> TrainingState | None:
     """The state that a recipe's `resume` names, if it names one. Raises TrainError."""
     if not recipe.resume:
         return None
-    folder = training_state.find(Path(recipe.resume), recipe.output_name)
-    found = training_state.load(folder)
-    say(f"resuming from {folder} at step {found.step}")
+    folder = training_state.find_training_state(Path(recipe.resume), recipe.output_name)
+    found = training_state.load_training_state(folder)
+    notify(f"resuming from {folder} at step {found.step}")
     return found
 
 
-def fit(found: State, recipe: Recipe, network: Network, data: Dataset, world: int, say: Say) -> None:
-    """Puts the state at the place where it goes on, and tells what is not as it was. Raises TrainError (`check`)."""
-    check(found, recipe, network)
-    for sentence in differences(found, recipe):
-        say(f"resuming with another recipe: {sentence}")
-    found.epoch, found.batch = position(found, data, world, say)
-    _, steps = data.length(world, epoch=found.epoch, batch=found.batch, step=found.step)
-    if found.step >= steps:
+def fit_state_to_run(
+    saved: TrainingState, recipe: Recipe, network: TrainableNetwork, data: Dataset, world_size: int, notify: _Notify
+) -> None:
+    """Puts the state at the place where it goes on, and tells what is not as it was.
+
+    Raises TrainError (`check_state_fits`).
+    """
+    check_state_fits(saved, recipe, network)
+    for sentence in describe_changed_settings(saved, recipe):
+        notify(f"resuming with another recipe: {sentence}")
+    saved.epoch, saved.batch = resume_position(saved, data, world_size, notify)
+    _, steps = data.run_length(world_size, epoch=saved.epoch, batch=saved.batch, step=saved.step)
+    if saved.step >= steps:
         more = "max_train_epochs" if recipe.max_train_epochs else "max_train_steps"
-        say(f"resuming: the state is at step {found.step} of {steps}, so no step is left; raise {more} to go on")
+        notify(f"resuming: the state is at step {saved.step} of {steps}, so no step is left; raise {more} to go on")
 
 
-def alphas(network: Network) -> dict[str, float]:
+def alphas_by_layer(network: TrainableNetwork) -> dict[str, float]:
     """Layer's key → alpha, as a state keeps it."""
-    return {network.key(site): float(module.alpha) for site, module in network.sites.items()}
+    return {network.layer_key(site): float(module.alpha) for site, module in network.factors_by_layer.items()}
 
 
-def check(saved: State, recipe: Recipe, network: Network) -> None:
+def check_state_fits(saved: TrainingState, recipe: Recipe, network: TrainableNetwork) -> None:
     """Raises TrainError where the state's tensors are not those that the recipe trains; says what differs."""
     _check_tensors(saved)
-    if any(name in changed(saved, recipe) for name in ("token_string", "num_vectors_per_token")):
+    if any(name in changed_settings(saved, recipe) for name in ("token_string", "num_vectors_per_token")):
         raise TrainError(_refused(saved, recipe, "the new word is another one"))
     names, shapes = _named(network)
     mine = dict(zip(names, shapes, strict=True))
-    theirs = [(name, p) for name, p in _parameters(saved) if not name.startswith(WORD)]
+    theirs = [(name, p) for name, p in _parameters(saved) if not name.startswith(EMBEDDING_GROUP)]
     if "names" not in saved.tensors:  # saved by a version that did not name them
         same_groups = _groups(saved.tensors["optimizer"]) == _groups({"param_groups": network.parameter_groups()})
-        if not same_groups or any(ON_RESUME[name] == NETWORK for name in changed(saved, recipe)):
+        if not same_groups or any(
+            EFFECT_ON_RESUME[name] == CHANGES_NETWORK for name in changed_settings(saved, recipe)
+        ):
             raise TrainError(_refused(saved, recipe, _counted(len(mine), len(theirs))))
         theirs = [(name, p) for name, (_, p) in zip(names, theirs, strict=False)]
     have = {name: tuple(p.shape) for name, p in theirs}
     if have != mine:
         odd = next((name for name in mine if name in have and have[name] != mine[name]), None)
-        shape = f"{_layer(odd)} has {have[odd]} in the state and {mine[odd]} in the network" if odd else ""
+        shape = f"{_layer_of_parameter(odd)} has {have[odd]} in the state and {mine[odd]} in the network" if odd else ""
         raise TrainError(_refused(saved, recipe, shape or _counted(len(mine), len(have))))
-    wrong = [key for key, value in saved.tensors.get("alphas", {}).items() if alphas(network).get(key) != value]
+    wrong = [
+        key for key, value in saved.tensors.get("alphas", {}).items() if alphas_by_layer(network).get(key) != value
+    ]
     if wrong:
         raise TrainError(_refused(saved, recipe, f"{wrong[0]} has alpha {saved.tensors['alphas'][wrong[0]]:g}"))
 
 
-def _named(network: Network) -> tuple[list[str], list[tuple[int, ...]]]:
+def _named(network: TrainableNetwork) -> tuple[list[str], list[tuple[int, ...]]]:
     """Names and shapes of a network's parameters, in the order of its groups."""
     names = {id(p): name for name, p in network.named_parameters()}
     listed = [p for group in network.parameter_groups() for p in group["params"]]
     return [names[id(p)] for p in listed], [tuple(p.shape) for p in listed]
 
 
-def _parameters(saved: State) -> list[tuple[str, Tensor]]:
+def _parameters(saved: TrainingState) -> list[tuple[str, Tensor]]:
     tensors: Sequence[Tensor] = saved.tensors["parameters"]
     return list(zip(saved.tensors.get("names") or map(str, range(len(tensors))), tensors, strict=True))
 
@@ -99,10 +114,10 @@ def _parameters(saved: State) -> list[tuple[str, Tensor]]:
 def _groups(optimizer: Mapping[str, Any]) -> list[tuple[str, int]]:
     """(name, parameters) of the groups that are the network's."""
     rows = [(str(group.get("name")), len(group["params"])) for group in optimizer["param_groups"]]
-    return [group for group in rows if group[0] != WORD]
+    return [group for group in rows if group[0] != EMBEDDING_GROUP]
 
 
-def _layer(name: str) -> str:
+def _layer_of_parameter(name: str) -> str:
     return name.removeprefix("factors.").partition(".")[0]
 
 
@@ -110,12 +125,12 @@ def _counted(mine: int, theirs: int) -> str:
     return f"the state has {theirs} tensors and the network {mine}"
 
 
-def _refused(saved: State, recipe: Recipe, why: str) -> str:
+def _refused(saved: TrainingState, recipe: Recipe, why: str) -> str:
     """The sentence for a state that does not fit: what was changed, what is wrong, what to do."""
     parts = [
         f"{name} was {then!r} and is {now!r}"
-        for name, (then, now) in changed(saved, recipe).items()
-        if ON_RESUME[name] == NETWORK or name in _LAYERS
+        for name, (then, now) in changed_settings(saved, recipe).items()
+        if EFFECT_ON_RESUME[name] == CHANGES_NETWORK or name in _LAYERS
     ]
     what = ", ".join(parts) or "the model, or network_weights, is not the one of then"
     word = any(part.startswith(("token_string", "num_vectors")) for part in parts)
@@ -123,8 +138,8 @@ def _refused(saved: State, recipe: Recipe, why: str) -> str:
     return f"--resume {recipe.resume} has another network: {what} ({why}). Set this as it was; or {other}"
 
 
-def _check_tensors(saved: State) -> None:
-    """Raises TrainError where the file of tensors is not what `Stepper.tensors` gives."""
+def _check_tensors(saved: TrainingState) -> None:
+    """Raises TrainError where the file of tensors is not what `TrainingStepper.tensors` gives."""
     have = saved.tensors
     parameters, optimizer, scheduler = (have.get(name) for name in ("parameters", "optimizer", "scheduler"))
     fits = (
@@ -146,35 +161,35 @@ def _check_tensors(saved: State) -> None:
 # --- where it goes on ------------------------------------------------------------------------------------------------
 
 
-def position(saved: State, data: Dataset, world: int, say: Say) -> tuple[int, int]:
+def resume_position(saved: TrainingState, data: Dataset, world_size: int, notify: _Notify) -> tuple[int, int]:
     """(epoch, batch) that come next: the state's, or the epoch's beginning where its batches are others by now."""
     epoch, batch = saved.epoch, saved.batch
-    if not batch or not _reordered(saved, data, world):
+    if not batch or not _reordered(saved, data, world_size):
         return epoch, batch
     if saved.batches and batch >= saved.batches:
-        return epoch, data.batches(epoch, world)
-    say(f"resuming: the batches of epoch {epoch + 1} are not those of then, so this epoch begins again")
+        return epoch, data.batch_count(epoch, world_size)
+    notify(f"resuming: the batches of epoch {epoch + 1} are not those of then, so this epoch begins again")
     return epoch, 0
 
 
-def _reordered(saved: State, data: Dataset, world: int) -> bool:
+def _reordered(saved: TrainingState, data: Dataset, world_size: int) -> bool:
     if saved.order:
-        return saved.order != batches_of(data, saved.epoch, world)[1]
+        return saved.order != batch_count_and_fingerprint(data, saved.epoch, world_size)[1]
     apart = {"seed", "train_batch_size", "gradient_accumulation_steps"}
     return any(
-        name in apart or knobs()[name][1].group in ("data", "pictures")
-        for name in changed(saved, data.recipe)
+        name in apart or recipe_options()[name][1].group in ("data", "pictures")
+        for name in changed_settings(saved, data.recipe)
         if name != "max_data_loader_n_workers"
     )
 
 
-def batches_of(data: Dataset, epoch: int, world: int) -> tuple[int, str]:
+def batch_count_and_fingerprint(data: Dataset, epoch: int, world_size: int) -> tuple[int, str]:
     """How many batches an epoch has, and a text that is the same where they and the steps made of them are."""
     steps = data.recipe.gradient_accumulation_steps
-    return data.batches(epoch, world), f"{steps} {data.order.fingerprint(epoch, world)}"
+    return data.batch_count(epoch, world_size), f"{steps} {data.sample_order.fingerprint(epoch, world_size)}"
 
 
-def own_files(saved: State, folder: Path, name: str) -> dict[str, list[tuple[int, str]]]:
+def files_of_this_run(saved: TrainingState, folder: Path, name: str) -> dict[str, list[tuple[int, str]]]:
     """Of the files that a state lists those of this run in its folder: only they may be removed as new ones come."""
 
     def own(path: Path) -> bool:
@@ -187,27 +202,30 @@ def own_files(saved: State, folder: Path, name: str) -> dict[str, list[tuple[int
 
 
 @torch.no_grad()
-def load(saved: State, stepper: Stepper, say: Say) -> None:
+def restore_stepper(saved: TrainingState, stepper: TrainingStepper, notify: _Notify) -> None:
     """Parameters, the optimizer's running values and the schedule's place; rates and settings are the recipe's.
 
-    The state is one that `check` let pass. What is learned beside the network only now begins without a history.
+    The state is one that `check_state_fits` let pass. What is learned beside the network only now begins without a
+    history.
     """
     names = [name for name, _ in _parameters(saved)] if "names" in saved.tensors else stepper.names
     theirs = dict(zip(names, saved.tensors["parameters"], strict=False))
     if not _goes_on(saved, stepper):
-        say(f"resuming: {stepper.recipe.optimizer_type} begins anew with these settings; the network stays as it was")
+        notify(
+            f"resuming: {stepper.recipe.optimizer_type} begins anew with these settings; the network stays as it was"
+        )
         theirs |= dict(zip(names, _mean_weights(saved), strict=False))
     else:
         stepper.optimizer.load_state_dict(_merged(saved.tensors["optimizer"], names, stepper))
     for name, parameter in zip(stepper.names, stepper.parameters, strict=True):
-        if name in theirs and not name.startswith(WORD):  # the word has been loaded
+        if name in theirs and not name.startswith(EMBEDDING_GROUP):  # the word has been loaded
             parameter.copy_(theirs[name])
     stepper.continue_schedule(saved.tensors["scheduler"])
     if stepper.scaler is not None and saved.tensors.get("scaler"):
         stepper.scaler.load_state_dict(saved.tensors["scaler"])
 
 
-def _goes_on(saved: State, stepper: Stepper) -> bool:
+def _goes_on(saved: TrainingState, stepper: TrainingStepper) -> bool:
     """Whether the state's optimizer is the recipe's, and differs in plain numbers at most.
 
     A flag such as amsgrad, or a value in the place of None, makes an optimizer keep other things for each parameter.
@@ -231,7 +249,7 @@ def _same_optimizer(then: str, now: str) -> bool:
     if then.casefold() == now.casefold():
         return True
     try:
-        a, b = row(then), row(now)
+        a, b = find_optimizer(then), find_optimizer(now)
     except TrainError:
         return False
     return (a.module, a.name, a.settings) == (b.module, b.name, b.settings)
@@ -239,7 +257,7 @@ def _same_optimizer(then: str, now: str) -> bool:
 
 def _arguments(recipe: Recipe) -> dict[str, Any]:
     """What the recipe's optimizer is made with, its own defaults included; without the rate, which groups have."""
-    make, given = maker(recipe)
+    make, given = optimizer_class_and_settings(recipe)
     known = inspect.signature(make).parameters.values()
     return {**{p.name: p.default for p in known if p.default is not p.empty and p.name != "lr"}, **given}
 
@@ -251,7 +269,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _merged(saved: Mapping[str, Any], names: Sequence[str], stepper: Stepper) -> dict[str, Any]:
+def _merged(saved: Mapping[str, Any], names: Sequence[str], stepper: TrainingStepper) -> dict[str, Any]:
     """An optimizer's state_dict: settings of the groups as they are now, running values (k, d …) as they were saved."""
     now = stepper.optimizer.state_dict()["param_groups"]
     settings = set(inspect.signature(type(stepper.optimizer)).parameters) | {"params", "name", "initial_lr"}
@@ -267,7 +285,7 @@ def _merged(saved: Mapping[str, Any], names: Sequence[str], stepper: Stepper) ->
     return {"state": state, "param_groups": groups}
 
 
-def _mean_weights(saved: State) -> list[Tensor]:
+def _mean_weights(saved: TrainingState) -> list[Tensor]:
     """The parameters; a schedule-free optimizer's as they are in files: the mean, not where gradients are taken.
 
     Defazio et al. 2024 (arXiv:2405.15682): y = (1 − β)·z + β·x, so that x = y + (1 − 1/β)·(z − y).

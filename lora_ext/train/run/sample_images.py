@@ -13,43 +13,43 @@ from PIL import Image
 
 from ... import kohya_prompt_line
 from ...errors import FileError, TrainError, did_you_mean
-from ...file.saving import save_or_beside
-from ...protocols import Sample, Trainee
-from ..config.toml_file import read_toml
+from ...file.saving import save_here_or_beside
+from ...protocols import SampleSpec, TrainableModel
+from ..config.toml_file import load_toml
 
 _NAMES = {"negative_prompt": "negative", "sample_steps": "steps", "scale": "cfg", "sample_sampler": "sampler"}
 """kohya's words in toml and json prompt files, where they are not the fields' own."""
 
 
-def parse(line: str, usual: Sample) -> Sample:
+def parse_sample_prompt(line: str, defaults: SampleSpec) -> SampleSpec:
     """A line `prompt --n negative --w 512 --h 512 --d seed --s steps --l scale` over what is usual.
 
     Raises PromptError with the nearest letter, or naming the value that is no number.
     """
-    prompt, given = kohya_prompt_line.read(line)
-    return replace(usual, prompt=prompt, **given)
+    prompt, given = kohya_prompt_line.parse_prompt_line(line)
+    return replace(defaults, prompt=prompt, **given)
 
 
-def _filled(usual: Sample, given: Mapping[str, Any], line: str) -> Sample:
-    known = {item.name for item in fields(Sample)}
+def _sample_from_options(defaults: SampleSpec, given: Mapping[str, Any], line: str) -> SampleSpec:
+    known = {item.name for item in fields(SampleSpec)}
     named = {_NAMES.get(name, name): value for name, value in given.items()}
     for name in named.keys() - known:
         raise TrainError(f"prompt {line!r}: unknown word {name!r}{did_you_mean(name, [*known, *_NAMES])}")
-    return replace(usual, **kohya_prompt_line.typed(named, line))
+    return replace(defaults, **kohya_prompt_line.convert_option_values(named, line))
 
 
-def read_prompts(path: Path, usual: Sample) -> list[Sample]:
+def load_sample_prompts(path: Path, defaults: SampleSpec) -> list[SampleSpec]:
     """The prompts of a .txt (one a line, # begins a remark), .json or .toml file. Raises TrainError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TrainError(f"--sample_prompts {path} cannot be read: {error}") from error
     if path.suffix.lower() in (".json", ".toml"):
-        return [_filled(usual, entry, str(entry)) for entry in _entries(path, text)]
+        return [_sample_from_options(defaults, entry, str(entry)) for entry in _entries(path, text)]
     lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
     if not lines:
         raise TrainError(f"--sample_prompts {path} holds no prompt")
-    return [parse(line, usual) for line in lines]
+    return [parse_sample_prompt(line, defaults) for line in lines]
 
 
 def _entries(path: Path, text: str) -> list[Mapping[str, Any]]:
@@ -57,7 +57,7 @@ def _entries(path: Path, text: str) -> list[Mapping[str, Any]]:
         if path.suffix.lower() == ".json":
             entries = json.loads(text)
         else:
-            content = read_toml(path)["prompt"]
+            content = load_toml(path)["prompt"]
             common = {name: value for name, value in content.items() if name != "subset"}
             entries = [{**common, **entry} for entry in content.get("subset", [{}])]
     except (ValueError, KeyError, AttributeError, RecursionError) as error:
@@ -68,46 +68,46 @@ def _entries(path: Path, text: str) -> list[Mapping[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampleImage:
     """A sample picture: of which prompt (by number) and after which step and epoch."""
 
-    number: int
-    wish: Sample
+    prompt_index: int
+    sample_spec: SampleSpec
     step: int
     epoch: int
     path: Path
     image: Image.Image
 
 
-def draw(
-    trainee: Trainee,
-    wishes: Sequence[Sample],
+def generate_sample_images(
+    model: TrainableModel,
+    sample_specs: Sequence[SampleSpec],
     folder: Path,
     name: str,
     step: int,
     epoch: int | None,
     seed: int,
-    share: tuple[int, int] = (0, 1),
-    say: Callable[[str], None] = lambda text: None,
-) -> list[Drawn]:
+    rank_and_world_size: tuple[int, int] = (0, 1),
+    notify: Callable[[str], None] = lambda text: None,
+) -> list[SampleImage]:
     """One picture a prompt into `folder`, named as kohya's: NAME_e000001_00_SEED.png (or _000100_ at a step).
 
-    share: (rank, processes): a process draws every so manieth prompt.
+    rank_and_world_size: (rank, processes): a process draws every so manieth prompt.
     A prompt without a seed has `seed` plus its number, so that pictures of different epochs can be compared.
     Raises TrainError when they cannot be written.
     """
     when = f"e{epoch:06}" if epoch is not None else f"{step:06}"
     drawn = []
-    for number, wish in list(enumerate(wishes))[share[0] :: share[1]]:
+    for number, wish in list(enumerate(sample_specs))[rank_and_world_size[0] :: rank_and_world_size[1]]:
         wish = replace(wish, seed=(seed + number) % 2**32 if wish.seed is None else wish.seed)
-        image = trainee.sample(wish)
+        image = model.generate_image(wish)
         path = folder / f"{name}_{when}_{number:02}_{wish.seed}.png"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path = save_or_beside(path, partial(image.save, format="PNG"), say)
+            path = save_here_or_beside(path, partial(image.save, format="PNG"), notify)
         except OSError as error:
             raise TrainError(f"the sample {path} cannot be written: {error.strerror or error}") from error
         except FileError as error:
             raise TrainError(f"the sample {error}") from error
-        drawn.append(Drawn(number, wish, step, epoch or 0, path, image))
+        drawn.append(SampleImage(number, wish, step, epoch or 0, path, image))
     return drawn

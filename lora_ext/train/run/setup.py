@@ -12,51 +12,53 @@ import torch
 from torch import nn
 
 from ...errors import TrainError
-from ...file.loading import read
+from ...file.loading import load_lora_file
 from ...progress import Track
-from ...protocols import Borrowing, Sample, Shell, Trainee
-from ..config.optimizers import maker
+from ...protocols import HostInterface, SampleSpec, TrainableModel, TrainingModelOptions
+from ..config.optimizers import optimizer_class_and_settings
 from ..config.recipe import Recipe
-from ..config.recipe_check import advice
-from ..data.content_cache import Store, cache_folder, fingerprint
+from ..config.recipe_check import recipe_advice
+from ..data.content_cache import TensorCache, cache_folder, tensor_fingerprint
 from ..data.dataset import Dataset
-from ..network.trainable_network import Network
+from ..network.trainable_network import TrainableNetwork
 from . import sample_images, training_state
-from .preflight import Preflight, preflight
-from .process_group import Processes
-from .regularisation_images import draw_missing, missing
-from .training_log import Tracker
-from .training_state import State
-from .training_step import Captions, generator
+from .preflight import PreflightReport, run_preflight
+from .process_group import ProcessGroup
+from .regularisation_images import generate_missing_images, missing_regularisation_images
+from .training_log import ExperimentTracker
+from .training_state import TrainingState
+from .training_step import CaptionEncoder, keyed_generator
 
 
-def borrowing(recipe: Recipe) -> Borrowing:
+def training_model_options(recipe: Recipe) -> TrainingModelOptions:
     """What a recipe wishes of the model."""
-    return Borrowing(
+    return TrainingModelOptions(
         precision=recipe.mixed_precision,
-        unet=recipe.trains_unet,
-        text=recipe.trains_text,
+        train_unet=recipe.trains_unet,
+        train_text_encoders=recipe.trains_text,
         gradient_checkpointing=recipe.gradient_checkpointing,
         attention="xformers" if recipe.xformers else "sdpa" if recipe.sdpa else "",
-        compiled=recipe.torch_compile,
-        word=bool(recipe.token_string),
-        full_vae=recipe.no_half_vae,
+        compile_unet=recipe.torch_compile,
+        train_token_embedding=bool(recipe.token_string),
+        float32_vae=recipe.no_half_vae,
     )
 
 
-def check_model(recipe: Recipe, trainee: Trainee, say: Callable[[str], None]) -> None:
+def check_model(recipe: Recipe, model: TrainableModel, notify: Callable[[str], None]) -> None:
     """Whether the model is the one that the recipe speaks of, and the optimizer is there. Raises TrainError."""
-    if recipe.v2 and trainee.family != "SD2":
-        raise TrainError(f"v2 is set, but the model is {trainee.family}; leave v2 out, it is told from the model")
-    if recipe.resolution == Recipe.resolution and not recipe.dataset_config and trainee.native_size > recipe.size()[0]:
-        side = trainee.native_size
-        say(f"resolution is {recipe.resolution}, the default; this model was made for {side}: set resolution {side}")
-    maker(recipe)  # what is missing is to be told before pictures are encoded or a word is learned
-    if recipe.device and torch.device(recipe.device).type != trainee.device.type:
-        say(f"the model is on {trainee.device} and trained there, not on {recipe.device}")
+    if recipe.v2 and model.family != "SD2":
+        raise TrainError(f"v2 is set, but the model is {model.family}; leave v2 out, it is told from the model")
+    if recipe.resolution == Recipe.resolution and not recipe.dataset_config and model.native_size > recipe.size()[0]:
+        side = model.native_size
+        notify(f"resolution is {recipe.resolution}, the default; this model was made for {side}: set resolution {side}")
+    optimizer_class_and_settings(
+        recipe
+    )  # what is missing is to be told before pictures are encoded or a word is learned
+    if recipe.device and torch.device(recipe.device).type != model.device.type:
+        notify(f"the model is on {model.device} and trained there, not on {recipe.device}")
 
 
-def make_folder(folder: Path) -> None:
+def create_output_folder(folder: Path) -> None:
     """The folder for the results. Raises TrainError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,93 +66,109 @@ def make_folder(folder: Path) -> None:
         raise TrainError(f"--output_dir {folder} cannot be made: {error.strerror or error}") from error
 
 
-def seed(recipe: Recipe, resumed: State | None, team: Processes) -> int:
+def choose_run_seed(recipe: Recipe, resumed: TrainingState | None, process_group: ProcessGroup) -> int:
     """The recipe's, the one that was resumed from, or a drawn one, the same in all processes."""
     if recipe.seed is not None:
         return recipe.seed
     if resumed is not None:
         return resumed.seed
-    drawn = torch.tensor([float(random.SystemRandom().randrange(2**20) if team.main else 0)])
-    if team.world > 1:
-        drawn = drawn.to(team.device or "cpu")
-        team.mean([drawn])
-    return round(drawn.item() * team.world)
+    drawn = torch.tensor([float(random.SystemRandom().randrange(2**20) if process_group.is_main else 0)])
+    if process_group.world_size > 1:
+        drawn = drawn.to(process_group.device or "cpu")
+        process_group.average_in_place([drawn])
+    return round(drawn.item() * process_group.world_size)
 
 
-def regularise(recipe: Recipe, trainee: Trainee, shell: Shell, seed: int, team: Processes, track: Track) -> None:
+def fill_regularisation_folders(
+    recipe: Recipe, model: TrainableModel, host: HostInterface, seed: int, process_group: ProcessGroup, track: Track
+) -> None:
     """Draws the regularisation pictures that are missing, where the recipe says so; processes share them."""
-    wanted = missing(recipe, seed)
-    team.wait()  # all have counted before the first one draws
-    mine = wanted[team.rank :: team.world]
+    wanted = missing_regularisation_images(recipe, seed)
+    process_group.barrier()  # all have counted before the first one draws
+    mine = wanted[process_group.rank :: process_group.world_size]
     if mine:
-        draw_missing(mine, trainee.sample, recipe.size(), track=track, cancelled=shell.cancelled)
-    team.wait()
+        generate_missing_images(mine, model.generate_image, recipe.size(), track=track, cancelled=host.cancelled)
+    process_group.barrier()
 
 
-def cache(recipe: Recipe, trainee: Trainee, data: Dataset, team: Processes, track: Track) -> None:
+def fill_latent_cache(
+    recipe: Recipe, model: TrainableModel, data: Dataset, process_group: ProcessGroup, track: Track
+) -> None:
     """Encodes all pictures once, where the recipe says so; several processes fill a folder together."""
-    vae = trainee.metadata().get("ss_new_sd_model_hash", "")
+    vae = model.metadata().get("ss_new_sd_model_hash", "")
     if recipe.cache_latents_to_disk:
         folder = cache_folder(recipe)
-        if team.world > 1:
-            data.cache_latents(trainee.encode, vae, folder=folder, share=(team.rank, team.world), track=track)
-            team.wait()
-        data.cache_latents(trainee.encode, vae, folder=folder, track=track)
+        if process_group.world_size > 1:
+            data.cache_latents(
+                model.encode_images,
+                vae,
+                folder=folder,
+                rank_and_world_size=(process_group.rank, process_group.world_size),
+                track=track,
+            )
+            process_group.barrier()
+        data.cache_latents(model.encode_images, vae, folder=folder, track=track)
     elif recipe.cache_latents:
-        data.cache_latents(trainee.encode, vae, track=track)
+        data.cache_latents(model.encode_images, vae, track=track)
 
 
-def cache_text(recipe: Recipe, trainee: Trainee, data: Dataset, captions: Captions, track: Track) -> None:
+def fill_caption_cache(
+    recipe: Recipe, model: TrainableModel, data: Dataset, encode_captions: CaptionEncoder, track: Track
+) -> None:
     """Reads all captions once, where the recipe says so; on disk they serve later runs too."""
     if not recipe.cache_text_encoder_outputs and not recipe.cache_text_encoder_outputs_to_disk:
         return
     if recipe.cache_text_encoder_outputs_to_disk and not recipe.token_string:
         # names of models may be empty or the same for two; what the text encoder makes of a caption is not
-        made = fingerprint(captions(["a picture of 1"]).states)
+        made = tensor_fingerprint(encode_captions(["a picture of 1"]).states)
         settings = recipe.clip_skip, recipe.max_token_length, recipe.mixed_precision
-        captions.keep_in(Store(cache_folder(recipe)), made, *settings)
-    for caption in track(data.captions() or [], "reading captions"):
-        captions([caption])
+        encode_captions.cache_on_disk(TensorCache(cache_folder(recipe)), made, *settings)
+    for caption in track(data.fixed_captions() or [], "reading captions"):
+        encode_captions([caption])
 
 
-def look(data: Dataset, trainee: Trainee, network: Network, world: int, say: Callable[[str], None]) -> Preflight:
+def report_preflight(
+    data: Dataset, model: TrainableModel, network: TrainableNetwork, world_size: int, notify: Callable[[str], None]
+) -> PreflightReport:
     """The report before step 1, told to the user. Raises TrainError for what cannot be meant."""
     trained = sum(p.numel() for p in network.parameters())
-    report = preflight(data, trainee, trained=trained, world=world)
-    say(report.text())
-    for sentence in advice(data.recipe, "v_prediction" if trainee.prediction == "v" else "epsilon"):
-        say(sentence)
+    report = run_preflight(data, model, parameter_count=trained, world_size=world_size)
+    notify(report.text())
+    for sentence in recipe_advice(data.recipe, "v_prediction" if model.prediction == "v" else "epsilon"):
+        notify(sentence)
     return report
 
 
-def wishes(recipe: Recipe, trainee: Trainee) -> list[Sample]:
+def checked_sample_specs(recipe: Recipe, model: TrainableModel) -> list[SampleSpec]:
     """The sample prompts. Raises LoraError, also for what could not be drawn when the time comes."""
     if recipe.sample_prompts is None:
         return []
-    side = trainee.native_size
-    usual = Sample("", width=side, height=side, sampler=recipe.sample_sampler)
-    found = sample_images.read_prompts(Path(recipe.sample_prompts), usual)
+    side = model.native_size
+    usual = SampleSpec("", width=side, height=side, sampler=recipe.sample_sampler)
+    found = sample_images.load_sample_prompts(Path(recipe.sample_prompts), usual)
     for wish in found:
-        trainee.check_sample(wish)
+        model.check_sample(wish)
     return found
 
 
-def tracker(recipe: Recipe, folder: Path, started: float) -> Tracker | None:
+def open_tracker(recipe: Recipe, folder: Path, started: float) -> ExperimentTracker | None:
     """TensorBoard or another tracker, where the recipe names one or a folder for it. Raises TrainError."""
     if recipe.log_with is None and recipe.logging_dir is None:
         return None
     where = Path(recipe.logging_dir or folder / "logs")
     kinds = ["tensorboard", "wandb"] if recipe.log_with == "all" else [recipe.log_with or "tensorboard"]
     name = (recipe.log_prefix or "") + time.strftime("%Y%m%d%H%M%S", time.localtime(started))
-    plain = {k: v for k, v in training_state.plain(recipe).items() if isinstance(v, (int, float, str, bool))}
-    return Tracker(kinds, where / name, recipe.log_tracker_name or "network_train", plain)
+    plain = {k: v for k, v in training_state.recipe_as_json(recipe).items() if isinstance(v, (int, float, str, bool))}
+    return ExperimentTracker(kinds, where / name, recipe.log_tracker_name or "network_train", plain)
 
 
-def network(parts: Mapping[str, nn.Module], recipe: Recipe, say: Callable[[str], None]) -> Network:
+def build_network(parts: Mapping[str, nn.Module], recipe: Recipe, notify: Callable[[str], None]) -> TrainableNetwork:
     """The recipe's network, going on from a file if it says so. say: is told what of the file is left out."""
-    file = read(Path(recipe.network_weights)) if recipe.network_weights else None
-    made = Network(parts, recipe, generator=generator(recipe.seed, "network"), file=file)
-    if file is not None and made.left_out:
-        where = ", ".join(f"{n} in {part}" for part, n in sorted(Counter(s.part for s in made.left_out).items()))
-        say(f"network_weights {file.name} has layers that this recipe does not train ({where}): they are left out")
+    file = load_lora_file(Path(recipe.network_weights)) if recipe.network_weights else None
+    made = TrainableNetwork(parts, recipe, generator=keyed_generator(recipe.seed, "network"), file=file)
+    if file is not None and made.untrained_layers:
+        where = ", ".join(
+            f"{n} in {part}" for part, n in sorted(Counter(s.part for s in made.untrained_layers).items())
+        )
+        notify(f"network_weights {file.name} has layers that this recipe does not train ({where}): they are left out")
     return made

@@ -17,17 +17,28 @@ import torch
 from torch import Tensor
 
 from ...errors import FileError, TrainError
-from ...file.saving import free_beside, save_or_beside
+from ...file.saving import save_here_or_beside, unused_path_beside
 
-SMOOTH = 0.98
+LOSS_SMOOTHING = 0.98
 """How much of the smoothed loss stays from step to step (bias-corrected, as Adam's moments are)."""
-COLUMNS = ("step", "epoch", "loss", "smoothed", "lr_unet", "lr_text", "grad_norm", "delta_norm", "images_per_s", "mib")
-LATE = 8
+LOG_COLUMNS = (
+    "step",
+    "epoch",
+    "loss",
+    "smoothed",
+    "lr_unet",
+    "lr_text",
+    "grad_norm",
+    "delta_norm",
+    "images_per_s",
+    "mib",
+)
+MAX_PENDING_STEPS = 8
 """Steps by which numbers may be read late."""
 
 
 @dataclass(frozen=True)
-class Row:
+class LogRow:
     """A step's numbers. lr_*: learning rates; delta_norm: mean norm of the layers' ΔW (NaN where not taken)."""
 
     step: int
@@ -43,7 +54,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """How far a run is, for those who show it."""
 
     step: int = 0
@@ -59,11 +70,11 @@ class Progress:
     file: Path | None = None
 
     def __str__(self) -> str:
-        left = "" if math.isnan(self.seconds_left) else f", {clock(self.seconds_left)} left"
+        left = "" if math.isnan(self.seconds_left) else f", {format_clock(self.seconds_left)} left"
         return f"epoch {self.epoch}/{self.epochs}, loss {self.smoothed:.4f}{left}"
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """1:02:03, or 2:03 below an hour."""
     hours, rest = divmod(int(seconds), 3600)
     minutes, rest = divmod(rest, 60)
@@ -71,7 +82,7 @@ def clock(seconds: float) -> str:
 
 
 @dataclass(frozen=True)
-class Taken:
+class PendingNumbers:
     """A step whose numbers may still be on their way from the device: (loss, gradient norm, ΔW norm) in `numbers`."""
 
     step: int
@@ -80,10 +91,12 @@ class Taken:
     event: Any
     rates: tuple[float, float]
     images: int
-    at: float
+    time: float
 
     @classmethod
-    def of(cls, step: int, epoch: int, numbers: Sequence[Tensor], rates: tuple[float, float], images: int) -> Taken:
+    def start_copy(
+        cls, step: int, epoch: int, numbers: Sequence[Tensor], rates: tuple[float, float], images: int
+    ) -> PendingNumbers:
         """Starts the copy to the CPU without waiting for it."""
         stacked = torch.stack([number.detach().float() for number in numbers])
         event = None
@@ -95,11 +108,11 @@ class Taken:
         return cls(step, epoch, stacked, event, rates, images, time.monotonic())
 
     @property
-    def here(self) -> bool:
+    def has_arrived(self) -> bool:
         """Whether the copy has arrived."""
         return self.event is None or bool(self.event.query())
 
-    def read(self) -> tuple[float, float, float]:
+    def wait(self) -> tuple[float, float, float]:
         """The numbers, waited for."""
         if self.event is not None:
             self.event.synchronize()
@@ -107,7 +120,7 @@ class Taken:
         return loss, grad, delta
 
 
-class Log:
+class TrainingLog:
     """The run's numbers, in order, in `<output_dir>/<output_name>.csv`, and the smoothed loss.
 
     Raises TrainError when a loss is no number any more (`check`), or when the file cannot be written.
@@ -118,17 +131,17 @@ class Log:
         path: Path | None,
         *,
         smoothed: Sequence[float] = (0.0, 1.0),
-        say: Callable[[str], None] = lambda text: None,
+        notify: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.path, self._say = path, say
-        self._held = b""
+        self.path, self._notify = path, notify
+        self._unwritten = b""
         """Rows that another program kept from being written: they are tried again with the next ones."""
-        self.mean, self.left = smoothed
-        self.rows: deque[Row] = deque(maxlen=4096)
-        self._waiting: deque[Taken] = deque()
+        self.loss_mean, self.initial_weight = smoothed
+        self.rows: deque[LogRow] = deque(maxlen=4096)
+        self._pending: deque[PendingNumbers] = deque()
         self._times: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=32)
         self._file: Any = None
-        self._told = False
+        self._has_warned = False
 
     def open(self, from_step: int = 0) -> None:
         """Begins the file, or goes on after `from_step` in the one that is there.
@@ -138,16 +151,16 @@ class Log:
         if self.path is None:
             return
         try:
-            before = self._before(from_step)
-            table = _lines([COLUMNS, *before])
-            self.path = save_or_beside(self.path, lambda part: part.write_bytes(table), self._say)
+            before = self._earlier_rows(from_step)
+            table = _lines([LOG_COLUMNS, *before])
+            self.path = save_here_or_beside(self.path, lambda part: part.write_bytes(table), self._notify)
             self._file = self.path.open("ab", buffering=0)  # whole lines: what fails is known and tried again
         except OSError as error:
             raise TrainError(f"{self.path} cannot be written: {error.strerror or error}") from error
         except FileError as error:
             raise TrainError(str(error)) from error
 
-    def _before(self, from_step: int) -> list[list[str]]:
+    def _earlier_rows(self, from_step: int) -> list[list[str]]:
         """The rows of the file that is there up to a step."""
         assert self.path is not None
         if not from_step or not self.path.is_file():
@@ -156,55 +169,57 @@ class Log:
             with self.path.open(encoding="utf-8", newline="") as old:
                 return [row for row in csv.reader(old) if row and row[0].isdigit() and int(row[0]) <= from_step]
         except PermissionError:
-            self._say(f"{self.path.name} is open in another program: its rows of before are not in the new one")
+            self._notify(f"{self.path.name} is open in another program: its rows of before are not in the new one")
             return []
 
-    def add(self, taken: Taken) -> None:
+    def add(self, pending: PendingNumbers) -> None:
         """A step that was just queued."""
-        self._waiting.append(taken)
+        self._pending.append(pending)
 
-    def read(self, *, everything: bool = False) -> list[Row]:
+    def collect_rows(self, *, everything: bool = False) -> list[LogRow]:
         """The rows that have arrived by now (or all of them, waited for), written to the file."""
-        new: list[Row] = []
-        while self._waiting and (everything or len(self._waiting) > LATE or self._waiting[0].here):
-            new.append(self._row(self._waiting.popleft()))
+        new: list[LogRow] = []
+        while self._pending and (everything or len(self._pending) > MAX_PENDING_STEPS or self._pending[0].has_arrived):
+            new.append(self._row(self._pending.popleft()))
         self.rows.extend(new)
         if new and self._file is not None:
-            self._write([[_number(getattr(row, name)) for name in COLUMNS] for row in new])
+            self._write([[_number(getattr(row, name)) for name in LOG_COLUMNS] for row in new])
         return new
 
-    def _row(self, taken: Taken) -> Row:
-        loss, grad, delta = taken.read()
+    def _row(self, pending: PendingNumbers) -> LogRow:
+        loss, grad, delta = pending.wait()
         if math.isfinite(loss):
-            self.mean = SMOOTH * self.mean + (1 - SMOOTH) * loss
-            self.left *= SMOOTH
-        self._times.append((taken.at, taken.images))
+            self.loss_mean = LOSS_SMOOTHING * self.loss_mean + (1 - LOSS_SMOOTHING) * loss
+            self.initial_weight *= LOSS_SMOOTHING
+        self._times.append((pending.time, pending.images))
         (first, _), *later = self._times
-        seconds = taken.at - first
+        seconds = pending.time - first
         speed = sum(images for _, images in later) / seconds if seconds > 0 else math.nan
-        smoothed = self.mean / (1 - self.left) if self.left < 1 else math.nan
-        return Row(taken.step, taken.epoch, loss, smoothed, *taken.rates, grad, delta, speed, memory())
+        smoothed = self.loss_mean / (1 - self.initial_weight) if self.initial_weight < 1 else math.nan
+        return LogRow(
+            pending.step, pending.epoch, loss, smoothed, *pending.rates, grad, delta, speed, peak_memory_mib()
+        )
 
     @property
-    def seconds_a_step(self) -> float:
+    def seconds_per_step(self) -> float:
         """Of the last steps in a row; NaN before the first one."""
         (first, _), *later = self._times
         return (later[-1][0] - first) / len(later) if later else math.nan
 
-    def pause(self) -> None:
+    def restart_timing(self) -> None:
         """What comes now (samples, saving) is no step: the speed is measured anew."""
         self._times.clear()
         self._times.append((time.monotonic(), 0))
 
     def _write(self, rows: Sequence[Sequence[object]]) -> None:
-        waiting, self._held = self._held + _lines(rows), b""
+        waiting, self._unwritten = self._unwritten + _lines(rows), b""
         try:
             while waiting:
                 waiting = waiting[self._file.write(waiting) :]
         except PermissionError:
-            if not self._told:
-                self._say(f"{self.path} is open in another program: its rows are kept until that is closed")
-            self._held, self._told = waiting, True
+            if not self._has_warned:
+                self._notify(f"{self.path} is open in another program: its rows are kept until that is closed")
+            self._unwritten, self._has_warned = waiting, True
         except OSError as error:
             raise TrainError(f"{self.path} cannot be written: {error.strerror or error}") from error
 
@@ -213,10 +228,10 @@ class Log:
         if self._file is not None:
             with contextlib.suppress(TrainError, FileError, OSError):
                 self._write([])
-                if self._held and self.path is not None:
-                    rest = free_beside(self.path)
-                    rest.write_bytes(_lines([COLUMNS]) + self._held)
-                    self._say(f"the last rows of {self.path.name} are in {rest.name} beside it")
+                if self._unwritten and self.path is not None:
+                    rest = unused_path_beside(self.path)
+                    rest.write_bytes(_lines([LOG_COLUMNS]) + self._unwritten)
+                    self._notify(f"the last rows of {self.path.name} are in {rest.name} beside it")
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
@@ -232,7 +247,7 @@ def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else "" if math.isnan(value) else repr(round(value, 9))
 
 
-def memory() -> float:
+def peak_memory_mib() -> float:
     """MiB: the device's largest use in this run, or this process's on the CPU (NaN where the system does not tell)."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
@@ -246,7 +261,7 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-class Tracker:
+class ExperimentTracker:
     """TensorBoard or Weights & Biases through accelerate's trackers. Raises TrainError with what is missing."""
 
     def __init__(self, kinds: Sequence[str], folder: Path, name: str, config: Mapping[str, Any]) -> None:
@@ -269,7 +284,7 @@ class Tracker:
             tracker.store_init_configuration(dict(config))
             self.trackers.append(tracker)
 
-    def log(self, row: Row) -> None:
+    def log(self, row: LogRow) -> None:
         """A step's numbers."""
         values = {
             "loss/current": row.loss,

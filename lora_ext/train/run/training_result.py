@@ -9,7 +9,7 @@ from . import sample_images
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What a run came to. stopped: by the user, before its end. loss: smoothed. files: all that are there, in order."""
 
     file: Path | None
@@ -19,6 +19,6 @@ class Outcome:
     seconds: float
     stopped: bool
     files: tuple[Path, ...] = ()
-    samples: tuple[sample_images.Drawn, ...] = ()
+    samples: tuple[sample_images.SampleImage, ...] = ()
     state: Path | None = None
     sheet: Path | None = None

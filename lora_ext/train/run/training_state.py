@@ -16,20 +16,20 @@ from typing import Any
 import torch
 
 from ...errors import FileError, TrainError
-from ...file.saving import HeldFile, move_onto
+from ...file.saving import FileInUseError, replace_file
 from ..config.recipe import Recipe
 
-NUMBERS, TENSORS = "run.json", "run.pt"
-SUFFIX = "-state"
-OLD = ".old-"
+STATE_NUMBERS_NAME, STATE_TENSORS_NAME = "run.json", "run.pt"
+STATE_FOLDER_SUFFIX = "-state"
+REPLACED_STATE_PREFIX = ".old-"
 """Begins the name of a state that is just being replaced by one of the same name; only a kill leaves it there."""
 
-NOW, QUIET, START, NETWORK = "now", "quiet", "start", "network"
-ON_RESUME: Mapping[str, str] = MappingProxyType(
+CHANGES_TRAINING, CHANGES_NOTHING_LEARNED, ONLY_BEFORE_FIRST_STEP, CHANGES_NETWORK = "now", "quiet", "start", "network"
+EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
     {
         name: effect
         for effect, names in {
-            NOW: """
+            CHANGES_TRAINING: """
                 pretrained_model_name_or_path v2 v_parameterization clip_skip network_dropout rank_dropout
                 module_dropout scale_weight_norms dylora_variant dylora_draw down_lr_weight mid_lr_weight up_lr_weight
                 learning_rate unet_lr text_encoder_lr train_batch_size gradient_accumulation_steps seed max_grad_norm
@@ -45,7 +45,7 @@ ON_RESUME: Mapping[str, str] = MappingProxyType(
                 caption_prefix caption_suffix caption_dropout_rate caption_dropout_every_n_epochs
                 caption_tag_dropout_rate token_warmup_min token_warmup_step max_token_length mixed_precision sdpa
                 xformers torch_compile no_half_vae init_word inversion_lr inversion_continue""",
-            QUIET: """
+            CHANGES_NOTHING_LEARNED: """
                 max_train_epochs max_train_steps strict_images max_data_loader_n_workers cache_latents
                 cache_latents_to_disk vae_batch_size cache_text_encoder_outputs cache_text_encoder_outputs_to_disk
                 gradient_checkpointing device output_dir output_name save_precision save_every_n_epochs
@@ -54,8 +54,8 @@ ON_RESUME: Mapping[str, str] = MappingProxyType(
                 metadata_author metadata_description metadata_license metadata_tags metadata_trigger_phrase
                 metadata_usage_hint sample_prompts sample_every_n_epochs sample_every_n_steps sample_sampler logging_dir
                 log_with log_prefix log_tracker_name""",
-            START: "network_weights inversion_steps sample_at_first",
-            NETWORK: """
+            ONLY_BEFORE_FIRST_STEP: "network_weights inversion_steps sample_at_first",
+            CHANGES_NETWORK: """
                 network_module network_dim network_alpha conv_dim conv_alpha dim_from_weights network_train_unet_only
                 network_train_text_encoder_only unit block_lr_zero_threshold block_dims block_alphas conv_block_dims
                 conv_block_alphas token_string num_vectors_per_token""",
@@ -72,7 +72,7 @@ NETWORK: it decides which tensors are trained; where the state's do not fit the 
 
 
 @dataclass
-class State:
+class TrainingState:
     """Where a run stands. epoch and batch count from 0: the batch of that epoch comes next.
 
     tensors: parameters, optimizer, scheduler, scaler. smoothed: the log's running mean and what is left of its start.
@@ -92,7 +92,7 @@ class State:
     tensors: dict[str, Any] = field(default_factory=dict)
 
 
-def save(state: State, folder: Path) -> Path:
+def save_training_state(state: TrainingState, folder: Path) -> Path:
     """Writes the state beside its place and moves it there, so that a kill at any moment leaves the old or the new.
 
     Returns where it is: under another name beside `folder` while another program has a file in that open.
@@ -102,18 +102,18 @@ def save(state: State, folder: Path) -> Path:
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        with (part / TENSORS).open("wb") as file:
+        with (part / STATE_TENSORS_NAME).open("wb") as file:
             torch.save(state.tensors, file)
             file.flush()
             os.fsync(file.fileno())
         numbers = {name: value for name, value in vars(state).items() if name != "tensors"}
-        with (part / NUMBERS).open("w", encoding="utf-8") as text:
+        with (part / STATE_NUMBERS_NAME).open("w", encoding="utf-8") as text:
             json.dump(numbers, text, indent=1)
             text.flush()
             os.fsync(text.fileno())
-        old = folder.with_name(f"{OLD}{folder.name}")
+        old = folder.with_name(f"{REPLACED_STATE_PREFIX}{folder.name}")
         shutil.rmtree(old, ignore_errors=True)
-        folder = _placed(part, folder, old)
+        folder = _move_into_place(part, folder, old)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError, FileError) as error:  # torch tells a full disk by a RuntimeError
         shutil.rmtree(part, ignore_errors=True)
@@ -121,73 +121,77 @@ def save(state: State, folder: Path) -> Path:
     return folder
 
 
-def _placed(part: Path, folder: Path, old: Path) -> Path:
-    """Moves `part` to `folder`, what is there to `old`; see `save`. Raises FileError."""
+def _move_into_place(part: Path, folder: Path, old: Path) -> Path:
+    """Moves `part` to `folder`, what is there to `old`; see `save_training_state`. Raises FileError."""
     try:
         if folder.exists():
-            move_onto(folder, old, folder)
-        move_onto(part, folder)
+            replace_file(folder, old, folder)
+        replace_file(part, folder)
         return folder
-    except HeldFile:
+    except FileInUseError:
         if old.exists() and not folder.exists():
-            move_onto(old, folder)
-    stem = folder.name.removesuffix(SUFFIX)
-    names = (folder.with_name(f"{stem}-{number}{SUFFIX}") for number in itertools.count(2))
+            replace_file(old, folder)
+    stem = folder.name.removesuffix(STATE_FOLDER_SUFFIX)
+    names = (folder.with_name(f"{stem}-{number}{STATE_FOLDER_SUFFIX}") for number in itertools.count(2))
     other = next(name for name in names if not name.exists())
-    move_onto(part, other)
+    replace_file(part, other)
     return other
 
 
-def load(where: Path, name: str | None = None) -> State:
+def load_training_state(where: Path, name: str | None = None) -> TrainingState:
     """The state in a folder, or the newest state among the folders in it (of the run called `name`).
 
     Raises TrainError: none is there, or it cannot be read.
     """
-    folder = find(where, name)
+    folder = find_training_state(where, name)
     try:
-        numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
-        tensors = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+        numbers = json.loads((folder / STATE_NUMBERS_NAME).read_text(encoding="utf-8"))
+        tensors = torch.load(folder / STATE_TENSORS_NAME, map_location="cpu", weights_only=True)
         numbers["smoothed"] = tuple(numbers["smoothed"])
         numbers["kept"] = {kind: [tuple(item) for item in items] for kind, items in numbers["kept"].items()}
-        found = State(**numbers, tensors=tensors)
+        found = TrainingState(**numbers, tensors=tensors)
         _check(found)
         return found
     except Exception as error:  # whatever a damaged file makes a reader raise
         raise TrainError(_unreadable(folder, error)) from error
 
 
-def _check(state: State) -> None:
+def _check(state: TrainingState) -> None:
     """Raises ValueError where a file has something else than numbers, names and tensors in their places."""
     for name in ("step", "epoch", "batch", "seed", "batches"):
         number = getattr(state, name)
         if type(number) is not int or number < 0:
-            raise ValueError(f"{NUMBERS} has {number!r} as {name}")
+            raise ValueError(f"{STATE_NUMBERS_NAME} has {number!r} as {name}")
     if len(state.smoothed) != 2 or not all(isinstance(x, (int, float)) for x in (*state.smoothed, state.started)):
-        raise ValueError(f"{NUMBERS} has {state.smoothed!r} as smoothed and {state.started!r} as started")
+        raise ValueError(f"{STATE_NUMBERS_NAME} has {state.smoothed!r} as smoothed and {state.started!r} as started")
     if not all(isinstance(n, int) and isinstance(path, str) for items in state.kept.values() for n, path in items):
-        raise ValueError(f"{NUMBERS} has {state.kept!r} as kept")
+        raise ValueError(f"{STATE_NUMBERS_NAME} has {state.kept!r} as kept")
     if not isinstance(state.recipe, dict) or not isinstance(state.tensors, dict):
         raise ValueError("its recipe or its tensors are not what --save_state writes")
 
 
 def _unreadable(folder: Path, error: Exception) -> str:
-    said = f"{NUMBERS} has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
-    others = sorted(p.parent.name for p in folder.parent.glob(f"*{SUFFIX}/{NUMBERS}") if p.parent != folder)
+    said = f"{STATE_NUMBERS_NAME} has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+    others = sorted(
+        p.parent.name for p in folder.parent.glob(f"*{STATE_FOLDER_SUFFIX}/{STATE_NUMBERS_NAME}") if p.parent != folder
+    )
     hint = f"; other states are in {folder.parent}: {', '.join(others[-3:])}" if others else ""
     return f"the state {folder} is damaged or incomplete and cannot be read: {said or type(error).__name__}{hint}"
 
 
-def find(where: Path, name: str | None = None) -> Path:
+def find_training_state(where: Path, name: str | None = None) -> Path:
     """The folder itself if it is a state, else the state in it that went furthest. Raises TrainError."""
-    if (where / NUMBERS).is_file():
+    if (where / STATE_NUMBERS_NAME).is_file():
         return where
-    if (where / TENSORS).is_file():
-        raise TrainError(f"the state {where} is incomplete: it has no {NUMBERS}; give another state to --resume")
-    wanted = re.compile((re.escape(name) if name else ".+") + rf"(-\d+|-step\d+)?(-\d+)?{SUFFIX}")
+    if (where / STATE_TENSORS_NAME).is_file():
+        raise TrainError(
+            f"the state {where} is incomplete: it has no {STATE_NUMBERS_NAME}; give another state to --resume"
+        )
+    wanted = re.compile((re.escape(name) if name else ".+") + rf"(-\d+|-step\d+)?(-\d+)?{STATE_FOLDER_SUFFIX}")
     found: list[tuple[int, float, Path]] = []
     others: list[str] = []
-    for numbers in where.glob(f"*{SUFFIX}/{NUMBERS}") if where.is_dir() else ():
-        if not wanted.fullmatch(numbers.parent.name.removeprefix(OLD)):
+    for numbers in where.glob(f"*{STATE_FOLDER_SUFFIX}/{STATE_NUMBERS_NAME}") if where.is_dir() else ():
+        if not wanted.fullmatch(numbers.parent.name.removeprefix(REPLACED_STATE_PREFIX)):
             others.append(numbers.parent.name)
             continue
         try:
@@ -202,37 +206,37 @@ def find(where: Path, name: str | None = None) -> Path:
 
 def _none_there(where: Path, name: str | None, others: list[str]) -> str:
     if others:
-        run = re.sub(rf"(-\d+|-step\d+)?{SUFFIX}$", "", others[-1])
+        run = re.sub(rf"(-\d+|-step\d+)?{STATE_FOLDER_SUFFIX}$", "", others[-1])
         return (
             f"--resume {where}: no saved state of a run called {name!r} is there, but {', '.join(others[:5])}; "
             f"give one of these folders to --resume, or set output_name {run}"
         )
-    return f"--resume {where}: no saved state is there (folders ending in {SUFFIX}, by --save_state)"
+    return f"--resume {where}: no saved state is there (folders ending in {STATE_FOLDER_SUFFIX}, by --save_state)"
 
 
-def plain(recipe: Recipe) -> dict[str, Any]:
+def recipe_as_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON holds it."""
     return json.loads(json.dumps(asdict(recipe)))
 
 
-def changed(state: State, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+def changed_settings(state: TrainingState, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
     """Field → (value when the state was saved, value now), of all that are not the same."""
-    now, then = plain(recipe), dict(state.recipe)
+    now, then = recipe_as_json(recipe), dict(state.recipe)
     if then.get("seed") is None or now["seed"] is None:
         now["seed"] = then.get("seed")
     return {name: (then[name], value) for name, value in now.items() if name in then and then[name] != value}
 
 
-def differences(state: State, recipe: Recipe) -> list[str]:
+def describe_changed_settings(state: TrainingState, recipe: Recipe) -> list[str]:
     """A sentence for each setting that is not what it was when the state was saved, where that is to be told."""
     told = []
-    for name, (then, now) in changed(state, recipe).items():
-        effect = ON_RESUME[name]
+    for name, (then, now) in changed_settings(state, recipe).items():
+        effect = EFFECT_ON_RESUME[name]
         if name == "inversion_lr" and not recipe.inversion_continue:
-            effect = START  # the word has been learned
+            effect = ONLY_BEFORE_FIRST_STEP  # the word has been learned
         sentence = f"{name} was {then!r} and is {now!r}"
-        if effect == START:
+        if effect == ONLY_BEFORE_FIRST_STEP:
             sentence += "; it acts before the first step only, so what the state has stays"
-        if effect != QUIET:
+        if effect != CHANGES_NOTHING_LEARNED:
             told.append(sentence)
     return told

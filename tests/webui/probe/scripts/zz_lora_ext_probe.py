@@ -33,19 +33,19 @@ def weights():
 
 
 def way():
-    from sd_webui_lora_ext.inject.live_layer import LAYERS
+    from sd_webui_lora_ext.inject.live_layer import LIVE_LAYERS
 
-    baked = sum(bool(layer.originals) for layer in LAYERS.values())
-    live = sum(layer.path is not None for layer in LAYERS.values())
+    baked = sum(bool(layer.originals) for layer in LIVE_LAYERS.values())
+    live = sum(layer.hook is not None for layer in LIVE_LAYERS.values())
     return {"baked": baked, "live": live}
 
 
 def native_side():
     """Pixels a side of a sheet's pictures that have no size of their own, and of a training's samples."""
-    from sd_webui_lora_ext.compare.image_spec import Shot
+    from sd_webui_lora_ext.compare.image_spec import ImageSpec
     from sd_webui_lora_ext.host.a1111.extension import image_renderer, trainable_model
 
-    return [*image_renderer._size(Shot()), trainable_model.A1111Trainee(sd_models.model_data.sd_model).native_size]
+    return [*image_renderer._size(ImageSpec()), trainable_model.A1111Trainee(sd_models.model_data.sd_model).native_size]
 
 
 def add_routes(_, app):
