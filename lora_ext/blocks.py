@@ -1,8 +1,8 @@
-"""U-Net addressing: block labels, layouts, block-weight vectors, presets and element rules.
+"""Blocks of a U-Net: labels, layouts, block weights, presets and element rules.
 
-The U-Net of SD1.x/2.x has IN00–IN11, MID, OUT00–OUT11; SDXL's IN00–IN08, MID, OUT00–OUT08. BASE stands for the
-text encoders. Two facts a family (all blocks, blocks with attention) generate every layout that users know
-(names and lengths: the block-weight extension, kohya's training options).
+The U-Net of SD1.x/2.x has the blocks IN00–IN11, MID, OUT00–OUT11; SDXL's has IN00–IN08, MID, OUT00–OUT08. BASE stands
+for the text encoders. Every layout is generated from two facts of a model family: all its blocks, and its blocks with
+attention. Names and lengths of layouts are those of the block-weight extension and of kohya's training options.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ def _pick(inputs: Iterable[int], outputs: Iterable[int]) -> tuple[str, ...]:
 
 
 BLOCK_LABELS: tuple[str, ...] = (BASE, *_blocks(12))
-"""The 26 labels, in order. A shorter family uses a subset."""
+"""The 26 labels in order. SDXL, which has fewer blocks, uses a subset."""
 
 
 @dataclass(frozen=True)
 class UNetBlocks:
-    """A U-Net's two facts: its blocks, and which of them hold attention."""
+    """The blocks of a model family's U-Net.
+
+    Attributes:
+        name: the family.
+        blocks: labels of all blocks in order, without BASE.
+        attention_blocks: labels of the blocks that have attention layers.
+    """
 
     name: str
     blocks: tuple[str, ...]
@@ -46,7 +52,12 @@ SDXL_BLOCKS = UNetBlocks("SDXL", _blocks(9), _pick((4, 5, 7, 8), range(6)))
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """The labels that a vector of `len(labels)` numbers speaks about, in order."""
+    """The order of labels in a block-weight vector.
+
+    Attributes:
+        name: what a user calls the layout.
+        labels: the label of each position; `len(labels)` identifies the layout.
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -82,7 +93,7 @@ BLOCK_PRESETS: Mapping[str, str] = MappingProxyType(
         }.items()
     }
 )
-"""The presets that users of the block-weight extension know."""
+"""Presets of the block-weight extension (sd-webui-lora-block-weight): name → 17 numbers."""
 
 ELEMENT_PRESETS: Mapping[str, str] = MappingProxyType(
     {
@@ -94,9 +105,20 @@ ELEMENT_PRESETS: Mapping[str, str] = MappingProxyType(
 
 
 def parse_block_label(text: str) -> str:
-    """The canonical label of a block as people write it: `m00`, `in4`, `OUT05` → MID, IN04, OUT05.
+    """Parses the label of a block as people write it.
 
-    Raises BlockError with the nearest label.
+    Args:
+        text: the label in any case, with one or two digits; M00 and MIDDLE mean MID.
+
+    Returns:
+        A label of `BLOCK_LABELS`.
+
+    Raises:
+        BlockError: no such block; the message names the nearest label.
+
+    Example:
+        >>> [parse_block_label(text) for text in ("m00", "in4", "OUT05")]
+        ['MID', 'IN04', 'OUT05']
     """
     name = text.strip().upper()
     if name in ("M00", "M0", "MIDDLE"):
@@ -110,7 +132,21 @@ def parse_block_label(text: str) -> str:
 
 
 def parse_block_range(text: str) -> tuple[str, ...]:
-    """Labels of `IN04-OUT05`, of one label, of IN / OUT / ALL, or of several separated by blanks, in order."""
+    """Parses a set of blocks.
+
+    Args:
+        text: items separated by spaces: a label, a range such as IN04-OUT05, or IN, OUT or ALL.
+
+    Returns:
+        The labels in the order of `BLOCK_LABELS`.
+
+    Raises:
+        BlockError: an item is no block.
+
+    Example:
+        >>> parse_block_range("IN10-OUT01")
+        ('IN10', 'IN11', 'MID', 'OUT00', 'OUT01')
+    """
     found: set[str] = set()
     for item in text.split():
         ends = item.split("-")
@@ -128,9 +164,14 @@ def parse_block_range(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ElementRule:
-    """`BLOCKS:ELEMENTS:weight`: in these blocks, layers whose name contains an element get this weight.
+    """An element rule, `BLOCKS:ELEMENTS:weight`: layers in these blocks whose name contains an element get the weight.
 
-    An empty list means every block, or every layer; a list that begins with NOT means all others.
+    Attributes:
+        blocks: labels of blocks; empty means every block.
+        elements: parts of layer names; empty means every layer.
+        weight: the weight that replaces the block's.
+        blocks_not: whether all blocks except `blocks` are meant (written with NOT).
+        elements_not: whether all layers except those with `elements` are meant (written with NOT).
     """
 
     blocks: tuple[str, ...]
@@ -141,7 +182,19 @@ class ElementRule:
 
     @classmethod
     def parse(cls, text: str) -> ElementRule:
-        """From its text form. Raises BlockError that quotes it."""
+        """Parses a rule.
+
+        Args:
+            text: `BLOCKS:ELEMENTS:weight`; BLOCKS and ELEMENTS may begin with NOT.
+
+        Raises:
+            BlockError: the text is no rule; the message quotes it.
+
+        Example:
+            >>> rule = ElementRule.parse("IN05-IN06:attn:0.5")
+            >>> rule.blocks, rule.elements, rule.weight
+            (('IN05', 'IN06'), ('attn',), 0.5)
+        """
         parts = text.split(":")
         if len(parts) != 3:
             raise BlockError(f"element rule {text!r} is not BLOCKS:ELEMENTS:weight, such as IN05-OUT05:attn:0")
@@ -155,7 +208,12 @@ class ElementRule:
         )
 
     def applies_to(self, block: str, names: Iterable[str]) -> bool:
-        """Whether the layer in `block`, known under any of `names`, is meant."""
+        """Whether the rule applies to a layer.
+
+        Args:
+            block: the layer's block label.
+            names: the layer's names, any of which may contain an element (`layer_names.element_rule_names`).
+        """
         in_blocks = not self.blocks or (block in self.blocks) != self.blocks_not
         named = any(element in name for element in self.elements for name in names)
         return in_blocks and (not self.elements or named != self.elements_not)
@@ -167,27 +225,48 @@ def _negated(text: str) -> tuple[bool, str]:
 
 
 def parse_finite_number(text: str, where: str) -> float:
-    """A finite float. Raises BlockError that quotes `where`."""
+    """Parses a number other than NaN and infinity.
+
+    Args:
+        text: the number.
+        where: the whole text it stands in, which the message quotes.
+
+    Returns:
+        The number.
+
+    Raises:
+        BlockError: `text` is not a finite number.
+    """
     try:
         value = float(text)
     except ValueError:
         raise BlockError(f"{text.strip()!r} in {where!r} is not a number") from None
     if value != value or abs(value) == float("inf"):
-        raise BlockError(f"{text.strip()!r} in {where!r} is not finite")
+        raise BlockError(f"{text.strip()!r} in {where!r} is not a finite number")
     return value
 
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """One weight a block label; `rules` override it for single layers. Layers outside every block keep 1."""
+    """Block weights: one weight for each block, and rules for single layers.
+
+    Attributes:
+        weights: block label → weight; a label that is absent has weight 1.
+        rules: element rules, which override the block's weight; the last rule that applies counts.
+        labels: the labels of the vector that the weights were parsed from; None without a vector.
+    """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     rules: tuple[ElementRule, ...] = ()
     labels: tuple[str, ...] | None = field(default=None, compare=False)
-    """The positions of the vector it was read from, None where there was none."""
 
     def weight_of(self, block: str, names: Iterable[str] = ()) -> float:
-        """The weight of a layer in `block` (its label, "" outside every block), known under any of `names`."""
+        """Returns the weight of a layer.
+
+        Args:
+            block: the layer's block label; a layer outside the blocks ("") has weight 1 unless a rule applies to it.
+            names: the layer's names for `rules` (`layer_names.element_rule_names`).
+        """
         value = self.weights.get(block, 1.0) if block else 1.0
         if self.rules:
             names = tuple(names)
@@ -197,11 +276,15 @@ class BlockWeights:
         return value
 
     def vector(self, layout: BlockLayout = BLOCK_LAYOUTS[26]) -> tuple[float, ...]:
-        """The weights in a layout's order."""
+        """Returns the weights in the order of a layout's labels.
+
+        Args:
+            layout: the layout; by default all 26 labels.
+        """
         return tuple(self.weights.get(name, 1.0) for name in layout.labels)
 
     def format_weights(self) -> str:
-        """The shortest layout that holds these weights, as numbers: what `lbw=` reads back to the same weights."""
+        """Formats the weights as comma-separated numbers for `lbw=`, in the shortest layout that holds all of them."""
         for layout in sorted(BLOCK_LAYOUTS.values(), key=lambda item: len(item.labels)):
             others = (name for name in BLOCK_LABELS if name not in layout.labels)
             absent = 1.0 if len(layout.labels) == 25 else 0.0
@@ -211,7 +294,7 @@ class BlockWeights:
 
 
 UNIFORM_WEIGHTS = BlockWeights()
-"""1 everywhere: what a tag without `lbw` means."""
+"""Weight 1 for every block: the meaning of a tag without `lbw`."""
 
 
 def parse_block_weights(
@@ -221,12 +304,26 @@ def parse_block_weights(
     x: float = 1.0,
     random_uniform: Callable[[float, float], float] | None = None,
 ) -> BlockWeights:
-    """`lbw=`: a preset's name, or 12, 17, 20, 25 or 26 comma-separated values.
+    """Parses the block weights of `lbw=`.
 
-    A value is a number, `R` (drawn from 0..1), `U` (drawn from −0.5..1.5), or `X`, `X+n`, `X-n` (taken from `x`).
-    `random_uniform(low, high)` draws; drawn values are rounded to 3 digits, as they are written into the infotext.
-    Positions that a shorter layout lacks count as 0 (BASE of a 25-value vector as 1).
-    Raises BlockError that quotes the text and names the nearest preset.
+    Args:
+        text: the name of a preset, or 12, 17, 20, 25 or 26 values separated by commas. A value is a number, `R`
+            (random from 0 to 1), `U` (random from −0.5 to 1.5), or `X`, `X+n`, `X-n` (`x` plus or minus n).
+        presets: name → values.
+        x: the number that `X` stands for.
+        random_uniform: `random_uniform(low, high)` returns a random number; by default it is unseeded. Random values
+            are rounded to 3 digits, as they are written into the infotext.
+
+    Returns:
+        Weights for all 26 labels. A label that the layout lacks has weight 0, but BASE of a 25-value vector, which is
+        kohya's layout for training the U-Net, has weight 1.
+
+    Raises:
+        BlockError: the text is neither a preset nor a vector; the message quotes it and names the nearest preset.
+
+    Example:
+        >>> parse_block_weights("MIDD").weight_of("MID"), parse_block_weights("MIDD").weight_of("IN01")
+        (1.0, 0.0)
     """
     body = unicodedata.normalize("NFC", text.strip())
     known = {name.upper(): value for name, value in presets.items()}
@@ -237,7 +334,7 @@ def parse_block_weights(
         if len(values) == 1:
             raise BlockError(f"unknown block-weight preset {text.strip()!r}{did_you_mean(body, presets)}")
         sizes = ", ".join(str(size) for size in BLOCK_LAYOUTS)
-        raise BlockError(f"{len(values)} block weights in {text.strip()!r}; a vector has {sizes} values")
+        raise BlockError(f"{len(values)} block weights in {text.strip()!r}; accepted are {sizes} values")
     random_uniform = random_uniform or random.Random().uniform
     weights = dict.fromkeys(BLOCK_LABELS, 0.0)
     if BASE not in layout.labels:
@@ -247,7 +344,7 @@ def parse_block_weights(
 
 
 def _parse_weight(text: str, x: float, random_uniform: Callable[[float, float], float], where: str) -> float:
-    """One entry of a vector: a number or R, U, X, X+n, X-n."""
+    """Parses one value of a vector: a number, R, U, X, X+n or X-n."""
     special = text.upper()
     if special == "R":
         return round(random_uniform(0.0, 1.0), 3)
@@ -259,7 +356,18 @@ def _parse_weight(text: str, x: float, random_uniform: Callable[[float, float], 
 
 
 def parse_element_rules(text: str, presets: Mapping[str, str] = ELEMENT_PRESETS) -> tuple[ElementRule, ...]:
-    """`lbwe=`: a preset's name, or rules separated by commas or line ends. Raises BlockError."""
+    """Parses the element rules of `lbwe=`.
+
+    Args:
+        text: the name of a preset, or rules `BLOCKS:ELEMENTS:weight` separated by commas or line ends.
+        presets: name → rules.
+
+    Returns:
+        The rules in order.
+
+    Raises:
+        BlockError: no such preset, or a rule that cannot be parsed.
+    """
     body = text.strip()
     if ":" not in body and body not in presets:
         raise BlockError(f"unknown element preset {body!r}{did_you_mean(body, presets)}")
@@ -268,6 +376,17 @@ def parse_element_rules(text: str, presets: Mapping[str, str] = ELEMENT_PRESETS)
 
 
 def parse_block_presets(text: str) -> dict[str, str]:
-    """Presets from lines `NAME:v,v,…` (the block-weight extension's file); `#` begins a comment line."""
+    r"""Parses a preset file of the block-weight extension.
+
+    Args:
+        text: lines `NAME:v,v,…`; a line that begins with `#` is a comment.
+
+    Returns:
+        Name → values as text.
+
+    Example:
+        >>> parse_block_presets("# mine\nFACE:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0")["FACE"][:7]
+        '1,0,0,0'
+    """
     rows = (line.split(":", 1) for line in text.splitlines() if ":" in line and not line.lstrip().startswith("#"))
     return {unicodedata.normalize("NFC", name.strip()): values.strip() for name, values in rows}

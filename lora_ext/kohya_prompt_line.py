@@ -17,7 +17,7 @@ PROMPT_LINE_OPTIONS = {
     "l": "cfg",
     "ss": "sampler",
 }
-"""kohya's letters → the fields of a `ports.Sample`."""
+"""kohya's letters → the fields of a `protocols.Sample`."""
 _KINDS = {"width": int, "height": int, "seed": int, "steps": int, "cfg": float}
 _LIMITS = {"width": (0, 8192), "height": (0, 8192), "steps": (1, 1000), "cfg": (-100.0, 100.0)}
 """What a picture can be asked for: more is a slip of the finger, told before anything is drawn."""

@@ -1,7 +1,8 @@
-"""Where an adapter acts: `LayerId(part, block, leaf)`, and the names that files and models use for it.
+"""Layer ids, and the names that LoRA files and models use for a layer.
 
-A key is never taken apart at its underscores (they are ambiguous). Every name that a U-Net or a CLIP text encoder of
-the SD family can have is generated once, flattened where a dialect flattens, and looked up in a dict.
+A flattened key such as `lora_unet_down_blocks_0_attentions_0_proj_in` cannot be split at its underscores, since layer
+names contain underscores too. So every name that a U-Net or a CLIP text encoder of the SD family can have is generated
+once, flattened where a key format flattens names, and looked up in a dict.
 """
 
 from __future__ import annotations
@@ -21,10 +22,16 @@ PARTS = (UNET, TE, TE2)
 class LayerId:
     """One layer of one part of a model.
 
-    part: "unet", "te" (CLIP-L, or SD2's OpenCLIP-H), "te2" (SDXL's OpenCLIP-bigG).
-    block: IN00 … MID … OUT11 in the U-Net ("" for layers outside the blocks), BASE in a text encoder.
-    layer: the layer inside its block, in diffusers' words: `attention.transformer_blocks.0.attn1.to_q`,
-    `resnet.conv1`, `sampler.conv`, `layers.3.mlp.fc1`. MID has `resnet.0` and `resnet.1`.
+    Attributes:
+        part: "unet", "te" (CLIP-L, or OpenCLIP-H in SD2) or "te2" (OpenCLIP-bigG in SDXL).
+        block: the block label: IN00 to OUT11 or MID in the U-Net, "" for U-Net layers outside the blocks, BASE in a
+            text encoder.
+        layer: the name inside the block, as in diffusers: `attention.transformer_blocks.0.attn1.to_q`,
+            `resnet.conv1`, `sampler.conv`, `layers.3.mlp.fc1`. MID has `resnet.0` and `resnet.1`.
+
+    Example:
+        >>> str(LayerId("unet", "IN04", "resnet.conv1"))
+        'unet.IN04.resnet.conv1'
     """
 
     part: str
@@ -35,17 +42,17 @@ class LayerId:
         return ".".join(filter(None, (self.part, self.block, self.layer)))
 
 
-# --- the leaves that exist -------------------------------------------------------------------------------------------
+# --- the layers that exist -------------------------------------------------------------------------------------------
 
-_ATTENTION = tuple(f"{attn}.{leaf}" for attn in ("attn1", "attn2") for leaf in ("to_q", "to_k", "to_v", "to_out.0")) + (
+_ATTENTION = tuple(f"{attn}.{name}" for attn in ("attn1", "attn2") for name in ("to_q", "to_k", "to_v", "to_out.0")) + (
     "ff.net.0.proj",
     "ff.net.2",
     "norm1",
     "norm2",
     "norm3",
 )
-_TRANSFORMER_DEPTH = 12
-_RESNET = {  # diffusers leaf -> LDM leaf
+_TRANSFORMER_DEPTH = 12  # SDXL has 10 transformer blocks in a row, the other families 1
+_RESNET = {  # diffusers name -> LDM name
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
@@ -61,7 +68,7 @@ _OUTSIDE = {  # U-Net layers outside the blocks: diffusers -> LDM
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-_TEXT = {  # HF leaf of a layer -> OpenCLIP leaf of a resblock
+_TEXT = {  # name in a transformers CLIP layer -> name in an OpenCLIP resblock
     "self_attn.q_proj": "attn.q_proj",
     "self_attn.k_proj": "attn.k_proj",
     "self_attn.v_proj": "attn.v_proj",
@@ -71,24 +78,24 @@ _TEXT = {  # HF leaf of a layer -> OpenCLIP leaf of a resblock
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
 }
-_TEXT_DEPTH = 48
+_TEXT_DEPTH = 48  # OpenCLIP-bigG has 32 layers, OpenCLIP-H 24, CLIP-L 12
 
 
 def _attention_layer_names() -> Iterator[str]:
     yield from ("norm", "proj_in", "proj_out")
     for depth in range(_TRANSFORMER_DEPTH):
-        yield from (f"transformer_blocks.{depth}.{leaf}" for leaf in _ATTENTION)
+        yield from (f"transformer_blocks.{depth}.{layer}" for layer in _ATTENTION)
 
 
 def _unet_names() -> Iterator[tuple[LayerId, str, tuple[str, ...]]]:
-    """(site, diffusers name, LDM names) of every layer that a U-Net of the family can have.
+    """(layer id, diffusers name, LDM names) of every layer that a U-Net of the family can have.
 
-    Blocks count in threes: resnet (+ attention), resnet (+ attention), sampler on the way down; three resnets
-    (+ attention), the last with a sampler, on the way up (LDM `openaimodel.py`; diffusers `unet_2d_blocks.py`).
-    The sampler of an up block has LDM index 1, or 2 where the block holds attention.
+    A level has three blocks. Going down: resnet (+ attention), resnet (+ attention), downsampler. Going up: three
+    resnets (+ attention), the last with an upsampler (LDM `openaimodel.py`; diffusers `unet_2d_blocks.py`).
+    The upsampler has LDM index 1 in its block, or 2 where the block has attention.
     """
-    for leaf, ldm in _OUTSIDE.items():
-        yield LayerId(UNET, "", leaf), leaf, (ldm,)
+    for layer, ldm in _OUTSIDE.items():
+        yield LayerId(UNET, "", layer), layer, (ldm,)
     yield LayerId(UNET, "IN00", "conv_in"), "conv_in", ("input_blocks.0.0",)
     for index in range(24):
         down, block = index < 12, f"{'IN' if index < 12 else 'OUT'}{index % 12:02}"
@@ -111,28 +118,34 @@ def _unet_names() -> Iterator[tuple[LayerId, str, tuple[str, ...]]]:
 
 
 def _resnet_names(block: str, role: str, diffusers: str, ldm: str) -> Iterator[tuple[LayerId, str, tuple[str, ...]]]:
-    for leaf, ldm_leaf in _RESNET.items():
-        yield LayerId(UNET, block, f"{role}.{leaf}"), f"{diffusers}.{leaf}", (f"{ldm}.{ldm_leaf}",)
+    for layer, ldm_layer in _RESNET.items():
+        yield LayerId(UNET, block, f"{role}.{layer}"), f"{diffusers}.{layer}", (f"{ldm}.{ldm_layer}",)
 
 
 def _attention_names(block: str, diffusers: str, ldm: str) -> Iterator[tuple[LayerId, str, tuple[str, ...]]]:
-    for leaf in _attention_layer_names():
-        yield LayerId(UNET, block, f"attention.{leaf}"), f"{diffusers}.{leaf}", (f"{ldm}.{leaf}",)
+    for layer in _attention_layer_names():
+        yield LayerId(UNET, block, f"attention.{layer}"), f"{diffusers}.{layer}", (f"{ldm}.{layer}",)
 
 
 def _text_names(part: str) -> Iterator[tuple[LayerId, str, tuple[str, ...]]]:
-    """(site, HF name, OpenCLIP names) of every layer of a CLIP text encoder."""
+    """(layer id, transformers name, OpenCLIP names) of every layer of a CLIP text encoder."""
     for depth in range(_TEXT_DEPTH):
-        for leaf, clip in _TEXT.items():
-            hf = f"text_model.encoder.layers.{depth}.{leaf}"
-            yield LayerId(part, BASE, f"layers.{depth}.{leaf}"), hf, (f"transformer.resblocks.{depth}.{clip}",)
+        for layer, clip in _TEXT.items():
+            hf = f"text_model.encoder.layers.{depth}.{layer}"
+            yield LayerId(part, BASE, f"layers.{depth}.{layer}"), hf, (f"transformer.resblocks.{depth}.{clip}",)
     yield LayerId(part, BASE, "final_layer_norm"), "text_model.final_layer_norm", ("ln_final",)
     yield LayerId(part, BASE, "text_projection"), "text_projection", ("text_projection",)
 
 
 @dataclass(frozen=True)
 class LayerNameTable:
-    """Dotted names of one part: `diffusers` (HF for text) and `ldm` (OpenCLIP for text; preferred name first)."""
+    """Dotted names of all layers of one part.
+
+    Attributes:
+        diffusers: layer id → name in diffusers (of a text encoder: in transformers).
+        ldm: layer id → names in LDM checkpoints (of a text encoder: in OpenCLIP), the preferred name first.
+        layer_ids: any of these names → layer id.
+    """
 
     diffusers: dict[LayerId, str]
     ldm: dict[LayerId, tuple[str, ...]]
@@ -141,32 +154,58 @@ class LayerNameTable:
 
 @cache
 def layer_name_table(part: str) -> LayerNameTable:
-    """The table of one part's names, made once."""
+    """Returns the names of all layers of a part. The table is made once and cached.
+
+    Args:
+        part: "unet", "te" or "te2".
+    """
     rows = list(_unet_names() if part == UNET else _text_names(part))
-    sites = {name: site for site, diffusers, ldm in rows for name in (diffusers, *ldm)}
-    return LayerNameTable({s: d for s, d, _ in rows}, {s: n for s, _, n in rows}, sites)
+    layer_ids = {name: layer_id for layer_id, diffusers, ldm in rows for name in (diffusers, *ldm)}
+    return LayerNameTable({s: d for s, d, _ in rows}, {s: n for s, _, n in rows}, layer_ids)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
 
 _ROOTS = ("", "model.", "diffusion_model.", "transformer.", "wrapped.", "text_model.")
-"""What a live module's own names may carry in front of the names above (stripped), by who wraps it."""
+"""Prefixes that wrappers (the web UI, OpenCLIP, compiled modules) put before a module's name, or leave out."""
 
 
 def find_layer_id(part: str, name: str) -> LayerId | None:
-    """The site of a live module called `name` (dotted, relative to its part's root), or None."""
+    """Finds the layer id of a module in a loaded model.
+
+    Args:
+        part: "unet", "te" or "te2".
+        name: the module's dotted name relative to the root module of its part.
+
+    Returns:
+        The layer id, or None for a module that is no layer of the SD family.
+
+    Example:
+        >>> find_layer_id("unet", "input_blocks.1.1.transformer_blocks.0.attn1.to_q")
+        LayerId(part='unet', block='IN01', layer='attention.transformer_blocks.0.attn1.to_q')
+        >>> find_layer_id("unet", "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q").block
+        'IN01'
+    """
     table = layer_name_table(part).layer_ids
     for root in _ROOTS:
-        site = table.get(name.removeprefix(root)) or table.get(root + name)
-        if site is not None:
-            return site
+        layer_id = table.get(name.removeprefix(root)) or table.get(root + name)
+        if layer_id is not None:
+            return layer_id
     return None
 
 
 def index_layers(part: str, module_names: Iterable[str]) -> dict[LayerId, str]:
-    """Site → the live module's own name, for every module name that is a site of `part`."""
+    """Maps layer ids to the module names of a loaded model. Names that are no known layer are left out.
+
+    Args:
+        part: "unet", "te" or "te2".
+        module_names: dotted names relative to the root module of the part.
+
+    Returns:
+        Layer id → the module's own name.
+    """
     found = ((find_layer_id(part, name), name) for name in module_names)
-    return {site: name for site, name in found if site is not None}
+    return {layer_id: name for layer_id, name in found if layer_id is not None}
 
 
 # --- file keys -------------------------------------------------------------------------------------------------------
@@ -174,12 +213,17 @@ def index_layers(part: str, module_names: Iterable[str]) -> dict[LayerId, str]:
 
 @dataclass(frozen=True)
 class KeyPrefix:
-    """One way in which files begin a key: `text` before the name of a layer of `part`."""
+    """One way in which files begin a key.
+
+    Attributes:
+        text: the prefix itself, which the layer's name follows.
+        part: the part that the layer belongs to.
+        is_flattened: whether the dots of the layer's name are written as underscores.
+    """
 
     text: str
     part: str
     is_flattened: bool
-    """Whether dots of the layer's name are written as underscores."""
 
 
 KOHYA_PREFIXES = (
@@ -228,51 +272,75 @@ SUFFIX_ALIASES = {
     "lora_magnitude_vector.weight": "lora_magnitude_vector",
     "network_alpha": "alpha",
 }
-"""Suffixes of other dialects → the suffix that adapters know."""
+"""Suffix in PEFT or diffusers files → the suffix in kohya's and LyCORIS' files, which adapters use."""
 
 _PROCESSOR = re.compile(r"(?:\.processor)?\.to_(q|k|v|out)_lora\.(down|up)\.weight$")
-"""Attention-processor files name the projection inside the suffix (diffusers before 0.22); so do the text encoders of
-diffusers 0.15 and 0.16, by the U-Net's names and without a processor."""
+"""Attention-processor files (diffusers before 0.22) name the projection inside the suffix. The text encoders of
+diffusers 0.15 and 0.16 do the same, with the U-Net's projection names and without `processor`."""
 
 _NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.(?!weight$)[^.]+(\.weight)?$")
-"""PEFT's suffixes with the adapter's own name inside: `lora_A.default.weight`."""
+"""PEFT suffixes that contain the adapter's name: `lora_A.default.weight`."""
 
 
 @cache
 def _lookup(flat: bool) -> dict[str, LayerId]:
     table: dict[str, LayerId] = {}
     for prefix in KOHYA_PREFIXES if flat else DOTTED_PREFIXES:
-        for name, site in layer_name_table(prefix.part).layer_ids.items():
-            table.setdefault(prefix.text + (name.replace(".", "_") if flat else name), site)
+        for name, layer_id in layer_name_table(prefix.part).layer_ids.items():
+            table.setdefault(prefix.text + (name.replace(".", "_") if flat else name), layer_id)
     return table
 
 
 def parse_layer_key(key: str, suffixes: Iterable[str]) -> tuple[LayerId, str] | None:
-    """A file's key → (site, suffix in the adapters' words), or None when it names no known layer.
+    """Splits a key of a LoRA file into a layer id and a suffix.
 
-    `suffixes` are those that adapters know (`adapters.SUFFIXES`).
+    Args:
+        key: the key as the file has it, in any supported key format.
+        suffixes: the suffixes that adapters use (`adapters.ADAPTER_SUFFIXES`); needed for dotted keys.
+
+    Returns:
+        (layer id, suffix as in kohya's and LyCORIS' files), or None when the key names no known layer.
+
+    Example:
+        >>> layer_id, suffix = parse_layer_key("lora_te_text_model_encoder_layers_3_mlp_fc1.alpha", ["alpha"])
+        >>> str(layer_id), suffix
+        ('te.BASE.layers.3.mlp.fc1', 'alpha')
     """
     head, _, suffix = key.partition(".")
-    site = _lookup(flat=True).get(head)
-    if site is not None:
-        return site, SUFFIX_ALIASES.get(suffix, suffix)
+    layer_id = _lookup(flat=True).get(head)
+    if layer_id is not None:
+        return layer_id, SUFFIX_ALIASES.get(suffix, suffix)
     match = _PROCESSOR.search(key)
     if match:
         text = key[: match.start()].endswith(".self_attn")
-        leaf = f"{match[1]}_proj" if text else "to_out.0" if match[1] == "out" else f"to_{match[1]}"
-        key = f"{key[: match.start()]}.{leaf}.lora_{match[2]}.weight"
+        layer = f"{match[1]}_proj" if text else "to_out.0" if match[1] == "out" else f"to_{match[1]}"
+        key = f"{key[: match.start()]}.{layer}.lora_{match[2]}.weight"
     else:
         key = _NAMED.sub(r".\1.weight", key)
     for known in (*SUFFIX_ALIASES, *suffixes):
         if key.endswith("." + known):
-            site = _lookup(flat=False).get(key[: -len(known) - 1])
-            if site is not None:
-                return site, SUFFIX_ALIASES.get(known, known)
+            layer_id = _lookup(flat=False).get(key[: -len(known) - 1])
+            if layer_id is not None:
+                return layer_id, SUFFIX_ALIASES.get(known, known)
     return None
 
 
 def format_kohya_key(layer_id: LayerId, *, sdxl: bool = False) -> str:
-    """The name kohya's scripts write: diffusers names, or LDM names with numbered text encoders for SDXL."""
+    """Formats the key that kohya's scripts write for a layer, without its suffix.
+
+    Args:
+        layer_id: the layer.
+        sdxl: whether the file is for SDXL: then U-Net layers have LDM names and text encoders are numbered.
+
+    Returns:
+        The key before the first dot.
+
+    Example:
+        >>> format_kohya_key(LayerId("unet", "IN01", "attention.proj_in"))
+        'lora_unet_down_blocks_0_attentions_0_proj_in'
+        >>> format_kohya_key(LayerId("unet", "IN04", "attention.proj_in"), sdxl=True)
+        'lora_unet_input_blocks_4_1_proj_in'
+    """
     table = layer_name_table(layer_id.part)
     unet_name = table.ldm[layer_id][0] if sdxl and layer_id.part == UNET else table.diffusers[layer_id]
     prefix = {UNET: "lora_unet_", TE: "lora_te1_" if sdxl else "lora_te_", TE2: "lora_te2_"}[layer_id.part]
@@ -280,12 +348,23 @@ def format_kohya_key(layer_id: LayerId, *, sdxl: bool = False) -> str:
 
 
 def format_peft_key(layer_id: LayerId) -> str:
-    """The name that diffusers pipelines write and read (PEFT)."""
+    """Formats the key that diffusers pipelines write and read for a layer (PEFT), without its suffix.
+
+    Args:
+        layer_id: the layer.
+
+    Returns:
+        The dotted key, such as `unet.down_blocks.0.attentions.0.proj_in`.
+    """
     prefix = {UNET: "unet.", TE: "text_encoder.", TE2: "text_encoder_2."}[layer_id.part]
     return prefix + layer_name_table(layer_id.part).diffusers[layer_id]
 
 
 def element_rule_names(layer_id: LayerId) -> tuple[str, ...]:
-    """Flattened names of a layer that element rules (`lbwe=`) may match a part of."""
+    """Returns the flattened names of a layer, diffusers' and LDM's, in which element rules (`lbwe=`) search.
+
+    Args:
+        layer_id: the layer.
+    """
     table = layer_name_table(layer_id.part)
     return tuple(n.replace(".", "_") for n in (table.diffusers[layer_id], *table.ldm[layer_id]))

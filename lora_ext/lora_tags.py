@@ -1,8 +1,8 @@
-"""`<lora:…>` tags: prompt text → clean text and frozen requests. Pure text; knows no file, no model, no host.
+"""Parses `<lora:…>` tags in a prompt into `LoraTag` objects. Works on text only: no file, model or host is needed.
 
-Grammar (the web UI's, with the block-weight extension's additions):
-`<lora:NAME:te:unet:dyn>` with named `te= unet= dyn= lbw= lbwe= start= stop= step=a-b x=`; `<lyco:…>` is the same.
-Legacy block weights in third place, `<lora:NAME:1:FACE>` and `<lora:NAME:1:0,0,1,…>`, still work.
+Grammar (the web UI's, with the additions of the block-weight extension):
+`<lora:NAME:te:unet:dyn>` with the named items `te= unet= dyn= lbw= lbwe= start= stop= step=a-b x=`; `<lyco:…>` means
+the same. Older block weights in third place, `<lora:NAME:1:FACE>` and `<lora:NAME:1:0,0,1,…>`, are accepted too.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ NAMED_TAG_KEYS = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "step", "
 
 @dataclass(frozen=True)
 class LoraTag:
-    """What one tag asks for. `te`, `unet`: multipliers of the text encoders and the U-Net.
+    """The contents of one tag.
 
-    dyn: the first N ranks only. lbw, lbwe: block weights and element rules, as written. start, stop: the U-Net part
-    acts from step `start` until before step `stop` (whole numbers count steps from 0; fractions below 1, written with
-    a point, are shares of all steps). x: what `X` in a preset stands for.
+    Attributes:
+        name: the file's name as written in the tag.
+        te: weight of the text encoders.
+        unet: weight of the U-Net.
+        dyn: use only the first `dyn` ranks (for DyLoRA files); None uses all.
+        lbw: block weights as written: a preset's name or comma-separated numbers.
+        lbwe: element rules as written.
+        start: first step at which the U-Net part acts. An int counts steps from 0; a float is a fraction of all steps.
+        stop: step before which the U-Net part stops acting; int or float as for `start`.
+        x: the number that `X` in a preset stands for.
     """
 
     name: str
@@ -38,7 +45,12 @@ class LoraTag:
     x: float | None = None
 
     def format_tag(self) -> str:
-        """The tag that reads back to this request, in its shortest form."""
+        """Formats the shortest tag that parses to this object.
+
+        Example:
+            >>> LoraTag("cat", te=0.5, unet=0.8, lbw="OUTALL").format_tag()
+            '<lora:cat:0.5:0.8:lbw=OUTALL>'
+        """
         items = ["lora", self.name, format(self.te, "g")]
         if self.unet != self.te:
             items.append(format(self.unet, "g"))
@@ -50,30 +62,46 @@ class LoraTag:
 
 
 def parse_lora_tags(text: str) -> tuple[str, list[LoraTag], list[PromptError]]:
-    """Text without its tags, the requests in order, and one error for each tag that cannot be understood.
+    """Parses all tags of a prompt. A tag with an error does not affect the others.
 
-    A bad tag never disables the others.
+    Args:
+        text: the prompt.
+
+    Returns:
+        (the prompt without tags, the parsed tags in order, one error for each tag that cannot be parsed).
+
+    Example:
+        >>> text, tags, errors = parse_lora_tags("a cat <lora:style:0.8>")
+        >>> text, tags[0].name, tags[0].unet, errors
+        ('a cat ', 'style', 0.8, [])
     """
-    requests: list[LoraTag] = []
+    tags: list[LoraTag] = []
     errors: list[PromptError] = []
     for match in LORA_TAG_PATTERN.finditer(text):
         try:
-            requests.append(parse_tag_items(match[2].split(":")))
+            tags.append(parse_tag_items(match[2].split(":")))
         except PromptError as error:
             errors.append(error)
-    return LORA_TAG_PATTERN.sub("", text), requests, errors
+    return LORA_TAG_PATTERN.sub("", text), tags, errors
 
 
 def parse_tag_items(items: Sequence[str]) -> LoraTag:
-    """The request of a tag's items (what stands between its colons, without `lora`).
+    """Parses the items of one tag.
 
-    Raises PromptError that quotes the tag and says what was expected.
+    Args:
+        items: the texts between the tag's colons, without `lora`: the name first.
+
+    Returns:
+        The parsed tag.
+
+    Raises:
+        PromptError: an item is unknown or its value is not accepted; the message quotes the tag.
     """
     tag = f"<lora:{':'.join(items)}>"
     if "<" in tag[1:]:  # the web UI reads a tag up to the next >
-        raise PromptError(f"{_short(tag)} has no > before the next <: close the first tag")
+        raise PromptError(f"{_short(tag)} has no > before the next <; close the first tag with >")
     if not items or not items[0].strip():
-        raise PromptError(f"{_short(tag)} names no file")
+        raise PromptError(f"{_short(tag)} has no file name; write one after the first colon")
     named, positional = _split_items(items[1:], tag)
     _name_legacy_items(named, positional, tag)
     try:
@@ -96,7 +124,7 @@ def parse_tag_items(items: Sequence[str]) -> LoraTag:
 
 
 def _split_items(items: Sequence[str], tag: str) -> tuple[dict[str, str], list[str]]:
-    """Named and positional items. `lbwe=` takes the two items after it along when it begins a rule."""
+    """Separates named from positional items. A rule of `lbwe=` contains colons, so it spans three items."""
     named: dict[str, str] = {}
     positional: list[str] = []
     queue = list(items)
@@ -109,9 +137,7 @@ def _split_items(items: Sequence[str], tag: str) -> tuple[dict[str, str], list[s
         if name == "w":
             name = "lbw"  # the block-weight extension's short form
         if name not in NAMED_TAG_KEYS:
-            raise PromptError(
-                f"{_short(tag)} has {_short(name)!r}=, which is unknown{did_you_mean(name, NAMED_TAG_KEYS)}"
-            )
+            raise PromptError(f"{_short(tag)} has the unknown key {_short(name)!r}{did_you_mean(name, NAMED_TAG_KEYS)}")
         if name == "lbwe":
             while _begins_rule(value) and len(queue) >= 2 and "=" not in queue[0] + queue[1]:
                 value += f":{queue.pop(0)}:{queue.pop(0)}"
@@ -120,7 +146,7 @@ def _split_items(items: Sequence[str], tag: str) -> tuple[dict[str, str], list[s
 
 
 def _begins_rule(text: str) -> bool:
-    """Whether `text` ends in the BLOCKS of a rule BLOCKS:ELEMENTS:weight that is still open."""
+    """Whether `text` ends with the BLOCKS of a rule BLOCKS:ELEMENTS:weight whose other items follow."""
     last = text.rsplit(",", 1)[-1].removeprefix("NOT ")
     if ":" in last:
         return False
@@ -132,7 +158,7 @@ def _begins_rule(text: str) -> bool:
 
 
 def _name_legacy_items(named: dict[str, str], positional: list[str], tag: str) -> None:
-    """Moves block weights written in third place, and the element preset or x in fourth, to their names."""
+    """Names the items of the block-weight extension's older form: block weights third, element rules or x fourth."""
 
     def is_number(text: str) -> bool:
         try:
@@ -149,7 +175,7 @@ def _name_legacy_items(named: dict[str, str], positional: list[str], tag: str) -
     if len(positional) > 2 and not is_number(positional[2]):
         named.setdefault("lbw", positional.pop(2))
     if len(positional) > 3:
-        raise PromptError(f"{_short(tag)} has {len(positional)} numbers; it takes te, unet and dyn")
+        raise PromptError(f"{_short(tag)} has {len(positional)} numbers; at most three are accepted: te, unet, dyn")
 
 
 def _parse_step_range(named: dict[str, str], tag: str) -> tuple[float | None, float | None]:
@@ -164,12 +190,12 @@ def _parse_step_range(named: dict[str, str], tag: str) -> tuple[float | None, fl
 
 
 def _parse_step(text: str | None, tag: str) -> float | None:
-    """A step: whole numbers count steps; a number with a point, up to 1.0, is a share and stays a float."""
+    """Parses a step: a whole number counts steps, a number from 0.0 to 1.0 with a point is a fraction of all steps."""
     if text is None or not text.strip():
         return None
     value = parse_finite_number(text, tag)
     if value < 0 or (value > 1 and value != int(value)):
-        raise PromptError(f"step {_short(text)!r} in {_short(tag)} is neither a whole number nor a share 0.0–1.0")
+        raise PromptError(f"step {_short(text)!r} in {_short(tag)} is neither a whole number nor a fraction 0.0–1.0")
     return value if "." in text and value <= 1 else int(value)  # 5.0 is step 5, not 500 % of the steps
 
 
@@ -190,14 +216,25 @@ def _short(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-# --- names of learned words ------------------------------------------------------------------------------------------
+# --- token embeddings ------------------------------------------------------------------------------------------------
 
 
 def surround_with_spaces(text: str, token: str) -> str:
-    """`text` with blanks around `token` where the word begins or ends with punctuation that other punctuation touches.
+    """Puts spaces around a token of a learned embedding where it touches other punctuation.
 
-    A tokenizer takes a run of punctuation as one piece: in `<s1>,` the `>,` is not the `>` of `<s1>`, so that the word
-    is not found there. Words that begin and end with a letter or digit are left as they stand.
+    CLIP's tokenizer reads a run of punctuation as one token: in `<s1>,` it reads `>,`, so that `<s1>` is not found.
+    A token that begins and ends with a letter or digit needs no spaces.
+
+    Args:
+        text: a prompt or caption.
+        token: the name of the embedding, found without regard to case.
+
+    Returns:
+        The text with spaces where they are needed.
+
+    Example:
+        >>> surround_with_spaces("a photo of <s1>, smiling", "<s1>")
+        'a photo of <s1> , smiling'
     """
     first, last = not token[:1].isalnum(), not token[-1:].isalnum()
     letter = r"[^\W_]"

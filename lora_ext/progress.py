@@ -31,7 +31,7 @@ def progress_bar(items: Sequence[_Item], text: str) -> Iterator[_Item]:
 
 
 def track_with_callback(on_progress: Callable[[int, int, str], None]) -> Track:
-    """A `Track` that calls `on_progress(done, total, text)`, as `ports.Shell` has it."""
+    """A `Track` that calls `on_progress(done, total, text)`, as `protocols.Shell` has it."""
 
     def track(items: Sequence[_Item], text: str) -> Iterator[_Item]:
         for done, item in enumerate(items):

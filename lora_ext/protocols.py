@@ -17,7 +17,7 @@ class HookableModel(Protocol):
     """A network to hook and train."""
 
     def parts(self) -> Mapping[str, nn.Module]:
-        """Part ("unet", "te", "te2") → the module whose dotted names `address.site_of` understands."""
+        """Part ("unet", "te", "te2") → the module whose dotted names `layer_names.find_layer_id` understands."""
         ...
 
 
