@@ -242,7 +242,7 @@ def parse_finite_number(text: str, where: str) -> float:
     except ValueError:
         raise BlockError(f"{text.strip()!r} in {where!r} is not a number") from None
     if value != value or abs(value) == float("inf"):
-        raise BlockError(f"{text.strip()!r} in {where!r} is not a finite number")
+        raise BlockError(f"{text.strip()!r} in {where!r} is not finite; write a number")
     return value
 
 

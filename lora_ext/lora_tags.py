@@ -175,7 +175,7 @@ def _name_legacy_items(named: dict[str, str], positional: list[str], tag: str) -
     if len(positional) > 2 and not is_number(positional[2]):
         named.setdefault("lbw", positional.pop(2))
     if len(positional) > 3:
-        raise PromptError(f"{_short(tag)} has {len(positional)} numbers; at most three are accepted: te, unet, dyn")
+        raise PromptError(f"{_short(tag)} has {len(positional)} numbers; it takes te, unet and dyn (at most three)")
 
 
 def _parse_step_range(named: dict[str, str], tag: str) -> tuple[float | None, float | None]:
