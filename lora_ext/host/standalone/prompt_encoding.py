@@ -239,7 +239,7 @@ class TextEncoder:
         for parts in zip(*prompts, strict=True):
             tokens = torch.tensor([self._padded(part, end_id) for part in parts], device=device)
             learned = (
-                {(i, at): vectors_of(e)[row] for i, part in enumerate(parts) for at, e, row in part.learned}
+                {(i, at): vectors_of(e)[row] for i, part in enumerate(parts) for at, e, row in part.embedding_rows}
                 if vectors_of
                 else {}
             )
