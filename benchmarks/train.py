@@ -94,16 +94,15 @@ def learner(
 
         inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=PEFT), unet)
         return [p for p in unet.parameters() if p.requires_grad], nothing, nothing
-    from lora_ext.train.network.trainable_network.trainable_network import Network
-
     from lora_ext.train.config.recipe import Recipe
+    from lora_ext.train.network.trainable_network import TrainableNetwork
 
     recipe = Recipe(network_dim=RANK, network_alpha=RANK, network_train_unet_only=True)
     if arm == "c3lier":
         recipe = replace(recipe, network_module="c3lier", conv_dim=RANK, conv_alpha=RANK)
     if arm == "dylora":
         recipe = replace(recipe, network_module="dylora", unit=4)
-    network = Network({"unet": unet}, recipe).attach().train()
+    network = TrainableNetwork({"unet": unet}, recipe).attach().train()
 
     def before(step: int) -> None:
         network.begin_step(torch.Generator().manual_seed(step))

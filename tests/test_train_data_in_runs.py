@@ -49,7 +49,7 @@ def test_caches_on_disk_change_no_loss(tmp_path: Path) -> None:
 
 
 class WithComma(Words):
-    comma = sum(map(ord, ",")) + 1
+    comma_id = sum(map(ord, ",")) + 1
 
 
 @pytest.mark.parametrize(

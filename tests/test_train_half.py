@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from lora_ext.train.network.trainable_network.trainable_network import Network
 from test_train_loop import losses, one_thread  # noqa: F401
 from tiny_trainee import pictures, recipe, trainee
 
 from lora_ext.protocols import TrainingModelOptions
 from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.network.trainable_network import TrainableNetwork
 from lora_ext.train.run import training_state
 from lora_ext.train.run.process_group import ProcessGroup
 from lora_ext.train.run.training_step import TrainingStepper
@@ -28,7 +28,7 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(network: str, tmp_p
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", mixed_precision="fp16", lr_scheduler="cosine",
                   network_module=network, unit=2)  # fmt: skip
     batches = list(Dataset.from_recipe(made, 5).epoch_batches(0))
-    with host.prepared_for_training(TrainingModelOptions("fp16")), Network(host.parts(), made) as net:
+    with host.prepared_for_training(TrainingModelOptions("fp16")), TrainableNetwork(host.parts(), made) as net:
         stepper = TrainingStepper(host, net, made, ProcessGroup(), 20)
         assert stepper.scaler is not None
         stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)

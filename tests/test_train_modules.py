@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_ext.train.network.trainable_network.autograd import masked
-from lora_ext.train.network.trainable_network.trainable_factors import Factors
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lora_ext.train.config.block_settings import RankAndAlpha
 from lora_ext.train.config.dylora import select_all_ranks, select_drawn_ranks
 from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.network.autograd import forward_with_dropout
+from lora_ext.train.network.trainable_factors import TrainableFactors
 
 DATA = Path(__file__).parent / "data" / "training"
 FORWARD = load_file(DATA / "module_forward.safetensors")
@@ -41,13 +41,13 @@ class Case:
         self.down = self.t["down"].reshape(-1, *weight.shape[1:])
         self.up = self.t["up"].flatten(1).t()
 
-    def factors(self, alpha: float, unit: int | None = None) -> Factors:
-        made = Factors(tuple(self.t["W"].shape), RankAndAlpha(len(self.down), alpha), unit, None)
+    def factors(self, alpha: float, unit: int | None = None) -> TrainableFactors:
+        made = TrainableFactors(tuple(self.t["W"].shape), RankAndAlpha(len(self.down), alpha), unit, None)
         made.down.copy_(self.down)
         made.up.copy_(self.up)
         return made
 
-    def agree(self, y: Tensor, made: Factors) -> None:
+    def agree(self, y: Tensor, made: TrainableFactors) -> None:
         """Output and gradients of Σy² are the recorded ones, where rows learned."""
         torch.testing.assert_close(y, self.t["y"], rtol=1e-5, atol=1e-5)
         y.square().sum().backward()
@@ -63,10 +63,10 @@ class Case:
 def alpha_of(case: Case) -> float:
     """The recorded alpha: what best explains the output at scale alpha/rank."""
     made = case.factors(float(len(case.down)))
-    made.act(select_all_ranks(made.rank, float(made.rank)))
+    made.select_ranks(select_all_ranks(made.rank, float(made.rank)))
     with torch.no_grad():
         plain = case.layer(case.t["x"])
-        added = made.hook(case.layer, (case.t["x"],), plain) - plain
+        added = made.after_forward(case.layer, (case.t["x"],), plain) - plain
         return float((added * (case.t["y"] - plain)).sum() / added.square().sum()) * made.rank
 
 
@@ -78,7 +78,7 @@ def test_lora_is_kohyas(name: str) -> None:
     case = Case(name)
     assert int(LORA_ALPHA) == LORA_ALPHA
     made = case.factors(LORA_ALPHA)
-    case.agree(made.hook(case.layer, (case.t["x"],), case.layer(case.t["x"])), made)
+    case.agree(made.after_forward(case.layer, (case.t["x"],), case.layer(case.t["x"])), made)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.endswith("module_dropout")])
@@ -87,7 +87,7 @@ def test_module_dropout_is_kohyas(name: str) -> None:
     made = case.factors(LORA_ALPHA)
     made.skipped = torch.allclose(case.layer(case.t["x"]), case.t["y"], atol=1e-5)
     y = case.layer(case.t["x"])
-    added = made.hook(case.layer, (case.t["x"],), y)
+    added = made.after_forward(case.layer, (case.t["x"],), y)
     torch.testing.assert_close(y if added is None else added, case.t["y"])
     assert (added is None) == made.skipped
 
@@ -101,11 +101,13 @@ def test_dropouts_are_kohyas(name: str) -> None:
     shares = [share for share in (0.1, 0.2, 0.25, 0.3, 0.5) if _mask(case, made, x, plain, share) is not None]
     assert len(shares) == 1
     mask = _mask(case, made, x, plain, shares[0])
-    y = masked(case.layer, x, plain, *made.pieces(), made.now.scale, (lambda thin: mask, None))
+    y = forward_with_dropout(
+        case.layer, x, plain, *made.active_factors(), made.scaled_selection.scale, (lambda thin: mask, None)
+    )
     case.agree(y, made)
 
 
-def _mask(case: Case, made: Factors, x: Tensor, plain: Tensor, drop: float) -> Tensor | None:
+def _mask(case: Case, made: TrainableFactors, x: Tensor, plain: Tensor, drop: float) -> Tensor | None:
     """The mask (in the thin shape) under which the recorded output is U·(mask ∘ D·x)/(1 − drop), or None."""
     image = isinstance(case.layer, nn.Conv2d)
     with torch.no_grad():
@@ -116,7 +118,7 @@ def _mask(case: Case, made: Factors, x: Tensor, plain: Tensor, drop: float) -> T
     wanted = (case.t["y"] - plain).detach()
     wanted = wanted.movedim(1, -1) if image else wanted
     masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4))) / (1 - drop)
-    tried = (thin.unsqueeze(-2) * masks) @ made.up.detach() * made.now.scale
+    tried = (thin.unsqueeze(-2) * masks) @ made.up.detach() * made.scaled_selection.scale
     errors = (tried - wanted.unsqueeze(-2)).abs().amax(-1)
     if errors.amin(-1).max() > 1e-4:
         return None
@@ -131,13 +133,13 @@ def test_dylora_variant_is_kohyas(name: str) -> None:
     recipe = Recipe(network_module="dylora", network_dim=16, unit=4, dylora_variant="kohya")
     drawn = rows[-1] + 1
     free = case.factors(16.0, 4)
-    free.act(select_drawn_ranks(recipe, drawn, 16, 16.0))
+    free.select_ranks(select_drawn_ranks(recipe, drawn, 16, 16.0))
     with torch.no_grad():
         plain = case.layer(case.t["x"])
-        added = free.hook(case.layer, (case.t["x"],), plain) - plain
+        added = free.after_forward(case.layer, (case.t["x"],), plain) - plain
         alpha = float((added * (case.t["y"] - plain)).sum() / added.square().sum()) * 16
     made = case.factors(round(alpha, 3), 4)
     assert made.alpha == int(made.alpha)
-    made.act(select_drawn_ranks(recipe, drawn, 16, made.alpha))
-    assert list(range(made.share.first, made.share.last)) == rows
-    case.agree(made.hook(case.layer, (case.t["x"],), case.layer(case.t["x"])), made)
+    made.select_ranks(select_drawn_ranks(recipe, drawn, 16, made.alpha))
+    assert list(range(made.selection.first, made.selection.last)) == rows
+    case.agree(made.after_forward(case.layer, (case.t["x"],), case.layer(case.t["x"])), made)

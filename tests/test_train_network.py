@@ -8,10 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_ext.train.network.trainable_network.autograd import ConvPath, LinearPath
-from lora_ext.train.network.trainable_network.trainable_factors import Factors
-from lora_ext.train.network.trainable_network.trainable_network import Network
-from lora_ext.train.network.trainable_network.weight_norms import limit_norms, norms
 from tiny import Tiny
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -24,6 +20,10 @@ from lora_ext.tools.split_dylora import split_dylora
 from lora_ext.train.config.block_settings import RankAndAlpha
 from lora_ext.train.config.dylora import RankSelection, select_drawn_ranks
 from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.network.autograd import ConvLoraFunction, LinearLoraFunction
+from lora_ext.train.network.trainable_factors import TrainableFactors
+from lora_ext.train.network.trainable_network import TrainableNetwork
+from lora_ext.train.network.weight_norms import delta_norms, limit_delta_norms
 
 RECIPES = {
     "lierla": Recipe(network_dim=4, network_alpha=2.0),
@@ -37,9 +37,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @torch.no_grad()
-def stirred(network: Network, std: float = 0.1) -> Network:
+def stirred(network: TrainableNetwork, std: float = 0.1) -> TrainableNetwork:
     """With values as after some training, in both factors."""
-    for module in network.sites.values():
+    for module in network.factors_by_layer.values():
         module.up.normal_(std=std, generator=seeded(3))
     return network
 
@@ -68,7 +68,7 @@ def test_detaching_leaves_nothing(model: Tiny, name: str) -> None:
     state = [(m, dict(m.__dict__)) for root in model.parts().values() for m in root.modules()]
     hooks = [(m, dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m, _ in state]
     plain = output(model)
-    with stirred(Network(model.parts(), RECIPES[name], generator=seeded())) as network:
+    with stirred(TrainableNetwork(model.parts(), RECIPES[name], generator=seeded())) as network:
         changed = output(model)
         network.attach()
         assert torch.equal(output(model), changed)  # attached once, however often asked
@@ -81,36 +81,36 @@ def test_detaching_leaves_nothing(model: Tiny, name: str) -> None:
 
 def test_a_new_network_changes_nothing(model: Tiny) -> None:
     plain = output(model)
-    with Network(model.parts(), RECIPES["c3lier"]):
+    with TrainableNetwork(model.parts(), RECIPES["c3lier"]):
         torch.testing.assert_close(output(model), plain)
 
 
 @pytest.mark.parametrize("mode", [LIVE, BAKED])
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_is_trained_is_what_is_applied(model: Tiny, name: str, mode: str) -> None:
-    network = stirred(Network(model.parts(), RECIPES[name], generator=seeded())).eval()
+    network = stirred(TrainableNetwork(model.parts(), RECIPES[name], generator=seeded())).eval()
     with network, torch.no_grad():
         trained = output(model)
     with AppliedNetworks(model, mode) as applied, torch.no_grad():
-        fits = applied.apply([AdapterSpec(network.file())])
+        fits = applied.apply([AdapterSpec(network.to_lora_file())])
         assert all(fit.ok for fit in fits)
         torch.testing.assert_close(output(model), trained, rtol=1e-4, atol=1e-5)
 
 
 def test_multiplier_is_honoured(model: Tiny) -> None:
-    network = stirred(Network(model.parts(), RECIPES["dylora"], generator=seeded())).eval()
+    network = stirred(TrainableNetwork(model.parts(), RECIPES["dylora"], generator=seeded())).eval()
     with network, torch.no_grad():
-        network.multiply(0.5)
+        network.set_multiplier(0.5)
         half = output(model)
     with AppliedNetworks(model, LIVE) as applied, torch.no_grad():
-        applied.apply([AdapterSpec(network.file(), te=0.5, unet=0.5)])
+        applied.apply([AdapterSpec(network.to_lora_file(), te=0.5, unet=0.5)])
         torch.testing.assert_close(output(model), half, rtol=1e-4, atol=1e-5)
 
 
 def test_no_layer_is_told(model: Tiny) -> None:
     recipe = Recipe(down_lr_weight="zeros", mid_lr_weight="0", up_lr_weight="zeros", network_train_unet_only=True)
     with pytest.raises(TrainError, match="no layer"):
-        Network(model.parts(), recipe)
+        TrainableNetwork(model.parts(), recipe)
 
 
 # --- DyLoRA
@@ -119,12 +119,12 @@ def test_no_layer_is_told(model: Tiny) -> None:
 @pytest.mark.parametrize("variant", ["unit", "prefix"])
 def test_a_prefix_in_training_is_its_split_file(model: Tiny, variant: str) -> None:
     recipe = Recipe(network_module="dylora", network_dim=8, unit=2, conv_dim=8, dylora_variant=variant)
-    network = stirred(Network(model.parts(), recipe, generator=seeded()))
-    files, _ = split_dylora(network.file(), alpha="trained")
+    network = stirred(TrainableNetwork(model.parts(), recipe, generator=seeded()))
+    files, _ = split_dylora(network.to_lora_file(), alpha="trained")
     assert sorted(files) == [2, 4, 6, 8]
     for rank, file in files.items():
-        for module in network.sites.values():
-            module.act(select_drawn_ranks(recipe, rank, module.rank, module.alpha))
+        for module in network.factors_by_layer.values():
+            module.select_ranks(select_drawn_ranks(recipe, rank, module.rank, module.alpha))
         with network, torch.no_grad():
             trained = output(model)
         with AppliedNetworks(model, LIVE) as applied, torch.no_grad():
@@ -138,13 +138,13 @@ def test_only_what_was_drawn_learns(variant: str, unit: int, units: int, seed: i
     """Gradients against plain autograd on slices; the other ranks have none and no optimizer moves them."""
     recipe = Recipe(network_module="dylora", network_dim=unit * units, unit=unit, dylora_variant=variant)
     drawn = unit * (1 + seed % units)
-    factors = Factors((5, 6), RankAndAlpha(unit * units, 3.0), unit, seeded(seed))
+    factors = TrainableFactors((5, 6), RankAndAlpha(unit * units, 3.0), unit, seeded(seed))
     with torch.no_grad():
         factors.up.normal_(generator=seeded(seed + 1))
-    factors.act(select_drawn_ranks(recipe, drawn, factors.rank, 3.0))
+    factors.select_ranks(select_drawn_ranks(recipe, drawn, factors.rank, 3.0))
     rank, down, up = factors.rank, factors.down.clone().requires_grad_(), factors.up.clone().requires_grad_()
     layer, x = nn.Linear(6, 5), torch.randn(2, 3, 6, generator=seeded(seed), requires_grad=True)
-    y = factors.hook(layer, (x,), layer(x))
+    y = factors.after_forward(layer, (x,), layer(x))
     assert y is not None
     y.square().sum().backward()
     got, x.grad = x.grad, None
@@ -171,23 +171,23 @@ def test_only_what_was_drawn_learns(variant: str, unit: int, units: int, seed: i
 
 def test_draws_are_the_same_everywhere_and_reach_every_unit(model: Tiny) -> None:
     recipe = Recipe(network_module="dylora", network_dim=8, unit=2)
-    one, two = (Network(model.parts(), recipe, generator=seeded()) for _ in range(2))
+    one, two = (TrainableNetwork(model.parts(), recipe, generator=seeded()) for _ in range(2))
     seen, a, b = set(), seeded(5), seeded(5)
     for _ in range(40):
         one.begin_step(a)
         two.begin_step(b, process=1)
-        shares = {module.share for module in one.sites.values()}
-        assert len(shares) == 1 and shares == {module.share for module in two.sites.values()}
+        shares = {module.selection for module in one.factors_by_layer.values()}
+        assert len(shares) == 1 and shares == {module.selection for module in two.factors_by_layer.values()}
         seen.add(shares.pop().last)
     assert seen == {2, 4, 6, 8}
-    each = Network(model.parts(), Recipe(network_module="dylora", network_dim=8, unit=2, dylora_draw="module"))
+    each = TrainableNetwork(model.parts(), Recipe(network_module="dylora", network_dim=8, unit=2, dylora_draw="module"))
     each.begin_step(seeded())
-    assert {module.share.last for module in each.sites.values()} == {2, 4, 6, 8}
+    assert {module.selection.last for module in each.factors_by_layer.values()} == {2, 4, 6, 8}
 
 
 def test_outside_training_all_ranks_act_whatever_was_drawn(model: Tiny) -> None:
     recipe = Recipe(network_module="dylora", network_dim=4, unit=1, module_dropout=0.5, rank_dropout=0.5)
-    network = stirred(Network(model.parts(), recipe, generator=seeded()))
+    network = stirred(TrainableNetwork(model.parts(), recipe, generator=seeded()))
     with network, torch.no_grad():
         network.eval()
         first = output(model)
@@ -200,7 +200,7 @@ def test_outside_training_all_ranks_act_whatever_was_drawn(model: Tiny) -> None:
 # --- gradients
 
 
-def grads(network: Network) -> list[Tensor | None]:
+def grads(network: TrainableNetwork) -> list[Tensor | None]:
     found = [None if p.grad is None else p.grad.clone() for p in network.parameters()]
     network.zero_grad(set_to_none=True)
     return found
@@ -212,7 +212,7 @@ def grads(network: Network) -> list[Tensor | None]:
 )
 def test_checkpointing_gives_the_same_gradients(model: Tiny, extra: dict[str, Any], reentrant: bool) -> None:
     recipe = Recipe(network_dim=4, network_train_unet_only=True, **extra)
-    network = stirred(Network(model.parts(), recipe, generator=seeded()))
+    network = stirred(TrainableNetwork(model.parts(), recipe, generator=seeded()))
     text = torch.randn(2, 7, 16, generator=seeded(4), requires_grad=True)
     image = torch.randn(2, 4, 8, 8, generator=seeded(2), requires_grad=True)
 
@@ -247,7 +247,7 @@ def test_the_paths_gradients_in_float64(first: int, more: int, needs_x: bool, ke
 
     def linear(x: Tensor, out: Tensor, d: Tensor, u: Tensor) -> Tensor:
         full = (torch.cat([down[: first - 1], d.detach()]), torch.cat([up[: first - 1], u.detach()]))
-        return LinearPath.apply(x, out, None, *full, part, d, u)  # type: ignore[no-any-return]
+        return LinearLoraFunction.apply(x, out, None, *full, part, d, u)  # type: ignore[no-any-return]
 
     assert torch.autograd.gradcheck(linear, (x, normal(2, 3, 3).requires_grad_(), *learning))
     size, padding, stride = kernel
@@ -258,13 +258,13 @@ def test_the_paths_gradients_in_float64(first: int, more: int, needs_x: bool, ke
 
     def conv(x: Tensor, out: Tensor, d: Tensor, u: Tensor) -> Tensor:
         full = (torch.cat([core[: first - 1], d.detach()]), torch.cat([up[: first - 1], u.detach()]))
-        return ConvPath.apply(x, out, None, *full, part, how, d, u)  # type: ignore[no-any-return]
+        return ConvLoraFunction.apply(x, out, None, *full, part, how, d, u)  # type: ignore[no-any-return]
 
     assert torch.autograd.gradcheck(conv, (image, out.detach().requires_grad_(), *learning))
 
 
 def test_half_precision_on_the_way(model: Tiny) -> None:
-    network = stirred(Network(model.parts(), RECIPES["c3lier"], generator=seeded()))
+    network = stirred(TrainableNetwork(model.parts(), RECIPES["c3lier"], generator=seeded()))
     with network:
         output(model).square().mean().backward()
         full = grads(network)
@@ -279,19 +279,19 @@ def test_half_precision_on_the_way(model: Tiny) -> None:
 
 
 def test_rank_dropout_keeps_the_mean() -> None:
-    factors = Factors((6, 6), RankAndAlpha(4, 4.0), None, seeded())
+    factors = TrainableFactors((6, 6), RankAndAlpha(4, 4.0), None, seeded())
     with torch.no_grad():
         factors.up.normal_(generator=seeded(1))
     factors.rank_dropout, layer, x = 0.25, nn.Linear(6, 6), torch.randn(4000, 6).expand(1, -1, -1).transpose(0, 1)
     plain = layer(x)
-    whole = factors.hook(layer, (x,), plain)
+    whole = factors.after_forward(layer, (x,), plain)
     factors.seed = 3
-    dropped = factors.hook(layer, (x,), plain)
+    dropped = factors.after_forward(layer, (x,), plain)
     assert whole is not None and dropped is not None
     zero = ((dropped - plain).abs().amax((1, 2)) == 0).float().mean()
     assert float(zero) == pytest.approx(0.25**4, abs=0.01)
     torch.testing.assert_close((dropped - plain).mean(), (whole - plain).mean(), rtol=0.2, atol=0.05)
-    assert torch.equal(dropped, factors.hook(layer, (x,), plain))  # the same again within a step
+    assert torch.equal(dropped, factors.after_forward(layer, (x,), plain))  # the same again within a step
 
 
 # --- norms
@@ -301,14 +301,15 @@ def test_rank_dropout_keeps_the_mean() -> None:
 @given(st.integers(1, 6), st.floats(0.1, 5), st.integers(0, 99))
 def test_norms_are_those_of_the_whole_matrix(rank: int, limit: float, seed: int) -> None:
     modules = [
-        Factors(shape, RankAndAlpha(rank, 2.0), None, seeded(seed)) for shape in ((7, 9), (8, 5, 3, 3), (6, 6, 1, 1))
+        TrainableFactors(shape, RankAndAlpha(rank, 2.0), None, seeded(seed))
+        for shape in ((7, 9), (8, 5, 3, 3), (6, 6, 1, 1))
     ]
     with torch.no_grad():
         for module in modules:
             module.up.normal_(generator=seeded(seed))
         before = [module.delta() for module in modules]
-        torch.testing.assert_close(norms(modules), torch.stack([d.norm() for d in before]), rtol=1e-4, atol=1e-5)
-        report = limit_norms(modules, limit)
+        torch.testing.assert_close(delta_norms(modules), torch.stack([d.norm() for d in before]), rtol=1e-4, atol=1e-5)
+        report = limit_delta_norms(modules, limit)
         for module, was in zip(modules, before, strict=True):
             torch.testing.assert_close(module.delta(), was * min(1.0, limit / float(was.norm())), rtol=1e-4, atol=1e-5)
     assert float(report.largest) <= limit * 1.0001
@@ -320,44 +321,47 @@ def test_norms_are_those_of_the_whole_matrix(rank: int, limit: float, seed: int)
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_file_brings_everything_back(model: Tiny, name: str) -> None:
-    network = stirred(Network(model.parts(), RECIPES[name], generator=seeded()))
-    file = network.file()
-    again = Network(model.parts(), RECIPES[name], generator=seeded(9), file=file)
-    for site, module in again.sites.items():
-        assert torch.equal(module.down, network.sites[site].down) and torch.equal(module.up, network.sites[site].up)
+    network = stirred(TrainableNetwork(model.parts(), RECIPES[name], generator=seeded()))
+    file = network.to_lora_file()
+    again = TrainableNetwork(model.parts(), RECIPES[name], generator=seeded(9), file=file)
+    for site, module in again.factors_by_layer.items():
+        first = network.factors_by_layer[site]
+        assert torch.equal(module.down, first.down) and torch.equal(module.up, first.up)
 
 
 def test_a_file_of_another_rank_and_alpha(model: Tiny) -> None:
-    network = stirred(Network(model.parts(), Recipe(network_dim=3, network_alpha=3.0), generator=seeded()))
-    wider = Network(model.parts(), Recipe(network_dim=8, network_alpha=1.0), generator=seeded(1), file=network.file())
-    for site, module in wider.sites.items():
-        torch.testing.assert_close(module.delta(), network.sites[site].delta(), rtol=1e-4, atol=1e-6)
+    network = stirred(TrainableNetwork(model.parts(), Recipe(network_dim=3, network_alpha=3.0), generator=seeded()))
+    wider = TrainableNetwork(
+        model.parts(), Recipe(network_dim=8, network_alpha=1.0), generator=seeded(1), file=network.to_lora_file()
+    )
+    for site, module in wider.factors_by_layer.items():
+        torch.testing.assert_close(module.delta(), network.factors_by_layer[site].delta(), rtol=1e-4, atol=1e-6)
     with pytest.raises(TrainError, match="dim_from_weights"):
-        Network(model.parts(), Recipe(network_dim=2), file=network.file())
+        TrainableNetwork(model.parts(), Recipe(network_dim=2), file=network.to_lora_file())
     same = Recipe(network_dim=2, network_weights="x.safetensors", dim_from_weights=True)
-    taken = Network(model.parts(), same, file=network.file())
-    assert {(m.rank, m.alpha) for m in taken.sites.values()} == {(3, 3.0)}
+    taken = TrainableNetwork(model.parts(), same, file=network.to_lora_file())
+    assert {(m.rank, m.alpha) for m in taken.factors_by_layer.values()} == {(3, 3.0)}
 
 
 def test_a_file_for_nothing_here_is_told(model: Tiny) -> None:
-    text = Network(model.parts(), Recipe(network_train_text_encoder_only=True)).file()
+    text = TrainableNetwork(model.parts(), Recipe(network_train_text_encoder_only=True)).to_lora_file()
     with pytest.raises(TrainError, match="no layer"):
-        Network(model.parts(), Recipe(network_train_unet_only=True), file=text)
+        TrainableNetwork(model.parts(), Recipe(network_train_unet_only=True), file=text)
 
 
 def test_groups_have_the_blocks_rates(model: Tiny) -> None:
     recipe = Recipe(unet_lr=1e-3, text_encoder_lr=1e-5, down_lr_weight="0,0.5,0,0,1,0,0,0,0,0,0,0")
-    network = Network(model.parts(), recipe)
+    network = TrainableNetwork(model.parts(), recipe)
     rates = {group["name"]: group["lr"] for group in network.parameter_groups()}
     assert rates == {"unet IN01": 5e-4, "unet": 1e-3, "text_encoder": 1e-5}
     assert sum(len(g["params"]) for g in network.parameter_groups()) == len(list(network.parameters()))
-    assert {site.block for site in network.sites if site.block.startswith("IN")} == {"IN01", "IN04"}
+    assert {site.block for site in network.factors_by_layer if site.block.startswith("IN")} == {"IN01", "IN04"}
 
 
 def test_memory_stays_shared_when_moved(model: Tiny) -> None:
-    network = Network(model.parts(), RECIPES["dylora"], generator=seeded())
+    network = TrainableNetwork(model.parts(), RECIPES["dylora"], generator=seeded())
     network.double()
-    factors = next(iter(network.sites.values()))
+    factors = next(iter(network.factors_by_layer.values()))
     assert factors.down.dtype == torch.float64
     with torch.no_grad():
         factors.downs[1].fill_(7)
@@ -366,9 +370,9 @@ def test_memory_stays_shared_when_moved(model: Tiny) -> None:
     network.begin_step(seeded())
     assert bool((factors.down[:2] == 5).all()) and factors.downs[0].data_ptr() == factors.down.data_ptr()
     state = network.state_dict()
-    other = Network(model.parts(), RECIPES["dylora"], generator=seeded(8)).double()
+    other = TrainableNetwork(model.parts(), RECIPES["dylora"], generator=seeded(8)).double()
     other.load_state_dict(state)
-    assert torch.equal(next(iter(other.sites.values())).down, factors.down)
+    assert torch.equal(next(iter(other.factors_by_layer.values())).down, factors.down)
 
 
 # --- OpenCLIP
@@ -401,8 +405,11 @@ class OpenClip(nn.Module):
 def test_open_clips_attention_learns_and_stays() -> None:
     torch.manual_seed(0)
     model = OpenClip().requires_grad_(False)
-    network = stirred(Network(model.parts(), Recipe(network_train_text_encoder_only=True), generator=seeded()))
-    assert LayerId("te", "BASE", "layers.0.self_attn.k_proj") in network.sites and len(network.sites) == 5
+    network = stirred(TrainableNetwork(model.parts(), Recipe(network_train_text_encoder_only=True), generator=seeded()))
+    assert (
+        LayerId("te", "BASE", "layers.0.self_attn.k_proj") in network.factors_by_layer
+        and len(network.factors_by_layer) == 5
+    )
     x = torch.randn(2, 3, 8, generator=seeded(1))
     with network:
         y = model(x)
@@ -413,5 +420,5 @@ def test_open_clips_attention_learns_and_stays() -> None:
     for module in model.modules():
         assert not module.__dict__.keys() & {"in_proj_weight", "weight"} and not module._forward_hooks
     with AppliedNetworks(model, BAKED) as applied:
-        applied.apply([AdapterSpec(network.file())])
+        applied.apply([AdapterSpec(network.to_lora_file())])
         torch.testing.assert_close(model(x), y, rtol=1e-4, atol=1e-6)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lora_ext.train.network.trainable_network.autograd import frozen_weight, masked
-from lora_ext.train.network.trainable_network.trainable_factors import Factors, refresh
 from torch import Tensor, nn
 
 from lora_ext.train.config.block_settings import RankAndAlpha
 from lora_ext.train.config.dylora import select_drawn_ranks
 from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.network.autograd import forward_with_dropout, frozen_weight
+from lora_ext.train.network.trainable_factors import TrainableFactors, cast_factors
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 5), (2, 3, 6)),
@@ -23,17 +23,19 @@ LAYERS = {
 }
 
 
-def made(layer: nn.Module, rank: int = 4, unit: int | None = None) -> Factors:
-    factors = Factors(tuple(layer.weight.shape), RankAndAlpha(rank, 2.0), unit, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+def made(layer: nn.Module, rank: int = 4, unit: int | None = None) -> TrainableFactors:
+    factors = TrainableFactors(
+        tuple(layer.weight.shape), RankAndAlpha(rank, 2.0), unit, torch.Generator().manual_seed(0)
+    )  # type: ignore[arg-type]
     with torch.no_grad():
         factors.up.normal_(generator=torch.Generator().manual_seed(1))
     return factors
 
 
-def hooked(layer: nn.Module, factors: Factors, x: Tensor, *, fused: bool) -> Tensor:
-    handles = [layer.register_forward_hook(factors.hook)]
+def hooked(layer: nn.Module, factors: TrainableFactors, x: Tensor, *, fused: bool) -> Tensor:
+    handles = [layer.register_forward_hook(factors.after_forward)]
     if fused:
-        handles.append(layer.register_forward_pre_hook(factors.enter))
+        handles.append(layer.register_forward_pre_hook(factors.before_forward))
     y: Tensor = layer(x)
     for handle in handles:
         handle.remove()
@@ -69,9 +71,9 @@ def test_both_ways_are_the_layer_with_the_delta(name: str, channels_last: bool) 
 def test_whose_backward_pass_may_be_taken_over() -> None:
     def asked(layer: nn.Module, *, hooks: int = 1) -> bool:
         factors = made(layer)
-        layer.register_forward_pre_hook(factors.enter)
+        layer.register_forward_pre_hook(factors.before_forward)
         for _ in range(hooks):
-            layer.register_forward_hook(factors.hook)
+            layer.register_forward_hook(factors.after_forward)
         return frozen_weight(layer) is not None
 
     class Other(nn.Linear):
@@ -102,15 +104,15 @@ def test_casts_follow_the_optimizer() -> None:
     factors = made(layer)
     with torch.autocast("cpu", torch.bfloat16):
         first = hooked(layer, factors, x, fused=True)
-        refresh([factors])
-        assert factors.casts is not None and factors._ready(torch.bfloat16) is factors.casts
+        cast_factors([factors])
+        assert factors.casts is not None and factors._factors_in(torch.bfloat16) is factors.casts
         assert torch.equal(hooked(layer, factors, x, fused=True), first)
         first.sum().backward()
         torch.optim.SGD(factors.parameters(), lr=1.0).step()
         moved = hooked(layer, factors, x, fused=True)
         assert not torch.equal(moved, first)  # also without a new beginning
-        refresh([factors])
-        assert factors._ready(torch.bfloat16) is factors.casts
+        cast_factors([factors])
+        assert factors._factors_in(torch.bfloat16) is factors.casts
         assert torch.equal(hooked(layer, factors, x, fused=True), moved)
 
 
@@ -122,13 +124,15 @@ def test_dropouts_of_a_prefix(name: str, variant: str) -> None:
     layer, x = build().requires_grad_(False), torch.randn(shape)
     factors, recipe = made(layer, unit=2), Recipe(network_dim=4, unit=2, dylora_variant=variant)
     for drawn in (2, 4):
-        factors.act(select_drawn_ranks(recipe, drawn, 4, 2.0))
+        factors.select_ranks(select_drawn_ranks(recipe, drawn, 4, 2.0))
         plain = hooked(layer, factors, x, fused=True)
         plain.square().sum().backward()
         grads = [p.grad for p in factors.parameters()]
         factors.zero_grad(set_to_none=True)
-        ones = (torch.ones_like, lambda thin: torch.ones(thin.shape[0], factors.share.acting))
-        other = masked(layer, x, layer(x), *factors.pieces(), factors.now.scale, ones)
+        ones = (torch.ones_like, lambda thin: torch.ones(thin.shape[0], factors.selection.active))
+        other = forward_with_dropout(
+            layer, x, layer(x), *factors.active_factors(), factors.scaled_selection.scale, ones
+        )
         other.square().sum().backward()
         torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-5)
         for parameter, wanted in zip(factors.parameters(), grads, strict=True):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lora_ext.train.network.trainable_network.trainable_network import Network
 from tiny import Tiny
 
 from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.network.trainable_network import TrainableNetwork
 
 peft = pytest.importorskip("peft")
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "samplers.0.conv")
@@ -20,13 +20,13 @@ def test_outputs_and_gradients_are_pefts(wide: bool) -> None:
     recipe = Recipe(
         network_module="c3lier" if wide else "lierla", network_dim=4, network_alpha=2.0, network_train_unet_only=True
     )
-    network = Network(ours.parts(), recipe, generator=torch.Generator().manual_seed(0))
+    network = TrainableNetwork(ours.parts(), recipe, generator=torch.Generator().manual_seed(0))
     names = dict(ours.unet.named_modules())
     by_name = {
         name: factors
-        for site, factors in network.sites.items()
+        for site, factors in network.factors_by_layer.items()
         for name, module in names.items()
-        if module is network.targets[site].module
+        if module is network.targets_by_layer[site].module
     }
     assert any(name.endswith(CONVOLUTIONS) for name in by_name) == wide
     config = peft.LoraConfig(r=4, lora_alpha=2, target_modules=list(by_name))

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from lora_ext.train.network.trainable_network.trainable_network import Network
 from test_train_network import stirred
 from tiny_trainee import pictures, recipe, trainee
 
@@ -17,6 +16,7 @@ from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.protocols import TrainingModelOptions
 from lora_ext.train.data.batch import Batch
 from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.network.trainable_network import TrainableNetwork
 from lora_ext.train.run.training_step import TrainingObjective
 
 WEIGHT = 0.25
@@ -37,10 +37,10 @@ def made(**more: Any) -> Any:
 
 
 @pytest.fixture(params=["lierla", "dylora"])
-def parts(request: Any) -> Iterator[tuple[StandaloneTrainableModel, Network, TrainingObjective]]:
+def parts(request: Any) -> Iterator[tuple[StandaloneTrainableModel, TrainableNetwork, TrainingObjective]]:
     """A model, a network on it, and what is to be reached."""
     host, wanted = trainee(), made(network_module=request.param, unit=2)
-    with host.prepared_for_training(TrainingModelOptions("no")), Network(host.parts(), wanted) as network:
+    with host.prepared_for_training(TrainingModelOptions("no")), TrainableNetwork(host.parts(), wanted) as network:
         network.begin_step(torch.Generator().manual_seed(1))
         yield host, network, TrainingObjective(host, wanted, network, trains_text=True)
 
@@ -97,6 +97,6 @@ def test_the_loss_is_the_distance_from_the_model_alone(parts: Any, mixed: Batch)
     value = float(objective(batch))
     (noisy, steps, ours), (again, _, plain) = said
     assert torch.equal(noisy, again) and torch.equal(host.predict(noisy, steps, host.text(batch.captions)), ours)
-    with network.resting(), torch.no_grad():
+    with network.detached(), torch.no_grad():
         assert torch.equal(host.predict(noisy, steps, host.text(batch.captions)), plain)
     assert value == pytest.approx(float((ours - plain).square().mean()) * WEIGHT * batch.scale, rel=1e-5)

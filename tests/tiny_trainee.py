@@ -29,7 +29,7 @@ from lora_ext.training.standalone_run import SilentHost, train
 class Words:
     """One token a letter group; ids below 62."""
 
-    start, end, comma = 62, 63, None
+    start_id, end_id, comma_id = 62, 63, None
 
     def encode(self, text: str) -> list[int]:
         return [sum(map(ord, word)) % 61 + 1 for word in text.split()]

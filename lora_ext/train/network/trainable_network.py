@@ -162,8 +162,8 @@ class TrainableNetwork(nn.Module):
     def train(self, mode: bool = True) -> TrainableNetwork:
         """As nn.Module's; outside training all ranks act. A new step is to be begun after it."""
         super().train(mode)
-        for module in getattr(self, "sites", {}).values():
-            module.act(select_all_ranks(module.rank, module.alpha))
+        for module in getattr(self, "factors_by_layer", {}).values():
+            module.select_ranks(select_all_ranks(module.rank, module.alpha))
             module.skipped, module.seed, module.casts = False, None, None
         return self
 
