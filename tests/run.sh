@@ -22,6 +22,10 @@ wait $! || unset LORA_EXT_GRADIO4
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
+# the documentation and its API reference; warnings are errors
+site=$(mktemp -d)
+NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict -q -d "$site"
+rm -rf "$site"
 # One thread a process: these networks are too small to share out.
 export OMP_NUM_THREADS=1
 # The browser's tests apart, two pages (the standalone one, gradio's) with a program of their own at once: what waits for

@@ -101,6 +101,19 @@ def test_one_home_for_each_dependency() -> None:
             assert homes is None or _package(name) in homes, f"{name} imports {imported}"
 
 
+def test_a_public_name_is_in_one_module() -> None:
+    """One name for one thing in the whole package; `main` is what every command has."""
+    homes: dict[str, set[str]] = {}
+    for name, path in _files().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            named = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            for public in [*named, *(t.id for t in targets if isinstance(t, ast.Name))]:
+                if not public.startswith("_") and public != "main":
+                    homes.setdefault(public, set()).add(name)
+    assert not {public: modules for public, modules in homes.items() if len(modules) > 1}
+
+
 def test_files_stay_small() -> None:
     long = {name: n for name, p in _files().items() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 390}
     assert not long
