@@ -146,6 +146,24 @@ def test_dialects(key: str, site: LayerId, suffix: str) -> None:
     assert parse_layer_key(key, ADAPTER_SUFFIXES) == (site, suffix)
 
 
+@pytest.mark.parametrize(
+    ("diffusers", "ldm"),
+    [
+        ("time_embedding.linear_1", "time_embed.0"),
+        ("time_embedding.linear_2", "time_embed.2"),
+        ("add_embedding.linear_1", "label_emb.0.0"),
+        ("add_embedding.linear_2", "label_emb.0.2"),
+        ("conv_norm_out", "out.0"),
+        ("conv_out", "out.2"),
+        ("conv_in", "input_blocks.0.0"),
+    ],
+)
+def test_layers_outside_the_blocks(diffusers: str, ldm: str) -> None:
+    site = find_layer_id(UNET, diffusers)
+    assert site is not None and find_layer_id(UNET, ldm) == site
+    assert site.block == ("IN00" if diffusers == "conv_in" else "") and site.layer == diffusers
+
+
 def test_models_of_other_roots() -> None:
     """The web UI's wrappers and OpenCLIP's own names."""
     assert find_layer_id(UNET, "input_blocks.1.1.transformer_blocks.0.attn1.to_q") == QUERY

@@ -51,6 +51,17 @@ def test_into_a_result_of_another_dtype() -> None:
     assert torch.allclose(out.double(), torch.from_numpy(1 + delta), atol=1e-6)
 
 
+@pytest.mark.parametrize("height", [1, 4, 7, 8, 12, 16, 64])
+@pytest.mark.parametrize("chosen", [(0, 2), (2, 0), (1,), (1, 3), (3, 1)])
+def test_rows_that_nothing_acts_on_stay(height: int, chosen: tuple[int, ...]) -> None:
+    """Pieces on some parts of a stacked weight, in any order; the other parts are copied."""
+    acting, delta = piece("lora", (height, 6))
+    pieces = [AppliedAdapter(acting.adapter, acting.weight, rows=(n * height, (n + 1) * height)) for n in chosen]
+    out = add_delta(torch.ones(4 * height, 6), tuple(pieces))
+    for number, part in enumerate(out.double().split(height)):
+        assert torch.allclose(part, torch.from_numpy(1 + delta * (number in chosen)), atol=1e-6), number
+
+
 def test_low_rank_and_dense_kinds_together() -> None:
     (one, first), (two, second) = piece("lora", (96, 24)), piece("loha", (96, 24))
     out = add_delta(torch.ones(96, 24), (one, two))

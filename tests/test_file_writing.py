@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import re
 from pathlib import Path
@@ -297,6 +298,19 @@ def test_alphas_in_diffusers_metadata(tmp_path: Path) -> None:
             assert one is not None
             assert two is not None
             assert torch.allclose(one.delta(), two.delta(), atol=1e-6)
+
+
+def test_each_part_has_its_own_alpha_in_diffusers_metadata() -> None:
+    alphas = {"unet": 16, "text_encoder": 4, "text_encoder_2": 8}
+    layers = dict.fromkeys(alphas, "text_model.encoder.layers.0.mlp.fc1")
+    layers["unet"] = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {f"{part}.{layer}.lora_{side}.weight": torch.ones(*((2, 8) if side == "A" else (8, 2)))
+               for part, layer in layers.items() for side in "AB"}  # fmt: skip
+    packed = {f"{part}.{name}": value for part, alpha in alphas.items()
+              for name, value in (("r", 2), ("lora_alpha", alpha))}  # fmt: skip
+    file = assemble_lora_file(tensors, {"lora_adapter_metadata": json.dumps(packed)})
+    found = {site.part: adapter.scaling() for site, adapter in file.adapters.items()}
+    assert found == {"unet": 8, "te": 2, "te2": 4}
 
 
 @pytest.mark.parametrize(

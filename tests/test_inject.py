@@ -146,7 +146,9 @@ def test_attention_takes_q_k_v_and_out() -> None:
                 assert injection.apply(wanted) == 0
 
 
-def test_openclip_s_rows_are_q_k_and_v_in_that_order() -> None:
+@pytest.mark.parametrize("mode", [LIVE, BAKED])
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_openclip_s_rows_are_q_k_and_v_in_that_order(kind: str, mode: str) -> None:
     """As PyTorch splits them: a change of q, k or v alone, where the attention itself computes with it."""
     attention = nn.MultiheadAttention(12, 2, batch_first=True).eval()
     root = nn.ModuleDict({"attn": attention})
@@ -157,16 +159,18 @@ def test_openclip_s_rows_are_q_k_and_v_in_that_order() -> None:
     query, key, value = (attention.in_proj_weight[i * width : (i + 1) * width] for i in range(3))
     sizes = {site.layer.rpartition(".")[2]: target for site, target in found.items()}
     assert sizes.keys() == {"q_proj", "k_proj", "v_proj", "out_proj"}
-    adapter = adapter_from_tensors(make("lora", (width, width)))
+    adapter = adapter_from_tensors(make(kind, (width, width)))
     assert adapter is not None
-    more = adapter.delta(query)
+    more, shift = adapter.delta(query), adapter.bias_delta()
     x = torch.randn(2, 5, width)
     for name in "qkv":
         parts = [part + more * (name == which) for which, part in zip("qkv", (query, key, value), strict=True)]
+        biases = [bias if shift is None else bias + shift * (name == which)
+                  for which, bias in zip("qkv", attention.in_proj_bias.chunk(3), strict=True)]  # fmt: skip
         q, k, v = (nn.functional.linear(x, part, bias).unflatten(-1, (2, -1)).transpose(1, 2)
-                   for part, bias in zip(parts, attention.in_proj_bias.chunk(3), strict=True))  # fmt: skip
+                   for part, bias in zip(parts, biases, strict=True))  # fmt: skip
         heads = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
-        with Injection(BAKED) as injection:
+        with Injection(mode) as injection:
             injection.apply({sizes[f"{name}_proj"]: (AppliedAdapter(adapter, 1.0),)})
             got = attention(x, x, x, need_weights=False)[0]
         assert torch.allclose(got, attention.out_proj(heads), atol=1e-5), name

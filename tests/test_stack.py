@@ -189,6 +189,9 @@ def test_fit_names_what_does_not_apply(model: Tiny) -> None:
         assert fit.ok and fit.matched == len(file.adapters)
         (fit,) = applied.apply([AdapterSpec(file, blocks=parse_block_weights(",".join(["1"] * 12)))])
         assert "IN01" in fit.uncovered and "MID" not in fit.uncovered
+        middle = LoraFile({site: file.adapters[site] for site in sites_in(file, "MID")})
+        (fit,) = applied.apply([AdapterSpec(middle, blocks=parse_block_weights(",".join(["1"] * 12)))])
+        assert fit.uncovered == ()
 
 
 def test_loading_weights_takes_everything_off_first(model: Tiny) -> None:
@@ -214,6 +217,8 @@ def test_drawn_weights_are_the_same_for_the_same_seed(model: Tiny) -> None:
     request = LoraTag("a", lbw=",".join(["R"] * 12))
     one, two, other = (resolve_tag(request, Folder(), seed=seed).blocks for seed in (1, 1, 2))
     assert one == two != other
+    values = [resolve_block_weights(replace(request, name=name), Presets(), seed=1) for name in "ab"]
+    assert values[0] != values[1], "two files of one prompt draw for themselves"
     again = resolve_block_weights(LoraTag("a", lbw=one.format_weights()), Presets())
     assert again == one
 

@@ -87,6 +87,69 @@ def test_same_seed_same_batches_other_seed_or_epoch_other_order(folder: Path) ->
     assert rows(first) != rows(list(Dataset.from_recipe(recipe(folder, **words, seed=8)).epoch_batches(1)))
 
 
+def test_epochs_buckets_and_repeats_draw_for_themselves(tmp_path: Path) -> None:
+    """Nothing that is drawn in an epoch comes back as it was in the next one, nor in another bucket or repeat."""
+    for number in range(16):
+        draw(tmp_path / "train" / "2_thing" / f"{number:02}.png", (96, 48) if number % 2 else (48, 96), caption="a")
+    data = Dataset.from_recipe(recipe(tmp_path, random_crop=True, flip_aug=True, train_batch_size=4))
+    epochs = [list(data.epoch_batches(number)) for number in range(4)]
+    seeds = [seed for batches in epochs for batch in batches for seed in batch.seeds]
+    assert len(set(seeds)) == len(seeds) == 4 * 32
+    assert len({tuple(batch.bucket for batch in batches) for batches in epochs}) > 1, "the order of the batches"
+    batches_of: dict[tuple[int, int], set[tuple[int, ...]]] = {}
+    for batch in epochs[0]:
+        batches_of.setdefault(batch.bucket, set()).add(tuple(int(Path(path).stem) // 2 for path in batch.paths))
+    one, other = batches_of.values()
+    assert one != other, "what comes together in a bucket"
+    flips = recipe(tmp_path, flip_aug=True, train_batch_size=1)
+    across = Image.fromarray(np.broadcast_to(np.arange(96, dtype=np.uint8)[None, :, None], (48, 96, 3)))
+    for number in range(16):
+        across.save(tmp_path / "train" / "2_thing" / f"{number:02}.png")
+    flipped = []
+    for number in range(3):
+        batches = list(Dataset.from_recipe(flips).epoch_batches(number))
+        turns = sorted((b.paths[0], bool(b.pixels[0, 0, 0, 0] > b.pixels[0, 0, 0, -1])) for b in batches)  # type: ignore[index]
+        flipped.append(tuple(turns))
+    assert len(set(flipped)) == 3
+
+
+def test_regularisation_pictures_are_mixed_anew_each_time_through(tmp_path: Path) -> None:
+    for number in range(8):
+        draw(tmp_path / "train" / "1_thing" / f"{number}.png", (64, 64))
+        draw(tmp_path / "reg" / "1_other" / f"{number}.png", (64, 64))
+    order = Dataset.from_recipe(recipe(tmp_path, reg_data_dir=str(tmp_path / "reg"))).sample_order
+    passes = {tuple(item.image for item in order.epoch_items(epoch)[8:]) for epoch in range(4)}
+    assert len(passes) > 1 and all(len(set(images)) == 8 for images in passes)
+
+
+def test_captions_are_told_the_epoch_and_the_step(folder: Path) -> None:
+    words = {"caption_dropout_every_n_epochs": 2}
+    data = Dataset.from_recipe(recipe(folder, **words))
+    for epoch in range(4):  # the second and the fourth
+        empty = {not caption for batch in data.epoch_batches(epoch) for caption in batch.captions}
+        assert empty == {epoch % 2 == 1}
+    warm = {"token_warmup_step": 6, "token_warmup_min": 1, "gradient_accumulation_steps": 2}
+    data = Dataset.from_recipe(recipe(folder, **warm))
+    for epoch in (0, 1):  # 8 batches, 4 steps an epoch; 6 tags in a caption
+        for place, batch in enumerate(data.epoch_batches(epoch)):
+            step = 4 * epoch + place // 2
+            wanted = min(6, step * 5 // 6 + 1)
+            assert {len(caption.split(",")) for caption in batch.captions} == {wanted}, (epoch, place)
+
+
+def test_a_mask_beside_a_picture_without_one(tmp_path: Path) -> None:
+    """In one batch of pictures that are wider than high."""
+    seen = Image.new("RGBA", (96, 48), (255, 0, 0, 255))
+    seen.paste((0, 0, 0, 0), (0, 0, 48, 48))
+    (tmp_path / "train" / "1_thing").mkdir(parents=True)
+    seen.save(tmp_path / "train" / "1_thing" / "a.png")
+    seen.convert("RGB").save(tmp_path / "train" / "1_thing" / "b.png")
+    (batch,) = Dataset.from_recipe(recipe(tmp_path, alpha_mask=True)).epoch_batches(0)
+    assert batch.mask is not None and batch.mask.shape == (2, 1, 6, 10)  # 80 of 96 columns
+    for path, mask in zip(batch.paths, batch.mask, strict=True):
+        assert mask[0, 0].tolist() == [0.0 if path.endswith("a.png") else 1.0] * 5 + [1.0] * 5
+
+
 def test_it_goes_on_from_any_batch(folder: Path) -> None:
     words = {"shuffle_caption": True, "flip_aug": True, "reg_data_dir": str(folder / "reg"), "token_warmup_step": 0.5}
     whole = list(Dataset.from_recipe(recipe(folder, **words)).epoch_batches(1))
