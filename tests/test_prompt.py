@@ -35,6 +35,17 @@ TABLE = {
     "<lora:a:1:step=0.25-0.75>": LoraTag("a", start=0.25, stop=0.75),
     "<lora:a:1:start=5>": LoraTag("a", start=5),
     "<lora:a:1:stop=0.5>": LoraTag("a", stop=0.5),
+    "<lora:a:w=FACE>": LoraTag("a", lbw="FACE"),
+    "<lora:a:>": LoraTag("a"),
+    "<lora:a:1:lbwe=NOT IN05:attn:0>": LoraTag("a", lbwe="NOT IN05:attn:0"),
+    "<lora:a:lbwe=IN05:start=3:0.8>": LoraTag("a", 0.8, 0.8, lbwe="IN05", start=3),
+    "<lora:a:lbwe=IN05:0.8:start=3>": LoraTag("a", 0.8, 0.8, lbwe="IN05", start=3),
+    "<lora:a:lbwe=IN01:attn:0:0.8:0.5>": LoraTag("a", 0.8, 0.5, lbwe="IN01:attn:0"),
+    "<lora:a:lbwe=ATTNDEEPOFF:0.8:0.5>": LoraTag("a", 0.8, 0.5, lbwe="ATTNDEEPOFF"),
+    "<lora:a:dyn=1>": LoraTag("a", dyn=1),
+    "<lora:a:start=0:stop=1>": LoraTag("a", start=0, stop=1),
+    "<lora:a:start=0.0:stop=1.0>": LoraTag("a", start=0.0, stop=1.0),
+    "<lora:a:start=2.0:stop=5.0>": LoraTag("a", start=2, stop=5),
     "<lora: sub/dir/name with (blanks) :1>": LoraTag("sub/dir/name with (blanks)"),
 }
 
@@ -43,19 +54,31 @@ TABLE = {
 def test_table(tag: str) -> None:
     text, requests, errors = parse_lora_tags(f"a photo {tag}of a cat")
     assert (text, requests, errors) == ("a photo of a cat", [TABLE[tag]], [])
+    steps = [type(value) for value in (requests[0].start, requests[0].stop)]
+    assert steps == [type(TABLE[tag].start), type(TABLE[tag].stop)], "1 is a step, 1.0 is all of them"
     assert parse_lora_tags(requests[0].format_tag())[1] == requests
 
 
 @pytest.mark.parametrize(
     ("tag", "says"),
     [("<lora:>", "no file"), ("<lora:a:x=y=z>", "not a number"), ("<lora:a:wight=1>", "did you mean 'unet'|unknown"),
-     ("<lora:a:te=nan>", "not finite"), ("<lora:a:1:1:1:1:1>", "takes te, unet and dyn"), ("<lora:a:dyn=0>", "rank"),
+     ("<lora:a:te=nan>", "not finite"), ("<lora:a:1:1:1:1>", "takes te, unet and dyn"),
+     ("<lora:a::0.5>", "not a number"), ("<lora:a:step=3--10>", "neither a whole number"), ("<lora:a:dyn=0>", "rank"),
      ("<lora:a:step=5>", "range"), ("<lora:a:start=-1>", "step"), ("<lora:a:start=1.5>", "step")],
 )  # fmt: skip
 def test_a_bad_tag_is_named_and_the_others_stay(tag: str, says: str) -> None:
     _, requests, errors = parse_lora_tags(f"<lora:good:0.5> {tag} <lora:fine>")
     assert requests == [LoraTag("good", 0.5, 0.5), LoraTag("fine")]
     assert len(errors) == 1 and re.search(says, str(errors[0]))
+
+
+@pytest.mark.parametrize(("length", "whole"), [(120, True), (121, False)])
+def test_long_tags_are_quoted_in_part(length: int, whole: bool) -> None:
+    tag = "<lora:a" + "a" * (length - len("<lora:a:dyn=0>")) + ":dyn=0>"
+    _, _, (error,) = parse_lora_tags(tag)
+    quoted = str(error)
+    assert len(tag) == length and (tag in quoted) == whole and ("…" in quoted) == (not whole)
+    assert whole or tag[:119] + "…" in quoted
 
 
 @given(st.text(alphabet=st.sampled_from("<>:=,-.la rox019teunilbw\n\0é")))
