@@ -56,8 +56,32 @@ def test_the_scaled_picture_covers_its_bucket(size: tuple[int, int], bucketed: b
         ({"enable_bucket": True, "bucket_reso_steps": 10}, "multiple of 8"),
         ({"enable_bucket": True, "min_bucket_reso": 600}, "give 512 or less"),
         ({"enable_bucket": True, "max_bucket_reso": 256}, "give 512 or more"),
+        ({"resolution": (512, 4)}, "too small"),
+        ({"resolution": (7, 512)}, "too small"),
+        ({"resolution": (512, 510)}, "512x504"),
+        ({"enable_bucket": True, "bucket_reso_steps": 4}, "multiple of 8"),
+        ({"enable_bucket": True, "resolution": (256, 512), "min_bucket_reso": 300}, "give 256 or less"),
+        ({"enable_bucket": True, "resolution": (512, 1088)}, "give 1088 or more"),
+        ({"enable_bucket": True, "bucket_no_upscale": True, "bucket_reso_steps": 520}, "above the resolution"),
     ],
 )
 def test_sizes_that_cannot_be_say_what_to_give(words: dict, says: str) -> None:
     with pytest.raises(TrainError, match=says):
         BucketRules(**words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"resolution": (8, 8)},
+        {"enable_bucket": True, "resolution": (256, 1024)},
+        {"enable_bucket": True, "min_bucket_reso": 512, "max_bucket_reso": 512},
+        {"enable_bucket": True, "bucket_no_upscale": True, "bucket_reso_steps": 512},
+        {"enable_bucket": True, "bucket_reso_steps": 8},
+        # without upscaling these two are not asked for
+        {"enable_bucket": True, "bucket_no_upscale": True, "min_bucket_reso": 600, "max_bucket_reso": 100},
+        {"resolution": (512, 512), "min_bucket_reso": 600, "bucket_reso_steps": 10},
+    ],
+)
+def test_sizes_at_the_limits_are_taken(words: dict) -> None:
+    BucketRules(**words)

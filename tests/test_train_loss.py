@@ -57,13 +57,22 @@ def test_schedules_are_kohyas() -> None:
     torch.testing.assert_close(training_alphas_cumprod(Recipe(), ABAR)[STEPS], torch.tensor(PLAIN["alphas_cumprod"]))
     moved = training_alphas_cumprod(Recipe(zero_terminal_snr=True), ABAR)
     torch.testing.assert_close(moved[STEPS], torch.tensor(GOLDEN["zsnr=True"]["alphas_cumprod"]), rtol=1e-4, atol=1e-6)
-    assert moved[-1] == 0
+    assert moved[-1] == 0 and float(moved[0]) == pytest.approx(float(ABAR[0]), rel=1e-6)
 
 
 def test_zero_snr_gives_finite_weights() -> None:
     abar = training_alphas_cumprod(Recipe(zero_terminal_snr=True), ABAR)
     for recipe, prediction in WEIGHTS.values():
         assert timestep_loss_weights(recipe, prediction, STEPS, abar).isfinite().all()
+    last = torch.tensor([999])
+    assert float(timestep_loss_weights(Recipe(min_snr_gamma=5.0), "epsilon", last, abar)) == 1
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 5.0])
+def test_min_snr_is_its_formula(gamma: float) -> None:
+    snr = ABAR.double() / (1 - ABAR.double())
+    got = timestep_loss_weights(Recipe(min_snr_gamma=gamma), "epsilon", torch.arange(1000), ABAR)
+    torch.testing.assert_close(got.double(), snr.clamp(max=gamma) / snr, rtol=1e-3, atol=1e-6)
 
 
 def _batch(seed: int = 0, n: int = 3) -> tuple[torch.Tensor, ...]:
@@ -111,6 +120,54 @@ def test_loss_of_v_is_zero_at_its_target() -> None:
     assert float(batch_loss(Recipe(), v, v, steps, ABAR, prediction="v_prediction")) == 0
 
 
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(4)
+
+
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize("adaptive", [0.0, 0.25, -0.25])
+def test_noise_offset_is_its_formula(random: bool, adaptive: float) -> None:
+    """Drawn from the generator in this order: the noise, the strength's share, a number for each channel."""
+    latents = torch.randn(2, 4, 6, 5, generator=_generator()) + torch.tensor([0.2, -0.8]).view(2, 1, 1, 1)
+    knobs = {"noise_offset": 0.1, "noise_offset_random_strength": random, "adaptive_noise_scale": adaptive}
+    got = sample_noise(Recipe(**knobs), latents, _generator())  # type: ignore[arg-type]
+    drawn = _generator()
+    noise = torch.randn(2, 4, 6, 5, generator=drawn)
+    share = float(torch.rand((), generator=drawn)) if random else 1.0
+    strength = (0.1 * share + adaptive * latents.mean(dim=(2, 3), keepdim=True).abs()).clamp(min=0)
+    torch.testing.assert_close(got, noise + strength * torch.randn(2, 4, 1, 1, generator=drawn))
+
+
+@pytest.mark.parametrize("size", [(16, 10), (7, 20), (1, 9)])
+@pytest.mark.parametrize("iterations", [1, 3, 8])
+def test_pyramid_noise_is_its_formula(size: tuple[int, int], iterations: int) -> None:
+    """Coarser noise, made larger, is added until it is one number wide or high; then all of it is scaled to 1."""
+    height, width = size
+    recipe = Recipe(multires_noise_iterations=iterations, multires_noise_discount=0.7)
+    got = sample_noise(recipe, torch.zeros(2, 4, height, width), _generator())
+    drawn = _generator()
+    wanted = torch.randn(2, 4, height, width, generator=drawn)
+    for level in range(iterations):
+        ratio = 2 + 2 * float(torch.rand((), generator=drawn))
+        small = [max(1, int(side / ratio**level)) for side in size]
+        coarse = torch.randn(2, 4, *small, generator=drawn)
+        wanted += torch.nn.Upsample(size=size, mode="bilinear")(coarse) * 0.7**level
+        if 1 in small:
+            break
+    torch.testing.assert_close(got, wanted / wanted.std())
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_input_perturbation_is_its_formula(random: bool) -> None:
+    _, noise, latents = _batch()
+    steps, drawn = torch.tensor([10, 400, 900]), _generator()
+    recipe = Recipe(ip_noise_gamma=0.3, ip_noise_gamma_random_strength=random)
+    got = add_noise(recipe, latents, noise, steps, ABAR, _generator())
+    share = float(torch.rand((), generator=drawn)) if random else 1.0
+    moved = noise + 0.3 * share * torch.randn(latents.shape, generator=drawn)
+    torch.testing.assert_close(got, add_noise(Recipe(), latents, moved, steps, ABAR))
+
+
 def test_noise_knobs() -> None:
     latents = torch.zeros(64, 4, 16, 16)
 
@@ -151,6 +208,8 @@ def test_timesteps_stay_between(low: int, high: int) -> None:
     else:
         drawn = sample_timesteps(recipe, 50, 1000, torch.Generator().manual_seed(0))
         assert drawn.min() >= low and drawn.max() < high
+        again = sample_timesteps(recipe, 50, 1000, torch.Generator().manual_seed(0))
+        assert torch.equal(drawn, again), "the generator that is given is the one that is used"
 
 
 def test_distance_is_float32_for_half_predictions() -> None:
