@@ -98,12 +98,13 @@ class A1111ImageRenderer:
         )
         try:
             made = processing.process_images(p)
+            if shared.state.interrupted or not made.images:
+                raise SheetStopped
+            image: Image.Image = made.images[0]
+            # without scripts the web UI writes the prompt without its tags
+            image.info[PARAMETERS_KEY] = processing.create_infotext(p, p.all_prompts, p.all_seeds, p.all_subseeds)
         finally:
             p.close()
-        if shared.state.interrupted or not made.images:
-            raise SheetStopped
-        image: Image.Image = made.images[0]
-        image.info[PARAMETERS_KEY] = made.infotexts[0]
         return image
 
 
