@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,20 @@ class StandIn:
         assert answer.status_code < 400, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
 
+    def job(self, path: str, body: object, seconds: float = 120) -> dict[str, Any]:
+        """A job of ours when it is over."""
+        return self.ended(self.call(path, body), seconds)
+
+    def ended(self, job: Mapping[str, Any], seconds: float = 120) -> dict[str, Any]:
+        """See `job`."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            now = dict(self.call(f"/jobs/{job['id']}"))
+            if now["state"] in ("done", "failed", "cancelled"):
+                return now
+            time.sleep(0.02)
+        raise AssertionError(f"still {now['state']}: {now}")
+
     # --- what a user does
 
     def make(self, prompt: Any, *, kind: str = "Txt2Img", **request: Any) -> Made:
@@ -138,12 +153,12 @@ class StandIn:
         for name, value in values.items():
             shared.opts.set(name, value)
 
-    def paste(self, infotext: str) -> dict[str, Any]:
-        """What the page's fields get: the parameters that the real web UI reads from this text (recorded)."""
+    def paste(self, infotext: str, changed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the page's fields get: what the real web UI was recorded to read from an infotext, but for `changed`."""
         from modules import script_callbacks
         from webui_contract import recording
 
-        params = dict(recording()["pasted"])
+        params = {**recording()["pasted"], **(changed or {})}
         script_callbacks.run("infotext_pasted", infotext, params)
         return params
 

@@ -21,6 +21,7 @@ def part_of(name: str) -> torch.nn.Module:
     found: torch.nn.Module = {
         "U-Net": shared.sd_model.model.diffusion_model,
         "decoder": shared.sd_model.first_stage_model.decoder,
+        "encoder": shared.sd_model.first_stage_model.encoder,
         "text encoder": shared.sd_model.cond_stage_model,
     }[name]
     return found

@@ -90,7 +90,7 @@ class SpatialTransformer(nn.Module):
         self.proj_in, self.proj_out = nn.Conv2d(WIDTH, WIDTH, 1), nn.Conv2d(WIDTH, WIDTH, 1)
         self.transformer_blocks = nn.ModuleList([BasicTransformerBlock()])
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
         y = self.proj_in(self.norm(x))
         height = y.shape[2]
         y = self.transformer_blocks[0](y.flatten(2).transpose(1, 2), context)
@@ -107,7 +107,7 @@ class ResBlock(nn.Module):
         )
         self.skip_connection = nn.Identity() if channels == WIDTH else nn.Conv2d(channels, WIDTH, 1)
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         return self._forward(x, emb)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.op = nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.op(x)
         return out
 
@@ -131,14 +131,9 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(interpolate(x, scale_factor=2.0))
         return out
-
-
-class First(nn.Conv2d):
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x)
 
 
 class UNet(nn.Module):
@@ -150,7 +145,7 @@ class UNet(nn.Module):
         super().__init__()
         self.dtype = torch.float32
         self.time_embed = nn.Sequential(nn.Linear(WIDTH, TIME), nn.SiLU(), nn.Linear(TIME, TIME))
-        down: list[list[nn.Module]] = [[First(4, WIDTH, 3, padding=1)]]
+        down: list[list[nn.Module]] = [[nn.Conv2d(4, WIDTH, 3, padding=1)]]
         up: list[list[nn.Module]] = []
         for level in range(4):
             attends = [SpatialTransformer] if level < 3 else []
@@ -182,8 +177,10 @@ class UNet(nn.Module):
 
 
 def _through(block: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    """Each kind of layer gets what it needs, as in LDM."""
+    more = {ResBlock: (emb,), SpatialTransformer: (context,)}
     for layer in block:
-        x = layer(x, emb, context)
+        x = layer(x, *more.get(type(layer), ()))
     return x
 
 
