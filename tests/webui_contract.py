@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import lora_ext
 
-HOST = Path(lora_ext.__file__).parent / "host"
-ENTRY = HOST.parents[1] / "scripts" / "lora_ext_entry.py"
+HOST = Path(lora_ext.__file__).parent / "host" / "a1111"
+ENTRY = HOST.parents[2] / "scripts" / "lora_ext_entry.py"
 FILE = Path(__file__).parent / "data" / "webui_contract.json"
 """The recording of the real web UI 1.10.1."""
 
@@ -168,7 +168,7 @@ def _folded(events: list[str]) -> list[str]:
 def used_names() -> list[str]:
     """Every `modules.…` that the code names, read off its text: imports, attributes, and `getattr` with a literal."""
     found = {f"{module}.{name}" for module, names in MORE.items() for name in names.split()}
-    for path in (ENTRY, *HOST.glob("a1111*.py"), *HOST.glob("a1111/*.py")):
+    for path in (ENTRY, *HOST.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         imported = {
             alias.asname or alias.name: f"{node.module}.{alias.name}"

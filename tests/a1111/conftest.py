@@ -65,7 +65,7 @@ def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     with started(tmp_path_factory.mktemp("webui"), ENTRY) as webui:
         lora(webui, "one", 1, only="transformer_blocks|proj_(in|out)")
         lora(webui, "two", 2)
-        webui.entry.host.library.refresh()
+        webui.entry.extension.library.refresh()
         yield webui
 
 

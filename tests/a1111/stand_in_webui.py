@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +107,10 @@ class StandIn:
         from modules import scripts
 
         return scripts.modules[ENTRY.name]
+
+    def module(self, name: str) -> Any:
+        """A module of `lora_ext/host/a1111` as it is loaded now."""
+        return import_module(f"{self.entry.PACKAGE}.host.a1111.{name}")
 
     def call(self, path: str, body: object = None, method: str = "") -> Any:
         """The JSON answer of one request to our API. Raises AssertionError for an error."""

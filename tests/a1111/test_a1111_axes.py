@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def same(plotted: Made, hand: Sequence[Made]) -> None:
 
 def test_they_are_offered_once_also_after_reload_ui(webui: StandIn) -> None:
     assert [option.label for option in options()] == list(TITLES)
-    webui.entry.axes.add()
+    webui.entry.axes.add_to_plot()
     assert [option.label for option in options()] == list(TITLES)
     webui.reload()
     assert [option.label for option in options()] == list(TITLES)
@@ -148,7 +149,7 @@ def bundled(webui: StandIn) -> Iterator[None]:
     lora(webui, "single", 5, **{"bundle_emb.zqx.emb_params": vectors})
     lora(webui, "unread", 5, **{"bundle_emb.zqx.a": vectors, "bundle_emb.zqx.b": vectors.clone()})
     lora(webui, "wide", 5, **{"bundle_emb.zqx.emb_params": torch.ones(2, 24)})
-    webui.entry.host.library.refresh()
+    webui.entry.extension.library.refresh()
     yield
     for name in ("bundle", "single", "unread", "wide"):
         (webui.data / "models" / "Lora" / f"{name}.safetensors").unlink()
@@ -198,11 +199,6 @@ def test_embeddings_that_cannot_be_used(webui: StandIn, bundled: None, monkeypat
     assert "zqx" in database().skipped_embeddings and "zqx" not in database().word_embeddings
     database().skipped_embeddings.clear()
     webui.make("a cat")
-    monkeypatch.setattr(_hijack(), "embedding_db", None)
+    without = SimpleNamespace(model_hijack=SimpleNamespace())  # Forge's has no such table
+    monkeypatch.setattr(webui.module("bundled_embeddings"), "sd_hijack", without)
     assert "cannot be used in this web UI" in webui.make("a cat <lora:bundle:1>").comments
-
-
-def _hijack() -> Any:
-    from modules import sd_hijack
-
-    return sd_hijack.model_hijack

@@ -15,15 +15,6 @@ from stand_in_webui import StandIn
 from torch import nn
 
 
-def ours(webui: StandIn, name: str) -> Any:
-    """A module of ours as it is loaded in the web UI, by the last part of its name."""
-    import sys
-
-    found = [m for n, m in sys.modules.items() if n.startswith("sd_webui_lora_ext.host.") and n.endswith(name)]
-    assert len(found) == 1, name
-    return found[0]
-
-
 def test_choices(webui: StandIn) -> None:
     found = webui.call("/choices")
     assert found["samplers"] == ["Euler", "Euler a", "Heun"]
@@ -42,7 +33,7 @@ def test_schedules_where_the_web_ui_has_no_list_of_them(webui: StandIn, monkeypa
 def test_folders(webui: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from modules import shared
 
-    shell = webui.entry.host.shell
+    shell = webui.entry.extension.host_interface
     models = webui.data / "models"
     assert shell.lora_dirs() == (models / "Lora", models / "LyCORIS")
     assert shell.data_dir() == webui.data / "lora_ext"
@@ -65,14 +56,14 @@ def test_the_settings(webui: StandIn) -> None:
     webui.options(lora_ext_keep_files=1)
     webui.reload()
     assert shared.opts.lora_ext_keep_files == 1, "what the user chose stays"
-    assert webui.entry.host.library.keep == 1
+    assert webui.entry.extension.library.max_loaded == 1
     webui.options(lora_ext_keep_files=4)
 
 
 def test_progress_and_cancel_are_the_web_uis(webui: StandIn) -> None:
     from modules import shared
 
-    shell = webui.entry.host.shell
+    shell = webui.entry.extension.host_interface
     shell.progress(3, 7, "working")
     assert (shared.state.sampling_step, shared.state.sampling_steps, shared.state.textinfo) == (3, 7, "working")
     assert not shell.cancelled()
@@ -85,21 +76,25 @@ def test_progress_and_cancel_are_the_web_uis(webui: StandIn) -> None:
 def test_users_and_addresses(webui: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from modules import shared
 
-    desk, options = webui.entry.desk, shared.cmd_opts
-    assert desk.users() == {} and desk.bound_address() == "127.0.0.1" and list(desk.public_names()) == []
+    backend, options = webui.entry.backend, shared.cmd_opts
+    assert (
+        backend.configured_users() == {}
+        and backend.bound_address() == "127.0.0.1"
+        and list(backend.tunnel_host_names()) == []
+    )
     (tmp_path / "users").write_text("carol:three:3,dave:4\neve:5\n", encoding="utf-8")
     monkeypatch.setattr(options, "gradio_auth", "alice:1, bob:2")
     monkeypatch.setattr(options, "api_auth", "api:key")
     monkeypatch.setattr(options, "gradio_auth_path", str(tmp_path / "users"))
     given = {"alice": "1", "bob": "2", "api": "key", "carol": "three:3", "dave": "4", "eve": "5"}
-    assert desk.users() == given
+    assert backend.configured_users() == given
     monkeypatch.setattr(options, "listen", True)
-    assert desk.bound_address() == "0.0.0.0"
+    assert backend.bound_address() == "0.0.0.0"
     monkeypatch.setattr(options, "server_name", "10.0.0.7")
-    assert desk.bound_address() == "10.0.0.7"
+    assert backend.bound_address() == "10.0.0.7"
     monkeypatch.setattr(shared.demo, "share_url", "https://abc.example.org/path")
     monkeypatch.setattr(options, "ngrok", "token")
-    names = list(desk.public_names())
+    names = list(backend.tunnel_host_names())
     assert names[0] == "abc.example.org" and "*.ngrok-free.app" in names
 
 
@@ -107,9 +102,9 @@ def test_pictures_are_not_drawn_in_the_tab(webui: StandIn) -> None:
     from fastapi.testclient import TestClient
 
     assert isinstance(webui.client, TestClient)
-    backend = webui.entry.tab.studio.desk
+    backend = webui.entry.tab.app_state.backend
     with pytest.raises(Exception, match="drawn in txt2img and img2img here"):
-        backend.draw({}, None, None)
+        backend.generate({}, None, None)
     assert webui.client.post("/lora-ext/v1/generate", json={}).status_code == 404
 
 
@@ -117,17 +112,13 @@ def test_pictures_are_not_drawn_in_the_tab(webui: StandIn) -> None:
 def test_a_web_ui_with_a_model_manager(webui: StandIn, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forge and its relatives have `modules_forge`."""
     find = importlib.util.find_spec
-    package = ours(webui, _modules_name(webui))
+    package = webui.module("models")
     monkeypatch.setattr(package, "find_spec", lambda name: name == "modules_forge" or find(name))
     with pytest.raises(AssertionError, match="Forge or a relative of it"):
         webui.call(
             path,
             {"settings": {"output_name": "x"}, "prompts": ""} if path == "/train" else {"prompt": "a", "x": "seed:1"},
         )
-
-
-def _modules_name(webui: StandIn) -> str:
-    return str(type(webui.entry.host.models).__module__).removeprefix("sd_webui_lora_ext.host.")
 
 
 def test_the_tab_is_there(webui: StandIn) -> None:
@@ -156,8 +147,7 @@ class Holder:
 
 
 def _model(webui: StandIn, sd_model: Any) -> Any:
-    (kind,) = [v for n, v in vars(ours(webui, _modules_name(webui))).items() if n == "A1111Model"]
-    return kind(sd_model)
+    return webui.module("models").A1111Model(sd_model)
 
 
 def test_parts_of_every_kind_of_model(webui: StandIn) -> None:
@@ -188,7 +178,7 @@ def test_files_of_the_built_in_extension_with_a_model_manager(webui: StandIn, mo
     told: list[tuple[Any, ...]] = []
     monkeypatch.setattr(networks, "load_networks", lambda *args: told.append(args))
     monkeypatch.setattr(networks, "loaded_networks", ["one"])
-    monkeypatch.setattr(ours(webui, _modules_name(webui)), "find_spec", lambda name: True)
+    monkeypatch.setattr(webui.module("models"), "find_spec", lambda name: True)
     webui.make("a cat")
     assert told[0] == ([], [], [], [])
 
@@ -197,14 +187,9 @@ def test_files_of_the_built_in_extension_with_a_model_manager(webui: StandIn, mo
 
 
 def test_interrogators(webui: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     from modules import deepbooru, shared
 
-    package = sys.modules[type(webui.entry.host).__module__].__package__
-    names = ("a1111_caption", "interrogators")
-    found = next(m for n in names if (m := _imported(f"{package}.{n}")) is not None)
-    makers = found.interrogators()
+    makers = webui.module("interrogators").interrogators()
     images = [Image.new("RGB", (8, 8)), Image.new("RGB", (16, 8))]
     assert makers["clip"](images) == ["a picture of 8 pixels, in colour", "a picture of 16 pixels, in colour"]
     assert makers["blip"](images) == ["a picture of 8 pixels", "a picture of 16 pixels"]
@@ -213,13 +198,6 @@ def test_interrogators(webui: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared.interrogator, "interrogate", lambda image: "a picture <error>")
     with pytest.raises(Exception, match="interrogator failed"):
         makers["clip"](images)
-
-
-def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        return None
 
 
 # --- training on SDXL: two text encoders, and the sizes as conditions
@@ -266,35 +244,35 @@ def _trainable(webui: StandIn, sd_model: Any) -> Any:
     """The class that training gets, made for a model."""
     from modules import call_queue
 
-    with call_queue.queue_lock, webui.entry.tab.studio.desk.borrowed(None) as found:
+    with call_queue.queue_lock, webui.entry.tab.app_state.backend.open_trainable_model(None) as found:
         return type(found)(sd_model)
 
 
 def test_sdxl_in_training(webui: StandIn) -> None:
     from modules import shared
 
-    trainee = _trainable(webui, sdxl(webui))
-    kinds = [trainee.family, trainee.prediction, trainee.native_size]
+    trainable = _trainable(webui, sdxl(webui))
+    kinds = [trainable.family, trainable.prediction, trainable.native_size]
     assert kinds == ["SDXL", "epsilon", 1024]
-    context = trainee.text(["a cat", "a dog"], clip_skip=2)
+    context = trainable.encode_text(["a cat", "a dog"], clip_skip=2)
     assert context.states.shape == (2, 77, 32) and context.pooled.shape == (2, 16)
     assert shared.opts.data["CLIP_stop_at_last_layers"] == 1, "put back"
     noisy, steps = torch.ones(2, 4, 8, 8), torch.tensor([1, 2])
     sizes = torch.arange(12.0).reshape(2, 6)
-    assert torch.equal(trainee.predict(noisy, steps, context, sizes), noisy)
-    y = trainee.unet.given["y"]
+    assert torch.equal(trainable.predict(noisy, steps, context, sizes), noisy)
+    y = trainable.unet.given["y"]
     assert (
         y.shape == (2, 16 + 12)
         and torch.equal(y[:, 16:18], sizes[:, :2])
         and torch.equal(y[:, -2:], sizes[:, 4:] + 0.5)
     )
-    vectors = trainee.word_vectors("a cat", 3)
+    vectors = trainable.token_embeddings("a cat", 3)
     assert [tuple(v.shape) for v in vectors] == [(3, 16), (3, 16)] and torch.equal(vectors[0][1], vectors[0][2])
-    with trainee.new_word("zqx", vectors):
-        assert trainee.word_places("zqx", "a zqx and a zqx", 75) == 2 and trainee.token_count("a zqx cat") == 5
-    assert trainee.word_places("zqx", "a zqx", 75) == 0
+    with trainable.with_token_embedding("zqx", vectors):
+        assert trainable.count_token_uses("zqx", "a zqx and a zqx", 75) == 2 and trainable.token_count("a zqx cat") == 5
+    assert trainable.count_token_uses("zqx", "a zqx", 75) == 0
     with pytest.raises(Exception, match="no token to begin with"):
-        trainee.word_vectors("", 2)
+        trainable.token_embeddings("", 2)
 
 
 def test_kinds_of_models_in_training(webui: StandIn) -> None:
@@ -303,12 +281,12 @@ def test_kinds_of_models_in_training(webui: StandIn) -> None:
     info = shared.sd_model.sd_checkpoint_info
     alphas = torch.linspace(0.9, 0.1, 1000)
     sd2 = SimpleNamespace(is_sd2=True, parameterization="v", sd_checkpoint_info=info, alphas_cumprod=alphas.half())
-    trainee = _trainable(webui, sd2)
-    assert (trainee.family, trainee.prediction, trainee.native_size) == ("SD2", "v", 768)
-    assert trainee.metadata()["ss_base_model_version"] == "sd_v2_v" and trainee.metadata()["ss_v2"] == "True"
-    assert trainee.alphas_cumprod.dtype == torch.float32
+    trainable = _trainable(webui, sd2)
+    assert (trainable.family, trainable.prediction, trainable.native_size) == ("SD2", "v", 768)
+    assert trainable.metadata()["ss_base_model_version"] == "sd_v2_v" and trainable.metadata()["ss_v2"] == "True"
+    assert trainable.alphas_cumprod.dtype == torch.float32
     sd2.alphas_cumprod_original = alphas
-    assert torch.equal(trainee.alphas_cumprod, alphas), "before what a picture's settings make of it"
+    assert torch.equal(trainable.alphas_cumprod, alphas), "before what a picture's settings make of it"
     assert _trainable(webui, SimpleNamespace(is_sd3=True)).native_size == 1024
 
 
@@ -316,9 +294,9 @@ def test_a_half_precision_encoder_that_overflows_computes_once_more(webui: Stand
     from modules import shared
 
     model = shared.sd_model
-    trainee = _trainable(webui, model)
+    trainable = _trainable(webui, model)
     pixels = torch.rand(2, 3, 64, 64) * 2 - 1
-    wanted = trainee.encode(pixels)
+    wanted = trainable.encode_images(pixels)
     assert wanted.shape == (2, 4, 8, 8) and wanted.dtype == torch.float32
     calls = []
 
@@ -331,7 +309,7 @@ def test_a_half_precision_encoder_that_overflows_computes_once_more(webui: Stand
         model.first_stage_model = type(original)().half()
         model.first_stage_model.load_state_dict(original.state_dict())
         handle = model.first_stage_model.encoder.register_forward_hook(overflow)
-        made = trainee.encode(pixels)
+        made = trainable.encode_images(pixels)
     handle.remove()
     assert calls == [torch.float16, torch.float32] and bool(made.isfinite().all())
     assert next(model.first_stage_model.parameters()).dtype == torch.float16

@@ -156,7 +156,7 @@ def test_a_callback_that_fails_is_told_and_the_picture_goes_on(
     def raising(*_: Any) -> None:
         raise RuntimeError("made to raise")
 
-    monkeypatch.setattr(webui.entry.host.models, "at_step", raising)
+    monkeypatch.setattr(webui.entry.extension.models, "at_step", raising)
     made = webui.make(TAG)
     assert len(made.images) == 1 and "made to raise" in capsys.readouterr().err
 

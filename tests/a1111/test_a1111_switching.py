@@ -103,7 +103,8 @@ def test_the_other_model_could_not_take_the_files(chosen: StandIn, capsys: pytes
     from modules import sd_models
 
     chosen.options(sd_checkpoints_limit=2)
-    host, apply = chosen.entry.host, chosen.entry.host.models.ensure
+    models = chosen.entry.extension.models
+    apply = models.apply
     try:
 
         def refuse(sd_model: Any) -> Any:
@@ -111,10 +112,10 @@ def test_the_other_model_could_not_take_the_files(chosen: StandIn, capsys: pytes
                 raise RuntimeError("made to raise")
             return apply(sd_model)
 
-        host.models.ensure = refuse
+        models.apply = refuse
         made = chosen.make(TAG, refiner_checkpoint=OWN_CONFIG, refiner_switch_at=0.5)
     finally:
-        del host.models.ensure
+        del models.apply
     assert len(made.images) == 1 and "nothing is applied: made to raise" in capsys.readouterr().out
     assert all(untouched(model) for model in sd_models.model_data.loaded_sd_models)
 

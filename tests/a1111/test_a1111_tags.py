@@ -124,7 +124,7 @@ def test_a_schedule_moves_at_each_call_of_the_denoiser(webui: StandIn, mode: str
 
 def test_infotext(webui: StandIn) -> None:
     made = webui.make("a cat <lora:one:0.8:lbw=OUTD> <lora:two:0.5>")
-    hashes = {name: webui.entry.host.library.find(name).hash[:12] for name in ("one", "two")}
+    hashes = {name: webui.entry.extension.library.find(name).hash[:12] for name in ("one", "two")}
     assert made.told["Lora hashes"] == ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
     assert made.told["Lora block weights"].startswith("one:") and "Lora block seed" not in made.told
     assert made.infotexts[0].startswith("a cat <lora:one:0.8:lbw=OUTD> <lora:two:0.5>\n")
@@ -139,7 +139,7 @@ def test_hashes_can_be_left_out(webui: StandIn, monkeypatch: pytest.MonkeyPatch)
     webui.options(lora_add_hashes_to_infotext=True)
     lora(webui, "unhashed", 3)
     monkeypatch.setattr(shared.cmd_opts, "no_hashing", True)
-    webui.entry.host.library.refresh()
+    webui.entry.extension.library.refresh()
     assert "unhashed" not in webui.make("a cat <lora:unhashed:1>").told.get("Lora hashes", "")
     monkeypatch.undo()
     assert "unhashed" in webui.make("a cat <lora:unhashed:1>").told["Lora hashes"]

@@ -46,20 +46,20 @@ def built_in(webui: StandIn) -> Iterator[Any]:
 
 
 def test_tags_come_to_us_from_the_start(webui: StandIn) -> None:
-    assert ours() and webui.entry.host.elsewhere() == ""
+    assert ours() and webui.entry.extension.other_tag_owner() == ""
 
 
 def test_the_setting_hands_tags_back_and_takes_them_again(webui: StandIn, built_in: Any) -> None:
     before, with_us = state(webui), webui.make("a cat <lora:one:1>")
     webui.options(lora_ext_in_charge="built-in")
     assert builtins() and state(webui) == before, "handing back removes what was applied"
-    assert "built-in" in webui.entry.host.elsewhere()
+    assert "built-in" in webui.entry.extension.other_tag_owner()
     with_it = webui.make("a cat <lora:one:1>")
     assert apart(with_us, with_it) > 0 and "Lora hashes" not in with_it.told
     assert "built-in" in webui.make("a cat <lora:one:1:lbw=OUTD>").comments, "it does not know block weights"
     assert not webui.make("a cat <lora:one:1>").comments
     webui.options(lora_ext_in_charge="LoRA ext")
-    assert ours() and webui.entry.host.elsewhere() == ""
+    assert ours() and webui.entry.extension.other_tag_owner() == ""
     assert apart(webui.make("a cat <lora:one:1>"), with_us) == 0, "what it had written into weights is gone"
 
 
@@ -108,7 +108,7 @@ def test_another_extension_takes_tags_over_at_a_picture(webui: StandIn, built_in
     """Nothing of ours stays on the model then, also in a picture without a tag; `<lyco:…>` says who applies tags."""
     from modules import extra_networks
 
-    before = webui.entry.host.registry.before[0]
+    before = webui.entry.extension.tag_ownership.previous_owners[0]
     plain, none = state(webui), webui.make("a cat")
     with_us = webui.make("a cat <lora:one:1>")
     other = Other()
@@ -116,17 +116,17 @@ def test_another_extension_takes_tags_over_at_a_picture(webui: StandIn, built_in
     made = webui.make("a cat <lora:one:1:lbw=OUTD> <lyco:two:1>")
     assert other.calls[-1] == 1
     assert "<lyco:two:1> is not applied" in made.comments and "lbw" in made.comments
-    assert webui.entry.host.elsewhere() not in ("", "the built-in Lora extension")
+    assert webui.entry.extension.other_tag_owner() not in ("", "the built-in Lora extension")
     extra_networks.register_extra_network(before)  # its box is empty again: it hands tags to the built-in extension
     assert apart(webui.make("a cat <lora:one:1>"), with_us) == 0, "they come to us again, at this picture"
     assert ours()
 
 
-def test_the_name_of_who_applies_tags(webui: StandIn) -> None:
-    name_of = _owners(webui).name_of
-    assert name_of(None) == "no extension" and name_of(3) == "builtins"
-    assert name_of(webui.entry.host.registry.before[0]) == "the built-in Lora extension"
-    assert name_of(SimpleNamespace()) == "types"
+def test_the_extension_name_who_applies_tags(webui: StandIn) -> None:
+    extension_name = webui.module("tag_owner").extension_name
+    assert extension_name(None) == "no extension" and extension_name(3) == "builtins"
+    assert extension_name(webui.entry.extension.tag_ownership.previous_owners[0]) == "the built-in Lora extension"
+    assert extension_name(SimpleNamespace()) == "types"
 
 
 def test_nothing_is_told_where_the_block_weight_extension_is_on(webui: StandIn, built_in: Any) -> None:
@@ -147,11 +147,11 @@ def test_a_model_of_another_kind_is_left_to_the_built_in_extension(
 
     webui.make("a cat <lora:one:1>")
     monkeypatch.setattr(type(shared.sd_model), "is_sd3", True)
-    assert "built-in" in webui.entry.host.elsewhere()
+    assert "built-in" in webui.entry.extension.other_tag_owner()
     made = webui.make("a cat <lora:one:1:lbw=OUTD>")
     assert "built-in" in made.comments and "Lora hashes" not in made.told
     monkeypatch.undo()
-    assert webui.entry.host.elsewhere() == ""
+    assert webui.entry.extension.other_tag_owner() == ""
 
 
 def test_reload_ui(webui: StandIn) -> None:
@@ -162,7 +162,9 @@ def test_reload_ui(webui: StandIn) -> None:
     before, count = state(webui), {k: len(v) for k, v in script_callbacks._callbacks.items()}
     webui.make("a cat <lora:one:1>")
     webui.reload()
-    assert webui.entry is not entry and type(webui.entry.host) is not type(entry.host), "the code is loaded again"
+    assert webui.entry is not entry and type(webui.entry.extension) is not type(entry.extension), (
+        "the code is loaded again"
+    )
     assert state(webui) == before, "what was applied is removed"
     assert ours() and {k: len(v) for k, v in script_callbacks._callbacks.items()} == count
     for function in (
@@ -184,7 +186,7 @@ def test_unloading_leaves_the_web_ui_as_it_was(webui: StandIn) -> None:
         return [*functions, processing.decode_latent_batch, rng.ImageRNG, "request_restart" in vars(shared.state)]
 
     with_us = places()
-    webui.entry.host.unload()
+    webui.entry.extension.unload()
     without = places()
     assert builtins() and "lora_ext" not in extra_networks.extra_network_registry
     assert without[-1] is False and not any(hasattr(function, "__wrapped__") for function in without)
@@ -207,7 +209,7 @@ def test_a_function_that_another_extension_wrapped_since_stays_wrapped(webui: St
     webui.reload()
     assert sd_models.reload_model_weights is not wrapped[0], "ours is around it again"
     assert apart(webui.make("a cat <lora:one:1>"), made) == 0
-    webui.entry.host.unload()
+    webui.entry.extension.unload()
     assert [getattr(owner, name) for owner, name in places] == wrapped
     assert vars(shared.state)["request_restart"] is around
     for owner, name in places:  # what the other extension wrapped: our first replacement, around the web UI's own
@@ -219,13 +221,13 @@ def test_a_function_that_another_extension_wrapped_since_stays_wrapped(webui: St
 def test_a_step_that_fails_does_not_keep_the_next_from_running(
     webui: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    host, before = webui.entry.host, state(webui)
+    extension, before = webui.entry.extension, state(webui)
     webui.make("a cat <lora:one:1>")
 
     def fail(*_: Any) -> None:
         raise RuntimeError("made to raise")
 
-    monkeypatch.setattr(host.embeddings, "set", fail)
+    monkeypatch.setattr(extension.embeddings, "set_files", fail)
     webui.options(lora_ext_in_charge="built-in")
     assert "made to raise" in capsys.readouterr().err
     assert builtins() and state(webui) == before
@@ -242,13 +244,6 @@ def test_loading_a_model_asks_for_nothing(webui: StandIn) -> None:
     extra_networks.activate(processing.StableDiffusionProcessingTxt2Img(), {})
     shared.sd_model.cond_stage_model_empty_prompt = kept
     assert state(webui)["bytes"] == before["bytes"] and state(webui)["hooks"] == before["hooks"]
-
-
-def _owners(webui: StandIn) -> Any:
-    """The module with `name_of`."""
-    import sys
-
-    return sys.modules[type(webui.entry.host.registry).__module__]
 
 
 def test_pictures_are_deterministic(webui: StandIn) -> None:

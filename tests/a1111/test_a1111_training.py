@@ -163,13 +163,13 @@ def test_reload_ui_lets_a_run_go_on(webui: StandIn) -> None:
     assert not shared.state.interrupted
     now = webui.call(f"/jobs/{job['id']}")
     assert now["state"] == "running" and not now["stopping"]
-    assert type(webui.entry.host) is type(entry.host), "the code that is at work stays"
+    assert type(webui.entry.extension) is type(entry.extension), "the code that is at work stays"
     while webui.call(f"/jobs/{job['id']}")["done"] < now["done"] + 3:
         pass
     webui.call(f"/jobs/{job['id']}/cancel", {})
     assert webui.ended(job)["result"]["stopped"]
     webui.reload()
-    assert type(webui.entry.host) is not type(entry.host)
+    assert type(webui.entry.extension) is not type(entry.extension)
     shared.state.begin()  # as the next picture does: Reload UI interrupts where no job of ours is at work
     shared.state.end()
 
