@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
+from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.adapters import Lora
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
-from lora_ext.blocks import parse_block_weights
+from lora_ext.applied_networks import AppliedNetworks
+from lora_ext.block_weights import parse_block_weights
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.file.lora_library import LoraLibrary

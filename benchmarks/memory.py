@@ -26,8 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.adapters import Lora
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.host.memory_estimate import generation_bytes
 from lora_ext.inject import AppliedAdapter, MemoryBudget, find_layer_targets

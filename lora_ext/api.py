@@ -9,10 +9,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .applied_networks import AdapterSpec, AppliedNetworks, FitReport, Presets, resolve_block_weights
+from .adapter_spec import AdapterSpec, Presets, resolve_block_weights
+from .applied_networks import AppliedNetworks
 from .errors import FileError, FitError, PromptError, did_you_mean
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
+from .fit_report import FitReport
 from .host.memory_estimate import pipeline_generation_bytes
 from .host.standalone.model import hookable_model_of
 from .inject import AUTO, BAKED, MODES, MemoryBudget

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import ToolError, did_you_mean
 from .file.displayed_names import accept_typed_paths
-from .lowrank import DYNAMIC_RANK_METHODS, RankRule
+from .rank_reduction import DYNAMIC_RANK_METHODS, RankRule
 
 SAVE_PRECISIONS = {
     "float": torch.float32,

@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .blocks import parse_block_range, parse_finite_number
+from .block_weights import parse_finite_number
+from .blocks import parse_block_range
 from .errors import BlockError, PromptError, did_you_mean
 
 LORA_TAG_PATTERN = re.compile(r"<(lora|lyco):([^<>]*)>", re.IGNORECASE)

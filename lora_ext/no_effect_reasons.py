@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .applied_networks import AdapterSpec, is_step_in_range
+from .adapter_spec import AdapterSpec, is_step_in_range
 from .layer_names import UNET, LayerId
 
 

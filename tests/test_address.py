@@ -9,18 +9,8 @@ import pytest
 
 from lora_ext.adapters import ADAPTER_SUFFIXES
 from lora_ext.blocks import BLOCK_LABELS, BLOCK_LAYOUTS, SD_BLOCKS, SDXL_BLOCKS
-from lora_ext.layer_names import (
-    PARTS,
-    TE,
-    TE2,
-    UNET,
-    LayerId,
-    find_layer_id,
-    format_kohya_key,
-    format_peft_key,
-    layer_name_table,
-    parse_layer_key,
-)
+from lora_ext.layer_keys import format_kohya_key, format_peft_key, parse_layer_key
+from lora_ext.layer_names import PARTS, TE, TE2, UNET, LayerId, find_layer_id, layer_name_table
 
 MAP = json.loads((Path(__file__).parent / "data" / "sd15_module_map.json").read_text(encoding="utf-8"))
 

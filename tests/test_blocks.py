@@ -6,16 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_ext.blocks import (
-    BLOCK_LABELS,
-    BLOCK_LAYOUTS,
+from lora_ext.block_weights import (
     BLOCK_PRESETS,
     ElementRule,
     parse_block_presets,
-    parse_block_range,
     parse_block_weights,
     parse_element_rules,
 )
+from lora_ext.blocks import BLOCK_LABELS, BLOCK_LAYOUTS, parse_block_range
 from lora_ext.errors import BlockError
 
 NUMBERS = st.floats(-2, 2).map(lambda v: round(v, 3))

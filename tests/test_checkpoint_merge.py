@@ -18,9 +18,9 @@ from makers import KINDS, make, suits
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lora_ext.adapter_spec import AdapterSpec as ToolUse
 from lora_ext.adapters import adapter_from_tensors
-from lora_ext.applied_networks import AdapterSpec as ToolUse
-from lora_ext.blocks import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights
+from lora_ext.block_weights import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights
 from lora_ext.errors import LoraError
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
@@ -97,7 +97,8 @@ def test_kohyas_merge(tmp_path: Path, case: str, base: str, lora: str, ratio: fl
 )
 def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str, kind: str) -> None:
     """Bit for bit, text encoders included; and read back, −1× of the file gives the base picture again."""
-    from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+    from lora_ext.adapter_spec import AdapterSpec
+    from lora_ext.applied_networks import AppliedNetworks
 
     path = small.write(tmp_path, family)
     file = full_file(path, kind, std=0.2 if kind == "lora" else 0.02)
@@ -278,17 +279,17 @@ def test_sgm_refiner_and_older_names() -> None:
 _PROBE = """
 import json, re, sys
 from pathlib import Path
-from lora_ext.file.loading import read
-from lora_ext.tools.merge_into_checkpoint import merge_into
-from lora_ext.applied_networks import Use as of
+from lora_ext.adapter_spec import AdapterSpec
+from lora_ext.file.loading import load_lora_file
+from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 base, warm, lora, out = sys.argv[1:]
-merge_into(warm, [of(read(lora))], out, overwrite=True)
+merge_into_checkpoint(warm, [AdapterSpec(load_lora_file(lora))], out, overwrite=True)
 before = peak()
-merge_into(base, [of(read(lora))], out, overwrite=True)
+merge_into_checkpoint(base, [AdapterSpec(load_lora_file(lora))], out, overwrite=True)
 print(peak() - before)
 """
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lora_ext.blocks import BLOCK_LAYOUTS, parse_block_weights
+from lora_ext.block_weights import parse_block_weights
+from lora_ext.blocks import BLOCK_LAYOUTS
 from lora_ext.compare import axes, axis_values
 from lora_ext.compare.axes import AXIS_KINDS
 from lora_ext.compare.axis_kinds import AxisContext
@@ -286,7 +287,7 @@ def plot(monkeypatch: pytest.MonkeyPatch, library: LoraLibrary) -> Any:
     monkeypatch.delitem(sys.modules, "lora_ext.host.a1111.xyz_axes", raising=False)
     from lora_ext.host.a1111.extension.xyz_axes import Axes
 
-    from lora_ext.applied_networks import Presets
+    from lora_ext.adapter_spec import Presets
 
     ours = Axes(lambda: library, Presets, str)
     ours.add()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tiny import Tiny, lora_file, sites_in
 
 from lora_ext.adapters import Lora
-from lora_ext.blocks import BASE, BLOCK_LAYOUTS, parse_block_presets, parse_block_weights
+from lora_ext.block_weights import parse_block_presets, parse_block_weights
+from lora_ext.blocks import BASE, BLOCK_LAYOUTS
 from lora_ext.cli import main as cli
 from lora_ext.compare import block_analysis, heatmap
 from lora_ext.compare.block_analysis import BlockAnalysis, analyse_by_images, analyse_by_norms, parse_layout

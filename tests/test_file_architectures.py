@@ -9,8 +9,9 @@ import torch
 from tiny import Tiny
 from torch import Tensor
 
+from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.api import apply
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.errors import FileError, ToolError
 from lora_ext.file.loading import assemble_lora_file, load_lora_file
 from lora_ext.file.lora_file import LoraFile

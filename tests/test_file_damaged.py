@@ -9,7 +9,8 @@ import torch
 from tiny import Tiny
 from torch import Tensor
 
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.adapter_spec import AdapterSpec
+from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.file.saving import save_lora_file, save_safetensors

@@ -12,7 +12,8 @@ from makers import KINDS, SHAPES, make, suits
 from lora_ext.file import hashes, load_lora_file
 from lora_ext.file.saving import save_safetensors
 from lora_ext.inspect_file import format_inspection, inspect_lora_file, main, top_tags
-from lora_ext.layer_names import UNET, find_layer_id, format_kohya_key
+from lora_ext.layer_keys import format_kohya_key
+from lora_ext.layer_names import UNET, find_layer_id
 
 DATA = Path(__file__).parent / "data" / "kohya"
 

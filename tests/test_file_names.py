@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from test_library import put
 
 from lora_ext import cli
-from lora_ext.applied_networks import Presets, resolve_tag
-from lora_ext.blocks import BLOCK_PRESETS, parse_block_weights
+from lora_ext.adapter_spec import Presets, resolve_tag
+from lora_ext.block_weights import BLOCK_PRESETS, parse_block_weights
 from lora_ext.errors import FileError
 from lora_ext.file.displayed_names import displayed_name, files_below, find_by_displayed_parts, typed_path
 from lora_ext.file.folder_listing import load_metadata_quickly

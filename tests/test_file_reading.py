@@ -15,7 +15,8 @@ from lora_ext.file.containers import load_tensors
 from lora_ext.file.loading import assemble_lora_file, load_lora_file
 from lora_ext.file.safetensors_file import iterate_safetensors, load_safetensors_header
 from lora_ext.file.saving import save_safetensors
-from lora_ext.layer_names import TE, TE2, UNET, LayerId, format_kohya_key, format_peft_key, layer_name_table
+from lora_ext.layer_keys import format_kohya_key, format_peft_key
+from lora_ext.layer_names import TE, TE2, UNET, LayerId, layer_name_table
 
 DATA = Path(__file__).parent / "data" / "kohya"
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"

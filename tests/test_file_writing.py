@@ -25,7 +25,8 @@ from lora_ext.file.loading import assemble_lora_file
 from lora_ext.file.safetensors_file import TORCH_DTYPES
 from lora_ext.file.safetensors_file import load_safetensors as read_safetensors
 from lora_ext.file.saving import save_safetensors
-from lora_ext.layer_names import UNET, LayerId, find_layer_id, format_kohya_key, layer_name_table
+from lora_ext.layer_keys import format_kohya_key
+from lora_ext.layer_names import UNET, LayerId, find_layer_id, layer_name_table
 
 DATA = Path(__file__).parent / "data" / "kohya"
 FILES = [path for path in sorted(DATA.glob("*.safetensors")) if not re.search("ckpt|tiny_", path.name)]

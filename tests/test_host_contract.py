@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.adapters import adapter_from_tensors
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.file import LoraFile
 from lora_ext.inject import MODES, find_layer_targets
 from lora_ext.layer_names import PARTS, UNET, LayerId, find_layer_id

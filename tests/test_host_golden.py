@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_ext.applied_networks import AppliedNetworks, resolve_tag
+from lora_ext.adapter_spec import resolve_tag
+from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.errors import FileError
 from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.host.standalone.loader import StandaloneModel, load_model

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lora_ext.applied_networks import AdapterSpec
-from lora_ext.blocks import BLOCK_PRESETS, parse_block_weights
+from lora_ext.adapter_spec import AdapterSpec
+from lora_ext.block_weights import BLOCK_PRESETS, parse_block_weights
 from lora_ext.layer_names import TE, UNET, LayerId
 from lora_ext.lora_tags import parse_tag_items
 from lora_ext.no_effect_reasons import empty_step_range_reason, no_effect_reason

@@ -12,11 +12,12 @@ ROOT = Path(lora_ext.__file__).parent
 LAYERS = (  # from the lowest; what is in one package, or in a group of one line, must not form a circle
     ("__init__", "console", "errors", "singular_values"),
     ("blocks", "lowrank"),
-    ("layer_names", "protocols"),
-    ("adapters", "embedded", "progress"),
+    ("block_weights", "rank_reduction", "layer_names", "protocols"),
+    ("layer_keys", "adapters", "embedded", "progress"),
     ("file",),
     ("lora_tags", "kohya_prompt_line", "inject", "fit_report", "command_line"),
-    ("applied_networks", "prompt_warnings"),
+    ("adapter_spec", "prompt_warnings"),
+    ("applied_networks",),
     ("tools", "no_effect_reasons"),
     ("train.config",),
     ("train.data",),
@@ -134,5 +135,5 @@ def test_files_stay_small() -> None:
 def test_the_formula_has_one_home() -> None:
     """Only lowrank.py multiplies U, g and D into a matrix; kinds outside adapters/ have no factors of their own."""
     for name, path in _files().items():
-        if _package(name) not in ("adapters", "file", "lowrank", "layer_names", "embedded"):
+        if _package(name) not in ("adapters", "file", "lowrank", "layer_keys", "embedded"):
             assert "lora_down.weight" not in path.read_text(encoding="utf-8"), name

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_ext.applied_networks import Presets
+from lora_ext.adapter_spec import Presets
 from lora_ext.compare.generate_cells import tags_identity
 from lora_ext.compare.image_spec import ImageSpec
 from lora_ext.errors import FileError

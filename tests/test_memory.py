@@ -15,8 +15,9 @@ from torch import nn
 
 import lora_ext
 from lora_ext import applied_networks
+from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.adapters import Lora
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.compare.image_spec import ImageSpec
 from lora_ext.embedded import CHECKPOINT, LORA_DIR
 from lora_ext.errors import FitError, LoraError

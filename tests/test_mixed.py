@@ -8,9 +8,10 @@ import torch
 from makers import make
 from tiny import Tiny, lora_file
 
+from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.adapters import adapter_from_tensors
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
-from lora_ext.blocks import parse_block_weights
+from lora_ext.applied_networks import AppliedNetworks
+from lora_ext.block_weights import parse_block_weights
 from lora_ext.compare.per_image_weights import PerImageNetworks
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import find_layer_targets

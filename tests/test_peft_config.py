@@ -14,7 +14,8 @@ from tiny import Tiny, text_encoder, unet
 from torch import Tensor, nn
 
 import lora_ext
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.adapter_spec import AdapterSpec
+from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.cli import main
 from lora_ext.errors import FileError
 from lora_ext.file.loading import load_lora_file

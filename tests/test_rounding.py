@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lora_ext
+from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.adapters import Lora, adapter_from_tensors
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.cli import main
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.file.saving import save_lora_file

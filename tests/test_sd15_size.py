@@ -9,11 +9,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.adapters import Lora
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import find_layer_targets
-from lora_ext.layer_names import TE, UNET, format_kohya_key
+from lora_ext.layer_keys import format_kohya_key
+from lora_ext.layer_names import TE, UNET
 
 MAP = json.loads((Path(__file__).parent / "data" / "sd15_module_map.json").read_text(encoding="utf-8"))
 

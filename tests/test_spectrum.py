@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lora_ext import singular_values
-from lora_ext.lowrank import LowRank, reduce_rank
+from lora_ext.lowrank import LowRank
+from lora_ext.rank_reduction import reduce_rank
 from lora_ext.singular_values import TRACE_TOLERANCE, _proven, _ritz, eigen, frobenius, leading_eigenpairs
 
 SPECTRA: dict[str, np.ndarray] = {

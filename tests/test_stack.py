@@ -9,8 +9,10 @@ import pytest
 import torch
 from tiny import Tiny, lora_file, sites_in, text_encoder
 
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks, Presets, resolve_block_weights, resolve_tag
-from lora_ext.blocks import BLOCK_LABELS, parse_block_weights, parse_element_rules
+from lora_ext.adapter_spec import AdapterSpec, Presets, resolve_block_weights, resolve_tag
+from lora_ext.applied_networks import AppliedNetworks
+from lora_ext.block_weights import parse_block_weights, parse_element_rules
+from lora_ext.blocks import BLOCK_LABELS
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import MODES
 from lora_ext.inject.live_layer import LIVE_LAYERS

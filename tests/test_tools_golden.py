@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lora_ext.cli import main
 from lora_ext.file.loading import load_lora_file
-from lora_ext.lowrank import RankRule, concat, reduce_rank
+from lora_ext.lowrank import concat
+from lora_ext.rank_reduction import RankRule, reduce_rank
 from lora_ext.tools.merge import merge_loras
 from lora_ext.tools.merge_layer import MergeOptions
 

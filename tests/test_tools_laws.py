@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from makers import KINDS, make, suits
 from torch import Tensor
 
+from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.adapters import Adapter, adapter_from_tensors
-from lora_ext.applied_networks import AdapterSpec
-from lora_ext.blocks import BLOCK_PRESETS, BlockWeights, parse_block_weights, parse_element_rules
+from lora_ext.block_weights import BLOCK_PRESETS, BlockWeights, parse_block_weights, parse_element_rules
 from lora_ext.errors import ToolError
 from lora_ext.file import load_lora_file, save_lora_file
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.layer_names import LayerId, find_layer_id
-from lora_ext.lowrank import LowRank, RankRule, approximate_delta, reduce_rank
+from lora_ext.lowrank import LowRank
+from lora_ext.rank_reduction import RankRule, approximate_delta, reduce_rank
 from lora_ext.tools.convert import convert_lora
 from lora_ext.tools.merge import merge_loras
 from lora_ext.tools.merge_layer import MergeOptions

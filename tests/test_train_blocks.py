@@ -10,7 +10,8 @@ import pytest
 
 from lora_ext.blocks import SD_BLOCKS, SDXL_BLOCKS
 from lora_ext.errors import BlockError, TrainError
-from lora_ext.layer_names import LayerId, format_kohya_key, layer_name_table, parse_layer_key
+from lora_ext.layer_keys import format_kohya_key, parse_layer_key
+from lora_ext.layer_names import LayerId, layer_name_table
 from lora_ext.train.config.block_settings import ModuleRanks, block_rate_weights, parse_side_weights
 from lora_ext.train.config.recipe import Recipe
 

@@ -12,7 +12,8 @@ from tiny import Tiny
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lora_ext.applied_networks import AdapterSpec, AppliedNetworks
+from lora_ext.adapter_spec import AdapterSpec
+from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.errors import TrainError
 from lora_ext.inject import BAKED, LIVE
 from lora_ext.layer_names import LayerId

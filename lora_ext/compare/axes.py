@@ -11,15 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..applied_networks import Presets, resolve_block_weights
-from ..blocks import (
-    BLOCK_LABELS,
-    BLOCK_LAYOUTS,
-    BlockWeights,
-    parse_block_label,
-    parse_block_range,
-    parse_block_weights,
-)
+from ..adapter_spec import Presets, resolve_block_weights
+from ..block_weights import BlockWeights, parse_block_weights
+from ..blocks import BLOCK_LABELS, BLOCK_LAYOUTS, parse_block_label, parse_block_range
 from ..errors import LoraError, did_you_mean
 from ..file.lora_library import LoraLibrary
 from ..lora_tags import LoraTag

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..applied_networks import Presets
+from ..adapter_spec import Presets
 from ..file.lora_library import LoraLibrary
 from .image_spec import ImageSpec
 

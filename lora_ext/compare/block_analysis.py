@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..blocks import BASE, BLOCK_LABELS, BLOCK_LAYOUTS, BlockLayout, BlockWeights
+from ..block_weights import BlockWeights
+from ..blocks import BASE, BLOCK_LABELS, BLOCK_LAYOUTS, BlockLayout
 from ..errors import BlockError, LoraError, did_you_mean
 from ..file.lora_file import LoraFile
 from ..inject import LayerTarget

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from ..applied_networks import Presets, resolve_block_weights
+from ..adapter_spec import Presets, resolve_block_weights
 from ..file.lora_library import LoraLibrary
 from .cell_store import CellStore
 from .image_spec import ImageSpec

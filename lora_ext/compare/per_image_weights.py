@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ..applied_networks import AdapterSpec, AppliedNetworks, FitReport
+from ..adapter_spec import AdapterSpec
+from ..applied_networks import AppliedNetworks
 from ..file.lora_file import LoraFile
+from ..fit_report import FitReport
 from ..inject import AppliedAdapter
 from ..layer_names import UNET, LayerId
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ..applied_networks import Presets
+from ..adapter_spec import Presets
 from ..errors import LoraError
 from ..file.lora_library import LoraLibrary
 from . import axes

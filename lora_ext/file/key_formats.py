@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..errors import FileError, did_you_mean
-from ..layer_names import LayerId, format_kohya_key, format_peft_key
+from ..layer_keys import format_kohya_key, format_peft_key
+from ..layer_names import LayerId
 from .lora_file import LoraFile
 
 KEY_FORMATS = ("file", "kohya", "diffusers")

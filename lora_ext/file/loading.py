@@ -10,7 +10,8 @@ from torch import Tensor
 from .. import adapters as kinds
 from ..adapters import Adapter
 from ..errors import FileError, FitError
-from ..layer_names import KOHYA_PREFIXES, LayerId, parse_layer_key
+from ..layer_keys import KOHYA_PREFIXES, parse_layer_key
+from ..layer_names import LayerId
 from . import cloneofsimo
 from .architectures import find_foreign_architecture
 from .containers import load_tensors

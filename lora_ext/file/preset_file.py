@@ -7,7 +7,7 @@ import locale
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..blocks import parse_block_presets
+from ..block_weights import parse_block_presets
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 from PIL import Image
 
-from ..applied_networks import AdapterSpec, FitReport, Presets, resolve_tag
+from ..adapter_spec import AdapterSpec, Presets, resolve_tag
 from ..compare.generate_cells import DenoisingCallback, tags_identity
 from ..compare.image_spec import ImageSpec
 from ..compare.per_image_weights import PerImageNetworks
 from ..file.lora_library import LoraLibrary
+from ..fit_report import FitReport
 from ..host import infotext
 from ..host.memory_estimate import generation_bytes, network_itemsize
 from ..host.standalone.embeddings import bundled_embeddings, embeddings_in_folders

@@ -13,9 +13,11 @@ from typing import Any, cast
 from PIL import Image
 
 from .. import __version__
-from ..applied_networks import AdapterSpec, AppliedNetworks, FitReport, Presets, resolve_tag
+from ..adapter_spec import AdapterSpec, Presets, resolve_tag
+from ..applied_networks import AppliedNetworks
 from ..errors import FileError, LoraError, PromptError
 from ..file.lora_library import LoraLibrary
+from ..fit_report import FitReport
 from ..host import block_weights_infotext as blocks
 from ..host import infotext
 from ..host.memory_estimate import generation_bytes, network_itemsize

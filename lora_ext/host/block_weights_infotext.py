@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..applied_networks import Presets, resolve_block_weights
-from ..blocks import BlockWeights, ElementRule
+from ..adapter_spec import Presets, resolve_block_weights
+from ..block_weights import BlockWeights, ElementRule
 from ..errors import PromptError
 from ..lora_tags import LORA_TAG_PATTERN, LoraTag, parse_tag_items
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..applied_networks import AdapterSpec
+from ..adapter_spec import AdapterSpec
 from ..command_line import check_disk_space
 from ..errors import ToolError
 from ..file.lora_file import is_tensor_finite

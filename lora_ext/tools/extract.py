@@ -19,8 +19,9 @@ from ..errors import ToolError
 from ..file.base_model import MODELSPEC_ARCHITECTURES, SD1, SD2, SDXL
 from ..file.lora_file import LoraFile
 from ..layer_names import UNET, LayerId
-from ..lowrank import LowRank, RankRule, approximate_delta, clamped
+from ..lowrank import LowRank, clamped
 from ..progress import Track, no_progress, progress_bar
+from ..rank_reduction import RankRule, approximate_delta
 from .extract_source import SourceCheckpoint
 from .layer_changes import LayerChange, is_wide_kernel_shape, kept_share, make_lora_adapter
 from .report import LayerReport, ToolReport

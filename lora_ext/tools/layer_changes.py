@@ -20,7 +20,8 @@ from ..file.loading import assemble_lora_file
 from ..file.lora_file import LoraFile
 from ..inject.rounding import Rounding, is_lossy_dtype, measuring_stride
 from ..layer_names import UNET, LayerId
-from ..lowrank import LowRank, LowRankApproximation, RankRule, approximate_delta, concat, reduce_rank
+from ..lowrank import LowRank, concat
+from ..rank_reduction import LowRankApproximation, RankRule, approximate_delta, reduce_rank
 from ..singular_values import frobenius
 from .report import ToolReport
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from ..adapter_spec import AdapterSpec
 from ..adapters import Adapter
-from ..applied_networks import AdapterSpec
-from ..blocks import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights
+from ..block_weights import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights
 from ..command_line import (
     SAVE_PRECISIONS,
     SVD_ONLY_OPTIONS,

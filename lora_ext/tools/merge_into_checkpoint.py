@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ..applied_networks import AdapterSpec
-from ..blocks import UNIFORM_WEIGHTS, parse_block_weights
+from ..adapter_spec import AdapterSpec
+from ..block_weights import UNIFORM_WEIGHTS, parse_block_weights
 from ..command_line import SVD_ONLY_OPTIONS, parse_device, parse_precision
 from ..errors import ToolError
 from ..file.loading import load_lora_file

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..applied_networks import AdapterSpec
+from ..adapter_spec import AdapterSpec
 from ..command_line import check_disk_space
 from ..errors import FileError, ToolError
 from ..file.saving import replace_file

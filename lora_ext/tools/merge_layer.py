@@ -9,7 +9,8 @@ import torch
 from ..adapters import Adapter, Lora, Norm
 from ..errors import ToolError, did_you_mean
 from ..layer_names import LayerId
-from ..lowrank import RankRule, clamped, mean_factors
+from ..lowrank import clamped, mean_factors
+from ..rank_reduction import RankRule
 from .layer_changes import (
     LayerChange,
     is_wide_kernel_shape,

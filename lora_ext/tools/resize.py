@@ -16,8 +16,8 @@ from ..errors import ToolError
 from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
-from ..lowrank import RankRule
 from ..progress import Track, no_progress, progress_bar
+from ..rank_reduction import RankRule
 from .layer_changes import change_of, make_lora_adapter, make_stored_adapter, open_source, with_adapters
 from .report import LayerReport, ToolReport
 from .result_metadata import (

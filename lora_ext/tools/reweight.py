@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from ..adapter_spec import AdapterSpec
 from ..adapters import IA3, Adapter, Full, GLoRA, LoKr, Norm, Oft
-from ..applied_networks import AdapterSpec
-from ..blocks import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights, parse_element_rules
+from ..block_weights import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights, parse_element_rules
 from ..command_line import CommandParser, check_output_path, number, parse_precision
 from ..errors import ToolError
 from ..file.loading import load_lora_file

@@ -12,13 +12,14 @@ from typing import Any
 
 from PIL import Image
 
-from ..applied_networks import FitReport, Presets
-from ..blocks import BLOCK_PRESETS
+from ..adapter_spec import Presets
+from ..block_weights import BLOCK_PRESETS
 from ..compare.generate_cells import ImageRenderer
 from ..errors import FileError
 from ..file.displayed_names import paths_by_displayed_name
 from ..file.lora_library import LoraLibrary
 from ..file.preset_file import load_preset_files
+from ..fit_report import FitReport
 from ..generate import GenerationReport, Settings, embedded_model, generate, load_settings_model
 from ..generate.image_renderer import StandaloneImageRenderer
 from ..host.standalone.model import StandaloneModel

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from ..applied_networks import FitReport, Presets
+from ..adapter_spec import Presets
 from ..compare.generate_cells import ImageRenderer
 from ..file.lora_library import LoraLibrary
+from ..fit_report import FitReport
 from ..protocols import TrainableModel, UserFolders
 
 BackendProgressCallback = Callable[[int, int], None]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..applied_networks import Presets
-from ..blocks import BLOCK_PRESETS, parse_block_presets, parse_block_weights
+from ..adapter_spec import Presets
+from ..block_weights import BLOCK_PRESETS, parse_block_presets, parse_block_weights
 from ..errors import BlockError, did_you_mean
 from ..file.preset_file import load_preset_file
 from ..file.saving import replacing_file

@@ -13,8 +13,8 @@ from ..command_line import widest_dtype
 from ..errors import ToolError
 from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
-from ..lowrank import RankRule
 from ..progress import Track, no_progress
+from ..rank_reduction import RankRule
 from ..tools.layer_changes import change_of, check_usable
 
 _CURVE = 256

@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from ..applied_networks import AdapterSpec
-from ..blocks import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights
+from ..adapter_spec import AdapterSpec
+from ..block_weights import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights
 from ..command_line import check_output_path, parse_device, parse_precision, rank_rules
 from ..errors import ToolError
 from ..file.lora_file import LoraFile

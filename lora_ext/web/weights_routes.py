@@ -7,8 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, Query
 
-from ..applied_networks import resolve_tag
-from ..blocks import BASE, BLOCK_LABELS, parse_block_weights
+from ..adapter_spec import resolve_tag
+from ..block_weights import parse_block_weights
+from ..blocks import BASE, BLOCK_LABELS
 from ..errors import BlockError, LoraError, PromptError
 from ..file.displayed_names import displayed_name
 from ..lora_tags import LORA_TAG_PATTERN, LoraTag, parse_lora_tags, parse_tag_items

@@ -10,7 +10,7 @@ import pytest
 from program import Server, dataset
 from steps import LONG, choose, draw_sheet, ended, go, small, until
 
-from lora_ext.applied_networks import AdapterSpec
+from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.file.loading import load_lora_file
 from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint

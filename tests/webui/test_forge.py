@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from server import REQUEST, WebUI, apart, copy_extension, launch, picture
 
 from lora_ext import cli
-from lora_ext.layer_names import TE, UNET, LayerId, find_layer_id, format_kohya_key
+from lora_ext.layer_keys import format_kohya_key
+from lora_ext.layer_names import TE, UNET, LayerId, find_layer_id
 
 FLAGS = (
     "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --skip-python-version-check "

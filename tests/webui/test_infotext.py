@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lora_ext.applied_networks import Presets, resolve_block_weights
+from lora_ext.adapter_spec import Presets, resolve_block_weights
 from lora_ext.host import block_weights_infotext as infotext
 from lora_ext.lora_tags import parse_lora_tags, parse_tag_items
 

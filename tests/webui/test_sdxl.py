@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from server import WebUI, apart, dataset, launch, prepare, python_of
 from test_training import file_of, train
 
-from lora_ext.layer_names import TE, TE2, UNET, LayerId, find_layer_id, format_kohya_key
+from lora_ext.layer_keys import format_kohya_key
+from lora_ext.layer_names import TE, TE2, UNET, LayerId, find_layer_id
 
 ROOTS = {
     "model.diffusion_model.": UNET,

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 from modules import call_queue, paths, sd_samplers, shared
 from PIL import Image
 
-from ...applied_networks import FitReport, Presets
+from ...adapter_spec import Presets
 from ...errors import LoraError
 from ...file.displayed_names import files_below, paths_by_displayed_name
 from ...file.lora_library import LoraLibrary
+from ...fit_report import FitReport
 from ...protocols import TrainableModel, UserFolders
 from .image_renderer import A1111ImageRenderer
 from .models import has_patch_manager

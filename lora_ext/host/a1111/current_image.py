@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...applied_networks import AdapterSpec
+from ...adapter_spec import AdapterSpec
 from .. import block_weights_infotext as infotext
 
 

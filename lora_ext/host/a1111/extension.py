@@ -13,9 +13,10 @@ from typing import Any
 
 from modules import call_queue, errors, processing, shared
 
-from ...applied_networks import AdapterSpec, FitReport, Presets, resolve_tag
+from ...adapter_spec import AdapterSpec, Presets, resolve_tag
 from ...errors import LoraError
 from ...file.lora_library import LibraryEntry, LoraLibrary
+from ...fit_report import FitReport
 from ...lora_tags import LoraTag, parse_tag_items
 from .. import block_weights_infotext as infotext
 from ..infotext import format_hashes

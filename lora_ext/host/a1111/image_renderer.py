@@ -8,11 +8,12 @@ import torch
 from modules import devices, processing, shared
 from PIL import Image
 
-from ...applied_networks import FitReport, Presets
+from ...adapter_spec import Presets
 from ...compare.generate_cells import DenoisingCallback, SheetStopped, tags_identity
 from ...compare.image_spec import ImageSpec
 from ...errors import LoraError
 from ...file.lora_library import LoraLibrary
+from ...fit_report import FitReport
 from ...lora_tags import parse_lora_tags
 from ..infotext import PARAMETERS_KEY
 from .model_kind import sd_model_native_size

@@ -13,7 +13,9 @@ import torch
 from modules import devices, sd_models
 from torch import nn
 
-from ...applied_networks import AdapterSpec, AppliedNetworks, FitReport
+from ...adapter_spec import AdapterSpec
+from ...applied_networks import AppliedNetworks
+from ...fit_report import FitReport
 from ...inject import AUTO, LIVE
 from ...layer_names import TE, TE2, UNET
 from ...no_effect_reasons import no_effect_reason

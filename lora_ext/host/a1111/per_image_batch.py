@@ -13,11 +13,12 @@ from typing import Any
 from modules import devices, processing, prompt_parser, script_callbacks, sd_samplers, shared
 from PIL import Image
 
-from ...applied_networks import AdapterSpec, FitReport, Presets, resolve_tag
+from ...adapter_spec import AdapterSpec, Presets, resolve_tag
 from ...compare.generate_cells import SheetStopped
 from ...compare.image_spec import ImageSpec
 from ...compare.per_image_weights import PerImageNetworks
 from ...file.lora_library import LoraLibrary
+from ...fit_report import FitReport
 from ...inject import LIVE
 from ...lora_tags import parse_lora_tags
 from .. import block_weights_infotext

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 from modules import paths, shared
 
-from ...applied_networks import Presets
-from ...blocks import BLOCK_PRESETS, ELEMENT_PRESETS
+from ...adapter_spec import Presets
+from ...block_weights import BLOCK_PRESETS, ELEMENT_PRESETS
 from ...console import printable_text
 from ...file.preset_file import load_preset_files
 from ...inject import AUTO, MODES

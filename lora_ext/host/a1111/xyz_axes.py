@@ -11,7 +11,7 @@ from typing import Any
 
 from modules import scripts
 
-from ...applied_networks import Presets
+from ...adapter_spec import Presets
 from ...compare import axes, axis_values
 from ...compare.axis_kinds import Axis, AxisContext, AxisKind, AxisValue
 from ...compare.image_spec import ImageSpec, find_tag

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ...blocks import SD_BLOCKS, UNetBlocks, parse_finite_number
+from ...block_weights import parse_finite_number
+from ...blocks import SD_BLOCKS, UNetBlocks
 from ...errors import BlockError, TrainError, did_you_mean
 from ...layer_names import TE, UNET, LayerId
 from .recipe import Recipe

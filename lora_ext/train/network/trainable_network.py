@@ -17,7 +17,8 @@ from ...blocks import SD_BLOCKS, SDXL_BLOCKS, UNetBlocks
 from ...errors import TrainError
 from ...file.lora_file import LoraFile
 from ...inject import LayerTarget, find_layer_targets
-from ...layer_names import UNET, LayerId, format_kohya_key
+from ...layer_keys import format_kohya_key
+from ...layer_names import UNET, LayerId
 from ..config.block_settings import ModuleRanks, RankAndAlpha, parameter_group_name
 from ..config.dylora import select_all_ranks, select_drawn_ranks
 from ..config.recipe import Recipe
