@@ -85,3 +85,33 @@ def test_sizes_that_cannot_be_say_what_to_give(words: dict, says: str) -> None:
 )
 def test_sizes_at_the_limits_are_taken(words: dict) -> None:
     BucketRules(**words)
+
+
+def test_the_grid_ends_at_its_largest_side_and_holds_multiples_of_8_only() -> None:
+    """The smallest side need not lie on the steps; what it makes of the others then has no mirror image of its own."""
+    for largest, there in ((1032, True), (1031, False)):
+        sizes = bucket_sizes(BucketRules((1024, 1024), True, 264, largest, 64))
+        assert ((1032, 960) in sizes) == there and max(map(max, sizes)) <= largest
+    assert all(w % 8 == h % 8 == 0 for w, h in bucket_sizes(BucketRules((512, 512), True, 260, 1024, 64)))
+
+
+@pytest.mark.parametrize("size", [(0, 64), (64, 0)])
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_a_picture_without_pixels_is_refused(size: tuple[int, int], bucketed: bool) -> None:
+    with pytest.raises(TrainError, match="cannot be trained"):
+        fit_to_bucket(size, BucketRules(enable_bucket=bucketed))
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket", "resized"),
+    [
+        ((60, 100), (56, 96), (60, 100)),  # as large as may be: it stays as it is
+        ((4, 100), (8, 96), (8, 200)),  # thinner than a step
+        ((100, 4), (96, 8), (200, 8)),
+        ((4, 9000), (8, 3672), (8, 18000)),
+        ((9000, 4), (3672, 8), (18000, 8)),  # so wide that it would have no row left
+    ],
+)
+def test_without_upscaling(size: tuple[int, int], bucket: tuple[int, int], resized: tuple[int, int]) -> None:
+    rules = BucketRules((60, 100), True, bucket_reso_steps=8, bucket_no_upscale=True)
+    assert fit_to_bucket(size, rules) == (bucket, resized)

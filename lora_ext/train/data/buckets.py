@@ -119,9 +119,9 @@ def _without_upscaling(size: PixelSize, rules: BucketRules) -> BucketFit:
         other_width = _round_down(by_height * aspect, step)
         off_width = abs(by_width / other_height - aspect) if other_height else math.inf
         off_height = abs(other_width / by_height - aspect) if by_height else math.inf
-        if off_width < off_height:
+        if off_width < off_height or not by_height:
             resized = by_width, int(by_width / aspect + 0.5)
-        elif by_height:
+        else:
             resized = int(by_height * aspect + 0.5), by_height
     bucket = max(step, _down(resized[0], step)), max(step, _down(resized[1], step))
     # a picture thinner than a step has to be scaled up to be trained at all
