@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from lora_ext.block_weights import (
     BLOCK_PRESETS,
+    BlockWeights,
     ElementRule,
     parse_block_presets,
     parse_block_weights,
     parse_element_rules,
+    parse_finite_number,
 )
-from lora_ext.blocks import BLOCK_LABELS, BLOCK_LAYOUTS, parse_block_range
+from lora_ext.blocks import BLOCK_LABELS, BLOCK_LAYOUTS, parse_block_label, parse_block_range
 from lora_ext.errors import BlockError
 
 NUMBERS = st.floats(-2, 2).map(lambda v: round(v, 3))
@@ -95,3 +97,134 @@ def test_presets_file() -> None:
     text = "# my presets\nFACE:1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1\n\nBAD LINE\n X : R,U\n"
     assert list(parse_block_presets(text)) == ["FACE", "X"]
     assert parse_block_weights("FACE", presets=parse_block_presets(text)).weight_of("OUT03") == 1
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in BLOCK_LABELS if parse_block_weights(text).weight_of(name) == 1]
+
+
+@pytest.mark.parametrize(
+    ("preset", "blocks"),
+    [
+        ("NONE", ""),
+        ("ALL", "BASE IN01 IN02 IN04 IN05 IN07 IN08 MID OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11"),
+        ("INS", "BASE IN01 IN02 IN04"),
+        ("IND", "BASE IN05 IN07 IN08"),
+        ("INALL", "BASE IN01 IN02 IN04 IN05 IN07 IN08"),
+        ("MIDD", "BASE IN05 IN07 IN08 MID OUT03 OUT04 OUT05 OUT06"),
+        ("OUTD", "BASE OUT03 OUT04 OUT05 OUT06"),
+        ("OUTS", "BASE OUT07 OUT08 OUT09 OUT10 OUT11"),
+        ("OUTALL", "BASE OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11"),
+    ],
+)
+def test_each_preset_s_blocks(preset: str, blocks: str) -> None:
+    assert _names(preset) == blocks.split()
+    assert set(parse_block_weights(preset).vector()) <= {0.0, 1.0}
+
+
+def test_the_layouts_of_both_families() -> None:
+    """kohya's and the block-weight extension's lists, written out."""
+    down, up = "IN01 IN02 IN04 IN05 IN07 IN08", "OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11"
+    written = {
+        12: "BASE IN04 IN05 IN07 IN08 MID OUT00 OUT01 OUT02 OUT03 OUT04 OUT05",
+        17: f"BASE {down} MID {up}",
+        20: "BASE " + " ".join([f"IN0{i}" for i in range(9)] + ["MID"] + [f"OUT0{i}" for i in range(9)]),
+        25: " ".join([f"IN{i:02}" for i in range(12)] + ["MID"] + [f"OUT{i:02}" for i in range(12)]),
+    }
+    written[26] = "BASE " + written[25]
+    assert {size: layout.labels for size, layout in BLOCK_LAYOUTS.items()} == {
+        size: tuple(labels.split()) for size, labels in written.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("m00", "MID"), ("M0", "MID"), ("Middle", "MID"), ("mid", "MID"), ("in4", "IN04"), (" OUT05 ", "OUT05"),
+     ("out11", "OUT11"), ("base", "BASE")],
+)  # fmt: skip
+def test_labels_as_people_write_them(text: str, label: str) -> None:
+    assert parse_block_label(text) == label
+
+
+@pytest.mark.parametrize(("text", "says"), [("IN12", "IN1"), ("IN004", "IN0"), ("XIN04", "IN04"), ("OUT", "")])
+def test_labels_that_are_none(text: str, says: str) -> None:
+    with pytest.raises(BlockError, match=f"unknown block '{text}'.*{says}"):
+        parse_block_label(text)
+
+
+def test_sets_of_blocks_are_exact() -> None:
+    assert parse_block_range("in") == tuple(f"IN{i:02}" for i in range(12))
+    assert parse_block_range("Out") == tuple(f"OUT{i:02}" for i in range(12))
+    assert parse_block_range("all") == BLOCK_LABELS
+    assert parse_block_range("OUT01-IN10 base") == ("BASE", "IN10", "IN11", "MID", "OUT00", "OUT01")
+    assert parse_block_range("") == ()
+
+
+@pytest.mark.parametrize("blocks", ["", "IN04 MID", "NOT IN04 MID"])
+@pytest.mark.parametrize("elements", ["", "attn1 ff", "NOT attn1 ff"])
+def test_which_layers_a_rule_is_for(blocks: str, elements: str) -> None:
+    rule = ElementRule.parse(f"{blocks}:{elements}:0.5")
+    for block in ("IN04", "MID", "OUT03", ""):
+        for names in (("x_attn1_to_q", "y"), ("x", "x_ff_net"), ("x_attn2", "y"), ()):
+            here = not blocks or (block in ("IN04", "MID")) != blocks.startswith("NOT")
+            named = any(part in name for part in ("attn1", "ff") for name in names)
+            meant = not elements or named != elements.startswith("NOT")
+            assert rule.applies_to(block, names) == (here and meant), (block, names)
+
+
+def test_the_last_rule_that_applies_counts() -> None:
+    rules = parse_element_rules("ALL:attn:0.5\n:attn1:0.25, , NOT IN04:ff:3")
+    assert len(rules) == 3
+    blocks = BlockWeights({"IN04": 0.1}, rules)
+    layers = {"x_attn1": 0.25, "x_attn2": 0.5, "x_ff": 0.1, "x": 0.1}
+    assert {name: blocks.weight_of("IN04", [name]) for name in layers} == layers
+    assert blocks.weight_of("MID", ["x_ff"]) == 3 and blocks.weight_of("MID", ["x"]) == 1
+    assert blocks.weight_of("", ["x_attn1"]) == 0.25 and BlockWeights({"": 0.3}).weight_of("") == 1
+    names = iter(["x_attn1"])  # read once for all rules
+    assert blocks.weight_of("IN04", names) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("preset", "rule"),
+    [("ATTNDEEPON", "IN05-OUT05:attn:1"), ("ATTNDEEPOFF", "IN05-OUT05:attn:0"), ("PROJDEEPOFF", "IN05-OUT05:proj:0")],
+)
+def test_element_presets(preset: str, rule: str) -> None:
+    assert parse_element_rules(preset) == (ElementRule.parse(rule),)
+    assert parse_element_rules(" mine ", {"mine": "MID:ff:2"}) == (ElementRule(("MID",), ("ff",), 2.0),)
+    with pytest.raises(BlockError, match="did you mean 'ATTNDEEPON'"):
+        parse_element_rules("ATTNDEEPO")
+
+
+def test_random_values_have_their_limits_and_three_digits() -> None:
+    asked = []
+
+    def uniform(low: float, high: float) -> float:
+        asked.append((low, high))
+        return 0.123456
+
+    blocks = parse_block_weights("r,u,x," + ",".join(["0"] * 9), random_uniform=uniform)
+    assert asked == [(0.0, 1.0), (-0.5, 1.5)]
+    assert blocks.vector(BLOCK_LAYOUTS[12])[:3] == (0.123, 0.123, 1.0)
+
+
+def test_weights_are_written_in_the_shortest_layout_that_holds_them() -> None:
+    for size, layout in BLOCK_LAYOUTS.items():
+        values = [0.5 + number / 100 for number in range(size)]
+        text = ",".join(format(value, "g") for value in values)
+        assert parse_block_weights(text).format_weights() == text, layout.name
+    assert BlockWeights({}).format_weights() == ",".join(["1"] * 25)
+    assert BlockWeights({"MID": 0.25}).vector() == tuple(0.25 if name == "MID" else 1 for name in BLOCK_LABELS)
+
+
+def test_a_preset_by_its_exact_name_comes_first() -> None:
+    presets = {"face": ",".join(["0"] * 17), "FACE": ",".join(["1"] * 17), "für": ",".join(["0.5"] * 17)}
+    for name, weight in (("face", 0), ("FACE", 1), ("Face", 1), ("für", 0.5), ("FÜR", 0.5), ("fu\u0308r", 0.5)):
+        assert parse_block_weights(f" {name} ", presets=presets).weight_of("MID") == weight, name
+    assert parse_block_presets(" fu\u0308r : 1,2:3 \n  # x:y\n") == {"für": "1,2:3"}
+
+
+@pytest.mark.parametrize("text", ["-inf", "inf", "nan", "1e999", "x1", ""])
+def test_numbers_that_are_not_finite_are_refused(text: str) -> None:
+    with pytest.raises(BlockError, match="of it all"):
+        parse_finite_number(text, "of it all")
+    assert parse_finite_number(" -1e3 ", "") == -1000
