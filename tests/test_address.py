@@ -10,7 +10,17 @@ import pytest
 from lora_ext.adapters import ADAPTER_SUFFIXES
 from lora_ext.blocks import BLOCK_LABELS, BLOCK_LAYOUTS, SD_BLOCKS, SDXL_BLOCKS
 from lora_ext.layer_keys import format_kohya_key, format_peft_key, parse_layer_key
-from lora_ext.layer_names import PARTS, TE, TE2, UNET, LayerId, find_layer_id, layer_name_table
+from lora_ext.layer_names import (
+    PARTS,
+    TE,
+    TE2,
+    UNET,
+    LayerId,
+    element_rule_names,
+    find_layer_id,
+    index_layers,
+    layer_name_table,
+)
 
 MAP = json.loads((Path(__file__).parent / "data" / "sd15_module_map.json").read_text(encoding="utf-8"))
 
@@ -134,6 +144,99 @@ QUERY = LayerId(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
 )  # fmt: skip
 def test_dialects(key: str, site: LayerId, suffix: str) -> None:
     assert parse_layer_key(key, ADAPTER_SUFFIXES) == (site, suffix)
+
+
+PREFIXES = {
+    "lora_unet_": "unet", "lora_te_": "te", "lora_te1_": "te", "lora_te2_": "te2", "oft_unet_": "unet",
+    "diffusion_model_": "unet", "lycoris_unet_": "unet", "lycoris_te_": "te", "lycoris_te1_": "te",
+    "lycoris_te2_": "te2", "lycoris_": "unet te", "unet.": "unet", "text_encoder.": "te", "text_encoder_2.": "te2",
+    "base_model.model.unet.": "unet", "base_model.model.text_encoder.": "te", "base_model.model.": "unet te",
+    "diffusion_model.": "unet", "model.diffusion_model.": "unet", "text_encoders.clip_l.transformer.": "te",
+    "text_encoders.clip_h.transformer.": "te", "text_encoders.clip_g.transformer.": "te2", "": "unet te",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_each_beginning_of_a_key_stands_for(prefix: str) -> None:
+    layers = {
+        "unet": ("mid_block.attentions.0.proj_in", LayerId(UNET, "MID", "attention.proj_in")),
+        "te": ("text_model.encoder.layers.0.mlp.fc1", LayerId(TE, "BASE", "layers.0.mlp.fc1")),
+        "te2": ("text_model.encoder.layers.0.mlp.fc1", LayerId(TE2, "BASE", "layers.0.mlp.fc1")),
+    }
+    flat = prefix.endswith("_")
+    for part in PREFIXES[prefix].split():
+        name, layer_id = layers[part]
+        key = prefix + (name.replace(".", "_") if flat else name)
+        for suffix in ("lora_up.weight", "alpha", "dora_scale", "hada_w1_a"):
+            assert parse_layer_key(f"{key}.{suffix}", ADAPTER_SUFFIXES) == (layer_id, suffix)
+        assert parse_layer_key(f"x{key}.alpha", ADAPTER_SUFFIXES) is None
+
+
+SUFFIXES_ELSEWHERE = {
+    "lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight",
+    "lora.down.weight": "lora_down.weight", "lora.up.weight": "lora_up.weight",
+    "lora_linear_layer.down.weight": "lora_down.weight", "lora_linear_layer.up.weight": "lora_up.weight",
+    "lora_conv2d_layer.down.weight": "lora_down.weight", "lora_conv2d_layer.up.weight": "lora_up.weight",
+    "lora_magnitude_vector.weight": "lora_magnitude_vector", "network_alpha": "alpha",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES_ELSEWHERE)
+@pytest.mark.parametrize("key", ["unet.mid_block.attentions.0.proj_in", "lora_unet_mid_block_attentions_0_proj_in"])
+def test_suffixes_of_other_formats(key: str, suffix: str) -> None:
+    wanted = (LayerId(UNET, "MID", "attention.proj_in"), SUFFIXES_ELSEWHERE[suffix])
+    assert parse_layer_key(f"{key}.{suffix}", ADAPTER_SUFFIXES) == wanted
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_blocks_of_sdxl_s_names(number: int) -> None:
+    """Three layers of each block under LDM's names, which SDXL files have."""
+    for side, block in (("input", f"IN{number:02}"), ("output", f"OUT{number:02}")):
+        for ldm, layer in (
+            ("1_transformer_blocks_9_attn2_to_k", "attention.transformer_blocks.9.attn2.to_k"),
+            ("0_in_layers_2", "resnet.conv1"),
+            ("0_op", "sampler.conv"),
+            ("2_conv", "sampler.conv"),
+        ):
+            found = parse_layer_key(f"lora_unet_{side}_blocks_{number}_{ldm}.alpha", ADAPTER_SUFFIXES)
+            samples = number in (3, 6, 9) if side == "input" else number in (2, 5, 8, 11)
+            if layer == "sampler.conv":
+                there = samples and ldm.endswith("op") == (side == "input")
+            else:
+                there = side == "output" or (number > 0 and not samples)
+            assert found == ((LayerId(UNET, block, layer), "alpha") if there else None), (side, ldm)
+
+
+def test_depths_that_exist() -> None:
+    deepest = "lora_unet_mid_block_attentions_0_transformer_blocks_{}_ff_net_2.alpha"
+    text = "lora_te_text_model_encoder_layers_{}_layer_norm2.alpha"
+    for key, last in ((deepest, 11), (text, 47)):
+        assert parse_layer_key(key.format(last), ADAPTER_SUFFIXES) is not None
+        assert parse_layer_key(key.format(last + 1), ADAPTER_SUFFIXES) is None
+
+
+def test_names_that_rules_see_and_names_of_modules() -> None:
+    layer_id = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn1.to_out.0")
+    assert set(element_rule_names(layer_id)) == {
+        "down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0",
+        "input_blocks_4_1_transformer_blocks_0_attn1_to_out_0",
+    }
+    assert str(layer_id) == "unet.IN04.attention.transformer_blocks.0.attn1.to_out.0"
+    assert str(LayerId(UNET, "", "conv_out")) == "unet.conv_out"
+    assert index_layers(
+        TE, ["a", "text_model.encoder.layers.1.mlp.fc2", "transformer.text_model.final_layer_norm"]
+    ) == {
+        LayerId(TE, "BASE", "layers.1.mlp.fc2"): "text_model.encoder.layers.1.mlp.fc2",
+        LayerId(TE, "BASE", "final_layer_norm"): "transformer.text_model.final_layer_norm",
+    }
+
+
+@pytest.mark.parametrize("root", ["", "model.", "diffusion_model.", "transformer.", "wrapped.", "text_model."])
+def test_modules_below_what_wraps_them(root: str) -> None:
+    assert find_layer_id(UNET, f"{root}conv_out") == LayerId(UNET, "", "conv_out")
+    assert find_layer_id(TE, f"{root}ln_final") == LayerId(TE, "BASE", "final_layer_norm")
+    assert find_layer_id(TE, "encoder.layers.0.mlp.fc1") == LayerId(TE, "BASE", "layers.0.mlp.fc1")
+    assert find_layer_id(UNET, f"other.{root}conv_out") is None
 
 
 @pytest.mark.parametrize(
