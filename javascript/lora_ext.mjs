@@ -1,6 +1,6 @@
 // Loads the tab's modules in the web UI, which loads every file of `javascript/` but none of its subfolders.
 //
-// The web UI gives this file's address a query that changes with the file, but an `import` between modules has none, and
+// The web UI adds a query to this file's address that changes with the file. An `import` between modules has none, and
 // browsers keep what comes by `file=` for days: after an update old modules would run beside new ones. So the modules
 // come from the extension's own API, where browsers ask each time whether they have changed.
 

@@ -1,12 +1,59 @@
-// The tab: its core, the parts that panels share, and every panel.
-import "./core.mjs";
-import "./blocks.mjs";
-import "./compare.mjs";
-import "./files.mjs";
-import "./generate.mjs";
-import "./numbers.mjs";
-import "./parts.mjs";
-import "./tools.mjs";
-import "./train.mjs";
-import "./waiting.mjs";
-import "./weights.mjs";
+// The tab: fills the element #lora-ext as soon as it is there.
+import { api } from "./core/api.mjs";
+import { h, setChildren } from "./core/elements.mjs";
+import { emit } from "./core/events.mjs";
+import { messageOf } from "./core/messages.mjs";
+import { page } from "./core/page.mjs";
+import { makePanels, showPanel } from "./core/panels.mjs";
+import { loadStored } from "./core/storage.mjs";
+import { pageLanguage, setTranslations, t } from "./core/strings.mjs";
+import { button, note } from "./controls/basic.mjs";
+import "./jobs/job_list.mjs";
+import "./jobs/queue_note.mjs";
+import "./panels/blocks.mjs";
+import "./panels/compare.mjs";
+import "./panels/files.mjs";
+import "./panels/generate.mjs";
+import "./panels/tools.mjs";
+import "./panels/train.mjs";
+import "./panels/weights.mjs";
+
+/**
+ * Loads what every panel needs, then shows the bar of tabs and the panel of before.
+ * @param {HTMLElement} element
+ */
+async function mount(element) {
+    page.root = element;
+    element.dataset.mounted = "yes";
+    const language = pageLanguage(element.dataset.language);
+    try {
+        setTranslations(language === "en" ? {} : await api("/strings", { query: { language } }));
+        element.lang = language.replace("_", "-");
+        [page.choices, page.layouts] = await Promise.all([api("/choices"), api("/layouts")]);
+    } catch (error) {
+        setChildren(
+            element,
+            note(messageOf(error), "bad"),
+            button(t("Try again"), () => mount(element)),
+        );
+        return;
+    }
+    const { bar, panels, first } = makePanels();
+    setChildren(
+        element,
+        h("div", { class: "lx-body" }, h("div", { class: "lx-top" }, bar), panels),
+        h("div", { class: "lx-tray" }),
+        h("div", { class: "lx-toasts" }),
+    );
+    emit("mounted");
+    showPanel(loadStored("panel", first));
+}
+
+/** The web UI makes the element late, and makes it anew when its page is made anew. */
+function mountWhereMissing() {
+    const element = document.getElementById("lora-ext");
+    if (element && !element.dataset.mounted) mount(element);
+}
+
+new MutationObserver(mountWhereMissing).observe(document.documentElement, { childList: true, subtree: true });
+mountWhereMissing();

@@ -1,0 +1,77 @@
+// One picture of a comparison sheet, large, with its tag and scores.
+import { apiUrl, post } from "../core/api.mjs";
+import { h } from "../core/elements.mjs";
+import { formatPercent } from "../core/format.mjs";
+import { copyText, toast } from "../core/messages.mjs";
+import { t } from "../core/strings.mjs";
+import { button, facts, note, outsideLink, buttonRow, stack } from "../controls/basic.mjs";
+import { promptButtons } from "../prompts/prompt_fields.mjs";
+
+/** @typedef {import("../api_types").SheetCell} SheetCell */
+/** @typedef {import("../api_types").SheetScore} SheetScore */
+
+/** That a picture is equal to another one; "" where it is not. @param {SheetCell} cell */
+export function sameText({ same_as: other }) {
+    if (!other) return "";
+    return other === "without a LoRA" ? t("The same picture as without a LoRA") : t("The same picture as {0}", other);
+}
+
+/** A bar for a picture's score. @param {SheetScore} score */
+export const scoreBar = ({ copy_of: copy, likeness, difference }) =>
+    h("span", {
+        class: copy ? "lx-score bad" : "lx-score",
+        style: { "--share": Math.min(1, likeness ?? difference) },
+        title: copy
+            ? t("nearly a copy of {0}", copy)
+            : t("how strongly it acts, or how near it comes to the training pictures"),
+    });
+
+/** Buttons that write the cell's tag and seed into a prompt. @param {SheetCell} cell */
+const insertButtons = (cell) =>
+    promptButtons(
+        async (prompt) => {
+            prompt.set((await post("/compare/prompt", { tag: cell.tag, prompt: prompt.get() })).prompt);
+            prompt.setSeed(cell.seed);
+            toast(t("Written into the prompt, with the seed"));
+        },
+        "main",
+        t("Writes this tag and this seed, in the place of the run's tag where there is one"),
+    );
+
+/** @param {SheetCell} cell @returns {[string, string | number | null][]} */
+function scoreFacts({ seed, score }) {
+    if (!score) return [[t("seed"), seed]];
+    return [
+        [t("seed"), seed],
+        [t("difference"), formatPercent(score.difference)],
+        [t("sharpness"), score.sharpness.toFixed(2)],
+        [t("likeness"), score.likeness === null ? "" : score.likeness.toFixed(3)],
+        [t("copy of"), score.copy_of],
+    ];
+}
+
+/**
+ * @param {SheetCell} cell
+ * @param {string} reason why it is suggested; "" where it is not
+ */
+export function cellDetails(cell, reason) {
+    const address = apiUrl("/pictures", { name: cell.file });
+    const image = h("img", { src: address, alt: t("the picture") });
+    const text = cell.tag || cell.prompt,
+        same = sameText(cell);
+    return h(
+        "div",
+        { class: "lx-shown" },
+        outsideLink(address, { title: t("Open the picture alone") }, image),
+        stack(
+            h("code", { class: "lx-tag" }, text),
+            facts(scoreFacts(cell)),
+            buttonRow(
+                cell.tag ? insertButtons(cell) : null,
+                button(t("Copy tag"), () => copyText(text), { tip: t("Copy the tag as text") }),
+            ),
+            same ? note(same) : null,
+            reason ? note(reason, "good") : null,
+        ),
+    );
+}

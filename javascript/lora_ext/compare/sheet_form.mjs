@@ -1,0 +1,120 @@
+// What a comparison sheet is drawn from: a file, axes, a prompt and settings.
+import { h } from "../core/elements.mjs";
+import { page } from "../core/page.mjs";
+import { t } from "../core/strings.mjs";
+import { field, grid, select, summary, textArea } from "../controls/basic.mjs";
+import {
+    cfgField,
+    checkpointSelect,
+    seedField,
+    sizeField,
+    stepsField,
+    usualCfg,
+    usualSteps,
+} from "../controls/sampling_fields.mjs";
+import { LoraPicker } from "../library/lora_picker.mjs";
+import { axisField } from "./axis_field.mjs";
+
+/** @typedef {import("../api_types").AxisKind} AxisKind */
+/** @typedef {Record<string, any>} Stored */
+
+const USUAL_AXES = { x: "weight:0.2-1.0(+0.2)", y: "seed:1,2", z: "" };
+
+/** Axes that are often wanted. @returns {[string, Record<string, string>][]} */
+const suggestions = () => [
+    [t("weight × seed"), { x: "weight:0.2-1.0(+0.2)", y: "seed:1,2" }],
+    [t("block presets"), { x: "preset:ALL,INALL,MIDD,OUTALL", y: "seed:1,2" }],
+    [t("epochs × weight"), { x: "epoch:all", y: "weight:0.6,0.8,1" }],
+    [t("DyLoRA ranks"), { x: "rank:all", y: "seed:1,2" }],
+];
+
+/** @param {AxisKind[]} kinds @param {Record<string, string> | undefined} stored */
+function axisFields(kinds, stored) {
+    const usual = { ...USUAL_AXES, ...stored };
+    const axes = {
+        x: axisField(kinds, usual.x, t("Columns"), t("What changes from column to column")),
+        y: axisField(kinds, usual.y, t("Rows"), t("What changes from row to row")),
+        z: axisField(kinds, usual.z, t("Pages"), t("What changes from page to page")),
+    };
+    const chips = suggestions().map(([text, wanted]) =>
+        h(
+            "button",
+            {
+                type: "button",
+                class: "lx-chip",
+                title: t("Fill in columns and rows"),
+                onclick: () => {
+                    axes.x.set(wanted.x);
+                    axes.y.set(wanted.y);
+                    axes.z.set(wanted.z);
+                },
+            },
+            text,
+        ),
+    );
+    return {
+        elements: [h("div", { class: "lx-chips" }, chips), Object.values(axes)],
+        get: () => ({ x: axes.x.get(), y: axes.y.get(), z: axes.z.get() }),
+    };
+}
+
+/** How the pictures are generated. @param {Stored} stored */
+function samplingFields(stored) {
+    const { samplers, draws } = page.choices;
+    const numbers = {
+        steps: stepsField(stored, usualSteps()),
+        cfg: cfgField(stored, usualCfg()),
+        seed: seedField(stored, 4294967295),
+        width: sizeField(stored, "width"),
+        height: sizeField(stored, "height"),
+    };
+    const usual = samplers.includes("DPM++ 2M") ? "DPM++ 2M" : samplers[0];
+    const sampler = select(samplers, stored.sampler || usual);
+    const checkpoint = checkpointSelect(stored.checkpoint);
+    const element = h(
+        "details",
+        {},
+        summary(t("Settings")),
+        grid(
+            draws ? field(t("Model"), checkpoint, t("Which model draws")) : null,
+            field(t("Sampler"), sampler, t("How the noise is taken away")),
+            Object.values(numbers),
+        ),
+    );
+    const get = () => ({
+        checkpoint: checkpoint.value || "",
+        sampler: sampler.value || "DPM++ 2M",
+        ...Object.fromEntries(Object.entries(numbers).map(([name, number]) => [name, number.get()])),
+    });
+    return { element, get };
+}
+
+/**
+ * @param {AxisKind[]} kinds
+ * @param {string[]} datasets
+ * @param {Stored} stored
+ */
+export function sheetForm(kinds, datasets, stored) {
+    const axes = axisFields(kinds, stored.axes);
+    const sampling = samplingFields(stored);
+    const prompt = textArea(3, stored.prompt ?? (page.choices.draws ? "a red circle on a blue background" : ""));
+    const picker = new LoraPicker({ label: t("LoRA"), tip: t("The file that columns, rows and pages speak about") });
+    const dataset = select([["", t("no scores by likeness")], ...datasets], stored.dataset || "");
+    return {
+        picker,
+        elements: [
+            picker.element,
+            axes.elements,
+            field(t("Prompt"), prompt, t("What is drawn; the LoRA's tag is added where it is missing")),
+            field(t("Training pictures"), dataset, t("Scores say how near each picture comes to these")),
+        ],
+        settings: sampling.element,
+        get: () => ({
+            prompt: prompt.value,
+            lora: picker.value ? picker.value.name : "",
+            dataset: dataset.value,
+            ...axes.get(),
+            ...sampling.get(),
+        }),
+    };
+}

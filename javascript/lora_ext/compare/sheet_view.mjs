@@ -1,0 +1,197 @@
+// A comparison sheet as a table of pictures; a click on one shows it with its tag.
+import { apiUrl } from "../core/api.mjs";
+import { h, setChildren } from "../core/elements.mjs";
+import { loadStored, store } from "../core/storage.mjs";
+import { t } from "../core/strings.mjs";
+import { note, outsideLink, buttonRow, segments, stack } from "../controls/basic.mjs";
+import { rangeField } from "../controls/range_field.mjs";
+import { cellDetails, sameText, scoreBar } from "./cell_details.mjs";
+
+/** @typedef {import("../api_types").Sheet} Sheet */
+/** @typedef {import("../api_types").SheetCell} SheetCell */
+
+/** How large the pictures are shown; remembered. @param {HTMLElement} table */
+function zoomField(table) {
+    const show = (/** @type {number} */ size) => table.style.setProperty("--cell", `${size}px`);
+    const zoom = rangeField(t("Zoom"), {
+        min: 48,
+        max: 768,
+        step: 4,
+        value: loadStored("zoom", 116),
+        tip: t("How large the pictures are shown"),
+        oninput: (size) => {
+            show(size);
+            store("zoom", size);
+        },
+    });
+    show(zoom.get());
+    return zoom;
+}
+
+/** What stands below the table: notes, and links to the pages and the scores. @param {Sheet} sheet */
+function sheetNotes(sheet) {
+    const pages = sheet.pages.map((name) =>
+        outsideLink(
+            apiUrl("/pictures", { name }),
+            { class: "lx-button", title: t("The labelled sheet as a picture") },
+            name.split("/").pop(),
+        ),
+    );
+    const scores = h(
+        "a",
+        {
+            class: "lx-button",
+            href: apiUrl(`/compare/${encodeURIComponent(sheet.folder)}/scores.csv`),
+            title: t("All scores as a table"),
+            download: true,
+        },
+        "scores.csv",
+    );
+    return [
+        sheet.suggested && !sheet.suggested.cells.length ? note(sheet.suggested.reason) : null,
+        sheet.same ? note(sheet.same) : null,
+        sheet.warning ? note(sheet.warning, "bad") : null,
+        buttonRow(pages, sheet.table ? scores : null),
+        sheet.measured ? note(t("Likeness is measured by: {0}", sheet.measured)) : null,
+    ];
+}
+
+/** @param {string[]} columns @param {HTMLElement[]} rows */
+const tableOf = (columns, rows) =>
+    h(
+        "div",
+        { class: "lx-scroll lx-sheet", tabindex: 0, role: "region", "aria-label": t("Sheet") },
+        h(
+            "table",
+            {},
+            h(
+                "thead",
+                {},
+                h(
+                    "tr",
+                    {},
+                    h("th", {}),
+                    columns.map((label) => h("th", { scope: "col" }, label || "")),
+                ),
+            ),
+            h("tbody", {}, rows),
+        ),
+    );
+
+/**
+ * Adds what has come to a cell: its picture, its score, whether it is suggested.
+ * @param {HTMLElement} td
+ * @param {SheetCell | undefined} cell
+ * @param {boolean} suggested
+ * @param {string} label where it has no tag
+ * @param {() => void} onclick
+ */
+function fillCell(td, cell, suggested, label, onclick) {
+    if (!cell || !cell.file) return;
+    const same = sameText(cell);
+    if (!td.querySelector("button")) {
+        const src = apiUrl("/pictures", { name: cell.file });
+        setChildren(
+            td,
+            h("button", { type: "button", onclick }, h("img", { loading: "lazy", src, alt: cell.tag || label })),
+        );
+    }
+    if (cell.score && !td.querySelector(".lx-score")) {
+        td.append(scoreBar(cell.score), same ? h("span", { class: "lx-same", title: same }, "=") : "");
+    }
+    td.classList.toggle("chosen", suggested);
+    const title = [cell.tag, suggested ? t("suggested") : "", same].filter(Boolean).join(" · ");
+    /** @type {HTMLElement} */ (td.firstElementChild).title = title;
+}
+
+/**
+ * The table, a page of the z axis at a time.
+ * @param {Sheet} sheet
+ * @param {(td: HTMLElement, index: number) => void} fill index: of the cell
+ */
+function sheetTable(sheet, fill) {
+    const [xs, ys] = [sheet.axes.x.labels, sheet.axes.y.labels];
+    const indices = new Map(sheet.cells.map(({ x, y, z }, index) => [`${x} ${y} ${z}`, index]));
+    /** @type {Map<number, HTMLElement>} */
+    const cells = new Map();
+    const element = stack();
+    const showPage = (/** @type {number} */ z) => {
+        cells.clear();
+        setChildren(
+            element,
+            tableOf(
+                xs,
+                ys.map((label, y) =>
+                    h(
+                        "tr",
+                        {},
+                        h("th", { scope: "row" }, label || ""),
+                        xs.map((_, x) => {
+                            const td = h("td", {}, h("span", { class: "lx-blank" }));
+                            const index = indices.get(`${x} ${y} ${z}`);
+                            if (index === undefined) return td;
+                            cells.set(index, td);
+                            fill(td, index);
+                            return td;
+                        }),
+                    ),
+                ),
+            ),
+        );
+    };
+    return { element, cells, showPage };
+}
+
+/**
+ * @param {Sheet} sheet
+ * @returns an element; fill(sheet) adds what has come since, and leaves what was opened: a picture, a page, where the
+ * table is scrolled to
+ */
+export function sheetView(sheet) {
+    const {
+        x: { labels: xs },
+        y: { labels: ys },
+        z,
+    } = sheet.axes;
+    const about = stack(),
+        tail = stack();
+    let opened = -1,
+        now = sheet;
+    let suggested = /** @type {Set<number>} */ (new Set());
+    const show = (/** @type {number} */ index) => {
+        const cell = now.cells[index];
+        const reason = suggested.has(index) && now.suggested ? now.suggested.reason : "";
+        const key = `${index} ${Boolean(cell.score)} ${Boolean(reason)}`;
+        for (const [one, td] of table.cells) td.classList.toggle("opened", one === index);
+        if (about.dataset.key === key) return;
+        about.dataset.key = key;
+        setChildren(about, cellDetails(cell, reason));
+    };
+    const fillOne = (/** @type {HTMLElement} */ td, /** @type {number} */ index) => {
+        const cell = now.cells[index];
+        td.classList.toggle("opened", index === opened);
+        fillCell(td, cell, suggested.has(index), ys[cell.y] || xs[cell.x], () => show((opened = index)));
+    };
+    const table = sheetTable(sheet, fillOne);
+    const fill = (/** @type {Sheet} */ newer) => {
+        now = newer;
+        suggested = new Set(newer.suggested ? newer.suggested.cells : []);
+        for (const [index, td] of table.cells) fillOne(td, index);
+        const wanted = opened >= 0 ? opened : [...suggested][0];
+        if (wanted !== undefined && newer.cells[wanted] && newer.cells[wanted].file) show(wanted);
+        setChildren(tail, sheetNotes(newer));
+    };
+    const pages = z.labels.map((label, i) => /** @type {[string, string]} */ ([String(i), label]));
+    table.showPage(0);
+    fill(sheet);
+    return Object.assign(
+        stack(
+            pages.length > 1 ? segments(pages, "0", (to) => table.showPage(Number(to)), z.title) : null,
+            zoomField(table.element),
+            table.element,
+            about,
+            tail,
+        ),
+        { folder: sheet.folder, fill },
+    );
+}

@@ -1,0 +1,116 @@
+// The panels and the bar of tabs above them.
+import { h } from "./elements.mjs";
+import { store } from "./storage.mjs";
+import { t } from "./strings.mjs";
+
+/**
+ * @typedef {object} Panel
+ * @property {string} name
+ * @property {() => string} title
+ * @property {() => string} tip its tab's tooltip
+ * @property {number} order panels stand from the lowest to the highest
+ * @property {(element: HTMLElement) => void} build fills its element, when it is first shown
+ * @property {(...values: any[]) => void} [open] called each time it is shown, with the values given to `showPanel`
+ * @property {() => boolean} [available] whether this program has it; without it, yes
+ */
+/** @typedef {Panel & { tab: HTMLElement, element: HTMLElement, built: boolean }} ShownPanel */
+
+/** @type {Panel[]} */
+const registered = [];
+/** @type {ShownPanel[]} */
+let shown = [];
+
+/** @param {Panel} panel */
+export function registerPanel(panel) {
+    registered.push(panel);
+    registered.sort((a, b) => a.order - b.order);
+}
+
+/**
+ * Whether this program has a panel.
+ * @param {string} name
+ */
+export const hasPanel = (name) => shown.some((panel) => panel.name === name);
+
+/** @param {ShownPanel} panel */
+function build(panel) {
+    if (panel.built) return;
+    panel.built = true;
+    panel.build(panel.element);
+}
+
+/**
+ * Builds a panel, where that has not happened, without showing it.
+ * @param {string} name
+ */
+export function buildPanel(name) {
+    const panel = shown.find((one) => one.name === name);
+    if (panel) build(panel);
+}
+
+/**
+ * Shows a panel, the first one where there is none of this name.
+ * @param {string} name
+ * @param {...any} values for its `open`
+ */
+export function showPanel(name, ...values) {
+    const panel = shown.find((one) => one.name === name) || shown[0];
+    if (!panel) return;
+    for (const one of shown) {
+        const selected = one === panel;
+        one.tab.setAttribute("aria-selected", String(selected));
+        one.tab.tabIndex = selected ? 0 : -1;
+        one.element.hidden = !selected;
+    }
+    store("panel", panel.name);
+    build(panel);
+    if (panel.open) panel.open(...values);
+}
+
+/**
+ * @param {Panel} panel
+ * @returns {ShownPanel}
+ */
+function withElements(panel) {
+    const { name } = panel;
+    const tab = h(
+        "button",
+        {
+            type: "button",
+            role: "tab",
+            id: `lx-tab-${name}`,
+            title: panel.tip(),
+            "aria-controls": `lx-panel-${name}`,
+            onclick: () => showPanel(name),
+        },
+        panel.title(),
+    );
+    const element = h("div", {
+        class: `lx-panel lx-${name}`,
+        role: "tabpanel",
+        id: `lx-panel-${name}`,
+        "aria-labelledby": tab.id,
+        hidden: true,
+    });
+    return { ...panel, tab, element, built: false };
+}
+
+/** Makes the bar of tabs and the empty panels. */
+export function makePanels() {
+    shown = registered.filter((panel) => !panel.available || panel.available()).map(withElements);
+    const bar = h(
+        "div",
+        { class: "lx-tabs", role: "tablist", "aria-label": t("LoRA tools") },
+        shown.map((panel) => panel.tab),
+    );
+    bar.addEventListener("keydown", (event) => {
+        const step = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
+        if (!step) return;
+        const at = shown.findIndex((panel) => panel.tab === document.activeElement);
+        const next = shown[(at + step + shown.length) % shown.length];
+        if (!next) return;
+        next.tab.focus();
+        showPanel(next.name);
+    });
+    return { bar, panels: shown.map((panel) => panel.element), first: shown[0] ? shown[0].name : "" };
+}

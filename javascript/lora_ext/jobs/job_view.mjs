@@ -1,0 +1,190 @@
+// A place that shows one job: its bar, words, time left and log, a button that stops it, and its result.
+import { api, post } from "../core/api.mjs";
+import { h, setChildren } from "../core/elements.mjs";
+import { emit } from "../core/events.mjs";
+import { messageOf, showingErrors, toast } from "../core/messages.mjs";
+import { t } from "../core/strings.mjs";
+import { button, note, buttonRow, summary } from "../controls/basic.mjs";
+import { barWidth, hasEnded, percentDone, progressText, stateName } from "./job_state.mjs";
+
+/** @typedef {import("../api_types").Job} Job */
+/** @typedef {import("../core/elements.mjs").Child} Child */
+/** @typedef {readonly [string, string, import("../core/api.mjs").Query]} StopButton text, tooltip, query of the call */
+/**
+ * @typedef {object} JobViewOptions
+ * @property {string[]} [kinds] of jobs that it shows again after the page was loaded again
+ * @property {string | null} [empty] what it says before the first job
+ * @property {readonly StopButton[]} [stops] the buttons that end a job; without it, one
+ * @property {(place: HTMLElement, job: Job) => void} [live] shows what a running job has so far
+ * @property {(result: any, job: Job) => Child} [result] the elements for a job's result
+ */
+
+/** @param {string} id */
+export const jobPath = (id) => `/jobs/${encodeURIComponent(id)}`;
+
+/**
+ * Follows a job.
+ * @param {string} id
+ * @param {(job: Job) => void} show called at each report
+ * @param {() => boolean} alive asked after each report; without it nothing more is asked
+ * @returns {Promise<Job>} the last report
+ */
+async function followJob(id, show, alive) {
+    for (;;) {
+        const job = await api(jobPath(id));
+        show(job);
+        if (hasEnded(job)) return job;
+        await new Promise((wake) => setTimeout(wake, document.hidden ? 3000 : 400));
+        if (!alive()) return job;
+    }
+}
+
+/**
+ * The parts that show a job's state.
+ * @param {readonly StopButton[]} stops
+ * @param {() => string} currentId
+ */
+function stateParts(stops, currentId) {
+    const fill = h("i", {});
+    const bar = h("div", { class: "lx-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, fill);
+    const words = h("span", { class: "lx-job-words" });
+    const buttons = stops.map(([text, tip, query]) =>
+        button(
+            text,
+            showingErrors(() => api(`${jobPath(currentId())}/cancel`, { method: "POST", query })),
+            { tip },
+        ),
+    );
+    const log = h("pre", { class: "lx-log" });
+    const logs = h("details", {}, summary(t("Log")), log);
+    const head = buttonRow(words, buttons);
+    /** @param {Job} job */
+    const show = (job) => {
+        fill.style.width = barWidth(job);
+        bar.setAttribute("aria-valuenow", String(Math.round(percentDone(job))));
+        bar.classList.toggle("busy", job.state === "running" && !job.total);
+        setChildren(words, h("b", {}, job.stopping ? t("stopping…") : stateName(job)), " ", progressText(job));
+        for (const one of buttons) {
+            one.hidden = hasEnded(job);
+            one.disabled = job.stopping;
+        }
+        const lines = job.log.join("\n");
+        if (log.textContent !== lines) log.textContent = lines;
+        logs.hidden = !job.log.length;
+    };
+    return { head, bar, logs, show };
+}
+
+/** Shows one job. A job that has not ended stays in sight when another one is started; the others are listed below. */
+export class JobView {
+    current = "";
+    title = "";
+    /** @type {Promise<Job> | null} the job that is followed */
+    following = null;
+    /** @type {Map<string, string>} other jobs that were started here: id → title */
+    others = new Map();
+
+    /** @param {JobViewOptions} options */
+    constructor({ live, result, kinds = [], stops, empty = null }) {
+        this.live = live || (() => {});
+        this.result = result || (() => null);
+        this.kinds = kinds;
+        this.element = h("div", { class: "lx-job", "aria-live": "polite", "data-empty": empty });
+        this.parts = stateParts(stops || [[t("Stop"), t("Stop this job"), {}]], () => this.current);
+        this.shown = h("div", { class: "lx-live" });
+        this.out = h("div", { class: "lx-result" });
+        this.also = h("div", { class: "lx-result lx-also" });
+    }
+
+    isBusy() {
+        return Boolean(this.current) && !hasEnded(this.element.dataset);
+    }
+
+    /** The other jobs: a click shows one in the place of this one. */
+    showOthers() {
+        const tip = t("Shows this job here, in the place of the other");
+        const show = (/** @type {string} */ id) => button(t("Show"), () => this.attach(id), { kind: "quiet", tip });
+        const lines = [...this.others].map(([id, title]) =>
+            buttonRow(h("span", {}, t("Also started: {0}", title)), show(id)),
+        );
+        setChildren(this.also, lines);
+    }
+
+    /** @param {Job} job */
+    show(job) {
+        this.title = job.title;
+        this.element.dataset.state = job.state;
+        this.parts.show(job);
+        this.live(this.shown, job);
+    }
+
+    /** @param {string} id */
+    async follow(id) {
+        const { head, bar, logs } = this.parts;
+        setChildren(this.element, head, bar, this.shown, this.out, logs, this.also);
+        setChildren(this.out);
+        delete this.element.dataset.state;
+        this.showOthers();
+        const isShown = () => this.current === id && this.element.isConnected;
+        const job = await followJob(id, (now) => this.show(now), isShown);
+        if (this.current !== id || !hasEnded(job)) return job;
+        if (job.state === "failed") setChildren(this.out, note(job.error, "bad"));
+        if (job.state === "done" || job.result) setChildren(this.out, this.result(job.result, job));
+        emit("jobs");
+        return job;
+    }
+
+    /**
+     * Follows a job. Called again for the same one it goes on as before, so that a result is shown once.
+     * @param {string} id
+     */
+    attach(id) {
+        if (this.current === id && this.following) return this.following;
+        if (this.isBusy() && this.title) this.others.set(this.current, this.title);
+        this.others.delete(id);
+        this.current = id;
+        this.following = this.follow(id);
+        return this.following;
+    }
+
+    /** @param {...Child} children what is shown in the place of the job */
+    clear(...children) {
+        setChildren(this.element, children);
+        this.current = "";
+    }
+
+    /**
+     * Starts a job by a call of the API, and shows it; null where it was refused.
+     * @param {string} path
+     * @param {unknown} [body]
+     * @returns {Promise<Job | null>}
+     */
+    async run(path, body) {
+        const wasBusy = this.isBusy();
+        if (!wasBusy) {
+            this.clear();
+            delete this.element.dataset.state;
+        }
+        try {
+            const job = await post(path, body);
+            emit("jobs");
+            if (!this.isBusy()) return await this.attach(job.id);
+            this.others.set(job.id, job.title);
+            this.showOthers();
+            toast(t("{0} is in the queue; Jobs shows all of them", job.title));
+            return job;
+        } catch (error) {
+            if (wasBusy) toast(messageOf(error), "bad");
+            else this.clear(note(messageOf(error), "bad"));
+            return null;
+        }
+    }
+
+    /** After the page was loaded again: shows the job of its kinds that runs, or will next. */
+    resume = showingErrors(async () => {
+        const jobs = /** @type {Job[]} */ ((await api("/jobs")).jobs);
+        const mine = jobs.filter((job) => this.kinds.includes(job.kind) && !hasEnded(job));
+        const found = mine.find((job) => job.state === "running") || mine[0];
+        if (found && !this.current) this.attach(found.id);
+    });
+}

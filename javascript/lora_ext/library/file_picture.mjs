@@ -1,0 +1,71 @@
+// The picture beside a LoRA file, and ways to choose another one.
+import { api, apiUrl } from "../core/api.mjs";
+import { h, setChildren } from "../core/elements.mjs";
+import { showingErrors, toast } from "../core/messages.mjs";
+import { t } from "../core/strings.mjs";
+import { button, note, buttonRow, stack } from "../controls/basic.mjs";
+import { thumbnail } from "./lora_row.mjs";
+
+/** @typedef {import("../api_types").LoraFile} LoraFile */
+
+/** A file's content in base64. @param {File} file @returns {Promise<string>} */
+function base64(file) {
+    return new Promise((done, failed) => {
+        const reader = new FileReader();
+        reader.onload = () => done(String(reader.result).split(",")[1]);
+        reader.onerror = () => failed(reader.error);
+        reader.readAsDataURL(file);
+    });
+}
+
+/**
+ * @param {LoraFile} file
+ * @param {() => void} onchange called when there is another picture
+ */
+export function filePicture(file, onchange) {
+    const shown = h("div", { class: "lx-portrait" }, thumbnail(file));
+    const choices = h("div", { class: "lx-samples", hidden: true });
+    const take = showingErrors(async (/** @type {{ data?: string, picture?: string }} */ source) => {
+        const { time } = await api("/thumbnail", { method: "PUT", body: { name: file.name, ...source } });
+        setChildren(shown, thumbnail({ ...file, thumb: time }));
+        choices.hidden = true;
+        toast(t("Saved beside the file"));
+        onchange();
+    });
+    const upload = h("input", {
+        type: "file",
+        accept: "image/png,image/jpeg,image/webp",
+        hidden: true,
+        onchange: showingErrors(async () => {
+            const picture = upload.files && upload.files[0];
+            if (!picture) return;
+            const data = await base64(picture);
+            upload.value = "";
+            await take({ data });
+        }),
+    });
+    const choice = (/** @type {{ name: string, time: number }} */ { name, time }) => {
+        const src = apiUrl("/pictures", { name, v: time });
+        return h(
+            "button",
+            { type: "button", title: name, onclick: () => take({ picture: name }) },
+            h("img", { loading: "lazy", alt: name, src }),
+        );
+    };
+    const choose = showingErrors(async () => {
+        if (choices.hidden) {
+            const { pictures } = await api("/pictures/newest", { query: { limit: 60 } });
+            setChildren(choices, pictures.length ? pictures.map(choice) : note(t("No picture was made yet.")));
+        }
+        choices.hidden = !choices.hidden;
+    });
+    return stack(
+        buttonRow(
+            shown,
+            button(t("Choose a picture"), choose, { tip: t("One that was drawn here: samples, sheets, drawings") }),
+            button(t("Upload"), () => upload.click(), { tip: t("A picture from your disk; PNG, JPEG or WebP") }),
+            upload,
+        ),
+        choices,
+    );
+}

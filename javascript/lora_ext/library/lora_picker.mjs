@@ -1,0 +1,114 @@
+// A button that opens a searchable list of the LoRA files, to choose one.
+import { api } from "../core/api.mjs";
+import { h, setChildren } from "../core/elements.mjs";
+import { showingErrors } from "../core/messages.mjs";
+import { loadStored } from "../core/storage.mjs";
+import { t } from "../core/strings.mjs";
+import { describeRow, thumbnail } from "./lora_row.mjs";
+import { SearchList } from "./search_list.mjs";
+
+/** @typedef {import("../api_types").LibraryRow} LibraryRow */
+/** @typedef {import("../api_types").LibraryPage} LibraryPage */
+
+export class LoraPicker {
+    /** @type {LibraryRow | null} the chosen file */
+    value = null;
+    /** Counts choices, so that an older answer changes no newer one. */
+    choices = 0;
+
+    /**
+     * @param {object} options
+     * @param {string} [options.label]
+     * @param {string} [options.tip]
+     * @param {(row: LibraryRow) => void} [options.onpick] called when a file is chosen, by the user or by `choose`
+     */
+    constructor({ label = "", tip = "", onpick = () => {} }) {
+        this.onpick = onpick;
+        this.face = h("button", {
+            type: "button",
+            class: "lx-pick",
+            "aria-haspopup": "listbox",
+            "aria-expanded": "false",
+            title: tip || t("Choose a LoRA file"),
+            onclick: () => (this.list.element.hidden ? this.open() : this.close()),
+        });
+        this.list = new SearchList(
+            (row) => this.pick(row),
+            () => {
+                this.close();
+                this.face.focus();
+            },
+        );
+        const title = label ? h("span", { class: "lx-label" }, label) : null;
+        this.element = h("div", { class: "lx-field lx-picker" }, title, this.face, this.list.element);
+        this.showChosen();
+    }
+
+    showChosen() {
+        const row = this.value;
+        const text = h(
+            "span",
+            { class: "lx-pick-text" },
+            h("b", {}, row ? row.title : t("Choose a LoRA")),
+            h("small", {}, row ? describeRow(row) : t("newest first")),
+        );
+        setChildren(this.face, thumbnail(row), text, h("span", { class: "lx-chevron", "aria-hidden": "true" }));
+    }
+
+    open() {
+        this.list.element.hidden = false;
+        this.face.setAttribute("aria-expanded", "true");
+        this.list.search.value = "";
+        this.list.search.focus();
+        this.list.load();
+        document.addEventListener("pointerdown", this.closeOutside, true);
+    }
+
+    close() {
+        this.list.element.hidden = true;
+        this.face.setAttribute("aria-expanded", "false");
+        document.removeEventListener("pointerdown", this.closeOutside, true);
+    }
+
+    closeOutside = (/** @type {Event} */ event) => {
+        if (!this.element.contains(/** @type {Node} */ (event.target))) this.close();
+    };
+
+    /** @param {LibraryRow} row */
+    pick(row) {
+        const wasOpen = !this.list.element.hidden;
+        this.choices += 1;
+        this.value = row;
+        this.close();
+        this.showChosen();
+        if (wasOpen) this.face.focus();
+        this.onpick(row);
+    }
+
+    /**
+     * Chooses the file of a name, unless another one was chosen meanwhile.
+     *
+     * Takes its name, and whether it is chosen only where none is. Resolves with the chosen file, null without one.
+     */
+    choose = showingErrors(async (/** @type {string} */ name, gentle = false) => {
+        const mine = gentle ? this.choices : ++this.choices;
+        const query = { search: name.split("/").pop() || "", limit: 500 };
+        const page = /** @type {LibraryPage} */ (await api("/library", { query }));
+        if (mine !== this.choices || (gentle && this.value)) return this.value;
+        const found = page.rows.find((row) => row.name === name || row.call === name) || null;
+        if (found) this.pick(found);
+        return found;
+    });
+
+    /** Chooses the file that was chosen last in this browser, else the newest one, where none is chosen. */
+    chooseFirst = showingErrors(async () => {
+        const last = loadStored("lora", "");
+        if ((last && (await this.choose(last, true))) || this.value) return;
+        const page = /** @type {LibraryPage} */ (await api("/library", { query: { sort: "newest", limit: 1 } }));
+        const newest = page.rows[0];
+        if (!newest || this.value) return;
+        this.value = newest;
+        this.showChosen();
+        this.onpick(newest);
+    });
+}

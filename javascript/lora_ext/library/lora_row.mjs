@@ -1,0 +1,38 @@
+// How a LoRA file looks in lists.
+import { apiUrl } from "../core/api.mjs";
+import { h } from "../core/elements.mjs";
+import { t } from "../core/strings.mjs";
+
+/** @typedef {import("../api_types").LibraryRow} LibraryRow */
+
+/** @param {LibraryRow | null} row */
+export function thumbnail(row) {
+    if (!row || !row.thumb) {
+        const initial = (row ? row.title : "?").slice(0, 1).toUpperCase();
+        return h("span", { class: "lx-thumb none", "aria-hidden": "true" }, initial);
+    }
+    const src = apiUrl("/thumbnail", { name: row.name, v: row.thumb });
+    return h("img", { class: "lx-thumb", loading: "lazy", alt: "", src });
+}
+
+/**
+ * What a row's element depends on.
+ * @param {LibraryRow} row
+ */
+export const rowKey = (row) =>
+    [row.name, row.call, row.time, row.thumb, row.base, row.kind, row.rank, row.error].join("|");
+
+/**
+ * Base, kind and rank in one line.
+ * @param {LibraryRow} row
+ */
+export function describeRow({ base, kind, rank, mixed }) {
+    const known = base && base !== "unknown" ? base : null;
+    return [known, kind, rank ? t("rank {0}", mixed ? `${rank}…` : rank) : null].filter(Boolean).join(" · ");
+}
+
+/**
+ * A base model's family in the page's language.
+ * @param {string} name
+ */
+export const familyName = (name) => (name === "unknown" ? t("unknown") : name);

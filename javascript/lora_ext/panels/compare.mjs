@@ -1,0 +1,133 @@
+// The Compare panel: a sheet of pictures over epochs, weights, blocks, ranks or seeds; a click takes the tag.
+import { api } from "../core/api.mjs";
+import { h, setChildren } from "../core/elements.mjs";
+import { showingErrors } from "../core/messages.mjs";
+import { registerPanel, showPanel } from "../core/panels.mjs";
+import { loadStored, store } from "../core/storage.mjs";
+import { t } from "../core/strings.mjs";
+import { loadSheet, sheetHistory, unfinishedNote } from "../compare/sheet_history.mjs";
+import { sheetForm } from "../compare/sheet_form.mjs";
+import { sheetView } from "../compare/sheet_view.mjs";
+import { button, card, note, stack, summary } from "../controls/basic.mjs";
+import { registerJobOpener } from "../jobs/job_openers.mjs";
+import { JobView } from "../jobs/job_view.mjs";
+
+/** @typedef {import("../api_types").Job} Job */
+/** @typedef {import("../api_types").Sheet} Sheet */
+/** @typedef {import("../jobs/job_openers.mjs").JobName} JobName */
+/** @typedef {ReturnType<typeof sheetForm>} SheetForm */
+/** @typedef {Record<string, any>} Settings */
+
+/** @type {{ form: SheetForm, view: JobView } | undefined} */
+let parts;
+/** @type {JobName | undefined} a job that is shown when the panel has been built */
+let pending;
+/** @type {string | undefined} a file that is chosen when the panel has been built */
+let wanted;
+
+/** The sheet of the running job: its table fills, and stays when the job ends, with what was opened in it. */
+function runningSheet() {
+    let isFilling = false,
+        key = "";
+    /** @type {ReturnType<typeof sheetView> | null} */
+    let view = null;
+    const clear = () => {
+        if (view) view.remove();
+        view = null;
+        key = "";
+    };
+    /** @param {HTMLElement} place @param {Job} job */
+    const show = (place, { live: { folder, done }, state }) => {
+        isFilling = state === "running";
+        if (view && view.folder !== folder) clear();
+        const mine = `${folder} ${done}`;
+        if (!isFilling || !folder || key === mine) return;
+        key = mine;
+        showingErrors(async () => {
+            const sheet = await loadSheet(folder);
+            if (key !== mine || !sheet.cells) return;
+            if (view) view.fill(sheet);
+            else place.append((view = sheetView(sheet)));
+        })();
+    };
+    /** Shows the sheet's end; false where another sheet was shown. @param {Sheet} sheet */
+    const finish = (sheet) => {
+        if (!view || view.folder !== sheet.folder) return false;
+        view.fill(sheet);
+        return true;
+    };
+    return { show, finish, clear, isFilling: () => isFilling };
+}
+
+/** @param {HTMLElement} panel @param {SheetForm} form */
+function fill(panel, form) {
+    const out = stack(note(t("Draw a sheet, or open one of before.")));
+    const running = runningSheet();
+    const view = new JobView({
+        kinds: ["compare"],
+        live: running.show,
+        result: (/** @type {Sheet | null} */ sheet) => {
+            if (sheet && !running.finish(sheet)) setChildren(out, sheetView(sheet));
+            history.refresh();
+            return null;
+        },
+    });
+    const draw = showingErrors((/** @type {Settings} */ more) => {
+        const request = /** @type {Settings} */ ({ ...form.get(), ...more });
+        const { x, y, z } = request;
+        store("compare", { ...request, axes: { x, y, z } });
+        if (!view.isBusy()) {
+            running.clear();
+            setChildren(out);
+        }
+        return view.run("/compare", request);
+    });
+    const history = sheetHistory((sheet) => {
+        if (!running.isFilling()) running.clear();
+        const resume = () => draw({ ...sheet.asked, folder: sheet.folder });
+        setChildren(out, sheet.complete ? null : unfinishedNote(resume), sheetView(sheet));
+    });
+    const start = button(t("Draw sheet"), () => draw({}), { kind: "main", tip: t("Draws every combination") });
+    setChildren(
+        panel,
+        h(
+            "div",
+            { class: "lx-split compare" },
+            h(
+                "div",
+                { class: "lx-side" },
+                card(t("Sheet"), form.elements, h("div", { class: "lx-row" }, start), form.settings),
+                h("details", { class: "lx-card" }, summary(t("Sheets of before")), history.element),
+            ),
+            h("div", { class: "lx-main" }, card(t("Result"), view.element, out)),
+        ),
+    );
+    history.refresh();
+    parts = { form, view };
+    if (pending) view.attach(pending.id);
+    else view.resume();
+    form.picker.chooseFirst();
+}
+
+registerJobOpener(["compare"], (job) => {
+    showPanel("compare");
+    if (parts) parts.view.attach(job.id);
+    else pending = job;
+});
+registerPanel({
+    name: "compare",
+    title: () => t("Compare"),
+    tip: () => t("Sheets of pictures: which file and weight to keep"),
+    order: 40,
+    build: showingErrors(async (/** @type {HTMLElement} */ panel) => {
+        const { kinds } = await api("/compare/axes");
+        const { datasets } = await api("/train/form");
+        const stored = loadStored("compare", /** @type {Settings} */ ({}));
+        fill(panel, sheetForm(kinds, datasets, stored));
+        if (wanted && parts) parts.form.picker.choose(wanted);
+    }),
+    open: (/** @type {string | undefined} */ name) => {
+        wanted = name;
+        if (name && parts) parts.form.picker.choose(name);
+    },
+});

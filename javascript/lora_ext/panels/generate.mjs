@@ -1,0 +1,161 @@
+// The Generate panel of the standalone program: a prompt and its pictures.
+import { apiUrl } from "../core/api.mjs";
+import { h, setChildren } from "../core/elements.mjs";
+import { showingErrors } from "../core/messages.mjs";
+import { page } from "../core/page.mjs";
+import { buildPanel, registerPanel, showPanel } from "../core/panels.mjs";
+import { loadStored, store } from "../core/storage.mjs";
+import { t } from "../core/strings.mjs";
+import {
+    button,
+    card,
+    field,
+    grid,
+    note,
+    outsideLink,
+    buttonRow,
+    select,
+    summary,
+    textArea,
+} from "../controls/basic.mjs";
+import { numberField } from "../controls/number_field.mjs";
+import { batchField, cfgField, checkpointSelect, sizeField, stepsField } from "../controls/sampling_fields.mjs";
+import { registerJobOpener } from "../jobs/job_openers.mjs";
+import { JobView } from "../jobs/job_view.mjs";
+import { registerPrompt } from "../prompts/prompt_fields.mjs";
+
+/** @typedef {import("../api_types").Pictures} Pictures */
+/** @typedef {ReturnType<typeof numberField>} NumberField */
+
+/** @type {{ prompt: HTMLTextAreaElement, seed: NumberField, view: JobView }} */
+let parts;
+
+/** @param {Pictures | null} result */
+function pictures(result) {
+    if (!result) return null;
+    const figures = result.pictures.map(({ name, infotext }) => {
+        const address = apiUrl("/pictures", { name });
+        const image = h("img", { src: address, alt: t("the picture") });
+        const log = infotext ? h("pre", { class: "lx-log" }, infotext) : null;
+        return h(
+            "figure",
+            {},
+            outsideLink(address, { title: t("Open the picture alone") }, image),
+            log ? h("details", {}, summary(t("How it was made")), log) : null,
+        );
+    });
+    return h(
+        "div",
+        { class: "lx-pictures" },
+        figures,
+        (result.notes || []).map((line) => note(line)),
+    );
+}
+
+/** The fields below the prompts, and their values as the API has them. @param {Record<string, any>} stored */
+function settingsFields(stored) {
+    /** @param {"samplers" | "schedulers"} name */
+    const choose = (name) => select(page.choices[name], stored[name] ?? page.choices[name][0]);
+    const checkpoint = checkpointSelect(stored.checkpoints);
+    const sampler = choose("samplers"),
+        scheduler = choose("schedulers");
+    const numbers = {
+        steps: stepsField(stored, 20),
+        cfg: cfgField(stored, 2.5),
+        width: sizeField(stored, "width"),
+        height: sizeField(stored, "height"),
+        batch: batchField(stored, 8),
+    };
+    const seed = numberField(t("Seed"), stored.seed ?? 7, {
+        low: -1,
+        high: 4294967295,
+        whole: true,
+        usual: -1,
+        tip: t("Same seed, same picture; -1 draws one"),
+    });
+    const elements = [
+        field(t("Model"), checkpoint, t("Which model draws")),
+        grid(
+            field(t("Sampler"), sampler, t("How the noise is taken away")),
+            field(t("Schedule"), scheduler, t("How the steps are spread")),
+            Object.values(numbers),
+            seed,
+        ),
+    ];
+    const get = () => ({
+        checkpoint: checkpoint.value,
+        sampler: sampler.value,
+        scheduler: scheduler.value,
+        seed: seed.get(),
+        ...Object.fromEntries(Object.entries(numbers).map(([name, number]) => [name, number.get()])),
+    });
+    return { elements, seed, get };
+}
+
+/** @param {HTMLElement} panel */
+function build(panel) {
+    const stored = loadStored("generate", /** @type {Record<string, any>} */ ({}));
+    const prompt = textArea(3, stored.prompt ?? "a red circle on a blue background", {
+        placeholder: t("What to draw; <lora:name:0.8> applies a file"),
+    });
+    const negative = textArea(2, stored.negative_prompt || "");
+    const settings = settingsFields(stored);
+    const view = new JobView({ kinds: ["generate"], empty: t("Pictures appear here."), result: pictures });
+    const generate = showingErrors(() => {
+        const request = { prompt: prompt.value, negative_prompt: negative.value, ...settings.get() };
+        const { sampler, scheduler, checkpoint } = request;
+        store("generate", { ...request, samplers: sampler, schedulers: scheduler, checkpoints: checkpoint });
+        return view.run("/generate", request);
+    });
+    prompt.addEventListener("keydown", (event) => {
+        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate();
+    });
+    const tip = t("Ctrl+Enter draws");
+    setChildren(
+        panel,
+        h(
+            "div",
+            { class: "lx-split even" },
+            h(
+                "div",
+                { class: "lx-side" },
+                card(
+                    null,
+                    field(t("Prompt"), prompt, tip),
+                    field(t("Negative prompt"), negative, t("What to keep away from")),
+                    buttonRow(button(t("Draw"), generate, { kind: "main", tip })),
+                ),
+                card(t("Settings"), settings.elements),
+            ),
+            h("div", { class: "lx-main" }, card(t("Pictures"), view.element)),
+        ),
+    );
+    view.resume();
+    parts = { prompt, seed: settings.seed, view };
+}
+
+/** The panel's parts, built where it was not shown yet. */
+function built() {
+    buildPanel("generate");
+    return parts;
+}
+
+registerPrompt({
+    label: () => t("Insert into prompt"),
+    exists: () => page.choices.draws,
+    get: () => built().prompt.value,
+    set: (text) => void (built().prompt.value = text),
+    setSeed: (seed) => built().seed.set(seed),
+});
+registerJobOpener(["generate"], (job) => {
+    showPanel("generate");
+    parts.view.attach(job.id);
+});
+registerPanel({
+    name: "generate",
+    title: () => t("Generate"),
+    tip: () => t("Draw pictures from a prompt"),
+    order: 10,
+    available: () => page.choices.draws,
+    build,
+});

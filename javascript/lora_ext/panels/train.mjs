@@ -1,0 +1,245 @@
+// The Train panel: the form, the check before a run, the run at work, runs of before, the pictures.
+import { api } from "../core/api.mjs";
+import { debounce } from "../core/debounce.mjs";
+import { h, setChildren } from "../core/elements.mjs";
+import { showingErrors, toast } from "../core/messages.mjs";
+import { page } from "../core/page.mjs";
+import { registerPanel, showPanel } from "../core/panels.mjs";
+import { loadStored, store } from "../core/storage.mjs";
+import { t } from "../core/strings.mjs";
+import { button, checkbox, field, note, buttonRow, segments, select, stack } from "../controls/basic.mjs";
+import { registerJobOpener } from "../jobs/job_openers.mjs";
+import { JobView } from "../jobs/job_view.mjs";
+import { LoraPicker } from "../library/lora_picker.mjs";
+import { datasetBrowser } from "../train/dataset_browser.mjs";
+import { startingPoints } from "../train/form_words.mjs";
+import { optionForm } from "../train/option_form.mjs";
+import { preflightReport } from "../train/preflight_report.mjs";
+import { finishedRun, pastRun, showProgress } from "../train/run_view.mjs";
+
+/** @typedef {import("../api_types").LibraryRow} LibraryRow */
+/** @typedef {import("../api_types").TrainForm} TrainForm */
+/** @typedef {import("../api_types").TrainRun} TrainRun */
+/** @typedef {import("../jobs/job_openers.mjs").JobName} JobName */
+/** @typedef {Record<string, any>} Settings */
+/** @typedef {ReturnType<typeof optionForm>} OptionForm */
+
+/** What suits the small model, where the program has no other. */
+const SMALL_MODEL = { resolution: "64", min_bucket_reso: 64, network_dim: 8, network_alpha: 8, learning_rate: 0.001 };
+/** Options that stay when settings of another file are taken over. */
+const KEPT = ["train_data_dir", "reg_data_dir", "output_name"];
+
+/** @type {((job: JobName) => void) | undefined} */
+let attach;
+/** @type {JobName | undefined} a job that is shown when the panel has been built */
+let pending;
+
+/** The form with the sample prompts and what follows a run; remembers all of it. @param {TrainForm} form */
+function trainingForm(form) {
+    const prompts = h("textarea", {
+        class: "lx-input lx-text",
+        rows: 3,
+        spellcheck: "false",
+        placeholder: t("a red circle --n a square --s 20 --d 7"),
+    });
+    const remember = debounce(400, () =>
+        store("train", { settings: options.rawSettings(), prompts: prompts.value, compare: compare.box.checked }),
+    );
+    const compare = checkbox(
+        t("Compare the epochs when done"),
+        false,
+        remember,
+        t("Draws a sheet at the end by itself: every saved file at rising weights, on the sample prompts"),
+    );
+    const options = optionForm(form, remember);
+    prompts.addEventListener("input", remember);
+    const load = (/** @type {Settings} */ settings, /** @type {string | undefined} */ text) => {
+        options.load(settings);
+        if (text !== undefined) prompts.value = text;
+        remember();
+    };
+    const last = loadStored("train", /** @type {Settings | null} */ (null));
+    compare.box.checked = Boolean(last && last.compare);
+    if (last) load(last.settings, last.prompts);
+    else {
+        if (form.datasets.length) options.change({ train_data_dir: form.datasets[0] });
+        if (page.choices.draws) options.change(SMALL_MODEL);
+    }
+    return { options, prompts, compare, load, remember };
+}
+
+/** @param {OptionForm} options @param {() => void} onchange */
+function startingPointSelect(options, onchange) {
+    const points = startingPoints();
+    const label = t("Choose a starting point");
+    return select(
+        [["", label], ...points.map(({ name, title }) => /** @type {[string, string]} */ ([name, title]))],
+        "",
+        (name) => {
+            const point = points.find((one) => one.name === name);
+            if (!point) return;
+            options.change(point.values);
+            toast(point.tip);
+            onchange();
+        },
+        { title: t("Settings that suit a face, a style, an object, or a sweep of ranks"), "aria-label": label },
+    );
+}
+
+/** @param {ReturnType<typeof trainingForm>} form */
+const settingsPicker = ({ options, load }) =>
+    new LoraPicker({
+        label: t("Start again from a file"),
+        tip: t("Takes over the settings that a LoRA file tells of its training"),
+        onpick: showingErrors(async (/** @type {LibraryRow} */ { name }) => {
+            const { settings, told } = await api("/train/begin", { query: { name } });
+            load(
+                { ...Object.fromEntries(KEPT.map((option) => [option, options.get(option)])), ...settings },
+                undefined,
+            );
+            toast([t("Its settings are in the form."), ...told].join(" "));
+        }),
+    });
+
+/** The form's page: starting points, search, options, sample prompts. @param {ReturnType<typeof trainingForm>} form */
+const formPage = (form) =>
+    h(
+        "div",
+        { class: "lx-main" },
+        h(
+            "section",
+            { class: "lx-card" },
+            buttonRow(startingPointSelect(form.options, form.remember), form.options.extent, form.options.search),
+            settingsPicker(form).element,
+            form.options.element,
+            form.options.none,
+            field(
+                t("Sample prompts"),
+                form.prompts,
+                t(
+                    "Drawn while it trains; one a line, with --n negative, --w width, " +
+                        "--h height, --d seed, --s steps, --l CFG scale",
+                ),
+            ),
+        ),
+    );
+
+/**
+ * The three pages of the panel.
+ * @param {TrainForm} known
+ * @param {ReturnType<typeof trainingForm>} form
+ * @param {() => void} start starts a run with the form's settings
+ */
+function pages(known, form, start) {
+    const { options } = form;
+    const data = stack(),
+        past = stack();
+    const browse = datasetBrowser(data);
+    const load = (/** @type {Settings} */ settings, /** @type {string} */ prompts) => {
+        form.load(settings, prompts);
+        open("form");
+    };
+    const showHistory = showingErrors(async () => {
+        const runs = /** @type {TrainRun[]} */ ((await api("/train/history")).runs);
+        setChildren(past, runs.length ? runs.map((run) => pastRun(run, load, start)) : note(t("No run yet.")));
+    });
+    const elements = { form: formPage(form), data, history: past };
+    const show = (/** @type {string} */ to) => {
+        for (const [name, element] of Object.entries(elements)) element.hidden = name !== to;
+        if (to === "data") {
+            browse(() => ({
+                name: options.get("train_data_dir") || known.datasets[0] || "",
+                resolution: options.get("resolution"),
+                buckets: options.get("enable_bucket"),
+            }));
+        }
+        if (to === "history") showHistory();
+    };
+    const tabs = segments(
+        [
+            ["form", t("Settings"), t("What is trained, and how")],
+            ["data", t("Pictures"), t("The pictures and their captions")],
+            ["history", t("History"), t("Runs of before: settings, curves, files")],
+        ],
+        "form",
+        show,
+        t("Train"),
+    );
+    data.hidden = past.hidden = true;
+    const open = (/** @type {string} */ name) => {
+        tabs.set(name);
+        show(name);
+    };
+    return { element: h("div", { class: "lx-main" }, tabs, Object.values(elements)), open, showHistory };
+}
+
+const runView = () =>
+    new JobView({
+        kinds: ["train"],
+        live: showProgress,
+        result: finishedRun,
+        stops: [
+            [
+                t("Stop and save"),
+                t("Ends the run after this step; what it has learned is saved, so that it can go on"),
+                {},
+            ],
+            [t("Stop"), t("Ends the run at once; what was not saved yet is lost"), { save: false }],
+        ],
+    });
+
+/** @param {HTMLElement} panel @param {TrainForm} known */
+function fill(panel, known) {
+    const form = trainingForm(known);
+    const run = runView();
+    const check = new JobView({ kinds: ["preflight"], result: preflightReport });
+    const request = () => {
+        try {
+            return { settings: form.options.settings(), prompts: form.prompts.value };
+        } catch (error) {
+            // the field is on the form's page, which may not be shown
+            shown.open("form");
+            throw error;
+        }
+    };
+    const start = showingErrors(async () => {
+        await run.run("/train", { ...request(), compare: form.compare.box.checked });
+        await shown.showHistory();
+    });
+    const look = showingErrors(() => check.run("/train/preflight", request()));
+    const shown = pages(known, form, start);
+    const buttons = buttonRow(
+        button(t("Check first"), look, { tip: t("Looks at pictures and settings: steps, time, memory, what is odd") }),
+        button(t("Train"), start, {
+            kind: "main",
+            tip: t("Puts the run into the queue; it starts when the model is free"),
+        }),
+    );
+    const side = h(
+        "section",
+        { class: "lx-card lx-stick" },
+        h("h3", {}, t("Run")),
+        buttons,
+        form.compare,
+        check.element,
+        run.element,
+    );
+    setChildren(panel, h("div", { class: "lx-tool wide" }, shown.element, h("div", { class: "lx-side" }, side)));
+    attach = ({ kind, id }) => void (kind === "train" ? run : check).attach(id);
+    if (pending) attach(pending);
+    run.resume();
+    check.resume();
+}
+
+registerJobOpener(["train", "preflight"], (job) => {
+    showPanel("train");
+    if (attach) attach(job);
+    else pending = job;
+});
+registerPanel({
+    name: "train",
+    title: () => t("Train"),
+    tip: () => t("Make a LoRA from your pictures"),
+    order: 30,
+    build: showingErrors(async (/** @type {HTMLElement} */ panel) => fill(panel, await api("/train/form"))),
+});

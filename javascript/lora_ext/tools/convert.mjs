@@ -1,0 +1,73 @@
+// Split and convert: a DyLoRA into its ranks, a file into another key format or kind.
+import { toast } from "../core/messages.mjs";
+import { t } from "../core/strings.mjs";
+import { field, grid, note, select } from "../controls/basic.mjs";
+import { LoraPicker } from "../library/lora_picker.mjs";
+import { optionalRank, toolForm } from "./tool_form.mjs";
+
+/** @param {HTMLElement} place */
+export function buildSplit(place) {
+    const unit = optionalRank(t("Unit"), t("The step between ranks; empty: what the file says"), {
+        placeholder: t("what the file says"),
+    });
+    const alpha = select(
+        [
+            ["", t("as the file says")],
+            ["trained", t("as trained")],
+            ["keep", t("kept, as kohya's script does")],
+        ],
+        "",
+    );
+    const picker = new LoraPicker({ onpick: ({ title }) => form.suggestName(title) });
+    const form = toolForm({
+        verb: "split",
+        label: t("Split"),
+        tip: t("Write one file for each rank"),
+        request: () => {
+            if (!picker.value) return toast(t("Choose a file"), "bad");
+            return { name: picker.value.name, unit: unit.get(), alpha: alpha.value || null };
+        },
+    });
+    form.show(
+        place,
+        t("Split"),
+        note(t("A DyLoRA holds a LoRA of every rank: here each becomes a file, so that they can be compared.")),
+        picker.element,
+        grid(unit, field("alpha", alpha, t("How strongly each rank acts"))),
+    );
+    return { view: form.view };
+}
+
+/** @param {HTMLElement} place */
+export function buildConvert(place) {
+    const to = select(
+        [
+            ["kohya", t("kohya: web UIs, ComfyUI")],
+            ["diffusers", t("diffusers (PEFT)")],
+        ],
+        "kohya",
+    );
+    const rank = optionalRank(
+        t("Other kinds become LoRA of rank"),
+        t("LoHa, LoKr and full layers become the best LoRA of this rank; empty leaves them"),
+        { placeholder: t("leave them") },
+    );
+    const picker = new LoraPicker({ onpick: ({ title }) => form.suggestName(`${title}-${to.value}`) });
+    const form = toolForm({
+        verb: "convert",
+        label: t("Convert"),
+        tip: t("Write the file in the other spelling"),
+        request: () => {
+            if (!picker.value) return toast(t("Choose a file"), "bad");
+            return { name: picker.value.name, to: to.value, rank: rank.get() };
+        },
+    });
+    form.show(
+        place,
+        t("Convert"),
+        note(t("Between programs' spellings, .pt to .safetensors, other kinds to LoRA.")),
+        picker.element,
+        grid(field(t("Spelling"), to, t("Which programs will read it")), rank),
+    );
+    return { view: form.view };
+}

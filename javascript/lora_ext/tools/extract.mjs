@@ -1,0 +1,56 @@
+// Extract: the difference of two checkpoints as a LoRA.
+import { toast } from "../core/messages.mjs";
+import { page } from "../core/page.mjs";
+import { t } from "../core/strings.mjs";
+import { field, grid, note, select } from "../controls/basic.mjs";
+import { numberField } from "../controls/number_field.mjs";
+import { rankRuleField } from "./rank_rule.mjs";
+import { optionalRank, toolForm } from "./tool_form.mjs";
+
+/** @param {HTMLElement} place */
+export function buildExtract(place) {
+    const models = page.choices.checkpoints.filter(Boolean);
+    const modelSelect = () => select(models.length ? models : [["", t("no checkpoint is there")]], models[0] || "");
+    const original = modelSelect(),
+        tuned = modelSelect();
+    const rule = rankRuleField(() => {}, 256);
+    const conv = optionalRank(t("Rank of 3×3 layers"), t("Empty leaves resnets and samplers out"), {
+        placeholder: t("leave them out"),
+        high: 1024,
+    });
+    const least = numberField(t("Text encoder from"), 0.01, {
+        low: 0,
+        high: 1e9,
+        usual: 0.01,
+        tip: t("Left out when no weight in it differs by more than this"),
+    });
+    const form = toolForm({
+        verb: "extract",
+        label: t("Extract"),
+        tip: t("Write the difference of the two models as a LoRA"),
+        request: () => {
+            if (!original.value) return toast(t("Put checkpoints into the checkpoint folder first"), "bad");
+            return {
+                original: original.value,
+                tuned: tuned.value,
+                dim: rule.rank.get(),
+                conv_dim: conv.get(),
+                min_diff: least.get(),
+                ...rule.get(),
+            };
+        },
+    });
+    tuned.addEventListener("change", () => form.suggestName(tuned.value.replace(/.*\/|\.[^.]*$/g, "")));
+    form.show(
+        place,
+        t("Extract"),
+        note(t("What a tuned model has over its original, as a LoRA.")),
+        grid(
+            field(t("Original"), original, t("The model that was tuned")),
+            field(t("Tuned"), tuned, t("The model whose style is wanted")),
+        ),
+        rule.element,
+        grid(conv, least),
+    );
+    return { view: form.view };
+}

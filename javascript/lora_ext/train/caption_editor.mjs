@@ -1,0 +1,87 @@
+// Find and replace in all captions of a folder, and the caption of one picture.
+import { api, apiUrl, post } from "../core/api.mjs";
+import { h, setChildren } from "../core/elements.mjs";
+import { showingErrors } from "../core/messages.mjs";
+import { t } from "../core/strings.mjs";
+import {
+    button,
+    checkbox,
+    field,
+    grid,
+    note,
+    buttonRow,
+    stack,
+    summary,
+    textArea,
+    textInput,
+} from "../controls/basic.mjs";
+
+/** @typedef {import("../api_types").DatasetPicture} DatasetPicture */
+/** @typedef {{ changed: number, examples: [string, string][], skipped: string[] }} Replaced */
+
+/**
+ * @param {string} dataset
+ * @param {() => void} onchange called when captions were changed
+ */
+export function findAndReplace(dataset, onchange) {
+    let wholeTags = true;
+    const find = textInput("", null, { "aria-label": t("Find") }),
+        put = textInput("", null, { "aria-label": t("Replace by") });
+    const out = stack();
+    const replace = (/** @type {boolean} */ dry) =>
+        showingErrors(async () => {
+            const request = { dataset, find: find.value, put: put.value, whole_tags: wholeTags, dry };
+            const { changed, examples, skipped } = /** @type {Replaced} */ (await post("/dataset/replace", request));
+            setChildren(
+                out,
+                note(dry ? t("{0} captions would change", changed) : t("{0} captions changed", changed)),
+                examples.map(([before, after]) => note(`${before} → ${after}`)),
+                skipped.map((line) => note(line, "bad")),
+            );
+            if (!dry && changed) onchange();
+        });
+    const element = h(
+        "details",
+        {},
+        summary(t("Find and replace")),
+        grid(
+            field(t("Find"), find, t("What to look for in all captions")),
+            field(t("Replace by"), put, t("Empty takes a tag out")),
+        ),
+        checkbox(t("whole tags only"), true, (on) => (wholeTags = on), t("Between commas; else anywhere in the text")),
+        buttonRow(
+            button(t("Count"), replace(true), { tip: t("Shows what would change, and changes nothing") }),
+            button(t("Replace"), replace(false), { tip: t("Writes the captions") }),
+        ),
+        out,
+    );
+    return { element, setFind: (/** @type {string} */ text) => void (find.value = text) };
+}
+
+/**
+ * A picture with its caption.
+ * @param {string} dataset
+ * @param {DatasetPicture} picture
+ */
+export function captionedPicture(dataset, { name, caption, concept, bucket, repeats, time }) {
+    const box = textArea(3, caption, {
+        placeholder: concept ? t("no caption; the folder says: {0}", concept) : t("no caption"),
+        "aria-label": t("Caption of {0}", name),
+        title: t("Saved when you leave the field"),
+    });
+    const state = h("small", {}, `${bucket} · ×${repeats}`);
+    box.addEventListener(
+        "change",
+        showingErrors(async () => {
+            await api("/dataset/caption", { method: "PUT", body: { dataset, picture: name, caption: box.value } });
+            state.textContent = t("saved");
+        }),
+    );
+    const src = apiUrl("/dataset/thumbnail", { dataset, picture: name, v: time });
+    return h(
+        "div",
+        { class: "lx-picture" },
+        h("img", { loading: "lazy", alt: name, title: name, src }),
+        h("div", {}, box, state),
+    );
+}

@@ -1,0 +1,130 @@
+// The pictures of a training folder and their captions.
+import { api } from "../core/api.mjs";
+import { h, setChildren } from "../core/elements.mjs";
+import { showingErrors } from "../core/messages.mjs";
+import { t } from "../core/strings.mjs";
+import { button, card, facts, field, note, select, summary } from "../controls/basic.mjs";
+import { captionedPicture, findAndReplace } from "./caption_editor.mjs";
+
+/** @typedef {import("../api_types").Dataset} Dataset */
+/** @typedef {{ name: string, resolution: unknown, buckets: boolean }} View a folder, and how it is sorted into sizes */
+
+const PAGE_SIZE = 60;
+
+/**
+ * The pictures, a page at a time; those of one size, or all.
+ * @param {string} name of the folder
+ * @param {Dataset} dataset
+ */
+function pictureGrid(name, dataset) {
+    let bucket = "",
+        shown = 0;
+    const element = h("div", { class: "lx-grid lx-dataset" });
+    const more = button(t("Show more"), () => addPage(), { kind: "quiet" });
+    const addPage = () => {
+        const pictures = dataset.pictures.filter((picture) => !bucket || picture.bucket === bucket);
+        const next = pictures.slice(shown, shown + PAGE_SIZE);
+        element.append(...next.map((picture) => captionedPicture(name, picture)));
+        shown += next.length;
+        more.hidden = shown >= pictures.length;
+    };
+    /** @type {[string, string][]} */
+    const sizes = [
+        ["", t("all sizes")],
+        ...Object.entries(dataset.buckets).map(
+            ([size, count]) => /** @type {[string, string]} */ ([size, `${size} (${count})`]),
+        ),
+    ];
+    const chips = sizes.map(([size, text]) =>
+        h(
+            "button",
+            {
+                type: "button",
+                class: "lx-chip",
+                "aria-pressed": size === bucket,
+                title: t("Show pictures of this size"),
+                onclick: () => {
+                    bucket = size;
+                    chips.forEach((chip, i) => chip.setAttribute("aria-pressed", String(sizes[i][0] === size)));
+                    setChildren(element);
+                    shown = 0;
+                    addPage();
+                },
+            },
+            text,
+        ),
+    );
+    addPage();
+    return { element, more, sizes: h("div", { class: "lx-chips" }, chips) };
+}
+
+/** @param {Dataset} dataset @param {(tag: string) => void} onclick */
+function tagList({ tags }, onclick) {
+    const chips = Object.entries(tags).map(([tag, count]) =>
+        h(
+            "button",
+            { type: "button", class: "lx-chip", title: t("Find this tag"), onclick: () => onclick(tag) },
+            `${tag} ${count}`,
+        ),
+    );
+    return h("details", {}, summary(t("Tags: {0}", Object.keys(tags).length)), h("div", { class: "lx-chips" }, chips));
+}
+
+/**
+ * @param {HTMLElement} place
+ * @param {HTMLElement} folder the field with the folder's name
+ * @param {string} name
+ * @param {Dataset} dataset
+ * @param {() => void} refresh
+ */
+function showDataset(place, folder, name, dataset, refresh) {
+    const pictures = pictureGrid(name, dataset);
+    const replacing = findAndReplace(name, refresh);
+    setChildren(
+        place,
+        card(
+            t("Pictures"),
+            folder,
+            facts([
+                [t("pictures"), dataset.pictures.length],
+                [t("without a caption"), dataset.missing],
+                [t("sizes"), Object.keys(dataset.buckets).length],
+            ]),
+            dataset.skipped.map((line) => note(line, "bad")),
+            pictures.sizes,
+            tagList(dataset, replacing.setFind),
+            replacing.element,
+        ),
+        pictures.element,
+        pictures.more,
+    );
+}
+
+/** @param {HTMLElement} place */
+export function datasetBrowser(place) {
+    let calls = 0; // counts them, so that an older answer replaces no newer one
+    /** @param {() => View} wanted read here, so that an error in it is shown */
+    const show = showingErrors(async (/** @type {() => View} */ wanted) => {
+        const mine = ++calls;
+        const view = wanted();
+        const wait = note(t("Looking at pictures …"));
+        setChildren(place, card(t("Pictures"), wait)); // what is edited now would be lost when the others come
+        const { datasets } = await api("/train/form");
+        if (mine !== calls) return; // another folder was chosen meanwhile
+        const { name, resolution, buckets } = { ...view, name: view.name || datasets[0] || "" };
+        const open = (/** @type {string} */ to) => show(() => ({ name: to, resolution, buckets }));
+        const pick = select(datasets.length ? datasets : [["", t("no folder is there")]], name, open);
+        const folder = field(t("Folder"), pick, t("Whose pictures are shown"));
+        if (!name) {
+            setChildren(
+                place,
+                card(t("Pictures"), folder, note(t("Put a folder of pictures into the dataset folder."))),
+            );
+            return;
+        }
+        setChildren(place, card(t("Pictures"), folder, wait));
+        const dataset = await api("/dataset", { query: { name, resolution: String(resolution), buckets } });
+        if (mine === calls) showDataset(place, folder, name, dataset, () => open(name));
+    });
+    return show;
+}

@@ -1,0 +1,114 @@
+// The training options as a form: in groups, searchable, with the basic ones first.
+import { debounce } from "../core/debounce.mjs";
+import { h } from "../core/elements.mjs";
+import { t } from "../core/strings.mjs";
+import { grid, note, searchInput, segments } from "../controls/basic.mjs";
+import { groupTitles, optionTitle } from "./form_words.mjs";
+import { optionControl } from "./option_controls.mjs";
+
+/** @typedef {import("../api_types").FormField} FormField */
+/** @typedef {import("../api_types").TrainForm} TrainForm */
+/** @typedef {import("./option_controls.mjs").OptionControl} OptionControl */
+/** @typedef {Record<string, any>} Settings values by option; those at their defaults are left out */
+
+/**
+ * Whether two values say the same; null is an empty text.
+ * @param {any} a
+ * @param {any} b
+ */
+export const sameValue = (a, b) => a === b || String(a ?? "") === String(b ?? "");
+
+/**
+ * Whether an option has all words in its title, its name or its help, in English or the page's language.
+ * @param {FormField} option
+ * @param {string[]} words in lower case
+ */
+export function matchesSearch({ name, help }, words) {
+    const text = `${optionTitle(name)} ${name} ${name.replaceAll("_", " ")} ${help} ${t(help)}`.toLowerCase();
+    return words.every((word) => text.includes(word));
+}
+
+/**
+ * @param {HTMLElement[]} groups
+ * @param {[FormField, OptionControl][]} rows
+ */
+function optionFilter(groups, rows) {
+    let all = false;
+    const search = searchInput({
+        placeholder: t("Search settings"),
+        "aria-label": t("Search settings"),
+        title: t("Any words of a setting's name or of its help"),
+    });
+    const none = note(t("No setting matches."));
+    const update = () => {
+        const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+        const shownGroups = new Set();
+        for (const [option, { element }] of rows) {
+            const shown = words.length ? matchesSearch(option, words) : all || option.basic;
+            element.hidden = !shown;
+            if (shown) shownGroups.add(option.group);
+        }
+        for (const group of groups) group.hidden = !shownGroups.has(group.dataset.group);
+        none.hidden = shownGroups.size > 0;
+    };
+    const extent = segments(
+        [
+            ["basic", t("basic")],
+            ["all", t("all")],
+        ],
+        "basic",
+        (to) => {
+            all = to === "all";
+            update();
+        },
+        t("How many settings"),
+    );
+    search.addEventListener("input", debounce(100, update));
+    update();
+    return { extent, search, none };
+}
+
+/**
+ * @param {TrainForm} form
+ * @param {() => void} onchange called when the user changes a value
+ */
+export function optionForm(form, onchange) {
+    /** @type {Record<string, OptionControl>} */
+    const controls = Object.fromEntries(
+        form.fields.map((option) => [option.name, optionControl(option, form, onchange)]),
+    );
+    /** @type {[FormField, OptionControl][]} */
+    const rows = form.fields.map((option) => [option, controls[option.name]]);
+    const groups = Object.entries(groupTitles()).flatMap(([name, title]) => {
+        const elements = rows.filter(([option]) => option.group === name).map(([, { element }]) => element);
+        return elements.length
+            ? [h("section", { class: "lx-group", "data-group": name }, h("h3", {}, title), grid(elements))]
+            : [];
+    });
+    /** @param {(control: OptionControl) => any} read */
+    const values = (read) =>
+        Object.fromEntries(
+            rows
+                .map(([option, control]) => /** @type {const} */ ([option, read(control)]))
+                .filter(([option, value]) => !sameValue(value, option.default))
+                .map(([option, value]) => [option.name, value]),
+        );
+    return {
+        element: h("div", { class: "lx-groups" }, groups),
+        ...optionFilter(groups, rows),
+        /** The settings; throws FieldError where one cannot be read. @returns {Settings} */
+        settings: () => values((control) => control.get()),
+        /** The settings as they stand, right or wrong. @returns {Settings} */
+        rawSettings: () => values((control) => control.raw()),
+        /** Shows settings; options that they do not name get their defaults. @param {Settings} settings */
+        load(settings) {
+            for (const [{ name, default: usual }, { set }] of rows) set(name in settings ? settings[name] : usual);
+        },
+        /** @param {string} name */
+        get: (name) => controls[name].get(),
+        /** @param {Settings} settings */
+        change(settings) {
+            for (const [name, value] of Object.entries(settings)) controls[name].set(value);
+        },
+    };
+}

@@ -1,0 +1,51 @@
+// The check before a run: pictures, steps, time and memory.
+import { h } from "../core/elements.mjs";
+import { formatBytes, formatDuration } from "../core/format.mjs";
+import { t } from "../core/strings.mjs";
+import { facts, note, summary, table } from "../controls/basic.mjs";
+
+/** @typedef {import("../api_types").PreflightReport} PreflightReport */
+
+/** @param {PreflightReport} report */
+function folderTable({ concepts }) {
+    const name = (/** @type {PreflightReport["concepts"][number]} */ { folder, regularisation }) =>
+        folder.split(/[\\/]/).pop() + (regularisation ? ` (${t("regularisation")})` : "");
+    return table(
+        [t("folder"), t("pictures"), t("repeats"), t("turns an epoch")],
+        concepts.map((one) => [name(one), one.pictures, one.repeats, one.turns]),
+    );
+}
+
+/** @param {PreflightReport} report */
+function bucketTable({ buckets }) {
+    const rows = buckets.map(({ size, pictures, batches }) => [size.join("×"), pictures, batches]);
+    return h("details", {}, summary(t("Sizes")), table([t("size"), t("pictures"), t("batches")], rows));
+}
+
+/** @param {{ report: PreflightReport } | null} result */
+export function preflightReport(result) {
+    if (!result) return null;
+    const { report } = result;
+    const { expected, limit, without_caption: bare } = report;
+    return h(
+        "div",
+        { class: "lx-report" },
+        facts([
+            [t("pictures"), report.concepts.reduce((sum, one) => sum + one.pictures, 0)],
+            [t("steps"), report.steps],
+            [t("epochs"), report.epochs],
+            [t("steps an epoch"), report.steps_per_epoch],
+            [t("time, about"), expected ? formatDuration(expected.total_seconds) : ""],
+            [t("memory, about"), expected && expected.bytes ? formatBytes(expected.bytes) : ""],
+        ]),
+        report.notes.map((line) => note(line)),
+        report.skipped.map((line) => note(line, "bad")),
+        report.too_long.map(([name, tokens]) =>
+            note(t("{0}: the caption is {1} tokens long, {2} are read", name, tokens, limit)),
+        ),
+        bare.length ? note(t("{0} pictures have no caption", bare.length)) : null,
+        report.duplicates.map((group) => note(t("the same picture: {0}", group.join(", ")))),
+        folderTable(report),
+        bucketTable(report),
+    );
+}

@@ -1,0 +1,76 @@
+// The fields of a tag besides its block weights: strengths, and the steps in which the file acts.
+import { t } from "../core/strings.mjs";
+import { rangeField } from "../controls/range_field.mjs";
+import { strengthField } from "../controls/strength_field.mjs";
+
+/**
+ * A step as a tag has it: 5 is a step, 0.5 and 1.0 are shares of all steps. Undefined for what is neither.
+ * @param {string} text
+ */
+export const parseStep = (text) =>
+    /^\d+$/.test(text) || (/^\d*\.\d+$/.test(text) && Number(text) <= 1) ? text : undefined;
+
+/**
+ * A share of all steps as a tag has it.
+ * @param {number} share
+ */
+export const shareText = (share) => (Number.isInteger(share) ? share.toFixed(1) : String(share));
+
+/**
+ * The tag's `step=`; null where the file acts from the first to the last step.
+ * @param {string} from
+ * @param {string} until
+ */
+export function stepRange(from, until) {
+    const begin = Number(from) > 0 ? from : "",
+        end = until === "1.0" ? "" : until;
+    return begin || end ? `${begin}-${end}` : null;
+}
+
+/** @param {() => void} onchange called after each change, to a right or a wrong value */
+export function tagFields(onchange) {
+    const strength = { usual: 1, oninput: onchange, onwrong: onchange };
+    const te = strengthField(t("Text encoder"), t("How strongly the file acts on the reading of the prompt"), strength);
+    const unet = strengthField(t("U-Net"), t("How strongly the file acts on the picture"), strength);
+    const step = (/** @type {string} */ label, /** @type {string} */ usual, /** @type {string} */ tip) =>
+        rangeField(label, {
+            min: 0,
+            max: 1,
+            step: 0.05,
+            value: usual,
+            usual,
+            tip,
+            oninput: onchange,
+            onwrong: onchange,
+            parse: parseStep,
+            show: shareText,
+            words: t("a step's number such as 5, or a share from 0.0 to 1.0"),
+        });
+    const start = step(
+        t("From step"),
+        "0.0",
+        t(
+            "The file acts from here on: a share of all steps such as 0.25, or a step's " +
+                "number such as 5, counted from 0",
+        ),
+    );
+    const stop = step(
+        t("Until step"),
+        "1.0",
+        t(
+            "The file acts until before this: a share of all steps such as 0.75, or a " +
+                "step's number such as 15, counted from 0",
+        ),
+    );
+    return {
+        elements: [unet, te, start, stop],
+        get: () => ({ te: te.get(), unet: unet.get(), step: stepRange(start.get(), stop.get()) }),
+        /** @param {{ te: number, unet: number, steps: { start: string, stop: string } }} tag */
+        set(tag) {
+            te.set(tag.te);
+            unet.set(tag.unet);
+            start.set(tag.steps.start || "0.0");
+            stop.set(tag.steps.stop || "1.0");
+        },
+    };
+}

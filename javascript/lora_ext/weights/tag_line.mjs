@@ -1,0 +1,58 @@
+// The tag that the Weights panel's fields make, and what of it will not act.
+import { h, setChildren } from "../core/elements.mjs";
+import { post } from "../core/api.mjs";
+import { FieldError, messageOf } from "../core/messages.mjs";
+import { t } from "../core/strings.mjs";
+import { note } from "../controls/basic.mjs";
+
+/** @typedef {{ tag: string, notes: string[], prompt: string }} WrittenTag */
+
+const PAUSE = 120;
+
+/** @param {() => object | null} request the fields; null without a file; throws FieldError where one cannot be read */
+export function tagLine(request) {
+    let timer = 0;
+    const tag = h("code", { class: "lx-tag", role: "status" }),
+        notes = h("div", { class: "lx-idle" });
+    const show = async () => {
+        const mine = timer;
+        let made = { tag: "", notes: /** @type {string[]} */ ([]) },
+            failed = "";
+        try {
+            const fields = request();
+            if (fields) made = await post("/tag", fields);
+        } catch (error) {
+            failed =
+                error instanceof FieldError
+                    ? t("No tag: something above cannot be read.")
+                    : t("No tag: {0}", messageOf(error));
+        }
+        if (mine !== timer) return; // something was changed meanwhile
+        tag.classList.remove("busy");
+        tag.classList.toggle("bad", Boolean(failed));
+        tag.textContent = failed || made.tag;
+        setChildren(
+            notes,
+            made.notes.map((line) => note(line, "bad")),
+        );
+    };
+    return {
+        element: h("div", { class: "lx-grow" }, tag, notes),
+        /** Shows the tag of the fields as they are when the user pauses. */
+        update() {
+            tag.classList.add("busy"); // until then it is the tag of before
+            clearTimeout(timer);
+            timer = window.setTimeout(show, PAUSE);
+        },
+        /**
+         * The tag of the fields as they are now, and a prompt with it.
+         * @param {string} [prompt]
+         * @returns {Promise<WrittenTag>}
+         */
+        async write(prompt = "") {
+            const fields = request();
+            if (!fields) throw new Error(t("Choose a file"));
+            return post("/tag", { ...fields, prompt });
+        },
+    };
+}
