@@ -21,10 +21,12 @@ export default [
             "no-var": "error",
             "object-shorthand": "error",
             "prefer-const": "error",
-            "no-restricted-properties": ["error",
+            "no-restricted-properties": [
+                "error",
                 { property: "innerHTML", message: "Text of files must stay text." },
                 { property: "outerHTML", message: "Text of files must stay text." },
-                { property: "insertAdjacentHTML", message: "Text of files must stay text." }],
+                { property: "insertAdjacentHTML", message: "Text of files must stay text." },
+            ],
         },
     },
     {

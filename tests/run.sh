@@ -26,6 +26,7 @@ wait $! || unset LORA_EXT_GRADIO4
 site=$(mktemp -d)
 NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict -q -d "$site"
 rm -rf "$site"
+bash tests/javascript.sh
 # One thread a process: these networks are too small to share out.
 export OMP_NUM_THREADS=1
 # The browser's tests apart, two pages (the standalone one, gradio's) with a program of their own at once: what waits for

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +22,8 @@ from lora_ext.block_weights import (
 from lora_ext.blocks import BLOCK_LABELS, BLOCK_LAYOUTS, parse_block_label, parse_block_range
 from lora_ext.errors import BlockError
 
+SHARED = json.loads((Path(__file__).parent / "data" / "block_weights.json").read_text(encoding="utf-8"))
+"""Texts and what they are read as, by the page too (tests/javascript/block_weights.test.mjs)."""
 NUMBERS = st.floats(-2, 2).map(lambda v: round(v, 3))
 
 
@@ -228,3 +234,31 @@ def test_numbers_that_are_not_finite_are_refused(text: str) -> None:
     with pytest.raises(BlockError, match="of it all"):
         parse_finite_number(text, "of it all")
     assert parse_finite_number(" -1e3 ", "") == -1000
+
+
+def test_the_layouts_that_the_page_is_tested_with() -> None:
+    assert {size: " ".join(layout.labels) for size, layout in BLOCK_LAYOUTS.items()} == {
+        int(size): labels for size, labels in SHARED["layouts"].items()
+    }
+
+
+@pytest.mark.parametrize("case", SHARED["cases"], ids=lambda case: repr(case["text"]))
+def test_the_page_reads_the_same(case: dict[str, Any]) -> None:
+    """R, U and X are read as numbers here, and kept as they are by the page."""
+
+    def draw(low: float, high: float) -> float:
+        return {(0.0, 1.0): 100.0, (-0.5, 1.5): 200.0}[low, high]
+
+    def number(value: float | str) -> float:
+        if isinstance(value, str) and value[0] == "X":
+            return 1000.0 + float(value[1:] or 0)
+        return {"R": 100.0, "U": 200.0}[value] if isinstance(value, str) else float(value)
+
+    if case["size"] is None:
+        with pytest.raises(BlockError):
+            parse_block_weights(case["text"], presets=SHARED["presets"])
+        return
+    found = parse_block_weights(case["text"], presets=SHARED["presets"], x=1000.0, random_uniform=draw)
+    layout = BLOCK_LAYOUTS[case["size"]]
+    assert found.labels == layout.labels
+    assert found.vector(layout) == tuple(map(number, case["values"]))

@@ -18,17 +18,12 @@ QUOTED = r'"((?:[^"\\]|\\.)*)"'
 
 
 def texts() -> set[str]:
-    """What `t` is given: literals, and the rows of the tables that panels go through."""
+    """What the page gives to `t`: literals, long ones in pieces; and the server's texts that it shows by `t`."""
     found: set[str] = set()
     for path in SCRIPTS:
         code = path.read_text(encoding="utf-8")
-        found |= {json.loads(f'"{text}"') for text in re.findall(rf"\bt\(\s*{QUOTED}", code)}
-        for panel in re.findall(rf"X\.panel\(\{{ name: {QUOTED}, title: {QUOTED}, tip: {QUOTED}", code):
-            found |= set(panel[1:])
-        for body in re.findall(r"const (?:GROUPS|TITLES) = \{(.*?)\};", code, re.DOTALL):
-            found |= set(re.findall(rf": {QUOTED}", body))
-        found |= {text for row in re.findall(rf'\n        "?([\w ]+)"?: \{{ tip: {QUOTED}', code) for text in row}
-        found |= set(re.findall(r"Insert into \w+", code))
+        for pieces in re.findall(rf"\bt\(\s*({QUOTED}(?:\s*\+\s*{QUOTED})*)", code):
+            found.add("".join(json.loads(f'"{piece}"') for piece in re.findall(QUOTED, pieces[0])))
     for path in (ROOT / "lora_ext" / "web").glob("*.py"):  # kinds of jobs, and what they say of themselves
         code = path.read_text(encoding="utf-8")
         found |= set(re.findall(r'\bstart\("(\w+)"', code) + re.findall(r'job\.text = "([^"]+)"', code))

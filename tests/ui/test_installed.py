@@ -20,7 +20,7 @@ from program import ROOT, Server
 from lora_ext.web.page_files import MODULES, PACKAGE_FOLDER, page_folder, page_modules
 
 ASSETS = ("style.css", "javascript/lora_ext/**/*.mjs", "localizations/*.json")
-NOT_SOURCE = (".*", "__pycache__", "*.egg-info", "build", "dist", "out", "outputs")
+NOT_SOURCE = (".*", "__pycache__", "*.egg-info", "build", "dist", "out", "outputs", "node_modules")
 
 
 def _build(what: str, source: Path, into: Path) -> Path:

@@ -6,7 +6,7 @@ import { showingErrors, toast } from "../core/messages.mjs";
 import { hasPanel, showPanel } from "../core/panels.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, facts, note, buttonRow, stack, summary, table, textInput } from "../controls/basic.mjs";
-import { trainingCurves } from "../train/curves.mjs";
+import { trainingCurves } from "./training_curves.mjs";
 import { blockBars } from "./block_bars.mjs";
 import { metadataEditor } from "./file_editor.mjs";
 import { datasetTable, namedEntries, tagFrequency } from "./file_metadata.mjs";

@@ -7,7 +7,7 @@ import { t } from "../core/strings.mjs";
 import { button, facts, note, outsideLink, buttonRow, stack, summary, table } from "../controls/basic.mjs";
 import { openJob } from "../jobs/job_openers.mjs";
 import { newFiles } from "../library/new_files.mjs";
-import { trainingCurves } from "./curves.mjs";
+import { trainingCurves } from "../library/training_curves.mjs";
 
 /** @typedef {import("../api_types").Job} Job */
 /** @typedef {import("../api_types").TrainRun} TrainRun */

@@ -1,4 +1,4 @@
-// Block weights as text, by the same rule as `parse_weights` of the server's `blocks.py`: both are tested with
+// Block weights as text, by the same rule as `parse_block_weights` in the server's `block_weights.py`: both are tested with
 // tests/data/block_weights.json.
 
 /** @typedef {import("../api_types").Preset} Preset */
@@ -15,7 +15,7 @@ const IS_SPECIAL = new RegExp(String.raw`^(?:R|U|X(?:\s*${NUMBER})?)$`, "i");
  * @returns {Weight | undefined}
  */
 function parseWeight(text) {
-    if (IS_SPECIAL.test(text)) return text.toUpperCase();
+    if (IS_SPECIAL.test(text)) return text.toUpperCase().replace(/\s/g, "");
     const value = IS_NUMBER.test(text) ? Number(text) : NaN;
     return Number.isFinite(value) ? value : undefined;
 }

@@ -1,0 +1,122 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { exampleValues, joinAxis, splitAxis } from "../../javascript/lora_ext/compare/axis_field.mjs";
+import { chartScale, linePath } from "../../javascript/lora_ext/controls/chart.mjs";
+import { apiUrl } from "../../javascript/lora_ext/core/api.mjs";
+import { metadataChanges } from "../../javascript/lora_ext/library/file_editor.mjs";
+import { namedEntries, tagFrequency } from "../../javascript/lora_ext/library/file_metadata.mjs";
+import { groupLayers } from "../../javascript/lora_ext/tools/tool_report.mjs";
+import { curvePoints, lossLimit } from "../../javascript/lora_ext/library/training_curves.mjs";
+import { optionText } from "../../javascript/lora_ext/train/option_controls.mjs";
+import { matchesSearch, sameValue } from "../../javascript/lora_ext/train/option_form.mjs";
+
+test("an axis as text is split and joined to the same", () => {
+    for (const text of ["weight:0.2-1.0(+0.2)", "seed:1,2", "epoch:all", "block FACE:0.5,1", "block:IN04,MID", ""]) {
+        assert.equal(joinAxis(...splitAxis(text)), text);
+    }
+    assert.deepEqual(splitAxis("weight:0.5,1"), ["weight", "0.5,1"]);
+    assert.deepEqual(splitAxis(undefined), ["", ""]);
+    assert.equal(joinAxis("prompt", "a: b"), "prompt:a: b");
+    assert.equal(exampleValues({ name: "weight", example: "weight:0-1(+0.2) or weight:0.5,1" }), "0-1(+0.2)");
+});
+
+test("a chart's values lie in its frame", () => {
+    const scale = chartScale(
+        [
+            [0, 1],
+            [10, 3],
+        ],
+        640,
+        220,
+        {},
+    );
+    assert.deepEqual(
+        [scale.x, scale.y],
+        [
+            [0, 10],
+            [1, 3],
+        ],
+    );
+    assert.deepEqual([scale.toX(0), scale.toX(10), scale.toY(1), scale.toY(3)], [52, 626, 190, 12]);
+    assert.equal(
+        linePath(
+            [
+                [0, 1],
+                [10, 99],
+            ],
+            scale,
+        ),
+        "M52.0 190.0L626.0 12.0",
+    );
+    const flat = chartScale([[5, 0]], 640, 220, {});
+    assert.deepEqual([flat.y, flat.toX(5), flat.toY(0)], [[0, 0.1], 52, 190]);
+});
+
+test("addresses of the API leave out what is not given", () => {
+    const query = { name: "a b/ü", rank: 0, search: "", base: null, kind: undefined, dry: false };
+    assert.match(apiUrl("/library", query), /\/library\?name=a\+b%2F%C3%BC&rank=0&dry=false$/);
+    assert.match(apiUrl("/jobs"), /[^/]\/jobs$/);
+});
+
+test("only what was really changed is written into a file's metadata", () => {
+    const metadata = { title: "old", author: "me" };
+    const written = { title: "new", author: "me", empty: "", tags: "a" };
+    assert.deepEqual(metadataChanges(metadata, written, new Set(["author", "gone"])), {
+        put: { title: "new", tags: "a" },
+        remove: ["author"],
+    });
+    assert.deepEqual(metadataChanges(metadata, { author: "" }, new Set()), { put: { author: "" }, remove: [] });
+});
+
+test("what trainers write into metadata may be anything", () => {
+    const text = JSON.stringify({ "1_a": { cat: 2, " dog ": 5 }, "2_b": { dog: 1, cat: "3" } });
+    assert.deepEqual(tagFrequency(text), [
+        ["dog", 6],
+        ["cat", 5],
+    ]);
+    for (const odd of [undefined, "", "{", "[1]", '{"a": null}', "3"]) assert.deepEqual(tagFrequency(odd), []);
+    assert.deepEqual(namedEntries({ ss_steps: "10", ss_vae_name: "x", ss_epoch: "None" }), [["steps", "10"]]);
+});
+
+test("layers with the same change are one row", () => {
+    const layer = (name, kept) => ({ layer: name, old_rank: 8, new_rank: 4, kept, note: "" });
+    const groups = groupLayers([layer("a", 1), layer("b", 1), layer("c", 0.5), layer("d", 1)]);
+    assert.deepEqual(
+        groups.map((group) => [group.layer.layer, group.more]),
+        [
+            ["a", 1],
+            ["c", 0],
+            ["d", 0],
+        ],
+    );
+});
+
+test("a curve leaves out steps without a number; one high loss does not flatten it", () => {
+    assert.deepEqual(
+        curvePoints(
+            [
+                [1, 0.5, null, 1, null],
+                [2, null, 0.4, 1, null],
+            ],
+            1,
+        ),
+        [[1, 0.5]],
+    );
+    const losses = [...Array.from({ length: 99 }, () => 0.1), 50];
+    assert.ok(lossLimit(losses) < 0.2);
+    assert.equal(lossLimit([]), undefined);
+});
+
+test("training options as text, and whether they are at their defaults", () => {
+    assert.equal(optionText({ type: "strs" }, ["a=1", "b=2"]), "a=1 b=2");
+    assert.equal(optionText({ type: "ints" }, [64, 64]), "64,64");
+    assert.equal(optionText({ type: "bool" }, null), "");
+    assert.ok(sameValue(null, "") && sameValue(1, "1") && !sameValue(0, "") && !sameValue(0, null));
+});
+
+test("options are found by words of their title, name or help", () => {
+    const option = { name: "min_snr_gamma", help: "Weights steps by their noise" };
+    for (const words of [["snr"], ["gamma", "noise"], ["min_snr"], ["min", "snr"]])
+        assert.ok(matchesSearch(option, words));
+    assert.ok(!matchesSearch(option, ["snr", "rank"]));
+});
