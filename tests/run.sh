@@ -19,17 +19,21 @@ if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id 
         echo "no Chromium could be installed; tests/ui will skip" >&2
 fi
 wait $! || unset LORA_EXT_GRADIO4
-"$bin/ruff" check .
-"$bin/ruff" format --check .
-"$bin/mypy"
-# the documentation and its API reference; warnings are errors
-site=$(mktemp -d)
-NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict -q -d "$site"
-rm -rf "$site"
-bash tests/javascript.sh
+# The program's text, while the browser's tests wait for pages: lint, types, the documentation (its warnings are errors)
+# and the page's scripts.
+check_text() {
+    "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/mypy" &&
+        NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict -q -d "$work/site" && bash tests/javascript.sh
+}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+check_text >"$work/text.log" 2>&1 &
+text=$!
 # One thread a process: these networks are too small to share out.
 export OMP_NUM_THREADS=1
-# The browser's tests apart, two pages (the standalone one, gradio's) with a program of their own at once: what waits for
-# a picture is not to starve beside tests that compute.
-[ $# -gt 0 ] || "$bin/python" -m pytest tests/ui -n 2 --dist loadgroup
+# The browser's tests apart, each page (the standalone one, those of both gradios) with a program of its own: what waits
+# for a picture is not to starve beside tests that compute.
+[ $# -gt 0 ] || "$bin/python" -m pytest tests/ui -n 3 --dist loadgroup
+wait "$text" || { cat "$work/text.log"; exit 1; }
+cat "$work/text.log"
 "$bin/python" -m pytest -n auto --dist loadfile --ignore=tests/ui "$@"
