@@ -211,6 +211,10 @@ def test_random_values_have_their_limits_and_three_digits() -> None:
     blocks = parse_block_weights("r,u,x," + ",".join(["0"] * 9), random_uniform=uniform)
     assert asked == [(0.0, 1.0), (-0.5, 1.5)]
     assert blocks.vector(BLOCK_LAYOUTS[12])[:3] == (0.123, 0.123, 1.0)
+    more = parse_block_weights("x5,X-2,x+1e1," + ",".join(["0"] * 9), x=0.5)
+    assert more.vector(BLOCK_LAYOUTS[12])[:3] == (5.5, -1.5, 10.5)
+    assert more.labels == BLOCK_LAYOUTS[12].labels, "which blocks the vector is about is reported"
+    assert more == BlockWeights(more.weights), "but the weights are what counts"
 
 
 def test_weights_are_written_in_the_shortest_layout_that_holds_them() -> None:
