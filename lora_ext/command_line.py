@@ -1,4 +1,4 @@
-"""Command lines of the tools: names as kohya's scripts have them, with dashes or underscores; checks they share."""
+"""The command-line parser of every verb, and the checks that verbs share. Option names follow kohya's scripts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,25 +32,36 @@ SVD_ONLY_OPTIONS = ("new_rank", "new_conv_rank", "clamp_quantile")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Options are declared with underscores and taken with dashes too; a mistake is one line and status 2."""
+    """The parser of a verb.
+
+    Options are declared with underscores and accepted with dashes too, but not abbreviated. A wrong command line
+    prints one line, which suggests the nearest option for an unknown one, and exits with status 2.
+
+    Args:
+        verb: the verb as in `lora-ext VERB`.
+        description: one sentence for `--help`.
+    """
 
     def __init__(self, verb: str, description: str) -> None:
         super().__init__(prog=f"lora-ext {verb}", description=description, allow_abbrev=False)
         accept_typed_paths(self)
-        # so that `--ratios -1e-3` is a number and not an option
+        self._given: list[str] = []
+        # argparse's own pattern lacks exponents and lists: `--ratios -1e-3` would be read as an option
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(,.*)?$")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, with `--new-rank` read as `--new_rank`."""
-        if args is not None:
-            args = [_underscored(arg) for arg in args]
+        """Parses as argparse does, with `--new-rank` read as `--new_rank`."""
+        args = self._given = [_underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """One line; an unknown option with the nearest known one."""
-        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
-        hint = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
-        self.exit(2, f"{self.prog}: {message}{hint}\n")
+        """Prints one line and exits with status 2. An unknown option is named before options that are missing."""
+        known = self._option_string_actions
+        names = (arg.partition("=")[0] for arg in self._given if re.match(r"--[A-Za-z]", arg))
+        unknown = next((name for name in names if name not in known), None)
+        if unknown is not None and message.startswith(("unrecognized arguments:", "the following arguments are")):
+            message = f"unknown option {unknown}{did_you_mean(unknown, known)}"
+        self.exit(2, f"lora-ext: {message}\n")
 
     def add_output_options(self, *, device: bool = True, save_precision: bool = True) -> CommandParser:
         """Adds what every verb that writes a file takes: --save_to, --overwrite, --save_precision, --device …"""

@@ -6,7 +6,6 @@ whether its pictures obey their captions.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .command_line import CommandParser
 from .compare.sheet_layout import Sheet, draw_sheet
 from .embedded import shapes
 from .errors import FileError
@@ -42,7 +42,7 @@ DEMO_SCENES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the sheets and trains in between; prints where they are and what they show. Returns 0."""
-    parser = argparse.ArgumentParser(prog="lora-ext demo", description=main.__doc__)
+    parser = CommandParser("demo", "Draw labelled sheets with the small model that comes along, and train in between.")
     parser.add_argument("--out", type=Path, default=Path("lora-ext-demo"), help="folder for the sheet")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object for programs")

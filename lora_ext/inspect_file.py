@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from .blocks import BLOCK_LABELS
+from .command_line import CommandParser
 from .console import printable_text
 from .errors import LoraError
 from .file import hashes
-from .file.displayed_names import accept_typed_paths
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
 
@@ -222,8 +221,7 @@ def _clean(text: object, limit: int = 200) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `inspect`; returns the exit status (2 when any file cannot be read)."""
-    parser = argparse.ArgumentParser("lora-ext inspect", description="What a LoRA file is, and what it changes.")
-    accept_typed_paths(parser)
+    parser = CommandParser("inspect", "What a LoRA file is, and what it changes.")
     parser.add_argument("file", nargs="+", type=Path, help="safetensors, .pt, .ckpt or .bin")
     parser.add_argument("--json", action="store_true", help="print JSON (a list for several files)")
     options = parser.parse_args(argv)

@@ -30,6 +30,15 @@ def test_errors_are_one_line_and_exit_2(argv: list[str], says: str, capsys: pyte
     assert says in error and error.count("\n") == 1 and error.startswith("lora-ext: ")
 
 
+@pytest.mark.parametrize("verb", cli.CLI_COMMANDS)
+def test_every_verb_suggests_the_option_that_was_meant(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "--hepl"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error == "lora-ext: unknown option --hepl; did you mean '--help'?\n"
+
+
 def test_every_verb_has_a_main() -> None:
     from importlib import import_module
 

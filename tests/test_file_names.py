@@ -288,7 +288,7 @@ def test_the_user_s_presets_win_over_the_block_weight_extension_s(
         setattr(modules, name, fake)
         monkeypatch.setitem(sys.modules, f"modules.{name}", fake)
     monkeypatch.delitem(sys.modules, "lora_ext.host.a1111.settings", raising=False)
-    from lora_ext.host.a1111.extension.settings import A1111Shell
+    from lora_ext.host.a1111.settings import A1111Shell
 
     zeros, ones = (",".join([value] * 17) for value in ("0", "1"))
     theirs = tmp_path / "extensions" / "sd-webui-lora-block-weight" / "scripts"

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = save_block_analysis(settings, **own)
     except LoraError as error:
-        print(f"lora_ext blocks: {error}", file=sys.stderr)
+        print(f"lora-ext: {error}", file=sys.stderr)
         return 2
     print(
         json.dumps(result, ensure_ascii=False) if as_json else f"{result['map']}\n{result['text']}\n{result['preset']}"

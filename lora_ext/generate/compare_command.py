@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ..command_line import CommandParser
 from ..compare import build_sheet, sheet_plan
 from ..compare.axes import AXIS_KINDS
 from ..compare.cell_store import CellStore
@@ -30,7 +31,7 @@ from .settings import Settings
 OMITTED_OPTIONS = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch", "strict")
 
 
-def compare_parser() -> argparse.ArgumentParser:
+def compare_parser() -> CommandParser:
     """`generate`'s options but those of img2img and hires, and the sheet's own."""
     made = generate_parser("compare", (__doc__ or "").splitlines()[0], leave_out=OMITTED_OPTIONS)
     kinds = "; ".join(kind.example for kind in AXIS_KINDS.values())
@@ -46,7 +47,7 @@ def compare_parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder of a CLIP image model, to measure likeness by meaning; without it one in the hub's cache",
     )
-    made.add_argument("--no-scores", "--no_scores", action="store_true", help="draw only; measure nothing")
+    made.add_argument("--no_scores", action="store_true", help="draw only; measure nothing")
     made.set_defaults(out=Path("outputs") / "compare", steps=20)
     return made
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         training = find_training_images(images) if images else ()
         result = compare(settings, batch=batch, images=training, **own)
     except LoraError as error:
-        print(f"lora_ext compare: {error}", file=sys.stderr)
+        print(f"lora-ext: {error}", file=sys.stderr)
         return 2
     print(json.dumps(result, ensure_ascii=False) if own["json"] else _format_result(result))
     return 0

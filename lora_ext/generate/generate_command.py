@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from PIL import Image
 
+from ..command_line import CommandParser
 from ..errors import LoraError
-from ..file.displayed_names import accept_typed_paths
 from ..fit_report import FitReport
 from ..host import infotext
 from ..host.standalone.loader import MODEL_DTYPES
@@ -52,18 +51,11 @@ _HELP = {
 }
 
 
-class _GenerateParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as for every other mistake."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def generate_parser(
     verb: str = "generate", about: str = (__doc__ or "").splitlines()[0], leave_out: Sequence[str] = ()
-) -> argparse.ArgumentParser:
-    """The command line: one option for each field of `Settings` but those left out, with dashes or underscores."""
-    made = _GenerateParser(prog=f"lora_ext {verb}", description=about)
-    accept_typed_paths(made)
+) -> CommandParser:
+    """The command line: one option for each field of `Settings` but those left out."""
+    made = CommandParser(verb, about)
     kinds = {"int": int, "float": float}
     for item in fields(Settings):
         if item.name in leave_out:
@@ -76,7 +68,7 @@ def generate_parser(
             options |= {"action": "store_true"}
         else:
             options["type"] = Path if "Path" in kind else kinds.get(kind, str)
-        made.add_argument(*dict.fromkeys((f"--{item.name}", f"--{item.name.replace('_', '-')}")), **options)
+        made.add_argument(f"--{item.name}", **options)
     made.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the PNG files")
     made.add_argument("--json", action="store_true", help="tell the results as JSON on standard output")
     return made
@@ -93,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = _generate_with_progress_bar(settings, report)
         paths = save_images(images, out)
     except LoraError as error:
-        print(f"lora_ext generate: {error}", file=sys.stderr)
+        print(f"lora-ext: {error}", file=sys.stderr)
         return 2
     if as_json:
         made = [

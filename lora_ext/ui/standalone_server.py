@@ -14,8 +14,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
+from ..command_line import CommandParser
 from ..errors import LoraError
-from ..file.displayed_names import accept_typed_paths
 from ..generate import Settings
 from ..host.standalone.loader import MODEL_DTYPES
 from ..web.access_guard import TOKEN_HEADER, TOKEN_VARIABLE, AccessGuard, check_token, error_response, initial_token
@@ -63,21 +63,19 @@ def create_application(app_state: AppState, guard: AccessGuard, *, language: str
     return app
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lora-ext ui", description="The LoRA tab on a page of its own.")
-    accept_typed_paths(parser)
-    parser.add_argument("--lora_dir", "--lora-dir", action="append", type=Path, default=[], help="folder of LoRA files")
-    parser.add_argument("--ckpt_dir", "--ckpt-dir", action="append", type=Path, default=[], help="of checkpoints")
-    parser.add_argument("--dataset_dir", "--dataset-dir", action="append", type=Path, default=[], help="of pictures")
+def _parser() -> CommandParser:
+    parser = CommandParser("ui", "The LoRA tab on a page of its own.")
+    parser.add_argument("--lora_dir", action="append", type=Path, default=[], help="folder of LoRA files")
+    parser.add_argument("--ckpt_dir", action="append", type=Path, default=[], help="of checkpoints")
+    parser.add_argument("--dataset_dir", action="append", type=Path, default=[], help="of pictures")
     parser.add_argument("--out", type=Path, help="where pictures and sheets go")
-    parser.add_argument("--data_dir", "--data-dir", type=Path, help="where presets, history and indexes are kept")
+    parser.add_argument("--data_dir", type=Path, help="where presets, history and indexes are kept")
     parser.add_argument("--host", default=LOOPBACK, help="address to listen on; 0.0.0.0 is the whole network")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may use it")
-    parser.add_argument("--no_auth", "--no-auth", action="store_true", help="let the network use it without a password")
+    parser.add_argument("--no_auth", action="store_true", help="let the network use it without a password")
     parser.add_argument(
         "--allowed_host",
-        "--allowed-host",
         action="append",
         default=[],
         metavar="NAME",
@@ -85,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         f"also {ALLOWED_HOST_VARIABLE}, with commas",
     )
     parser.add_argument(
-        "--api_token", "--api-token", help=f"token for scripts; without it {TOKEN_VARIABLE}, else a new one each start"
+        "--api_token", help=f"token for scripts; without it {TOKEN_VARIABLE}, else a new one each start"
     )
     parser.add_argument("--language", default="", help="en, zh_CN, zh_TW or ja_JP; without it the browser's")
     parser.add_argument("--inbrowser", action="store_true", help="open the page")
