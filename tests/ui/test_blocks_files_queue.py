@@ -86,7 +86,7 @@ def test_the_queue_in_another_order(page: Any, server: Server) -> None:
         server.api("/generate", "POST", {"prompt": title, "steps": 150 if title == "first" else 1, "width": 256})
     page.locator(".lx-tray-face").click()
     third = page.locator(".lx-jobline", has_text="third")
-    third.get_by_role("button", name="Next: before all that wait").click()
+    third.get_by_role("button", name="Move to the front of the queue").click()
     page.locator(".lx-jobline[data-state=waiting]", has_text=re.compile("third.*1 / 2")).wait_for()
     waiting = [row["title"] for row in server.api("/jobs")["jobs"] if row["state"] == "waiting"]
     assert waiting == ["third", "second"]

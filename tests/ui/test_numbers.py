@@ -106,7 +106,7 @@ def test_tools_with_emptied_fields(page: Any, server: Server, sent: list[Any]) -
     rank, conv, least = (
         _number(panel, "Rank"),
         panel.get_by_label("Rank of 3×3 layers").locator("visible=true"),
-        panel.get_by_label("Text encoder from"),
+        panel.get_by_label("Text encoder: least difference"),
     )
     rank.fill("")
     _click(panel, "Extract")

@@ -116,7 +116,7 @@ function actions(found, weights) {
     const name = textInput("", null, {
         placeholder: label,
         "aria-label": label,
-        title: t("What the preset will be called, here and in tags"),
+        title: t("The preset's name, here and in tags"),
     });
     const save = showingErrors(async () => {
         const preset = name.value.trim() || `${found.title.replace(/[:,<>=\s]+/g, "_").slice(0, 50)}_KEEP`;
@@ -128,10 +128,10 @@ function actions(found, weights) {
         name,
         button(t("Save as preset"), save, {
             kind: "main",
-            tip: t("Keeps these blocks at 1, the others at 0, under this name"),
+            tip: t("Saves a preset with these blocks at 1 and the others at 0"),
         }),
         button(t("Set block weights"), () => showPanel("weights", found.name, weights()), {
-            tip: t("Puts the sliders of the Weights panel there"),
+            tip: t("Shows these weights in the Weights panel"),
         }),
         outsideLink(
             apiUrl("/pictures", { name: found.map }),
@@ -139,6 +139,19 @@ function actions(found, weights) {
             t("Map"),
         ),
     );
+}
+
+/**
+ * @param {string[]} labels of the layout
+ * @param {Set<string>} chosen
+ * @param {number} share of the effect
+ */
+function adviceText(labels, chosen, share) {
+    if (!chosen.size) return t("No block of this layout has an effect.");
+    const ranges = blockRanges(labels, chosen),
+        count = chosen.size,
+        effect = percent(share);
+    return t("Keep {0}: {1} of {2} blocks make up {3} of the effect.", ranges, count, labels.length, effect);
 }
 
 /** @param {BlockAnalysis} found */
@@ -160,17 +173,14 @@ export function blockMap(found) {
         step: 0.01,
         value: 0.8,
         usual: 0.8,
-        tip: t("How much of the whole effect the preset is to keep"),
+        tip: t("Share of the effect that the preset keeps"),
         oninput: () => showChosen(),
     });
     const showChosen = () => {
         chosen = strongestBlocks(found.shares, keep.get());
         for (const [label, box] of Object.entries(boxes)) box.classList.toggle("kept", chosen.has(label));
         const sum = labels.reduce((total, label) => total + (chosen.has(label) ? found.shares[label] : 0), 0);
-        const ranges = blockRanges(labels, chosen);
-        advice.textContent = !chosen.size
-            ? t("No block does anything in this layout.")
-            : t("Keep {0}: {1} of {2} blocks do {3} of it.", ranges, chosen.size, labels.length, percent(sum));
+        advice.textContent = adviceText(labels, chosen, sum);
     };
     const weights = () => labels.map((label) => (chosen.has(label) ? 1 : 0)).join(",");
     const way = analysisWays().find(([name]) => name === found.way);

@@ -54,7 +54,7 @@ export function axisField(kinds, text, label, tip) {
     const values = textInput(rest, null, {
         placeholder: t("values"),
         "aria-label": `${label}: ${t("values")}`,
-        title: t("What it goes through: a list such as 0.2,0.5,1, or a range such as 0-1(+0.25)"),
+        title: t("The values: a list such as 0.2,0.5,1, or a range such as 0-1(+0.25)"),
     });
     const hint = h("small", {});
     const showHint = () => {

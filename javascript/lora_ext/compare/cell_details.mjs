@@ -21,9 +21,7 @@ export const scoreBar = ({ copy_of: copy, likeness, difference }) =>
     h("span", {
         class: copy ? "lx-score bad" : "lx-score",
         style: { "--share": Math.min(1, likeness ?? difference) },
-        title: copy
-            ? t("nearly a copy of {0}", copy)
-            : t("how strongly it acts, or how near it comes to the training pictures"),
+        title: copy ? t("nearly a copy of {0}", copy) : t("effect of the LoRA, or likeness to the training pictures"),
     });
 
 /** Buttons that write the cell's tag and seed into a prompt. @param {SheetCell} cell */
@@ -35,7 +33,7 @@ const insertButtons = (cell) =>
             toast(t("Written into the prompt, with the seed"));
         },
         "main",
-        t("Writes this tag and this seed, in the place of the run's tag where there is one"),
+        t("Writes this tag and this seed into the prompt; a tag of the same run is replaced"),
     );
 
 /** @param {SheetCell} cell @returns {[string, string | number | null][]} */

@@ -76,8 +76,8 @@ function samplingFields(stored) {
         {},
         summary(t("Settings")),
         grid(
-            draws ? field(t("Model"), checkpoint, t("Which model draws")) : null,
-            field(t("Sampler"), sampler, t("How the noise is taken away")),
+            draws ? field(t("Model"), checkpoint, t("The model that generates the pictures")) : null,
+            field(t("Sampler"), sampler, t("Sampling method")),
             Object.values(numbers),
         ),
     );
@@ -98,7 +98,7 @@ export function sheetForm(kinds, datasets, stored) {
     const axes = axisFields(kinds, stored.axes);
     const sampling = samplingFields(stored);
     const prompt = textArea(3, stored.prompt ?? (page.choices.draws ? "a red circle on a blue background" : ""));
-    const picker = new LoraPicker({ label: t("LoRA"), tip: t("The file that columns, rows and pages speak about") });
+    const picker = new LoraPicker({ label: t("LoRA"), tip: t("The file that columns, rows and pages vary") });
     const dataset = select([["", t("no scores by likeness")], ...datasets], stored.dataset || "");
     return {
         picker,
@@ -106,7 +106,7 @@ export function sheetForm(kinds, datasets, stored) {
             picker.element,
             axes.elements,
             field(t("Prompt"), prompt, t("What is drawn; the LoRA's tag is added where it is missing")),
-            field(t("Training pictures"), dataset, t("Scores say how near each picture comes to these")),
+            field(t("Training pictures"), dataset, t("Each picture is scored by its likeness to these")),
         ],
         settings: sampling.element,
         get: () => ({

@@ -25,7 +25,7 @@ const range = (stored, name, label, tip, [min, max, step], usual, more = {}) =>
 
 /** @param {Stored} stored @param {number} usual */
 export const stepsField = (stored, usual) =>
-    range(stored, "steps", t("Steps"), t("More steps, finer and slower"), [1, 150, 1], usual);
+    range(stored, "steps", t("Steps"), t("More steps: finer detail, slower"), [1, 150, 1], usual);
 
 /** @param {Stored} stored @param {number} usual */
 export const cfgField = (stored, usual) =>
@@ -41,20 +41,21 @@ export const sizeField = (stored, name) =>
         stored,
         name,
         name === "width" ? t("Width") : t("Height"),
-        t("0: what the model was made for"),
+        t("0: the model's native size"),
         [0, 2048, 64],
         0,
         { multiple: 8 },
     );
 
 /** @param {Stored} stored @param {number} max */
-export const batchField = (stored, max) => range(stored, "batch", t("Pictures"), t("Pictures at once"), [1, max, 1], 1);
+export const batchField = (stored, max) =>
+    range(stored, "batch", t("Pictures"), t("Pictures per batch"), [1, max, 1], 1);
 
 /** @param {string | undefined} stored the checkpoint of before */
 export function checkpointSelect(stored) {
     const { checkpoints } = page.choices;
     const rows = checkpoints.map(
-        (name) => /** @type {[string, string]} */ ([name, name || t("the small model that comes along")]),
+        (name) => /** @type {[string, string]} */ ([name, name || t("the small built-in model")]),
     );
     return select(rows.length ? rows : [["", ""]], stored ?? checkpoints[0] ?? "");
 }

@@ -33,16 +33,16 @@ function jobButtons(job, refresh) {
     /** @param {string} to @param {string} sign @param {string} tip */
     const move = (to, sign, tip) => acting(sign, tip, () => post(`${path}/move`, { to }));
     const moves = () => [
-        move("first", "⤒", t("Next: before all that wait")),
-        move("up", "↑", t("One place earlier")),
-        move("down", "↓", t("One place later")),
+        move("first", "⤒", t("Move to the front of the queue")),
+        move("up", "↑", t("Move one place up")),
+        move("down", "↓", t("Move one place down")),
     ];
     const stop = async () => {
         await post(`${path}/cancel`);
         refresh();
     };
     const end = hasEnded(job)
-        ? acting("×", t("Take it off the list"), () => api(path, { method: "DELETE" }))
+        ? acting("×", t("Remove from the list"), () => api(path, { method: "DELETE" }))
         : button(t("Stop"), showingErrors(stop), { tip: t("Stop this job") });
     return { moves: job.state === "waiting" ? moves() : [], end };
 }

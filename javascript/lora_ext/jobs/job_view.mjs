@@ -102,7 +102,7 @@ export class JobView {
 
     /** The other jobs: a click shows one in the place of this one. */
     showOthers() {
-        const tip = t("Shows this job here, in the place of the other");
+        const tip = t("Shows this job here instead of the other");
         const show = (/** @type {string} */ id) => button(t("Show"), () => this.attach(id), { kind: "quiet", tip });
         const lines = [...this.others].map(([id, title]) =>
             buttonRow(h("span", {}, t("Also started: {0}", title)), show(id)),

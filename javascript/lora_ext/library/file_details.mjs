@@ -51,7 +51,7 @@ export const basicFacts = (file, mostRanks) => [
 
 /** @param {LoraFile} file @param {Changes} changes */
 function aboutCard(file, changes) {
-    const tip = t("A folder may stand before the name; thumbnails come along");
+    const tip = t("The new name, with a folder before it if you like; thumbnails are renamed too");
     const name = textInput(file.name, null, { "aria-label": t("Rename"), title: tip });
     const rename = showingErrors(async () => {
         const renamed = await post("/rename", { name: file.name, to: name.value.trim() });
@@ -104,7 +104,7 @@ function trainingCard(file) {
           );
     return card(
         t("Training"),
-        entries.length ? facts(entries) : note(t("It carries no metadata.")),
+        entries.length ? facts(entries) : note(t("The file has no metadata.")),
         curves,
         datasetTable(file.metadata),
         tagTable,

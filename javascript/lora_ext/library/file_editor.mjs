@@ -46,7 +46,7 @@ function entryLines(written, removed) {
         const line = h(
             "div",
             { class: "lx-edit-row" },
-            field(name, box, t("What the file says under this name")),
+            field(name, box, t("The value of this entry in the file")),
             removable ? button("×", remove, { kind: "quiet", tip, "aria-label": tip }) : null,
         );
         return line;
@@ -109,7 +109,7 @@ export function metadataEditor(file, onsave) {
     });
     return card(
         t("Edit"),
-        note(t("Only the text in the file's head changes; its numbers stay bit by bit.")),
+        note(t("Only the text in the file's header changes; the weights stay bit-identical.")),
         lines,
         otherEntries(file.metadata, line),
         newEntryRow((name) => {

@@ -62,7 +62,9 @@ export function filePicture(file, onchange) {
     return stack(
         buttonRow(
             shown,
-            button(t("Choose a picture"), choose, { tip: t("One that was drawn here: samples, sheets, drawings") }),
+            button(t("Choose a picture"), choose, {
+                tip: t("One that was generated here: samples, sheets, single pictures"),
+            }),
             button(t("Upload"), () => upload.click(), { tip: t("A picture from your disk; PNG, JPEG or WebP") }),
             upload,
         ),

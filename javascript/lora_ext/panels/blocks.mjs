@@ -45,20 +45,20 @@ function measureFields(stored) {
     const usualPrompt = page.choices.draws ? "a red circle on a blue background" : "";
     const prompt = textArea(3, stored.prompt ?? usualPrompt);
     const numbers = {
-        seeds: rangeField(t("Pictures a block"), {
+        seeds: rangeField(t("Pictures per block"), {
             min: 1,
             max: 8,
             step: 1,
             value: stored.seeds ?? 1,
             usual: 1,
-            tip: t("More seeds, surer and slower"),
+            tip: t("More seeds: more reliable, slower"),
         }),
         seed: seedField(stored, 4294967000),
         steps: stepsField(stored, usualSteps()),
         cfg: cfgField(stored, usualCfg()),
     };
     const checkpoint = checkpointSelect(stored.checkpoint);
-    const model = page.choices.draws ? field(t("Model"), checkpoint, t("Which model draws")) : null;
+    const model = page.choices.draws ? field(t("Model"), checkpoint, t("The model that generates the pictures")) : null;
     const pictures = h(
         "div",
         { class: "lx-result", hidden: way === "norms" },
@@ -150,7 +150,7 @@ function build(panel) {
     const side = card(
         t("What each block does"),
         picker.element,
-        field(t("Which blocks"), layout.element, t("What most files change are the blocks with attention")),
+        field(t("Which blocks"), layout.element, t("Most files change only blocks with attention")),
         measuring.elements,
         h("div", { class: "lx-row" }, start),
     );

@@ -61,7 +61,7 @@ function runningSheet() {
 
 /** @param {HTMLElement} panel @param {SheetForm} form */
 function fill(panel, form) {
-    const out = stack(note(t("Draw a sheet, or open one of before.")));
+    const out = stack(note(t("Draw a sheet, or open an earlier one.")));
     const running = runningSheet();
     const view = new JobView({
         kinds: ["compare"],
@@ -97,7 +97,7 @@ function fill(panel, form) {
                 "div",
                 { class: "lx-side" },
                 card(t("Sheet"), form.elements, h("div", { class: "lx-row" }, start), form.settings),
-                h("details", { class: "lx-card" }, summary(t("Sheets of before")), history.element),
+                h("details", { class: "lx-card" }, summary(t("Earlier sheets")), history.element),
             ),
             h("div", { class: "lx-main" }, card(t("Result"), view.element, out)),
         ),

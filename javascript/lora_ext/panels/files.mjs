@@ -156,8 +156,8 @@ const duplicatesView = (cardOf) =>
     new JobView({
         kinds: ["duplicates"],
         result: (/** @type {{ groups: LibraryRow[][] }} */ { groups }) => {
-            if (!groups.length) return note(t("No two files have the same numbers."), "good");
-            return groups.map((group) => card(null, note(t("the same numbers:")), group.map(cardOf)));
+            if (!groups.length) return note(t("No two files have identical weights."), "good");
+            return groups.map((group) => card(null, note(t("identical weights:")), group.map(cardOf)));
         },
     });
 
@@ -192,7 +192,7 @@ function build(panel) {
     const duplicates = duplicatesView(list.cardOf);
     const find = button(t("Find duplicates"), () => duplicates.run("/duplicates"), {
         kind: "quiet",
-        tip: t("Files with the same numbers under other names"),
+        tip: t("Files with identical weights under different names"),
     });
     const top = [
         h("div", { class: "lx-filters" }, list.filters.elements),

@@ -41,7 +41,7 @@ function pictures(result) {
             "figure",
             {},
             outsideLink(address, { title: t("Open the picture alone") }, image),
-            log ? h("details", {}, summary(t("How it was made")), log) : null,
+            log ? h("details", {}, summary(t("Generation parameters")), log) : null,
         );
     });
     return h(
@@ -71,13 +71,13 @@ function settingsFields(stored) {
         high: 4294967295,
         whole: true,
         usual: -1,
-        tip: t("Same seed, same picture; -1 draws one"),
+        tip: t("Same seed, same picture; -1 for a random seed"),
     });
     const elements = [
-        field(t("Model"), checkpoint, t("Which model draws")),
+        field(t("Model"), checkpoint, t("The model that generates the pictures")),
         grid(
-            field(t("Sampler"), sampler, t("How the noise is taken away")),
-            field(t("Schedule"), scheduler, t("How the steps are spread")),
+            field(t("Sampler"), sampler, t("Sampling method")),
+            field(t("Schedule"), scheduler, t("Noise schedule")),
             Object.values(numbers),
             seed,
         ),
@@ -122,7 +122,7 @@ function build(panel) {
                 card(
                     null,
                     field(t("Prompt"), prompt, tip),
-                    field(t("Negative prompt"), negative, t("What to keep away from")),
+                    field(t("Negative prompt"), negative, t("What the picture should not show")),
                     buttonRow(button(t("Draw"), generate, { kind: "main", tip })),
                 ),
                 card(t("Settings"), settings.elements),

@@ -49,7 +49,7 @@ function trainingForm(form) {
         t("Compare the epochs when done"),
         false,
         remember,
-        t("Draws a sheet at the end by itself: every saved file at rising weights, on the sample prompts"),
+        t("Draws a sheet when training ends: every saved file at increasing weights, on the sample " + "prompts"),
     );
     const options = optionForm(form, remember);
     prompts.addEventListener("input", remember);
@@ -90,7 +90,7 @@ function startingPointSelect(options, onchange) {
 const settingsPicker = ({ options, load }) =>
     new LoraPicker({
         label: t("Start again from a file"),
-        tip: t("Takes over the settings that a LoRA file tells of its training"),
+        tip: t("Loads the training settings that are stored in a LoRA file"),
         onpick: showingErrors(async (/** @type {LibraryRow} */ { name }) => {
             const { settings, told } = await api("/train/begin", { query: { name } });
             load(
@@ -117,8 +117,8 @@ const formPage = (form) =>
                 t("Sample prompts"),
                 form.prompts,
                 t(
-                    "Drawn while it trains; one a line, with --n negative, --w width, " +
-                        "--h height, --d seed, --s steps, --l CFG scale",
+                    "Generated during training; one per line, with --n negative, --w width, --h height, --d " +
+                        "seed, --s steps, --l CFG scale",
                 ),
             ),
         ),
@@ -159,7 +159,7 @@ function pages(known, form, start) {
         [
             ["form", t("Settings"), t("What is trained, and how")],
             ["data", t("Pictures"), t("The pictures and their captions")],
-            ["history", t("History"), t("Runs of before: settings, curves, files")],
+            ["history", t("History"), t("Earlier runs: settings, curves, files")],
         ],
         "form",
         show,
@@ -179,11 +179,7 @@ const runView = () =>
         live: showProgress,
         result: finishedRun,
         stops: [
-            [
-                t("Stop and save"),
-                t("Ends the run after this step; what it has learned is saved, so that it can go on"),
-                {},
-            ],
+            [t("Stop and save"), t("Ends the run after this step and saves it, so that it can be resumed"), {}],
             [t("Stop"), t("Ends the run at once; what was not saved yet is lost"), { save: false }],
         ],
     });
@@ -209,7 +205,9 @@ function fill(panel, known) {
     const look = showingErrors(() => check.run("/train/preflight", request()));
     const shown = pages(known, form, start);
     const buttons = buttonRow(
-        button(t("Check first"), look, { tip: t("Looks at pictures and settings: steps, time, memory, what is odd") }),
+        button(t("Check first"), look, {
+            tip: t("Checks pictures and settings: steps, time, memory, possible mistakes"),
+        }),
         button(t("Train"), start, {
             kind: "main",
             tip: t("Puts the run into the queue; it starts when the model is free"),
@@ -239,7 +237,7 @@ registerJobOpener(["train", "preflight"], (job) => {
 registerPanel({
     name: "train",
     title: () => t("Train"),
-    tip: () => t("Make a LoRA from your pictures"),
+    tip: () => t("Train a LoRA on your pictures"),
     order: 30,
     build: showingErrors(async (/** @type {HTMLElement} */ panel) => fill(panel, await api("/train/form"))),
 });

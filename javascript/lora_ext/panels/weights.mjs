@@ -194,7 +194,8 @@ class WeightsPanel {
         const request = this.request();
         if (!request) return toast(t("Choose a file"), "bad");
         const { lbw, te, unet, step } = request;
-        if (step) toast(t("A file holds no range of steps: From and Until are left out of it"), "bad");
+        if (step)
+            toast(t("A file cannot hold a range of steps: From step and Until step are not written into it"), "bad");
         return showPanel("tools", "reweight", { name: this.file && this.file.name, lbw, te, unet });
     }
 
@@ -206,7 +207,7 @@ class WeightsPanel {
                 toast(t("Written into the prompt"));
             },
             "main",
-            t("Writes the tag into the prompt, or updates the one that is there"),
+            t("Writes the tag into the prompt, or updates the tag that is already there"),
         );
         const copy = showingErrors(async () => copyText((await this.tag.write()).tag));
         return h(
@@ -281,7 +282,7 @@ let panel;
 registerPanel({
     name: "weights",
     title: () => t("Weights"),
-    tip: () => t("How strongly a LoRA acts, block by block"),
+    tip: () => t("Strength of a LoRA, block by block"),
     order: 20,
     build: (element) => {
         panel = new WeightsPanel();

@@ -7,14 +7,14 @@ import { optionalRank, toolForm } from "./tool_form.mjs";
 
 /** @param {HTMLElement} place */
 export function buildSplit(place) {
-    const unit = optionalRank(t("Unit"), t("The step between ranks; empty: what the file says"), {
-        placeholder: t("what the file says"),
+    const unit = optionalRank(t("Unit"), t("The step between ranks; empty: as stored in the file"), {
+        placeholder: t("from the file"),
     });
     const alpha = select(
         [
-            ["", t("as the file says")],
+            ["", t("as stored in the file")],
             ["trained", t("as trained")],
-            ["keep", t("kept, as kohya's script does")],
+            ["keep", t("unchanged, as kohya's script does")],
         ],
         "",
     );
@@ -33,7 +33,7 @@ export function buildSplit(place) {
         t("Split"),
         note(t("A DyLoRA holds a LoRA of every rank: here each becomes a file, so that they can be compared.")),
         picker.element,
-        grid(unit, field("alpha", alpha, t("How strongly each rank acts"))),
+        grid(unit, field("alpha", alpha, t("Alpha of each new file: the update is scaled by alpha / rank"))),
     );
     return { view: form.view };
 }
@@ -56,7 +56,7 @@ export function buildConvert(place) {
     const form = toolForm({
         verb: "convert",
         label: t("Convert"),
-        tip: t("Write the file in the other spelling"),
+        tip: t("Write the file in the other key format"),
         request: () => {
             if (!picker.value) return toast(t("Choose a file"), "bad");
             return { name: picker.value.name, to: to.value, rank: rank.get() };
@@ -65,9 +65,9 @@ export function buildConvert(place) {
     form.show(
         place,
         t("Convert"),
-        note(t("Between programs' spellings, .pt to .safetensors, other kinds to LoRA.")),
+        note(t("Between key formats of different programs, from .pt to .safetensors, from other kinds to" + " LoRA.")),
         picker.element,
-        grid(field(t("Spelling"), to, t("Which programs will read it")), rank),
+        grid(field(t("Key format"), to, t("Which programs will read it")), rank),
     );
     return { view: form.view };
 }

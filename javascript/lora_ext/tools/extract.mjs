@@ -14,15 +14,15 @@ export function buildExtract(place) {
     const original = modelSelect(),
         tuned = modelSelect();
     const rule = rankRuleField(() => {}, 256);
-    const conv = optionalRank(t("Rank of 3×3 layers"), t("Empty leaves resnets and samplers out"), {
+    const conv = optionalRank(t("Rank of 3×3 layers"), t("Empty: resnets, downsamplers and upsamplers are left out"), {
         placeholder: t("leave them out"),
         high: 1024,
     });
-    const least = numberField(t("Text encoder from"), 0.01, {
+    const least = numberField(t("Text encoder: least difference"), 0.01, {
         low: 0,
         high: 1e9,
         usual: 0.01,
-        tip: t("Left out when no weight in it differs by more than this"),
+        tip: t("The text encoder is left out if no weight of it differs by more than this"),
     });
     const form = toolForm({
         verb: "extract",
@@ -44,10 +44,10 @@ export function buildExtract(place) {
     form.show(
         place,
         t("Extract"),
-        note(t("What a tuned model has over its original, as a LoRA.")),
+        note(t("The difference of a fine-tuned model from its original, as a LoRA.")),
         grid(
-            field(t("Original"), original, t("The model that was tuned")),
-            field(t("Tuned"), tuned, t("The model whose style is wanted")),
+            field(t("Original"), original, t("The model before fine-tuning")),
+            field(t("Tuned"), tuned, t("The fine-tuned model")),
         ),
         rule.element,
         grid(conv, least),

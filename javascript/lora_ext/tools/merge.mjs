@@ -39,7 +39,7 @@ function methodFields() {
             method = to;
             show();
         },
-        t("How files are added up"),
+        t("Merge method"),
     );
     return {
         elements: [ways, ranks],
@@ -68,9 +68,9 @@ function fileRows(onchange) {
             hard: false,
             low: -100,
             high: 100,
-            tip: t("How much of this file goes in; may be negative"),
+            tip: t("Weight of this file in the merge; may be negative"),
         });
-        const lbw = select([["", t("all blocks alike")], ...presets.map(({ name }) => name)], "");
+        const lbw = select([["", t("the same for all blocks")], ...presets.map(({ name }) => name)], "");
         const get = () => ({ name: picker.value ? picker.value.name : "", ratio: ratio.get(), lbw: lbw.value });
         const own = { picker, get };
         const tip = t("Take this file out");
@@ -110,13 +110,13 @@ export function buildMerge(place) {
     const files = fileRows(() => form.suggestName(files.titles().join("-")));
     const method = methodFields();
     const { checkpoints } = page.choices;
-    const into = select([["", t("a LoRA of its own")], ...checkpoints.filter(Boolean)], "", (to) =>
+    const into = select([["", t("a new LoRA")], ...checkpoints.filter(Boolean)], "", (to) =>
         method.setIntoModel(Boolean(to)),
     );
     const form = toolForm({
         verb: "merge",
         label: t("Merge"),
-        tip: t("Add the files up and write the result"),
+        tip: t("Merge the files and write the result"),
         request: () => {
             const parts = files.get();
             if (!parts.length) return toast(t("Choose at least one file"), "bad");
@@ -127,10 +127,10 @@ export function buildMerge(place) {
     form.show(
         place,
         t("Merge"),
-        note(t("Adds several files up into one.")),
+        note(t("Merges several files into one.")),
         files.list,
         h("div", { class: "lx-row" }, add),
-        field(t("Into"), into, t("A LoRA, or a checkpoint that the files are added to")),
+        field(t("Into"), into, t("A new LoRA, or a checkpoint that the files are merged into")),
         method.elements,
     );
     showingErrors(async () => {

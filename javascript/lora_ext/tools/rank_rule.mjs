@@ -43,7 +43,7 @@ export function rankRuleField(onchange, max) {
         value: Math.min(16, max),
         oninput: onchange,
         onwrong: onchange,
-        tip: t("Larger keeps more and makes a larger file; the most, where ranks are chosen"),
+        tip: t("Larger keeps more and makes a larger file. With the other methods it is the highest rank" + " allowed"),
     });
     const place = h("div", {});
     const ways = segments(

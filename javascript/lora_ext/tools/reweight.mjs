@@ -21,7 +21,7 @@ function blockWeightsFields() {
         spellcheck: "false",
         placeholder: t("a preset's name, or numbers with commas"),
     });
-    const list = select([["", t("all blocks alike")]], "", (name) => (text.value = name));
+    const list = select([["", t("the same for all blocks")]], "", (name) => (text.value = name));
     const showPreset = () => {
         const name = text.value.trim();
         list.value = presets.some((preset) => preset.name === name) ? name : "";
@@ -54,8 +54,8 @@ function blockWeightsFields() {
 /** @param {HTMLElement} place */
 export function buildReweight(place) {
     const blocks = blockWeightsFields();
-    const te = strengthField(t("Text encoder"), t("How strongly the file acts on the reading of the prompt"));
-    const unet = strengthField(t("U-Net"), t("How strongly the file acts on the picture"));
+    const te = strengthField(t("Text encoder"), t("Text-encoder strength"));
+    const unet = strengthField(t("U-Net"), t("U-Net strength"));
     const picker = new LoraPicker({ onpick: ({ title }) => form.suggestName(`${title}-blocks`) });
     const form = toolForm({
         verb: "reweight",
@@ -71,8 +71,8 @@ export function buildReweight(place) {
         t("Write block weights"),
         note(
             t(
-                "A copy that acts at weight 1 as the file does with these weights: for " +
-                    "programs without block weights, and to share. Blocks at 0 are left out, so it is smaller.",
+                "A copy that has at weight 1 the effect of the file with these weights, for programs " +
+                    "without block weights and for sharing. Blocks at 0 are left out, so it is smaller.",
             ),
         ),
         picker.element,

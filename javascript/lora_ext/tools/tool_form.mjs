@@ -51,12 +51,12 @@ export function toolForm({ verb, label, tip, request }) {
         t("replace a file of this name"),
         false,
         (on) => (overwrite = on),
-        t("Without this a file that exists is never touched"),
+        t("Otherwise an existing file is never overwritten"),
     );
     const elements = [
         grid(
-            field(t("Save as"), name, t("The result's name; a folder may stand before it")),
-            field(t("Numbers as"), precision, t("How numbers are stored: fp16 is small, float32 exact")),
+            field(t("Save as"), name, t("The result's name, with a folder before it if you like")),
+            field(t("Precision"), precision, t("How the weights are stored: fp16 is small, float32 is exact")),
         ),
         buttonRow(button(label, start, { kind: "main", tip }), replace),
     ];

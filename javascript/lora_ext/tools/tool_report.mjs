@@ -57,9 +57,9 @@ export function toolReport(report) {
         { class: "lx-report" },
         facts([
             [t("layers"), totals.layers],
-            [t("ranks in all"), ranks],
-            [t("kept of the norm"), formatPercent(totals.kept)],
-            [t("left after rounding"), formatPercent(totals.survived)],
+            [t("sum of ranks"), ranks],
+            [t("norm kept"), formatPercent(totals.kept)],
+            [t("kept after rounding"), formatPercent(totals.survived)],
             [t("largest loss"), loss ? `${loss.layer} (${formatPercent(loss.kept)})` : ""],
         ]),
         lines.map((line) => note(line)),

@@ -46,7 +46,7 @@ export function findAndReplace(dataset, onchange) {
         summary(t("Find and replace")),
         grid(
             field(t("Find"), find, t("What to look for in all captions")),
-            field(t("Replace by"), put, t("Empty takes a tag out")),
+            field(t("Replace by"), put, t("Empty removes the tag")),
         ),
         checkbox(t("whole tags only"), true, (on) => (wholeTags = on), t("Between commas; else anywhere in the text")),
         buttonRow(
@@ -65,7 +65,7 @@ export function findAndReplace(dataset, onchange) {
  */
 export function captionedPicture(dataset, { name, caption, concept, bucket, repeats, time }) {
     const box = textArea(3, caption, {
-        placeholder: concept ? t("no caption; the folder says: {0}", concept) : t("no caption"),
+        placeholder: concept ? t("no caption; from the folder name: {0}", concept) : t("no caption"),
         "aria-label": t("Caption of {0}", name),
         title: t("Saved when you leave the field"),
     });

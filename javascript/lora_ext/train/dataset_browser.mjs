@@ -114,7 +114,7 @@ export function datasetBrowser(place) {
         const { name, resolution, buckets } = { ...view, name: view.name || datasets[0] || "" };
         const open = (/** @type {string} */ to) => show(() => ({ name: to, resolution, buckets }));
         const pick = select(datasets.length ? datasets : [["", t("no folder is there")]], name, open);
-        const folder = field(t("Folder"), pick, t("Whose pictures are shown"));
+        const folder = field(t("Folder"), pick, t("The folder whose pictures are shown"));
         if (!name) {
             setChildren(
                 place,

@@ -14,8 +14,8 @@ export const groupTitles = () => ({
     captions: t("captions"),
     loss: t("loss"),
     cache: t("caches"),
-    machine: t("machine"),
-    pivotal: t("a new word (pivotal tuning)"),
+    machine: t("hardware"),
+    pivotal: t("token embedding (pivotal tuning)"),
     saving: t("saving"),
     samples: t("samples"),
     logging: t("logging"),
@@ -24,29 +24,29 @@ export const groupTitles = () => ({
 /** Option → its title; other options are shown by their names. @returns {Record<string, string>} */
 const optionTitles = () => ({
     pretrained_model_name_or_path: t("model"),
-    train_data_dir: t("folder of pictures"),
+    train_data_dir: t("picture folder"),
     reg_data_dir: t("regularisation pictures"),
-    network_module: t("kind of network"),
+    network_module: t("network type"),
     network_dim: t("rank"),
     network_alpha: t("alpha"),
     conv_dim: t("rank of 3×3 layers"),
     network_train_unet_only: t("U-Net only"),
     max_train_epochs: t("epochs"),
     max_train_steps: t("steps"),
-    train_batch_size: t("pictures in a step"),
+    train_batch_size: t("batch size"),
     optimizer_type: t("optimizer"),
     lr_scheduler: t("schedule of the learning rate"),
     min_snr_gamma: t("min-SNR gamma"),
-    enable_bucket: t("sizes in buckets"),
-    flip_aug: t("mirrored too"),
+    enable_bucket: t("aspect-ratio buckets"),
+    flip_aug: t("horizontal flip"),
     caption_extension: t("caption files"),
     shuffle_caption: t("shuffle tags"),
-    keep_tokens: t("tags that stay first"),
+    keep_tokens: t("tags kept first"),
     mixed_precision: t("precision"),
     save_every_n_epochs: t("save every … epochs"),
     sample_every_n_epochs: t("samples every … epochs"),
     training_comment: t("comment"),
-    output_name: t("name of the file"),
+    output_name: t("file name"),
 });
 
 /** An option's title; "" where it has none but its name. @param {string} name */
@@ -99,13 +99,13 @@ const DYLORA = {
 
 /** Settings that suit what is usually trained. @returns {StartingPoint[]} */
 export const startingPoints = () => [
-    { name: "face", title: t("face"), tip: t("One person: learns slowly, the text encoder too"), values: FACE },
-    { name: "style", title: t("style"), tip: t("A way of drawing: convolutions too, U-Net only"), values: STYLE },
+    { name: "face", title: t("face"), tip: t("One person: low learning rate, text encoder trained too"), values: FACE },
+    { name: "style", title: t("style"), tip: t("An art style: convolutions trained too, U-Net only"), values: STYLE },
     { name: "object", title: t("object"), tip: t("One thing: small and quick"), values: OBJECT },
     {
         name: "DyLoRA sweep",
         title: t("DyLoRA sweep"),
-        tip: t("Every rank at once: compare afterwards, keep the smallest that is enough"),
+        tip: t("Trains every rank at once: compare them afterwards and keep the smallest that suffices"),
         values: DYLORA,
     },
 ];

@@ -84,7 +84,7 @@ function inputOf(option, form, onchange) {
         return select([...none, ...option.choices], text, onchange);
     }
     if (option.name === "pretrained_model_name_or_path") {
-        const first = form.loaded ? t("the model that is loaded") : t("the small model that comes along");
+        const first = form.loaded ? t("the model that is loaded") : t("the small built-in model");
         const made = select([["", first], ...page.choices.checkpoints.filter(Boolean)], "", onchange);
         made.disabled = form.loaded;
         return made;

@@ -11,7 +11,7 @@ function folderTable({ concepts }) {
     const name = (/** @type {PreflightReport["concepts"][number]} */ { folder, regularisation }) =>
         folder.split(/[\\/]/).pop() + (regularisation ? ` (${t("regularisation")})` : "");
     return table(
-        [t("folder"), t("pictures"), t("repeats"), t("turns an epoch")],
+        [t("folder"), t("pictures"), t("repeats"), t("samples per epoch")],
         concepts.map((one) => [name(one), one.pictures, one.repeats, one.turns]),
     );
 }
@@ -34,14 +34,14 @@ export function preflightReport(result) {
             [t("pictures"), report.concepts.reduce((sum, one) => sum + one.pictures, 0)],
             [t("steps"), report.steps],
             [t("epochs"), report.epochs],
-            [t("steps an epoch"), report.steps_per_epoch],
+            [t("steps per epoch"), report.steps_per_epoch],
             [t("time, about"), expected ? formatDuration(expected.total_seconds) : ""],
             [t("memory, about"), expected && expected.bytes ? formatBytes(expected.bytes) : ""],
         ]),
         report.notes.map((line) => note(line)),
         report.skipped.map((line) => note(line, "bad")),
         report.too_long.map(([name, tokens]) =>
-            note(t("{0}: the caption is {1} tokens long, {2} are read", name, tokens, limit)),
+            note(t("{0}: the caption is {1} tokens long, only {2} are used", name, tokens, limit)),
         ),
         bare.length ? note(t("{0} pictures have no caption", bare.length)) : null,
         report.duplicates.map((group) => note(t("the same picture: {0}", group.join(", ")))),

@@ -77,7 +77,7 @@ function sheetButton(run) {
     });
     return button(run.sheet ? t("Show the sheet") : t("Compare epochs × weights"), open, {
         kind: "main",
-        tip: t("Every saved file at rising weights, on the sample prompts"),
+        tip: t("Every saved file at increasing weights, on the sample prompts"),
     });
 }
 
@@ -139,7 +139,7 @@ export function pastRun(run, load, start) {
             run.state
                 ? button(t("Go on"), resume, {
                       kind: "main",
-                      tip: t("Continues from where it was saved, as if it had never stopped"),
+                      tip: t("Resumes the run from its saved state; the result is the same as without the stop"),
                   })
                 : null,
         );

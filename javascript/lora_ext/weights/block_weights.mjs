@@ -1,4 +1,4 @@
-// Block weights as text, by the same rule as `parse_block_weights` in the server's `block_weights.py`: both are tested with
+// Block weights as text, by the same rule as the server's `parse_block_weights`. Both are tested with
 // tests/data/block_weights.json.
 
 /** @typedef {import("../api_types").Preset} Preset */

@@ -11,9 +11,9 @@ export function groupSliders(editor) {
     /** @type {[string, string, string][]} */
     const names = [
         ["ALL", t("All"), t("every block")],
-        ["IN", "IN", t("the blocks on the way in")],
+        ["IN", "IN", t("the input blocks")],
         ["MID", "MID", t("the middle block")],
-        ["OUT", "OUT", t("the blocks on the way out")],
+        ["OUT", "OUT", t("the output blocks")],
     ];
     const groups = names.map(([group, label, tip]) => {
         const slider = h("input", {

@@ -66,7 +66,7 @@ export class PresetList {
         this.input = textInput("", null, {
             placeholder: label,
             "aria-label": label,
-            title: t("What the preset will be called, here and in tags"),
+            title: t("The preset's name, here and in tags"),
         });
         this.elements = [this.list, this.buttons()];
     }

@@ -30,8 +30,8 @@ export function stepRange(from, until) {
 /** @param {() => void} onchange called after each change, to a right or a wrong value */
 export function tagFields(onchange) {
     const strength = { usual: 1, oninput: onchange, onwrong: onchange };
-    const te = strengthField(t("Text encoder"), t("How strongly the file acts on the reading of the prompt"), strength);
-    const unet = strengthField(t("U-Net"), t("How strongly the file acts on the picture"), strength);
+    const te = strengthField(t("Text encoder"), t("Text-encoder strength"), strength);
+    const unet = strengthField(t("U-Net"), t("U-Net strength"), strength);
     const step = (/** @type {string} */ label, /** @type {string} */ usual, /** @type {string} */ tip) =>
         rangeField(label, {
             min: 0,
@@ -50,16 +50,16 @@ export function tagFields(onchange) {
         t("From step"),
         "0.0",
         t(
-            "The file acts from here on: a share of all steps such as 0.25, or a step's " +
-                "number such as 5, counted from 0",
+            "The first step with the file: a share of all steps such as 0.25, or a step number such " +
+                "as 5, counted from 0",
         ),
     );
     const stop = step(
         t("Until step"),
         "1.0",
         t(
-            "The file acts until before this: a share of all steps such as 0.75, or a " +
-                "step's number such as 15, counted from 0",
+            "The first step without the file again: a share of all steps such as 0.75, or a step " +
+                "number such as 15, counted from 0",
         ),
     );
     return {

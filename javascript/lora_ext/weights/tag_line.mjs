@@ -24,7 +24,7 @@ export function tagLine(request) {
         } catch (error) {
             failed =
                 error instanceof FieldError
-                    ? t("No tag: something above cannot be read.")
+                    ? t("No tag: a field above has an error.")
                     : t("No tag: {0}", messageOf(error));
         }
         if (mine !== timer) return; // something was changed meanwhile
