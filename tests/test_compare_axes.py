@@ -285,13 +285,12 @@ def plot(monkeypatch: pytest.MonkeyPatch, library: LoraLibrary) -> Any:
     monkeypatch.setitem(sys.modules, "modules", modules)
     monkeypatch.setitem(sys.modules, "modules.scripts", fake)
     monkeypatch.delitem(sys.modules, "lora_ext.host.a1111.xyz_axes", raising=False)
-    from lora_ext.host.a1111.extension.xyz_axes import Axes
-
     from lora_ext.adapter_spec import Presets
+    from lora_ext.host.a1111.xyz_axes import XyzAxes
 
-    ours = Axes(lambda: library, Presets, str)
-    ours.add()
-    ours.add()
+    ours = XyzAxes(lambda: library, Presets, str)
+    ours.add_to_plot()
+    ours.add_to_plot()
     options = {option.label: option for option in script.axis_options}
     assert len(options) == len(script.axis_options) == 11
 

@@ -109,7 +109,7 @@ def test_one_at_the_top_and_one_in_a_folder(api, tmp_path: Path) -> None:  # typ
     sound(tmp_path / "loras" / "same.safetensors", 4, note="top")
     (tmp_path / "loras" / "sub").mkdir()
     sound(tmp_path / "loras" / "sub" / "same.safetensors", 8, note="sub")
-    api.studio.changed()
+    api.studio.refresh_library()
     library = api.studio.library
     assert library.find("same").place == "sub/same" and library.find("loras/same").place == "same"
     assert "write 'loras/same' for another" in library.ambiguity("same")
@@ -181,7 +181,7 @@ def test_the_page_works_beside_odd_names(api, tmp_path: Path) -> None:  # type: 
     sound(tmp_path / "loras" / "made.safetensors", 4).rename(tmp_path / "loras" / f"{BAD}.safetensors")
     named(tmp_path / "loras", "half.safetensors", header(r'{"ss_output_name":"a\ud800b"}'))
     (tmp_path / "loras" / f"broken {BAD}.safetensors").write_bytes(b"\x10" + b"\0" * 20)
-    api.studio.changed()
+    api.studio.refresh_library()
     rows = {row["name"]: row for row in api("GET", "/library?limit=100")["rows"]}
     assert {"caf�", "half", "broken caf�"} <= rows.keys() and rows["broken caf�"]["error"]
     assert api("GET", "/inspect", params={"name": "caf�"})["kind"]
@@ -203,16 +203,16 @@ def test_the_page_works_beside_odd_names(api, tmp_path: Path) -> None:  # type: 
     save_file({"x": torch.zeros(1)}, tmp_path / "checkpoints" / "made.safetensors")
     stored = (tmp_path / "checkpoints" / "made.safetensors").rename(tmp_path / "checkpoints" / f"m: {BAD}.safetensors")
     assert "m: caf�.safetensors" in api("GET", "/choices")["checkpoints"]
-    assert api.studio.desk.checkpoint("m: caf�.safetensors") == stored
+    assert api.studio.backend.checkpoint_path("m: caf�.safetensors") == stored
     with pytest.raises(FileError):
-        api.studio.desk.checkpoint("../m")
+        api.studio.backend.checkpoint_path("../m")
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", "a//b", ".", "a\0b", "x" * 1000])
 def test_reading_by_name_stays_inside(api, name: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     named(tmp_path.parent, "x")
     with pytest.raises(FileError):
-        api.studio.desk.checkpoint(name) if name else api.studio.desk.checkpoint("/")
+        api.studio.backend.checkpoint_path(name) if name else api.studio.backend.checkpoint_path("/")
 
 
 def test_checkpoints_and_datasets_of_one_name_can_all_be_chosen(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_no_bytes_take_the_presets_away(data: bytes) -> None:
 def test_ansi_presets_break_no_generation(api, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     ansi = LINES.replace("脸", "Gesicht-ü").replace("# 说明\n", "# für mich\n")
     named(tmp_path, "presets.txt", ansi.encode("cp1252"))
-    presets = api.studio.desk.presets()
+    presets = api.studio.backend.presets()
     assert parse_block_weights("OWN", presets=presets.weights)
     told = api("GET", "/presets")
     assert {"OWN", "MIDD"} <= {row["name"] for row in told["presets"]} and "not UTF-8" in told["notes"][0]
@@ -288,7 +288,7 @@ def test_the_user_s_presets_win_over_the_block_weight_extension_s(
         setattr(modules, name, fake)
         monkeypatch.setitem(sys.modules, f"modules.{name}", fake)
     monkeypatch.delitem(sys.modules, "lora_ext.host.a1111.settings", raising=False)
-    from lora_ext.host.a1111.settings import A1111Shell
+    from lora_ext.host.a1111.settings import A1111HostInterface
 
     zeros, ones = (",".join([value] * 17) for value in ("0", "1"))
     theirs = tmp_path / "extensions" / "sd-webui-lora-block-weight" / "scripts"
@@ -296,7 +296,7 @@ def test_the_user_s_presets_win_over_the_block_weight_extension_s(
     named(theirs, "elempresets.txt", b"NOATTN:IN04-OUT05:attn:0\nTHEIRS:IN04:attn:0.5\n")
     named(tmp_path / "lora_ext", "presets.txt", f"FACE:{ones}\n".encode())
     named(tmp_path / "lora_ext", "elements.txt", b"NOATTN:ALL:attn:0\n")
-    presets = A1111Shell().presets()
+    presets = A1111HostInterface().presets()
     assert (presets.weights["FACE"], presets.weights["THEIRS"]) == (ones, zeros) and "MIDD" in presets.weights
     assert (presets.elements["NOATTN"], presets.elements["THEIRS"]) == ("ALL:attn:0", "IN04:attn:0.5")
     assert "ATTNDEEPON" in presets.elements

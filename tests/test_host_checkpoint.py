@@ -36,7 +36,7 @@ WIDTH = 64  # one attention head of CLIP
 
 
 class Words:
-    start, end, comma, size = 62, 63, 1, 64
+    start_id, end_id, comma_id, size = 62, 63, 1, 64
 
     def encode(self, text: str) -> list[int]:
         return [min(len(word), 61) for word in text.split()]

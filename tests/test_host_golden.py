@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} is absent
 class Words:
     """The golden prompt's token ids; no CLIP vocabulary is needed for them."""
 
-    start, end, comma, size = 49406, 49407, 267, 49408
+    start_id, end_id, comma_id, size = 49406, 49407, 267, 49408
     ids = {"": [], "a photo of a cat": [320, 1125, 539, 320, 2368]}  # noqa: RUF012
 
     def encode(self, text: str) -> list[int]:

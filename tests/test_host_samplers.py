@@ -177,7 +177,7 @@ def test_consistency_levels() -> None:
     ]
     asked: list[float] = []
     sample_from_noise(
-        parse_sampling_plan("LCM", steps=4), guide(watch=lambda x, sigma, _: asked.append(float(sigma))), noise(1)
+        parse_sampling_plan("LCM", steps=4), guide(on_denoised=lambda x, sigma, _: asked.append(float(sigma))), noise(1)
     )
     assert len(asked) == 4 and asked[-1] == pytest.approx(float(LEVELS.sigmas[19]))
     x, clean = torch.tensor(3.0), torch.tensor(1.0)

@@ -20,7 +20,7 @@ from lora_ext.host.standalone.prompt_encoding import (
 class Words:
     """A word is its length; a comma is 1."""
 
-    start, end, comma = 62, 63, 1
+    start_id, end_id, comma_id = 62, 63, 1
 
     def encode(self, text: str) -> list[int]:
         return [min(len(word), 61) for word in text.replace(",", " , ").split()]

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from lora_ext.host.a1111.extension.model_kind import family_of, native_side_of, prediction_of
 from safetensors.torch import save_file
 from test_host_checkpoint import Words, read, small_unet, state_of
 from tiny_trainee import pictures, recipe, trainee
@@ -18,6 +17,7 @@ from tiny_trainee import pictures, recipe, trainee
 import lora_ext
 from lora_ext.generate import Settings
 from lora_ext.generate.pipeline import with_size_and_seed
+from lora_ext.host.a1111.model_kind import sd_model_family, sd_model_native_size, sd_model_prediction
 from lora_ext.host.native_size import latent_size_of, native_size_for
 from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.train.config.recipe import Recipe
@@ -101,8 +101,11 @@ def test_a_diffusers_folders_sample_size_counts(sample_size: Any) -> None:
 )
 def test_the_web_uis_model(attributes: dict[str, Any], side: int) -> None:
     """What `shared.sd_model` of 1.10.1 has for each kind; nothing while none is loaded."""
-    assert native_side_of(SimpleNamespace(**attributes)) == side
-    assert native_side_of(None) == 512 and (family_of(None), prediction_of(None)) == ("SD1", "epsilon")
+    assert sd_model_native_size(SimpleNamespace(**attributes)) == side
+    assert sd_model_native_size(None) == 512 and (sd_model_family(None), sd_model_prediction(None)) == (
+        "SD1",
+        "epsilon",
+    )
 
 
 def test_no_other_file_decides_on_a_side() -> None:
@@ -111,7 +114,7 @@ def test_no_other_file_decides_on_a_side() -> None:
     found = {
         path.relative_to(root).as_posix()
         for room in ("host", "generate", "compare", "training")
-        for path in (root / room).glob("*.py")
+        for path in (root / room).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and node.value in (768, 1024)
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from lora_ext.host.a1111.extension.tag_support import sentence, unknown_parts
+
+from lora_ext.host.a1111.tag_support import ignored_parts_message, unknown_parts
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_parts(tag: str, also: tuple[str, ...], parts: list[str]) -> None:
     assert unknown_parts(tag.split(":"), also) == parts
 
 
-def test_sentence_names_tag_and_owner() -> None:
-    text = sentence(["cat", "1", "lbw=IND"], ["lbw=IND"], "sd-webui-loractl")
+def test_ignored_parts_message_names_tag_and_owner() -> None:
+    text = ignored_parts_message(["cat", "1", "lbw=IND"], ["lbw=IND"], "sd-webui-loractl")
     assert text == "<lora:cat:1:lbw=IND>: lbw=IND has no effect: sd-webui-loractl applies LoRA tags here, not LoRA ext"
-    assert len(sentence(["cat", "1" * 500], ["x"], "y")) < 200
+    assert len(ignored_parts_message(["cat", "1" * 500], ["x"], "y")) < 200

@@ -43,9 +43,10 @@ def way():
 def native_side():
     """Pixels a side of a sheet's pictures that have no size of their own, and of a training's samples."""
     from sd_webui_lora_ext.compare.image_spec import ImageSpec
-    from sd_webui_lora_ext.host.a1111.extension import image_renderer, trainable_model
+    from sd_webui_lora_ext.host.a1111 import image_renderer, trainable_model
 
-    return [*image_renderer._size(ImageSpec()), trainable_model.A1111Trainee(sd_models.model_data.sd_model).native_size]
+    model = trainable_model.A1111TrainableModel(sd_models.model_data.sd_model)
+    return [*image_renderer._size(ImageSpec()), model.native_size]
 
 
 def add_routes(_, app):
