@@ -16,16 +16,8 @@ from torch import Tensor
 
 from .errors import ToolError, did_you_mean
 from .file.displayed_names import accept_typed_paths
+from .precisions import SAVE_PRECISIONS, parse_precision_name
 from .rank_reduction import DYNAMIC_RANK_METHODS, RankRule
-
-SAVE_PRECISIONS = {
-    "float": torch.float32,
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
-"""What `--precision` and `--save_precision` are called → torch's dtype."""
-
 
 SVD_ONLY_OPTIONS = ("new_rank", "new_conv_rank", "clamp_quantile")
 """Options of `merge` that are for its method "svd"."""
@@ -69,7 +61,7 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("--overwrite", action="store_true", help="replace a file that exists, also an input")
         if save_precision:
             text = "dtype of the result; without it that of the input (of several: the widest)"
-            self.add_argument("--save_precision", choices=list(SAVE_PRECISIONS), help=text)
+            self.add_argument("--save_precision", choices=SAVE_PRECISIONS, help=text)
         if device:
             self.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, mps")
         return self.add_report_options()
@@ -116,11 +108,7 @@ def rank_rules(rank: int, conv_rank: int | None, method: str | None, param: floa
 
 def parse_precision(name: str | None) -> torch.dtype | None:
     """torch's dtype for a precision's name; None for None. Raises ToolError with the nearest name."""
-    if name is None:
-        return None
-    if name not in SAVE_PRECISIONS:
-        raise ToolError(f"unknown precision {name!r}{did_you_mean(name, SAVE_PRECISIONS)}")
-    return SAVE_PRECISIONS[name]
+    return None if name is None else parse_precision_name(name, SAVE_PRECISIONS, ToolError)
 
 
 def number(text: str) -> float:

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from lora_ext.errors import LoraError
 from lora_ext.host.standalone.noise_schedule import (
+    NEARLY_ZERO_ALPHA,
     SCHEDULE_TYPES,
     ConsistencyNoiseSchedule,
     NoiseSchedule,
     karras_sigmas,
-    rescale_zero_terminal_snr,
     scaled_linear_alphas,
 )
 from lora_ext.host.standalone.samplers import SAMPLERS, ancestral_step
@@ -25,6 +25,7 @@ from lora_ext.host.standalone.sampling import (
     sample_from_noise,
 )
 from lora_ext.host.standalone.timestep_samplers import TIMESTEP_SAMPLERS, uniform_timesteps
+from lora_ext.zero_terminal_snr import rescale_zero_terminal_snr
 
 LEVELS = NoiseSchedule(scaled_linear_alphas())
 MEAN, SPREAD = 0.5, 0.3
@@ -209,8 +210,8 @@ def test_levels() -> None:
         assert float(LEVELS.sigma_to_t(LEVELS.t_to_sigma(torch.tensor(t)))) == pytest.approx(t, abs=0.01)
     assert float(LEVELS.sigma_to_t(torch.tensor(1e-4))) == 0 and float(LEVELS.sigma_to_t(torch.tensor(99.0))) == 999
     assert (
-        rescale_zero_terminal_snr(scaled_linear_alphas())[-1] < 1e-7
-        and rescale_zero_terminal_snr(scaled_linear_alphas())[0] == scaled_linear_alphas()[0]
+        rescale_zero_terminal_snr(scaled_linear_alphas(), NEARLY_ZERO_ALPHA)[-1] < 1e-7
+        and rescale_zero_terminal_snr(scaled_linear_alphas(), NEARLY_ZERO_ALPHA)[0] == scaled_linear_alphas()[0]
     )
 
 

@@ -15,9 +15,9 @@ from ..command_line import CommandParser
 from ..errors import LoraError
 from ..fit_report import FitReport
 from ..host import infotext
-from ..host.standalone.loader import MODEL_DTYPES
 from ..host.standalone.rendering import VAE_SCALE_FACTOR
 from ..inject import MODES
+from ..precisions import MODEL_PRECISIONS
 from .pipeline import GenerationReport, generate, save_images
 from .settings import Settings
 
@@ -43,7 +43,7 @@ _HELP = {
     "hr_steps": "steps of the hires pass; 0: as many as the first",
     "mode": "how LoRAs are put on: " + ", ".join(MODES),
     "device": "cuda, mps or cpu; without it the first that is there",
-    "precision": ", ".join(MODEL_DTYPES),
+    "precision": ", ".join(MODEL_PRECISIONS),
     "tokenizer": "folder with CLIP's vocab.json and merges.txt",
     "config": "LDM yaml; without it the one beside the checkpoint",
     "prediction": "epsilon or v, where the checkpoint does not say",

@@ -9,17 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import TrainError, did_you_mean
-
-COMPUTE_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""`--mixed_precision` → what the frozen networks compute in. What learns stays in float32."""
+from ..errors import TrainError
+from ..precisions import MIXED_PRECISIONS, parse_precision_name
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """torch's dtype for a precision's name. Raises TrainError with the nearest name."""
-    if precision not in COMPUTE_DTYPES:
-        raise TrainError(f"unknown mixed_precision {precision!r}{did_you_mean(precision, COMPUTE_DTYPES)}")
-    return COMPUTE_DTYPES[precision]
+    """The dtype that the frozen networks compute in; what is trained stays in float32. Raises TrainError."""
+    return parse_precision_name(precision, MIXED_PRECISIONS, TrainError, "mixed_precision")
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from ..adapter_spec import AdapterSpec
 from ..adapters import Adapter
 from ..block_weights import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights
 from ..command_line import (
-    SAVE_PRECISIONS,
     SVD_ONLY_OPTIONS,
     CommandParser,
     check_output_path,
@@ -29,6 +28,7 @@ from ..errors import FitError, ToolError
 from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
+from ..precisions import SAVE_PRECISIONS
 from ..progress import Track, no_progress, progress_bar
 from .layer_changes import change_of, check_usable
 from .merge_layer import MERGE_METHODS, LayerContribution, MergeOptions, merge_layer
@@ -180,7 +180,7 @@ def _parser(verb: str) -> CommandParser:
     parser.add_argument("--new_rank", type=int, help="svd: rank of the result, 4 if left out")
     parser.add_argument("--new_conv_rank", type=int, help="svd: rank of kernels above 1x1; without it as --new_rank")
     parser.add_argument("--clamp_quantile", type=float, metavar="Q", help="svd: clip as older scripts do at 0.99")
-    parser.add_argument("--precision", choices=list(SAVE_PRECISIONS), help="any; sums are made in float32")
+    parser.add_argument("--precision", choices=SAVE_PRECISIONS, help="any; sums are made in float32")
     parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata")
     parser.add_ignored_options("--v2", "--sdxl", "--shuffle")
     parser.set_defaults(method="svd", sd_model=None)

@@ -19,8 +19,6 @@ from ..train.run.process_group import ProcessGroup, open_process_group
 from ..train.run.sample_images import SampleImage
 from ..train.run.training_run import OnTrainingProgress, TrainingResult, TrainingRun
 
-_PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
-
 
 class SilentHost:
     """A `ports.Shell` that shows nothing and never stops."""
@@ -52,7 +50,7 @@ def generate_settings_of_recipe(
     return Settings(
         ckpt=Path(name) if name else None,
         device=device or recipe.device,
-        precision=_PRECISIONS[recipe.mixed_precision],
+        precision="fp32" if recipe.mixed_precision == "no" else recipe.mixed_precision,
         prediction="v" if recipe.v_parameterization else None,
         tokenizer=tokenizer,
         config=config,

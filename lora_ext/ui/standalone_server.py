@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from ..command_line import CommandParser
 from ..errors import LoraError
 from ..generate import Settings
-from ..host.standalone.loader import MODEL_DTYPES
+from ..precisions import MODEL_PRECISIONS
 from ..web.access_guard import TOKEN_HEADER, TOKEN_VARIABLE, AccessGuard, check_token, error_response, initial_token
 from ..web.allowed_hosts import (
     ALLOWED_HOST_VARIABLE,
@@ -88,7 +88,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--language", default="", help="en, zh_CN, zh_TW or ja_JP; without it the browser's")
     parser.add_argument("--inbrowser", action="store_true", help="open the page")
     parser.add_argument("--device", help="cuda, mps or cpu; without it the first that is there")
-    parser.add_argument("--precision", default="fp32", choices=list(MODEL_DTYPES))
+    parser.add_argument("--precision", default="fp32", choices=MODEL_PRECISIONS)
     parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     return parser
 

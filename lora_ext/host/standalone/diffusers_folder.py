@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from ...errors import FileError
+from ...zero_terminal_snr import rescale_zero_terminal_snr
 from ..checkpoint_layout import CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_SDXL, EPSILON_PREDICTION, V_PREDICTION
 from .folder_safety import check_local_folder, weights_variant
 from .model import StandaloneModel, check_tokenizer
-from .noise_schedule import NoiseSchedule, rescale_zero_terminal_snr, scaled_linear_alphas
+from .noise_schedule import NEARLY_ZERO_ALPHA, NoiseSchedule, scaled_linear_alphas
 from .prompt_encoding import PromptTokenizer, TextEncoder
 
 _PREDICTIONS = {"epsilon": EPSILON_PREDICTION, "v_prediction": V_PREDICTION}
@@ -47,7 +48,7 @@ def load_diffusers_folder(
         text_encoders=texts,
         tokenizer=tokenizer,
         noise_schedule=NoiseSchedule(
-            rescale_zero_terminal_snr(alphas) if schedule.get("rescale_betas_zero_snr") else alphas
+            rescale_zero_terminal_snr(alphas, NEARLY_ZERO_ALPHA) if schedule.get("rescale_betas_zero_snr") else alphas
         ),
         prediction=prediction or _PREDICTIONS[told],
         scaling_factor=float(vae.config.scaling_factor),

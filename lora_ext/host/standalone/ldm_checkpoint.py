@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...errors import FileError
 from ...file.containers import load_tensors
+from ...zero_terminal_snr import rescale_zero_terminal_snr
 from ..checkpoint_layout import CHECKPOINT_UNET_PREFIX as UNET_PREFIX
 from ..checkpoint_layout import (
     CHECKPOINT_VAE_PREFIX,
@@ -23,7 +24,7 @@ from ..checkpoint_layout import (
     modern_key,
 )
 from .model import StandaloneModel, check_tokenizer
-from .noise_schedule import NoiseSchedule, rescale_zero_terminal_snr, scaled_linear_alphas
+from .noise_schedule import NEARLY_ZERO_ALPHA, NoiseSchedule, scaled_linear_alphas
 from .prompt_encoding import PromptTokenizer, TextEncoder
 
 
@@ -65,7 +66,7 @@ def build_model(
     check_tokenizer(tokenizer, texts)
     alphas = state.get("alphas_cumprod")
     alphas = scaled_linear_alphas(*layout.betas) if alphas is None else alphas.float().cpu()
-    levels = NoiseSchedule(rescale_zero_terminal_snr(alphas) if layout.zero_terminal_snr else alphas)
+    levels = NoiseSchedule(rescale_zero_terminal_snr(alphas, NEARLY_ZERO_ALPHA) if layout.zero_terminal_snr else alphas)
     prediction = layout.prediction or (V_PREDICTION if is_v_prediction(unet) else EPSILON_PREDICTION)
     return StandaloneModel(layout.family, unet, vae, texts, tokenizer, levels, prediction, layout.scaling_factor, path)
 

@@ -12,14 +12,13 @@ import torch
 
 from ... import embedded
 from ...errors import FileError, did_you_mean
+from ...precisions import MODEL_PRECISIONS, parse_precision_name
 from ..checkpoint_layout import EPSILON_PREDICTION, V_PREDICTION, CheckpointHints, load_ldm_config
 from . import tokenizer_files
 from .diffusers_folder import load_diffusers_folder
 from .ldm_checkpoint import load_ldm_checkpoint
 from .model import PipelineModel, StandaloneModel, hookable_model_of
 from .prompt_encoding import PromptTokenizer
-
-MODEL_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def best_device() -> str:
@@ -46,8 +45,7 @@ def load_model(
     prediction: "epsilon" or "v", where the file does not say. Raises FileError.
     """
     path = Path(path)
-    if precision not in MODEL_DTYPES:
-        raise FileError(f"unknown precision {precision!r}{did_you_mean(precision, MODEL_DTYPES)}")
+    dtype = parse_precision_name(precision, MODEL_PRECISIONS, FileError)
     if prediction not in (None, EPSILON_PREDICTION, V_PREDICTION):
         raise FileError(
             f"unknown prediction {prediction!r}{did_you_mean(prediction or '', (EPSILON_PREDICTION, V_PREDICTION))}"
@@ -59,7 +57,7 @@ def load_model(
     target = torch.device(device or best_device())
     if path.is_dir():
         words: PromptTokenizer = given or tokenizer_files.find_tokenizer(path, chosen)
-        return load_diffusers_folder(path, words, target, MODEL_DTYPES[precision], prediction)
+        return load_diffusers_folder(path, words, target, dtype, prediction)
     yaml = Path(config) if config else path.with_suffix(".yaml")
     said = load_ldm_config(yaml) if config or yaml.is_file() else {}
     if tokenizer is None and _is_embedded(said):
@@ -71,7 +69,7 @@ def load_model(
         text_configs=(text_config, *told[1:]) if text_config else told,
         prediction=prediction,
     )
-    return load_ldm_checkpoint(path, hints, words, target, MODEL_DTYPES[precision])
+    return load_ldm_checkpoint(path, hints, words, target, dtype)
 
 
 def _is_embedded(yaml: Mapping[str, Any]) -> bool:
@@ -82,4 +80,4 @@ def _is_embedded(yaml: Mapping[str, Any]) -> bool:
     return node == embedded.TEXT_TARGET
 
 
-__all__ = ["MODEL_DTYPES", "PipelineModel", "StandaloneModel", "best_device", "hookable_model_of", "load_model"]
+__all__ = ["PipelineModel", "StandaloneModel", "best_device", "hookable_model_of", "load_model"]

@@ -15,21 +15,14 @@ import torch
 from torch import Tensor
 
 AUTOMATIC_SCHEDULE = "Automatic"
+NEARLY_ZERO_ALPHA = 4.8973451890853435e-08
+"""ᾱ of the last step with zero terminal SNR. Sigma divides by it, so the web UI has this number in place of 0."""
 
 
 def scaled_linear_alphas(start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Tensor:
     """ᾱ of Stable Diffusion's training: betas are linear in their square root. float32, computed in float64."""
     betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
     return (1 - betas).cumprod(dim=0).float()
-
-
-def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """ᾱ stretched so that the last step is (almost) pure noise (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
-    root = alphas_cumprod.sqrt()
-    first, last = root[0], root[-1]
-    stretched = ((root - last) * first / (first - last)) ** 2
-    stretched[-1] = 4.8973451890853435e-08  # the web UI's stand-in for zero
-    return stretched
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+from ...precisions import MIXED_PRECISIONS, TRAINED_FILE_PRECISIONS
+
 
 @dataclass(frozen=True)
 class RecipeOption:
@@ -29,7 +31,6 @@ def recipe_option(default: Any, help: str, group: str, choices: tuple[str, ...] 
 
 
 NETWORK_MODULES = ("lierla", "c3lier", "dylora")
-MIXED_PRECISIONS = ("no", "fp16", "bf16")
 PRIOR_LOSS_TARGETS = ("picture", "model")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 MAX_STEPS = 10_000_000
@@ -245,7 +246,7 @@ class Recipe:
     output_dir: str | None = recipe_option(None, "folder for the results", "saving", basic=True, kind="folder")
     output_name: str = recipe_option("last", "name of the file", "saving", basic=True)
     save_precision: str | None = recipe_option(
-        None, "dtype of the file; else as trained", "saving", ("float", "fp16", "bf16")
+        None, "dtype of the file; else as trained", "saving", TRAINED_FILE_PRECISIONS
     )
     save_every_n_epochs: int | None = recipe_option(None, "save every so many epochs", "saving", low=1, basic=True)
     save_every_n_steps: int | None = recipe_option(None, "save every so many steps", "saving", low=1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import TrainError
+from ...zero_terminal_snr import rescale_zero_terminal_snr
 from ..config.recipe import Recipe
 
 _MOST_SNR = 1000.0
@@ -22,14 +23,8 @@ _MOST_SNR = 1000.0
 
 
 def training_alphas_cumprod(recipe: Recipe, abar: Tensor) -> Tensor:
-    """ᾱ as the recipe wants it, (timesteps,) float32: with `zero_terminal_snr` moved and stretched so that √ᾱ ends at 0
-    and begins where it did."""
-    abar = abar.float()
-    if not recipe.zero_terminal_snr:
-        return abar
-    root = abar.sqrt()
-    first, last = root[0].clone(), root[-1].clone()
-    return ((root - last) * first / (first - last)) ** 2
+    """ᾱ that the recipe trains with, (timesteps,) float32; `zero_terminal_snr` rescales the model's own."""
+    return rescale_zero_terminal_snr(abar.float()) if recipe.zero_terminal_snr else abar.float()
 
 
 def sample_timesteps(recipe: Recipe, count: int, total: int, generator: torch.Generator | None = None) -> Tensor:
