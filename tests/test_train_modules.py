@@ -102,7 +102,7 @@ def test_dropouts_are_kohyas(name: str) -> None:
     assert len(shares) == 1
     mask = _mask(case, made, x, plain, shares[0])
     y = forward_with_dropout(
-        case.layer, x, plain, *made.active_factors(), made.scaled_selection.scale, (lambda thin: mask, None)
+        case.layer, x, plain, *made.active_factors(), made.selection.scale, (lambda thin: mask, None)
     )
     case.agree(y, made)
 
@@ -118,7 +118,7 @@ def _mask(case: Case, made: TrainableFactors, x: Tensor, plain: Tensor, drop: fl
     wanted = (case.t["y"] - plain).detach()
     wanted = wanted.movedim(1, -1) if image else wanted
     masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4))) / (1 - drop)
-    tried = (thin.unsqueeze(-2) * masks) @ made.up.detach() * made.scaled_selection.scale
+    tried = (thin.unsqueeze(-2) * masks) @ made.up.detach() * made.selection.scale
     errors = (tried - wanted.unsqueeze(-2)).abs().amax(-1)
     if errors.amin(-1).max() > 1e-4:
         return None

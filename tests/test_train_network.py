@@ -98,16 +98,6 @@ def test_what_is_trained_is_what_is_applied(model: Tiny, name: str, mode: str) -
         torch.testing.assert_close(output(model), trained, rtol=1e-4, atol=1e-5)
 
 
-def test_multiplier_is_honoured(model: Tiny) -> None:
-    network = stirred(TrainableNetwork(model.parts(), RECIPES["dylora"], generator=seeded())).eval()
-    with network, torch.no_grad():
-        network.set_multiplier(0.5)
-        half = output(model)
-    with AppliedNetworks(model, LIVE) as applied, torch.no_grad():
-        applied.apply([AdapterSpec(network.to_lora_file(), te=0.5, unet=0.5)])
-        torch.testing.assert_close(output(model), half, rtol=1e-4, atol=1e-5)
-
-
 def test_no_layer_is_told(model: Tiny) -> None:
     recipe = Recipe(down_lr_weight="zeros", mid_lr_weight="0", up_lr_weight="zeros", network_train_unet_only=True)
     with pytest.raises(TrainError, match="no layer"):

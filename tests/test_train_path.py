@@ -130,9 +130,7 @@ def test_dropouts_of_a_prefix(name: str, variant: str) -> None:
         grads = [p.grad for p in factors.parameters()]
         factors.zero_grad(set_to_none=True)
         ones = (torch.ones_like, lambda thin: torch.ones(thin.shape[0], factors.selection.active))
-        other = forward_with_dropout(
-            layer, x, layer(x), *factors.active_factors(), factors.scaled_selection.scale, ones
-        )
+        other = forward_with_dropout(layer, x, layer(x), *factors.active_factors(), factors.selection.scale, ones)
         other.square().sum().backward()
         torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-5)
         for parameter, wanted in zip(factors.parameters(), grads, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,7 +39,6 @@ class TrainableFactors(nn.Module):
         self.unit = unit or rank_and_alpha.rank
         self.downs = nn.ParameterList(nn.Parameter(rows) for rows in down.split(self.unit))
         self.ups = nn.ParameterList(nn.Parameter(rows) for rows in up.split(self.unit))
-        self.multiplier = 1.0
         self.skipped = False
         self.dropout = self.rank_dropout = 0.0
         self.seed: int | None = None
@@ -93,15 +91,6 @@ class TrainableFactors(nn.Module):
         units = range(selection.first // self.unit, -(-selection.last // self.unit))
         self.trained_parameters = (*(self.downs[i] for i in units), *(self.ups[i] for i in units))
 
-    @property
-    def scaled_selection(self) -> RankSelection:
-        """The share with the multiplier on its scale."""
-        return (
-            self.selection
-            if self.multiplier == 1.0
-            else replace(self.selection, scale=self.selection.scale * self.multiplier)
-        )
-
     def active_factors(self) -> tuple[Tensor, Tensor]:
         """The acting ranks of D and Uᵀ, the learning ones as part of the graph."""
         share, half = self.selection, len(self.trained_parameters) // 2
@@ -121,7 +110,7 @@ class TrainableFactors(nn.Module):
         down, up = self.active_factors()
         if self.training and self._drops and self.rank_dropout:
             down = down * self.rank_mask(down[None, :, 0])[0][:, None]
-        return (up.t() @ down.flatten(1) * self.scaled_selection.scale).unflatten(1, down.shape[1:])
+        return (up.t() @ down.flatten(1) * self.selection.scale).unflatten(1, down.shape[1:])
 
     # --- masks
 
@@ -160,13 +149,13 @@ class TrainableFactors(nn.Module):
         """output + scale · U·D·x."""
         if is_compiling():
             return forward_with_dropout(
-                module, args[0], output, *self.active_factors(), self.scaled_selection.scale, (None, None)
+                module, args[0], output, *self.active_factors(), self.selection.scale, (None, None)
             )
         x, weight = self._pending_input or (args[0], None)
         self._pending_input = None
         if self.training and self.skipped:
             return None
-        share = self.scaled_selection
+        share = self.selection
         if self.training and self._drops:
             masks = (self.value_mask if self.dropout else None, self.rank_mask if self.rank_dropout else None)
             return forward_with_dropout(module, x, output, *self.active_factors(), share.scale, masks)

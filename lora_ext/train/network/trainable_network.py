@@ -168,11 +168,6 @@ class TrainableNetwork(nn.Module):
             module.skipped, module.seed, module.casts = False, None, None
         return self
 
-    def set_multiplier(self, multiplier: float) -> None:
-        """The weight at which the modules act; 1 at first."""
-        for module in self.factors_by_layer.values():
-            module.multiplier = multiplier
-
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for an optimizer: `params`, `lr` (the part's rate times the block's weight) and `name`."""
         groups: dict[str, dict[str, Any]] = {}
