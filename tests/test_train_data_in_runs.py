@@ -21,10 +21,10 @@ from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.train.config.optimizers import OPTIMIZERS
 from lora_ext.train.config.recipe import Recipe, UserOptimizerClass
 from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.run.caption_encoder import CaptionEncoder
 from lora_ext.train.run.preflight import run_preflight
 from lora_ext.train.run.training_log import PendingNumbers, TrainingLog
 from lora_ext.train.run.training_run import TrainingRun
-from lora_ext.train.run.training_step import CaptionEncoder
 from lora_ext.training.standalone_run import SilentHost, train
 
 

@@ -239,7 +239,7 @@ def test_two_processes_fill_a_folder_together(folder: Path, tmp_path: Path) -> N
 
 def test_what_varies_cannot_be_cached(folder: Path) -> None:
     for name in ("color_aug", "random_crop"):
-        with pytest.raises(TrainError, match=f"{name} cannot go with cache_latents"):
+        with pytest.raises(TrainError, match=f"{name} cannot be used with cache_latents"):
             Dataset.from_recipe(recipe(folder, **{name: True})).cache_latents(encode, "vae")
     with pytest.raises(TrainError, match="turn on no_half_vae"):
         Dataset.from_recipe(recipe(folder)).cache_latents(lambda pixels: encode(pixels) * torch.nan, "vae")

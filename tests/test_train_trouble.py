@@ -108,7 +108,7 @@ class Takes(SilentHost):
 
 
 def test_a_folder_that_goes_is_named(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("lora_ext.train.data.dataset.IMAGE_CACHE_BYTES", 0)
+    monkeypatch.setattr("lora_ext.train.data.cropped_images.IMAGE_CACHE_BYTES", 0)
     data = pictures(tmp_path / "data", 6)
     made = recipe(data, tmp_path / "out", max_data_loader_n_workers=0)
     with pytest.raises(TrainError, match=r"2_thing.\d\.png cannot be read: .*No such file"):

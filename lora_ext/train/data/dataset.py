@@ -1,17 +1,14 @@
-"""`Dataset`: a recipe's pictures as batches: same seed, same batches, from any place, for any number of processes."""
+"""`Dataset`: a recipe's images and captions as batches, the same for the same seed."""
 
 from __future__ import annotations
 
 import random
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...errors import TrainError
@@ -22,28 +19,16 @@ from .batch import Batch
 from .buckets import PIXELS_PER_LATENT, BucketRules, PixelSize
 from .captions import vary_caption
 from .content_cache import TensorCache, content_key, tensor_fingerprint
+from .cropped_images import CroppedImageLoader, crop_origin, default_face_finder
 from .dataset_scan import DatasetImage, DatasetScan, scan_dataset
-from .faces import opencv_face_finder, parse_face_box
-from .image_files import (
-    FaceFinder,
-    ImageCrop,
-    apply_crop,
-    choose_crop,
-    image_to_latent_mask,
-    image_to_pixels,
-    load_training_image,
-    vary_colour,
-)
+from .image_files import FaceFinder, choose_crop, image_to_latent_mask, image_to_pixels, vary_colour
 from .prefetch import prefetched
 from .sample_order import GlobalBatch, ImageRepeat, SampleOrder, keyed_random_number
 from .subset import Subset
 
-IMAGE_CACHE_BYTES = 2**30
-"""Scaled pictures kept in memory, so that a repeat decodes nothing."""
-
 
 class TrainingSample(NamedTuple):
-    """One picture in one step. latents: in place of pixels where they are cached."""
+    """One image in one step; `latents` replace `pixels` where they are cached."""
 
     pixels: Tensor | None
     latents: Tensor | None
@@ -53,11 +38,23 @@ class TrainingSample(NamedTuple):
 
 
 class Dataset:
-    """All that a recipe trains on.
+    """A recipe's images and captions as batches. Epochs count from 0.
 
-    recipe: with the batch size and the sizes of pictures that a data set's file set in its place.
-    found: what a scan gave; `Dataset.of(recipe)` makes one from the recipe's folders. seed: of every draw. faces: finds
-    a picture's largest face, for `face_crop_aug_range`; OpenCV's without one. Epochs count from 0.
+    Every random choice depends on (seed, epoch, image, repeat) alone, so batches are the same from any starting place
+    and for any number of processes.
+
+    Args:
+        recipe: The settings; `from_recipe` scans its folders.
+        dataset_scan: The scanned subsets and images.
+        seed: The seed of every random choice.
+        find_face: Finds an image's largest face for `face_crop_aug_range`; OpenCV's cascade without one.
+
+    Attributes:
+        recipe: The settings, with the batch size and the image sizes of the dataset file, if there is one.
+        scan: The scan, with a sentence for each image that was skipped.
+        subsets: The folders and their rules.
+        images: The images, which refer to subsets by number.
+        sample_order: The batches of every epoch.
     """
 
     def __init__(
@@ -65,11 +62,10 @@ class Dataset:
     ) -> None:
         self.recipe, self.scan, self.seed = _with_subset_settings(recipe, dataset_scan.subsets), dataset_scan, seed
         self.subsets, self.images = dataset_scan.subsets, dataset_scan.images
-        self.find_face = find_face or self._default_face_finder()
         self.sample_order = SampleOrder(dataset_scan.subsets, dataset_scan.images, seed)
         self._latent_cache: TensorCache | None = None
         self._vae_key = ""
-        self._image_cache = _ImageCache(IMAGE_CACHE_BYTES)
+        self._images = CroppedImageLoader(self.subsets, find_face or default_face_finder(self.images, self.subsets))
 
     @classmethod
     def from_recipe(
@@ -81,17 +77,23 @@ class Dataset:
         track: Track = no_progress,
         find_face: FaceFinder | None = None,
     ) -> Dataset:
-        """Look into the recipe's folders and at every picture; `scan_dataset.skipped` names those that cannot be read.
+        """Finds the recipe's folders and scans every image.
 
-        notify: is told which folders are left out. Raises TrainError.
+        Args:
+            recipe: The settings with the folders.
+            seed: The seed of every random choice where the recipe has none.
+            notify: Called with a sentence for each folder that is left out.
+            track: Shows the progress of the scan.
+            find_face: As in `Dataset`.
+
+        Returns:
+            The data set. `scan.skipped` names the images that cannot be read.
+
+        Raises:
+            TrainError: A folder is missing or has no images, or none of the images can be read.
         """
         found = scan_dataset(dataset_folders.find_subsets(recipe, notify), strict=recipe.strict_images, track=track)
         return cls(recipe, found, recipe.seed if recipe.seed is not None else seed, find_face=find_face)
-
-    def _default_face_finder(self) -> FaceFinder | None:
-        """OpenCV's, where faces are asked for and some picture's name does not tell where its is."""
-        asked = [p for p in self.images if self.subsets[p.subset].augmentation.face_crop]
-        return opencv_face_finder() if any(parse_face_box(p.path) is None for p in asked) else None
 
     # --- how much there is
 
@@ -110,9 +112,16 @@ class Dataset:
         return sum(self.step_count(e, world_size) for e in range(epoch))
 
     def run_length(self, world_size: int = 1, *, epoch: int = 0, batch: int = 0, step: int = 0) -> tuple[int, int]:
-        """(epochs, steps) of the whole run: `max_train_epochs`, else `max_train_steps`.
+        """Computes the length of the whole run from `max_train_epochs`, else from `max_train_steps`.
 
-        epoch, batch: where it goes on after `step` steps, which may have been made with other batches.
+        Args:
+            world_size: Number of processes.
+            epoch: The epoch in which a resumed run continues.
+            batch: The batch of that epoch with which it continues.
+            step: Optimizer steps done before that, possibly with other batches.
+
+        Returns:
+            (epochs, optimizer steps).
         """
         done = -(-batch // self.recipe.gradient_accumulation_steps)
         if last := self.recipe.max_train_epochs:
@@ -129,8 +138,15 @@ class Dataset:
     # --- the batches
 
     def epoch_batches(self, epoch: int, rank: int = 0, world_size: int = 1, *, start: int = 0) -> Iterator[Batch]:
-        """An epoch's batches for one process, from the `start`-th on, prepared by threads ahead of their use."""
-        chunks = self.sample_order.epoch_batches(epoch, world_size)
+        """Yields an epoch's batches for one process, prepared ahead of their use by threads.
+
+        Args:
+            epoch: The epoch, from 0.
+            rank: The process.
+            world_size: Number of processes.
+            start: The first batch, from 0.
+        """
+        batches = self.sample_order.epoch_batches(epoch, world_size)
         first = self.step_count_before(epoch, world_size)
         _, steps = (
             self.run_length(world_size) if any(s.caption_rules.token_warmup_step for s in self.subsets) else (0, 0)
@@ -138,27 +154,27 @@ class Dataset:
 
         def make(place: int) -> Batch:
             step = first + place // self.recipe.gradient_accumulation_steps
-            return self._batch(chunks[place], epoch, rank, world_size, step, steps)
+            return self._batch(batches[place], epoch, rank, world_size, step, steps)
 
-        return prefetched(make, range(start, len(chunks)), threads=self.recipe.max_data_loader_n_workers)
+        return prefetched(make, range(start, len(batches)), threads=self.recipe.max_data_loader_n_workers)
 
-    def _batch(self, chunk: GlobalBatch, epoch: int, rank: int, world_size: int, step: int, steps: int) -> Batch:
-        mine, scale = chunk.items_of_process(rank, world_size)
-        items = mine or chunk.items[:1]
-        turns = [self._load_sample(item, epoch, step, steps) for item in items]
+    def _batch(self, global_batch: GlobalBatch, epoch: int, rank: int, world_size: int, step: int, steps: int) -> Batch:
+        mine, scale = global_batch.items_of_process(rank, world_size)
+        items = mine or global_batch.items[:1]
+        samples = [self._load_sample(item, epoch, step, steps) for item in items]
         pictures = [self.images[item.image] for item in items]
         weights = [self.subsets[picture.subset].loss_weight if mine else 0.0 for picture in pictures]
         return Batch(
-            pixels=_stacked([turn.pixels for turn in turns]),
-            latents=_stacked([turn.latents for turn in turns]),
-            captions=[turn.caption for turn in turns],
+            pixels=_stacked([sample.pixels for sample in samples]),
+            latents=_stacked([sample.latents for sample in samples]),
+            captions=[sample.caption for sample in samples],
             regularisation=tuple(self.subsets[picture.subset].regularisation for picture in pictures),
             weights=torch.tensor(weights),
-            mask=_masks([turn.mask for turn in turns], chunk.bucket),
+            mask=_masks([sample.mask for sample in samples], global_batch.bucket),
             paths=tuple(str(picture.path) for picture in pictures),
             original_sizes=tuple(picture.size for picture in pictures),
-            crops=tuple(turn.crop for turn in turns),
-            bucket=chunk.bucket,
+            crops=tuple(sample.crop for sample in samples),
+            bucket=global_batch.bucket,
             seeds=tuple(keyed_random_number(self.seed, "noise", epoch, *item) for item in items),
             scale=scale,
         )
@@ -173,47 +189,20 @@ class Dataset:
             cut = choose_crop(picture.size, picture.bucket_fit, subset.augmentation, rng)
             kept = self._latent_cache.get(self._key(picture, flipped))
             if kept is not None:
-                return TrainingSample(None, kept["latents"], kept.get("mask"), caption, _crop(cut, picture, flipped))
-            raise TrainError(f"the cached latents of {picture.path} are gone or damaged; start again to make them")
-        image, mask, cut = self._image(picture, rng)
+                return TrainingSample(
+                    None, kept["latents"], kept.get("mask"), caption, crop_origin(cut, picture, flipped)
+                )
+            raise TrainError(
+                f"the cached latents of {picture.path} are missing or damaged; start the run again to encode them anew"
+            )
+        image, mask, cut = self._images.load(picture, rng)
         if subset.augmentation.color_aug:
             image = vary_colour(image, rng)
         pixels = image_to_pixels(image)
         small = None if mask is None else image_to_latent_mask(mask)
         if flipped:
             pixels, small = pixels.flip(-1), None if small is None else small.flip(-1)
-        return TrainingSample(pixels, None, small, caption, _crop(cut, picture, flipped))
-
-    def _image(self, picture: DatasetImage, rng: random.Random) -> tuple[Image.Image, Image.Image | None, ImageCrop]:
-        """A picture cut to its bucket, its mask cut alike, and where it was cut."""
-        rules = self.subsets[picture.subset].augmentation
-        bucket = picture.bucket_fit.bucket
-        if rules.fixed:
-            cut = choose_crop(picture.size, picture.bucket_fit, rules, rng)
-            image, mask = self._image_cache.get(picture, lambda: self._cut(picture, cut))
-            return image, mask, cut
-        image, mask = self._load_image_and_mask(picture)
-        face = parse_face_box(picture.path) if rules.face_crop else None
-        if rules.face_crop and face is None and self.find_face:
-            face = self.find_face(image)
-        cut = choose_crop(picture.size, picture.bucket_fit, rules, rng, face)
-        how = rules.resize_interpolation
-        return apply_crop(image, cut, bucket, how), None if mask is None else apply_crop(mask, cut, bucket, how), cut
-
-    def _cut(self, picture: DatasetImage, cut: ImageCrop) -> tuple[Image.Image, Image.Image | None]:
-        image, mask = self._load_image_and_mask(picture)
-        how, bucket = self.subsets[picture.subset].augmentation.resize_interpolation, picture.bucket_fit.bucket
-        return apply_crop(image, cut, bucket, how), None if mask is None else apply_crop(mask, cut, bucket, how)
-
-    def _load_image_and_mask(self, picture: DatasetImage) -> tuple[Image.Image, Image.Image | None]:
-        """The decoded picture and its mask, of the same size."""
-        opened = load_training_image(picture.path)
-        if opened.rgb.size != picture.size:
-            raise TrainError(f"{picture.path} was changed while training; start again")
-        if picture.mask is not None:
-            mask = load_training_image(picture.mask).rgb.convert("L")
-            return opened.rgb, mask if mask.size == picture.size else mask.resize(picture.size)
-        return opened.rgb, opened.alpha if self.subsets[picture.subset].augmentation.alpha_mask else None
+        return TrainingSample(pixels, None, small, caption, crop_origin(cut, picture, flipped))
 
     # --- latents
 
@@ -231,17 +220,28 @@ class Dataset:
         rank_and_world_size: tuple[int, int] = (0, 1),
         track: Track = no_progress,
     ) -> int:
-        """Encode every picture once (with `flip_aug` its mirror image too); batches carry latents from then on.
+        """Encodes every image once; from then on batches carry latents instead of pixels.
 
-        encode: pixels (n, 3, h, w) → latents. vae: a name for it, part of the key. folder: keep them there instead of
-        in memory; what lies there already is not encoded again. share: (rank, world), to fill a folder together.
-        Returns how many were encoded. Raises TrainError where pictures vary in more than flipping.
+        With `flip_aug` the mirror image is encoded too.
+
+        Args:
+            encode: Pixels (n, 3, h, w) in −1..1 → scaled latents (n, 4, h/8, w/8).
+            vae: A name of the autoencoder, part of the key.
+            folder: Keeps the latents there instead of in memory; latents that exist there are not encoded again.
+            rank_and_world_size: (rank, processes), to fill a folder together.
+            track: Shows the progress.
+
+        Returns:
+            How many images this process encoded.
+
+        Raises:
+            TrainError: An augmentation other than flipping changes the images, or the autoencoder returns NaN.
         """
         for subset in self.subsets:
             if not subset.augmentation.fixed:
-                raise TrainError(f"{_varying(subset)} cannot go with cache_latents; turn one of the two off")
+                raise TrainError(f"{_varying(subset)} cannot be used with cache_latents; turn one of the two off")
         self._latent_cache, self._vae_key = TensorCache(folder), vae
-        if folder is not None:  # a name may be empty or the same for two files; what it makes of a pattern is not
+        if folder is not None:  # the name may be empty or shared by two autoencoders; the encoding of a pattern is not
             self._vae_key += tensor_fingerprint(encode(_pattern()))
         jobs: dict[PixelSize, list[tuple[DatasetImage, bool]]] = {}
         for picture in {self._key(p, False): p for p in self.images}.values():
@@ -255,7 +255,7 @@ class Dataset:
         for part, (pixels, masks) in zip(track(mine, "caching latents"), made, strict=True):
             latents = encode(pixels)
             if not bool(torch.isfinite(latents).all()):
-                raise TrainError(f"the VAE gives no numbers (NaN) for {part[0][0].path}; turn on no_half_vae")
+                raise TrainError(f"the VAE returns NaN for {part[0][0].path}; turn on no_half_vae")
             for row, (picture, flipped) in enumerate(part):
                 kept = {"latents": latents[row].float()}
                 if (mask := masks[row]) is not None:
@@ -264,18 +264,20 @@ class Dataset:
         return sum(map(len, mine))
 
     def _load_pixels_and_masks(self, part: Sequence[tuple[DatasetImage, bool]]) -> tuple[Tensor, list[Tensor | None]]:
-        """Pixels and masks of some pictures of one bucket, without keeping the pictures."""
+        """Pixels (n, 3, h, w) and masks of (image, flipped) pairs of one bucket."""
         pixels, masks = [], []
         for picture, flipped in part:
             rules = self.subsets[picture.subset].augmentation
-            image, mask = self._cut(picture, choose_crop(picture.size, picture.bucket_fit, rules, random.Random(0)))
+            image, mask = self._images.load_cropped(
+                picture, choose_crop(picture.size, picture.bucket_fit, rules, random.Random(0))
+            )
             values, small = image_to_pixels(image), None if mask is None else image_to_latent_mask(mask)
             pixels.append(values.flip(-1) if flipped else values)
             masks.append(small.flip(-1) if flipped and small is not None else small)
         return torch.stack(pixels), masks
 
     def fixed_captions(self) -> list[str] | None:
-        """Every caption that can come up; None where captions vary from step to step."""
+        """Every caption that training uses, or None where captions change from step to step."""
         if not all(subset.caption_rules.fixed for subset in self.subsets):
             return None
         rng = random.Random(0)
@@ -284,40 +286,11 @@ class Dataset:
         )
 
 
-class _ImageCache:
-    """The last pictures cut to their buckets, up to so many bytes; safe for threads."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.size, self.lock = limit, 0, threading.Lock()
-        self.held: OrderedDict[DatasetImage, tuple[Image.Image, Image.Image | None]] = OrderedDict()
-
-    def get(
-        self, picture: DatasetImage, make: Callable[[], tuple[Image.Image, Image.Image | None]]
-    ) -> tuple[Image.Image, Image.Image | None]:
-        """The kept pair, made where there is none."""
-        with self.lock:
-            if picture in self.held:
-                self.held.move_to_end(picture)
-                return self.held[picture]
-        made = make()
-        with self.lock:
-            if picture not in self.held:
-                self.held[picture] = made
-                self.size += _bytes(picture)
-            while self.size > self.limit and len(self.held) > 1:
-                self.size -= _bytes(self.held.popitem(last=False)[0])
-        return made
-
-
 def _with_subset_settings(recipe: Recipe, subsets: Sequence[Subset]) -> Recipe:
-    """The recipe with what the subsets have of their own: the largest batch, the first one's sizes of pictures."""
+    """The recipe with the subsets' largest batch size and the first subset's image sizes."""
     sizes = {name: getattr(subsets[0].bucket_rules, name) for name in BucketRules.__dataclass_fields__}
     sizes["resolution"] = ",".join(map(str, dict.fromkeys(sizes["resolution"])))
     return replace(recipe, train_batch_size=max(subset.batch_size for subset in subsets), **sizes)
-
-
-def _bytes(picture: DatasetImage) -> int:
-    return 4 * picture.bucket_fit.bucket[0] * picture.bucket_fit.bucket[1]
 
 
 def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
@@ -326,22 +299,11 @@ def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def _masks(rows: Sequence[Tensor | None], bucket: PixelSize) -> Tensor | None:
-    """Masks of a batch; pictures without one count everywhere. None where none has one."""
+    """Masks (n, 1, h/8, w/8) of a batch, ones for images without a mask; None where no image has one."""
     if all(row is None for row in rows):
         return None
     full = torch.ones(1, bucket[1] // PIXELS_PER_LATENT, bucket[0] // PIXELS_PER_LATENT)
     return torch.stack([full if row is None else row for row in rows])
-
-
-def _crop(cut: ImageCrop, picture: DatasetImage, flipped: bool) -> tuple[int, int]:
-    """(left, top) of what is trained, in pixels of the whole picture scaled alike; flipped: of its mirror image."""
-    left, top, scale = cut.left, cut.top, cut.resized[0] / picture.size[0]
-    if cut.source_box:
-        scale = cut.resized[0] / cut.source_box[2]
-        left, top = left + round(cut.source_box[0] * scale), top + round(cut.source_box[1] * scale)
-    if flipped:
-        left = max(0, round(picture.size[0] * scale) - picture.bucket_fit.bucket[0] - left)
-    return left, top
 
 
 def _varying(subset: Subset) -> str:
@@ -350,6 +312,6 @@ def _varying(subset: Subset) -> str:
 
 
 def _pattern() -> Tensor:
-    """A small picture of waves (1, 3, 64, 64)."""
+    """A small image of waves, (1, 3, 64, 64) in −1..1."""
     waves = torch.arange(64.0).mul(0.4).sin()
     return torch.stack([waves.outer(waves), waves.outer(waves.flip(0)), waves.expand(64, 64)]).unsqueeze(0)

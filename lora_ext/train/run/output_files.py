@@ -1,4 +1,4 @@
-"""The files a run writes: `.safetensors` in kohya's words, with the metadata that the web UI and model sites show."""
+"""The files that a run saves, named as by kohya's scripts, with the metadata that the web UI and model sites show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ... import __version__
@@ -17,49 +16,57 @@ from ...errors import FileError, TrainError
 from ...file.base_model import MODELSPEC_ARCHITECTURES
 from ...file.lora_file import LoraFile
 from ...file.saving import FileInUseError, save_lora_file, unused_path_beside
+from ...precisions import PRECISION_DTYPES
+from ...protocols import TrainableModel
 from ..config import recipe_metadata
 from ..config.recipe import Recipe
 from ..data.dataset import Dataset
 from ..data.dataset_metadata import dataset_metadata
 
-_DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 @dataclass
 class TrainingFileSaver:
-    """Writes a run's files into `output_dir`, and removes those that `save_last_n_…` lets go.
+    """Saves a run's files in `output_dir`, and removes old ones beyond `save_last_n_…`.
 
-    kept: files and states of this run by when they were written, "epoch" or "step", oldest first.
+    Attributes:
+        recipe: The settings.
+        base_metadata: Metadata that does not change during the run.
+        kept: "epoch", "step", "epoch_state" or "step_state" → (number, path) of this run's files and states, oldest
+            first.
+        notify: Called with a sentence where a file is saved under another name.
     """
 
     recipe: Recipe
     base_metadata: Mapping[str, str]
-    """Metadata that does not change during the run."""
     kept: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     notify: Callable[[str], None] = lambda text: None
 
     @property
     def folder(self) -> Path:
-        """Where the results go. Raises TrainError where none was given."""
+        """`output_dir`. Raises TrainError where none was given."""
         if self.recipe.output_dir is None:
             raise TrainError("there is no --output_dir: the folder for the results")
         return Path(self.recipe.output_dir)
 
     def path(self, *, epoch: int | None = None, step: int | None = None) -> Path:
-        """The file's name at an epoch, at a step, or at the end, as kohya's scripts name them."""
+        """The path of an epoch's or a step's file, or of the run's own file, named as by kohya's scripts."""
         return self.folder / f"{self.stem(epoch=epoch, step=step)}.safetensors"
 
     def stem(self, *, epoch: int | None = None, step: int | None = None) -> str:
-        """The same without folder and suffix."""
+        """The file's name without folder and suffix."""
         name = self.recipe.output_name
         if epoch is not None:
             return f"{name}-{epoch:06}"
         return name if step is None else f"{name}-step{step:08}"
 
     def save(self, file: LoraFile, path: Path, current_metadata: Mapping[str, str]) -> Path:
-        """Writes the file with its metadata, in one step; returns where: beside `path` while another program holds it.
+        """Saves a file with its metadata, whole or not at all.
 
-        Raises TrainError: disk full, folder gone.
+        Returns:
+            Where it is: `path`, or another name beside it while another program holds that open.
+
+        Raises:
+            TrainError: The disk is full or the folder cannot be written to.
         """
         metadata = (
             {}
@@ -78,7 +85,7 @@ class TrainingFileSaver:
                 return save_lora_file(
                     file, path, overwrite=True, metadata=metadata, key_format="kohya", rehash=bool(metadata)
                 )
-            except FileInUseError:  # what was trained is not to be lost for it
+            except FileInUseError:  # on Windows, where a program such as the web UI has it mapped
                 other = unused_path_beside(path)
                 self.notify(
                     f"{path.name} is open in another program or write-protected: saved as {other.name} beside it"
@@ -86,36 +93,45 @@ class TrainingFileSaver:
                 return save_lora_file(file, other, metadata=metadata, key_format="kohya", rehash=bool(metadata))
         except (FileError, OSError) as error:
             raise TrainError(
-                f"{error}; what was saved before is untouched, and the run can go on from its last state with --resume"
+                f"{error}; what was saved before is untouched, and --resume continues from the last saved state"
             ) from error
 
     def keep_last(self, kind: str) -> int | None:
-        """How many to keep; for steps how many steps back a file may be. States without a number have the files'."""
+        """How many of a kind to keep; of a step's, how many steps back. States fall back to the files' number."""
         recipe, (unit, _, is_state) = self.recipe, kind.partition("_")
         epochs, steps = recipe.save_last_n_epochs, recipe.save_last_n_steps
         if is_state:
             epochs, steps = recipe.save_last_n_epochs_state or epochs, recipe.save_last_n_steps_state or steps
         return epochs if unit == "epoch" else steps
 
-    def record_and_prune(self, kind: str, number: int, path: Path) -> None:
-        """Notes a file or state ("epoch", "step", "epoch_state", "step_state") and removes the ones beyond the last.
+    def record_and_prune(
+        self, path: Path, *, epoch: int | None = None, step: int | None = None, is_state: bool = False
+    ) -> None:
+        """Records a file or a state folder of an epoch or a step, and removes the oldest beyond `save_last_n_…`.
 
-        As in kohya's scripts: a file every 10 steps with a last of 30 leaves 20, 30, 40 and 50 after step 50.
+        As in kohya's scripts: a file every 10 steps with a last of 30 leaves 20, 30, 40 and 50 after step 50. The run's
+        own file, of neither an epoch nor a step, is not recorded.
         """
+        number = step if epoch is None else epoch
+        if number is None:
+            return
+        kind = ("step" if epoch is None else "epoch") + ("_state" if is_state else "")
         last = self.keep_last(kind)
         mine = self.kept.setdefault(kind, [])
         mine[:] = [item for item in mine if item[1] != str(path)] + [(number, str(path))]
         if last is None:
             return
-        epochs = kind.startswith("epoch")
-        gone = mine[: max(0, len(mine) - last)] if epochs else [item for item in mine if item[0] < number - last]
-        for item in gone:
+        if epoch is not None:
+            beyond = mine[: max(0, len(mine) - last)]
+        else:
+            beyond = [item for item in mine if item[0] < number - last]
+        for item in beyond:
             mine.remove(item)
             remove_saved(Path(item[1]))
 
 
 def remove_saved(path: Path) -> None:
-    """Removes a file, or a folder of plain files, or a link and not what it leads to; what is not there is fine."""
+    """Removes a file, a folder of plain files, or a link but not its target; a missing path is no error."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             for inner in path.iterdir():
@@ -126,21 +142,32 @@ def remove_saved(path: Path) -> None:
 
 
 def _as_dtype(file: LoraFile, precision: str | None) -> LoraFile:
-    """The file's tensors in the dtype asked for; as trained without one."""
+    """The file with its floating-point tensors cast to a precision; unchanged without one."""
     if precision is None:
         return file
-    dtype = _DTYPES[precision]
+    dtype = PRECISION_DTYPES[precision]
 
     def cast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
 
-    adapters = {site: type(adapter)(cast(adapter.tensors)) for site, adapter in file.adapters.items()}
+    adapters = {layer_id: type(adapter)(cast(adapter.tensors)) for layer_id, adapter in file.adapters.items()}
     embeddings = {name: cast(vectors) for name, vectors in file.embeddings.items()}
     return replace(file, adapters=adapters, embeddings=embeddings)
 
 
+def fixed_run_metadata(
+    model: TrainableModel, recipe: Recipe, data: Dataset, world_size: int, started: float
+) -> dict[str, str]:
+    """All metadata that does not change during a run: the model's, the run's and the model specification's."""
+    return {
+        **model.metadata(),
+        **run_metadata(recipe, data, world_size, started),
+        **modelspec_metadata(recipe, model.family, model.prediction, recipe.output_name),
+    }
+
+
 def run_metadata(recipe: Recipe, data: Dataset, world_size: int, started: float) -> dict[str, str]:
-    """The run in kohya's words, as the web UI and model sites show it."""
+    """The run's settings and data as kohya's `ss_*` entries, which the web UI and model sites show."""
     epochs, steps = data.run_length(world_size)
     return {
         **recipe_metadata.training_metadata(recipe),
@@ -156,12 +183,12 @@ def run_metadata(recipe: Recipe, data: Dataset, world_size: int, started: float)
 
 
 def modelspec_metadata(recipe: Recipe, family: str, prediction: str, name: str) -> dict[str, str]:
-    """Stability AI's model specification 1.0.1 (its mandatory fields, and those that are known here)."""
+    """`modelspec.*` of Stability AI's model specification 1.0.1: its mandatory fields, and others that are known."""
     architecture = MODELSPEC_ARCHITECTURES[family]
     if family == "SD2" and prediction == "v":
         architecture = "stable-diffusion-v2-768-v"
     width, height = recipe.size()
-    told = {
+    fields = {
         "sai_model_spec": "1.0.1",
         "architecture": f"{architecture}/lora",
         "implementation": "https://github.com/Stability-AI/generative-models" if family == "SDXL" else "diffusers",
@@ -180,9 +207,9 @@ def modelspec_metadata(recipe: Recipe, family: str, prediction: str, name: str) 
         "trigger_phrase": recipe.metadata_trigger_phrase or recipe.token_string,
         "usage_hint": recipe.metadata_usage_hint,
     }
-    return {f"modelspec.{key}": value for key, value in told.items() if value is not None}
+    return {f"modelspec.{key}": value for key, value in fields.items() if value is not None}
 
 
 def version_metadata() -> dict[str, str]:
-    """Who made the file."""
+    """The program that saved the file, in kohya's entry and in ours."""
     return {"ss_sd_scripts_commit_hash": f"lora-ext {__version__}", "lora_ext_version": __version__}

@@ -22,12 +22,13 @@ from ..data.content_cache import TensorCache, cache_folder, tensor_fingerprint
 from ..data.dataset import Dataset
 from ..network.trainable_network import TrainableNetwork
 from . import sample_images, training_state
+from .caption_encoder import CaptionEncoder
 from .preflight import PreflightReport, run_preflight
 from .process_group import ProcessGroup
 from .regularisation_images import generate_missing_images, missing_regularisation_images
 from .training_log import ExperimentTracker
 from .training_state import TrainingState
-from .training_step import CaptionEncoder, keyed_generator
+from .training_step import keyed_generator
 
 
 def training_model_options(recipe: Recipe) -> TrainingModelOptions:

@@ -5,14 +5,14 @@ Nothing in here waits for the device: what is drawn is drawn on the CPU and sent
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...protocols import TextConditioning, TrainableModel
+from ...protocols import TrainableModel
 from ..config.optimizers import (
     build_optimizer,
     build_scheduler,
@@ -23,15 +23,11 @@ from ..config.optimizers import (
 )
 from ..config.recipe import Recipe
 from ..data.batch import Batch
-from ..data.content_cache import TensorCache, content_key
 from ..data.sample_order import keyed_random_number
 from ..network.trainable_network import TrainableNetwork
+from .caption_encoder import CaptionEncoder
 from .loss import add_noise, batch_loss, loss_target, sample_noise, sample_timesteps, training_alphas_cumprod
 from .process_group import ProcessGroup
-
-CAPTION_CACHE_BYTES = 2**29
-"""Bytes of text-encoder outputs that are kept, where the text encoder does not learn."""
-
 
 STEPS_BETWEEN_NORMS = 10
 """Steps from one look at ‖ΔW‖ to the next, where nothing limits it."""
@@ -47,74 +43,6 @@ def send_to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-class CaptionEncoder:
-    """Captions → contexts. Where no gradient is wanted each caption is read once and kept, the latest used longest."""
-
-    def __init__(self, model: TrainableModel, recipe: Recipe, *, with_gradients: bool) -> None:
-        self.model, self.recipe, self.with_gradients = model, recipe, with_gradients
-        self._contexts: OrderedDict[str, TextConditioning] = OrderedDict()
-        self._bytes = 0
-        self._disk_cache: TensorCache | None = None
-        self._key_parts: tuple[object, ...] = ()
-
-    def cache_on_disk(self, store: TensorCache, *key_parts: object) -> None:
-        """Keeps on disk too what is read; about: all that it depends on besides the caption."""
-        self._disk_cache, self._key_parts = store, key_parts
-
-    def __call__(self, captions: Sequence[str]) -> TextConditioning:
-        """One context for the batch, (n, 77·chunks, width)."""
-        if self.with_gradients:
-            return self._encode(captions)
-        with torch.no_grad():
-            for caption in dict.fromkeys(captions):
-                if caption not in self._contexts:
-                    self._keep(caption, self._load_or_encode(caption))
-        found = [self._contexts[caption] for caption in captions]
-        for caption in captions:
-            self._contexts.move_to_end(caption)
-        longest = max(context.states.shape[1] for context in found)
-        states = torch.cat([self._padded(context.states, longest) for context in found])
-        pooled = [context.pooled for context in found if context.pooled is not None]
-        while self._bytes > CAPTION_CACHE_BYTES and len(self._contexts) > len(found):
-            self._bytes -= self._contexts.popitem(last=False)[1].states.nbytes
-        return TextConditioning(states, torch.cat(pooled) if pooled else None)
-
-    def _encode(self, captions: Sequence[str]) -> TextConditioning:
-        recipe = self.recipe
-        return self.model.encode_text(
-            captions, clip_skip=recipe.clip_skip or 1, max_token_length=recipe.max_token_length
-        )
-
-    def _load_or_encode(self, caption: str) -> TextConditioning:
-        """A caption's context from disk if it is there."""
-        key = content_key("caption", *self._key_parts, caption)
-        stored = self._disk_cache.get(key) if self._disk_cache is not None else None
-        if stored is not None:
-            device = self.model.device
-            pooled = stored.get("pooled")
-            return TextConditioning(stored["states"].to(device), None if pooled is None else pooled.to(device))
-        context = self._encode([caption])
-        if self._disk_cache is not None:
-            found = {"states": context.states, "pooled": context.pooled}
-            self._disk_cache.add(key, {name: tensor for name, tensor in found.items() if tensor is not None})
-        return context
-
-    def _keep(self, caption: str, context: TextConditioning) -> None:
-        self._contexts[caption] = context
-        self._bytes += context.states.nbytes
-
-    def _padded(self, states: Tensor, length: int) -> Tensor:
-        """States with empty chunks behind them, as the text encoder gives for a shorter caption in a batch."""
-        missing = length - states.shape[1]
-        if not missing:
-            return states
-        if "" not in self._contexts:
-            with torch.no_grad():
-                self._keep("", self._encode([""]))
-        blank = self._contexts[""].states
-        return torch.cat([states, *[blank] * (missing // blank.shape[1])], dim=1)
 
 
 class TrainingObjective:
@@ -285,7 +213,16 @@ class TrainingStepper:
             (self.optimizer.eval if inference else self.optimizer.train)()  # type: ignore[attr-defined]
         self.network.train(not inference)
 
-    # --- to go on later
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Inside, `set_inference(True)` holds."""
+        self.set_inference(True)
+        try:
+            yield
+        finally:
+            self.set_inference(False)
+
+    # --- saved states
 
     def state_tensors(self) -> dict[str, Any]:
         """All that changes from step to step, on the CPU."""
