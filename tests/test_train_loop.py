@@ -115,7 +115,7 @@ def test_what_is_trained_is_what_is_applied(network: str, tmp_path: Path) -> Non
         generator = torch.Generator().manual_seed(1)
         x = torch.randn(2, 4, 8, 8, generator=generator)
         with torch.no_grad():
-            return model.predict(x, torch.tensor([10, 700]), model.text(["a thing", "number"]))
+            return model.predict(x, torch.tensor([10, 700]), model.encode_text(["a thing", "number"]))
 
     plain = noise(host)
 

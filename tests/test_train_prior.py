@@ -93,10 +93,10 @@ def test_the_loss_is_the_distance_from_the_model_alone(parts: Any, mixed: Batch)
             said.append((noisy, timesteps, predict(noisy, timesteps, context, sizes).detach()))
             return predict(noisy, timesteps, context, sizes)
 
-    objective.trainee = Listening(host.model)
+    objective.model = Listening(host.model)
     value = float(objective(batch))
     (noisy, steps, ours), (again, _, plain) = said
-    assert torch.equal(noisy, again) and torch.equal(host.predict(noisy, steps, host.text(batch.captions)), ours)
+    assert torch.equal(noisy, again) and torch.equal(host.predict(noisy, steps, host.encode_text(batch.captions)), ours)
     with network.detached(), torch.no_grad():
-        assert torch.equal(host.predict(noisy, steps, host.text(batch.captions)), plain)
+        assert torch.equal(host.predict(noisy, steps, host.encode_text(batch.captions)), plain)
     assert value == pytest.approx(float((ours - plain).square().mean()) * WEIGHT * batch.scale, rel=1e-5)
