@@ -1,7 +1,7 @@
-"""`Recipe`: every knob of training, once; command line, config file, form and metadata are made from it.
+"""`Recipe`: every option of training; command line, config file, form and metadata are generated from it.
 
-Names are those of kohya's `train_network.py`; its `network_args` are knobs of their own here. Defaults are its too,
-but for three that suit a LoRA better: `learning_rate`, `caption_extension` and `output_name`.
+Names and defaults are those of kohya's `train_network.py`, and its `network_args` are options of their own here. Three
+defaults suit a LoRA better: `learning_rate`, `caption_extension` and `output_name`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from ...precisions import MIXED_PRECISIONS, TRAINED_FILE_PRECISIONS
 
 @dataclass(frozen=True)
 class RecipeOption:
-    """What a face shows of a field: `kind` is "", "file" or "folder"; `low` and `high` are included, None is open."""
+    """How an option is shown and which values it accepts.
+
+    Attributes:
+        help: One line for the command line and the form.
+        group: The heading it is shown under.
+        choices: The accepted values; empty for any.
+        low: The smallest accepted number; None for any.
+        high: The largest accepted number; None for any.
+        basic: Whether the form shows it among the basic options.
+        kind: "file" or "folder" for a path, else "".
+    """
 
     help: str
     group: str
@@ -26,47 +36,55 @@ class RecipeOption:
 
 
 def recipe_option(default: Any, help: str, group: str, choices: tuple[str, ...] = (), **more: Any) -> Any:
-    """A dataclass field with its `RecipeOption`."""
-    return field(default=default, metadata={"knob": RecipeOption(help, group, choices, **more)})
+    """A dataclass field that carries a `RecipeOption`; `more` are its further attributes."""
+    return field(default=default, metadata={"option": RecipeOption(help, group, choices, **more)})
 
 
 NETWORK_MODULES = ("lierla", "c3lier", "dylora")
 PRIOR_LOSS_TARGETS = ("picture", "model")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 MAX_STEPS = 10_000_000
-"""Steps or epochs of a run, at most: a slip of the finger should not start one that never ends."""
+"""Largest number of steps or epochs, so that a typing error does not start an endless run."""
 MAX_SIDE_PIXELS = 16384
-"""Pixels of a picture's side, at most."""
+"""Largest side of a training picture, in pixels."""
 RESIZE_INTERPOLATIONS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")
 
 
 class UserOptimizerClass(str):
-    """`module.Class` of an optimizer that the user typed on the command line, which makes it importable.
+    """`module.Class` of an optimizer that the user typed on the command line; only then the module is imported.
 
-    Only the command line's parser makes one. Plain text from anywhere else (a request, metadata, a preset, a config
-    or a saved run) is looked up in the table of known optimizers and imports nothing.
+    Only the command line's parser makes one. Text from anywhere else (a request, metadata, a preset, a config file or a
+    saved run) is looked up in the table of known optimizers, because importing a module runs its code.
     """
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run. None means "not set"; what that does is in the help."""
+    """The settings of one training run; None means "not set". Each option's help says what it does.
 
-    # --- what is trained on
+    Example:
+        >>> recipe = Recipe(network_module="c3lier", network_dim=8, resolution="512,768", unet_lr=2e-4)
+        >>> recipe.size(), recipe.rate("unet"), recipe.rate("te")
+        ((512, 768), 0.0002, 0.0001)
+    """
+
+    # --- base model
     pretrained_model_name_or_path: str | None = recipe_option(
         None, "checkpoint file or diffusers folder to train on", "model", basic=True, kind="file"
     )
-    v2: bool = recipe_option(False, "the model is Stable Diffusion 2.x; without it told from the model", "model")
-    v_parameterization: bool = recipe_option(False, "the model predicts v; without it told from the model", "model")
+    v2: bool = recipe_option(False, "the model is Stable Diffusion 2.x; detected if not set", "model")
+    v_parameterization: bool = recipe_option(False, "the model predicts v; detected if not set", "model")
     clip_skip: int | None = recipe_option(
-        None, "which layer of the text encoder speaks, from the end", "model", low=1, high=12
+        None, "text-encoder layer that is used, counted from the end", "model", low=1, high=12
     )
     # --- network
     network_module: str = recipe_option(
         "lierla", "which network: LierLa, C3Lier, DyLoRA", "network", NETWORK_MODULES, basic=True
     )
     network_dim: int = recipe_option(4, "rank of Linear and 1x1 layers", "network", low=1, high=1024, basic=True)
-    network_alpha: float = recipe_option(1.0, "acts with alpha / rank", "network", low=0, high=1024, basic=True)
+    network_alpha: float = recipe_option(
+        1.0, "LoRA alpha; the update is scaled by alpha / rank", "network", low=0, high=1024, basic=True
+    )
     conv_dim: int | None = recipe_option(
         None, "rank of 3x3 layers (C3Lier, DyLoRA)", "network", low=1, high=1024, basic=True
     )
@@ -76,7 +94,7 @@ class Recipe:
     network_train_unet_only: bool = recipe_option(False, "leave the text encoder alone", "network", basic=True)
     network_train_text_encoder_only: bool = recipe_option(False, "leave the U-Net alone", "network")
     network_dropout: float | None = recipe_option(
-        None, "share of thin channels' values dropped", "network", low=0, high=0.99
+        None, "dropout of the values between the two factors", "network", low=0, high=0.99
     )
     rank_dropout: float | None = recipe_option(
         None, "share of ranks dropped for each picture", "network", low=0, high=0.99
@@ -88,10 +106,10 @@ class Recipe:
         None, "largest norm of a layer's change; 1 is usual", "network", low=0
     )
     # --- DyLoRA
-    unit: int = recipe_option(4, "ranks drawn together; every multiple of it works alone", "dylora", low=1)
+    unit: int = recipe_option(4, "ranks drawn together; the file can be cut to any multiple of it", "dylora", low=1)
     dylora_variant: str = recipe_option(
         "unit",
-        "what a step teaches: unit (the drawn one), prefix (all up to it), kohya (the older script's rule)",
+        "ranks that a step trains: unit (the drawn unit), prefix (all ranks up to it), kohya (the older script's rule)",
         "dylora",
         ("unit", "prefix", "kohya"),
     )
@@ -112,11 +130,11 @@ class Recipe:
         None, "25 alphas of 3x3 layers; else conv_alpha", "blocks"
     )
     # --- learning
-    learning_rate: float = recipe_option(1e-4, "step size where no other is set", "learning", low=0, basic=True)
+    learning_rate: float = recipe_option(1e-4, "learning rate where no other is set", "learning", low=0, basic=True)
     unet_lr: float | None = recipe_option(None, "learning rate of the U-Net", "learning", low=0)
     text_encoder_lr: float | None = recipe_option(None, "learning rate of the text encoder", "learning", low=0)
     max_train_epochs: int | None = recipe_option(
-        None, "how often to go through the pictures", "learning", low=1, high=MAX_STEPS, basic=True
+        None, "epochs: passes over all pictures", "learning", low=1, high=MAX_STEPS, basic=True
     )
     max_train_steps: int = recipe_option(
         1600, "steps, where max_train_epochs is not set", "learning", low=1, high=MAX_STEPS, basic=True
@@ -124,32 +142,34 @@ class Recipe:
     train_batch_size: int = recipe_option(1, "pictures in a step", "learning", low=1, high=256, basic=True)
     gradient_accumulation_steps: int = recipe_option(1, "batches whose gradients make one step", "learning", low=1)
     seed: int | None = recipe_option(
-        None, "same seed, same run; drawn and noted where not set", "learning", low=0, high=2**63 - 1
+        None, "random seed; drawn and recorded if not set", "learning", low=0, high=2**63 - 1
     )
-    max_grad_norm: float = recipe_option(1.0, "longest gradient; 0 is no limit", "learning", low=0)
+    max_grad_norm: float = recipe_option(1.0, "gradient clipping: largest norm; 0 is no limit", "learning", low=0)
     # --- optimizer
     optimizer_type: str = recipe_option(
         "AdamW", "AdamW, AdamW8bit, Lion, Adafactor, Prodigy, SGD …", "optimizer", basic=True
     )
     optimizer_args: tuple[str, ...] = recipe_option((), "name=value, such as weight_decay=0.01", "optimizer")
-    lr_scheduler: str = recipe_option("constant", "how the learning rate moves", "optimizer", LR_SCHEDULERS, basic=True)
-    lr_warmup_steps: float = recipe_option(0.0, "steps of rising rate; below 1 a share of all", "optimizer", low=0)
+    lr_scheduler: str = recipe_option("constant", "learning-rate schedule", "optimizer", LR_SCHEDULERS, basic=True)
+    lr_warmup_steps: float = recipe_option(0.0, "warm-up steps; below 1 a share of all steps", "optimizer", low=0)
     lr_scheduler_num_cycles: int = recipe_option(1, "restarts of cosine_with_restarts", "optimizer", low=1)
     lr_scheduler_power: float = recipe_option(1.0, "power of polynomial", "optimizer", low=0)
     # --- loss
     loss_type: str = recipe_option(
         "l2", "distance of prediction and target", "loss", ("l2", "l1", "huber", "smooth_l1")
     )
-    huber_schedule: str = recipe_option("snr", "how huber_c moves", "loss", ("constant", "exponential", "snr"))
-    huber_c: float = recipe_option(0.1, "where Huber turns from square to straight", "loss", low=1e-6)
-    huber_scale: float = recipe_option(1.0, "factor of huber_c with the schedule constant", "loss", low=1e-6)
+    huber_schedule: str = recipe_option("snr", "schedule of huber_c", "loss", ("constant", "exponential", "snr"))
+    huber_c: float = recipe_option(0.1, "Huber threshold between the quadratic and the linear part", "loss", low=1e-6)
+    huber_scale: float = recipe_option(1.0, "factor of huber_c", "loss", low=1e-6)
     min_snr_gamma: float | None = recipe_option(
         None, "limit of a timestep's weight; 5 is usual", "loss", low=0, basic=True
     )
     scale_v_pred_loss_like_noise_pred: bool = recipe_option(False, "v-prediction weighed like epsilon", "loss")
     v_pred_like_loss: float | None = recipe_option(None, "share of a v-like loss added", "loss", low=0)
     debiased_estimation_loss: bool = recipe_option(False, "debiased estimation (arXiv 2310.08442)", "loss")
-    noise_offset: float | None = recipe_option(None, "noise common to a picture's channel; 0.1 is usual", "loss", low=0)
+    noise_offset: float | None = recipe_option(
+        None, "noise offset of each channel of a picture; 0.1 is usual", "loss", low=0
+    )
     noise_offset_random_strength: bool = recipe_option(False, "noise_offset drawn up to its value", "loss")
     adaptive_noise_scale: float | None = recipe_option(
         None, "noise_offset grows by this times the latents' mean", "loss"
@@ -168,7 +188,10 @@ class Recipe:
     masked_loss: bool = recipe_option(False, "weigh the loss by masks from conditioning_data_dir or alpha", "loss")
     prior_loss_weight: float = recipe_option(1.0, "weight of regularisation pictures", "loss", low=0)
     prior_loss_target: str = recipe_option(
-        "picture", "what regularisation keeps: the pictures, or what the model says of them", "loss", PRIOR_LOSS_TARGETS
+        "picture",
+        "target for regularisation pictures: the pictures, or the base model's own predictions",
+        "loss",
+        PRIOR_LOSS_TARGETS,
     )
     # --- data
     train_data_dir: str | None = recipe_option(
@@ -177,7 +200,7 @@ class Recipe:
     reg_data_dir: str | None = recipe_option(
         None, "regularisation pictures, same naming", "data", basic=True, kind="folder"
     )
-    reg_generate: bool = recipe_option(False, "draw missing regularisation pictures with the model", "data")
+    reg_generate: bool = recipe_option(False, "generate missing regularisation pictures with the model", "data")
     dataset_config: str | None = recipe_option(
         None, "kohya's dataset toml (takes the place of the folders)", "data", kind="file"
     )
@@ -196,9 +219,9 @@ class Recipe:
     resize_interpolation: str | None = recipe_option(
         None, "how pictures are resized", "pictures", RESIZE_INTERPOLATIONS
     )
-    flip_aug: bool = recipe_option(False, "mirror every other time", "pictures", basic=True)
+    flip_aug: bool = recipe_option(False, "mirror pictures at random, half of the time", "pictures", basic=True)
     color_aug: bool = recipe_option(False, "vary hue and gamma", "pictures")
-    random_crop: bool = recipe_option(False, "crop at a drawn place instead of the centre", "pictures")
+    random_crop: bool = recipe_option(False, "crop at a random place instead of the centre", "pictures")
     face_crop_aug_range: str | None = recipe_option(
         None, "crop around the face by these factors, such as 2.0,4.0", "pictures"
     )
@@ -208,55 +231,59 @@ class Recipe:
     caption_separator: str = recipe_option(",", "what separates tags", "captions")
     shuffle_caption: bool = recipe_option(False, "shuffle the tags", "captions", basic=True)
     keep_tokens: int = recipe_option(0, "first tags that stay in place", "captions", low=0, high=255, basic=True)
-    keep_tokens_separator: str = recipe_option("", "what comes before this stays in place", "captions")
-    secondary_separator: str | None = recipe_option(None, "tags joined by this are one", "captions")
-    enable_wildcard: bool = recipe_option(False, "{a|b} and lines of a caption are drawn from", "captions")
+    keep_tokens_separator: str = recipe_option("", "tags before this separator stay in place", "captions")
+    secondary_separator: str | None = recipe_option(None, "tags joined by this separator count as one", "captions")
+    enable_wildcard: bool = recipe_option(False, "choose at random from {a|b} and from a caption's lines", "captions")
     caption_prefix: str | None = recipe_option(None, "put before every caption", "captions")
     caption_suffix: str | None = recipe_option(None, "put after every caption", "captions")
     caption_dropout_rate: float = recipe_option(0.0, "share of captions left empty", "captions", low=0, high=1)
     caption_dropout_every_n_epochs: int = recipe_option(0, "no captions in every n-th epoch", "captions", low=0)
     caption_tag_dropout_rate: float = recipe_option(0.0, "share of tags left out", "captions", low=0, high=1)
-    token_warmup_min: int = recipe_option(1, "tags at the start", "captions", low=1)
+    token_warmup_min: int = recipe_option(1, "number of tags at the start of the warm-up", "captions", low=1)
     token_warmup_step: float = recipe_option(0.0, "steps (below 1: share) until all tags are used", "captions", low=0)
     max_token_length: int = recipe_option(75, "tokens of a caption: 75, 150 or 225", "captions", low=75, high=225)
     # --- caches
     cache_latents: bool = recipe_option(False, "encode every picture once, kept in memory", "cache", basic=True)
-    cache_latents_to_disk: bool = recipe_option(False, "and keep them on disk", "cache")
+    cache_latents_to_disk: bool = recipe_option(False, "keep the cached latents on disk", "cache")
     vae_batch_size: int = recipe_option(1, "pictures encoded together", "cache", low=1)
     cache_text_encoder_outputs: bool = recipe_option(
-        False, "read every caption once (no text encoder training)", "cache"
+        False, "encode every caption once (without text-encoder training)", "cache"
     )
-    cache_text_encoder_outputs_to_disk: bool = recipe_option(False, "and keep it on disk", "cache")
+    cache_text_encoder_outputs_to_disk: bool = recipe_option(
+        False, "keep the cached text-encoder outputs on disk", "cache"
+    )
     # --- machine
     mixed_precision: str = recipe_option("no", "compute in half precision", "machine", MIXED_PRECISIONS, basic=True)
-    gradient_checkpointing: bool = recipe_option(False, "less memory, slower", "machine", basic=True)
+    gradient_checkpointing: bool = recipe_option(
+        False, "recompute activations: less memory, slower", "machine", basic=True
+    )
     sdpa: bool = recipe_option(False, "torch's attention", "machine")
     xformers: bool = recipe_option(False, "xformers' attention", "machine")
     torch_compile: bool = recipe_option(False, "compile the U-Net", "machine")
     no_half_vae: bool = recipe_option(False, "VAE in full precision", "machine")
     device: str | None = recipe_option(None, "where to train: cuda, cuda:1, cpu, mps", "machine")
     # --- pivotal tuning
-    token_string: str | None = recipe_option(None, "a new word whose embedding is learned first", "pivotal")
-    init_word: str | None = recipe_option(None, "what the new word begins as", "pivotal")
-    num_vectors_per_token: int = recipe_option(1, "vectors of the new word", "pivotal", low=1, high=75)
-    inversion_steps: int = recipe_option(500, "steps for the new word alone", "pivotal", low=1, high=MAX_STEPS)
-    inversion_lr: float = recipe_option(5e-4, "its learning rate", "pivotal", low=0)
-    inversion_continue: bool = recipe_option(False, "keep learning it beside the network", "pivotal")
+    token_string: str | None = recipe_option(None, "new token whose embedding is trained first", "pivotal")
+    init_word: str | None = recipe_option(None, "word that the new token's embedding starts from", "pivotal")
+    num_vectors_per_token: int = recipe_option(1, "vectors of the new token", "pivotal", low=1, high=75)
+    inversion_steps: int = recipe_option(500, "steps that train the new token alone", "pivotal", low=1, high=MAX_STEPS)
+    inversion_lr: float = recipe_option(5e-4, "learning rate of the new token", "pivotal", low=0)
+    inversion_continue: bool = recipe_option(False, "keep training the token together with the network", "pivotal")
     # --- saving
     output_dir: str | None = recipe_option(None, "folder for the results", "saving", basic=True, kind="folder")
     output_name: str = recipe_option("last", "name of the file", "saving", basic=True)
     save_precision: str | None = recipe_option(
         None, "dtype of the file; else as trained", "saving", TRAINED_FILE_PRECISIONS
     )
-    save_every_n_epochs: int | None = recipe_option(None, "save every so many epochs", "saving", low=1, basic=True)
-    save_every_n_steps: int | None = recipe_option(None, "save every so many steps", "saving", low=1)
+    save_every_n_epochs: int | None = recipe_option(None, "save a file every n epochs", "saving", low=1, basic=True)
+    save_every_n_steps: int | None = recipe_option(None, "save a file every n steps", "saving", low=1)
     save_last_n_epochs: int | None = recipe_option(None, "keep only the last n epoch files", "saving", low=1)
     save_last_n_steps: int | None = recipe_option(None, "keep only files of the last n steps", "saving", low=1)
-    save_state: bool = recipe_option(False, "with each file all that resuming needs", "saving")
-    save_state_on_train_end: bool = recipe_option(False, "only at the end", "saving")
+    save_state: bool = recipe_option(False, "save a state for resuming with each file", "saving")
+    save_state_on_train_end: bool = recipe_option(False, "save a state for resuming at the end", "saving")
     save_last_n_epochs_state: int | None = recipe_option(None, "keep only the last n epochs' states", "saving", low=1)
     save_last_n_steps_state: int | None = recipe_option(None, "keep only states of the last n steps", "saving", low=1)
-    resume: str | None = recipe_option(None, "a saved state's folder to go on from", "saving", kind="folder")
+    resume: str | None = recipe_option(None, "folder of a saved state to resume from", "saving", kind="folder")
     no_metadata: bool = recipe_option(False, "write no ss_* metadata", "saving")
     training_comment: str | None = recipe_option(None, "a remark for the metadata", "saving", basic=True)
     metadata_title: str | None = recipe_option(None, "title in the metadata", "saving")
@@ -269,36 +296,36 @@ class Recipe:
     # --- samples
     sample_prompts: str | None = recipe_option(None, "file of prompts, one a line", "samples", basic=True, kind="file")
     sample_every_n_epochs: int | None = recipe_option(
-        None, "draw them every so many epochs", "samples", low=1, basic=True
+        None, "generate samples every n epochs", "samples", low=1, basic=True
     )
-    sample_every_n_steps: int | None = recipe_option(None, "draw them every so many steps", "samples", low=1)
-    sample_at_first: bool = recipe_option(False, "draw them before the first step", "samples")
+    sample_every_n_steps: int | None = recipe_option(None, "generate samples every n steps", "samples", low=1)
+    sample_at_first: bool = recipe_option(False, "generate samples before the first step", "samples")
     sample_sampler: str = recipe_option("ddim", "sampler", "samples")
     # --- logging
     logging_dir: str | None = recipe_option(None, "folder for TensorBoard", "logging", kind="folder")
     log_with: str | None = recipe_option(None, "tracker", "logging", ("tensorboard", "wandb", "all"))
-    log_prefix: str | None = recipe_option(None, "begins the name of the run's log folder", "logging")
+    log_prefix: str | None = recipe_option(None, "prefix of the run's log folder", "logging")
     log_tracker_name: str | None = recipe_option(None, "name of the run in the tracker", "logging")
 
-    # --- what follows from them
+    # --- derived values
 
     @property
     def trains_unet(self) -> bool:
-        """Whether the U-Net gets modules."""
+        """Whether the U-Net is trained."""
         return not self.network_train_text_encoder_only
 
     @property
     def trains_text(self) -> bool:
-        """Whether the text encoder gets modules."""
+        """Whether the text encoders are trained."""
         return not self.network_train_unet_only
 
     @property
     def is_dylora(self) -> bool:
-        """Whether prefixes of the rank are drawn."""
+        """Whether the network is a DyLoRA."""
         return self.network_module == "dylora"
 
     def rate(self, part: str) -> float:
-        """The learning rate of a part: "unet", "te", "te2"."""
+        """The learning rate of a part: "unet", "te" or "te2"."""
         own = self.unet_lr if part == "unet" else self.text_encoder_lr
         return self.learning_rate if own is None else own
 
@@ -309,5 +336,9 @@ class Recipe:
 
 
 def recipe_options() -> dict[str, tuple[Field[Any], RecipeOption]]:
-    """name → (dataclass field, knob), in order; `field.type` is the annotation's text."""
-    return {f.name: (f, f.metadata["knob"]) for f in fields(Recipe)}
+    """Lists all options in order.
+
+    Returns:
+        Name → (dataclass field, option). The field's `type` is the annotation's text.
+    """
+    return {f.name: (f, f.metadata["option"]) for f in fields(Recipe)}
