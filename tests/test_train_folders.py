@@ -162,8 +162,11 @@ def test_kohya_s_dataset_file(tmp_path: Path) -> None:
         ),
         ("[generel]", "did you mean 'general'"),
         ("[[datasets]]\nkeep_token=1\n[[datasets.subsets]]\nimage_dir='one'", "did you mean 'keep_tokens'"),
-        ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='one'\nkeep_tokens='two'", "keep_tokens is a whole number"),
-        ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='one'\nnum_repeats=0", "num_repeats is 1 or more"),
+        (
+            "[[datasets]]\n[[datasets.subsets]]\nimage_dir='one'\nkeep_tokens='two'",
+            "keep_tokens must be a whole",
+        ),
+        ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='one'\nnum_repeats=0", "num_repeats must be 1 or more"),
         ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='ones'", "did you mean 'one'"),
         ("[[datasets]]\n[[datasets.subsets]]\nnum_repeats=2", "no image_dir"),
         ("[datasets]", "two brackets"),

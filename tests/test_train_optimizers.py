@@ -108,7 +108,7 @@ def test_wrong_names_and_settings_are_told() -> None:
         ("AdamV", (), "did you mean"),
         ("AdamW", ("weight_decai=1",), "did you mean 'weight_decay'"),
         ("AdamW", ("betas=2",), "optimizer_args"),
-        ("AdamW", ("lr=3",), "lr changes nothing here; give learning_rate"),
+        ("AdamW", ("lr=3",), "lr has no effect; set learning_rate"),
         ("torch.optim.Nothing", (), "no optimizer"),
         ("nowhere.Adam", (), "pip install nowhere"),
     ):

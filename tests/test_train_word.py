@@ -195,7 +195,7 @@ def test_words_that_no_prompt_could_call_are_refused(word: str, told: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("word", "told"), [("[v]", r"write \[v\] there"), ("<s1>", "with blanks around it"), ("s*", "with blanks around")]
+    ("word", "told"), [("[v]", r"write \[v\] in prompts"), ("<s1>", "put blanks around"), ("s*", "put blanks around")]
 )
 def test_how_a_word_is_written_in_prompts_is_told(word: str, told: str) -> None:
     assert any(told in sentence for sentence in recipe_advice(Recipe(token_string=word)))

@@ -372,7 +372,7 @@ def test_a_files_settings_are_a_beginning(api: Client, tmp_path: Path) -> None:
     api.studio.catalogue.refresh()
     found = api("GET", "/train/begin?name=told")
     settings = {"network_dim": 16, "lr_scheduler": "cosine", "optimizer_type": "Lion", "optimizer_args": ["x=1"]}
-    assert found == {"settings": settings, "told": ["ss_zeros = 7 is no setting here; it is left out"]}
+    assert found == {"settings": settings, "told": ["ss_zeros = 7 is not a setting here; it is left out"]}
 
 
 def test_the_api_works_with_the_web_ui_s_pydantic() -> None:

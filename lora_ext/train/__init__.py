@@ -1,1 +1,1 @@
-"""Training: recipe (every knob, once), networks, loss, optimizers, data, the loop."""
+"""Training of LierLa, C3Lier and DyLoRA networks: `config`, `data`, `network` and `run`, each above the one before."""

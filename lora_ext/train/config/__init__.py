@@ -1,0 +1,1 @@
+"""Training settings: the recipe, its checks, its formats, optimizers and block settings."""

@@ -1,7 +1,7 @@
-"""What each U-Net block gets: a weight on its learning rate, a rank and an alpha.
+"""Settings of each U-Net block: a weight on its learning rate, a rank and an alpha.
 
-The rules are kohya's (`networks/lora.py`): 12 numbers or a curve for the blocks on the way down and up, one for the
-middle; 25 ranks and alphas. SDXL has 9 blocks a side; there the same rules make vectors of 9/1/9 and 19.
+The rules are kohya's (`networks/lora.py`): 12 numbers or a curve for the down and the up blocks, one number for the
+middle; 25 ranks and alphas. SDXL has 9 blocks a side; there the same rules give 9/1/9 weights and 19 ranks.
 """
 
 from __future__ import annotations
@@ -26,14 +26,26 @@ BLOCK_WEIGHT_CURVES: Mapping[str, Callable[[float], float]] = MappingProxyType(
         "zeros": lambda x: 0.0,
     }
 )
-"""Curve → its value at x, 0 at a side's first block and 1 at its last."""
+"""Curve → its value at x, which is 0 at a side's first block and 1 at its last."""
 
 
 def parse_side_weights(text: str | None, count: int = 12) -> tuple[float, ...]:
-    """The weights of one side's `count` blocks from `down_lr_weight` or `up_lr_weight`; ones for None.
+    """Parses the learning-rate weights of one side (`down_lr_weight` or `up_lr_weight`).
 
-    Numbers: an empty place is 0, missing ones at the end are 1, surplus ones are left out. A curve's name may end in
-    `+offset`. Raises BlockError with the nearest curve.
+    Args:
+        text: Numbers separated by commas, or a curve's name with an optional `+offset`; None or "" means ones. An empty
+            number is 0, missing numbers at the end are 1, surplus ones are ignored.
+        count: Blocks of the side.
+
+    Returns:
+        `count` weights.
+
+    Raises:
+        BlockError: Neither numbers nor a curve, with the nearest curve.
+
+    Example:
+        >>> parse_side_weights("linear+0.5", 3), parse_side_weights("0,,2", 4)
+        ((0.5, 1.0, 1.5), (0.0, 0.0, 2.0, 1.0))
     """
     if text is None or not text.strip():
         return (1.0,) * count
@@ -50,9 +62,17 @@ def parse_side_weights(text: str | None, count: int = 12) -> tuple[float, ...]:
 
 
 def block_rate_weights(recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> dict[str, float]:
-    """Block label → weight of its learning rate. At or below `block_lr_zero_threshold` it is 0: no modules there.
+    """Weights of the blocks' learning rates.
 
-    Raises BlockError for what does not parse, and for a negative weight.
+    Args:
+        recipe: The settings.
+        family: The U-Net's blocks.
+
+    Returns:
+        Block label → weight; 0 at or below `block_lr_zero_threshold`, where a block gets no modules.
+
+    Raises:
+        BlockError: A text that does not parse, or a negative weight.
     """
     half = len(family.blocks) // 2
     mid = (recipe.mid_lr_weight or "1").split(",")[0]
@@ -62,14 +82,14 @@ def block_rate_weights(recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> dict[s
         *parse_side_weights(recipe.up_lr_weight, half),
     )
     if min(vector) < 0:
-        raise BlockError(f"a block's learning rate cannot be weighed with {min(vector):g}; give 0 or more")
+        raise BlockError(f"the weight of a block's learning rate is {min(vector):g}; give 0 or more")
     limit = recipe.block_lr_zero_threshold
     return {name: w if w > limit else 0.0 for name, w in zip(family.blocks, vector, strict=True)}
 
 
 @dataclass(frozen=True)
 class RankAndAlpha:
-    """A module's rank and alpha; it acts with alpha / rank."""
+    """A module's rank and alpha; its update is scaled by alpha / rank."""
 
     rank: int
     alpha: float
@@ -87,10 +107,15 @@ def is_wider_than_1x1(shape: tuple[int, ...]) -> bool:
 
 
 def is_trained_layer(layer_id: LayerId, shape: tuple[int, ...], recipe: Recipe) -> bool:
-    """Whether the network trains a layer here, as kohya's scripts choose by class.
+    """Whether a recipe trains a layer, chosen by module class as kohya's scripts do.
 
-    Transformer2DModel's Linear and 1x1 layers, CLIP's attention and MLP; with 3x3 layers wanted also all of
-    ResnetBlock2D, Downsample2D and Upsample2D. Norms never.
+    Linear and 1x1 layers of Transformer2DModel, attention and MLP of CLIP; with 3x3 layers also all of ResnetBlock2D,
+    Downsample2D and Upsample2D. Norms are never trained.
+
+    Args:
+        layer_id: The layer.
+        shape: The shape of its weight.
+        recipe: The settings.
     """
     if len(shape) < 2:
         return False
@@ -104,14 +129,23 @@ def is_trained_layer(layer_id: LayerId, shape: tuple[int, ...], recipe: Recipe) 
 
 
 class ModuleRanks:
-    """Rank and alpha of every module, from the recipe's four 25-value lists and its single values."""
+    """Rank and alpha of every module, from the recipe's per-block lists and its single values.
+
+    Attributes:
+        recipe: The settings.
+        family: The U-Net's blocks.
+        rate_weights: Block label → weight of its learning rate.
+        text_encoder: Rank and alpha in text encoders.
+        narrow_by_block: Block label → rank and alpha of Linear and 1x1 layers.
+        wide_by_block: Block label → rank and alpha of 3x3 layers.
+    """
 
     def __init__(self, recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> None:
         self.recipe, self.family = recipe, family
         self.rate_weights = block_rate_weights(recipe, family)
-        thin = RankAndAlpha(recipe.network_dim, recipe.network_alpha)
-        self.text_encoder = thin
-        self.narrow_by_block = self._table(recipe.block_dims, recipe.block_alphas, thin)
+        narrow = RankAndAlpha(recipe.network_dim, recipe.network_alpha)
+        self.text_encoder = narrow
+        self.narrow_by_block = self._table(recipe.block_dims, recipe.block_alphas, narrow)
         self.wide_by_block = self._table(
             recipe.conv_block_dims, recipe.conv_block_alphas, conv3x3_rank_and_alpha(recipe)
         )
@@ -119,7 +153,7 @@ class ModuleRanks:
     def _table(
         self, dims: tuple[int, ...] | None, alphas: tuple[float, ...] | None, other: RankAndAlpha
     ) -> Mapping[str, RankAndAlpha]:
-        """Block label → size. Raises TrainError for a list of another length."""
+        """Block label → rank and alpha. Raises TrainError for a list of another length."""
         blocks = self.family.blocks
         for values in (dims, alphas):
             if values is not None and len(values) != len(blocks):
@@ -129,7 +163,7 @@ class ModuleRanks:
         return dict(zip(blocks, map(RankAndAlpha, ranks, alphas or (other.alpha,) * len(blocks)), strict=True))
 
     def for_layer(self, layer_id: LayerId, shape: tuple[int, ...]) -> RankAndAlpha | None:
-        """The size of a target's module, or None: not a target, a block of weight 0, a rank of 0."""
+        """A layer's rank and alpha; None if it is not trained, or has weight 0 or rank 0."""
         if not is_trained_layer(layer_id, shape, self.recipe) or self.rate_weight(layer_id) == 0:
             return None
         if layer_id.part != UNET:
@@ -138,12 +172,12 @@ class ModuleRanks:
         return size if size.rank > 0 else None
 
     def rate_weight(self, layer_id: LayerId) -> float:
-        """The weight of the learning rate at a site; 1 in a text encoder."""
+        """The weight of a layer's learning rate; 1 in a text encoder."""
         return self.rate_weights.get(layer_id.block, 1.0) if layer_id.part == UNET else 1.0
 
 
 def conv3x3_rank_and_alpha(recipe: Recipe) -> RankAndAlpha:
-    """Rank and alpha of 3x3 layers: those of the others where `conv_dim` is not set; alpha 1 where it is."""
+    """Rank and alpha of 3x3 layers: the other layers' without `conv_dim`; with it, alpha is 1 by default."""
     if recipe.conv_dim is None and recipe.conv_block_dims is None:
         return RankAndAlpha(
             recipe.network_dim, recipe.network_alpha if recipe.conv_alpha is None else recipe.conv_alpha
@@ -153,5 +187,5 @@ def conv3x3_rank_and_alpha(recipe: Recipe) -> RankAndAlpha:
 
 
 def parameter_group_name(layer_id: LayerId) -> str:
-    """What a site's group of parameters is called: "text_encoder", "text_encoder_2", "unet"."""
+    """The name of a layer's parameter group: "unet", "text_encoder" or "text_encoder_2"."""
     return {UNET: "unet", TE: "text_encoder"}.get(layer_id.part, "text_encoder_2")

@@ -1,7 +1,7 @@
-"""DyLoRA (arXiv 2210.07558): in each step a prefix of the ranks acts and part of it learns.
+"""DyLoRA (Valipour et al. 2022, arXiv:2210.07558): each step uses a prefix of the ranks and trains part of it.
 
-Which prefix is drawn by `Draw` once a step, before the forward pass, so that gradient checkpointing, which runs
-parts of the forward pass again, sees the same one. Outside training nothing is drawn: all ranks act.
+The prefix is drawn once a step, before the forward pass, so that gradient checkpointing, which repeats parts of the
+forward pass, sees the same one. Outside training all ranks are used.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from types import MappingProxyType
 from .recipe import Recipe
 
 DYLORA_SCALE_RULE_KEY = "lora_ext_dylora_scale"
-"""Metadata key of the rule by which prefixes were scaled in training; `split-dylora` reads it."""
+"""Metadata key of the rule that scaled prefixes in training; `split-dylora` reads it."""
 
 
 @dataclass(frozen=True)
 class DyLoraVariant:
-    """One rule of DyLoRA, for b drawn of R ranks, the last `unit` of b drawn as a unit.
+    """One rule of DyLoRA for b drawn of R ranks; the last `unit` ranks of b are the drawn unit.
 
-    rule: its name in the metadata. scale: (b, R) → what alpha/R is multiplied by. acting: how many ranks the forward
-    pass uses. first: the first of the ranks (up to b) that learn.
+    Attributes:
+        rule: The rule's name in the metadata.
+        scale: (b, R) → factor on alpha / R.
+        active_ranks: (b, R) → how many ranks the forward pass uses.
+        first_trained: (b, unit) → the first of the ranks, up to b, that are trained.
     """
 
     rule: str
@@ -42,13 +45,21 @@ DYLORA_VARIANTS: Mapping[str, DyLoraVariant] = MappingProxyType(
         ),
     }
 )
-"""unit: the paper's default (its FROZEN), h = W·x + α/b · U[:, :b]·D[:b]·x with gradients for the drawn unit alone;
-prefix: the same with gradients for all b ranks; kohya: `networks/dylora.py`, where all ranks act."""
+"""unit: the paper's default (its FROZEN mode), h = W·x + α/b · U[:, :b]·D[:b]·x, gradients for the drawn unit only;
+prefix: the same with gradients for all b ranks; kohya: his `networks/dylora.py`, where the forward pass uses all ranks
+and α/R is scaled by √(R/b)."""
 
 
 @dataclass(frozen=True)
 class RankSelection:
-    """What a module does in a step: `active` ranks act at `scale`, those from `first` to `last` learn."""
+    """Which ranks of a module are used and trained in a step.
+
+    Attributes:
+        active: How many ranks, from the first, the forward pass uses.
+        scale: Factor on U·D.
+        first: The first rank that is trained.
+        last: One more than the last rank that is trained.
+    """
 
     active: int
     scale: float
@@ -57,12 +68,27 @@ class RankSelection:
 
 
 def select_all_ranks(rank: int, alpha: float) -> RankSelection:
-    """All ranks act and learn: a plain LoRA, and every DyLoRA outside training."""
+    """All ranks are used and trained: a plain LoRA, and every DyLoRA outside training."""
     return RankSelection(rank, alpha / rank, 0, rank)
 
 
 def select_drawn_ranks(recipe: Recipe, drawn: int, rank: int, alpha: float) -> RankSelection:
-    """The share of a module of `rank` when a prefix of `drawn` ranks was drawn (a smaller module is used whole)."""
+    """The selection of one module in a DyLoRA step.
+
+    Args:
+        recipe: Its `dylora_variant` and `unit` are used.
+        drawn: The drawn prefix, in ranks.
+        rank: The module's rank; a smaller one than `drawn` is used completely.
+        alpha: The module's alpha.
+
+    Returns:
+        The selection.
+
+    Example:
+        >>> from lora_ext.train.config.recipe import Recipe
+        >>> select_drawn_ranks(Recipe(unit=2), drawn=4, rank=8, alpha=8.0)
+        RankSelection(active=4, scale=2.0, first=2, last=4)
+    """
     b = min(drawn, rank)
     variant = DYLORA_VARIANTS[recipe.dylora_variant]
     scale = alpha / rank * variant.scale(b, rank)

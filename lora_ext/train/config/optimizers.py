@@ -1,4 +1,4 @@
-"""Optimizers by name from the libraries that have them, and learning-rate schedules by their formula."""
+"""Optimizers by name, from the libraries that have them, and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -21,14 +21,21 @@ from .recipe import Recipe, UserOptimizerClass
 
 @dataclass(frozen=True)
 class OptimizerEntry:
-    """Where an optimizer is: module, class, the package that pip knows, and settings other than the library's."""
+    """Where an optimizer is, and how it is built.
+
+    Attributes:
+        module: The module to import.
+        name: The class in it.
+        package: The package that pip installs it from.
+        settings: Arguments other than the library's defaults.
+        has_own_rate: Whether it finds the learning rate by itself; `learning_rate` is then a factor and should be 1.
+    """
 
     module: str
     name: str
     package: str = "torch"
     settings: tuple[tuple[str, Any], ...] = ()
     has_own_rate: bool = False
-    """Whether it finds the learning rate by itself, and wants 1 as ours."""
 
 
 _NESTEROV = (("nesterov", True), ("momentum", 0.9))
@@ -59,16 +66,26 @@ OPTIMIZERS: Mapping[str, OptimizerEntry] = MappingProxyType(
         "SGDScheduleFree": OptimizerEntry("schedulefree", "SGDScheduleFree", _FREE),
     }
 )
-"""Name (kohya's `--optimizer_type`) → where it is."""
-_LONGEST = 1000
-"""Characters of one setting of an optimizer."""
+"""Name (kohya's `--optimizer_type`) → its entry."""
+_MAX_ARGUMENT_LENGTH = 1000
+"""Characters of one optimizer argument."""
 
 
 def find_optimizer(name: str) -> OptimizerEntry:
-    """The row of a name or of a `module.Class` in the table, whatever its case; of any class for a
-    `UserOptimizerClass`.
+    """Looks up an optimizer without importing it.
 
-    Nothing is imported here. Raises TrainError with the nearest name.
+    Args:
+        name: A name or a `module.Class` of the table, in any case; a `UserOptimizerClass` may name any class.
+
+    Returns:
+        The entry.
+
+    Raises:
+        TrainError: An unknown name, with the nearest one.
+
+    Example:
+        >>> find_optimizer("adamw8bit").package
+        'bitsandbytes'
     """
     folded = {f"{found.module}.{found.name}".casefold(): found for found in OPTIMIZERS.values() if not found.settings}
     folded |= {known.casefold(): found for known, found in OPTIMIZERS.items()}
@@ -79,24 +96,37 @@ def find_optimizer(name: str) -> OptimizerEntry:
         return OptimizerEntry(module, cls, module.partition(".")[0])
     if dot:
         raise TrainError(
-            f"optimizer_type {name[:200]!r} is not a known optimizer; a class by its module is taken only on your own "
-            f"command line (--optimizer_type); known: {', '.join(OPTIMIZERS)}"
+            f"optimizer_type {name[:200]!r} is not a known optimizer; module.Class is accepted on the command line "
+            f"only (--optimizer_type); known: {', '.join(OPTIMIZERS)}"
         )
     raise TrainError(f"unknown optimizer_type {name[:200]!r}{did_you_mean(name, OPTIMIZERS)}")
 
 
 def parse_optimizer_args(texts: Sequence[str]) -> dict[str, Any]:
-    """`name=value` → value: a number, True, False, None, a flat tuple or list of those, else its text.
+    """Parses `name=value` arguments of an optimizer.
 
-    Raises TrainError: not name=value, another kind of value, or more than `_LONGEST` characters.
+    Args:
+        texts: Arguments such as "weight_decay=0.01" and "betas=0.9,0.99".
+
+    Returns:
+        Name → a number, True, False, None, a flat tuple or list of those, or else the text.
+
+    Raises:
+        TrainError: Not name=value, a value of another kind, or one of more than 1,000 characters.
+
+    Example:
+        >>> parse_optimizer_args(["weight_decay=0.01", "betas=0.9,0.99"])
+        {'weight_decay': 0.01, 'betas': (0.9, 0.99)}
     """
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip().isidentifier():
             raise TrainError(f"optimizer_args: {text[:80]!r} is not name=value, such as weight_decay=0.01")
-        if len(text) > _LONGEST:
-            raise TrainError(f"optimizer_args: {name.strip()} has {len(text)} characters, more than {_LONGEST}")
+        if len(text) > _MAX_ARGUMENT_LENGTH:
+            raise TrainError(
+                f"optimizer_args: {name.strip()} has {len(text)} characters, more than {_MAX_ARGUMENT_LENGTH}"
+            )
         found[name.strip()] = _value(value.strip())
     return found
 
@@ -109,16 +139,24 @@ def _value(text: str) -> Any:
     inside = value if isinstance(value, (tuple, list)) else (value,)
     if not all(item is None or isinstance(item, (bool, int, float, str)) for item in inside):
         raise TrainError(
-            f"optimizer_args: {text[:80]!r} is not a value here; give a number, True, False, None, text, or several "
+            f"optimizer_args: {text[:80]!r} is not accepted; give a number, True, False, None, text or several "
             "numbers such as 0.9,0.99"
         )
     return value
 
 
 def optimizer_class_and_settings(recipe: Recipe) -> tuple[type[Any], dict[str, Any]]:
-    """The recipe's optimizer as a class, and its settings.
+    """Imports the recipe's optimizer.
 
-    Raises TrainError: an unknown name, a library that is missing (with what to install), settings it does not take.
+    Args:
+        recipe: The settings.
+
+    Returns:
+        (class, its keyword arguments).
+
+    Raises:
+        TrainError: An unknown name, a library that is not installed (with what to install), or an argument that the
+            class does not have.
     """
     where = find_optimizer(recipe.optimizer_type)
     try:
@@ -130,25 +168,25 @@ def optimizer_class_and_settings(recipe: Recipe) -> tuple[type[Any], dict[str, A
     except AttributeError:
         raise TrainError(f"{where.module} has no optimizer {where.name!r}") from None
     given = parse_optimizer_args(recipe.optimizer_args)
-    if "lr" in given:  # every group of parameters has its own, so this one would do nothing
-        raise TrainError("optimizer_args: lr changes nothing here; give learning_rate, unet_lr or text_encoder_lr")
+    if "lr" in given:  # every parameter group sets its own rate, so this one would have no effect
+        raise TrainError("optimizer_args: lr has no effect; set learning_rate, unet_lr or text_encoder_lr")
     settings = {**dict(where.settings), **given}
     if where.name == "Adafactor":
-        # with relative_step (its default, and kohya's) it finds the rate by itself
+        # with relative_step (its own default and kohya's) Adafactor finds the rate by itself and ignores ours
         settings.setdefault("relative_step", False)
         settings.setdefault("scale_parameter", False)
         settings.setdefault("warmup_init", False)
     known = inspect.signature(make).parameters
     unknown = [name for name in settings if name not in known]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        raise TrainError(f"{recipe.optimizer_type} takes no {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+        raise TrainError(f"{recipe.optimizer_type} has no argument {unknown[0]!r}{did_you_mean(unknown[0], known)}")
     return make, settings
 
 
 def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
-    """The recipe's optimizer on a network's `parameter_groups()`. Raises TrainError."""
+    """Builds the recipe's optimizer on parameter groups (`TrainableNetwork.parameter_groups()`). Raises TrainError."""
     make, settings = optimizer_class_and_settings(recipe)
-    if settings.get("relative_step"):  # it finds the rate by itself, and has none that a schedule could move
+    if settings.get("relative_step"):  # it computes the rate by itself; a given one is an error
         groups = [{**group, "lr": 0.0} for group in groups]
     if make.__module__.startswith("torch.optim") and "fused" not in settings and "foreach" not in settings:
         settings |= _fast(make, groups)
@@ -160,7 +198,7 @@ def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def _fast(make: Callable[..., Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """One kernel for all parameters, where this torch has it for their device."""
+    """Runs one kernel for all parameters, where this torch has it for their device."""
     devices = {p.device.type for group in groups for p in group["params"]}
     named = inspect.signature(make).parameters
     if devices == {"cuda"} and "fused" in named:
@@ -169,37 +207,51 @@ def _fast(make: Callable[..., Any], groups: list[dict[str, Any]]) -> dict[str, A
 
 
 def is_schedule_free(optimizer: Optimizer) -> bool:
-    """Whether it is to be told about training and evaluation (`.train()`, `.eval()`)."""
+    """Whether the optimizer must be switched between training and evaluation (`.train()`, `.eval()`)."""
     return type(optimizer).__name__.endswith("ScheduleFree") and hasattr(optimizer, "eval")
 
 
 def optimizer_advice(recipe: Recipe) -> list[str]:
-    """What is odd about optimizer and rates, in sentences for the user."""
-    said, where = [], find_optimizer(recipe.optimizer_type)
+    """A sentence for each unusual combination of optimizer, learning rates and schedule."""
+    advice, where = [], find_optimizer(recipe.optimizer_type)
     rates = {recipe.rate(part) for part, on in (("unet", recipe.trains_unet), ("te", recipe.trains_text)) if on}
     if where.has_own_rate and max(rates) < 0.1:
-        said.append(
+        advice.append(
             f"{recipe.optimizer_type} finds the learning rate itself; learning_rate is a factor on it: set 1, "
             f"not {max(rates):g}"
         )
     if where.has_own_rate and len(rates) > 1:
-        said.append(f"{recipe.optimizer_type} uses one learning rate for all; unet_lr and text_encoder_lr differ")
+        advice.append(f"{recipe.optimizer_type} uses one learning rate for all; unet_lr and text_encoder_lr differ")
     if "ScheduleFree" in where.name and recipe.lr_scheduler != "constant":
-        said.append(f"{recipe.optimizer_type} needs no schedule; set lr_scheduler constant")
-    return said
+        advice.append(f"{recipe.optimizer_type} needs no schedule; set lr_scheduler constant")
+    return advice
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 
 def warmup_step_count(recipe: Recipe, steps: int) -> int:
-    """Steps of rising rate: `lr_warmup_steps`, or that share of all steps where it is below 1."""
+    """Warm-up steps: `lr_warmup_steps`, or that share of all steps where it is below 1."""
     given = recipe.lr_warmup_steps
     return int(given * steps) if given < 1 else int(given)
 
 
 def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """What the learning rate is multiplied by at `step` of `steps` (transformers' schedules, ending at 0)."""
+    """Computes the schedule's factor on the learning rate, as transformers' schedules (`optimization.py`).
+
+    Args:
+        recipe: Its `lr_scheduler` and the options beside it are used.
+        step: The optimizer step, from 0.
+        steps: Optimizer steps of the whole run.
+
+    Returns:
+        The factor, in 0..1.
+
+    Example:
+        >>> from lora_ext.train.config.recipe import Recipe
+        >>> learning_rate_factor(Recipe(lr_scheduler="linear", lr_warmup_steps=10), 5, 110)
+        0.5
+    """
     name, rising = recipe.lr_scheduler, warmup_step_count(recipe, steps)
     if name == "constant":
         return 1.0
@@ -219,12 +271,12 @@ def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def build_scheduler(recipe: Recipe, optimizer: Optimizer, steps: int) -> LambdaLR:
-    """A scheduler to step once after every optimizer step; `steps` is their number in the run."""
+    """A scheduler to step once after every optimizer step; `steps` are those of the whole run."""
     return LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step, steps))
 
 
 def current_learning_rates(optimizer: Optimizer) -> dict[str, float]:
-    """Group name → its learning rate now; for optimizers that find it themselves, times what they found (`d`)."""
+    """Group name → learning rate now; for Prodigy and D-Adaptation times their own estimate `d`."""
     return {
         str(group.get("name", index)): float(group["lr"] or 0.0) * float(group.get("d", 1.0))
         for index, group in enumerate(optimizer.param_groups)
@@ -232,6 +284,14 @@ def current_learning_rates(optimizer: Optimizer) -> dict[str, float]:
 
 
 def clip_gradients(parameters: Sequence[torch.Tensor], limit: float) -> torch.Tensor:
-    """Shrinks the gradients to a total norm of `limit` (0: leaves them); returns their norm before, without waiting."""
+    """Scales gradients down to a total norm.
+
+    Args:
+        parameters: The parameters; those without a gradient are left out.
+        limit: The largest total norm; 0 leaves all as they are.
+
+    Returns:
+        The norm before, 0-dim, on the device (nothing waits for it).
+    """
     with_grad = [p for p in parameters if p.grad is not None]
     return torch.nn.utils.clip_grad_norm_(with_grad, limit if limit > 0 else math.inf)

@@ -1,4 +1,4 @@
-"""Settings that do not go together: each is told in a sentence that says what to change."""
+"""Contradicting settings, each with a sentence that says what to change."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from collections.abc import Callable, Iterator
 
 from ...errors import TrainError
 from .block_settings import block_rate_weights
-from .optimizers import find_optimizer, parse_optimizer_args
-from .optimizers import optimizer_advice as optimizer_advice
+from .optimizers import find_optimizer, optimizer_advice, parse_optimizer_args
 from .recipe import MAX_SIDE_PIXELS, Recipe
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
-    """The recipe itself. Raises TrainError with the first sentence of `recipe_problems`."""
+    """Checks that settings do not contradict each other.
+
+    Args:
+        recipe: The settings.
+
+    Returns:
+        The same recipe.
+
+    Raises:
+        TrainError: The first sentence of `recipe_problems`.
+    """
     for sentence in recipe_problems(recipe):
         raise TrainError(sentence)
     return recipe
 
 
 def recipe_problems(recipe: Recipe) -> Iterator[str]:
-    """What is wrong, a sentence each."""
+    """Yields a sentence for each problem."""
     for part in _PARTS:
         yield from part(recipe)
 
@@ -29,9 +38,9 @@ def _network(r: Recipe) -> Iterator[str]:
     if r.network_train_unet_only and r.network_train_text_encoder_only:
         yield "network_train_unet_only and network_train_text_encoder_only exclude each other; leave one out"
     if r.dim_from_weights and not r.network_weights:
-        yield "dim_from_weights takes the ranks of network_weights; give that file"
+        yield "dim_from_weights uses the ranks of network_weights; give that file"
     if r.network_module == "lierla" and (r.conv_dim is not None or r.conv_block_dims is not None):
-        yield "LierLa has no 3x3 layers: leave conv_dim out, or set network_module c3lier"
+        yield "LierLa does not train 3x3 layers: leave conv_dim out, or set network_module c3lier"
     if r.is_dylora:
         yield from _dylora(r)
     for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
@@ -58,7 +67,7 @@ def _dylora(r: Recipe) -> Iterator[str]:
 
 def _pictures(r: Recipe) -> Iterator[str]:
     if not re.fullmatch(r"\s*\d+\s*([,x]\s*\d+\s*)?", r.resolution):
-        yield f"resolution is 512 or 512,768 (width,height), not {r.resolution!r}"
+        yield f"resolution must be a side such as 512, or width,height such as 512,768, not {r.resolution!r}"
         return
     sides = r.size()
     if min(sides) < 64:
@@ -74,21 +83,21 @@ def _pictures(r: Recipe) -> Iterator[str]:
     if r.face_crop_aug_range is not None:
         found = re.fullmatch(r"\s*([\d.]+)\s*,\s*([\d.]+)\s*", r.face_crop_aug_range)
         if not found or float(found[1]) > float(found[2]):
-            yield f"face_crop_aug_range is least,most such as 2.0,4.0, not {r.face_crop_aug_range!r}"
+            yield f"face_crop_aug_range must be smallest,largest, such as 2.0,4.0, not {r.face_crop_aug_range!r}"
 
 
 def _caches(r: Recipe) -> Iterator[str]:
     if r.cache_latents or r.cache_latents_to_disk:
         for name in ("color_aug", "random_crop", "face_crop_aug_range"):
             if getattr(r, name):
-                yield f"{name} makes another picture each time, cached latents are made once; leave one of them out"
+                yield f"{name} changes pictures in every step, but cached latents stay the same; turn one of them off"
     if r.cache_text_encoder_outputs or r.cache_text_encoder_outputs_to_disk:
         if r.trains_text:
             yield "the text encoder is trained, so its outputs cannot be cached; set network_train_unet_only"
         names = "shuffle_caption caption_dropout_rate caption_tag_dropout_rate token_warmup_step enable_wildcard"
         for name in names.split():
             if getattr(r, name):
-                yield f"{name} makes another caption each time, cached outputs are made once; leave one of them out"
+                yield f"{name} changes captions in every step, but cached outputs stay the same; turn one of them off"
 
 
 def _loss(r: Recipe) -> Iterator[str]:
@@ -96,7 +105,7 @@ def _loss(r: Recipe) -> Iterator[str]:
     if low >= high:
         yield f"min_timestep {low} leaves nothing below max_timestep {high}; make it smaller"
     if r.adaptive_noise_scale is not None and not r.noise_offset:
-        yield "adaptive_noise_scale grows noise_offset; set noise_offset too"
+        yield "adaptive_noise_scale changes noise_offset; set noise_offset too"
     if r.masked_loss and not (r.alpha_mask or r.conditioning_data_dir or r.dataset_config):
         yield "masked_loss needs masks: set alpha_mask, or give their folder as conditioning_data_dir"
 
@@ -104,7 +113,7 @@ def _loss(r: Recipe) -> Iterator[str]:
 def _learning(r: Recipe) -> Iterator[str]:
     trained = [part for part, on in (("unet", r.trains_unet), ("te", r.trains_text)) if on]
     if trained and max(r.rate(part) for part in trained) == 0:
-        yield "every learning rate is 0: nothing would be learned; set learning_rate, such as 1e-4"
+        yield "every learning rate is 0, so nothing would be trained; set learning_rate, such as 1e-4"
     for part in trained:
         if r.rate(part) > 10:
             yield f"a learning rate of {r.rate(part):g} destroys the network; 1e-4 is usual"
@@ -116,16 +125,16 @@ def _learning(r: Recipe) -> Iterator[str]:
 
 def _rest(r: Recipe) -> Iterator[str]:
     if r.max_token_length not in (75, 150, 225):
-        yield f"max_token_length is 75, 150 or 225, not {r.max_token_length}"
+        yield f"max_token_length must be 75, 150 or 225, not {r.max_token_length}"
     bad = re.search(r'[\\/:*?"<>|\x00-\x1f]', r.output_name)
     if bad or not r.output_name.strip(". "):
         yield f"output_name {r.output_name!r} cannot be a file's name; use letters, digits, - and _"
     if r.token_string is not None:
         yield from _token_string(r.token_string, r.caption_separator)
     if r.init_word and not r.token_string:
-        yield "init_word is what token_string begins as; give token_string too"
+        yield "init_word is the starting point of token_string; give token_string too"
     if r.inversion_continue and not r.token_string:
-        yield "inversion_continue goes on with token_string; give it"
+        yield "inversion_continue keeps training token_string; give token_string too"
     if not r.caption_separator:
         yield "caption_separator is empty; the comma is usual"
 
@@ -137,7 +146,7 @@ def _token_string(word: str, separator: str) -> Iterator[str]:
     elif "." in word:
         yield f"token_string {word!r} has a '.', at which a word's name ends in a LoRA file{hint}"
     elif separator and separator in word:
-        yield f"token_string {word!r} has a {separator!r}, which separates the tags of captions{hint}"
+        yield f"token_string {word!r} has a {separator!r}, which separates tags in captions{hint}"
     elif re.search(r"<[^<>]*:[^<>]*>", word):
         yield f"token_string {word!r} looks like a tag such as <lora:name:1>, which prompts leave out{hint}"
 
@@ -147,13 +156,13 @@ def _compiled(r: Recipe) -> Iterator[str]:
         return
     for name in ("network_dropout", "rank_dropout", "module_dropout"):
         if getattr(r, name):
-            yield f"{name} draws anew in each step, which torch_compile would compile anew; leave one of them out"
+            yield f"torch_compile would recompile in every step, because {name} draws anew; leave one of them out"
     if r.prior_loss_target == "model":
         yield "torch_compile cannot run the U-Net without the network, as prior_loss_target model does; leave one out"
     if r.gradient_checkpointing:
-        yield "torch_compile does not go with gradient_checkpointing; leave one of them out"
+        yield "torch_compile cannot be used with gradient_checkpointing; leave one of them out"
     if r.is_dylora and r.dylora_draw == "module":
-        yield "torch_compile would compile anew for each module's draw; set dylora_draw step, or leave it out"
+        yield "torch_compile would recompile for each module's draw; set dylora_draw step, or leave torch_compile out"
     if not r.trains_unet:
         yield "torch_compile compiles the U-Net, which is not trained; leave it out"
 
@@ -164,22 +173,30 @@ _PARTS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
 
 
 def recipe_advice(recipe: Recipe, prediction: str = "epsilon") -> list[str]:
-    """What can be meant but seldom is, in sentences for the user."""
-    said = optimizer_advice(recipe)
+    """Finds settings that are possible but seldom meant.
+
+    Args:
+        recipe: The checked settings.
+        prediction: What the model predicts: "epsilon" or "v_prediction".
+
+    Returns:
+        A sentence for each, with what to change.
+    """
+    advice = optimizer_advice(recipe)
     if recipe.lr_warmup_steps and recipe.lr_scheduler == "constant":
-        said.append("lr_warmup_steps does nothing with the constant schedule; set lr_scheduler constant_with_warmup")
+        advice.append("lr_warmup_steps does nothing with the constant schedule; set lr_scheduler constant_with_warmup")
     if recipe.zero_terminal_snr and prediction != "v_prediction":
-        said.append("zero_terminal_snr is for models that predict v; this one predicts the noise")
+        advice.append("zero_terminal_snr is for models that predict v; this one predicts the noise")
     if recipe.prior_loss_target == "model" and not (recipe.reg_data_dir or recipe.dataset_config):
-        said.append("prior_loss_target model is about regularisation pictures; there are none without reg_data_dir")
+        advice.append("prior_loss_target model needs regularisation pictures; set reg_data_dir")
     word = recipe.token_string or ""
     if set(word) & set("()[]\\"):
         written = re.sub(r"([()\[\]\\])", r"\\\1", word)
-        said.append(f"token_string {word!r} has brackets, which prompts read as weights; write {written} there")
+        advice.append(f"token_string {word!r} has brackets, which set weights in prompts; write {written} in prompts")
     elif word and not (word[0].isalnum() and word[-1].isalnum()):
-        said.append(f"write {word!r} with blanks around it in prompts: beside a comma or a bracket it is not found")
+        advice.append(f"put blanks around {word!r} in prompts: beside a comma or a bracket it is not recognised")
     if recipe.network_alpha > 4 * recipe.network_dim:
-        said.append(f"network_alpha {recipe.network_alpha:g} at rank {recipe.network_dim} makes very large changes")
+        advice.append(f"network_alpha {recipe.network_alpha:g} at rank {recipe.network_dim} makes very large changes")
     if recipe.network_weights is None and recipe.scale_weight_norms and recipe.scale_weight_norms < 0.1:
-        said.append(f"scale_weight_norms {recipe.scale_weight_norms:g} leaves almost no change; 1 is usual")
-    return said
+        advice.append(f"scale_weight_norms {recipe.scale_weight_norms:g} leaves almost no change; 1 is usual")
+    return advice

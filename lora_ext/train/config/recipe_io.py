@@ -1,4 +1,4 @@
-"""`Recipe` in and out: command line, toml, network_args; every name and type comes from its knobs."""
+"""Reading and writing a `Recipe`: command line, TOML and `network_args`. Names and types come from its options."""
 
 from __future__ import annotations
 
@@ -36,16 +36,21 @@ IGNORED_OPTIONS = (
     "ddp_timeout debug_dataset highvram log_config lowram persistent_data_loader_workers skip_cache_check "
     "tokenizer_cache_dir save_model_as"
 ).split()
-"""Options of kohya's scripts that are taken and change nothing here."""
+"""Options of kohya's scripts that are accepted and do nothing here."""
 
-_ELSEWHERE = ("network_args", "use_8bit_adam", "use_lion_optimizer", "caption_extention", "mem_eff_attn")
+_OTHER_OPTIONS = ("network_args", "use_8bit_adam", "use_lion_optimizer", "caption_extention", "mem_eff_attn")
+"""Options of kohya's scripts that set options of other names here; `caption_extention` is their old misspelling."""
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
 
 
 def recipe_option_type(name: str) -> tuple[str, bool]:
-    """("bool" | "int" | "float" | "str" | "ints" | "floats" | "strs", whether None is a value) of a knob."""
+    """The kind of an option's value, and whether it may be None.
+
+    Returns:
+        ("bool", "int", "float", "str", "ints", "floats" or "strs", whether None is accepted).
+    """
     text, _, none = str(recipe_options()[name][0].type).partition(" | ")
     return {"tuple[int, ...]": "ints", "tuple[float, ...]": "floats", "tuple[str, ...]": "strs"}.get(
         text, text
@@ -53,9 +58,24 @@ def recipe_option_type(name: str) -> tuple[str, bool]:
 
 
 def parse_recipe_option(name: str, given: object) -> Any:
-    """A knob's value from what a command line, toml, json or form gives. Raises TrainError that says what fits."""
+    """Parses an option's value as a command line, TOML, JSON or a form gives it.
+
+    Args:
+        name: The option.
+        given: The value; "" and "None" mean "not set".
+
+    Returns:
+        The value in the option's type.
+
+    Raises:
+        TrainError: The type does not fit or the value is out of range; the message says what is accepted.
+
+    Example:
+        >>> parse_recipe_option("learning_rate", "1e-4"), parse_recipe_option("block_dims", "4,8")
+        (0.0001, (4, 8))
+    """
     kind, optional = recipe_option_type(name)
-    knob = recipe_options()[name][1]
+    option = recipe_options()[name][1]
     if given is None or (isinstance(given, str) and kind != "str" and given.strip() in ("", "None")):
         return recipe_options()[name][0].default
     if optional and given in ("", "None"):
@@ -63,8 +83,8 @@ def parse_recipe_option(name: str, given: object) -> Any:
     try:
         value = _typed(kind, name, given)
     except (ValueError, TypeError, OverflowError):
-        raise TrainError(f"{name} is {_TYPE_NAMES[kind]}, not {given!r}") from None
-    _in_range(name, knob, value)
+        raise TrainError(f"{name} must be {_TYPE_NAMES[kind]}, not {given!r}") from None
+    _in_range(name, option, value)
     return value
 
 
@@ -89,7 +109,7 @@ def _typed(kind: str, name: str, given: object) -> Any:
     if kind in ("ints", "floats", "strs"):
         return _listed(kind, given)
     if isinstance(given, (list, tuple)):
-        if kind == "str":  # block weights, a resolution
+        if kind == "str":  # block weights or a resolution as a list of numbers
             return ",".join(str(item) for item in given)
         given = given[0] if len(given) == 1 else _reject()
     if isinstance(given, bool) and kind != "str":
@@ -121,21 +141,21 @@ def _listed(kind: str, given: object) -> tuple[Any, ...]:
     return tuple(float(str(item)) for item in given) if kind == "floats" else tuple(str(item) for item in given)
 
 
-def _in_range(name: str, knob: RecipeOption, value: Any) -> None:
-    if knob.choices and value not in knob.choices:
+def _in_range(name: str, option: RecipeOption, value: Any) -> None:
+    if option.choices and value not in option.choices:
         raise TrainError(
-            f"{name} is {' or '.join(knob.choices)}, not {value!r}{did_you_mean(str(value), knob.choices)}"
+            f"{name} must be {' or '.join(option.choices)}, not {value!r}{did_you_mean(str(value), option.choices)}"
         )
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, (int, float)) and not isinstance(number, bool):
-            if knob.low is not None and number < knob.low:
-                raise TrainError(f"{name} is {knob.low:g} or more, not {_digits(number)}")
-            if knob.high is not None and number > knob.high:
-                raise TrainError(f"{name} is {_digits(knob.high)} or less, not {_digits(number)}")
+            if option.low is not None and number < option.low:
+                raise TrainError(f"{name} must be {option.low:g} or more, not {_digits(number)}")
+            if option.high is not None and number > option.high:
+                raise TrainError(f"{name} must be {_digits(option.high)} or less, not {_digits(number)}")
 
 
 def _digits(number: float) -> str:
-    """A whole number with all its digits, others in short."""
+    """An integer with all its digits, other numbers in short form."""
     return str(number) if isinstance(number, int) else format(number, "g")
 
 
@@ -143,18 +163,33 @@ def _digits(number: float) -> str:
 
 
 def recipe_from_settings(settings: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
-    """A checked recipe from name → value (values as `parse_recipe_option` takes them); names not given are `base`'s.
+    """Builds a checked recipe from option names and values.
 
-    Also takes kohya's `network_args`, `use_8bit_adam`, `networks.lora` and so on. Raises TrainError: an unknown name
-    with the nearest one, a value out of range, or settings that do not go together.
+    kohya's `network_args`, `use_8bit_adam`, `networks.lora` and so on are accepted too.
+
+    Args:
+        settings: Name → value, as `parse_recipe_option` accepts it.
+        base: The recipe that gives all other values; the defaults without one.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        TrainError: An unknown name (with the nearest one), a value out of range, or contradicting settings.
+
+    Example:
+        >>> recipe_from_settings({"network_module": "networks.lora", "conv_dim": "4"}).network_module
+        'c3lier'
     """
     given = dict(settings)
     known = recipe_options()
     for text in _split_arguments(given.pop("network_args", ())):
         name, equals, value = text.partition("=")
         if not equals or known.get(name) is None or known[name][1].group not in ("network", "dylora", "blocks"):
-            valid = [n for n, (_, knob) in known.items() if knob.group in ("network", "dylora", "blocks")]
-            raise TrainError(f"network_args has {text!r}, which is not a setting=value here{did_you_mean(name, valid)}")
+            valid = [n for n, (_, option) in known.items() if option.group in ("network", "dylora", "blocks")]
+            raise TrainError(
+                f"network_args has {text!r}, which is not NAME=VALUE of a network setting{did_you_mean(name, valid)}"
+            )
         given.setdefault(name, value)
     if given.pop("use_8bit_adam", False):
         given.setdefault("optimizer_type", "AdamW8bit")
@@ -182,7 +217,7 @@ def _split_arguments(given: Any) -> list[str]:
 
 
 def _name_network(given: dict[str, Any]) -> None:
-    """`network_module` in our words; a conv_dim without one, or with kohya's, means C3Lier."""
+    """Sets `network_module` to our name; a conv_dim without a module, or with kohya's name, means C3Lier."""
     wide = any(given.get(name) not in (None, "") for name in ("conv_dim", "conv_block_dims"))
     name = given.get("network_module")
     if name is None and wide:
@@ -195,7 +230,7 @@ def _name_network(given: dict[str, Any]) -> None:
 
 
 def settings_from_recipe(recipe: Recipe) -> dict[str, Any]:
-    """name → value of every knob that is not at its default; `recipe_from_settings` reads it back."""
+    """Name → value of every option that is not at its default; `recipe_from_settings` reads it back."""
     return {
         name: getattr(recipe, name) for name, (f, _) in recipe_options().items() if getattr(recipe, name) != f.default
     }
@@ -205,11 +240,11 @@ def settings_from_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    """An option for every knob (`--no_NAME` turns one of the config file's off), and kohya's further ones."""
+    """Adds an option for every field (and `--no_NAME` to turn off a flag of the config file), and kohya's others."""
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for name, (f, knob) in recipe_options().items():
-        group = groups.get(knob.group) or groups.setdefault(knob.group, parser.add_argument_group(knob.group))
-        text = knob.help.replace("%", "%%")
+    for name, (f, option) in recipe_options().items():
+        group = groups.get(option.group) or groups.setdefault(option.group, parser.add_argument_group(option.group))
+        text = option.help.replace("%", "%%")
         kind, _ = recipe_option_type(name)
         if kind == "bool":
             group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
@@ -217,28 +252,37 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument(f"--no_{name}", **off)  # type: ignore[arg-type]
             continue
         said = f"{text} (default: {f.default})" if f.default not in (None, ()) else text
-        many = {"nargs": "*"} if kind == "strs" else {"metavar": _metavar(kind, knob)}
+        many = {"nargs": "*"} if kind == "strs" else {"metavar": _metavar(kind, option)}
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=said, **many)  # type: ignore[arg-type]
     more = parser.add_argument_group("more")
     more.add_argument("--config_file", type=Path, metavar="FILE", help="toml with any of these settings")
     more.add_argument("--network_args", nargs="*", default=argparse.SUPPRESS, help="settings as name=value")
-    for name in (*_ELSEWHERE[1:], *IGNORED_OPTIONS):
+    for name in (*_OTHER_OPTIONS[1:], *IGNORED_OPTIONS):
         more.add_argument(f"--{name}", nargs="?", const=True, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
-def _metavar(kind: str, knob: RecipeOption) -> str:
-    if knob.choices:
-        return "{" + ",".join(knob.choices) + "}"
-    return {"int": "N", "float": "X", "ints": "N,N,…", "floats": "X,X,…"}.get(kind, knob.kind.upper() or "TEXT")
+def _metavar(kind: str, option: RecipeOption) -> str:
+    if option.choices:
+        return "{" + ",".join(option.choices) + "}"
+    return {"int": "N", "float": "X", "ints": "N,N,…", "floats": "X,X,…"}.get(kind, option.kind.upper() or "TEXT")
 
 
 def recipe_from_arguments(args: argparse.Namespace, base: Recipe | None = None) -> Recipe:
-    """The recipe of a parsed command line: its `--config_file`, and over it what was given. Raises TrainError.
+    """Builds the recipe of a parsed command line; its options override those of `--config_file`.
 
-    Only `--optimizer_type` itself may name a class by its module: a config file or a base may be someone else's.
+    Args:
+        args: What `recipe_parser()` parsed.
+        base: The recipe that gives all other values; the defaults without one.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        TrainError: As `recipe_from_settings`, or the config file cannot be read.
     """
-    given = {name: value for name, value in vars(args).items() if name in recipe_options() or name in _ELSEWHERE}
-    for name in given.keys() & {name for name, (_, knob) in recipe_options().items() if knob.kind}:
+    # only --optimizer_type itself may name a class by its module: a config file or a base may be someone else's
+    given = {name: value for name, value in vars(args).items() if name in recipe_options() or name in _OTHER_OPTIONS}
+    for name in given.keys() & {name for name, (_, option) in recipe_options().items() if option.kind}:
         given[name] = str(typed_path(given[name]))
     if "." in given.get("optimizer_type", ""):
         given["optimizer_type"] = UserOptimizerClass(given["optimizer_type"])
@@ -251,31 +295,31 @@ def recipe_from_arguments(args: argparse.Namespace, base: Recipe | None = None) 
 
 
 def recipe_parser(verb: str = "train", description: str = "Train a LoRA.") -> CommandParser:
-    """A command line with every knob."""
-    made = CommandParser(verb, description)
-    add_recipe_options(made)
-    return made
+    """A command line with every training option."""
+    parser = CommandParser(verb, description)
+    add_recipe_options(parser)
+    return parser
 
 
 # --- toml ------------------------------------------------------------------------------------------------------------
 
 
 def settings_from_toml(toml: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """name → value of a config file; its tables' names mean nothing, as in kohya's. Raises TrainError."""
+    """Name → value of a config file; names of its tables are ignored, as by kohya's scripts. Raises TrainError."""
     found: dict[str, Any] = {}
     for name, value in toml.items():
         inner = value if isinstance(value, dict) else {name: value}
         for key, item in inner.items():
             if isinstance(item, dict):
                 raise TrainError(f"{path} has a table {name}.{key} where a setting is expected")
-            if key not in recipe_options() and key not in (*_ELSEWHERE, *IGNORED_OPTIONS):
+            if key not in recipe_options() and key not in (*_OTHER_OPTIONS, *IGNORED_OPTIONS):
                 raise TrainError(f"{path} has an unknown setting {key!r}{did_you_mean(key, recipe_options())}")
             found[key] = item
     return found
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """Every knob that is not at its default, as toml that `--config_file` reads back to the same recipe."""
+    """Writes every option that is not at its default as TOML, which `--config_file` reads back to the same recipe."""
     lines = []
     for name, value in settings_from_recipe(recipe).items():
         item = list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""A `Recipe` as the `ss_*` metadata of its file, and back: settings from a file of ours or of kohya's scripts."""
+"""`Recipe` as the `ss_*` metadata of a trained file, and settings from files of this program and of kohya's scripts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .block_settings import conv3x3_rank_and_alpha, has_conv3x3_modules
 from .dylora import DYLORA_SCALE_RULE_KEY, DYLORA_VARIANTS
 from .optimizers import OPTIMIZERS
 from .recipe import Recipe, recipe_options
-from .recipe_io import NETWORK_MODULE_ALIASES, parse_recipe_option
+from .recipe_io import NETWORK_MODULE_ALIASES, parse_recipe_option, settings_from_recipe
 
-_ALWAYS = frozenset(
+_ALWAYS_RECORDED = frozenset(
     """learning_rate text_encoder_lr unet_lr gradient_checkpointing gradient_accumulation_steps max_train_steps
     lr_warmup_steps lr_scheduler mixed_precision v2 clip_skip max_token_length cache_latents seed noise_offset
     multires_noise_iterations multires_noise_discount adaptive_noise_scale zero_terminal_snr training_comment
@@ -24,122 +24,140 @@ _ALWAYS = frozenset(
     prior_loss_weight min_snr_gamma scale_weight_norms ip_noise_gamma debiased_estimation_loss output_name loss_type
     huber_schedule huber_c huber_scale""".split()
 )
-"""Knobs that kohya's scripts always note; others are noted where they are not at their default."""
+"""Options that kohya's scripts always record; others are recorded where they are not at their default."""
 
-_NOTED_AS = {"debiased_estimation_loss": "ss_debiased_estimation", "train_batch_size": "ss_batch_size_per_device"}
-_NEVER = frozenset({"network_module", "network_dim", "network_alpha", "network_dropout", "optimizer_type"})
-"""Noted by the network itself, or together with others."""
+_ENTRY_NAMES = {"debiased_estimation_loss": "ss_debiased_estimation", "train_batch_size": "ss_batch_size_per_device"}
+_RECORDED_ELSEWHERE = frozenset({"network_module", "network_dim", "network_alpha", "network_dropout", "optimizer_type"})
+"""Recorded by the network itself, or in an entry with others."""
 
-_ARGS = """down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold block_dims block_alphas conv_block_dims
-    conv_block_alphas rank_dropout module_dropout""".split()
-"""Knobs that are arguments of the network in kohya's scripts."""
+_NETWORK_ARGS = """down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold block_dims block_alphas
+    conv_block_dims conv_block_alphas rank_dropout module_dropout""".split()
+"""Options that are arguments of the network in kohya's scripts."""
 
 
 def training_metadata(recipe: Recipe) -> dict[str, str]:
-    """`ss_*` entries as kohya's scripts write them, without folders and files of this machine."""
+    """The recipe's `ss_*` entries as kohya's scripts write them, without folders and files of this machine."""
     found = {}
-    for name, (f, knob) in recipe_options().items():
+    for name, (f, option) in recipe_options().items():
         value = getattr(recipe, name)
-        private = knob.kind or knob.group in ("saving", "samples", "logging", "blocks")
-        noted = name in _ALWAYS or (not private and value != f.default)
-        if noted and name not in _NEVER:
+        private = option.kind or option.group in ("saving", "samples", "logging", "blocks")
+        recorded = name in _ALWAYS_RECORDED or (not private and value != f.default)
+        if recorded and name not in _RECORDED_ELSEWHERE:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            found[_NOTED_AS.get(name, f"ss_{name}")] = text
+            found[_ENTRY_NAMES.get(name, f"ss_{name}")] = text
     args = ",".join(recipe.optimizer_args)
     found["ss_optimizer"] = recipe.optimizer_type + (f"({args})" if args else "")
     return found
 
 
 def network_metadata(recipe: Recipe) -> dict[str, str]:
-    """`ss_network_*` as kohya's scripts write them, and the scale rule of a DyLoRA's prefixes."""
-    args = {name: getattr(recipe, name) for name in _ARGS if getattr(recipe, name) != recipe_options()[name][0].default}
+    """The `ss_network_*` entries as kohya's scripts write them, and the scale rule of a DyLoRA."""
+    settings = settings_from_recipe(recipe)
+    args = {name: settings[name] for name in _NETWORK_ARGS if name in settings}
     if has_conv3x3_modules(recipe):
         args |= {"conv_dim": conv3x3_rank_and_alpha(recipe).rank, "conv_alpha": conv3x3_rank_and_alpha(recipe).alpha}
     if recipe.is_dylora:
         args["unit"] = recipe.unit
-    said = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in args.items()}
+    texts = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in args.items()}
     found = {
         "ss_network_module": "networks.dylora" if recipe.is_dylora else "networks.lora",
         "ss_network_dim": str(recipe.network_dim),
         "ss_network_alpha": str(recipe.network_alpha),
         "ss_network_dropout": str(recipe.network_dropout),
     }
-    if said:
-        found["ss_network_args"] = json.dumps(said)
+    if texts:
+        found["ss_network_args"] = json.dumps(texts)
     if recipe.is_dylora:
         found[DYLORA_SCALE_RULE_KEY] = DYLORA_VARIANTS[recipe.dylora_variant].rule
     return found
 
 
-# --- back ------------------------------------------------------------------------------------------------------------
+# --- settings from metadata -------------------------------------------------------------------------------------------
 
-_RESULTS = re.compile(
+_NO_SETTINGS = re.compile(
     r"ss_(session_id|training_(started|finished)_at|num_(train_images|reg_images|batches_per_epoch|epochs)|steps|epoch"
     r"|output_name|tag_frequency|(reg_)?dataset_dirs|bucket_info|datasets|(new_)?(sd_model|vae)_(name|hash)|base_model_version|sd_scripts_commit_hash|total_batch_size"
     r"|network_module|network_args|optimizer|lowram|full_fp16|full_bf16|fp8_base\w*)"
 )
-"""Entries that say what came of a run or what it ran on, or that are read apart from the others."""
-_NOTES = {note: name for name, note in _NOTED_AS.items()}
-_LYCORIS = {"lora": "networks.lora", "locon": "networks.lora", "dylora": "networks.dylora"}
-"""LyCORIS' algorithms that are networks here."""
+"""Entries that describe a run's results or its model, or that are read separately."""
+_OPTIONS_BY_ENTRY = {note: name for name, note in _ENTRY_NAMES.items()}
+_LYCORIS_MODULES = {"lora": "networks.lora", "locon": "networks.lora", "dylora": "networks.dylora"}
+"""LyCORIS' algorithms that can be trained here → kohya's module."""
 
 
 def settings_from_lora_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The settings a LoRA file was trained with, and what of them is not known here, as `settings_from_metadata`
-    gives them.
+    """Reads the settings that a LoRA file was trained with from its metadata.
 
-    Raises TrainError where the file tells nothing of its training; FileError where it cannot be read.
+    Args:
+        path: A LoRA file of this program or of kohya's scripts.
+
+    Returns:
+        (settings, warnings), as `settings_from_metadata` returns them.
+
+    Raises:
+        TrainError: The file has no `ss_*` metadata.
+        FileError: The file cannot be read.
     """
-    settings, said = settings_from_metadata(load_metadata_quickly(path))
+    settings, warnings = settings_from_metadata(load_metadata_quickly(path))
     if not settings:
         raise TrainError(f"{path} does not tell how it was trained: it has no ss_* metadata")
-    return settings, said
+    return settings, warnings
 
 
 def settings_from_metadata(metadata: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """`ss_*` metadata → (name → value of the knobs that are told and not at their default, sentences).
+    """Reads training settings from `ss_*` metadata.
 
-    A sentence names each entry that is no knob here and each value that does not fit. Folders, files, the file's name
-    and what came of the run are no settings. Of several data sets (kohya's `ss_datasets`) the first one's are taken.
+    Folders, files, the file's name and results of the run are left out. Of several data sets (kohya's `ss_datasets`)
+    the first one's settings are taken.
+
+    Args:
+        metadata: A file's metadata.
+
+    Returns:
+        (option → value where it is not the default, a sentence for each entry that is unknown or does not fit).
+
+    Example:
+        >>> settings_from_metadata({"ss_network_module": "networks.lora", "ss_network_dim": "16"})
+        ({'network_dim': 16}, [])
     """
     given: dict[str, Any] = {}
-    said: list[str] = []
-    for name, value, note in _noted_settings(metadata, said):
+    warnings: list[str] = []
+    for name, value, note in _noted_settings(metadata, warnings):
         if name in recipe_options():
             try:
                 given[name] = parse_recipe_option(name, value)
             except TrainError as error:
-                said.append(f"{note}: {error}; it is left out")
+                warnings.append(f"{note}: {error}; it is left out")
         elif str(value) not in ("", "None", "False"):
-            said.append(f"{note} = {value} is no setting here; it is left out")
+            warnings.append(f"{note} = {value} is not a setting here; it is left out")
     if given.get("max_train_epochs"):
         given.pop("max_train_steps", None)
-    return {name: value for name, value in given.items() if value != recipe_options()[name][0].default}, said
+    return {name: value for name, value in given.items() if value != recipe_options()[name][0].default}, warnings
 
 
 def _noted_settings(metadata: Mapping[str, str], warnings: list[str]) -> Iterator[tuple[str, Any, str]]:
-    """(knob's name, value, where it is noted); what comes later counts."""
+    """Yields (option's name, value, the entry it is recorded in); later ones override earlier ones."""
     yield from _dataset(metadata)
     for note, value in sorted(metadata.items()):
         if note == "ss_resolution":
             yield "resolution", re.findall(r"\d+", value) or None, note
-        elif note.startswith("ss_") and not _RESULTS.fullmatch(note):
-            yield _NOTES.get(note, note.removeprefix("ss_")), value, note
+        elif note.startswith("ss_") and not _NO_SETTINGS.fullmatch(note):
+            yield _OPTIONS_BY_ENTRY.get(note, note.removeprefix("ss_")), value, note
     yield from _network(metadata, warnings)
     optimizer = re.fullmatch(r"([\w.]+)(?:\((.{0,2000})\))?", metadata.get("ss_optimizer", ""), flags=re.DOTALL)
     if optimizer and (ours := _optimizer(optimizer[1])):
         yield "optimizer_type", ours, "ss_optimizer"
         yield "optimizer_args", _split_outside_brackets(optimizer[2] or ""), "ss_optimizer"
     elif metadata.get("ss_optimizer"):
-        # a class by its module would be imported: a file may not ask for that
+        # a class by its module would be imported, which runs code: a file must not ask for that
         warnings.append(
-            f"ss_optimizer = {_short(metadata['ss_optimizer'])} is no optimizer that is known here; it is left out, "
-            "with its settings"
+            f"ss_optimizer = {_short(metadata['ss_optimizer'])} is not a known optimizer; it is left out, with its "
+            "arguments"
         )
 
 
 def _dataset(metadata: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    """The first data set's settings, and those of its first folder of training pictures."""
+    """Settings of the first data set and of its first folder of training pictures."""
     try:
         sets = json.loads(metadata.get("ss_datasets", "[]"))
         first = {**sets[0]} if sets else {}
@@ -153,7 +171,7 @@ def _dataset(metadata: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
 
 
 def _network(metadata: Mapping[str, str], warnings: list[str]) -> Iterator[tuple[str, Any, str]]:
-    """Kind and arguments of the network."""
+    """The network's kind and arguments."""
     try:
         args = dict(json.loads(metadata.get("ss_network_args", "{}")))
     except (ValueError, TypeError, RecursionError):
@@ -161,9 +179,9 @@ def _network(metadata: Mapping[str, str], warnings: list[str]) -> Iterator[tuple
     module = metadata.get("ss_network_module", "")
     if module.startswith("lycoris"):
         kind = str(args.pop("algo", "lora"))
-        module = _LYCORIS.get(kind, "")
+        module = _LYCORIS_MODULES.get(kind, "")
         if not module:
-            warnings.append(f"the file's kind, {kind}, is not trained here; LierLa, C3Lier and DyLoRA are")
+            warnings.append(f"{kind} networks cannot be trained here; LierLa, C3Lier and DyLoRA can")
     wide = any(args.get(name) not in (None, "", "None") for name in ("conv_dim", "conv_block_dims"))
     ours = NETWORK_MODULE_ALIASES.get(module, module)
     if ours:
@@ -172,7 +190,7 @@ def _network(metadata: Mapping[str, str], warnings: list[str]) -> Iterator[tuple
 
 
 def _optimizer(name: str) -> str | None:
-    """Our name of an optimizer that is noted by its class; None where the table has none."""
+    """Our name of an optimizer that is recorded by its class; None for an unknown one."""
     last = name.rpartition(".")[2]
     by_class = (ours for ours, row in OPTIMIZERS.items() if row.name == last)
     folded = {ours.casefold(): ours for ours in OPTIMIZERS}
@@ -184,5 +202,5 @@ def _short(text: str) -> str:
 
 
 def _split_outside_brackets(args: str) -> list[str]:
-    """`a=1,betas=(0.9,0.99)` → its parts; commas within brackets part nothing."""
+    """`a=1,betas=(0.9,0.99)` → its parts, split at commas outside of brackets."""
     return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", args) if part.strip()]

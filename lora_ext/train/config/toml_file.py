@@ -1,4 +1,4 @@
-"""Reading TOML, on Python 3.10 too."""
+"""Reading TOML, also with Python 3.10."""
 
 from __future__ import annotations
 
@@ -11,14 +11,26 @@ from typing import Any
 from ...errors import TrainError
 
 _WINDOWS = re.compile(r'"(?:[A-Za-z]:|\\\\)[^"\n]*\\')
-"""A Windows path in double quotes, where TOML reads `\\` and the letter after it as one sign."""
+"""A Windows path in double quotes, where TOML reads `\\` and the letter after it as an escape sequence."""
 _MISREAD_PATH = re.compile(r"(?:[A-Za-z]:(?=[\x00-\x1f\\])|\\)[^\n\r]*[\x00-\x1f]")
-"""What becomes of such a path where the letter after `\\` has a meaning: a tab, the end of a line."""
-_PATH_HINT = "write paths with / or in single quotes, such as 'C:\\pictures'; in double quotes \\ has another meaning"
+"""Such a path after parsing, where an escape sequence was valid: `\\t` has become a tab."""
+_PATH_HINT = (
+    "write paths with / or in single quotes, such as 'C:\\pictures'; in double quotes \\ begins an escape sequence"
+)
 
 
 def load_toml(path: Path) -> dict[str, Any]:
-    """A TOML file's content. Raises TrainError: missing, not UTF-8, not TOML (with the place), no library for it."""
+    """Loads a TOML file.
+
+    Args:
+        path: The file, in UTF-8.
+
+    Returns:
+        Its tables and values.
+
+    Raises:
+        TrainError: The file is missing, not UTF-8 or not TOML (with the place), or Python 3.10 has no library for it.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -38,7 +50,7 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All texts in a TOML file's content."""
+    """All texts in the content of a TOML file."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (dict, list)):
@@ -47,7 +59,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _library() -> Any:
-    """Python's own from 3.11 on, else tomli, which pip brings along too."""
+    """Python's own library from 3.11 on, else tomli, which pip bundles too."""
     for name in ("tomllib", "tomli", "pip._vendor.tomli"):
         try:
             return import_module(name)

@@ -1,0 +1,1 @@
+"""Training data: folders, captions, buckets, the order of samples, and batches."""

@@ -1,4 +1,4 @@
-"""`Batch`: what one forward pass of training gets."""
+"""`Batch`: the input of one forward pass of training."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from .buckets import PixelSize
 
 @dataclass(frozen=True)
 class Batch:
-    """n pictures of one size, for one process. Tensors are on the CPU, float32; sizes and places in pixels.
+    """n images of one size for one process, with their captions. Tensors are on the CPU, float32.
 
-    pixels: (n, 3, h, w) in −1..1, or None where `latents` (n, 4, h/8, w/8) were cached.
-    captions: as trained in this step. regularisation: which pictures are for that. weights: (n,), 1 or
-    `prior_loss_weight` for those.
-    mask: (n, 1, h/8, w/8) in 0..1, or None. bucket: (w, h).
-    original_sizes: (w, h) of each picture before scaling. crops: (left, top) of the cut in the scaled picture.
-    seeds: a number for each picture that depends only on (seed, epoch, picture, repeat): noise and timesteps drawn
-    from it are the same however the pictures are spread over batches and processes.
-    scale: multiply the mean of the rows' weighted losses by it, so that the mean over all processes is the mean over
-    the whole batch. 1, but for an epoch's last batches, which may not be full: there a process without a picture gets
-    a row of weight 0.
+    Attributes:
+        pixels: (n, 3, h, w) in −1..1; None where `latents` are cached.
+        latents: (n, 4, h/8, w/8), scaled; None where pixels are given.
+        captions: The captions of this step, n.
+        regularisation: Which images are regularisation images, n.
+        weights: (n,), 1 or `prior_loss_weight` of regularisation images.
+        mask: (n, 1, h/8, w/8) in 0..1, or None.
+        paths: The image files, n.
+        original_sizes: (w, h) of each image before scaling, in pixels.
+        crops: (left, top) of the crop in the scaled image, in pixels.
+        bucket: (w, h) in pixels.
+        seeds: One number for each image that depends only on (seed, epoch, image, repeat). Noise and timesteps drawn
+            from it are the same for any number of processes and any batch size.
+        scale: Factor on the mean of the weighted losses, so that the mean over all processes is that of the whole
+            batch. It is 1 except for an epoch's last batches, which may not be full; there a process without an image
+            gets one of weight 0.
     """
 
     pixels: Tensor | None

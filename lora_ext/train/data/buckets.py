@@ -1,7 +1,8 @@
-"""Buckets: which size a picture of any aspect is trained at.
+"""Buckets: the sizes at which images of different aspect ratios are trained.
 
-Sizes are (width, height) in pixels. The rules are those of kohya's scripts: a grid of sizes whose area stays below the
-resolution's, the nearest aspect ratio wins, the picture covers its bucket and what sticks out is cut off.
+Sizes are (width, height) in pixels. The rules are those of kohya's scripts (`model_util.make_bucket_resolutions`): a
+grid of sizes whose area is below the resolution's; the nearest aspect ratio is chosen; the image is scaled to cover its
+bucket, and what exceeds the bucket is cropped.
 """
 
 from __future__ import annotations
@@ -15,12 +16,21 @@ from ...errors import TrainError
 
 PixelSize = tuple[int, int]
 PIXELS_PER_LATENT = 8
-"""Pixels to a side of a latent's pixel: sizes are multiples of it."""
+"""Image pixels per latent pixel and side, so sizes are multiples of it."""
 
 
 @dataclass(frozen=True)
 class BucketRules:
-    """The options of kohya's scripts of the same names. Raises TrainError for sizes that cannot be."""
+    """The options of kohya's scripts of the same names. Raises TrainError for impossible sizes.
+
+    Attributes:
+        resolution: (width, height) that gives the area of all buckets.
+        enable_bucket: Whether images keep their aspect ratios; without it all are cropped to `resolution`.
+        min_bucket_reso: Shortest side of a bucket.
+        max_bucket_reso: Longest side of a bucket.
+        bucket_reso_steps: Sides of buckets are multiples of it.
+        bucket_no_upscale: Whether images are only reduced, never enlarged.
+    """
 
     resolution: PixelSize = (512, 512)
     enable_bucket: bool = False
@@ -64,7 +74,12 @@ class BucketRules:
 
 
 class BucketFit(NamedTuple):
-    """The bucket of a picture, and the size it is scaled to before what sticks out is cut off."""
+    """The bucket of an image, and the size it is scaled to before it is cropped.
+
+    Attributes:
+        bucket: (width, height).
+        resized: (width, height), at least the bucket's on both sides.
+    """
 
     bucket: PixelSize
     resized: PixelSize
@@ -72,7 +87,7 @@ class BucketFit(NamedTuple):
 
 @lru_cache(maxsize=64)
 def bucket_sizes(rules: BucketRules) -> tuple[PixelSize, ...]:
-    """All buckets, sorted: every width in steps with the largest height the area allows, both ways round."""
+    """All buckets, sorted: every width in steps with the largest height that the area allows, and both swapped."""
     step, low = rules.bucket_reso_steps, rules.min_bucket_reso
     area = rules.resolution[0] * rules.resolution[1]
     square = _down(math.isqrt(area), step)
@@ -81,12 +96,27 @@ def bucket_sizes(rules: BucketRules) -> tuple[PixelSize, ...]:
         height = min(rules.max_bucket_reso, _down(area // width, step))
         if height >= low:
             sizes |= {(width, height), (height, width)}
-    # a min_bucket_reso off the steps would give sizes that are no multiple of a latent's pixel
+    # a min_bucket_reso that is not a multiple of 8 would give sizes that no latent has
     return tuple(sorted(size for size in sizes if not size[0] % PIXELS_PER_LATENT and not size[1] % PIXELS_PER_LATENT))
 
 
 def fit_to_bucket(size: PixelSize, rules: BucketRules) -> BucketFit:
-    """The bucket of a picture of `size`, and the size that it is scaled to, which covers the bucket."""
+    """Chooses the bucket of an image.
+
+    Args:
+        size: (width, height) of the image.
+        rules: The bucket rules.
+
+    Returns:
+        The bucket, and the size to scale the image to.
+
+    Raises:
+        TrainError: The image has no pixels.
+
+    Example:
+        >>> fit_to_bucket((1000, 500), BucketRules(enable_bucket=True))
+        BucketFit(bucket=(704, 320), resized=(704, 352))
+    """
     if min(size) < 1:
         raise TrainError(f"a picture of {size[0]}x{size[1]} pixels cannot be trained")
     if not rules.enable_bucket:
@@ -100,7 +130,7 @@ def fit_to_bucket(size: PixelSize, rules: BucketRules) -> BucketFit:
 
 
 def covering_size(size: PixelSize, bucket: PixelSize) -> PixelSize:
-    """`size` scaled, aspect kept, to the smallest that covers `bucket`."""
+    """The smallest size that covers `bucket` with the aspect ratio of `size`."""
     wide = size[0] * bucket[1] > bucket[0] * size[1]
     scale = bucket[1] / size[1] if wide else bucket[0] / size[0]
     width, height = (int(side * scale + 0.5) for side in size)

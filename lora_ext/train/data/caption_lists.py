@@ -1,4 +1,4 @@
-"""A folder's captions in one file: `metadata.jsonl` and `.csv` as diffusers has them, kohya's metadata JSON."""
+"""Captions of a folder in one file: `metadata.jsonl` and `metadata.csv` as for diffusers, and kohya's metadata JSON."""
 
 from __future__ import annotations
 
@@ -13,15 +13,27 @@ from ...file.displayed_names import find_by_displayed_parts
 from .image_files import is_image_file
 
 CAPTION_LIST_NAMES = ("metadata.jsonl", "metadata.csv")
-"""Files that give a folder's captions in the manner of Hugging Face's image folders."""
+"""Caption lists of Hugging Face's image folders."""
 
 
 def find_caption_list(folder: Path) -> Path | None:
+    """A folder's own caption list, or None."""
     return next((folder / name for name in CAPTION_LIST_NAMES if (folder / name).is_file()), None)
 
 
 def load_caption_list(path: Path, folder: Path) -> dict[Path, str]:
-    """Path → caption of `metadata.jsonl`, `metadata.csv` or kohya's metadata JSON. Raises TrainError."""
+    """Loads a caption list.
+
+    Args:
+        path: `metadata.jsonl`, `metadata.csv` or kohya's metadata JSON.
+        folder: The folder that its file names are relative to.
+
+    Returns:
+        Image file → caption.
+
+    Raises:
+        TrainError: The file cannot be read, or names an image that is not there.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".jsonl":
@@ -36,16 +48,16 @@ def load_caption_list(path: Path, folder: Path) -> dict[Path, str]:
     for number, row in enumerate(rows, 1):
         name = row.get("file_name") if isinstance(row, dict) else None
         if not isinstance(name, str) or not name:
-            raise TrainError(f"{path}, row {number}: there is no file_name in it")
-        picture = _find(folder, name)
-        if picture is None:
-            raise TrainError(f"{path}, row {number}: there is no picture {name} in {folder}")
-        listed[picture] = _caption_in(row)
+            raise TrainError(f"{path}, row {number} has no file_name")
+        image = _find(folder, name)
+        if image is None:
+            raise TrainError(f"{path}, row {number}: {folder} has no image {name}")
+        listed[image] = _caption_in(row)
     return listed
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """A listed picture: its path, in the folder or absolute; kohya's metadata may leave the suffix away."""
+    """A listed image: its path, in the folder or absolute. kohya's metadata may leave the suffix out."""
     path = folder / name
     if path.is_file():
         return path
@@ -60,7 +72,7 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def _caption_in(row: Mapping[str, Any]) -> str:
-    """The caption of a row: `text`, `caption` (with kohya's `tags` after it), `prompt`, else its only other text."""
+    """A row's caption: `text`, `caption` (followed by kohya's `tags`), `prompt`, or else its only other text."""
     known = [row[name] for name in ("text", "caption", "tags", "prompt") if isinstance(row.get(name), str)]
     if known:
         return ", ".join(text.strip() for text in known[:2] if text.strip()) if "caption" in row else known[0].strip()

@@ -1,4 +1,4 @@
-"""Writes captions beside pictures, by whatever describes them; a caption that is there is never replaced unasked."""
+"""Writes captions beside images with any captioner; an existing caption is only replaced on request."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ from .image_files import UnreadableImage, is_image_file, load_training_image, re
 from .subset import check_folder
 
 ImageCaptioner = Callable[[Sequence[Image.Image]], Sequence[str]]
-"""RGB pictures → a caption each."""
+"""RGB images → one caption for each."""
 
 
 @dataclass
 class CaptioningReport:
-    """What came of it: (picture, caption) written; pictures that had one; sentences about those left out."""
+    """What `caption_folder` did.
+
+    Attributes:
+        written: (image, caption) for each caption that was written.
+        had: Images that had a caption.
+        skipped: A sentence for each image that was left out.
+    """
 
     written: list[tuple[str, str]] = field(default_factory=list)
     had: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """A line for each caption, and one of sums."""
+        """One line for each caption, and one with the totals."""
         lines = [f"{Path(path).name}: {caption}" for path, caption in self.written]
         sums = f"{len(self.written)} captions written"
         if self.had:
-            sums += f"; {len(self.had)} pictures have one (--overwrite writes them anew)"
+            sums += f"; {len(self.had)} pictures have one (--overwrite replaces them)"
         return "\n".join([*lines, *(f"skipped: {sentence}" for sentence in self.skipped), sums])
 
 
@@ -49,16 +55,32 @@ def caption_folder(
     track: Track = no_progress,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> CaptioningReport:
-    """Describe every picture of a folder that has no caption, and write what comes out beside it.
+    """Captions every image of a folder that has no caption, and writes the captions beside the images.
 
-    A picture has a caption when any file that training would read is there, empty or not. prefix, suffix: put around
-    what was described. together: pictures described at once. cancelled: asked between them; what is written stays.
-    Raises TrainError: no folder, no pictures, an extension that is a picture's.
+    An image has a caption when any file that training would read exists, even an empty one.
+
+    Args:
+        folder: The folder of images.
+        describe: The captioner.
+        extension: Suffix of the caption files.
+        prefix: Text before every caption.
+        suffix: Text after every caption.
+        overwrite: Whether existing captions are replaced.
+        recursive: Whether folders inside are captioned too.
+        batch_size: Images captioned together.
+        track: Shows the progress.
+        cancelled: Asked between batches; what is written stays.
+
+    Returns:
+        The report.
+
+    Raises:
+        TrainError: The folder is missing or has no images, or the extension is an image's.
     """
     check_folder(folder, "the folder of pictures")
     extension = checked_caption_suffix(extension)
     if is_image_file(Path(f"x{extension}")):
-        raise TrainError(f"captions cannot end in {extension!r}; .txt is usual")
+        raise TrainError(f"captions cannot end in {extension!r}, which is a picture's suffix; give .txt")
     found = sorted(path for path in folder.glob("**/*" if recursive else "*") if is_image_file(path) and path.is_file())
     if not found:
         raise TrainError(
@@ -73,7 +95,7 @@ def caption_folder(
                 continue
             check_not_linked(path.parent, folder)
             wanted.append(path)
-        except (FileError, TrainError) as error:  # a caption that is no text is there all the same
+        except (FileError, TrainError) as error:  # a caption that is not UTF-8 exists all the same
             done.skipped.append(str(error))
     parts = [wanted[at : at + batch_size] for at in range(0, len(wanted), batch_size)]
     with rejecting_truncated_images():
@@ -87,7 +109,7 @@ def caption_folder(
 def _describe(
     part: Sequence[Path], describe: ImageCaptioner, around: tuple[str, str], extension: str, done: CaptioningReport
 ) -> None:
-    """The captions of a few pictures."""
+    """Captions one batch of images and writes the captions."""
     opened = []
     for path in part:
         try:
@@ -101,7 +123,7 @@ def _describe(
         try:
             with replacing_file(path.with_suffix(extension), overwrite=True) as written:
                 written.write_text(caption + "\n", encoding="utf-8")
-        except FileError as error:  # a link, or a file that another program holds
+        except FileError as error:  # a link, or a file that another program holds open
             done.skipped.append(str(error))
             continue
         done.written.append((str(path), caption))

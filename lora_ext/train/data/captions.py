@@ -1,6 +1,7 @@
-"""What a picture's caption becomes in one step: prefix, dropout, wildcards, shuffling, tag dropout.
+"""Variations of a caption in one step: prefix, dropout, wildcards, shuffling, tag dropout.
 
-The order and the options are those of kohya's scripts, and with the same random numbers so is every result.
+The order and the options are those of kohya's scripts (`train_util.BaseDataset.process_caption`); with the same random
+numbers the results are the same.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from pathlib import Path
 from ...errors import TrainError
 
 CAPTION_EXTENSIONS = (".caption", ".txt")
-"""Where a caption is looked for beside its picture, after the extension that the user names."""
+"""Suffixes of caption files, tried after the one that the user sets."""
 _WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 
 
 @dataclass(frozen=True)
 class CaptionRules:
-    """The options of kohya's scripts of the same names. token_warmup_step: steps, or below 1 a share of all steps."""
+    """The options of kohya's scripts of the same names.
+
+    `token_warmup_step` is in steps, or a share of all steps below 1. Raises TrainError for impossible values.
+    """
 
     shuffle_caption: bool = False
     caption_separator: str = ","
@@ -41,7 +45,7 @@ class CaptionRules:
         for name in ("caption_dropout_rate", "caption_tag_dropout_rate"):
             rate = getattr(self, name)
             if not 0 <= rate <= 1:
-                raise TrainError(f"{name} {rate} is not a share between 0 and 1")
+                raise TrainError(f"{name} is {rate}; give a share from 0 to 1")
         if not self.caption_separator:
             raise TrainError("caption_separator is empty; the usual one is a comma")
         if self.shuffle_caption and self.keep_tokens < 0:
@@ -49,7 +53,7 @@ class CaptionRules:
 
     @property
     def fixed(self) -> bool:
-        """Whether a caption is the same in every step, so that its text-encoder output may be kept."""
+        """Whether a caption is the same in every step, so that its text-encoder output can be cached."""
         return not (
             self.shuffle_caption
             or self.enable_wildcard
@@ -63,9 +67,23 @@ class CaptionRules:
 def vary_caption(
     caption: str, rules: CaptionRules, rng: random.Random, *, epoch: int = 1, step: int = 0, steps: int = 0
 ) -> str:
-    """The caption as trained in one step.
+    """Varies a caption for one step.
 
-    epoch: counted from 1 (what `caption_dropout_every_n_epochs` divides); step of steps: for the token warm-up.
+    Args:
+        caption: The caption, all its lines.
+        rules: The rules.
+        rng: The random numbers.
+        epoch: The epoch from 1, which `caption_dropout_every_n_epochs` divides.
+        step: The optimizer step, for the tag warm-up.
+        steps: Optimizer steps of the whole run.
+
+    Returns:
+        The caption to train on.
+
+    Example:
+        >>> rules = CaptionRules(caption_prefix="photo,", shuffle_caption=True, keep_tokens=1)
+        >>> vary_caption("cat, black, sitting", rules, random.Random(0))
+        'photo, cat, sitting, black'
     """
     caption = " ".join(text for text in (rules.caption_prefix, caption, rules.caption_suffix) if text)
     if rules.caption_dropout_rate and rng.random() < rules.caption_dropout_rate:
@@ -111,7 +129,7 @@ def _vary_tags(caption: str, rules: CaptionRules, rng: random.Random, step: int,
 
 
 def _split_kept_tags(caption: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
-    """(kept at the front, free, kept at the end)."""
+    """(tags kept at the front, free tags, tags kept at the end)."""
     mark, separator = rules.keep_tokens_separator, rules.caption_separator
     if mark and mark in caption:
         parts = [[tag for tag in _tags(part, separator) if tag] for part in caption.split(mark, 2)]
@@ -122,7 +140,7 @@ def _split_kept_tags(caption: str, rules: CaptionRules) -> tuple[list[str], list
 
 
 def checked_caption_suffix(extension: str) -> str:
-    """A caption file's suffix with its dot, as the user names it. Raises TrainError for what is part of a path."""
+    """A caption suffix with its dot, as the user names it. Raises TrainError for a part of a path."""
     suffix = extension if extension.startswith(".") else f".{extension}"
     if len(suffix) < 2 or re.search(r'[\\/:*?"<>|\x00-\x1f]', suffix):
         raise TrainError(f"captions cannot end in {extension!r} (caption_extension); .txt is usual")
@@ -130,10 +148,17 @@ def checked_caption_suffix(extension: str) -> str:
 
 
 def load_caption(image_path: Path, extension: str = "") -> str | None:
-    """The text of the caption file beside a picture, all its lines; None where there is none.
+    """Loads the caption beside an image.
 
-    extension: the user's, tried before `CAPTION_EXTENSIONS`. Both `name.txt` and `name.png.txt` are found.
-    Raises TrainError for a file that is not UTF-8 text.
+    Args:
+        image_path: The image; both `name.txt` and `name.png.txt` are found for `name.png`.
+        extension: The user's suffix, tried before `CAPTION_EXTENSIONS`.
+
+    Returns:
+        The text with all its lines; None without a caption file.
+
+    Raises:
+        TrainError: The file is not UTF-8 text.
     """
     wanted = [checked_caption_suffix(extension)] if extension else []
     for suffix in dict.fromkeys([*wanted, *CAPTION_EXTENSIONS]):
@@ -145,20 +170,22 @@ def load_caption(image_path: Path, extension: str = "") -> str | None:
 
 
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-"""How the hub's cache names the files that its links lead to."""
+"""Names of files in the cache of huggingface_hub, which its links point to."""
 
 
 def _check_link(path: Path, suffix: str) -> None:
-    """Raises TrainError for a link to what is no caption: what is read is shown, trained on and noted in the file, and
-    a data set from elsewhere may link to something private."""
+    """Raises TrainError for a link to a file that is not a caption.
+
+    Captions are shown, trained on and written into the metadata; a data set from elsewhere may link to a private file.
+    """
     if path.is_symlink():
         target = path.resolve()
         if target.suffix.lower() not in (suffix.lower(), *CAPTION_EXTENSIONS) and not _BLOB.fullmatch(target.name):
-            raise TrainError(f"{path} is a link to {target.name}, which is no caption; put the caption itself there")
+            raise TrainError(f"{path} is a link to {target.name}, which is not a caption; put the caption itself there")
 
 
 def load_caption_text(path: Path) -> str:
-    """A caption file's text, trimmed, its lines without trailing blanks. Raises TrainError."""
+    """A caption file's text, without blanks at the ends of its lines. Raises TrainError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -169,10 +196,17 @@ def load_caption_text(path: Path) -> str:
 
 
 def longest_token_count(caption: str, rules: CaptionRules, count_tokens: Callable[[str], int]) -> int:
-    """The most tokens that any line of the caption can have: `count_tokens` of the text, the longest wildcard choices
-    taken.
+    """Counts the tokens of a caption's longest variation.
 
-    Tags that are dropped or shuffled do not make it longer; prefix and suffix are counted.
+    Dropping and shuffling tags never makes it longer; prefix and suffix are counted.
+
+    Args:
+        caption: The caption, all its lines.
+        rules: The rules.
+        count_tokens: Text → number of tokens.
+
+    Returns:
+        The most tokens of any line, with the longest choice of each wildcard.
     """
 
     def longest(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Keeps what is computed once: latents and text-encoder outputs, in memory or on disk, under a key of their content."""
+"""`TensorCache`: latents and text-encoder outputs, in memory or on disk, under a key made of their inputs."""
 
 from __future__ import annotations
 
@@ -18,43 +18,46 @@ from ...file import safetensors_file
 from ..config.recipe import Recipe
 
 CACHE_FORMAT = 1
-"""Part of every key: raised when what is kept under a key changes its meaning."""
+"""Part of every key; raised when the stored tensors change their meaning."""
 CACHE_FOLDER_NAME = ".lora_ext_cache"
-"""Where caches on disk are, in the folder of the pictures; never read as a folder of pictures."""
+"""Name of the cache folder in the folder of images; a leading dot keeps it from being read as images."""
 
 
 def cache_folder(recipe: Recipe) -> Path:
-    """Where a recipe's caches on disk are: beside the pictures, else beside the results."""
+    """A recipe's cache folder: beside the images, or else beside the results."""
     return Path(recipe.train_data_dir or recipe.output_dir or ".") / CACHE_FOLDER_NAME
 
 
 def content_key(*parts: object) -> str:
-    """A name for what depends on `parts` (their texts) alone: 32 hex digits."""
+    """A key that depends only on the texts of `parts`: 32 hex digits."""
     text = "\x1f".join(str(part) for part in (CACHE_FORMAT, *parts)).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 class TensorCache:
-    """Tensors by key. With a folder one small safetensors file a key, written whole or not at all, checked on reading.
+    """Named tensors by key. On disk each key is a small safetensors file, written whole or not at all.
 
-    Files carry a checksum instead of being synced one by one: a file that a power cut spoils is made again.
+    A file carries a checksum instead of being synced to disk: one that a power failure damages is computed again.
+
+    Args:
+        folder: The folder on disk; None keeps all in memory. Raises TrainError for a link, or if it cannot be created.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
         self.tensors_by_key: dict[str, dict[str, Tensor]] = {}
         if folder is not None:
-            if folder.is_symlink():  # a data set from elsewhere may bring one along
+            if folder.is_symlink():  # a data set from elsewhere may contain one
                 raise TrainError(
-                    f"the cache folder {folder} is a link, and nothing is written through links; remove it"
+                    f"the cache folder {folder} is a link, and caches are not written through links; remove it"
                 )
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise TrainError(f"the cache folder {folder} cannot be made: {error.strerror or error}") from None
+                raise TrainError(f"the cache folder {folder} cannot be created: {error.strerror or error}") from None
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """What is kept under a key, None for nothing or for a file that is damaged."""
+        """The tensors of a key; None for a missing or damaged one."""
         if self.folder is None:
             return self.tensors_by_key.get(key)
         try:
@@ -64,7 +67,7 @@ class TensorCache:
         return tensors if metadata.get("crc") == _crc(tensors) else None
 
     def add(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep CPU copies. Raises TrainError when the disk is full or the folder gone."""
+        """Stores CPU copies. Raises TrainError when the disk is full or the folder is missing."""
         kept = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in sorted(tensors.items())}
         if self.folder is None:
             self.tensors_by_key[key] = kept
@@ -82,7 +85,7 @@ class TensorCache:
             with contextlib.suppress(OSError):
                 Path(part).unlink(missing_ok=True)
             if isinstance(error, PermissionError) and self._path(key).is_file():
-                return  # another run reads it just now: what is there under this key is the same
+                return  # on Windows, while another run reads it: the file of this key is the same
             raise TrainError(
                 f"{self.folder} cannot be written to ({error.strerror or error}); free some space, or train without "
                 "the cache on disk"
@@ -106,6 +109,9 @@ def _crc(tensors: Mapping[str, Tensor]) -> str:
 
 
 def tensor_fingerprint(tensor: Tensor) -> str:
-    """A text that tells what made a tensor apart from what makes another one, blind to the last digits."""
+    """A short text that differs for different tensors, but not for rounding errors.
+
+    It tells two autoencoders or text encoders apart by what they compute, whatever their files are called.
+    """
     rounded = (tensor.detach().float().cpu() * 64).round().clamp(-(2**31), 2**31 - 1).to(torch.int64)
     return hashlib.blake2b(rounded.numpy().tobytes(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""Where the pictures are: `N_concept` folders, a plain folder, or a dataset file."""
+"""Finds the training images: `N_concept` folders, a plain folder, or a dataset file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,17 @@ COMMON_IMAGE_SUFFIXES = (".png", ".jpg", ".webp", ".bmp", ".tif")
 
 
 def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Subset]:
-    """All folders that a recipe names, training first. `notify` is told what was left out and why.
+    """Finds all folders of a recipe.
 
-    Raises TrainError: no folder is given or it does not exist, it has no pictures, a number cannot be.
+    Args:
+        recipe: The settings.
+        notify: Called with a sentence for each folder that is left out.
+
+    Returns:
+        The subsets with images, training before regularisation.
+
+    Raises:
+        TrainError: No folder is given, one is missing, or there are no training images.
     """
     if recipe.dataset_config:
         found = load_dataset_toml(Path(recipe.dataset_config), recipe, notify)
@@ -31,7 +39,9 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
         if recipe.reg_data_dir:
             found += _subsets_below(Path(recipe.reg_data_dir), recipe, True, notify)
     else:
-        raise TrainError("no pictures to train on: give train_data_dir, a folder of pictures or of N_concept folders")
+        raise TrainError(
+            "there are no pictures to train on: set train_data_dir to a folder of pictures or of N_concept folders"
+        )
     if not any(subset.files for subset in found if not subset.regularisation):
         where = recipe.dataset_config or recipe.train_data_dir
         raise TrainError(
@@ -42,13 +52,18 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
 
 
 def concept_of_folder(folder: Path) -> str:
-    """What an `N_concept` folder's name says after its repeats, "" for another name."""
+    """The concept in an `N_concept` folder's name, "" for another name.
+
+    Example:
+        >>> concept_of_folder(Path("data/10_my dog")), concept_of_folder(Path("data/dogs"))
+        ('my dog', '')
+    """
     match = _REPEATS.fullmatch(folder.name)
     return replace_lone_surrogates(match[2]).strip() if match and int(match[1]) else ""
 
 
 def _subsets_below(root: Path, recipe: Recipe, regularisation: bool, notify: Notify) -> list[Subset]:
-    """A folder's `N_concept` folders, or the folder itself where it has none."""
+    """A folder's `N_concept` folders, or the folder itself if there are none."""
     check_folder(root, "reg_data_dir" if regularisation else "train_data_dir")
     found, left_out = [], []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
@@ -59,7 +74,7 @@ def _subsets_below(root: Path, recipe: Recipe, regularisation: bool, notify: Not
             )
             if not found[-1].files:
                 notify(f"{folder} has no pictures")
-        elif _holds_pictures(folder):
+        elif _has_images(folder):
             left_out.append(folder.name)
     plain = [path for path in root.iterdir() if is_image_file(path)]
     if not found and (plain or find_caption_list(root)):
@@ -74,5 +89,5 @@ def _subsets_below(root: Path, recipe: Recipe, regularisation: bool, notify: Not
     return found
 
 
-def _holds_pictures(folder: Path) -> bool:
+def _has_images(folder: Path) -> bool:
     return any(is_image_file(path) for path in folder.iterdir())

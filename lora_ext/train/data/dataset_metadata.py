@@ -1,4 +1,4 @@
-"""A data set in the words of kohya's `ss_*` metadata, which the web UI and model sites show."""
+"""A data set as kohya's `ss_*` metadata, which the web UI and model sites show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from .dataset_scan import DatasetImage
 
 
 def dataset_metadata(data: Dataset, world_size: int = 1) -> dict[str, str]:
-    """Folders, how often each tag comes, buckets and counts. Nothing of where the folders are."""
+    """The `ss_*` entries of a data set: folder names, tags, buckets and counts, but no paths.
+
+    Args:
+        data: The data set.
+        world_size: Number of processes.
+    """
     items = Counter(
         data.subsets[data.images[item.image].subset].regularisation for item in data.sample_order.epoch_items(0)
     )
@@ -27,7 +32,7 @@ def dataset_metadata(data: Dataset, world_size: int = 1) -> dict[str, str]:
 
 
 def _named(data: Dataset) -> list[str]:
-    """A name for each subset: its folder's, numbered where two have the same."""
+    """A name for each subset: its folder's, numbered if two are the same."""
     names: list[str] = []
     for subset in data.subsets:
         name, number = subset.name, 2
@@ -47,7 +52,7 @@ def _folders(data: Dataset, regularisation: bool) -> dict[str, dict[str, int]]:
 
 
 def tag_frequency(data: Dataset) -> dict[str, dict[str, int]]:
-    """Folder → tag → in how many of its pictures' captions it is (in lower case, as kohya counts)."""
+    """Folder → tag → number of images with it in their captions, in lower case as kohya's scripts count."""
     found: dict[str, dict[str, int]] = {}
     for index, (name, subset) in enumerate(zip(_named(data), data.subsets, strict=True)):
         counts: Counter[str] = Counter()
@@ -62,7 +67,7 @@ def tag_frequency(data: Dataset) -> dict[str, dict[str, int]]:
 
 
 def _buckets(data: Dataset) -> dict[str, Any]:
-    """Sizes with their turns in an epoch, and by how much the pictures' aspect ratios differ from them on average."""
+    """Bucket sizes with their samples in an epoch, and the mean difference of the images' aspect ratios from them."""
     turns = Counter(data.images[item.image].bucket_fit.bucket for item in data.sample_order.epoch_items(0))
     rows = {str(n): {"resolution": list(size), "count": turns[size]} for n, size in enumerate(sorted(turns))}
     off = [_aspect_error(data.images[item.image]) for item in data.sample_order.epoch_items(0)]

@@ -1,4 +1,4 @@
-"""Looks at every picture once, before the first step: size, content, caption; what cannot be read is named."""
+"""Scans every image once before the first step: size, content and caption; unreadable files are listed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ SCAN_THREADS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class DatasetImage:
-    """One file of a subset. caption: its text, all lines, the folder's concept where it has none (`has_caption` tells).
+    """One image file of a subset.
 
-    digest: of the file's bytes (and its mask's), so that a changed picture is another one.
+    Attributes:
+        path: The file.
+        subset: The number of its subset.
+        size: (width, height) in pixels.
+        bucket_fit: Its bucket, and the size to scale it to.
+        digest: Hash of the bytes of the file and of its mask, so that a changed image is another one.
+        caption: All lines of its caption; the folder's concept without one.
+        has_caption: Whether it has a caption of its own.
+        mask: The file of its mask.
     """
 
     path: Path
@@ -38,7 +46,13 @@ class DatasetImage:
 
 @dataclass(frozen=True)
 class DatasetScan:
-    """What was found. skipped: a sentence for each picture that cannot be read."""
+    """The result of a scan.
+
+    Attributes:
+        subsets: The scanned subsets.
+        images: The images that can be read.
+        skipped: A sentence for each image that cannot be read.
+    """
 
     subsets: tuple[Subset, ...]
     images: tuple[DatasetImage, ...]
@@ -46,10 +60,23 @@ class DatasetScan:
 
 
 def scan_dataset(subsets: Sequence[Subset], *, strict: bool = False, track: Track = no_progress) -> DatasetScan:
-    """Read every picture of the subsets. strict: raise the first UnreadablePicture instead of skipping."""
+    """Reads every image of the subsets.
+
+    Args:
+        subsets: The folders.
+        strict: Whether an unreadable image is an error.
+        track: Shows the progress.
+
+    Returns:
+        The readable images, and sentences for the others.
+
+    Raises:
+        UnreadableImage: An image cannot be read, with `strict`.
+        TrainError: None of the training images can be read.
+    """
     jobs = [(index, path) for index, subset in enumerate(subsets) for path in subset.files]
 
-    def look(job: tuple[int, Path]) -> DatasetImage | str:
+    def scan(job: tuple[int, Path]) -> DatasetImage | str:
         try:
             return _scan_image(job[1], job[0], subsets[job[0]])
         except UnreadableImage as error:
@@ -58,9 +85,9 @@ def scan_dataset(subsets: Sequence[Subset], *, strict: bool = False, track: Trac
             return str(error)
 
     with rejecting_truncated_images(), ThreadPoolExecutor(SCAN_THREADS) as pool:
-        looked = [result for _, result in zip(track(jobs, "looking at pictures"), pool.map(look, jobs), strict=True)]
-    pictures = tuple(result for result in looked if isinstance(result, DatasetImage))
-    skipped = tuple(result for result in looked if isinstance(result, str))
+        results = [result for _, result in zip(track(jobs, "scanning pictures"), pool.map(scan, jobs), strict=True)]
+    pictures = tuple(result for result in results if isinstance(result, DatasetImage))
+    skipped = tuple(result for result in results if isinstance(result, str))
     if not any(not subsets[picture.subset].regularisation for picture in pictures):
         raise TrainError(f"none of the {len(jobs)} pictures can be read; the first: {skipped[0] if skipped else '-'}")
     return DatasetScan(tuple(subsets), pictures, skipped)
@@ -73,7 +100,7 @@ def _scan_image(path: Path, index: int, subset: Subset) -> DatasetImage:
     if caption is None:
         try:
             caption = load_caption(path, subset.caption_extension)
-        except TrainError as error:  # one such caption is no reason to look at none of the pictures
+        except TrainError as error:  # one bad caption must not stop the scan of all other images
             raise UnreadableImage(f"{path} is left out: {error}") from None
     digest = hashlib.blake2b(data, digest_size=16)
     mask = _find_mask(path, subset.masks) if subset.masks else None
@@ -100,7 +127,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _find_mask(picture: Path, masks: Path) -> Path | None:
-    """The mask of a picture: a picture of the same name, whatever its suffix."""
+    """The mask of an image: an image of the same name with any suffix."""
     same = masks / picture.name
     if same.is_file():
         return same
@@ -108,5 +135,5 @@ def _find_mask(picture: Path, masks: Path) -> Path | None:
 
 
 def _escape_glob(text: str) -> str:
-    """Text as glob takes it literally."""
+    """Text with the special characters of glob escaped."""
     return "".join(f"[{c}]" if c in "[*?" else c for c in text)

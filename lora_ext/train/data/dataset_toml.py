@@ -1,4 +1,4 @@
-"""kohya's dataset configuration: `[general]`, `[[datasets]]`, `[[datasets.subsets]]`, inner ones before outer ones."""
+"""kohya's dataset file: `[general]`, `[[datasets]]` and `[[datasets.subsets]]`; inner tables override outer ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .subset import Subset, check_folder, load_subset
 
 SUBSET_OPTION_GROUPS = ("pictures", "captions")
 DATASET_OPTION_ALIASES = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
-"""What these files call a knob."""
+"""An option's name in these files → its name in `Recipe`."""
 MORE_SUBSET_OPTIONS = ("conditioning_data_dir", "dataset_repeats", "train_batch_size", "prior_loss_weight")
 SUBSET_ONLY_OPTIONS = (
     "image_dir",
@@ -27,13 +27,22 @@ SUBSET_ONLY_OPTIONS = (
     "debug_dataset",
     "max_token_length",
 )
-"""Options of a subset that are no knobs; the last four do nothing here."""
+"""Options of a subset that `Recipe` does not have; the last four do nothing here."""
 
 
 def load_dataset_toml(path: Path, recipe: Recipe, notify: Callable[[str], None]) -> list[Subset]:
-    """The subsets of a dataset file; what it does not set is as in the recipe. Paths are relative to the file.
+    """Loads the subsets of a dataset file; paths in it are relative to the file.
 
-    Raises TrainError: no TOML, an option that does not exist or has the wrong type, a folder that is missing.
+    Args:
+        path: The TOML file.
+        recipe: Gives the values that the file does not set.
+        notify: Called with a sentence for each folder without images.
+
+    Returns:
+        The subsets in order.
+
+    Raises:
+        TrainError: The file is not TOML, an option is unknown or has the wrong type, or a folder is missing.
     """
     content = load_toml(path)
     _check_names(content, ("general", "datasets"), f"{path}")
@@ -68,7 +77,7 @@ def _table(value: object, where: str) -> dict[str, Any]:
 
 def _tables(value: object, where: str) -> list[dict[str, Any]]:
     if not isinstance(value, list):
-        raise TrainError(f"{where} needs two brackets on each side: it may come more than once")
+        raise TrainError(f"{where} needs two brackets on each side, because it may occur more than once")
     return [_table(entry, where) for entry in value]
 
 
@@ -82,8 +91,8 @@ def _with_options(recipe: Recipe, options: Mapping[str, Any], where: str) -> Rec
     """The recipe with a table's options. Raises TrainError."""
     valid = [
         name
-        for name, (_, knob) in recipe_options().items()
-        if knob.group in SUBSET_OPTION_GROUPS or name in MORE_SUBSET_OPTIONS
+        for name, (_, option) in recipe_options().items()
+        if option.group in SUBSET_OPTION_GROUPS or name in MORE_SUBSET_OPTIONS
     ]
     changed: dict[str, Any] = {}
     for given, value in options.items():
@@ -96,7 +105,7 @@ def _with_options(recipe: Recipe, options: Mapping[str, Any], where: str) -> Rec
 
 
 def _value(name: str, given: str, value: object, where: str) -> object:
-    """A TOML value as its knob has it. Raises TrainError."""
+    """A TOML value in its option's type. Raises TrainError."""
     try:
         return parse_recipe_option(name, value)
     except TrainError as error:
@@ -111,7 +120,7 @@ def _subset(path: Path, where: str, own: Mapping[str, Any], recipe: Recipe) -> S
     elif listing is not None:
         folder = listing.parent
     else:
-        raise TrainError(f"{where}: there is no image_dir in it")
+        raise TrainError(f"{where} has no image_dir")
     check_folder(folder, f"{where}: image_dir")
     concept = _text(own.get("class_tokens", ""), f"{where}: class_tokens")
     local = recipe
@@ -119,11 +128,11 @@ def _subset(path: Path, where: str, own: Mapping[str, Any], recipe: Recipe) -> S
         local = replace(recipe, conditioning_data_dir=str(path.parent / recipe.conditioning_data_dir))
     regularisation = own.get("is_reg", False)
     if not isinstance(regularisation, bool):
-        raise TrainError(f"{where}: is_reg is {regularisation!r}, but true or false is wanted")
+        raise TrainError(f"{where}: is_reg is {regularisation!r}; give true or false")
     return load_subset(folder, local, recipe.dataset_repeats, concept, regularisation, listing)
 
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise TrainError(f"{where} is {value!r}, but a text in quotes is wanted")
+        raise TrainError(f"{where} is {value!r}; give a text in quotes")
     return value

@@ -1,4 +1,4 @@
-"""Where a picture's face is: from its name as kohya's `detect_face_rotate` writes it, or found by OpenCV."""
+"""Where the face in an image is: from its name, as kohya's `detect_face_rotate` writes it, or found by OpenCV."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from .image_files import FaceFinder, PixelBox
 
 _IN_NAME = re.compile(r"_(\d+)_(\d+)_(\d+)_(\d+)$")
 SMALLEST_FACE_SHARE = 1 / 24
-"""Share of the shorter side below which nothing is taken for a face."""
+"""Smallest face, as a share of the image's shorter side; smaller detections are mostly false."""
 
 
 def parse_face_box(path: Path) -> PixelBox | None:
-    """The box that a name such as `ann_320_200_90_110.png` tells: the face's centre, width and height."""
+    """The face's box in a file name that gives its centre, width and height in pixels.
+
+    Example:
+        >>> parse_face_box(Path("ann_320_200_90_110.png"))
+        (275, 145, 90, 110)
+    """
     match = _IN_NAME.search(path.stem)
     if not match:
         return None
@@ -29,20 +34,21 @@ def parse_face_box(path: Path) -> PixelBox | None:
 
 
 def opencv_face_finder() -> FaceFinder:
-    """Finds the largest upright face of a picture with OpenCV's Haar cascade.
+    """A finder of the largest upright face, with OpenCV's Haar cascade.
 
-    Raises TrainError where OpenCV is not installed.
+    Raises:
+        TrainError: OpenCV is not installed.
     """
     try:
         cv2: Any = import_module("cv2")
         cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"))
     except (ImportError, AttributeError):
         raise TrainError(
-            "face_crop_aug_range looks for faces with OpenCV, which is not here: pip install "
-            "'opencv-python-headless<4.12', or name pictures by their faces, "
+            "face_crop_aug_range finds faces with OpenCV, which is not installed: pip install "
+            "'opencv-python-headless<4.12', or write the face's place into the pictures' names, "
             "such as ann_320_200_90_110.png (the face's centre, width and height)"
         ) from None
-    lock = threading.Lock()  # a cascade keeps what it computes
+    lock = threading.Lock()  # a cascade keeps intermediate results, so it is not safe for threads
 
     def find(image: Image.Image) -> PixelBox | None:
         grey = np.asarray(image.convert("L"))
