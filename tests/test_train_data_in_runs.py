@@ -180,7 +180,7 @@ def test_what_a_file_has_and_the_recipe_leaves_out_is_told(tmp_path: Path) -> No
         def __init__(self) -> None:
             self.said: list[str] = []
 
-        def say(self, text: str) -> None:
+        def notify(self, text: str) -> None:
             self.said.append(text)
 
     data, words = pictures(tmp_path / "data", 2), {"max_train_epochs": 1}

@@ -120,7 +120,7 @@ def test_what_is_trained_is_what_is_applied(network: str, tmp_path: Path) -> Non
     plain = noise(host)
 
     class Looking(type(host)):  # type: ignore[misc]
-        def sample(self, wish: Any) -> Any:
+        def generate_image(self, spec: Any) -> Any:
             seen["memory"] = noise(self)
             return Image.new("RGB", (8, 8))
 

@@ -1,4 +1,4 @@
-"""A picture file → pixels: any mode, turned as its EXIF says, scaled, cut and varied."""
+"""Image files → pixels: decoding of any mode, EXIF orientation, scaling, cropping and augmentation."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ IMAGE_FILE_SUFFIXES = (
     ".jxl",
     ".heic",
 )
-"""What counts as a picture; those that Pillow lacks here are named as unreadable."""
+"""Suffixes of images; those that the installed Pillow cannot decode are reported as unreadable."""
 TRANSPARENT_BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels: what lies under them in the file is arbitrary."""
+"""Colour behind transparent pixels, whose own colour in the file is arbitrary."""
 MAX_DECODED_PIXELS = 178_956_970
-"""Pixels above which a file is taken for a bomb (Pillow's own limit)."""
+"""Most pixels of an image; above Pillow's own limit a file may be a decompression bomb."""
 _BAD = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError,
         AttributeError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 
@@ -54,18 +54,23 @@ RESAMPLING_FILTERS = {
     "cubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX,
 }
-"""kohya's names (OpenCV's) → Pillow's filters, which average over the area when they shrink."""
+"""kohya's names (OpenCV's) → Pillow's filters, which average over the area when they reduce."""
 
 PixelBox = tuple[int, int, int, int]
 """left, top, width, height, in pixels."""
 
 
 class UnreadableImage(TrainError):
-    """A file that is no picture, or a damaged one."""
+    """A file that is not an image, or a damaged one."""
 
 
 class DecodedImage(NamedTuple):
-    """A decoded picture: RGB, and its alpha channel (mode L) where it has one."""
+    """A decoded image.
+
+    Attributes:
+        rgb: The image, mode RGB.
+        alpha: Its alpha channel, mode L, or None.
+    """
 
     rgb: Image.Image
     alpha: Image.Image | None
@@ -73,7 +78,10 @@ class DecodedImage(NamedTuple):
 
 @contextlib.contextmanager
 def rejecting_truncated_images() -> Iterator[None]:
-    """Inside, a truncated picture cannot be opened: programs around us may have told Pillow to fill it with grey."""
+    """Inside, a truncated image is an error.
+
+    Programs around us, such as the web UI, may have set Pillow's LOAD_TRUNCATED_IMAGES, which fills the rest with grey.
+    """
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -83,15 +91,25 @@ def rejecting_truncated_images() -> Iterator[None]:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file's name is a picture's; hidden ones (such as macOS' `._a.jpg`) are not."""
+    """Whether a file name is an image's; hidden files, such as macOS' `._a.jpg`, are not."""
     return path.suffix.lower() in IMAGE_FILE_SUFFIXES and not path.name.startswith(".")
 
 
 def load_training_image(path: Path, data: bytes | None = None) -> DecodedImage:
-    """Decode a picture, turned upright, 8 bits a channel. data: the file's bytes where they were read already.
+    """Decodes an image, turned upright, 8 bits a channel.
 
-    Transparent pixels are laid over white; 16-bit values are scaled; CMYK is converted with its own profile if it
-    carries one. Of moving pictures the first one. Raises UnreadablePicture naming the file and what is wrong.
+    Transparent pixels are put on white, 16-bit values are scaled, and CMYK is converted with its own colour profile.
+    The first frame of an animation is used.
+
+    Args:
+        path: The file.
+        data: Its bytes, if they were read already.
+
+    Returns:
+        The image and its alpha channel.
+
+    Raises:
+        UnreadableImage: The file cannot be decoded; the message says why.
     """
     try:
         with warnings.catch_warnings():
@@ -107,7 +125,7 @@ def load_training_image(path: Path, data: bytes | None = None) -> DecodedImage:
 
 
 def check_image_data(path: Path, data: bytes) -> PixelSize:
-    """The upright (width, height) of a picture all of whose data can be decoded. Raises UnreadablePicture."""
+    """The upright (width, height) of an image, after all of its data was decoded. Raises UnreadableImage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -115,7 +133,7 @@ def check_image_data(path: Path, data: bytes) -> PixelSize:
                 _check_size(image.size, path)
                 width, height = image.size
                 turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                image.draft("RGB", (width // 8, height // 8))  # a JPEG is read through, but not all of it computed
+                image.draft("RGB", (width // 8, height // 8))  # a JPEG is decoded whole, at an eighth of its size
                 image.load()
                 return (height, width) if turned else (width, height)
     except UnreadableImage:
@@ -126,12 +144,12 @@ def check_image_data(path: Path, data: bytes) -> PixelSize:
 
 def _check_size(size: PixelSize, path: Path) -> None:
     if size[0] * size[1] > MAX_DECODED_PIXELS:
-        raise UnreadableImage(f"{path} has {size[0]}x{size[1]} pixels, too many to open; make it smaller first")
+        raise UnreadableImage(f"{path} has {size[0]}x{size[1]} pixels, which is too large; make it smaller first")
 
 
 def _reason(error: BaseException, path: Path) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"it is not a picture that this Pillow knows ({path.suffix})"
+        return f"it is not a picture that the installed Pillow can decode ({path.suffix})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -159,12 +177,12 @@ def _as_rgb(image: Image.Image) -> Image.Image:
             converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
             return converted if converted is not None else image.convert("RGB")
         except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # a broken profile: plain conversion
+            pass  # a broken profile: convert without it
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_numbers(values: np.ndarray, mode: str) -> Image.Image:
-    """One channel of integers (16 bits, also where Pillow holds them in 32) or floats → mode L."""
+    """One channel of integers (16 bits, which Pillow may hold in 32) or floats → mode L."""
     values = values.astype(np.float64)
     if mode == "F" and values.size and values.max() <= 1:
         scale = 255.0  # floats are in 0..1 or in 0..255
@@ -176,7 +194,14 @@ def _from_numbers(values: np.ndarray, mode: str) -> Image.Image:
 
 
 def resize_image(image: Image.Image, size: PixelSize, interpolation: str | None = None) -> Image.Image:
-    """Scale to `size`. Without an interpolation: area where it shrinks, Lanczos where it grows, as kohya's scripts."""
+    """Scales an image.
+
+    Args:
+        image: The image.
+        size: (width, height).
+        interpolation: A name of `RESAMPLING_FILTERS`. Without one area is used to reduce and Lanczos to enlarge, as by
+            kohya's scripts.
+    """
     if image.size == size:
         return image
     if interpolation is not None:
@@ -187,7 +212,16 @@ def resize_image(image: Image.Image, size: PixelSize, interpolation: str | None 
 
 @dataclass(frozen=True)
 class AugmentationRules:
-    """How pictures are scaled and varied; names as in kohya's scripts. faces: finds faces' boxes in a picture."""
+    """How images are scaled and varied; names as in kohya's scripts.
+
+    Attributes:
+        flip_aug: Whether images are mirrored half of the time.
+        color_aug: Whether hue and gamma vary.
+        random_crop: Whether images are cropped at a random place.
+        face_crop: (smallest, largest) size of the crop around a face, as factors of the face's size.
+        resize_interpolation: A name of `RESAMPLING_FILTERS`.
+        alpha_mask: Whether the alpha channel is the mask.
+    """
 
     flip_aug: bool = False
     color_aug: bool = False
@@ -198,12 +232,19 @@ class AugmentationRules:
 
     @property
     def fixed(self) -> bool:
-        """Whether a picture has the same pixels in every step (but for flipping), so that latents may be cached."""
+        """Whether an image has the same pixels in every step, apart from flipping, so that latents can be cached."""
         return not (self.color_aug or self.random_crop or self.face_crop)
 
 
 class ImageCrop(NamedTuple):
-    """Where a picture is cut: the part of it that is scaled to `resized`, and what of that is kept."""
+    """Where an image is cropped.
+
+    Attributes:
+        source_box: The part of the image that is scaled; None for all of it.
+        resized: (width, height) that it is scaled to.
+        left: Left edge of the bucket in the scaled part.
+        top: Top edge of the bucket in the scaled part.
+    """
 
     source_box: PixelBox | None
     resized: PixelSize
@@ -214,7 +255,18 @@ class ImageCrop(NamedTuple):
 def choose_crop(
     size: PixelSize, bucket_fit: BucketFit, rules: AugmentationRules, rng: random.Random, face: PixelBox | None = None
 ) -> ImageCrop:
-    """The cut of a picture of `size` for its bucket: the centre, a drawn place, or around `face`."""
+    """Chooses the crop of an image: the centre, a random place, or around a face.
+
+    Args:
+        size: (width, height) of the image.
+        bucket_fit: Its bucket and scaled size.
+        rules: The augmentation rules.
+        rng: The random numbers.
+        face: The face's box, for `face_crop`.
+
+    Returns:
+        The crop.
+    """
     part, resized = None, bucket_fit.resized
     if rules.face_crop and face:
         part = crop_around_face(face, size, bucket_fit.bucket, rng.uniform(*rules.face_crop))
@@ -226,7 +278,7 @@ def choose_crop(
 
 
 def crop_around_face(face: PixelBox, size: PixelSize, bucket: PixelSize, factor: float) -> PixelBox:
-    """A window of the bucket's aspect inside the picture, its shorter side `factor` times the face, the face in it."""
+    """A box of the bucket's aspect ratio that contains the face; its shorter side is `factor` times the face."""
     shorter = max(1.0, max(face[2:]) * factor)
     scale = shorter / min(bucket)
     scale = min(scale, size[0] / bucket[0], size[1] / bucket[1])
@@ -237,7 +289,7 @@ def crop_around_face(face: PixelBox, size: PixelSize, bucket: PixelSize, factor:
 
 
 def apply_crop(image: Image.Image, crop: ImageCrop, bucket: PixelSize, interpolation: str | None) -> Image.Image:
-    """The part of a picture that is trained, of the bucket's size."""
+    """Scales and crops an image to the size of its bucket."""
     if crop.source_box:
         left, top, width, height = crop.source_box
         image = image.crop((left, top, left + width, top + height))
@@ -246,7 +298,7 @@ def apply_crop(image: Image.Image, crop: ImageCrop, bucket: PixelSize, interpola
 
 
 def vary_colour(image: Image.Image, rng: random.Random) -> Image.Image:
-    """In a third of cases a slightly other hue (up to 16 degrees) or gamma (0.95 to 1.05), as kohya's scripts."""
+    """Changes hue (up to 16 degrees) or gamma (0.95 to 1.05) in a third of the calls, as kohya's scripts do."""
     if rng.random() >= 1 / 3:
         return image
     if rng.random() < 0.5:
@@ -258,16 +310,16 @@ def vary_colour(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def image_to_pixels(image: Image.Image) -> Tensor:
-    """RGB → (3, h, w) float32 in −1..1."""
+    """RGB image → (3, h, w) float32 in −1..1."""
     values = torch.from_numpy(np.array(image, dtype=np.uint8))
     return values.permute(2, 0, 1).contiguous().float().div_(127.5).sub_(1)
 
 
 def image_to_latent_mask(image: Image.Image) -> Tensor:
-    """A mask of a bucket's size (mode L) → (1, h/8, w/8) in 0..1, averaged over each latent's pixel."""
+    """A mask (mode L) of a bucket's size → (1, h/8, w/8) float32 in 0..1, averaged over each latent pixel."""
     small = image.resize((image.width // PIXELS_PER_LATENT, image.height // PIXELS_PER_LATENT), Image.Resampling.BOX)
     return torch.from_numpy(np.array(small, dtype=np.uint8)).float().div_(255).unsqueeze(0)
 
 
 FaceFinder = Callable[[Image.Image], PixelBox | None]
-"""A picture's largest face, or None."""
+"""RGB image → the box of its largest face, or None."""

@@ -1,4 +1,4 @@
-"""`images`: pictures made smaller for training, at one or several sizes; option names as kohya's script has them."""
+"""`images`: reduces images for training to one or several sizes; options are named as in kohya's script."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ _SIZE = re.compile(r"\s*(\d+)\s*x\s*(\d+)\s*")
 
 @dataclass
 class ResizeReport:
-    """What `resize_folder` did. pictures: how many were read; kept: files that were there already."""
+    """What `resize_folder` did.
+
+    Attributes:
+        images_read: How many images were read.
+        written: Image files that were written.
+        copied: Other files that were copied.
+        already_there: Files that existed and were left alone.
+        skipped: A sentence for each image that was left out.
+    """
 
     images_read: int = 0
     written: list[str] = field(default_factory=list)
@@ -35,17 +43,22 @@ class ResizeReport:
     skipped: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """One line, and one for each picture that was left out."""
+        """One line with the totals, and one for each image that was left out."""
         line = f"{self.images_read} pictures read, {len(self.written)} written"
         if self.copied:
             line += f", {len(self.copied)} other files copied"
         if self.already_there:
-            line += f", {len(self.already_there)} were there already (--overwrite replaces them)"
+            line += f", {len(self.already_there)} existed already (--overwrite replaces them)"
         return "\n".join([line, *(f"skipped: {sentence}" for sentence in self.skipped)])
 
 
 def parse_max_resolution(text: str) -> list[PixelSize]:
-    """`512x512,384x384` → sizes. Raises TrainError."""
+    """Parses sizes. Raises TrainError.
+
+    Example:
+        >>> parse_max_resolution("512x512,384x384")
+        [(512, 512), (384, 384)]
+    """
     sizes = []
     for part in text.split(","):
         match = _SIZE.fullmatch(part)
@@ -58,8 +71,19 @@ def parse_max_resolution(text: str) -> list[PixelSize]:
 
 
 def reduced_sizes(size: PixelSize, max_size: PixelSize, divisible_by: int = 1) -> tuple[PixelSize, PixelSize]:
-    """(scaled, cut) sizes of a picture: scaled to the area of `max_size` if its own is larger, aspect kept; cut to
-    multiples of `divisible_by`. Raises TrainError where nothing is left."""
+    """Computes the sizes of a reduced image.
+
+    Args:
+        size: (width, height) of the image.
+        max_size: The (width, height) whose area the image is scaled to if it is larger.
+        divisible_by: The sides are cropped to multiples of it.
+
+    Returns:
+        (scaled size, cropped size).
+
+    Raises:
+        TrainError: A side would be 0.
+    """
     scale = math.sqrt(min(1.0, max_size[0] * max_size[1] / (size[0] * size[1])))
     scaled = size if scale == 1 else (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
     cut = scaled[0] - scaled[0] % divisible_by, scaled[1] - scaled[1] % divisible_by
@@ -83,10 +107,26 @@ def resize_folder(
     overwrite: bool = False,
     track: Track = no_progress,
 ) -> ResizeReport:
-    """Write every picture of `source` at each size as `target`/NAME+512x512.jpg (or .png, which keeps transparency).
+    """Writes every image of a folder at each size, as NAME+512x512.jpg.
 
-    copy_associated_files: captions and others of the same name, as NAME+512x512.txt. recursive: folders inside too.
-    Raises TrainError: a folder is missing or both are the same, a size that is none, a disk that is full.
+    Args:
+        source: The folder of images.
+        target: The folder for the results; it is created.
+        max_resolution: The largest areas, as `parse_max_resolution` reads them.
+        divisible_by: Sides are cropped to multiples of it.
+        interpolation: A name of `OPENCV_INTERPOLATIONS`.
+        save_as_png: Whether to write PNG, which keeps transparency.
+        copy_associated_files: Whether captions and other files of the same name are copied, as NAME+512x512.txt.
+        recursive: Whether folders inside are included.
+        overwrite: Whether existing files are replaced.
+        track: Shows the progress.
+
+    Returns:
+        The report.
+
+    Raises:
+        TrainError: A folder is missing, both are the same, or a size does not parse.
+        FileError: The disk is full.
     """
     check_folder(source, "the folder of pictures")
     if divisible_by < 1:
@@ -95,9 +135,9 @@ def resize_folder(
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainError(f"{target} cannot be made: {error.strerror or error}") from None
+        raise TrainError(f"{target} cannot be created: {error.strerror or error}") from None
     if target.samefile(source):
-        raise TrainError(f"the pictures would be written among those they are made from; give another folder: {target}")
+        raise TrainError(f"the results would be written among the originals; give another folder than {target}")
     found = sorted(path for path in source.glob("**/*" if recursive else "*") if is_image_file(path) and path.is_file())
     if not found:
         deep = "" if recursive else "; --recursive looks into the folders inside"

@@ -1,7 +1,7 @@
-"""Which picture comes when: an order that depends on (seed, epoch) alone, shared out to the processes.
+"""`SampleOrder`: the batches of every epoch, which depend only on (seed, epoch), shared out to the processes.
 
-Every draw is keyed by what it is for, never by what was drawn before, so that a run goes on from any place, and any
-number of processes, with the very same pictures, crops and captions.
+Every random number is keyed by its purpose and never by what was drawn before. So a run can be resumed anywhere, with
+any number of processes, and gets the same images, crops and captions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from .subset import Subset
 
 
 class ImageRepeat(NamedTuple):
-    """One turn of a picture: its number, and which of its repeats in the epoch it is."""
+    """One use of an image in an epoch.
+
+    Attributes:
+        image: The image's number.
+        repeat: Which of its repeats it is, from 0.
+    """
 
     image: int
     repeat: int
@@ -28,20 +33,31 @@ class ImageRepeat(NamedTuple):
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """The pictures of one batch over all processes; `capacity` is how many it has room for."""
+    """The images of one batch over all processes.
+
+    Attributes:
+        bucket: (width, height) in pixels.
+        items: The images.
+        capacity: How many there are in a full batch.
+    """
 
     bucket: PixelSize
     items: tuple[ImageRepeat, ...]
     capacity: int
 
     def items_of_process(self, rank: int, world_size: int) -> tuple[tuple[ImageRepeat, ...], float]:
-        """A process's items, and `Batch.scale`; no items where there are fewer of them than processes."""
+        """A process's items and its `Batch.scale`; no items where there are fewer items than processes."""
         mine = self.items[rank::world_size]
         return mine, max(len(mine), 1) * world_size / len(self.items)
 
 
 def keyed_random_number(*key: object) -> int:
-    """A number of 63 bits that depends on the key alone, on every machine."""
+    """A 63-bit number that depends only on the key, the same on every machine.
+
+    Example:
+        >>> keyed_random_number("noise", 1) == keyed_random_number("noise", 1)
+        True
+    """
     text = "\x1f".join(str(part) for part in key).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
@@ -49,86 +65,95 @@ def keyed_random_number(*key: object) -> int:
 class SampleOrder:
     """The batches of every epoch. Epochs count from 0.
 
-    Regularisation pictures get as many turns in an epoch as the training pictures with their repeats. They take turns
-    across epochs too: with more of them than that, the next epoch goes on where the last one ended.
+    An epoch has as many regularisation images as training images with their repeats. If there are more regularisation
+    images than that, the next epoch continues where the last one ended.
+
+    Args:
+        subsets: The folders, with their repeats and batch sizes.
+        images: The images, which refer to subsets by number.
+        seed: The run's seed.
+
+    Attributes:
+        batch_count: (epoch, world_size) → number of batches.
     """
 
     def __init__(self, subsets: Sequence[Subset], images: Sequence[DatasetImage], seed: int) -> None:
         self.subsets, self.images, self.seed = subsets, images, seed
         self.training_items = [
             ImageRepeat(index, repeat)
-            for index, picture in enumerate(images)
-            if not subsets[picture.subset].regularisation
-            for repeat in range(subsets[picture.subset].repeats)
+            for index, image in enumerate(images)
+            if not subsets[image.subset].regularisation
+            for repeat in range(subsets[image.subset].repeats)
         ]
         self.regularisation_images = [
             index
-            for index, picture in enumerate(images)
-            if subsets[picture.subset].regularisation
-            for _ in range(subsets[picture.subset].repeats)
+            for index, image in enumerate(images)
+            if subsets[image.subset].regularisation
+            for _ in range(subsets[image.subset].repeats)
         ]
-        self._chunks = lru_cache(maxsize=2)(self._make)
+        self._batches = lru_cache(maxsize=2)(self._epoch)
         self.batch_count = lru_cache(maxsize=None)(self._count)
-        """Batches of (epoch, world)."""
 
     @property
     def varies(self) -> bool:
-        """Whether epochs differ in the pictures that they use."""
+        """Whether epochs use different images."""
         return bool(self.regularisation_images) and len(self.training_items) % len(self.regularisation_images) != 0
 
     def epoch_items(self, epoch: int) -> list[ImageRepeat]:
-        """All turns of an epoch, in no particular order."""
+        """All items of an epoch, in no particular order."""
         return self.training_items + self._regularisation_items(epoch)
 
     def _regularisation_items(self, epoch: int) -> list[ImageRepeat]:
-        wanted, have = len(self.training_items), len(self.regularisation_images)
+        needed, have = len(self.training_items), len(self.regularisation_images)
         if not have:
             return []
-        items, turns = [], defaultdict[int, int](int)
-        for place in range(epoch * wanted, (epoch + 1) * wanted):
-            picture = self._regularisation_pass(place // have)[place % have]
-            items.append(ImageRepeat(picture, turns[picture]))
-            turns[picture] += 1
+        items, uses = [], defaultdict[int, int](int)
+        for place in range(epoch * needed, (epoch + 1) * needed):
+            image = self._regularisation_pass(place // have)[place % have]
+            items.append(ImageRepeat(image, uses[image]))
+            uses[image] += 1
         return items
 
     def _regularisation_pass(self, number: int) -> list[int]:
-        """The regularisation pictures in the order of the n-th time through all of them."""
+        """The regularisation images in the order of the n-th pass over all of them."""
         return _shuffled(self.regularisation_images, self.seed, "regularisation", number)
 
     def epoch_batches(self, epoch: int, world_size: int = 1) -> tuple[GlobalBatch, ...]:
         """The batches of an epoch, in order, for `world_size` processes together."""
-        return self._chunks(epoch, world_size)
+        return self._batches(epoch, world_size)
 
     def fingerprint(self, epoch: int, world_size: int = 1) -> str:
-        """A short text that is the same where an epoch has the same pictures in the same batches."""
+        """A short text that is the same if an epoch has the same images in the same batches."""
         found = hashlib.blake2b(digest_size=16)
-        for chunk in self.epoch_batches(epoch, world_size):
-            items = [(self.images[item.image].digest, item.repeat) for item in chunk.items]
-            found.update(repr((chunk.bucket, items)).encode())
+        for batch in self.epoch_batches(epoch, world_size):
+            items = [(self.images[item.image].digest, item.repeat) for item in batch.items]
+            found.update(repr((batch.bucket, items)).encode())
         return found.hexdigest()
 
     def _groups(self, epoch: int) -> dict[tuple[PixelSize, int], list[ImageRepeat]]:
-        """(bucket, batch size) → what may share a batch."""
+        """(bucket, batch size) → items that may share a batch."""
         groups: dict[tuple[PixelSize, int], list[ImageRepeat]] = defaultdict(list)
         for item in self.epoch_items(epoch):
-            picture = self.images[item.image]
-            groups[picture.bucket_fit.bucket, self.subsets[picture.subset].batch_size].append(item)
+            image = self.images[item.image]
+            groups[image.bucket_fit.bucket, self.subsets[image.subset].batch_size].append(item)
         return groups
 
     def _count(self, epoch: int, world_size: int) -> int:
         return sum(-(-len(items) // (size * world_size)) for (_, size), items in self._groups(epoch).items())
 
-    def _make(self, epoch: int, world_size: int) -> tuple[GlobalBatch, ...]:
-        chunks = []
+    def _epoch(self, epoch: int, world_size: int) -> tuple[GlobalBatch, ...]:
+        batches = []
         for group, ((bucket, size), items) in enumerate(sorted(self._groups(epoch).items())):
-            # not keyed by the batch size: two processes with half of it each are to see the same batches
-            mixed = _shuffled(items, self.seed, "pictures", epoch, group)
+            # not keyed by the batch size: two processes with half of it each must see the same batches
+            shuffled = _shuffled(items, self.seed, "pictures", epoch, group)
             full = size * world_size
-            chunks += [GlobalBatch(bucket, tuple(mixed[at : at + full]), full) for at in range(0, len(mixed), full)]
-        return tuple(_shuffled(chunks, self.seed, "batches", epoch))
+            batches += [
+                GlobalBatch(bucket, tuple(shuffled[at : at + full]), full) for at in range(0, len(shuffled), full)
+            ]
+        return tuple(_shuffled(batches, self.seed, "batches", epoch))
 
 
-def _shuffled(things: Sequence, *key: object) -> list:
-    mixed = list(things)
-    random.Random(keyed_random_number(*key)).shuffle(mixed)
-    return mixed
+def _shuffled(items: Sequence, *key: object) -> list:
+    shuffled = list(items)
+    random.Random(keyed_random_number(*key)).shuffle(shuffled)
+    return shuffled

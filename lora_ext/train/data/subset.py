@@ -17,10 +17,22 @@ from .image_files import AugmentationRules, is_image_file
 
 @dataclass(frozen=True)
 class Subset:
-    """One folder's pictures and how they are used.
+    """One folder's images and how they are used.
 
-    concept: the caption of pictures without one. listed: path → caption, where a file beside them gives captions.
-    batch_size: pictures in a batch, for one process. weight: of each picture's loss.
+    Attributes:
+        folder: The folder.
+        files: The images.
+        repeats: How often each image is used in an epoch.
+        concept: The caption of images without one.
+        regularisation: Whether they are regularisation images.
+        caption_rules: How captions vary.
+        bucket_rules: Which sizes images are scaled to.
+        augmentation: How images vary.
+        caption_extension: The user's suffix of caption files, "" for the usual ones.
+        batch_size: Images in a batch, for one process.
+        loss_weight: Factor on each image's loss.
+        masks: The folder of masks.
+        listed_captions: Image → caption, where a caption list gives them.
     """
 
     folder: Path
@@ -44,7 +56,7 @@ class Subset:
 
 
 def check_folder(path: Path, what: str) -> None:
-    """Raises TrainError when there is no such folder."""
+    """Raises TrainError if the folder is missing; `what` names it in the message."""
     if path.is_file():
         raise TrainError(f"{what} {path} is a file, not a folder")
     if not path.is_dir():
@@ -61,7 +73,22 @@ def load_subset(
     regularisation: bool = False,
     caption_list: Path | None = None,
 ) -> Subset:
-    """The subset of one folder, with a recipe's rules. metadata: a list of captions instead of the folder's own."""
+    """Lists one folder's images and applies a recipe's rules.
+
+    Args:
+        folder: The folder.
+        recipe: The settings.
+        repeats: How often each image is used in an epoch.
+        concept: The caption of images without one.
+        regularisation: Whether they are regularisation images.
+        caption_list: A caption list to use instead of the folder's own.
+
+    Returns:
+        The subset; `files` may be empty.
+
+    Raises:
+        TrainError: A caption list cannot be read, or settings are impossible.
+    """
     listing = (
         caption_list
         or find_caption_list(folder)
@@ -91,18 +118,18 @@ def load_subset(
 
 
 def caption_rules(recipe: Recipe) -> CaptionRules:
-    """The recipe's knobs of that name."""
+    """The recipe's caption options."""
     return CaptionRules(**{name: getattr(recipe, name) for name in CaptionRules.__dataclass_fields__})
 
 
 def bucket_rules(recipe: Recipe) -> BucketRules:
-    """The recipe's knobs of that name, and its resolution as (width, height)."""
+    """The recipe's bucket options, and its resolution as (width, height)."""
     names = [name for name in BucketRules.__dataclass_fields__ if name != "resolution"]
     return BucketRules(recipe.size(), **{name: getattr(recipe, name) for name in names})
 
 
 def augmentation_rules(recipe: Recipe) -> AugmentationRules:
-    """The recipe's knobs of that name. Raises TrainError for a face_crop_aug_range that is no range."""
+    """The recipe's augmentation options. Raises TrainError for a face_crop_aug_range that is not a range."""
     names = [name for name in AugmentationRules.__dataclass_fields__ if name != "face_crop"]
     face = None
     if recipe.face_crop_aug_range:
@@ -113,7 +140,7 @@ def augmentation_rules(recipe: Recipe) -> AugmentationRules:
         if not 1 <= low <= high:
             raise TrainError(
                 f"face_crop_aug_range {recipe.face_crop_aug_range!r} is not two factors of the face's size, "
-                "smallest first, such as 2.0,4.0"
+                "the smaller one first; give for example 2.0,4.0"
             )
         face = low, high
     return replace(AugmentationRules(**{name: getattr(recipe, name) for name in names}), face_crop=face)

@@ -1,0 +1,1 @@
+"""Trainable networks: factors, their autograd functions, and the network on a model."""

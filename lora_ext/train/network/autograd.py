@@ -1,12 +1,17 @@
-"""The trainable low-rank path beside a layer: y = output + scale · U·D·x as one autograd node a layer.
+"""The trainable low-rank update of a layer: y = output + scale · U·D·x as one autograd node for each layer.
 
-Factors are kept by rank: D is (R, in[, kh, kw]) and Uᵀ is (R, out), so that the first b ranks of both are views. The
-node keeps x and the thin D·x for the backward pass and nothing of the size of the output. Only the rows
-`first:last` get gradients (DyLoRA); they are passed in as the Parameters `learning`, which share the factors' memory.
+Shapes, here and in `trainable_factors`:
+    R: all ranks of a module; r: the ranks that are used in this step, the first r of R.
+    down: D, (R, in) of Linear or (R, in, kh, kw) of Conv2d.
+    up: Uᵀ, (R, out). Both factors are stored by rank, so that the first r ranks of both are views.
+    low: D·x, (…, r) of Linear or (n, r, h', w') of Conv2d.
 
-Where the layer's own `weight` is given (frozen, of the output's dtype), the output came without a graph: the path is
-added in its place, and the backward pass through the layer is part of the node: x's gradient is made once and added
-to once, by the product itself.
+The node keeps x and `low` for the backward pass, but nothing of the output's size. Only the ranks `first:last` get
+gradients (DyLoRA); they are passed in as Parameters that share the factors' memory.
+
+Where the layer's own `weight` is given (frozen, of the output's dtype), the output was computed without a graph. The
+update is added in place, and the backward pass through the layer is part of the node. So the gradient of x is created
+once, and the product itself adds the second part to it.
 """
 
 from __future__ import annotations
@@ -21,14 +26,31 @@ from ..config.dylora import RankSelection
 
 
 def scaled_matmul(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """scale · a·b in one product."""
+    """Computes scale · a·b in one product.
+
+    Args:
+        a: (m, k).
+        b: (k, n).
+        scale: The factor.
+
+    Returns:
+        (m, n).
+    """
     if scale == 1.0:
         return a @ b
     return torch.addmm(a.new_empty(1, 1), a, b, beta=0, alpha=scale)
 
 
 def split_by_parameter(grad: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The rows of a gradient as one tensor for each Parameter of rows."""
+    """Splits the gradient of some ranks into one gradient for each Parameter.
+
+    Args:
+        grad: (ranks, …).
+        parameters: Parameters of (ranks of each, …), in order.
+
+    Returns:
+        Gradients in the Parameters' shapes and dtypes.
+    """
     if len(parameters) == 1:
         return (grad.reshape(parameters[0].shape).to(parameters[0].dtype),)
     parts = grad.split([len(p) for p in parameters])
@@ -38,14 +60,28 @@ def split_by_parameter(grad: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Te
 def prepare_forward(
     output: Tensor | tuple[Tensor], down: Tensor, up: Tensor, selection: RankSelection
 ) -> tuple[bool, Tensor, Tensor, Tensor]:
-    """Whether the output may be written to, the output itself, and the acting rows of D and Uᵀ in its dtype."""
-    own = isinstance(output, tuple)
+    """Prepares the output and the factors of a forward pass.
+
+    Args:
+        output: The layer's output as a tensor of the graph, or a tuple with one that may be written to.
+        down: D, (R, in[, kh, kw]).
+        up: Uᵀ, (R, out).
+        selection: The ranks that are used.
+
+    Returns:
+        (whether the output may be written to, the output, D (r, in[, kh, kw]) and Uᵀ (r, out) in the output's dtype).
+    """
+    in_place = isinstance(output, tuple)
     out = output[0].detach() if isinstance(output, tuple) else output
-    return own, out, down[: selection.active].to(out.dtype), up[: selection.active].to(out.dtype)
+    return in_place, out, down[: selection.active].to(out.dtype), up[: selection.active].to(out.dtype)
 
 
 class LinearLoraFunction(torch.autograd.Function):
-    """For Linear: x (…, in), output (…, out); `output` is a Tensor of the graph, or a tuple with one to write to."""
+    """output + scale · U·D·x of a Linear layer.
+
+    Shapes: x (…, in); output (…, out), or a tuple with one that may be written to; weight (out, in) or None; down
+    (R, in); up (R, out). See the module's docstring.
+    """
 
     @staticmethod
     def forward(
@@ -56,42 +92,47 @@ class LinearLoraFunction(torch.autograd.Function):
         down: Tensor,
         up: Tensor,
         selection: RankSelection,
-        *learning: Tensor,
+        *trained: Tensor,
     ) -> Tensor:
-        """learning: the Parameters of D's learning rows, then those of Uᵀ's. weight: see the top."""
-        own, out, down, up = prepare_forward(output, down, up, selection)
+        """The sum, (…, out). `trained`: the Parameters of the trained ranks of D, followed by those of Uᵀ."""
+        in_place, out, down, up = prepare_forward(output, down, up, selection)
         flat = x.reshape(-1, x.shape[-1]).to(out.dtype)
-        thin = flat @ down.t()
-        ctx.save_for_backward(flat, thin)
-        ctx.weight, ctx.down, ctx.up, ctx.share, ctx.learning = weight, down, up, selection, learning
+        low = flat @ down.t()
+        ctx.save_for_backward(flat, low)
+        ctx.weight, ctx.down, ctx.up, ctx.selection, ctx.trained = weight, down, up, selection, trained
         ctx.x_shape, ctx.x_dtype = x.shape, x.dtype
-        if own:
-            out.view(-1, out.shape[-1]).addmm_(thin, up, alpha=selection.scale)
+        if in_place:
+            out.view(-1, out.shape[-1]).addmm_(low, up, alpha=selection.scale)
             return out
-        return torch.addmm(out.reshape(-1, out.shape[-1]), thin, up, alpha=selection.scale).view(out.shape)
+        return torch.addmm(out.reshape(-1, out.shape[-1]), low, up, alpha=selection.scale).view(out.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """Gradients of x, output, and the learning rows."""
+        """Gradients of x, of output, and of the trained Parameters."""
         (grad,) = grads
-        flat, thin = ctx.saved_tensors
-        share: RankSelection = ctx.share
-        rows = slice(share.first, share.last)
-        half = len(ctx.learning) // 2
+        flat, low = ctx.saved_tensors
+        selection: RankSelection = ctx.selection
+        rows = slice(selection.first, selection.last)
+        half = len(ctx.trained) // 2
         g = grad.reshape(-1, grad.shape[-1])
-        thin_grad = scaled_matmul(g, ctx.up.t(), share.scale)
+        low_grad = scaled_matmul(g, ctx.up.t(), selection.scale)
         x_grad = None
         if ctx.needs_input_grad[0]:
             plain = ctx.weight is None
-            x_grad = thin_grad @ ctx.down if plain else (g @ ctx.weight).addmm_(thin_grad, ctx.down)
+            x_grad = low_grad @ ctx.down if plain else (g @ ctx.weight).addmm_(low_grad, ctx.down)
             x_grad = x_grad.to(ctx.x_dtype).view(ctx.x_shape)
-        down_grad = split_by_parameter(thin_grad[:, rows].t() @ flat, ctx.learning[:half])
-        up_grad = split_by_parameter(scaled_matmul(thin[:, rows].t(), g, share.scale), ctx.learning[half:])
+        down_grad = split_by_parameter(low_grad[:, rows].t() @ flat, ctx.trained[:half])
+        up_grad = split_by_parameter(scaled_matmul(low[:, rows].t(), g, selection.scale), ctx.trained[half:])
         return x_grad, None if ctx.weight is not None else grad, None, None, None, None, *down_grad, *up_grad
 
 
 class ConvLoraFunction(torch.autograd.Function):
-    """For Conv2d without groups: x (n, in, h, w), output (n, out, h', w'); `how` is (stride, padding, dilation)."""
+    """output + scale · U·D·x of a Conv2d layer without groups.
+
+    Shapes: x (n, in, h, w); output (n, out, h', w'), or a tuple with one that may be written to; weight
+    (out, in, kh, kw) or None; down (R, in, kh, kw); up (R, out); conv_options (stride, padding, dilation). See the
+    module's docstring.
+    """
 
     @staticmethod
     def forward(
@@ -103,52 +144,52 @@ class ConvLoraFunction(torch.autograd.Function):
         up: Tensor,
         selection: RankSelection,
         conv_options: Any,
-        *learning: Tensor,
+        *trained: Tensor,
     ) -> Tensor:
-        """learning, weight: as LinearPath's."""
-        own, out, down, up = prepare_forward(output, down, up, selection)
+        """The sum, (n, out, h', w'). `trained`: as for `LinearLoraFunction`."""
+        in_place, out, down, up = prepare_forward(output, down, up, selection)
         image = x.to(out.dtype)
-        thin = F.conv2d(image, down, None, *conv_options)
-        ctx.save_for_backward(image, thin)
-        ctx.weight, ctx.down, ctx.up, ctx.share, ctx.learning = weight, down, up, selection, learning
-        ctx.how, ctx.x_dtype = conv_options, x.dtype
+        low = F.conv2d(image, down, None, *conv_options)
+        ctx.save_for_backward(image, low)
+        ctx.weight, ctx.down, ctx.up, ctx.selection, ctx.trained = weight, down, up, selection, trained
+        ctx.conv_options, ctx.x_dtype = conv_options, x.dtype
         if out.is_contiguous():
             wide = up.t().expand(len(out), -1, -1)
-            if own:
-                out.flatten(2).baddbmm_(wide, thin.flatten(2), alpha=selection.scale)
+            if in_place:
+                out.flatten(2).baddbmm_(wide, low.flatten(2), alpha=selection.scale)
                 return out
-            return torch.baddbmm(out.flatten(2), wide, thin.flatten(2), alpha=selection.scale).view(out.shape)
-        add = F.conv2d(thin, up.t()[:, :, None, None])
-        return out.add_(add, alpha=selection.scale) if own else torch.add(out, add, alpha=selection.scale)
+            return torch.baddbmm(out.flatten(2), wide, low.flatten(2), alpha=selection.scale).view(out.shape)
+        add = F.conv2d(low, up.t()[:, :, None, None])
+        return out.add_(add, alpha=selection.scale) if in_place else torch.add(out, add, alpha=selection.scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """Gradients of x, output, and the learning rows."""
+        """Gradients of x, of output, and of the trained Parameters."""
         (grad,) = grads
-        image, thin = ctx.saved_tensors
-        share: RankSelection = ctx.share
-        rows = slice(share.first, share.last)
-        half = len(ctx.learning) // 2
+        image, low = ctx.saved_tensors
+        selection: RankSelection = ctx.selection
+        rows = slice(selection.first, selection.last)
+        half = len(ctx.trained) // 2
         flat = grad.flatten(2)
-        thin_grad = torch.matmul(ctx.up * share.scale, flat).view_as(thin)
+        low_grad = torch.matmul(ctx.up * selection.scale, flat).view_as(low)
         needs_x = ctx.needs_input_grad[0]
-        x_grad, down_grad = _conv_backward(thin_grad, image, ctx.down, ctx.how, (needs_x, True))
+        x_grad, down_grad = _conv_backward(low_grad, image, ctx.down, ctx.conv_options, (needs_x, True))
         if needs_x and ctx.weight is not None:
-            x_grad = _conv_backward(grad, image, ctx.weight, ctx.how, (True, False))[0].add_(x_grad)
-        up_grad = torch.bmm(thin[:, rows].flatten(2), flat.transpose(1, 2)).sum(0) * share.scale
+            x_grad = _conv_backward(grad, image, ctx.weight, ctx.conv_options, (True, False))[0].add_(x_grad)
+        up_grad = torch.bmm(low[:, rows].flatten(2), flat.transpose(1, 2)).sum(0) * selection.scale
         return (
             None if x_grad is None else x_grad.to(ctx.x_dtype),
             None if ctx.weight is not None else grad,
             None, None, None, None, None,
-            *split_by_parameter(down_grad[rows], ctx.learning[:half]),
-            *split_by_parameter(up_grad, ctx.learning[half:]),
+            *split_by_parameter(down_grad[rows], ctx.trained[:half]),
+            *split_by_parameter(up_grad, ctx.trained[half:]),
         )  # fmt: skip
 
 
 def _conv_backward(
     grad: Tensor, x: Tensor, weight: Tensor, conv_options: Any, wanted: tuple[bool, bool]
 ) -> tuple[Any, Any]:
-    """Gradients of a convolution's input and weight, those that are wanted."""
+    """Gradients of a convolution's input (n, in, h, w) and weight (out, in, kh, kw), those that are wanted."""
     stride, padding, dilation = conv_options
     found = torch.ops.aten.convolution_backward(
         grad, x, weight, None, stride, padding, dilation, False, [0, 0], 1, [*wanted, False]
@@ -157,8 +198,15 @@ def _conv_backward(
 
 
 def frozen_weight(module: nn.Module) -> Tensor | None:
-    """The weight of a plain, frozen Linear or Conv2d that no one else hooks, whose backward pass a path may do; or
-    None. Other layers (quantised, computing in another dtype, hooked by others) keep their own backward pass."""
+    """The weight of a layer whose backward pass the node may compute.
+
+    Args:
+        module: The layer.
+
+    Returns:
+        The weight of a plain, frozen Linear or Conv2d that nothing else hooks. None for other layers (quantised,
+        computing in another dtype, hooked by others), which keep their own backward pass.
+    """
     if type(module) is nn.Linear:
         plain = True
     else:
@@ -172,7 +220,15 @@ def frozen_weight(module: nn.Module) -> Tensor | None:
 
 
 def prepare_convolution(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[Any, Any, Any]]:
-    """The layer's input and (stride, padding, dilation), with any padding but zeros already on the input."""
+    """Applies a convolution's padding that `F.conv2d` does not know.
+
+    Args:
+        module: The layer.
+        x: Its input, (n, in, h, w).
+
+    Returns:
+        (input, padded unless the padding is zeros, (stride, padding, dilation)).
+    """
     if module.padding_mode != "zeros":
         x = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
         return x, (module.stride, (0, 0), module.dilation)
@@ -186,25 +242,37 @@ def prepare_convolution(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[Any
 def forward_with_dropout(
     module: nn.Module, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float, masks: tuple[Any, Any]
 ) -> Tensor:
-    """The path with dropout on the thin values: masks = (thin → a mask in its shape or None, thin → (n, r) or None).
+    """output + scale · U·D·x with dropout of the values between the factors, by plain autograd.
 
-    down, up: the acting ranks as tensors of the graph. Plain autograd: dropouts are rare, and cost more anyway.
+    Dropouts are rare and cost more anyway, so they have no node of their own.
+
+    Args:
+        module: The layer.
+        x: Its input, (…, in) or (n, in, h, w).
+        output: Its output, (…, out) or (n, out, h', w').
+        down: D of the ranks that are used, (r, in[, kh, kw]), in the graph.
+        up: Uᵀ of those ranks, (r, out), in the graph.
+        scale: Factor on U·D.
+        masks: (low → mask of its shape, or None; low → mask (n, r), or None).
+
+    Returns:
+        The sum, in the output's shape and dtype.
     """
     dtype = output.dtype
     values, ranks = masks
     if isinstance(module, nn.Conv2d):
-        x, how = prepare_convolution(module, x)
-        thin = F.conv2d(x.to(dtype), down.to(dtype), None, *how)
+        x, conv_options = prepare_convolution(module, x)
+        low = F.conv2d(x.to(dtype), down.to(dtype), None, *conv_options)
         extra: tuple[int, ...] = (1, 1)
     else:
-        thin = F.linear(x.to(dtype), down.to(dtype))
+        low = F.linear(x.to(dtype), down.to(dtype))
         extra = ()
     if values is not None:
-        thin = thin * values(thin)
+        low = low * values(low)
     if ranks is not None:
-        mask = ranks(thin)
-        between = () if extra else (1,) * (thin.dim() - 2)
-        thin = thin * mask.view(len(mask), *between, mask.shape[1], *extra)
+        mask = ranks(low)
+        between = () if extra else (1,) * (low.dim() - 2)
+        low = low * mask.view(len(mask), *between, mask.shape[1], *extra)
     if extra:
-        return torch.add(output, F.conv2d(thin, up.t().to(dtype)[:, :, None, None]), alpha=scale)
-    return torch.add(output, thin @ up.to(dtype), alpha=scale)
+        return torch.add(output, F.conv2d(low, up.t().to(dtype)[:, :, None, None]), alpha=scale)
+    return torch.add(output, low @ up.to(dtype), alpha=scale)

@@ -1,4 +1,4 @@
-"""Training beside `nn.MultiheadAttention` (OpenCLIP), whose forward reads raw weights: they are W + ΔW in each call."""
+"""Training of `nn.MultiheadAttention` (OpenCLIP), whose forward pass reads its weights directly: they become W + ΔW."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .trainable_factors import TrainableFactors
 
 
 def _holder(module: nn.Module, slot: str) -> tuple[nn.Module, str]:
-    """The module and the attribute of a slot such as `out_proj.weight`."""
+    """The module and the attribute name of a slot such as `out_proj.weight`."""
     *path, name = slot.split(".")
     return (module.get_submodule(".".join(path)) if path else module), name
 
 
 def _changed(weight: Tensor, rows: Sequence[tuple[LayerTarget, TrainableFactors]]) -> Tensor:
-    """W + ΔW, where each ΔW has its rows of W."""
+    """W + ΔW, (rows, in), where each ΔW belongs to some rows of W: query, key and value are stacked."""
     total = weight
     for target, factors in rows:
         if factors.skipped and factors.training:
@@ -33,10 +33,16 @@ def _changed(weight: Tensor, rows: Sequence[tuple[LayerTarget, TrainableFactors]
 def hook_multihead_attention(
     module: nn.Module, targets_and_factors: Sequence[tuple[LayerTarget, TrainableFactors]]
 ) -> list[RemovableHandle]:
-    """Hooks that shadow the parameters by W + ΔW, differentiable in the factors, for the time of each call.
+    """Hooks that replace the weights by W + ΔW, differentiable in the factors, during each call.
 
-    The Parameters stay where they are; an attribute of the same name on the instance hides them and is taken away
-    again, also after an exception.
+    An instance attribute hides the Parameter of the same name, and is removed again also after an exception.
+
+    Args:
+        module: The attention layer.
+        targets_and_factors: Its targets (slot and rows) and their factors.
+
+    Returns:
+        The handles of the hooks.
     """
     slots = sorted({target.slot for target, _ in targets_and_factors})
 

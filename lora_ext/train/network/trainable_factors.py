@@ -1,4 +1,4 @@
-"""One trainable module: the factors of a layer, what of them acts in a step, and the hook that applies them."""
+"""`TrainableFactors`: the factors of one layer, the ranks that a step uses, and the hooks that apply them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,34 @@ from ..config.dylora import RankSelection, select_all_ranks
 from .autograd import ConvLoraFunction, LinearLoraFunction, forward_with_dropout, frozen_weight, prepare_convolution
 
 is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
-"""Whether torch.compile is looking at what is run (from torch 2.2 on)."""
+"""Whether torch.compile traces the running code; torch before 2.2 cannot tell."""
 
 
 class TrainableFactors(nn.Module):
-    """D (R, in[, kh, kw]) and Uᵀ (R, out) of one layer, float32, with a Parameter for every `unit` ranks of each.
+    """The factors of one layer, float32, with one Parameter for every `unit` ranks of each factor.
 
-    The Parameters share the memory of `down` and `up`, so that any number of first ranks is a view. Parameters of
-    ranks that were not drawn have no gradient, so that an optimizer leaves them alone.
-    Initialised as kohya's modules: D uniform within ±1/√fan_in (Kaiming, a = √5), U zero.
+    The Parameters share the memory of `down` and `up`, so that the first ranks of both are views. Parameters of ranks
+    that a step does not train have no gradient, and an optimizer leaves them alone. Factors start as kohya's: D uniform
+    within ±1/√fan_in (Kaiming with a = √5), U zero.
+
+    Args:
+        shape: Shape of the layer's weight: (out, in) or (out, in, kh, kw).
+        rank_and_alpha: R, and alpha; an alpha of 0 means R, as in kohya's scripts.
+        unit: Ranks of one Parameter; None for all.
+        generator: The random numbers of D.
+
+    Attributes:
+        down: D, (R, in) or (R, in, kh, kw).
+        up: Uᵀ, (R, out).
+        downs: Parameters of D, (unit, in[, kh, kw]) each.
+        ups: Parameters of Uᵀ, (unit, out) each.
+        alpha: The update is scaled by alpha / R.
+        selection: The ranks that are used and trained.
+        trained_parameters: The Parameters that the step trains, those of D before those of Uᵀ.
+        skipped: Whether the module is left out in this step (module dropout).
+        seed: Of this step's dropout masks; None without dropout.
+        layer_dtype: What the layer computed in last.
+        casts: D and Uᵀ in `layer_dtype`.
     """
 
     down: Tensor
@@ -61,7 +80,7 @@ class TrainableFactors(nn.Module):
                 parameter.data = rows
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TrainableFactors:
-        """As nn.Module's (`to`, `cuda`, `half` …), keeping the memory shared."""
+        """As that of nn.Module (`to`, `cuda`, `half` …), keeping the memory shared."""
         self._use_memory(fn(self.down), fn(self.up))
         for parameter in self.parameters():
             if parameter.grad is not None:
@@ -69,7 +88,7 @@ class TrainableFactors(nn.Module):
         return self
 
     def restore_shared_memory(self) -> None:
-        """Takes the Parameters' values back into one memory where someone gave them other memory."""
+        """Copies the Parameters into one memory again, where something (loading a state dict) replaced theirs."""
         apart = any(
             p.data_ptr() != rows.data_ptr()
             for parameters, factor in ((self.downs, self.down), (self.ups, self.up))
@@ -83,30 +102,37 @@ class TrainableFactors(nn.Module):
         """R, all ranks."""
         return self.down.shape[0]
 
-    # --- what acts
+    # --- the ranks that are used
 
     def select_ranks(self, selection: RankSelection) -> None:
-        """From now on `selection` of the ranks acts and learns."""
+        """Sets the ranks that are used and trained from now on."""
         self.selection = selection
         units = range(selection.first // self.unit, -(-selection.last // self.unit))
         self.trained_parameters = (*(self.downs[i] for i in units), *(self.ups[i] for i in units))
 
     def active_factors(self) -> tuple[Tensor, Tensor]:
-        """The acting ranks of D and Uᵀ, the learning ones as part of the graph."""
-        share, half = self.selection, len(self.trained_parameters) // 2
+        """The used ranks of both factors, with the trained ones in the graph.
+
+        Returns:
+            D (r, in[, kh, kw]) and Uᵀ (r, out).
+        """
+        selection, half = self.selection, len(self.trained_parameters) // 2
         sides = ((self.down, self.trained_parameters[:half]), (self.up, self.trained_parameters[half:]))
-        parts = ([f[: share.first], *rows, f[share.last : share.active]] for f, rows in sides)
+        parts = ([f[: selection.first], *rows, f[selection.last : selection.active]] for f, rows in sides)
         down, up = (torch.cat([part for part in some if len(part)]) for some in parts)
         return down, up
 
     def low_rank(self) -> LowRank:
-        """ΔW at weight 1 with all ranks, detached, on the CPU."""
+        """ΔW with all ranks at weight 1, detached, on the CPU."""
         self.restore_shared_memory()
         down, up = self.down.detach().cpu().clone(), self.up.detach().cpu().t().clone()
         return LowRank(up, torch.full((self.rank,), self.alpha / self.rank), down)
 
     def delta(self) -> Tensor:
-        """scale · U·D as the layer's weight has it, differentiable; dropout of ranks is common to the batch."""
+        """scale · U·D in the shape of the layer's weight, differentiable.
+
+        Rank dropout is the same for the whole batch here, because the weight is.
+        """
         down, up = self.active_factors()
         if self.training and self._drops and self.rank_dropout:
             down = down * self.rank_mask(down[None, :, 0])[0][:, None]
@@ -115,25 +141,33 @@ class TrainableFactors(nn.Module):
     # --- masks
 
     def _bernoulli(self, shape: tuple[int, ...], drop: float, like: Tensor, stream: int) -> Tensor:
-        """1/(1-drop) with probability 1-drop, else 0; the same for every call in a step."""
+        """1 / (1 − drop) with probability 1 − drop, else 0; the same for every call within a step."""
         generator = torch.Generator(like.device).manual_seed((self.seed or 0) * 2 + stream)
         mask = torch.empty(shape, device=like.device, dtype=torch.float32)
         return mask.bernoulli_(1 - drop, generator=generator).div_(1 - drop).to(like.dtype)
 
-    def value_mask(self, thin: Tensor) -> Tensor:
-        """Dropout of single thin values, in their shape."""
-        return self._bernoulli(tuple(thin.shape), self.dropout, thin, 0)
+    def value_mask(self, low: Tensor) -> Tensor:
+        """Dropout mask of single values, in the shape of `low`: (…, r) or (n, r, h, w)."""
+        return self._bernoulli(tuple(low.shape), self.dropout, low, 0)
 
-    def rank_mask(self, thin: Tensor) -> Tensor:
-        """Dropout of whole ranks, (n, acting ranks), one draw a picture; axis 1 of an image, else the last."""
-        ranks = thin.shape[1] if thin.dim() == 4 else thin.shape[-1]
-        return self._bernoulli((thin.shape[0], ranks), self.rank_dropout, thin, 1)
+    def rank_mask(self, low: Tensor) -> Tensor:
+        """Dropout mask of whole ranks, (n, r), drawn for each image; ranks are axis 1 of 4-dim `low`, else the last."""
+        ranks = low.shape[1] if low.dim() == 4 else low.shape[-1]
+        return self._bernoulli((low.shape[0], ranks), self.rank_dropout, low, 1)
 
     # --- the hooks
 
     def before_forward(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Before the layer: where the path can do its backward pass too, the layer runs without a graph."""
-        if is_compiling():  # a compiler finds the backward pass by itself
+        """Forward pre-hook: runs the layer without a graph, where the node computes its backward pass too.
+
+        Args:
+            module: The layer.
+            args: Its arguments; the first is x, (…, in) or (n, in, h, w).
+
+        Returns:
+            The arguments with a detached x, or None to leave them.
+        """
+        if is_compiling():  # torch.compile derives the backward pass itself
             return None
         self._pending_input = None
         if not torch.is_grad_enabled() or (self.training and (self.skipped or self._drops)):
@@ -146,7 +180,16 @@ class TrainableFactors(nn.Module):
         return (x.detach(), *args[1:])
 
     def after_forward(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        """output + scale · U·D·x."""
+        """Forward hook: output + scale · U·D·x.
+
+        Args:
+            module: The layer.
+            args: Its arguments; the first is x, (…, in) or (n, in, h, w).
+            output: Its output, (…, out) or (n, out, h', w').
+
+        Returns:
+            The sum in the output's shape and dtype, or None to leave the output.
+        """
         if is_compiling():
             return forward_with_dropout(
                 module, args[0], output, *self.active_factors(), self.selection.scale, (None, None)
@@ -155,23 +198,23 @@ class TrainableFactors(nn.Module):
         self._pending_input = None
         if self.training and self.skipped:
             return None
-        share = self.selection
+        selection = self.selection
         if self.training and self._drops:
             masks = (self.value_mask if self.dropout else None, self.rank_mask if self.rank_dropout else None)
-            return forward_with_dropout(module, x, output, *self.active_factors(), share.scale, masks)
+            return forward_with_dropout(module, x, output, *self.active_factors(), selection.scale, masks)
         down, up = self._factors_in(output.dtype)
         into: Any = output if weight is None else (output,)
         if not isinstance(module, nn.Conv2d):
-            return LinearLoraFunction.apply(x, into, weight, down, up, share, *self.trained_parameters)
-        x, how = prepare_convolution(module, x)
-        return ConvLoraFunction.apply(x, into, weight, down, up, share, how, *self.trained_parameters)
+            return LinearLoraFunction.apply(x, into, weight, down, up, selection, *self.trained_parameters)
+        x, conv_options = prepare_convolution(module, x)
+        return ConvLoraFunction.apply(x, into, weight, down, up, selection, conv_options, *self.trained_parameters)
 
     @property
     def _drops(self) -> bool:
         return self.seed is not None and bool(self.dropout or self.rank_dropout)
 
     def _factors_in(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """D and Uᵀ in the layer's dtype: what `cast_factors` made at the step's beginning, or themselves."""
+        """D and Uᵀ in the layer's dtype, if `cast_factors` made them when the step began; else the factors."""
         if dtype == self.down.dtype:
             return self.down, self.up
         self.layer_dtype = dtype
@@ -185,8 +228,13 @@ class TrainableFactors(nn.Module):
 
 
 def cast_factors(modules: Sequence[TrainableFactors]) -> None:
-    """Casts the factors of all modules to what their layers computed in last, a few kernels for all; done once a step
-    instead of in every layer."""
+    """Casts the factors of all modules to the dtypes that their layers computed in last.
+
+    A few kernels once a step replace two casts in every layer.
+
+    Args:
+        modules: The modules.
+    """
     wanted = [m for m in modules if m.layer_dtype is not None and m.layer_dtype != m.down.dtype]
     if not wanted or not hasattr(torch, "_foreach_copy_"):
         return
@@ -200,7 +248,7 @@ def cast_factors(modules: Sequence[TrainableFactors]) -> None:
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
-    """What autocast computes Linear and Conv2d in on a kind of device now, None where it is off."""
+    """The dtype in which autocast computes Linear and Conv2d on a kind of device ("cuda", "cpu"); None if it is off."""
     if hasattr(torch, "get_autocast_dtype"):
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     if device == "cpu":  # torch before 2.4

@@ -1,6 +1,4 @@
-"""`TrainableNetwork`: trainable LierLa, C3Lier and DyLoRA modules on a live model, by site; it hooks in and out
-again.
-"""
+"""`TrainableNetwork`: trainable LierLa, C3Lier and DyLoRA modules on a model, attached and detached by hooks."""
 
 from __future__ import annotations
 
@@ -29,14 +27,25 @@ from .weight_norms import NormLimitReport, delta_norms, limit_delta_norms
 
 
 class TrainableNetwork(nn.Module):
-    """The modules that a recipe asks for on a model's `parts` (part → network).
+    """The modules that a recipe trains on a model.
 
-    Nothing acts before `attach()`. In training, `begin_step` draws what DyLoRA and the dropouts need; in `eval()` all
-    ranks act and nothing is dropped. `factors_by_layer` tells where the modules are. Raises TrainError where no layer
-    fits.
-    to_lora_file: a LoRA to go on from; its ranks and alphas are taken where the recipe says `dim_from_weights`.
-    `untrained_layers`:
-    where it has layers and this network has none.
+    They have no effect before `attach()`. In training, `begin_step` draws what DyLoRA and the dropouts need; in
+    `eval()` all ranks are used and nothing is dropped.
+
+    Args:
+        parts: "unet", "te" and "te2" → the model's networks.
+        recipe: The settings.
+        generator: The random numbers of the initial factors.
+        file: A LoRA to continue from; with `dim_from_weights` its ranks and alphas are used. Raises TrainError where no
+            layer of the model is trained, or the file does not fit (see `load_lora`).
+
+    Attributes:
+        family: The U-Net's blocks.
+        module_ranks: Rank and alpha of each module.
+        factors_by_layer: Layer → its trainable factors.
+        targets_by_layer: Layer → where it is in the model.
+        factors: The same factors by kohya's layer names, as saved states name them.
+        untrained_layers: Layers that `file` has and this network does not train.
     """
 
     def __init__(
@@ -50,25 +59,32 @@ class TrainableNetwork(nn.Module):
         super().__init__()
         self.recipe = recipe
         found = {
-            site: target for part, root in parts.items() for site, target in find_layer_targets(part, root).items()
+            layer_id: target
+            for part, root in parts.items()
+            for layer_id, target in find_layer_targets(part, root).items()
         }
         self.family = block_family_of_layers(found)
         self.module_ranks = ModuleRanks(recipe, self.family)
         self.targets_by_layer: dict[LayerId, LayerTarget] = {}
         self.factors_by_layer: dict[LayerId, TrainableFactors] = {}
         unit = recipe.unit if recipe.is_dylora else None
-        for site, target in found.items():
-            size = self._rank_and_alpha(site, target, file)
+        for layer_id, target in found.items():
+            size = self._rank_and_alpha(layer_id, target, file)
             if size is not None and _is_supported(target.module):
                 factors = TrainableFactors(tuple(target.shape), size, unit, generator)
                 factors.dropout, factors.rank_dropout = recipe.network_dropout or 0.0, recipe.rank_dropout or 0.0
-                self.targets_by_layer[site], self.factors_by_layer[site] = target, factors.to(_device(target.module))
+                self.targets_by_layer[layer_id], self.factors_by_layer[layer_id] = (
+                    target,
+                    factors.to(_device(target.module)),
+                )
         if not self.factors_by_layer:
             raise TrainError(
                 "no layer of this model is trained by this recipe; check network_train_unet_only, "
                 "network_train_text_encoder_only and the block weights"
             )
-        self.factors = nn.ModuleDict({self.layer_key(site): factors for site, factors in self.factors_by_layer.items()})
+        self.factors = nn.ModuleDict(
+            {self.layer_key(layer_id): factors for layer_id, factors in self.factors_by_layer.items()}
+        )
         self.handles: list[RemovableHandle] = []
         self.untrained_layers = self.load_lora(file) if file is not None else []
 
@@ -84,17 +100,17 @@ class TrainableNetwork(nn.Module):
         )
 
     def layer_key(self, layer_id: LayerId) -> str:
-        """A site's name as kohya's scripts write it."""
+        """A layer's name as kohya's scripts write it."""
         return format_kohya_key(layer_id, sdxl=self.family is SDXL_BLOCKS)
 
-    # --- on and off
+    # --- attaching
 
     def attach(self) -> TrainableNetwork:
-        """Hooks the modules in; once, however often it is called."""
+        """Registers the hooks; calling it again changes nothing."""
         if not self.handles:
             stacked: dict[nn.Module, list[tuple[LayerTarget, TrainableFactors]]] = {}
-            for site, factors in self.factors_by_layer.items():
-                target = self.targets_by_layer[site]
+            for layer_id, factors in self.factors_by_layer.items():
+                target = self.targets_by_layer[layer_id]
                 if isinstance(target.module, nn.MultiheadAttention):
                     stacked.setdefault(target.module, []).append((target, factors))
                 else:
@@ -105,7 +121,7 @@ class TrainableNetwork(nn.Module):
         return self
 
     def detach(self) -> TrainableNetwork:
-        """Takes all hooks off: the model is as it was."""
+        """Removes all hooks, so that the model is as before."""
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
@@ -113,7 +129,7 @@ class TrainableNetwork(nn.Module):
 
     @contextmanager
     def detached(self) -> Iterator[None]:
-        """The model as it is without the network, for a while."""
+        """Inside, the model runs without the network."""
         attached = bool(self.handles)
         self.detach()
         try:
@@ -131,10 +147,11 @@ class TrainableNetwork(nn.Module):
     # --- steps
 
     def begin_step(self, generator: torch.Generator | None = None, *, process: int = 0) -> None:
-        """Draws for one forward and backward pass: DyLoRA's prefix, skipped modules, the seeds of dropouts.
+        """Draws what one forward and backward pass needs: DyLoRA's prefix, skipped modules, seeds of dropouts.
 
-        generator: on the CPU, in the same state in every process, so that all draw the same ranks and modules;
-        `process` only makes their dropout masks differ.
+        Args:
+            generator: On the CPU and in the same state in every process, so that all draw the same ranks and modules.
+            process: Makes the dropout masks of the processes differ.
         """
         if not self.training:
             return
@@ -161,7 +178,7 @@ class TrainableNetwork(nn.Module):
         cast_factors(modules)
 
     def train(self, mode: bool = True) -> TrainableNetwork:
-        """As nn.Module's; outside training all ranks act. A new step is to be begun after it."""
+        """As that of nn.Module; all ranks are used until the next `begin_step`."""
         super().train(mode)
         for module in getattr(self, "factors_by_layer", {}).values():
             module.select_ranks(select_all_ranks(module.rank, module.alpha))
@@ -169,52 +186,70 @@ class TrainableNetwork(nn.Module):
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for an optimizer: `params`, `lr` (the part's rate times the block's weight) and `name`."""
+        """Parameter groups for an optimizer, one for each part and block weight.
+
+        Returns:
+            Groups of `params`, `lr` (the part's rate times the block's weight) and `name`.
+        """
         groups: dict[str, dict[str, Any]] = {}
-        for site, module in self.factors_by_layer.items():
-            weight = self.module_ranks.rate_weight(site)
-            name = parameter_group_name(site) + (f" {site.block}" if weight != 1 else "")
-            group = groups.setdefault(name, {"params": [], "lr": self.recipe.rate(site.part) * weight, "name": name})
+        for layer_id, module in self.factors_by_layer.items():
+            weight = self.module_ranks.rate_weight(layer_id)
+            name = parameter_group_name(layer_id) + (f" {layer_id.block}" if weight != 1 else "")
+            group = groups.setdefault(
+                name, {"params": [], "lr": self.recipe.rate(layer_id.part) * weight, "name": name}
+            )
             group["params"] += module.parameters()
         return list(groups.values())
 
     # --- norms
 
     def delta_norms(self) -> torch.Tensor:
-        """‖ΔW‖ of every module at weight 1, (modules,)."""
+        """‖ΔW‖ of every module at weight 1, (modules,) float32."""
         return delta_norms(list(self.factors_by_layer.values()))
 
     def limit_delta_norms(self, limit: float) -> NormLimitReport:
-        """Shrinks every ΔW that is longer than `limit` to it (kohya's `scale_weight_norms`)."""
+        """Scales every ΔW whose norm exceeds `limit` down to it (kohya's `scale_weight_norms`)."""
         return limit_delta_norms(list(self.factors_by_layer.values()), limit)
 
     # --- files
 
     def to_lora_file(self) -> LoraFile:
-        """What has been learned, in kohya's dialect, float32, with the network's part of the metadata."""
+        """The trained factors as a LoRA file with kohya's keys, float32, and the network's metadata."""
         adapters = {
-            site: Lora(module.low_rank().to_tensors(module.alpha)) for site, module in self.factors_by_layer.items()
+            layer_id: Lora(module.low_rank().to_tensors(module.alpha))
+            for layer_id, module in self.factors_by_layer.items()
         }
         return LoraFile(adapters=adapters, metadata=self.metadata())
 
     def metadata(self) -> dict[str, str]:
-        """`ss_network_*`, as `network_metadata` gives them."""
+        """The `ss_network_*` entries, as `network_metadata` returns them."""
         return network_metadata(self.recipe)
 
     def load_lora(self, file: LoraFile) -> list[LayerId]:
-        """Goes on from a file's ΔW; returns the sites it has and this network lacks. A smaller rank fills the first
-        ranks. Raises TrainError: no common layer, a kind without factors, a rank above the module's."""
-        common = [site for site in self.factors_by_layer if site in file.adapters]
+        """Continues from a file's ΔW; a smaller rank fills the first ranks.
+
+        Args:
+            file: The LoRA.
+
+        Returns:
+            Layers that the file has and this network does not train.
+
+        Raises:
+            TrainError: No layer in common, an adapter other than LoRA, or a rank above the module's.
+        """
+        common = [layer_id for layer_id in self.factors_by_layer if layer_id in file.adapters]
         if not common:
-            raise TrainError(f"{file.path or file.name} has no layer that this recipe trains; it is for {file.family}")
-        for site in common:
-            low = file.adapters[site].low_rank()
-            module, shape = self.factors_by_layer[site], self.targets_by_layer[site].shape
-            if low is None or file.adapters[site].kind != "LoRA":
-                raise TrainError(f"{file.name} has {file.adapters[site].kind} at {site}; only LoRA can be continued")
+            raise TrainError(f"{file.path or file.name} is for {file.family} and has no layer that this recipe trains")
+        for layer_id in common:
+            low = file.adapters[layer_id].low_rank()
+            module, shape = self.factors_by_layer[layer_id], self.targets_by_layer[layer_id].shape
+            if low is None or file.adapters[layer_id].kind != "LoRA":
+                raise TrainError(
+                    f"{file.name} has {file.adapters[layer_id].kind} at {layer_id}; only LoRA can be continued"
+                )
             if low.rank > module.rank:
                 raise TrainError(
-                    f"{file.name} has rank {low.rank} at {site}, the network {module.rank}; "
+                    f"{file.name} has rank {low.rank} at {layer_id}, the network {module.rank}; "
                     "set dim_from_weights, or give the file's rank as network_dim"
                 )
             stored = low.reshaped(shape).to_tensors(module.alpha / module.rank * low.rank)
@@ -224,19 +259,19 @@ class TrainableNetwork(nn.Module):
                 module.up.zero_()
                 module.down[: low.rank] = down.to(module.down)
                 module.up[: low.rank] = up.flatten(1).t().to(module.up)
-        return [site for site in file.adapters if site not in self.factors_by_layer]
+        return [layer_id for layer_id in file.adapters if layer_id not in self.factors_by_layer]
 
 
 def block_family_of_layers(layer_ids: Mapping[LayerId, LayerTarget]) -> UNetBlocks:
-    """SDXL's U-Net ends at OUT08; with no U-Net, a second text encoder tells."""
-    blocks = {site.block for site in layer_ids if site.part == UNET}
+    """The U-Net's blocks: SDXL's end at OUT08; without a U-Net, a second text encoder means SDXL."""
+    blocks = {layer_id.block for layer_id in layer_ids if layer_id.part == UNET}
     if blocks:
         return SD_BLOCKS if "OUT11" in blocks else SDXL_BLOCKS
-    return SDXL_BLOCKS if any(site.part == "te2" for site in layer_ids) else SD_BLOCKS
+    return SDXL_BLOCKS if any(layer_id.part == "te2" for layer_id in layer_ids) else SD_BLOCKS
 
 
 def _is_supported(module: nn.Module) -> bool:
-    """Whether the layer is a kind that can be trained beside."""
+    """Whether modules can be trained on a layer of this class."""
     if isinstance(module, nn.Conv2d):
         return module.groups == 1
     return hasattr(module, "in_features") or isinstance(module, nn.MultiheadAttention)

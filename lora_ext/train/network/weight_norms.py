@@ -1,4 +1,4 @@
-"""‖ΔW‖ of many modules, and its limit, from r×r Gram matrices: never from ΔW, and without waiting for the device."""
+"""‖ΔW‖ of many modules and its limit, from r×r Gram matrices: ΔW is not computed, and nothing waits for the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from .trainable_factors import TrainableFactors
 
 @dataclass(frozen=True)
 class NormLimitReport:
-    """After a limit was put on: how many modules were shrunk, the mean and the largest norm (0-dim tensors)."""
+    """The norms after a limit was applied; 0-dim tensors on the device.
+
+    Attributes:
+        scaled: How many modules were scaled down.
+        mean: The mean norm.
+        largest: The largest norm.
+    """
 
     scaled: Tensor
     mean: Tensor
@@ -22,7 +28,14 @@ class NormLimitReport:
 
 @torch.no_grad()
 def delta_norms(modules: Sequence[TrainableFactors]) -> Tensor:
-    """‖alpha/R · U·D‖ (Frobenius) of each: sqrt of ⟨U ᵀU, D Dᵀ⟩, float32, on the first one's device."""
+    """Computes ‖alpha/R · U·D‖ (Frobenius) of each module as √⟨UᵀU, DDᵀ⟩ · alpha/R.
+
+    Args:
+        modules: Factors D (R, in[, kh, kw]) and Uᵀ (R, out).
+
+    Returns:
+        (modules,) float32, on the first module's device.
+    """
     device = modules[0].down.device
     squares = []
     for module in modules:
@@ -34,7 +47,15 @@ def delta_norms(modules: Sequence[TrainableFactors]) -> Tensor:
 
 @torch.no_grad()
 def limit_delta_norms(modules: Sequence[TrainableFactors], limit: float) -> NormLimitReport:
-    """Multiplies U and D of every ΔW longer than `limit` by the same number, so that its norm is `limit`."""
+    """Scales D and U of every module whose norm exceeds a limit by the same number, so that its norm is the limit.
+
+    Args:
+        modules: The modules, changed in place.
+        limit: The largest norm.
+
+    Returns:
+        The norms afterwards.
+    """
     before = delta_norms(modules)
     ratio = (limit / before.clamp(min=limit / 2)).clamp(max=1.0)
     roots = ratio.sqrt()
