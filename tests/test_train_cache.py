@@ -40,7 +40,7 @@ def test_a_folder_that_is_gone_or_cannot_be_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="cannot be written to"):
         store.add("k", {"a": torch.zeros(1)})
     (tmp_path / "f").write_text("x", encoding="utf-8")
-    with pytest.raises(TrainError, match="cannot be made"):
+    with pytest.raises(TrainError, match="cannot be created"):
         TensorCache(tmp_path / "f" / "c")
 
 

@@ -57,7 +57,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     others = {path.name for path in target.iterdir()} - set(sizes)
     assert others == {f"big+{n}x{n}.{suffix}" for n in (200, 100) for suffix in ("txt", "npz")}
     (target / "big+200x200.jpg").write_bytes(b"kept")
-    assert cli.main(argv) == 0 and "4 were there already" in capsys.readouterr().out
+    assert cli.main(argv) == 0 and "4 existed already" in capsys.readouterr().out
     assert (target / "big+200x200.jpg").read_bytes() == b"kept"
     assert cli.main([*argv, "--overwrite"]) == 0 and Image.open(target / "big+200x200.jpg").size == (280, 136)
 

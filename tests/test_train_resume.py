@@ -107,7 +107,7 @@ def test_decay_and_betas_hold(base: Path) -> None:
     run, said = resumed(base, optimizer_args="weight_decay=0.5 betas=0.8,0.9", max_train_epochs=None, max_train_steps=4)
     for group in run.stepper.optimizer.param_groups:
         assert group["weight_decay"] == 0.5 and group["betas"] == (0.8, 0.9)
-    assert "optimizer_args was" in said and "begins anew" not in said
+    assert "optimizer_args was" in said and "starts anew" not in said
     steps = [float(s["step"]) for s in run.stepper.optimizer.state_dict()["state"].values()]
     assert set(steps) == {4.0} and {float(s["step"]) for s in before["state"].values()} == {3.0}, "its averages go on"
 
@@ -203,7 +203,7 @@ def test_another_optimizer_begins_anew_on_the_learned_network(base: Path, name: 
         pytest.skip(f"{OPTIMIZERS[name].package} is not installed")
     kept = torch.load(base / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)
     run, said = resumed(base, optimizer_type=name, max_train_epochs=None, max_train_steps=3)
-    assert f"optimizer_type was 'AdamW' and is '{name}'" in said and f"{name} begins anew" in said
+    assert f"optimizer_type was 'AdamW' and is '{name}'" in said and f"{name} starts anew" in said
     for mine, then in zip(run.stepper.parameters, kept["parameters"], strict=True):
         assert torch.equal(mine.detach(), then)
     run, _ = resumed(base, optimizer_type=name, max_train_epochs=None, max_train_steps=5)
@@ -226,7 +226,7 @@ def test_an_argument_that_the_averages_are_made_with_begins_anew(
         pytest.skip(f"{OPTIMIZERS[kind].package} is not installed")
     begin(tmp_path, optimizer_type=kind, optimizer_args=then)
     run, said = resumed(tmp_path, optimizer_type=kind, optimizer_args=now)
-    assert f"{kind} begins anew" in said and len(rows(run)) == 8
+    assert f"{kind} starts anew" in said and len(rows(run)) == 8
     name, _, value = now.split()[-1].partition("=")
     assert str(run.stepper.optimizer.param_groups[0][name]) == value or float(value) == 1e-5
 
@@ -262,7 +262,7 @@ def test_leaving_a_schedule_free_optimizer_takes_the_weights_that_its_files_have
 @pytest.mark.parametrize("more", [{"train_batch_size": 1}, {"gradient_accumulation_steps": 2}, {"seed": 6}])
 def test_other_batches_begin_the_epoch_again(base: Path, more: dict[str, Any]) -> None:
     run, said = resumed(base, **more, save_state=True)
-    assert "the batches of epoch 1 are not those of then, so this epoch begins again" in said
+    assert "the batches of epoch 1 are not those of the state, so this epoch starts again" in said
     epochs = [int(row["epoch"]) for row in rows(run)]
     a_epoch = {"train_batch_size": 8, "gradient_accumulation_steps": 2, "seed": 4}[next(iter(more))]
     assert epochs == [1] * (3 + a_epoch) + [2] * a_epoch
@@ -273,10 +273,10 @@ def test_more_pictures_begin_the_epoch_again_and_a_moved_folder_does_not(tmp_pat
     begin(tmp_path)
     shutil.copytree(tmp_path / "data", tmp_path / "moved")
     run, said = resumed(tmp_path, train_data_dir=str(tmp_path / "moved"))
-    assert "train_data_dir was" in said and "begins again" not in said and len(rows(run)) == 8
+    assert "train_data_dir was" in said and "starts again" not in said and len(rows(run)) == 8
     Image.new("RGB", (64, 64), "#808080").save(tmp_path / "data" / "2_thing" / "more.png")
     run, said = resumed(tmp_path)
-    assert "this epoch begins again" in said and len(rows(run)) == 3 + 5 + 5
+    assert "this epoch starts again" in said and len(rows(run)) == 3 + 5 + 5
 
 
 def test_all_steps_asked_for_are_made_where_epochs_are_longer_now(base: Path) -> None:
@@ -387,7 +387,7 @@ def test_an_older_state_goes_on_and_is_refused_where_it_does_not_fit(tmp_path: P
         assert [row["loss"] for row in csv.DictReader(file)] == [row["loss"] for row in rows(run)]
     run, _ = resumed(tmp_path, learning_rate=1e-5)
     assert float(rows(run)[-1]["lr_unet"]) == pytest.approx(1e-5)
-    assert "begins again" in resumed(tmp_path, train_batch_size=1)[1]
+    assert "starts again" in resumed(tmp_path, train_batch_size=1)[1]
     for more in ({"network_dim": 8}, {"network_alpha": 1}, {"network_train_unet_only": True}):
         with pytest.raises(TrainError, match="has another network"):
             resumed(tmp_path, **more)
@@ -439,5 +439,5 @@ def test_a_word_may_go_on_learning_or_stop(then: bool, tmp_path: Path) -> None:
 def test_a_finished_words_rate_is_told_to_stay(tmp_path: Path) -> None:
     begin(tmp_path, **WORD)
     _, said = resumed(tmp_path, **{**WORD, "inversion_lr": 0.2, "inversion_steps": 5})
-    assert "inversion_lr was 0.1 and is 0.2; it acts before the first step only" in said
-    assert "inversion_steps was 2 and is 5; it acts before the first step only" in said
+    assert "inversion_lr was 0.1 and is 0.2; it only has an effect before the first step" in said
+    assert "inversion_steps was 2 and is 5; it only has an effect before the first step" in said

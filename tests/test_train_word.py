@@ -117,7 +117,7 @@ def test_words_beside_punctuation_are_learned(
     begun = real.token_embeddings("disc", 1)[0]
     vectors, run, said = trained(real, made)
     assert (vectors - begun).abs().max() > 0.02
-    assert "was put into" not in said and "taught it nothing" not in said, "all of them had it"
+    assert "was put into" not in said and "did not train it" not in said, "all of them had it"
     with real.with_token_embedding(word, [vectors]):
         assert all(real.count_token_uses(word, p.caption, 75) == 1 for p in run.data.images)
 
@@ -129,7 +129,7 @@ def test_the_word_takes_the_initial_words_place_beside_punctuation(
     _, run, said = trained(real, made)
     captions = [p.caption for p in run.data.images]
     assert captions == ["a red <s1> , on white", "( <s1> )", "<s1> sky", "<s1> discs"]
-    assert "'<s1>' was put into 4 captions that did not have it" in said
+    assert "'<s1>' was put into 4 captions that did not contain it" in said
 
 
 def test_a_name_inside_another_word_is_not_the_word(real: StandaloneTrainableModel, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_batches_without_the_word_teach_it_nothing_and_are_counted(
     more = {"reg_data_dir": str(tmp_path / "reg"), "token_string": "<s1>", "init_word": "disc", "inversion_steps": 8}
     made = recipe(tmp_path, ["<s1>, red", "<s1>"], **more)
     vectors, _, said = trained(real, made)
-    assert "4 of 8 batches had no caption with '<s1>' and taught it nothing" in said
+    assert "4 of 8 batches had no caption with '<s1>' and did not train it" in said
     assert (vectors - real.token_embeddings("disc", 1)[0]).abs().max() > 0.02
 
 

@@ -51,7 +51,7 @@ def load_caption_list(path: Path, folder: Path) -> dict[Path, str]:
             raise TrainError(f"{path}, row {number} has no file_name")
         image = _find(folder, name)
         if image is None:
-            raise TrainError(f"{path}, row {number}: {folder} has no image {name}")
+            raise TrainError(f"{path}, row {number}: {folder} has no picture {name}")
         listed[image] = _caption_in(row)
     return listed
 

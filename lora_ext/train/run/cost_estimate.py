@@ -1,7 +1,7 @@
-"""What a run will need, before it begins: memory and time, to within a factor of about one and a half.
+"""Estimates of a run's memory and time before it begins, to within a factor of about one and a half.
 
-Work of a step was counted operation by operation (forward, and backward to the input) on the U-Nets' shapes at 32² to
-128² latent pixels; what activations take was measured on SD1.5 at 32² (float32, LoRA of rank 16: 1.3 GiB).
+The work of a step was counted operation by operation (forward, and backward to the input) on the U-Nets' shapes at 32²
+to 128² latent pixels. The memory of activations was measured on SD1.5 at 32² (float32, LoRA of rank 16: 1.3 GiB).
 """
 
 from __future__ import annotations
@@ -20,21 +20,28 @@ from ..data.buckets import PIXELS_PER_LATENT, PixelSize
 
 BYTES_IN_GIB = 2.0**30
 LIBRARY_BYTES = 0.4 * BYTES_IN_GIB
-"""What torch and its libraries take by themselves."""
+"""Memory of torch and its libraries without any model."""
 VAE_OPERATIONS_PER_LATENT = 2.7e8
 """Operations of the VAE's encoder for each latent pixel (SD's)."""
 CHECKPOINTED_ACTIVATIONS = 0.3
-"""Share of the activations that stays with gradient checkpointing."""
+"""Share of the activations that gradient checkpointing keeps."""
 STEP_EFFICIENCY = 0.5
-"""Speed of a training step beside that of one large product of matrices."""
+"""Speed of a training step, relative to one large matrix product."""
 SECONDS_PER_LAYER = 2.5e-4
-"""Seconds that a layer takes in a step at least, forward and back, however small the pictures are."""
+"""Least seconds of a layer in a step, forward and backward: launching its kernels takes that long at any size."""
 OPTIMIZER_BYTES_PER_PARAMETER = {"adamw8bit": 2, "lion": 4, "sgd": 0, "adafactor": 1, "prodigy": 16, "lion8bit": 1}
-"""Bytes of an optimizer for each number it trains; 8 for the others (two float32)."""
+"""Bytes of an optimizer's state for each trained number; 8 for the others (two float32)."""
 
 
 class UNetCost(NamedTuple):
-    """A U-Net: parameters; operations of a step, linear and quadratic in latent pixels; float32 bytes kept a pixel."""
+    """The cost of a U-Net.
+
+    Attributes:
+        parameters: Number of parameters.
+        linear_operations: Operations of a step for each latent pixel.
+        quadratic_operations: Operations of a step for each square of latent pixels (attention).
+        activation_bytes: Bytes of activations for each latent pixel, in float32.
+    """
 
     parameters: float
     linear_operations: float
@@ -51,9 +58,15 @@ UNET_COSTS = {
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Bytes of each kind, and seconds of a step; 0 seconds where the speed is not known, 0 to have where that is not.
+    """What a run needs.
 
-    spare: what would make the run smaller, in words.
+    Attributes:
+        weights: Bytes of the model.
+        training: Bytes of the trained factors, their gradients and the optimizer's state.
+        activations: Bytes of a batch's activations.
+        seconds: Seconds of a step; 0 if the device's speed is unknown.
+        have: Bytes that are available; 0 if unknown.
+        spare: Settings that make the run smaller, as text.
     """
 
     weights: float
@@ -65,16 +78,26 @@ class CostEstimate:
 
     @property
     def bytes(self) -> float:
-        """All together, with what the libraries take."""
+        """All bytes together, with those of the libraries."""
         return self.weights + self.training + self.activations + LIBRARY_BYTES
 
 
 def estimate_cost(
     recipe: Recipe, model: TrainableModel, parameter_count: int, largest_bucket: PixelSize, mean_latent_pixels: float
 ) -> CostEstimate:
-    """Memory at the largest bucket (w, h), and time at `mean_latent_pixels` latent pixels in a picture (their mean).
+    """Estimates memory and time.
 
-    parameter_count: how many numbers learn. A smaller model of the same family is taken to need less in proportion.
+    A smaller model of the same family is assumed to need less in proportion to its parameters.
+
+    Args:
+        recipe: The settings.
+        model: The model.
+        parameter_count: Number of trained numbers.
+        largest_bucket: (width, height) in pixels, which decides about memory.
+        mean_latent_pixels: Mean latent pixels of an image, which decide about time.
+
+    Returns:
+        The estimate.
     """
     cost = UNET_COSTS.get(model.family, UNET_COSTS["SD1"])
     parts = model.parts()
@@ -109,7 +132,7 @@ def estimate_cost(
 
 
 def _vae(part: float, half: bool) -> float:
-    """Bytes of the VAE (84 million numbers), which `parts()` does not name."""
+    """Bytes of the autoencoder (84 million parameters), which `parts()` does not contain."""
     return 84e6 * (2 if half else 4) * min(part, 1)
 
 
@@ -122,7 +145,7 @@ def _bytes(module: nn.Module) -> int:
 
 
 def available_gpu_bytes(device: torch.device) -> float:
-    """Bytes that could be had on a GPU, 0 where that is not known."""
+    """Bytes that can be allocated on a GPU; 0 if unknown."""
     if device.type != "cuda":
         return 0.0
     try:
@@ -133,13 +156,13 @@ def available_gpu_bytes(device: torch.device) -> float:
 
 
 def measure_matmul_speed(device: torch.device, half: bool) -> float:
-    """Operations a second of a large product of matrices, 0 where it cannot be measured; takes a tenth of a second."""
+    """Operations a second of a large matrix product, measured in about 0.1 s; 0 if it cannot be measured."""
     side = 4096 if device.type == "cuda" else 768
     dtype = torch.float16 if half and device.type == "cuda" else torch.float32
     try:
         factor = torch.ones(side, side, device=device, dtype=dtype)
         best = float("inf")
-        for _ in range(4):  # the first one warms up
+        for _ in range(4):  # the first one includes loading kernels
             begun = time.perf_counter()
             float((factor @ factor)[0, 0])  # reading a number waits for the device
             best = min(best, time.perf_counter() - begun)
@@ -149,7 +172,12 @@ def measure_matmul_speed(device: torch.device, half: bool) -> float:
 
 
 def format_rough_duration(seconds: float) -> str:
-    """`3 s`, `12 min`, `5 h 20 min`, `3 days`."""
+    """A duration as text.
+
+    Example:
+        >>> [format_rough_duration(s) for s in (3, 720, 19200, 260000)]
+        ['3 s', '12 min', '5 h 20 min', '3 days']
+    """
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -161,7 +189,7 @@ def format_rough_duration(seconds: float) -> str:
 
 
 def smaller_run_advice(recipe: Recipe) -> str:
-    """What would make a run smaller, the best first."""
+    """Settings that make a run smaller, the most effective first."""
     ways: Mapping[str, bool] = {
         "mixed_precision bf16 (or fp16)": recipe.mixed_precision == "no",
         "gradient_checkpointing": not recipe.gradient_checkpointing,

@@ -1,4 +1,4 @@
-"""Sentences for when a run cannot go on: what happened, and what to change."""
+"""Messages for a run that cannot continue: what happened, and what to change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from .training_log import LogRow
 
 
 def nan_advice(recipe: Recipe, row: LogRow, rates: Mapping[str, float], state_folder: Path | None) -> str:
-    """The loss, or the gradient that the network was moved by, is NaN or infinite since this row's step."""
+    """The message for a loss or gradient that is NaN or infinite.
+
+    Args:
+        recipe: The settings.
+        row: The step's numbers.
+        rates: Part → learning rate.
+        state_folder: The last saved state, if there is one.
+    """
     half = recipe.mixed_precision == "fp16"
     tries = [f"a lower learning rate than {max(rates.values(), default=recipe.learning_rate):g}"]
     if half:
@@ -26,7 +33,7 @@ def nan_advice(recipe: Recipe, row: LogRow, rates: Mapping[str, float], state_fo
 
 
 def out_of_memory_advice(recipe: Recipe, device: torch.device, error: BaseException) -> str:
-    """The device's memory is full: what helps, what costs least first."""
+    """The message for full memory, with the settings that help, the cheapest first."""
     cached = recipe.cache_latents or recipe.cache_latents_to_disk
     ways = (
         ("cache_latents", not cached),
@@ -42,11 +49,11 @@ def out_of_memory_advice(recipe: Recipe, device: torch.device, error: BaseExcept
 
 
 _FULL = ("out of memory", "not enough memory", "can't allocate memory")
-"""What torch says on a GPU, on Windows and elsewhere."""
+"""Parts of torch's messages on a GPU, on Windows and elsewhere."""
 
 
 def is_memory_full_error(error: BaseException) -> bool:
-    """Whether an exception tells that memory is full, on a GPU or on the CPU."""
+    """Whether an exception means that memory is full, on a GPU or on the CPU."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     said = str(error).lower()

@@ -1,9 +1,10 @@
-"""The diffusion loss and its knobs: noise, timesteps, target, distance, and what each timestep weighs.
+"""The diffusion loss: noise, timesteps, target, distance, and the weight of each timestep.
 
-`abar` is ᾱ (alphas_cumprod), (timesteps,). Latents, noise and predictions are (n, c, h, w). Random numbers come from a
-CPU generator, so that a run is the same on every device.
-Sources: min-SNR (arXiv 2303.09556), debiased estimation (2310.08442), zero terminal SNR (2305.08891), noise offset
-(crosslabs.org), pyramid noise (wandb "multi-resolution noise"), input perturbation (2301.11706); kohya's scripts.
+Shapes: `abar` is ᾱ (alphas_cumprod), (timesteps,); latents, noise and predictions are (n, c, h, w); `timesteps` (n,).
+Random numbers come from a CPU generator, so that a run is the same on every device.
+Sources: min-SNR (arXiv:2303.09556), debiased estimation (2310.08442), zero terminal SNR (2305.08891), noise offset
+(crosslabs.org, "Diffusion with Offset Noise"), pyramid noise (wandb, "multi-resolution noise"), input perturbation
+(2301.11706); kohya's scripts.
 """
 
 from __future__ import annotations
@@ -18,17 +19,30 @@ from ...errors import TrainError
 from ...zero_terminal_snr import rescale_zero_terminal_snr
 from ..config.recipe import Recipe
 
-_MOST_SNR = 1000.0
-"""Where debiased and v-scaled weights stop growing (kohya)."""
+_MAX_SNR = 1000.0
+"""Largest SNR in debiased and v-scaled weights, as in kohya's scripts (`custom_train_functions.py`)."""
 
 
 def training_alphas_cumprod(recipe: Recipe, abar: Tensor) -> Tensor:
-    """ᾱ that the recipe trains with, (timesteps,) float32; `zero_terminal_snr` rescales the model's own."""
+    """ᾱ that a recipe trains with, (timesteps,) float32; `zero_terminal_snr` rescales the model's."""
     return rescale_zero_terminal_snr(abar.float()) if recipe.zero_terminal_snr else abar.float()
 
 
 def sample_timesteps(recipe: Recipe, count: int, total: int, generator: torch.Generator | None = None) -> Tensor:
-    """(count,) whole numbers, each as likely, from `min_timestep` to below `max_timestep`."""
+    """Draws timesteps uniformly from `min_timestep` to below `max_timestep`.
+
+    Args:
+        recipe: The settings.
+        count: How many to draw.
+        total: Timesteps of the model.
+        generator: The random numbers.
+
+    Returns:
+        (count,) int64.
+
+    Raises:
+        TrainError: The range is empty.
+    """
     low, high = recipe.min_timestep or 0, min(recipe.max_timestep or total, total)
     if low >= high:
         raise TrainError(f"min_timestep {low} leaves nothing below max_timestep {high}; make it smaller")
@@ -36,7 +50,16 @@ def sample_timesteps(recipe: Recipe, count: int, total: int, generator: torch.Ge
 
 
 def sample_noise(recipe: Recipe, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise like `latents`, with the recipe's offset and pyramid."""
+    """Draws standard normal noise with the recipe's noise offset and pyramid noise.
+
+    Args:
+        recipe: The settings.
+        latents: (n, c, h, w), for the shape and for `adaptive_noise_scale`.
+        generator: The random numbers.
+
+    Returns:
+        (n, c, h, w), on the latents' device.
+    """
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(latents.device)
@@ -83,13 +106,24 @@ def add_noise(
 
 
 def signal_and_noise_scales(abar: Tensor, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """√ᾱ and √(1−ᾱ) at each picture's timestep, (n, 1, 1, 1)."""
+    """√ᾱ and √(1−ᾱ) at each image's timestep, (n, 1, 1, 1) each, in the dtype and on the device of `like`."""
     at = abar.to(like.device)[timesteps.to(like.device)].view(-1, 1, 1, 1)
     return at.sqrt().to(like.dtype), (1 - at).sqrt().to(like.dtype)
 
 
 def loss_target(prediction: str, latents: Tensor, noise: Tensor, timesteps: Tensor, abar: Tensor) -> Tensor:
-    """What the model should say: the noise ("epsilon"), or √ᾱ·noise − √(1−ᾱ)·latents ("v_prediction")."""
+    """The training target of the model's prediction.
+
+    Args:
+        prediction: "epsilon" or "v_prediction".
+        latents: (n, c, h, w).
+        noise: (n, c, h, w).
+        timesteps: (n,).
+        abar: ᾱ, (timesteps,).
+
+    Returns:
+        The noise for "epsilon"; √ᾱ·noise − √(1−ᾱ)·latents for "v_prediction" (Salimans and Ho 2022, arXiv:2202.00512).
+    """
     if prediction != "v_prediction":
         return noise
     keep, add = signal_and_noise_scales(abar, timesteps, latents)
@@ -97,28 +131,39 @@ def loss_target(prediction: str, latents: Tensor, noise: Tensor, timesteps: Tens
 
 
 def timestep_loss_weights(recipe: Recipe, prediction: str, timesteps: Tensor, abar: Tensor) -> Tensor:
-    """What each timestep's loss is multiplied by, (n,) float32, from its SNR ᾱ/(1−ᾱ)."""
+    """Weights of the timesteps' losses, from their SNR ᾱ/(1−ᾱ).
+
+    Args:
+        recipe: Its `min_snr_gamma`, `scale_v_pred_loss_like_noise_pred`, `v_pred_like_loss` and
+            `debiased_estimation_loss` are used.
+        prediction: "epsilon" or "v_prediction".
+        timesteps: (n,).
+        abar: ᾱ, (timesteps,).
+
+    Returns:
+        (n,) float32.
+    """
     at = abar.float().to(timesteps.device)[timesteps]
     snr = at / (1 - at)
     weight = torch.ones_like(snr)
     is_v = prediction == "v_prediction"
     if recipe.min_snr_gamma:
         limited = snr.clamp(max=recipe.min_snr_gamma)
-        # at zero SNR (zero_terminal_snr) min(snr, γ)/snr is 1
+        # min-SNR: min(snr, γ)/snr for epsilon, min(snr, γ)/(snr + 1) for v; at zero SNR the former is 1
         weight = weight * (limited / (snr + 1) if is_v else torch.where(snr > 0, limited / snr.clamp(min=1e-20), 1.0))
-    known = snr.clamp(max=_MOST_SNR)
-    scale = known / (known + 1)
+    limited_snr = snr.clamp(max=_MAX_SNR)
+    scale = limited_snr / (limited_snr + 1)
     if recipe.scale_v_pred_loss_like_noise_pred and is_v:
         weight = weight * scale
     if recipe.v_pred_like_loss:
         weight = weight + recipe.v_pred_like_loss * weight / scale.clamp(min=1e-20)
     if recipe.debiased_estimation_loss:
-        weight = weight * (1 / (known + 1) if is_v else known.clamp(min=1e-20).rsqrt())
+        weight = weight * (1 / (limited_snr + 1) if is_v else limited_snr.clamp(min=1e-20).rsqrt())
     return weight
 
 
 def huber_threshold(recipe: Recipe, timesteps: Tensor, abar: Tensor) -> Tensor:
-    """Where Huber's loss turns from square to straight at each timestep, (n,) float32."""
+    """The Huber loss's threshold between its quadratic and its linear part at each timestep, (n,) float32."""
     if recipe.huber_schedule == "constant":
         return torch.full(timesteps.shape, recipe.huber_c * recipe.huber_scale, device=timesteps.device)
     if recipe.huber_schedule == "exponential":
@@ -129,15 +174,18 @@ def huber_threshold(recipe: Recipe, timesteps: Tensor, abar: Tensor) -> Tensor:
 
 
 def elementwise_loss(recipe: Recipe, predicted: Tensor, target: Tensor, timesteps: Tensor, abar: Tensor) -> Tensor:
-    """The loss of every number: l2, l1, or pseudo-Huber with threshold c: 2c(√(d²+c²) − c); smooth_l1 without the c."""
+    """The loss of every number, (n, c, h, w) float32.
+
+    l2 and l1; "huber" is the pseudo-Huber loss 2c(√(d²+c²) − c), and "smooth_l1" 2(√(d²+c²) − c), with threshold c.
+    """
     predicted, target = predicted.float(), target.float()
     if recipe.loss_type == "l2":
         return F.mse_loss(predicted, target, reduction="none")
     if recipe.loss_type == "l1":
         return F.l1_loss(predicted, target, reduction="none")
     c = huber_threshold(recipe, timesteps, abar).view(-1, 1, 1, 1).to(predicted.device)
-    straight = 2 * (((predicted - target) ** 2 + c**2).sqrt() - c)
-    return straight * c if recipe.loss_type == "huber" else straight
+    smooth_l1 = 2 * (((predicted - target) ** 2 + c**2).sqrt() - c)
+    return smooth_l1 * c if recipe.loss_type == "huber" else smooth_l1
 
 
 def batch_loss(
@@ -150,16 +198,26 @@ def batch_loss(
     mask: Tensor | None = None,
     prediction: str = "epsilon",
 ) -> Tensor:
-    """The batch's loss (0-dim float32): mean over pictures of picture weight × timestep weight × mean distance.
+    """The loss of a batch: the mean over images of image weight × timestep weight × mean distance.
 
-    target: what `loss_target` gives, or another. weights: (n,), 1 or `prior_loss_weight`. mask: (n, 1, h, w) in 0..1,
-    multiplied onto the distances.
+    Args:
+        recipe: The settings.
+        predicted: The model's output, (n, c, h, w).
+        target: As `loss_target` returns it, (n, c, h, w).
+        timesteps: (n,).
+        alphas_cumprod: ᾱ, (timesteps,).
+        weights: (n,), 1 or `prior_loss_weight`; None for ones.
+        mask: (n, 1, h, w) in 0..1, a factor on the distances; None for ones.
+        prediction: "epsilon" or "v_prediction".
+
+    Returns:
+        0-dim float32.
     """
     timesteps = timesteps.to(predicted.device)
     each = elementwise_loss(recipe, predicted, target, timesteps, alphas_cumprod)
     if mask is not None:
         each = each * mask.to(each)
-    picture = each.mean(dim=(1, 2, 3)) * timestep_loss_weights(recipe, prediction, timesteps, alphas_cumprod)
+    per_image = each.mean(dim=(1, 2, 3)) * timestep_loss_weights(recipe, prediction, timesteps, alphas_cumprod)
     if weights is not None:
-        picture = picture * weights.to(picture)
-    return picture.mean()
+        per_image = per_image * weights.to(per_image)
+    return per_image.mean()

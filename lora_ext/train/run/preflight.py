@@ -1,4 +1,4 @@
-"""The report before step 1: what will be trained, how often, how long, in how much memory; nonsense stops here."""
+"""The report before the first step: what is trained, how often, how long, in how much memory; checks for errors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,22 @@ from ..data.dataset import Dataset
 from .cost_estimate import BYTES_IN_GIB, CostEstimate, estimate_cost, format_rough_duration
 
 MANY_STEPS = 200_000
-"""Steps above which a run is taken for a slip of the keyboard."""
+"""Steps above which the report asks whether they are meant."""
 
 
 @dataclass(frozen=True)
 class ConceptReport:
-    """One folder. turns: of its pictures in an epoch."""
+    """One folder.
+
+    Attributes:
+        folder: Its name.
+        concept: The caption of its images without one.
+        pictures: Number of images.
+        repeats: How often each is used in an epoch.
+        turns: Samples in the first epoch.
+        regularisation: Whether they are regularisation images.
+        without_caption: Number of images without a caption of their own.
+    """
 
     folder: str
     concept: str
@@ -33,7 +43,14 @@ class ConceptReport:
 
 @dataclass(frozen=True)
 class BucketReport:
-    """One size. turns and batches: in the first epoch."""
+    """One size.
+
+    Attributes:
+        size: (width, height) in pixels.
+        pictures: Number of images.
+        turns: Samples in the first epoch.
+        batches: Batches in the first epoch.
+    """
 
     size: PixelSize
     pictures: int
@@ -43,9 +60,27 @@ class BucketReport:
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """Everything that the report shows. longest: tokens of the longest caption, 0 where nothing counts them;
-    too_long: (picture, tokens) above `limit`. duplicates: groups of files with the same content. notes: sentences
-    about what is possible but seldom meant. expected: None without a model."""
+    """All numbers of the report.
+
+    Attributes:
+        concepts: The folders.
+        buckets: The sizes.
+        batch_size: Images in a batch of one process.
+        world: Number of processes.
+        batches: Batches in the first epoch.
+        accumulation: Batches whose gradients make one step.
+        steps_per_epoch: Optimizer steps in the first epoch.
+        epochs: Epochs of the run.
+        steps: Optimizer steps of the run.
+        without_caption: Training images without a caption of their own.
+        longest: Tokens of the longest caption; 0 if nothing counts them.
+        limit: Tokens that captions are cut to.
+        too_long: (image, tokens) of captions above the limit, the longest first.
+        duplicates: Groups of files with the same content.
+        skipped: A sentence for each image that cannot be read.
+        notes: Sentences about what is possible but seldom meant.
+        expected: Memory and time; None without a model.
+    """
 
     concepts: tuple[ConceptReport, ...]
     buckets: tuple[BucketReport, ...]
@@ -67,18 +102,18 @@ class PreflightReport:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, 0 where it is not known."""
+        """Seconds of the whole run; 0 if unknown."""
         return self.expected.seconds * self.steps if self.expected else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The report as plain values, for JSON."""
         plain = asdict(self)
         if self.expected:
             plain["expected"] = {**asdict(self.expected), "bytes": self.expected.bytes, "total_seconds": self.seconds}
         return plain
 
     def text(self) -> str:
-        """The report for people."""
+        """The report as text, one fact a line; warnings begin with "!"."""
         return "\n".join(_lines(self))
 
 
@@ -90,10 +125,20 @@ def run_preflight(
     world_size: int = 1,
     count_tokens: Callable[[str], int] | None = None,
 ) -> PreflightReport:
-    """Look over a data set, and if it is given at the model too.
+    """Checks a data set, and the model if it is given.
 
-    parameter_count: how many numbers learn. count: tokens of a caption; the trainee's without it.
-    Raises TrainError for what cannot be meant, with what to change.
+    Args:
+        data: The data set.
+        model: The model; without it memory, time and tokens are not reported.
+        parameter_count: Number of trained numbers.
+        world_size: Number of processes.
+        count_tokens: Caption → number of tokens; the model's without it.
+
+    Returns:
+        The report.
+
+    Raises:
+        TrainError: The settings contradict the data; the message says what to change.
     """
     recipe = data.recipe
     count_tokens = model.token_count if count_tokens is None and model is not None else count_tokens
@@ -134,11 +179,11 @@ def _is_regularisation(data: Dataset, subset: int) -> bool:
 
 
 def _check_contradictions(data: Dataset, steps: int) -> None:
-    """Raises TrainError for what cannot be meant."""
+    """Raises TrainError for settings that contradict the data."""
     recipe = data.recipe
     if recipe.masked_loss and not any(p.mask or data.subsets[p.subset].augmentation.alpha_mask for p in data.images):
         raise TrainError(
-            "masked_loss is set, but no picture has a mask: put masks of the same names into conditioning_data_dir, "
+            "masked_loss is set, but no picture has a mask; put masks of the same names into conditioning_data_dir, "
             "set alpha_mask, or leave masked_loss out"
         )
     warm = recipe.lr_warmup_steps
@@ -174,52 +219,52 @@ def _buckets(data: Dataset, world_size: int) -> tuple[BucketReport, ...]:
 
 
 def _lengths(data: Dataset, count_tokens: Callable[[str], int]) -> dict[str, int]:
-    """Picture → tokens of its caption at its longest."""
+    """Image → tokens of its caption's longest variation."""
     known: dict[tuple[str, int], int] = {}
-    for picture in data.images:
-        key = picture.caption, picture.subset
+    for image in data.images:
+        key = image.caption, image.subset
         if key not in known:
-            known[key] = longest_token_count(picture.caption, data.subsets[picture.subset].caption_rules, count_tokens)
+            known[key] = longest_token_count(image.caption, data.subsets[image.subset].caption_rules, count_tokens)
     return {str(p.path): known[p.caption, p.subset] for p in data.images}
 
 
 def _duplicates(data: Dataset) -> tuple[tuple[str, ...], ...]:
-    """Different files with the same content (the same file in two data sets is meant)."""
+    """Groups of different files with the same content; the same file in two data sets is not one."""
     same: dict[str, list[str]] = defaultdict(list)
-    for picture in data.images:
-        if str(picture.path) not in same[picture.digest]:
-            same[picture.digest].append(str(picture.path))
+    for image in data.images:
+        if str(image.path) not in same[image.digest]:
+            same[image.digest].append(str(image.path))
     return tuple(tuple(paths) for paths in same.values() if len(paths) > 1)
 
 
 def _notes(data: Dataset, steps: int) -> Iterator[str]:
-    """Sentences about what is possible but seldom meant."""
+    """Yields sentences about what is possible but seldom meant."""
     recipe = data.recipe
     train = [p for p in data.images if not _is_regularisation(data, p.subset)]
     regular = len(data.images) - len(train)
     if steps > MANY_STEPS:
-        yield f"{steps:,} steps are very many; fewer repeats or epochs may be meant"
-    silent = sum(not p.caption for p in train)
-    if silent == len(train) and not recipe.caption_prefix:
-        yield "no picture has a caption, and no folder a concept: what is learned will have no name to call it by"
-    elif silent:
-        yield f"{silent} pictures have neither a caption nor a folder named such as '10_concept'; theirs is empty"
+        yield f"{steps:,} steps are unusually many; check the repeats and max_train_epochs"
+    without_text = sum(not p.caption for p in train)
+    if without_text == len(train) and not recipe.caption_prefix:
+        yield "no picture has a caption and no folder a concept, so there is no trigger word; add one or the other"
+    elif without_text:
+        yield f"{without_text} pictures have neither a caption nor a folder such as '10_concept'; they get an empty one"
     small = sum(p.bucket_fit.resized[0] > 1.5 * p.size[0] for p in train)
     if small:
-        yield f"{small} pictures are much smaller than their bucket and will look blurred; a lower resolution fits them"
+        yield f"{small} pictures are much smaller than their bucket and become blurred; set a lower resolution"
     cut = sum(_share(p.bucket_fit.resized, p.bucket_fit.bucket) < 0.7 for p in train)
     if cut:
-        hint = "" if recipe.enable_bucket else "; enable_bucket keeps their shape"
+        hint = "" if recipe.enable_bucket else "; enable_bucket keeps their aspect ratio"
         yield f"more than 30% of {cut} pictures is cut off{hint}"
     if recipe.reg_data_dir and not regular:
         yield f"reg_data_dir {recipe.reg_data_dir} has no picture that can be read; nothing is regularised"
     if recipe.keep_tokens and recipe.shuffle_caption:
-        few = sum(p.caption.count(recipe.caption_separator) < recipe.keep_tokens for p in train)
-        if few == len(train):
-            yield f"keep_tokens {recipe.keep_tokens} keeps all tags of every caption, so that nothing is shuffled"
+        kept_whole = sum(p.caption.count(recipe.caption_separator) < recipe.keep_tokens for p in train)
+        if kept_whole == len(train):
+            yield f"keep_tokens {recipe.keep_tokens} keeps all tags of every caption, so nothing is shuffled"
     missing = sum(p.mask is None for p in train)
     if recipe.masked_loss and missing and not recipe.alpha_mask:
-        yield f"{missing} pictures have no mask; all of them counts"
+        yield f"{missing} pictures have no mask; their whole area is trained"
 
 
 def _share(resized: PixelSize, bucket: PixelSize) -> float:
@@ -259,7 +304,7 @@ def _lines(report: PreflightReport) -> Iterator[str]:
 
 
 def _sum(report: PreflightReport) -> str:
-    """`98 pictures × 100 repeats × 10 epochs = 98,000 steps`, or with batches."""
+    """The line with the number of steps, such as `98 pictures × 100 repeats × 10 epochs = 98,000 steps`."""
     turns = sum(c.turns for c in report.concepts)
     train = [c for c in report.concepts if not c.regularisation]
     plain = turns == report.batches == report.steps_per_epoch and report.steps == report.epochs * report.steps_per_epoch
@@ -280,7 +325,7 @@ def _cost_lines(report: PreflightReport) -> Iterator[str]:
         return
     e = report.expected
     weights, training, activations = (x / BYTES_IN_GIB for x in (e.weights, e.training, e.activations))
-    split = f"{weights:.1f} weights, {training:.1f} what learns, {activations:.1f} a batch"
+    split = f"{weights:.1f} weights, {training:.1f} training state, {activations:.1f} a batch"
     yield f"memory: about {e.bytes / BYTES_IN_GIB:.1f} GiB ({split})"
     if e.have and e.bytes > e.have:
         yield f"! that is more than the {e.have / BYTES_IN_GIB:.1f} GiB that are free; this helps: {e.spare}"

@@ -1,6 +1,7 @@
-"""Resuming a run with a recipe that may be another one than the state's: what fits, where it goes on, what is loaded.
+"""Resuming a run, possibly with other settings: what fits, where the run continues, what is restored.
 
-What is asked now holds. What cannot hold is refused, or a sentence says what stays (`state.ON_RESUME` has every field).
+New settings apply. Those that cannot apply are refused, or a sentence says what stays (`EFFECT_ON_RESUME` in
+`training_state` has every option).
 """
 
 from __future__ import annotations
@@ -31,17 +32,18 @@ from .training_step import TrainingStepper
 
 _Notify = Callable[[str], None]
 _LAYERS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight", "pretrained_model_name_or_path", "network_weights")
-"""Further settings that decide which layers are trained."""
-_AT_START = frozenset({"d0", "slice_p"})
-"""Numbers among an optimizer's arguments that its running values are made with (Prodigy, D-Adaptation)."""
+"""Further options that decide which layers are trained."""
+_STATE_ARGUMENTS = frozenset({"d0", "slice_p"})
+"""Arguments of Prodigy and D-Adaptation that their state is initialised with, so a new value needs a new state."""
 EMBEDDING_GROUP = "word"
+"""Name of the token embedding's parameter group, also in saved states."""
 
 
 # --- what fits -------------------------------------------------------------------------------------------------------
 
 
 def load_resumed_state(recipe: Recipe, notify: _Notify) -> TrainingState | None:
-    """The state that a recipe's `resume` names, if it names one. Raises TrainError."""
+    """Loads the state that `resume` names; None without it. Raises TrainError."""
     if not recipe.resume:
         return None
     folder = training_state.find_training_state(Path(recipe.resume), recipe.output_name)
@@ -53,9 +55,18 @@ def load_resumed_state(recipe: Recipe, notify: _Notify) -> TrainingState | None:
 def fit_state_to_run(
     saved: TrainingState, recipe: Recipe, network: TrainableNetwork, data: Dataset, world_size: int, notify: _Notify
 ) -> None:
-    """Puts the state at the place where it goes on, and tells what is not as it was.
+    """Checks that a state fits, and sets the position at which it continues.
 
-    Raises TrainError (`check_state_fits`).
+    Args:
+        saved: The state; its epoch and batch are set.
+        recipe: The settings now.
+        network: The network now.
+        data: The data now.
+        world_size: Number of processes.
+        notify: Called with a sentence for each setting that differs.
+
+    Raises:
+        TrainError: The state's tensors do not fit the network (`check_state_fits`).
     """
     check_state_fits(saved, recipe, network)
     for sentence in describe_changed_settings(saved, recipe):
@@ -68,15 +79,15 @@ def fit_state_to_run(
 
 
 def alphas_by_layer(network: TrainableNetwork) -> dict[str, float]:
-    """Layer's key → alpha, as a state keeps it."""
-    return {network.layer_key(site): float(module.alpha) for site, module in network.factors_by_layer.items()}
+    """Layer's key → alpha, as a state stores it."""
+    return {network.layer_key(layer_id): float(module.alpha) for layer_id, module in network.factors_by_layer.items()}
 
 
 def check_state_fits(saved: TrainingState, recipe: Recipe, network: TrainableNetwork) -> None:
-    """Raises TrainError where the state's tensors are not those that the recipe trains; says what differs."""
+    """Raises TrainError if the state's tensors are not those that the recipe trains, and says what differs."""
     _check_tensors(saved)
     if any(name in changed_settings(saved, recipe) for name in ("token_string", "num_vectors_per_token")):
-        raise TrainError(_refused(saved, recipe, "the new word is another one"))
+        raise TrainError(_refused(saved, recipe, "the new token is another one"))
     names, shapes = _named(network)
     mine = dict(zip(names, shapes, strict=True))
     theirs = [(name, p) for name, p in _parameters(saved) if not name.startswith(EMBEDDING_GROUP)]
@@ -112,7 +123,7 @@ def _parameters(saved: TrainingState) -> list[tuple[str, Tensor]]:
 
 
 def _groups(optimizer: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """(name, parameters) of the groups that are the network's."""
+    """(name, number of parameters) of the groups that are the network's."""
     rows = [(str(group.get("name")), len(group["params"])) for group in optimizer["param_groups"]]
     return [group for group in rows if group[0] != EMBEDDING_GROUP]
 
@@ -126,20 +137,20 @@ def _counted(mine: int, theirs: int) -> str:
 
 
 def _refused(saved: TrainingState, recipe: Recipe, why: str) -> str:
-    """The sentence for a state that does not fit: what was changed, what is wrong, what to do."""
+    """The message for a state that does not fit: what was changed, what is wrong, what to do."""
     parts = [
         f"{name} was {then!r} and is {now!r}"
         for name, (then, now) in changed_settings(saved, recipe).items()
         if EFFECT_ON_RESUME[name] == CHANGES_NETWORK or name in _LAYERS
     ]
-    what = ", ".join(parts) or "the model, or network_weights, is not the one of then"
+    what = ", ".join(parts) or "the model or network_weights is another one"
     word = any(part.startswith(("token_string", "num_vectors")) for part in parts)
     other = "leave resume out" if word else "leave resume out and give the file saved with the state as network_weights"
-    return f"--resume {recipe.resume} has another network: {what} ({why}). Set this as it was; or {other}"
+    return f"--resume {recipe.resume} has another network: {what} ({why}). Set it as before, or {other}"
 
 
 def _check_tensors(saved: TrainingState) -> None:
-    """Raises TrainError where the file of tensors is not what `TrainingStepper.tensors` gives."""
+    """Raises TrainError if the tensors are not what `TrainingStepper.state_tensors` returns."""
     have = saved.tensors
     parameters, optimizer, scheduler = (have.get(name) for name in ("parameters", "optimizer", "scheduler"))
     fits = (
@@ -155,20 +166,20 @@ def _check_tensors(saved: TrainingState) -> None:
         and isinstance(have.get("word", []), list)
     )
     if not fits:
-        raise TrainError("the state that is resumed from is damaged or incomplete; give another one to --resume")
+        raise TrainError("the saved state is damaged or incomplete; give another one to --resume")
 
 
-# --- where it goes on ------------------------------------------------------------------------------------------------
+# --- the position ---------------------------------------------------------------------------------------------------
 
 
 def resume_position(saved: TrainingState, data: Dataset, world_size: int, notify: _Notify) -> tuple[int, int]:
-    """(epoch, batch) that come next: the state's, or the epoch's beginning where its batches are others by now."""
+    """(epoch, batch) that come next: the state's, or the epoch's start if its batches have changed."""
     epoch, batch = saved.epoch, saved.batch
     if not batch or not _reordered(saved, data, world_size):
         return epoch, batch
     if saved.batches and batch >= saved.batches:
         return epoch, data.batch_count(epoch, world_size)
-    notify(f"resuming: the batches of epoch {epoch + 1} are not those of then, so this epoch begins again")
+    notify(f"resuming: the batches of epoch {epoch + 1} are not those of the state, so this epoch starts again")
     return epoch, 0
 
 
@@ -184,13 +195,13 @@ def _reordered(saved: TrainingState, data: Dataset, world_size: int) -> bool:
 
 
 def batch_count_and_fingerprint(data: Dataset, epoch: int, world_size: int) -> tuple[int, str]:
-    """How many batches an epoch has, and a text that is the same where they and the steps made of them are."""
+    """The number of batches of an epoch, and a text that changes with its batches and with accumulation."""
     steps = data.recipe.gradient_accumulation_steps
     return data.batch_count(epoch, world_size), f"{steps} {data.sample_order.fingerprint(epoch, world_size)}"
 
 
 def files_of_this_run(saved: TrainingState, folder: Path, name: str) -> dict[str, list[tuple[int, str]]]:
-    """Of the files that a state lists those of this run in its folder: only they may be removed as new ones come."""
+    """Of the files that a state lists, those of this run in its folder; only they may be pruned."""
 
     def own(path: Path) -> bool:
         return path.name.startswith(f"{name}-") and path.parent.resolve() == folder.resolve()
@@ -198,37 +209,39 @@ def files_of_this_run(saved: TrainingState, folder: Path, name: str) -> dict[str
     return {kind: [item for item in items if own(Path(item[1]))] for kind, items in saved.kept.items()}
 
 
-# --- what is loaded --------------------------------------------------------------------------------------------------
+# --- what is restored ------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def restore_stepper(saved: TrainingState, stepper: TrainingStepper, notify: _Notify) -> None:
-    """Parameters, the optimizer's running values and the schedule's place; rates and settings are the recipe's.
+    """Restores parameters, the optimizer's state and the schedule's position; rates and options are the recipe's.
 
-    The state is one that `check_state_fits` let pass. What is learned beside the network only now begins without a
-    history.
+    Groups that are only trained now (the token embedding) start without history.
+
+    Args:
+        saved: A state that passed `check_state_fits`.
+        stepper: The stepper to restore.
+        notify: Called with a sentence if the optimizer starts anew.
     """
     names = [name for name, _ in _parameters(saved)] if "names" in saved.tensors else stepper.names
     theirs = dict(zip(names, saved.tensors["parameters"], strict=False))
-    if not _goes_on(saved, stepper):
-        notify(
-            f"resuming: {stepper.recipe.optimizer_type} begins anew with these settings; the network stays as it was"
-        )
+    if not _can_continue(saved, stepper):
+        notify(f"resuming: {stepper.recipe.optimizer_type} starts anew with these settings; the network is kept")
         theirs |= dict(zip(names, _mean_weights(saved), strict=False))
     else:
         stepper.optimizer.load_state_dict(_merged(saved.tensors["optimizer"], names, stepper))
     for name, parameter in zip(stepper.names, stepper.parameters, strict=True):
-        if name in theirs and not name.startswith(EMBEDDING_GROUP):  # the word has been loaded
+        if name in theirs and not name.startswith(EMBEDDING_GROUP):  # the embedding has been loaded
             parameter.copy_(theirs[name])
     stepper.continue_schedule(saved.tensors["scheduler"])
     if stepper.scaler is not None and saved.tensors.get("scaler"):
         stepper.scaler.load_state_dict(saved.tensors["scaler"])
 
 
-def _goes_on(saved: TrainingState, stepper: TrainingStepper) -> bool:
-    """Whether the state's optimizer is the recipe's, and differs in plain numbers at most.
+def _can_continue(saved: TrainingState, stepper: TrainingStepper) -> bool:
+    """Whether the state's optimizer is the recipe's, with differences in plain numbers at most.
 
-    A flag such as amsgrad, or a value in the place of None, makes an optimizer keep other things for each parameter.
+    A flag such as amsgrad, or a value instead of None, makes an optimizer keep other tensors for each parameter.
     """
     recipe, then = stepper.recipe, saved.recipe
     if not _same_optimizer(str(then.get("optimizer_type", recipe.optimizer_type)), recipe.optimizer_type):
@@ -240,7 +253,7 @@ def _goes_on(saved: TrainingState, stepper: TrainingStepper) -> bool:
     group = stepper.optimizer.param_groups[0]
     differ = [name for name in {**now, **before} if now.get(name) != before.get(name)]
     return all(
-        name not in _AT_START and name in group and _number(now.get(name)) and _number(before.get(name))
+        name not in _STATE_ARGUMENTS and name in group and _number(now.get(name)) and _number(before.get(name))
         for name in differ
     )
 
@@ -256,21 +269,21 @@ def _same_optimizer(then: str, now: str) -> bool:
 
 
 def _arguments(recipe: Recipe) -> dict[str, Any]:
-    """What the recipe's optimizer is made with, its own defaults included; without the rate, which groups have."""
+    """All arguments of the recipe's optimizer with its own defaults, without the rate, which groups have."""
     make, given = optimizer_class_and_settings(recipe)
     known = inspect.signature(make).parameters.values()
     return {**{p.name: p.default for p in known if p.default is not p.empty and p.name != "lr"}, **given}
 
 
 def _number(value: Any) -> bool:
-    """A number, or several in a tuple (betas)."""
+    """Whether a value is a number or a tuple of numbers (betas)."""
     if isinstance(value, (tuple, list)):
         return all(map(_number, value))
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _merged(saved: Mapping[str, Any], names: Sequence[str], stepper: TrainingStepper) -> dict[str, Any]:
-    """An optimizer's state_dict: settings of the groups as they are now, running values (k, d …) as they were saved."""
+    """An optimizer's state_dict: the groups' options of now, their running values (k, d …) as saved."""
     now = stepper.optimizer.state_dict()["param_groups"]
     settings = set(inspect.signature(type(stepper.optimizer)).parameters) | {"params", "name", "initial_lr"}
     by_name = {str(group.get("name")): group for group in saved["param_groups"]}
@@ -286,9 +299,9 @@ def _merged(saved: Mapping[str, Any], names: Sequence[str], stepper: TrainingSte
 
 
 def _mean_weights(saved: TrainingState) -> list[Tensor]:
-    """The parameters; a schedule-free optimizer's as they are in files: the mean, not where gradients are taken.
+    """The parameters as in files: of a schedule-free optimizer the mean, not where gradients are computed.
 
-    Defazio et al. 2024 (arXiv:2405.15682): y = (1 − β)·z + β·x, so that x = y + (1 − 1/β)·(z − y).
+    Defazio et al. 2024 (arXiv:2405.15682): y = (1 − β)·z + β·x, so x = y + (1 − 1/β)·(z − y).
     """
     optimizer = saved.tensors["optimizer"]
     found = list(saved.tensors["parameters"])

@@ -1,4 +1,4 @@
-"""Sample pictures while training: the prompts file, and the pictures it makes."""
+"""Sample images during training: the file of prompts, and the images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,22 @@ from ...protocols import SampleSpec, TrainableModel
 from ..config.toml_file import load_toml
 
 _NAMES = {"negative_prompt": "negative", "sample_steps": "steps", "scale": "cfg", "sample_sampler": "sampler"}
-"""kohya's words in toml and json prompt files, where they are not the fields' own."""
+"""Names in kohya's TOML and JSON prompt files → fields of `SampleSpec`."""
 
 
 def parse_sample_prompt(line: str, defaults: SampleSpec) -> SampleSpec:
-    """A line `prompt --n negative --w 512 --h 512 --d seed --s steps --l scale` over what is usual.
+    """Parses a line of a prompt file.
 
-    Raises PromptError with the nearest letter, or naming the value that is no number.
+    Args:
+        line: `prompt --n negative --w 512 --h 512 --d seed --s steps --l scale`.
+        defaults: Values of what the line does not set.
+
+    Raises:
+        PromptError: An unknown option, with the nearest one, or a value that is not a number.
+
+    Example:
+        >>> parse_sample_prompt("a cat --s 8", SampleSpec("")).steps
+        8
     """
     prompt, given = kohya_prompt_line.parse_prompt_line(line)
     return replace(defaults, prompt=prompt, **given)
@@ -34,12 +43,20 @@ def _sample_from_options(defaults: SampleSpec, given: Mapping[str, Any], line: s
     known = {item.name for item in fields(SampleSpec)}
     named = {_NAMES.get(name, name): value for name, value in given.items()}
     for name in named.keys() - known:
-        raise TrainError(f"prompt {line!r}: unknown word {name!r}{did_you_mean(name, [*known, *_NAMES])}")
+        raise TrainError(f"prompt {line!r}: unknown option {name!r}{did_you_mean(name, [*known, *_NAMES])}")
     return replace(defaults, **kohya_prompt_line.convert_option_values(named, line))
 
 
 def load_sample_prompts(path: Path, defaults: SampleSpec) -> list[SampleSpec]:
-    """The prompts of a .txt (one a line, # begins a remark), .json or .toml file. Raises TrainError."""
+    """Loads a prompt file.
+
+    Args:
+        path: .txt (one prompt a line, # starts a comment), .json or .toml.
+        defaults: Values of what a prompt does not set.
+
+    Raises:
+        TrainError: The file cannot be read or has no prompt.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -48,7 +65,7 @@ def load_sample_prompts(path: Path, defaults: SampleSpec) -> list[SampleSpec]:
         return [_sample_from_options(defaults, entry, str(entry)) for entry in _entries(path, text)]
     lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
     if not lines:
-        raise TrainError(f"--sample_prompts {path} holds no prompt")
+        raise TrainError(f"--sample_prompts {path} has no prompt")
     return [parse_sample_prompt(line, defaults) for line in lines]
 
 
@@ -63,13 +80,22 @@ def _entries(path: Path, text: str) -> list[Mapping[str, Any]]:
     except (ValueError, KeyError, AttributeError, RecursionError) as error:
         raise TrainError(f"--sample_prompts {path} cannot be read: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise TrainError(f"--sample_prompts {path}: a list of prompts with their options is expected")
+        raise TrainError(f"--sample_prompts {path}: it must be a list of prompts with their options")
     return entries
 
 
 @dataclass(frozen=True)
 class SampleImage:
-    """A sample picture: of which prompt (by number) and after which step and epoch."""
+    """A sample image.
+
+    Attributes:
+        prompt_index: The number of its prompt.
+        sample_spec: What was generated.
+        step: The step after which it was generated.
+        epoch: The epoch after which it was generated; 0 within an epoch.
+        path: Its file.
+        image: The image.
+    """
 
     prompt_index: int
     sample_spec: SampleSpec
@@ -90,18 +116,31 @@ def generate_sample_images(
     rank_and_world_size: tuple[int, int] = (0, 1),
     notify: Callable[[str], None] = lambda text: None,
 ) -> list[SampleImage]:
-    """One picture a prompt into `folder`, named as kohya's: NAME_e000001_00_SEED.png (or _000100_ at a step).
+    """Generates one image for each prompt, named as by kohya: NAME_e000001_00_SEED.png, or _000100_ at a step.
 
-    rank_and_world_size: (rank, processes): a process draws every so manieth prompt.
-    A prompt without a seed has `seed` plus its number, so that pictures of different epochs can be compared.
-    Raises TrainError when they cannot be written.
+    Args:
+        model: The model with its hooks.
+        sample_specs: The prompts. One without a seed gets `seed` plus its number, so that epochs can be compared.
+        folder: The folder for the images; it is created.
+        name: The run's output name.
+        step: The current step.
+        epoch: The current epoch; None within one.
+        seed: The run's seed.
+        rank_and_world_size: (rank, processes): a process generates every processes-th prompt.
+        notify: Called with a sentence if a file is saved under another name.
+
+    Returns:
+        The images of this process.
+
+    Raises:
+        TrainError: An image cannot be written.
     """
     when = f"e{epoch:06}" if epoch is not None else f"{step:06}"
-    drawn = []
-    for number, wish in list(enumerate(sample_specs))[rank_and_world_size[0] :: rank_and_world_size[1]]:
-        wish = replace(wish, seed=(seed + number) % 2**32 if wish.seed is None else wish.seed)
-        image = model.generate_image(wish)
-        path = folder / f"{name}_{when}_{number:02}_{wish.seed}.png"
+    samples = []
+    for number, spec in list(enumerate(sample_specs))[rank_and_world_size[0] :: rank_and_world_size[1]]:
+        spec = replace(spec, seed=(seed + number) % 2**32 if spec.seed is None else spec.seed)
+        image = model.generate_image(spec)
+        path = folder / f"{name}_{when}_{number:02}_{spec.seed}.png"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path = save_here_or_beside(path, partial(image.save, format="PNG"), notify)
@@ -109,5 +148,5 @@ def generate_sample_images(
             raise TrainError(f"the sample {path} cannot be written: {error.strerror or error}") from error
         except FileError as error:
             raise TrainError(f"the sample {error}") from error
-        drawn.append(SampleImage(number, wish, step, epoch or 0, path, image))
-    return drawn
+        samples.append(SampleImage(number, spec, step, epoch or 0, path, image))
+    return samples

@@ -1,4 +1,4 @@
-"""Before the first step of a run: the wishes of a recipe, and what they make."""
+"""What a run prepares before its first step: checks, caches, regularisation images, prompts, trackers, the network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .training_step import keyed_generator
 
 
 def training_model_options(recipe: Recipe) -> TrainingModelOptions:
-    """What a recipe wishes of the model."""
+    """How a recipe wants the model to be prepared."""
     return TrainingModelOptions(
         precision=recipe.mixed_precision,
         train_unet=recipe.trains_unet,
@@ -46,29 +46,28 @@ def training_model_options(recipe: Recipe) -> TrainingModelOptions:
 
 
 def check_model(recipe: Recipe, model: TrainableModel, notify: Callable[[str], None]) -> None:
-    """Whether the model is the one that the recipe speaks of, and the optimizer is there. Raises TrainError."""
+    """Checks that the model is the one the recipe describes and that the optimizer is installed. Raises TrainError."""
     if recipe.v2 and model.family != "SD2":
-        raise TrainError(f"v2 is set, but the model is {model.family}; leave v2 out, it is told from the model")
+        raise TrainError(f"v2 is set, but the model is {model.family}; leave v2 out, it is detected")
     if recipe.resolution == Recipe.resolution and not recipe.dataset_config and model.native_size > recipe.size()[0]:
         side = model.native_size
-        notify(f"resolution is {recipe.resolution}, the default; this model was made for {side}: set resolution {side}")
-    optimizer_class_and_settings(
-        recipe
-    )  # what is missing is to be told before pictures are encoded or a word is learned
+        notify(f"resolution is {recipe.resolution}, but this model was trained at {side}; set resolution {side}")
+    # a missing library is reported now, before images are encoded or a token is trained
+    optimizer_class_and_settings(recipe)
     if recipe.device and torch.device(recipe.device).type != model.device.type:
-        notify(f"the model is on {model.device} and trained there, not on {recipe.device}")
+        notify(f"the model is on {model.device} and is trained there, not on {recipe.device}")
 
 
 def create_output_folder(folder: Path) -> None:
-    """The folder for the results. Raises TrainError."""
+    """Creates the folder for the results. Raises TrainError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainError(f"--output_dir {folder} cannot be made: {error.strerror or error}") from error
+        raise TrainError(f"--output_dir {folder} cannot be created: {error.strerror or error}") from error
 
 
 def choose_run_seed(recipe: Recipe, resumed: TrainingState | None, process_group: ProcessGroup) -> int:
-    """The recipe's, the one that was resumed from, or a drawn one, the same in all processes."""
+    """The recipe's seed, the resumed state's, or a random one; the same in all processes."""
     if recipe.seed is not None:
         return recipe.seed
     if resumed is not None:
@@ -83,9 +82,9 @@ def choose_run_seed(recipe: Recipe, resumed: TrainingState | None, process_group
 def fill_regularisation_folders(
     recipe: Recipe, model: TrainableModel, host: HostInterface, seed: int, process_group: ProcessGroup, track: Track
 ) -> None:
-    """Draws the regularisation pictures that are missing, where the recipe says so; processes share them."""
+    """Generates missing regularisation images if `reg_generate` is set; the processes share them."""
     wanted = missing_regularisation_images(recipe, seed)
-    process_group.barrier()  # all have counted before the first one draws
+    process_group.barrier()  # all processes have counted before the first one writes
     mine = wanted[process_group.rank :: process_group.world_size]
     if mine:
         generate_missing_images(mine, model.generate_image, recipe.size(), track=track, cancelled=host.cancelled)
@@ -95,7 +94,7 @@ def fill_regularisation_folders(
 def fill_latent_cache(
     recipe: Recipe, model: TrainableModel, data: Dataset, process_group: ProcessGroup, track: Track
 ) -> None:
-    """Encodes all pictures once, where the recipe says so; several processes fill a folder together."""
+    """Encodes all images once if the recipe caches latents; several processes fill a folder together."""
     vae = model.metadata().get("ss_new_sd_model_hash", "")
     if recipe.cache_latents_to_disk:
         folder = cache_folder(recipe)
@@ -116,22 +115,22 @@ def fill_latent_cache(
 def fill_caption_cache(
     recipe: Recipe, model: TrainableModel, data: Dataset, encode_captions: CaptionEncoder, track: Track
 ) -> None:
-    """Reads all captions once, where the recipe says so; on disk they serve later runs too."""
+    """Encodes all captions once if the recipe caches text-encoder outputs; on disk later runs reuse them."""
     if not recipe.cache_text_encoder_outputs and not recipe.cache_text_encoder_outputs_to_disk:
         return
     if recipe.cache_text_encoder_outputs_to_disk and not recipe.token_string:
-        # names of models may be empty or the same for two; what the text encoder makes of a caption is not
+        # the model's name may be empty or shared by two models; the encoding of a caption is not
         made = tensor_fingerprint(encode_captions(["a picture of 1"]).states)
         settings = recipe.clip_skip, recipe.max_token_length, recipe.mixed_precision
         encode_captions.cache_on_disk(TensorCache(cache_folder(recipe)), made, *settings)
-    for caption in track(data.fixed_captions() or [], "reading captions"):
+    for caption in track(data.fixed_captions() or [], "encoding captions"):
         encode_captions([caption])
 
 
 def report_preflight(
     data: Dataset, model: TrainableModel, network: TrainableNetwork, world_size: int, notify: Callable[[str], None]
 ) -> PreflightReport:
-    """The report before step 1, told to the user. Raises TrainError for what cannot be meant."""
+    """Reports what will be trained, before step 1. Raises TrainError for contradictions."""
     trained = sum(p.numel() for p in network.parameters())
     report = run_preflight(data, model, parameter_count=trained, world_size=world_size)
     notify(report.text())
@@ -141,19 +140,19 @@ def report_preflight(
 
 
 def checked_sample_specs(recipe: Recipe, model: TrainableModel) -> list[SampleSpec]:
-    """The sample prompts. Raises LoraError, also for what could not be drawn when the time comes."""
+    """The sample prompts. Raises LoraError, also for one that could not be generated later."""
     if recipe.sample_prompts is None:
         return []
     side = model.native_size
     usual = SampleSpec("", width=side, height=side, sampler=recipe.sample_sampler)
     found = sample_images.load_sample_prompts(Path(recipe.sample_prompts), usual)
-    for wish in found:
-        model.check_sample(wish)
+    for spec in found:
+        model.check_sample(spec)
     return found
 
 
 def open_tracker(recipe: Recipe, folder: Path, started: float) -> ExperimentTracker | None:
-    """TensorBoard or another tracker, where the recipe names one or a folder for it. Raises TrainError."""
+    """Opens TensorBoard or another tracker if the recipe names one or a folder for it. Raises TrainError."""
     if recipe.log_with is None and recipe.logging_dir is None:
         return None
     where = Path(recipe.logging_dir or folder / "logs")
@@ -164,12 +163,12 @@ def open_tracker(recipe: Recipe, folder: Path, started: float) -> ExperimentTrac
 
 
 def build_network(parts: Mapping[str, nn.Module], recipe: Recipe, notify: Callable[[str], None]) -> TrainableNetwork:
-    """The recipe's network, going on from a file if it says so. say: is told what of the file is left out."""
+    """Builds the recipe's network, continued from a file if it names one."""
     file = load_lora_file(Path(recipe.network_weights)) if recipe.network_weights else None
     made = TrainableNetwork(parts, recipe, generator=keyed_generator(recipe.seed, "network"), file=file)
     if file is not None and made.untrained_layers:
         where = ", ".join(
             f"{n} in {part}" for part, n in sorted(Counter(s.part for s in made.untrained_layers).items())
         )
-        notify(f"network_weights {file.name} has layers that this recipe does not train ({where}): they are left out")
+        notify(f"network_weights {file.name} has layers that this recipe does not train ({where}); they are left out")
     return made

@@ -1,5 +1,5 @@
-"""Pivotal tuning (Roich et al. 2021, arXiv:2106.05744; for text-to-image: cloneofsimo's lora): first a new word, then
-the network with it. The word is learned by textual inversion (Gal et al. 2022, arXiv:2208.01618).
+"""Pivotal tuning (Roich et al. 2021, arXiv:2106.05744; for text-to-image cloneofsimo's lora): first a new token, then
+the network with it. The token is trained by textual inversion (Gal et al. 2022, arXiv:2208.01618).
 """
 
 from __future__ import annotations
@@ -23,51 +23,60 @@ from .process_group import ProcessGroup
 from .training_step import TrainingObjective, fill_missing_gradients
 
 DEFAULT_INIT_WORD = "*"
-"""What a new word begins as where the recipe does not say (the web UI's choice)."""
+"""The word whose embedding a new token starts from without `init_word`, as in the web UI."""
 OnInversionStep = Callable[[int, int, str], None]
+"""(step, steps, text) → shows the progress."""
 
 
 class TrainableEmbedding:
-    """A new word and its vectors: one Parameter (count, width) for each text encoder.
+    """A new token and its vectors: one Parameter (count, width) for each text encoder.
 
-    A vector is kept no longer than the longest of the words that it began as, so that it does not drown the others.
+    The norm of a vector is limited to the largest norm of the word it started from, so that the token does not outweigh
+    the rest of the prompt.
+
+    Args:
+        model: The model.
+        recipe: The settings with `token_string`. Raises TrainError without one, or for one without a token.
+
+    Attributes:
+        token: The token's text.
+        vectors: The Parameters, (count, width).
+        max_norms: The largest norm of a vector, for each text encoder.
     """
 
     def __init__(self, model: TrainableModel, recipe: Recipe) -> None:
         if not recipe.token_string:
-            raise TrainError("a new word needs token_string")
+            raise TrainError("a new token needs token_string")
         self.model, self.recipe, self.token = model, recipe, recipe.token_string
         if not model.token_count(self.token):
-            raise TrainError(
-                f"token_string {self.token!r} has no token, so it cannot stand in a prompt; choose letters"
-            )
+            raise TrainError(f"token_string {self.token!r} has no token, so prompts cannot contain it; use letters")
         count = recipe.num_vectors_per_token
-        begun = model.token_embeddings(recipe.init_word or DEFAULT_INIT_WORD, count)
-        self.vectors = [nn.Parameter(_with_noise(start).to(model.device)) for start in begun]
-        self.max_norms = [float(start.norm(dim=-1).max()) for start in begun]
+        starts = model.token_embeddings(recipe.init_word or DEFAULT_INIT_WORD, count)
+        self.vectors = [nn.Parameter(_with_noise(start).to(model.device)) for start in starts]
+        self.max_norms = [float(start.norm(dim=-1).max()) for start in starts]
 
     def parameter_group(self) -> dict[str, object]:
-        """For an optimizer that goes on with the word beside the network."""
+        """The parameter group for an optimizer that trains the token together with the network."""
         return {"params": list(self.vectors), "lr": self.recipe.inversion_lr, "name": "word", "weight_decay": 0.0}
 
     @torch.no_grad()
     def clip_norms(self) -> None:
-        """Brings vectors that grew too long back to the length allowed, without waiting for the device."""
+        """Scales vectors that are too long down to `max_norms`, without waiting for the device."""
         for vector, longest in zip(self.vectors, self.max_norms, strict=True):
             vector.mul_((longest / vector.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0))
 
     def tensors(self) -> dict[str, Tensor]:
-        """As a LoRA file carries it (`bundle_emb.NAME.…`) and the web UI reads it."""
+        """The vectors as a LoRA file contains them (`bundle_emb.NAME.…`) and the web UI reads them."""
         names = ("string_to_param.*",) if len(self.vectors) == 1 else ("clip_l", "clip_g")
         return {name: v.detach().float().cpu().clone() for name, v in zip(names, self.vectors, strict=True)}
 
     @torch.no_grad()
     def load_vectors(self, saved: Sequence[Tensor]) -> None:
-        """Vectors that were saved. Raises TrainError where they are not of this word's size."""
+        """Loads saved vectors. Raises TrainError if their shapes differ."""
         if [tuple(v.shape) for v in saved] != [tuple(v.shape) for v in self.vectors]:
             raise TrainError(
-                f"the saved vectors of {self.token!r} are {[list(v.shape) for v in saved]}, this model and recipe take "
-                f"{[list(v.shape) for v in self.vectors]}; resume with the model and num_vectors_per_token of then"
+                f"the saved vectors of {self.token!r} are {[list(v.shape) for v in saved]}, this model and recipe need "
+                f"{[list(v.shape) for v in self.vectors]}; resume with the model and num_vectors_per_token as before"
             )
         for vector, values in zip(self.vectors, saved, strict=True):
             vector.copy_(values)
@@ -75,9 +84,13 @@ class TrainableEmbedding:
     # --- captions
 
     def caption_with_token(self, caption: str, rules: CaptionRules | None = None) -> str:
-        """The caption with the word where the text encoder reads it: in the place of the initial word, else in front.
+        """Puts the token into a caption where the text encoder reads it: in place of the initial word, else in front.
 
-        Call it while the word is the model's (`new_word`). rules: whose prefix and suffix may have the word already.
+        Call it inside `with_token_embedding`.
+
+        Args:
+            caption: The caption.
+            rules: Its rules; their prefix and suffix may contain the token already.
         """
         caption = surround_with_spaces(caption, self.token)
         if self._count_token(self._full_caption(caption, rules or CaptionRules())):
@@ -93,12 +106,12 @@ class TrainableEmbedding:
         return self.model.count_token_uses(self.token, caption, self.recipe.max_token_length)
 
     def add_token_to_captions(self, data: Dataset) -> int:
-        """Puts the word into the captions of all training pictures; returns how many did not have it."""
+        """Puts the token into all training captions; returns how many did not have it."""
         data.subsets = tuple(
             replace(subset, caption_rules=self._rules_with_token(subset.caption_rules)) for subset in data.subsets
         )
         subsets = data.subsets
-        spoken = tuple(
+        changed_images = tuple(
             p
             if subsets[p.subset].regularisation
             else replace(p, caption=self.caption_with_token(p.caption, subsets[p.subset].caption_rules))
@@ -106,14 +119,14 @@ class TrainableEmbedding:
         )
         missing = sum(
             surround_with_spaces(before.caption, self.token) != after.caption
-            for before, after in zip(data.images, spoken, strict=True)
+            for before, after in zip(data.images, changed_images, strict=True)
             if not subsets[before.subset].regularisation
         )
-        data.images = spoken
+        data.images = changed_images
         return missing
 
     def _rules_with_token(self, rules: CaptionRules) -> CaptionRules:
-        """The same with the word set apart in what is put before and behind every caption."""
+        """The rules with blanks around the token in prefix and suffix."""
         prefix, suffix = rules.caption_prefix, rules.caption_suffix
         return replace(
             rules,
@@ -122,7 +135,7 @@ class TrainableEmbedding:
         )
 
     def sample_with_token(self, sample_spec: SampleSpec) -> SampleSpec:
-        """A sample's prompts with the word where it is read."""
+        """A sample with blanks around the token in its prompts."""
         return replace(
             sample_spec,
             prompt=surround_with_spaces(sample_spec.prompt, self.token),
@@ -130,35 +143,43 @@ class TrainableEmbedding:
         )
 
     def prepare_captions(self, data: Dataset, notify: Callable[[str], None]) -> None:
-        """`speak`, and sentences about it. Raises TrainError where no caption would have the word."""
+        """Puts the token into all training captions and reports what is unusual.
+
+        Args:
+            data: The data set; its captions are changed.
+            notify: Called with each sentence.
+
+        Raises:
+            TrainError: The token is cut off in every caption.
+        """
         missing = self.add_token_to_captions(data)
         if missing:
-            notify(f"{self.token!r} was put into {missing} captions that did not have it")
+            notify(f"{self.token!r} was put into {missing} captions that did not contain it")
         train = [p for p in data.images if not data.subsets[p.subset].regularisation]
         regular = [p for p in data.images if data.subsets[p.subset].regularisation]
-        deaf = [
+        unread = [
             p
             for p in train
             if not self._count_token(self._full_caption(p.caption, data.subsets[p.subset].caption_rules))
         ]
-        if deaf:
-            where = f"in {len(deaf)} of {len(train)} captions, such as that of {deaf[0].path}"
+        if unread:
+            where = f"in {len(unread)} of {len(train)} captions, such as that of {unread[0].path}"
             why = f"{self.token!r} is not read {where}: what is after {self.recipe.max_token_length} tokens is cut off"
-            if len(deaf) == len(train):
+            if len(unread) == len(train):
                 raise TrainError(f"{why}; shorten caption_prefix and the captions, or set max_token_length 150 or 225")
             notify(why)
-        heard = sum(bool(self._count_token(p.caption)) for p in regular)
-        if heard:
+        count = sum(bool(self._count_token(p.caption)) for p in regular)
+        if count:
             notify(
-                f"{self.token!r} is in {heard} captions of regularisation pictures, which teach what the model knows "
-                "already; choose a rarer token_string, or change those captions"
+                f"{self.token!r} is in {count} captions of regularisation pictures, which keep what the model already "
+                "knows; choose a rarer token_string, or change those captions"
             )
 
     @staticmethod
     def _full_caption(caption: str, rules: CaptionRules) -> str:
         return " ".join(text for text in (rules.caption_prefix, caption, rules.caption_suffix) if text)
 
-    # --- learning
+    # --- training
 
     def train(
         self,
@@ -170,10 +191,24 @@ class TrainableEmbedding:
         is_cancelled: Callable[[], bool],
         notify: Callable[[str], None],
     ) -> bool:
-        """Learns the word alone for `inversion_steps`, the network off. Returns whether it was stopped.
+        """Trains the token alone for `inversion_steps`, with the network detached.
 
-        A batch without the word (regularisation pictures, dropped captions) teaches it nothing and is counted.
-        Raises TrainError where it becomes NaN, or where no batch had it.
+        A batch without the token (regularisation images, dropped captions) does not train it and is counted.
+
+        Args:
+            model: The model.
+            network: The network, attached.
+            data: The data set.
+            process_group: The processes that train together.
+            on_progress: Called after each step.
+            is_cancelled: Asked after each step.
+            notify: Called with sentences about batches without the token.
+
+        Returns:
+            Whether the user stopped it.
+
+        Raises:
+            TrainError: The vectors became NaN, or no batch had the token.
         """
         recipe, steps = self.recipe, self.recipe.inversion_steps
         objective = TrainingObjective(model, recipe, network, trains_text=True)
@@ -193,12 +228,12 @@ class TrainableEmbedding:
                     self.clip_norms()
                 else:
                     without += 1
-                on_progress(step, steps, f"learning the word {self.token!r}")
+                on_progress(step, steps, f"training the token {self.token!r}")
                 stopped = process_group.any_process(is_cancelled())
                 if stopped:
                     break
         if without:
-            notify(f"{without} of {done} batches had no caption with {self.token!r} and taught it nothing")
+            notify(f"{without} of {done} batches had no caption with {self.token!r} and did not train it")
         if without == done and not stopped:
             raise TrainError(f"no batch had a caption with {self.token!r}; lower caption_dropout_rate, or leave it out")
         if not all(bool(vector.isfinite().all()) for vector in self.vectors):
@@ -209,14 +244,14 @@ class TrainableEmbedding:
 
 
 def _with_noise(start: Tensor) -> Tensor:
-    """Equal vectors moved apart by a thousandth of their length, or they would stay equal."""
+    """Adds noise of a thousandth of the norm to each vector; equal vectors would otherwise stay equal."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(start.shape, generator=generator).to(start.device)
     return start + 1e-3 * start.norm(dim=-1, keepdim=True) * noise / noise.norm(dim=-1, keepdim=True)
 
 
 def endless_batches(data: Dataset, process_group: ProcessGroup) -> Iterator[Batch]:
-    """Epoch after epoch."""
+    """Batches of one epoch after another."""
     epoch = 0
     while True:
         yield from data.epoch_batches(epoch, process_group.rank, process_group.world_size)

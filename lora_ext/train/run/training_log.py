@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: numbers read late (so that the device never waits), a csv, trackers, progress."""
+"""Training log: CSV, TensorBoard and progress. Numbers are read late, so that the device never waits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ...errors import FileError, TrainError
 from ...file.saving import save_here_or_beside, unused_path_beside
 
 LOSS_SMOOTHING = 0.98
-"""How much of the smoothed loss stays from step to step (bias-corrected, as Adam's moments are)."""
+"""Share of the smoothed loss that stays from step to step; bias-corrected like Adam's moments."""
 LOG_COLUMNS = (
     "step",
     "epoch",
@@ -34,12 +34,25 @@ LOG_COLUMNS = (
     "mib",
 )
 MAX_PENDING_STEPS = 8
-"""Steps by which numbers may be read late."""
+"""Steps after which a number is waited for."""
 
 
 @dataclass(frozen=True)
 class LogRow:
-    """A step's numbers. lr_*: learning rates; delta_norm: mean norm of the layers' ΔW (NaN where not taken)."""
+    """The numbers of one step.
+
+    Attributes:
+        step: The step, from 1.
+        epoch: The epoch, from 1.
+        loss: The loss.
+        smoothed: The smoothed loss.
+        lr_unet: Learning rate of the U-Net; NaN if it is not trained.
+        lr_text: Learning rate of the text encoders; NaN if they are not trained.
+        grad_norm: Total gradient norm before clipping.
+        delta_norm: Mean ‖ΔW‖ of the layers; NaN where it was not computed.
+        images_per_s: Images a second over the last steps.
+        mib: Peak memory in MiB.
+    """
 
     step: int
     epoch: int
@@ -55,7 +68,21 @@ class LogRow:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a run is, for those who show it."""
+    """How far a run is.
+
+    Attributes:
+        step: Optimizer steps done.
+        steps: Optimizer steps of the run.
+        epoch: The current epoch, from 1.
+        epochs: Epochs of the run.
+        loss: The last loss.
+        smoothed: The smoothed loss.
+        rates: Part → learning rate.
+        images_per_s: Images a second.
+        seconds_left: Estimated time to the end.
+        sample: The last sample image.
+        file: The last saved file.
+    """
 
     step: int = 0
     steps: int = 0
@@ -75,7 +102,12 @@ class TrainingProgress:
 
 
 def format_clock(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
+    """A duration as 1:02:03, or 2:03 below an hour.
+
+    Example:
+        >>> format_clock(123), format_clock(3723)
+        ('2:03', '1:02:03')
+    """
     hours, rest = divmod(int(seconds), 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -83,7 +115,17 @@ def format_clock(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class PendingNumbers:
-    """A step whose numbers may still be on their way from the device: (loss, gradient norm, ΔW norm) in `numbers`."""
+    """A step whose numbers may still be on their way from the device.
+
+    Attributes:
+        step: The step, from 1.
+        epoch: The epoch, from 1.
+        numbers: (3,) float32 on the CPU: loss, gradient norm, ΔW norm.
+        event: The CUDA event of the copy; None if the numbers are there.
+        rates: Learning rates of the U-Net and the text encoder.
+        images: Images of the step over all processes.
+        time: When the step was queued, `time.monotonic()`.
+    """
 
     step: int
     epoch: int
@@ -113,7 +155,7 @@ class PendingNumbers:
         return self.event is None or bool(self.event.query())
 
     def wait(self) -> tuple[float, float, float]:
-        """The numbers, waited for."""
+        """Waits for (loss, gradient norm, ΔW norm)."""
         if self.event is not None:
             self.event.synchronize()
         loss, grad, delta = self.numbers.tolist()
@@ -121,9 +163,17 @@ class PendingNumbers:
 
 
 class TrainingLog:
-    """The run's numbers, in order, in `<output_dir>/<output_name>.csv`, and the smoothed loss.
+    """Writes the run's numbers to a CSV file in order, and smooths the loss.
 
-    Raises TrainError when a loss is no number any more (`check`), or when the file cannot be written.
+    Args:
+        path: The CSV file; None writes none.
+        smoothed: (running mean, weight of its start) of a resumed run.
+        notify: Called with a sentence if the file is open in another program.
+
+    Attributes:
+        loss_mean: The running mean of the loss, not bias-corrected.
+        initial_weight: The weight of the mean's start, for the bias correction.
+        rows: The last 4,096 rows.
     """
 
     def __init__(
@@ -134,8 +184,7 @@ class TrainingLog:
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.path, self._notify = path, notify
-        self._unwritten = b""
-        """Rows that another program kept from being written: they are tried again with the next ones."""
+        self._unwritten = b""  # rows that another program kept from being written; retried with the next ones
         self.loss_mean, self.initial_weight = smoothed
         self.rows: deque[LogRow] = deque(maxlen=4096)
         self._pending: deque[PendingNumbers] = deque()
@@ -144,9 +193,9 @@ class TrainingLog:
         self._has_warned = False
 
     def open(self, from_step: int = 0) -> None:
-        """Begins the file, or goes on after `from_step` in the one that is there.
+        """Creates the file, or continues the existing one after `from_step`.
 
-        While a spreadsheet has that open, in a file of another name beside it; `say` is told.
+        While another program has it open, a file of another name beside it is used. Raises TrainError.
         """
         if self.path is None:
             return
@@ -154,14 +203,14 @@ class TrainingLog:
             before = self._earlier_rows(from_step)
             table = _lines([LOG_COLUMNS, *before])
             self.path = save_here_or_beside(self.path, lambda part: part.write_bytes(table), self._notify)
-            self._file = self.path.open("ab", buffering=0)  # whole lines: what fails is known and tried again
+            self._file = self.path.open("ab", buffering=0)  # unbuffered: a failed write is noticed and retried
         except OSError as error:
             raise TrainError(f"{self.path} cannot be written: {error.strerror or error}") from error
         except FileError as error:
             raise TrainError(str(error)) from error
 
     def _earlier_rows(self, from_step: int) -> list[list[str]]:
-        """The rows of the file that is there up to a step."""
+        """The rows of the existing file up to a step."""
         assert self.path is not None
         if not from_step or not self.path.is_file():
             return []
@@ -169,15 +218,22 @@ class TrainingLog:
             with self.path.open(encoding="utf-8", newline="") as old:
                 return [row for row in csv.reader(old) if row and row[0].isdigit() and int(row[0]) <= from_step]
         except PermissionError:
-            self._notify(f"{self.path.name} is open in another program: its rows of before are not in the new one")
+            self._notify(f"{self.path.name} is open in another program; the new file lacks its earlier rows")
             return []
 
     def add(self, pending: PendingNumbers) -> None:
-        """A step that was just queued."""
+        """Adds a step that was just queued."""
         self._pending.append(pending)
 
     def collect_rows(self, *, everything: bool = False) -> list[LogRow]:
-        """The rows that have arrived by now (or all of them, waited for), written to the file."""
+        """Collects the rows that have arrived and writes them to the file.
+
+        Args:
+            everything: Whether to wait for all rows.
+
+        Raises:
+            TrainError: The file cannot be written.
+        """
         new: list[LogRow] = []
         while self._pending and (everything or len(self._pending) > MAX_PENDING_STEPS or self._pending[0].has_arrived):
             new.append(self._row(self._pending.popleft()))
@@ -202,12 +258,12 @@ class TrainingLog:
 
     @property
     def seconds_per_step(self) -> float:
-        """Of the last steps in a row; NaN before the first one."""
+        """Mean seconds of the last steps; NaN before the first one."""
         (first, _), *later = self._times
         return (later[-1][0] - first) / len(later) if later else math.nan
 
     def restart_timing(self) -> None:
-        """What comes now (samples, saving) is no step: the speed is measured anew."""
+        """Restarts the timing, after work that is not a step (samples, saving)."""
         self._times.clear()
         self._times.append((time.monotonic(), 0))
 
@@ -218,13 +274,13 @@ class TrainingLog:
                 waiting = waiting[self._file.write(waiting) :]
         except PermissionError:
             if not self._has_warned:
-                self._notify(f"{self.path} is open in another program: its rows are kept until that is closed")
+                self._notify(f"{self.path} is open in another program; its rows are kept until it is closed")
             self._unwritten, self._has_warned = waiting, True
         except OSError as error:
             raise TrainError(f"{self.path} cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Closes the file. Rows that could not be written go into a file beside it."""
+        """Closes the file. Rows that could not be written are saved in a file beside it."""
         if self._file is not None:
             with contextlib.suppress(TrainError, FileError, OSError):
                 self._write([])
@@ -248,7 +304,7 @@ def _number(value: float) -> str:
 
 
 def peak_memory_mib() -> float:
-    """MiB: the device's largest use in this run, or this process's on the CPU (NaN where the system does not tell)."""
+    """Peak memory in MiB: the device's, or this process's on the CPU; NaN if the system does not report it."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     try:
@@ -262,7 +318,14 @@ def peak_memory_mib() -> float:
 
 
 class ExperimentTracker:
-    """TensorBoard or Weights & Biases through accelerate's trackers. Raises TrainError with what is missing."""
+    """Logs to TensorBoard or Weights & Biases by accelerate's trackers.
+
+    Args:
+        kinds: "tensorboard" and "wandb".
+        folder: The folder of the logs.
+        name: The name of the run.
+        config: The settings to log. Raises TrainError if a tracker is not installed.
+    """
 
     def __init__(self, kinds: Sequence[str], folder: Path, name: str, config: Mapping[str, Any]) -> None:
         try:
@@ -270,7 +333,7 @@ class ExperimentTracker:
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
         except ImportError as error:
             raise TrainError("--log_with needs accelerate: pip install accelerate") from error
-        PartialState()  # accelerate's trackers log, and its loggers ask which process this is
+        PartialState()  # accelerate's loggers need to know which process this is
         chosen = filter_trackers(list(kinds), str(folder))
         if not chosen:
             raise TrainError(f"--log_with {','.join(kinds)}: it is not installed (pip install {kinds[0]})")
@@ -285,7 +348,7 @@ class ExperimentTracker:
             self.trackers.append(tracker)
 
     def log(self, row: LogRow) -> None:
-        """A step's numbers."""
+        """Logs a step's numbers."""
         values = {
             "loss/current": row.loss,
             "loss/average": row.smoothed,
@@ -300,6 +363,6 @@ class ExperimentTracker:
             tracker.log({name: value for name, value in values.items() if not math.isnan(value)}, step=row.step)
 
     def close(self) -> None:
-        """Ends them."""
+        """Ends the trackers."""
         for tracker in self.trackers:
             tracker.finish()

@@ -1,4 +1,4 @@
-"""What a training run came to."""
+"""`TrainingResult`: what a training run returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from . import sample_images
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run came to. stopped: by the user, before its end. loss: smoothed. files: all that are there, in order."""
+    """What a training run returns.
+
+    Attributes:
+        file: The final file; None if the user stopped the run.
+        steps: Optimizer steps done.
+        epochs: Epochs done.
+        loss: The smoothed loss.
+        seconds: Duration.
+        stopped: Whether the user stopped the run.
+        files: All files, in order.
+        samples: The sample images.
+        state: The last saved state.
+        sheet: The image of all samples by epoch.
+    """
 
     file: Path | None
     steps: int

@@ -1,4 +1,4 @@
-"""All that a run needs to go on: saved as a folder, whole or not at all; read back without running code from it."""
+"""The saved state of a run: a folder, written whole or not at all, and loaded without running code from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..config.recipe import Recipe
 STATE_NUMBERS_NAME, STATE_TENSORS_NAME = "run.json", "run.pt"
 STATE_FOLDER_SUFFIX = "-state"
 REPLACED_STATE_PREFIX = ".old-"
-"""Begins the name of a state that is just being replaced by one of the same name; only a kill leaves it there."""
+"""Prefix of a state that is being replaced by one of the same name; it stays only if the process is killed then."""
 
 CHANGES_TRAINING, CHANGES_NOTHING_LEARNED, ONLY_BEFORE_FIRST_STEP, CHANGES_NETWORK = "now", "quiet", "start", "network"
 EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
@@ -63,20 +63,30 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
         for name in names.split()
     }
 )
-"""Field of a recipe → what a new value does when a run is resumed.
+"""Option of a recipe → what a new value does when a run is resumed.
 
-NOW: it holds from the first resumed step on, and the user is told. QUIET: the same, but nothing about what is learned
-changes, so nothing is said. START: it acts only before the first step, so the state's result stays; the user is told.
-NETWORK: it decides which tensors are trained; where the state's do not fit the resumed run is refused.
+CHANGES_TRAINING: it applies from the first resumed step, and the user is told. CHANGES_NOTHING_LEARNED: the same, but
+the result of training does not change, and the user is not told. ONLY_BEFORE_FIRST_STEP: it has no effect any more, and
+the user is told. CHANGES_NETWORK: it decides which tensors are trained; if the state's do not fit, the run is refused.
 """
 
 
 @dataclass
 class TrainingState:
-    """Where a run stands. epoch and batch count from 0: the batch of that epoch comes next.
+    """The position and the tensors of a run.
 
-    tensors: parameters, optimizer, scheduler, scaler. smoothed: the log's running mean and what is left of its start.
-    batches: how many the epoch has. order: `Dataset.fingerprint` of the epoch, "" where a state does not have it.
+    Attributes:
+        step: Optimizer steps done.
+        epoch: The epoch of the next batch, from 0.
+        batch: The next batch of that epoch, from 0.
+        seed: The run's seed.
+        smoothed: The log's running mean of the loss, and the weight of its start.
+        kept: Files and states as `TrainingFileSaver.kept` has them.
+        recipe: The settings as JSON values.
+        started: When the run began, in seconds since 1970.
+        batches: Number of batches in the epoch.
+        order: Fingerprint of the epoch's batches; "" in states of earlier versions.
+        tensors: Parameters, optimizer, scheduler, gradient scaler, alphas and token embedding.
     """
 
     step: int = 0
@@ -93,10 +103,17 @@ class TrainingState:
 
 
 def save_training_state(state: TrainingState, folder: Path) -> Path:
-    """Writes the state beside its place and moves it there, so that a kill at any moment leaves the old or the new.
+    """Saves a state beside its folder and moves it there, so that a kill at any moment leaves the old or the new one.
 
-    Returns where it is: under another name beside `folder` while another program has a file in that open.
-    Raises TrainError when it cannot be written.
+    Args:
+        state: The state.
+        folder: Its folder.
+
+    Returns:
+        Where it is; another name beside `folder` while another program has a file in that open.
+
+    Raises:
+        TrainError: The disk is full, or the folder cannot be written to.
     """
     part = folder.with_name(f".{folder.name}.part")
     try:
@@ -115,14 +132,14 @@ def save_training_state(state: TrainingState, folder: Path) -> Path:
         shutil.rmtree(old, ignore_errors=True)
         folder = _move_into_place(part, folder, old)
         shutil.rmtree(old, ignore_errors=True)
-    except (OSError, RuntimeError, FileError) as error:  # torch tells a full disk by a RuntimeError
+    except (OSError, RuntimeError, FileError) as error:  # torch raises RuntimeError for a full disk
         shutil.rmtree(part, ignore_errors=True)
         raise TrainError(f"the state {folder} cannot be written: {error}; earlier states are untouched") from error
     return folder
 
 
 def _move_into_place(part: Path, folder: Path, old: Path) -> Path:
-    """Moves `part` to `folder`, what is there to `old`; see `save_training_state`. Raises FileError."""
+    """Moves `part` to `folder`, and what is there to `old`; see `save_training_state`. Raises FileError."""
     try:
         if folder.exists():
             replace_file(folder, old, folder)
@@ -139,9 +156,17 @@ def _move_into_place(part: Path, folder: Path, old: Path) -> Path:
 
 
 def load_training_state(where: Path, name: str | None = None) -> TrainingState:
-    """The state in a folder, or the newest state among the folders in it (of the run called `name`).
+    """Loads a state.
 
-    Raises TrainError: none is there, or it cannot be read.
+    Args:
+        where: A state's folder, or a folder with states, of which the furthest one is loaded.
+        name: The output name of the run, for a folder with states.
+
+    Returns:
+        The state.
+
+    Raises:
+        TrainError: There is no state, or it cannot be read.
     """
     folder = find_training_state(where, name)
     try:
@@ -152,12 +177,12 @@ def load_training_state(where: Path, name: str | None = None) -> TrainingState:
         found = TrainingState(**numbers, tensors=tensors)
         _check(found)
         return found
-    except Exception as error:  # whatever a damaged file makes a reader raise
+    except Exception as error:  # a damaged file can make json and torch raise anything
         raise TrainError(_unreadable(folder, error)) from error
 
 
 def _check(state: TrainingState) -> None:
-    """Raises ValueError where a file has something else than numbers, names and tensors in their places."""
+    """Raises ValueError if the file has other types than numbers, names and tensors in their places."""
     for name in ("step", "epoch", "batch", "seed", "batches"):
         number = getattr(state, name)
         if type(number) is not int or number < 0:
@@ -180,7 +205,7 @@ def _unreadable(folder: Path, error: Exception) -> str:
 
 
 def find_training_state(where: Path, name: str | None = None) -> Path:
-    """The folder itself if it is a state, else the state in it that went furthest. Raises TrainError."""
+    """The folder itself if it is a state, else the state in it with the most steps. Raises TrainError."""
     if (where / STATE_NUMBERS_NAME).is_file():
         return where
     if (where / STATE_TENSORS_NAME).is_file():
@@ -197,7 +222,7 @@ def find_training_state(where: Path, name: str | None = None) -> Path:
         try:
             step = int(json.loads(numbers.read_text(encoding="utf-8"))["step"])
         except (OSError, ValueError, KeyError, TypeError):
-            step = -1  # damaged; chosen only where nothing else is there, and told then
+            step = -1  # damaged; it is only chosen, and then reported, if there is no other
         found.append((step, numbers.stat().st_mtime, numbers.parent))
     if not found:
         raise TrainError(_none_there(where, name, sorted(others)))
@@ -208,19 +233,19 @@ def _none_there(where: Path, name: str | None, others: list[str]) -> str:
     if others:
         run = re.sub(rf"(-\d+|-step\d+)?{STATE_FOLDER_SUFFIX}$", "", others[-1])
         return (
-            f"--resume {where}: no saved state of a run called {name!r} is there, but {', '.join(others[:5])}; "
+            f"--resume {where}: there is no saved state of a run called {name!r}, but {', '.join(others[:5])}; "
             f"give one of these folders to --resume, or set output_name {run}"
         )
-    return f"--resume {where}: no saved state is there (folders ending in {STATE_FOLDER_SUFFIX}, by --save_state)"
+    return f"--resume {where}: there is no saved state (--save_state saves folders that end in {STATE_FOLDER_SUFFIX})"
 
 
 def recipe_as_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON holds it."""
+    """The recipe as JSON values."""
     return json.loads(json.dumps(asdict(recipe)))
 
 
 def changed_settings(state: TrainingState, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Field → (value when the state was saved, value now), of all that are not the same."""
+    """Option → (value when the state was saved, value now), for all that differ."""
     now, then = recipe_as_json(recipe), dict(state.recipe)
     if then.get("seed") is None or now["seed"] is None:
         now["seed"] = then.get("seed")
@@ -228,15 +253,15 @@ def changed_settings(state: TrainingState, recipe: Recipe) -> dict[str, tuple[An
 
 
 def describe_changed_settings(state: TrainingState, recipe: Recipe) -> list[str]:
-    """A sentence for each setting that is not what it was when the state was saved, where that is to be told."""
-    told = []
+    """A sentence for each changed setting that the user must know of."""
+    sentences = []
     for name, (then, now) in changed_settings(state, recipe).items():
         effect = EFFECT_ON_RESUME[name]
         if name == "inversion_lr" and not recipe.inversion_continue:
-            effect = ONLY_BEFORE_FIRST_STEP  # the word has been learned
+            effect = ONLY_BEFORE_FIRST_STEP  # the embedding has been trained
         sentence = f"{name} was {then!r} and is {now!r}"
         if effect == ONLY_BEFORE_FIRST_STEP:
-            sentence += "; it acts before the first step only, so what the state has stays"
+            sentence += "; it only has an effect before the first step, so it is ignored"
         if effect != CHANGES_NOTHING_LEARNED:
-            told.append(sentence)
-    return told
+            sentences.append(sentence)
+    return sentences

@@ -1,6 +1,6 @@
-"""One step of training: noise, prediction, loss, gradients over all processes, and the optimizer's move.
+"""One training step: noise, prediction, loss, gradients over all processes, and the optimizer's step.
 
-Nothing in here waits for the device: what is drawn is drawn on the CPU and sent on its way, what comes out stays there.
+Nothing here waits for the device: random numbers are drawn on the CPU and copied, and results stay on the device.
 """
 
 from __future__ import annotations
@@ -30,23 +30,30 @@ from .loss import add_noise, batch_loss, loss_target, sample_noise, sample_times
 from .process_group import ProcessGroup
 
 STEPS_BETWEEN_NORMS = 10
-"""Steps from one look at ‖ΔW‖ to the next, where nothing limits it."""
+"""‖ΔW‖ is logged every so many steps, if scale_weight_norms does not compute it anyway."""
 
 
 def keyed_generator(*key: object) -> torch.Generator:
-    """A CPU generator that depends on the key alone, so that a step draws the same whenever it is made."""
+    """A CPU generator that depends only on the key, so that a resumed step draws the same."""
     return torch.Generator().manual_seed(keyed_random_number(*key))
 
 
 def send_to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device without waiting for what it is doing (copies from pageable memory would)."""
+    """Copies a tensor without waiting for the device, as copies from pageable memory would."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 class TrainingObjective:
-    """A batch → its loss under a recipe, on a model as it is then; network: what changes it."""
+    """Computes the loss of a batch under a recipe.
+
+    Args:
+        model: The model with the network attached.
+        recipe: The settings.
+        network: The network, which `prior_loss_target` "model" detaches for the base model's predictions.
+        trains_text: Whether gradients flow to the text encoders.
+    """
 
     def __init__(self, model: TrainableModel, recipe: Recipe, network: TrainableNetwork, *, trains_text: bool) -> None:
         self.model, self.recipe, self.device = model, recipe, model.device
@@ -61,7 +68,7 @@ class TrainingObjective:
         )
 
     def __call__(self, batch: Batch) -> Tensor:
-        """0-dim float32: the mean of the rows' weighted losses, times `batch.scale`."""
+        """The mean of the weighted losses times `batch.scale`, 0-dim float32."""
         device, recipe = self.device, self.recipe
         latents = self.model.encode_images(batch.pixels) if batch.latents is None and batch.pixels is not None else None
         start = batch.latents if latents is None else latents
@@ -93,9 +100,9 @@ class TrainingObjective:
     def _with_base_predictions(
         self, target: Tensor, batch: Batch, mixed: Tensor, steps: Tensor, sizes: Tensor | None
     ) -> Tensor:
-        """`target`, but of regularisation pictures what the model says without the network.
+        """`target` with the base model's own predictions as targets of regularisation images.
 
-        That is no noise to be learned from: nothing pulls at a network that has not changed these pictures.
+        Noise is not their target: a network that does not change these images then has no gradient from them.
         """
         rows = [row for row, keeps in enumerate(batch.regularisation) if keeps]
         if not rows:
@@ -109,7 +116,7 @@ class TrainingObjective:
     def _noisy(
         self, latents: Tensor, noise: Tensor, steps: Tensor, abar: Tensor, generators: Sequence[torch.Generator]
     ) -> Tensor:
-        """Each picture by its own generator where more is drawn, else all at once."""
+        """Adds noise: with input perturbation by each image's own generator, else at once."""
         if not self.recipe.ip_noise_gamma:
             return add_noise(self.recipe, latents, noise, steps, abar)
         rows = [slice(i, i + 1) for i in range(len(latents))]
@@ -121,7 +128,7 @@ class TrainingObjective:
         )
 
     def _sizes(self, batch: Batch) -> Tensor | None:
-        """SDXL's (n, 6): original height and width, crop's top and left, the bucket's height and width."""
+        """SDXL's sizes, (n, 6): original height and width, crop's top and left, bucket's height and width."""
         if self.model.family != "SDXL":
             return None
         wide, high = batch.bucket
@@ -132,9 +139,20 @@ class TrainingObjective:
 
 
 class TrainingStepper:
-    """The network, its optimizer and its schedule, and what they do with batches.
+    """The network with its optimizer and schedule.
 
-    steps: of the whole run, for the schedule. extra: parameter groups that learn beside the network.
+    Args:
+        model: The model.
+        network: The network.
+        recipe: The settings.
+        process_group: The processes that train together.
+        steps: Optimizer steps of the whole run, for the schedule.
+        extra_groups: Parameter groups that are trained beside the network's.
+
+    Attributes:
+        parameters: All trained Parameters, in the order of the groups.
+        names: Their names, as saved states store them.
+        learning_rates: Part → learning rate now.
     """
 
     def __init__(
@@ -162,7 +180,14 @@ class TrainingStepper:
         self.set_inference(False)
 
     def backward(self, batch: Batch, accumulation: int, epoch: int, batch_index: int) -> None:
-        """Adds the gradients of an epoch's batch number `batch_index`; `accumulation` batches make a step."""
+        """Adds the gradients of a batch.
+
+        Args:
+            batch: The batch.
+            accumulation: Batches that make a step.
+            epoch: The epoch, from 0.
+            batch_index: The batch's number in the epoch; with the epoch it keys the random numbers.
+        """
         self.network.begin_step(
             keyed_generator(self.recipe.seed, "step", epoch, batch_index), process=self.process_group.rank
         )
@@ -172,10 +197,14 @@ class TrainingStepper:
         (share if self.scaler is None else self.scaler.scale(share)).backward()
 
     def optimizer_step(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The optimizer's step on the mean gradients of all processes; returns (loss, gradient norm, mean ‖ΔW‖)."""
+        """Steps the optimizer on the mean gradients of all processes.
+
+        Returns:
+            (loss, gradient norm, mean ‖ΔW‖ or NaN), 0-dim on the device.
+        """
         total = torch.stack(self._losses).sum()
         self._losses.clear()
-        if self.process_group.world_size > 1:  # a batch without the new word gives it no gradient in this process
+        if self.process_group.world_size > 1:  # a batch without the new token gives it no gradient in this process
             fill_missing_gradients([p for group in self.extra_groups for p in group["params"]])
         self.process_group.average_in_place([total, *(p.grad for p in self.parameters if p.grad is not None)])
         if self.scaler is not None:
@@ -186,11 +215,11 @@ class TrainingStepper:
         self.optimizer.zero_grad(set_to_none=True)
         if self.recipe.scale_weight_norms:
             return total, norm, self.network.limit_delta_norms(self.recipe.scale_weight_norms).mean
-        taken = self.scheduler.last_epoch % STEPS_BETWEEN_NORMS == 1
-        return total, norm, self.network.delta_norms().mean() if taken else total.new_full((), float("nan"))
+        is_logged = self.scheduler.last_epoch % STEPS_BETWEEN_NORMS == 1
+        return total, norm, self.network.delta_norms().mean() if is_logged else total.new_full((), float("nan"))
 
     def _step_optimizer(self) -> bool:
-        """The optimizer's step; False where gradients in half precision overflowed, which leaves all as it was."""
+        """Steps the optimizer; False if half-precision gradients overflowed, which leaves everything as it was."""
         if self.scaler is None:
             self.optimizer.step()
             return True
@@ -201,14 +230,14 @@ class TrainingStepper:
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """Part → its learning rate now (of its first group)."""
+        """Part → learning rate of its first group now."""
         found: dict[str, float] = {}
         for name, rate in current_learning_rates(self.optimizer).items():
             found.setdefault(name.split(" ")[0], rate)
         return found
 
     def set_inference(self, inference: bool) -> None:
-        """For pictures and files the network acts whole, and schedule-free optimizers give their mean weights."""
+        """Switches between inference (all ranks, mean weights of schedule-free optimizers) and training."""
         if is_schedule_free(self.optimizer):
             (self.optimizer.eval if inference else self.optimizer.train)()  # type: ignore[attr-defined]
         self.network.train(not inference)
@@ -225,7 +254,7 @@ class TrainingStepper:
     # --- saved states
 
     def state_tensors(self) -> dict[str, Any]:
-        """All that changes from step to step, on the CPU."""
+        """Everything that changes from step to step, on the CPU."""
         return {
             "parameters": [p.detach().cpu().clone() for p in self.parameters],
             "names": list(self.names),
@@ -235,7 +264,7 @@ class TrainingStepper:
         }
 
     def continue_schedule(self, saved: dict[str, Any]) -> None:
-        """Goes on at the saved place of the schedule; the rates are this recipe's."""
+        """Continues the schedule at a saved position, with this recipe's rates."""
         self.scheduler.last_epoch = saved["last_epoch"]
         self.scheduler._step_count = saved.get("_step_count", saved["last_epoch"] + 1)
         rates = [
@@ -248,14 +277,14 @@ class TrainingStepper:
 
 
 def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Zeros where there is no gradient, so that all processes sum the same tensors."""
+    """Sets missing gradients to zeros, so that all processes average the same tensors."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
 
 
 def _scaler(device: torch.device) -> Any:
-    """Gradients in half precision are scaled up so that small ones are not lost (arXiv 1710.03740)."""
+    """A gradient scaler, so that small fp16 gradients are not lost (Micikevicius et al. 2017, arXiv:1710.03740)."""
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler(device.type)
     return torch.cuda.amp.GradScaler(enabled=device.type == "cuda")  # torch before 2.3
