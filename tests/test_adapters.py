@@ -161,14 +161,18 @@ def test_factors_of_different_rank_do_not_fit() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"bias_indices": torch.tensor([[0], [99]])},
-        {"bias_indices": torch.tensor([[-1], [0]])},
+        {"bias_indices": torch.tensor([[0, 0, 0], [0, 1, 12]])},
+        {"bias_indices": torch.tensor([[0, 16, 0], [0, 1, 2]])},
+        {"bias_indices": torch.tensor([[0, -1, 0], [0, 1, 2]])},
+        {"bias_indices": torch.tensor([[0, 0, 0], [0, 1, -1]])},
         {"bias_size": torch.tensor([99, 99])},
         {"bias_values": torch.ones(7)},
     ],
 )
 def test_sparse_indices_outside_the_layer_do_not_fit(wrong: dict[str, Tensor]) -> None:
+    """One thing is wrong at a time; at the limits all is well."""
     tensors, weight = drawn("lora-sparse-bias", "linear")
+    assert adapter({**tensors, "bias_indices": torch.tensor([[0, 15, 0], [0, 0, 11]])}).fits(weight.shape)
     assert not adapter({**tensors, **wrong}).fits(weight.shape)
 
 
