@@ -43,6 +43,14 @@ def test_in_one_batch_as_by_hand(own: WebUI, name: str) -> None:
             assert told.splitlines()[0] == cell["prompt"] and hand.told["Lora hashes"] in told
 
 
+def test_a_cell_that_is_drawn_alone_has_its_tag_in_its_infotext(own: WebUI) -> None:
+    """The web UI leaves tags out of the infotext of a picture that no script takes part in."""
+    assert own.data is not None
+    for cell in _sheet(own, prompt=CAT, x="file:lierla,c3lier", batch=1)["cells"]:
+        with Image.open(own.data / "lora_ext" / "outputs" / cell["file"]) as image:
+            assert str(image.info["parameters"]).splitlines()[0] == cell["prompt"] == f"{CAT} {cell['tag']}"
+
+
 def test_the_model_is_left_as_it_was(own: WebUI) -> None:
     none, before = own.make(""), own.weights()
     _sheet(own, prompt=CAT, x="weight:0.3,1", lora="lierla", batch=4)
