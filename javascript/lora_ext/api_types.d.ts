@@ -176,6 +176,8 @@ export interface TrainForm {
     datasets: string[];
     /** Whether the model that the web UI has loaded is trained. */
     loaded: boolean;
+    /** What describes pictures here, by name. */
+    captioners: string[];
 }
 
 /** Step, loss, smoothed loss, learning rates of the U-Net and of the text encoder. */

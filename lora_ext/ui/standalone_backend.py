@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from ..host.standalone.sampling import SAMPLERS, SCHEDULE_TYPES, TIMESTEP_SAMPLE
 from ..host.standalone.trainable_model import StandaloneTrainableModel
 from ..inject.fallback import WeightChanges
 from ..protocols import TrainableModel, UserFolders
+from ..train.data.captioning import ImageCaptioner
 from ..web.preset_store import PRESETS_FILE
 from ..web.user_paths import find_user_path, list_user_files
 
@@ -104,6 +105,10 @@ class StandaloneBackend:
     def why_unavailable(self, kind: str) -> str:
         """See `Desk.cannot`: everything can be done here."""
         return ""
+
+    def image_captioners(self) -> Mapping[str, ImageCaptioner]:
+        """None on the page; `python -m lora_ext caption` describes pictures."""
+        return {}
 
     def choices(self) -> dict[str, list[str]]:
         """Samplers, schedules and checkpoints."""

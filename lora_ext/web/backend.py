@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from ..compare.generate_cells import ImageRenderer
 from ..file.lora_library import LoraLibrary
 from ..fit_report import FitReport
 from ..protocols import TrainableModel, UserFolders
+from ..train.data.captioning import ImageCaptioner
 
 BackendProgressCallback = Callable[[int, int], None]
 
@@ -63,6 +64,10 @@ class Backend(Protocol):
     def why_unavailable(self, kind: str) -> str:
         """Why a job of this kind ("train", "compare" …) cannot use the model here, and what to do instead; "" where it
         can."""
+        ...
+
+    def image_captioners(self) -> Mapping[str, ImageCaptioner]:
+        """What describes training pictures here, by name; empty where nothing does. A model is loaded at first use."""
         ...
 
     def choices(self) -> dict[str, list[str]]:

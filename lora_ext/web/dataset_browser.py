@@ -10,11 +10,14 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import FileError, TrainError
+from ..errors import FileError, TrainError, did_you_mean
 from ..file.displayed_names import displayed_name, files_below, find_by_displayed_parts, paths_by_displayed_name
 from ..file.saving import check_not_linked, replacing_file
+from ..jobs import Job
+from ..progress import track_with_callback
 from ..train.config.recipe import Recipe
 from ..train.data import dataset_folders
+from ..train.data.captioning import ImageCaptioner, caption_folder
 from ..train.data.captions import load_caption
 from ..train.data.dataset_scan import DatasetImage, DatasetScan, scan_dataset
 from ..train.data.image_files import is_image_file, load_training_image
@@ -120,6 +123,33 @@ def _save_caption(app_state: AppState, picture: Path, caption: str) -> None:
     path = next((p for p in beside if p.is_file()), beside[0])
     with replacing_file(path, overwrite=True) as part:
         part.write_text(caption.strip() + "\n", encoding="utf-8", errors="replace")
+
+
+def image_captioner(app_state: AppState, name: str) -> ImageCaptioner:
+    """What describes pictures, by its name. Raises TrainError with the nearest name."""
+    captioners = app_state.backend.image_captioners()
+    if name not in captioners:
+        raise TrainError(f"nothing called {name!r} describes pictures here{did_you_mean(name, captioners)}")
+    return captioners[name]
+
+
+def describe_dataset(
+    app_state: AppState, dataset: str, captioner: str, job: Job, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Describes the dataset's pictures that have no caption, or all of them.
+
+    Returns {written, had, skipped}: how many captions were written, how many pictures have one already, and a sentence
+    for each that was left out. Raises FileError, TrainError.
+    """
+    report = caption_folder(
+        dataset_folder(app_state, dataset),
+        image_captioner(app_state, captioner),
+        overwrite=overwrite,
+        recursive=True,
+        track=track_with_callback(job.progress),
+    )
+    skipped = [displayed_name(app_state.hide_folders(sentence)) for sentence in report.skipped]
+    return {"written": len(report.written), "had": len(report.had), "skipped": skipped}
 
 
 def replace_in_captions(

@@ -37,6 +37,15 @@ class CaptionRequest(RequestBody):
     caption: str
 
 
+class DescribeRequest(RequestBody):
+    """Descriptions of a dataset's pictures. captioner: a name of the form's `captioners`; overwrite: also of pictures
+    that have a caption."""
+
+    dataset: str
+    captioner: str
+    overwrite: bool = False
+
+
 class ReplaceRequest(RequestBody):
     """Find and replace in all captions of a dataset. dry: only count."""
 
@@ -59,6 +68,7 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
             "fields": form_fields(),
             "datasets": dataset_browser.dataset_names(app_state),
             "loaded": app_state.backend.has_prompt_fields,
+            "captioners": list(app_state.backend.image_captioners()),
         }
 
     @api.get("/train/begin")
@@ -132,6 +142,20 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
         """Writes a picture's caption."""
         dataset_browser.save_dataset_caption(app_state, wish.dataset, wish.picture, wish.caption)
         return {"caption": wish.caption.strip()}
+
+    @api.post("/dataset/describe", status_code=202)
+    def describe(wish: DescribeRequest) -> dict[str, Any]:
+        """Describes the pictures of a dataset. Answers with a job; what is written stays when it is cancelled."""
+        dataset_browser.image_captioner(app_state, wish.captioner)
+        title = dataset_browser.dataset_folder(app_state, wish.dataset).name
+        return app_state.jobs.start(
+            "caption",
+            title,
+            lambda job: dataset_browser.describe_dataset(
+                app_state, wish.dataset, wish.captioner, job, overwrite=wish.overwrite
+            ),
+            lane=MODEL_LANE,
+        ).as_json(brief=True)
 
     @api.post("/dataset/replace")
     def replace(wish: ReplaceRequest) -> dict[str, Any]:

@@ -251,3 +251,23 @@ def test_the_file_names_the_base_model(webui: StandIn) -> None:
     assert told["ss_sd_model_name"] == "tiny-sd15.safetensors" and told["ss_base_model_version"] == "sd_v1"
     assert told["ss_new_sd_model_hash"] == f"{1:064x}" and told["ss_sd_model_hash"] == f"{1:08x}"
     assert state(webui)["training"] is False
+
+
+def test_the_web_uis_interrogators_describe_pictures(webui: StandIn) -> None:
+    folder = webui.data / "lora_ext" / "datasets" / "plain"
+    folder.mkdir()
+    for number, text in enumerate(("", "mine")):
+        Image.new("RGB", (16 * (number + 1), 16)).save(folder / f"{number}.png")
+        if text:
+            (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+    assert webui.call("/train/form")["captioners"] == ["clip", "blip", "deepbooru"]
+    job = webui.job("/dataset/describe", {"dataset": "plain", "captioner": "blip"})
+    assert job["state"] == "done" and job["result"] == {"written": 1, "had": 1, "skipped": []}, job
+    captions = [(folder / f"{number}.txt").read_text(encoding="utf-8").strip() for number in (0, 1)]
+    assert captions == ["a picture of 16 pixels", "mine"]
+    job = webui.job("/dataset/describe", {"dataset": "plain", "captioner": "deepbooru", "overwrite": True})
+    assert job["result"]["written"] == 2 and (folder / "1.txt").read_text(encoding="utf-8") == "tags, 32x16\n"
+    with pytest.raises(AssertionError, match=r"400.*did you mean 'clip'"):
+        webui.call("/dataset/describe", {"dataset": "plain", "captioner": "clp"})
+    with pytest.raises(AssertionError, match="400"):
+        webui.call("/dataset/describe", {"dataset": "nowhere", "captioner": "clip"})

@@ -11,6 +11,7 @@ import { button, checkbox, field, note, buttonRow, segments, select, stack } fro
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
+import { captionReport } from "../train/caption_editor.mjs";
 import { datasetBrowser } from "../train/dataset_browser.mjs";
 import { startingPoints } from "../train/form_words.mjs";
 import { optionForm } from "../train/option_form.mjs";
@@ -129,12 +130,13 @@ const formPage = (form) =>
  * @param {TrainForm} known
  * @param {ReturnType<typeof trainingForm>} form
  * @param {() => void} start starts a run with the form's settings
+ * @param {import("../train/dataset_browser.mjs").Describe} describe
  */
-function pages(known, form, start) {
+function pages(known, form, start, describe) {
     const { options } = form;
     const data = stack(),
         past = stack();
-    const browse = datasetBrowser(data);
+    const browse = datasetBrowser(data, describe);
     const load = (/** @type {Settings} */ settings, /** @type {string} */ prompts) => {
         form.load(settings, prompts);
         open("form");
@@ -189,6 +191,7 @@ function fill(panel, known) {
     const form = trainingForm(known);
     const run = runView();
     const check = new JobView({ kinds: ["preflight"], result: preflightReport });
+    const captions = new JobView({ kinds: ["caption"], result: captionReport });
     const request = () => {
         try {
             return { settings: form.options.settings(), prompts: form.prompts.value };
@@ -203,7 +206,7 @@ function fill(panel, known) {
         await shown.showHistory();
     });
     const look = showingErrors(() => check.run("/train/preflight", request()));
-    const shown = pages(known, form, start);
+    const shown = pages(known, form, start, (wish) => captions.run("/dataset/describe", wish));
     const buttons = buttonRow(
         button(t("Check first"), look, {
             tip: t("Checks pictures and settings: steps, time, memory, possible mistakes"),
@@ -220,16 +223,22 @@ function fill(panel, known) {
         buttons,
         form.compare,
         check.element,
+        captions.element,
         run.element,
     );
     setChildren(panel, h("div", { class: "lx-tool wide" }, shown.element, h("div", { class: "lx-side" }, side)));
-    attach = ({ kind, id }) => void (kind === "train" ? run : check).attach(id);
+    const views = new Map([
+        ["train", run],
+        ["caption", captions],
+    ]);
+    attach = ({ kind, id }) => void (views.get(kind) || check).attach(id);
     if (pending) attach(pending);
     run.resume();
     check.resume();
+    captions.resume();
 }
 
-registerJobOpener(["train", "preflight"], (job) => {
+registerJobOpener(["train", "preflight", "caption"], (job) => {
     showPanel("train");
     if (attach) attach(job);
     else pending = job;

@@ -10,6 +10,7 @@ import {
     grid,
     note,
     buttonRow,
+    select,
     stack,
     summary,
     textArea,
@@ -17,6 +18,8 @@ import {
 } from "../controls/basic.mjs";
 
 /** @typedef {import("../api_types").DatasetPicture} DatasetPicture */
+/** @typedef {{ dataset: string, captioner: string, overwrite: boolean }} DescribeRequest */
+/** @typedef {{ written: number, had: number, skipped: string[] }} Described */
 /** @typedef {{ changed: number, examples: [string, string][], skipped: string[] }} Replaced */
 
 /**
@@ -57,6 +60,49 @@ export function findAndReplace(dataset, onchange) {
     );
     return { element, setFind: (/** @type {string} */ text) => void (find.value = text) };
 }
+
+/**
+ * Lets the web UI describe the pictures of a folder.
+ * @param {string} dataset
+ * @param {string[]} captioners
+ * @param {(request: DescribeRequest) => void} describe starts the job
+ */
+export function describePictures(dataset, captioners, describe) {
+    /** @type {Record<string, string>} */
+    const titles = {
+        clip: t("CLIP interrogator: a sentence and keywords"),
+        blip: t("BLIP: a sentence"),
+        deepbooru: t("DeepDanbooru: tags"),
+    };
+    let captioner = captioners[0],
+        overwrite = false;
+    const offered = captioners.map((name) => /** @type {[string, string]} */ ([name, titles[name] || name]));
+    const pick = select(offered, captioner, (name) => (captioner = name));
+    return h(
+        "details",
+        {},
+        summary(t("Describe pictures")),
+        field(t("Describe by"), pick, t("The web UI loads the model, and downloads it where it is missing")),
+        checkbox(
+            t("replace captions"),
+            false,
+            (on) => (overwrite = on),
+            t("Also describes pictures that have a caption, which is lost"),
+        ),
+        buttonRow(
+            button(t("Write captions"), () => describe({ dataset, captioner, overwrite }), {
+                tip: t("Describes the pictures that have no caption yet"),
+            }),
+        ),
+    );
+}
+
+/** What a job that described pictures did. @param {Described} described */
+export const captionReport = ({ written, had, skipped }) => [
+    note(t("{0} captions written", written)),
+    had ? note(t("{0} pictures have a caption already", had)) : null,
+    skipped.map((line) => note(line, "bad")),
+];
 
 /**
  * A picture with its caption.

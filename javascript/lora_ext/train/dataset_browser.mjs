@@ -4,10 +4,11 @@ import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, facts, field, note, select, summary } from "../controls/basic.mjs";
-import { captionedPicture, findAndReplace } from "./caption_editor.mjs";
+import { captionedPicture, describePictures, findAndReplace } from "./caption_editor.mjs";
 
 /** @typedef {import("../api_types").Dataset} Dataset */
 /** @typedef {{ name: string, resolution: unknown, buckets: boolean }} View a folder, and how it is sorted into sizes */
+/** @typedef {(request: import("./caption_editor.mjs").DescribeRequest) => Promise<unknown>} Describe starts a job */
 
 const PAGE_SIZE = 60;
 
@@ -76,8 +77,9 @@ function tagList({ tags }, onclick) {
  * @param {string} name
  * @param {Dataset} dataset
  * @param {() => void} refresh
+ * @param {HTMLElement | null} describing what lets pictures be described
  */
-function showDataset(place, folder, name, dataset, refresh) {
+function showDataset(place, folder, name, dataset, refresh, describing) {
     const pictures = pictureGrid(name, dataset);
     const replacing = findAndReplace(name, refresh);
     setChildren(
@@ -94,14 +96,15 @@ function showDataset(place, folder, name, dataset, refresh) {
             pictures.sizes,
             tagList(dataset, replacing.setFind),
             replacing.element,
+            describing,
         ),
         pictures.element,
         pictures.more,
     );
 }
 
-/** @param {HTMLElement} place */
-export function datasetBrowser(place) {
+/** @param {HTMLElement} place @param {Describe} describe */
+export function datasetBrowser(place, describe) {
     let calls = 0; // counts them, so that an older answer replaces no newer one
     /** @param {() => View} wanted read here, so that an error in it is shown */
     const show = showingErrors(async (/** @type {() => View} */ wanted) => {
@@ -109,7 +112,7 @@ export function datasetBrowser(place) {
         const view = wanted();
         const wait = note(t("Looking at pictures …"));
         setChildren(place, card(t("Pictures"), wait)); // what is edited now would be lost when the others come
-        const { datasets } = await api("/train/form");
+        const { datasets, captioners } = await api("/train/form");
         if (mine !== calls) return; // another folder was chosen meanwhile
         const { name, resolution, buckets } = { ...view, name: view.name || datasets[0] || "" };
         const open = (/** @type {string} */ to) => show(() => ({ name: to, resolution, buckets }));
@@ -124,7 +127,15 @@ export function datasetBrowser(place) {
         }
         setChildren(place, card(t("Pictures"), folder, wait));
         const dataset = await api("/dataset", { query: { name, resolution: String(resolution), buckets } });
-        if (mine === calls) showDataset(place, folder, name, dataset, () => open(name));
+        if (mine !== calls) return;
+        const refresh = () => open(name);
+        /** @param {import("./caption_editor.mjs").DescribeRequest} request */
+        const start = async (request) => {
+            await describe(request);
+            if (mine === calls) refresh();
+        };
+        const describing = captioners.length ? describePictures(name, captioners, showingErrors(start)) : null;
+        showDataset(place, folder, name, dataset, refresh, describing);
     });
     return show;
 }

@@ -18,7 +18,9 @@ from ...file.displayed_names import files_below, paths_by_displayed_name
 from ...file.lora_library import LoraLibrary
 from ...fit_report import FitReport
 from ...protocols import TrainableModel, UserFolders
+from ...train.data.captioning import ImageCaptioner
 from .image_renderer import A1111ImageRenderer
+from .interrogators import interrogators
 from .models import has_patch_manager
 from .script_lifetime import SCRIPT_LIFETIME
 from .settings import A1111HostInterface, command_line_folders
@@ -102,6 +104,10 @@ class A1111Backend:
     ) -> tuple[Sequence[Image.Image], Sequence[FitReport], Sequence[str]]:
         """Not here: txt2img and img2img draw."""
         raise LoraError("pictures are drawn in txt2img and img2img here")
+
+    def image_captioners(self) -> Mapping[str, ImageCaptioner]:
+        """The web UI's own interrogators."""
+        return interrogators()
 
     def choices(self) -> dict[str, list[str]]:
         """Samplers, schedules, and checkpoints by their path below their folder."""
