@@ -1,4 +1,4 @@
-"""`caption`: pictures described by a local BLIP model."""
+"""`caption`: captions images with a local BLIP model."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ..train.data.subset import check_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `caption`."""
-    parser = CommandParser("caption", "Describe pictures that have no caption yet.")
+    """Runs `caption`; returns the exit status."""
+    parser = CommandParser("caption", "Caption pictures that have no caption yet.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of pictures")
     text = "folder of a BLIP captioning model; without it one in the hub's cache"
     parser.add_argument("--model", "--caption_weights", dest="model", type=Path, metavar="DIR", help=text)
     parser.add_argument("--caption_extension", default=".txt", help="suffix of the captions")
-    parser.add_argument("--prefix", default="", help="put before every caption, such as the concept's word")
+    parser.add_argument("--prefix", default="", help="put before every caption, such as a trigger word")
     parser.add_argument("--suffix", default="", help="put after every caption")
-    parser.add_argument("--overwrite", action="store_true", help="describe pictures anew that have a caption")
-    parser.add_argument("--recursive", action="store_true", help="folders inside too")
-    parser.add_argument("--batch_size", type=int, default=1, help="pictures at once")
-    parser.add_argument("--num_beams", type=int, default=1, help="candidates of the search; more are slower and better")
-    parser.add_argument("--min_length", type=int, default=5, help="least tokens")
-    parser.add_argument("--max_length", type=int, default=75, help="most tokens")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing captions")
+    parser.add_argument("--recursive", action="store_true", help="include folders inside")
+    parser.add_argument("--batch_size", type=int, default=1, help="pictures captioned together")
+    parser.add_argument("--num_beams", type=int, default=1, help="beams of the search; more are slower and better")
+    parser.add_argument("--min_length", type=int, default=5, help="shortest caption, in tokens")
+    parser.add_argument("--max_length", type=int, default=75, help="longest caption, in tokens")
     parser.add_argument("--device", help="where to compute: cpu, cuda, mps")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(argv)
-    check_folder(given.folder, "the folder of pictures")  # before a model is loaded in vain
+    check_folder(given.folder, "the folder of pictures")  # before the model is loaded, which takes seconds
     lengths = {"min_length": given.min_length, "max_length": given.max_length}
     describe = BlipCaptioner(given.model, given.device, num_beams=given.num_beams, **lengths)
     done = caption_folder(

@@ -1,4 +1,4 @@
-"""After a run: which epoch, at which weight? A sheet of its files over weights, on its sample prompts."""
+"""After a run: which epoch at which weight? A sheet of its files over weights, with its sample prompts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,20 @@ from .standalone_run import generate_settings_of_recipe
 
 WEIGHT_AXIS = "weight:0.2-1.0(+0.2)"
 CAPTION_PROMPT_COUNT = 2
-"""Captions that are drawn where the run had no sample prompts."""
+"""Captions to compare with, if the run had no sample prompts."""
 
 
 @dataclass(frozen=True)
 class EpochComparison:
-    """A sheet as `compare` takes it: its first picture's fields, the LoRA, and axes as text."""
+    """The arguments of a sheet for `compare`.
+
+    Attributes:
+        image_fields: The settings of every image.
+        lora: The LoRA's name in tags.
+        x: The axis across, as text.
+        y: The axis down, as text; "" for none.
+        z: The axis of pages, as text; "" for none.
+    """
 
     image_fields: ImageSettings
     lora: str
@@ -37,15 +45,20 @@ class EpochComparison:
 
 
 def epoch_comparison(recipe: Recipe, names: Sequence[str]) -> EpochComparison:
-    """Epochs across, weights down, a page a prompt. names: what prompts call the run's files, the last one last.
+    """Plans a sheet: epochs across, weights down, one page for each prompt.
 
-    Raises TrainError: prompts or pictures are not there any more, or no file was saved.
+    Args:
+        recipe: The run's settings.
+        names: Names of the run's files in tags, the final one last.
+
+    Raises:
+        TrainError: No file was saved, or the prompts or images are missing by now.
     """
     if not names:
-        raise TrainError("the run saved no file that could be compared")
-    wishes = _sample_specs(recipe)
-    first = wishes[0]
-    picture = ImageSettings(
+        raise TrainError("the run saved no file to compare")
+    specs = _sample_specs(recipe)
+    first = specs[0]
+    image = ImageSettings(
         prompt=first.prompt,
         negative_prompt=first.negative,
         seed=first.seed or 0,
@@ -57,18 +70,18 @@ def epoch_comparison(recipe: Recipe, names: Sequence[str]) -> EpochComparison:
         clip_skip=recipe.clip_skip or 1,
     )
     lines = [
-        kohya_prompt_line.format_prompt_line(wish.prompt, {k: v for k, v in asdict(wish).items() if k != "prompt"})
-        for wish in wishes
+        kohya_prompt_line.format_prompt_line(spec.prompt, {k: v for k, v in asdict(spec).items() if k != "prompt"})
+        for spec in specs
     ]
-    pages = f"prompt:{' | '.join(lines)}" if len(wishes) > 1 else ""
-    several = len(names) > 1
+    pages = f"prompt:{' | '.join(lines)}" if len(specs) > 1 else ""
+    has_epochs = len(names) > 1
     return EpochComparison(
-        picture, names[-1], "epoch:all" if several else WEIGHT_AXIS, WEIGHT_AXIS if several else "", pages
+        image, names[-1], "epoch:all" if has_epochs else WEIGHT_AXIS, WEIGHT_AXIS if has_epochs else "", pages
     )
 
 
 def _sample_specs(recipe: Recipe) -> list[SampleSpec]:
-    """The run's sample prompts as it drew them (0 × 0: as large as the model was made for), else its first captions."""
+    """The run's sample prompts as it generated them, else its first captions. 0 × 0 means the model's native size."""
     usual = SampleSpec("", width=0, height=0, sampler=recipe.sample_sampler)
     if recipe.sample_prompts:
         found = sample_images.load_sample_prompts(Path(recipe.sample_prompts), usual)
@@ -77,22 +90,22 @@ def _sample_specs(recipe: Recipe) -> list[SampleSpec]:
     seed = recipe.seed or 0
     return [
         replace(
-            wish,
-            seed=(seed + number) % 2**32 if wish.seed is None else wish.seed,
-            sampler=KOHYA_SAMPLERS.get(wish.sampler.lower().removeprefix("k_"), wish.sampler),
+            spec,
+            seed=(seed + number) % 2**32 if spec.seed is None else spec.seed,
+            sampler=KOHYA_SAMPLERS.get(spec.sampler.lower().removeprefix("k_"), spec.sampler),
         )
-        for number, wish in enumerate(found)
+        for number, spec in enumerate(found)
     ]
 
 
 def _captions(recipe: Recipe) -> list[str]:
     """The first captions that differ."""
     few = [replace(subset, files=subset.files[:8]) for subset in find_subsets(recipe) if not subset.regularisation]
-    return list(dict.fromkeys(picture.caption for picture in scan_dataset(few).images))[:CAPTION_PROMPT_COUNT]
+    return list(dict.fromkeys(image.caption for image in scan_dataset(few).images))[:CAPTION_PROMPT_COUNT]
 
 
 def training_image_paths(recipe: Recipe) -> list[Path]:
-    """What the run learned from: its pictures but those of regularisation. Raises TrainError."""
+    """The training images of a run, without regularisation images. Raises TrainError."""
     return [path for subset in find_subsets(recipe) if not subset.regularisation for path in subset.files]
 
 
@@ -104,7 +117,21 @@ def build_epoch_comparison(
     config: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """The sheet of a run that has ended, in `OUTPUT_DIR/NAME-compare`; what `compare` tells of it. Raises LoraError."""
+    """Builds the sheet of a finished run in `OUTPUT_DIR/NAME-compare`.
+
+    Args:
+        recipe: The run's settings.
+        result: What the run returned.
+        tokenizer: Folder with CLIP's vocabulary, if it is not beside the model.
+        config: LDM yaml, if it is not beside the model.
+        quiet: Whether to print nothing.
+
+    Returns:
+        What `compare` returns for `--json`.
+
+    Raises:
+        LoraError: The sheet cannot be built.
+    """
     wanted = epoch_comparison(recipe, [path.stem for path in result.files])
     folder = Path(str(recipe.output_dir))
     base = generate_settings_of_recipe(recipe, tokenizer=tokenizer, config=config)

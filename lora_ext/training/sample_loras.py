@@ -1,6 +1,6 @@
-"""The LoRAs that come with the small model, trained for it: `python -m lora_ext.training.sample_loras --out DIR`.
+"""Trains the LoRAs that are shipped with the embedded model: `python -m lora_ext.training.sample_loras --out DIR`.
 
-Each puts a style onto every picture: the data set shows it, its captions don't speak of it.
+Each adds a style to every image: the data set shows the style, and its captions do not mention it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ SAMPLE_LORAS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 TRAINING_IMAGE_COUNT, SCORED_IMAGE_COUNT = 600, 20
-"""To learn from, and to be judged."""
+"""Images to train on, and images to score."""
 
 
 def main() -> None:
-    """Draws the pictures, trains, and says which share of new pictures has the style."""
+    """Generates the data sets, trains, and prints which share of new images has the style."""
     parser = argparse.ArgumentParser(prog="python -m lora_ext.training.sample_loras", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the LoRAs and their pictures")
     parser.add_argument("--epochs", type=int, default=6)
@@ -55,12 +55,12 @@ def main() -> None:
             "output_name": style, "save_precision": "fp16", "learning_rate": 1e-3,
             "max_train_epochs": options.epochs, "save_every_n_epochs": None, **network,
         }  # fmt: skip
-        shell = TerminalHost(True)
-        with shell.stopping_on_signals():
-            train(toy_task.toy_recipe((folder, None), options.out, **settings), model=model, host=shell)
-        shell.close()
+        host = TerminalHost(True)
+        with host.stopping_on_signals():
+            train(toy_task.toy_recipe((folder, None), options.out, **settings), model=model, host=host)
+        host.close()
         library, prompts = LoraLibrary([options.out]), [shapes.caption(scene) for scene in scenes[:SCORED_IMAGE_COUNT]]
-        # The style's name is for the checker alone: the pictures are asked for without it.
+        # only the checker gets the style's name; the images are generated without it
         wanted = [f"{shapes.caption(scene)}, {style}" for scene in scenes[:SCORED_IMAGE_COUNT]]
         for weight in (0.4, 1.0):
             made = toy_task.generate_toy_images(model, library, base, prompts, f"<lora:{style}:{weight}>")

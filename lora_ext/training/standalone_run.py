@@ -1,4 +1,4 @@
-"""`train(Recipe(…))`: a standalone model opened for a recipe, trained, and the samples as a sheet."""
+"""`train(Recipe(…))`: loads a standalone model, trains on it, and saves the samples as one image."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ from ..host.standalone.trainable_model import StandaloneTrainableModel
 from ..protocols import HostInterface
 from ..train.config.recipe import Recipe
 from ..train.run.process_group import ProcessGroup, open_process_group
+from ..train.run.run_reporter import OnTrainingProgress
 from ..train.run.sample_images import SampleImage
-from ..train.run.training_run import OnTrainingProgress, TrainingResult, TrainingRun
+from ..train.run.training_result import TrainingResult
+from ..train.run.training_run import TrainingRun
 
 
 class SilentHost:
-    """A `ports.Shell` that shows nothing and never stops."""
+    """A `HostInterface` that shows nothing and never stops."""
 
     def lora_dirs(self) -> tuple[Path, ...]:
-        """None."""
+        """No folders."""
         return ()
 
     def option(self, name: str) -> object:
-        """Nothing is set."""
+        """No option is set."""
         return None
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """Not shown."""
+        """Shows nothing."""
 
     def cancelled(self) -> bool:
         """Never."""
         return False
 
     def notify(self, text: str) -> None:
-        """Not shown."""
+        """Shows nothing."""
 
 
 def generate_settings_of_recipe(
     recipe: Recipe, device: str | None = None, *, tokenizer: Path | None = None, config: Path | None = None
 ) -> Settings:
-    """How the recipe's model is opened."""
+    """The settings that load a recipe's model."""
     name = recipe.pretrained_model_name_or_path
     return Settings(
         ckpt=Path(name) if name else None,
@@ -60,11 +62,19 @@ def generate_settings_of_recipe(
 def open_trainable_model(
     recipe: Recipe, device: str | None = None, *, tokenizer: Path | None = None, config: Path | None = None
 ) -> StandaloneTrainableModel:
-    """The recipe's model in the recipe's precision; without a name the small model that comes along.
+    """Loads a recipe's model.
 
-    tokenizer, config: a folder and an LDM yaml, where they are not beside the model.
+    Args:
+        recipe: The settings; without a model's name the embedded model is loaded.
+        device: The device; the recipe's without it.
+        tokenizer: Folder with CLIP's vocabulary, if it is not beside the model.
+        config: LDM yaml, if it is not beside the model.
 
-    Raises FileError: it is not there, or no checkpoint.
+    Returns:
+        The model in the recipe's precision.
+
+    Raises:
+        FileError: The file is missing or not a checkpoint.
     """
     return StandaloneTrainableModel(
         load_settings_model(generate_settings_of_recipe(recipe, device, tokenizer=tokenizer, config=config))
@@ -81,36 +91,57 @@ def train(
     tokenizer: Path | None = None,
     config: Path | None = None,
 ) -> TrainingResult:
-    """Trains by a recipe; with several processes (`accelerate launch`) every process calls this.
+    """Trains a LoRA. With several processes (`accelerate launch`) every process calls this.
 
-    model: an open one to train on, else the recipe's (tokenizer, config: as in `open_trainable_model`). It is
-    afterwards as it
-    was. Raises LoraError.
+    Args:
+        recipe: The settings.
+        model: A loaded model to train on, which is unchanged afterwards; the recipe's without one.
+        host: Shows progress and notes; silent without one.
+        on_progress: Called with the progress after each step.
+        process_group: The processes; those of the environment without it.
+        tokenizer: Folder with CLIP's vocabulary, if it is not beside the model.
+        config: LDM yaml, if it is not beside the model.
+
+    Returns:
+        The files and the last numbers.
+
+    Raises:
+        LoraError: The settings contradict each other, a file is missing, memory or disk is full, or the loss is NaN.
     """
     process_group = process_group or open_process_group(recipe.device)
     if model is None:
         model = open_trainable_model(recipe, process_group.device, tokenizer=tokenizer, config=config)
-    trainee = StandaloneTrainableModel(model) if isinstance(model, StandaloneModel) else model
-    outcome = TrainingRun(
-        trainee, recipe, host or SilentHost(), on_progress=on_progress, process_group=process_group
+    trainable = StandaloneTrainableModel(model) if isinstance(model, StandaloneModel) else model
+    result = TrainingRun(
+        trainable, recipe, host or SilentHost(), on_progress=on_progress, process_group=process_group
     ).run()
-    if process_group.is_main and outcome.samples:
+    if process_group.is_main and result.samples:
         try:
-            made = save_sample_sheet(
-                outcome.samples, Path(str(recipe.output_dir)), recipe.output_name, host.notify if host else str
+            sheet = save_sample_sheet(
+                result.samples, Path(str(recipe.output_dir)), recipe.output_name, host.notify if host else str
             )
-            outcome = replace(outcome, sheet=made)
-        except TrainError as error:  # what was trained is saved by now
+            result = replace(result, sheet=sheet)
+        except TrainError as error:  # the LoRA is saved by now
             (host or SilentHost()).notify(f"no sheet of the samples: {error}")
-    return outcome
+    return result
 
 
 def save_sample_sheet(
     sample_images: Sequence[SampleImage], folder: Path, name: str, notify: Callable[[str], object] = str
 ) -> Path:
-    """NAME-samples.png: a row for each prompt, a column for each time they were drawn. Raises TrainError.
+    """Saves all samples as NAME-samples.png, a row for each prompt and a column for each time.
 
-    notify: is told where it has another name, because another program has that file open.
+    Args:
+        sample_images: The samples.
+        folder: The folder for the image.
+        name: The run's output name.
+        notify: Called with a sentence if the file is open in another program and another name is used.
+
+    Returns:
+        The image's file.
+
+    Raises:
+        TrainError: The file cannot be written.
     """
     rows = {(item.prompt_index, item.sample_spec.prompt): item for item in sample_images}
     columns = sorted({(item.step, item.epoch) for item in sample_images})
@@ -120,7 +151,7 @@ def save_sample_sheet(
     small = max(blank.size) <= 128
     picture = draw_sheet(
         Sheet(
-            title=f"{name}: what it draws as it learns",
+            title=f"{name}: samples during training",
             columns=[f"epoch {epoch}" if epoch else f"step {step}" for step, epoch in columns],
             rows=[prompt for _, prompt in sorted(rows)],
             cells=[[cells.get((number, *when), blank) for when in columns] for number, _ in sorted(rows)],

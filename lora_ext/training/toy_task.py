@@ -1,7 +1,7 @@
-"""A lesson for the small model that comes along: a scheme of colours it never saw, learned from a few drawn pictures.
+"""A toy task for the embedded model: a colour scheme that it has never seen, learned from a few generated images.
 
-What is judged is judged by the pictures' own checker (`embedded.shapes`), before and after, on captions that are not in
-the data set; and on captions of known shapes, which the LoRA should leave as they were.
+It is scored by the images' own checker (`embedded.shapes`) before and after training, with captions that are not in the
+data set, and with captions of known shapes, which the LoRA should not change.
 """
 
 from __future__ import annotations
@@ -30,22 +30,31 @@ from .standalone_run import train
 TOY_CONCEPT = "sign"
 TOY_IMAGE_COUNT, TOY_REPEATS = 20, 5
 TRAINED_SHAPES = ("circle", "square", "cross", "diamond")
-"""The shapes in the data set's pictures; the others are new on a sign."""
+"""The shapes in the data set; the others have never been seen on a sign."""
 TOY_PROMPTS = tuple(template.format(shape=shape) for template in shapes.SIGN_TEMPLATES[:2] for shape in shapes.SHAPES)
-"""Prompts of the concept: every shape, also those that the data set does not show on a sign."""
+"""Prompts of the concept with every shape, also those that the data set does not show."""
 UNRELATED_PROMPTS = shapes.SCENE_PROMPTS[:24]
 """Four captions of each known shape."""
 TOY_SETTINGS = Settings(sampler="DPM++ 2M", cfg=3.0, seed=7)
-"""How its pictures are drawn."""
+"""How images are generated."""
 TOY_BATCH_SIZE = 8
-"""How many of them at once."""
+"""Images generated together."""
 OnToyImage = Callable[[], object]
+"""Called after each image."""
 
 
 def save_toy_dataset(folder: Path, seed: int = 5) -> tuple[Path, Path]:
-    """Pictures of the concept with captions, and of plain scenes for regularisation: (train, reg) folders.
+    """Generates images of the concept and plain scenes for regularisation, with captions.
 
-    Every fourth plain scene has no caption: guidance pulls away from what is drawn without one, so that is to stay too.
+    Every fourth plain scene has no caption: classifier-free guidance subtracts the prediction without a caption, which
+    must not change either.
+
+    Args:
+        folder: The folder for both.
+        seed: The seed of the scenes.
+
+    Returns:
+        (folder of training images, folder of regularisation images).
     """
     rng = np.random.default_rng(seed)
     concept = [
@@ -61,7 +70,7 @@ def save_toy_dataset(folder: Path, seed: int = 5) -> tuple[Path, Path]:
 
 
 def save_scenes(folder: Path, scenes: Sequence[shapes.Scene], captions: Sequence[str]) -> None:
-    """The scenes as pictures with captions beside them."""
+    """Saves scenes as images with captions beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, (scene, text) in enumerate(zip(scenes, captions, strict=True)):
         shapes.draw_scene(scene).save(folder / f"{i:03}.png")
@@ -69,14 +78,20 @@ def save_scenes(folder: Path, scenes: Sequence[shapes.Scene], captions: Sequence
 
 
 def toy_recipe(data: tuple[Path, Path | None], out: Path, **more: Any) -> Recipe:
-    """How pictures, and others for regularisation, are learned on the small model."""
+    """The recipe of the toy task.
+
+    Args:
+        data: (folder of training images, folder of regularisation images or None).
+        out: The folder for the results.
+        more: Settings that override the task's.
+    """
     settings: dict[str, Any] = {
         "train_data_dir": str(data[0]), "output_dir": str(out), "output_name": TOY_CONCEPT,
         "resolution": str(shapes.SCENE_PIXELS), "network_module": "c3lier", "network_dim": 8, "network_alpha": 8,
         "conv_dim": 4, "conv_alpha": 4, "learning_rate": 7e-4, "train_batch_size": 8,
         "max_train_epochs": 9, "save_every_n_epochs": 1, "cache_latents": True,
         "lr_scheduler": "cosine", "noise_offset": 0.2, "seed": 1,
-        # The small model was trained with most of the weight where nearly all is noise; less there blurs its shapes.
+        # the embedded model was trained with most weight on noisy timesteps; less there blurs its shapes
         "v_pred_like_loss": 1.0, "debiased_estimation_loss": True,
     }  # fmt: skip
     if data[1] is not None:
@@ -86,7 +101,14 @@ def toy_recipe(data: tuple[Path, Path | None], out: Path, **more: Any) -> Recipe
 
 @dataclass(frozen=True)
 class ToyScores:
-    """Shares of prompts that are obeyed, 0..1: of the concept and of unrelated ones, without and with the LoRA."""
+    """Shares of prompts that the images follow, 0..1.
+
+    Attributes:
+        concept_before: Prompts of the concept, without the LoRA.
+        concept_after: Prompts of the concept, with the LoRA.
+        unrelated_before: Unrelated prompts, without the LoRA.
+        unrelated_after: Unrelated prompts, with the LoRA.
+    """
 
     concept_before: float
     concept_after: float
@@ -95,7 +117,7 @@ class ToyScores:
 
     @property
     def unrelated_kept(self) -> float:
-        """How much of the score on unrelated prompts is left, at most 1."""
+        """The share of the score on unrelated prompts that is left, at most 1."""
         return min(1.0, self.unrelated_after / self.unrelated_before) if self.unrelated_before else 1.0
 
 
@@ -107,7 +129,7 @@ def generate_toy_images(
     tag: str = "",
     on_image: OnToyImage | None = None,
 ) -> list[Image.Image]:
-    """One picture a prompt, with a tag behind each; the seeds count up from the base's."""
+    """Generates one image for each prompt with a tag behind it; seeds count up from the base's."""
     return _generate(
         model, library, base, [(f"{text} {tag}", base.seed + i) for i, text in enumerate(prompts)], on_image
     )
@@ -120,7 +142,7 @@ def generate_toy_grid(
     prompts: Sequence[Sequence[str]],
     on_image: OnToyImage | None = None,
 ) -> list[list[Image.Image]]:
-    """One picture a prompt, in rows as they are, all from the base's seed."""
+    """Generates one image for each prompt, in rows, all with the base's seed."""
     made = iter(_generate(model, library, base, [(prompt, base.seed) for row in prompts for prompt in row], on_image))
     return [[next(made) for _ in row] for row in prompts]
 
@@ -132,16 +154,16 @@ def _generate(
     wanted: Sequence[tuple[str, int]],
     on_image: OnToyImage | None,
 ) -> list[Image.Image]:
-    """The pictures of these prompts and seeds, several at once as a sheet's are."""
-    shots = [ImageSpec(**{**base.image_fields(), "prompt": prompt.strip(), "seed": seed}) for prompt, seed in wanted]
+    """Generates images of (prompt, seed) pairs in batches, as sheets do."""
+    specs = [ImageSpec(**{**base.image_fields(), "prompt": prompt.strip(), "seed": seed}) for prompt, seed in wanted]
     made: dict[ImageSpec, Image.Image] = {}
-    with StandaloneImageRenderer(base, model, library) as artist:
-        for group in batch_image_specs(shots, TOY_BATCH_SIZE, artist.batch_key):
-            made |= zip(group, artist.generate(group, lambda *_: None), strict=True)
+    with StandaloneImageRenderer(base, model, library) as renderer:
+        for group in batch_image_specs(specs, TOY_BATCH_SIZE, renderer.batch_key):
+            made |= zip(group, renderer.generate(group, lambda *_: None), strict=True)
             for _ in group:
                 if on_image is not None:
                     on_image()
-    return [made[shot] for shot in shots]
+    return [made[spec] for spec in specs]
 
 
 def score_toy_loras(
@@ -151,7 +173,18 @@ def score_toy_loras(
     tags: Sequence[str],
     on_image: OnToyImage | None = None,
 ) -> list[ToyScores]:
-    """How well the concept and unrelated prompts are obeyed without a tag, drawn once, and with each."""
+    """Scores the concept and unrelated prompts without a LoRA, generated once, and with each tag.
+
+    Args:
+        model: The model.
+        library: The LoRA files.
+        base: The settings of every image.
+        tags: Tags of the LoRAs to score.
+        on_image: Called after each image.
+
+    Returns:
+        The scores of each tag.
+    """
 
     def shares(tag: str) -> list[float]:
         drawn = (
@@ -166,5 +199,5 @@ def score_toy_loras(
 
 
 def train_toy_lora(model: StandaloneModel, out: Path, host: HostInterface | None = None, **more: Any) -> TrainingResult:
-    """Draws the data set and trains; the files are in `out`."""
+    """Generates the data set and trains; the files are in `out`."""
     return train(toy_recipe(save_toy_dataset(out / "dataset"), out, **more), model=model, host=host)

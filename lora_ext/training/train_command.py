@@ -1,4 +1,4 @@
-"""`python -m lora_ext train`: options named as in kohya's train_network.py; `accelerate launch -m lora_ext train …`."""
+"""`python -m lora_ext train`, also by `accelerate launch -m …`; options are named as in kohya's train_network.py."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ from ..train.config.recipe_io import recipe_from_arguments, recipe_parser, recip
 from ..train.config.recipe_metadata import settings_from_lora_file
 from ..train.run.process_group import open_process_group
 from ..train.run.training_log import format_clock
-from ..train.run.training_run import TrainingResult
+from ..train.run.training_result import TrainingResult
 from . import epoch_comparison
 from .standalone_run import SilentHost, train
 
 STOPPED_EXIT_STATUS = 130
-"""Exit status of a run that the user stopped, as shells have it."""
+"""Exit status of a run that the user stopped: 128 + SIGINT, as in shells."""
 
 
 class TerminalHost(SilentHost):
-    """A bar on stderr; Ctrl+C (or SIGTERM) asks the run to save and stop, a second one ends it at once."""
+    """A progress bar on stderr. Ctrl+C or SIGTERM stops the run after saving; a second one stops it at once.
+
+    Attributes:
+        is_main: Whether this process shows anything.
+        stop_requested: Whether the user asked to stop.
+    """
 
     def __init__(self, is_main: bool = True) -> None:
         self.is_main, self.stop_requested, self._bar, self._text = is_main, False, None, ""
         self._kind = ""
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """One bar for the steps, others for what comes before them."""
+        """Shows one bar for the steps, and others for what comes before them."""
         from tqdm import tqdm
 
         kind = "train" if text.startswith("epoch ") else text
@@ -53,18 +58,18 @@ class TerminalHost(SilentHost):
             self._bar.update(done - self._bar.n)
 
     def cancelled(self) -> bool:
-        """Whether Ctrl+C was pressed."""
+        """Whether the user asked to stop."""
         return self.stop_requested
 
     def notify(self, text: str) -> None:
-        """A line above the bar."""
+        """Prints a line above the bar."""
         from tqdm import tqdm
 
         if self.is_main:
             tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Takes the bar away, or leaves it where it says how it went."""
+        """Ends the bar; the one of the steps stays visible."""
         bar: Any = self._bar
         if bar is not None:
             bar.close()
@@ -72,13 +77,13 @@ class TerminalHost(SilentHost):
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """The first signal sets `stop`; the next acts as usual."""
+        """Inside, the first signal sets `stop_requested`; the next one acts as usual."""
         before: dict[int, Any] = {}
 
         def heard(number: int, frame: FrameType | None) -> None:
             self.stop_requested = True
             signal.signal(number, before[number])
-            self.notify("stopping after this step, saving first; once more to stop at once")
+            self.notify("stopping after this step and saving; press Ctrl+C again to stop at once")
 
         for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             before[number] = signal.signal(number, heard)
@@ -90,16 +95,20 @@ class TerminalHost(SilentHost):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: 0, 2 with one line on stderr, 130 when the user stopped it."""
+    """Runs `train`.
+
+    Returns:
+        The exit status: 0, 2 after an error message on stderr, or 130 if the user stopped the run.
+    """
     made = recipe_parser("train", "Train a LoRA; options are named as in kohya's train_network.py.")
-    made.add_argument("--json", action="store_true", help="the outcome as one JSON object on standard output")
-    made.add_argument("--output_config", action="store_true", help="print the settings as toml, and do nothing else")
-    text = "a LoRA file whose settings to begin with, as its metadata tells them; folders are to be given"
+    made.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+    made.add_argument("--output_config", action="store_true", help="print the resolved settings as TOML and exit")
+    text = "start from the settings in a LoRA file's metadata; give the folders yourself"
     made.add_argument("--recipe_from", type=Path, metavar="FILE", help=text)
     made.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
-    made.add_argument("--model_config", type=Path, help="LDM yaml; without it the one beside the checkpoint")
+    made.add_argument("--model_config", type=Path, help="LDM yaml; by default the one beside the checkpoint")
     made.add_argument(
-        "--compare", action="store_true", help="at the end draw a sheet: every saved file at rising weights"
+        "--compare", action="store_true", help="at the end build a sheet of every saved file at rising weights"
     )
     args = made.parse_args(argv)
     recipe = recipe_from_arguments(args, recipe_from_lora_file(args.recipe_from) if args.recipe_from else None)
@@ -107,30 +116,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(recipe_to_toml(recipe), end="")
         return 0
     if recipe.output_dir is None:
-        raise TrainError("there is no --output_dir: the folder for the results")
-    team = open_process_group(recipe.device)
-    shell = TerminalHost(team.is_main)
+        raise TrainError("--output_dir is missing: give the folder for the results")
+    process_group = open_process_group(recipe.device)
+    terminal = TerminalHost(process_group.is_main)
     try:
-        with shell.stopping_on_signals():
-            outcome = train(recipe, host=shell, process_group=team, tokenizer=args.tokenizer, config=args.model_config)
+        with terminal.stopping_on_signals():
+            result = train(
+                recipe, host=terminal, process_group=process_group, tokenizer=args.tokenizer, config=args.model_config
+            )
     finally:
-        shell.close()
-        team.close()
-    if team.is_main and not args.json:
-        for path in (*outcome.files, outcome.sheet):
+        terminal.close()
+        process_group.close()
+    if process_group.is_main and not args.json:
+        for path in (*result.files, result.sheet):
             if path is not None:
                 print(path)
-        print(f"{outcome.steps} steps in {format_clock(outcome.seconds)}, loss {outcome.loss:.4f}", file=sys.stderr)
-    if team.is_main:
-        compared = _compared(recipe, outcome, args) if args.compare and not outcome.stopped else None
+        print(f"{result.steps} steps in {format_clock(result.seconds)}, loss {result.loss:.4f}", file=sys.stderr)
+    if process_group.is_main:
+        compared = _compared(recipe, result, args) if args.compare and not result.stopped else None
         if args.json:
-            told = {**training_result_as_json(outcome), "processes": team.world_size, "compared": compared}
-            print(json.dumps(told, default=str, ensure_ascii=False))
-    return STOPPED_EXIT_STATUS if outcome.stopped else 0
+            printed = {**training_result_as_json(result), "processes": process_group.world_size, "compared": compared}
+            print(json.dumps(printed, default=str, ensure_ascii=False))
+    return STOPPED_EXIT_STATUS if result.stopped else 0
 
 
 def recipe_from_lora_file(path: Path) -> Recipe:
-    """The recipe that a LoRA file tells, not checked yet: what is given beside it counts more. Raises LoraError."""
+    """The recipe in a LoRA file's metadata, not checked yet; the command line overrides it. Raises LoraError."""
     settings, said = settings_from_lora_file(path)
     for sentence in said:
         print(sentence, file=sys.stderr)
@@ -138,7 +149,7 @@ def recipe_from_lora_file(path: Path) -> Recipe:
 
 
 def _compared(recipe: Recipe, result: TrainingResult, args: argparse.Namespace) -> dict[str, Any] | None:
-    """The sheet of epochs and weights, told; None where it cannot be drawn, which does not undo the training."""
+    """Builds the sheet of epochs and weights; None with a message if that fails, which does not affect the training."""
     try:
         made = epoch_comparison.build_epoch_comparison(
             recipe, result, tokenizer=args.tokenizer, config=args.model_config, quiet=args.json
@@ -153,7 +164,7 @@ def _compared(recipe: Recipe, result: TrainingResult, args: argparse.Namespace) 
 
 
 def training_result_as_json(result: TrainingResult) -> dict[str, Any]:
-    """The outcome without its pictures in memory."""
+    """The result as JSON values, without images."""
     names = ("file", "steps", "epochs", "loss", "seconds", "stopped", "files", "state", "sheet")
     found = {name: getattr(result, name) for name in names}
     found["files"] = [str(path) for path in result.files]

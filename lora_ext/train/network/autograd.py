@@ -242,7 +242,7 @@ def prepare_convolution(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[Any
 def forward_with_dropout(
     module: nn.Module, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float, masks: tuple[Any, Any]
 ) -> Tensor:
-    """output + scale · U·D·x with dropout of the values between the factors, by plain autograd.
+    """Computes output + scale · U·D·x with dropout of the values between the factors, by plain autograd.
 
     Dropouts are rare and cost more anyway, so they have no node of their own.
 

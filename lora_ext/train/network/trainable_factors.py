@@ -129,7 +129,7 @@ class TrainableFactors(nn.Module):
         return LowRank(up, torch.full((self.rank,), self.alpha / self.rank), down)
 
     def delta(self) -> Tensor:
-        """scale · U·D in the shape of the layer's weight, differentiable.
+        """Computes scale · U·D in the shape of the layer's weight, differentiable.
 
         Rank dropout is the same for the whole batch here, because the weight is.
         """

@@ -45,7 +45,7 @@ class TrainingFileSaver:
     def folder(self) -> Path:
         """`output_dir`. Raises TrainError where none was given."""
         if self.recipe.output_dir is None:
-            raise TrainError("there is no --output_dir: the folder for the results")
+            raise TrainError("--output_dir is missing: give the folder for the results")
         return Path(self.recipe.output_dir)
 
     def path(self, *, epoch: int | None = None, step: int | None = None) -> Path:

@@ -54,7 +54,7 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         if self.recipe.output_dir is None:
-            raise TrainError("there is no --output_dir: the folder for the results")
+            raise TrainError("--output_dir is missing: give the folder for the results")
         self.folder = Path(self.recipe.output_dir)
         self.state = TrainingState(started=time.time())
         self.sample_images: list[sample_images.SampleImage] = []
