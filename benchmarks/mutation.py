@@ -46,12 +46,12 @@ TARGETS: dict[str, tuple[str, str]] = {
     "blocks": ("blocks block_weights", "test_blocks test_prompt"),
     "lora_tags": (
         "lora_tags",
-        "test_prompt test_train_word::test_a_word_is_set_apart_from_punctuation test_prompt_notes",
+        "test_prompt test_train_textual_inversion::test_a_word_is_set_apart_from_punctuation test_prompt_notes",
     ),
     "inject": ("inject/*", "test_inject test_bake test_free_memory test_rounding test_mixed test_memory"),
     "layer_names": ("layer_names layer_keys", "test_address test_file_reading test_inject"),
     "loss": ("train/run/loss", "test_train_loss"),
-    "buckets": ("train/data/buckets", "test_train_buckets test_train_pictures test_train_dataset"),
+    "buckets": ("train/data/buckets", "test_train_buckets test_train_image_files test_train_dataset"),
 }
 """Name → the modules, and the test files that are to notice; the first two alone for code that runs at import."""
 OUTCOME = {0: "survived", None: "timeout"}

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from test_compare_sheet import Painter, sheet
 from test_library import put
-from tiny_trainee import pictures, recipe, trainee
+from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.compare.build_sheet import build_sheet
 from lora_ext.compare.cell_store import CellStore as SheetStore
@@ -120,12 +120,12 @@ def test_a_finished_training_is_not_lost(tmp_path: Path, hold: Hold) -> None:
         "sample_prompts": str(tmp_path / "prompts.txt"), "sample_every_n_epochs": 1,
     }  # fmt: skip
     made = recipe(pictures(tmp_path / "data"), out, **settings)
-    first = train(made, model=trainee())
+    first = train(made, model=tiny_model())
     names = {path.name for path in out.rglob("*") if path.is_file()}
     before = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
     hold("last.safetensors", "last.csv", "last-samples.png", "last-state", *(p.name for p in out.glob("sample/*")))
     shell = Hears()
-    again = train(made, model=trainee(), host=shell)
+    again = train(made, model=tiny_model(), host=shell)
     assert first.file is not None and again.file is not None and again.file.name == "last-2.safetensors"
     assert again.file in again.files and again.sheet is not None and again.sheet.name == "last-samples-2.png"
     assert load_file(again.file).keys() == load_file(first.file).keys()

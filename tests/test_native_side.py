@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from test_host_checkpoint import Words, read, small_unet, state_of
-from tiny_trainee import pictures, recipe, trainee
+from tiny_trainable_model import pictures, recipe, tiny_model
 
 import lora_ext
 from lora_ext.generate import Settings
@@ -81,7 +81,7 @@ def test_an_sd2_epsilon_checkpoint_has_512(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sample_size", [8, (8, 12)])
 def test_a_diffusers_folders_sample_size_counts(sample_size: Any) -> None:
-    host = trainee()
+    host = tiny_model()
     host.model.unet.register_to_config(sample_size=sample_size)
     assert host.native_size == (64 if sample_size == 8 else 96)
     assert small_unet("SD1").config.sample_size == 8 and Words.size == 64
@@ -122,7 +122,7 @@ def test_no_other_file_decides_on_a_side() -> None:
 
 
 def test_the_default_resolution_is_told_where_the_model_is_larger(tmp_path: Path, monkeypatch: Any) -> None:
-    host, said = trainee(), list[str]()
+    host, said = tiny_model(), list[str]()
     monkeypatch.setattr(StandaloneTrainableModel, "native_size", 768)
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out")
     setup.check_model(replace(made, resolution="512"), host, said.append)

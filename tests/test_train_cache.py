@@ -34,7 +34,7 @@ def test_damage_is_noticed(tmp_path: Path, dtype: torch.dtype) -> None:
     assert store.get("none") is None and "none" not in store
 
 
-def test_a_folder_that_is_gone_or_cannot_be_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_or_cannot_be_is_reported(tmp_path: Path) -> None:
     store = TensorCache(tmp_path / "c")
     (tmp_path / "c").rmdir()
     with pytest.raises(TrainError, match="cannot be written to"):

@@ -48,7 +48,7 @@ def test_it_can_be_stopped_and_what_is_written_stays(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.txt"))) == 2
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="has no pictures; --recursive"):
         caption_folder(tmp_path, colour)
     draw(tmp_path / "in" / "a.png")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from test_train_loop import one_thread, rows  # noqa: F401
-from tiny_trainee import pictures, recipe, trainee
+from test_train_run import one_thread, rows  # noqa: F401
+from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
 from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
@@ -36,7 +36,7 @@ def small() -> StandaloneTrainableModel:
         block_out_channels=(16,), down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
         layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, norm_num_groups=8,
     )  # fmt: skip
-    return StandaloneTrainableModel(replace(trainee().model, unet=unet.eval().requires_grad_(False)))
+    return StandaloneTrainableModel(replace(tiny_model().model, unet=unet.eval().requires_grad_(False)))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_same_losses(backend: str, more: dict[str, Any], tmp_path: Path, mon
 
 
 def test_the_compiled_unet_is_what_is_called(monkeypatch: Any) -> None:
-    host = trainee()
+    host = tiny_model()
     monkeypatch.setattr("lora_ext.host.standalone.trainable_model.compiled_for_device", lambda call, device: _Says())
     with host.prepared_for_training(TrainingModelOptions(compile_unet=True)):
         context = host.encode_text(["a"])
@@ -83,14 +83,14 @@ class _Says:
         pass
 
 
-def test_no_compiler_is_told(monkeypatch: Any, tmp_path: Path) -> None:
+def test_no_compiler_is_reported(monkeypatch: Any, tmp_path: Path) -> None:
     def broken(_: object) -> Any:
         raise RuntimeError("Compiler: cl is not found.\nmore")
 
     monkeypatch.setattr(torch, "compile", broken)
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", torch_compile=True)
     with pytest.raises(TrainError, match=r"cannot be used on cpu here \(Compiler: cl is not found.\); leave it out"):
-        train(made, model=trainee())
+        train(made, model=tiny_model())
 
 
 @pytest.mark.parametrize(

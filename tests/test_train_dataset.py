@@ -67,7 +67,7 @@ def same(one: Batch, other: Batch) -> bool:
     )
 
 
-def test_an_epoch_has_every_picture_as_often_as_it_repeats(folder: Path) -> None:
+def test_an_epoch_has_usualy_picture_as_often_as_it_repeats(folder: Path) -> None:
     data = Dataset.from_recipe(recipe(folder))
     batches = list(data.epoch_batches(0))
     assert Counter(path for b in batches for path in b.paths) == {str(p.path): 2 for p in data.images}
@@ -122,7 +122,7 @@ def test_regularisation_pictures_are_mixed_anew_each_time_through(tmp_path: Path
     assert len(passes) > 1 and all(len(set(images)) == 8 for images in passes)
 
 
-def test_captions_are_told_the_epoch_and_the_step(folder: Path) -> None:
+def test_captions_are_reported_the_epoch_and_the_step(folder: Path) -> None:
     words = {"caption_dropout_every_n_epochs": 2}
     data = Dataset.from_recipe(recipe(folder, **words))
     for epoch in range(4):  # the second and the fourth
@@ -150,7 +150,7 @@ def test_a_mask_beside_a_picture_without_one(tmp_path: Path) -> None:
         assert mask[0, 0].tolist() == [0.0 if path.endswith("a.png") else 1.0] * 5 + [1.0] * 5
 
 
-def test_it_goes_on_from_any_batch(folder: Path) -> None:
+def test_it_continues_from_any_batch(folder: Path) -> None:
     words = {"shuffle_caption": True, "flip_aug": True, "reg_data_dir": str(folder / "reg"), "token_warmup_step": 0.5}
     whole = list(Dataset.from_recipe(recipe(folder, **words)).epoch_batches(1))
     for start in (0, 3, len(whole) - 1, len(whole)):

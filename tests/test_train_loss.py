@@ -129,8 +129,8 @@ def _generator() -> torch.Generator:
 def test_noise_offset_is_its_formula(random: bool, adaptive: float) -> None:
     """Drawn from the generator in this order: the noise, the strength's share, a number for each channel."""
     latents = torch.randn(2, 4, 6, 5, generator=_generator()) + torch.tensor([0.2, -0.8]).view(2, 1, 1, 1)
-    knobs = {"noise_offset": 0.1, "noise_offset_random_strength": random, "adaptive_noise_scale": adaptive}
-    got = sample_noise(Recipe(**knobs), latents, _generator())  # type: ignore[arg-type]
+    options = {"noise_offset": 0.1, "noise_offset_random_strength": random, "adaptive_noise_scale": adaptive}
+    got = sample_noise(Recipe(**options), latents, _generator())  # type: ignore[arg-type]
     drawn = _generator()
     noise = torch.randn(2, 4, 6, 5, generator=drawn)
     share = float(torch.rand((), generator=drawn)) if random else 1.0
@@ -168,11 +168,11 @@ def test_input_perturbation_is_its_formula(random: bool) -> None:
     torch.testing.assert_close(got, add_noise(Recipe(), latents, moved, steps, ABAR))
 
 
-def test_noise_knobs() -> None:
+def test_noise_options() -> None:
     latents = torch.zeros(64, 4, 16, 16)
 
-    def made(**knobs: object) -> torch.Tensor:
-        return sample_noise(Recipe(**knobs), latents, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    def made(**options: object) -> torch.Tensor:
+        return sample_noise(Recipe(**options), latents, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
 
     plain = made()
     assert torch.equal(plain, made())

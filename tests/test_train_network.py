@@ -98,7 +98,7 @@ def test_what_is_trained_is_what_is_applied(model: Tiny, name: str, mode: str) -
         torch.testing.assert_close(output(model), trained, rtol=1e-4, atol=1e-5)
 
 
-def test_no_layer_is_told(model: Tiny) -> None:
+def test_no_layer_is_reported(model: Tiny) -> None:
     recipe = Recipe(down_lr_weight="zeros", mid_lr_weight="0", up_lr_weight="zeros", network_train_unet_only=True)
     with pytest.raises(TrainError, match="no layer"):
         TrainableNetwork(model.parts(), recipe)
@@ -334,7 +334,7 @@ def test_a_file_of_another_rank_and_alpha(model: Tiny) -> None:
     assert {(m.rank, m.alpha) for m in taken.factors_by_layer.values()} == {(3, 3.0)}
 
 
-def test_a_file_for_nothing_here_is_told(model: Tiny) -> None:
+def test_a_file_for_nothing_here_is_reported(model: Tiny) -> None:
     text = TrainableNetwork(model.parts(), Recipe(network_train_text_encoder_only=True)).to_lora_file()
     with pytest.raises(TrainError, match="no layer"):
         TrainableNetwork(model.parts(), Recipe(network_train_unet_only=True), file=text)

@@ -103,7 +103,7 @@ def groups() -> list[dict[str, object]]:
     return [{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": 1e-3, "name": "unet"}]
 
 
-def test_wrong_names_and_settings_are_told() -> None:
+def test_wrong_names_and_settings_are_reported() -> None:
     for name, args, said in (
         ("AdamV", (), "did you mean"),
         ("AdamW", ("weight_decai=1",), "did you mean 'weight_decay'"),

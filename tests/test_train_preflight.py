@@ -24,7 +24,7 @@ def words(caption: str) -> int:
 
 
 class Model:
-    """As much of a trainee as the report asks for; parameters that take no memory."""
+    """As much of a tiny_model as the report asks for; parameters that take no memory."""
 
     def __init__(self, family: str = "SD1", dtype: torch.dtype = torch.float16) -> None:
         self.family, self.device = family, torch.device("cpu")
@@ -111,7 +111,7 @@ def test_what_is_seldom_meant_is_said(tmp_path: Path) -> None:
         ({"lr_warmup_steps": 100.0}, "lr_warmup_steps 100 takes all of the 16 steps"),
     ],
 )
-def test_nonsense_stops(folder: Path, more: dict, says: str) -> None:  # noqa: F811
+def test_contradictions_stop_the_run(folder: Path, more: dict, says: str) -> None:  # noqa: F811
     with pytest.raises(TrainError, match=says):
         look(folder, **more)
 

@@ -51,7 +51,7 @@ def read(*argv: str) -> Recipe:
 
 
 def test_defaults_are_kohyas() -> None:
-    """What a knob of ours with kohya's name starts from is what it starts from there."""
+    """What an option of ours with kohya's name starts from is what it starts from there."""
     with OPTIONS.open(encoding="utf-8", newline="") as file:
         rows = {row["option"].removeprefix("--"): row["default"] for row in csv.DictReader(file, delimiter="\t")}
     shared = [name for name in recipe_options() if name in rows]
@@ -64,23 +64,23 @@ def test_defaults_are_kohyas() -> None:
             assert same or float(default) == float(said), name
 
 
-def test_every_knob_is_on_every_face() -> None:
+def test_every_option_is_on_every_face() -> None:
     options = recipe_parser()._option_string_actions
-    for name, (_, knob) in recipe_options().items():
-        assert f"--{name}" in options and knob.help and knob.group
+    for name, (_, option) in recipe_options().items():
+        assert f"--{name}" in options and option.help and option.group
         assert parse_recipe_option(name, recipe_options()[name][0].default) == recipe_options()[name][0].default
     assert {f.name for f in fields(Recipe)} == set(recipe_options())
 
 
 def _values(name: str) -> st.SearchStrategy[Any]:
-    """Values that a knob may have."""
+    """Values that an option may have."""
     kind, optional = recipe_option_type(name)
-    knob = recipe_options()[name][1]
-    low, high = knob.low or 0, knob.high if knob.high is not None else 1e6
+    option = recipe_options()[name][1]
+    low, high = option.low or 0, option.high if option.high is not None else 1e6
     numbers = st.floats(low, high, allow_nan=False).map(lambda x: float(f"{x:.6g}")).filter(lambda x: low <= x <= high)
     some: st.SearchStrategy[Any]
-    if knob.choices:
-        some = st.sampled_from(knob.choices)
+    if option.choices:
+        some = st.sampled_from(option.choices)
     elif kind == "bool":
         some = st.booleans()
     elif kind == "int":
@@ -135,7 +135,7 @@ def test_kohyas_ways_of_saying_it() -> None:
     assert set(IGNORED_OPTIONS).isdisjoint(recipe_options())
 
 
-NONSENSE: list[tuple[dict[str, Any], str]] = [
+WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"network_dimm": 4}, "did you mean 'network_dim'"),
     ({"network_dim": "four"}, "network_dim must be a whole number"),
     ({"network_dim": 4.5}, "whole number"),
@@ -180,8 +180,8 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "said"), NONSENSE, ids=lambda x: str(x)[:60])
-def test_nonsense_is_told(given: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("given", "said"), WRONG_SETTINGS, ids=lambda x: str(x)[:60])
+def test_wrong_settings_is_reported(given: dict[str, Any], said: str) -> None:
     with pytest.raises(LoraError, match=said):
         recipe_from_settings(given)
 
@@ -219,13 +219,13 @@ PRIVATE = {"saving", "samples", "logging"}
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_what_a_file_tells_is_what_was_set(name: str, data: Any) -> None:
-    """Every knob comes back from the metadata, but for folders, files and how the run shows and keeps itself."""
+    """Every option comes back from the metadata, but for folders, files and how the run shows and keeps itself."""
     fitting = {"optimizer_type": st.sampled_from(sorted(OPTIMIZERS)), "resolution": st.just("512,768")}
     recipe = replace(Recipe(), **{name: data.draw(fitting.get(name, _values(name)))})
     notes = {**training_metadata(recipe), **network_metadata(recipe)}
     found, said = settings_from_metadata({**notes, "ss_epoch": "3", "ss_steps": "9", "sshs_model_hash": "0"})
-    knob = recipe_options()[name][1]
-    told = name == "training_comment" or not (knob.kind or knob.group in PRIVATE)
+    option = recipe_options()[name][1]
+    told = name == "training_comment" or not (option.kind or option.group in PRIVATE)
     network = {"conv_dim": 4, "conv_alpha": 1.0} if recipe.network_module == "c3lier" else {}
     assert not said and found == {**(settings_from_recipe(recipe) if told else {}), **network}
 
@@ -279,7 +279,7 @@ def test_a_c3lier_and_a_dylora_come_back() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(recipe_options()) - {"training_comment"}))
-def test_every_knob_is_read_where_training_is_done(name: str) -> None:
+def test_every_option_is_read_where_training_is_done(name: str) -> None:
     """By attribute, outside of what reads, checks and notes recipes (a comment is for the notes alone)."""
     faces = {"recipe.py", "recipe_io.py", "recipe_check.py", "recipe_metadata.py"}
     own = (TRAIN / "recipe.py").read_text(encoding="utf-8").partition("# --- what follows from them")[2]

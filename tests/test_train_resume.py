@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_trainee import pictures, recipe, trainee
+from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
 from lora_ext.file.loading import load_lora_file
@@ -53,7 +53,7 @@ def begin(folder: Path, **more: Any) -> Path:
     data = folder / "data"
     if not data.is_dir():
         pictures(data)
-    TrainingRun(trainee(), recipe(data, folder / "a", save_every_n_steps=3, save_state=True, **more), Says()).run()
+    TrainingRun(tiny_model(), recipe(data, folder / "a", save_every_n_steps=3, save_state=True, **more), Says()).run()
     return folder / "a"
 
 
@@ -62,7 +62,7 @@ def resumed(folder: Path, **more: Any) -> tuple[TrainingRun, str]:
     shell = Says()
     out = folder / f"b{len(list(folder.glob('b*')))}"
     shutil.copytree(folder / "a", out)
-    run = TrainingRun(trainee(), recipe(folder / "data", out, resume=str(out / STATE), **more), shell)
+    run = TrainingRun(tiny_model(), recipe(folder / "data", out, resume=str(out / STATE), **more), shell)
     run.run()
     return run, "\n".join(shell.said)
 
@@ -86,7 +86,7 @@ def test_every_field_says_what_it_does_on_resume() -> None:
         ({"text_encoder_lr": 2e-3}, "lr_text", 2e-3),
     ],
 )
-def test_a_changed_rate_holds_and_is_told(base: Path, more: dict[str, Any], column: str, want: float) -> None:
+def test_a_changed_rate_holds_and_is_reported(base: Path, more: dict[str, Any], column: str, want: float) -> None:
     run, said = resumed(base, **more)
     made = [float(row[column]) for row in rows(run)]
     assert made == pytest.approx([1e-2] * 3 + [want] * 5)
@@ -94,7 +94,7 @@ def test_a_changed_rate_holds_and_is_told(base: Path, more: dict[str, Any], colu
     assert f"{name} was " in said and f"and is {value!r}" in said
 
 
-def test_the_smoothed_loss_goes_on(base: Path) -> None:
+def test_the_smoothed_loss_continues(base: Path) -> None:
     run, _ = resumed(base)
     with (base / "a" / "last.csv").open(encoding="utf-8") as file:
         whole = [float(row["smoothed"]) for row in csv.DictReader(file)]
@@ -134,7 +134,7 @@ def test_the_decay_that_is_asked_for_is_the_one_that_acts(base: Path) -> None:
         {"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 6},
     ],
 )
-def test_another_schedule_goes_on_at_the_step(base: Path, more: dict[str, Any]) -> None:
+def test_another_schedule_continues_at_the_step(base: Path, more: dict[str, Any]) -> None:
     run, _ = resumed(base, **more)
     steps = {None: 10, 2: 8, 4: 16}[run.recipe.max_train_epochs]
     made = [float(row["lr_unet"]) for row in rows(run)]
@@ -144,7 +144,7 @@ def test_another_schedule_goes_on_at_the_step(base: Path, more: dict[str, Any]) 
     )
 
 
-def test_the_same_recipe_goes_on_bit_for_bit_with_a_schedule_and_blocks(tmp_path: Path) -> None:
+def test_the_same_recipe_continues_bit_for_bit_with_a_schedule_and_blocks(tmp_path: Path) -> None:
     more = {
         "lr_scheduler": "cosine",
         "lr_warmup_steps": 2,
@@ -198,7 +198,7 @@ def test_another_network_is_refused_with_what_to_do(base: Path, more: dict[str, 
 
 
 @pytest.mark.parametrize("name", ["SGD", "SGDNesterov", "Adafactor", "Lion", "Prodigy", "AdamWScheduleFree"])
-def test_another_optimizer_begins_anew_on_the_learned_network(base: Path, name: str) -> None:
+def test_another_optimizer_starts_anew_on_the_learned_network(base: Path, name: str) -> None:
     if not has(name):
         pytest.skip(f"{OPTIMIZERS[name].package} is not installed")
     kept = torch.load(base / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)
@@ -219,7 +219,7 @@ def test_another_optimizer_begins_anew_on_the_learned_network(base: Path, name: 
         ("Prodigy", "", "d0=1e-5"),
     ],
 )
-def test_an_argument_that_the_averages_are_made_with_begins_anew(
+def test_an_argument_that_the_averages_are_made_with_starts_anew(
     kind: str, then: str, now: str, tmp_path: Path
 ) -> None:
     if not has(kind):
@@ -286,13 +286,13 @@ def test_all_steps_asked_for_are_made_where_epochs_are_longer_now(base: Path) ->
 
 
 @pytest.mark.parametrize("steps", [2, 3])
-def test_no_step_is_made_where_none_is_left_and_that_is_told(base: Path, steps: int) -> None:
+def test_no_step_is_made_where_none_is_left_and_that_is_reported(base: Path, steps: int) -> None:
     run, said = resumed(base, max_train_epochs=None, max_train_steps=steps)
     assert f"the state is at step 3 of {steps}, so no step is left; raise max_train_steps" in said
     assert len(rows(run)) == 3 and (run.folder / "last.safetensors").is_file()
 
 
-def test_what_acts_before_the_first_step_is_told_to_stay(base: Path) -> None:
+def test_what_acts_before_the_first_step_is_reported_to_stay(base: Path) -> None:
     run, said = resumed(base, network_weights=str(base / "a" / "last.safetensors"), max_train_epochs=None,
                         max_train_steps=3)  # fmt: skip
     assert "network_weights was None and is " in said and "before the first step only, so what the state has" in said
@@ -342,15 +342,15 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_state_is_told(base: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_state_is_reported(base: Path, tmp_path: Path, damage: str) -> None:
     shutil.copytree(base / "a" / STATE, tmp_path / STATE)
     DAMAGE[damage](tmp_path / STATE)
     made = recipe(base / "data", tmp_path / "out", resume=str(tmp_path / STATE))
     with pytest.raises(TrainError, match=r"damaged|incomplete") as caught:
-        TrainingRun(trainee(), made, Says()).run()
+        TrainingRun(tiny_model(), made, Says()).run()
     assert "\n" not in str(caught.value)
     with pytest.raises(TrainError, match=r"damaged|incomplete|no saved state"):
-        TrainingRun(trainee(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
+        TrainingRun(tiny_model(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
 
 
 def test_another_state_is_offered_where_one_is_damaged(base: Path, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_another_state_is_offered_where_one_is_damaged(base: Path, tmp_path: Pat
         shutil.copytree(base / "a" / name, tmp_path / name)
     (tmp_path / "last-step00000006-state" / training_state.STATE_TENSORS_NAME).write_bytes(b"")
     with pytest.raises(TrainError, match=rf"step00000006-state is damaged .*other states are in .*{STATE}"):
-        TrainingRun(trainee(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
+        TrainingRun(tiny_model(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
 
 
 def test_a_state_of_another_name_is_named(base: Path, tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_state_of_another_name_is_named(base: Path, tmp_path: Path) -> None:
     with pytest.raises(
         TrainError, match=rf"no saved state of a run called 'other' .*{STATE}.* or set output_name last"
     ):
-        TrainingRun(trainee(), made, Says()).run()
+        TrainingRun(tiny_model(), made, Says()).run()
 
 
 def _as_before(folder: Path) -> None:
@@ -378,7 +378,7 @@ def _as_before(folder: Path) -> None:
         _without(folder, name)
 
 
-def test_an_older_state_goes_on_and_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
+def test_an_older_state_continues_and_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
     out = begin(tmp_path)
     _as_before(out / STATE)
     run, said = resumed(tmp_path)
@@ -403,7 +403,7 @@ def test_a_state_removes_no_files_but_its_own_runs(tmp_path: Path) -> None:
     numbers["kept"]["step"] += [[1, str(mine)], [1, str(foreign)]]
     (out / STATE / training_state.STATE_NUMBERS_NAME).write_text(json.dumps(numbers), encoding="utf-8")
     made = recipe(tmp_path / "data", out, resume=str(out / STATE), save_every_n_steps=1, save_last_n_steps=1)
-    TrainingRun(trainee(), made, Says()).run()
+    TrainingRun(tiny_model(), made, Says()).run()
     assert mine.is_file() and foreign.is_file()
     assert not (out / "last-step00000003.safetensors").exists(), "the run's own file of before is let go"
 
@@ -428,7 +428,7 @@ def test_another_word_is_refused(tmp_path: Path, more: dict[str, Any], told: str
 
 
 @pytest.mark.parametrize("then", [False, True])
-def test_a_word_may_go_on_learning_or_stop(then: bool, tmp_path: Path) -> None:
+def test_a_word_may_continue_learning_or_stop(then: bool, tmp_path: Path) -> None:
     begin(tmp_path, **WORD, inversion_continue=then)
     (vector,) = torch.load(tmp_path / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)["word"]
     run, said = resumed(tmp_path, **WORD, inversion_continue=not then)
@@ -436,7 +436,7 @@ def test_a_word_may_go_on_learning_or_stop(then: bool, tmp_path: Path) -> None:
     assert run.embedding is not None and torch.equal(run.embedding.vectors[0].detach(), vector) is then
 
 
-def test_a_finished_words_rate_is_told_to_stay(tmp_path: Path) -> None:
+def test_a_finished_words_rate_is_reported_to_stay(tmp_path: Path) -> None:
     begin(tmp_path, **WORD)
     _, said = resumed(tmp_path, **{**WORD, "inversion_lr": 0.2, "inversion_steps": 5})
     assert "inversion_lr was 0.1 and is 0.2; it only has an effect before the first step" in said

@@ -25,7 +25,7 @@ def test_a_line_of_a_prompt_file() -> None:
     assert sample_images.parse_sample_prompt("well--done", USUAL).prompt == "well--done"
 
 
-def test_what_is_wrong_in_a_prompt_file_is_told(tmp_path: Path) -> None:
+def test_mistakes_in_a_prompt_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="unknown option --q"):
         sample_images.parse_sample_prompt("a cat --q 3", USUAL)
     with pytest.raises(PromptError, match="'many' is no number for steps"):
@@ -84,14 +84,14 @@ def test_a_kill_while_a_state_is_replaced_leaves_the_old_one(tmp_path: Path) -> 
     assert not (tmp_path / ".last-state.part").exists()
 
 
-def test_a_damaged_state_is_told_and_runs_nothing(tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported_and_runs_nothing(tmp_path: Path) -> None:
     folder = training_state.save_training_state(made(7), tmp_path / "last-state")
     (folder / training_state.STATE_TENSORS_NAME).write_bytes(b"cos\nsystem\n(S'echo'\ntR.")
     with pytest.raises(TrainError, match="cannot be read"):
         training_state.load_training_state(folder)
 
 
-def test_another_recipe_is_told() -> None:
+def test_another_recipe_is_reported() -> None:
     saved = made(1)
     assert training_state.describe_changed_settings(saved, Recipe()) == []
     assert (
@@ -109,7 +109,7 @@ def taken(step: int, loss: float) -> PendingNumbers:
     )
 
 
-def test_the_table_goes_on_after_the_step_that_was_resumed_from(tmp_path: Path) -> None:
+def test_the_table_continues_after_the_step_that_was_resumed_from(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path / "a.csv")
     log.open()
     for step in range(1, 6):
@@ -132,7 +132,7 @@ def test_the_table_goes_on_after_the_step_that_was_resumed_from(tmp_path: Path) 
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_is_reported(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="cannot be written"):
         TrainingLog(tmp_path / "gone" / "a.csv").open()
     with pytest.raises(TrainError, match="cannot be written"):

@@ -10,7 +10,7 @@ import pytest
 import test_host_checkpoint as small
 import torch
 from PIL import Image
-from tiny_trainee import recipe
+from tiny_trainable_model import recipe
 
 from lora_ext.api import apply
 from lora_ext.file.containers import load_tensors

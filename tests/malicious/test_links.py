@@ -131,8 +131,8 @@ def test_a_linked_checkpoint_is_listed_and_taken(api: Client, tmp_path: Path) ->
     assert "there is no 'gone.safetensors'" in said["error"] and "did you mean 'gone" not in said["error"]
     with api.studio.backend.open_trainable_model(
         str(embedded.CHECKPOINT)
-    ) as trainee:  # a bad one beside it does not matter
-        assert trainee.family == "SD1"
+    ) as tiny_model:  # a bad one beside it does not matter
+        assert tiny_model.family == "SD1"
 
 
 def test_linked_loras_are_read_and_not_changed(api: Client, tmp_path: Path) -> None:

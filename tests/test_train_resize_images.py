@@ -73,7 +73,7 @@ def test_png_keeps_transparency_and_folders_their_places(tmp_path: Path) -> None
     assert made.mode == "RGBA" and made.size == (32, 32) and made.getpixel((3, 3))[3] == 0  # type: ignore[index]
 
 
-def test_the_same_name_twice_is_told(tmp_path: Path) -> None:
+def test_the_same_name_twice_is_reported(tmp_path: Path) -> None:
     draw(tmp_path / "in" / "a.png")
     draw(tmp_path / "in" / "a.jpg")
     done = resize_folder(tmp_path / "in", tmp_path / "out", max_resolution="32x32")

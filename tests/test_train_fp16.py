@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_train_loop import losses, one_thread  # noqa: F401
-from tiny_trainee import pictures, recipe, trainee
+from test_train_run import losses, one_thread  # noqa: F401
+from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.protocols import TrainingModelOptions
 from lora_ext.train.data.dataset import Dataset
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="to
 @pytest.mark.parametrize("network", ["lierla", "dylora"])
 def test_a_step_that_overflows_changes_nothing_but_the_scale(network: str, tmp_path: Path) -> None:
     """Parameters, moments and schedule stay; the next steps, at half the scale, go on as usual."""
-    host = trainee()
+    host = tiny_model()
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", mixed_precision="fp16", lr_scheduler="cosine",
                   network_module=network, unit=2)  # fmt: skip
     batches = list(Dataset.from_recipe(made, 5).epoch_batches(0))
@@ -53,19 +53,19 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(network: str, tmp_p
         assert all(bool(p.isfinite().all()) for p in stepper.parameters)
 
 
-def test_a_run_in_half_precision_goes_on_with_the_same_scale(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_run_in_half_precision_continues_with_the_same_scale(tmp_path: Path, monkeypatch: Any) -> None:
     """Also where the first steps overflow, and the scale grows on the way."""
     real = torch.amp.GradScaler
     monkeypatch.setattr(torch.amp, "GradScaler", lambda d: real(d, init_scale=2.0**24, growth_interval=2))
     data = pictures(tmp_path / "data")
     more: dict[str, Any] = {"mixed_precision": "fp16", "lr_scheduler": "linear", "save_state": True}
-    train(recipe(data, tmp_path / "whole", **more), model=trainee())
-    train(recipe(data, tmp_path / "cut", save_every_n_steps=5, **more), model=trainee())
+    train(recipe(data, tmp_path / "whole", **more), model=tiny_model())
+    train(recipe(data, tmp_path / "cut", save_every_n_steps=5, **more), model=tiny_model())
     saved = training_state.load_training_state(tmp_path / "cut" / "last-step00000005-state")
     scale, done = saved.tensors["scaler"]["scale"], saved.tensors["scheduler"]["last_epoch"]
     assert saved.step == 5 and 0 < done < 5 and scale != 2.0**24, "some of the first steps overflowed"
     again = recipe(data, tmp_path / "cut", resume=str(tmp_path / "cut" / "last-step00000005-state"), **more)
-    assert train(again, model=trainee()).steps == 8
+    assert train(again, model=tiny_model()).steps == 8
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     first, second = (
         training_state.load_training_state(tmp_path / name / "last-state").tensors for name in ("whole", "cut")

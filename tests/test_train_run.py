@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_trainee import pictures, recipe, trainee
+from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.api import apply, merge
 from lora_ext.errors import TrainError
@@ -53,7 +53,7 @@ def worker(made: Recipe, env: dict[str, str] | None = None, **more: Any) -> subp
     path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
     given = json.dumps({**settings_from_recipe(made), **more})
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(env or {})}
-    return subprocess.Popen([sys.executable, str(HERE / "tiny_trainee.py"), given], env=environment)
+    return subprocess.Popen([sys.executable, str(HERE / "tiny_trainable_model.py"), given], env=environment)
 
 
 def weights(file: Path) -> dict[Any, torch.Tensor]:
@@ -63,7 +63,7 @@ def weights(file: Path) -> dict[Any, torch.Tensor]:
 def test_a_run_writes_its_file_its_table_and_says_what_it_was(tmp_path: Path) -> None:
     data, out = pictures(tmp_path / "data"), tmp_path / "out"
     seen = []
-    outcome = train(recipe(data, out), model=trainee(), on_progress=seen.append)
+    outcome = train(recipe(data, out), model=tiny_model(), on_progress=seen.append)
     assert outcome.steps == 8 and outcome.file == out / "last.safetensors"
     table = rows(out)
     assert [int(row["step"]) for row in table] == list(range(1, 9))
@@ -76,7 +76,7 @@ def test_a_run_writes_its_file_its_table_and_says_what_it_was(tmp_path: Path) ->
 
 
 def test_the_model_is_as_it_was(tmp_path: Path) -> None:
-    host = trainee()
+    host = tiny_model()
     networks = (host.model.unet, host.model.vae, host.model.text_encoders[0].module)
     host.model.unet.requires_grad_(True)
     host.model.unet.train()
@@ -107,7 +107,7 @@ def _fails(_: object) -> None:
 @pytest.mark.parametrize("network", ["lierla", "c3lier", "dylora"])
 def test_what_is_trained_is_what_is_applied(network: str, tmp_path: Path) -> None:
     """In memory at the end = saved, applied live = baked = merged."""
-    host = trainee()
+    host = tiny_model()
     data = pictures(tmp_path / "data")
     seen: dict[str, torch.Tensor] = {}
 
@@ -141,11 +141,11 @@ def test_what_is_trained_is_what_is_applied(network: str, tmp_path: Path) -> Non
     torch.testing.assert_close(noise(host), seen["memory"], rtol=1e-4, atol=1e-5)
 
 
-def test_after_kill_9_the_losses_go_on_the_same(tmp_path: Path) -> None:
+def test_after_kill_9_the_losses_continue_the_same(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     more = {"network_module": "dylora", "unit": 2, "save_state": True, "save_every_n_steps": 3, "shuffle_caption": True}
     whole = recipe(data, tmp_path / "whole", rank_dropout=0.1, lr_scheduler="cosine", flip_aug=True, **more)
-    train(whole, model=trainee())
+    train(whole, model=tiny_model())
     cut = recipe(data, tmp_path / "cut", rank_dropout=0.1, lr_scheduler="cosine", flip_aug=True, **more)
     process = worker(cut, slow=True)
     table = tmp_path / "cut" / "last.csv"
@@ -157,7 +157,7 @@ def test_after_kill_9_the_losses_go_on_the_same(tmp_path: Path) -> None:
     process.wait()
     assert 5 <= len(losses(tmp_path / "cut")) < 8
     outcome = train(recipe(data, tmp_path / "cut", rank_dropout=0.1, lr_scheduler="cosine", flip_aug=True,
-                           resume=str(tmp_path / "cut"), **more), model=trainee())  # fmt: skip
+                           resume=str(tmp_path / "cut"), **more), model=tiny_model())  # fmt: skip
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     first, second = weights(tmp_path / "whole" / "last.safetensors"), weights(outcome.file)
     assert all(torch.equal(first[site], second[site]) for site in first)
@@ -182,19 +182,19 @@ class Stops(SilentHost):
 def test_an_interrupt_saves_first_and_can_be_resumed(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     shell = Stops(5)
-    outcome = train(recipe(data, tmp_path / "out"), model=trainee(), host=shell)
+    outcome = train(recipe(data, tmp_path / "out"), model=tiny_model(), host=shell)
     assert outcome.stopped and outcome.steps == 5
     assert (tmp_path / "out" / "last-step00000005.safetensors").is_file() and "--resume" in shell.said
     assert training_state.find_training_state(tmp_path / "out", "last") == outcome.state
-    assert train(recipe(data, tmp_path / "out", resume=str(outcome.state)), model=trainee()).steps == 8
-    train(recipe(data, tmp_path / "whole"), model=trainee())
+    assert train(recipe(data, tmp_path / "out", resume=str(outcome.state)), model=tiny_model()).steps == 8
+    train(recipe(data, tmp_path / "whole"), model=tiny_model())
     assert losses(tmp_path / "out") == losses(tmp_path / "whole")
 
 
 def test_two_processes_with_half_the_batch_learn_the_same(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data", 7)  # 14 turns: the last batch of an epoch is not full
     more = {"max_train_epochs": None, "max_train_steps": 5, "network_module": "dylora", "unit": 2}
-    train(recipe(data, tmp_path / "one", train_batch_size=4, **more), model=trainee())
+    train(recipe(data, tmp_path / "one", train_batch_size=4, **more), model=tiny_model())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -214,8 +214,8 @@ def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
     """Two batches of 1 make the step of one batch of 2."""
     data = pictures(tmp_path / "data", 1)
     more = {"train_batch_size": 1, "gradient_accumulation_steps": 2}
-    train(recipe(data, tmp_path / "one"), model=trainee())
-    train(recipe(data, tmp_path / "two", **more), model=trainee())
+    train(recipe(data, tmp_path / "one"), model=tiny_model())
+    train(recipe(data, tmp_path / "two", **more), model=tiny_model())
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert len(one) == len(two) == 2
     for a, b in zip(one, two, strict=True):
@@ -227,7 +227,7 @@ def test_only_the_last_files_stay(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     out = tmp_path / "out"
     more = {"save_every_n_epochs": 1, "save_last_n_epochs": 2, "save_state": True}
-    outcome = train(recipe(data, out, max_train_epochs=4, **more), model=trainee())
+    outcome = train(recipe(data, out, max_train_epochs=4, **more), model=tiny_model())
     kept = sorted(path.name for path in out.glob("*.safetensors"))
     assert kept == ["last-000002.safetensors", "last-000003.safetensors", "last.safetensors"]
     assert sorted(path.name for path in out.glob("*-state")) == ["last-000002-state", "last-000003-state", "last-state"]
@@ -237,7 +237,7 @@ def test_only_the_last_files_stay(tmp_path: Path) -> None:
 def test_the_files_of_the_last_steps_stay_as_kohyas_do(tmp_path: Path) -> None:
     """A file may be as many steps old as asked for; states have a number of their own."""
     more = {"save_every_n_steps": 2, "save_last_n_steps": 4, "save_last_n_steps_state": 1, "save_state": True}
-    train(recipe(pictures(tmp_path / "data"), tmp_path / "out", max_train_epochs=3, **more), model=trainee())
+    train(recipe(pictures(tmp_path / "data"), tmp_path / "out", max_train_epochs=3, **more), model=tiny_model())
     found = sorted(path.name for path in (tmp_path / "out").iterdir() if "step" in path.name)
     kept = [f"last-step{step:08}.safetensors" for step in (6, 8, 10)]
     assert found == sorted([*kept, "last-step00000010-state"])
@@ -255,7 +255,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_since_when(tmp_path: Pa
 
     made = recipe(data, tmp_path / "out", save_every_n_steps=2, save_state=True)
     with pytest.raises(TrainError, match=r"became nan at step 5 \(epoch 2\); .*last-step00000004-state.* than 0.01"):
-        train(made, model=Breaks(trainee().model))
+        train(made, model=Breaks(tiny_model().model))
     assert all(
         adapter.tensors
         for adapter in load_lora_file(tmp_path / "out" / "last-step00000004.safetensors").adapters.values()
@@ -276,19 +276,19 @@ def test_a_gradient_that_is_no_number_spoils_no_file(tmp_path: Path) -> None:
 
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", save_every_n_steps=2, save_state=True)
     with pytest.raises(TrainError, match=r"the gradient became nan at step 4 .*last-step00000002-state"):
-        train(made, model=Breaks(trainee().model))
+        train(made, model=Breaks(tiny_model().model))
     assert not (tmp_path / "out" / "last-step00000004.safetensors").exists()
 
 
-def test_resuming_from_nothing_is_told(tmp_path: Path) -> None:
+def test_resuming_from_nothing_is_reported(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     with pytest.raises(TrainError, match="no saved state"):
-        train(recipe(data, tmp_path / "out", resume=str(tmp_path)), model=trainee())
+        train(recipe(data, tmp_path / "out", resume=str(tmp_path)), model=tiny_model())
 
 
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_pivotal_tuning_learns_a_word_that_travels_in_the_file(goes_on: bool, tmp_path: Path) -> None:
-    host = trainee()
+    host = tiny_model()
     data = pictures(tmp_path / "data")
     more: dict[str, Any] = {"token_string": "sks", "init_word": "thing", "inversion_steps": 3, "inversion_lr": 0.1}
     more |= {"num_vectors_per_token": 2, "inversion_continue": goes_on, "save_state": True, "save_every_n_steps": 5}
@@ -303,7 +303,7 @@ def test_pivotal_tuning_learns_a_word_that_travels_in_the_file(goes_on: bool, tm
     with host.with_token_embedding("sks", [vectors]):
         assert not torch.equal(host.encode_text(["a sks"]).states, plain)
     again = train(recipe(data, tmp_path / "out", resume=str(tmp_path / "out" / "last-step00000005-state"), **more),
-                  model=trainee())  # fmt: skip
+                  model=tiny_model())  # fmt: skip
     assert torch.equal(next(iter(load_lora_file(again.file).embeddings["sks"].values())), vectors)
     assert [row["step"] for row in rows(tmp_path / "out")] == [str(n) for n in range(1, 9)]
 
@@ -312,7 +312,7 @@ def test_tensorboard_gets_what_the_table_has(tmp_path: Path) -> None:
     reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", log_with="tensorboard", log_prefix="mine-",
                   log_tracker_name="disc", logging_dir=str(tmp_path / "logs"))  # fmt: skip
-    train(made, model=trainee())
+    train(made, model=tiny_model())
     (folder,) = (tmp_path / "logs").glob("mine-*/disc")
     seen = reading.EventAccumulator(str(folder)).Reload()
     table = rows(tmp_path / "out")
@@ -325,7 +325,7 @@ def test_a_tracker_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) ->
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [])
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", logging_dir=str(tmp_path / "logs"))
     with pytest.raises(TrainError, match="pip install tensorboard"):
-        train(made, model=trainee())
+        train(made, model=tiny_model())
     assert not (tmp_path / "out" / "last.safetensors").exists()
 
 
@@ -336,7 +336,7 @@ def test_regularisation_pictures_that_are_missing_are_drawn_and_used(tmp_path: P
     folder = tmp_path / "reg" / "1_thing"
     folder.mkdir(parents=True)
     made = recipe(data, tmp_path / "out", reg_data_dir=str(tmp_path / "reg"), reg_generate=True, prior_loss_weight=0.5)
-    outcome = train(made, model=trainee())
+    outcome = train(made, model=tiny_model())
     drawn = sorted(folder.iterdir())
     assert [path.name for path in drawn] == [f"drawn-{n:04}.png" for n in range(1, 5)]
     assert len({path.read_bytes() for path in drawn}) == 4 and Image.open(drawn[0]).size == (64, 64)
@@ -344,5 +344,5 @@ def test_regularisation_pictures_that_are_missing_are_drawn_and_used(tmp_path: P
     assert metadata["ss_num_reg_images"] == metadata["ss_num_train_images"] == "4" and outcome.steps == 8
     times = [path.stat().st_mtime_ns for path in drawn]
     first = losses(tmp_path / "out")
-    train(made, model=trainee())
+    train(made, model=tiny_model())
     assert [path.stat().st_mtime_ns for path in drawn] == times and losses(tmp_path / "out") == first

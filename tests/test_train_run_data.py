@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from test_train_optimizers import at_hand
-from tiny_trainee import Words, pictures, recipe, trainee
+from tiny_trainable_model import Words, pictures, recipe, tiny_model
 
 from lora_ext.errors import LoraError, TrainError
 from lora_ext.file.loading import load_lora_file
@@ -40,7 +40,7 @@ def test_caches_on_disk_change_no_loss(tmp_path: Path) -> None:
     for name, cached in (("plain", False), ("first", True), ("second", True)):
         words = {"cache_latents_to_disk": cached, "cache_text_encoder_outputs_to_disk": cached}
         made = recipe(data, tmp_path / name, network_train_unet_only=True, max_train_epochs=1, **words)
-        train(made, model=trainee(), host=SilentHost())
+        train(made, model=tiny_model(), host=SilentHost())
         found.append(losses(tmp_path / name))
     kept = list((data / ".lora_ext_cache").iterdir())
     assert len(kept) >= 4 + 1 and all(path.suffix == ".safetensors" for path in kept)
@@ -64,7 +64,7 @@ class WithComma(Words):
     ],
 )
 def test_what_is_counted_is_what_is_cut_off(caption: str, places: int) -> None:
-    host = StandaloneTrainableModel(replace(trainee().model, tokenizer=WithComma()))
+    host = StandaloneTrainableModel(replace(tiny_model().model, tokenizer=WithComma()))
     assert host.token_count(caption) == places
     for limit in (75, 150, 225):
         states = host.encode_text([caption], max_token_length=limit).states
@@ -73,7 +73,7 @@ def test_what_is_counted_is_what_is_cut_off(caption: str, places: int) -> None:
 
 def test_longer_captions_are_learned_whole_when_asked(tmp_path: Path) -> None:
     """What is after 75 tokens changes the losses at a length of 150 alone; short captions fill up with empty chunks."""
-    data, host = pictures(tmp_path / "data", 2), trainee()
+    data, host = pictures(tmp_path / "data", 2), tiny_model()
     first = "thing " * 75
     found = {}
     for length in (75, 150):
@@ -106,7 +106,7 @@ def test_a_dataset_file_says_how_large_batches_and_pictures_are(tmp_path: Path) 
     )
     out = tmp_path / "out"
     made = Recipe(dataset_config=str(tmp_path / "set.toml"), output_dir=str(out), max_train_steps=2, seed=1)
-    found = TrainingRun(trainee(), made, SilentHost())
+    found = TrainingRun(tiny_model(), made, SilentHost())
     outcome = found.run()
     assert (
         found.preflight_report is not None
@@ -122,7 +122,7 @@ def test_images_of_all_accumulated_batches_are_counted(tmp_path: Path, monkeypat
     counted, real = [], PendingNumbers.start_copy
     monkeypatch.setattr(PendingNumbers, "start_copy", lambda *given: counted.append(given[-1]) or real(*given))
     made = recipe(pictures(tmp_path / "data", 4), tmp_path / "out", gradient_accumulation_steps=3, max_train_epochs=1)
-    train(made, model=trainee())
+    train(made, model=tiny_model())
     assert counted == [6, 2]
     log = TrainingLog(None)
     assert math.isnan(log.seconds_per_step)
@@ -131,7 +131,7 @@ def test_images_of_all_accumulated_batches_are_counted(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["AdamWScheduleFree", "Prodigy", "Adafactor", "Lion"])
-def test_any_optimizer_trains_a_dylora_and_goes_on(name: str, tmp_path: Path) -> None:
+def test_any_optimizer_trains_a_dylora_and_continues(name: str, tmp_path: Path) -> None:
     """Ranks without gradients, samples in between, and the very same losses after a resume."""
     if not at_hand(name):
         pytest.skip(f"{OPTIMIZERS[name].package} is not installed")
@@ -140,42 +140,42 @@ def test_any_optimizer_trains_a_dylora_and_goes_on(name: str, tmp_path: Path) ->
     words = {"optimizer_type": name, "network_module": "dylora", "unit": 2, "lr_scheduler": "linear"}
     words |= {"sample_prompts": str(tmp_path / "prompts.txt"), "sample_every_n_steps": 1, "learning_rate": 0.5}
     more = {"save_every_n_steps": 2, "save_state": True, "max_train_epochs": 2}
-    train(recipe(data, tmp_path / "out", **words, **more), model=trainee())
+    train(recipe(data, tmp_path / "out", **words, **more), model=tiny_model())
     whole = losses(tmp_path / "out")
     train(recipe(data, tmp_path / "out", **words, **more, resume=str(tmp_path / "out" / "last-step00000002-state")),
-          model=trainee())  # fmt: skip
+          model=tiny_model())  # fmt: skip
     assert losses(tmp_path / "out") == whole and len(whole) == 4
 
 
 def test_the_table_has_the_rates_that_steps_were_made_with(tmp_path: Path) -> None:
     rising = {"lr_scheduler": "linear", "lr_warmup_steps": 2, "max_train_epochs": 1, "learning_rate": 1.0}
-    train(recipe(pictures(tmp_path / "data"), tmp_path / "out", **rising), model=trainee())
+    train(recipe(pictures(tmp_path / "data"), tmp_path / "out", **rising), model=tiny_model())
     with (tmp_path / "out" / "last.csv").open(encoding="utf-8") as file:
         assert [float(row["lr_unet"]) for row in csv.DictReader(file)] == [0.0, 0.5, 1.0, 0.5]
 
 
-def test_a_missing_library_is_told_before_pictures_are_encoded(tmp_path: Path) -> None:
+def test_a_missing_library_is_reported_before_pictures_are_encoded(tmp_path: Path) -> None:
     made = recipe(
         pictures(tmp_path / "data"),
         tmp_path / "out",
         optimizer_type=UserOptimizerClass("nowhere.Adam"),
         cache_latents=True,
     )
-    host = trainee()
+    host = tiny_model()
     host.model.vae.encode = None
     with pytest.raises(TrainError, match="pip install nowhere"):
         train(made, model=host)
 
 
-def test_samples_that_cannot_be_drawn_are_told_before_the_first_step(tmp_path: Path) -> None:
+def test_samples_that_cannot_be_drawn_are_reported_before_the_first_step(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a thing --ss eulr", encoding="utf-8")
     words = {"sample_prompts": str(tmp_path / "prompts.txt"), "sample_every_n_epochs": 1}
     with pytest.raises(LoraError, match="unknown sampler 'eulr'; did you mean 'Euler'"):
-        train(recipe(pictures(tmp_path / "data"), tmp_path / "out", **words), model=trainee())
+        train(recipe(pictures(tmp_path / "data"), tmp_path / "out", **words), model=tiny_model())
     assert not (tmp_path / "out").exists()
 
 
-def test_what_a_file_has_and_the_recipe_leaves_out_is_told(tmp_path: Path) -> None:
+def test_what_a_file_has_and_the_recipe_leaves_out_is_reported(tmp_path: Path) -> None:
     class Hears(SilentHost):
         def __init__(self) -> None:
             self.said: list[str] = []
@@ -184,11 +184,11 @@ def test_what_a_file_has_and_the_recipe_leaves_out_is_told(tmp_path: Path) -> No
             self.said.append(text)
 
     data, words = pictures(tmp_path / "data", 2), {"max_train_epochs": 1}
-    first = train(recipe(data, tmp_path / "out", **words), model=trainee())
+    first = train(recipe(data, tmp_path / "out", **words), model=tiny_model())
     count = sum(site.part == "te" for site in load_lora_file(first.file).adapters)
     for more, told in (({"network_train_unet_only": True}, [f"({count} in te)"]), ({}, [])):
         shell = Hears()
         again = recipe(data, tmp_path / "again", network_weights=str(first.file), **words, **more)
-        train(again, model=trainee(), host=shell)
+        train(again, model=tiny_model(), host=shell)
         said = [text for text in shell.said if "left out" in text]
         assert len(said) == len(told) and all(part in text for part, text in zip(told, said, strict=True))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_train_loop import losses, one_thread  # noqa: F401
-from tiny_trainee import pictures, recipe, trainee
+from test_train_run import losses, one_thread  # noqa: F401
+from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
 from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
@@ -34,7 +34,7 @@ class Full(StandaloneTrainableModel):
 
 def test_full_memory_says_what_to_turn_on(tmp_path: Path) -> None:
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", save_every_n_steps=3, save_state=True)
-    host = trainee()
+    host = tiny_model()
     Full.calls = 0
     with pytest.raises(TrainError) as told:
         train(made, model=Full(host.model))
@@ -57,8 +57,8 @@ def test_this_machines_memory_is_known_to_be_full() -> None:
 def _goes_on(made: Recipe, folder: Path) -> None:
     """From what was saved, with the very same losses."""
     again = recipe(folder / "data", folder / "out", save_every_n_steps=3, save_state=True, resume=str(folder / "out"))
-    assert train(again, model=trainee()).steps == 8
-    train(recipe(folder / "data", folder / "whole"), model=trainee())
+    assert train(again, model=tiny_model()).steps == 8
+    train(recipe(folder / "data", folder / "whole"), model=tiny_model())
     assert losses(folder / "out") == losses(folder / "whole")
 
 
@@ -75,14 +75,14 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path: Path, monkeypatch: A
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         with pytest.raises(TrainError, match=r"No space left on device.*go on from its last state with --resume"):
-            train(made, model=trainee())
+            train(made, model=tiny_model())
     assert sorted(path.name for path in out.iterdir()) == [
         "last-step00000003-state", "last-step00000003.safetensors", "last.csv",
     ]  # fmt: skip
     _goes_on(made, tmp_path)
 
 
-def test_a_full_disk_of_the_log_is_told_too(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_full_disk_of_the_log_is_reported_too(tmp_path: Path, monkeypatch: Any) -> None:
     class Full:
         def log(self, row: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device", "events.out")
@@ -92,7 +92,7 @@ def test_a_full_disk_of_the_log_is_told_too(tmp_path: Path, monkeypatch: Any) ->
 
     monkeypatch.setattr("lora_ext.train.run.setup.open_tracker", lambda *_: Full())
     with pytest.raises(TrainError, match=r"events\.out: No space left on device; what was saved before"):
-        train(recipe(pictures(tmp_path / "data"), tmp_path / "out"), model=trainee())
+        train(recipe(pictures(tmp_path / "data"), tmp_path / "out"), model=tiny_model())
 
 
 class Takes(SilentHost):
@@ -112,10 +112,10 @@ def test_a_folder_that_goes_is_named(tmp_path: Path, monkeypatch: Any) -> None:
     data = pictures(tmp_path / "data", 6)
     made = recipe(data, tmp_path / "out", max_data_loader_n_workers=0)
     with pytest.raises(TrainError, match=r"2_thing.\d\.png cannot be read: .*No such file"):
-        train(made, model=trainee(), host=Takes(data))
+        train(made, model=tiny_model(), host=Takes(data))
 
 
 def test_results_find_their_folder_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    outcome = train(recipe(pictures(tmp_path / "data"), out), model=trainee(), host=Takes(out))
+    outcome = train(recipe(pictures(tmp_path / "data"), out), model=tiny_model(), host=Takes(out))
     assert outcome.file is not None and outcome.file.is_file()

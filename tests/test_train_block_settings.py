@@ -21,8 +21,8 @@ DIMS = json.loads((DATA / "kohya/block_dims.json").read_text(encoding="utf-8"))
 MAP = json.loads((DATA / "sd15_module_map.json").read_text(encoding="utf-8"))
 
 
-def knobs(given: dict[str, str]) -> dict[str, Any]:
-    """kohya's network_args as the recipe's knobs."""
+def options(given: dict[str, str]) -> dict[str, Any]:
+    """kohya's network_args as the recipe's options."""
     made: dict[str, Any] = dict(given)
     for name, text in given.items():
         if name.endswith("dims"):
@@ -39,7 +39,7 @@ def knobs(given: dict[str, str]) -> dict[str, Any]:
 @pytest.mark.parametrize("case", LR, ids=lambda case: json.dumps(case[0]))
 def test_block_rates_are_kohyas(case: Any) -> None:
     given, wanted = case
-    recipe = Recipe(**knobs(given))
+    recipe = Recipe(**options(given))
     if isinstance(wanted, str) and "up_lr_weight" not in given:  # its own error there breaks off
         with pytest.raises(BlockError):
             block_rate_weights(recipe)
@@ -65,7 +65,7 @@ def sd15() -> dict[str, tuple[LayerId, tuple[int, ...]]]:
 def test_block_dims_are_kohyas(case: Any) -> None:
     given, wanted = case
     module = "c3lier" if any(name.startswith("conv") for name in given) else "lierla"
-    sizes = ModuleRanks(Recipe(network_module=module, network_dim=8, network_alpha=4.0, **knobs(given)))
+    sizes = ModuleRanks(Recipe(network_module=module, network_dim=8, network_alpha=4.0, **options(given)))
     got = {name: sizes.for_layer(site, shape) for name, (site, shape) in sd15().items()}
     assert {name: [size.rank, size.alpha] for name, size in got.items() if size} == wanted
 
@@ -105,12 +105,12 @@ def test_sdxl_has_nineteen_blocks() -> None:
 @pytest.mark.parametrize(
     ("text", "hint"), [("sinus", "'sine'"), ("1;2;3", "12 numbers"), ("1,x,3", "not a number"), ("sine+a", "'a'")]
 )
-def test_curves_that_do_not_parse_are_told(text: str, hint: str) -> None:
+def test_curves_that_do_not_parse_are_reported(text: str, hint: str) -> None:
     with pytest.raises(BlockError, match=hint):
         parse_side_weights(text)
 
 
-def test_negative_weights_are_told() -> None:
+def test_negative_weights_are_reported() -> None:
     with pytest.raises(BlockError, match="0 or more"):
         block_rate_weights(Recipe(mid_lr_weight="-1"))
 

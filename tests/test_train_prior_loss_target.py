@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from test_train_network import stirred
-from tiny_trainee import pictures, recipe, trainee
+from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.protocols import TrainingModelOptions
@@ -39,7 +39,7 @@ def made(**more: Any) -> Any:
 @pytest.fixture(params=["lierla", "dylora"])
 def parts(request: Any) -> Iterator[tuple[StandaloneTrainableModel, TrainableNetwork, TrainingObjective]]:
     """A model, a network on it, and what is to be reached."""
-    host, wanted = trainee(), made(network_module=request.param, unit=2)
+    host, wanted = tiny_model(), made(network_module=request.param, unit=2)
     with host.prepared_for_training(TrainingModelOptions("no")), TrainableNetwork(host.parts(), wanted) as network:
         network.begin_step(torch.Generator().manual_seed(1))
         yield host, network, TrainingObjective(host, wanted, network, trains_text=True)
@@ -70,8 +70,8 @@ def test_a_network_that_changes_nothing_has_nothing_to_mend(parts: Any, mixed: B
     assert float(other(only(mixed, True))) > 0.01
 
 
-def test_training_pictures_are_learned_as_ever(parts: Any, mixed: Batch) -> None:
-    """A batch's loss is that of its training pictures and that of the others; the first is as without the knob."""
+def test_training_pictures_are_learned_as_usual(parts: Any, mixed: Batch) -> None:
+    """A batch's loss is that of its training pictures and that of the others; the first is as without the option."""
     host, network, objective = parts
     stirred(network)
     other = TrainingObjective(host, replace(objective.recipe, prior_loss_target="picture"), network, trains_text=True)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_trainee import recipe as tiny_recipe
-from tiny_trainee import trainee as tiny_trainee
+from tiny_trainable_model import recipe as tiny_recipe
+from tiny_trainable_model import tiny_model as tiny_trainable_model
 
 from lora_ext import embedded
 from lora_ext.errors import TrainError
@@ -151,14 +151,16 @@ def test_batches_without_the_word_teach_it_nothing_and_are_counted(
     assert (vectors - real.token_embeddings("disc", 1)[0]).abs().max() > 0.02
 
 
-def test_dropped_captions_teach_nothing_and_all_dropped_is_told(real: StandaloneTrainableModel, tmp_path: Path) -> None:
+def test_dropped_captions_teach_nothing_and_all_dropped_is_an_error(
+    real: StandaloneTrainableModel, tmp_path: Path
+) -> None:
     made = recipe(tmp_path, ["<s1>"] * 4, token_string="<s1>", caption_dropout_rate=0.5, inversion_steps=8)
     assert "batches had no caption with '<s1>'" in trained(real, made)[2]
     with pytest.raises(TrainError, match="no batch had a caption with '<s1>'; lower caption_dropout_rate"):
         trained(real, recipe(tmp_path, [], token_string="<s1>", caption_dropout_rate=1.0))
 
 
-def test_a_word_that_is_cut_off_is_told_before_the_run(real: StandaloneTrainableModel, tmp_path: Path) -> None:
+def test_a_word_that_is_cut_off_is_reported_before_the_run(real: StandaloneTrainableModel, tmp_path: Path) -> None:
     made = recipe(tmp_path, ["a"], token_string="<s1>", caption_prefix="red " * 90)
     with pytest.raises(TrainError, match=r"is not read in 1 of 1 captions, .*75 tokens is cut off; shorten"):
         trained(real, made)
@@ -173,7 +175,7 @@ def test_a_prefix_may_have_the_word(real: StandaloneTrainableModel, tmp_path: Pa
     assert run.data.subsets[0].caption_rules.caption_prefix == "a <s1> ,"
 
 
-def test_a_word_that_regularisation_captions_have_is_told(real: StandaloneTrainableModel, tmp_path: Path) -> None:
+def test_a_word_that_regularisation_captions_have_is_reported(real: StandaloneTrainableModel, tmp_path: Path) -> None:
     pictures(tmp_path / "reg", ["a disc"], "1_disc")
     made = recipe(tmp_path, ["a disc"], token_string="disc", reg_data_dir=str(tmp_path / "reg"))
     assert "'disc' is in 1 captions of regularisation pictures" in trained(real, made)[2]
@@ -197,13 +199,13 @@ def test_words_that_no_prompt_could_call_are_refused(word: str, told: str) -> No
 @pytest.mark.parametrize(
     ("word", "told"), [("[v]", r"write \[v\] in prompts"), ("<s1>", "put blanks around"), ("s*", "put blanks around")]
 )
-def test_how_a_word_is_written_in_prompts_is_told(word: str, told: str) -> None:
+def test_how_a_word_is_written_in_prompts_is_reported(word: str, told: str) -> None:
     assert any(told in sentence for sentence in recipe_advice(Recipe(token_string=word)))
     assert not any("token_string" in s or "blanks" in s for s in recipe_advice(Recipe(token_string="sks")))
 
 
-def test_a_word_without_a_token_is_told() -> None:
-    host = tiny_trainee()
+def test_a_word_without_a_token_is_reported() -> None:
+    host = tiny_trainable_model()
     host.model.tokenizer.__class__.encode, before = (lambda self, text: []), host.model.tokenizer.__class__.encode
     try:
         with pytest.raises(TrainError, match="has no token"):
@@ -247,7 +249,7 @@ def test_processes_of_which_one_has_no_word_learn_together(tmp_path: Path) -> No
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     both = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "tiny_trainee.py"), json.dumps(settings_from_recipe(made))],
+            [sys.executable, str(HERE / "tiny_trainable_model.py"), json.dumps(settings_from_recipe(made))],
             env={**os.environ, **shared, "PYTHONPATH": path, "RANK": str(n), "LOCAL_RANK": str(n)},
         )
         for n in (0, 1)

@@ -1,6 +1,7 @@
-"""A whole Stable Diffusion in miniature that can be trained in milliseconds, pictures for it, and a worker process.
+"""A tiny Stable Diffusion model that trains in milliseconds, pictures for it, and a worker process.
 
-`python tests/tiny_trainee.py '{"train_data_dir": …}'` trains by those settings, for tests with several processes.
+`python tests/tiny_trainable_model.py '{"train_data_dir": …}'` trains with those settings, for tests with several
+processes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Words:
         return [sum(map(ord, word)) % 61 + 1 for word in text.split()]
 
 
-def trainee() -> StandaloneTrainableModel:
+def tiny_model() -> StandaloneTrainableModel:
     """The model, always with the same random weights; 64x64 pictures are 8x8 latents."""
     torch.manual_seed(7)
     vae = AutoencoderKL(
@@ -83,4 +84,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     given = json.loads(sys.argv[1])
     shell = Slow() if given.pop("slow", False) else SilentHost()
-    train(recipe_from_settings(given), model=trainee(), host=shell)
+    train(recipe_from_settings(given), model=tiny_model(), host=shell)
