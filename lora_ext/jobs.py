@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LoraError, did_you_mean
+from .file.saving import replacing_file
 
 MODEL_LANE, FILES_LANE = "model", "files"
 JOB_WAITING, JOB_RUNNING, JOB_DONE, JOB_FAILED, JOB_CANCELLED = "waiting", "running", "done", "failed", "cancelled"
@@ -245,10 +246,8 @@ class JobQueue:
         if self._history_path is None:
             return
         rows = [job.as_json() for job in self.list_jobs() if job.state in JOB_ENDED_STATES]
-        with suppress(OSError, TypeError, ValueError):
-            part = self._history_path.with_suffix(".part")
+        with suppress(LoraError, TypeError, ValueError), replacing_file(self._history_path, overwrite=True) as part:
             part.write_text(json.dumps(rows), encoding="utf-8")
-            part.replace(self._history_path)
 
     def _load_history(self) -> None:
         """Ended jobs of earlier starts; a file that cannot be read is none."""

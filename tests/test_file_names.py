@@ -111,7 +111,7 @@ def test_one_at_the_top_and_one_in_a_folder(api, tmp_path: Path) -> None:  # typ
     sound(tmp_path / "loras" / "sub" / "same.safetensors", 8, note="sub")
     api.studio.refresh_library()
     library = api.studio.library
-    assert library.find("same").place == "sub/same" and library.find("loras/same").place == "same"
+    assert library.find("same").relative_name == "sub/same" and library.find("loras/same").relative_name == "same"
     assert "write 'loras/same' for another" in library.ambiguity("same")
     rows = {row["name"]: row for row in api("GET", "/library")["rows"]}
     assert rows["same"]["call"] == "loras/same" and rows["sub/same"]["call"] == "same"
@@ -225,15 +225,17 @@ def test_checkpoints_and_datasets_of_one_name_can_all_be_chosen(tmp_path: Path) 
         named(tmp_path / folder, "m.safetensors", bytes(number))
         named(tmp_path / f"d{number}" / "cats", "a.txt", bytes(number))
     folders = [tmp_path / "one", tmp_path / "two"]
-    desk = StandaloneBackend(standalone_folders(tmp_path / "data", (), folders, (tmp_path / "d1", tmp_path / "d2")))
-    names = [name for name in desk.choices()["checkpoints"] if name]
+    backend = StandaloneBackend(standalone_folders(tmp_path / "data", (), folders, (tmp_path / "d1", tmp_path / "d2")))
+    names = [name for name in backend.choices()["checkpoints"] if name]
     assert names == ["m.safetensors", "two/m.safetensors"]
-    assert [desk.checkpoint_path(name).stat().st_size for name in names] == [1, 2]
-    studio = AppState(desk)
-    assert dataset_browser.dataset_names(studio) == ["cats", "d2/cats"]
-    found = [dataset_browser.dataset_folder(studio, name) / "a.txt" for name in dataset_browser.dataset_names(studio)]
+    assert [backend.checkpoint_path(name).stat().st_size for name in names] == [1, 2]
+    app_state = AppState(backend)
+    assert dataset_browser.dataset_names(app_state) == ["cats", "d2/cats"]
+    found = [
+        dataset_browser.dataset_folder(app_state, name) / "a.txt" for name in dataset_browser.dataset_names(app_state)
+    ]
     assert [path.stat().st_size for path in found] == [1, 2]
-    studio.jobs.close()
+    app_state.jobs.close()
 
 
 # --- presets -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from tiny import Tiny, lora_file
+from tiny import Tiny, check_nothing_left, lora_file
 from torch import nn
 
 import lora_ext
@@ -50,12 +50,7 @@ def model() -> Tiny:
 
 @pytest.fixture(autouse=True)
 def nothing_left(model: Tiny) -> Iterator[None]:
-    before = {name: p for part in model.parts().values() for name, p in part.named_parameters()}
-    plain = model.draw()
-    yield
-    after = {name: p for part in model.parts().values() for name, p in part.named_parameters()}
-    assert all(after[name] is p for name, p in before.items()) and len(LIVE_LAYERS) == 0
-    assert all(map(torch.equal, model.draw(), plain))
+    yield from check_nothing_left(model)
 
 
 def baked_weights(applied: AppliedNetworks) -> int:
@@ -346,7 +341,7 @@ def test_generate_draws_again_with_everything_live(
 def test_generate_keeps_room_for_its_pictures(small: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """What they take depends on size, batch and hires pass; what is free is asked for once a batch."""
     seen = []
-    monkeypatch.setattr(MemoryBudget, "lacking", lambda self, needed, drawing=True: seen.append(self.drawing) or "")
+    monkeypatch.setattr(MemoryBudget, "lacking", lambda self, needed, drawing=True: seen.append(self.image_bytes) or "")
     for change in ({}, {"batch": 2}, {"hr_scale": 2.0, "hr_steps": 1}):
         generate(replace(settings(), width=128, height=64, **change), model=small, report=GenerationReport())  # type: ignore[arg-type]
     one = generation_bytes("SD1", (128, 64), 1, 4, 4)
@@ -357,26 +352,26 @@ def test_a_sheet_goes_live_before_it_halves_its_batch(
     small: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(Path(LORA_DIR) / f"{name_of_a_lora()}.safetensors", tmp_path / "one.safetensors")
-    shots = [ImageSpec(prompt="a red circle <lora:one:0.8>", steps=2, seed=seed) for seed in (1, 2)]
-    with StandaloneImageRenderer(settings(), small, LoraLibrary([tmp_path])) as artist:  # type: ignore[arg-type]
-        original, tried = artist._generate_batch, []
+    specs = [ImageSpec(prompt="a red circle <lora:one:0.8>", steps=2, seed=seed) for seed in (1, 2)]
+    with StandaloneImageRenderer(settings(), small, LoraLibrary([tmp_path])) as renderer:  # type: ignore[arg-type]
+        original, tried = renderer._generate_batch, []
 
         def draw(some: list[ImageSpec], tick: object) -> object:
             images = original(some, tick)  # type: ignore[arg-type]
-            tried.append((len(some), bool(artist._applied_networks.injection.baked_bytes())))
+            tried.append((len(some), bool(renderer._applied_networks.injection.baked_bytes())))
             return out_of_memory() if tried[-1][1] else images
 
-        monkeypatch.setattr(artist, "_draw", draw)
-        assert len(artist.generate(shots, lambda *_: None)) == 2
+        monkeypatch.setattr(renderer, "_generate_batch", draw)
+        assert len(renderer.generate(specs, lambda *_: None)) == 2
         assert tried == [(2, True), (2, False)]
-        assert "live from now on" in str(next(iter(artist._applied_networks.fit_reports())))
+        assert "live from now on" in str(next(iter(renderer._applied_networks.fit_reports())))
 
 
 def test_apply_on_a_pipeline(model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     file = lora_file(model)
     assert pipeline_generation_bytes(model) == generation_bytes("", (64, 64), 1, 4, 4)
     with lora_ext.apply(model, file) as loras:
-        assert loras._applied.injection.memory.drawing == pipeline_generation_bytes(model)
+        assert loras._applied.injection.memory.image_bytes == pipeline_generation_bytes(model)
         assert baked_weights(loras._applied) and loras.go_live() and not baked_weights(loras._applied)
         assert not loras.go_live()
         assert "live from now on" in str(loras.set(file.name, 0.5)[0])

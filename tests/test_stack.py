@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import Tiny, lora_file, sites_in, text_encoder
+from tiny import Tiny, check_nothing_left, lora_file, sites_in, text_encoder
 
 from lora_ext.adapter_spec import AdapterSpec, Presets, resolve_block_weights, resolve_tag
 from lora_ext.applied_networks import AppliedNetworks
@@ -15,7 +15,6 @@ from lora_ext.block_weights import parse_block_weights, parse_element_rules
 from lora_ext.blocks import BLOCK_LABELS
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import MODES
-from lora_ext.inject.live_layer import LIVE_LAYERS
 from lora_ext.lora_tags import LoraTag
 
 
@@ -26,13 +25,7 @@ def model() -> Tiny:
 
 @pytest.fixture(autouse=True)
 def nothing_left(model: Tiny) -> Iterator[None]:
-    before = {name: p for part in model.parts().values() for name, p in part.named_parameters()}
-    plain = model.draw()
-    yield
-    after = {name: p for part in model.parts().values() for name, p in part.named_parameters()}
-    assert all(after[name] is p for name, p in before.items()) and len(LIVE_LAYERS) == 0
-    assert all(map(torch.equal, model.draw(), plain))
-    assert not any(m._load_state_dict_pre_hooks for part in model.parts().values() for m in part.modules())
+    yield from check_nothing_left(model)
 
 
 def same(one: tuple[torch.Tensor, ...], two: tuple[torch.Tensor, ...], tolerance: float = 2e-4) -> bool:

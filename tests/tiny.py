@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lora_ext.adapters import adapter_from_tensors
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import find_layer_targets
+from lora_ext.inject.live_layer import LIVE_LAYERS
 from lora_ext.layer_names import LayerId
 
 
@@ -40,7 +41,7 @@ def text_encoder(seed: int = 1) -> CLIPTextModel:
 
 
 class Tiny:
-    """A `ports.Model` that is also pipeline-like: `unet`, `text_encoder`."""
+    """A `protocols.HookableModel` that is also pipeline-like: `unet`, `text_encoder`."""
 
     def __init__(self) -> None:
         self.unet, self.text_encoder = unet(), text_encoder()
@@ -55,6 +56,20 @@ class Tiny:
         with torch.no_grad():
             text = self.text_encoder(ids).last_hidden_state
             return text, self.unet(torch.randn(1, 4, 8, 8), 3, text).sample
+
+
+def check_nothing_left(model: Tiny) -> Iterator[None]:
+    """Afterwards the model has its own parameters, draws as before, and no layer or hook of ours is left.
+
+    For an autouse fixture: `yield from check_nothing_left(model)`.
+    """
+    before = {name: p for part in model.parts().values() for name, p in part.named_parameters()}
+    plain = model.draw()
+    yield
+    after = {name: p for part in model.parts().values() for name, p in part.named_parameters()}
+    assert all(after[name] is p for name, p in before.items()) and len(LIVE_LAYERS) == 0
+    assert all(map(torch.equal, model.draw(), plain))
+    assert not any(m._load_state_dict_pre_hooks for part in model.parts().values() for m in part.modules())
 
 
 def lora_file(

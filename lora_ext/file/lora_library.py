@@ -249,8 +249,28 @@ class LoraLibrary:
         """
         return self._names.relative_names.get(displayed_name(relative_name)) or self.find(relative_name)
 
+    def find_current(self, name: str, *, by_relative_name: bool = False) -> LibraryEntry:
+        """Finds a file as `find` does, and indexes the folders again where the file on disk has changed since.
+
+        Args:
+            name: the name in a prompt, or the relative name.
+            by_relative_name: look up relative names first, as `find_by_relative_name` does.
+
+        Returns:
+            The entry with the present stamp.
+
+        Raises:
+            FileError: no file has this name; the message names the nearest.
+        """
+        find = self.find_by_relative_name if by_relative_name else self.find
+        entry = find(name)
+        if entry.is_up_to_date:
+            return entry
+        self.refresh()
+        return find(name)
+
     def load(self, name: str) -> LoraFile:
-        """The content of the file that `name` means. Raises FileError."""
+        """Loads the file that `name` means. Raises FileError."""
         return self.find(name).load()
 
     def names(self) -> list[str]:

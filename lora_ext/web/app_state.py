@@ -70,11 +70,7 @@ class AppState:
 
         Raises FileError with the nearest name.
         """
-        entry = self.library.find_by_relative_name(name)
-        if entry.is_up_to_date:
-            return entry
-        self.library.refresh()
-        return self.library.find_by_relative_name(name)
+        return self.library.find_current(name, by_relative_name=True)
 
     def changeable_entry(self, name: str) -> LibraryEntry:
         """The entry, if its file may be changed. Raises FileError."""

@@ -19,6 +19,7 @@ from ..file.loading import assemble_lora_file, load_lora_file
 from ..file.lora_file import LoraFile
 from ..file.lora_library import LibraryEntry, LoraLibrary
 from ..file.peft_config import find_adapter_config
+from ..file.saving import replacing_file
 
 _STALE = 4.0
 """Seconds after which the folders are looked at again …"""
@@ -138,10 +139,8 @@ class FileCatalogue:
             return
         present = {str(entry.path) for entry in self.library.entries}
         self._known = {path: row for path, row in self._known.items() if path in present}
-        with suppress(OSError):
-            part = self._cache.with_suffix(".part")
+        with suppress(LoraError), replacing_file(self._cache, overwrite=True) as part:
             part.write_text(json.dumps({"version": _VERSION, "files": self._known}), encoding="utf-8")
-            part.replace(self._cache)
 
     def _stored(self) -> dict[str, tuple[list[int], dict[str, Any]]]:
         if self._cache is None or not self._cache.is_file():

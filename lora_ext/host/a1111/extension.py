@@ -306,11 +306,7 @@ class A1111Extension:
 
     def entry(self, name: str) -> LibraryEntry:
         """The index's entry, looked up again when the file on disk is another one than before. Raises FileError."""
-        entry = self.library.find(name)
-        if not entry.is_up_to_date:
-            self.library.refresh()
-            entry = self.library.find(name)
-        return entry
+        return self.library.find_current(name)
 
     # --- small things
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +12,7 @@ from torch import Tensor
 
 from ...errors import FileError, TrainError
 from ...file import safetensors_file
+from ...file.saving import replacing_file
 from ..config.recipe import Recipe
 
 CACHE_FORMAT = 1
@@ -73,22 +71,18 @@ class TensorCache:
             self.tensors_by_key[key] = kept
             return
         head, order = safetensors_file.serialize_header(kept, {"crc": _crc(kept)})
-        part = ""
+        path = self._path(key)
         try:
-            handle, part = tempfile.mkstemp(dir=self.folder, suffix=".part")
-            with os.fdopen(handle, "wb") as out:
+            with replacing_file(path, overwrite=True, durable=False) as part, part.open("wb") as out:
                 out.write(head)
                 for chunk in safetensors_file.iterate_tensor_bytes(kept, order):
                     out.write(chunk)
-            Path(part).replace(self._path(key))
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                Path(part).unlink(missing_ok=True)
-            if isinstance(error, PermissionError) and self._path(key).is_file():
+        except FileError as error:
+            if isinstance(error.__cause__, PermissionError) and path.is_file():
                 return  # on Windows, while another run reads it: the file of this key is the same
+            reason = getattr(error.__cause__, "strerror", None) or error.__cause__ or error
             raise TrainError(
-                f"{self.folder} cannot be written to ({error.strerror or error}); free some space, or train without "
-                "the cache on disk"
+                f"{self.folder} cannot be written to ({reason}); free some space, or train without the cache on disk"
             ) from None
 
     def __contains__(self, key: str) -> bool:
