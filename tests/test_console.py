@@ -24,12 +24,37 @@ CONSOLES = {
     "cp1252": {"PYTHONIOENCODING": "cp1252"},
     "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
 }
+IN_ONE_PROCESS = """
+import io, json, os, sys, traceback
+from lora_ext.cli import main
+ended = []
+for words in json.loads(sys.argv[1]):
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.BytesIO(), encoding=console.encoding, errors=console.errors)
+        for console in (sys.__stdout__, sys.__stderr__)
+    )
+    try:
+        status = main([os.fsdecode(word.encode()) for word in words])  # as the interpreter decodes its arguments
+    except SystemExit as error:
+        status = error.code
+    except BaseException:
+        status = 1
+        print(ascii(traceback.format_exc()), file=sys.stderr)
+    texts = []
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode("latin-1"))
+    ended.append((status, *texts))
+sys.__stdout__.write(json.dumps(ended))
+"""
 KEY = "lora_unet_mid_block_attentions_0_proj_in"
 
 
-def run(console: Mapping[str, str], *words: object) -> subprocess.CompletedProcess[bytes]:
+def run(
+    console: Mapping[str, str], *words: object, program: tuple[str, ...] = ("-m", "lora_ext")
+) -> subprocess.CompletedProcess[bytes]:
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONIOENCODING", "PYTHONUTF8", "LC_ALL", "LANG")}
-    command = [sys.executable, "-m", "lora_ext", *map(str, words)]
+    command = [sys.executable, *program, *map(str, words)]
     return subprocess.run(command, capture_output=True, env={**kept, "OMP_NUM_THREADS": "1", **console}, timeout=300)
 
 
@@ -59,7 +84,7 @@ def test_a_finished_training_ends_well(console: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("console", CONSOLES)
 def test_every_command_ends_well(console: str, lora: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
-    for words, status in (
+    commands = (
         (("inspect", lora), 0),
         (("inspect", "--json", lora), 0),
         (("metadata", lora), 0),
@@ -70,12 +95,15 @@ def test_every_command_ends_well(console: str, lora: Path, tmp_path: Path) -> No
         (("train", "--recipe_from", lora, "--output_config"), 2),
         (("generate", "--prompt", f"a <lora:no {NAME}:1>", "--strict", "--lora_dir", tmp_path), 2),
         ((NAME,), 2),
-    ):
-        done = run(CONSOLES[console], *words)
-        assert done.returncode == status, (words, done.stderr.decode(errors="replace"))
-        assert b"Traceback" not in done.stderr, (words, done.stderr.decode(errors="replace"))
+    )
+    given = json.dumps([[str(word) for word in words] for words, _ in commands])
+    done = run(CONSOLES[console], given, program=("-c", IN_ONE_PROCESS))
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    for (words, status), (ended, out, errors) in zip(commands, json.loads(done.stdout), strict=True):
+        assert ended == status, (words, errors)
+        assert "Traceback" not in errors, (words, errors)
         if "--json" in words:
-            assert NAME in json.dumps(json.loads(done.stdout.decode("ascii")), ensure_ascii=False)
+            assert NAME in json.dumps(json.loads(out.encode("latin-1").decode("ascii")), ensure_ascii=False)
 
 
 @given(st.text())
