@@ -53,6 +53,14 @@ def test_huber_thresholds_are_kohyas(name: str, rule: str) -> None:
     torch.testing.assert_close(got, torch.tensor(PLAIN[name]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["constant", "exponential", "snr"])
+def test_the_threshold_grows_with_its_scale(rule: str) -> None:
+    one, more = (huber_threshold(Recipe(huber_schedule=rule, huber_c=0.2, huber_scale=scale), STEPS, ABAR)
+                 for scale in (1.0, 2.5))  # fmt: skip
+    torch.testing.assert_close(more, 2.5 * one)
+    assert rule != "constant" or torch.equal(one, torch.full((len(STEPS),), 0.2))
+
+
 def test_schedules_are_kohyas() -> None:
     torch.testing.assert_close(training_alphas_cumprod(Recipe(), ABAR)[STEPS], torch.tensor(PLAIN["alphas_cumprod"]))
     moved = training_alphas_cumprod(Recipe(zero_terminal_snr=True), ABAR)
