@@ -182,6 +182,20 @@ def test_an_incomplete_sparse_bias_does_not_fit() -> None:
     assert not adapter(tensors).fits(weight.shape)
 
 
+@pytest.mark.parametrize(("factors", "fits"), [(1, True), (2, True), (3, False)])
+def test_butterflies_reach_no_further_than_the_layer(factors: int, fits: bool) -> None:
+    """Factor m pairs rows that lie n·2^(m−2) apart: 24 rows hold blocks of 8 and of 4, taken twice, but not 3 times."""
+    blocks = torch.zeros(factors, 6, 4, 4)
+    assert adapter({"oft_blocks": blocks}).fits((24, 5)) == fits
+    for other in ((24,), (25, 5), (12, 5)):
+        assert not adapter({"oft_blocks": blocks}).fits(other)
+    assert not adapter({"oft_blocks": torch.zeros(1, 8, 3, 3)}).fits((24, 5)), "an odd block has no halves"
+    assert adapter({"oft_blocks": torch.zeros(8, 3, 3)}).fits((24, 5))
+    assert not adapter({"oft_blocks": torch.zeros(8, 3, 4)}).fits((24, 5))
+    assert not adapter({"oft_blocks": torch.zeros(24)}).fits((24, 5))
+    assert not adapter({"oft_blocks": torch.zeros(8, 3, 3), "rescale": torch.ones(5)}).fits((24, 5))
+
+
 # --- laws ------------------------------------------------------------------------------------------------------------
 
 

@@ -151,6 +151,8 @@ def test_means_of_factors_have_cross_terms(data: st.DataObject, shape: tuple[int
     up = sum(abs(s) * part.up.double().numpy() for s, part in zip(scales, parts, strict=True))
     down = sum(s * part.down.flatten(1).double().numpy() for s, part in zip(scales, parts, strict=True))
     assert close(mean_factors(parts, scales).delta().flatten(1), up @ down)
+    with pytest.raises(ValueError):
+        mean_factors(parts, [1.0])
 
 
 @pytest.mark.parametrize("quantile", [0.0, 0.3, 0.5, 0.9, 0.99, 1.0])
@@ -230,6 +232,15 @@ def test_the_best_of_a_rank_is_the_svd_s(low: LowRank, rank: int) -> None:
         real = int((values[:kept] > 1e-2 * values[0]).sum())
         for side in (found.low_rank.up[:, :real].T, found.low_rank.down.flatten(1)[:real]):
             assert torch.allclose(side @ side.T, torch.eye(real), atol=1e-3)
+
+
+def test_a_rank_above_the_layer_s_sides() -> None:
+    torch.manual_seed(2)
+    for shape in ((4, 6), (6, 4)):
+        low = LowRank(torch.randn(shape[0], 9), torch.rand(9) + 0.5, torch.randn(9, shape[1]))
+        for found in (reduce_rank(low, 9), approximate_delta(low.delta(), 9)):
+            assert found.low_rank.rank == len(found.values) == 4 and found.kept == pytest.approx(1)
+            assert close(found.low_rank.delta(), low.delta())
 
 
 def test_a_change_of_zero_and_one_that_is_no_number() -> None:
