@@ -162,6 +162,7 @@ def test_openclip_s_rows_are_q_k_and_v_in_that_order(kind: str, mode: str) -> No
     adapter = adapter_from_tensors(make(kind, (width, width)))
     assert adapter is not None
     more, shift = adapter.delta(query), adapter.bias_delta()
+    own = dict(attention.named_parameters())
     x = torch.randn(2, 5, width)
     for name in "qkv":
         parts = [part + more * (name == which) for which, part in zip("qkv", (query, key, value), strict=True)]
@@ -173,7 +174,34 @@ def test_openclip_s_rows_are_q_k_and_v_in_that_order(kind: str, mode: str) -> No
         with Injection(mode) as injection:
             injection.apply({sizes[f"{name}_proj"]: (AppliedAdapter(adapter, 1.0),)})
             got = attention(x, x, x, need_weights=False)[0]
+            if mode == LIVE:  # swapped in for the time of the call alone, also of one that fails
+                assert all(parameter is own[name] for name, parameter in attention.named_parameters())
+                with pytest.raises(Exception):  # noqa: B017
+                    attention(x[..., :5], x, x)
+                assert all(parameter is own[name] for name, parameter in attention.named_parameters())
         assert torch.allclose(got, attention.out_proj(heads), atol=1e-5), name
+
+
+def test_when_two_pieces_are_the_same() -> None:
+    """The weight may be one number or one for each image; other content, rank or rows is another piece."""
+    one, other = (adapter_from_tensors(make("lora", (12, 12), layer=layer)) for layer in "ab")
+    assert one is not None and other is not None
+    pair = torch.tensor([0.5, 0.5])
+    pieces = [
+        AppliedAdapter(one, 0.5), AppliedAdapter(one, 0.7), AppliedAdapter(one, pair), AppliedAdapter(one, pair[:1]),
+        AppliedAdapter(other, 0.5), AppliedAdapter(one, 0.5, dyn=1), AppliedAdapter(one, 0.5, rows=(0, 12)),
+        AppliedAdapter(one, 0.5, is_scheduled=True),
+    ]  # fmt: skip
+    for i, a in enumerate(pieces):
+        for j, b in enumerate(pieces):
+            assert a.is_equal(b) == (i == j), (i, j)
+    assert AppliedAdapter(one, pair).is_equal(AppliedAdapter(one, pair.clone()))
+    assert pieces[0].is_same_adapter(pieces[2]) and pieces[0].is_same_adapter(pieces[7])
+    assert not any(pieces[0].is_same_adapter(piece) for piece in pieces[4:7])
+    acting = [
+        AppliedAdapter(one, weight).is_acting() for weight in (0.0, -0.5, torch.zeros(2), torch.tensor([0.0, 1.0]))
+    ]
+    assert acting == [False, True, False, True]
 
 
 def test_a_thousand_random_sequences_leave_nothing_behind() -> None:
