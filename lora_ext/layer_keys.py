@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from .layer_names import TE, TE2, UNET, LayerId, layer_name_table
+from .ldm_keys import LDM_UNET_PREFIX
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ DOTTED_PREFIXES = (
     KeyPrefix("base_model.model.", UNET, False),
     KeyPrefix("base_model.model.", TE, False),
     KeyPrefix("diffusion_model.", UNET, False),
-    KeyPrefix("model.diffusion_model.", UNET, False),
+    KeyPrefix(LDM_UNET_PREFIX, UNET, False),
     KeyPrefix("text_encoders.clip_l.transformer.", TE, False),
     KeyPrefix("text_encoders.clip_h.transformer.", TE, False),
     KeyPrefix("text_encoders.clip_g.transformer.", TE2, False),

@@ -12,6 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+VAE_SCALE_FACTOR = 8
+"""Pixels per side of one latent cell in the autoencoders of SD1, SD2 and SDXL (diffusers' `vae_scale_factor`)."""
+
 
 class HookableModel(Protocol):
     """A network to hook and train."""

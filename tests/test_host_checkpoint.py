@@ -16,11 +16,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lora_ext.errors import FileError
 from lora_ext.file.containers import load_tensors
-from lora_ext.host.checkpoint_layout import CheckpointHints, detect_checkpoint_layout
+from lora_ext.host.checkpoint_layout import detect_checkpoint_layout
+from lora_ext.host.ldm_config import CheckpointHints
 from lora_ext.host.standalone.folder_safety import weights_variant
 from lora_ext.host.standalone.loader import StandaloneModel, hookable_model_of, load_model
 from lora_ext.host.standalone.rendering import (
-    VAE_SCALE_FACTOR,
     RenderJob,
     decode_latents,
     encode_image,
@@ -29,6 +29,7 @@ from lora_ext.host.standalone.rendering import (
 )
 from lora_ext.host.standalone.sampling import parse_sampling_plan
 from lora_ext.layer_names import TE, UNET, index_layers, layer_name_table
+from lora_ext.protocols import VAE_SCALE_FACTOR
 
 PREFIXES = {"SD1": ("cond_stage_model.transformer.",), "SD2": ("cond_stage_model.model.",)}
 PREFIXES["SDXL"] = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")

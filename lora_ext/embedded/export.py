@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..layer_names import UNET, layer_name_table
+from ..ldm_keys import LDM_UNET_PREFIX, LDM_VAE_PREFIX, SD1_CLIP_PREFIX
 from . import TEXT_TARGET
 from .models import SCALE_FACTOR, TEXT_WIDTH, UNET_WIDTHS, VAE_WIDTHS, new_scheduler, text_config
 from .sampling import EmbeddedNetworks
@@ -72,16 +73,16 @@ def ldm_state(nets: EmbeddedNetworks) -> dict[str, Tensor]:
     """All tensors of the checkpoint: weights in half precision, the noise schedule in full."""
     state: dict[str, Tensor] = {}
     for key, value in nets.unet.state_dict().items():
-        state["model.diffusion_model." + ldm_unet_key(key)] = value.half()
+        state[LDM_UNET_PREFIX + ldm_unet_key(key)] = value.half()
     for key, value in nets.vae.state_dict().items():
         # LDM's autoencoder has 1x1 convolutions where diffusers has linear layers.
         linear = ".attentions." in key and value.ndim == 2
-        state["first_stage_model." + ldm_key(key, VAE_RENAME_RULES, VAE_PART_NAMES)] = (
+        state[LDM_VAE_PREFIX + ldm_key(key, VAE_RENAME_RULES, VAE_PART_NAMES)] = (
             value[:, :, None, None] if linear else value
         ).half()
     for key, value in nets.text_encoder.state_dict().items():
-        state["cond_stage_model.transformer." + key] = value.half()
-    positions = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+        state[SD1_CLIP_PREFIX + key] = value.half()
+    positions = f"{SD1_CLIP_PREFIX}text_model.embeddings.position_ids"
     state[positions] = torch.arange(77)[None]
     scheduler = new_scheduler()
     alphas = scheduler.alphas_cumprod

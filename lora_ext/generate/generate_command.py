@@ -15,9 +15,9 @@ from ..command_line import CommandParser
 from ..errors import LoraError
 from ..fit_report import FitReport
 from ..host import infotext
-from ..host.standalone.rendering import VAE_SCALE_FACTOR
 from ..inject import MODES
 from ..precisions import MODEL_PRECISIONS
+from ..protocols import VAE_SCALE_FACTOR
 from .pipeline import GenerationReport, generate, save_images
 from .settings import Settings
 

@@ -24,12 +24,13 @@ from ..host.memory_estimate import generation_bytes, network_itemsize
 from ..host.standalone.embeddings import EmbeddingTable, bundled_embeddings, embeddings_in_folders
 from ..host.standalone.loader import StandaloneModel, load_model
 from ..host.standalone.prompt_encoding import tokenize_prompt
-from ..host.standalone.rendering import VAE_SCALE_FACTOR, RenderJob, generate_images
+from ..host.standalone.rendering import RenderJob, generate_images
 from ..host.standalone.sampling import SamplingPlan, parse_sampling_plan
 from ..inject.fallback import WeightChanges
 from ..lora_tags import LoraTag, parse_lora_tags, surround_with_spaces
 from ..no_effect_reasons import no_effect_reason
 from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
+from ..protocols import VAE_SCALE_FACTOR
 from .settings import Settings
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..compare.image_spec import ImageSettings
 from ..errors import LoraError, did_you_mean
-from ..host.standalone.rendering import VAE_SCALE_FACTOR
 from ..host.standalone.sampling import parse_sampling_plan
 from ..inject import MODES
+from ..protocols import VAE_SCALE_FACTOR
 
 MAX_IMAGE_SIDE = 8192
 """Pixels a side, at most: a slip of the finger should not fill the memory."""

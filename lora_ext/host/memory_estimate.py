@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..file.base_model import SDXL
 from ..inject.free_memory import GIB
+from ..protocols import VAE_SCALE_FACTOR
 
-UNET_ACTIVATIONS = {"SDXL": 5_100}
+UNET_ACTIVATIONS = {SDXL: 5_100}
 OTHER_UNET_ACTIVATIONS = 8_400
 VAE_ACTIVATIONS = 770
-_CELL = 8
 
 
 def generation_bytes(
@@ -33,7 +34,9 @@ def generation_bytes(
     decode_batch: pictures that the autoencoder makes at once.
     """
     pixels = size[0] * size[1]
-    sampling = UNET_ACTIVATIONS.get(family, OTHER_UNET_ACTIVATIONS) * pixels // _CELL**2 * 2 * batch * unet_itemsize
+    sampling = (
+        UNET_ACTIVATIONS.get(family, OTHER_UNET_ACTIVATIONS) * pixels // VAE_SCALE_FACTOR**2 * 2 * batch * unet_itemsize
+    )
     return max(sampling, VAE_ACTIVATIONS * pixels * decode_batch * vae_itemsize) * 5 // 4 + GIB // 2
 
 
@@ -48,8 +51,8 @@ def pipeline_generation_bytes(pipe: Any) -> int:
     unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
     if unet is None or not hasattr(unet, "config"):
         return 0
-    side = int(getattr(unet.config, "sample_size", None) or 64) * _CELL
-    family = "SDXL" if getattr(pipe, "text_encoder_2", None) is not None else ""
+    side = int(getattr(unet.config, "sample_size", None) or 64) * VAE_SCALE_FACTOR
+    family = SDXL if getattr(pipe, "text_encoder_2", None) is not None else ""
     unet_size = network_itemsize(unet)
     return generation_bytes(family, (side, side), 1, unet_size, network_itemsize(vae) if vae is not None else unet_size)
 

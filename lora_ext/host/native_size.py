@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ..file.base_model import SD2, SDXL
+from ..protocols import VAE_SCALE_FACTOR
 
-LATENT_DOWNSCALE = 8
-"""Pixels of a latent's side, in the autoencoders of all three families."""
 UNINFORMATIVE_IMAGE_SIZES = (32, 64)
 """`image_size` in the LDM configurations of models for 512 and 768 pixels alike: it tells nothing about them."""
 
@@ -18,7 +17,7 @@ def native_size_for(family: str, prediction: str, latent_size: int | None = None
     Without one: SDXL 1024, SD2 that predicts v 768, the others 512.
     """
     if latent_size:
-        return latent_size * LATENT_DOWNSCALE
+        return latent_size * VAE_SCALE_FACTOR
     if family == SDXL:
         return 1024
     return 768 if family == SD2 and prediction == "v" else 512

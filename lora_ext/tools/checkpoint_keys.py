@@ -14,18 +14,25 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..layer_names import TE, TE2, UNET, LayerId, find_layer_id
+from ..ldm_keys import (
+    LDM_UNET_PREFIX,
+    SD1_CLIP_PREFIX,
+    SD2_OPEN_CLIP_PREFIX,
+    SDXL_CLIP_PREFIX,
+    SDXL_OPEN_CLIP_PREFIX,
+    SGM_FIRST_OPEN_CLIP_PREFIX,
+)
 
 ShapesByKey = Mapping[str, Sequence[int]]
 """Name of a tensor → its shape."""
 
-LDM_UNET_KEY_PREFIX = "model.diffusion_model."
 LDM_PART_PREFIXES = (
-    (LDM_UNET_KEY_PREFIX, UNET),
-    ("cond_stage_model.transformer.", TE),  # SD1: CLIP
-    ("cond_stage_model.model.", TE),  # SD2: OpenCLIP
-    ("conditioner.embedders.0.transformer.", TE),  # SDXL: CLIP
-    ("conditioner.embedders.1.model.", TE2),  # SDXL: OpenCLIP
-    ("conditioner.embedders.0.model.", TE),  # SD2 saved by sgm; the SDXL refiner's only encoder is its TE2
+    (LDM_UNET_PREFIX, UNET),
+    (SD1_CLIP_PREFIX, TE),  # SD1: CLIP
+    (SD2_OPEN_CLIP_PREFIX, TE),  # SD2: OpenCLIP
+    (SDXL_CLIP_PREFIX, TE),  # SDXL: CLIP
+    (SDXL_OPEN_CLIP_PREFIX, TE2),  # SDXL: OpenCLIP
+    (SGM_FIRST_OPEN_CLIP_PREFIX, TE),  # SD2 saved by sgm; the SDXL refiner's only encoder is its TE2
 )
 """Beginning of an LDM checkpoint's name → the part that it holds."""
 
@@ -63,8 +70,7 @@ def find_weight_locations(shapes: ShapesByKey, part: str | None = None) -> dict[
     found: dict[LayerId, WeightLocation] = {}
     rows = ((("", part),) if part else LDM_PART_PREFIXES) if part or _is_whole(shapes) else _LOOSE
     refiner = (
-        "conditioner.embedders.0.model.ln_final.weight" in shapes
-        and f"{LDM_UNET_KEY_PREFIX}label_emb.0.0.weight" in shapes
+        f"{SGM_FIRST_OPEN_CLIP_PREFIX}ln_final.weight" in shapes and f"{LDM_UNET_PREFIX}label_emb.0.0.weight" in shapes
     )
     for key in shapes:
         for prefix, owner in rows:

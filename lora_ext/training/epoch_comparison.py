@@ -11,7 +11,7 @@ from .. import kohya_prompt_line
 from ..compare.image_spec import ImageSettings
 from ..errors import TrainError
 from ..generate.compare_command import compare
-from ..host.standalone.trainable_model import KOHYA_SAMPLERS
+from ..host.kohya_names import webui_sampler_name
 from ..protocols import SampleSpec
 from ..train.config.recipe import Recipe
 from ..train.data.dataset_folders import find_subsets
@@ -92,7 +92,7 @@ def _sample_specs(recipe: Recipe) -> list[SampleSpec]:
         replace(
             spec,
             seed=(seed + number) % 2**32 if spec.seed is None else spec.seed,
-            sampler=KOHYA_SAMPLERS.get(spec.sampler.lower().removeprefix("k_"), spec.sampler),
+            sampler=webui_sampler_name(spec.sampler),
         )
         for number, spec in enumerate(found)
     ]

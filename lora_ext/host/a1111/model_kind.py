@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..checkpoint_layout import CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_SDXL, EPSILON_PREDICTION, V_PREDICTION
+from ...file.base_model import SD1, SD2, SDXL
+from ..checkpoint_layout import EPSILON_PREDICTION, V_PREDICTION
 from ..native_size import latent_size_of, native_size_for
 
 
 def sd_model_family(sd_model: Any) -> str:
     """ "SD1", "SD2" or "SDXL"."""
     if getattr(sd_model, "is_sdxl", False):
-        return CHECKPOINT_SDXL
-    return CHECKPOINT_SD2 if getattr(sd_model, "is_sd2", False) else CHECKPOINT_SD1
+        return SDXL
+    return SD2 if getattr(sd_model, "is_sd2", False) else SD1
 
 
 def sd_model_prediction(sd_model: Any) -> str:

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...errors import TrainError, did_you_mean
+from ...file.base_model import SDXL
 from ...protocols import SampleSpec, TextConditioning, TrainingModelOptions
-from ..checkpoint_layout import CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_SDXL, V_PREDICTION
-from ..standalone.trainable_model import KOHYA_SAMPLERS
+from ..kohya_names import base_model_metadata, webui_sampler_name
 from ..training_context import autocast_disabled, autocast_for_precision, compute_dtype, frozen, in_dtype
 from .model_kind import sd_model_family, sd_model_native_size, sd_model_prediction
 from .models import A1111Model, is_supported_model
@@ -129,7 +129,7 @@ class A1111TrainableModel:
             )
         if options.compile_unet:
             raise TrainError("torch_compile is for training without the web UI, whose U-Net is patched; leave it out")
-        if self.family == CHECKPOINT_SDXL and options.train_text_encoders:
+        if self.family == SDXL and options.train_text_encoders:
             raise TrainError("for SDXL turn on network_train_unet_only and cache_text_encoder_outputs")
 
     def is_stop_requested(self) -> bool:
@@ -203,7 +203,7 @@ class A1111TrainableModel:
             prompt=spec.prompt,
             negative_prompt=spec.negative,
             seed=-1 if spec.seed is None else spec.seed,
-            sampler_name=_sampler_name(spec),
+            sampler_name=webui_sampler_name(spec.sampler),
             steps=spec.steps,
             cfg_scale=spec.cfg,
             width=spec.width // 8 * 8,
@@ -223,7 +223,7 @@ class A1111TrainableModel:
     def check_sample(self, spec: SampleSpec) -> None:
         """Raises TrainError for a sampler that the web UI does not have."""
         known = sd_samplers.all_samplers_map
-        if _sampler_name(spec) not in known:
+        if webui_sampler_name(spec.sampler) not in known:
             raise TrainError(f"unknown sampler {spec.sampler!r}{did_you_mean(spec.sampler, known)}")
 
     def token_embeddings(self, text: str, count: int) -> tuple[Tensor, ...]:
@@ -266,23 +266,14 @@ class A1111TrainableModel:
 
     def metadata(self) -> Mapping[str, str]:
         """The base model in kohya's words."""
-        version = {CHECKPOINT_SD1: "sd_v1", CHECKPOINT_SD2: "sd_v2", CHECKPOINT_SDXL: "sdxl_base_v1-0"}[self.family]
-        if self.family == CHECKPOINT_SD2 and self.prediction == V_PREDICTION:
-            version = "sd_v2_v"
         info = self.sd_model.sd_checkpoint_info
         known = {
-            "ss_base_model_version": version,
-            "ss_v2": str(self.family == CHECKPOINT_SD2),
+            **base_model_metadata(self.family, self.prediction),
             "ss_sd_model_name": str(info.name_for_extra) + _suffix(info.filename),
             "ss_sd_model_hash": str(info.hash or ""),
             "ss_new_sd_model_hash": str(info.sha256 or (info.calculate_shorthash() and info.sha256) or ""),
         }
         return {name: value for name, value in known.items() if value}
-
-
-def _sampler_name(spec: SampleSpec) -> str:
-    """The web UI's name of a sampler."""
-    return KOHYA_SAMPLERS.get(spec.sampler.lower().removeprefix("k_"), spec.sampler)
 
 
 def _suffix(filename: str) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from ...errors import FileError
+from ...file.base_model import SD1, SD2, SDXL
 from ...zero_terminal_snr import rescale_zero_terminal_snr
-from ..checkpoint_layout import CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_SDXL, EPSILON_PREDICTION, V_PREDICTION
+from ..checkpoint_layout import EPSILON_PREDICTION, V_PREDICTION
 from .folder_safety import check_local_folder, weights_variant
 from .model import StandaloneModel, check_tokenizer
 from .noise_schedule import NEARLY_ZERO_ALPHA, NoiseSchedule, scaled_linear_alphas
@@ -42,7 +43,7 @@ def load_diffusers_folder(
     if prediction is None and told not in _PREDICTIONS:
         raise FileError(f"{folder}: a U-Net that predicts {told!r} is unknown here")
     return StandaloneModel(
-        family=CHECKPOINT_SDXL if len(texts) == 2 else CHECKPOINT_SD2 if texts[0].layer == "normed" else CHECKPOINT_SD1,
+        family=SDXL if len(texts) == 2 else SD2 if texts[0].layer == "normed" else SD1,
         unet=unet,
         vae=vae,
         text_encoders=texts,

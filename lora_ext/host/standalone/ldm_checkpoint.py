@@ -11,18 +11,17 @@ from torch import Tensor
 
 from ...errors import FileError
 from ...file.containers import load_tensors
+from ...ldm_keys import LDM_UNET_PREFIX, LDM_VAE_PREFIX
 from ...zero_terminal_snr import rescale_zero_terminal_snr
-from ..checkpoint_layout import CHECKPOINT_UNET_PREFIX as UNET_PREFIX
 from ..checkpoint_layout import (
-    CHECKPOINT_VAE_PREFIX,
     EPSILON_PREDICTION,
     V_PREDICTION,
-    CheckpointHints,
     CheckpointLayout,
     TextEncoderLayout,
     detect_checkpoint_layout,
     modern_key,
 )
+from ..ldm_config import CheckpointHints
 from .model import StandaloneModel, check_tokenizer
 from .noise_schedule import NEARLY_ZERO_ALPHA, NoiseSchedule, scaled_linear_alphas
 from .prompt_encoding import PromptTokenizer, TextEncoder
@@ -58,8 +57,10 @@ def build_model(
     with torch.device("meta"):
         unet = UNet2DConditionModel(**layout.unet)
         vae = AutoencoderKL(**layout.vae)
-    unet_state = convert_ldm_unet_checkpoint({k: v for k, v in state.items() if k.startswith(UNET_PREFIX)}, unet_config)
-    vae_state = {key: tensor for key, tensor in state.items() if key.startswith(CHECKPOINT_VAE_PREFIX)}
+    unet_state = convert_ldm_unet_checkpoint(
+        {k: v for k, v in state.items() if k.startswith(LDM_UNET_PREFIX)}, unet_config
+    )
+    vae_state = {key: tensor for key, tensor in state.items() if key.startswith(LDM_VAE_PREFIX)}
     load_network_weights(unet, unet_state, "U-Net", device, dtype)
     load_network_weights(vae, convert_ldm_vae_checkpoint(vae_state, layout.vae), "autoencoder", device, dtype)
     texts = tuple(_build_text_encoder(shape, state, device, dtype) for shape in layout.text_encoders)

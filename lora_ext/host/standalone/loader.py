@@ -13,7 +13,8 @@ import torch
 from ... import embedded
 from ...errors import FileError, did_you_mean
 from ...precisions import MODEL_PRECISIONS, parse_precision_name
-from ..checkpoint_layout import EPSILON_PREDICTION, V_PREDICTION, CheckpointHints, load_ldm_config
+from ..checkpoint_layout import EPSILON_PREDICTION, V_PREDICTION
+from ..ldm_config import CheckpointHints, load_ldm_config
 from . import tokenizer_files
 from .diffusers_folder import load_diffusers_folder
 from .ldm_checkpoint import load_ldm_checkpoint

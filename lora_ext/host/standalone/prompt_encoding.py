@@ -234,21 +234,44 @@ class TextEncoder:
         vectors_of: EmbeddingVectors | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """As `encode` for prompts of equally many chunks: (prompts, 77·chunks, width), (prompts, projection)."""
-        device = next(self.module.parameters()).device
         states, pooled = [], None
-        for parts in zip(*prompts, strict=True):
-            tokens = torch.tensor([self._padded(part, end_id) for part in parts], device=device)
-            learned = (
-                {(i, at): vectors_of(e)[row] for i, part in enumerate(parts) for at, e, row in part.embedding_rows}
-                if vectors_of
-                else {}
-            )
-            with replaced_token_embeddings(self.module, learned):
-                state, pool = self.hidden_states(tokens, clip_skip)
-            weights = torch.tensor([part.weights for part in parts], device=device)
-            states.append(torch.cat(list(map(apply_emphasis, state.split(1), weights.split(1)))))
+        for chunks in zip(*prompts, strict=True):
+            state, pool = self.encode_chunk_batch(chunks, end_id, clip_skip, vectors_of)
+            states.append(state)
             pooled = pool if pooled is None else pooled
         return torch.cat(states, dim=1), pooled
+
+    def encode_chunk_batch(
+        self,
+        chunks: Sequence[PromptChunk],
+        end_id: int,
+        clip_skip: int = 1,
+        vectors_of: EmbeddingVectors | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Encodes chunks as one batch, each with the mean that it has without emphasis.
+
+        Args:
+            chunks: n chunks of 77 tokens.
+            end_id: the end token's id, after which this encoder's own padding begins.
+            clip_skip: 1 for the last layer's states, 2 for the layer before it, and so on.
+            vectors_of: gives an embedding's vectors (rows, width) for this encoder.
+
+        Returns:
+            States (n, 77, width), and the pooled states (n, projection) where the encoder has them.
+        """
+        device = next(self.module.parameters()).device
+        tokens = torch.tensor([self._padded(chunk, end_id) for chunk in chunks], device=device)
+        vectors = (
+            {(i, at): vectors_of(e)[row] for i, chunk in enumerate(chunks) for at, e, row in chunk.embedding_rows}
+            if vectors_of
+            else {}
+        )
+        with replaced_token_embeddings(self.module, vectors):
+            states, pooled = self.hidden_states(tokens, clip_skip)
+        weights = torch.tensor([chunk.weights for chunk in chunks])
+        if bool((weights != 1).any()):  # asked on the CPU: on a GPU it would wait for the encoder
+            states = torch.cat(list(map(apply_emphasis, states.split(1), weights.to(device).split(1))))
+        return states, pooled
 
     def _padded(self, chunk: PromptChunk, end_id: int) -> list[int]:
         """Its token ids with this encoder's own filling after the end."""
@@ -257,6 +280,13 @@ class TextEncoder:
             after = tokens.index(end_id) + 1
             tokens[after:] = [self.pad_id] * (len(tokens) - after)
         return tokens
+
+
+def encoder_vectors(embeddings: EmbeddingTable | None, encoder: int, embedding: Embedding) -> Tensor:
+    """Returns an embedding's vectors (rows, width) for text encoder number `encoder` of the table's model."""
+    rows = embedding.vectors_for(embeddings.widths) if embeddings else None
+    assert rows is not None, "chunks take only embeddings that fit"
+    return rows[encoder]
 
 
 def _text_model(model: Any) -> Any:

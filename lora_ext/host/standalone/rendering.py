@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...errors import LoraError
+from ...file.base_model import SDXL
 from ...inject.free_memory import is_out_of_memory
-from ..checkpoint_layout import CHECKPOINT_SDXL
-from .embeddings import Embedding, EmbeddingTable
+from ...protocols import VAE_SCALE_FACTOR
+from .embeddings import EmbeddingTable
 from .model import StandaloneModel
 from .prompt_editing import PassSteps, parse_and_prompts, parse_prompt_editing
-from .prompt_encoding import tokenize_prompt
+from .prompt_encoding import encoder_vectors, tokenize_prompt
 from .sampling import (
     BeforeUnetCall,
     CfgDenoiser,
@@ -34,9 +35,6 @@ from .sampling import (
     sample_from_latent,
     sample_from_noise,
 )
-
-VAE_SCALE_FACTOR = 8
-"""Pixels a latent cell, each way."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,12 @@ def encode_prompts(
     parts = [tokenize_prompt(text, model.tokenizer, own) for text, own in zip(texts, known, strict=True)]
     widths = next((own for own in known if own), None)
     encoded = [
-        encoder.encode_each_prompt(parts, model.tokenizer.end_id, clip_skip, partial(_encoder_vectors, widths, index))
+        encoder.encode_each_prompt(parts, model.tokenizer.end_id, clip_skip, partial(encoder_vectors, widths, index))
         for index, encoder in enumerate(model.text_encoders)
     ]
     states = torch.cat([state for state, _ in encoded], dim=-1)
     pooled = encoded[-1][1]
-    if model.family != CHECKPOINT_SDXL or pooled is None:
+    if model.family != SDXL or pooled is None:
         return Conditioning(states)
     if negative:
         empty = torch.tensor([text == "" for text in texts], device=states.device)
@@ -106,13 +104,6 @@ def encode_prompts(
     width, height = size
     sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=states.device)
     return Conditioning(states, pooled, sizes.expand(len(texts), -1))
-
-
-def _encoder_vectors(embeddings: EmbeddingTable | None, encoder: int, embedding: Embedding) -> Tensor:
-    """The embedding's vectors for one of the text encoders."""
-    rows = embedding.vectors_for(embeddings.widths) if embeddings else None
-    assert rows is not None, "chunks take only embeddings that fit"
-    return rows[encoder]
 
 
 @torch.no_grad()

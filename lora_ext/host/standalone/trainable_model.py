@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from ...errors import TrainError
 from ...file.hashes import legacy_hash
-from ...protocols import SampleSpec, TextConditioning, TrainingModelOptions
-from ..checkpoint_layout import CHECKPOINT_SD1, CHECKPOINT_SD2, CHECKPOINT_SDXL, V_PREDICTION
+from ...protocols import VAE_SCALE_FACTOR, SampleSpec, TextConditioning, TrainingModelOptions
+from ..kohya_names import base_model_metadata, webui_sampler_name
 from ..training_context import (
     autocast_disabled,
     autocast_for_precision,
@@ -24,26 +25,12 @@ from ..training_context import (
     in_dtype,
     restored_attributes,
 )
-from .embeddings import EMBEDDING_VECTOR_NAMES, Embedding, EmbeddingTable, replaced_token_embeddings
+from .embeddings import EMBEDDING_VECTOR_NAMES, Embedding, EmbeddingTable
 from .model import StandaloneModel
-from .prompt_encoding import CHUNK_TOKENS, PromptChunk, TextEncoder, apply_emphasis, tokenize_prompt
-from .rendering import VAE_SCALE_FACTOR, RenderJob, generate_images
+from .prompt_encoding import CHUNK_TOKENS, PromptChunk, encoder_vectors, tokenize_prompt
+from .rendering import RenderJob, generate_images
 from .sampling import SamplingPlan, parse_sampling_plan
 
-KOHYA_SAMPLERS = {
-    "ddim": "DDIM",
-    "pndm": "PLMS",
-    "lms": "LMS",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "heun": "Heun",
-    "dpm_2": "DPM2",
-    "dpm_2_a": "DPM2 a",
-    "dpmsolver": "DPM++ 2M",
-    "dpmsolver++": "DPM++ 2M",
-    "dpmsingle": "DPM++ 2S a",
-}
-"""kohya's sampler names (a leading `k_` aside) → the web UI's."""
 _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
 
@@ -146,7 +133,8 @@ class StandaloneTrainableModel:
         blank = PromptChunk.from_tokens((), words)
         parts = [[*chunk, *[blank] * (longest - len(chunk))] for chunk in parts]
         encoded = [
-            _encode_chunks(self.model, index, parts, clip_skip, known) for index in range(len(self.model.text_encoders))
+            _encode_captions(self.model, index, parts, clip_skip, known)
+            for index in range(len(self.model.text_encoders))
         ]
         return TextConditioning(torch.cat([states for states, _ in encoded], dim=-1), encoded[-1][1])
 
@@ -228,10 +216,7 @@ class StandaloneTrainableModel:
     def metadata(self) -> Mapping[str, str]:
         """The base model in kohya's words."""
         model = self.model
-        version = {CHECKPOINT_SD1: "sd_v1", CHECKPOINT_SD2: "sd_v2", CHECKPOINT_SDXL: "sdxl_base_v1-0"}[model.family]
-        if model.family == CHECKPOINT_SD2 and model.prediction == V_PREDICTION:
-            version = "sd_v2_v"
-        known = {"ss_base_model_version": version, "ss_v2": str(model.family == CHECKPOINT_SD2)}
+        known = base_model_metadata(model.family, model.prediction)
         if model.path is not None:
             known["ss_sd_model_name"] = model.path.name
         if model.path is not None and model.path.is_file():
@@ -242,8 +227,7 @@ class StandaloneTrainableModel:
 
 def sample_sampling_plan(spec: SampleSpec) -> SamplingPlan:
     """The sampler that a prompt's line asks for, by kohya's or the web UI's name. Raises LoraError."""
-    name = spec.sampler.strip().lower().removeprefix("k_")
-    return parse_sampling_plan(KOHYA_SAMPLERS.get(name, spec.sampler), steps=spec.steps)
+    return parse_sampling_plan(webui_sampler_name(spec.sampler), steps=spec.steps)
 
 
 def escape_brackets(caption: str) -> str:
@@ -257,46 +241,23 @@ def _encode_pixels(model: StandaloneModel, pixels: Tensor) -> Tensor:
     return mean.float() * model.scaling_factor
 
 
-def _encode_chunks(
+def _encode_captions(
     model: StandaloneModel,
     index: int,
-    parts: Sequence[Sequence[PromptChunk]],
+    captions: Sequence[Sequence[PromptChunk]],
     clip_skip: int,
     embeddings: EmbeddingTable | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Chunks (n captions, k each) through one encoder, all at once → (n, 77·k, width), first chunks' pooled."""
-    encoder = model.text_encoders[index]
-    device = next(encoder.module.parameters()).device
-    count, each = len(parts), len(parts[0])
-    flat = [chunk for part in parts for chunk in part]
-    tokens = torch.tensor([_padded(encoder, chunk.tokens, model.tokenizer.end_id) for chunk in flat])
-    learned = {
-        (row, at): _vectors(embedding, embeddings, index)[place]
-        for row, chunk in enumerate(flat)
-        for at, embedding, place in chunk.embedding_rows
-    }
-    with replaced_token_embeddings(encoder.module, learned):
-        states, pooled = encoder.hidden_states(tokens.to(device), clip_skip)
-    weights = torch.tensor([chunk.weights for chunk in flat])
-    if bool((weights != 1).any()):
-        rows = [apply_emphasis(s[None], w[None]) for s, w in zip(states, weights.to(device), strict=True)]
-        states = torch.cat(rows)
-    states = states.reshape(count, each * states.shape[1], states.shape[2])
-    return states, None if pooled is None else pooled.reshape(count, each, -1)[:, 0]
-
-
-def _vectors(embedding: Embedding, embeddings: EmbeddingTable | None, index: int) -> Tensor:
-    rows = embedding.vectors_for(embeddings.widths) if embeddings else None
-    assert rows is not None, "chunks take only embeddings that fit"
-    return rows[index]
-
-
-def _padded(encoder: TextEncoder, tokens: Sequence[int], end: int) -> list[int]:
-    """A chunk's tokens with what this encoder wants after the end."""
-    if encoder.pad_id is None:
-        return list(tokens)
-    after = tokens.index(end) + 1
-    return [*tokens[:after], *[encoder.pad_id] * (len(tokens) - after)]
+    """Captions of k chunks each through text encoder `index` as one batch: (n, 77·k, width), first chunks' pooled."""
+    each = len(captions[0])
+    states, pooled = model.text_encoders[index].encode_chunk_batch(
+        [chunk for chunks in captions for chunk in chunks],
+        model.tokenizer.end_id,
+        clip_skip,
+        partial(encoder_vectors, embeddings, index),
+    )
+    states = states.reshape(len(captions), each * states.shape[1], states.shape[2])
+    return states, None if pooled is None else pooled.reshape(len(captions), each, -1)[:, 0]
 
 
 @contextmanager

@@ -13,10 +13,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ...errors import TrainError
+from ...protocols import VAE_SCALE_FACTOR
 
 PixelSize = tuple[int, int]
-PIXELS_PER_LATENT = 8
-"""Image pixels per latent pixel and side, so sizes are multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,16 @@ class BucketRules:
 
     def __post_init__(self) -> None:
         width, height = self.resolution
-        if min(width, height) < PIXELS_PER_LATENT:
+        if min(width, height) < VAE_SCALE_FACTOR:
             raise TrainError(f"resolution {width}x{height} is too small to train at; give 512, or 768 for SD2")
         if not self.enable_bucket:
-            if width % PIXELS_PER_LATENT or height % PIXELS_PER_LATENT:
-                near = f"{_down(width, PIXELS_PER_LATENT)}x{_down(height, PIXELS_PER_LATENT)}"
-                raise TrainError(f"resolution {width}x{height} is not a multiple of {PIXELS_PER_LATENT}; give {near}")
+            if width % VAE_SCALE_FACTOR or height % VAE_SCALE_FACTOR:
+                near = f"{_down(width, VAE_SCALE_FACTOR)}x{_down(height, VAE_SCALE_FACTOR)}"
+                raise TrainError(f"resolution {width}x{height} is not a multiple of {VAE_SCALE_FACTOR}; give {near}")
             return
-        if self.bucket_reso_steps < PIXELS_PER_LATENT or self.bucket_reso_steps % PIXELS_PER_LATENT:
+        if self.bucket_reso_steps < VAE_SCALE_FACTOR or self.bucket_reso_steps % VAE_SCALE_FACTOR:
             raise TrainError(
-                f"bucket_reso_steps {self.bucket_reso_steps} is not a multiple of {PIXELS_PER_LATENT}; give 64"
+                f"bucket_reso_steps {self.bucket_reso_steps} is not a multiple of {VAE_SCALE_FACTOR}; give 64"
             )
         if self.bucket_no_upscale:
             if self.bucket_reso_steps > math.isqrt(width * height):
@@ -97,7 +96,7 @@ def bucket_sizes(rules: BucketRules) -> tuple[PixelSize, ...]:
         if height >= low:
             sizes |= {(width, height), (height, width)}
     # a min_bucket_reso that is not a multiple of 8 would give sizes that no latent has
-    return tuple(sorted(size for size in sizes if not size[0] % PIXELS_PER_LATENT and not size[1] % PIXELS_PER_LATENT))
+    return tuple(sorted(size for size in sizes if not size[0] % VAE_SCALE_FACTOR and not size[1] % VAE_SCALE_FACTOR))
 
 
 def fit_to_bucket(size: PixelSize, rules: BucketRules) -> BucketFit:

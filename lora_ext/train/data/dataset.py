@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ...errors import TrainError
 from ...progress import Track, no_progress
+from ...protocols import VAE_SCALE_FACTOR
 from ..config.recipe import Recipe
 from . import dataset_folders
 from .batch import Batch
-from .buckets import PIXELS_PER_LATENT, BucketRules, PixelSize
+from .buckets import BucketRules, PixelSize
 from .captions import vary_caption
 from .content_cache import TensorCache, content_key, tensor_fingerprint
 from .cropped_images import CroppedImageLoader, crop_origin, default_face_finder
@@ -302,7 +303,7 @@ def _masks(rows: Sequence[Tensor | None], bucket: PixelSize) -> Tensor | None:
     """Masks (n, 1, h/8, w/8) of a batch, ones for images without a mask; None where no image has one."""
     if all(row is None for row in rows):
         return None
-    full = torch.ones(1, bucket[1] // PIXELS_PER_LATENT, bucket[0] // PIXELS_PER_LATENT)
+    full = torch.ones(1, bucket[1] // VAE_SCALE_FACTOR, bucket[0] // VAE_SCALE_FACTOR)
     return torch.stack([full if row is None else row for row in rows])
 
 

@@ -20,7 +20,8 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 from torch import Tensor
 
 from ...errors import TrainError
-from .buckets import PIXELS_PER_LATENT, BucketFit, PixelSize, covering_size
+from ...protocols import VAE_SCALE_FACTOR
+from .buckets import BucketFit, PixelSize, covering_size
 
 IMAGE_FILE_SUFFIXES = (
     ".png",
@@ -317,7 +318,7 @@ def image_to_pixels(image: Image.Image) -> Tensor:
 
 def image_to_latent_mask(image: Image.Image) -> Tensor:
     """A mask (mode L) of a bucket's size → (1, h/8, w/8) float32 in 0..1, averaged over each latent pixel."""
-    small = image.resize((image.width // PIXELS_PER_LATENT, image.height // PIXELS_PER_LATENT), Image.Resampling.BOX)
+    small = image.resize((image.width // VAE_SCALE_FACTOR, image.height // VAE_SCALE_FACTOR), Image.Resampling.BOX)
     return torch.from_numpy(np.array(small, dtype=np.uint8)).float().div_(255).unsqueeze(0)
 
 

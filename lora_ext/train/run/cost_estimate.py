@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ...protocols import TrainableModel
+from ...protocols import VAE_SCALE_FACTOR, TrainableModel
 from ..config.recipe import Recipe
-from ..data.buckets import PIXELS_PER_LATENT, PixelSize
+from ..data.buckets import PixelSize
 
 BYTES_IN_GIB = 2.0**30
 LIBRARY_BYTES = 0.4 * BYTES_IN_GIB
@@ -108,7 +108,7 @@ def estimate_cost(
         * (0.5 if half else 1)
         * (CHECKPOINTED_ACTIVATIONS if recipe.gradient_checkpointing else 1)
     )
-    area = largest_bucket[0] * largest_bucket[1] / PIXELS_PER_LATENT**2 * recipe.train_batch_size
+    area = largest_bucket[0] * largest_bucket[1] / VAE_SCALE_FACTOR**2 * recipe.train_batch_size
     work = (
         part
         * (cost.linear_operations * mean_latent_pixels + cost.quadratic_operations * mean_latent_pixels**2)

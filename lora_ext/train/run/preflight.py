@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import TrainError
-from ...protocols import TrainableModel
-from ..data.buckets import PIXELS_PER_LATENT, PixelSize
+from ...protocols import VAE_SCALE_FACTOR, TrainableModel
+from ..data.buckets import PixelSize
 from ..data.captions import longest_token_count
 from ..data.dataset import Dataset
 from .cost_estimate import BYTES_IN_GIB, CostEstimate, estimate_cost, format_rough_duration
@@ -149,7 +149,7 @@ def run_preflight(
     limit = recipe.max_token_length
     largest = max((bucket.size for bucket in buckets), key=lambda size: size[0] * size[1])
     turns = sum(bucket.turns for bucket in buckets)
-    pixels = sum(b.turns * b.size[0] * b.size[1] / PIXELS_PER_LATENT**2 for b in buckets) / turns
+    pixels = sum(b.turns * b.size[0] * b.size[1] / VAE_SCALE_FACTOR**2 for b in buckets) / turns
     found = PreflightReport(
         concepts=_concepts(data),
         buckets=buckets,
