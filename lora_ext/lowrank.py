@@ -1,8 +1,7 @@
-"""The one idea: every low-rank file is, at every layer, ΔW = U · diag(g) · D.
+"""`LowRank`: the change of a layer's weight as ΔW = U · diag(g) · D. Only this module multiplies the three.
 
-U has shape (out, r), g (r,) or (batch, r), D (r, in/groups, *kernel). Everything that a user can turn
-(alpha/rank, a prompt's weight, a block weight, a step schedule, a DyLoRA rank) touches only g.
-This is the only place that holds the formula.
+U has shape (out, r), g (r,) or (batch, r), D (r, in/groups, *kernel). Everything that scales a LoRA (alpha/rank, the
+prompt's weight, block weights, step schedules, a DyLoRA rank) changes only g.
 """
 
 from __future__ import annotations
@@ -21,9 +20,18 @@ from .errors import FitError
 class LowRank:
     """ΔW = up · diag(gain) · down.
 
-    up: (out, r). gain: (r,), or (batch, r) where each picture of a batch has its own weights.
-    down: (r, in) for Linear, (r, in/groups, kh, kw) for Conv2d.
-    Raises FitError when the ranks of the three disagree.
+    Attributes:
+        up (Tensor): (out, r).
+        gain (Tensor): (r,), or (batch, r) where each image of a batch has its own weights.
+        down (Tensor): (r, in) for Linear, (r, in/groups, kh, kw) for Conv2d.
+
+    Raises:
+        FitError: the three do not share one rank.
+
+    Example:
+        >>> low = LowRank(torch.ones(4, 2), torch.tensor([1.0, 0.5]), torch.ones(2, 3))
+        >>> low.rank, low.shape, low.delta()[0, 0].item()
+        (2, (4, 3), 1.5)
     """
 
     up: Tensor
@@ -38,21 +46,25 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """r, the number of columns of U."""
+        """The rank r, the number of columns of U."""
         return self.up.shape[1]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of ΔW: (out, in/groups, *kernel)."""
+        """The shape of ΔW: (out, in/groups, *kernel)."""
         return (self.up.shape[0], *self.down.shape[1:])
 
     @classmethod
     def from_factors(
         cls, up: Tensor, down: Tensor, *, alpha: float | None = None, mid: Tensor | None = None
     ) -> LowRank:
-        """From stored factors: up (out, r[, 1, 1]), down (r, in[, kh, kw]), alpha (None means r).
+        """Makes a `LowRank` from the factors of a file. The gain is alpha/r.
 
-        A Tucker core mid (r, r, kh, kw) folds into D (format: LyCORIS, `lora_mid`); the gain is alpha/r.
+        Args:
+            up (Tensor): (out, r) or (out, r, 1, 1).
+            down (Tensor): (r, in) or (r, in, kh, kw); with `mid` (r, in) or (r, in, 1, 1).
+            alpha: the LoRA alpha; None means r.
+            mid (Tensor): (r, r, kh, kw), the Tucker core of LyCORIS (`lora_mid`), which is multiplied into D.
         """
         up = up.flatten(1)
         rank = down.shape[0]
@@ -62,25 +74,40 @@ class LowRank:
         return cls(up, gain, down)
 
     def delta(self) -> Tensor:
-        """ΔW in float32, shape `self.shape`; (batch, *shape) for a batched gain."""
+        """Computes ΔW.
+
+        Returns:
+            Float32 tensor of shape `self.shape`, or (batch, *self.shape) for a gain of shape (batch, r).
+        """
         up, down = self.up.float(), self.down.flatten(1).float()
         scaled = up * self.gain.float().unsqueeze(-2)
         return (scaled @ down).unflatten(-1, self.down.shape[1:])
 
     def times(self, factor: float | Tensor) -> LowRank:
-        """factor · ΔW; factor is a number, or a (batch, 1) column with one number a picture."""
+        """Scales ΔW.
+
+        Args:
+            factor (float | Tensor): a number, or (batch, 1) with one number for each image.
+        """
         return replace(self, gain=self.gain * factor)
 
     def truncated(self, rank: int) -> LowRank:
-        """The first `rank` columns, gains kept: a DyLoRA prefix, or `dyn` in a prompt."""
+        """Keeps the first `rank` columns with their gains: a DyLoRA prefix, or `dyn` in a prompt."""
         return LowRank(self.up[:, :rank], self.gain[..., :rank], self.down[:rank])
 
     def to_tensors(self, alpha: float | None = None) -> dict[str, Tensor]:
-        """Suffix → float32 tensor for a file: `of(up, down, alpha=alpha)` is this ΔW. alpha: None means r.
+        """Makes the tensors that a file stores: `from_factors(up, down, alpha=alpha)` gives this ΔW again.
 
-        |gain| goes into both factors by its square root, which keeps them away from fp16's limits, its sign into U.
-        Where all gains are alpha/r the factors are the very ones. A layer without alpha could not be merged by
-        kohya's scripts, so one is always written.
+        The square root of |gain| is multiplied into both factors, which keeps them within the range of fp16; its sign
+        is multiplied into U. Where all gains are alpha/r the factors do not change. Alpha is always written, since
+        kohya's scripts cannot merge a layer without it.
+
+        Args:
+            alpha: the LoRA alpha to write; None means r.
+
+        Returns:
+            Suffix → float32 tensor: `lora_up.weight` (out, r) or (out, r, 1, 1), `lora_down.weight` (r, in, *kernel),
+            `alpha` ().
         """
         alpha = float(self.rank) if alpha is None else alpha
         gain = self.gain.double() * (self.rank / alpha)
@@ -95,28 +122,42 @@ class LowRank:
         }
 
     def reshaped(self, shape: Sequence[int]) -> LowRank:
-        """The same ΔW for a layer weight of `shape`: a 1x1 kernel is added or dropped.
+        """Gives ΔW the shape of a layer's weight: a 1x1 kernel is added or dropped.
 
-        Raises FitError when the numbers cannot be laid out so.
+        Args:
+            shape: shape of the layer's weight.
+
+        Raises:
+            FitError: ΔW has another number of rows or columns.
         """
         shape = tuple(shape)
         if self.shape == shape:
             return self
         if self.up.shape[0] != shape[0] or self.down[0].numel() != torch.Size(shape[1:]).numel():
-            raise FitError(f"ΔW has shape {self.shape}, the layer's weight {shape}")
+            raise FitError(f"ΔW has shape {self.shape}, but the layer's weight has {shape}")
         return replace(self, down=self.down.reshape(self.rank, *shape[1:]))
 
     def frobenius(self) -> float:
-        """‖ΔW‖ without forming ΔW: sqrt of ⟨UᵀU, g·(DDᵀ)·g⟩, two r×r Gram matrices, in float64."""
+        """Computes the Frobenius norm ‖ΔW‖ without forming ΔW.
+
+        ‖ΔW‖² = ⟨gUᵀUg, DDᵀ⟩, a product of two r×r Gram matrices, computed in float64.
+        """
         up = (self.up.float() * self.gain.float()).double()
         down = self.down.flatten(1).double()
         return float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt())
 
 
 def concat(parts: Sequence[LowRank]) -> LowRank:
-    """ΣΔW as one LowRank: ranks add, and one pass through the layer applies all of them.
+    """Concatenates several ΔW of one layer along the rank: the result's ΔW is their sum.
 
-    Factors of different dtypes become float32. Raises FitError on different layer shapes.
+    Args:
+        parts: at least one `LowRank`; factors of different dtypes become float32.
+
+    Returns:
+        One `LowRank` whose rank is the sum of ranks.
+
+    Raises:
+        FitError: the shapes of ΔW differ.
     """
     if len(parts) == 1:
         return parts[0]
@@ -135,23 +176,33 @@ def concat(parts: Sequence[LowRank]) -> LowRank:
 
 
 def _joined(factors: Sequence[Tensor], dim: int) -> Tensor:
-    """Side by side; torch promotes no 8-bit floats, so different dtypes go through float32."""
+    """Concatenates factors; different dtypes go through float32, since torch cannot promote 8-bit floats."""
     mixed = len({f.dtype for f in factors}) > 1
     return torch.cat([f.float() if mixed else f for f in factors], dim=dim)
 
 
 def mean_factors(parts: Sequence[LowRank], scales: Sequence[float]) -> LowRank:
-    """(Σ|sᵢ|Uᵢ)·(ΣsᵢDᵢ) of parts of one shape and rank: the older scripts' merge, with its cross terms UᵢDⱼ."""
+    """Computes (Σ|sᵢ|Uᵢ)·(ΣsᵢDᵢ), as older merge scripts do; the product contains cross terms UᵢDⱼ.
+
+    Args:
+        parts: `LowRank`s of one shape and rank.
+        scales: sᵢ, one for each part.
+    """
     up = torch.stack([part.up.float() * abs(s) for part, s in zip(parts, scales, strict=True)]).sum(0)
     down = torch.stack([part.down.float() * s for part, s in zip(parts, scales, strict=True)]).sum(0)
     return LowRank(up, torch.ones(up.shape[1]), down)
 
 
 def clamped(low: LowRank, quantile: float) -> LowRank:
-    """U·diag(g) and D clipped to ± the quantile of all their (signed) entries, as kohya's scripts clip them."""
+    """Clips U·diag(g) and D to ± a quantile of all their signed entries (kohya's `extract_lora_from_models.py`).
+
+    Args:
+        low: the ΔW.
+        quantile: from 0 to 1, such as 0.99.
+    """
     up, down = low.up.float() * low.gain.float(), low.down.float()
     entries = torch.cat([up.flatten(), down.flatten()]).sort().values
-    # as torch.quantile, which takes no more than 2^24 entries
+    # linear interpolation as in torch.quantile, which accepts at most 2^24 entries
     place = quantile * (len(entries) - 1)
     at = min(math.floor(place), len(entries) - 2)
     bound = abs(float(torch.lerp(entries[at], entries[at + 1], place - at)))

@@ -18,11 +18,23 @@ DYNAMIC_RANK_METHODS = ("sv_ratio", "sv_fro", "sv_cumulative")
 
 @dataclass(frozen=True)
 class RankRule:
-    """How many singular values to keep: `rank` of them, or as many as `method` says with `param`, at most `rank`.
+    """How many singular values to keep (kohya's `resize_lora.py`).
 
-    sv_ratio: those above S₀/param; sv_fro: until the share of the Frobenius norm is param; sv_cumulative: until the
-    share of their sum is param. Each keeps one more than that and at least two, as kohya's script does; a zero matrix
-    keeps one. Raises ToolError for what cannot be meant.
+    A dynamic method keeps one value more than its rule says, and at least two, as kohya's script does. A zero matrix
+    keeps one.
+
+    Attributes:
+        rank: the number of values, or with a method the largest number.
+        method: None for a fixed rank; "sv_ratio": values above S₀/param; "sv_fro": as many as hold the fraction
+            `param` of the Frobenius norm; "sv_cumulative": as many as hold the fraction `param` of the sum.
+        param: above 1 for sv_ratio, above 0 and at most 1 for the others.
+
+    Raises:
+        ToolError: a value is not accepted.
+
+    Example:
+        >>> RankRule(4).choose_rank(torch.tensor([4.0, 2.0, 1.0]))
+        3
     """
 
     rank: int
@@ -31,7 +43,7 @@ class RankRule:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ToolError(f"a rank is at least 1, not {self.rank}")
+            raise ToolError(f"the rank is {self.rank}; it must be at least 1")
         if self.method is None:
             return
         if self.method not in DYNAMIC_RANK_METHODS:
@@ -43,7 +55,15 @@ class RankRule:
             raise ToolError(f"{self.method} takes a share between 0 and 1, not {self.param:g}")
 
     def choose_rank(self, values: Tensor, size: int | None = None) -> int:
-        """How many of `values` (singular, falling) to keep; `size`: min(out, in·kh·kw) where the zeros are left out."""
+        """Chooses the rank to keep.
+
+        Args:
+            values (Tensor): (n,) singular values in falling order.
+            size: min(out, in·kh·kw) of the layer, where `values` leaves out zeros; by default n.
+
+        Returns:
+            A rank from 1 to `rank`.
+        """
         size, values = size or len(values), values.float()
         if self.method is None:
             return min(self.rank, len(values)) if float(values[0]) else 1
@@ -59,10 +79,14 @@ class RankRule:
 
 @dataclass(frozen=True)
 class LowRankApproximation:
-    """The best approximation of a ΔW at its rank: gains are the singular values, U and D have orthonormal vectors.
+    """The best approximation of a ΔW at some rank.
 
-    values: the singular values that were computed (all of them, or the first for a fixed rank of a large matrix).
-    norm: ‖ΔW‖ (Frobenius). kept: ‖approximation‖/‖ΔW‖; 1 for a zero ΔW.
+    Attributes:
+        low_rank: the approximation. Its gains are singular values; the columns of U and the rows of D are orthonormal.
+        values (Tensor): (n,) the computed singular values of ΔW: all of them, or the first ones for a fixed rank of a
+            large matrix.
+        norm: ‖ΔW‖ (Frobenius).
+        kept: ‖approximation‖/‖ΔW‖; 1 for a zero ΔW.
     """
 
     low_rank: LowRank
@@ -72,13 +96,22 @@ class LowRankApproximation:
 
 
 def reduce_rank(low: LowRank, rule: RankRule | int) -> LowRankApproximation:
-    """The best approximation of U·diag(g)·D at a rank, by r×r matrices; ΔW is never formed.
+    """Computes the best approximation of U·diag(g)·D at a rank, from r×r matrices; ΔW is never formed.
 
-    With ΔW = L·Rᵀ, L = Q·R_l and G = RᵀR: R_l·G·R_lᵀ has the squared singular values, and for its eigenvectors y the
-    columns of R·W, W = R_lᵀ·y/s, are right singular vectors, those of L·(G·W) left ones times s (Golub & Van Loan
-    §5.4; Eckart–Young). For a small fixed rank R_l and G come from products in float32 where these are exact enough,
-    else from QR's. Time O(r²(m+n)), memory O(r(m+n)). The rank is at most min(r, m, n). Raises ToolError for NaN or
-    infinity.
+    With ΔW = L·Rᵀ, L = Q·R_l and G = RᵀR, the matrix R_l·G·R_lᵀ has the squared singular values s². For its
+    eigenvectors y and W = R_lᵀ·y/s, the columns of R·W are the right singular vectors, and those of L·(G·W) are the
+    left ones times s (Golub & Van Loan §5.4; Eckart–Young). For a small fixed rank, R_l and G come from products in
+    float32 where these are exact enough, otherwise from QR. Time O(r²(m+n)), memory O(r(m+n)).
+
+    Args:
+        low: a ΔW of rank r with m outputs and n inputs (times kernel); its gain is (r,).
+        rule: the rule, or a fixed rank.
+
+    Returns:
+        The approximation; its rank is at most min(r, m, n).
+
+    Raises:
+        ToolError: ΔW contains NaN or infinity.
     """
     rule = RankRule(rule) if isinstance(rule, int) else rule
     left, gain, right = low.up.float(), low.gain.float(), low.down.flatten(1).float().T
@@ -95,7 +128,10 @@ def reduce_rank(low: LowRank, rule: RankRule | int) -> LowRankApproximation:
 
 @dataclass(frozen=True)
 class _Core:
-    """ΔW ≈ (L·left)·diag(values)·(R·right)ᵀ of ΔW = L·Rᵀ; `values` may hold more than are used. norm: ‖ΔW‖."""
+    """ΔW ≈ (L·left)·diag(values)·(R·right)ᵀ for ΔW = L·Rᵀ. `values` may have more entries than are used.
+
+    left, right: (r, rank); norm: ‖ΔW‖.
+    """
 
     values: Tensor
     left: Tensor
@@ -104,18 +140,19 @@ class _Core:
 
 
 def _quick_core(gram_left: Tensor, gram_right: Tensor, rule: RankRule, size: int) -> _Core | None:
-    """The core from LᵀL and RᵀR in float32; None where what they round away counts in the error, or is all of it."""
+    """Computes the core from LᵀL and RᵀR in float32; None where their rounding would count in the error."""
     r_left, failed = torch.linalg.cholesky_ex(gram_left, upper=True)
     reach = float((gram_left.diagonal() * gram_right.diagonal()).sqrt().sum()) ** 2
     if int(failed) or not reach < 1e30:
         return None
     core = _core(r_left, gram_right, rule, size)
     lost = core.norm**2 - float(core.values[: core.left.shape[1]].double().square().sum())
+    # 6e-8 is float32's rounding: it may be at most 3e-4 of the squared error that the rank leaves anyway
     return core if 6e-8 * reach <= 3e-4 * lost else None
 
 
 def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int) -> _Core:
-    """The core of R_l and G = RᵀR (`reduce_rank`). size: min(m, n). Raises ToolError for NaN or infinity."""
+    """Computes the core from R_l and G = RᵀR (see `reduce_rank`). size: min(m, n). Raises ToolError for NaN."""
     square = r_left @ gram @ r_left.T
     if not math.isfinite(float(square.sum())):
         raise ToolError("NaN or infinity")
@@ -123,10 +160,10 @@ def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int) -> _Core:
     squares, vectors = eigen(square) if rule.method is not None else leading_eigenpairs(square, rule.rank)
     values = squares.sqrt()[:size]
     rank = rule.choose_rank(values, size)
-    # what is zero but for rounding has no direction
+    # a singular value that is zero except for rounding has no direction: do not divide by it
     least = max(1e-7 * float(values[0]), torch.finfo(torch.float32).tiny)
     right = r_left.T @ (vectors[:, :rank].to(square) / values[:rank].to(square).clamp(min=least))
-    # whatever the vectors, what is best among them is exact
+    # whatever these vectors miss, the best combination of them is exact (Rayleigh–Ritz)
     left = gram @ right
     image = r_left @ left
     squares, turn = eigen(image.T @ image)
@@ -136,7 +173,7 @@ def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int) -> _Core:
 
 
 def _gram(side: Tensor) -> Tensor:
-    """AᵀA, wide ones by halves, where one corner is the other's transpose."""
+    """AᵀA. A wide A is split in halves, since one off-diagonal corner is the transpose of the other."""
     half = side.shape[1] // 2
     if half < 64:
         return side.T @ side
@@ -146,11 +183,21 @@ def _gram(side: Tensor) -> Tensor:
 
 
 def approximate_delta(delta: Tensor, rule: RankRule | int) -> LowRankApproximation:
-    """The best approximation of a dense ΔW (out, in, *kernel) at a rank.
+    """Computes the best approximation of a dense ΔW at a rank.
 
-    Large matrices at a small fixed rank: block Krylov subspaces (Musco & Musco 2015, arXiv 1504.05477) until the
-    error is within 1e-4 of the least. Else the eigenvectors of the Gram matrix of the shorter side: in
-    float32 as near, in float64 with singular values right to 1e-8 of the largest. Raises ToolError for NaN or infinity.
+    Large matrices at a small fixed rank use block Krylov subspaces (Musco & Musco 2015, arXiv 1504.05477) until the
+    error is within 1e-4 of the least possible. Others use the eigenvectors of the Gram matrix of the shorter side: in
+    float32 where that is as close, otherwise in float64, with singular values exact to 1e-8 of the largest.
+
+    Args:
+        delta (Tensor): (out, in) or (out, in, kh, kw).
+        rule: the rule, or a fixed rank.
+
+    Returns:
+        The approximation.
+
+    Raises:
+        ToolError: ΔW contains NaN or infinity.
     """
     rule = RankRule(rule) if isinstance(rule, int) else rule
     matrix = delta.flatten(1).float()
@@ -168,7 +215,7 @@ def approximate_delta(delta: Tensor, rule: RankRule | int) -> LowRankApproximati
         rank = rule.choose_rank(rest, matrix.shape[0])
         basis = basis[:, :rank].to(matrix)
         thin = basis.T @ matrix
-    # whatever the basis, the SVD of the thin projection is exact
+    # whatever the basis misses, the SVD of the projection onto it is exact
     values, turn = left_singular_vectors(thin)
     turn = turn[:, :rank].to(matrix)
     short, long = basis @ turn, turn.T @ thin
@@ -179,7 +226,7 @@ def approximate_delta(delta: Tensor, rule: RankRule | int) -> LowRankApproximati
 
 
 def _all_left(matrix: Tensor, rule: RankRule, norm: float) -> tuple[Tensor, Tensor]:
-    """(singular values, left singular vectors) of M; in float32 where a fixed rank leaves out far more than it."""
+    """(singular values, left singular vectors) of M; in float32 where the rank leaves out far more than it rounds."""
     if rule.method is None:
         squares, vectors = eigen(matrix @ matrix.T)
         if float(squares[rule.rank :].double().sum()) > 1e-3 * rule.rank * norm**2:
