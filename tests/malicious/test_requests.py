@@ -275,6 +275,15 @@ def test_with_users_nothing_is_read_without_one(locked: Target) -> None:
         assert locked.send(method, path, headers={"Cookie": f"lora_ext={locked.guard.token}"}).status_code in (401, 403)
 
 
+def test_modules_come_by_the_cookie_of_the_first_answer(locked: Target) -> None:
+    """An `import` of a module carries no header: the page asks once with its token, which sets the cookie."""
+    path = f"{API_PREFIX}/modules/main.mjs"
+    answer = locked.send("GET", path, headers={"X-Lora-Ext": locked.guard.token})
+    assert answer.status_code == 200
+    cookie = {"Cookie": answer.headers["set-cookie"].partition(";")[0], "Sec-Fetch-Site": "same-origin"}
+    assert locked.send("GET", path, headers=cookie).content == answer.content
+
+
 def test_a_remembered_password_and_a_cookie_change_nothing(locked: Target) -> None:
     """A browser sends both with requests that another site makes."""
     right = credentials("anna", "geheim")
