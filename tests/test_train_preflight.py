@@ -66,7 +66,7 @@ def test_the_numbers_are_those_of_the_batches(folder: Path) -> None:  # noqa: F8
     assert (other.pictures, other.turns, other.regularisation, other.without_caption) == (3, 16, True, 3)
     assert found.steps == 2 * found.steps_per_epoch == 2 * -(-len(batches) // 2)
     text = found.text()
-    assert "32 turns in" in text and f"{found.steps:,} steps" in text and "64x64 8 (" in text
+    assert "32 samples in" in text and f"{found.steps:,} steps" in text and "64x64 8 (" in text
 
 
 def test_captions_missing_and_too_long(folder: Path) -> None:  # noqa: F811
@@ -77,7 +77,7 @@ def test_captions_missing_and_too_long(folder: Path) -> None:  # noqa: F811
     found = look(folder)
     assert found.without_caption == (str(train / "0.png"),) and found.longest == 300
     assert found.too_long == ((str(train / "2.png"), 300), (str(train / "1.png"), 80))
-    assert "1 without a caption ('thing' is taken)" in found.text() and "shorten it (and 1 more)" in found.text()
+    assert "1 without a caption ('thing' is used)" in found.text() and "shorten it (and 1 more)" in found.text()
     (train / "2.txt").unlink()
     assert "max_token_length 150 takes it whole" in look(folder).text()
     assert not look(folder, max_token_length=150).too_long

@@ -110,7 +110,7 @@ def test_a_dataset_file_says_how_large_batches_and_pictures_are(tmp_path: Path) 
     outcome = found.run()
     assert (
         found.preflight_report is not None
-        and "12 turns in 3 batches of up to 4 = 3 steps an epoch" in found.preflight_report.text()
+        and "12 samples in 3 batches of up to 4 = 3 steps an epoch" in found.preflight_report.text()
     )
     metadata = load_lora_file(outcome.file).metadata
     noted = [metadata[name] for name in ("ss_resolution", "modelspec.resolution", "ss_total_batch_size")]

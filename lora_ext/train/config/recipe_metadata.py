@@ -164,8 +164,8 @@ def _dataset(metadata: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
         folders = [folder for folder in first.pop("subsets", []) if not folder.get("is_reg")]
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return
-    told = {**(folders[0] if folders else {}), **first, "train_batch_size": first.get("batch_size_per_device")}
-    for name, value in told.items():
+    settings = {**(folders[0] if folders else {}), **first, "train_batch_size": first.get("batch_size_per_device")}
+    for name, value in settings.items():
         if name in recipe_options() and value is not None and not recipe_options()[name][1].kind:
             yield name, value, f"ss_datasets {name}"
 

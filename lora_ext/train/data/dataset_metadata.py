@@ -43,7 +43,7 @@ def _named(data: Dataset) -> list[str]:
 
 
 def _folders(data: Dataset, regularisation: bool) -> dict[str, dict[str, int]]:
-    counts = Counter(picture.subset for picture in data.images)
+    counts = Counter(image.subset for image in data.images)
     return {
         name: {"n_repeats": subset.repeats, "img_count": counts[index]}
         for index, (name, subset) in enumerate(zip(_named(data), data.subsets, strict=True))
@@ -56,9 +56,9 @@ def tag_frequency(data: Dataset) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for index, (name, subset) in enumerate(zip(_named(data), data.subsets, strict=True)):
         counts: Counter[str] = Counter()
-        for picture in data.images:
-            if picture.subset == index:
-                text = picture.caption.replace("\n", subset.caption_rules.caption_separator)
+        for image in data.images:
+            if image.subset == index:
+                text = image.caption.replace("\n", subset.caption_rules.caption_separator)
                 counts.update(
                     {tag.strip().lower() for tag in text.split(subset.caption_rules.caption_separator)} - {""}
                 )
@@ -68,12 +68,12 @@ def tag_frequency(data: Dataset) -> dict[str, dict[str, int]]:
 
 def _buckets(data: Dataset) -> dict[str, Any]:
     """Bucket sizes with their samples in an epoch, and the mean difference of the images' aspect ratios from them."""
-    turns = Counter(data.images[item.image].bucket_fit.bucket for item in data.sample_order.epoch_items(0))
-    rows = {str(n): {"resolution": list(size), "count": turns[size]} for n, size in enumerate(sorted(turns))}
-    off = [_aspect_error(data.images[item.image]) for item in data.sample_order.epoch_items(0)]
-    return {"buckets": rows, "mean_img_ar_error": sum(off) / len(off)}
+    counts = Counter(data.images[item.image].bucket_fit.bucket for item in data.sample_order.epoch_items(0))
+    rows = {str(n): {"resolution": list(size), "count": counts[size]} for n, size in enumerate(sorted(counts))}
+    errors = [_aspect_error(data.images[item.image]) for item in data.sample_order.epoch_items(0)]
+    return {"buckets": rows, "mean_img_ar_error": sum(errors) / len(errors)}
 
 
-def _aspect_error(picture: DatasetImage) -> float:
-    bucket = picture.bucket_fit.bucket
-    return abs(bucket[0] / bucket[1] - picture.size[0] / picture.size[1])
+def _aspect_error(image: DatasetImage) -> float:
+    bucket = image.bucket_fit.bucket
+    return abs(bucket[0] / bucket[1] - image.size[0] / image.size[1])

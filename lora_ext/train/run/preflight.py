@@ -148,8 +148,8 @@ def run_preflight(
     lengths = _lengths(data, count_tokens) if count_tokens else {}
     limit = recipe.max_token_length
     largest = max((bucket.size for bucket in buckets), key=lambda size: size[0] * size[1])
-    turns = sum(bucket.turns for bucket in buckets)
-    pixels = sum(b.turns * b.size[0] * b.size[1] / VAE_SCALE_FACTOR**2 for b in buckets) / turns
+    samples = sum(bucket.turns for bucket in buckets)
+    pixels = sum(b.turns * b.size[0] * b.size[1] / VAE_SCALE_FACTOR**2 for b in buckets) / samples
     found = PreflightReport(
         concepts=_concepts(data),
         buckets=buckets,
@@ -198,14 +198,14 @@ def _check_contradictions(data: Dataset, steps: int) -> None:
 
 
 def _concepts(data: Dataset) -> tuple[ConceptReport, ...]:
-    turns = Counter(data.images[item.image].subset for item in data.sample_order.epoch_items(0))
+    samples = Counter(data.images[item.image].subset for item in data.sample_order.epoch_items(0))
     rows = []
     for index, subset in enumerate(data.subsets):
         mine = [p for p in data.images if p.subset == index]
         bare = sum(not p.has_caption for p in mine)
         rows.append(
             ConceptReport(
-                subset.name, subset.concept, len(mine), subset.repeats, turns[index], subset.regularisation, bare
+                subset.name, subset.concept, len(mine), subset.repeats, samples[index], subset.regularisation, bare
             )
         )
     return tuple(rows)
@@ -213,9 +213,9 @@ def _concepts(data: Dataset) -> tuple[ConceptReport, ...]:
 
 def _buckets(data: Dataset, world_size: int) -> tuple[BucketReport, ...]:
     pictures = Counter(p.bucket_fit.bucket for p in data.images)
-    turns = Counter(data.images[item.image].bucket_fit.bucket for item in data.sample_order.epoch_items(0))
+    samples = Counter(data.images[item.image].bucket_fit.bucket for item in data.sample_order.epoch_items(0))
     batches = Counter(chunk.bucket for chunk in data.sample_order.epoch_batches(0, world_size))
-    return tuple(BucketReport(size, pictures[size], turns[size], batches[size]) for size in sorted(pictures))
+    return tuple(BucketReport(size, pictures[size], samples[size], batches[size]) for size in sorted(pictures))
 
 
 def _lengths(data: Dataset, count_tokens: Callable[[str], int]) -> dict[str, int]:
@@ -243,7 +243,7 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
     train = [p for p in data.images if not _is_regularisation(data, p.subset)]
     regular = len(data.images) - len(train)
     if steps > MANY_STEPS:
-        yield f"{steps:,} steps are unusually many; check the repeats and max_train_epochs"
+        yield f"{steps:,} steps are unusually many; fewer repeats or epochs may be meant"
     without_text = sum(not p.caption for p in train)
     if without_text == len(train) and not recipe.caption_prefix:
         yield "no picture has a caption and no folder a concept, so there is no trigger word; add one or the other"
@@ -278,8 +278,8 @@ def _lines(report: PreflightReport) -> Iterator[str]:
     for c in report.concepts:
         kind = "regularisation" if c.regularisation else "pictures"
         much = f"{c.pictures} {kind} × {c.repeats} repeats" if not c.regularisation else f"{c.pictures} {kind}"
-        bare = f", {c.without_caption} without a caption" + (f" ({c.concept!r} is taken)" if c.concept else "")
-        yield f"{c.folder}: {much} = {c.turns:,} turns an epoch{bare if c.without_caption else ''}"
+        bare = f", {c.without_caption} without a caption" + (f" ({c.concept!r} is used)" if c.concept else "")
+        yield f"{c.folder}: {much} = {c.turns:,} samples an epoch{bare if c.without_caption else ''}"
     yield _sum(report)
     if len(report.buckets) > 1 or report.buckets[0].pictures > 0:
         rows = (f"{b.size[0]}x{b.size[1]} {b.pictures} ({b.batches:,} batches)" for b in report.buckets)
@@ -290,7 +290,7 @@ def _lines(report: PreflightReport) -> Iterator[str]:
         more = f" (and {len(report.too_long) - 1} more)" if len(report.too_long) > 1 else ""
         wide = next((n for n in (150, 225) if n >= tokens), None)
         hint = f"max_token_length {wide} takes it whole" if wide else "shorten it"
-        yield f"! {path} has a caption of {tokens} tokens; what is after {report.limit} is cut off: {hint}{more}"
+        yield f"! {path} has a caption of {tokens} tokens; what is after {report.limit} is cut off; {hint}{more}"
         break
     for group in report.duplicates[:3]:
         yield f"! the same picture more than once: {', '.join(group[:4])}"
@@ -305,14 +305,16 @@ def _lines(report: PreflightReport) -> Iterator[str]:
 
 def _sum(report: PreflightReport) -> str:
     """The line with the number of steps, such as `98 pictures × 100 repeats × 10 epochs = 98,000 steps`."""
-    turns = sum(c.turns for c in report.concepts)
+    samples = sum(c.turns for c in report.concepts)
     train = [c for c in report.concepts if not c.regularisation]
-    plain = turns == report.batches == report.steps_per_epoch and report.steps == report.epochs * report.steps_per_epoch
+    plain = (
+        samples == report.batches == report.steps_per_epoch and report.steps == report.epochs * report.steps_per_epoch
+    )
     if plain and len(report.concepts) == 1:
         c = train[0]
         return f"{c.pictures} pictures × {c.repeats} repeats × {report.epochs} epochs = {report.steps:,} steps"
     world = f" on {report.world} processes" if report.world > 1 else ""
-    text = f"{turns:,} turns in {report.batches:,} batches of up to {report.batch_size}{world}"
+    text = f"{samples:,} samples in {report.batches:,} batches of up to {report.batch_size}{world}"
     if report.accumulation > 1:
         text += f", {report.accumulation} of them a step"
     if report.steps == report.epochs * report.steps_per_epoch:
@@ -328,6 +330,6 @@ def _cost_lines(report: PreflightReport) -> Iterator[str]:
     split = f"{weights:.1f} weights, {training:.1f} training state, {activations:.1f} a batch"
     yield f"memory: about {e.bytes / BYTES_IN_GIB:.1f} GiB ({split})"
     if e.have and e.bytes > e.have:
-        yield f"! that is more than the {e.have / BYTES_IN_GIB:.1f} GiB that are free; this helps: {e.spare}"
+        yield f"! that is more than the {e.have / BYTES_IN_GIB:.1f} GiB that are free; use {e.spare}"
     if e.seconds:
         yield f"time: about {format_rough_duration(report.seconds)} ({e.seconds:.2g} s a step)"
