@@ -50,7 +50,7 @@ def test_block_rates_are_kohyas(case: Any) -> None:
 
 
 def sd15() -> dict[str, tuple[LayerId, tuple[int, ...]]]:
-    """kohya name → site and shape, for every layer of SD1.5 that a LoRA can have."""
+    """kohya name → layer_id and shape, for every layer of SD1.5 that a LoRA can have."""
     rows = MAP if isinstance(MAP, list) else [{"name": name, **row} for name, row in MAP.items()]
     found = {}
     for row in rows:
@@ -66,7 +66,7 @@ def test_block_dims_are_kohyas(case: Any) -> None:
     given, wanted = case
     module = "c3lier" if any(name.startswith("conv") for name in given) else "lierla"
     sizes = ModuleRanks(Recipe(network_module=module, network_dim=8, network_alpha=4.0, **options(given)))
-    got = {name: sizes.for_layer(site, shape) for name, (site, shape) in sd15().items()}
+    got = {name: sizes.for_layer(layer_id, shape) for name, (layer_id, shape) in sd15().items()}
     assert {name: [size.rank, size.alpha] for name, size in got.items() if size} == wanted
 
 
@@ -88,9 +88,9 @@ def test_targets_by_module() -> None:
 def test_norms_and_outer_layers_are_no_targets() -> None:
     sizes = ModuleRanks(Recipe(network_module="c3lier"))
     table = layer_name_table("unet").diffusers
-    for site in table:
-        if "norm" in site.layer or not site.block:
-            assert sizes.for_layer(site, (8,) if "norm" in site.layer else (8, 4)) is None
+    for layer_id in table:
+        if "norm" in layer_id.layer or not layer_id.block:
+            assert sizes.for_layer(layer_id, (8,) if "norm" in layer_id.layer else (8, 4)) is None
 
 
 def test_sdxl_has_nineteen_blocks() -> None:

@@ -315,8 +315,8 @@ def test_a_file_brings_everything_back(model: Tiny, name: str) -> None:
     network = stirred(TrainableNetwork(model.parts(), RECIPES[name], generator=seeded()))
     file = network.to_lora_file()
     again = TrainableNetwork(model.parts(), RECIPES[name], generator=seeded(9), file=file)
-    for site, module in again.factors_by_layer.items():
-        first = network.factors_by_layer[site]
+    for layer_id, module in again.factors_by_layer.items():
+        first = network.factors_by_layer[layer_id]
         assert torch.equal(module.down, first.down) and torch.equal(module.up, first.up)
 
 
@@ -325,8 +325,8 @@ def test_a_file_of_another_rank_and_alpha(model: Tiny) -> None:
     wider = TrainableNetwork(
         model.parts(), Recipe(network_dim=8, network_alpha=1.0), generator=seeded(1), file=network.to_lora_file()
     )
-    for site, module in wider.factors_by_layer.items():
-        torch.testing.assert_close(module.delta(), network.factors_by_layer[site].delta(), rtol=1e-4, atol=1e-6)
+    for layer_id, module in wider.factors_by_layer.items():
+        torch.testing.assert_close(module.delta(), network.factors_by_layer[layer_id].delta(), rtol=1e-4, atol=1e-6)
     with pytest.raises(TrainError, match="dim_from_weights"):
         TrainableNetwork(model.parts(), Recipe(network_dim=2), file=network.to_lora_file())
     same = Recipe(network_dim=2, network_weights="x.safetensors", dim_from_weights=True)
@@ -346,7 +346,10 @@ def test_groups_have_the_blocks_rates(model: Tiny) -> None:
     rates = {group["name"]: group["lr"] for group in network.parameter_groups()}
     assert rates == {"unet IN01": 5e-4, "unet": 1e-3, "text_encoder": 1e-5}
     assert sum(len(g["params"]) for g in network.parameter_groups()) == len(list(network.parameters()))
-    assert {site.block for site in network.factors_by_layer if site.block.startswith("IN")} == {"IN01", "IN04"}
+    assert {layer_id.block for layer_id in network.factors_by_layer if layer_id.block.startswith("IN")} == {
+        "IN01",
+        "IN04",
+    }
 
 
 def test_memory_stays_shared_when_moved(model: Tiny) -> None:

@@ -24,9 +24,9 @@ def test_outputs_and_gradients_are_pefts(wide: bool) -> None:
     names = dict(ours.unet.named_modules())
     by_name = {
         name: factors
-        for site, factors in network.factors_by_layer.items()
+        for layer_id, factors in network.factors_by_layer.items()
         for name, module in names.items()
-        if module is network.targets_by_layer[site].module
+        if module is network.targets_by_layer[layer_id].module
     }
     assert any(name.endswith(CONVOLUTIONS) for name in by_name) == wide
     config = peft.LoraConfig(r=4, lora_alpha=2, target_modules=list(by_name))

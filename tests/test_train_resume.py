@@ -158,8 +158,8 @@ def test_the_same_recipe_continues_bit_for_bit_with_a_schedule_and_blocks(tmp_pa
         whole = [(row["loss"], row["lr_unet"], row["lr_text"]) for row in csv.DictReader(file)]
     assert [(row["loss"], row["lr_unet"], row["lr_text"]) for row in rows(run)] == whole
     first, second = load_lora_file(out / "last.safetensors"), load_lora_file(run.folder / "last.safetensors")
-    for site, adapter in first.adapters.items():
-        assert all(torch.equal(t, second.adapters[site].tensors[name]) for name, t in adapter.tensors.items())
+    for layer_id, adapter in first.adapters.items():
+        assert all(torch.equal(t, second.adapters[layer_id].tensors[name]) for name, t in adapter.tensors.items())
 
 
 def test_block_rates_that_group_the_network_otherwise_hold(base: Path) -> None:
@@ -255,8 +255,8 @@ def test_leaving_a_schedule_free_optimizer_takes_the_weights_that_its_files_have
     out = begin(tmp_path, optimizer_type="AdamWScheduleFree")
     run, _ = resumed(tmp_path, max_train_epochs=None, max_train_steps=3)
     saved, mine = load_lora_file(out / "last-step00000003.safetensors"), run.network.to_lora_file()
-    for site, adapter in saved.adapters.items():
-        torch.testing.assert_close(mine.adapters[site].low_rank().delta(), adapter.low_rank().delta())
+    for layer_id, adapter in saved.adapters.items():
+        torch.testing.assert_close(mine.adapters[layer_id].low_rank().delta(), adapter.low_rank().delta())
 
 
 @pytest.mark.parametrize("more", [{"train_batch_size": 1}, {"gradient_accumulation_steps": 2}, {"seed": 6}])

@@ -57,7 +57,7 @@ def worker(made: Recipe, env: dict[str, str] | None = None, **more: Any) -> subp
 
 
 def weights(file: Path) -> dict[Any, torch.Tensor]:
-    return {site: adapter.low_rank().delta() for site, adapter in load_lora_file(file).adapters.items()}
+    return {layer_id: adapter.low_rank().delta() for layer_id, adapter in load_lora_file(file).adapters.items()}
 
 
 def test_a_run_writes_its_file_its_table_and_says_what_it_was(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_after_kill_9_the_losses_continue_the_same(tmp_path: Path) -> None:
                            resume=str(tmp_path / "cut"), **more), model=tiny_model())  # fmt: skip
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     first, second = weights(tmp_path / "whole" / "last.safetensors"), weights(outcome.file)
-    assert all(torch.equal(first[site], second[site]) for site in first)
+    assert all(torch.equal(first[layer_id], second[layer_id]) for layer_id in first)
 
 
 class Stops(SilentHost):

@@ -185,7 +185,7 @@ def test_what_a_file_has_and_the_recipe_leaves_out_is_reported(tmp_path: Path) -
 
     data, words = pictures(tmp_path / "data", 2), {"max_train_epochs": 1}
     first = train(recipe(data, tmp_path / "out", **words), model=tiny_model())
-    count = sum(site.part == "te" for site in load_lora_file(first.file).adapters)
+    count = sum(layer_id.part == "te" for layer_id in load_lora_file(first.file).adapters)
     for more, told in (({"network_train_unet_only": True}, [f"({count} in te)"]), ({}, [])):
         shell = Hears()
         again = recipe(data, tmp_path / "again", network_weights=str(first.file), **words, **more)

@@ -38,12 +38,10 @@ class GlobalBatch:
     Attributes:
         bucket: (width, height) in pixels.
         items: The images.
-        capacity: How many there are in a full batch.
     """
 
     bucket: PixelSize
     items: tuple[ImageRepeat, ...]
-    capacity: int
 
     def items_of_process(self, rank: int, world_size: int) -> tuple[tuple[ImageRepeat, ...], float]:
         """A process's items and its `Batch.scale`; no items where there are fewer items than processes."""
@@ -147,9 +145,7 @@ class SampleOrder:
             # not keyed by the batch size: two processes with half of it each must see the same batches
             shuffled = _shuffled(items, self.seed, "pictures", epoch, group)
             full = size * world_size
-            batches += [
-                GlobalBatch(bucket, tuple(shuffled[at : at + full]), full) for at in range(0, len(shuffled), full)
-            ]
+            batches += [GlobalBatch(bucket, tuple(shuffled[at : at + full])) for at in range(0, len(shuffled), full)]
         return tuple(_shuffled(batches, self.seed, "batches", epoch))
 
 
