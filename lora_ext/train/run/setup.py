@@ -23,10 +23,10 @@ from ..data.dataset import Dataset
 from ..network.trainable_network import TrainableNetwork
 from . import sample_images, training_state
 from .caption_encoder import CaptionEncoder
+from .experiment_tracker import ExperimentTracker
 from .preflight import PreflightReport, run_preflight
 from .process_group import ProcessGroup
 from .regularisation_images import generate_missing_images, missing_regularisation_images
-from .training_log import ExperimentTracker
 from .training_state import TrainingState
 from .training_step import keyed_generator
 
