@@ -1,4 +1,4 @@
-"""File → file: merge, resize, split, reweight, convert, extract, metadata.
+"""Tools that make one file from others: merge, resize, split, reweight, convert, extract, metadata.
 
-Every verb is a pure function on `LoraFile`s that returns a `Report` beside its result, and `main(argv)` around it.
+Every tool is a function from `LoraFile`s to a result and a `ToolReport`, with a command line `main(argv)` around it.
 """

@@ -1,6 +1,4 @@
-"""What LoRAs do to the files of a checkpoint: which tensor gets what (`CheckpointFilePlan`), the sums, and the
-writing.
-"""
+"""How LoRAs change the files of a checkpoint: the plan of each file, the sums W + ΔW, and the writing."""
 
 from __future__ import annotations
 
@@ -34,12 +32,20 @@ from .checkpoint_stream import (
 from .report import LayerReport, ToolReport
 
 TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
-"""Suffixes that are written as torch files."""
+"""Suffixes of files that are written in torch's format instead of safetensors."""
 
 
 @dataclass
 class CheckpointFilePlan:
-    """What is to be done to one file of a checkpoint. rounding: what became of each tensor's ΔW, once it is written."""
+    """The changes that are planned for one file of a checkpoint.
+
+    Attributes:
+        tensor_file: the file that is read.
+        locations: where the file holds each layer.
+        adapters_by_key: tensor name → the adapters that change it, each with its layer and location.
+        biases_by_key: bias tensor name → the adapters that change it.
+        rounding: tensor name → how much of its ΔW survived rounding, and to which dtype; filled while writing.
+    """
 
     tensor_file: TensorFile
     locations: Mapping[LayerId, WeightLocation]
@@ -48,23 +54,28 @@ class CheckpointFilePlan:
     rounding: dict[str, tuple[Rounding, torch.dtype]] = field(default_factory=dict)
 
     def add_adapter(self, layer_id: LayerId, applied_adapter: AppliedAdapter) -> None:
-        """Notes a piece that acts at a place of this file."""
-        place = self.locations[layer_id]
-        self.adapters_by_key.setdefault(place.key, []).append((place, layer_id, applied_adapter))
-        if place.bias is not None:
-            self.biases_by_key.setdefault(place.bias, []).append(applied_adapter)
+        """Plans an adapter for a layer of this file."""
+        location = self.locations[layer_id]
+        self.adapters_by_key.setdefault(location.key, []).append((location, layer_id, applied_adapter))
+        if location.bias is not None:
+            self.biases_by_key.setdefault(location.bias, []).append(applied_adapter)
 
     def applied_adapters(self) -> Iterator[AppliedAdapter]:
-        """Every piece."""
-        return (piece for rows in self.adapters_by_key.values() for _, _, piece in rows)
+        """Every planned adapter, once for each layer that it changes."""
+        return (applied_adapter for rows in self.adapters_by_key.values() for _, _, applied_adapter in rows)
 
     def tensor_changes(self, dtype: torch.dtype | None, device: torch.device) -> dict[str, TensorChange]:
-        """What happens to each tensor that is touched."""
+        """Tensor name → the function that computes what is written in its place.
+
+        Args:
+            dtype: dtype of the result; None keeps each tensor's own.
+            device: where the sums are computed.
+        """
         found: dict[str, TensorChange] = {}
         for key, rows in self.adapters_by_key.items():
             found[key] = _adder(self.tensor_file, key, rows, dtype, device, self._measured(key, dtype))
-        for key, pieces in self.biases_by_key.items():
-            shift = sum_bias_deltas(pieces, self.tensor_file.shapes[key][0])
+        for key, applied_adapters in self.biases_by_key.items():
+            shift = sum_bias_deltas(applied_adapters, self.tensor_file.shapes[key][0])
             if shift is not None:
                 found[key] = _shifter(key, shift, dtype, self._measured(key, dtype))
         return found
@@ -74,63 +85,80 @@ class CheckpointFilePlan:
         return rounding
 
     def add_rounding_to(self, report: ToolReport) -> None:
-        """Reports what survived rounding; layers in one stacked tensor (OpenCLIP's q, k, v) share its figure."""
+        """Adds what survived rounding to the report; layers in one stacked tensor (OpenCLIP's q, k, v) share a figure.
+
+        The tensor's ‖ΔW‖² is divided evenly between them, so that the sum over the layers stays right.
+        """
         for key, (rounding, dtype) in self.rounding.items():
-            names = list(dict.fromkeys(str(site) for _, site, _ in self.adapters_by_key.get(key, ()))) or [key]
+            names = list(dict.fromkeys(str(layer_id) for _, layer_id, _ in self.adapters_by_key.get(key, ()))) or [key]
             for name in names:
                 report.add_rounding(name, rounding.share, rounding.squared_norm / len(names), dtype)
 
 
-# --- what goes where -------------------------------------------------------------------------------------------------
+# --- planning --------------------------------------------------------------------------------------------------------
 
 
 def assign_adapters(
     plans: Sequence[CheckpointFilePlan], specs: Sequence[AdapterSpec], report: ToolReport, checkpoint_name: str
 ) -> None:
-    """Gives every adapter to the places that it fits and reports the rest. Raises ToolError as `merge_into` says."""
-    here = {site: place for plan in plans for site, place in plan.locations.items()}
-    if not here:
+    """Assigns every adapter to the files that hold its layer in a fitting shape, and reports the others.
+
+    Args:
+        plans: one plan a file of the checkpoint; they are filled.
+        specs: the LoRA files with their weights.
+        report: gets the changed layers, and for each LoRA what did not fit.
+        checkpoint_name: what messages call the checkpoint.
+
+    Raises:
+        ToolError: the checkpoint holds no known layer, a LoRA is for another model family, or nothing would change.
+    """
+    locations = {layer_id: location for plan in plans for layer_id, location in plan.locations.items()}
+    if not locations:
         raise ToolError(f"{checkpoint_name} holds no layer of a Stable Diffusion model (SD1, SD2 or SDXL)")
     ranks: dict[LayerId, int | None] = {}
     matched = acting = 0
-    for use in specs:
+    for spec in specs:
         lacks: list[str] = []
         wrong: list[str] = []
-        for site, adapter in use.file.adapters.items():
-            holders = [plan for plan in plans if site in plan.locations]
-            fitting = [plan for plan in holders if adapter.fits(plan.locations[site].shape)]
+        for layer_id, adapter in spec.file.adapters.items():
+            holders = [plan for plan in plans if layer_id in plan.locations]
+            fitting = [plan for plan in holders if adapter.fits(plan.locations[layer_id].shape)]
             if not fitting:
-                (wrong if holders else lacks).append(str(site))
+                (wrong if holders else lacks).append(str(layer_id))
                 continue
             matched += 1
-            weight = use.weight_at(site)
+            weight = spec.weight_at(layer_id)
             if not weight:
                 continue
             acting += 1
-            ranks[site] = None if adapter.rank is None else (ranks.get(site) or 0) + adapter.rank
+            ranks[layer_id] = None if adapter.rank is None else (ranks.get(layer_id) or 0) + adapter.rank
             for plan in fitting:
-                plan.add_adapter(site, AppliedAdapter(adapter, weight, rows=plan.locations[site].rows))
+                plan.add_adapter(layer_id, AppliedAdapter(adapter, weight, rows=plan.locations[layer_id].rows))
         if lacks or wrong:
-            _check_family(use, here, checkpoint_name)
-        _report_source(report, use, lacks, wrong)
-    report.layers += [LayerReport(str(site), rank, None) for site, rank in ranks.items()]
-    if not acting or not any(_has_nonzero_delta(piece) for plan in plans for piece in plan.applied_adapters()):
-        labels = ", ".join(use.display_name for use in specs)
+            _check_family(spec, locations, checkpoint_name)
+        _report_source(report, spec, lacks, wrong)
+    report.layers += [LayerReport(str(layer_id), rank, None) for layer_id, rank in ranks.items()]
+    if not acting or not any(
+        _has_nonzero_delta(applied_adapter) for plan in plans for applied_adapter in plan.applied_adapters()
+    ):
+        labels = ", ".join(spec.display_name for spec in specs)
         if matched:
             what = "ΔW is 0 everywhere (never trained?)" if acting else "every weight is 0"
             raise ToolError(f"{labels}: {what}, {checkpoint_name} would stay as it is")
-        raise ToolError(f"nothing of {labels} fits {checkpoint_name} ({describe_checkpoint(here)}); it was not written")
+        raise ToolError(
+            f"nothing of {labels} fits {checkpoint_name} ({describe_checkpoint(locations)}); it was not written"
+        )
 
 
 def _has_nonzero_delta(applied_adapter: AppliedAdapter) -> bool:
-    """Whether ΔW is not zero, as far as the factors tell: a layer that was never trained has one of zeros."""
+    """Whether ΔW may differ from zero: a LoRA that was never trained has a factor of zeros."""
     low = applied_adapter.adapter.low_rank()
     return low is None or all(bool(t.float().any()) for t in (low.up, low.gain, low.down))
 
 
-def _check_family(spec: AdapterSpec, here: Mapping[LayerId, WeightLocation], name: str) -> None:
-    """Raises ToolError when both families are known and differ (asked when not all layers fit)."""
-    family, own = checkpoint_family(here), spec.file.family
+def _check_family(spec: AdapterSpec, locations: Mapping[LayerId, WeightLocation], name: str) -> None:
+    """Raises ToolError when both model families are known and differ; called when not all layers fit."""
+    family, own = checkpoint_family(locations), spec.file.family
     if "unknown" not in (family, own) and not family.startswith(own):
         raise ToolError(f"{spec.display_name} was made for {own}, {name} is {family}")
 
@@ -140,14 +168,16 @@ def _report_source(report: ToolReport, spec: AdapterSpec, lacks: list[str], wron
         report.only_in[spec.display_name] = lacks
     if wrong:
         report.add_note(
-            f"{spec.display_name}: {len(wrong)} layers are of another size and left out, such as {wrong[0]}"
+            f"{spec.display_name}: {len(wrong)} layers have another size than the checkpoint's and are left out, "
+            f"such as {wrong[0]}"
         )
     if spec.file.unrecognized_keys:
         report.not_understood[spec.display_name] = spec.file.unrecognized_keys
     report.add_source_notes(spec.display_name, spec.file)
     if spec.file.embeddings:
         report.add_note(
-            f"{spec.display_name}: its embeddings ({', '.join(spec.file.embeddings)}) have no place in a checkpoint"
+            f"{spec.display_name}: its embeddings ({', '.join(spec.file.embeddings)}) are left out: "
+            "a checkpoint cannot hold them"
         )
 
 
@@ -162,48 +192,66 @@ def _adder(
     device: torch.device,
     rounding: Rounding,
 ) -> TensorChange:
-    """W → W + Σ weight·ΔW, as baked injection computes it. A tensor from the disk is overwritten."""
-    turned = any(place.transposed for place, _, _ in rows)
-    pieces = tuple(piece for _, _, piece in rows)
+    """The change W → W + Σ weight·ΔW, computed as baked LoRAs are.
+
+    A tensor that comes from the disk has memory of its own, which the result overwrites where the dtype allows it.
+    """
+    transposed = any(location.transposed for location, _, _ in rows)
+    applied_adapters = tuple(applied_adapter for _, _, applied_adapter in rows)
 
     def add(tensor: Tensor) -> Tensor:
-        weight = (tensor.mT if turned else tensor).to(device)
-        mine = tensor_file.header is not None and dtype in (None, tensor.dtype)
-        out = weight if mine else torch.empty(weight.shape, dtype=dtype or tensor.dtype, device=device)
-        if not add_and_check_finite(weight, pieces, out, rounding) and not is_tensor_finite(out):
+        weight = (tensor.mT if transposed else tensor).to(device)
+        in_place = tensor_file.header is not None and dtype in (None, tensor.dtype)
+        out = weight if in_place else torch.empty(weight.shape, dtype=dtype or tensor.dtype, device=device)
+        if not add_and_check_finite(weight, applied_adapters, out, rounding) and not is_tensor_finite(out):
             before = tensor_file.load_tensor(key)
-            raise _not_finite_error(key, rows[0][1], (before.mT if turned else before).to(device), pieces, out.dtype)
-        return out.mT if turned else out
+            raise _not_finite_error(
+                key, rows[0][1], (before.mT if transposed else before).to(device), applied_adapters, out.dtype
+            )
+        return out.mT if transposed else out
 
     return add
 
 
 AMINMAX_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+"""Dtypes that `torch.aminmax` takes on the CPU in every supported torch release."""
 
 
 def add_and_check_finite(
     weight: Tensor, applied_adapters: tuple[AppliedAdapter, ...], out: Tensor, rounding: Rounding
 ) -> bool:
-    """`out` (may be `weight` itself) = weight + Σ weight·ΔW, as baked into a model; whether its sum is finite."""
+    """Computes `out` = `weight` + Σ weightᵢ·ΔWᵢ block by block, as baking into a model does.
+
+    Args:
+        weight: (out, in[, kh, kw]), on the device where the sum is made.
+        applied_adapters: the adapters with their weights.
+        out: the result, of the same shape; may be `weight` itself.
+        rounding: measures what survives rounding to the dtype of `out`.
+
+    Returns:
+        Whether all numbers of the result are finite.
+    """
     check = torch.zeros((), device=weight.device)
 
-    def look(block: Tensor) -> None:
+    def check_block(block: Tensor) -> None:
         # torch 2.1 has no aminmax of float16 on the CPU, no release has one of float8
         least, most = torch.aminmax(block if block.dtype in AMINMAX_DTYPES else block.float())
-        check.add_(0 * least + 0 * most)  # 0, but of NaN and infinity NaN
+        check.add_(0 * least + 0 * most)  # 0 for finite numbers, NaN for NaN and infinity
 
-    add_delta(weight, applied_adapters, out, look, rounding)
+    add_delta(weight, applied_adapters, out, check_block, rounding)
     return not bool(check)
 
 
 def _shifter(key: str, shift: Tensor, dtype: torch.dtype | None, rounding: Rounding) -> TensorChange:
+    """The change bias → bias + shift, summed in float32."""
+
     def add(tensor: Tensor) -> Tensor:
         total = tensor.float() + shift
         out = total.to(dtype or tensor.dtype)
         if out.dtype != total.dtype:
             rounding.measure(tensor, total, out.dtype)
         if not is_tensor_finite(out):
-            raise ToolError(f"{key} holds NaN or infinity when the LoRAs are added")
+            raise ToolError(f"{key!r} is NaN or infinity once the LoRAs are added; use a smaller ratio")
         return out
 
     return add
@@ -212,15 +260,14 @@ def _shifter(key: str, shift: Tensor, dtype: torch.dtype | None, rounding: Round
 def _not_finite_error(
     key: str, layer_id: LayerId, weight: Tensor, applied_adapters: tuple[AppliedAdapter, ...], dtype: torch.dtype
 ) -> ToolError:
-    """Why a sum is not finite: the checkpoint was not, or the dtype is too small."""
+    """The error for a sum that is not finite: the checkpoint was not, or the dtype is too small for the numbers."""
     if not is_tensor_finite(weight):
         return ToolError(f"the checkpoint contains NaN or infinity in {key!r}")
     wide = add_delta(weight, applied_adapters, torch.empty(weight.shape, dtype=torch.float32, device=weight.device))
     name = str(dtype).removeprefix("torch.")
     return ToolError(
         f"{layer_id} does not fit {name} after merging: {key!r} reaches {float(wide.abs().max()):.4g}, "
-        "the largest number "
-        f"is {torch.finfo(dtype).max:.4g}; use a smaller ratio, or save as bf16 or float"
+        f"the largest number is {torch.finfo(dtype).max:.4g}; use a smaller ratio, or save as bf16 or float"
     )
 
 
@@ -236,7 +283,20 @@ def save_checkpoint_file(
     overwrite: bool,
     track: Track,
 ) -> None:
-    """One file of the checkpoint with its changes made, whole or not at all. Raises FileError, ToolError."""
+    """Writes one file of the checkpoint with its planned changes; a failure leaves no partial file.
+
+    Args:
+        plan: the file and its changes; `plan.rounding` is filled.
+        path: where to write. Its suffix decides between safetensors and torch's format.
+        dtype: of all floating-point tensors of the result; None keeps each tensor's own.
+        device: where the sums are computed.
+        overwrite: whether a file at `path` may be replaced.
+        track: shows progress.
+
+    Raises:
+        FileError: a file that cannot be read or written.
+        ToolError: too little space on the disk, NaN, or a number that `dtype` cannot hold.
+    """
     changes = plan.tensor_changes(dtype, device)
     with _iterate_from_outside(track, list(changes), f"merge into {path.name}") as step:
         header = plan.tensor_file.header
@@ -256,7 +316,7 @@ def save_checkpoint_file(
 
 @contextlib.contextmanager
 def _iterate_from_outside(track: Track, names: Sequence[str], text: str) -> Iterator[Callable[[str], object]]:
-    """A function to call at each item, for loops that are driven from elsewhere."""
+    """Yields a function to call before each item, for a loop that runs elsewhere (`write_changed_safetensors`)."""
     shown = track(names, text)
     try:
         yield lambda name: next(shown, None)

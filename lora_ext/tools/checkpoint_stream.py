@@ -1,4 +1,4 @@
-"""Checkpoints read and written tensor by tensor, so that memory holds one tensor and not the model."""
+"""Checkpoints are read and written tensor by tensor, so that memory holds one tensor and not the model."""
 
 from __future__ import annotations
 
@@ -26,16 +26,26 @@ from ..file.safetensors_file import (
 )
 
 TensorChange = Callable[[Tensor], Tensor]
-"""A tensor as the file holds it → what is written in its place, of the same shape; may overwrite one from the disk."""
+"""The tensor as the file holds it → the tensor that is written in its place, of the same shape.
+
+It may overwrite the memory of a tensor that was read from the disk.
+"""
 
 _BLOCK = 1 << 18
-"""Bytes that are read or written at a time; pieces of 1 MB and more cost Linux twice to five times the CPU."""
+"""Bytes that are read or written at a time. Measured on Linux: blocks of 1 MB and more cost two to five times the CPU
+time."""
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """One file of tensors. header: of a safetensors file, whose tensors stay on the disk; content, tensors: what a
-    torch file held (all of it, in memory)."""
+    """One file of tensors, opened for reading.
+
+    Attributes:
+        path: the file.
+        header: the header of a safetensors file, whose tensors stay on the disk; None for a torch file.
+        content: the whole object that a torch file held.
+        tensors: tensor name → tensor of a torch file, in memory.
+    """
 
     path: Path
     header: SafetensorsHeader | None = None
@@ -44,13 +54,17 @@ class TensorFile:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name → shape of every tensor, in the order of the file."""
+        """Tensor name → shape, in the order of the file."""
         if self.header is not None:
             return {name: entry.shape for name, entry in self.header.entries.items()}
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     def load_tensor(self, name: str) -> Tensor:
-        """One tensor, with memory of its own where it comes from the disk. Raises FileError."""
+        """Loads one tensor; one that comes from the disk has memory of its own.
+
+        Raises:
+            FileError: the file cannot be read.
+        """
         if self.header is None:
             return self.tensors[name]
         return next(iterate_safetensors(self.path, self.header, (name,)))[1]
@@ -61,7 +75,13 @@ class TensorFile:
 
 
 def open_tensor_file(path: Path) -> TensorFile:
-    """The file at `path`: safetensors by its header alone, torch files (weights only) whole. Raises FileError."""
+    """Opens a file of tensors. Of a safetensors file only the header is read, a torch file is loaded whole.
+
+    Torch files are loaded with `weights_only=True`, so that they cannot run code.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
     if container_format(path) == "safetensors":
         return TensorFile(path, header=load_safetensors_header(path))
     contents = load_tensors(path)
@@ -72,7 +92,7 @@ def open_tensor_file(path: Path) -> TensorFile:
 
 
 def file_size_as(header: SafetensorsHeader, dtype: torch.dtype | None) -> int:
-    """Bytes of the file when its floating-point tensors are stored as `dtype` (None: as they are)."""
+    """Bytes of the file if its floating-point tensors are stored as `dtype` (None: as they are)."""
     return header.data_start + sum(e.end - e.start if d is None else _size(e, d) for _, e, d in _targets(header, dtype))
 
 
@@ -83,12 +103,21 @@ def write_changed_safetensors(
     dtype: torch.dtype | None,
     on_tensor: Callable[[str], object] = lambda name: None,
 ) -> None:
-    """Writes the safetensors file of `tensor_file` anew with `changes` made, in its order and layout, metadata and all.
+    """Writes a copy of a safetensors file with some tensors changed; order, layout and metadata stay.
 
-    Bytes that nothing changes are copied as they are; with `dtype` every floating-point tensor is rounded to it once.
-    `on_tensor` is told the name of each changed tensor beforehand. Raises OSError, FileError (the source is shorter
-    than it
-    says), ToolError (a number too large).
+    Bytes of unchanged tensors are copied as they are.
+
+    Args:
+        tensor_file: the safetensors file to copy.
+        out: the open file to write to.
+        changes: tensor name → the function that computes the new tensor.
+        dtype: every floating-point tensor is rounded to it once; None keeps each tensor's own.
+        on_tensor: called with the name of each changed tensor before it is computed.
+
+    Raises:
+        FileError: the source became shorter while it was read.
+        OSError: `out` cannot be written.
+        ToolError: a number is too large for `dtype`.
     """
     header = tensor_file.header
     assert header is not None
@@ -100,9 +129,9 @@ def write_changed_safetensors(
             out.write(_head(header, rows))
         else:
             _copy(source, out, 0, header.data_start, tensor_file.path)
-        for same, group in itertools.groupby(rows, key=lambda row: row[0] not in changes and row[2] is None):
+        for unchanged, group in itertools.groupby(rows, key=lambda row: row[0] not in changes and row[2] is None):
             run = list(group)
-            if same:
+            if unchanged:
                 _copy(
                     source, out, header.data_start + run[0][1].start, run[-1][1].end - run[0][1].start, tensor_file.path
                 )
@@ -117,11 +146,12 @@ def write_changed_safetensors(
 
 
 def _itself(tensor: Tensor) -> Tensor:
+    """The change of a tensor that nothing changes."""
     return tensor
 
 
 def _targets(header: SafetensorsHeader, dtype: torch.dtype | None) -> list[tuple[str, TensorEntry, torch.dtype | None]]:
-    """(name, entry, the other dtype to store it as or None) in the order of the data."""
+    """(name, entry, the new dtype or None) of every tensor, in the order of the data."""
     order = sorted(header.entries.items(), key=lambda item: (item[1].start, item[1].end))
     return [(name, entry, dtype if _changes(entry, dtype) else None) for name, entry in order]
 
@@ -135,7 +165,10 @@ def _size(entry: TensorEntry, dtype: torch.dtype) -> int:
 
 
 def _head(header: SafetensorsHeader, rows: list[tuple[str, TensorEntry, torch.dtype | None]]) -> bytes:
-    """The header of the same tensors in the same order, some as another dtype."""
+    """The header for the same tensors in the same order, some with a new dtype.
+
+    Format: https://github.com/huggingface/safetensors: the length as 8 bytes, then JSON padded with blanks to 8 bytes.
+    """
     root: dict[str, Any] = {"__metadata__": dict(header.metadata)} if header.metadata else {}
     at = 0
     for name, entry, target in rows:
@@ -149,7 +182,7 @@ def _head(header: SafetensorsHeader, rows: list[tuple[str, TensorEntry, torch.dt
 
 
 def _copy(source: BinaryIO, out: BinaryIO, start: int, count: int, path: Path) -> None:
-    """`count` bytes from `start` on, a block at a time."""
+    """Copies `count` bytes from `start` on, a block at a time."""
     source.seek(start)
     block = memoryview(bytearray(min(_BLOCK, count)))
     while count:
@@ -161,7 +194,7 @@ def _copy(source: BinaryIO, out: BinaryIO, start: int, count: int, path: Path) -
 
 
 def _load(source: BinaryIO, header: SafetensorsHeader, entry: TensorEntry, buffer: Tensor, path: Path) -> Tensor:
-    """One tensor in the memory of `buffer`, good until the next."""
+    """Reads one tensor into the memory of `buffer`; it is valid until the next call."""
     raw = buffer[: entry.end - entry.start]
     source.seek(header.data_start + entry.start)
     view = memoryview(raw.numpy().data)
@@ -190,8 +223,9 @@ def changed_tensors(
     dtype: torch.dtype | None,
     on_tensor: Callable[[str], object] = lambda name: None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a file as it is to be written, for files that are written whole; see
-    `write_changed_safetensors`.
+    """Yields (name, tensor) for every tensor of a file with `changes` made, for files that are written whole.
+
+    Args, errors: as of `write_changed_safetensors`.
     """
     for name in tensor_file.shapes:
         if name in changes:
@@ -202,9 +236,18 @@ def changed_tensors(
 
 
 def save_torch_file(tensor_file: TensorFile, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """A torch file of these tensors: as `tensor_file`'s was where it is one (what did not change stays the very
-    object),
-    else `{"state_dict": …}`. Raises OSError, and FileError for float8, which torch 2.1 cannot put into such a file."""
+    """Writes tensors as a torch file.
+
+    Args:
+        tensor_file: the source. The structure of a torch file is kept, with its other entries; the tensors of a
+            safetensors file are written as `{"state_dict": …}`.
+        tensors: tensor name → tensor.
+        path: where to write.
+
+    Raises:
+        FileError: float8 tensors, which torch 2.1 cannot write into such a file.
+        OSError: `path` cannot be written.
+    """
     content = dict(tensor_file.content or {"state_dict": {}})
     inner = content.get("state_dict")
     fresh = {name: tensor for name, tensor in tensors.items() if tensor is not tensor_file.tensors.get(name)}
@@ -220,7 +263,7 @@ def save_torch_file(tensor_file: TensorFile, tensors: Mapping[str, Tensor], path
             raise out.error or OSError(str(error).splitlines()[0]) from error
         except KeyError as error:  # "dtype torch.float8_e4m3fn is not recognized"
             raise FileError(
-                f"torch {torch.__version__} cannot write these numbers into a .ckpt or .pt file ({error.args[0]}): "
+                f"torch {torch.__version__} cannot write this dtype into a .ckpt or .pt file ({error.args[0]}): "
                 "save as .safetensors, or with --save_precision fp16"
             ) from error
         file.flush()
@@ -228,14 +271,14 @@ def save_torch_file(tensor_file: TensorFile, tensors: Mapping[str, Tensor], path
 
 
 class _ErrorKeepingFile:
-    """A file to write that remembers its first error, which torch's writer hides behind one of its own."""
+    """A file that remembers its first error, because torch's writer reports another one in its place."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        """As a file's."""
+        """Writes as a file does, and remembers an error."""
         try:
             return self._file.write(data)
         except OSError as error:
@@ -243,7 +286,7 @@ class _ErrorKeepingFile:
             raise
 
     def flush(self) -> None:
-        """As a file's."""
+        """Flushes as a file does."""
         self._file.flush()
 
 

@@ -1,4 +1,7 @@
-"""`convert_lora`: kohya's spelling ↔ diffusers' (PEFT), `.pt` and cloneofsimo → kohya's, LoHa, LoKr, full → LoRA."""
+"""Convert a LoRA between the key formats of kohya and diffusers (PEFT), or another adapter kind to LoRA.
+
+Every file that can be loaded can be converted, also `.pt` files and cloneofsimo's.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ from .result_metadata import (
 )
 
 TARGET_KEY_FORMATS = ("kohya", "diffusers")
+"""The key formats that can be written."""
 
 
 def convert_lora(
@@ -46,25 +50,39 @@ def convert_lora(
     device: str | torch.device = "cpu",
     track: Track = no_progress,
 ) -> tuple[LoraFile, ToolReport]:
-    """The file in another spelling; with `rank`, layers that are no LoRA become the best LoRA of that rank.
+    """Converts a file to another key format, and with `rank` its layers to LoRA.
 
-    diffusers' spelling has no alpha (it goes into lora_B) and holds LoRA layers only: embeddings and keys that were
-    not understood are left out and named. Raises ToolError for an unknown spelling, NaN, numbers too large for dtype,
-    and layers that the spelling cannot hold.
+    diffusers' key format has no alpha: the scale alpha / rank is multiplied into lora_B. It holds LoRA layers only:
+    embeddings and keys that were not understood are left out, and the report names them.
+
+    Args:
+        file: the file to convert; it is not changed.
+        to: "kohya" or "diffusers".
+        rank: layers of kinds such as LoHa, LoKr and full become the best LoRA of this rank; None keeps their kind.
+        dtype: of the result's factors; None keeps each layer's own.
+        device: where decompositions are computed.
+        track: shows progress.
+
+    Returns:
+        The converted file and the report.
+
+    Raises:
+        ToolError: an unknown key format, NaN, a number too large for the dtype, or layers that the key format cannot
+            hold.
     """
     if to not in TARGET_KEY_FORMATS:
-        raise ToolError(f"unknown spelling {to!r}{did_you_mean(to, TARGET_KEY_FORMATS)}")
+        raise ToolError(f"unknown key format {to!r}{did_you_mean(to, TARGET_KEY_FORMATS)}")
     file, report = open_source("convert", file)
     adapters: dict[LayerId, Adapter] = {}
-    for site in track(list(file.adapters), "convert"):
-        adapters[site] = _layer(file, site, rank, dtype, torch.device(device), report)
-    changed = any(adapters[site] is not adapter for site, adapter in file.adapters.items())
-    # the family tells how SDXL's names are written, so it is told while the keys are still the file's own
+    for layer_id in track(list(file.adapters), "convert"):
+        adapters[layer_id] = _layer(file, layer_id, rank, dtype, torch.device(device), report)
+    changed = any(adapters[layer_id] is not adapter for layer_id, adapter in file.adapters.items())
+    # SDXL's layer names are written in two ways; the family that decides is known while the keys are still the file's
     made = in_kohya_format(replace(file, adapters=adapters))
     if to == "diffusers":
         made = _in_diffusers(made, report)
-    said = f"converted to the keys of {to}" + (f", LoRA of rank {rank}" if rank and changed else "")
-    metadata = carry_metadata(made.metadata, said, [source_record(file)])
+    comment = f"converted to the keys of {to}" + (f", LoRA of rank {rank}" if rank and changed else "")
+    metadata = carry_metadata(made.metadata, comment, [source_record(file)])
     if is_turned_into_lora(file, adapters):
         metadata = as_plain_lora_metadata(metadata)
     result = replace(made, metadata=metadata, path=file.path)
@@ -79,7 +97,7 @@ def _layer(
     device: torch.device,
     report: ToolReport,
 ) -> Adapter:
-    """One layer, as LoRA where a rank is asked; always with an alpha, without which kohya's scripts cannot merge."""
+    """One layer of the result: as LoRA where a rank is given, and always with the alpha that kohya's scripts need."""
     adapter = file.adapters[layer_id]
     wanted = dtype or widest_dtype([adapter.dtype])
     if adapter.kind == "LoRA" or rank is None:
@@ -98,10 +116,10 @@ def _layer(
         report.add_note(f"{adapter.kind} layers need the base model's weights and stay as they are")
         return make_stored_adapter(adapter.tensors, wanted, layer_id, report)
     if adapter.bias_delta() is not None:
-        report.add_note("changes of biases have no place in a LoRA and are left out")
+        report.add_note("changes of biases are left out: a LoRA layer cannot hold them")
     best = change.to(device).best_approximation(rank)
     if best.low_rank.rank < rank and best.norm:
-        report.add_note(f"rank {rank} is more than some layers hold; they got all of theirs (capped)")
+        report.add_note(f"rank {rank} is more than some layers can have; those get their full rank (capped)")
     report.layers.append(
         LayerReport(str(layer_id), adapter.rank, best.low_rank.rank, best.kept, best.norm, f"was {adapter.kind}")
     )
@@ -109,44 +127,45 @@ def _layer(
 
 
 def _in_diffusers(file: LoraFile, report: ToolReport) -> LoraFile:
-    """In PEFT's spelling; what that cannot hold is left out if it is no layer, and an error if it is."""
+    """The file in PEFT's key format. Raises ToolError for layers that it cannot hold; other entries are left out."""
     others = sorted({a.kind for a in file.adapters.values() if a.kind != "LoRA"})
     if others:
         raise ToolError(
-            f"diffusers' keys hold LoRA only, not {', '.join(others)}; --rank makes LoRA of LoHa, LoKr, full"
+            f"diffusers' key format holds LoRA layers only, not {', '.join(others)}; "
+            "--rank converts LoHa, LoKr and full layers to LoRA"
         )
     for what, names in (("embeddings", list(file.embeddings)), ("entries not understood", list(file.unrecognized))):
         if names:
-            report.add_note(f"diffusers' spelling holds no {what}: {len(names)} left out, such as {names[0]}")
+            report.add_note(f"diffusers' key format holds no {what}: {len(names)} left out, such as {names[0]}")
     bare = replace(file, embeddings={}, unrecognized={}, embedding_keys={})
     tensors = format_keys(bare, "diffusers")
     for key, tensor in tensors.items():
         if not is_tensor_finite(tensor):
             name = str(tensor.dtype).removeprefix("torch.")
             raise ToolError(
-                f"{key} does not fit {name} with alpha/rank inside it, as diffusers' spelling has it; "
+                f"{key} does not fit {name} once it is multiplied by alpha/rank, as diffusers' key format needs; "
                 "save as bf16 or float (--save_precision)"
             )
     made = assemble_lora_file(tensors, file.metadata)
-    for site, adapter in made.adapters.items():  # alpha/rank went into lora_B: small numbers may be 0 in fp16 then
-        report_rounding(report, site, file.adapters[site], adapter)
+    for layer_id, adapter in made.adapters.items():  # times alpha/rank, small numbers of lora_B may round to 0 in fp16
+        report_rounding(report, layer_id, file.adapters[layer_id], adapter)
     return made
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(
-        "convert", "Write a LoRA in another program's spelling, or another kind as LoRA."
+        "convert", "Convert a LoRA to another program's key format, or another adapter kind to LoRA."
     ).add_output_options()
     parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="safetensors, .pt, .ckpt or .bin")
     parser.add_argument(
-        "--to", choices=TARGET_KEY_FORMATS, default="kohya", help="kohya (web UIs, ComfyUI), or diffusers (PEFT)"
+        "--to", choices=TARGET_KEY_FORMATS, default="kohya", help="kohya (web UIs, ComfyUI) or diffusers (PEFT)"
     )
-    parser.add_argument("--rank", type=int, help="make LoHa, LoKr and full layers LoRA of this rank")
+    parser.add_argument("--rank", type=int, help="convert LoHa, LoKr and full layers to LoRA of this rank")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `convert_lora`."""
+    """Runs `lora_ext convert`; returns the exit status."""
     args = _parser().parse_args(argv)
     check_output_path(args.save_to, [args.model], overwrite=args.overwrite)
     result, report = convert_lora(

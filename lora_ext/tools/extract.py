@@ -1,7 +1,7 @@
-"""`extract_lora`: what a tuned checkpoint has over its original, as a LoRA: the best one of its rank, layer by layer.
+"""Extract the difference of two checkpoints as a LoRA: the best approximation of its rank, layer by layer.
 
-Which layers, as kohya's `extract_lora_from_models.py`: attention blocks and text encoders (LierLa); with `conv_dim`
-also resnets and samplers (C3Lier). Two layers are in memory at a time, never a model.
+The layers are those of kohya's `extract_lora_from_models.py`: attention blocks and text encoders (LierLa), with
+`conv_dim` also resnets and samplers (C3Lier). Two layers are in memory at a time, never a whole model.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .report import LayerReport, ToolReport
 from .result_metadata import SOURCES_KEY, SourceRecord, save_and_report, source_as_dict, with_network_dims
 
 MIN_DIFF = 0.01
+"""Default of `min_diff`, from kohya's `extract_lora_from_models.py`."""
 
 
 def extract_lora(
@@ -44,34 +45,48 @@ def extract_lora(
     device: str | torch.device = "cpu",
     track: Track = no_progress,
 ) -> tuple[LoraFile, ToolReport]:
-    """The LoRA of rank `dim` (kernels above 1x1: `conv_dim`, None leaves resnets and samplers out) nearest to
-    tuned − org at every layer, alpha = rank.
+    """Extracts the LoRA that is nearest to `tuned` − `org` at every layer; alpha is the rank.
 
-    The text encoders are left out when no weight in them differs by more than `min_diff`. dynamic_method, _param: the
-    rank of each layer, at most those (`lowrank.Rule`). clamp_quantile: as older scripts do it, at a cost in error.
-    dtype: of the factors, None for what the checkpoints hold a layer in (the wider of the two; fp16 for 8-bit floats).
-    Raises FileError (unreadable) and ToolError: another architecture, NaN, nothing that differs, a number too large
-    for the dtype (naming the layer).
+    Args:
+        org: the original checkpoint, a file or a diffusers folder.
+        tuned: the fine-tuned one.
+        dim: rank of Linear and 1x1 layers.
+        conv_dim: rank of larger kernels; None leaves resnets and samplers out.
+        min_diff: the text encoders are left out when none of their weights differs by more than this.
+        dynamic_method: how the rank of each layer is chosen, at most `dim` and `conv_dim` (`lowrank.RankRule`).
+        dynamic_param: the parameter of that method.
+        clamp_quantile: clips the factors at this quantile of their entries, as kohya's scripts do at 0.99. It costs
+            precision.
+        dtype: of the factors; None for the wider dtype of the two checkpoints (fp16 for 8-bit floats).
+        device: where decompositions are computed.
+        track: shows progress.
+
+    Returns:
+        The LoRA and the report.
+
+    Raises:
+        FileError: a checkpoint that cannot be read.
+        ToolError: different architectures, NaN, no difference, or a number too large for the dtype (naming the layer).
     """
     ranks = rank_rules(dim, conv_dim, dynamic_method, dynamic_param)
     if clamp_quantile is not None and not 0 < clamp_quantile <= 1:
-        raise ToolError(f"a quantile to clamp at lies between 0 and 1, not {clamp_quantile:g}")
+        raise ToolError(f"clamp_quantile must be between 0 and 1, not {clamp_quantile:g}")
     base, other = SourceCheckpoint(org), SourceCheckpoint(tuned)
     report = ToolReport("extract")
     if dynamic_method is None and dynamic_param is not None:
         report.add_note("--dynamic_param changes nothing without --dynamic_method")
-    sites = _text_if_tuned(base, other, _shared(base, other, conv_dim is not None, report), min_diff, report)
+    layer_ids = _text_if_tuned(base, other, _shared(base, other, conv_dim is not None, report), min_diff, report)
     adapters: dict[LayerId, Adapter] = {}
-    for site in track(sites, "extract"):
-        delta = _difference(base, other, site).to(device)
+    for layer_id in track(layer_ids, "extract"):
+        delta = _difference(base, other, layer_id).to(device)
         if float(delta.sum()) == 0 and not delta.any():
-            report.unchanged.append(str(site))
+            report.unchanged.append(str(layer_id))
             continue
-        low = _approximated(delta, ranks[is_wide_kernel_shape(base.shapes[site])], clamp_quantile, site, report)
-        wanted = dtype or widest_dtype([base.dtype(site), other.dtype(site)])
-        adapters[site] = make_lora_adapter(low, None, wanted, site, report)
+        low = _approximated(delta, ranks[is_wide_kernel_shape(base.shapes[layer_id])], clamp_quantile, layer_id, report)
+        wanted = dtype or widest_dtype([base.dtype(layer_id), other.dtype(layer_id)])
+        adapters[layer_id] = make_lora_adapter(low, None, wanted, layer_id, report)
     if not adapters:
-        raise ToolError(f"{tuned} and {org} are equal in all {len(sites)} layers; there is nothing to extract")
+        raise ToolError(f"{tuned} and {org} are equal in all {len(layer_ids)} layers; there is nothing to extract")
     file = LoraFile(adapters)
     metadata = _metadata(base, other, dim, conv_dim, dynamic_method, dynamic_param)
     dims = None if dynamic_method is not None else (dim, ranks[1].rank)
@@ -82,7 +97,12 @@ def extract_lora(
 
 
 def is_extracted_layer(layer_id: LayerId, shape: Sequence[int], conv: bool) -> bool:
-    """Whether kohya's networks have this layer: attention and text always, resnets and samplers with `conv`."""
+    """Whether a layer is extracted: attention and text encoders always, resnets and samplers with `conv`.
+
+    Example:
+        >>> is_extracted_layer(LayerId("unet", "IN01", "attention.proj_in"), (320, 320), conv=False)
+        True
+    """
     if len(shape) < 2:
         return False
     if layer_id.part != UNET:
@@ -91,9 +111,9 @@ def is_extracted_layer(layer_id: LayerId, shape: Sequence[int], conv: bool) -> b
 
 
 def _shared(base: SourceCheckpoint, other: SourceCheckpoint, conv: bool, report: ToolReport) -> list[LayerId]:
-    """Layers to look at, in the base's order. Raises ToolError when the two are of different architectures."""
+    """The layers to extract, in the base's order. Raises ToolError when the two have different architectures."""
     families = {checkpoint.family for checkpoint in (base, other)}
-    wanted = [site for site, shape in base.shapes.items() if is_extracted_layer(site, shape, conv)]
+    wanted = [layer_id for layer_id, shape in base.shapes.items() if is_extracted_layer(layer_id, shape, conv)]
     odd = [s for s in wanted if s in other.shapes and torch.Size(base.shapes[s]).numel() != _size(other.shapes[s])]
     if len(families - {"unknown"}) > 1 or odd:
         raise ToolError(
@@ -106,7 +126,7 @@ def _shared(base: SourceCheckpoint, other: SourceCheckpoint, conv: bool, report:
         ]
         if alone:
             report.only_in[str(one.path)] = alone
-    return [site for site in wanted if site in other.shapes]
+    return [layer_id for layer_id in wanted if layer_id in other.shapes]
 
 
 def _size(shape: Sequence[int]) -> int:
@@ -114,43 +134,43 @@ def _size(shape: Sequence[int]) -> int:
 
 
 def _text_if_tuned(
-    base: SourceCheckpoint, other: SourceCheckpoint, sites: list[LayerId], least: float, report: ToolReport
+    base: SourceCheckpoint, other: SourceCheckpoint, layer_ids: list[LayerId], least: float, report: ToolReport
 ) -> list[LayerId]:
-    """The sites, without those of the text encoders where none of these differs by more than `least`."""
-    text = [site for site in sites if site.part != UNET]
+    """The layers, without those of the text encoders if none of them differs by more than `least`."""
+    text = [layer_id for layer_id in layer_ids if layer_id.part != UNET]
     largest = 0.0
-    for site in text:
-        largest = max(largest, float(_difference(base, other, site).abs().max()))
+    for layer_id in text:
+        largest = max(largest, float(_difference(base, other, layer_id).abs().max()))
         if largest > least:
-            return sites
+            return layer_ids
     if text:
         report.add_note(
             f"text encoder left out: no weight differs by more than {least:g} (largest difference {largest:.3g})"
         )
-    return [site for site in sites if site.part == UNET]
+    return [layer_id for layer_id in layer_ids if layer_id.part == UNET]
 
 
 # --- one layer -------------------------------------------------------------------------------------------------------
 
 
 def _difference(base: SourceCheckpoint, other: SourceCheckpoint, layer_id: LayerId) -> Tensor:
-    """tuned − org, float32, in the base's shape. Raises ToolError naming the layer for NaN."""
+    """Tuned − org, float32, in the base's shape. Raises ToolError naming the layer for NaN."""
     before, after = base.load_weight(layer_id), other.load_weight(layer_id)
     delta = after.reshape(before.shape).to(torch.float32, copy=True).sub_(before)
     if not bool(torch.isfinite(delta.sum())) and not bool(torch.isfinite(delta).all()):
-        held = other.path if bool(torch.isfinite(before).all()) else base.path
-        raise ToolError(f"{held} contains NaN or infinity in {layer_id}")
+        path = other.path if bool(torch.isfinite(before).all()) else base.path
+        raise ToolError(f"{path} contains NaN or infinity in {layer_id}")
     return delta
 
 
 def _approximated(
     delta: Tensor, rule: RankRule, clamp_quantile: float | None, layer_id: LayerId, report: ToolReport
 ) -> LowRank:
-    """The nearest ΔW of the rule's rank, clamped where asked, and its line in the report."""
+    """The nearest ΔW of the rule's rank, clamped where a quantile is given; adds its line to the report."""
     best = approximate_delta(delta, rule)
     low, kept, note = best.low_rank, best.kept, ""
     if rule.method is None and low.rank < rule.rank:
-        report.add_note(f"rank {rule.rank} is more than some layers hold; they got all of theirs (capped)")
+        report.add_note(f"rank {rule.rank} is more than some layers can have; those get their full rank (capped)")
     if clamp_quantile is not None:
         low, note = clamped(low, clamp_quantile), f"clamped at quantile {clamp_quantile:g}"
         kept = kept_share(low, LayerChange(None, delta))
@@ -169,7 +189,7 @@ def _metadata(
     method: str | None,
     param: float | None,
 ) -> dict[str, str]:
-    """What kohya's script writes, and where it came from."""
+    """The metadata that kohya's script writes, and both sources."""
     ranks = f"dim {dim}" + (f", conv dim {conv_dim}" if conv_dim is not None else "")
     chosen = f", {method}: {param:g}" if method is not None else ""
     version = {SD2: "sd_v2", SDXL: "sdxl_base_v1-0"}.get(base.family, "sd_v1")
@@ -190,26 +210,26 @@ def _metadata(
 
 def _parser() -> CommandParser:
     parser = (
-        CommandParser("extract", "The difference of two checkpoints as a LoRA.")
+        CommandParser("extract", "Extract the difference of two checkpoints as a LoRA.")
         .add_output_options()
         .add_dynamic_rank_options()
     )
     parser.add_argument("--model_org", type=Path, required=True, metavar="CKPT", help="the original checkpoint")
-    parser.add_argument("--model_tuned", type=Path, required=True, metavar="CKPT", help="the tuned one")
+    parser.add_argument("--model_tuned", type=Path, required=True, metavar="CKPT", help="the fine-tuned checkpoint")
     parser.add_argument("--dim", type=int, default=4, help="rank of Linear and 1x1 layers (default 4)")
-    parser.add_argument(
-        "--conv_dim", type=int, help="rank of 3x3 kernels; without it resnets and samplers are left out"
-    )
-    text = f"leave the text encoder out when no weight differs by more (default {MIN_DIFF})"
+    parser.add_argument("--conv_dim", type=int, help="rank of 3x3 kernels (default: resnets and samplers are left out)")
+    text = f"leave the text encoders out when none of their weights differs by more (default {MIN_DIFF})"
     parser.add_argument("--min_diff", type=float, default=MIN_DIFF, help=text)
-    parser.add_argument("--clamp_quantile", type=float, help="clamp the factors, as older scripts do at 0.99")
+    parser.add_argument(
+        "--clamp_quantile", type=float, help="clip the factors at this quantile, as kohya's scripts do at 0.99"
+    )
     parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata")
     devices = ("--load_original_model_to", "--load_tuned_model_to")
     return parser.add_ignored_options("--v2", "--sdxl", "--v_parameterization", "--load_precision", *devices)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `extract_lora`."""
+    """Runs `lora_ext extract`; returns the exit status."""
     args = _parser().parse_args(argv)
     inputs = [args.model_org, args.model_tuned]
     check_output_path(args.save_to, inputs, overwrite=args.overwrite)

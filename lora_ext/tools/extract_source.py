@@ -1,4 +1,4 @@
-"""A checkpoint to extract from: a file or a diffusers folder, its layers read one at a time, whatever their names."""
+"""A checkpoint to extract a LoRA from: a file or a diffusers folder, whose layers are read one at a time."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ from .merge_into_folder import NETWORK_SUBFOLDERS
 
 
 class SourceCheckpoint:
-    """Weights by `LayerId`. `shapes` of all layers are known; only `load_weight` reads numbers.
+    """The weights of a checkpoint by `LayerId`; only `load_weight` reads numbers of a safetensors file.
 
-    Raises ToolError when there is none at `path`, FileError when it cannot be read.
+    Attributes:
+        path: the file or folder.
+        shapes: layer → shape of its weight.
+
+    Raises:
+        ToolError: nothing is at `path`, or it has no U-Net of a known model.
+        FileError: the checkpoint cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -28,52 +34,56 @@ class SourceCheckpoint:
         if not self.path.exists():
             raise ToolError(f"there is no checkpoint {self.path}")
         self._at: dict[LayerId, tuple[TensorFile, WeightLocation]] = {}
-        for store, part in self._tensor_files():
-            for site, place in find_weight_locations(store.shapes, part).items():
-                self._at.setdefault(site, (store, place))
-        if not any(site.part == UNET for site in self._at):
+        for tensor_file, part in self._tensor_files():
+            for layer_id, location in find_weight_locations(tensor_file.shapes, part).items():
+                self._at.setdefault(layer_id, (tensor_file, location))
+        if not any(layer_id.part == UNET for layer_id in self._at):
             raise ToolError(f"{self.path} holds no U-Net of a Stable Diffusion model (SD1, SD2 or SDXL)")
-        self.shapes = {site: place.shape for site, (_, place) in self._at.items()}
+        self.shapes = {layer_id: location.shape for layer_id, (_, location) in self._at.items()}
 
     def _tensor_files(self) -> Iterator[tuple[TensorFile, str | None]]:
         if not self.path.is_dir():
             yield open_tensor_file(self.path), None
             return
         if not (self.path / "model_index.json").is_file():
-            raise ToolError(f"{self.path} is no diffusers model: it has no model_index.json")
+            raise ToolError(f"{self.path} is not a diffusers model: it has no model_index.json")
         for name, part in NETWORK_SUBFOLDERS.items():
             files = [
                 p for p in (self.path / name).glob("*") if p.suffix in (".safetensors", *TORCH_SUFFIXES) and p.is_file()
             ]
             tensors = [p for p in files if p.suffix == ".safetensors"] or files
-            # of a variant such as `.fp16.` and the plain file, the plain one: it comes first and wins
+            # The first file that holds a layer counts: the plain file comes before a variant such as `.fp16.`.
             yield from ((open_tensor_file(p), part) for p in sorted(tensors, key=lambda p: (p.name.count("."), p.name)))
 
     @property
     def family(self) -> str:
-        """ "SD1", "SD2", "SDXL", or "unknown"."""
+        """The model family: SD1, SD2, SDXL, "SDXL refiner" or "unknown"."""
         return checkpoint_family(self._locations())
 
     def describe(self) -> str:
-        """The family, or what is known of it, in words."""
+        """The family in words, or what is known of an unknown model."""
         return describe_checkpoint(self._locations())
 
     def _locations(self) -> dict[LayerId, WeightLocation]:
-        return {site: place for site, (_, place) in self._at.items()}
+        return {layer_id: location for layer_id, (_, location) in self._at.items()}
 
     @property
     def hash(self) -> str:
-        """The web UI's old hash, which reads 64 kB of a file and not all of it; of a folder that of its U-Net's."""
-        store, _ = next(row for site, row in self._at.items() if site.part == UNET)
-        return legacy_hash(store.path)
+        """The web UI's short hash of the file, or of a folder's U-Net: it reads 64 kB, not the whole file."""
+        tensor_file, _ = next(row for layer_id, row in self._at.items() if layer_id.part == UNET)
+        return legacy_hash(tensor_file.path)
 
     def dtype(self, layer_id: LayerId) -> torch.dtype:
-        """What a layer is stored as."""
-        store, place = self._at[layer_id]
-        return store.dtype(place.key)
+        """The dtype that a layer's weight is stored as."""
+        tensor_file, location = self._at[layer_id]
+        return tensor_file.dtype(location.key)
 
     def load_weight(self, layer_id: LayerId) -> Tensor:
-        """One layer's weight in the dtype of the file (8-bit floats as float32). Raises FileError."""
-        store, place = self._at[layer_id]
-        tensor = place.weight_view(store.load_tensor(place.key))
+        """Loads one layer's weight, (out, in[, kh, kw]), in the dtype of the file; 8-bit floats become float32.
+
+        Raises:
+            FileError: the file cannot be read.
+        """
+        tensor_file, location = self._at[layer_id]
+        tensor = location.weight_view(tensor_file.load_tensor(location.key))
         return tensor if tensor.element_size() > 1 else tensor.float()

@@ -1,4 +1,4 @@
-"""One layer of one file, as the tools need it: its ΔW without a model, its shape, and what is written for it."""
+"""One layer of a LoRA file for the tools: its ΔW without a model, its shape, and the adapter that is written for it."""
 
 from __future__ import annotations
 
@@ -26,53 +26,62 @@ from ..singular_values import frobenius
 from .report import ToolReport
 
 SCALAR_SUFFIXES = frozenset({"alpha", "scale", "on_input", "bias_indices", "bias_size"})
-"""Suffixes whose dtype stays: numbers, not factors."""
+"""Suffixes of tensors that are numbers and not factors; their dtype never changes."""
 
-_WIDE = ("conv1", "conv2", "sampler.conv", "conv_in", "conv_out")
-_POINT = ("conv_shortcut", "attention.proj_in", "attention.proj_out")
+_WIDE_KERNEL_NAMES = ("conv1", "conv2", "sampler.conv", "conv_in", "conv_out")
+_POINTWISE_NAMES = ("conv_shortcut", "attention.proj_in", "attention.proj_out")
 
 
 @dataclass(frozen=True)
 class LayerChange:
-    """A layer's ΔW at weight 1: of low rank, or dense (float32). One of the two is None."""
+    """A layer's ΔW at weight 1, either as low-rank factors or as a dense tensor.
+
+    Attributes:
+        low: the factors, or None.
+        dense: ΔW as float32, (out, in[, kh, kw]), or None.
+    """
 
     low: LowRank | None
     dense: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(out, in[, kh, kw])"""
+        """Shape of ΔW, (out, in[, kh, kw])."""
         return self.low.shape if self.low is not None else tuple(self.dense.shape)  # type: ignore[union-attr]
 
     def times(self, factor: float) -> LayerChange:
-        """factor · ΔW."""
+        """Factor · ΔW."""
         if self.low is not None:
             return LayerChange(self.low.times(factor))
         assert self.dense is not None
         return LayerChange(None, self.dense * factor)
 
     def to(self, device: torch.device) -> LayerChange:
-        """On another device."""
+        """The same ΔW on another device."""
         low = self.low and LowRank(*(t.to(device) for t in (self.low.up, self.low.gain, self.low.down)))
         return LayerChange(low, None if self.dense is None else self.dense.to(device))
 
     def norm(self) -> float:
         """‖ΔW‖ (Frobenius)."""
-        here = self.to(torch.device("cpu"))  # for float64
-        if here.low is not None:
-            return here.low.frobenius()
-        assert here.dense is not None
-        return frobenius(here.dense.flatten(1))
+        on_cpu = self.to(torch.device("cpu"))  # norms are summed in float64, which MPS does not have
+        if on_cpu.low is not None:
+            return on_cpu.low.frobenius()
+        assert on_cpu.dense is not None
+        return frobenius(on_cpu.dense.flatten(1))
 
     def best_approximation(self, rule: RankRule | int) -> LowRankApproximation:
-        """Its best approximation at a rank."""
+        """The best approximation of ΔW at a rank (a truncated SVD), or at the rank that a rule chooses."""
         if self.low is not None and self.low.rank <= min(self.shape[0], self.low.down[0].numel()):
             return reduce_rank(self.low, rule)
         return approximate_delta(self.low.delta() if self.low is not None else self.dense, rule)  # type: ignore[arg-type]
 
 
 def sum_changes(changes: list[LayerChange]) -> LayerChange:
-    """ΣΔW: of low rank where all are. Raises FitError on different shapes."""
+    """The sum of the changes: in factors where all are, else dense.
+
+    Raises:
+        FitError: their shapes differ.
+    """
     lows = [c.low for c in changes if c.low is not None]
     if len(lows) == len(changes):
         return LayerChange(concat([low.reshaped(changes[0].shape) for low in lows]))
@@ -84,14 +93,21 @@ def sum_changes(changes: list[LayerChange]) -> LayerChange:
 
 
 def kept_share(low: LowRank, asked: LayerChange) -> float:
-    """√(1 − e²) of the relative error e = ‖asked − low‖/‖asked‖: what a best approximation with that error keeps."""
+    """The share of ‖asked‖ that a best approximation with the error of `low` would keep, 0 to 1.
+
+    With the relative error e = ‖asked − low‖ / ‖asked‖ that is √(1 − e²): a truncated SVD is orthogonal to its error.
+    """
     missed = sum_changes([asked, LayerChange(low.times(-1))])
     lost, norm = (change.norm() for change in (missed, asked))
     return math.sqrt(max(0.0, 1 - (lost / norm) ** 2)) if norm else 1.0
 
 
 def change_of(file: LoraFile, layer_id: LayerId) -> LayerChange | None:
-    """ΔW of one layer, or None where it needs the base model's weights (DoRA, IA3, OFT, GLoRA) or is no matrix."""
+    """ΔW of one layer of a file.
+
+    Returns:
+        None where ΔW depends on the base model's weights (DoRA, IA3, OFT, GLoRA) or is not a matrix.
+    """
     adapter = file.adapters[layer_id]
     low = adapter.low_rank()
     if low is not None:
@@ -101,7 +117,7 @@ def change_of(file: LoraFile, layer_id: LayerId) -> LayerChange | None:
 
 
 def shape_of(file: LoraFile, layer_id: LayerId) -> tuple[int, ...] | None:
-    """The shape of the layer's weight, where the file alone tells ΔW; None where it does not."""
+    """The shape of a layer's weight, (out, in[, kh, kw]); None where ΔW depends on the base model's weights."""
     adapter = file.adapters[layer_id]
     if adapter.magnitude() is not None:
         return None
@@ -121,38 +137,65 @@ def shape_of(file: LoraFile, layer_id: LayerId) -> tuple[int, ...] | None:
 
 
 def weight_shape_by_name(file: LoraFile, layer_id: LayerId, rows: int, columns: int) -> tuple[int, ...]:
-    """The shape of the weight that a (rows, columns) matrix belongs to: Linear, or Conv2d by the layer's name."""
-    if layer_id.part == UNET and layer_id.layer.endswith(_WIDE) and columns % 9 == 0:
+    """The shape of the weight that a (rows, columns) matrix belongs to.
+
+    LoHa and LoKr files store ΔW as a matrix, so that only the layer's name tells a Conv2d from a Linear. SD2 and SDXL
+    have Linear layers as proj_in and proj_out of attention, SD1 has 1x1 convolutions.
+    """
+    if layer_id.part == UNET and layer_id.layer.endswith(_WIDE_KERNEL_NAMES) and columns % 9 == 0:
         return (rows, columns // 9, 3, 3)
-    linear = layer_id.layer.endswith("proj_in") or layer_id.layer.endswith("proj_out")
-    if layer_id.part == UNET and layer_id.layer.endswith(_POINT) and not (linear and file.family in ("SD2", "SDXL")):
-        return (rows, columns, 1, 1)
-    return (rows, columns)
+    if layer_id.part != UNET or not layer_id.layer.endswith(_POINTWISE_NAMES):
+        return (rows, columns)
+    is_linear = layer_id.layer.endswith(("proj_in", "proj_out")) and file.family in ("SD2", "SDXL")
+    return (rows, columns) if is_linear else (rows, columns, 1, 1)
 
 
 def make_lora_adapter(
     low: LowRank, alpha: float | None, dtype: torch.dtype, where: object, report: ToolReport
 ) -> Adapter:
-    """A LoRA layer with the given alpha (None: the rank). Raises ToolError naming a layer that dtype cannot hold."""
+    """The LoRA layer with these factors.
+
+    Args:
+        low: the factors of ΔW.
+        alpha: the layer's alpha; None for its rank, so that the scale is 1.
+        dtype: of the factors that are stored.
+        where: the layer, for messages and the report.
+        report: gets how much of ΔW survives rounding to `dtype`.
+
+    Raises:
+        ToolError: a number that `dtype` cannot hold (naming the layer).
+    """
     return make_stored_adapter(low.to_tensors(alpha), dtype, where, report)
 
 
 def make_stored_adapter(
     tensors: Mapping[str, Tensor], dtype: torch.dtype, where: object, report: ToolReport
 ) -> Adapter:
-    """The adapter of these tensors, factors as `dtype`; reports how much of ΔW survives that. Raises ToolError naming
-    layer and tensor."""
+    """The adapter with these tensors, its factors rounded to `dtype`.
+
+    Args:
+        tensors: suffix → tensor, of a known adapter kind.
+        dtype: of the factors; the numbers of `SCALAR_SUFFIXES` and integers stay as they are.
+        where: the layer, for messages and the report.
+        report: gets how much of ΔW survives rounding.
+
+    Raises:
+        ToolError: a number that `dtype` cannot hold (naming the layer and the tensor).
+    """
     kept = {name: t for name, t in tensors.items() if name in SCALAR_SUFFIXES or not t.is_floating_point()}
-    made = {name: cast_tensor(t, dtype, f"{where}.{name}") for name, t in tensors.items() if name not in kept}
-    adapter = adapter_from_tensors({name: kept.get(name, made.get(name)) for name in tensors})  # type: ignore[misc]
+    cast = {name: cast_tensor(t, dtype, f"{where}.{name}") for name, t in tensors.items() if name not in kept}
+    adapter = adapter_from_tensors({name: kept.get(name, cast.get(name)) for name in tensors})  # type: ignore[misc]
     assert adapter is not None, "tensors of a known kind"
-    if any(made[name].dtype != tensors[name].dtype for name in made):
+    if any(cast[name].dtype != tensors[name].dtype for name in cast):
         report_rounding(report, where, replace(adapter, tensors=tensors), adapter)
     return adapter
 
 
 def report_rounding(report: ToolReport, where: object, exact: Adapter, stored: Adapter) -> None:
-    """Reports the share of ΔW that is left in `stored`: of the LoRA itself where it is one, else of its tensors."""
+    """Adds the share of ΔW that survived rounding in `stored` to the report, measured against `exact`.
+
+    LoRA layers are measured by their ΔW (every n-th row of a large one), other kinds by their tensors.
+    """
     if not is_lossy_dtype(stored.dtype):
         return
     rounding = Rounding()
@@ -163,7 +206,10 @@ def report_rounding(report: ToolReport, where: object, exact: Adapter, stored: A
         rounding.add_measured(rows[0], rows[1] - rows[0], size)
         report.add_rounding(str(where), rounding.share, rounding.squared_norm, stored.dtype)
         return
-    share, asked = 1.0, 1.0  # a product of factors: of each what is left of it
+    share, asked = (
+        1.0,
+        1.0,
+    )  # ΔW is a product of the factors, so what is left of it is about the product of their shares
     for name in exact.tensors.keys() - SCALAR_SUFFIXES:
         one = Rounding()
         before = exact.tensors[name].float().cpu()
@@ -173,12 +219,21 @@ def report_rounding(report: ToolReport, where: object, exact: Adapter, stored: A
 
 
 def is_wide_kernel_shape(shape: tuple[int, ...]) -> bool:
-    """Whether a weight of `shape` is a convolution with a kernel larger than 1x1."""
+    """Whether a weight of `shape` is a convolution with a kernel larger than 1x1.
+
+    Example:
+        >>> is_wide_kernel_shape((320, 320, 3, 3)), is_wide_kernel_shape((320, 320, 1, 1))
+        (True, False)
+    """
     return len(shape) > 2 and any(size > 1 for size in shape[2:])
 
 
 def check_usable(file: LoraFile) -> None:
-    """Raises ToolError: a file that is not for SD1, SD2 or SDXL, NaN or infinity (naming the file and the layer)."""
+    """Checks that a tool can work with a file.
+
+    Raises:
+        ToolError: it is not for SD1, SD2 or SDXL, or contains NaN or infinity (naming the file and the layer).
+    """
     if file.foreign_architecture is not None:
         raise ToolError(file.foreign_architecture.sentence(file.name))
     if file.first_non_finite_key is not None:
@@ -186,8 +241,11 @@ def check_usable(file: LoraFile) -> None:
 
 
 def open_source(verb: str, file: LoraFile) -> tuple[LoraFile, ToolReport]:
-    """The file without its damaged layers, and a report that names them and the keys not understood. Raises ToolError
-    as `check_usable`."""
+    """The file without its damaged layers, and a new report that names them and the keys that were not understood.
+
+    Raises:
+        ToolError: as `check_usable`.
+    """
     sound = file.without_damaged()
     check_usable(sound)
     report = ToolReport(verb, not_understood={file.name: file.unrecognized_keys} if file.unrecognized_keys else {})
@@ -196,21 +254,24 @@ def open_source(verb: str, file: LoraFile) -> tuple[LoraFile, ToolReport]:
 
 
 def with_adapters(file: LoraFile, adapters: Mapping[LayerId, Adapter], metadata: Mapping[str, str]) -> LoraFile:
-    """The file with other adapters and metadata, in the spelling it had; kohya's for those that hold no alpha."""
+    """The file with other adapters and metadata, in the key format that it had.
+
+    Key formats without an alpha (cloneofsimo's, diffusers' attention processors) become kohya's.
+    """
     changed = replace(file, adapters=dict(adapters), metadata=dict(metadata))
     return in_kohya_format(changed) if file.key_format in ("cloneofsimo", "processor") else changed
 
 
 def in_kohya_format(file: LoraFile) -> LoraFile:
-    """The file in kohya's spelling, without the metadata by which another spelling is read."""
+    """The file in kohya's key format, without the metadata that belongs to another key format."""
     metadata = {name: value for name, value in file.metadata.items() if not is_key_format_entry(name, value)}
     bare = replace(file, metadata=metadata, adapters_as_loaded={}, path=None)
-    made = assemble_lora_file(format_keys(bare, "kohya"), metadata)
-    return replace(made, path=file.path)
+    cast = assemble_lora_file(format_keys(bare, "kohya"), metadata)
+    return replace(cast, path=file.path)
 
 
 def is_key_format_entry(name: str, value: str) -> bool:
-    """Whether a metadata entry is part of a spelling: PEFT's alphas, cloneofsimo's classes, ranks and tokens."""
+    """Whether a metadata entry belongs to a key format: PEFT's alphas, cloneofsimo's classes, ranks and tokens."""
     return (
         name == peft_metadata.PEFT_METADATA_KEY
         or bool(re.fullmatch(r"unet|text_encoder|\w+:\d+:rank", name))

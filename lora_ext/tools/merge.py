@@ -1,7 +1,8 @@
-"""`merge_loras`: LoRA + LoRA → LoRA of any ranks, alphas, kinds and trainers; `svd-merge` is its method "svd".
+"""Merge LoRAs of any ranks, alphas, adapter kinds and trainers into one LoRA.
 
-concat: the exact weighted sum of ΔW, ranks side by side. svd: its best approximation at a rank. factors: the older
-scripts' average of the factors themselves. With `--sd_model` LoRAs go into a checkpoint (`checkpoint.py`).
+Methods: "concat" is the exact weighted sum of ΔW, with the ranks side by side; "svd" its best approximation at a
+rank; "factors" kohya's average of the factors themselves. The command line `merge --sd_model` merges LoRAs into a
+checkpoint instead (`merge_into_checkpoint`).
 """
 
 from __future__ import annotations
@@ -44,46 +45,59 @@ def merge_loras(
     blocks: Sequence[BlockWeights] | None = None,
     track: Track = no_progress,
 ) -> tuple[LoraFile, ToolReport]:
-    """Σ ratioᵢ · block weightᵢ · ΔWᵢ as one file, in kohya's spelling. ratios: 1 each where not given; may be negative.
+    """Merges files into one: Σ ratioᵢ · block weightᵢ · ΔWᵢ, in kohya's key format.
 
-    Raises ToolError: numbers that do not go together, NaN, shapes that differ (files for different base models), no
-    layer in common, and for "factors" different ranks.
+    Args:
+        files: the LoRAs; they are not changed.
+        ratios: one for each file, may be negative; None for 1 each.
+        options: method, ranks, dtype and device; None for the exact sum.
+        blocks: block weights, one for each file; None for 1 everywhere.
+        track: shows progress.
+
+    Returns:
+        The merged file and the report.
+
+    Raises:
+        ToolError: counts that differ, NaN, shapes that differ (files for different base models), no layer in common,
+            or different ranks with the method "factors".
     """
     options = options or MergeOptions()
-    uses = _specs(files, ratios, blocks)
+    specs = _specs(files, ratios, blocks)
     report = ToolReport(
         "merge",
-        not_understood={use.display_name: use.file.unrecognized_keys for use in uses if use.file.unrecognized_keys},
+        not_understood={
+            spec.display_name: spec.file.unrecognized_keys for spec in specs if spec.file.unrecognized_keys
+        },
     )
-    for use in uses:
-        report.add_source_notes(use.display_name, use.file)
-    sites = list(dict.fromkeys(site for use in uses for site in use.file.adapters))
-    _compare(uses, report)
-    dtype = options.dtype or widest_dtype([a.dtype for use in uses for a in use.file.adapters.values()])
+    for spec in specs:
+        report.add_source_notes(spec.display_name, spec.file)
+    layer_ids = list(dict.fromkeys(layer_id for spec in specs for layer_id in spec.file.adapters))
+    _compare(specs, report)
+    dtype = options.dtype or widest_dtype([a.dtype for spec in specs for a in spec.file.adapters.values()])
     adapters: dict[LayerId, Adapter] = {}
     keys: dict[tuple[LayerId, str], str] = {}
-    for site in track(sites, "merge"):
-        parts = [_part(use, site) for use in uses if site in use.file.adapters]
+    for layer_id in track(layer_ids, "merge"):
+        parts = [_part(spec, layer_id) for spec in specs if layer_id in spec.file.adapters]
         try:
-            made = merge_layer(site, [p for p in parts if p.weight], options, dtype, report)
+            made = merge_layer(layer_id, [p for p in parts if p.weight], options, dtype, report)
         except (FitError, ToolError) as error:
-            raise _merge_error(site, error, uses) from None
+            raise _merge_error(layer_id, error, specs) from None
         if made is not None:
-            adapters[site] = made
-            head = _head(uses, site)
-            keys |= {(site, suffix): f"{head}.{suffix}" for suffix in made.tensors if head}
+            adapters[layer_id] = made
+            layer_name = _head(specs, layer_id)
+            keys |= {(layer_id, suffix): f"{layer_name}.{suffix}" for suffix in made.tensors if layer_name}
     if not adapters:
         raise ToolError("nothing to merge: " + ("; ".join(report.notes) or "every layer has weight 0"))
-    for use in uses:
-        if len(report.left_out.get(use.display_name, ())) == len(use.file.adapters):
-            raise ToolError(f"nothing of {use.display_name} can be merged: " + "; ".join(report.notes))
-    said = f"merged ({options.method}): " + " + ".join(f"{use.unet:g} * {use.display_name}" for use in uses)
-    origins = [
-        source_record(use.file, use.unet, None if use.blocks is UNIFORM_WEIGHTS else use.blocks.format_weights())
-        for use in uses
+    for spec in specs:
+        if len(report.left_out.get(spec.display_name, ())) == len(spec.file.adapters):
+            raise ToolError(f"nothing of {spec.display_name} can be merged: " + "; ".join(report.notes))
+    comment = f"merged ({options.method}): " + " + ".join(f"{spec.unet:g} * {spec.display_name}" for spec in specs)
+    sources = [
+        source_record(spec.file, spec.unet, None if spec.blocks is UNIFORM_WEIGHTS else spec.blocks.format_weights())
+        for spec in specs
     ]
-    metadata = join_metadata([use.file for use in uses], said, origins)
-    result = LoraFile(adapters, metadata, _embeddings(uses, report), keys=keys)
+    metadata = join_metadata([spec.file for spec in specs], comment, sources)
+    result = LoraFile(adapters, metadata, _embeddings(specs, report), keys=keys)
     dims = (options.new_rank, options.conv_rank) if options.method == "svd" else None
     return replace(result, metadata=with_network_dims(result, metadata, dims)), report
 
@@ -91,7 +105,7 @@ def merge_loras(
 def _specs(
     files: Sequence[LoraFile], ratios: Sequence[float] | None, blocks: Sequence[BlockWeights] | None
 ) -> list[AdapterSpec]:
-    """The files at their weights, under names that tell them apart. Raises ToolError."""
+    """The files with their weights, under names that are all different. Raises ToolError."""
     if not files:
         raise ToolError("no files to merge; name them with --models")
     for what, given in (("ratios", ratios), ("block weights", blocks)):
@@ -99,33 +113,38 @@ def _specs(
             raise ToolError(f"{len(given)} {what} for {len(files)} files; give one for each")
     names = [file.name for file in files]
     labels = [str(f.path or f.name) if names.count(f.name) > 1 else f.name for f in files]
-    uses = []
+    specs = []
     for i, file in enumerate(files):
         check_usable(file.without_damaged())
         ratio = float(ratios[i]) if ratios is not None else 1.0
-        uses.append(
+        specs.append(
             AdapterSpec(file, te=ratio, unet=ratio, blocks=blocks[i] if blocks else UNIFORM_WEIGHTS, name=labels[i])
         )
-    return uses
+    return specs
 
 
 def _compare(specs: Sequence[AdapterSpec], report: ToolReport) -> None:
-    """Which layers all have, and which only one. Raises ToolError where files have no layer in common."""
-    held = [set(use.file.adapters) for use in specs]
-    for i, use in enumerate(specs):
-        others = set().union(*(h for k, h in enumerate(held) if k != i))
-        alone = [str(site) for site in use.file.adapters if site not in others]
+    """Reports the layers that only one file has. Raises ToolError where the files have no layer in common.
+
+    Files for different parts of one model, such as a U-Net and a text encoder, may be merged all the same.
+    """
+    layers_by_file = [set(spec.file.adapters) for spec in specs]
+    for i, spec in enumerate(specs):
+        others = set().union(*(h for k, h in enumerate(layers_by_file) if k != i))
+        alone = [str(layer_id) for layer_id in spec.file.adapters if layer_id not in others]
         if alone and len(specs) > 1:
-            report.only_in.setdefault(use.display_name, []).extend(alone)
-    if len(specs) < 2 or any(a & b for i, a in enumerate(held) for b in held[:i]):
+            report.only_in.setdefault(spec.display_name, []).extend(alone)
+    if len(specs) < 2 or any(a & b for i, a in enumerate(layers_by_file) for b in layers_by_file[:i]):
         return
-    parts = [{site.part for site in sites} for sites in held]
+    parts = [{layer_id.part for layer_id in layer_ids} for layer_ids in layers_by_file]
     apart = all(a and b and not a & b for i, a in enumerate(parts) for b in parts[:i])
-    families = {use.file.family for use in specs} - {"unknown"}
+    families = {spec.file.family for spec in specs} - {"unknown"}
     if not apart or len(families) > 1:
-        told = ", ".join(f"{use.display_name} ({use.file.family}, {len(use.file.adapters)} layers)" for use in specs)
-        raise ToolError(f"these files have no layer in common, nothing was merged: {told}")
-    report.add_note("the files have no layer in common: each is for another part of the model")
+        files = ", ".join(
+            f"{spec.display_name} ({spec.file.family}, {len(spec.file.adapters)} layers)" for spec in specs
+        )
+        raise ToolError(f"these files have no layer in common, nothing was merged: {files}")
+    report.add_note("the files have no layer in common: each changes another part of the model")
 
 
 def _part(spec: AdapterSpec, layer_id: LayerId) -> LayerContribution:
@@ -136,29 +155,29 @@ def _part(spec: AdapterSpec, layer_id: LayerId) -> LayerContribution:
 
 
 def _head(specs: Sequence[AdapterSpec], layer_id: LayerId) -> str | None:
-    """The layer's name as the first file in kohya's spelling has it (SDXL has two)."""
-    for use in specs:
-        for suffix in use.file.adapters[layer_id].tensors if layer_id in use.file.adapters else ():
-            key = use.file.keys.get((layer_id, suffix), "")
+    """The layer's name in the first file with kohya's key format (SDXL's layers have two such names)."""
+    for spec in specs:
+        for suffix in spec.file.adapters[layer_id].tensors if layer_id in spec.file.adapters else ():
+            key = spec.file.keys.get((layer_id, suffix), "")
             if key.startswith("lora_"):
                 return key.partition(".")[0]
     return None
 
 
 def _embeddings(specs: Sequence[AdapterSpec], report: ToolReport) -> dict[str, dict[str, torch.Tensor]]:
-    """Embeddings of all files; of two with one name the first stays."""
+    """The embeddings of all files; of two with the same name the first is kept."""
     found: dict[str, dict[str, torch.Tensor]] = {}
-    for use in specs:
-        for name, vectors in use.file.embeddings.items():
+    for spec in specs:
+        for name, vectors in spec.file.embeddings.items():
             if name in found:
-                report.add_note(f"both have an embedding {name!r}; that of {use.display_name} is left out")
+                report.add_note(f"two files have an embedding {name!r}; that of {spec.display_name} is left out")
             found.setdefault(name, dict(vectors))
     return found
 
 
 def _merge_error(layer_id: LayerId, error: Exception, specs: Sequence[AdapterSpec]) -> ToolError:
-    """The error with the layer, and with the base models where those differ."""
-    families = {use.display_name: use.file.family for use in specs}
+    """The error with the layer's name, and with the files' base models where shapes differ."""
+    families = {spec.display_name: spec.file.family for spec in specs}
     text = str(error) if str(layer_id) in str(error) else f"{layer_id}: {error}"
     if isinstance(error, FitError):
         text += " (made for " + ", ".join(f"{family}: {name}" for name, family in families.items()) + ")"
@@ -171,35 +190,39 @@ def _merge_error(layer_id: LayerId, error: Exception, specs: Sequence[AdapterSpe
 def _parser(verb: str) -> CommandParser:
     svd = verb == "svd-merge"
     parser = CommandParser(
-        verb, "Merge LoRAs into one, " + ("at a rank of its own." if svd else "or into a checkpoint.")
+        verb, "Merge LoRAs into one at a new rank." if svd else "Merge LoRAs into one, or into a checkpoint."
     )
     parser.add_output_options()
     parser.add_argument("--models", nargs="+", required=True, type=Path, metavar="FILE", help="the LoRAs")
-    parser.add_argument("--ratios", nargs="+", type=number, metavar="R", help="one for each, 1 if left out")
+    parser.add_argument("--ratios", nargs="+", type=number, metavar="R", help="weight of each LoRA (default 1)")
     parser.add_argument("--lbws", nargs="+", metavar="LBW", help="block weights of each: a preset or numbers")
-    parser.add_argument("--new_rank", type=int, help="svd: rank of the result, 4 if left out")
-    parser.add_argument("--new_conv_rank", type=int, help="svd: rank of kernels above 1x1; without it as --new_rank")
-    parser.add_argument("--clamp_quantile", type=float, metavar="Q", help="svd: clip as older scripts do at 0.99")
-    parser.add_argument("--precision", choices=SAVE_PRECISIONS, help="any; sums are made in float32")
+    parser.add_argument("--new_rank", type=int, help="svd: rank of the result (default 4)")
+    parser.add_argument("--new_conv_rank", type=int, help="svd: rank of kernels above 1x1 (default: --new_rank)")
+    text = "svd: clip the factors at this quantile, as kohya's scripts do at 0.99"
+    parser.add_argument("--clamp_quantile", type=float, metavar="Q", help=text)
+    text = "accepted for kohya's command lines; sums are always computed in float32"
+    parser.add_argument("--precision", choices=SAVE_PRECISIONS, help=text)
     parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata")
     parser.add_ignored_options("--v2", "--sdxl", "--shuffle")
     parser.set_defaults(method="svd", sd_model=None)
     if not svd:
-        parser.add_argument("--method", choices=MERGE_METHODS, default=None, help="concat: exact; svd: at --new_rank")
-        parser.add_argument("--concat", action="store_const", const="concat", dest="method", help="--method concat")
+        text = "concat: the exact sum; svd: its best approximation at --new_rank; factors: kohya's average of factors"
+        parser.add_argument("--method", choices=MERGE_METHODS, default=None, help=text)
+        text = "the same as --method concat"
+        parser.add_argument("--concat", action="store_const", const="concat", dest="method", help=text)
         parser.add_argument("--sd_model", type=Path, metavar="CKPT", help="merge into a checkpoint or diffusers folder")
     return parser
 
 
 def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
-    """Entry point of `merge_loras`."""
+    """Runs `lora_ext merge` or, with `verb`, `lora_ext svd-merge`; returns the exit status."""
     args = _parser(verb).parse_args(argv)
     if args.sd_model is not None:
         from .merge_into_checkpoint import run_checkpoint_merge
 
         return run_checkpoint_merge(args)
     check_output_path(args.save_to, args.models, overwrite=args.overwrite)
-    recipe = MergeOptions(
+    options = MergeOptions(
         args.method or ("concat" if args.new_rank is None else "svd"),
         4 if args.new_rank is None else args.new_rank,
         args.new_conv_rank,
@@ -214,8 +237,8 @@ def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
     )
     track = no_progress if args.json else progress_bar
     files = [load_lora_file(model) for model in args.models]
-    result, report = merge_loras(files, args.ratios, recipe, blocks=blocks, track=track)
+    result, report = merge_loras(files, args.ratios, options, blocks=blocks, track=track)
     report.verb = verb
-    if recipe.method != "svd":
-        note_unused_options(report, args, SVD_ONLY_OPTIONS, f"with --method {recipe.method}")
+    if options.method != "svd":
+        note_unused_options(report, args, SVD_ONLY_OPTIONS, f"with --method {options.method}")
     return save_and_report(result, report, args)

@@ -1,6 +1,6 @@
-"""LoRAs into a checkpoint: `merge --sd_model`. W + ΔW summed in float32 and rounded once, tensor by tensor.
+"""Merge LoRAs into a checkpoint (`merge --sd_model`): W + ΔW in float32, rounded once, tensor by tensor.
 
-What no LoRA touches, and the metadata, comes through bit-identical. The sums are those of baked injection.
+Unchanged tensors and the metadata stay bit-identical. The sums are those of baked LoRAs.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from .report import LayerReport, ToolReport, note_unused_options, print_report
 
 
 class CheckpointMergeReport(ToolReport):
-    """A layer of a checkpoint has no rank: the text is counts and what rounding lost, the layers only when asked."""
+    """The report of a merge into a checkpoint, whose layers have no rank.
+
+    Its text has counts and what rounding lost; layers are listed with `verbose` only.
+    """
 
     def text(self, *, verbose: bool = False) -> str:
-        """What changed, what did not fit, where it was written."""
+        """The report as text: what changed, what did not fit, where it was written."""
         brief = replace(self, layers=[])
         lines = ToolReport.text(brief).splitlines()[1:]
         changed = [self._line(layer) for layer in self.layers] if verbose else []
@@ -37,8 +40,8 @@ class CheckpointMergeReport(ToolReport):
         return "\n".join([*changed, head, *lines]) + "\n"
 
     def _line(self, layer: LayerReport) -> str:
-        found = self.rounding.get(layer.name)
-        share = f", {found.share:.0%} survived" if found else ""
+        rounding = self.rounding.get(layer.name)
+        share = f", {rounding.share:.0%} survived" if rounding else ""
         return f"  {layer.name} (rank {layer.old or 'full'}{share})"
 
 
@@ -52,27 +55,40 @@ def merge_into_checkpoint(
     overwrite: bool = False,
     track: Track = no_progress,
 ) -> ToolReport:
-    """Writes the checkpoint with Σ weight·ΔW added: an LDM `.safetensors` or `.ckpt`, or a diffusers folder.
+    """Writes a copy of a checkpoint with Σ weightᵢ·ΔWᵢ added.
 
-    dtype: of all floating-point tensors of the result, None for what each has. Memory: one tensor and the LoRAs (a
-    `.ckpt`: all of it). Raises FileError (unreadable, NaN, another architecture) and ToolError: nothing matches, files
-    for another family, a result that exists, no space, a number that `dtype` cannot hold (naming the layer).
+    Memory holds the LoRAs and one tensor of the checkpoint at a time (of a `.ckpt` all of them).
+
+    Args:
+        checkpoint: an LDM `.safetensors` or `.ckpt` file, or a diffusers folder.
+        specs: the LoRA files with their weights.
+        save_to: the file or folder to write.
+        dtype: of all floating-point tensors of the result; None keeps each tensor's own.
+        device: where the sums are computed.
+        overwrite: whether `save_to` may be replaced.
+        track: shows progress.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileError: a file that cannot be read, contains NaN, or has another architecture.
+        ToolError: nothing matches, LoRAs for another model family, a result that exists, too little space on the disk,
+            or a number that `dtype` cannot hold (naming the layer).
     """
     checkpoint, save_to, device = Path(checkpoint), Path(save_to), torch.device(device)
     if not checkpoint.exists():
         raise ToolError(f"there is no checkpoint {checkpoint}")
-    check_checkpoint_output(checkpoint, save_to, overwrite, [use.file.path for use in specs])
-    for use in specs:
-        use.file.check_architecture()
-        use.file.without_damaged().check_finite()
+    check_checkpoint_output(checkpoint, save_to, overwrite, [spec.file.path for spec in specs])
+    for spec in specs:
+        spec.file.check_architecture()
+        spec.file.without_damaged().check_finite()
     report = CheckpointMergeReport("merge")
     if checkpoint.is_dir():
-        merge_into_diffusers_folder(
-            checkpoint, specs, save_to, report, dtype=dtype, device=device, overwrite=overwrite, track=track
-        )
+        merge_into_diffusers_folder(checkpoint, specs, save_to, report, dtype=dtype, device=device, track=track)
     else:
-        store = open_tensor_file(checkpoint)
-        plan = CheckpointFilePlan(store, find_weight_locations(store.shapes))
+        tensor_file = open_tensor_file(checkpoint)
+        plan = CheckpointFilePlan(tensor_file, find_weight_locations(tensor_file.shapes))
         assign_adapters([plan], specs, report, str(checkpoint))
         save_checkpoint_file(plan, save_to, dtype, device, overwrite=overwrite, track=track)
         plan.add_rounding_to(report)
@@ -81,16 +97,26 @@ def merge_into_checkpoint(
 
 
 def check_checkpoint_output(checkpoint: Path, save_to: Path, overwrite: bool, inputs: Iterable[Path | None]) -> None:
-    """Raises ToolError unless the result may be written there: a folder for a folder, a file for a file."""
+    """Checks where the result of a merge is to be written: a file for a file, a folder for a folder.
+
+    Args:
+        checkpoint: the checkpoint that is read.
+        save_to: the path to write.
+        overwrite: whether `save_to` may be replaced.
+        inputs: the LoRA files, which are never overwritten.
+
+    Raises:
+        ToolError: `save_to` cannot be written, exists without `overwrite`, or is one of the inputs.
+    """
     if not save_to.parent.is_dir():
         raise ToolError(f"{save_to} cannot be written: there is no folder {save_to.parent}; create it first")
     if not checkpoint.is_dir():
         if save_to.suffix.lower() not in (".safetensors", *TORCH_SUFFIXES):
             raise ToolError(f"{save_to} cannot be written: results are .safetensors or .ckpt files")
         if save_to.is_dir():
-            raise ToolError(f"{save_to} is a folder, {checkpoint} a file; name a file to write")
+            raise ToolError(f"{save_to} is a folder and {checkpoint} a file; --save_to must be a file")
     elif save_to.suffix.lower() in (".safetensors", *TORCH_SUFFIXES):
-        raise ToolError(f"{checkpoint} is a diffusers folder; --save_to names a folder to write, not {save_to.name}")
+        raise ToolError(f"{checkpoint} is a diffusers folder; --save_to must be a folder, not {save_to.name}")
     if save_to.exists() and not overwrite:
         same = [path for path in (checkpoint, *inputs) if path is not None and path.exists() and save_to.samefile(path)]
         what = "is one of the inputs" if same else "exists"
@@ -103,16 +129,26 @@ def check_checkpoint_output(checkpoint: Path, save_to: Path, overwrite: bool, in
 
 
 def run_checkpoint_merge(args: argparse.Namespace) -> int:
-    """`merge --sd_model`: args as `merge`'s parser makes them. Returns the exit status; raises LoraError."""
+    """Runs `lora_ext merge --sd_model`; returns the exit status.
+
+    Args:
+        args: as the parser of `merge` returns them.
+
+    Raises:
+        LoraError: as `merge_into_checkpoint`.
+    """
     models, ratios = list(args.models), list(args.ratios or [])
     ratios = ratios or [1.0] * len(models)
     lbws = list(getattr(args, "lbws", None) or [])
     if len(ratios) != len(models) or (lbws and len(lbws) != len(models)):
         raise ToolError(
-            f"{len(models)} models, {len(ratios)} ratios" + (f", {len(lbws)} block weights" if lbws else "") + ": "
-            "give one of each"
+            f"{len(models)} models, {len(ratios)} ratios"
+            + (f", {len(lbws)} block weights" if lbws else "")
+            + ": give one ratio"
+            + (" and one --lbws value" if lbws else "")
+            + " for each model"
         )
-    uses = [
+    specs = [
         AdapterSpec(
             load_lora_file(model), float(ratio), float(ratio), parse_block_weights(lbw) if lbw else UNIFORM_WEIGHTS
         )
@@ -120,14 +156,14 @@ def run_checkpoint_merge(args: argparse.Namespace) -> int:
     ]
     report = merge_into_checkpoint(
         args.sd_model,
-        uses,
+        specs,
         args.save_to,
         dtype=parse_precision(args.save_precision),
         device=parse_device(args.device or "cpu"),
         overwrite=args.overwrite,
         track=no_progress if args.json else progress_bar,
     )
-    note_unused_options(report, args, ("method", *SVD_ONLY_OPTIONS), "in a checkpoint: the sums are exact")
+    note_unused_options(report, args, ("method", *SVD_ONLY_OPTIONS), "with --sd_model: the sums are exact")
     if getattr(args, "precision", None) not in (None, "float", "fp32"):
         report.add_note("sums are computed in float32 and rounded once; --precision changes nothing here")
     print_report(report, as_json=args.json, verbose=getattr(args, "verbose", False))

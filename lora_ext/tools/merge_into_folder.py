@@ -1,4 +1,7 @@
-"""LoRAs into a diffusers folder: its networks' files anew, everything else copied; the folder whole or not at all."""
+"""Merge LoRAs into a diffusers folder: the networks' files are rewritten, all others copied.
+
+A failure leaves no partial folder.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from .checkpoint_stream import open_tensor_file
 from .report import ToolReport
 
 NETWORK_SUBFOLDERS = {"unet": UNET, "text_encoder": TE, "text_encoder_2": TE2}
-"""Subfolder → the part that its files hold."""
+"""Subfolder → the part of the model that its files hold."""
 
 
 def merge_into_diffusers_folder(
@@ -33,25 +36,40 @@ def merge_into_diffusers_folder(
     *,
     dtype: torch.dtype | None,
     device: torch.device,
-    overwrite: bool,
     track: Track,
 ) -> None:
-    """The folder with Σ weight·ΔW in its networks; see `checkpoint.merge_into`.
+    """Writes a copy of a diffusers folder with Σ weightᵢ·ΔWᵢ added; see `merge_into_checkpoint`.
 
-    Every weight file of a network is merged (a shard, the fp16 variant, a `.bin` twin), so that none stays behind.
+    Every weight file of a network is merged (each shard, the fp16 variant, a `.bin` copy), so that none keeps the old
+    weights.
+
+    Args:
+        folder: the diffusers folder.
+        specs: the LoRA files with their weights.
+        save_to: the folder to write.
+        report: is filled.
+        dtype: of all floating-point tensors of the result; None keeps each tensor's own.
+        device: where the sums are computed.
+        track: shows progress.
+
+    Raises:
+        FileError: a file that cannot be read or written.
+        ToolError: one of the two folders is not a diffusers model, or as `assign_adapters`.
     """
     if not (folder / "model_index.json").is_file():
-        raise ToolError(f"{folder} is no diffusers model: it has no model_index.json")
+        raise ToolError(f"{folder} is not a diffusers model: it has no model_index.json")
     if folder.resolve() in save_to.resolve().parents:
-        raise ToolError(f"{save_to} lies inside {folder}; choose another folder")
+        raise ToolError(f"{save_to} is inside {folder}; choose another folder")
     if save_to.exists() and not (save_to / "model_index.json").is_file():
-        raise ToolError(f"{save_to} exists and is no diffusers model; choose another folder")
+        raise ToolError(f"{save_to} exists and is not a diffusers model; choose another folder")
     plans: dict[Path, CheckpointFilePlan] = {}
     for name, part in NETWORK_SUBFOLDERS.items():
         for path in sorted((folder / name).glob("*")):
             if path.suffix in (".safetensors", *TORCH_SUFFIXES) and path.is_file():
-                store = open_tensor_file(path)
-                plans[path.relative_to(folder)] = CheckpointFilePlan(store, find_weight_locations(store.shapes, part))
+                tensor_file = open_tensor_file(path)
+                plans[path.relative_to(folder)] = CheckpointFilePlan(
+                    tensor_file, find_weight_locations(tensor_file.shapes, part)
+                )
     assign_adapters(list(plans.values()), specs, report, str(folder))
     sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     check_disk_space(save_to, sizes * (2 if dtype in (torch.float32, torch.float64) else 1))
@@ -71,7 +89,11 @@ def merge_into_diffusers_folder(
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, moved onto it when the block ends well and removed when it does not."""
+    """Yields a temporary folder beside `path`; it replaces `path` when the block succeeds and is removed otherwise.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
     part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}-", suffix=".part"))
     old = part.with_suffix(".old")
     try:
@@ -80,7 +102,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             replace_file(path, old, path)
         replace_file(part, path)
-    except FileError as error:  # of one of its files: by the name that it was to have
+    except FileError as error:  # the message names a file in the temporary folder; name the final one instead
         raise FileError(str(error).replace(str(part), str(path))) from error
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""`metadata`: show, edit or strip what a file says about itself; tensors stay bit-identical, hashes are made anew."""
+"""Show, edit or strip a file's metadata; tensors stay bit-identical, hashes are computed again."""
 
 from __future__ import annotations
 
@@ -29,10 +29,22 @@ def edit_metadata(
     remove: Iterable[str] = (),
     strip: bool = False,
 ) -> dict[str, str]:
-    """The metadata after stripping, removing and setting, in this order, with `sshs_*` hashes of the result.
+    """The metadata after stripping, removing and setting, in this order, with the `sshs_*` hashes of the result.
 
-    strip: everything goes but what the tensors cannot be read without (PEFT's alphas, cloneofsimo's classes), the
-    hashes too. Raises ToolError with the nearest key for one to remove that is not there.
+    Args:
+        metadata: key → value; it is not changed.
+        tensors: the file's tensors, which the hashes are computed from.
+        new_entries: entries to set.
+        remove: keys to remove.
+        strip: removes everything, also the hashes, except what the tensors cannot be read without (PEFT's alphas,
+            cloneofsimo's classes).
+
+    Raises:
+        ToolError: a key to remove that is not there (with the nearest one that is).
+
+    Example:
+        >>> edit_metadata({"ss_output_name": "cat", "ss_steps": "10"}, {}, strip=True)
+        {}
     """
     kept = {key: value for key, value in metadata.items() if not strip or is_key_format_entry(key, value)}
     for key in remove:
@@ -44,7 +56,15 @@ def edit_metadata(
 
 
 def parse_key_values(texts: Iterable[str]) -> dict[str, str]:
-    """`key=value` texts; a value may hold `=`. Raises ToolError that quotes the text."""
+    """Parses `key=value` texts; a value may contain `=`.
+
+    Raises:
+        ToolError: a text without `=` or without a key; the message quotes it.
+
+    Example:
+        >>> parse_key_values(["ss_output_name=cat", "note=a=b"])
+        {'ss_output_name': 'cat', 'note': 'a=b'}
+    """
     found = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -55,12 +75,12 @@ def parse_key_values(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _format_metadata(metadata: Mapping[str, str], verbose: bool) -> str:
-    """A line an entry; long values shortened unless verbose."""
+    """One line for each entry; long values are shortened unless `verbose`."""
     lines = []
     for key in sorted(metadata):
         value = "".join(c if c.isprintable() else " " for c in metadata[key])
         lines.append(f"{key}: {value if verbose or len(value) <= 160 else value[:160] + '…'}")
-    return "\n".join(lines or ["It carries no metadata."]) + "\n"
+    return "\n".join(lines or ["The file has no metadata."]) + "\n"
 
 
 def _parser() -> CommandParser:
@@ -69,14 +89,15 @@ def _parser() -> CommandParser:
     parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="set entries")
     parser.add_argument("--remove", nargs="+", default=[], action="extend", metavar="KEY", help="remove entries")
     parser.add_argument("--strip", action="store_true", help="remove all entries (before --set)")
-    parser.add_argument("--rehash", action="store_true", help="compute the sshs_* hashes anew")
-    parser.add_argument("--save_to", type=Path, metavar="FILE", help="write here; without it FILE, with --overwrite")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file that is there")
+    parser.add_argument("--rehash", action="store_true", help="compute the sshs_* hashes again")
+    text = "the file to write (default: FILE itself, which needs --overwrite)"
+    parser.add_argument("--save_to", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `metadata`."""
+    """Runs `lora_ext metadata`; returns the exit status."""
     args = _parser().parse_args(argv)
     contents = load_tensors(args.file)
     metadata = contents.metadata
@@ -95,8 +116,8 @@ def _save_edited(
     args: argparse.Namespace, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> dict[str, str]:
     """Writes the edited file; returns its metadata."""
-    if not tensors:
-        raise ToolError(f"{args.file} holds a list without names; convert it first")
+    if not tensors:  # cloneofsimo's first .pt files are lists of tensors without names
+        raise ToolError(f"the tensors of {args.file} have no names; convert the file first (lora_ext convert)")
     path = check_output_path(args.save_to or args.file, [args.file], overwrite=args.overwrite)
     if (
         not (path.exists() and path.samefile(args.file))
@@ -104,14 +125,13 @@ def _save_edited(
         and load_lora_file(args.file).config
     ):
         raise ToolError(
-            f"the strength of {args.file.name} stands in {ADAPTER_CONFIG_NAME} beside it, which {path} would lose: "
-            "write it there "
-            "with convert first"
+            f"the strength of {args.file.name} is in {ADAPTER_CONFIG_NAME} beside it, and {path} would lose it: "
+            "write the file there with convert first"
         )
-    made = edit_metadata(
+    edited = edit_metadata(
         metadata, tensors, new_entries=parse_key_values(args.set), remove=args.remove, strip=args.strip
     )
     check_disk_space(path, sum(tensor.nbytes for tensor in tensors.values()) + 1_000_000)
-    save_safetensors(tensors, path, metadata=made, overwrite=args.overwrite)
+    save_safetensors(tensors, path, metadata=edited, overwrite=args.overwrite)
     print(f"written: {path}", file=sys.stderr)
-    return made
+    return edited

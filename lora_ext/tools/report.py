@@ -1,4 +1,4 @@
-"""What a tool did, layer by layer: a text table for people, JSON for programs."""
+"""The report of a tool, layer by layer: a text table for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -17,16 +17,21 @@ from ..console import printable_text
 from ..file.lora_file import LoraFile
 from ..inject.rounding import ROUNDING_WARNING_SHARE, combined_surviving_share
 
-_OF_SEVERAL = ("merge", "svd-merge", "extract")
-"""Verbs that bring files together."""
+_VERBS_WITH_SEVERAL_SOURCES = ("merge", "svd-merge", "extract")
 
 MAX_TABLE_ROWS = 10
-"""Rows of a table without `verbose`. A file has 200 to 1000 layers, and resized each of them differs."""
+"""Rows of the text's table without `verbose`. A file has 200 to 1000 layers, and after a resize each row differs."""
 
 
 @dataclass(frozen=True)
 class LayerRounding:
-    """What became of a layer's ΔW when it was written as `dtype`: the share that survived, and ‖ΔW‖² (0: unknown)."""
+    """How much of a layer's ΔW survived rounding to the dtype that was written.
+
+    Attributes:
+        share: the share that survived, 0 to 1.
+        squared_norm: ‖ΔW‖², the layer's weight in the total; 0 if unknown.
+        dtype: the dtype that was written.
+    """
 
     share: float
     squared_norm: float
@@ -35,12 +40,16 @@ class LayerRounding:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer of the result.
+    """One layer of a tool's result.
 
-    old, new: rank before (of several sources: their sum) and after; None where there is none (a full matrix).
-    kept: the share of the Frobenius norm kept, ‖result‖/‖what was asked for‖ of a best approximation; 1.0 is exact.
-    Of another (clamped, factors averaged) what a best one with the same error would keep.
-    norm: ‖what was asked for‖, so that shares can be totalled; None where it was not computed.
+    Attributes:
+        name: the layer.
+        old: rank before, or the sum of the sources' ranks; None for a full matrix.
+        new: rank after; None for a full matrix.
+        kept: share of the Frobenius norm that a best approximation kept, ‖result‖ / ‖exact ΔW‖; 1 is exact. Of other
+            results (clamped, factors averaged) the share that a best one with the same error would keep.
+        norm: ‖exact ΔW‖, the layer's weight in the total; None where it was not computed.
+        note: a remark for the table.
     """
 
     name: str
@@ -52,17 +61,81 @@ class LayerReport:
 
     @property
     def loss(self) -> float:
-        """The relative error ‖asked − result‖/‖asked‖ (at most 1)."""
+        """The relative error ‖ΔW − result‖ / ‖ΔW‖, 0 to 1.
+
+        Example:
+            >>> LayerReport("unet.MID", old=16, new=4, kept=0.6).loss
+            0.8
+        """
         return math.sqrt(max(0.0, 1.0 - self.kept**2))
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One layer in a report's JSON; `survived` is the share of ΔW that survived rounding."""
+
+    layer: str
+    old_rank: int | None
+    new_rank: int | None
+    kept: float
+    norm: float | None
+    note: str
+    survived: float
+
+
+@dataclass(frozen=True)
+class ReportTotals:
+    """All layers together in a report's JSON; see `ToolReport.kept` and `ToolReport.survived`."""
+
+    layers: int
+    rank_before: int
+    rank_after: int
+    kept: float
+    survived: float
+
+
+@dataclass(frozen=True)
+class LargestLoss:
+    """The layer that lost most, in a report's JSON."""
+
+    layer: str
+    kept: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """A report's JSON; the fields are those of `ToolReport`, `alpha` is only there for split-dylora."""
+
+    verb: str
+    matched: int
+    only_in: dict[str, list[str]]
+    not_understood: dict[str, list[str]]
+    left_out: dict[str, list[str]]
+    unchanged: list[str]
+    layers: list[ReportRow]
+    totals: ReportTotals
+    largest_loss: LargestLoss | None
+    notes: list[str]
+    outputs: list[str]
+    alpha: str | None = None
 
 
 @dataclass
 class ToolReport:
-    """Filled while a tool works. `only_in`, `not_understood`: name of a source → layers that only it has, keys not
-    understood.
+    """The report of a tool; it is filled while the tool works.
 
-    left_out: name of a source → layers of it that are not in the result. unchanged: layers that came through as they
-    were. outputs: paths written. extra: what only JSON tells. rounding: layer → what survived rounding of its ΔW.
+    Attributes:
+        verb: the command's name.
+        layers: the layers of the result.
+        only_in: source → layers that only it has.
+        not_understood: source → keys of it that were not understood.
+        left_out: source → layers of it that are not in the result.
+        unchanged: layers that are as they were.
+        notes: sentences for the user.
+        outputs: paths that were written.
+        alpha: the rule by which split-dylora chose alpha; None for other tools.
+        rounding: layer → how much of its ΔW survived rounding.
     """
 
     verb: str
@@ -73,29 +146,36 @@ class ToolReport:
     unchanged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
+    alpha: str | None = None
     rounding: dict[str, LayerRounding] = field(default_factory=dict)
 
     @property
     def matched(self) -> int:
-        """Layers worked on that every source has."""
+        """Number of layers in the result that every source has."""
         alone = {name for names in self.only_in.values() for name in names}
         return sum(layer.name not in alone for layer in self.layers)
 
     @property
     def kept(self) -> float:
-        """Share of the Frobenius norm of all layers together that is kept: sqrt(Σ(kept·norm)²/Σnorm²)."""
+        """Share of the Frobenius norm of all layers together that is kept: √(Σ(kept·norm)² / Σnorm²)."""
         measured = [(layer.kept, layer.norm) for layer in self.layers if layer.norm]
         total = sum(norm**2 for _, norm in measured)
         return math.sqrt(sum((kept * norm) ** 2 for kept, norm in measured) / total) if total else 1.0
 
     @property
     def survived(self) -> float:
-        """Share of ΔW of all layers together that survived rounding to the dtype written, weighted by ‖ΔW‖²."""
+        """Share of ΔW of all layers together that survived rounding, weighted by ‖ΔW‖²."""
         return combined_surviving_share(self.rounding.values())
 
     def add_rounding(self, name: str, share: float, asked: float, dtype: torch.dtype) -> None:
-        """Notes what survived rounding in a layer (see `LayerRounding`); of several files or steps the least."""
+        """Records how much of a layer's ΔW survived rounding; the smallest share of several calls counts.
+
+        Args:
+            name: the layer.
+            share: the share that survived, 0 to 1.
+            asked: ‖ΔW‖².
+            dtype: the dtype that was written.
+        """
         if name not in self.rounding or share < self.rounding[name].share:
             self.rounding[name] = LayerRounding(share, asked, dtype)
 
@@ -106,48 +186,57 @@ class ToolReport:
         return worst if worst is not None and worst.kept < 1.0 else None
 
     def add_source_notes(self, name: str, file: LoraFile) -> None:
-        """Notes what of a source is left out because it is damaged, and where its strength is not said."""
+        """Adds notes on a source: damaged layers that are left out, and a strength that had to be assumed."""
         if file.damaged:
             self.add_note(f"{len(file.damaged)} damaged layers of {name} left out: {file.first_damage_reason}")
         for text in filter(None, (file.assumed, *file.notes)):
             self.add_note(f"{name}: {text}")
 
     def add_note(self, text: str) -> None:
-        """Something that the user has to know, said once."""
+        """Adds a sentence for the user; equal sentences are added once."""
         if text not in self.notes:
             self.notes.append(text)
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything, ready for `json.dumps`."""
+    def data(self) -> ReportData:
+        """The whole report as plain data."""
         worst = self.worst
-        return {
-            "verb": self.verb,
-            "matched": self.matched,
-            "only_in": self.only_in,
-            "not_understood": self.not_understood,
-            "left_out": self.left_out,
-            "unchanged": self.unchanged,
-            "layers": [_row(layer, self.rounding) for layer in self.layers],
-            "totals": {
-                "layers": len(self.layers),
-                "rank_before": sum(layer.old or 0 for layer in self.layers),
-                "rank_after": sum(layer.new or 0 for layer in self.layers),
-                "kept": self.kept,
-                "survived": self.survived,
-            },
-            "largest_loss": None if worst is None else {"layer": worst.name, "kept": worst.kept, "loss": worst.loss},
-            "notes": [*self.notes, *self._lost()],
-            "outputs": self.outputs,
-            **self.extra,
-        }
+        return ReportData(
+            verb=self.verb,
+            matched=self.matched,
+            only_in=self.only_in,
+            not_understood=self.not_understood,
+            left_out=self.left_out,
+            unchanged=self.unchanged,
+            layers=[_row(layer, self.rounding) for layer in self.layers],
+            totals=ReportTotals(
+                layers=len(self.layers),
+                rank_before=sum(layer.old or 0 for layer in self.layers),
+                rank_after=sum(layer.new or 0 for layer in self.layers),
+                kept=self.kept,
+                survived=self.survived,
+            ),
+            largest_loss=None if worst is None else LargestLoss(worst.name, worst.kept, worst.loss),
+            notes=[*self.notes, *self._rounding_warning()],
+            outputs=self.outputs,
+            alpha=self.alpha,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """`data()` as a dict for `json.dumps`; `alpha` is left out where it is None."""
+        fields = asdict(self.data())
+        if self.alpha is None:
+            del fields["alpha"]
+        return fields
 
     def text(self, *, verbose: bool = False) -> str:
-        """A table and its summary.
+        """The report as text: a table of the layers and a summary.
 
-        Without `verbose` at most `MAX_TABLE_ROWS` rows: those of the layers that lost most.
+        Args:
+            verbose: lists every layer; otherwise the table has at most `MAX_TABLE_ROWS` rows, of the layers that lost
+                most.
         """
         lines = list(_table(self.layers, verbose))
-        several = self.only_in or self.verb in _OF_SEVERAL
+        several = self.only_in or self.verb in _VERBS_WITH_SEVERAL_SOURCES
         lines.append(f"{self.verb}: {self.matched} layers matched" if several else f"{self.verb}: {self._size()}")
         for source, names in self.only_in.items():
             lines.append(f"  {len(names)} only in {source}{_such_as(names)}")
@@ -166,12 +255,12 @@ class ToolReport:
         if self.rounding:
             dtypes = ", ".join(sorted({_name(layer.dtype) for layer in self.rounding.values()}))
             lines.append(f"  {_percent(self.survived)} of the change survived rounding to {dtypes}")
-        lines += [f"  {note}" for note in (*self.notes, *self._lost())]
+        lines += [f"  {note}" for note in (*self.notes, *self._rounding_warning())]
         lines += [f"  written: {path}" for path in self.outputs]
         return "\n".join(lines) + "\n"
 
-    def _lost(self) -> list[str]:
-        """The warning that too little of the change survived rounding; none where enough did."""
+    def _rounding_warning(self) -> list[str]:
+        """The warning that too little of the change survived rounding; empty where enough did."""
         low = {name: layer for name, layer in self.rounding.items() if layer.share < ROUNDING_WARNING_SHARE}
         if self.survived >= ROUNDING_WARNING_SHARE or not low:
             return []
@@ -180,30 +269,20 @@ class ToolReport:
         return [
             f"WARNING: only {_percent(self.survived)} of the change is in the result, the rest is lost by rounding to "
             f"{_name(worst.dtype)} ({len(low)} layers keep less than {ROUNDING_WARNING_SHARE:.0%}; "
-            f"{name} {_percent(worst.share)}); "
-            f"save as {better}: --save_precision {better}"
+            f"{name} {_percent(worst.share)}); save as {better}: --save_precision {better}"
         ]
 
     def _size(self) -> str:
         return f"{len(self.layers)} layer{'' if len(self.layers) == 1 else 's'}"
 
 
-def _row(layer: LayerReport, rounding: Mapping[str, LayerRounding]) -> dict[str, Any]:
-    return {
-        "layer": layer.name,
-        "old_rank": layer.old,
-        "new_rank": layer.new,
-        "kept": layer.kept,
-        "norm": layer.norm,
-        "note": layer.note,
-        "survived": rounding[layer.name].share if layer.name in rounding else 1.0,
-    }
+def _row(layer: LayerReport, rounding: Mapping[str, LayerRounding]) -> ReportRow:
+    survived = rounding[layer.name].share if layer.name in rounding else 1.0
+    return ReportRow(layer.name, layer.old, layer.new, layer.kept, layer.norm, layer.note, survived)
 
 
 def _table(layers: Sequence[LayerReport], verbose: bool) -> Iterable[str]:
-    """A line a layer; without `verbose` equal layers share a line, and only the worst `MAX_TABLE_ROWS` lines are
-    told.
-    """
+    """One line for each layer; without `verbose` equal layers share a line, and only the worst ones are listed."""
     if not layers:
         return
     groups = [[layer] for layer in layers] if verbose else _groups(layers)
@@ -222,7 +301,8 @@ def _table(layers: Sequence[LayerReport], verbose: bool) -> Iterable[str]:
 
 def _groups(layers: Sequence[LayerReport]) -> list[list[LayerReport]]:
     """Layers that share ranks, share kept and note: those next to each other, in the order of the file. Where these
-    are too many to show: all that are equal, those that lost most first."""
+    are too many to show: all that are equal, those that lost most first.
+    """
 
     def alike(layer: LayerReport) -> tuple[object, ...]:
         return layer.old, layer.new, layer.kept, layer.note
@@ -245,7 +325,7 @@ def _rank(rank: int | None) -> str:
 
 
 def _percent(share: float) -> str:
-    """A share to two digits; what is not quite all never reads as 100%."""
+    """A share with two digits after the point; anything less than all never reads as 100%."""
     text = f"{100 * share:.2f}%"
     return "99.99%" if text == "100.00%" and share < 0.999999 else text.replace("100.00%", "100%")
 
@@ -256,7 +336,7 @@ def _such_as(names: Iterable[str]) -> str:
 
 
 def print_report(report: ToolReport, *, as_json: bool = False, verbose: bool = False) -> None:
-    """Prints the report to standard output, in whatever that can spell."""
+    """Prints a report to standard output, as JSON or as text; characters that the console lacks are replaced."""
     text = (
         json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n" if as_json else report.text(verbose=verbose)
     )
@@ -264,7 +344,14 @@ def print_report(report: ToolReport, *, as_json: bool = False, verbose: bool = F
 
 
 def note_unused_options(report: ToolReport, args: argparse.Namespace, names: Sequence[str], why: str) -> None:
-    """Says which of the options `names` were given for nothing."""
+    """Adds a note for each of the options `names` that was given for nothing.
+
+    Args:
+        report: gets the notes.
+        args: the parsed command line.
+        names: options, without dashes.
+        why: the end of the sentence "--NAME changes nothing …", such as "with --method concat".
+    """
     for name in names:
         if getattr(args, name, None) is not None:
             report.add_note(f"--{name} changes nothing {why}")

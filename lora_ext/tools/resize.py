@@ -1,6 +1,6 @@
-"""`resize_lora`: every layer at a new rank, by its singular values; fixed, or chosen layer by layer.
+"""Change the rank of a LoRA by its singular values: one rank for all layers, or a rank for each.
 
-alpha keeps its ratio to the rank, as in kohya's `resize_lora.py`; so the file acts as strongly as before.
+alpha keeps its ratio to the rank, as in kohya's `resize_lora.py`, so that the file is as strong as before.
 """
 
 from __future__ import annotations
@@ -41,26 +41,40 @@ def resize_lora(
     device: str | torch.device = "cpu",
     track: Track = no_progress,
 ) -> tuple[LoraFile, ToolReport]:
-    """The file with the best approximation of each layer at `new_rank`; `new_conv_rank` for all Conv2d, 1x1 too.
+    """Resizes every layer to its best approximation at a new rank.
 
-    dynamic_method, dynamic_param: how each layer's rank is chosen, at most those (`lowrank.Rule`). dtype: of the
-    result's factors, None for what each layer has. Layers that are no sum of ranks (LoHa, full, …) become LoRA; those
-    that need the base model (DoRA's magnitude, OFT, IA3, norm, …) stay, DoRA on its resized factors.
-    Raises ToolError for rules that cannot be meant, for NaN (naming the layer), and when no layer can be resized.
+    Layers of kinds without ranks (LoHa, full, …) become LoRA. Kinds that need the base model's weights (OFT, IA3,
+    norm, …) stay as they are; a DoRA keeps its magnitude on resized factors.
+
+    Args:
+        file: the file to resize; it is not changed.
+        new_rank: rank of the layers; the highest one with a dynamic method.
+        new_conv_rank: the same for all Conv2d layers, 1x1 too; None for `new_rank`.
+        dynamic_method: how each layer's rank is chosen (`lowrank.RankRule`); None for a fixed rank.
+        dynamic_param: the parameter of that method.
+        dtype: of the result's factors; None keeps each layer's own.
+        device: where decompositions are computed.
+        track: shows progress.
+
+    Returns:
+        The resized file and the report.
+
+    Raises:
+        ToolError: a rank, method or parameter out of range, NaN (naming the layer), or no layer that can be resized.
     """
     ranks = rank_rules(new_rank, new_conv_rank, dynamic_method, dynamic_param)
     file, report = open_source("resize", file)
     if dynamic_method is None and dynamic_param is not None:
         report.add_note("--dynamic_param changes nothing without --dynamic_method")
     adapters: dict[LayerId, Adapter] = {}
-    for site in track(list(file.adapters), "resize"):
-        adapters[site] = _resized(file, site, ranks, dtype, torch.device(device), report)
+    for layer_id in track(list(file.adapters), "resize"):
+        adapters[layer_id] = _resized(file, layer_id, ranks, dtype, torch.device(device), report)
     if not report.layers:
         raise ToolError(
             f"no layer of {file.path or file.name} has a rank to change ({', '.join(file.kinds) or 'empty'})"
         )
-    said = _comment(file, new_rank, new_conv_rank, dynamic_method, dynamic_param)
-    metadata = carry_metadata(file.metadata, said, [source_record(file)])
+    comment = _comment(file, new_rank, new_conv_rank, dynamic_method, dynamic_param)
+    metadata = carry_metadata(file.metadata, comment, [source_record(file)])
     result = with_adapters(
         file, adapters, as_plain_lora_metadata(metadata) if is_turned_into_lora(file, adapters) else metadata
     )
@@ -79,15 +93,15 @@ def _resized(
     device: torch.device,
     report: ToolReport,
 ) -> Adapter:
-    """One layer at its new rank, and its line in the report."""
+    """One layer at its new rank; adds its line to the report."""
     adapter = file.adapters[layer_id]
     dtype = dtype or widest_dtype([adapter.dtype])
-    whole, extras = adapter, {}
+    plain, extras = adapter, {}
     if adapter.kind == "LoRA" and adapter.magnitude() is not None:
         names = ("dora_scale", "lora_magnitude_vector")
         extras = {name: adapter.tensors[name] for name in names if name in adapter.tensors}
-        whole = type(adapter)({name: t for name, t in adapter.tensors.items() if name not in extras})
-    change = change_of(with_adapters(file, {layer_id: whole}, {}), layer_id)
+        plain = type(adapter)({name: t for name, t in adapter.tensors.items() if name not in extras})
+    change = change_of(with_adapters(file, {layer_id: plain}, {}), layer_id)
     if change is None:
         report.unchanged.append(str(layer_id))
         report.add_note(f"{adapter.kind} layers need the base model's weights or have no rank, and stay as they are")
@@ -95,24 +109,24 @@ def _resized(
     rule = ranks[len(change.shape) > 2]
     if rule.method is None and change.low is not None and rule.rank >= change.low.rank:
         if rule.rank > change.low.rank:
-            report.add_note(f"rank {rule.rank} is more than some layers have; they keep all of theirs (capped)")
+            report.add_note(f"rank {rule.rank} is more than some layers have; those keep their rank (capped)")
         report.layers.append(LayerReport(str(layer_id), adapter.rank, adapter.rank, 1.0, change.low.frobenius()))
         return make_stored_adapter(adapter.tensors, dtype, layer_id, report)
     scale = adapter.scaling() if adapter.kind == "LoRA" and adapter.scaling() > 0 else 1.0
-    try:  # without alpha: the dynamic rules take a layer for zero by the size of its factors
+    try:  # at scale 1: the dynamic methods take a layer for zero by the size of its factors, whatever its alpha
         best = change.times(1 / scale).to(device).best_approximation(rule)
     except ToolError as error:
         raise ToolError(f"{layer_id} contains {error}") from None
     rank = best.low_rank.rank
     if rule.method is None and rank < rule.rank and best.norm:
-        report.add_note(f"rank {rule.rank} is more than some layers hold; they got all of theirs (capped)")
+        report.add_note(f"rank {rule.rank} is more than some layers can have; those get their full rank (capped)")
     report.layers.append(LayerReport(str(layer_id), adapter.rank, rank, best.kept, best.norm * scale))
     made = make_lora_adapter(best.low_rank.times(scale), scale * rank, dtype, layer_id, report)
     return make_stored_adapter({**made.tensors, **extras}, dtype, layer_id, report) if extras else made
 
 
 def _comment(file: LoraFile, rank: int, conv: int | None, method: str | None, param: float | None) -> str:
-    """What kohya's script writes into `ss_training_comment`."""
+    """The text that kohya's script writes into `ss_training_comment`."""
     old = max((adapter.rank or 0 for adapter in file.adapters.values()), default=0)
     if method is not None:
         return f"Dynamic resize with {method}: {param} from {old}"
@@ -126,14 +140,14 @@ def _parser() -> CommandParser:
         .add_dynamic_rank_options()
     )
     parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="the file to resize")
-    text = "rank of every layer; the most, where dynamic (default 4)"
+    text = "rank of every layer, or the highest one with --dynamic_method (default 4)"
     parser.add_argument("--new_rank", type=int, default=4, help=text)
-    parser.add_argument("--new_conv_rank", type=int, help="rank of Conv2d layers, 1x1 too; without it as --new_rank")
+    parser.add_argument("--new_conv_rank", type=int, help="rank of Conv2d layers, 1x1 too (default: --new_rank)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `resize_lora`."""
+    """Runs `lora_ext resize`; returns the exit status."""
     args = _parser().parse_args(argv)
     file = load_lora_file(args.model)
     check_output_path(args.save_to, [args.model], overwrite=args.overwrite)

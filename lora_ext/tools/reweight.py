@@ -1,6 +1,4 @@
-"""`reweight_lora`: block weights and part weights written into a file: what a preset does in a prompt, made
-permanent.
-"""
+"""Write block weights and the weights of text encoder and U-Net into a LoRA file, as a tag does in a prompt."""
 
 from __future__ import annotations
 
@@ -31,47 +29,65 @@ def reweight_lora(
     unet: float = 1.0,
     dtype: torch.dtype | None = None,
 ) -> tuple[LoraFile, ToolReport]:
-    """The file that acts at weight 1 as `file` does at these weights. Layers at weight 0 are left out.
+    """Makes the file that has the effect at weight 1 that `file` has at these weights.
 
-    The weight goes into alpha (factors stay bit-identical), or into the tensors of kinds without one. Raises ToolError
-    for NaN, for a weight that a layer's kind cannot hold (DoRA, BOFT) or that overflows, and when all weights are 0.
+    A layer's weight is multiplied into its alpha, so that factors stay bit-identical, or into the tensors of kinds
+    without an alpha. Layers with weight 0 are left out.
+
+    Args:
+        file: the file to change; it is not changed in place.
+        blocks: block weights.
+        te: weight of the text encoders.
+        unet: weight of the U-Net.
+        dtype: of the result's factors; None keeps each layer's own.
+
+    Returns:
+        The reweighted file and the report.
+
+    Raises:
+        ToolError: NaN, a weight that a layer's kind cannot hold (DoRA, BOFT) or that overflows, or only weights of 0.
     """
     file, report = open_source("reweight", file)
-    use = AdapterSpec(file, te=te, unet=unet, blocks=blocks)
+    spec = AdapterSpec(file, te=te, unet=unet, blocks=blocks)
     adapters: dict[LayerId, Adapter] = {}
-    silenced = []
-    for site, adapter in file.adapters.items():
-        weight = use.weight_at(site)
+    left_out = []
+    for layer_id, adapter in file.adapters.items():
+        weight = spec.weight_at(layer_id)
         if not weight:
-            silenced.append(str(site))
+            left_out.append(str(layer_id))
             continue
         made = scale_adapter(adapter, weight)
         if made is None:
             raise ToolError(
-                f"{site} cannot be written at weight {weight:g}: {_name(adapter)} changes a layer by what the base "
-                "model holds there, and no file of its kind is a share of that; give its blocks 0 or 1, leave the "
-                "weights in the prompt (lbw=), or put it into a checkpoint with them (merge --sd_model --lbws)"
+                f"{layer_id} cannot be written at weight {weight:g}: the change by {_name(adapter)} depends on the "
+                "base model's weights, and no file of its kind holds a share of it; give its blocks weight 0 or 1, "
+                "leave the weights in the prompt (lbw=), or merge it into a checkpoint (merge --sd_model --lbws)"
             )
         if not all(
             is_tensor_finite(tensor) for name, tensor in made.tensors.items() if tensor is not adapter.tensors.get(name)
         ):
-            raise ToolError(f"{site} cannot be written at weight {weight:g}: that is no number its file can hold")
-        adapters[site] = make_stored_adapter(made.tensors, dtype, site, report) if dtype else made
-        report.layers.append(LayerReport(str(site), adapter.rank, adapter.rank, note=f"weight {weight:g}"))
+            raise ToolError(f"{layer_id} cannot be written at weight {weight:g}: its numbers overflow the file's dtype")
+        adapters[layer_id] = make_stored_adapter(made.tensors, dtype, layer_id, report) if dtype else made
+        report.layers.append(LayerReport(str(layer_id), adapter.rank, adapter.rank, note=f"weight {weight:g}"))
     if not adapters:
-        raise ToolError(f"every layer of {file.name} has weight 0 there; nothing would be left")
-    if silenced:
-        report.left_out[file.name] = silenced
-        report.add_note("what has weight 0 is left out")
-    said = f"reweighted: lbw={blocks.format_weights()} te={te:g} unet={unet:g}"
+        raise ToolError(f"every layer of {file.name} has weight 0; nothing would be left")
+    if left_out:
+        report.left_out[file.name] = left_out
+        report.add_note("layers with weight 0 are left out")
+    comment = f"reweighted: lbw={blocks.format_weights()} te={te:g} unet={unet:g}"
     result = with_adapters(
-        file, adapters, carry_metadata(file.metadata, said, [source_record(file, lbw=blocks.format_weights())])
+        file, adapters, carry_metadata(file.metadata, comment, [source_record(file, lbw=blocks.format_weights())])
     )
     return with_adapters(result, adapters, with_network_dims(result, result.metadata)), report
 
 
 def scale_adapter(adapter: Adapter, weight: float) -> Adapter | None:
-    """The adapter whose change of weight and bias is `weight` times this one's; None where no such file exists."""
+    """Scales an adapter.
+
+    Returns:
+        The adapter whose changes of weight and bias are `weight` times those of `adapter`; None where its kind cannot
+        hold that (DoRA, BOFT).
+    """
     if weight == 1:
         return adapter
     tensors = adapter.tensors
@@ -96,9 +112,10 @@ def _name(adapter: Adapter) -> str:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser("reweight", "Write block weights into a LoRA.").add_output_options(device=False)
+    parser = CommandParser("reweight", "Write block weights into a LoRA file.").add_output_options(device=False)
     parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="the file to change")
-    parser.add_argument("--lbw", metavar="PRESET|NUMBERS", help="a preset, or 12, 17, 20, 25 or 26 numbers with commas")
+    text = "block weights: a preset, or 12, 17, 20, 25 or 26 numbers separated by commas"
+    parser.add_argument("--lbw", metavar="PRESET|NUMBERS", help=text)
     parser.add_argument("--lbwe", metavar="RULES", help="rules for single layers, such as IN05-OUT05:attn:0")
     parser.add_argument("--te", type=number, default=1.0, help="weight of the text encoders")
     parser.add_argument("--unet", type=number, default=1.0, help="weight of the U-Net")
@@ -106,7 +123,7 @@ def _parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `reweight_lora`."""
+    """Runs `lora_ext reweight`; returns the exit status."""
     args = _parser().parse_args(argv)
     blocks = parse_block_weights(args.lbw) if args.lbw else UNIFORM_WEIGHTS
     if args.lbwe:

@@ -1,8 +1,10 @@
-"""`split-dylora`: one DyLoRA file → one LoRA file a rank: unit, 2·unit, … and the full rank.
+"""Split a DyLoRA file into one LoRA file for each rank: unit, 2·unit, … and the full rank.
 
-What alpha a prefix of b of R ranks gets decides how strongly it acts:
-keep: alpha stays, as kohya's `extract_lora_from_dylora.py` has it (so a prefix acts at alpha/b).
-trained: as the prefix acted in training, by the scale rule that the metadata records (`SPLIT_SCALE_KEY`).
+A DyLoRA (arXiv:2210.07558) is trained so that its first b of R ranks are a LoRA of their own. The alpha of such a
+prefix decides how strong it is:
+
+keep: alpha stays, as in kohya's `extract_lora_from_dylora.py`, so that the prefix is scaled by alpha / b.
+trained: the prefix is as strong as in training, by the scale rule in the metadata (`SPLIT_SCALE_KEY`).
 """
 
 from __future__ import annotations
@@ -35,10 +37,14 @@ DYLORA_SCALE_RULES = {
     "prefix": lambda b, full: 1.0,
     "sqrt": lambda b, full: math.sqrt(b / full),
 }
-"""Rule → the prefix's alpha as a multiple of the file's. full: scale alpha/R whatever b; prefix: alpha/b;
-sqrt: alpha/R·√(R/b) (kohya's `dylora.py`)."""
+"""Scale rule → alpha of a prefix of b of R ranks as a multiple of the file's alpha.
+
+full: the update is scaled by alpha / R for every b. prefix: by alpha / b. sqrt: by alpha / R · √(R / b), as in kohya's
+`dylora.py`.
+"""
 
 SPLIT_ALPHA_RULES = ("trained", "keep")
+"""What `split_dylora` takes as `alpha`."""
 
 
 def split_dylora(
@@ -49,29 +55,44 @@ def split_dylora(
     dtype: torch.dtype | None = None,
     track: Track = no_progress,
 ) -> tuple[dict[int, LoraFile], ToolReport]:
-    """rank → file, for every multiple of `unit` and the full rank, and the report of the whole.
+    """Splits a DyLoRA into one file for every multiple of `unit` and one of the full rank.
 
-    unit: None for what the metadata says. alpha: "trained", "keep", None for trained where the metadata records how.
-    Layers of a smaller rank are whole in every file above it. Raises ToolError: no LoRA layer, no unit, a unit above
-    the rank, "trained" where nothing tells how, NaN.
+    Layers with a smaller rank than a file's are complete in it.
+
+    Args:
+        file: the DyLoRA; it is not changed.
+        unit: the step between ranks; None for the one in the metadata.
+        alpha: "trained" or "keep" (see the module's text); None for "trained" where the metadata has the scale rule.
+        dtype: of the results' factors; None keeps each layer's own.
+        track: shows progress.
+
+    Returns:
+        Rank → file, and the report of the whole.
+
+    Raises:
+        ToolError: no LoRA layer, no unit or one above the rank, "trained" without a scale rule in the metadata, NaN.
     """
     file, report = open_source("split-dylora", file)
-    ranks = {site: adapter.rank for site, adapter in file.adapters.items() if adapter.kind == "LoRA" and adapter.rank}
+    ranks = {
+        layer_id: adapter.rank for layer_id, adapter in file.adapters.items() if adapter.kind == "LoRA" and adapter.rank
+    }
     if not ranks:
         raise ToolError(f"{file.path or file.name} has no LoRA layer to split ({', '.join(file.kinds) or 'no layers'})")
     full = max(ranks.values())
     unit = _unit(file, unit, full)
     rule = _scale_rule(file, alpha)
     if file.dylora_unit is None:
-        report.add_note("its metadata names no DyLoRA; the first ranks of another LoRA make no sense alone")
-    report.unchanged += [str(site) for site in file.adapters if site not in ranks]
-    report.extra["alpha"] = rule or "keep"
+        report.add_note(
+            "the metadata does not say that this is a DyLoRA; the first ranks of another LoRA are of no use alone"
+        )
+    report.unchanged += [str(layer_id) for layer_id in file.adapters if layer_id not in ranks]
+    report.alpha = rule or "keep"
     report.add_note(f"alpha: {'kept' if rule is None else f'as trained (scale rule {rule!r})'}")
     files = {}
     for rank in track([*range(unit, full, unit), full], "split"):
         adapters = {
-            site: _first_ranks(f"{rank:04}: {site}", adapter, rank, rule, dtype, report)
-            for site, adapter in file.adapters.items()
+            layer_id: _first_ranks(f"{rank:04}: {layer_id}", adapter, rank, rule, dtype, report)
+            for layer_id, adapter in file.adapters.items()
         }
         metadata = as_plain_lora_metadata(
             carry_metadata(file.metadata, f"split from DyLoRA, rank {full} to {rank}", [source_record(file)])
@@ -79,47 +100,47 @@ def split_dylora(
         made = with_adapters(file, adapters, metadata)
         files[rank] = with_adapters(file, adapters, with_network_dims(made, metadata))
         report.layers += [
-            LayerReport(f"{rank:04}: {site}", old, min(old, rank), *_share_of_norm(file.adapters[site], rank))
-            for site, old in ranks.items()
+            LayerReport(f"{rank:04}: {layer_id}", old, min(old, rank), *_share_of_norm(file.adapters[layer_id], rank))
+            for layer_id, old in ranks.items()
         ]
     return files, report
 
 
 def _unit(file: LoraFile, unit: int | None, full: int) -> int:
-    """The checked unit. Raises ToolError."""
+    """The unit, checked. Raises ToolError."""
     if unit is None:
         unit = file.dylora_unit
         if unit is None:
             raise ToolError(f"{file.name} does not say its unit; give --unit, the step between ranks, such as 4")
     if not 1 <= unit <= full:
-        raise ToolError(f"a unit of {unit} does not divide a rank of {full}; give 1 to {full}")
+        raise ToolError(f"--unit is {unit}; it must be from 1 to {full}, the rank of the file")
     return unit
 
 
 def _scale_rule(file: LoraFile, alpha: str | None) -> str | None:
     """The name of the scale rule, None to keep alpha. Raises ToolError."""
-    said = file.metadata.get(SPLIT_SCALE_KEY)
+    recorded = file.metadata.get(SPLIT_SCALE_KEY)
     if alpha is None:
-        alpha = "trained" if said is not None else "keep"
+        alpha = "trained" if recorded is not None else "keep"
     if alpha not in SPLIT_ALPHA_RULES:
         raise ToolError(f"unknown --alpha {alpha!r}{did_you_mean(alpha, SPLIT_ALPHA_RULES)}")
     if alpha == "keep":
         return None
-    if said is None and "dylora" in file.metadata.get("ss_network_module", ""):
-        said = "sqrt"
-    if said is None:
+    if recorded is None and "dylora" in file.metadata.get("ss_network_module", ""):
+        recorded = "sqrt"
+    if recorded is None:
         raise ToolError(f"{file.name} does not say how its ranks were trained ({SPLIT_SCALE_KEY}); use --alpha keep")
-    if said not in DYLORA_SCALE_RULES:
+    if recorded not in DYLORA_SCALE_RULES:
         raise ToolError(
-            f"{file.name} was trained by an unknown scale rule {said!r}{did_you_mean(said, DYLORA_SCALE_RULES)}"
+            f"{file.name} was trained by an unknown scale rule {recorded!r}{did_you_mean(recorded, DYLORA_SCALE_RULES)}"
         )
-    return said
+    return recorded
 
 
 def _first_ranks(
     name: str, adapter: Adapter, rank: int, rule: str | None, dtype: torch.dtype | None, report: ToolReport
 ) -> Adapter:
-    """The first `rank` ranks of a layer; layers without that many are whole."""
+    """The first `rank` ranks of a layer; a layer with fewer ranks stays complete."""
     if adapter.kind != "LoRA" or not adapter.rank or rank >= adapter.rank:
         return make_stored_adapter(adapter.tensors, dtype, name, report) if dtype else adapter
     alpha = adapter.scaling() * adapter.rank * (DYLORA_SCALE_RULES[rule](rank, adapter.rank) if rule else 1.0)
@@ -130,7 +151,7 @@ def _first_ranks(
 
 
 def _share_of_norm(adapter: Adapter, rank: int) -> tuple[float, float | None]:
-    """(share of the norm in the first ranks at the full rank's scale, norm)."""
+    """(share of ‖ΔW‖ in the first ranks at the full rank's scale, ‖ΔW‖ or None)."""
     low = adapter.low_rank()
     if low is None or rank >= low.rank:
         return 1.0, None if low is None else low.frobenius()
@@ -139,15 +160,20 @@ def _share_of_norm(adapter: Adapter, rank: int) -> tuple[float, float | None]:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser("split-dylora", "Split a DyLoRA into one LoRA file a rank.").add_output_options()
+    parser = CommandParser("split-dylora", "Split a DyLoRA into one LoRA file for each rank.").add_output_options()
     parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="the DyLoRA")
-    parser.add_argument("--unit", type=int, help="the step between ranks; without it what the file says")
-    parser.add_argument("--alpha", choices=SPLIT_ALPHA_RULES, help="as trained, or kept as kohya's script does")
+    parser.add_argument("--unit", type=int, help="the step between ranks (default: the one in the file's metadata)")
+    text = "trained: each file as strong as in training; keep: alpha unchanged, as kohya's script does"
+    parser.add_argument("--alpha", choices=SPLIT_ALPHA_RULES, help=text)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `split-dylora`; writes NAME-0004.safetensors and so on beside --save_to."""
+    """Runs `lora_ext split-dylora`, which writes NAME-0004.safetensors and so on beside --save_to.
+
+    Returns:
+        The exit status.
+    """
     args = _parser().parse_args(argv)
     check_output_path(args.save_to, overwrite=True)
     track = no_progress if args.json else progress_bar

@@ -1,4 +1,4 @@
-"""`svd-merge`: `merge --method svd` under the name that people know."""
+"""The command `svd-merge`: `merge --method svd` under the name of kohya's script."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from . import merge
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `svd-merge`."""
+    """Runs `lora_ext svd-merge`; returns the exit status."""
     return merge.main(argv, verb="svd-merge")
