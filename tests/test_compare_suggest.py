@@ -18,13 +18,14 @@ from test_compare_axes import write
 from test_compare_sheet import Painter
 
 from lora_ext.compare import image_measures
-from lora_ext.compare.build_sheet import SheetResult, build_sheet
+from lora_ext.compare.build_sheet import build_sheet
 from lora_ext.compare.cell_store import CellStore, load_manifest
 from lora_ext.compare.identical_cells import find_identical_cells, shared_label
 from lora_ext.compare.image_spec import ImageSpec
 from lora_ext.compare.scores import Score, Scorer
 from lora_ext.compare.sheet_layout import Sheet, draw_sheet
 from lora_ext.compare.sheet_plan import SheetPlan, plan_sheet
+from lora_ext.compare.sheet_result import SheetResult
 from lora_ext.compare.suggestion import Suggestion, suggest
 from lora_ext.embedded import CHECKPOINT, shapes
 from lora_ext.file.lora_library import LoraLibrary

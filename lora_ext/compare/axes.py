@@ -1,8 +1,8 @@
-"""Axes of a sheet: `KIND [NAME]:VALUES` → labelled edits of a `ImageSpec`.
+"""Axes of a sheet: the text `KIND [NAME]:VALUES` becomes labelled edits of an `ImageSpec`.
 
-`epoch:all`, `weight:0.2-1.0(+0.2)`, `block OUT05:0-1 [5]`, `weight style:0,1`, `seed:1,2,3`. NAME says which LoRA of
-the prompt is meant where there are several; without it the sheet's own (see `default_axis_lora`). A new kind is a row
-in `AXIS_KINDS`.
+Examples: `epoch:all`, `weight:0.2-1.0(+0.2)`, `block OUT05:0-1 [5]`, `weight style:0,1`, `seed:1,2,3`. NAME says which
+LoRA of the prompt is meant where there are several; without it `default_axis_lora` chooses one. A new kind is a row in
+`AXIS_KINDS`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from .training_run_files import find_run, is_same_run, parse_run_file, prompt_na
 
 
 def parse_axis(text: str, context: AxisContext) -> Axis:
-    """An axis from `KIND [NAME]:VALUES`. Raises LoraError that names the nearest kind."""
+    """Parses an axis from `KIND [NAME]:VALUES`; an empty text is `NO_AXIS`.
+
+    Args:
+        text: such as "weight:0.2-1.0(+0.2)".
+        context: where files and presets are looked up.
+
+    Raises:
+        LoraError: an unknown kind (with the nearest one), no values, or values that the kind cannot parse.
+    """
     if not text.strip():
         return NO_AXIS
     head, colon, rest = text.partition(":")
@@ -41,9 +49,12 @@ def parse_axis(text: str, context: AxisContext) -> Axis:
 
 
 def default_axis_lora(axes: Sequence[Axis], image_spec: ImageSpec, chosen: str = "") -> str:
-    """Which LoRA axes without a NAME speak about: the asked one; the tag of a run or list that an axis goes through;
-    else the prompt's first tag; "" where none is meant."""
-    names = [request.name for request in image_spec.tags()]
+    """The name of the LoRA that axes without a NAME change.
+
+    The first of these that exists: `chosen`; the prompt's tag whose file an axis over files replaces; the first file
+    of such an axis; the prompt's first tag; "".
+    """
+    names = [tag.name for tag in image_spec.tags()]
     listed = [axis.name for axis in axes if axis.order == 1 and axis.name]
     found = (name for name in names if any(is_same_run(name, other) for other in listed))
     return chosen or next(found, "") or (listed[0] if listed else "") or (names[0] if names else "")
@@ -53,29 +64,30 @@ def default_axis_lora(axes: Sequence[Axis], image_spec: ImageSpec, chosen: str =
 
 
 def _on_tag(name: str, change: Callable[[LoraTag, ImageSpec], LoraTag]) -> ImageSpecEdit:
-    """The edit that changes the tag of `name` (of the sheet's own LoRA without one)."""
+    """The edit that changes the tag of `name`, or of the sheet's own LoRA without a name."""
 
-    def apply(shot: ImageSpec) -> ImageSpec:
-        meant = name or shot.lora
+    def apply(image_spec: ImageSpec) -> ImageSpec:
+        meant = name or image_spec.lora
         if not meant:
             raise LoraError("which LoRA is meant? Put <lora:name:1> into the prompt, or name it with --lora")
-        return replace(shot, prompt=edit_tag(shot.prompt, meant, lambda request: change(request, shot)))
+        return replace(image_spec, prompt=edit_tag(image_spec.prompt, meant, lambda tag: change(tag, image_spec)))
 
     return apply
 
 
 def _files(rows: Sequence[tuple[str, str]], title: str, name: str, group: str) -> Axis:
-    """(label, file's name) → an axis that swaps the tag's file."""
+    """An axis that replaces the file of a tag, from (label, file name) of each value."""
 
-    def to(file: str) -> ImageSpecEdit:
-        def apply(shot: ImageSpec) -> ImageSpec:
-            before = name or shot.lora or group
-            done = replace(shot, prompt=edit_tag(shot.prompt, before, lambda request: replace(request, name=file)))
-            return done if name and not is_same_run(name, shot.lora) else replace(done, lora=file)
+    def to(file_name: str) -> ImageSpecEdit:
+        def apply(image_spec: ImageSpec) -> ImageSpec:
+            before = name or image_spec.lora or group
+            prompt = edit_tag(image_spec.prompt, before, lambda tag: replace(tag, name=file_name))
+            done = replace(image_spec, prompt=prompt)
+            return done if name and not is_same_run(name, image_spec.lora) else replace(done, lora=file_name)
 
         return apply
 
-    return Axis(title, tuple(AxisValue(text, to(file)) for text, file in rows), order=1, name=name or group)
+    return Axis(title, tuple(AxisValue(text, to(file_name)) for text, file_name in rows), order=1, name=name or group)
 
 
 def _epoch(text: str, name: str, context: AxisContext) -> Axis:
@@ -86,7 +98,7 @@ def _epoch(text: str, name: str, context: AxisContext) -> Axis:
     )
     chosen = select_run_files(find_run(wanted, context.library), text)
     return _files(
-        [(file.label, file.name) for file in chosen],
+        [(file_name.label, file_name.name) for file_name in chosen],
         f"epochs of {chosen[0].run}",
         name,
         parse_run_file(chosen[0].name).run,
@@ -104,33 +116,33 @@ def _file(text: str, name: str, context: AxisContext) -> Axis:
     names = axis_values.parse_item_list(text)
     if names in (["all"], ["*"]):
         names = prompt_names(context.library)
-    for file in names:
-        context.library.find(file)
-    tags = [request.name for request in context.image_spec.tags()]
+    for file_name in names:
+        context.library.find(file_name)
+    tags = [tag.name for tag in context.image_spec.tags()]
     group = next((tag for tag in tags if tag in names), names[0] if names else "")
-    return _files([(file, file) for file in names], "file", name, group)
+    return _files([(file_name, file_name) for file_name in names], "file", name, group)
 
 
 def _rows(name: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[AxisValue, ...]:
-    """(label, fields of the tag) → values that put these fields into the tag."""
+    """The values of an axis that sets fields of the tag, from (label, fields) of each."""
 
     def value(text: str, fields: Mapping[str, Any]) -> AxisValue:
-        return AxisValue(text, _on_tag(name, lambda request, _: replace(request, **fields)))
+        return AxisValue(text, _on_tag(name, lambda tag, _: replace(tag, **fields)))
 
     return tuple(value(*row) for row in rows)
 
 
 def _number(title: str, *fields: str) -> AxisParser:
-    """A kind whose values are numbers that go into fields of the tag."""
+    """The parser of a kind whose values are numbers for fields of the tag."""
 
-    def read(text: str, name: str, known: AxisContext) -> Axis:
+    def parse(text: str, name: str, context: AxisContext) -> Axis:
         rows = (
             (f"{title} {number:g}", dict.fromkeys(fields, number))
             for number in axis_values.parse_number_list(text, title)
         )
         return Axis(f"{title} of {name}" if name else title, _rows(name, rows), name=name)
 
-    return read
+    return parse
 
 
 def _preset(text: str, name: str, context: AxisContext) -> Axis:
@@ -169,12 +181,10 @@ def _block_item(item: str) -> list[tuple[str, float]]:
 
 
 def _block_to(block: str, weight: float, context: AxisContext) -> Callable[[LoraTag, ImageSpec], LoraTag]:
-    def change(request: LoraTag, shot: ImageSpec) -> LoraTag:
-        sdxl = context.library.load(request.name).family == "SDXL"
+    def change(tag: LoraTag, image_spec: ImageSpec) -> LoraTag:
+        sdxl = context.library.load(tag.name).family == "SDXL"
         labels = BLOCK_LAYOUTS[20 if sdxl else 26].labels
-        return replace(
-            request, lbw=with_block_weight(request, block, weight, labels, context.presets, shot.seed), x=None
-        )
+        return replace(tag, lbw=with_block_weight(tag, block, weight, labels, context.presets, image_spec.seed), x=None)
 
     return change
 
@@ -182,35 +192,49 @@ def _block_to(block: str, weight: float, context: AxisContext) -> Callable[[Lora
 def with_block_weight(
     tag: LoraTag, block: str, weight: float, labels: Sequence[str], presets: Presets, seed: int = 0
 ) -> str:
-    """The request's block weights over `labels` as numbers, one of them changed; the others 1 where it has none."""
+    """The block weights of a tag as numbers, with one block changed.
+
+    Args:
+        tag: the tag; blocks that it has no weight for count as 1.
+        block: the label of the block to change.
+        weight: its new weight.
+        labels: the blocks of the layout; all others get 0.
+        presets: block weight presets that the tag may name.
+        seed: the picture's seed, for random block weights.
+
+    Returns:
+        The text for `lbw=`.
+    """
     before = resolve_block_weights(replace(tag, lbwe=None), presets, seed=seed)
     weights = {name: before.weights.get(name, 1.0) if name in labels else 0.0 for name in BLOCK_LABELS}
     return BlockWeights(weights | {block: weight}).format_weights()
 
 
 def _rank(text: str, name: str, context: AxisContext) -> Axis:
-    """`rank:1,2,4`, or `rank:all`: the ranks that a DyLoRA was trained for."""
+    """`rank:1,2,4`, or `rank:all` for the ranks that a DyLoRA was trained for."""
     if text.strip().lower() == "all":
-        meant = name or context.image_spec.lora or next((request.name for request in context.image_spec.tags()), "")
-        file = context.library.load(meant)
-        full = max((adapter.rank or 0 for adapter in file.adapters.values()), default=0)
-        unit = file.dylora_unit or 1
+        meant = name or context.image_spec.lora or next((tag.name for tag in context.image_spec.tags()), "")
+        file_name = context.library.load(meant)
+        full = max((adapter.rank or 0 for adapter in file_name.adapters.values()), default=0)
+        unit = file_name.dylora_unit or 1
         text = ",".join(str(rank) for rank in sorted({*range(unit, full + 1, unit), full}))
     ranks = [int(rank) for rank in axis_values.parse_number_list(text, "rank", whole=True)]
     if min(ranks) < 1:
-        raise LoraError(f"rank: {min(ranks)} is not a rank; they begin at 1")
+        raise LoraError(f"rank: {min(ranks)} is not a rank; ranks begin at 1")
     return Axis("rank", _rows(name, ((f"rank {rank}", {"dyn": rank}) for rank in ranks)), name=name)
 
 
 def _step(field: str) -> AxisParser:
-    def read(text: str, name: str, known: AxisContext) -> Axis:
+    """The parser of the kinds `start` and `stop`."""
+
+    def parse(text: str, name: str, context: AxisContext) -> Axis:
         def head(step: float | None) -> str:
             return f"{field} {'–' if step is None else f'{step:.0%}' if isinstance(step, float) else step}"
 
         rows = ((head(step), {field: step}) for step in axis_values.parse_step_list(text, field))
         return Axis(f"{field} step", _rows(name, rows), name=name)
 
-    return read
+    return parse
 
 
 _TABLE = (
@@ -233,4 +257,4 @@ _TABLE = (
     AxisKind("scheduler", "schedule type", "scheduler:Automatic,Karras", setting_axes.text_axis_parser("scheduler")),
 )
 AXIS_KINDS = {kind.name: kind for kind in _TABLE}
-"""Kind's name → kind, in the order in which they are offered."""
+"""Name → kind, in the order in which they are listed for the user."""

@@ -1,4 +1,4 @@
-"""What an axis is: labelled edits of a `ImageSpec`, and the readers that make them from text."""
+"""The types of an axis: labelled edits of an `ImageSpec`, and the parsers that make them from text."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ..file.lora_library import LoraLibrary
 from .image_spec import ImageSpec
 
 ImageSpecEdit = Callable[[ImageSpec], ImageSpec]
+"""A picture's spec → the changed spec."""
 
 
 @dataclass(frozen=True)
 class AxisValue:
-    """One row or column: its head, and what it does to a shot."""
+    """One value of an axis: the label of its row or column, and the edit that it makes."""
 
     label: str
     edit: ImageSpecEdit
@@ -22,7 +23,15 @@ class AxisValue:
 
 @dataclass(frozen=True)
 class Axis:
-    """title: what is varied. text: as it was asked for. order: axes of smaller order edit first. name: its LoRA."""
+    """One axis of a sheet.
+
+    Attributes:
+        title: what is varied.
+        values: its rows, columns or pages.
+        text: the axis as the user wrote it.
+        order: axes with a smaller order edit first.
+        name: the LoRA that it changes.
+    """
 
     title: str
     values: tuple[AxisValue, ...]
@@ -33,7 +42,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class AxisContext:
-    """What values are looked up in. shot: the picture that is varied."""
+    """What the values of an axis are looked up in.
+
+    Attributes:
+        library: the LoRA files.
+        image_spec: the picture that is varied.
+        presets: block weight presets.
+    """
 
     library: LoraLibrary
     image_spec: ImageSpec
@@ -41,12 +56,19 @@ class AxisContext:
 
 
 AxisParser = Callable[[str, str, AxisContext], Axis]
-"""(values' text, NAME or "", what is known) → the axis."""
+"""(text of the values, NAME or "", context) → the axis."""
 
 
 @dataclass(frozen=True)
 class AxisKind:
-    """A kind of axis: its title, how it is written, and the reader of its values."""
+    """A kind of axis.
+
+    Attributes:
+        name: the word before the colon.
+        title: what the user sees.
+        example: how it is written.
+        parse: the parser of its values.
+    """
 
     name: str
     title: str
@@ -54,4 +76,4 @@ class AxisKind:
     parse: AxisParser
 
 
-NO_AXIS = Axis("", (AxisValue("", lambda shot: shot),))
+NO_AXIS = Axis("", (AxisValue("", lambda image_spec: image_spec),))

@@ -1,4 +1,4 @@
-"""Values of an axis as people write them: lists with commas, ranges as the web UI's plot script has them."""
+"""The values of an axis as the user writes them: lists with commas, and the ranges of the web UI's plot script."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from ..errors import LoraError
 
 MAX_AXIS_VALUES = 1000
-"""Values on one axis, at most: a slip in a step should not ask for a million pictures."""
+"""The largest number of values of an axis: a typing error in a step should not ask for a million pictures."""
 
-_LONGEST = 80
-"""Characters of a number or a range, at most: longer ones are infinite, or zero as a step."""
+_MAX_NUMBER_LENGTH = 80
+"""The largest number of characters of a number or range: longer numbers overflow to infinity, or to zero as a step."""
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _RANGE = re.compile(
     rf"(?P<first>{_NUMBER})\s*-\s*(?P<last>{_NUMBER})\s*(?:\(\s*(?P<step>{_NUMBER})\s*\)|\[\s*(?P<count>\d+)\s*\])?"
@@ -20,9 +20,14 @@ _RANGE = re.compile(
 
 
 def parse_item_list(text: str, *, empty: bool = False) -> list[str]:
-    """What stands between commas, stripped; quotes keep commas. Empty items are left out unless `empty`.
+    """Splits a list at its commas; quotes keep a comma, and empty items are left out unless `empty`.
 
-    Raises LoraError.
+    Raises:
+        LoraError: a quote that is not closed.
+
+    Example:
+        >>> parse_item_list('cat, "dog, sitting",')
+        ['cat', 'dog, sitting']
     """
     try:
         rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
@@ -32,10 +37,22 @@ def parse_item_list(text: str, *, empty: bool = False) -> list[str]:
 
 
 def parse_number_list(text: str, what: str, *, whole: bool = False) -> list[float]:
-    """Numbers and ranges: `0.2`, `1-4`, `0.2-1.0 (+0.2)`, `1-0 (-0.25)`, `0-1 [5]`; whole ones where `whole`.
+    """Parses numbers and ranges: `0.2`, `1-4`, `0.2-1.0 (+0.2)`, `1-0 (-0.25)`, `0-1 [5]`.
 
-    A range's step is 1 where none is given, and its end belongs to it when a step meets it; `[n]` are n values, both
-    ends among them. Raises LoraError that quotes the item.
+    A range has a step of 1 unless one is given in round brackets, and includes its end where a step reaches it. `[n]`
+    means n evenly spaced values with both ends.
+
+    Args:
+        text: the list.
+        what: what messages call the values.
+        whole: whether only whole numbers are accepted.
+
+    Raises:
+        LoraError: an item that is not a number or a range, no values, or too many; the message quotes the item.
+
+    Example:
+        >>> parse_number_list("0.5, 0-1 [3], 3-1 (-1)", "weight")
+        [0.5, 0.0, 0.5, 1.0, 3.0, 2.0, 1.0]
     """
     found: list[float] = []
     for item in parse_item_list(text):
@@ -50,9 +67,13 @@ def parse_number_list(text: str, what: str, *, whole: bool = False) -> list[floa
 
 
 def parse_number_range(item: str, what: str) -> list[float]:
-    """The numbers of one item, a number or a range. Raises LoraError."""
-    if len(item) > _LONGEST:
-        raise LoraError(f"{what}: {item[:_LONGEST]!r}… is no number")
+    """Parses one item, a number or a range; see `parse_number_list`.
+
+    Raises:
+        LoraError: the item is neither.
+    """
+    if len(item) > _MAX_NUMBER_LENGTH:
+        raise LoraError(f"{what}: {item[:_MAX_NUMBER_LENGTH]!r}… is not a number")
     if re.fullmatch(_NUMBER, item):
         return [float(item)]
     match = _RANGE.fullmatch(item)
@@ -64,14 +85,25 @@ def parse_number_range(item: str, what: str) -> list[float]:
     step = float(match["step"]) if match["step"] else 1.0
     if step == 0 or (last - first) * step < 0:
         raise LoraError(f"{what}: {item!r} never gets from {first:g} to {last:g} in steps of {step:g}")
-    count = int((last - first) / step + 1e-6) + 1
+    count = int((last - first) / step + 1e-6) + 1  # 1e-6: (1.0 - 0.2) / 0.2 is a little below 4
     if count > MAX_AXIS_VALUES:
         raise LoraError(f"{what}: {count} values in {item!r}; at most {MAX_AXIS_VALUES} on one axis")
     return [round(first + i * step, 8) for i in range(count)]
 
 
 def evenly_spaced(first: float, last: float, count: int, what: str, item: str) -> list[float]:
-    """`count` values from first to last, evenly. Raises LoraError."""
+    """`count` values from `first` to `last`, evenly spaced.
+
+    Args:
+        first: the first value.
+        last: the last value.
+        count: their number, 1 to `MAX_AXIS_VALUES`.
+        what: what messages call the values.
+        item: the text that messages quote.
+
+    Raises:
+        LoraError: a count out of range.
+    """
     if not 1 <= count <= MAX_AXIS_VALUES:
         raise LoraError(f"{what}: [{count}] in {item!r}; 1 to {MAX_AXIS_VALUES} values are possible")
     if count == 1:
@@ -80,9 +112,18 @@ def evenly_spaced(first: float, last: float, count: int, what: str, item: str) -
 
 
 def parse_step_list(text: str, what: str) -> list[float | None]:
-    """Steps of a schedule: whole numbers count steps, numbers with a point are shares of all; `none` is no limit.
+    """Parses sampling steps: whole numbers are steps, numbers with a point shares of all steps, `none` is no limit.
 
-    Raises LoraError for a share outside 0..1 and for what is not a number.
+    Args:
+        text: the list.
+        what: what messages call the values.
+
+    Raises:
+        LoraError: an item that is not a number, a share outside 0 to 1, or no values.
+
+    Example:
+        >>> parse_step_list("5, 0.5, none", "start")
+        [5, 0.5, None]
     """
     found: list[float | None] = []
     for item in parse_item_list(text):
@@ -100,5 +141,5 @@ def parse_step_list(text: str, what: str) -> list[float | None]:
 
 
 def format_item_list(values: Sequence[object]) -> str:
-    """Values as one text that `parse_item_list` takes apart again."""
+    """Joins values to a text that `parse_item_list` splits again."""
     return ", ".join(f'"{value}"' if "," in str(value) else str(value) for value in values)

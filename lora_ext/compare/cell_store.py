@@ -1,7 +1,8 @@
-"""The cells of a sheet on disk: a PNG with infotext each, named by what it was drawn from, and a manifest.
+"""The cells of a sheet on disk: PNG files with infotext, named by a hash of everything they depend on, and a manifest.
 
-A cell is written beside its place and moved there, so that one that is there is whole; after a kill -9 the next run
-finds what is done by its name. A cell drawn from something else (another checkpoint, a file trained anew) has another.
+A cell is written to a temporary file and then renamed, so that a cell that exists is complete; even after a kill -9
+the next run finds the finished cells by their names. A cell that depends on something else (another checkpoint, a file
+that was trained again) has another name.
 """
 
 from __future__ import annotations
@@ -18,10 +19,19 @@ from ..errors import FileError
 from ..file.saving import replacing_file
 
 CELLS_FOLDER, MANIFEST_FILE, PNG_TEXT_KEY = "cells", "sheet.json", "parameters"
+"""The subfolder with the cells, the manifest, and the PNG text chunk in which the web UI stores infotext."""
 
 
 class CellStore:
-    """A sheet's folder: `cells/0007-KEY.png`, `sheet.json`. Raises FileError when it cannot be written."""
+    """A sheet's folder: `cells/0007-KEY.png` and `sheet.json`.
+
+    Attributes:
+        folder: the sheet's folder, which is created.
+        cells: its subfolder with the cells.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,7 +39,7 @@ class CellStore:
         try:
             self.cells.mkdir(parents=True, exist_ok=True)
             for part in self.cells.glob(".*.part"):
-                part.unlink()  # what a killed run left half written
+                part.unlink()  # left by a run that was killed while it wrote
         except OSError as error:
             raise FileError(f"{folder} cannot be written: {error.strerror or error}") from error
         self._known: dict[str, Path] = {}
@@ -39,11 +49,23 @@ class CellStore:
                 self._known[key] = path
 
     def path(self, key: str) -> Path | None:
-        """Where the picture of this key is, None while there is none."""
+        """The file with the picture of a key; None if it is not drawn yet."""
         return self._known.get(key)
 
     def save_image(self, key: str, image: Image.Image, number: int) -> Path:
-        """Writes a picture with its infotext; `number` comes first in its name, so that a folder lists in order."""
+        """Writes a picture with its infotext.
+
+        Args:
+            key: the key of its spec, see `ImageSpec.key`.
+            image: the picture, with its infotext in `info["parameters"]`.
+            number: the first part of the file's name, so that the files are listed in the order of the sheet.
+
+        Returns:
+            The file.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
         path = self.cells / f"{number:04}-{key}.png"
         info = PngImagePlugin.PngInfo()
         if image.info.get(PNG_TEXT_KEY):
@@ -54,7 +76,7 @@ class CellStore:
         return path
 
     def load_image(self, key: str) -> Image.Image | None:
-        """The picture of a key with its infotext in `info`, None while there is none."""
+        """The picture of a key with its infotext in `info`; None if it is not drawn yet."""
         path = self._known.get(key)
         if path is None:
             return None
@@ -63,7 +85,15 @@ class CellStore:
             return image
 
     def resumable_seed(self, base: Mapping[str, Any], axis_texts: Sequence[str]) -> int | None:
-        """The seed of the sheet that is here, if it was asked for in the same way: it is gone on with."""
+        """The seed of the sheet in this folder if it has the same settings and axes, so that it can be resumed.
+
+        Args:
+            base: the fields of the sheet's `ImageSpec`; seed and LoRA are not compared.
+            axis_texts: the axes x, y and z as the user wrote them.
+
+        Returns:
+            The seed, or None for another sheet or none.
+        """
         before = load_manifest(self.folder)
         axes = [before.get("axes", {}).get(name, {}).get("asked") for name in ("x", "y", "z")]
         left_out = ("seed", "lora")
@@ -74,7 +104,7 @@ class CellStore:
         return int(found["seed"])
 
     def save_manifest(self, manifest: Mapping[str, Any]) -> Path:
-        """`sheet.json`: what the sheet shows, for programs."""
+        """Writes `sheet.json`, the sheet's content for programs. Raises FileError."""
         path = self.folder / MANIFEST_FILE
         with replacing_file(path, overwrite=True) as part:
             text = json.dumps(manifest, indent=1, ensure_ascii=False)
@@ -83,9 +113,13 @@ class CellStore:
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """What a sheet's `sheet.json` holds, empty where there is none; each cell's `file` as far as it is drawn by now.
+    """Loads a sheet's `sheet.json`; each cell's `file` is the one that exists now.
 
-    Nothing in the folder is changed, so this may be asked while the sheet is being drawn.
+    Nothing in the folder is changed, so that this may be called while the sheet is being drawn.
+
+    Returns:
+        The fields of `build_sheet.SheetManifest` as JSON has them, which an older version may have written; empty
+        where there is no readable manifest.
     """
     try:
         found = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
@@ -93,12 +127,12 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict):
         return {}
-    there = {
+    file_by_key = {
         path.stem.rpartition("-")[2]: f"{CELLS_FOLDER}/{path.name}"
         for path in sorted((folder / CELLS_FOLDER).glob("*-*.png"))
     }
     for cell in found.get("cells", ()):
-        cell["file"] = there.get(cell.get("key", ""), "")
+        cell["file"] = file_by_key.get(cell.get("key", ""), "")
     return found
 
 

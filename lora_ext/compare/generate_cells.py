@@ -1,4 +1,4 @@
-"""Drawing a plan's cells into a store through an `ImageRenderer`, which a host gives from above."""
+"""Generate the cells of a sheet that are not in its store yet, through the `ImageRenderer` of a host."""
 
 from __future__ import annotations
 
@@ -15,59 +15,71 @@ from .image_spec import ImageSpec
 from .sheet_plan import SheetPlan, batch_image_specs, unique_image_specs
 
 DenoisingCallback = Callable[[int, int], None]
-"""Called before each guess of a batch with its number from 0 and their count; may raise `SheetStopped`."""
+"""Called before each denoising step of a batch with (its number from 0, the count); may raise `SheetStopped`."""
 
 
 class ImageRenderer(Protocol):
-    """Who draws: a model with its LoRA files. title: what sheets call the model."""
+    """What generates pictures: a model with its LoRA files.
+
+    Attributes:
+        title: what sheets call the model.
+    """
 
     title: str
 
     def identity(self, image_spec: ImageSpec) -> str:
-        """What a picture depends on beside the shot: checkpoint, LoRA files, precision."""
+        """Everything that a picture depends on besides its spec: checkpoint, content of the LoRA files, precision."""
         ...
 
     def batch_key(self, image_spec: ImageSpec) -> Hashable:
-        """Pictures with the same can be drawn in one batch."""
+        """A key that is equal for pictures which can be generated in one batch."""
         ...
 
     def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
-        """The pictures, each with its infotext in `info["parameters"]`."""
+        """Generates the pictures of one batch, each with its infotext in `info["parameters"]`."""
         ...
 
 
 class SheetStopped(Exception):
-    """The user asked to stop; what is drawn is kept."""
+    """The user stopped a sheet; the pictures drawn so far are kept."""
 
 
 @dataclass
 class SheetProgress:
-    """How far a sheet is. pictures: to draw in all; kept: of those, there from before; done: those and the new."""
+    """The progress of a sheet.
+
+    Attributes:
+        total: number of different pictures.
+        kept: how many of them were in the store before.
+        done: how many are in the store now.
+        newest: keys of the pictures of the last batch.
+        batch_share: share of the denoising steps of the current batch, 0 to 1.
+    """
 
     total: int
     kept: int = 0
     done: int = 0
     newest: list[str] = field(default_factory=list)
     batch_share: float = 0.0
-    """Of the batch in work."""
 
 
 def tags_identity(image_spec: ImageSpec, library: LoraLibrary, presets: Presets) -> str:
-    """What a shot's tags come to beside their text: the files' contents, and block weights (presets may be other ones
-    next time). A part of what `ImageRenderer.identity` tells."""
-    acting = [request for request in image_spec.tags() if request.te or request.unet]
-    files = [library.find(request.name).content_hash for request in acting]
-    drawn = [request for request in acting if request.lbw or request.lbwe]
-    return ":".join(
-        [*files, *(str(resolve_block_weights(request, presets, seed=image_spec.seed)) for request in drawn)]
-    )
+    """What the tags of a picture depend on apart from their text, as a part of `ImageRenderer.identity`.
+
+    That is the content of their files, and their block weights, because presets can change.
+    """
+    acting = [tag for tag in image_spec.tags() if tag.te or tag.unet]
+    files = [library.find(tag.name).content_hash for tag in acting]
+    drawn = [tag for tag in acting if tag.lbw or tag.lbwe]
+    return ":".join([*files, *(str(resolve_block_weights(tag, presets, seed=image_spec.seed)) for tag in drawn)])
 
 
 SheetProgressCallback = Callable[[SheetProgress], None]
+"""Called at each step of a sheet; may raise `SheetStopped`."""
 
 
 def cell_keys(plan: SheetPlan, renderer: ImageRenderer) -> list[str]:
-    """One key for each cell, in the order of `plan.cells`; equal pictures have equal ones."""
+    """The key of each cell, in the order of `plan.cells`; equal pictures have equal keys."""
     return [cell.image_spec.key(renderer.identity(cell.image_spec)) for cell in plan.cells]
 
 
@@ -79,29 +91,37 @@ def generate_cells(
     batch: int = 8,
     on_progress: SheetProgressCallback | None = None,
 ) -> SheetProgress:
-    """Draws what is not in the store yet, up to `batch` pictures at once, and stores each batch as it is done.
+    """Generates the pictures that are not in the store yet, and stores each batch when it is done.
 
-    watch is called at each step and may raise `SheetStopped`, which ends it early; what is drawn is kept.
+    Args:
+        image_specs: the pictures; equal ones are generated once.
+        renderer: generates them.
+        store: keeps them.
+        batch: pictures in a batch, at most.
+        on_progress: called at each step; if it raises `SheetStopped`, the pictures drawn so far are kept.
+
+    Returns:
+        The progress at the end: `done` is less than `total` if it was stopped.
     """
-    wanted = unique_image_specs(image_specs, lambda shot: shot.key(renderer.identity(shot)))
-    number = {key: place for place, key in enumerate(wanted)}
-    key_of = {shot: key for key, shot in wanted.items()}
-    missing = [shot for key, shot in wanted.items() if store.path(key) is None]
+    wanted = unique_image_specs(image_specs, lambda image_spec: image_spec.key(renderer.identity(image_spec)))
+    number = {key: number for number, key in enumerate(wanted)}
+    key_of = {image_spec: key for key, image_spec in wanted.items()}
+    missing = [image_spec for key, image_spec in wanted.items() if store.path(key) is None]
     progress = SheetProgress(len(wanted), kept=len(wanted) - len(missing), done=len(wanted) - len(missing))
 
-    def tick(step: int, total: int) -> None:
+    def on_step(step: int, total: int) -> None:
         progress.batch_share = step / max(1, total)
         if on_progress:
             on_progress(progress)
 
     try:
-        tick(0, 1)
+        on_step(0, 1)
         for group in batch_image_specs(missing, max(1, batch), renderer.batch_key):
-            for shot, image in zip(group, renderer.generate(group, tick), strict=True):
-                store.save_image(key_of[shot], image, number[key_of[shot]])
+            for image_spec, image in zip(group, renderer.generate(group, on_step), strict=True):
+                store.save_image(key_of[image_spec], image, number[key_of[image_spec]])
             progress.done += len(group)
-            progress.newest = [key_of[shot] for shot in group]
-            tick(0, 1)
+            progress.newest = [key_of[image_spec] for image_spec in group]
+            on_step(0, 1)
     except SheetStopped:
         pass
     return progress

@@ -1,4 +1,4 @@
-"""Cells of a sheet that show the same picture, and pictures that a LoRA left as they were."""
+"""Find cells of a sheet with identical pictures, and pictures that are identical to the one without a LoRA."""
 
 from __future__ import annotations
 
@@ -12,57 +12,65 @@ from .cell_store import CellStore
 from .sheet_plan import Cell, SheetPlan
 
 WITHOUT_LORA = "without a LoRA"
+"""The label for the picture without a LoRA."""
 COPY_SIDE = 16
-"""Pixels of the small copies by which pictures are compared first."""
+"""Side in pixels of the small copies by which pictures are compared first."""
 MAX_NEAREST = 8
-"""Earlier pictures that one is compared with pixel for pixel: those whose small copies come nearest to its own."""
+"""How many earlier pictures, those with the nearest small copies, a picture is compared with pixel by pixel."""
 
 
 def find_identical_cells(keys: Sequence[str], store: CellStore) -> dict[int, int]:
-    """Place of a cell → place of the first cell with the same picture, for all cells but the first ones.
+    """Finds the cells whose picture is identical to that of an earlier cell.
 
-    The same are cells of one key, and pictures whose pixels are equal but for rounding (see `measures.difference`).
-    keys: one a cell, all drawn.
+    Cells are identical if their keys are equal, or their pixels up to rounding (see
+    `image_measures.colour_difference`).
+
+    Args:
+        keys: the key of each cell; all are drawn.
+        store: where the pictures are.
+
+    Returns:
+        Index of a cell → index of the first cell with the same picture.
     """
     seen = _SeenImages(len(set(keys)))
     first: dict[str, int] = {}
     images: list[int] = []
-    """The first cell of each picture in `seen`."""
+    """Index of the first cell with each picture in `seen`."""
     found = {}
-    for place, key in enumerate(keys):
+    for index, key in enumerate(keys):
         if key not in first:
             image = store.load_image(key)
             assert image is not None
             like = seen.near(image)
             first[key] = next(
-                (images[one] for one in like if _equal(image, store.load_image(keys[images[one]]))), place
+                (images[one] for one in like if _equal(image, store.load_image(keys[images[one]]))), index
             )
-            if first[key] == place:
+            if first[key] == index:
                 seen.add(image)
-                images.append(place)
-        if first[key] != place:
-            found[place] = first[key]
+                images.append(index)
+        if first[key] != index:
+            found[index] = first[key]
     return found
 
 
 class _SeenImages:
-    """Small copies of the pictures so far, for at most `most` pictures."""
+    """Small copies of the pictures seen so far, with room for `most` of them."""
 
     def __init__(self, most: int) -> None:
         self.small = np.empty((most, COPY_SIDE * COPY_SIDE * 3), np.float32)
         self.count = 0
 
     def near(self, image: Image.Image) -> list[int]:
-        """Numbers of the pictures that may be the same, nearest first."""
+        """Numbers of the pictures that may be identical, nearest first."""
         if not self.count:
             return []
         apart = np.abs(self.small[: self.count] - self._copy(image)).max(axis=1)
         order = np.argsort(apart)[:MAX_NEAREST]
-        # Pixels of the same picture may be 1 of 255 apart, and their rounded means 1 more.
+        # Pixels of identical pictures may differ by 1 of 255, and their rounded means by 1 more.
         return [int(number) for number in order if apart[number] < 2.5 / 255]
 
     def add(self, image: Image.Image) -> None:
-        """Remembers a picture by the next number."""
+        """Adds a picture under the next number."""
         self.small[self.count] = self._copy(image)
         self.count += 1
 
@@ -76,38 +84,47 @@ def _equal(one: Image.Image, other: Image.Image | None) -> bool:
 
 
 def identical_cell_labels(plan: SheetPlan, identical: Mapping[int, int], unchanged: Sequence[int]) -> dict[int, str]:
-    """Place → what its picture is the same as: "without a LoRA" for the places in `unchanged` whose tags have weight,
-    the label of another cell for those in `identical`."""
-    found = {place: shared_label(plan, [plan.cells[other]]) for place, other in identical.items()}
-    acting = [place for place in unchanged if any(tag.te or tag.unet for tag in plan.cells[place].image_spec.tags())]
+    """Says for each cell what its picture is identical to.
+
+    Args:
+        plan: the sheet.
+        identical: the result of `find_identical_cells`.
+        unchanged: indices of the cells whose picture is identical to the one without a LoRA; those whose tags all have
+            weight 0 are not reported.
+
+    Returns:
+        Index of a cell → "without a LoRA" or the label of another cell.
+    """
+    found = {index: shared_label(plan, [plan.cells[other]]) for index, other in identical.items()}
+    acting = [index for index in unchanged if any(tag.te or tag.unet for tag in plan.cells[index].image_spec.tags())]
     return dict(sorted((found | dict.fromkeys(acting, WITHOUT_LORA)).items()))
 
 
 def identical_cells_sentence(plan: SheetPlan, labels_by_place: Mapping[int, str]) -> str:
-    """A sentence about the cells of `identical_cell_labels`; "" where there are none."""
+    """A sentence about identical cells, as `identical_cell_labels` returns them; "" where there are none."""
     if not labels_by_place:
         return ""
     groups: dict[str, list[str]] = {}
-    for place, other in labels_by_place.items():
-        groups.setdefault(other, []).append(shared_label(plan, [plan.cells[place]]) or "the only cell")
+    for index, other in labels_by_place.items():
+        groups.setdefault(other, []).append(shared_label(plan, [plan.cells[index]]) or "the only cell")
     rows = [f"{_listed(' / ', labels)} as {other}" for other, labels in groups.items()]
     return f"The same picture in {len(labels_by_place)} of {len(plan.cells)} cells: {_listed('; ', rows)}."
 
 
 def _listed(between: str, texts: Sequence[str]) -> str:
-    """The first three, and how many more there are."""
+    """The first three texts, and the number of the others."""
     more = [f"{len(texts) - 3} more"] if len(texts) > 3 else []
     return between.join([*texts[:3], *more])
 
 
 def shared_label(plan: SheetPlan, cells: Sequence[Cell]) -> str:
-    """The heads that all of these cells share."""
+    """The labels of the rows, columns and pages that all of these cells share, joined with commas."""
     heads = []
-    for axis, places in (
+    for axis, indices in (
         (plan.x, {c.x for c in cells}),
         (plan.y, {c.y for c in cells}),
         (plan.z, {c.z for c in cells}),
     ):
-        if len(places) == 1 and len(axis.values) > 1:
-            heads.append(axis.values[places.pop()].label)
+        if len(indices) == 1 and len(axis.values) > 1:
+            heads.append(axis.values[indices.pop()].label)
     return ", ".join(heads)

@@ -1,5 +1,4 @@
-"""What can be measured on pictures without any model: difference, look, sharpness, clipping, noise, nearness. All are
-plain NumPy."""
+"""Measures of pictures without any model: difference, sharpness, clipping, noise, likeness, nearness (plain NumPy)."""
 
 from __future__ import annotations
 
@@ -12,11 +11,16 @@ from PIL import Image, ImageOps
 Array = NDArray[np.float32]
 
 COLOUR_EDGE_LABEL = "colours and edges"
-"""What `colour_edge_features` sees, said wherever it stands in for an image model."""
+"""What `colour_edge_features` measures, for messages where it replaces an image model."""
 
 
 def image_array(image: Image.Image, size: tuple[int, int] | None = None) -> Array:
-    """(h, w, 3) in 0..1; `size`: cropped in the middle to its shape and resized to it (width, height)."""
+    """A picture as a float32 array (h, w, 3) with values 0 to 1.
+
+    Args:
+        image: the picture.
+        size: (width, height) to crop to (around the middle) and resize to; None for its own size.
+    """
     flat = image.convert("RGB")
     if size is not None:
         flat = ImageOps.fit(
@@ -26,20 +30,21 @@ def image_array(image: Image.Image, size: tuple[int, int] | None = None) -> Arra
 
 
 def _grey(values: Array) -> Array:
+    """The brightness, (h, w), with the weights of ITU-R BT.601."""
     return np.asarray(values @ np.array([0.299, 0.587, 0.114], np.float32))
 
 
 def colour_difference(one: Image.Image, other: Image.Image) -> float:
-    """Mean absolute difference of all colours, 0..1; the second is brought to the first one's size.
+    """Mean absolute difference of all colour values, 0 to 1; the second picture is resized to the size of the first.
 
-    1 of 255 counts as none: so far the same picture may differ from batch to batch by rounding.
+    A difference of 1 of 255 counts as 0: by so much the same picture may differ from batch to batch by rounding.
     """
-    apart = np.abs(image_array(one) - image_array(other, one.size))
-    return float(np.where(apart < 1.5 / 255, 0, apart).mean())
+    distance = np.abs(image_array(one) - image_array(other, one.size))
+    return float(np.where(distance < 1.5 / 255, 0, distance).mean())
 
 
 def sharpness(image: Image.Image) -> float:
-    """Standard deviation of the Laplacian of the brightness, at up to 512 pixels: fine detail, and noise too."""
+    """Standard deviation of the Laplacian of the brightness, at up to 512 pixels: it grows with detail and noise."""
     shown = image.copy()
     shown.thumbnail((512, 512))
     grey = _grey(image_array(shown))
@@ -49,17 +54,17 @@ def sharpness(image: Image.Image) -> float:
 
 
 def clipped_share(image: Image.Image) -> float:
-    """Share of colour values within 1 % of an end of their scale, 0..1. Overdriven pictures are cut off there."""
+    """Share of colour values within 1 % of an end of their scale, 0 to 1; it is large for overdriven pictures."""
     values = image_array(image)
     return float(((values < 0.01) | (values > 0.99)).mean())
 
 
 def noise_level(image: Image.Image) -> float:
-    """Standard deviation of the noise in the brightness, 0..1, at up to 512 pixels.
+    """Standard deviation of the noise in the brightness, 0 to 1, at up to 512 pixels.
 
-    σ = median |L| / (6 · 0.6745), where L is the second difference down and across, which is zero on flat ground and
-    along straight edges (mask: Immerkaer 1996; 6 is its norm). The median leaves out what few pixels have (Donoho
-    1995; 0.6745 is that of a normal distribution), so that edges, frames and stripes do not count as noise.
+    σ = median |L| / (6 · 0.6745). L is the second difference down and across, which is zero on flat areas and along
+    straight edges (mask: Immerkaer 1996; 6 is its norm). The median (Donoho 1995; 0.6745 is that of |x| for a normal
+    distribution) ignores what only a few pixels have, so that edges, frames and stripes do not count as noise.
     """
     shown = image.copy()
     shown.thumbnail((512, 512))
@@ -70,8 +75,12 @@ def noise_level(image: Image.Image) -> float:
 
 
 def colour_edge_features(image: Image.Image) -> Array:
-    """A unit vector (4³ + 16·3 + 16·8,): how often each colour, mean colour in a 4×4 grid, and directions of edges
-    in it (Dalal & Triggs 2005). Its scalar products are a plain measure of likeness, not of meaning."""
+    """A unit vector of a picture's colours and edges, whose scalar products measure likeness (not meaning).
+
+    Returns:
+        (4³ + 16·3 + 16·8,) float32: a histogram of the colours, the mean colours in a 4×4 grid, and the directions of
+        edges in that grid (Dalal & Triggs 2005).
+    """
     values = image_array(image, (64, 64))
     bins = np.minimum((values * 4).astype(int), 3) @ np.array([16, 4, 1])
     colours = np.sqrt(np.bincount(bins.ravel(), minlength=64) / bins.size)
@@ -90,24 +99,36 @@ def _unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def mean_likeness(features: Array, references: Array) -> Array:
-    """(n,): the mean scalar product of each of `features` (n, d) with its three nearest of `references` (m, d), unit
-    rows.
+    """The mean scalar product of each feature vector with its three nearest references.
+
+    Args:
+        features: (n, d), unit rows.
+        references: (m, d), unit rows.
+
+    Returns:
+        (n,)
     """
     near = np.sort(features @ references.T, axis=1)[:, ::-1]
     return np.asarray(near[:, : min(3, references.shape[0])].mean(axis=1))
 
 
 def thumbnail_vectors(images: Sequence[Image.Image]) -> Array:
-    """(n, 32·32·3): small pictures to find copies by."""
+    """Small copies of pictures, (n, 32·32·3), by which `nearest_image` finds near-duplicates."""
     return np.stack([image_array(image, (32, 32)).ravel() for image in images])
 
 
 def nearest_image(image: Image.Image, others: Array) -> tuple[int, float]:
-    """Which of `others` (from `thumbnail_vectors`) is nearest to the picture or its mirror image, and the root mean
-    square of
-    the colour differences to it, 0..1."""
+    """Finds the picture that is nearest to another one or to its mirror image.
+
+    Args:
+        image: the picture.
+        others: the others, from `thumbnail_vectors`.
+
+    Returns:
+        The index of the nearest one, and the root mean square of the colour differences to it, 0 to 1.
+    """
     small = image_array(image, (32, 32))
     both = np.stack([small.ravel(), small[:, ::-1].ravel()])
-    apart = np.sqrt(((both[:, None] - others[None]) ** 2).mean(axis=2)).min(axis=0)
-    place = int(apart.argmin())
-    return place, float(apart[place])
+    distance = np.sqrt(((both[:, None] - others[None]) ** 2).mean(axis=2)).min(axis=0)
+    index = int(distance.argmin())
+    return index, float(distance[index])

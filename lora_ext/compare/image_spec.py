@@ -1,4 +1,4 @@
-"""One picture to draw, as plain data, and edits of its prompt's tags."""
+"""The spec of one picture (prompt, seed and settings) as plain data, and edits of its prompt's tags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,20 @@ from .training_run_files import is_same_run
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """What one picture is drawn from, with the web UI's names. Sizes are pixels, 0 what the model was made for."""
+    """The settings of one picture, with the web UI's names.
+
+    Attributes:
+        prompt: with its LoRA tags.
+        negative_prompt: what the picture should not show.
+        seed: seed of the noise.
+        steps: number of sampling steps.
+        width: in pixels; 0 for the size that the model was trained for.
+        height: the same.
+        sampler: sampling method.
+        scheduler: noise schedule.
+        cfg: guidance scale.
+        clip_skip: text encoder layer, counted from the end.
+    """
 
     prompt: str = ""
     negative_prompt: str = ""
@@ -29,68 +42,93 @@ class ImageSettings:
     clip_skip: int = 1
 
     def image_fields(self) -> dict[str, Any]:
-        """These fields by name, without those that a subclass adds."""
+        """The fields of `ImageSettings` by name, without those of a subclass."""
         return {item.name: getattr(self, item.name) for item in fields(ImageSettings)}
 
 
 @dataclass(frozen=True)
 class ImageSpec(ImageSettings):
-    """A picture of a sheet. lora: the name of the file that axes speak about where they name none; no part of the
-    picture."""
+    """The spec of a picture on a sheet.
+
+    Attributes:
+        lora: the name of the file that axes without a name change; it does not change the picture itself.
+    """
 
     lora: str = ""
 
     def tags(self) -> list[LoraTag]:
-        """The requests of the prompt. Raises the first error among its tags."""
-        _, requests, errors = parse_lora_tags(self.prompt)
+        """The LoRA tags of the prompt.
+
+        Raises:
+            PromptError: the first error among them.
+        """
+        _, tags, errors = parse_lora_tags(self.prompt)
         if errors:
             raise errors[0]
-        return requests
+        return tags
 
     def without_loras(self) -> ImageSpec:
         """The same picture without any LoRA."""
         return replace(self, prompt=LORA_TAG_PATTERN.sub("", self.prompt).rstrip())
 
     def key(self, models: str = "") -> str:
-        """A name for the picture: shots that must come out equal have the same. `models`: what else it depends on.
+        """A short hash that is equal for specs of the same picture.
 
-        Tags of weight 0 and their spelling do not count.
+        Tags of weight 0 and the way a tag is written do not change it.
+
+        Args:
+            models: whatever else the picture depends on, see `ImageRenderer.identity`.
+
+        Returns:
+            12 hexadecimal digits.
         """
-        told = self.image_fields()
-        del told["prompt"]
-        acting = [repr(request) for request in self.tags() if request.te or request.unet]
-        told |= {"text": LORA_TAG_PATTERN.sub("", self.prompt).rstrip(), "loras": acting, "models": models}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+        fields_by_name = self.image_fields()
+        del fields_by_name["prompt"]
+        acting = [repr(tag) for tag in self.tags() if tag.te or tag.unet]
+        fields_by_name |= {"text": LORA_TAG_PATTERN.sub("", self.prompt).rstrip(), "loras": acting, "models": models}
+        return hashlib.sha256(json.dumps(fields_by_name, sort_keys=True).encode()).hexdigest()[:12]
 
     def batch_key(self) -> tuple[object, ...]:
-        """What pictures of one batch share."""
+        """The settings that all pictures of a batch share."""
         return self.width, self.height, self.steps, self.sampler, self.scheduler, self.cfg, self.clip_skip
 
 
 def edit_tag(prompt: str, name: str, change: Callable[[LoraTag], LoraTag]) -> str:
-    """The prompt with the first tag of `name`'s run changed; a tag at weight 1 is added at the end where it has none.
+    """Changes the first tag of a file, or of another file of its training run.
 
-    A tag that cannot be read stays as it is.
+    Without such a tag one with weight 1 is added at the end. Tags that cannot be parsed stay as they are.
+
+    Args:
+        prompt: the prompt.
+        name: name of the file.
+        change: the tag → the new tag.
+
+    Returns:
+        The new prompt.
+
+    Example:
+        >>> edit_tag("a cat <lora:style:0.5>", "style", lambda tag: replace(tag, te=1.0, unet=1.0))
+        'a cat <lora:style:1>'
     """
     done = False
 
-    def put(match) -> str:  # type: ignore[no-untyped-def]
+    def replace_tag(match) -> str:  # type: ignore[no-untyped-def]
         nonlocal done
         try:
-            request = parse_tag_items(match[2].split(":"))
+            tag = parse_tag_items(match[2].split(":"))
         except PromptError:
             return str(match[0])
-        if done or not is_same_run(request.name, name):
+        if done or not is_same_run(tag.name, name):
             return str(match[0])
         done = True
-        return change(request).format_tag()
+        return change(tag).format_tag()
 
-    changed = LORA_TAG_PATTERN.sub(put, prompt)
+    changed = LORA_TAG_PATTERN.sub(replace_tag, prompt)
     return changed if done else f"{prompt.rstrip()} {change(LoraTag(name)).format_tag()}".lstrip()
 
 
 def find_tag(prompt: str, name: str) -> str:
-    """The text of the tag that `edit_tag` would change, "" where there is none."""
+    """The text of the tag that `edit_tag` would change; "" where there is none."""
     for match in LORA_TAG_PATTERN.finditer(prompt):
         try:
             if is_same_run(parse_tag_items(match[2].split(":")).name, name):

@@ -1,7 +1,8 @@
-"""Several pictures in one batch, each with LoRA weights of its own.
+"""Generate several pictures in one batch, each with its own LoRA weights.
 
-Files lie side by side along the rank, and each picture's gains switch on its own part: a `g` of shape (batch, rank),
-in the U-Net and the text encoders alike. Pictures come out as they would one by one, but for rounding.
+The ranks of all files are concatenated, and the gains g of shape (batch, rank) in ΔW = U·diag(g)·D select each
+picture's files and weights, in the U-Net and the text encoders. The pictures are the same as one by one, up to
+rounding.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from ..layer_names import UNET, LayerId
 
 
 class PerImageNetworks(AppliedNetworks):
-    """An `AppliedNetworks` whose uses belong to the pictures of a batch. A network's batch is a multiple of their
-    number:
-    the pictures in order, perhaps once more for each condition of guidance."""
+    """An `AppliedNetworks` whose files and weights belong to single pictures of a batch.
+
+    The batch that a network computes is a multiple of the number of pictures: all pictures in order, once for each
+    condition of guidance.
+    """
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
@@ -32,35 +35,48 @@ class PerImageNetworks(AppliedNetworks):
         return self
 
     def apply_each(self, specs_per_image: Sequence[Sequence[AdapterSpec]]) -> list[FitReport]:
-        """Picture i gets `specs_per_image[i]`; one report for each file. On any exception nothing is applied."""
-        self._image_of_spec = tuple(i for i, uses in enumerate(specs_per_image) for _ in uses)
+        """Applies `specs_per_image[i]` to picture i of each batch.
+
+        Returns:
+            A fit report for each file.
+
+        Raises:
+            LoraError: as `AppliedNetworks.apply`; nothing is applied then.
+        """
+        self._image_of_spec = tuple(i for i, specs in enumerate(specs_per_image) for _ in specs)
         self._image_count = len(specs_per_image)
-        fits = self.apply([use for uses in specs_per_image for use in uses])
+        fits = self.apply([spec for specs in specs_per_image for spec in specs])
         return list({fit.name: fit for fit in fits}.values())
 
     def _wanted(self) -> dict[LayerId, tuple[AppliedAdapter, ...]]:
-        """One piece for each file and site, with a weight a picture, or one number where all have the same."""
+        """One adapter for each file and layer, with a weight for each picture or one weight where all are equal."""
         wanted: dict[LayerId, dict[tuple[int, int | None], list[float]]] = {}
         files: dict[int, LoraFile] = {}
-        moving: set[tuple[int, int | None]] = set()
-        for use, active, picture in zip(self.specs, self._active, self._image_of_spec, strict=True):
-            key = (id(use.file), use.dyn)
-            files[id(use.file)] = use.file
-            if use.is_scheduled:
-                moving.add(key)
-            for site in self._layer_ids_by_file[id(use.file)][1]:
-                weight = 0.0 if site.part == UNET and not active else use.weight_at(site)
-                wanted.setdefault(site, {}).setdefault(key, [0.0] * self._image_count)[picture] += weight
+        scheduled: set[tuple[int, int | None]] = set()
+        for spec, active, image in zip(self.specs, self._active, self._image_of_spec, strict=True):
+            key = (id(spec.file), spec.dyn)
+            files[id(spec.file)] = spec.file
+            if spec.is_scheduled:
+                scheduled.add(key)
+            for layer_id in self._layer_ids_by_file[id(spec.file)][1]:
+                weight = 0.0 if layer_id.part == UNET and not active else spec.weight_at(layer_id)
+                wanted.setdefault(layer_id, {}).setdefault(key, [0.0] * self._image_count)[image] += weight
         kept: dict[tuple[float, ...], torch.Tensor] = {}
-        now: dict[LayerId, tuple[AppliedAdapter, ...]] = {}
-        for site, rows in wanted.items():
-            pieces = []
+        wanted_adapters: dict[LayerId, tuple[AppliedAdapter, ...]] = {}
+        for layer_id, rows in wanted.items():
+            adapters = []
             for (file, dyn), weights in rows.items():
-                moves = (file, dyn) in moving and site.part == UNET
-                row = tuple(weights)
-                if any(row) or moves:
-                    value = row[0] if len(set(row)) == 1 else kept.setdefault(row, torch.tensor(row))
-                    pieces.append(AppliedAdapter(files[file].adapters[site], value, dyn, is_scheduled=moves))
-            if pieces:
-                now[site] = tuple(pieces)
-        return now
+                is_scheduled = (file, dyn) in scheduled and layer_id.part == UNET
+                image_weights = tuple(weights)
+                if any(image_weights) or is_scheduled:
+                    value = (
+                        image_weights[0]
+                        if len(set(image_weights)) == 1
+                        else kept.setdefault(image_weights, torch.tensor(image_weights))
+                    )
+                    adapters.append(
+                        AppliedAdapter(files[file].adapters[layer_id], value, dyn, is_scheduled=is_scheduled)
+                    )
+            if adapters:
+                wanted_adapters[layer_id] = tuple(adapters)
+        return wanted_adapters

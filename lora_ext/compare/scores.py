@@ -1,4 +1,6 @@
-"""Scores of a sheet's pictures: difference from no LoRA, likeness to training pictures, sharpness, near-duplicates."""
+"""Scores of a sheet's pictures: difference from the picture without a LoRA, likeness to training pictures, sharpness,
+and near-duplicates of training pictures.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +22,31 @@ from .sheet_layout import Bar
 from .sheet_plan import SheetPlan
 
 ImageEmbedder = Callable[[Sequence[Image.Image]], Array]
-"""Pictures → unit vectors (n, d) of an image model."""
+"""Pictures → unit vectors (n, d) float32 of an image model such as CLIP."""
 
 COPY_DISTANCE = 0.07
-"""A picture this near (root mean square of colours at 32×32) to a training picture, and clearly nearer than without the
-LoRA, is called a near-duplicate."""
+"""A near-duplicate is a picture with at most this distance (root mean square of colours at 32×32) from a training
+picture, and clearly nearer to it than without the LoRA."""
 SCORED_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SCORES_FILE = "scores.csv"
+"""Name of the table of scores in a sheet's folder."""
 MAX_TRAINING_IMAGES = 500
-"""Training pictures that are looked at, evenly chosen."""
+"""The largest number of training pictures that are read; of more, evenly spaced ones are chosen."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """difference: mean colour difference from the same picture without a LoRA, 0..1. likeness: to the training
-    pictures, 1 at most. sharpness: 1 is as sharp as without a LoRA. near: 1 − distance to the nearest training picture.
-    copy_of: that picture, where this one is nearly the same. burnt, noise: what `measures.clipped` and `noise` are more
-    than without a LoRA. None: not measured."""
+    """The score of one picture.
+
+    Attributes:
+        difference: mean colour difference from the same picture without a LoRA, 0 to 1.
+        sharpness: relative to the picture without a LoRA: 1 is equally sharp.
+        likeness: to the training pictures, at most 1; None without training pictures.
+        near: 1 − distance to the nearest training picture; None without training pictures.
+        copy_of: file name of that training picture if this one is a near-duplicate of it, else "".
+        burnt: `image_measures.clipped_share` minus that of the picture without a LoRA.
+        noise: `image_measures.noise_level` minus that of the picture without a LoRA.
+    """
 
     difference: float
     sharpness: float
@@ -48,7 +58,16 @@ class Score:
 
 
 class Scorer:
-    """Scores pictures against training pictures; `likeness_measure` says by what likeness is measured."""
+    """Scores pictures, and compares them with training pictures.
+
+    Attributes:
+        embed: pictures → feature vectors.
+        likeness_measure: how likeness is measured, in words.
+        paths: the training pictures that were read.
+        features: their feature vectors (n, d), or None without training pictures.
+        thumbnails: their small copies, or None.
+        sharpness: the median of their sharpness, or None.
+    """
 
     def __init__(
         self, training_images: Iterable[Path] = (), embed: ImageEmbedder | None = None, model: str = ""
@@ -68,36 +87,45 @@ class Scorer:
 
     @property
     def has_training_images(self) -> bool:
-        """Whether there are training pictures to measure by."""
+        """Whether there are training pictures to compare with."""
         return self.features is not None
 
     def nearness(self, image: Image.Image) -> float:
-        """1 − distance of one picture to the nearest training picture; 0 without any."""
+        """1 − distance of a picture to the nearest training picture; 0 without training pictures."""
         return 0.0 if self.thumbnails is None else 1 - image_measures.nearest_image(image, self.thumbnails)[1]
 
     def score(self, image: Image.Image, base: Image.Image) -> Score:
-        """The score of a picture whose `base` is the same one without a LoRA."""
+        """Scores a picture.
+
+        Args:
+            image: the picture.
+            base: the same picture without a LoRA.
+        """
         sharp = image_measures.sharpness(image) / max(image_measures.sharpness(base), 1e-6)
         difference = image_measures.colour_difference(image, base)
         burnt = image_measures.clipped_share(image) - image_measures.clipped_share(base)
         noise = image_measures.noise_level(image) - image_measures.noise_level(base)
         if self.features is None or self.thumbnails is None:
             return Score(difference, sharp, burnt=burnt, noise=noise)
-        place, apart = image_measures.nearest_image(image, self.thumbnails)
+        index, apart = image_measures.nearest_image(image, self.thumbnails)
         before = image_measures.nearest_image(base, self.thumbnails)[1]
         copied = difference > 0.01 and apart < min(COPY_DISTANCE, 0.6 * before)
-        copy = self.paths[place].name if copied else ""
+        copy = self.paths[index].name if copied else ""
         return Score(difference, sharp, self.likeness(image), 1 - apart, copy, burnt, noise)
 
     def likeness(self, image: Image.Image) -> float:
-        """Likeness of one picture to the training pictures; 0 without any."""
+        """Likeness of a picture to the training pictures; 0 without training pictures."""
         return (
             0.0 if self.features is None else float(image_measures.mean_likeness(self.embed([image]), self.features)[0])
         )
 
 
 def find_training_images(folder: Path) -> list[Path]:
-    """The pictures of a training folder and its folders. Raises FileError where there is none."""
+    """The pictures in a folder and its subfolders.
+
+    Raises:
+        FileError: no folder, or no pictures in it.
+    """
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder of training pictures")
     found = list(files_below(folder, SCORED_IMAGE_SUFFIXES))
@@ -112,12 +140,12 @@ def _opened(path: Path) -> Image.Image:
             image.draft("RGB", (512, 512))
             return image.convert("RGB")
     except OSError as error:
-        raise FileError(f"{path} is not a readable picture: {error}") from error
+        raise FileError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def unique_without_loras(image_specs: Iterable[ImageSpec]) -> list[ImageSpec]:
-    """The same pictures without any LoRA, each once: what differences are measured from."""
-    return list(dict.fromkeys(shot.without_loras() for shot in image_specs))
+    """The specs of the same pictures without any LoRA, each once; differences are measured from these pictures."""
+    return list(dict.fromkeys(image_spec.without_loras() for image_spec in image_specs))
 
 
 BAR_COLOURS = {
@@ -127,10 +155,16 @@ BAR_COLOURS = {
     "near": "#868e96",
     "copy": "#e03131",
 }
+"""Measure → colour of its bar."""
 
 
 def score_bars(score: Score, largest: Score) -> list[Bar]:
-    """The bars under a picture, in the order of `score_legend`. `largest`: the greatest of each on the sheet."""
+    """The bars under a picture, in the order of `score_legend`.
+
+    Args:
+        score: of the picture.
+        largest: the greatest value of each measure on the sheet, which gets the longest bar.
+    """
     rows = [
         Bar(score.difference / (largest.difference or 1), BAR_COLOURS["difference"], f"{score.difference:.0%}"),
         Bar(score.sharpness / max(largest.sharpness, 1), BAR_COLOURS["sharpness"], f"{score.sharpness:.1f}x"),
@@ -143,7 +177,7 @@ def score_bars(score: Score, largest: Score) -> list[Bar]:
 
 
 def score_legend(scorer: Scorer) -> list[tuple[str, str]]:
-    """Colour and meaning of the bars."""
+    """(colour, meaning) of each bar."""
     rows = [
         (BAR_COLOURS["difference"], "colour difference from the picture without a LoRA"),
         (BAR_COLOURS["sharpness"], "sharpness against it"),
@@ -158,13 +192,18 @@ def score_legend(scorer: Scorer) -> list[tuple[str, str]]:
 
 
 def greatest_scores(scores: Iterable[Score]) -> Score:
-    """The greatest of each measure."""
+    """The greatest difference and sharpness of all scores."""
     rows = list(scores)
     return Score(max((s.difference for s in rows), default=0.0), max((s.sharpness for s in rows), default=1.0))
 
 
 def spreadsheet_text(text: str) -> str:
-    """Text as a spreadsheet shows it: what it would take for a formula (= + - @ first) begins with an apostrophe."""
+    """Text that a spreadsheet does not take for a formula: one that begins with = + - @ gets an apostrophe in front.
+
+    Example:
+        >>> spreadsheet_text("=1+1"), spreadsheet_text("-0.5")
+        ("'=1+1", '-0.5')
+    """
     if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
         return text
     try:
@@ -182,9 +221,18 @@ def save_scores_csv(
     suggested: Mapping[int, bool],
     identical: Mapping[int, str],
 ) -> None:
-    """A line a cell: heads, tag, seed, file and scores. same: place of a cell → what its picture is the same as.
+    """Writes `scores.csv`, one line for each cell: labels, tag, seed, file and scores.
 
-    Raises FileError.
+    Args:
+        path: the file to write.
+        plan: the sheet.
+        scores: the score of each cell.
+        files: the picture of each cell, relative to the sheet's folder.
+        suggested: index of a cell → whether it is suggested.
+        identical: index of a cell → what its picture is identical to.
+
+    Raises:
+        FileError: the file cannot be written.
     """
     heads = [axis.title or name for axis, name in ((plan.x, "x"), (plan.y, "y"), (plan.z, "z"))]
     with replacing_file(path, overwrite=True) as part, part.open("w", encoding="utf-8", newline="") as file:
@@ -206,19 +254,19 @@ def save_scores_csv(
                 "suggested",
             ]
         )
-        for place, (cell, score, name) in enumerate(zip(plan.cells, scores, files, strict=True)):
+        for index, (cell, score, name) in enumerate(zip(plan.cells, scores, files, strict=True)):
             labels = [plan.x.values[cell.x].label, plan.y.values[cell.y].label, plan.z.values[cell.z].label]
             numbers = [score.difference, score.sharpness, score.likeness, score.near]
-            told = ["" if number is None else f"{number:.4f}" for number in numbers]
+            texts = ["" if number is None else f"{number:.4f}" for number in numbers]
             damage = [f"{score.burnt:.4f}", f"{score.noise:.4f}"]
             row = [
                 *labels,
                 cell.tag,
                 cell.image_spec.seed,
                 name,
-                *told,
+                *texts,
                 score.copy_of,
                 *damage,
-                identical.get(place, ""),
+                identical.get(index, ""),
             ]
-            rows.writerow([*(spreadsheet_text(str(item)) for item in row), "yes" if suggested.get(place) else ""])
+            rows.writerow([*(spreadsheet_text(str(item)) for item in row), "yes" if suggested.get(index) else ""])

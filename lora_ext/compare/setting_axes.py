@@ -1,4 +1,4 @@
-"""Axes that change something else than a tag: seeds, prompts, steps, scale, sampler."""
+"""Axes that change something other than a tag: seeds, prompts, steps, guidance scale, sampler."""
 
 from __future__ import annotations
 
@@ -14,30 +14,48 @@ from ..lora_tags import LORA_TAG_PATTERN
 from . import axis_values
 from .axis_kinds import Axis, AxisContext, AxisParser, AxisValue, ImageSpecEdit
 
-_BAR = re.compile(r"\|(?![^\[\]{}]*[\]}])")
-"""Between prompts; not in `[one|two]`."""
+_PROMPT_SEPARATOR = re.compile(r"\|(?![^\[\]{}]*[\]}])")
+"""The bar between two prompts, but not the one in `[one|two]`."""
 EMPTY_VALUE_LABEL = "(nothing)"
-"""The label of an empty value."""
+"""The label of an empty replacement."""
 
 
 def _setting_values(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[AxisValue, ...]:
-    """(label, fields of the shot) → values that put these fields into it."""
+    """The values of an axis that sets fields of the image spec, from (label, fields) of each."""
 
     def value(text: str, fields: Mapping[str, Any]) -> AxisValue:
-        return AxisValue(text, lambda shot: replace(shot, **fields))
+        return AxisValue(text, lambda image_spec: replace(image_spec, **fields))
 
     return tuple(value(*row) for row in rows)
 
 
 def parse_seed_axis(text: str, name: str, context: AxisContext) -> Axis:
-    """Seeds; -1 is one drawn from the sheet's own seed, the same again when a sheet is gone on with."""
+    """Parses seeds; -1 becomes a random seed derived from the sheet's own, so that a resumed sheet gets the same one.
+
+    Args:
+        text: the seeds.
+        name: unused: every axis parser has the same parameters.
+        context: has the sheet's own seed.
+
+    Raises:
+        LoraError: a value that is not a whole number.
+    """
     draw = random.Random(context.image_spec.seed).randrange
     seeds = [int(s) if s >= 0 else draw(4294967294) for s in axis_values.parse_number_list(text, "seed", whole=True)]
     return Axis("seed", _setting_values((f"seed {seed}", {"seed": seed}) for seed in seeds))
 
 
 def parse_replacement_axis(text: str, name: str, context: AxisContext) -> Axis:
-    """Prompt S/R: the first item is looked for, each one (the first too) put in its place; an empty one removes it."""
+    """Parses prompt S/R: each value replaces the first one in both prompts; an empty value removes it.
+
+    Args:
+        text: the values.
+        name: unused: every axis parser has the same parameters.
+        context: has the prompts.
+
+    Raises:
+        LoraError: the first value is empty or in neither prompt.
+    """
     words = axis_values.parse_item_list(text, empty=True)
     base = context.image_spec
     if words and not words[0]:
@@ -46,10 +64,10 @@ def parse_replacement_axis(text: str, name: str, context: AxisContext) -> Axis:
         raise LoraError(f"S/R: {words[0]!r} is neither in the prompt nor in the negative prompt")
 
     def to(word: str) -> ImageSpecEdit:
-        return lambda shot: replace(
-            shot,
-            prompt=shot.prompt.replace(words[0], word),
-            negative_prompt=shot.negative_prompt.replace(words[0], word),
+        return lambda image_spec: replace(
+            image_spec,
+            prompt=image_spec.prompt.replace(words[0], word),
+            negative_prompt=image_spec.negative_prompt.replace(words[0], word),
         )
 
     return Axis(
@@ -60,11 +78,19 @@ def parse_replacement_axis(text: str, name: str, context: AxisContext) -> Axis:
 
 
 def parse_prompt_axis(text: str, name: str, context: AxisContext) -> Axis:
-    """Whole prompts, separated by | (outside of brackets), each with kohya's options where it has some; the base
-    prompt's tags are kept."""
+    """Parses whole prompts separated by | (outside of brackets); LoRA tags of the sheet's prompt are added to each.
+
+    Args:
+        text: the prompts, each with kohya's options such as `--d 7`, or without.
+        name: unused: every axis parser has the same parameters.
+        context: has the sheet's prompt.
+
+    Raises:
+        PromptError: an option that cannot be parsed.
+    """
     tags = " ".join(match[0] for match in LORA_TAG_PATTERN.finditer(context.image_spec.prompt))
     rows = []
-    for line in filter(None, map(str.strip, _BAR.split(text))):
+    for line in filter(None, map(str.strip, _PROMPT_SEPARATOR.split(text))):
         prompt, options = kohya_prompt_line.parse_prompt_line(line)
         if "negative" in options:
             options["negative_prompt"] = options.pop("negative")
@@ -73,20 +99,26 @@ def parse_prompt_axis(text: str, name: str, context: AxisContext) -> Axis:
 
 
 def number_axis_parser(field: str, title: str, whole: bool) -> AxisParser:
-    """A kind whose values are numbers (whole ones where `whole`) of a field of the shot. Raises LoraError."""
+    """The parser of a kind whose values are numbers for a field of the image spec.
 
-    def read(text: str, name: str, known: AxisContext) -> Axis:
+    Args:
+        field: the field's name.
+        title: the axis's title.
+        whole: whether only whole numbers are accepted.
+    """
+
+    def parse(text: str, name: str, context: AxisContext) -> Axis:
         found = axis_values.parse_number_list(text, title, whole=whole)
         kohya_prompt_line.check_option_range(field, *found)
         return Axis(title, _setting_values((f"{title} {number:g}", {field: number}) for number in found))
 
-    return read
+    return parse
 
 
 def text_axis_parser(field: str) -> AxisParser:
-    """A kind whose values are words of a field of the shot."""
+    """The parser of a kind whose values are texts for a field of the image spec."""
 
-    def read(text: str, name: str, known: AxisContext) -> Axis:
+    def parse(text: str, name: str, context: AxisContext) -> Axis:
         return Axis(field, _setting_values((word, {field: word}) for word in axis_values.parse_item_list(text)))
 
-    return read
+    return parse

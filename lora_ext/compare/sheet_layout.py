@@ -1,4 +1,4 @@
-"""A labelled sheet: pictures in rows and columns, with heads, a title, bars under the pictures and a legend."""
+"""Draw a labelled sheet: pictures in rows and columns with labels, a title, bars under the pictures and a legend."""
 
 from __future__ import annotations
 
@@ -23,12 +23,18 @@ from .text_layout import (
 MARK_COLOUR = "#e8590c"
 """The frame of a marked cell."""
 READABLE_WIDTH = 1500
-"""Pixels of width at which a whole sheet is looked at: letters are as large as to be readable then."""
+"""The width in pixels at which a whole sheet is viewed; letters are large enough to be readable then."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A measure under a picture: its length 0..1 of the picture's width, its colour, and the number beside it."""
+    """A measure under a picture.
+
+    Attributes:
+        share: length of the bar as a share of the picture's width, 0 to 1.
+        colour: of the bar.
+        text: the number beside it.
+    """
 
     share: float
     colour: str
@@ -37,10 +43,20 @@ class Bar:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a sheet shows. cells: row by row, one picture per column, None where there is none yet.
+    """The content of a sheet.
 
-    bars: (row, column) → bars under that picture. captions: (row, column) → text under them. marks: (row, column) of
-    cells to frame. legend: (colour, meaning). subtitle: settings, in smaller letters.
+    Attributes:
+        title: over the sheet.
+        columns: labels of the columns.
+        rows: labels of the rows.
+        cells: row by row, one picture for each column; None where there is none yet.
+        note: a text under the sheet.
+        scale: how often each pixel is repeated, for small pictures.
+        subtitle: the settings, in smaller letters.
+        bars: (row, column) → bars under that picture.
+        marks: (row, column) of the cells with a frame.
+        legend: (colour, meaning) of the bars.
+        captions: (row, column) → text under the bars.
     """
 
     title: str
@@ -49,7 +65,6 @@ class Sheet:
     cells: Sequence[Sequence[Image.Image | None]]
     note: str = ""
     scale: int = 1
-    """How often each pixel is repeated, for small pictures."""
     subtitle: str = ""
     bars: Mapping[tuple[int, int], Sequence[Bar]] = field(default_factory=dict)
     marks: frozenset[tuple[int, int]] = frozenset()
@@ -58,7 +73,7 @@ class Sheet:
 
 
 class _SheetLayout:
-    """Where everything goes, in pixels."""
+    """The positions and sizes of everything on a sheet, in pixels."""
 
     def __init__(self, sheet: Sheet, text: int, gap: int) -> None:
         shown = [cell for row in sheet.cells for cell in row if cell is not None]
@@ -75,7 +90,9 @@ class _SheetLayout:
         self.bold = load_font(round(self.text * 1.4), sheet.title)
         self.bar = max(6, round(self.text * 0.8))
         self.bars = max((len(bars) for bars in sheet.bars.values()), default=0) * (self.bar + 2)
-        self.captions = {place: wrap_text(text, self.small, self.width, 2) for place, text in sheet.captions.items()}
+        self.captions = {
+            position: wrap_text(text, self.small, self.width, 2) for position, text in sheet.captions.items()
+        }
         self.bars += max((text_height(text, self.small) + 2 for text in self.captions.values()), default=0)
         longest = max((text_width(row, self.font) for row in sheet.rows), default=0)
         self.left = min(longest, max(self.width, 9 * self.text)) + 2 * self.gap
@@ -97,14 +114,14 @@ class _SheetLayout:
 
     @property
     def row(self) -> int:
-        """A line of the legend."""
+        """Height of a line of the legend."""
         return line_height(self.small) + self.gap // 2
 
-    def _stack(self, text: str, letters: object) -> int:
-        return text_height(text, letters) + self.gap if text else 0  # type: ignore[arg-type]
+    def _stack(self, text: str, font: object) -> int:
+        return text_height(text, font) + self.gap if text else 0  # type: ignore[arg-type]
 
     def _legend_lines(self, sheet: Sheet, inner: int) -> list[list[tuple[int, str, str]]]:
-        """Lines of (x, colour, meaning)."""
+        """The lines of the legend, each a list of (x, colour, meaning)."""
         lines: list[list[tuple[int, str, str]]] = []
         x = inner
         for colour, meaning in ((colour, displayable_text(meaning)) for colour, meaning in sheet.legend):
@@ -118,100 +135,119 @@ class _SheetLayout:
 
 
 def draw_sheet(sheet: Sheet, *, text: int = 0, gap: int = 6) -> Image.Image:
-    """The sheet as an RGB picture. `text`: letter height in pixels, 0 for readable when seen whole; `gap`: between
-    cells."""
-    at = _SheetLayout(sheet, text, gap)
-    picture = Image.new("RGB", at.size, PAPER_COLOUR)
+    """Draws a sheet as an RGB picture.
+
+    Args:
+        sheet: its content.
+        text: height of letters in pixels; 0 for letters that are readable when the whole sheet is viewed.
+        gap: pixels between cells.
+    """
+    layout = _SheetLayout(sheet, text, gap)
+    picture = Image.new("RGB", layout.size, PAPER_COLOUR)
     draw = ImageDraw.Draw(picture)
-    draw.multiline_text((at.gap, at.gap), at.title, fill=INK_COLOUR, font=at.bold)
-    if at.subtitle:
-        y = at.gap + at._stack(at.title, at.bold)
-        draw.multiline_text((at.gap, y), at.subtitle, fill=MUTED_COLOUR, font=at.small)
-    _draw_heads(draw, sheet, at)
+    draw.multiline_text((layout.gap, layout.gap), layout.title, fill=INK_COLOUR, font=layout.bold)
+    if layout.subtitle:
+        y = layout.gap + layout._stack(layout.title, layout.bold)
+        draw.multiline_text((layout.gap, y), layout.subtitle, fill=MUTED_COLOUR, font=layout.small)
+    _draw_heads(draw, sheet, layout)
     for row, cells in enumerate(sheet.cells):
         for column, cell in enumerate(cells):
-            place = at.left + column * at.pitch[0], at.top + at.head + row * at.pitch[1]
-            _draw_cell(picture, draw, at, place, cell, sheet.scale)
-            _draw_bars(draw, at, place, sheet.bars.get((row, column), ()))
-            _draw_caption(draw, at, place, (row, column), len(sheet.bars.get((row, column), ())))
+            position = layout.left + column * layout.pitch[0], layout.top + layout.head + row * layout.pitch[1]
+            _draw_cell(picture, draw, layout, position, cell, sheet.scale)
+            _draw_bars(draw, layout, position, sheet.bars.get((row, column), ()))
+            _draw_caption(draw, layout, position, (row, column), len(sheet.bars.get((row, column), ())))
             if (row, column) in sheet.marks:
-                _draw_frame(draw, at, place)
-    _draw_foot(draw, at)
+                _draw_frame(draw, layout, position)
+    _draw_foot(draw, layout)
     return picture
 
 
-def _draw_heads(draw: ImageDraw.ImageDraw, sheet: Sheet, at: _SheetLayout) -> None:
-    for column, head in enumerate(at.heads):
-        x = at.left + column * at.pitch[0] + at.width // 2
+def _draw_heads(draw: ImageDraw.ImageDraw, sheet: Sheet, layout: _SheetLayout) -> None:
+    for column, head in enumerate(layout.heads):
+        x = layout.left + column * layout.pitch[0] + layout.width // 2
         draw.multiline_text(
-            (x, at.top + at.head - at.gap), head, fill=INK_COLOUR, font=at.font, anchor="md", align="center"
+            (x, layout.top + layout.head - layout.gap),
+            head,
+            fill=INK_COLOUR,
+            font=layout.font,
+            anchor="md",
+            align="center",
         )
     for row, name in enumerate(sheet.rows):
-        y = at.top + at.head + row * at.pitch[1] + at.height // 2
-        label = wrap_text(name, at.font, at.left - 2 * at.gap, max(1, at.height // line_height(at.font)))
-        draw.multiline_text((at.left - at.gap, y), label, fill=INK_COLOUR, font=at.font, anchor="rm", align="right")
+        y = layout.top + layout.head + row * layout.pitch[1] + layout.height // 2
+        label = wrap_text(
+            name, layout.font, layout.left - 2 * layout.gap, max(1, layout.height // line_height(layout.font))
+        )
+        draw.multiline_text(
+            (layout.left - layout.gap, y), label, fill=INK_COLOUR, font=layout.font, anchor="rm", align="right"
+        )
 
 
 def _draw_cell(
     picture: Image.Image,
     draw: ImageDraw.ImageDraw,
-    at: _SheetLayout,
-    place: tuple[int, int],
+    layout: _SheetLayout,
+    position: tuple[int, int],
     cell: Image.Image | None,
     scale: int,
 ) -> None:
     if cell is None:
-        right, bottom = place[0] + at.width - 1, place[1] + at.height - 1
-        draw.rectangle((*place, right, bottom), fill="#f3f3f6", outline=LINE_COLOUR)
+        right, bottom = position[0] + layout.width - 1, position[1] + layout.height - 1
+        draw.rectangle((*position, right, bottom), fill="#f3f3f6", outline=LINE_COLOUR)
         return
     size = (cell.width * scale, cell.height * scale)
     shown = cell.convert("RGB")
-    picture.paste(shown if scale == 1 else shown.resize(size, Image.Resampling.NEAREST), place)
+    picture.paste(shown if scale == 1 else shown.resize(size, Image.Resampling.NEAREST), position)
 
 
-def _draw_bars(draw: ImageDraw.ImageDraw, at: _SheetLayout, place: tuple[int, int], bars: Sequence[Bar]) -> None:
-    """A line each: a track, the bar on it, and the number at the right end."""
+def _draw_bars(draw: ImageDraw.ImageDraw, layout: _SheetLayout, position: tuple[int, int], bars: Sequence[Bar]) -> None:
+    """Draws one line for each bar: a track, the bar on it, and the number at the right end."""
     if not bars:
         return
-    letters = load_font(at.bar)
-    numbers = max(text_width(bar.text, letters) for bar in bars)
-    track = at.width - numbers - 4
-    if track < at.width // 3:
-        track, numbers = at.width, 0
+    font = load_font(layout.bar)
+    numbers = max(text_width(bar.text, font) for bar in bars)
+    track = layout.width - numbers - 4
+    if track < layout.width // 3:
+        track, numbers = layout.width, 0
     for line, bar in enumerate(bars):
-        x, y = place[0], place[1] + at.height + 2 + line * (at.bar + 2)
-        draw.rectangle((x, y + 1, x + track - 1, y + at.bar - 1), fill="#ececf1")
+        x, y = position[0], position[1] + layout.height + 2 + line * (layout.bar + 2)
+        draw.rectangle((x, y + 1, x + track - 1, y + layout.bar - 1), fill="#ececf1")
         length = round(min(max(bar.share, 0.0), 1.0) * track)
         if length:
-            draw.rectangle((x, y + 1, x + length - 1, y + at.bar - 1), fill=bar.colour)
+            draw.rectangle((x, y + 1, x + length - 1, y + layout.bar - 1), fill=bar.colour)
         if numbers:
-            middle = y + at.bar / 2
-            draw.text((place[0] + at.width - 1, middle), bar.text, fill=INK_COLOUR, font=letters, anchor="rm")
+            middle = y + layout.bar / 2
+            draw.text((position[0] + layout.width - 1, middle), bar.text, fill=INK_COLOUR, font=font, anchor="rm")
 
 
 def _draw_caption(
-    draw: ImageDraw.ImageDraw, at: _SheetLayout, place: tuple[int, int], cell: tuple[int, int], bars: int
+    draw: ImageDraw.ImageDraw, layout: _SheetLayout, position: tuple[int, int], cell: tuple[int, int], bars: int
 ) -> None:
-    """The cell's caption, below its bars."""
-    if cell in at.captions:
-        y = place[1] + at.height + 2 + bars * (at.bar + 2)
-        draw.multiline_text((place[0], y), at.captions[cell], fill=MUTED_COLOUR, font=at.small)
+    """Draws the cell's caption below its bars."""
+    if cell in layout.captions:
+        y = position[1] + layout.height + 2 + bars * (layout.bar + 2)
+        draw.multiline_text((position[0], y), layout.captions[cell], fill=MUTED_COLOUR, font=layout.small)
 
 
-def _draw_frame(draw: ImageDraw.ImageDraw, at: _SheetLayout, place: tuple[int, int]) -> None:
-    wide = max(2, at.gap // 2)
-    box = (place[0] - wide, place[1] - wide, place[0] + at.width + wide - 1, place[1] + at.height + at.bars + wide - 1)
+def _draw_frame(draw: ImageDraw.ImageDraw, layout: _SheetLayout, position: tuple[int, int]) -> None:
+    wide = max(2, layout.gap // 2)
+    box = (
+        position[0] - wide,
+        position[1] - wide,
+        position[0] + layout.width + wide - 1,
+        position[1] + layout.height + layout.bars + wide - 1,
+    )
     draw.rectangle(box, outline=MARK_COLOUR, width=wide)
 
 
-def _draw_foot(draw: ImageDraw.ImageDraw, at: _SheetLayout) -> None:
-    y = at.size[1] - at.bottom + at.gap
-    if at.note:
-        draw.multiline_text((at.gap, y), at.note, fill=MUTED_COLOUR, font=at.font)
-        y += at._stack(at.note, at.font)
-    chip = round(at.text * 0.8)
-    for line in at.legend:
+def _draw_foot(draw: ImageDraw.ImageDraw, layout: _SheetLayout) -> None:
+    y = layout.size[1] - layout.bottom + layout.gap
+    if layout.note:
+        draw.multiline_text((layout.gap, y), layout.note, fill=MUTED_COLOUR, font=layout.font)
+        y += layout._stack(layout.note, layout.font)
+    chip = round(layout.text * 0.8)
+    for line in layout.legend:
         for x, colour, meaning in line:
-            draw.rectangle((at.gap + x, y + 1, at.gap + x + chip, y + 1 + chip), fill=colour)
-            draw.text((at.gap + x + chip + at.text // 2, y), meaning, fill=MUTED_COLOUR, font=at.small)
-        y += at.row
+            draw.rectangle((layout.gap + x, y + 1, layout.gap + x + chip, y + 1 + chip), fill=colour)
+            draw.text((layout.gap + x + chip + layout.text // 2, y), meaning, fill=MUTED_COLOUR, font=layout.small)
+        y += layout.row

@@ -1,4 +1,4 @@
-"""A plan's pictures as sheets: a page for each z, cut into tiles where one would be too large."""
+"""Write the pages of a sheet: one for each value of z, cut into tiles where a page would be too large."""
 
 from __future__ import annotations
 
@@ -17,18 +17,28 @@ from .sheet_layout import Sheet, draw_sheet
 from .sheet_plan import SheetPlan
 
 MAX_TILE_PIXELS = 100_000_000
-"""Pixels of one file, at most; larger pages become several."""
+"""The largest number of pixels of one file; larger pages are cut into tiles."""
 WEBP_FROM_PIXELS = 12_000_000
-"""Pixels above which a page is WebP instead of PNG."""
+"""Pages with more pixels than this are WebP instead of PNG."""
 MAX_WEBP_SIDE = 16383
-"""WebP's longest side (its format: 14 bits)."""
+"""The longest side of a WebP picture (the format has 14 bits for it)."""
 SMALL_IMAGE_WIDTH = 144
-"""Pictures narrower than this are shown with each pixel repeated."""
+"""Pictures narrower than this are enlarged by repeating each pixel."""
 
 
 @dataclass(frozen=True)
 class PageDetails:
-    """What stands around the pictures. scores: one a cell of the plan, or none; marks: places in `plan.cells`."""
+    """What a page shows apart from its pictures and labels.
+
+    Attributes:
+        title: over the page.
+        subtitle: the settings, in smaller letters.
+        note: a text under the page.
+        scores: the score of each cell of the plan, or none.
+        marks: indices of the cells with a frame.
+        legend: (colour, meaning) of the bars.
+        identical: index of a cell → what its picture is identical to.
+    """
 
     title: str
     subtitle: str = ""
@@ -37,29 +47,41 @@ class PageDetails:
     marks: frozenset[int] = frozenset()
     legend: Sequence[tuple[str, str]] = field(default_factory=tuple)
     identical: Mapping[int, str] = field(default_factory=dict)
-    """Place of a cell → what its picture is the same as."""
 
 
 TileSpan = tuple[range, range]
-"""Rows and columns of a tile."""
+"""(rows, columns) of a tile."""
 
 
 def build_page(
     plan: SheetPlan, store: CellStore, keys: Sequence[str], z: int, details: PageDetails, span: TileSpan | None = None
 ) -> Sheet:
-    """One page (or `span` of it) as a sheet of what is drawn so far; `keys`: one a cell of the plan."""
+    """Builds one page, or a tile of it, from the pictures that are drawn so far.
+
+    Args:
+        plan: the sheet.
+        store: its pictures.
+        keys: the key of each cell of the plan.
+        z: the page.
+        details: title, scores and the like.
+        span: rows and columns of the tile; None for the whole page.
+    """
     rows, columns = span or (range(len(plan.y.values)), range(len(plan.x.values)))
-    at = {(c.y, c.x): place for place, c in enumerate(plan.cells) if c.z == z}
-    cells = [[store.load_image(keys[at[y, x]]) for x in columns] for y in rows]
-    most = greatest_scores(details.scores)
-    shown = {(j, i): score_bars(details.scores[at[y, x]], most)
+    cell_index = {(c.y, c.x): index for index, c in enumerate(plan.cells) if c.z == z}
+    cells = [[store.load_image(keys[cell_index[y, x]]) for x in columns] for y in rows]
+    greatest = greatest_scores(details.scores)
+    bars = {(j, i): score_bars(details.scores[cell_index[y, x]], greatest)
              for j, y in enumerate(rows) for i, x in enumerate(columns)
              if details.scores and cells[j][i] is not None}  # fmt: skip
-    marks = {(j, i) for j, y in enumerate(rows) for i, x in enumerate(columns) if at[y, x] in details.marks}
-    same = {(j, i): f"= {details.identical[at[y, x]]}" for j, y in enumerate(rows) for i, x in enumerate(columns)
-            if at[y, x] in details.identical}  # fmt: skip
+    marks = {(j, i) for j, y in enumerate(rows) for i, x in enumerate(columns) if cell_index[y, x] in details.marks}
+    captions = {
+        (j, i): f"= {details.identical[cell_index[y, x]]}"
+        for j, y in enumerate(rows)
+        for i, x in enumerate(columns)
+        if cell_index[y, x] in details.identical
+    }
     width = min((cell.width for line in cells for cell in line if cell), default=SMALL_IMAGE_WIDTH)
-    head = plan.z.values[z].label
+    page_label = plan.z.values[z].label
     prompts = {cell.image_spec.without_loras().prompt for cell in plan.cells if cell.z == z}
     own = prompts.pop() if len(prompts) == 1 else ""
     return Sheet(
@@ -69,24 +91,27 @@ def build_page(
         cells=cells,
         note=details.note,
         scale=max(1, SMALL_IMAGE_WIDTH // width),
-        subtitle="  ·  ".join(filter(None, (head, details.subtitle, _across(plan)))),
-        bars=shown,
+        subtitle="  ·  ".join(filter(None, (page_label, details.subtitle, _across(plan)))),
+        bars=bars,
         marks=frozenset(marks),
         legend=details.legend,
-        captions=same,
+        captions=captions,
     )
 
 
 def _across(plan: SheetPlan) -> str:
-    """What the axes are, in words."""
-    told = (("across", plan.x), ("down", plan.y), ("pages", plan.z))
-    return ", ".join(f"{word}: {axis.title}" for word, axis in told if axis.title)
+    """The titles of the axes, in words."""
+    axes = (("across", plan.x), ("down", plan.y), ("pages", plan.z))
+    return ", ".join(f"{word}: {axis.title}" for word, axis in axes if axis.title)
 
 
 def split_into_tiles(plan: SheetPlan, size: tuple[int, int], largest: int = MAX_TILE_PIXELS) -> list[TileSpan]:
-    """Rows and columns of each tile, for cells of `size` (with what is under them): whole pages where they fit.
+    """Rows and columns of each tile of a page; a single tile where the page is small enough.
 
-    What stands around the cells is counted as a row and a column more.
+    Args:
+        plan: the sheet.
+        size: (width, height) of a cell with its bars, in pixels.
+        largest: pixels of a tile, at most. Titles and labels count as one more row and column.
     """
     rows, columns = len(plan.y.values), len(plan.x.values)
     high, wide = rows, columns
@@ -111,9 +136,24 @@ def save_pages(
     largest: int = MAX_TILE_PIXELS,
     name: str = "sheet",
 ) -> list[Path]:
-    """The sheet's files: `sheet.png`, a number a page where there are several, `-tile-2` where one is cut.
+    """Writes the pages of a sheet and removes its old ones.
 
-    Large ones are WebP. Old files of the sheet are removed. Raises FileError.
+    The files are `sheet.png`, `sheet-2.png` for the second of several pages, `sheet-tile-2.png` for a tile; large ones
+    are WebP.
+
+    Args:
+        plan: the sheet.
+        store: its pictures; the pages are written into its folder.
+        keys: the key of each cell of the plan.
+        details: title, scores and the like.
+        largest: pixels of a file, at most.
+        name: how the files' names begin.
+
+    Returns:
+        The files; none while no picture is drawn.
+
+    Raises:
+        FileError: a file cannot be written.
     """
     first = next((image for key in keys if (image := store.load_image(key)) is not None), None)
     if first is None:
@@ -127,7 +167,7 @@ def save_pages(
         written.append(save_page_image(picture, store.folder, stem))
     for old in store.folder.glob(f"{name}*"):
         if old.suffix in (".png", ".webp") and old not in written:
-            with suppress(OSError):  # someone looks at it
+            with suppress(OSError):  # open in another program (Windows)
                 old.unlink(missing_ok=True)
     return written
 
@@ -140,7 +180,19 @@ def _names(plan: SheetPlan, spans: Sequence[TileSpan], name: str) -> Iterator[tu
 
 
 def save_page_image(image: Image.Image, folder: Path, stem: str) -> Path:
-    """As PNG, or WebP where that is large and WebP can hold it. Raises FileError."""
+    """Writes a picture as PNG, or as WebP where it is large and not too large for WebP.
+
+    Args:
+        image: the picture.
+        folder: where to write.
+        stem: the file's name without its suffix.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
     webp = image.width * image.height > WEBP_FROM_PIXELS and max(image.size) <= MAX_WEBP_SIDE
     path = folder / f"{stem}{'.webp' if webp else '.png'}"
     options: Mapping[str, object] = {"format": "WEBP", "quality": 90} if webp else {"format": "PNG"}

@@ -1,4 +1,4 @@
-"""Axes → cells → batches: equal pictures once, and an order that changes what is on the model least."""
+"""The plan of a sheet: axes become cells, and cells become batches in which each picture is drawn once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from .axis_kinds import Axis, AxisContext
 from .image_spec import ImageSpec, find_tag
 
 MAX_CELLS = 20_000
-"""Cells of a sheet, at most."""
+"""The largest number of cells of a sheet."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A place on the sheet (column, row, page, each from 0) and what is drawn there."""
+    """One cell of a sheet.
+
+    Attributes:
+        x: column, from 0.
+        y: row, from 0.
+        z: page, from 0.
+        image_spec: the picture that is drawn there.
+    """
 
     x: int
     y: int
@@ -27,13 +34,21 @@ class Cell:
 
     @property
     def tag(self) -> str:
-        """The tag that its axes speak about, as it stands in its prompt."""
+        """The tag that the axes change, as it is written in the cell's prompt; "" without one."""
         return find_tag(self.image_spec.prompt, self.image_spec.lora) if self.image_spec.lora else ""
 
 
 @dataclass(frozen=True)
 class SheetPlan:
-    """A sheet before it is drawn. cells: page by page, row by row."""
+    """A sheet before it is drawn.
+
+    Attributes:
+        base: the picture that is varied.
+        x: the axis of the columns.
+        y: the axis of the rows.
+        z: the axis of the pages.
+        cells: all cells, page by page and row by row.
+    """
 
     base: ImageSpec
     x: Axis
@@ -42,7 +57,7 @@ class SheetPlan:
     cells: tuple[Cell, ...]
 
     def page_rows(self, z: int) -> list[list[Cell]]:
-        """One page's rows."""
+        """The cells of page `z`, row by row."""
         rows: list[list[Cell]] = [[] for _ in self.y.values]
         for cell in self.cells:
             if cell.z == z:
@@ -53,53 +68,66 @@ class SheetPlan:
 def plan_sheet(
     image_spec: ImageSpec, x: str, y: str, z: str, library: LoraLibrary, presets: Presets | None = None
 ) -> SheetPlan:
-    """The plan of a sheet from its axes as text ("" for none); `image_spec.lora` names the LoRA that they speak about.
+    """Plans a sheet from its axes.
 
-    Raises LoraError: an axis that cannot be read, files that are not there, too many cells.
+    Args:
+        image_spec: the picture that is varied; `image_spec.lora` names the LoRA that axes without a name change.
+        x: the axis of the columns as text, such as "weight:0.2-1.0(+0.2)"; "" for none.
+        y: the axis of the rows.
+        z: the axis of the pages.
+        library: where LoRA files are looked up.
+        presets: block weight presets; None for none.
+
+    Raises:
+        LoraError: an axis that cannot be parsed, a file that does not exist, or more than `MAX_CELLS` cells.
     """
-    known = AxisContext(library, image_spec, presets or Presets())
-    three = [axes.parse_axis(text, known) for text in (x, y, z)]
+    context = AxisContext(library, image_spec, presets or Presets())
+    three = [axes.parse_axis(text, context) for text in (x, y, z)]
     count = len(three[0].values) * len(three[1].values) * len(three[2].values)
     if count > MAX_CELLS:
-        raise LoraError(f"{' × '.join(str(len(axis.values)) for axis in three)} are {count} cells; at most {MAX_CELLS}")
+        sizes = " × ".join(str(len(axis.values)) for axis in three)
+        raise LoraError(f"{sizes} are {count} cells; a sheet has at most {MAX_CELLS}")
     base = replace(image_spec, lora=axes.default_axis_lora(three, image_spec, image_spec.lora))
     return SheetPlan(base, three[0], three[1], three[2], tuple(_cells(base, three)))
 
 
 def _cells(base: ImageSpec, three: Sequence[Axis]) -> Iterable[Cell]:
-    order = sorted(range(3), key=lambda axis: three[axis].order)
+    sort_key = sorted(range(3), key=lambda axis: three[axis].order)
     x, y, z = (range(len(axis.values)) for axis in three)
-    for place in ((i, j, k) for k in z for j in y for i in x):
-        shot = base
-        for axis in order:
-            shot = three[axis].values[place[axis]].edit(shot)
-        yield Cell(*place, image_spec=shot)
+    for index in ((i, j, k) for k in z for j in y for i in x):
+        image_spec = base
+        for axis in sort_key:
+            image_spec = three[axis].values[index[axis]].edit(image_spec)
+        yield Cell(*index, image_spec=image_spec)
 
 
 def unique_image_specs(image_specs: Iterable[ImageSpec], key: Callable[[ImageSpec], str]) -> dict[str, ImageSpec]:
-    """Key → shot, each picture once."""
+    """Key → image spec, each picture once, in the order of `image_specs`."""
     found: dict[str, ImageSpec] = {}
-    for shot in image_specs:
-        found.setdefault(key(shot), shot)
+    for image_spec in image_specs:
+        found.setdefault(key(image_spec), image_spec)
     return found
 
 
 def batch_image_specs(
     image_specs: Iterable[ImageSpec], size: int, batch_key: Callable[[ImageSpec], Hashable] = ImageSpec.batch_key
 ) -> list[list[ImageSpec]]:
-    """Shots in batches of up to `size` that share `batch_key`; those with the same files, then with the same tags, lie
-    together (so do groups), so that files and weights are switched least from one batch to the next."""
+    """Groups image specs into batches of up to `size` that share `batch_key`.
+
+    Those with the same files, then those with the same tags, come one after another, so that files and weights
+    change as rarely as possible from one batch to the next.
+    """
     rows = list(image_specs)
-    files: dict[Hashable, int] = {}
-    tags: dict[Hashable, int] = {}
+    file_order: dict[Hashable, int] = {}
+    tag_order: dict[Hashable, int] = {}
     groups: dict[Hashable, list[tuple[int, int, int]]] = {}
-    for place, shot in enumerate(rows):
-        requests = tuple(shot.tags())
-        names = tuple(request.name for request in requests)
-        order = files.setdefault(names, len(files)), tags.setdefault(requests, len(tags)), place
-        groups.setdefault(batch_key(shot), []).append(order)
-    made = []
+    for index, image_spec in enumerate(rows):
+        tags = tuple(image_spec.tags())
+        names = tuple(tag.name for tag in tags)
+        sort_key = file_order.setdefault(names, len(file_order)), tag_order.setdefault(tags, len(tag_order)), index
+        groups.setdefault(batch_key(image_spec), []).append(sort_key)
+    batches = []
     for members in sorted(groups.values(), key=min):
-        ordered = [rows[place] for _, _, place in sorted(members)]
-        made += [ordered[at : at + size] for at in range(0, len(ordered), size)]
-    return made
+        ordered = [rows[index] for _, _, index in sorted(members)]
+        batches += [ordered[at : at + size] for at in range(0, len(ordered), size)]
+    return batches

@@ -1,20 +1,21 @@
-"""Which file and weight to keep: one cell of a sheet, with the reason in a sentence.
+"""Suggest which file and weight to keep: one choice of a sheet, with the reason in a sentence.
 
-With training pictures the choice that comes nearest to them is suggested. Without them only the change against the
-picture without a LoRA is known. Over the weights it is an S-shaped curve: slow while the effect is not there yet,
-steep while it appears, flat when it is complete. A good choice lies where the curve begins to flatten:
+With training pictures, the choice that is nearest to them is suggested. Without them only the change from the picture
+without a LoRA is known. Over the weight it is an S-shaped curve: slow before the effect appears, steep while it
+appears, flat when it is complete. A good choice is where the curve begins to flatten:
 
-1. Damaged choices are put aside: burnt (`BURNT`), noisy (`NOISY`), blurred (`DULL`), all seeds alike (`ALIKE`). More
-   edges are no damage: frames and stripes are edges.
-2. Of the others, the one with the least change that has at least `FULL_EFFECT_SHARE` of their greatest
-   change is suggested.
-3. Where the curve still gets steeper at its end (`STEEPER_FACTOR`) the effect is not complete:
-   the strongest is suggested.
-4. Nothing is suggested where nothing can be said: no visible change, the same picture everywhere, all damaged, or most
-   of the change only in damaged pictures (`MIN_UNDAMAGED_SHARE`); what looks like damage may be the effect then, such
+1. Damaged choices are left out: burnt (`BURNT`), noisy (`NOISY`), blurred (`DULL`), all seeds alike (`ALIKE`). More
+   edges are not damage: frames and stripes are edges.
+2. Of the others, the one with the least change that has at least `FULL_EFFECT_SHARE` of their greatest change is
+   suggested.
+3. Where the curve still gets steeper at its end (`STEEPER_FACTOR`) the effect is not complete, and the strongest is
+   suggested.
+4. Nothing is suggested if there is no visible change, if all pictures are identical, if all are damaged, or if most of
+   the change is in damaged pictures only (`MIN_UNDAMAGED_SHARE`): what looks like damage may be the effect then, such
    as line art.
 
-What a picture shows is not seen: a LoRA that replaces the subject, without burning or blurring it, has an effect.
+The content of the pictures is not recognised: a LoRA that replaces the subject without burning or blurring it counts
+as one with an effect.
 """
 
 from __future__ import annotations
@@ -29,33 +30,38 @@ from .scores import Score
 from .sheet_plan import SheetPlan
 
 ENOUGH_GAIN = 0.9
-"""A choice that reaches this share of the best gain is as good; the gentlest of these is taken."""
+"""A choice with this share of the best gain counts as equally good; the one with the least change is suggested."""
 DULL, HARSH = 0.55, 1.8
-"""Sharpness below or above these multiples of what is usual speaks of blur, or of burnt-in noise. HARSH only counts
-with training pictures, which say how sharp is usual."""
+"""Sharpness below or above these multiples of the usual one is a sign of blur, or of burnt-in noise. HARSH is only used
+with training pictures, which show how sharp is usual."""
 ALIKE = 0.45
-"""Pictures of different seeds that differ less than this share of what they differ without a LoRA have collapsed."""
+"""Pictures of different seeds are alike if they differ by less than this share of their difference without a LoRA."""
 FAINT = 0.02
-"""A colour difference below this is no change that anyone sees."""
+"""A colour difference below this is not visible."""
 BURNT = 0.3
-"""A choice is burnt when this share of all colour values went to an end of the scale, black or full, beyond those that
-are there without a LoRA. By eye: pictures are whole up to 0.25 and lose their subject from 0.3 to 0.7; photographs
-with contrast doubled or colours tripled have 0.3 to 0.7."""
+"""A choice is burnt if the share of colour values at an end of the scale, black or full, grew by this much from the
+picture without a LoRA. By eye: pictures are intact up to 0.25 and lose their subject from 0.3 to 0.7; photographs with
+doubled contrast or tripled colours have 0.3 to 0.7."""
 NOISY = 0.04
-"""A choice is noisy when its noise (`measures.noise`) grew by this. 10 of 255 is seen as grain at a glance; generated
-frames and stripes come to 0.002, photographs to 0.015."""
+"""A choice is noisy if its noise (`image_measures.noise_level`) grew by this much. 10 of 255 is visible as grain at
+once; generated frames and stripes have 0.002, photographs 0.015."""
 FULL_EFFECT_SHARE = 0.7
-"""Share of the greatest undamaged change at which an effect counts as complete. By eye frames are closed and stripes
-whole from 0.6 to 0.75 on; what is above only gets harsher."""
+"""Share of the greatest undamaged change at which an effect counts as complete. By eye, frames are closed and stripes
+complete from 0.6 to 0.75 on; above that they only get harsher."""
 STEEPER_FACTOR = 1.1
-"""The effect is not complete where the change grows this much faster than the weight up to the end of the sheet."""
+"""The effect is not complete if the change grows this much faster than the weight up to the end of the sheet."""
 MIN_UNDAMAGED_SHARE = 0.5
-"""Undamaged choices that show less than this share of the change of damaged ones do not show the effect."""
+"""Undamaged choices with less than this share of the change of damaged ones do not show the effect."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """cells: places in `plan.cells` of one choice (each of its seeds and prompts), none where nothing is to suggest."""
+    """The choice to keep.
+
+    Attributes:
+        cells: indices of its cells in `plan.cells`, one for each seed and prompt; empty if nothing is suggested.
+        reason: why, in a sentence or two.
+    """
 
     cells: tuple[int, ...]
     reason: str
@@ -63,7 +69,22 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Choice:
-    """What one set of tags came to, averaged over its seeds and prompts. twin: all its pictures are those of others."""
+    """One set of tags with its scores, averaged over its seeds and prompts.
+
+    Attributes:
+        cells: indices of its cells in `plan.cells`.
+        label: what reasons call it.
+        tags: its LoRA tags.
+        difference: see `Score`, as the following ones.
+        sharpness: relative to the pictures without a LoRA.
+        likeness: to the training pictures, or None.
+        near: nearness to the nearest training picture, or None.
+        copies: share of its pictures that are near-duplicates of training pictures.
+        burnt: growth of the share of clipped colours.
+        noise: growth of the noise.
+        variety: difference between its seeds as a share of that without a LoRA, or None for a single seed.
+        is_duplicate: whether all its pictures are identical to those of an earlier choice.
+    """
 
     cells: tuple[int, ...]
     label: str
@@ -79,17 +100,21 @@ class Choice:
     is_duplicate: bool = False
 
     def is_sound(self, usual: tuple[float, float]) -> bool:
-        """Neither blurred, burnt, copied nor collapsed. usual: the range of sharpness that is normal."""
+        """Whether it is not blurred, burnt, copied or alike for all seeds, judged with training pictures.
+
+        Args:
+            usual: the range of normal sharpness.
+        """
         clear = DULL * usual[0] <= self.sharpness <= HARSH * usual[1]
         return clear and self.copies < 0.5 and not self.collapsed
 
     @property
     def collapsed(self) -> bool:
-        """Whether its seeds give nearly the same picture."""
+        """Whether its seeds give nearly the same picture (mode collapse)."""
         return self.variety is not None and self.variety < ALIKE
 
     def damage(self) -> str:
-        """What is wrong with its pictures, judged without training pictures; "" where nothing is."""
+        """What is wrong with its pictures, judged without training pictures; "" if nothing is."""
         found = {
             "burnt (colours at the ends of their scale)": self.burnt >= BURNT,
             "noisy": self.noise >= NOISY,
@@ -108,11 +133,16 @@ def suggest(
     variety: Mapping[str, float] | None = None,
     identical: Mapping[int, int] | None = None,
 ) -> Suggestion:
-    """The choice to keep, see above; of pictures that are the same, the first one's.
+    """Suggests which choice to keep, see the module's text. Of choices with identical pictures the first one counts.
 
-    base: mean likeness and nearness without a LoRA; None without training pictures, when only differences can speak.
-    training_sharpness: theirs, as multiples of the pictures' without a LoRA. variety: choice (`tags_key`) → how far
-    its pictures of different seeds differ, as a share of what they do without a LoRA. same: `identical.same_pictures`.
+    Args:
+        plan: the sheet.
+        scores: the score of each cell.
+        base: mean likeness and nearness of the pictures without a LoRA; None without training pictures.
+        training_sharpness: sharpness of the training pictures relative to the pictures without a LoRA.
+        variety: choice (`tags_key`) → how much its pictures of different seeds differ, as a share of the difference
+            without a LoRA.
+        identical: the result of `identical_cells.find_identical_cells`.
     """
     every = _choices(plan, scores, variety or {}, identical or {})
     strong = [choice for choice in every if choice.difference >= FAINT]
@@ -131,7 +161,7 @@ def suggest(
 
 
 def _by_change(choices: Sequence[Choice]) -> Suggestion:
-    """By the change against no LoRA alone, see the top of this file."""
+    """The suggestion without training pictures, by the change from no LoRA alone; see the module's text."""
     damaged = [choice for choice in choices if choice.damage()]
     sound = [choice for choice in choices if not choice.damage()]
     words = " or ".join(dict.fromkeys(choice.damage() for choice in damaged))
@@ -153,18 +183,18 @@ def _by_change(choices: Sequence[Choice]) -> Suggestion:
     why = f"It changes most of those that are not damaged ({best.difference:.0%} of the colours)"
     if best is not top:
         why = (
-            f"It is the gentlest that shows the effect whole ({best.difference:.0%} of the colours change; in the "
+            f"It is the gentlest that shows the whole effect ({best.difference:.0%} of the colours change; in the "
             f"strongest undamaged choice, {top.label}, {top.difference:.0%})"
         )
     more = f"Left out as {words}: {len(damaged)}." if damaged else ""
     if best is top and not damaged:
         more = "Nothing stronger is on the sheet: higher weights may show more."
-    told = "This is judged by how much changes, without training pictures; whether the prompt is obeyed is not seen."
-    return Suggestion(best.cells, " ".join(filter(None, (f"Suggested: {best.label}. {why}.", more, told))))
+    caveat = "This is judged by how much changes, without training pictures; whether the prompt is obeyed is not seen."
+    return Suggestion(best.cells, " ".join(filter(None, (f"Suggested: {best.label}. {why}.", more, caveat))))
 
 
 def _grows(best: Choice, top: Choice) -> bool:
-    """Whether the change gets steeper from `best` to `top`, which differ in nothing but a larger weight."""
+    """Whether the change gets steeper from `best` to `top`, which must differ by a larger weight only."""
     before, after = _weight(best), _weight(top)
     if _tags_without_weights(best) != _tags_without_weights(top) or not 0 < before < after:
         return False
@@ -172,18 +202,21 @@ def _grows(best: Choice, top: Choice) -> bool:
 
 
 def _weight(choice: Choice) -> float:
-    """The sum of its tags' weights."""
-    return sum(abs(request.te) + abs(request.unet) for request in choice.tags)
+    """The sum of the weights of its tags."""
+    return sum(abs(tag.te) + abs(tag.unet) for tag in choice.tags)
 
 
 def _tags_without_weights(choice: Choice) -> tuple[LoraTag, ...]:
-    """All of its tags but the weights."""
-    return tuple(replace(request, te=1.0, unet=1.0) for request in choice.tags)
+    """Its tags with all weights set to 1, for comparison."""
+    return tuple(replace(tag, te=1.0, unet=1.0) for tag in choice.tags)
 
 
 def _by_likeness(sound: Sequence[Choice], left: int, likeness: float, near: float) -> Suggestion:
-    """The gentlest of those that gain most. A gain is the mean of two: in likeness, which sees style anywhere in the
-    picture, and in nearness to a single training picture, which falls again when a picture is overdone."""
+    """The suggestion with training pictures: the choice with the least change of those that gain most.
+
+    A gain is the mean of two: in likeness, which measures style anywhere in the picture, and in nearness to a single
+    training picture, which falls again when a picture is overdone.
+    """
     gains = [((c.likeness or 0.0) - likeness, (c.near or 0.0) - near) for c in sound]
     most = [max(column) for column in zip(*gains, strict=True)]
     if most[0] <= 0:
@@ -199,7 +232,7 @@ def _by_likeness(sound: Sequence[Choice], left: int, likeness: float, near: floa
 
 
 def copies_warning(plan: SheetPlan, scores: Sequence[Score]) -> str:
-    """A warning that names cells which are nearly copies of training pictures; "" where there are none."""
+    """A warning that names cells which are near-duplicates of training pictures; "" where there are none."""
     found = [(shared_label(plan, [cell]), score.copy_of) for cell, score in zip(plan.cells, scores, strict=True)
              if score.copy_of]  # fmt: skip
     if not found:
@@ -213,48 +246,48 @@ def _change(choice: Choice) -> float:
 
 
 def tags_key(image_spec: ImageSpec) -> str:
-    """What is chosen between: the tags, without seed, text or settings."""
-    return " ".join(request.format_tag() for request in image_spec.tags())
+    """The tags of a picture as one text, by which its choice is known."""
+    return " ".join(tag.format_tag() for tag in image_spec.tags())
 
 
 def sample_key(image_spec: ImageSpec) -> ImageSpec:
-    """What a choice is tried on: everything but the tags."""
+    """The spec without its tags: what all choices are tried with."""
     return replace(image_spec.without_loras(), lora="")
 
 
 def _choices(
     plan: SheetPlan, scores: Sequence[Score], variety: Mapping[str, float], identical: Mapping[int, int]
 ) -> list[Choice]:
-    """The plan's choices that act at all and were tried on as many samples as any other.
+    """The choices with a weight other than 0 that were tried with the most seeds and prompts.
 
     A choice that the axes name twice (0.5 and 0.50) counts once, by its first cells.
     """
     members: dict[str, dict[ImageSpec, int]] = {}
-    for place, cell in enumerate(plan.cells):
-        if any(request.te or request.unet for request in cell.image_spec.tags()):
-            members.setdefault(tags_key(cell.image_spec), {}).setdefault(sample_key(cell.image_spec), place)
+    for index, cell in enumerate(plan.cells):
+        if any(tag.te or tag.unet for tag in cell.image_spec.tags()):
+            members.setdefault(tags_key(cell.image_spec), {}).setdefault(sample_key(cell.image_spec), index)
     most = max((len(samples) for samples in members.values()), default=0)
     tried = {tag: tuple(samples.values()) for tag, samples in members.items() if len(samples) == most}
-    firsts = {place: tag for tag, places in tried.items() for place in places}
+    firsts = {index: tag for tag, indices in tried.items() for index in indices}
     return [
         replace(
-            _average(tag, places, plan, scores, variety.get(tag)),
-            is_duplicate=all(firsts.get(identical.get(place, -1), tag) != tag for place in places),
+            _average(tag, indices, plan, scores, variety.get(tag)),
+            is_duplicate=all(firsts.get(identical.get(index, -1), tag) != tag for index in indices),
         )
-        for tag, places in tried.items()
+        for tag, indices in tried.items()
     ]
 
 
 def _average(
-    tag: str, places: Sequence[int], plan: SheetPlan, scores: Sequence[Score], variety: float | None
+    tag: str, indices: Sequence[int], plan: SheetPlan, scores: Sequence[Score], variety: float | None
 ) -> Choice:
-    rows = [scores[place] for place in places]
+    rows = [scores[index] for index in indices]
     likes = [row.likeness for row in rows if row.likeness is not None]
     nears = [row.near for row in rows if row.near is not None]
     return Choice(
-        tuple(places),
-        shared_label(plan, [plan.cells[place] for place in places]) or tag,
-        tuple(plan.cells[places[0]].image_spec.tags()),
+        tuple(indices),
+        shared_label(plan, [plan.cells[index] for index in indices]) or tag,
+        tuple(plan.cells[indices[0]].image_spec.tags()),
         sum(row.difference for row in rows) / len(rows),
         sum(row.sharpness for row in rows) / len(rows),
         sum(likes) / len(likes) if likes else None,

@@ -1,4 +1,4 @@
-"""Letters on pictures: fonts, wrapping, and how large letters are to stay readable."""
+"""Text on pictures: fonts, sizes and line breaks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 INK_COLOUR, MUTED_COLOUR, PAPER_COLOUR, LINE_COLOUR = "#1b1b1f", "#5d5d68", "#ffffff", "#d9d9e0"
 _FURTHER = ("NotoSansCJK-Regular.ttc", "YuGothM.ttc", "msgothic.ttc", "Hiragino Sans GB.ttc", "PingFang.ttc",
             "Arial Unicode.ttf", "DejaVuSans.ttf", "arial.ttf")  # fmt: skip
-"""Fonts of common systems for letters that Pillow's own lacks, tried in order."""
+"""Fonts of common systems for letters that Pillow's own font lacks, tried in this order."""
 _PLAIN = str.maketrans({"–": "-", "—": "-", "…": "...", "×": "x", "“": '"', "”": '"', "’": "'", "‖": "|", "Δ": "d"})
-"""Marks that Pillow's own font has no letters for."""
+"""Replacements for marks that Pillow's own font lacks."""
 _BREAK = re.compile(r"[^\s/_\-,:+]*[/_\-,:+]*")
 _PROBE = ImageDraw.Draw(Image.new("RGB", (1, 1)))
 
@@ -33,7 +33,7 @@ def _named(size: int, name: str) -> Font | None:
 
 @lru_cache(maxsize=64)
 def _own(size: int) -> Font:
-    """Pillow's own from 10.1 on; before, matplotlib's or the system's; at worst a fixed small one of Latin letters."""
+    """Pillow's own font; before Pillow 10.1 one of matplotlib's or of the system, at worst a small bitmap font."""
     with suppress(TypeError):
         return ImageFont.load_default(size)
     found = importlib.util.find_spec("matplotlib")
@@ -43,7 +43,12 @@ def _own(size: int) -> Font:
 
 
 def load_font(size: int, text: str = "") -> Font:
-    """A font `size` pixels high; Pillow's own, or one of the system's where `text` has letters beyond Latin."""
+    """A font for a text.
+
+    Args:
+        size: height in pixels.
+        text: for letters beyond Latin one of the system's fonts is chosen, otherwise Pillow's own.
+    """
     if any(ord(letter) > 0x24F and not 0x2000 <= ord(letter) <= 0x206F for letter in text):
         found = next((font for name in _FURTHER if (font := _named(size, name)) is not None), None)
         if found is not None:
@@ -52,23 +57,23 @@ def load_font(size: int, text: str = "") -> Font:
 
 
 def text_width(text: str, font: Font) -> int:
-    """Pixels of the longest line."""
+    """Width of the longest line in pixels."""
     return int(max((_PROBE.textlength(line, font=font) for line in displayable_text(text).split("\n")), default=0)) + 1
 
 
 def text_height(text: str, font: Font) -> int:
-    """Pixels of all lines, with room for what hangs below the last."""
+    """Height of all lines in pixels, with the descenders of the last one."""
     return int(_PROBE.multiline_textbbox((0, 0), text + "\ng", font=font)[3]) - line_height(font) if text else 0
 
 
 def line_height(font: Font) -> int:
-    """Pixels from one line to the next."""
+    """Distance from one line to the next in pixels."""
     two, one = (_PROBE.multiline_textbbox((0, 0), text, font=font)[3] for text in ("g\ng", "g"))
     return int(two - one)
 
 
 def displayable_text(text: str) -> str:
-    """`text` with typographic marks as every font has them, and in Latin letters where there is no other font."""
+    """The text with simple typographic marks, and with ? for letters that no font on this system has."""
     text = text.translate(_PLAIN)
     if isinstance(load_font(16, text), ImageFont.FreeTypeFont):
         return text
@@ -76,8 +81,16 @@ def displayable_text(text: str) -> str:
 
 
 def wrap_text(text: str, font: Font, width: int, lines: int = 0) -> str:
-    """`text` in lines of up to `width` pixels: broken at blanks, in long names also after - _ / and the like, in need
-    anywhere. lines: at most that many, the last ending in dots; 0 for as many as it takes."""
+    """Breaks a text into lines.
+
+    Lines break at blanks, in long names also after - _ / and the like, and anywhere if nothing else is possible.
+
+    Args:
+        text: the text.
+        font: of the text.
+        width: of a line, in pixels.
+        lines: the largest number of lines, the last ending in dots if text is left out; 0 for any number.
+    """
     made, line = [], ""
     for word in displayable_text(text).split():
         for piece, joint in _word_parts(word, font, width):
@@ -96,7 +109,7 @@ def wrap_text(text: str, font: Font, width: int, lines: int = 0) -> str:
 
 
 def _word_parts(word: str, font: Font, width: int) -> list[tuple[str, str]]:
-    """(piece, what joins it to the piece before): the whole word where it fits a line."""
+    """(part of a word, text between it and the part before); a word that fits a line is one part."""
     if _PROBE.textlength(word, font=font) <= width:
         return [(word, " ")]
     pieces = []

@@ -1,4 +1,4 @@
-"""Runs of training: the files that one training left, told apart by their names, in order."""
+"""The files of a training run, recognised and put in order by their names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ _TAIL = re.compile(r"-(?:(?P<step>step)(?P<steps>\d{8})|(?P<epoch>\d{6}))(?P<sta
 
 @dataclass(frozen=True)
 class RunFile:
-    """One file of a run: what the prompt calls it; its epoch, or its step; neither for the last file."""
+    """One file of a training run.
+
+    Attributes:
+        name: what a prompt calls it.
+        run: name of the run.
+        epoch: the epoch after which it was saved, or None.
+        step: the step after which it was saved, or None. The run's last file has neither.
+    """
 
     name: str
     run: str
@@ -25,19 +32,24 @@ class RunFile:
 
     @property
     def last(self) -> bool:
-        """Whether it is the one that the training ended with."""
+        """Whether it was saved at the end of the training."""
         return self.epoch is None and self.step is None
 
     @property
     def label(self) -> str:
-        """What stands over its column."""
+        """Its label on a sheet."""
         if self.last:
             return "last"
         return f"epoch {self.epoch}" if self.epoch is not None else f"step {self.step}"
 
 
 def parse_run_file(name: str) -> RunFile:
-    """A name taken apart; folders before it belong to the run."""
+    """Parses a file's name; folders in front of it belong to the run's name.
+
+    Example:
+        >>> parse_run_file("cats/tabby-000003")
+        RunFile(name='cats/tabby-000003', run='cats/tabby', epoch=3, step=None)
+    """
     match = _TAIL.search(name)
     if match is None:
         return RunFile(name, name)
@@ -48,30 +60,39 @@ def parse_run_file(name: str) -> RunFile:
 
 
 def is_same_run(one: str, two: str) -> bool:
-    """Whether two names are of files of one run (or the same name)."""
+    """Whether two names belong to files of one run, or are equal."""
     return parse_run_file(one).run.casefold() == parse_run_file(two).run.casefold()
 
 
 def group_by_run(names: Iterable[str]) -> Mapping[str, tuple[RunFile, ...]]:
-    """Run → its files in order: by epoch (or by step where there are no epochs), the last file at the end.
+    """Groups files by their runs.
 
-    Names without a number make a run only beside numbered ones.
+    Names without a number are a run only together with numbered ones.
+
+    Args:
+        names: names of files.
+
+    Returns:
+        Run → its files by epoch (or by step where there are no epochs), the last file at the end.
     """
     found: dict[str, list[RunFile]] = {}
     for name in dict.fromkeys(names):
         file = parse_run_file(name)
         found.setdefault(file.run, []).append(file)
-    made = {}
+    runs = {}
     for run, files in found.items():
         if len(files) > 1 or not files[0].last:
             epochs = any(file.epoch is not None for file in files)
             kept = [file for file in files if file.last or not epochs or file.epoch is not None]
-            made[run] = tuple(sorted(kept, key=lambda f: (f.last, f.epoch or 0, f.step or 0)))
-    return made
+            runs[run] = tuple(sorted(kept, key=lambda f: (f.last, f.epoch or 0, f.step or 0)))
+    return runs
 
 
 def prompt_names(library: LoraLibrary) -> list[str]:
-    """One name for each file, the shortest that means this very file (aliases of a run's files are all the same)."""
+    """One name for each file of a library: the shortest one that a prompt can use for this file and no other.
+
+    The files of a run all have the same alias (`ss_output_name`), so that their own names are needed.
+    """
     return [_name(entry, library) for entry in library.entries]
 
 
@@ -80,23 +101,35 @@ def _name(entry: LibraryEntry, library: LoraLibrary) -> str:
 
 
 def runs_in_library(library: LoraLibrary) -> Mapping[str, tuple[RunFile, ...]]:
-    """The runs among a library's files: those of one folder belong together. Names are what a prompt calls them."""
+    """The training runs among a library's files, each within one folder.
+
+    Returns:
+        Run → its files, with the names that a prompt uses.
+    """
     names = {entry.relative_name: _name(entry, library) for entry in library.entries}
     found = group_by_run(names)
     return {run: tuple(replace(file, name=names[file.name]) for file in files) for run, files in found.items()}
 
 
 def find_run(name: str | None, library: LoraLibrary) -> tuple[RunFile, ...]:
-    """The files of the run that `name` is of (any of its files, or the run's own name); None: the only run there is.
+    """Finds a training run.
 
-    Raises LoraError that names the runs.
+    Args:
+        name: the run's name or that of one of its files; None for the only run in the library.
+        library: where to search.
+
+    Returns:
+        The run's files in order.
+
+    Raises:
+        LoraError: no such run, or none or several for None; the message names the runs.
     """
     known = runs_in_library(library)
     if name is None:
         if len(known) == 1:
             return next(iter(known.values()))
         many = f"; name one of {', '.join(sorted(known))}" if known else ": no name ends in -000001 or the like"
-        raise LoraError(f"{len(known) or 'no'} runs of training are among the LoRA files{many}")
+        raise LoraError(f"{len(known) or 'no'} training runs are among the LoRA files{many}")
     for same in (
         lambda run, files: any(file.name == name for file in files),
         lambda run, files: is_same_run(run, name),
@@ -105,13 +138,24 @@ def find_run(name: str | None, library: LoraLibrary) -> tuple[RunFile, ...]:
         for run, files in known.items():
             if same(run, files):
                 return files
-    raise LoraError(f"{name!r} is not of a run with several files{did_you_mean(parse_run_file(name).run, known)}")
+    raise LoraError(
+        f"{name!r} does not belong to a training run with several files{did_you_mean(parse_run_file(name).run, known)}"
+    )
 
 
 def select_run_files(files: tuple[RunFile, ...], text: str) -> list[RunFile]:
-    """`all`, `last`, epochs (or steps) as numbers and ranges: the run's files that are meant, in the order asked.
+    """Selects files of a run.
 
-    A range takes those that are there; a number that is not there is an error. Raises LoraError.
+    Args:
+        files: the run's files in order.
+        text: `all`, `last`, or epochs (steps where there are no epochs) as numbers and ranges. A range selects those
+            that exist.
+
+    Returns:
+        The files in the order of `text`, each once.
+
+    Raises:
+        LoraError: a number or range of which no file exists.
     """
     found: list[RunFile] = []
     by_number = {file.epoch if file.epoch is not None else file.step: file for file in files if not file.last}
@@ -122,9 +166,9 @@ def select_run_files(files: tuple[RunFile, ...], text: str) -> list[RunFile]:
             found.append(files[-1])
         else:
             wanted = [int(value) for value in parse_number_range(item, "epoch")]
-            there = [by_number[number] for number in wanted if number in by_number]
-            if not there or (len(wanted) == 1 and not there):
+            present = [by_number[number] for number in wanted if number in by_number]
+            if not present or (len(wanted) == 1 and not present):
                 have = ", ".join(str(number) for number in by_number)
                 raise LoraError(f"epoch {item} is not among the files of {files[0].run!r}; there are {have} and last")
-            found += there
+            found += present
     return list(dict.fromkeys(found))
