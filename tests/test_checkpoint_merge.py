@@ -31,7 +31,7 @@ from lora_ext.inject.baking import add_delta
 from lora_ext.layer_names import TE, TE2, UNET, LayerId
 from lora_ext.tools.checkpoint_keys import checkpoint_family, find_weight_locations
 from lora_ext.tools.checkpoint_stream import open_tensor_file, save_torch_file
-from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
+from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint, run_checkpoint_merge
 
 DATA = Path(__file__).parent / "data" / "kohya"
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")) / "kohya"
@@ -428,8 +428,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         sd_model=path, models=[golden("c3_r8_fp16")], ratios=[0.8], lbws=["ALL"], save_to=tmp_path / "o.safetensors",
         save_precision=None, precision="fp16", device="cpu", overwrite=False, json=True,
     )  # fmt: skip
-    assert merge_into_checkpoint.run_checkpoint_merge(args) == 0
+    assert run_checkpoint_merge(args) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["verb"] == "merge" and len(told["layers"]) > 50 and told["outputs"]
     with pytest.raises(LoraError, match="1 models, 2 ratios"):
-        merge_into_checkpoint.run_checkpoint_merge(Namespace(**{**vars(args), "ratios": [1.0, 1.0]}))
+        run_checkpoint_merge(Namespace(**{**vars(args), "ratios": [1.0, 1.0]}))

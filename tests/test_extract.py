@@ -246,15 +246,15 @@ def test_a_folder_against_a_file(tmp_path: Path) -> None:
 _PROBE = """
 import re, sys
 from pathlib import Path
-from lora_ext.tools.extract import extract
+from lora_ext.tools.extract import extract_lora
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 a, b, few = sys.argv[1:]
-extract(few, b)
+extract_lora(few, b)
 before = peak()
-extract(a, b)
+extract_lora(a, b)
 print(peak() - before)
 """
 

@@ -66,7 +66,7 @@ def reweight_lora(
         if not all(
             is_tensor_finite(tensor) for name, tensor in made.tensors.items() if tensor is not adapter.tensors.get(name)
         ):
-            raise ToolError(f"{layer_id} cannot be written at weight {weight:g}: its numbers overflow the file's dtype")
+            raise ToolError(f"{layer_id} cannot be written at weight {weight:g}: the result would hold NaN or infinity")
         adapters[layer_id] = make_stored_adapter(made.tensors, dtype, layer_id, report) if dtype else made
         report.layers.append(LayerReport(str(layer_id), adapter.rank, adapter.rank, note=f"weight {weight:g}"))
     if not adapters:
