@@ -76,7 +76,7 @@ def test_norms_are_those_of_the_weight_changes(tiny: Tiny, kind: str) -> None:
         expected = torch.cat([delta.flatten() for delta in deltas]).norm().item()
         assert found.amounts[label] == pytest.approx(expected, rel=1e-4)
     if kind != "lora":
-        with pytest.raises(LoraError, match="without the model"):
+        with pytest.raises(LoraError, match="can only be measured with a model"):
             analyse_by_norms(file, parse_layout(26))
 
 
@@ -148,13 +148,13 @@ def test_presets_keep_the_fewest_blocks_that_do_enough(size: int, data: st.DataO
     assert {label for label in layout.labels if weights.weight_of(label)} == set(kept)
 
 
-def test_words() -> None:
+def test_summary_and_preset_names() -> None:
     layout = parse_layout(17)
     amounts = dict.fromkeys(("BASE", "IN01", "OUT03", "OUT04", "OUT05", "MID"), 1.0)
     found = BlockAnalysis("face", layout, block_analysis.NORMS, amounts)
     assert found.summary(1).startswith("Keep BASE, IN01, MID–OUT05: 6 of 17 do 100%")
     assert "No block" in BlockAnalysis("none", layout, block_analysis.NORMS, {}).summary()
-    with pytest.raises(BlockError, match="no name for a preset"):
+    with pytest.raises(BlockError, match="a preset cannot be named"):
         found.preset_line("A:B")
 
 
