@@ -53,7 +53,7 @@ def extract_lora(
         dim: rank of Linear and 1x1 layers.
         conv_dim: rank of larger kernels; None leaves resnets and samplers out.
         min_diff: the text encoders are left out when none of their weights differs by more than this.
-        dynamic_method: how the rank of each layer is chosen, at most `dim` and `conv_dim` (`lowrank.RankRule`).
+        dynamic_method: how the rank of each layer is chosen, at most `dim` and `conv_dim` (`rank_reduction.RankRule`).
         dynamic_param: the parameter of that method.
         clamp_quantile: clips the factors at this quantile of their entries, as kohya's scripts do at 0.99. It costs
             precision.

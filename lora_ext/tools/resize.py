@@ -50,7 +50,7 @@ def resize_lora(
         file: the file to resize; it is not changed.
         new_rank: rank of the layers; the highest one with a dynamic method.
         new_conv_rank: the same for all Conv2d layers, 1x1 too; None for `new_rank`.
-        dynamic_method: how each layer's rank is chosen (`lowrank.RankRule`); None for a fixed rank.
+        dynamic_method: how each layer's rank is chosen (`rank_reduction.RankRule`); None for a fixed rank.
         dynamic_param: the parameter of that method.
         dtype: of the result's factors; None keeps each layer's own.
         device: where decompositions are computed.
