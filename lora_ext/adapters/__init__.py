@@ -1,4 +1,4 @@
-"""Kinds of adapter; `ADAPTERS` is the visible list, tried in order."""
+"""All kinds of adapters. `ADAPTERS` lists them in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -30,11 +30,25 @@ ADAPTERS: tuple[type[Adapter], ...] = (
 ADAPTER_SUFFIXES: frozenset[str] = COMMON_SUFFIXES.union(
     *(need for kind in ADAPTERS for need in (*kind.required_suffixes, kind.optional_suffixes))
 )
-"""Every suffix that some kind stores."""
+"""Every suffix that any kind stores."""
 
 
 def adapter_from_tensors(tensors: Mapping[str, Tensor]) -> Adapter | None:
-    """The adapter for one layer's tensors (suffix → tensor), or None when no kind accepts them."""
+    """Makes the adapter of one layer.
+
+    Args:
+        tensors: suffix → tensor, suffixes as in kohya's and LyCORIS' files.
+
+    Returns:
+        An adapter of the first kind that accepts these suffixes, or None.
+
+    Example:
+        >>> import torch
+        >>> factors = {"lora_up.weight": torch.zeros(8, 2), "lora_down.weight": torch.zeros(2, 4)}
+        >>> adapter = adapter_from_tensors(factors)
+        >>> adapter.kind, adapter.rank, adapter.fits((8, 4))
+        ('LoRA', 2, True)
+    """
     suffixes = frozenset(tensors)
     return next((kind(dict(tensors)) for kind in ADAPTERS if kind.accepts(suffixes)), None)
 

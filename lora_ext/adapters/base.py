@@ -1,7 +1,7 @@
-"""The contract of an adapter: one kind of file entry, at one layer.
+"""`Adapter`: the tensors of a LoRA-family file for one layer, and the ΔW that they make.
 
-A kind is one file in this folder and one row of `ADAPTERS`. It names the suffixes it stores, and computes
-ΔW either as a `LowRank` (then everything about it is a gain) or from the layer's weight.
+A kind of adapter is one file in this folder and one row of `ADAPTERS`. It names the suffixes that it stores, and
+computes ΔW either as a `LowRank` or from the layer's weight.
 """
 
 from __future__ import annotations
@@ -20,29 +20,31 @@ from ..lowrank import LowRank
 _SPARSE = frozenset({"bias_indices", "bias_values", "bias_size"})
 
 COMMON_SUFFIXES = frozenset({"alpha", "scale", "bias", "dora_scale", "lora_magnitude_vector"}) | _SPARSE
-"""Suffixes that any kind may carry beside its own."""
+"""Suffixes that any kind may store beside its own."""
 
 _SCALAR_SUFFIXES = frozenset({"alpha", "scale", "on_input", "bias_indices", "bias_size"})
-"""Suffixes whose dtype says nothing about the factors'."""
+"""Suffixes whose dtype need not be that of the factors."""
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """`tensors`: suffix → tensor exactly as the file holds it (suffixes in kohya/LyCORIS words).
+    """The tensors of one layer in a file. Instances compare by identity.
 
-    A kind implements `unscaled_delta` and `is_shape`; it overrides `low_rank`, `rank`, `scaling` or `bias_delta`
+    A kind implements `unscaled_delta` and `is_shape`, and overrides `low_rank`, `rank`, `scaling` or `bias_delta`
     where it has them.
-    Instances compare by identity: a file read again is other content.
+
+    Attributes:
+        tensors: suffix → tensor exactly as the file has it (suffixes as in kohya's and LyCORIS' files).
+        kind: the name shown to users: "LoRA", "LoHa", …
+        required_suffixes: alternative sets of suffixes; a layer is of this kind when it has all of one set.
+        optional_suffixes: further suffixes of this kind.
     """
 
     tensors: Mapping[str, Tensor]
 
     kind: ClassVar[str]
-    """The name shown to users: "LoRA", "LoHa", …"""
     required_suffixes: ClassVar[tuple[frozenset[str], ...]]
-    """Alternative sets of suffixes; a layer is of this kind when it has all of one of them."""
     optional_suffixes: ClassVar[frozenset[str]] = frozenset()
-    """Further suffixes of this kind."""
 
     @classmethod
     def accepts(cls, suffixes: frozenset[str]) -> bool:
@@ -51,22 +53,22 @@ class Adapter:
 
     @property
     def rank(self) -> int | None:
-        """Rank of the factors, None for kinds without one."""
+        """The rank of the factors; None for kinds without a rank."""
         return None
 
     @property
     def alpha(self) -> float | None:
-        """The stored alpha, None when the file has none (then alpha = rank)."""
+        """The stored alpha; None when the file has none, which means alpha = rank."""
         alpha = self.tensors.get("alpha")
         return None if alpha is None else float(alpha)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype the factors are stored in."""
+        """The dtype of the stored factors."""
         return next(t.dtype for name, t in self.tensors.items() if name not in _SCALAR_SUFFIXES)
 
     def scaling(self) -> float:
-        """What ΔW is multiplied by: `scale` if stored, else alpha/rank, else 1."""
+        """Returns the factor of ΔW: `scale` if stored, else alpha/rank, else 1."""
         if "scale" in self.tensors:
             return float(self.tensors["scale"])
         if self.rank and self.alpha is not None:
@@ -74,29 +76,44 @@ class Adapter:
         return 1.0
 
     def low_rank(self) -> LowRank | None:
-        """ΔW at weight 1 as U·diag(g)·D, or None when it has no such form."""
+        """Returns ΔW at weight 1 as U·diag(g)·D, or None for a kind or file without that form."""
         return None
 
     def truncated(self, rank: int) -> Adapter:
-        """The same file with the first `rank` ranks (a prompt's `dyn`); only LoRA has such a prefix."""
+        """Keeps the first `rank` ranks (`dyn` in a prompt). Only LoRA can do this; other kinds return themselves."""
         return self
 
     def unscaled_delta(self, weight: Tensor) -> Tensor:
-        """ΔW before scaling and DoRA, float32; `weight` (float32) gives the shape and, for some kinds, the values."""
+        """Computes ΔW before scaling and DoRA.
+
+        Args:
+            weight (Tensor): (out, in) or (out, in, kh, kw), or (n,) for norms; float32. All kinds use its shape, some
+                also its values.
+
+        Returns:
+            Float32 tensor with as many elements as `weight`.
+        """
         raise NotImplementedError
 
     def has_consistent_factors(self) -> bool:
-        """Whether the factors agree with each other, whatever layer they are for; arithmetic on shapes only."""
+        """Whether the shapes of the factors agree with each other, whatever layer they are for."""
         return True
 
     def is_shape(self, shape: torch.Size) -> bool:
-        """Whether the stored shapes agree with each other and make a ΔW of `shape`; arithmetic on shapes only."""
+        """Whether the stored shapes agree with each other and make a ΔW of `shape`; computes with shapes only."""
         raise NotImplementedError
 
     def delta(self, weight: Tensor) -> Tensor:
-        """ΔW at weight 1 in float32, in the shape of `weight`: (raw + bias) · scaling, then DoRA.
+        """Computes ΔW at weight 1: (unscaled ΔW + residual) · scaling, then DoRA.
 
-        Raises FitError when the stored shapes do not fit `weight`.
+        Args:
+            weight (Tensor): the layer's weight, any dtype.
+
+        Returns:
+            Float32 tensor of the shape of `weight`.
+
+        Raises:
+            FitError: the stored shapes do not fit `weight`.
         """
         weight = weight.detach().float()
         if not self.fits(weight.shape):
@@ -115,9 +132,15 @@ class Adapter:
         return delta if magnitude is None else dora_delta(weight, delta, magnitude)
 
     def full_residual(self, weight: Tensor) -> Tensor | None:
-        """What the file adds to `raw` in full: `bias`, or its sparse form `bias_indices, bias_values, bias_size`.
+        """Returns the full-rank residual: `bias`, or its sparse form `bias_indices`, `bias_values`, `bias_size`.
 
-        Both come from LyCORIS' extraction, which keeps the largest entries that a low rank misses.
+        LyCORIS' extraction writes both, for the largest entries of ΔW that the low rank misses.
+
+        Args:
+            weight (Tensor): the layer's weight, for shape and device.
+
+        Returns:
+            Float32 tensor of the shape of `weight`, or None.
         """
         if "bias" in self.tensors:
             return self.stored_tensor("bias", weight).to_dense().reshape(weight.shape)
@@ -130,20 +153,24 @@ class Adapter:
         return dense.to(weight.device).reshape(weight.shape)
 
     def magnitude(self) -> Tensor | None:
-        """DoRA's magnitude as `dora_delta` reads it, or None.
+        """Returns DoRA's magnitude in the shape that `dora_delta` expects, or None.
 
-        PEFT's vector is (out,), for a Conv2d (1, out, 1, 1): flattened here, for that shape is a per-input magnitude
-        in LyCORIS' words.
+        PEFT stores (out,), or (1, out, 1, 1) for a Conv2d. It is flattened here, since (1, n, …) means one magnitude
+        for each input in LyCORIS' files.
         """
         vector = self.tensors.get("lora_magnitude_vector")
         return self.tensors.get("dora_scale") if vector is None else vector.flatten()
 
     def bias_delta(self) -> Tensor | None:
-        """What is added to the layer's bias at weight 1 (float32), or None."""
+        """Returns the change of the layer's bias at weight 1, (out,) float32, or None."""
         return None
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether ΔW can be laid out as a weight of `shape`; never computes ΔW."""
+        """Whether ΔW has the shape of a layer's weight. Computes with shapes only.
+
+        Args:
+            shape: shape of the layer's weight.
+        """
         shape = torch.Size(shape)
         try:
             return bool(shape) and self.is_shape(shape) and self._extras_fit(shape)
@@ -165,29 +192,35 @@ class Adapter:
         return prod(size.tolist()) == shape.numel() and places.shape[1:] == values.shape and bool(inside.all())
 
     def stored_tensor(self, name: str, like: Tensor) -> Tensor:
-        """The stored tensor `name`, in float32 on the device of `like`."""
+        """Returns the stored tensor `name` in float32 on the device of `like`."""
         return self.tensors[name].to(like.device, torch.float32)
 
     def stored_shape(self, name: str) -> torch.Size:
-        """Shape of the stored tensor `name`."""
+        """Returns the shape of the stored tensor `name`."""
         return self.tensors[name].shape
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """(rows, columns) of a tensor flattened after its first axis."""
+    """Returns (rows, columns) of a tensor flattened after its first axis."""
     return shape[0], prod(shape[1:])
 
 
 def product_shape(left: Sequence[int], right: Sequence[int]) -> tuple[int, int] | None:
-    """(rows, columns) of left @ right, both flattened; None when their inner sizes differ."""
+    """Returns (rows, columns) of left @ right, both flattened after the first axis; None where inner sizes differ."""
     (rows, inner), (outer, columns) = matrix_shape(left), matrix_shape(right)
     return (rows, columns) if inner == outer else None
 
 
 def magnitude_axis(magnitude: Sequence[int], shape: Sequence[int]) -> int | None:
-    """The axis of a weight of `shape` that DoRA's magnitude spans: 0 (outputs), 1 (inputs), None when it fits neither.
+    """Returns the axis of a layer's weight that DoRA's magnitude spans.
 
-    (1, in, …) is per input, also where in = out; all else of `out` numbers is per output.
+    Args:
+        magnitude: shape of the magnitude: (1, in, …) has one number for each input, also where in = out; any other
+            shape with `out` numbers has one for each output.
+        shape: shape of the layer's weight.
+
+    Returns:
+        0 (outputs), 1 (inputs), or None where it fits neither.
     """
     if len(shape) > 1 and len(magnitude) > 1 and tuple(magnitude[:2]) == (1, shape[1]) and prod(magnitude) == shape[1]:
         return 1
@@ -195,11 +228,21 @@ def magnitude_axis(magnitude: Sequence[int], shape: Sequence[int]) -> int | None
 
 
 def dora_delta(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
-    """ΔW of a DoRA (arXiv 2402.09353): m · V/‖V‖ − W with V = W + ΔW.
+    """Computes the ΔW of a DoRA (arXiv 2402.09353, equation 5): m · V/‖V‖ − W with V = W + ΔW.
 
-    The norm runs over all axes but the one that `magnitude` spans: (out, 1, …) is one norm per output row
-    (the paper, newer LyCORIS, PEFT's vector of length out), (1, in, …) one per input column (older LyCORIS).
-    Raises FitError when it spans neither.
+    The norm runs over all axes but the one that the magnitude spans.
+
+    Args:
+        weight (Tensor): (out, in, *kernel), float32.
+        delta (Tensor): (out, in, *kernel), the scaled ΔW before DoRA, float32.
+        magnitude (Tensor): (out, 1, …) or (out,) for one norm per output (the paper, newer LyCORIS, PEFT), or
+            (1, in, …) for one norm per input (older LyCORIS).
+
+    Returns:
+        Float32 tensor of the shape of `weight`.
+
+    Raises:
+        FitError: the magnitude fits neither outputs nor inputs.
     """
     axis = magnitude_axis(magnitude.shape, weight.shape)
     if axis is None:
@@ -209,6 +252,6 @@ def dora_delta(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
     span = [1] * merged.dim()
     span[axis] = -1
     norm = torch.linalg.vector_norm(merged, dim=over, keepdim=True)
-    # a pruned row has no direction: it stays zero, where a division by zero would spoil the picture
+    # a pruned row of zeros has no direction: it stays zero instead of becoming NaN
     norm = norm.clamp(min=torch.finfo(norm.dtype).eps)
     return merged * (magnitude.to(weight.device, torch.float32).reshape(span) / norm) - weight

@@ -1,4 +1,4 @@
-"""Full difference: ΔW itself (LyCORIS "full"; kohya's and LyCORIS' extraction write it too)."""
+"""Full difference: the file stores ΔW itself (LyCORIS "full"; kohya's and LyCORIS' extraction write it too)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from .base import Adapter, matrix_shape
 
 
 class Full(Adapter):
-    """diff: the shape of the layer's weight. diff_b (out,): added to the layer's bias, without `scale`."""
+    """ΔW = diff. Tensors: diff, of the shape of the weight; diff_b (out,), added to the bias without `scale`."""
 
     kind: ClassVar[str] = "full"
     required_suffixes: ClassVar = (frozenset({"diff"}),)
     optional_suffixes: ClassVar = frozenset({"diff_b"})
 
     def is_shape(self, shape: torch.Size) -> bool:
+        """Compares rows and columns, so that a 1x1 kernel may be missing."""
         bias = self.tensors.get("diff_b")
         return matrix_shape(self.stored_shape("diff")) == matrix_shape(shape) and (
             bias is None or bias.numel() == shape[0]
         )
 
     def unscaled_delta(self, weight: Tensor) -> Tensor:
+        """Returns diff."""
         return self.stored_tensor("diff", weight)
 
     def bias_delta(self) -> Tensor | None:
+        """Returns diff_b (out,), or None."""
         bias = self.tensors.get("diff_b")
         return None if bias is None else bias.float().flatten()

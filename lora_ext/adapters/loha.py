@@ -11,10 +11,10 @@ from .base import Adapter, matrix_shape, product_shape
 
 
 class LoHa(Adapter):
-    """ΔW = (w1_a · w1_b) ∘ (w2_a · w2_b): a (out, r), b (r, in·kh·kw).
+    """ΔW = (w1_a · w1_b) ∘ (w2_a · w2_b). Its rank is up to r², so there is no `low_rank`.
 
-    With a Tucker core t (r, r, kh, kw) a side is Σ t_ij · a_i · b_j, and a is stored as (r, out), b as (r, in).
-    Its rank is up to r², so it has no thin form.
+    Tensors: w1_a, w2_a (out, r); w1_b, w2_b (r, in·kh·kw). With a Tucker core t1, t2 (r, r, kh, kw), a side is
+    Σ t_ij · a_i · b_j, with a (r, out) and b (r, in).
     """
 
     kind: ClassVar[str] = "LoHa"
@@ -23,9 +23,11 @@ class LoHa(Adapter):
 
     @property
     def rank(self) -> int:
+        """The rank r of each side."""
         return self.stored_shape("hada_w1_b")[0]
 
     def has_consistent_factors(self) -> bool:
+        """Whether the ranks of both sides' factors agree."""
         for side in (1, 2):
             a, b, core = self.stored_shape(f"hada_w{side}_a"), self.stored_shape(f"hada_w{side}_b"), f"hada_t{side}"
             whole = tucker_shape(self.stored_shape(core), a, b) if core in self.tensors else product_shape(a, b)
@@ -34,6 +36,7 @@ class LoHa(Adapter):
         return True
 
     def is_shape(self, shape: torch.Size) -> bool:
+        """Whether both sides have the shape of the weight."""
         return all(self._side_spans(side, shape) for side in (1, 2))
 
     def _side_spans(self, side: int, shape: torch.Size) -> bool:
@@ -43,6 +46,7 @@ class LoHa(Adapter):
         return tucker_shape(self.stored_shape(f"hada_t{side}"), a, b) == tuple(shape)
 
     def unscaled_delta(self, weight: Tensor) -> Tensor:
+        """Computes the elementwise product of both sides."""
         return self._side(1, weight) * self._side(2, weight)
 
     def _side(self, side: int, weight: Tensor) -> Tensor:
@@ -57,10 +61,19 @@ class LoHa(Adapter):
 
 
 def tucker_product(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Σ core_ij · a_i · b_j: core (r, r, *kernel), a (r, out), b (r, in) → (out, in, *kernel)."""
+    """Computes a Tucker product, Σ core_ij · a_i · b_j.
+
+    Args:
+        core (Tensor): (r, r, kh, kw).
+        a (Tensor): (r, out).
+        b (Tensor): (r, in).
+
+    Returns:
+        Tensor (out, in, kh, kw).
+    """
     return torch.einsum("ij...,io,jn->on...", core, a, b)
 
 
 def tucker_shape(core: torch.Size, a: torch.Size, b: torch.Size) -> tuple[int, ...] | None:
-    """Shape of `tucker_product`, None when the ranks differ."""
+    """Returns the shape of `tucker_product`; None where the ranks differ."""
     return (a[1], b[1], *core[2:]) if core[:2] == (a[0], b[0]) else None

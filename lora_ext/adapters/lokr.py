@@ -15,10 +15,10 @@ _RIGHT = (frozenset({"lokr_w2"}), frozenset({"lokr_w2_a", "lokr_w2_b"}))
 
 
 class LoKr(Adapter):
-    """ΔW = w1 ⊗ w2: w1 (a, c), w2 (b, d[, kh, kw]) for a weight of (a·b, c·d[, kh, kw]).
+    """ΔW = w1 ⊗ w2, for a weight of (a·b, c·d[, kh, kw]). Where w1 and w2 are both full there is no rank.
 
-    Either may be stored as factors: w1_a (a, r) · w1_b (r, c), w2_a (b, r) · w2_b (r, d·kh·kw), or with a Tucker core
-    t2 (r, r, kh, kw), w2_a (r, b), w2_b (r, d). Where both are full there is no rank, and the scale is 1.
+    Tensors: w1 (a, c), or w1_a (a, r) and w1_b (r, c); w2 (b, d[, kh, kw]), or w2_a (b, r) and w2_b (r, d·kh·kw), or
+    a Tucker core t2 (r, r, kh, kw) with w2_a (r, b) and w2_b (r, d).
     """
 
     kind: ClassVar[str] = "LoKr"
@@ -27,13 +27,16 @@ class LoKr(Adapter):
 
     @property
     def rank(self) -> int | None:
+        """The rank of the factored side, w2 first; None where both sides are full (then the scale is 1)."""
         factored = next((name for name in ("lokr_w2_b", "lokr_w1_b") if name in self.tensors), None)
         return None if factored is None else self.stored_shape(factored)[0]
 
     def has_consistent_factors(self) -> bool:
+        """Whether the ranks of each side's factors agree."""
         return self._size("lokr_w1") is not None and self._size("lokr_w2") is not None
 
     def is_shape(self, shape: torch.Size) -> bool:
+        """Whether the Kronecker product has the rows and columns of the weight."""
         left, right = self._size("lokr_w1"), self._size("lokr_w2")
         if left is None or right is None:
             return False
@@ -50,11 +53,12 @@ class LoKr(Adapter):
         return product_shape(a, b)
 
     def unscaled_delta(self, weight: Tensor) -> Tensor:
-        # a kernel flattened after the inputs lies the same in the product, so 2-dim ⊗ 2-dim serves every layer
+        """Computes the Kronecker product of two matrices, kernels flattened into the columns."""
+        # the kernel is the last axis of w2's columns, and of the product's too: one formula for all layers
         return torch.kron(self._whole("lokr_w1", weight), self._whole("lokr_w2", weight))
 
     def _whole(self, name: str, like: Tensor) -> Tensor:
-        """w1 or w2 as a matrix."""
+        """Returns w1 or w2 as a matrix."""
         if name in self.tensors:
             return self.stored_tensor(name, like).flatten(1)
         a, b = self.stored_tensor(f"{name}_a", like), self.stored_tensor(f"{name}_b", like)

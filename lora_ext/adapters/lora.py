@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685) on Linear and Conv2d: LierLa, C3Lier, LoCon with Tucker core, DyLoRA files."""
+"""LoRA (arXiv 2106.09685) on Linear and Conv2d: LierLa, C3Lier, LoCon with a Tucker core, DyLoRA files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from .base import Adapter, matrix_shape, product_shape
 
 
 class Lora(Adapter):
-    """up (out, r[, 1, 1]), down (r, in[, kh, kw]), optional mid (r, r, kh, kw), alpha ()."""
+    """ΔW = alpha/r · up · down.
+
+    Tensors: up (out, r) or (out, r, 1, 1); down (r, in) or (r, in, kh, kw); optionally mid (r, r, kh, kw), a Tucker
+    core; alpha ().
+    """
 
     kind: ClassVar[str] = "LoRA"
     required_suffixes: ClassVar = (frozenset({"lora_up.weight", "lora_down.weight"}),)
@@ -21,16 +25,17 @@ class Lora(Adapter):
 
     @property
     def rank(self) -> int:
+        """The rank r."""
         return self.stored_shape("lora_down.weight")[0]
 
     def factors(self) -> LowRank:
-        """U·D of the stored factors with a gain of ones: before alpha, DoRA and `bias`."""
+        """Returns U·D of the stored factors with a gain of ones: before alpha, DoRA and residual."""
         t = self.tensors
         return LowRank.from_factors(t["lora_up.weight"], t["lora_down.weight"], mid=t.get("lora_mid.weight"))
 
     def low_rank(self) -> LowRank | None:
-        """None beside DoRA or a full residual: those are not of low rank."""
-        if "lora_mid.weight" in self.tensors:  # its folded core is not kept: it is larger than what the file holds
+        """Returns ΔW as U·diag(g)·D; None with DoRA or a full residual, which are not of low rank."""
+        if "lora_mid.weight" in self.tensors:  # not cached: D with the core in it is larger than the stored factors
             return self._scaled()
         return self._low
 
@@ -43,7 +48,7 @@ class Lora(Adapter):
         return None if extras & self.tensors.keys() else self.factors().times(self.scaling())
 
     def truncated(self, rank: int) -> Lora:
-        """The first `rank` ranks at the full rank's scale; a Tucker core has no such prefix and stays whole."""
+        """Keeps the first `rank` ranks at the scale of the full rank; with a Tucker core it returns itself."""
         if "lora_mid.weight" in self.tensors or rank >= self.rank:
             return self
         up, down = self.tensors["lora_up.weight"], self.tensors["lora_down.weight"]
@@ -51,6 +56,7 @@ class Lora(Adapter):
         return Lora({**self.tensors, **parts})
 
     def is_shape(self, shape: torch.Size) -> bool:
+        """Whether up · (mid ·) down has the shape of the weight."""
         up, down = self.stored_shape("lora_up.weight"), self.stored_shape("lora_down.weight")
         if "lora_mid.weight" not in self.tensors:
             return product_shape(up, down) == matrix_shape(shape)
@@ -58,5 +64,6 @@ class Lora(Adapter):
         return mid[:2] == (matrix_shape(up)[1], down[0]) and (up[0], matrix_shape(down)[1], *mid[2:]) == tuple(shape)
 
     def unscaled_delta(self, weight: Tensor) -> Tensor:
+        """Computes up · (mid ·) down."""
         factors = self.factors()
         return LowRank(*(t.to(weight.device) for t in (factors.up, factors.gain, factors.down))).delta()

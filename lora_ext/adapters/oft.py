@@ -11,13 +11,15 @@ from .base import COMMON_SUFFIXES, Adapter
 
 
 class Oft(Adapter):
-    """R is block-diagonal over the outputs: blocks of n × n, k of them, k·n = out; R = (I + Q)(I − Q)⁻¹.
+    """ΔW = R·W − W. R is block-diagonal over the outputs: k blocks of n × n with k·n = out.
 
-    oft_blocks (k, n, n): Q = blocks − blocksᵀ, the Cayley transform's skew-symmetric half (kohya's OFT, LyCORIS'
-    diag-OFT; both apply Rᵀ). oft_blocks (m, k, n, n): m butterfly factors (BOFT), applied as R.
-    oft_diag (k, n, n): R itself (LyCORIS of November 2023).
-    alpha is COFT's constraint: ‖Q‖ ≤ alpha · out, 0 or none is free. rescale (out, 1, …): a factor per output.
-    There is no scale: a weight m in the prompt means W + m·(R·W − W).
+    R = (I + Q)(I − Q)⁻¹, the Cayley transform of a skew-symmetric Q. There is no scale: a weight m in the prompt means
+    W + m·(R·W − W).
+
+    Tensors: oft_blocks (k, n, n), with Q = blocks − blocksᵀ (kohya's OFT and LyCORIS' diag-OFT, both of which apply
+    Rᵀ), or oft_blocks (m, k, n, n), m butterfly factors (BOFT), which apply R, or oft_diag (k, n, n), R itself
+    (LyCORIS of November 2023); alpha (), the constraint of COFT, ‖Q‖ ≤ alpha · out, where 0 or none means no
+    constraint; rescale (out, 1, …), a factor for each output.
     """
 
     kind: ClassVar[str] = "OFT"
@@ -29,13 +31,15 @@ class Oft(Adapter):
         return "oft_blocks" if "oft_blocks" in self.tensors else "oft_diag"
 
     def scaling(self) -> float:
+        """Returns 1: alpha is a constraint here."""
         return 1.0
 
     def is_shape(self, shape: torch.Size) -> bool:
+        """Whether the square blocks cover all outputs."""
         blocks = self.stored_shape(self._name)
         factors = blocks[0] if len(blocks) == 4 else 1
         rescale = self.tensors.get("rescale")
-        # the last butterfly of m pairs rows n·2^(m−2) apart
+        # butterfly factor i pairs rows n/2 · 2^i apart, the last of m factors n·2^(m−2)
         pairs = len(blocks) == 3 or (blocks[-1] % 2 == 0 and shape[0] % (blocks[-1] << (factors - 1)) == 0)
         return (
             len(shape) > 1
@@ -47,7 +51,11 @@ class Oft(Adapter):
         )
 
     def rotation(self, like: Tensor) -> Tensor:
-        """R, float32, in the shape of the stored blocks."""
+        """Computes R in float32, in the shape of the stored blocks.
+
+        Args:
+            like (Tensor): the layer's weight, for the number of outputs and the device.
+        """
         blocks = self.stored_tensor(self._name, like)
         if self._name == "oft_diag":
             return blocks
@@ -61,9 +69,17 @@ class Oft(Adapter):
         return torch.linalg.solve(eye - skew, eye + skew)
 
     def times(self, factor: float) -> Oft | None:
-        """The OFT whose change is `factor` times this one's: W + m·(s·Rᵀ·W − W) = ((1 − m)·I + m·R·s)ᵀ·W, held as
-        `oft_diag` in float32 (near 1 fp16 would round away what it is for). None for a butterfly, a product that
-        has no such sum."""
+        """Makes the OFT whose ΔW is `factor` times this one's.
+
+        W + m·(s·Rᵀ·W − W) = ((1 − m)·I + m·R·s)ᵀ·W, stored as `oft_diag` in float32, since fp16 rounds away small
+        differences from 1.
+
+        Args:
+            factor: m.
+
+        Returns:
+            The OFT, or None for a butterfly, whose product of factors has no such sum.
+        """
         blocks = self.stored_shape(self._name)
         if len(blocks) == 4:
             return None
@@ -81,6 +97,7 @@ class Oft(Adapter):
         return Oft({"oft_diag": mixed, **residual})
 
     def unscaled_delta(self, weight: Tensor) -> Tensor:
+        """Computes Rᵀ·W − W, or R·W − W for butterfly factors."""
         rotation = self.rotation(weight)
         rows = weight.flatten(1)
         if rotation.dim() == 4:
@@ -93,9 +110,16 @@ class Oft(Adapter):
 
 
 def apply_butterfly(factors: Tensor, rows: Tensor) -> Tensor:
-    """BOFT's product: factors (m, k, n, n) on rows (k·n, columns).
+    """Multiplies the rows of a matrix by BOFT's butterfly factors (arXiv 2311.06243).
 
-    Factor i turns blocks of rows that lie n/2 · 2^i apart: the rows are shuffled so, turned, and shuffled back.
+    Factor i rotates blocks of rows that lie n/2 · 2^i apart: rows are permuted, multiplied, and permuted back.
+
+    Args:
+        factors (Tensor): (m, k, n, n).
+        rows (Tensor): (k·n, columns).
+
+    Returns:
+        Tensor (k·n, columns).
     """
     _, number, size, _ = factors.shape
     for i, factor in enumerate(factors):
