@@ -181,7 +181,7 @@ def test_a_lora_that_does_not_fit_is_named(folder: Path, model: StandaloneModel)
         ({"scheduler": "karass"}, "did you mean 'Karras'"),
         ({"prompt": "<lora:stron:1>"}, "did you mean 'strong'"),
         ({"prompt": "<lora:strong:x:y:z:1>"}, "lora:strong"),
-        ({"init_image": Path("nowhere.png")}, "not a readable picture"),
+        ({"init_image": Path("nowhere.png")}, "not a readable image"),
         ({"lora_dir": (Path("nowhere"),)}, "not a folder"),
     ],
 )
@@ -243,7 +243,7 @@ def test_a_tag_that_cannot_act_is_skipped_with_a_word(
     ("argv", "text"),
     [
         (["--sampler", "Eulr"], "did you mean 'Euler'"),
-        (["--ckpt", "nowhere.safetensors"], "nowhere.safetensors is not there"),
+        (["--ckpt", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
         (["--width", "65"], "multiples of 8"),
         (["--precision", "fp17", "--ckpt", "."], "did you mean 'fp16'"),
     ],

@@ -413,7 +413,7 @@ def test_parts_of_a_pipeline(tmp_path: Path) -> None:
 def test_options(tmp_path: Path, options: dict[str, str], text: str) -> None:
     with pytest.raises(FileError, match=text):
         read(tmp_path / "x.safetensors", **options)
-    with pytest.raises(FileError, match="is not there"):
+    with pytest.raises(FileError, match="does not exist"):
         read(tmp_path / "x.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""Pictures without a web UI: `generate(Settings(…))`, and `python -m lora_ext generate`."""
+"""Images without a web UI: `generate(Settings(…))`, and `python -m lora_ext generate`."""
 
 from .generate_command import main
 from .pipeline import (

@@ -1,4 +1,4 @@
-"""`generate(Settings(…))`: pictures from a prompt with `<lora:…>` tags, without a web UI."""
+"""`generate(Settings(…))`: images from a prompt with `<lora:…>` tags, without a web UI."""
 
 from __future__ import annotations
 
@@ -36,22 +36,34 @@ from .settings import Settings
 
 @dataclass
 class GenerationReport:
-    """What a run has to say beside its pictures."""
+    """What `generate` reports beside its images.
+
+    Attributes:
+        fits: how each LoRA file fits the model.
+        notes: sentences for the user: skipped tags, embeddings that are not used, tags without effect.
+    """
 
     fits: list[FitReport] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 OnGenerationProgress = Callable[[int, int], None]
+"""Called before each U-Net call with its number, from 0, and the number of calls in this pass."""
 
 
 def load_settings_model(settings: Settings) -> StandaloneModel:
-    """The settings' model in memory. Raises FileError."""
+    """Loads the model that settings name, by default the embedded one.
+
+    Raises:
+        FileError: the checkpoint cannot be loaded, or none is given and the embedded model's files are missing.
+    """
     ckpt, tokenizer, config = settings.ckpt, settings.tokenizer, settings.config
     own = embedded_model()
     if ckpt is None:
         if own is None:
-            raise FileError("no --ckpt given, and this installation has no small model of its own")
+            raise FileError(
+                "no --ckpt given, and the embedded model is missing from this installation; give --ckpt FILE"
+            )
         ckpt = own.CHECKPOINT
     if own and Path(ckpt) == own.CHECKPOINT:
         tokenizer, config = tokenizer or own.TOKENIZER, config or own.CONFIG
@@ -66,7 +78,7 @@ def load_settings_model(settings: Settings) -> StandaloneModel:
 
 
 def embedded_model() -> Any:
-    """The small model that comes along (its CHECKPOINT, CONFIG, TOKENIZER, LORA_DIR), or None without its files."""
+    """Returns the embedded model's module (CHECKPOINT, CONFIG, TOKENIZER, LORA_DIR), None without its files."""
     from .. import embedded as own
 
     here = cast(Any, own)
@@ -83,14 +95,31 @@ def generate(
     report: GenerationReport | None = None,
     changes: WeightChanges | None = None,
 ) -> list[Image.Image]:
-    """The pictures of a run, each with its infotext in `image.info["parameters"]`.
+    """Generates images with the LoRA files that the prompt names.
 
-    model, library: already open ones to use again. presets: all that `lbw=` may name, None for the built-in ones.
-    progress(call, calls) is called before each guess. changes: those of the runs before, for the mode "auto".
-    What is meant as a tag and is none, and what will not act, is a note as well.
-    A tag that cannot be understood, or whose file is not there or cannot be read, is skipped with a sentence in
-    `report.notes`; it is an error where `settings.strict` says so, and without a report (nobody would read the note).
-    Raises LoraError: values that cannot be, and such a tag.
+    A tag that cannot be parsed, or whose file is missing or damaged, is skipped with a sentence in `report.notes`. It
+    is an error where `settings.strict` is set, and where no report is given, since nobody would see the note.
+
+    Args:
+        settings: prompt, size, sampler, model and folders.
+        model: a loaded model; by default `load_settings_model(settings)`.
+        library: an index of LoRA files; by default one of `settings.lora_dir`.
+        presets: what `lbw=` may name; by default the built-in presets.
+        on_progress: called before each U-Net call.
+        report: filled with fit reports and notes.
+        changes: how often weights changed in calls before this one; the mode "auto" bakes weights that stay the same.
+
+    Returns:
+        `batch · n_iter` RGB images, each with its infotext in `image.info["parameters"]`.
+
+    Raises:
+        LoraError: a value is outside its range, or a tag cannot be applied (see above).
+        FileError: the model, the init image or a folder cannot be read.
+
+    Example:
+        >>> from lora_ext.generate import Settings, generate
+        >>> images = generate(Settings(prompt="a red circle <lora:shapes:0.8>", steps=8, seed=1))  # doctest: +SKIP
+        >>> images[0].info["parameters"]  # doctest: +SKIP
     """
     settings.checked()
     strict = settings.strict or report is None
@@ -139,7 +168,7 @@ def generate(
 
 
 def _batch_bytes(settings: Settings, model: StandaloneModel) -> int:
-    """What a batch of these pictures takes, the hires pass included."""
+    """Estimates the memory in bytes that one batch needs, including the hires pass."""
     scale = settings.hr_scale if settings.init_image is None else 1.0
     size = int(settings.width * scale), int(settings.height * scale)
     return generation_bytes(
@@ -149,7 +178,7 @@ def _batch_bytes(settings: Settings, model: StandaloneModel) -> int:
 
 @contextmanager
 def _tag_errors_as_notes(report: GenerationReport, strict: bool) -> Iterator[None]:
-    """What is wrong with one tag becomes a note of the report, unless `strict`."""
+    """Turns an error about one tag into a note of the report, unless `strict` is set."""
     try:
         yield
     except LoraError as error:
@@ -168,7 +197,18 @@ def networks_infotext(
     seed: int,
     presets: Presets | None = None,
 ) -> dict[str, object]:
-    """What the infotext says about LoRA files and embeddings; `seed`: that of the batch's first picture."""
+    """Returns the infotext's entries about LoRA files and embeddings.
+
+    Args:
+        model: gives the tokenizer.
+        library: gives the files' hashes.
+        tags: the prompt's tags.
+        specs: what each tag comes to, in the same order.
+        embeddings: those that prompts may name.
+        texts: prompt and negative prompt, without tags.
+        seed: the first image's seed, written where block weights are random.
+        presets: what `lbw=` may name.
+    """
     rows = [
         row for request, use in zip(tags, specs, strict=True) if (row := blocks.block_weights_row(request, use.blocks))
     ]
@@ -184,13 +224,13 @@ def networks_infotext(
 
 
 def _used_embeddings(model: StandaloneModel, texts: Sequence[str], embeddings: EmbeddingTable) -> dict[str, str]:
-    """Name → hash of the embeddings that these texts name."""
+    """Returns name → hash of the embeddings that these texts use."""
     parts = [part for text in texts for part in tokenize_prompt(text, model.tokenizer, embeddings)]
     return {embedding.name: embedding.hash() for part in parts for _, embedding, _ in part.embedding_rows}
 
 
 def _beside_punctuation(model: StandaloneModel, texts: Sequence[str], embeddings: EmbeddingTable) -> list[str]:
-    """A sentence for each embedding whose name stands in a text but is not found, as in `<s1>,`."""
+    """Returns a warning for each embedding whose name touches punctuation, as in `<s1>,`, and is not recognised."""
     used, hint = (
         _used_embeddings(model, texts, embeddings),
         "beside punctuation, where it is not found; put blanks around it",
@@ -206,10 +246,14 @@ def _beside_punctuation(model: StandaloneModel, texts: Sequence[str], embeddings
 
 
 def lora_dirs(settings: Settings) -> list[Path]:
-    """The folders that hold LoRA files: those given, else that of the small model."""
+    """Returns the folders that hold LoRA files: those of the settings, else the embedded model's.
+
+    Raises:
+        FileError: a folder does not exist.
+    """
     for folder in settings.lora_dir:
         if not folder.is_dir():
-            raise FileError(f"{folder} is not a folder of LoRA files")
+            raise FileError(f"{folder} is not a folder; give one that holds LoRA files")
     own = embedded_model()
     return list(settings.lora_dir) or ([Path(own.LORA_DIR)] if own else [])
 
@@ -222,7 +266,10 @@ def _generate_batch(
     on_progress: OnGenerationProgress | None,
     report: GenerationReport,
 ) -> list[Image.Image]:
-    """One batch with its LoRAs on; once more with all of them live where memory runs out and some are baked."""
+    """Generates one batch with its LoRA files applied.
+
+    Where memory runs out and some are baked, it tries once more with all of them as forward hooks.
+    """
 
     def before_call(step: int, total: int) -> None:
         if step == 0:  # each pass has a number of steps of its own
@@ -246,11 +293,15 @@ def _load_init_image(path: Path | None) -> Image.Image | None:
             image.load()
             return image.convert("RGBA" if "A" in image.getbands() else "RGB")
     except OSError as error:
-        raise FileError(f"{path} is not a readable picture: {error}") from error
+        raise FileError(f"{path} is not a readable image: {error}") from error
 
 
 def with_size_and_seed(settings: Settings, model: StandaloneModel, init_image: Image.Image | None) -> Settings:
-    """The settings with a seed and a size: the init picture's, or what the model was made for."""
+    """Returns the settings with a seed and a size: the init image's, else the one that the model was trained for.
+
+    Raises:
+        LoraError: `clip_skip` is larger than the number of text-encoder layers.
+    """
     side = model.native_size
     width, height = (
         (max(VAE_SCALE_FACTOR, length // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR) for length in init_image.size)
@@ -267,7 +318,7 @@ def with_size_and_seed(settings: Settings, model: StandaloneModel, init_image: I
 def _render_jobs(
     settings: Settings, text: str, init_image: Image.Image | None, embeddings: EmbeddingTable
 ) -> Iterator[RenderJob]:
-    """One job for each batch."""
+    """Yields one job for each batch."""
     plan = parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
     for first in range(settings.seed, settings.seed + settings.batch * settings.n_iter, settings.batch):
         yield RenderJob(
@@ -290,7 +341,15 @@ def _render_jobs(
 def image_infotext(
     settings: Settings, model: StandaloneModel, plan: SamplingPlan, seed: int, loras: Mapping[str, object] | None = None
 ) -> str:
-    """One picture's infotext, in the web UI's order; `loras` is what it says about LoRA files."""
+    """Returns one image's infotext, with its entries in the web UI's order.
+
+    Args:
+        settings: with size and seed filled in.
+        model: gives name and hash.
+        plan: sampler, schedule and steps.
+        seed: this image's seed.
+        loras: what `networks_infotext` returns.
+    """
     hires = settings.init_image is None and settings.hr_scale > 1
     strength = settings.hr_strength if hires else settings.strength
     parameters = {
@@ -315,7 +374,14 @@ def image_infotext(
 
 
 def save_images(images: Sequence[Image.Image], folder: Path) -> list[Path]:
-    """Writes `00000-seed.png` …, counting on from what is there, with their infotext. Raises FileError."""
+    """Saves images with their infotext as `00000-SEED.png` and so on, continuing the folder's numbers.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         taken = [int(match[1]) for file in folder.iterdir() if (match := re.match(r"(\d+)-", file.name))]

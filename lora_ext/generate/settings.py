@@ -1,4 +1,4 @@
-"""Everything that a run of pictures is told, checked."""
+"""`Settings`: everything that `generate` needs to know, with checks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,33 @@ from ..inject import MODES
 from ..protocols import VAE_SCALE_FACTOR
 
 MAX_IMAGE_SIDE = 8192
-"""Pixels a side, at most: a slip of the finger should not fill the memory."""
+"""Largest width and height in pixels: with a typing error such as 51200 an image would fill the memory."""
 
 
 @dataclass(frozen=True)
 class Settings(ImageSettings):
-    """Everything about a run, with the web UI's names.
+    """What `generate` makes and how, with the web UI's names; prompt, size and sampler are `ImageSettings`' fields.
 
-    ckpt: a checkpoint file or a diffusers folder; None is the small model that comes along. embeddings: folders of
-    textual-inversion files, used by file name in the prompts; a LoRA file's own need no folder. seed: -1 draws one; the
-    pictures of a run count up from it. n_iter batches of `batch` pictures. strength: of img2img, with `init_image`.
-    hr_scale above 1: a second pass at that many times the size, with hr_strength, in hr_steps (0: as many) steps.
-    strict: a tag that would be skipped is an error.
+    Attributes:
+        seed: the first image's seed, -1 for a random one; the images after it count up from it.
+        ckpt: a checkpoint file or a diffusers folder; None for the embedded model.
+        lora_dir: folders that hold LoRA files, searched with their subfolders; by default the embedded model's.
+        embeddings: folders of textual-inversion files, used by file name in prompts. Embeddings inside LoRA files need
+            none.
+        batch: images at once.
+        n_iter: batches, one after the other.
+        init_image: the image that img2img begins with.
+        strength: denoising strength of img2img, 0 to 1.
+        hr_scale: above 1: a second pass at that many times the size (hires fix).
+        hr_strength: denoising strength of the second pass, 0 to 1.
+        hr_steps: steps of the second pass, 0 for as many as in the first.
+        mode: how LoRA files are applied: "auto", "live" or "baked".
+        device: torch's name of a device; by default the GPU, else the CPU.
+        precision: "fp32", "fp16" or "bf16".
+        tokenizer: a folder with CLIP's tokenizer files.
+        config: the LDM configuration, where it does not lie beside the checkpoint.
+        prediction: what the U-Net predicts, "epsilon" or "v", where the file does not say.
+        strict: a tag that cannot be applied is an error, not a note.
     """
 
     seed: int = -1
@@ -48,7 +63,11 @@ class Settings(ImageSettings):
     strict: bool = False
 
     def checked(self) -> Settings:
-        """Itself. Raises LoraError about the first value that cannot be."""
+        """Returns the settings themselves.
+
+        Raises:
+            LoraError: a value is outside its range, or names no sampler, schedule or mode.
+        """
         rules = (
             (
                 self.width % VAE_SCALE_FACTOR == 0 and self.height % VAE_SCALE_FACTOR == 0,
@@ -74,7 +93,7 @@ class Settings(ImageSettings):
         return self.width, self.height
 
     def _values(self, rule: str) -> str:
-        """The values that a rule is about, as `name=value`."""
+        """Formats the values that a rule is about, as `name=value`."""
         if rule.startswith("si"):
             return f"{self.width}x{self.height}"
         names = re.findall(r"batch|n_iter|cfg|clip_skip|hr_scale", rule) or ["strength", "hr_strength"]

@@ -1,8 +1,7 @@
-"""What a checkpoint is, told from its tensors' names and shapes: an `CheckpointLayout` to build the networks by.
+"""Detects a checkpoint's architecture from its tensors' names and shapes: `detect_checkpoint_layout`.
 
-The shapes are the truth. The `.yaml` beside the file (an LDM or sgm configuration, as the web UI reads it) is asked
-for what shapes cannot tell: heads, what the U-Net predicts, the latents' scale, the noise schedule. Names are LDM's:
-`model.diffusion_model.`, `first_stage_model.`, `cond_stage_model.` / `conditioner.embedders.`.
+Shapes decide. The `.yaml` beside the file (an LDM or sgm configuration, as the web UI reads it) tells what shapes
+cannot: attention heads, what the U-Net predicts, the latents' scale, the noise schedule.
 """
 
 from __future__ import annotations
@@ -31,13 +30,20 @@ from .network_arguments import (
 )
 
 EPSILON_PREDICTION, V_PREDICTION = "epsilon", "v"
+"""What a U-Net predicts: the noise, or the velocity (Salimans & Ho 2022, arXiv:2202.00512)."""
 
 
 @dataclass(frozen=True)
 class TextEncoderLayout:
-    """One text encoder: where its tensors are, and a CLIPTextConfig's arguments.
+    """One text encoder of a checkpoint.
 
-    layer, pad, pooled: as in `text.Encoder`. open_clip: whether the tensors have OpenCLIP's names.
+    Attributes:
+        prefix: beginning of its tensors' names.
+        config: arguments of transformers' CLIPTextConfig.
+        open_clip: whether its tensors have OpenCLIP's names, not transformers'.
+        layer: as in `prompt_encoding.TextEncoder`, like `pad_id` and `pooled`.
+        pad_id: the id that fills a chunk after the end token.
+        pooled: whether the end token's projected state is needed.
     """
 
     prefix: str
@@ -50,10 +56,17 @@ class TextEncoderLayout:
 
 @dataclass(frozen=True)
 class CheckpointLayout:
-    """What to build: the configurations of diffusers' U-Net and autoencoder, and of the text encoders.
+    """A checkpoint's architecture, from which its networks are built.
 
-    prediction: EPS, V, or None where only running the U-Net can tell (SD2 without a yaml).
-    scaling_factor: what latents are multiplied by. betas: (first, last, count) of the scaled-linear schedule.
+    Attributes:
+        family: "SD1", "SD2" or "SDXL".
+        unet: arguments of diffusers' UNet2DConditionModel.
+        vae: arguments of diffusers' AutoencoderKL.
+        text_encoders: one, or two for SDXL.
+        prediction: "epsilon", "v", or None where only running the U-Net can tell (SD2 without a configuration).
+        scaling_factor: what encoded images are multiplied by to give latents.
+        betas: (first, last, count) of the scaled-linear noise schedule.
+        zero_terminal_snr: whether the last timestep is pure noise (Lin et al. 2023, arXiv:2305.08891).
     """
 
     family: str
@@ -76,11 +89,16 @@ _RENAMED = {
     f"{SD1_CLIP_PREFIX}encoder.": f"{SD1_CLIP_PREFIX}text_model.encoder.",
     f"{SD1_CLIP_PREFIX}final_layer_norm.": f"{SD1_CLIP_PREFIX}text_model.final_layer_norm.",
 }
-"""Key beginnings of older checkpoints → today's."""
+"""Beginnings of names in older checkpoints → those in newer ones."""
 
 
 def modern_key(key: str, keys: TensorShapes) -> str:
-    """Today's name of a checkpoint's key (older CLIP names; SD2 saved by sgm)."""
+    """Returns the newer name of a checkpoint's tensor, for CLIP's older names and for SD2 saved by sgm.
+
+    Args:
+        key: the tensor's name.
+        keys: all tensors of the checkpoint.
+    """
     for old, new in _RENAMED.items():
         if key.startswith(old):
             return new + key[len(old) :]
@@ -96,7 +114,15 @@ def _is_sd2_by_sgm(keys: TensorShapes) -> bool:
 
 
 def detect_checkpoint_layout(shapes: TensorShapes, hints: CheckpointHints | None = None) -> CheckpointLayout:
-    """The architecture of a checkpoint with these tensors. Raises FileError that says what is missing or unknown."""
+    """Detects the architecture of a checkpoint.
+
+    Args:
+        shapes: names and shapes of its tensors, with `modern_key` names.
+        hints: what is known beside the tensors.
+
+    Raises:
+        FileError: it is no checkpoint of SD1, SD2 or SDXL, or a part is missing; the message says what it is.
+    """
     hints = hints or CheckpointHints()
     _reject_unsupported(shapes)
     texts = _text_encoders(shapes, hints)
@@ -125,7 +151,7 @@ def detect_checkpoint_layout(shapes: TensorShapes, hints: CheckpointHints | None
 
 
 def _reject_unsupported(shapes: TensorShapes) -> None:
-    """Raises FileError for what is no checkpoint of SD1, SD2 or SDXL, naming what it is instead."""
+    """Raises FileError that names what the file is, where it is no checkpoint of SD1, SD2 or SDXL."""
     others = {
         f"{LDM_UNET_PREFIX}x_embedder.proj.weight": "a Stable Diffusion 3 checkpoint",
         f"{LDM_UNET_PREFIX}double_blocks.0.img_attn.proj.weight": "a FLUX checkpoint",
@@ -150,7 +176,7 @@ def _reject_unsupported(shapes: TensorShapes) -> None:
 
 
 def _prediction(shapes: TensorShapes, hints: CheckpointHints, family: str) -> str | None:
-    """What the U-Net predicts: what the user says, else the configuration, else a mark in the file."""
+    """Returns what the U-Net predicts: what the user says, else the configuration, else a marker in the file."""
     if hints.prediction:
         return hints.prediction
     if hints.yaml:
@@ -166,7 +192,7 @@ def _prediction(shapes: TensorShapes, hints: CheckpointHints, family: str) -> st
 
 
 def _text_encoders(shapes: TensorShapes, hints: CheckpointHints) -> tuple[TextEncoderLayout, ...]:
-    """The text encoders that are there, in the order of the parts te, te2."""
+    """Finds the text encoders, in the order of the parts "te" and "te2"."""
     known = [*hints.text_configs, {}, {}]
     if f"{SDXL_OPEN_CLIP_PREFIX}ln_final.weight" in shapes:
         return (

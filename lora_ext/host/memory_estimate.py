@@ -1,8 +1,8 @@
-"""What making a picture takes beside the model's weights, by arithmetic.
+"""Estimates the memory that generating an image needs beside the model's weights.
 
     bytes = 1.25 · max(U-Net, autoencoder) + 0.5 GiB
-    U-Net: A · latent pixels · 2 (guidance) · pictures at once · bytes a number; A = 5,100 (SDXL), 8,400 (SD1, SD2)
-    autoencoder: 770 · pixels · pictures decoded at once · bytes a number
+    U-Net: A · latent pixels · 2 (guidance) · images at once · bytes per number; A = 5,100 (SDXL), 8,400 (SD1, SD2)
+    autoencoder: 770 · pixels · images decoded at once · bytes per number
 
 The counts are those of the real models' layers with attention that keeps no n×n matrix (`benchmarks/memory.py` counts
 them on tensors without values). 1.25 and 0.5 GiB: work space of convolutions, fragments, the GPU's own context.
@@ -29,9 +29,15 @@ def generation_bytes(
     vae_itemsize: int = 2,
     decode_batch: int = 1,
 ) -> int:
-    """Bytes that `batch` pictures of `size` (width, height) take. unet, vae: bytes a number that they compute in.
+    """Returns the bytes that a batch needs beside the model's weights.
 
-    decode_batch: pictures that the autoencoder makes at once.
+    Args:
+        family: "SDXL", or another for SD1 and SD2.
+        size: (width, height) in pixels.
+        batch: images at once.
+        unet_itemsize: bytes per number in the U-Net.
+        vae_itemsize: bytes per number in the autoencoder.
+        decode_batch: images that the autoencoder decodes at once.
     """
     pixels = size[0] * size[1]
     sampling = (
@@ -41,13 +47,13 @@ def generation_bytes(
 
 
 def network_itemsize(network: Any) -> int:
-    """Bytes a number that a network computes in: its weights', but at least 2 (8-bit weights are only stored so)."""
+    """Returns the bytes per number that a network computes in: at least 2, since 8-bit weights are only stored so."""
     weight = next(iter(network.parameters()), None)
     return 4 if weight is None else max(2, weight.element_size())
 
 
 def pipeline_generation_bytes(pipe: Any) -> int:
-    """What one picture of its own size takes on a diffusers pipeline, or on anything that names its networks so."""
+    """Returns the bytes that one image of the native size needs in a diffusers pipeline; 0 where it has no U-Net."""
     unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
     if unet is None or not hasattr(unet, "config"):
         return 0

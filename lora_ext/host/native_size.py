@@ -1,4 +1,4 @@
-"""The side in pixels that a model was made for: what pictures get where nobody asks for a size."""
+"""The size in pixels that a model was trained for, which images get by default."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from ..file.base_model import SD2, SDXL
 from ..protocols import VAE_SCALE_FACTOR
 
 UNINFORMATIVE_IMAGE_SIZES = (32, 64)
-"""`image_size` in the LDM configurations of models for 512 and 768 pixels alike: it tells nothing about them."""
+"""`image_size` values of the LDM configurations of 512 and 768 models alike, which tell nothing about the size."""
 
 
 def native_size_for(family: str, prediction: str, latent_size: int | None = None) -> int:
-    """Pixels a side that a model was made for.
+    """Returns the width and height in pixels that a model was trained for.
 
-    latent_size: the side of its latents where a configuration tells it (`sample_size` of diffusers' U-Net,
-    `latent_size_of`).
-    Without one: SDXL 1024, SD2 that predicts v 768, the others 512.
+    Args:
+        family: "SD1", "SD2" or "SDXL".
+        prediction: "epsilon" or "v".
+        latent_size: width of the model's latents where a configuration has it (`sample_size` of diffusers' U-Net, or
+            `latent_size_of`). Without it SDXL has 1024, SD2 with v-prediction 768, the others 512.
+
+    Example:
+        >>> native_size_for("SD2", "v"), native_size_for("SD1", "epsilon", latent_size=8)
+        (768, 64)
     """
     if latent_size:
         return latent_size * VAE_SCALE_FACTOR
@@ -24,9 +30,9 @@ def native_size_for(family: str, prediction: str, latent_size: int | None = None
 
 
 def latent_size_of(image_size: object) -> int | None:
-    """The side of latents that an LDM configuration tells by `image_size`; None where it is the usual filler.
+    """Returns the width of latents that an LDM configuration's `image_size` gives, None where it tells nothing.
 
-    Above 128 (1024 pixels) it is LDM's own default, 256, which nobody meant.
+    A value above 128 (1024 pixels) is LDM's own default of 256, not a choice.
     """
     return (
         image_size

@@ -26,7 +26,7 @@ def required_shape(shapes: TensorShapes, key: str, what: str) -> Sequence[int]:
 
 
 def _count(shapes: TensorShapes, name: Callable[[int], str]) -> int:
-    """How many of name(0), name(1), … are there."""
+    """Counts how many of name(0), name(1), … exist."""
     number = 0
     while name(number) in shapes:
         number += 1
@@ -37,7 +37,7 @@ def _count(shapes: TensorShapes, name: Callable[[int], str]) -> int:
 
 
 def _levels(shapes: TensorShapes) -> list[list[tuple[int, int]]]:
-    """Per resolution, from the finest, the (channels, transformer depth or 0) of each resnet on the way down."""
+    """(Channels, transformer depth or 0) of each ResNet block in the encoder, by resolution from the highest."""
     levels: list[list[tuple[int, int]]] = [[]]
     index = 1
     while any(f"{LDM_UNET_PREFIX}input_blocks.{index}.0.{leaf}.weight" in shapes for leaf in ("op", "in_layers.2")):
@@ -54,10 +54,23 @@ def _levels(shapes: TensorShapes) -> list[list[tuple[int, int]]]:
 def unet_arguments(
     shapes: TensorShapes, hints: CheckpointHints, family: str, context: int, pooled: int | None
 ) -> dict[str, Any]:
-    """Arguments of diffusers' UNet2DConditionModel. Its `attention_head_dim` is the number of heads."""
+    """Returns arguments of diffusers' UNet2DConditionModel.
+
+    Its `attention_head_dim` is the number of heads, a naming error that diffusers keeps for old configurations.
+
+    Args:
+        shapes: names and shapes of the checkpoint's tensors.
+        hints: the configuration, for the number of heads.
+        family: "SD1", "SD2" or "SDXL".
+        context: width of the text embeddings.
+        pooled: width of SDXL's pooled text embedding.
+
+    Raises:
+        FileError: the U-Net has an unknown structure.
+    """
     levels = _levels(shapes)
     if len({len(level) for level in levels}) != 1 or not levels[0]:
-        raise FileError("its U-Net has levels of different length, which is unknown here")
+        raise FileError("its U-Net has resolutions with different numbers of blocks, which is not supported")
     channels = [level[0][0] for level in levels]
     depths = [level[0][1] for level in levels]
     mid = _count(shapes, lambda n: f"{LDM_UNET_PREFIX}middle_block.1.transformer_blocks.{n}.norm1.weight")
@@ -84,12 +97,12 @@ def unet_arguments(
             "projection_class_embeddings_input_dim": inputs,
         }
     elif f"{LDM_UNET_PREFIX}label_emb.0.0.weight" in shapes:
-        raise FileError("its U-Net takes another condition (unCLIP), which is unknown here")
+        raise FileError("its U-Net takes another condition (unCLIP), which is not supported")
     return config
 
 
 def _heads(channels: int, params: Mapping[str, Any], family: str) -> int:
-    """Attention heads at a level: the configuration's, else SD1's 8, else one for each 64 channels."""
+    """Returns the attention heads at a resolution: the configuration's, else SD1's 8, else one for each 64 channels."""
     heads, width = params.get("num_heads", -1), params.get("num_head_channels", -1)
     if isinstance(width, int) and width > 0:
         return max(channels // width, 1)
@@ -102,7 +115,11 @@ def _heads(channels: int, params: Mapping[str, Any], family: str) -> int:
 
 
 def vae_arguments(shapes: TensorShapes) -> dict[str, Any]:
-    """Arguments of diffusers' AutoencoderKL."""
+    """Returns arguments of diffusers' AutoencoderKL.
+
+    Raises:
+        FileError: the checkpoint has no autoencoder, or one with tensors missing.
+    """
     encoder, decoder = f"{LDM_VAE_PREFIX}encoder.", f"{LDM_VAE_PREFIX}decoder."
     levels = _count(shapes, lambda n: f"{encoder}down.{n}.block.0.conv1.weight")
     if not levels:
@@ -122,7 +139,13 @@ def vae_arguments(shapes: TensorShapes) -> dict[str, Any]:
 
 
 def clip_arguments(shapes: TensorShapes, prefix: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """A CLIPTextConfig's arguments from CLIP's own tensors."""
+    """Returns arguments of transformers' CLIPTextConfig for tensors with transformers' names.
+
+    Args:
+        shapes: names and shapes of the checkpoint's tensors.
+        prefix: beginning of the text encoder's names.
+        known: entries of its configuration that shapes cannot tell.
+    """
     base = f"{prefix}text_model."
     vocabulary, width = required_shape(shapes, f"{base}embeddings.token_embedding.weight", "text encoder")
     return {
@@ -137,7 +160,7 @@ def clip_arguments(shapes: TensorShapes, prefix: str, known: Mapping[str, Any]) 
 
 
 def open_clip_arguments(shapes: TensorShapes, prefix: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The same from OpenCLIP's tensors."""
+    """Returns arguments of transformers' CLIPTextConfig for tensors with OpenCLIP's names; see `clip_arguments`."""
     vocabulary, width = required_shape(shapes, f"{prefix}token_embedding.weight", "text encoder")
     return {
         "vocab_size": vocabulary,
@@ -152,7 +175,7 @@ def open_clip_arguments(shapes: TensorShapes, prefix: str, known: Mapping[str, A
 
 
 def _heads_and_activation(known: Mapping[str, Any], width: int) -> dict[str, Any]:
-    """Heads and activation: told, if what is told is about an encoder of this width; heads of 64 channels else."""
+    """Takes heads and activation from a configuration for this width; else heads have 64 channels."""
     about = known if known.get("hidden_size", width) == width else {}
     told = {key: about[key] for key in ("num_attention_heads", "hidden_act", "layer_norm_eps") if key in about}
     return {"num_attention_heads": max(width // HEAD_WIDTH, 1), **told}

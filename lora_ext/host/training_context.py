@@ -1,4 +1,4 @@
-"""Borrowing networks for training: what is changed for a run, and everything put back after it."""
+"""Context managers around training: each changes networks for a run and restores them afterwards."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ def compute_dtype(precision: str) -> torch.dtype:
 
 @contextmanager
 def frozen(networks: Sequence[nn.Module], *, train: bool) -> Iterator[None]:
-    """No parameter of these collects gradients; `train` sets the mode (gradient checkpointing acts in it alone).
+    """Freezes networks: no parameter collects gradients.
 
-    Afterwards every parameter's `requires_grad` and `grad`, and every module's mode, are as before.
+    Afterwards every parameter's `requires_grad` and `grad`, and every module's mode, are restored.
+
+    Args:
+        networks: the networks.
+        train: whether they are in training mode, which gradient checkpointing needs; dropout stays off.
     """
     parameters = [(p, p.requires_grad, p.grad) for network in networks for p in network.parameters()]
     modes = [(module, module.training) for network in networks for module in network.modules()]
@@ -43,10 +47,14 @@ def frozen(networks: Sequence[nn.Module], *, train: bool) -> Iterator[None]:
 
 @contextmanager
 def in_dtype(networks: Iterable[nn.Module], dtype: torch.dtype, *, norms: torch.dtype | None = None) -> Iterator[None]:
-    """The networks' floating parameters and buffers as `dtype`; the very tensors that were there come back afterwards.
+    """Converts floating-point parameters and buffers to `dtype`, and restores the original tensors afterwards.
 
-    norms: the dtype of normalising layers, where theirs is another. Nothing is copied where the dtype fits already.
-    Frozen networks only: what is computed inside is thrown away.
+    For frozen networks only: changes made inside are lost. Tensors that have the dtype already are not copied.
+
+    Args:
+        networks: the networks.
+        dtype: of all layers but, where `norms` is given, the normalisation layers.
+        norms: the dtype of normalisation layers.
     """
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
@@ -65,7 +73,7 @@ def in_dtype(networks: Iterable[nn.Module], dtype: torch.dtype, *, norms: torch.
 
 @contextmanager
 def restored_attributes(networks: Iterable[nn.Module], names: Sequence[str]) -> Iterator[None]:
-    """Puts the named attributes of every module back, and takes away those that were not there."""
+    """Restores the named attributes of every module afterwards, and deletes those that did not exist before."""
     found: list[tuple[nn.Module, str, Any, bool]] = []
     for network in networks:
         for module in network.modules():
@@ -82,9 +90,10 @@ def restored_attributes(networks: Iterable[nn.Module], names: Sequence[str]) -> 
 
 @contextmanager
 def compiled_for_device(call: Callable[..., Any], device: torch.device) -> Iterator[Callable[..., Any]]:
-    """`call` compiled for a device; it is compiled when first called, and again for other sizes and hooks.
+    """Compiles a function with `torch.compile`, at its first call and again for other sizes and hooks.
 
-    Raises TrainError where nothing can be compiled: no C++ compiler, no Triton, a Python that torch cannot read.
+    Raises:
+        TrainError: nothing can be compiled here: no C++ compiler, no Triton, or a Python that torch does not support.
     """
     from torch._dynamo import config, reset  # slow to import
 
@@ -105,7 +114,7 @@ def compiled_for_device(call: Callable[..., Any], device: torch.device) -> Itera
 
 
 _COMPILED_VARIANTS = 64
-"""How many forms of one function may be kept: each size of pictures and each rank that DyLoRA draws is one."""
+"""Compiled variants of one function to keep: each bucket size and each rank that DyLoRA draws needs one."""
 
 
 def _probe_function(x: torch.Tensor) -> torch.Tensor:
@@ -113,7 +122,11 @@ def _probe_function(x: torch.Tensor) -> torch.Tensor:
 
 
 def autocast_for_precision(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Autocast for a precision; nothing for float32. Raises TrainError where this torch has none for the device."""
+    """Returns autocast for a precision, a context without effect for float32.
+
+    Raises:
+        TrainError: this torch has no autocast of this precision for the device.
+    """
     dtype = compute_dtype(precision)
     if dtype == torch.float32:
         return nullcontext()
@@ -125,5 +138,5 @@ def autocast_for_precision(device: torch.device, precision: str) -> AbstractCont
 
 
 def autocast_disabled(device: torch.device) -> AbstractContextManager[object]:
-    """No autocast inside, where there could be one."""
+    """Returns a context without autocast."""
     return torch.autocast(device.type, enabled=False) if device.type in ("cuda", "cpu", "xpu") else nullcontext()

@@ -1,4 +1,4 @@
-"""One picture of the web UI: what its tags come to, and what is kept of it between passes."""
+"""The tags of the current image, resolved, and the web UI's caches that belong to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from .. import block_weights_infotext as infotext
 
 @dataclass
 class ResolvedTags:
-    """What a prompt's tags came to."""
+    """A prompt's tags with their files loaded.
+
+    Attributes:
+        specs: what is applied for each tag.
+        hashes: file name → hash, for the infotext.
+        rows: block weights, for the infotext.
+        problems: sentences about tags that cannot be applied.
+        has_random_weights: whether block weights were drawn at random.
+        seed: the image's seed.
+    """
 
     specs: list[AdapterSpec] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)
@@ -28,7 +37,7 @@ def set_if_given(params: dict[str, Any], key: str, value: str | None) -> None:
 
 
 def clear_conditioning(p: Any) -> None:
-    """Empties the caches in place: they are shared between jobs."""
+    """Empties the web UI's caches of conditioning in place, since jobs share them."""
     for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
         cache = getattr(p, name, None)
         if isinstance(cache, list):

@@ -1,8 +1,6 @@
-"""The web UI (AUTOMATIC1111 1.10.1) as a host: takes over `<lora:…>`, and gives it back.
+"""The extension inside the web UI (AUTOMATIC1111 1.10.1): applies `<lora:…>` tags, and hands them back when it unloads.
 
-`scripts/lora_ext_entry.py` makes one `A1111Extension` and wires its callbacks; `A1111Extension.unload` leaves the web
-UI as it was.
-Only files of this name (`a1111*.py`) import `modules.*`.
+`scripts/lora_ext_entry.py` creates one `A1111Extension` and registers its callbacks.
 """
 
 from __future__ import annotations
@@ -33,7 +31,10 @@ from .script_lifetime import SCRIPT_LIFETIME
 
 
 class A1111Extension:
-    """Everything of ours that lives in the web UI."""
+    """The extension's callbacks in the web UI, and what they keep between images.
+
+    `unload` leaves the web UI as it was before the extension was loaded.
+    """
 
     def __init__(self) -> None:
         self.host_interface = settings.A1111HostInterface()
@@ -52,10 +53,10 @@ class A1111Extension:
         self._conditioning_key: object = None
         self._reported_fits: set[str] = set()
 
-    # --- who is in charge
+    # --- who applies the tags
 
     def update_tag_ownership(self, *_: Any) -> None:
-        """Takes `<lora:…>` over, or gives it back, as the setting says; safe to call again."""
+        """Takes `<lora:…>` tags over or hands them back, as the setting says. It may be called any number of times."""
         self.tag_ownership.register_observer()
         ours = self.host_interface.option("in_charge") == settings.OWNER_LORA_EXT
         if ours and not self.tag_ownership.is_ours:
@@ -71,16 +72,16 @@ class A1111Extension:
             owners.run_all_steps("handing <lora:…> back", self.remove_all, self.tag_ownership.restore_previous_owners)
 
     def remove_all(self) -> None:
-        """Removes everything from every model: each parameter is the original one again."""
+        """Removes all LoRA files from all models: restores each original parameter."""
         owners.run_all_steps("removing", self.models.close, self._remove_embeddings, self._forget_conditioning)
 
     def on_app_started(self, *_: Any) -> None:
-        """The web UI is up, for the first time or again."""
+        """Called when the web UI has started, for the first time or after Reload UI."""
         self.update_tag_ownership()
         SCRIPT_LIFETIME.mark_loaded()
 
     def unload(self) -> None:
-        """Leaves the web UI as it was before us."""
+        """Leaves the web UI as it was before the extension was loaded."""
         owners.run_all_steps(
             "unloading",
             SCRIPT_LIFETIME.mark_unloaded,
@@ -92,11 +93,14 @@ class A1111Extension:
         )
 
     def on_image(self, p: Any) -> None:
-        """At every picture, after its tags were handed out: who does not apply them has nothing on the model.
+        """Called for each image after its tags were handed out; removes all files where another extension applies them.
 
-        Another extension may take `<lora:…>` over at any picture (sd-webui-loractl does when its box is ticked); what
-        was applied before would stay, in pictures without a tag and twice in those with one. One that hands the tags
-        back hands them to the built-in extension; they come to us again, as the setting says.
+        Another extension may take `<lora:…>` over for any image (sd-webui-loractl does when its box is ticked). Files
+        that were applied before would stay: in images without a tag, and twice in images with one. When the other
+        extension hands the tags back, the built-in extension gets them; here they are taken over again.
+
+        Args:
+            p: the web UI's `StableDiffusionProcessing` of the image.
         """
         if self.tag_ownership.is_ours:
             return
@@ -111,8 +115,10 @@ class A1111Extension:
             self._notify(p, text)
 
     def other_tag_owner(self) -> str:
-        """Who applies `<lora:…>` where it is not us, by name, else "": the built-in extension, because the setting says
-        so or because the model is of a kind that we do not know (SD3, Flux), or another extension."""
+        """Returns the name of the extension that applies `<lora:…>` tags in place of this one, "" where there is none.
+
+        It is the built-in extension where the setting says so or the model is not supported (SD3, Flux).
+        """
         sd_model = model.current_sd_model()
         unloaded = sd_model is None or not getattr(sd_model, "sd_checkpoint_info", None)
         if self.tag_ownership.is_ours and (unloaded or model.is_supported_model(sd_model)):
@@ -120,13 +126,19 @@ class A1111Extension:
         owner = self.tag_ownership.previous_owners[0] if self.tag_ownership.is_ours else self.tag_ownership.owner
         return owners.extension_name(owner)
 
-    # --- a picture
+    # --- one image
 
     def apply_tags(self, p: Any, items: list[list[str]], params_list: Any = ()) -> None:
-        """Applies the tags given as their items to the model in use. Never raises for what a user wrote."""
+        """Applies LoRA tags to the model in use. Errors in tags become warnings, never exceptions.
+
+        Args:
+            p: the web UI's `StableDiffusionProcessing`.
+            items: for each tag its parts between the colons, without `lora`.
+            params_list: the same tags as the web UI passes them, for the built-in extension.
+        """
         sd_model = model.current_sd_model()
         if getattr(p, "prompts", None) is None and not hasattr(sd_model, "cond_stage_model_empty_prompt"):
-            return  # a model just loaded, on which nothing is yet, perhaps in the midst of a picture
+            return  # called while the web UI loads a model, perhaps during an image: nothing is applied to it yet
         self.is_sampling = False
         if not self.tag_ownership.is_ours:  # by the alias `lyco`, which stays ours when another extension takes `lora`
             for item in items:
@@ -151,7 +163,7 @@ class A1111Extension:
         self._notify_once(p, notes.batch_tag_warnings(p))
 
     def _resolve_tags(self, p: Any, tag_items: Sequence[list[str]]) -> ResolvedTags:
-        """Reads tags and files. What is wrong with one does not touch the others."""
+        """Parses tags and loads their files. An error in one does not affect the others."""
         seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None) or [0]
         chosen, presets = ResolvedTags(seed=int(seeds[0])), self.host_interface.presets()
         for item in tag_items:
@@ -182,16 +194,17 @@ class A1111Extension:
             resolved.has_random_weights |= infotext.has_random_block_weights(tag, presets)
 
     def _apply_specs(self, sd_model: Any, resolved: ResolvedTags) -> list[FitReport] | None:
-        """Brings the model to what was chosen."""
+        """Applies the files of resolved tags."""
         self.models.specs = tuple(resolved.specs)
         fits, problems = self._apply_to_model(sd_model)
         resolved.problems += problems
         return fits
 
     def _apply_to_model(self, sd_model: Any) -> tuple[list[FitReport] | None, list[str]]:
-        """Puts the selection onto a model: how files fit where something changed, and what to tell.
+        """Applies the selected files to a model; on an error nothing is applied.
 
-        On an error nothing is applied, and that is told.
+        Returns:
+            How files fit where something changed, else None, and sentences for the user.
         """
         try:
             fits = self.models.apply(sd_model)
@@ -203,7 +216,7 @@ class A1111Extension:
             return None, [f"nothing is applied: {error}"]
 
     def after_model_switch(self) -> None:
-        """The model in use may have changed in the midst of a picture (refiner): what was chosen goes onto it."""
+        """Applies the selection to the model in use, which may have changed during an image (refiner)."""
         sd_model = model.current_sd_model()
         if self.is_sampling and self.tag_ownership.is_ours and model.is_supported_model(sd_model):
             fits, problems = self._apply_to_model(sd_model)
@@ -211,7 +224,7 @@ class A1111Extension:
                 self.host_interface.notify(text)
 
     def on_step(self, params: Any) -> None:
-        """Before each call of the denoiser: schedules move to its step."""
+        """Called before each U-Net call: moves the schedules of tags to this step."""
         denoiser = getattr(params, "denoiser", None)
         if not self.tag_ownership.is_ours or denoiser is None or not self.models.specs:
             return
@@ -225,13 +238,13 @@ class A1111Extension:
             self.models.at_step(sd_model, denoiser.step, total)
 
     def on_model_loaded(self, sd_model: Any) -> None:
-        """Other weights, or another model: what is known about its layers is of the old one."""
+        """Called when a model was loaded: forgets what is known about its layers, which are new."""
         self.models.remove(sd_model)
 
-    # --- what is told
+    # --- infotext and warnings
 
     def _write_infotext(self, p: Any, resolved: ResolvedTags) -> None:
-        """Infotext, and fresh conditioning where the text encoder's weights changed."""
+        """Writes the infotext, and drops cached conditioning where the text encoder's weights changed."""
         state = (
             self.models.mode_key(model.current_sd_model()),
             [(u.file, u.te, u.blocks, u.dyn) for u in resolved.specs],
@@ -262,7 +275,7 @@ class A1111Extension:
             told[infotext.BLOCK_SEED_KEY] = resolved.seed
 
     def _report_problems(self, p: Any, resolved: ResolvedTags, fits: list[FitReport] | None) -> None:
-        """Problems each time; how files fit once a change."""
+        """Reports problems for each image, and how files fit once after each change."""
         for text in resolved.problems:
             self._notify(p, text)
         if fits is not None:
@@ -273,7 +286,7 @@ class A1111Extension:
             self._reported_fits = set(reports)
 
     def _notify_once(self, p: Any, texts: Iterable[str]) -> None:
-        """What all batches of a picture's settings would tell again."""
+        """Reports sentences once for all batches of a job."""
         said = p.lora_ext_said = getattr(p, "lora_ext_said", set())
         for text in [text for text in dict.fromkeys(texts) if text not in said]:
             self._notify(p, text)
@@ -285,7 +298,7 @@ class A1111Extension:
         self.host_interface.notify(text)
 
     def on_infotext_pasted(self, _: str, params: dict[str, Any]) -> None:
-        """An infotext was pasted: block weights that would come out otherwise are put into its prompts as numbers."""
+        """Called when an infotext is pasted: writes block weights that would come out otherwise now as numbers."""
         presets = self.host_interface.presets()
         first = params.get(infotext.BLOCK_WEIGHTS_KEY)
         for prompt, key in (("Prompt", infotext.BLOCK_WEIGHTS_KEY), ("Hires prompt", infotext.HIRES_BLOCK_WEIGHTS_KEY)):
@@ -297,7 +310,7 @@ class A1111Extension:
 
     @property
     def library(self) -> LoraLibrary:
-        """The index of LoRA files, made when it is first needed."""
+        """The index of LoRA files, created when it is first needed."""
         if self._library is None:
             cache, optional = self.host_interface.data_dir() / "index.json", self.host_interface.optional_dirs()
             self._library = LoraLibrary(self.host_interface.lora_dirs(), cache_path=cache, optional=optional)
@@ -305,13 +318,17 @@ class A1111Extension:
         return self._library
 
     def entry(self, name: str) -> LibraryEntry:
-        """The index's entry, looked up again when the file on disk is another one than before. Raises FileError."""
+        """Returns a file's entry of the index, refreshed where the file on disk has changed.
+
+        Raises:
+            FileError: no LoRA file has this name.
+        """
         return self.library.find_current(name)
 
-    # --- small things
+    # --- helpers
 
     def _leave_to_builtin(self, p: Any, params_list: Any) -> None:
-        """For models of kinds that we do not know (SD3, Flux), and where a picture's own settings say so."""
+        """Passes tags to the built-in extension, for unsupported models (SD3, Flux) and where a setting says so."""
         if self._conditioning_key is not None:
             self.remove_all()
         before = self.tag_ownership.previous_owners[0]
@@ -325,7 +342,7 @@ class A1111Extension:
             self.embeddings.set_files(model.current_sd_model(), ())
 
     def _forget_conditioning(self) -> None:
-        """Conditioning kept from before was made by someone else's rules."""
+        """Drops cached conditioning, which another extension's files may have changed."""
         self._conditioning_key = None
         for kind in (processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img):
             clear_conditioning(kind)

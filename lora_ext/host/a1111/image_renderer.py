@@ -1,4 +1,4 @@
-"""The web UI as `compare`'s artist: pictures of one text go through in batches, each with LoRA weights of its own."""
+"""Renders the images of sheets in the web UI: images with one text go through in batches, each with its own weights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .script_lifetime import SCRIPT_LIFETIME
 _SETTINGS_THAT_CHANGE_IMAGES = (
     "CLIP_stop_at_last_layers", "sd_vae", "randn_source", "eta_noise_seed_delta", "token_merging_ratio",
           "use_old_scheduling", "upcast_attn")  # fmt: skip
-"""Settings of the web UI that a picture depends on."""
+"""Settings of the web UI that change an image."""
 
 
 class A1111ImageRenderer:
-    """Draws with the model that is loaded. Use it only while the queue is ours."""
+    """Generates cells of a sheet with the loaded model. Use it only while holding the queue lock."""
 
     def __init__(self, library: LoraLibrary, presets: Presets | None = None) -> None:
         self.library, self.presets = library, presets or Presets()
@@ -36,7 +36,7 @@ class A1111ImageRenderer:
         self.title = str(getattr(getattr(current_sd_model(), "sd_checkpoint_info", None), "model_name", ""))
 
     def identity(self, image_spec: ImageSpec) -> str:
-        """Checkpoint, LoRA files, and those of the web UI's settings that change pictures."""
+        """Identifies checkpoint, LoRA files and settings: two images with the same identity are equal."""
         model = current_sd_model()
         if model is None:
             raise LoraError("no model is loaded; choose a checkpoint at the top of the page")
@@ -49,16 +49,17 @@ class A1111ImageRenderer:
         return ":".join([*map(str, told), tags_identity(image_spec, self.library, self.presets)])
 
     def batch_key(self, image_spec: ImageSpec) -> Hashable:
-        """Size, sampler and steps, and the text: texts of other lengths would change each other's padding."""
+        """Returns what images of one batch share. The text is part of it: lengths would change each other's padding."""
         text = parse_lora_tags(image_spec.prompt)[0].rstrip()
-        if not is_supported_model(current_sd_model()) or "AND" in text:  # AND is several conditions a picture
+        if not is_supported_model(current_sd_model()) or "AND" in text:  # AND gives an image several conditionings
             return image_spec
         return (*image_spec.batch_key(), text, image_spec.negative_prompt)
 
     def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
-        """The pictures, each with its infotext; the web UI saves none of them. Halved when memory does not hold it.
+        """Generates images, each with its infotext; the web UI saves none of them.
 
-        Drawn once more where Reload UI came in between: it takes LoRA files off the model.
+        A batch that does not fit in memory is halved. Images are generated again where Reload UI came in between, since
+        it removes LoRA files from the model.
         """
         while True:
             SCRIPT_LIFETIME.loaded.wait()
@@ -110,6 +111,6 @@ class A1111ImageRenderer:
 
 
 def _size(image_spec: ImageSpec) -> tuple[int, int]:
-    """(width, height), the model's own where the shot has none."""
+    """Returns (width, height), by default the model's native size."""
     side = sd_model_native_size(current_sd_model())
     return image_spec.width or side, image_spec.height or side

@@ -1,4 +1,4 @@
-"""What kind of model the web UI holds, told from the attributes of `shared.sd_model`. Imports nothing of the web UI."""
+"""The kind of the web UI's model, from the attributes of `shared.sd_model`. Imports nothing of the web UI."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ..native_size import latent_size_of, native_size_for
 
 
 def sd_model_family(sd_model: Any) -> str:
-    """ "SD1", "SD2" or "SDXL"."""
+    """Returns "SD1", "SD2" or "SDXL"."""
     if getattr(sd_model, "is_sdxl", False):
         return SDXL
     return SD2 if getattr(sd_model, "is_sd2", False) else SD1
 
 
 def sd_model_prediction(sd_model: Any) -> str:
-    """What the U-Net gives: "epsilon" or "v"."""
+    """Returns what the U-Net predicts, "epsilon" or "v"."""
     return V_PREDICTION if getattr(sd_model, "parameterization", "eps") == "v" else EPSILON_PREDICTION
 
 
 def sd_model_native_size(sd_model: Any) -> int:
-    """Pixels a side that the model was made for; 512 while there is none."""
+    """Returns the width and height in pixels that the model was trained for; 512 while none is loaded."""
     if getattr(sd_model, "is_sd3", False):
         return 1024
     latent = latent_size_of(getattr(sd_model, "image_size", None))

@@ -1,7 +1,7 @@
 """Hooks into the web UI's model switching and its Reload UI, for which it has no callbacks.
 
-The one place that replaces functions of the web UI. Each replacement calls the original with what it was given;
-`close` puts the originals back, or makes the replacement inert where another extension has wrapped it since.
+It replaces functions of the web UI. Each replacement calls the original with its arguments. `close` restores the
+originals; where another extension has wrapped a replacement since, it stays and only calls the original.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from .script_lifetime import SCRIPT_LIFETIME
 
 
 class ModelSwitchHooks:
-    """before(model): a model is about to leave its device or memory. after(): the model in use may be another one."""
+    """Callbacks around the web UI's model switching.
+
+    Args:
+        before: called with a model that is about to leave its device or memory.
+        after: called when the model in use may have changed.
+    """
 
     def __init__(self, before: Callable[[Any], None], after: Callable[[], None]) -> None:
         self.active = True
@@ -29,7 +34,7 @@ class ModelSwitchHooks:
         self, name: str, before: Callable[[Any], None] | None = None, after: Callable[[], None] | None = None
     ) -> None:
         original = getattr(sd_models, name, None)
-        if original is None:  # Forge moves its models by other ways
+        if original is None:  # Forge has other functions for moving models
             return
 
         @functools.wraps(original)
@@ -45,7 +50,7 @@ class ModelSwitchHooks:
         self._replaced.append((name, original, replacement))
 
     def close(self) -> None:
-        """Puts the originals back."""
+        """Restores the original functions."""
         self.active = False
         for name, original, replacement in self._replaced:
             if getattr(sd_models, name) is replacement:
@@ -54,8 +59,11 @@ class ModelSwitchHooks:
 
 
 class ReloadUiHook:
-    """Reload UI interrupts what is being drawn, which would stop our runs and sheets as Interrupt does: while one of
-    ours is at work, and so nothing else, it only asks for the restart."""
+    """Keeps Reload UI from interrupting the extension's own jobs.
+
+    The web UI's `request_restart` interrupts the current job, which would stop a training run or a sheet. While one is
+    running (and so nothing else is), only the restart itself is requested.
+    """
 
     def __init__(self) -> None:
         self._state = shared.state
@@ -72,7 +80,7 @@ class ReloadUiHook:
         self._replacement = self._state.request_restart = replacement
 
     def close(self) -> None:
-        """The original again: the class's, or what another extension had put onto the object."""
+        """Restores the original: the class's function, or the one that another extension had set on the object."""
         if vars(self._state).get("request_restart") is not self._replacement:
             return
         if self._before is None:

@@ -1,4 +1,4 @@
-"""The web UI's models as `ports.Model`, and what is applied to each of them."""
+"""The web UI's models as `protocols.HookableModel`, and the LoRA files that are applied to each of them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ..memory_estimate import generation_bytes
 
 @dataclass(frozen=True, eq=False)
 class A1111Model:
-    """One of the web UI's models (`shared.sd_model`) as a `ports.Model`."""
+    """One of the web UI's models (`shared.sd_model`) as a `protocols.HookableModel`."""
 
     sd_model: Any
 
     def parts(self) -> Mapping[str, nn.Module]:
-        """U-Net and text encoders, without the web UI's wrappers; empty for kinds that have none of ours (SD3)."""
+        """Returns "unet", "te", "te2" → network, without the web UI's wrappers; empty for unsupported models (SD3)."""
         parts: dict[str, nn.Module] = {}
         if not is_supported_model(self.sd_model):
             return parts
@@ -48,7 +48,7 @@ class A1111Model:
 
 
 def is_supported_model(sd_model: Any) -> bool:
-    """Whether the model is of the SD1, SD2 or SDXL family (not SD3, Flux …), held in either way."""
+    """Whether a model is SD1, SD2 or SDXL (not SD3 or Flux), in AUTOMATIC1111's web UI or in Forge."""
     if is_forge(sd_model):
         return any(getattr(sd_model, name, False) for name in ("is_sd1", "is_sd2", "is_sdxl"))
     return not getattr(sd_model, "is_sd3", False) and hasattr(sd_model, "model")
@@ -75,27 +75,31 @@ def _patched_parts(objects: Any) -> dict[str, nn.Module]:
 
 
 def has_patch_manager() -> bool:
-    """Whether this web UI applies LoRA files as patches of a model manager (Forge, reForge, Classic, Neo), whatever
-    model is loaded; before the first picture none is."""
+    """Whether this web UI applies LoRA files as patches of a model manager (Forge, reForge, Classic, Neo).
+
+    It does not depend on the model: before the first image none is loaded.
+    """
     return find_spec("modules_forge") is not None
 
 
 def current_sd_model() -> Any:
-    """The model in use, None while there is none; unlike `shared.sd_model`, asking never loads one."""
+    """Returns the model in use, None while none is loaded. Unlike `shared.sd_model` it never loads one."""
     return sd_models.model_data.sd_model
 
 
 def loaded_sd_models() -> list[Any]:
-    """Every model that the web UI keeps, the one in use first."""
+    """Returns all models that the web UI keeps, the one in use first."""
     data = sd_models.model_data
     models = [data.sd_model, *getattr(data, "loaded_sd_models", ())]  # Forge keeps one
     return [m for i, m in enumerate(models) if m is not None and m not in models[:i]]
 
 
 class AppliedNetworksByModel:
-    """The chosen uses, and what is on each of the web UI's models because of them.
+    """The selected LoRA files, and what is applied to each of the web UI's models.
 
-    mode: asks for the user's choice of "auto", "live" or "baked". say: tells the user something about the picture.
+    Args:
+        mode: returns the user's setting, "auto", "live" or "baked".
+        notify: shows the user a sentence about the current image.
     """
 
     def __init__(self, mode: Callable[[], str], notify: Callable[[str], None]) -> None:
@@ -105,11 +109,15 @@ class AppliedNetworksByModel:
         self._applied: WeakKeyDictionary[Any, tuple[object, AppliedNetworks]] = WeakKeyDictionary()
 
     def begin_batch(self, p: Any, sd_model: Any) -> None:
-        """Another picture, or batch of them, begins: how much memory it takes, and that `ensure` is for it."""
+        """Notes that a batch begins, and how much memory it needs; the next `apply` is for it."""
         self._image_bytes, self._is_new_batch = _batch_bytes(p, sd_model), True
 
     def apply(self, sd_model: Any) -> list[FitReport] | None:
-        """Brings a model to the chosen uses. Returns how each fits where something changed, else None."""
+        """Applies the selected files to a model.
+
+        Returns:
+            How each file fits where something changed, else None.
+        """
         key, applied = self._applied.get(sd_model, (None, None))
         if not self.specs:
             if applied is not None:
@@ -131,8 +139,10 @@ class AppliedNetworksByModel:
         return applied.apply(self.specs)
 
     def retry_when_out_of_memory(self, work: Callable[[], Any]) -> Any:
-        """The result of `work`, a part of a picture: where memory runs out and LoRAs are baked, once more with all of
-        them live, which is said."""
+        """Runs a part of an image's computation and returns its result.
+
+        Where memory runs out and files are baked, it runs once more with all of them as forward hooks, and says so.
+        """
         sd_model = current_sd_model()
         _, applied = (None, None) if sd_model is None else self._applied.get(sd_model, (None, None))
         if applied is None:
@@ -144,13 +154,13 @@ class AppliedNetworksByModel:
         return result
 
     def at_step(self, sd_model: Any, step: int, total: int) -> None:
-        """Moves schedules on this model to denoiser call `step` of `total`."""
+        """Moves the schedules of tags to U-Net call `step` of `total`."""
         _, applied = self._applied.get(sd_model, (None, None))
         if applied is not None:
             applied.at_step(step, total)
 
     def no_effect_messages(self, sd_model: Any, total: int) -> list[str]:
-        """Why files, or their U-Net parts, never act in a picture of `total` denoiser calls: a sentence each."""
+        """Explains, one sentence each, which files have no effect in an image of `total` U-Net calls."""
         _, applied = self._applied.get(sd_model, (None, None))
         if applied is None:
             return []
@@ -158,26 +168,26 @@ class AppliedNetworksByModel:
         return [text for text in dict.fromkeys(said) if text]
 
     def remove(self, sd_model: Any) -> None:
-        """Takes everything off a model and forgets it."""
+        """Removes all files from a model and forgets it."""
         _, applied = self._applied.pop(sd_model, (None, None))
         if applied is not None:
             applied.close()
 
     def close(self) -> None:
-        """Takes everything off every model."""
+        """Removes all files from all models."""
         self.specs = ()
         for sd_model in list(self._applied):
             self.remove(sd_model)
 
     def mode_key(self, sd_model: Any) -> tuple[object, ...]:
-        """What the way of applying depends on: when it changes, all is applied anew."""
+        """Returns what the mode depends on; when it changes, all files are applied anew."""
         return self.mode(), _has_fp8_weights(), bool(getattr(sd_model, "lowvram", False))
 
     def _apply_mode(self, sd_model: Any) -> str:
-        """`auto` goes live where weights travel between devices; where baking has no room, `AppliedNetworks` sees by
-        itself.
+        """Returns the mode for a model: live where --medvram or --lowvram move weights between devices.
 
-        fp8 weights are never baked: rounded to fp8, a small ΔW is lost.
+        fp8 weights are never baked, since a small ΔW is lost when it is rounded to fp8. `AppliedNetworks` itself checks
+        whether there is memory for baking.
         """
         if _has_fp8_weights() or is_forge(
             sd_model
@@ -193,7 +203,7 @@ def _has_fp8_weights() -> bool:
 
 
 def _batch_bytes(p: Any, sd_model: Any) -> int:
-    """What a batch of the pictures that `p` asks for takes, the hires pass included."""
+    """Estimates the memory in bytes that one batch of `p` needs, including the hires pass."""
     width, height = int(getattr(p, "width", 0) or 512), int(getattr(p, "height", 0) or 512)
     if getattr(p, "enable_hr", False):
         scale = float(getattr(p, "hr_scale", 0) or 2.0)
@@ -205,7 +215,7 @@ def _batch_bytes(p: Any, sd_model: Any) -> int:
 
 
 class Float32AppliedNetworks(AppliedNetworks):
-    """As `AppliedNetworks`, with sums in float32 whenever something moves: the web UI draws under autocast."""
+    """`AppliedNetworks` whose sums are in float32 although the web UI generates under autocast."""
 
     def _apply_changes(self, anew: bool = False) -> None:
         with without_autocast():
@@ -214,6 +224,6 @@ class Float32AppliedNetworks(AppliedNetworks):
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """No autocast inside: sums of weights are made in float32. The web UI calls extra networks under autocast."""
+    """Disables gradients and autocast, under which the web UI calls extra networks: sums of weights are float32."""
     with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
         yield

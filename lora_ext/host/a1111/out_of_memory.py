@@ -1,6 +1,6 @@
-"""Sampling and decoding of the web UI, done once more with all LoRAs live where memory runs out and some are baked.
+"""Runs the web UI's sampling and decoding again, with all LoRAs as forward hooks, where memory runs out.
 
-The web UI has no callback for that: these are the functions that it calls once for each batch, and that give the same
+The web UI has no callback for this. The functions replaced here are called once for each batch, and give the same
 result when they are called again.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 from modules import processing, rng
 
 RunWithRetry = Callable[[Callable[[], Any]], Any]
-"""Does the work, and perhaps does it again."""
+"""Calls a function and returns its result; it may call it a second time."""
 
 
 class OutOfMemoryHooks:
-    """Replaces them; `close` puts the originals back, or makes the replacements inert where others wrapped them."""
+    """Replaces the functions; `close` restores the originals, or disables replacements that others have wrapped."""
 
     def __init__(self, retry: RunWithRetry) -> None:
         self.active = True
@@ -29,7 +29,7 @@ class OutOfMemoryHooks:
         self._replace(processing, "decode_latent_batch")
 
     def _replace(self, owner: Any, name: str, before: Callable[[Any], Callable[[], None]] | None = None) -> None:
-        """before: is given the call's first argument, and returns what is to be done before the second try."""
+        """Replaces a function. `before` gets its first argument and returns what to call before the second try."""
         original = getattr(owner, name, None)
         if original is None:  # other web UIs have other functions
             return
@@ -54,7 +54,7 @@ class OutOfMemoryHooks:
         self._replaced.append((owner, name, original, replacement))
 
     def close(self) -> None:
-        """Puts the originals back."""
+        """Restores the original functions."""
         self.active = False
         for owner, name, original, replacement in self._replaced:
             if getattr(owner, name) is replacement:
@@ -63,7 +63,7 @@ class OutOfMemoryHooks:
 
 
 def _noise_reset(p: Any) -> Callable[[], None]:
-    """The first try has drawn from the generators of the noise: the second gets new ones of the same seeds."""
+    """Prepares new noise generators with the same seeds for the second try, since the first one has used them."""
     used = getattr(p, "rng", None)
 
     def again() -> None:

@@ -1,7 +1,7 @@
-"""Several txt2img pictures in one batch of the web UI, each with LoRA weights, a seed and conditioning of its own.
+"""A txt2img batch of the web UI in which each image has LoRA weights, a seed and conditioning of its own.
 
-The web UI gives a batch the tags of its first prompt. Here the prompts reach it without tags: each picture's text goes
-through the text encoder with that picture's files on it, then the U-Net draws all of them, each with its own gains.
+The web UI applies the tags of the first prompt to the whole batch. Here the prompts have no tags: each text is encoded
+with its own files applied to the text encoder, then the U-Net samples all images, each with its own weights.
 """
 
 from __future__ import annotations
@@ -27,18 +27,24 @@ from .models import A1111Model, without_autocast
 
 
 class PerImageProcessing(processing.StableDiffusionProcessingTxt2Img):
-    """A batch whose pictures have uses of their own. Its prompts hold no tags."""
+    """A batch whose images have different LoRA weights. Its prompts contain no tags.
+
+    Attributes:
+        applied_networks: applies files with weights for each image.
+        specs_per_image: for each image what its tags apply.
+        fits: how each file fits the model.
+    """
 
     applied_networks: PerImageNetworks
     specs_per_image: Sequence[Sequence[AdapterSpec]]
     fits: Sequence[FitReport] = ()
 
     def parse_extra_network_prompts(self) -> None:
-        """No tags: who has `<lora:…>` takes off what is left of the picture before."""
+        """Passes no tags, so that whoever applies `<lora:…>` removes the files of the image before."""
         self.extra_network_data: dict[str, Any] = {}
 
     def setup_conds(self) -> None:
-        """Each picture's conditioning with its own files on the text encoder; then the U-Net's for all of them."""
+        """Encodes each prompt with its own files on the text encoder, then applies all files to the U-Net."""
         config = sd_samplers.find_sampler_config(self.sampler_name)
         total = config.total_steps(self.steps) if config else self.steps
         self.step_multiplier, self.firstpass_steps = total // self.steps, total
@@ -61,20 +67,20 @@ class PerImageProcessing(processing.StableDiffusionProcessingTxt2Img):
             self.fits = self.applied_networks.apply_each(specs_per_image)
 
     def _encode_prompt(self, encode: Callable[..., Any], text: str, total: int, negative: bool) -> Any:
-        """One text's conditioning over all steps."""
+        """Encodes one text for all steps."""
         texts = prompt_parser.SdConditioning([text], width=self.width, height=self.height, is_negative_prompt=negative)
         with devices.autocast():
             return encode(shared.sd_model, texts, total, None, shared.opts.use_old_scheduling)
 
     def on_step(self, params: Any) -> None:
-        """Before each call of the denoiser: schedules move to its step."""
+        """Called before each U-Net call: moves the schedules of tags to this step."""
         denoiser = params.denoiser
         with without_autocast():
             self.applied_networks.at_step(denoiser.step, denoiser.total_steps or denoiser.steps or 1)
 
 
 def processing_arguments(image_spec: ImageSpec, size: tuple[int, int]) -> dict[str, Any]:
-    """What a batch shares, with the names of the web UI's processing; nothing is saved by it."""
+    """Returns what a batch shares as arguments of the web UI's processing, which saves nothing."""
     return {
         "steps": image_spec.steps,
         "sampler_name": image_spec.sampler,
@@ -90,8 +96,21 @@ def processing_arguments(image_spec: ImageSpec, size: tuple[int, int]) -> dict[s
 def generate_per_image_batch(
     sd_model: Any, library: LoraLibrary, presets: Presets, image_specs: Sequence[ImageSpec], size: tuple[int, int]
 ) -> tuple[list[Image.Image], Sequence[FitReport]]:
-    """The pictures with their infotext, and how each file fits. `image_specs` have one text, size and sampler; `size`:
-    (width, height). Raises Stopped when the user interrupted."""
+    """Generates a batch of images.
+
+    Args:
+        sd_model: the web UI's model.
+        library: the index of LoRA files.
+        presets: what `lbw=` may name.
+        image_specs: the images, with one text, size and sampler.
+        size: (width, height) in pixels.
+
+    Returns:
+        The images with their infotext, and how each file fits.
+
+    Raises:
+        SheetStopped: the user pressed Interrupt.
+    """
     first = image_specs[0]
     uses = [[resolve_tag(request, library, presets, seed=shot.seed) for request in shot.tags()] for shot in image_specs]
     p = PerImageProcessing(
@@ -126,7 +145,7 @@ def _infotext(
     presets: Presets,
     place: int,
 ) -> str:
-    """One picture's infotext with its own tags, as if it had been drawn alone."""
+    """Returns one image's infotext with its own tags, as if it had been generated alone."""
     requests = image_specs[place].tags()
     rows = [row for request, use in zip(requests, specs_per_image[place], strict=True)
             if (row := block_weights_infotext.block_weights_row(request, use.blocks))]  # fmt: skip

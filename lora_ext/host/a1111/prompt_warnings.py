@@ -1,4 +1,4 @@
-"""What the web UI does with tags that are not where, or not as, it reads them."""
+"""Warnings about tags that the web UI does not apply, or applies elsewhere."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ...prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 
 
 def batch_tag_warnings(p: Any) -> list[str]:
-    """A sentence for each tag of a batch's prompts that is not applied, or acts elsewhere than where it stands.
+    """Returns a sentence for each tag of a batch that is not applied, or that has an effect elsewhere.
 
-    The web UI takes tags out of the prompt alone, by names in small letters, and applies those of a batch's first
-    prompt to all of its pictures.
+    The web UI removes tags from the prompt only, by names in lower case, and applies those of a batch's first prompt to
+    all of its images.
     """
     words = [*extra_networks.extra_network_registry, *extra_networks.extra_network_aliases]
     found: list[str] = []
@@ -36,7 +36,7 @@ def batch_tag_warnings(p: Any) -> list[str]:
 
 
 def _prompt_groups(p: Any) -> list[tuple[list[str], list[str], list[str]]]:
-    """(prompts with tags, negative prompts, prompts as the web UI left them) of this batch, and of its hires pass."""
+    """Returns (prompts with tags, negative prompts, prompts without tags) of this batch and of its hires pass."""
     size = getattr(p, "batch_size", 1)
     first = getattr(p, "iteration", 0) * size
 

@@ -1,4 +1,4 @@
-"""Whether the web UI's scripts are loaded: Reload UI takes them away for a while, and jobs may go on meanwhile."""
+"""Whether the web UI's scripts are loaded. Reload UI unloads them for a while, and jobs may go on meanwhile."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import threading
 
 
 class ScriptLifetime:
-    """up: set while scripts are loaded. reloads: how often they were taken away.
+    """Whether scripts are loaded.
 
-    has_running_job: whether a job of ours has the model.
+    Attributes:
+        loaded: set while scripts are loaded.
+        reloads: how often they were unloaded.
+        has_running_job: whether a job of the extension is using the model.
     """
 
     def __init__(self) -> None:
@@ -18,14 +21,14 @@ class ScriptLifetime:
         self.has_running_job = False
 
     def mark_unloaded(self) -> None:
-        """Scripts are about to go."""
+        """Called before scripts are unloaded."""
         self.loaded.clear()
         self.reloads += 1
 
     def mark_loaded(self) -> None:
-        """Scripts are there again."""
+        """Called when scripts are loaded again."""
         self.loaded.set()
 
 
 SCRIPT_LIFETIME = ScriptLifetime()
-"""Stays over Reload UI while a job is at work (see `scripts/lora_ext_entry.py`)."""
+"""The same object before and after Reload UI while a job is running (see `scripts/lora_ext_entry.py`)."""

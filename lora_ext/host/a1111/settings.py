@@ -1,4 +1,4 @@
-"""Our section of the web UI's settings, its folders, and how it is told things."""
+"""The extension's section of the web UI's settings, the web UI's folders, and messages to the user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK_WEIGHT_EXTENSION = "sd-webui-lora-block-weight"
 
 
 def register_settings(on_change: Callable[[], None]) -> None:
-    """Adds our settings; `on_change` is called when who is in charge changes. Values kept from before stay."""
+    """Adds the extension's settings, keeping saved values; `on_change` is called when the tags' owner changes."""
     options = {
         "in_charge": shared.OptionInfo(
             OWNER_LORA_EXT,
@@ -50,7 +50,7 @@ def register_settings(on_change: Callable[[], None]) -> None:
 
 
 def command_line_folders(*options: str) -> tuple[Path, ...]:
-    """The folders of these command-line options, in order and each once; an option may hold one or a list (Neo)."""
+    """Returns the folders of command-line options, each once; an option may have one value or a list (Forge Neo)."""
     found = []
     for name in options:
         given = getattr(shared.cmd_opts, name, None) or ()
@@ -59,27 +59,27 @@ def command_line_folders(*options: str) -> tuple[Path, ...]:
 
 
 class A1111HostInterface:
-    """The web UI as a `ports.Shell`."""
+    """The web UI as a `protocols.HostInterface`."""
 
     def lora_dirs(self) -> tuple[Path, ...]:
-        """The folders that the built-in extension reads, in its order."""
+        """Returns the folders that the built-in Lora extension searches, in its order."""
         default = Path(paths.models_path) / "Lora"
         return command_line_folders("lora_dir", "lora_dirs", "lyco_dir_backcompat") or (default,)
 
     def optional_dirs(self) -> tuple[Path, ...]:
-        """Those that nobody named: the web UI looks into models/LyCORIS where it exists, and few have it."""
+        """Returns default folders that may be missing: the web UI searches models/LyCORIS only where it exists."""
         return tuple(Path(paths.models_path) / name for name in ("Lora", "LyCORIS"))
 
     def data_dir(self) -> Path:
-        """Where files of ours are kept: presets, the index of LoRA files."""
+        """Returns the folder of the extension's own files: presets, the index of LoRA files."""
         return Path(paths.data_path) / "lora_ext"
 
     def option(self, name: str) -> Any:
-        """The user's value of `lora_ext_<name>`."""
+        """Returns the value of the setting `lora_ext_<name>`."""
         return getattr(shared.opts, f"lora_ext_{name}")
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """On the web UI's progress bar."""
+        """Shows progress on the web UI's progress bar."""
         shared.state.textinfo = text
         shared.state.sampling_step, shared.state.sampling_steps = done, total
 
@@ -88,7 +88,7 @@ class A1111HostInterface:
         return bool(shared.state.interrupted or shared.state.skipped)
 
     def notify(self, text: str) -> None:
-        """To the console, and as a popup if the user wishes."""
+        """Prints a sentence on the console and shows it as a popup, as the settings say."""
         where = self.option("warnings")
         if WARN_ON_CONSOLE in where:
             print(printable_text(f"[LoRA ext] {text}"))
@@ -96,7 +96,7 @@ class A1111HostInterface:
             gr.Warning(text)
 
     def presets(self) -> Presets:
-        """Built-in presets, then those of the block-weight extension if it is there, then the user's own."""
+        """Returns the built-in presets, the block-weight extension's if installed, and the user's own, which win."""
         neighbour = Path(paths.extensions_dir) / _BLOCK_WEIGHT_EXTENSION / "scripts"
         weights = [neighbour / "lbwpresets.txt", self.data_dir() / "presets.txt"]
         elements = [neighbour / "elempresets.txt", self.data_dir() / "elements.txt"]

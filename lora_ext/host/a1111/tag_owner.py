@@ -1,4 +1,4 @@
-"""Who applies `<lora:…>` in the web UI at this moment, and our place in its table of extra networks."""
+"""Which extension applies `<lora:…>` tags, and this extension's entries in the web UI's extra networks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .tag_support import ignored_parts_message, unknown_parts
 
 
 class TagHandler(Protocol):
-    """What is called for the tags of a prompt."""
+    """What `LoraExtraNetwork` calls for the tags of a prompt."""
 
     is_sampling: bool
 
     def apply_tags(self, p: Any, items: list[list[str]], params_list: Any = ()) -> None:
-        """Applies these tags, given as their items."""
+        """Applies tags, each given as its parts between the colons."""
         ...
 
 
@@ -31,11 +31,11 @@ class LoraExtraNetwork(extra_networks.ExtraNetwork):
         self.handler = handler
 
     def activate(self, p: Any, params_list: list[Any]) -> None:
-        """Applies the prompt's tags; no tags means that everything is removed."""
+        """Applies the prompt's tags; without tags all files are removed."""
         self.handler.apply_tags(p, _items(params_list), params_list)
 
     def deactivate(self, p: Any) -> None:
-        """The picture is done. What is applied stays for the next one, as with the built-in."""
+        """Called after an image. Files stay applied for the next one, as in the built-in extension."""
         self.handler.is_sampling = False
 
 
@@ -44,7 +44,7 @@ _BLOCK_WEIGHT_EXTENSION = "sd-webui-lora-block-weight"
 
 
 class TagOwnership:
-    """Our place in the web UI's table of extra networks, and who had it before."""
+    """The entries `lora` and `lyco` of the web UI's table of extra networks, and who had them before."""
 
     def __init__(self, network: extra_networks.ExtraNetwork, observer: extra_networks.ExtraNetwork) -> None:
         self.network, self.observer = network, observer
@@ -52,25 +52,25 @@ class TagOwnership:
 
     @property
     def is_ours(self) -> bool:
-        """Whether `<lora:…>` comes to us."""
+        """Whether this extension gets `<lora:…>` tags."""
         return self.owner is self.network
 
     @property
     def owner(self) -> Any:
-        """The object that gets the tags, None where there is none."""
+        """The object that gets `<lora:…>` tags, None where there is none."""
         return extra_networks.extra_network_registry.get("lora")
 
     @property
     def is_handed_back(self) -> bool:
-        """Whether the one who had the tags before us has them again, without the setting having changed."""
+        """Whether the previous owner has the tags again although the setting did not change."""
         return self.previous_owners[0] is not None and self.owner is self.previous_owners[0]
 
     def register_observer(self) -> None:
-        """Registers `watch`, which is called at every picture whoever applies the tags; safe to call again."""
+        """Registers the observer, which is called for each image, whoever applies the tags. May be called again."""
         extra_networks.register_extra_network(self.observer)
 
     def register_network(self) -> None:
-        """Makes us the one for `lora` and for the alias `lyco`; safe to call again."""
+        """Registers this extension for `lora` and the alias `lyco`. May be called again."""
         networks, aliases = extra_networks.extra_network_registry, extra_networks.extra_network_aliases
         if not self.is_ours:
             self.previous_owners = networks.get("lora"), aliases.get("lyco")
@@ -78,7 +78,7 @@ class TagOwnership:
         extra_networks.register_extra_network_alias(self.network, "lyco")
 
     def restore_previous_owners(self) -> None:
-        """Puts back who was there before."""
+        """Restores the previous owners."""
         networks, aliases = extra_networks.extra_network_registry, extra_networks.extra_network_aliases
         for table, name, before in (
             (networks, "lora", self.previous_owners[0]),
@@ -90,7 +90,7 @@ class TagOwnership:
                     table[name] = before
 
     def close(self) -> None:
-        """Leaves the table as it was before us."""
+        """Restores the table as it was before the extension was loaded."""
         self.restore_previous_owners()
         table = extra_networks.extra_network_registry
         if table.get(self.observer.name) is self.observer:
@@ -98,22 +98,22 @@ class TagOwnership:
 
 
 class ImageObserver(extra_networks.ExtraNetwork):
-    """Called by the web UI at every picture, whether `<lora:…>` is ours or not."""
+    """Called by the web UI for each image, whoever applies `<lora:…>`."""
 
     def __init__(self, on_image: Callable[[Any], None]) -> None:
         super().__init__("lora_ext")
         self._on_image = on_image
 
     def activate(self, p: Any, params_list: Any) -> None:
-        """Tags of our own name mean nothing; being called is what counts."""
+        """Calls the callback; a `<lora_ext:…>` tag itself has no meaning."""
         self._on_image(p)
 
     def deactivate(self, p: Any) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 def extension_name(network: Any) -> str:
-    """The extension that an object of the web UI's table comes from, as its folder is called."""
+    """Returns the name of the extension folder that an object of the web UI's table comes from."""
     if network is None:
         return "no extension"
     try:
@@ -127,9 +127,9 @@ def extension_name(network: Any) -> str:
 
 
 def ignored_tag_messages(tags: Sequence[Sequence[str]], owner: Any) -> list[str]:
-    """One sentence for each tag of which something does not act, because `owner` applies it and not we.
+    """Returns a sentence for each tag with parts that have no effect, because `owner` applies it.
 
-    The block-weight extension acts on its own words beside whoever applies the tags: where it is on, nothing is told.
+    The block-weight extension handles its own parts whoever applies the tags: where it is enabled there is no warning.
     """
     if any(e.enabled and e.name.lower() == _BLOCK_WEIGHT_EXTENSION for e in extensions.extensions):
         return []
@@ -139,7 +139,7 @@ def ignored_tag_messages(tags: Sequence[Sequence[str]], owner: Any) -> list[str]
 
 
 def tag_items_of(p: Any) -> list[list[str]]:
-    """The items of the LoRA tags that this pass of a picture was given."""
+    """Returns the parts of each LoRA tag of this pass (first or hires)."""
     data = getattr(p, "hr_extra_network_data" if getattr(p, "is_hr_pass", False) else "extra_network_data", None) or {}
     return _items(params for name in ("lora", "lyco") for params in data.get(name, ()))
 
@@ -149,7 +149,7 @@ def _items(params_list: Iterable[Any]) -> list[list[str]]:
 
 
 def run_all_steps(action: str, *steps: Callable[[], object]) -> None:
-    """Runs every step; one that fails is reported on the console and does not keep the next from running."""
+    """Runs every step. A failing one is reported on the console, and the next ones still run."""
     for step in steps:
         try:
             step()

@@ -1,11 +1,11 @@
-"""What of a `<lora:…>` tag acts where another program than this one applies it. Pure text; knows no host."""
+"""Which parts of a `<lora:…>` tag have an effect where another extension applies it. Works on text only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 LORA_EXT_TAG_PARTS = ("lbw", "w", "lbwe", "start", "stop", "step", "x")
-"""Named parts of a tag that only LoRA ext and the block-weight extension know."""
+"""Named parts of a tag that only LoRA ext and the block-weight extension understand."""
 
 
 def unknown_parts(items: Sequence[str], also: Iterable[str] = ()) -> list[str]:
@@ -40,7 +40,7 @@ def _is_number(text: str) -> bool:
 
 
 def ignored_parts_message(items: Sequence[str], parts: Sequence[str], owner: str) -> str:
-    """What to tell about the parts of one tag that do not act because `owner` applies it."""
+    """Returns a warning about the parts of one tag that have no effect because `owner` applies it."""
     tag = ":".join(items)
     tag = tag if len(tag) <= 80 else f"{tag[:79]}…"
     return f"<lora:{tag}>: {', '.join(parts)} has no effect: {owner} applies LoRA tags here, not LoRA ext"

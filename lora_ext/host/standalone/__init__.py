@@ -1,0 +1,1 @@
+"""Models in memory without a web UI: loading, sampling and training with diffusers and transformers."""

@@ -1,6 +1,4 @@
-"""The standalone host's door: a checkpoint or a diffusers folder → a `StandaloneModel`; a pipeline → a
-`ports.Model`.
-"""
+"""Loads a checkpoint or a diffusers folder as a `StandaloneModel`; the entry point of the standalone host."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from .prompt_encoding import PromptTokenizer
 
 
 def best_device() -> str:
-    """ "cuda", "mps" or "cpu", the first that is there."""
+    """Returns "cuda", "mps" or "cpu": the first that this torch can use here."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -39,11 +37,23 @@ def load_model(
     config: str | Path | None = None,
     text_config: Mapping[str, Any] | None = None,
 ) -> StandaloneModel:
-    """A model from an LDM checkpoint (.safetensors, .ckpt) or a diffusers folder. Nothing is downloaded.
+    """Loads a model from an LDM checkpoint (.safetensors, .ckpt) or a diffusers folder. Downloads nothing.
 
-    tokenizer: a folder, or a ready vocabulary; without it the places that `tokens.find` knows. config: the LDM yaml,
-    else the one beside the file. text_config: a CLIPTextConfig's entries (heads, activation) where shapes cannot tell.
-    prediction: "epsilon" or "v", where the file does not say. Raises FileError.
+    Args:
+        path: the checkpoint file, or the folder with `model_index.json`.
+        tokenizer: a folder with CLIP's tokenizer files, or a tokenizer; by default the folders that
+            `tokenizer_files.find_tokenizer` searches.
+        device: torch's name of a device; by default `best_device()`.
+        precision: "fp32", "fp16" or "bf16", the dtype of the weights.
+        prediction: what the U-Net predicts, "epsilon" or "v", where the file does not say.
+        config: the LDM or sgm configuration; by default the `.yaml` beside the checkpoint.
+        text_config: entries of transformers' CLIPTextConfig (heads, activation) that shapes cannot tell.
+
+    Returns:
+        The model, on the device, in evaluation mode.
+
+    Raises:
+        FileError: the file is missing, damaged or of another architecture, or no tokenizer is found.
     """
     path = Path(path)
     dtype = parse_precision_name(precision, MODEL_PRECISIONS, FileError)
@@ -52,7 +62,7 @@ def load_model(
             f"unknown prediction {prediction!r}{did_you_mean(prediction or '', (EPSILON_PREDICTION, V_PREDICTION))}"
         )
     if not path.exists():
-        raise FileError(f"{path} is not there")
+        raise FileError(f"{path} does not exist")
     chosen = Path(tokenizer) if isinstance(tokenizer, str | Path) else None
     given = None if isinstance(tokenizer, str | Path) else tokenizer
     target = torch.device(device or best_device())

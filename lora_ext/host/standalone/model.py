@@ -1,4 +1,4 @@
-"""A model in memory, and any diffusers pipeline, as a `ports.Model`."""
+"""A model in memory, and any diffusers pipeline, as a `protocols.HookableModel`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,18 @@ from .prompt_encoding import PromptTokenizer, TextEncoder
 
 @dataclass(frozen=True, eq=False)
 class StandaloneModel:
-    """A Stable Diffusion model in memory: made once, used for many pictures. It is a `ports.Model`.
+    """A Stable Diffusion model in memory, which `loader.load_model` loads; a `protocols.HookableModel`.
 
-    unet, vae: diffusers' UNet2DConditionModel and AutoencoderKL. texts: the text encoders, te then te2.
-    noise_schedule: the noise levels. prediction: what the U-Net gives, "epsilon" or "v".
-    scale: latents = scale · encoded.
+    Attributes:
+        family: "SD1", "SD2" or "SDXL".
+        unet: diffusers' UNet2DConditionModel.
+        vae: diffusers' AutoencoderKL.
+        text_encoders: one for SD1 and SD2; CLIP-L and OpenCLIP bigG, in this order, for SDXL.
+        tokenizer: CLIP's tokenizer, which all text encoders share.
+        noise_schedule: the 1000 noise levels that the model was trained with.
+        prediction: what the U-Net predicts, "epsilon" or "v".
+        scaling_factor: what encoded images are multiplied by to give latents.
+        path: the file or folder that the model was loaded from.
     """
 
     family: str
@@ -41,7 +48,7 @@ class StandaloneModel:
     path: Path | None = None
 
     def parts(self) -> Mapping[str, nn.Module]:
-        """Part → network, for injection."""
+        """Returns "unet", "te" and "te2" → network."""
         names = (TE, TE2)[: len(self.text_encoders)]
         return {
             UNET: self.unet,
@@ -49,26 +56,26 @@ class StandaloneModel:
         }
 
     def embedding_table(self, found: Iterable[Embedding]) -> EmbeddingTable:
-        """Embeddings by the token ids that their names have here; of two with one name the first is used."""
+        """Returns embeddings by the token ids of their names; of two with one name the first is used."""
         return EmbeddingTable(
             self.tokenizer.encode, [encoder.module.config.hidden_size for encoder in self.text_encoders], found
         )
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device that holds the networks."""
         return next(iter(self.unet.parameters())).device
 
     @property
     def native_size(self) -> int:
-        """Pixels a side that the model was made for."""
+        """Width and height in pixels that the model was trained for."""
         latent = getattr(self.unet.config, "sample_size", None)
         latent = max(latent) if isinstance(latent, (list, tuple)) else latent
         return native_size_for(self.family, self.prediction, latent)
 
     @property
     def is_inpainting(self) -> bool:
-        """Whether the U-Net also takes a mask and the masked picture (9 channels)."""
+        """Whether the U-Net also takes a mask and the masked image (9 input channels)."""
         return bool(self.unet.config.in_channels == 9)
 
     @property
@@ -78,7 +85,7 @@ class StandaloneModel:
 
     @cached_property
     def sha256(self) -> str | None:
-        """64 hex digits of the checkpoint file, None for a folder; computed when first asked for."""
+        """SHA-256 of the checkpoint file as 64 hex digits, None for a folder. Computed when it is first needed."""
         if self.path is None or not self.path.is_file():
             return None
         digest = hashlib.sha256()
@@ -89,22 +96,32 @@ class StandaloneModel:
 
 
 class PipelineModel:
-    """A diffusers pipeline as a `ports.Model`."""
+    """A diffusers pipeline as a `protocols.HookableModel`.
+
+    Raises:
+        FileError: the pipeline has no `unet`.
+    """
 
     def __init__(self, pipe: Any) -> None:
         found = {UNET: "unet", TE: "text_encoder", TE2: "text_encoder_2"}
         networks = ((part, getattr(pipe, name, None)) for part, name in found.items())
         self._parts: dict[str, nn.Module] = {part: net for part, net in networks if isinstance(net, nn.Module)}
         if UNET not in self._parts:
-            raise FileError(f"a {type(pipe).__name__} has no `unet` to put a LoRA on")
+            raise FileError(f"a {type(pipe).__name__} has no `unet` to apply a LoRA to")
 
     def parts(self) -> Mapping[str, nn.Module]:
-        """Part → network, for injection."""
+        """Returns "unet", "te" and "te2" → network."""
         return self._parts
 
 
 def hookable_model_of(pipe: Any) -> HookableModel:
-    """The networks of a diffusers pipeline, or of anything that names them so; a Model as it is."""
+    """Returns a diffusers pipeline, or an object with the same attributes, as a `protocols.HookableModel`.
+
+    An object that has `parts()` already is returned as it is.
+
+    Raises:
+        FileError: the object has neither `parts()` nor a `unet`.
+    """
     return pipe if hasattr(pipe, "parts") else PipelineModel(pipe)
 
 
@@ -114,4 +131,6 @@ def check_tokenizer(tokenizer: PromptTokenizer, text_encoders: tuple[TextEncoder
         rows = encoder.module.config.vocab_size
         largest = getattr(tokenizer, "size", tokenizer.end_id + 1)
         if largest > rows:
-            raise FileError(f"the tokenizer has {largest} tokens, the text encoder {rows}: they do not belong together")
+            raise FileError(
+                f"the tokenizer has {largest} tokens, the text encoder {rows}; give the tokenizer of this model"
+            )

@@ -1,4 +1,4 @@
-"""Noise levels: the model's table of them, and the orders in which samplers walk down.
+"""Noise levels: the model's table of them, and the noise schedules that samplers use.
 
 sigma = sqrt((1 − ᾱ)/ᾱ) (Karras et al. 2022, arXiv:2206.00364). Names are the web UI's.
 """
@@ -20,30 +20,37 @@ NEARLY_ZERO_ALPHA = 4.8973451890853435e-08
 
 
 def scaled_linear_alphas(start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> Tensor:
-    """ᾱ of Stable Diffusion's training: betas are linear in their square root. float32, computed in float64."""
+    """Returns ᾱ of Stable Diffusion's training, (steps,) float32: betas are linear in their square root.
+
+    They are computed in float64, as in LDM.
+    """
     betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
     return (1 - betas).cumprod(dim=0).float()
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """The model's discrete noise levels, float32 on the CPU: sigma as a function of t in 0 … n−1, and back."""
+    """A model's discrete noise levels: sigma as a function of the timestep t in 0 … n−1, and back.
+
+    Attributes:
+        alphas_cumprod: ᾱ, (n,) float32 on the CPU, falling.
+    """
 
     alphas_cumprod: Tensor
 
     @cached_property
     def sigmas(self) -> Tensor:
-        """(n,) rising."""
+        """Noise levels, (n,) rising."""
         return ((1 - self.alphas_cumprod) / self.alphas_cumprod) ** 0.5
 
     @cached_property
     def log_sigmas(self) -> Tensor:
-        """(n,) rising."""
+        """Logarithms of the noise levels, (n,) rising."""
         return self.sigmas.log()
 
     @property
     def timestep_range(self) -> tuple[float, float]:
-        """(largest, smallest) t."""
+        """(largest, smallest) timestep."""
         return len(self.sigmas) - 1.0, 0.0
 
     @property
@@ -57,17 +64,17 @@ class NoiseSchedule:
         return self.sigmas[-1].item()
 
     def t_to_sigma(self, t: Tensor) -> Tensor:
-        """Log-linear between the levels."""
+        """Returns the noise level at a timestep, log-linear between two levels."""
         t = t.float()
         below, above, weight = t.floor().long(), t.ceil().long(), t.frac()
         return ((1 - weight) * self.log_sigmas[below] + weight * self.log_sigmas[above]).exp()
 
     def scale_denoised(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
-        """The guess that counts at step t, from the picture and the network's guess: that guess."""
+        """Returns the estimate of the clean latent that samplers use at timestep t: here `denoised` itself."""
         return denoised
 
     def sigma_to_t(self, sigma: Tensor) -> Tensor:
-        """The inverse, of a sigma of no dimensions; clamped to the table."""
+        """The timestep of a noise level (a scalar tensor), clamped to the table: the inverse of `t_to_sigma`."""
         log_sigma = sigma.log()
         below = int((self.log_sigmas <= log_sigma).sum().clamp(1, len(self.sigmas) - 1)) - 1
         low, high = self.log_sigmas[below], self.log_sigmas[below + 1]
@@ -76,7 +83,7 @@ class NoiseSchedule:
 
 
 CONSISTENCY_STRIDE = 20
-"""Steps of the model between two that a latent consistency model is distilled for (50 of 1000)."""
+"""Timesteps between two that a latent consistency model is distilled for (50 of 1000)."""
 
 
 class ConsistencyNoiseSchedule(NoiseSchedule):
@@ -84,25 +91,25 @@ class ConsistencyNoiseSchedule(NoiseSchedule):
 
     @classmethod
     def from_schedule(cls, noise_schedule: NoiseSchedule) -> ConsistencyNoiseSchedule:
-        """Those of a model's levels."""
+        """Takes every 20th level of a model's schedule."""
         return cls(noise_schedule.alphas_cumprod[CONSISTENCY_STRIDE - 1 :: CONSISTENCY_STRIDE])
 
     @property
     def timestep_range(self) -> tuple[float, float]:
-        """(largest, smallest) t."""
+        """(largest, smallest) timestep."""
         return len(self.sigmas) * CONSISTENCY_STRIDE - 1.0, CONSISTENCY_STRIDE - 1.0
 
     def t_to_sigma(self, t: Tensor) -> Tensor:
-        """Log-linear between the levels, clamped to them."""
+        """Returns the noise level at a timestep, log-linear between two levels, clamped to the table."""
         return super().t_to_sigma(((t - (CONSISTENCY_STRIDE - 1)) / CONSISTENCY_STRIDE).clamp(0, len(self.sigmas) - 1))
 
     def sigma_to_t(self, sigma: Tensor) -> Tensor:
-        """The step of the nearest level."""
+        """Returns the timestep of the nearest level."""
         nearest = (self.log_sigmas - sigma.log().cpu()).abs().argmin()
         return nearest * CONSISTENCY_STRIDE + (CONSISTENCY_STRIDE - 1)
 
     def scale_denoised(self, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
-        """The consistency model's boundary: at t = 0 the picture itself (eq. 9; sigma_data 0.5, t times 10)."""
+        """Applies the consistency model's boundary condition: x itself at t = 0 (eq. 9; sigma_data 0.5, t·10)."""
         data, scaled = 0.5, t.to(x.device) * 10.0
         return scaled / (scaled**2 + data**2) ** 0.5 * denoised + data**2 / (scaled**2 + data**2) * x
 

@@ -1,7 +1,7 @@
-"""A prompt's words to a text encoder's states, as the web UI does it.
+"""Encodes prompts as the web UI does: tokens, chunks, emphasis and the text encoder's states.
 
 Chunks of 75 tokens between a start and an end token, `(emphasis:1.2)`, `BREAK`, clip skip, embeddings by name.
-Prompt editing (`[from:to:0.5]`) and `AND` are read before, by `editing`.
+Prompt editing (`[from:to:0.5]`) and `AND` are parsed before, by `prompt_editing`.
 Nothing of this file needs a host library; an encoder is any module with a CLIP text model's outputs.
 """
 
@@ -23,43 +23,56 @@ COMMA_BACKTRACK = 20
 """A chunk that fills up is cut after a comma that lies at most this many tokens back."""
 ROUND_BRACKET_FACTOR, SQUARE_BRACKET_FACTOR = 1.1, 1 / 1.1
 NEGLIGIBLE_MEAN = 1e-3
-"""Below this share of their spread the states' mean is only rounding."""
+"""Share of their standard deviation below which the states' mean is rounding noise and nothing is rescaled to it."""
 
 _TOKEN = re.compile(r"\\(?P<escaped>[\\()\[\]])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[()\[\]]|[^\\()\[\]:]+|[\\:]")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
 EmbeddingVectors = Callable[[Embedding], Tensor]
+"""Returns an embedding's vectors (rows, width) for one text encoder."""
 
 
 class PromptTokenizer(Protocol):
-    """A tokenizer, as far as prompts need it: ids of start, end and the comma (None without one)."""
+    """What encoding a prompt needs of a tokenizer."""
 
     @property
-    def start_id(self) -> int: ...
+    def start_id(self) -> int:
+        """Id of the start token."""
+        ...
+
     @property
-    def end_id(self) -> int: ...
+    def end_id(self) -> int:
+        """Id of the end token."""
+        ...
+
     @property
-    def comma_id(self) -> int | None: ...
+    def comma_id(self) -> int | None:
+        """Id of the comma, None where the tokenizer has none."""
+        ...
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without start and end."""
+        """Returns the token ids of `text`, without start and end."""
         ...
 
 
 @dataclass(frozen=True)
 class PromptSegment:
-    """A stretch of text of one weight; `text` None is a BREAK."""
+    """A part of a prompt with one weight; `text` is None for a BREAK."""
 
     text: str | None
     weight: float = 1.0
 
 
 def parse_emphasis(prompt: str) -> list[PromptSegment]:
-    """`(x)` → x·1.1, `[x]` → x/1.1, `(x:1.3)` → x·1.3, nested ones multiply; `\\(` is a literal parenthesis.
+    r"""Parses emphasis: `(x)` is x·1.1, `[x]` is x/1.1, `(x:1.3)` is x·1.3, nested ones multiply, `\(` is a bracket.
 
-    What is never closed reaches to the end; a closing bracket without an opening one is text, as in the web UI.
-    A BREAK inside brackets is a BREAK (the web UI reads it as a word there).
+    An open bracket that is never closed reaches to the end, and a stray closing one is text, as in the web UI.
+    A BREAK inside brackets is a BREAK (the web UI takes it as a word there).
+
+    Example:
+        >>> parse_emphasis("a (cat:1.5)")
+        [PromptSegment(text='a ', weight=1.0), PromptSegment(text='cat', weight=1.5)]
     """
     pieces: list[list] = []  # [text or None, weight]
     opened: dict[str, list[int]] = {"(": [], "[": []}
@@ -97,7 +110,7 @@ def _parse_number(text: str | None) -> float | None:
 
 
 def _merge_segments(segments: Iterable[PromptSegment]) -> list[PromptSegment]:
-    """Neighbours of the same weight become one, so that words are tokenised whole."""
+    """Joins neighbours of the same weight, so that words are not cut before they are tokenised."""
     joined: list[PromptSegment] = []
     for segment in segments:
         last = joined[-1] if joined else None
@@ -110,7 +123,7 @@ def _merge_segments(segments: Iterable[PromptSegment]) -> list[PromptSegment]:
 
 @dataclass(frozen=True)
 class PromptToken:
-    """A token id with its weight, or row `row` of an embedding that stands there in its place."""
+    """A token id with its weight, or row `row` of an embedding in place of a token."""
 
     id: int
     weight: float
@@ -120,7 +133,13 @@ class PromptToken:
 
 @dataclass(frozen=True)
 class PromptChunk:
-    """77 token ids (start, 75, end) and one weight for each; learned: places of the 77 with (embedding, row)."""
+    """The 77 tokens that a text encoder takes at once.
+
+    Attributes:
+        tokens: 77 ids: start, 75 of the prompt, end.
+        weights: one for each token.
+        embedding_rows: (position among the 77, embedding, row) of each vector that replaces a token's.
+    """
 
     tokens: tuple[int, ...]
     weights: tuple[float, ...]
@@ -128,7 +147,7 @@ class PromptChunk:
 
     @classmethod
     def from_tokens(cls, prompt_tokens: Sequence[PromptToken], tokenizer: PromptTokenizer) -> PromptChunk:
-        """From up to 75 tokens, filled with the end token at weight 1."""
+        """Makes a chunk of up to 75 tokens and fills it with the end token at weight 1."""
         spare = CHUNK_TOKENS - len(prompt_tokens)
         return cls(
             (tokenizer.start_id, *(token.id for token in prompt_tokens), *[tokenizer.end_id] * spare, tokenizer.end_id),
@@ -140,9 +159,17 @@ class PromptChunk:
 def tokenize_prompt(
     prompt: str, tokenizer: PromptTokenizer, embeddings: EmbeddingTable | None = None
 ) -> list[PromptChunk]:
-    """The prompt's chunks, at least one. A word list that overflows moves on from its last near comma.
+    """Splits a prompt into chunks of 75 tokens, as the web UI does.
 
-    embeddings: embeddings whose names in the prompt become their vectors; one is never cut by a chunk's end.
+    A full chunk ends after its last comma where that lies at most `COMMA_BACKTRACK` tokens back.
+
+    Args:
+        prompt: the prompt, with emphasis and BREAK.
+        tokenizer: gives token ids.
+        embeddings: embeddings whose names in the prompt become their vectors; none is cut by the end of a chunk.
+
+    Returns:
+        The chunks, at least one.
     """
     done: list[PromptChunk] = []
     now: list[PromptToken] = []
@@ -171,7 +198,7 @@ def tokenize_prompt(
 
 
 def _token_groups(tokens: list[int], weight: float, embeddings: EmbeddingTable | None) -> Iterator[list[PromptToken]]:
-    """Tokens one by one, and an embedding's rows (75 at most) together in the place of its name."""
+    """Yields tokens one by one, and an embedding's rows (75 at most) together in place of its name."""
     place = 0
     while place < len(tokens):
         found = embeddings.find_at(tokens, place) if embeddings else None
@@ -187,13 +214,15 @@ def _token_groups(tokens: list[int], weight: float, embeddings: EmbeddingTable |
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A CLIP text model and which of its states conditions the U-Net.
+    """A CLIP text model, and which of its states conditions the U-Net.
 
-    layer: "final" (after the last layer and the final norm; clip skip moves it), "normed" (the same, clip skip has
-    no say: SD2, whose encoder lacks the layer that it does not use), "penultimate" (before the last layer, not
-    normed: SDXL).
-    pad_id: the id after the end token, None where that is the end token again (CLIP-L); OpenCLIP has 0.
-    pooled: whether the projected state of the end token is wanted (SDXL's second encoder).
+    Attributes:
+        module: transformers' CLIPTextModel, or CLIPTextModelWithProjection where `pooled` is set.
+        layer: "final": the last layer's states after the final norm; clip skip takes an earlier layer (SD1).
+            "normed": the same without clip skip (SD2, whose encoder is loaded without the layer that it does not use).
+            "penultimate": the last layer but one, without the final norm (SDXL).
+        pad_id: the id that fills a chunk after the end token: 0 for OpenCLIP, None for the end token again (CLIP-L).
+        pooled: whether the end token's projected state is needed (SDXL's second encoder).
     """
 
     module: Any
@@ -202,7 +231,11 @@ class TextEncoder:
     pooled: bool = False
 
     def hidden_states(self, tokens: Tensor, clip_skip: int = 1) -> tuple[Tensor, Tensor | None]:
-        """Token ids (n, 77) → states (n, 77, width) and, if `pooled`, (n, projection)."""
+        """Encodes token ids (n, 77).
+
+        Returns:
+            States (n, 77, width), and the end tokens' projected states (n, projection) where `pooled` is set.
+        """
         model = self.module
         out = model(input_ids=tokens, output_hidden_states=True)
         final = out.last_hidden_state
@@ -219,10 +252,18 @@ class TextEncoder:
     def encode_chunks(
         self, chunks: Sequence[PromptChunk], end_id: int, clip_skip: int = 1, vectors_of: EmbeddingVectors | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Chunks of one prompt → (1, 77·chunks, width) and the first chunk's pooled state (1, projection).
+        """Encodes the chunks of one prompt, one after the other.
 
-        Each chunk goes through alone and keeps its mean under emphasis (the web UI's "Original" emphasis).
-        vectors_of: an embedding's vectors (n, width) for this encoder.
+        Each chunk keeps its mean under emphasis (the web UI's "Original" emphasis).
+
+        Args:
+            chunks: the prompt's chunks.
+            end_id: the end token's id.
+            clip_skip: text-encoder layer, counted from the end; 1 is the last.
+            vectors_of: gives an embedding's vectors (rows, width) for this encoder.
+
+        Returns:
+            States (1, 77·chunks, width), and the first chunk's pooled state (1, projection) or None.
         """
         return self.encode_each_prompt([chunks], end_id, clip_skip, vectors_of)
 
@@ -233,7 +274,7 @@ class TextEncoder:
         clip_skip: int = 1,
         vectors_of: EmbeddingVectors | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `encode` for prompts of equally many chunks: (prompts, 77·chunks, width), (prompts, projection)."""
+        """Encodes prompts of equally many chunks: (prompts, 77·chunks, width) and (prompts, projection) or None."""
         states, pooled = [], None
         for chunks in zip(*prompts, strict=True):
             state, pool = self.encode_chunk_batch(chunks, end_id, clip_skip, vectors_of)
@@ -274,7 +315,7 @@ class TextEncoder:
         return states, pooled
 
     def _padded(self, chunk: PromptChunk, end_id: int) -> list[int]:
-        """Its token ids with this encoder's own filling after the end."""
+        """Returns a chunk's token ids, filled after the end as this encoder was trained."""
         tokens = list(chunk.tokens)
         if self.pad_id is not None:
             after = tokens.index(end_id) + 1
@@ -290,14 +331,14 @@ def encoder_vectors(embeddings: EmbeddingTable | None, encoder: int, embedding: 
 
 
 def _text_model(model: Any) -> Any:
-    """The transformer inside the model (newer libraries have no wrapper around it)."""
+    """Returns the transformer inside the model; newer versions of transformers have no wrapper around it."""
     return getattr(model, "text_model", model)
 
 
 def apply_emphasis(states: Tensor, weights: Tensor) -> Tensor:
-    """States (n, 77, width) times weights (n, 77), rescaled to the mean that they had.
+    """Multiplies states (n, 77, width) by weights (n, 77) and rescales them to the mean that they had before.
 
-    Where that mean is as good as zero (an encoder with an untrained last norm) there is nothing to rescale to.
+    Where that mean is almost zero (an encoder with an untrained last norm) they are not rescaled.
     """
     if bool((weights == 1).all()):
         return states

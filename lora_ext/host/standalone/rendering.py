@@ -1,6 +1,4 @@
-"""A `RenderJob` (prompt, seeds, size …) on a `StandaloneModel` model → pictures: text, noise, sampling, hires pass,
-decoding.
-"""
+"""Renders a `RenderJob` (prompt, seeds, size …) with a `StandaloneModel`: encoding, sampling, hires pass, decoding."""
 
 from __future__ import annotations
 
@@ -39,14 +37,24 @@ from .sampling import (
 
 @dataclass(frozen=True)
 class RenderJob:
-    """One batch of pictures. `prompt` has no tags any more; one picture for each of `seeds`.
+    """One batch of images.
 
-    init_image: a picture to change by `strength` (img2img). hr_scale > 1: a second pass at that many times the size,
-    on the
-    enlarged latent, changed by `strength`, in `hr_steps` steps (0: as many as the first pass). embeddings: what may
-    stand in the prompts by name.
-    conditionings: what prompt and negative tell the U-Net, a row a picture, where it is worked out already (not for
-    hires).
+    Attributes:
+        prompt: the prompt without `<lora:…>` tags.
+        negative: the negative prompt.
+        seeds: one for each image.
+        plan: sampler, schedule and steps.
+        width: in pixels, a multiple of 8.
+        height: in pixels, a multiple of 8.
+        cfg: guidance scale.
+        clip_skip: text-encoder layer, counted from the end; 1 is the last.
+        init_image: the image that img2img changes by `strength`.
+        strength: denoising strength of img2img and of the hires pass, 0 to 1.
+        hr_scale: above 1: a second pass on the latent enlarged by this factor (hires fix).
+        hr_steps: steps of the second pass, 0 for as many as in the first.
+        embeddings: embeddings that prompts use by name.
+        conditionings: conditioning of prompt and negative prompt, one row for each image, where it is computed already;
+            not for the hires pass.
     """
 
     prompt: str
@@ -73,7 +81,16 @@ def encode_prompt(
     negative: bool = False,
     embeddings: EmbeddingTable | None = None,
 ) -> Conditioning:
-    """What a text tells the U-Net for pictures of `size` (width, height). SDXL takes an empty negative as zeros."""
+    """Encodes one prompt.
+
+    Args:
+        model: gives tokenizer and text encoders.
+        text: the prompt without tags and without prompt editing.
+        size: (width, height) in pixels, which SDXL is conditioned on.
+        clip_skip: text-encoder layer, counted from the end.
+        negative: whether it is a negative prompt: SDXL gets zeros for an empty one, as in the web UI.
+        embeddings: embeddings that the prompt uses by name.
+    """
     return encode_prompts(model, [text], size, clip_skip, negative, [embeddings])
 
 
@@ -86,7 +103,7 @@ def encode_prompts(
     negative: bool = False,
     embeddings: Sequence[EmbeddingTable | None] = (),
 ) -> Conditioning:
-    """As `encode_prompt` for several texts of equally many chunks, a row each, each with embeddings of its own."""
+    """Encodes prompts of equally many chunks, one row each, each with embeddings of its own; see `encode_prompt`."""
     known = list(embeddings) or [None] * len(texts)
     parts = [tokenize_prompt(text, model.tokenizer, own) for text, own in zip(texts, known, strict=True)]
     widths = next((own for own in known if own), None)
@@ -113,7 +130,7 @@ def sample_latents(
     before_call: BeforeUnetCall | None = None,
     on_denoised: OnDenoised | None = None,
 ) -> Tensor:
-    """The job's latents (pictures, 4, h, w), float32. `before_call` is told each pass's steps from 0."""
+    """Samples the job's latents, (images, 4, h/8, w/8) float32. `before_call` counts from 0 in each pass."""
     shape = (job.height // VAE_SCALE_FACTOR, job.width // VAE_SCALE_FACTOR)
     noise = ImageNoise(job.seeds, (model.vae.config.latent_channels, *shape), model.device)
     guide = _build_denoiser(model, job, before_call, on_denoised)

@@ -1,4 +1,4 @@
-"""From noise to a latent: guidance, the web UI's noise by seed, and its way of walking (part of) a schedule."""
+"""Sampling a latent: classifier-free guidance, noise by seed as in the web UI, and all or a part of the steps."""
 
 from __future__ import annotations
 
@@ -16,35 +16,49 @@ from .samplers import SAMPLERS
 from .timestep_samplers import TIMESTEP_SAMPLERS, uniform_timesteps
 
 BeforeUnetCall = Callable[[int, int], None]
-"""Called before each U-Net call with its number from 0 and the expected count (of guesses, as the web UI counts)."""
+"""Called before each U-Net call with its number, from 0, and the expected number of calls, as the web UI counts."""
 OnDenoised = Callable[[Tensor, Tensor, Tensor], None]
-"""Called after each guess with (x, sigma, denoised)."""
+"""Called after each U-Net call with (x, sigma, denoised): noisy latent, noise level, estimate of the clean one."""
 
 
 class ImageNoise:
-    """Standard normal noise, float32, drawn on the CPU with one generator an image, so that an image does not depend
-    on its batch. With the web UI's RNG source "CPU" the same seeds give the same numbers."""
+    """Standard normal noise in float32, with one CPU generator for each image: an image does not depend on its batch.
+
+    The web UI draws the same numbers from the same seeds where its "Random number generator source" is "CPU".
+
+    Args:
+        seeds: one for each image.
+        shape: of one image's latent, (channels, height, width).
+        device: where the noise is needed.
+    """
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self._shape, self._device = tuple(shape), device
 
     def __call__(self) -> Tensor:
-        """(images, *shape), the next draw."""
+        """Draws the next noise, (images, *shape)."""
         drawn = [torch.randn(self._shape, generator=generator) for generator in self._generators]
         return torch.stack(drawn).to(self._device)
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a prompt tells the U-Net: states (1 or batch, 77·chunks, width); SDXL: pooled (…, width), sizes (…, 6)."""
+    """What the U-Net gets from prompts.
+
+    Attributes:
+        states: the text encoders' states, (1 or batch, 77·chunks, width), side by side along the width for SDXL.
+        pooled: SDXL's pooled text embedding, (1 or batch, projection).
+        sizes: SDXL's size conditioning, (1 or batch, 6): original height and width, crop top and left, target height
+            and width, in pixels.
+    """
 
     states: Tensor
     pooled: Tensor | None = None
     sizes: Tensor | None = None
 
     def expanded_to(self, batch: int) -> Conditioning:
-        """For a batch of pictures."""
+        """Returns the same conditioning for `batch` images."""
 
         def expand(tensor: Tensor | None) -> Tensor | None:
             return tensor if tensor is None or len(tensor) == batch else tensor.expand(batch, *tensor.shape[1:])
@@ -54,7 +68,7 @@ class Conditioning:
         return Conditioning(states, expand(self.pooled), expand(self.sizes))
 
     def concatenated_with(self, other: Conditioning) -> Conditioning:
-        """Both, one after the other in the batch."""
+        """Returns the rows of both, along the batch."""
 
         def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
             return None if a is None or b is None else torch.cat([a, b])
@@ -66,26 +80,41 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class ConditioningSchedule:
-    """A text that changes while a picture is made: (last guess, from 1, what it tells the U-Net until then)."""
+    """The conditioning of a prompt that changes while an image is sampled (`[from:to:0.5]`).
+
+    Attributes:
+        rows: (number of the last U-Net call, from 1, the conditioning up to it), in order.
+    """
 
     rows: tuple[tuple[int, Conditioning], ...]
 
     def at(self, step: int) -> Conditioning:
-        """At guess `step`, from 0; the last one for all that come after."""
+        """Returns the conditioning at U-Net call `step`, from 0; after the last row its own."""
         return next((condition for last, condition in self.rows if step <= last), self.rows[-1][1])
 
 
 PromptConditioning: TypeAlias = "Conditioning | ConditioningSchedule"
-"""What one text tells the U-Net."""
+"""The conditioning of one prompt, fixed or changing."""
 
 
 class CfgDenoiser:
     """The U-Net under classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): u + cfg·(c − u).
 
-    more_conds: further (text, weight) beside `cond` and its `weight`: u + cfg·Σ weight·(cᵢ − u) (Liu et al. 2022,
-    arXiv:2206.01714). All go through as one batch where they have equal length, else one after the other, as in the
-    web UI.
-    extra_channels: further input channels (batch, 5, h, w) of an inpainting model. total: guesses to expect.
+    With prompts joined by AND the result is u + cfg·Σ weight·(cᵢ − u) (Liu et al. 2022, arXiv:2206.01714). All
+    conditionings pass the U-Net as one batch where they have equal length, else one after the other, as in the web UI.
+
+    Args:
+        unet: diffusers' UNet2DConditionModel.
+        noise_schedule: noise levels and timesteps.
+        prediction: what the U-Net predicts, "epsilon" or "v".
+        cond: the prompt's conditioning.
+        uncond: the negative prompt's conditioning.
+        cfg: guidance scale; at 1 the negative prompt has no effect.
+        extra_channels: further input channels (batch, 5, h, w) of an inpainting model.
+        before_call: called before each U-Net call.
+        on_denoised: called after each U-Net call.
+        weight: the weight of `cond` where prompts are joined by AND.
+        more_conds: the other prompts' conditionings and weights.
     """
 
     def __init__(
@@ -110,7 +139,7 @@ class CfgDenoiser:
         self.step, self.total = 0, 0
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The guess of the clean latent from x = clean + sigma·noise (Karras et al. 2022, table 1, "VP")."""
+        """Estimates the clean latent in x = clean + sigma·noise (Karras et al. 2022, table 1, "VP")."""
         scale = 1 / (sigma**2 + 1) ** 0.5
         t = self.noise_schedule.sigma_to_t(sigma)
         outs = self._unet_outputs(x * scale, t)
@@ -124,7 +153,7 @@ class CfgDenoiser:
         return denoised
 
     def predict_noise(self, x: Tensor, t: float) -> Tensor:
-        """The guess of the noise in x = √ᾱ·clean + √(1−ᾱ)·noise at step t."""
+        """Estimates the noise in x = √ᾱ·clean + √(1−ᾱ)·noise at timestep t."""
         outs = self._unet_outputs(x, torch.tensor(t))
         if self.prediction == V_PREDICTION:
             alpha = self.noise_schedule.alphas_cumprod[int(t)].item()
@@ -136,7 +165,7 @@ class CfgDenoiser:
         return eps
 
     def _apply_guidance(self, outputs: list[Tensor]) -> Tensor:
-        """guesses: of `cond`, of what is `more`, and last of `uncond` unless cfg is 1 and there is nothing more."""
+        """Combines the outputs for `cond`, for `more_conds` and, last, for `uncond` (left out where cfg is 1)."""
         if len(outputs) == 1:
             return outputs[0]
         *wanted, plain = outputs
@@ -147,7 +176,7 @@ class CfgDenoiser:
         return total
 
     def _unet_outputs(self, x: Tensor, t: Tensor) -> list[Tensor]:
-        """The U-Net's outputs for each text and, where it counts, uncond; float32."""
+        """Returns the U-Net's outputs in float32 for each prompt and, where it has an effect, the negative prompt."""
         if self.before_call:
             self.before_call(self.step, self.total)
         now, self.step = self.step, self.step + 1
@@ -183,7 +212,14 @@ class CfgDenoiser:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """A sampler, the schedule it takes ("" for DDIM and such), and what the infotext calls the schedule."""
+    """A sampler with its noise schedule and steps; `parse_sampling_plan` makes it.
+
+    Attributes:
+        sampler: a name of `SAMPLERS` or `TIMESTEP_SAMPLERS`.
+        schedule: a name of `SCHEDULE_TYPES`; "" for samplers over timesteps, such as DDIM.
+        steps: 1 to 1000.
+        label: what the infotext calls the schedule.
+    """
 
     sampler: str
     schedule: str
@@ -192,11 +228,11 @@ class SamplingPlan:
 
     @property
     def second_order(self) -> bool:
-        """Whether a step is two guesses."""
+        """Whether a step takes two U-Net calls."""
         return self.sampler in SAMPLERS and SAMPLERS[self.sampler].second_order
 
     def sampler_noise_schedule(self, noise_schedule: NoiseSchedule) -> NoiseSchedule:
-        """Those of the model's levels that the sampler walks."""
+        """Returns the noise levels that the sampler uses: all of the model's, or every 20th for LCM."""
         return (
             ConsistencyNoiseSchedule.from_schedule(noise_schedule)
             if SAMPLERS[self.sampler].is_consistency
@@ -204,19 +240,29 @@ class SamplingPlan:
         )
 
     def sigmas(self, noise_schedule: NoiseSchedule, steps: int) -> Tensor:
-        """(steps + 1,) falling to 0."""
+        """Returns the noise levels of all steps, (steps + 1,), falling to 0."""
         drop = SAMPLERS[self.sampler].discard_next_to_last_sigma
         sigmas = SCHEDULE_TYPES[self.schedule](noise_schedule, steps + drop)
         return torch.cat([sigmas[:-2], sigmas[-1:]]) if drop else sigmas
 
 
 def parse_sampling_plan(sampler: str, scheduler: str = AUTOMATIC_SCHEDULE, steps: int = 20) -> SamplingPlan:
-    """A plan from the web UI's names, case aside. Old names such as "DPM++ 2M Karras" carry their schedule.
+    """Parses the web UI's names of a sampler and of a schedule, in any case.
 
-    Raises LoraError with the nearest name.
+    Args:
+        sampler: such as "Euler a"; an old name such as "DPM++ 2M Karras" includes the schedule.
+        scheduler: such as "Karras", or "Automatic" for the sampler's usual one.
+        steps: 1 to 1000.
+
+    Raises:
+        LoraError: a name is unknown (the message suggests the nearest one), or steps are outside their range.
+
+    Example:
+        >>> parse_sampling_plan("dpm++ 2m karras", steps=12)
+        SamplingPlan(sampler='DPM++ 2M', schedule='Karras', steps=12, label='Karras')
     """
     if not 1 <= steps <= 1000:
-        raise LoraError(f"{steps} steps: 1 to 1000 are possible")
+        raise LoraError(f"steps is from 1 to 1000; got {steps}")
     samplers = {name.lower(): name for name in (*SAMPLERS, *TIMESTEP_SAMPLERS)}
     schedules = {name.lower().replace("_", " "): name for name in SCHEDULE_TYPES}
     name, wanted = sampler.strip().lower(), scheduler.strip().lower().replace("_", " ")
@@ -238,7 +284,7 @@ def parse_sampling_plan(sampler: str, scheduler: str = AUTOMATIC_SCHEDULE, steps
 
 
 def sample_from_noise(plan: SamplingPlan, denoiser: CfgDenoiser, noise: ImageNoise) -> Tensor:
-    """A latent from nothing but noise."""
+    """Samples a latent (images, channels, h, w) from pure noise (txt2img)."""
     denoiser.total = plan.steps * (1 + plan.second_order)
     if plan.sampler in TIMESTEP_SAMPLERS:
         return TIMESTEP_SAMPLERS[plan.sampler](
@@ -252,9 +298,15 @@ def sample_from_noise(plan: SamplingPlan, denoiser: CfgDenoiser, noise: ImageNoi
 def sample_from_latent(
     plan: SamplingPlan, denoiser: CfgDenoiser, noise: ImageNoise, latent: Tensor, strength: float, exact_steps: bool
 ) -> Tensor:
-    """A latent changed by `strength` in 0..1: noise is added for that share of the schedule, and taken away again.
+    """Changes a latent: adds the noise of a share of the schedule and samples from there, as the web UI does.
 
-    exact_steps: walk exactly `plan.steps` steps (the hires pass); else that share of them (img2img).
+    Args:
+        plan: sampler, schedule and steps.
+        denoiser: the U-Net under guidance.
+        noise: the noise that is added, and that ancestral samplers add later.
+        latent: (images, channels, h, w), float32.
+        strength: the share of the schedule, 0 to 1.
+        exact_steps: whether exactly `plan.steps` steps are made (hires pass), not that share of them (img2img).
     """
     share = min(strength, 0.999)
     if exact_steps:
