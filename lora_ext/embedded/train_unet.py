@@ -110,7 +110,8 @@ class ParameterAverage:
 @dataclass
 class LocalSgdProcess:
     """Processes that train one network: each goes its own way for SYNC steps, then all take the mean of their
-    parameters (local SGD, Stich 2019, arXiv 1805.09767). On few cores four times faster than threads of one process."""
+    parameters (local SGD, Stich 2019, arXiv 1805.09767). On few cores four times faster than threads of one process.
+    """
 
     rank: int = 0
     world_size: int = 1

@@ -100,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _generate_with_progress_bar(settings: Settings, report: GenerationReport) -> list[Image.Image]:
     """`generate` under a progress bar over all guesses; what the report says is printed before a pass begins, and what
-    it says besides, when the pictures are made, after the last."""
+    it says besides, when the pictures are made, after the last.
+    """
     from tqdm import tqdm
 
     bar: Any = None

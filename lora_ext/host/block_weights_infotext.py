@@ -1,8 +1,8 @@
-"""Block weights in the web UI's infotext: written as numbers, put back into the prompt when it is pasted.
+"""Block weights in the web UI's infotext: written as numbers, and restored in the prompt when it is pasted.
 
 `Lora block weights: "name: 1,0,0.523,…; other: 0,1,… IN05-OUT05:attn:0"`: for every tag with `lbw=` or `lbwe=`, in the
-prompt's order, the vector (`-` where the tag has none), then the element rules. No file of presets and no random
-generator is needed to make the picture again. Pure text; imports no `modules`.
+prompt's order, the vector (`-` where the tag has none), then the element rules. The image can be generated again
+without the preset file or the random seed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..lora_tags import LORA_TAG_PATTERN, LoraTag, parse_tag_items
 BLOCK_WEIGHTS_KEY = "Lora block weights"
 HIRES_BLOCK_WEIGHTS_KEY = "Lora hires block weights"
 BLOCK_SEED_KEY = "Lora block seed"
-"""Which seed R and U were drawn with; only there where something was drawn."""
+"""The seed of random block weights (R and U); only where a tag has some."""
 
 _NO_VECTOR = "-"
 _SEPARATORS = str.maketrans("", "", ":;,\n")
@@ -26,7 +26,13 @@ _SEPARATORS = str.maketrans("", "", ":;,\n")
 
 @dataclass(frozen=True)
 class BlockWeightsRow:
-    """One tag's resolved block weights: `vector` and `rules` as `lbw=` and `lbwe=` read them."""
+    """One tag's block weights as numbers.
+
+    Attributes:
+        name: the LoRA's name, without separators.
+        vector: the value of `lbw=`.
+        rules: the value of `lbwe=`.
+    """
 
     name: str
     vector: str | None
@@ -37,11 +43,11 @@ class BlockWeightsRow:
 
 
 def block_weights_row(tag: LoraTag, blocks: BlockWeights) -> BlockWeightsRow | None:
-    """What the infotext says about one tag, None for a tag without block weights."""
+    """Returns the infotext's entry for one tag, None for a tag without block weights."""
     if tag.lbw is None and tag.lbwe is None:
         return None
     vector = None
-    if tag.lbw is not None:  # in the user's own layout, not the shortest that holds the values
+    if tag.lbw is not None:  # in the user's own block layout, not in the shortest one
         labels = blocks.labels
         vector = ",".join(f"{blocks.weights[label]:g}" for label in labels) if labels else blocks.format_weights()
     rules = ",".join(map(format_element_rule, blocks.rules)) or None
@@ -49,19 +55,24 @@ def block_weights_row(tag: LoraTag, blocks: BlockWeights) -> BlockWeightsRow | N
 
 
 def format_element_rule(rule: ElementRule) -> str:
-    """`BLOCKS:ELEMENTS:weight`, as `ElementRule.parse` reads it back."""
+    """Formats a rule as `BLOCKS:ELEMENTS:weight`, which `ElementRule.parse` parses."""
     blocks = ("NOT " if rule.blocks_not else "") + " ".join(rule.blocks)
     elements = ("NOT " if rule.elements_not else "") + " ".join(rule.elements)
     return f"{blocks}:{elements}:{rule.weight:g}"
 
 
 def format_block_weights_rows(rows: Iterable[BlockWeightsRow]) -> str | None:
-    """The infotext's value, None without rows."""
+    """Formats the infotext's value, None without rows."""
     return "; ".join(map(str, rows)) or None
 
 
 def parse_block_weights_rows(text: str) -> list[BlockWeightsRow]:
-    """The rows of an infotext's value; what is not a row is left out."""
+    """Parses an infotext's value; parts that are no row are ignored.
+
+    Example:
+        >>> parse_block_weights_rows("cat: 1,0; dog: - IN05:attn:0")[1].rules
+        'IN05:attn:0'
+    """
     rows = []
     for part in text.split(";"):
         name, colon, rest = part.strip().partition(":")
@@ -72,15 +83,20 @@ def parse_block_weights_rows(text: str) -> list[BlockWeightsRow]:
 
 
 def has_random_block_weights(tag: LoraTag, presets: Presets) -> bool:
-    """Whether the request's block weights hold values that are drawn (R, U)."""
+    """Whether a tag's block weights contain random values (R, U)."""
     first, second = (resolve_block_weights(tag, presets, seed=f"probe {i}") for i in range(2))
     return first != second
 
 
 def restore_block_weights(prompt: str, text: str, presets: Presets) -> str:
-    """The prompt with the infotext's numbers in every tag whose block weights would come out otherwise now.
+    """Writes the infotext's numbers into every tag whose block weights would be different now.
 
-    Those are drawn ones, and presets that are unknown here or have other values. All else stays as it is written.
+    Those are random values, and presets that are missing here or have other values. Other tags stay unchanged.
+
+    Args:
+        prompt: the prompt with its tags.
+        text: the infotext's value.
+        presets: the presets of this installation.
     """
     rows = parse_block_weights_rows(text)
     tags = [
@@ -103,7 +119,7 @@ def restore_block_weights(prompt: str, text: str, presets: Presets) -> str:
 
 
 def _parse_block_weights_tag(match) -> LoraTag | None:  # type: ignore[no-untyped-def]
-    """The request of a tag with block weights; None for others."""
+    """Parses a tag with block weights; None for others."""
     try:
         request = parse_tag_items(match[2].split(":"))
     except PromptError:
@@ -112,7 +128,7 @@ def _parse_block_weights_tag(match) -> LoraTag | None:  # type: ignore[no-untype
 
 
 def _pop_row(rows: list[BlockWeightsRow], name: str) -> BlockWeightsRow | None:
-    """The first row of that name, taken out of `rows`."""
+    """Removes the first row of that name from `rows` and returns it."""
     found = next((row for row in rows if row.name == _clean_name(name)), None)
     if found is not None:
         rows.remove(found)
@@ -120,7 +136,7 @@ def _pop_row(rows: list[BlockWeightsRow], name: str) -> BlockWeightsRow | None:
 
 
 def _matches_row(tag: LoraTag, row: BlockWeightsRow, presets: Presets) -> bool:
-    """Whether the tag as written gives the row's values here, whatever the seed."""
+    """Whether a tag gives the row's values here, with any seed."""
     try:
         if has_random_block_weights(tag, presets):
             return False

@@ -1,4 +1,4 @@
-"""The line of parameters that the web UI keeps in a picture, written so that it reads back there."""
+"""The web UI's infotext: the parameters that it writes into an image and reads back."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from PIL import Image, PngImagePlugin
 from ..console import replace_lone_surrogates
 
 PARAMETERS_KEY = "parameters"
-"""The PNG text chunk's name."""
+"""Name of the PNG text chunk."""
 
 
 def quote_infotext_value(value: object) -> str:
-    """As it stands, or as a JSON text if it holds a comma, a colon or a line end."""
+    """Formats a value; one with a comma, a colon or a line end becomes a JSON string.
+
+    Example:
+        >>> quote_infotext_value("a, b")
+        '"a, b"'
+    """
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text
 
 
 def format_infotext_number(value: float) -> str:
-    """Without a needless `.0`: 7, 7.5."""
+    """Formats a number without `.0`: 7, 7.5."""
     return str(int(value)) if float(value).is_integer() else str(value)
 
 
 def format_infotext(prompt: str, negative: str, parameters: Mapping[str, object]) -> str:
-    """Prompt, negative prompt if there is one, and `Name: value, …` in the given order; None values are left out."""
+    """Formats an infotext: prompt, negative prompt and `Name: value, …` in the given order, without None values."""
     told = ", ".join(
         f"{name}: {quote_infotext_value(value)}" for name, value in parameters.items() if value is not None
     )
@@ -34,13 +39,13 @@ def format_infotext(prompt: str, negative: str, parameters: Mapping[str, object]
 
 
 def format_hashes(hashes: Mapping[str, str]) -> str | None:
-    """`name: 12 hex digits, …` of the files in use; names lose colons and commas; None without any."""
+    """Formats `name: 12 hex digits, …`; colons and commas are removed from names. None for no hashes."""
     kept = {name.translate(str.maketrans("", "", ":,")): digest[:12] for name, digest in hashes.items() if digest}
     return ", ".join(f"{name}: {digest}" for name, digest in kept.items()) or None
 
 
 def png_save_options(image: Image.Image) -> dict[str, Any]:
-    """Options for `Image.save(…, format="PNG")` that keep the picture's infotext."""
+    """Returns options for `Image.save(…, format="PNG")` that keep the image's infotext."""
     text = image.info.get(PARAMETERS_KEY)
     if not text:
         return {}

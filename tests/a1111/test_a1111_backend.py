@@ -103,7 +103,7 @@ def test_pictures_are_not_drawn_in_the_tab(webui: StandIn) -> None:
 
     assert isinstance(webui.client, TestClient)
     backend = webui.entry.tab.app_state.backend
-    with pytest.raises(Exception, match="drawn in txt2img and img2img here"):
+    with pytest.raises(Exception, match="generates images in txt2img and img2img"):
         backend.generate({}, None, None)
     assert webui.client.post("/lora-ext/v1/generate", json={}).status_code == 404
 

@@ -1,4 +1,4 @@
-"""The web UI as what the tab works at (`web.desk.Desk`): its folders, its presets, its queue."""
+"""The web UI as the backend of the LoRA ext tab (`web.backend.Backend`): folders, presets, queue and model."""
 
 from __future__ import annotations
 
@@ -31,9 +31,17 @@ _NGROK_DOMAINS = ("*.ngrok-free.app", "*.ngrok-free.dev", "*.ngrok.app", "*.ngro
 
 
 class A1111Backend:
-    """release: removes every file of ours from the model. elsewhere: who applies tags, where it is not us.
+    """The web UI as a `web.backend.Backend`.
 
-    can_generate: pictures are drawn in the web UI's own tabs. prompts: whose prompt fields the page has."""
+    Args:
+        host_interface: settings and folders.
+        remove_all: removes all LoRA files from all models.
+        other_tag_owner: returns the name of the extension that applies tags in place of this one, else "".
+
+    Attributes:
+        can_generate: False, since images are generated in the web UI's own tabs.
+        has_prompt_fields: True, since the page has the web UI's prompt fields.
+    """
 
     can_generate, has_prompt_fields = False, True
 
@@ -43,7 +51,7 @@ class A1111Backend:
         self.host_interface, self.remove_all, self.applied_by = host_interface, remove_all, other_tag_owner
 
     def why_unavailable(self, kind: str) -> str:
-        """See `Desk.cannot`."""
+        """Returns why a kind of job is not available, "" where it is; see `web.backend.Backend.why_unavailable`."""
         if has_patch_manager():
             verb = {"preflight": "train"}.get(kind, kind)
             return (
@@ -59,7 +67,7 @@ class A1111Backend:
         return ""
 
     def folders(self) -> UserFolders:
-        """The web UI's model folders; everything of ours is below its data folder's `lora_ext`."""
+        """Returns the web UI's model folders. The extension's own files are in `lora_ext` in its data folder."""
         data = self.host_interface.data_dir()
         checkpoints = [Path(paths.models_path) / "Stable-diffusion", *command_line_folders("ckpt_dir", "ckpt_dirs")]
         loras = self.host_interface.lora_dirs()
@@ -75,12 +83,12 @@ class A1111Backend:
         )
 
     def presets(self) -> Presets:
-        """As a prompt knows them."""
+        """Returns the presets that prompts may name."""
         return self.host_interface.presets()
 
     @contextmanager
     def model_lock(self) -> Iterator[None]:
-        """The web UI's queue: one job or picture at a time."""
+        """Holds the web UI's queue lock: one job or image at a time."""
         with call_queue.queue_lock:
             SCRIPT_LIFETIME.has_running_job = True
             try:
@@ -90,27 +98,27 @@ class A1111Backend:
 
     @contextmanager
     def open_trainable_model(self, checkpoint: str | None) -> Iterator[TrainableModel]:
-        """The model that the web UI holds, whatever `checkpoint` says, with none of our files on it."""
+        """Opens the web UI's model for training, without LoRA files; `checkpoint` is ignored."""
         with open_training_session(self.remove_all) as trainee:
             yield trainee
 
     @contextmanager
     def open_renderer(self, checkpoint: str, library: LoraLibrary) -> Iterator[A1111ImageRenderer]:
-        """Draws with the model that is loaded, whatever `checkpoint` says."""
+        """Opens a renderer for sheets that uses the loaded model; `checkpoint` is ignored."""
         yield A1111ImageRenderer(library, self.presets())
 
     def generate(
         self, settings: dict[str, Any], library: object, on_progress: object
     ) -> tuple[Sequence[Image.Image], Sequence[FitReport], Sequence[str]]:
-        """Not here: txt2img and img2img draw."""
-        raise LoraError("pictures are drawn in txt2img and img2img here")
+        """Always raises LoraError: images are generated in txt2img and img2img."""
+        raise LoraError("the web UI generates images in txt2img and img2img, not in this tab")
 
     def image_captioners(self) -> Mapping[str, ImageCaptioner]:
-        """The web UI's own interrogators."""
+        """Returns the web UI's own interrogators."""
         return interrogators()
 
     def choices(self) -> dict[str, list[str]]:
-        """Samplers, schedules, and checkpoints by their path below their folder."""
+        """Returns samplers, schedules, and checkpoints by their path in their folder."""
         folders = self.folders().checkpoints
         found = paths_by_displayed_name(
             (folder, path) for folder in folders for path in files_below(folder, _CHECKPOINT_SUFFIXES)
@@ -123,7 +131,7 @@ class A1111Backend:
 
 
 def scheduler_labels() -> list[str]:
-    """The web UI's noise schedules by their labels; none where it has no list of them (Classic)."""
+    """Returns the labels of the web UI's noise schedules; "Automatic" alone where it has no list (Forge Classic)."""
     try:
         from modules import sd_schedulers
     except ImportError:
@@ -132,9 +140,9 @@ def scheduler_labels() -> list[str]:
 
 
 def configured_users() -> Mapping[str, str]:
-    """Names and passwords of `--gradio-auth`, `--gradio-auth-path` and `--api-auth`; empty where none is given.
+    """Returns names and passwords of `--gradio-auth`, `--gradio-auth-path` and `--api-auth`.
 
-    Read from the options themselves: forks have the web UI's reader in other places, and a password must not be lost.
+    The options are parsed here, since forks have the web UI's parser in other places and a password must not be lost.
     """
     given = [getattr(shared.cmd_opts, name, None) or "" for name in ("gradio_auth", "api_auth")]
     path = getattr(shared.cmd_opts, "gradio_auth_path", None)
@@ -145,15 +153,15 @@ def configured_users() -> Mapping[str, str]:
 
 
 def bound_address() -> str:
-    """The address that the web UI listens on."""
+    """Returns the address that the web UI listens on."""
     everywhere = "0.0.0.0" if getattr(shared.cmd_opts, "listen", False) else ""
     given = getattr(shared.cmd_opts, "server_name", None) or everywhere
     return given or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
 
 
 def tunnel_host_names() -> list[str]:
-    """The names by which the tunnels that the web UI opens itself (`--share`, `--ngrok`) reach it."""
+    """Returns the host names of tunnels that the web UI opens itself (`--share`, `--ngrok`)."""
     shared_at = getattr(getattr(shared, "demo", None), "share_url", None)
     found = [urlsplit(shared_at).netloc] if shared_at else []
-    # its own name is told to the console only; the owner of these domains lets none point to another's machine
+    # ngrok prints the exact name on the console only; its domains never point to somebody else's machine
     return [*found, *(_NGROK_DOMAINS if getattr(shared.cmd_opts, "ngrok", None) else ())]

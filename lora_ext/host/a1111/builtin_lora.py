@@ -1,4 +1,4 @@
-"""The web UI's built-in Lora extension: it stays loaded (cards, API), but must not act while we do."""
+"""The web UI's built-in Lora extension: it stays loaded (cards, API), but must not apply files at the same time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from . import models
 
 
 def builtin_lora_names() -> set[str]:
-    """Names of the files that the built-in extension lists."""
+    """Returns the names of the files that the built-in extension lists."""
     return set(getattr(_networks(), "available_networks", ()))
 
 
 def add_default_network_tag(p: Any, items: list[list[str]]) -> None:
-    """The setting "Add network to prompt": as if its tag stood at the end of every prompt."""
+    """Applies the setting "Add network to prompt": adds its tag to the end of every prompt."""
     name = getattr(shared.opts, "sd_lora", "None")
     if name == "None" or name not in builtin_lora_names() or any(item[0] == name for item in items):
         return
@@ -30,14 +30,14 @@ def add_default_network_tag(p: Any, items: list[list[str]]) -> None:
 
 @torch.no_grad()
 def remove_builtin_loras() -> None:
-    """Takes everything that the built-in extension has applied off the models, from its own copies.
+    """Removes the files that the built-in extension has applied to the models, by restoring its backups.
 
-    It would do so itself at each layer's next call, but by writing into what is the layer's weight then.
+    It would do so itself at each layer's next call, but would write into whatever is the layer's weight by then.
     """
     networks = _networks()
     if networks is None:
         return
-    if models.has_patch_manager():  # files are patches of the model manager there; nothing is written into layers
+    if models.has_patch_manager():  # Forge: files are patches of its model manager, layers stay unchanged
         if networks.loaded_networks:
             networks.load_networks([], [], [], [])
         return
@@ -52,11 +52,11 @@ def remove_builtin_loras() -> None:
 
 
 def has_builtin_loras() -> bool:
-    """Whether someone has made the built-in extension apply files."""
+    """Whether the built-in extension has applied files."""
     return bool(getattr(_networks(), "loaded_networks", ()))
 
 
 def _networks() -> Any:
-    """Its module, None where it is disabled."""
+    """Returns the built-in extension's module, None where it is disabled."""
     module = sys.modules.get("networks")
     return module if hasattr(module, "available_networks") else None

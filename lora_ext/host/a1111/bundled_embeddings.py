@@ -1,4 +1,4 @@
-"""Textual-inversion embeddings that travel inside LoRA files, registered while their file is in use."""
+"""Textual-inversion embeddings inside LoRA files, registered in the web UI while their file is in use."""
 
 from __future__ import annotations
 
@@ -26,13 +26,17 @@ class BundledEmbeddingHash(str):
 
 
 class BundledEmbeddings:
-    """The embeddings of the files in use. Names that the user's own embeddings have are left to those."""
+    """Registers the embeddings of the files in use. A user's embedding of the same name has priority."""
 
     def __init__(self) -> None:
         self._registered: dict[str, tuple[LoraFile, Any]] = {}
 
     def set_files(self, sd_model: Any, files: Iterable[LoraFile]) -> list[str]:
-        """Registers the embeddings of these files and takes all others of ours off; returns what to tell the user."""
+        """Registers the embeddings of these files and removes those of other files.
+
+        Returns:
+            Sentences about embeddings that cannot be used.
+        """
         database = getattr(sd_hijack.model_hijack, "embedding_db", None)
         wanted = {name: (file, vectors) for file in files for name, vectors in file.embeddings.items()}
         told: list[str] = []
@@ -71,7 +75,7 @@ class BundledEmbeddings:
 
 
 def _create_embedding(name: str, file: LoraFile, vectors: Mapping[str, Tensor]) -> Any:
-    """As the web UI makes it from an embedding's file."""
+    """Creates an embedding as the web UI does from a file."""
     data: dict[str, Any] = {}
     for key, tensor in vectors.items():
         group, _, inner = key.partition(".")

@@ -1,4 +1,4 @@
-"""The web UI's own interrogators as makers of captions."""
+"""The web UI's own interrogators as image captioners."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image
 from ...errors import FileError
 
 INTERROGATOR_ERROR = "<error>"
-"""What the web UI's CLIP interrogator ends with when something went wrong."""
+"""End of the CLIP interrogator's answer after an error."""
 
 
 def interrogators() -> dict[str, Callable[[Sequence[Image.Image]], list[str]]]:
-    """Name → pictures to captions. Models are loaded (and fetched by the web UI) when they are first used."""
+    """Returns name → function from images to captions. The web UI loads (and downloads) models when they are needed."""
     return {"clip": _clip, "blip": _blip, "deepbooru": _deepbooru}
 
 

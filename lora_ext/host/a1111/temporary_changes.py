@@ -1,4 +1,4 @@
-"""What a training run changes in the web UI for a while: devices, settings, attributes; each puts back what it took."""
+"""Context managers for what a training run changes in the web UI (devices, settings, attributes) and restores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..training_context import restored_attributes
 
 @contextmanager
 def unet_on_device(sd_model: Any) -> Iterator[None]:
-    """The U-Net on the device that computes, where --medvram keeps it off; nothing else changes its place."""
+    """Keeps the U-Net on the compute device, where --medvram would move it away; other networks stay on the CPU."""
     if not getattr(sd_model, "lowvram", False):
         yield
         return
@@ -31,21 +31,28 @@ def unet_on_device(sd_model: Any) -> Iterator[None]:
 
 
 def move_unet_to_device(sd_model: Any) -> None:
-    """Where --medvram moves networks when they are called: the U-Net and nothing else is on the device now."""
+    """With --medvram: moves the U-Net to the compute device and all other networks to the CPU."""
     if getattr(sd_model, "lowvram", False):
         _everything_to_cpu()
         sd_model.model.to(devices.device)
 
 
 def _everything_to_cpu() -> None:
-    from modules import lowvram  # absent in forks that never move networks this way, which still load this file
+    from modules import lowvram  # missing in forks without this module, which import this file too
 
     lowvram.send_everything_to_cpu()
 
 
 @contextmanager
 def temporary_attention(kind: str) -> Iterator[None]:
-    """The web UI's "sdpa" or "xformers" attention for a while; "" leaves the user's. Raises TrainError."""
+    """Sets the web UI's attention while the context is open.
+
+    Args:
+        kind: "sdpa" or "xformers"; "" leaves the user's.
+
+    Raises:
+        TrainError: it is not available here.
+    """
     if not kind:
         yield
         return
@@ -53,7 +60,7 @@ def temporary_attention(kind: str) -> Iterator[None]:
 
     chosen = hijack.SdOptimizationXformers() if kind == "xformers" else hijack.SdOptimizationSdp()
     if not chosen.is_available():
-        raise TrainError(f"{kind} cannot be used here; leave it out: the web UI's own attention is taken")
+        raise TrainError(f"{kind} cannot be used here; leave it out to use the web UI's attention")
     owners = (
         hijack.ldm.modules.attention.CrossAttention, hijack.ldm.modules.diffusionmodules.model.AttnBlock,
         hijack.sgm.modules.attention.CrossAttention, hijack.sgm.modules.diffusionmodules.model.AttnBlock,
@@ -69,7 +76,7 @@ def temporary_attention(kind: str) -> Iterator[None]:
 
 @contextmanager
 def temporarily_on_device(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """A network on the device that computes for a while, and then where it was."""
+    """Moves a network to a device while the context is open."""
     before = next(network.parameters()).device
     if before == device or (before.type == device.type and device.index is None):
         yield
@@ -83,7 +90,7 @@ def temporarily_on_device(network: nn.Module, device: torch.device) -> Iterator[
 
 @contextmanager
 def temporary_attribute(owner: Any, name: str, value: object) -> Iterator[None]:
-    """An attribute for a while; taken away again where there was none."""
+    """Sets an attribute while the context is open; deletes it afterwards where there was none."""
     kept = vars(owner)
     missing = object()
     before = kept.get(name, missing)
@@ -99,7 +106,7 @@ def temporary_attribute(owner: Any, name: str, value: object) -> Iterator[None]:
 
 @contextmanager
 def temporary_settings(**values: Any) -> Iterator[None]:
-    """The user's settings for a while; nothing is saved, no callback runs."""
+    """Changes the web UI's settings while the context is open. Nothing is saved, and no callback runs."""
     data = shared.opts.data
     before = {name: data[name] for name in values if name in data}
     data.update(values)
@@ -113,9 +120,10 @@ def temporary_settings(**values: Any) -> Iterator[None]:
 
 @contextmanager
 def gradient_checkpointed(unet: nn.Module) -> Iterator[None]:
-    """Transformer and residual blocks compute again in the backward pass, by torch's way.
+    """Turns on torch's gradient checkpointing for transformer and ResNet blocks.
 
-    LDM's own way asks for gradients of the block's Parameters alone: those of hooks would get none.
+    LDM's own function (`ldm.modules.diffusionmodules.util.checkpoint`) computes gradients for the block's parameters
+    alone, not for those of forward hooks.
     """
     blocks = [m for m in unet.modules() if hasattr(m, "_forward") and type(m).__name__ in _CHECKPOINTED_CLASSES]
     with restored_attributes(blocks, ("forward",)):

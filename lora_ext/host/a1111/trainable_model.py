@@ -1,4 +1,4 @@
-"""Training on the model that the web UI holds: in place, under its queue and state, everything put back afterwards."""
+"""The web UI's model as a `protocols.TrainableModel`: trained on in place, restored afterwards."""
 
 from __future__ import annotations
 
@@ -36,44 +36,44 @@ _SIZE_COLUMNS = {
     "crop_coords_top_left": slice(2, 4),
     "target_size_as_tuple": slice(4, 6),
 }
-"""SDXL's size conditions in the words of the web UI's model → their columns in `Trainee.predict`'s sizes."""
+"""Names of SDXL's size conditioning in the web UI's model → columns of `sizes` in `TrainableModel.predict`."""
 
 
 @dataclass(frozen=True, eq=False)
 class A1111TrainableModel:
-    """One of the web UI's models as a `ports.Trainee`. Make it, and use it, only while the queue is ours."""
+    """One of the web UI's models, while it is trained on. Use it only while holding the queue lock."""
 
     sd_model: Any
 
     def parts(self) -> Mapping[str, nn.Module]:
-        """Part → network, without the web UI's wrappers."""
+        """Returns "unet", "te", "te2" → network, without the web UI's wrappers."""
         return A1111Model(self.sd_model).parts()
 
     @property
     def family(self) -> str:
-        """ "SD1", "SD2" or "SDXL"."""
+        """The model family: "SD1", "SD2" or "SDXL"."""
         return sd_model_family(self.sd_model)
 
     @property
     def prediction(self) -> str:
-        """What the U-Net gives: "epsilon" or "v"."""
+        """What the U-Net predicts, "epsilon" or "v"."""
         return sd_model_prediction(self.sd_model)
 
     @property
     def device(self) -> torch.device:
-        """Where the web UI computes."""
+        """The device that the web UI computes on."""
         return torch.device(devices.device)
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """ᾱ, (1000,) float32 on the CPU, before what a picture's settings make of it."""
+        """ᾱ, (1000,) float32 on the CPU, without the changes that settings for images make."""
         own = getattr(self.sd_model, "alphas_cumprod_original", None)
         alphas: Tensor = self.sd_model.alphas_cumprod if own is None else own
         return alphas.detach().float().cpu()
 
     @property
     def native_size(self) -> int:
-        """Pixels a side that the model was made for."""
+        """Width and height in pixels that the model was trained for."""
         return sd_model_native_size(self.sd_model)
 
     @property
@@ -88,7 +88,11 @@ class A1111TrainableModel:
 
     @contextmanager
     def prepared_for_training(self, options: TrainingModelOptions) -> Iterator[None]:
-        """Frozen and in the wished precision while it is open. Raises TrainError."""
+        """Freezes the model and converts it to the precision of a run; everything is restored afterwards.
+
+        Raises:
+            TrainError: the model cannot be trained, or an option is not available here.
+        """
         self._check(options)
         parts = self.parts()
         networks = list(parts.values())
@@ -115,13 +119,16 @@ class A1111TrainableModel:
             yield
 
     def _check(self, options: TrainingModelOptions) -> None:
-        """Raises TrainError for what cannot be trained as the web UI holds it."""
+        """Raises TrainError for models and options that cannot be trained inside the web UI."""
         if not is_supported_model(self.sd_model):
             raise TrainError("this kind of model cannot be trained here; SD1.x, SD2.x and SDXL can")
         if self.unet.in_channels != 4 if hasattr(self.unet, "in_channels") else False:
             raise TrainError("an inpainting or edit model is loaded; train on the model that it was made from")
         if getattr(shared.cmd_opts, "lowvram", False):
-            raise TrainError("the web UI was started with --lowvram, which moves layers about; --medvram can train")
+            raise TrainError(
+                "the web UI was started with --lowvram, which moves single layers between devices; "
+                "start it with --medvram to train"
+            )
         if getattr(self.sd_model, "lowvram", False) and (options.train_text_encoders or options.train_token_embedding):
             raise TrainError(
                 "the web UI was started with --medvram: the text encoder cannot stay beside the U-Net; "
@@ -138,9 +145,9 @@ class A1111TrainableModel:
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Pictures (n, 3, h, w) in −1..1 → scaled latents, float32: the encoder's mean.
+        """Encodes images (n, 3, h, w) in −1..1 as scaled latents (n, 4, h/8, w/8), float32: the posterior's mean.
 
-        A half-precision encoder that overflows computes this once more in float32.
+        A half-precision autoencoder that overflows does it once more in float32.
         """
         with autocast_disabled(self.device), temporarily_on_device(self.vae, self.device):
             latent = self._latent_mean(pixels)
@@ -150,7 +157,7 @@ class A1111TrainableModel:
         return latent
 
     def _latent_mean(self, pixels: Tensor) -> Tensor:
-        """The first half of the moments, which LDM's and sgm's autoencoders both make this way."""
+        """Returns the posterior's scaled mean; LDM's and sgm's autoencoders share these two layers."""
         dtype = next(self.vae.parameters()).dtype
         moments = self.vae.quant_conv(self.vae.encoder(pixels.to(self.device, dtype)))
         mean: Tensor = moments.chunk(2, dim=1)[0]
@@ -159,7 +166,7 @@ class A1111TrainableModel:
     def encode_text(
         self, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = 75, weighted: bool = False
     ) -> TextConditioning:
-        """Captions → states, by the web UI's own way from words to chunks."""
+        """Encodes captions with the web UI's own text processing; see `StandaloneTrainableModel.encode_text`."""
         chosen: dict[str, object] = {"CLIP_stop_at_last_layers": clip_skip, "use_old_emphasis_implementation": False}
         chosen["emphasis"] = "Original" if weighted else "None"
         length = max(1, max_token_length // 75) * _CHUNK_LENGTH
@@ -175,14 +182,24 @@ class A1111TrainableModel:
         return TextConditioning(torch.cat(states, dim=-1), pooled)
 
     def token_count(self, caption: str) -> int:
-        """Places that a caption takes, without start and end; a chunk that another follows counts as full."""
+        """Counts a caption's tokens without start and end; every chunk but the last counts as 75."""
         with temporary_settings(emphasis="None"):
             return int(self.sd_model.cond_stage_model.process_texts([caption])[1])
 
     def predict(
         self, noisy: Tensor, timesteps: Tensor, context: TextConditioning, sizes: Tensor | None = None
     ) -> Tensor:
-        """The U-Net's output (n, 4, h, w), float32."""
+        """Calls the U-Net.
+
+        Args:
+            noisy: noisy latents (n, 4, h, w).
+            timesteps: (n,).
+            context: the captions' conditioning.
+            sizes: SDXL's size conditioning, (n, 6).
+
+        Returns:
+            Its output (n, 4, h, w), float32.
+        """
         dtype = next(self.unet.parameters()).dtype
         y = None
         if context.pooled is not None and sizes is not None:
@@ -192,12 +209,12 @@ class A1111TrainableModel:
         return out.float()
 
     def _size_embeddings(self, sizes: Tensor) -> Tensor:
-        """(n, 6) → their sinusoidal embeddings side by side, in the order of the model's own embedders."""
+        """Embeds sizes (n, 6) sinusoidally, side by side in the order of the model's own embedders."""
         embedders = (e for e in self.sd_model.conditioner.embedders if getattr(e, "input_key", None) in _SIZE_COLUMNS)
         return torch.cat([e(sizes[:, _SIZE_COLUMNS[e.input_key]]) for e in embedders], dim=-1)
 
     def generate_image(self, spec: SampleSpec) -> Image.Image:
-        """A picture by the web UI itself, shown as its live preview and not saved by it."""
+        """Generates a sample image with the web UI, which shows it as its live preview and does not save it."""
         p = processing.StableDiffusionProcessingTxt2Img(
             sd_model=self.sd_model,
             prompt=spec.prompt,
@@ -211,7 +228,7 @@ class A1111TrainableModel:
             do_not_save_samples=True,
             do_not_save_grid=True,
         )
-        p.cached_c, p.cached_uc = [None, None], [None, None]  # the text encoder is another one at each step
+        p.cached_c, p.cached_uc = [None, None], [None, None]  # the text encoder changes with each training step
         try:
             image: Image.Image = processing.process_images(p).images[0]
         finally:
@@ -221,13 +238,21 @@ class A1111TrainableModel:
         return image
 
     def check_sample(self, spec: SampleSpec) -> None:
-        """Raises TrainError for a sampler that the web UI does not have."""
+        """Checks a sample's sampler.
+
+        Raises:
+            TrainError: the web UI does not have the sampler.
+        """
         known = sd_samplers.all_samplers_map
         if webui_sampler_name(spec.sampler) not in known:
             raise TrainError(f"unknown sampler {spec.sampler!r}{did_you_mean(spec.sampler, known)}")
 
     def token_embeddings(self, text: str, count: int) -> tuple[Tensor, ...]:
-        """The text encoders' own vectors of a text's first tokens."""
+        """Returns the text encoders' own vectors of a text's first tokens, (count, width) each; the last is repeated.
+
+        Raises:
+            TrainError: the text has no token.
+        """
         found = []
         with torch.no_grad():
             for encoder in self._encoders:
@@ -244,14 +269,14 @@ class A1111TrainableModel:
         return [self.sd_model.cond_stage_model] if conditioner is None else _text_encoders(conditioner)
 
     def count_token_uses(self, token: str, caption: str, max_token_length: int) -> int:
-        """How often an added word is read in a caption."""
+        """Counts how often an added token occurs in a caption within `max_token_length`."""
         with temporary_settings(emphasis="None"):
             chunks = self._encoders[0].tokenize_line(caption)[0][: max(1, max_token_length // 75)]
         return sum(fix.embedding.name == token for chunk in chunks for fix in chunk.fixes)
 
     @contextmanager
     def with_token_embedding(self, token: str, vectors: Sequence[Tensor]) -> Iterator[None]:
-        """A word for a while, in the place of an embedding of the user's that has the same name."""
+        """Adds a token embedding while the context is open, in place of a user's embedding of the same name."""
         database = sd_hijack.model_hijack.embedding_db
         before = database.word_embeddings.get(token)
         embedding = textual_inversion.Embedding(
@@ -265,7 +290,7 @@ class A1111TrainableModel:
             database.register_embedding_by_name(before, self.sd_model, token)
 
     def metadata(self) -> Mapping[str, str]:
-        """The base model in kohya's words."""
+        """Returns kohya's metadata about the base model (`ss_base_model_version`, `ss_sd_model_name` …)."""
         info = self.sd_model.sd_checkpoint_info
         known = {
             **base_model_metadata(self.family, self.prediction),
@@ -286,7 +311,11 @@ def _text_encoders(conditioner: Any) -> list[Any]:
 
 
 def current_trainable_model() -> A1111TrainableModel:
-    """The web UI's model, loaded if none is. Call it while the queue is ours. Raises TrainError."""
+    """Returns the web UI's model, loaded if it is not. Call it only while holding the queue lock.
+
+    Raises:
+        TrainError: the web UI has no model.
+    """
     sd_model = shared.sd_model
     if sd_model is None:
         raise TrainError("the web UI has no model; choose a checkpoint")

@@ -1,4 +1,4 @@
-"""The web UI's model lent to a training run: its Interrupt stops the run, the next picture is unchanged."""
+"""A training run inside the web UI: Interrupt stops it, and later images are unchanged."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ TRAINING_JOB_TITLE = "training a LoRA"
 
 @contextmanager
 def open_training_session(remove_all: Callable[[], None]) -> Iterator[A1111TrainableModel]:
-    """The model that the web UI holds, as a trainee. Enter it while `call_queue.queue_lock` is held: generation waits.
+    """Opens the web UI's model for training. Enter it while holding `call_queue.queue_lock`, so that generation waits.
 
-    remove_all: takes everything of ours off the model, and out of the kept conditioning.
+    No LoRA file is applied meanwhile. Afterwards, also after an exception, no conditioning is cached that was computed
+    during training.
 
-    Nothing of ours is on the model meanwhile; afterwards, also after an exception, no conditioning that was computed
-    with what was trained is left. Raises TrainError.
+    Args:
+        remove_all: removes all LoRA files from the model, and cached conditioning.
+
+    Raises:
+        TrainError: the web UI has no model.
     """
     shared.state.begin(job=TRAINING_JOB_TITLE)
     shared.state.textinfo = TRAINING_JOB_TITLE

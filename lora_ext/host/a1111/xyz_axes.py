@@ -1,7 +1,7 @@
-"""Our axes in the web UI's own X/Y/Z plot: LoRA epoch, file, weight, blocks, rank, steps.
+"""LoRA axes in the web UI's own X/Y/Z plot: epoch, file, weight, blocks, rank, steps.
 
-Values are written as on our own sheets (`compare.axes`): `all`, `0.2-1.0 (+0.2)`, `0-1 [5]`. Any prompt works: the tag
-is found, or added.
+Values have the syntax of sheets (`compare.axes`): `all`, `0.2-1.0 (+0.2)`, `0-1 [5]`. The prompt's tag is changed, or
+added where there is none.
 """
 
 from __future__ import annotations
@@ -21,28 +21,31 @@ from ...file.lora_library import LoraLibrary
 
 XYZ_SCRIPT = "xyz_grid.py"
 LORA_EXT_ONLY_AXES = ("preset", "block", "rank", "start", "stop")
-"""Axes over parts of a tag that only LoRA ext applies."""
+"""Axes over parts of a tag that only LoRA ext understands."""
 XYZ_AXIS_KINDS = ("epoch", "file", "weight", "te", "unet", "preset", "block", "rank", "start", "stop")
 XYZ_AXIS_COST = {"epoch": 0.4, "file": 0.4}
 """How slow a change is, 0..1: the plot changes slow axes least often."""
 
 
 class XyzAxisValue(str):
-    """A value as the plot handles it: its head as text, and what it does."""
+    """A value as the plot handles it: a str, its label, with what it does."""
 
     value: AxisValue
 
     def __new__(cls, value: AxisValue) -> XyzAxisValue:
-        """Named by the value's label."""
+        """Creates the string from the value's label."""
         made = super().__new__(cls, value.label)
         made.value = value
         return made
 
 
 class XyzAxes:
-    """The axes, and where their values are looked up. library, presets: called when a plot begins.
+    """The axes, and what their values refer to.
 
-    other_tag_owner: who applies `<lora:…>` where it is not us, else "".
+    Args:
+        library: returns the index of LoRA files; called when a plot begins.
+        presets: returns what `lbw=` may name; called when a plot begins.
+        other_tag_owner: returns the name of the extension that applies tags in place of this one, else "".
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class XyzAxes:
         self.library, self.presets, self.other_tag_owner = library, presets, other_tag_owner
 
     def add_to_plot(self, *_: Any) -> None:
-        """Adds what is not there yet to the plot's list; for `on_before_ui`, since Reload UI makes a new list."""
+        """Adds the axes that the plot's list lacks. Called by `on_before_ui`, since Reload UI creates a new list."""
         for data in scripts.scripts_data:
             if data.script_class.__module__ == XYZ_SCRIPT:
                 there = {option.label for option in data.module.axis_options}
@@ -74,9 +77,15 @@ class XyzAxes:
         )
 
     def confirm(self, p: Any, kind: str, xs: list[Any]) -> None:
-        """Before anything is drawn: the values as written become those that are meant, in place.
+        """Parses an axis's values and replaces them in place, before the plot generates images.
 
-        Raises LoraError for what cannot be read or is not there.
+        Args:
+            p: the web UI's `StableDiffusionProcessing`.
+            kind: the axis, a key of `axes.AXIS_KINDS`.
+            xs: the values as written.
+
+        Raises:
+            LoraError: a value cannot be parsed, or names a file or preset that does not exist.
         """
         owner = self.other_tag_owner()
         if owner and kind in LORA_EXT_ONLY_AXES:
@@ -92,7 +101,7 @@ class XyzAxes:
         xs[:] = [XyzAxisValue(value) for value in axis.values]
 
     def apply(self, p: Any, x: XyzAxisValue, xs: list[Any]) -> None:
-        """One cell's change of the prompt (and of the hires prompt, where that has the tag too)."""
+        """Changes the prompt for one cell, and the hires prompt where it has the tag too."""
         mine: tuple[Axis, ...] = getattr(p, "lora_ext_axes", ())
         lora = getattr(p, "lora_ext_lora", "") or axes.default_axis_lora(mine, ImageSpec(prompt=p.prompt))
         seed = int(p.seed) if isinstance(p.seed, (int, float)) else 0
@@ -104,7 +113,7 @@ class XyzAxes:
 
 
 def _split_name(kind: str, xs: list[Any]) -> tuple[str, str]:
-    """(`KIND NAME`, values) where the first value begins with `NAME:`, as in `OUT05: 0-1 [5]` or `run: all`."""
+    """Returns (`KIND NAME`, values) where the first value begins with `NAME:`, as in `OUT05: 0-1 [5]` or `run: all`."""
     texts = [str(x) for x in xs]
     name, colon, rest = texts[0].partition(":") if texts else ("", "", "")
     if not colon:

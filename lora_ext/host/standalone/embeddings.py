@@ -1,6 +1,6 @@
-"""Words of a prompt that stand for learned vectors (textual inversion, Gal et al. 2022, arXiv:2208.01618).
+"""Textual-inversion embeddings: names in a prompt that stand for learned vectors (Gal et al. 2022, arXiv:2208.01618).
 
-They come from a folder of embedding files, or travel inside a LoRA file (`bundle_emb.*`, cloneofsimo's token tensors).
+They come from a folder of embedding files, or from inside a LoRA file (`bundle_emb.*`, cloneofsimo's token tensors).
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from ...file.lora_file import LoraFile
 
 EMBEDDING_SUFFIXES = (".safetensors", ".pt", ".bin")
 EMBEDDING_VECTOR_NAMES = ("clip_l", "clip_g")
-"""What a file calls the vectors for the first and the second text encoder, where it holds both (SDXL)."""
+"""Names in an SDXL file of the vectors for the first and the second text encoder."""
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A name and its vectors, read when they are first needed.
+    """A textual-inversion embedding, loaded when it is first needed.
 
-    load: vector name → (n, width), as a file holds them. hash: what the infotext says about it.
+    Attributes:
+        name: the text in prompts that the vectors replace.
+        load: loads vector name → (n, width), as in the file.
+        hash: returns what the infotext says about it.
     """
 
     name: str
@@ -40,13 +43,24 @@ class Embedding:
 
     @cached_property
     def content(self) -> Mapping[str, Tensor]:
-        """What `load` gives. Raises FileError."""
+        """The vectors, as in the file.
+
+        Raises:
+            FileError: the file cannot be read.
+        """
         return self.load()
 
     def vectors_for(self, widths: Sequence[int]) -> tuple[Tensor, ...] | None:
-        """One (n, width) for each text encoder, in their order; None where the vectors are not of this model's widths.
+        """Returns vectors for a model's text encoders.
 
-        Raises FileError for a file that cannot be read.
+        Args:
+            widths: the text encoders' widths.
+
+        Returns:
+            (n, width) for each text encoder, in their order; None where the vectors have other widths.
+
+        Raises:
+            FileError: the file cannot be read.
         """
         tensors = {name: t.reshape(-1, t.shape[-1]) for name, t in self.content.items() if t.dim()}
         found = []
@@ -61,10 +75,16 @@ class Embedding:
 
 
 class EmbeddingTable:
-    """Embeddings by the token ids of their names, as the web UI finds them: the longest name wins.
+    """Embeddings by the token ids of their names. As in the web UI, the longest name wins.
 
-    encode: a text's token ids. widths: of the model's text encoders. Of two with one name the first is used.
-    skipped: names that were met and do not fit, with the reason.
+    Args:
+        encode: returns a text's token ids.
+        widths: the widths of the model's text encoders.
+        embeddings: the embeddings; of two with one name the first is used.
+
+    Attributes:
+        names: the embeddings' names.
+        skipped: names found in a prompt whose vectors do not fit the model → the reason.
     """
 
     def __init__(
@@ -85,7 +105,7 @@ class EmbeddingTable:
             rows.sort(key=lambda row: len(row[0]), reverse=True)
 
     def find_at(self, tokens: Sequence[int], position: int) -> tuple[Embedding, int] | None:
-        """The embedding whose name stands at `position`, and how many tokens its name takes."""
+        """Returns the embedding whose name begins at `position`, and the length of its name in tokens; else None."""
         for ids, embedding in self._known.get(tokens[position], ()):
             if list(tokens[position : position + len(ids)]) == ids and self._fits(embedding):
                 return embedding, len(ids)
@@ -104,7 +124,7 @@ class EmbeddingTable:
 
 
 def bundled_embeddings(files: Iterable[LoraFile]) -> list[Embedding]:
-    """The embeddings inside LoRA files."""
+    """Returns the embeddings inside LoRA files."""
     return [
         Embedding(name, lambda vectors=vectors: vectors, lambda file=file: file.name)  # type: ignore[misc]
         for file in files
@@ -113,11 +133,15 @@ def bundled_embeddings(files: Iterable[LoraFile]) -> list[Embedding]:
 
 
 def embeddings_in_folders(folders: Iterable[Path]) -> list[Embedding]:
-    """The embedding files in these folders and theirs, by file name; nothing is read yet. Raises FileError."""
+    """Finds the embedding files in folders and their subfolders; files are loaded when they are needed.
+
+    Raises:
+        FileError: a folder does not exist.
+    """
     found = []
     for folder in folders:
         if not folder.is_dir():
-            raise FileError(f"{folder} is not a folder of embeddings")
+            raise FileError(f"{folder} is not a folder; give one that holds embeddings")
         for path in files_below(folder, EMBEDDING_SUFFIXES):
             found.append(
                 Embedding(
@@ -130,9 +154,15 @@ def embeddings_in_folders(folders: Iterable[Path]) -> list[Embedding]:
 
 
 def load_embedding(path: Path) -> dict[str, Tensor]:
-    """Vector name → (n, width) of an embedding's file: the web UI's `.pt`, a diffusers concept, or safetensors.
+    """Loads an embedding's file: the web UI's `.pt`, a diffusers concept (`.bin`), or safetensors.
 
-    Nothing that the file carries is run. Raises FileError.
+    Code inside the file is never executed.
+
+    Returns:
+        Vector name → (n, width) or (width,).
+
+    Raises:
+        FileError: the file cannot be read or holds no embedding.
     """
     if container_format(path) == "safetensors":
         tensors = safetensors_file.load_safetensors(path)[0]
@@ -147,7 +177,7 @@ def load_embedding(path: Path) -> dict[str, Tensor]:
 
 
 def _digest(path: Path) -> str:
-    """The first 12 hex digits of the file's sha256, as the web UI shows it."""
+    """Returns the first 12 hex digits of the file's SHA-256, as the web UI shows it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
@@ -155,9 +185,11 @@ def _digest(path: Path) -> str:
 def replaced_token_embeddings(
     module: Any, vectors: Mapping[int, Tensor] | Mapping[tuple[int, int], Tensor]
 ) -> Iterator[None]:
-    """While inside, the text model reads these vectors (width,) at these places of its 77, in the place of its own.
+    """Replaces token embeddings of a text encoder while the context is open. Gradients reach the vectors.
 
-    A place is one of the 77, in all texts of a batch, or (text, one of the 77). Gradients reach the vectors.
+    Args:
+        module: transformers' CLIP text model.
+        vectors: position among the 77 tokens (in all texts of a batch), or (text, position) → vector (width,).
     """
     if not vectors:
         yield

@@ -1,4 +1,4 @@
-"""LDM checkpoints (`.safetensors`, `.ckpt`) as a `StandaloneModel`, by diffusers' own converters of names."""
+"""Loads LDM checkpoints (`.safetensors`, `.ckpt`) as a `StandaloneModel`; diffusers' converters translate the names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,18 @@ from .prompt_encoding import PromptTokenizer, TextEncoder
 def load_ldm_checkpoint(
     path: Path, hints: CheckpointHints, tokenizer: PromptTokenizer, device: torch.device, dtype: torch.dtype
 ) -> StandaloneModel:
-    """A checkpoint file's networks. Raises FileError that names the file."""
+    """Loads a checkpoint file.
+
+    Args:
+        path: the file.
+        hints: what is known beside its tensors.
+        tokenizer: CLIP's tokenizer.
+        device: where the networks go.
+        dtype: of the weights.
+
+    Raises:
+        FileError: the file cannot be read, is of another architecture or lacks tensors; the message names it.
+    """
     state = load_tensors(path).tensors
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     state = {modern_key(key, shapes): tensor for key, tensor in state.items()}
@@ -49,7 +60,11 @@ def build_model(
     dtype: torch.dtype,
     path: Path | None = None,
 ) -> StandaloneModel:
-    """The networks of an architecture, filled from a checkpoint's tensors. Raises FileError naming missing ones."""
+    """Builds the networks of an architecture and fills them with a checkpoint's tensors.
+
+    Raises:
+        FileError: tensors are missing or have another shape, or the tokenizer belongs to another model.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
@@ -93,9 +108,17 @@ def _build_text_encoder(
 def load_network_weights(
     module: Any, state: Mapping[str, Tensor], network_name: str, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Puts tensors into a network that was made without memory, and makes it ready: frozen, in evaluation.
+    """Fills a network on the meta device with tensors, freezes it and sets evaluation mode.
 
-    Raises FileError when tensors are missing or have another shape; surplus ones are left out.
+    Args:
+        module: the network.
+        state: its tensors; others are ignored.
+        network_name: what errors call it.
+        device: where it goes.
+        dtype: of the weights.
+
+    Raises:
+        FileError: tensors are missing or have another shape.
     """
     wanted = module.state_dict()
     missing = [key for key in wanted if key not in state]
@@ -116,8 +139,10 @@ def load_network_weights(
 
 @torch.no_grad()
 def is_v_prediction(unet: Any) -> bool:
-    """Whether an SD2 U-Net gives v rather than noise, by the web UI's test: at the last step noise comes back nearly
-    as it went in, v goes far below."""
+    """Whether an SD2 U-Net predicts v, by the web UI's test.
+
+    At the last timestep the output of an epsilon model is close to its input; that of a v model is far below.
+    """
     parameter = next(unet.parameters())
     x = torch.full((1, unet.config.in_channels, 8, 8), 0.5, device=parameter.device, dtype=parameter.dtype)
     context = torch.full((1, 2, unet.config.cross_attention_dim), 0.5, device=x.device, dtype=x.dtype)

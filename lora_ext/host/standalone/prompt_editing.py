@@ -1,6 +1,6 @@
-"""Prompts that change while a picture is made, as the web UI reads them: `[from:to:when]`, `[a|b]`, `AND`.
+"""Prompt editing as in the web UI: `[from:to:when]`, `[a|b]` and `AND`.
 
-Pure text. when: a number with a point is a share of the steps, one without is a step.
+`when` is a share of the steps where it has a decimal point, else a step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 _AND = re.compile(r"\bAND\b")
 _WEIGHT = re.compile(r"(.*?)(?:\s*:\s*([-+]?(?:\d+\.?|\d*\.\d+)))?\s*", re.DOTALL)
 _DEPTH = 40
-"""Brackets inside brackets that are looked into."""
+"""Depth up to which brackets inside brackets are parsed."""
 
 PromptPart: TypeAlias = "str | PromptEdit | PromptAlternation"
 
@@ -31,23 +31,32 @@ class PromptEdit:
 
 @dataclass(frozen=True)
 class PromptAlternation:
-    """`[a|b|c]`: one after the other, a step each."""
+    """`[a|b|c]`: one option at each step, in turn."""
 
     options: tuple[tuple[PromptPart, ...], ...]
 
 
 @dataclass(frozen=True)
 class PassSteps:
-    """Steps of the pass that is drawn; first: those of the first pass where this is the hires pass, else None.
+    """The number of steps of a pass.
 
-    In the hires pass shares count on from 1 and steps from the first pass's last, so that one prompt serves both.
+    In the hires pass shares count from 1 to 2, and steps continue after the first pass's, so that one prompt serves
+    both.
+
+    Attributes:
+        steps: steps of this pass.
+        first_pass_steps: steps of the first pass where this is the hires pass, else None.
     """
 
     steps: int
     first_pass_steps: int | None = None
 
     def last_step(self, when: str) -> int:
-        """The last step, from 1, at which a written number still holds `before`."""
+        """Returns the last step, from 1, at which `before` still applies.
+
+        Args:
+            when: the number as written.
+        """
         share = float(when)
         if "." in when:
             share = (share - (self.first_pass_steps is not None)) * self.steps
@@ -57,7 +66,15 @@ class PassSteps:
 
 
 def parse_prompt_editing(prompt: str, pass_steps: PassSteps) -> list[tuple[int, str]]:
-    """[(last step, from 1, text)]: what the prompt reads at which steps. Text that only looks like editing stays."""
+    """Resolves prompt editing into texts for ranges of steps. Brackets that are no editing stay text.
+
+    Returns:
+        (last step, from 1, of the text; text) in order.
+
+    Example:
+        >>> parse_prompt_editing("a [cat:dog:0.5]", PassSteps(10))
+        [(5, 'a cat'), (10, 'a dog')]
+    """
     parts = _EditingParser(prompt, pass_steps).parse()
     if parts is None:
         return [(pass_steps.steps, prompt)]
@@ -75,7 +92,12 @@ def parse_prompt_editing(prompt: str, pass_steps: PassSteps) -> list[tuple[int, 
 
 
 def parse_and_prompts(prompt: str) -> list[tuple[str, float]]:
-    """`a AND b :0.5` → [("a", 1), ("b", 0.5)] (Liu et al. 2022, arXiv:2206.01714)."""
+    """Splits a prompt at AND into (text, weight) (Liu et al. 2022, arXiv:2206.01714).
+
+    Example:
+        >>> parse_and_prompts("a AND b :0.5")
+        [('a', 1.0), (' b', 0.5)]
+    """
     rows = []
     for text in _AND.split(prompt):
         match = _WEIGHT.fullmatch(text)
@@ -85,7 +107,7 @@ def parse_and_prompts(prompt: str) -> list[tuple[str, float]]:
 
 
 def _text_at_step(parts: Sequence[PromptPart], step: int) -> str:
-    """What stands there at a step, from 1."""
+    """Returns the text at a step, from 1."""
     said = []
     for part in parts:
         if isinstance(part, PromptEdit):
@@ -98,7 +120,7 @@ def _text_at_step(parts: Sequence[PromptPart], step: int) -> str:
 
 
 def _change_steps(parts: Sequence[PromptPart], steps: int) -> Iterator[int]:
-    """Steps after which something may change."""
+    """Yields steps after which the text may change."""
     for part in parts:
         if isinstance(part, PromptEdit):
             yield part.last_step
@@ -108,7 +130,7 @@ def _change_steps(parts: Sequence[PromptPart], steps: int) -> Iterator[int]:
 
 
 class _EditingParser:
-    """Reads a prompt piece by piece. A `|` outside square brackets makes all of it plain text, as in the web UI."""
+    """Parses a prompt token by token. A `|` outside square brackets makes all of it plain text, as in the web UI."""
 
     def __init__(self, prompt: str, pass_steps: PassSteps) -> None:
         self.tokens = _TOKEN.findall(prompt)
@@ -116,7 +138,7 @@ class _EditingParser:
         self.unclosed: set[int] = set()
 
     def parse(self) -> tuple[PromptPart, ...] | None:
-        """The prompt's parts, None for one that is not understood."""
+        """Returns the prompt's parts, None where all of it is plain text."""
         parts: list[PromptPart] = []
         while self.position < len(self.tokens):
             piece = self.tokens[self.position]
@@ -126,7 +148,7 @@ class _EditingParser:
         return None if self.is_plain_text else tuple(parts)
 
     def _parse_bracket(self, depth: int) -> list[PromptPart]:
-        """From an opening bracket to behind its closing one; only the bracket as text where it has none."""
+        """Parses from an opening bracket to its closing one; without a closing one the bracket is text."""
         begun, opening = self.position, self.tokens[self.position]
         if begun in self.unclosed:
             self.position += 1
@@ -158,7 +180,7 @@ class _EditingParser:
     def _build_parts(
         self, opening: str, fields: list[list[PromptPart]], marks: list[str], closing: str
     ) -> list[PromptPart]:
-        """What a whole bracket is: an edit, turns, or text."""
+        """Returns a complete bracket as editing, alternation or text."""
         if marks and set(marks) == {"|"}:
             return [PromptAlternation(tuple(map(tuple, fields)))]
         last = fields[-1]

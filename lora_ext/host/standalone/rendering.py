@@ -214,7 +214,8 @@ def blank_inpainting_mask(model: StandaloneModel, job: RenderJob) -> Tensor:
 
 def encode_image(model: StandaloneModel, image: Image.Image, size: tuple[int, int]) -> Tensor:
     """A picture, resized to (width, height), as a latent (1, 4, h, w). The encoder's mean; the web UI draws from its
-    narrow distribution without a seed."""
+    narrow distribution without a seed.
+    """
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=image.getchannel("A") if "A" in image.getbands() else None)
     pixels = np.asarray(flat.resize(size, Image.Resampling.LANCZOS), dtype=np.float32) / 255 * 2 - 1

@@ -1,4 +1,4 @@
-"""Finding a CLIP tokenizer without the network: beside the model, where the user says, or in the hub's cache."""
+"""Finds CLIP's tokenizer on this machine: beside the model, where the user says, or in the hub's cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKENIZER_REPOSITORIES = (
 
 @dataclass(frozen=True)
 class TransformersTokenizer:
-    """A `text.Vocabulary` around a transformers tokenizer."""
+    """A transformers tokenizer as a `prompt_encoding.PromptTokenizer`."""
 
     tokenizer: Any
     start_id: int
@@ -29,7 +29,7 @@ class TransformersTokenizer:
     comma_id: int | None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids without start and end."""
+        """Returns token ids without start and end."""
         ids: list[int] = self.tokenizer(
             replace_lone_surrogates(text), truncation=False, add_special_tokens=False, verbose=False
         )["input_ids"]
@@ -42,7 +42,7 @@ class TransformersTokenizer:
 
 
 def tokenizer_folders(model: Path | None, chosen: Path | None) -> list[Path]:
-    """Folders to look into, first match wins. What the user chose is the only place then."""
+    """Returns the folders to search, in order; where the user chose a folder, only that one."""
     if chosen is not None:
         return [chosen, chosen / "tokenizer"]
     if model is None:
@@ -59,7 +59,15 @@ def _is_tokenizer(folder: Path) -> bool:
 
 
 def find_tokenizer(model: Path | None, chosen: Path | None = None) -> TransformersTokenizer:
-    """The tokenizer for a model. Raises FileError that lists where it was looked for; downloads nothing."""
+    """Loads the tokenizer for a model. Downloads nothing.
+
+    Args:
+        model: the checkpoint file or diffusers folder.
+        chosen: a folder that the user chose.
+
+    Raises:
+        FileError: there is none; the message lists the folders that were searched.
+    """
     looked = tokenizer_folders(model, chosen)
     for folder in [*looked, *([] if chosen else _cached())]:
         if folder.is_dir() and _is_tokenizer(folder):
@@ -67,7 +75,7 @@ def find_tokenizer(model: Path | None, chosen: Path | None = None) -> Transforme
     where = ", ".join(str(folder) for folder in looked)
     cache = "" if chosen else f", and the hub's cache ({_cache()}) has none of {', '.join(TOKENIZER_REPOSITORIES)}"
     raise FileError(
-        f"no CLIP tokenizer (vocab.json and merges.txt) in {where}{cache}; nothing is downloaded by itself: "
+        f"no CLIP tokenizer (vocab.json and merges.txt) in {where}{cache}; nothing is downloaded: "
         "give a folder that holds one with --tokenizer DIR"
     )
 
@@ -85,7 +93,7 @@ def _load(folder: Path) -> TransformersTokenizer:
 
 
 def _cached() -> list[Path]:
-    """Folders in the hub's cache that hold one of the known vocabularies."""
+    """Returns folders in the hub's cache with a tokenizer of a known repository."""
     from huggingface_hub import try_to_load_from_cache
 
     files = (f"{folder}vocab.json" for folder in ("", "tokenizer/"))
@@ -100,9 +108,9 @@ def _cache() -> str:
 
 
 def find_text_configs(model: Path | None, chosen: Path | None = None) -> Sequence[Mapping[str, Any]]:
-    """What `config.json` files near the model say about its text encoders, (te, te2); {} where nothing is said.
+    """Loads the `config.json` of the text encoders near a model, ("te", "te2"); {} where there is none.
 
-    Looked for in the tokenizer's folder, then in `text_encoder/` and `text_encoder_2/` beside the model.
+    The tokenizer's folder is searched, then `text_encoder/` and `text_encoder_2/` beside the model.
     """
     beside = model if model is None or model.is_dir() else model.parent
     first = [*tokenizer_folders(model, chosen), *([beside / "text_encoder"] if beside else [])]
@@ -111,7 +119,7 @@ def find_text_configs(model: Path | None, chosen: Path | None = None) -> Sequenc
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    """The CLIP text configuration in a folder, or {}."""
+    """Loads the CLIP text configuration in a folder, or {}."""
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

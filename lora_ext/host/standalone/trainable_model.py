@@ -1,4 +1,4 @@
-"""A `StandaloneModel` model as a `ports.Trainee`."""
+"""A `StandaloneModel` as a `protocols.TrainableModel`."""
 
 from __future__ import annotations
 
@@ -36,31 +36,35 @@ _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
 @dataclass(frozen=True, eq=False)
 class StandaloneTrainableModel:
-    """A model in memory that training borrows."""
+    """A model in memory, while it is trained on.
+
+    Attributes:
+        model: the model.
+        added_embeddings: token embeddings that are being trained.
+        compiled_unets: the compiled U-Net, where a run asked for it.
+    """
 
     model: StandaloneModel
     added_embeddings: list[Embedding] = field(default_factory=list)
-    """Words that were added for a while."""
     compiled_unets: list[Callable[..., Tensor]] = field(default_factory=list)
-    """The U-Net compiled, while a run wants it so."""
 
     def parts(self) -> Mapping[str, nn.Module]:
-        """Part → network."""
+        """Returns "unet", "te" and "te2" → network."""
         return self.model.parts()
 
     @property
     def family(self) -> str:
-        """ "SD1", "SD2" or "SDXL"."""
+        """The model family: "SD1", "SD2" or "SDXL"."""
         return self.model.family
 
     @property
     def prediction(self) -> str:
-        """What the U-Net gives: "epsilon" or "v"."""
+        """What the U-Net predicts, "epsilon" or "v"."""
         return self.model.prediction
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device that holds the networks."""
         return self.model.device
 
     @property
@@ -70,12 +74,16 @@ class StandaloneTrainableModel:
 
     @property
     def native_size(self) -> int:
-        """Pixels a side that the model was made for."""
+        """Width and height in pixels that the model was trained for."""
         return self.model.native_size
 
     @contextmanager
     def prepared_for_training(self, options: TrainingModelOptions) -> Iterator[None]:
-        """Frozen and in the wished precision while it is open. Raises TrainError."""
+        """Freezes the model and converts it to the precision of a run; everything is restored afterwards.
+
+        Raises:
+            TrainError: the model cannot be trained, or an option is not available here.
+        """
         model = self.model
         if model.is_inpainting:
             raise TrainError(f"{model.name} is an inpainting model; a LoRA is trained on the model it was made from")
@@ -99,14 +107,14 @@ class StandaloneTrainableModel:
             yield
 
     def is_stop_requested(self) -> bool:
-        """Never: there is no button but the shell's."""
+        """Always False: the command line is stopped with Ctrl+C."""
         return False
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Pictures (n, 3, h, w) in −1..1 → scaled latents (n, 4, h/8, w/8), float32: the encoder's mean.
+        """Encodes images (n, 3, h, w) in −1..1 as scaled latents (n, 4, h/8, w/8), float32: the posterior's mean.
 
-        A half-precision encoder that overflows is widened to float32 for good, as when pictures are decoded.
+        A half-precision autoencoder that overflows is converted to float32 for good, as when images are decoded.
         """
         model = self.model
         with autocast_disabled(self.device):
@@ -124,7 +132,14 @@ class StandaloneTrainableModel:
         max_token_length: int = CHUNK_TOKENS,
         weighted: bool = False,
     ) -> TextConditioning:
-        """Captions → states, all of them in as many chunks as the longest needs."""
+        """Encodes captions; all get as many chunks as the longest needs.
+
+        Args:
+            captions: n captions.
+            clip_skip: text-encoder layer, counted from the end; 1 is the last.
+            max_token_length: 75, 150 or 225; tokens beyond it are dropped.
+            weighted: whether brackets are emphasis as in prompts, not text.
+        """
         words = self.model.tokenizer
         known = self.embedding_table
         limit = max(1, max_token_length // CHUNK_TOKENS)
@@ -140,18 +155,28 @@ class StandaloneTrainableModel:
 
     @property
     def embedding_table(self) -> EmbeddingTable | None:
-        """The added words, as prompts find them."""
+        """The embeddings that are being trained, as prompts find them."""
         return self.model.embedding_table(self.added_embeddings) if self.added_embeddings else None
 
     def token_count(self, caption: str) -> int:
-        """Places that a caption takes, without start and end; a chunk that another follows counts as full."""
+        """Counts a caption's tokens without start and end; every chunk but the last counts as 75."""
         *full, last = tokenize_prompt(escape_brackets(caption), self.model.tokenizer, self.embedding_table)
         return CHUNK_TOKENS * len(full) + last.tokens.index(self.model.tokenizer.end_id) - 1
 
     def predict(
         self, noisy: Tensor, timesteps: Tensor, context: TextConditioning, sizes: Tensor | None = None
     ) -> Tensor:
-        """The U-Net's output (n, 4, h, w), float32."""
+        """Calls the U-Net.
+
+        Args:
+            noisy: noisy latents (n, 4, h, w).
+            timesteps: (n,).
+            context: the captions' conditioning.
+            sizes: SDXL's size conditioning, (n, 6).
+
+        Returns:
+            Its output (n, 4, h, w), float32.
+        """
         unet = self.model.unet
         dtype = next(unet.parameters()).dtype
         added: dict[str, Tensor] | None = None
@@ -165,7 +190,11 @@ class StandaloneTrainableModel:
         return out
 
     def generate_image(self, spec: SampleSpec) -> Image.Image:
-        """A picture of the model as it is now. Raises LoraError."""
+        """Generates a sample image with the model in its present state.
+
+        Raises:
+            LoraError: the sampler is unknown.
+        """
         seed = torch.seed() % 2**32 if spec.seed is None else spec.seed
         job = RenderJob(
             prompt=spec.prompt,
@@ -182,11 +211,19 @@ class StandaloneTrainableModel:
         return image
 
     def check_sample(self, spec: SampleSpec) -> None:
-        """Raises LoraError for a sampler that is not there."""
+        """Checks a sample's sampler.
+
+        Raises:
+            LoraError: the sampler is unknown.
+        """
         sample_sampling_plan(spec)
 
     def token_embeddings(self, text: str, count: int) -> tuple[Tensor, ...]:
-        """The text encoders' own vectors of a text's first tokens."""
+        """Returns the text encoders' own vectors of a text's first tokens, (count, width) each; the last is repeated.
+
+        Raises:
+            TrainError: the text has no token.
+        """
         ids = self.model.tokenizer.encode(text)
         if not ids:
             raise TrainError(f"{text!r} has no token to begin with")
@@ -195,7 +232,7 @@ class StandaloneTrainableModel:
         return tuple(layer.weight[torch.tensor(ids, device=layer.weight.device)].detach().float() for layer in layers)
 
     def count_token_uses(self, token: str, caption: str, max_token_length: int) -> int:
-        """How often an added word is read in a caption."""
+        """Counts how often an added token occurs in a caption within `max_token_length`."""
         read = tokenize_prompt(escape_brackets(caption), self.model.tokenizer, self.embedding_table)[
             : max(1, max_token_length // CHUNK_TOKENS)
         ]
@@ -203,7 +240,15 @@ class StandaloneTrainableModel:
 
     @contextmanager
     def with_token_embedding(self, token: str, vectors: Sequence[Tensor]) -> Iterator[None]:
-        """A word for a while. Raises TrainError where its tokens are none."""
+        """Adds a token embedding while the context is open.
+
+        Args:
+            token: its text in captions.
+            vectors: (n, width) for each text encoder.
+
+        Raises:
+            TrainError: the text has no token.
+        """
         if not self.model.tokenizer.encode(token):
             raise TrainError(f"{token!r} has no token, so it cannot stand in a prompt")
         added = Embedding(token, lambda: dict(zip(EMBEDDING_VECTOR_NAMES, vectors, strict=False)))
@@ -214,7 +259,7 @@ class StandaloneTrainableModel:
             self.added_embeddings.remove(added)
 
     def metadata(self) -> Mapping[str, str]:
-        """The base model in kohya's words."""
+        """Returns kohya's metadata about the base model (`ss_base_model_version`, `ss_sd_model_name` …)."""
         model = self.model
         known = base_model_metadata(model.family, model.prediction)
         if model.path is not None:
@@ -226,12 +271,16 @@ class StandaloneTrainableModel:
 
 
 def sample_sampling_plan(spec: SampleSpec) -> SamplingPlan:
-    """The sampler that a prompt's line asks for, by kohya's or the web UI's name. Raises LoraError."""
+    """Returns the sampling plan of a sample, whose sampler has kohya's or the web UI's name.
+
+    Raises:
+        LoraError: the sampler is unknown.
+    """
     return parse_sampling_plan(webui_sampler_name(spec.sampler), steps=spec.steps)
 
 
 def escape_brackets(caption: str) -> str:
-    """A caption whose brackets are letters, in the words of a prompt."""
+    """Escapes brackets and backslashes of a caption, so that they are no emphasis."""
     return "".join("\\" + letter if letter in "\\()[]" else letter for letter in caption)
 
 
@@ -262,7 +311,11 @@ def _encode_captions(
 
 @contextmanager
 def _attention(unet: Any, kind: str) -> Iterator[None]:
-    """The U-Net's attention for a while: "" leaves it. Raises TrainError where xformers is missing."""
+    """Sets the U-Net's attention while the context is open; "" leaves it.
+
+    Raises:
+        TrainError: xformers is not available.
+    """
     if kind != "xformers":  # torch's own is what diffusers takes by itself
         yield
         return
@@ -270,9 +323,7 @@ def _attention(unet: Any, kind: str) -> Iterator[None]:
     try:
         unet.enable_xformers_memory_efficient_attention()
     except (ImportError, ModuleNotFoundError, ValueError) as error:
-        raise TrainError(
-            f"xformers cannot be used here ({error}); leave it out: torch's own attention is taken"
-        ) from None
+        raise TrainError(f"xformers cannot be used here ({error}); leave it out to use torch's own attention") from None
     try:
         yield
     finally:
