@@ -107,11 +107,16 @@ class Server:
             put(mutant)
         except (AssertionError, KeyError, ValueError):
             return ELSEWHERE
-        ours = [m for m in list(sys.modules.values()) if str(getattr(m, "__file__", "")).startswith(str(ROOT))]
-        for value in [value for module in ours for value in vars(module).values()]:
-            if callable(getattr(value, "cache_clear", None)):
-                value.cache_clear()
+        clear_caches()
         return int(any(failed(item) for item in items))
+
+
+def clear_caches() -> None:
+    """Empties what functions of this repository keep."""
+    ours = [m for m in list(sys.modules.values()) if str(getattr(m, "__file__", "")).startswith(str(ROOT))]
+    for value in [value for module in ours for value in vars(module).values()]:
+        if callable(getattr(value, "cache_clear", None)):
+            value.cache_clear()
 
 
 def failed(item: pytest.Item) -> bool:
@@ -129,6 +134,7 @@ def traced(items: Sequence[pytest.Item], files: set[str]) -> tuple[list[float], 
             lines.add((frame.f_code.co_filename, frame.f_lineno))
             return local
 
+        clear_caches()
         begun = time.monotonic()
         sys.settrace(lambda frame, event, arg: local if frame.f_code.co_filename in files else None)
         bad = failed(item)

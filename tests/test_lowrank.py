@@ -110,6 +110,13 @@ def test_stored_factors_are_the_same_delta(low: LowRank, alpha: float | None) ->
     assert close(up.flatten(1), low.up * share * low.gain.sign())
 
 
+def test_ranks_without_a_gain_are_stored_as_zeros() -> None:
+    low = LowRank(torch.ones(4, 2), torch.tensor([0.0, -2.0]), torch.ones(2, 5))
+    stored = low.to_tensors()
+    assert all(bool(tensor.isfinite().all()) for tensor in stored.values())
+    assert close(LowRank.from_factors(stored["lora_up.weight"], stored["lora_down.weight"]).delta(), low.delta())
+
+
 @given(lowranks(), st.sampled_from([0.5, 1.0, 3.0]))
 def test_factors_that_need_no_gain_are_stored_as_they_are(low: LowRank, alpha: float) -> None:
     plain = LowRank.from_factors(low.up, low.down, alpha=alpha)
