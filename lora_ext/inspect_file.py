@@ -7,8 +7,8 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .blocks import BLOCK_LABELS
 from .command_line import CommandParser
@@ -17,6 +17,7 @@ from .errors import LoraError
 from .file import hashes
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
+from .json_text import dataclass_fields
 
 _METADATA_LABELS = {
     "ss_output_name": "name given by the trainer",
@@ -43,46 +44,125 @@ _METADATA_LABELS = {
 """Metadata worth reading, in this order, in people's words."""
 
 
-def inspect_lora_file(path: str | Path) -> dict[str, Any]:
-    """Everything that `inspect` shows, ready for JSON.
+@dataclass(frozen=True)
+class BlockNorm:
+    """How much a block's layers change.
 
-    unread: keys that were not understood. damaged: layer → why it cannot act. other: a sentence about a file that is
-    not for SD1, SD2 or SDXL. config: PEFT's `adapter_config.json`. assumed: what is taken where the file does not say
-    its strength. wrong_hash: the hash in the metadata where it is not that of the content, else None.
-    blocks: a row a block with its layers and ‖ΔW‖ (Frobenius, at weight 1; None where no layer of it has a norm
-    without the base model's weights; `need_base` counts such layers). Raises FileError.
+    Attributes:
+        block: The block's label; "" for layers of no block.
+        layers: How many layers of the block the file has.
+        norm: Their ‖ΔW‖ (Frobenius) at weight 1; null where none has a norm without the base model's weights.
+        need_base: How many layers have no norm without the base model's weights.
+    """
+
+    block: str
+    layers: int
+    norm: float | None
+    need_base: int
+
+
+@dataclass(frozen=True)
+class InspectionReport:
+    """Everything that `inspect` shows of a file.
+
+    Attributes:
+        path: Where the file is.
+        bytes: Its size.
+        hash: The first 12 digits of its content's hash.
+        wrong_hash: The hash in its metadata where that is not the content's.
+        variant: The kind of network, such as "LoRA" or "LoKr".
+        dylora_unit: The unit of a DyLoRA.
+        kinds: Kind of layer → how many layers.
+        family: "SD1", "SD2", "SDXL" or "unknown".
+        dialect: The key format.
+        layers: How many layers it has.
+        parts: Part of the model → how many layers.
+        ranks: Rank → how many layers.
+        alphas: Alpha, "rank" where it is not given → how many layers.
+        dtypes: Data type → how many layers.
+        blocks: Each block of the file, in the U-Net's order.
+        metadata: Its metadata.
+        tags: Its most frequent caption tags → how often they occur.
+        embeddings: Name of an embedding for the prompt → text encoder → shape.
+        unread: Keys that were not understood.
+        damaged: Layer → why it is skipped.
+        other: A sentence about a file that is not for SD1, SD2 or SDXL.
+        not_finite: The first key with NaN or infinity.
+        config: PEFT's `adapter_config.json`.
+        notes: Sentences about the file.
+        assumed: What is taken where the file does not tell its strength.
+    """
+
+    path: str
+    bytes: int
+    hash: str
+    wrong_hash: str | None
+    variant: str
+    dylora_unit: int | None
+    kinds: dict[str, int]
+    family: str
+    dialect: str
+    layers: int
+    parts: dict[str, int]
+    ranks: dict[str, int]
+    alphas: dict[str, int]
+    dtypes: dict[str, int]
+    blocks: list[BlockNorm]
+    metadata: dict[str, str]
+    tags: dict[str, int]
+    embeddings: dict[str, dict[str, list[int]]]
+    unread: list[str]
+    damaged: dict[str, str]
+    other: str | None
+    not_finite: str | None
+    config: str | None
+    notes: list[str]
+    assumed: str | None
+
+
+def inspect_lora_file(path: str | Path) -> InspectionReport:
+    """Looks into a LoRA file.
+
+    Args:
+        path: A safetensors or torch file, or the folder of a PEFT adapter.
+
+    Returns:
+        Everything that `inspect` shows.
+
+    Raises:
+        FileError: The file cannot be read.
     """
     file = load_lora_file(path)
     path = file.path or path
     digest, stored = hashes.model_hash(path), hashes.stored_hash(file.metadata)
     with_rank = [adapter for adapter in file.adapters.values() if adapter.rank]
-    return {
-        "path": str(path),
-        "bytes": Path(path).stat().st_size,
-        "hash": digest[:12],
-        "wrong_hash": stored[:12] if stored and not digest.startswith(stored) else None,
-        "variant": file.variant,
-        "dylora_unit": file.dylora_unit,
-        "kinds": dict(Counter(adapter.kind for adapter in file.adapters.values()).most_common()),
-        "family": file.family,
-        "dialect": file.key_format,
-        "layers": len(file.adapters),
-        "parts": dict(Counter(site.part for site in file.adapters)),
-        "ranks": _counts(adapter.rank for adapter in with_rank),
-        "alphas": _counts(adapter.alpha for adapter in with_rank),
-        "dtypes": dict(Counter(_dtype(a.dtype) for a in file.adapters.values()).most_common()),
-        "blocks": block_norms(file),
-        "metadata": dict(file.metadata),
-        "tags": top_tags(file.metadata),
-        "embeddings": {n: {v: list(t.shape) for v, t in vectors.items()} for n, vectors in file.embeddings.items()},
-        "unread": file.unrecognized_keys,
-        "damaged": {str(site): layer.reason for site, layer in file.damaged.items()},
-        "other": file.foreign_architecture.sentence(file.name) if file.foreign_architecture else None,
-        "not_finite": file.first_non_finite_key,
-        "config": str(file.config) if file.config else None,
-        "notes": list(file.notes),
-        "assumed": file.assumed or None,
-    }
+    return InspectionReport(
+        path=str(path),
+        bytes=Path(path).stat().st_size,
+        hash=digest[:12],
+        wrong_hash=stored[:12] if stored and not digest.startswith(stored) else None,
+        variant=file.variant,
+        dylora_unit=file.dylora_unit,
+        kinds=dict(Counter(adapter.kind for adapter in file.adapters.values()).most_common()),
+        family=file.family,
+        dialect=file.key_format,
+        layers=len(file.adapters),
+        parts=dict(Counter(site.part for site in file.adapters)),
+        ranks=_counts(adapter.rank for adapter in with_rank),
+        alphas=_counts(adapter.alpha for adapter in with_rank),
+        dtypes=dict(Counter(_dtype(a.dtype) for a in file.adapters.values()).most_common()),
+        blocks=block_norms(file),
+        metadata=dict(file.metadata),
+        tags=top_tags(file.metadata),
+        embeddings={n: {v: list(t.shape) for v, t in vectors.items()} for n, vectors in file.embeddings.items()},
+        unread=file.unrecognized_keys,
+        damaged={str(site): layer.reason for site, layer in file.damaged.items()},
+        other=file.foreign_architecture.sentence(file.name) if file.foreign_architecture else None,
+        not_finite=file.first_non_finite_key,
+        config=str(file.config) if file.config else None,
+        notes=list(file.notes),
+        assumed=file.assumed or None,
+    )
 
 
 def _counts(values: Iterable[float | None]) -> dict[str, int]:
@@ -95,21 +175,22 @@ def _dtype(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def block_norms(file: LoraFile) -> list[dict[str, Any]]:
-    """{block, layers, norm, need_base} of every block in the file, in the U-Net's order."""
-    rows: dict[str, dict[str, Any]] = {}
+def block_norms(file: LoraFile) -> list[BlockNorm]:
+    """Every block in the file, in the U-Net's order."""
+    layers, need_base = Counter[str](), Counter[str]()
+    squares: dict[str, float] = {}
     for site, adapter in file.adapters.items():
-        row = rows.setdefault(site.block, {"block": site.block, "layers": 0, "norm": None, "need_base": 0})
-        row["layers"] += 1
+        layers[site.block] += 1
         low = adapter.low_rank()
         if low is None:
-            row["need_base"] += 1
+            need_base[site.block] += 1
         else:
-            row["norm"] = (row["norm"] or 0.0) + low.frobenius() ** 2
-    for row in rows.values():
-        row["norm"] = math.sqrt(row["norm"]) if row["norm"] is not None and math.isfinite(row["norm"]) else None
+            squares[site.block] = squares.get(site.block, 0.0) + low.frobenius() ** 2
+    norms = {block: math.sqrt(square) if math.isfinite(square) else None for block, square in squares.items()}
     order = [*BLOCK_LABELS, ""]
-    return sorted(rows.values(), key=lambda row: order.index(row["block"]))
+    return [
+        BlockNorm(block, layers[block], norms.get(block), need_base[block]) for block in sorted(layers, key=order.index)
+    ]
 
 
 def top_tags(metadata: Mapping[str, str], count: int = 20) -> dict[str, int]:
@@ -126,47 +207,45 @@ def top_tags(metadata: Mapping[str, str], count: int = 20) -> dict[str, int]:
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def format_inspection(found: Mapping[str, Any]) -> str:
+def format_inspection(found: InspectionReport) -> str:
     """The report as lines for a terminal."""
-    lines = [found["path"], *_summary(found), ""]
-    if found["blocks"]:
-        lines += ["How strongly each block is changed (norm of the change at weight 1):", *_table(found["blocks"]), ""]
-    elif not found["other"]:
+    lines = [found.path, *_summary(found), ""]
+    if found.blocks:
+        lines += ["How strongly each block is changed (norm of the change at weight 1):", *_table(found.blocks), ""]
+    elif not found.other:
         lines += ["No layer of a LoRA was found in it.", ""]
-    rows = [
-        (words, _clean(found["metadata"][key])) for key, words in _METADATA_LABELS.items() if found["metadata"].get(key)
-    ]
+    rows = [(words, _clean(found.metadata[key])) for key, words in _METADATA_LABELS.items() if found.metadata.get(key)]
     lines += [f"  {words}: {value}" for words, value in rows if value != "None"]
-    if found["tags"]:
-        lines.append("  most frequent tags: " + ", ".join(_clean(tag) for tag in found["tags"]))
-    if not found["metadata"]:
+    if found.tags:
+        lines.append("  most frequent tags: " + ", ".join(_clean(tag) for tag in found.tags))
+    if not found.metadata:
         lines.append("  It carries no metadata.")
-    for name, vectors in found["embeddings"].items():
+    for name, vectors in found.embeddings.items():
         rows_in = max((shape[0] if len(shape) > 1 else 1 for shape in vectors.values()), default=0)
         lines.append(f"  embedding for the prompt: {_clean(name)} ({rows_in} vectors)")
-    if found["not_finite"]:
-        lines.append(f"  WARNING: it contains NaN or infinity (first in {_clean(found['not_finite'])}) and is damaged.")
+    if found.not_finite:
+        lines.append(f"  WARNING: it contains NaN or infinity (first in {_clean(found.not_finite)}) and is damaged.")
     return "\n".join([*lines, *(f"  {line}" for line in inspection_warnings(found))]).rstrip() + "\n"
 
 
-def _summary(found: Mapping[str, Any]) -> list[str]:
-    kinds = ", ".join(f"{kind} ({count} layers)" for kind, count in found["kinds"].items())
+def _summary(found: InspectionReport) -> list[str]:
+    kinds = ", ".join(f"{kind} ({count} layers)" for kind, count in found.kinds.items())
     parts = {"unet": "U-Net", "te": "text encoder", "te2": "second text encoder"}
-    where = ", ".join(f"{count} {parts[part]}" for part, count in found["parts"].items())
-    size = found["bytes"] / 1e6
+    where = ", ".join(f"{count} {parts[part]}" for part, count in found.parts.items())
+    size = found.bytes / 1e6
     lines = [
-        f"  {found['variant']} for {found['family'].replace('unknown', 'an unknown base model')}, {size:.1f} MB, "
-        f"{', '.join(found['dtypes']) or 'no layers'}, hash {found['hash']}",
+        f"  {found.variant} for {found.family.replace('unknown', 'an unknown base model')}, {size:.1f} MB, "
+        f"{', '.join(found.dtypes) or 'no layers'}, hash {found.hash}",
     ]
-    if len(found["kinds"]) > 1:
+    if len(found.kinds) > 1:
         lines.append(f"  kinds: {kinds}")
     if where:
         lines.append(f"  layers: {where}")
-    if found["ranks"]:
-        assumed = f"; {found['assumed']}" if found["assumed"] else ""
-        lines.append(f"  rank {_list(found['ranks'])}; alpha {_list(found['alphas'])}{assumed}")
-    if found["config"]:
-        lines.append(f"  strength by {Path(found['config']).name} beside it")
+    if found.ranks:
+        assumed = f"; {found.assumed}" if found.assumed else ""
+        lines.append(f"  rank {_list(found.ranks)}; alpha {_list(found.alphas)}{assumed}")
+    if found.config:
+        lines.append(f"  strength by {Path(found.config).name} beside it")
     return lines
 
 
@@ -178,38 +257,38 @@ def _list(counts: Mapping[str, int]) -> str:
     return ", ".join(shown) + (", …" if len(counts) > 6 else "")
 
 
-def _table(rows: Sequence[Mapping[str, Any]], width: int = 32) -> list[str]:
+def _table(rows: Sequence[BlockNorm], width: int = 32) -> list[str]:
     """A line a block: label, layers, norm, and a bar as long as the norm is of the largest."""
-    largest = max((row["norm"] or 0.0 for row in rows), default=0.0)
+    largest = max((row.norm or 0.0 for row in rows), default=0.0)
     lines = []
     for row in rows:
-        norm, label = row["norm"], row["block"] or "other"
+        norm, label = row.norm, row.block or "other"
         if norm is None:
-            value, bar = "   -   ", "needs the base model's weights" if row["need_base"] else "not a number"
+            value, bar = "   -   ", "needs the base model's weights" if row.need_base else "not a number"
         else:
             value = f"{norm:7.0f}" if norm >= 1000 else f"{norm:7.3g}"
             bar = "█" * round(width * norm / largest) if largest else ""
-            if row["need_base"]:
-                bar += f" (+ {row['need_base']} layers that need the base model's weights)"
-        lines.append(f"  {label:<5} {row['layers']:>3} layers {value}  {bar}".rstrip())
+            if row.need_base:
+                bar += f" (+ {row.need_base} layers that need the base model's weights)"
+        lines.append(f"  {label:<5} {row.layers:>3} layers {value}  {bar}".rstrip())
     return lines
 
 
-def inspection_warnings(found: Mapping[str, Any]) -> list[str]:
+def inspection_warnings(found: InspectionReport) -> list[str]:
     """Sentences on what of the file cannot act, or may act otherwise than its maker meant."""
-    if found["other"]:
-        return [f"{_clean(found['other'], 400)}."]
-    lines = [f"{_clean(note)}." for note in found["notes"]]
-    if found["damaged"]:
-        first = _clean(next(iter(found["damaged"].values())))
-        lines.append(f"WARNING: {len(found['damaged'])} damaged layers are skipped, the others apply: {first}.")
-    if found["wrong_hash"]:
+    if found.other:
+        return [f"{_clean(found.other, 400)}."]
+    lines = [f"{_clean(note)}." for note in found.notes]
+    if found.damaged:
+        first = _clean(next(iter(found.damaged.values())))
+        lines.append(f"WARNING: {len(found.damaged)} damaged layers are skipped, the others apply: {first}.")
+    if found.wrong_hash:
         lines.append(
-            f"Its metadata has another hash, {found['wrong_hash']}: it was copied, or the numbers were changed since."
+            f"Its metadata has another hash, {found.wrong_hash}: it was copied, or the numbers were changed since."
         )
-    if found["unread"]:
-        shown = ", ".join(_clean(key) for key in found["unread"][:3])
-        lines.append(f"{len(found['unread'])} entries were not understood, such as {shown}")
+    if found.unread:
+        shown = ", ".join(_clean(key) for key in found.unread[:3])
+        lines.append(f"{len(found.unread)} entries were not understood, such as {shown}")
     return lines
 
 
@@ -233,7 +312,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"lora-ext: {_clean(error, 1000)}", file=sys.stderr)
             status = 2
     if options.json and reports:
-        text = json.dumps(reports if len(options.file) > 1 else reports[0], indent=2, ensure_ascii=False) + "\n"
+        shown = reports if len(options.file) > 1 else reports[0]
+        text = json.dumps(shown, indent=2, ensure_ascii=False, default=dataclass_fields) + "\n"
     else:
         text = "\n".join(format_inspection(found) for found in reports)
     sys.stdout.write(printable_text(text))

@@ -16,13 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .errors import LoraError, did_you_mean
 from .file.saving import replacing_file
+from .json_text import dataclass_fields
 
 MODEL_LANE, FILES_LANE = "model", "files"
-JOB_WAITING, JOB_RUNNING, JOB_DONE, JOB_FAILED, JOB_CANCELLED = "waiting", "running", "done", "failed", "cancelled"
+JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
+JOB_WAITING: JobState = "waiting"
+JOB_RUNNING: JobState = "running"
+JOB_DONE: JobState = "done"
+JOB_FAILED: JobState = "failed"
+JOB_CANCELLED: JobState = "cancelled"
 JOB_ENDED_STATES = frozenset({JOB_DONE, JOB_FAILED, JOB_CANCELLED})
 _LOG_LINES = 400
 """Lines of its log that a job keeps."""
@@ -40,6 +46,57 @@ class JobCancelledError(Exception):
     """Raised inside a job's work at its next report after the user cancelled it."""
 
 
+@dataclass(frozen=True)
+class JobSummary:
+    """A job as a list shows it.
+
+    Attributes:
+        id: Names the job in routes.
+        kind: What sort of work it is, such as "train" or "merge".
+        title: What the work is about, for people.
+        lane: The queue that it is in: "model" (one job at a time) or "files" (several).
+        done: How much is done, in whatever unit `total` has.
+        total: How much there is to do; 0 while that is not known.
+        text: What the job does now.
+        error: Why it failed; null where it did not.
+        created: When it was queued, in seconds since 1970.
+        started: When it started; null while it waits.
+        ended: When it ended; null before.
+        left: Seconds to go; null where that cannot be told.
+        stopping: Whether the user has cancelled it and it still works.
+    """
+
+    id: str
+    kind: str
+    title: str
+    lane: str
+    state: JobState
+    done: int
+    total: int
+    text: str
+    error: str | None
+    created: float
+    started: float | None
+    ended: float | None
+    left: float | None
+    stopping: bool
+
+
+@dataclass(frozen=True)
+class JobDetails(JobSummary):
+    """A job with its log, what it shows meanwhile, and its result.
+
+    Attributes:
+        log: The newest lines of its log.
+        live: What may be shown while it works; its fields depend on the kind.
+        result: What the work returned; null before, and where it failed.
+    """
+
+    log: list[str]
+    live: Any
+    result: Any
+
+
 @dataclass(eq=False)
 class Job:
     """One piece of work. done, total: how far; live: what a face may show meanwhile (a curve, the newest picture).
@@ -51,12 +108,12 @@ class Job:
     kind: str
     title: str
     lane: str
-    state: str = JOB_WAITING
+    state: JobState = JOB_WAITING
     done: int = 0
     total: int = 0
     text: str = ""
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
-    live: dict[str, Any] = field(default_factory=dict)
+    live: Any = field(default_factory=dict)
     result: Any = None
     error: str | None = None
     created: float = field(default_factory=time.time)
@@ -92,12 +149,15 @@ class Job:
             return self.seconds_left
         return (time.time() - self.started) / self.done * (self.total - self.done)
 
-    def as_json(self, *, brief: bool = False) -> dict[str, Any]:
-        """Everything that a face shows; brief: without log, live and result."""
+    def summary(self) -> JobSummary:
+        """The job as a list shows it."""
         names = ("id", "kind", "title", "lane", "state", "done", "total", "text", "error", "created", "started")
         shown = {name: getattr(self, name) for name in (*names, "ended", "left")}
-        shown["stopping"] = self.stop_event.is_set() and self.state not in JOB_ENDED_STATES
-        return shown if brief else {**shown, "log": list(self.log), "live": dict(self.live), "result": self.result}
+        return JobSummary(**shown, stopping=self.stop_event.is_set() and self.state not in JOB_ENDED_STATES)
+
+    def details(self) -> JobDetails:
+        """The job with its log, what it shows meanwhile, and its result."""
+        return JobDetails(**vars(self.summary()), log=list(self.log), live=self.live, result=self.result)
 
 
 JobWork = Callable[[Job], Any]
@@ -222,6 +282,7 @@ class JobQueue:
                     return
                 job, work = self._queues[lane].pop(0)
                 job.state, job.started = JOB_RUNNING, time.time()
+            state: JobState
             try:
                 job.result = work(job)
                 state = JOB_CANCELLED if job.stop_event.is_set() and job.result is None else JOB_DONE
@@ -236,7 +297,7 @@ class JobQueue:
             self._end(job, state)
         self._save_history()
 
-    def _end(self, job: Job, state: str) -> None:
+    def _end(self, job: Job, state: JobState) -> None:
         job.state, job.ended = state, time.time()
         job.ended_event.set()
 
@@ -245,9 +306,9 @@ class JobQueue:
     def _save_history(self) -> None:
         if self._history_path is None:
             return
-        rows = [job.as_json() for job in self.list_jobs() if job.state in JOB_ENDED_STATES]
+        rows = [job.details() for job in self.list_jobs() if job.state in JOB_ENDED_STATES]
         with suppress(LoraError, TypeError, ValueError), replacing_file(self._history_path, overwrite=True) as part:
-            part.write_text(json.dumps(rows), encoding="utf-8")
+            part.write_text(json.dumps(rows, default=dataclass_fields), encoding="utf-8")
 
     def _load_history(self) -> None:
         """Ended jobs of earlier starts; a file that cannot be read is none."""

@@ -12,6 +12,7 @@ from makers import KINDS, SHAPES, make, suits
 from lora_ext.file import hashes, load_lora_file
 from lora_ext.file.saving import save_safetensors
 from lora_ext.inspect_file import format_inspection, inspect_lora_file, main, top_tags
+from lora_ext.json_text import dataclass_fields
 from lora_ext.layer_keys import format_kohya_key
 from lora_ext.layer_names import UNET, find_layer_id
 
@@ -21,15 +22,15 @@ DATA = Path(__file__).parent / "data" / "kohya"
 def test_report() -> None:
     path = DATA / "c3_varied_ranks.safetensors"
     found = inspect_lora_file(path)
-    assert found["variant"] == "LoRA-C3Lier"
-    assert found["family"] == "SD1"
-    assert found["parts"] == {"te": 12, "unet": 61}
-    assert found["ranks"] == {"2": 15, "3": 15, "5": 15, "6": 14, "8": 14}
-    assert [row["block"] for row in found["blocks"]] == ["BASE", "IN01", "IN03", "IN04", "MID", "OUT05", "OUT09"]
+    assert found.variant == "LoRA-C3Lier"
+    assert found.family == "SD1"
+    assert found.parts == {"te": 12, "unet": 61}
+    assert found.ranks == {"2": 15, "3": 15, "5": 15, "6": 14, "8": 14}
+    assert [row.block for row in found.blocks] == ["BASE", "IN01", "IN03", "IN04", "MID", "OUT05", "OUT09"]
     adapters = [a.low_rank() for site, a in load_lora_file(path).adapters.items() if site.block == "MID"]
     expected = torch.stack([low.delta().norm() for low in adapters if low]).norm()
-    assert found["blocks"][4]["norm"] == pytest.approx(float(expected), rel=1e-4)
-    json.dumps(found, allow_nan=False)
+    assert found.blocks[4].norm == pytest.approx(float(expected), rel=1e-4)
+    json.dumps(found, allow_nan=False, default=dataclass_fields)
     text = format_inspection(found)
     assert "LoRA-C3Lier for SD1" in text
     assert "MID    12 layers" in text
@@ -43,9 +44,9 @@ def test_every_kind_is_shown(tmp_path: Path) -> None:
         assert site is not None
         tensors = {f"{format_kohya_key(site)}.{suffix}": tensor for suffix, tensor in make(kind, shape).items()}
         found = inspect_lora_file(save_safetensors(tensors, tmp_path / "a.safetensors", metadata={}, overwrite=True))
-        row = found["blocks"][0]
-        assert (row["norm"] is None) == (row["need_base"] == 1)
-        assert ("needs the base model's weights" in format_inspection(found)) == (row["norm"] is None), kind
+        row = found.blocks[0]
+        assert (row.norm is None) == (row.need_base == 1)
+        assert ("needs the base model's weights" in format_inspection(found)) == (row.norm is None), kind
 
 
 def test_odd_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,5 +100,5 @@ def test_a_hash_that_is_not_the_file_s_own_is_told(tmp_path: Path) -> None:
             tensors, tmp_path / "a.safetensors", metadata={"sshs_model_hash": stored}, overwrite=True
         )
         found = inspect_lora_file(path)
-        assert found["hash"] == own[:12] and found["wrong_hash"] == wrong
+        assert found.hash == own[:12] and found.wrong_hash == wrong
         assert ("another hash" in format_inspection(found)) == (wrong is not None)

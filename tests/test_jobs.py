@@ -33,15 +33,15 @@ def test_result_progress_and_log() -> None:
 
     job = jobs.start("merge", "x", work)
     assert job.ended_event.wait(10)
-    told = jobs.get(job.id).as_json()
-    assert (told["state"], told["result"], told["log"], told["done"], told["text"]) == (
+    told = jobs.get(job.id).details()
+    assert (told.state, told.result, told.log, told.done, told.text) == (
         JOB_DONE,
         {"answer": 42},
         ["a line"],
         1,
         "half",
     )
-    assert "log" not in job.as_json(brief=True)
+    assert not hasattr(job.summary(), "log")
 
 
 def test_one_on_the_model_several_on_files() -> None:
@@ -103,7 +103,7 @@ def test_cancelling_one_that_works_and_one_that_waits() -> None:
     second = jobs.start("a", "second", work, lane=MODEL_LANE)
     assert begun.wait(10) and first.state == JOB_RUNNING
     assert jobs.cancel(second.id).state == JOB_CANCELLED
-    assert jobs.cancel(first.id).as_json()["stopping"] in (True, False)
+    assert jobs.cancel(first.id).summary().stopping in (True, False)
     assert first.ended_event.wait(10) and first.state == JOB_CANCELLED
     assert second.started is None
 

@@ -26,6 +26,7 @@ from starlette.testclient import TestClient
 
 from lora_ext.errors import FileError
 from lora_ext.file import hashes
+from lora_ext.precisions import SAVE_PRECISIONS
 from lora_ext.tools.resize import resize_lora
 from lora_ext.ui.standalone_backend import StandaloneBackend, standalone_folders
 from lora_ext.web.app_state import AppState
@@ -383,6 +384,14 @@ def test_the_api_works_with_the_web_ui_s_pydantic() -> None:
     paths = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("route", ["merge", "resize", "convert", "reweight", "split"])
+def test_an_unknown_precision_is_refused_before_there_is_a_job(api: Client, route: str) -> None:
+    body = {"parts": [{"name": "one"}]} if route == "merge" else {"name": "one"}
+    said = api("POST", f"/{route}", 400, json={**body, "save_to": "x", "precision": "fp4"})["error"]
+    assert "precision 'fp4' is unknown" in said and all(name in said for name in SAVE_PRECISIONS)
+    assert api("GET", "/jobs")["jobs"] == []
 
 
 def test_a_merge_has_some_files(api: Client) -> None:

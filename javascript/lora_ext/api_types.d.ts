@@ -1,178 +1,883 @@
-// What the API answers, as far as the page reads it.
+// What the API answers. Made by `python tests/api_types.py` from the types that its routes return.
 
+/** What axes can be. */
+export interface AxesAnswer {
+    kinds: AxisExample[];
+    /** Training run whose epochs can be compared → its files. */
+    runs: Record<string, string[]>;
+}
+
+/** A kind of axis. */
+export interface AxisExample {
+    name: string;
+    title: string;
+    /** An axis of this kind, as text. */
+    example: string;
+}
+
+/** What a block analysis says of a file of the library. */
+export interface BlockAnalysisAnswer {
+    /** the LoRA's name. */
+    lora: string;
+    /** the method. */
+    way: string;
+    /** block label → share, rounded. */
+    shares: Record<string, number>;
+    /** the share of layers outside the layout. */
+    outside: number;
+    /** labels of the blocks to keep. */
+    keep: string[];
+    /** the line for the presets file. */
+    preset: string;
+    /** which blocks to keep, as a sentence. */
+    text: string;
+    /** The heat map, by its path below the output folder. */
+    map: string;
+    /** Block → its picture by its path below the output folder; "" → the one to measure from. */
+    pictures: Record<string, string>;
+    /** How many positions the layout of block weights has. */
+    layout: number;
+    /** The file's name in the library. */
+    name: string;
+    /** Its file name without the suffix. */
+    title: string;
+}
+
+/** The positions of a block-weight vector. */
+export interface BlockLayoutLabels {
+    name: string;
+    /** The block that each position is for. */
+    labels: string[];
+}
+
+/** How much a block's layers change. */
+export interface BlockNorm {
+    /** The block's label; "" for layers of no block. */
+    block: string;
+    /** How many layers of the block the file has. */
+    layers: number;
+    /** Their ‖ΔW‖ (Frobenius) at weight 1; null where none has a norm without the base model's weights. */
+    norm: number | null;
+    /** How many layers have no norm without the base model's weights. */
+    need_base: number;
+}
+
+/** One size. */
+export interface BucketReport {
+    /** (width, height) in pixels. */
+    size: [number, number];
+    /** Number of images. */
+    pictures: number;
+    /** Samples in the first epoch. */
+    turns: number;
+    /** Batches in the first epoch. */
+    batches: number;
+}
+
+/** What came of a merge into a checkpoint. */
+export interface CheckpointResult {
+    /** The tool's report; its `outputs` are left out, as they are paths of this system. */
+    report: ReportData | SplitReportData;
+    /** What the library calls the files that were written. */
+    files: string[];
+    /** The checkpoint that was written, by its path below the checkpoint folder. */
+    checkpoint: string;
+}
+
+/** What lists offer, and what this program can do. */
 export interface Choices {
-    checkpoints: string[];
     samplers: string[];
     schedulers: string[];
-    /** Whether there is a Generate panel: the program draws by itself. */
+    /** Paths below the checkpoint folders; "" is the small model that comes with this program. */
+    checkpoints: string[];
+    /** Whether there is a Generate panel. */
     draws: boolean;
-    /** Whether the page has the web UI's prompts. */
+    /** Whether the page has the web UI's prompt fields. */
     prompts: boolean;
 }
 
-export interface Layouts {
-    /** Number of block weights → the blocks that they are for. */
-    layouts: Record<string, { name: string; labels: string[] }>;
-    /** The blocks of SDXL's U-Net. */
-    sdxl: string[];
+/** One folder. */
+export interface ConceptReport {
+    /** Its name. */
+    folder: string;
+    /** The caption of its images without one. */
+    concept: string;
+    /** Number of images. */
+    pictures: number;
+    /** How often each is used in an epoch. */
+    repeats: number;
+    /** Samples in the first epoch. */
+    turns: number;
+    /** Whether they are regularisation images. */
+    regularisation: boolean;
+    /** Number of images without a caption of their own. */
+    without_caption: number;
 }
 
-/** A LoRA file in a list. */
-export interface LibraryRow {
+/** A dataset. */
+export interface DatasetAnswer {
+    /** Those without a caption first, then by bucket. */
+    pictures: DatasetPicture[];
+    /** Bucket → how many pictures. */
+    buckets: Record<string, number>;
+    /** The most frequent tags → how many captions have them. */
+    tags: Record<string, number>;
+    /** How many pictures have no caption. */
+    missing: number;
+    /** A sentence for each picture that cannot be read. */
+    skipped: string[];
+}
+
+/** A picture of a dataset. */
+export interface DatasetPicture {
+    /** Its path below the dataset. */
     name: string;
-    /** What a prompt calls it. */
-    call: string;
-    title: string;
-    bytes: number;
+    /** Width and height in pixels. */
+    size: number[];
+    /** Width×height that it is trained at. */
+    bucket: string;
+    /** Its caption; "" without one. */
+    caption: string;
+    /** The concept that its folder's name gives. */
+    concept: string;
+    /** Whether it has a caption of its own. */
+    captioned: boolean;
+    /** How often an epoch shows it. */
+    repeats: number;
+    /** When it was changed, in seconds since 1970. */
     time: number;
-    base: string | null;
-    kind: string | null;
-    rank: number | null;
-    mixed: boolean;
-    error: string | null;
-    /** When its thumbnail was made; null without one. */
-    thumb: number | null;
 }
 
-export interface LibraryPage {
-    total: number;
-    /** How many files were not read yet. */
-    pending: number;
-    rows: LibraryRow[];
-    facets: Record<string, Record<string, number>>;
-    errors: string[];
+/** What describing the pictures of a dataset did. */
+export interface DescribedPictures {
+    /** How many captions were written. */
+    written: number;
+    /** How many pictures have a caption already. */
+    had: number;
+    /** A sentence for each picture that was left out. */
+    skipped: string[];
 }
 
-/** How much a block's layers change; null where the base model's weights are needed to tell. */
-export interface BlockNorm {
-    block: string;
-    norm: number | null;
+/** Files with the same numbers. */
+export interface DuplicatesResult {
+    /** Rows of the library, those with the same numbers together. */
+    groups: LibraryRow[][];
+    /** How many files were compared. */
+    files: number;
 }
 
-/** A LoRA file with all that is in it but the tensors. */
-export interface LoraFile extends LibraryRow {
-    variant: string;
-    family: string;
-    ranks: Record<string, number>;
-    dtypes: Record<string, number>;
-    layers: number;
-    hash: string;
-    path: string;
-    words: string[];
-    warnings: string[];
-    /** The two layouts of block weights for its base: attention blocks, all blocks. */
-    layouts: [number, number];
-    layout: number;
-    blocks: BlockNorm[];
-    metadata: Record<string, string>;
-    not_finite: unknown;
-    other: unknown;
-    damaged: Record<string, unknown>;
-}
-
-export type JobState = "waiting" | "running" | "done" | "failed" | "cancelled";
-
-export interface Job {
-    id: string;
-    kind: string;
-    title: string;
-    lane: string;
-    state: JobState;
-    done: number;
-    total: number;
-    text: string;
-    log: string[];
-    /** What may be shown meanwhile; its form depends on the kind. */
-    live: any;
-    result: any;
-    error: string;
-    /** Seconds to go. */
+/** How far a training run is. */
+export interface EpochProgress {
+    epoch: number;
+    epochs: number;
+    /** Seconds to go; null where that is not known. */
     left: number | null;
-    started: number | null;
-    ended: number;
-    stopping: boolean;
 }
 
-export interface JobList {
-    jobs: Job[];
-    /** Changes when LoRA files came, went or changed. */
-    library: [number, number];
-    /** The extension that applies tags instead of this one; "" where none does. */
-    applied_by: string;
+/** What a run is expected to need; null where a number is not finite. */
+export interface ExpectedCost {
+    /** Bytes of the model's weights. */
+    weights: number | null;
+    /** Bytes of what is trained, with its gradients and the optimizer's state. */
+    training: number | null;
+    /** Bytes of a batch. */
+    activations: number | null;
+    /** Of a step; 0 where the speed is not known. */
+    seconds: number | null;
+    /** Bytes that are free; 0 where that is not known. */
+    have: number | null;
+    /** What would make the run smaller. */
+    spare: string;
+    /** All together, with what the libraries take. */
+    bytes: number | null;
+    /** Of the whole run; 0 where the speed is not known. */
+    total_seconds: number | null;
 }
 
-export interface Preset {
+/** The name of a file in the library. */
+export interface FileName {
     name: string;
-    values: string;
-    own: boolean;
-    builtin: boolean;
 }
 
-export interface Presets {
-    presets: Preset[];
-    notes: string[];
+/** The settings that a file was trained with. */
+export interface FileSettings {
+    /** Values of the form by name. */
+    settings: Record<string, any>;
+    /** A sentence for each value that is not known here. */
+    told: string[];
 }
 
-export interface Pictures {
-    pictures: { name: string; infotext?: string }[];
-    notes?: string[];
-}
-
-/** What the analysis of a file's blocks found. */
-export interface BlockAnalysis {
-    name: string;
-    title: string;
-    layout: number;
-    way: string;
-    shares: Record<string, number>;
-    outside: number;
-    pictures: Record<string, string>;
-    map: string;
-}
-
-export interface LayerChange {
-    layer: string;
-    old_rank: number | null;
-    new_rank: number | null;
-    kept: number;
-    note: string;
-}
-
-export interface ToolReport {
-    totals: { layers: number; rank_before: number; rank_after: number; kept: number; survived: number };
-    largest_loss: { layer: string; kept: number } | null;
-    layers: LayerChange[];
-    only_in: Record<string, string[]>;
-    not_understood: Record<string, string[]>;
-    left_out: Record<string, string[]>;
-    unchanged: string[];
-    notes: string[];
-}
-
-export interface ToolResult {
-    report: ToolReport;
-    files: string[];
-    checkpoint?: string;
+/** A job that was taken off the list. */
+export interface ForgottenJob {
+    gone: true;
 }
 
 /** A training option. */
 export interface FormField {
     name: string;
     help: string;
+    /** The part of the form that it is in. */
     group: string;
-    type: "int" | "float" | "bool" | "str" | "strs" | string;
-    /** "folder" or "file" for a path. */
+    /** "bool", "int", "float", "str", "ints", "floats" or "strs". */
+    type: string;
+    /** "folder" or "file" for a path, else "". */
     kind: string;
+    /** The accepted values; empty where others are accepted. */
     choices: string[];
+    /** The least number; null without one. */
     low: number | null;
+    /** The greatest number; null without one. */
     high: number | null;
+    /** Whether it is shown without being asked for. */
     basic: boolean;
     default: any;
+    /** Whether null is a value. */
     optional: boolean;
 }
 
+/** Pictures of the Generate panel. */
+export interface GenerateResult {
+    pictures: GeneratedImage[];
+    /** What is to be said of tags and files, a sentence each. */
+    notes: string[];
+}
+
+/** A picture of the Generate panel. */
+export interface GeneratedImage {
+    /** Its path below the output folder. */
+    name: string;
+    /** The parameters that it was made with. */
+    infotext: string;
+}
+
+/** All block-weight presets after an import. */
+export interface ImportedPresets {
+    presets: PresetRow[];
+    /** What is wrong with the files of presets, a sentence each. */
+    notes: string[];
+    /** The names of those that were imported. */
+    taken: string[];
+}
+
+/** A job with its log, what it shows meanwhile, and its result. */
+export interface JobAnswer {
+    /** Names the job in routes. */
+    id: string;
+    /** What sort of work it is, such as "train" or "merge". */
+    kind: string;
+    /** What the work is about, for people. */
+    title: string;
+    /** The queue that it is in: "model" (one job at a time) or "files" (several). */
+    lane: string;
+    state: "waiting" | "running" | "done" | "failed" | "cancelled";
+    /** How much is done, in whatever unit `total` has. */
+    done: number;
+    /** How much there is to do; 0 while that is not known. */
+    total: number;
+    /** What the job does now. */
+    text: string;
+    /** Why it failed; null where it did not. */
+    error: string | null;
+    /** When it was queued, in seconds since 1970. */
+    created: number;
+    /** When it started; null while it waits. */
+    started: number | null;
+    /** When it ended; null before. */
+    ended: number | null;
+    /** Seconds to go; null where that cannot be told. */
+    left: number | null;
+    /** Whether the user has cancelled it and it still works. */
+    stopping: boolean;
+    /** The newest lines of its log. */
+    log: string[];
+    /** What may be shown while it works; its fields depend on the kind. */
+    live: TrainProgress | SheetLive | NothingLive;
+    /** What the work returned; null before, and where it failed. */
+    result: BlockAnalysisAnswer | CheckpointResult | DescribedPictures | DuplicatesResult | GenerateResult | PreflightResult | SheetDetails | ToolResult | TrainResult | null;
+}
+
+/** All jobs, oldest first; those that wait come last. */
+export interface JobList {
+    jobs: JobSummary[];
+    /** Changes when LoRA files came, went or changed. */
+    library: [number, number];
+    /** The extension that applies tags instead of this one; "" where none does. */
+    applied_by: string;
+}
+
+/** A job as a list shows it. */
+export interface JobSummary {
+    /** Names the job in routes. */
+    id: string;
+    /** What sort of work it is, such as "train" or "merge". */
+    kind: string;
+    /** What the work is about, for people. */
+    title: string;
+    /** The queue that it is in: "model" (one job at a time) or "files" (several). */
+    lane: string;
+    state: "waiting" | "running" | "done" | "failed" | "cancelled";
+    /** How much is done, in whatever unit `total` has. */
+    done: number;
+    /** How much there is to do; 0 while that is not known. */
+    total: number;
+    /** What the job does now. */
+    text: string;
+    /** Why it failed; null where it did not. */
+    error: string | null;
+    /** When it was queued, in seconds since 1970. */
+    created: number;
+    /** When it started; null while it waits. */
+    started: number | null;
+    /** When it ended; null before. */
+    ended: number | null;
+    /** Seconds to go; null where that cannot be told. */
+    left: number | null;
+    /** Whether the user has cancelled it and it still works. */
+    stopping: boolean;
+}
+
+/** The layer that lost most, in a report's JSON. */
+export interface LargestLoss {
+    layer: string;
+    kept: number;
+    loss: number;
+}
+
+/** The layouts of block weights. */
+export interface LayoutsAnswer {
+    /** Number of block weights → its layout. */
+    layouts: Record<string, BlockLayoutLabels>;
+    /** The blocks of SDXL's U-Net. */
+    sdxl: string[];
+}
+
+/** A page of the library. */
+export interface LibraryPage {
+    /** How many files match. */
+    total: number;
+    /** How many files were not read yet. */
+    pending: number;
+    rows: LibraryRow[];
+    /** "base", "kind" and "rank" → value → how many files that match the search have it. */
+    facets: Record<string, Record<string, number>>;
+    /** What is wrong with the folders, a sentence each. */
+    errors: string[];
+}
+
+/** A LoRA file in a list. */
+export interface LibraryRow {
+    /** Its path below the LoRA folder, without the suffix. */
+    name: string;
+    /** What a prompt calls it: the shortest name that means this file alone. */
+    call: string;
+    /** Its file name without the suffix. */
+    title: string;
+    /** The name that its metadata gives it. */
+    alias: string;
+    /** Its size. */
+    bytes: number;
+    /** When it was changed, in seconds since 1970. */
+    time: number;
+    /** "SD1", "SD2", "SDXL" or "unknown"; null while it was not read yet. */
+    base: string | null;
+    /** Such as "LoRA" or "LoKr"; null while it was not read yet. */
+    kind: string | null;
+    /** The commonest rank of its layers. */
+    rank: number | null;
+    /** Whether its layers have different ranks. */
+    mixed: boolean;
+    /** Why it cannot be used; null where it can. */
+    error: string | null;
+    /** When the picture beside it was changed, in seconds since 1970; null without one. */
+    thumb: number | null;
+}
+
+/** A LoRA file with all that is in it but the tensors: the row of a list and the report of `inspect`. */
+export interface LoraFileDetails {
+    /** Where the file is. */
+    path: string;
+    /** Its size. */
+    bytes: number;
+    /** The first 12 digits of its content's hash. */
+    hash: string;
+    /** The hash in its metadata where that is not the content's. */
+    wrong_hash: string | null;
+    /** The kind of network, such as "LoRA" or "LoKr". */
+    variant: string;
+    /** The unit of a DyLoRA. */
+    dylora_unit: number | null;
+    /** Kind of layer → how many layers. */
+    kinds: Record<string, number>;
+    /** "SD1", "SD2", "SDXL" or "unknown". */
+    family: string;
+    /** The key format. */
+    dialect: string;
+    /** How many layers it has. */
+    layers: number;
+    /** Part of the model → how many layers. */
+    parts: Record<string, number>;
+    /** Rank → how many layers. */
+    ranks: Record<string, number>;
+    /** Alpha, "rank" where it is not given → how many layers. */
+    alphas: Record<string, number>;
+    /** Data type → how many layers. */
+    dtypes: Record<string, number>;
+    /** Each block of the file, in the U-Net's order. */
+    blocks: BlockNorm[];
+    /** Its metadata. */
+    metadata: Record<string, string>;
+    /** Its most frequent caption tags → how often they occur. */
+    tags: Record<string, number>;
+    /** Name of an embedding for the prompt → text encoder → shape. */
+    embeddings: Record<string, Record<string, number[]>>;
+    /** Keys that were not understood. */
+    unread: string[];
+    /** Layer → why it is skipped. */
+    damaged: Record<string, string>;
+    /** A sentence about a file that is not for SD1, SD2 or SDXL. */
+    other: string | null;
+    /** The first key with NaN or infinity. */
+    not_finite: string | null;
+    /** PEFT's `adapter_config.json`. */
+    config: string | null;
+    /** Sentences about the file. */
+    notes: string[];
+    /** What is taken where the file does not tell its strength. */
+    assumed: string | null;
+    name: string;
+    call: string;
+    title: string;
+    alias: string;
+    time: number;
+    base: string | null;
+    kind: string | null;
+    rank: number | null;
+    mixed: boolean;
+    error: string | null;
+    thumb: number | null;
+    /** Trigger words, then its most frequent caption tags. */
+    words: string[];
+    /** Sentences on what of the file has no effect. */
+    warnings: string[];
+    /** The two lengths of block weights for its base: attention blocks alone, all blocks. */
+    layouts: [number, number];
+    /** The shorter of them that has every block of the file. */
+    layout: number;
+}
+
+/** Nothing is shown while the job works. */
+export interface NothingLive {
+}
+
+/** A picture below the output folder. */
+export interface OutputImage {
+    /** Its path below the output folder. */
+    name: string;
+    /** When it was changed, in seconds since 1970. */
+    time: number;
+}
+
+/** Pictures below the output folder, newest first. */
+export interface OutputImages {
+    pictures: OutputImage[];
+}
+
+/** A sheet of before. */
+export interface PastSheet {
+    /** Its folder below outputs/compare. */
+    folder: string;
+    title: string;
+    /** Whether every picture is drawn. */
+    complete: boolean | null;
+    /** How many cells it has. */
+    cells: number;
+    /** When it was changed, in seconds since 1970. */
+    time: number;
+}
+
+/** Sheets of before, newest first. */
+export interface PastSheets {
+    sheets: PastSheet[];
+}
+
+/** What is known of a run before it starts. */
+export interface PreflightDetails {
+    /** The folders. */
+    concepts: ConceptReport[];
+    /** The sizes. */
+    buckets: BucketReport[];
+    /** Images in a batch of one process. */
+    batch_size: number;
+    /** Number of processes. */
+    world: number;
+    /** Batches in the first epoch. */
+    batches: number;
+    /** Batches whose gradients make one step. */
+    accumulation: number;
+    /** Optimizer steps in the first epoch. */
+    steps_per_epoch: number;
+    /** Epochs of the run. */
+    epochs: number;
+    /** Optimizer steps of the run. */
+    steps: number;
+    /** Training images without a caption of their own. */
+    without_caption: string[];
+    /** Tokens of the longest caption; 0 if nothing counts them. */
+    longest: number;
+    /** Tokens that captions are cut to. */
+    limit: number;
+    /** (image, tokens) of captions above the limit, the longest first. */
+    too_long: [string, number][];
+    /** Groups of files with the same content. */
+    duplicates: string[][];
+    /** A sentence for each image that cannot be read. */
+    skipped: string[];
+    /** Sentences about what is possible but seldom meant. */
+    notes: string[];
+    /** Memory and time; None without a model. */
+    expected: ExpectedCost | null;
+}
+
+/** What is known of a run before it starts. */
+export interface PreflightResult {
+    report: PreflightDetails;
+    /** The report as text. */
+    text: string;
+}
+
+/** A block-weight preset. */
+export interface PresetRow {
+    name: string;
+    /** Its weights, as a tag has them. */
+    values: string;
+    /** Whether it is the user's own, which can be changed. */
+    own: boolean;
+    /** Whether it comes with this program. */
+    builtin: boolean;
+}
+
+/** All block-weight presets. */
+export interface PresetsAnswer {
+    presets: PresetRow[];
+    /** What is wrong with the files of presets, a sentence each. */
+    notes: string[];
+}
+
+/** The user's own presets as a file's text. */
+export interface PresetsText {
+    text: string;
+}
+
+/** A prompt. */
+export interface PromptText {
+    prompt: string;
+}
+
+/** How much of a file each rank keeps, and how large the file would be. */
+export interface RankCurve {
+    /** Ranks, rising. */
+    ranks: number[];
+    /** For each rank the share kept of the Frobenius norm of all layers together. */
+    kept: number[];
+    /** For each rank the size of the file. */
+    bytes: number[];
+}
+
+/** What finding and replacing changed, or would change. */
+export interface ReplacedCaptions {
+    /** How many captions. */
+    changed: number;
+    /** The first of them, before and after. */
+    examples: [string, string][];
+    /** A sentence for each caption that cannot be read or written. */
+    skipped: string[];
+}
+
+/** A report's JSON; the fields are those of `ToolReport`. */
+export interface ReportData {
+    verb: string;
+    matched: number;
+    only_in: Record<string, string[]>;
+    not_understood: Record<string, string[]>;
+    left_out: Record<string, string[]>;
+    unchanged: string[];
+    layers: ReportRow[];
+    totals: ReportTotals;
+    largest_loss: LargestLoss | null;
+    notes: string[];
+    outputs: string[];
+}
+
+/** One layer in a report's JSON; `survived` is the share of ΔW that survived rounding. */
+export interface ReportRow {
+    layer: string;
+    old_rank: number | null;
+    new_rank: number | null;
+    kept: number;
+    norm: number | null;
+    note: string;
+    survived: number;
+}
+
+/** All layers together in a report's JSON; see `ToolReport.kept` and `ToolReport.survived`. */
+export interface ReportTotals {
+    layers: number;
+    rank_before: number;
+    rank_after: number;
+    kept: number;
+    survived: number;
+}
+
+/** What a resize would make. */
+export interface ResizePreview {
+    /** The share kept of the Frobenius norm of all layers together. */
+    kept: number;
+    /** The size of the file. */
+    bytes: number;
+    /** The lowest rank chosen. */
+    least: number;
+    /** The highest rank chosen. */
+    most: number;
+    /** The mean of the ranks chosen. */
+    mean: number;
+}
+
+/** The run that made a file. */
+export interface RunOfFile {
+    /** Step, loss, smoothed loss, learning rates of the U-Net and of the text encoder. */
+    rows: ([number, number | null, number | null, number | null, number | null])[];
+    /** Its name; null where the file was not trained here. */
+    run: string | null;
+}
+
+/** A training run of before; of one that failed or did not end, only a part is there. */
+export interface RunRecord {
+    name: string;
+    job: string;
+    settings: Record<string, any>;
+    prompts: string;
+    begun: number;
+    /** When it ended, in seconds since 1970. */
+    ended?: number;
+    /** Why it failed. */
+    error?: string;
+    steps?: number;
+    epochs?: number;
+    loss?: number | null;
+    seconds?: number;
+    stopped?: boolean;
+    files?: string[];
+    samples?: string[];
+    /** The saved state from which it can be resumed; null without one. */
+    state?: string | null;
+}
+
+/** A picture's caption as it was written. */
+export interface SavedCaption {
+    caption: string;
+}
+
+/** A file's new picture. */
+export interface SavedThumbnail {
+    /** When it was written, in seconds since 1970. */
+    time: number;
+}
+
+/** The three axes of a sheet. */
+export interface SheetAxes {
+    x: SheetAxis;
+    y: SheetAxis;
+    z: SheetAxis;
+}
+
+/** An axis of a sheet. */
+export interface SheetAxis {
+    title: string;
+    /** The axis as it was asked for. */
+    asked: string;
+    /** A label for each of its values. */
+    labels: string[];
+}
+
+/** What every picture of a sheet is drawn from before the axes change it. */
+export interface SheetBase {
+    prompt: string;
+    negative_prompt: string;
+    seed: number;
+    steps: number;
+    width: number;
+    height: number;
+    sampler: string;
+    scheduler: string;
+    cfg: number;
+    clip_skip: number;
+    /** The LoRA that axes speak about. */
+    lora: string;
+}
+
+/** A cell of a sheet. `score` and `same_as` are there where the sheet was measured. */
+export interface SheetCell {
+    prompt: string;
+    negative_prompt: string;
+    seed: number;
+    steps: number;
+    width: number;
+    height: number;
+    sampler: string;
+    scheduler: string;
+    cfg: number;
+    clip_skip: number;
+    /** Its column, from 0. */
+    x: number;
+    /** Its row, from 0. */
+    y: number;
+    /** Its page, from 0. */
+    z: number;
+    /** A hash of everything that the picture is drawn from. */
+    key: string;
+    /** The tag that the axes speak about, as it stands in the prompt. */
+    tag: string;
+    /** The picture; null or "" where it is not drawn yet. */
+    file: string | null;
+    /** The picture's scores. */
+    score?: SheetScore;
+    /** What the picture is equal to; null where it is equal to none. */
+    same_as?: string | null;
+}
+
+/** A comparison sheet. Pictures and pages are paths below the output folder. */
+export interface SheetDetails {
+    version: number;
+    title: string;
+    base: SheetBase;
+    /** Whether every picture is drawn. */
+    complete: boolean;
+    axes: SheetAxes;
+    /** By what likeness is measured; "" where the sheet was not measured. */
+    measured: string;
+    /** A sentence where training pictures are copied, else "". */
+    warning: string;
+    /** A sentence about cells that are equal, else "". */
+    same: string;
+    /** The cells that are suggested; null where the sheet was not measured. */
+    suggested: SheetSuggestion | null;
+    pages: string[];
+    cells: SheetCell[];
+    /** Its folder below outputs/compare. */
+    folder: string;
+    /** Whether it has a table of scores. */
+    table: boolean;
+    /** The request that it was drawn for. */
+    asked: Record<string, any>;
+}
+
+/** What is shown of a sheet that is being drawn. */
+export interface SheetLive {
+    /** Its folder below outputs/compare. */
+    folder: string;
+    /** How many pictures it needs. */
+    pictures: number;
+    /** How many of them are drawn. */
+    done: number;
+    /** The newest of them, by their paths below the output folder. */
+    newest: string[];
+}
+
+/** Scores of a picture; see `scores.Score`. Null where it was not measured. */
+export interface SheetScore {
+    /** Mean colour difference from the same picture without a LoRA, 0 to 1. */
+    difference: number;
+    /** 1 is as sharp as without a LoRA. */
+    sharpness: number;
+    /** Likeness to the training pictures, 1 at most. */
+    likeness: number | null;
+    /** 1 − distance to the nearest training picture. */
+    near: number | null;
+    /** The training picture that it nearly equals; "" where there is none. */
+    copy_of: string;
+    /** How much more of it is clipped than without a LoRA. */
+    burnt: number;
+    /** How much noisier it is than without a LoRA. */
+    noise: number;
+}
+
+/** The cells that are suggested, and why. */
+export interface SheetSuggestion {
+    /** Places in the list of cells; empty where nothing is suggested. */
+    cells: number[];
+    reason: string;
+}
+
+/** The JSON of a report of split-dylora; the fields are those of `ToolReport`. */
+export interface SplitReportData {
+    verb: string;
+    matched: number;
+    only_in: Record<string, string[]>;
+    not_understood: Record<string, string[]>;
+    left_out: Record<string, string[]>;
+    unchanged: string[];
+    layers: ReportRow[];
+    totals: ReportTotals;
+    largest_loss: LargestLoss | null;
+    notes: string[];
+    outputs: string[];
+    alpha: string;
+}
+
+/** A tag. */
+export interface TagAnswer {
+    /** The `<lora:…>` tag. */
+    tag: string;
+    /** The prompt with the tag in it. */
+    prompt: string;
+    /** What the tag will not do, a sentence each. */
+    notes: string[];
+}
+
+/** The fields of a tag. */
+export interface TagFields {
+    /** the file's name as written in the tag. */
+    name: string;
+    /** weight of the text encoders. */
+    te: number;
+    /** weight of the U-Net. */
+    unet: number;
+    /** use only the first `dyn` ranks (for DyLoRA files); None uses all. */
+    dyn: number | null;
+    /** block weights as written: a preset's name or comma-separated numbers. */
+    lbw: string | null;
+    /** element rules as written. */
+    lbwe: string | null;
+    /** first step at which the U-Net part acts. An int counts steps from 0; a float is a fraction of all steps. */
+    start: number | null;
+    /** step before which the U-Net part stops acting; int or float as for `start`. */
+    stop: number | null;
+    /** the number that `X` in a preset stands for. */
+    x: number | null;
+    steps: TagSteps;
+}
+
+/**
+ * From which step until before which step a tag acts, as text: JSON in a browser does not tell the share 1.0 from step
+ * 1. "" where the tag does not say.
+ */
+export interface TagSteps {
+    start: string;
+    stop: string;
+}
+
+/** What came of a tool. */
+export interface ToolResult {
+    /** The tool's report; its `outputs` are left out, as they are paths of this system. */
+    report: ReportData | SplitReportData;
+    /** What the library calls the files that were written. */
+    files: string[];
+}
+
+/** The form of a training run. */
 export interface TrainForm {
     fields: FormField[];
+    /** Folders that can be trained on. */
     datasets: string[];
     /** Whether the model that the web UI has loaded is trained. */
     loaded: boolean;
@@ -180,110 +885,102 @@ export interface TrainForm {
     captioners: string[];
 }
 
-/** Step, loss, smoothed loss, learning rates of the U-Net and of the text encoder. */
-export type CurveRow = [number, number | null, number | null, number | null, number | null];
-
-export interface TrainRun {
-    name: string;
-    settings: Record<string, any>;
-    prompts: string;
-    begun?: number;
-    ended?: number;
-    error?: string;
-    stopped?: boolean;
-    steps: number;
-    seconds: number;
-    loss?: number;
-    files: string[];
-    samples: string[];
-    /** The saved state from which it can be resumed. */
-    state?: string;
-    /** The job that draws its sheet. */
-    sheet?: string;
+/** Training runs of before, newest first. */
+export interface TrainHistory {
+    runs: RunRecord[];
 }
 
+/** What is shown of a training run at work. */
 export interface TrainProgress {
-    rows?: CurveRow[];
-    progress: { epoch: number; epochs: number };
+    /** Its folder below outputs/train. */
+    run: string;
+    /** Step, loss, smoothed loss, learning rates of the U-Net and of the text encoder. */
+    rows: ([number, number | null, number | null, number | null, number | null])[];
+    progress: EpochProgress;
+    /** Sample pictures, by their paths below the output folder. */
     samples: string[];
+    /** Names of files that it has saved. */
     files: string[];
+    /** Bytes in use; null where that cannot be told. */
     memory: number | null;
 }
 
-export interface PreflightReport {
-    concepts: { folder: string; pictures: number; repeats: number; turns: number; regularisation: boolean }[];
-    buckets: { size: number[]; pictures: number; batches: number }[];
+/** What came of a training job. */
+export interface TrainResult {
+    name: string;
+    job: string;
+    settings: Record<string, any>;
+    prompts: string;
+    begun: number;
     steps: number;
     epochs: number;
-    steps_per_epoch: number;
-    expected: { total_seconds: number; bytes: number | null } | null;
-    notes: string[];
-    skipped: string[];
-    too_long: [string, number][];
-    limit: number;
-    without_caption: string[];
-    duplicates: string[][];
+    loss: number | null;
+    seconds: number;
+    stopped: boolean;
+    files: string[];
+    samples: string[];
+    state: string | null;
+    ended: number;
+    /** The job that draws its sheet of epochs and weights. */
+    sheet?: string;
 }
 
-export interface DatasetPicture {
-    name: string;
-    caption: string;
-    concept: string;
-    bucket: string;
-    repeats: number;
-    time: number;
+/** A run's losses and learning rates. */
+export interface TrainingCurve {
+    /** Step, loss, smoothed loss, learning rates of the U-Net and of the text encoder. */
+    rows: ([number, number | null, number | null, number | null, number | null])[];
 }
 
-export interface Dataset {
-    pictures: DatasetPicture[];
-    missing: number;
-    buckets: Record<string, number>;
-    tags: Record<string, number>;
-    skipped: string[];
-}
-
-export interface AxisKind {
-    name: string;
-    title: string;
-    example: string;
-}
-
-export interface SheetScore {
-    difference: number;
-    sharpness: number;
-    likeness: number | null;
-    copy_of: string | null;
-}
-
-export interface SheetCell {
-    x: number;
-    y: number;
-    z: number;
-    tag: string;
-    prompt: string;
-    seed: number;
-    file: string | null;
-    score: SheetScore | null;
-    /** The picture that this one is equal to. */
-    same_as: string | null;
-}
-
-export interface SheetAxis {
-    title: string;
-    labels: string[];
-}
-
-/** A comparison sheet. */
-export interface Sheet {
-    folder: string;
-    axes: { x: SheetAxis; y: SheetAxis; z: SheetAxis };
-    cells: SheetCell[];
-    complete: boolean;
-    suggested: { cells: number[]; reason: string } | null;
-    same: string | null;
-    warning: string | null;
-    measured: string | null;
-    pages: string[];
-    table: boolean;
-    asked: Record<string, any>;
+/** Method and route → what the route answers. */
+export interface Answers {
+    "DELETE /jobs/{job}": ForgottenJob;
+    "DELETE /presets": PresetsAnswer;
+    "GET /choices": Choices;
+    "GET /compare/axes": AxesAnswer;
+    "GET /compare/history": PastSheets;
+    "GET /compare/{folder}": SheetDetails;
+    "GET /dataset": DatasetAnswer;
+    "GET /inspect": LoraFileDetails;
+    "GET /jobs": JobList;
+    "GET /jobs/{job}": JobAnswer;
+    "GET /layouts": LayoutsAnswer;
+    "GET /library": LibraryPage;
+    "GET /pictures/newest": OutputImages;
+    "GET /presets": PresetsAnswer;
+    "GET /presets/export": PresetsText;
+    "GET /resize/curve": RankCurve;
+    "GET /strings": Record<string, string>;
+    "GET /train/begin": FileSettings;
+    "GET /train/curve": TrainingCurve;
+    "GET /train/form": TrainForm;
+    "GET /train/history": TrainHistory;
+    "GET /train/run": RunOfFile;
+    "POST /compare": JobSummary;
+    "POST /compare/blocks": JobSummary;
+    "POST /compare/prompt": PromptText;
+    "POST /convert": JobSummary;
+    "POST /dataset/describe": JobSummary;
+    "POST /dataset/replace": ReplacedCaptions;
+    "POST /duplicates": JobSummary;
+    "POST /extract": JobSummary;
+    "POST /generate": JobSummary;
+    "POST /jobs/{job}/cancel": JobSummary;
+    "POST /jobs/{job}/move": JobSummary;
+    "POST /merge": JobSummary;
+    "POST /metadata": LoraFileDetails;
+    "POST /presets/import": ImportedPresets;
+    "POST /presets/rename": PresetsAnswer;
+    "POST /rename": FileName;
+    "POST /resize": JobSummary;
+    "POST /resize/preview": ResizePreview;
+    "POST /reweight": JobSummary;
+    "POST /split": JobSummary;
+    "POST /tag": TagAnswer;
+    "POST /tag/read": TagFields;
+    "POST /train": JobSummary;
+    "POST /train/preflight": JobSummary;
+    "POST /train/{name}/compare": JobSummary;
+    "PUT /dataset/caption": SavedCaption;
+    "PUT /presets": PresetsAnswer;
+    "PUT /thumbnail": SavedThumbnail;
 }

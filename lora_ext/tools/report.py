@@ -105,7 +105,7 @@ class LargestLoss:
 
 @dataclass(frozen=True)
 class ReportData:
-    """A report's JSON; the fields are those of `ToolReport`, `alpha` is only there for split-dylora."""
+    """A report's JSON; the fields are those of `ToolReport`."""
 
     verb: str
     matched: int
@@ -118,7 +118,13 @@ class ReportData:
     largest_loss: LargestLoss | None
     notes: list[str]
     outputs: list[str]
-    alpha: str | None = None
+
+
+@dataclass(frozen=True)
+class SplitReportData(ReportData):
+    """The JSON of a report of split-dylora; the fields are those of `ToolReport`."""
+
+    alpha: str
 
 
 @dataclass
@@ -200,7 +206,7 @@ class ToolReport:
     def data(self) -> ReportData:
         """The whole report as plain data."""
         worst = self.worst
-        return ReportData(
+        found = ReportData(
             verb=self.verb,
             matched=self.matched,
             only_in=self.only_in,
@@ -218,15 +224,12 @@ class ToolReport:
             largest_loss=None if worst is None else LargestLoss(worst.name, worst.kept, worst.loss),
             notes=[*self.notes, *self._rounding_warning()],
             outputs=self.outputs,
-            alpha=self.alpha,
         )
+        return found if self.alpha is None else SplitReportData(**vars(found), alpha=self.alpha)
 
     def as_json(self) -> dict[str, Any]:
-        """`data()` as a dict for `json.dumps`; `alpha` is left out where it is None."""
-        fields = asdict(self.data())
-        if self.alpha is None:
-            del fields["alpha"]
-        return fields
+        """`data()` as a dict for `json.dumps`."""
+        return asdict(self.data())
 
     def text(self, *, verbose: bool = False) -> str:
         """The report as text: a table of the layers and a summary.

@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 
 from ..console import replace_lone_surrogates
 from ..errors import LoraError
+from ..json_text import dataclass_fields
 from .allowed_hosts import ALLOWED_HOST_VARIABLE, AllowedHosts, parse_host, parse_origin
 from .password_attempts import PasswordAttempts, client_key
 
@@ -204,7 +205,7 @@ class SafeJSONResponse(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """As JSONResponse's."""
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dataclass_fields)
         return replace_lone_surrogates(text).encode("utf-8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from ..compare import axis_values, block_analysis, heatmap
-from ..compare.block_analysis import BlockAnalysis
+from ..compare.block_analysis import BlockAnalysis, BlockAnalysisData
 from ..compare.cell_store import CellStore
 from ..compare.generate_cells import SheetProgress
 from ..compare.image_spec import ImageSpec
 from ..file.lora_file import LoraFile
 from ..inject import find_layer_targets
-from ..jobs import FILES_LANE, MODEL_LANE, Job
+from ..jobs import FILES_LANE, MODEL_LANE, Job, JobSummary
 from .app_state import AppState
 from .routing import SamplingRequest
 from .sheets import requested_image_fields
@@ -39,7 +39,26 @@ class BlockAnalysisRequest(SamplingRequest):
     batch: int = Field(8, ge=1, le=32)
 
 
-def run_block_analysis_job(app_state: AppState, options: BlockAnalysisRequest, job: Job) -> dict[str, Any]:
+@dataclass(frozen=True)
+class BlockAnalysisAnswer(BlockAnalysisData):
+    """What a block analysis says of a file of the library.
+
+    Attributes:
+        map: The heat map, by its path below the output folder.
+        pictures: Block → its picture by its path below the output folder; "" → the one to measure from.
+        layout: How many positions the layout of block weights has.
+        name: The file's name in the library.
+        title: Its file name without the suffix.
+    """
+
+    map: str
+    pictures: dict[str, str]
+    layout: int
+    name: str
+    title: str
+
+
+def run_block_analysis_job(app_state: AppState, options: BlockAnalysisRequest, job: Job) -> BlockAnalysisAnswer:
     """The analysis with the names of its map and pictures below the output folder, the one to measure from as "".
 
     What is drawn is kept for the next time.
@@ -74,12 +93,18 @@ def run_block_analysis_job(app_state: AppState, options: BlockAnalysisRequest, j
                 replace(base, seed=(seeds or [base.seed])[0]), layout, options.way
             )
             drawn = {label: store.path(one.key(artist.identity(one))) for label, one in {"": first, **others}.items()}
-    told = found.as_dict(options.keep, options.name)
+    data = found.data(options.keep, options.name)
     outputs, folder = app_state.folders.outputs.resolve(), store.folder.resolve()
     chart = heatmap.save_heatmap(found, options.keep, folder)
     pictures = {label: path.resolve().relative_to(outputs).as_posix() for label, path in drawn.items() if path}
-    told |= {"map": chart.relative_to(outputs).as_posix(), "pictures": pictures, "layout": len(layout.labels)}
-    return {**told, "name": entry.relative_name, "title": entry.name}
+    return BlockAnalysisAnswer(
+        **vars(data),
+        map=chart.relative_to(outputs).as_posix(),
+        pictures=pictures,
+        layout=len(layout.labels),
+        name=entry.relative_name,
+        title=entry.name,
+    )
 
 
 def _norms(app_state: AppState, options: BlockAnalysisRequest, file: LoraFile, name: str, layout: Any) -> BlockAnalysis:
@@ -98,7 +123,7 @@ def register_block_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the route."""
 
     @api.post("/compare/blocks", status_code=202)
-    def start(wish: BlockAnalysisRequest) -> dict[str, Any]:
+    def start(wish: BlockAnalysisRequest) -> JobSummary:
         """Measures what each block does. Answers with a job."""
         block_analysis.check_analysis_method(wish.way)
         entry = app_state.entry(wish.lora)
@@ -109,4 +134,4 @@ def register_block_routes(api: APIRouter, app_state: AppState) -> None:
         )
         return app_state.jobs.start(
             "blocks", entry.name, lambda job: run_block_analysis_job(app_state, wish, job), lane=lane
-        ).as_json(brief=True)
+        ).summary()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -26,6 +26,80 @@ from .user_paths import containing_folder, find_user_path, split_user_path
 
 _LONGEST = 20_000
 _THUMB = 256
+
+
+@dataclass(frozen=True)
+class DatasetPicture:
+    """A picture of a dataset.
+
+    Attributes:
+        name: Its path below the dataset.
+        size: Width and height in pixels.
+        bucket: Width×height that it is trained at.
+        caption: Its caption; "" without one.
+        concept: The concept that its folder's name gives.
+        captioned: Whether it has a caption of its own.
+        repeats: How often an epoch shows it.
+        time: When it was changed, in seconds since 1970.
+    """
+
+    name: str
+    size: list[int]
+    bucket: str
+    caption: str
+    concept: str
+    captioned: bool
+    repeats: int
+    time: float
+
+
+@dataclass(frozen=True)
+class DatasetAnswer:
+    """A dataset.
+
+    Attributes:
+        pictures: Those without a caption first, then by bucket.
+        buckets: Bucket → how many pictures.
+        tags: The most frequent tags → how many captions have them.
+        missing: How many pictures have no caption.
+        skipped: A sentence for each picture that cannot be read.
+    """
+
+    pictures: list[DatasetPicture]
+    buckets: dict[str, int]
+    tags: dict[str, int]
+    missing: int
+    skipped: list[str]
+
+
+@dataclass(frozen=True)
+class DescribedPictures:
+    """What describing the pictures of a dataset did.
+
+    Attributes:
+        written: How many captions were written.
+        had: How many pictures have a caption already.
+        skipped: A sentence for each picture that was left out.
+    """
+
+    written: int
+    had: int
+    skipped: list[str]
+
+
+@dataclass(frozen=True)
+class ReplacedCaptions:
+    """What finding and replacing changed, or would change.
+
+    Attributes:
+        changed: How many captions.
+        examples: The first of them, before and after.
+        skipped: A sentence for each caption that cannot be read or written.
+    """
+
+    changed: int
+    examples: list[tuple[str, str]]
+    skipped: list[str]
 
 
 def dataset_names(app_state: AppState) -> list[str]:
@@ -64,8 +138,8 @@ def _scan(folder: Path, resolution: str, bucketed: bool) -> DatasetScan:
     return scan_dataset(dataset_folders.find_subsets(recipe))
 
 
-def browse_dataset(app_state: AppState, name: str, resolution: str, bucketed: bool) -> dict[str, Any]:
-    """{pictures, buckets, tags, missing, skipped}: pictures without a caption first, then by bucket."""
+def browse_dataset(app_state: AppState, name: str, resolution: str, bucketed: bool) -> DatasetAnswer:
+    """A dataset's pictures with captions and buckets; those without a caption first, then by bucket."""
     folder = dataset_folder(app_state, name)
     found = _scan(folder, resolution, bucketed)
     tags: Counter[str] = Counter()
@@ -74,31 +148,31 @@ def browse_dataset(app_state: AppState, name: str, resolution: str, bucketed: bo
     for picture in found.images:
         row = _row(picture, found, folder)
         rows.append(row)
-        buckets[row["bucket"]] += 1
+        buckets[row.bucket] += 1
         if picture.has_caption:
             tags.update(tag for tag in (part.strip() for part in picture.caption.split(",")) if tag)
-    rows.sort(key=lambda row: (row["captioned"], row["bucket"], row["name"]))
-    return {
-        "pictures": rows,
-        "buckets": dict(buckets.most_common()),
-        "tags": dict(tags.most_common(500)),
-        "missing": sum(not row["captioned"] for row in rows),
-        "skipped": [displayed_name(sentence.replace(str(folder), name)) for sentence in found.skipped],
-    }
+    rows.sort(key=lambda row: (row.captioned, row.bucket, row.name))
+    return DatasetAnswer(
+        pictures=rows,
+        buckets=dict(buckets.most_common()),
+        tags=dict(tags.most_common(500)),
+        missing=sum(not row.captioned for row in rows),
+        skipped=[displayed_name(sentence.replace(str(folder), name)) for sentence in found.skipped],
+    )
 
 
-def _row(picture: DatasetImage, found: DatasetScan, folder: Path) -> dict[str, Any]:
+def _row(picture: DatasetImage, found: DatasetScan, folder: Path) -> DatasetPicture:
     width, height = picture.bucket_fit.bucket
-    return {
-        "name": displayed_name(picture.path.relative_to(folder).as_posix()),
-        "size": list(picture.size),
-        "bucket": f"{width}×{height}",
-        "caption": picture.caption if picture.has_caption else "",
-        "concept": found.subsets[picture.subset].concept,
-        "captioned": picture.has_caption,
-        "repeats": found.subsets[picture.subset].repeats,
-        "time": picture.path.stat().st_mtime,
-    }
+    return DatasetPicture(
+        name=displayed_name(picture.path.relative_to(folder).as_posix()),
+        size=list(picture.size),
+        bucket=f"{width}×{height}",
+        caption=picture.caption if picture.has_caption else "",
+        concept=found.subsets[picture.subset].concept,
+        captioned=picture.has_caption,
+        repeats=found.subsets[picture.subset].repeats,
+        time=picture.path.stat().st_mtime,
+    )
 
 
 def dataset_thumbnail(app_state: AppState, dataset: str, name: str) -> bytes:
@@ -135,11 +209,10 @@ def image_captioner(app_state: AppState, name: str) -> ImageCaptioner:
 
 def describe_dataset(
     app_state: AppState, dataset: str, captioner: str, job: Job, *, overwrite: bool = False
-) -> dict[str, Any]:
+) -> DescribedPictures:
     """Describes the dataset's pictures that have no caption, or all of them.
 
-    Returns {written, had, skipped}: how many captions were written, how many pictures have one already, and a sentence
-    for each that was left out. Raises FileError, TrainError.
+    Raises FileError, TrainError.
     """
     report = caption_folder(
         dataset_folder(app_state, dataset),
@@ -149,12 +222,12 @@ def describe_dataset(
         track=track_with_callback(job.progress),
     )
     skipped = [displayed_name(app_state.hide_folders(sentence)) for sentence in report.skipped]
-    return {"written": len(report.written), "had": len(report.had), "skipped": skipped}
+    return DescribedPictures(len(report.written), len(report.had), skipped)
 
 
 def replace_in_captions(
     app_state: AppState, dataset: str, find: str, replacement: str, *, whole_tags: bool, dry: bool
-) -> dict[str, Any]:
+) -> ReplacedCaptions:
     """Finds and replaces in all captions; whole_tags: between commas only, and an empty `replacement` takes the tag
     out.
 
@@ -165,7 +238,7 @@ def replace_in_captions(
         raise FileError("there is nothing to find")
     folder = dataset_folder(app_state, dataset)
     changed = 0
-    examples: list[list[str]] = []
+    examples: list[tuple[str, str]] = []
     skipped: list[str] = []
     for path in filter(is_image_file, files_below(folder)):
         try:
@@ -183,8 +256,8 @@ def replace_in_captions(
             skipped.append(displayed_name(app_state.hide_folders(str(error))))
             continue
         changed += 1
-        examples += [[before, after]] * (len(examples) < 5)
-    return {"changed": changed, "examples": examples, "skipped": skipped}
+        examples += [(before, after)] * (len(examples) < 5)
+    return ReplacedCaptions(changed, examples, skipped)
 
 
 def _tags_replaced(caption: str, find: str, replacement: str) -> str:

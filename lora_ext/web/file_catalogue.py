@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 
@@ -28,6 +28,31 @@ _SHARE = 20
 _VERSION = 1
 
 
+class _KnownSummary(TypedDict):
+    base: str
+    kind: str
+    rank: int | None
+
+
+class FileSummary(_KnownSummary, total=False):
+    """What is known of a file, as the cache's JSON holds it.
+
+    Attributes:
+        base: "SD1", "SD2", "SDXL" or "unknown".
+        kind: Such as "LoRA"; "unreadable" where the file cannot be read.
+        rank: The commonest rank.
+        mixed: Whether layers have different ranks.
+        layers: How many layers it has.
+        text: Whether it changes a text encoder.
+        error: Why it cannot be read.
+    """
+
+    mixed: bool
+    layers: int
+    text: bool
+    error: str
+
+
 def load_header_only(path: Path) -> LoraFile:
     """The file with tensors that have shapes but no numbers: its header alone is read. Raises FileError.
 
@@ -45,8 +70,8 @@ def load_header_only(path: Path) -> LoraFile:
     return assemble_lora_file(tensors, header.metadata, path, find_adapter_config(path))
 
 
-def summarise_file(path: Path) -> dict[str, Any]:
-    """{base, kind, rank, layers, text}: rank is the commonest, `mixed` tells of others; text: whether te is trained."""
+def summarise_file(path: Path) -> FileSummary:
+    """What the header tells of a file, or why it cannot be read."""
     try:
         file = load_header_only(path)
     except LoraError as error:
@@ -68,7 +93,7 @@ class FileCatalogue:
     def __init__(self, library: LoraLibrary, cache: Path | None = None) -> None:
         self.library, self._cache = library, cache
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[list[int], dict[str, Any]]] = self._stored()
+        self._known: dict[str, tuple[list[int], FileSummary]] = self._stored()
         self._worker: threading.Thread | None = None
         self._looked, self._pause = time.monotonic(), _STALE  # the library was just made
         self._summaries = 0
@@ -106,12 +131,12 @@ class FileCatalogue:
         """How many files have no summary yet."""
         return sum(self.cached_summary(entry) is None for entry in self.library.entries)
 
-    def cached_summary(self, entry: LibraryEntry) -> dict[str, Any] | None:
+    def cached_summary(self, entry: LibraryEntry) -> FileSummary | None:
         """The summary of a file as it is now, None before it was made."""
         row = self._known.get(str(entry.path))
         return row[1] if row is not None and row[0] == list(entry.stamp) else None
 
-    def summary(self, entry: LibraryEntry) -> dict[str, Any]:
+    def summary(self, entry: LibraryEntry) -> FileSummary:
         """The summary, made now if it must be."""
         row = self.cached_summary(entry)
         if row is None:
@@ -142,11 +167,12 @@ class FileCatalogue:
         with suppress(LoraError), replacing_file(self._cache, overwrite=True) as part:
             part.write_text(json.dumps({"version": _VERSION, "files": self._known}), encoding="utf-8")
 
-    def _stored(self) -> dict[str, tuple[list[int], dict[str, Any]]]:
+    def _stored(self) -> dict[str, tuple[list[int], FileSummary]]:
         if self._cache is None or not self._cache.is_file():
             return {}
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             content = json.loads(self._cache.read_text(encoding="utf-8"))
             if content["version"] == _VERSION:
-                return {path: (list(stamp), dict(row)) for path, (stamp, row) in content["files"].items()}
+                rows = content["files"].items()
+                return {path: (list(stamp), cast("FileSummary", dict(row))) for path, (stamp, row) in rows}
         return {}

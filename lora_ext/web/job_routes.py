@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from fastapi import APIRouter, Query
 from pydantic import Field
 
 from ..generate import save_images
 from ..host.infotext import PARAMETERS_KEY
-from ..jobs import MODEL_LANE, Job
+from ..jobs import MODEL_LANE, Job, JobSummary
 from .app_state import AppState
+from .job_answers import GeneratedImage, GenerateResult, JobAnswer, JobList, job_answer, job_summary
 from .routing import RequestBody, SamplingRequest
 
 
@@ -27,7 +29,31 @@ class MoveJobRequest(RequestBody):
     to: Literal["up", "down", "first"]
 
 
-def run_generate_job(app_state: AppState, options: GenerateRequest, job: Job) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ForgottenJob:
+    """A job that was taken off the list."""
+
+    gone: Literal[True] = True
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What lists offer, and what this program can do.
+
+    Attributes:
+        checkpoints: Paths below the checkpoint folders; "" is the small model that comes with this program.
+        draws: Whether there is a Generate panel.
+        prompts: Whether the page has the web UI's prompt fields.
+    """
+
+    samplers: list[str]
+    schedulers: list[str]
+    checkpoints: list[str]
+    draws: bool
+    prompts: bool
+
+
+def run_generate_job(app_state: AppState, options: GenerateRequest, job: Job) -> GenerateResult:
     """Draws, keeps the pictures in the output folder, and says how each LoRA fits."""
     settings = {name: getattr(options, name) for name in options.__dict__ if name != "checkpoint"}
     job.text = "loading the model"
@@ -40,70 +66,66 @@ def run_generate_job(app_state: AppState, options: GenerateRequest, job: Job) ->
     for told in (*fits, *notes):
         job.notify(str(told))
     names = [path.relative_to(app_state.folders.outputs).as_posix() for path in paths]
-    return {
-        "pictures": [
-            {"name": name, "infotext": str(image.info.get(PARAMETERS_KEY, ""))}
+    return GenerateResult(
+        pictures=[
+            GeneratedImage(name, str(image.info.get(PARAMETERS_KEY, "")))
             for name, image in zip(names, images, strict=True)
         ],
-        "notes": [*notes, *(str(fit) for fit in fits if not fit.ok or fit.dead or fit.uncovered)],
-    }
-
-
-def job_as_json(app_state: AppState, job: Job, *, brief: bool = True) -> dict[str, Any]:
-    """A job as the page has it: what it says of files without folders of this system."""
-    row = job.as_json(brief=brief)
-    row["error"] = app_state.hide_folders(job.error) if job.error else None
-    return row if brief else {**row, "log": [app_state.hide_folders(line) for line in row["log"]]}
+        notes=[*notes, *(str(fit) for fit in fits if not fit.ok or fit.dead or fit.uncovered)],
+    )
 
 
 def register_job_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
 
     @api.get("/jobs")
-    def jobs() -> dict[str, Any]:
+    def jobs() -> JobList:
         """All jobs, oldest first, without their logs and results; what is another when files changed; and who applies
         tags in pictures, where it is not this program."""
         app_state.catalogue.refresh()
-        rows = [job_as_json(app_state, job) for job in app_state.jobs.list_jobs()]
-        return {"jobs": rows, "library": app_state.catalogue.version, "applied_by": app_state.backend.applied_by()}
+        rows = [job_summary(app_state, job) for job in app_state.jobs.list_jobs()]
+        return JobList(rows, app_state.catalogue.version, app_state.backend.applied_by())
 
     @api.get("/jobs/{job}")
-    def job(job: str) -> dict[str, Any]:
+    def job(job: str) -> JobAnswer:
         """One job with its log, what it shows meanwhile, and its result."""
-        return job_as_json(app_state, app_state.jobs.get(job), brief=False)
+        return job_answer(app_state, app_state.jobs.get(job))
 
     @api.post("/jobs/{job}/cancel")
-    def cancel(job: str, save: bool = Query(True)) -> dict[str, Any]:
+    def cancel(job: str, save: bool = Query(True)) -> JobSummary:
         """Asks a job to stop. save: training saves its file and state first, so that it can go on later."""
-        return app_state.jobs.cancel(job, save=save).as_json(brief=True)
+        return app_state.jobs.cancel(job, save=save).summary()
 
     @api.post("/jobs/{job}/move")
-    def move(job: str, wish: MoveJobRequest) -> dict[str, Any]:
+    def move(job: str, wish: MoveJobRequest) -> JobSummary:
         """Puts a job that waits up, down or first in its queue."""
-        return app_state.jobs.move(job, wish.to).as_json(brief=True)
+        return app_state.jobs.move(job, wish.to).summary()
 
     @api.delete("/jobs/{job}")
-    def forget(job: str) -> dict[str, bool]:
+    def forget(job: str) -> ForgottenJob:
         """Takes an ended job off the list."""
         app_state.jobs.forget(job)
-        return {"gone": True}
+        return ForgottenJob()
 
     @api.get("/choices")
-    def choices() -> dict[str, Any]:
+    def choices() -> Choices:
         """What the lists offer, and what this program can do."""
-        return {
-            **app_state.backend.choices(),
-            "draws": app_state.backend.can_generate,
-            "prompts": app_state.backend.has_prompt_fields,
-        }
+        offered = app_state.backend.choices()
+        return Choices(
+            samplers=offered["samplers"],
+            schedulers=offered["schedulers"],
+            checkpoints=offered["checkpoints"],
+            draws=app_state.backend.can_generate,
+            prompts=app_state.backend.has_prompt_fields,
+        )
 
     if app_state.backend.can_generate:
 
         @api.post("/generate", status_code=202)
-        def generate(wish: GenerateRequest) -> dict[str, Any]:
+        def generate(wish: GenerateRequest) -> JobSummary:
             """Draws pictures. Answers with a job."""
             title = " ".join(wish.prompt.split())[:80] or "(no prompt)"
             work = app_state.jobs.start(
                 "generate", title, lambda job: run_generate_job(app_state, wish, job), lane=MODEL_LANE
             )
-            return work.as_json(brief=True)
+            return work.summary()

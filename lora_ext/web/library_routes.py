@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from ..file.folder_listing import natural_sort_key
 from ..file.lora_library import LibraryEntry
 from ..file.peft_config import ADAPTER_CONFIG_NAME
 from ..file.saving import FileInUseError, check_not_linked, replace_file, save_safetensors
-from ..inspect_file import inspect_lora_file, inspection_warnings, top_tags
-from ..jobs import Job
+from ..jobs import Job, JobSummary
 from ..tools.metadata import edit_metadata
 from .app_state import AppState
+from .library_rows import LibraryRow, LoraFileDetails, inspect_library_file, library_row
 from .routing import RequestBody
-from .thumbnails import THUMBNAIL_SUFFIXES, find_thumbnail
+from .thumbnails import THUMBNAIL_SUFFIXES
 from .user_paths import check_user_path, create_user_folder
 
 SORT_KEYS: dict[str, Callable[[LibraryEntry], Any]] = {
@@ -50,65 +51,77 @@ class RenameFileRequest(RequestBody):
     to: str
 
 
-def library_row(app_state: AppState, entry: LibraryEntry) -> dict[str, Any]:
-    """One file as a list shows it; what is not known yet is None."""
-    known = app_state.catalogue.cached_summary(entry) or {}
-    wrong = entry.error or known.get("error")
-    beside = find_thumbnail(entry.path)
-    return {
-        "name": entry.relative_name,
-        "call": app_state.library.shortest_name(entry),
-        "title": entry.name,
-        "alias": entry.alias,
-        "bytes": entry.stamp[1],
-        "time": entry.stamp[0] / 1e9,
-        "base": known.get("base"),
-        "kind": known.get("kind"),
-        "rank": known.get("rank"),
-        "mixed": known.get("mixed", False),
-        "error": app_state.hide_folders(wrong) if wrong else None,
-        "thumb": beside.stat().st_mtime if beside else None,
-    }
+@dataclass(frozen=True)
+class BlockLayoutLabels:
+    """The positions of a block-weight vector.
+
+    Attributes:
+        labels: The block that each position is for.
+    """
+
+    name: str
+    labels: list[str]
 
 
-def trigger_words(metadata: Mapping[str, str]) -> list[str]:
-    """Trigger words as a trainer or a model site wrote them, and the most frequent caption tags after them."""
-    said = metadata.get("modelspec.trigger_phrase", "") or metadata.get("ss_trigger_words", "")
-    found = [word.strip() for word in said.split(",")] + list(top_tags(metadata, 12))
-    return list(dict.fromkeys(word for word in found if word))[:16]
+@dataclass(frozen=True)
+class LayoutsAnswer:
+    """The layouts of block weights.
+
+    Attributes:
+        layouts: Number of block weights → its layout.
+        sdxl: The blocks of SDXL's U-Net.
+    """
+
+    layouts: dict[str, BlockLayoutLabels]
+    sdxl: list[str]
 
 
-def inspect_library_file(app_state: AppState, name: str) -> dict[str, Any]:
-    """Everything about one file: `inspect`'s report, trigger words, and the block layouts that fit it."""
-    entry = app_state.entry(name)
-    found = dict(app_state.cached("inspect", entry, lambda: inspect_lora_file(entry.path)))
-    app_state.catalogue.summary(entry)
-    blocks = {one["block"] for one in found["blocks"]}
-    sizes = (12, 20) if found["family"] == "SDXL" else (17, 26)
-    fits = blocks - {""} <= set(BLOCK_LAYOUTS[sizes[0]].labels)
-    found |= {
-        **library_row(app_state, entry),
-        "path": entry.relative_name + entry.path.suffix,
-        "words": trigger_words(found["metadata"]),
-        "warnings": [app_state.hide_folders(text) for text in inspection_warnings(found)],
-        "layouts": list(sizes),
-        "layout": sizes[0] if fits else sizes[1],
-    }
-    return found
+@dataclass(frozen=True)
+class LibraryPage:
+    """A page of the library.
+
+    Attributes:
+        total: How many files match.
+        pending: How many files were not read yet.
+        facets: "base", "kind" and "rank" → value → how many files that match the search have it.
+        errors: What is wrong with the folders, a sentence each.
+    """
+
+    total: int
+    pending: int
+    rows: list[LibraryRow]
+    facets: dict[str, dict[str, int]]
+    errors: list[str]
+
+
+@dataclass(frozen=True)
+class FileName:
+    """The name of a file in the library."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class DuplicatesResult:
+    """Files with the same numbers.
+
+    Attributes:
+        groups: Rows of the library, those with the same numbers together.
+        files: How many files were compared.
+    """
+
+    groups: list[list[LibraryRow]]
+    files: int
 
 
 def register_library_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
 
     @api.get("/layouts")
-    def layouts() -> dict[str, Any]:
+    def layouts() -> LayoutsAnswer:
         """Block labels of each length of a block-weight vector."""
-        return {
-            "layouts": {
-                str(size): {"name": one.name, "labels": list(one.labels)} for size, one in BLOCK_LAYOUTS.items()
-            },
-            "sdxl": list(SDXL_BLOCKS.blocks),
-        }
+        named = {str(size): BlockLayoutLabels(one.name, list(one.labels)) for size, one in BLOCK_LAYOUTS.items()}
+        return LayoutsAnswer(named, list(SDXL_BLOCKS.blocks))
 
     @api.get("/library")
     def library(
@@ -119,7 +132,7 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
         sort: str = Query("newest", max_length=20),
         offset: int = Query(0, ge=0, le=10_000_000),
         limit: int = Query(60, ge=0, le=500),
-    ) -> dict[str, Any]:
+    ) -> LibraryPage:
         """A page of the library, how many files match, and what there is to filter by."""
         app_state.catalogue.refresh()
         wanted = search.casefold().split()
@@ -129,7 +142,7 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
             text = f"{entry.relative_name} {entry.alias}".casefold()
             if not all(word in text for word in wanted):
                 continue
-            about = known(entry) or {}
+            about: Mapping[str, Any] = known(entry) or {}
             for name, counter in facets.items():
                 if about.get(name):
                     counter[str(about[name])] += 1
@@ -138,21 +151,21 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
             if not rank or about.get("rank") == rank:
                 matching.append(entry)
         matching.sort(key=SORT_KEYS.get(sort, SORT_KEYS["newest"]))
-        return {
-            "total": len(matching),
-            "pending": app_state.catalogue.pending_count,
-            "rows": [library_row(app_state, entry) for entry in matching[offset : offset + limit]],
-            "facets": {name: dict(counter.most_common()) for name, counter in facets.items()},
-            "errors": [app_state.hide_folders(error) for error in app_state.library.errors],
-        }
+        return LibraryPage(
+            total=len(matching),
+            pending=app_state.catalogue.pending_count,
+            rows=[library_row(app_state, entry) for entry in matching[offset : offset + limit]],
+            facets={name: dict(counter.most_common()) for name, counter in facets.items()},
+            errors=[app_state.hide_folders(error) for error in app_state.library.errors],
+        )
 
     @api.get("/inspect")
-    def inspect(name: str = Query(..., max_length=800)) -> dict[str, Any]:
+    def inspect(name: str = Query(..., max_length=800)) -> LoraFileDetails:
         """What a file holds: kind, base, ranks, ‖ΔW‖ of each block, metadata, trigger words."""
         return inspect_library_file(app_state, name)
 
     @api.post("/metadata")
-    def metadata(edit: EditMetadataRequest) -> dict[str, Any]:
+    def metadata(edit: EditMetadataRequest) -> LoraFileDetails:
         """Sets and removes metadata entries; tensors stay bit-identical, hashes are made anew."""
         entry = app_state.changeable_entry(edit.name)
         contents = load_tensors(entry.path)
@@ -164,19 +177,17 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
         return inspect_library_file(app_state, entry.relative_name)
 
     @api.post("/rename")
-    def rename(wish: RenameFileRequest) -> dict[str, Any]:
+    def rename(options: RenameFileRequest) -> FileName:
         """Renames a file together with what lies beside it (thumbnail, `.json`, `.txt`)."""
-        entry = app_state.changeable_entry(wish.name)
-        path = rename_file(app_state, entry, wish.to)
+        entry = app_state.changeable_entry(options.name)
+        path = rename_file(app_state, entry, options.to)
         app_state.refresh_library()
-        return {"name": app_state.library_name(path)}
+        return FileName(app_state.library_name(path))
 
     @api.post("/duplicates", status_code=202)
-    def duplicates() -> dict[str, Any]:
+    def duplicates() -> JobSummary:
         """Looks for files with the same numbers, by their content. Answers with a job."""
-        return app_state.jobs.start("duplicates", "Files", lambda job: find_duplicates(app_state, job)).as_json(
-            brief=True
-        )
+        return app_state.jobs.start("duplicates", "Files", lambda job: find_duplicates(app_state, job)).summary()
 
 
 def rename_file(app_state: AppState, entry: LibraryEntry, to: str) -> Path:
@@ -223,7 +234,7 @@ def _move_all(moves: Sequence[tuple[Path, Path]], name: str) -> None:
         raise FileError(f"{name} cannot be renamed: {error.strerror or error}") from error
 
 
-def find_duplicates(app_state: AppState, job: Job) -> dict[str, Any]:
+def find_duplicates(app_state: AppState, job: Job) -> DuplicatesResult:
     """Groups of files whose numbers are the same, whatever their names and metadata say.
 
     Sizes and short samples tell most files apart; only those that agree there are read whole, once.
@@ -243,4 +254,4 @@ def find_duplicates(app_state: AppState, job: Job) -> dict[str, Any]:
     job.progress(len(entries), len(entries))
     app_state.library.save_cache()
     found = [group for digest, group in groups.items() if digest and len(group) > 1]
-    return {"groups": [[library_row(app_state, entry) for entry in group] for group in found], "files": len(entries)}
+    return DuplicatesResult([[library_row(app_state, entry) for entry in group] for group in found], len(entries))

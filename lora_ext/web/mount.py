@@ -7,11 +7,9 @@ import threading
 from typing import Any
 
 from fastapi import FastAPI, Query
-from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import __version__
 from ..errors import FileError, did_you_mean
 from .access_guard import error_response
 from .app_state import AppState
@@ -61,7 +59,7 @@ def mount_api(app: FastAPI, app_state: AppState, guard: AccessGuard) -> None:
 
     @api.get("/openapi.json", include_in_schema=False)
     def document() -> dict[str, Any]:
-        return get_openapi(title="LoRA ext", version=__version__, routes=api.routes, description=__doc__)
+        return api.openapi("LoRA ext", __doc__)
 
     # the first look at thousands of files takes a while: it begins before anyone asks
     threading.Thread(target=lambda: app_state.catalogue.refresh(), name="lora-ext-library", daemon=True).start()

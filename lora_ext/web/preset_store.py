@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..adapter_spec import Presets
 from ..block_weights import BLOCK_PRESETS, parse_block_presets, parse_block_weights
@@ -17,17 +17,33 @@ PRESETS_FILE = "presets.txt"
 _LONGEST = 64
 
 
+@dataclass(frozen=True)
+class PresetRow:
+    """A block-weight preset.
+
+    Attributes:
+        values: Its weights, as a tag has them.
+        own: Whether it is the user's own, which can be changed.
+        builtin: Whether it comes with this program.
+    """
+
+    name: str
+    values: str
+    own: bool
+    builtin: bool
+
+
 class PresetStore:
     """All presets by name; the user's own can be changed. read: all presets as the host merges them."""
 
     def __init__(self, folder: Path, load_presets: Callable[[], Presets]) -> None:
         self.path, self._read = folder / PRESETS_FILE, load_presets
 
-    def rows(self) -> list[dict[str, Any]]:
-        """{name, values, own, builtin} of each, built-in ones first."""
+    def rows(self) -> list[PresetRow]:
+        """All presets, built-in ones first."""
         own = self.own_presets()
         return [
-            {"name": name, "values": values, "own": name in own, "builtin": name in BLOCK_PRESETS}
+            PresetRow(name, values, own=name in own, builtin=name in BLOCK_PRESETS)
             for name, values in {**self._read().weights, **own}.items()
         ]
 

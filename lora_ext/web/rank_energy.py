@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,40 @@ from ..tools.layer_changes import change_of, check_usable
 
 _CURVE = 256
 """Points of a curve, at most."""
+
+
+@dataclass(frozen=True)
+class RankCurve:
+    """How much of a file each rank keeps, and how large the file would be.
+
+    Attributes:
+        ranks: Ranks, rising.
+        kept: For each rank the share kept of the Frobenius norm of all layers together.
+        bytes: For each rank the size of the file.
+    """
+
+    ranks: list[int]
+    kept: list[float]
+    bytes: list[int]
+
+
+@dataclass(frozen=True)
+class ResizePreview:
+    """What a resize would make.
+
+    Attributes:
+        kept: The share kept of the Frobenius norm of all layers together.
+        bytes: The size of the file.
+        least: The lowest rank chosen.
+        most: The highest rank chosen.
+        mean: The mean of the ranks chosen.
+    """
+
+    kept: float
+    bytes: int
+    least: int
+    most: int
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -42,8 +75,8 @@ class RankEnergy:
     layers: Mapping[LayerId, LayerSingularValues]
     other_bytes: int
 
-    def curve(self) -> dict[str, Any]:
-        """{ranks, kept, bytes}: the share kept of the Frobenius norm of all layers together, and the file's size."""
+    def curve(self) -> RankCurve:
+        """What each rank keeps of all layers together, at no more than 256 ranks."""
         top = max(layer.rank for layer in self.layers.values())
         ranks = sorted({max(1, round(1 + (top - 1) * i / (_CURVE - 1))) for i in range(_CURVE)})
         kept, sizes = torch.zeros(len(ranks), dtype=torch.float64), []
@@ -56,12 +89,14 @@ class RankEnergy:
                 self.other_bytes + sum(min(rank, layer.rank) * layer.bytes_per_rank for layer in self.layers.values())
             )
         shares = [1.0] * len(ranks) if not total else (kept / total).clamp(0, 1).sqrt().tolist()
-        return {"ranks": ranks, "kept": shares, "bytes": sizes}
+        return RankCurve(ranks, shares, sizes)
 
-    def preview(self, rules: tuple[RankRule, RankRule], width: float = 1.0) -> dict[str, Any]:
-        """{kept, bytes, least, most, mean} of a resize by (rule for Linear, rule for Conv2d).
+    def preview(self, rules: tuple[RankRule, RankRule], width: float = 1.0) -> ResizePreview:
+        """What a resize would make.
 
-        width: bytes of a number in the result for one now. least, most, mean: of the ranks chosen.
+        Args:
+            rules: How ranks are chosen: of Linear layers, of Conv2d layers.
+            width: Bytes of a number in the result, as a multiple of those now.
         """
         kept = total = 0.0
         size, ranks = float(self.other_bytes), []
@@ -73,13 +108,13 @@ class RankEnergy:
             kept += float(powers[:rank].sum())
             total += float(powers.sum())
             size += rank * layer.bytes_per_rank * width
-        return {
-            "kept": (kept / total) ** 0.5 if total else 1.0,
-            "bytes": round(size),
-            "least": min(ranks),
-            "most": max(ranks),
-            "mean": sum(ranks) / len(ranks),
-        }
+        return ResizePreview(
+            kept=(kept / total) ** 0.5 if total else 1.0,
+            bytes=round(size),
+            least=min(ranks),
+            most=max(ranks),
+            mean=sum(ranks) / len(ranks),
+        )
 
 
 def measure_rank_energy(file: LoraFile, track: Track = no_progress) -> RankEnergy:

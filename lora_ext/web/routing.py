@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from .. import __version__
 from ..errors import LoraError
 from ..jobs import JobError
 from .access_guard import AccessGuard, SafeJSONResponse, error_response
+from .answer_schema import AnswerSchemas
 
 API_PREFIX = "/lora-ext/v1"
 
@@ -60,7 +65,47 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_router(guard: AccessGuard, hide_folders: Callable[[str], str] = str) -> APIRouter:
+class TypedRouter(APIRouter):
+    """A router whose routes return dataclasses and TypedDicts.
+
+    Attributes:
+        schemas: The schemas of all answers.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.schemas = AnswerSchemas()
+
+    def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        """Adds a route that answers what the endpoint returns as JSON, and describes the endpoint's return type."""
+        # evaluated here, because FastAPI looks for the names of types where the wrapper is defined
+        signature = inspect.signature(endpoint, eval_str=True)
+        answer_type, status = signature.return_annotation, options.get("status_code") or 200
+        if inspect.isclass(answer_type) and issubclass(answer_type, Response):
+            super().add_api_route(path, endpoint, **options)
+            return
+
+        @functools.wraps(endpoint)
+        def answer(*args: Any, **kwargs: Any) -> Response:
+            return SafeJSONResponse(endpoint(*args, **kwargs), status)
+
+        answer.__signature__ = signature.replace(return_annotation=Response)  # type: ignore[attr-defined]
+        described: dict[str, Any] = {"description": "Successful Response"}
+        if options.get("include_in_schema", True):
+            described["content"] = {"application/json": {"schema": self.schemas.schema(answer_type)}}
+        options["responses"] = {**(options.get("responses") or {}), status: described}
+        super().add_api_route(path, answer, **{**options, "response_model": None})
+
+    def openapi(self, title: str, description: str | None) -> dict[str, Any]:
+        """The OpenAPI document of all routes."""
+        document = get_openapi(
+            title=title, version=__version__, openapi_version="3.1.0", description=description, routes=self.routes
+        )
+        document["components"]["schemas"].update(self.schemas.named)
+        return document
+
+
+def make_router(guard: AccessGuard, hide_folders: Callable[[str], str] = str) -> TypedRouter:
     """A router of ours: guarded, and `LoraError` becomes an answer. nameless: takes this system's folders out of it."""
 
     class Route(APIRoute):
@@ -82,7 +127,7 @@ def make_router(guard: AccessGuard, hide_folders: Callable[[str], str] = str) ->
 
             return handle
 
-    return APIRouter(
+    return TypedRouter(
         prefix=API_PREFIX,
         route_class=Route,
         default_response_class=SafeJSONResponse,

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter
 from pydantic import Field, ValidationError
@@ -24,12 +24,13 @@ from ..compare.training_run_files import runs_in_library
 from ..errors import LoraError, PromptError, TrainError
 from ..file.saving import check_not_linked, replacing_file
 from ..generate.compare_command import create_scorer
-from ..jobs import MODEL_LANE, Job
+from ..jobs import MODEL_LANE, Job, JobSummary
 from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 from ..training.epoch_comparison import epoch_comparison, training_image_paths
 from .app_state import AppState
 from .dataset_browser import dataset_folder
 from .routing import RequestBody, SamplingRequest
+from .sheet_answers import AxesAnswer, AxisExample, PastSheet, PastSheets, PromptText, SheetDetails, SheetLive
 from .training_runs import TrainingRuns
 from .user_paths import find_user_path
 
@@ -106,7 +107,7 @@ class SheetService:
             return training_image_paths(self.runs.recipe_and_files(options.run)[0])
         return find_training_images(dataset_folder(self.studio, options.dataset)) if options.dataset else []
 
-    def build(self, options: SheetRequest, job: Job) -> dict[str, Any]:
+    def build(self, options: SheetRequest, job: Job) -> SheetDetails:
         """Draws what is missing of a sheet and writes its pages; stopped, it keeps what there is."""
         planned = self.plan_sheet(options)
         folder = (
@@ -125,12 +126,13 @@ class SheetService:
         def watch(now: SheetProgress) -> None:
             job.done, job.total, job.text = now.done * 100 + round(99 * now.batch_share), now.total * 100, "drawing"
             found = (store.path(key) for key in now.newest)
-            job.live = {
+            live: SheetLive = {
                 "folder": folder.name,
                 "pictures": now.total,
                 "done": now.done,
                 "newest": [self._name(path) for path in found if path] or job.live.get("newest", []),
             }
+            job.live = live
             if job.cancelled():
                 raise SheetStopped
 
@@ -146,8 +148,8 @@ class SheetService:
         job.done = job.total
         return self.load_sheet(folder)
 
-    def load_sheet(self, folder: Path) -> dict[str, Any]:
-        """A sheet's manifest as it is now, with names below the output folder."""
+    def load_sheet(self, folder: Path) -> SheetDetails:
+        """A sheet as it is now; without a `sheet.json` that can be read, it has only what this type adds."""
         found = load_manifest(folder)
         for cell in found.get("cells", []):
             cell["file"] = self._name(folder / cell["file"]) if cell.get("file") else None
@@ -156,17 +158,23 @@ class SheetService:
         with suppress(OSError, ValueError):
             wish = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
         table = (folder / SCORES_FILE).is_file()
-        return {**found, "pages": pages, "folder": folder.name, "table": table, "asked": wish}
+        return cast("SheetDetails", {**found, "pages": pages, "folder": folder.name, "table": table, "asked": wish})
 
-    def history(self) -> list[dict[str, Any]]:
-        """Sheets of before, newest first: name, title, time, whether complete."""
+    def history(self) -> list[PastSheet]:
+        """Sheets of before, newest first."""
         rows = []
         for path in self.folder.glob(f"*/{MANIFEST_FILE}"):
             with suppress(OSError, ValueError, AttributeError):
                 found = json.loads(path.read_text(encoding="utf-8"))
-                row = {"folder": path.parent.name, "title": found.get("title", ""), "complete": found.get("complete")}
-                rows.append({**row, "cells": len(found.get("cells", [])), "time": path.stat().st_mtime})
-        return sorted(rows, key=lambda row: -row["time"])
+                row = PastSheet(
+                    folder=path.parent.name,
+                    title=found.get("title", ""),
+                    complete=found.get("complete"),
+                    cells=len(found.get("cells", [])),
+                    time=path.stat().st_mtime,
+                )
+                rows.append(row)
+        return sorted(rows, key=lambda row: -row.time)
 
     def _new(self, name: str) -> Path:
         stem = re.sub(r"[^\w.-]+", "-", name.rpartition("/")[2])[:60].strip("-.") or "sheet"
@@ -186,32 +194,32 @@ def register_sheet_routes(api: APIRouter, app_state: AppState) -> None:
     sheets = SheetService(app_state)
 
     @api.get("/compare/axes")
-    def axes() -> dict[str, Any]:
+    def axes() -> AxesAnswer:
         """Kinds of axes with examples, and runs of training whose epochs can be compared."""
-        kinds = [{"name": kind.name, "title": kind.title, "example": kind.example} for kind in AXIS_KINDS.values()]
+        kinds = [AxisExample(kind.name, kind.title, kind.example) for kind in AXIS_KINDS.values()]
         try:
             runs = {run: [file.name for file in files] for run, files in runs_in_library(app_state.library).items()}
         except LoraError:
             runs = {}
-        return {"kinds": kinds, "runs": runs}
+        return AxesAnswer(kinds, runs)
 
     @api.post("/compare", status_code=202)
-    def compare(wish: SheetRequest) -> dict[str, Any]:
+    def compare(wish: SheetRequest) -> JobSummary:
         """Draws a sheet. Answers with a job; cancelling it keeps what is drawn."""
-        return sheets.start_job(wish).as_json(brief=True)
+        return sheets.start_job(wish).summary()
 
     @api.get("/compare/history")
-    def history() -> dict[str, Any]:
+    def history() -> PastSheets:
         """Sheets of before, newest first."""
-        return {"sheets": sheets.history()}
+        return PastSheets(sheets.history())
 
     @api.post("/compare/prompt")
-    def prompt(wish: CellTagRequest) -> dict[str, str]:
+    def prompt(wish: CellTagRequest) -> PromptText:
         """The prompt with a cell's tag in the place of its run's, or at its end."""
         request = next(iter(ImageSpec(prompt=wish.tag).tags()), None)
         if request is None:
             raise PromptError("there is no <lora:…> tag in it")
-        return {"prompt": edit_tag(wish.prompt, request.name, lambda _: request)}
+        return PromptText(edit_tag(wish.prompt, request.name, lambda _: request))
 
     @api.get("/compare/{folder}/scores.csv", response_class=Response)
     def table(folder: str) -> Response:
@@ -220,6 +228,6 @@ def register_sheet_routes(api: APIRouter, app_state: AppState) -> None:
         return FileResponse(path, media_type="text/csv", filename=f"{folder}.csv")
 
     @api.get("/compare/{folder}")
-    def sheet(folder: str) -> dict[str, Any]:
+    def sheet(folder: str) -> SheetDetails:
         """A sheet: axes, cells with picture, tag and scores, what is suggested."""
         return sheets.load_sheet(find_user_path([sheets.folder], folder))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Query
 from PIL import Image, ImageOps
@@ -38,6 +38,37 @@ class ThumbnailRequest(RequestBody):
     name: str
     picture: str = ""
     data: str = Field("", max_length=_LARGEST * 4 // 3)
+
+
+@dataclass(frozen=True)
+class OutputImage:
+    """A picture below the output folder.
+
+    Attributes:
+        name: Its path below the output folder.
+        time: When it was changed, in seconds since 1970.
+    """
+
+    name: str
+    time: float
+
+
+@dataclass(frozen=True)
+class OutputImages:
+    """Pictures below the output folder, newest first."""
+
+    pictures: list[OutputImage]
+
+
+@dataclass(frozen=True)
+class SavedThumbnail:
+    """A file's new picture.
+
+    Attributes:
+        time: When it was written, in seconds since 1970.
+    """
+
+    time: float
 
 
 def find_thumbnail(path: Path) -> Path | None:
@@ -90,16 +121,16 @@ def _opened(data: bytes) -> Image.Image:
     raise FileError(f"a picture of {image.width}×{image.height} is too large")
 
 
-def recent_images(app_state: AppState, limit: int) -> list[dict[str, Any]]:
-    """{name, time} of the newest pictures below the output folder: those that a model drew, not whole sheets."""
+def recent_images(app_state: AppState, limit: int) -> list[OutputImage]:
+    """The newest pictures below the output folder: those that a model drew, not whole sheets."""
     outputs = app_state.folders.outputs
-    found: list[dict[str, Any]] = []
+    found: list[OutputImage] = []
     for path in outputs.rglob("*"):
         name = path.relative_to(outputs)
         whole = name.parts[0] in SHEET_FOLDERS and CELLS_FOLDER not in name.parts
         if path.suffix.lower() in OUTPUT_IMAGE_SUFFIXES and not whole and path.is_file():
-            found.append({"name": name.as_posix(), "time": path.stat().st_mtime})
-    return sorted(found, key=lambda row: -row["time"])[:limit]
+            found.append(OutputImage(name.as_posix(), path.stat().st_mtime))
+    return sorted(found, key=lambda image: -image.time)[:limit]
 
 
 def register_thumbnail_routes(api: APIRouter, app_state: AppState) -> None:
@@ -112,9 +143,9 @@ def register_thumbnail_routes(api: APIRouter, app_state: AppState) -> None:
         return FileResponse(path) if path else Response(status_code=404)
 
     @api.put("/thumbnail")
-    def write(wish: ThumbnailRequest) -> dict[str, Any]:
+    def write(wish: ThumbnailRequest) -> SavedThumbnail:
         """Puts a picture beside a file, where the web UI looks for it."""
-        return {"time": save_thumbnail(app_state, wish).stat().st_mtime}
+        return SavedThumbnail(save_thumbnail(app_state, wish).stat().st_mtime)
 
     @api.get("/pictures", response_class=Response)
     def one(name: str = Query(..., max_length=800)) -> Response:
@@ -122,6 +153,6 @@ def register_thumbnail_routes(api: APIRouter, app_state: AppState) -> None:
         return FileResponse(output_image_path(app_state, name))
 
     @api.get("/pictures/newest")
-    def newest(limit: int = Query(60, ge=1, le=500)) -> dict[str, Any]:
+    def newest(limit: int = Query(60, ge=1, le=500)) -> OutputImages:
         """The newest pictures below the output folder: sheets' cells, samples, drawings."""
-        return {"pictures": recent_images(app_state, limit)}
+        return OutputImages(recent_images(app_state, limit))

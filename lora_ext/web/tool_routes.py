@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,21 @@ from ..block_weights import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights
 from ..command_line import check_output_path, parse_device, parse_precision, rank_rules
 from ..errors import ToolError
 from ..file.lora_file import LoraFile
-from ..jobs import Job
+from ..jobs import Job, JobSummary
+from ..precisions import SAVE_PRECISIONS
 from ..progress import track_with_callback
 from ..tools.convert import convert_lora
 from ..tools.extract import MIN_DIFF, extract_lora
 from ..tools.merge import merge_loras
 from ..tools.merge_into_checkpoint import merge_into_checkpoint
 from ..tools.merge_layer import MergeOptions
-from ..tools.report import ToolReport
+from ..tools.report import ReportData, SplitReportData, ToolReport
 from ..tools.resize import resize_lora
 from ..tools.result_metadata import save_tool_result
 from ..tools.reweight import reweight_lora
 from ..tools.split_dylora import split_dylora
 from .app_state import AppState
-from .rank_energy import RankEnergy, measure_rank_energy
+from .rank_energy import RankCurve, RankEnergy, ResizePreview, measure_rank_energy
 from .routing import RequestBody
 from .user_paths import check_user_path, find_user_path, user_output_path
 
@@ -112,9 +114,33 @@ class ReweightRequest(ToolRequest):
     unet: float = Field(1.0, ge=-_MOST, le=_MOST)
 
 
-def report_without_paths(report: ToolReport) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ToolResult:
+    """What came of a tool.
+
+    Attributes:
+        report: The tool's report; its `outputs` are left out, as they are paths of this system.
+        files: What the library calls the files that were written.
+    """
+
+    report: ReportData | SplitReportData
+    files: list[str]
+
+
+@dataclass(frozen=True)
+class CheckpointResult(ToolResult):
+    """What came of a merge into a checkpoint.
+
+    Attributes:
+        checkpoint: The checkpoint that was written, by its path below the checkpoint folder.
+    """
+
+    checkpoint: str
+
+
+def report_without_paths(report: ToolReport) -> ReportData | SplitReportData:
     """The report without the paths of what was written."""
-    return report.as_json() | {"outputs": []}
+    return replace(report.data(), outputs=[])
 
 
 class ToolService:
@@ -128,8 +154,13 @@ class ToolService:
         return self.studio.entry(name).load()
 
     def check_inputs(self, options: Any) -> None:
-        """Whether the files that a wish names are there, before it becomes a job. Raises FileError."""
+        """Checks a request before it becomes a job. Raises FileError for files that are not there, ToolError."""
         check_user_path(options.save_to)
+        if options.precision and options.precision not in SAVE_PRECISIONS:
+            accepted = ", ".join(SAVE_PRECISIONS)
+            raise ToolError(
+                f"precision {options.precision[:40]!r} is unknown; give {accepted}, or none for the input's"
+            )
         for name in (getattr(options, "name", None), *(part.name for part in getattr(options, "parts", ()))):
             if name is not None:
                 self.studio.entry(name)
@@ -150,7 +181,7 @@ class ToolService:
         entry = self.studio.entry(name)
         return self.studio.cached("energy", entry, lambda: measure_rank_energy(entry.load()))
 
-    def save_result(self, options: ToolRequest, made: LoraFile, report: ToolReport, job: Job) -> dict[str, Any]:
+    def save_result(self, options: ToolRequest, made: LoraFile, report: ToolReport, job: Job) -> ToolResult:
         """Writes the result, and what the page shows of the work."""
         path = self.output_path(options, job)
         report.outputs.append(str(save_tool_result(made, path, overwrite=options.overwrite)))
@@ -164,15 +195,12 @@ class ToolService:
         job.notify(f"{job.kind}: {path.name}")
         return path
 
-    def result(self, report: ToolReport) -> dict[str, Any]:
+    def result(self, report: ToolReport) -> ToolResult:
         """The report, with the library's names of what was written instead of paths."""
         self.studio.refresh_library()
-        return {
-            "report": report_without_paths(report),
-            "files": [self.studio.library_name(path) for path in report.outputs],
-        }
+        return ToolResult(report_without_paths(report), [self.studio.library_name(path) for path in report.outputs])
 
-    def merge(self, options: MergeRequest, job: Job) -> dict[str, Any]:
+    def merge(self, options: MergeRequest, job: Job) -> ToolResult:
         """Into one LoRA, or into a checkpoint."""
         files = [self.load_file(part.name) for part in options.parts]
         blocks = [self.parse_blocks(part.lbw) for part in options.parts]
@@ -185,7 +213,7 @@ class ToolService:
         made, report = merge_loras(files, ratios, recipe, blocks=blocks, track=track_with_callback(job.progress))
         return self.save_result(options, made, report, job)
 
-    def merge_into_checkpoint_file(self, options: MergeRequest, files: list[LoraFile], job: Job) -> dict[str, Any]:
+    def merge_into_checkpoint_file(self, options: MergeRequest, files: list[LoraFile], job: Job) -> CheckpointResult:
         """Into a checkpoint."""
         folders = self.studio.folders.checkpoints
         source = find_user_path(folders, options.checkpoint)
@@ -204,13 +232,9 @@ class ToolService:
             overwrite=options.overwrite,
             track=track_with_callback(job.progress),
         )
-        return {
-            "report": report_without_paths(report),
-            "files": [],
-            "checkpoint": path.relative_to(folders[0]).as_posix(),
-        }
+        return CheckpointResult(report_without_paths(report), [], path.relative_to(folders[0]).as_posix())
 
-    def resize(self, options: ResizeRequest, job: Job) -> dict[str, Any]:
+    def resize(self, options: ResizeRequest, job: Job) -> ToolResult:
         """To another rank."""
         self.output_path(options, job)
         made, report = resize_lora(
@@ -225,7 +249,7 @@ class ToolService:
         )
         return self.save_result(options, made, report, job)
 
-    def extract(self, options: ExtractRequest, job: Job) -> dict[str, Any]:
+    def extract(self, options: ExtractRequest, job: Job) -> ToolResult:
         """The difference of two checkpoints."""
         folders = self.studio.folders.checkpoints
         self.output_path(options, job)
@@ -243,7 +267,7 @@ class ToolService:
         )
         return self.save_result(options, made, report, job)
 
-    def split(self, options: SplitRequest, job: Job) -> dict[str, Any]:
+    def split(self, options: SplitRequest, job: Job) -> ToolResult:
         """A DyLoRA into one file a rank."""
         base = self.studio.lora_output_path(options.save_to)
         files, report = split_dylora(
@@ -260,7 +284,7 @@ class ToolService:
             report.outputs.append(str(save_tool_result(files[rank], path, overwrite=options.overwrite)))
         return self.result(report)
 
-    def convert(self, options: ConvertRequest, job: Job) -> dict[str, Any]:
+    def convert(self, options: ConvertRequest, job: Job) -> ToolResult:
         """Another spelling, or LoRA of another kind."""
         self.output_path(options, job)
         made, report = convert_lora(
@@ -273,7 +297,7 @@ class ToolService:
         )
         return self.save_result(options, made, report, job)
 
-    def reweight(self, options: ReweightRequest, job: Job) -> dict[str, Any]:
+    def reweight(self, options: ReweightRequest, job: Job) -> ToolResult:
         """Block weights made permanent."""
         self.output_path(options, job)
         blocks = self.parse_blocks(options.lbw)
@@ -291,49 +315,49 @@ def register_tool_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
     bench = ToolService(app_state)
 
-    def start(kind: str, wish: ToolRequest, work: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    def start(kind: str, wish: ToolRequest, work: Callable[..., ToolResult]) -> JobSummary:
         bench.check_inputs(wish)
-        return app_state.jobs.start(kind, wish.save_to[:80], lambda job: work(wish, job)).as_json(brief=True)
+        return app_state.jobs.start(kind, wish.save_to[:80], lambda job: work(wish, job)).summary()
 
     @api.post("/merge", status_code=202)
-    def merge_(wish: MergeRequest) -> dict[str, Any]:
+    def merge_(wish: MergeRequest) -> JobSummary:
         """Merges LoRA files into one, or into a checkpoint."""
         if not 1 <= len(wish.parts) <= _PARTS:  # the web UI's pydantic takes no bounds of a list
             raise ToolError(f"a merge takes 1 to {_PARTS} files, not {len(wish.parts)}")
         return start("merge", wish, bench.merge)
 
     @api.post("/resize", status_code=202)
-    def resize_(wish: ResizeRequest) -> dict[str, Any]:
+    def resize_(wish: ResizeRequest) -> JobSummary:
         """Changes the rank of a LoRA."""
         return start("resize", wish, bench.resize)
 
     @api.get("/resize/curve")
-    def curve(name: str = Query(..., max_length=800)) -> dict[str, Any]:
+    def curve(name: str = Query(..., max_length=800)) -> RankCurve:
         """How much of a file each rank keeps, and how large the result is."""
         return bench.energy(name).curve()
 
     @api.post("/resize/preview")
-    def preview(wish: RankRequest) -> dict[str, Any]:
+    def preview(wish: RankRequest) -> ResizePreview:
         """What a resize would keep, how large the result would be, and the ranks that it would choose."""
         ranks = rank_rules(wish.new_rank, wish.new_conv_rank, wish.dynamic_method, wish.dynamic_param)
         return bench.energy(wish.name).preview(ranks)
 
     @api.post("/extract", status_code=202)
-    def extract_(wish: ExtractRequest) -> dict[str, Any]:
+    def extract_(wish: ExtractRequest) -> JobSummary:
         """The difference of two checkpoints as a LoRA."""
         return start("extract", wish, bench.extract)
 
     @api.post("/split", status_code=202)
-    def split_(wish: SplitRequest) -> dict[str, Any]:
+    def split_(wish: SplitRequest) -> JobSummary:
         """One LoRA for each rank of a DyLoRA."""
         return start("split", wish, bench.split)
 
     @api.post("/convert", status_code=202)
-    def convert_(wish: ConvertRequest) -> dict[str, Any]:
+    def convert_(wish: ConvertRequest) -> JobSummary:
         """Another spelling, or other kinds as LoRA."""
         return start("convert", wish, bench.convert)
 
     @api.post("/reweight", status_code=202)
-    def reweight_(wish: ReweightRequest) -> dict[str, Any]:
+    def reweight_(wish: ReweightRequest) -> JobSummary:
         """Block weights made permanent in a copy."""
         return start("reweight", wish, bench.reweight)

@@ -9,12 +9,21 @@ from pydantic import Field
 from starlette.responses import Response
 
 from ..errors import LoraError
-from ..jobs import MODEL_LANE, Job
+from ..jobs import MODEL_LANE, Job, JobSummary
 from ..train.config.recipe_metadata import settings_from_lora_file
 from . import dataset_browser
 from .app_state import AppState
 from .routing import RequestBody
 from .sheets import SheetService
+from .training_answers import (
+    FileSettings,
+    RunOfFile,
+    SavedCaption,
+    TrainForm,
+    TrainHistory,
+    TrainingCurve,
+    TrainResult,
+)
 from .training_runs import form_fields
 
 
@@ -62,39 +71,38 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     runs = sheets.runs
 
     @api.get("/train/form")
-    def form() -> dict[str, Any]:
+    def form() -> TrainForm:
         """Every knob of training, with help, limits and defaults."""
-        return {
-            "fields": form_fields(),
-            "datasets": dataset_browser.dataset_names(app_state),
-            "loaded": app_state.backend.has_prompt_fields,
-            "captioners": list(app_state.backend.image_captioners()),
-        }
+        return TrainForm(
+            fields=form_fields(),
+            datasets=dataset_browser.dataset_names(app_state),
+            loaded=app_state.backend.has_prompt_fields,
+            captioners=list(app_state.backend.image_captioners()),
+        )
 
     @api.get("/train/begin")
-    def begin(name: str = Query(..., max_length=400)) -> dict[str, Any]:
+    def begin(name: str = Query(..., max_length=400)) -> FileSettings:
         """The settings a LoRA file was trained with, as its metadata tells them, and what of them is not known here."""
-        settings, told = settings_from_lora_file(app_state.entry(name).path)
-        return {"settings": settings, "told": told}
+        return FileSettings(*settings_from_lora_file(app_state.entry(name).path))
 
     @api.post("/train/preflight", status_code=202)
-    def preflight(wish: TrainRequest) -> dict[str, Any]:
+    def preflight(wish: TrainRequest) -> JobSummary:
         """Looks over pictures and model before a run. Answers with a job."""
         runs.recipe_from_form(wish.settings)
         work = app_state.jobs.start(
             "preflight", "preflight", lambda job: runs.run_preflight(wish.settings, job), lane=MODEL_LANE
         )
-        return work.as_json(brief=True)
+        return work.summary()
 
     @api.post("/train", status_code=202)
-    def train(wish: TrainRequest) -> dict[str, Any]:
+    def train(wish: TrainRequest) -> JobSummary:
         """Queues a run. Answers with a job; cancelling it saves first."""
         runs.recipe_from_form(wish.settings)
         title = str(wish.settings.get("output_name") or "last")
-        return app_state.jobs.start("train", title, lambda job: work(wish, job), lane=MODEL_LANE).as_json(brief=True)
+        return app_state.jobs.start("train", title, lambda job: work(wish, job), lane=MODEL_LANE).summary()
 
-    def work(wish: TrainRequest, job: Job) -> dict[str, Any]:
-        made = runs.train(wish.settings, wish.prompts, job)
+    def work(wish: TrainRequest, job: Job) -> TrainResult:
+        made: TrainResult = {**runs.train(wish.settings, wish.prompts, job)}
         if wish.compare and not made["stopped"]:
             try:
                 made["sheet"] = sheets.start_job(sheets.request_for_run(made["name"])).id
@@ -103,32 +111,32 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
         return made
 
     @api.post("/train/{name}/compare", status_code=202)
-    def compare(name: str) -> dict[str, Any]:
+    def compare(name: str) -> JobSummary:
         """A sheet of a run's epochs × weights on its sample prompts. Answers with a job."""
-        return sheets.start_job(sheets.request_for_run(name)).as_json(brief=True)
+        return sheets.start_job(sheets.request_for_run(name)).summary()
 
     @api.get("/train/history")
-    def history() -> dict[str, Any]:
+    def history() -> TrainHistory:
         """Runs of before, newest first, with their settings and files."""
-        return {"runs": runs.history()}
+        return TrainHistory(runs.history())
 
     @api.get("/train/curve")
-    def curve(name: str = Query(..., max_length=200)) -> dict[str, Any]:
+    def curve(name: str = Query(..., max_length=200)) -> TrainingCurve:
         """A run's losses and learning rates: rows of step, loss, smoothed, of the U-Net, of the text encoder."""
         return runs.loss_curve(name)
 
     @api.get("/train/run")
-    def made(name: str = Query(..., max_length=800)) -> dict[str, Any]:
+    def made(name: str = Query(..., max_length=800)) -> RunOfFile:
         """The run that made a file: its name (none where it was not trained here) and its curve."""
         run = runs.find_run_of_file(name)
-        return {"run": run, **(runs.loss_curve(run) if run else {"rows": []})}
+        return RunOfFile(runs.loss_curve(run).rows if run else [], run)
 
     @api.get("/dataset")
     def dataset(
         name: str = Query(..., max_length=400),
         resolution: str = Query("512", max_length=20),
         buckets: bool = Query(True),
-    ) -> dict[str, Any]:
+    ) -> dataset_browser.DatasetAnswer:
         """The pictures of a dataset with captions and buckets; those without a caption first."""
         return dataset_browser.browse_dataset(app_state, name, resolution, buckets)
 
@@ -138,13 +146,13 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
         return Response(dataset_browser.dataset_thumbnail(app_state, dataset, picture), media_type="image/jpeg")
 
     @api.put("/dataset/caption")
-    def caption(wish: CaptionRequest) -> dict[str, str]:
+    def caption(wish: CaptionRequest) -> SavedCaption:
         """Writes a picture's caption."""
         dataset_browser.save_dataset_caption(app_state, wish.dataset, wish.picture, wish.caption)
-        return {"caption": wish.caption.strip()}
+        return SavedCaption(wish.caption.strip())
 
     @api.post("/dataset/describe", status_code=202)
-    def describe(wish: DescribeRequest) -> dict[str, Any]:
+    def describe(wish: DescribeRequest) -> JobSummary:
         """Describes the pictures of a dataset. Answers with a job; what is written stays when it is cancelled."""
         dataset_browser.image_captioner(app_state, wish.captioner)
         title = dataset_browser.dataset_folder(app_state, wish.dataset).name
@@ -155,10 +163,10 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
                 app_state, wish.dataset, wish.captioner, job, overwrite=wish.overwrite
             ),
             lane=MODEL_LANE,
-        ).as_json(brief=True)
+        ).summary()
 
     @api.post("/dataset/replace")
-    def replace(wish: ReplaceRequest) -> dict[str, Any]:
+    def replace(wish: ReplaceRequest) -> dataset_browser.ReplacedCaptions:
         """Finds and replaces in all captions, or counts what that would change."""
         return dataset_browser.replace_in_captions(
             app_state, wish.dataset, wish.find, wish.put, whole_tags=wish.whole_tags, dry=wish.dry

@@ -7,7 +7,6 @@ import math
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ..compare.training_run_files import is_same_run
 from ..errors import FileError
@@ -15,6 +14,7 @@ from ..file.saving import replacing_file
 from ..jobs import Job, JobCancelledError
 from ..train.run.training_log import TrainingProgress
 from .app_state import AppState
+from .training_answers import CurveRow, TrainProgress
 
 _POINTS = 600
 
@@ -59,18 +59,18 @@ class TrainingRunProgress:
         self.library_name = _free_name(app_state.folders.save, name)
         self.copies: list[Path] = []
         self._seen: set[str] = set()
-        self._rows: list[list[Any]] = []
+        self._rows: list[CurveRow] = []
 
     def update(self, now: TrainingProgress) -> None:
         """At each step whose numbers have arrived, and after each file and sample."""
         if now.step and (not self._rows or self._rows[-1][0] < now.step):
-            rates = [finite_or_none(float(now.rates.get(part, math.nan))) for part in ("unet", "text_encoder")]
-            self._rows.append([now.step, finite_or_none(now.loss), finite_or_none(now.smoothed), *rates])
+            unet, text = (finite_or_none(float(now.rates.get(part, math.nan))) for part in ("unet", "text_encoder"))
+            self._rows.append((now.step, finite_or_none(now.loss), finite_or_none(now.smoothed), unet, text))
             self.job.seconds_left = finite_or_none(now.seconds_left)
         if now.file is not None and now.file.name not in self._seen:
             self._seen.add(now.file.name)
             self._copy(now.file)
-        self.job.live = {
+        live: TrainProgress = {
             "run": self.folder.name,
             "rows": thin_rows(self._rows),
             "progress": {"epoch": now.epoch, "epochs": now.epochs, "left": finite_or_none(now.seconds_left)},
@@ -78,6 +78,7 @@ class TrainingRunProgress:
             "files": [path.stem for path in self.copies],
             "memory": used_memory_bytes(),
         }
+        self.job.live = live
 
     def copy_remaining_files(self) -> None:
         """Files that were made at the very end."""
@@ -126,7 +127,7 @@ def _free_name(folder: Path, name: str) -> str:
     return next(free for free in names if not any(is_same_run(stem, free) for stem in taken))
 
 
-def thin_rows(rows: list[list[Any]]) -> list[list[Any]]:
+def thin_rows(rows: list[CurveRow]) -> list[CurveRow]:
     """At most about `_POINTS` rows, the last one always."""
     step = -(-len(rows) // _POINTS) or 1
     return rows if step == 1 else [*rows[:-1:step], rows[-1]]

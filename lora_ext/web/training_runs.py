@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..errors import FileError, TrainError
 from ..file.folder_listing import load_metadata_quickly
@@ -19,9 +19,21 @@ from ..progress import track_with_callback
 from ..train.config.recipe import Recipe, recipe_options
 from ..train.config.recipe_io import recipe_from_settings, recipe_option_type
 from ..train.data.dataset import Dataset
-from ..train.run.preflight import run_preflight
+from ..train.run.preflight import PreflightReport, run_preflight
 from ..train.run.training_run import TrainingResult, TrainingRun
 from .app_state import AppState
+from .training_answers import (
+    CurveRow,
+    ExpectedCost,
+    FinishedRun,
+    FormField,
+    PreflightDetails,
+    PreflightResult,
+    RunOutcome,
+    RunRecord,
+    RunStart,
+    TrainingCurve,
+)
 from .training_progress import JobHostInterface, TrainingRunProgress, finite_or_none, thin_rows
 from .user_paths import check_user_path, find_user_path
 
@@ -32,8 +44,8 @@ TAB_OWNED_SETTINGS = frozenset(
 _RECORD, _PROMPTS = "run.json", "prompts.txt"
 
 
-def form_fields() -> list[dict[str, Any]]:
-    """The form: {name, help, group, kind, choices, low, high, basic, default, optional} of every knob, in order."""
+def form_fields() -> list[FormField]:
+    """Every training option of the form, in its order."""
     rows = []
     for name, (field, knob) in recipe_options().items():
         if name in TAB_OWNED_SETTINGS:
@@ -41,19 +53,19 @@ def form_fields() -> list[dict[str, Any]]:
         kind, optional = recipe_option_type(name)
         default = field.default
         rows.append(
-            {
-                "name": name,
-                "help": knob.help,
-                "group": knob.group,
-                "type": kind,
-                "kind": knob.kind,
-                "choices": list(knob.choices),
-                "low": knob.low,
-                "high": knob.high,
-                "basic": knob.basic,
-                "default": list(default) if isinstance(default, tuple) else default,
-                "optional": optional,
-            }
+            FormField(
+                name=name,
+                help=knob.help,
+                group=knob.group,
+                type=kind,
+                kind=knob.kind,
+                choices=list(knob.choices),
+                low=knob.low,
+                high=knob.high,
+                basic=knob.basic,
+                default=list(default) if isinstance(default, tuple) else default,
+                optional=optional,
+            )
         )
     return rows
 
@@ -92,25 +104,30 @@ class TrainingRuns:
 
     # --- before a run
 
-    def run_preflight(self, settings: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    def run_preflight(self, settings: Mapping[str, Any], job: Job) -> PreflightResult:
         """The preflight report: pictures, buckets, steps, time and memory."""
         recipe = self.recipe_from_form(settings)
         data = Dataset.from_recipe(recipe, notify=job.notify, track=track_with_callback(job.progress))
         with self.studio.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as trainee:
             found = run_preflight(data, trainee)
-        return {"report": _plain(found.as_dict()), "text": found.text()}
+        return PreflightResult(_preflight_details(found), found.text())
 
     # --- a run
 
-    def train(self, settings: Mapping[str, Any], prompts: str, job: Job) -> dict[str, Any]:
+    def train(self, settings: Mapping[str, Any], prompts: str, job: Job) -> FinishedRun:
         """Trains; what came of it, with names instead of paths. Copies of the files go into the LoRA folder."""
         folder = self._new_folder(str(settings.get("output_name") or "last"))
         recipe = self.recipe_from_form(settings, folder)
         if prompts.strip():
             (folder / _PROMPTS).write_text(prompts, encoding="utf-8", errors="replace")
             recipe = replace(recipe, sample_prompts=str(folder / _PROMPTS))
-        record: dict[str, Any] = {"name": folder.name, "job": job.id, "settings": dict(settings), "prompts": prompts}
-        record["begun"] = time.time()
+        record: RunStart = {
+            "name": folder.name,
+            "job": job.id,
+            "settings": dict(settings),
+            "prompts": prompts,
+            "begun": time.time(),
+        }
         self._save_record(folder, record)
         live = TrainingRunProgress(self.studio, job, folder, recipe.output_name)
         try:
@@ -128,11 +145,11 @@ class TrainingRuns:
             self._save_record(folder, {**record, "ended": time.time(), "error": said})
             raise
         self.studio.refresh_library()
-        made = {**record, **self._result_fields(outcome, folder, live), "ended": time.time()}
+        made: FinishedRun = {**record, **self._result_fields(outcome, folder, live), "ended": time.time()}
         self._save_record(folder, made)
         return made
 
-    def _result_fields(self, outcome: TrainingResult, folder: Path, live: TrainingRunProgress) -> dict[str, Any]:
+    def _result_fields(self, outcome: TrainingResult, folder: Path, live: TrainingRunProgress) -> RunOutcome:
         state = outcome.state or (_newest_state(folder) if outcome.stopped else None)
         return {
             "steps": outcome.steps,
@@ -161,12 +178,10 @@ class TrainingRuns:
             text = json.dumps(_plain(record), ensure_ascii=False, indent=1)
             part.write_text(text, encoding="utf-8", errors="replace")
 
-    def load_record(self, name: str) -> dict[str, Any]:
+    def load_record(self, name: str) -> RunRecord:
         """What is written down of a run: settings, prompts, files. Raises LoraError."""
         try:
-            found: dict[str, Any] = json.loads(
-                (find_user_path([self.folder], name) / _RECORD).read_text(encoding="utf-8")
-            )
+            found: RunRecord = json.loads((find_user_path([self.folder], name) / _RECORD).read_text(encoding="utf-8"))
             return found
         except (OSError, ValueError):
             raise TrainError(f"{name!r} is no run") from None
@@ -185,16 +200,16 @@ class TrainingRuns:
 
     # --- runs of before
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[RunRecord]:
         """Every run's record, newest first."""
-        found = []
+        found: list[RunRecord] = []
         for path in self.folder.glob(f"*/{_RECORD}"):
             with suppress(OSError, ValueError):
                 record = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(record, dict) and record.get("name") == path.parent.name:
                     state = _newest_state(path.parent)
                     record["state"] = state.relative_to(self.folder).as_posix() if state else None
-                    found.append(record)
+                    found.append(cast("RunRecord", record))
         return sorted(found, key=lambda record: -float(record.get("begun") or 0))
 
     def find_run_of_file(self, name: str) -> str | None:
@@ -207,18 +222,30 @@ class TrainingRuns:
                         return str(record["name"])
         return None
 
-    def loss_curve(self, name: str) -> dict[str, Any]:
-        """{rows: [[step, loss, smoothed, lr_unet, lr_text]]} from a run's table, thinned out. Raises FileError."""
+    def loss_curve(self, name: str) -> TrainingCurve:
+        """Losses and learning rates from a run's table, thinned out. Raises FileError."""
         folder = find_user_path([self.folder], name)
         table = next((p for p in sorted(folder.glob("*.csv"))), None)
-        rows = []
+        rows: list[CurveRow] = []
         if table is not None:
             with table.open(encoding="utf-8", newline="") as lines:
                 for row in csv.DictReader(lines):
                     with suppress(KeyError, ValueError, TypeError):
-                        numbers = [float(row[key]) for key in ("loss", "smoothed", "lr_unet", "lr_text")]
-                        rows.append([int(row["step"]), *map(finite_or_none, numbers)])
-        return {"rows": thin_rows(rows)}
+                        loss, smoothed, unet, text = (
+                            finite_or_none(float(row[key])) for key in ("loss", "smoothed", "lr_unet", "lr_text")
+                        )
+                        rows.append((int(row["step"]), loss, smoothed, unet, text))
+        return TrainingCurve(thin_rows(rows))
+
+
+def _preflight_details(report: PreflightReport) -> PreflightDetails:
+    cost = report.expected
+    expected = None
+    if cost is not None:
+        numbers = {name: getattr(cost, name) for name in ("weights", "training", "activations", "seconds", "have")}
+        numbers |= {"bytes": cost.bytes, "total_seconds": report.seconds}
+        expected = ExpectedCost(spare=cost.spare, **{name: finite_or_none(value) for name, value in numbers.items()})
+    return PreflightDetails(**{**vars(report), "expected": expected})
 
 
 def _newest_state(folder: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Query
@@ -15,6 +16,7 @@ from ..file.displayed_names import displayed_name
 from ..lora_tags import LORA_TAG_PATTERN, LoraTag, parse_lora_tags, parse_tag_items
 from ..no_effect_reasons import no_effect_reason
 from .app_state import AppState
+from .preset_store import PresetRow
 from .routing import RequestBody
 
 
@@ -55,6 +57,67 @@ class RenamePresetRequest(RequestBody):
 
     name: str
     to: str
+
+
+@dataclass(frozen=True)
+class TagAnswer:
+    """A tag.
+
+    Attributes:
+        tag: The `<lora:…>` tag.
+        prompt: The prompt with the tag in it.
+        notes: What the tag will not do, a sentence each.
+    """
+
+    tag: str
+    prompt: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class TagSteps:
+    """From which step until before which step a tag acts, as text: JSON in a browser does not tell the share 1.0 from
+    step 1. "" where the tag does not say."""
+
+    start: str
+    stop: str
+
+
+@dataclass(frozen=True)
+class TagFields(LoraTag):
+    """The fields of a tag."""
+
+    steps: TagSteps = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class PresetsAnswer:
+    """All block-weight presets.
+
+    Attributes:
+        notes: What is wrong with the files of presets, a sentence each.
+    """
+
+    presets: list[PresetRow]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class ImportedPresets(PresetsAnswer):
+    """All block-weight presets after an import.
+
+    Attributes:
+        taken: The names of those that were imported.
+    """
+
+    taken: list[str]
+
+
+@dataclass(frozen=True)
+class PresetsText:
+    """The user's own presets as a file's text."""
+
+    text: str
 
 
 def tag_from_request(options: TagRequest) -> LoraTag:
@@ -115,52 +178,53 @@ def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
 
     @api.post("/tag")
-    def tag(wish: TagRequest) -> dict[str, Any]:
+    def tag(wish: TagRequest) -> TagAnswer:
         """The `<lora:…>` tag, the given prompt with it, and what of it will not act."""
         made = tag_from_request(wish)
-        return {"tag": made.format_tag(), "prompt": insert_tag(wish.prompt, made), "notes": tag_notes(app_state, made)}
+        return TagAnswer(made.format_tag(), insert_tag(wish.prompt, made), tag_notes(app_state, made))
 
     @api.post("/tag/read")
-    def read(given: TextRequest) -> dict[str, Any]:
+    def read(given: TextRequest) -> TagFields:
         """The first tag of a text as its fields, with the block weights worked out where they are plain."""
         _, requests, errors = parse_lora_tags(given.text[:20000])
         if errors and not requests:
             raise errors[0]
         if not requests:
             raise PromptError("there is no <lora:…> tag in it")
-        found = {name: getattr(requests[0], name) for name in LoraTag.__dataclass_fields__}
-        steps = {name: "" if found[name] is None else repr(found[name]) for name in ("start", "stop")}
-        return {**found, "steps": steps}  # as text: JSON in a browser does not tell the share 1.0 from step 1
+        found = requests[0]
+        start, stop = ("" if step is None else repr(step) for step in (found.start, found.stop))
+        return TagFields(**vars(found), steps=TagSteps(start, stop))
 
     @api.get("/presets")
-    def presets() -> dict[str, Any]:
+    def presets() -> PresetsAnswer:
         """All block-weight presets; `own` ones can be changed. notes: what is odd about the files they are in."""
-        return {"presets": app_state.presets.rows(), "notes": list(app_state.backend.presets().notes)}
+        return PresetsAnswer(app_state.presets.rows(), list(app_state.backend.presets().notes))
 
     @api.put("/presets")
-    def save(preset: PresetRequest) -> dict[str, Any]:
+    def save(preset: PresetRequest) -> PresetsAnswer:
         """Adds or replaces one of the user's own."""
         app_state.presets.save({preset.name.strip(): preset.values.strip()})
         return presets()
 
     @api.delete("/presets")
-    def remove(name: str = Query(..., max_length=200)) -> dict[str, Any]:
+    def remove(name: str = Query(..., max_length=200)) -> PresetsAnswer:
         """Deletes one of the user's own."""
         app_state.presets.remove(name)
         return presets()
 
     @api.post("/presets/rename")
-    def rename(wish: RenamePresetRequest) -> dict[str, Any]:
+    def rename(wish: RenamePresetRequest) -> PresetsAnswer:
         """Renames one of the user's own."""
         app_state.presets.rename(wish.name, wish.to.strip())
         return presets()
 
     @api.get("/presets/export")
-    def export() -> dict[str, str]:
+    def export() -> PresetsText:
         """The user's own presets as a text file's lines, as the block-weight extension reads them."""
-        return {"text": app_state.presets.export_text()}
+        return PresetsText(app_state.presets.export_text())
 
     @api.post("/presets/import")
-    def take(given: TextRequest) -> dict[str, Any]:
+    def take(given: TextRequest) -> ImportedPresets:
         """Adds presets from lines `NAME:v,v,…`."""
-        return {"taken": app_state.presets.import_text(given.text[:1_000_000]), **presets()}
+        taken = app_state.presets.import_text(given.text[:1_000_000])
+        return ImportedPresets(**vars(presets()), taken=taken)

@@ -11,7 +11,7 @@ import { button, grid, note, outsideLink, buttonRow, stack, textInput } from "..
 import { rangeField } from "../controls/range_field.mjs";
 import { blockRanges, strongestBlocks } from "../weights/block_labels.mjs";
 
-/** @typedef {import("../api_types").BlockAnalysis} BlockAnalysis */
+/** @typedef {import("../api_types").BlockAnalysisAnswer} BlockAnalysis */
 
 /**
  * The ways to measure: name, title, tooltip.

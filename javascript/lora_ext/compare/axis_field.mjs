@@ -3,7 +3,7 @@ import { h } from "../core/elements.mjs";
 import { t } from "../core/strings.mjs";
 import { field, select, textInput } from "../controls/basic.mjs";
 
-/** @typedef {import("../api_types").AxisKind} AxisKind */
+/** @typedef {import("../api_types").AxisExample} AxisKind */
 
 /**
  * An axis as text → its kind and its values: "weight:0.2,0.5" → ["weight", "0.2,0.5"].

@@ -15,7 +15,7 @@ import {
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { axisField } from "./axis_field.mjs";
 
-/** @typedef {import("../api_types").AxisKind} AxisKind */
+/** @typedef {import("../api_types").AxisExample} AxisKind */
 /** @typedef {Record<string, any>} Stored */
 
 const USUAL_AXES = { x: "weight:0.2-1.0(+0.2)", y: "seed:1,2", z: "" };

@@ -6,7 +6,7 @@ import { showingErrors } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, note } from "../controls/basic.mjs";
 
-/** @typedef {import("../api_types").Sheet} Sheet */
+/** @typedef {import("../api_types").SheetDetails} Sheet */
 /** @typedef {{ folder: string, cells: number, time: number, complete: boolean }} PastSheet */
 
 const MOST = 20;

@@ -7,7 +7,7 @@ import { note, outsideLink, buttonRow, segments, stack } from "../controls/basic
 import { rangeField } from "../controls/range_field.mjs";
 import { cellDetails, sameText, scoreBar } from "./cell_details.mjs";
 
-/** @typedef {import("../api_types").Sheet} Sheet */
+/** @typedef {import("../api_types").SheetDetails} Sheet */
 /** @typedef {import("../api_types").SheetCell} SheetCell */
 
 /** How large the pictures are shown; remembered. @param {HTMLElement} table */

@@ -6,6 +6,12 @@ import { t } from "./strings.mjs";
 const API = new URL("../..", import.meta.url).pathname;
 
 /** @typedef {Record<string, string | number | boolean | null | undefined>} Query "" and null are left out */
+/** @typedef {import("../api_types").Answers} Answers */
+/**
+ * What a route answers; `any` where the path has a name in it.
+ * @template {string} Route method and path
+ * @typedef {Route extends keyof Answers ? Answers[Route] : any} Answer
+ */
 
 /**
  * The address of a route, for `fetch`, pictures and links.
@@ -20,15 +26,17 @@ export function apiUrl(path, query = {}) {
 
 /**
  * Calls the API. The error that it throws has the server's own words.
- * @param {string} path
- * @param {{ method?: string, body?: unknown, query?: Query, signal?: AbortSignal }} [options]
- * @returns {Promise<any>}
+ * @template {string} Path
+ * @template {string} [Method="GET"]
+ * @param {Path} path
+ * @param {{ method?: Method, body?: unknown, query?: Query, signal?: AbortSignal }} [options]
+ * @returns {Promise<Answer<`${Method} ${Path}`>>}
  */
-export async function api(path, { method = "GET", body, query, signal } = {}) {
+export async function api(path, { method, body, query, signal } = {}) {
     let response;
     try {
         response = await fetch(apiUrl(path, query), {
-            method,
+            method: method || "GET",
             signal: signal || null,
             credentials: "same-origin",
             headers: {
@@ -47,8 +55,10 @@ export async function api(path, { method = "GET", body, query, signal } = {}) {
 }
 
 /**
- * @param {string} path
+ * @template {string} Path
+ * @param {Path} path
  * @param {unknown} [body]
+ * @returns {Promise<Answer<`POST ${Path}`>>}
  */
 export const post = (path, body) => api(path, { method: "POST", body });
 

@@ -1,7 +1,7 @@
 // What every part of the page reads: the tab's element, and what the program offers. Set before any panel is built.
 
 /** @typedef {import("../api_types").Choices} Choices */
-/** @typedef {import("../api_types").Layouts} Layouts */
+/** @typedef {import("../api_types").LayoutsAnswer} Layouts */
 
 /** @type {{ root: HTMLElement, choices: Choices, layouts: Layouts }} */
 export const page = {

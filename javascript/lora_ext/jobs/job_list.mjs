@@ -10,14 +10,14 @@ import { openJob } from "./job_openers.mjs";
 import { barWidth, hasEnded, percentDone, stateName, timeLeft } from "./job_state.mjs";
 import { jobPath } from "./job_view.mjs";
 
-/** @typedef {import("../api_types").Job} Job */
+/** @typedef {import("../api_types").JobSummary} JobSummary */
 /** @typedef {import("../api_types").JobList} JobAnswer */
 
 const MOST_ENDED = 40;
 
 /**
  * The buttons of a job: a waiting one can be moved in the queue, one that has ended taken off the list.
- * @param {Job} job
+ * @param {JobSummary} job
  * @param {() => void} refresh
  */
 function jobButtons(job, refresh) {
@@ -49,7 +49,7 @@ function jobButtons(job, refresh) {
 
 /**
  * One job: its name opens its panel.
- * @param {Job} job
+ * @param {JobSummary} job
  * @param {() => void} refresh
  */
 function jobLine(job, refresh) {
@@ -71,7 +71,7 @@ function jobLine(job, refresh) {
     );
     return Object.assign(element, {
         /** Shows how far it is. queue: the waiting jobs of its lane, next one first. */
-        show(/** @type {Job} */ now, /** @type {Job[]} */ queue) {
+        show(/** @type {JobSummary} */ now, /** @type {JobSummary[]} */ queue) {
             const at = queue.findIndex((one) => one.id === now.id);
             const place = at >= 0 && queue.length > 1 ? `${at + 1} / ${queue.length}` : "";
             words.textContent = [t(now.kind), stateName(now), place, timeLeft(now)].filter(Boolean).join(" · ");
@@ -106,8 +106,8 @@ class JobList {
     }
 
     /**
-     * @param {Job[]} jobs in the order in which they are listed
-     * @param {Job[]} waiting
+     * @param {JobSummary[]} jobs in the order in which they are listed
+     * @param {JobSummary[]} waiting
      */
     showLines(jobs, waiting) {
         updateRows(
@@ -165,7 +165,7 @@ const ownerNote = (owner) =>
         owner,
     );
 
-/** @param {Job | undefined} first the running job @param {number} more how many others run or wait */
+/** @param {JobSummary | undefined} first the running job @param {number} more how many others run or wait */
 function faceOf(first, more) {
     const text = first ? `${first.title} · ${Math.round(percentDone(first))} %` : t("Jobs");
     return [first ? h("span", { class: "lx-dot" }) : null, text, more > 0 ? ` +${more}` : ""];

@@ -2,12 +2,13 @@
 import { formatDuration } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
 
-/** @typedef {import("../api_types").Job} Job */
+/** @typedef {import("../api_types").JobSummary} JobSummary */
+/** @typedef {import("../api_types").JobAnswer} JobAnswer */
 
 /** @param {{ state?: string | undefined }} job */
 export const hasEnded = ({ state }) => ["done", "failed", "cancelled"].includes(state || "");
 
-/** @param {Job} job */
+/** @param {JobSummary} job */
 export const stateName = ({ state }) =>
     ({ waiting: t("waiting"), running: t("running"), done: t("done"), failed: t("failed"), cancelled: t("cancelled") })[
         state
@@ -15,26 +16,26 @@ export const stateName = ({ state }) =>
 
 /**
  * How far it is, in percent.
- * @param {Job} job
+ * @param {JobSummary} job
  */
 export const percentDone = ({ done, total }) => (total ? (100 * done) / total : 0);
 
-/** @param {Job} job */
+/** @param {JobSummary} job */
 export const barWidth = (job) => `${job.state === "done" ? 100 : percentDone(job)}%`;
 
 /**
  * The time that it still takes or took, "" where that is not known.
- * @param {Job} job
+ * @param {JobSummary} job
  */
 export const timeLeft = ({ left }) => (left ? t("{0} left", formatDuration(left)) : "");
 
 /**
  * Steps, what it does, and times, in one line.
- * @param {Job} job
+ * @param {JobAnswer} job
  */
 export function progressText(job) {
     const steps = job.state === "running" && job.total ? `${job.done} / ${job.total}` : "";
-    const text = hasEnded(job) || job.live.progress ? "" : t(job.text);
-    const took = hasEnded(job) && job.started ? formatDuration(job.ended - job.started) : "";
+    const text = hasEnded(job) || "progress" in job.live ? "" : t(job.text);
+    const took = job.ended && job.started ? formatDuration(job.ended - job.started) : "";
     return [steps, text, timeLeft(job), took].filter(Boolean).join(" · ");
 }

@@ -7,7 +7,8 @@ import { t } from "../core/strings.mjs";
 import { button, note, buttonRow, summary } from "../controls/basic.mjs";
 import { barWidth, hasEnded, percentDone, progressText, stateName } from "./job_state.mjs";
 
-/** @typedef {import("../api_types").Job} Job */
+/** @typedef {import("../api_types").JobSummary} JobSummary */
+/** @typedef {import("../api_types").JobAnswer} JobAnswer */
 /** @typedef {import("../core/elements.mjs").Child} Child */
 /** @typedef {readonly [string, string, import("../core/api.mjs").Query]} StopButton text, tooltip, query of the call */
 /**
@@ -15,8 +16,8 @@ import { barWidth, hasEnded, percentDone, progressText, stateName } from "./job_
  * @property {string[]} [kinds] of jobs that it shows again after the page was loaded again
  * @property {string | null} [empty] what it says before the first job
  * @property {readonly StopButton[]} [stops] the buttons that end a job; without it, one
- * @property {(place: HTMLElement, job: Job) => void} [live] shows what a running job has so far
- * @property {(result: any, job: Job) => Child} [result] the elements for a job's result
+ * @property {(place: HTMLElement, job: JobAnswer) => void} [live] shows what a running job has so far
+ * @property {(result: any, job: JobAnswer) => Child} [result] the elements for a job's result
  */
 
 /** @param {string} id */
@@ -25,9 +26,9 @@ export const jobPath = (id) => `/jobs/${encodeURIComponent(id)}`;
 /**
  * Follows a job.
  * @param {string} id
- * @param {(job: Job) => void} show called at each report
+ * @param {(job: JobAnswer) => void} show called at each report
  * @param {() => boolean} alive asked after each report; without it nothing more is asked
- * @returns {Promise<Job>} the last report
+ * @returns {Promise<JobAnswer>} the last report
  */
 async function followJob(id, show, alive) {
     for (;;) {
@@ -58,7 +59,7 @@ function stateParts(stops, currentId) {
     const log = h("pre", { class: "lx-log" });
     const logs = h("details", {}, summary(t("Log")), log);
     const head = buttonRow(words, buttons);
-    /** @param {Job} job */
+    /** @param {JobAnswer} job */
     const show = (job) => {
         fill.style.width = barWidth(job);
         bar.setAttribute("aria-valuenow", String(Math.round(percentDone(job))));
@@ -79,7 +80,7 @@ function stateParts(stops, currentId) {
 export class JobView {
     current = "";
     title = "";
-    /** @type {Promise<Job> | null} the job that is followed */
+    /** @type {Promise<JobAnswer> | null} the job that is followed */
     following = null;
     /** @type {Map<string, string>} other jobs that were started here: id → title */
     others = new Map();
@@ -110,7 +111,7 @@ export class JobView {
         setChildren(this.also, lines);
     }
 
-    /** @param {Job} job */
+    /** @param {JobAnswer} job */
     show(job) {
         this.title = job.title;
         this.element.dataset.state = job.state;
@@ -128,7 +129,7 @@ export class JobView {
         const isShown = () => this.current === id && this.element.isConnected;
         const job = await followJob(id, (now) => this.show(now), isShown);
         if (this.current !== id || !hasEnded(job)) return job;
-        if (job.state === "failed") setChildren(this.out, note(job.error, "bad"));
+        if (job.state === "failed") setChildren(this.out, note(job.error || "", "bad"));
         if (job.state === "done" || job.result) setChildren(this.out, this.result(job.result, job));
         emit("jobs");
         return job;
@@ -157,7 +158,7 @@ export class JobView {
      * Starts a job by a call of the API, and shows it; null where it was refused.
      * @param {string} path
      * @param {unknown} [body]
-     * @returns {Promise<Job | null>}
+     * @returns {Promise<JobSummary | null>}
      */
     async run(path, body) {
         const wasBusy = this.isBusy();
@@ -182,7 +183,7 @@ export class JobView {
 
     /** After the page was loaded again: shows the job of its kinds that runs, or will next. */
     resume = showingErrors(async () => {
-        const jobs = /** @type {Job[]} */ ((await api("/jobs")).jobs);
+        const { jobs } = await api("/jobs");
         const mine = jobs.filter((job) => this.kinds.includes(job.kind) && !hasEnded(job));
         const found = mine.find((job) => job.state === "running") || mine[0];
         if (found && !this.current) this.attach(found.id);

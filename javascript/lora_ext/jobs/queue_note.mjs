@@ -5,7 +5,7 @@ import { page } from "../core/page.mjs";
 import { t } from "../core/strings.mjs";
 import { percentDone } from "./job_state.mjs";
 
-/** @typedef {import("../api_types").Job} Job */
+/** @typedef {import("../api_types").JobSummary} JobSummary */
 
 const STYLE = {
     margin: "0 0 8px",
@@ -20,7 +20,7 @@ const notes = ["txt2img", "img2img"].map((name) => ({
     element: /** @type {HTMLElement | null} */ (null),
 }));
 
-/** @param {Job} job */
+/** @param {JobSummary} job */
 const text = (job) =>
     t(
         "LoRA ext is using the model ({0}: {1}, {2} %); pictures wait in the queue until it is done. " +
@@ -30,7 +30,7 @@ const text = (job) =>
         Math.round(percentDone(job)),
     );
 
-on("busy", (/** @type {Job | null} */ job) => {
+on("busy", (/** @type {JobSummary | null} */ job) => {
     if (!page.choices || !page.choices.prompts) return;
     for (const note of notes) {
         const element = (note.element ||= h("p", { id: note.id, role: "status", style: STYLE }));

@@ -13,7 +13,7 @@ import { datasetTable, namedEntries, tagFrequency } from "./file_metadata.mjs";
 import { filePicture } from "./file_picture.mjs";
 import { familyName } from "./lora_row.mjs";
 
-/** @typedef {import("../api_types").LoraFile} LoraFile */
+/** @typedef {import("../api_types").LoraFileDetails} LoraFile */
 /**
  * @typedef {object} Changes what the list of files does after a change
  * @property {(name: string) => Promise<void>} renamed

@@ -6,7 +6,7 @@ import { t } from "../core/strings.mjs";
 import { button, card, field, note, summary, textInput } from "../controls/basic.mjs";
 import { EDITABLE } from "./file_metadata.mjs";
 
-/** @typedef {import("../api_types").LoraFile} LoraFile */
+/** @typedef {import("../api_types").LoraFileDetails} LoraFile */
 
 /**
  * What was written and removed, as far as it changes the metadata.

@@ -6,7 +6,7 @@ import { t } from "../core/strings.mjs";
 import { button, note, buttonRow, stack } from "../controls/basic.mjs";
 import { thumbnail } from "./lora_row.mjs";
 
-/** @typedef {import("../api_types").LoraFile} LoraFile */
+/** @typedef {import("../api_types").LoraFileDetails} LoraFile */
 
 /** A file's content in base64. @param {File} file @returns {Promise<string>} */
 function base64(file) {

@@ -5,7 +5,7 @@ import { t } from "../core/strings.mjs";
 import { summary } from "../controls/basic.mjs";
 import { legend, lineChart } from "../controls/chart.mjs";
 
-/** @typedef {import("../api_types").CurveRow} CurveRow */
+/** @typedef {import("../api_types").TrainingCurve["rows"][number]} CurveRow */
 /** @typedef {import("../controls/chart.mjs").Point} Point */
 
 /**

@@ -12,8 +12,9 @@ import { button, card, note, stack, summary } from "../controls/basic.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 
-/** @typedef {import("../api_types").Job} Job */
-/** @typedef {import("../api_types").Sheet} Sheet */
+/** @typedef {import("../api_types").JobAnswer} JobAnswer */
+/** @typedef {import("../api_types").SheetLive} SheetLive */
+/** @typedef {import("../api_types").SheetDetails} Sheet */
 /** @typedef {import("../jobs/job_openers.mjs").JobName} JobName */
 /** @typedef {ReturnType<typeof sheetForm>} SheetForm */
 /** @typedef {Record<string, any>} Settings */
@@ -36,8 +37,9 @@ function runningSheet() {
         view = null;
         key = "";
     };
-    /** @param {HTMLElement} place @param {Job} job */
-    const show = (place, { live: { folder, done }, state }) => {
+    /** @param {HTMLElement} place @param {JobAnswer} job */
+    const show = (place, { live, state }) => {
+        const { folder, done } = /** @type {Partial<SheetLive>} */ (live);
         isFilling = state === "running";
         if (view && view.folder !== folder) clear();
         const mine = `${folder} ${done}`;

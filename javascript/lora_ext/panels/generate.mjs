@@ -24,7 +24,7 @@ import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { registerPrompt } from "../prompts/prompt_fields.mjs";
 
-/** @typedef {import("../api_types").Pictures} Pictures */
+/** @typedef {import("../api_types").GenerateResult} Pictures */
 /** @typedef {ReturnType<typeof numberField>} NumberField */
 
 /** @type {{ prompt: HTMLTextAreaElement, seed: NumberField, view: JobView }} */

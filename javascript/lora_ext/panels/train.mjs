@@ -20,7 +20,6 @@ import { finishedRun, pastRun, showProgress } from "../train/run_view.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 /** @typedef {import("../api_types").TrainForm} TrainForm */
-/** @typedef {import("../api_types").TrainRun} TrainRun */
 /** @typedef {import("../jobs/job_openers.mjs").JobName} JobName */
 /** @typedef {Record<string, any>} Settings */
 /** @typedef {ReturnType<typeof optionForm>} OptionForm */
@@ -142,7 +141,7 @@ function pages(known, form, start, describe) {
         open("form");
     };
     const showHistory = showingErrors(async () => {
-        const runs = /** @type {TrainRun[]} */ ((await api("/train/history")).runs);
+        const { runs } = await api("/train/history");
         setChildren(past, runs.length ? runs.map((run) => pastRun(run, load, start)) : note(t("No run yet.")));
     });
     const elements = { form: formPage(form), data, history: past };

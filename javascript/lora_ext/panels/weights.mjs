@@ -20,7 +20,7 @@ import { tagLine } from "../weights/tag_line.mjs";
 import { WeightsText } from "../weights/weights_text.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
-/** @typedef {import("../api_types").LoraFile} LoraFile */
+/** @typedef {import("../api_types").LoraFileDetails} LoraFile */
 /** @typedef {import("../weights/block_weights.mjs").BlockWeights} BlockWeights */
 /** @typedef {import("../weights/weights_text.mjs").Tag} Tag */
 

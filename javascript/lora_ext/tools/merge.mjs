@@ -9,7 +9,7 @@ import { rangeField } from "../controls/range_field.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { optionalRank, toolForm } from "./tool_form.mjs";
 
-/** @typedef {import("../api_types").Preset} Preset */
+/** @typedef {import("../api_types").PresetRow} Preset */
 
 /** How the files are added up, and at which rank. */
 function methodFields() {

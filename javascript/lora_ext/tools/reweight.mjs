@@ -8,7 +8,7 @@ import { strengthField } from "../controls/strength_field.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { toolForm } from "./tool_form.mjs";
 
-/** @typedef {import("../api_types").Preset} Preset */
+/** @typedef {import("../api_types").PresetRow} Preset */
 /** @typedef {{ name: string, lbw: string | null, te: number, unet: number }} TagWeights the Weights panel's */
 
 /** Block weights as text, or a preset chosen from a list. */

@@ -11,16 +11,14 @@ import { toolReport } from "./tool_report.mjs";
 
 /** @typedef {import("../core/elements.mjs").Child} Child */
 /** @typedef {import("../api_types").ToolResult} ToolResult */
+/** @typedef {import("../api_types").CheckpointResult} CheckpointResult */
 
-/** @param {ToolResult | null} result */
+/** @param {ToolResult | CheckpointResult | null} result */
 function toolResult(result) {
     if (!result) return null;
-    const { checkpoint, files, report } = result;
-    return stack(
-        note(t("Written: {0}", checkpoint || files.join(", ")), "good"),
-        files.length ? newFiles(files) : null,
-        toolReport(report),
-    );
+    const { files, report } = result;
+    const written = "checkpoint" in result ? result.checkpoint : files.join(", ");
+    return stack(note(t("Written: {0}", written), "good"), files.length ? newFiles(files) : null, toolReport(report));
 }
 
 /**

@@ -4,8 +4,8 @@ import { formatPercent } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
 import { facts, note, summary, table } from "../controls/basic.mjs";
 
-/** @typedef {import("../api_types").ToolReport} ToolReport */
-/** @typedef {import("../api_types").LayerChange} LayerChange */
+/** @typedef {import("../api_types").ReportData} ToolReport */
+/** @typedef {import("../api_types").ReportRow} LayerChange */
 
 /**
  * Neighbouring layers with the same change as one row.

@@ -19,7 +19,7 @@ import {
 
 /** @typedef {import("../api_types").DatasetPicture} DatasetPicture */
 /** @typedef {{ dataset: string, captioner: string, overwrite: boolean }} DescribeRequest */
-/** @typedef {{ written: number, had: number, skipped: string[] }} Described */
+/** @typedef {import("../api_types").DescribedPictures} DescribedPictures */
 /** @typedef {{ changed: number, examples: [string, string][], skipped: string[] }} Replaced */
 
 /**
@@ -97,7 +97,7 @@ export function describePictures(dataset, captioners, describe) {
     );
 }
 
-/** What a job that described pictures did. @param {Described} described */
+/** What a job that described pictures did. @param {DescribedPictures} described */
 export const captionReport = ({ written, had, skipped }) => [
     note(t("{0} captions written", written)),
     had ? note(t("{0} pictures have a caption already", had)) : null,

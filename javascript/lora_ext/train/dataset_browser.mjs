@@ -6,7 +6,7 @@ import { t } from "../core/strings.mjs";
 import { button, card, facts, field, note, select, summary } from "../controls/basic.mjs";
 import { captionedPicture, describePictures, findAndReplace } from "./caption_editor.mjs";
 
-/** @typedef {import("../api_types").Dataset} Dataset */
+/** @typedef {import("../api_types").DatasetAnswer} Dataset */
 /** @typedef {{ name: string, resolution: unknown, buckets: boolean }} View a folder, and how it is sorted into sizes */
 /** @typedef {(request: import("./caption_editor.mjs").DescribeRequest) => Promise<unknown>} Describe starts a job */
 

@@ -4,7 +4,7 @@ import { formatBytes, formatDuration } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
 import { facts, note, summary, table } from "../controls/basic.mjs";
 
-/** @typedef {import("../api_types").PreflightReport} PreflightReport */
+/** @typedef {import("../api_types").PreflightDetails} PreflightReport */
 
 /** @param {PreflightReport} report */
 function folderTable({ concepts }) {
@@ -35,7 +35,7 @@ export function preflightReport(result) {
             [t("steps"), report.steps],
             [t("epochs"), report.epochs],
             [t("steps per epoch"), report.steps_per_epoch],
-            [t("time, about"), expected ? formatDuration(expected.total_seconds) : ""],
+            [t("time, about"), expected ? formatDuration(expected.total_seconds || 0) : ""],
             [t("memory, about"), expected && expected.bytes ? formatBytes(expected.bytes) : ""],
         ]),
         report.notes.map((line) => note(line)),

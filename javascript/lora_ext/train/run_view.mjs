@@ -9,8 +9,9 @@ import { openJob } from "../jobs/job_openers.mjs";
 import { newFiles } from "../library/new_files.mjs";
 import { trainingCurves } from "../library/training_curves.mjs";
 
-/** @typedef {import("../api_types").Job} Job */
-/** @typedef {import("../api_types").TrainRun} TrainRun */
+/** @typedef {import("../api_types").JobAnswer} JobAnswer */
+/** @typedef {import("../api_types").RunRecord} RunRecord */
+/** @typedef {import("../api_types").TrainResult} TrainResult */
 /** @typedef {import("../api_types").TrainProgress} TrainProgress */
 
 const MOST_SAMPLES = 8;
@@ -36,7 +37,7 @@ const samplePictures = (names) =>
 /**
  * What a run at work has so far.
  * @param {HTMLElement} place
- * @param {Job} job
+ * @param {JobAnswer} job
  */
 export function showProgress(place, job) {
     const now = /** @type {TrainProgress} */ (job.live);
@@ -67,7 +68,7 @@ export function showProgress(place, job) {
 
 /**
  * A button for the sheet of a run's epochs × weights: the one that was started with it, or a new one.
- * @param {TrainRun} run
+ * @param {RunRecord & { sheet?: string }} run
  */
 function sheetButton(run) {
     if (!run.files || !run.files.length) return null;
@@ -84,7 +85,7 @@ function sheetButton(run) {
 /** @param {string} name of a run */
 const curvesOf = async (name) => trainingCurves((await api("/train/curve", { query: { name } })).rows);
 
-/** The result of a run. @param {TrainRun | null} run */
+/** The result of a run. @param {TrainResult | null} run */
 export function finishedRun(run) {
     if (!run) return null;
     const text = run.stopped
@@ -100,14 +101,14 @@ export function finishedRun(run) {
     return place;
 }
 
-/** @param {TrainRun} run */
+/** @param {RunRecord} run */
 function runState({ error, stopped, ended }) {
     if (error) return t("failed");
     if (stopped) return t("stopped");
     return ended ? t("done") : t("not finished");
 }
 
-/** @param {TrainRun} run */
+/** @param {RunRecord} run */
 const runSummary = (run) =>
     [
         run.begun ? formatDate(run.begun) : "",
@@ -120,7 +121,7 @@ const runSummary = (run) =>
 
 /**
  * A run of before. Its content is loaded when it is opened.
- * @param {TrainRun} run
+ * @param {RunRecord} run
  * @param {(settings: Record<string, any>, prompts: string) => void} load shows settings in the form
  * @param {() => void} start starts a run with the form's settings
  */

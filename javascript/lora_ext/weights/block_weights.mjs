@@ -1,7 +1,7 @@
 // Block weights as text, by the same rule as the server's `parse_block_weights`. Both are tested with
 // tests/data/block_weights.json.
 
-/** @typedef {import("../api_types").Preset} Preset */
+/** @typedef {import("../api_types").PresetRow} Preset */
 /** @typedef {number | string} Weight a number; R or U, which are drawn; X, X+n or X-n, taken from the tag's `x=` */
 /** @typedef {{ labels: string[], values: Weight[], preset: string }} BlockWeights preset: its name; "" for numbers */
 

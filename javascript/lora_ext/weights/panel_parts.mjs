@@ -6,7 +6,7 @@ import { t } from "../core/strings.mjs";
 import { facts, segments } from "../controls/basic.mjs";
 import { basicFacts, damageNote, oddityNotes } from "../library/file_details.mjs";
 
-/** @typedef {import("../api_types").LoraFile} LoraFile */
+/** @typedef {import("../api_types").LoraFileDetails} LoraFile */
 
 /** What is known of a file, with its trigger words. @param {LoraFile} file */
 export function aboutFile(file) {

@@ -5,8 +5,8 @@ import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, select, textInput } from "../controls/basic.mjs";
 
-/** @typedef {import("../api_types").Preset} Preset */
-/** @typedef {import("../api_types").Presets} Presets */
+/** @typedef {import("../api_types").PresetRow} Preset */
+/** @typedef {import("../api_types").PresetsAnswer} Presets */
 /**
  * @typedef {object} Weights what the list shows and saves
  * @property {() => string} text the weights as text; throws FieldError where they cannot be read

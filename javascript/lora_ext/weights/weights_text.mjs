@@ -8,7 +8,7 @@ import { t } from "../core/strings.mjs";
 import { button, buttonRow } from "../controls/basic.mjs";
 import { parseBlockWeights } from "./block_weights.mjs";
 
-/** @typedef {import("../api_types").Preset} Preset */
+/** @typedef {import("../api_types").PresetRow} Preset */
 /** @typedef {import("./block_weights.mjs").BlockWeights} BlockWeights */
 /** @typedef {{ start: string, stop: string }} Steps */
 /** @typedef {{ name: string, te: number, unet: number, lbw: string | null, steps: Steps }} Tag */

@@ -1,0 +1,339 @@
+"""Every route's answer: as it was recorded, and as `/lora-ext/v1/openapi.json` describes it.
+
+`python tests/test_web_answers.py` records the answers anew, for a change of them that is meant.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+import torch
+from api_types import TYPES_FILE, typescript_of_document
+from PIL import Image
+from safetensors.torch import save_file
+from test_web import UNET, Client, lora
+
+from lora_ext.embedded import CHECKPOINT
+from lora_ext.web.page_files import page_folder
+from lora_ext.web.routing import API_PREFIX
+
+if not Path(CHECKPOINT).is_file():
+    pytest.skip("no embedded model in this installation", allow_module_level=True)
+RECORDED = Path(__file__).parent / "data" / "web_answers.json"
+ONE_STEP = {"steps": 1, "cfg": 1.0, "sampler": "Euler", "seed": 5, "prompt": "a circle"}
+TIMES = {"time", "created", "started", "ended", "begun", "left", "thumb", "memory", "seconds", "have", "library"}
+"""Fields with times and sizes that differ from run to run."""
+SENTENCES = set("help text notes log warning reason error skipped infotext warnings told damaged measured".split())
+"""Fields with sentences, which other tests look at."""
+PROGRESS = {"state", "done", "total", "text", "started", "ended", "left"}
+"""Fields of a job that was just started."""
+FIRST = 6
+"""Items of a list that are recorded."""
+
+
+class Caller:
+    """Calls the routes of a client and keeps the answers by method and route."""
+
+    def __init__(self, api: Client) -> None:
+        self.api = api
+        self.answers: dict[str, Any] = {}
+
+    def __call__(self, method: str, path: str, status: int = 200, *, label: str = "", **more: Any) -> Any:
+        answer = self.api(method, path, status, **more)
+        route = path.partition("?")[0]
+        self.answers[f"{method} {label or route}"] = answer
+        return answer
+
+    def job(self, path: str, body: Mapping[str, Any] | None = None, *, label: str = "") -> dict[str, Any]:
+        """Starts a job, waits for its end, and keeps its first and its last answer."""
+        job = self("POST", path, 202, json=body, label=label)
+        assert self.api.studio.jobs.get(job["id"]).ended_event.wait(300)
+        kind = label or path
+        found: dict[str, Any] = self("GET", f"/jobs/{job['id']}", label=f"/jobs/{{job}} of {kind}")
+        assert found["state"] == "done", found
+        return found
+
+
+def prepare(root: Path) -> None:
+    """Files of every sort that a route asks for."""
+    loras = root / "loras"
+    noted = {"ss_network_dim": "16", "ss_zeros": "7", "ss_tag_frequency": '{"a": {"cat": 3}}'}
+    lora(loras / "one.safetensors", 4, ss_output_name="one", **noted)
+    lora(loras / "two.safetensors", 8)
+    lora(loras / "copy.safetensors", 8, note="the same numbers")
+    key = UNET.format(0)
+    torch.manual_seed(0)
+    layer = {f"{key}.lora_down.weight": torch.randn(4, 32), f"{key}.lora_up.weight": torch.randn(32, 4)}
+    dylora = {"ss_network_module": "networks.dylora", "ss_network_args": '{"unit": "2"}'}
+    save_file(layer, loras / "dylora.safetensors", metadata=dylora)
+    half = {f"{UNET.format(1)}.lora_down.weight": torch.full((2, 32), torch.nan)}
+    save_file({**layer, **half, "unknown": torch.zeros(1)}, loras / "cut.safetensors")
+    folder = root / "datasets" / "star" / "1_star"
+    folder.mkdir(parents=True)
+    for number, colour in enumerate(("red", "blue", "green")):
+        Image.new("RGB", (64, 64), colour).save(folder / f"{number}.png")
+        if number:
+            (folder / f"{number}.txt").write_text(f"a {colour} star", encoding="utf-8")
+
+
+def call_every_route(api: Client) -> dict[str, Any]:
+    """Method and route → its answer."""
+    call = Caller(api)
+    for path in ("/layouts", "/choices", "/presets", "/presets/export", "/train/form", "/compare/axes", "/dataset"):
+        call("GET", path, params={"name": "star"} if path == "/dataset" else None)
+    call_files(call)
+    call_presets_and_tags(call)
+    call_tools(call)
+    call_training(call)
+    call_pictures(call)
+    call_jobs(call)
+    return call.answers
+
+
+def call_files(call: Caller) -> None:
+    while call("GET", "/library", params={"sort": "name"})["pending"]:
+        pass
+    for name in ("one", "two", "cut", "framed"):
+        call("GET", f"/inspect?name={name}", label=f"/inspect of {name}")
+    call("POST", "/metadata", json={"name": "two", "put": {"modelspec.title": "Two"}})
+    call("POST", "/rename", json={"name": "two", "to": "sub/two"})
+    call("GET", "/strings?language=ja_JP")
+    call("GET", "/train/begin?name=one")
+    out = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(out, format="PNG")
+    call("PUT", "/thumbnail", json={"name": "one", "data": base64.b64encode(out.getvalue()).decode()})
+    call.job("/duplicates")
+
+
+def call_presets_and_tags(call: Caller) -> None:
+    mine = ",".join(["0.25"] * 17)
+    call("PUT", "/presets", json={"name": "MINE", "values": mine})
+    call("POST", "/presets/rename", json={"name": "MINE", "to": "OURS"})
+    call("POST", "/presets/import", json={"text": f"THIRD:{mine}\n"})
+    call("DELETE", "/presets", params={"name": "THIRD"})
+    call("POST", "/tag", json={"name": "one", "step": "9-2", "prompt": "a cat"})
+    call("POST", "/tag/read", json={"text": "<lora:one:1:step=1-1.0:lbw=OURS>"})
+    call("POST", "/dataset/replace", json={"dataset": "star", "find": "star", "put": "disc"})
+    call("PUT", "/dataset/caption", json={"dataset": "star", "picture": "1_star/0.png", "caption": "a red star "})
+    call.job("/dataset/describe", {"dataset": "star", "captioner": "fixed"})
+
+
+def call_tools(call: Caller) -> None:
+    call("GET", "/resize/curve?name=sub/two")
+    call("POST", "/resize/preview", json={"name": "sub/two", "new_rank": 3})
+    parts = [{"name": "one"}, {"name": "sub/two", "ratio": 0.5}]
+    call.job("/merge", {"parts": parts, "save_to": "made/sum"})
+    call.job("/resize", {"name": "sub/two", "new_rank": 3, "save_to": "small", "precision": "fp16"})
+    call.job("/convert", {"name": "one", "to": "diffusers", "save_to": "peft"})
+    call.job("/reweight", {"name": "one", "lbw": "INS", "save_to": "ins"})
+    call.job("/split", {"name": "dylora", "unit": 2, "save_to": "parts"})
+    checkpoints = call.api.root / "checkpoints"
+    (checkpoints / "base.safetensors").write_bytes(Path(CHECKPOINT).read_bytes())
+    merged = {"parts": [{"name": "framed"}], "save_to": "merged", "checkpoint": "base.safetensors"}
+    call.job("/merge", merged, label="/merge into a checkpoint")
+    call.job("/extract", {"original": "base.safetensors", "tuned": "merged.safetensors", "dim": 1, "save_to": "diff"})
+
+
+def call_training(call: Caller) -> None:
+    settings = {"output_name": "mine", "train_data_dir": "star", "resolution": "64", "network_dim": 1, "seed": 1,
+                "max_train_epochs": 2, "save_every_n_epochs": 1, "learning_rate": 1e-4}  # fmt: skip
+    call.job("/train/preflight", {"settings": settings})
+    prompts = "a red circle --s 1 --l 1\na blue square --s 1 --l 1"
+    made = call.job("/train", {"settings": settings, "prompts": prompts, "compare": True})["result"]
+    assert call.api.studio.jobs.get(made["sheet"]).ended_event.wait(300)
+    call("GET", f"/jobs/{made['sheet']}", label="/jobs/{job} of a sheet of epochs")
+    call.job(f"/train/{made['name']}/compare", label="/train/{name}/compare")
+    record = next(call.api.root.glob("outputs/train/*/run.json"))
+    broken = record.parent.with_name("broken") / record.name
+    broken.parent.mkdir()
+    broken.write_text(
+        '{"name": "broken", "job": "gone", "settings": {}, "prompts": "", "begun": 1.0, "ended": 2.0, "error": "no"}'
+    )
+    call("GET", "/train/history")
+    call("GET", f"/train/curve?name={made['name']}")
+    call("GET", "/train/run?name=mine")
+    call("GET", "/train/run?name=one", label="/train/run of another file")
+
+
+def call_pictures(call: Caller) -> None:
+    call.job("/generate", {**ONE_STEP, "prompt": "a circle <lora:framed:1> <lora:onne:1>", "width": 64, "height": 64})
+    asked = {**ONE_STEP, "lora": "framed", "x": "weight:0.5,1", "dataset": "star", "width": 64, "height": 64}
+    sheet = call.job("/compare", asked)["result"]["folder"]
+    call.job("/compare", {**ONE_STEP, "lora": "framed", "x": "weight:1"}, label="/compare without scores")
+    call("GET", f"/compare/{sheet}", label="/compare/{folder}")
+    call("GET", "/compare/history")
+    call("POST", "/compare/prompt", json={"tag": "<lora:one:0.4>", "prompt": "a cat"})
+    for way in ("norms", "raised"):
+        body = {**ONE_STEP, "lora": "framed", "way": way, "name": "FACE", "layout": 12}
+        call.job("/compare/blocks", body, label=f"/compare/blocks by {way}")
+    call("GET", "/pictures/newest")
+
+
+def call_jobs(call: Caller) -> None:
+    call("GET", "/jobs")
+    job = call.answers["GET /jobs"]["jobs"][0]["id"]
+    call("POST", f"/jobs/{job}/cancel", label="/jobs/{job}/cancel")
+    call("DELETE", f"/jobs/{job}", label="/jobs/{job}")
+    call("POST", f"/jobs/{job}/move", 404, json={"to": "up"}, label="/jobs/{job}/move")
+
+
+def comparable(answer: Any, root: Path) -> Any:
+    """An answer without what differs from run to run."""
+
+    def plain(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: plain(item, key if key in SENTENCES else name) for name, item in value.items()}
+        if isinstance(value, list):
+            shown = value if key in ("rows", "progress") else value[:FIRST]
+            return [plain(item, key) for item in shown]
+        if key in TIMES and value is not None:
+            return f"<{type(value).__name__}>"
+        if key in ("loss", "smoothed", "rows") and isinstance(value, float):
+            return "<loss>"
+        if key == "bytes" and isinstance(value, float):
+            return "<bytes>"
+        if isinstance(value, str):
+            return "<text>" if key in SENTENCES and value else without_stamps(value, root)
+        return value
+
+    return plain(answer)
+
+
+def without_stamps(text: str, root: Path) -> str:
+    text = text.replace(str(root), "<root>")
+    text = re.sub(r"\d{8}-\d{6}", "<stamp>", text)
+    text = re.sub(r"\b[0-9a-f]{8}-\d+\b", "<job>", text)
+    return re.sub(r"\b(\d{4}-)?[0-9a-f]{12,64}\b", r"\1<hash>", text)
+
+
+def recordable(answers: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    texts = {"GET /strings": {"": "<text>"}}  # of the translations, which other tests look at
+    return {name: texts.get(name) or comparable(answer, root) for name, answer in answers.items()}
+
+
+def assert_same(found: Any, recorded: Any, where: str) -> None:
+    """Equal; numbers may differ by what another processor's arithmetic makes."""
+    assert type(found) is type(recorded), (where, found, recorded)
+    if isinstance(found, dict):
+        assert found.keys() == recorded.keys(), where
+        started = where.startswith("POST") and "stopping" in found  # it may be done already, or still wait
+        for name in found.keys() - (PROGRESS if started else set()):
+            assert_same(found[name], recorded[name], f"{where}.{name}")
+    elif isinstance(found, list):
+        assert len(found) == len(recorded), where
+        for place, (one, other) in enumerate(zip(found, recorded, strict=True)):
+            assert_same(one, other, f"{where}[{place}]")
+    elif isinstance(found, float):
+        assert found == pytest.approx(recorded, rel=0.02, abs=1e-3), where
+    else:
+        assert found == recorded, where
+
+
+def make_client(root: Path) -> Client:
+    client = Client(root)
+    captioners = {"fixed": lambda images: ["a picture" for _ in images]}
+    client.studio.backend.image_captioners = lambda: captioners  # type: ignore[method-assign]
+    prepare(root)
+    client.studio.refresh_library()
+    return client
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    client = make_client(tmp_path_factory.mktemp("root"))
+    yield client
+    client.studio.jobs.close()
+
+
+@pytest.fixture(scope="module")
+def answers(api: Client) -> dict[str, Any]:
+    return call_every_route(api)
+
+
+def test_answers_are_those_that_were_recorded(api: Client, answers: dict[str, Any]) -> None:
+    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
+    found = recordable(answers, api.root)
+    assert found.keys() == recorded.keys()
+    for name in recorded:
+        assert_same(found[name], recorded[name], name)
+
+
+def assert_described(value: Any, schema: Mapping[str, Any], named: Mapping[str, Any], where: str) -> None:
+    """A value has no field that its schema does not have, and every one that it must have, of the type described."""
+    if "$ref" in schema:
+        schema = named[schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        assert_one_described(value, schema["anyOf"], named, where)
+    if "enum" in schema:
+        assert value in schema["enum"], where
+    if "type" not in schema:
+        return
+    kinds: dict[str, Any] = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None),
+             "array": list, "object": dict}  # fmt: skip
+    assert isinstance(value, kinds[schema["type"]]), (where, value, schema["type"])
+    assert not isinstance(value, bool) or schema["type"] == "boolean", where
+    if isinstance(value, list):
+        items = schema.get("prefixItems") or [schema["items"]] * len(value)
+        for place, (item, item_schema) in enumerate(zip(value, items, strict=True)):
+            assert_described(item, item_schema, named, f"{where}[{place}]")
+    if isinstance(value, dict):
+        fields, other = schema.get("properties", {}), schema.get("additionalProperties")
+        assert set(schema.get("required", ())) <= value.keys(), (where, set(schema["required"]) - value.keys())
+        assert other is not None or value.keys() <= fields.keys(), (where, value.keys() - fields.keys())
+        for name, item in value.items():
+            assert_described(item, fields.get(name, other), named, f"{where}.{name}")
+
+
+def assert_one_described(value: Any, schemas: list[Any], named: Mapping[str, Any], where: str) -> None:
+    errors = []
+    for schema in schemas:
+        try:
+            assert_described(value, schema, named, where)
+        except AssertionError as error:
+            errors.append(str(error).partition("\n")[0])
+    assert len(errors) < len(schemas), (where, errors)
+
+
+def test_answers_are_as_the_document_describes_them(api: Client, answers: dict[str, Any]) -> None:
+    document = api("GET", "/openapi.json")
+    described = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for status in {"200", "202"} & operation["responses"].keys():
+                content = operation["responses"][status].get("content", {}).get("application/json")
+                if content:
+                    described[f"{method.upper()} {path.removeprefix(API_PREFIX)}"] = content["schema"]
+    called = set()
+    for label, answer in answers.items():
+        route = " ".join(label.split(" ")[:2])
+        called.add(route)
+        if route != "POST /jobs/{job}/move":  # answers with an error here
+            assert_described(answer, described[route], document["components"]["schemas"], label)
+    assert called == described.keys()
+
+
+def test_the_page_s_types_are_those_of_the_document(api: Client) -> None:
+    written = (page_folder() / TYPES_FILE).read_text(encoding="utf-8")
+    message = f"{TYPES_FILE.as_posix()} is out of date: python tests/api_types.py"
+    assert written == typescript_of_document(api("GET", "/openapi.json")), message
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        recording = make_client(Path(folder))
+        text = json.dumps(recordable(call_every_route(recording), Path(folder)), indent=1, ensure_ascii=False)
+        RECORDED.write_text(text + "\n", encoding="utf-8")
+        recording.studio.jobs.close()
+    sys.exit(0)
