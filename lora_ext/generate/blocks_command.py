@@ -27,18 +27,23 @@ from .settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. 0, or 2 with one line on standard error."""
+    """Runs the command. Returns 0, or 2 after an error, which is one line on standard error."""
     parser = generate_parser("blocks", (__doc__ or "").splitlines()[0], leave_out=OMITTED_OPTIONS)
-    parser.add_argument("--lora", default="", help="the LoRA: its name, or a file; without it the prompt's")
+    parser.add_argument("--lora", default="", help="the LoRA, by name or as a file; default: the one in the prompt")
     sizes = ", ".join(map(str, BLOCK_LAYOUTS))
-    parser.add_argument("--layout", default="", help=f"positions: {sizes}; 12 for SDXL and 17 for others without it")
     parser.add_argument(
-        "--way", default="", choices=["", *block_analysis.ANALYSIS_METHODS], help="lowered with a prompt, else norms"
+        "--layout", default="", help=f"number of block weights: {sizes}; default: 12 for SDXL, 17 for others"
+    )
+    parser.add_argument(
+        "--way",
+        default="",
+        choices=["", *block_analysis.ANALYSIS_METHODS],
+        help="how effects are measured; default: lowered with a prompt, else norms",
     )
     parser.add_argument("--seeds", default="", help="seeds to average over, such as 1,2,3")
-    parser.add_argument("--keep", type=float, default=0.8, help="share of the effect that a preset is to keep, 0 to 1")
-    parser.add_argument("--name", default="KEEP", help="what to call the preset")
-    parser.add_argument("--batch", type=int, default=8, help="pictures at once")
+    parser.add_argument("--keep", type=float, default=0.8, help="share of the effect that the preset keeps, 0 to 1")
+    parser.add_argument("--name", default="KEEP", help="name of the preset")
+    parser.add_argument("--batch", type=int, default=8, help="images at once")
     parser.set_defaults(out=Path("outputs") / "blocks")
     given = vars(parser.parse_args(argv))
     own = {name: given.pop(name) for name in ("lora", "layout", "way", "seeds", "keep", "name", "batch", "out")}
@@ -58,12 +63,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 def save_block_analysis(
     settings: Settings, *, lora: str, layout: str, way: str, seeds: str, keep: float, name: str, batch: int, out: Path
 ) -> dict[str, Any]:
-    """Writes `blocks.png` and `blocks.csv` into `out`; tells shares, the preset and a sentence. Raises LoraError."""
+    """Measures which blocks of a LoRA matter, and saves `blocks.png` and `blocks.csv`.
+
+    Args:
+        settings: model, prompt and folders.
+        lora: the LoRA's name or file; by default the prompt's first.
+        layout: number of block weights; by default 12 for SDXL, 17 for others.
+        way: one of `block_analysis.ANALYSIS_METHODS`.
+        seeds: seeds to average over, separated by commas.
+        keep: share of the effect that the preset keeps, 0 to 1.
+        name: the preset's name.
+        batch: images at once.
+        out: the folder for the results.
+
+    Returns:
+        Each block's share, the preset, a sentence, and the heat map's path.
+
+    Raises:
+        LoraError: an option is invalid, or the LoRA cannot be analysed.
+    """
     settings.checked()
     library = LoraLibrary(lora_dirs(settings))
     meant = lora or next((request.name for request in ImageSpec(prompt=settings.prompt).tags()), "")
     if not meant:
-        raise LoraError("which LoRA? Name it with --lora, or put <lora:name:1> into the prompt")
+        raise LoraError("no LoRA is given; name it with --lora, or write <lora:name:1> into the prompt")
     file = load_lora_file(Path(meant)) if Path(meant).is_file() else library.load(meant)
     file.check_architecture()
     chosen = block_analysis.parse_layout(layout or (12 if file.family == "SDXL" else 17))
@@ -73,12 +96,12 @@ def save_block_analysis(
         found = _analyse_norms(settings, file, chosen)
     else:
         found = _analyse_images(settings, library, meant, chosen, way, seeds, batch, store)
-    told = found.as_dict(keep, name)  # a bad name is told before anything is written
+    told = found.as_dict(keep, name)  # an invalid name is an error before anything is written
     return {"map": str(heatmap.save_heatmap(found, keep, store.folder)), **told}
 
 
 def _analyse_norms(settings: Settings, file: LoraFile, layout: Any) -> BlockAnalysis:
-    """Without a model, unless the file has layers whose ΔW depends on its weights."""
+    """Analyses norms, without a model unless a layer's ΔW depends on the model's weights."""
     if block_analysis.can_measure_without_model(file):
         return block_analysis.analyse_by_norms(file, layout)
     model = load_settings_model(settings)

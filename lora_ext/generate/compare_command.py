@@ -32,28 +32,28 @@ OMITTED_OPTIONS = ("init_image", "strength", "hr_scale", "hr_strength", "hr_step
 
 
 def compare_parser() -> CommandParser:
-    """`generate`'s options but those of img2img and hires, and the sheet's own."""
+    """Creates the command line parser: `generate`'s options without img2img and hires, and those of sheets."""
     made = generate_parser("compare", (__doc__ or "").splitlines()[0], leave_out=OMITTED_OPTIONS)
     kinds = "; ".join(kind.example for kind in AXIS_KINDS.values())
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.epilog = "axes: KIND [NAME]:VALUES\n  " + kinds.replace("; ", "\n  ")
     for axis, what in (("x", "columns"), ("y", "rows"), ("z", "pages")):
         made.add_argument(f"--{axis}", default="", metavar="AXIS", help=f"{what}: an axis, see below")
-    made.add_argument("--lora", default="", help="the LoRA that axes speak about; without it the prompt's")
-    made.add_argument("--batch", type=int, default=8, help="pictures at once")
-    made.add_argument("--images", type=Path, help="folder of the training pictures, to measure likeness by")
+    made.add_argument("--lora", default="", help="the LoRA that axes change; default: the one in the prompt")
+    made.add_argument("--batch", type=int, default=8, help="images at once")
+    made.add_argument("--images", type=Path, help="folder of the training images, to measure similarity to")
     made.add_argument(
         "--clip",
         type=Path,
-        help="folder of a CLIP image model, to measure likeness by meaning; without it one in the hub's cache",
+        help="folder of a CLIP image model, to measure similarity by meaning; default: one in the hub's cache",
     )
-    made.add_argument("--no_scores", action="store_true", help="draw only; measure nothing")
+    made.add_argument("--no_scores", action="store_true", help="generate images without measuring them")
     made.set_defaults(out=Path("outputs") / "compare", steps=20)
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. 0, or 2 with one line on standard error; 130 when interrupted, with what is drawn kept."""
+    """Runs the command. Returns 0, or 2 after an error; when it is interrupted, finished cells are kept."""
     given = vars(compare_parser().parse_args(argv))
     own = {name: given.pop(name) for name in ("x", "y", "z", "lora", "images", "clip", "no_scores", "out", "json")}
     batch, images = given.pop("batch"), own.pop("images")
@@ -82,7 +82,27 @@ def compare(
     batch: int = 8,
     json: bool = False,
 ) -> dict[str, Any]:
-    """Makes the sheet in `out` (or goes on with it) and tells where it is. Raises LoraError."""
+    """Builds a sheet; run again with the same arguments it resumes one.
+
+    Args:
+        settings: model, prompt, size and folders.
+        x: the columns' axis, such as "weight: 0-1 [5]".
+        y: the rows' axis.
+        z: the pages' axis.
+        lora: the LoRA that axes change; by default the prompt's first.
+        images: training images, to measure similarity to.
+        clip: folder of a CLIP image model.
+        no_scores: whether nothing is measured.
+        out: the folder for cells and sheets.
+        batch: images at once.
+        json: whether the progress bar is hidden.
+
+    Returns:
+        Paths of the sheets, numbers of cells, and the suggested weight.
+
+    Raises:
+        LoraError: an axis or setting is invalid, or a file cannot be loaded.
+    """
     settings.checked()
     library = LoraLibrary(lora_dirs(settings), max_loaded=16)
     model = load_settings_model(settings)
@@ -118,7 +138,7 @@ def compare(
 
 
 def create_scorer(images: Sequence[Path], clip: Path | None = None, device: str | None = None) -> Scorer:
-    """Measures by the CLIP image model in `clip`, else by one that the user has, else by colours and edges."""
+    """Creates a scorer with the CLIP image model in `clip`, else one in the hub's cache, else by colours and edges."""
     clip = clip or (clip_image.find_clip_image_model() if images else None)
     if clip is None:
         return Scorer(images)
@@ -127,12 +147,12 @@ def create_scorer(images: Sequence[Path], clip: Path | None = None, device: str 
 
 
 class _ProgressBar:
-    """A progress bar over all pictures."""
+    """A progress bar over all images."""
 
     def __init__(self, quiet: bool) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(unit="picture", file=sys.stderr, leave=False, disable=quiet)
+        self.bar = tqdm(unit="image", file=sys.stderr, leave=False, disable=quiet)
 
     def __call__(self, progress: SheetProgress) -> None:
         self.bar.total = progress.total
@@ -144,5 +164,5 @@ class _ProgressBar:
 
 
 def _format_result(result: dict[str, Any]) -> str:
-    lines = [*result["sheets"], f"{result['cells']} cells; {result['drawn']} pictures drawn, {result['kept']} kept."]
+    lines = [*result["sheets"], f"{result['cells']} cells; {result['drawn']} images generated, {result['kept']} kept."]
     return "\n".join(filter(None, [*lines, result["suggestion"], result["tag"], result["same"], result["warning"]]))

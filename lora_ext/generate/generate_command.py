@@ -22,39 +22,45 @@ from .pipeline import GenerationReport, generate, save_images
 from .settings import Settings
 
 _HELP = {
-    "prompt": "what to draw; <lora:name:0.8> applies a file",
-    "negative_prompt": "what to keep away from",
-    "ckpt": "checkpoint (.safetensors, .ckpt) or diffusers folder; without it the small model that comes along",
+    "prompt": "the prompt; <lora:name:0.8> applies a LoRA file",
+    "negative_prompt": "the negative prompt",
+    "ckpt": "checkpoint (.safetensors, .ckpt) or diffusers folder; default: the embedded small model",
     "lora_dir": "folder of LoRA files, searched with its subfolders; may be given several times",
     "embeddings": "folder of textual-inversion files, used by their names; may be given several times",
-    "seed": "of the first picture; -1 draws one",
-    "width": f"pixels, a multiple of {VAE_SCALE_FACTOR}; 0: what the model was made for",
-    "height": f"pixels, a multiple of {VAE_SCALE_FACTOR}",
-    "sampler": "the web UI's name, such as 'Euler a'",
-    "scheduler": "the web UI's schedule type, such as Karras",
+    "seed": "seed of the first image; -1: a random one",
+    "width": f"pixels, a multiple of {VAE_SCALE_FACTOR}; 0: the size that the model was trained for",
+    "height": f"pixels, a multiple of {VAE_SCALE_FACTOR}; 0: the size that the model was trained for",
+    "sampler": "sampling method by the web UI's name, such as 'Euler a'",
+    "scheduler": "noise schedule by the web UI's name, such as Karras",
     "cfg": "CFG scale",
-    "batch": "pictures at once",
-    "n_iter": "batches one after the other",
-    "clip_skip": "1: the last layer; 2: the one before (SD1 only)",
-    "init_image": "picture to change (img2img)",
-    "strength": "how much of it, 0 to 1",
+    "batch": "images at once",
+    "n_iter": "number of batches",
+    "clip_skip": "text-encoder layer, counted from the end: 1 is the last (SD1 only)",
+    "init_image": "image to begin with (img2img)",
+    "strength": "denoising strength of img2img, 0 to 1",
     "hr_scale": "hires pass: enlarge the latent this many times and sample again",
-    "hr_strength": "how much the hires pass changes, 0 to 1",
+    "hr_strength": "denoising strength of the hires pass, 0 to 1",
     "hr_steps": "steps of the hires pass; 0: as many as the first",
-    "mode": "how LoRAs are put on: " + ", ".join(MODES),
-    "device": "cuda, mps or cpu; without it the first that is there",
+    "mode": "how LoRA files are applied: " + ", ".join(MODES),
+    "device": "cuda, mps or cpu; default: the first that is available",
     "precision": ", ".join(MODEL_PRECISIONS),
     "tokenizer": "folder with CLIP's vocab.json and merges.txt",
-    "config": "LDM yaml; without it the one beside the checkpoint",
-    "prediction": "epsilon or v, where the checkpoint does not say",
-    "strict": "stop with an error where a tag cannot be understood or its file is not there, instead of skipping it",
+    "config": "LDM configuration (yaml); default: the one beside the checkpoint",
+    "prediction": "what the U-Net predicts, epsilon or v, where the checkpoint does not say",
+    "strict": "stop with an error where a tag cannot be parsed or its file is missing, instead of skipping the tag",
 }
 
 
 def generate_parser(
     verb: str = "generate", about: str = (__doc__ or "").splitlines()[0], leave_out: Sequence[str] = ()
 ) -> CommandParser:
-    """The command line: one option for each field of `Settings` but those left out."""
+    """Creates the command line parser: one option for each field of `Settings`.
+
+    Args:
+        verb: the command's name.
+        about: its description.
+        leave_out: fields without an option.
+    """
     made = CommandParser(verb, about)
     kinds = {"int": int, "float": float}
     for item in fields(Settings):
@@ -70,12 +76,12 @@ def generate_parser(
             options["type"] = Path if "Path" in kind else kinds.get(kind, str)
         made.add_argument(f"--{item.name}", **options)
     made.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the PNG files")
-    made.add_argument("--json", action="store_true", help="tell the results as JSON on standard output")
+    made.add_argument("--json", action="store_true", help="print the results as JSON on standard output")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. 0, or 2 with one line on standard error."""
+    """Runs the command. Returns 0, or 2 after an error, which is one line on standard error."""
     given = vars(generate_parser().parse_args(argv))
     out, as_json = given.pop("out"), given.pop("json")
     folders = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
@@ -99,8 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _generate_with_progress_bar(settings: Settings, report: GenerationReport) -> list[Image.Image]:
-    """`generate` under a progress bar over all guesses; what the report says is printed before a pass begins, and what
-    it says besides, when the pictures are made, after the last.
+    """Generates with a progress bar over all U-Net calls.
+
+    The report is printed before each pass begins, and what is added to it later at the end.
     """
     from tqdm import tqdm
 
@@ -132,7 +139,7 @@ def _generate_with_progress_bar(settings: Settings, report: GenerationReport) ->
 
 
 def _fit_as_json(fit: FitReport) -> dict[str, Any]:
-    """The report as a dict; a layer id has the keys part, block and leaf."""
+    """Returns a report for JSON; a layer has the keys part, block and leaf."""
     found = {**asdict(fit), "text": str(fit)}
     for key in ("unmatched", "wrong_shape"):
         found[key] = [{"part": i.part, "block": i.block, "leaf": i.layer} for i in getattr(fit, key)]

@@ -1,6 +1,4 @@
-"""A `StandaloneModel` model as `compare`'s artist: every picture of a batch has LoRA weights, text and seed of its
-own.
-"""
+"""Generates cells of a sheet with a `StandaloneModel`; each image has LoRA weights, text and seed of its own."""
 
 from __future__ import annotations
 
@@ -29,9 +27,16 @@ from .settings import Settings
 
 
 class StandaloneImageRenderer:
-    """Draws on one model; a context manager whose end puts the model back bit-exactly.
+    """Generates cells of a sheet; a context manager that restores the model bit for bit when it is closed.
 
-    settings: what shots do not say (checkpoint, precision, embeddings, mode). fits: one report a file.
+    Args:
+        settings: what `ImageSpec` does not contain: precision, embeddings, mode.
+        model: the model.
+        library: the index of LoRA files.
+        presets: what `lbw=` may name.
+
+    Attributes:
+        fits: how each file fits the model, by name.
     """
 
     def __init__(
@@ -52,12 +57,12 @@ class StandaloneImageRenderer:
         self._applied_networks.close()
 
     def identity(self, image_spec: ImageSpec) -> str:
-        """Checkpoint, LoRA files and precision."""
+        """Identifies checkpoint, LoRA files and precision: two images with the same identity and spec are equal."""
         model = self.model.sha256 or str(self.model.path)
         return ":".join([model, self.settings.precision, tags_identity(image_spec, self.library, self.presets)])
 
     def batch_key(self, image_spec: ImageSpec) -> Hashable:
-        """Size, sampler and steps; and how many chunks its texts are."""
+        """Returns what images of one batch share: size, sampler, steps, and the number of chunks of their texts."""
         names = tuple(request.name for request in image_spec.tags())
         said = (parse_lora_tags(image_spec.prompt)[0], image_spec.negative_prompt, names)
         if said not in self._chunks:
@@ -70,7 +75,7 @@ class StandaloneImageRenderer:
         return (*image_spec.batch_key(), *self._chunks[said])
 
     def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
-        """The pictures of one batch. Where memory does not hold it: all LoRAs live, then the batch halved."""
+        """Generates one batch. Where memory runs out all LoRAs become forward hooks, then the batch is halved."""
         try:
             return self._applied_networks.retry_when_out_of_memory(lambda: self._generate_batch(image_specs, on_step))
         except Exception as error:
@@ -81,7 +86,7 @@ class StandaloneImageRenderer:
         return [*self.generate(image_specs[:half], on_step), *self.generate(image_specs[half:], on_step)]
 
     def _resolve_tags(self, image_spec: ImageSpec) -> tuple[str, list[AdapterSpec]]:
-        """A shot's text without tags, and what its tags come to."""
+        """Returns the prompt without tags, and what its tags apply."""
         uses = [resolve_tag(request, self.library, self.presets, seed=image_spec.seed) for request in image_spec.tags()]
         return parse_lora_tags(image_spec.prompt)[0], uses
 
@@ -127,5 +132,5 @@ class StandaloneImageRenderer:
         return images
 
     def _settings(self, image_spec: ImageSpec) -> Settings:
-        """The shot as settings, with its size."""
+        """Returns an image spec as settings, with its size filled in."""
         return with_size_and_seed(replace(self.settings, **image_spec.image_fields()).checked(), self.model, None)

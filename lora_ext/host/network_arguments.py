@@ -20,6 +20,11 @@ SD1_HEADS = 8
 
 
 def required_shape(shapes: TensorShapes, key: str, what: str) -> Sequence[int]:
+    """Returns a tensor's shape.
+
+    Raises:
+        FileError: there is no such tensor; the message says that the checkpoint has no `what`.
+    """
     if key not in shapes:
         raise FileError(f"it has no {what} ({key} is missing)")
     return shapes[key]

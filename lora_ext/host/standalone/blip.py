@@ -18,10 +18,14 @@ BLIP_REPOSITORIES = ("Salesforce/blip-image-captioning-large", "Salesforce/blip-
 
 
 class BlipCaptioner:
-    """Pictures → captions.
+    """Captions images with BLIP.
 
-    folder: a BLIP captioning model as transformers saves it; None for one in the hub's cache. num_beams: candidates of
-    the search. Raises FileError that says where it was looked for.
+    Args:
+        folder: a BLIP captioning model as transformers saves it; None for one in the hub's cache.
+        num_beams: beams of the search.
+
+    Raises:
+        FileError: there is none; the message says where it was searched for.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class BlipCaptioner:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> list[str]:
-        """A caption for each RGB picture."""
+        """Returns a caption for each RGB image."""
         given = self._processor(images=list(images), return_tensors="pt").to(self._device)
         tokens = self._model.generate(**given, **self._generation_options)
         return [text.strip() for text in self._processor.batch_decode(tokens, skip_special_tokens=True)]

@@ -1,4 +1,4 @@
-"""A CLIP image model from a local folder, for likeness by meaning."""
+"""A CLIP image model from a local folder, for similarity by meaning."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def find_clip_image_model(folder: Path | None = None) -> Path | None:
-    """A CLIP image model of the user's own: `folder`, where it is one, else one in the hub's cache; None without.
+    """Finds a CLIP image model on this machine: `folder`, else one in the hub's cache, else None.
 
-    Many have CLIP's tokenizer alone in their cache; that is none.
+    A cache with nothing but CLIP's tokenizer, which many have, does not count.
     """
     if folder is not None and (folder / "config.json").is_file():
         return folder
@@ -43,10 +43,14 @@ def find_clip_image_model(folder: Path | None = None) -> Path | None:
 
 
 class ClipImageModel:
-    """Pictures → unit vectors (n, d), float32 (Radford et al. 2021, arXiv:2103.00020).
+    """Embeds images as unit vectors (n, d), float32 (Radford et al. 2021, arXiv:2103.00020). Downloads nothing.
 
-    folder: a CLIP model as transformers saves it (config.json, weights, preprocessor_config.json). Nothing is ever
-    downloaded. Raises FileError when it cannot be read.
+    Args:
+        folder: a CLIP model as transformers saves it (config.json, weights, preprocessor_config.json).
+        device: torch's name of a device.
+
+    Raises:
+        FileError: the folder cannot be read.
     """
 
     def __init__(self, folder: Path, device: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A diffusers folder (`model_index.json`) as a `StandaloneModel`; local files only."""
+"""Loads a diffusers folder (`model_index.json`) as a `StandaloneModel`, from local files only."""
 
 from __future__ import annotations
 
@@ -24,24 +24,35 @@ _PREDICTIONS = {"epsilon": EPSILON_PREDICTION, "v_prediction": V_PREDICTION}
 def load_diffusers_folder(
     folder: Path, tokenizer: PromptTokenizer, device: torch.device, dtype: torch.dtype, prediction: str | None = None
 ) -> StandaloneModel:
-    """The networks of a folder that `save_pretrained` made. Raises FileError that names what is missing."""
+    """Loads a folder that diffusers' `save_pretrained` wrote.
+
+    Args:
+        folder: the folder with `model_index.json`.
+        tokenizer: CLIP's tokenizer.
+        device: where the networks go.
+        dtype: of the weights.
+        prediction: what the U-Net predicts, "epsilon" or "v"; by default what the folder says.
+
+    Raises:
+        FileError: a part is missing, damaged or not supported; the message names it.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     if not (folder / "model_index.json").is_file():
-        raise FileError(f"{folder} is no diffusers model: it has no model_index.json")
+        raise FileError(f"{folder} is not a diffusers model: it has no model_index.json")
     schedule = _load_scheduler_config(folder)
     unet = _load_network(UNet2DConditionModel, folder, "unet", device, dtype)
     vae = _load_network(AutoencoderKL, folder, "vae", device, dtype)
     texts = _load_text_encoders(folder, device, dtype)
     check_tokenizer(tokenizer, texts)
     if schedule.get("beta_schedule", "scaled_linear") != "scaled_linear":
-        raise FileError(f"{folder}: a {schedule['beta_schedule']!r} noise schedule is unknown here")
+        raise FileError(f"{folder}: a {schedule['beta_schedule']!r} noise schedule is not supported")
     alphas = scaled_linear_alphas(
         schedule.get("beta_start", 0.00085), schedule.get("beta_end", 0.012), schedule.get("num_train_timesteps", 1000)
     )
     told = str(schedule.get("prediction_type", "epsilon"))
     if prediction is None and told not in _PREDICTIONS:
-        raise FileError(f"{folder}: a U-Net that predicts {told!r} is unknown here")
+        raise FileError(f"{folder}: a U-Net that predicts {told!r} is not supported")
     return StandaloneModel(
         family=SDXL if len(texts) == 2 else SD2 if texts[0].layer == "normed" else SD1,
         unet=unet,
@@ -58,7 +69,7 @@ def load_diffusers_folder(
 
 
 def _load_network(kind: Any, folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """One network from its subfolder, frozen and in evaluation."""
+    """Loads one network from its subfolder, frozen and in evaluation mode."""
     if not (folder / name).is_dir():
         raise FileError(f"{folder} has no {name} folder")
     check_local_folder(folder / name)
@@ -76,7 +87,7 @@ def _load_network(kind: Any, folder: Path, name: str, device: torch.device, dtyp
 
 
 def _load_text_encoders(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[TextEncoder, ...]:
-    """te, and te2 where there is one. OpenCLIP is known by its activation; it pads with 0."""
+    """Loads "te" and, where there is one, "te2". OpenCLIP is recognised by its activation; it is padded with 0."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     first = _load_network(CLIPTextModel, folder, "text_encoder", device, dtype)
@@ -89,7 +100,7 @@ def _load_text_encoders(folder: Path, device: torch.device, dtype: torch.dtype) 
 
 
 def _load_scheduler_config(folder: Path) -> Mapping[str, Any]:
-    """A diffusers folder's noise schedule, {} without one."""
+    """Loads a diffusers folder's scheduler configuration, {} without one."""
     file = folder / "scheduler" / "scheduler_config.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

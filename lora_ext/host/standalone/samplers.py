@@ -1,4 +1,4 @@
-"""Samplers by the web UI's names: each walks a picture down a list of noise levels.
+"""Samplers by the web UI's names: each denoises a latent along a list of noise levels.
 
 All of them are `(denoise, x, sigmas, noise) -> x`: `denoise(x, sigma)` guesses the clean picture, `x` (batch, 4, h, w)
 has noise of sigmas[0], `sigmas` (n + 1,) falls to 0, `noise()` draws standard normal noise like `x`.
@@ -23,7 +23,7 @@ SamplerFunction = Callable[[DenoiseFunction, Tensor, Tensor, NoiseFunction], Ten
 
 
 def ancestral_step(sigma: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
-    """(level to step down to, noise to add) so that both together give level `to`: DDPM's posterior."""
+    """Returns (level to step down to, noise to add), which together give level `to`: DDPM's posterior."""
     up = torch.minimum(to, (to**2 * (sigma**2 - to**2) / sigma**2) ** 0.5)
     return (to**2 - up**2) ** 0.5, up
 
@@ -46,7 +46,7 @@ def euler(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunct
 
 
 def euler_ancestral(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
-    """Euler steps that go too far down and add fresh noise back (Song et al. 2020, arXiv:2011.13456)."""
+    """Euler steps to a lower level, after which new noise is added (Song et al. 2020, arXiv:2011.13456)."""
     for sigma, to in itertools.pairwise(sigmas):
         down, up = ancestral_step(sigma, to)
         x = x + (x - denoise(x, sigma)) / sigma * (down - sigma)
@@ -121,7 +121,7 @@ def dpmpp_2s_ancestral(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, nois
 
 
 def dpmpp_2m(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
-    """DPM-Solver++(2M): the guess is extrapolated from the one before (arXiv:2211.01095, algorithm 2)."""
+    """DPM-Solver++(2M): the estimate is extrapolated from the one before (arXiv:2211.01095, algorithm 2)."""
     before: Tensor | None = None
     for i, (sigma, to) in enumerate(itertools.pairwise(sigmas)):
         guess = denoised = denoise(x, sigma)
@@ -176,7 +176,7 @@ def dpmpp_2m_sde_heun(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise
 
 
 def dpmpp_3m_sde(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
-    """Third order of the same: first and second divided differences of the guesses in log sigma."""
+    """Third order of the same: first and second divided differences of the estimates in log sigma."""
     guesses: list[Tensor] = []
     steps: list[Tensor] = []
     for sigma, to in itertools.pairwise(sigmas):
@@ -201,7 +201,7 @@ def dpmpp_3m_sde(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: Noi
 
 
 def lcm(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
-    """Guess the clean picture, add the next level's noise, guess again (Luo et al. 2023, arXiv:2310.04378)."""
+    """Estimates the clean latent, adds the next level's noise and repeats (Luo et al. 2023, arXiv:2310.04378)."""
     for sigma, to in itertools.pairwise(sigmas):
         x = denoise(x, sigma)
         if to > 0:
@@ -211,11 +211,14 @@ def lcm(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunctio
 
 @dataclass(frozen=True)
 class Sampler:
-    """walk: the function. schedule: what "Automatic" means. second_order: two guesses a step.
+    """A sampler of the web UI.
 
-    discard_next_to_last_sigma: whether the level before the last is left out (and one more is asked for).
-    consistency: whether it walks the
-    levels of a latent consistency model (or LoRA).
+    Attributes:
+        function: denoises a latent along noise levels.
+        schedule: the noise schedule that "Automatic" means.
+        second_order: whether a step takes two U-Net calls.
+        discard_next_to_last_sigma: whether the level before the last is left out and the schedule has one more.
+        is_consistency: whether it uses the noise levels of a latent consistency model (or LoRA).
     """
 
     function: SamplerFunction

@@ -1,4 +1,4 @@
-"""DDIM, PLMS and UniPC: samplers on the model's whole-numbered steps, as the web UI runs them.
+"""DDIM, PLMS and UniPC: samplers on the model's integer timesteps, as the web UI runs them.
 
 All are `(predict, x, steps, start, levels) -> x`: `predict(x, t)` guesses the noise in `x`, which here keeps its
 variance (x = √ᾱ·x₀ + √(1−ᾱ)·ε); `steps` rises; `start` in (0, 1] is the time of x, 1 being pure noise.
@@ -19,7 +19,7 @@ TimestepSampler = Callable[[PredictNoise, Tensor, Tensor, float, NoiseSchedule],
 
 
 def uniform_timesteps(n: int, total: int = 1000) -> Tensor:
-    """1, 1 + total//n, …: about n of the model's steps, rising."""
+    """1, 1 + total//n, …: about n of the model's timesteps, rising."""
     return (torch.arange(0, total, total // n) + 1).clip(0, total - 1)
 
 
@@ -30,7 +30,7 @@ def _ddim_step(x: Tensor, eps: Tensor, alpha: Tensor, to: Tensor) -> Tensor:
 
 
 def _step_pairs(steps: Tensor, noise_schedule: NoiseSchedule) -> list[tuple[int, int, Tensor, Tensor]]:
-    """(t, next t, ᾱ, next ᾱ), from the top; as in the web UI the first of `steps` is only walked to."""
+    """(t, next t, ᾱ, next ᾱ), from the largest t; as in the web UI the first of `steps` is only a target."""
     t = steps.tolist()
     alpha = noise_schedule.alphas_cumprod
     return [(t[i], t[i - 1], alpha[t[i]], alpha[t[i - 1]]) for i in range(len(t) - 1, 0, -1)]
@@ -117,4 +117,4 @@ def _combined(weights: Tensor, slopes: list[Tensor]) -> Tensor | float:
 
 
 TIMESTEP_SAMPLERS: Mapping[str, TimestepSampler] = MappingProxyType({"DDIM": ddim, "PLMS": plms, "UniPC": unipc})
-"""The web UI's samplers that know no schedule types."""
+"""The web UI's samplers without a choice of noise schedules."""
