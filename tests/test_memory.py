@@ -170,7 +170,7 @@ def test_memory_that_runs_out_in_the_midst_of_baking(model: Tiny, monkeypatch: p
         assert hooked(applied) and not applied.injection.baked_bytes()
     failing_sum(monkeypatch, 20)
     with AppliedNetworks(model, BAKED) as applied:
-        with pytest.raises(FitError, match="memory ran out while baking; the modes live and auto need none of it"):
+        with pytest.raises(FitError, match="memory ran out while baking; the modes live and auto do not need it"):
             applied.apply([use])
         assert not applied.injection.touched_layers()
 

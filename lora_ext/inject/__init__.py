@@ -1,10 +1,10 @@
-"""Hooks in, hooks out: the only code that touches a live module.
+"""Applies adapters to a loaded model and removes them again. Only this package changes a live module.
 
-Two ways, same pictures. *live*: a forward hook adds the low-rank path to the layer's output; nothing in the model
-changes. *baked*: the layer's Parameter is swapped for W + ΔW (summed in float32, rounded once) and the very same
-original object is put back afterwards. Nothing is ever subtracted, so removing is bit-exact in any order.
+Two modes give the same images. *live*: a forward hook adds the low-rank path to the layer's output; the model does not
+change. *baked*: the layer's Parameter is swapped for W + ΔW (summed in float32, rounded once), and the original
+Parameter object is restored afterwards. Nothing is subtracted, so removing is bit-exact in any order.
 
-A layer's record lives in a table beside the model, not on the module, and all injections share it: nested ones add up.
+`LIVE_LAYERS` maps each changed module to its `LiveLayer`. All injections share it, so nested injections add up.
 """
 
 from __future__ import annotations
@@ -39,30 +39,46 @@ __all__ = [
 
 
 class Injection:
-    """What one user of a model has put on it. A context manager; `close` takes all of it off again."""
+    """The adapters that one caller has applied to a model. A context manager: `close` removes them.
+
+    Args:
+        mode: "live", "baked" or "auto".
+        memory: how much memory baking may take.
+
+    Attributes:
+        forced_live_reason: why "auto" applies everything live; "" where it may choose.
+        live_reason: why "auto" chose live at the last `apply` for layers that it would have baked; "" where it baked.
+    """
 
     def __init__(self, mode: str = AUTO, memory: MemoryBudget | None = None) -> None:
         self.mode = mode
         self.memory = memory or MemoryBudget()
         self.forced_live_reason = ""
-        """Why all goes live whatever the mode "auto" would choose; "" where it may choose."""
         self.live_reason = ""
-        """Why "auto" chose live for layers of the last `put` that it would have baked; "" where it baked them."""
         self._layers: dict[nn.Module, LiveLayer] = {}
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def apply(self, wanted: Mapping[LayerTarget, tuple[AppliedAdapter, ...]]) -> int:
-        """Makes these pieces what acts at these targets (none: take ours off); other targets stay as they are.
+        """Replaces the adapters of this injection at the given targets; other targets stay as they are.
 
-        What baking takes is counted before anything changes: "auto" goes live where it does not fit, "baked" raises
-        FitError. Returns how many layers changed.
-        On any exception everything of ours is taken off before it goes on.
+        The memory that baking takes is computed before anything changes. On any exception all adapters of this
+        injection are removed before the exception is raised again.
+
+        Args:
+            wanted: target → adapters to apply there; an empty tuple removes those of before.
+
+        Returns:
+            The number of layers that changed.
+
+        Raises:
+            FitError: the mode is "baked" and memory is not enough ("auto" applies live instead), or an adapter cannot
+                be applied to its layer.
         """
         grouped: dict[nn.Module, dict[str, tuple[AppliedAdapter, ...]]] = {}
-        for target, pieces in wanted.items():
+        for target, applied in wanted.items():
             slots = grouped.setdefault(target.module, {})
-            placed = tuple(replace(piece, rows=target.rows) if target.rows else piece for piece in pieces)
+            placed = tuple(replace(one, rows=target.rows) if target.rows else one for one in applied)
             slots[target.slot] = (*slots.get(target.slot, ()), *placed)
         changed = 0
         try:
@@ -82,13 +98,13 @@ class Injection:
     def _choose_live(
         self, layers: Mapping[nn.Module, LiveLayer], wanted: Mapping[nn.Module, AdaptersBySlot]
     ) -> dict[nn.Module, bool]:
-        """Which layers go live. Raises FitError where the mode "baked" has no room."""
+        """Chooses live or baked for each layer. Raises FitError where memory is not enough for the mode "baked"."""
         if self.mode == AUTO:
             live = {module: layer.prefers_live(wanted[module]) for module, layer in layers.items()}
         else:
             live = dict.fromkeys(layers, self.mode == LIVE)
         needed: dict[torch.device, int] = {}
-        largest: dict[torch.device, int] = {}  # what a sum takes for a moment
+        largest: dict[torch.device, int] = {}  # temporary memory of the largest sum
         for module, layer in layers.items():
             for device, size, moment in () if live[module] else layer.memory_needed(wanted[module]):
                 needed[device] = needed.get(device, 0) + size
@@ -99,23 +115,24 @@ class Injection:
             return dict.fromkeys(layers, True) if self.live_reason else live
         lacking = self.memory.lacking(needed, drawing=False) if self.mode == BAKED else ""
         if lacking:
-            raise FitError(f"{lacking}; the modes live and auto need none of it")
+            raise FitError(f"{lacking}; the modes live and auto do not need this memory")
         return live
 
     def close(self) -> None:
-        """Takes everything of ours off. Safe to call twice, in any order among nested injections."""
+        """Removes all adapters of this injection. May be called twice, and in any order among nested injections."""
         while self._layers:
             _, layer = self._layers.popitem()
             layer.remove(self)
 
     def make_permanent(self) -> None:
-        """Makes what is baked here permanent: the originals take the new values, and nothing is left to take off.
+        """Makes the baked weights permanent: the original parameters get the new values.
 
-        Raises FitError when another injection acts on the same layers, or when something of ours is live.
+        Raises:
+            FitError: another injection acts on the same layers, or adapters of this one are live.
         """
         layers = tuple(self._layers.values())
         if any(layer.applied.keys() != {(self, False)} for layer in layers):
-            raise FitError("only baked LoRAs that nothing else is applied over can be made permanent")
+            raise FitError("only baked LoRAs can be made permanent, on layers where no other LoRA is applied")
         for layer in layers:
             layer.make_permanent()
         self.close()
@@ -127,11 +144,11 @@ class Injection:
         self.close()
 
     def baked_bytes(self) -> int:
-        """What the baked weights take beside the model's own."""
+        """Returns the bytes that baked weights take in addition to the model's own."""
         return sum(buffer.nbytes for layer in self._layers.values() for buffer in layer.buffers.values())
 
     def surviving_share(self) -> tuple[float, str]:
-        """The share of ΔW that rounding left in what is baked here, and the dtypes that it was rounded to."""
+        """Returns (the fraction of ΔW that remains after rounding, names of the dtypes) for the baked weights."""
         found = [
             (layer.original_parameter(slot), one)
             for layer in self._layers.values()
@@ -141,5 +158,5 @@ class Injection:
         return combined_surviving_share(one for _, one in found), ", ".join(sorted(names))
 
     def touched_layers(self) -> Mapping[nn.Module, LiveLayer]:
-        """The layers that ours acts on."""
+        """Returns the layers that this injection acts on: module → its record."""
         return self._layers

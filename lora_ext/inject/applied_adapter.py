@@ -1,4 +1,4 @@
-"""What acts where: `AppliedAdapter` (an adapter with its weight) and `LayerTarget` (a place in a live model)."""
+"""`AppliedAdapter` (an adapter with its weight at a layer) and `LayerTarget` (a parameter of a loaded model)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from ..lowrank import LowRank
 
 @dataclass(frozen=True)
 class AppliedAdapter:
-    """One adapter at one layer: its weight there, and how many of its ranks act.
+    """One adapter applied at one layer.
 
-    weight: a number, or a (batch,) tensor with one weight a picture (live only). rows: the part of a stacked
-    parameter that it acts on (OpenCLIP's q, k, v in one matrix), None for all.
+    Attributes:
+        adapter: the adapter.
+        weight (float | Tensor): a number, or (batch,) with one weight for each image (live only).
+        dyn: use only the first `dyn` ranks; None uses all.
+        rows: first and last row (exclusive) of the parameter that it acts on; None means all. OpenCLIP stacks q, k
+            and v in one matrix.
+        is_scheduled: whether the weight changes from step to step; the mode "auto" then prefers live.
     """
 
     adapter: Adapter
@@ -26,32 +31,31 @@ class AppliedAdapter:
     dyn: int | None = None
     rows: tuple[int, int] | None = None
     is_scheduled: bool = False
-    """Whether its weight will change from step to step; `auto` then prefers live."""
 
     def low_rank(self, shape: torch.Size) -> LowRank | None:
-        """ΔW at weight 1 for a layer weight of `shape`, or None for kinds without that form."""
+        """Returns ΔW at weight 1 for a layer's weight of `shape`, or None for kinds without that form."""
         low = self.acting_adapter.low_rank()
         return None if low is None else low.reshaped(shape)
 
     @property
     def acting_adapter(self) -> Adapter:
-        """The adapter with as many ranks as act."""
+        """The adapter with its first `dyn` ranks."""
         return self.adapter if self.dyn is None else self.adapter.truncated(self.dyn)
 
     def scale_by_weight(self, low: LowRank) -> LowRank:
-        """The low-rank form with this piece's weight on it."""
+        """Multiplies a ΔW by the weight."""
         return low.times(self.weight.unsqueeze(-1) if isinstance(self.weight, Tensor) else self.weight)
 
     def is_acting(self) -> bool:
-        """Whether its weight is other than 0."""
+        """Whether the weight is not 0."""
         return bool((self.weight != 0).any()) if isinstance(self.weight, Tensor) else self.weight != 0
 
     def is_same_adapter(self, other: AppliedAdapter) -> bool:
-        """Whether the other piece is this one with, at most, another weight."""
+        """Whether the other one differs at most in its weight."""
         return (self.adapter, self.dyn, self.rows) == (other.adapter, other.dyn, other.rows)
 
     def is_equal(self, other: AppliedAdapter) -> bool:
-        """Whether the other piece is this one at the same weight; `==` has no answer for (batch,) weights."""
+        """Whether the other one is the same at the same weight; `==` is ambiguous for weights of shape (batch,)."""
         a, b = self.weight, other.weight
         if isinstance(a, Tensor) or isinstance(b, Tensor):
             alike = isinstance(a, Tensor) and isinstance(b, Tensor) and (a is b or torch.equal(a, b))
@@ -62,7 +66,14 @@ class AppliedAdapter:
 
 @dataclass(frozen=True)
 class LayerTarget:
-    """Where a site is in a live model: a parameter slot of `module`, or `rows` of it; `shape` of ΔW there."""
+    """A layer's parameter in a loaded model.
+
+    Attributes:
+        module: the module that owns the parameter.
+        slot: the parameter's name, such as `weight` or `in_proj_weight`.
+        shape: the shape of ΔW there.
+        rows: first and last row (exclusive) of the parameter; None means all.
+    """
 
     module: nn.Module
     slot: str
@@ -71,34 +82,49 @@ class LayerTarget:
 
 
 def find_layer_targets(part: str, root: nn.Module) -> dict[LayerId, LayerTarget]:
-    """Every site of `part` that the live network `root` has, with where it is."""
+    """Finds all layers of a loaded network.
+
+    Args:
+        part: "unet", "te" or "te2".
+        root: the network.
+
+    Returns:
+        Layer id → its parameter.
+    """
     found: dict[LayerId, LayerTarget] = {}
     for name, module in root.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             found.update(_attention_targets(part, name, module))
             continue
         shape = weight_shape(module)
-        site = find_layer_id(part, name) if shape is not None else None
-        if site is not None and shape is not None:
-            found.setdefault(site, LayerTarget(module, "weight", shape))
+        layer_id = find_layer_id(part, name) if shape is not None else None
+        if layer_id is not None and shape is not None:
+            found.setdefault(layer_id, LayerTarget(module, "weight", shape))
     return found
 
 
 def _attention_targets(part: str, name: str, module: nn.MultiheadAttention) -> Iterator[tuple[LayerId, LayerTarget]]:
-    """q, k, v are thirds of `in_proj_weight`; the inner out_proj's own forward never runs, so the attention owns it."""
+    """q, k, v are thirds of `in_proj_weight`. out_proj's own forward is never called, so the attention owns it."""
     width = module.embed_dim
     square = torch.Size((width, width))
-    for index, leaf in enumerate(("q_proj", "k_proj", "v_proj")):
-        site = find_layer_id(part, f"{name}.{leaf}")
-        if site is not None and module.in_proj_weight is not None:
-            yield site, LayerTarget(module, "in_proj_weight", square, (index * width, (index + 1) * width))
-    site = find_layer_id(part, f"{name}.out_proj")
-    if site is not None:
-        yield site, LayerTarget(module, "out_proj.weight", square)
+    for index, projection in enumerate(("q_proj", "k_proj", "v_proj")):
+        layer_id = find_layer_id(part, f"{name}.{projection}")
+        if layer_id is not None and module.in_proj_weight is not None:
+            yield layer_id, LayerTarget(module, "in_proj_weight", square, (index * width, (index + 1) * width))
+    layer_id = find_layer_id(part, f"{name}.out_proj")
+    if layer_id is not None:
+        yield layer_id, LayerTarget(module, "out_proj.weight", square)
 
 
 def weight_shape(module: nn.Module) -> torch.Size | None:
-    """The layer's weight shape from its own description (its storage may be packed), None for other modules."""
+    """Returns the shape of a layer's weight by the layer's attributes, since quantised storage may be packed.
+
+    Args:
+        module: any module.
+
+    Returns:
+        (out, in), (out, in/groups, kh, kw) or (n,); None for modules that are no Linear, Conv2d or norm.
+    """
     if isinstance(module, nn.Conv2d):
         return torch.Size((module.out_channels, module.in_channels // module.groups, *module.kernel_size))
     if isinstance(module, nn.Linear) or hasattr(module, "in_features"):
@@ -109,30 +135,35 @@ def weight_shape(module: nn.Module) -> torch.Size | None:
 
 
 def are_equal(some: Sequence[AppliedAdapter], others: Sequence[AppliedAdapter]) -> bool:
-    """Whether both are the same pieces at the same weights, in order."""
+    """Whether both are the same adapters at the same weights in the same order."""
     return len(some) == len(others) and all(map(AppliedAdapter.is_equal, some, others))
 
 
 def split_low_rank_and_dense(
     applied: tuple[AppliedAdapter, ...], shape: torch.Size
 ) -> tuple[list[tuple[AppliedAdapter, LowRank]], list[AppliedAdapter]]:
-    """The pieces with a low-rank form (and that form at weight 1), and the others."""
-    forms = [(piece, piece.low_rank(shape)) for piece in applied]
-    return [(piece, low) for piece, low in forms if low is not None], [piece for piece, low in forms if low is None]
+    """Separates adapters with a low-rank form (each with that form at weight 1) from the others."""
+    forms = [(one, one.low_rank(shape)) for one in applied]
+    return [(one, low) for one, low in forms if low is not None], [one for one, low in forms if low is None]
 
 
 def sum_bias_deltas(applied: Sequence[AppliedAdapter], size: int) -> Tensor | None:
-    """Σ weight·Δbias in float32, each in its piece's rows, or None when no piece changes the bias.
+    """Sums weight·Δbias, each in the rows of its adapter.
 
-    (size,), or (batch, size) where some piece has a weight for each picture.
+    Args:
+        applied: the adapters.
+        size: length of the bias.
+
+    Returns:
+        (size,) float32, or (batch, size) where a weight is (batch,); None when no adapter changes the bias.
     """
-    shifts = [(piece, shift) for piece in applied if (shift := piece.adapter.bias_delta()) is not None]
+    shifts = [(one, shift) for one in applied if (shift := one.adapter.bias_delta()) is not None]
     if not shifts:
         return None
     total = torch.zeros(size)
-    for piece, shift in shifts:
+    for one, shift in shifts:
         part = torch.zeros(size)
-        part[slice(*piece.rows) if piece.rows else slice(None)] = shift.float().flatten().cpu()
-        weight = piece.weight
+        part[slice(*one.rows) if one.rows else slice(None)] = shift.float().flatten().cpu()
+        weight = one.weight
         total = total + part * (weight.cpu().unsqueeze(-1) if isinstance(weight, Tensor) else weight)
     return total

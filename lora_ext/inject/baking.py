@@ -1,4 +1,4 @@
-"""W + ΔW as new values, for swapping in."""
+"""Computes W + ΔW for baking and merging."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from .applied_adapter import AppliedAdapter, split_low_rank_and_dense
 from .rounding import Rounding
 
 _BLOCK = 1 << 20
-"""Numbers of a weight that are summed at a time on a CPU: little enough to stay in its last cache, which is also all
-the memory that a half-precision weight needs in float32. Of 2^15 … 2^20 the largest was the fastest."""
+"""Numbers of a weight that are summed at a time on a CPU. They fit its last-level cache, and limit the memory that a
+half-precision weight needs in float32. Measured: of 2^15 to 2^20 the largest was the fastest."""
 
 
 class _Scratch(threading.local):
-    """Memory for what a sum needs for a moment, kept by each thread.
+    """Temporary memory of a sum, kept for each thread.
 
-    Asked for and freed at every layer, it scatters over the heap, which then grows by megabytes a layer (seen with
-    glibc 2.36).
+    Allocated and freed at every layer it would fragment the heap, which grows by megabytes a layer (glibc 2.36).
     """
 
     def __init__(self) -> None:
         self.memory: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def copy(self, name: str, source: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """`source` in other memory, that of `name` where it is on the CPU and not unusually large."""
+        """Copies `source` into the memory called `name`; into new memory off the CPU or where it is very large."""
         size = source.numel()
         if device.type != "cpu" or size > 4 * _BLOCK:
             return source.to(device, dtype, copy=True)
@@ -40,7 +39,7 @@ class _Scratch(threading.local):
 
 _SCRATCH = _Scratch()
 OnBakedRows = Callable[[Tensor], object]
-"""Is shown each block of the result when it is done, still in the cache."""
+"""Called with each finished block of rows of the result, while it is still in the cache."""
 
 
 def add_delta(
@@ -50,28 +49,39 @@ def add_delta(
     on_rows: OnBakedRows | None = None,
     rounding: Rounding | None = None,
 ) -> Tensor:
-    """W + Σ weight·ΔW, summed in float32 (float64 where W is) and rounded once to the dtype of the result.
+    """Computes W + Σ weight·ΔW, summed in float32 (float64 where W is) and rounded once to the dtype of the result.
 
-    Written into `out` where given, which may be W itself. rounding: measures how much of ΔW is left after that. The
-    only place that adds ΔW to a weight: what is baked into a model and what is merged into a checkpoint are the same
-    bits.
+    Baking into a model and merging into a checkpoint both use this function, so that they give the same bits.
+
+    Args:
+        weight (Tensor): W, (out, in) or (out, in, kh, kw) or (n,), any float dtype.
+        applied: the adapters with their weights (numbers).
+        out (Tensor): receives the result; may be `weight` itself. None makes a new tensor of W's dtype.
+        on_rows: called with each finished block of rows.
+        rounding: measures the fraction of ΔW that remains after rounding.
+
+    Returns:
+        The result, `out` where it was given.
+
+    Raises:
+        FitError: an adapter does not fit W.
     """
-    if out is not None and out.dim() > 2 and not out.is_contiguous():  # moved to channels-last: no matrix of rows
+    if out is not None and out.dim() > 2 and not out.is_contiguous():  # channels-last has no view as a matrix
         return out.copy_(add_delta(weight, applied, None, on_rows, rounding))
     if out is None:
         out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    for rows in sorted({piece.rows for piece in applied}, key=lambda r: r or (0, 0)):
+    for rows in sorted({one.rows for one in applied}, key=lambda r: r or (0, 0)):
         part = slice(*rows) if rows else slice(None)
         acting = tuple(replace(p, rows=None) if rows else p for p in applied if p.rows == rows)
         _add_rows(weight[part], acting, out[part], on_rows, rounding)
     if out is not weight:
-        for first, last in _uncovered_rows({piece.rows for piece in applied}, weight.shape[0]):
+        for first, last in _uncovered_rows({one.rows for one in applied}, weight.shape[0]):
             out[first:last].copy_(weight[first:last])
     return out
 
 
 def _uncovered_rows(spans: set[tuple[int, int] | None], size: int) -> Iterator[tuple[int, int]]:
-    """The rows of 0..size that no span covers."""
+    """Yields the rows of 0..size that no span covers."""
     if None in spans:
         return
     at = 0
@@ -90,13 +100,13 @@ def _add_rows(
     on_rows: OnBakedRows | None,
     rounding: Rounding | None,
 ) -> None:
-    """`out` = weight + Σ weight·ΔW of pieces that cover all of it."""
+    """`out` = weight + Σ weight·ΔW of adapters that cover all rows."""
     lows, dense = split_low_rank_and_dense(applied, weight.shape)
-    low = concat([piece.scale_by_weight(low) for piece, low in lows]) if lows else None
+    low = concat([one.scale_by_weight(low) for one, low in lows]) if lows else None
     if low is not None and not dense:
         _add_low(weight, low, out, on_rows, rounding)
         return
-    deltas = [(piece.acting_adapter.delta(weight), piece.weight) for piece in dense]
+    deltas = [(one.acting_adapter.delta(weight), one.weight) for one in dense]
     total = weight.to(_wide(weight))
     if low is not None:
         total = _add_low(weight, low, torch.empty(weight.shape, dtype=total.dtype, device=weight.device))
@@ -110,7 +120,7 @@ def _add_rows(
 
 
 def _wide(weight: Tensor) -> torch.dtype:
-    """The dtype that sums are made in."""
+    """The dtype in which sums are computed."""
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 

@@ -1,4 +1,4 @@
-"""Live where baking does not pay or does not fit: weights that keep changing, and memory that runs out."""
+"""Switches the mode "auto" from baked to live: where weights keep changing, and where memory runs out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CHANGING_WEIGHTS_REASON = "the weights of these files keep changing"
 
 
 class WeightChanges:
-    """Whether the weights of the same files keep changing, as with sliders and in sheets over weights.
+    """Detects that the weights of the same files keep changing, as with sliders and in sheets over weights.
 
-    Baking at every change takes longer than a live picture is slower: 4 s against 0.05 s at SDXL's size on a GPU.
+    Then live is faster: measured with SDXL on a GPU, baking again takes 4 s, while live costs 0.05 s for each image.
     """
 
     CHANGES_BEFORE_LIVE, IMAGES_BEFORE_BAKING = 2, 3
-    """Changes in a row after which they are taken to go on; pictures without one after which they have ended."""
+    """Changes in a row after which live begins; images without a change after which it ends."""
 
     def __init__(self) -> None:
         self._files: Hashable = None
@@ -30,7 +30,7 @@ class WeightChanges:
         self._changed = self._same = 0
 
     def note_weights(self, files: Hashable, weights: object) -> bool:
-        """Notes what the next picture gets, and says whether weights keep changing."""
+        """Records the files and weights of the next image. Returns whether weights keep changing."""
         if files != self._files:
             self._changed = self._same = 0
         elif weights != self._weights:
@@ -43,9 +43,15 @@ class WeightChanges:
 
 
 class LiveFallback:
-    """Moves an injection by `move(everything)`, and to live where memory runs out; only in the mode "auto".
+    """Applies changes of an injection and switches the mode "auto" to live where memory runs out.
 
-    note: what the user has to know then, "" before.
+    Args:
+        injection: the injection.
+        apply_changes: `apply_changes(anew)` applies what is wanted now: only differences, or everything anew.
+        changes: weights of earlier images.
+
+    Attributes:
+        note: a message for the user after a switch to live; "" before.
     """
 
     def __init__(
@@ -56,8 +62,16 @@ class LiveFallback:
         self._apply_changes = apply_changes
 
     def note_weights(self, files: Hashable, weights: object, on_gpu: bool) -> bool:
-        """Notes what is to be applied; live where that keeps changing and baking would be slow (`on_gpu`: on a GPU).
-        Returns whether what is live because of it is to be baked again."""
+        """Records what is applied next, and chooses live where weights keep changing on a GPU.
+
+        Args:
+            files: identifies the files.
+            weights: their weights.
+            on_gpu: whether images take seconds, so that baking at every change would take as long as an image.
+
+        Returns:
+            Whether the weights have settled, so that everything is to be applied anew.
+        """
         changing = self.changes.note_weights(files, weights) and on_gpu
         before = self.injection.forced_live_reason
         if before in ("", CHANGING_WEIGHTS_REASON):
@@ -65,8 +79,17 @@ class LiveFallback:
         return before == CHANGING_WEIGHTS_REASON and not changing
 
     def apply(self, anew: bool = False) -> bool:
-        """Moves; returns False where memory ran out, after which all is to be moved again: live. Raises FitError where
-        it ran out in the mode "baked"."""
+        """Applies changes.
+
+        Args:
+            anew: apply everything, not only differences.
+
+        Returns:
+            False where memory ran out: everything is to be applied again, then live.
+
+        Raises:
+            FitError: memory ran out in the mode "baked".
+        """
         try:
             self._apply_changes(anew)
             return True
@@ -74,12 +97,12 @@ class LiveFallback:
             if not is_out_of_memory(error) or self.injection.mode == "live" or self.note:
                 raise
             if self.injection.mode == "baked":
-                raise FitError("memory ran out while baking; the modes live and auto need none of it") from error
+                raise FitError("memory ran out while baking; the modes live and auto do not need it") from error
         self._live_from_now("memory ran out while baking: live from now on")
         return False
 
     def go_live(self) -> bool:
-        """Takes off what is baked and applies it live from now on. Returns whether that gave memory back."""
+        """Applies live from now on what is baked. Returns whether that freed memory."""
         held = self.injection.baked_bytes()
         if self.injection.mode != "auto" or not held:
             return False
@@ -89,9 +112,13 @@ class LiveFallback:
         return True
 
     def retry_when_out_of_memory(self, work: Callable[[], _T]) -> _T:
-        """The result of `work`, such as a picture; where memory runs out in it, once more with everything live.
+        """Calls `work`, and where memory runs out in it calls it once more with everything applied live.
 
-        Raises FitError where that is not to be done, in the mode "baked".
+        Returns:
+            The result of `work`, such as an image.
+
+        Raises:
+            FitError: memory ran out in the mode "baked".
         """
         try:
             return work()
@@ -103,7 +130,7 @@ class LiveFallback:
                 raise FitError(
                     f"{error}; baked LoRAs hold {format_bytes(held)}, modes live and auto hold nothing"
                 ) from error
-        self.go_live()  # here, where the error holds no tensors any more
+        self.go_live()  # outside the except block, where the traceback keeps tensors alive
         return work()
 
     def _live_from_now(self, why: str) -> None:

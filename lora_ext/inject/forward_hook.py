@@ -1,4 +1,4 @@
-"""The low-rank path beside a layer, as a forward hook. Nothing in the model changes."""
+"""`ForwardHook` adds ΔW·x to the output of a layer. Nothing in the model changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,19 @@ DeviceAndDtype: TypeAlias = "tuple[torch.device, torch.dtype]"
 
 
 class ForwardHook:
-    """For Linear, Conv2d and norms: a forward hook adds ΔW's part of the output."""
+    """A forward hook on a Linear, Conv2d or norm that adds ΔW·x (and Δbias) to the output.
+
+    Attributes:
+        applied: the adapters.
+        low_rank_forms: for each adapter its ΔW at weight 1, or None.
+        joined_low_rank: all low-rank forms concatenated, with their weights in the gain; None without any.
+        dense: ΔW of the other kinds (out, in, *kernel), each with its weights (batch,), or None where the weight is
+            multiplied in already.
+        bias_shift: Δbias, (out,) or (batch, out), or None.
+        downs: D (r, in, *kernel) by device and dtype.
+        ups: by device and dtype U·diag(g) (out, r) and None, or U and g (batch, r) where g differs between images.
+        is_idle: whether all weights are 0.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -25,47 +37,48 @@ class ForwardHook:
         self.low_rank_forms: list[LowRank | None] = []
         self.joined_low_rank: LowRank | None = None
         self.dense: list[tuple[Tensor, Tensor | None]] = []
-        """ΔW's without a low-rank form, each with its weight for each picture, None where that is in it already."""
         self.bias_shift: Tensor | None = None
         self.downs: dict[DeviceAndDtype, Tensor] = {}
         self.ups: dict[DeviceAndDtype, tuple[Tensor, Tensor | None]] = {}
-        """U·diag(g) and None; U and g where g differs from picture to picture."""
         self.is_idle = True
         self.handle = module.register_forward_hook(self.hook)
 
     def remove(self) -> None:
-        """Takes the hook off."""
+        """Removes the hook."""
         self.handle.remove()
 
     def update(self, applied: tuple[AppliedAdapter, ...], weight: Tensor | None) -> None:
-        """Same pieces with new weights: only the gains move. Otherwise the factors are laid side by side anew."""
+        """Replaces the adapters. Where only weights differ, only gains are computed again.
+
+        Args:
+            applied: the adapters.
+            weight (Tensor): the layer's own weight, which kinds without a low-rank form need.
+        """
         shape = weight_shape(self.module)
         assert shape is not None
         if len(applied) != len(self.applied) or not all(map(AppliedAdapter.is_same_adapter, applied, self.applied)):
-            self.low_rank_forms = [piece.low_rank(shape) for piece in applied]
+            self.low_rank_forms = [one.low_rank(shape) for one in applied]
             plain = [form for form in self.low_rank_forms if form is not None]
             self.joined_low_rank = concat(plain) if plain else None
             self.downs.clear()
         self.applied = applied
-        acting = [piece for piece in applied if piece.is_acting()]
+        acting = [one for one in applied if one.is_acting()]
         self.is_idle = not acting
         self.ups.clear()
         if self.joined_low_rank is not None:
             rows = zip(applied, self.low_rank_forms, strict=True)
-            gain = _side_by_side([(form.gain, piece.weight) for piece, form in rows if form is not None])
+            gain = _side_by_side([(form.gain, one.weight) for one, form in rows if form is not None])
             self.joined_low_rank = replace(self.joined_low_rank, gain=gain)
         dense = [
-            piece
-            for piece, form in zip(applied, self.low_rank_forms, strict=True)
-            if form is None and piece.is_acting()
+            one for one, form in zip(applied, self.low_rank_forms, strict=True) if form is None and one.is_acting()
         ]
         self.dense = _dense(dense, weight)
         self.bias_shift = sum_bias_deltas(acting, shape[0])
 
     def _cast(self, place: DeviceAndDtype) -> tuple[Tensor, Tensor, Tensor | None]:
-        """D, U and g on the layer's device in its compute dtype, kept for the next call.
+        """Returns D, U and g on the layer's device in its compute dtype, cached for the next call.
 
-        g is None where all pictures share it: U has it on it then, which saves each call a pass over the thin result.
+        g is None where all images share it: it is multiplied into U then, which saves a multiplication in each call.
         """
         assert self.joined_low_rank is not None
         if place not in self.downs:
@@ -79,7 +92,7 @@ class ForwardHook:
         return self.downs[place], *self.ups[place]
 
     def hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        """output + ΔW·x (+ Δbias)."""
+        """Returns output + ΔW·x (+ Δbias); None, which leaves the output as it is, where all weights are 0."""
         if self.is_idle:
             return None
         x = args[0]
@@ -96,7 +109,7 @@ class ForwardHook:
         return output
 
     def _add_low(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        """output + U·(g·(D·x)): two thin products, whatever the number of files."""
+        """Returns output + U·(g·(D·x)): two thin products for any number of files."""
         dtype = output.dtype if output.is_floating_point() else x.dtype
         down, up, gain = self._cast((x.device, dtype))
         x = x.to(dtype)
@@ -116,7 +129,7 @@ class ForwardHook:
         return wide.view_as(output)
 
     def _norm(self, module: nn.LayerNorm | nn.GroupNorm, x: Tensor) -> Tensor:
-        """The norm with Δweight and Δbias in the place of its weight and bias: a norm is linear in them."""
+        """Computes the norm with Δweight and Δbias instead of weight and bias: a norm is linear in them."""
         axis = -1 if isinstance(module, nn.LayerNorm) else 1
         if isinstance(module, nn.LayerNorm):
             plain = F.layer_norm(x, module.normalized_shape, None, None, module.eps)
@@ -130,44 +143,54 @@ class ForwardHook:
 
 
 def _dense(applied: list[AppliedAdapter], weight: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
-    """(ΔW, weight for each picture) of kinds without a low-rank form; those of one weight for all are summed."""
+    """(ΔW, weights (batch,)) of kinds without a low-rank form; those with one weight for all images are summed."""
     if not applied:
         return []
     assert weight is not None
-    rows = [(piece.acting_adapter.delta(weight), piece.weight) for piece in applied]
+    rows = [(one.acting_adapter.delta(weight), one.weight) for one in applied]
     plain = [delta * w for delta, w in rows if not isinstance(w, Tensor)]
     several: list[tuple[Tensor, Tensor | None]] = [(delta, w) for delta, w in rows if isinstance(w, Tensor)]
     return [*several, (sum(plain[1:], plain[0]), None)] if plain else several
 
 
 def _spread(values: Tensor, like: Tensor, axis: int) -> Tensor:
-    """(n,) or (pictures, n) for multiplying with `like`, whose `axis` has the n; in its device and dtype.
+    """Reshapes (n,) or (images, n) to be multiplied with `like`, whose `axis` has length n, in its device and dtype.
 
-    A guided batch holds the pictures once for each condition, in turn. Raises FitError for another batch.
+    With classifier-free guidance the batch contains the images once for each condition. Raises FitError where the
+    batch is no multiple of the images.
     """
     shape = [1] * like.dim()
     shape[axis] = -1
     if values.dim() == 2:
         if like.shape[0] % values.shape[0]:
-            raise FitError(f"a batch of {like.shape[0]} for {values.shape[0]} sets of LoRA weights")
+            raise FitError(f"a batch of {like.shape[0]} is no multiple of {values.shape[0]} sets of LoRA weights")
         values = values.repeat(like.shape[0] // values.shape[0], 1)
         shape[0] = values.shape[0]
     return values.to(like.device, like.dtype).view(shape)
 
 
 def _side_by_side(parts: list[tuple[Tensor, float | Tensor]]) -> Tensor:
-    """Gains times weights, joined: (R,), or (batch, R) where some weight is a (batch,) tensor."""
+    """Concatenates gains times weights: (R,), or (batch, R) where a weight is (batch,)."""
     gains = [gain * (w.unsqueeze(-1) if isinstance(w, Tensor) else w) for gain, w in parts]
     size = max((gain.shape[0] for gain in gains if gain.dim() == 2), default=0)
     return torch.cat([gain.expand(size, -1) if size else gain for gain in gains], dim=-1)
 
 
 def is_convolution(module: nn.Module) -> bool:
-    """Whether the layer takes (batch, channels, height, width)."""
+    """Whether the layer's input is (batch, channels, height, width)."""
     return isinstance(module, nn.Conv2d)
 
 
 def convolve_like(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    """`module`'s convolution with another weight: its stride, padding (and padding mode), dilation, groups; no bias."""
+    """Convolves with another weight, without bias, by the stride, padding, dilation and groups of a Conv2d.
+
+    Args:
+        module: a Conv2d.
+        x (Tensor): (batch, in, height, width).
+        weight (Tensor): (r, in/groups, kh, kw).
+
+    Returns:
+        Tensor (batch, r, height', width').
+    """
     assert isinstance(module, nn.Conv2d)
     return module._conv_forward(x, weight, None)

@@ -1,4 +1,4 @@
-"""What memory is free, what baking may take of it, and errors that say it has run out."""
+"""Free memory of a device, how much of it baking may take, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ import torch
 GIB = 1 << 30
 
 _OUT_OF_MEMORY_TEXTS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-"""What torch says where it has no class for the error: on the CPU (`DefaultCPUAllocator`) and on MPS."""
+"""torch's messages where it has no class for the error: on the CPU (`DefaultCPUAllocator`) and on MPS."""
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that a new tensor may take on `device`: free, or kept by torch for tensors to come. None: not known."""
+    """Returns the bytes that a new tensor may take on a device: free ones, and those that torch has reserved.
+
+    Args:
+        device: the device.
+
+    Returns:
+        Bytes, or None where this is not known.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -29,7 +36,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def _free_ram() -> int | None:
-    """Bytes of main memory that programs may still take, without swapping."""
+    """Bytes of main memory that are free without swapping."""
     try:
         if sys.platform == "win32":
             return _free_windows()
@@ -42,7 +49,7 @@ def _free_ram() -> int | None:
 
 
 def _free_cgroup() -> int:
-    """What a container's limit leaves (cgroup v2); page cache that can be dropped is not counted as taken."""
+    """Bytes that a container's limit leaves (cgroup v2). Page cache counts as free, since it can be dropped."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit = int((folder / "memory.max").read_text())
@@ -74,16 +81,26 @@ def _free_macos() -> int:
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What baking may take. free: bytes that are free on a device, None where that is not known (then it has room).
+    """How much memory baking may take.
 
-    image_bytes: bytes that must stay free for making a picture, where the model is.
+    Attributes:
+        free: device → free bytes; None where they are not known, which counts as enough.
+        image_bytes: bytes that must stay free for generating an image.
     """
 
     free: Callable[[torch.device], int | None] = free_bytes
     image_bytes: int = 0
 
     def lacking(self, needed: Mapping[torch.device, int], drawing: bool = True) -> str:
-        """Why so many bytes more do not fit, in words; "" where they do. drawing: beside what a picture takes."""
+        """Checks whether baking fits.
+
+        Args:
+            needed: device → bytes that baking takes.
+            drawing: whether `image_bytes` must stay free too.
+
+        Returns:
+            A sentence that says what is missing; "" where there is enough memory.
+        """
         for device, size in needed.items():
             free = self.free(device) if size else None
             kept = self.image_bytes if drawing else 0
@@ -96,17 +113,22 @@ class MemoryBudget:
 
 
 def format_bytes(size: int) -> str:
-    """Bytes as text, in GiB, below a tenth of one in MiB."""
+    """Formats bytes in GiB, below 0.1 GiB in MiB.
+
+    Example:
+        >>> format_bytes(3 * 2**29), format_bytes(2**20)
+        ('1.5 GiB', '1.0 MiB')
+    """
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
 
 
 def accelerated(device: torch.device) -> bool:
-    """Whether a picture takes seconds there, so that baking at every change would take as long as the picture does."""
+    """Whether the device is an accelerator, where baking at every change would take as long as an image."""
     return device.type not in ("cpu", "meta")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether the error, or the one that it was raised from, is that memory has run out, on whatever device."""
+    """Whether an error, or the one that it was raised from, says that memory has run out, on any device."""
     if error is None:
         return False
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
@@ -116,7 +138,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def release_memory() -> None:
-    """Gives memory that nothing uses back to the device, after an error that held tensors."""
+    """Frees unused memory that torch has reserved, after an error that kept tensors alive."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

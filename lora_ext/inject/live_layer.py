@@ -1,4 +1,4 @@
-"""The record of one live module that adapters act on."""
+"""`LiveLayer`: the adapters and original parameters of one changed module."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AdaptersBySlot = Mapping[str, tuple[AppliedAdapter, ...]]
 
 @dataclass(frozen=True)
 class CachedSum:
-    """What a buffer holds: W + ΔW of these pieces, of the original that was at `source` (address, version)."""
+    """A buffer's content: W + ΔW of `applied`, for the original with address and version `source`."""
 
     applied: tuple[AppliedAdapter, ...]
     source: tuple[int, int]
@@ -29,7 +29,17 @@ class CachedSum:
 
 
 class LiveLayer:
-    """The record of one live module: the originals of swapped parameters, and the pieces by who put them there."""
+    """The record of one module that adapters act on.
+
+    Attributes:
+        module: the module.
+        originals: slot → original parameter, for slots that hold a baked parameter now.
+        buffers: slot → baked parameter, kept to be written over.
+        cached_sums: slot → what its buffer contains.
+        applied: (owner, whether live) → adapters by slot.
+        hook: the hook for live adapters.
+        rounding: slot → what rounding left of ΔW at the last sum; nothing for float32 and wider.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -39,18 +49,17 @@ class LiveLayer:
         self.applied: dict[tuple[Hashable, bool], AdaptersBySlot] = {}
         self.hook: ForwardHook | PerCallSwap | None = None
         self.rounding: dict[str, Rounding] = {}
-        """What rounding left of ΔW when a slot was last summed; nothing for float32 and wider."""
 
-    # --- who wants what
+    # --- adapters by owner
 
     def adapters_of(self, owner: Hashable) -> AdaptersBySlot:
-        """What `owner` has here."""
+        """Returns the adapters that `owner` has applied here."""
         return self.applied.get((owner, True)) or self.applied.get((owner, False)) or {}
 
     def apply(self, owner: Hashable, slots: AdaptersBySlot, live: bool) -> bool:
-        """Replaces `owner`'s pieces in the named slots. Returns whether anything changed."""
+        """Replaces the adapters of `owner` in the given slots. Returns whether anything changed."""
         before = self.adapters_of(owner)
-        after = {slot: pieces for slot, pieces in {**before, **slots}.items() if pieces}
+        after = {slot: applied for slot, applied in {**before, **slots}.items() if applied}
         stays = (owner, live) in self.applied or not before
         if stays and _equal(before, after):
             return False
@@ -62,7 +71,7 @@ class LiveLayer:
         return True
 
     def remove(self, owner: Hashable) -> None:
-        """Removes `owner`'s pieces; the last one to leave takes the record along."""
+        """Removes the adapters of `owner`. Without any adapters the record is removed from `LIVE_LAYERS`."""
         for live in (True, False):
             self.applied.pop((owner, live), None)
         self._apply()
@@ -71,19 +80,19 @@ class LiveLayer:
         merged: dict[str, tuple[AppliedAdapter, ...]] = {}
         for (_, is_live), slots in self.applied.items():
             if is_live == live:
-                for slot, pieces in slots.items():
-                    merged[slot] = (*merged.get(slot, ()), *pieces)
+                for slot, applied in slots.items():
+                    merged[slot] = (*merged.get(slot, ()), *applied)
         return merged
 
     def _apply(self) -> None:
-        """Brings the module to what the pieces say."""
+        """Changes the module to match `applied`."""
         live, baked = self._wanted(True), self._wanted(False)
         attention = isinstance(self.module, nn.MultiheadAttention)
         if self.hook is not None and (not live or attention):
             self.hook.remove()
             self.hook = None
         self._bake({} if attention and live else baked)
-        if attention and live:  # its forward reads raw parameters: swap them for the time of each call
+        if attention and live:  # its forward reads the parameters themselves: swap them during each call
             values = {slot: (*baked.get(slot, ()), *live.get(slot, ())) for slot in {*baked, *live}}
             self.hook = PerCallSwap(self, values)
         elif live:
@@ -97,46 +106,49 @@ class LiveLayer:
             LIVE_LAYERS.pop(self.module, None)
 
     def prefers_live(self, slots: AdaptersBySlot) -> bool:
-        """`auto`: baked where the weight is a plain float Parameter that stays as it is for the whole picture."""
+        """Whether "auto" chooses live: scheduled or per-image weights, or a weight that is no plain float Parameter."""
         if isinstance(self.module, nn.MultiheadAttention):
             return False
         weight = self.original_parameter("weight")
         plain = type(weight) is nn.Parameter and weight.dtype in _BAKEABLE_DTYPES and weight.device.type != "meta"
-        turning = any(p.is_scheduled or isinstance(p.weight, Tensor) for pieces in slots.values() for p in pieces)
+        turning = any(p.is_scheduled or isinstance(p.weight, Tensor) for applied in slots.values() for p in applied)
         return turning or not plain
 
     # --- baked
 
     def memory_needed(self, slots: AdaptersBySlot) -> Iterator[tuple[torch.device, int, int]]:
-        """For each slot that is to be baked: its device, the bytes of its new weight (0 where the one that is there is
-        written over), and what its sum takes for a moment: the weight in float32, of kinds without a low rank four."""
-        for slot, pieces in slots.items():
+        """Yields (device, bytes of the new weight, temporary bytes of its sum) for each slot to be baked.
+
+        The new weight takes 0 bytes where a buffer is written over. A sum takes the weight in float32, or four times
+        that for kinds without a low-rank form.
+        """
+        for slot, applied in slots.items():
             weight = self.original_parameter(slot)
-            if weight is None or not any(piece.is_acting() for piece in pieces):
+            if weight is None or not any(one.is_acting() for one in applied):
                 continue
-            dense = any(piece.adapter.kind != "LoRA" or piece.adapter.magnitude() is not None for piece in pieces)
+            dense = any(one.adapter.kind != "LoRA" or one.adapter.magnitude() is not None for one in applied)
             size = 0 if self._reusable_buffer(slot) is not None else weight.nbytes
             yield weight.device, size, weight.numel() * 4 * (4 if dense else 1)
 
     def parameter_owner(self, slot: str) -> tuple[nn.Module, str]:
-        """The module and parameter name of a slot (`out_proj.weight` is the attention's inner layer's)."""
+        """Returns the module and name of a slot's parameter (`out_proj.weight` belongs to an inner layer)."""
         *path, name = slot.split(".")
         return (self.module.get_submodule(".".join(path)) if path else self.module), name
 
     def current_parameter(self, slot: str) -> nn.Parameter | None:
-        """The parameter in the slot now."""
+        """Returns the parameter that the slot holds now."""
         module, name = self.parameter_owner(slot)
         return module._parameters.get(name, getattr(module, name, None))
 
     def original_parameter(self, slot: str) -> nn.Parameter | None:
-        """The model's own parameter of the slot."""
+        """Returns the model's own parameter of the slot."""
         return self.originals[slot] if slot in self.originals else self.current_parameter(slot)
 
     def _bake(self, wanted: Mapping[str, tuple[AppliedAdapter, ...]]) -> None:
         """Swaps in W + ΔW for the wanted slots and the originals for all others."""
         values: dict[str, Tensor] = {}
-        for slot, pieces in wanted.items():
-            values |= self.sum_weights(slot, pieces)
+        for slot, applied in wanted.items():
+            values |= self.sum_weights(slot, applied)
         for slot in [slot for slot in self.originals if slot not in values]:
             self.restore(slot)
         for slot in [
@@ -148,17 +160,28 @@ class LiveLayer:
             self.swap_in(slot, value)
 
     def _is_kept_by_schedule(self, applied: tuple[AppliedAdapter, ...]) -> bool:
-        """Whether a schedule has switched off what will come back: its sum is kept meanwhile."""
-        return any(piece.is_scheduled for piece in applied)
+        """Whether a schedule may switch an adapter on again, so that its sum is kept."""
+        return any(one.is_scheduled for one in applied)
 
     def sum_weights(self, slot: str, applied: tuple[AppliedAdapter, ...]) -> dict[str, Tensor]:
-        """Slot → W + ΔW in the model's dtype, for the weight slot and, where a kind has one, its bias."""
-        acting = tuple(piece for piece in applied if piece.is_acting())
+        """Computes W + ΔW in the model's dtype.
+
+        Args:
+            slot: the weight's slot.
+            applied: the adapters.
+
+        Returns:
+            Slot → new values, for the weight and, where a kind changes it, the bias; empty where all weights are 0.
+
+        Raises:
+            FitError: a weight has one number for each image.
+        """
+        acting = tuple(one for one in applied if one.is_acting())
         original = self.original_parameter(slot)
         if not acting or original is None:
             return {}
-        if any(isinstance(piece.weight, Tensor) for piece in acting):
-            raise FitError(f"{type(self.module).__name__} cannot have another LoRA weight for each picture of a batch")
+        if any(isinstance(one.weight, Tensor) for one in acting):
+            raise FitError(f"{type(self.module).__name__} cannot have its own LoRA weight for each image of a batch")
         values = {slot: self._sum(slot, original, acting)}
         shift = sum_bias_deltas(acting, original.shape[0])
         if shift is not None:
@@ -170,7 +193,7 @@ class LiveLayer:
         return values
 
     def _sum(self, slot: str, original: nn.Parameter, acting: tuple[AppliedAdapter, ...]) -> Tensor:
-        """W + ΔW of a slot: the one that is still there where a schedule only switched it off, else a new one."""
+        """W + ΔW of a slot: the cached sum where a schedule only switched it off and on, otherwise a new one."""
         spare, filled = self._reusable_buffer(slot), self.cached_sums.get(slot)
         now = None if original.is_inference() else (original.data_ptr(), original._version)
         there = (
@@ -187,23 +210,23 @@ class LiveLayer:
         else:
             self.rounding.pop(slot, None)
             total = add_delta(original.detach(), acting, spare)
-        if now is not None and any(piece.is_scheduled for piece in acting):
+        if now is not None and any(one.is_scheduled for one in acting):
             self.cached_sums[slot] = CachedSum(acting, now, total.data_ptr())
         return total
 
     def baked_rounding(self) -> dict[str, Rounding]:
-        """The measured slots that hold W + ΔW now (of OpenCLIP's attention: during its calls)."""
+        """Returns the measured rounding of slots that hold W + ΔW now (in OpenCLIP's attention: during calls)."""
         momentary = isinstance(self.hook, PerCallSwap)
         return {slot: found for slot, found in self.rounding.items() if momentary or slot in self.originals}
 
     def _reusable_buffer(self, slot: str) -> Tensor | None:
-        """The memory of the last W + ΔW of this slot, if it still fits, to be written over."""
+        """The buffer of the slot's last W + ΔW, to be written over; None where device or dtype have changed."""
         buffer, original = self.buffers.get(slot), self.original_parameter(slot)
         fits = buffer is not None and original is not None and buffer.device == original.device
         return buffer.detach() if fits and buffer.dtype == original.dtype else None  # type: ignore[union-attr]
 
     def swap_in(self, slot: str, value: Tensor) -> None:
-        """Puts `value` into the slot as a Parameter and remembers the original object."""
+        """Swaps `value` into the slot as a Parameter and keeps the original object."""
         module, name = self.parameter_owner(slot)
         if slot not in self.originals:
             self.originals[slot] = module._parameters.get(name)
@@ -213,7 +236,7 @@ class LiveLayer:
         module._parameters[name] = buffer
 
     def make_permanent(self) -> None:
-        """Moves the swapped-in values into the originals."""
+        """Copies the baked values into the original parameters."""
         for slot, original in self.originals.items():
             if original is None:
                 self.originals[slot] = self.buffers[slot]
@@ -221,7 +244,7 @@ class LiveLayer:
                 original.data = self.buffers[slot].data
 
     def restore(self, slot: str) -> None:
-        """Puts the original object back, on the device and in the dtype that the model has been moved to since."""
+        """Restores the original parameter, on the device and in the dtype that the model was moved to meanwhile."""
         module, name = self.parameter_owner(slot)
         original = self.originals.pop(slot)
         current = module._parameters.get(name)
@@ -239,10 +262,10 @@ def _equal(before: AdaptersBySlot, after: AdaptersBySlot) -> bool:
 
 
 class PerCallSwap:
-    """For OpenCLIP's attention, whose forward reads its parameters: they are swapped during each call only.
+    """Hooks for OpenCLIP's attention, whose forward reads its parameters: they are swapped during each call only.
 
-    On a GPU they are summed anew in each call and forgotten after it, which takes milliseconds and no memory; kept,
-    they would take 0.4 GiB for SDXL's second text encoder. On the CPU they are kept.
+    On a GPU the sums are computed in each call and freed after it. This takes milliseconds, while keeping them would
+    take 0.4 GiB for SDXL's second text encoder. On the CPU they are kept.
     """
 
     def __init__(self, layer: LiveLayer, wanted: Mapping[str, tuple[AppliedAdapter, ...]]) -> None:
@@ -271,14 +294,14 @@ class PerCallSwap:
 
     @staticmethod
     def _sum_weights(layer: LiveLayer, wanted: Mapping[str, tuple[AppliedAdapter, ...]]) -> dict[str, Tensor]:
-        """W + ΔW of all slots, in float32 also under the autocast of a text encoder's call."""
+        """W + ΔW of all slots, summed in float32 also where the text encoder is called under autocast."""
         values: dict[str, Tensor] = {}
         with torch.no_grad(), torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-            for slot, pieces in wanted.items():
-                values |= layer.sum_weights(slot, pieces)
+            for slot, applied in wanted.items():
+                values |= layer.sum_weights(slot, applied)
         return values
 
     def remove(self) -> None:
-        """Takes the hooks off."""
+        """Removes the hooks."""
         for handle in self.handles:
             handle.remove()
