@@ -137,7 +137,7 @@ def covering_size(size: PixelSize, bucket: PixelSize) -> PixelSize:
 
 
 def _without_upscaling(size: PixelSize, rules: BucketRules) -> BucketFit:
-    """A picture is only ever made smaller: to the resolution's area, one side on a step; its bucket lies inside it."""
+    """The fit with `bucket_no_upscale`: reduced to the resolution's area, one side on a step; the bucket lies inside."""
     step, area = rules.bucket_reso_steps, rules.resolution[0] * rules.resolution[1]
     resized = size
     if size[0] * size[1] > area:
@@ -153,7 +153,7 @@ def _without_upscaling(size: PixelSize, rules: BucketRules) -> BucketFit:
         else:
             resized = int(by_height * aspect + 0.5), by_height
     bucket = max(step, _down(resized[0], step)), max(step, _down(resized[1], step))
-    # a picture thinner than a step has to be scaled up to be trained at all
+    # an image narrower than a step must be enlarged to be trained at all
     return BucketFit(
         bucket, resized if resized[0] >= bucket[0] and resized[1] >= bucket[1] else covering_size(size, bucket)
     )

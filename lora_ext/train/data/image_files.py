@@ -157,7 +157,7 @@ def _reason(error: BaseException, path: Path) -> str:
 
 
 def _upright(image: Image.Image) -> DecodedImage:
-    """Upright RGB and alpha of a loaded picture of any mode."""
+    """Upright RGB and alpha of a loaded image of any mode."""
     image = ImageOps.exif_transpose(image) or image
     alpha = None
     if "transparency" in image.info and image.mode in ("P", "L", "RGB", "1"):

@@ -165,26 +165,26 @@ def resize_folder(
 
 
 class _Names:
-    """Where results go; two sources that would give the same file are told apart."""
+    """The result files; two sources that would give the same file are an error."""
 
     def __init__(self, source: Path, target: Path, suffix: str) -> None:
         self.source, self.target, self.suffix = source, target, suffix
         self.taken: dict[Path, Path] = {}
 
     def of(self, path: Path, size: PixelSize) -> Path:
-        """A picture's file at a size."""
+        """An image's result file at a size."""
         folder = self.target / path.parent.relative_to(self.source)
         return folder / f"{path.stem}+{size[0]}x{size[1]}{self.suffix}"
 
     def check(self, path: Path) -> None:
-        """Raises TrainError for another picture of the same name."""
+        """Raises TrainError for another image of the same name."""
         other = self.taken.setdefault(path.with_suffix(""), path)
         if other != path:
             raise TrainError(f"{other.name} has the same name; rename one of them")
 
 
 def _resized_image(image: Image.Image, alpha: Image.Image | None, most: PixelSize, step: int, how: str) -> Image.Image:
-    """One picture at one size, cut from the middle."""
+    """An image at one size, cropped at the centre."""
     scaled, cut = reduced_sizes(image.size, most, step)
     left, top = (scaled[0] - cut[0]) // 2, (scaled[1] - cut[1]) // 2
     box = left, top, left + cut[0], top + cut[1]
@@ -211,7 +211,7 @@ def _save(image: Image.Image, path: Path, overwrite: bool, done: ResizeReport) -
 
 
 def _copy(path: Path, made: Path, overwrite: bool, done: ResizeReport) -> None:
-    """The files beside a picture that share its name, with the size put into theirs."""
+    """Copies the files beside an image that share its name, with the size added to theirs."""
     for other in _associated(path):
         target = made.with_name(made.stem + other.name[len(path.stem) :])
         if target.exists() and not overwrite:
@@ -230,18 +230,18 @@ def _associated(path: Path) -> Iterator[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `images`; 0 also where single pictures were skipped, which are named on standard output."""
-    parser = CommandParser("images", "Make pictures smaller for training, at one size or several.")
+    """Runs `images`; returns 0 also if single images were skipped, which the report names."""
+    parser = CommandParser("images", "Reduce pictures for training to one or several sizes.")
     parser.add_argument("source", type=Path, metavar="SRC", help="folder of pictures")
-    parser.add_argument("target", type=Path, metavar="DST", help="folder for the results, made if it is missing")
+    parser.add_argument("target", type=Path, metavar="DST", help="folder for the results; it is created")
     text = "largest areas, WIDTHxHEIGHT separated by commas; smaller pictures keep their size"
     parser.add_argument("--max_resolution", default=DEFAULT_MAX_RESOLUTION, help=text)
-    parser.add_argument("--divisible_by", type=int, default=1, help="cut sides to multiples of this")
+    parser.add_argument("--divisible_by", type=int, default=1, help="crop sides to multiples of this")
     parser.add_argument("--interpolation", choices=OPENCV_INTERPOLATIONS, default="area", help="how to scale")
     parser.add_argument("--save_as_png", action="store_true", help="PNG (keeps transparency) instead of JPEG")
-    text = "copy captions and others of the same name along"
+    text = "copy captions and other files of the same name"
     parser.add_argument("--copy_associated_files", action="store_true", help=text)
-    parser.add_argument("--recursive", action="store_true", help="folders inside too")
+    parser.add_argument("--recursive", action="store_true", help="include folders inside")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     options = vars(parser.parse_args(argv))
     done = resize_folder(options.pop("source"), options.pop("target"), track=progress_bar, **options)

@@ -75,7 +75,7 @@ def fit_state_to_run(
     _, steps = data.run_length(world_size, epoch=saved.epoch, batch=saved.batch, step=saved.step)
     if saved.step >= steps:
         more = "max_train_epochs" if recipe.max_train_epochs else "max_train_steps"
-        notify(f"resuming: the state is at step {saved.step} of {steps}, so no step is left; raise {more} to go on")
+        notify(f"resuming: the state is at step {saved.step} of {steps}, so no step is left; raise {more} to continue")
 
 
 def alphas_by_layer(network: TrainableNetwork) -> dict[str, float]:

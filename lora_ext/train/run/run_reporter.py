@@ -30,7 +30,7 @@ class RunReporter:
             self.host.notify(text)
 
     def show(self, done: int, total: int, text: str) -> None:
-        """Shows the progress of what comes before the first step."""
+        """Shows the progress of work before the first step."""
         if self.is_main:
             self.host.progress(done, total, text)
 

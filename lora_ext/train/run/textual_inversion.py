@@ -221,7 +221,7 @@ class TrainableEmbedding:
                 if has_word:
                     loss.backward()
                 if process_group.any_process(has_word):
-                    fill_missing_gradients(self.vectors)  # of a process whose batch lacks the word
+                    fill_missing_gradients(self.vectors)  # of a process whose batch lacks the token
                     process_group.average_in_place([v.grad for v in self.vectors if v.grad is not None])
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
