@@ -137,7 +137,7 @@ def covering_size(size: PixelSize, bucket: PixelSize) -> PixelSize:
 
 
 def _without_upscaling(size: PixelSize, rules: BucketRules) -> BucketFit:
-    """The fit with `bucket_no_upscale`: reduced to the resolution's area, one side on a step; the bucket lies inside."""
+    """The fit with `bucket_no_upscale`: reduced to the resolution's area, one side on a step; the bucket is inside."""
     step, area = rules.bucket_reso_steps, rules.resolution[0] * rules.resolution[1]
     resized = size
     if size[0] * size[1] > area:
