@@ -91,7 +91,7 @@ def test_the_longest_a_caption_can_be() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ({"caption_dropout_rate": 1.5}, "between 0 and 1"),
+        ({"caption_dropout_rate": 1.5}, "from 0 to 1"),
         ({"caption_separator": ""}, "comma"),
         ({"shuffle_caption": True, "keep_tokens": -1}, "negative"),
     ],

@@ -30,7 +30,7 @@ def test_a_missing_opencv_is_asked_for_by_name(tmp_path: Path, monkeypatch: pyte
     for batch in Dataset.from_recipe(recipe).epoch_batches(0):  # the name tells, nothing else is needed
         assert batch.pixels is not None and float((batch.pixels > 0).float().mean()) > 0.2
     image.save(tmp_path / "b.png")
-    with pytest.raises(TrainError, match="face_crop_aug_range looks for faces"):
+    with pytest.raises(TrainError, match="face_crop_aug_range finds faces"):
         Dataset.from_recipe(recipe)
 
 

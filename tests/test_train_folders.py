@@ -85,7 +85,7 @@ def test_lists_of_captions(tmp_path: Path, name: str) -> None:
     ("line", "says"),
     [
         ("{", "cannot be read"),
-        ('{"x": 1}', "row 1: there is no file_name"),
+        ('{"x": 1}', "row 1 has no file_name"),
         ('{"file_name": "z.png"}', "no picture z.png"),
     ],
 )
@@ -181,7 +181,7 @@ def test_dataset_files_that_cannot_be_say_what_to_change(tmp_path: Path, text: s
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="give train_data_dir"):
+    with pytest.raises(TrainError, match="set train_data_dir"):
         find_subsets(Recipe())
     (tmp_path / "training").mkdir()
     with pytest.raises(TrainError, match=r"trainin does not exist; did you mean 'training'"):

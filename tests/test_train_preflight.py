@@ -97,7 +97,7 @@ def test_what_is_seldom_meant_is_said(tmp_path: Path) -> None:
     draw(tmp_path / "b.png", (64, 64), "blue")
     base = Recipe(train_data_dir=str(tmp_path), resolution="64", max_train_steps=300_000)
     text = run_preflight(Dataset.from_recipe(base)).text()
-    assert "300,000 steps are very many" in text and "no picture has a caption" in text
+    assert "300,000 steps are unusually many" in text and "no picture has a caption" in text
     assert "more than 30% of 1 pictures is cut off; enable_bucket" in text
     (tmp_path / "a.txt").write_text("dog", encoding="utf-8")
     text = run_preflight(Dataset.from_recipe(replace(base, shuffle_caption=True, keep_tokens=2))).text()

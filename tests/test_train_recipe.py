@@ -282,9 +282,9 @@ def test_a_c3lier_and_a_dylora_come_back() -> None:
 def test_every_option_is_read_where_training_is_done(name: str) -> None:
     """By attribute, outside of what reads, checks and notes recipes (a comment is for the notes alone)."""
     faces = {"recipe.py", "recipe_io.py", "recipe_check.py", "recipe_metadata.py"}
-    own = (TRAIN / "recipe.py").read_text(encoding="utf-8").partition("# --- what follows from them")[2]
-    code = [own, *(p.read_text(encoding="utf-8") for p in TRAIN.parent.rglob("*.py") if p.name not in faces)]
-    assert any(re.search(rf"\b(recipe|self|rules|variation|r)\.{name}\b", text) for text in code)
+    own = (TRAIN / "recipe.py").read_text(encoding="utf-8").partition("# --- derived values")[2]
+    code = [own, *(p.read_text(encoding="utf-8") for p in TRAIN.parents[1].rglob("*.py") if p.name not in faces)]
+    assert any(re.search(rf"\b(recipe|self|rules|augmentation|r)\.{name}\b", text) for text in code)
 
 
 @pytest.mark.parametrize(

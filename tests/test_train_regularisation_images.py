@@ -64,8 +64,8 @@ def test_it_can_be_stopped(recipe: Recipe) -> None:
 
 def test_not_asked_or_not_possible(recipe: Recipe, tmp_path: Path) -> None:
     assert not missing_regularisation_images(replace(recipe, reg_generate=False), 1)
-    with pytest.raises(TrainError, match="give that folder"):
+    with pytest.raises(TrainError, match="set that folder"):
         missing_regularisation_images(replace(recipe, reg_data_dir=None), 1)
     (tmp_path / "none" / "notes").mkdir(parents=True)
-    with pytest.raises(TrainError, match="make one such as '1_dog'"):
+    with pytest.raises(TrainError, match="that names a class, such as '1_dog'"):
         missing_regularisation_images(replace(recipe, reg_data_dir=str(tmp_path / "none")), 1)
