@@ -126,7 +126,7 @@ def test_the_default_resolution_is_told_where_the_model_is_larger(tmp_path: Path
     monkeypatch.setattr(StandaloneTrainableModel, "native_size", 768)
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out")
     setup.check_model(replace(made, resolution="512"), host, said.append)
-    assert said == ["resolution is 512, the default; this model was made for 768: set resolution 768"]
+    assert said == ["resolution is 512, but this model was trained at 768; set resolution 768"]
     for other in (made, replace(made, resolution="640"), replace(made, resolution="512", dataset_config="x.toml")):
         setup.check_model(other, host, said.append)
     assert len(said) == 1 and Recipe().resolution == "512" and torch.is_tensor(host.alphas_cumprod)
