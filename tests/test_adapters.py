@@ -386,6 +386,22 @@ def test_glora_with_a_rank_above_the_inputs() -> None:
     torch.testing.assert_close(adapter(tensors).delta(weight).double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_glora_with_a_tucker_core() -> None:
+    """B = b1 · bm · b2 of a 3x3 convolution; the core's ranks and kernel must be the layer's."""
+    torch.manual_seed(3)
+    b1, core, b2 = torch.randn(6, 2), torch.randn(2, 3, 3, 3), torch.randn(3, 5, 1, 1)
+    a1, a2 = torch.randn(5, 2), torch.randn(2, 5)
+    tensors = {"a1.weight": a1, "a2.weight": a2, "b1.weight": b1, "b2.weight": b2, "bm.weight": core}
+    found, weight = adapter(tensors), torch.randn(6, 5, 3, 3)
+    assert found.fits(weight.shape)
+    wanted = torch.einsum("or,rskl,si->oikl", b1, core, b2.flatten(1)) + torch.einsum("ojkl,ji->oikl", weight, a1 @ a2)
+    torch.testing.assert_close(found.delta(weight), wanted, rtol=1e-4, atol=1e-4)
+    for shape in ((6, 5, 1, 1), (5, 5, 3, 3), (6, 5)):
+        assert not found.fits(shape)
+    assert not adapter({**tensors, "bm.weight": torch.randn(3, 3, 3, 3)}).fits(weight.shape)
+    assert not adapter({**tensors, "bm.weight": torch.randn(2, 2, 3, 3)}).fits(weight.shape)
+
+
 def test_norm_without_bias() -> None:
     found = adapter({"w_norm": torch.ones(4)})
     assert found.bias_delta() is None
