@@ -99,7 +99,7 @@ class JobDetails(JobSummary):
 
 @dataclass(eq=False)
 class Job:
-    """One piece of work. done, total: how far; live: what a face may show meanwhile (a curve, the newest picture).
+    """One piece of work. done, total: how far; live: what a page may show meanwhile (a curve, the newest picture).
 
     lane: "model" or "files". result: what the work returned, ready for JSON. Times are seconds since 1970.
     """
@@ -127,7 +127,7 @@ class Job:
     ended_event: threading.Event = field(default_factory=threading.Event)
 
     def progress(self, done: int, total: int, text: str = "") -> None:
-        """Says how far the work is. Raises Stopped when the user cancelled it."""
+        """Reports how far the work is. Raises JobCancelledError once the user has cancelled it."""
         self.done, self.total, self.text = done, total, text
         if self.stop_event.is_set():
             raise JobCancelledError
@@ -165,11 +165,14 @@ LaneLock = Callable[[], AbstractContextManager[Any]]
 
 
 class JobQueue:
-    """All jobs, newest last. on_model: what to hold while a model job works (a web UI's queue lock).
+    """All jobs, newest last.
 
-    cannot: kind of job → why it cannot use the model, "" where it can.
-
-    files: how many file jobs work at once. history: a JSON file that keeps ended jobs between starts.
+    Args:
+        model_lock: Makes what is held while a model job works, such as the web UI's queue lock.
+        unavailable_reason: Kind of job → why it cannot use the model; "" where it can.
+        file_workers: How many jobs on files work at once.
+        max_kept: How many jobs are kept.
+        history_path: A JSON file that keeps ended jobs between starts.
     """
 
     def __init__(
@@ -212,7 +215,7 @@ class JobQueue:
         return job
 
     def get(self, name: str) -> Job:
-        """The job of this id. Raises JobError."""
+        """Returns the job of this id. Raises JobError where there is none."""
         job = self._jobs.get(name)
         if job is None:
             raise JobError(f"there is no job {name!r}{did_you_mean(name, list(self._jobs)[-12:])}")

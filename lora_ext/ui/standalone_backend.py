@@ -1,4 +1,4 @@
-"""The standalone program as a `web.desk.Desk`."""
+"""The standalone program as a `web.backend.Backend`."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ class StandaloneBackend:
         return nullcontext()
 
     def applied_by(self) -> str:
-        """See `Desk.applied_by`: this program itself."""
+        """See `Backend.applied_by`: this program itself."""
         return ""
 
     def why_unavailable(self, kind: str) -> str:
-        """See `Desk.cannot`: everything can be done here."""
+        """See `Backend.why_unavailable`: everything can be done here."""
         return ""
 
     def image_captioners(self) -> Mapping[str, ImageCaptioner]:
@@ -141,7 +141,7 @@ class StandaloneBackend:
 
     @contextmanager
     def open_trainable_model(self, checkpoint: str | None) -> Iterator[TrainableModel]:
-        """See `Desk.borrowed`; without a checkpoint the small model that comes along."""
+        """See `Backend.open_trainable_model`; without a checkpoint the small model that comes along."""
         names = {}
         for name in self.choices()["checkpoints"]:
             with suppress(FileError):  # one that went meanwhile is no reason to train on none
@@ -150,15 +150,15 @@ class StandaloneBackend:
 
     @contextmanager
     def open_renderer(self, checkpoint: str, library: LoraLibrary) -> Iterator[ImageRenderer]:
-        """See `Desk.artist`."""
+        """See `Backend.open_renderer`."""
         settings = replace(self._base, ckpt=self.checkpoint_path(checkpoint))
-        with StandaloneImageRenderer(settings, self.load_model(checkpoint), library, self.presets()) as artist:
-            yield artist
+        with StandaloneImageRenderer(settings, self.load_model(checkpoint), library, self.presets()) as renderer:
+            yield renderer
 
     def generate(
         self, settings: dict[str, Any], library: LoraLibrary, on_progress: Callable[[int, int], None]
     ) -> tuple[Sequence[Image.Image], Sequence[FitReport], Sequence[str]]:
-        """See `Desk.draw`."""
+        """See `Backend.generate`."""
         wanted = dict(settings)
         name = wanted.pop("ckpt") or EMBEDDED_MODEL_NAME
         report, total = GenerationReport(), max(1, int(wanted["steps"]))

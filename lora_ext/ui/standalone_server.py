@@ -123,8 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.data_dir or data_folder(), args.lora_dir, args.ckpt_dir, args.dataset_dir, args.out
     )
     base = Settings(device=args.device, precision=args.precision, tokenizer=args.tokenizer)
-    studio = AppState(StandaloneBackend(folders, base))
-    app = create_application(studio, guard, language=args.language)
+    app_state = AppState(StandaloneBackend(folders, base))
+    app = create_application(app_state, guard, language=args.language)
     address = f"http://{reachable_host(args.host)}:{args.port}"
     print(
         f"LoRA ext: {address}\n  LoRA files: {', '.join(map(str, folders.loras))}\n"
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         uvicorn.run(app, host=args.host, port=args.port, log_level="warning", server_header=False)
     finally:
-        studio.jobs.close()
+        app_state.jobs.close()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The tab in a web UI: what its callbacks ask for. Knows no web UI; it is given a desk."""
+"""The tab in a web UI: what its callbacks ask for. Knows no web UI; it is given a backend."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ def _given(read: Callable[[], _Value], otherwise: _Value) -> _Value:
 
 
 class Tab:
-    """Made once each time the web UI loads its scripts.
+    """The tab, made once each time the web UI loads its scripts.
 
-    users: names and passwords that it was started with. bound: the address that it listens on. names: the names by
-    which it is reached from elsewhere, as far as it knows them.
+    Jobs continue over "Reload UI": a tab that is closed while they run leaves its state to the next one.
 
-    Jobs go on over Reload UI: a tab that is closed while they do leaves its studio to the next one.
+    Args:
+        backend: The web UI.
+        users: Names and passwords that the web UI was started with.
+        bound: The address that it listens on.
+        names: Returns the names by which it is reached from elsewhere, as far as it knows them.
     """
 
     _left_state: ClassVar[AppState | None] = None

@@ -23,7 +23,17 @@ LORA_SUFFIX = ".safetensors"
 
 
 class AppState:
-    """One for a program's lifetime. Folders are those that the desk names when it is made."""
+    """What the API keeps between requests; one for a program's lifetime.
+
+    Args:
+        backend: The program; its folders are read once, here.
+
+    Attributes:
+        backend: The program.
+        folders: The user's folders.
+        jobs: Background jobs.
+        presets: Block-weight presets.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend

@@ -63,7 +63,8 @@ class Backend(Protocol):
 
     def why_unavailable(self, kind: str) -> str:
         """Why a job of this kind ("train", "compare" …) cannot use the model here, and what to do instead; "" where it
-        can."""
+        can.
+        """
         ...
 
     def image_captioners(self) -> Mapping[str, ImageCaptioner]:

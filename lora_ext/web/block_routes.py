@@ -84,15 +84,15 @@ def run_block_analysis_job(app_state: AppState, options: BlockAnalysisRequest, j
             job.progress(now.done * 100 + round(99 * now.batch_share), now.total * 100, "drawing")
 
         job.text = "loading the model"
-        with app_state.backend.open_renderer(options.checkpoint, app_state.library) as artist:
+        with app_state.backend.open_renderer(options.checkpoint, app_state.library) as renderer:
             base = ImageSpec(**requested_image_fields(options), lora=name)
             found = block_analysis.analyse_by_images(
-                base, layout, options.way, artist, store, seeds=seeds, batch=options.batch, on_progress=watch
+                base, layout, options.way, renderer, store, seeds=seeds, batch=options.batch, on_progress=watch
             )
             first, others = block_analysis.block_image_specs(
                 replace(base, seed=(seeds or [base.seed])[0]), layout, options.way
             )
-            drawn = {label: store.path(one.key(artist.identity(one))) for label, one in {"": first, **others}.items()}
+            drawn = {label: store.path(one.key(renderer.identity(one))) for label, one in {"": first, **others}.items()}
     data = found.data(options.keep, options.name)
     outputs, folder = app_state.folders.outputs.resolve(), store.folder.resolve()
     chart = heatmap.save_heatmap(found, options.keep, folder)
@@ -112,9 +112,9 @@ def _norms(app_state: AppState, options: BlockAnalysisRequest, file: LoraFile, n
         return block_analysis.analyse_by_norms(file, layout, name)
     with app_state.backend.open_trainable_model(options.checkpoint or None) as model:
         places = {
-            site: target
+            layer_id: target
             for part, root in model.parts().items()
-            for site, target in find_layer_targets(part, root).items()
+            for layer_id, target in find_layer_targets(part, root).items()
         }
         return block_analysis.analyse_by_norms(file, layout, name, places)
 
@@ -123,15 +123,15 @@ def register_block_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the route."""
 
     @api.post("/compare/blocks", status_code=202)
-    def start(wish: BlockAnalysisRequest) -> JobSummary:
+    def start(options: BlockAnalysisRequest) -> JobSummary:
         """Measures what each block does. Answers with a job."""
-        block_analysis.check_analysis_method(wish.way)
-        entry = app_state.entry(wish.lora)
+        block_analysis.check_analysis_method(options.way)
+        entry = app_state.entry(options.lora)
         lane = (
             FILES_LANE
-            if wish.way == block_analysis.NORMS and block_analysis.can_measure_without_model(entry.load())
+            if options.way == block_analysis.NORMS and block_analysis.can_measure_without_model(entry.load())
             else MODEL_LANE
         )
         return app_state.jobs.start(
-            "blocks", entry.name, lambda job: run_block_analysis_job(app_state, wish, job), lane=lane
+            "blocks", entry.name, lambda job: run_block_analysis_job(app_state, options, job), lane=lane
         ).summary()

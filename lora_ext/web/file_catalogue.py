@@ -83,7 +83,7 @@ def summarise_file(path: Path) -> FileSummary:
         "rank": ranks[0][0] if ranks else None,
         "mixed": len(ranks) > 1,
         "layers": len(file.adapters),
-        "text": any(site.part != "unet" for site in file.adapters),
+        "text": any(layer_id.part != "unet" for layer_id in file.adapters),
     }
 
 

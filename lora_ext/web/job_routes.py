@@ -81,7 +81,8 @@ def register_job_routes(api: APIRouter, app_state: AppState) -> None:
     @api.get("/jobs")
     def jobs() -> JobList:
         """All jobs, oldest first, without their logs and results; what is another when files changed; and who applies
-        tags in pictures, where it is not this program."""
+        tags in pictures, where it is not this program.
+        """
         app_state.catalogue.refresh()
         rows = [job_summary(app_state, job) for job in app_state.jobs.list_jobs()]
         return JobList(rows, app_state.catalogue.version, app_state.backend.applied_by())
@@ -97,9 +98,9 @@ def register_job_routes(api: APIRouter, app_state: AppState) -> None:
         return app_state.jobs.cancel(job, save=save).summary()
 
     @api.post("/jobs/{job}/move")
-    def move(job: str, wish: MoveJobRequest) -> JobSummary:
+    def move(job: str, options: MoveJobRequest) -> JobSummary:
         """Puts a job that waits up, down or first in its queue."""
-        return app_state.jobs.move(job, wish.to).summary()
+        return app_state.jobs.move(job, options.to).summary()
 
     @api.delete("/jobs/{job}")
     def forget(job: str) -> ForgottenJob:
@@ -122,10 +123,10 @@ def register_job_routes(api: APIRouter, app_state: AppState) -> None:
     if app_state.backend.can_generate:
 
         @api.post("/generate", status_code=202)
-        def generate(wish: GenerateRequest) -> JobSummary:
+        def generate(options: GenerateRequest) -> JobSummary:
             """Draws pictures. Answers with a job."""
-            title = " ".join(wish.prompt.split())[:80] or "(no prompt)"
+            title = " ".join(options.prompt.split())[:80] or "(no prompt)"
             work = app_state.jobs.start(
-                "generate", title, lambda job: run_generate_job(app_state, wish, job), lane=MODEL_LANE
+                "generate", title, lambda job: run_generate_job(app_state, options, job), lane=MODEL_LANE
             )
             return work.summary()

@@ -1,4 +1,4 @@
-"""`mount_api(app, studio, guard)`: the API on a program's FastAPI application."""
+"""Mounts the API on a program's FastAPI application."""
 
 from __future__ import annotations
 
@@ -38,7 +38,13 @@ LANGUAGES = ("zh_CN", "zh_TW", "ja_JP")
 
 
 def mount_api(app: FastAPI, app_state: AppState, guard: AccessGuard) -> None:
-    """Adds every route, and `/lora-ext/v1/openapi.json`, before any route that takes all paths."""
+    """Adds every route, and `/lora-ext/v1/openapi.json`, before any route that takes all paths.
+
+    Args:
+        app: The program's application: the web UI's, or the standalone page's.
+        app_state: What the API keeps between requests.
+        guard: Decides on each request.
+    """
     api = make_router(guard, app_state.hide_folders)
     for register_routes in ROUTE_REGISTRARS:
         register_routes(api, app_state)

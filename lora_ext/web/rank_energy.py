@@ -122,9 +122,9 @@ def measure_rank_energy(file: LoraFile, track: Track = no_progress) -> RankEnerg
     check_usable(file)
     layers: dict[LayerId, LayerSingularValues] = {}
     other = 0
-    for site in track(list(file.adapters), "measure"):
-        adapter = file.adapters[site]
-        change = change_of(file, site)
+    for layer_id in track(list(file.adapters), "measure"):
+        adapter = file.adapters[layer_id]
+        change = change_of(file, layer_id)
         if change is None:
             other += sum(tensor.nbytes for tensor in adapter.tensors.values())
             continue
@@ -134,7 +134,7 @@ def measure_rank_energy(file: LoraFile, track: Track = no_progress) -> RankEnerg
         values = change.times(1 / scale).best_approximation(1 << 30).values.double() * scale
         rank = min(adapter.rank or len(values), len(values)) or 1
         item = torch.empty(0, dtype=widest_dtype([adapter.dtype])).element_size()
-        layers[site] = LayerSingularValues(
+        layers[layer_id] = LayerSingularValues(
             values[:rank], rank, len(shape) > 2, (shape[0] + inner) * item, min(shape[0], inner)
         )
     if not layers:

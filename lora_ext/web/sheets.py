@@ -41,7 +41,7 @@ class SheetRequest(SamplingRequest):
     """A sheet: axes as text (`/compare/axes`), and what each picture is drawn from.
 
     lora: the file that axes speak about. dataset: its pictures, to score by; run: those of this training run.
-    folder: a sheet that is gone on with.
+    folder: a sheet to resume.
     """
 
     lora: str = ""
@@ -71,23 +71,23 @@ class SheetService:
     """All sheets, each in a folder below outputs/compare."""
 
     def __init__(self, app_state: AppState) -> None:
-        self.studio = app_state
+        self.app_state = app_state
         self.runs = TrainingRuns(app_state)
         self.folder = app_state.folders.outputs / "compare"
 
     def plan_sheet(self, options: SheetRequest) -> sheet_plan.SheetPlan:
         """The plan. Raises LoraError."""
-        lora = self.studio.library.shortest_name(self.studio.entry(options.lora)) if options.lora else ""
-        shot = ImageSpec(**requested_image_fields(options), lora=lora)
+        lora = self.app_state.library.shortest_name(self.app_state.entry(options.lora)) if options.lora else ""
+        image_spec = ImageSpec(**requested_image_fields(options), lora=lora)
         return sheet_plan.plan_sheet(
-            shot, options.x, options.y, options.z, self.studio.library, self.studio.backend.presets()
+            image_spec, options.x, options.y, options.z, self.app_state.library, self.app_state.backend.presets()
         )
 
     def start_job(self, options: SheetRequest) -> Job:
         """Queues a sheet. Raises LoraError about what cannot be."""
         planned = self.plan_sheet(options)
         title = f"{planned.base.lora or 'sheet'}: {len(planned.cells)}"
-        return self.studio.jobs.start("compare", title, lambda job: self.build(options, job), lane=MODEL_LANE)
+        return self.app_state.jobs.start("compare", title, lambda job: self.build(options, job), lane=MODEL_LANE)
 
     def request_for_run(self, name: str) -> SheetRequest:
         """Epochs × weights of a training run that has ended. Raises LoraError."""
@@ -105,7 +105,7 @@ class SheetService:
         """The pictures that likeness is measured by."""
         if options.run:
             return training_image_paths(self.runs.recipe_and_files(options.run)[0])
-        return find_training_images(dataset_folder(self.studio, options.dataset)) if options.dataset else []
+        return find_training_images(dataset_folder(self.app_state, options.dataset)) if options.dataset else []
 
     def build(self, options: SheetRequest, job: Job) -> SheetDetails:
         """Draws what is missing of a sheet and writes its pages; stopped, it keeps what there is."""
@@ -113,7 +113,7 @@ class SheetService:
         folder = (
             find_user_path([self.folder], options.folder) if options.folder else self._new(planned.base.lora or "sheet")
         )
-        check_not_linked(folder, self.studio.folders.outputs)
+        check_not_linked(folder, self.app_state.folders.outputs)
         store, scorer = CellStore(folder), create_scorer(self._training_images(options))
         for text in (
             *unread_tag_warnings(options.prompt, options.negative_prompt),
@@ -137,11 +137,11 @@ class SheetService:
                 raise SheetStopped
 
         job.text = "loading the model"
-        with self.studio.backend.open_renderer(options.checkpoint, self.studio.library) as artist:
+        with self.app_state.backend.open_renderer(options.checkpoint, self.app_state.library) as renderer:
             made = build_sheet.build_sheet(
-                planned, artist, store, batch=options.batch, scorer=scorer, on_progress=watch
+                planned, renderer, store, batch=options.batch, scorer=scorer, on_progress=watch
             )
-            for fit in getattr(artist, "fits", {}).values():
+            for fit in getattr(renderer, "fits", {}).values():
                 job.notify(str(fit))
         if made.warning:
             job.notify(made.warning)
@@ -154,11 +154,11 @@ class SheetService:
         for cell in found.get("cells", []):
             cell["file"] = self._name(folder / cell["file"]) if cell.get("file") else None
         pages = [self._name(folder / name) for name in found.get("pages", [])]
-        wish = {}
+        asked = {}
         with suppress(OSError, ValueError):
-            wish = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
+            asked = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
         table = (folder / SCORES_FILE).is_file()
-        return cast("SheetDetails", {**found, "pages": pages, "folder": folder.name, "table": table, "asked": wish})
+        return cast("SheetDetails", {**found, "pages": pages, "folder": folder.name, "table": table, "asked": asked})
 
     def history(self) -> list[PastSheet]:
         """Sheets of before, newest first."""
@@ -186,7 +186,7 @@ class SheetService:
         return folder
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.studio.folders.outputs).as_posix()
+        return path.relative_to(self.app_state.folders.outputs).as_posix()
 
 
 def register_sheet_routes(api: APIRouter, app_state: AppState) -> None:
@@ -204,9 +204,9 @@ def register_sheet_routes(api: APIRouter, app_state: AppState) -> None:
         return AxesAnswer(kinds, runs)
 
     @api.post("/compare", status_code=202)
-    def compare(wish: SheetRequest) -> JobSummary:
+    def compare(options: SheetRequest) -> JobSummary:
         """Draws a sheet. Answers with a job; cancelling it keeps what is drawn."""
-        return sheets.start_job(wish).summary()
+        return sheets.start_job(options).summary()
 
     @api.get("/compare/history")
     def history() -> PastSheets:
@@ -214,12 +214,12 @@ def register_sheet_routes(api: APIRouter, app_state: AppState) -> None:
         return PastSheets(sheets.history())
 
     @api.post("/compare/prompt")
-    def prompt(wish: CellTagRequest) -> PromptText:
+    def prompt(options: CellTagRequest) -> PromptText:
         """The prompt with a cell's tag in the place of its run's, or at its end."""
-        request = next(iter(ImageSpec(prompt=wish.tag).tags()), None)
+        request = next(iter(ImageSpec(prompt=options.tag).tags()), None)
         if request is None:
             raise PromptError("there is no <lora:…> tag in it")
-        return PromptText(edit_tag(wish.prompt, request.name, lambda _: request))
+        return PromptText(edit_tag(options.prompt, request.name, lambda _: request))
 
     @api.get("/compare/{folder}/scores.csv", response_class=Response)
     def table(folder: str) -> Response:

@@ -143,9 +143,9 @@ def register_thumbnail_routes(api: APIRouter, app_state: AppState) -> None:
         return FileResponse(path) if path else Response(status_code=404)
 
     @api.put("/thumbnail")
-    def write(wish: ThumbnailRequest) -> SavedThumbnail:
+    def write(options: ThumbnailRequest) -> SavedThumbnail:
         """Puts a picture beside a file, where the web UI looks for it."""
-        return SavedThumbnail(save_thumbnail(app_state, wish).stat().st_mtime)
+        return SavedThumbnail(save_thumbnail(app_state, options).stat().st_mtime)
 
     @api.get("/pictures", response_class=Response)
     def one(name: str = Query(..., max_length=800)) -> Response:

@@ -144,14 +144,14 @@ def report_without_paths(report: ToolReport) -> ReportData | SplitReportData:
 
 
 class ToolService:
-    """The tools at the studio's files. Each method does the work of one job."""
+    """The tools, on files of the library. Each method does the work of one job."""
 
     def __init__(self, app_state: AppState) -> None:
-        self.studio = app_state
+        self.app_state = app_state
 
     def load_file(self, name: str) -> LoraFile:
         """The library's file. Raises FileError."""
-        return self.studio.entry(name).load()
+        return self.app_state.entry(name).load()
 
     def check_inputs(self, options: Any) -> None:
         """Checks a request before it becomes a job. Raises FileError for files that are not there, ToolError."""
@@ -163,23 +163,23 @@ class ToolService:
             )
         for name in (getattr(options, "name", None), *(part.name for part in getattr(options, "parts", ()))):
             if name is not None:
-                self.studio.entry(name)
+                self.app_state.entry(name)
         for name in (getattr(options, field, "") for field in ("original", "tuned", "checkpoint")):
             if name:
-                find_user_path(self.studio.folders.checkpoints, name)
+                find_user_path(self.app_state.folders.checkpoints, name)
 
     def parse_blocks(self, text: str) -> BlockWeights:
         """Block weights as a prompt would read them. Raises BlockError."""
         return (
-            parse_block_weights(text, presets=self.studio.backend.presets().weights)
+            parse_block_weights(text, presets=self.app_state.backend.presets().weights)
             if text.strip()
             else UNIFORM_WEIGHTS
         )
 
     def energy(self, name: str) -> RankEnergy:
         """The file's singular values, computed once."""
-        entry = self.studio.entry(name)
-        return self.studio.cached("energy", entry, lambda: measure_rank_energy(entry.load()))
+        entry = self.app_state.entry(name)
+        return self.app_state.cached("energy", entry, lambda: measure_rank_energy(entry.load()))
 
     def save_result(self, options: ToolRequest, made: LoraFile, report: ToolReport, job: Job) -> ToolResult:
         """Writes the result, and what the page shows of the work."""
@@ -189,16 +189,16 @@ class ToolService:
 
     def output_path(self, options: ToolRequest, job: Job) -> Path:
         """Where the result goes. Raises FileError, ToolError."""
-        path = check_output_path(self.studio.lora_output_path(options.save_to), overwrite=options.overwrite)
-        if any(path.resolve().is_relative_to(folder.resolve()) for folder in self.studio.folders.read_only):
+        path = check_output_path(self.app_state.lora_output_path(options.save_to), overwrite=options.overwrite)
+        if any(path.resolve().is_relative_to(folder.resolve()) for folder in self.app_state.folders.read_only):
             raise ToolError(f"{path.parent.name} belongs to this installation and stays as it is")
         job.notify(f"{job.kind}: {path.name}")
         return path
 
     def result(self, report: ToolReport) -> ToolResult:
         """The report, with the library's names of what was written instead of paths."""
-        self.studio.refresh_library()
-        return ToolResult(report_without_paths(report), [self.studio.library_name(path) for path in report.outputs])
+        self.app_state.refresh_library()
+        return ToolResult(report_without_paths(report), [self.app_state.library_name(path) for path in report.outputs])
 
     def merge(self, options: MergeRequest, job: Job) -> ToolResult:
         """Into one LoRA, or into a checkpoint."""
@@ -215,7 +215,7 @@ class ToolService:
 
     def merge_into_checkpoint_file(self, options: MergeRequest, files: list[LoraFile], job: Job) -> CheckpointResult:
         """Into a checkpoint."""
-        folders = self.studio.folders.checkpoints
+        folders = self.app_state.folders.checkpoints
         source = find_user_path(folders, options.checkpoint)
         suffix = source.suffix.lower() if source.is_file() else ""
         path = user_output_path(folders[0], options.save_to, suffix)
@@ -251,7 +251,7 @@ class ToolService:
 
     def extract(self, options: ExtractRequest, job: Job) -> ToolResult:
         """The difference of two checkpoints."""
-        folders = self.studio.folders.checkpoints
+        folders = self.app_state.folders.checkpoints
         self.output_path(options, job)
         made, report = extract_lora(
             find_user_path(folders, options.original),
@@ -269,7 +269,7 @@ class ToolService:
 
     def split(self, options: SplitRequest, job: Job) -> ToolResult:
         """A DyLoRA into one file a rank."""
-        base = self.studio.lora_output_path(options.save_to)
+        base = self.app_state.lora_output_path(options.save_to)
         files, report = split_dylora(
             self.load_file(options.name),
             options.unit,
@@ -285,7 +285,7 @@ class ToolService:
         return self.result(report)
 
     def convert(self, options: ConvertRequest, job: Job) -> ToolResult:
-        """Another spelling, or LoRA of another kind."""
+        """To another key format, or from another kind of network to LoRA."""
         self.output_path(options, job)
         made, report = convert_lora(
             self.load_file(options.name),
@@ -313,51 +313,51 @@ class ToolService:
 
 def register_tool_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
-    bench = ToolService(app_state)
+    tools = ToolService(app_state)
 
-    def start(kind: str, wish: ToolRequest, work: Callable[..., ToolResult]) -> JobSummary:
-        bench.check_inputs(wish)
-        return app_state.jobs.start(kind, wish.save_to[:80], lambda job: work(wish, job)).summary()
+    def start(kind: str, options: ToolRequest, work: Callable[..., ToolResult]) -> JobSummary:
+        tools.check_inputs(options)
+        return app_state.jobs.start(kind, options.save_to[:80], lambda job: work(options, job)).summary()
 
     @api.post("/merge", status_code=202)
-    def merge_(wish: MergeRequest) -> JobSummary:
+    def merge_(options: MergeRequest) -> JobSummary:
         """Merges LoRA files into one, or into a checkpoint."""
-        if not 1 <= len(wish.parts) <= _PARTS:  # the web UI's pydantic takes no bounds of a list
-            raise ToolError(f"a merge takes 1 to {_PARTS} files, not {len(wish.parts)}")
-        return start("merge", wish, bench.merge)
+        if not 1 <= len(options.parts) <= _PARTS:  # the web UI's pydantic takes no bounds of a list
+            raise ToolError(f"a merge takes 1 to {_PARTS} files, not {len(options.parts)}")
+        return start("merge", options, tools.merge)
 
     @api.post("/resize", status_code=202)
-    def resize_(wish: ResizeRequest) -> JobSummary:
+    def resize_(options: ResizeRequest) -> JobSummary:
         """Changes the rank of a LoRA."""
-        return start("resize", wish, bench.resize)
+        return start("resize", options, tools.resize)
 
     @api.get("/resize/curve")
     def curve(name: str = Query(..., max_length=800)) -> RankCurve:
         """How much of a file each rank keeps, and how large the result is."""
-        return bench.energy(name).curve()
+        return tools.energy(name).curve()
 
     @api.post("/resize/preview")
-    def preview(wish: RankRequest) -> ResizePreview:
+    def preview(options: RankRequest) -> ResizePreview:
         """What a resize would keep, how large the result would be, and the ranks that it would choose."""
-        ranks = rank_rules(wish.new_rank, wish.new_conv_rank, wish.dynamic_method, wish.dynamic_param)
-        return bench.energy(wish.name).preview(ranks)
+        ranks = rank_rules(options.new_rank, options.new_conv_rank, options.dynamic_method, options.dynamic_param)
+        return tools.energy(options.name).preview(ranks)
 
     @api.post("/extract", status_code=202)
-    def extract_(wish: ExtractRequest) -> JobSummary:
+    def extract_(options: ExtractRequest) -> JobSummary:
         """The difference of two checkpoints as a LoRA."""
-        return start("extract", wish, bench.extract)
+        return start("extract", options, tools.extract)
 
     @api.post("/split", status_code=202)
-    def split_(wish: SplitRequest) -> JobSummary:
+    def split_(options: SplitRequest) -> JobSummary:
         """One LoRA for each rank of a DyLoRA."""
-        return start("split", wish, bench.split)
+        return start("split", options, tools.split)
 
     @api.post("/convert", status_code=202)
-    def convert_(wish: ConvertRequest) -> JobSummary:
-        """Another spelling, or other kinds as LoRA."""
-        return start("convert", wish, bench.convert)
+    def convert_(options: ConvertRequest) -> JobSummary:
+        """Converts to another key format, or other kinds of network to LoRA."""
+        return start("convert", options, tools.convert)
 
     @api.post("/reweight", status_code=202)
-    def reweight_(wish: ReweightRequest) -> JobSummary:
+    def reweight_(options: ReweightRequest) -> JobSummary:
         """Block weights made permanent in a copy."""
-        return start("reweight", wish, bench.reweight)
+        return start("reweight", options, tools.reweight)

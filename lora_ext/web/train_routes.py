@@ -48,7 +48,8 @@ class CaptionRequest(RequestBody):
 
 class DescribeRequest(RequestBody):
     """Descriptions of a dataset's pictures. captioner: a name of the form's `captioners`; overwrite: also of pictures
-    that have a caption."""
+    that have a caption.
+    """
 
     dataset: str
     captioner: str
@@ -72,7 +73,7 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
 
     @api.get("/train/form")
     def form() -> TrainForm:
-        """Every knob of training, with help, limits and defaults."""
+        """Every training option, with help, limits and defaults."""
         return TrainForm(
             fields=form_fields(),
             datasets=dataset_browser.dataset_names(app_state),
@@ -86,24 +87,24 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
         return FileSettings(*settings_from_lora_file(app_state.entry(name).path))
 
     @api.post("/train/preflight", status_code=202)
-    def preflight(wish: TrainRequest) -> JobSummary:
+    def preflight(options: TrainRequest) -> JobSummary:
         """Looks over pictures and model before a run. Answers with a job."""
-        runs.recipe_from_form(wish.settings)
+        runs.recipe_from_form(options.settings)
         work = app_state.jobs.start(
-            "preflight", "preflight", lambda job: runs.run_preflight(wish.settings, job), lane=MODEL_LANE
+            "preflight", "preflight", lambda job: runs.run_preflight(options.settings, job), lane=MODEL_LANE
         )
         return work.summary()
 
     @api.post("/train", status_code=202)
-    def train(wish: TrainRequest) -> JobSummary:
+    def train(options: TrainRequest) -> JobSummary:
         """Queues a run. Answers with a job; cancelling it saves first."""
-        runs.recipe_from_form(wish.settings)
-        title = str(wish.settings.get("output_name") or "last")
-        return app_state.jobs.start("train", title, lambda job: work(wish, job), lane=MODEL_LANE).summary()
+        runs.recipe_from_form(options.settings)
+        title = str(options.settings.get("output_name") or "last")
+        return app_state.jobs.start("train", title, lambda job: work(options, job), lane=MODEL_LANE).summary()
 
-    def work(wish: TrainRequest, job: Job) -> TrainResult:
-        made: TrainResult = {**runs.train(wish.settings, wish.prompts, job)}
-        if wish.compare and not made["stopped"]:
+    def work(options: TrainRequest, job: Job) -> TrainResult:
+        made: TrainResult = {**runs.train(options.settings, options.prompts, job)}
+        if options.compare and not made["stopped"]:
             try:
                 made["sheet"] = sheets.start_job(sheets.request_for_run(made["name"])).id
             except LoraError as error:
@@ -146,28 +147,28 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
         return Response(dataset_browser.dataset_thumbnail(app_state, dataset, picture), media_type="image/jpeg")
 
     @api.put("/dataset/caption")
-    def caption(wish: CaptionRequest) -> SavedCaption:
+    def caption(options: CaptionRequest) -> SavedCaption:
         """Writes a picture's caption."""
-        dataset_browser.save_dataset_caption(app_state, wish.dataset, wish.picture, wish.caption)
-        return SavedCaption(wish.caption.strip())
+        dataset_browser.save_dataset_caption(app_state, options.dataset, options.picture, options.caption)
+        return SavedCaption(options.caption.strip())
 
     @api.post("/dataset/describe", status_code=202)
-    def describe(wish: DescribeRequest) -> JobSummary:
+    def describe(options: DescribeRequest) -> JobSummary:
         """Describes the pictures of a dataset. Answers with a job; what is written stays when it is cancelled."""
-        dataset_browser.image_captioner(app_state, wish.captioner)
-        title = dataset_browser.dataset_folder(app_state, wish.dataset).name
+        dataset_browser.image_captioner(app_state, options.captioner)
+        title = dataset_browser.dataset_folder(app_state, options.dataset).name
         return app_state.jobs.start(
             "caption",
             title,
             lambda job: dataset_browser.describe_dataset(
-                app_state, wish.dataset, wish.captioner, job, overwrite=wish.overwrite
+                app_state, options.dataset, options.captioner, job, overwrite=options.overwrite
             ),
             lane=MODEL_LANE,
         ).summary()
 
     @api.post("/dataset/replace")
-    def replace(wish: ReplaceRequest) -> dataset_browser.ReplacedCaptions:
+    def replace(options: ReplaceRequest) -> dataset_browser.ReplacedCaptions:
         """Finds and replaces in all captions, or counts what that would change."""
         return dataset_browser.replace_in_captions(
-            app_state, wish.dataset, wish.find, wish.put, whole_tags=wish.whole_tags, dry=wish.dry
+            app_state, options.dataset, options.find, options.put, whole_tags=options.whole_tags, dry=options.dry
         )

@@ -20,7 +20,7 @@ _POINTS = 600
 
 
 class JobHostInterface:
-    """A job as a `ports.Shell`. While pictures are prepared a stop ends the run, later it lets it save.
+    """A job as a `protocols.HostInterface`. While pictures are prepared a stop ends the run, later it lets it save.
 
     A job that is dropped ends wherever it is asked: nothing more is saved.
     """
@@ -41,7 +41,7 @@ class JobHostInterface:
         self.job.progress(done, total, text)
 
     def cancelled(self) -> bool:
-        """Whether the user asked to stop and save. Raises Stopped where nothing is to be saved."""
+        """Whether the user asked to stop and save. Raises JobCancelledError where nothing is to be saved."""
         if self.job.is_discarded:
             raise JobCancelledError
         return self.job.cancelled()
@@ -55,7 +55,7 @@ class TrainingRunProgress:
     """What the page shows of a run at work: its curve, newest samples, files; and copies of files as they are made."""
 
     def __init__(self, app_state: AppState, job: Job, folder: Path, name: str) -> None:
-        self.studio, self.job, self.folder, self.name = app_state, job, folder, name
+        self.app_state, self.job, self.folder, self.name = app_state, job, folder, name
         self.library_name = _free_name(app_state.folders.save, name)
         self.copies: list[Path] = []
         self._seen: set[str] = set()
@@ -89,7 +89,7 @@ class TrainingRunProgress:
 
     def _copy(self, path: Path) -> None:
         """Into the LoRA folder; where that has a run of this name, all of this one's files have another."""
-        target = self.studio.folders.save / f"{self.library_name}{path.name.removeprefix(self.name)}"
+        target = self.app_state.folders.save / f"{self.library_name}{path.name.removeprefix(self.name)}"
         try:
             with replacing_file(target, overwrite=True) as part:
                 shutil.copyfile(path, part)
@@ -103,7 +103,7 @@ class TrainingRunProgress:
 
     def sample_names(self) -> list[str]:
         """Names of sample pictures below the output folder, in the order in which they were made."""
-        outputs = self.studio.folders.outputs
+        outputs = self.app_state.folders.outputs
         found = sorted((self.folder / "sample").glob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name))
         return [path.relative_to(outputs).as_posix() for path in found]
 
@@ -134,4 +134,5 @@ def thin_rows(rows: list[CurveRow]) -> list[CurveRow]:
 
 
 def finite_or_none(number: float) -> float | None:
+    """The number, or None for NaN and infinity, which JSON does not have."""
     return number if math.isfinite(number) else None

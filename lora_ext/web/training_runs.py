@@ -40,14 +40,14 @@ from .user_paths import check_user_path, find_user_path
 TAB_OWNED_SETTINGS = frozenset(
     {"output_dir", "sample_prompts", "logging_dir", "log_with", "log_prefix", "log_tracker_name"}
 )
-"""Knobs that the tab sets itself: results lie where the user set up, prompts are written into the form."""
+"""Options that the tab sets itself: results go to the output folder, and prompts are written into the form."""
 _RECORD, _PROMPTS = "run.json", "prompts.txt"
 
 
 def form_fields() -> list[FormField]:
     """Every training option of the form, in its order."""
     rows = []
-    for name, (field, knob) in recipe_options().items():
+    for name, (field, option) in recipe_options().items():
         if name in TAB_OWNED_SETTINGS:
             continue
         kind, optional = recipe_option_type(name)
@@ -55,14 +55,14 @@ def form_fields() -> list[FormField]:
         rows.append(
             FormField(
                 name=name,
-                help=knob.help,
-                group=knob.group,
+                help=option.help,
+                group=option.group,
                 type=kind,
-                kind=knob.kind,
-                choices=list(knob.choices),
-                low=knob.low,
-                high=knob.high,
-                basic=knob.basic,
+                kind=option.kind,
+                choices=list(option.choices),
+                low=option.low,
+                high=option.high,
+                basic=option.basic,
                 default=list(default) if isinstance(default, tuple) else default,
                 optional=optional,
             )
@@ -74,7 +74,7 @@ class TrainingRuns:
     """All runs: those at work, and those of before, each in a folder below outputs/train."""
 
     def __init__(self, app_state: AppState) -> None:
-        self.studio = app_state
+        self.app_state = app_state
         self.folder = app_state.folders.outputs / "train"
 
     # --- the recipe
@@ -87,20 +87,20 @@ class TrainingRuns:
         name = str(given.get("output_name", "last"))
         if len(check_user_path(name).parts) != 1:
             raise TrainError(f"output_name {name!r} is one name without folders")
-        for name, (_, knob) in recipe_options().items():
-            if knob.kind and name in given:
+        for name, (_, option) in recipe_options().items():
+            if option.kind and name in given:
                 given[name] = str(self._path(name, str(given[name])))
         return recipe_from_settings({**given, **({"output_dir": str(folder)} if folder else {})})
 
-    def _path(self, knob: str, name: str) -> Path:
+    def _path(self, option: str, name: str) -> Path:
         """A name of the form → a path. Raises FileError."""
-        if knob == "network_weights":
-            return self.studio.entry(name).path
-        if knob == "resume":
+        if option == "network_weights":
+            return self.app_state.entry(name).path
+        if option == "resume":
             return find_user_path([self.folder], name)
-        if knob == "pretrained_model_name_or_path":
-            return find_user_path(self.studio.folders.checkpoints, name)
-        return find_user_path(self.studio.folders.datasets, name)
+        if option == "pretrained_model_name_or_path":
+            return find_user_path(self.app_state.folders.checkpoints, name)
+        return find_user_path(self.app_state.folders.datasets, name)
 
     # --- before a run
 
@@ -108,8 +108,8 @@ class TrainingRuns:
         """The preflight report: pictures, buckets, steps, time and memory."""
         recipe = self.recipe_from_form(settings)
         data = Dataset.from_recipe(recipe, notify=job.notify, track=track_with_callback(job.progress))
-        with self.studio.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as trainee:
-            found = run_preflight(data, trainee)
+        with self.app_state.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as model:
+            found = run_preflight(data, model)
         return PreflightResult(_preflight_details(found), found.text())
 
     # --- a run
@@ -129,22 +129,22 @@ class TrainingRuns:
             "begun": time.time(),
         }
         self._save_record(folder, record)
-        live = TrainingRunProgress(self.studio, job, folder, recipe.output_name)
+        live = TrainingRunProgress(self.app_state, job, folder, recipe.output_name)
         try:
-            with self.studio.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as trainee:
-                shell = JobHostInterface(job, self.studio.folders.loras)
-                outcome = TrainingRun(trainee, recipe, shell, on_progress=live.update).run()
+            with self.app_state.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as model:
+                shell = JobHostInterface(job, self.app_state.folders.loras)
+                outcome = TrainingRun(model, recipe, shell, on_progress=live.update).run()
             live.copy_remaining_files()
         except JobCancelledError:
-            self.studio.refresh_library()
-            files = [self.studio.library_name(path) for path in live.copies]
+            self.app_state.refresh_library()
+            files = [self.app_state.library_name(path) for path in live.copies]
             self._save_record(folder, {**record, "ended": time.time(), "stopped": True, "files": files})
             raise
         except BaseException as error:
-            said = self.studio.hide_folders(str(error)) or type(error).__name__
+            said = self.app_state.hide_folders(str(error)) or type(error).__name__
             self._save_record(folder, {**record, "ended": time.time(), "error": said})
             raise
-        self.studio.refresh_library()
+        self.app_state.refresh_library()
         made: FinishedRun = {**record, **self._result_fields(outcome, folder, live), "ended": time.time()}
         self._save_record(folder, made)
         return made
@@ -157,14 +157,14 @@ class TrainingRuns:
             "loss": finite_or_none(outcome.loss),
             "seconds": outcome.seconds,
             "stopped": outcome.stopped,
-            "files": [self.studio.library_name(path) for path in live.copies],
+            "files": [self.app_state.library_name(path) for path in live.copies],
             "samples": live.sample_names(),
             "state": state.relative_to(self.folder).as_posix() if state else None,
         }
 
     def _new_folder(self, name: str) -> Path:
         check_user_path(name)
-        self.studio.output_folder("train")
+        self.app_state.output_folder("train")
         stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         for extra in ("", *(f"-{n}" for n in range(2, 100))):
             folder = self.folder / (stem + extra)
@@ -195,7 +195,7 @@ class TrainingRuns:
         names = []
         for place in record.get("files") or ():
             with suppress(FileError):
-                names.append(self.studio.library.shortest_name(self.studio.entry(place)))
+                names.append(self.app_state.library.shortest_name(self.app_state.entry(place)))
         return recipe, names
 
     # --- runs of before
@@ -214,7 +214,7 @@ class TrainingRuns:
 
     def find_run_of_file(self, name: str) -> str | None:
         """The newest run that made this file, by its numbers: whatever the file is called now. Raises FileError."""
-        digest = self.studio.entry(name).content_hash
+        digest = self.app_state.entry(name).content_hash
         for record in self.history() if digest else ():
             for path in (self.folder / record["name"]).glob("*.safetensors"):
                 with suppress(FileError):

@@ -77,7 +77,8 @@ class TagAnswer:
 @dataclass(frozen=True)
 class TagSteps:
     """From which step until before which step a tag acts, as text: JSON in a browser does not tell the share 1.0 from
-    step 1. "" where the tag does not say."""
+    step 1. "" where the tag does not say.
+    """
 
     start: str
     stop: str
@@ -164,7 +165,7 @@ def tag_notes(app_state: AppState, lora_tag: LoraTag) -> list[str]:
     """What a tag will not do, a sentence each; nothing about a file that is not there."""
     with suppress(LoraError):
         use = resolve_tag(lora_tag, app_state.library, app_state.backend.presets())
-        blocks = {site.block for site in use.file.adapters if site.block}
+        blocks = {layer_id.block for layer_id in use.file.adapters if layer_id.block}
         given = use.blocks.labels
         missing = [
             name for name in BLOCK_LABELS if name in blocks and name != BASE and given is not None and name not in given
@@ -178,10 +179,10 @@ def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
 
     @api.post("/tag")
-    def tag(wish: TagRequest) -> TagAnswer:
+    def tag(options: TagRequest) -> TagAnswer:
         """The `<lora:…>` tag, the given prompt with it, and what of it will not act."""
-        made = tag_from_request(wish)
-        return TagAnswer(made.format_tag(), insert_tag(wish.prompt, made), tag_notes(app_state, made))
+        made = tag_from_request(options)
+        return TagAnswer(made.format_tag(), insert_tag(options.prompt, made), tag_notes(app_state, made))
 
     @api.post("/tag/read")
     def read(given: TextRequest) -> TagFields:
@@ -213,9 +214,9 @@ def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
         return presets()
 
     @api.post("/presets/rename")
-    def rename(wish: RenamePresetRequest) -> PresetsAnswer:
+    def rename(options: RenamePresetRequest) -> PresetsAnswer:
         """Renames one of the user's own."""
-        app_state.presets.rename(wish.name, wish.to.strip())
+        app_state.presets.rename(options.name, options.to.strip())
         return presets()
 
     @api.get("/presets/export")
