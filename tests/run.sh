@@ -19,11 +19,12 @@ if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id 
         echo "no Chromium could be installed; tests/ui will skip" >&2
 fi
 wait $! || unset LORA_EXT_GRADIO4
-# The program's text, while the browser's tests wait for pages: lint, types, the documentation (its warnings are errors)
-# and the page's scripts.
+# The program's text, while the browser's tests wait for pages: lint, types, the documentation (its warnings are errors),
+# the page's scripts, and the examples of docstrings.
 check_text() {
     "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/mypy" &&
-        NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict -q -d "$work/site" && bash tests/javascript.sh
+        NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict -q -d "$work/site" && bash tests/javascript.sh &&
+        "$bin/python" -m pytest --doctest-modules lora_ext --ignore=lora_ext/host/a1111
 }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
