@@ -77,7 +77,8 @@ class Loras:
 
     def go_live(self) -> bool:
         """Applies live from now on what "auto" has baked: for memory that ran out in the pipeline's own work. Returns
-        whether that gave memory back, so that another try makes sense."""
+        whether that gave memory back, so that another try makes sense.
+        """
         return self._applied.go_live()
 
     def on_step_end(self, pipe: Any, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

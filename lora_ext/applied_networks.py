@@ -99,7 +99,8 @@ class AppliedNetworks:
 
     def retry_when_out_of_memory(self, work: Callable[[], _T]) -> _T:
         """The result of `work`, such as a picture; where memory runs out in it and something is baked, once more with
-        everything live, which the reports of `set` say from then on. Raises FitError for it in the mode "baked"."""
+        everything live, which the reports of `set` say from then on. Raises FitError for it in the mode "baked".
+        """
         return self.fallback.retry_when_out_of_memory(work)
 
     def at_step(self, step: int, total: int) -> None:

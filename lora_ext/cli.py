@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _load_command_module(name: str) -> ModuleType:
     """A verb's module. What it imports stays, so looking through it for garbage, again and again, is a fifth of the
-    start."""
+    start.
+    """
     gc.disable()
     try:
         return import_module(f".{name}", __package__)

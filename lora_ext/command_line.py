@@ -107,7 +107,7 @@ def rank_rules(rank: int, conv_rank: int | None, method: str | None, param: floa
 
 
 def parse_precision(name: str | None) -> torch.dtype | None:
-    """torch's dtype for a precision's name; None for None. Raises ToolError with the nearest name."""
+    """Torch's dtype for a precision's name; None for None. Raises ToolError with the nearest name."""
     return None if name is None else parse_precision_name(name, SAVE_PRECISIONS, ToolError)
 
 
@@ -120,7 +120,7 @@ def number(text: str) -> float:
 
 
 def parse_device(name: str) -> torch.device:
-    """torch's device. Raises ToolError when this machine or this torch has none of that name."""
+    """Torch's device. Raises ToolError when this machine or this torch has none of that name."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

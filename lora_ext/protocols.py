@@ -114,7 +114,7 @@ class TrainableModel(HookableModel, Protocol):
 
     @property
     def family(self) -> str:
-        """ "SD1", "SD2" or "SDXL"."""
+        """Base model: "SD1", "SD2" or "SDXL"."""
         ...
 
     @property
@@ -139,7 +139,8 @@ class TrainableModel(HookableModel, Protocol):
 
     def prepared_for_training(self, options: TrainingModelOptions) -> AbstractContextManager[None]:
         """Inside: frozen, ready for gradients and in the precision wished for. Afterwards, also after an exception,
-        everything is as it was: Parameter objects, values, dtypes, devices, hooks, flags. Raises TrainError."""
+        everything is as it was: Parameter objects, values, dtypes, devices, hooks, flags. Raises TrainError.
+        """
         ...
 
     def is_stop_requested(self) -> bool:
@@ -154,12 +155,14 @@ class TrainableModel(HookableModel, Protocol):
         self, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = 75, weighted: bool = False
     ) -> TextConditioning:
         """Captions → states. Gradients flow where they are enabled. What is longer than `max_token_length` tokens is
-        cut off; weighted: `(word:1.2)` is emphasis, else brackets are letters."""
+        cut off; weighted: `(word:1.2)` is emphasis, else brackets are letters.
+        """
         ...
 
     def token_count(self, caption: str) -> int:
         """Places that a caption takes, without start and end; a chunk of 75 that another follows counts as full, also
-        where it was cut after a comma. What is above `max_token_length` is cut off."""
+        where it was cut after a comma. What is above `max_token_length` is cut off.
+        """
         ...
 
     def predict(
@@ -181,7 +184,8 @@ class TrainableModel(HookableModel, Protocol):
 
     def token_embeddings(self, text: str, count: int) -> tuple[Tensor, ...]:
         """The text encoders' own vectors of a text's first `count` tokens (the last one repeated where there are
-        fewer): one (count, width) float32 for each text encoder. Raises TrainError for a text without a token."""
+        fewer): one (count, width) float32 for each text encoder. Raises TrainError for a text without a token.
+        """
         ...
 
     def count_token_uses(self, token: str, caption: str, max_token_length: int) -> int:
@@ -190,7 +194,8 @@ class TrainableModel(HookableModel, Protocol):
 
     def with_token_embedding(self, token: str, vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
         """Inside, `token` in captions and sample prompts stands for these vectors, (count, width) for each text
-        encoder; gradients reach them."""
+        encoder; gradients reach them.
+        """
         ...
 
     def metadata(self) -> Mapping[str, str]:

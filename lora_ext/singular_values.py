@@ -23,7 +23,8 @@ def accurate_dtype(tensor: Tensor) -> torch.dtype:
 
 def frobenius(matrix: Tensor) -> float:
     """‖M‖ (Frobenius) of a float32 M (m, n): a row at a time, which is as near as all in float64 (1e-8) and as fast as
-    all in float32, whose sums of millions of squares are right to 1e-3 only."""
+    all in float32, whose sums of millions of squares are right to 1e-3 only.
+    """
     rows = torch.linalg.vector_norm(matrix, dim=1)
     return float(torch.linalg.vector_norm(rows.to(accurate_dtype(rows))))
 

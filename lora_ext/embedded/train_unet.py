@@ -79,6 +79,7 @@ class NoiseLoss:
         self.weight = ((1 + ratio) / ratio).clamp(max=MAX_LOSS_WEIGHT).sqrt()
 
     def __call__(self, nets: EmbeddedNetworks, latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch: latents (n, 4, h, w), ids (n, tokens)."""
         size = len(latents)
         t = torch.multinomial(self.weight, size, replacement=True)
         noise = torch.randn_like(latents) + NOISE_OFFSET * torch.randn(size, 4, 1, 1)

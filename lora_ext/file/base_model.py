@@ -28,8 +28,9 @@ MODELSPEC_ARCHITECTURES = {
 def detect_lora_family(
     adapters: Mapping[LayerId, Adapter], keys: Mapping[tuple[LayerId, str], str], metadata: Mapping[str, str]
 ) -> str:
-    """ "SD1", "SD2", "SDXL" or "unknown": by shapes, by layers that one family alone has, by metadata, and only then
-    by prefixes, which files of several families have."""
+    """Base model: "SD1", "SD2", "SDXL" or "unknown": by shapes, by layers that one family alone has, by metadata, and only then
+    by prefixes, which files of several families have.
+    """
     said = family_from_metadata(metadata)
     return _by_shape(adapters) or _by_layers(adapters) or (said if said != UNKNOWN else _by_prefix(keys))
 

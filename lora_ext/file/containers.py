@@ -43,7 +43,7 @@ _FOREIGN_FILE_HEADS = (
 
 
 def container_format(path: Path) -> str:
-    """ "safetensors" or "torch", by content. Raises FileError that says what the file is instead."""
+    """Container: "safetensors" or "torch", by content. Raises FileError that says what the file is instead."""
     try:
         if path.is_dir():
             raise FileError(f"{path} is a folder, not a file")

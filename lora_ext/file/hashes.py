@@ -32,7 +32,8 @@ def stored_hash(metadata: Mapping[str, str]) -> str:
 
 def model_hash(path: str | Path) -> str:
     """64 hex digits: sha256 of the bytes after a safetensors header (so that editing metadata keeps it), or of
-    the whole of a torch file. The web UI shows the first 12. Raises FileError."""
+    the whole of a torch file. The web UI shows the first 12. Raises FileError.
+    """
     path = Path(path)
     digest = hashlib.sha256()
     try:

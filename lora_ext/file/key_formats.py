@@ -115,7 +115,7 @@ def _diffusers_rows(file: LoraFile) -> Iterator[tuple[str, Tensor]]:
 
 
 def _factors(layer_id: LayerId, adapter: Adapter) -> tuple[Tensor, Tensor]:
-    """up (alpha/rank inside it) and down (a Tucker core inside it) in the file's dtypes. Raises FileError."""
+    """Up (alpha/rank inside it) and down (a Tucker core inside it) in the file's dtypes. Raises FileError."""
     tensors, low = adapter.tensors, adapter.low_rank()
     if adapter.kind != "LoRA" or tensors.keys() - _DIFFUSERS_SUFFIXES or (low is None and "lora_mid.weight" in tensors):
         raise FileError(f"diffusers' spelling cannot hold the {adapter.kind} at {layer_id}; write kohya's")

@@ -51,7 +51,8 @@ def assemble_lora_file(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path | None = None, config: Path | None = None
 ) -> LoraFile:
     """`LoraFile` from tensors under the keys of any dialect but cloneofsimo's. config: PEFT's `adapter_config.json`.
-    Raises FileError."""
+    Raises FileError.
+    """
     layers: dict[LayerId, dict[str, Tensor]] = {}
     keys: dict[tuple[LayerId, str], str] = {}
     embeddings: dict[str, dict[str, Tensor]] = {}

@@ -87,7 +87,8 @@ class LibraryEntry:
     @property
     def content_hash(self) -> str:
         """12 hex digits by which the file's effect is known: of the sha256 of its content, and of the configuration
-        that holds its strength; "" on error."""
+        that holds its strength; "" on error.
+        """
         own = self._own_hash()
         return own if not own or self.config is None else peft_config.hash_with_adapter_config(own, self.path)
 
@@ -104,7 +105,8 @@ class LibraryEntry:
     @property
     def hash(self) -> str:
         """12 hex digits by which the web UI knows the file: kohya's in the metadata where that can be believed (see
-        `hashes.stored_hash`; no other file here has the same), else of the content; "" on error."""
+        `hashes.stored_hash`; no other file here has the same), else of the content; "" on error.
+        """
         return self.known_hash or self._own_hash()
 
     @property
@@ -296,7 +298,8 @@ class LoraLibrary:
 
     def shortest_name(self, entry: LibraryEntry) -> str:
         """The shortest name by which `find` gives this very entry: its stem, its alias, its place, or that below its
-        folder of LoRA files."""
+        folder of LoRA files.
+        """
         for name in (
             entry.name,
             entry.alias,

@@ -43,7 +43,8 @@ class PeftConfig:
 
     def scaled(self, adapter: Adapter, name: str) -> Adapter:
         """The adapter at the strength that PEFT gives a layer called `name`; itself where it stores its own, or where
-        nothing is said."""
+        nothing is said.
+        """
         alpha, rank = self._alpha(name), adapter.rank or self._number(self.values.get("r"))
         if alpha is None or not rank or {"alpha", "scale"} & adapter.tensors.keys():
             return adapter
@@ -123,7 +124,8 @@ class PeftConfig:
 
 def find_adapter_config(path: Path) -> Path | None:
     """The `adapter_config.json` that belongs to the file at `path`: of PEFT's own `adapter_model.*`, or of the only
-    file of tensors in its folder. None where there is none."""
+    file of tensors in its folder. None where there is none.
+    """
     config = path.with_name(ADAPTER_CONFIG_NAME)
     if not config.is_file():
         return None

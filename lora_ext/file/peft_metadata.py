@@ -15,7 +15,7 @@ _PREFIX = {UNET: "unet", TE: "text_encoder", TE2: "text_encoder_2"}
 
 
 def parse_peft_metadata(metadata: Mapping[str, str]) -> dict[str, PeftConfig]:
-    """part → its configuration, for the parts that the metadata describes; none where it is absent or damaged."""
+    """Part → its configuration, for the parts that the metadata describes; none where it is absent or damaged."""
     try:
         packed = json.loads(metadata.get(PEFT_METADATA_KEY, "{}"))
     except (ValueError, RecursionError):

@@ -19,7 +19,8 @@ _PEFT = "base_model.model."
 @dataclass(frozen=True)
 class PeftStrengths:
     """configs: part → its configuration. in_metadata: whether the file's own metadata holds them. notes: sentences on
-    what cannot be honoured."""
+    what cannot be honoured.
+    """
 
     configs: Mapping[str, PeftConfig] = field(default_factory=dict)
     in_metadata: bool = False
