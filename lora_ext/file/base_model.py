@@ -28,7 +28,7 @@ MODELSPEC_ARCHITECTURES = {
 def detect_lora_family(
     adapters: Mapping[LayerId, Adapter], keys: Mapping[tuple[LayerId, str], str], metadata: Mapping[str, str]
 ) -> str:
-    """Base model: "SD1", "SD2", "SDXL" or "unknown": by shapes, by layers that one family alone has, by metadata, and only then
+    """Base: "SD1", "SD2", "SDXL" or "unknown"; by shapes, by layers that one family alone has, by metadata, and then
     by prefixes, which files of several families have.
     """
     said = family_from_metadata(metadata)

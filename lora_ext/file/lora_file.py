@@ -71,7 +71,7 @@ class LoraFile:
 
     @cached_property
     def family(self) -> str:
-        """Base model: "SD1", "SD2", "SDXL", another architecture's name (see `other`) or "unknown"; see `detect_lora_family`."""
+        """Base: "SD1", "SD2", "SDXL", another name (see `other`) or "unknown"; see `detect_lora_family`."""
         if self.foreign_architecture is not None:
             return self.foreign_architecture.name if self.foreign_architecture.kind == "LoRA" else UNKNOWN
         return detect_lora_family(self.adapters, self.keys, self.metadata)
