@@ -84,10 +84,10 @@ def save_block_analysis(
     """
     settings.checked()
     library = LoraLibrary(lora_dirs(settings))
-    meant = lora or next((request.name for request in ImageSpec(prompt=settings.prompt).tags()), "")
-    if not meant:
+    lora_name = lora or next((request.name for request in ImageSpec(prompt=settings.prompt).tags()), "")
+    if not lora_name:
         raise LoraError("no LoRA is given; name it with --lora, or write <lora:name:1> into the prompt")
-    file = load_lora_file(Path(meant)) if Path(meant).is_file() else library.load(meant)
+    file = load_lora_file(Path(lora_name)) if Path(lora_name).is_file() else library.load(lora_name)
     file.check_architecture()
     chosen = block_analysis.parse_layout(layout or (12 if file.family == "SDXL" else 17))
     way = way or (block_analysis.LOWERED if settings.prompt else block_analysis.NORMS)
@@ -95,9 +95,9 @@ def save_block_analysis(
     if way == block_analysis.NORMS:
         found = _analyse_norms(settings, file, chosen)
     else:
-        found = _analyse_images(settings, library, meant, chosen, way, seeds, batch, store)
-    told = found.as_dict(keep, name)  # an invalid name is an error before anything is written
-    return {"map": str(heatmap.save_heatmap(found, keep, store.folder)), **told}
+        found = _analyse_images(settings, library, lora_name, chosen, way, seeds, batch, store)
+    summary = found.as_dict(keep, name)  # an invalid name is an error before anything is written
+    return {"map": str(heatmap.save_heatmap(found, keep, store.folder)), **summary}
 
 
 def _analyse_norms(settings: Settings, file: LoraFile, layout: Any) -> BlockAnalysis:
@@ -106,7 +106,9 @@ def _analyse_norms(settings: Settings, file: LoraFile, layout: Any) -> BlockAnal
         return block_analysis.analyse_by_norms(file, layout)
     model = load_settings_model(settings)
     places = {
-        site: target for part, root in model.parts().items() for site, target in find_layer_targets(part, root).items()
+        layer_id: target
+        for part, root in model.parts().items()
+        for layer_id, target in find_layer_targets(part, root).items()
     }
     return block_analysis.analyse_by_norms(file, layout, targets=places)
 
@@ -116,15 +118,15 @@ def _analyse_images(
 ) -> BlockAnalysis:
     model = load_settings_model(settings)
     settings = with_size_and_seed(settings, model, None)
-    shot = ImageSpec(**settings.image_fields(), lora=library.shortest_name(library.find(lora)))
-    several = [int(seed) for seed in axis_values.parse_number_list(seeds, "seeds", whole=True)] if seeds else []
+    image_spec = ImageSpec(**settings.image_fields(), lora=library.shortest_name(library.find(lora)))
+    seed_list = [int(seed) for seed in axis_values.parse_number_list(seeds, "seeds", whole=True)] if seeds else []
 
     def watch(progress: SheetProgress) -> None:
         print(f"\r{progress.done}/{progress.total}", end="", file=sys.stderr)
 
-    with StandaloneImageRenderer(settings, model, library) as artist:
+    with StandaloneImageRenderer(settings, model, library) as renderer:
         found = block_analysis.analyse_by_images(
-            shot, layout, way, artist, store, seeds=several, batch=batch, on_progress=watch
+            image_spec, layout, way, renderer, store, seeds=seed_list, batch=batch, on_progress=watch
         )
     print("\r", end="", file=sys.stderr)
     return found

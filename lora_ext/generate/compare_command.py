@@ -106,22 +106,25 @@ def compare(
     settings.checked()
     library = LoraLibrary(lora_dirs(settings), max_loaded=16)
     model = load_settings_model(settings)
-    asked, settings, store = settings, with_size_and_seed(settings, model, None), CellStore(out)
+    given_settings, settings, store = settings, with_size_and_seed(settings, model, None), CellStore(out)
     parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
-    shot = ImageSpec(**settings.image_fields(), lora=lora)
-    if asked.seed < 0:
-        shot = replace(shot, seed=store.resumable_seed(asdict(shot), (x, y, z)) or shot.seed)
-    planned = sheet_plan.plan_sheet(shot, x, y, z, library)
-    for text in (*unread_tag_warnings(shot.prompt, shot.negative_prompt), *bracketed_tag_warnings(shot.prompt)):
+    image_spec = ImageSpec(**settings.image_fields(), lora=lora)
+    if given_settings.seed < 0:
+        image_spec = replace(image_spec, seed=store.resumable_seed(asdict(image_spec), (x, y, z)) or image_spec.seed)
+    planned = sheet_plan.plan_sheet(image_spec, x, y, z, library)
+    for text in (
+        *unread_tag_warnings(image_spec.prompt, image_spec.negative_prompt),
+        *bracketed_tag_warnings(image_spec.prompt),
+    ):
         print(text, file=sys.stderr)
     scorer = None if no_scores else create_scorer(images, clip, settings.device)
-    with StandaloneImageRenderer(settings, model, library) as artist:
+    with StandaloneImageRenderer(settings, model, library) as renderer:
         bar = _ProgressBar(quiet=json)
         try:
-            made = build_sheet.build_sheet(planned, artist, store, batch=batch, scorer=scorer, on_progress=bar)
+            made = build_sheet.build_sheet(planned, renderer, store, batch=batch, scorer=scorer, on_progress=bar)
         finally:
             bar.close()
-        fits = [str(fit) for fit in artist.fits.values() if not fit.ok]
+        fits = [str(fit) for fit in renderer.fits.values() if not fit.ok]
     for text in fits:
         print(text, file=sys.stderr)
     return {

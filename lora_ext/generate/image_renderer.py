@@ -64,15 +64,15 @@ class StandaloneImageRenderer:
     def batch_key(self, image_spec: ImageSpec) -> Hashable:
         """Returns what images of one batch share: size, sampler, steps, and the number of chunks of their texts."""
         names = tuple(request.name for request in image_spec.tags())
-        said = (parse_lora_tags(image_spec.prompt)[0], image_spec.negative_prompt, names)
-        if said not in self._chunks:
-            text, uses = self._resolve_tags(image_spec)
+        entries = (parse_lora_tags(image_spec.prompt)[0], image_spec.negative_prompt, names)
+        if entries not in self._chunks:
+            text, specs = self._resolve_tags(image_spec)
             known = self.model.embedding_table(
-                [*self._folder_embeddings, *bundled_embeddings(use.file for use in uses)]
+                [*self._folder_embeddings, *bundled_embeddings(spec.file for spec in specs)]
             )
             texts = text, image_spec.negative_prompt
-            self._chunks[said] = tuple(len(tokenize_prompt(part, self.model.tokenizer, known)) for part in texts)
-        return (*image_spec.batch_key(), *self._chunks[said])
+            self._chunks[entries] = tuple(len(tokenize_prompt(part, self.model.tokenizer, known)) for part in texts)
+        return (*image_spec.batch_key(), *self._chunks[entries])
 
     def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
         """Generates one batch. Where memory runs out all LoRAs become forward hooks, then the batch is halved."""
@@ -87,22 +87,24 @@ class StandaloneImageRenderer:
 
     def _resolve_tags(self, image_spec: ImageSpec) -> tuple[str, list[AdapterSpec]]:
         """Returns the prompt without tags, and what its tags apply."""
-        uses = [resolve_tag(request, self.library, self.presets, seed=image_spec.seed) for request in image_spec.tags()]
-        return parse_lora_tags(image_spec.prompt)[0], uses
+        specs = [
+            resolve_tag(request, self.library, self.presets, seed=image_spec.seed) for request in image_spec.tags()
+        ]
+        return parse_lora_tags(image_spec.prompt)[0], specs
 
     def _generate_batch(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
-        asked = [self._settings(shot) for shot in image_specs]
-        texts, uses = zip(*map(self._resolve_tags, image_specs), strict=True)
+        settings_per_image = [self._settings(image_spec) for image_spec in image_specs]
+        texts, specs = zip(*map(self._resolve_tags, image_specs), strict=True)
         known = [
-            self.model.embedding_table([*self._folder_embeddings, *bundled_embeddings(use.file for use in own)])
-            for own in uses
+            self.model.embedding_table([*self._folder_embeddings, *bundled_embeddings(spec.file for spec in own)])
+            for own in specs
         ]
-        first = asked[0]
+        first = settings_per_image[0]
         size = (first.width, first.height)
-        negatives = [shot.negative_prompt for shot in image_specs]
+        negatives = [image_spec.negative_prompt for image_spec in image_specs]
         numbers = network_itemsize(self.model.unet), network_itemsize(self.model.vae)
         self._applied_networks.reserve_memory(generation_bytes(self.model.family, size, len(image_specs), *numbers))
-        self.fits |= {fit.name: fit for fit in self._applied_networks.apply_each(uses)}
+        self.fits |= {fit.name: fit for fit in self._applied_networks.apply_each(specs)}
         conditions = (
             encode_prompts(self.model, texts, size, first.clip_skip, False, known),
             encode_prompts(self.model, negatives, size, first.clip_skip, True, known),
@@ -110,7 +112,7 @@ class StandaloneImageRenderer:
         job = RenderJob(
             prompt="",
             negative="",
-            seeds=[one.seed for one in asked],
+            seeds=[image_settings.seed for image_settings in settings_per_image],
             plan=parse_sampling_plan(first.sampler, first.scheduler, first.steps),
             width=first.width,
             height=first.height,
@@ -124,11 +126,22 @@ class StandaloneImageRenderer:
             on_step(step, total)
 
         images = to_pil_images(decode_latents(self.model, sample_latents(self.model, job, before_call)))
-        for image, one, shot, text, own, names in zip(images, asked, image_specs, texts, uses, known, strict=True):
-            said = networks_infotext(
-                self.model, self.library, shot.tags(), own, names, (text, shot.negative_prompt), shot.seed, self.presets
+        for image, image_settings, image_spec, text, own, names in zip(
+            images, settings_per_image, image_specs, texts, specs, known, strict=True
+        ):
+            entries = networks_infotext(
+                self.model,
+                self.library,
+                image_spec.tags(),
+                own,
+                names,
+                (text, image_spec.negative_prompt),
+                image_spec.seed,
+                self.presets,
             )
-            image.info[infotext.PARAMETERS_KEY] = image_infotext(one, self.model, job.plan, one.seed, said)
+            image.info[infotext.PARAMETERS_KEY] = image_infotext(
+                image_settings, self.model, job.plan, image_settings.seed, entries
+            )
         return images
 
     def _settings(self, image_spec: ImageSpec) -> Settings:

@@ -146,12 +146,12 @@ def generate(
     for request in requests:
         with _tag_errors_as_notes(report, strict):
             found.append((request, resolve_tag(request, library, presets, seed=settings.seed)))
-    requests, uses = [request for request, _ in found], [use for _, use in found]
+    requests, specs = [request for request, _ in found], [spec for _, spec in found]
     known = model.embedding_table(
-        [*embeddings_in_folders(settings.embeddings), *bundled_embeddings(use.file for use in uses)]
+        [*embeddings_in_folders(settings.embeddings), *bundled_embeddings(spec.file for spec in specs)]
     )
     loras = networks_infotext(
-        model, library, requests, uses, known, (text, settings.negative_prompt), settings.seed, presets
+        model, library, requests, specs, known, (text, settings.negative_prompt), settings.seed, presets
     )
     report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
     report.notes += _beside_punctuation(model, (text, settings.negative_prompt), known)
@@ -160,7 +160,7 @@ def generate(
         applied.reserve_memory(_batch_bytes(settings, model))
         for job in _render_jobs(settings, text, init, known):
             for image, seed in zip(
-                _generate_batch(model, job, applied, uses, on_progress, report), job.seeds, strict=True
+                _generate_batch(model, job, applied, specs, on_progress, report), job.seeds, strict=True
             ):
                 image.info[infotext.PARAMETERS_KEY] = image_infotext(settings, model, job.plan, seed, loras)
                 images.append(image)
@@ -210,7 +210,9 @@ def networks_infotext(
         presets: what `lbw=` may name.
     """
     rows = [
-        row for request, use in zip(tags, specs, strict=True) if (row := blocks.block_weights_row(request, use.blocks))
+        row
+        for request, spec in zip(tags, specs, strict=True)
+        if (row := blocks.block_weights_row(request, spec.blocks))
     ]
     presets = presets or Presets()
     return {
@@ -273,8 +275,8 @@ def _generate_batch(
 
     def before_call(step: int, total: int) -> None:
         if step == 0:  # each pass has a number of steps of its own
-            said = (no_effect_reason(use, applied.matching_layers(use), total) for use in specs)
-            report.notes += [text for text in dict.fromkeys(said) if text and text not in report.notes]
+            messages = (no_effect_reason(spec, applied.matching_layers(spec), total) for spec in specs)
+            report.notes += [text for text in dict.fromkeys(messages) if text and text not in report.notes]
         applied.at_step(step, total)
         if on_progress:
             on_progress(step, total)

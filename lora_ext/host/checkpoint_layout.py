@@ -208,10 +208,10 @@ def _text_encoders(shapes: TensorShapes, hints: CheckpointHints) -> tuple[TextEn
                 pooled=True,
             ),
         )
-    said = hints.params("cond_stage_config")
+    entries = hints.params("cond_stage_config")
     if f"{SD2_OPEN_CLIP_PREFIX}ln_final.weight" in shapes:
-        config = open_clip_arguments(shapes, SD2_OPEN_CLIP_PREFIX, {**said, **known[0]})
-        if said.get("layer", "penultimate") == "penultimate":
+        config = open_clip_arguments(shapes, SD2_OPEN_CLIP_PREFIX, {**entries, **known[0]})
+        if entries.get("layer", "penultimate") == "penultimate":
             config["num_hidden_layers"] -= 1
         return (TextEncoderLayout(SD2_OPEN_CLIP_PREFIX, config, True, "normed", 0),)
-    return (TextEncoderLayout(SD1_CLIP_PREFIX, clip_arguments(shapes, SD1_CLIP_PREFIX, {**said, **known[0]})),)
+    return (TextEncoderLayout(SD1_CLIP_PREFIX, clip_arguments(shapes, SD1_CLIP_PREFIX, {**entries, **known[0]})),)

@@ -32,10 +32,10 @@ def format_infotext_number(value: float) -> str:
 
 def format_infotext(prompt: str, negative: str, parameters: Mapping[str, object]) -> str:
     """Formats an infotext: prompt, negative prompt and `Name: value, …` in the given order, without None values."""
-    told = ", ".join(
+    line = ", ".join(
         f"{name}: {quote_infotext_value(value)}" for name, value in parameters.items() if value is not None
     )
-    return f"{prompt}{f'{chr(10)}Negative prompt: {negative}' if negative else ''}\n{told}".strip()
+    return f"{prompt}{f'{chr(10)}Negative prompt: {negative}' if negative else ''}\n{line}".strip()
 
 
 def format_hashes(hashes: Mapping[str, str]) -> str | None:

@@ -182,5 +182,5 @@ def open_clip_arguments(shapes: TensorShapes, prefix: str, known: Mapping[str, A
 def _heads_and_activation(known: Mapping[str, Any], width: int) -> dict[str, Any]:
     """Takes heads and activation from a configuration for this width; else heads have 64 channels."""
     about = known if known.get("hidden_size", width) == width else {}
-    told = {key: about[key] for key in ("num_attention_heads", "hidden_act", "layer_norm_eps") if key in about}
-    return {"num_attention_heads": max(width // HEAD_WIDTH, 1), **told}
+    entries = {key: about[key] for key in ("num_attention_heads", "hidden_act", "layer_norm_eps") if key in about}
+    return {"num_attention_heads": max(width // HEAD_WIDTH, 1), **entries}

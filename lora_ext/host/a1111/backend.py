@@ -99,8 +99,8 @@ class A1111Backend:
     @contextmanager
     def open_trainable_model(self, checkpoint: str | None) -> Iterator[TrainableModel]:
         """Opens the web UI's model for training, without LoRA files; `checkpoint` is ignored."""
-        with open_training_session(self.remove_all) as trainee:
-            yield trainee
+        with open_training_session(self.remove_all) as model:
+            yield model
 
     @contextmanager
     def open_renderer(self, checkpoint: str, library: LoraLibrary) -> Iterator[A1111ImageRenderer]:

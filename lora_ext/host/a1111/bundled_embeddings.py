@@ -39,7 +39,7 @@ class BundledEmbeddings:
         """
         database = getattr(sd_hijack.model_hijack, "embedding_db", None)
         wanted = {name: (file, vectors) for file in files for name, vectors in file.embeddings.items()}
-        told: list[str] = []
+        messages: list[str] = []
         if database is None:  # Forge keeps its embeddings with its text engines
             return [
                 f"embedding {name!r} of {file.name} cannot be used in this web UI" for name, (file, _) in wanted.items()
@@ -50,14 +50,14 @@ class BundledEmbeddings:
             _, embedding = self._registered.get(name, (None, None))
             present = database.word_embeddings.get(name)
             if present is not None and present is not embedding:
-                told.append(
+                messages.append(
                     f"embedding {name!r} of {file.name} is skipped: one of that name is in the embeddings folder"
                 )
                 continue
             try:
                 embedding = embedding or _create_embedding(name, file, vectors)
             except Exception as error:
-                told.append(f"embedding {name!r} of {file.name} cannot be read: {error}")
+                messages.append(f"embedding {name!r} of {file.name} cannot be read: {error}")
                 continue
             if database.expected_shape not in (-1, embedding.shape):
                 database.skipped_embeddings[name] = embedding
@@ -65,7 +65,7 @@ class BundledEmbeddings:
             if present is None:
                 database.register_embedding(embedding, sd_model)
             self._registered[name] = file, embedding
-        return told
+        return messages
 
     def _remove(self, sd_model: Any, name: str) -> None:
         _, embedding = self._registered.pop(name)

@@ -170,14 +170,14 @@ class A1111Extension:
             try:
                 request = parse_tag_items(item)
                 entry = self.entry(request.name)
-                use = resolve_tag(request, self.library, presets, seed=chosen.seed)
+                spec = resolve_tag(request, self.library, presets, seed=chosen.seed)
             except LoraError as error:
                 chosen.problems.append(str(error))
             except Exception as error:
                 errors.report(f"lora-ext: reading <lora:{':'.join(item)}>", exc_info=True)
                 chosen.problems.append(f"<lora:{':'.join(item)}> cannot be applied: {error}")
             else:
-                self._add_tag(chosen, request, entry, use, presets)
+                self._add_tag(chosen, request, entry, spec, presets)
         self.library.save_cache()
         return chosen
 
@@ -208,7 +208,7 @@ class A1111Extension:
         """
         try:
             fits = self.models.apply(sd_model)
-            return fits, self.embeddings.set_files(sd_model, [use.file for use in self.models.specs])
+            return fits, self.embeddings.set_files(sd_model, [spec.file for spec in self.models.specs])
         except Exception as error:
             self.models.close()
             if not isinstance(error, LoraError):
@@ -252,7 +252,7 @@ class A1111Extension:
         if state != self._conditioning_key:
             clear_conditioning(p)
             self._conditioning_key = state
-        told = p.extra_generation_params
+        params = p.extra_generation_params
         hires = bool(getattr(p, "is_hr_pass", False))
         if not hires or not hasattr(p, "lora_hashes"):
             p.lora_hashes = {}
@@ -263,16 +263,16 @@ class A1111Extension:
                 infotext.HIRES_BLOCK_WEIGHTS_KEY,
                 infotext.BLOCK_SEED_KEY,
             ):
-                told.pop(key, None)
+                params.pop(key, None)
         if getattr(shared.opts, "lora_add_hashes_to_infotext", True):
             p.lora_hashes.update(resolved.hashes)
-            set_if_given(told, "Lora hashes", format_hashes(p.lora_hashes))
+            set_if_given(params, "Lora hashes", format_hashes(p.lora_hashes))
         if not hires:
-            set_if_given(told, infotext.BLOCK_WEIGHTS_KEY, infotext.format_block_weights_rows(resolved.rows))
+            set_if_given(params, infotext.BLOCK_WEIGHTS_KEY, infotext.format_block_weights_rows(resolved.rows))
         elif resolved.rows != p.lora_rows:
-            set_if_given(told, infotext.HIRES_BLOCK_WEIGHTS_KEY, infotext.format_block_weights_rows(resolved.rows))
+            set_if_given(params, infotext.HIRES_BLOCK_WEIGHTS_KEY, infotext.format_block_weights_rows(resolved.rows))
         if resolved.has_random_weights:
-            told[infotext.BLOCK_SEED_KEY] = resolved.seed
+            params[infotext.BLOCK_SEED_KEY] = resolved.seed
 
     def _report_problems(self, p: Any, resolved: ResolvedTags, fits: list[FitReport] | None) -> None:
         """Reports problems for each image, and how files fit once after each change."""
@@ -287,10 +287,10 @@ class A1111Extension:
 
     def _notify_once(self, p: Any, texts: Iterable[str]) -> None:
         """Reports sentences once for all batches of a job."""
-        said = p.lora_ext_said = getattr(p, "lora_ext_said", set())
-        for text in [text for text in dict.fromkeys(texts) if text not in said]:
+        reported = p.lora_ext_said = getattr(p, "lora_ext_said", set())
+        for text in [text for text in dict.fromkeys(texts) if text not in reported]:
             self._notify(p, text)
-            said.add(text)
+            reported.add(text)
 
     def _notify(self, p: Any, text: str) -> None:
         if p is not None and settings.WARN_BELOW_IMAGE in self.host_interface.option("warnings"):

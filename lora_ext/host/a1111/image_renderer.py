@@ -41,12 +41,12 @@ class A1111ImageRenderer:
         if model is None:
             raise LoraError("no model is loaded; choose a checkpoint at the top of the page")
         info = model.sd_checkpoint_info
-        told = [
+        parts = [
             info.filename,
             info.sha256 or "",
             *(getattr(shared.opts, name, "") for name in _SETTINGS_THAT_CHANGE_IMAGES),
         ]
-        return ":".join([*map(str, told), tags_identity(image_spec, self.library, self.presets)])
+        return ":".join([*map(str, parts), tags_identity(image_spec, self.library, self.presets)])
 
     def batch_key(self, image_spec: ImageSpec) -> Hashable:
         """Returns what images of one batch share. The text is part of it: lengths would change each other's padding."""

@@ -164,8 +164,8 @@ class AppliedNetworksByModel:
         _, applied = self._applied.get(sd_model, (None, None))
         if applied is None:
             return []
-        said = (no_effect_reason(use, applied.matching_layers(use), total) for use in applied.specs)
-        return [text for text in dict.fromkeys(said) if text]
+        messages = (no_effect_reason(spec, applied.matching_layers(spec), total) for spec in applied.specs)
+        return [text for text in dict.fromkeys(messages) if text]
 
     def remove(self, sd_model: Any) -> None:
         """Removes all files from a model and forgets it."""

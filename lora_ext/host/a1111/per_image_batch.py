@@ -51,7 +51,7 @@ class PerImageProcessing(processing.StableDiffusionProcessingTxt2Img):
         self.hr_c = self.hr_uc = None
         self.uc, batch = [], []
         for place, own in enumerate(self.specs_per_image):
-            self._apply_specs([[replace(use, unet=0.0) for use in own]])
+            self._apply_specs([[replace(spec, unet=0.0) for spec in own]])
             self.uc += self._encode_prompt(
                 prompt_parser.get_learned_conditioning, self.negative_prompts[place], total, True
             )
@@ -60,7 +60,7 @@ class PerImageProcessing(processing.StableDiffusionProcessingTxt2Img):
             )
             batch += made.batch
         self.c = prompt_parser.MulticondLearnedConditioning(shape=(len(batch),), batch=batch)
-        self._apply_specs([[replace(use, te=0.0) for use in own] for own in self.specs_per_image])
+        self._apply_specs([[replace(spec, te=0.0) for spec in own] for own in self.specs_per_image])
 
     def _apply_specs(self, specs_per_image: Sequence[Sequence[AdapterSpec]]) -> None:
         with without_autocast():
@@ -112,17 +112,20 @@ def generate_per_image_batch(
         SheetStopped: the user pressed Interrupt.
     """
     first = image_specs[0]
-    uses = [[resolve_tag(request, library, presets, seed=shot.seed) for request in shot.tags()] for shot in image_specs]
+    specs = [
+        [resolve_tag(request, library, presets, seed=image_spec.seed) for request in image_spec.tags()]
+        for image_spec in image_specs
+    ]
     p = PerImageProcessing(
         sd_model=sd_model,
-        prompt=[parse_lora_tags(shot.prompt)[0].rstrip() for shot in image_specs],
-        negative_prompt=[shot.negative_prompt for shot in image_specs],
-        seed=[shot.seed for shot in image_specs],
+        prompt=[parse_lora_tags(image_spec.prompt)[0].rstrip() for image_spec in image_specs],
+        negative_prompt=[image_spec.negative_prompt for image_spec in image_specs],
+        seed=[image_spec.seed for image_spec in image_specs],
         batch_size=len(image_specs),
         **processing_arguments(first, size),
     )
     with PerImageNetworks(A1111Model(sd_model), LIVE) as mixed:
-        p.applied_networks, p.specs_per_image = mixed, uses
+        p.applied_networks, p.specs_per_image = mixed, specs
         script_callbacks.on_cfg_denoiser(p.on_step)
         try:
             made = processing.process_images(p)
@@ -130,7 +133,7 @@ def generate_per_image_batch(
                 raise SheetStopped
             images = list(made.images[-len(image_specs) :])
             for place, image in enumerate(images):
-                image.info[PARAMETERS_KEY] = _infotext(p, image_specs, uses, library, presets, place)
+                image.info[PARAMETERS_KEY] = _infotext(p, image_specs, specs, library, presets, place)
         finally:
             script_callbacks.remove_callbacks_for_function(p.on_step)
             p.close()
@@ -147,9 +150,9 @@ def _infotext(
 ) -> str:
     """Returns one image's infotext with its own tags, as if it had been generated alone."""
     requests = image_specs[place].tags()
-    rows = [row for request, use in zip(requests, specs_per_image[place], strict=True)
-            if (row := block_weights_infotext.block_weights_row(request, use.blocks))]  # fmt: skip
-    told = {
+    rows = [row for request, spec in zip(requests, specs_per_image[place], strict=True)
+            if (row := block_weights_infotext.block_weights_row(request, spec.blocks))]  # fmt: skip
+    entries = {
         "Lora hashes": format_hashes({request.name: library.find(request.name).hash for request in requests}),
         block_weights_infotext.BLOCK_WEIGHTS_KEY: block_weights_infotext.format_block_weights_rows(rows),
         block_weights_infotext.BLOCK_SEED_KEY: image_specs[place].seed
@@ -157,8 +160,8 @@ def _infotext(
         else None,
     }
     before = p.extra_generation_params
-    p.extra_generation_params = {**before, **{name: value for name, value in told.items() if value is not None}}
-    prompts = [shot.prompt for shot in image_specs]
+    p.extra_generation_params = {**before, **{name: value for name, value in entries.items() if value is not None}}
+    prompts = [image_spec.prompt for image_spec in image_specs]
     text = processing.create_infotext(p, prompts, p.all_seeds, p.all_subseeds, position_in_batch=place)
     p.extra_generation_params = before
     return str(text)

@@ -100,8 +100,8 @@ class A1111HostInterface:
         neighbour = Path(paths.extensions_dir) / _BLOCK_WEIGHT_EXTENSION / "scripts"
         weights = [neighbour / "lbwpresets.txt", self.data_dir() / "presets.txt"]
         elements = [neighbour / "elempresets.txt", self.data_dir() / "elements.txt"]
-        (vectors, told), (rules, also) = (
+        (vectors, problems), (rules, more_problems) = (
             load_preset_files(BLOCK_PRESETS, weights),
             load_preset_files(ELEMENT_PRESETS, elements),
         )
-        return Presets(vectors, rules, (*told, *also))
+        return Presets(vectors, rules, (*problems, *more_problems))

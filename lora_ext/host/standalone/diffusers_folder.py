@@ -50,9 +50,9 @@ def load_diffusers_folder(
     alphas = scaled_linear_alphas(
         schedule.get("beta_start", 0.00085), schedule.get("beta_end", 0.012), schedule.get("num_train_timesteps", 1000)
     )
-    told = str(schedule.get("prediction_type", "epsilon"))
-    if prediction is None and told not in _PREDICTIONS:
-        raise FileError(f"{folder}: a U-Net that predicts {told!r} is not supported")
+    prediction_type = str(schedule.get("prediction_type", "epsilon"))
+    if prediction is None and prediction_type not in _PREDICTIONS:
+        raise FileError(f"{folder}: a U-Net that predicts {prediction_type!r} is not supported")
     return StandaloneModel(
         family=SDXL if len(texts) == 2 else SD2 if texts[0].layer == "normed" else SD1,
         unet=unet,
@@ -62,7 +62,7 @@ def load_diffusers_folder(
         noise_schedule=NoiseSchedule(
             rescale_zero_terminal_snr(alphas, NEARLY_ZERO_ALPHA) if schedule.get("rescale_betas_zero_snr") else alphas
         ),
-        prediction=prediction or _PREDICTIONS[told],
+        prediction=prediction or _PREDICTIONS[prediction_type],
         scaling_factor=float(vae.config.scaling_factor),
         path=folder,
     )

@@ -67,20 +67,20 @@ def load_model(
     given = None if isinstance(tokenizer, str | Path) else tokenizer
     target = torch.device(device or best_device())
     if path.is_dir():
-        words: PromptTokenizer = given or tokenizer_files.find_tokenizer(path, chosen)
-        return load_diffusers_folder(path, words, target, dtype, prediction)
+        prompt_tokenizer: PromptTokenizer = given or tokenizer_files.find_tokenizer(path, chosen)
+        return load_diffusers_folder(path, prompt_tokenizer, target, dtype, prediction)
     yaml = Path(config) if config else path.with_suffix(".yaml")
-    said = load_ldm_config(yaml) if config or yaml.is_file() else {}
-    if tokenizer is None and _is_embedded(said):
+    ldm_config = load_ldm_config(yaml) if config or yaml.is_file() else {}
+    if tokenizer is None and _is_embedded(ldm_config):
         chosen = embedded.TOKENIZER
-    words = given or tokenizer_files.find_tokenizer(path, chosen)
-    told = tokenizer_files.find_text_configs(path, chosen)
+    prompt_tokenizer = given or tokenizer_files.find_tokenizer(path, chosen)
+    text_configs = tokenizer_files.find_text_configs(path, chosen)
     hints = CheckpointHints(
-        yaml=said,
-        text_configs=(text_config, *told[1:]) if text_config else told,
+        yaml=ldm_config,
+        text_configs=(text_config, *text_configs[1:]) if text_config else text_configs,
         prediction=prediction,
     )
-    return load_ldm_checkpoint(path, hints, words, target, dtype)
+    return load_ldm_checkpoint(path, hints, prompt_tokenizer, target, dtype)
 
 
 def _is_embedded(yaml: Mapping[str, Any]) -> bool:

@@ -108,15 +108,15 @@ def parse_and_prompts(prompt: str) -> list[tuple[str, float]]:
 
 def _text_at_step(parts: Sequence[PromptPart], step: int) -> str:
     """Returns the text at a step, from 1."""
-    said = []
+    texts = []
     for part in parts:
         if isinstance(part, PromptEdit):
-            said.append(_text_at_step(part.before if step <= part.last_step else part.after, step))
+            texts.append(_text_at_step(part.before if step <= part.last_step else part.after, step))
         elif isinstance(part, PromptAlternation):
-            said.append(_text_at_step(part.options[(step - 1) % len(part.options)], step))
+            texts.append(_text_at_step(part.options[(step - 1) % len(part.options)], step))
         else:
-            said.append(str(part))
-    return "".join(said)
+            texts.append(str(part))
+    return "".join(texts)
 
 
 def _change_steps(parts: Sequence[PromptPart], steps: int) -> Iterator[int]:
@@ -141,10 +141,10 @@ class _EditingParser:
         """Returns the prompt's parts, None where all of it is plain text."""
         parts: list[PromptPart] = []
         while self.position < len(self.tokens):
-            piece = self.tokens[self.position]
-            parts += self._parse_bracket(0) if piece in ("[", "(") else [piece]
-            self.position += piece not in ("[", "(")
-            self.is_plain_text |= piece == "|"
+            token = self.tokens[self.position]
+            parts += self._parse_bracket(0) if token in ("[", "(") else [token]
+            self.position += token not in ("[", "(")
+            self.is_plain_text |= token == "|"
         return None if self.is_plain_text else tuple(parts)
 
     def _parse_bracket(self, depth: int) -> list[PromptPart]:
@@ -158,21 +158,21 @@ class _EditingParser:
         marks: list[str] = []
         self.position += 1
         while self.position < len(self.tokens):
-            piece = self.tokens[self.position]
-            if piece in ("[", "(") and depth < _DEPTH:
+            token = self.tokens[self.position]
+            if token in ("[", "(") and depth < _DEPTH:
                 fields[-1] += self._parse_bracket(depth + 1)
                 continue
             self.position += 1
-            if piece == closing:
+            if token == closing:
                 return self._build_parts(opening, fields, marks, closing)
-            if piece in "])":
+            if token in "])":
                 break
-            self.is_plain_text |= piece == "|" and opening == "("
-            if opening == "[" and piece in ":|":
-                marks.append(piece)
+            self.is_plain_text |= token == "|" and opening == "("
+            if opening == "[" and token in ":|":
+                marks.append(token)
                 fields.append([])
             else:
-                fields[-1].append(piece)
+                fields[-1].append(token)
         self.unclosed.add(begun)
         self.position = begun + 1
         return [opening]

@@ -74,19 +74,19 @@ def parse_emphasis(prompt: str) -> list[PromptSegment]:
         >>> parse_emphasis("a (cat:1.5)")
         [PromptSegment(text='a ', weight=1.0), PromptSegment(text='cat', weight=1.5)]
     """
-    pieces: list[list] = []  # [text or None, weight]
+    segments: list[list] = []  # [text or None, weight]
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
     def close(kind: str, factor: float) -> None:
-        for piece in pieces[opened[kind].pop() :]:
-            piece[1] *= factor
+        for segment in segments[opened[kind].pop() :]:
+            segment[1] *= factor
 
     for match in _TOKEN.finditer(prompt):
         text, weight = match[0], _parse_number(match["weight"])
         if text.startswith("\\"):
-            pieces.append([match["escaped"] or "", 1.0])
+            segments.append([match["escaped"] or "", 1.0])
         elif text in opened:
-            opened[text].append(len(pieces))
+            opened[text].append(len(segments))
         elif weight is not None and opened["("]:
             close("(", weight)
         elif text == ")" and opened["("]:
@@ -95,11 +95,11 @@ def parse_emphasis(prompt: str) -> list[PromptSegment]:
             close("[", SQUARE_BRACKET_FACTOR)
         else:
             for place, part in enumerate(_BREAK.split(text)):
-                pieces.extend([[None, 1.0], [part, 1.0]] if place else [[part, 1.0]])
+                segments.extend([[None, 1.0], [part, 1.0]] if place else [[part, 1.0]])
     for kind, factor in (("(", ROUND_BRACKET_FACTOR), ("[", SQUARE_BRACKET_FACTOR)):
         while opened[kind]:
             close(kind, factor)
-    return _merge_segments(PromptSegment(text, 1.0 if text is None else weight) for text, weight in pieces)
+    return _merge_segments(PromptSegment(text, 1.0 if text is None else weight) for text, weight in segments)
 
 
 def _parse_number(text: str | None) -> float | None:
