@@ -22,7 +22,18 @@ from .lora_tags import LoraTag
 
 
 def is_step_in_range(start: float | None, stop: float | None, step: int, total: int) -> bool:
-    """Whether `step` (from 0) of `total` lies from `start` until before `stop`, as `AdapterSpec` has them."""
+    """Whether a step lies in a range.
+
+    Args:
+        start: first step; an int counts from 0, a float is a fraction of `total`; None means no limit.
+        stop: step before which the range ends, int or float as for `start`.
+        step: the step, from 0.
+        total: the number of steps.
+
+    Example:
+        >>> [is_step_in_range(0.5, None, step, 4) for step in range(4)]
+        [False, False, True, True]
+    """
 
     def at(value: float) -> float:
         return value * total if isinstance(value, float) else value
@@ -32,11 +43,19 @@ def is_step_in_range(start: float | None, stop: float | None, step: int, total: 
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """One file at its weights. te, unet: multipliers; blocks: block weights; dyn: the first N ranks only.
+    """A LoRA file with the weights at which it is applied.
 
-    start, stop: the U-Net part acts from step `start` until before step `stop`; whole numbers are steps from 0,
-    fractions are shares of all steps. The text encoder acts always: its output is made before the first step.
-    notes: what else the user is told about it.
+    Attributes:
+        file: the loaded file.
+        te: weight of the text encoders.
+        unet: weight of the U-Net.
+        blocks: block weights and element rules.
+        dyn: use only the first `dyn` ranks; None uses all.
+        start: first step at which the U-Net part acts. An int counts steps from 0; a float is a fraction of all steps.
+            The text-encoder part always acts, since the text is encoded before the first step.
+        stop: step before which the U-Net part stops acting.
+        name: the name in the prompt; "" for the file's own.
+        notes: further notes for the report.
     """
 
     file: LoraFile
@@ -51,54 +70,69 @@ class AdapterSpec:
 
     @property
     def display_name(self) -> str:
-        """What the user calls it."""
+        """The name in the prompt, or the file's own."""
         return self.name or self.file.name
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether its weight changes from step to step."""
+        """Whether the weight changes from step to step."""
         return self.start is not None or self.stop is not None
 
     def is_active(self, step: int, total: int) -> bool:
-        """Whether the U-Net part acts at denoiser call `step` (from 0) of `total`."""
+        """Whether the U-Net part acts at a denoiser call: `step`, from 0, of `total`."""
         return is_step_in_range(self.start, self.stop, step, total)
 
     def weight_at(self, layer_id: LayerId) -> float:
-        """The weight of this file at one site: the part's multiplier times the block's weight."""
+        """Returns the weight at one layer: the part's weight times the block's weight."""
         part = self.unet if layer_id.part == UNET else self.te
         names = element_rule_names(layer_id) if self.blocks.rules else ()
         return part * self.blocks.weight_of(layer_id.block, names)
 
 
 class LoraFinder(Protocol):
-    """Where files come from: `library.find(name)` with an entry to load."""
+    """Loads LoRA files by their names in a prompt; `file.lora_library.LoraLibrary` is one."""
 
     def load(self, name: str) -> LoraFile:
-        """The file called `name`. Raises FileError with the nearest names."""
+        """Loads the file called `name`. Raises FileError with the nearest name."""
         ...
 
     def ambiguity(self, name: str) -> str:
-        """Which of several files of one name is meant, and how to name the others; "" for a clear name."""
+        """Says which of several files with one name is used and how to name the others; "" for a unique name."""
         ...
 
 
 @dataclass(frozen=True)
 class Presets:
-    """The user's block-weight and element presets, beside the built-in ones."""
+    """Block-weight and element presets, the user's and the built-in ones.
+
+    Attributes:
+        weights: name → block weights as text.
+        elements: name → element rules as text.
+        notes: notes for the user about the files they were loaded from.
+    """
 
     weights: Mapping[str, str] = field(default_factory=lambda: BLOCK_PRESETS)
     elements: Mapping[str, str] = field(default_factory=lambda: ELEMENT_PRESETS)
     notes: tuple[str, ...] = ()
-    """What the user is told about the files they come from."""
 
 
 def resolve_tag(
     tag: LoraTag, library: LoraFinder, presets: Presets | None = None, *, seed: int | str = 0
 ) -> AdapterSpec:
-    """A request with its file loaded and its block weights worked out.
+    """Loads the file of a tag and parses its block weights.
 
-    R and U are drawn from a generator seeded by `seed` and the file's name, so the same picture is made again.
-    Raises FileError (no such file, with nearest names) or PromptError (block weights that do not parse).
+    Args:
+        tag: the tag.
+        library: loads the file.
+        presets: presets for `lbw` and `lbwe`; by default the built-in ones.
+        seed: seeds the random values R and U together with the file's name, so that an image can be reproduced.
+
+    Returns:
+        The spec to apply.
+
+    Raises:
+        FileError: no such file, or it cannot be loaded.
+        PromptError: the block weights cannot be parsed.
     """
     presets = presets or Presets()
     file = library.load(tag.name)
@@ -117,7 +151,19 @@ def resolve_tag(
 
 
 def resolve_block_weights(tag: LoraTag, presets: Presets, *, seed: int | str = 0) -> BlockWeights:
-    """The block weights and element rules of a request. Raises PromptError."""
+    """Parses the block weights and element rules of a tag.
+
+    Args:
+        tag: the tag.
+        presets: presets for `lbw` and `lbwe`.
+        seed: as in `resolve_tag`.
+
+    Returns:
+        The weights; uniform where the tag has none.
+
+    Raises:
+        PromptError: they cannot be parsed; the message names the tag.
+    """
     if tag.lbw is None and tag.lbwe is None:
         return UNIFORM_WEIGHTS
     draw = random.Random(f"{seed}:{tag.name}").uniform

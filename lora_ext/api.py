@@ -98,9 +98,12 @@ class Loras:
         self.close()
 
     def _apply_specs(self) -> list[FitReport]:
-        uses = tuple(self._specs.values())
-        fits = self._applied.apply(uses)
-        idle = (no_effect_reason(use, self._applied.matching_layers(use)) if use.te or use.unet else "" for use in uses)
+        specs = tuple(self._specs.values())
+        fits = self._applied.apply(specs)
+        idle = (
+            no_effect_reason(spec, self._applied.matching_layers(spec)) if spec.te or spec.unet else ""
+            for spec in specs
+        )
         self.fits = [replace(fit, notes=(*fit.notes, why)) if why else fit for fit, why in zip(fits, idle, strict=True)]
         return self.fits
 

@@ -1,9 +1,4 @@
-"""Requests + files → what each site of a model gets, and a `FitReport` report for the user.
-
-`AdapterSpec` is one file at its weights; `AppliedNetworks` holds what is on a model now and moves it from one list of
-uses to the
-next, touching only the layers whose pieces changed.
-"""
+"""`AppliedNetworks`: which LoRA files are applied to a model now, and how a new list of them is applied."""
 
 from __future__ import annotations
 
@@ -30,10 +25,19 @@ _T = TypeVar("_T")
 
 
 class AppliedNetworks:
-    """What is on one model. A context manager; `close` puts the model back bit-exactly.
+    """The LoRA files applied to one model. A context manager: `close` restores the model bit-exactly.
 
-    mode: "live", "baked" or "auto" (see `inject`). memory: what is free, and what a picture takes; without it all that
-    is free is for baking. changes: of pictures before, where the models are opened anew for each.
+    Args:
+        model: the model; its modules must not be replaced while this object is used.
+        mode: "live", "baked" or "auto" (see `inject`).
+        memory: how much memory baking may take; by default all that is free.
+        changes: weights of earlier images, where this object is made anew for each image.
+
+    Attributes:
+        targets: layer id → parameter, for all layers of the model.
+        blocks: block labels of the model.
+        specs: what is applied now.
+        changed: the number of layers that the last `apply` or `at_step` changed.
     """
 
     def __init__(
@@ -47,12 +51,11 @@ class AppliedNetworks:
         self.targets: dict[LayerId, LayerTarget] = {}
         for part, root in self.roots.items():
             self.targets.update(find_layer_targets(part, root))
-        self.blocks = {site.block for site in self.targets}
+        self.blocks = {layer_id.block for layer_id in self.targets}
         self.injection = Injection(mode, memory)
         self.fallback = LiveFallback(self.injection, self._apply_changes, changes)
         self.specs: tuple[AdapterSpec, ...] = ()
         self.changed = 0
-        """Layers that the last `set` or `at_step` touched."""
         self._current: dict[LayerId, tuple[AppliedAdapter, ...]] = {}
         self._active: tuple[bool, ...] = ()
         self._load_hooks: list[RemovableHandle] = []
@@ -61,61 +64,82 @@ class AppliedNetworks:
         ] = {}
 
     def reserve_memory(self, image_bytes: int) -> None:
-        """Keeps so many bytes free for making a picture when it is next decided what to bake."""
+        """Sets how many bytes the next `apply` keeps free for generating an image."""
         self.injection.memory = replace(self.injection.memory, image_bytes=image_bytes)
 
     def apply(self, specs: Sequence[AdapterSpec]) -> list[FitReport]:
-        """Replaces what is applied by `specs` (in order; the same file twice adds up) and reports how each fits.
+        """Replaces the applied files. Only layers whose adapters changed are touched; schedules start at step 0.
 
-        Schedules start at step 0. On any exception the model is as before anything was applied; but where memory runs
-        out in the mode "auto", all goes live instead. Raises FitError where the mode "baked" has no room.
+        On any exception everything is removed from the model. Where memory runs out in the mode "auto", everything is
+        applied live instead.
+
+        Args:
+            specs: the files in order; the same file twice adds up.
+
+        Returns:
+            A report for each file on how it fits the model.
+
+        Raises:
+            FitError: memory is not enough in the mode "baked", or an adapter cannot be applied.
         """
-        if specs and not self._load_hooks:  # new weights must be loaded into the originals, not into what is swapped in
+        if specs and not self._load_hooks:  # load_state_dict must write to the original parameters, not to baked ones
             self._load_hooks = [
                 root._register_load_state_dict_pre_hook(lambda *_: self._clear()) for root in self.roots.values()
             ]
         self.specs = tuple(specs)
-        self._active = tuple(use.is_active(0, 1_000_000) for use in self.specs)
-        self._layer_ids_by_file = {id(use.file): self._match_layers(use.file) for use in self.specs}
+        self._active = tuple(spec.is_active(0, 1_000_000) for spec in self.specs)
+        self._layer_ids_by_file = {id(spec.file): self._match_layers(spec.file) for spec in self.specs}
         self._apply(anew=self._note_weights())
         return self.fit_reports()
 
     def fit_reports(self) -> list[FitReport]:
-        """How each use fits, as things are now."""
-        fits = [self._fit_report(use) for use in self.specs]
+        """Returns a report for each applied file, with notes on the present state."""
+        fits = [self._fit_report(spec) for spec in self.specs]
         if fits:
             notes = (*fits[0].notes, *self._rounding_note(), *filter(None, [self.fallback.note]))
             fits[0] = replace(fits[0], notes=notes, way=self.injection.live_reason)
         return fits
 
     def bake_when_stable(self) -> None:
-        """Another picture gets the same: what is live because weights kept changing is baked once they stay."""
+        """Records another image with the same files; bakes what was live while weights kept changing."""
         if self._note_weights():
             self._apply(anew=True)
 
     def go_live(self) -> bool:
-        """Applies live from now on what "auto" has baked. Returns whether that gave memory back."""
+        """Applies live from now on what "auto" has baked. Returns whether that freed memory."""
         return self.fallback.go_live()
 
     def retry_when_out_of_memory(self, work: Callable[[], _T]) -> _T:
-        """The result of `work`, such as a picture; where memory runs out in it and something is baked, once more with
-        everything live, which the reports of `set` say from then on. Raises FitError for it in the mode "baked".
+        """Calls `work`; where memory runs out and LoRAs are baked, applies them live and calls it once more.
+
+        Later reports have a note about the switch to live.
+
+        Returns:
+            The result of `work`, such as an image.
+
+        Raises:
+            FitError: memory ran out in the mode "baked".
         """
         return self.fallback.retry_when_out_of_memory(work)
 
     def at_step(self, step: int, total: int) -> None:
-        """Moves schedules to denoiser call `step` (from 0) of `total`; nothing happens when nothing changes."""
-        active = tuple(use.is_active(step, total) for use in self.specs)
+        """Moves schedules to a denoiser call. Nothing happens where no schedule begins or ends.
+
+        Args:
+            step: the call, from 0.
+            total: the number of calls.
+        """
+        active = tuple(spec.is_active(step, total) for spec in self.specs)
         if active != self._active:
             self._active = active
             self._apply_changes()
 
     def matching_layers(self, spec: AdapterSpec) -> tuple[LayerId, ...]:
-        """The layers of a use's file that apply here."""
+        """Returns the layers of a file that fit this model. `spec` is one of `specs`."""
         return self._layer_ids_by_file[id(spec.file)][1]
 
     def close(self) -> None:
-        """Takes everything off: every Parameter is the very object it was."""
+        """Removes everything: each original Parameter object is restored."""
         self._clear()
         while self._load_hooks:
             self._load_hooks.pop().remove()
@@ -131,72 +155,74 @@ class AppliedNetworks:
         self.close()
 
     def _note_weights(self) -> bool:
-        """Notes what the next picture gets. Returns whether what was live because weights kept changing settles now."""
-        files = tuple((id(use.file), use.dyn) for use in self.specs)
+        """Records files and weights of the next image. Returns whether changing weights have settled."""
+        files = tuple((id(spec.file), spec.dyn) for spec in self.specs)
         device = next((p.device for root in self.roots.values() for p in root.parameters()), torch.device("cpu"))
         return self.fallback.note_weights(files, self.specs, accelerated(device))
 
     def _apply(self, anew: bool) -> None:
-        """`_move`; where memory ran out, once more, live."""
-        uses, active = self.specs, self._active
+        """Applies changes; where memory ran out, once more live."""
+        specs, active = self.specs, self._active
         if not self.fallback.apply(anew):
-            self.specs, self._active = uses, active
+            self.specs, self._active = specs, active
             self._apply_changes()
 
     def _apply_changes(self, anew: bool = False) -> None:
-        """Brings the injection from the pieces of before to those of now, by difference, or `anew` anew."""
+        """Applies the differences to what was applied before; with `anew` everything."""
         now = self._wanted()
-        # Sites that share a parameter (OpenCLIP's q, k, v) are handed over together.
+        # layers that share a parameter (OpenCLIP's q, k, v) must be passed together
         moved = (
-            site
-            for site in {*now, *self._current}
-            if anew or not are_equal(now.get(site, ()), self._current.get(site, ()))
+            layer_id
+            for layer_id in {*now, *self._current}
+            if anew or not are_equal(now.get(layer_id, ()), self._current.get(layer_id, ()))
         )
-        shared = {self.targets[site].module for site in moved}
-        sites = [site for site in {**self._current, **now} if self.targets[site].module in shared]
+        shared = {self.targets[layer_id].module for layer_id in moved}
+        layer_ids = [layer_id for layer_id in {**self._current, **now} if self.targets[layer_id].module in shared]
         try:
-            self.changed = self.injection.apply({self.targets[site]: now.get(site, ()) for site in sites})
+            self.changed = self.injection.apply(
+                {self.targets[layer_id]: now.get(layer_id, ()) for layer_id in layer_ids}
+            )
         except BaseException:
             self._current, self.specs, self._active = {}, (), ()
             raise
         self._current = now
 
     def _wanted(self) -> dict[LayerId, tuple[AppliedAdapter, ...]]:
-        """What each site gets at the present step."""
+        """The adapters of each layer at the present step."""
         wanted: dict[LayerId, list[AppliedAdapter]] = {}
-        for use, active in zip(self.specs, self._active, strict=True):
-            for site in self._layer_ids_by_file[id(use.file)][1]:
-                idle = site.part == UNET and not active
-                weight = 0.0 if idle else use.weight_at(site)
-                moves = use.is_scheduled and site.part == UNET
-                if weight or moves:  # a scheduled piece stays with weight 0, so that switching it on is only a gain
-                    piece = AppliedAdapter(use.file.adapters[site], weight, use.dyn, is_scheduled=moves)
-                    wanted.setdefault(site, []).append(piece)
-        return {site: tuple(pieces) for site, pieces in wanted.items()}
+        for spec, active in zip(self.specs, self._active, strict=True):
+            for layer_id in self._layer_ids_by_file[id(spec.file)][1]:
+                idle = layer_id.part == UNET and not active
+                weight = 0.0 if idle else spec.weight_at(layer_id)
+                moves = spec.is_scheduled and layer_id.part == UNET
+                if weight or moves:  # a scheduled adapter stays with weight 0: switching it on only changes its gain
+                    adapter = AppliedAdapter(spec.file.adapters[layer_id], weight, spec.dyn, is_scheduled=moves)
+                    wanted.setdefault(layer_id, []).append(adapter)
+        return {layer_id: tuple(adapters) for layer_id, adapters in wanted.items()}
 
     def _match_layers(
         self, file: LoraFile
     ) -> tuple[LoraFile, tuple[LayerId, ...], tuple[LayerId, ...], tuple[LayerId, ...]]:
-        """The file, its sites that apply here, those that are here with another shape, and those with NaN."""
+        """(file, its layers that fit, its layers of another shape in the model, its layers with NaN)."""
         known = self._layer_ids_by_file.get(id(file))
         if known is not None:
             return known
-        here = [site for site in file.adapters if site in self.targets]
-        fits = {site: file.adapters[site].fits(self.targets[site].shape) for site in here}
-        bad = tuple(site for site in here if fits[site] and site in file.non_finite_layers)
+        here = [layer_id for layer_id in file.adapters if layer_id in self.targets]
+        fits = {layer_id: file.adapters[layer_id].fits(self.targets[layer_id].shape) for layer_id in here}
+        bad = tuple(layer_id for layer_id in here if fits[layer_id] and layer_id in file.non_finite_layers)
         return file, tuple(s for s in here if fits[s] and s not in bad), tuple(s for s in here if not fits[s]), bad
 
     def _fit_report(self, spec: AdapterSpec) -> FitReport:
-        """The report on one use."""
+        """The report on one file."""
         file, matched, wrong, bad = self._layer_ids_by_file[id(spec.file)]
         vector = spec.blocks.labels
-        blocks = {site.block for site in file.adapters if site.block}
+        blocks = {layer_id.block for layer_id in file.adapters if layer_id.block}
         covered = vector if vector is not None else BLOCK_LABELS
         return FitReport(
             name=spec.display_name,
             family=file.family,
             matched=len(matched),
-            unmatched=tuple(site for site in file.adapters if site not in self.targets),
+            unmatched=tuple(layer_id for layer_id in file.adapters if layer_id not in self.targets),
             wrong_shape=wrong,
             unread=len(file.unrecognized_keys),
             dead=tuple(b for b in vector or () if b not in self.blocks and b != BASE and spec.blocks.weight_of(b)),

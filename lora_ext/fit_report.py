@@ -50,7 +50,7 @@ class FitReport:
             text = f"{self.name}{base} does not fit this model: none of its {total} layers applies"
         else:
             text = f"{self.name}{base}: {self.matched} of {total} layers apply"
-        lacks = Counter(site.part for site in self.unmatched)
+        lacks = Counter(layer_id.part for layer_id in self.unmatched)
         parts = [f"{count} not in this model's {part}" for part, count in sorted(lacks.items())]
         if self.wrong_shape:
             parts.append(f"{len(self.wrong_shape)} of another size, such as {self.wrong_shape[0]}")

@@ -147,7 +147,7 @@ def inspect_lora_file(path: str | Path) -> InspectionReport:
         family=file.family,
         dialect=file.key_format,
         layers=len(file.adapters),
-        parts=dict(Counter(site.part for site in file.adapters)),
+        parts=dict(Counter(layer_id.part for layer_id in file.adapters)),
         ranks=_counts(adapter.rank for adapter in with_rank),
         alphas=_counts(adapter.alpha for adapter in with_rank),
         dtypes=dict(Counter(_dtype(a.dtype) for a in file.adapters.values()).most_common()),
@@ -156,7 +156,7 @@ def inspect_lora_file(path: str | Path) -> InspectionReport:
         tags=top_tags(file.metadata),
         embeddings={n: {v: list(t.shape) for v, t in vectors.items()} for n, vectors in file.embeddings.items()},
         unread=file.unrecognized_keys,
-        damaged={str(site): layer.reason for site, layer in file.damaged.items()},
+        damaged={str(layer_id): layer.reason for layer_id, layer in file.damaged.items()},
         other=file.foreign_architecture.sentence(file.name) if file.foreign_architecture else None,
         not_finite=file.first_non_finite_key,
         config=str(file.config) if file.config else None,
@@ -179,13 +179,13 @@ def block_norms(file: LoraFile) -> list[BlockNorm]:
     """Every block in the file, in the U-Net's order."""
     layers, need_base = Counter[str](), Counter[str]()
     squares: dict[str, float] = {}
-    for site, adapter in file.adapters.items():
-        layers[site.block] += 1
+    for layer_id, adapter in file.adapters.items():
+        layers[layer_id.block] += 1
         low = adapter.low_rank()
         if low is None:
-            need_base[site.block] += 1
+            need_base[layer_id.block] += 1
         else:
-            squares[site.block] = squares.get(site.block, 0.0) + low.frobenius() ** 2
+            squares[layer_id.block] = squares.get(layer_id.block, 0.0) + low.frobenius() ** 2
     norms = {block: math.sqrt(square) if math.isfinite(square) else None for block, square in squares.items()}
     order = [*BLOCK_LABELS, ""]
     return [

@@ -17,8 +17,8 @@ def no_effect_reason(spec: AdapterSpec, layers: Iterable[LayerId], total: int | 
     layers = list(layers)
     if not layers:
         return ""  # that none applies is told by the report on how the file fits
-    acting = [site for site in layers if spec.weight_at(site)]
-    parts = {site.part for site in acting}
+    acting = [layer_id for layer_id in layers if spec.weight_at(layer_id)]
+    parts = {layer_id.part for layer_id in acting}
     if not acting:
         why = "its weight is 0" if not spec.te and not spec.unet else "its weight is 0 in every layer that it has"
         return f"{spec.display_name} changes nothing: {why}"

@@ -159,12 +159,12 @@ def find_foreign_architecture(
 ) -> ForeignArchitecture | None:
     """What a file is for where that is not SD1, SD2 or SDXL, else None.
 
-    unrecognized: its tensors that name no layer of those. sites: the layers of those that it has. base: what a PEFT
+    unrecognized: its tensors that name no layer of those. layer_ids: the layers of those that it has. base: what a PEFT
     configuration calls the base model.
     """
     said = " ".join([*(str(metadata.get(key, "")) for key in _METADATA_KEYS), base]).lower()
     named = next((row for row in FOREIGN_ARCHITECTURES if re.search(row.metadata, said)), None)
-    unet = sum(site.part == UNET and bool(site.block) for site in layer_ids)
+    unet = sum(layer_id.part == UNET and bool(layer_id.block) for layer_id in layer_ids)
     if unet and named is not None and named.has_sd_layer_names:
         return named
     found = _by_layers(unrecognized)

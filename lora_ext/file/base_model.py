@@ -36,14 +36,14 @@ def detect_lora_family(
 
 
 def _by_shape(adapters: Mapping[LayerId, Adapter]) -> str | None:
-    if any(site.part == TE2 for site in adapters):
+    if any(layer_id.part == TE2 for layer_id in adapters):
         return SDXL
     cross = (s for s in adapters if s.part == UNET and s.layer.endswith(("attn2.to_k", "attn2.to_v")))
-    family = _CROSS.get(_commonest(_width(adapters[site].tensors) for site in islice(cross, 4)))
+    family = _CROSS.get(_commonest(_width(adapters[layer_id].tensors) for layer_id in islice(cross, 4)))
     if family:
         return family
     text = (s for s in adapters if s.part == TE and s.layer.endswith(("q_proj", "k_proj", "mlp.fc1")))
-    width = _commonest(_width(adapters[site].tensors) for site in islice(text, 4))
+    width = _commonest(_width(adapters[layer_id].tensors) for layer_id in islice(text, 4))
     return SD2 if width == 1024 else None
 
 
@@ -65,9 +65,11 @@ def _width(tensors: Mapping[str, Tensor]) -> int | None:
 
 def _by_layers(adapters: Mapping[LayerId, Adapter]) -> str | None:
     """SDXL has more than one transformer block in a row, and an embedding of the picture's size."""
-    for site in adapters:
-        if site.layer.startswith("add_embedding") or (
-            site.part == UNET and "transformer_blocks." in site.layer and "transformer_blocks.0." not in site.layer
+    for layer_id in adapters:
+        if layer_id.layer.startswith("add_embedding") or (
+            layer_id.part == UNET
+            and "transformer_blocks." in layer_id.layer
+            and "transformer_blocks.0." not in layer_id.layer
         ):
             return SDXL
     return None

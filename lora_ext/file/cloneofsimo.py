@@ -101,14 +101,14 @@ def _known(part: str, classes: Iterable[str]) -> frozenset[str]:
 def _sites(part: str, names: Iterable[str]) -> list[LayerId]:
     found = [find_layer_id(part, name) for name in names]
     assert None not in found
-    return [site for site in found if site is not None]
+    return [layer_id for layer_id in found if layer_id is not None]
 
 
 # --- which order fits ------------------------------------------------------------------------------------------------
 
 
 def match_layer_order(part: str, pairs: Sequence[FactorPair], classes: Iterable[str] | None) -> list[LayerId]:
-    """The site of each (up, down) pair; `classes` as the metadata names them, None where a file does not say.
+    """The layer id of each (up, down) pair; `classes` as the metadata names them, None where a file does not say.
 
     Raises FileError when neither count nor shapes fit an order that is known.
     """
@@ -117,14 +117,14 @@ def match_layer_order(part: str, pairs: Sequence[FactorPair], classes: Iterable[
         if len(up) < 2 or len(down) != len(up) or up[1] != down[0] or any(size != 1 for size in up[2:]):
             raise FileError(f"layer {shapes.index((up, down))} of {part} has factors of shapes {up} and {down}")
     candidates = list(_candidates(part, len(pairs), classes))
-    for sites in candidates:
-        if len(sites) == len(pairs) and not _misfit(sites, shapes):
-            return sites
-    counts = sorted({len(sites) for sites in candidates})
+    for layer_ids in candidates:
+        if len(layer_ids) == len(pairs) and not _misfit(layer_ids, shapes):
+            return layer_ids
+    counts = sorted({len(layer_ids) for layer_ids in candidates})
     if len(pairs) not in counts:
         raise FileError(f"it numbers {len(pairs)} {part} layers, where {' or '.join(map(str, counts))} are known")
-    sites = next(sites for sites in candidates if len(sites) == len(pairs))
-    raise FileError(f"its {part} layers fit no known order: {_misfit(sites, shapes)}")
+    layer_ids = next(layer_ids for layer_ids in candidates if len(layer_ids) == len(pairs))
+    raise FileError(f"its {part} layers fit no known order: {_misfit(layer_ids, shapes)}")
 
 
 def _candidates(part: str, count: int, classes: Iterable[str] | None) -> Iterator[list[LayerId]]:
@@ -150,10 +150,10 @@ def _misfit(layer_ids: Sequence[LayerId], shapes: Sequence[tuple[tuple[int, ...]
     def same(what: str, number: int) -> bool:
         return widths.setdefault(what, number) == number
 
-    for place_, (site, (up, down)) in enumerate(zip(layer_ids, shapes, strict=True)):
+    for place_, (layer_id, (up, down)) in enumerate(zip(layer_ids, shapes, strict=True)):
         out, into = up[0], down[1]
-        leaf = site.layer.rpartition(".transformer_blocks.0.")[2]
-        block = f"the width of {site.block}"
+        leaf = layer_id.layer.rpartition(".transformer_blocks.0.")[2]
+        block = f"the width of {layer_id.block}"
         if leaf.startswith("resnet"):
             kernel = 3 if leaf.endswith((".conv1", ".conv2")) else 1
             fits = down[2:] == (() if leaf.endswith("time_emb_proj") else (kernel, kernel)) and same(block, out)
@@ -169,7 +169,9 @@ def _misfit(layer_ids: Sequence[LayerId], shapes: Sequence[tuple[tuple[int, ...]
         else:
             fits = out == into and same(block, out)
         if not fits:
-            return f"layer {place_} would be {site}, and has {into} inputs, {out} outputs, kernel {down[2:] or 'none'}"
+            return (
+                f"layer {place_} would be {layer_id}, and has {into} inputs, {out} outputs, kernel {down[2:] or 'none'}"
+            )
     return None
 
 
@@ -223,13 +225,13 @@ def load_cloneofsimo_torch(path: Path, contents: FileContents) -> LoraFile:
     adapters: dict[LayerId, Adapter] = {}
     damaged: dict[LayerId, DamagedLayer] = {}
     unread: dict[str, Tensor] = {}
-    for site, pair in layers.items():
-        keys = [f"{site}.lora_{end}.weight" for end in ("up", "down")]
-        adapter = _adapter(site, pair, keys, damaged)
+    for layer_id, pair in layers.items():
+        keys = [f"{layer_id}.lora_{end}.weight" for end in ("up", "down")]
+        adapter = _adapter(layer_id, pair, keys, damaged)
         if adapter is None:
             unread.update(zip(keys, pair, strict=True))
         else:
-            adapters[site] = adapter
+            adapters[layer_id] = adapter
     return LoraFile(adapters, {}, embeddings, unread, key_format="cloneofsimo", path=path, damaged=damaged)
 
 
@@ -276,14 +278,14 @@ def load_cloneofsimo_safetensors(path: Path, contents: FileContents) -> LoraFile
     keys: dict[tuple[LayerId, str], str] = {}
     for part, numbered in layers.items():
         pairs = [_pair(part, numbered, i) for i in range(len(numbered))]
-        for i, site in enumerate(match_layer_order(part, pairs, _classes(part, contents.metadata))):
+        for i, layer_id in enumerate(match_layer_order(part, pairs, _classes(part, contents.metadata))):
             own = {f"lora_{end}.weight": names[part, i, end] for end in ("up", "down")}
-            adapter = _adapter(site, pairs[i], list(own.values()), damaged)
+            adapter = _adapter(layer_id, pairs[i], list(own.values()), damaged)
             if adapter is None:
                 unread.update(zip(own.values(), pairs[i], strict=True))
                 continue
-            adapters[site] = adapter
-            keys.update({(site, suffix): key for suffix, key in own.items()})
+            adapters[layer_id] = adapter
+            keys.update({(layer_id, suffix): key for suffix, key in own.items()})
     return LoraFile(
         adapters,
         contents.metadata,

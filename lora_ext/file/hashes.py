@@ -1,4 +1,4 @@
-"""Hashes by which kohya's tools, the web UI and model sites know a file."""
+"""Hashes by which kohya's tools, the web UI and model sites identify a file."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _DIFFUSERS_SUFFIXES = frozenset(
 def is_described_by_metadata(file: LoraFile) -> bool:
     """Whether diffusers' metadata still says the truth about the adapters: they are the very ones that were read."""
     was, now = file.adapters_as_loaded, file.adapters
-    return bool(was) and was.keys() == now.keys() and all(was[site] is now[site] for site in was)
+    return bool(was) and was.keys() == now.keys() and all(was[layer_id] is now[layer_id] for layer_id in was)
 
 
 def format_keys(file: LoraFile, key_format: str = "file", *, include_alphas: bool = True) -> dict[str, Tensor]:
@@ -57,17 +57,19 @@ def _unique(file: LoraFile, rows: Iterable[tuple[str, Tensor]]) -> dict[str, Ten
 
 def _all_keyed(file: LoraFile) -> bool:
     """Whether every tensor of every adapter has a key of the file's own."""
-    return all((site, suffix) in file.keys for site, adapter in file.adapters.items() for suffix in adapter.tensors)
+    return all(
+        (layer_id, suffix) in file.keys for layer_id, adapter in file.adapters.items() for suffix in adapter.tensors
+    )
 
 
 def _rows(file: LoraFile, own: bool, include_alphas: bool) -> Iterator[tuple[str, Tensor]]:
     """Keys in the file's `own` spelling where it has one, else in kohya's."""
     sdxl = file.family == "SDXL"
-    for site, adapter in file.adapters.items():
+    for layer_id, adapter in file.adapters.items():
         for suffix, tensor in adapter.tensors.items():
-            key = _own_key(file, site, adapter.tensors, suffix) if own else None
+            key = _own_key(file, layer_id, adapter.tensors, suffix) if own else None
             if key or include_alphas or suffix != "alpha":
-                yield key or f"{format_kohya_key(site, sdxl=sdxl)}.{suffix}", tensor
+                yield key or f"{format_kohya_key(layer_id, sdxl=sdxl)}.{suffix}", tensor
     for name, vectors in file.embeddings.items():
         for vector, tensor in vectors.items():
             yield file.embedding_key(name, vector) if own else f"bundle_emb.{name}.{vector}", tensor
@@ -96,22 +98,22 @@ def _diffusers_rows(file: LoraFile) -> Iterator[tuple[str, Tensor]]:
         raise FileError(f"diffusers' spelling cannot hold {extra!r} of {file.name}; leave it out or write kohya's")
     ranks: dict[str, int] = {}
     dora: dict[str, bool] = {}
-    for site, adapter in file.adapters.items():
-        ranks[site.part] = max(ranks.get(site.part, 0), adapter.rank or 0)
-        if dora.setdefault(site.part, "dora_scale" in adapter.tensors) != ("dora_scale" in adapter.tensors):
+    for layer_id, adapter in file.adapters.items():
+        ranks[layer_id.part] = max(ranks.get(layer_id.part, 0), adapter.rank or 0)
+        if dora.setdefault(layer_id.part, "dora_scale" in adapter.tensors) != ("dora_scale" in adapter.tensors):
             raise FileError(
                 f"diffusers' spelling cannot hold {file.name}: DoRA in some of its layers and not in others"
             )
-    for site, adapter in file.adapters.items():
-        up, down = _factors(site, adapter)
-        name, missing = format_peft_key(site), ranks[site.part] - down.shape[0]
+    for layer_id, adapter in file.adapters.items():
+        up, down = _factors(layer_id, adapter)
+        name, missing = format_peft_key(layer_id), ranks[layer_id.part] - down.shape[0]
         if missing:
             down = torch.cat([down, down.new_zeros(missing, *down.shape[1:])])
             up = torch.cat([up, up.new_zeros(up.shape[0], missing, *up.shape[2:])], dim=1)
         yield f"{name}.lora_A.weight", down
         yield f"{name}.lora_B.weight", up
         if "dora_scale" in adapter.tensors:
-            yield f"{name}.lora_magnitude_vector", _magnitude(site, adapter.tensors, down.dim())
+            yield f"{name}.lora_magnitude_vector", _magnitude(layer_id, adapter.tensors, down.dim())
 
 
 def _factors(layer_id: LayerId, adapter: Adapter) -> tuple[Tensor, Tensor]:

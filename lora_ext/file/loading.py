@@ -1,4 +1,4 @@
-"""A file on disk → `LoraFile`: every key put to its site, whatever trainer wrote it."""
+"""A file on disk → `LoraFile`: keys of every supported format become layer ids and suffixes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUNDLED_EMBEDDING_PREFIX = "bundle_emb."
 
 
 def load_lora_file(path: str | Path) -> LoraFile:
-    """The file as adapters by site; see `LoraFile`. A folder means PEFT's file in it.
+    """Loads a LoRA file (see `LoraFile`). A folder means PEFT's file in it.
 
     Raises FileError when it cannot be read or contradicts itself: cut off, wanting to run code, one layer under two
     names, no layer that is sound. Single layers that are damaged go to `damaged`, unknown ones to `unread`; a file for
@@ -77,12 +77,12 @@ def assemble_lora_file(
     strengths = PeftStrengths.from_sources(metadata, config) if dialect == "diffusers" else PeftStrengths()
     adapters: dict[LayerId, Adapter] = {}
     damaged: dict[LayerId, DamagedLayer] = {}
-    for site, held in layers.items():
-        adapter = adapter_if_sound(site, held, [keys[site, suffix] for suffix in held], damaged)
+    for layer_id, held in layers.items():
+        adapter = adapter_if_sound(layer_id, held, [keys[layer_id, suffix] for suffix in held], damaged)
         if adapter is None:
-            unread.update((keys.pop((site, suffix)), tensor) for suffix, tensor in held.items())
+            unread.update((keys.pop((layer_id, suffix)), tensor) for suffix, tensor in held.items())
         else:
-            adapters[site] = strengths.scaled(site, adapter)
+            adapters[layer_id] = strengths.scaled(layer_id, adapter)
     other = find_foreign_architecture(unread, adapters, metadata, strengths.base_model_name)
     if other is not None:
         return LoraFile({}, dict(metadata), unrecognized=dict(tensors), path=path, foreign_architecture=other)

@@ -1,4 +1,4 @@
-"""`LoraFile`: what a LoRA-family file says, as adapters by site."""
+"""`LoraFile`: the contents of a LoRA-family file, as adapters by layer id."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .peft_config import ADAPTER_MODEL_STEM
 
 @dataclass(frozen=True, eq=False)
 class LoraFile:
-    """Adapters by site, and everything else a file holds, so that it can be written again unchanged.
+    """Adapters by layer id, and everything else a file holds, so that it can be written again unchanged.
 
-    keys: (site, suffix) → the key as the file spells it; absent for adapters made here, which are then
+    keys: (layer_id, suffix) → the key as the file spells it; absent for adapters made here, which are then
     written in kohya's spelling. embeddings: name → vector name → tensor (`bundle_emb.*`, cloneofsimo's
     token tensors; vector names as after `bundle_emb.NAME.`, e.g. `string_to_param.*`, `clip_l`).
     embedding_keys: (name, vector name) → key, where it is not `bundle_emb.NAME.VECTOR`.
@@ -105,9 +105,9 @@ class LoraFile:
 
     def keyed_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(key as in the file, tensor) of everything that came with a key."""
-        for site, adapter in self.adapters.items():
+        for layer_id, adapter in self.adapters.items():
             for suffix, tensor in adapter.tensors.items():
-                yield self.keys.get((site, suffix), f"{site}.{suffix}"), tensor
+                yield self.keys.get((layer_id, suffix), f"{layer_id}.{suffix}"), tensor
         for name, vectors in self.embeddings.items():
             for vector, tensor in vectors.items():
                 yield self.embedding_key(name, vector), tensor

@@ -54,7 +54,7 @@ class PeftStrengths:
 
     def lora_file_fields(self, adapters: Mapping[LayerId, Adapter], keys: Iterable[str]) -> dict[str, Any]:
         """Fields of a `LoraFile`: the configuration's path, notes, and what was assumed where nothing is said."""
-        silent = [site for site in adapters if site.part not in self.configs]
+        silent = [layer_id for layer_id in adapters if layer_id.part not in self.configs]
         unsaid = any(adapters[s].rank and not {"alpha", "scale"} & adapters[s].tensors.keys() for s in silent)
         key = next(iter(keys), "")
         notes, assumed = self.notes, ""
