@@ -226,5 +226,5 @@ def test_plans() -> None:
         parse_sampling_plan("Eular a")
     with pytest.raises(LoraError, match="did you mean 'Karras'"):
         parse_sampling_plan("Euler", "Karas")
-    with pytest.raises(LoraError, match="0 steps"):
+    with pytest.raises(LoraError, match="steps is from 1 to 1000; got 0"):
         parse_sampling_plan("Euler", steps=0)

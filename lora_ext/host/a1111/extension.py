@@ -58,15 +58,15 @@ class A1111Extension:
     def update_tag_ownership(self, *_: Any) -> None:
         """Takes `<lora:…>` tags over or hands them back, as the setting says. It may be called any number of times."""
         self.tag_ownership.register_observer()
-        ours = self.host_interface.option("in_charge") == settings.OWNER_LORA_EXT
-        if ours and not self.tag_ownership.is_ours:
+        is_chosen = self.host_interface.option("in_charge") == settings.OWNER_LORA_EXT
+        if is_chosen and not self.tag_ownership.is_ours:
             owners.run_all_steps(
                 "taking <lora:…> over",
                 builtin.remove_builtin_loras,
                 self.tag_ownership.register_network,
                 self._forget_conditioning,
             )
-        elif ours:
+        elif is_chosen:
             self.tag_ownership.register_network()
         elif self.tag_ownership.is_ours:
             owners.run_all_steps("handing <lora:…> back", self.remove_all, self.tag_ownership.restore_previous_owners)

@@ -164,8 +164,10 @@ def _build_denoiser(
 ) -> CfgDenoiser:
     """first: steps of the first pass, where this is the second."""
     positive, negative = job.conditionings or (None, None)
-    guesses = 1 + job.plan.second_order
-    passes = PassSteps(job.plan.steps * guesses, None if first_pass_steps is None else first_pass_steps * guesses)
+    calls_per_step = 1 + job.plan.second_order
+    passes = PassSteps(
+        job.plan.steps * calls_per_step, None if first_pass_steps is None else first_pass_steps * calls_per_step
+    )
     texts = [(positive, 1.0)] if positive else _encode_positive(model, job, passes)
     (cond, weight), *more = texts
     return CfgDenoiser(

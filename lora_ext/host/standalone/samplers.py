@@ -1,6 +1,6 @@
 """Samplers by the web UI's names: each denoises a latent along a list of noise levels.
 
-All of them are `(denoise, x, sigmas, noise) -> x`: `denoise(x, sigma)` guesses the clean picture, `x` (batch, 4, h, w)
+All of them are `(denoise, x, sigmas, noise) -> x`: `denoise(x, sigma)` estimates the clean latent, `x` (batch, 4, h, w)
 has noise of sigmas[0], `sigmas` (n + 1,) falls to 0, `noise()` draws standard normal noise like `x`.
 In t = −log sigma every one is a short formula. The SDE samplers draw the same noise law as the web UI's, but not its
 Brownian tree: with the same seed they give another picture than the web UI does.
@@ -124,11 +124,11 @@ def dpmpp_2m(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFu
     """DPM-Solver++(2M): the estimate is extrapolated from the one before (arXiv:2211.01095, algorithm 2)."""
     before: Tensor | None = None
     for i, (sigma, to) in enumerate(itertools.pairwise(sigmas)):
-        guess = denoised = denoise(x, sigma)
+        estimate = denoised = denoise(x, sigma)
         if before is not None and to > 0:
             ratio = (sigmas[i - 1] / sigma).log() / (sigma / to).log()
-            guess = denoised + (denoised - before) / (2 * ratio)
-        x = _denoise_step(x, guess, sigma, to)
+            estimate = denoised + (denoised - before) / (2 * ratio)
+        x = _denoise_step(x, estimate, sigma, to)
         before = denoised
     return x
 
@@ -177,22 +177,22 @@ def dpmpp_2m_sde_heun(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise
 
 def dpmpp_3m_sde(denoise: DenoiseFunction, x: Tensor, sigmas: Tensor, noise: NoiseFunction) -> Tensor:
     """Third order of the same: first and second divided differences of the estimates in log sigma."""
-    guesses: list[Tensor] = []
+    estimates: list[Tensor] = []
     steps: list[Tensor] = []
     for sigma, to in itertools.pairwise(sigmas):
-        guesses = [denoise(x, sigma), *guesses[:2]]
+        estimates = [denoise(x, sigma), *estimates[:2]]
         if to == 0:
-            return guesses[0]
+            return estimates[0]
         h = (sigma / to).log()
         phi_1 = -torch.expm1(-2 * h)
         phi_2 = 1 - phi_1 / (2 * h)
-        x = (-2 * h).exp() * x + phi_1 * guesses[0]
-        if len(guesses) > 1:
+        x = (-2 * h).exp() * x + phi_1 * estimates[0]
+        if len(estimates) > 1:
             r0 = steps[0] / h
-            first = (guesses[0] - guesses[1]) / r0
-            if len(guesses) > 2:
+            first = (estimates[0] - estimates[1]) / r0
+            if len(estimates) > 2:
                 r1 = steps[1] / h
-                second = (first - (guesses[1] - guesses[2]) / r1) / (r0 + r1)
+                second = (first - (estimates[1] - estimates[2]) / r1) / (r0 + r1)
                 x = x + phi_2 * r0 * second - (phi_2 / (2 * h) - 0.5) * second
             x = x + phi_2 * first
         x = x + noise() * to * phi_1**0.5

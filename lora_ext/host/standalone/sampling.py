@@ -144,10 +144,10 @@ class CfgDenoiser:
         t = self.noise_schedule.sigma_to_t(sigma)
         outs = self._unet_outputs(x * scale, t)
         if self.prediction == V_PREDICTION:
-            guesses = [out * (-sigma * scale) + x * scale**2 for out in outs]
+            estimates = [out * (-sigma * scale) + x * scale**2 for out in outs]
         else:
-            guesses = [x + out * -sigma for out in outs]
-        denoised = self.noise_schedule.scale_denoised(x, t, self._apply_guidance(guesses))
+            estimates = [x + out * -sigma for out in outs]
+        denoised = self.noise_schedule.scale_denoised(x, t, self._apply_guidance(estimates))
         if self.on_denoised:
             self.on_denoised(x, sigma, denoised)
         return denoised
@@ -171,8 +171,8 @@ class CfgDenoiser:
         *wanted, plain = outputs
         weights = (self.weight, *(weight for _, weight in self.more_conds))
         total = plain
-        for guess, weight in zip(wanted, weights, strict=True):
-            total = total + (guess - plain) * (weight * self.cfg)
+        for estimate, weight in zip(wanted, weights, strict=True):
+            total = total + (estimate - plain) * (weight * self.cfg)
         return total
 
     def _unet_outputs(self, x: Tensor, t: Tensor) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """DDIM, PLMS and UniPC: samplers on the model's integer timesteps, as the web UI runs them.
 
-All are `(predict, x, steps, start, levels) -> x`: `predict(x, t)` guesses the noise in `x`, which here keeps its
+All are `(predict, x, steps, start, levels) -> x`: `predict(x, t)` estimates the noise in `x`, which here keeps its
 variance (x = √ᾱ·x₀ + √(1−ᾱ)·ε); `steps` rises; `start` in (0, 1] is the time of x, 1 being pure noise.
 """
 
@@ -70,21 +70,21 @@ def unipc(predict: PredictNoise, x: Tensor, steps: Tensor, start: float, noise_s
     def clean(x: Tensor, i: int) -> Tensor:
         return (x - sigma[i] * predict(x, float((times[i] - 1 / total) * total))) / alpha[i]
 
-    guesses = [clean(x, 0)]
+    estimates = [clean(x, 0)]
     for i in range(1, n + 1):
         here = min(order, n + 1 - i) if i >= order else i
         bends = [(lam[i - 1 - k] - lam[i - 1]) / (lam[i] - lam[i - 1]) for k in range(1, here)]
-        slopes = [(guesses[k] - guesses[0]) / r for k, r in zip(range(1, here), bends, strict=True)]
+        slopes = [(estimates[k] - estimates[0]) / r for k, r in zip(range(1, here), bends, strict=True)]
         hh = lam[i - 1] - lam[i]
-        base = sigma[i] / sigma[i - 1] * x - alpha[i] * torch.expm1(hh) * guesses[0]
+        base = sigma[i] / sigma[i - 1] * x - alpha[i] * torch.expm1(hh) * estimates[0]
         ratios = torch.stack([*bends, torch.ones_like(hh)])
         predicted = base - alpha[i] * hh * _combined(_weights(ratios[:-1], hh, simple=here == 2), slopes)
         x = predicted
         if i < n:
-            guess = clean(predicted, i)
-            corrected = _combined(_weights(ratios, hh, simple=here == 1), [*slopes, guess - guesses[0]])
+            estimate = clean(predicted, i)
+            corrected = _combined(_weights(ratios, hh, simple=here == 1), [*slopes, estimate - estimates[0]])
             x = base - alpha[i] * hh * corrected
-            guesses = [guess, *guesses[: order - 1]]
+            estimates = [estimate, *estimates[: order - 1]]
     return x
 
 
