@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from .adapter_spec import AdapterSpec, Presets, resolve_block_weights
 from .applied_networks import AppliedNetworks
-from .errors import FileError, FitError, PromptError, did_you_mean
+from .errors import BakingMemoryError, FileError, FitError, PromptError, did_you_mean
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
 from .fit_report import FitReport
@@ -157,9 +157,12 @@ def merge(pipe: object, loras: LoraWeights) -> list[FitReport]:
 
     Returns the Fit reports. Raises as `apply`; on any exception the pipeline is unchanged.
     """
-    with Loras(hookable_model_of(pipe), loras, mode=BAKED) as applied:
-        applied._applied.injection.make_permanent()
-        return applied.fits
+    try:
+        with Loras(hookable_model_of(pipe), loras, mode=BAKED) as applied:
+            applied._applied.injection.make_permanent()
+            return applied.fits
+    except BakingMemoryError as error:
+        raise FitError(f"{error.shortage}; free some memory, or merge into the checkpoint's file") from error
 
 
 def _pairs(loras: LoraWeights) -> list[tuple[LoraSource, LoraWeight]]:

@@ -29,6 +29,18 @@ class FitError(LoraError):
     """An adapter whose shapes do not fit the layer or the model it was meant for."""
 
 
+class BakingMemoryError(FitError):
+    """Too little memory to bake LoRAs.
+
+    Attributes:
+        shortage: the message without the advice to choose another mode, which `lora_ext.merge` does not have.
+    """
+
+    def __init__(self, shortage: str, advice: str) -> None:
+        super().__init__(f"{shortage}; {advice}")
+        self.shortage = shortage
+
+
 class TrainError(LoraError):
     """Training that cannot start or go on."""
 

@@ -56,6 +56,15 @@ def test_merge_is_what_apply_shows(tmp_path: Path) -> None:
         assert same(pipe.draw(), Tiny().draw())
 
 
+def test_merge_without_memory_names_no_mode(pipe: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """merge has no modes to choose between, so its message must not advise one."""
+    plain = pipe.draw()
+    monkeypatch.setattr("lora_ext.inject.MemoryBudget.lacking", lambda *_, **__: "baking takes 9 GiB more")
+    with pytest.raises(FitError, match=r"^baking takes 9 GiB more; free some memory, or merge") as caught:
+        lora_ext.merge(pipe, [lora_file(pipe)])
+    assert "mode" not in str(caught.value) and all(map(torch.equal, pipe.draw(), plain))
+
+
 def test_the_same_file_twice_adds_up(pipe: Tiny) -> None:
     file = lora_file(pipe)
     with lora_ext.apply(pipe, [file, file]):

@@ -115,6 +115,21 @@ def test_scores_and_mistakes(
         assert text in said and said.count("\n") == 1
 
 
+def test_a_tag_without_a_file_is_skipped_unless_strict(
+    checkpoint: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["compare", "--ckpt", str(checkpoint / "SD1.safetensors"), "--lora_dir", str(runs), "--device", "cpu",
+            "--out", str(tmp_path / "out"), "--width", "64", "--height", "64", "--steps", "1", "--no_scores", "--json",
+            "--prompt", "a <lora:run:1> <lora:nowhere:1>", "--x", "weight run:0.5,1"]  # fmt: skip
+    assert cli([*argv, "--strict"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert cli(argv) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["drawn"] == 2 and err.count("tag skipped") == 1 and "nowhere" in err
+    cells = json.loads((tmp_path / "out" / "sheet.json").read_text(encoding="utf-8"))["cells"]
+    assert all("nowhere" not in cell["prompt"] and "<lora:run:" in cell["prompt"] for cell in cells)
+
+
 def test_a_clip_model_of_the_users_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,

@@ -180,6 +180,7 @@ def test_a_configuration_that_cannot_be_read_is_told(text: str, tmp_path: Path) 
     (tmp_path / "adapter_config.json").write_bytes(text.encode("latin-1"))
     file = load_lora_file(tmp_path)
     assert "adapter_config.json beside it cannot be read" in file.notes[0] and "alpha = rank" in file.notes[0]
+    assert file.config is None  # inspect must not say that the strength is from that file
 
 
 def change(folder: Path, **values: Any) -> None:

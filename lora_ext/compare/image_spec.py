@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -136,3 +137,20 @@ def find_tag(prompt: str, name: str) -> str:
         except PromptError:
             continue
     return ""
+
+
+def remove_tags(prompt: str, name: str) -> str:
+    """The prompt without the tags of the file that is called `name`.
+
+    Example:
+        >>> remove_tags("a cat <lora:style:0.5> <lora:face:1>", "style")
+        'a cat  <lora:face:1>'
+    """
+
+    def keep_others(match: re.Match[str]) -> str:
+        try:
+            return "" if parse_tag_items(match[2].split(":")).name == name else match[0]
+        except PromptError:
+            return match[0]
+
+    return LORA_TAG_PATTERN.sub(keep_others, prompt)

@@ -19,13 +19,15 @@ _PEFT = "base_model.model."
 @dataclass(frozen=True)
 class PeftStrengths:
     """configs: part → its configuration. in_metadata: whether the file's own metadata holds them. notes: sentences on
-    what cannot be honoured.
+    what cannot be honoured. config: the `adapter_config.json` beside the file, if there is one. is_config_read: whether
+    that could be read.
     """
 
     configs: Mapping[str, PeftConfig] = field(default_factory=dict)
     in_metadata: bool = False
     notes: tuple[str, ...] = ()
     config: Path | None = None
+    is_config_read: bool = False
 
     @classmethod
     def from_sources(cls, metadata: Mapping[str, str], path: Path | None) -> PeftStrengths:
@@ -37,7 +39,8 @@ class PeftStrengths:
             beside, more = load_adapter_config(path)
             notes += more
         configs = {**dict.fromkeys(PARTS, beside), **inside} if beside is not None else inside
-        return cls({part: c for part, c in configs.items() if c is not None}, bool(inside), tuple(notes), path)
+        used = {part: c for part, c in configs.items() if c is not None}
+        return cls(used, bool(inside), tuple(notes), path, beside is not None)
 
     @property
     def base_model_name(self) -> str:
@@ -62,4 +65,4 @@ class PeftStrengths:
             notes = (*notes, f"no {ADAPTER_CONFIG_NAME} lies beside it, so alpha = rank is assumed")
         elif unsaid and self.config is None:
             assumed = "it names no alpha, so alpha = rank is assumed"
-        return {"config": self.config, "notes": notes, "assumed": assumed}
+        return {"config": self.config if self.is_config_read else None, "notes": notes, "assumed": assumed}

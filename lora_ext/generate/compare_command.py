@@ -16,7 +16,7 @@ from ..compare.axes import AXIS_KINDS
 from ..compare.cell_store import CellStore
 from ..compare.generate_cells import SheetProgress
 from ..compare.identical_cells import identical_cells_sentence
-from ..compare.image_spec import ImageSpec
+from ..compare.image_spec import ImageSpec, remove_tags
 from ..compare.scores import Scorer, find_training_images
 from ..errors import LoraError
 from ..file.lora_library import LoraLibrary
@@ -28,7 +28,7 @@ from .image_renderer import StandaloneImageRenderer
 from .pipeline import load_settings_model, lora_dirs, with_size_and_seed
 from .settings import Settings
 
-OMITTED_OPTIONS = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch", "strict")
+OMITTED_OPTIONS = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch")
 
 
 def compare_parser() -> CommandParser:
@@ -111,7 +111,7 @@ def compare(
     image_spec = ImageSpec(**settings.image_fields(), lora=lora)
     if given_settings.seed < 0:
         image_spec = replace(image_spec, seed=store.resumable_seed(asdict(image_spec), (x, y, z)) or image_spec.seed)
-    planned = sheet_plan.plan_sheet(image_spec, x, y, z, library)
+    planned = _skip_unknown_tags(sheet_plan.plan_sheet(image_spec, x, y, z, library), library, settings.strict)
     for text in (
         *unread_tag_warnings(image_spec.prompt, image_spec.negative_prompt),
         *bracketed_tag_warnings(image_spec.prompt),
@@ -138,6 +138,30 @@ def compare(
         "suggestion": made.suggestion.reason if made.suggestion else None,
         "tag": planned.cells[made.suggestion.cells[0]].tag if made.suggestion and made.suggestion.cells else None,
     }
+
+
+def _skip_unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, strict: bool) -> sheet_plan.SheetPlan:
+    """The plan without tags whose file is not in the library, each reported on standard error as `generate` does.
+
+    Axes are applied before, so that a tag whose file an axis replaces is kept. Raises LoraError for such a tag if
+    `strict`.
+    """
+    errors: dict[str, LoraError] = {}
+    cells = []
+    for cell in plan.cells:
+        prompt = cell.image_spec.prompt
+        for tag in cell.image_spec.tags():
+            try:
+                library.find(tag.name)
+            except LoraError as error:
+                if strict:
+                    raise
+                errors.setdefault(tag.name, error)
+                prompt = remove_tags(prompt, tag.name)
+        cells.append(replace(cell, image_spec=replace(cell.image_spec, prompt=prompt)))
+    for error in errors.values():
+        print(f"tag skipped: {error}", file=sys.stderr)
+    return replace(plan, cells=tuple(cells)) if errors else plan
 
 
 def create_scorer(images: Sequence[Path], clip: Path | None = None, device: str | None = None) -> Scorer:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ..errors import FitError
+from ..errors import BakingMemoryError, FitError
 from .applied_adapter import AppliedAdapter, LayerTarget, find_layer_targets, weight_shape
 from .free_memory import MemoryBudget
 from .live_layer import LIVE_LAYERS, AdaptersBySlot, LiveLayer
@@ -115,7 +115,7 @@ class Injection:
             return dict.fromkeys(layers, True) if self.live_reason else live
         lacking = self.memory.lacking(needed, drawing=False) if self.mode == BAKED else ""
         if lacking:
-            raise FitError(f"{lacking}; the modes live and auto do not need this memory")
+            raise BakingMemoryError(lacking, "the modes live and auto do not need this memory")
         return live
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import FitError
+from ..errors import BakingMemoryError, FitError
 from .free_memory import format_bytes, is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class LiveFallback:
             if not is_out_of_memory(error) or self.injection.mode == "live" or self.note:
                 raise
             if self.injection.mode == "baked":
-                raise FitError("memory ran out while baking; the modes live and auto do not need it") from error
+                raise BakingMemoryError("memory ran out while baking", "the modes live and auto do not need it") from error
         self._live_from_now("memory ran out while baking: live from now on")
         return False
 
