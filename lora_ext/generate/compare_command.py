@@ -159,8 +159,8 @@ def _skip_unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, strict:
                 errors.setdefault(tag.name, error)
                 prompt = remove_tags(prompt, tag.name)
         cells.append(replace(cell, image_spec=replace(cell.image_spec, prompt=prompt)))
-    for error in errors.values():
-        print(f"tag skipped: {error}", file=sys.stderr)
+    for reason in errors.values():
+        print(f"tag skipped: {reason}", file=sys.stderr)
     return replace(plan, cells=tuple(cells)) if errors else plan
 
 
