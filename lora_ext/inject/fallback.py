@@ -97,7 +97,9 @@ class LiveFallback:
             if not is_out_of_memory(error) or self.injection.mode == "live" or self.note:
                 raise
             if self.injection.mode == "baked":
-                raise BakingMemoryError("memory ran out while baking", "the modes live and auto do not need it") from error
+                raise BakingMemoryError(
+                    "memory ran out while baking", "the modes live and auto do not need it"
+                ) from error
         self._live_from_now("memory ran out while baking: live from now on")
         return False
 
