@@ -13,7 +13,7 @@ from .console import make_output_safe
 from .errors import LoraError, did_you_mean
 
 CLI_COMMANDS = {
-    "demo": ("demo", "draw one labelled sheet with the model that comes along: what a LoRA and its weight do"),
+    "demo": ("demo", "draw one labelled sheet with the small built-in model: what a LoRA and its weight do"),
     "generate": ("generate", "draw pictures from a prompt with <lora:name:0.8> tags"),
     "compare": ("generate.compare_command", "one labelled sheet over epochs, files, weights, blocks, ranks, seeds"),
     "ui": ("ui", "the LoRA tab in the browser: block weights, file tools, library, training"),

@@ -1,7 +1,7 @@
 """`python -m lora_ext demo`: what a LoRA, its weight and its blocks do, and how one is learned; two labelled sheets.
 
-Everything comes along: the small model, a LoRA for it, pictures in colours that it cannot draw yet, and a check of
-whether its pictures obey their captions.
+Everything is part of the package: the small model, a LoRA for it, pictures in colours that it cannot draw yet, and a
+check of whether its pictures obey their captions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DEMO_SCENES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the sheets and trains in between; prints where they are and what they show. Returns 0."""
-    parser = CommandParser("demo", "Draw labelled sheets with the small model that comes along, and train in between.")
+    parser = CommandParser("demo", "Draw labelled sheets with the small built-in model, and train in between.")
     parser.add_argument("--out", type=Path, default=Path("lora-ext-demo"), help="folder for the sheet")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object for programs")
@@ -104,9 +104,9 @@ def demonstrate_training(model: StandaloneModel, base: Settings, out: Path, *, q
     """Teaches the model something new; its files at several epochs and weights as a sheet, and what the judge says."""
     shell = TerminalHost(not quiet)
     with shell.stopping_on_signals():
-        outcome = toy_task.train_toy_lora(model, out / "lesson", shell)
+        outcome = toy_task.train_toy_lora(model, out / "training", shell)
     shell.close()
-    library = LoraLibrary([out / "lesson"])
+    library = LoraLibrary([out / "training"])
     names = [outcome.files[place].stem for place in DEMO_TRAINED_EPOCHS]
     total = len(names) * len(DEMO_TRAINED_WEIGHTS) + 2 * (len(toy_task.TOY_PROMPTS) + len(toy_task.UNRELATED_PROMPTS))
     with tqdm(total=total, desc="drawing what was learned", disable=quiet) as bar:

@@ -239,7 +239,7 @@ class JobQueue:
             queue = self._queues[job.lane]
             at = next((place for place, (waiting, _) in enumerate(queue) if waiting is job), None)
             if at is None:
-                raise JobError(f"{job.title} does not wait any more")
+                raise JobError(f"{job.title} has already started")
             row = queue.pop(at)
             queue.insert({MOVE_UP: max(0, at - 1), MOVE_DOWN: at + 1, MOVE_FIRST: 0}[to], row)
         return job
@@ -247,7 +247,7 @@ class JobQueue:
     def cancel(self, name: str, *, save: bool = True) -> Job:
         """Asks a job to stop: at once if it waits, at its next report if it works. Raises JobError.
 
-        save: work that can be gone on with later is saved first.
+        save: work that can be resumed later is saved first.
         """
         job = self.get(name)
         job.is_discarded = job.is_discarded or not save

@@ -107,7 +107,7 @@ class SampleSpec:
 
 
 class TrainableModel(HookableModel, Protocol):
-    """A model that a training run borrows.
+    """A model that a training run uses for a while.
 
     Between runs it is as it was; `prepared_for_training` is the only way to begin one.
     """

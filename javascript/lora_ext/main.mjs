@@ -42,7 +42,7 @@ async function mount(element) {
     setChildren(
         element,
         h("div", { class: "lx-body" }, h("div", { class: "lx-top" }, bar), panels),
-        h("div", { class: "lx-tray" }),
+        h("div", { class: "lx-job-menu" }),
         h("div", { class: "lx-toasts" }),
     );
     emit("mounted");

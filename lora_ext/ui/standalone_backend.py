@@ -33,7 +33,7 @@ from ..web.user_paths import find_user_path, list_user_files
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 EMBEDDED_MODEL_NAME = ""
-"""The name of the small model that comes along."""
+"""The name of the small built-in model."""
 
 
 def data_folder() -> Path:
@@ -141,7 +141,7 @@ class StandaloneBackend:
 
     @contextmanager
     def open_trainable_model(self, checkpoint: str | None) -> Iterator[TrainableModel]:
-        """See `Backend.open_trainable_model`; without a checkpoint the small model that comes along."""
+        """See `Backend.open_trainable_model`; without a checkpoint the small built-in model."""
         names = {}
         for name in self.choices()["checkpoints"]:
             with suppress(FileError):  # one that went meanwhile is no reason to train on none

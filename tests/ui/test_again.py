@@ -24,7 +24,7 @@ HOLD = """() => {
 
 
 def _knob(panel: Any, name: str) -> Any:
-    return panel.locator(f'.lx-knob:has(label[title*="({name}"]) :is(input, select)').first
+    return panel.locator(f'.lx-option:has(label[title*="({name}"]) :is(input, select)').first
 
 
 def _trained(server: Server, name: str) -> None:
@@ -78,7 +78,7 @@ def test_a_file_shows_the_curve_of_its_run_and_an_ended_job_its_result(page: Any
     tool.locator(".lx-pick:visible", has_text="curved").wait_for()
     server.api("/resize", "POST", {"name": "curved", "new_rank": 1, "save_to": "curved-r1", "overwrite": True})
     server.idle(stop=False)
-    page.locator(".lx-tray-face").click()
+    page.locator(".lx-job-menu-face").click()
     page.locator(".lx-jobline[data-state=done]", has_text="curved-r1").locator(".lx-jobname").click()
     tool.locator(".lx-offers", has_text="curved-r1").get_by_role("button", name="Insert into prompt").click()
     page.get_by_text("Written into the prompt").wait_for()

@@ -84,7 +84,7 @@ def test_a_file_that_comes_by_itself_and_its_picture(page: Any, server: Server, 
 def test_the_queue_in_another_order(page: Any, server: Server) -> None:
     for title in ("first", "second", "third"):
         server.api("/generate", "POST", {"prompt": title, "steps": 150 if title == "first" else 1, "width": 256})
-    page.locator(".lx-tray-face").click()
+    page.locator(".lx-job-menu-face").click()
     third = page.locator(".lx-jobline", has_text="third")
     third.get_by_role("button", name="Move to the front of the queue").click()
     page.locator(".lx-jobline[data-state=waiting]", has_text=re.compile("third.*1 / 2")).wait_for()
@@ -98,8 +98,8 @@ def test_a_second_training_does_not_hide_the_first(page: Any, server: Server) ->
     panel = go(page, "train")
 
     def start(name: str) -> None:
-        for knob, value in (("max_train_steps", "400"), ("output_name", name)):
-            panel.locator(f'.lx-knob:has(label[title*="({knob}"]) input').first.fill(value)
+        for option, value in (("max_train_steps", "400"), ("output_name", name)):
+            panel.locator(f'.lx-option:has(label[title*="({option}"]) input').first.fill(value)
         panel.get_by_role("button", name="Train", exact=True).click()
 
     start("one-run")
@@ -110,10 +110,10 @@ def test_a_second_training_does_not_hide_the_first(page: Any, server: Server) ->
     view.locator(".lx-also", has_text="Also started: other-run").wait_for()
     view.get_by_text(re.compile(r"running [1-9]\d* / 400")).wait_for()  # still the first
     assert view.locator(".lx-chart").first.is_visible()
-    page.locator(".lx-tray-face").click()
+    page.locator(".lx-job-menu-face").click()
     page.locator(".lx-jobline[data-state=running]", has_text="one-run").wait_for()
     page.locator(".lx-jobline[data-state=waiting]", has_text="other-run").wait_for()
-    page.locator(".lx-tray-face").click()
+    page.locator(".lx-job-menu-face").click()
     view.locator(".lx-also").get_by_role("button", name="Show").click()
     view.locator(".lx-job-words b", has_text="waiting").wait_for()
     view.locator(".lx-also", has_text="Also started: one-run").wait_for()

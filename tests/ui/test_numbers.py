@@ -143,7 +143,7 @@ def test_train_form(page: Any, sent: list[Any]) -> None:
     panel = go(page, "train")
 
     def knob(name: str) -> Any:
-        return panel.locator(f'.lx-knob:has(label[title*="({name}"]) input').first
+        return panel.locator(f'.lx-option:has(label[title*="({name}"]) input').first
 
     for name, value, says in (
         ("max_train_steps", "1000000000", "is not a whole number from 1 to 10000000"),
@@ -171,7 +171,7 @@ def test_a_wrong_number_is_shown_from_where_one_is(page: Any, sent: list[Any]) -
     """A knob of "all", and the form while the history is shown: it comes into sight."""
     panel = go(page, "train")
     panel.get_by_role("radio", name="all", exact=True).click()
-    seed = panel.locator('.lx-knob:has(label[title*="(max_grad_norm"]) input').first
+    seed = panel.locator('.lx-option:has(label[title*="(max_grad_norm"]) input').first
     seed.fill("no")
     panel.get_by_role("radio", name="basic", exact=True).click()
     panel.get_by_role("radio", name="History").click()

@@ -1,4 +1,4 @@
-"""Every panel, driven as a person would, on the small model that comes along."""
+"""Every panel, driven as a person would, on the small built-in model."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ def test_files_as_text_and_edited(page: Any, server: Server) -> None:
     assert page.evaluate("window.hacked") is None
 
 
-def _set(panel: Any, knob: str, value: str) -> None:
-    panel.locator(f'.lx-knob:has(label[title*="({knob}"]) input').first.fill(value)
+def _set(panel: Any, option: str, value: str) -> None:
+    panel.locator(f'.lx-option:has(label[title*="({option}"]) input').first.fill(value)
 
 
 @pytest.mark.one_page
@@ -176,8 +176,8 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     ended(panel).get_by_text("4 pictures have no caption").or_(
         panel.get_by_text("2 pictures have no caption")
     ).wait_for()
-    for knob, value in (("max_train_steps", "30"), ("output_name", "tried"), ("sample_every_n_epochs", "1")):
-        _set(panel, knob, value)
+    for option, value in (("max_train_steps", "30"), ("output_name", "tried"), ("sample_every_n_epochs", "1")):
+        _set(panel, option, value)
     panel.get_by_label("Sample prompts").fill("a red circle --s 2 --d 1")
     panel.get_by_role("button", name="Train", exact=True).click()
     job = panel.locator(".lx-stick .lx-job").nth(1)
@@ -209,7 +209,7 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     panel.get_by_role("radio", name="Settings").click()
     _set(panel, "max_train_steps", str(runs[0]["steps"] + 2))
     panel.get_by_role("radio", name="all", exact=True).click()
-    panel.locator('.lx-knob:has(label[title*="(resume"]) input').fill(runs[0]["state"])
+    panel.locator('.lx-option:has(label[title*="(resume"]) input').fill(runs[0]["state"])
     panel.get_by_role("button", name="Train", exact=True).click()
     job.locator(".lx-note.good", has_text=f"{runs[0]['steps'] + 2} steps in").wait_for(timeout=LONG)
 

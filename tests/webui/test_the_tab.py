@@ -98,15 +98,15 @@ def test_training_in_the_page(trained_on: WebUI, page: Any) -> None:
     plain, weights = webui.make(""), webui.weights()
     page.click("#lx-tab-train")
     panel = page.locator("#lx-panel-train")
-    knob = '.lx-knob:has(label[title*="({}"]) :is(input, select)'
-    panel.locator(knob.format("train_data_dir")).first.select_option("shapes")
+    option = '.lx-option:has(label[title*="({}"]) :is(input, select)'
+    panel.locator(option.format("train_data_dir")).first.select_option("shapes")
     for name, value in (
         ("resolution", "64"),
         ("max_train_steps", "30"),
         ("learning_rate", "0.01"),
         ("output_name", "by-hand"),
     ):
-        panel.locator(knob.format(name)).first.fill(value)
+        panel.locator(option.format(name)).first.fill(value)
     panel.get_by_role("button", name="Train", exact=True).click()
     run = panel.locator(".lx-job[data-state]:visible").last
     run.locator(".lx-live .lx-chart .line").first.wait_for(state="attached")
@@ -115,7 +115,7 @@ def test_training_in_the_page(trained_on: WebUI, page: Any) -> None:
     page.locator("#lx-tab-train").wait_for()
     page.click("#lx-tab-train")
     wait_for(webui, "train")
-    page.locator(".lx-tray-face").click()
+    page.locator(".lx-job-menu-face").click()
     page.locator(".lx-jobline", has_text="by-hand").locator(".lx-jobname").click()
     panel.get_by_role("button", name="Set block weights").first.wait_for()
     panel.locator(".lx-result .lx-chart .line").first.wait_for(state="attached")  # its rows are asked for

@@ -90,7 +90,7 @@ class JobList {
         this.list = h("div", { class: "lx-jobs", hidden: true });
         this.face = h("button", {
             type: "button",
-            class: "lx-tray-face",
+            class: "lx-job-menu-face",
             "aria-expanded": "false",
             title: t("All jobs: progress, log, results"),
             onclick: () => this.toggle(),
@@ -172,7 +172,7 @@ function faceOf(first, more) {
 }
 
 on("mounted", () => {
-    const [top, place] = [".lx-top", ".lx-tray"].map((selector) => page.root.querySelector(selector));
+    const [top, place] = [".lx-top", ".lx-job-menu"].map((selector) => page.root.querySelector(selector));
     if (!top || !place) return;
     const jobs = new JobList();
     top.after(jobs.notice);

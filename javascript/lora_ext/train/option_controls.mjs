@@ -42,7 +42,7 @@ const helpLine = (option) => (t(option.help) === labelOf(option) ? null : h("sma
 function booleanControl(option, onchange) {
     const check = checkbox(labelOf(option), Boolean(option.default), onchange, tipOf(option));
     const get = () => check.box.checked;
-    const element = h("div", { class: "lx-field lx-knob" }, check, helpLine(option));
+    const element = h("div", { class: "lx-field lx-option" }, check, helpLine(option));
     return { element, get, raw: get, set: (value) => void (check.box.checked = Boolean(value)) };
 }
 
@@ -66,7 +66,7 @@ function numberControl(option, onchange) {
         const exact = type !== "int" || value === null || Number.isSafeInteger(value);
         return exact ? value : made.box.value.trim(); // as text no digit is lost
     };
-    const element = h("div", { class: "lx-knob" }, made, helpLine(option));
+    const element = h("div", { class: "lx-option" }, made, helpLine(option));
     return { element, get, set: made.set, raw: () => (made.check() ? made.box.value : get()) };
 }
 
@@ -107,6 +107,6 @@ export function optionControl(option, form, onchange) {
     const input = inputOf(option, form, onchange);
     const empty = option.optional || input instanceof HTMLSelectElement ? null : option.default;
     const get = () => (input.value === "" ? empty : input.value);
-    const element = h("div", { class: "lx-knob" }, field(labelOf(option), input, tipOf(option)), helpLine(option));
+    const element = h("div", { class: "lx-option" }, field(labelOf(option), input, tipOf(option)), helpLine(option));
     return { element, get, raw: get, set: (value) => void (input.value = optionText(option, value)) };
 }

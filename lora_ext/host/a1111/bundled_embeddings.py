@@ -13,7 +13,7 @@ from ...file import LoraFile
 
 
 class BundledEmbeddingHash(str):
-    """The file's name, which the infotext shows in the place of the embedding's hash; empty if the user wishes."""
+    """The file's name, which the infotext shows in the place of the embedding's hash; empty if the setting says so."""
 
     def __str__(self) -> str:
         return str.__str__(self) if getattr(shared.opts, "lora_bundled_ti_to_infotext", True) else ""
