@@ -205,7 +205,7 @@ function fill(panel, known) {
         await shown.showHistory();
     });
     const look = showingErrors(() => check.run("/train/preflight", request()));
-    const shown = pages(known, form, start, (request) => captions.run("/dataset/describe", request));
+    const shown = pages(known, form, start, (asked) => captions.run("/dataset/describe", asked));
     const buttons = buttonRow(
         button(t("Check first"), look, {
             tip: t("Checks pictures and settings: steps, time, memory, possible mistakes"),
