@@ -147,7 +147,12 @@ function fileList(show, chosen) {
         },
         { rootMargin: "300px" },
     ).observe(end);
-    const box = h("div", { class: "lx-file-list", tabindex: 0, role: "region", "aria-label": t("LoRA files") }, cards, end);
+    const box = h(
+        "div",
+        { class: "lx-file-list", tabindex: 0, role: "region", "aria-label": t("LoRA files") },
+        cards,
+        end,
+    );
     return { filters, count, cards, cardOf, box, load };
 }
 
