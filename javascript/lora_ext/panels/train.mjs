@@ -222,8 +222,8 @@ function fill(panel, known) {
         buttons,
         form.compare,
         check.element,
-        captions.element,
         run.element,
+        captions.element,
     );
     setChildren(panel, h("div", { class: "lx-tool wide" }, shown.element, h("div", { class: "lx-side" }, side)));
     const views = new Map([
