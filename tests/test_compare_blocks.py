@@ -181,4 +181,4 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: Stan
     assert rows == pytest.approx(expected.shares, abs=1e-4)
     assert cli(["blocks", "--lora", name, "--layout", "13", "--out", str(tmp_path)]) == 2
     assert cli(["blocks"]) == 2
-    assert "which LoRA" in capsys.readouterr().err
+    assert "no LoRA is given" in capsys.readouterr().err

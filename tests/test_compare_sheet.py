@@ -124,9 +124,9 @@ def test_84_cells_each_once_and_kept(library: LoraLibrary, tmp_path: Path) -> No
 SCRIPT = """
 import sys
 from pathlib import Path
-from test_compare_sheet import Painter, Library, Store, draw, sheet
-shots = [cell.shot for cell in sheet(Library([sys.argv[1]])).cells]
-draw(shots, Painter(Path(sys.argv[3]), 0.1), Store(Path(sys.argv[2])), batch=4)
+from test_compare_sheet import Painter, LoraLibrary, CellStore, generate_cells, sheet
+specs = [cell.image_spec for cell in sheet(LoraLibrary([sys.argv[1]])).cells]
+generate_cells(specs, Painter(Path(sys.argv[3]), 0.1), CellStore(Path(sys.argv[2])), batch=4)
 """
 
 

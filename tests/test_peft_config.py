@@ -270,9 +270,9 @@ def test_the_library_names_the_folder_and_notices_the_configuration(tmp_path: Pa
     assert {a.alpha for a in entry.load().adapters.values()} == {2.0}
     library.refresh()
     again = library.find("mine")
-    assert library.version != version and again.content != before and again.hash == own
+    assert library.version != version and again.content_hash != before and again.hash == own
     (tmp_path / "loras" / "mine" / "adapter_config.json").unlink()
-    assert not again.fresh
+    assert not again.is_up_to_date
     assert {a.alpha for a in again.load().adapters.values()} == {None}
     library.refresh()
     assert library.find("adapter_model").name == "adapter_model"

@@ -295,7 +295,8 @@ def test_no_step_is_made_where_none_is_left_and_that_is_reported(base: Path, ste
 def test_what_acts_before_the_first_step_is_reported_to_stay(base: Path) -> None:
     run, said = resumed(base, network_weights=str(base / "a" / "last.safetensors"), max_train_epochs=None,
                         max_train_steps=3)  # fmt: skip
-    assert "network_weights was None and is " in said and "before the first step only, so what the state has" in said
+    assert "network_weights was None and is " in said
+    assert "only has an effect before the first step, so it is ignored" in said
     kept = torch.load(base / "a" / STATE / training_state.STATE_TENSORS_NAME, weights_only=True)["parameters"]
     assert all(torch.equal(a.detach(), b) for a, b in zip(run.stepper.parameters, kept, strict=True))
 
@@ -365,7 +366,7 @@ def test_another_state_is_offered_where_one_is_damaged(base: Path, tmp_path: Pat
 def test_a_state_of_another_name_is_named(base: Path, tmp_path: Path) -> None:
     made = recipe(base / "data", tmp_path / "out", resume=str(base / "a"), output_name="other")
     with pytest.raises(
-        TrainError, match=rf"no saved state of a run called 'other' .*{STATE}.* or set output_name last"
+        TrainError, match=rf"no saved state of a run called 'other', .*{STATE}.* or set output_name last"
     ):
         TrainingRun(tiny_model(), made, Says()).run()
 

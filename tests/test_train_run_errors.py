@@ -74,7 +74,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path: Path, monkeypatch: A
     made = recipe(pictures(tmp_path / "data"), out, save_every_n_steps=3, save_state=True)
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(TrainError, match=r"No space left on device.*go on from its last state with --resume"):
+        with pytest.raises(TrainError, match=r"No space left on device.*--resume continues from the last saved state"):
             train(made, model=tiny_model())
     assert sorted(path.name for path in out.iterdir()) == [
         "last-step00000003-state", "last-step00000003.safetensors", "last.csv",

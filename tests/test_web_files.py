@@ -133,7 +133,7 @@ def test_waiting_jobs_change_places(api: Client) -> None:
         api("POST", f"/jobs/{made[title].id}/move", json={"to": to})
     assert [row["title"] for row in api("GET", "/jobs")["jobs"]] == ["a", "d", "c", "b"]
     api("POST", f"/jobs/{made[2].id}/move", 422, json={"to": "away"})
-    assert "does not wait" in api("POST", f"/jobs/{made[0].id}/move", 404, json={"to": "up"})["error"]
+    assert "has already started" in api("POST", f"/jobs/{made[0].id}/move", 404, json={"to": "up"})["error"]
     api("POST", f"/jobs/{made[2].id}/cancel")
     gate.set()
     assert all(job.ended_event.wait(30) for job in made)

@@ -222,7 +222,7 @@ def test_what_cannot_be_trained_is_told(webui: StandIn, monkeypatch: pytest.Monk
         (type(model), "is_sd3", True, "SD1.x, SD2.x and SDXL can"),
         (type(model), "is_sdxl", True, "network_train_unet_only"),
         (type(part_of("U-Net")), "in_channels", 9, "inpainting"),
-        (shared.cmd_opts, "lowvram", True, "--medvram can train"),
+        (shared.cmd_opts, "lowvram", True, "start it with --medvram to train"),
         (sd_models.model_data, "sd_model", None, ""),
     ):
         with monkeypatch.context() as patch:

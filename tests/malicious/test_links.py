@@ -126,7 +126,7 @@ def test_a_linked_checkpoint_is_listed_and_taken(api: Client, tmp_path: Path) ->
     names = [name for name in api("GET", "/choices")["checkpoints"] if name]
     assert names == ["more/mine.safetensors", "one.safetensors"]
     for name in names:
-        assert api.studio.backend.checkpoint(name).samefile(stored)
+        assert api.studio.backend.checkpoint_path(name).samefile(stored)
     said = api("POST", "/train", 400, json={"settings": {"pretrained_model_name_or_path": "gone.safetensors"}})
     assert "there is no 'gone.safetensors'" in said["error"] and "did you mean 'gone" not in said["error"]
     with api.studio.backend.open_trainable_model(

@@ -147,16 +147,16 @@ def test_no_gradio_is_imported() -> None:
     """Where there is none, the page is whole."""
     code = (
         "import sys; sys.modules['gradio'] = None\n"
-        "from lora_ext.ui.standalone_server import application, guard_of, _parser\n"
-        "from lora_ext.ui.standalone_backend import StandaloneDesk, folders_of\n"
-        "from lora_ext.web.app_state import Studio\n"
+        "from lora_ext.ui.standalone_server import create_application, guard_from_arguments, _parser\n"
+        "from lora_ext.ui.standalone_backend import StandaloneBackend, standalone_folders\n"
+        "from lora_ext.web.app_state import AppState\n"
         "import pathlib, tempfile\n"
         "from starlette.testclient import TestClient\n"
-        "studio = Studio(StandaloneDesk(folders_of(pathlib.Path(tempfile.mkdtemp()))))\n"
-        "app = application(studio, guard_of(_parser().parse_args([])))\n"
+        "state = AppState(StandaloneBackend(standalone_folders(pathlib.Path(tempfile.mkdtemp()))))\n"
+        "app = create_application(state, guard_from_arguments(_parser().parse_args([])))\n"
         "page = TestClient(app, base_url='http://localhost').get('/')\n"
         "assert page.status_code == 200 and 'modules/main.mjs' in page.text\n"
-        "studio.jobs.close()\n"
+        "state.jobs.close()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -66,7 +66,7 @@ def test_settings_name_no_code(name: str, trap: Path, tmp_path: Path) -> None:
         lambda: recipe_from_settings(json.loads(json.dumps(settings))),
     ]
     for way in ways:
-        with pytest.raises(TrainError, match="only on your own command line"):
+        with pytest.raises(TrainError, match="accepted on the command line only"):
             way()
     assert not trap.exists() and MODULE not in sys.modules
 
@@ -92,7 +92,7 @@ def test_trust_does_not_outlive_the_command_line() -> None:
 
     assert "torch.optim.NAdam" in recipe_to_toml(recipe)
     for settings in (recipe_as_json(recipe), json.loads(json.dumps(settings_from_recipe(recipe)))):
-        with pytest.raises(TrainError, match="only on your own command line"):
+        with pytest.raises(TrainError, match="accepted on the command line only"):
             recipe_from_settings({"optimizer_type": settings["optimizer_type"]})
 
 
@@ -147,7 +147,7 @@ def test_the_api_runs_no_name(trap: Path, tmp_path: Path) -> None:
     for attack in (ATTACK, {"optimizer_type": f"{MODULE}.Evil"}):
         for route in ("/train", "/train/preflight"):
             answer = api("POST", route, 400, json={"settings": attack})
-            assert "only on your own command line" in answer["error"]
+            assert "accepted on the command line only" in answer["error"]
     found = api("GET", "/train/begin?name=bait")
     assert found["settings"] == {"network_dim": 8}
     assert any("transformers.pipeline" in sentence for sentence in found["told"])
