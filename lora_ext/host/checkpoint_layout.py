@@ -18,6 +18,7 @@ from ..ldm_keys import (
     SDXL_CLIP_PREFIX,
     SDXL_OPEN_CLIP_PREFIX,
     SGM_FIRST_OPEN_CLIP_PREFIX,
+    is_sd2_saved_by_sgm,
 )
 from .ldm_config import CheckpointHints
 from .network_arguments import (
@@ -102,15 +103,9 @@ def modern_key(key: str, keys: TensorShapes) -> str:
     for old, new in _RENAMED.items():
         if key.startswith(old):
             return new + key[len(old) :]
-    if key.startswith(SGM_FIRST_OPEN_CLIP_PREFIX) and _is_sd2_by_sgm(keys):
+    if key.startswith(SGM_FIRST_OPEN_CLIP_PREFIX) and is_sd2_saved_by_sgm(keys):
         return SD2_OPEN_CLIP_PREFIX + key.removeprefix(SGM_FIRST_OPEN_CLIP_PREFIX)
     return key
-
-
-def _is_sd2_by_sgm(keys: TensorShapes) -> bool:
-    return (
-        f"{SGM_FIRST_OPEN_CLIP_PREFIX}ln_final.weight" in keys and f"{LDM_UNET_PREFIX}label_emb.0.0.weight" not in keys
-    )
 
 
 def detect_checkpoint_layout(shapes: TensorShapes, hints: CheckpointHints | None = None) -> CheckpointLayout:

@@ -21,6 +21,7 @@ from ..ldm_keys import (
     SDXL_CLIP_PREFIX,
     SDXL_OPEN_CLIP_PREFIX,
     SGM_FIRST_OPEN_CLIP_PREFIX,
+    is_sdxl_refiner,
 )
 
 ShapesByKey = Mapping[str, Sequence[int]]
@@ -88,9 +89,7 @@ def find_weight_locations(shapes: ShapesByKey, part: str | None = None) -> dict[
     found: dict[LayerId, WeightLocation] = {}
     rows = ((("", part),) if part else LDM_PART_PREFIXES) if part or _is_whole(shapes) else _SINGLE_NETWORK_PREFIXES
     # sgm's name for the first embedder is TE in SD2 and TE2 in the SDXL refiner, whose U-Net has a label embedding
-    refiner = (
-        f"{SGM_FIRST_OPEN_CLIP_PREFIX}ln_final.weight" in shapes and f"{LDM_UNET_PREFIX}label_emb.0.0.weight" in shapes
-    )
+    refiner = is_sdxl_refiner(shapes)
     for key in shapes:
         for prefix, owner in rows:
             if key.startswith(prefix):
