@@ -25,6 +25,16 @@ MODELSPEC_ARCHITECTURES = {
 """Family → what Stability AI's model specification calls it."""
 
 
+def block_layout_sizes(family: str) -> tuple[int, int]:
+    """Lengths of block weights for a family: attention blocks alone, and all blocks; SD1's for an unknown family.
+
+    Example:
+        >>> block_layout_sizes("SDXL"), block_layout_sizes("SD1")
+        ((12, 20), (17, 26))
+    """
+    return (12, 20) if family == SDXL else (17, 26)
+
+
 def detect_lora_family(
     adapters: Mapping[LayerId, Adapter], keys: Mapping[tuple[LayerId, str], str], metadata: Mapping[str, str]
 ) -> str:

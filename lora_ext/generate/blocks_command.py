@@ -15,6 +15,7 @@ from ..compare.cell_store import CellStore
 from ..compare.generate_cells import SheetProgress
 from ..compare.image_spec import ImageSpec
 from ..errors import LoraError
+from ..file.base_model import block_layout_sizes
 from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile
 from ..file.lora_library import LoraLibrary
@@ -89,7 +90,7 @@ def save_block_analysis(
         raise LoraError("no LoRA is given; name it with --lora, or write <lora:name:1> into the prompt")
     file = load_lora_file(Path(lora_name)) if Path(lora_name).is_file() else library.load(lora_name)
     file.check_architecture()
-    chosen = block_analysis.parse_layout(layout or (12 if file.family == "SDXL" else 17))
+    chosen = block_analysis.parse_layout(layout or block_layout_sizes(file.family)[0])
     way = way or (block_analysis.LOWERED if settings.prompt else block_analysis.NORMS)
     store = CellStore(out)
     if way == block_analysis.NORMS:

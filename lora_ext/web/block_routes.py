@@ -15,6 +15,7 @@ from ..compare.block_analysis import BlockAnalysis, BlockAnalysisData
 from ..compare.cell_store import CellStore
 from ..compare.generate_cells import SheetProgress
 from ..compare.image_spec import ImageSpec
+from ..file.base_model import block_layout_sizes
 from ..file.lora_file import LoraFile
 from ..inject import find_layer_targets
 from ..jobs import FILES_LANE, MODEL_LANE, Job, JobSummary
@@ -67,7 +68,7 @@ def run_block_analysis_job(app_state: AppState, options: BlockAnalysisRequest, j
     name = app_state.library.shortest_name(entry)
     file = app_state.library.load(name)
     file.check_architecture()
-    layout = block_analysis.parse_layout(options.layout or (12 if file.family == "SDXL" else 17))
+    layout = block_analysis.parse_layout(options.layout or block_layout_sizes(file.family)[0])
     stem = re.sub(r"[^\w.-]+", "-", name)[:60].strip("-.") or "lora"
     store = CellStore(app_state.output_folder("blocks", f"{stem}-{len(layout.labels)}-{options.way}"))
     drawn: dict[str, Path | None] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..blocks import BLOCK_LAYOUTS
+from ..file.base_model import block_layout_sizes
 from ..file.lora_library import LibraryEntry
 from ..inspect_file import InspectionReport, inspect_lora_file, inspection_warnings, top_tags
 from .app_state import AppState
@@ -115,7 +116,7 @@ def inspect_library_file(app_state: AppState, name: str) -> LoraFileDetails:
     entry = app_state.entry(name)
     report = app_state.cached("inspect", entry, lambda: inspect_lora_file(entry.path))
     app_state.catalogue.summary(entry)
-    sizes = (12, 20) if report.family == "SDXL" else (17, 26)
+    sizes = block_layout_sizes(report.family)
     fits = {row.block for row in report.blocks} - {""} <= set(BLOCK_LAYOUTS[sizes[0]].labels)
     shown = {**vars(report), **vars(library_row(app_state, entry)), "path": entry.relative_name + entry.path.suffix}
     return LoraFileDetails(
