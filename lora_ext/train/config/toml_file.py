@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TrainError
+from .text_file import load_utf8
 
 _WINDOWS = re.compile(r'"(?:[A-Za-z]:|\\\\)[^"\n]*\\')
 """A Windows path in double quotes, where TOML reads `\\` and the letter after it as an escape sequence."""
@@ -31,12 +32,7 @@ def load_toml(path: Path) -> dict[str, Any]:
     Raises:
         TrainError: The file is missing, not UTF-8 or not TOML (with the place), or Python 3.10 has no library for it.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise TrainError(f"{path} is not UTF-8 text; save it again as UTF-8") from None
-    except OSError as error:
-        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
+    text = load_utf8(path)
     library = _library()
     try:
         content: dict[str, Any] = library.loads(text)

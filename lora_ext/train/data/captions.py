@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TrainError
+from ..config.text_file import load_utf8
 
 CAPTION_EXTENSIONS = (".caption", ".txt")
 """Suffixes of caption files, tried after the one that the user sets."""
@@ -186,12 +187,7 @@ def _check_link(path: Path, suffix: str) -> None:
 
 def load_caption_text(path: Path) -> str:
     """A caption file's text, without blanks at the ends of its lines. Raises TrainError."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise TrainError(f"{path} is not UTF-8 text; save it again as UTF-8") from None
-    except OSError as error:
-        raise TrainError(f"{path} cannot be read: {error.strerror or error}") from None
+    text = load_utf8(path)
     return "\n".join(line.strip() for line in text.strip().splitlines())
 
 
