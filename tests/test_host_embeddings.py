@@ -65,7 +65,7 @@ def test_the_vectors_reach_the_encoder_and_gradients_reach_them(clip: nn.Module)
     table = clip.get_input_embeddings().weight.detach()
     vectors = table[[5, 9]].clone().requires_grad_()
     parts = tokenize_prompt("c aa c", Words(), known(of("aa", vectors)))
-    state, _ = TextEncoder(clip).encode_chunks(parts, 63, vectors_of=lambda e: e.content["emb_params"])
+    state, _ = TextEncoder(clip).encode_each_prompt([parts], 63, vectors_of=lambda e: e.content["emb_params"])
     plain = clip(torch.tensor([[62, 1, 5, 9, 1, *[63] * 72]])).last_hidden_state
     assert torch.allclose(state, plain, atol=1e-6)
     state.square().sum().backward()

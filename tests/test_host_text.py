@@ -118,21 +118,21 @@ def clip() -> CLIPTextModelWithProjection:
 def test_clip_skip_is_a_shorter_encoder(clip: CLIPTextModelWithProjection) -> None:
     parts = tokenize_prompt("aa (bbb:1.3)", Words())
     whole = TextEncoder(clip)
-    skipped, _ = whole.encode_chunks(parts, 63, clip_skip=2)
+    skipped, _ = whole.encode_each_prompt([parts], 63, clip_skip=2)
     layers = clip.text_model.encoder.layers
     clip.text_model.encoder.layers = layers[:-1]
     try:
-        shorter, _ = whole.encode_chunks(parts, 63)
+        shorter, _ = whole.encode_each_prompt([parts], 63)
     finally:
         clip.text_model.encoder.layers = layers
     assert torch.equal(skipped, shorter)
-    assert not torch.allclose(skipped, whole.encode_chunks(parts, 63)[0])
+    assert not torch.allclose(skipped, whole.encode_each_prompt([parts], 63)[0])
 
 
 def test_padding_and_pooling_of_open_clip(clip: CLIPTextModelWithProjection) -> None:
     """With 0 after the end token, the pooled state is the end token's, whatever follows it."""
     encoder = TextEncoder(clip, "penultimate", 0, pooled=True)
-    state, pooled = encoder.encode_chunks(tokenize_prompt("aa BREAK bbb", Words()), 63)
+    state, pooled = encoder.encode_each_prompt([tokenize_prompt("aa BREAK bbb", Words())], 63)
     tokens = torch.tensor([[62, 2, 63, *[0] * 74]])
     out = clip(tokens, output_hidden_states=True)
     assert state.shape == (1, 154, 16) and torch.equal(state[:, :77], out.hidden_states[-2])

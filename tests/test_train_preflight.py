@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.data.dataset import Dataset
 from lora_ext.train.run.cost_estimate import BYTES_IN_GIB, UNET_COSTS, format_rough_duration
 from lora_ext.train.run.preflight import PreflightReport, run_preflight
+from lora_ext.web.training_runs import preflight_details
 
 
 def words(caption: str) -> int:
@@ -117,8 +118,8 @@ def test_contradictions_stop_the_run(folder: Path, more: dict, says: str) -> Non
 
 
 def test_it_is_json_too(folder: Path) -> None:  # noqa: F811
-    plain = run_preflight(Dataset.from_recipe(recipe(folder)), Model(), parameter_count=1000).as_dict()  # type: ignore[arg-type]
-    again = json.loads(json.dumps(plain))
+    report = run_preflight(Dataset.from_recipe(recipe(folder)), Model(), parameter_count=1000)  # type: ignore[arg-type]
+    again = json.loads(json.dumps(asdict(preflight_details(report))))
     assert again["steps"] == 16 and again["buckets"][0]["size"] and again["expected"]["bytes"] > 0
 
 

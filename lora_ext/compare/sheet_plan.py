@@ -56,14 +56,6 @@ class SheetPlan:
     z: Axis
     cells: tuple[Cell, ...]
 
-    def page_rows(self, z: int) -> list[list[Cell]]:
-        """The cells of page `z`, row by row."""
-        rows: list[list[Cell]] = [[] for _ in self.y.values]
-        for cell in self.cells:
-            if cell.z == z:
-                rows[cell.y].append(cell)
-        return rows
-
 
 def plan_sheet(
     image_spec: ImageSpec, x: str, y: str, z: str, library: LoraLibrary, presets: Presets | None = None

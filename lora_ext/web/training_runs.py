@@ -110,7 +110,7 @@ class TrainingRuns:
         data = Dataset.from_recipe(recipe, notify=job.notify, track=track_with_callback(job.progress))
         with self.app_state.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as model:
             found = run_preflight(data, model)
-        return PreflightResult(_preflight_details(found), found.text())
+        return PreflightResult(preflight_details(found), found.text())
 
     # --- a run
 
@@ -238,7 +238,8 @@ class TrainingRuns:
         return TrainingCurve(thin_rows(rows))
 
 
-def _preflight_details(report: PreflightReport) -> PreflightDetails:
+def preflight_details(report: PreflightReport) -> PreflightDetails:
+    """The report as the API answers it; a number that JSON does not have is None."""
     cost = report.expected
     expected = None
     if cost is not None:

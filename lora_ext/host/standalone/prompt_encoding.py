@@ -249,24 +249,6 @@ class TextEncoder:
         last = final[torch.arange(len(tokens), device=final.device), tokens.argmax(dim=-1).to(final.device)]
         return state, model.text_projection(last)
 
-    def encode_chunks(
-        self, chunks: Sequence[PromptChunk], end_id: int, clip_skip: int = 1, vectors_of: EmbeddingVectors | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Encodes the chunks of one prompt, one after the other.
-
-        Each chunk keeps its mean under emphasis (the web UI's "Original" emphasis).
-
-        Args:
-            chunks: the prompt's chunks.
-            end_id: the end token's id.
-            clip_skip: text-encoder layer, counted from the end; 1 is the last.
-            vectors_of: gives an embedding's vectors (rows, width) for this encoder.
-
-        Returns:
-            States (1, 77·chunks, width), and the first chunk's pooled state (1, projection) or None.
-        """
-        return self.encode_each_prompt([chunks], end_id, clip_skip, vectors_of)
-
     def encode_each_prompt(
         self,
         prompts: Sequence[Sequence[PromptChunk]],
@@ -274,7 +256,19 @@ class TextEncoder:
         clip_skip: int = 1,
         vectors_of: EmbeddingVectors | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Encodes prompts of equally many chunks: (prompts, 77·chunks, width) and (prompts, projection) or None."""
+        """Encodes prompts of equally many chunks, one chunk of each at a time.
+
+        Each chunk keeps its mean under emphasis (the web UI's "Original" emphasis).
+
+        Args:
+            prompts: the chunks of each prompt.
+            end_id: the end token's id.
+            clip_skip: text-encoder layer, counted from the end; 1 is the last.
+            vectors_of: gives an embedding's vectors (rows, width) for this encoder.
+
+        Returns:
+            States (prompts, 77·chunks, width), and the first chunks' pooled states (prompts, projection) or None.
+        """
         states, pooled = [], None
         for chunks in zip(*prompts, strict=True):
             state, pool = self.encode_chunk_batch(chunks, end_id, clip_skip, vectors_of)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ...errors import TrainError
 from ...protocols import VAE_SCALE_FACTOR, TrainableModel
@@ -104,13 +103,6 @@ class PreflightReport:
     def seconds(self) -> float:
         """Seconds of the whole run; 0 if unknown."""
         return self.expected.seconds * self.steps if self.expected else 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain values, for JSON."""
-        plain = asdict(self)
-        if self.expected:
-            plain["expected"] = {**asdict(self.expected), "bytes": self.expected.bytes, "total_seconds": self.seconds}
-        return plain
 
     def text(self) -> str:
         """The report as text, one fact a line; warnings begin with "!"."""
