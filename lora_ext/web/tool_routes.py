@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastapi import APIRouter, Query
 from pydantic import Field
 
@@ -43,6 +44,16 @@ class ToolRequest(RequestBody):
     overwrite: bool = False
     precision: str = ""
     device: str = "cpu"
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What the result's numbers are stored in; None for the input's dtype. Raises ToolError."""
+        return parse_precision(self.precision or None)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that computes. Raises ToolError."""
+        return parse_device(self.device)
 
 
 class MergePart(RequestBody):
@@ -208,8 +219,9 @@ class ToolService:
         if options.checkpoint:
             return self.merge_into_checkpoint_file(options, files, job)
         self.output_path(options, job)
-        device, dtype = parse_device(options.device), parse_precision(options.precision or None)
-        recipe = MergeOptions(options.method, options.new_rank, options.new_conv_rank, None, dtype, device)
+        recipe = MergeOptions(
+            options.method, options.new_rank, options.new_conv_rank, None, options.dtype, options.torch_device
+        )
         made, report = merge_loras(files, ratios, recipe, blocks=blocks, track=track_with_callback(job.progress))
         return self.save_result(options, made, report, job)
 
@@ -227,8 +239,8 @@ class ToolService:
             source,
             uses,
             path,
-            dtype=parse_precision(options.precision or None),
-            device=parse_device(options.device),
+            dtype=options.dtype,
+            device=options.torch_device,
             overwrite=options.overwrite,
             track=track_with_callback(job.progress),
         )
@@ -243,8 +255,8 @@ class ToolService:
             options.new_conv_rank,
             dynamic_method=options.dynamic_method,
             dynamic_param=options.dynamic_param,
-            dtype=parse_precision(options.precision or None),
-            device=parse_device(options.device),
+            dtype=options.dtype,
+            device=options.torch_device,
             track=track_with_callback(job.progress),
         )
         return self.save_result(options, made, report, job)
@@ -261,8 +273,8 @@ class ToolService:
             min_diff=options.min_diff,
             dynamic_method=options.dynamic_method,
             dynamic_param=options.dynamic_param,
-            dtype=parse_precision(options.precision or None),
-            device=parse_device(options.device),
+            dtype=options.dtype,
+            device=options.torch_device,
             track=track_with_callback(job.progress),
         )
         return self.save_result(options, made, report, job)
@@ -274,7 +286,7 @@ class ToolService:
             self.load_file(options.name),
             options.unit,
             alpha=options.alpha,
-            dtype=parse_precision(options.precision or None),
+            dtype=options.dtype,
             track=track_with_callback(job.progress),
         )
         paths = {rank: base.with_name(f"{base.stem}-{rank:04}{base.suffix}") for rank in files}
@@ -291,8 +303,8 @@ class ToolService:
             self.load_file(options.name),
             options.to,
             options.rank,
-            dtype=parse_precision(options.precision or None),
-            device=parse_device(options.device),
+            dtype=options.dtype,
+            device=options.torch_device,
             track=track_with_callback(job.progress),
         )
         return self.save_result(options, made, report, job)
@@ -306,7 +318,7 @@ class ToolService:
             blocks,
             te=options.te,
             unet=options.unet,
-            dtype=parse_precision(options.precision or None),
+            dtype=options.dtype,
         )
         return self.save_result(options, made, report, job)
 
