@@ -19,13 +19,18 @@ from ..layer_names import UNET, LayerId
 
 @dataclass(frozen=True)
 class ForeignArchitecture:
-    """One row. layers: a regular expression that the beginning of a layer's name fits (in small letters, `_` for
-    `.`, without what comes before the model's own names). metadata: one for what trainers and Stability AI's model
-    specification call the model. widths: of the model, where other families have the same names.
+    """One row: a family of files that are not for SD1, SD2 or SDXL, and how to recognise it.
 
-    description: what such a file is. instead: what to do with it. like_sd: whether its U-Net has the names of ours,
-    so that
-    its metadata alone can tell.
+    Attributes:
+        name: what the family is called.
+        layers: a regular expression that the beginning of a layer's name matches (in small letters, with `_` for `.`,
+            without the prefixes that come before the model's own names).
+        metadata: a regular expression for what trainers and Stability AI's model specification call the model.
+        widths: widths of the model, where other families have the same layer names; empty for any.
+        description: what such a file is; "" for "a LoRA for NAME".
+        advice: what to do with it.
+        kind: "LoRA", or what else the file is.
+        has_sd_layer_names: whether its U-Net has the layer names of SD, so that only the metadata can tell.
     """
 
     name: str
@@ -38,7 +43,14 @@ class ForeignArchitecture:
     has_sd_layer_names: bool = False
 
     def sentence(self, name: str) -> str:
-        """What a user is told about the file `name`."""
+        """Formats one sentence for the user about a file of this family.
+
+        Args:
+            name: what the sentence calls the file.
+
+        Returns:
+            The sentence without a full stop.
+        """
         what = self.description or f"a LoRA for {self.name}"
         return f"{name} is {what} and {self.advice}; nothing of it is applied"
 
@@ -157,10 +169,16 @@ _METADATA_KEYS = ("ss_base_model_version", "modelspec.architecture", "ss_network
 def find_foreign_architecture(
     unrecognized: Mapping[str, Tensor], layer_ids: Iterable[LayerId], metadata: Mapping[str, str], base: str = ""
 ) -> ForeignArchitecture | None:
-    """What a file is for where that is not SD1, SD2 or SDXL, else None.
+    """Recognises a file that is not for SD1, SD2 or SDXL.
 
-    unrecognized: its tensors that name no layer of those. layer_ids: the layers of those that it has. base: what a PEFT
-    configuration calls the base model.
+    Args:
+        unrecognized: key → tensor of everything that names no layer of those families.
+        layer_ids: the layers of those families that the file has.
+        metadata: the file's metadata.
+        base: what a PEFT configuration calls the base model; "" for none.
+
+    Returns:
+        The family, or None for a file for SD1, SD2, SDXL or an unknown model.
     """
     said = " ".join([*(str(metadata.get(key, "")) for key in _METADATA_KEYS), base]).lower()
     named = next((row for row in FOREIGN_ARCHITECTURES if re.search(row.metadata, said)), None)

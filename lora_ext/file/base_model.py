@@ -26,7 +26,13 @@ MODELSPEC_ARCHITECTURES = {
 
 
 def block_layout_sizes(family: str) -> tuple[int, int]:
-    """Lengths of block weights for a family: attention blocks alone, and all blocks; SD1's for an unknown family.
+    """Returns the lengths of block weights for a family.
+
+    Args:
+        family: "SD1", "SD2" or "SDXL"; any other text counts as SD1.
+
+    Returns:
+        (number of weights where only attention blocks have one, number where all blocks have one).
 
     Example:
         >>> block_layout_sizes("SDXL"), block_layout_sizes("SD1")
@@ -38,8 +44,18 @@ def block_layout_sizes(family: str) -> tuple[int, int]:
 def detect_lora_family(
     adapters: Mapping[LayerId, Adapter], keys: Mapping[tuple[LayerId, str], str], metadata: Mapping[str, str]
 ) -> str:
-    """Base: "SD1", "SD2", "SDXL" or "unknown"; by shapes, by layers that one family alone has, by metadata, and then
-    by prefixes, which files of several families have.
+    """Detects which base model a file is for.
+
+    Shapes decide first, then layers that only one family has, then the metadata, and last the key prefixes, which
+    files of several families share.
+
+    Args:
+        adapters: layer id → adapter.
+        keys: (layer id, suffix) → key in the file.
+        metadata: the file's metadata.
+
+    Returns:
+        "SD1", "SD2", "SDXL" or "unknown".
     """
     said = family_from_metadata(metadata)
     return _by_shape(adapters) or _by_layers(adapters) or (said if said != UNKNOWN else _by_prefix(keys))
@@ -91,7 +107,18 @@ def _by_prefix(keys: Mapping[tuple[LayerId, str], str]) -> str:
 
 
 def family_from_metadata(metadata: Mapping[str, str]) -> str:
-    """The family that kohya's or the "modelspec" metadata names."""
+    """Reads the family from kohya's or the "modelspec" metadata.
+
+    Args:
+        metadata: the file's metadata.
+
+    Returns:
+        "SD1", "SD2", "SDXL" or "unknown".
+
+    Example:
+        >>> family_from_metadata({"ss_base_model_version": "sdxl_base_v1-0"})
+        'SDXL'
+    """
     base = metadata.get("ss_base_model_version", "") + " " + metadata.get("modelspec.architecture", "")
     base = base.lower()
     if "sdxl" in base or "stable-diffusion-xl" in base:

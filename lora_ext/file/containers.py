@@ -17,9 +17,12 @@ LORA_FILE_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 
 
 class FileContents(NamedTuple):
-    """tensors by name; metadata as text; raw: what a torch file held (None for safetensors).
+    """What a file of tensors holds.
 
-    A bare list of tensors has no names: `tensors` is empty and `raw` is the list.
+    Attributes:
+        tensors: name → tensor. Empty for a bare list of tensors, which have no names.
+        metadata: name → text.
+        raw: the object that a torch file held; None for safetensors.
     """
 
     tensors: dict[str, Tensor]
@@ -43,7 +46,17 @@ _FOREIGN_FILE_HEADS = (
 
 
 def container_format(path: Path) -> str:
-    """Container: "safetensors" or "torch", by content. Raises FileError that says what the file is instead."""
+    """Detects the container by a file's first bytes; its suffix only decides where these say nothing.
+
+    Args:
+        path: the file.
+
+    Returns:
+        "safetensors" or "torch".
+
+    Raises:
+        FileError: the file cannot be read, is empty, or is of another kind; the message names the kind.
+    """
     try:
         if path.is_dir():
             raise FileError(f"{path} is a folder, not a file")
@@ -65,10 +78,19 @@ def container_format(path: Path) -> str:
 
 
 def load_tensors(path: str | Path) -> FileContents:
-    """Every tensor of a safetensors or torch file, on the CPU; nothing that the file carries is run.
+    """Loads every tensor of a safetensors or torch file onto the CPU. No code from the file is run.
 
-    Torch files: a dict of tensors, one inside "state_dict", or a bare list. Numbers beside tensors become tensors,
-    text becomes metadata. Raises FileError naming the file and what is wrong with it.
+    A torch file may hold a dict of tensors, such a dict under "state_dict", or a list of tensors. Numbers beside
+    tensors become tensors, text becomes metadata.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its tensors and metadata.
+
+    Raises:
+        FileError: the file cannot be read, is damaged, or holds something else; the message says what.
     """
     path = Path(path)
     if container_format(path) == "safetensors":

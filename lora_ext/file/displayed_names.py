@@ -12,15 +12,29 @@ from ..console import replace_lone_surrogates
 
 
 def displayed_name(name: str) -> str:
-    """A name as it is shown, sent and typed: in NFC, with `\ufffd` for bytes that are no UTF-8.
+    """Formats a file name as it is shown, sent and typed: NFC, with `\ufffd` for bytes that are not UTF-8.
 
     macOS and some archives write names decomposed (NFD); a keyboard types them composed. Both are the same name.
+
+    Args:
+        name: a name from the file system.
+
+    Returns:
+        The name as text that every encoding of Unicode can hold.
     """
     return unicodedata.normalize("NFC", replace_lone_surrogates(name))
 
 
 def find_by_displayed_parts(folder: Path, parts: Sequence[str]) -> Path | None:
-    """The file or folder below `folder` along `parts`: spelled so, else the first whose shown name is the same."""
+    """Finds a file or folder by its displayed name.
+
+    Args:
+        folder: the folder to begin in.
+        parts: the names of the folders and of the file below it.
+
+    Returns:
+        The path with exactly these names, else the first whose displayed names are the same; None where there is none.
+    """
     path = folder
     for part in parts:
         found = path / part
@@ -35,9 +49,13 @@ def find_by_displayed_parts(folder: Path, parts: Sequence[str]) -> Path | None:
 
 
 def typed_path(text: str | Path) -> Path:
-    """A path as a user typed it, as it is spelled on disk where only the normal form of a name differs.
+    """Finds the path that a user typed, where the file system may hold its name in another normal form of Unicode.
 
-    What is not there stays as it was typed, below the folders that are.
+    Args:
+        text: the path as typed.
+
+    Returns:
+        The path as it is on disk. The part that does not exist stays as it was typed.
     """
     path = Path(text)
     if str(path).isascii() or _exists(path):
@@ -47,14 +65,25 @@ def typed_path(text: str | Path) -> Path:
 
 
 def accept_typed_paths(parser: argparse.ArgumentParser) -> None:
-    """Makes a parser read every argument of `type=Path` by `typed_path`."""
+    """Makes a parser convert every argument of `type=Path` with `typed_path`.
+
+    Args:
+        parser: the parser; it is changed.
+    """
     parser.register("type", Path, typed_path)
 
 
 def files_below(folder: Path, suffixes: Sequence[str] | None = None) -> Iterator[Path]:
-    """Files below a folder in order, links to folders followed, each folder once; hidden files and folders left out.
+    """Lists the files below a folder in order. Links to folders are followed, each folder is visited once.
 
-    suffixes: in small letters; None for all files. A folder that cannot be read counts as empty.
+    Hidden files and folders are left out. A folder that cannot be read counts as empty.
+
+    Args:
+        folder: where to begin.
+        suffixes: suffixes in small letters, with the dot; None for all files.
+
+    Yields:
+        The paths.
     """
     seen: set[tuple[int, int]] = set()
     found = []
@@ -75,9 +104,14 @@ def files_below(folder: Path, suffixes: Sequence[str] | None = None) -> Iterator
 
 
 def paths_by_displayed_name(found: Iterable[tuple[Path, Path]]) -> dict[str, Path]:
-    """Shown name below its folder → path, of (folder, path below it).
+    """Gives each file a unique displayed name.
 
-    Where an earlier folder has a file of that name, the folder's own name comes first: `folder/name`.
+    Args:
+        found: (folder, path of a file below it).
+
+    Returns:
+        Displayed name below the folder → path. Where an earlier folder has a file of the same name, the folder's own
+        name comes first: `folder/name`.
     """
     made: dict[str, Path] = {}
     for folder, path in found:
@@ -87,8 +121,15 @@ def paths_by_displayed_name(found: Iterable[tuple[Path, Path]]) -> dict[str, Pat
 
 
 def find_in_folders(folders: Sequence[Path], parts: Sequence[str]) -> Path | None:
-    """The file or folder that `paths_by_displayed_name` calls so: below the first folder that has it, else below the
-    folder it names.
+    """Finds a file or folder by the name that `paths_by_displayed_name` gives it.
+
+    Args:
+        folders: the folders, in the order given there.
+        parts: the name, divided at each `/`.
+
+    Returns:
+        The path below the first folder that has it, else below the folder that the first part names; None where
+        there is none.
     """
     for folder in folders:
         path = find_by_displayed_parts(folder, parts)

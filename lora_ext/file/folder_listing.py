@@ -22,10 +22,15 @@ _PARTS = re.compile(r"(.+)\.(text_encoder|ti)\.pt", re.IGNORECASE)
 def list_lora_files(
     folders: Iterable[Path], errors: list[str], optional: Collection[Path] = ()
 ) -> Iterator[tuple[Path, str, FileStamp]]:
-    """(path, place, stamp) of every file, folders and files in natural order; each folder once, links followed.
+    """Lists the LoRA files below some folders, in natural order. Links are followed, each folder is visited once.
 
-    place: the path below its folder without suffix, with `/`. Folders that cannot be read are told to `errors`, but
-    not that one of `optional` does not exist.
+    Args:
+        folders: where to look.
+        errors: gets a sentence for each folder that cannot be read.
+        optional: those of `folders` that need not exist.
+
+    Yields:
+        (path, relative name, stamp). The relative name is the path below its folder without suffix, with `/`.
     """
     seen: set[tuple[int, int]] = set()
     for folder in folders:
@@ -62,10 +67,17 @@ def _below(
 
 
 def with_unique_names(found: Iterable[tuple[Path, str, FileStamp]]) -> list[tuple[Path, str, FileStamp, Path]]:
-    """(path, place, stamp, root) of every file, each place once.
+    """Gives each file a relative name that no other file has.
 
-    Of files of one place (in two folders of LoRA files, in NFC and NFD, as .pt and .safetensors) the last one keeps
-    it, as in the built-in extension; the others' have their suffix, or as many folders above as tell them apart.
+    Several files may have one relative name: in two folders, in NFC and NFD, or as .pt and .safetensors. The last one
+    keeps it, as in the built-in extension. The names of the others get their suffix, or as many parent folders in front
+    as make them unique.
+
+    Args:
+        found: (path, relative name, stamp), as `list_lora_files` gives them.
+
+    Returns:
+        (path, unique relative name, stamp, folder of LoRA files) of every file.
     """
     rows = list(found)
     last = {displayed_name(place): path for path, place, _ in rows}
@@ -102,7 +114,18 @@ def _stamp(item: os.DirEntry[str]) -> FileStamp:
 
 
 def natural_sort_key(name: str) -> list[tuple[int, str]]:
-    """Sorts `a2` before `a10`."""
+    """Returns a key that sorts `a2` before `a10`.
+
+    Args:
+        name: the text to sort.
+
+    Returns:
+        A key that can be compared with those of other names.
+
+    Example:
+        >>> sorted(["a10", "a2", "A1"], key=natural_sort_key)
+        ['A1', 'a2', 'a10']
+    """
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name.lower())]
 
 
@@ -113,9 +136,18 @@ _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def load_metadata_quickly(path: Path) -> Mapping[str, str]:
-    """A file's metadata without the rest of its header, where the header begins with it (the library's files do).
+    """Loads a file's metadata without parsing the rest of its header, where the header begins with it.
 
-    A file cut off is noticed by its last tensor's offset. Empty for torch files. Raises FileError.
+    The safetensors library writes it first. A truncated file is noticed by the offset of its last tensor.
+
+    Args:
+        path: a safetensors or torch file.
+
+    Returns:
+        The metadata; empty for torch files.
+
+    Raises:
+        FileError: the file cannot be read or is damaged.
     """
     if container_format(path) != "safetensors":
         return {}

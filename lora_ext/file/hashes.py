@@ -21,9 +21,13 @@ _IMPOSSIBLE = frozenset({hashlib.sha256(b"").hexdigest()[:12], "0" * 12})
 
 
 def stored_hash(metadata: Mapping[str, str]) -> str:
-    """`sshs_model_hash` in small letters where it can be a hash (64 or 12 hex digits, not that of no bytes), else "".
+    """Reads `sshs_model_hash` from metadata. It may be another file's: tools copy metadata and change tensors.
 
-    It need not be this file's: tools copy metadata and change the numbers.
+    Args:
+        metadata: the file's metadata.
+
+    Returns:
+        64 or 12 hex digits in small letters; "" where there is none, or where it is the hash of no bytes.
     """
     stored = str(metadata.get("sshs_model_hash", "")).strip().lower()
     sound = re.fullmatch(r"[0-9a-f]{12}([0-9a-f]{52})?", stored) and stored[:12] not in _IMPOSSIBLE
@@ -31,8 +35,17 @@ def stored_hash(metadata: Mapping[str, str]) -> str:
 
 
 def model_hash(path: str | Path) -> str:
-    """64 hex digits: sha256 of the bytes after a safetensors header (so that editing metadata keeps it), or of
-    the whole of a torch file. The web UI shows the first 12. Raises FileError.
+    """Computes the hash by which the web UI and model sites identify a file; the web UI shows the first 12 digits.
+
+    Args:
+        path: a safetensors or torch file.
+
+    Returns:
+        64 hex digits: sha256 of the bytes after a safetensors header, so that editing the metadata keeps it; or of the
+        whole of a torch file.
+
+    Raises:
+        FileError: the file cannot be read or is damaged.
     """
     path = Path(path)
     digest = hashlib.sha256()
@@ -47,9 +60,16 @@ def model_hash(path: str | Path) -> str:
 
 
 def quick_key(path: str | Path) -> tuple[int, str]:
-    """(bytes of content, hash of three short samples of them): files that differ here have different content.
+    """Computes a key that differs only for files of different content. Equal keys still need `model_hash`.
 
-    For looking through many large files: equal keys still need `model_hash`. Raises FileError.
+    Args:
+        path: a safetensors or torch file.
+
+    Returns:
+        (bytes of content, hash of three short samples of it).
+
+    Raises:
+        FileError: the file cannot be read or is damaged.
     """
     path = Path(path)
     digest = hashlib.sha256()
@@ -71,7 +91,17 @@ def _start(path: Path) -> int:
 
 
 def legacy_hash(path: str | Path) -> str:
-    """8 hex digits: sha256 of bytes 0x100000 to 0x110000 of the file as it lies there (the web UI's old hash)."""
+    """Computes the web UI's old hash.
+
+    Args:
+        path: the file.
+
+    Returns:
+        8 hex digits: sha256 of the file's bytes 0x100000 to 0x110000.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
     try:
         with Path(path).open("rb") as file:
             file.seek(_LEGACY[0])
@@ -81,9 +111,17 @@ def legacy_hash(path: str | Path) -> str:
 
 
 def kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, str]:
-    """(`sshs_model_hash`, `sshs_legacy_hash`) as kohya's scripts compute them before they save.
+    """Computes the hashes that kohya's scripts write, from the file as it would be with only its `ss_*` metadata.
 
-    Both are taken from the file as it would be with the `ss_*` metadata only.
+    Args:
+        tensors: key → tensor.
+        metadata: the file's metadata.
+
+    Returns:
+        (`sshs_model_hash`, `sshs_legacy_hash`).
+
+    Raises:
+        FileError: a tensor has a dtype that a safetensors file cannot hold.
     """
     kept = {name: value for name, value in metadata.items() if name.startswith("ss_")}
     head, order = safetensors_file.serialize_header(tensors, kept)
@@ -101,6 +139,17 @@ def kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
 
 def with_kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """The metadata with both hashes of these tensors."""
+    """Adds both of kohya's hashes to the metadata.
+
+    Args:
+        tensors: key → tensor.
+        metadata: the file's metadata.
+
+    Returns:
+        The metadata with `sshs_model_hash` and `sshs_legacy_hash` of these tensors.
+
+    Raises:
+        FileError: a tensor has a dtype that a safetensors file cannot hold.
+    """
     model, legacy = kohya_hashes(tensors, metadata)
     return {**metadata, "sshs_model_hash": model, "sshs_legacy_hash": legacy}

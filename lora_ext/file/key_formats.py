@@ -23,16 +23,31 @@ _DIFFUSERS_SUFFIXES = frozenset(
 
 
 def is_described_by_metadata(file: LoraFile) -> bool:
-    """Whether diffusers' metadata still says the truth about the adapters: they are the very ones that were read."""
+    """Whether diffusers' metadata still describes the adapters: they are the objects that were loaded, all of them.
+
+    Args:
+        file: a file that was loaded, maybe with other adapters since.
+    """
     was, now = file.adapters_as_loaded, file.adapters
     return bool(was) and was.keys() == now.keys() and all(was[layer_id] is now[layer_id] for layer_id in was)
 
 
 def format_keys(file: LoraFile, key_format: str = "file", *, include_alphas: bool = True) -> dict[str, Tensor]:
-    """Key → tensor as the file is to be written; `include_alphas` includes those that only diffusers' metadata held.
+    """Names a file's tensors in a key format.
 
-    "diffusers" has no alpha and, without metadata, one rank a part: alpha/rank goes into `lora_B`, and smaller ranks
-    are filled up with zeros. It holds LoRA layers only; anything else raises FileError, as do two tensors of one key.
+    The format "diffusers" has no alpha and, without metadata, one rank for each part of the model: alpha/rank is
+    multiplied into `lora_B`, and smaller ranks are padded with zeros.
+
+    Args:
+        file: the file.
+        key_format: one of `KEY_FORMATS`.
+        include_alphas: whether to write alphas that only diffusers' metadata held.
+
+    Returns:
+        Key → tensor, as the file is written.
+
+    Raises:
+        FileError: the key format is unknown or cannot hold something in the file, or two tensors would get one key.
     """
     if key_format not in KEY_FORMATS:
         raise FileError(f"unknown key dialect {key_format!r}{did_you_mean(key_format, KEY_FORMATS)}")

@@ -20,14 +20,30 @@ _FACTOR = re.compile(r"lora_(up|down|mid)\.weight|hada_[wt]\w+|lokr_[wt]\w+|oft_
 
 @dataclass(frozen=True)
 class DamagedLayer:
-    """A layer that cannot act. keys: of its tensors; why: what is wrong, with the layer's name."""
+    """A layer that cannot be applied.
+
+    Attributes:
+        keys: the keys of its tensors.
+        reason: what is wrong, with the layer's name.
+    """
 
     keys: tuple[str, ...]
     reason: str
 
 
 def checked_adapter(layer_id: LayerId, tensors: Mapping[str, Tensor]) -> Adapter | None:
-    """The checked adapter of one layer, None when no kind accepts its suffixes. Raises FileError naming the layer."""
+    """Makes the adapter of one layer, and checks that the shapes of its tensors agree.
+
+    Args:
+        layer_id: the layer, for messages.
+        tensors: suffix → tensor.
+
+    Returns:
+        The adapter; None when no kind of adapter has these suffixes.
+
+    Raises:
+        FileError: the tensors contradict each other; the message names the layer.
+    """
     for suffix, tensor in tensors.items():
         if tensor.dim() < 2 and _FACTOR.fullmatch(suffix):
             raise FileError(f"{suffix} of {layer_id} has shape {tuple(tensor.shape)}, where a matrix belongs")
@@ -64,7 +80,17 @@ def _agrees(adapter: Adapter) -> bool:
 def adapter_if_sound(
     layer_id: LayerId, tensors: Mapping[str, Tensor], keys: Iterable[str], damaged: dict[LayerId, DamagedLayer]
 ) -> Adapter | None:
-    """`checked_adapter`, with what is wrong put into `damaged` under the layer's name."""
+    """Makes the adapter of one layer as `checked_adapter` does, and records what is wrong instead of raising it.
+
+    Args:
+        layer_id: the layer.
+        tensors: suffix → tensor.
+        keys: the keys of these tensors in the file.
+        damaged: gets the layer where it is damaged.
+
+    Returns:
+        The adapter; None where the layer is damaged or of no known kind.
+    """
     try:
         return checked_adapter(layer_id, tensors)
     except FileError as error:

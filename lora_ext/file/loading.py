@@ -25,11 +25,26 @@ BUNDLED_EMBEDDING_PREFIX = "bundle_emb."
 
 
 def load_lora_file(path: str | Path) -> LoraFile:
-    """Loads a LoRA file (see `LoraFile`). A folder means PEFT's file in it.
+    """Loads a LoRA file from disk: safetensors or torch, in any of the key formats.
 
-    Raises FileError when it cannot be read or contradicts itself: cut off, wanting to run code, one layer under two
-    names, no layer that is sound. Single layers that are damaged go to `damaged`, unknown ones to `unread`; a file for
-    another architecture has no adapters.
+    Single damaged layers do not stop it: they go to `LoraFile.damaged`, and unknown keys to `LoraFile.unrecognized`. A
+    file for another architecture has no adapters, and `LoraFile.foreign_architecture` says which it is.
+
+    Args:
+        path: the file, or the folder of a PEFT adapter.
+
+    Returns:
+        Its contents.
+
+    Raises:
+        FileError: the file cannot be read, is truncated, wants to run code, has one layer under two names, or has no
+            layer that is sound. The message names the file.
+
+    Example:
+        >>> from lora_ext.embedded import LORA_DIR
+        >>> file = load_lora_file(next(LORA_DIR.glob("*.safetensors")))
+        >>> file.family, file.key_format
+        ('SD1', 'kohya')
     """
     path = find_peft_file(Path(path))
     contents = load_tensors(path)
@@ -50,8 +65,19 @@ def load_lora_file(path: str | Path) -> LoraFile:
 def assemble_lora_file(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path | None = None, config: Path | None = None
 ) -> LoraFile:
-    """`LoraFile` from tensors under the keys of any dialect but cloneofsimo's. config: PEFT's `adapter_config.json`.
-    Raises FileError.
+    """Makes a `LoraFile` from tensors under the keys of any format except cloneofsimo's.
+
+    Args:
+        tensors: key → tensor.
+        metadata: the file's metadata.
+        path: where the file is, for its name.
+        config: PEFT's `adapter_config.json` that belongs to it.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileError: one layer has two names.
     """
     layers: dict[LayerId, dict[str, Tensor]] = {}
     keys: dict[tuple[LayerId, str], str] = {}

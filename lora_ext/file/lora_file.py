@@ -23,20 +23,26 @@ from .peft_config import ADAPTER_MODEL_STEM
 
 @dataclass(frozen=True, eq=False)
 class LoraFile:
-    """Adapters by layer id, and everything else a file holds, so that it can be written again unchanged.
+    """The contents of a LoRA file: adapters by layer id, and everything else that is needed to write it unchanged.
 
-    keys: (layer_id, suffix) → the key as the file spells it; absent for adapters made here, which are then
-    written in kohya's spelling. embeddings: name → vector name → tensor (`bundle_emb.*`, cloneofsimo's
-    token tensors; vector names as after `bundle_emb.NAME.`, e.g. `string_to_param.*`, `clip_l`).
-    embedding_keys: (name, vector name) → key, where it is not `bundle_emb.NAME.VECTOR`.
-    unrecognized: keys that name no known layer or kind, kept and written back.
-    adapters_as_loaded: the adapters as they were read, where alphas stand in diffusers' metadata instead of under
-    keys; a file
-    with others is written without that metadata.
-    damaged: layers that cannot act, and why; their tensors are in `unrecognized` too.
-    foreign_architecture: what the file is for where that is not SD1, SD2 or SDXL; then all of it is in `unrecognized`.
-    config: PEFT's `adapter_config.json` that was read for the strengths. notes: sentences on what of a configuration
-    cannot be honoured. assumed: a sentence where the file's spelling leaves its strength unsaid.
+    Attributes:
+        adapters: layer id → adapter.
+        metadata: the file's metadata.
+        embeddings: name → vector name → tensor, of `bundle_emb.*` keys and cloneofsimo's token tensors. Vector
+            names are what follows `bundle_emb.NAME.`, such as `string_to_param.*` or `clip_l`.
+        unrecognized: key → tensor of what names no known layer or kind. It is written back.
+        keys: (layer id, suffix) → key in the file. Adapters that were made here have none, and get kohya's keys.
+        embedding_keys: (name, vector name) → key, where that is not `bundle_emb.NAME.VECTOR`.
+        adapters_as_loaded: the adapters as they were loaded, where diffusers' metadata holds their alphas. A file whose
+            adapters are others is written without that metadata.
+        key_format: "kohya", "diffusers" (also PEFT's), "processor" or "cloneofsimo".
+        path: where the file is; None for one that was made in memory.
+        damaged: layers that cannot be applied, and why. Their tensors are in `unrecognized` too.
+        foreign_architecture: what the file is for where that is not SD1, SD2 or SDXL. Then all of it is in
+            `unrecognized`.
+        config: PEFT's `adapter_config.json` that gave the alphas.
+        notes: sentences on what of a configuration is not supported.
+        assumed: a sentence on the alpha that is assumed where the file has none.
     """
 
     adapters: Mapping[LayerId, Adapter]
@@ -114,7 +120,15 @@ class LoraFile:
         yield from self.unrecognized.items()
 
     def embedding_key(self, name: str, vector: str) -> str:
-        """The key of one embedding tensor."""
+        """Returns the key of one embedding tensor.
+
+        Args:
+            name: the embedding's name.
+            vector: the vector's name.
+
+        Returns:
+            The key in the file, else `bundle_emb.NAME.VECTOR`.
+        """
         return self.embedding_keys.get((name, vector), f"bundle_emb.{name}.{vector}")
 
     @property
@@ -135,7 +149,11 @@ class LoraFile:
         return replace(self, damaged={}, unrecognized={key: self.unrecognized[key] for key in self.unrecognized_keys})
 
     def check_architecture(self) -> None:
-        """Raises FileError with one sentence where the file is not for SD1, SD2 or SDXL."""
+        """Checks that the file is for SD1, SD2 or SDXL.
+
+        Raises:
+            FileError: it is for another architecture, or no LoRA; the message says what it is.
+        """
         if self.foreign_architecture is not None:
             raise FileError(self.foreign_architecture.sentence(self.name))
 
@@ -150,7 +168,11 @@ class LoraFile:
         return next((key for key, tensor in self.keyed_tensors() if not is_tensor_finite(tensor)), None)
 
     def check_finite(self) -> None:
-        """Raises FileError naming the file and the first key that contains NaN or infinity."""
+        """Checks that all numbers are finite.
+
+        Raises:
+            FileError: the file contains NaN or infinity; the message names the file and the first such key.
+        """
         if self.first_non_finite_key is not None:
             raise FileError(
                 f"{self.path or self.name} contains NaN or infinity (first in {self.first_non_finite_key!r})"
@@ -158,7 +180,16 @@ class LoraFile:
 
 
 def is_tensor_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite. The sum is looked at first: it needs no memory and is finite nearly always."""
+    """Whether all numbers of a tensor are finite.
+
+    The sum is checked first: it needs no memory, and is finite nearly always where the numbers are.
+
+    Args:
+        tensor: any shape and dtype.
+
+    Returns:
+        True for integers and finite floating-point numbers.
+    """
     if not tensor.is_floating_point():
         return True
     if tensor.element_size() == 1:

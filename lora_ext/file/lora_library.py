@@ -33,10 +33,17 @@ _SHORT = 200
 class LibraryEntry:
     """One file of the index.
 
-    path: where it lies. place: path below its folder without suffix, with `/`, as it is shown (see `file_names`);
-    longer by folders above where another file has the same one. root: its folder of LoRA files. brief: the short
-    values of its metadata. error: why it cannot be read, or None. config: when PEFT's `adapter_config.json`, which
-    belongs to it, was changed, and its size.
+    Attributes:
+        path: where it is.
+        relative_name: the displayed path below its folder of LoRA files, without suffix, with `/`. It begins with
+            parent folders where another file has the same one.
+        stamp: (mtime in ns, size in bytes) when it was indexed.
+        library: the index that it belongs to.
+        root: its folder of LoRA files.
+        short_metadata: metadata values of at most 200 characters.
+        error: why it cannot be read; None where it can.
+        digest: the first 12 hex digits of its content's sha256; None while it is not computed.
+        config: the stamp of PEFT's `adapter_config.json` that belongs to it; None without one.
     """
 
     path: Path
@@ -118,15 +125,27 @@ class LibraryEntry:
         return stored[:12]
 
     def load(self) -> LoraFile:
-        """The file's content; read anew when the file on disk is another one than before. Raises FileError."""
+        """Loads the file, or returns it from memory while the file on disk is unchanged.
+
+        Returns:
+            The file's contents.
+
+        Raises:
+            FileError: it cannot be read or is damaged.
+        """
         return self.library._load(self.path)
 
 
 @dataclass(frozen=True)
 class LibraryNames:
-    """What the names of one look at the folders mean; made anew at each, so that who reads never waits for it.
+    """What each name means after one scan of the folders. It is replaced as a whole, so that readers need no lock.
 
-    ambiguous: aliases in small letters that mean the stem only.
+    Attributes:
+        stems: stem → file.
+        aliases: alias or stem → file.
+        relative_names: relative name → file.
+        ambiguous: aliases in small letters that several files have; as a name, each means a stem.
+        lowercase_tables: relative names, aliases and stems in small letters → file.
     """
 
     stems: Mapping[str, LibraryEntry]
@@ -137,7 +156,14 @@ class LibraryNames:
 
     @classmethod
     def from_entries(cls, entries: Iterable[LibraryEntry]) -> LibraryNames:
-        """The tables, filled as the built-in fills its own: an alias that is taken means the stem only."""
+        """Makes the tables as the built-in extension does: an alias that is taken means a stem only.
+
+        Args:
+            entries: the files, in the order of the folders.
+
+        Returns:
+            The tables.
+        """
         stems: dict[str, LibraryEntry] = {}
         aliases: dict[str, LibraryEntry] = {}
         places: dict[str, LibraryEntry] = {}
@@ -156,7 +182,14 @@ class LibraryNames:
         return cls(stems, aliases, places, frozenset(ambiguous), folded)
 
     def look_up(self, name: str) -> LibraryEntry | None:
-        """The file that `name` means: exact spelling first, then without regard to case."""
+        """Finds the file that a name means: with exactly these letters first, then without regard to case.
+
+        Args:
+            name: an alias, stem or relative name, with or without suffix.
+
+        Returns:
+            The file; None where there is none.
+        """
         plain = displayed_name(name).strip().replace("\\", "/").lstrip("/")
         places, aliases, stems = zip(
             (self.relative_names, self.aliases, self.stems), self.lowercase_tables, strict=True
@@ -175,10 +208,26 @@ class LibraryNames:
 
 
 class LoraLibrary:
-    """The files below `folders`; earlier folders' files yield to later ones of the same name, as in the built-in.
+    """The index of the LoRA files below some folders.
 
-    cache_path: a JSON file that keeps the index between starts. keep: how many loaded files stay in memory.
-    optional: folders that nobody named, such as a program's own default; that they do not exist is no error.
+    Files of later folders take precedence over files of the same name in earlier ones, as in the built-in extension.
+
+    Args:
+        folders: the folders.
+        cache_path: a JSON file that keeps the index between starts; None for none.
+        max_loaded: how many loaded files stay in memory.
+        optional: folders that need not exist, such as a program's own default.
+
+    Attributes:
+        entries: the files, in order.
+        errors: a sentence for each folder that cannot be read.
+        version: changes whenever a scan of the folders finds other files than before.
+
+    Example:
+        >>> from lora_ext.embedded import LORA_DIR
+        >>> library = LoraLibrary([LORA_DIR])
+        >>> library.find("STRIPED").relative_name
+        'striped'
     """
 
     def __init__(
@@ -207,7 +256,7 @@ class LoraLibrary:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at the folders again; only files that are new or changed are opened."""
+        """Scans the folders again. Only new and changed files are opened."""
         with self._lock:
             stored = self._load_cache() if not self._known else {}
             known, self.errors, entries = self._known, [], []
@@ -230,10 +279,18 @@ class LoraLibrary:
             self.save_cache()
 
     def find(self, name: str) -> LibraryEntry:
-        """The file that a prompt means by `name`: alias or stem (the last of several), or `sub/folder/stem`.
+        """Finds the file that a name in a prompt means.
 
-        Exact spelling first, then without regard to case. Looks at the folders again before it gives up.
-        Raises FileError with the nearest name.
+        Exact letters come first, then any case. The folders are scanned again before the search fails.
+
+        Args:
+            name: alias or stem (the last of several files), or `sub/folder/stem`.
+
+        Returns:
+            The file.
+
+        Raises:
+            FileError: no file has this name; the message names the nearest.
         """
         with self._lock:
             entry = self._names.look_up(name)
@@ -245,9 +302,16 @@ class LoraLibrary:
             return entry
 
     def find_by_relative_name(self, relative_name: str) -> LibraryEntry:
-        """The file at a place, else the one that a prompt means by it: a place at the top may be another's stem too.
+        """Finds a file by its relative name, else as `find` does.
 
-        Raises FileError with the nearest name.
+        Args:
+            relative_name: as in `LibraryEntry.relative_name`.
+
+        Returns:
+            The file.
+
+        Raises:
+            FileError: no file has this name; the message names the nearest.
         """
         return self._names.relative_names.get(displayed_name(relative_name)) or self.find(relative_name)
 
@@ -272,16 +336,33 @@ class LoraLibrary:
         return find(name)
 
     def load(self, name: str) -> LoraFile:
-        """Loads the file that `name` means. Raises FileError."""
+        """Loads the file that a name in a prompt means.
+
+        Args:
+            name: as for `find`.
+
+        Returns:
+            The file's contents.
+
+        Raises:
+            FileError: no file has this name, or it cannot be read.
+        """
         return self.find(name).load()
 
     def names(self) -> list[str]:
-        """Every name that `find` takes, without places."""
+        """Returns every name that `find` accepts, without relative names, in order."""
         now = self._names
         return sorted(now.stems.keys() | {alias for alias in now.aliases if alias.lower() not in FORBIDDEN_ALIASES})
 
     def ambiguity(self, name: str) -> str:
-        """Which of several files of one name `name` means, and what the others are called; "" for a clear name."""
+        """Describes which of several files of one name is used, and what the others are called.
+
+        Args:
+            name: a name in a prompt.
+
+        Returns:
+            A sentence; "" for a name that one file has.
+        """
         found, given = self._names.look_up(name), displayed_name(name).strip()
         if found is None or given.lower() != found.name.lower():  # an alias, a place, or with its suffix
             return ""
@@ -297,8 +378,13 @@ class LoraLibrary:
         )
 
     def shortest_name(self, entry: LibraryEntry) -> str:
-        """The shortest name by which `find` gives this very entry: its stem, its alias, its place, or that below its
-        folder of LoRA files.
+        """Returns the shortest name by which `find` returns this entry.
+
+        Args:
+            entry: a file of this index.
+
+        Returns:
+            Its stem, alias or relative name, or that below its folder of LoRA files.
         """
         for name in (
             entry.name,
@@ -311,7 +397,7 @@ class LoraLibrary:
         return entry.relative_name
 
     def save_cache(self) -> None:
-        """Write the JSON cache, if there is one and something in it changed; a cache that cannot be written is none."""
+        """Writes the JSON cache where it changed. Errors are ignored: the next start then scans the files again."""
         if self.cache_path is None or not self._is_cache_stale:
             return
         rows = {

@@ -36,14 +36,25 @@ _MANY = 8
 
 @dataclass(frozen=True, eq=False)
 class PeftConfig:
-    """One configuration. values: as PEFT writes them. where: what a message calls it."""
+    """One PEFT configuration.
+
+    Attributes:
+        values: its fields, as PEFT writes them.
+        source_name: what messages call it.
+    """
 
     values: Mapping[str, Any]
     source_name: str = ADAPTER_CONFIG_NAME
 
     def scaled(self, adapter: Adapter, name: str) -> Adapter:
-        """The adapter at the strength that PEFT gives a layer called `name`; itself where it stores its own, or where
-        nothing is said.
+        """Gives an adapter the scale that PEFT computes for its layer.
+
+        Args:
+            adapter: the adapter as stored.
+            name: the layer's dotted name in diffusers' model.
+
+        Returns:
+            The adapter with alpha or scale; itself where it stores its own, or where the configuration has none.
         """
         alpha, rank = self._alpha(name), adapter.rank or self._number(self.values.get("r"))
         if alpha is None or not rank or {"alpha", "scale"} & adapter.tensors.keys():
@@ -58,7 +69,7 @@ class PeftConfig:
         return adapter if made is None else made
 
     def notes(self) -> list[str]:
-        """Sentences on what of the configuration cannot be honoured."""
+        """Returns sentences on what of the configuration is not supported."""
         found = []
         kind, init = self.values.get("peft_type"), self.values.get("init_lora_weights")
         if isinstance(kind, str) and kind not in _KINDS:
@@ -123,8 +134,14 @@ class PeftConfig:
 
 
 def find_adapter_config(path: Path) -> Path | None:
-    """The `adapter_config.json` that belongs to the file at `path`: of PEFT's own `adapter_model.*`, or of the only
-    file of tensors in its folder. None where there is none.
+    """Finds the `adapter_config.json` that belongs to a file.
+
+    Args:
+        path: a file of tensors.
+
+    Returns:
+        The configuration beside PEFT's own `adapter_model.*`, or beside the only file of tensors in its folder; None
+        where there is none.
     """
     config = path.with_name(ADAPTER_CONFIG_NAME)
     if not config.is_file():
@@ -138,9 +155,14 @@ def find_adapter_config(path: Path) -> Path | None:
 
 
 def adapter_config_stamp(path: Path, looked: dict[Path, bool] | None = None) -> tuple[int, int] | None:
-    """(mtime in ns, size) of the configuration that belongs to a file; None where there is none.
+    """Returns the stamp of the configuration that belongs to a file.
 
-    looked: folder → whether a configuration lies in it, filled here, so that many files ask each folder once.
+    Args:
+        path: a file of tensors.
+        looked: folder → whether it has a configuration. It is filled, so that each folder is asked once for many files.
+
+    Returns:
+        (mtime in ns, size in bytes); None without a configuration.
     """
     if looked is not None:
         if path.parent not in looked:
@@ -156,7 +178,15 @@ def adapter_config_stamp(path: Path, looked: dict[Path, bool] | None = None) -> 
 
 
 def hash_with_adapter_config(own: str, path: Path) -> str:
-    """12 hex digits of a file's hash and the configuration beside it; the hash alone where that cannot be read."""
+    """Hashes a file together with the configuration beside it.
+
+    Args:
+        own: the file's own hash.
+        path: the file.
+
+    Returns:
+        12 hex digits; `own` where the configuration cannot be read.
+    """
     try:
         return hashlib.sha256(own.encode() + path.with_name(ADAPTER_CONFIG_NAME).read_bytes()).hexdigest()[:12]
     except OSError:
@@ -164,7 +194,14 @@ def hash_with_adapter_config(own: str, path: Path) -> str:
 
 
 def find_peft_file(path: Path) -> Path:
-    """The file that PEFT saved into a folder; `path` itself where it is no such folder."""
+    """Finds the file that PEFT saved into a folder.
+
+    Args:
+        path: a folder or a file.
+
+    Returns:
+        The folder's `adapter_model.*`; `path` itself where it is not a folder of PEFT's.
+    """
     files = (
         (path / (ADAPTER_MODEL_STEM + suffix) for suffix in LORA_FILE_SUFFIXES)
         if (path / ADAPTER_CONFIG_NAME).is_file()
@@ -174,7 +211,14 @@ def find_peft_file(path: Path) -> Path:
 
 
 def load_adapter_config(path: Path) -> tuple[PeftConfig | None, list[str]]:
-    """The configuration in a file, and sentences on what of it cannot be honoured."""
+    """Loads a PEFT configuration.
+
+    Args:
+        path: `adapter_config.json`.
+
+    Returns:
+        (the configuration, None where it cannot be read; sentences on what is not supported or could not be read).
+    """
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError("it is larger than 10 MB")

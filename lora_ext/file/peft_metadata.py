@@ -15,7 +15,14 @@ _PREFIX = {UNET: "unet", TE: "text_encoder", TE2: "text_encoder_2"}
 
 
 def parse_peft_metadata(metadata: Mapping[str, str]) -> dict[str, PeftConfig]:
-    """Part → its configuration, for the parts that the metadata describes; none where it is absent or damaged."""
+    """Parses the configurations in a diffusers file's metadata.
+
+    Args:
+        metadata: the file's metadata.
+
+    Returns:
+        Part ("unet", "te", "te2") → its configuration. Parts without one are absent; all are where the JSON is damaged.
+    """
     try:
         packed = json.loads(metadata.get(PEFT_METADATA_KEY, "{}"))
     except (ValueError, RecursionError):

@@ -13,10 +13,16 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 
 
 def decode_unknown_text(data: bytes) -> tuple[str, str]:
-    """(text, what it was read as: "" for UTF-8 and UTF-16 with its mark).
+    """Decodes text of an unknown encoding.
 
-    Text of another encoding does not say which one it is: tried are this system's own (Windows' "ANSI"), GB18030 (which
-    holds GBK) and Windows-1252, which takes every byte.
+    UTF-8, and UTF-16 with or without its mark, are recognised. For others this system's own encoding (Windows' "ANSI"),
+    GB18030 (which includes GBK) and Windows-1252, which accepts every byte, are tried in this order.
+
+    Args:
+        data: the bytes of a text file.
+
+    Returns:
+        (text, name of the encoding). The name is "" for UTF-8 and for UTF-16 with its mark.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -39,7 +45,14 @@ def decode_unknown_text(data: bytes) -> tuple[str, str]:
 
 
 def load_preset_file(path: Path) -> tuple[dict[str, str], str]:
-    """(presets, a sentence for the user where something is odd). Never raises: pictures are made without it too."""
+    """Loads a file of block-weight presets. It never raises, so that images are generated without it too.
+
+    Args:
+        path: the file; it need not exist.
+
+    Returns:
+        (name → preset, a sentence for the user where something is wrong, else "").
+    """
     try:
         text, encoding = decode_unknown_text(path.read_bytes()) if path.is_file() else ("", "")
     except OSError as error:
@@ -52,7 +65,15 @@ def load_preset_file(path: Path) -> tuple[dict[str, str], str]:
 
 
 def load_preset_files(base: Mapping[str, str], files: Iterable[Path]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """(`base` and over it the presets of each file, what the user is told about them)."""
+    """Loads several files of block-weight presets over some others.
+
+    Args:
+        base: name → preset, to begin with.
+        files: the files; a later one replaces presets of an earlier one.
+
+    Returns:
+        (name → preset, sentences for the user).
+    """
     presets, notes = dict(base), []
     for file in files:
         own, note = load_preset_file(file)

@@ -50,7 +50,14 @@ _ORDER = {name: place for place, (name, _, _) in enumerate(_BITS)}
 
 
 class TensorEntry(NamedTuple):
-    """Where one tensor lies: `start` and `end` are bytes from the beginning of the data."""
+    """Where one tensor is in a safetensors file.
+
+    Attributes:
+        dtype: the format's name, such as "F16".
+        shape: its shape.
+        start: first byte, from the beginning of the data.
+        end: last byte (exclusive).
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -60,7 +67,13 @@ class TensorEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """What a safetensors file says about itself; `data_start` is the byte at which its data begins."""
+    """The checked header of a safetensors file.
+
+    Attributes:
+        entries: name → where the tensor is.
+        metadata: name → text.
+        data_start: the byte of the file at which the data begins.
+    """
 
     entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
@@ -68,7 +81,17 @@ class SafetensorsHeader:
 
 
 def load_safetensors_header(path: Path) -> SafetensorsHeader:
-    """The checked header. Raises FileError naming the file and what is wrong with it."""
+    """Loads and checks the header of a safetensors file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The header.
+
+    Raises:
+        FileError: the file cannot be read or is not a sound safetensors file; the message says why.
+    """
     try:
         with path.open("rb") as file:
             return parse_safetensors_header(file, path, path.stat().st_size)
@@ -77,7 +100,19 @@ def load_safetensors_header(path: Path) -> SafetensorsHeader:
 
 
 def parse_safetensors_header(file: BinaryIO, path: Path, size: int) -> SafetensorsHeader:
-    """The checked header of an open file of `size` bytes; leaves `file` at the data. Raises FileError."""
+    """Parses and checks the header of an open safetensors file.
+
+    Args:
+        file: opened for reading at byte 0; it is left at the data.
+        path: the file, for messages.
+        size: its size in bytes.
+
+    Returns:
+        The header.
+
+    Raises:
+        FileError: the file is not a sound safetensors file; the message says why.
+    """
 
     def wrong(what: str) -> FileError:
         return FileError(f"{path} is not a sound safetensors file: {what}")
@@ -206,7 +241,17 @@ def metadata_as_text(value: object) -> str:
 
 
 def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(name → tensor, metadata). All tensors share one buffer, filled by one read. Raises FileError."""
+    """Loads all tensors of a safetensors file in one read; they share one buffer.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (name → tensor on the CPU, metadata).
+
+    Raises:
+        FileError: the file cannot be read or is not a sound safetensors file; the message says why.
+    """
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -220,7 +265,19 @@ def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def iterate_safetensors(path: Path, header: SafetensorsHeader, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors `names` one after the other, each with memory of its own: for files larger than memory."""
+    """Loads tensors one after the other, each into memory of its own: for files larger than memory.
+
+    Args:
+        path: the file.
+        header: its header.
+        names: the tensors to load.
+
+    Yields:
+        (name, tensor on the CPU).
+
+    Raises:
+        FileError: the file cannot be read, or became shorter meanwhile.
+    """
     try:
         with path.open("rb") as file:
             for name in names:
@@ -275,10 +332,19 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def serialize_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
-    """(the bytes before the data, names in the order of the data), laid out as the library lays them out.
+    """Makes the header of a safetensors file, with the layout of the safetensors library.
 
-    Wider dtypes come first, then names in order; the header is padded with blanks to a multiple of 8 bytes.
-    Raises FileError for a dtype that the format lacks.
+    Wider dtypes come first, then names in order. The header is padded with blanks to a multiple of 8 bytes.
+
+    Args:
+        tensors: name → tensor.
+        metadata: name → text.
+
+    Returns:
+        (the bytes before the data, the names in the order of the data).
+
+    Raises:
+        FileError: a tensor has a dtype that the format lacks.
     """
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPE_NAMES:
@@ -297,7 +363,15 @@ def serialize_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
 
 
 def iterate_tensor_bytes(tensors: Mapping[str, Tensor], order: Iterable[str]) -> Iterator[memoryview]:
-    """The bytes of the tensors, one after the other."""
+    """Returns the bytes of tensors as the format stores them.
+
+    Args:
+        tensors: name → tensor, on any device.
+        order: the names in the order of the data, from `serialize_header`.
+
+    Yields:
+        The bytes of one tensor after the other.
+    """
     for name in order:
         tensor = tensors[name].detach().to("cpu").contiguous()
         if tensor.numel():

@@ -30,11 +30,33 @@ def save_lora_file(
     key_format: str = "file",
     rehash: bool = False,
 ) -> Path:
-    """Write `file` to `path` (.safetensors) in one step: the old file stays until the new one is complete.
+    """Writes a LoRA file in one step: a file that is there stays until the new one is complete.
 
-    A file that was read and not changed comes out with the same tensors, keys and metadata. `metadata` replaces the
-    file's own; `rehash` recomputes kohya's `sshs_*` hashes; `key_format`: see `spelling.DIALECTS`. Returns the path.
-    Raises FileError when the path exists and `overwrite` is not set, for another suffix, or when it cannot be written.
+    A file that was loaded and not changed gets the same tensors, keys and metadata.
+
+    Args:
+        file: what to write.
+        path: where, with the suffix `.safetensors`.
+        overwrite: whether a file that exists may be replaced.
+        metadata: replaces the file's own; None keeps it.
+        key_format: one of `key_formats.KEY_FORMATS`: "file" keeps the file's own keys.
+        rehash: whether to compute kohya's `sshs_*` hashes again.
+
+    Returns:
+        `path`.
+
+    Raises:
+        FileError: `path` exists and `overwrite` is not set, has another suffix, or cannot be written; or the key format
+            cannot hold the file.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from lora_ext.file.loading import assemble_lora_file
+        >>> key = "lora_unet_mid_block_attentions_0_proj_in.lora_{}.weight".format
+        >>> file = assemble_lora_file({key("up"): torch.ones(8, 2), key("down"): torch.ones(2, 8)}, {})
+        >>> save_lora_file(file, Path(tempfile.mkdtemp()) / "new.safetensors").name
+        'new.safetensors'
     """
     meta = dict(file.metadata if metadata is None else metadata)
     kept = key_format == "file" and peft_metadata.PEFT_METADATA_KEY in meta and is_described_by_metadata(file)
@@ -55,9 +77,20 @@ def save_lora_file(
 def save_safetensors(
     tensors: Mapping[str, Tensor], path: str | Path, *, metadata: Mapping[str, str], overwrite: bool = False
 ) -> Path:
-    """A safetensors file of `tensors`, laid out as the safetensors library does.
+    """Writes a safetensors file in one step, with the layout of the safetensors library.
 
-    See `save_lora_file` for the errors.
+    Args:
+        tensors: name → tensor, on any device.
+        path: where, with the suffix `.safetensors`.
+        metadata: name → text.
+        overwrite: whether a file that exists may be replaced.
+
+    Returns:
+        `path`.
+
+    Raises:
+        FileError: `path` exists and `overwrite` is not set, has another suffix, or cannot be written; or a tensor has a
+            dtype that the format lacks.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
@@ -82,9 +115,16 @@ _IN_USE_ERRORS = (errno.EACCES, errno.EPERM, errno.EBUSY)
 
 
 def replace_file(source: Path, target: Path, named_path: Path | None = None) -> None:
-    """Renames `source` to `target`, in place of a file that is there. Raises HeldFile; then nothing has moved.
+    """Renames a file or folder, in place of one that is there. On an error nothing has moved.
 
-    named_path: what the error names, `target` without it.
+    Args:
+        source: its present path.
+        target: its new path.
+        named_path: the path that the error names; None for `target`.
+
+    Raises:
+        FileInUseError: another program has one of them open, or it is write-protected.
+        OSError: any other reason.
     """
     for pause in (*_PAUSES, None):
         try:
@@ -103,16 +143,31 @@ def replace_file(source: Path, target: Path, named_path: Path | None = None) -> 
 
 
 def unused_path_beside(path: Path) -> Path:
-    """`NAME-2.suffix` (or -3 …): a name beside `path` that is free."""
+    """Finds a free name beside a path.
+
+    Args:
+        path: a file that exists.
+
+    Returns:
+        `NAME-2.suffix`, or `NAME-3.suffix` and so on.
+    """
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     return next(name for name in names if not (name.exists() or name.is_symlink()))
 
 
 def save_here_or_beside(path: Path, write: Callable[[Path], object], notify: Callable[[str], object]) -> Path:
-    """What `save_lora_file` makes at `path`, replacing what is there; beside it, and told, where another program
-    holds that.
+    """Saves a result that must not be lost: beside `path` where another program has `path` open.
 
-    For results that must not be lost. Returns where it is. Raises FileError.
+    Args:
+        path: the file to write; one that exists is replaced.
+        write: writes the file at the path that it gets.
+        notify: gets a sentence where the file was saved under another name.
+
+    Returns:
+        Where the file is.
+
+    Raises:
+        FileError: it cannot be written in either place.
     """
     try:
         with replacing_file(path, overwrite=True) as part:
@@ -180,9 +235,16 @@ def replacing_file(path: Path, *, overwrite: bool, durable: bool = True) -> Iter
 
 
 def check_not_linked(folder: Path, root: Path) -> None:
-    """Raises FileError where a link below `root` leads to `folder`: links are followed for reading, not for writing.
+    """Checks that no link below `root` leads to `folder`. Links are followed for reading, but not for writing.
 
-    `root` is a folder that the user named and may be a link itself; a dataset or an archive may bring links along.
+    `root` is a folder that the user named and may be a link itself. A dataset or an archive may contain links.
+
+    Args:
+        folder: a folder at or below `root`.
+        root: the folder that the user named.
+
+    Raises:
+        FileError: a part of the path is a link, or `folder` is outside `root`.
     """
     try:
         inside = folder.relative_to(root).parts

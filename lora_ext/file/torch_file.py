@@ -25,9 +25,16 @@ _EXPAND = 16
 
 
 def load_torch_file(path: Path) -> Any:
-    """What the file holds: tensors, dicts, lists, numbers and text.
+    """Loads a torch file without running any code from it.
 
-    Raises FileError when the file wants to run code (naming the first thing that it wants), or is damaged.
+    Args:
+        path: a `.pt`, `.ckpt` or `.bin` file.
+
+    Returns:
+        What it holds: tensors, dicts, lists, numbers and text.
+
+    Raises:
+        FileError: the file is damaged, or wants to run code; the message names the first function that it wants.
     """
     size = path.stat().st_size
     _check_archive(path, size)
@@ -76,9 +83,14 @@ def _tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
 
 
 def unsafe_pickle_names(path: Path, message: str = "") -> list[str]:
-    """Names such as `os.system` that the file's pickle asks for, plain tensors' own left out; nothing is run.
+    """Lists the functions and classes, such as `os.system`, that a file's pickle would call. Nothing is run.
 
-    `message` is torch's refusal, which names one too, and stands in where the pickle cannot be walked.
+    Args:
+        path: the file.
+        message: the message with which torch refused the file. It names one too, for pickles that cannot be parsed.
+
+    Returns:
+        The dotted names, without those that files of plain tensors need.
     """
     found = [name for name in _globals(path) if not _HARMLESS.fullmatch(name)]
     match = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", message)
