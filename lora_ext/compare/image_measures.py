@@ -26,7 +26,7 @@ def image_array(image: Image.Image, size: tuple[int, int] | None = None) -> Arra
         flat = ImageOps.fit(
             flat, size, Image.Resampling.BOX if min(flat.size) > max(size) else Image.Resampling.BICUBIC
         )
-    return np.asarray(flat, dtype=np.float32) / 255
+    return np.asarray(flat, dtype=np.float32) / np.float32(255)
 
 
 def _grey(values: Array) -> Array:

@@ -118,10 +118,11 @@ def random_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
     return replace(scene, x=float(x), y=float(y), radius=radius)
 
 
-def _grid() -> list[np.ndarray]:
+def _grid() -> tuple[np.ndarray, np.ndarray]:
     """Pixel coordinates (x, y) of the supersampled picture, each (SIZE * SUPERSAMPLE,) squared."""
     axis = (np.arange(SCENE_PIXELS * SUPERSAMPLE, dtype=np.float32) + 0.5) / SUPERSAMPLE
-    return np.meshgrid(axis, axis)
+    x, y = np.meshgrid(axis, axis)
+    return x, y
 
 
 def draw_scene(scene: Scene) -> Image.Image:
