@@ -30,9 +30,22 @@ LoraWeights: TypeAlias = "Mapping[Any, LoraWeight] | Sequence[LoraSource] | Lora
 
 
 class Loras:
-    """LoRA files on one model; a context manager whose end puts the model back bit-exactly.
+    """LoRA files on one model. A context manager: leaving it restores the model bit-exactly.
 
-    fits: one `FitReport` report a file. Names in `set` and `remove` are file stems.
+    Args:
+        model: the model to hook.
+        loras: the files with their weights, as for `apply`.
+        mode: "live", "baked" or "auto".
+        presets: named block weights; None for the built-in ones.
+        image_bytes: memory that "auto" leaves free for generating an image.
+
+    Attributes:
+        fits: one report a file, on how it fits the model.
+
+    Raises:
+        FileError: a file cannot be read.
+        PromptError: a weight is not accepted.
+        FitError: the mode is unknown, or a file cannot be applied.
     """
 
     def __init__(
@@ -61,34 +74,73 @@ class Loras:
         self._apply_specs()
 
     def set(self, name: str, weight: LoraWeight) -> list[FitReport]:
-        """Gives one file another weight; only its layers are touched. Raises FileError with the nearest name."""
+        """Changes the weight of one file; only its layers are changed.
+
+        Args:
+            name: the file's stem.
+            weight: a number, or the fields of a tag, as for `apply`.
+
+        Returns:
+            One report a file.
+
+        Raises:
+            FileError: no file of this name is applied; the message names the nearest.
+            PromptError: the weight is not accepted.
+        """
         if name not in self._files:
             raise FileError(f"no LoRA {name!r} is applied{did_you_mean(name, self._files)}")
         self._specs[name] = self._make_spec(name, weight)
         return self._apply_specs()
 
     def remove(self, name: str) -> list[FitReport]:
-        """Takes one file off (its weight can be set again later)."""
+        """Sets the weight of one file to 0. It can be set again later.
+
+        Args:
+            name: the file's stem.
+
+        Returns:
+            One report a file.
+
+        Raises:
+            FileError: no file of this name is applied; the message names the nearest.
+        """
         return self.set(name, 0.0)
 
     def at_step(self, step: int, total: int) -> None:
-        """Moves `start`/`stop` schedules to U-Net call `step` (from 0) of `total`."""
+        """Sets the weights that `start` and `stop` schedule for a step.
+
+        Args:
+            step: number of the U-Net's call, from 0.
+            total: how many calls an image takes.
+        """
         self._applied.at_step(step, total)
 
     def go_live(self) -> bool:
-        """Applies live from now on what "auto" has baked: for memory that ran out in the pipeline's own work. Returns
-        whether that gave memory back, so that another try makes sense.
+        """Applies live from now on what "auto" has baked; to be called when the pipeline runs out of memory.
+
+        Returns:
+            Whether that freed memory, so that another try makes sense.
         """
         return self._applied.go_live()
 
     def on_step_end(self, pipe: Any, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """For `pipe(..., callback_on_step_end=lora.on_step_end)`: schedules follow the pipeline's steps."""
+        """Follows a pipeline's steps: `pipe(..., callback_on_step_end=lora.on_step_end)`.
+
+        Args:
+            pipe: the pipeline, which diffusers passes.
+            step: the step that has ended, from 0.
+            timestep: its timestep; not used.
+            kwargs: the tensors that diffusers passes.
+
+        Returns:
+            `kwargs`, unchanged.
+        """
         total = int(pipe.num_timesteps)
         self.at_step((step + 1) % total, total)
         return kwargs
 
     def close(self) -> None:
-        """Takes everything off: every Parameter is the object it was."""
+        """Removes all files; every Parameter is the original object again."""
         self._applied.close()
 
     def __enter__(self) -> Loras:
@@ -139,23 +191,55 @@ def _number(name: str, field: str, value: Any) -> Any:
 
 
 def apply(pipe: object, loras: LoraWeights, *, mode: str = AUTO) -> Loras:
-    """Puts LoRA files on a diffusers pipeline (or any object with `unet`, `text_encoder`, `text_encoder_2`).
+    """Applies LoRA files to a diffusers pipeline until the result is closed.
 
-    loras: {file: weight}; or files, each at weight 1. A weight is a number or the words of a tag, such as
-    {"unet": 0.8, "te": 0.3, "lbw": "OUTALL", "start": 3}. mode: "live", "baked" or "auto".
-    Use it as a context manager, or call `close()`. Raises FileError, PromptError, FitError.
+    "auto" bakes where that leaves enough memory for one image of the model's own size, and applies live otherwise. If
+    the pipeline runs out of memory later (larger images, batches), call `go_live()` and the pipeline again, or give
+    mode="live".
 
-    "auto" bakes where that leaves room for one picture of the model's own size, and goes live where memory runs out
-    while it bakes. The pipeline's call is yours: where it needs more (larger pictures, batches) and runs out, call
-    `go_live()` and the pipeline again, or give mode="live".
+    Args:
+        pipe: the pipeline, or any object with `unet`, `text_encoder` and `text_encoder_2`.
+        loras: {file: weight}, or files, each at weight 1. A weight is a number or the fields of a tag, such as
+            {"unet": 0.8, "te": 0.3, "lbw": "OUTALL", "start": 3}.
+        mode: "live", "baked" or "auto".
+
+    Returns:
+        A context manager that removes the files at its end; `close()` does so too.
+
+    Raises:
+        FileError: a file cannot be read.
+        PromptError: a weight is not accepted.
+        FitError: the mode is unknown, or a file cannot be applied.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> import torch
+        >>> from lora_ext.file.loading import assemble_lora_file
+        >>> pipe = SimpleNamespace(unet=torch.nn.ModuleDict({"time_embedding": torch.nn.ModuleDict()}))
+        >>> pipe.unet.time_embedding["linear_1"] = torch.nn.Linear(2, 2, bias=False)
+        >>> key = "lora_unet_time_embedding_linear_1.lora_{}.weight".format
+        >>> file = assemble_lora_file({key("up"): torch.ones(2, 1), key("down"): torch.ones(1, 2)}, {})
+        >>> with apply(pipe, {file: 0.8}) as loras:
+        ...     print(loras.fits[0])
+        unnamed: 1 of 1 layers apply
     """
     return Loras(hookable_model_of(pipe), loras, mode=mode, image_bytes=pipeline_generation_bytes(pipe))
 
 
 def merge(pipe: object, loras: LoraWeights) -> list[FitReport]:
-    """Adds LoRA files to a pipeline's weights for good: W + ΔW summed in float32, rounded once to W's dtype.
+    """Adds LoRA files to a pipeline's weights permanently: W + ΔW is summed in float32 and rounded once to W's dtype.
 
-    Returns the Fit reports. Raises as `apply`; on any exception the pipeline is unchanged.
+    Args:
+        pipe: as for `apply`.
+        loras: as for `apply`.
+
+    Returns:
+        One report a file.
+
+    Raises:
+        FileError: a file cannot be read.
+        PromptError: a weight is not accepted.
+        FitError: a file cannot be applied, or memory is not enough. On any exception the pipeline is unchanged.
     """
     try:
         with Loras(hookable_model_of(pipe), loras, mode=BAKED) as applied:

@@ -35,7 +35,14 @@ CLI_COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb; returns the exit status: 0, 2 for what the user can mend (one line on stderr), 130 interrupted."""
+    """Runs a command.
+
+    Args:
+        argv: the command line without the program's name; None reads that of the program.
+
+    Returns:
+        The exit status: 0; 2 for an error that the user can correct, with one line on stderr; 130 when interrupted.
+    """
     make_output_safe()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):

@@ -27,10 +27,16 @@ _HALF = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """Text without halves of surrogate pairs, so that every encoding of Unicode takes it.
+    """Replaces lone surrogates, so that every encoding of Unicode can hold the text.
 
-    Names of files and arguments that the system's encoding could not read came in as surrogates, a byte each: they
-    become the UTF-8 that they are, or `\ufffd`.
+    Python decodes bytes of file names and arguments that are not in the system's encoding as surrogates. Where such
+    bytes are UTF-8 they become its characters, otherwise `\ufffd`.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The text without lone surrogates.
     """
     if text.isascii() or text.isprintable():  # surrogates are not printable
         return text
@@ -38,7 +44,7 @@ def replace_lone_surrogates(text: str) -> str:
 
 
 def make_output_safe() -> None:
-    """Standard output and error take any text from now on (Windows' code pages, LC_ALL=C, names that are no UTF-8)."""
+    """Lets standard output and error accept any text (Windows' code pages, LC_ALL=C, names that are not UTF-8)."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -47,6 +53,14 @@ def make_output_safe() -> None:
 
 
 def printable_text(text: str, stream: Any = None) -> str:
-    """The text as a stream (standard output without one) can show it, for streams that are another program's."""
+    r"""Replaces the characters that a stream cannot encode: for streams that belong to another program.
+
+    Args:
+        text: any text.
+        stream: the stream; None for standard output.
+
+    Returns:
+        The text with `\uXXXX` for each such character.
+    """
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, ESCAPE_ERROR_HANDLER).decode(encoding)

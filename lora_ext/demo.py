@@ -41,7 +41,17 @@ DEMO_SCENES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draws the sheets and trains in between; prints where they are and what they show. Returns 0."""
+    """Draws a sheet, trains, and draws a sheet of the result; prints where they are and what they show.
+
+    Args:
+        argv: the command line without the command's name; None reads that of the program.
+
+    Returns:
+        0.
+
+    Raises:
+        FileError: the installation lacks the small model.
+    """
     parser = CommandParser("demo", "Draw labelled sheets with the small built-in model, and train in between.")
     parser.add_argument("--out", type=Path, default=Path("lora-ext-demo"), help="folder for the sheet")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")

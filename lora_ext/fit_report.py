@@ -10,14 +10,27 @@ from .layer_names import LayerId
 
 @dataclass(frozen=True)
 class FitReport:
-    """How well a file fits a model: layers matched, layers the model lacks, layers of another shape, unread keys.
+    """How well a file fits a model.
 
-    dead: positions of the block-weight vector that this model has no block for.
-    uncovered: blocks of the file that the vector says nothing about; they count as 0.
-    damaged, damage: how many layers were skipped because they are damaged, and what is wrong with one.
-    assumed: what is taken where the file does not say its strength.
-    other: a sentence about a file that is not for SD1, SD2 or SDXL; nothing of it is applied.
-    way: why all files are live where they would have been baked; nothing is wrong with that.
+    Attributes:
+        name: the file's name.
+        family: the base model that the file is for.
+        matched: number of layers that apply.
+        unmatched: layers that the model lacks.
+        wrong_shape: layers that have another shape in the model.
+        unread: number of keys that were not understood.
+        dead: positions of the block weights that this model has no block for.
+        uncovered: blocks of the file that the block weights leave out; they count as 0.
+        notes: further sentences for the user.
+        damaged: number of layers that are skipped because they are damaged.
+        damage: what is wrong with the first of them.
+        other: a sentence about a file that is not for SD1, SD2 or SDXL; nothing of it is applied.
+        way: why all files are applied live where they would have been baked; this is no fault.
+        assumed: the alpha that is assumed where the file has none.
+
+    Example:
+        >>> print(FitReport("style", "SD1", matched=3, unread=2))
+        style (made for SD1): 3 of 3 layers apply; 2 keys not understood
     """
 
     name: str
@@ -37,7 +50,7 @@ class FitReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there is nothing to tell."""
+        """Whether all layers apply and there is nothing to report."""
         wrong = self.unmatched or self.wrong_shape or self.unread or self.notes or self.damaged
         return self.matched > 0 and not wrong
 

@@ -176,7 +176,14 @@ def _dtype(dtype: object) -> str:
 
 
 def block_norms(file: LoraFile) -> list[BlockNorm]:
-    """Every block in the file, in the U-Net's order."""
+    """Measures how much a file changes each block.
+
+    Args:
+        file: the file.
+
+    Returns:
+        One row for each block of the file, in the U-Net's order.
+    """
     layers, need_base = Counter[str](), Counter[str]()
     squares: dict[str, float] = {}
     for layer_id, adapter in file.adapters.items():
@@ -194,7 +201,19 @@ def block_norms(file: LoraFile) -> list[BlockNorm]:
 
 
 def top_tags(metadata: Mapping[str, str], count: int = 20) -> dict[str, int]:
-    """The most frequent caption tags that kohya's metadata counts (`ss_tag_frequency`); empty where there is none."""
+    """Reads the most frequent caption tags from kohya's metadata (`ss_tag_frequency`).
+
+    Args:
+        metadata: the file's metadata.
+        count: how many tags at most.
+
+    Returns:
+        Tag → how often it occurs, most frequent first; empty where the metadata has none.
+
+    Example:
+        >>> top_tags({"ss_tag_frequency": '{"10_cat": {"cat": 9, "sofa": 2}}'}, count=1)
+        {'cat': 9}
+    """
     total: Counter[str] = Counter()
     try:
         for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
@@ -208,7 +227,14 @@ def top_tags(metadata: Mapping[str, str], count: int = 20) -> dict[str, int]:
 
 
 def format_inspection(found: InspectionReport) -> str:
-    """The report as lines for a terminal."""
+    """Formats the report for a terminal.
+
+    Args:
+        found: the report.
+
+    Returns:
+        Lines of text.
+    """
     lines = [found.path, *_summary(found), ""]
     if found.blocks:
         lines += ["How strongly each block is changed (norm of the change at weight 1):", *_table(found.blocks), ""]
@@ -275,7 +301,14 @@ def _table(rows: Sequence[BlockNorm], width: int = 32) -> list[str]:
 
 
 def inspection_warnings(found: InspectionReport) -> list[str]:
-    """Sentences on what of the file cannot act, or may act otherwise than its maker meant."""
+    """Describes what of a file cannot be applied, or may act differently from what its author intended.
+
+    Args:
+        found: the report.
+
+    Returns:
+        Sentences for the user.
+    """
     if found.other:
         return [f"{_clean(found.other, 400)}."]
     lines = [f"{_clean(note)}." for note in found.notes]
@@ -299,7 +332,14 @@ def _clean(text: object, limit: int = 200) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `inspect`; returns the exit status (2 when any file cannot be read)."""
+    """Runs `inspect`.
+
+    Args:
+        argv: the command line without the command's name; None reads that of the program.
+
+    Returns:
+        The exit status: 0, or 2 when a file cannot be read.
+    """
     parser = CommandParser("inspect", "What a LoRA file is, and what it changes.")
     parser.add_argument("file", nargs="+", type=Path, help="safetensors, .pt, .ckpt or .bin")
     parser.add_argument("--json", action="store_true", help="print JSON (a list for several files)")

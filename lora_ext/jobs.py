@@ -99,9 +99,28 @@ class JobDetails(JobSummary):
 
 @dataclass(eq=False)
 class Job:
-    """One piece of work. done, total: how far; live: what a page may show meanwhile (a curve, the newest picture).
+    """One piece of work in the background. Times are seconds since 1970.
 
-    lane: "model" or "files". result: what the work returned, ready for JSON. Times are seconds since 1970.
+    Attributes:
+        id: names the job in routes.
+        kind: what sort of work it is, such as "train" or "merge".
+        title: what the work is about, for people.
+        lane: the queue that it is in: "model" or "files".
+        state: one of the `JobState`s.
+        done: how much is done, in whatever unit `total` has.
+        total: how much there is to do; 0 while that is not known.
+        text: what the job does now.
+        log: the newest lines of its log.
+        live: what a page may show while it works, such as a curve or the newest image; ready for JSON.
+        result: what the work returned, ready for JSON.
+        error: why it failed; None where it did not.
+        created: when it was queued.
+        started: when it started; None while it waits.
+        seconds_left: the work's own estimate; None leaves it to `left`.
+        ended: when it ended; None before.
+        stop_event: set when the user cancels it.
+        is_discarded: whether it was cancelled without saving what can be resumed.
+        ended_event: set when it has ended.
     """
 
     id: str
@@ -127,7 +146,16 @@ class Job:
     ended_event: threading.Event = field(default_factory=threading.Event)
 
     def progress(self, done: int, total: int, text: str = "") -> None:
-        """Reports how far the work is. Raises JobCancelledError once the user has cancelled it."""
+        """Reports how far the work is.
+
+        Args:
+            done: how much is done.
+            total: how much there is to do.
+            text: what the job does now.
+
+        Raises:
+            JobCancelledError: the user has cancelled the job.
+        """
         self.done, self.total, self.text = done, total, text
         if self.stop_event.is_set():
             raise JobCancelledError
@@ -137,12 +165,16 @@ class Job:
         return self.stop_event.is_set()
 
     def notify(self, text: str) -> None:
-        """A line for its log."""
+        """Adds a line to its log.
+
+        Args:
+            text: the line.
+        """
         self.log.append(text)
 
     @property
     def left(self) -> float | None:
-        """Seconds to go if the rest takes as long as what is done, None where that cannot be told."""
+        """Seconds to go, by the work's own estimate or at the present speed; None where unknown."""
         if self.state != JOB_RUNNING or self.started is None or not 0 < self.done < self.total:
             return None
         if self.seconds_left is not None:
@@ -198,9 +230,25 @@ class JobQueue:
         self._load_history()
 
     def start(self, kind: str, title: str, work: JobWork, *, lane: str = FILES_LANE) -> Job:
-        """Queues `work(job)` and returns at once. What it returns, which must be fit for JSON, is the job's result.
+        """Queues a job and returns at once.
 
-        Raises LoraError for a model job that this program cannot do: nothing of it is begun.
+        Args:
+            kind: what sort of work it is.
+            title: what the work is about, for people.
+            work: is called with the job, in a thread. What it returns has to be fit for JSON.
+            lane: "files" (several jobs at once) or "model" (one).
+
+        Returns:
+            The job.
+
+        Raises:
+            LoraError: the model cannot be used for this kind of work; nothing is queued.
+
+        Example:
+            >>> queue = JobQueue()
+            >>> job = queue.start("sum", "1 + 2", lambda job: 1 + 2)
+            >>> job.ended_event.wait(10), job.state, job.result
+            (True, 'done', 3)
         """
         if lane == MODEL_LANE and (reason := self._unavailable_reason(kind)):
             raise LoraError(reason)
@@ -215,7 +263,17 @@ class JobQueue:
         return job
 
     def get(self, name: str) -> Job:
-        """Returns the job of this id. Raises JobError where there is none."""
+        """Finds a job.
+
+        Args:
+            name: its id.
+
+        Returns:
+            The job.
+
+        Raises:
+            JobError: no job has this id.
+        """
         job = self._jobs.get(name)
         if job is None:
             raise JobError(f"there is no job {name!r}{did_you_mean(name, list(self._jobs)[-12:])}")
@@ -233,7 +291,18 @@ class JobQueue:
         return any(job.state not in JOB_ENDED_STATES for job in self.list_jobs())
 
     def move(self, name: str, to: str) -> Job:
-        """Puts a job that waits one place up or down, or first, in its lane. Raises JobError."""
+        """Moves a waiting job within its lane.
+
+        Args:
+            name: its id.
+            to: "up" or "down" by one place, or "first".
+
+        Returns:
+            The job.
+
+        Raises:
+            JobError: no job has this id, or it has already started.
+        """
         job = self.get(name)
         with self._lock:
             queue = self._queues[job.lane]
@@ -245,9 +314,17 @@ class JobQueue:
         return job
 
     def cancel(self, name: str, *, save: bool = True) -> Job:
-        """Asks a job to stop: at once if it waits, at its next report if it works. Raises JobError.
+        """Cancels a job: at once if it waits, at its next report of progress if it works.
 
-        save: work that can be resumed later is saved first.
+        Args:
+            name: its id.
+            save: whether to save work that can be resumed.
+
+        Returns:
+            The job.
+
+        Raises:
+            JobError: no job has this id.
         """
         job = self.get(name)
         job.is_discarded = job.is_discarded or not save
@@ -260,7 +337,14 @@ class JobQueue:
         return job
 
     def forget(self, name: str) -> None:
-        """Takes an ended job off the list; cancels one that is not ended. Raises JobError."""
+        """Removes an ended job from the list; cancels one that has not ended.
+
+        Args:
+            name: its id.
+
+        Raises:
+            JobError: no job has this id.
+        """
         job = self.cancel(name)
         if job.state in JOB_ENDED_STATES:
             with self._lock:

@@ -9,10 +9,16 @@ from .layer_names import UNET, LayerId
 
 
 def no_effect_reason(spec: AdapterSpec, layers: Iterable[LayerId], total: int | None = None) -> str:
-    """One sentence where a file, or its U-Net part, never acts; "" where it does.
+    """Explains why a file, or its U-Net part, is never applied.
 
-    layers: those of the file that apply. total: the number of denoiser calls, None where it is not known yet; a range
-    such as `start=50` is empty for 20 steps and not for 60.
+    Args:
+        spec: the file with its weights and schedule.
+        layers: the layers of the file that the model has.
+        total: number of denoiser calls; None where it is not known. A range such as `start=50` is empty for 20 steps,
+            but not for 60.
+
+    Returns:
+        A sentence; "" where the file acts.
     """
     layers = list(layers)
     if not layers:
@@ -30,7 +36,20 @@ def no_effect_reason(spec: AdapterSpec, layers: Iterable[LayerId], total: int | 
 
 
 def empty_step_range_reason(start: float | None, stop: float | None, total: int | None = None) -> str:
-    """Why no step lies from `start` until before `stop` (whole numbers are steps, fractions shares); "" if one does."""
+    """Explains why a range contains no step. Whole numbers are steps, fractions are shares of all steps.
+
+    Args:
+        start: the first step; None from the beginning.
+        stop: the step before which it ends; None for the end.
+        total: number of denoiser calls; None where it is not known.
+
+    Returns:
+        A part of a sentence; "" where the range contains a step.
+
+    Example:
+        >>> empty_step_range_reason(10, 10)
+        'it starts at step 10 and stops before step 10'
+    """
     if isinstance(start, float) and start >= 1:
         return "it starts after the last step"
     if stop is not None and stop <= 0:

@@ -31,11 +31,21 @@ def unread_tag_warnings(
     remaining_text: str | None = None,
     lowercase_only: bool = False,
 ) -> list[str]:
-    """Why texts that look like tags are not applied. words: names of tags that are read here.
+    """Explains why texts that look like tags are not applied.
 
-    remaining_text: the prompt without what was read as a tag, where the web UI has read it. small: names are read in
-    small
-    letters only, as the web UI reads them.
+    Args:
+        prompt: the prompt.
+        negative: the negative prompt.
+        tag_names: names of tags that are applied here.
+        remaining_text: the prompt without its tags, where the web UI has already removed them.
+        lowercase_only: whether tag names count in small letters only, as in the web UI.
+
+    Returns:
+        One sentence for each such text.
+
+    Example:
+        >>> unread_tag_warnings("a cat <lora: cat:0.8")
+        ['<lora: cat:0.8 has no > at its end: it is read as text, and nothing is applied: write <lora:cat:0.8>']
     """
     found = [
         *_misspelt(LORA_TAG_PATTERN.sub("", prompt) if remaining_text is None else remaining_text),
@@ -50,7 +60,14 @@ def unread_tag_warnings(
 
 
 def bracketed_tag_warnings(prompt: str) -> list[str]:
-    """What tags do that stand in brackets: they act at all steps, at the strength written in the tag."""
+    """Explains what tags in brackets do: they act at all steps, at the weight written in the tag.
+
+    Args:
+        prompt: the prompt.
+
+    Returns:
+        One sentence for each tag whose brackets have no effect on it.
+    """
     masked = LORA_TAG_PATTERN.sub(lambda match: _BLANK * len(match[0]), prompt)
     pairs = list(_pairs(masked))
     found = []

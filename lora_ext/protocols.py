@@ -1,4 +1,4 @@
-"""What the lower floors ask of a host, as Protocols: a model to hook, one to train, and a shell to talk through."""
+"""Protocols for what the lower layers need of a host: a model to hook, a model to train, and messages to the user."""
 
 from __future__ import annotations
 
@@ -25,18 +25,31 @@ class HookableModel(Protocol):
 
 
 class HostInterface(Protocol):
-    """Paths, options, progress and cancelling, as the face in charge offers them."""
+    """What a program around the tools offers: folders, options, progress, cancelling and messages."""
 
     def lora_dirs(self) -> tuple[Path, ...]:
-        """Folders that hold LoRA files, searched recursively, first match wins."""
+        """Returns the folders of LoRA files, which are searched recursively."""
         ...
 
     def option(self, name: str) -> object:
-        """The user's value of a setting of ours."""
+        """Returns the user's value of a setting of this extension.
+
+        Args:
+            name: the setting's name.
+
+        Returns:
+            The value, of the type that the setting has.
+        """
         ...
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """Show how far the work is."""
+        """Shows how far the work is.
+
+        Args:
+            done: how much is done.
+            total: how much there is to do.
+            text: what is done now.
+        """
         ...
 
     def cancelled(self) -> bool:
@@ -44,16 +57,27 @@ class HostInterface(Protocol):
         ...
 
     def notify(self, text: str) -> None:
-        """Tell the user something (a warning, a Fit report)."""
+        """Shows a message to the user, such as a warning or a fit report.
+
+        Args:
+            text: the message.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class UserFolders:
-    """The folders that a user has set up. save: where new LoRA files go; the others may be several, first match wins.
+    """The folders that a user has set up.
 
-    data: what is kept between starts (presets, indexes, history). fixed: folders whose files are never changed.
-    optional: those of `loras` that nobody named, and that need not exist.
+    Attributes:
+        loras: folders of LoRA files.
+        save: where new LoRA files are saved.
+        checkpoints: folders of checkpoints.
+        datasets: folders of training images.
+        outputs: where images and sheets are saved.
+        data: what is kept between starts (presets, indexes, history).
+        read_only: folders whose files are never changed.
+        optional: those of `loras` that need not exist, such as a program's own default.
     """
 
     loras: tuple[Path, ...]
@@ -68,7 +92,12 @@ class UserFolders:
 
 @dataclass(frozen=True)
 class TextConditioning:
-    """What captions tell the U-Net: states (n, 77·chunks, width); SDXL: pooled (n, width) too."""
+    """The output of the text encoders, which conditions the U-Net.
+
+    Attributes:
+        states (Tensor): (n, 77·chunks, width).
+        pooled (Tensor | None): (n, width) for SDXL.
+    """
 
     states: Tensor
     pooled: Tensor | None = None
@@ -76,10 +105,17 @@ class TextConditioning:
 
 @dataclass(frozen=True)
 class TrainingModelOptions:
-    """How a training run wants to use a model.
+    """How a training run uses a model.
 
-    precision: "no" (float32), "fp16" or "bf16". unet, text: which parts learn. attention: "", "sdpa" or "xformers".
-    compile_unet: `predict` by a compiled U-Net. word: a new word is learned. full_vae: the autoencoder in float32.
+    Attributes:
+        precision: "no" (float32), "fp16" or "bf16".
+        train_unet: whether the U-Net is trained.
+        train_text_encoders: whether the text encoders are trained.
+        gradient_checkpointing: whether activations are computed again in the backward pass, to save memory.
+        attention: "" (the model's own), "sdpa" or "xformers".
+        compile_unet: whether `predict` uses a compiled U-Net.
+        train_token_embedding: whether a token embedding is trained (textual inversion).
+        float32_vae: whether the autoencoder computes in float32.
     """
 
     precision: str = "no"
@@ -94,7 +130,18 @@ class TrainingModelOptions:
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """A picture to draw during training; names in kohya's prompt files: --n --w --h --d --s --l. seed None: drawn."""
+    """An image to generate during training. kohya's prompt lines name the fields --n --w --h --d --s --l --ss.
+
+    Attributes:
+        prompt: the prompt.
+        negative: the negative prompt.
+        width: pixels.
+        height: pixels.
+        seed: seed of the noise; None draws one.
+        steps: sampling steps.
+        cfg: guidance scale.
+        sampler: name of the sampler.
+    """
 
     prompt: str
     negative: str = ""
@@ -138,66 +185,145 @@ class TrainableModel(HookableModel, Protocol):
         ...
 
     def prepared_for_training(self, options: TrainingModelOptions) -> AbstractContextManager[None]:
-        """Inside: frozen, ready for gradients and in the precision wished for. Afterwards, also after an exception,
-        everything is as it was: Parameter objects, values, dtypes, devices, hooks, flags. Raises TrainError.
+        """Prepares the model inside a `with` block: parameters frozen, gradients possible, in the requested precision.
+
+        Afterwards, also after an exception, everything is restored: Parameter objects, values, dtypes, devices, hooks
+        and flags.
+
+        Args:
+            options: how the run uses the model.
+
+        Returns:
+            The context manager.
+
+        Raises:
+            TrainError: the model or this machine cannot do what the options ask for.
         """
         ...
 
     def is_stop_requested(self) -> bool:
-        """Whether the host was asked to stop what it does, by a button of its own."""
+        """Whether the user asked the host to stop, by a button of the host's own."""
         ...
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Pictures (n, 3, h, w) in −1..1 → scaled latents (n, 4, h/8, w/8), float32 on `device`; without gradients."""
+        """Encodes images to latents, without gradients.
+
+        Args:
+            pixels (Tensor): (n, 3, h, w) in −1..1.
+
+        Returns:
+            Tensor (n, 4, h/8, w/8), scaled latents, float32 on `device`.
+        """
         ...
 
     def encode_text(
         self, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = 75, weighted: bool = False
     ) -> TextConditioning:
-        """Captions → states. Gradients flow where they are enabled. What is longer than `max_token_length` tokens is
-        cut off; weighted: `(word:1.2)` is emphasis, else brackets are letters.
+        """Encodes captions. Gradients flow where they are enabled.
+
+        Args:
+            captions: n captions.
+            clip_skip: the text encoder's layer to use, counted from the end.
+            max_token_length: tokens beyond this number are cut off.
+            weighted: whether `(word:1.2)` is emphasis; otherwise brackets are text.
+
+        Returns:
+            The conditioning of the n captions.
         """
         ...
 
     def token_count(self, caption: str) -> int:
-        """Places that a caption takes, without start and end; a chunk of 75 that another follows counts as full, also
-        where it was cut after a comma. What is above `max_token_length` is cut off.
+        """Counts the tokens of a caption, without start and end.
+
+        A chunk of 75 tokens that another one follows counts as full, also where it was cut after a comma.
+
+        Args:
+            caption: one caption.
+
+        Returns:
+            The number; what is above `max_token_length` would be cut off.
         """
         ...
 
     def predict(
         self, noisy: Tensor, timesteps: Tensor, context: TextConditioning, sizes: Tensor | None = None
     ) -> Tensor:
-        """The U-Net's output for noisy latents (n, 4, h, w) at timesteps (n,), float32.
+        """Computes the U-Net's output for noisy latents.
 
-        sizes (n, 6), for SDXL: original height and width, crop's top and left, target height and width.
+        Args:
+            noisy (Tensor): (n, 4, h, w).
+            timesteps (Tensor): (n,).
+            context: the conditioning.
+            sizes (Tensor | None): (n, 6) for SDXL: original height and width, top and left of the crop, target height
+                and width, in pixels.
+
+        Returns:
+            Tensor (n, 4, h, w), float32.
         """
         ...
 
     def generate_image(self, spec: SampleSpec) -> Image.Image:
-        """A picture of the model as it is now, with whatever hooks are on it."""
+        """Generates an image with the model as it is now, including its hooks.
+
+        Args:
+            spec: the image to generate.
+
+        Returns:
+            The image.
+        """
         ...
 
     def check_sample(self, spec: SampleSpec) -> None:
-        """Raises LoraError for a picture that `sample` could not draw: a sampler that is not there."""
+        """Checks that an image can be generated.
+
+        Args:
+            spec: the image to generate.
+
+        Raises:
+            LoraError: the host cannot generate it, because it has no sampler of this name.
+        """
         ...
 
     def token_embeddings(self, text: str, count: int) -> tuple[Tensor, ...]:
-        """The text encoders' own vectors of a text's first `count` tokens (the last one repeated where there are
-        fewer): one (count, width) float32 for each text encoder. Raises TrainError for a text without a token.
+        """Returns the text encoders' embeddings of the first tokens of a text.
+
+        Args:
+            text: the text.
+            count: number of tokens; the last one is repeated where there are fewer.
+
+        Returns:
+            One tensor (count, width), float32, for each text encoder.
+
+        Raises:
+            TrainError: the text has no token.
         """
         ...
 
     def count_token_uses(self, token: str, caption: str, max_token_length: int) -> int:
-        """How often a word of `new_word` is read in a caption, which is cut off after `max_token_length` tokens."""
+        """Counts how often a caption has the token of `with_token_embedding`.
+
+        Args:
+            token: the token.
+            caption: one caption.
+            max_token_length: tokens beyond this number are cut off.
+
+        Returns:
+            How often the token is in what remains.
+        """
         ...
 
     def with_token_embedding(self, token: str, vectors: Sequence[Tensor]) -> AbstractContextManager[None]:
-        """Inside, `token` in captions and sample prompts stands for these vectors, (count, width) for each text
-        encoder; gradients reach them.
+        """Gives a token an embedding in captions and sample prompts, inside a `with` block. Gradients reach it.
+
+        Args:
+            token: the token.
+            vectors: one tensor (count, width) for each text encoder.
+
+        Returns:
+            The context manager.
         """
         ...
 
     def metadata(self) -> Mapping[str, str]:
-        """The base model in kohya's words: ss_sd_model_name, ss_sd_model_hash, ss_new_sd_model_hash, ss_v2 …"""
+        """The base model in kohya's metadata keys: ss_sd_model_name, ss_sd_model_hash, ss_new_sd_model_hash, ss_v2 …"""
         ...

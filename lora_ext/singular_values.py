@@ -17,30 +17,59 @@ _MORE, _DEGREE, _TURNS = 24, 10, 2
 
 
 def accurate_dtype(tensor: Tensor) -> torch.dtype:
-    """float64, where the device has it."""
+    """Returns the most accurate dtype of a tensor's device.
+
+    Args:
+        tensor: a tensor.
+
+    Returns:
+        float64; float32 on Apple's MPS, which has no float64.
+    """
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def frobenius(matrix: Tensor) -> float:
-    """‖M‖ (Frobenius) of a float32 M (m, n): a row at a time, which is as near as all in float64 (1e-8) and as fast as
-    all in float32, whose sums of millions of squares are right to 1e-3 only.
+    """Computes the Frobenius norm ‖M‖.
+
+    Each row's norm is computed in float32 and their sum in float64. This is as accurate as all in float64 (1e-8) and as
+    fast as all in float32, whose sums of millions of squares have errors of 1e-3.
+
+    Args:
+        matrix (Tensor): (m, n) float32.
+
+    Returns:
+        The norm.
     """
     rows = torch.linalg.vector_norm(matrix, dim=1)
     return float(torch.linalg.vector_norm(rows.to(accurate_dtype(rows))))
 
 
 def eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """(eigenvalues, eigenvectors) of a symmetric M without negative ones, falling, in M's dtype."""
+    """Computes all eigenpairs of a positive semi-definite matrix.
+
+    Args:
+        gram (Tensor): (n, n), symmetric.
+
+    Returns:
+        (eigenvalues (n,) in falling order, eigenvectors (n, n) as columns), in the dtype of `gram`.
+    """
     weights, vectors = torch.linalg.eigh(gram.cpu() if gram.device.type == "mps" else gram)
     return weights.clamp(min=0).flip(0), vectors.flip(1)
 
 
 def leading_eigenpairs(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """At least the first `count` eigenpairs of a symmetric M (n, n) without negative eigenvalues, falling.
+    """Computes the largest eigenpairs of a positive semi-definite matrix.
 
-    Few of a large M: subspaces filtered by Chebyshev polynomials (Zhou, Saad, Tiago & Chelikowsky 2006). They count
-    only when the trace outside of them is proven to be within `TRACE_TOLERANCE` of the least possible. Else `eigen`,
-    of all.
+    For few pairs of a large matrix, subspaces are filtered by Chebyshev polynomials (Zhou, Saad, Tiago & Chelikowsky
+    2006). These are accepted only when the trace outside of them is proven to be within `TRACE_TOLERANCE` of the least
+    possible. Otherwise `eigen` computes all pairs.
+
+    Args:
+        gram (Tensor): (n, n), symmetric.
+        count: how many pairs are needed.
+
+    Returns:
+        (eigenvalues in falling order, eigenvectors as columns), at least `count` of them.
     """
     width, total = count + _MORE, float(gram.diagonal().sum())
     if gram.shape[0] >= 160 and width <= 0.4 * gram.shape[0] and 0 < total < float("inf"):
@@ -56,7 +85,14 @@ def leading_eigenpairs(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def left_singular_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """(singular values, left singular vectors) of M (m, n), falling, float64 where there is one, by M·Mᵀ."""
+    """Computes all singular values and left singular vectors of a matrix from M·Mᵀ.
+
+    Args:
+        matrix (Tensor): (m, n).
+
+    Returns:
+        (singular values (m,) in falling order, vectors (m, m) as columns), in `accurate_dtype`.
+    """
     matrix = matrix.to(accurate_dtype(matrix))
     squares, vectors = eigen(matrix @ matrix.T)
     return squares.sqrt(), vectors
@@ -104,10 +140,19 @@ def _proven(gram: Tensor, values: Tensor, vectors: Tensor, images: Tensor, count
 
 
 def krylov(matrix: Tensor, rank: int, norm: float) -> tuple[Tensor, Tensor]:
-    """Orthonormal B (m, b) that nearly holds the first `rank` left singular vectors of M (m, n), m ≤ n; and Bᵀ·M.
+    """Computes a basis that nearly contains the first left singular vectors of a matrix.
 
-    Blocks Ω, (MMᵀ)Ω, (MMᵀ)²Ω … are all kept and made orthogonal. What the best `rank` directions in them miss falls by
-    a steady factor or faster; ends when by that factor less than 1.5e-4 of the squared error is left to gain.
+    The blocks Ω, (MMᵀ)Ω, (MMᵀ)²Ω … are all kept and made orthogonal. The error of the best `rank` directions in them
+    falls by a steady factor or faster. The iteration ends when less than 1.5e-4 of the squared error can still be
+    gained by that factor.
+
+    Args:
+        matrix (Tensor): M, (m, n) with m ≤ n, float32.
+        rank: how many singular vectors are needed.
+        norm: ‖M‖.
+
+    Returns:
+        (B (m, b) with orthonormal columns, Bᵀ·M (b, n)), b ≥ rank.
     """
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(matrix.shape[1], rank + 8, generator=generator).to(matrix)
