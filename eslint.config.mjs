@@ -5,7 +5,7 @@ import globals from "globals";
 const lengths = {
     "max-len": ["error", { code: 120 }],
     "max-lines": ["error", { max: 320 }],
-    "max-lines-per-function": ["error", { max: 50, skipComments: true, skipBlankLines: true }],
+    "max-lines-per-function": ["error", { max: 40, skipComments: true, skipBlankLines: true }],
 };
 
 export default [

@@ -1,14 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { keptShare, strongestPicture } from "../../javascript/lora_ext/blocks/block_map.mjs";
 import { exampleValues, joinAxis, splitAxis } from "../../javascript/lora_ext/compare/axis_field.mjs";
 import { chartScale, linePath } from "../../javascript/lora_ext/controls/chart.mjs";
 import { apiUrl } from "../../javascript/lora_ext/core/api.mjs";
 import { metadataChanges } from "../../javascript/lora_ext/library/file_editor.mjs";
 import { namedEntries, tagFrequency } from "../../javascript/lora_ext/library/file_metadata.mjs";
+import { pageOf } from "../../javascript/lora_ext/panels/files.mjs";
+import { stem } from "../../javascript/lora_ext/tools/extract.mjs";
 import { groupLayers } from "../../javascript/lora_ext/tools/tool_report.mjs";
 import { curvePoints, lossLimit } from "../../javascript/lora_ext/library/training_curves.mjs";
 import { optionText } from "../../javascript/lora_ext/train/option_controls.mjs";
 import { matchesSearch, sameValue } from "../../javascript/lora_ext/train/option_form.mjs";
+import { weightSummary } from "../../javascript/lora_ext/weights/group_sliders.mjs";
 
 test("an axis as text is split and joined to the same", () => {
     for (const text of ["weight:0.2-1.0(+0.2)", "seed:1,2", "epoch:all", "block FACE:0.5,1", "block:IN04,MID", ""]) {
@@ -119,4 +123,31 @@ test("options are found by words of their title, name or help", () => {
     for (const words of [["snr"], ["gamma", "noise"], ["min_snr"], ["min", "snr"]])
         assert.ok(matchesSearch(option, words));
     assert.ok(!matchesSearch(option, ["snr", "rank"]));
+});
+
+test("the kept blocks' share counts blocks of the layout only; the first picture is the strongest block's", () => {
+    const shares = { BASE: 0.1, IN01: 0.2, MID: 0.3, OUT03: 0.4 };
+    assert.equal(keptShare(["IN01", "MID", "OUT03"], new Set(["MID", "BASE"]), shares), 0.3);
+    assert.equal(keptShare(["IN01"], new Set(), shares), 0);
+    assert.equal(strongestPicture({ pictures: { "": "0.png", IN01: "1.png", MID: "2.png" }, shares }), "MID");
+    assert.equal(strongestPicture({ pictures: {}, shares }), undefined);
+});
+
+test("a list asks for the next page, for the first one, or for all rows that it shows", () => {
+    assert.deepEqual(pageOf(120, { more: true }), { limit: 60, offset: 120 });
+    assert.deepEqual(pageOf(120, {}), { limit: 60, offset: 0 });
+    assert.deepEqual(pageOf(120, { keep: true }), { limit: 120, offset: 0 });
+    assert.deepEqual(pageOf(3, { keep: true }), { limit: 60, offset: 0 });
+    assert.deepEqual(pageOf(9000, { keep: true }), { limit: 500, offset: 0 });
+});
+
+test("a file's name without folders and ending", () => {
+    assert.deepEqual(["a/b.c/model.v1.safetensors", "model", "a/model"].map(stem), ["model.v1", "model", "model"]);
+});
+
+test("a group's slider shows the mean of its numbers, and whether the weights differ", () => {
+    assert.deepEqual(weightSummary([0.5, 0.5]), { mean: 0.5, first: 0.5, differ: false });
+    assert.deepEqual(weightSummary([1, "R", 0]), { mean: 0.5, first: 1, differ: true });
+    assert.deepEqual(weightSummary(["R", "R"]), { mean: 0, first: undefined, differ: true });
+    assert.deepEqual(weightSummary([]), { mean: 0, first: undefined, differ: true });
 });

@@ -154,6 +154,33 @@ function adviceText(labels, chosen, share) {
     return t("Keep {0}: {1} of {2} blocks make up {3} of the effect.", ranges, count, labels.length, effect);
 }
 
+/**
+ * The kept blocks' share of the whole effect.
+ * @param {string[]} labels of the layout
+ * @param {Set<string>} kept
+ * @param {Record<string, number>} shares
+ */
+export const keptShare = (labels, kept, shares) =>
+    labels.reduce((total, label) => total + (kept.has(label) ? shares[label] : 0), 0);
+
+/** The block with the largest share of those that have a picture. @param {BlockAnalysis} found */
+export const strongestPicture = ({ pictures, shares }) =>
+    Object.keys(pictures)
+        .filter(Boolean) // "" is the picture to measure from
+        .sort((a, b) => shares[b] - shares[a])[0];
+
+/** What the map shows, as a heading. @param {BlockAnalysis} found */
+function heading(found) {
+    const way = analysisWays().find(([name]) => name === found.way);
+    return h("h3", {}, `${found.title} · ${way ? way[1] : found.way}`);
+}
+
+/** A sentence where much of the file lies in layers that the layout switches off. @param {BlockAnalysis} found */
+function outsideNote({ outside }) {
+    if (outside <= 0.005) return null;
+    return note(t("{0} of the whole file lies in layers that this layout switches off.", percent(outside)));
+}
+
 /** @param {BlockAnalysis} found */
 export function blockMap(found) {
     const { labels } = page.layouts.layouts[found.layout];
@@ -179,24 +206,11 @@ export function blockMap(found) {
     const showChosen = () => {
         chosen = strongestBlocks(found.shares, keep.get());
         for (const [label, box] of Object.entries(boxes)) box.classList.toggle("kept", chosen.has(label));
-        const sum = labels.reduce((total, label) => total + (chosen.has(label) ? found.shares[label] : 0), 0);
-        advice.textContent = adviceText(labels, chosen, sum);
+        advice.textContent = adviceText(labels, chosen, keptShare(labels, chosen, found.shares));
     };
     const weights = () => labels.map((label) => (chosen.has(label) ? 1 : 0)).join(",");
-    const way = analysisWays().find(([name]) => name === found.way);
-    const outside = t("{0} of the whole file lies in layers that this layout switches off.", percent(found.outside));
     showChosen();
-    const first = Object.keys(found.pictures)
-        .filter(Boolean)
-        .sort((a, b) => found.shares[b] - found.shares[a])[0];
+    const first = strongestPicture(found);
     if (first) compare(first);
-    return stack(
-        h("h3", {}, `${found.title} · ${way ? way[1] : found.way}`),
-        advice,
-        found.outside > 0.005 ? note(outside) : null,
-        grid(keep),
-        actions(found, weights),
-        pair,
-        map,
-    );
+    return stack(heading(found), advice, outsideNote(found), grid(keep), actions(found, weights), pair, map);
 }

@@ -143,6 +143,31 @@ function sheetTable(sheet, fill) {
 }
 
 /**
+ * The details of the opened cell below the table. They are made anew only when what they show has changed.
+ * @param {HTMLElement} place
+ * @param {number} index of the cell
+ * @param {SheetCell} cell
+ * @param {string} reason why it is suggested, else ""
+ */
+function showDetails(place, index, cell, reason) {
+    const key = `${index} ${Boolean(cell.score)} ${Boolean(reason)}`;
+    if (place.dataset.key === key) return;
+    place.dataset.key = key;
+    setChildren(place, cellDetails(cell, reason));
+}
+
+/**
+ * The buttons of the z axis' pages, where there are several.
+ * @param {Sheet["axes"]["z"]} z
+ * @param {(page: number) => void} showPage
+ */
+function pageButtons(z, showPage) {
+    if (z.labels.length < 2) return null;
+    const pages = z.labels.map((label, i) => /** @type {[string, string]} */ ([String(i), label]));
+    return segments(pages, "0", (to) => showPage(Number(to)), z.title);
+}
+
+/**
  * @param {Sheet} sheet
  * @returns an element; fill(sheet) adds what has come since, and leaves what was opened: a picture, a page, where the
  * table is scrolled to
@@ -159,13 +184,9 @@ export function sheetView(sheet) {
         now = sheet;
     let suggested = /** @type {Set<number>} */ (new Set());
     const show = (/** @type {number} */ index) => {
-        const cell = now.cells[index];
-        const reason = suggested.has(index) && now.suggested ? now.suggested.reason : "";
-        const key = `${index} ${Boolean(cell.score)} ${Boolean(reason)}`;
         for (const [one, td] of table.cells) td.classList.toggle("opened", one === index);
-        if (about.dataset.key === key) return;
-        about.dataset.key = key;
-        setChildren(about, cellDetails(cell, reason));
+        const reason = suggested.has(index) && now.suggested ? now.suggested.reason : "";
+        showDetails(about, index, now.cells[index], reason);
     };
     const fillOne = (/** @type {HTMLElement} */ td, /** @type {number} */ index) => {
         const cell = now.cells[index];
@@ -181,17 +202,10 @@ export function sheetView(sheet) {
         if (wanted !== undefined && newer.cells[wanted] && newer.cells[wanted].file) show(wanted);
         setChildren(tail, sheetNotes(newer));
     };
-    const pages = z.labels.map((label, i) => /** @type {[string, string]} */ ([String(i), label]));
     table.showPage(0);
     fill(sheet);
-    return Object.assign(
-        stack(
-            pages.length > 1 ? segments(pages, "0", (to) => table.showPage(Number(to)), z.title) : null,
-            zoomField(table.element),
-            table.element,
-            about,
-            tail,
-        ),
-        { folder: sheet.folder, fill },
-    );
+    return Object.assign(stack(pageButtons(z, table.showPage), zoomField(table.element), table.element, about, tail), {
+        folder: sheet.folder,
+        fill,
+    });
 }

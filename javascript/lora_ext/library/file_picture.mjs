@@ -18,6 +18,35 @@ function base64(file) {
     });
 }
 
+/** A hidden field that uploads a picture. @param {(source: { data: string }) => Promise<void>} take */
+function pictureUpload(take) {
+    const upload = h("input", {
+        type: "file",
+        accept: "image/png,image/jpeg,image/webp",
+        hidden: true,
+        onchange: showingErrors(async () => {
+            const picture = upload.files && upload.files[0];
+            if (!picture) return;
+            const data = await base64(picture);
+            upload.value = "";
+            await take({ data });
+        }),
+    });
+    return upload;
+}
+
+/**
+ * A generated picture as a button.
+ * @param {{ name: string, time: number }} picture
+ * @param {(source: { picture: string }) => void} take
+ */
+const generatedPicture = ({ name, time }, take) =>
+    h(
+        "button",
+        { type: "button", title: name, onclick: () => take({ picture: name }) },
+        h("img", { loading: "lazy", alt: name, src: apiUrl("/pictures", { name, v: time }) }),
+    );
+
 /**
  * @param {LoraFile} file
  * @param {() => void} onchange called when there is another picture
@@ -32,30 +61,12 @@ export function filePicture(file, onchange) {
         toast(t("Saved beside the file"));
         onchange();
     });
-    const upload = h("input", {
-        type: "file",
-        accept: "image/png,image/jpeg,image/webp",
-        hidden: true,
-        onchange: showingErrors(async () => {
-            const picture = upload.files && upload.files[0];
-            if (!picture) return;
-            const data = await base64(picture);
-            upload.value = "";
-            await take({ data });
-        }),
-    });
-    const choice = (/** @type {{ name: string, time: number }} */ { name, time }) => {
-        const src = apiUrl("/pictures", { name, v: time });
-        return h(
-            "button",
-            { type: "button", title: name, onclick: () => take({ picture: name }) },
-            h("img", { loading: "lazy", alt: name, src }),
-        );
-    };
+    const upload = pictureUpload(take);
     const choose = showingErrors(async () => {
         if (choices.hidden) {
             const { pictures } = await api("/pictures/newest", { query: { limit: 60 } });
-            setChildren(choices, pictures.length ? pictures.map(choice) : note(t("No picture was made yet.")));
+            const buttons = pictures.map((picture) => generatedPicture(picture, take));
+            setChildren(choices, buttons.length ? buttons : note(t("No picture was made yet.")));
         }
         choices.hidden = !choices.hidden;
     });

@@ -39,9 +39,8 @@ import { LoraPicker } from "../library/lora_picker.mjs";
 /** @type {{ picker: LoraPicker, view: JobView }} */
 let parts;
 
-/** How each block is measured, and the settings of the pictures for it. @param {Stored} stored */
-function measureFields(stored) {
-    let way = stored.way || "norms";
+/** The settings of the pictures by which blocks are measured. @param {Stored} stored */
+function pictureFields(stored) {
     const usualPrompt = page.choices.draws ? "a red circle on a blue background" : "";
     const prompt = textArea(3, stored.prompt ?? usualPrompt);
     const numbers = {
@@ -59,29 +58,34 @@ function measureFields(stored) {
     };
     const checkpoint = checkpointSelect(stored.checkpoint);
     const model = page.choices.draws ? field(t("Model"), checkpoint, t("The model that generates the pictures")) : null;
-    const pictures = h(
-        "div",
-        { class: "lx-result", hidden: way === "norms" },
+    const element = stack(
         field(t("Prompt"), prompt, t("What is drawn; the LoRA's tag is added where it is missing")),
         h("details", {}, summary(t("Settings")), grid(model, Object.values(numbers))),
     );
-    const ways = segments(
-        analysisWays(),
-        way,
-        (to) => {
-            way = to;
-            pictures.hidden = to === "norms";
-        },
-        t("How it is measured"),
-    );
     const get = () => ({
-        way,
         prompt: prompt.value,
         checkpoint: checkpoint.value || "",
         ...Object.fromEntries(Object.entries(numbers).map(([name, number]) => [name, number.get()])),
     });
-    const title = h("span", { class: "lx-label" }, t("How it is measured"));
-    return { elements: [h("div", { class: "lx-field" }, title, ways), pictures], get };
+    return { element, get };
+}
+
+/** How each block is measured, and the settings of the pictures for it. @param {Stored} stored */
+function measureFields(stored) {
+    let way = stored.way || "norms";
+    const pictures = pictureFields(stored);
+    const setWay = (/** @type {string} */ to) => {
+        way = to;
+        pictures.element.hidden = to === "norms";
+    };
+    const title = t("How it is measured");
+    const ways = segments(analysisWays(), way, setWay, title);
+    setWay(way);
+    const label = h("span", { class: "lx-label" }, title);
+    return {
+        elements: [h("div", { class: "lx-field" }, label, ways), pictures.element],
+        get: () => ({ way, ...pictures.get() }),
+    };
 }
 
 /** The layouts of block weights that fit a file. */

@@ -8,7 +8,7 @@ import { t } from "../core/strings.mjs";
 import { loadSheet, sheetHistory, unfinishedNote } from "../compare/sheet_history.mjs";
 import { sheetForm } from "../compare/sheet_form.mjs";
 import { sheetView } from "../compare/sheet_view.mjs";
-import { button, card, note, stack, summary } from "../controls/basic.mjs";
+import { button, card, columns, note, stack, summary } from "../controls/basic.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 
@@ -61,6 +61,25 @@ function runningSheet() {
     return { show, finish, clear, isFilling: () => isFilling };
 }
 
+/**
+ * The panel's two columns: the form and earlier sheets, and the sheet.
+ * @param {SheetForm} form
+ * @param {() => void} draw
+ * @param {HTMLElement} earlier
+ * @param {HTMLElement[]} result
+ */
+function panelColumns(form, draw, earlier, result) {
+    const start = button(t("Draw sheet"), draw, { kind: "main", tip: t("Draws every combination") });
+    return columns(
+        "compare",
+        [
+            card(t("Sheet"), form.elements, h("div", { class: "lx-row" }, start), form.settings),
+            h("details", { class: "lx-card" }, summary(t("Earlier sheets")), earlier),
+        ],
+        [card(t("Result"), result)],
+    );
+}
+
 /** @param {HTMLElement} panel @param {SheetForm} form */
 function fill(panel, form) {
     const out = stack(note(t("Draw a sheet, or open an earlier one.")));
@@ -89,20 +108,9 @@ function fill(panel, form) {
         const resume = () => draw({ ...sheet.asked, folder: sheet.folder });
         setChildren(out, sheet.complete ? null : unfinishedNote(resume), sheetView(sheet));
     });
-    const start = button(t("Draw sheet"), () => draw({}), { kind: "main", tip: t("Draws every combination") });
     setChildren(
         panel,
-        h(
-            "div",
-            { class: "lx-split compare" },
-            h(
-                "div",
-                { class: "lx-side" },
-                card(t("Sheet"), form.elements, h("div", { class: "lx-row" }, start), form.settings),
-                h("details", { class: "lx-card" }, summary(t("Earlier sheets")), history.element),
-            ),
-            h("div", { class: "lx-main" }, card(t("Result"), view.element, out)),
-        ),
+        panelColumns(form, () => draw({}), history.element, [view.element, out]),
     );
     history.refresh();
     parts = { form, view };

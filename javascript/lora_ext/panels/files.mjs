@@ -23,16 +23,38 @@ const PAGE_SIZE = 60,
 /** @type {{ find: (name: string) => Promise<void>, duplicates: JobView }} */
 let parts;
 
+/**
+ * A field that filters the list by one property of the files.
+ * @param {"base" | "kind" | "rank"} name
+ * @param {string} any text of the option that shows all
+ * @param {() => void} onchange
+ */
+function listFilter(name, any, onchange) {
+    const element = select([["", any]], "", onchange, { "aria-label": any, title: t("Show only these") });
+    return {
+        name,
+        element,
+        /** Shows the values that there are, with their counts; the chosen one stays. */
+        showFacets(/** @type {LibraryPage["facets"]} */ facets) {
+            const chosen = element.value;
+            const values = Object.entries(facets[name]).map(([value, count]) =>
+                h("option", { value }, `${familyName(value)} (${count})`),
+            );
+            setChildren(element, h("option", { value: "" }, any), values);
+            element.value = chosen;
+        },
+    };
+}
+
 /** The fields above the list. @param {() => void} onchange */
 function listFilters(onchange) {
     const search = nameSearch();
     search.addEventListener("input", debounce(180, onchange));
-    const any = { base: t("any base"), kind: t("any kind"), rank: t("any rank") };
-    const filters = Object.entries(any).map(([name, text]) => ({
-        name,
-        text,
-        element: select([["", text]], "", onchange, { "aria-label": text, title: t("Show only these") }),
-    }));
+    const filters = [
+        listFilter("base", t("any base"), onchange),
+        listFilter("kind", t("any kind"), onchange),
+        listFilter("rank", t("any rank"), onchange),
+    ];
     const sort = select(
         [
             ["newest", t("newest first")],
@@ -53,17 +75,7 @@ function listFilters(onchange) {
         }),
         /** Shows what there is to filter by. */
         showFacets(/** @type {LibraryPage["facets"]} */ facets) {
-            for (const { name, text, element } of filters) {
-                const chosen = element.value;
-                setChildren(
-                    element,
-                    h("option", { value: "" }, text),
-                    Object.entries(facets[name]).map(([value, count]) =>
-                        h("option", { value }, `${familyName(value)} (${count})`),
-                    ),
-                );
-                element.value = chosen;
-            }
+            for (const filter of filters) filter.showFacets(facets);
         },
         /** Searches for one name among all files. */
         searchFor(/** @type {string} */ name) {
@@ -101,6 +113,37 @@ const fileCard = (row, pressed, onclick) =>
     );
 
 /**
+ * An element at the end of the list; the next page is loaded when it comes into sight.
+ * @param {() => void} loadMore
+ */
+function listEnd(loadMore) {
+    const end = h("div", { class: "lx-end", "aria-hidden": "true" });
+    const observer = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && loadMore(), {
+        rootMargin: "300px",
+    });
+    observer.observe(end);
+    return end;
+}
+
+/** How many files match, and what could not be read. @param {LibraryPage} page */
+const countTexts = ({ total, pending, errors }) => [
+    t("{0} files", total),
+    pending ? ` · ${t("{0} still being read", pending)}` : "",
+    errors.map((error) => note(error, "bad")),
+];
+
+/**
+ * Which rows are asked for: the next page, or the first rows again.
+ * @param {number} shown how many rows are shown
+ * @param {{ more?: boolean, keep?: boolean }} way more: the next page. keep: as many as are shown, because files came
+ * or went
+ */
+export const pageOf = (shown, { more = false, keep = false }) =>
+    more
+        ? { limit: PAGE_SIZE, offset: shown }
+        : { limit: Math.min(Math.max(PAGE_SIZE, keep ? shown : 0), MOST_ROWS), offset: 0 };
+
+/**
  * The list: a page more each time its end comes into sight.
  * @param {(name: string) => void} show
  * @param {() => string} chosen the name of the file that is shown
@@ -115,21 +158,12 @@ function fileList(show, chosen) {
     const count = h("span", { class: "lx-hint", role: "status" });
     const cards = h("div", { class: "lx-cards" });
     const cardOf = (/** @type {LibraryRow} */ row) => fileCard(row, chosen() === row.name, show);
-    const showCount = (/** @type {LibraryPage} */ { pending, errors }) =>
-        setChildren(
-            count,
-            t("{0} files", total),
-            pending ? ` · ${t("{0} still being read", pending)}` : "",
-            errors.map((error) => note(error, "bad")),
-        );
-    /** more: the next page. keep: as many as are shown now, because files came or went. */
-    const load = showingErrors(async ({ more = false, keep = false } = {}) => {
+    const load = showingErrors(async (/** @type {{ more?: boolean, keep?: boolean }} */ way = {}) => {
         if (asked) asked.abort();
         asked = new AbortController();
-        const limit = more ? PAGE_SIZE : Math.min(Math.max(PAGE_SIZE, keep ? rows.length : 0), MOST_ROWS);
-        const query = { ...filters.query(), limit, offset: more ? rows.length : 0 };
+        const query = { ...filters.query(), ...pageOf(rows.length, way) };
         const page = /** @type {LibraryPage} */ (await api("/library", { query, signal: asked.signal }));
-        rows = more ? [...rows, ...page.rows] : page.rows;
+        rows = query.offset ? [...rows, ...page.rows] : page.rows;
         total = page.total;
         updateRows(
             cards,
@@ -137,16 +171,10 @@ function fileList(show, chosen) {
             (row) => (row ? rowKey(row) : ""),
             (row) => (row ? cardOf(row) : note(t("No file matches."))),
         );
-        showCount(page);
+        setChildren(count, countTexts(page));
         filters.showFacets(page.facets);
     });
-    const end = h("div", { class: "lx-end", "aria-hidden": "true" });
-    new IntersectionObserver(
-        (entries) => {
-            if (entries[0].isIntersecting && rows.length && rows.length < total) load({ more: true });
-        },
-        { rootMargin: "300px" },
-    ).observe(end);
+    const end = listEnd(() => rows.length && rows.length < total && load({ more: true }));
     const box = h(
         "div",
         { class: "lx-file-list", tabindex: 0, role: "region", "aria-label": t("LoRA files") },
@@ -166,10 +194,13 @@ const duplicatesView = (cardOf) =>
         },
     });
 
-/** @param {HTMLElement} panel */
-function build(panel) {
+/**
+ * The list and the details of the file that is chosen in it.
+ * @param {HTMLElement} panel
+ */
+function listWithDetails(panel) {
     let chosen = "";
-    const details = h("div", { class: "lx-detail" });
+    const details = h("div", { class: "lx-detail" }, card(null, note(t("Choose a file to see what is in it."))));
     const show = showingErrors(async (/** @type {string} */ name) => {
         chosen = name;
         for (const one of /** @type {HTMLElement[]} */ ([...list.cards.children])) {
@@ -194,6 +225,12 @@ function build(panel) {
         saved: () => void list.load(),
         pictureChanged: () => void list.load({ keep: true }),
     };
+    return { list, details, show };
+}
+
+/** @param {HTMLElement} panel */
+function build(panel) {
+    const { list, details, show } = listWithDetails(panel);
     const duplicates = duplicatesView(list.cardOf);
     const find = button(t("Find duplicates"), () => duplicates.run("/duplicates"), {
         kind: "quiet",
@@ -205,7 +242,6 @@ function build(panel) {
     ];
     const main = h("div", { class: "lx-main" }, card(null, top, duplicates.element, list.box));
     setChildren(panel, h("div", { class: "lx-files-grid" }, main, details));
-    setChildren(details, card(null, note(t("Choose a file to see what is in it."))));
     list.load();
     on("library", () => list.load({ keep: true }));
     parts = {

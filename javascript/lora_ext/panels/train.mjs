@@ -124,6 +124,19 @@ const formPage = (form) =>
         ),
     );
 
+/** The buttons of the panel's pages. @param {(page: string) => void} show */
+const pageTabs = (show) =>
+    segments(
+        [
+            ["form", t("Settings"), t("What is trained, and how")],
+            ["data", t("Pictures"), t("The pictures and their captions")],
+            ["history", t("History"), t("Earlier runs: settings, curves, files")],
+        ],
+        "form",
+        show,
+        t("Train"),
+    );
+
 /**
  * The three pages of the panel.
  * @param {TrainForm} known
@@ -156,16 +169,7 @@ function pages(known, form, start, describe) {
         }
         if (to === "history") showHistory();
     };
-    const tabs = segments(
-        [
-            ["form", t("Settings"), t("What is trained, and how")],
-            ["data", t("Pictures"), t("The pictures and their captions")],
-            ["history", t("History"), t("Earlier runs: settings, curves, files")],
-        ],
-        "form",
-        show,
-        t("Train"),
-    );
+    const tabs = pageTabs(show);
     data.hidden = past.hidden = true;
     const open = (/** @type {string} */ name) => {
         tabs.set(name);
@@ -185,12 +189,42 @@ const runView = () =>
         ],
     });
 
+/** The panel's jobs by their kinds: the check before a run, the run, the descriptions of the pictures. */
+const jobViews = () => ({
+    preflight: new JobView({ kinds: ["preflight"], result: preflightReport }),
+    train: runView(),
+    caption: new JobView({ kinds: ["caption"], result: captionReport }),
+});
+
+/**
+ * What starts a run, and the jobs. It stays in sight while the pages are scrolled.
+ * @param {ReturnType<typeof trainingForm>} form
+ * @param {ReturnType<typeof jobViews>} jobs
+ * @param {() => void} check
+ * @param {() => void} start
+ */
+const runCard = (form, jobs, check, start) =>
+    h(
+        "section",
+        { class: "lx-card lx-stick" },
+        h("h3", {}, t("Run")),
+        buttonRow(
+            button(t("Check first"), check, {
+                tip: t("Checks pictures and settings: steps, time, memory, possible mistakes"),
+            }),
+            button(t("Train"), start, {
+                kind: "main",
+                tip: t("Puts the run into the queue; it starts when the model is free"),
+            }),
+        ),
+        form.compare,
+        Object.values(jobs).map(({ element }) => element),
+    );
+
 /** @param {HTMLElement} panel @param {TrainForm} known */
 function fill(panel, known) {
     const form = trainingForm(known);
-    const run = runView();
-    const check = new JobView({ kinds: ["preflight"], result: preflightReport });
-    const captions = new JobView({ kinds: ["caption"], result: captionReport });
+    const jobs = jobViews();
     const request = () => {
         try {
             return { settings: form.options.settings(), prompts: form.prompts.value };
@@ -201,40 +235,16 @@ function fill(panel, known) {
         }
     };
     const start = showingErrors(async () => {
-        await run.run("/train", { ...request(), compare: form.compare.box.checked });
+        await jobs.train.run("/train", { ...request(), compare: form.compare.box.checked });
         await shown.showHistory();
     });
-    const look = showingErrors(() => check.run("/train/preflight", request()));
-    const shown = pages(known, form, start, (asked) => captions.run("/dataset/describe", asked));
-    const buttons = buttonRow(
-        button(t("Check first"), look, {
-            tip: t("Checks pictures and settings: steps, time, memory, possible mistakes"),
-        }),
-        button(t("Train"), start, {
-            kind: "main",
-            tip: t("Puts the run into the queue; it starts when the model is free"),
-        }),
-    );
-    const side = h(
-        "section",
-        { class: "lx-card lx-stick" },
-        h("h3", {}, t("Run")),
-        buttons,
-        form.compare,
-        check.element,
-        run.element,
-        captions.element,
-    );
+    const check = showingErrors(() => jobs.preflight.run("/train/preflight", request()));
+    const shown = pages(known, form, start, (asked) => jobs.caption.run("/dataset/describe", asked));
+    const side = runCard(form, jobs, check, start);
     setChildren(panel, h("div", { class: "lx-tool wide" }, shown.element, h("div", { class: "lx-side" }, side)));
-    const views = new Map([
-        ["train", run],
-        ["caption", captions],
-    ]);
-    attach = ({ kind, id }) => void (views.get(kind) || check).attach(id);
+    attach = ({ kind, id }) => void jobs[/** @type {keyof typeof jobs} */ (kind)].attach(id);
     if (pending) attach(pending);
-    run.resume();
-    check.resume();
-    captions.resume();
+    for (const view of Object.values(jobs)) view.resume();
 }
 
 registerJobOpener(["train", "preflight", "caption"], (job) => {

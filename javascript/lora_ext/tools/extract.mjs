@@ -7,12 +7,25 @@ import { numberField } from "../controls/number_field.mjs";
 import { rankRuleField } from "./rank_rule.mjs";
 import { optionalRank, toolForm } from "./tool_form.mjs";
 
-/** @param {HTMLElement} place */
-export function buildExtract(place) {
+/** The two models of which the difference is taken. */
+function modelFields() {
     const models = page.choices.checkpoints.filter(Boolean);
     const modelSelect = () => select(models.length ? models : [["", t("no checkpoint is there")]], models[0] || "");
     const original = modelSelect(),
         tuned = modelSelect();
+    const element = grid(
+        field(t("Original"), original, t("The model before fine-tuning")),
+        field(t("Tuned"), tuned, t("The fine-tuned model")),
+    );
+    return { element, original, tuned };
+}
+
+/** A file's name without its folders and its ending. @param {string} path */
+export const stem = (path) => path.replace(/.*\/|\.[^.]*$/g, "");
+
+/** @param {HTMLElement} place */
+export function buildExtract(place) {
+    const { element: models, original, tuned } = modelFields();
     const rule = rankRuleField(() => {}, 256);
     const conv = optionalRank(t("Rank of 3×3 layers"), t("Empty: resnets, downsamplers and upsamplers are left out"), {
         placeholder: t("leave them out"),
@@ -40,15 +53,12 @@ export function buildExtract(place) {
             };
         },
     });
-    tuned.addEventListener("change", () => form.suggestName(tuned.value.replace(/.*\/|\.[^.]*$/g, "")));
+    tuned.addEventListener("change", () => form.suggestName(stem(tuned.value)));
     form.show(
         place,
         t("Extract"),
         note(t("The difference of a fine-tuned model from its original, as a LoRA.")),
-        grid(
-            field(t("Original"), original, t("The model before fine-tuning")),
-            field(t("Tuned"), tuned, t("The fine-tuned model")),
-        ),
+        models,
         rule.element,
         grid(conv, least),
     );

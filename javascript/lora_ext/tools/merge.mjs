@@ -52,47 +52,52 @@ function methodFields() {
     };
 }
 
+/**
+ * A file with its ratio and its block weights.
+ * @param {Preset[]} presets
+ * @param {() => void} onpick called when another file is chosen
+ * @param {() => void} onremove
+ */
+function fileRow(presets, onpick, onremove) {
+    const picker = new LoraPicker({ onpick });
+    const ratio = rangeField(t("Ratio"), {
+        min: -1,
+        max: 2,
+        step: 0.05,
+        value: 1,
+        hard: false,
+        low: -100,
+        high: 100,
+        tip: t("Weight of this file in the merge; may be negative"),
+    });
+    const lbw = select([["", t("the same for all blocks")], ...presets.map(({ name }) => name)], "");
+    const tip = t("Take this file out");
+    const element = h(
+        "div",
+        { class: "lx-merge-row" },
+        picker.element,
+        ratio,
+        field(t("Blocks"), lbw, t("A block-weight preset for this file")),
+        button("×", onremove, { kind: "quiet", tip, "aria-label": tip }),
+    );
+    const get = () => ({ name: picker.value ? picker.value.name : "", ratio: ratio.get(), lbw: lbw.value });
+    return { element, picker, get };
+}
+
 /** The files with their ratios. @param {() => void} onchange */
 function fileRows(onchange) {
     const list = h("div", { class: "lx-merge" });
-    /** @type {{ picker: LoraPicker, get: () => { name: string, ratio: number, lbw: string } }[]} */
+    /** @type {ReturnType<typeof fileRow>[]} */
     const rows = [];
     /** @param {Preset[]} presets */
     const add = (presets) => {
-        const picker = new LoraPicker({ onpick: onchange });
-        const ratio = rangeField(t("Ratio"), {
-            min: -1,
-            max: 2,
-            step: 0.05,
-            value: 1,
-            hard: false,
-            low: -100,
-            high: 100,
-            tip: t("Weight of this file in the merge; may be negative"),
+        const row = fileRow(presets, onchange, () => {
+            row.element.remove();
+            rows.splice(rows.indexOf(row), 1);
+            onchange();
         });
-        const lbw = select([["", t("the same for all blocks")], ...presets.map(({ name }) => name)], "");
-        const get = () => ({ name: picker.value ? picker.value.name : "", ratio: ratio.get(), lbw: lbw.value });
-        const own = { picker, get };
-        const tip = t("Take this file out");
-        const remove = button(
-            "×",
-            () => {
-                element.remove();
-                rows.splice(rows.indexOf(own), 1);
-                onchange();
-            },
-            { kind: "quiet", tip, "aria-label": tip },
-        );
-        const element = h(
-            "div",
-            { class: "lx-merge-row" },
-            picker.element,
-            ratio,
-            field(t("Blocks"), lbw, t("A block-weight preset for this file")),
-            remove,
-        );
-        rows.push(own);
-        list.append(element);
+        rows.push(row);
+        list.append(row.element);
     };
     const chosen = () => rows.filter(({ picker }) => picker.value);
     return {

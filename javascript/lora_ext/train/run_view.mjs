@@ -120,12 +120,12 @@ const runSummary = (run) =>
         .join(" · ");
 
 /**
- * A run of before. Its content is loaded when it is opened.
+ * Buttons that use an earlier run: its settings, or its saved state.
  * @param {RunRecord} run
  * @param {(settings: Record<string, any>, prompts: string) => void} load shows settings in the form
  * @param {() => void} start starts a run with the form's settings
  */
-export function pastRun(run, load, start) {
+function runButtons(run, load, start) {
     const use = (/** @type {Record<string, any>} */ more) => {
         load({ ...run.settings, ...more }, run.prompts);
         toast(t("Settings loaded"));
@@ -134,16 +134,24 @@ export function pastRun(run, load, start) {
         use({ resume: run.state });
         start();
     };
-    const buttons = () =>
-        buttonRow(
-            button(t("Use these settings"), () => use({}), { tip: t("Loads this run's settings into the form") }),
-            run.state
-                ? button(t("Go on"), resume, {
-                      kind: "main",
-                      tip: t("Resumes the run from its saved state; the result is the same as without the stop"),
-                  })
-                : null,
-        );
+    return buttonRow(
+        button(t("Use these settings"), () => use({}), { tip: t("Loads this run's settings into the form") }),
+        run.state
+            ? button(t("Go on"), resume, {
+                  kind: "main",
+                  tip: t("Resumes the run from its saved state; the result is the same as without the stop"),
+              })
+            : null,
+    );
+}
+
+/**
+ * A run of before. Its content is loaded when it is opened.
+ * @param {RunRecord} run
+ * @param {(settings: Record<string, any>, prompts: string) => void} load shows settings in the form
+ * @param {() => void} start starts a run with the form's settings
+ */
+export function pastRun(run, load, start) {
     const body = stack();
     const box = h(
         "details",
@@ -159,7 +167,7 @@ export function pastRun(run, load, start) {
             setChildren(
                 body,
                 run.error ? note(run.error, "bad") : null,
-                buttons(),
+                runButtons(run, load, start),
                 table([t("setting"), t("value")], settings),
                 buttonRow(sheetButton(run)),
                 newFiles(run.files || []),

@@ -27,40 +27,50 @@ export function stepRange(from, until) {
     return begin || end ? `${begin}-${end}` : null;
 }
 
+/**
+ * A field for the first or the last step in which the file acts.
+ * @param {string} label
+ * @param {string} usual
+ * @param {string} tip
+ * @param {() => void} onchange
+ */
+const stepField = (label, usual, tip, onchange) =>
+    rangeField(label, {
+        min: 0,
+        max: 1,
+        step: 0.05,
+        value: usual,
+        usual,
+        tip,
+        oninput: onchange,
+        onwrong: onchange,
+        parse: parseStep,
+        show: shareText,
+        words: t("a step's number such as 5, or a share from 0.0 to 1.0"),
+    });
+
 /** @param {() => void} onchange called after each change, to a right or a wrong value */
 export function tagFields(onchange) {
     const strength = { usual: 1, oninput: onchange, onwrong: onchange };
     const te = strengthField(t("Text encoder"), t("Text-encoder strength"), strength);
     const unet = strengthField(t("U-Net"), t("U-Net strength"), strength);
-    const step = (/** @type {string} */ label, /** @type {string} */ usual, /** @type {string} */ tip) =>
-        rangeField(label, {
-            min: 0,
-            max: 1,
-            step: 0.05,
-            value: usual,
-            usual,
-            tip,
-            oninput: onchange,
-            onwrong: onchange,
-            parse: parseStep,
-            show: shareText,
-            words: t("a step's number such as 5, or a share from 0.0 to 1.0"),
-        });
-    const start = step(
+    const start = stepField(
         t("From step"),
         "0.0",
         t(
             "The first step with the file: a share of all steps such as 0.25, or a step number such " +
                 "as 5, counted from 0",
         ),
+        onchange,
     );
-    const stop = step(
+    const stop = stepField(
         t("Until step"),
         "1.0",
         t(
             "The first step without the file again: a share of all steps such as 0.75, or a step " +
                 "number such as 15, counted from 0",
         ),
+        onchange,
     );
     return {
         elements: [unet, te, start, stop],
