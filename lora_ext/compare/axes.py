@@ -30,6 +30,9 @@ def parse_axis(text: str, context: AxisContext) -> Axis:
         text: such as "weight:0.2-1.0(+0.2)".
         context: where files and presets are looked up.
 
+    Returns:
+        The axis with its values.
+
     Raises:
         LoraError: an unknown kind (with the nearest one), no values, or values that the kind cannot parse.
     """
@@ -53,6 +56,17 @@ def default_axis_lora(axes: Sequence[Axis], image_spec: ImageSpec, chosen: str =
 
     The first of these that exists: `chosen`; the prompt's tag whose file an axis over files replaces; the first file
     of such an axis; the prompt's first tag; "".
+
+    Args:
+        axes: the axes of the sheet.
+        image_spec: the picture that is varied.
+        chosen: a name that the user gave; "" for none.
+
+    Returns:
+        The name as prompts have it.
+
+    Raises:
+        PromptError: the prompt has a tag that cannot be parsed.
     """
     names = [tag.name for tag in image_spec.tags()]
     listed = [axis.name for axis in axes if axis.order == 1 and axis.name]

@@ -47,6 +47,9 @@ def parse_number_list(text: str, what: str, *, whole: bool = False) -> list[floa
         what: what messages call the values.
         whole: whether only whole numbers are accepted.
 
+    Returns:
+        The numbers in the order of the text.
+
     Raises:
         LoraError: an item that is not a number or a range, no values, or too many; the message quotes the item.
 
@@ -141,5 +144,12 @@ def parse_step_list(text: str, what: str) -> list[float | None]:
 
 
 def format_item_list(values: Sequence[object]) -> str:
-    """Joins values to a text that `parse_item_list` splits again."""
+    """Joins values to a text that `parse_item_list` splits again.
+
+    Args:
+        values: the values; one with a comma is put in double quotes.
+
+    Returns:
+        Such as `a, "b, c"`.
+    """
     return ", ".join(f'"{value}"' if "," in str(value) else str(value) for value in values)

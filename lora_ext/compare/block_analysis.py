@@ -106,7 +106,14 @@ class BlockAnalysis:
         return f"{name.strip()}:{','.join('1' if label in kept else '0' for label in self.layout.labels)}"
 
     def summary(self, share: float = 0.8) -> str:
-        """Which blocks to keep, as a sentence."""
+        """Which blocks to keep, as a sentence.
+
+        Args:
+            share: how much the kept blocks do together, 0 to 1.
+
+        Returns:
+            One sentence, or two where a part of the file lies outside the layout.
+        """
         kept = self.blocks_to_keep(share)
         if not kept:
             return f"No block of {self.lora} does anything in this layout."
@@ -124,6 +131,9 @@ class BlockAnalysis:
             share: how much the kept blocks do together, 0 to 1.
             name: the name of the preset.
 
+        Returns:
+            Its shares, rounded to four digits, with a preset of the blocks to keep.
+
         Raises:
             BlockError: a name that a preset cannot have.
         """
@@ -138,7 +148,18 @@ class BlockAnalysis:
         )
 
     def as_dict(self, share: float, name: str) -> dict[str, Any]:
-        """`data(share, name)` as a dict for `json.dumps`. Raises BlockError."""
+        """`data(share, name)` as a dict for `json.dumps`.
+
+        Args:
+            share: how much the kept blocks do together, 0 to 1.
+            name: the name of the preset.
+
+        Returns:
+            The fields of `BlockAnalysisData`.
+
+        Raises:
+            BlockError: a name that a preset cannot have.
+        """
         return asdict(self.data(share, name))
 
 
@@ -162,6 +183,12 @@ def format_block_ranges(kept: Sequence[str], labels: Sequence[str]) -> str:
 def parse_layout(size: int | str) -> BlockLayout:
     """The layout with 12, 17, 20, 25 or 26 positions.
 
+    Args:
+        size: the number of positions, also as text.
+
+    Returns:
+        The layout.
+
     Raises:
         BlockError: another number.
     """
@@ -174,6 +201,12 @@ def parse_layout(size: int | str) -> BlockLayout:
 def check_analysis_method(method: str) -> str:
     """Returns `method` if it is one of `ANALYSIS_METHODS`.
 
+    Args:
+        method: the name of a way to measure blocks.
+
+    Returns:
+        The same name.
+
     Raises:
         LoraError: an unknown method (with the nearest one).
     """
@@ -183,7 +216,14 @@ def check_analysis_method(method: str) -> str:
 
 
 def can_measure_without_model(file: LoraFile) -> bool:
-    """Whether `analyse_by_norms` can measure a file without a model."""
+    """Whether `analyse_by_norms` can measure a file without a model.
+
+    Args:
+        file: the LoRA.
+
+    Returns:
+        True where every adapter has low-rank factors; False where the ΔW of one depends on the model's weights.
+    """
     return all(adapter.low_rank() is not None for adapter in file.adapters.values())
 
 
@@ -197,6 +237,9 @@ def analyse_by_norms(
         layout: the blocks to measure.
         name: what the result calls the LoRA; "" for the file's name.
         targets: the model's layers, for adapter kinds whose ΔW depends on the model's weights.
+
+    Returns:
+        Each block's share of the sum of the norms.
 
     Raises:
         LoraError: such a kind without `targets`.
@@ -280,6 +323,9 @@ def analyse_by_images(
         seeds: the differences are averaged over these; empty for the seed of `base`.
         batch: pictures in a batch, at most.
         on_progress: called at each step; may raise `SheetStopped`.
+
+    Returns:
+        Each block's share of the sum of the differences.
 
     Raises:
         LoraError: no LoRA, an unknown method, or a user who stopped it.

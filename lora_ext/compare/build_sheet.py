@@ -43,6 +43,9 @@ def build_sheet(
             scores.
         on_progress: called at each step; may raise `SheetStopped`, and the pages then show what is drawn so far.
 
+    Returns:
+        The sheet with its files, scores and suggestion.
+
     Raises:
         FileInUseError: a page or `scores.csv` is open in another program; everything else is written.
         LoraError: from the renderer, such as a file that does not fit the model.

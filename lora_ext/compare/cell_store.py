@@ -25,8 +25,11 @@ CELLS_FOLDER, MANIFEST_FILE, PNG_TEXT_KEY = "cells", "sheet.json", "parameters"
 class CellStore:
     """A sheet's folder: `cells/0007-KEY.png` and `sheet.json`.
 
+    Args:
+        folder: the sheet's folder; it is created where it is missing.
+
     Attributes:
-        folder: the sheet's folder, which is created.
+        folder: the sheet's folder.
         cells: its subfolder with the cells.
 
     Raises:
@@ -49,7 +52,14 @@ class CellStore:
                 self._known[key] = path
 
     def path(self, key: str) -> Path | None:
-        """The file with the picture of a key; None if it is not drawn yet."""
+        """The file with the picture of a key.
+
+        Args:
+            key: what identifies the picture (`generate_cells.cell_keys`).
+
+        Returns:
+            The file; None if the picture is not drawn yet.
+        """
         return self._known.get(key)
 
     def save_image(self, key: str, image: Image.Image, number: int) -> Path:
@@ -116,6 +126,9 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     """Loads a sheet's `sheet.json`; each cell's `file` is the one that exists now.
 
     Nothing in the folder is changed, so that this may be called while the sheet is being drawn.
+
+    Args:
+        folder: the sheet's folder.
 
     Returns:
         The fields of `build_sheet.SheetManifest` as JSON has them, which an older version may have written; empty

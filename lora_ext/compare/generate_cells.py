@@ -28,15 +28,46 @@ class ImageRenderer(Protocol):
     title: str
 
     def identity(self, image_spec: ImageSpec) -> str:
-        """Everything that a picture depends on besides its spec: checkpoint, content of the LoRA files, precision."""
+        """Everything that a picture depends on besides its spec: checkpoint, content of the LoRA files, precision.
+
+        Args:
+            image_spec: the picture.
+
+        Returns:
+            A text; two pictures with equal texts and equal specs are equal.
+
+        Raises:
+            LoraError: the prompt has a tag that cannot be parsed, or names a file that does not exist.
+        """
         ...
 
     def batch_key(self, image_spec: ImageSpec) -> Hashable:
-        """A key that is equal for pictures which can be generated in one batch."""
+        """A key that is equal for pictures which can be generated in one batch.
+
+        Args:
+            image_spec: the picture.
+
+        Returns:
+            The key.
+
+        Raises:
+            LoraError: the prompt has a tag that cannot be parsed, or names a file that does not exist.
+        """
         ...
 
     def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
-        """Generates the pictures of one batch, each with its infotext in `info["parameters"]`."""
+        """Generates the pictures of one batch.
+
+        Args:
+            image_specs: the pictures; their `batch_key` is the same.
+            on_step: called at each denoising step; what it raises ends the batch.
+
+        Returns:
+            The pictures in the same order, each with its infotext in `info["parameters"]`.
+
+        Raises:
+            LoraError: a file cannot be applied, or the memory is not enough.
+        """
         ...
 
 
@@ -67,6 +98,17 @@ def tags_identity(image_spec: ImageSpec, library: LoraLibrary, presets: Presets)
     """What the tags of a picture depend on apart from their text, as a part of `ImageRenderer.identity`.
 
     That is the content of their files, and their block weights, because presets can change.
+
+    Args:
+        image_spec: the picture.
+        library: where the files are looked up.
+        presets: block-weight presets.
+
+    Returns:
+        Hashes of the files and block weights, separated by colons.
+
+    Raises:
+        LoraError: a tag that cannot be parsed, or a file or preset that does not exist.
     """
     acting = [tag for tag in image_spec.tags() if tag.te or tag.unet]
     files = [library.find(tag.name).content_hash for tag in acting]

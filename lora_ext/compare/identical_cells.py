@@ -101,7 +101,15 @@ def identical_cell_labels(plan: SheetPlan, identical: Mapping[int, int], unchang
 
 
 def identical_cells_sentence(plan: SheetPlan, labels_by_place: Mapping[int, str]) -> str:
-    """A sentence about identical cells, as `identical_cell_labels` returns them; "" where there are none."""
+    """A sentence about identical cells.
+
+    Args:
+        plan: the sheet.
+        labels_by_place: cell → label of the cell with the same picture, as `identical_cell_labels` returns them.
+
+    Returns:
+        The sentence; "" where no two cells have the same picture.
+    """
     if not labels_by_place:
         return ""
     groups: dict[str, list[str]] = {}

@@ -43,7 +43,11 @@ class ImageSettings:
     clip_skip: int = 1
 
     def image_fields(self) -> dict[str, Any]:
-        """The fields of `ImageSettings` by name, without those of a subclass."""
+        """The fields of `ImageSettings` by name, without those of a subclass.
+
+        Returns:
+            Name → value.
+        """
         return {item.name: getattr(self, item.name) for item in fields(ImageSettings)}
 
 
@@ -59,6 +63,9 @@ class ImageSpec(ImageSettings):
 
     def tags(self) -> list[LoraTag]:
         """The LoRA tags of the prompt.
+
+        Returns:
+            The tags in the order of the prompt.
 
         Raises:
             PromptError: the first error among them.
@@ -90,7 +97,11 @@ class ImageSpec(ImageSettings):
         return hashlib.sha256(json.dumps(fields_by_name, sort_keys=True).encode()).hexdigest()[:12]
 
     def batch_key(self) -> tuple[object, ...]:
-        """The settings that all pictures of a batch share."""
+        """The settings that all pictures of a batch share.
+
+        Returns:
+            A tuple that is equal for pictures of one batch.
+        """
         return self.width, self.height, self.steps, self.sampler, self.scheduler, self.cfg, self.clip_skip
 
 
@@ -129,7 +140,15 @@ def edit_tag(prompt: str, name: str, change: Callable[[LoraTag], LoraTag]) -> st
 
 
 def find_tag(prompt: str, name: str) -> str:
-    """The text of the tag that `edit_tag` would change; "" where there is none."""
+    """The text of the tag that `edit_tag` would change.
+
+    Args:
+        prompt: a prompt with LoRA tags.
+        name: the name of a file, or of another file of its run.
+
+    Returns:
+        The whole tag, `<lora:…>`; "" where there is none.
+    """
     for match in LORA_TAG_PATTERN.finditer(prompt):
         try:
             if is_same_run(parse_tag_items(match[2].split(":")).name, name):
@@ -140,7 +159,14 @@ def find_tag(prompt: str, name: str) -> str:
 
 
 def remove_tags(prompt: str, name: str) -> str:
-    """The prompt without the tags of the file that is called `name`.
+    """The prompt without the tags of a file.
+
+    Args:
+        prompt: a prompt with LoRA tags.
+        name: what the tags call the file.
+
+    Returns:
+        The rest of the prompt, unchanged.
 
     Example:
         >>> remove_tags("a cat <lora:style:0.5> <lora:face:1>", "style")

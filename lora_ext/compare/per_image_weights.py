@@ -24,6 +24,10 @@ class PerImageNetworks(AppliedNetworks):
 
     The batch that a network computes is a multiple of the number of pictures: all pictures in order, once for each
     condition of guidance.
+
+    Args:
+        *args: as those of `AppliedNetworks`.
+        **options: as those of `AppliedNetworks`.
     """
 
     def __init__(self, *args: object, **options: object) -> None:
@@ -35,7 +39,10 @@ class PerImageNetworks(AppliedNetworks):
         return self
 
     def apply_each(self, specs_per_image: Sequence[Sequence[AdapterSpec]]) -> list[FitReport]:
-        """Applies `specs_per_image[i]` to picture i of each batch.
+        """Applies each picture's own files to it.
+
+        Args:
+            specs_per_image: `specs_per_image[i]` is applied to picture i of each batch.
 
         Returns:
             A fit report for each file.

@@ -60,6 +60,11 @@ class Score:
 class Scorer:
     """Scores pictures, and compares them with training pictures.
 
+    Args:
+        training_images: the training pictures; of more than `MAX_TRAINING_IMAGES` evenly spaced ones are used.
+        embed: n pictures → their feature vectors (n, d); None for colours and edges.
+        model: what messages call the image model behind `embed`.
+
     Attributes:
         embed: pictures → feature vectors.
         likeness_measure: how likeness is measured, in words.
@@ -67,6 +72,9 @@ class Scorer:
         features: their feature vectors (n, d), or None without training pictures.
         thumbnails: their small copies, or None.
         sharpness: the median of their sharpness, or None.
+
+    Raises:
+        FileError: a training picture cannot be read.
     """
 
     def __init__(
@@ -122,6 +130,12 @@ class Scorer:
 
 def find_training_images(folder: Path) -> list[Path]:
     """The pictures in a folder and its subfolders.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        The files in a fixed order.
 
     Raises:
         FileError: no folder, or no pictures in it.

@@ -141,6 +141,9 @@ def draw_sheet(sheet: Sheet, *, text: int = 0, gap: int = 6) -> Image.Image:
         sheet: its content.
         text: height of letters in pixels; 0 for letters that are readable when the whole sheet is viewed.
         gap: pixels between cells.
+
+    Returns:
+        The picture: title, labels of rows and columns, and the cells.
     """
     layout = _SheetLayout(sheet, text, gap)
     picture = Image.new("RGB", layout.size, PAPER_COLOUR)

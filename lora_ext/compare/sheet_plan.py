@@ -70,6 +70,9 @@ def plan_sheet(
         library: where LoRA files are looked up.
         presets: block weight presets; None for none.
 
+    Returns:
+        The sheet's axes and the picture of each cell.
+
     Raises:
         LoraError: an axis that cannot be parsed, a file that does not exist, or more than `MAX_CELLS` cells.
     """
@@ -108,6 +111,17 @@ def batch_image_specs(
 
     Those with the same files, then those with the same tags, come one after another, so that files and weights
     change as rarely as possible from one batch to the next.
+
+    Args:
+        image_specs: the pictures.
+        size: pictures in a batch, at most.
+        batch_key: a key that the pictures of a batch share.
+
+    Returns:
+        The batches; each picture is in one of them.
+
+    Raises:
+        PromptError: a prompt with a tag that cannot be parsed.
     """
     rows = list(image_specs)
     file_order: dict[Hashable, int] = {}

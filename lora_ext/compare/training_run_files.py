@@ -60,7 +60,15 @@ def parse_run_file(name: str) -> RunFile:
 
 
 def is_same_run(one: str, two: str) -> bool:
-    """Whether two names belong to files of one run, or are equal."""
+    """Whether two names belong to files of one run, or are equal.
+
+    Args:
+        one: the name of a file, such as "style-000004".
+        two: another name.
+
+    Returns:
+        Whether they differ only in their epoch or step, and in upper and lower case.
+    """
     return parse_run_file(one).run.casefold() == parse_run_file(two).run.casefold()
 
 
@@ -92,6 +100,12 @@ def prompt_names(library: LoraLibrary) -> list[str]:
     """One name for each file of a library: the shortest one that a prompt can use for this file and no other.
 
     The files of a run all have the same alias (`ss_output_name`), so that their own names are needed.
+
+    Args:
+        library: the files.
+
+    Returns:
+        The names in the library's order.
     """
     return [_name(entry, library) for entry in library.entries]
 
@@ -102,6 +116,9 @@ def _name(entry: LibraryEntry, library: LoraLibrary) -> str:
 
 def runs_in_library(library: LoraLibrary) -> Mapping[str, tuple[RunFile, ...]]:
     """The training runs among a library's files, each within one folder.
+
+    Args:
+        library: the files.
 
     Returns:
         Run → its files, with the names that a prompt uses.

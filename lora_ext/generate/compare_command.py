@@ -165,7 +165,19 @@ def _skip_unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, strict:
 
 
 def create_scorer(images: Sequence[Path], clip: Path | None = None, device: str | None = None) -> Scorer:
-    """Creates a scorer with the CLIP image model in `clip`, else one in the hub's cache, else by colours and edges."""
+    """Creates a scorer with the CLIP image model in `clip`, else one in the hub's cache, else by colours and edges.
+
+    Args:
+        images: the training pictures; without any no model is looked for.
+        clip: the folder of an image model; None to look for one.
+        device: where the model computes; None for the GPU if there is one.
+
+    Returns:
+        The scorer.
+
+    Raises:
+        LoraError: the model or a training picture cannot be read.
+    """
     clip = clip or (clip_image.find_clip_image_model() if images else None)
     if clip is None:
         return Scorer(images)

@@ -57,12 +57,32 @@ class StandaloneImageRenderer:
         self._applied_networks.close()
 
     def identity(self, image_spec: ImageSpec) -> str:
-        """Identifies checkpoint, LoRA files and precision: two images with the same identity and spec are equal."""
+        """Identifies checkpoint, LoRA files and precision: two images with the same identity and spec are equal.
+
+        Args:
+            image_spec: The image.
+
+        Returns:
+            A text.
+
+        Raises:
+            LoraError: A tag cannot be parsed, or names a file or preset that does not exist.
+        """
         model = self.model.sha256 or str(self.model.path)
         return ":".join([model, self.settings.precision, tags_identity(image_spec, self.library, self.presets)])
 
     def batch_key(self, image_spec: ImageSpec) -> Hashable:
-        """Returns what images of one batch share: size, sampler, steps, and the number of chunks of their texts."""
+        """Returns what images of one batch share: size, sampler, steps, and the number of chunks of their texts.
+
+        Args:
+            image_spec: The image.
+
+        Returns:
+            The key.
+
+        Raises:
+            LoraError: A tag cannot be parsed, or names a file or preset that does not exist.
+        """
         names = tuple(request.name for request in image_spec.tags())
         entries = (parse_lora_tags(image_spec.prompt)[0], image_spec.negative_prompt, names)
         if entries not in self._chunks:
@@ -75,7 +95,19 @@ class StandaloneImageRenderer:
         return (*image_spec.batch_key(), *self._chunks[entries])
 
     def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
-        """Generates one batch. Where memory runs out all LoRAs become forward hooks, then the batch is halved."""
+        """Generates one batch. Where memory runs out all LoRAs become forward hooks, then the batch is halved.
+
+        Args:
+            image_specs: The images; their `batch_key` is the same.
+            on_step: Called at each denoising step; what it raises ends the batch.
+
+        Returns:
+            The images in the same order, each with its infotext in `info["parameters"]`.
+
+        Raises:
+            LoraError: A file cannot be applied.
+            RuntimeError: Memory runs out even for one image.
+        """
         try:
             return self._applied_networks.retry_when_out_of_memory(lambda: self._generate_batch(image_specs, on_step))
         except Exception as error:

@@ -44,14 +44,32 @@ Users = Callable[[], Mapping[str, str]]
 
 
 def check_token(text: str, option: str) -> str:
-    """A token that the user gives. Raises LoraError where it is too short to be one, or no header can carry it."""
+    """Checks a token that the user gives.
+
+    Args:
+        text: The token.
+        option: The option or variable that it comes from, for the message.
+
+    Returns:
+        The token.
+
+    Raises:
+        LoraError: It is too short for a token, or no header can carry it.
+    """
     if not re.fullmatch(r"[!-~]{16,200}", text):
         raise LoraError(f"{option} is no token: give 16 to 200 letters, digits and signs without spaces")
     return text
 
 
 def initial_token() -> str:
-    """The token of `LORA_EXT_TOKEN`, else a new one. Raises LoraError."""
+    """The token of a start of the program.
+
+    Returns:
+        The token of `LORA_EXT_TOKEN`, else a new one.
+
+    Raises:
+        LoraError: `LORA_EXT_TOKEN` cannot be a token.
+    """
     given = os.environ.get(TOKEN_VARIABLE)
     return check_token(given, TOKEN_VARIABLE) if given else secrets.token_urlsafe(24)
 
@@ -60,9 +78,13 @@ def initial_token() -> str:
 class AccessGuard:
     """Decides on each request.
 
-    users: all names and their passwords, asked at each request; without any, whoever reaches the program may read.
-    token: what a request that changes something carries; the page has it.
-    hosts: the names that this program answers to. how: what a user does to allow the name NAME.
+    Attributes:
+        users: All names and their passwords, asked at each request; without any, whoever reaches the program may read.
+        hosts: The names that this program answers to.
+        token: What a request that changes something carries; the page has it.
+        allow_hint: What a user does to allow the name NAME, for messages.
+        attempts: The wrong passwords so far.
+        session: The value of the cookie.
     """
 
     users: Users = dict
@@ -74,7 +96,15 @@ class AccessGuard:
     """What the cookie holds. It is not the token: browsers send cookies to every port of a host."""
 
     def refusal(self, request: Request, *, by_cookie: bool = True) -> Response | None:
-        """The answer to one who may not call, None for one who may. by_cookie: whether the cookie is enough to read."""
+        """Decides whether a request is answered.
+
+        Args:
+            request: The request.
+            by_cookie: Whether the cookie is enough to read.
+
+        Returns:
+            The answer to one who may not call; None for one who may.
+        """
         return self._refuse_other_site(request) or (
             self._refuse_reading(request, by_cookie)
             if request.method in READING_METHODS
@@ -82,7 +112,15 @@ class AccessGuard:
         )
 
     def add_response_headers(self, request: Request, response: Response) -> Response:
-        """Puts on an answer what every answer carries."""
+        """Adds the security headers, and the session's cookie where a password was given.
+
+        Args:
+            request: The request.
+            response: Its answer, changed in place.
+
+        Returns:
+            The answer.
+        """
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         let_in = response.status_code < 400 and "set-cookie" not in response.headers
@@ -210,5 +248,15 @@ class SafeJSONResponse(JSONResponse):
 
 
 def error_response(status: int, text: str, kind: str, field_name: str | None = None) -> JSONResponse:
-    """An error as every route tells it."""
+    """An error in the form that every route answers.
+
+    Args:
+        status: The HTTP status.
+        text: The message for the user.
+        kind: The class of the error.
+        field_name: The field of the request that is wrong; None for none.
+
+    Returns:
+        The answer.
+    """
     return SafeJSONResponse({"error": text, "kind": kind, "field": field_name}, status)

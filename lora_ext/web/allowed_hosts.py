@@ -50,7 +50,14 @@ def parse_origin(text: str) -> tuple[str, str] | None:
 
 
 def parse_ip_address(name: str) -> IPAddress | None:
-    """The IP address that a name is, None for a real name."""
+    """Parses an IP address.
+
+    Args:
+        name: A host name or an address.
+
+    Returns:
+        The address, an IPv4 one where it is mapped into IPv6; None for a real name.
+    """
     try:
         found = ipaddress.ip_address(name)
     except ValueError:
@@ -60,7 +67,17 @@ def parse_ip_address(name: str) -> IPAddress | None:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a name to listen on is reached from this machine only. Raises LoraError for a name that nothing knows."""
+    """Whether a name to listen on is reached from this machine only.
+
+    Args:
+        name: A host name or an address; "" is every address.
+
+    Returns:
+        Whether all of its addresses are loopback addresses.
+
+    Raises:
+        LoraError: A name without an address.
+    """
     found = parse_ip_address(name.strip("[]"))
     if found is not None:
         return found.is_loopback
@@ -82,7 +99,18 @@ class AllowedHost(NamedTuple):
 
 
 def parse_allowed_host(text: str, option: str = "--allowed_host") -> AllowedHost:
-    """Reads NAME, NAME:PORT, *.NAME or *. Raises LoraError."""
+    """Parses NAME, NAME:PORT, *.NAME or *.
+
+    Args:
+        text: The name.
+        option: The option or variable that it comes from, for the message.
+
+    Returns:
+        The host.
+
+    Raises:
+        LoraError: The text is no host name.
+    """
     name = text.strip().lower()
     if name == ANY_HOST:
         return AllowedHost("", is_wildcard=True)
@@ -107,7 +135,14 @@ def _did_you_mean_host(text: str) -> str:
 
 
 def allowed_hosts_from_environment() -> list[AllowedHost]:
-    """The names of `LORA_EXT_ALLOWED_HOST`. Raises LoraError."""
+    """The hosts of `LORA_EXT_ALLOWED_HOST`, which are separated by commas.
+
+    Returns:
+        The hosts; empty where the variable is not set.
+
+    Raises:
+        LoraError: One of them is no host name.
+    """
     return [
         parse_allowed_host(one, ALLOWED_HOST_VARIABLE)
         for one in os.environ.get(ALLOWED_HOST_VARIABLE, "").split(",")

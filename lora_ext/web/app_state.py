@@ -76,9 +76,16 @@ class AppState:
             return self._catalogue
 
     def entry(self, name: str) -> LibraryEntry:
-        """The library's entry by its place (`sub/name`), or as a prompt calls it; as it is on disk now.
+        """The library's entry of a file, as it is on disk now.
 
-        Raises FileError with the nearest name.
+        Args:
+            name: Its place in the library (`sub/name`), or what a prompt calls it.
+
+        Returns:
+            The entry.
+
+        Raises:
+            FileError: No such file; the message has the nearest name.
         """
         return self.library.find_current(name, by_relative_name=True)
 

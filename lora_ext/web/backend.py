@@ -21,56 +21,116 @@ BackendProgressCallback = Callable[[int, int], None]
 class Backend(Protocol):
     """The web UI, or the standalone program.
 
-    can_generate: whether it has a Generate panel of its own. prompts: whether the page has the web UI's prompt fields.
+    Attributes:
+        can_generate: Whether it has a Generate panel of its own.
+        has_prompt_fields: Whether the page has the web UI's prompt fields.
     """
 
     can_generate: bool
     has_prompt_fields: bool
 
     def folders(self) -> UserFolders:
-        """Where files are read and written; nothing outside is touched."""
+        """Where files are read and written; nothing outside is touched.
+
+        Returns:
+            The folders.
+        """
         ...
 
     def presets(self) -> Presets:
-        """Block-weight presets: built-in, neighbours', the user's own."""
+        """Block-weight presets: built-in, those of other extensions, the user's own.
+
+        Returns:
+            The presets.
+        """
         ...
 
     def model_lock(self) -> AbstractContextManager[Any]:
-        """Held while a job works with the model, so that pictures and training do not meet."""
+        """Held while a job works with the model, so that generating and training do not overlap.
+
+        Returns:
+            A context manager.
+        """
         ...
 
     def generate(
         self, settings: dict[str, Any], library: LoraLibrary, on_progress: BackendProgressCallback
     ) -> tuple[Sequence[Image.Image], Sequence[FitReport], Sequence[str]]:
-        """Pictures, how each file fits, and further notes. settings: with the names of `generate.Settings`; `ckpt` is
-        a name below the checkpoint folders, or None.
+        """Generates images.
 
-        Raises LoraError. progress(call, calls) is called before each guess and may raise to stop.
+        Args:
+            settings: With the names of `generate.Settings`; `ckpt` is a name below the checkpoint folders, or None.
+            library: Where LoRA files are looked up.
+            on_progress: Called as (call, calls) before each call of the U-Net; may raise to stop.
+
+        Returns:
+            The images, a fit report for each file, and further notes.
+
+        Raises:
+            LoraError: A setting, file or tag that cannot be used.
         """
         ...
 
     def open_trainable_model(self, checkpoint: str | None) -> AbstractContextManager[TrainableModel]:
-        """The model to train on while it is open: the one of this path, or the one that is loaded. Raises LoraError."""
+        """Opens the model to train on.
+
+        Args:
+            checkpoint: Its path; None for the model that is loaded.
+
+        Returns:
+            A context manager with the model.
+
+        Raises:
+            LoraError: The model cannot be loaded, or cannot be trained.
+        """
         ...
 
     def open_renderer(self, checkpoint: str, library: LoraLibrary) -> AbstractContextManager[ImageRenderer]:
-        """Who draws sheets while it is open; checkpoint: a name of `choices`, "" the usual one. Raises LoraError."""
+        """Opens what generates the cells of sheets.
+
+        Args:
+            checkpoint: A name of `choices`; "" for the usual one.
+            library: Where LoRA files are looked up.
+
+        Returns:
+            A context manager with the renderer.
+
+        Raises:
+            LoraError: The model cannot be loaded.
+        """
         ...
 
     def applied_by(self) -> str:
-        """Who applies `<lora:…>` tags in pictures, where it is not this program; "" where it is."""
+        """Who applies `<lora:…>` tags, where it is not this program.
+
+        Returns:
+            A name; "" where this program applies them.
+        """
         ...
 
     def why_unavailable(self, kind: str) -> str:
-        """Why a job of this kind ("train", "compare" …) cannot use the model here, and what to do instead; "" where it
-        can.
+        """Why a kind of job cannot use the model here, and what to do instead.
+
+        Args:
+            kind: The kind: "train", "compare" …
+
+        Returns:
+            A sentence; "" where it can.
         """
         ...
 
     def image_captioners(self) -> Mapping[str, ImageCaptioner]:
-        """What describes training pictures here, by name; empty where nothing does. A model is loaded at first use."""
+        """What can describe training images here. A model is loaded at its first use.
+
+        Returns:
+            Name → captioner; empty where there is none.
+        """
         ...
 
     def choices(self) -> dict[str, list[str]]:
-        """What lists offer: "samplers", "schedulers", "checkpoints"."""
+        """What the page's lists offer.
+
+        Returns:
+            "samplers", "schedulers" and "checkpoints" → names.
+        """
         ...

@@ -21,7 +21,11 @@ def page_folder() -> Path:
     The web UI wants them at the top of an extension, beside the package. In an installed wheel they are inside the
     package (`setup.py` copies them to `page/`), because the folder beside it is everybody's `site-packages`.
 
-    Raises: LoraError where neither has them.
+    Returns:
+        The folder.
+
+    Raises:
+        LoraError: Neither has them.
     """
     for folder in (PACKAGE_FOLDER / "page", PACKAGE_FOLDER.parent):
         if (folder / "style.css").is_file() and (folder / MODULES / "main.mjs").is_file():
@@ -33,7 +37,14 @@ def page_folder() -> Path:
 
 
 def page_modules() -> list[Path]:
-    """The page's JavaScript modules; `main.mjs` imports all others."""
+    """The page's JavaScript modules; `main.mjs` imports all others.
+
+    Returns:
+        The files, sorted.
+
+    Raises:
+        LoraError: The page's files are missing.
+    """
     return sorted((page_folder() / MODULES).rglob("*.mjs"))
 
 

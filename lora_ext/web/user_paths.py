@@ -80,9 +80,19 @@ def split_user_path(name: str) -> tuple[str, ...]:
 
 
 def find_user_path(folders: Sequence[Path], name: str) -> Path:
-    """The file or folder called `name` below the first of `folders` that has it, links followed. Raises FileError.
+    """The file or folder of a name below the first of some folders that has it, links followed.
 
     It is for reading; what is written goes through `user_output_path` or `check_not_linked`.
+
+    Args:
+        folders: The folders.
+        name: A path below them, with slashes.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileError: A path that leaves the folders, or a name that none of them has.
     """
     parts = split_user_path(name)
     path = find_in_folders(folders, parts)
@@ -107,9 +117,15 @@ def containing_folder(folders: Sequence[Path], path: Path) -> Path:
 
 
 def list_user_files(folders: Iterable[Path], suffixes: Sequence[str]) -> list[str]:
-    """Names, as `find_user_path` takes them, of all files with one of `suffixes`; sorted, links followed, hidden ones
-    left out.
+    """Names of all files with some endings, as `find_user_path` takes them.
 
     Of files of one name in several folders the later ones are called `folder/name`.
+
+    Args:
+        folders: The folders.
+        suffixes: The endings, with their dot.
+
+    Returns:
+        The names, sorted; links are followed, hidden files left out.
     """
     return list(paths_by_displayed_name((folder, path) for folder in folders for path in files_below(folder, suffixes)))

@@ -131,6 +131,10 @@ def is_trained_layer(layer_id: LayerId, shape: tuple[int, ...], recipe: Recipe) 
 class ModuleRanks:
     """Rank and alpha of every module, from the recipe's per-block lists and its single values.
 
+    Args:
+        recipe: The settings.
+        family: The U-Net's blocks.
+
     Attributes:
         recipe: The settings.
         family: The U-Net's blocks.
@@ -138,6 +142,9 @@ class ModuleRanks:
         text_encoder: Rank and alpha in text encoders.
         narrow_by_block: Block label → rank and alpha of Linear and 1x1 layers.
         wide_by_block: Block label → rank and alpha of 3x3 layers.
+
+    Raises:
+        BlockError: A weight of a block's learning rate does not parse, or is negative.
     """
 
     def __init__(self, recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> None:
@@ -163,7 +170,15 @@ class ModuleRanks:
         return dict(zip(blocks, map(RankAndAlpha, ranks, alphas or (other.alpha,) * len(blocks)), strict=True))
 
     def for_layer(self, layer_id: LayerId, shape: tuple[int, ...]) -> RankAndAlpha | None:
-        """A layer's rank and alpha; None if it is not trained, or has weight 0 or rank 0."""
+        """A layer's rank and alpha.
+
+        Args:
+            layer_id: The layer.
+            shape: The shape of its weight: (out, in) or (out, in, kh, kw).
+
+        Returns:
+            Rank and alpha; None if the layer is not trained, or has weight 0 or rank 0.
+        """
         if not is_trained_layer(layer_id, shape, self.recipe) or self.rate_weight(layer_id) == 0:
             return None
         if layer_id.part != UNET:
@@ -172,7 +187,14 @@ class ModuleRanks:
         return size if size.rank > 0 else None
 
     def rate_weight(self, layer_id: LayerId) -> float:
-        """The weight of a layer's learning rate; 1 in a text encoder."""
+        """The weight of a layer's learning rate.
+
+        Args:
+            layer_id: The layer.
+
+        Returns:
+            Its block's weight; 1 in a text encoder.
+        """
         return self.rate_weights.get(layer_id.block, 1.0) if layer_id.part == UNET else 1.0
 
 
@@ -187,5 +209,12 @@ def conv3x3_rank_and_alpha(recipe: Recipe) -> RankAndAlpha:
 
 
 def parameter_group_name(layer_id: LayerId) -> str:
-    """The name of a layer's parameter group: "unet", "text_encoder" or "text_encoder_2"."""
+    """The name of a layer's parameter group.
+
+    Args:
+        layer_id: The layer.
+
+    Returns:
+        "unet", "text_encoder" or "text_encoder_2".
+    """
     return {UNET: "unet", TE: "text_encoder"}.get(layer_id.part, "text_encoder_2")

@@ -68,7 +68,15 @@ class RankSelection:
 
 
 def select_all_ranks(rank: int, alpha: float) -> RankSelection:
-    """All ranks are used and trained: a plain LoRA, and every DyLoRA outside training."""
+    """All ranks are used and trained: a plain LoRA, and every DyLoRA outside training.
+
+    Args:
+        rank: The number of ranks.
+        alpha: LoRA alpha.
+
+    Returns:
+        The whole range of ranks with the scale alpha / rank.
+    """
     return RankSelection(rank, alpha / rank, 0, rank)
 
 

@@ -184,7 +184,18 @@ def optimizer_class_and_settings(recipe: Recipe) -> tuple[type[Any], dict[str, A
 
 
 def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
-    """Builds the recipe's optimizer on parameter groups (`TrainableNetwork.parameter_groups()`). Raises TrainError."""
+    """Builds the recipe's optimizer.
+
+    Args:
+        recipe: Its `optimizer_type` and the options beside it are used.
+        groups: Parameter groups, as `TrainableNetwork.parameter_groups()` returns them.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        TrainError: An unknown optimizer, a missing package, or an argument that the optimizer does not accept.
+    """
     make, settings = optimizer_class_and_settings(recipe)
     if settings.get("relative_step"):  # it computes the rate by itself; a given one is an error
         groups = [{**group, "lr": 0.0} for group in groups]
@@ -207,7 +218,14 @@ def _fast(make: Callable[..., Any], groups: list[dict[str, Any]]) -> dict[str, A
 
 
 def is_schedule_free(optimizer: Optimizer) -> bool:
-    """Whether the optimizer must be switched between training and evaluation (`.train()`, `.eval()`)."""
+    """Whether an optimizer must be switched between training and evaluation (`.train()`, `.eval()`).
+
+    Args:
+        optimizer: The optimizer.
+
+    Returns:
+        True for the schedule-free ones.
+    """
     return type(optimizer).__name__.endswith("ScheduleFree") and hasattr(optimizer, "eval")
 
 
@@ -271,12 +289,28 @@ def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def build_scheduler(recipe: Recipe, optimizer: Optimizer, steps: int) -> LambdaLR:
-    """A scheduler to step once after every optimizer step; `steps` are those of the whole run."""
+    """Builds the recipe's learning-rate schedule; it is stepped once after every optimizer step.
+
+    Args:
+        recipe: Its `lr_scheduler` and the options beside it are used.
+        optimizer: The optimizer whose rates change.
+        steps: Optimizer steps of the whole run.
+
+    Returns:
+        The scheduler.
+    """
     return LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step, steps))
 
 
 def current_learning_rates(optimizer: Optimizer) -> dict[str, float]:
-    """Group name → learning rate now; for Prodigy and D-Adaptation times their own estimate `d`."""
+    """The learning rates now.
+
+    Args:
+        optimizer: The optimizer.
+
+    Returns:
+        Group name → learning rate; for Prodigy and D-Adaptation times their own estimate `d`.
+    """
     return {
         str(group.get("name", index)): float(group["lr"] or 0.0) * float(group.get("d", 1.0))
         for index, group in enumerate(optimizer.param_groups)

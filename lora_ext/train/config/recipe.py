@@ -325,12 +325,23 @@ class Recipe:
         return self.network_module == "dylora"
 
     def rate(self, part: str) -> float:
-        """The learning rate of a part: "unet", "te" or "te2"."""
+        """The learning rate of a part.
+
+        Args:
+            part: "unet", "te" or "te2".
+
+        Returns:
+            The part's own rate, or `learning_rate` where it has none.
+        """
         own = self.unet_lr if part == "unet" else self.text_encoder_lr
         return self.learning_rate if own is None else own
 
     def size(self) -> tuple[int, int]:
-        """(width, height) of `resolution`, in pixels."""
+        """The size that images are trained at.
+
+        Returns:
+            (width, height) of `resolution`, in pixels.
+        """
         sides = [int(side) for side in self.resolution.replace("x", ",").split(",")]
         return sides[0], sides[-1]
 

@@ -48,6 +48,9 @@ _OTHER_OPTIONS = ("network_args", "use_8bit_adam", "use_lion_optimizer", "captio
 def recipe_option_type(name: str) -> tuple[str, bool]:
     """The kind of an option's value, and whether it may be None.
 
+    Args:
+        name: The name of a field of `Recipe`.
+
     Returns:
         ("bool", "int", "float", "str", "ints", "floats" or "strs", whether None is accepted).
     """
@@ -295,7 +298,15 @@ def recipe_from_arguments(args: argparse.Namespace, base: Recipe | None = None) 
 
 
 def recipe_parser(verb: str = "train", description: str = "Train a LoRA.") -> CommandParser:
-    """A command line with every training option."""
+    """A command line with every training option.
+
+    Args:
+        verb: The command.
+        description: What the help says of it.
+
+    Returns:
+        The parser.
+    """
     parser = CommandParser(verb, description)
     add_recipe_options(parser)
     return parser
@@ -319,7 +330,14 @@ def settings_from_toml(toml: Mapping[str, Any], path: str | Path) -> dict[str, A
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """Writes every option that is not at its default as TOML, which `--config_file` reads back to the same recipe."""
+    """Writes every option that is not at its default as TOML, which `--config_file` reads back to the same recipe.
+
+    Args:
+        recipe: The settings.
+
+    Returns:
+        One `name = value` a line.
+    """
     lines = []
     for name, value in settings_from_recipe(recipe).items():
         item = list(value) if isinstance(value, tuple) else value

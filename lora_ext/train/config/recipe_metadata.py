@@ -36,7 +36,14 @@ _NETWORK_ARGS = """down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_thres
 
 
 def training_metadata(recipe: Recipe) -> dict[str, str]:
-    """The recipe's `ss_*` entries as kohya's scripts write them, without folders and files of this machine."""
+    """The recipe's `ss_*` entries as kohya's scripts write them, without folders and files of this machine.
+
+    Args:
+        recipe: The settings.
+
+    Returns:
+        Metadata key → text.
+    """
     found = {}
     for name, (f, option) in recipe_options().items():
         value = getattr(recipe, name)
@@ -51,7 +58,14 @@ def training_metadata(recipe: Recipe) -> dict[str, str]:
 
 
 def network_metadata(recipe: Recipe) -> dict[str, str]:
-    """The `ss_network_*` entries as kohya's scripts write them, and the scale rule of a DyLoRA."""
+    """The `ss_network_*` entries as kohya's scripts write them, and the scale rule of a DyLoRA.
+
+    Args:
+        recipe: The settings.
+
+    Returns:
+        Metadata key → text.
+    """
     settings = settings_from_recipe(recipe)
     args = {name: settings[name] for name in _NETWORK_ARGS if name in settings}
     if has_conv3x3_modules(recipe):

@@ -8,7 +8,17 @@ from ...errors import TrainError
 
 
 def load_utf8(path: Path) -> str:
-    """A file's text, with or without a byte order mark. Raises TrainError: it is missing, unreadable or not UTF-8."""
+    """Loads a text file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its text, without a byte order mark.
+
+    Raises:
+        TrainError: The file is missing, cannot be read or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:

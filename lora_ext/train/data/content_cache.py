@@ -22,12 +22,26 @@ CACHE_FOLDER_NAME = ".lora_ext_cache"
 
 
 def cache_folder(recipe: Recipe) -> Path:
-    """A recipe's cache folder: beside the images, or else beside the results."""
+    """A recipe's cache folder: beside the images, or else beside the results.
+
+    Args:
+        recipe: The settings.
+
+    Returns:
+        The folder, which may not exist yet.
+    """
     return Path(recipe.train_data_dir or recipe.output_dir or ".") / CACHE_FOLDER_NAME
 
 
 def content_key(*parts: object) -> str:
-    """A key that depends only on the texts of `parts`: 32 hex digits."""
+    """A key that depends only on the texts of some values.
+
+    Args:
+        *parts: The values.
+
+    Returns:
+        32 hex digits.
+    """
     text = "\x1f".join(str(part) for part in (CACHE_FORMAT, *parts)).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
@@ -38,7 +52,10 @@ class TensorCache:
     A file carries a checksum instead of being synced to disk: one that a power failure damages is computed again.
 
     Args:
-        folder: The folder on disk; None keeps all in memory. Raises TrainError for a link, or if it cannot be created.
+        folder: The folder on disk; None keeps all in memory.
+
+    Raises:
+        TrainError: The folder is a link, or cannot be created.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -55,7 +72,14 @@ class TensorCache:
                 raise TrainError(f"the cache folder {folder} cannot be created: {error.strerror or error}") from None
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors of a key; None for a missing or damaged one."""
+        """The tensors of a key.
+
+        Args:
+            key: The key.
+
+        Returns:
+            Name → tensor, on the CPU; None for a missing or damaged entry.
+        """
         if self.folder is None:
             return self.tensors_by_key.get(key)
         try:
@@ -65,7 +89,15 @@ class TensorCache:
         return tensors if metadata.get("crc") == _crc(tensors) else None
 
     def add(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Stores CPU copies. Raises TrainError when the disk is full or the folder is missing."""
+        """Stores CPU copies of tensors.
+
+        Args:
+            key: The key.
+            tensors: Name → tensor.
+
+        Raises:
+            TrainError: The disk is full, or the folder is missing.
+        """
         kept = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in sorted(tensors.items())}
         if self.folder is None:
             self.tensors_by_key[key] = kept
@@ -106,6 +138,12 @@ def tensor_fingerprint(tensor: Tensor) -> str:
     """A short text that differs for different tensors, but not for rounding errors.
 
     It tells two autoencoders or text encoders apart by what they compute, whatever their files are called.
+
+    Args:
+        tensor: What one of them computes, of any shape.
+
+    Returns:
+        16 hex digits.
     """
     rounded = (tensor.detach().float().cpu() * 64).round().clamp(-(2**31), 2**31 - 1).to(torch.int64)
     return hashlib.blake2b(rounded.numpy().tobytes(), digest_size=8).hexdigest()

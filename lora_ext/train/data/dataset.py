@@ -99,11 +99,27 @@ class Dataset:
     # --- how much there is
 
     def batch_count(self, epoch: int, world_size: int = 1) -> int:
-        """Batches of an epoch, for each of `world_size` processes."""
+        """The number of batches of an epoch.
+
+        Args:
+            epoch: The epoch, from 0.
+            world_size: Number of processes.
+
+        Returns:
+            Batches of each process.
+        """
         return self.sample_order.batch_count(epoch, world_size)
 
     def step_count(self, epoch: int, world_size: int = 1) -> int:
-        """Optimizer steps of an epoch: batches / `gradient_accumulation_steps`, rounded up."""
+        """The number of optimizer steps of an epoch: batches / `gradient_accumulation_steps`, rounded up.
+
+        Args:
+            epoch: The epoch, from 0.
+            world_size: Number of processes.
+
+        Returns:
+            Optimizer steps.
+        """
         return -(-self.batch_count(epoch, world_size) // self.recipe.gradient_accumulation_steps)
 
     def step_count_before(self, epoch: int, world_size: int = 1) -> int:
@@ -146,6 +162,9 @@ class Dataset:
             rank: The process.
             world_size: Number of processes.
             start: The first batch, from 0.
+
+        Yields:
+            The batches in the order of training.
         """
         batches = self.sample_order.epoch_batches(epoch, world_size)
         first = self.step_count_before(epoch, world_size)
@@ -278,7 +297,11 @@ class Dataset:
         return torch.stack(pixels), masks
 
     def fixed_captions(self) -> list[str] | None:
-        """Every caption that training uses, or None where captions change from step to step."""
+        """Every caption that training uses.
+
+        Returns:
+            The captions, each once; None where captions change from step to step.
+        """
         if not all(subset.caption_rules.fixed for subset in self.subsets):
             return None
         rng = random.Random(0)

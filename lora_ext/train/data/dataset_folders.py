@@ -52,7 +52,13 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
 
 
 def concept_of_folder(folder: Path) -> str:
-    """The concept in an `N_concept` folder's name, "" for another name.
+    """The concept in an `N_concept` folder's name.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The concept; "" for a name of another form.
 
     Example:
         >>> concept_of_folder(Path("data/10_my dog")), concept_of_folder(Path("data/dogs"))

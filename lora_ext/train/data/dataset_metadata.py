@@ -16,6 +16,9 @@ def dataset_metadata(data: Dataset, world_size: int = 1) -> dict[str, str]:
     Args:
         data: The data set.
         world_size: Number of processes.
+
+    Returns:
+        Metadata key → text.
     """
     items = Counter(
         data.subsets[data.images[item.image].subset].regularisation for item in data.sample_order.epoch_items(0)

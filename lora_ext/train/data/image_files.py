@@ -92,7 +92,14 @@ def rejecting_truncated_images() -> Iterator[None]:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file name is an image's; hidden files, such as macOS' `._a.jpg`, are not."""
+    """Whether a file name is an image's; hidden files, such as macOS' `._a.jpg`, are not.
+
+    Args:
+        path: The file; only its name counts.
+
+    Returns:
+        Whether its ending is one of `IMAGE_FILE_SUFFIXES`.
+    """
     return path.suffix.lower() in IMAGE_FILE_SUFFIXES and not path.name.startswith(".")
 
 

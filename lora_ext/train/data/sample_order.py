@@ -52,6 +52,12 @@ class GlobalBatch:
 def keyed_random_number(*key: object) -> int:
     """A 63-bit number that depends only on the key, the same on every machine.
 
+    Args:
+        *key: The parts of the key; their texts count.
+
+    Returns:
+        A number in 0..2⁶³ − 1.
+
     Example:
         >>> keyed_random_number("noise", 1) == keyed_random_number("noise", 1)
         True

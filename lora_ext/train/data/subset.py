@@ -56,7 +56,15 @@ class Subset:
 
 
 def check_folder(path: Path, what: str) -> None:
-    """Raises TrainError if the folder is missing; `what` names it in the message."""
+    """Checks that a folder exists.
+
+    Args:
+        path: The folder.
+        what: What the message calls it.
+
+    Raises:
+        TrainError: The folder is missing, or is a file.
+    """
     if path.is_file():
         raise TrainError(f"{what} {path} is a file, not a folder")
     if not path.is_dir():

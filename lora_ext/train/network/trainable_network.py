@@ -36,8 +36,7 @@ class TrainableNetwork(nn.Module):
         parts: "unet", "te" and "te2" → the model's networks.
         recipe: The settings.
         generator: The random numbers of the initial factors.
-        file: A LoRA to continue from; with `dim_from_weights` its ranks and alphas are used. Raises TrainError where no
-            layer of the model is trained, or the file does not fit (see `load_lora`).
+        file: A LoRA to continue from; with `dim_from_weights` its ranks and alphas are used.
 
     Attributes:
         family: The U-Net's blocks.
@@ -46,6 +45,10 @@ class TrainableNetwork(nn.Module):
         targets_by_layer: Layer → where it is in the model.
         factors: The same factors by kohya's layer names, as saved states name them.
         untrained_layers: Layers that `file` has and this network does not train.
+
+    Raises:
+        TrainError: No layer of the model is trained, or the file does not fit (see `load_lora`).
+        BlockError: A weight of a block's learning rate does not parse, or is negative.
     """
 
     def __init__(
@@ -100,7 +103,14 @@ class TrainableNetwork(nn.Module):
         )
 
     def layer_key(self, layer_id: LayerId) -> str:
-        """A layer's name as kohya's scripts write it."""
+        """A layer's name as kohya's scripts write it.
+
+        Args:
+            layer_id: The layer.
+
+        Returns:
+            Such as "lora_unet_mid_block_attentions_0_proj_in".
+        """
         return format_kohya_key(layer_id, sdxl=self.family is SDXL_BLOCKS)
 
     # --- attaching
@@ -121,7 +131,11 @@ class TrainableNetwork(nn.Module):
         return self
 
     def detach(self) -> TrainableNetwork:
-        """Removes all hooks, so that the model is as before."""
+        """Removes all hooks, so that the model is as before.
+
+        Returns:
+            This network.
+        """
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
@@ -129,7 +143,11 @@ class TrainableNetwork(nn.Module):
 
     @contextmanager
     def detached(self) -> Iterator[None]:
-        """Inside, the model runs without the network."""
+        """Inside, the model runs without the network.
+
+        Yields:
+            Nothing.
+        """
         attached = bool(self.handles)
         self.detach()
         try:
@@ -178,7 +196,14 @@ class TrainableNetwork(nn.Module):
         cast_factors(modules)
 
     def train(self, mode: bool = True) -> TrainableNetwork:
-        """As that of nn.Module; all ranks are used until the next `begin_step`."""
+        """As that of nn.Module; all ranks are used until the next `begin_step`.
+
+        Args:
+            mode: True for training, False for evaluation.
+
+        Returns:
+            This network.
+        """
         super().train(mode)
         for module in getattr(self, "factors_by_layer", {}).values():
             module.select_ranks(select_all_ranks(module.rank, module.alpha))
@@ -204,17 +229,32 @@ class TrainableNetwork(nn.Module):
     # --- norms
 
     def delta_norms(self) -> torch.Tensor:
-        """‖ΔW‖ of every module at weight 1, (modules,) float32."""
+        """The norm of every module's ΔW.
+
+        Returns:
+            ‖ΔW‖ (Frobenius) at weight 1, (modules,) float32.
+        """
         return delta_norms(list(self.factors_by_layer.values()))
 
     def limit_delta_norms(self, limit: float) -> NormLimitReport:
-        """Scales every ΔW whose norm exceeds `limit` down to it (kohya's `scale_weight_norms`)."""
+        """Scales every ΔW whose norm exceeds a limit down to it (kohya's `scale_weight_norms`).
+
+        Args:
+            limit: The largest norm.
+
+        Returns:
+            The norms afterwards.
+        """
         return limit_delta_norms(list(self.factors_by_layer.values()), limit)
 
     # --- files
 
     def to_lora_file(self) -> LoraFile:
-        """The trained factors as a LoRA file with kohya's keys, float32, and the network's metadata."""
+        """The trained factors as a LoRA file.
+
+        Returns:
+            A file with kohya's keys, float32 tensors and the network's metadata.
+        """
         adapters = {
             layer_id: Lora(module.low_rank().to_tensors(module.alpha))
             for layer_id, module in self.factors_by_layer.items()
@@ -222,7 +262,11 @@ class TrainableNetwork(nn.Module):
         return LoraFile(adapters=adapters, metadata=self.metadata())
 
     def metadata(self) -> dict[str, str]:
-        """The `ss_network_*` entries, as `network_metadata` returns them."""
+        """The network's metadata.
+
+        Returns:
+            The `ss_network_*` entries, as `network_metadata` returns them.
+        """
         return network_metadata(self.recipe)
 
     def load_lora(self, file: LoraFile) -> list[LayerId]:

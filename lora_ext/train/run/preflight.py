@@ -105,7 +105,11 @@ class PreflightReport:
         return self.expected.seconds * self.steps if self.expected else 0.0
 
     def text(self) -> str:
-        """The report as text, one fact a line; warnings begin with "!"."""
+        """The report as text.
+
+        Returns:
+            One fact a line; warnings begin with "!".
+        """
         return "\n".join(_lines(self))
 
 

@@ -97,7 +97,14 @@ def _split(flat: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def open_process_group(device: str | None = None) -> ProcessGroup:
-    """The process group of the environment: several processes if a launcher set WORLD_SIZE above 1."""
+    """Opens the process group of the environment: several processes if a launcher set WORLD_SIZE above 1.
+
+    Args:
+        device: "cpu" keeps the processes off the GPU; None or another device uses it if there is one.
+
+    Returns:
+        The group; one of a single process where no launcher is at work.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return ProcessGroup()
     return AccelerateProcessGroup(cpu=device == "cpu" or not torch.cuda.is_available())

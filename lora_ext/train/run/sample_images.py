@@ -54,6 +54,9 @@ def load_sample_prompts(path: Path, defaults: SampleSpec) -> list[SampleSpec]:
         path: .txt (one prompt a line, # starts a comment), .json or .toml.
         defaults: Values of what a prompt does not set.
 
+    Returns:
+        The images to generate, in the file's order.
+
     Raises:
         TrainError: The file cannot be read or has no prompt.
     """

@@ -104,6 +104,12 @@ class TrainingProgress:
 def format_clock(seconds: float) -> str:
     """A duration as 1:02:03, or 2:03 below an hour.
 
+    Args:
+        seconds: The duration.
+
+    Returns:
+        Hours, minutes and whole seconds.
+
     Example:
         >>> format_clock(123), format_clock(3723)
         ('2:03', '1:02:03')
