@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -87,10 +88,34 @@ def test_interrupt_stops_a_sheet(webui: StandIn, batch: int) -> None:
     finally:
         script_callbacks.remove_callbacks_for_function(stop)
     assert not job["result"] or not job["result"]["complete"]
-    shared.state.begin()
-    shared.state.end()
     webui.make("a cat")
     assert state(webui) == before
+
+
+def test_a_request_from_before_does_not_interrupt_a_sheet(webui: StandIn) -> None:
+    """Reload UI leaves one behind."""
+    from modules import shared
+
+    shared.state.interrupt()
+    job = webui.job("/compare", {**SETTINGS, "prompt": "a bird <lora:one:1>", "x": "seed:1,2", "batch": 1})
+    assert job["result"]["complete"]
+    assert not shared.state.interrupted and not shared.state.job
+
+
+def test_the_chosen_model_is_loaded_before_a_sheet(webui: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forge loads it with the first image, and the user may have chosen another one since. Flux is not for us."""
+    from modules import sd_models
+
+    other = SimpleNamespace(forge_objects=None, sd_checkpoint_info=object())
+    asked = {**SETTINGS, "prompt": "a bird <lora:one:1>", "x": "seed:1,2"}
+    monkeypatch.setattr(
+        sd_models,
+        "forge_model_reload",
+        lambda: monkeypatch.setattr(sd_models.model_data, "sd_model", other),
+        raising=False,
+    )
+    job = webui.job("/compare", asked)
+    assert job["state"] == "failed" and "the built-in Lora extension does now" in job["error"]
 
 
 def test_an_error_leaves_nothing(webui: StandIn) -> None:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 from makers import make
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from server import REQUEST, WebUI, apart, copy_extension, launch, picture
+from server import CAT, REQUEST, WebUI, apart, copy_extension, launch, picture
 
 from lora_ext import cli
 from lora_ext.layer_keys import format_kohya_key
@@ -163,18 +164,54 @@ def test_hires_image_to_image_and_batches(forge: WebUI) -> None:
         assert apart(forge.make("", **SMALL, **more), clean) == 0
 
 
-def test_training_and_sheets_are_refused_before_any_work(forge: WebUI) -> None:
-    outputs = forge.data / "lora_ext" / "outputs" if forge.data else Path()
-    for path, body, verb in (
-        ("/train", {"settings": {"output_name": "x"}}, "train"),
-        ("/train/preflight", {"settings": {"output_name": "x"}}, "train"),
-        ("/compare", {"lora": "noise", "x": "preset:IND,ALL"}, "compare"),
-        ("/compare/blocks", {"lora": "noise", "way": "lowered"}, "blocks"),
-    ):
-        with pytest.raises(AssertionError, match=f"400 .*cannot train or draw sheets.*python -m lora_ext {verb}"):
-            forge.call(f"/lora-ext/v1{path}", body)
-    assert not [path for path in outputs.rglob("*") if path.is_file()]
-    assert forge.call("/lora-ext/v1/jobs")["jobs"] == []
+def ended(forge: WebUI, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A job of the tab, once it has ended."""
+    job = forge.call(f"/lora-ext/v1{path}", body)
+    while (now := forge.call(f"/lora-ext/v1/jobs/{job['id']}"))["state"] in ("waiting", "running"):
+        time.sleep(0.2)
+    return dict(now)
+
+
+def pixels_of(forge: WebUI, name: str) -> np.ndarray:
+    """A picture that the tab has made."""
+    assert forge.data is not None
+    with Image.open(forge.data / "lora_ext" / "outputs" / name) as image:
+        return np.asarray(image.convert("RGB"), dtype=int)
+
+
+@pytest.mark.parametrize("batch", [8, 1])
+@pytest.mark.parametrize(
+    ("tag", "axes"),
+    [("", {"x": "file:noise,conv", "y": "weight:0.5,1"}), ("", {"lora": "noise", "x": "te:0,1", "y": "unet:0,0.8"}),
+     (TAG, {"x": "preset:ALL,OUTALL,IND", "y": "stop:2,none"})],
+)  # fmt: skip
+def test_cells_of_a_sheet_are_those_drawn_by_hand(forge: WebUI, tag: str, axes: dict[str, str], batch: int) -> None:
+    clean = forge.make("", **SMALL)
+    asked = {**SMALL, "cfg": 7, "sampler": "Euler", "seed": 42, "batch": batch, "prompt": f"{CAT} {tag}".strip()}
+    made = ended(forge, "/compare", {**asked, **axes})
+    assert made["state"] == "done" and made["result"]["complete"], made
+    cells = made["result"]["cells"]
+    for cell in cells:
+        hand = forge.make(cell["prompt"], **SMALL)
+        assert abs(pixels_of(forge, cell["file"]) - hand.pixels[0]).max() <= (1 if batch > 1 else 0), cell["prompt"]
+    assert len({pixels_of(forge, cell["file"]).tobytes() for cell in cells}) == len(cells)
+    assert made["result"]["suggested"]["reason"]
+    assert apart(forge.make("", **SMALL), clean) == 0
+
+
+def test_blocks_are_measured_by_images(forge: WebUI) -> None:
+    asked = {**SMALL, "lora": "noise", "way": "lowered", "layout": "12", "batch": 8, "prompt": CAT}
+    made = ended(forge, "/compare/blocks", asked)
+    assert made["state"] == "done", made
+    found = made["result"]
+    assert len(found["pictures"]) == 13 and len({pixels_of(forge, p).tobytes() for p in found["pictures"].values()}) > 4
+
+
+def test_training_is_refused_before_any_work(forge: WebUI) -> None:
+    for path in ("/train", "/train/preflight"):
+        with pytest.raises(AssertionError, match=r"400 .*cannot train yet.*python -m lora_ext train"):
+            forge.call(f"/lora-ext/v1{path}", {"settings": {"output_name": "x"}})
+    assert not list((forge.data or Path()).glob("lora_ext/outputs/train/*"))
 
 
 def test_axes_act_and_are_refused_where_they_could_not(forge: WebUI) -> None:

@@ -21,11 +21,14 @@ from ...protocols import TrainableModel, UserFolders
 from ...train.data.captioning import ImageCaptioner
 from .image_renderer import A1111ImageRenderer
 from .interrogators import interrogators
+from .model_loading import load_chosen_model
 from .models import has_patch_manager
 from .script_lifetime import SCRIPT_LIFETIME
 from .settings import A1111HostInterface, command_line_folders
 from .training_session import open_training_session
+from .webui_job import webui_job
 
+SHEET_JOB_TITLE = "drawing a sheet"
 _CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 _NGROK_DOMAINS = ("*.ngrok-free.app", "*.ngrok-free.dev", "*.ngrok.app", "*.ngrok.dev", "*.ngrok.io")
 
@@ -52,11 +55,10 @@ class A1111Backend:
 
     def why_unavailable(self, kind: str) -> str:
         """Returns why a kind of job is not available, "" where it is; see `web.backend.Backend.why_unavailable`."""
-        if has_patch_manager():
-            verb = {"preflight": "train"}.get(kind, kind)
+        if has_patch_manager() and kind in ("train", "preflight"):
             return (
-                "this web UI (Forge or a relative of it) holds its model in a way that LoRA ext cannot train or draw "
-                f"sheets with yet; `python -m lora_ext {verb}` does the same outside it"
+                "this web UI (Forge or a relative of it) holds its model in a way that LoRA ext cannot train yet; "
+                "`python -m lora_ext train` does the same outside it"
             )
         owner = self.applied_by()
         if owner and kind in ("compare", "blocks"):
@@ -104,8 +106,17 @@ class A1111Backend:
 
     @contextmanager
     def open_renderer(self, checkpoint: str, library: LoraLibrary) -> Iterator[A1111ImageRenderer]:
-        """Opens a renderer for sheets that uses the loaded model; `checkpoint` is ignored."""
-        yield A1111ImageRenderer(library, self.presets())
+        """Opens a renderer for sheets that uses the chosen model; `checkpoint` is ignored.
+
+        Raises:
+            LoraError: another extension applies the tags to this model.
+        """
+        with webui_job(SHEET_JOB_TITLE):
+            load_chosen_model()
+            reason = self.why_unavailable("compare")  # which depends on the model
+            if reason:
+                raise LoraError(reason)
+            yield A1111ImageRenderer(library, self.presets())
 
     def generate(
         self, settings: dict[str, Any], library: object, on_progress: object

@@ -17,6 +17,7 @@ from ...fit_report import FitReport
 from ...lora_tags import parse_lora_tags
 from ..infotext import PARAMETERS_KEY
 from .model_kind import sd_model_native_size
+from .model_loading import forge_loading_choices
 from .models import current_sd_model, is_supported_model
 from .per_image_batch import generate_per_image_batch, processing_arguments
 from .script_lifetime import SCRIPT_LIFETIME
@@ -45,6 +46,7 @@ class A1111ImageRenderer:
             info.filename,
             info.sha256 or "",
             *(getattr(shared.opts, name, "") for name in _SETTINGS_THAT_CHANGE_IMAGES),
+            *forge_loading_choices(),
         ]
         return ":".join([*map(str, parts), tags_identity(image_spec, self.library, self.presets)])
 

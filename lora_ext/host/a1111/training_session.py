@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from modules import devices, shared
-
 from .trainable_model import A1111TrainableModel, current_trainable_model
+from .webui_job import webui_job
 
 TRAINING_JOB_TITLE = "training a LoRA"
 
@@ -25,14 +24,9 @@ def open_training_session(remove_all: Callable[[], None]) -> Iterator[A1111Train
     Raises:
         TrainError: the web UI has no model.
     """
-    shared.state.begin(job=TRAINING_JOB_TITLE)
-    shared.state.textinfo = TRAINING_JOB_TITLE
-    try:
-        remove_all()
-        yield current_trainable_model()
-    finally:
-        remove_all()
-        state = shared.state
-        state.end()
-        state.skipped = state.interrupted = state.stopping_generation = False
-        devices.torch_gc()
+    with webui_job(TRAINING_JOB_TITLE):
+        try:
+            remove_all()
+            yield current_trainable_model()
+        finally:
+            remove_all()
