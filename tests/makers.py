@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -206,37 +207,55 @@ def _even(shape: Sequence[int]) -> bool:
     return _layer(shape) and shape[0] % 2 == 0
 
 
-MAKERS: dict[str, tuple[Maker, Callable[[Sequence[int]], bool]]] = {
-    "lora": (_lora, _layer),
-    "lora-tucker": (_lora_tucker, _kernel),
-    "lora-dora-out": (_dora(0), _layer),
-    "lora-dora-in": (_dora(1), _layer),
-    "lora-bias": (_lora_bias, _layer),
-    "lora-sparse-bias": (_lora_sparse, _layer),
-    "loha": (_loha, _layer),
-    "loha-tucker": (_loha_tucker, _kernel),
-    "lokr": (_lokr("full", "thin"), _layer),
-    "lokr-full": (_lokr("full", "full"), _layer),
-    "lokr-thin": (_lokr("thin", "thin"), _layer),
-    "lokr-tucker": (_lokr("full", "tucker"), _kernel),
-    "ia3-out": (_ia3(False), _layer),
-    "ia3-in": (_ia3(True), _layer),
-    "full": (_full, _any),
-    "norm": (_norm, _vector),
-    "glora-old": (_glora_old, _small),
-    "glora": (_glora, _layer),
-    "oft-kohya": (_oft_kohya, _layer),
-    "oft-lycoris": (_oft_lycoris, _layer),
-    "oft-diag": (_oft_diag, _layer),
-    "boft": (_boft, _even),
+@dataclass(frozen=True)
+class Variant:
+    """One way to make the tensors of a kind of adapter.
+
+    Attributes:
+        kind: `Adapter.kind` of what is made.
+        make: draws the tensors.
+        suits: whether it exists for a layer weight of a shape.
+        has_alpha: whether ΔW is scaled by alpha / rank; then `make` stores alpha = rank / 2.
+    """
+
+    kind: str
+    make: Maker
+    suits: Callable[[Sequence[int]], bool]
+    has_alpha: bool = False
+
+
+MAKERS: dict[str, Variant] = {
+    "lora": Variant("LoRA", _lora, _layer, has_alpha=True),
+    "lora-tucker": Variant("LoRA", _lora_tucker, _kernel, has_alpha=True),
+    "lora-dora-out": Variant("LoRA", _dora(0), _layer, has_alpha=True),
+    "lora-dora-in": Variant("LoRA", _dora(1), _layer, has_alpha=True),
+    "lora-bias": Variant("LoRA", _lora_bias, _layer, has_alpha=True),
+    "lora-sparse-bias": Variant("LoRA", _lora_sparse, _layer, has_alpha=True),
+    "loha": Variant("LoHa", _loha, _layer, has_alpha=True),
+    "loha-tucker": Variant("LoHa", _loha_tucker, _kernel, has_alpha=True),
+    "lokr": Variant("LoKr", _lokr("full", "thin"), _layer, has_alpha=True),
+    "lokr-full": Variant("LoKr", _lokr("full", "full"), _layer, has_alpha=True),
+    "lokr-thin": Variant("LoKr", _lokr("thin", "thin"), _layer, has_alpha=True),
+    "lokr-tucker": Variant("LoKr", _lokr("full", "tucker"), _kernel, has_alpha=True),
+    "ia3-out": Variant("IA3", _ia3(False), _layer),
+    "ia3-in": Variant("IA3", _ia3(True), _layer),
+    "full": Variant("full", _full, _any),
+    "norm": Variant("norm", _norm, _vector),
+    "glora-old": Variant("GLoRA", _glora_old, _small, has_alpha=True),
+    "glora": Variant("GLoRA", _glora, _layer, has_alpha=True),
+    "oft-kohya": Variant("OFT", _oft_kohya, _layer),
+    "oft-lycoris": Variant("OFT", _oft_lycoris, _layer),
+    "oft-diag": Variant("OFT", _oft_diag, _layer),
+    "boft": Variant("OFT", _boft, _even),
 }
+"""The variant's name, which begins with a name of `reference.DELTAS` → the variant."""
 KINDS: tuple[str, ...] = tuple(MAKERS)
 """Names of the variants that `make` knows."""
 
 
 def suits(kind: str, shape: Sequence[int]) -> bool:
     """Whether `kind` exists for a layer weight of `shape` (Linear, Conv2d, or the vector of a norm)."""
-    return MAKERS[kind][1](tuple(shape))
+    return MAKERS[kind].suits(tuple(shape))
 
 
 def make(
@@ -257,7 +276,7 @@ def make(
     def draw(*size: int, std: float = 0.3) -> Tensor:
         return torch.from_numpy(rng.normal(0, std, size)).float()
 
-    tensors = MAKERS[kind][0](draw, tuple(shape), rank)
-    if kind.split("-")[0] in ("lora", "loha", "lokr", "glora"):
+    tensors = MAKERS[kind].make(draw, tuple(shape), rank)
+    if MAKERS[kind].has_alpha:
         tensors["alpha"] = torch.tensor(rank / 2)
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}

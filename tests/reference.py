@@ -32,13 +32,7 @@ def reference_bias(tensors: Mapping[str, Tensor]) -> np.ndarray | None:
 
 def _scale(kind: str, t: Arrays) -> float:
     """alpha/rank for the kinds that have both; 1 otherwise."""
-    ranks = {
-        "lora": lambda: t["lora_up.weight"].shape[1],
-        "loha": lambda: t["hada_w1_b"].shape[0],
-        "lokr": lambda: t["lokr_w2_b"].shape[0] if "lokr_w2_b" in t else None,
-        "glora": lambda: None if kind == "glora-old" else t["b1.weight"].shape[1],
-    }
-    rank = ranks.get(kind.split("-")[0], lambda: None)()
+    rank = RANKS.get(kind.split("-")[0], lambda kind, t: None)(kind, t)
     if "scale" in t:
         return float(t["scale"])
     return float(t["alpha"]) / rank if rank and "alpha" in t else 1.0
@@ -172,3 +166,11 @@ DELTAS = {
     "oft": _oft,
     "boft": _boft,
 }
+"""The first word of a variant's name → ΔW before alpha, from its stored arrays and W."""
+RANKS = {
+    "lora": lambda kind, t: t["lora_up.weight"].shape[1],
+    "loha": lambda kind, t: t["hada_w1_b"].shape[0],
+    "lokr": lambda kind, t: t["lokr_w2_b"].shape[0] if "lokr_w2_b" in t else None,
+    "glora": lambda kind, t: None if kind == "glora-old" else t["b1.weight"].shape[1],
+}
+"""The rank that alpha is divided by, of the kinds whose ΔW alpha scales."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import makers
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import KINDS, SHAPES, make, suits
+from makers import KINDS, MAKERS, SHAPES, make, suits
 from reference import reference, reference_bias
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,15 +19,6 @@ from lora_ext.lowrank import concat
 CASES = [(kind, layer) for kind in KINDS for layer, shape in SHAPES.items() if suits(kind, shape)]
 STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 SCALED = ("lora", "lora-tucker", "lora-bias", "loha", "lokr", "lokr-thin", "glora")
-KIND_OF = {
-    "lora": "LoRA",
-    "loha": "LoHa",
-    "lokr": "LoKr",
-    "ia3": "IA3",
-    "full": "full",
-    "norm": "norm",
-    "glora": "GLoRA",
-}
 
 every_case = pytest.mark.parametrize(("kind", "layer"), CASES)
 seeds = st.integers(0, 2**32 - 1)
@@ -100,7 +90,7 @@ def test_exactly_one_kind_accepts(kind: str, layer: str) -> None:
     tensors, _ = drawn(kind, layer)
     names = frozenset(tensors)
     accepting = [row.kind for row in ADAPTERS if row.accepts(names)]
-    assert accepting == [KIND_OF.get(kind.split("-")[0], "OFT")]
+    assert accepting == [MAKERS[kind].kind]
     assert names <= ADAPTER_SUFFIXES
 
 
@@ -215,6 +205,37 @@ def test_no_alpha_is_scale_one_and_scale_wins(kind: str) -> None:
     whole = adapter(bare).delta(weight)
     torch.testing.assert_close(adapter(tensors).delta(weight), whole / 2)  # made with alpha = rank/2
     torch.testing.assert_close(adapter({**tensors, "scale": torch.tensor(3.0)}).delta(weight), whole * 3)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5, -2.0])
+@every_case
+def test_times_scales_the_changes_of_weight_and_bias(kind: str, layer: str, factor: float) -> None:
+    tensors, weight = drawn(kind, layer)
+    found = adapter(tensors)
+    scaled = found.times(factor)
+    if scaled is None:
+        assert kind == "boft" or found.magnitude() is not None
+        assert found.times(1.0) is found
+        return
+    assert type(scaled) is type(found) and (scaled is found) == (factor == 1)
+    torch.testing.assert_close(scaled.delta(weight), found.delta(weight) * factor, rtol=1e-4, atol=2e-5)
+    bias, before = scaled.bias_delta(), found.bias_delta()
+    assert (bias is None) == (before is None)
+    if bias is not None and before is not None:
+        torch.testing.assert_close(bias, before * factor)
+
+
+@every_case
+def test_a_kind_knows_its_shape_where_it_needs_no_weight(kind: str, layer: str) -> None:
+    """`delta_shape` is given exactly where ΔW is a matrix that is the same whatever the layer's weight."""
+    tensors, weight = drawn(kind, layer)
+    found = adapter(tensors)
+    shape = found.delta_shape() if found.magnitude() is None else None
+    is_free = torch.allclose(found.delta(weight), found.delta(weight + 1), atol=1e-6)
+    assert (shape is not None) == (is_free and weight.dim() > 1)
+    if shape is not None:
+        flat = (weight.shape[0], weight[0].numel())
+        assert shape == (flat if found.flattens_kernel and not kind.endswith("a-tucker") else tuple(weight.shape))
 
 
 @pytest.mark.parametrize(("kind", "layer"), [("lokr-full", "3x3"), ("glora-old", "linear"), ("full", "linear")])
@@ -419,5 +440,5 @@ def test_lora_cut_keeps_dora() -> None:
 
 
 def test_makers_cover_every_kind() -> None:
-    made = {KIND_OF.get(kind.split("-")[0], "OFT") for kind in makers.KINDS}
+    made = {variant.kind for variant in MAKERS.values()}
     assert made == {row.kind for row in ADAPTERS}

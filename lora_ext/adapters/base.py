@@ -7,7 +7,7 @@ computes ΔW either as a `LowRank` or from the layer's weight.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
@@ -31,13 +31,14 @@ class Adapter:
     """The tensors of one layer in a file. Instances compare by identity.
 
     A kind implements `unscaled_delta` and `is_shape`, and overrides `low_rank`, `rank`, `scaling` or `bias_delta`
-    where it has them.
+    where it has them, `delta_shape` where ΔW needs no layer, and `_times` where alpha is no factor of ΔW.
 
     Attributes:
         tensors: suffix → tensor exactly as the file has it (suffixes as in kohya's and LyCORIS' files).
         kind: the name shown to users: "LoRA", "LoHa", …
         required_suffixes: alternative sets of suffixes; a layer is of this kind when it has all of one set.
         optional_suffixes: further suffixes of this kind.
+        flattens_kernel: whether a ΔW of two axes may also belong to a Conv2d, its kernel flattened into the columns.
     """
 
     tensors: Mapping[str, Tensor]
@@ -45,6 +46,7 @@ class Adapter:
     kind: ClassVar[str]
     required_suffixes: ClassVar[tuple[frozenset[str], ...]]
     optional_suffixes: ClassVar[frozenset[str]] = frozenset()
+    flattens_kernel: ClassVar[bool] = False
 
     @classmethod
     def accepts(cls, suffixes: frozenset[str]) -> bool:
@@ -82,6 +84,37 @@ class Adapter:
     def truncated(self, rank: int) -> Adapter:
         """Keeps the first `rank` ranks (`dyn` in a prompt). Only LoRA can do this; other kinds return themselves."""
         return self
+
+    def times(self, factor: float) -> Adapter | None:
+        """Makes the adapter whose changes of weight and bias are `factor` times this one's.
+
+        Returns:
+            The adapter; None where its kind cannot hold that (DoRA, BOFT).
+        """
+        if factor == 1:
+            return self
+        return None if self.magnitude() is not None else self._times(factor)
+
+    def _times(self, factor: float) -> Adapter | None:
+        """`times` by alpha, so that factors stay bit-identical; by `scale` where there is no rank or a `scale`."""
+        if self.rank and "scale" not in self.tensors:
+            changed = {"alpha": torch.tensor(self.scaling() * self.rank * factor)}
+        else:
+            changed = {"scale": torch.tensor(self.scaling() * factor)}
+        return replace(self, tensors={**self.tensors, **changed})
+
+    def _times_tensors(self, factor: float, *names: str) -> Adapter:
+        """`times` by the tensors of these names (those that are stored) and the residual's."""
+        stored = [name for name in (*names, "bias", "bias_values") if name in self.tensors]
+        scaled = {name: (self.tensors[name].float() * factor).to(self.tensors[name].dtype) for name in stored}
+        return replace(self, tensors={**self.tensors, **scaled})
+
+    def delta_shape(self) -> tuple[int, ...] | None:
+        """Returns the shape of ΔW, (out, in[, kh, kw]), from the stored tensors alone.
+
+        None where ΔW depends on the layer's weight or is not a matrix.
+        """
+        return None
 
     def unscaled_delta(self, weight: Tensor) -> Tensor:
         """Computes ΔW before scaling and DoRA.

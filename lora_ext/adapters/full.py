@@ -28,6 +28,14 @@ class Full(Adapter):
         """Returns diff."""
         return self.stored_tensor("diff", weight)
 
+    def _times(self, factor: float) -> Adapter:
+        return self._times_tensors(factor, "diff", "diff_b")
+
+    def delta_shape(self) -> tuple[int, ...] | None:
+        """Returns the shape of diff; None for a vector."""
+        shape = tuple(self.stored_shape("diff"))
+        return shape if len(shape) > 1 else None
+
     def bias_delta(self) -> Tensor | None:
         """Returns diff_b (out,), or None."""
         bias = self.tensors.get("diff_b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -42,6 +43,11 @@ class GLoRA(Adapter):
     def scaling(self) -> float:
         """Returns 1 for the older format, as the web UI does; else as for every kind."""
         return 1.0 if self.is_older_format and "scale" not in self.tensors else super().scaling()
+
+    def _times(self, factor: float) -> Adapter | None:
+        if not self.is_older_format:
+            return super()._times(factor)
+        return replace(self, tensors={**self.tensors, "scale": torch.tensor(self.scaling() * factor)})
 
     def has_consistent_factors(self) -> bool:
         """Whether the inner sizes of A's and B's factors agree."""

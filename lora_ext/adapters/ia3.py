@@ -24,6 +24,9 @@ class IA3(Adapter):
         """Whether there is one factor for each input or output."""
         return len(shape) > 1 and self.stored_shape("weight").numel() == shape[self.scaled_axis()]
 
+    def _times(self, factor: float) -> Adapter:
+        return self._times_tensors(factor, "weight")
+
     def unscaled_delta(self, weight: Tensor) -> Tensor:
         """Multiplies the weight by the factors."""
         span = [1] * weight.dim()

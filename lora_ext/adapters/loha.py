@@ -20,6 +20,7 @@ class LoHa(Adapter):
     kind: ClassVar[str] = "LoHa"
     required_suffixes: ClassVar = (frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),)
     optional_suffixes: ClassVar = frozenset({"hada_t1", "hada_t2"})
+    flattens_kernel: ClassVar = True
 
     @property
     def rank(self) -> int:
@@ -38,6 +39,11 @@ class LoHa(Adapter):
     def is_shape(self, shape: torch.Size) -> bool:
         """Whether both sides have the shape of the weight."""
         return all(self._side_spans(side, shape) for side in (1, 2))
+
+    def delta_shape(self) -> tuple[int, ...]:
+        """Returns the shape of the first side: of its matrix, or with its Tucker core's kernel."""
+        a, b = self.stored_shape("hada_w1_a"), self.stored_shape("hada_w1_b")
+        return (a[1], b[1], *self.stored_shape("hada_t1")[2:]) if "hada_t1" in self.tensors else (a[0], b[1:].numel())
 
     def _side_spans(self, side: int, shape: torch.Size) -> bool:
         a, b = self.stored_shape(f"hada_w{side}_a"), self.stored_shape(f"hada_w{side}_b")

@@ -24,6 +24,7 @@ class LoKr(Adapter):
     kind: ClassVar[str] = "LoKr"
     required_suffixes: ClassVar = tuple(left | right for left in _LEFT for right in _RIGHT)
     optional_suffixes: ClassVar = frozenset({"lokr_t2"})
+    flattens_kernel: ClassVar = True
 
     @property
     def rank(self) -> int | None:
@@ -37,10 +38,16 @@ class LoKr(Adapter):
 
     def is_shape(self, shape: torch.Size) -> bool:
         """Whether the Kronecker product has the rows and columns of the weight."""
+        return self.delta_shape() == matrix_shape(shape)
+
+    def delta_shape(self) -> tuple[int, ...] | None:
+        """Returns (rows, columns) of the Kronecker product; None where the factors of a side disagree."""
         left, right = self._size("lokr_w1"), self._size("lokr_w2")
-        if left is None or right is None:
-            return False
-        return (left[0] * right[0], left[1] * right[1]) == matrix_shape(shape)
+        return None if left is None or right is None else (left[0] * right[0], left[1] * right[1])
+
+    def _times(self, factor: float) -> Adapter | None:
+        full = not self.rank and "scale" not in self.tensors
+        return self._times_tensors(factor, "lokr_w1") if full else super()._times(factor)
 
     def _size(self, name: str) -> tuple[int, int] | None:
         """(rows, columns) of w1 or w2, None when its factors disagree."""

@@ -63,6 +63,10 @@ class Lora(Adapter):
         mid = self.stored_shape("lora_mid.weight")
         return mid[:2] == (matrix_shape(up)[1], down[0]) and (up[0], matrix_shape(down)[1], *mid[2:]) == tuple(shape)
 
+    def delta_shape(self) -> tuple[int, ...]:
+        """Returns the shape of up · (mid ·) down."""
+        return self.factors().shape
+
     def unscaled_delta(self, weight: Tensor) -> Tensor:
         """Computes up · (mid ·) down."""
         factors = self.factors()

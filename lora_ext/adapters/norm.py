@@ -27,6 +27,9 @@ class Norm(Adapter):
         """Returns w_norm."""
         return self.stored_tensor("w_norm", weight)
 
+    def _times(self, factor: float) -> Adapter:
+        return self._times_tensors(factor, "w_norm", "b_norm")
+
     def bias_delta(self) -> Tensor | None:
         """Returns b_norm (n,), or None."""
         bias = self.tensors.get("b_norm")

@@ -68,17 +68,11 @@ class Oft(Adapter):
         # (I + Q) and (I − Q)⁻¹ commute, so one solve gives the product
         return torch.linalg.solve(eye - skew, eye + skew)
 
-    def times(self, factor: float) -> Oft | None:
-        """Makes the OFT whose ΔW is `factor` times this one's.
+    def _times(self, factor: float) -> Adapter | None:
+        """None for a butterfly, whose product of factors has no such sum.
 
         W + m·(s·Rᵀ·W − W) = ((1 − m)·I + m·R·s)ᵀ·W, stored as `oft_diag` in float32, since fp16 rounds away small
         differences from 1.
-
-        Args:
-            factor: m.
-
-        Returns:
-            The OFT, or None for a butterfly, whose product of factors has no such sum.
         """
         blocks = self.stored_shape(self._name)
         if len(blocks) == 4:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..adapters import Adapter, Full, LoHa, LoKr, Lora, adapter_from_tensors
+from ..adapters import Adapter, adapter_from_tensors
 from ..command_line import cast_tensor
 from ..errors import ToolError
 from ..file import peft_metadata
@@ -119,21 +119,10 @@ def change_of(file: LoraFile, layer_id: LayerId) -> LayerChange | None:
 def shape_of(file: LoraFile, layer_id: LayerId) -> tuple[int, ...] | None:
     """The shape of a layer's weight, (out, in[, kh, kw]); None where ΔW depends on the base model's weights."""
     adapter = file.adapters[layer_id]
-    if adapter.magnitude() is not None:
-        return None
-    if isinstance(adapter, Lora):
-        return adapter.factors().shape
-    if isinstance(adapter, Full):
-        return tuple(adapter.stored_shape("diff")) if len(adapter.stored_shape("diff")) > 1 else None
-    if isinstance(adapter, LoHa):
-        a, b = adapter.stored_shape("hada_w1_a"), adapter.stored_shape("hada_w1_b")
-        if "hada_t1" in adapter.tensors:
-            return (a[1], b[1], *adapter.stored_shape("hada_t1")[2:])
-        return weight_shape_by_name(file, layer_id, a[0], b[1:].numel())
-    if isinstance(adapter, LoKr):
-        rows, columns = adapter.unscaled_delta(torch.zeros(())).shape
-        return weight_shape_by_name(file, layer_id, rows, columns)
-    return None
+    shape = None if adapter.magnitude() is not None else adapter.delta_shape()
+    if shape is None or len(shape) > 2 or not adapter.flattens_kernel:
+        return shape
+    return weight_shape_by_name(file, layer_id, *shape)
 
 
 def weight_shape_by_name(file: LoraFile, layer_id: LayerId, rows: int, columns: int) -> tuple[int, ...]:

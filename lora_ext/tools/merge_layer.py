@@ -20,7 +20,6 @@ from .layer_changes import (
     sum_changes,
 )
 from .report import LayerReport, ToolReport
-from .reweight import scale_adapter
 
 MERGE_METHODS = ("concat", "svd", "factors")
 """concat: the exact sum. svd: its best approximation at a rank. factors: kohya's average of the factors."""
@@ -106,7 +105,7 @@ def merge_layer(
     """
     without_change = [part for part in parts if part.change is None]
     if without_change:
-        kept = scale_adapter(parts[0].adapter, parts[0].weight) if len(parts) == 1 else _norms(parts)
+        kept = parts[0].adapter.times(parts[0].weight) if len(parts) == 1 else _norms(parts)
         if kept is not None:
             report.layers.append(LayerReport(str(layer_id), kept.rank, kept.rank, note=kept.kind))
             return make_stored_adapter(

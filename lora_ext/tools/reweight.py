@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..adapter_spec import AdapterSpec
-from ..adapters import IA3, Adapter, Full, GLoRA, LoKr, Norm, Oft
+from ..adapters import Adapter
 from ..block_weights import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights, parse_element_rules
 from ..command_line import CommandParser, check_output_path, number, parse_precision
 from ..errors import ToolError
@@ -56,7 +56,7 @@ def reweight_lora(
         if not weight:
             left_out.append(str(layer_id))
             continue
-        made = scale_adapter(adapter, weight)
+        made = adapter.times(weight)
         if made is None:
             raise ToolError(
                 f"{layer_id} cannot be written at weight {weight:g}: the change by {_name(adapter)} depends on the "
@@ -79,32 +79,6 @@ def reweight_lora(
         file, adapters, carry_metadata(file.metadata, comment, [source_record(file, lbw=blocks.format_weights())])
     )
     return with_adapters(result, adapters, with_network_dims(result, result.metadata)), report
-
-
-def scale_adapter(adapter: Adapter, weight: float) -> Adapter | None:
-    """Scales an adapter.
-
-    Returns:
-        The adapter whose changes of weight and bias are `weight` times those of `adapter`; None where its kind cannot
-        hold that (DoRA, BOFT).
-    """
-    if weight == 1:
-        return adapter
-    tensors = adapter.tensors
-    if adapter.magnitude() is not None:
-        return None
-    if isinstance(adapter, Oft):
-        return adapter.times(weight)
-    if isinstance(adapter, Norm | IA3 | Full):
-        scaled = {"w_norm", "b_norm", "weight", "diff", "diff_b", "bias", "bias_values"} & tensors.keys()
-    elif isinstance(adapter, LoKr) and not adapter.rank and "scale" not in tensors:
-        scaled = {name for name in ("lokr_w1", "bias", "bias_values") if name in tensors}
-    elif adapter.rank and "scale" not in tensors and not (isinstance(adapter, GLoRA) and adapter.is_older_format):
-        return replace(adapter, tensors={**tensors, "alpha": torch.tensor(adapter.scaling() * adapter.rank * weight)})
-    else:
-        return replace(adapter, tensors={**tensors, "scale": torch.tensor(adapter.scaling() * weight)})
-    moved = {name: (tensors[name].float() * weight).to(tensors[name].dtype) for name in scaled}
-    return replace(adapter, tensors={**tensors, **moved})
 
 
 def _name(adapter: Adapter) -> str:
