@@ -18,46 +18,44 @@ class KeyPrefix:
     Attributes:
         text: the prefix itself, which the layer's name follows.
         part: the part that the layer belongs to.
-        is_flattened: whether the dots of the layer's name are written as underscores.
     """
 
     text: str
     part: str
-    is_flattened: bool
 
 
 KOHYA_PREFIXES = (
-    KeyPrefix("lora_unet_", UNET, True),
-    KeyPrefix("lora_te_", TE, True),
-    KeyPrefix("lora_te1_", TE, True),
-    KeyPrefix("lora_te2_", TE2, True),
-    KeyPrefix("oft_unet_", UNET, True),
-    KeyPrefix("diffusion_model_", UNET, True),
-    KeyPrefix("lycoris_unet_", UNET, True),
-    KeyPrefix("lycoris_te_", TE, True),
-    KeyPrefix("lycoris_te1_", TE, True),
-    KeyPrefix("lycoris_te2_", TE2, True),
-    KeyPrefix("lycoris_", UNET, True),
-    KeyPrefix("lycoris_", TE, True),
+    KeyPrefix("lora_unet_", UNET),
+    KeyPrefix("lora_te_", TE),
+    KeyPrefix("lora_te1_", TE),
+    KeyPrefix("lora_te2_", TE2),
+    KeyPrefix("oft_unet_", UNET),
+    KeyPrefix("diffusion_model_", UNET),
+    KeyPrefix("lycoris_unet_", UNET),
+    KeyPrefix("lycoris_te_", TE),
+    KeyPrefix("lycoris_te1_", TE),
+    KeyPrefix("lycoris_te2_", TE2),
+    KeyPrefix("lycoris_", UNET),
+    KeyPrefix("lycoris_", TE),
 )
 """Keys `<prefix><flattened name>.<suffix>`: kohya's scripts, LyCORIS, kohya's OFT, the built-in extension's own."""
 
 
 DOTTED_PREFIXES = (
-    KeyPrefix("unet.", UNET, False),
-    KeyPrefix("text_encoder.", TE, False),
-    KeyPrefix("text_encoder_2.", TE2, False),
-    KeyPrefix("base_model.model.unet.", UNET, False),
-    KeyPrefix("base_model.model.text_encoder.", TE, False),
-    KeyPrefix("base_model.model.", UNET, False),
-    KeyPrefix("base_model.model.", TE, False),
-    KeyPrefix("diffusion_model.", UNET, False),
-    KeyPrefix(LDM_UNET_PREFIX, UNET, False),
-    KeyPrefix("text_encoders.clip_l.transformer.", TE, False),
-    KeyPrefix("text_encoders.clip_h.transformer.", TE, False),
-    KeyPrefix("text_encoders.clip_g.transformer.", TE2, False),
-    KeyPrefix("", UNET, False),
-    KeyPrefix("", TE, False),
+    KeyPrefix("unet.", UNET),
+    KeyPrefix("text_encoder.", TE),
+    KeyPrefix("text_encoder_2.", TE2),
+    KeyPrefix("base_model.model.unet.", UNET),
+    KeyPrefix("base_model.model.text_encoder.", TE),
+    KeyPrefix("base_model.model.", UNET),
+    KeyPrefix("base_model.model.", TE),
+    KeyPrefix("diffusion_model.", UNET),
+    KeyPrefix(LDM_UNET_PREFIX, UNET),
+    KeyPrefix("text_encoders.clip_l.transformer.", TE),
+    KeyPrefix("text_encoders.clip_h.transformer.", TE),
+    KeyPrefix("text_encoders.clip_g.transformer.", TE2),
+    KeyPrefix("", UNET),
+    KeyPrefix("", TE),
 )
 """Keys `<prefix><dotted name>.<suffix>`: diffusers pipelines, attention-processor files, PEFT, ComfyUI."""
 

@@ -9,7 +9,14 @@ import pytest
 
 from lora_ext.adapters import ADAPTER_SUFFIXES
 from lora_ext.blocks import BLOCK_LABELS, BLOCK_LAYOUTS, SD_BLOCKS, SDXL_BLOCKS
-from lora_ext.layer_keys import format_kohya_key, format_peft_key, parse_layer_key
+from lora_ext.layer_keys import (
+    DOTTED_PREFIXES,
+    KOHYA_PREFIXES,
+    SUFFIX_ALIASES,
+    format_kohya_key,
+    format_peft_key,
+    parse_layer_key,
+)
 from lora_ext.layer_names import (
     PARTS,
     TE,
@@ -156,6 +163,10 @@ PREFIXES = {
 }  # fmt: skip
 
 
+def test_every_prefix_of_a_key_is_listed_above() -> None:
+    assert {prefix.text for prefix in (*KOHYA_PREFIXES, *DOTTED_PREFIXES)} == PREFIXES.keys()
+
+
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_what_each_beginning_of_a_key_stands_for(prefix: str) -> None:
     layers = {
@@ -179,6 +190,10 @@ SUFFIXES_ELSEWHERE = {
     "lora_conv2d_layer.down.weight": "lora_down.weight", "lora_conv2d_layer.up.weight": "lora_up.weight",
     "lora_magnitude_vector.weight": "lora_magnitude_vector", "network_alpha": "alpha",
 }  # fmt: skip
+
+
+def test_every_alias_of_a_suffix_is_listed_above() -> None:
+    assert SUFFIX_ALIASES.keys() == SUFFIXES_ELSEWHERE.keys()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES_ELSEWHERE)
