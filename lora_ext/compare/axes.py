@@ -251,17 +251,30 @@ def _step(field: str) -> AxisParser:
     return parse
 
 
+def _tag_kind(name: str, title: str, example: str, parse: AxisParser, **more: Any) -> AxisKind:
+    return AxisKind(name, f"LoRA {title}", example, parse, changes_tag=True, **more)
+
+
+def _file_names(context: AxisContext) -> list[str]:
+    return prompt_names(context.library)
+
+
+def _preset_names(context: AxisContext) -> list[str]:
+    return list(context.presets.weights)
+
+
+_OURS = {"needs_lora_ext": True}
 _TABLE = (
-    AxisKind("epoch", "LoRA epoch", "epoch:all or epoch:2-6,last", _epoch),
-    AxisKind("file", "LoRA file", "file:one,other", _file),
-    AxisKind("weight", "LoRA weight", "weight:0.2-1.0(+0.2)", _number("weight", "te", "unet")),
-    AxisKind("te", "LoRA text encoder weight", "te:0-1 [5]", _number("te", "te")),
-    AxisKind("unet", "LoRA U-Net weight", "unet:0-1 [5]", _number("U-Net", "unet")),
-    AxisKind("preset", "LoRA block preset", "preset:ALL,INALL,OUTALL", _preset),
-    AxisKind("block", "LoRA one block's weight", "block OUT05:0-1 [5] or block:IN04-OUT05=0", _block),
-    AxisKind("rank", "LoRA rank (DyLoRA)", "rank:1,2,4 or rank:all", _rank),
-    AxisKind("start", "LoRA start step", "start:0,5,10 or start:0.0-0.5 [3]", _step("start")),
-    AxisKind("stop", "LoRA stop step", "stop:5,10 or stop:0.5,1.0", _step("stop")),
+    _tag_kind("epoch", "epoch", "epoch:all or epoch:2-6,last", _epoch, loads_file=True),
+    _tag_kind("file", "file", "file:one,other", _file, loads_file=True, choices=_file_names),
+    _tag_kind("weight", "weight", "weight:0.2-1.0(+0.2)", _number("weight", "te", "unet")),
+    _tag_kind("te", "text encoder weight", "te:0-1 [5]", _number("te", "te")),
+    _tag_kind("unet", "U-Net weight", "unet:0-1 [5]", _number("U-Net", "unet")),
+    _tag_kind("preset", "block preset", "preset:ALL,INALL,OUTALL", _preset, **_OURS, choices=_preset_names),
+    _tag_kind("block", "one block's weight", "block OUT05:0-1 [5] or block:IN04-OUT05=0", _block, **_OURS),
+    _tag_kind("rank", "rank (DyLoRA)", "rank:1,2,4 or rank:all", _rank, **_OURS),
+    _tag_kind("start", "start step", "start:0,5,10 or start:0.0-0.5 [3]", _step("start"), **_OURS),
+    _tag_kind("stop", "stop step", "stop:5,10 or stop:0.5,1.0", _step("stop"), **_OURS),
     AxisKind("seed", "seed", "seed:1,2,3", setting_axes.parse_seed_axis),
     AxisKind("sr", "prompt S/R", "sr:cat,dog", setting_axes.parse_replacement_axis),
     AxisKind("prompt", "prompt", "prompt:a cat | a dog --d 7 --n blurry", setting_axes.parse_prompt_axis),

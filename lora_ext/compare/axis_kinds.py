@@ -68,12 +68,20 @@ class AxisKind:
         title: what the user sees.
         example: how it is written.
         parse: the parser of its values.
+        changes_tag: whether it changes a LoRA's tag, so that other programs' plots have no such axis of their own.
+        loads_file: whether each value loads another file, which is slow.
+        needs_lora_ext: whether it changes a part of the tag that only LoRA ext understands.
+        choices: returns what may be chosen as a value; None where nothing can be listed.
     """
 
     name: str
     title: str
     example: str
     parse: AxisParser
+    changes_tag: bool = False
+    loads_file: bool = False
+    needs_lora_ext: bool = False
+    choices: Callable[[AxisContext], list[str]] | None = None
 
 
 NO_AXIS = Axis("", (AxisValue("", lambda image_spec: image_spec),))

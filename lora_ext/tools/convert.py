@@ -14,7 +14,7 @@ import torch
 from ..adapters import Adapter
 from ..command_line import CommandParser, check_output_path, parse_device, parse_precision, widest_dtype
 from ..errors import ToolError, did_you_mean
-from ..file.key_formats import format_keys
+from ..file.key_formats import KEY_FORMATS, format_keys
 from ..file.loading import assemble_lora_file, load_lora_file
 from ..file.lora_file import LoraFile, is_tensor_finite
 from ..layer_names import LayerId
@@ -37,7 +37,7 @@ from .result_metadata import (
     with_network_dims,
 )
 
-TARGET_KEY_FORMATS = ("kohya", "diffusers")
+TARGET_KEY_FORMATS = tuple(name for name in KEY_FORMATS if name != "file")
 """The key formats that can be written."""
 
 

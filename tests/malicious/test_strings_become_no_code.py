@@ -77,20 +77,21 @@ def test_the_users_own_command_line_names_a_class(trap: Path, tmp_path: Path) ->
     assert type(build_optimizer(recipe, groups)) is torch.optim.SGD and trap.exists()
     # and over a config's own
     config = toml_of({"optimizer_type": "AdamW"}, tmp_path)
-    given = ["--config_file", str(config), "--optimizer_type", "torch.optim.NAdam"]
+    given = ["--config_file", str(config), "--optimizer_type", "torch.optim.Optimizer"]
     assert (
-        optimizer_class_and_settings(recipe_from_arguments(recipe_parser().parse_args(given)))[0] is torch.optim.NAdam
+        optimizer_class_and_settings(recipe_from_arguments(recipe_parser().parse_args(given)))[0]
+        is torch.optim.Optimizer
     )
 
 
 def test_trust_does_not_outlive_the_command_line() -> None:
     """What is written down of a run and read back is no command line."""
-    recipe = recipe_from_arguments(recipe_parser().parse_args(["--optimizer_type", "torch.optim.NAdam"]))
+    recipe = recipe_from_arguments(recipe_parser().parse_args(["--optimizer_type", "torch.optim.Optimizer"]))
     assert isinstance(recipe.optimizer_type, UserOptimizerClass)
     from lora_ext.train.config.recipe_io import recipe_to_toml, settings_from_recipe
     from lora_ext.train.run.training_state import recipe_as_json
 
-    assert "torch.optim.NAdam" in recipe_to_toml(recipe)
+    assert "torch.optim.Optimizer" in recipe_to_toml(recipe)
     for settings in (recipe_as_json(recipe), json.loads(json.dumps(settings_from_recipe(recipe)))):
         with pytest.raises(TrainError, match="accepted on the command line only"):
             recipe_from_settings({"optimizer_type": settings["optimizer_type"]})

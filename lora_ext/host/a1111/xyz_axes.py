@@ -15,16 +15,12 @@ from ...adapter_spec import Presets
 from ...compare import axes, axis_values
 from ...compare.axis_kinds import Axis, AxisContext, AxisKind, AxisValue
 from ...compare.image_spec import ImageSpec, find_tag
-from ...compare.training_run_files import prompt_names
 from ...errors import LoraError
 from ...file.lora_library import LoraLibrary
 
 XYZ_SCRIPT = "xyz_grid.py"
-LORA_EXT_ONLY_AXES = ("preset", "block", "rank", "start", "stop")
-"""Axes over parts of a tag that only LoRA ext understands."""
-XYZ_AXIS_KINDS = ("epoch", "file", "weight", "te", "unet", "preset", "block", "rank", "start", "stop")
-XYZ_AXIS_COST = {"epoch": 0.4, "file": 0.4}
-"""How slow a change is, 0..1: the plot changes slow axes least often."""
+FILE_COST = 0.4
+"""How slow a change of the file is, 0..1: the plot changes slow axes least often."""
 
 
 class XyzAxisValue(str):
@@ -58,22 +54,24 @@ class XyzAxes:
         for data in scripts.scripts_data:
             if data.script_class.__module__ == XYZ_SCRIPT:
                 there = {option.label for option in data.module.axis_options}
-                made = (self._option(data.module, axes.AXIS_KINDS[name]) for name in XYZ_AXIS_KINDS)
+                made = (self._option(data.module, kind) for kind in axes.AXIS_KINDS.values() if kind.changes_tag)
                 data.module.axis_options += [option for option in made if option.label not in there]
 
     def _option(self, plot: Any, kind: AxisKind) -> Any:
-        choices: dict[str, Callable[[], list[str]]] = {
-            "file": lambda: prompt_names(self.library()),
-            "preset": lambda: list(self.presets().weights),
-        }
+        choices = kind.choices
+
+        def listed() -> list[str]:
+            assert choices is not None
+            return choices(AxisContext(self.library(), ImageSpec(), self.presets()))
+
         return plot.AxisOption(
             kind.title,
             str,
             self.apply,
             format_value=lambda p, option, x: str(x),
             confirm=lambda p, xs: self.confirm(p, kind.name, xs),
-            cost=XYZ_AXIS_COST.get(kind.name, 0.0),
-            choices=choices.get(kind.name),
+            cost=FILE_COST if kind.loads_file else 0.0,
+            choices=listed if choices else None,
         )
 
     def confirm(self, p: Any, kind: str, xs: list[Any]) -> None:
@@ -88,7 +86,7 @@ class XyzAxes:
             LoraError: a value cannot be parsed, or names a file or preset that does not exist.
         """
         owner = self.other_tag_owner()
-        if owner and kind in LORA_EXT_ONLY_AXES:
+        if owner and axes.AXIS_KINDS[kind].needs_lora_ext:
             raise LoraError(
                 f"{axes.AXIS_KINDS[kind].title} would change nothing: {owner} applies LoRA tags here, not LoRA ext"
             )
