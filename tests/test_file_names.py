@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
-from test_library import put
+from test_lora_library import put
 
 from lora_ext import cli
 from lora_ext.adapter_spec import Presets, resolve_tag

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_compare_sheet import Painter, sheet
-from test_library import put
+from test_lora_library import put
 from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.compare.build_sheet import build_sheet

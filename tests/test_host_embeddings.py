@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from test_generate import folder, settings  # noqa: F401
-from test_host_text import Words, clip  # noqa: F401
+from test_host_prompt_encoding import Words, clip  # noqa: F401
 from torch import Tensor, nn
 
 from lora_ext.errors import FileError

@@ -10,7 +10,7 @@ import pytest
 import test_host_checkpoint as small
 import torch
 from safetensors.torch import load_file, save_file
-from test_checkpoint_merge import full_file, of
+from test_tools_checkpoint_merge import full_file, of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 

@@ -94,7 +94,7 @@ def trained(real: StandaloneTrainableModel, made: Recipe) -> tuple[torch.Tensor,
         ("a", "", "a"),
     ],
 )
-def test_a_word_is_set_apart_from_punctuation(text: str, word: str, apart: str) -> None:
+def test_a_word_is_apart_from_punctuation(text: str, word: str, apart: str) -> None:
     assert surround_with_spaces(text, word) == apart
     assert surround_with_spaces(apart, word) == apart, "once is enough"
 

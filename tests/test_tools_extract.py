@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from test_checkpoint_merge import full_file, golden, of
+from test_tools_checkpoint_merge import full_file, golden, of
 from torch import Tensor
 
 from lora_ext import cli
