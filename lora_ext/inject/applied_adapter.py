@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..adapters import Adapter
 from ..layer_names import LayerId, find_layer_id
 from ..lowrank import LowRank
+from .quantized_weight import quantized_shape
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ def _attention_targets(part: str, name: str, module: nn.MultiheadAttention) -> I
 def weight_shape(module: nn.Module) -> torch.Size | None:
     """Returns the shape of a layer's weight by the layer's attributes, since quantised storage may be packed.
 
+    Layers of Forge and its kin with NF4 or GGUF weights have no such attributes; there the weight tells its shape.
+
     Args:
         module: any module.
 
@@ -131,7 +134,7 @@ def weight_shape(module: nn.Module) -> torch.Size | None:
         return torch.Size((int(module.out_features), int(module.in_features)))  # type: ignore[arg-type]
     if isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and module.weight is not None:
         return torch.Size(module.weight.shape)
-    return None
+    return quantized_shape(getattr(module, "weight", None))
 
 
 def are_equal(some: Sequence[AppliedAdapter], others: Sequence[AppliedAdapter]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -47,12 +48,13 @@ class ForwardHook:
         """Removes the hook."""
         self.handle.remove()
 
-    def update(self, applied: tuple[AppliedAdapter, ...], weight: Tensor | None) -> None:
+    def update(self, applied: tuple[AppliedAdapter, ...], read_weight: Callable[[], Tensor | None]) -> None:
         """Replaces the adapters. Where only weights differ, only gains are computed again.
 
         Args:
             applied: the adapters.
-            weight (Tensor): the layer's own weight, which kinds without a low-rank form need.
+            read_weight: returns the layer's own weight, which kinds without a low-rank form need; not called for
+                others, since a quantised weight has to be dequantised.
         """
         shape = weight_shape(self.module)
         assert shape is not None
@@ -72,7 +74,7 @@ class ForwardHook:
         dense = [
             one for one, form in zip(applied, self.low_rank_forms, strict=True) if form is None and one.is_acting()
         ]
-        self.dense = _dense(dense, weight)
+        self.dense = _dense(dense, read_weight() if dense else None)
         self.bias_shift = sum_bias_deltas(acting, shape[0])
 
     def _cast(self, place: DeviceAndDtype) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -14,6 +14,7 @@ from .applied_adapter import AppliedAdapter, are_equal, sum_bias_deltas
 from .baking import add_delta
 from .forward_hook import ForwardHook
 from .free_memory import accelerated
+from .quantized_weight import dequantized_weight
 from .rounding import Rounding, is_lossy_dtype
 
 AdaptersBySlot = Mapping[str, tuple[AppliedAdapter, ...]]
@@ -99,7 +100,7 @@ class LiveLayer:
             if self.hook is None:
                 self.hook = ForwardHook(self.module)
             assert isinstance(self.hook, ForwardHook)
-            self.hook.update(live["weight"], self.original_parameter("weight"))
+            self.hook.update(live["weight"], self.original_weight)
         if self.applied:
             LIVE_LAYERS[self.module] = self
         else:
@@ -143,6 +144,11 @@ class LiveLayer:
     def original_parameter(self, slot: str) -> nn.Parameter | None:
         """Returns the model's own parameter of the slot."""
         return self.originals[slot] if slot in self.originals else self.current_parameter(slot)
+
+    def original_weight(self) -> Tensor | None:
+        """Returns the values of the model's own weight, dequantised where they are stored quantised."""
+        weight = self.original_parameter("weight")
+        return None if weight is None else dequantized_weight(weight)
 
     def _bake(self, wanted: Mapping[str, tuple[AppliedAdapter, ...]]) -> None:
         """Swaps in W + ΔW for the wanted slots and the originals for all others."""
