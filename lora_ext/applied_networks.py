@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -22,6 +22,15 @@ from .layer_names import UNET, LayerId
 from .protocols import HookableModel
 
 _T = TypeVar("_T")
+
+
+@runtime_checkable
+class ModelWithInjection(HookableModel, Protocol):
+    """A model whose weights belong to a manager of its own, which has to be asked to change them."""
+
+    def create_injection(self, mode: str, memory: MemoryBudget | None) -> Injection:
+        """Returns an `Injection` that changes this model's weights; `mode` and `memory` as for `Injection`."""
+        ...
 
 
 class AppliedNetworks:
@@ -52,7 +61,9 @@ class AppliedNetworks:
         for part, root in self.roots.items():
             self.targets.update(find_layer_targets(part, root))
         self.blocks = {layer_id.block for layer_id in self.targets}
-        self.injection = Injection(mode, memory)
+        self.injection = (
+            model.create_injection(mode, memory) if isinstance(model, ModelWithInjection) else Injection(mode, memory)
+        )
         self.fallback = LiveFallback(self.injection, self._apply_changes, changes)
         self.specs: tuple[AdapterSpec, ...] = ()
         self.changed = 0

@@ -82,7 +82,7 @@ class Injection:
             slots[target.slot] = (*slots.get(target.slot, ()), *placed)
         changed = 0
         try:
-            layers = {module: LIVE_LAYERS.get(module) or LiveLayer(module) for module in grouped}
+            layers = {module: self.layer_record(module) for module in grouped}
             self._layers.update(layers)
             live = self._choose_live(layers, grouped)
             for module, slots in grouped.items():
@@ -94,6 +94,10 @@ class Injection:
             self.close()
             raise
         return changed
+
+    def layer_record(self, module: nn.Module) -> LiveLayer:
+        """Returns the record of a module, a new one where no adapter acts on it."""
+        return LIVE_LAYERS.get(module) or LiveLayer(module)
 
     def _choose_live(
         self, layers: Mapping[nn.Module, LiveLayer], wanted: Mapping[nn.Module, AdaptersBySlot]

@@ -16,62 +16,55 @@ from torch import nn
 from ...adapter_spec import AdapterSpec
 from ...applied_networks import AppliedNetworks
 from ...fit_report import FitReport
-from ...inject import AUTO, LIVE
+from ...inject import AUTO, LIVE, Injection, MemoryBudget
 from ...layer_names import TE, TE2, UNET
 from ...no_effect_reasons import no_effect_reason
 from ..memory_estimate import generation_bytes
+from ..patched.model import PatchedModel, has_patchers
 
 
 @dataclass(frozen=True, eq=False)
 class A1111Model:
-    """One of the web UI's models (`shared.sd_model`) as a `protocols.HookableModel`."""
+    """One of the web UI's models (`shared.sd_model`) as a `protocols.HookableModel`.
+
+    How it is held is found out from its attributes: AUTOMATIC1111's model is LDM's network itself, a model with
+    `forge_objects` belongs to patchers (`host.patched`).
+    """
 
     sd_model: Any
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Returns "unet", "te", "te2" → network, without the web UI's wrappers; empty for unsupported models (SD3)."""
-        parts: dict[str, nn.Module] = {}
         if not is_supported_model(self.sd_model):
-            return parts
-        if is_forge(self.sd_model):
-            return _patched_parts(self.sd_model.forge_objects)
-        parts[UNET] = self.sd_model.model.diffusion_model
-        conditioner = getattr(self.sd_model, "conditioner", None)
-        encoders = [self.sd_model.cond_stage_model] if conditioner is None else list(conditioner.embedders)
-        for encoder in encoders:
-            encoder = getattr(encoder, "wrapped", encoder)
-            if isinstance(getattr(encoder, "transformer", None), nn.Module):  # transformers' CLIP-L
-                parts[TE] = encoder.transformer
-            elif isinstance(getattr(encoder, "model", None), nn.Module):  # OpenCLIP
-                parts[TE if conditioner is None else TE2] = encoder.model
-        return parts
+            return {}
+        return PatchedModel(self.sd_model).parts() if has_patchers(self.sd_model) else _ldm_parts(self.sd_model)
+
+    def create_injection(self, mode: str, memory: MemoryBudget | None = None) -> Injection:
+        """Returns an injection that bakes as the model is held."""
+        if has_patchers(self.sd_model):
+            return PatchedModel(self.sd_model).create_injection(mode, memory)
+        return Injection(mode, memory)
+
+
+def _ldm_parts(sd_model: Any) -> dict[str, nn.Module]:
+    """U-Net and text encoders of LDM's model."""
+    parts: dict[str, nn.Module] = {UNET: sd_model.model.diffusion_model}
+    conditioner = getattr(sd_model, "conditioner", None)
+    encoders = [sd_model.cond_stage_model] if conditioner is None else list(conditioner.embedders)
+    for encoder in encoders:
+        encoder = getattr(encoder, "wrapped", encoder)
+        if isinstance(getattr(encoder, "transformer", None), nn.Module):  # transformers' CLIP-L
+            parts[TE] = encoder.transformer
+        elif isinstance(getattr(encoder, "model", None), nn.Module):  # OpenCLIP
+            parts[TE if conditioner is None else TE2] = encoder.model
+    return parts
 
 
 def is_supported_model(sd_model: Any) -> bool:
-    """Whether a model is SD1, SD2 or SDXL (not SD3 or Flux), in AUTOMATIC1111's web UI or in Forge."""
-    if is_forge(sd_model):
+    """Whether a model is SD1, SD2 or SDXL (not SD3 or Flux), in AUTOMATIC1111's web UI or in Forge and its kin."""
+    if has_patchers(sd_model):
         return any(getattr(sd_model, name, False) for name in ("is_sd1", "is_sd2", "is_sdxl"))
     return not getattr(sd_model, "is_sd3", False) and hasattr(sd_model, "model")
-
-
-def is_forge(sd_model: Any) -> bool:
-    """Whether a model manager holds the weights (`forge_objects`, in Forge and its kin)."""
-    return hasattr(sd_model, "forge_objects")
-
-
-def _patched_parts(objects: Any) -> dict[str, nn.Module]:
-    """U-Net and text encoders of `forge_objects`: LDM's names in the U-Net, transformers' CLIP for all text encoders.
-
-    SD1 has `clip_l`, SD2 `clip_h`, SDXL `clip_l` and `clip_g`.
-    """
-    parts: dict[str, nn.Module] = {UNET: objects.unet.model.diffusion_model}
-    text = objects.clip.cond_stage_model
-    for part, names in ((TE, ("clip_l", "clip_h")), (TE2, ("clip_g",))):
-        for name in names:
-            encoder = getattr(getattr(text, name, None), "transformer", None)
-            if isinstance(encoder, nn.Module):
-                parts[part] = encoder
-    return parts
 
 
 def has_patch_manager() -> bool:
@@ -189,9 +182,7 @@ class AppliedNetworksByModel:
         fp8 weights are never baked, since a small ΔW is lost when it is rounded to fp8. `AppliedNetworks` itself checks
         whether there is memory for baking.
         """
-        if _has_fp8_weights() or is_forge(
-            sd_model
-        ):  # a model manager moves, quantises and re-creates parameters by itself
+        if _has_fp8_weights():
             return LIVE
         mode = self.mode()
         return LIVE if mode == AUTO and getattr(sd_model, "lowvram", False) else mode
