@@ -163,7 +163,7 @@ class Loras:
         words = dict(weight) if isinstance(weight, Mapping) else {"te": weight}
         unknown = words.keys() - set(LORA_TAG_FIELDS)
         if unknown:
-            raise PromptError(f"{name}: unknown word {min(unknown)!r}{did_you_mean(min(unknown), LORA_TAG_FIELDS)}")
+            raise PromptError(f"{name}: unknown field {min(unknown)!r}{did_you_mean(min(unknown), LORA_TAG_FIELDS)}")
         for word in NUMERIC_TAG_FIELDS:
             if (word in ("te", "unet") and word in words) or words.get(word) is not None:
                 words[word] = _number(name, word, words[word])

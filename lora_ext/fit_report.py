@@ -24,7 +24,7 @@ class FitReport:
         notes: further sentences for the user.
         damaged: number of layers that are skipped because they are damaged.
         damage: what is wrong with the first of them.
-        other: a sentence about a file that is not for SD1, SD2 or SDXL; nothing of it is applied.
+        other: a sentence about a file that is not for SD1, SD2 or SDXL; it is not applied.
         way: why all files are applied live where they would have been baked; this is no fault.
         assumed: the alpha that is assumed where the file has none.
 

@@ -239,13 +239,13 @@ def format_inspection(found: InspectionReport) -> str:
     if found.blocks:
         lines += ["How strongly each block is changed (norm of the change at weight 1):", *_table(found.blocks), ""]
     elif not found.other:
-        lines += ["No layer of a LoRA was found in it.", ""]
+        lines += ["It has no LoRA layers.", ""]
     rows = [(words, _clean(found.metadata[key])) for key, words in _METADATA_LABELS.items() if found.metadata.get(key)]
     lines += [f"  {words}: {value}" for words, value in rows if value != "None"]
     if found.tags:
         lines.append("  most frequent tags: " + ", ".join(_clean(tag) for tag in found.tags))
     if not found.metadata:
-        lines.append("  It carries no metadata.")
+        lines.append("  It has no metadata.")
     for name, vectors in found.embeddings.items():
         rows_in = max((shape[0] if len(shape) > 1 else 1 for shape in vectors.values()), default=0)
         lines.append(f"  embedding for the prompt: {_clean(name)} ({rows_in} vectors)")
@@ -271,7 +271,7 @@ def _summary(found: InspectionReport) -> list[str]:
         assumed = f"; {found.assumed}" if found.assumed else ""
         lines.append(f"  rank {_list(found.ranks)}; alpha {_list(found.alphas)}{assumed}")
     if found.config:
-        lines.append(f"  strength by {Path(found.config).name} beside it")
+        lines.append(f"  alpha from {Path(found.config).name} beside it")
     return lines
 
 
@@ -317,7 +317,7 @@ def inspection_warnings(found: InspectionReport) -> list[str]:
         lines.append(f"WARNING: {len(found.damaged)} damaged layers are skipped, the others apply: {first}.")
     if found.wrong_hash:
         lines.append(
-            f"Its metadata has another hash, {found.wrong_hash}: it was copied, or the numbers were changed since."
+            f"Its metadata has a different hash, {found.wrong_hash}: it was copied, or the tensors were changed later."
         )
     if found.unread:
         shown = ", ".join(_clean(key) for key in found.unread[:3])

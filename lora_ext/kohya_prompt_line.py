@@ -49,7 +49,7 @@ def convert_option_values(given: Mapping[str, Any], line: str) -> dict[str, Any]
         try:
             found[name] = _KINDS.get(name, str)(value)
         except (TypeError, ValueError):
-            raise PromptError(f"prompt {line!r}: {value!r} is no number for {name}") from None
+            raise PromptError(f"prompt {line!r}: {value!r} is not a number for {name}") from None
         check_option_range(name, found[name])
     return found
 
@@ -59,4 +59,4 @@ def check_option_range(name: str, *numbers: Any) -> None:
     low, high = _LIMITS.get(name, (None, None))
     for number in numbers:
         if low is not None and high is not None and not low <= number <= high:
-            raise PromptError(f"{name} is from {low:g} to {high:g}, not {number}")
+            raise PromptError(f"{name} is {number}; it must be from {low:g} to {high:g}")

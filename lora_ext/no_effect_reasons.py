@@ -26,7 +26,7 @@ def no_effect_reason(spec: AdapterSpec, layers: Iterable[LayerId], total: int | 
     acting = [layer_id for layer_id in layers if spec.weight_at(layer_id)]
     parts = {layer_id.part for layer_id in acting}
     if not acting:
-        why = "its weight is 0" if not spec.te and not spec.unet else "its weight is 0 in every layer that it has"
+        why = "its weight is 0" if not spec.te and not spec.unet else "its weight is 0 in every layer of the file"
         return f"{spec.display_name} changes nothing: {why}"
     if UNET not in parts:
         return ""
@@ -55,13 +55,13 @@ def empty_step_range_reason(start: float | None, stop: float | None, total: int 
     if stop is not None and stop <= 0:
         return "it stops before the first step"
     if start is not None and stop is not None and type(start) is type(stop) and start >= stop:
-        ask = "" if start == stop else f"; exchange them: step={stop!r}-{start!r}"
+        ask = "" if start == stop else f"; swap them: step={stop!r}-{start!r}"
         return f"it starts at {_format_step(start)} and stops before {_format_step(stop)}{ask}"
     if total is None or any(is_step_in_range(start, stop, step, total) for step in range(total)):
         return ""
     first = "" if start is None else f"starts at {_format_step(start)}"
     last = "" if stop is None else f"stops before {_format_step(stop)}"
-    return f"it {' and '.join(filter(None, (first, last)))}, and the picture has {total} steps (0 to {total - 1})"
+    return f"it {' and '.join(filter(None, (first, last)))}, and the image has {total} steps (0 to {total - 1})"
 
 
 def _format_step(value: float) -> str:

@@ -53,8 +53,8 @@ def unread_tag_warnings(
     ]
     for match in (*LORA_TAG_PATTERN.finditer(negative), *_LIKE.finditer(LORA_TAG_PATTERN.sub("", negative))):
         found.append(
-            f"{_short(match[0])} in the negative prompt is not applied, and is read there as text: tags belong into "
-            "the prompt; a weight below 0 works against a file"
+            f"{_short(match[0])} in the negative prompt is not applied but read as text: write tags into the "
+            "prompt, with a weight below 0 for the opposite effect"
         )
     return list(dict.fromkeys(found))
 
@@ -125,7 +125,7 @@ def _in_brackets(tag: str, at: int, masked: str, around: Sequence[tuple[str, int
             step = f"-{when}" if first else f"{when}-"
             return f"{_short(tag)} in [… : … : {when}] acts at all steps: write {_short(tag[:-1])}:step={step}>"
         if not parts[0].strip(f"{_BLANK} ,") and (len(parts) == 1 or _NUMBER.fullmatch(parts[1])):
-            return f"{_short(tag)} in brackets acts as it would without them: its strength is the number in the tag"
+            return f"{_short(tag)} in brackets has the same effect as without them: its weight is the number in the tag"
     return ""
 
 

@@ -171,7 +171,7 @@ def flux(tmp_path: Path) -> LoraFile:
 def test_nothing_is_applied_and_one_sentence_says_so(flux: LoraFile) -> None:
     model = Tiny()
     plain = model.draw()
-    sentence = "flux is a LoRA for Flux.1 and cannot act on SD1, SD2 and SDXL models; nothing of it is applied"
+    sentence = "flux is a LoRA for Flux.1 and cannot act on SD1, SD2 and SDXL models; it is not applied"
     for mode in ("live", "baked"):
         with AppliedNetworks(model, mode) as applied:
             (fit,) = applied.apply([AdapterSpec(flux)])

@@ -163,9 +163,9 @@ def test_what_does_not_fit_is_refused(old_unet: nn.Module, tmp_path: Path) -> No
             load_lora_file(path)
         assert str(path) in str(caught.value)
 
-    refused(flat(rows)[:-1], "not made of pairs")
-    refused(flat(rows)[:-2], r"numbers 143 unet layers, where 128 or 144 or \d+ are known")
-    refused(flat(rows[1:] + rows[:1]), "fit no known order: layer")
+    refused(flat(rows)[:-1], "does not consist of pairs")
+    refused(flat(rows)[:-2], r"143 numbered unet layers; accepted are 128 or 144 or \d+")
+    refused(flat(rows[1:] + rows[:1]), "match no known order: layer")
     refused([t.T for t in flat(rows)], "factors of shapes")
     refused([t[0] for t in flat(rows)], "factors of shapes")
     refused([1, 2], "list of other things")
@@ -182,7 +182,7 @@ def test_numbered_keys_that_lie(tmp_path: Path) -> None:
             {"unet": '["Wonder"]'},
             "classes Wonder; the order of layers is known",
         ),
-        ({"unet:0:up": up, "unet:0:down": down}, {"unet": "{"}, "names no list of classes"),
+        ({"unet:0:up": up, "unet:0:down": down}, {"unet": "{"}, "has no list of target classes"),
         ({"unet:0:up": up, "unet:00:up": up}, {}, "are the same layer"),
     ):
         path = save_safetensors(tensors, tmp_path / "a.safetensors", metadata=metadata, overwrite=True)

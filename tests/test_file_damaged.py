@@ -35,20 +35,20 @@ DAMAGED: dict[str, tuple[dict[str, Tensor], str]] = {
     "half with alpha": ({"lora_down.weight": torch.ones(3, 32), "alpha": torch.tensor(1.0)}, "a part of a layer"),
     "two alphas": (
         {"lora_up.weight": torch.ones(32, 2), "lora_down.weight": torch.ones(2, 32), "alpha": torch.ones(2)},
-        "where one number belongs",
+        "must be one number",
     ),
-    "vector": ({"lora_up.weight": torch.ones(32), "lora_down.weight": torch.ones(1, 32)}, "where a matrix belongs"),
+    "vector": ({"lora_up.weight": torch.ones(32), "lora_down.weight": torch.ones(1, 32)}, "must be a matrix"),
     "LoHa of rank 0": (
         {f"hada_w{n}_{side}": torch.ones(32, 0) if side == "a" else torch.ones(0, 32) for n in "12" for side in "ab"},
-        "holds no number",
+        "must not be empty",
     ),
     "LoHa of two ranks": (
         {f"hada_w{n}_{side}": torch.ones(32, 4) if side == "a" else torch.ones(3, 32) for n in "12" for side in "ab"},
-        "do not go together",
+        "do not match",
     ),
     "LoKr of two ranks": (
         {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(8, 2), "lokr_w2_b": torch.ones(3, 8)},
-        "do not go together",
+        "do not match",
     ),
     "three quarters of a LoHa": (
         {"hada_w1_a": torch.ones(32, 4), "hada_w1_b": torch.ones(4, 32), "hada_w2_a": torch.ones(32, 4)},

@@ -84,7 +84,7 @@ def test_checkpoint_and_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     bad.write_bytes(b"x" * 100)
     assert main([str(path), str(bad)]) == 2
     captured = capsys.readouterr()
-    assert "No layer of a LoRA was found" in captured.out
+    assert "It has no LoRA layers" in captured.out
     assert captured.err.startswith("lora-ext: ")
     assert captured.err.count("\n") == 1
     assert main([str(path), str(path), "--json"]) == 0

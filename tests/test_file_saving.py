@@ -165,7 +165,7 @@ def test_new_adapters_are_spelled_as_kohya_does(tmp_path: Path) -> None:
     native = assemble_lora_file({f"{format_kohya_key(site)}.diff": torch.ones(640, 2048)}, {})
     key = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.diff"
     assert list(format_keys(dataclasses.replace(native, keys={}))) == [key]
-    with pytest.raises(FileError, match="unknown key dialect 'peft'"):
+    with pytest.raises(FileError, match="unknown key format 'peft'"):
         format_keys(file, "peft")
 
 
@@ -196,7 +196,7 @@ def test_diffusers_spelling_of_every_lora(kind: str, shape: tuple[int, ...], tmp
     try:
         tensors = format_keys(file, "diffusers")
     except FileError as error:
-        assert "diffusers' spelling cannot hold" in str(error)
+        assert "diffusers' key format cannot hold" in str(error)
         assert "bias" in kind or "sparse" in kind or "dora" in kind
         return
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))

@@ -268,7 +268,7 @@ def test_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
             "",
             "strong: it never acts, because it starts at step 9 and stops before step 2",
         ),
-        ("a <lora:strong:1:start=50>", "", "starts at step 50, and the picture has 2 steps (0 to 1)"),
+        ("a <lora:strong:1:start=50>", "", "starts at step 50, and the image has 2 steps (0 to 1)"),
         ("a <lora:strong:0>", "", "strong changes nothing: its weight is 0"),
         (f"a <lora:strong:1:lbw={','.join('0' * 17)}>", "", "strong changes nothing: its weight is 0 in every layer"),
         ("a [<lora:strong:1>:10]", "", "write <lora:strong:1:step=10->"),
@@ -299,7 +299,7 @@ def test_each_pass_tells_of_its_own_steps(folder: Path, model: StandaloneModel) 
     report = GenerationReport()
     asked = settings(folder, prompt="a <lora:strong:1:start=2>", steps=3, hr_scale=2.0, hr_steps=1)
     generate(asked, model=model, report=report)
-    assert report.notes == ["strong: it never acts, because it starts at step 2, and the picture has 1 steps (0 to 0)"]
+    assert report.notes == ["strong: it never acts, because it starts at step 2, and the image has 1 steps (0 to 0)"]
 
 
 def test_strict_stops_at_what_was_meant_as_a_tag(folder: Path, model: StandaloneModel) -> None:

@@ -62,7 +62,7 @@ def test_names_and_places(tmp_path: Path) -> None:
     assert "Anna" in library.names()
     for number in range(12):
         put(tmp_path, f"{number}.safetensors")
-    with pytest.raises(FileError, match="16 files are known below"):
+    with pytest.raises(FileError, match="16 files are indexed below"):
         library.find("something else entirely")
 
 

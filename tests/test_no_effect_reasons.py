@@ -24,17 +24,17 @@ def use(tag: str) -> AdapterSpec:
 @pytest.mark.parametrize(
     ("tag", "total", "says"),
     [
-        ("a:1:step=9-2", None, "it starts at step 9 and stops before step 2; exchange them: step=2-9"),
+        ("a:1:step=9-2", None, "it starts at step 9 and stops before step 2; swap them: step=2-9"),
         ("a:1:step=5-5", None, "it starts at step 5 and stops before step 5"),
         ("a:1:step=0.8-0.2", None, "it starts at 80% of the steps and stops before 20% of the steps"),
         ("a:1:start=1.0", None, "it starts after the last step"),
         ("a:1:stop=0", None, "it stops before the first step"),
-        ("a:1:start=50", 20, "it starts at step 50, and the picture has 20 steps (0 to 19)"),
+        ("a:1:start=50", 20, "it starts at step 50, and the image has 20 steps (0 to 19)"),
         ("a:1:start=0.9:stop=5", 20, "it starts at 90% of the steps and stops before step 5, and"),
         ("a:0", None, "changes nothing: its weight is 0"),
         ("a:0:0", None, "changes nothing: its weight is 0"),
-        ("a:1:lbw=" + ",".join("0" * 17), None, "its weight is 0 in every layer that it has"),
-        ("a:1:lbw=0,0,0,0,0,0,0,1" + ",0" * 9, None, "its weight is 0 in every layer that it has"),
+        ("a:1:lbw=" + ",".join("0" * 17), None, "its weight is 0 in every layer of the file"),
+        ("a:1:lbw=0,0,0,0,0,0,0,1" + ",0" * 9, None, "its weight is 0 in every layer of the file"),
     ],
 )
 def test_never(tag: str, total: int | None, says: str) -> None:

@@ -122,7 +122,7 @@ def test_the_unet_s_output_is_peft_s(name: str, tmp_path: Path) -> None:
     assert (
         file.name == "mine"
         and not file.notes
-        and "strength by adapter_config.json" in format_inspection(inspect_lora_file(folder))
+        and "alpha from adapter_config.json" in format_inspection(inspect_lora_file(folder))
     )
     for changed in (
         save_lora_file(file, tmp_path / "kohya.safetensors", key_format="kohya"),
@@ -153,7 +153,7 @@ def test_what_is_assumed_without_a_configuration_is_said(tmp_path: Path) -> None
     train(unet(), CONFIGS["alpha"](), tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     (tmp_path / "adapter_config.json").unlink()
-    said = "no adapter_config.json lies beside it, so alpha = rank is assumed"
+    said = "there is no adapter_config.json beside it, so alpha = rank is assumed"
     with AppliedNetworks(Tiny()) as applied:
         (fit,) = applied.apply([AdapterSpec(load_lora_file(path))])
     assert said in str(fit) and not fit.ok and fit.name == "adapter_model"
@@ -194,9 +194,9 @@ def change(folder: Path, **values: Any) -> None:
         ({"peft_type": "ADALORA"}, "peft_type 'ADALORA'"),
         ({"init_lora_weights": "pissa"}, "changes the base model's weights too"),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the base model's weights too"),
-        ({"lora_alpha": None}, "names no lora_alpha"),
-        ({"alpha_pattern": {"(a+)+x": 3}}, "too intricate"),
-        ({"alpha_pattern": {"(": 3}}, "too intricate"),
+        ({"lora_alpha": None}, "has no lora_alpha"),
+        ({"alpha_pattern": {"(a+)+x": 3}}, "too complex"),
+        ({"alpha_pattern": {"(": 3}}, "too complex"),
     ],
 )
 def test_what_cannot_be_honoured_is_told(values: dict[str, Any], said: str, tmp_path: Path) -> None:

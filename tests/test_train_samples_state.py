@@ -28,7 +28,7 @@ def test_a_line_of_a_prompt_file() -> None:
 def test_mistakes_in_a_prompt_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="unknown option --q"):
         sample_images.parse_sample_prompt("a cat --q 3", USUAL)
-    with pytest.raises(PromptError, match="'many' is no number for steps"):
+    with pytest.raises(PromptError, match="'many' is not a number for steps"):
         sample_images.parse_sample_prompt("a cat --s many", USUAL)
     with pytest.raises(TrainError, match="cannot be read"):
         sample_images.load_sample_prompts(tmp_path / "none.txt", USUAL)

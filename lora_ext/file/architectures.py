@@ -52,7 +52,7 @@ class ForeignArchitecture:
             The sentence without a full stop.
         """
         what = self.description or f"a LoRA for {self.name}"
-        return f"{name} is {what} and {self.advice}; nothing of it is applied"
+        return f"{name} is {what} and {self.advice}; it is not applied"
 
 
 _FLUX = r"double_blocks_\d+_|single_blocks_\d+_|single_transformer_blocks_\d+_|distilled_guidance_layer_"
@@ -120,35 +120,35 @@ FOREIGN_ARCHITECTURES = (
         "embedding",
         r"(emb_params|string_to_param|clip_[lgh])$|<.+>$",
         description="a textual-inversion embedding",
-        advice="is no LoRA: put it into the embeddings folder and write its name into the prompt",
+        advice="not a LoRA: put it into the embeddings folder and write its name into the prompt",
         kind="embedding",
     ),
     ForeignArchitecture(
         "ControlNet",
         r"lora_controlnet|control_model_|input_hint_block_|controlnet_cond_embedding_|zero_convs_",
         description="a ControlNet",
-        advice="is no LoRA: put it into the ControlNet extension's model folder",
+        advice="not a LoRA: put it into the ControlNet extension's model folder",
         kind="ControlNet",
     ),
     ForeignArchitecture(
         "IP-Adapter",
         r"ip_adapter_|image_proj_",
         description="an IP-Adapter",
-        advice="is no LoRA: it acts through the ControlNet extension",
+        advice="not a LoRA: it acts through the ControlNet extension",
         kind="IP-Adapter",
     ),
     ForeignArchitecture(
         "checkpoint",
         r"first_stage_model_|cond_stage_model_|conditioner_embedders_",
         description="a whole checkpoint",
-        advice="is no LoRA: put it into the folder of checkpoints",
+        advice="not a LoRA: put it into the folder of checkpoints",
         kind="checkpoint",
     ),
     ForeignArchitecture(
         "VAE",
         r"(decoder|encoder)_(up|down|mid)_|(decoder|encoder)_(up|down|mid)_blocks?_|(post_)?quant_conv_",
         description="a VAE",
-        advice="is no LoRA: put it into the folder of VAEs",
+        advice="not a LoRA: put it into the folder of VAEs",
         kind="VAE",
     ),
 )

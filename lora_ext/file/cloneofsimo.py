@@ -93,7 +93,7 @@ def _known(part: str, classes: Iterable[str]) -> frozenset[str]:
     if not chosen or not chosen <= KNOWN_TARGET_CLASSES[part]:
         raise FileError(
             f"it targets the module classes {', '.join(sorted(chosen)) or '(none)'}; "
-            f"the order of layers is known for {', '.join(sorted(KNOWN_TARGET_CLASSES[part]))}"
+            f"accepted are {', '.join(sorted(KNOWN_TARGET_CLASSES[part]))}"
         )
     return chosen
 
@@ -122,9 +122,9 @@ def match_layer_order(part: str, pairs: Sequence[FactorPair], classes: Iterable[
             return layer_ids
     counts = sorted({len(layer_ids) for layer_ids in candidates})
     if len(pairs) not in counts:
-        raise FileError(f"it numbers {len(pairs)} {part} layers, where {' or '.join(map(str, counts))} are known")
+        raise FileError(f"it has {len(pairs)} numbered {part} layers; accepted are {' or '.join(map(str, counts))}")
     layer_ids = next(layer_ids for layer_ids in candidates if len(layer_ids) == len(pairs))
-    raise FileError(f"its {part} layers fit no known order: {_misfit(layer_ids, shapes)}")
+    raise FileError(f"its {part} layers match no known order: {_misfit(layer_ids, shapes)}")
 
 
 def _candidates(part: str, count: int, classes: Iterable[str] | None) -> Iterator[list[LayerId]]:
@@ -170,7 +170,7 @@ def _misfit(layer_ids: Sequence[LayerId], shapes: Sequence[tuple[tuple[int, ...]
             fits = out == into and same(block, out)
         if not fits:
             return (
-                f"layer {place_} would be {layer_id}, and has {into} inputs, {out} outputs, kernel {down[2:] or 'none'}"
+                f"layer {place_} would be {layer_id}, but has {into} inputs, {out} outputs, kernel {down[2:] or 'none'}"
             )
     return None
 
@@ -216,7 +216,7 @@ def load_cloneofsimo_torch(path: Path, contents: FileContents) -> LoraFile:
         if not text_alone and sibling.is_file():
             other = load_tensors(sibling)
             if not is_tensor_list(other.raw):
-                raise FileError(f"{sibling}, which belongs to it, holds no list of tensors")
+                raise FileError(f"{sibling}, which belongs to it, is not a list of tensors")
             layers.update(_listed(TE, other.raw))
         sibling = beside.with_name(beside.name + ".ti.pt")
         if not text_alone and sibling.is_file():
@@ -242,7 +242,7 @@ def _rows(tensor: Tensor) -> Tensor:
 
 def _listed(part: str, tensors: Sequence[Tensor]) -> dict[LayerId, FactorPair]:
     if len(tensors) % 2:
-        raise FileError(f"its list of {len(tensors)} tensors is not made of pairs up, down")
+        raise FileError(f"its list of {len(tensors)} tensors does not consist of pairs (up, down)")
     pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
     return dict(zip(match_layer_order(part, pairs, None), pairs, strict=True))
 
@@ -316,5 +316,5 @@ def _classes(part: str, metadata: Mapping[str, str]) -> list[str] | None:
     except (ValueError, RecursionError):
         classes = None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise FileError(f"its metadata names no list of classes for {part}: {text[:80]!r}")
+        raise FileError(f"its metadata has no list of target classes for {part}: {text[:80]!r}")
     return classes

@@ -98,14 +98,14 @@ def load_tensors(path: str | Path) -> FileContents:
     content = torch_file.load_torch_file(path)
     if isinstance(content, list | tuple):
         if not content or not all(isinstance(item, Tensor) for item in content):
-            raise FileError(f"{path} holds a list of other things than tensors")
+            raise FileError(f"{path} holds a list with something other than tensors")
         return FileContents({}, {}, [_plain(item) for item in content])
     if isinstance(content, Tensor):
         raise FileError(f"{path} holds a single tensor of shape {tuple(content.shape)}, not a LoRA")
     if not isinstance(content, Mapping):
         raise FileError(f"{path} holds a {type(content).__name__}, not tensors by name")
     if "string_to_param" in content:
-        raise FileError(f"{path} is a textual-inversion embedding, not a LoRA; it belongs into the embeddings folder")
+        raise FileError(f"{path} is a textual-inversion embedding, not a LoRA; put it into the embeddings folder")
     inner = content.get("state_dict")
     tensors, metadata = _named(inner if isinstance(inner, Mapping) else content)
     if not tensors:

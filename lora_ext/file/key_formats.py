@@ -50,7 +50,7 @@ def format_keys(file: LoraFile, key_format: str = "file", *, include_alphas: boo
         FileError: the key format is unknown or cannot hold something in the file, or two tensors would get one key.
     """
     if key_format not in KEY_FORMATS:
-        raise FileError(f"unknown key dialect {key_format!r}{did_you_mean(key_format, KEY_FORMATS)}")
+        raise FileError(f"unknown key format {key_format!r}{did_you_mean(key_format, KEY_FORMATS)}")
     if key_format == "diffusers":
         return _unique(file, _diffusers_rows(file))
     if key_format == "file" and file.key_format == "diffusers" and include_alphas and not _all_keyed(file):
@@ -110,14 +110,16 @@ def _diffusers_rows(file: LoraFile) -> Iterator[tuple[str, Tensor]]:
     """
     if file.embeddings or file.unrecognized:
         extra = next(iter(file.embeddings or file.unrecognized))
-        raise FileError(f"diffusers' spelling cannot hold {extra!r} of {file.name}; leave it out or write kohya's")
+        raise FileError(
+            f"diffusers' key format cannot hold {extra!r} of {file.name}; leave it out, or use kohya's key format"
+        )
     ranks: dict[str, int] = {}
     dora: dict[str, bool] = {}
     for layer_id, adapter in file.adapters.items():
         ranks[layer_id.part] = max(ranks.get(layer_id.part, 0), adapter.rank or 0)
         if dora.setdefault(layer_id.part, "dora_scale" in adapter.tensors) != ("dora_scale" in adapter.tensors):
             raise FileError(
-                f"diffusers' spelling cannot hold {file.name}: DoRA in some of its layers and not in others"
+                f"diffusers' key format cannot hold {file.name}: DoRA in some of its layers and not in others"
             )
     for layer_id, adapter in file.adapters.items():
         up, down = _factors(layer_id, adapter)
@@ -135,7 +137,7 @@ def _factors(layer_id: LayerId, adapter: Adapter) -> tuple[Tensor, Tensor]:
     """Up (alpha/rank inside it) and down (a Tucker core inside it) in the file's dtypes. Raises FileError."""
     tensors, low = adapter.tensors, adapter.low_rank()
     if adapter.kind != "LoRA" or tensors.keys() - _DIFFUSERS_SUFFIXES or (low is None and "lora_mid.weight" in tensors):
-        raise FileError(f"diffusers' spelling cannot hold the {adapter.kind} at {layer_id}; write kohya's")
+        raise FileError(f"diffusers' key format cannot hold the {adapter.kind} at {layer_id}; use kohya's key format")
     up, down, scale = tensors["lora_up.weight"], tensors["lora_down.weight"], adapter.scaling()
     if "lora_mid.weight" in tensors and low is not None:
         down = low.down.to(down.dtype)
@@ -148,5 +150,5 @@ def _magnitude(layer_id: LayerId, tensors: Mapping[str, Tensor], dims: int) -> T
     """DoRA's magnitude as PEFT shapes it: (out,) for Linear, (1, out, 1, 1) for Conv2d. Raises FileError."""
     magnitude = tensors["dora_scale"]
     if magnitude.numel() != tensors["lora_up.weight"].shape[0]:
-        raise FileError(f"diffusers' spelling cannot hold the DoRA per input at {layer_id}; write kohya's")
+        raise FileError(f"diffusers' key format cannot hold the DoRA per input at {layer_id}; use kohya's key format")
     return magnitude.reshape(1, -1, *[1] * (dims - 2)) if dims > 2 else magnitude.flatten()

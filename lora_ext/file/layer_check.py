@@ -46,9 +46,9 @@ def checked_adapter(layer_id: LayerId, tensors: Mapping[str, Tensor]) -> Adapter
     """
     for suffix, tensor in tensors.items():
         if tensor.dim() < 2 and _FACTOR.fullmatch(suffix):
-            raise FileError(f"{suffix} of {layer_id} has shape {tuple(tensor.shape)}, where a matrix belongs")
+            raise FileError(f"{suffix} of {layer_id} has shape {tuple(tensor.shape)}; it must be a matrix")
         if suffix in ("alpha", "scale") and tensor.numel() != 1:
-            raise FileError(f"{suffix} of {layer_id} has shape {tuple(tensor.shape)}, where one number belongs")
+            raise FileError(f"{suffix} of {layer_id} has shape {tuple(tensor.shape)}; it must be one number")
     if "lora_up.weight" in tensors and "lora_down.weight" in tensors:
         up, down = tensors["lora_up.weight"].shape, tensors["lora_down.weight"].shape
         mid = tensors["lora_mid.weight"].shape if "lora_mid.weight" in tensors else None
@@ -60,13 +60,13 @@ def checked_adapter(layer_id: LayerId, tensors: Mapping[str, Tensor]) -> Adapter
             raise FileError(f"the factors of {layer_id} do not share one rank{above}: {shapes}")
     empty = [suffix for suffix, tensor in tensors.items() if _FACTOR.fullmatch(suffix) and not tensor.numel()]
     if empty:
-        raise FileError(f"{empty[0]} of {layer_id} has shape {tuple(tensors[empty[0]].shape)} and holds no number")
+        raise FileError(f"{empty[0]} of {layer_id} has shape {tuple(tensors[empty[0]].shape)}; it must not be empty")
     adapter = kinds.adapter_from_tensors(tensors)
     if adapter is None and any(map(_FACTOR.fullmatch, tensors)):
-        raise FileError(f"{layer_id} has {' and '.join(sorted(tensors))} alone, which is a part of a layer")
+        raise FileError(f"{layer_id} has only {' and '.join(sorted(tensors))}; its other factors are missing")
     if adapter is not None and not _agrees(adapter):
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items() if tensor.dim())
-        raise FileError(f"the factors of {layer_id} do not go together: {shapes}")
+        raise FileError(f"the factors of {layer_id} do not match: {shapes}")
     return adapter
 
 

@@ -411,7 +411,7 @@ class LoraLibrary:
 
     def _where(self) -> str:
         folders = ", ".join(str(folder) for folder in self.folders)
-        return f"; {len(self.entries)} files are known below {folders or '(no folder)'}"
+        return f"; {len(self.entries)} files are indexed below {folders or '(no folder)'}"
 
     # --- the disk ----------------------------------------------------------------------------------------------------
 

@@ -73,17 +73,17 @@ class PeftConfig:
         found = []
         kind, init = self.values.get("peft_type"), self.values.get("init_lora_weights")
         if isinstance(kind, str) and kind not in _KINDS:
-            found.append(f"{self.source_name} says peft_type {kind[:40]!r}; {', '.join(_KINDS)} are read")
+            found.append(f"{self.source_name} has peft_type {kind[:40]!r}; accepted are {', '.join(_KINDS)}")
         if isinstance(init, str) and init.lower().startswith(_CHANGE_THE_BASE):
             found.append(
                 f"trained from init_lora_weights={init[:40]!r}, which changes the base model's weights too: "
-                "it acts otherwise than in training; save it converted (path_initial_model_for_weight_conversion)"
+                "its effect differs from training; save it with path_initial_model_for_weight_conversion"
             )
         if self._number(self.values.get("lora_alpha", self.values.get("alpha"))) is None:
-            found.append(f"{self.source_name} names no lora_alpha, so alpha = rank is assumed")
+            found.append(f"{self.source_name} has no lora_alpha, so alpha = rank is assumed")
         strange = [pattern for pattern in self._patterns if pattern not in self._matchers]
         if strange:
-            found.append(f"alpha_pattern {strange[0][:60]!r} is too intricate and is not honoured")
+            found.append(f"alpha_pattern {strange[0][:60]!r} is too complex and is ignored")
         return found
 
     def _alpha(self, name: str) -> float | None:
@@ -224,7 +224,7 @@ def load_adapter_config(path: Path) -> tuple[PeftConfig | None, list[str]]:
             raise ValueError("it is larger than 10 MB")
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return None, [f"{ADAPTER_CONFIG_NAME} beside it cannot be read ({reason[:100]}): alpha = rank is assumed"]

@@ -62,7 +62,7 @@ class PeftStrengths:
         key = next(iter(keys), "")
         notes, assumed = self.notes, ""
         if unsaid and key.startswith(_PEFT) and self.config is None:
-            notes = (*notes, f"no {ADAPTER_CONFIG_NAME} lies beside it, so alpha = rank is assumed")
+            notes = (*notes, f"there is no {ADAPTER_CONFIG_NAME} beside it, so alpha = rank is assumed")
         elif unsaid and self.config is None:
-            assumed = "it names no alpha, so alpha = rank is assumed"
+            assumed = "it has no alpha, so alpha = rank is assumed"
         return {"config": self.config if self.is_config_read else None, "notes": notes, "assumed": assumed}

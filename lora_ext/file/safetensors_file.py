@@ -90,7 +90,7 @@ def load_safetensors_header(path: Path) -> SafetensorsHeader:
         The header.
 
     Raises:
-        FileError: the file cannot be read or is not a sound safetensors file; the message says why.
+        FileError: the file cannot be read or is not a valid safetensors file; the message says why.
     """
     try:
         with path.open("rb") as file:
@@ -111,14 +111,14 @@ def parse_safetensors_header(file: BinaryIO, path: Path, size: int) -> Safetenso
         The header.
 
     Raises:
-        FileError: the file is not a sound safetensors file; the message says why.
+        FileError: the file is not a valid safetensors file; the message says why.
     """
 
     def wrong(what: str) -> FileError:
-        return FileError(f"{path} is not a sound safetensors file: {what}")
+        return FileError(f"{path} is not a valid safetensors file: {what}")
 
     if size < 10:
-        raise wrong(f"{size} bytes hold no header")
+        raise wrong(f"{size} bytes are too few for a header")
     length = int.from_bytes(file.read(8), "little")
     if length > HEADER_LIMIT:
         raise wrong(f"its header claims {length} bytes, more than the format's limit of {HEADER_LIMIT}")
@@ -179,7 +179,7 @@ def _entries(root: Mapping[str, Any]) -> dict[str, TensorEntry]:
         if dtype not in TORCH_DTYPES:
             raise ValueError(f"{name!r} is stored as {dtype}, which torch {torch.__version__} cannot hold")
         if not (_naturals(shape) and _naturals(offsets)) or len(offsets) != 2:
-            raise ValueError(f"{name!r} has no sound shape or data_offsets")
+            raise ValueError(f"{name!r} has no valid shape or data_offsets")
         start, end = offsets
         if end - start != math.prod(shape) * DTYPE_SIZES[dtype]:
             span = math.prod(shape) * DTYPE_SIZES[dtype]
@@ -250,7 +250,7 @@ def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         (name → tensor on the CPU, metadata).
 
     Raises:
-        FileError: the file cannot be read or is not a sound safetensors file; the message says why.
+        FileError: the file cannot be read or is not a valid safetensors file; the message says why.
     """
     try:
         with path.open("rb") as file:

@@ -66,9 +66,7 @@ def save_lora_file(
         if find_adapter_config(Path(path)) and not all(
             key.startswith("lora_") for key in tensors
         ):  # kohya's hold their alpha
-            raise FileError(
-                f"{path} would get another strength from the {ADAPTER_CONFIG_NAME} beside it; choose another folder"
-            )
+            raise FileError(f"{path} would be scaled by the {ADAPTER_CONFIG_NAME} beside it; choose another folder")
     return save_safetensors(
         tensors, path, metadata=with_kohya_hashes(tensors, meta) if rehash else meta, overwrite=overwrite
     )
@@ -94,7 +92,7 @@ def save_safetensors(
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
-        raise FileError(f"{path} cannot be written: files are written as .safetensors")
+        raise FileError(f"{path} cannot be written: its suffix must be .safetensors")
     head, order = safetensors_file.serialize_header(tensors, metadata)
     with replacing_file(path, overwrite=overwrite) as part, part.open("wb") as out:
         out.write(head)

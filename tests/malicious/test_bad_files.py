@@ -34,8 +34,8 @@ SOUND = raw(entry(), DATA)
 
 BYTES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
-    "a few bytes": (b"\1\0\0", "hold no header"),
-    "length and nothing": (b"\x10\0\0\0\0\0\0\0", "hold no header"),
+    "a few bytes": (b"\1\0\0", "too few for a header"),
+    "length and nothing": (b"\x10\0\0\0\0\0\0\0", "too few for a header"),
     "no header": (raw(b"{}", b"", 0) + b"x" * 9, "not JSON"),
     "cut in the header": (SOUND[:30], "cut off while downloading"),
     "cut in the data": (SOUND[:-1], "cut off while downloading"),
@@ -57,15 +57,15 @@ BYTES: dict[str, tuple[bytes, str]] = {
     "entry without shape": (raw({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, DATA), "lacks dtype"),
     "unknown dtype": (raw(entry("F4"), DATA), "unknown dtype 'F4'"),
     "dtype is a list": (raw(entry(["F32"]), DATA), "unknown dtype"),
-    "negative shape": (raw(entry(shape=[-1]), DATA), "no sound shape"),
-    "shape of text": (raw(entry(shape="1"), DATA), "no sound shape"),
-    "shape of truth": (raw(entry(shape=[True]), DATA), "no sound shape"),
-    "shape of fractions": (raw(entry(shape=[1.0]), DATA), "no sound shape"),
+    "negative shape": (raw(entry(shape=[-1]), DATA), "no valid shape"),
+    "shape of text": (raw(entry(shape="1"), DATA), "no valid shape"),
+    "shape of truth": (raw(entry(shape=[True]), DATA), "no valid shape"),
+    "shape of fractions": (raw(entry(shape=[1.0]), DATA), "no valid shape"),
     "vast shape": (raw(entry(shape=[2**62, 2**62]), DATA), "takes"),
-    "vast empty shape": (raw(entry(shape=[2**64, 0], offsets=[0, 0]), b""), "no sound shape"),
-    "a thousand dimensions": (raw(entry(shape=[1] * 1000), DATA), "no sound shape"),
-    "negative offsets": (raw(entry(offsets=[-4, 0]), DATA), "no sound shape or data_offsets"),
-    "three offsets": (raw(entry(offsets=[0, 4, 8]), DATA), "no sound shape or data_offsets"),
+    "vast empty shape": (raw(entry(shape=[2**64, 0], offsets=[0, 0]), b""), "no valid shape"),
+    "a thousand dimensions": (raw(entry(shape=[1] * 1000), DATA), "no valid shape"),
+    "negative offsets": (raw(entry(offsets=[-4, 0]), DATA), "no valid shape or data_offsets"),
+    "three offsets": (raw(entry(offsets=[0, 4, 8]), DATA), "no valid shape or data_offsets"),
     "backward offsets": (raw(entry(shape=[0], offsets=[4, 0]), DATA), "takes 0 bytes, its data_offsets span -4"),
     "offsets outside": (raw(entry(offsets=[4, 8]), DATA), "belong to no tensor"),
     "span and shape differ": (raw(entry(shape=[2]), DATA), "takes 8 bytes, its data_offsets span 4"),
@@ -77,7 +77,7 @@ BYTES: dict[str, tuple[bytes, str]] = {
     "JSON answer": (b'{"error":"Unauthorized"}', "JSON text"),
     "gzip": (b"\x1f\x8b" + b"\0" * 60, "gzip"),
     "picture": (b"\x89PNG\r\n\x1a\n" + b"\0" * 60, "PNG picture"),
-    "plain text": (b"hello, this is not a model at all", "is not a sound safetensors file"),
+    "plain text": (b"hello, this is not a model at all", "is not a valid safetensors file"),
 }
 
 
@@ -147,7 +147,7 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
     ),
     "flat core": (
         {"lora_up.weight": torch.ones(8, 2), "lora_down.weight": torch.ones(2, 8), "lora_mid.weight": torch.ones(2)},
-        "where a matrix belongs",
+        "must be a matrix",
     ),
     "scalar for a matrix": (
         {"lora_up.weight": torch.tensor(1.0), "lora_down.weight": torch.ones(2, 8)},
@@ -159,11 +159,11 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
     ),
     "two alphas": (
         {"lora_up.weight": torch.ones(8, 2), "lora_down.weight": torch.ones(2, 8), "alpha": torch.ones(2)},
-        "where one number belongs",
+        "must be one number",
     ),
     "no alpha inside": (
         {"lora_up.weight": torch.ones(8, 2), "lora_down.weight": torch.ones(2, 8), "alpha": torch.ones(0)},
-        "where one number belongs",
+        "must be one number",
     ),
     "LoHa of scalars": ({f"hada_w{n}_{x}": torch.tensor(1.0) for n in "12" for x in "ab"}, "a matrix belongs"),
 }

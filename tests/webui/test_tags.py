@@ -92,7 +92,7 @@ def test_add_network_to_prompt(webui: WebUI) -> None:
     ("prompt", "negative", "says"),
     [
         ("<lora:lierla:1:step=9-2>", "", "U-Net part never acts, because it starts at step 9 and stops before step 2"),
-        ("<lora:lierla:1:start=99>", "", "it starts at step 99, and the picture has"),
+        ("<lora:lierla:1:start=99>", "", "it starts at step 99, and the image has"),
         ("<lora:lierla:0>", "", "lierla changes nothing: its weight is 0"),
         (f"<lora:lierla:1:lbw={ZEROS}>", "", "lierla changes nothing: its weight is 0 in every layer"),
         ("a [<lora:lierla:1>:2]", "", "in [… : … : 2] acts at all steps: write <lora:lierla:1:step=2->"),

@@ -77,7 +77,7 @@ def _pictures(r: Recipe) -> Iterator[str]:
     if not r.enable_bucket and any(side % 8 for side in sides):
         yield f"resolution {r.resolution} is not a multiple of 8; give {', '.join(str(s // 8 * 8) for s in sides)}"
     if r.enable_bucket and r.min_bucket_reso > r.max_bucket_reso:
-        yield f"min_bucket_reso {r.min_bucket_reso} is above max_bucket_reso {r.max_bucket_reso}; exchange them"
+        yield f"min_bucket_reso {r.min_bucket_reso} is above max_bucket_reso {r.max_bucket_reso}; swap them"
     if r.enable_bucket and r.bucket_reso_steps % 8:
         yield f"bucket_reso_steps {r.bucket_reso_steps} is not a multiple of 8; 64 is usual"
     if r.face_crop_aug_range is not None:
