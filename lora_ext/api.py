@@ -23,7 +23,7 @@ from .no_effect_reasons import no_effect_reason
 from .protocols import HookableModel
 
 LoraWeight: TypeAlias = "float | Mapping[str, Any]"
-"""A number for U-Net and text encoder alike, or the words of a tag: {"unet": 0.8, "te": 0.2, "lbw": "OUTALL"}."""
+"""A number for U-Net and text encoder alike, or the fields of a tag: {"unet": 0.8, "te": 0.2, "lbw": "OUTALL"}."""
 LoraSource: TypeAlias = "str | PathLike[str] | LoraFile"
 LoraWeights: TypeAlias = "Mapping[Any, LoraWeight] | Sequence[LoraSource] | LoraSource"
 """{file: weight}, or files at weight 1 each; one named twice adds up."""
@@ -152,24 +152,26 @@ class Loras:
     def _apply_specs(self) -> list[FitReport]:
         specs = tuple(self._specs.values())
         fits = self._applied.apply(specs)
-        idle = (
+        reasons = (
             no_effect_reason(spec, self._applied.matching_layers(spec)) if spec.te or spec.unet else ""
             for spec in specs
         )
-        self.fits = [replace(fit, notes=(*fit.notes, why)) if why else fit for fit, why in zip(fits, idle, strict=True)]
+        self.fits = [
+            replace(fit, notes=(*fit.notes, why)) if why else fit for fit, why in zip(fits, reasons, strict=True)
+        ]
         return self.fits
 
     def _make_spec(self, name: str, weight: LoraWeight) -> AdapterSpec:
-        words = dict(weight) if isinstance(weight, Mapping) else {"te": weight}
-        unknown = words.keys() - set(LORA_TAG_FIELDS)
+        fields = dict(weight) if isinstance(weight, Mapping) else {"te": weight}
+        unknown = fields.keys() - set(LORA_TAG_FIELDS)
         if unknown:
             raise PromptError(f"{name}: unknown field {min(unknown)!r}{did_you_mean(min(unknown), LORA_TAG_FIELDS)}")
-        for word in NUMERIC_TAG_FIELDS:
-            if (word in ("te", "unet") and word in words) or words.get(word) is not None:
-                words[word] = _number(name, word, words[word])
-        words.setdefault("te", words.get("unet", 1.0))
-        words.setdefault("unet", words["te"])
-        request = LoraTag(name, **words)
+        for field in NUMERIC_TAG_FIELDS:
+            if (field in ("te", "unet") and field in fields) or fields.get(field) is not None:
+                fields[field] = _number(name, field, fields[field])
+        fields.setdefault("te", fields.get("unet", 1.0))
+        fields.setdefault("unet", fields["te"])
+        request = LoraTag(name, **fields)
         blocks = resolve_block_weights(request, self._presets)
         file = self._files[name]
         return AdapterSpec(file, request.te, request.unet, blocks, request.dyn, request.start, request.stop, name)
@@ -180,14 +182,17 @@ NUMERIC_TAG_FIELDS = ("te", "unet", "dyn", "start", "stop", "x")
 
 
 def _number(name: str, field: str, value: Any) -> Any:
-    """A word's value, which is a finite number. Raises PromptError: NaN would spoil every picture without a word."""
+    """The value of a field of a tag, checked. Raises PromptError for anything but a finite number.
+
+    NaN would spoil every image without an error.
+    """
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
         raise PromptError(f"{name}: {field} is {value!r}; a finite number is needed, such as 0.8")
-    return number if field in ("te", "unet", "x") else value  # whole numbers are steps and ranks, 0.5 is a share
+    return number if field in ("te", "unet", "x") else value  # steps and ranks stay whole numbers, 0.5 is a share
 
 
 def apply(pipe: object, loras: LoraWeights, *, mode: str = AUTO) -> Loras:

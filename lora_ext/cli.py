@@ -1,4 +1,4 @@
-"""`python -m lora_ext VERB …`. Each verb's module is loaded only when it is asked for."""
+"""`python -m lora_ext VERB …`. The module of a command is imported only when the command runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLI_COMMANDS = {
     "metadata": ("tools.metadata", "show, edit or strip a file's metadata; compute its hashes again"),
     "reweight": ("tools.reweight", "write block weights into a LoRA"),
 }
-"""Verb → (module with `main(argv) -> int`, what it does)."""
+"""Command → (module with `main(argv) -> int`, what it does)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,4 +79,4 @@ def _load_command_module(name: str) -> ModuleType:
 
 def _help() -> str:
     rows = "\n".join(f"  {verb:<14}{text}" for verb, (_, text) in CLI_COMMANDS.items())
-    return f"usage: python -m lora_ext VERB [options]   (VERB --help tells its options)\n\n{rows}"
+    return f"usage: python -m lora_ext VERB [options]   (VERB --help lists its options)\n\n{rows}"

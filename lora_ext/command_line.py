@@ -56,7 +56,7 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"lora-ext: {message}\n")
 
     def add_output_options(self, *, device: bool = True, save_precision: bool = True) -> CommandParser:
-        """Adds what every verb that writes a file takes: --save_to, --overwrite, --save_precision, --device …"""
+        """Adds the options of every command that writes a file: --save_to, --overwrite, --save_precision, --device …"""
         self.add_argument("--save_to", type=Path, required=True, metavar="FILE", help="the file to write")
         self.add_argument("--overwrite", action="store_true", help="replace a file that exists, also an input")
         if save_precision:
@@ -67,7 +67,7 @@ class CommandParser(argparse.ArgumentParser):
         return self.add_report_options()
 
     def add_ignored_options(self, *names: str) -> CommandParser:
-        """Takes options of kohya's scripts that nothing here needs, with a value or without."""
+        """Accepts options of kohya's scripts that have no effect here, with a value or without."""
         for name in names:
             self.add_argument(name, nargs="?", const=True, help="accepted; not needed here")
         return self

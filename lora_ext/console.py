@@ -16,7 +16,7 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = replace_lone_surrogates(error.object[error.start : error.end]).encode("utf-16-be")
-    pairs = (units[place : place + 2] for place in range(0, len(units), 2))
+    pairs = (units[start : start + 2] for start in range(0, len(units), 2))
     return "".join(f"\\u{pair.hex()}" for pair in pairs), error.end
 
 

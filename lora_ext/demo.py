@@ -1,7 +1,7 @@
-"""`python -m lora_ext demo`: what a LoRA, its weight and its blocks do, and how one is learned; two labelled sheets.
+"""`python -m lora_ext demo`: two labelled sheets on what a LoRA, its weight and its blocks do, and how one is trained.
 
-Everything is part of the package: the small model, a LoRA for it, pictures in colours that it cannot draw yet, and a
-check of whether its pictures obey their captions.
+Everything is part of the package: the small model, a LoRA for it, training images in colours that it does not know, and
+a check of whether the generated images match their captions.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object for programs")
     args = parser.parse_args(argv)
-    # The small model's layers are too small to share out: on a busy machine threads would mostly wait for each other.
+    # The small model's layers are too small for several threads, which would mostly wait for each other.
     torch.set_num_threads(1)
     start = time.monotonic()
     own = embedded_model()
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         *(f"<lora:{name}:{weight:g}>" for weight in DEMO_WEIGHTS[1:]),
         *(f"<lora:{name}:1:lbw={b}>" for b in DEMO_BLOCK_PRESETS),
     ]
-    heads = [
+    columns = [
         "no LoRA",
         *(f"weight {weight:g}" for weight in DEMO_WEIGHTS[1:]),
         *(f"weight 1, {block}" for block in DEMO_BLOCK_PRESETS),
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sheet = draw_sheet(
         Sheet(
             title=f"<lora:{name}> at rising weights, and in the input or output blocks only",
-            columns=heads,
+            columns=columns,
             rows=DEMO_SCENES,
             cells=cells,
             note=f"Same seed in each row. Without a LoRA the model obeys {obeyed:.0%} of {len(prompts)} captions.",
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "captions_obeyed": round(obeyed, 3),
         "captions": len(prompts),
         "lora": name,
-        "columns": heads,
+        "columns": columns,
         **demonstrate_training(model, base, args.out, quiet=args.json),
         "seconds": round(time.monotonic() - start, 1),
     }
@@ -111,26 +111,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def demonstrate_training(model: StandaloneModel, base: Settings, out: Path, *, quiet: bool) -> dict[str, Any]:
-    """Teaches the model something new; its files at several epochs and weights as a sheet, and what the judge says."""
-    shell = TerminalHost(not quiet)
-    with shell.stopping_on_signals():
-        outcome = toy_task.train_toy_lora(model, out / "training", shell)
-    shell.close()
+    """Trains a LoRA and draws a sheet of it at several epochs and weights; returns paths and scores."""
+    host = TerminalHost(not quiet)
+    with host.stopping_on_signals():
+        trained = toy_task.train_toy_lora(model, out / "training", host)
+    host.close()
     library = LoraLibrary([out / "training"])
-    names = [outcome.files[place].stem for place in DEMO_TRAINED_EPOCHS]
+    names = [trained.files[index].stem for index in DEMO_TRAINED_EPOCHS]
     total = len(names) * len(DEMO_TRAINED_WEIGHTS) + 2 * (len(toy_task.TOY_PROMPTS) + len(toy_task.UNRELATED_PROMPTS))
     with tqdm(total=total, desc="drawing what was learned", disable=quiet) as bar:
         rows = [
             [f"{DEMO_TRAINED_PROMPT} <lora:{name}:{weight:g}>" for weight in DEMO_TRAINED_WEIGHTS] for name in names
         ]
         cells = toy_task.generate_toy_grid(model, library, base, rows, bar.update)
-        (judged,) = toy_task.score_toy_loras(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
+        (scores,) = toy_task.score_toy_loras(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
     sheet = Sheet(
         title=f"{DEMO_TRAINED_PROMPT}: epochs and weights of what was just trained",
         columns=[f"weight {weight:g}" for weight in DEMO_TRAINED_WEIGHTS],
         rows=[*(f"epoch {int(name.rpartition('-')[2])}" for name in names[:-1]), "the end"],
         cells=cells,
-        note=f"{judged.concept_before:.0%} of new captions obeyed before, {judged.concept_after:.0%} after.",
+        note=f"{scores.concept_before:.0%} of new captions obeyed before, {scores.concept_after:.0%} after.",
         scale=2,
     )
     path = out / "training.png"
@@ -139,16 +139,16 @@ def demonstrate_training(model: StandaloneModel, base: Settings, out: Path, *, q
     return {
         "training_sheet": str(path.resolve()),
         "concept": toy_task.TOY_CONCEPT,
-        "concept_before": round(judged.concept_before, 3),
-        "concept_after": round(judged.concept_after, 3),
-        "unrelated_kept": round(judged.unrelated_kept, 3),
-        "train_seconds": round(outcome.seconds, 1),
-        "train_steps": outcome.steps,
+        "concept_before": round(scores.concept_before, 3),
+        "concept_after": round(scores.concept_after, 3),
+        "unrelated_kept": round(scores.unrelated_kept, 3),
+        "train_seconds": round(trained.seconds, 1),
+        "train_steps": trained.steps,
     }
 
 
 def format_demo_result(result: Mapping[str, Any]) -> str:
-    """The result in words."""
+    """The result as text for a terminal."""
     return "\n".join(
         (
             f"\n{result['sheet']}\n{len(DEMO_SCENES)} pictures, each {', '.join(result['columns'])}, "

@@ -1,6 +1,6 @@
-"""One exception base and one subclass a room, so that callers catch what they can act on.
+"""One base class of exceptions and one subclass for each kind of error, so that callers catch what they can handle.
 
-A message says what was given, what fits, and the nearest valid name where there is one.
+A message says what was given, what is accepted, and the nearest valid name where there is one.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 
 class LoraError(Exception):
-    """Something the user can mend; its text is meant to be shown as it is."""
+    """An error that the user can correct; its text is shown as it is."""
 
 
 class FileError(LoraError):
-    """A file that cannot be read or written: missing, truncated, lying, or wanting to run code."""
+    """A file that cannot be read or written: missing, truncated, inconsistent, or with code to run."""
 
 
 class PromptError(LoraError):
@@ -42,11 +42,11 @@ class BakingMemoryError(FitError):
 
 
 class TrainError(LoraError):
-    """Training that cannot start or go on."""
+    """Training that cannot start or continue."""
 
 
 class ToolError(LoraError):
-    """A file tool that was asked for something impossible."""
+    """A request that a file tool cannot fulfil."""
 
 
 def did_you_mean(given: str, valid: Iterable[str]) -> str:

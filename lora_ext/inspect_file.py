@@ -1,4 +1,4 @@
-"""`python -m lora_ext inspect FILE`: what a LoRA-family file is, for people who make pictures."""
+"""`python -m lora_ext inspect FILE`: describes a LoRA file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _METADATA_LABELS = {
     "ss_optimizer": "optimizer",
     "ss_training_comment": "comment",
 }
-"""Metadata worth reading, in this order, in people's words."""
+"""Metadata keys to show, in this order, with their labels."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class InspectionReport:
         not_finite: The first key with NaN or infinity.
         config: PEFT's `adapter_config.json`.
         notes: Sentences about the file.
-        assumed: What is taken where the file does not tell its strength.
+        assumed: A sentence on the alpha that is assumed where the file has none.
     """
 
     path: str

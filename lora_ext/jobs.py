@@ -306,11 +306,11 @@ class JobQueue:
         job = self.get(name)
         with self._lock:
             queue = self._queues[job.lane]
-            at = next((place for place, (waiting, _) in enumerate(queue) if waiting is job), None)
-            if at is None:
+            position = next((index for index, (waiting, _) in enumerate(queue) if waiting is job), None)
+            if position is None:
                 raise JobError(f"{job.title} has already started")
-            row = queue.pop(at)
-            queue.insert({MOVE_UP: max(0, at - 1), MOVE_DOWN: at + 1, MOVE_FIRST: 0}[to], row)
+            row = queue.pop(position)
+            queue.insert({MOVE_UP: max(0, position - 1), MOVE_DOWN: position + 1, MOVE_FIRST: 0}[to], row)
         return job
 
     def cancel(self, name: str, *, save: bool = True) -> Job:

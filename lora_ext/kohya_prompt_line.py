@@ -20,7 +20,7 @@ PROMPT_LINE_OPTIONS = {
 """kohya's letters → the fields of a `protocols.Sample`."""
 _KINDS = {"width": int, "height": int, "seed": int, "steps": int, "cfg": float}
 _LIMITS = {"width": (0, 8192), "height": (0, 8192), "steps": (1, 1000), "cfg": (-100.0, 100.0)}
-"""What a picture can be asked for: more is a slip of the finger, told before anything is drawn."""
+"""Accepted ranges. A number outside is a typing error, reported before anything is generated."""
 
 
 def parse_prompt_line(line: str) -> tuple[str, dict[str, Any]]:
@@ -38,8 +38,8 @@ def parse_prompt_line(line: str) -> tuple[str, dict[str, Any]]:
 def format_prompt_line(prompt: str, options: Mapping[str, object]) -> str:
     """The line that `parse_prompt_line` takes apart again; options that are None or "" are left out."""
     letters = {field: letter for letter, field in PROMPT_LINE_OPTIONS.items()}
-    told = [f"--{letters[field]} {value}" for field, value in options.items() if value not in (None, "")]
-    return " ".join([prompt, *told])
+    parts = [f"--{letters[field]} {value}" for field, value in options.items() if value not in (None, "")]
+    return " ".join([prompt, *parts])
 
 
 def convert_option_values(given: Mapping[str, Any], line: str) -> dict[str, Any]:

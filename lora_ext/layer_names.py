@@ -98,14 +98,14 @@ def _unet_names() -> Iterator[tuple[LayerId, str, tuple[str, ...]]]:
     yield LayerId(UNET, "IN00", "conv_in"), "conv_in", ("input_blocks.0.0",)
     for index in range(24):
         down, block = index < 12, f"{'IN' if index < 12 else 'OUT'}{index % 12:02}"
-        level, place = divmod(index - 1 if down else index - 12, 3)
+        level, position = divmod(index - 1 if down else index - 12, 3)
         side, ldm = ("down", f"input_blocks.{index}") if down else ("up", f"output_blocks.{index - 12}")
-        if down and index and place == 2:
+        if down and index and position == 2:
             yield LayerId(UNET, block, "sampler.conv"), f"down_blocks.{level}.downsamplers.0.conv", (f"{ldm}.0.op",)
         elif index:
-            yield from _resnet_names(block, "resnet", f"{side}_blocks.{level}.resnets.{place}", f"{ldm}.0")
-            yield from _attention_names(block, f"{side}_blocks.{level}.attentions.{place}", f"{ldm}.1")
-        if not down and place == 2:
+            yield from _resnet_names(block, "resnet", f"{side}_blocks.{level}.resnets.{position}", f"{ldm}.0")
+            yield from _attention_names(block, f"{side}_blocks.{level}.attentions.{position}", f"{ldm}.1")
+        if not down and position == 2:
             yield (
                 LayerId(UNET, block, "sampler.conv"),
                 f"up_blocks.{level}.upsamplers.0.conv",

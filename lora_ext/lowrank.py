@@ -203,9 +203,9 @@ def clamped(low: LowRank, quantile: float) -> LowRank:
     up, down = low.up.float() * low.gain.float(), low.down.float()
     entries = torch.cat([up.flatten(), down.flatten()]).sort().values
     # linear interpolation as in torch.quantile, which accepts at most 2^24 entries
-    place = quantile * (len(entries) - 1)
-    at = min(math.floor(place), len(entries) - 2)
-    bound = abs(float(torch.lerp(entries[at], entries[at + 1], place - at)))
+    position = quantile * (len(entries) - 1)
+    index = min(math.floor(position), len(entries) - 2)
+    bound = abs(float(torch.lerp(entries[index], entries[index + 1], position - index)))
     return LowRank(up.clamp(-bound, bound), torch.ones_like(low.gain), down.clamp(-bound, bound))
 
 

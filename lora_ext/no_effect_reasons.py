@@ -1,4 +1,4 @@
-"""Why a file that was asked for changes nothing: all its weights are 0, or its range of steps is empty."""
+"""Reasons why a file in a prompt has no effect: all its weights are 0, or its range of steps is empty."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def no_effect_reason(spec: AdapterSpec, layers: Iterable[LayerId], total: int | 
     """
     layers = list(layers)
     if not layers:
-        return ""  # that none applies is told by the report on how the file fits
+        return ""  # the fit report says that none applies
     acting = [layer_id for layer_id in layers if spec.weight_at(layer_id)]
     parts = {layer_id.part for layer_id in acting}
     if not acting:

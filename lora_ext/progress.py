@@ -1,4 +1,4 @@
-"""How far a tool is: a bar on stderr, a host's own bar, or nothing."""
+"""Progress of a tool: a bar on stderr, a host's own bar, or nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _Item = TypeVar("_Item")
 
 
 class Track(Protocol):
-    """Goes through `items` while it shows `text` and how many are done."""
+    """Iterates over `items` while it shows `text` and how many are done."""
 
     def __call__(self, items: Sequence[_Item], text: str) -> Iterator[_Item]:
         """The items, in order."""
@@ -18,12 +18,12 @@ class Track(Protocol):
 
 
 def no_progress(items: Sequence[_Item], text: str) -> Iterator[_Item]:
-    """Shows nothing: what functions do when they are called from Python."""
+    """Shows nothing: the default of functions that are called from Python."""
     return iter(items)
 
 
 def progress_bar(items: Sequence[_Item], text: str) -> Iterator[_Item]:
-    """A tqdm bar on stderr, gone when it is through; what the command line shows."""
+    """Shows a tqdm bar on stderr, which disappears at the end: for the command line."""
     from tqdm import tqdm
 
     with tqdm(items, desc=text, unit="layer", file=sys.stderr, leave=False) as shown:
@@ -31,7 +31,7 @@ def progress_bar(items: Sequence[_Item], text: str) -> Iterator[_Item]:
 
 
 def track_with_callback(on_progress: Callable[[int, int, str], None]) -> Track:
-    """A `Track` that calls `on_progress(done, total, text)`, as `protocols.Shell` has it."""
+    """A `Track` that calls `on_progress(done, total, text)`, as `protocols.HostInterface.progress` does."""
 
     def track(items: Sequence[_Item], text: str) -> Iterator[_Item]:
         for done, item in enumerate(items):

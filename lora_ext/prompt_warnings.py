@@ -1,4 +1,4 @@
-"""Tags that do not do what they seem to: read as text, or acting elsewhere than where they stand. One sentence each."""
+"""Warnings about tags that do not do what they seem to: read as text, or without effect of the brackets around them."""
 
 from __future__ import annotations
 

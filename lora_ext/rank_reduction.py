@@ -166,10 +166,10 @@ def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int) -> _Core:
     # whatever these vectors miss, the best combination of them is exact (Rayleigh–Ritz)
     left = gram @ right
     image = r_left @ left
-    squares, turn = eigen(image.T @ image)
-    gains, turn = squares.sqrt(), turn.to(square)
-    left = left @ turn / gains.to(square).clamp(min=least)
-    return _Core(torch.cat([gains, values[rank:]]), left, right @ turn, norm)
+    squares, rotation = eigen(image.T @ image)
+    gains, rotation = squares.sqrt(), rotation.to(square)
+    left = left @ rotation / gains.to(square).clamp(min=least)
+    return _Core(torch.cat([gains, values[rank:]]), left, right @ rotation, norm)
 
 
 def _gram(side: Tensor) -> Tensor:
@@ -204,8 +204,8 @@ def approximate_delta(delta: Tensor, rule: RankRule | int) -> LowRankApproximati
     norm = frobenius(matrix)
     if not math.isfinite(norm):
         raise ToolError("NaN or infinity")
-    turned = matrix.shape[0] > matrix.shape[1]
-    matrix = matrix.T if turned else matrix
+    is_transposed = matrix.shape[0] > matrix.shape[1]
+    matrix = matrix.T if is_transposed else matrix
     rest: Tensor | None = None
     if rule.method is None and matrix.shape[0] >= 512 and rule.rank * 6 <= matrix.shape[0]:
         basis, thin = krylov(matrix, rule.rank, norm)
@@ -216,11 +216,11 @@ def approximate_delta(delta: Tensor, rule: RankRule | int) -> LowRankApproximati
         basis = basis[:, :rank].to(matrix)
         thin = basis.T @ matrix
     # whatever the basis misses, the SVD of the projection onto it is exact
-    values, turn = left_singular_vectors(thin)
-    turn = turn[:, :rank].to(matrix)
-    short, long = basis @ turn, turn.T @ thin
+    values, rotation = left_singular_vectors(thin)
+    rotation = rotation[:, :rank].to(matrix)
+    short, long = basis @ rotation, rotation.T @ thin
     long = long / values[:rank, None].to(matrix).clamp(min=torch.finfo(torch.float32).tiny)
-    up, down = (long.T, short.T) if turned else (short, long)
+    up, down = (long.T, short.T) if is_transposed else (short, long)
     values = values[:rank] if rest is None else torch.cat([values[:rank], rest[rank:].to(values)])
     return _approximation(up, values, down.reshape(-1, *delta.shape[1:]), norm)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 TRACE_TOLERANCE = 1.5e-3
-"""What `leading_eigenpairs` may miss, as a share of the trace that the best choice leaves out (half of that in its
+"""Largest error of `leading_eigenpairs`, as a share of the trace that the best choice leaves out (half of that in its
 root).
 """
 
@@ -107,9 +107,9 @@ def _ritz(gram: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(θ falling, Y, M·Y): the eigenpairs of M as far as the columns of `basis` hold them; Y orthonormal."""
     basis = torch.linalg.qr(basis)[0]
     images = gram @ basis
-    values, turn = eigen(basis.T @ images)
-    turn = turn.to(basis)
-    return values.to(basis), basis @ turn, images @ turn
+    values, rotation = eigen(basis.T @ images)
+    rotation = rotation.to(basis)
+    return values.to(basis), basis @ rotation, images @ rotation
 
 
 def _filtered(gram: Tensor, vectors: Tensor, images: Tensor, values: Tensor) -> Tensor:
@@ -175,5 +175,5 @@ def krylov(matrix: Tensor, rank: int, norm: float) -> tuple[Tensor, Tensor]:
         gram = torch.cat([torch.cat([gram, cross], dim=1), torch.cat([cross.T, rows @ rows.T], dim=1)])
         basis, thin = torch.cat([basis, block], dim=1), torch.cat([thin, rows])
     # the few directions that matter: the caller's float64 then works on these alone
-    turn = torch.linalg.eigh(gram.cpu())[1][:, -width:].to(matrix)
-    return basis @ turn, turn.T @ thin
+    rotation = torch.linalg.eigh(gram.cpu())[1][:, -width:].to(matrix)
+    return basis @ rotation, rotation.T @ thin

@@ -168,8 +168,8 @@ def test_what_does_not_fit_is_refused(old_unet: nn.Module, tmp_path: Path) -> No
     refused(flat(rows[1:] + rows[:1]), "match no known order: layer")
     refused([t.T for t in flat(rows)], "factors of shapes")
     refused([t[0] for t in flat(rows)], "factors of shapes")
-    refused([1, 2], "list of other things")
-    refused([], "list of other things")
+    refused([1, 2], "something other than tensors")
+    refused([], "something other than tensors")
 
 
 def test_numbered_keys_that_lie(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_numbered_keys_that_lie(tmp_path: Path) -> None:
         (
             {"unet:0:up": up, "unet:0:down": down},
             {"unet": '["Wonder"]'},
-            "classes Wonder; the order of layers is known",
+            "classes Wonder; accepted are",
         ),
         ({"unet:0:up": up, "unet:0:down": down}, {"unet": "{"}, "has no list of target classes"),
         ({"unet:0:up": up, "unet:00:up": up}, {}, "are the same layer"),

@@ -101,4 +101,4 @@ def test_a_hash_that_is_not_the_file_s_own_is_told(tmp_path: Path) -> None:
         )
         found = inspect_lora_file(path)
         assert found.hash == own[:12] and found.wrong_hash == wrong
-        assert ("another hash" in format_inspection(found)) == (wrong is not None)
+        assert ("a different hash" in format_inspection(found)) == (wrong is not None)

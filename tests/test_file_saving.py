@@ -99,7 +99,7 @@ def test_nothing_is_overwritten_by_accident(tmp_path: Path) -> None:
     (tmp_path / "sub.safetensors").mkdir()
     with pytest.raises(FileError, match="is a folder"):
         save_lora_file(file, tmp_path / "sub.safetensors", overwrite=True)
-    with pytest.raises(FileError, match=r"written as \.safetensors"):
+    with pytest.raises(FileError, match=r"suffix must be \.safetensors"):
         save_lora_file(file, tmp_path / "a.pt")
     with pytest.raises(FileError, match="cannot be written"):
         save_lora_file(file, tmp_path / "nowhere" / "a.safetensors")

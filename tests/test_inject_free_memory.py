@@ -79,7 +79,7 @@ def test_what_fits_to_the_byte() -> None:
     budget = MemoryBudget(free=lambda device: 5 * GIB, image_bytes=2 * GIB)
     assert budget.lacking({CPU: 3 * GIB}) == "" and budget.lacking({}) == ""
     said = budget.lacking({CPU: 3 * GIB + 1})
-    assert said == "baking takes 3.0 GiB more beside 2.0 GiB for making a picture, 5.0 GiB are free on cpu"
+    assert said == "baking takes 3.0 GiB more beside 2.0 GiB for generating an image, 5.0 GiB are free on cpu"
     assert budget.lacking({CPU: 5 * GIB}, drawing=False) == ""
     said = budget.lacking({CPU: 5 * GIB + 1}, drawing=False)
     assert said == "baking takes 5.0 GiB more, 5.0 GiB are free on cpu"

@@ -88,7 +88,7 @@ def test_auto_bakes_where_all_of_it_fits_beside_a_picture(model: Tiny) -> None:
             if live:
                 assert applied.injection.baked_bytes() == 0
                 assert "baking takes" in str(fit) and "are free on cpu" in str(fit)
-                assert ("for making a picture" in str(fit)) == bool(drawing)
+                assert ("for generating an image" in str(fit)) == bool(drawing)
             else:
                 assert applied.injection.baked_bytes() == needed
                 applied.apply([AdapterSpec(use.file, unet=0.5)])  # written over what is there: nothing more is taken

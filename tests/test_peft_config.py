@@ -323,7 +323,7 @@ def test_a_result_is_not_written_where_a_configuration_would_change_it(tmp_path:
     train(unet(), CONFIGS["rslora"](), tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     before, result = path.read_bytes(), convert_lora(load_lora_file(path), "diffusers")[0]
-    with pytest.raises(FileError, match="another strength from the adapter_config"):
+    with pytest.raises(FileError, match="scaled by the adapter_config"):
         save_lora_file(result, path, overwrite=True)
     assert path.read_bytes() == before
     save_lora_file(convert_lora(load_lora_file(path), "kohya")[0], path, overwrite=True)  # holds its alpha

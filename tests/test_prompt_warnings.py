@@ -47,8 +47,8 @@ def test_read_as_text(prompt: str, negative: str, says: str) -> None:
         ("[<lora:striped:1>::10]", "write <lora:striped:1:step=-10>"),
         ("[a <lora:striped:1> b:(c:1.2):10]", "write <lora:striped:1:step=-10>"),
         ("[<lora:striped:1>|b]", "in [… | …] acts at all steps"),
-        ("(<lora:striped:1>:1.3)", "its strength is the number in the tag"),
-        ("[ <lora:striped:1> ]", "its strength is the number in the tag"),
+        ("(<lora:striped:1>:1.3)", "its weight is the number in the tag"),
+        ("[ <lora:striped:1> ]", "its weight is the number in the tag"),
     ],
 )
 def test_acts_elsewhere(prompt: str, says: str) -> None:

@@ -43,30 +43,30 @@ VAE_PART_NAMES = {
 def ldm_unet_key(key: str) -> str:
     """A diffusers U-Net's key in SD1's LDM naming."""
     layer, _, kind = key.rpartition(".")
-    site = layer_name_table(UNET).layer_ids[layer]
-    spelled = layer_name_table(UNET).ldm[site]
+    layer_id = layer_name_table(UNET).layer_ids[layer]
+    names = layer_name_table(UNET).ldm[layer_id]
     # The first level up has no attention between its block and its upsampling.
-    return f"{spelled[-1] if site.block == 'OUT02' else spelled[0]}.{kind}"
+    return f"{names[-1] if layer_id.block == 'OUT02' else names[0]}.{kind}"
 
 
 def ldm_key(key: str, rules: list[RenameRule], parts: dict[str, str]) -> str:
     """A diffusers key in LDM's naming: its place by the first rule that fits, then its part inside a block."""
-    for pattern, place in rules:
+    for pattern, template in rules:
         found = re.match(pattern + r"(?=\.)", key)
         if found is None:
             continue
         fields = {name: int(text) if text.isdigit() else text for name, text in found.groupdict().items()}
-        start = _fill(place, fields)
+        start = _fill(template, fields)
         rest = key[found.end() + 1 :]
         part, _, kind = rest.rpartition(".")
         return ".".join(filter(None, [start, parts.get(part, part), kind]))
     return key
 
 
-def _fill(place: str, fields: dict[str, int | str]) -> str:
+def _fill(template: str, fields: dict[str, int | str]) -> str:
     """The place with its fields filled in. left: levels counted from the other end; next: one more than `i`."""
     number = int(fields.get("i", 0))
-    return place.format(**fields, left=3 - number, next=number + 1)
+    return template.format(**fields, left=3 - number, next=number + 1)
 
 
 def ldm_state(nets: EmbeddedNetworks) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Reading and writing files: containers, `LoraFile`, metadata and hashes, the folder index."""
+"""Loads and saves files: containers, `LoraFile`, metadata and hashes, the folder index."""
 
 from .loading import load_lora_file
 from .lora_file import LoraFile

@@ -1,7 +1,7 @@
 """Files that are not for SD1, SD2 or SDXL: which architecture, or what else they are. One table, a row a family.
 
-The names of a file's layers tell; where several families share names, so do the width of the model and the metadata.
-A text encoder tells nothing: CLIP-L is a part of SD1, SDXL, SD3 and Flux.1 alike.
+The names of a file's layers decide; where several families share names, the width of the model and the metadata too.
+A text encoder decides nothing: CLIP-L is a part of SD1, SDXL, SD3 and Flux.1 alike.
 """
 
 from __future__ import annotations
@@ -180,13 +180,13 @@ def find_foreign_architecture(
     Returns:
         The family, or None for a file for SD1, SD2, SDXL or an unknown model.
     """
-    said = " ".join([*(str(metadata.get(key, "")) for key in _METADATA_KEYS), base]).lower()
-    named = next((row for row in FOREIGN_ARCHITECTURES if re.search(row.metadata, said)), None)
+    stated = " ".join([*(str(metadata.get(key, "")) for key in _METADATA_KEYS), base]).lower()
+    named = next((row for row in FOREIGN_ARCHITECTURES if re.search(row.metadata, stated)), None)
     unet = sum(layer_id.part == UNET and bool(layer_id.block) for layer_id in layer_ids)
     if unet and named is not None and named.has_sd_layer_names:
         return named
     found = _by_layers(unrecognized)
-    # a layer has two or three tensors; a few strange ones beside a whole U-Net do not make it another model's file
+    # a layer has two or three tensors; a few unknown ones beside a whole U-Net do not make it another model's file
     if found is not None and found[1] > 2 * unet:
         return named or found[0]
     return named if not unet else None

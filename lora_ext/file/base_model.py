@@ -57,8 +57,8 @@ def detect_lora_family(
     Returns:
         "SD1", "SD2", "SDXL" or "unknown".
     """
-    said = family_from_metadata(metadata)
-    return _by_shape(adapters) or _by_layers(adapters) or (said if said != UNKNOWN else _by_prefix(keys))
+    stated = family_from_metadata(metadata)
+    return _by_shape(adapters) or _by_layers(adapters) or (stated if stated != UNKNOWN else _by_prefix(keys))
 
 
 def _by_shape(adapters: Mapping[LayerId, Adapter]) -> str | None:
@@ -79,7 +79,7 @@ def _commonest(numbers: Iterable[int | None]) -> int:
 
 
 def _width(tensors: Mapping[str, Tensor]) -> int | None:
-    """Inputs of the layer that these tensors belong to, where their shapes tell."""
+    """Number of inputs of the layer that these tensors are for; None where their shapes do not tell."""
     for suffix in ("lora_down.weight", "diff", "hada_w1_b"):
         if suffix in tensors and tensors[suffix].dim() > 1:
             return tensors[suffix].shape[1]
@@ -102,7 +102,7 @@ def _by_layers(adapters: Mapping[LayerId, Adapter]) -> str | None:
 
 
 def _by_prefix(keys: Mapping[tuple[LayerId, str], str]) -> str:
-    """Numbered text encoders are SDXL's in kohya's spelling."""
+    """SDXL where text encoders have numbers, as kohya's scripts name SDXL's."""
     return SDXL if any(key.startswith(("lora_te1_", "lycoris_te1_")) for key in keys.values()) else UNKNOWN
 
 

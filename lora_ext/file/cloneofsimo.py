@@ -4,7 +4,7 @@ Number i counts the Linear (extended: and Conv2d) layers below modules of the ta
 the model's constructors registered them (its `lora_diffusion/lora.py`, `_find_modules_v2`). In diffusers of that
 time (0.10, 0.11): the U-Net registers down blocks, up blocks, and the middle last; a block its attentions before its
 resnets; `BasicTransformerBlock` attn1, ff, attn2 (later versions attn1, attn2, ff). CLIP's attention registers k, v,
-q, out. The shapes tell these variants apart.
+q, out. The shapes distinguish these variants.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def unet_layer_order(classes: Iterable[str], inner: Sequence[str] = _OLD) -> lis
         attentions = 3 if level > 0 else 0
         names += _block(f"up_blocks.{level}", attentions, 3, chosen, inner, shortcuts=(0, 1, 2))
     names += _block("mid_block", 1, 2, chosen, inner, shortcuts=())
-    return _sites(UNET, names)
+    return _layer_ids(UNET, names)
 
 
 def text_layer_order(classes: Iterable[str], layers: int) -> list[LayerId]:
@@ -65,10 +65,10 @@ def text_layer_order(classes: Iterable[str], layers: int) -> list[LayerId]:
     for layer in range(layers):
         root = f"text_model.encoder.layers.{layer}"
         if "CLIPAttention" in chosen:
-            names += [f"{root}.self_attn.{leaf}_proj" for leaf in ("k", "v", "q", "out")]
+            names += [f"{root}.self_attn.{projection}_proj" for projection in ("k", "v", "q", "out")]
         if "CLIPMLP" in chosen:
             names += [f"{root}.mlp.fc1", f"{root}.mlp.fc2"]
-    return _sites(TE, names)
+    return _layer_ids(TE, names)
 
 
 def _block(
@@ -81,11 +81,11 @@ def _block(
             if role == "ff" and "GEGLU" in chosen:
                 yield f"{base}.ff.net.0.proj"
             elif role != "ff" and chosen & set(_ATTENTION):
-                yield from (f"{base}.{role}.{leaf}" for leaf in ("to_q", "to_k", "to_v", "to_out.0"))
+                yield from (f"{base}.{role}.{layer}" for layer in ("to_q", "to_k", "to_v", "to_out.0"))
     if "ResnetBlock2D" in chosen:
         for index in range(resnets):
-            leaves = ("conv1", "time_emb_proj", "conv2", *(("conv_shortcut",) if index in shortcuts else ()))
-            yield from (f"{root}.resnets.{index}.{leaf}" for leaf in leaves)
+            layers = ("conv1", "time_emb_proj", "conv2", *(("conv_shortcut",) if index in shortcuts else ()))
+            yield from (f"{root}.resnets.{index}.{layer}" for layer in layers)
 
 
 def _known(part: str, classes: Iterable[str]) -> frozenset[str]:
@@ -98,7 +98,7 @@ def _known(part: str, classes: Iterable[str]) -> frozenset[str]:
     return chosen
 
 
-def _sites(part: str, names: Iterable[str]) -> list[LayerId]:
+def _layer_ids(part: str, names: Iterable[str]) -> list[LayerId]:
     found = [find_layer_id(part, name) for name in names]
     assert None not in found
     return [layer_id for layer_id in found if layer_id is not None]
@@ -150,27 +150,27 @@ def _misfit(layer_ids: Sequence[LayerId], shapes: Sequence[tuple[tuple[int, ...]
     def same(what: str, number: int) -> bool:
         return widths.setdefault(what, number) == number
 
-    for place_, (layer_id, (up, down)) in enumerate(zip(layer_ids, shapes, strict=True)):
+    for index, (layer_id, (up, down)) in enumerate(zip(layer_ids, shapes, strict=True)):
         out, into = up[0], down[1]
-        leaf = layer_id.layer.rpartition(".transformer_blocks.0.")[2]
+        layer = layer_id.layer.rpartition(".transformer_blocks.0.")[2]
         block = f"the width of {layer_id.block}"
-        if leaf.startswith("resnet"):
-            kernel = 3 if leaf.endswith((".conv1", ".conv2")) else 1
-            fits = down[2:] == (() if leaf.endswith("time_emb_proj") else (kernel, kernel)) and same(block, out)
+        if layer.startswith("resnet"):
+            kernel = 3 if layer.endswith((".conv1", ".conv2")) else 1
+            fits = down[2:] == (() if layer.endswith("time_emb_proj") else (kernel, kernel)) and same(block, out)
         elif len(down) != 2:
             fits = False
-        elif leaf == "ff.net.0.proj":
+        elif layer == "ff.net.0.proj":
             fits = out == 8 * into and same(block, into)
-        elif leaf in ("attn2.to_k", "attn2.to_v"):
+        elif layer in ("attn2.to_k", "attn2.to_v"):
             fits = same(block, out) and same("the width of the text", into)
-        elif leaf.startswith("layers."):
-            wide = "mlp.fc1" in leaf or "mlp.fc2" in leaf
+        elif layer.startswith("layers."):
+            wide = "mlp.fc1" in layer or "mlp.fc2" in layer
             fits = wide or (out == into and same("the width of the text encoder", out))
         else:
             fits = out == into and same(block, out)
         if not fits:
             return (
-                f"layer {place_} would be {layer_id}, but has {into} inputs, {out} outputs, kernel {down[2:] or 'none'}"
+                f"layer {index} would be {layer_id}, but has {into} inputs, {out} outputs, kernel {down[2:] or 'none'}"
             )
     return None
 
@@ -195,10 +195,10 @@ def has_numbered_keys(tensors: Mapping[str, Tensor]) -> bool:
 
 def _parse_numbered_key(key: str) -> tuple[str, int, str] | None:
     """`unet:7:up` → (part, 7, "up")."""
-    words = key.split(":") if ":" in key else ()
-    if len(words) != 3 or words[0] not in _PARTS or not words[1].isdecimal() or words[2] not in ("up", "down"):
+    fields = key.split(":") if ":" in key else ()
+    if len(fields) != 3 or fields[0] not in _PARTS or not fields[1].isdecimal() or fields[2] not in ("up", "down"):
         return None
-    return (_PARTS[words[0]], int(words[1]), words[2]) if len(words[1]) < 6 else None
+    return (_PARTS[fields[0]], int(fields[1]), fields[2]) if len(fields[1]) < 6 else None
 
 
 def load_cloneofsimo_torch(path: Path, contents: FileContents) -> LoraFile:
@@ -211,28 +211,28 @@ def load_cloneofsimo_torch(path: Path, contents: FileContents) -> LoraFile:
     if is_tensor_list(contents.raw):
         text_alone = path.name.lower().endswith(".text_encoder.pt")
         layers.update(_listed(TE if text_alone else UNET, contents.raw))
-        beside = path.with_suffix("")
-        sibling = beside.with_name(beside.name + ".text_encoder.pt")
+        stem = path.with_suffix("")
+        sibling = stem.with_name(stem.name + ".text_encoder.pt")
         if not text_alone and sibling.is_file():
             other = load_tensors(sibling)
             if not is_tensor_list(other.raw):
                 raise FileError(f"{sibling}, which belongs to it, is not a list of tensors")
             layers.update(_listed(TE, other.raw))
-        sibling = beside.with_name(beside.name + ".ti.pt")
+        sibling = stem.with_name(stem.name + ".ti.pt")
         if not text_alone and sibling.is_file():
             tokens = load_tensors(sibling).tensors
     embeddings = {name: {"emb_params": _rows(tensor)} for name, tensor in tokens.items()}
     adapters: dict[LayerId, Adapter] = {}
     damaged: dict[LayerId, DamagedLayer] = {}
-    unread: dict[str, Tensor] = {}
+    unrecognized: dict[str, Tensor] = {}
     for layer_id, pair in layers.items():
         keys = [f"{layer_id}.lora_{end}.weight" for end in ("up", "down")]
         adapter = _adapter(layer_id, pair, keys, damaged)
         if adapter is None:
-            unread.update(zip(keys, pair, strict=True))
+            unrecognized.update(zip(keys, pair, strict=True))
         else:
             adapters[layer_id] = adapter
-    return LoraFile(adapters, {}, embeddings, unread, key_format="cloneofsimo", path=path, damaged=damaged)
+    return LoraFile(adapters, {}, embeddings, unrecognized, key_format="cloneofsimo", path=path, damaged=damaged)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -260,7 +260,7 @@ def load_cloneofsimo_safetensors(path: Path, contents: FileContents) -> LoraFile
     names: dict[tuple[str, int, str], str] = {}
     embeddings: dict[str, dict[str, Tensor]] = {}
     embedding_keys: dict[tuple[str, str], str] = {}
-    unread: dict[str, Tensor] = {}
+    unrecognized: dict[str, Tensor] = {}
     for key, tensor in contents.tensors.items():
         found = _parse_numbered_key(key)
         if found:
@@ -272,7 +272,7 @@ def load_cloneofsimo_safetensors(path: Path, contents: FileContents) -> LoraFile
             embeddings[key] = {"emb_params": tensor}
             embedding_keys[key, "emb_params"] = key
         else:
-            unread[key] = tensor
+            unrecognized[key] = tensor
     adapters: dict[LayerId, Adapter] = {}
     damaged: dict[LayerId, DamagedLayer] = {}
     keys: dict[tuple[LayerId, str], str] = {}
@@ -282,7 +282,7 @@ def load_cloneofsimo_safetensors(path: Path, contents: FileContents) -> LoraFile
             own = {f"lora_{end}.weight": names[part, i, end] for end in ("up", "down")}
             adapter = _adapter(layer_id, pairs[i], list(own.values()), damaged)
             if adapter is None:
-                unread.update(zip(own.values(), pairs[i], strict=True))
+                unrecognized.update(zip(own.values(), pairs[i], strict=True))
                 continue
             adapters[layer_id] = adapter
             keys.update({(layer_id, suffix): key for suffix, key in own.items()})
@@ -290,7 +290,7 @@ def load_cloneofsimo_safetensors(path: Path, contents: FileContents) -> LoraFile
         adapters,
         contents.metadata,
         embeddings,
-        unread,
+        unrecognized,
         keys,
         embedding_keys,
         key_format="cloneofsimo",

@@ -1,4 +1,4 @@
-"""Any file that may hold tensors → its tensors and metadata, told apart by content and not by name."""
+"""Loads the tensors and metadata of any file of tensors; the content decides the format, not the name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import FileError
 from . import safetensors_file, torch_file
 
 LORA_FILE_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
-"""Names of files that are looked at."""
+"""Suffixes of files that are indexed."""
 
 
 class FileContents(NamedTuple):

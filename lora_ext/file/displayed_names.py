@@ -40,10 +40,10 @@ def find_by_displayed_parts(folder: Path, parts: Sequence[str]) -> Path | None:
         found = path / part
         if not _exists(found):
             wanted = displayed_name(part)
-            beside = next((name for name in _names(path) if displayed_name(name) == wanted), None)
-            if beside is None:
+            match = next((name for name in _names(path) if displayed_name(name) == wanted), None)
+            if match is None:
                 return None
-            found = path / beside
+            found = path / match
         path = found
     return path if _exists(path) else None
 

@@ -1,4 +1,4 @@
-"""Looking through folders of LoRA files without opening more of them than needed."""
+"""Lists the files in folders of LoRA files, and opens no more of them than needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .containers import LORA_FILE_SUFFIXES, container_format
 from .displayed_names import displayed_name
 
 FileStamp = tuple[int, int]
-"""(mtime in ns, size in bytes): what tells whether a file is still the one that was read."""
+"""(mtime in ns, size in bytes): equal as long as a file has not changed since it was read."""
 
 _PARTS = re.compile(r"(.+)\.(text_encoder|ti)\.pt", re.IGNORECASE)
 
@@ -40,7 +40,7 @@ def list_lora_files(
 
 
 def _below(
-    folder: str, place: str, seen: set[tuple[int, int]], errors: list[str]
+    folder: str, prefix: str, seen: set[tuple[int, int]], errors: list[str]
 ) -> Iterator[tuple[Path, str, FileStamp]]:
     files: list[tuple[str, FileStamp]] = []
     folders: list[str] = []
@@ -61,9 +61,9 @@ def _below(
     for name, stamp in sorted(files, key=lambda item: natural_sort_key(item[0])):
         part = _PARTS.fullmatch(name)
         if not (part and f"{part[1]}.pt".lower() in present):  # belongs to a cloneofsimo .pt beside it
-            yield Path(folder, name), place + name.rpartition(".")[0], stamp
+            yield Path(folder, name), prefix + name.rpartition(".")[0], stamp
     for name in sorted(folders, key=natural_sort_key):
-        yield from _below(str(Path(folder, name)), f"{place}{name}/", seen, errors)
+        yield from _below(str(Path(folder, name)), f"{prefix}{name}/", seen, errors)
 
 
 def with_unique_names(found: Iterable[tuple[Path, str, FileStamp]]) -> list[tuple[Path, str, FileStamp, Path]]:
@@ -80,12 +80,12 @@ def with_unique_names(found: Iterable[tuple[Path, str, FileStamp]]) -> list[tupl
         (path, unique relative name, stamp, folder of LoRA files) of every file.
     """
     rows = list(found)
-    last = {displayed_name(place): path for path, place, _ in rows}
+    last = {displayed_name(relative_name): path for path, relative_name, _ in rows}
     taken = set(last)
     made = []
-    for path, place, stamp in rows:
-        root = path.parents[place.count("/")]
-        name = displayed_name(place)
+    for path, relative_name, stamp in rows:
+        root = path.parents[relative_name.count("/")]
+        name = displayed_name(relative_name)
         if last[name] != path:
             above = [*root.parts, name]
             longer = [displayed_name("/".join(above[-count:])).lstrip("/") for count in range(2, len(above) + 1)]
@@ -105,7 +105,7 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 
 def _stamp(item: os.DirEntry[str]) -> FileStamp:
-    """(0, 0) for what cannot be looked at, such as a link to nowhere; opening it then tells why."""
+    """The stamp of a file; (0, 0) where it has none, such as a broken link. Opening it then raises the reason."""
     try:
         status = item.stat()
     except OSError:

@@ -17,7 +17,7 @@ _LEGACY = (0x100000, 0x110000)
 _BLOCK = 1 << 20
 _SAMPLE = 1 << 16
 _IMPOSSIBLE = frozenset({hashlib.sha256(b"").hexdigest()[:12], "0" * 12})
-"""What trainers stored that hashed nothing (ostris/ai-toolkit#130)."""
+"""Hashes of no bytes, which some trainers store (ostris/ai-toolkit#130)."""
 
 
 def stored_hash(metadata: Mapping[str, str]) -> str:

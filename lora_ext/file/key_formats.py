@@ -1,4 +1,4 @@
-"""`LoraFile` → keys and tensors, in its own spelling, kohya's, or diffusers'."""
+"""Names the tensors of a `LoraFile` in its own key format, kohya's or diffusers'."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..layer_names import LayerId
 from .lora_file import LoraFile
 
 KEY_FORMATS = ("file", "kohya", "diffusers")
-"""Spellings to write: as the file had it (kohya's for new adapters), kohya's, PEFT's as diffusers reads it."""
+"""Key formats to write: the file's own (kohya's for new adapters), kohya's, and PEFT's as diffusers reads it."""
 
 _DIFFUSERS_SUFFIXES = frozenset(
     {"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "dora_scale"}
 )
-"""What a LoRA layer may hold to be written in diffusers' spelling."""
+"""Suffixes that a LoRA layer may have in diffusers' key format."""
 
 
 def is_described_by_metadata(file: LoraFile) -> bool:
@@ -56,7 +56,7 @@ def format_keys(file: LoraFile, key_format: str = "file", *, include_alphas: boo
     if key_format == "file" and file.key_format == "diffusers" and include_alphas and not _all_keyed(file):
         try:
             return _unique(file, _diffusers_rows(file))
-        except FileError:  # it holds more than that spelling can
+        except FileError:  # diffusers' key format cannot hold everything in it
             key_format = "kohya"
     return _unique(file, _rows(file, key_format == "file", include_alphas))
 
@@ -78,7 +78,7 @@ def _all_keyed(file: LoraFile) -> bool:
 
 
 def _rows(file: LoraFile, own: bool, include_alphas: bool) -> Iterator[tuple[str, Tensor]]:
-    """Keys in the file's `own` spelling where it has one, else in kohya's."""
+    """Yields (key, tensor): with `own` the file's own keys where it has some, else kohya's."""
     sdxl = file.family == "SDXL"
     for layer_id, adapter in file.adapters.items():
         for suffix, tensor in adapter.tensors.items():
@@ -92,12 +92,12 @@ def _rows(file: LoraFile, own: bool, include_alphas: bool) -> Iterator[tuple[str
 
 
 def _own_key(file: LoraFile, layer_id: LayerId, suffixes: Iterable[str], suffix: str) -> str | None:
-    """The file's key, or for a new tensor (such as an alpha) one beside the layer's others in kohya's spelling."""
+    """The file's key; for a new tensor (such as an alpha) of a file of kohya's one with the layer's prefix."""
     if (layer_id, suffix) in file.keys or file.key_format != "kohya":
         return file.keys.get((layer_id, suffix))
     others = (file.keys.get((layer_id, other), "") for other in suffixes)
-    head = next((key.partition(".")[0] for key in others if key), None)
-    return head and f"{head}.{suffix}"
+    prefix = next((key.partition(".")[0] for key in others if key), None)
+    return prefix and f"{prefix}.{suffix}"
 
 
 # --- diffusers -------------------------------------------------------------------------------------------------------

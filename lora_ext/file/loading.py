@@ -1,4 +1,4 @@
-"""A file on disk → `LoraFile`: keys of every supported format become layer ids and suffixes."""
+"""Loads a `LoraFile` from disk: keys of every supported format become layer ids and suffixes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def assemble_lora_file(
     layers: dict[LayerId, dict[str, Tensor]] = {}
     keys: dict[tuple[LayerId, str], str] = {}
     embeddings: dict[str, dict[str, Tensor]] = {}
-    unread: dict[str, Tensor] = {}
+    unrecognized: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         bundled = _bundled(key) if key.startswith(BUNDLED_EMBEDDING_PREFIX) else None
         if bundled:
@@ -90,7 +90,7 @@ def assemble_lora_file(
             continue
         found = parse_layer_key(key, kinds.ADAPTER_SUFFIXES)
         if found is None or found[1] not in kinds.ADAPTER_SUFFIXES:
-            unread[key] = tensor
+            unrecognized[key] = tensor
             continue
         if found in keys:
             raise FileError(f"{keys[found]!r} and {key!r} are the same layer ({found[0]}) under two names")
@@ -99,30 +99,32 @@ def assemble_lora_file(
         if layer is None:
             layer = layers[found[0]] = {}
         layer[found[1]] = tensor
-    dialect = _detect_key_format(keys)
-    strengths = PeftStrengths.from_sources(metadata, config) if dialect == "diffusers" else PeftStrengths()
+    key_format = _detect_key_format(keys)
+    strengths = PeftStrengths.from_sources(metadata, config) if key_format == "diffusers" else PeftStrengths()
     adapters: dict[LayerId, Adapter] = {}
     damaged: dict[LayerId, DamagedLayer] = {}
-    for layer_id, held in layers.items():
-        adapter = adapter_if_sound(layer_id, held, [keys[layer_id, suffix] for suffix in held], damaged)
+    for layer_id, layer_tensors in layers.items():
+        adapter = adapter_if_sound(
+            layer_id, layer_tensors, [keys[layer_id, suffix] for suffix in layer_tensors], damaged
+        )
         if adapter is None:
-            unread.update((keys.pop((layer_id, suffix)), tensor) for suffix, tensor in held.items())
+            unrecognized.update((keys.pop((layer_id, suffix)), tensor) for suffix, tensor in layer_tensors.items())
         else:
             adapters[layer_id] = strengths.scaled(layer_id, adapter)
-    other = find_foreign_architecture(unread, adapters, metadata, strengths.base_model_name)
+    other = find_foreign_architecture(unrecognized, adapters, metadata, strengths.base_model_name)
     if other is not None:
         return LoraFile({}, dict(metadata), unrecognized=dict(tensors), path=path, foreign_architecture=other)
     return LoraFile(
         adapters,
         dict(metadata),
         embeddings,
-        unread,
+        unrecognized,
         keys,
         adapters_as_loaded=dict(adapters) if strengths.in_metadata else {},
-        key_format=dialect,
+        key_format=key_format,
         path=path,
         damaged=damaged,
-        **(strengths.lora_file_fields(adapters, keys.values()) if dialect == "diffusers" else {}),
+        **(strengths.lora_file_fields(adapters, keys.values()) if key_format == "diffusers" else {}),
     )
 
 
@@ -133,7 +135,7 @@ def _bundled(key: str) -> tuple[str, str] | None:
 
 
 def _detect_key_format(keys: Mapping[tuple[LayerId, str], str]) -> str:
-    """The spelling of the first key."""
+    """The key format of the first key."""
     key = next(iter(keys.values()), "")
     if ".processor." in key:
         return "processor"

@@ -53,7 +53,6 @@ class LoraFile:
     embedding_keys: Mapping[tuple[str, str], str] = field(default_factory=dict)
     adapters_as_loaded: Mapping[LayerId, Adapter] = field(default_factory=dict)
     key_format: str = "kohya"
-    """How it spells its keys: "kohya", "diffusers" (PEFT too), "processor", "cloneofsimo"."""
     path: Path | None = None
     damaged: Mapping[LayerId, DamagedLayer] = field(default_factory=dict)
     foreign_architecture: ForeignArchitecture | None = None
@@ -86,7 +85,7 @@ class LoraFile:
     def variant(self) -> str:
         """What people call such a file: "LoRA-LierLa", "LoRA-C3Lier", "DyLoRA", or the kind's name.
 
-        LierLa: Linear and 1x1 Conv2d only; C3Lier: larger kernels too; DyLoRA: said by kohya's metadata.
+        LierLa: Linear and 1x1 Conv2d only; C3Lier: larger kernels too; DyLoRA: where kohya's metadata names it.
         """
         if self.foreign_architecture is not None:
             return self.foreign_architecture.kind
@@ -103,9 +102,9 @@ class LoraFile:
     @cached_property
     def dylora_unit(self) -> int | None:
         """Ranks by which a DyLoRA may be cut, 1 where its metadata does not say; None for other files."""
-        said = self.metadata.get("ss_network_args", "")
-        unit = re.search(r'"unit"\s*:\s*"?(\d{1,6})', said)
-        if unit is None and "dylora" not in (self.metadata.get("ss_network_module", "") + said).lower():
+        network_args = self.metadata.get("ss_network_args", "")
+        unit = re.search(r'"unit"\s*:\s*"?(\d{1,6})', network_args)
+        if unit is None and "dylora" not in (self.metadata.get("ss_network_module", "") + network_args).lower():
             return None
         return max(1, int(unit[1])) if unit else 1
 

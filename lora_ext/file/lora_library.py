@@ -1,4 +1,4 @@
-"""The folder index: every LoRA file below some folders, by the names that a prompt may call it."""
+"""The folder index: every LoRA file below some folders, by the names that a prompt may use."""
 
 from __future__ import annotations
 
@@ -166,20 +166,24 @@ class LibraryNames:
         """
         stems: dict[str, LibraryEntry] = {}
         aliases: dict[str, LibraryEntry] = {}
-        places: dict[str, LibraryEntry] = {}
+        relative_names: dict[str, LibraryEntry] = {}
         ambiguous = set(FORBIDDEN_ALIASES)
         for entry in entries:
-            places[entry.relative_name] = entry
+            relative_names[entry.relative_name] = entry
             stems.setdefault(displayed_name(entry.path.stem), entry)
             stems[entry.name] = entry
             if entry.alias in aliases:
                 ambiguous.add(entry.alias.lower())
             aliases[entry.name] = entry
             aliases[entry.alias] = entry
-        for entry in list(places.values()):  # one at the top can be meant beside another of its name in a folder
-            places.setdefault(f"{displayed_name(entry.root.name)}/{entry.relative_name}", entry)
-        folded = tuple({key.lower(): entry for key, entry in table.items()} for table in (places, aliases, stems))
-        return cls(stems, aliases, places, frozenset(ambiguous), folded)
+        for entry in list(
+            relative_names.values()
+        ):  # one at the top can be meant beside another of its name in a folder
+            relative_names.setdefault(f"{displayed_name(entry.root.name)}/{entry.relative_name}", entry)
+        folded = tuple(
+            {key.lower(): entry for key, entry in table.items()} for table in (relative_names, aliases, stems)
+        )
+        return cls(stems, aliases, relative_names, frozenset(ambiguous), folded)
 
     def look_up(self, name: str) -> LibraryEntry | None:
         """Finds the file that a name means: with exactly these letters first, then without regard to case.
@@ -191,7 +195,7 @@ class LibraryNames:
             The file; None where there is none.
         """
         plain = displayed_name(name).strip().replace("\\", "/").lstrip("/")
-        places, aliases, stems = zip(
+        relative_names, aliases, stems = zip(
             (self.relative_names, self.aliases, self.stems), self.lowercase_tables, strict=True
         )
         for suffix in ("", *LORA_FILE_SUFFIXES):
@@ -199,7 +203,13 @@ class LibraryNames:
                 continue
             bare = plain[: len(plain) - len(suffix)]
             ambiguous = bare.lower() in self.ambiguous
-            tables = [places] if "/" in bare else [stems, places] if ambiguous else [aliases, stems, places]
+            tables = (
+                [relative_names]
+                if "/" in bare
+                else [stems, relative_names]
+                if ambiguous
+                else [aliases, stems, relative_names]
+            )
             for key, which in ((bare, 0), (bare.lower(), 1)):
                 for table in tables:
                     if key in table[which]:
@@ -260,14 +270,14 @@ class LoraLibrary:
         with self._lock:
             stored = self._load_cache() if not self._known else {}
             known, self.errors, entries = self._known, [], []
-            looked: dict[Path, bool] = {}
-            for path, place, stamp, root in with_unique_names(
+            folders_with_config: dict[Path, bool] = {}
+            for path, relative_name, stamp, root in with_unique_names(
                 list_lora_files(self.folders, self.errors, self.optional)
             ):
                 entry = known.get(str(path))
-                config = peft_config.adapter_config_stamp(path, looked)
-                if entry is None or (entry.stamp, entry.relative_name, entry.config) != (stamp, place, config):
-                    entry = self._entry(path, place, stamp, stored.get(str(path)))
+                config = peft_config.adapter_config_stamp(path, folders_with_config)
+                if entry is None or (entry.stamp, entry.relative_name, entry.config) != (stamp, relative_name, config):
+                    entry = self._entry(path, relative_name, stamp, stored.get(str(path)))
                     entry.root, entry.config = root, config
                 entries.append(entry)
             self._is_cache_stale |= len(entries) != len(known or stored)
@@ -364,7 +374,7 @@ class LoraLibrary:
             A sentence; "" for a name that one file has.
         """
         found, given = self._names.look_up(name), displayed_name(name).strip()
-        if found is None or given.lower() != found.name.lower():  # an alias, a place, or with its suffix
+        if found is None or given.lower() != found.name.lower():  # an alias, a relative name, or with its suffix
             return ""
         others = [e for e in self.entries if e is not found and e.name.lower() == given.lower()]
         if given == found.name:
@@ -415,9 +425,9 @@ class LoraLibrary:
 
     # --- the disk ----------------------------------------------------------------------------------------------------
 
-    def _entry(self, path: Path, place: str, stamp: FileStamp, row: object) -> LibraryEntry:
+    def _entry(self, path: Path, relative_name: str, stamp: FileStamp, row: object) -> LibraryEntry:
         """From the cache's row where the stamp is the same, else from the file's own first bytes."""
-        entry = LibraryEntry(path, place, stamp, self)
+        entry = LibraryEntry(path, relative_name, stamp, self)
         if isinstance(row, list) and len(row) == 5 and tuple(row[:2]) == stamp and isinstance(row[2], dict):
             entry.short_metadata, entry.error, entry.digest = row[2:]
             return entry
@@ -443,12 +453,12 @@ class LoraLibrary:
 
     def _load(self, path: Path) -> LoraFile:
         with self._lock:
-            beside = (
+            companions = (
                 [path.with_suffix(f".{part}.pt") for part in ("text_encoder", "ti")] if path.suffix == ".pt" else []
             )
-            beside.append(path.with_name(peft_config.ADAPTER_CONFIG_NAME))
+            companions.append(path.with_name(peft_config.ADAPTER_CONFIG_NAME))
             try:
-                stats = [p.stat() for p in (path, *beside) if p is path or p.exists()]
+                stats = [p.stat() for p in (path, *companions) if p is path or p.exists()]
             except OSError as error:
                 raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
             key = (str(path), *((status.st_mtime_ns, status.st_size) for status in stats))

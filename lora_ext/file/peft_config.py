@@ -1,4 +1,4 @@
-"""What a PEFT configuration says about strengths: in `adapter_config.json` beside a file, or in diffusers' metadata.
+"""PEFT configurations, which hold alphas: `adapter_config.json` beside a file, or diffusers' metadata.
 
 PEFT scales a layer by alpha / r, or alpha / √r with `use_rslora`; `alpha_pattern` gives single layers another alpha.
 Without a configuration neither a file's alpha nor its scale is known; alpha = r is assumed, as diffusers does.
@@ -81,9 +81,9 @@ class PeftConfig:
             )
         if self._number(self.values.get("lora_alpha", self.values.get("alpha"))) is None:
             found.append(f"{self.source_name} has no lora_alpha, so alpha = rank is assumed")
-        strange = [pattern for pattern in self._patterns if pattern not in self._matchers]
-        if strange:
-            found.append(f"alpha_pattern {strange[0][:60]!r} is too complex and is ignored")
+        ignored = [pattern for pattern in self._patterns if pattern not in self._matchers]
+        if ignored:
+            found.append(f"alpha_pattern {ignored[0][:60]!r} is too complex and is ignored")
         return found
 
     def _alpha(self, name: str) -> float | None:
@@ -100,8 +100,8 @@ class PeftConfig:
     def _matchers(self) -> dict[str, re.Pattern[str]]:
         r"""PEFT's rule, `(.*\.)?(pattern)$`, for every pattern whose matching ends soon.
 
-        Plain names, which PEFT itself writes, become suffixes. A stranger's expression could take for ever: with two
-        repetitions, none of them of a group, and few alternatives it cannot.
+        Plain names, which PEFT itself writes, become suffixes. Matching an arbitrary expression could take
+        forever. With at most two repetitions, none of them of a group, and few alternatives it cannot.
         """
         found: dict[str, re.Pattern[str]] = {}
         others = 0
@@ -154,20 +154,21 @@ def find_adapter_config(path: Path) -> Path | None:
     return config if next(others, None) is None else None
 
 
-def adapter_config_stamp(path: Path, looked: dict[Path, bool] | None = None) -> tuple[int, int] | None:
+def adapter_config_stamp(path: Path, has_config: dict[Path, bool] | None = None) -> tuple[int, int] | None:
     """Returns the stamp of the configuration that belongs to a file.
 
     Args:
         path: a file of tensors.
-        looked: folder → whether it has a configuration. It is filled, so that each folder is asked once for many files.
+        has_config: folder → whether it has a configuration. It is filled, so that many files look into each folder
+            once.
 
     Returns:
         (mtime in ns, size in bytes); None without a configuration.
     """
-    if looked is not None:
-        if path.parent not in looked:
-            looked[path.parent] = path.with_name(ADAPTER_CONFIG_NAME).is_file()
-        if not looked[path.parent]:
+    if has_config is not None:
+        if path.parent not in has_config:
+            has_config[path.parent] = path.with_name(ADAPTER_CONFIG_NAME).is_file()
+        if not has_config[path.parent]:
             return None
     try:
         config = find_adapter_config(path)

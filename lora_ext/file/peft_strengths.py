@@ -1,4 +1,4 @@
-"""How strongly the layers of a file in PEFT's or diffusers' spelling act, where the file itself does not say."""
+"""Scales of the layers of files in PEFT's or diffusers' key format, where the file itself has no alpha."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class PeftStrengths:
     @classmethod
     def from_sources(cls, metadata: Mapping[str, str], path: Path | None) -> PeftStrengths:
         """What the metadata says, and for parts it does not speak of the `adapter_config.json` at `path`."""
-        inside = peft_metadata.parse_peft_metadata(metadata)
-        notes = [note for config in inside.values() for note in config.notes()]
-        beside = None
+        from_metadata = peft_metadata.parse_peft_metadata(metadata)
+        notes = [note for config in from_metadata.values() for note in config.notes()]
+        from_file = None
         if path is not None:
-            beside, more = load_adapter_config(path)
+            from_file, more = load_adapter_config(path)
             notes += more
-        configs = {**dict.fromkeys(PARTS, beside), **inside} if beside is not None else inside
+        configs = {**dict.fromkeys(PARTS, from_file), **from_metadata} if from_file is not None else from_metadata
         used = {part: c for part, c in configs.items() if c is not None}
-        return cls(used, bool(inside), tuple(notes), path, beside is not None)
+        return cls(used, bool(from_metadata), tuple(notes), path, from_file is not None)
 
     @property
     def base_model_name(self) -> str:
         """What the configuration calls the base model, "" where it does not say."""
-        said = (config.values.get("base_model_name_or_path") for config in self.configs.values())
-        return next((text for text in said if isinstance(text, str)), "")
+        names = (config.values.get("base_model_name_or_path") for config in self.configs.values())
+        return next((text for text in names if isinstance(text, str)), "")
 
     def scaled(self, layer_id: LayerId, adapter: Adapter) -> Adapter:
         """The adapter at its strength."""

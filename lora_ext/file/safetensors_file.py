@@ -46,7 +46,7 @@ _BITS = (
 DTYPE_SIZES = {name: size for name, _, size in _BITS}
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, own) for name, own, _ in _BITS if hasattr(torch, own)}
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-_ORDER = {name: place for place, (name, _, _) in enumerate(_BITS)}
+_ORDER = {name: index for index, (name, _, _) in enumerate(_BITS)}
 
 
 class TensorEntry(NamedTuple):

@@ -1,4 +1,4 @@
-"""`LoraFile` → a safetensors file, whole or not at all."""
+"""Saves a `LoraFile` as a safetensors file, completely or not at all."""
 
 from __future__ import annotations
 
@@ -248,8 +248,8 @@ def check_not_linked(folder: Path, root: Path) -> None:
         inside = folder.relative_to(root).parts
     except ValueError:
         raise FileError(f"{folder} lies outside {root}") from None
-    way = [root.joinpath(*inside[:count]) for count in range(1, len(inside) + 1)]
-    link = next((path for path in way if path.is_symlink()), None)
+    paths = [root.joinpath(*inside[:count]) for count in range(1, len(inside) + 1)]
+    link = next((path for path in paths if path.is_symlink()), None)
     # junctions of Windows are no symlinks for Python 3.11 and before, but they lead out all the same
     if link is None and not folder.resolve().is_relative_to(root.resolve()):
         link = folder

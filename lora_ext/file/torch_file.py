@@ -1,4 +1,4 @@
-"""`.pt`, `.ckpt` and `.bin` files: read by torch without running anything that they carry."""
+"""Loads `.pt`, `.ckpt` and `.bin` files without running any code from them."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _globals(path: Path) -> Iterator[str]:
         else:
             with path.open("rb") as file:
                 pickles = [file.read(64_000_000)]
-    except Exception:  # only an explanation is sought here; the file is refused either way
+    except Exception:  # this only explains why the file is refused
         return
     for data in pickles:
         yield from _walk(data)
@@ -119,7 +119,7 @@ def _walk(data: bytes) -> Iterator[str]:
     at = 0
     try:
         while at < len(data):
-            for opcode, argument, place in pickletools.genops(data[at:] if at else data):
+            for opcode, argument, position in pickletools.genops(data[at:] if at else data):
                 if opcode.name in ("GLOBAL", "INST"):
                     yield str(argument).replace(" ", ".", 1)
                 elif opcode.name == "STACK_GLOBAL" and len(texts) >= 2:
@@ -127,6 +127,6 @@ def _walk(data: bytes) -> Iterator[str]:
                 elif isinstance(argument, str):
                     texts.append(argument)
                 if opcode.name == "STOP":
-                    at += (place or 0) + 1
+                    at += (position or 0) + 1
     except Exception:  # the end of what can be walked
         return

@@ -130,8 +130,8 @@ def _add_low(
     """`out` = weight + low, a block of rows at a time."""
     wide = _wide(weight)
     flat, into = weight.flatten(1), out.flatten(1)
-    place = (wide, weight.device)
-    up, down = _SCRATCH.copy("up", low.up, *place), _SCRATCH.copy("down", low.down.flatten(1), *place)
+    target = (wide, weight.device)
+    up, down = _SCRATCH.copy("up", low.up, *target), _SCRATCH.copy("down", low.down.flatten(1), *target)
     up *= low.gain.to(up)
     direct = into.dtype == wide and (into.stride(1) == 1 or into.shape[1] == 1) and into.stride(0) >= into.shape[1]
     step = max(64, _BLOCK // max(1, flat.shape[1]) // 64 * 64) if flat.device.type == "cpu" else len(flat)
@@ -140,7 +140,7 @@ def _add_low(
         if direct:
             torch.addmm(flat[rows].to(wide), up[rows], down, out=into[rows])
         else:
-            total = _SCRATCH.copy("sum", flat[rows], *place).addmm_(up[rows], down)
+            total = _SCRATCH.copy("sum", flat[rows], *target).addmm_(up[rows], down)
             if rounding is not None and into.dtype != wide:
                 rounding.measure(flat[rows], total, into.dtype)
             into[rows].copy_(total)

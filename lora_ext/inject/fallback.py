@@ -105,10 +105,10 @@ class LiveFallback:
 
     def go_live(self) -> bool:
         """Applies live from now on what is baked. Returns whether that freed memory."""
-        held = self.injection.baked_bytes()
-        if self.injection.mode != "auto" or not held:
+        baked_bytes = self.injection.baked_bytes()
+        if self.injection.mode != "auto" or not baked_bytes:
             return False
-        self._live_from_now(f"memory ran out while {format_bytes(held)} were baked: live from now on")
+        self._live_from_now(f"memory ran out while {format_bytes(baked_bytes)} were baked: live from now on")
         self._apply_changes(True)
         release_memory()
         return True
@@ -125,12 +125,12 @@ class LiveFallback:
         try:
             return work()
         except Exception as error:
-            held = self.injection.baked_bytes()
-            if not is_out_of_memory(error) or not held:
+            baked_bytes = self.injection.baked_bytes()
+            if not is_out_of_memory(error) or not baked_bytes:
                 raise
             if self.injection.mode != "auto":
                 raise FitError(
-                    f"{error}; baked LoRAs hold {format_bytes(held)}, modes live and auto hold nothing"
+                    f"{error}; baked LoRAs hold {format_bytes(baked_bytes)}, modes live and auto hold nothing"
                 ) from error
         self.go_live()  # outside the except block, where the traceback keeps tensors alive
         return work()

@@ -77,21 +77,21 @@ class ForwardHook:
         self.dense = _dense(dense, read_weight() if dense else None)
         self.bias_shift = sum_bias_deltas(acting, shape[0])
 
-    def _cast(self, place: DeviceAndDtype) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _cast(self, target: DeviceAndDtype) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns D, U and g on the layer's device in its compute dtype, cached for the next call.
 
         g is None where all images share it: it is multiplied into U then, which saves a multiplication in each call.
         """
         assert self.joined_low_rank is not None
-        if place not in self.downs:
-            self.downs[place] = self.joined_low_rank.down.to(*place)
-        if place not in self.ups:
-            up, gain = self.joined_low_rank.up.to(place[0]), self.joined_low_rank.gain.to(place[0])
+        if target not in self.downs:
+            self.downs[target] = self.joined_low_rank.down.to(*target)
+        if target not in self.ups:
+            up, gain = self.joined_low_rank.up.to(target[0]), self.joined_low_rank.gain.to(target[0])
             shared = gain.dim() == 1
-            self.ups[place] = (
-                ((up.float() * gain).to(place[1]), None) if shared else (up.to(place[1]), gain.to(place[1]))
+            self.ups[target] = (
+                ((up.float() * gain).to(target[1]), None) if shared else (up.to(target[1]), gain.to(target[1]))
             )
-        return self.downs[place], *self.ups[place]
+        return self.downs[target], *self.ups[target]
 
     def hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Returns output + ΔW·x (+ Δbias); None, which leaves the output as it is, where all weights are 0."""

@@ -105,7 +105,7 @@ class MemoryBudget:
             free = self.free(device) if size else None
             kept = self.image_bytes if drawing else 0
             if free is not None and size + kept > free:
-                beside = f" beside {format_bytes(kept)} for making a picture" if kept else ""
+                beside = f" beside {format_bytes(kept)} for generating an image" if kept else ""
                 return (
                     f"baking takes {format_bytes(size)} more{beside}, {format_bytes(max(0, free))} are free on {device}"
                 )
@@ -133,8 +133,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         return False
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
-    said = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY_TEXTS)
-    return said or is_out_of_memory(error.__cause__)
+    is_reported = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY_TEXTS)
+    return is_reported or is_out_of_memory(error.__cause__)
 
 
 def release_memory() -> None:

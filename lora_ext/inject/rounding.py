@@ -81,8 +81,8 @@ class Rounding:
         if self._values is None:
             found = torch.stack([t.float() for _, *pair in self._sums for t in pair]).tolist() if self._sums else []
             scales = [scale for scale, _, _ in self._sums]
-            asked, lost = (sum(s * x for s, x in zip(scales, found[i::2], strict=True)) for i in (0, 1))
-            self._values = asked, lost
+            squared_norm, lost = (sum(s * x for s, x in zip(scales, found[i::2], strict=True)) for i in (0, 1))
+            self._values = squared_norm, lost
         return self._values
 
     @property
@@ -93,10 +93,10 @@ class Rounding:
     @property
     def share(self) -> float:
         """The remaining fraction, from 0 to 1."""
-        asked, lost = self._totals()
-        if not asked:
+        squared_norm, lost = self._totals()
+        if not squared_norm:
             return 1.0
-        share = 1.0 - abs(lost) / asked
+        share = 1.0 - abs(lost) / squared_norm
         return max(0.0, share) if math.isfinite(share) else 0.0
 
 

@@ -114,18 +114,18 @@ def _shared(base: SourceCheckpoint, other: SourceCheckpoint, conv: bool, report:
     """The layers to extract, in the base's order. Raises ToolError when the two have different architectures."""
     families = {checkpoint.family for checkpoint in (base, other)}
     wanted = [layer_id for layer_id, shape in base.shapes.items() if is_extracted_layer(layer_id, shape, conv)]
-    odd = [s for s in wanted if s in other.shapes and torch.Size(base.shapes[s]).numel() != _size(other.shapes[s])]
-    if len(families - {"unknown"}) > 1 or odd:
+    resized = [s for s in wanted if s in other.shapes and _size(base.shapes[s]) != _size(other.shapes[s])]
+    if len(families - {"unknown"}) > 1 or resized:
         raise ToolError(
             f"{base.path} is {base.describe()}, {other.path} is {other.describe()}"
-            + (f": {odd[0]} is {base.shapes[odd[0]]} in one and {other.shapes[odd[0]]} in the other" if odd else "")
+            + "".join(f": {s} is {base.shapes[s]} in one and {other.shapes[s]} in the other" for s in resized[:1])
         )
     for one, two in ((base, other), (other, base)):
-        alone = [
+        only_here = [
             str(s) for s, shape in one.shapes.items() if is_extracted_layer(s, shape, conv) and s not in two.shapes
         ]
-        if alone:
-            report.only_in[str(one.path)] = alone
+        if only_here:
+            report.only_in[str(one.path)] = only_here
     return [layer_id for layer_id in wanted if layer_id in other.shapes]
 
 

@@ -92,13 +92,13 @@ def sum_changes(changes: list[LayerChange]) -> LayerChange:
     return LayerChange(None, total)
 
 
-def kept_share(low: LowRank, asked: LayerChange) -> float:
-    """The share of ‖asked‖ that a best approximation with the error of `low` would keep, 0 to 1.
+def kept_share(low: LowRank, change: LayerChange) -> float:
+    """The share of ‖change‖ that a best approximation with the error of `low` would keep, 0 to 1.
 
-    With the relative error e = ‖asked − low‖ / ‖asked‖ that is √(1 − e²): a truncated SVD is orthogonal to its error.
+    With the relative error e = ‖change − low‖ / ‖change‖ that is √(1 − e²): a truncated SVD is orthogonal to its error.
     """
-    missed = sum_changes([asked, LayerChange(low.times(-1))])
-    lost, norm = (change.norm() for change in (missed, asked))
+    missed = sum_changes([change, LayerChange(low.times(-1))])
+    lost, norm = missed.norm(), change.norm()
     return math.sqrt(max(0.0, 1 - (lost / norm) ** 2)) if norm else 1.0
 
 
@@ -195,7 +195,7 @@ def report_rounding(report: ToolReport, where: object, exact: Adapter, stored: A
         rounding.add_measured(rows[0], rows[1] - rows[0], size)
         report.add_rounding(str(where), rounding.share, rounding.squared_norm, stored.dtype)
         return
-    share, asked = (
+    share, squared_norm = (
         1.0,
         1.0,
     )  # ΔW is a product of the factors, so what is left of it is about the product of their shares
@@ -203,8 +203,8 @@ def report_rounding(report: ToolReport, where: object, exact: Adapter, stored: A
         one = Rounding()
         before = exact.tensors[name].float().cpu()
         one.add_measured(before, stored.tensors[name].float() - before, before.numel())
-        share, asked = share * one.share, asked * one.squared_norm
-    report.add_rounding(str(where), share, asked, stored.dtype)
+        share, squared_norm = share * one.share, squared_norm * one.squared_norm
+    report.add_rounding(str(where), share, squared_norm, stored.dtype)
 
 
 def is_wide_kernel_shape(shape: tuple[int, ...]) -> bool:

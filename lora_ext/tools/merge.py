@@ -131,15 +131,15 @@ def _compare(specs: Sequence[AdapterSpec], report: ToolReport) -> None:
     layers_by_file = [set(spec.file.adapters) for spec in specs]
     for i, spec in enumerate(specs):
         others = set().union(*(h for k, h in enumerate(layers_by_file) if k != i))
-        alone = [str(layer_id) for layer_id in spec.file.adapters if layer_id not in others]
-        if alone and len(specs) > 1:
-            report.only_in.setdefault(spec.display_name, []).extend(alone)
+        only_here = [str(layer_id) for layer_id in spec.file.adapters if layer_id not in others]
+        if only_here and len(specs) > 1:
+            report.only_in.setdefault(spec.display_name, []).extend(only_here)
     if len(specs) < 2 or any(a & b for i, a in enumerate(layers_by_file) for b in layers_by_file[:i]):
         return
     parts = [{layer_id.part for layer_id in layer_ids} for layer_ids in layers_by_file]
-    apart = all(a and b and not a & b for i, a in enumerate(parts) for b in parts[:i])
+    are_separate = all(a and b and not a & b for i, a in enumerate(parts) for b in parts[:i])
     families = {spec.file.family for spec in specs} - {"unknown"}
-    if not apart or len(families) > 1:
+    if not are_separate or len(families) > 1:
         files = ", ".join(
             f"{spec.display_name} ({spec.file.family}, {len(spec.file.adapters)} layers)" for spec in specs
         )

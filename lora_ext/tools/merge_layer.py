@@ -215,7 +215,7 @@ def _norms(parts: list[LayerContribution]) -> Adapter | None:
         return None
     tensors = {}
     for name in ("w_norm", "b_norm"):
-        held = [p.weight * p.adapter.tensors[name].float() for p in parts if name in p.adapter.tensors]
-        if held:
-            tensors[name] = torch.stack(held).sum(0)
+        weighted = [p.weight * p.adapter.tensors[name].float() for p in parts if name in p.adapter.tensors]
+        if weighted:
+            tensors[name] = torch.stack(weighted).sum(0)
     return Norm(tensors)

@@ -173,17 +173,17 @@ class ToolReport:
         """Share of ΔW of all layers together that survived rounding, weighted by ‖ΔW‖²."""
         return combined_surviving_share(self.rounding.values())
 
-    def add_rounding(self, name: str, share: float, asked: float, dtype: torch.dtype) -> None:
+    def add_rounding(self, name: str, share: float, squared_norm: float, dtype: torch.dtype) -> None:
         """Records how much of a layer's ΔW survived rounding; the smallest share of several calls counts.
 
         Args:
             name: the layer.
             share: the share that survived, 0 to 1.
-            asked: ‖ΔW‖².
+            squared_norm: ‖ΔW‖².
             dtype: the dtype that was written.
         """
         if name not in self.rounding or share < self.rounding[name].share:
-            self.rounding[name] = LayerRounding(share, asked, dtype)
+            self.rounding[name] = LayerRounding(share, squared_norm, dtype)
 
     @property
     def worst(self) -> LayerReport | None:

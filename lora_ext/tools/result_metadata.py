@@ -121,9 +121,9 @@ def with_network_dims(
 
 def _pair(found: set[tuple[int, float]], dim: int | None) -> tuple[str, str]:
     """(dim, alpha) as text; "Dynamic" where layers differ."""
-    asked = [pair for pair in found if pair[0] == dim]
-    if len(asked) == 1 and all(abs(alpha / rank - asked[0][1] / asked[0][0]) < 1e-6 for rank, alpha in found):
-        return str(asked[0][0]), str(asked[0][1])
+    matching = [pair for pair in found if pair[0] == dim]
+    if len(matching) == 1 and all(abs(alpha / rank - matching[0][1] / matching[0][0]) < 1e-6 for rank, alpha in found):
+        return str(matching[0][0]), str(matching[0][1])
     dims, alphas = {dim for dim, _ in found}, {alpha for _, alpha in found}
     return tuple(str(min(v)) if len(v) == 1 else DYNAMIC_VALUE for v in (dims, alphas))  # type: ignore[return-value]
 

@@ -49,7 +49,7 @@ BYTES: dict[str, tuple[bytes, str]] = {
     "deep": (raw(b'{"a":' + b"[" * 200_000), "nested too deeply"),
     "deep objects": (raw(b'{"a":' * 200_000), "nested too deeply"),
     "deep metadata": (raw(b'{"__metadata__":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"), "nested too deeply"),
-    "long number": (raw(b'{"a":' + b"9" * 10_000 + b"}"), "is not a sound"),
+    "long number": (raw(b'{"a":' + b"9" * 10_000 + b"}"), "is not a valid"),
     "NaN": (raw(b'{"a":NaN}    '), "NaN in its header"),
     "a name twice": (raw(json.dumps(entry()).encode()[:-1] + b"," + json.dumps(entry()).encode()[1:], DATA), "twice"),
     "half a character": (raw(b'{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', DATA), "not valid text"),
@@ -151,11 +151,11 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
     ),
     "scalar for a matrix": (
         {"lora_up.weight": torch.tensor(1.0), "lora_down.weight": torch.ones(2, 8)},
-        "a matrix belongs",
+        "must be a matrix",
     ),
     "vector for a matrix": (
         {"lora_up.weight": torch.ones(8), "lora_down.weight": torch.ones(1, 8)},
-        "a matrix belongs",
+        "must be a matrix",
     ),
     "two alphas": (
         {"lora_up.weight": torch.ones(8, 2), "lora_down.weight": torch.ones(2, 8), "alpha": torch.ones(2)},
@@ -165,7 +165,7 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
         {"lora_up.weight": torch.ones(8, 2), "lora_down.weight": torch.ones(2, 8), "alpha": torch.ones(0)},
         "must be one number",
     ),
-    "LoHa of scalars": ({f"hada_w{n}_{x}": torch.tensor(1.0) for n in "12" for x in "ab"}, "a matrix belongs"),
+    "LoHa of scalars": ({f"hada_w{n}_{x}": torch.tensor(1.0) for n in "12" for x in "ab"}, "must be a matrix"),
 }
 
 
