@@ -31,8 +31,8 @@ DAMAGED: dict[str, tuple[dict[str, Tensor], str]] = {
         {"lora_up.weight": torch.ones(32, 3), "lora_down.weight": torch.ones(2, 32)},
         "do not share one rank",
     ),
-    "half": ({"lora_up.weight": torch.ones(32, 3)}, "other factors are missing"),
-    "half with alpha": ({"lora_down.weight": torch.ones(3, 32), "alpha": torch.tensor(1.0)}, "other factors are missing"),
+    "half": ({"lora_up.weight": torch.ones(32, 3)}, "factors are missing"),
+    "half with alpha": ({"lora_down.weight": torch.ones(3, 32), "alpha": torch.tensor(1.0)}, "factors are missing"),
     "two alphas": (
         {"lora_up.weight": torch.ones(32, 2), "lora_down.weight": torch.ones(2, 32), "alpha": torch.ones(2)},
         "must be one number",
@@ -52,7 +52,7 @@ DAMAGED: dict[str, tuple[dict[str, Tensor], str]] = {
     ),
     "three quarters of a LoHa": (
         {"hada_w1_a": torch.ones(32, 4), "hada_w1_b": torch.ones(4, 32), "hada_w2_a": torch.ones(32, 4)},
-        "other factors are missing",
+        "factors are missing",
     ),
     "NaN": (
         {"lora_up.weight": torch.full((32, 2), float("nan")), "lora_down.weight": torch.ones(2, 32)},
