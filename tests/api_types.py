@@ -108,4 +108,4 @@ if __name__ == "__main__":
         api = Client(Path(folder))
         text = typescript_of_document(api("GET", "/openapi.json"))
         (page_folder() / TYPES_FILE).write_text(text, encoding="utf-8", newline="\n")
-        api.studio.jobs.close()
+        api.app_state.jobs.close()

@@ -93,7 +93,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_applied(pipe: Tiny, 
         assert all(map(torch.equal, pipe.draw(), as_text))
 
 
-def test_what_never_acts_is_told(pipe: Tiny) -> None:
+def test_what_never_acts_is_reported(pipe: Tiny) -> None:
     file = lora_file(pipe)
     with lora_ext.apply(pipe, {file: {"start": 9, "stop": 2}}) as lora:
         assert "never acts, because it starts at step 9 and stops before step 2" in str(lora.fits[0])

@@ -1,4 +1,4 @@
-"""Uses → pieces: weights, schedules, what is touched, and what the user is told."""
+"""Adapter specs → applied adapters: weights, schedules, what is touched, and the reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import Tiny, check_nothing_left, lora_file, sites_in, text_encoder
+from tiny import Tiny, check_nothing_left, layer_ids_in, lora_file, text_encoder
 
 from lora_ext.adapter_spec import AdapterSpec, Presets, resolve_block_weights, resolve_tag
 from lora_ext.applied_networks import AppliedNetworks
@@ -32,16 +32,16 @@ def same(one: tuple[torch.Tensor, ...], two: tuple[torch.Tensor, ...], tolerance
     return all(torch.allclose(a, b, atol=tolerance, rtol=tolerance) for a, b in zip(one, two, strict=True))
 
 
-def drawn(model: Tiny, *uses: AdapterSpec, mode: str = "auto") -> tuple[torch.Tensor, ...]:
+def drawn(model: Tiny, *specs: AdapterSpec, mode: str = "auto") -> tuple[torch.Tensor, ...]:
     with AppliedNetworks(model, mode) as applied:
-        applied.apply(uses)
+        applied.apply(specs)
         return model.draw()
 
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_modes_agree(model: Tiny, wide: bool) -> None:
-    use = AdapterSpec(lora_file(model, wide=wide), te=0.5, unet=0.8)
-    live, baked, auto = (drawn(model, use, mode=mode) for mode in ("live", "baked", "auto"))
+    spec = AdapterSpec(lora_file(model, wide=wide), te=0.5, unet=0.8)
+    live, baked, auto = (drawn(model, spec, mode=mode) for mode in ("live", "baked", "auto"))
     assert same(live, baked) and same(auto, baked)
     assert not same(live, model.draw())
 
@@ -79,9 +79,9 @@ def test_both_text_encoders_take_the_weight_of_the_text(mode: str) -> None:
     file = lora_file(model)
     plain = model.texts()
 
-    def texts(*uses: AdapterSpec, step: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def texts(*specs: AdapterSpec, step: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         with AppliedNetworks(model, mode) as applied:
-            applied.apply(uses)
+            applied.apply(specs)
             applied.at_step(step, 8)
             return model.texts()
 
@@ -92,7 +92,7 @@ def test_both_text_encoders_take_the_weight_of_the_text(mode: str) -> None:
     for step in (0, 5):  # a schedule is the U-Net's alone
         assert all(map(torch.equal, texts(AdapterSpec(file, te=0.5, unet=2.0, start=2, stop=4), step=step), half))
     for number, part in enumerate(("te", "te2")):
-        only = LoraFile({site: a for site, a in file.adapters.items() if site.part == part})
+        only = LoraFile({layer_id: a for layer_id, a in file.adapters.items() if layer_id.part == part})
         made = texts(AdapterSpec(only))
         assert torch.equal(made[1 - number], plain[1 - number]) and not torch.allclose(made[number], plain[number])
 
@@ -114,18 +114,18 @@ def test_block_weights(model: Tiny) -> None:
     zero = AdapterSpec(file, blocks=parse_block_weights(",".join(["0"] * 26)))
     with AppliedNetworks(model) as applied:
         applied.apply([zero])
-        outside = {site for site in file.adapters if not site.block}
+        outside = {layer_id for layer_id in file.adapters if not layer_id.block}
         assert applied.changed == len(outside)  # time embedding and output lie outside every block
     only = AdapterSpec(
         file, te=0, blocks=parse_block_weights(",".join("1" if name == "OUT05" else "0" for name in BLOCK_LABELS))
     )
     with AppliedNetworks(model) as applied:
         applied.apply([only])
-        assert applied.changed == len(sites_in(file, "OUT05")) + len(outside)
+        assert applied.changed == len(layer_ids_in(file, "OUT05")) + len(outside)
     ruled = AdapterSpec(file, blocks=replace(ones, rules=parse_element_rules(":attn2:0")))
     with AppliedNetworks(model) as applied:
         applied.apply([ruled])
-        assert applied.changed == sum("attn2" not in site.layer for site in file.adapters)
+        assert applied.changed == sum("attn2" not in layer_id.layer for layer_id in file.adapters)
     assert not same(drawn(model, ruled), plain)
 
 
@@ -133,33 +133,35 @@ def test_block_weights(model: Tiny) -> None:
 def test_only_what_changed_is_touched(model: Tiny, mode: str) -> None:
     file, other = lora_file(model), lora_file(model, seed=1, name="b")
     with AppliedNetworks(model, mode) as applied:
-        uses = [AdapterSpec(file, 0.5, 0.5), AdapterSpec(other, 0.5, 0.5)]
-        applied.apply(uses)
+        specs = [AdapterSpec(file, 0.5, 0.5), AdapterSpec(other, 0.5, 0.5)]
+        applied.apply(specs)
         assert applied.changed == len(file.adapters)
-        applied.apply(uses)
+        applied.apply(specs)
         assert applied.changed == 0
-        applied.apply([uses[0], replace(uses[1], te=0.7)])
-        assert applied.changed == len(sites_in(file, "BASE"))
+        applied.apply([specs[0], replace(specs[1], te=0.7)])
+        assert applied.changed == len(layer_ids_in(file, "BASE"))
         ones = dict.fromkeys(BLOCK_LABELS, 1.0) | {"IN04": 0.5}
-        applied.apply([replace(uses[0], blocks=parse_block_weights(",".join(str(v) for v in ones.values()))), uses[1]])
-        assert applied.changed == len(sites_in(file, "IN04")) + len(sites_in(file, "BASE"))
-        applied.apply([uses[1]])
-        assert same(model.draw(), drawn_alone(model, uses[1], applied))
+        applied.apply(
+            [replace(specs[0], blocks=parse_block_weights(",".join(str(v) for v in ones.values()))), specs[1]]
+        )
+        assert applied.changed == len(layer_ids_in(file, "IN04")) + len(layer_ids_in(file, "BASE"))
+        applied.apply([specs[1]])
+        assert same(model.draw(), drawn_alone(model, specs[1], applied))
 
 
-def drawn_alone(model: Tiny, use: AdapterSpec, applied: AppliedNetworks) -> tuple[torch.Tensor, ...]:
+def drawn_alone(model: Tiny, spec: AdapterSpec, applied: AppliedNetworks) -> tuple[torch.Tensor, ...]:
     applied.close()
-    return drawn(model, use)
+    return drawn(model, spec)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_schedules(model: Tiny, mode: str) -> None:
     file = lora_file(model)
-    use = AdapterSpec(file, start=3, stop=0.75)
+    spec = AdapterSpec(file, start=3, stop=0.75)
     on, off = drawn(model, AdapterSpec(file)), drawn(model, AdapterSpec(file, unet=0.0))
     assert not torch.allclose(on[1], off[1])
     with AppliedNetworks(model, mode) as applied:
-        applied.apply([use])
+        applied.apply([spec])
         for step in range(8):
             applied.at_step(step, 8)
             assert same(model.draw(), on if 3 <= step < 6 else off), step
@@ -167,16 +169,16 @@ def test_schedules(model: Tiny, mode: str) -> None:
 
 def test_fit_names_what_does_not_apply(model: Tiny) -> None:
     file = lora_file(model)
-    site = next(iter(file.adapters))
-    strange = replace(site, part="te2", block="BASE", layer="layers.0.mlp.fc1")
-    other = replace(site, block="OUT05", layer="attention.transformer_blocks.9.attn1.to_q")
-    adapters = {strange: file.adapters[site], other: file.adapters[site]}
+    layer_id = next(iter(file.adapters))
+    strange = replace(layer_id, part="te2", block="BASE", layer="layers.0.mlp.fc1")
+    other = replace(layer_id, block="OUT05", layer="attention.transformer_blocks.9.attn1.to_q")
+    adapters = {strange: file.adapters[layer_id], other: file.adapters[layer_id]}
     with AppliedNetworks(model) as applied:
         (fit,) = applied.apply([AdapterSpec(LoraFile(adapters), name="sdxl-only")])
         assert not fit.ok and "sdxl-only" in str(fit) and "none of its 2 layers" in str(fit)
         wrong = dict(list(file.adapters.items())[:3])
-        big = next(a for s, a in file.adapters.items() if not a.fits(applied.targets[site].shape))
-        wrong[site] = big
+        big = next(a for s, a in file.adapters.items() if not a.fits(applied.targets[layer_id].shape))
+        wrong[layer_id] = big
         (fit,) = applied.apply([AdapterSpec(LoraFile(wrong, unrecognized={"x": torch.zeros(1)}))])
         assert (fit.matched, len(fit.wrong_shape), fit.unread) == (2, 1, 1)
         assert "2 of 3 layers apply" in str(fit) and "another size" in str(fit)
@@ -184,7 +186,7 @@ def test_fit_names_what_does_not_apply(model: Tiny) -> None:
         assert fit.ok and fit.matched == len(file.adapters)
         (fit,) = applied.apply([AdapterSpec(file, blocks=parse_block_weights(",".join(["1"] * 12)))])
         assert "IN01" in fit.uncovered and "MID" not in fit.uncovered
-        middle = LoraFile({site: file.adapters[site] for site in sites_in(file, "MID")})
+        middle = LoraFile({layer_id: file.adapters[layer_id] for layer_id in layer_ids_in(file, "MID")})
         (fit,) = applied.apply([AdapterSpec(middle, blocks=parse_block_weights(",".join(["1"] * 12)))])
         assert fit.uncovered == ()
 

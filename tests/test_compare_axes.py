@@ -1,4 +1,4 @@
-"""Axes as text → edits of a shot; runs of files; the web UI's plot with the same axes."""
+"""Axes as text → edits of an image spec; runs of files; the web UI's plot with the same axes."""
 
 from __future__ import annotations
 
@@ -216,11 +216,11 @@ def test_edits_keep_the_text_and_leave_one_readable_tag(text: str, name: str) ->
 
 
 def test_every_kind_has_an_example_that_reads(library: LoraLibrary) -> None:
-    shot = ImageSpec(prompt="a cat <lora:run:1>")
+    image_spec = ImageSpec(prompt="a cat <lora:run:1>")
     for kind in AXIS_KINDS.values():
         for example in kind.example.split(" or "):
             text = example.replace("one,other", "style,other").replace("2-6", "2-9").replace("rank:all", "rank dy:all")
-            assert axes.parse_axis(text, AxisContext(library, shot)).values, example
+            assert axes.parse_axis(text, AxisContext(library, image_spec)).values, example
 
 
 # --- plans -----------------------------------------------------------------------------------------------------
@@ -244,16 +244,16 @@ def test_equal_pictures_once(library: LoraLibrary) -> None:
 
 
 def test_batches_share_what_they_must_and_switch_least(library: LoraLibrary) -> None:
-    shot = ImageSpec(prompt="a <lora:run:1>")
-    made = plan_sheet(shot, "seed:1,2,3", "epoch:all", "steps:4,8", library)
+    image_spec = ImageSpec(prompt="a <lora:run:1>")
+    made = plan_sheet(image_spec, "seed:1,2,3", "epoch:all", "steps:4,8", library)
     groups = batch_image_specs([cell.image_spec for cell in made.cells], 5)
-    assert all(len({shot.batch_key() for shot in group}) == 1 and len(group) <= 5 for group in groups)
-    assert sorted(shot.key() for group in groups for shot in group) == sorted(_keys(made))
+    assert all(len({image_spec.batch_key() for image_spec in group}) == 1 and len(group) <= 5 for group in groups)
+    assert sorted(image_spec.key() for group in groups for image_spec in group) == sorted(_keys(made))
     assert [len(group) for group in groups] == [5, 5, 2] * 2
-    row = [shot.tags()[0].name for group in groups[:3] for shot in group]
+    row = [image_spec.tags()[0].name for group in groups[:3] for image_spec in group]
     assert row == [name for name in RUN for _ in range(3)]  # each file is taken up once
-    alone = batch_image_specs([cell.image_spec for cell in made.cells], 5, lambda shot: shot)
-    row = [shot.tags()[0].name for (shot,) in alone]
+    alone = batch_image_specs([cell.image_spec for cell in made.cells], 5, lambda image_spec: image_spec)
+    row = [image_spec.tags()[0].name for (image_spec,) in alone]
     assert row == [name for name in RUN for _ in range(6)]  # also where nothing can share a batch
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import Tiny, lora_file, sites_in
+from tiny import Tiny, layer_ids_in, lora_file
 
 from lora_ext.adapters import Lora
 from lora_ext.block_weights import parse_block_presets, parse_block_weights
@@ -43,7 +43,7 @@ def tiny() -> Tiny:
 
 def only(file: LoraFile, block: str) -> LoraFile:
     """The part of a file in one block."""
-    return LoraFile({site: file.adapters[site] for site in sites_in(file, block)})
+    return LoraFile({layer_id: file.adapters[layer_id] for layer_id in layer_ids_in(file, block)})
 
 
 # --- by norms ----------------------------------------------------------------------------------------------------
@@ -66,12 +66,14 @@ def test_norms_find_the_only_block(tiny: Tiny, size: int) -> None:
 @pytest.mark.parametrize("kind", ["lora", "loha", "lora-dora-out"])
 def test_norms_are_those_of_the_weight_changes(tiny: Tiny, kind: str) -> None:
     file = lora_file(tiny, kind, wide=True)
-    places = {site: t for part, root in tiny.parts().items() for site, t in find_layer_targets(part, root).items()}
+    places = {
+        layer_id: t for part, root in tiny.parts().items() for layer_id, t in find_layer_targets(part, root).items()
+    }
     found = analyse_by_norms(file, parse_layout(26), targets=places)
     for label in ("BASE", "IN04", "MID", "OUT11"):
         deltas = [
-            file.adapters[site].delta(dict(places[site].module.named_parameters())["weight"]).double()
-            for site in sites_in(file, label)
+            file.adapters[layer_id].delta(dict(places[layer_id].module.named_parameters())["weight"]).double()
+            for layer_id in layer_ids_in(file, label)
         ]
         expected = torch.cat([delta.flatten() for delta in deltas]).norm().item()
         assert found.amounts[label] == pytest.approx(expected, rel=1e-4)
@@ -80,12 +82,12 @@ def test_norms_are_those_of_the_weight_changes(tiny: Tiny, kind: str) -> None:
             analyse_by_norms(file, parse_layout(26))
 
 
-def test_what_a_layout_leaves_out_is_told(tiny: Tiny) -> None:
+def test_what_a_layout_leaves_out_is_reported(tiny: Tiny) -> None:
     whole = lora_file(tiny)
-    sites = [*sites_in(whole, "IN03"), *sites_in(whole, "IN04")]
-    found = analyse_by_norms(LoraFile({site: whole.adapters[site] for site in sites}), parse_layout(17))
+    layer_ids = [*layer_ids_in(whole, "IN03"), *layer_ids_in(whole, "IN04")]
+    found = analyse_by_norms(LoraFile({layer_id: whole.adapters[layer_id] for layer_id in layer_ids}), parse_layout(17))
     assert found.blocks_to_keep() == ("IN04",)
-    if sites_in(whole, "IN03"):
+    if layer_ids_in(whole, "IN03"):
         assert 0 < found.outside_share < 1 and "switches off" in found.summary()
 
 
@@ -105,17 +107,17 @@ def test_pictures_find_the_only_block(model: StandaloneModel, size: int, tmp_pat
     block, torch_rng = CHOSEN[size], torch.Generator().manual_seed(size)
     adapters = {}
     for part, root in model.parts().items():
-        for site, target in find_layer_targets(part, root).items():
-            if site.block == block and len(target.shape) == 2:
+        for layer_id, target in find_layer_targets(part, root).items():
+            if layer_id.block == block and len(target.shape) == 2:
                 up, down = (torch.randn(*s, generator=torch_rng) for s in ((target.shape[0], 2), (2, target.shape[1])))
-                adapters[site] = Lora({"lora_up.weight": up * 0.4, "lora_down.weight": down * 0.4})
+                adapters[layer_id] = Lora({"lora_up.weight": up * 0.4, "lora_down.weight": down * 0.4})
     assert adapters
     save_lora_file(LoraFile(adapters), tmp_path / "one.safetensors")
     settings, library = Settings(device="cpu"), LoraLibrary([tmp_path])
     base = ImageSpec(prompt="a red circle <lora:one:1>", steps=1, cfg=1, seed=1, width=32, height=32, sampler="Euler")
     for way in (block_analysis.LOWERED, block_analysis.RAISED):
-        with StandaloneImageRenderer(settings, model, library) as artist:
-            found = analyse_by_images(base, parse_layout(size), way, artist, CellStore(tmp_path / way), seeds=[1])
+        with StandaloneImageRenderer(settings, model, library) as renderer:
+            found = analyse_by_images(base, parse_layout(size), way, renderer, CellStore(tmp_path / way), seeds=[1])
         assert found.blocks_to_keep() == (block,), way
         assert found.shares[block] > 0.98
         assert set(found.images) == {*parse_layout(size).labels, ""}
@@ -173,8 +175,8 @@ def test_the_map_shows_the_hottest_block_red(size: int) -> None:
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: StandaloneModel) -> None:
     name = sorted(Path(LORA_DIR).glob("*.safetensors"))[0].stem
     assert cli(["blocks", "--lora", name, "--out", str(tmp_path), "--name", "FACE", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["way"] == "norms" and told["preset"].startswith("FACE:") and Path(told["map"]).is_file()
+    output = json.loads(capsys.readouterr().out)
+    assert output["way"] == "norms" and output["preset"].startswith("FACE:") and Path(output["map"]).is_file()
     expected = analyse_by_norms(load_lora_file(Path(LORA_DIR) / f"{name}.safetensors"), parse_layout(17))
     with (tmp_path / "blocks.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["block"]: float(row["share"]) for row in csv.DictReader(file)}

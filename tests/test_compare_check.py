@@ -61,8 +61,8 @@ def picture(folder: Path, cell: dict[str, Any]) -> tuple[np.ndarray, str]:
 def same(one: Path, other: Path) -> None:
     """All cells are alike, with the same infotext."""
     for a, b in zip(cells(one), cells(other), strict=True):
-        (pixels, said), (others, told) = picture(one, a), picture(other, b)
-        assert np.abs(pixels - others).max() <= 1 and said == told and said.startswith(a["prompt"])
+        (pixels, said), (others, other_infotext) = picture(one, a), picture(other, b)
+        assert np.abs(pixels - others).max() <= 1 and said == other_infotext and said.startswith(a["prompt"])
 
 
 @pytest.fixture(scope="module")

@@ -36,16 +36,16 @@ def runs(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(number)
         adapters = {}
         for part, root in model.parts().items():
-            for site, target in find_layer_targets(part, root).items():
+            for layer_id, target in find_layer_targets(part, root).items():
                 if len(target.shape) == 2:
                     tensors = {"lora_up.weight": torch.randn(target.shape[0], 2) * 0.3,
                                "lora_down.weight": torch.randn(2, target.shape[1]) * 0.3}  # fmt: skip
-                    adapters[site] = Lora(tensors)
+                    adapters[layer_id] = Lora(tensors)
         save_lora_file(LoraFile(adapters), made / f"{name}.safetensors")
     return made
 
 
-def told(capsys: pytest.CaptureFixture[str], checkpoint: Path, runs: Path, out: Path, *more: str) -> Any:
+def command_output(capsys: pytest.CaptureFixture[str], checkpoint: Path, runs: Path, out: Path, *more: str) -> Any:
     ckpt = [
         "--ckpt",
         str(checkpoint / "SD1.safetensors"),
@@ -71,7 +71,7 @@ def test_batches_are_as_one_by_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     made = {
-        batch: told(capsys, checkpoint, runs, tmp_path / batch, *AXES, "--batch", batch, "--no-scores")
+        batch: command_output(capsys, checkpoint, runs, tmp_path / batch, *AXES, "--batch", batch, "--no-scores")
         for batch in "18"
     }
     assert made["1"]["cells"] == 18 and made["1"]["drawn"] == 14  # weight 0 is one picture for each seed
@@ -84,7 +84,7 @@ def test_batches_are_as_one_by_one(
         assert said[0] == said[1]
         if "0>" not in one["tag"]:
             assert said[0].startswith(one["prompt"]) and one["tag"] in one["prompt"]
-    again = told(capsys, checkpoint, runs, tmp_path / "8", *AXES, "--no-scores")
+    again = command_output(capsys, checkpoint, runs, tmp_path / "8", *AXES, "--no-scores")
     assert (again["drawn"], again["kept"]) == (0, 14)
 
 
@@ -97,11 +97,15 @@ def test_scores_and_mistakes(
     images = tmp_path / "images"
     images.mkdir()
     Image.new("RGB", (64, 64), "red").save(images / "a.png")
-    made = told(capsys, checkpoint, runs, tmp_path / "out", "--prompt", "a <lora:run:1>", "--x", "weight:0.5,1",
-                "--images", str(images))  # fmt: skip
+    more = ("--images", str(images))
+    made = command_output(
+        capsys, checkpoint, runs, tmp_path / "out", "--prompt", "a <lora:run:1>", "--x", "weight:0.5,1", *more
+    )
     assert made["drawn"] == 3 and made["suggestion"] and Path(made["sheets"][0]).is_file()
     seed = json.loads((tmp_path / "out" / "sheet.json").read_text(encoding="utf-8"))["base"]["seed"]
-    again = told(capsys, checkpoint, runs, tmp_path / "out", "--prompt", "a <lora:run:1>", "--x", "weight:0.5,1")
+    again = command_output(
+        capsys, checkpoint, runs, tmp_path / "out", "--prompt", "a <lora:run:1>", "--x", "weight:0.5,1"
+    )
     assert again["drawn"] == 0 and seed >= 0  # a seed that was drawn is kept
     for argv, text in (
         (["--x", "epoc:all"], "did you mean 'epoch'"),

@@ -1,4 +1,4 @@
-"""Drawing into a store, going on after a kill, pages, scores and the suggestion; with an artist that needs no model."""
+"""Generating into a store, resuming after a kill, pages, scores and the suggestion, with a renderer without a model."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from lora_ext.file.lora_library import LoraLibrary
 EPOCHS = 6
 
 
-class Painter:
-    """An artist whose LoRAs "train" a frame into pictures: each epoch more of it, the last ones past bearing."""
+class FrameRenderer:
+    """A renderer whose LoRAs "train" a frame into images: each epoch more of it, the last ones too much."""
 
     def __init__(self, log: Path | None = None, slow: float = 0.0, version: str = "") -> None:
         self.log, self.slow, self.version = log, slow, version
@@ -54,17 +54,17 @@ class Painter:
         for step in range(3):
             on_step(step, 3)
             time.sleep(self.slow)
-        images = [self.paint(shot) for shot in image_specs]
+        images = [self.paint(image_spec) for image_spec in image_specs]
         if self.log:
             with self.log.open("a") as file:
-                file.writelines(f"{shot.key()}\n" for shot in image_specs)
-        self.drawn += [shot.key() for shot in image_specs]
+                file.writelines(f"{image_spec.key()}\n" for image_spec in image_specs)
+        self.drawn += [image_spec.key() for image_spec in image_specs]
         return images
 
-    def paint(self, shot: ImageSpec) -> Image.Image:
+    def paint(self, image_spec: ImageSpec) -> Image.Image:
         """At strength 1 the framed scene; above, ever less of it and more noise; below, less frame."""
-        strength = sum(request.unet * int(request.name[-1]) / 4 for request in shot.tags())
-        rng = np.random.default_rng(shot.seed)
+        strength = sum(request.unet * int(request.name[-1]) / 4 for request in image_spec.tags())
+        rng = np.random.default_rng(image_spec.seed)
         scene = shapes.random_scene(rng)
         plain, framed = (
             np.asarray(shapes.draw_scene(s), float) for s in (scene, shapes.replace(scene, style="framed"))
@@ -72,7 +72,7 @@ class Painter:
         share = min(strength, 1.0)
         noise = rng.normal(0, 90 * max(0.0, strength - 1.1), plain.shape)
         image = Image.fromarray((plain * (1 - share) + framed * share + noise).clip(0, 255).astype(np.uint8))
-        image.info["parameters"] = f"{shot.prompt}\nSeed: {shot.seed}"
+        image.info["parameters"] = f"{image_spec.prompt}\nSeed: {image_spec.seed}"
         return image
 
 
@@ -104,29 +104,29 @@ def sheet(library: LoraLibrary, seeds: str = "1,2") -> SheetPlan:
 
 
 def test_84_cells_each_once_and_kept(library: LoraLibrary, tmp_path: Path) -> None:
-    made, painter, store = sheet(library), Painter(), CellStore(tmp_path)
-    shots = [cell.image_spec for cell in made.cells]
-    assert len(shots) == 84
-    progress = generate_cells(shots, painter, store, batch=8)
+    made, renderer, store = sheet(library), FrameRenderer(), CellStore(tmp_path)
+    image_specs = [cell.image_spec for cell in made.cells]
+    assert len(image_specs) == 84
+    progress = generate_cells(image_specs, renderer, store, batch=8)
     assert (progress.total, progress.kept, progress.done) == (84, 0, 84)
-    assert len(set(painter.drawn)) == len(painter.drawn) == 84
-    assert painter.batches == [8] * 10 + [4]
-    again = Painter()
-    assert generate_cells(shots, again, CellStore(tmp_path)).kept == 84 and not again.drawn
-    for cell, key in zip(made.cells, cell_keys(made, painter), strict=True):
+    assert len(set(renderer.drawn)) == len(renderer.drawn) == 84
+    assert renderer.batches == [8] * 10 + [4]
+    again = FrameRenderer()
+    assert generate_cells(image_specs, again, CellStore(tmp_path)).kept == 84 and not again.drawn
+    for cell, key in zip(made.cells, cell_keys(made, renderer), strict=True):
         image = store.load_image(key)
         assert (
             image is not None and image.info["parameters"] == f"{cell.image_spec.prompt}\nSeed: {cell.image_spec.seed}"
         )
-        assert np.array_equal(np.asarray(image), np.asarray(painter.paint(cell.image_spec)))
+        assert np.array_equal(np.asarray(image), np.asarray(renderer.paint(cell.image_spec)))
 
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from test_compare_sheet import Painter, LoraLibrary, CellStore, generate_cells, sheet
+from test_compare_sheet import FrameRenderer, LoraLibrary, CellStore, generate_cells, sheet
 specs = [cell.image_spec for cell in sheet(LoraLibrary([sys.argv[1]])).cells]
-generate_cells(specs, Painter(Path(sys.argv[3]), 0.1), CellStore(Path(sys.argv[2])), batch=4)
+generate_cells(specs, FrameRenderer(Path(sys.argv[3]), 0.1), CellStore(Path(sys.argv[2])), batch=4)
 """
 
 
@@ -143,23 +143,23 @@ def test_going_on_after_kill_9(library: LoraLibrary, tmp_path: Path) -> None:
     (out / "cells" / ".0099-half.part").write_bytes(b"half")
     before = sorted(out.glob("cells/0*.png"))
     assert 10 <= len(before) < 84
-    painter, made = Painter(), sheet(library)
-    progress = generate_cells([cell.image_spec for cell in made.cells], painter, CellStore(out), batch=8)
-    assert progress.kept == len(before) and len(painter.drawn) == 84 - len(before)
-    assert not set(painter.drawn) & {path.stem.split("-")[-1] for path in before}
+    renderer, made = FrameRenderer(), sheet(library)
+    progress = generate_cells([cell.image_spec for cell in made.cells], renderer, CellStore(out), batch=8)
+    assert progress.kept == len(before) and len(renderer.drawn) == 84 - len(before)
+    assert not set(renderer.drawn) & {path.stem.split("-")[-1] for path in before}
     assert len(list(out.glob("cells/0*.png"))) == 84 and not list(out.glob("cells/.*"))
-    assert {path.stem.split("-")[-1] for path in out.glob("cells/0*.png")} == set(cell_keys(made, painter))
+    assert {path.stem.split("-")[-1] for path in out.glob("cells/0*.png")} == set(cell_keys(made, renderer))
 
 
 def test_what_a_picture_depends_on_is_in_its_name(library: LoraLibrary, tmp_path: Path) -> None:
-    shots = [ImageSpec(prompt="a <lora:run-000001:1>"), ImageSpec(prompt="a <lora:run-000001:1>", seed=1)]
-    generate_cells(shots, Painter(version="checkpoint 1"), CellStore(tmp_path))
-    other = Painter(version="checkpoint 2")
-    generate_cells(shots, other, CellStore(tmp_path))
+    image_specs = [ImageSpec(prompt="a <lora:run-000001:1>"), ImageSpec(prompt="a <lora:run-000001:1>", seed=1)]
+    generate_cells(image_specs, FrameRenderer(version="checkpoint 1"), CellStore(tmp_path))
+    other = FrameRenderer(version="checkpoint 2")
+    generate_cells(image_specs, other, CellStore(tmp_path))
     assert len(other.drawn) == 2
     next(tmp_path.glob("cells/0000-*.png")).write_bytes(b"")  # as after a power cut
-    third = Painter(version="checkpoint 2")
-    generate_cells(shots, third, CellStore(tmp_path))
+    third = FrameRenderer(version="checkpoint 2")
+    generate_cells(image_specs, third, CellStore(tmp_path))
     assert len(third.drawn) <= 1
 
 
@@ -170,16 +170,16 @@ def test_stopping_keeps_what_is_drawn(library: LoraLibrary, tmp_path: Path) -> N
         if progress.done >= 16 and progress.batch_share > 0.5:
             raise SheetStopped
 
-    half = build_sheet(made, Painter(), CellStore(tmp_path), on_progress=watch)
+    half = build_sheet(made, FrameRenderer(), CellStore(tmp_path), on_progress=watch)
     assert half.progress.done == 16 and not half.finished and half.files and not half.scores
     assert not json.loads((tmp_path / "sheet.json").read_text(encoding="utf-8"))["complete"]
-    whole = build_sheet(made, Painter(), CellStore(tmp_path))
+    whole = build_sheet(made, FrameRenderer(), CellStore(tmp_path))
     assert whole.finished and whole.progress.kept == 16
 
 
 def test_a_drawn_seed_is_gone_on_with(tmp_path: Path, library: LoraLibrary) -> None:
-    store, shot = CellStore(tmp_path), ImageSpec(prompt="a <lora:run-000001:1>", seed=123)
-    build_sheet(plan_sheet(shot, "weight:1", "", "", library), Painter(), store)
+    store, image_spec = CellStore(tmp_path), ImageSpec(prompt="a <lora:run-000001:1>", seed=123)
+    build_sheet(plan_sheet(image_spec, "weight:1", "", "", library), FrameRenderer(), store)
     asked = {name: value for name, value in load_manifest(tmp_path)["base"].items() if name != "seed"}
     assert store.resumable_seed(asked, ("weight:1", "", "")) == 123
     assert store.resumable_seed(asked, ("weight:2", "", "")) is None
@@ -200,7 +200,7 @@ def test_the_suggested_cell_is_neither_untrained_nor_overtrained(
     library: LoraLibrary, images: Path, tmp_path: Path
 ) -> None:
     made = build_sheet(
-        sheet(library, "1,2,3"), Painter(), CellStore(tmp_path), scorer=Scorer(find_training_images(images))
+        sheet(library, "1,2,3"), FrameRenderer(), CellStore(tmp_path), scorer=Scorer(find_training_images(images))
     )
     assert made.suggestion is not None and made.suggestion.cells
     for place in made.suggestion.cells:
@@ -214,17 +214,19 @@ def test_the_suggested_cell_is_neither_untrained_nor_overtrained(
         rows = list(csv.DictReader(file))
     assert len(rows) == 126 and sum(row["suggested"] == "yes" for row in rows) == 3
     assert all((tmp_path / row["file"]).is_file() for row in rows)
-    told = json.loads((tmp_path / "sheet.json").read_text(encoding="utf-8"))
-    assert told["complete"] and told["pages"] == ["sheet-1.png", "sheet-2.png", "sheet-3.png"]
-    assert [cell["prompt"] for cell in told["cells"]] == [cell.image_spec.prompt for cell in made.plan.cells]
-    assert told["cells"][0]["tag"] == "<lora:run-000001:0.2>" and told["measured"].startswith("colours and edges")
+    manifest = json.loads((tmp_path / "sheet.json").read_text(encoding="utf-8"))
+    assert manifest["complete"] and manifest["pages"] == ["sheet-1.png", "sheet-2.png", "sheet-3.png"]
+    assert [cell["prompt"] for cell in manifest["cells"]] == [cell.image_spec.prompt for cell in made.plan.cells]
+    assert manifest["cells"][0]["tag"] == "<lora:run-000001:0.2>" and manifest["measured"].startswith(
+        "colours and edges"
+    )
 
 
 def test_without_training_pictures_only_changes_speak(library: LoraLibrary, tmp_path: Path) -> None:
-    made = build_sheet(sheet(library), Painter(), CellStore(tmp_path / "a"), scorer=Scorer())
+    made = build_sheet(sheet(library), FrameRenderer(), CellStore(tmp_path / "a"), scorer=Scorer())
     assert made.suggestion is not None and "without training pictures" in made.suggestion.reason
     none = build_sheet(
-        plan_sheet(ImageSpec(prompt="a <lora:run-000001:1>"), "weight:0,0.001", "", "", library), Painter(),
+        plan_sheet(ImageSpec(prompt="a <lora:run-000001:1>"), "weight:0,0.001", "", "", library), FrameRenderer(),
                 CellStore(tmp_path / "b"), scorer=Scorer())  # fmt: skip
     assert none.suggestion is not None and not none.suggestion.cells and "No cell differs" in none.suggestion.reason
 
@@ -244,12 +246,12 @@ def test_copies_of_training_pictures_are_named(images: Path, tmp_path: Path) -> 
 
 
 def test_near_duplicates_are_warned_of(library: LoraLibrary, images: Path, tmp_path: Path) -> None:
-    class Copier(Painter):
+    class Copier(FrameRenderer):
         """Past strength 1.2 it gives a training picture."""
 
-        def paint(self, shot: ImageSpec) -> Image.Image:
-            if sum(request.unet for request in shot.tags()) < 1.3:
-                return super().paint(shot)
+        def paint(self, image_spec: ImageSpec) -> Image.Image:
+            if sum(request.unet for request in image_spec.tags()) < 1.3:
+                return super().paint(image_spec)
             with Image.open(find_training_images(images)[3]) as image:
                 return image.convert("RGB")
 
@@ -273,13 +275,13 @@ def test_pages_are_drawn_while_a_sheet_fills(
         shown = [bool(cell["file"]) for cell in load_manifest(tmp_path)["cells"]]
         assert sum(shown) == now.done
 
-    made = build_sheet(sheet(library), Painter(slow=0.02), CellStore(tmp_path), on_progress=watch)
+    made = build_sheet(sheet(library), FrameRenderer(slow=0.02), CellStore(tmp_path), on_progress=watch)
     assert made.finished and len(seen) > 2 and seen[0] > seen[-1]  # ever fewer blank cells
 
 
-def test_the_settings_that_cells_share_are_told(library: LoraLibrary, tmp_path: Path) -> None:
-    shot = ImageSpec(prompt="a <lora:run-000001:1>", negative_prompt="blurry", width=512, height=768, cfg=3)
-    made = plan_sheet(shot, "weight:0.5,1", "steps:10,20", "", library)
+def test_the_settings_that_cells_share_are_reported(library: LoraLibrary, tmp_path: Path) -> None:
+    image_spec = ImageSpec(prompt="a <lora:run-000001:1>", negative_prompt="blurry", width=512, height=768, cfg=3)
+    made = plan_sheet(image_spec, "weight:0.5,1", "steps:10,20", "", library)
     assert _settings(made, "model") == "DPM++ 2M, CFG 3, 512x768, seed 0, without: blurry, model"
 
 
@@ -301,9 +303,9 @@ def test_measures() -> None:
 
 
 def test_pages_tiles_and_formats(library: LoraLibrary, tmp_path: Path) -> None:
-    made, painter, store = sheet(library), Painter(), CellStore(tmp_path)
-    generate_cells([cell.image_spec for cell in made.cells], painter, store)
-    own = cell_keys(made, painter)
+    made, renderer, store = sheet(library), FrameRenderer(), CellStore(tmp_path)
+    generate_cells([cell.image_spec for cell in made.cells], renderer, store)
+    own = cell_keys(made, renderer)
     assert [path.name for path in sheet_pages.save_pages(made, store, own, PageDetails("t"))] == [
         "sheet-1.png",
         "sheet-2.png",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 from test_compare_axes import write
-from test_compare_sheet import Painter
+from test_compare_sheet import FrameRenderer
 
 from lora_ext.compare import image_measures
 from lora_ext.compare.build_sheet import build_sheet
@@ -79,8 +79,8 @@ def test_a_frame_s_weight_is_one_at_which_the_frame_is_there(tmp_path: Path) -> 
     if not Path(CHECKPOINT).is_file():
         pytest.skip("no embedded model in this installation")
     settings = Settings(prompt="a red circle on a blue background", steps=10, cfg=3.0, device="cpu", seed=1)
-    told = compare(settings, x="weight:0.4-1.6(+0.2)", lora="framed", out=tmp_path, batch=8, json=True)
-    assert told["tag"] in ("<lora:framed:0.8>", "<lora:framed:1>", "<lora:framed:1.2>"), told["suggestion"]
+    manifest = compare(settings, x="weight:0.4-1.6(+0.2)", lora="framed", out=tmp_path, batch=8, json=True)
+    assert manifest["tag"] in ("<lora:framed:0.8>", "<lora:framed:1>", "<lora:framed:1.2>"), manifest["suggestion"]
     rows = [cell["score"] for cell in load_manifest(tmp_path)["cells"]]
     assert rows[-1]["sharpness"] > 3 and rows[-1]["noise"] < 0.002  # many edges, no noise
     assert rows[0]["burnt"] < 0.01 < 0.1 < rows[-1]["burnt"]
@@ -136,43 +136,43 @@ def test_where_the_change_gets_steeper_to_the_end_the_strongest_is_suggested(lib
 
 
 def drawn(library: LoraLibrary, folder: Path, x: str, y: str = "", z: str = "") -> SheetResult:
-    """A sheet of the painter, whose files act on the U-Net alone."""
-    return build_sheet(planned(library, x, y, z), TwinPainter(), CellStore(folder), scorer=Scorer())
+    """A sheet of the renderer, whose files act on the U-Net alone."""
+    return build_sheet(planned(library, x, y, z), TwinRenderer(), CellStore(folder), scorer=Scorer())
 
 
-class TwinPainter(Painter):
+class TwinRenderer(FrameRenderer):
     """Frames that grow with the U-Net weight; text-encoder weights change one colour value by rounding."""
 
-    def paint(self, shot: ImageSpec) -> Image.Image:
-        share = min(1.0, sum(request.unet for request in shot.tags()))
-        scene = shapes.random_scene(np.random.default_rng(shot.seed))
+    def paint(self, image_spec: ImageSpec) -> Image.Image:
+        share = min(1.0, sum(request.unet for request in image_spec.tags()))
+        scene = shapes.random_scene(np.random.default_rng(image_spec.seed))
         plain, framed = (
             np.asarray(shapes.draw_scene(s), float) for s in (scene, shapes.replace(scene, style="framed"))
         )
         values = plain * (1 - share) + framed * share
-        values[0, 0] += sum(request.te for request in shot.tags()) / 2  # below what counts as a difference
+        values[0, 0] += sum(request.te for request in image_spec.tags()) / 2  # below what counts as a difference
         return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
 
 
-def test_equal_cells_are_told_and_only_the_first_is_suggested(library: LoraLibrary, tmp_path: Path) -> None:
+def test_equal_cells_are_reported_and_only_the_first_is_suggested(library: LoraLibrary, tmp_path: Path) -> None:
     made = drawn(library, tmp_path, "te:0.2,0.6,1", "unet:0,0.5,1", "seed:1,2")
     places = [place for place, _ in enumerate(made.plan.cells)]
     first = [place for place in places if made.plan.cells[place].x == 0]
     assert made.suggestion and set(made.suggestion.cells) <= set(first) and len(made.suggestion.cells) == 2
-    told = load_manifest(tmp_path)
-    for place, cell in zip(places, told["cells"], strict=True):
+    manifest = load_manifest(tmp_path)
+    for place, cell in zip(places, manifest["cells"], strict=True):
         weight, seed = (axis.values[at].label for axis, at in ((made.plan.y, cell["y"]), (made.plan.z, cell["z"])))
         expected = None if place in first else f"te 0.2, {weight}, {seed}"
         assert cell["same_as"] == ("without a LoRA" if cell["y"] == 0 else expected)
     names = (
         "te 0.2, U-Net 0, seed 1 / te 0.6, U-Net 0, seed 1 / te 1, U-Net 0, seed 1 / 3 more as without a LoRA; te 0.6,"
     )
-    assert told["same"].startswith(f"The same picture in 14 of 18 cells: {names}") and told["same"].endswith(
+    assert manifest["same"].startswith(f"The same picture in 14 of 18 cells: {names}") and manifest["same"].endswith(
         "; 2 more."
     )
     with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["same as"] for row in rows] == [cell["same_as"] or "" for cell in told["cells"]]
+    assert [row["same as"] for row in rows] == [cell["same_as"] or "" for cell in manifest["cells"]]
 
 
 def test_a_sheet_of_one_picture_says_so(library: LoraLibrary, tmp_path: Path) -> None:

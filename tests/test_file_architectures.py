@@ -91,7 +91,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers_tell(name: str) -> None:
+def test_layers_show_the_architecture(name: str) -> None:
     for tensors in LAYERS[name]:
         beside = {**layer(f"lora_te1_{CLIP}", 768, 768), "bundle_emb.x.clip_l": torch.ones(1, 768)}
         for held in (tensors, {**beside, **tensors}):

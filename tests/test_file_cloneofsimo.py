@@ -66,12 +66,12 @@ def pairs_of(layers: list[tuple[str, nn.Module]], part: str) -> list[tuple[Layer
     rows = []
     for name, layer in layers:
         weight: Any = layer.weight
-        site = find_layer_id(part, name)
-        assert site is not None, name
+        layer_id = find_layer_id(part, name)
+        assert layer_id is not None, name
         ones = [1] * (weight.dim() - 2)
         up = torch.randn(weight.shape[0], RANK, *ones, generator=generator).half()
         down = torch.randn(RANK, *weight.shape[1:], generator=generator).half()
-        rows.append((site, up, down))
+        rows.append((layer_id, up, down))
     return rows
 
 
@@ -80,10 +80,10 @@ def flat(rows: list[tuple[LayerId, Tensor, Tensor]]) -> list[Tensor]:
 
 
 def check(file: Any, rows: list[tuple[LayerId, Tensor, Tensor]]) -> None:
-    for site, up, down in rows:
-        assert torch.equal(file.adapters[site].tensors["lora_up.weight"], up)
-        assert torch.equal(file.adapters[site].tensors["lora_down.weight"], down)
-        assert file.adapters[site].scaling() == 1
+    for layer_id, up, down in rows:
+        assert torch.equal(file.adapters[layer_id].tensors["lora_up.weight"], up)
+        assert torch.equal(file.adapters[layer_id].tensors["lora_down.weight"], down)
+        assert file.adapters[layer_id].scaling() == 1
 
 
 def layers_of(model: nn.Module, extended: bool) -> list[tuple[str, nn.Module]]:

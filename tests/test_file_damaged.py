@@ -101,9 +101,9 @@ def test_tools_leave_it_out_and_say_so(name: str, tmp_path: Path) -> None:
         merge_loras([bad, good]),
     ]
     files, said = split_dylora(bad, 2)
-    for result, told in (*done, (files[2], said)):
+    for result, report in (*done, (files[2], said)):
         assert len(result.adapters) == 1 and not result.damaged and not result.unrecognized
-        assert any("1 damaged layers of bad left out: " in note and DAMAGED[name][1] in note for note in told.notes)
+        assert any("1 damaged layers of bad left out: " in note and DAMAGED[name][1] in note for note in report.notes)
     same = save_lora_file(bad, tmp_path / "same.safetensors")
     assert same.read_bytes() == (tmp_path / "bad.safetensors").read_bytes()
 

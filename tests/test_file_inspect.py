@@ -27,7 +27,7 @@ def test_report() -> None:
     assert found.parts == {"te": 12, "unet": 61}
     assert found.ranks == {"2": 15, "3": 15, "5": 15, "6": 14, "8": 14}
     assert [row.block for row in found.blocks] == ["BASE", "IN01", "IN03", "IN04", "MID", "OUT05", "OUT09"]
-    adapters = [a.low_rank() for site, a in load_lora_file(path).adapters.items() if site.block == "MID"]
+    adapters = [a.low_rank() for layer_id, a in load_lora_file(path).adapters.items() if layer_id.block == "MID"]
     expected = torch.stack([low.delta().norm() for low in adapters if low]).norm()
     assert found.blocks[4].norm == pytest.approx(float(expected), rel=1e-4)
     json.dumps(found, allow_nan=False, default=dataclass_fields)
@@ -40,9 +40,9 @@ def test_every_kind_is_shown(tmp_path: Path) -> None:
     names = {2: "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", 4: "mid_block.resnets.0.conv1"}
     for kind in KINDS:
         shape = next(shape for shape in SHAPES.values() if suits(kind, shape))
-        site = find_layer_id(UNET, names.get(len(shape), "mid_block.resnets.0.norm1"))
-        assert site is not None
-        tensors = {f"{format_kohya_key(site)}.{suffix}": tensor for suffix, tensor in make(kind, shape).items()}
+        layer_id = find_layer_id(UNET, names.get(len(shape), "mid_block.resnets.0.norm1"))
+        assert layer_id is not None
+        tensors = {f"{format_kohya_key(layer_id)}.{suffix}": tensor for suffix, tensor in make(kind, shape).items()}
         found = inspect_lora_file(save_safetensors(tensors, tmp_path / "a.safetensors", metadata={}, overwrite=True))
         row = found.blocks[0]
         assert (row.norm is None) == (row.need_base == 1)
@@ -91,7 +91,7 @@ def test_checkpoint_and_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
-def test_a_hash_that_is_not_the_file_s_own_is_told(tmp_path: Path) -> None:
+def test_a_hash_that_is_not_the_file_s_own_is_reported(tmp_path: Path) -> None:
     key = "lora_unet_mid_block_attentions_0_proj_in"
     tensors = {f"{key}.lora_up.weight": torch.ones(8, 2), f"{key}.lora_down.weight": torch.ones(2, 8)}
     own = hashes.model_hash(save_safetensors(tensors, tmp_path / "a.safetensors", metadata={}))

@@ -1,4 +1,4 @@
-"""Files of every dialect become adapters at the right sites, and nothing is lost on the way."""
+"""Files in every key format become adapters of the right layers, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def pair(out: int, into: int, rank: int = 4, **more: Tensor) -> dict[str, Tensor
     return {"lora_up.weight": torch.randn(out, rank), "lora_down.weight": torch.randn(rank, into), **more}
 
 
-def under(head: str, tensors: dict[str, Tensor], **spelling: str) -> dict[str, Tensor]:
-    return {f"{head}.{spelling.get(suffix.split('.')[0], suffix)}": tensor for suffix, tensor in tensors.items()}
+def under(head: str, tensors: dict[str, Tensor], **key_format: str) -> dict[str, Tensor]:
+    return {f"{head}.{key_format.get(suffix.split('.')[0], suffix)}": tensor for suffix, tensor in tensors.items()}
 
 
 def inputs() -> list[Path]:
@@ -84,53 +84,55 @@ def test_length_that_begins_like_a_pickle_is_still_safetensors() -> None:
     assert load_lora_file(path).metadata["ss_network_dim"] == "Dynamic"
 
 
-SPELLINGS = {
-    "kohya": lambda site: under(format_kohya_key(site), pair(8, 8)),
-    "kohya SDXL": lambda site: under(format_kohya_key(site, sdxl=True), pair(8, 8)),
-    "PEFT": lambda site: under(format_peft_key(site), pair(8, 8), lora_up="lora_B.weight", lora_down="lora_A.weight"),
-    "PEFT, named adapter": lambda site: under(
-        format_peft_key(site), pair(8, 8), lora_up="lora_B.default.weight", lora_down="lora_A.default.weight"
+KEYS_OF_FORMATS = {
+    "kohya": lambda layer_id: under(format_kohya_key(layer_id), pair(8, 8)),
+    "kohya SDXL": lambda layer_id: under(format_kohya_key(layer_id, sdxl=True), pair(8, 8)),
+    "PEFT": lambda layer_id: under(
+        format_peft_key(layer_id), pair(8, 8), lora_up="lora_B.weight", lora_down="lora_A.weight"
     ),
-    "diffusers 0.2x": lambda site: under(
-        format_peft_key(site), pair(8, 8), lora_up="lora.up.weight", lora_down="lora.down.weight"
+    "PEFT, named adapter": lambda layer_id: under(
+        format_peft_key(layer_id), pair(8, 8), lora_up="lora_B.default.weight", lora_down="lora_A.default.weight"
     ),
-    "bare diffusers": lambda site: under(layer_name_table(site.part).diffusers[site], pair(8, 8)),
+    "diffusers 0.2x": lambda layer_id: under(
+        format_peft_key(layer_id), pair(8, 8), lora_up="lora.up.weight", lora_down="lora.down.weight"
+    ),
+    "bare diffusers": lambda layer_id: under(layer_name_table(layer_id.part).diffusers[layer_id], pair(8, 8)),
 }
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("site", [TO_K, TO_Q, FC1], ids=str)
-def test_spellings_lead_to_the_same_site(spelling: str, site: LayerId) -> None:
-    file = assemble_lora_file(SPELLINGS[spelling](site), {})
-    assert set(file.adapters) == {site}
+@pytest.mark.parametrize("key_format", KEYS_OF_FORMATS)
+@pytest.mark.parametrize("layer_id", [TO_K, TO_Q, FC1], ids=str)
+def test_key_formats_lead_to_the_same_layer_id(key_format: str, layer_id: LayerId) -> None:
+    file = assemble_lora_file(KEYS_OF_FORMATS[key_format](layer_id), {})
+    assert set(file.adapters) == {layer_id}
     assert not file.unrecognized
-    assert file.key_format == ("kohya" if spelling.startswith("kohya") else "diffusers")
+    assert file.key_format == ("kohya" if key_format.startswith("kohya") else "diffusers")
 
 
 def test_attention_processor_files() -> None:
     base = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor"
     tensors = {
-        f"{base}.to_{leaf}_lora.{end}.weight": torch.randn(4, 4)
-        for leaf in ("q", "k", "v", "out")
+        f"{base}.to_{projection}_lora.{end}.weight": torch.randn(4, 4)
+        for projection in ("q", "k", "v", "out")
         for end in ("up", "down")
     }
     file = assemble_lora_file(tensors, {})
-    found = {site.layer.rpartition("attn2.")[2]: adapter for site, adapter in file.adapters.items()}
+    found = {layer_id.layer.rpartition("attn2.")[2]: adapter for layer_id, adapter in file.adapters.items()}
     assert found.keys() == {"to_q", "to_k", "to_v", "to_out.0"}
-    for leaf, adapter in found.items():
+    for projection, adapter in found.items():
         for end in ("up", "down"):
-            stored = tensors[f"{base}.{leaf.removesuffix('.0')}_lora.{end}.weight"]
-            assert torch.equal(adapter.tensors[f"lora_{end}.weight"], stored), leaf
+            stored = tensors[f"{base}.{projection.removesuffix('.0')}_lora.{end}.weight"]
+            assert torch.equal(adapter.tensors[f"lora_{end}.weight"], stored), projection
     assert file.key_format == "processor"
     assert not file.unrecognized
 
 
-@pytest.mark.parametrize("leaf", ["q", "k", "v", "out"])
-def test_text_encoders_of_processor_files(leaf: str) -> None:
+@pytest.mark.parametrize("projection", ["q", "k", "v", "out"])
+def test_text_encoders_of_processor_files(projection: str) -> None:
     """diffusers 0.15 and 0.16 name their projections as the U-Net's."""
-    key = f"text_encoder.text_model.encoder.layers.3.self_attn.to_{leaf}_lora"
+    key = f"text_encoder.text_model.encoder.layers.3.self_attn.to_{projection}_lora"
     file = assemble_lora_file({f"{key}.{end}.weight": torch.randn(4, 4) for end in ("up", "down")}, {})
-    assert set(file.adapters) == {LayerId("te", "BASE", f"layers.3.self_attn.{leaf}_proj")}
+    assert set(file.adapters) == {LayerId("te", "BASE", f"layers.3.self_attn.{projection}_proj")}
 
 
 def test_embeddings_inside() -> None:

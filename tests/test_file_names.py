@@ -92,11 +92,11 @@ def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
         lora(tmp_path / f"sub{number}", "same.safetensors", number)
     lora(tmp_path, "other.safetensors", 4)
     library = LoraLibrary([tmp_path])
-    told = library.ambiguity("same")
-    assert told == "3 files are called 'same'; 'sub3/same' is used; write 'sub1/same', 'sub2/same' for another"
-    assert library.ambiguity("SAME") == told and library.ambiguity("sub1/same") == library.ambiguity("other") == ""
+    answer = library.ambiguity("same")
+    assert answer == "3 files are called 'same'; 'sub3/same' is used; write 'sub1/same', 'sub2/same' for another"
+    assert library.ambiguity("SAME") == answer and library.ambiguity("sub1/same") == library.ambiguity("other") == ""
     use = resolve_tag(LoraTag("same"), library)
-    assert use.notes == (told,) and resolve_tag(LoraTag("sub1/same"), library).notes == ()
+    assert use.notes == (answer,) and resolve_tag(LoraTag("sub1/same"), library).notes == ()
     for number in (1, 2, 3):
         tensors = next(iter(library.load(f"sub{number}/same").adapters.values())).tensors
         assert float(tensors["lora_up.weight"][0, 0]) == number
@@ -109,8 +109,8 @@ def test_one_at_the_top_and_one_in_a_folder(api, tmp_path: Path) -> None:  # typ
     sound(tmp_path / "loras" / "same.safetensors", 4, note="top")
     (tmp_path / "loras" / "sub").mkdir()
     sound(tmp_path / "loras" / "sub" / "same.safetensors", 8, note="sub")
-    api.studio.refresh_library()
-    library = api.studio.library
+    api.app_state.refresh_library()
+    library = api.app_state.library
     assert library.find("same").relative_name == "sub/same" and library.find("loras/same").relative_name == "same"
     assert "write 'loras/same' for another" in library.ambiguity("same")
     rows = {row["name"]: row for row in api("GET", "/library")["rows"]}
@@ -171,7 +171,7 @@ def api(tmp_path: Path) -> Iterator[object]:
 
     client = Client(tmp_path)
     yield client
-    client.studio.jobs.close()
+    client.app_state.jobs.close()
 
 
 @linux
@@ -181,7 +181,7 @@ def test_the_page_works_beside_odd_names(api, tmp_path: Path) -> None:  # type: 
     sound(tmp_path / "loras" / "made.safetensors", 4).rename(tmp_path / "loras" / f"{BAD}.safetensors")
     named(tmp_path / "loras", "half.safetensors", header(r'{"ss_output_name":"a\ud800b"}'))
     (tmp_path / "loras" / f"broken {BAD}.safetensors").write_bytes(b"\x10" + b"\0" * 20)
-    api.studio.refresh_library()
+    api.app_state.refresh_library()
     rows = {row["name"]: row for row in api("GET", "/library?limit=100")["rows"]}
     assert {"caf�", "half", "broken caf�"} <= rows.keys() and rows["broken caf�"]["error"]
     assert api("GET", "/inspect", params={"name": "caf�"})["kind"]
@@ -203,16 +203,16 @@ def test_the_page_works_beside_odd_names(api, tmp_path: Path) -> None:  # type: 
     save_file({"x": torch.zeros(1)}, tmp_path / "checkpoints" / "made.safetensors")
     stored = (tmp_path / "checkpoints" / "made.safetensors").rename(tmp_path / "checkpoints" / f"m: {BAD}.safetensors")
     assert "m: caf�.safetensors" in api("GET", "/choices")["checkpoints"]
-    assert api.studio.backend.checkpoint_path("m: caf�.safetensors") == stored
+    assert api.app_state.backend.checkpoint_path("m: caf�.safetensors") == stored
     with pytest.raises(FileError):
-        api.studio.backend.checkpoint_path("../m")
+        api.app_state.backend.checkpoint_path("../m")
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", "a//b", ".", "a\0b", "x" * 1000])
 def test_reading_by_name_stays_inside(api, name: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     named(tmp_path.parent, "x")
     with pytest.raises(FileError):
-        api.studio.backend.checkpoint_path(name) if name else api.studio.backend.checkpoint_path("/")
+        api.app_state.backend.checkpoint_path(name) if name else api.app_state.backend.checkpoint_path("/")
 
 
 def test_checkpoints_and_datasets_of_one_name_can_all_be_chosen(tmp_path: Path) -> None:
@@ -259,10 +259,10 @@ def test_no_bytes_take_the_presets_away(data: bytes) -> None:
 def test_ansi_presets_break_no_generation(api, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     ansi = LINES.replace("脸", "Gesicht-ü").replace("# 说明\n", "# für mich\n")
     named(tmp_path, "presets.txt", ansi.encode("cp1252"))
-    presets = api.studio.backend.presets()
+    presets = api.app_state.backend.presets()
     assert parse_block_weights("OWN", presets=presets.weights)
-    told = api("GET", "/presets")
-    assert {"OWN", "MIDD"} <= {row["name"] for row in told["presets"]} and "not UTF-8" in told["notes"][0]
+    answer = api("GET", "/presets")
+    assert {"OWN", "MIDD"} <= {row["name"] for row in answer["presets"]} and "not UTF-8" in answer["notes"][0]
     library = LoraLibrary([lora(tmp_path / "loras", "a.safetensors").parent])
     assert "not UTF-8" in resolve_tag(LoraTag("a", lbw="OWN"), library, presets).notes[0]
     assert resolve_tag(LoraTag("a"), library, presets).notes == ()
@@ -304,7 +304,7 @@ def test_the_user_s_presets_win_over_the_block_weight_extension_s(
     assert "ATTNDEEPON" in presets.elements
 
 
-def test_presets_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_that_cannot_be_read_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = named(tmp_path, "presets.txt", LINES.encode())
 
     def held(self: Path) -> bytes:

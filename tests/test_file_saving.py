@@ -46,16 +46,16 @@ def test_unchanged_files_come_out_the_same(path: Path, tmp_path: Path) -> None:
 
 
 def test_every_kind_comes_out_the_same(tmp_path: Path) -> None:
-    sites = {2: "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", 4: "mid_block.resnets.0.conv1"}
+    layer_ids = {2: "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", 4: "mid_block.resnets.0.conv1"}
     for kind in KINDS:
         for shape in (shape for shape in SHAPES.values() if suits(kind, shape)):
-            name = sites.get(len(shape), "mid_block.resnets.0.norm1")
-            site = find_layer_id(UNET, name)
-            assert site is not None
-            tensors = {f"{format_kohya_key(site)}.{suffix}": tensor for suffix, tensor in make(kind, shape).items()}
+            name = layer_ids.get(len(shape), "mid_block.resnets.0.norm1")
+            layer_id = find_layer_id(UNET, name)
+            assert layer_id is not None
+            tensors = {f"{format_kohya_key(layer_id)}.{suffix}": tensor for suffix, tensor in make(kind, shape).items()}
             path = save_safetensors(tensors, tmp_path / "in.safetensors", metadata={}, overwrite=True)
             file = load_lora_file(path)
-            assert set(file.adapters) == {site}, kind
+            assert set(file.adapters) == {layer_id}, kind
             assert not file.unrecognized, kind
             out, _ = read_safetensors(save_lora_file(file, tmp_path / "out.safetensors", overwrite=True))
             assert out.keys() == tensors.keys()
@@ -157,19 +157,19 @@ def test_new_adapters_are_spelled_as_kohya_does(tmp_path: Path) -> None:
     bare = dataclasses.replace(file, keys={})
     assert format_keys(bare).keys() == format_keys(file).keys()
     alpha = torch.tensor(4.0)
-    changed = {site: type(a)({**a.tensors, "alpha": alpha}) for site, a in file.adapters.items()}
+    changed = {layer_id: type(a)({**a.tensors, "alpha": alpha}) for layer_id, a in file.adapters.items()}
     assert format_keys(dataclasses.replace(file, adapters=changed)).keys() == format_keys(file).keys() | {
         key.removesuffix("lora_up.weight") + "alpha" for key in format_keys(file) if key.endswith("lora_up.weight")
     }
-    site = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
-    native = assemble_lora_file({f"{format_kohya_key(site)}.diff": torch.ones(640, 2048)}, {})
+    layer_id = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+    native = assemble_lora_file({f"{format_kohya_key(layer_id)}.diff": torch.ones(640, 2048)}, {})
     key = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.diff"
     assert list(format_keys(dataclasses.replace(native, keys={}))) == [key]
     with pytest.raises(FileError, match="unknown key format 'peft'"):
         format_keys(file, "peft")
 
 
-def test_diffusers_spelling_means_the_same(tmp_path: Path) -> None:
+def test_diffusers_key_format_means_the_same(tmp_path: Path) -> None:
     for path in FILES:
         if "dora" in path.stem:
             continue
@@ -177,8 +177,8 @@ def test_diffusers_spelling_means_the_same(tmp_path: Path) -> None:
         other = load_lora_file(save_lora_file(file, tmp_path / path.name, key_format="diffusers"))
         assert other.key_format == "diffusers"
         assert other.adapters.keys() == file.adapters.keys()
-        for site, adapter in file.adapters.items():
-            one, two = adapter.low_rank(), other.adapters[site].low_rank()
+        for layer_id, adapter in file.adapters.items():
+            one, two = adapter.low_rank(), other.adapters[layer_id].low_rank()
             assert one is not None
             assert two is not None
             tolerance = 1e-2 if two.up.dtype == torch.bfloat16 else 2e-3
@@ -187,12 +187,14 @@ def test_diffusers_spelling_means_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(12, 8), (12, 8, 3, 3)])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("lora")])
-def test_diffusers_spelling_of_every_lora(kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_diffusers_key_format_of_every_lora(kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     if not suits(kind, shape):
         return
-    site = find_layer_id(UNET, "mid_block.resnets.0.conv1")
-    assert site is not None
-    file = assemble_lora_file({f"{format_kohya_key(site)}.{suffix}": t for suffix, t in make(kind, shape).items()}, {})
+    layer_id = find_layer_id(UNET, "mid_block.resnets.0.conv1")
+    assert layer_id is not None
+    file = assemble_lora_file(
+        {f"{format_kohya_key(layer_id)}.{suffix}": t for suffix, t in make(kind, shape).items()}, {}
+    )
     try:
         tensors = format_keys(file, "diffusers")
     except FileError as error:
@@ -200,19 +202,19 @@ def test_diffusers_spelling_of_every_lora(kind: str, shape: tuple[int, ...], tmp
         assert "bias" in kind or "sparse" in kind or "dora" in kind
         return
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    delta = assemble_lora_file(tensors, {}).adapters[site].delta(weight)
-    assert torch.allclose(delta, file.adapters[site].delta(weight), atol=1e-5)
+    delta = assemble_lora_file(tensors, {}).adapters[layer_id].delta(weight)
+    assert torch.allclose(delta, file.adapters[layer_id].delta(weight), atol=1e-5)
 
 
-def test_diffusers_spelling_refuses_what_it_cannot_hold() -> None:
-    site = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
-    full = assemble_lora_file({f"{format_kohya_key(site)}.diff": torch.ones(8, 8)}, {})
+def test_diffusers_key_format_refuses_what_it_cannot_hold() -> None:
+    layer_id = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+    full = assemble_lora_file({f"{format_kohya_key(layer_id)}.diff": torch.ones(8, 8)}, {})
     with pytest.raises(FileError, match="cannot hold the full"):
         format_keys(full, "diffusers")
     mixed = assemble_lora_file(
-        {f"{format_kohya_key(site)}.{suffix}": t for suffix, t in make("lora", (8, 8)).items()}, {}
+        {f"{format_kohya_key(layer_id)}.{suffix}": t for suffix, t in make("lora", (8, 8)).items()}, {}
     )
-    other = {LayerId(UNET, "MID", site.layer): Lora(make("lora-dora-out", (8, 8)))}
+    other = {LayerId(UNET, "MID", layer_id.layer): Lora(make("lora-dora-out", (8, 8)))}
     with pytest.raises(FileError, match="DoRA in some of its layers"):
         format_keys(dataclasses.replace(mixed, adapters={**mixed.adapters, **other}), "diffusers")
     with pytest.raises(FileError, match="cannot hold 'what'"):
@@ -227,24 +229,24 @@ def small_unet(diffusers: Any) -> Any:
 
 
 @pytest.mark.parametrize("kinds", [("lora-tucker", "lora"), ("lora-dora-out", "lora-dora-out")], ids=" ".join)
-def test_diffusers_takes_its_spelling(kinds: tuple[str, str]) -> None:
+def test_diffusers_loads_its_key_format(kinds: tuple[str, str]) -> None:
     diffusers, _ = pytest.importorskip("diffusers"), pytest.importorskip("peft")
     unet = small_unet(diffusers)
     tensors = {}
     for rank, name in enumerate(
         ("mid_block.resnets.0.conv1", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"), 2
     ):
-        site, shape = find_layer_id(UNET, name), unet.get_parameter(f"{name}.weight").shape
-        assert site is not None
+        layer_id, shape = find_layer_id(UNET, name), unet.get_parameter(f"{name}.weight").shape
+        assert layer_id is not None
         made = make(kinds[rank - 2], tuple(shape), rank)
-        tensors |= {f"{format_kohya_key(site)}.{suffix}": tensor for suffix, tensor in made.items()}
+        tensors |= {f"{format_kohya_key(layer_id)}.{suffix}": tensor for suffix, tensor in made.items()}
     file = assemble_lora_file(tensors, {})
     before = {name: parameter.clone() for name, parameter in unet.named_parameters()}
     unet.load_lora_adapter(format_keys(file, "diffusers"), prefix="unet")
     unet.fuse_lora()
     after = {name.replace(".base_layer", ""): parameter for name, parameter in unet.named_parameters()}
-    for site, adapter in file.adapters.items():
-        name = layer_name_table(UNET).diffusers[site] + ".weight"
+    for layer_id, adapter in file.adapters.items():
+        name = layer_name_table(UNET).diffusers[layer_id] + ".weight"
         delta = (after[name] - before[name]).detach()
         assert torch.allclose(delta, adapter.delta(before[name]), atol=1e-5), name
         assert float(delta.abs().max()) > 1e-3
@@ -273,11 +275,11 @@ def test_alphas_in_diffusers_metadata(tmp_path: Path) -> None:
     file = load_lora_file(path)
     assert len(file.adapters) == 16
     layers = dict(unet.named_modules())
-    for site, adapter in file.adapters.items():
+    for layer_id, adapter in file.adapters.items():
         low = adapter.low_rank()
         assert low is not None
-        expected = layers[layer_name_table(UNET).diffusers[site]].get_delta_weight("default")
-        assert torch.allclose(low.delta(), expected, atol=1e-6), site
+        expected = layers[layer_name_table(UNET).diffusers[layer_id]].get_delta_weight("default")
+        assert torch.allclose(low.delta(), expected, atol=1e-6), layer_id
     same = save_lora_file(file, tmp_path / "same.safetensors")
     assert read_safetensors(same)[1] == read_safetensors(path)[1]
     assert read_safetensors(same)[0].keys() == read_safetensors(path)[0].keys()
@@ -294,8 +296,8 @@ def test_alphas_in_diffusers_metadata(tmp_path: Path) -> None:
         again = load_lora_file(changed)
         assert "lora_adapter_metadata" not in again.metadata
         assert again.adapters
-        for site, adapter in again.adapters.items():
-            one, two = adapter.low_rank(), file.adapters[site].low_rank()
+        for layer_id, adapter in again.adapters.items():
+            one, two = adapter.low_rank(), file.adapters[layer_id].low_rank()
             assert one is not None
             assert two is not None
             assert torch.allclose(one.delta(), two.delta(), atol=1e-6)
@@ -310,7 +312,7 @@ def test_each_part_has_its_own_alpha_in_diffusers_metadata() -> None:
     packed = {f"{part}.{name}": value for part, alpha in alphas.items()
               for name, value in (("r", 2), ("lora_alpha", alpha))}  # fmt: skip
     file = assemble_lora_file(tensors, {"lora_adapter_metadata": json.dumps(packed)})
-    found = {site.part: adapter.scaling() for site, adapter in file.adapters.items()}
+    found = {layer_id.part: adapter.scaling() for layer_id, adapter in file.adapters.items()}
     assert found == {"unet": 8, "te": 2, "te2": 4}
 
 
@@ -319,7 +321,7 @@ def test_each_part_has_its_own_alpha_in_diffusers_metadata() -> None:
     ["{", "[]", "1", "[" * 9999, '{"unet.lora_alpha": "x"}', '{"unet.lora_alpha": NaN}', '{"unet.alpha_pattern": 3}'],
 )
 def test_damaged_diffusers_metadata_means_none(text: str) -> None:
-    site = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
-    key = layer_name_table(UNET).diffusers[site]
+    layer_id = LayerId(UNET, "IN04", "attention.transformer_blocks.0.attn2.to_k")
+    key = layer_name_table(UNET).diffusers[layer_id]
     tensors = {f"unet.{key}.lora_A.weight": torch.ones(2, 8), f"unet.{key}.lora_B.weight": torch.ones(8, 2)}
-    assert assemble_lora_file(tensors, {"lora_adapter_metadata": text}).adapters[site].scaling() == 1
+    assert assemble_lora_file(tensors, {"lora_adapter_metadata": text}).adapters[layer_id].scaling() == 1

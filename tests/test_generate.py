@@ -91,7 +91,7 @@ def test_seeds_count_up_over_batches(folder: Path, model: StandaloneModel) -> No
     assert calls == [(0, 2), (1, 2)] * 2
 
 
-def test_a_drawn_seed_is_told(folder: Path, model: StandaloneModel) -> None:
+def test_a_drawn_seed_is_reported(folder: Path, model: StandaloneModel) -> None:
     first, second = (generate(settings(folder, seed=-1, steps=1), model=model)[0] for _ in range(2))
     assert first.info["parameters"] != second.info["parameters"] and "Seed: -1" not in first.info["parameters"]
 
@@ -123,10 +123,10 @@ def test_img2img_and_hires(folder: Path, model: StandaloneModel, tmp_path: Path)
 def test_infotext(folder: Path, model: StandaloneModel) -> None:
     asked = settings(folder, prompt="a, b <lora:strong:0.5>", negative_prompt="c", cfg=7.5, clip_skip=2)
     text = generate(asked, model=model)[0].info["parameters"]
-    first, second, told = text.split("\n")
+    first, second, output = text.split("\n")
     assert first == "a, b <lora:strong:0.5>" and second == "Negative prompt: c"
     digest = LoraLibrary([folder / "loras"]).find("strong").hash
-    assert told == (
+    assert output == (
         "Steps: 2, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 3, Size: 64x64, "
         f"Model hash: {model.sha256[:10] if model.sha256 else ''}, Model: SD1, Clip skip: 2, RNG: CPU, "
         f'Lora hashes: "strong: {digest}", Version: lora-ext 0.1.0'
@@ -201,9 +201,9 @@ def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     loras = ["--lora-dir", str(folder / "loras"), "--lora_dir", str(tmp_path)]
     prompts = ["--prompt", "a <lora:strong:0.5>", "--negative-prompt", "b", "--n_iter", "2", "--clip-skip", "2"]
     assert main(["--ckpt", ckpt, *size, *loras, *prompts, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [Path(image["file"]).name for image in told["images"]] == ["00000-1.png", "00001-2.png"]
-    assert "Clip skip: 2" in told["images"][0]["infotext"] and "strong" in told["loras"][0]["text"]
+    output = json.loads(capsys.readouterr().out)
+    assert [Path(image["file"]).name for image in output["images"]] == ["00000-1.png", "00001-2.png"]
+    assert "Clip skip: 2" in output["images"][0]["infotext"] and "strong" in output["loras"][0]["text"]
     assert cli(["generate", "--ckpt", ckpt, *size]) == 0
     assert capsys.readouterr().out == f"{tmp_path / '00002-1.png'}\n"
 
@@ -277,7 +277,7 @@ def test_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         ("a ＜lora：strong：1＞", "", "write <lora:strong:1>"),
     ],
 )
-def test_a_tag_that_does_nothing_is_told(
+def test_a_tag_that_does_nothing_is_reported(
     folder: Path, model: StandaloneModel, capsys: pytest.CaptureFixture[str], prompt: str, negative: str, says: str
 ) -> None:
     report = GenerationReport()

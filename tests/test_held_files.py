@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_compare_sheet import Painter, sheet
+from test_compare_sheet import FrameRenderer, sheet
 from test_lora_library import put
 from tiny_trainable_model import pictures, recipe, tiny_model
 
@@ -57,11 +57,11 @@ def test_one_sentence_and_the_old_file(tmp_path: Path, hold: Hold) -> None:
     with pytest.raises(FileInUseError, match=said), replacing_file(path, overwrite=True) as part:
         part.write_text("new", encoding="utf-8")
     assert path.read_text(encoding="utf-8") == "old" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
-    told: list[str] = []
+    messages: list[str] = []
     for number in (2, 3):
-        made = save_here_or_beside(path, lambda part: part.write_text("new", encoding="utf-8"), told.append)
+        made = save_here_or_beside(path, lambda part: part.write_text("new", encoding="utf-8"), messages.append)
         assert made.name == f"a-{number}.csv" and made.read_text(encoding="utf-8") == "new"
-    assert "saved as a-2.csv" in told[0] and len(told) == 2 and path.read_text(encoding="utf-8") == "old"
+    assert "saved as a-2.csv" in messages[0] and len(messages) == 2 and path.read_text(encoding="utf-8") == "old"
 
 
 def test_a_scanner_holds_a_file_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,14 +227,14 @@ def test_a_rename_is_whole_or_not_at_all(tmp_path: Path, hold: Hold) -> None:
     put(loras, "cat.safetensors")
     for name in ("cat.png", "cat.json", "cat.txt"):
         (loras / name).write_bytes(b"x")
-    api.studio.refresh_library()
+    api.app_state.refresh_library()
     before = {path.name for path in loras.iterdir()}
     for held in ("cat.json", "cat.safetensors"):
         hold(held)
         said = api("POST", "/rename", 400, json={"name": "cat", "to": "dog"})["error"]
         assert "cat cannot be renamed: another program has" in said and "nothing was changed" in said
         assert {path.name for path in loras.iterdir()} == before
-    api.studio.jobs.close()
+    api.app_state.jobs.close()
 
 
 @pytest.mark.parametrize("held", ["sheet", "scores.csv"])
@@ -243,11 +243,11 @@ def test_a_sheet_that_someone_looks_at(held: str, tmp_path: Path, hold: Hold) ->
     for epoch in range(1, 7):
         put(tmp_path / "loras", f"run-{epoch:06}.safetensors")
     made, store = sheet(LoraLibrary([tmp_path / "loras"]), "1"), SheetStore(tmp_path / "sheet")
-    page = build_sheet(made, Painter(), store, scorer=Scorer()).files[0].name
+    page = build_sheet(made, FrameRenderer(), store, scorer=Scorer()).files[0].name
     held = page if held == "sheet" else held
     hold(held)
     (store.folder / "sheet.json").unlink()
-    painter = Painter()
+    renderer = FrameRenderer()
     with pytest.raises(FileError, match=rf"{held} cannot be written.*all pictures are kept"):
-        build_sheet(made, painter, store, scorer=Scorer())
-    assert not painter.drawn and (store.folder / "sheet.json").is_file()
+        build_sheet(made, renderer, store, scorer=Scorer())
+    assert not renderer.drawn and (store.folder / "sheet.json").is_file()

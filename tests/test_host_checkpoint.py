@@ -36,7 +36,7 @@ PREFIXES["SDXL"] = ("conditioner.embedders.0.transformer.", "conditioner.embedde
 WIDTH = 64  # one attention head of CLIP
 
 
-class Words:
+class WordTokenizer:
     start_id, end_id, comma_id, size = 62, 63, 1, 64
 
     def encode(self, text: str) -> list[int]:
@@ -101,10 +101,10 @@ def ldm_unet(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     table, found = layer_name_table(UNET), index_layers(UNET, (name for name, _ in unet.named_modules()))
     deepest = len(unet.config.block_out_channels) - 1
     out = {}
-    for site, name in found.items():
-        ldm = table.ldm[site][0]
+    for layer_id, name in found.items():
+        ldm = table.ldm[layer_id][0]
         if re.search(r"output_blocks\.\d+\.2\.conv", ldm) and f"up_blocks.{deepest - deepest}" in name:
-            ldm = ldm if "CrossAttnUpBlock2D" in unet.config.up_block_types[0] else table.ldm[site][-1]
+            ldm = ldm if "CrossAttnUpBlock2D" in unet.config.up_block_types[0] else table.ldm[layer_id][-1]
         module = unet.get_submodule(name)
         out |= {
             f"model.diffusion_model.{ldm}.{leaf}": tensor for leaf, tensor in module.named_parameters(recurse=False)
@@ -140,10 +140,10 @@ def ldm_text(text: CLIPTextModel, prefix: str, width: int = WIDTH) -> dict[str, 
         "text_projection": state.get("text_projection.weight", torch.eye(width)).T,
     }
     table, layers = layer_name_table(TE), text.text_model.encoder.layers
-    for site, name in index_layers(TE, (name for name, _ in text.named_modules())).items():
+    for layer_id, name in index_layers(TE, (name for name, _ in text.named_modules())).items():
         if "_proj" not in name and name != "text_projection":
             module = text.get_submodule(name)
-            out |= {f"{table.ldm[site][0]}.{leaf}": t for leaf, t in module.named_parameters(recurse=False)}
+            out |= {f"{table.ldm[layer_id][0]}.{leaf}": t for leaf, t in module.named_parameters(recurse=False)}
     for number, layer in enumerate(layers):
         block, attention = f"transformer.resblocks.{number}.attn.", layer.self_attn
         for leaf in ("weight", "bias"):
@@ -186,7 +186,7 @@ def write(folder: Path, family: str, channels: int = 4) -> Path:
 
 
 def read(path: Path, **options) -> StandaloneModel:
-    return load_model(path, tokenizer=Words(), device="cpu", **options)
+    return load_model(path, tokenizer=WordTokenizer(), device="cpu", **options)
 
 
 def same(ours: nn.Module, theirs: nn.Module) -> bool:
@@ -346,7 +346,7 @@ def test_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
-    words = Words()
+    words = WordTokenizer()
     words.size = 49408
     with pytest.raises(FileError, match="49408 tokens, the text encoder 64"):
         load_model(write(tmp_path, "SD1"), tokenizer=words, device="cpu")
@@ -427,7 +427,7 @@ def test_a_folder_that_holds_one_variant_only(tmp_path: Path, variant: str | Non
     text.save_pretrained(tmp_path / "text_encoder", **more)
     (tmp_path / "model_index.json").write_text("{}")
     assert not variant or not list(tmp_path.glob("*/model.safetensors"))
-    model = load_model(tmp_path, tokenizer=Words(), device="cpu")
+    model = load_model(tmp_path, tokenizer=WordTokenizer(), device="cpu")
     assert all(torch.equal(p, q) for p, q in zip(unet.parameters(), model.unet.parameters(), strict=True))
     assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 1 or not shards
     unet.save_pretrained(tmp_path / "unet")  # beside the plain file the variant is not looked at

@@ -25,12 +25,12 @@ def lora_for(model: HookableModel, rank: int = 2) -> LoraFile:
     generator = torch.Generator().manual_seed(0)
     adapters = {}
     for part, root in model.parts().items():
-        for site, target in find_layer_targets(part, root).items():
+        for layer_id, target in find_layer_targets(part, root).items():
             if len(target.shape) > 1:
                 out, *rest = target.shape
                 up = torch.randn(out, rank, *[1] * (len(rest) - 1), generator=generator)
                 down = torch.randn(rank, *rest, generator=generator)
-                adapters[site] = adapter_from_tensors(
+                adapters[layer_id] = adapter_from_tensors(
                     {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(1.0)}
                 )
     return LoraFile(adapters)  # type: ignore[arg-type]
@@ -63,13 +63,13 @@ def check(model: HookableModel, mode: str) -> None:
     before, hooks = _weights(model), _hooks(model)
     file = lora_for(model)
     with AppliedNetworks(model, mode) as applied:
-        for uses in (
+        for specs in (
             [AdapterSpec(file)],
             [AdapterSpec(file, 0.5), AdapterSpec(file, -1, 2)],
             [AdapterSpec(file, start=1)],
             [AdapterSpec(file, stop=0.5)],
         ):
-            fits = applied.apply(uses)
+            fits = applied.apply(specs)
             assert all(fit.matched == len(file.adapters) for fit in fits)
             for step in range(3):
                 applied.at_step(step, 3)
@@ -97,14 +97,14 @@ def _same(before: Mapping[object, tuple[int, Tensor]], after: Mapping[object, tu
 def _tree(shapes: Mapping[str, nn.Module]) -> nn.Module:
     """A module whose dotted names are the keys."""
     root = nn.Module()
-    for name, leaf in shapes.items():
+    for name, layer in shapes.items():
         *path, last = name.split(".")
         module = root
         for step in path:
             if step not in module._modules:
                 module.add_module(step, nn.Module())
             module = module.get_submodule(step)
-        module.add_module(last, leaf)
+        module.add_module(last, layer)
     return root
 
 
@@ -159,7 +159,7 @@ def test_contract(name: str, mode: str) -> None:
 
 def test_the_maker_reaches_every_kind_of_layer() -> None:
     file = lora_for(MODELS["SDXL in LDM names"]())
-    assert {site.part for site in file.adapters} == set(PARTS)
+    assert {layer_id.part for layer_id in file.adapters} == set(PARTS)
     assert LayerId("te2", "BASE", "layers.0.self_attn.out_proj") in file.adapters
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from test_generate import folder, settings  # noqa: F401
-from test_host_prompt_encoding import Words, clip  # noqa: F401
+from test_host_prompt_encoding import WordTokenizer, clip  # noqa: F401
 from torch import Tensor, nn
 
 from lora_ext.errors import FileError
@@ -31,40 +31,42 @@ def of(name: str, vectors: Tensor) -> Embedding:
 
 
 def known(*embeddings: Embedding, widths: tuple[int, ...] = (16,)) -> EmbeddingTable:
-    return EmbeddingTable(Words().encode, widths, embeddings)
+    return EmbeddingTable(WordTokenizer().encode, widths, embeddings)
 
 
 def test_the_longest_name_wins_and_takes_its_tokens() -> None:
     one, two = of("aa", torch.zeros(1, 16)), of("aa bbb", torch.zeros(2, 16))
-    (chunk,) = tokenize_prompt("c aa bbb aa dddd", Words(), known(one, two))
+    (chunk,) = tokenize_prompt("c aa bbb aa dddd", WordTokenizer(), known(one, two))
     assert chunk.embedding_rows == ((2, two, 0), (3, two, 1), (4, one, 0))
     assert chunk.tokens[:6] == (62, 1, 0, 0, 0, 4)
 
 
 def test_emphasis_reaches_an_embedding() -> None:
-    (chunk,) = tokenize_prompt("(aa:1.5)", Words(), known(of("aa", torch.zeros(3, 16))))
+    (chunk,) = tokenize_prompt("(aa:1.5)", WordTokenizer(), known(of("aa", torch.zeros(3, 16))))
     assert chunk.weights[:5] == (1, 1.5, 1.5, 1.5, 1)
 
 
 def test_an_embedding_is_never_cut_by_a_chunks_end() -> None:
     first, second = tokenize_prompt(
-        "ccc " * (CHUNK_TOKENS - 2) + "aa ccc", Words(), known(of("aa", torch.zeros(3, 16)))
+        "ccc " * (CHUNK_TOKENS - 2) + "aa ccc", WordTokenizer(), known(of("aa", torch.zeros(3, 16)))
     )
     assert not first.embedding_rows and [at for at, _, _ in second.embedding_rows] == [1, 2, 3]
-    (whole,) = tokenize_prompt("aa", Words(), known(of("aa", torch.zeros(200, 16))))
+    (whole,) = tokenize_prompt("aa", WordTokenizer(), known(of("aa", torch.zeros(200, 16))))
     assert len(whole.embedding_rows) == CHUNK_TOKENS
 
 
 def test_an_embedding_moves_on_with_its_words() -> None:
     """A chunk that is cut after a comma takes the embedding behind it along (the web UI leaves it behind)."""
-    first, second = tokenize_prompt("ccc " * 68 + ", aa" + " ccc" * 7, Words(), known(of("aa", torch.zeros(2, 16))))
+    first, second = tokenize_prompt(
+        "ccc " * 68 + ", aa" + " ccc" * 7, WordTokenizer(), known(of("aa", torch.zeros(2, 16)))
+    )
     assert not first.embedding_rows and [at for at, _, _ in second.embedding_rows] == [1, 2]
 
 
 def test_the_vectors_reach_the_encoder_and_gradients_reach_them(clip: nn.Module) -> None:  # noqa: F811
     table = clip.get_input_embeddings().weight.detach()
     vectors = table[[5, 9]].clone().requires_grad_()
-    parts = tokenize_prompt("c aa c", Words(), known(of("aa", vectors)))
+    parts = tokenize_prompt("c aa c", WordTokenizer(), known(of("aa", vectors)))
     state, _ = TextEncoder(clip).encode_each_prompt([parts], 63, vectors_of=lambda e: e.content["emb_params"])
     plain = clip(torch.tensor([[62, 1, 5, 9, 1, *[63] * 72]])).last_hidden_state
     assert torch.allclose(state, plain, atol=1e-6)
@@ -81,7 +83,7 @@ def test_hooks_leave_after_an_error(clip: nn.Module) -> None:  # noqa: F811
 
 def test_what_does_not_fit_stays_text() -> None:
     table = known(of("aa", torch.zeros(1, 20)))
-    (chunk,) = tokenize_prompt("aa", Words(), table)
+    (chunk,) = tokenize_prompt("aa", WordTokenizer(), table)
     assert not chunk.embedding_rows and chunk.tokens[1] == 2 and "20" in table.skipped["aa"]
 
 
@@ -115,10 +117,10 @@ def test_files(tmp_path: Path) -> None:
         embeddings_in_folders([tmp_path / "gone"])
 
 
-def test_a_damaged_file_is_told_and_skipped(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_and_skipped(tmp_path: Path) -> None:
     (tmp_path / "aa.pt").write_bytes(b"\x80nonsense")
-    table = EmbeddingTable(Words().encode, (16,), embeddings_in_folders([tmp_path]))
-    assert not tokenize_prompt("aa", Words(), table)[0].embedding_rows and "damaged" in table.skipped["aa"]
+    table = EmbeddingTable(WordTokenizer().encode, (16,), embeddings_in_folders([tmp_path]))
+    assert not tokenize_prompt("aa", WordTokenizer(), table)[0].embedding_rows and "damaged" in table.skipped["aa"]
 
 
 def test_a_lora_files_own_embedding() -> None:
@@ -135,13 +137,13 @@ def test_pictures_with_embeddings(folder: Path, tmp_path: Path, capsys: pytest.C
     loras = tmp_path / "loras"
     loras.mkdir()
     save_file({"bundle_emb.qq.string_to_param.*": torch.randn(2, width)}, loras / "kit.safetensors")
-    shelf = tmp_path / "embeddings"
-    shelf.mkdir()
-    save_file({"emb_params": torch.randn(1, width)}, shelf / "ww.safetensors")
-    save_file({"emb_params": torch.randn(1, 5)}, shelf / "vv.safetensors")
+    embeddings_folder = tmp_path / "embeddings"
+    embeddings_folder.mkdir()
+    save_file({"emb_params": torch.randn(1, width)}, embeddings_folder / "ww.safetensors")
+    save_file({"emb_params": torch.randn(1, 5)}, embeddings_folder / "vv.safetensors")
 
     def draw(prompt: str, report: GenerationReport | None = None) -> tuple[bytes, str]:
-        run = settings(folder, prompt=prompt, lora_dir=(loras,), embeddings=(shelf,))
+        run = settings(folder, prompt=prompt, lora_dir=(loras,), embeddings=(embeddings_folder,))
         (image,) = generate(run, model=model, report=report)
         return image.tobytes(), image.info[infotext.PARAMETERS_KEY]
 
@@ -152,7 +154,7 @@ def test_pictures_with_embeddings(folder: Path, tmp_path: Path, capsys: pytest.C
     with_folder, text = draw("a ww, vv", report)
     assert "TI hashes: ww: " in infotext_line(text) and with_folder != plain
     assert len(report.notes) == 1 and "'vv'" in report.notes[0]
-    command = ["--prompt", "vv", "--ckpt", str(folder / "SD1.safetensors"), "--embeddings", str(shelf)]
+    command = ["--prompt", "vv", "--ckpt", str(folder / "SD1.safetensors"), "--embeddings", str(embeddings_folder)]
     command += ["--steps", "1", "--width", "64", "--height", "64", "--device", "cpu", "--out", str(tmp_path)]
     assert main(command) == 0 and "'vv' is not used" in capsys.readouterr().err
 

@@ -30,7 +30,7 @@ COND, LATENT, IMAGE = 1e-5, 1.6e-3, 2e-5
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} is absent (LORA_EXT_GOLDEN names it)")
 
 
-class Words:
+class WordTokenizer:
     """The golden prompt's token ids; no CLIP vocabulary is needed for them."""
 
     start_id, end_id, comma_id, size = 49406, 49407, 267, 49408
@@ -43,7 +43,10 @@ class Words:
 @pytest.fixture(scope="module")
 def model() -> StandaloneModel:
     return load_model(
-        GOLDEN / "tiny-sd15.safetensors", tokenizer=Words(), text_config={"num_attention_heads": 4}, device="cpu"
+        GOLDEN / "tiny-sd15.safetensors",
+        tokenizer=WordTokenizer(),
+        text_config={"num_attention_heads": 4},
+        device="cpu",
     )
 
 
@@ -108,7 +111,7 @@ def test_heads_from_a_config_beside(model: StandaloneModel, tmp_path: Path) -> N
     (folder / "config.json").write_text(json.dumps({"hidden_size": 64, "num_attention_heads": 4}))
     for suffix in (".safetensors", ".yaml"):
         (tmp_path / f"m{suffix}").symlink_to(GOLDEN / f"tiny-sd15{suffix}")
-    again = load_model(tmp_path / "m.safetensors", tokenizer=Words(), device="cpu")
+    again = load_model(tmp_path / "m.safetensors", tokenizer=WordTokenizer(), device="cpu")
     assert again.text_encoders[0].module.config.num_attention_heads == 4
     assert again.scaling_factor == model.scaling_factor == 0.18215
 

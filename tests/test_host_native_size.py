@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_host_checkpoint import Words, read, small_unet, state_of
+from test_host_checkpoint import WordTokenizer, read, small_unet, state_of
 from tiny_trainable_model import pictures, recipe, tiny_model
 
 import lora_ext
@@ -84,7 +84,7 @@ def test_a_diffusers_folders_sample_size_counts(sample_size: Any) -> None:
     host = tiny_model()
     host.model.unet.register_to_config(sample_size=sample_size)
     assert host.native_size == (64 if sample_size == 8 else 96)
-    assert small_unet("SD1").config.sample_size == 8 and Words.size == 64
+    assert small_unet("SD1").config.sample_size == 8 and WordTokenizer.size == 64
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_no_other_file_decides_on_a_side() -> None:
     assert found <= {"host/native_size.py", "host/a1111/model_kind.py"}
 
 
-def test_the_default_resolution_is_told_where_the_model_is_larger(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_default_resolution_is_reported_where_the_model_is_larger(tmp_path: Path, monkeypatch: Any) -> None:
     host, said = tiny_model(), list[str]()
     monkeypatch.setattr(StandaloneTrainableModel, "native_size", 768)
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out")

@@ -17,7 +17,7 @@ from lora_ext.host.standalone.prompt_encoding import (
 )
 
 
-class Words:
+class WordTokenizer:
     """A word is its length; a comma is 1."""
 
     start_id, end_id, comma_id = 62, 63, 1
@@ -62,32 +62,32 @@ def test_emphasis(prompt: str, expected: list[tuple[str | None, float]]) -> None
 
 
 def test_an_empty_prompt_is_one_empty_chunk() -> None:
-    (chunk,) = tokenize_prompt("", Words())
+    (chunk,) = tokenize_prompt("", WordTokenizer())
     assert chunk.tokens == (62, *[63] * 76) and set(chunk.weights) == {1.0} and len(chunk.weights) == 77
 
 
 def test_weights_follow_their_tokens() -> None:
-    (chunk,) = tokenize_prompt("aa (bbb:2) c", Words())
+    (chunk,) = tokenize_prompt("aa (bbb:2) c", WordTokenizer())
     assert chunk.tokens[:5] == (62, 2, 3, 1, 63) and chunk.weights[:5] == (1, 1, 2, 1, 1)
 
 
 def test_overflow_starts_a_chunk() -> None:
-    first, second = tokenize_prompt("aa " * (CHUNK_TOKENS + 1), Words())
+    first, second = tokenize_prompt("aa " * (CHUNK_TOKENS + 1), WordTokenizer())
     assert first.tokens == (62, *[2] * CHUNK_TOKENS, 63) and second.tokens[:3] == (62, 2, 63)
-    assert len(tokenize_prompt("aa " * CHUNK_TOKENS, Words())) == 1
+    assert len(tokenize_prompt("aa " * CHUNK_TOKENS, WordTokenizer())) == 1
 
 
 def test_overflow_after_a_near_comma() -> None:
-    first, second = tokenize_prompt("aa " * 70 + ", " + "bbb " * 5, Words())
+    first, second = tokenize_prompt("aa " * 70 + ", " + "bbb " * 5, WordTokenizer())
     assert first.tokens.count(3) == 0 and second.tokens[:7] == (62, 3, 3, 3, 3, 3, 63)
     far = "aa " * (CHUNK_TOKENS - COMMA_BACKTRACK - 2) + ", " + "bbb " * (COMMA_BACKTRACK + 5)
-    assert tokenize_prompt(far, Words())[0].tokens.count(3) == COMMA_BACKTRACK + 1
+    assert tokenize_prompt(far, WordTokenizer())[0].tokens.count(3) == COMMA_BACKTRACK + 1
 
 
 def test_break_fills_up_the_chunk() -> None:
-    first, second = tokenize_prompt("aa BREAK bbb", Words())
+    first, second = tokenize_prompt("aa BREAK bbb", WordTokenizer())
     assert first.tokens[:3] == (62, 2, 63) and second.tokens[:3] == (62, 3, 63)
-    assert [c.tokens[1] for c in tokenize_prompt("BREAK aa", Words())] == [63, 2]
+    assert [c.tokens[1] for c in tokenize_prompt("BREAK aa", WordTokenizer())] == [63, 2]
 
 
 def test_emphasis_keeps_the_mean() -> None:
@@ -116,7 +116,7 @@ def clip() -> CLIPTextModelWithProjection:
 
 
 def test_clip_skip_is_a_shorter_encoder(clip: CLIPTextModelWithProjection) -> None:
-    parts = tokenize_prompt("aa (bbb:1.3)", Words())
+    parts = tokenize_prompt("aa (bbb:1.3)", WordTokenizer())
     whole = TextEncoder(clip)
     skipped, _ = whole.encode_each_prompt([parts], 63, clip_skip=2)
     layers = clip.text_model.encoder.layers
@@ -132,7 +132,7 @@ def test_clip_skip_is_a_shorter_encoder(clip: CLIPTextModelWithProjection) -> No
 def test_padding_and_pooling_of_open_clip(clip: CLIPTextModelWithProjection) -> None:
     """With 0 after the end token, the pooled state is the end token's, whatever follows it."""
     encoder = TextEncoder(clip, "penultimate", 0, pooled=True)
-    state, pooled = encoder.encode_each_prompt([tokenize_prompt("aa BREAK bbb", Words())], 63)
+    state, pooled = encoder.encode_each_prompt([tokenize_prompt("aa BREAK bbb", WordTokenizer())], 63)
     tokens = torch.tensor([[62, 2, 63, *[0] * 74]])
     out = clip(tokens, output_hidden_states=True)
     assert state.shape == (1, 154, 16) and torch.equal(state[:, :77], out.hidden_states[-2])

@@ -157,7 +157,7 @@ def test_openclip_s_rows_are_q_k_and_v_in_that_order(kind: str, mode: str) -> No
     )
     width = attention.embed_dim
     query, key, value = (attention.in_proj_weight[i * width : (i + 1) * width] for i in range(3))
-    sizes = {site.layer.rpartition(".")[2]: target for site, target in found.items()}
+    sizes = {layer_id.layer.rpartition(".")[2]: target for layer_id, target in found.items()}
     assert sizes.keys() == {"q_proj", "k_proj", "v_proj", "out_proj"}
     adapter = adapter_from_tensors(make(kind, (width, width)))
     assert adapter is not None
@@ -182,22 +182,24 @@ def test_openclip_s_rows_are_q_k_and_v_in_that_order(kind: str, mode: str) -> No
         assert torch.allclose(got, attention.out_proj(heads), atol=1e-5), name
 
 
-def test_when_two_pieces_are_the_same() -> None:
-    """The weight may be one number or one for each image; other content, rank or rows is another piece."""
+def test_when_two_applied_adapters_are_the_same() -> None:
+    """The weight may be one number or one for each image; other content, rank or rows is another applied adapter."""
     one, other = (adapter_from_tensors(make("lora", (12, 12), layer=layer)) for layer in "ab")
     assert one is not None and other is not None
     pair = torch.tensor([0.5, 0.5])
-    pieces = [
+    applied_adapters = [
         AppliedAdapter(one, 0.5), AppliedAdapter(one, 0.7), AppliedAdapter(one, pair), AppliedAdapter(one, pair[:1]),
         AppliedAdapter(other, 0.5), AppliedAdapter(one, 0.5, dyn=1), AppliedAdapter(one, 0.5, rows=(0, 12)),
         AppliedAdapter(one, 0.5, is_scheduled=True),
     ]  # fmt: skip
-    for i, a in enumerate(pieces):
-        for j, b in enumerate(pieces):
+    for i, a in enumerate(applied_adapters):
+        for j, b in enumerate(applied_adapters):
             assert a.is_equal(b) == (i == j), (i, j)
     assert AppliedAdapter(one, pair).is_equal(AppliedAdapter(one, pair.clone()))
-    assert pieces[0].is_same_adapter(pieces[2]) and pieces[0].is_same_adapter(pieces[7])
-    assert not any(pieces[0].is_same_adapter(piece) for piece in pieces[4:7])
+    assert applied_adapters[0].is_same_adapter(applied_adapters[2]) and applied_adapters[0].is_same_adapter(
+        applied_adapters[7]
+    )
+    assert not any(applied_adapters[0].is_same_adapter(applied_adapter) for applied_adapter in applied_adapters[4:7])
     acting = [
         AppliedAdapter(one, weight).is_acting() for weight in (0.0, -0.5, torch.zeros(2), torch.tensor([0.0, 1.0]))
     ]
@@ -377,7 +379,7 @@ def test_targets_of_openclip_are_found() -> None:
     root.model = nn.Module()
     root.model.transformer = nn.Module()
     root.model.transformer.resblocks = nn.ModuleList([Block(), Block()])
-    found = {str(site): target for site, target in find_layer_targets("te2", root).items()}
+    found = {str(layer_id): target for layer_id, target in find_layer_targets("te2", root).items()}
     assert found["te2.BASE.layers.1.self_attn.k_proj"].rows == (8, 16)
     assert found["te2.BASE.layers.0.self_attn.out_proj"].slot == "out_proj.weight"
     assert found["te2.BASE.layers.0.mlp.fc1"].shape == (32, 8)

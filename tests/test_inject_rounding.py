@@ -35,7 +35,7 @@ KEY, NAME = (
     f"model.diffusion_model.{LAYER}.weight",
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
 )
-SITE = LayerId(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
+LAYER_ID = LayerId(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
 FLOATS = [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16, torch.float32]
 
 
@@ -127,11 +127,11 @@ def test_merging_into_an_fp8_checkpoint_tells_what_is_lost(
     share = share_of(load_file(base)[KEY], after[KEY], delta)
     assert share < 0.5
     assert f"WARNING: only {100 * share:.2f}% of the change is in the result" in said
-    assert "float8_e4m3fn" in said and "--save_precision fp16" in said and str(SITE) in said
+    assert "float8_e4m3fn" in said and "--save_precision fp16" in said and str(LAYER_ID) in said
     assert main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["totals"]["survived"] == pytest.approx(share, abs=1e-3)
-    assert told["layers"][0]["survived"] == pytest.approx(share, abs=1e-3) and "WARNING" in told["notes"][-1]
+    output = json.loads(capsys.readouterr().out)
+    assert output["totals"]["survived"] == pytest.approx(share, abs=1e-3)
+    assert output["layers"][0]["survived"] == pytest.approx(share, abs=1e-3) and "WARNING" in output["notes"][-1]
     for precision, dtype in (("fp16", "float16"), ("float", "float32")):
         assert main([*words, "--save_precision", precision]) == 0
         said = capsys.readouterr().out
@@ -155,9 +155,9 @@ def test_biases_and_a_folder_are_measured_too(tmp_path: Path) -> None:
         "diff": torch.randn(shape, generator=generator) * 1e-5,
         "diff_b": torch.randn(shape[0], generator=generator) * 1e-6,
     }
-    site = LayerId(UNET, "IN01", "attention.proj_in")
+    layer_id = LayerId(UNET, "IN01", "attention.proj_in")
     report = merge_into_checkpoint(
-        tmp_path / "model", [AdapterSpec(LoraFile({site: adapter_from_tensors(tensors)}))], tmp_path / "out"
+        tmp_path / "model", [AdapterSpec(LoraFile({layer_id: adapter_from_tensors(tensors)}))], tmp_path / "out"
     )  # type: ignore[dict-item]
     assert len(report.rounding) == 2 and report.survived < 0.9
     assert all(found.dtype == torch.bfloat16 for found in report.rounding.values())
@@ -171,7 +171,7 @@ def barely_trained(std: float) -> LoraFile:
     """Factors near the smallest number that fp16 holds (6e-8)."""
     generator = torch.Generator().manual_seed(1)
     draw = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
-    return LoraFile({SITE: lora(draw(32, 4) * std, draw(4, 32))}, path=Path("new.safetensors"))
+    return LoraFile({LAYER_ID: lora(draw(32, 4) * std, draw(4, 32))}, path=Path("new.safetensors"))
 
 
 def test_factors_that_fp16_cannot_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,11 +204,11 @@ def test_the_share_of_a_lora_is_that_of_its_product() -> None:
     assert 0.1 < share < 0.99 and report.survived == pytest.approx(share, abs=1e-3)
 
 
-def test_alpha_that_goes_into_a_factor_in_diffusers_spelling() -> None:
+def test_alpha_that_goes_into_a_factor_in_diffusers_key_format() -> None:
     """alpha 1 at rank 128 is a factor of 1/128, which takes small fp16 numbers to 0."""
     (adapter,) = barely_trained(2e-6).adapters.values()
     tensors = {name: t.half() for name, t in adapter.tensors.items()}
-    file = LoraFile({SITE: Lora({**tensors, "alpha": torch.tensor(1 / 64)})})
+    file = LoraFile({LAYER_ID: Lora({**tensors, "alpha": torch.tensor(1 / 64)})})
     _, report = convert_lora(file, "diffusers")
     assert report.survived < 0.9 and "WARNING" in report.text()
     _, report = convert_lora(file, "diffusers", dtype=torch.float32)
@@ -252,7 +252,7 @@ def weak(share: float) -> LoraFile:
         (torch.float32, 1e-6, False),
     ],
 )
-def test_baking_into_few_bits_is_told(dtype: torch.dtype, share: float, lost: bool) -> None:
+def test_baking_into_few_bits_is_reported(dtype: torch.dtype, share: float, lost: bool) -> None:
     file = weak(share)
     with AppliedNetworks(Net(dtype), BAKED) as applied:
         (fit,) = applied.apply([AdapterSpec(file)])

@@ -33,8 +33,8 @@ def test_result_progress_and_log() -> None:
 
     job = jobs.start("merge", "x", work)
     assert job.ended_event.wait(10)
-    told = jobs.get(job.id).details()
-    assert (told.state, told.result, told.log, told.done, told.text) == (
+    details = jobs.get(job.id).details()
+    assert (details.state, details.result, details.log, details.done, details.text) == (
         JOB_DONE,
         {"answer": 42},
         ["a line"],
@@ -108,7 +108,7 @@ def test_cancelling_one_that_works_and_one_that_waits() -> None:
     assert second.started is None
 
 
-def test_errors_are_told_and_the_next_job_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_reported_and_the_next_job_runs(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = JobQueue()
 
     def wrong(job: Job) -> None:

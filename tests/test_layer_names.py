@@ -1,4 +1,4 @@
-"""Names: a bijection, SD1.5's real layers, and every dialect's spelling."""
+"""Layer names: a bijection, SD1.5's real layers, and the keys of every format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAP = json.loads((Path(__file__).parent / "data" / "sd15_module_map.json").read_
 @pytest.mark.parametrize("part", PARTS)
 def test_names_are_a_bijection(part: str) -> None:
     table = layer_name_table(part)
-    spelled = [name for site in table.diffusers for name in {table.diffusers[site], *table.ldm[site]}]
+    spelled = [name for layer_id in table.diffusers for name in {table.diffusers[layer_id], *table.ldm[layer_id]}]
     assert len(spelled) == len(set(spelled)) == len(table.layer_ids)
     flat = [name.replace(".", "_") for name in spelled]
     assert len(flat) == len(set(flat))
@@ -44,12 +44,15 @@ def test_names_are_a_bijection(part: str) -> None:
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("sdxl", [False, True])
 def test_written_keys_read_back(part: str, sdxl: bool) -> None:
-    for site in layer_name_table(part).diffusers:
-        assert parse_layer_key(f"{format_kohya_key(site, sdxl=sdxl)}.lora_up.weight", ADAPTER_SUFFIXES) == (
-            site,
+    for layer_id in layer_name_table(part).diffusers:
+        assert parse_layer_key(f"{format_kohya_key(layer_id, sdxl=sdxl)}.lora_up.weight", ADAPTER_SUFFIXES) == (
+            layer_id,
             "lora_up.weight",
         )
-        assert parse_layer_key(f"{format_peft_key(site)}.lora_B.weight", ADAPTER_SUFFIXES) == (site, "lora_up.weight")
+        assert parse_layer_key(f"{format_peft_key(layer_id)}.lora_B.weight", ADAPTER_SUFFIXES) == (
+            layer_id,
+            "lora_up.weight",
+        )
 
 
 @pytest.mark.parametrize("key", sorted(MAP))
@@ -57,18 +60,18 @@ def test_sd15_layers(key: str) -> None:
     row = MAP[key]
     parsed = parse_layer_key(f"{key}.alpha", ADAPTER_SUFFIXES)
     assert parsed is not None
-    site = parsed[0]
-    assert format_kohya_key(site) == key
+    layer_id = parsed[0]
+    assert format_kohya_key(layer_id) == key
     ldm = row["ldm"].removesuffix(".weight")
     live = ldm.removeprefix("model.diffusion_model.").removeprefix("cond_stage_model.transformer.")
-    assert find_layer_id(site.part, live) == site
+    assert find_layer_id(layer_id.part, live) == layer_id
     hf = row["diffusers"].removesuffix(".weight")
-    assert format_peft_key(site) == hf
-    assert BLOCK_LABELS.index(site.block) == row["lbw26"]
-    if site.part == UNET:
-        assert BLOCK_LAYOUTS[25].labels.index(site.block) == row["block25"]
-        assert (site.block in BLOCK_LAYOUTS[17].labels) == (
-            "attention." in site.layer or site.block in SD_BLOCKS.attention_blocks
+    assert format_peft_key(layer_id) == hf
+    assert BLOCK_LABELS.index(layer_id.block) == row["lbw26"]
+    if layer_id.part == UNET:
+        assert BLOCK_LAYOUTS[25].labels.index(layer_id.block) == row["block25"]
+        assert (layer_id.block in BLOCK_LAYOUTS[17].labels) == (
+            "attention." in layer_id.layer or layer_id.block in SD_BLOCKS.attention_blocks
         )
 
 
@@ -84,7 +87,7 @@ QUERY = LayerId(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
 
 
 @pytest.mark.parametrize(
-    ("key", "site", "suffix"),
+    ("key", "layer_id", "suffix"),
     [
         ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.alpha", QUERY, "alpha"),
         ("lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q.hada_w1_a", QUERY, "hada_w1_a"),
@@ -149,8 +152,8 @@ QUERY = LayerId(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
         ),
     ],
 )  # fmt: skip
-def test_dialects(key: str, site: LayerId, suffix: str) -> None:
-    assert parse_layer_key(key, ADAPTER_SUFFIXES) == (site, suffix)
+def test_key_formats(key: str, layer_id: LayerId, suffix: str) -> None:
+    assert parse_layer_key(key, ADAPTER_SUFFIXES) == (layer_id, suffix)
 
 
 PREFIXES = {
@@ -267,9 +270,9 @@ def test_modules_below_what_wraps_them(root: str) -> None:
     ],
 )
 def test_layers_outside_the_blocks(diffusers: str, ldm: str) -> None:
-    site = find_layer_id(UNET, diffusers)
-    assert site is not None and find_layer_id(UNET, ldm) == site
-    assert site.block == ("IN00" if diffusers == "conv_in" else "") and site.layer == diffusers
+    layer_id = find_layer_id(UNET, diffusers)
+    assert layer_id is not None and find_layer_id(UNET, ldm) == layer_id
+    assert layer_id.block == ("IN00" if diffusers == "conv_in" else "") and layer_id.layer == diffusers
 
 
 def test_models_of_other_roots() -> None:

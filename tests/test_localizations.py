@@ -27,7 +27,7 @@ def texts() -> set[str]:
     for path in (ROOT / "lora_ext" / "web").glob("*.py"):  # kinds of jobs, and what they say of themselves
         code = path.read_text(encoding="utf-8")
         found |= set(re.findall(r'\bstart\("(\w+)"', code) + re.findall(r'job\.text = "([^"]+)"', code))
-    found |= {knob.help for _, knob in recipe_options().values()} | {kind.title for kind in AXIS_KINDS.values()}
+    found |= {option.help for _, option in recipe_options().values()} | {kind.title for kind in AXIS_KINDS.values()}
     return found
 
 

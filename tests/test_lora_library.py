@@ -131,7 +131,7 @@ def test_siblings_belong_to_their_file(tmp_path: Path) -> None:
     assert [entry.name for entry in LoraLibrary([tmp_path]).entries] == ["a", "b.ti"]
 
 
-def test_damage_is_told_and_never_raised(tmp_path: Path) -> None:
+def test_damage_is_reported_and_never_raised(tmp_path: Path) -> None:
     good = put(tmp_path, "good.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(good[:-1])
     (tmp_path / "empty.safetensors").write_bytes(b"")
@@ -216,11 +216,11 @@ def test_a_stored_hash_of_two_files_is_neither_s(tmp_path: Path, monkeypatch: py
 
 def test_a_sheet_s_picture_depends_on_the_numbers(tmp_path: Path) -> None:
     """A file with other numbers and the hash of before is another file."""
-    shot, keys = ImageSpec(prompt="<lora:a:1>"), []
+    image_spec, keys = ImageSpec(prompt="<lora:a:1>"), []
     for value in (1, 2):
         path = put(tmp_path, "a.safetensors", value=value, sshs_model_hash="ab" * 32)
         os.utime(path, ns=(value * 10**9, value * 10**9))
-        keys.append(tags_identity(shot, LoraLibrary([tmp_path]), Presets()))
+        keys.append(tags_identity(image_spec, LoraLibrary([tmp_path]), Presets()))
     assert keys[0] != keys[1]
 
 

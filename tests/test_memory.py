@@ -65,11 +65,11 @@ def out_of_memory(*_: object, **__: object) -> object:
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def weights_of(model: Tiny, use: AdapterSpec) -> int:
+def weights_of(model: Tiny, spec: AdapterSpec) -> int:
     """Bytes of all weights that a file acts on, in all parts."""
     found = [target.module for part, root in model.parts().items()
              for s, target in find_layer_targets(part, root).items()
-             if s in use.file.adapters]  # fmt: skip
+             if s in spec.file.adapters]  # fmt: skip
     return sum(module.weight.nbytes for module in found)
 
 
@@ -78,11 +78,11 @@ def weights_of(model: Tiny, use: AdapterSpec) -> int:
 
 def test_auto_bakes_where_all_of_it_fits_beside_a_picture(model: Tiny) -> None:
     """All layers of all parts are counted, before anything is changed, and what drawing takes."""
-    use = AdapterSpec(lora_file(model))
-    needed = weights_of(model, use)
+    spec = AdapterSpec(lora_file(model))
+    needed = weights_of(model, spec)
     for free, drawing, live in ((10 * needed, 0, False), (needed // 2, 0, True), (10 * needed, 10 * needed, True)):
         with AppliedNetworks(model, AUTO, MemoryBudget(lambda _, free=free: free, drawing)) as applied:
-            (fit,) = applied.apply([use])
+            (fit,) = applied.apply([spec])
             assert fit.ok and (baked_weights(applied) == 0) == live and bool(hooked(applied)) == live
             assert bool(fit.way) == live
             if live:
@@ -91,13 +91,13 @@ def test_auto_bakes_where_all_of_it_fits_beside_a_picture(model: Tiny) -> None:
                 assert ("for generating an image" in str(fit)) == bool(drawing)
             else:
                 assert applied.injection.baked_bytes() == needed
-                applied.apply([AdapterSpec(use.file, unet=0.5)])  # written over what is there: nothing more is taken
+                applied.apply([AdapterSpec(spec.file, unet=0.5)])  # written over what is there: nothing more is taken
                 assert applied.injection.baked_bytes() == needed and not hooked(applied)
 
 
 def test_the_text_encoder_counts(model: Tiny) -> None:
     """The web UI's check looked at the U-Net alone."""
-    use, unet_only = AdapterSpec(lora_file(model)), AdapterSpec(lora_file(model), te=0.0)
+    spec, unet_only = AdapterSpec(lora_file(model)), AdapterSpec(lora_file(model), te=0.0)
     asked = []
 
     class Recording(MemoryBudget):
@@ -105,12 +105,12 @@ def test_the_text_encoder_counts(model: Tiny) -> None:
             asked.append(dict(needed))
             return ""
 
-    for uses in ([use], [unet_only], [unet_only, use]):
+    for specs in ([spec], [unet_only], [unet_only, spec]):
         with AppliedNetworks(model, AUTO, Recording()) as applied:
-            applied.apply(uses)
-    moment = 4 * max(t.module.weight.numel() for s, t in applied.targets.items() if s in use.file.adapters)
+            applied.apply(specs)
+    moment = 4 * max(t.module.weight.numel() for s, t in applied.targets.items() if s in spec.file.adapters)
     both, unet, together = (found[torch.device("cpu")] for found in asked)
-    assert both == weights_of(model, use) + moment > unet and together == both
+    assert both == weights_of(model, spec) + moment > unet and together == both
 
 
 def test_baked_that_cannot_fit_is_one_sentence(model: Tiny) -> None:
@@ -133,10 +133,10 @@ def test_where_nothing_is_known_there_is_room(model: Tiny) -> None:
 
 
 def test_modes_and_ways_give_the_same_picture(model: Tiny) -> None:
-    use, drawn = AdapterSpec(lora_file(model), unet=0.7), []
+    spec, drawn = AdapterSpec(lora_file(model), unet=0.7), []
     for mode, free in ((AUTO, 10 * GIB), (AUTO, 0), (LIVE, 0), (BAKED, 10 * GIB)):
         with AppliedNetworks(model, mode, MemoryBudget(lambda _, free=free: free)) as applied:
-            applied.apply([use])
+            applied.apply([spec])
             drawn.append(model.draw()[1])
     assert all(torch.allclose(drawn[0], other, atol=2e-4) for other in drawn[1:])
 
@@ -157,32 +157,32 @@ def failing_sum(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
 
 def test_memory_that_runs_out_in_the_midst_of_baking(model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    use = AdapterSpec(lora_file(model), unet=0.7)
+    spec = AdapterSpec(lora_file(model), unet=0.7)
     with AppliedNetworks(model, LIVE) as applied:
-        applied.apply([use])
+        applied.apply([spec])
         wanted = model.draw()
     failing_sum(monkeypatch, 20)
     with AppliedNetworks(model, AUTO) as applied:
-        (fit,) = applied.apply([use])
+        (fit,) = applied.apply([spec])
         assert "memory ran out while baking: live from now on" in str(fit) and not fit.ok
         assert all(map(torch.equal, model.draw(), wanted)) and not applied.injection.baked_bytes()
-        (fit,) = applied.apply([AdapterSpec(use.file, unet=0.5)])  # not tried again
+        (fit,) = applied.apply([AdapterSpec(spec.file, unet=0.5)])  # not tried again
         assert hooked(applied) and not applied.injection.baked_bytes()
     failing_sum(monkeypatch, 20)
     with AppliedNetworks(model, BAKED) as applied:
         with pytest.raises(FitError, match="memory ran out while baking; the modes live and auto do not need it"):
-            applied.apply([use])
+            applied.apply([spec])
         assert not applied.injection.touched_layers()
 
 
 def test_memory_that_runs_out_in_a_picture(model: Tiny) -> None:
-    use = AdapterSpec(lora_file(model), unet=0.7)
+    spec = AdapterSpec(lora_file(model), unet=0.7)
     with AppliedNetworks(model, LIVE) as applied:
-        applied.apply([use])
+        applied.apply([spec])
         wanted = model.draw()
     tries: list[bool] = []
     with AppliedNetworks(model, AUTO) as applied:
-        assert applied.apply([use])[0].ok
+        assert applied.apply([spec])[0].ok
 
         def work() -> tuple[torch.Tensor, torch.Tensor]:
             tries.append(bool(applied.injection.baked_bytes()))
@@ -198,7 +198,7 @@ def test_memory_that_runs_out_in_a_picture(model: Tiny) -> None:
         with pytest.raises(ValueError, match="another"):
             applied.retry_when_out_of_memory(lambda: (_ for _ in ()).throw(ValueError("another")))
     with AppliedNetworks(model, BAKED) as applied:
-        applied.apply([use])
+        applied.apply([spec])
         with pytest.raises(FitError, match=r"baked LoRAs hold .*iB, modes live and auto hold nothing"):
             applied.retry_when_out_of_memory(out_of_memory)
 
@@ -270,9 +270,11 @@ def test_attention_that_is_live_on_a_gpu_keeps_nothing(monkeypatch: pytest.Monke
     torch.manual_seed(0)
     module = nn.MultiheadAttention(16, 2, batch_first=True)
     square = torch.Size((16, 16))
-    piece = AppliedAdapter(Lora({"lora_up.weight": torch.randn(16, 2), "lora_down.weight": torch.randn(2, 16)}), 0.5)
-    wanted = {LayerTarget(module, "in_proj_weight", square, (0, 16)): (piece,),
-              LayerTarget(module, "out_proj.weight", square): (piece,)}  # fmt: skip
+    applied_adapter = AppliedAdapter(
+        Lora({"lora_up.weight": torch.randn(16, 2), "lora_down.weight": torch.randn(2, 16)}), 0.5
+    )
+    wanted = {LayerTarget(module, "in_proj_weight", square, (0, 16)): (applied_adapter,),
+              LayerTarget(module, "out_proj.weight", square): (applied_adapter,)}  # fmt: skip
     x, seen = torch.randn(1, 3, 16), []
     for gpu in (False, True):
         monkeypatch.setattr(layer_module, "accelerated", lambda device, gpu=gpu: gpu)
@@ -407,15 +409,15 @@ def test_what_sdxl_takes() -> None:
     """Counted, the U-Net's part of a LierLa file is 4.1 GiB of its 4.8: a 12 GB card goes live, a 24 GB card bakes."""
 
     needed = {}
-    for site, target in find_layer_targets("unet", sdxl()).items():
-        if "attention." in site.layer and len(target.shape) > 1:
+    for layer_id, target in find_layer_targets("unet", sdxl()).items():
+        if "attention." in layer_id.layer and len(target.shape) > 1:
             with torch.device("meta"):
                 low = {"lora_up.weight": torch.empty(target.shape[0], 32),
                        "lora_down.weight": torch.empty(32, *target.shape[1:])}  # fmt: skip
             ((device, size, moment),) = LiveLayer(target.module).memory_needed(
                 {"weight": (AppliedAdapter(Lora(low), 1.0),)}
             )
-            needed[site] = size
+            needed[layer_id] = size
             assert moment == 2 * size and device.type == "meta"
     total = sum(needed.values())
     assert total / GIB == pytest.approx(4.2, abs=0.3)

@@ -1,4 +1,4 @@
-"""What never acts is told in one sentence: an empty range of steps, weight 0 everywhere."""
+"""What never acts is reported in one sentence: an empty range of steps, weight 0 everywhere."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LAYERS = (LayerId(UNET, "IN01", "a"), LayerId(UNET, "OUT05", "b"))
 WORDS = (LayerId(TE, "BASE", "c"),)
 
 
-def use(tag: str) -> AdapterSpec:
-    """The use of a tag's items; its file does not matter here."""
+def spec(tag: str) -> AdapterSpec:
+    """The spec of a tag's items; its file does not matter here."""
     asked = parse_tag_items(tag.split(":"))
     blocks = {"blocks": parse_block_weights(asked.lbw, presets=BLOCK_PRESETS)} if asked.lbw else {}
     return AdapterSpec(None, asked.te, asked.unet, **blocks, start=asked.start, stop=asked.stop, name=asked.name)  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def use(tag: str) -> AdapterSpec:
     ],
 )
 def test_never(tag: str, total: int | None, says: str) -> None:
-    said = no_effect_reason(use(tag), LAYERS, total)
+    said = no_effect_reason(spec(tag), LAYERS, total)
     assert says in said and said.startswith("a") and "\n" not in said
 
 
@@ -48,17 +48,17 @@ def test_never(tag: str, total: int | None, says: str) -> None:
      ("a:-1", None), ("a:0:1", None), ("a:1:lbw=OUTALL", None), ("a:1:start=0:stop=1", 20)],
 )  # fmt: skip
 def test_acts(tag: str, total: int | None) -> None:
-    assert no_effect_reason(use(tag), LAYERS, total) == ""
+    assert no_effect_reason(spec(tag), LAYERS, total) == ""
 
 
 def test_the_text_encoder_acts_at_all_steps() -> None:
-    assert no_effect_reason(use("a:1:step=9-2"), (*LAYERS, *WORDS)).startswith("a: its U-Net part never acts")
-    assert no_effect_reason(use("a:1:step=9-2"), LAYERS).startswith("a: it never acts")
-    assert no_effect_reason(use("a:1:step=9-2"), WORDS) == ""
+    assert no_effect_reason(spec("a:1:step=9-2"), (*LAYERS, *WORDS)).startswith("a: its U-Net part never acts")
+    assert no_effect_reason(spec("a:1:step=9-2"), LAYERS).startswith("a: it never acts")
+    assert no_effect_reason(spec("a:1:step=9-2"), WORDS) == ""
 
 
 def test_a_file_that_does_not_fit_is_not_said_to_have_weight_0() -> None:
-    assert no_effect_reason(use("a:1"), ()) == no_effect_reason(use("a:1:step=9-2"), ()) == ""
+    assert no_effect_reason(spec("a:1"), ()) == no_effect_reason(spec("a:1:step=9-2"), ()) == ""
 
 
 def test_one_step_too_late() -> None:

@@ -165,17 +165,17 @@ def test_what_is_assumed_without_a_configuration_is_said(tmp_path: Path) -> None
     assert "alpha = rank is assumed" in format_inspection(inspect_lora_file(bare))
     for name in (path, bare):  # the tools too, whose results are at that strength
         file = load_lora_file(name)
-        for _, told in (
+        for _, report in (
             merge_loras([file]),
             resize_lora(file, 2),
             convert_lora(file, "kohya"),
             reweight_lora(file, unet=0.5),
         ):
-            assert any("alpha = rank is assumed" in note and file.name in note for note in told.notes)
+            assert any("alpha = rank is assumed" in note and file.name in note for note in report.notes)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 9999, "\xff"])
-def test_a_configuration_that_cannot_be_read_is_told(text: str, tmp_path: Path) -> None:
+def test_a_configuration_that_cannot_be_read_is_reported(text: str, tmp_path: Path) -> None:
     train(unet(), CONFIGS["alpha"](), tmp_path)
     (tmp_path / "adapter_config.json").write_bytes(text.encode("latin-1"))
     file = load_lora_file(tmp_path)
@@ -199,7 +199,7 @@ def change(folder: Path, **values: Any) -> None:
         ({"alpha_pattern": {"(": 3}}, "too complex"),
     ],
 )
-def test_what_cannot_be_honoured_is_told(values: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_honoured_is_reported(values: dict[str, Any], said: str, tmp_path: Path) -> None:
     train(unet(), CONFIGS["alpha"](), tmp_path)
     change(tmp_path, **values)
     with AppliedNetworks(Tiny()) as applied:

@@ -27,9 +27,13 @@ def model() -> Tiny:
 def norms(model: Tiny) -> LoraFile:
     """A file that changes every norm."""
     rng = np.random.default_rng(0)
-    sites = ((s, t) for part, root in model.parts().items() for s, t in find_layer_targets(part, root).items())
+    layer_ids = ((s, t) for part, root in model.parts().items() for s, t in find_layer_targets(part, root).items())
     return LoraFile(
-        {site: adapter_from_tensors(make("norm", t.shape, rng=rng)) for site, t in sites if len(t.shape) == 1}
+        {
+            layer_id: adapter_from_tensors(make("norm", t.shape, rng=rng))
+            for layer_id, t in layer_ids
+            if len(t.shape) == 1
+        }
     )
 
 
@@ -49,22 +53,22 @@ def _compare(model: Tiny, pictures: list[list[AdapterSpec]], step: tuple[int, in
     torch.manual_seed(5)
     ids, x = torch.randint(0, 64, (len(pictures), 7)), torch.randn(len(pictures), 4, 8, 8)
     plain = _both(model, ids, x)
-    with PerImageNetworks(model) as mixed:
-        mixed.apply_each(pictures)
+    with PerImageNetworks(model) as networks:
+        networks.apply_each(pictures)
         if step:
-            mixed.at_step(*step)
+            networks.at_step(*step)
         together = _both(model, ids, x)
         twice = _both(model, ids.repeat(2, 1), x.repeat(2, 1, 1, 1))
     torch.testing.assert_close(twice, together.repeat(2, 1), atol=1e-4, rtol=1e-3)
     assert torch.equal(_both(model, ids, x), plain)
-    for i, uses in enumerate(pictures):
+    for i, specs in enumerate(pictures):
         with AppliedNetworks(model, "baked") as one:
-            one.apply(uses)
+            one.apply(specs)
             if step:
                 one.at_step(*step)
             alone = _both(model, ids[i : i + 1], x[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=1e-3)
-        if any(use.te and use.unet for use in uses) and not step:
+        if any(spec.te and spec.unet for spec in specs) and not step:
             assert (together[i] - plain[i]).abs().max() > 1e-3
 
 
@@ -102,19 +106,21 @@ def test_schedules_of_single_pictures(model: Tiny) -> None:
 
 def test_equal_weights_are_one_number_and_moves_touch_only_what_differs(model: Tiny) -> None:
     file = lora_file(model, std=0.3)
-    with PerImageNetworks(model) as mixed:
-        mixed.apply_each([[AdapterSpec(file, 0.5)], [AdapterSpec(file, 0.5)]])
-        assert all(isinstance(p.weight, float) for pieces in mixed._current.values() for p in pieces)
-        mixed.apply_each([[AdapterSpec(file, 0.5)], [AdapterSpec(file, 0.7)]])
-        assert 0 < mixed.changed < len(mixed._current)  # the U-Net's weights stayed
-        mixed.apply_each([[AdapterSpec(file, 0.5)], [AdapterSpec(file, 0.7)]])
-        assert mixed.changed == 0
+    with PerImageNetworks(model) as networks:
+        networks.apply_each([[AdapterSpec(file, 0.5)], [AdapterSpec(file, 0.5)]])
+        assert all(
+            isinstance(p.weight, float) for applied_adapters in networks._current.values() for p in applied_adapters
+        )
+        networks.apply_each([[AdapterSpec(file, 0.5)], [AdapterSpec(file, 0.7)]])
+        assert 0 < networks.changed < len(networks._current)  # the U-Net's weights stayed
+        networks.apply_each([[AdapterSpec(file, 0.5)], [AdapterSpec(file, 0.7)]])
+        assert networks.changed == 0
 
 
 def test_one_report_a_file(model: Tiny) -> None:
     a, b = (lora_file(model, seed=seed, name=name) for seed, name in ((1, "a"), (2, "b")))
-    with PerImageNetworks(model) as mixed:
-        assert [fit.name for fit in mixed.apply_each([[AdapterSpec(a)], [AdapterSpec(b), AdapterSpec(a)], []])] == [
+    with PerImageNetworks(model) as networks:
+        assert [fit.name for fit in networks.apply_each([[AdapterSpec(a)], [AdapterSpec(b), AdapterSpec(a)], []])] == [
             "a",
             "b",
         ]

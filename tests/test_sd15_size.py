@@ -40,34 +40,34 @@ class Sd15:
 def test_a_rank_32_c3lier_file_goes_on_in_both_modes() -> None:
     model = Sd15()
     found = find_layer_targets(UNET, model.unet)
-    rows = {format_kohya_key(site): target for site, target in found.items()}
+    rows = {format_kohya_key(layer_id): target for layer_id, target in found.items()}
     unet_rows = {key: row for key, row in MAP.items() if not key.startswith("lora_te")}
     assert unet_rows.keys() <= rows.keys()
     assert all(list(rows[key].shape) == row["shape"] for key, row in unet_rows.items())
     generator = torch.Generator().manual_seed(0)
     adapters = {}
-    for site, target in found.items():
-        if format_kohya_key(site) in unet_rows:
+    for layer_id, target in found.items():
+        if format_kohya_key(layer_id) in unet_rows:
             factors = {
                 "lora_up.weight": torch.randn(target.shape[0], 32, generator=generator).half(),
                 "lora_down.weight": torch.randn(32, *target.shape[1:], generator=generator).half(),
             }
-            adapters[site] = Lora({**factors, "alpha": torch.tensor(16.0)})
+            adapters[layer_id] = Lora({**factors, "alpha": torch.tensor(16.0)})
     before = dict(model.unet.named_parameters())
-    probe = [site for site in adapters if site.block in ("IN01", "OUT05")]
+    probe = [layer_id for layer_id in adapters if layer_id.block in ("IN01", "OUT05")]
     for mode in ("live", "baked"):
         with AppliedNetworks(model, mode) as applied:
             (fit,) = applied.apply([AdapterSpec(LoraFile(adapters), unet=0.5)])
             assert (fit.matched, applied.changed) == (len(unet_rows), len(unet_rows)) and fit.ok
             if mode == "baked":
-                for site in probe:
-                    weight = found[site].module.weight
+                for layer_id in probe:
+                    weight = found[layer_id].module.weight
                     expected = (
-                        torch.full(found[site].shape, 0.01).half().float() + 0.5 * adapters[site].delta(weight)
+                        torch.full(found[layer_id].shape, 0.01).half().float() + 0.5 * adapters[layer_id].delta(weight)
                     ).half()
                     assert torch.equal(weight, expected)  # type: ignore[arg-type]
             else:
-                assert all(found[site].module._forward_hooks for site in probe)
+                assert all(found[layer_id].module._forward_hooks for layer_id in probe)
     assert all(parameter is before[name] for name, parameter in model.unet.named_parameters())
 
 
@@ -79,6 +79,8 @@ def test_the_text_encoder_of_the_map(part: str) -> None:
         text = CLIPTextModel(
             CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
         )
-    shapes = {format_kohya_key(site): list(target.shape) for site, target in find_layer_targets(part, text).items()}
+    shapes = {
+        format_kohya_key(layer_id): list(target.shape) for layer_id, target in find_layer_targets(part, text).items()
+    }
     rows = {key: row["shape"] for key, row in MAP.items() if key.startswith("lora_te_")}
     assert rows.items() <= shapes.items()

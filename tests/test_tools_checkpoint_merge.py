@@ -54,13 +54,13 @@ def full_file(path: Path, kind: str = "lora", std: float = 1.0, only: str = "") 
     """A file with one adapter of `kind` at every layer of the checkpoint that such an adapter exists for."""
     shapes = {name: entry.shape for name, entry in load_safetensors_header(path).entries.items()}
     adapters = {}
-    for site, place in find_weight_locations(shapes).items():
-        if suits(kind, place.shape) and str(site).startswith(only):
-            tensors = make(kind, place.shape, layer=site)
+    for layer_id, place in find_weight_locations(shapes).items():
+        if suits(kind, place.shape) and str(layer_id).startswith(only):
+            tensors = make(kind, place.shape, layer=layer_id)
             scaled = {n: t * std if t.is_floating_point() and n != "alpha" else t for n, t in tensors.items()}
             if place.bias is None:
                 scaled.pop("diff_b", None)
-            adapters[site] = adapter_from_tensors(scaled)
+            adapters[layer_id] = adapter_from_tensors(scaled)
     return LoraFile(adapters, path=Path(f"{kind}.safetensors"))  # type: ignore[arg-type]
 
 
@@ -102,7 +102,7 @@ def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str, kin
 
     path = small.write(tmp_path, family)
     file = full_file(path, kind, std=0.2 if kind == "lora" else 0.02)
-    parts = {site.part for site in file.adapters}
+    parts = {layer_id.part for layer_id in file.adapters}
     assert parts == ({UNET, TE, TE2} if family == "SDXL" else {UNET, TE})
     merged = tmp_path / "merged.safetensors"
     merge_into_checkpoint(path, [of(file, 0.7)], merged)
@@ -128,11 +128,11 @@ def test_every_kind(tmp_path: Path, kind: str) -> None:
     merge_into_checkpoint(path, [of(file, 0.5)], tmp_path / "out.safetensors")
     before, after = load_file(path), load_file(tmp_path / "out.safetensors")
     found = find_weight_locations({name: tuple(t.shape) for name, t in before.items()})
-    biases = {found[site].bias for site, adapter in file.adapters.items() if adapter.bias_delta() is not None}
-    touched = {found[site].key for site in file.adapters} | biases
-    for site, adapter in file.adapters.items():
-        key = found[site].key
-        assert torch.equal(after[key], add_delta(before[key], (AppliedAdapter(adapter, 0.5),))), site
+    biases = {found[layer_id].bias for layer_id, adapter in file.adapters.items() if adapter.bias_delta() is not None}
+    touched = {found[layer_id].key for layer_id in file.adapters} | biases
+    for layer_id, adapter in file.adapters.items():
+        key = found[layer_id].key
+        assert torch.equal(after[key], add_delta(before[key], (AppliedAdapter(adapter, 0.5),))), layer_id
         assert not torch.equal(after[key], before[key])
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name not in touched)
     assert all(not torch.equal(after[name], before[name]) for name in biases if name)
@@ -144,11 +144,11 @@ def test_w_plus_delta_in_float32_rounded_once(tmp_path: Path) -> None:
     merge_into_checkpoint(base, [of(file, 0.8)], tmp_path / "out.safetensors")
     before, after = load_file(base), load_file(tmp_path / "out.safetensors")
     found = find_weight_locations({name: tuple(t.shape) for name, t in before.items()})
-    for site, adapter in file.adapters.items():
-        place = found[site]
+    for layer_id, adapter in file.adapters.items():
+        place = found[layer_id]
         exact = before[place.key].double() + 0.8 * adapter.delta(before[place.key]).double()
         off = (after[place.key].double() - exact).abs()
-        assert bool((off <= 0.5001 * 2.0**-10 * exact.abs().clamp(min=2.0**-14)).all()), site  # half an ulp of fp16
+        assert bool((off <= 0.5001 * 2.0**-10 * exact.abs().clamp(min=2.0**-14)).all()), layer_id  # half an ulp of fp16
 
 
 def test_untouched_tensors_layout_and_metadata_are_bit_identical(tmp_path: Path) -> None:
@@ -161,7 +161,8 @@ def test_untouched_tensors_layout_and_metadata_are_bit_identical(tmp_path: Path)
     header = load_safetensors_header(path)
     assert before[: header.data_start] == after[: header.data_start] and len(before) == len(after)
     touched = {
-        find_weight_locations({n: e.shape for n, e in header.entries.items()})[site].key for site in file.adapters
+        find_weight_locations({n: e.shape for n, e in header.entries.items()})[layer_id].key
+        for layer_id in file.adapters
     }
     for name, entry in header.entries.items():
         span = slice(header.data_start + entry.start, header.data_start + entry.end)
@@ -175,11 +176,13 @@ def test_block_weights_and_several_files(tmp_path: Path) -> None:
     merge_into_checkpoint(path, [of(file, 0.5, parse_block_weights("OUTALL")), of(file, -0.25)], out)
     before, after = load_file(path), load_file(out)
     found = find_weight_locations({name: tuple(t.shape) for name, t in before.items()})
-    for site, adapter in file.adapters.items():
-        weights = [0.5] if site.block in ("BASE", "OUT05") else [0.0] if site.block in ("IN04", "MID") else None
+    for layer_id, adapter in file.adapters.items():
+        weights = [0.5] if layer_id.block in ("BASE", "OUT05") else [0.0] if layer_id.block in ("IN04", "MID") else None
         if weights:
-            pieces = tuple(AppliedAdapter(adapter, w) for w in (*weights, -0.25) if w)
-            assert torch.equal(after[found[site].key], add_delta(before[found[site].key], pieces)), site
+            applied_adapters = tuple(AppliedAdapter(adapter, w) for w in (*weights, -0.25) if w)
+            assert torch.equal(after[found[layer_id].key], add_delta(before[found[layer_id].key], applied_adapters)), (
+                layer_id
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -195,12 +198,12 @@ def test_torch_files(tmp_path: Path) -> None:
     path, state = small.write(tmp_path, "SD1"), small.state_of("SD1")
     ckpt = tmp_path / "a.ckpt"
     torch.save({"state_dict": state, "global_step": 7}, ckpt)
-    use = [of(full_file(path, only="unet.MID"))]
-    merge_into_checkpoint(path, use, tmp_path / "out.safetensors")
+    spec = [of(full_file(path, only="unet.MID"))]
+    merge_into_checkpoint(path, spec, tmp_path / "out.safetensors")
     expected = load_file(tmp_path / "out.safetensors")
     for name in ("b.ckpt", "c.safetensors"):
-        merge_into_checkpoint(ckpt, use, tmp_path / name)
-    merge_into_checkpoint(path, use, tmp_path / "d.ckpt")
+        merge_into_checkpoint(ckpt, spec, tmp_path / name)
+    merge_into_checkpoint(path, spec, tmp_path / "d.ckpt")
     saved = torch.load(tmp_path / "b.ckpt", weights_only=True)
     assert saved["global_step"] == 7
     found = (saved["state_dict"], load_file(tmp_path / "c.safetensors"), torch.load(tmp_path / "d.ckpt")["state_dict"])
@@ -230,22 +233,24 @@ def test_diffusers_folder(tmp_path: Path) -> None:
     assert len(report.layers) == len(file.adapters)
     merged = load_file(tmp_path / "merged.safetensors")
     expected = {
-        site: merged[place.key]
-        for site, place in find_weight_locations({k: t.shape for k, t in merged.items()}).items()
+        layer_id: merged[place.key]
+        for layer_id, place in find_weight_locations({k: t.shape for k, t in merged.items()}).items()
     }
     seen = set()
     for name, before in files.items():
         after = load_file(out / name)
         part = UNET if name.startswith("unet") else TE
         found = {
-            place.key: site
-            for site, place in find_weight_locations({k: t.shape for k, t in before.items()}, part).items()
+            place.key: layer_id
+            for layer_id, place in find_weight_locations({k: t.shape for k, t in before.items()}, part).items()
         }
         assert after.keys() == before.keys()
         for key, tensor in after.items():
-            site = found.get(key)
-            seen.add(site)
-            assert torch.equal(tensor, expected[site].reshape(tensor.shape) if site in file.adapters else before[key])
+            layer_id = found.get(key)
+            seen.add(layer_id)
+            assert torch.equal(
+                tensor, expected[layer_id].reshape(tensor.shape) if layer_id in file.adapters else before[key]
+            )
     assert seen >= file.adapters.keys()
     for name in ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json"):
         assert (out / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
@@ -268,8 +273,8 @@ def test_sgm_refiner_and_older_names() -> None:
     refiner = find_weight_locations(
         {in_proj: (24, 8), final: (8,), "model.diffusion_model.label_emb.0.0.weight": (4, 4)}
     )
-    assert {site.part for site in refiner if site.part != UNET} == {TE2}
-    assert {site.part for site in find_weight_locations({in_proj: (24, 8), final: (8,)})} == {TE}
+    assert {layer_id.part for layer_id in refiner if layer_id.part != UNET} == {TE2}
+    assert {layer_id.part for layer_id in find_weight_locations({in_proj: (24, 8), final: (8,)})} == {TE}
     old = find_weight_locations({"cond_stage_model.transformer.encoder.layers.0.mlp.fc1.weight": (4, 4)})
     assert set(old) == {LayerId(TE, "BASE", "layers.0.mlp.fc1")}
 
@@ -326,30 +331,30 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("x")
     before = {p.name for p in tmp_path.iterdir()}
 
-    def refused(match: str, base: Path = path, uses: list[ToolUse] | None = None, to: Path = out, **options) -> None:
+    def refused(match: str, base: Path = path, specs: list[ToolUse] | None = None, to: Path = out, **options) -> None:
         with pytest.raises(LoraError, match=match):
-            merge_into_checkpoint(base, [of(file)] if uses is None else uses, to, **options)
+            merge_into_checkpoint(base, [of(file)] if specs is None else specs, to, **options)
         assert {p.name for p in tmp_path.iterdir()} == before
 
     refused("no checkpoint", tmp_path / "none.safetensors")
     refused("no folder", to=tmp_path / "none" / "out.safetensors")
     refused("one of the inputs.*--overwrite", to=path)
     refused("results are", to=tmp_path / "out.txt")
-    refused("nothing of .* fits", uses=[of(LoraFile({LayerId(TE2, "BASE", "layers.0.mlp.fc1"): a}))
+    refused("nothing of .* fits", specs=[of(LoraFile({LayerId(TE2, "BASE", "layers.0.mlp.fc1"): a}))
                                         for a in list(file.adapters.values())[:1]])  # fmt: skip
-    refused("every weight is 0", uses=[of(file, 0.0)])
-    refused("every weight is 0", uses=[of(file, 1.0, parse_block_weights("INS"))])
+    refused("every weight is 0", specs=[of(file, 0.0)])
+    refused("every weight is 0", specs=[of(file, 1.0, parse_block_weights("INS"))])
     zeros = {
         s: adapter_from_tensors({n: t * ("up" not in n) for n, t in a.tensors.items()})
         for s, a in file.adapters.items()
     }
-    refused("ΔW is 0 everywhere", uses=[of(LoraFile(zeros))])  # type: ignore[arg-type]
-    refused("unet.MID.*does not fit float16.*save as bf16", uses=[of(file, 1e9)], dtype=torch.float16)
+    refused("ΔW is 0 everywhere", specs=[of(LoraFile(zeros))])  # type: ignore[arg-type]
+    refused("unet.MID.*does not fit float16.*save as bf16", specs=[of(file, 1e9)], dtype=torch.float16)
     bad = {
-        site: adapter_from_tensors({**a.tensors, "alpha": torch.tensor(float("nan"))})
-        for site, a in file.adapters.items()
+        layer_id: adapter_from_tensors({**a.tensors, "alpha": torch.tensor(float("nan"))})
+        for layer_id, a in file.adapters.items()
     }
-    refused("NaN", uses=[of(LoraFile(bad))])  # type: ignore[arg-type]
+    refused("NaN", specs=[of(LoraFile(bad))])  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_with_nan_is_named(tmp_path: Path) -> None:
@@ -371,7 +376,9 @@ def test_another_familys_file_is_named(tmp_path: Path) -> None:
     )
     leaf = "attention.transformer_blocks.0.attn"
     shapes = {LayerId(UNET, "IN04", f"{leaf}1.to_q"): (8, 8), LayerId(UNET, "IN04", f"{leaf}2.to_k"): (8, 768)}
-    file = LoraFile({site: adapter_from_tensors(make("lora", shape, layer=site)) for site, shape in shapes.items()})  # type: ignore[misc]
+    file = LoraFile(
+        {layer_id: adapter_from_tensors(make("lora", shape, layer=layer_id)) for layer_id, shape in shapes.items()}
+    )  # type: ignore[misc]
     with pytest.raises(LoraError, match=r"made for SD1, .* is SDXL"):
         merge_into_checkpoint(tmp_path / "xl.safetensors", [of(file)], tmp_path / "out.safetensors")
 
@@ -398,7 +405,7 @@ def test_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
-def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_such(tmp_path: Path) -> None:
     """Torch's writer hides the reason behind an error of its own."""
     store = open_tensor_file(small.write(tmp_path, "SD1"))
     tensors = {name: store.load_tensor(name) for name in store.shapes}
@@ -408,21 +415,21 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
 
 def test_no_space_is_asked_for_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = small.write(tmp_path, "SD1")
-    use = [of(full_file(path, only="unet.MID"))]
+    spec = [of(full_file(path, only="unet.MID"))]
     torch.save({"state_dict": load_file(path)}, tmp_path / "a.ckpt")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
     for base, to in (("SD1.safetensors", "o.safetensors"), ("SD1.safetensors", "o.ckpt"), ("a.ckpt", "o.safetensors")):
         with pytest.raises(LoraError, match=f"{to} cannot be written.*MB free"):
-            merge_into_checkpoint(tmp_path / base, use, tmp_path / to)
+            merge_into_checkpoint(tmp_path / base, spec, tmp_path / to)
     assert {p.name for p in tmp_path.iterdir()} == {"SD1.safetensors", "a.ckpt"}
 
 
 def test_over_the_input(tmp_path: Path) -> None:
     path = small.write(tmp_path, "SD1")
-    use = [of(full_file(path, only="unet.MID"))]
-    merge_into_checkpoint(path, use, tmp_path / "other.safetensors")
-    merge_into_checkpoint(path, use, path, overwrite=True)
+    spec = [of(full_file(path, only="unet.MID"))]
+    merge_into_checkpoint(path, spec, tmp_path / "other.safetensors")
+    merge_into_checkpoint(path, spec, path, overwrite=True)
     assert path.read_bytes() == (tmp_path / "other.safetensors").read_bytes()
 
 
@@ -433,7 +440,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         save_precision=None, precision="fp16", device="cpu", overwrite=False, json=True,
     )  # fmt: skip
     assert run_checkpoint_merge(args) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["verb"] == "merge" and len(told["layers"]) > 50 and told["outputs"]
+    output = json.loads(capsys.readouterr().out)
+    assert output["verb"] == "merge" and len(output["layers"]) > 50 and output["outputs"]
     with pytest.raises(LoraError, match="1 models, 2 ratios"):
         run_checkpoint_merge(Namespace(**{**vars(args), "ratios": [1.0, 1.0]}))

@@ -83,13 +83,13 @@ def test_a_result_is_a_whole_file_with_hashes_and_sources(verb: str, run: Run) -
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_the_report_as_json(verb: str, run: Run) -> None:
     status, out, err = run(verb, *COMMANDS[verb], "--save_to", "out.safetensors", "--json")
-    told = json.loads(out)
+    output = json.loads(out)
     assert status == 0 and not err
-    assert told["matched"] == len(told["layers"]) == len(load_lora_file("out.safetensors").adapters)
-    assert {"layer", "old_rank", "new_rank", "kept"} <= told["layers"][0].keys()
-    assert told["totals"]["layers"] == len(told["layers"]) and 0 < told["totals"]["kept"] <= 1
+    assert output["matched"] == len(output["layers"]) == len(load_lora_file("out.safetensors").adapters)
+    assert {"layer", "old_rank", "new_rank", "kept"} <= output["layers"][0].keys()
+    assert output["totals"]["layers"] == len(output["layers"]) and 0 < output["totals"]["kept"] <= 1
     if verb in ("svd-merge", "resize"):
-        assert told["largest_loss"]["kept"] == min(row["kept"] for row in told["layers"])
+        assert output["largest_loss"]["kept"] == min(row["kept"] for row in output["layers"])
 
 
 def test_help_and_mistakes_are_one_line(run: Run) -> None:
@@ -184,7 +184,7 @@ def test_what_fp16_cannot_hold_names_its_layer(tmp_path: Path) -> None:
     resize_lora(load_lora_file(tmp_path / "big.safetensors"), 4, dtype=torch.bfloat16)
 
 
-def test_alpha_that_diffusers_spelling_cannot_hold_in_fp16(run: Run) -> None:
+def test_alpha_that_diffusers_key_format_cannot_hold_in_fp16(run: Run) -> None:
     tensors = {key: torch.tensor(1e9) if key.endswith("alpha") else t for key, t in load_file(HALF).items()}
     save_file(tensors, "big.safetensors")
     words = ("convert", "--model", "big.safetensors", "--to", "diffusers", "--save_to", "out.safetensors")
@@ -206,13 +206,13 @@ def test_precisions(run: Run) -> None:
 def test_concat_of_one_alpha_keeps_the_factors_bit_by_bit() -> None:
     file = load_lora_file(HALF)
     made, _ = merge_loras([file, file])
-    for site, adapter in file.adapters.items():
+    for layer_id, adapter in file.adapters.items():
         rank = adapter.rank or 0
-        if made.adapters[site].rank == 2 * rank:
+        if made.adapters[layer_id].rank == 2 * rank:
             for name, tensor in adapter.tensors.items():
                 if tensor.dim():
                     axis = 1 if "up" in name else 0
-                    assert torch.equal(made.adapters[site].tensors[name].narrow(axis, 0, rank), tensor)
+                    assert torch.equal(made.adapters[layer_id].tensors[name].narrow(axis, 0, rank), tensor)
 
 
 def test_files_without_a_layer_in_common() -> None:
@@ -230,11 +230,11 @@ def test_files_without_a_layer_in_common() -> None:
         merge_loras([])
 
 
-def test_layers_of_another_shape_are_told_with_their_base() -> None:
+def test_layers_of_another_shape_are_reported_with_their_base() -> None:
     file = load_lora_file(A)
-    site, adapter = next((s, a) for s, a in file.adapters.items() if s.layer.endswith("attn2.to_k"))
+    layer_id, adapter = next((s, a) for s, a in file.adapters.items() if s.layer.endswith("attn2.to_k"))
     wider = {n: torch.zeros(t.shape[0], t.shape[1] * 2) if "down" in n else t for n, t in adapter.tensors.items()}
-    other = LoraFile({site: type(adapter)(wider)}, {})
+    other = LoraFile({layer_id: type(adapter)(wider)}, {})
     with pytest.raises(ToolError, match=r"attn2.to_k.*shape"):
         merge_loras([file, other])
 
@@ -297,9 +297,9 @@ def test_pt_and_cloneofsimo_become_kohya(run: Run) -> None:
     assert all(key.startswith("lora_unet_") for key in load_file("simo.safetensors"))
     made = load_lora_file("simo.safetensors")
     assert made.key_format == "kohya" and len(made.adapters) == len(rows)
-    for site, up, down in rows:
-        assert made.adapters[site].alpha == simo.RANK  # without it kohya's scripts cannot merge
-        low = made.adapters[site].low_rank()
+    for layer_id, up, down in rows:
+        assert made.adapters[layer_id].alpha == simo.RANK  # without it kohya's scripts cannot merge
+        low = made.adapters[layer_id].low_rank()
         assert low is not None and torch.allclose(low.delta(), up.float().flatten(1) @ down.float().flatten(1))
     torch.save(load_file(A), "a.pt")
     assert run("convert", "--model", "a.pt", "--save_to", "a.safetensors")[0] == 0
@@ -359,13 +359,13 @@ def test_a_report_tells_the_worst_ten_layers_and_all_when_asked(run: Run) -> Non
     assert run(*words)[0] == 0
     _, brief, _ = run(*words)
     _, whole, _ = run(*words, "--verbose")
-    told = json.loads(run(*words, "--json")[1])["layers"]
+    output = json.loads(run(*words, "--json")[1])["layers"]
     rows = [line for line in brief.splitlines() if "->" in line and "%  " in line]
     names = [row.split("%  ")[1].split(" ")[0] for row in rows]
-    worst = [layer["layer"] for layer in sorted(told, key=lambda layer: layer["kept"])[:10]]
+    worst = [layer["layer"] for layer in sorted(output, key=lambda layer: layer["kept"])[:10]]
     assert names == worst and len(brief.splitlines()) < 20
-    assert f"… and {len(told) - 10} more layers" in brief and "--verbose" in brief
-    assert all(layer["layer"] in whole for layer in told) and "--verbose" not in whole
+    assert f"… and {len(output) - 10} more layers" in brief and "--verbose" in brief
+    assert all(layer["layer"] in whole for layer in output) and "--verbose" not in whole
     assert whole.splitlines()[-4:] == brief.splitlines()[-4:]  # the same summary comes last
 
 

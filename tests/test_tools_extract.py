@@ -42,8 +42,8 @@ def optimum(delta: Tensor, rank: int) -> float:
     return float((np.linalg.svd(delta.flatten(1).numpy(), compute_uv=False)[rank:] ** 2).sum() ** 0.5)
 
 
-def delta_of(file: LoraFile, site, like: Tensor) -> Tensor:
-    return file.adapters[site].delta(like.float()).double()
+def delta_of(file: LoraFile, layer_id, like: Tensor) -> Tensor:
+    return file.adapters[layer_id].delta(like.float()).double()
 
 
 # --- reference numbers -----------------------------------------------------------------------------------------------
@@ -63,15 +63,19 @@ def test_kohyas_cases(case: str, dim: int, conv_dim: int | None, save_as: torch.
     file, report = extract_lora(org, tuned, dim=dim, conv_dim=conv_dim, dtype=save_as)
     theirs, full = load_lora_file(golden(case)), deltas(org, tuned)
     assert file.adapters.keys() == theirs.adapters.keys()
-    assert {layer.name for layer in report.layers} == {str(site) for site in file.adapters}
+    assert {layer.name for layer in report.layers} == {str(layer_id) for layer_id in file.adapters}
     for name in ("ss_network_module", "ss_v2", "ss_base_model_version"):
         assert file.metadata[name] == theirs.metadata[name]
-    for site, adapter in file.adapters.items():
-        assert adapter.rank == theirs.adapters[site].rank and adapter.alpha == adapter.rank
-        error = float((delta_of(file, site, full[site]) - full[site]).norm())
+    for layer_id, adapter in file.adapters.items():
+        assert adapter.rank == theirs.adapters[layer_id].rank and adapter.alpha == adapter.rank
+        error = float((delta_of(file, layer_id, full[layer_id]) - full[layer_id]).norm())
         rounding = 1e-3 if save_as == torch.float16 else 1e-6
-        assert error <= 1.001 * optimum(full[site], adapter.rank) + rounding * float(full[site].norm()), site
-        assert error <= 1.001 * float((delta_of(theirs, site, full[site]) - full[site]).norm()) + rounding, site
+        assert error <= 1.001 * optimum(full[layer_id], adapter.rank) + rounding * float(full[layer_id].norm()), (
+            layer_id
+        )
+        assert (
+            error <= 1.001 * float((delta_of(theirs, layer_id, full[layer_id]) - full[layer_id]).norm()) + rounding
+        ), layer_id
 
 
 def test_clamped_as_kohya_does() -> None:
@@ -81,13 +85,13 @@ def test_clamped_as_kohya_does() -> None:
     theirs, full = load_lora_file(golden("extract_dim4_conv3")), deltas(org, tuned)
     assert max(layer.loss for layer in report.layers) > 0.01
     for layer in report.layers:  # what the report says is the loss with the clamp
-        site = next(site for site in file.adapters if str(site) == layer.name)
-        error = float((delta_of(file, site, full[site]) - full[site]).norm() / full[site].norm())
+        layer_id = next(layer_id for layer_id in file.adapters if str(layer_id) == layer.name)
+        error = float((delta_of(file, layer_id, full[layer_id]) - full[layer_id]).norm() / full[layer_id].norm())
         assert layer.loss == pytest.approx(min(error, 1), abs=1e-4)
     ratios = [
-        float((delta_of(file, site, full[site]) - full[site]).norm())
-        / float((delta_of(theirs, site, full[site]) - full[site]).norm())
-        for site in file.adapters
+        float((delta_of(file, layer_id, full[layer_id]) - full[layer_id]).norm())
+        / float((delta_of(theirs, layer_id, full[layer_id]) - full[layer_id]).norm())
+        for layer_id in file.adapters
     ]
     assert np.median(ratios) == pytest.approx(1, abs=0.05)
 
@@ -95,10 +99,10 @@ def test_clamped_as_kohya_does() -> None:
 def test_text_encoder_that_is_the_same_is_left_out() -> None:
     org, tuned = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm_te_same")
     file, report = extract_lora(org, tuned, dim=4)
-    assert {site.part for site in file.adapters} == {UNET}
+    assert {layer_id.part for layer_id in file.adapters} == {UNET}
     assert any("text encoder left out" in note for note in report.notes)
     file, report = extract_lora(org, tuned, dim=4, min_diff=-1.0)
-    assert {site.part for site in file.adapters} == {UNET}  # nothing of it differs
+    assert {layer_id.part for layer_id in file.adapters} == {UNET}  # nothing of it differs
     assert all(name.startswith("te") for name in report.unchanged)
 
 
@@ -128,9 +132,9 @@ def test_of_base_plus_a_rank_is_that_rank(seed: int, rank: int, dim: int) -> Non
         file, report = extract_lora(org, tuned, dim=dim, conv_dim=dim)
         full = deltas(org, tuned)
     assert len(file.adapters) == len(LAYERS) == report.matched
-    for site, delta in full.items():
-        error = float((delta_of(file, site, delta) - delta).norm())
-        assert error <= 1.001 * (optimum(delta, dim) if dim < rank else 0) + 3e-6 * float(delta.norm()), site
+    for layer_id, delta in full.items():
+        error = float((delta_of(file, layer_id, delta) - delta).norm())
+        assert error <= 1.001 * (optimum(delta, dim) if dim < rank else 0) + 3e-6 * float(delta.norm()), layer_id
 
 
 @pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
@@ -138,18 +142,22 @@ def test_of_a_merge_is_what_was_merged(tmp_path: Path, family: str) -> None:
     """extract(base, base + ΔW of rank r, dim r) = ΔW, in every naming of layers; the file says what it is."""
     path = small.write(tmp_path, family)
     file = full_file(path)
-    kept = {site: a for site, a in file.adapters.items() if is_extracted_layer(site, small_shape(path, site), True)}
+    kept = {
+        layer_id: a
+        for layer_id, a in file.adapters.items()
+        if is_extracted_layer(layer_id, small_shape(path, layer_id), True)
+    }
     merge_into_checkpoint(path, [of(LoraFile(kept), 0.5)], tmp_path / "tuned.safetensors")
     out = tmp_path / "out.safetensors"
     options = ["--model_org", path, "--model-tuned", tmp_path / "tuned.safetensors", "--save_to", out, "--json"]
     assert tool.main([str(o) for o in [*options, "--dim", 2, "--conv_dim", 2, "--v2"]]) == 0
     again = load_lora_file(out)
     assert again.adapters.keys() == kept.keys()
-    assert {site.part for site in kept} == ({UNET, TE, TE2} if family == "SDXL" else {UNET, TE})
-    for site, adapter in kept.items():
-        like = torch.zeros(small_shape(path, site))
-        wanted, found = 0.5 * adapter.delta(like), again.adapters[site].delta(like)
-        assert torch.allclose(found, wanted, atol=1e-5 * float(wanted.abs().max()) + 1e-6), site
+    assert {layer_id.part for layer_id in kept} == ({UNET, TE, TE2} if family == "SDXL" else {UNET, TE})
+    for layer_id, adapter in kept.items():
+        like = torch.zeros(small_shape(path, layer_id))
+        wanted, found = 0.5 * adapter.delta(like), again.adapters[layer_id].delta(like)
+        assert torch.allclose(found, wanted, atol=1e-5 * float(wanted.abs().max()) + 1e-6), layer_id
     assert again.metadata["ss_network_dim"] == "2" and len(again.metadata["sshs_model_hash"]) == 64
     assert "extracted from tuned" in again.metadata["ss_training_comment"]
 
@@ -167,13 +175,15 @@ def test_each_projection_is_found_where_it_is(tmp_path: Path, family: str, part:
     state = {**small.state_of(family), **small.ldm_text(text, prefix)}
     save_file({key: tensor.detach().contiguous() for key, tensor in state.items()}, tmp_path / "tuned.safetensors")
     file, _ = extract_lora(path, tmp_path / "tuned.safetensors", dim=1)
-    ((site, adapter),) = file.adapters.items()
-    assert (site.part, site.layer) == (part, f"layers.1.self_attn.{name}")
+    ((layer_id, adapter),) = file.adapters.items()
+    assert (layer_id.part, layer_id.layer) == (part, f"layers.1.self_attn.{name}")
     assert torch.allclose(adapter.delta(change), change, atol=1e-5)
 
 
-def small_shape(path: Path, site) -> tuple[int, ...]:
-    return find_weight_locations({name: tuple(t.shape) for name, t in small.state_of(path.stem).items()})[site].shape
+def small_shape(path: Path, layer_id) -> tuple[int, ...]:
+    return find_weight_locations({name: tuple(t.shape) for name, t in small.state_of(path.stem).items()})[
+        layer_id
+    ].shape
 
 
 def test_which_layers_are_taken(tmp_path: Path) -> None:
@@ -182,12 +192,12 @@ def test_which_layers_are_taken(tmp_path: Path) -> None:
     save_file({name: t + 0.1 if t.is_floating_point() else t for name, t in small.state_of("SD1").items()}, tuned)
     lierla, _ = extract_lora(path, tuned, dim=1)
     wide, _ = extract_lora(path, tuned, dim=1, conv_dim=1)
-    leaves = {site.layer.split(".")[-1] for site in lierla.adapters if site.part == UNET}
+    leaves = {layer_id.layer.split(".")[-1] for layer_id in lierla.adapters if layer_id.part == UNET}
     assert leaves == {"to_q", "to_k", "to_v", "0", "proj", "2", "proj_in", "proj_out"}
-    more = {site.layer.split(".")[-1] for site in wide.adapters.keys() - lierla.adapters.keys()}
+    more = {layer_id.layer.split(".")[-1] for layer_id in wide.adapters.keys() - lierla.adapters.keys()}
     assert more == {"conv1", "conv2", "time_emb_proj", "conv_shortcut", "conv"}
     assert lierla.variant == "LoRA-LierLa" and wide.variant == "LoRA-C3Lier"
-    assert not any(site.layer in ("conv_in", "conv_out") for site in wide.adapters)
+    assert not any(layer_id.layer in ("conv_in", "conv_out") for layer_id in wide.adapters)
 
 
 @pytest.mark.parametrize(("method", "param"), [("sv_ratio", 3.0), ("sv_fro", 0.8), ("sv_cumulative", 0.5)])
@@ -196,14 +206,14 @@ def test_dynamic_ranks(tmp_path: Path, method: str, param: float) -> None:
     file, _ = extract_lora(org, tuned, dim=8, conv_dim=8, dynamic_method=method, dynamic_param=param)
     full, ranks = deltas(org, tuned), {a.rank for a in file.adapters.values()}
     assert len(ranks) > 1 and max(ranks) <= 8 and file.metadata["ss_network_dim"] == "Dynamic"
-    for site, adapter in file.adapters.items():
-        values = np.linalg.svd(full[site].flatten(1).numpy(), compute_uv=False)
+    for layer_id, adapter in file.adapters.items():
+        values = np.linalg.svd(full[layer_id].flatten(1).numpy(), compute_uv=False)
         if method == "sv_ratio":
             index = int((values > values[0] / param).sum())
         else:
             power, share = (values**2, param**2) if method == "sv_fro" else (values, param)
             index = int(np.searchsorted(np.cumsum(power) / power.sum(), share)) + 1
-        assert adapter.rank == min(max(1, min(index, len(values) - 1)) + 1, 8, len(values)), site
+        assert adapter.rank == min(max(1, min(index, len(values) - 1)) + 1, 8, len(values)), layer_id
 
 
 def test_large_layers_come_within_1e_4_of_the_optimum(tmp_path: Path) -> None:
@@ -216,10 +226,10 @@ def test_large_layers_come_within_1e_4_of_the_optimum(tmp_path: Path) -> None:
     save_file(base, tmp_path / "a.safetensors")
     save_file({key: t + 0.01 * change[key[-8]] for key, t in base.items()}, tmp_path / "b.safetensors")
     file, report = extract_lora(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dim=16)
-    for site, delta in deltas(tmp_path / "a.safetensors", tmp_path / "b.safetensors").items():
-        error = float((delta_of(file, site, delta) - delta).norm())
+    for layer_id, delta in deltas(tmp_path / "a.safetensors", tmp_path / "b.safetensors").items():
+        error = float((delta_of(file, layer_id, delta) - delta).norm())
         assert error <= (1 + 1e-4) * optimum(delta, 16)
-        (layer,) = (layer for layer in report.layers if layer.name == str(site))
+        (layer,) = (layer for layer in report.layers if layer.name == str(layer_id))
         assert layer.kept == pytest.approx((1 - (error / float(delta.norm())) ** 2) ** 0.5, rel=1e-3)
 
 
@@ -236,9 +246,9 @@ def test_a_folder_against_a_file(tmp_path: Path) -> None:
     file = full_file(path, only="unet.MID.attention")
     merge_into_checkpoint(path, [of(file)], ckpt)
     found, _ = extract_lora(tmp_path / "model", ckpt, dim=2)
-    assert found.adapters.keys() == {site for site in file.adapters if is_extracted_layer(site, (1, 1), False)} - {
-        site for site in file.adapters if "norm" in site.layer
-    }
+    assert found.adapters.keys() == {
+        layer_id for layer_id in file.adapters if is_extracted_layer(layer_id, (1, 1), False)
+    } - {layer_id for layer_id in file.adapters if "norm" in layer_id.layer}
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -343,11 +353,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     org, tuned, out = golden("tiny_ckpt_ldm_fp32"), golden("tiny_tuned_ldm"), tmp_path / "out.safetensors"
     words = ["--model_org", str(org), "--model_tuned", str(tuned), "--save_to", str(out), "--dim", "4"]
     assert tool.main([*words, "--save_precision", "fp16", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     assert (
-        told["verb"] == "extract"
-        and told["outputs"] == [str(out)]
-        and len(told["layers"]) == len(load_lora_file(out).adapters)
+        output["verb"] == "extract"
+        and output["outputs"] == [str(out)]
+        and len(output["layers"]) == len(load_lora_file(out).adapters)
     )
     with pytest.raises(LoraError, match="--overwrite"):
         tool.main(words)

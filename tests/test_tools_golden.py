@@ -59,7 +59,7 @@ def command(case: str, tmp_path: Path, *extra: str) -> list[str]:
 
 def deltas(path: Path) -> dict[str, Tensor]:
     """Layer → ΔW, of the layers that are plain LoRA."""
-    lows = {str(site): adapter.low_rank() for site, adapter in load_lora_file(path).adapters.items()}
+    lows = {str(layer_id): adapter.low_rank() for layer_id, adapter in load_lora_file(path).adapters.items()}
     return {name: low.delta() for name, low in lows.items() if low is not None}
 
 
@@ -81,19 +81,21 @@ def test_resize(case: str, tmp_path: Path) -> None:
     """Equal. DoRA's magnitude, which the script drops, stays here, so that layer is no plain LoRA."""
     ours, theirs = run(case, tmp_path), find(CASES[case]["outputs"][0])
     if case == "resize_dora_r4":
-        dora = [site for site, adapter in load_lora_file(ours).adapters.items() if adapter.magnitude() is not None]
+        dora = [
+            layer_id for layer_id, adapter in load_lora_file(ours).adapters.items() if adapter.magnitude() is not None
+        ]
         mine, reference = load_lora_file(ours), load_lora_file(theirs)
         assert len(dora) == 1
-        for site, adapter in reference.adapters.items():
-            low, other = mine.adapters[site], adapter
+        for layer_id, adapter in reference.adapters.items():
+            low, other = mine.adapters[layer_id], adapter
             assert low.scaling() == pytest.approx(other.scaling()) and low.rank == other.rank
-            if site not in dora:
+            if layer_id not in dora:
                 assert torch.allclose(low.low_rank().delta(), other.low_rank().delta(), atol=1e-5)  # type: ignore[union-attr]
         return
     compare(case, ours, theirs, 2e-3 if "fp16" in case else 1e-5)
     mine, reference = load_lora_file(ours).adapters, load_lora_file(theirs).adapters
-    for site, adapter in reference.items():
-        assert mine[site].rank == adapter.rank and mine[site].alpha == pytest.approx(adapter.alpha, rel=1e-3)
+    for layer_id, adapter in reference.items():
+        assert mine[layer_id].rank == adapter.rank and mine[layer_id].alpha == pytest.approx(adapter.alpha, rel=1e-3)
     said, meant = load_lora_file(ours).metadata, load_lora_file(theirs).metadata
     for key in ("ss_network_dim", "ss_network_alpha"):
         if key in meant and case != "resize_some_zero_r4":  # zero layers have rank 1 there and here
@@ -128,13 +130,13 @@ def test_concat_is_the_weighted_sum(case: str, tmp_path: Path) -> None:
     sources = [load_lora_file(find(name)) for name in CASES[case]["inputs"]]
     ours = load_lora_file(run(case, tmp_path))
     theirs = load_lora_file(find("out/merge_concat.safetensors" if "shuffle" in case else CASES[case]["outputs"][0]))
-    for site, adapter in ours.adapters.items():
-        lows = [source.adapters[site].low_rank() for source in sources]
+    for layer_id, adapter in ours.adapters.items():
+        lows = [source.adapters[layer_id].low_rank() for source in sources]
         meant = sum(ratio * low.delta() for ratio, low in zip(ratios, lows, strict=True))  # type: ignore[union-attr]
         assert torch.allclose(adapter.low_rank().delta(), meant, atol=1e-5)  # type: ignore[union-attr, arg-type]
         share = [ratio**2 * low.rank / sum(low.rank for low in lows) for ratio, low in zip(ratios, lows, strict=True)]
         script = sum(s * low.delta() for s, low in zip(share, lows, strict=True))
-        assert torch.allclose(theirs.adapters[site].low_rank().delta(), script, atol=1e-5)  # type: ignore[union-attr]
+        assert torch.allclose(theirs.adapters[layer_id].low_rank().delta(), script, atol=1e-5)  # type: ignore[union-attr]
 
 
 SVD = [c for c in CASES if c.startswith("svdmerge") and CASES[c]["outputs"]]
@@ -152,11 +154,13 @@ def test_svd_merge(case: str, tmp_path: Path) -> None:
     clipped = load_lora_file(run(case, tmp_path, "--clamp_quantile", "0.99", "--overwrite"))
     assert ours.adapters.keys() == theirs.adapters.keys()
     lost, near = [], []
-    for site in ours.adapters:
-        held = [(r, s.adapters[site].low_rank()) for r, s in zip(ratios, sources, strict=True) if site in s.adapters]
+    for layer_id in ours.adapters:
+        held = [
+            (r, s.adapters[layer_id].low_rank()) for r, s in zip(ratios, sources, strict=True) if layer_id in s.adapters
+        ]
         whole = sum(r * low.delta().double() for r, low in held).flatten(1)  # type: ignore[union-attr]
         mine, script, cut = (
-            f.adapters[site].low_rank().delta().double().flatten(1)  # type: ignore[union-attr]
+            f.adapters[layer_id].low_rank().delta().double().flatten(1)  # type: ignore[union-attr]
             for f in (ours, theirs, clipped)
         )
         best = torch.linalg.svdvals(whole)[rank:].norm()
@@ -207,8 +211,8 @@ def test_dynamic_ranks(name: str) -> None:
 def test_merging_twice_the_file_doubles_it() -> None:
     file = load_lora_file(find("in/lierla_r8a4.safetensors"))
     made, _ = merge_loras([file, file], options=MergeOptions(method="svd", new_rank=8))
-    for site, adapter in file.adapters.items():
+    for layer_id, adapter in file.adapters.items():
         low = adapter.low_rank()
         assert low is not None
-        assert torch.allclose(made.adapters[site].low_rank().delta(), 2 * low.delta(), atol=1e-5)  # type: ignore[union-attr]
+        assert torch.allclose(made.adapters[layer_id].low_rank().delta(), 2 * low.delta(), atol=1e-5)  # type: ignore[union-attr]
         assert reduce_rank(concat([low, low]), 8).kept > 0.99999

@@ -41,7 +41,7 @@ TEXT = {"text_model.encoder.layers.1.mlp.fc1": (16, 8)}
 PLAIN = ["lora", "lora-tucker", "loha", "loha-tucker", "lokr", "full"]
 
 
-def site(name: str) -> LayerId:
+def layer_id(name: str) -> LayerId:
     found = find_layer_id("te" if name in TEXT else "unet", name)
     assert found is not None
     return found
@@ -59,13 +59,13 @@ def file_of(kind: str, seed: int, rank: int = 3, *, alpha: float | None = 2.0, n
             tensors["alpha"] = torch.tensor(alpha)
         adapter = adapter_from_tensors(tensors)
         assert adapter is not None
-        adapters[site(name)] = adapter
+        adapters[layer_id(name)] = adapter
     return LoraFile(adapters, {"ss_v2": "False"})
 
 
 def base(where: LayerId) -> Tensor:
     """The weight of a layer of a model that these files fit."""
-    shape = next(shape for name, shape in {**LAYERS, **TEXT}.items() if site(name) == where)
+    shape = next(shape for name, shape in {**LAYERS, **TEXT}.items() if layer_id(name) == where)
     return torch.from_numpy(np.random.default_rng(zlib.crc32(str(where).encode())).normal(0, 1, shape)).float()
 
 
@@ -232,8 +232,8 @@ VECTORS = st.lists(st.sampled_from([0.0, 1.0, 0.5, -0.7, 1.3]), min_size=17, max
 @given(st.one_of(st.sampled_from(sorted(BLOCK_PRESETS)), VECTORS.map(lambda v: ",".join(map(str, v)))), RATIOS, RATIOS)
 def test_reweight_then_apply_is_apply_with_lbw(kind: str, lbw: str, te: float, unet: float) -> None:
     file = file_of(kind, 7)
-    use = AdapterSpec(file, te=te, unet=unet, blocks=parse_block_weights(lbw))
-    if not any(use.weight_at(where) for where in file.adapters):
+    spec = AdapterSpec(file, te=te, unet=unet, blocks=parse_block_weights(lbw))
+    if not any(spec.weight_at(where) for where in file.adapters):
         with pytest.raises(ToolError, match="every layer"):
             reweight_lora(file, parse_block_weights(lbw), te=te, unet=unet)
         return
@@ -245,10 +245,10 @@ def test_reweight_then_apply_is_apply_with_lbw(kind: str, lbw: str, te: float, u
         return
     for where, adapter in file.adapters.items():
         if adapter.fits(base(where).shape):
-            assert close(acts(made, where), use.weight_at(where) * acts(file, where))
+            assert close(acts(made, where), spec.weight_at(where) * acts(file, where))
         shift, new = adapter.bias_delta(), made.adapters[where].bias_delta() if where in made.adapters else None
-        if shift is not None and use.weight_at(where):
-            assert new is not None and close(new, use.weight_at(where) * shift)
+        if shift is not None and spec.weight_at(where):
+            assert new is not None and close(new, spec.weight_at(where) * shift)
     assert len(report.layers) == len(made.adapters)
 
 

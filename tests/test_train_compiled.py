@@ -68,14 +68,16 @@ def test_the_same_losses(backend: str, more: dict[str, Any], tmp_path: Path, mon
 
 def test_the_compiled_unet_is_what_is_called(monkeypatch: Any) -> None:
     host = tiny_model()
-    monkeypatch.setattr("lora_ext.host.standalone.trainable_model.compiled_for_device", lambda call, device: _Says())
+    monkeypatch.setattr(
+        "lora_ext.host.standalone.trainable_model.compiled_for_device", lambda call, device: _Recorder()
+    )
     with host.prepared_for_training(TrainingModelOptions(compile_unet=True)):
         context = host.encode_text(["a"])
         assert host.predict(torch.zeros(1, 4, 8, 8), torch.tensor([3]), context).tolist() == [7.0]
     assert host.predict(torch.zeros(1, 4, 8, 8), torch.tensor([3]), context).shape == (1, 4, 8, 8)
 
 
-class _Says:
+class _Recorder:
     def __enter__(self) -> Any:
         return lambda *_: torch.tensor([7.0])
 

@@ -86,7 +86,7 @@ def test_train_compares_at_its_end(data: Path, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out.splitlines()
     sheet = data / "out" / "mine-compare" / "sheet.png"
     assert str(sheet.resolve()) in printed and sheet.is_file()
-    told = json.loads(sheet.with_name("sheet.json").read_text(encoding="utf-8"))
-    assert told["complete"] and told["axes"]["x"]["labels"] == ["epoch 1", "last"]
-    assert len(told["cells"]) == 10 and told["cells"][0]["tag"] == "<lora:mine-000001:0.2>"
-    assert all(cell["score"]["likeness"] is not None for cell in told["cells"])
+    manifest = json.loads(sheet.with_name("sheet.json").read_text(encoding="utf-8"))
+    assert manifest["complete"] and manifest["axes"]["x"]["labels"] == ["epoch 1", "last"]
+    assert len(manifest["cells"]) == 10 and manifest["cells"][0]["tag"] == "<lora:mine-000001:0.2>"
+    assert all(cell["score"]["likeness"] is not None for cell in manifest["cells"])

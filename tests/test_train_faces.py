@@ -1,4 +1,4 @@
-"""Faces: told by names, or found by OpenCV where it is installed."""
+"""Faces: given by names, or found by OpenCV where it is installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lora_ext.train.data.dataset import Dataset
 from lora_ext.train.data.faces import opencv_face_finder, parse_face_box
 
 
-def test_names_that_tell() -> None:
+def test_faces_given_by_names() -> None:
     assert parse_face_box(Path("ann_320_200_90_110.png")) == (275, 145, 90, 110)
     assert parse_face_box(Path("ann_320_200.png")) is None and parse_face_box(Path("a_1_2_0_0.png")) is None
 

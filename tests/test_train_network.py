@@ -38,7 +38,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @torch.no_grad()
-def stirred(network: TrainableNetwork, std: float = 0.1) -> TrainableNetwork:
+def with_random_factors(network: TrainableNetwork, std: float = 0.1) -> TrainableNetwork:
     """With values as after some training, in both factors."""
     for module in network.factors_by_layer.values():
         module.up.normal_(std=std, generator=seeded(3))
@@ -69,7 +69,7 @@ def test_detaching_leaves_nothing(model: Tiny, name: str) -> None:
     state = [(m, dict(m.__dict__)) for root in model.parts().values() for m in root.modules()]
     hooks = [(m, dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m, _ in state]
     plain = output(model)
-    with stirred(TrainableNetwork(model.parts(), RECIPES[name], generator=seeded())) as network:
+    with with_random_factors(TrainableNetwork(model.parts(), RECIPES[name], generator=seeded())) as network:
         changed = output(model)
         network.attach()
         assert torch.equal(output(model), changed)  # attached once, however often asked
@@ -89,7 +89,7 @@ def test_a_new_network_changes_nothing(model: Tiny) -> None:
 @pytest.mark.parametrize("mode", [LIVE, BAKED])
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_is_trained_is_what_is_applied(model: Tiny, name: str, mode: str) -> None:
-    network = stirred(TrainableNetwork(model.parts(), RECIPES[name], generator=seeded())).eval()
+    network = with_random_factors(TrainableNetwork(model.parts(), RECIPES[name], generator=seeded())).eval()
     with network, torch.no_grad():
         trained = output(model)
     with AppliedNetworks(model, mode) as applied, torch.no_grad():
@@ -110,7 +110,7 @@ def test_no_layer_is_reported(model: Tiny) -> None:
 @pytest.mark.parametrize("variant", ["unit", "prefix"])
 def test_a_prefix_in_training_is_its_split_file(model: Tiny, variant: str) -> None:
     recipe = Recipe(network_module="dylora", network_dim=8, unit=2, conv_dim=8, dylora_variant=variant)
-    network = stirred(TrainableNetwork(model.parts(), recipe, generator=seeded()))
+    network = with_random_factors(TrainableNetwork(model.parts(), recipe, generator=seeded()))
     files, _ = split_dylora(network.to_lora_file(), alpha="trained")
     assert sorted(files) == [2, 4, 6, 8]
     for rank, file in files.items():
@@ -178,7 +178,7 @@ def test_draws_are_the_same_everywhere_and_reach_every_unit(model: Tiny) -> None
 
 def test_outside_training_all_ranks_act_whatever_was_drawn(model: Tiny) -> None:
     recipe = Recipe(network_module="dylora", network_dim=4, unit=1, module_dropout=0.5, rank_dropout=0.5)
-    network = stirred(TrainableNetwork(model.parts(), recipe, generator=seeded()))
+    network = with_random_factors(TrainableNetwork(model.parts(), recipe, generator=seeded()))
     with network, torch.no_grad():
         network.eval()
         first = output(model)
@@ -203,7 +203,7 @@ def grads(network: TrainableNetwork) -> list[Tensor | None]:
 )
 def test_checkpointing_gives_the_same_gradients(model: Tiny, extra: dict[str, Any], reentrant: bool) -> None:
     recipe = Recipe(network_dim=4, network_train_unet_only=True, **extra)
-    network = stirred(TrainableNetwork(model.parts(), recipe, generator=seeded()))
+    network = with_random_factors(TrainableNetwork(model.parts(), recipe, generator=seeded()))
     text = torch.randn(2, 7, 16, generator=seeded(4), requires_grad=True)
     image = torch.randn(2, 4, 8, 8, generator=seeded(2), requires_grad=True)
 
@@ -255,7 +255,7 @@ def test_the_paths_gradients_in_float64(first: int, more: int, needs_x: bool, ke
 
 
 def test_half_precision_on_the_way(model: Tiny) -> None:
-    network = stirred(TrainableNetwork(model.parts(), RECIPES["c3lier"], generator=seeded()))
+    network = with_random_factors(TrainableNetwork(model.parts(), RECIPES["c3lier"], generator=seeded()))
     with network:
         output(model).square().mean().backward()
         full = grads(network)
@@ -312,7 +312,7 @@ def test_norms_are_those_of_the_whole_matrix(rank: int, limit: float, seed: int)
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_file_brings_everything_back(model: Tiny, name: str) -> None:
-    network = stirred(TrainableNetwork(model.parts(), RECIPES[name], generator=seeded()))
+    network = with_random_factors(TrainableNetwork(model.parts(), RECIPES[name], generator=seeded()))
     file = network.to_lora_file()
     again = TrainableNetwork(model.parts(), RECIPES[name], generator=seeded(9), file=file)
     for layer_id, module in again.factors_by_layer.items():
@@ -321,7 +321,9 @@ def test_a_file_brings_everything_back(model: Tiny, name: str) -> None:
 
 
 def test_a_file_of_another_rank_and_alpha(model: Tiny) -> None:
-    network = stirred(TrainableNetwork(model.parts(), Recipe(network_dim=3, network_alpha=3.0), generator=seeded()))
+    network = with_random_factors(
+        TrainableNetwork(model.parts(), Recipe(network_dim=3, network_alpha=3.0), generator=seeded())
+    )
     wider = TrainableNetwork(
         model.parts(), Recipe(network_dim=8, network_alpha=1.0), generator=seeded(1), file=network.to_lora_file()
     )
@@ -399,7 +401,9 @@ class OpenClip(nn.Module):
 def test_open_clips_attention_learns_and_stays() -> None:
     torch.manual_seed(0)
     model = OpenClip().requires_grad_(False)
-    network = stirred(TrainableNetwork(model.parts(), Recipe(network_train_text_encoder_only=True), generator=seeded()))
+    network = with_random_factors(
+        TrainableNetwork(model.parts(), Recipe(network_train_text_encoder_only=True), generator=seeded())
+    )
     assert (
         LayerId("te", "BASE", "layers.0.self_attn.k_proj") in network.factors_by_layer
         and len(network.factors_by_layer) == 5

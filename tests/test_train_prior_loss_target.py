@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train_network import stirred
+from test_train_network import with_random_factors
 from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
@@ -73,7 +73,7 @@ def test_a_network_that_changes_nothing_has_nothing_to_mend(parts: Any, mixed: B
 def test_training_pictures_are_learned_as_usual(parts: Any, mixed: Batch) -> None:
     """A batch's loss is that of its training pictures and that of the others; the first is as without the option."""
     host, network, objective = parts
-    stirred(network)
+    with_random_factors(network)
     other = TrainingObjective(host, replace(objective.recipe, prior_loss_target="picture"), network, trains_text=True)
     learned, kept = (float(objective(only(mixed, keeps))) for keeps in (False, True))
     assert learned == float(other(only(mixed, False)))
@@ -84,7 +84,7 @@ def test_training_pictures_are_learned_as_usual(parts: Any, mixed: Batch) -> Non
 def test_the_loss_is_the_distance_from_the_model_alone(parts: Any, mixed: Batch) -> None:
     """Against both predictions, the text encoder's change in the one and not in the other; the network acts again."""
     host, network, objective = parts
-    stirred(network)
+    with_random_factors(network)
     batch, said = only(mixed, True), []
     predict = host.predict
 

@@ -225,9 +225,9 @@ def test_what_a_file_tells_is_what_was_set(name: str, data: Any) -> None:
     notes = {**training_metadata(recipe), **network_metadata(recipe)}
     found, said = settings_from_metadata({**notes, "ss_epoch": "3", "ss_steps": "9", "sshs_model_hash": "0"})
     option = recipe_options()[name][1]
-    told = name == "training_comment" or not (option.kind or option.group in PRIVATE)
+    reported = name == "training_comment" or not (option.kind or option.group in PRIVATE)
     network = {"conv_dim": 4, "conv_alpha": 1.0} if recipe.network_module == "c3lier" else {}
-    assert not said and found == {**(settings_from_recipe(recipe) if told else {}), **network}
+    assert not said and found == {**(settings_from_recipe(recipe) if reported else {}), **network}
 
 
 def test_a_file_of_kohyas_scripts_is_a_beginning(tmp_path: Path, capsys: Any) -> None:
@@ -256,11 +256,11 @@ def test_a_file_of_kohyas_scripts_is_a_beginning(tmp_path: Path, capsys: Any) ->
     }  # fmt: skip
     assert [sentence.split()[0] for sentence in said] == ["ss_noise_offset:", "ss_zero_init", "ss_network_args"]
     assert main(["--recipe_from", str(path), "--network_dim=8", "--resolution", "512", "--output_config"]) == 0
-    out, told = capsys.readouterr()
+    out, reported = capsys.readouterr()
     (tmp_path / "x.toml").write_text(out, encoding="utf-8")
     recipe = read("--config_file", str(tmp_path / "x.toml"))
     assert (recipe.network_dim, recipe.conv_dim, recipe.resolution, recipe.seed) == (8, 8, "512", 42)
-    assert told.splitlines() == said
+    assert reported.splitlines() == said
     save_file({"x": torch.zeros(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(TrainError, match="does not tell how it was trained"):
         main(["--recipe_from", str(tmp_path / "bare.safetensors"), "--output_config"])

@@ -21,9 +21,9 @@ class Model:
     def __init__(self) -> None:
         self.asked: list[SampleSpec] = []
 
-    def __call__(self, wish: SampleSpec) -> Image.Image:
-        self.asked.append(wish)
-        return Image.new("RGB", (wish.width, wish.height), (wish.seed or 0) % 2**24)
+    def __call__(self, spec: SampleSpec) -> Image.Image:
+        self.asked.append(spec)
+        return Image.new("RGB", (spec.width, spec.height), (spec.seed or 0) % 2**24)
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def recipe(tmp_path: Path) -> Recipe:
 def test_each_class_is_filled_up_to_its_share(recipe: Recipe, tmp_path: Path) -> None:
     model = Model()
     assert generate_missing_images(missing_regularisation_images(recipe, 1), model, recipe.size()) == 6 + 5
-    assert [wish.prompt for wish in model.asked] == ["cat"] * 6 + ["dog"] * 5
-    assert len({wish.seed for wish in model.asked}) == 11
-    assert {(wish.width, wish.height) for wish in model.asked} == {(64, 32)}
+    assert [spec.prompt for spec in model.asked] == ["cat"] * 6 + ["dog"] * 5
+    assert len({spec.seed for spec in model.asked}) == 11
+    assert {(spec.width, spec.height) for spec in model.asked} == {(64, 32)}
     assert len(list((tmp_path / "reg" / "1_cat").glob("*.png"))) == 6
     assert not missing_regularisation_images(recipe, 1)
     (tmp_path / "reg" / "1_cat" / "drawn-0003.png").unlink()

@@ -35,7 +35,7 @@ def has(name: str) -> bool:
     return True
 
 
-class Says(SilentHost):
+class RecordingHost(SilentHost):
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -53,13 +53,15 @@ def begin(folder: Path, **more: Any) -> Path:
     data = folder / "data"
     if not data.is_dir():
         pictures(data)
-    TrainingRun(tiny_model(), recipe(data, folder / "a", save_every_n_steps=3, save_state=True, **more), Says()).run()
+    TrainingRun(
+        tiny_model(), recipe(data, folder / "a", save_every_n_steps=3, save_state=True, **more), RecordingHost()
+    ).run()
     return folder / "a"
 
 
 def resumed(folder: Path, **more: Any) -> tuple[TrainingRun, str]:
     """The run resumed from its state at step 3 with `more`, and all that was said."""
-    shell = Says()
+    shell = RecordingHost()
     out = folder / f"b{len(list(folder.glob('b*')))}"
     shutil.copytree(folder / "a", out)
     run = TrainingRun(tiny_model(), recipe(folder / "data", out, resume=str(out / STATE), **more), shell)
@@ -178,7 +180,7 @@ def test_block_rates_that_group_the_network_otherwise_hold(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"network_dim": 8}, "network_dim was 4 and is 8"),
         ({"network_alpha": 1}, r"network_alpha was 4.0 and is 1.0 \(.* has alpha 4"),
@@ -191,8 +193,8 @@ def test_block_rates_that_group_the_network_otherwise_hold(base: Path) -> None:
         ({"token_string": "sks", "inversion_steps": 1}, "token_string was None and is 'sks'"),
     ],
 )
-def test_another_network_is_refused_with_what_to_do(base: Path, more: dict[str, Any], told: str) -> None:
-    with pytest.raises(TrainError, match=told) as caught:
+def test_another_network_is_refused_with_what_to_do(base: Path, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainError, match=message) as caught:
         resumed(base, **more)
     assert "leave resume out" in str(caught.value) and STATE in str(caught.value)
 
@@ -348,10 +350,10 @@ def test_a_damaged_state_is_reported(base: Path, tmp_path: Path, damage: str) ->
     DAMAGE[damage](tmp_path / STATE)
     made = recipe(base / "data", tmp_path / "out", resume=str(tmp_path / STATE))
     with pytest.raises(TrainError, match=r"damaged|incomplete") as caught:
-        TrainingRun(tiny_model(), made, Says()).run()
+        TrainingRun(tiny_model(), made, RecordingHost()).run()
     assert "\n" not in str(caught.value)
     with pytest.raises(TrainError, match=r"damaged|incomplete|no saved state"):
-        TrainingRun(tiny_model(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
+        TrainingRun(tiny_model(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), RecordingHost()).run()
 
 
 def test_another_state_is_offered_where_one_is_damaged(base: Path, tmp_path: Path) -> None:
@@ -360,7 +362,7 @@ def test_another_state_is_offered_where_one_is_damaged(base: Path, tmp_path: Pat
         shutil.copytree(base / "a" / name, tmp_path / name)
     (tmp_path / "last-step00000006-state" / training_state.STATE_TENSORS_NAME).write_bytes(b"")
     with pytest.raises(TrainError, match=rf"step00000006-state is damaged .*other states are in .*{STATE}"):
-        TrainingRun(tiny_model(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), Says()).run()
+        TrainingRun(tiny_model(), recipe(base / "data", tmp_path / "out", resume=str(tmp_path)), RecordingHost()).run()
 
 
 def test_a_state_of_another_name_is_named(base: Path, tmp_path: Path) -> None:
@@ -368,7 +370,7 @@ def test_a_state_of_another_name_is_named(base: Path, tmp_path: Path) -> None:
     with pytest.raises(
         TrainError, match=rf"no saved state of a run called 'other', .*{STATE}.* or set output_name last"
     ):
-        TrainingRun(tiny_model(), made, Says()).run()
+        TrainingRun(tiny_model(), made, RecordingHost()).run()
 
 
 def _as_before(folder: Path) -> None:
@@ -404,7 +406,7 @@ def test_a_state_removes_no_files_but_its_own_runs(tmp_path: Path) -> None:
     numbers["kept"]["step"] += [[1, str(mine)], [1, str(foreign)]]
     (out / STATE / training_state.STATE_NUMBERS_NAME).write_text(json.dumps(numbers), encoding="utf-8")
     made = recipe(tmp_path / "data", out, resume=str(out / STATE), save_every_n_steps=1, save_last_n_steps=1)
-    TrainingRun(tiny_model(), made, Says()).run()
+    TrainingRun(tiny_model(), made, RecordingHost()).run()
     assert mine.is_file() and foreign.is_file()
     assert not (out / "last-step00000003.safetensors").exists(), "the run's own file of before is let go"
 
@@ -415,16 +417,16 @@ WORD: dict[str, Any] = {"token_string": "sks", "init_word": "thing", "inversion_
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"token_string": "zz"}, "token_string was 'sks' and is 'zz'"),
         ({"num_vectors_per_token": 2}, "num_vectors_per_token was 1 and is 2"),
         ({"token_string": None, "init_word": None}, "token_string was 'sks' and is None"),
     ],
 )
-def test_another_word_is_refused(tmp_path: Path, more: dict[str, Any], told: str) -> None:
+def test_another_word_is_refused(tmp_path: Path, more: dict[str, Any], message: str) -> None:
     begin(tmp_path, **WORD)
-    with pytest.raises(TrainError, match=told):
+    with pytest.raises(TrainError, match=message):
         resumed(tmp_path, **{**WORD, **more})
 
 

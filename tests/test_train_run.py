@@ -317,8 +317,8 @@ def test_tensorboard_gets_what_the_table_has(tmp_path: Path) -> None:
     seen = reading.EventAccumulator(str(folder)).Reload()
     table = rows(tmp_path / "out")
     for name, column in (("loss/current", "loss"), ("lr/unet", "lr_unet"), ("norm/grad", "grad_norm")):
-        told = {event.step: event.value for event in seen.Scalars(name)}
-        assert told == pytest.approx({int(row["step"]): float(row[column]) for row in table})
+        logged = {event.step: event.value for event in seen.Scalars(name)}
+        assert logged == pytest.approx({int(row["step"]): float(row[column]) for row in table})
 
 
 def test_a_tracker_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from test_train_optimizers import at_hand
-from tiny_trainable_model import Words, pictures, recipe, tiny_model
+from tiny_trainable_model import WordTokenizer, pictures, recipe, tiny_model
 
 from lora_ext.errors import LoraError, TrainError
 from lora_ext.file.loading import load_lora_file
@@ -48,7 +48,7 @@ def test_caches_on_disk_change_no_loss(tmp_path: Path) -> None:
     assert torch.allclose(torch.tensor(found[0]), torch.tensor(found[1]), rtol=1e-4)
 
 
-class WithComma(Words):
+class WithComma(WordTokenizer):
     comma_id = sum(map(ord, ",")) + 1
 
 
@@ -186,9 +186,9 @@ def test_what_a_file_has_and_the_recipe_leaves_out_is_reported(tmp_path: Path) -
     data, words = pictures(tmp_path / "data", 2), {"max_train_epochs": 1}
     first = train(recipe(data, tmp_path / "out", **words), model=tiny_model())
     count = sum(layer_id.part == "te" for layer_id in load_lora_file(first.file).adapters)
-    for more, told in (({"network_train_unet_only": True}, [f"({count} in te)"]), ({}, [])):
+    for more, expected in (({"network_train_unet_only": True}, [f"({count} in te)"]), ({}, [])):
         shell = Hears()
         again = recipe(data, tmp_path / "again", network_weights=str(first.file), **words, **more)
         train(again, model=tiny_model(), host=shell)
         said = [text for text in shell.said if "left out" in text]
-        assert len(said) == len(told) and all(part in text for part, text in zip(told, said, strict=True))
+        assert len(said) == len(expected) and all(part in text for part, text in zip(expected, said, strict=True))

@@ -36,9 +36,9 @@ def test_full_memory_says_what_to_turn_on(tmp_path: Path) -> None:
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", save_every_n_steps=3, save_state=True)
     host = tiny_model()
     Full.calls = 0
-    with pytest.raises(TrainError) as told:
+    with pytest.raises(TrainError) as error:
         train(made, model=Full(host.model))
-    assert str(told.value) == (
+    assert str(error.value) == (
         "not enough memory on cpu (CUDA out of memory. Tried to allocate 2.00 GiB.); in this order, try: "
         "cache_latents, mixed_precision bf16 (or fp16), gradient_checkpointing, "
         "train_batch_size 1 with gradient_accumulation_steps, "
@@ -49,9 +49,9 @@ def test_full_memory_says_what_to_turn_on(tmp_path: Path) -> None:
 
 
 def test_this_machines_memory_is_known_to_be_full() -> None:
-    with pytest.raises(RuntimeError) as told:
+    with pytest.raises(RuntimeError) as error:
         torch.empty(10**15)
-    assert is_memory_full_error(told.value) and not is_memory_full_error(RuntimeError("sizes do not match"))
+    assert is_memory_full_error(error.value) and not is_memory_full_error(RuntimeError("sizes do not match"))
 
 
 def _goes_on(made: Recipe, folder: Path) -> None:

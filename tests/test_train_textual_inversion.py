@@ -34,7 +34,7 @@ from lora_ext.training.standalone_run import SilentHost, open_trainable_model
 HERE = Path(__file__).parent
 
 
-class Says(SilentHost):
+class RecordingHost(SilentHost):
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -68,7 +68,7 @@ def recipe(folder: Path, captions: list[str], **more: Any) -> Recipe:
 
 
 def trained(real: StandaloneTrainableModel, made: Recipe) -> tuple[torch.Tensor, TrainingRun, str]:
-    shell = Says()
+    shell = RecordingHost()
     run = TrainingRun(real, made, shell)
     run.run()
     (vectors,) = load_lora_file(run.folder / "last.safetensors").embeddings[str(made.token_string)].values()
@@ -182,7 +182,7 @@ def test_a_word_that_regularisation_captions_have_is_reported(real: StandaloneTr
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("my.word", "has a '.', at which"),
         ("a,b", "has a ',', which separates"),
@@ -192,15 +192,16 @@ def test_a_word_that_regularisation_captions_have_is_reported(real: StandaloneTr
         ("<lora:x:1>", "looks like a tag"),
     ],
 )
-def test_words_that_no_prompt_could_call_are_refused(word: str, told: str) -> None:
-    assert [told in sentence for sentence in recipe_problems(Recipe(token_string=word))] == [True]
+def test_words_that_no_prompt_could_call_are_refused(word: str, message: str) -> None:
+    assert [message in sentence for sentence in recipe_problems(Recipe(token_string=word))] == [True]
 
 
 @pytest.mark.parametrize(
-    ("word", "told"), [("[v]", r"write \[v\] in prompts"), ("<s1>", "put blanks around"), ("s*", "put blanks around")]
+    ("word", "message"),
+    [("[v]", r"write \[v\] in prompts"), ("<s1>", "put blanks around"), ("s*", "put blanks around")],
 )
-def test_how_a_word_is_written_in_prompts_is_reported(word: str, told: str) -> None:
-    assert any(told in sentence for sentence in recipe_advice(Recipe(token_string=word)))
+def test_how_a_word_is_written_in_prompts_is_reported(word: str, message: str) -> None:
+    assert any(message in sentence for sentence in recipe_advice(Recipe(token_string=word)))
     assert not any("token_string" in s or "blanks" in s for s in recipe_advice(Recipe(token_string="sks")))
 
 
@@ -226,13 +227,13 @@ def test_generate_says_that_a_word_beside_punctuation_is_not_found(
 ) -> None:
     made = recipe(tmp_path, ["<s1>"], token_string="<s1>", inversion_steps=1)
     trained(real, made)
-    told = {}
+    message = {}
     for prompt in ("a <s1>, red", "a <s1> , red", "red", "(<s1>:1.1)"):
         report = GenerationReport()
         settings = Settings(prompt=f"{prompt} <lora:last:1>", lora_dir=(tmp_path / "out",), steps=1)
         generate(settings, model=real.model, report=report)
-        told[prompt] = [note for note in report.notes if "beside punctuation" in note]
-    assert [len(notes) for notes in told.values()] == [1, 0, 0, 0] and "'<s1>'" in told["a <s1>, red"][0]
+        message[prompt] = [note for note in report.notes if "beside punctuation" in note]
+    assert [len(notes) for notes in message.values()] == [1, 0, 0, 0] and "'<s1>'" in message["a <s1>, red"][0]
 
 
 def test_processes_of_which_one_has_no_word_learn_together(tmp_path: Path) -> None:

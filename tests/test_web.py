@@ -58,9 +58,9 @@ class Client:
     def __init__(self, root: Path, guard: AccessGuard | None = None, *, token: bool = True) -> None:
         self.root = root
         self.guard = guard or AccessGuard()
-        self.studio = AppState(StandaloneBackend(standalone_folders(root)))
+        self.app_state = AppState(StandaloneBackend(standalone_folders(root)))
         app = FastAPI()
-        mount_api(app, self.studio, self.guard)
+        mount_api(app, self.app_state, self.guard)
         headers = {"X-Lora-Ext": self.guard.token} if token else {}
         self.http = TestClient(app, base_url="http://127.0.0.1:7870", headers=headers)
 
@@ -72,7 +72,7 @@ class Client:
     def done(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Starts a job, waits for its end."""
         job = self("POST", path, 202, json=body)
-        assert self.studio.jobs.get(job["id"]).ended_event.wait(60)
+        assert self.app_state.jobs.get(job["id"]).ended_event.wait(60)
         found: dict[str, Any] = self("GET", f"/jobs/{job['id']}")
         return found
 
@@ -83,9 +83,9 @@ def api(tmp_path: Path) -> Iterator[Client]:
     lora(tmp_path / "loras" / "one.safetensors", 4, ss_output_name="one", note="<img src=x onerror=alert(1)>")
     (tmp_path / "loras" / "sub").mkdir()
     lora(tmp_path / "loras" / "sub" / "two.safetensors", 8)
-    client.studio.refresh_library()
+    client.app_state.refresh_library()
     yield client
-    client.studio.jobs.close()
+    client.app_state.jobs.close()
 
 
 def test_library_lists_filters_and_pages(api: Client) -> None:
@@ -110,7 +110,7 @@ def test_inspect_gives_blocks_layout_and_text_as_it_is(api: Client) -> None:
     assert str(api.root) not in json.dumps(found)
 
 
-def test_an_unknown_name_is_told_as_on_the_command_line(api: Client) -> None:
+def test_an_unknown_name_is_reported_as_on_the_command_line(api: Client) -> None:
     said = api("GET", "/inspect", 400, params={"name": "onee"})
     assert said["error"] == "no LoRA is called 'onee'; did you mean 'one'?" and said["kind"] == "FileError"
 
@@ -133,7 +133,7 @@ def test_tag(api: Client, fields: dict[str, Any], expected: str) -> None:
     assert again["prompt"] == "a cat <lora:one:0.3> <lora:two:1> end"
 
 
-def test_a_tag_that_never_acts_is_told(api: Client) -> None:
+def test_a_tag_that_never_acts_is_reported(api: Client) -> None:
     made = api("POST", "/tag", json={"name": "one", "step": "9-2"})
     assert made["tag"] == "<lora:one:1:start=9:stop=2>" and len(made["notes"]) == 1
     assert "starts at step 9 and stops before step 2" in made["notes"][0]
@@ -172,7 +172,7 @@ def test_merge_resize_convert_reweight_write_what_the_tools_write(api: Client) -
     assert job["result"]["files"] == ["made/sum"]
     assert api("GET", "/inspect", params={"name": "made/sum"})["ranks"] == {"12": 3}
     job = api.done("/resize", {"name": "sub/two", "new_rank": 3, "save_to": "small"})
-    _, report = resize_lora(api.studio.entry("sub/two").load(), 3)
+    _, report = resize_lora(api.app_state.entry("sub/two").load(), 3)
     assert job["result"]["report"]["totals"]["kept"] == pytest.approx(report.kept)
     assert api.done("/convert", {"name": "one", "to": "diffusers", "save_to": "peft"})["state"] == "done"
     assert api.done("/reweight", {"name": "one", "lbw": "INS", "save_to": "ins"})["state"] == "done"
@@ -225,7 +225,7 @@ def test_files_of_the_installation_stay(api: Client) -> None:
 
 def test_duplicates_by_their_numbers(api: Client) -> None:
     lora(api.root / "loras" / "copy.safetensors", 4, other="metadata")
-    api.studio.refresh_library()
+    api.app_state.refresh_library()
     job = api.done("/duplicates", {})
     assert [sorted(row["name"] for row in group) for group in job["result"]["groups"]] == [["copy", "one"]]
 
@@ -245,7 +245,7 @@ def test_a_copied_hash_makes_no_duplicates(api: Client, monkeypatch: pytest.Monk
     for name, value in (("long", 0.0), ("alike", 1.0)):
         tensors["x"][30_000] = value  # outside the samples
         save_file(tensors, api.root / "loras" / f"{name}.safetensors")
-    api.studio.refresh_library()
+    api.app_state.refresh_library()
     assert api.done("/duplicates", {})["result"]["groups"] == []
     assert sorted(read) == ["alike.safetensors", "long.safetensors"]
 
@@ -276,7 +276,7 @@ def test_no_answer_tells_a_folder_of_this_system(api: Client) -> None:
     said = api("GET", "/train/begin?name=sub/two", 400)
     assert said["error"].startswith("sub/two.safetensors does not tell how it was trained")
     (api.root / "loras" / "cut.safetensors").write_bytes(b"\x10" + b"\0" * 20)
-    api.studio.refresh_library()
+    api.app_state.refresh_library()
     assert str(api.root) not in json.dumps(api("GET", "/library?search=cut"))
     job = api.done("/split", {"name": "sub/two", "save_to": "parts"})
     assert job["error"] and str(api.root) not in json.dumps(job)
@@ -370,7 +370,7 @@ def test_the_document_describes_every_route(api: Client) -> None:
 def test_a_files_settings_are_a_beginning(api: Client, tmp_path: Path) -> None:
     noted = {"ss_network_dim": "16", "ss_lr_scheduler": "cosine", "ss_zeros": "7", "ss_optimizer": "a.b.Lion(x=1)"}
     lora(tmp_path / "loras" / "told.safetensors", 5, **noted)
-    api.studio.catalogue.refresh()
+    api.app_state.catalogue.refresh()
     found = api("GET", "/train/begin?name=told")
     settings = {"network_dim": 16, "lr_scheduler": "cosine", "optimizer_type": "Lion", "optimizer_args": ["x=1"]}
     assert found == {"settings": settings, "told": ["ss_zeros = 7 is not a setting here; it is left out"]}

@@ -60,7 +60,7 @@ class Caller:
     def job(self, path: str, body: Mapping[str, Any] | None = None, *, label: str = "") -> dict[str, Any]:
         """Starts a job, waits for its end, and keeps its first and its last answer."""
         job = self("POST", path, 202, json=body, label=label)
-        assert self.api.studio.jobs.get(job["id"]).ended_event.wait(300)
+        assert self.api.app_state.jobs.get(job["id"]).ended_event.wait(300)
         kind = label or path
         found: dict[str, Any] = self("GET", f"/jobs/{job['id']}", label=f"/jobs/{{job}} of {kind}")
         assert found["state"] == "done", found
@@ -153,7 +153,7 @@ def call_training(call: Caller) -> None:
     call.job("/train/preflight", {"settings": settings})
     prompts = "a red circle --s 1 --l 1\na blue square --s 1 --l 1"
     made = call.job("/train", {"settings": settings, "prompts": prompts, "compare": True})["result"]
-    assert call.api.studio.jobs.get(made["sheet"]).ended_event.wait(300)
+    assert call.api.app_state.jobs.get(made["sheet"]).ended_event.wait(300)
     call("GET", f"/jobs/{made['sheet']}", label="/jobs/{job} of a sheet of epochs")
     call.job(f"/train/{made['name']}/compare", label="/train/{name}/compare")
     record = next(call.api.root.glob("outputs/train/*/run.json"))
@@ -246,9 +246,9 @@ def assert_same(found: Any, recorded: Any, where: str) -> None:
 def make_client(root: Path) -> Client:
     client = Client(root)
     captioners = {"fixed": lambda images: ["a picture" for _ in images]}
-    client.studio.backend.image_captioners = lambda: captioners  # type: ignore[method-assign]
+    client.app_state.backend.image_captioners = lambda: captioners  # type: ignore[method-assign]
     prepare(root)
-    client.studio.refresh_library()
+    client.app_state.refresh_library()
     return client
 
 
@@ -256,7 +256,7 @@ def make_client(root: Path) -> Client:
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     client = make_client(tmp_path_factory.mktemp("root"))
     yield client
-    client.studio.jobs.close()
+    client.app_state.jobs.close()
 
 
 @pytest.fixture(scope="module")
@@ -337,5 +337,5 @@ if __name__ == "__main__":
         recording = make_client(Path(folder))
         text = json.dumps(recordable(call_every_route(recording), Path(folder)), indent=1, ensure_ascii=False)
         RECORDED.write_text(text + "\n", encoding="utf-8")
-        recording.studio.jobs.close()
+        recording.app_state.jobs.close()
     sys.exit(0)

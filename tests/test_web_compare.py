@@ -33,11 +33,11 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         Image.new("RGB", (64, 64), colour).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"a {colour} star", encoding="utf-8")
     yield client
-    client.studio.jobs.close()
+    client.app_state.jobs.close()
 
 
 def ended(api: Client, job: str) -> dict[str, Any]:
-    assert api.studio.jobs.get(job).ended_event.wait(300)
+    assert api.app_state.jobs.get(job).ended_event.wait(300)
     found: dict[str, Any] = api("GET", f"/jobs/{job}")
     assert found["state"] == "done", found
     return found
@@ -85,7 +85,7 @@ def test_a_file_leads_back_to_its_run_whatever_it_is_called(api: Client, trained
 
 def test_a_run_that_is_dropped_saves_nothing_and_is_no_failure(api: Client) -> None:
     body = {"settings": {**SETTINGS, "output_name": "dropped", "max_train_epochs": 500, "save_every_n_epochs": None}}
-    job = api.studio.jobs.get(api("POST", "/train", 202, json=body)["id"])
+    job = api.app_state.jobs.get(api("POST", "/train", 202, json=body)["id"])
     end = time.monotonic() + 200
     while not job.live.get("rows") and time.monotonic() < end:
         time.sleep(0.02)
@@ -113,7 +113,7 @@ def test_a_sheet_fills_while_it_is_drawn_and_is_gone_on_with(api: Client, traine
     partly = api("GET", f"/compare/{live['folder']}")
     assert 0 < sum(bool(cell["file"]) for cell in partly["cells"]) < 108 and not partly["complete"]
     api("POST", f"/jobs/{job}/cancel")
-    assert api.studio.jobs.get(job).ended_event.wait(60)
+    assert api.app_state.jobs.get(job).ended_event.wait(60)
     stopped = api("GET", f"/compare/{live['folder']}")
     assert stopped["asked"]["x"] == asked["x"] and stopped["pages"] and not stopped["complete"]
     kept = sum(bool(cell["file"]) for cell in stopped["cells"])

@@ -25,9 +25,9 @@ from lora_ext.jobs import MODEL_LANE, Job
 def api(tmp_path: Path) -> Iterator[Client]:
     client = Client(tmp_path)
     lora(tmp_path / "loras" / "one.safetensors", 4)
-    client.studio.refresh_library()
+    client.app_state.refresh_library()
     yield client
-    client.studio.jobs.close()
+    client.app_state.jobs.close()
 
 
 def png(size: tuple[int, int] = (64, 48), colour: str = "red", text: str = "") -> bytes:
@@ -92,7 +92,7 @@ def test_a_picture_that_unfolds_to_too_much_is_refused(api: Client) -> None:
 def test_blocks_by_their_norms(api: Client, size: int) -> None:
     job = api.done("/compare/blocks", {"lora": "one", "layout": size})
     assert job["state"] == "done", job["error"]
-    found, wanted = job["result"], analyse_by_norms(api.studio.entry("one").load(), parse_layout(size)).shares
+    found, wanted = job["result"], analyse_by_norms(api.app_state.entry("one").load(), parse_layout(size)).shares
     assert found["shares"] == pytest.approx(wanted, abs=1e-4) and sum(wanted.values()) == pytest.approx(1)
     assert {label for label, share in found["shares"].items() if share} == {"IN01", "IN04", "IN07"}
     with Image.open(api.root / "outputs" / found["map"]) as image:
@@ -126,7 +126,7 @@ def test_waiting_jobs_change_places(api: Client) -> None:
         order.append(job.title)
         return job.title
 
-    made = [api.studio.jobs.start("a", title, work, lane=MODEL_LANE) for title in "abcd"]
+    made = [api.app_state.jobs.start("a", title, work, lane=MODEL_LANE) for title in "abcd"]
     while made[0].state == "waiting":
         time.sleep(0.01)
     for title, to in ((3, "first"), (1, "down")):

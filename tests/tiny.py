@@ -79,15 +79,15 @@ def lora_file(
     rng = np.random.default_rng(seed)
     adapters = {}
     for part, root in model.parts().items():
-        for site, target in find_layer_targets(part, root).items():
+        for layer_id, target in find_layer_targets(part, root).items():
             plain = len(target.shape) == 2 or target.shape[2:] == (1, 1)
             if plain or (wide and len(target.shape) == 4):
                 tensors = make(kind, target.shape, rng=rng)
                 tensors = {k: t * std if t.is_floating_point() and k != "alpha" else t for k, t in tensors.items()}
-                adapters[site] = adapter_from_tensors(tensors)
+                adapters[layer_id] = adapter_from_tensors(tensors)
     return LoraFile(adapters=adapters, path=SimpleNamespace(stem=name))  # type: ignore[arg-type]
 
 
-def sites_in(file: LoraFile, block: str) -> list[LayerId]:
-    """The file's sites in one block."""
-    return [site for site in file.adapters if site.block == block]
+def layer_ids_in(file: LoraFile, block: str) -> list[LayerId]:
+    """The file's layer ids in one block."""
+    return [layer_id for layer_id in file.adapters if layer_id.block == block]

@@ -27,7 +27,7 @@ from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.training.standalone_run import SilentHost, train
 
 
-class Words:
+class WordTokenizer:
     """One token a letter group; ids below 62."""
 
     start_id, end_id, comma_id = 62, 63, None
@@ -51,7 +51,7 @@ def tiny_model() -> StandaloneTrainableModel:
         part.requires_grad_(False)
     levels = NoiseSchedule(scaled_linear_alphas())
     return StandaloneTrainableModel(
-        StandaloneModel("SD1", network, vae, (TextEncoder(text),), Words(), levels, "epsilon", 0.18215)
+        StandaloneModel("SD1", network, vae, (TextEncoder(text),), WordTokenizer(), levels, "epsilon", 0.18215)
     )
 
 

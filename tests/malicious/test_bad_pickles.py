@@ -83,8 +83,8 @@ def test_siblings_are_not_run_either(tmp_path: Path) -> None:
     from lora_ext.file.cloneofsimo import DEFAULT_TARGET_CLASSES, unet_layer_order
 
     tensors = []
-    for site in unet_layer_order(DEFAULT_TARGET_CLASSES):
-        wide = 64 if site.layer.endswith("ff.net.0.proj") else 8
+    for layer_id in unet_layer_order(DEFAULT_TARGET_CLASSES):
+        wide = 64 if layer_id.layer.endswith("ff.net.0.proj") else 8
         tensors += [torch.ones(wide, 1), torch.ones(1, 8)]
     torch.save(tensors, tmp_path / "a.pt")
     assert len(load_lora_file(tmp_path / "a.pt").adapters) == 144

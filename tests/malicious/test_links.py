@@ -63,7 +63,7 @@ def api(tmp_path: Path) -> Iterator[Client]:
     link(data / "e.png", home / "album" / "deep.png")
     link(root / "datasets" / "album", home / "album")
     yield client
-    client.studio.jobs.close()
+    client.app_state.jobs.close()
 
 
 def test_a_linked_dataset_and_a_linked_picture_are_shown(api: Client) -> None:
@@ -126,10 +126,10 @@ def test_a_linked_checkpoint_is_listed_and_taken(api: Client, tmp_path: Path) ->
     names = [name for name in api("GET", "/choices")["checkpoints"] if name]
     assert names == ["more/mine.safetensors", "one.safetensors"]
     for name in names:
-        assert api.studio.backend.checkpoint_path(name).samefile(stored)
+        assert api.app_state.backend.checkpoint_path(name).samefile(stored)
     said = api("POST", "/train", 400, json={"settings": {"pretrained_model_name_or_path": "gone.safetensors"}})
     assert "there is no 'gone.safetensors'" in said["error"] and "did you mean 'gone" not in said["error"]
-    with api.studio.backend.open_trainable_model(
+    with api.app_state.backend.open_trainable_model(
         str(embedded.CHECKPOINT)
     ) as tiny_model:  # a bad one beside it does not matter
         assert tiny_model.family == "SD1"
@@ -141,7 +141,7 @@ def test_linked_loras_are_read_and_not_changed(api: Client, tmp_path: Path) -> N
     lora(store / "far.safetensors", 3, note="a")
     link(api.root / "loras" / "sub", store)
     link(api.root / "loras" / "single.safetensors", store / "far.safetensors")
-    api.studio.refresh_library()
+    api.app_state.refresh_library()
     assert {row["name"] for row in api("GET", "/library?limit=50")["rows"]} >= {"sub/far", "single"}
     assert api("GET", "/inspect?name=sub/far")["metadata"] == {"note": "a"}
     before = {path.name: path.read_bytes() for path in store.iterdir()}
@@ -178,7 +178,7 @@ def test_presets_and_outputs_are_not_written_through_links(api: Client, tmp_path
     for name in ("pictures", "train", "compare"):
         link(api.root / "outputs" / name, outside)
         with pytest.raises(FileError, match="nothing is written through links"):
-            api.studio.output_folder(name, "new")
+            api.app_state.output_folder(name, "new")
     job = api.done("/train", {"settings": {"train_data_dir": "album"}})
     assert "nothing is written through links" in job["error"] and not list(outside.iterdir())
 

@@ -44,10 +44,10 @@ NONSENSE = (
 OURS = (HERE, "127.0.0.1", "LocalHost:7870", "localhost.", "127.200.3.4:1", "[::1]:7870", "[::1]", "[::ffff:127.0.0.1]")
 
 
-def mounted(studio: AppState, guard: AccessGuard) -> Any:
+def mounted(app_state: AppState, guard: AccessGuard) -> Any:
     """The API on a program of somebody else's, as in the web UI."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    mount_api(app, studio, guard)
+    mount_api(app, app_state, guard)
     return app
 
 
@@ -56,8 +56,8 @@ class Target:
 
     def __init__(self, root: Path, build: Callable[[AppState, AccessGuard], Any] = mounted, **guard: Any) -> None:
         self.root, self.guard = root, AccessGuard(**guard)
-        self.studio = AppState(StandaloneBackend(standalone_folders(root)))
-        self.app = build(self.studio, self.guard)
+        self.app_state = AppState(StandaloneBackend(standalone_folders(root)))
+        self.app = build(self.app_state, self.guard)
 
     def send(self, method: str, path: str, *, host: str | None = HERE, **more: Any) -> Any:
         """An answer. A new client each time, which remembers nothing."""
@@ -80,16 +80,16 @@ class Target:
             yield from ((method, path) for method in sorted(route.methods))
 
 
-def alone(studio: AppState, guard: AccessGuard) -> Any:
+def alone(app_state: AppState, guard: AccessGuard) -> Any:
     """The standalone program."""
-    return create_application(studio, guard)
+    return create_application(app_state, guard)
 
 
 @pytest.fixture(params=[mounted, alone])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     made = Target(tmp_path, request.param)
     yield made
-    made.studio.jobs.close()
+    made.app_state.jobs.close()
 
 
 @pytest.fixture(params=[mounted, alone])
@@ -97,7 +97,7 @@ def locked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     """A program with users."""
     made = Target(tmp_path, request.param, users=lambda: USERS)
     yield made
-    made.studio.jobs.close()
+    made.app_state.jobs.close()
 
 
 def changing(target: Target) -> list[tuple[str, str]]:
@@ -117,7 +117,7 @@ def test_no_route_answers_under_another_name(target: Target) -> None:
             answer = target.send(method, path, host="evil.example:7870", headers=headers)
             assert answer.status_code == 403, (method, path)
             assert target.guard.token not in answer.text
-    assert not target.studio.jobs.list_jobs()
+    assert not target.app_state.jobs.list_jobs()
 
 
 def test_the_job_of_the_report_is_refused(target: Target) -> None:
@@ -126,7 +126,7 @@ def test_the_job_of_the_report_is_refused(target: Target) -> None:
     answer = target.send("POST", f"{API_PREFIX}/merge", host="evil.example:7870", json=body, headers=headers)
     assert answer.status_code == 403 and "--" not in answer.json()["error"]
     assert "LORA_EXT_ALLOWED_HOST=evil.example in" in answer.json()["error"]
-    assert not target.studio.jobs.list_jobs()
+    assert not target.app_state.jobs.list_jobs()
     good = {"X-Lora-Ext": target.guard.token, "Origin": f"http://{HERE}"}
     assert target.send("POST", f"{API_PREFIX}/merge", json=body, headers=good).status_code == 202
 
@@ -189,7 +189,7 @@ def test_names_of_the_address_that_is_listened_on(bound: str, yes: list[str], no
 @pytest.mark.parametrize(
     "text", ["", "http://lora.example/", "a b", "a/b", "-a.example", "a..b", "*.", "a@b", "https://"]
 )
-def test_what_is_no_name_is_told(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_name_is_reported(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LoraError, match="is no host name") as caught:
         parse_allowed_host(text)
     assert ("did you mean 'lora.example'?" in str(caught.value)) == ("lora.example/" in text)
@@ -208,7 +208,7 @@ def test_nothing_changes_without_the_token(target: Target) -> None:
                 assert target.send(method, path, headers={"Cookie": f"{cookie}={value}"}).status_code == 403
         for place in ("token", "X-Lora-Ext", "lora_ext"):  # nor in the address, which another site can write
             assert target.send(method, f"{path}?{place}={target.guard.token}").status_code == 403
-    assert not target.studio.jobs.list_jobs()
+    assert not target.app_state.jobs.list_jobs()
 
 
 FOREIGN = (
@@ -241,7 +241,7 @@ def test_what_a_page_sends_without_asking_first(target: Target) -> None:
             assert target.send(method, path, content=body, headers=plain).status_code == 415, (method, path, kind)
             assert target.send(method, path, content=body, headers={**plain, **token}).status_code == 415
             assert target.send(method, path, headers={**plain, **token}).status_code == 415  # a form without fields
-    assert not target.studio.jobs.list_jobs()
+    assert not target.app_state.jobs.list_jobs()
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -297,7 +297,7 @@ def test_a_remembered_password_and_a_cookie_change_nothing(locked: Target) -> No
         for mark in ({"Origin": f"http://{HERE}"}, {"Referer": "http://evil.example/"}, {"Sec-Fetch-Site": "none"}):
             assert locked.send(method, path, headers={**right, **carried, **mark}).status_code == 403, (method, path)
         assert locked.send(method, path, headers=carried).status_code == 401
-    assert not locked.studio.jobs.list_jobs()
+    assert not locked.app_state.jobs.list_jobs()
     script = locked.send("POST", f"{API_PREFIX}/tag", json={"name": "framed"}, headers=right)  # no browser, no token
     assert script.status_code == 200 and script.json()["tag"] == "<lora:framed:1>"
 

@@ -79,7 +79,7 @@ def test_the_page_and_its_files(program: Target) -> None:
 
 
 def test_text_of_the_command_line_stays_text(tmp_path: Path) -> None:
-    made = Target(tmp_path, lambda studio, guard: alone(studio, guard), token='x"><script src=x></script>')
+    made = Target(tmp_path, lambda app_state, guard: alone(app_state, guard), token='x"><script src=x></script>')
     assert "<script src=x>" not in made.send("GET", "/").text
 
 
@@ -125,7 +125,7 @@ def test_this_machine_alone_needs_none(host: str) -> None:
         (["--api_token", ""], "--api_token is no token"),
     ],
 )
-def test_what_cannot_be_is_told(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_is_reported(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["ui", *words]) == 2
     assert told in capsys.readouterr().err
 

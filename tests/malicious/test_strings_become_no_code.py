@@ -108,7 +108,7 @@ def test_a_class_of_the_table_by_its_path_is_that_row() -> None:
 
 
 @pytest.mark.parametrize("noted", ["transformers.pipeline", f"{MODULE}.Evil", "a.b.c"])
-def test_metadata_that_names_code_is_told(noted: str, trap: Path) -> None:
+def test_metadata_that_names_code_is_reported(noted: str, trap: Path) -> None:
     settings, told = settings_from_metadata(
         {"ss_network_dim": "8", "ss_optimizer": f"{noted}(model=evil,trust_remote_code=True)"}
     )
@@ -144,7 +144,7 @@ def test_the_api_runs_no_name(trap: Path, tmp_path: Path) -> None:
     api = Client(tmp_path)
     noted = {"ss_network_dim": "8", "ss_optimizer": "transformers.pipeline(model=evil,trust_remote_code=True)"}
     lora(tmp_path / "loras" / "bait.safetensors", 4, **noted)
-    api.studio.catalogue.refresh(now=True)
+    api.app_state.catalogue.refresh(now=True)
     for attack in (ATTACK, {"optimizer_type": f"{MODULE}.Evil"}):
         for route in ("/train", "/train/preflight"):
             answer = api("POST", route, 400, json={"settings": attack})
@@ -158,7 +158,7 @@ def test_the_api_runs_no_name(trap: Path, tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps({"name": "old", "settings": ATTACK, "files": []}), encoding="utf-8")
     assert "command line" in api("POST", "/train/old/compare", 400)["error"]
     assert not trap.exists()
-    api.studio.jobs.close()
+    api.app_state.jobs.close()
 
 
 @pytest.mark.parametrize("value", ["(" * 100_000, "[" * 3000 + "]" * 3000, "-" * 100_000 + "1", "9" * 5000, "{1:2}",
