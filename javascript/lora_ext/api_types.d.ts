@@ -711,7 +711,7 @@ export interface SheetBase {
     scheduler: string;
     cfg: number;
     clip_skip: number;
-    /** The LoRA that axes speak about. */
+    /** The LoRA that axes without a name change. */
     lora: string;
 }
 
@@ -735,7 +735,7 @@ export interface SheetCell {
     z: number;
     /** A hash of everything that the picture is drawn from. */
     key: string;
-    /** The tag that the axes speak about, as it stands in the prompt. */
+    /** The tag that the axes change, as it stands in the prompt. */
     tag: string;
     /** The picture; null or "" where it is not drawn yet. */
     file: string | null;

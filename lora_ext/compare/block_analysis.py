@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 from torch import Tensor
@@ -146,21 +145,6 @@ class BlockAnalysis:
             preset=self.preset_line(name, share),
             text=self.summary(share),
         )
-
-    def as_dict(self, share: float, name: str) -> dict[str, Any]:
-        """`data(share, name)` as a dict for `json.dumps`.
-
-        Args:
-            share: how much the kept blocks do together, 0 to 1.
-            name: the name of the preset.
-
-        Returns:
-            The fields of `BlockAnalysisData`.
-
-        Raises:
-            BlockError: a name that a preset cannot have.
-        """
-        return asdict(self.data(share, name))
 
 
 def format_block_ranges(kept: Sequence[str], labels: Sequence[str]) -> str:

@@ -11,12 +11,13 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image, PngImagePlugin
 
 from ..errors import FileError
 from ..file.saving import replacing_file
+from .sheet_json import SheetJson
 
 CELLS_FOLDER, MANIFEST_FILE, PNG_TEXT_KEY = "cells", "sheet.json", "parameters"
 """The subfolder with the cells, the manifest, and the PNG text chunk in which the web UI stores infotext."""
@@ -104,7 +105,7 @@ class CellStore:
         Returns:
             The seed, or None for another sheet or none.
         """
-        before = load_manifest(self.folder)
+        before: Mapping[str, Any] = load_manifest(self.folder) or {}
         axes = [before.get("axes", {}).get(name, {}).get("asked") for name in ("x", "y", "z")]
         left_out = ("seed", "lora")
         same = {k: v for k, v in base.items() if k not in left_out}
@@ -113,7 +114,7 @@ class CellStore:
             return None
         return int(found["seed"])
 
-    def save_manifest(self, manifest: Mapping[str, Any]) -> Path:
+    def save_manifest(self, manifest: SheetJson) -> Path:
         """Writes `sheet.json`, the sheet's content for programs. Raises FileError."""
         path = self.folder / MANIFEST_FILE
         with replacing_file(path, overwrite=True) as part:
@@ -122,7 +123,7 @@ class CellStore:
         return path
 
 
-def load_manifest(folder: Path) -> dict[str, Any]:
+def load_manifest(folder: Path) -> SheetJson | None:
     """Loads a sheet's `sheet.json`; each cell's `file` is the one that exists now.
 
     Nothing in the folder is changed, so that this may be called while the sheet is being drawn.
@@ -131,22 +132,21 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         folder: the sheet's folder.
 
     Returns:
-        The fields of `build_sheet.SheetManifest` as JSON has them, which an older version may have written; empty
-        where there is no readable manifest.
+        The manifest; one that an older version wrote may lack fields. None where there is no readable manifest.
     """
     try:
         found = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
+        return None
     if not isinstance(found, dict):
-        return {}
+        return None
     file_by_key = {
         path.stem.rpartition("-")[2]: f"{CELLS_FOLDER}/{path.name}"
         for path in sorted((folder / CELLS_FOLDER).glob("*-*.png"))
     }
     for cell in found.get("cells", ()):
         cell["file"] = file_by_key.get(cell.get("key", ""), "")
-    return found
+    return cast("SheetJson", found)
 
 
 def _is_complete(path: Path) -> bool:

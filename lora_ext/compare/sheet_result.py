@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from .cell_store import CellStore
 from .generate_cells import SheetProgress
 from .identical_cells import identical_cells_sentence
 from .image_spec import ImageSettings, ImageSpec
 from .scores import Score
+from .sheet_json import SheetJson
 from .sheet_plan import SheetPlan
 from .suggestion import Suggestion
 
@@ -134,13 +135,17 @@ class SheetManifest:
     pages: list[str]
     cells: list[ManifestCell]
 
-    def as_json(self) -> dict[str, Any]:
-        """The manifest as a dict for `json.dumps`."""
+    def as_json(self) -> SheetJson:
+        """The manifest as a dict for `json.dumps`.
+
+        Returns:
+            Its fields; cells without a score have neither `score` nor `same_as`.
+        """
         fields = asdict(self)
         for cell in fields["cells"]:
             if cell["score"] is None:
                 del cell["score"], cell["same_as"]
-        return fields
+        return cast("SheetJson", fields)
 
 
 def build_manifest(result: SheetResult, store: CellStore, title: str) -> SheetManifest:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from ..blocks import BLOCK_LAYOUTS
+from ..blocks import BLOCK_LAYOUTS, BlockLayout
 from ..compare import axis_values, block_analysis, heatmap
-from ..compare.block_analysis import BlockAnalysis
+from ..compare.block_analysis import BlockAnalysis, BlockAnalysisData
 from ..compare.cell_store import CellStore
 from ..compare.generate_cells import SheetProgress
 from ..compare.image_spec import ImageSpec
@@ -51,19 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = given.pop("json")
     settings = Settings(**{**given, **{name: tuple(given[name]) for name in given if isinstance(given[name], list)}})
     try:
-        result = save_block_analysis(settings, **own)
+        map_file, found = save_block_analysis(settings, **own)
     except LoraError as error:
         print(f"lora-ext: {error}", file=sys.stderr)
         return 2
-    print(
-        json.dumps(result, ensure_ascii=False) if as_json else f"{result['map']}\n{result['text']}\n{result['preset']}"
-    )
+    if as_json:
+        print(json.dumps({"map": str(map_file), **asdict(found)}, ensure_ascii=False))
+    else:
+        print(map_file, found.text, found.preset, sep="\n")
     return 0
 
 
 def save_block_analysis(
     settings: Settings, *, lora: str, layout: str, way: str, seeds: str, keep: float, name: str, batch: int, out: Path
-) -> dict[str, Any]:
+) -> tuple[Path, BlockAnalysisData]:
     """Measures which blocks of a LoRA matter, and saves `blocks.png` and `blocks.csv`.
 
     Args:
@@ -78,7 +79,7 @@ def save_block_analysis(
         out: the folder for the results.
 
     Returns:
-        Each block's share, the preset, a sentence, and the heat map's path.
+        The heat map's file; each block's share, the preset and a sentence.
 
     Raises:
         LoraError: an option is invalid, or the LoRA cannot be analysed.
@@ -97,11 +98,11 @@ def save_block_analysis(
         found = _analyse_norms(settings, file, chosen)
     else:
         found = _analyse_images(settings, library, lora_name, chosen, way, seeds, batch, store)
-    summary = found.as_dict(keep, name)  # an invalid name is an error before anything is written
-    return {"map": str(heatmap.save_heatmap(found, keep, store.folder)), **summary}
+    data = found.data(keep, name)  # an invalid name is an error before anything is written
+    return heatmap.save_heatmap(found, keep, store.folder), data
 
 
-def _analyse_norms(settings: Settings, file: LoraFile, layout: Any) -> BlockAnalysis:
+def _analyse_norms(settings: Settings, file: LoraFile, layout: BlockLayout) -> BlockAnalysis:
     """Analyses norms, without a model unless a layer's ΔW depends on the model's weights."""
     if block_analysis.can_measure_without_model(file):
         return block_analysis.analyse_by_norms(file, layout)
@@ -115,7 +116,14 @@ def _analyse_norms(settings: Settings, file: LoraFile, layout: Any) -> BlockAnal
 
 
 def _analyse_images(
-    settings: Settings, library: LoraLibrary, lora: str, layout: Any, way: str, seeds: str, batch: int, store: CellStore
+    settings: Settings,
+    library: LoraLibrary,
+    lora: str,
+    layout: BlockLayout,
+    way: str,
+    seeds: str,
+    batch: int,
+    store: CellStore,
 ) -> BlockAnalysis:
     model = load_settings_model(settings)
     settings = with_size_and_seed(settings, model, None)

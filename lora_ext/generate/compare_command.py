@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ..command_line import CommandParser
 from ..compare import build_sheet, sheet_plan
@@ -33,23 +33,23 @@ OMITTED_OPTIONS = ("init_image", "strength", "hr_scale", "hr_strength", "hr_step
 
 def compare_parser() -> CommandParser:
     """Creates the command line parser: `generate`'s options without img2img and hires, and those of sheets."""
-    made = generate_parser("compare", (__doc__ or "").splitlines()[0], leave_out=OMITTED_OPTIONS)
+    parser = generate_parser("compare", (__doc__ or "").splitlines()[0], leave_out=OMITTED_OPTIONS)
     kinds = "; ".join(kind.example for kind in AXIS_KINDS.values())
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = "axes: KIND [NAME]:VALUES\n  " + kinds.replace("; ", "\n  ")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "axes: KIND [NAME]:VALUES\n  " + kinds.replace("; ", "\n  ")
     for axis, what in (("x", "columns"), ("y", "rows"), ("z", "pages")):
-        made.add_argument(f"--{axis}", default="", metavar="AXIS", help=f"{what}: an axis, see below")
-    made.add_argument("--lora", default="", help="the LoRA that axes change; default: the one in the prompt")
-    made.add_argument("--batch", type=int, default=8, help="images at once")
-    made.add_argument("--images", type=Path, help="folder of the training images, to measure similarity to")
-    made.add_argument(
+        parser.add_argument(f"--{axis}", default="", metavar="AXIS", help=f"{what}: an axis, see below")
+    parser.add_argument("--lora", default="", help="the LoRA that axes change; default: the one in the prompt")
+    parser.add_argument("--batch", type=int, default=8, help="images at once")
+    parser.add_argument("--images", type=Path, help="folder of the training images, to measure similarity to")
+    parser.add_argument(
         "--clip",
         type=Path,
         help="folder of a CLIP image model, to measure similarity by meaning; default: one in the hub's cache",
     )
-    made.add_argument("--no_scores", action="store_true", help="generate images without measuring them")
-    made.set_defaults(out=Path("outputs") / "compare", steps=20)
-    return made
+    parser.add_argument("--no_scores", action="store_true", help="generate images without measuring them")
+    parser.set_defaults(out=Path("outputs") / "compare", steps=20)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +68,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class ComparisonSummary(TypedDict):
+    """The result of `compare`, as `--json` prints it.
+
+    Attributes:
+        folder: The sheet's folder.
+        sheets: The files of the pages.
+        cells: Number of cells.
+        drawn: How many images were generated.
+        kept: How many images were there already.
+        warning: A sentence about copies of training images; None where there are none.
+        same: A sentence about identical cells; None where there are none.
+        suggestion: Which cells to keep, and why, as a sentence; None without scores.
+        tag: The tag of the first suggested cell; None where none is suggested.
+    """
+
+    folder: str
+    sheets: list[str]
+    cells: int
+    drawn: int
+    kept: int
+    warning: str | None
+    same: str | None
+    suggestion: str | None
+    tag: str | None
+
+
 def compare(
     settings: Settings,
     *,
@@ -81,7 +107,7 @@ def compare(
     out: Path,
     batch: int = 8,
     json: bool = False,
-) -> dict[str, Any]:
+) -> ComparisonSummary:
     """Builds a sheet; run again with the same arguments it resumes one.
 
     Args:
@@ -121,7 +147,7 @@ def compare(
     with StandaloneImageRenderer(settings, model, library) as renderer:
         bar = _ProgressBar(quiet=json)
         try:
-            made = build_sheet.build_sheet(planned, renderer, store, batch=batch, scorer=scorer, on_progress=bar)
+            result = build_sheet.build_sheet(planned, renderer, store, batch=batch, scorer=scorer, on_progress=bar)
         finally:
             bar.close()
         fits = [str(fit) for fit in renderer.fits.values() if not fit.ok]
@@ -129,14 +155,14 @@ def compare(
         print(text, file=sys.stderr)
     return {
         "folder": str(out.resolve()),
-        "sheets": [str(path.resolve()) for path in made.files],
+        "sheets": [str(path.resolve()) for path in result.files],
         "cells": len(planned.cells),
-        "drawn": made.progress.done - made.progress.kept,
-        "kept": made.progress.kept,
-        "warning": made.warning or None,
-        "same": identical_cells_sentence(planned, made.identical) or None,
-        "suggestion": made.suggestion.reason if made.suggestion else None,
-        "tag": planned.cells[made.suggestion.cells[0]].tag if made.suggestion and made.suggestion.cells else None,
+        "drawn": result.progress.done - result.progress.kept,
+        "kept": result.progress.kept,
+        "warning": result.warning or None,
+        "same": identical_cells_sentence(planned, result.identical) or None,
+        "suggestion": result.suggestion.reason if result.suggestion else None,
+        "tag": planned.cells[result.suggestion.cells[0]].tag if result.suggestion and result.suggestion.cells else None,
     }
 
 
@@ -202,6 +228,6 @@ class _ProgressBar:
         self.bar.close()
 
 
-def _format_result(result: dict[str, Any]) -> str:
+def _format_result(result: ComparisonSummary) -> str:
     lines = [*result["sheets"], f"{result['cells']} cells; {result['drawn']} images generated, {result['kept']} kept."]
     return "\n".join(filter(None, [*lines, result["suggestion"], result["tag"], result["same"], result["warning"]]))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from .. import kohya_prompt_line
 from ..compare.image_spec import ImageSettings
 from ..errors import TrainError
-from ..generate.compare_command import compare
+from ..generate.compare_command import ComparisonSummary, compare
 from ..host.kohya_names import webui_sampler_name
 from ..protocols import SampleSpec
 from ..train.config.recipe import Recipe
@@ -116,7 +115,7 @@ def build_epoch_comparison(
     tokenizer: Path | None = None,
     config: Path | None = None,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> ComparisonSummary:
     """Builds the sheet of a finished run in `OUTPUT_DIR/NAME-compare`.
 
     Args:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from ..errors import LoraError, TrainError
+from ..generate.compare_command import ComparisonSummary
 from ..train.config.recipe import Recipe
 from ..train.config.recipe_io import recipe_from_arguments, recipe_parser, recipe_to_toml
 from ..train.config.recipe_metadata import settings_from_lora_file
@@ -148,7 +149,7 @@ def recipe_from_lora_file(path: Path) -> Recipe:
     return Recipe(**settings)
 
 
-def _compared(recipe: Recipe, result: TrainingResult, args: argparse.Namespace) -> dict[str, Any] | None:
+def _compared(recipe: Recipe, result: TrainingResult, args: argparse.Namespace) -> ComparisonSummary | None:
     """Builds the sheet of epochs and weights; None with a message if that fails, which does not affect the training."""
     try:
         made = epoch_comparison.build_epoch_comparison(

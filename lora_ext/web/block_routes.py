@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field
 
+from ..blocks import BlockLayout
 from ..compare import axis_values, block_analysis, heatmap
 from ..compare.block_analysis import BlockAnalysis, BlockAnalysisData
 from ..compare.cell_store import CellStore
@@ -108,7 +108,9 @@ def run_block_analysis_job(app_state: AppState, options: BlockAnalysisRequest, j
     )
 
 
-def _norms(app_state: AppState, options: BlockAnalysisRequest, file: LoraFile, name: str, layout: Any) -> BlockAnalysis:
+def _norms(
+    app_state: AppState, options: BlockAnalysisRequest, file: LoraFile, name: str, layout: BlockLayout
+) -> BlockAnalysis:
     if block_analysis.can_measure_without_model(file):
         return block_analysis.analyse_by_norms(file, layout, name)
     with app_state.backend.open_trainable_model(options.checkpoint or None) as model:

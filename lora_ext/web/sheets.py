@@ -138,19 +138,19 @@ class SheetService:
 
         job.text = "loading the model"
         with self.app_state.backend.open_renderer(options.checkpoint, self.app_state.library) as renderer:
-            made = build_sheet.build_sheet(
+            result = build_sheet.build_sheet(
                 planned, renderer, store, batch=options.batch, scorer=scorer, on_progress=watch
             )
             for fit in getattr(renderer, "fits", {}).values():
                 job.notify(str(fit))
-        if made.warning:
-            job.notify(made.warning)
+        if result.warning:
+            job.notify(result.warning)
         job.done = job.total
         return self.load_sheet(folder)
 
     def load_sheet(self, folder: Path) -> SheetDetails:
         """A sheet as it is now; without a `sheet.json` that can be read, it has only what this type adds."""
-        found = load_manifest(folder)
+        found: dict[str, Any] = {**(load_manifest(folder) or {})}
         for cell in found.get("cells", []):
             cell["file"] = self._name(folder / cell["file"]) if cell.get("file") else None
         pages = [self._name(folder / name) for name in found.get("pages", [])]
