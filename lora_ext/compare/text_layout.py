@@ -91,21 +91,21 @@ def wrap_text(text: str, font: Font, width: int, lines: int = 0) -> str:
         width: of a line, in pixels.
         lines: the largest number of lines, the last ending in dots if text is left out; 0 for any number.
     """
-    made, line = [], ""
+    wrapped, line = [], ""
     for word in displayable_text(text).split():
         for piece, joint in _word_parts(word, font, width):
             longer = f"{line}{joint if line else ''}{piece}"
             if line and _PROBE.textlength(longer, font=font) > width:
-                made.append(line)
+                wrapped.append(line)
                 longer = piece
             line = longer
-    made.append(line)
-    if lines and len(made) > lines:
-        last = made[lines - 1]
+    wrapped.append(line)
+    if lines and len(wrapped) > lines:
+        last = wrapped[lines - 1]
         while last and _PROBE.textlength(last + "...", font=font) > width:
             last = last[:-1]
-        made = [*made[: lines - 1], last + "..."]
-    return "\n".join(made)
+        wrapped = [*wrapped[: lines - 1], last + "..."]
+    return "\n".join(wrapped)
 
 
 def _word_parts(word: str, font: Font, width: int) -> list[tuple[str, str]]:

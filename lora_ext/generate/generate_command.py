@@ -61,7 +61,7 @@ def generate_parser(
         about: its description.
         leave_out: fields without an option.
     """
-    made = CommandParser(verb, about)
+    parser = CommandParser(verb, about)
     kinds = {"int": int, "float": float}
     for item in fields(Settings):
         if item.name in leave_out:
@@ -74,10 +74,10 @@ def generate_parser(
             options |= {"action": "store_true"}
         else:
             options["type"] = Path if "Path" in kind else kinds.get(kind, str)
-        made.add_argument(f"--{item.name}", **options)
-    made.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the PNG files")
-    made.add_argument("--json", action="store_true", help="print the results as JSON on standard output")
-    return made
+        parser.add_argument(f"--{item.name}", **options)
+    parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the PNG files")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON on standard output")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,11 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lora-ext: {error}", file=sys.stderr)
         return 2
     if as_json:
-        made = [
+        image_rows = [
             {"file": str(p), "infotext": i.info[infotext.PARAMETERS_KEY]} for p, i in zip(paths, images, strict=True)
         ]
         fits = [_fit_as_json(fit) for fit in report.fits]
-        print(json.dumps({"images": made, "loras": fits, "notes": report.notes}, ensure_ascii=False, default=str))
+        print(json.dumps({"images": image_rows, "loras": fits, "notes": report.notes}, ensure_ascii=False, default=str))
     else:
         print("\n".join(map(str, paths)))
     return 0

@@ -91,8 +91,8 @@ class StandaloneBackend:
 
     def presets(self) -> Presets:
         """Built-in presets and the user's own."""
-        presets, told = load_preset_files(BLOCK_PRESETS, [self._folders.data / PRESETS_FILE])
-        return Presets(presets, notes=told)
+        presets, notes = load_preset_files(BLOCK_PRESETS, [self._folders.data / PRESETS_FILE])
+        return Presets(presets, notes=notes)
 
     def model_lock(self) -> AbstractContextManager[Any]:
         """Nothing: only jobs use the model, one at a time."""

@@ -71,14 +71,14 @@ class AnswerSchemas:
 
     def _object(self, answer_type: Any) -> dict[str, Any]:
         """The schema of a dataclass, whose fields are always there, or of a TypedDict."""
-        hints, told = get_type_hints(answer_type), attribute_descriptions(answer_type)
+        hints, descriptions = get_type_hints(answer_type), attribute_descriptions(answer_type)
         required = (
             [one.name for one in fields(answer_type)]
             if is_dataclass(answer_type)
             else [name for name in hints if name in answer_type.__required_keys__]
         )
         properties = {
-            name: {**self.schema(hints[name]), **({"description": told[name]} if name in told else {})}
+            name: {**self.schema(hints[name]), **({"description": descriptions[name]} if name in descriptions else {})}
             for name in (required if is_dataclass(answer_type) else hints)
         }
         description = (answer_type.__doc__ or "").partition("\n\n")[0].replace("\n    ", " ")

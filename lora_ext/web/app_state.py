@@ -47,8 +47,8 @@ class AppState:
             history_path=data / "jobs.json",
         )
         self.presets = PresetStore(data, backend.presets)
-        places = (*self.folders.loras, *self.folders.checkpoints, *self.folders.datasets)
-        heads = {self.folders.outputs, self.folders.save, data, *places}
+        shown_folders = (*self.folders.loras, *self.folders.checkpoints, *self.folders.datasets)
+        heads = {self.folders.outputs, self.folders.save, data, *shown_folders}
         heads |= {folder.resolve() for folder in heads}
         self._heads = sorted((str(folder) + os.sep for folder in heads), key=len, reverse=True)
         self._library: LoraLibrary | None = None
@@ -123,7 +123,7 @@ class AppState:
         found = next((e.relative_name for e in self.library.entries if e.path == path), None)
         return found or path.stem
 
-    def cached(self, what: str, entry: LibraryEntry, make: Callable[[], _Value]) -> _Value:
+    def cached(self, what: str, entry: LibraryEntry, compute: Callable[[], _Value]) -> _Value:
         """`make()` about a file, computed once until the file changes."""
         key = (what, str(entry.path), tuple(entry.stamp), entry.config)
         with self._lock:
@@ -131,9 +131,9 @@ class AppState:
                 self._cache.move_to_end(key)
                 found: _Value = self._cache[key]
                 return found
-        made = make()
+        value = compute()
         with self._lock:
-            self._cache[key] = made
+            self._cache[key] = value
             while len(self._cache) > 64:
                 self._cache.popitem(last=False)
-        return made
+        return value

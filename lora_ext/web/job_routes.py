@@ -63,8 +63,8 @@ def run_generate_job(app_state: AppState, options: GenerateRequest, job: Job) ->
         lambda done, total: job.progress(done, total, "drawing"),
     )
     paths = save_images(images, app_state.output_folder("pictures"))
-    for told in (*fits, *notes):
-        job.notify(str(told))
+    for note in (*fits, *notes):
+        job.notify(str(note))
     names = [path.relative_to(app_state.folders.outputs).as_posix() for path in paths]
     return GenerateResult(
         pictures=[

@@ -171,8 +171,8 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
         contents = load_tensors(entry.path)
         if not contents.tensors or entry.path.suffix.lower() != ".safetensors":
             raise FileError(f"{entry.name} is no safetensors file and holds no metadata; convert it first")
-        made = edit_metadata(contents.metadata, contents.tensors, new_entries=edit.put, remove=edit.remove)
-        save_safetensors(contents.tensors, entry.path, metadata=made, overwrite=True)
+        new_metadata = edit_metadata(contents.metadata, contents.tensors, new_entries=edit.put, remove=edit.remove)
+        save_safetensors(contents.tensors, entry.path, metadata=new_metadata, overwrite=True)
         app_state.refresh_library()
         return inspect_library_file(app_state, entry.relative_name)
 

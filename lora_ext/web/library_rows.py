@@ -98,8 +98,8 @@ def library_row(app_state: AppState, entry: LibraryEntry) -> LibraryRow:
 
 def trigger_words(metadata: Mapping[str, str]) -> list[str]:
     """Trigger words as a trainer or a model site wrote them, and the most frequent caption tags after them."""
-    said = metadata.get("modelspec.trigger_phrase", "") or metadata.get("ss_trigger_words", "")
-    found = [word.strip() for word in said.split(",")] + list(top_tags(metadata, 12))
+    phrase = metadata.get("modelspec.trigger_phrase", "") or metadata.get("ss_trigger_words", "")
+    found = [word.strip() for word in phrase.split(",")] + list(top_tags(metadata, 12))
     return list(dict.fromkeys(word for word in found if word))[:16]
 
 

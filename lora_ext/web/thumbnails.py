@@ -94,11 +94,11 @@ def save_thumbnail(app_state: AppState, options: ThumbnailRequest) -> Path:
     image = _opened(
         output_image_path(app_state, options.picture).read_bytes() if options.picture else _decoded(options.data)
     )
-    said = png_save_options(image)
+    save_options = png_save_options(image)
     image = (ImageOps.exif_transpose(image) or image).convert("RGB")
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     with replacing_file(path, overwrite=True) as part:
-        image.save(part, format="PNG", **said)
+        image.save(part, format="PNG", **save_options)
     return path
 
 

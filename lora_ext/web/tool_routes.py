@@ -231,13 +231,13 @@ class ToolService:
         source = find_user_path(folders, options.checkpoint)
         suffix = source.suffix.lower() if source.is_file() else ""
         path = user_output_path(folders[0], options.save_to, suffix)
-        uses = [
+        specs = [
             AdapterSpec(file, part.ratio, part.ratio, self.parse_blocks(part.lbw))
             for file, part in zip(files, options.parts, strict=True)
         ]
         report = merge_into_checkpoint(
             source,
-            uses,
+            specs,
             path,
             dtype=options.dtype,
             device=options.torch_device,

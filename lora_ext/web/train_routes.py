@@ -103,13 +103,13 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
         return app_state.jobs.start("train", title, lambda job: work(options, job), lane=MODEL_LANE).summary()
 
     def work(options: TrainRequest, job: Job) -> TrainResult:
-        made: TrainResult = {**runs.train(options.settings, options.prompts, job)}
-        if options.compare and not made["stopped"]:
+        result: TrainResult = {**runs.train(options.settings, options.prompts, job)}
+        if options.compare and not result["stopped"]:
             try:
-                made["sheet"] = sheets.start_job(sheets.request_for_run(made["name"])).id
+                result["sheet"] = sheets.start_job(sheets.request_for_run(result["name"])).id
             except LoraError as error:
                 job.notify(f"no sheet of epochs and weights: {error}")
-        return made
+        return result
 
     @api.post("/train/{name}/compare", status_code=202)
     def compare(name: str) -> JobSummary:

@@ -133,7 +133,7 @@ class TrainingRuns:
         try:
             with self.app_state.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as model:
                 shell = JobHostInterface(job, self.app_state.folders.loras)
-                outcome = TrainingRun(model, recipe, shell, on_progress=live.update).run()
+                result = TrainingRun(model, recipe, shell, on_progress=live.update).run()
             live.copy_remaining_files()
         except JobCancelledError:
             self.app_state.refresh_library()
@@ -141,13 +141,13 @@ class TrainingRuns:
             self._save_record(folder, {**record, "ended": time.time(), "stopped": True, "files": files})
             raise
         except BaseException as error:
-            said = self.app_state.hide_folders(str(error)) or type(error).__name__
-            self._save_record(folder, {**record, "ended": time.time(), "error": said})
+            message = self.app_state.hide_folders(str(error)) or type(error).__name__
+            self._save_record(folder, {**record, "ended": time.time(), "error": message})
             raise
         self.app_state.refresh_library()
-        made: FinishedRun = {**record, **self._result_fields(outcome, folder, live), "ended": time.time()}
-        self._save_record(folder, made)
-        return made
+        finished: FinishedRun = {**record, **self._result_fields(result, folder, live), "ended": time.time()}
+        self._save_record(folder, finished)
+        return finished
 
     def _result_fields(self, outcome: TrainingResult, folder: Path, live: TrainingRunProgress) -> RunOutcome:
         state = outcome.state or (_newest_state(folder) if outcome.stopped else None)
@@ -193,9 +193,9 @@ class TrainingRuns:
         if prompts.is_file():
             recipe = replace(recipe, sample_prompts=str(prompts))
         names = []
-        for place in record.get("files") or ():
+        for library_name in record.get("files") or ():
             with suppress(FileError):
-                names.append(self.app_state.library.shortest_name(self.app_state.entry(place)))
+                names.append(self.app_state.library.shortest_name(self.app_state.entry(library_name)))
         return recipe, names
 
     # --- runs of before

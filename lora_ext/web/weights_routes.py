@@ -137,13 +137,13 @@ def tag_from_request(options: TagRequest) -> LoraTag:
         if any(mark in str(value) for mark in "<>=\n" + ":" * (name == "step")):
             raise PromptError(f"{name} {str(value)[:80]!a} cannot stand in a tag")
         items.append(f"{name}={value}")
-    made = parse_tag_items(":".join(items).split(":"))
-    if made.lbw:
+    tag = parse_tag_items(":".join(items).split(":"))
+    if tag.lbw:
         try:
-            parse_block_weights(made.lbw, presets={made.lbw: "0," * 16 + "0"} if "," not in made.lbw else {})
+            parse_block_weights(tag.lbw, presets={tag.lbw: "0," * 16 + "0"} if "," not in tag.lbw else {})
         except BlockError as error:
             raise PromptError(str(error)) from None
-    return made
+    return tag
 
 
 def insert_tag(prompt: str, lora_tag: LoraTag) -> str:
@@ -164,14 +164,16 @@ def insert_tag(prompt: str, lora_tag: LoraTag) -> str:
 def tag_notes(app_state: AppState, lora_tag: LoraTag) -> list[str]:
     """What a tag will not do, a sentence each; nothing about a file that is not there."""
     with suppress(LoraError):
-        use = resolve_tag(lora_tag, app_state.library, app_state.backend.presets())
-        blocks = {layer_id.block for layer_id in use.file.adapters if layer_id.block}
-        given = use.blocks.labels
+        spec = resolve_tag(lora_tag, app_state.library, app_state.backend.presets())
+        blocks = {layer_id.block for layer_id in spec.file.adapters if layer_id.block}
+        given = spec.blocks.labels
         missing = [
             name for name in BLOCK_LABELS if name in blocks and name != BASE and given is not None and name not in given
         ]
-        said = f"blocks {', '.join(missing)} of this file are not among these weights and count as 0" if missing else ""
-        return [text for text in (no_effect_reason(use, use.file.adapters), said) if text]
+        notes = [no_effect_reason(spec, spec.file.adapters)]
+        if missing:
+            notes.append(f"blocks {', '.join(missing)} of this file are not among these weights and count as 0")
+        return [note for note in notes if note]
     return []
 
 
@@ -181,8 +183,8 @@ def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
     @api.post("/tag")
     def tag(options: TagRequest) -> TagAnswer:
         """The `<lora:…>` tag, the given prompt with it, and what of it will not act."""
-        made = tag_from_request(options)
-        return TagAnswer(made.format_tag(), insert_tag(options.prompt, made), tag_notes(app_state, made))
+        lora_tag = tag_from_request(options)
+        return TagAnswer(lora_tag.format_tag(), insert_tag(options.prompt, lora_tag), tag_notes(app_state, lora_tag))
 
     @api.post("/tag/read")
     def read(given: TextRequest) -> TagFields:

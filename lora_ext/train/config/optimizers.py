@@ -196,16 +196,16 @@ def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
     Raises:
         TrainError: An unknown optimizer, a missing package, or an argument that the optimizer does not accept.
     """
-    make, settings = optimizer_class_and_settings(recipe)
+    optimizer_class, settings = optimizer_class_and_settings(recipe)
     if settings.get("relative_step"):  # it computes the rate by itself; a given one is an error
         groups = [{**group, "lr": 0.0} for group in groups]
-    if make.__module__.startswith("torch.optim") and "fused" not in settings and "foreach" not in settings:
-        settings |= _fast(make, groups)
+    if optimizer_class.__module__.startswith("torch.optim") and "fused" not in settings and "foreach" not in settings:
+        settings |= _fast(optimizer_class, groups)
     try:
-        made: Optimizer = make(groups, **settings)
+        optimizer: Optimizer = optimizer_class(groups, **settings)
     except (TypeError, ValueError, AssertionError) as error:
         raise TrainError(f"{recipe.optimizer_type}: {error}; check optimizer_args") from None
-    return made
+    return optimizer
 
 
 def _fast(make: Callable[..., Any], groups: list[dict[str, Any]]) -> dict[str, Any]:

@@ -254,9 +254,9 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
             off = {"action": "store_false", "dest": name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
             group.add_argument(f"--no_{name}", **off)  # type: ignore[arg-type]
             continue
-        said = f"{text} (default: {f.default})" if f.default not in (None, ()) else text
+        help_text = f"{text} (default: {f.default})" if f.default not in (None, ()) else text
         many = {"nargs": "*"} if kind == "strs" else {"metavar": _metavar(kind, option)}
-        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=said, **many)  # type: ignore[arg-type]
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help_text, **many)  # type: ignore[arg-type]
     more = parser.add_argument_group("more")
     more.add_argument("--config_file", type=Path, metavar="FILE", help="toml with any of these settings")
     more.add_argument("--network_args", nargs="*", default=argparse.SUPPRESS, help="settings as name=value")

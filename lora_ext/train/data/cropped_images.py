@@ -73,8 +73,8 @@ class CroppedImageLoader:
 
 def default_face_finder(images: Sequence[DatasetImage], subsets: Sequence[Subset]) -> FaceFinder | None:
     """OpenCV's face finder where some image needs it: faces are cropped, and its name does not tell the box."""
-    asked = [image for image in images if subsets[image.subset].augmentation.face_crop]
-    return opencv_face_finder() if any(parse_face_box(image.path) is None for image in asked) else None
+    face_cropped = [image for image in images if subsets[image.subset].augmentation.face_crop]
+    return opencv_face_finder() if any(parse_face_box(image.path) is None for image in face_cropped) else None
 
 
 def crop_origin(crop: ImageCrop, image: DatasetImage, flipped: bool) -> tuple[int, int]:
@@ -98,20 +98,20 @@ class _ImageCache:
         self.limit, self.size, self.lock = limit, 0, threading.Lock()
         self.held: OrderedDict[DatasetImage, ImageAndMask] = OrderedDict()
 
-    def get(self, image: DatasetImage, make: Callable[[], ImageAndMask]) -> ImageAndMask:
+    def get(self, image: DatasetImage, compute: Callable[[], ImageAndMask]) -> ImageAndMask:
         """The kept pair; `make` makes it where there is none."""
         with self.lock:
             if image in self.held:
                 self.held.move_to_end(image)
                 return self.held[image]
-        made = make()
+        pair = compute()
         with self.lock:
             if image not in self.held:
-                self.held[image] = made
+                self.held[image] = pair
                 self.size += _byte_count(image.bucket_fit.bucket)
             while self.size > self.limit and len(self.held) > 1:
                 self.size -= _byte_count(self.held.popitem(last=False)[0].bucket_fit.bucket)
-        return made
+        return pair
 
 
 def _byte_count(bucket: PixelSize) -> int:

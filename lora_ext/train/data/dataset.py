@@ -182,17 +182,17 @@ class Dataset:
         mine, scale = global_batch.items_of_process(rank, world_size)
         items = mine or global_batch.items[:1]
         samples = [self._load_sample(item, epoch, step, steps) for item in items]
-        pictures = [self.images[item.image] for item in items]
-        weights = [self.subsets[picture.subset].loss_weight if mine else 0.0 for picture in pictures]
+        images = [self.images[item.image] for item in items]
+        weights = [self.subsets[image.subset].loss_weight if mine else 0.0 for image in images]
         return Batch(
             pixels=_stacked([sample.pixels for sample in samples]),
             latents=_stacked([sample.latents for sample in samples]),
             captions=[sample.caption for sample in samples],
-            regularisation=tuple(self.subsets[picture.subset].regularisation for picture in pictures),
+            regularisation=tuple(self.subsets[image.subset].regularisation for image in images),
             weights=torch.tensor(weights),
             mask=_masks([sample.mask for sample in samples], global_batch.bucket),
-            paths=tuple(str(picture.path) for picture in pictures),
-            original_sizes=tuple(picture.size for picture in pictures),
+            paths=tuple(str(image.path) for image in images),
+            original_sizes=tuple(image.size for image in images),
             crops=tuple(sample.crop for sample in samples),
             bucket=global_batch.bucket,
             seeds=tuple(keyed_random_number(self.seed, "noise", epoch, *item) for item in items),
@@ -226,10 +226,10 @@ class Dataset:
 
     # --- latents
 
-    def _key(self, picture: DatasetImage, flipped: bool) -> str:
-        rules = self.subsets[picture.subset].augmentation
-        about = (picture.bucket_fit, rules.resize_interpolation, rules.alpha_mask, flipped)
-        return content_key("latents", self._vae_key, picture.digest, *about)
+    def _key(self, image: DatasetImage, flipped: bool) -> str:
+        rules = self.subsets[image.subset].augmentation
+        about = (image.bucket_fit, rules.resize_interpolation, rules.alpha_mask, flipped)
+        return content_key("latents", self._vae_key, image.digest, *about)
 
     def cache_latents(
         self,
@@ -264,24 +264,24 @@ class Dataset:
         if folder is not None:  # the name may be empty or shared by two autoencoders; the encoding of a pattern is not
             self._vae_key += tensor_fingerprint(encode(_pattern()))
         jobs: dict[PixelSize, list[tuple[DatasetImage, bool]]] = {}
-        for picture in {self._key(p, False): p for p in self.images}.values():
-            for flipped in (False, True) if self.subsets[picture.subset].augmentation.flip_aug else (False,):
-                if self._latent_cache.get(self._key(picture, flipped)) is None:
-                    jobs.setdefault(picture.bucket_fit.bucket, []).append((picture, flipped))
+        for image in {self._key(p, False): p for p in self.images}.values():
+            for flipped in (False, True) if self.subsets[image.subset].augmentation.flip_aug else (False,):
+                if self._latent_cache.get(self._key(image, flipped)) is None:
+                    jobs.setdefault(image.bucket_fit.bucket, []).append((image, flipped))
         size = self.recipe.vae_batch_size
         parts = [group[at : at + size] for group in jobs.values() for at in range(0, len(group), size)]
-        mine = parts[rank_and_world_size[0] :: rank_and_world_size[1]]
-        made = prefetched(self._load_pixels_and_masks, mine, threads=self.recipe.max_data_loader_n_workers)
-        for part, (pixels, masks) in zip(track(mine, "caching latents"), made, strict=True):
+        own_parts = parts[rank_and_world_size[0] :: rank_and_world_size[1]]
+        loaded = prefetched(self._load_pixels_and_masks, own_parts, threads=self.recipe.max_data_loader_n_workers)
+        for part, (pixels, masks) in zip(track(own_parts, "caching latents"), loaded, strict=True):
             latents = encode(pixels)
             if not bool(torch.isfinite(latents).all()):
                 raise TrainError(f"the VAE returns NaN for {part[0][0].path}; turn on no_half_vae")
-            for row, (picture, flipped) in enumerate(part):
+            for row, (image, flipped) in enumerate(part):
                 kept = {"latents": latents[row].float()}
                 if (mask := masks[row]) is not None:
                     kept["mask"] = mask
-                self._latent_cache.add(self._key(picture, flipped), kept)
-        return sum(map(len, mine))
+                self._latent_cache.add(self._key(image, flipped), kept)
+        return sum(map(len, own_parts))
 
     def _load_pixels_and_masks(self, part: Sequence[tuple[DatasetImage, bool]]) -> tuple[Tensor, list[Tensor | None]]:
         """Pixels (n, 3, h, w) and masks of (image, flipped) pairs of one bucket."""

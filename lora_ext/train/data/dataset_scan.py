@@ -86,11 +86,11 @@ def scan_dataset(subsets: Sequence[Subset], *, strict: bool = False, track: Trac
 
     with rejecting_truncated_images(), ThreadPoolExecutor(SCAN_THREADS) as pool:
         results = [result for _, result in zip(track(jobs, "scanning pictures"), pool.map(scan, jobs), strict=True)]
-    pictures = tuple(result for result in results if isinstance(result, DatasetImage))
+    images = tuple(result for result in results if isinstance(result, DatasetImage))
     skipped = tuple(result for result in results if isinstance(result, str))
-    if not any(not subsets[picture.subset].regularisation for picture in pictures):
+    if not any(not subsets[image.subset].regularisation for image in images):
         raise TrainError(f"none of the {len(jobs)} pictures can be read; the first: {skipped[0] if skipped else '-'}")
-    return DatasetScan(tuple(subsets), pictures, skipped)
+    return DatasetScan(tuple(subsets), images, skipped)
 
 
 def _scan_image(path: Path, index: int, subset: Subset) -> DatasetImage:
@@ -126,12 +126,12 @@ def _bytes(path: Path) -> bytes:
         raise UnreadableImage(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _find_mask(picture: Path, masks: Path) -> Path | None:
+def _find_mask(path: Path, masks: Path) -> Path | None:
     """The mask of an image: an image of the same name with any suffix."""
-    same = masks / picture.name
+    same = masks / path.name
     if same.is_file():
         return same
-    return next((p for p in sorted(masks.glob(f"{_escape_glob(picture.stem)}.*")) if is_image_file(p)), None)
+    return next((p for p in sorted(masks.glob(f"{_escape_glob(path.stem)}.*")) if is_image_file(p)), None)
 
 
 def _escape_glob(text: str) -> str:

@@ -111,11 +111,11 @@ class SampleOrder:
         needed, have = len(self.training_items), len(self.regularisation_images)
         if not have:
             return []
-        items, uses = [], defaultdict[int, int](int)
+        items, repeats_by_image = [], defaultdict[int, int](int)
         for place in range(epoch * needed, (epoch + 1) * needed):
             image = self._regularisation_pass(place // have)[place % have]
-            items.append(ImageRepeat(image, uses[image]))
-            uses[image] += 1
+            items.append(ImageRepeat(image, repeats_by_image[image]))
+            repeats_by_image[image] += 1
         return items
 
     def _regularisation_pass(self, number: int) -> list[int]:

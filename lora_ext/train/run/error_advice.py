@@ -56,5 +56,5 @@ def is_memory_full_error(error: BaseException) -> bool:
     """Whether an exception means that memory is full, on a GPU or on the CPU."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in said for words in _FULL)
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in message for words in _FULL)

@@ -65,15 +65,15 @@ def missing_regularisation_images(recipe: Recipe, seed: int) -> list[MissingImag
     if not named:
         raise TrainError(f"reg_generate needs a folder in {root} that names a class, such as '1_dog' (1 repeat)")
     train = find_subsets(replace(recipe, reg_data_dir=None))
-    turns = sum(len(subset.files) * subset.repeats for subset in train if not subset.regularisation)
-    wanted = min(MAX_IMAGES_PER_CLASS, -(-turns // len(named)))
+    samples = sum(len(subset.files) * subset.repeats for subset in train if not subset.regularisation)
+    per_class = min(MAX_IMAGES_PER_CLASS, -(-samples // len(named)))
     found = []
     for folder, concept in named.items():
         check_not_linked(folder, root)
         have = {path.name for path in folder.iterdir() if is_image_file(path)}
-        names = (f"drawn-{number:04}.png" for number in range(1, wanted + len(have) + 1))
+        names = (f"drawn-{number:04}.png" for number in range(1, per_class + len(have) + 1))
         free = [name for name in names if name not in have]
-        for name in free[: max(0, wanted - len(have))]:
+        for name in free[: max(0, per_class - len(have))]:
             found.append(
                 MissingImage(folder / name, concept, keyed_random_number(seed, "regularisation", concept, name) % 2**32)
             )

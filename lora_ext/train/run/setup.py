@@ -120,9 +120,9 @@ def fill_caption_cache(
         return
     if recipe.cache_text_encoder_outputs_to_disk and not recipe.token_string:
         # the model's name may be empty or shared by two models; the encoding of a caption is not
-        made = tensor_fingerprint(encode_captions(["a picture of 1"]).states)
+        fingerprint = tensor_fingerprint(encode_captions(["a picture of 1"]).states)
         settings = recipe.clip_skip, recipe.max_token_length, recipe.mixed_precision
-        encode_captions.cache_on_disk(TensorCache(cache_folder(recipe)), made, *settings)
+        encode_captions.cache_on_disk(TensorCache(cache_folder(recipe)), fingerprint, *settings)
     for caption in track(data.fixed_captions() or [], "encoding captions"):
         encode_captions([caption])
 
@@ -165,10 +165,10 @@ def open_tracker(recipe: Recipe, folder: Path, started: float) -> ExperimentTrac
 def build_network(parts: Mapping[str, nn.Module], recipe: Recipe, notify: Callable[[str], None]) -> TrainableNetwork:
     """Builds the recipe's network, continued from a file if it names one."""
     file = load_lora_file(Path(recipe.network_weights)) if recipe.network_weights else None
-    made = TrainableNetwork(parts, recipe, generator=keyed_generator(recipe.seed, "network"), file=file)
-    if file is not None and made.untrained_layers:
+    network = TrainableNetwork(parts, recipe, generator=keyed_generator(recipe.seed, "network"), file=file)
+    if file is not None and network.untrained_layers:
         where = ", ".join(
-            f"{n} in {part}" for part, n in sorted(Counter(s.part for s in made.untrained_layers).items())
+            f"{n} in {part}" for part, n in sorted(Counter(s.part for s in network.untrained_layers).items())
         )
         notify(f"network_weights {file.name} has layers that this recipe does not train ({where}); they are left out")
-    return made
+    return network

@@ -196,12 +196,12 @@ def _check(state: TrainingState) -> None:
 
 
 def _unreadable(folder: Path, error: Exception) -> str:
-    said = f"{STATE_NUMBERS_NAME} has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+    reason = f"{STATE_NUMBERS_NAME} has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
     others = sorted(
         p.parent.name for p in folder.parent.glob(f"*{STATE_FOLDER_SUFFIX}/{STATE_NUMBERS_NAME}") if p.parent != folder
     )
     hint = f"; other states are in {folder.parent}: {', '.join(others[-3:])}" if others else ""
-    return f"the state {folder} is damaged or incomplete and cannot be read: {said or type(error).__name__}{hint}"
+    return f"the state {folder} is damaged or incomplete and cannot be read: {reason or type(error).__name__}{hint}"
 
 
 def find_training_state(where: Path, name: str | None = None) -> Path:

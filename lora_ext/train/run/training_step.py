@@ -110,8 +110,8 @@ class TrainingObjective:
         at = send_to_device(torch.tensor(rows), self.device)
         with torch.no_grad(), self.network.detached():
             context = self.encode_captions_without_gradients([batch.captions[row] for row in rows])
-            said = self.model.predict(mixed[at], steps[at], context, None if sizes is None else sizes[at])
-        return target.to(said.dtype).index_copy(0, at, said)
+            base_prediction = self.model.predict(mixed[at], steps[at], context, None if sizes is None else sizes[at])
+        return target.to(base_prediction.dtype).index_copy(0, at, base_prediction)
 
     def _noisy(
         self, latents: Tensor, noise: Tensor, steps: Tensor, abar: Tensor, generators: Sequence[torch.Generator]
