@@ -186,6 +186,44 @@ def test_butterflies_reach_no_further_than_the_layer(factors: int, fits: bool) -
     assert not adapter({"oft_blocks": torch.zeros(8, 3, 3), "rescale": torch.ones(5)}).fits((24, 5))
 
 
+@every_case
+def test_factors_that_agree_are_consistent(kind: str, layer: str) -> None:
+    tensors, _ = drawn(kind, layer)
+    assert adapter(tensors).has_consistent_factors()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "axis"),
+    [
+        ("loha", "hada_w1_a", 1),
+        ("loha", "hada_w2_b", 0),
+        ("loha-tucker", "hada_t2", 0),
+        ("lokr-thin", "lokr_w1_b", 0),
+        ("lokr-thin", "lokr_w2_a", 1),
+        ("lokr-tucker", "lokr_t2", 1),
+        ("glora", "a2.weight", 0),
+        ("glora", "b1.weight", 1),
+    ],
+)
+def test_a_factor_of_another_rank_is_inconsistent(kind: str, name: str, axis: int) -> None:
+    tensors, _ = drawn(kind, "3x3" if kind.endswith("tucker") else "linear")
+    assert not adapter({**tensors, name: tensors[name].narrow(axis, 0, 1)}).has_consistent_factors()
+
+
+@pytest.mark.parametrize("name", ["alpha", "scale", "bias_size", "bias_indices"])
+def test_the_dtype_is_that_of_the_factors(name: str) -> None:
+    """Numbers beside them may have another, also where they come first."""
+    tensors, _ = drawn("lora-sparse-bias", "linear", dtype=torch.float16)
+    tensors["scale"] = torch.tensor(0.5)
+    first = {name: tensors.pop(name).float()} | tensors
+    assert next(iter(first)) == name and adapter(first).dtype == torch.float16
+
+
+def test_suffixes_that_few_files_have_are_known() -> None:
+    assert {"bm.weight", "lokr_t2", "hada_t1", "hada_t2", "lora_mid.weight", "diff_b", "b_norm"} <= ADAPTER_SUFFIXES
+    assert {"rescale", "on_input", "scale", "lora_magnitude_vector"} <= ADAPTER_SUFFIXES
+
+
 # --- laws ------------------------------------------------------------------------------------------------------------
 
 

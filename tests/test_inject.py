@@ -14,8 +14,19 @@ from reference import reference, reference_bias
 from torch import Tensor, nn
 
 from lora_ext.adapters import Adapter, adapter_from_tensors
-from lora_ext.errors import FitError
-from lora_ext.inject import BAKED, LIVE, MODES, AppliedAdapter, Injection, LayerTarget, find_layer_targets, weight_shape
+from lora_ext.errors import BakingMemoryError, FitError
+from lora_ext.inject import (
+    AUTO,
+    BAKED,
+    LIVE,
+    MODES,
+    AppliedAdapter,
+    Injection,
+    LayerTarget,
+    MemoryBudget,
+    find_layer_targets,
+    weight_shape,
+)
 from lora_ext.inject.live_layer import LIVE_LAYERS
 
 LAYERS_TO_TRY = {
@@ -324,6 +335,34 @@ def test_a_model_moved_to_another_dtype_meanwhile(mode: str) -> None:
     assert all(p.dtype == torch.float16 for p in net.parameters())
     if original:
         assert all(p is original[name] for name, p in net.named_parameters())
+
+
+def test_memory_that_baking_needs_decides_the_mode() -> None:
+    """Beside an image of 100 bytes: two weights of 4·12·12 bytes, and once the float32 sum of the largest."""
+    layers = [nn.Linear(12, 12), nn.Linear(12, 12)]
+    adapter = adapter_from_tensors(make("lora", (12, 12)))
+    assert adapter is not None
+    wanted = {LayerTarget(layer, "weight", layer.weight.shape): (AppliedAdapter(adapter, 1.0),) for layer in layers}
+    needed = 3 * 4 * 12 * 12
+
+    def applied(mode: str, free: int, forced: str = "") -> tuple[str, bool]:
+        with Injection(mode, MemoryBudget(free=lambda device: free, image_bytes=100)) as injection:
+            injection.forced_live_reason = forced
+            injection.apply(wanted)
+            return injection.live_reason, injection.baked_bytes() > 0
+
+    assert applied(AUTO, needed + 100) == ("", True) == applied(BAKED, needed)
+    reason, is_baked = applied(AUTO, needed + 99)
+    assert reason.startswith("baking takes 0.0 MiB more beside 0.0 MiB for generating an image") and not is_baked
+    assert applied(AUTO, needed + 100, "asked for") == ("asked for", False)
+    assert applied(LIVE, 0) == ("", False)
+    with pytest.raises(BakingMemoryError, match="the modes live and auto do not need this memory"):
+        applied(BAKED, needed - 1)
+    weights = torch.tensor([0.5, 1.0])  # for each image, which is live in any case: no memory is counted
+    turning = {target: (AppliedAdapter(adapter, weights),) for target in wanted}
+    with Injection(AUTO, MemoryBudget(free=lambda device: 0)) as injection:
+        injection.apply(turning)
+        assert injection.live_reason == "" and injection.baked_bytes() == 0
 
 
 def test_fp8_storage_goes_live() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +77,45 @@ def test_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 400)
     assert free_bytes(torch.device("cuda")) == 1300
     assert [accelerated(torch.device(name)) for name in ("cuda", "mps", "cpu", "meta")] == [True, True, False, False]
+
+
+def test_free_memory_of_an_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 900, raising=False)
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 300)
+    assert free_bytes(torch.device("mps")) == 600
+
+
+def test_free_memory_that_windows_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MEMORYSTATUSEX has 64 bytes, which the call checks, and ullAvailPhys at byte 16."""
+
+    def status_of(pointer: Any) -> int:
+        memory = (ctypes.c_ubyte * 64).from_buffer(pointer._obj)
+        assert int.from_bytes(memory[:4], sys.byteorder) == ctypes.sizeof(pointer._obj) == 64
+        memory[8:24] = (9000).to_bytes(8, sys.byteorder) + (7000).to_bytes(8, sys.byteorder)
+        return answers.pop()
+
+    kernel = SimpleNamespace(GlobalMemoryStatusEx=status_of)
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    answers = [0, 1]
+    assert free_memory._free_windows() == 7000
+    with pytest.raises(OSError, match="GlobalMemoryStatusEx"):
+        free_memory._free_windows()
+
+
+def test_free_memory_that_macos_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = {b"vm.page_free_count": 5, b"vm.page_speculative_count": 20, b"vm.page_purgeable_count": 300}
+
+    def sysctlbyname(name: bytes, value: Any, size: Any, new: object, new_size: Any) -> int:
+        assert size._obj.value == ctypes.sizeof(value._obj) == 4 and new is None and new_size.value == 0
+        value._obj.value = pages.get(name, 0)
+        return 0 if name in pages else -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(sysctlbyname=sysctlbyname))
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096}.get, raising=False)
+    assert free_memory._free_macos() == 325 * 4096
+    del pages[b"vm.page_speculative_count"]
+    with pytest.raises(OSError, match="speculative"):
+        free_memory._free_macos()
 
 
 def test_what_fits_to_the_byte() -> None:

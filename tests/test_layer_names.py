@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from lora_ext.adapters import ADAPTER_SUFFIXES
 from lora_ext.blocks import BLOCK_LABELS, BLOCK_LAYOUTS, SD_BLOCKS, SDXL_BLOCKS
@@ -285,3 +286,50 @@ def test_models_of_other_roots() -> None:
     )
     assert find_layer_id(UNET, "no.such.layer") is None
     assert parse_layer_key("no_such_layer.lora_up.weight", ADAPTER_SUFFIXES) is None
+
+
+def test_ldm_names_are_converted_as_diffusers_does() -> None:
+    """Every U-Net layer that SD1 or SD2 can have: our two names for it against diffusers' own converter."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    table = layer_name_table(UNET)
+    layer_ids = [layer_id for layer_id in table.ldm if not layer_id.layer.startswith("add_embedding")]
+    stored = {
+        f"model.diffusion_model.{table.ldm[layer_id][0]}.{kind}": torch.tensor(number)
+        for number, layer_id in enumerate(layer_ids)
+        for kind in ("weight", "bias")
+    }
+    converted = convert_ldm_unet_checkpoint(stored, {"layers_per_block": 2, "block_out_channels": (1, 1, 1, 1)})
+    names = {int(number): key.removesuffix(".weight") for key, number in converted.items() if key.endswith(".weight")}
+    assert names == {number: table.diffusers[layer_id] for number, layer_id in enumerate(layer_ids)}
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "layer"),
+    [
+        ("down_blocks.0.downsamplers.0.conv", "IN03", "sampler.conv"),
+        ("up_blocks.2.upsamplers.0.conv", "OUT08", "sampler.conv"),
+        ("down_blocks.1.resnets.1.norm2", "IN05", "resnet.norm2"),
+        ("mid_block.resnets.1.time_emb_proj", "MID", "resnet.1.time_emb_proj"),
+        ("up_blocks.3.attentions.2.norm", "OUT11", "attention.norm"),
+        ("up_blocks.3.attentions.0.transformer_blocks.0.norm3", "OUT09", "attention.transformer_blocks.0.norm3"),
+    ],
+)
+def test_blocks_and_names_inside_them(name: str, block: str, layer: str) -> None:
+    assert find_layer_id(UNET, name) == LayerId(UNET, block, layer)
+
+
+@pytest.mark.parametrize(
+    ("open_clip", "transformers"),
+    [
+        ("ln_1", "layer_norm1"),
+        ("ln_2", "layer_norm2"),
+        ("mlp.c_fc", "mlp.fc1"),
+        ("mlp.c_proj", "mlp.fc2"),
+        *((f"attn.{name}_proj", f"self_attn.{name}_proj") for name in ("q", "k", "v", "out")),
+    ],
+)
+def test_names_of_open_clip(open_clip: str, transformers: str) -> None:
+    found = find_layer_id(TE2, f"transformer.resblocks.31.{open_clip}")
+    assert found == LayerId(TE2, "BASE", f"layers.31.{transformers}")
+    assert found == find_layer_id(TE2, f"text_model.encoder.layers.31.{transformers}")

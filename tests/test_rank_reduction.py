@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lora_ext import singular_values
 from lora_ext.lowrank import LowRank
-from lora_ext.rank_reduction import reduce_rank
+from lora_ext.rank_reduction import RankRule, approximate_delta, reduce_rank
 from lora_ext.singular_values import TRACE_TOLERANCE, _proven, _ritz, eigen, frobenius, leading_eigenpairs
 
 SPECTRA: dict[str, np.ndarray] = {
@@ -119,3 +119,32 @@ def test_the_norm_is_right_however_many_numbers_there_are(shape: tuple[int, int]
     assert frobenius(matrix) == pytest.approx(float(np.linalg.norm(matrix.double().numpy())), rel=1e-7)
     matrix[0, 0] = float("nan")
     assert not frobenius(matrix) >= 0
+
+
+@pytest.mark.parametrize(
+    ("method", "param", "rank"),
+    [("sv_ratio", 3.0, 3), ("sv_ratio", 4.0, 3), ("sv_ratio", 4.1, 4), ("sv_ratio", 1.5, 2), ("sv_ratio", 100.0, 4),
+     ("sv_cumulative", 0.5, 2), ("sv_cumulative", 0.6, 3), ("sv_cumulative", 0.9, 4), ("sv_fro", 0.8, 2),
+     ("sv_fro", 0.9, 3), ("sv_fro", 0.98, 4)],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1.0, 1e-3])
+def test_ranks_that_rules_choose(method: str, param: float, rank: int, size: float) -> None:
+    """By hand for 4, 2, 1, 0.5 and the same a thousandth as large; the rules keep one rank more than they count."""
+    values = torch.tensor([4.0, 2.0, 1.0, 0.5]) * size
+    assert RankRule(9, method, param).choose_rank(values) == rank
+    assert RankRule(2, method, param).choose_rank(values) == min(rank, 2)
+
+
+@pytest.mark.parametrize("shape", [(520, 640), (640, 520), (30, 20)])
+def test_a_fixed_rank_of_a_dense_delta(shape: tuple[int, int]) -> None:
+    """Few ranks of a large matrix come without the other singular values; a small one has all of them."""
+    values = np.r_[np.linspace(2, 1, 4), np.full(min(shape) - 4, 1e-3)]
+    left, right = (
+        np.linalg.qr(np.random.default_rng(n).normal(size=(size, min(shape))))[0] for n, size in enumerate(shape)
+    )
+    delta = torch.from_numpy((left * values) @ right.T).float()
+    best = approximate_delta(delta, 4)
+    assert best.low_rank.rank == 4 and best.low_rank.shape == shape
+    assert len(best.values) == (4 if min(shape) > 500 else min(shape))
+    assert torch.allclose(best.values[:4], torch.from_numpy(values[:4]).float(), rtol=1e-4)
+    assert float((best.low_rank.delta() - delta).norm()) <= 1.001 * float(np.linalg.norm(values[4:])) + 1e-5
