@@ -51,24 +51,24 @@ def tree(layers: Mapping[str, nn.Module]) -> nn.Module:
     return root
 
 
-def small_unet() -> nn.Module:
-    """`forge_objects.unet.model`: LDM's names, a layer without a bias, a convolution and a norm."""
+def small_unet(ops: Any = nn) -> nn.Module:
+    """`forge_objects.unet.model`: LDM's names, one layer without a bias, convolutions and a norm, of `ops`."""
     block = "diffusion_model.input_blocks.4.1.transformer_blocks.0"
     return tree(
         {
-            "diffusion_model.input_blocks.4.0.in_layers.2": nn.Conv2d(8, 12, 3, padding=1),
-            f"{block}.attn1.to_q": nn.Linear(12, 12, bias=False),
-            f"{block}.norm1": nn.LayerNorm(12),
-            "diffusion_model.middle_block.1.proj_in": nn.Conv2d(8, 12, 1),
-            "diffusion_model.output_blocks.3.1.transformer_blocks.0.ff.net.0.proj": nn.Linear(12, 16),
+            "diffusion_model.input_blocks.4.0.in_layers.2": ops.Conv2d(8, 12, 3, padding=1),
+            f"{block}.attn1.to_q": ops.Linear(12, 12, bias=False),
+            f"{block}.norm1": ops.LayerNorm(12),
+            "diffusion_model.middle_block.1.proj_in": ops.Conv2d(8, 12, 1),
+            "diffusion_model.output_blocks.3.1.transformer_blocks.0.ff.net.0.proj": ops.Linear(12, 16),
         }
     )
 
 
-def small_clip() -> nn.Module:
+def small_clip(ops: Any = nn) -> nn.Module:
     """`forge_objects.clip.cond_stage_model`."""
     layer = "clip_l.transformer.text_model.encoder.layers.0"
-    return tree({f"{layer}.self_attn.q_proj": nn.Linear(12, 12), f"{layer}.mlp.fc1": nn.Linear(12, 16)})
+    return tree({f"{layer}.self_attn.q_proj": ops.Linear(12, 12), f"{layer}.mlp.fc1": ops.Linear(12, 16)})
 
 
 class Run:

@@ -1,0 +1,104 @@
+"""Runs the laws of `patched_laws.py` on the patcher classes of a real web UI, with small modules.
+
+    python tests/real_patchers.py FOLDER [LAW …]
+
+FOLDER is a checkout of Forge, reForge, Classic or Neo; this Python needs what its patchers import (torch, psutil …).
+The web UI is not started: only its patchers, its memory manager and its layers are imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Objects(types.SimpleNamespace):
+    """`forge_objects`."""
+
+    def shallow_copy(self) -> Objects:
+        return Objects(**vars(self))
+
+
+class SdModel:
+    """`shared.sd_model`."""
+
+    is_sd1 = True
+
+    def __init__(self, objects: Objects) -> None:
+        self.forge_objects_original = objects
+        self.forge_objects_after_applying_lora = objects.shallow_copy()
+        self.forge_objects = objects.shallow_copy()
+        self.current_lora_hash = "[]"
+
+
+class Clip:
+    """`forge_objects.clip`, whose real class needs tokenizers."""
+
+    def __init__(self, patcher: Any) -> None:
+        self.patcher, self.cond_stage_model = patcher, patcher.model
+
+    def clone(self) -> Clip:
+        return Clip(self.patcher.clone())
+
+
+class RealHost:
+    """The patchers and the memory manager of a checkout, which is in `sys.path`."""
+
+    is_exact = True
+
+    def __init__(self, folder: Path, unet: Any, clip: Any) -> None:
+        if (folder / "backend" / "patcher" / "base.py").is_file():
+            patcher = import_module("backend.patcher.base").ModelPatcher
+            unet_patcher = import_module("backend.patcher.unet").UnetPatcher
+            self.manager = import_module("backend.memory_management")
+            ops = import_module("backend.operations").ForgeOperations
+        else:
+            import_module("ldm_patched.modules.args_parser").args.always_cpu = True
+            patcher = import_module("ldm_patched.modules.model_patcher").ModelPatcher
+            self.manager = import_module("ldm_patched.modules.model_management")
+            ops = import_module("ldm_patched.modules.ops").manual_cast
+            samplers = types.ModuleType("ldm_patched.modules.samplers")  # would import the whole web UI
+            samplers.encode_model_conds = None  # type: ignore[attr-defined]
+            sys.modules.setdefault(samplers.__name__, samplers)
+            unet_patcher = import_module("modules_forge.unet_patcher").UnetPatcher
+        cpu = torch.device("cpu")
+        models = []
+        for make in (unet, clip):
+            torch.manual_seed(0)
+            plain, model = make(), make(ops)
+            model.load_state_dict(plain.state_dict())
+            models.append(model.requires_grad_(False))
+        places = {"load_device": cpu, "offload_device": cpu}
+        self.sd_model = SdModel(
+            Objects(unet=unet_patcher(models[0], **places), clip=Clip(patcher(models[1], **places)))
+        )
+
+    def load(self, patcher: Any) -> None:
+        """Loads a patcher by the web UI's memory manager, as sampling does."""
+        with torch.no_grad():
+            self.manager.load_models_gpu([patcher])
+
+
+def main() -> None:
+    """Runs the laws that are named, by default all; fails with the first that does not hold."""
+    folder, names = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    sys.argv = [sys.argv[0], "--always-cpu"]
+    os.chdir(folder)
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT), str(folder), str(folder / "packages_3rdparty")]
+    from patched_laws import LAWS, Run, small_clip, small_unet
+
+    for name in names or LAWS:
+        LAWS[name](Run(RealHost(folder, small_unet, small_clip)))
+        print("holds:", name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
