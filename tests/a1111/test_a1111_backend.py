@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,15 +104,6 @@ def test_pictures_are_not_drawn_in_the_tab(webui: StandIn) -> None:
     with pytest.raises(Exception, match="generates images in txt2img and img2img"):
         backend.generate({}, None, None)
     assert webui.client.post("/lora-ext/v1/generate", json={}).status_code == 404
-
-
-def test_a_web_ui_with_a_model_manager(webui: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forge and its relatives have `modules_forge`."""
-    find = importlib.util.find_spec
-    package = webui.module("models")
-    monkeypatch.setattr(package, "find_spec", lambda name: name == "modules_forge" or find(name))
-    with pytest.raises(AssertionError, match="Forge or a relative of it"):
-        webui.call("/train", {"settings": {"output_name": "x"}, "prompts": ""})
 
 
 def test_the_tab_is_there(webui: StandIn) -> None:

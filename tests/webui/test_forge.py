@@ -1,5 +1,4 @@
-"""In a running Forge: every part of a tag acts, plain tags as Forge's own extension applies them; what cannot be done
-there yet is refused.
+"""In a running Forge: every part of a tag acts, plain tags as Forge's own extension applies them; sheets and training.
 
 LORA_EXT_FORGE: its folder, with a checkpoint it accepts in models/Stable-diffusion. It is started on a throw-away data
 folder, on the CPU.
@@ -7,6 +6,7 @@ folder, on the CPU.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -20,7 +20,7 @@ from makers import make
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from server import CAT, REQUEST, WebUI, apart, copy_extension, launch, picture
+from server import CAT, REQUEST, WebUI, apart, copy_extension, dataset, launch, picture
 
 from lora_ext import cli
 from lora_ext.layer_keys import format_kohya_key
@@ -68,6 +68,7 @@ def start(folder: Path, data: Path, *more: str) -> WebUI:
     copy_extension(data)
     for kind in ("Stable-diffusion", "Lora"):
         (data / "models" / kind).mkdir(parents=True)
+    dataset(data)
     os.link(checkpoint, data / "models" / "Stable-diffusion" / checkpoint.name)
     sites = sites_of(checkpoint)
     linear = {site: shape for site, shape in sites.items() if len(shape) == 2}
@@ -207,11 +208,45 @@ def test_blocks_are_measured_by_images(forge: WebUI) -> None:
     assert len(found["pictures"]) == 13 and len({pixels_of(forge, p).tobytes() for p in found["pictures"].values()}) > 4
 
 
-def test_training_is_refused_before_any_work(forge: WebUI) -> None:
-    for path in ("/train", "/train/preflight"):
-        with pytest.raises(AssertionError, match=r"400 .*cannot train yet.*python -m lora_ext train"):
-            forge.call(f"/lora-ext/v1{path}", {"settings": {"output_name": "x"}})
-    assert not list((forge.data or Path()).glob("lora_ext/outputs/train/*"))
+TRAINING = {
+    "train_data_dir": "shapes", "resolution": "64", "min_bucket_reso": 64, "network_dim": 4, "learning_rate": 0.001,
+}  # fmt: skip
+
+
+def test_training_on_the_chosen_checkpoint(forge: WebUI) -> None:
+    """Forge's own model cannot learn: a copy does, and Forge's next images are the same bit for bit."""
+    assert forge.data is not None
+    clean, plain = forge.make("", **SMALL), forge.make(TAG, **SMALL)
+    settings = {**TRAINING, "output_name": "mine", "max_train_steps": 3, "sample_every_n_steps": 3}
+    looked = ended(forge, "/train/preflight", {"settings": settings})
+    assert looked["state"] == "done" and looked["result"]["report"]["steps"] == 3, looked
+    job = ended(forge, "/train", {"settings": settings, "prompts": "a red disc --w 64 --h 64 --s 3 --d 1"})
+    assert job["state"] == "done" and job["result"]["files"] == ["mine"], job
+    assert pixels_of(forge, job["live"]["samples"][0]).shape == (64, 64, 3)
+    assert apart(forge.make("", **SMALL), clean) == 0
+    assert apart(forge.make(TAG, **SMALL), plain) == 0
+    made = forge.make("<lora:mine:1>", **SMALL)
+    assert apart(made, clean) > 1 and "mine" in made.told["Lora hashes"] and not json.loads(made.comments or "[]")
+    assert "Traceback" not in forge.log()
+
+
+def test_training_is_stopped_by_interrupt_and_resumed(forge: WebUI) -> None:
+    clean = forge.make("", **SMALL)
+    job = forge.call("/lora-ext/v1/train", {"settings": {**TRAINING, "output_name": "halt", "max_train_steps": 4000}})
+    while not (now := forge.call(f"/lora-ext/v1/jobs/{job['id']}"))["live"].get("rows"):
+        assert now["state"] in ("waiting", "running"), now
+        time.sleep(0.2)
+    forge.call("/sdapi/v1/interrupt", {})
+    while (now := forge.call(f"/lora-ext/v1/jobs/{job['id']}"))["state"] in ("waiting", "running"):
+        time.sleep(0.2)
+    result = now["result"]
+    assert result["stopped"] and 0 < result["steps"] < 4000, now
+    steps = result["steps"] + 1
+    more = {**TRAINING, "output_name": "halt", "max_train_steps": steps, "resume": result["state"]}
+    resumed = ended(forge, "/train", {"settings": more})
+    assert resumed["state"] == "done" and resumed["result"]["steps"] == steps, resumed
+    assert apart(forge.make("", **SMALL), clean) == 0
+    assert "Traceback" not in forge.log()
 
 
 def test_axes_act_and_are_refused_where_they_could_not(forge: WebUI) -> None:

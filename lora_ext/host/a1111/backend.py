@@ -22,7 +22,6 @@ from ...train.data.captioning import ImageCaptioner
 from .image_renderer import A1111ImageRenderer
 from .interrogators import interrogators
 from .model_loading import load_chosen_model
-from .models import has_patch_manager
 from .script_lifetime import SCRIPT_LIFETIME
 from .settings import A1111HostInterface, command_line_folders
 from .training_session import open_training_session
@@ -55,11 +54,6 @@ class A1111Backend:
 
     def why_unavailable(self, kind: str) -> str:
         """Returns why a kind of job is not available, "" where it is; see `web.backend.Backend.why_unavailable`."""
-        if has_patch_manager() and kind in ("train", "preflight"):
-            return (
-                "this web UI (Forge or a relative of it) holds its model in a way that LoRA ext cannot train yet; "
-                "`python -m lora_ext train` does the same outside it"
-            )
         owner = self.applied_by()
         if owner and kind in ("compare", "blocks"):
             return (
@@ -100,7 +94,7 @@ class A1111Backend:
 
     @contextmanager
     def open_trainable_model(self, checkpoint: str | None) -> Iterator[TrainableModel]:
-        """Opens the web UI's model for training, without LoRA files; `checkpoint` is ignored."""
+        """Opens the web UI's chosen model for training, without LoRA files; `checkpoint` is ignored."""
         with open_training_session(self.remove_all) as model:
             yield model
 

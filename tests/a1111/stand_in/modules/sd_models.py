@@ -73,7 +73,7 @@ def load_model(checkpoint_info=None, already_loaded_state_dict=None):
     """A model of its own for a checkpoint."""
     from modules import extra_networks, processing
 
-    info = checkpoint_info or _chosen()
+    info = checkpoint_info or select_checkpoint()
     if model_data.sd_model:
         send_model_to_trash(model_data.sd_model)
         model_data.loaded_sd_models.remove(model_data.sd_model)
@@ -89,7 +89,7 @@ def load_model(checkpoint_info=None, already_loaded_state_dict=None):
 def reload_model_weights(sd_model=None, info=None, forced_reload=False):
     """The model of the checkpoint that is chosen, or of `info`: one that is kept, the weights of the one that is there,
     or a new one."""
-    info, before = info or _chosen(), model_data.sd_model
+    info, before = info or select_checkpoint(), model_data.sd_model
     if before is not None and before.sd_checkpoint_info is info and not forced_reload:
         return before
     send_model_to_cpu(before)
@@ -118,5 +118,5 @@ def _use(sd_model):
     return sd_model
 
 
-def _chosen():
+def select_checkpoint():
     return checkpoints[shared.opts.sd_model_checkpoint]
