@@ -42,6 +42,7 @@ ONLY_IN = {  # outside package -> the packages that may import it
     "fastapi": {"ui", "web"},
     "starlette": {"ui", "web"},
     "pydantic": {"web"},
+    "einops": {"adapters", "embedded", "compare"},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .base import COMMON_SUFFIXES, Adapter
@@ -94,10 +95,7 @@ class Oft(Adapter):
         """Computes Rᵀ·W − W, or R·W − W for butterfly factors."""
         rotation = self.rotation(weight)
         rows = weight.flatten(1)
-        if rotation.dim() == 4:
-            turned = apply_butterfly(rotation, rows)
-        else:
-            turned = (rotation.mT @ rows.unflatten(0, rotation.shape[:2])).flatten(0, 1)
+        turned = apply_butterfly(rotation, rows) if rotation.dim() == 4 else apply_block_diagonal(rotation.mT, rows)
         if "rescale" in self.tensors:
             turned = turned * self.stored_tensor("rescale", weight).reshape(-1, 1)
         return turned - rows
@@ -115,10 +113,22 @@ def apply_butterfly(factors: Tensor, rows: Tensor) -> Tensor:
     Returns:
         Tensor (k·n, columns).
     """
-    _, number, size, _ = factors.shape
     for i, factor in enumerate(factors):
-        reach = (size // 2) << i
-        shuffled = rows.unflatten(0, (-1, 2, reach)).transpose(1, 2).reshape(number, size, -1)
-        turned = (factor @ shuffled).reshape(-1, reach, 2, rows.shape[1])
-        rows = turned.transpose(1, 2).reshape(rows.shape)
+        distance = (factor.shape[-1] // 2) << i
+        pairs = rearrange(rows, "(group pair row) c -> (group row pair) c", pair=2, row=distance)
+        rotated = apply_block_diagonal(factor, pairs)
+        rows = rearrange(rotated, "(group row pair) c -> (group pair row) c", pair=2, row=distance)
     return rows
+
+
+def apply_block_diagonal(blocks: Tensor, rows: Tensor) -> Tensor:
+    """Multiplies the rows of a matrix by a block-diagonal matrix.
+
+    Args:
+        blocks (Tensor): (k, n, n).
+        rows (Tensor): (k·n, columns).
+
+    Returns:
+        Tensor (k·n, columns).
+    """
+    return rearrange(blocks @ rearrange(rows, "(k n) c -> k n c", k=len(blocks)), "k n c -> (k n) c")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from einops import reduce
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -84,7 +85,7 @@ def colour_edge_features(image: Image.Image) -> Array:
     values = image_array(image, (64, 64))
     bins = np.minimum((values * 4).astype(int), 3) @ np.array([16, 4, 1])
     colours = np.sqrt(np.bincount(bins.ravel(), minlength=64) / bins.size)
-    grid = values.reshape(4, 16, 4, 16, 3).mean((1, 3)) - 0.5
+    grid = reduce(values, "(row h) (column w) c -> row column c", "mean", row=4, column=4) - 0.5
     down, right = np.gradient(_grey(values))
     angle = ((np.arctan2(down, right) / np.pi % 1) * 8).astype(int) % 8
     cell = (np.arange(64) // 16)[:, None] * 4 + np.arange(64) // 16

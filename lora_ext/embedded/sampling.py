@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from einops import rearrange
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -49,5 +50,5 @@ def sample_images(
         noise = without + cfg * (with_caption - without)
         latents = scheduler.step(noise, t, latents).prev_sample
     decoded = torch.cat([nets.vae.decode(part / SCALE_FACTOR).sample for part in latents.split(20)])
-    pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
-    return [Image.fromarray(picture) for picture in pixels]
+    pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().numpy().astype(np.uint8)
+    return [Image.fromarray(rearrange(image, "c h w -> h w c")) for image in pixels]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from einops import reduce
 from PIL import Image
 
 SCENE_PIXELS = 64
@@ -145,7 +146,7 @@ def draw_scene(scene: Scene) -> Image.Image:
     elif scene.style in FRAMED:
         rim = np.maximum(abs(x - SCENE_PIXELS / 2), abs(y - SCENE_PIXELS / 2)) > SCENE_PIXELS / 2 - FRAME
         canvas[rim] = SHAPE_COLOURS[accent(scene)]
-    pixels = canvas.reshape(SCENE_PIXELS, SUPERSAMPLE, SCENE_PIXELS, SUPERSAMPLE, 3).mean((1, 3))
+    pixels = reduce(canvas, "(h h2) (w w2) c -> h w c", "mean", h2=SUPERSAMPLE, w2=SUPERSAMPLE)
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from einops import rearrange
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -48,7 +49,7 @@ def plain_scenes(count: int, seed: int) -> list[Scene]:
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:
     """(n, 64, 64, 3) uint8 to (n, 3, 64, 64) in -1..1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return rearrange(torch.from_numpy(pictures), "n h w c -> n c h w").float() / 127.5 - 1
 
 
 def learning_rate(progress: float, peak: float, warm_up: float = 0.03, hold: float = 0.0) -> float:
