@@ -7,7 +7,7 @@ once, flattened where a key format flattens names, and looked up in a dict.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -191,20 +191,6 @@ def find_layer_id(part: str, name: str) -> LayerId | None:
         if layer_id is not None:
             return layer_id
     return None
-
-
-def index_layers(part: str, module_names: Iterable[str]) -> dict[LayerId, str]:
-    """Maps layer ids to the module names of a loaded model. Names that are no known layer are left out.
-
-    Args:
-        part: "unet", "te" or "te2".
-        module_names: dotted names relative to the root module of the part.
-
-    Returns:
-        Layer id → the module's own name.
-    """
-    found = ((find_layer_id(part, name), name) for name in module_names)
-    return {layer_id: name for layer_id, name in found if layer_id is not None}
 
 
 # --- file keys -------------------------------------------------------------------------------------------------------

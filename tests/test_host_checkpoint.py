@@ -28,7 +28,7 @@ from lora_ext.host.standalone.rendering import (
     sample_latents,
 )
 from lora_ext.host.standalone.sampling import parse_sampling_plan
-from lora_ext.layer_names import TE, UNET, index_layers, layer_name_table
+from lora_ext.layer_names import TE, UNET, LayerId, find_layer_id, layer_name_table
 from lora_ext.protocols import VAE_SCALE_FACTOR
 
 PREFIXES = {"SD1": ("cond_stage_model.transformer.",), "SD2": ("cond_stage_model.model.",)}
@@ -97,8 +97,13 @@ def small_vae() -> AutoencoderKL:
     ).eval()  # fmt: skip
 
 
+def names_by_layer(part: str, network: nn.Module) -> dict[LayerId, str]:
+    found = ((find_layer_id(part, name), name) for name, _ in network.named_modules())
+    return {layer_id: name for layer_id, name in found if layer_id is not None}
+
+
 def ldm_unet(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    table, found = layer_name_table(UNET), index_layers(UNET, (name for name, _ in unet.named_modules()))
+    table, found = layer_name_table(UNET), names_by_layer(UNET, unet)
     deepest = len(unet.config.block_out_channels) - 1
     out = {}
     for layer_id, name in found.items():
@@ -140,7 +145,7 @@ def ldm_text(text: CLIPTextModel, prefix: str, width: int = WIDTH) -> dict[str, 
         "text_projection": state.get("text_projection.weight", torch.eye(width)).T,
     }
     table, layers = layer_name_table(TE), text.text_model.encoder.layers
-    for layer_id, name in index_layers(TE, (name for name, _ in text.named_modules())).items():
+    for layer_id, name in names_by_layer(TE, text).items():
         if "_proj" not in name and name != "text_projection":
             module = text.get_submodule(name)
             out |= {f"{table.ldm[layer_id][0]}.{leaf}": t for leaf, t in module.named_parameters(recurse=False)}

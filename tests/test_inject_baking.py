@@ -14,6 +14,7 @@ from lora_ext.inject import BAKED, AppliedAdapter, Injection, LayerTarget
 from lora_ext.inject import baking as bake_module
 from lora_ext.inject import live_layer as layer_module
 from lora_ext.inject.baking import add_delta
+from lora_ext.inject.live_layer import LIVE_LAYERS
 
 
 def applied_adapter(kind: str, shape: tuple[int, ...], weight: float = 0.7) -> tuple[AppliedAdapter, np.ndarray]:
@@ -125,7 +126,7 @@ def test_what_a_schedule_keeps_goes_with_it() -> None:
     target, adapter = LayerTarget(module, "weight", module.weight.shape), applied_adapter("lora", (96, 24))[0].adapter
     with Injection(BAKED) as injection:
         injection.apply({target: (AppliedAdapter(adapter, 0.7, is_scheduled=True),)})
-        layer = injection.touched_layers()[module]
+        layer = LIVE_LAYERS[module]
         injection.apply({target: (AppliedAdapter(adapter, 0.0, is_scheduled=True),)})
         assert layer.buffers
         injection.apply({target: (AppliedAdapter(adapter, 0.0),)})

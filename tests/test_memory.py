@@ -53,12 +53,16 @@ def nothing_left(model: Tiny) -> Iterator[None]:
     yield from check_nothing_left(model)
 
 
+def live_layers(applied: AppliedNetworks) -> dict[nn.Module, LiveLayer]:
+    return {module: layer for module, layer in LIVE_LAYERS.items() if layer.adapters_of(applied.injection)}
+
+
 def baked_weights(applied: AppliedNetworks) -> int:
-    return sum(bool(layer.originals) for layer in applied.injection.touched_layers().values())
+    return sum(bool(layer.originals) for layer in live_layers(applied).values())
 
 
 def hooked(applied: AppliedNetworks) -> int:
-    return sum(layer.hook is not None for layer in applied.injection.touched_layers().values())
+    return sum(layer.hook is not None for layer in live_layers(applied).values())
 
 
 def out_of_memory(*_: object, **__: object) -> object:
@@ -117,7 +121,7 @@ def test_baked_that_cannot_fit_is_one_sentence(model: Tiny) -> None:
     with AppliedNetworks(model, BAKED, MemoryBudget(lambda _: 1000, image_bytes=5 * GIB)) as applied:
         with pytest.raises(FitError, match=r"^baking takes .* more, .* are free on cpu; the modes live and auto"):
             applied.apply([AdapterSpec(lora_file(model))])
-        assert not applied.injection.touched_layers()
+        assert not live_layers(applied)
     with AppliedNetworks(
         model, BAKED, MemoryBudget(lambda _: GIB, image_bytes=5 * GIB)
     ) as applied:  # what drawing takes is a guess
@@ -172,7 +176,7 @@ def test_memory_that_runs_out_in_the_midst_of_baking(model: Tiny, monkeypatch: p
     with AppliedNetworks(model, BAKED) as applied:
         with pytest.raises(FitError, match="memory ran out while baking; the modes live and auto do not need it"):
             applied.apply([spec])
-        assert not applied.injection.touched_layers()
+        assert not live_layers(applied)
 
 
 def test_memory_that_runs_out_in_a_picture(model: Tiny) -> None:
@@ -258,7 +262,7 @@ def test_weights_that_keep_changing_go_live_and_settle(model: Tiny, monkeypatch:
 
 def baked_unet(applied: AppliedNetworks) -> int:
     unet = set(applied.roots["unet"].modules())
-    return sum(bool(layer.originals) for m, layer in applied.injection.touched_layers().items() if m in unet)
+    return sum(bool(layer.originals) for m, layer in live_layers(applied).items() if m in unet)
 
 
 # --- OpenCLIP's attention --------------------------------------------------------------------------------------------

@@ -160,7 +160,3 @@ class Injection:
         ]
         names = {str(weight.dtype).removeprefix("torch.") for weight, _ in found if weight is not None}
         return combined_surviving_share(one for _, one in found), ", ".join(sorted(names))
-
-    def touched_layers(self) -> Mapping[nn.Module, LiveLayer]:
-        """Returns the layers that this injection acts on: module → its record."""
-        return self._layers
