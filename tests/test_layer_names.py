@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import text_encoder, unet
 
 from lora_ext.adapters import ADAPTER_SUFFIXES
 from lora_ext.blocks import BLOCK_LABELS, BLOCK_LAYOUTS, SD_BLOCKS, SDXL_BLOCKS
@@ -53,6 +54,52 @@ def test_written_keys_read_back(part: str, sdxl: bool) -> None:
             layer_id,
             "lora_up.weight",
         )
+
+
+@pytest.mark.parametrize(
+    ("layer_id", "kohya", "kohya_sdxl", "peft"),
+    [
+        (
+            LayerId(UNET, "IN04", "attention.proj_in"),
+            "lora_unet_down_blocks_1_attentions_0_proj_in",
+            "lora_unet_input_blocks_4_1_proj_in",
+            "unet.down_blocks.1.attentions.0.proj_in",
+        ),
+        (
+            LayerId(UNET, "OUT05", "sampler.conv"),
+            "lora_unet_up_blocks_1_upsamplers_0_conv",
+            "lora_unet_output_blocks_5_2_conv",
+            "unet.up_blocks.1.upsamplers.0.conv",
+        ),
+        (
+            LayerId(TE, "BASE", "layers.3.mlp.fc1"),
+            "lora_te_text_model_encoder_layers_3_mlp_fc1",
+            "lora_te1_text_model_encoder_layers_3_mlp_fc1",
+            "text_encoder.text_model.encoder.layers.3.mlp.fc1",
+        ),
+        (
+            LayerId(TE2, "BASE", "text_projection"),
+            "lora_te2_text_projection",
+            "lora_te2_text_projection",
+            "text_encoder_2.text_projection",
+        ),
+    ],
+)
+def test_keys_that_are_written(layer_id: LayerId, kohya: str, kohya_sdxl: str, peft: str) -> None:
+    assert format_kohya_key(layer_id) == kohya
+    assert format_kohya_key(layer_id, sdxl=True) == kohya_sdxl
+    assert format_peft_key(layer_id) == peft
+    assert PARTS == ("unet", "te", "te2") == (UNET, TE, TE2)
+
+
+def test_every_layer_of_real_models_has_an_id() -> None:
+    """diffusers' U-Net with SD1's topology and transformers' text encoder; embeddings of tokens are no layers."""
+    for part, model in (("unet", unet()), ("te", text_encoder())):
+        weights = [name.removesuffix(".weight") for name, _ in model.named_parameters() if name.endswith(".weight")]
+        names = [name for name in weights if "embeddings" not in name]
+        found = [find_layer_id(part, name) for name in names]
+        assert None not in found and len(set(found)) == len(names) > 16
+        assert [layer_name_table(part).diffusers[layer_id] for layer_id in found if layer_id] == names
 
 
 @pytest.mark.parametrize("key", sorted(MAP))
@@ -304,6 +351,8 @@ def test_ldm_names_are_converted_as_diffusers_does() -> None:
 @pytest.mark.parametrize(
     ("name", "block", "layer"),
     [
+        ("down_blocks.3.resnets.1.conv1", "IN11", "resnet.conv1"),
+        ("up_blocks.0.resnets.0.conv1", "OUT00", "resnet.conv1"),
         ("down_blocks.0.downsamplers.0.conv", "IN03", "sampler.conv"),
         ("up_blocks.2.upsamplers.0.conv", "OUT08", "sampler.conv"),
         ("down_blocks.1.resnets.1.norm2", "IN05", "resnet.norm2"),

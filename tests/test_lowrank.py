@@ -132,6 +132,7 @@ def test_a_kernel_of_1x1_is_added_and_dropped() -> None:
     low = LowRank(torch.randn(4, 2), torch.randn(2), torch.randn(2, 5))
     conv = low.reshaped([4, 5, 1, 1])
     assert conv.shape == (4, 5, 1, 1) and torch.equal(conv.delta().flatten(1), low.delta())
+    assert LowRank(torch.randn(4, 1), torch.ones(1), torch.randn(1, 5)).reshaped([4, 5, 1, 1]).shape == (4, 5, 1, 1)
     assert conv.reshaped((4, 5)).shape == (4, 5) and low.reshaped((4, 5)) is low
     for shape in ((3, 5), (4, 6), (5, 4), (4, 5, 3, 3)):
         with pytest.raises(FitError, match="the layer's weight"):

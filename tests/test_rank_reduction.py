@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lora_ext import singular_values
 from lora_ext.lowrank import LowRank
-from lora_ext.rank_reduction import RankRule, approximate_delta, reduce_rank
+from lora_ext.rank_reduction import RankRule, _gram, _quick_core, approximate_delta, reduce_rank
 from lora_ext.singular_values import TRACE_TOLERANCE, _proven, _ritz, eigen, frobenius, leading_eigenpairs
 
 SPECTRA: dict[str, np.ndarray] = {
@@ -148,3 +148,28 @@ def test_a_fixed_rank_of_a_dense_delta(shape: tuple[int, int]) -> None:
     assert len(best.values) == (4 if min(shape) > 500 else min(shape))
     assert torch.allclose(best.values[:4], torch.from_numpy(values[:4]).float(), rtol=1e-4)
     assert float((best.low_rank.delta() - delta).norm()) <= 1.001 * float(np.linalg.norm(values[4:])) + 1e-5
+
+
+def test_small_singular_values_of_a_dense_delta_are_found() -> None:
+    """A ΔW of rank 4 at rank 4: nothing is lost, also where float32's Gram matrix has rounded the last value away."""
+    left, right = (np.linalg.qr(np.random.default_rng(n).normal(size=(size, 4)))[0] for n, size in enumerate((30, 20)))
+    values = np.array([1.0, 1e-2, 1e-3, 2e-4])
+    delta = torch.from_numpy((left * values) @ right.T).float()
+    best = approximate_delta(delta, 4)
+    assert float((best.low_rank.delta() - delta).norm()) < 2e-6
+    assert torch.allclose(best.values[:4], torch.from_numpy(values).float(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize(("share", "is_quick"), [(0.5, False), (2.0, True)])
+def test_products_in_float32_only_where_their_rounding_is_small(scale: float, share: float, is_quick: bool) -> None:
+    """The rounding, 6e-8 of (Σ‖uₖ‖‖dₖ‖)², may be 3e-4 of the squared error that rank 32 leaves: around that limit."""
+    values = np.r_[np.ones(32), np.zeros(96)]
+    tail = 0.0
+    for _ in range(20):  # the limit depends on the tail, which the factors contain
+        values[32:] = tail
+        low = thin(values, 0.0)
+        reach = float(low.up.double().norm(dim=0) @ low.down.double().norm(dim=1)) ** 2
+        tail = share * np.sqrt(6e-8 * reach / (3e-4 * 96))
+    up, down = low.up * scale, low.down
+    assert (_quick_core(_gram(up), _gram(down.T), RankRule(32), 300) is not None) == is_quick
