@@ -442,7 +442,7 @@ export interface LoraFileDetails {
     config: string | null;
     /** Sentences about the file. */
     notes: string[];
-    /** What is taken where the file does not tell its strength. */
+    /** A sentence on the alpha that is assumed where the file has none. */
     assumed: string | null;
     name: string;
     call: string;
