@@ -70,11 +70,11 @@ def files(model: StandaloneModel, folder: Path, count: int, rank: int) -> None:
         torch.manual_seed(number)
         adapters = {}
         for part, root in model.parts().items():
-            for site, target in find_layer_targets(part, root).items():
-                if len(target.shape) == 2 and (part != "unet" or "attn" in site.layer or "ff" in site.layer):
+            for layer_id, target in find_layer_targets(part, root).items():
+                if len(target.shape) == 2 and (part != "unet" or "attn" in layer_id.layer or "ff" in layer_id.layer):
                     up, down = torch.randn(target.shape[0], rank), torch.randn(rank, target.shape[1])
                     tensors = {"lora_up.weight": (up * 0.01).half(), "lora_down.weight": (down * 0.01).half()}
-                    adapters[site] = Lora({**tensors, "alpha": torch.tensor(float(rank))})
+                    adapters[layer_id] = Lora({**tensors, "alpha": torch.tensor(float(rank))})
         save_lora_file(LoraFile(adapters), folder / f"run-{number:06}.safetensors")
 
 
@@ -84,22 +84,23 @@ class PlotScript:
     def __init__(self, own: StandaloneImageRenderer) -> None:
         self.own, self.model = own, own.model
         rows = (find_layer_targets(part, root).items() for part, root in own.model.parts().items())
-        self.places = {site: target for found in rows for site, target in found}
+        self.targets = {layer_id: target for found in rows for layer_id, target in found}
         self.kept: dict[Tensor, Tensor] = {}
         self.tags: list[LoraTag] = []
 
     @torch.no_grad()
     def generate(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
-        (shot,) = image_specs
-        if shot.tags() != self.tags:
+        (image_spec,) = image_specs
+        if image_spec.tags() != self.tags:
             self.put_back()
-            self.tags = shot.tags()
-            for request in self.tags:
-                for site, adapter in self.own.library.load(request.name).adapters.items():
-                    weight = self.places[site].module.get_parameter(self.places[site].slot)
+            self.tags = image_spec.tags()
+            for tag in self.tags:
+                for layer_id, adapter in self.own.library.load(tag.name).adapters.items():
+                    target = self.targets[layer_id]
+                    weight = target.module.get_parameter(target.slot)
                     self.kept.setdefault(weight, weight.detach().clone())
-                    weight += (request.unet if site.part == "unet" else request.te) * adapter.delta(weight)
-        return self.own.generate([shot.without_loras()], on_step)
+                    weight.add_((tag.unet if layer_id.part == "unet" else tag.te) * adapter.delta(weight))
+        return self.own.generate([image_spec.without_loras()], on_step)
 
     @torch.no_grad()
     def put_back(self) -> None:
@@ -108,20 +109,21 @@ class PlotScript:
 
 
 @contextmanager
-def artist(model: StandaloneModel, library: LoraLibrary, mode: str) -> Iterator[StandaloneImageRenderer]:
-    """The artist, warmed up by one picture."""
-    with StandaloneImageRenderer(Settings(mode="auto" if mode == "plot" else mode), model, library) as made:
-        yield made
+def opened_renderer(model: StandaloneModel, library: LoraLibrary, mode: str) -> Iterator[StandaloneImageRenderer]:
+    """A renderer for one way of drawing."""
+    with StandaloneImageRenderer(Settings(mode="auto" if mode == "plot" else mode), model, library) as renderer:
+        yield renderer
 
 
 def timed(
-    made: StandaloneImageRenderer | PlotScript, groups: Sequence[Sequence[ImageSpec]]
+    renderer: StandaloneImageRenderer | PlotScript, groups: Sequence[Sequence[ImageSpec]]
 ) -> tuple[float, dict[ImageSpec, Image.Image]]:
     """Seconds for all groups, and the pictures."""
-    clock = time.perf_counter if made.model.device.type == "cuda" else time.process_time
-    start, found = clock(), {}
+    clock = time.perf_counter if renderer.model.device.type == "cuda" else time.process_time
+    start = clock()
+    found: dict[ImageSpec, Image.Image] = {}
     for group in groups:
-        found.update(zip(group, made.generate(group, lambda *_: None), strict=True))
+        found.update(zip(group, renderer.generate(group, lambda *_: None), strict=True))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return clock() - start, found
@@ -148,17 +150,17 @@ def main() -> None:
         library = LoraLibrary([folder], max_loaded=8)
         base = ImageSpec(prompt="a red circle on a blue background", steps=given.steps, cfg=3, sampler="Euler")
         base = replace(base, width=given.side, height=given.side)
-        made = plan_sheet(base, "epoch:all", "weight:0.2-1.4(+0.2)", "seed:1,2", library)
-        shots = [cell.image_spec for cell in made.cells][: given.cells]
+        plan = plan_sheet(base, "epoch:all", "weight:0.2-1.4(+0.2)", "seed:1,2", library)
+        image_specs = [cell.image_spec for cell in plan.cells][: given.cells]
         arms = {
-            "one by one, sheet's order, added": ("plot", [[shot] for shot in shots]),
-            "one by one, sheet's order, baked": ("baked", [[shot] for shot in shots]),
-            "one by one, least switching": ("auto", batch_image_specs(shots, 1)),
-            f"batches of {given.batch}": ("auto", batch_image_specs(shots, given.batch)),
+            "one by one, sheet's order, added": ("plot", [[spec] for spec in image_specs]),
+            "one by one, sheet's order, baked": ("baked", [[spec] for spec in image_specs]),
+            "one by one, least switching": ("auto", batch_image_specs(image_specs, 1)),
+            f"batches of {given.batch}": ("auto", batch_image_specs(image_specs, given.batch)),
         }
         results = {}
         for name, (mode, groups) in arms.items():
-            with artist(model, library, mode) as own:
+            with opened_renderer(model, library, mode) as own:
                 drawing = PlotScript(own) if mode == "plot" else own
                 timed(drawing, groups[:1])
                 results[name] = timed(drawing, groups)
@@ -167,10 +169,11 @@ def main() -> None:
     first = next(iter(results))
     slowest, reference = results[first]
     print(f"{given.model}, {given.device}, {given.dtype}, {given.side}x{given.side}, {given.steps} steps, rank "
-          f"{given.rank}, {len(shots)} pictures, {given.threads} threads")  # fmt: skip
+          f"{given.rank}, {len(image_specs)} pictures, {given.threads} threads")  # fmt: skip
     for name, (seconds, pictures) in results.items():
         apart = max(int(np.abs(np.asarray(pictures[s], int) - np.asarray(reference[s], int)).max()) for s in reference)
-        print(f"  {name:<34}{len(shots) / seconds:7.2f} pictures/s  {slowest / seconds:5.2f}x   apart {apart} of 255")
+        speed = len(image_specs) / seconds
+        print(f"  {name:<34}{speed:7.2f} pictures/s  {slowest / seconds:5.2f}x   apart {apart} of 255")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 import suggest_loras
 
 from lora_ext.generate import Settings
-from lora_ext.generate.compare_command import compare
+from lora_ext.generate.compare_command import ComparisonSummary, compare
 
 AIM = 0.8
 """Share of the sheets on which the suggestion is one that a person would take."""
@@ -73,11 +73,11 @@ CASES = (
 )
 
 
-def sheet(case: Case, out: Path, steps: int) -> dict[str, object]:
-    """Draws it, or scores it anew."""
+def sheet(case: Case, out: Path, steps: int) -> ComparisonSummary:
+    """Draws the sheet, or scores it again."""
     base = Settings(prompt=case.prompt, lora_dir=(out / "loras",), steps=steps, cfg=3, device="cpu", seed=1)
-    axes = {"x": case.x, "y": case.y, "z": case.z, "lora": case.lora}
-    return compare(base, **axes, out=out / "sheets" / case.name, json=True)
+    folder = out / "sheets" / case.name
+    return compare(base, x=case.x, y=case.y, z=case.z, lora=case.lora, out=folder, json=True)
 
 
 def table(case: Case, out: Path) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Does training teach? The lesson of the small model by every kind of network, judged by the pictures' own checker.
+"""Does training teach? The toy task of the small model by every kind of network, scored by `training.toy_task`.
 
     python benchmarks/learn.py [--only lierla c3lier dylora pivotal] [--weights 0.9 1] [--threads 1] [--out DIR]
 
