@@ -11,7 +11,7 @@ from PIL import Image
 from test_train_folders import draw
 
 from lora_ext import cli
-from lora_ext.errors import TrainError
+from lora_ext.errors import FileError, TrainError
 from lora_ext.train.data.captioning import caption_folder
 
 
@@ -46,6 +46,30 @@ def test_it_can_be_stopped_and_what_is_written_stays(tmp_path: Path) -> None:
 
     assert len(caption_folder(tmp_path, colour, cancelled=cancelled).written) == 2
     assert len(list(tmp_path.glob("*.txt"))) == 2
+
+
+def test_a_captioner_that_fails_is_named_with_its_picture_and_what_is_written_stays(tmp_path: Path) -> None:
+    for number in range(3):
+        draw(tmp_path / f"{number}.png")
+    calls: list[int] = []
+
+    def failing(images: Sequence[Image.Image]) -> list[str]:
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("CUDA error")
+        return colour(images)
+
+    message = r"^1\.png could not be described: RuntimeError: CUDA error; the 1 captions written before stay$"
+    with pytest.raises(TrainError, match=message) as raised:
+        caption_folder(tmp_path, failing)
+    assert isinstance(raised.value.__cause__, RuntimeError)
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["0.txt"]
+
+    def refusing(images: Sequence[Image.Image]) -> list[str]:
+        raise FileError("the model is missing")
+
+    with pytest.raises(TrainError, match=r"^1\.png could not be described: the model is missing$"):
+        caption_folder(tmp_path, refusing)
 
 
 def test_mistakes_are_reported(tmp_path: Path) -> None:

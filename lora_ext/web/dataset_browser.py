@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,15 +213,37 @@ def describe_dataset(
 ) -> DescribedPictures:
     """Describes the dataset's pictures that have no caption, or all of them.
 
-    Raises FileError, TrainError.
+    Args:
+        app_state: Has the captioners and the folders.
+        dataset: The dataset's name.
+        captioner: A name of the backend's captioners.
+        job: Shows the progress; where it is stopped the captions so far are counted.
+        overwrite: Whether captions that exist are replaced.
+
+    Returns:
+        How many captions were written.
+
+    Raises:
+        FileError: There is no such dataset.
+        TrainError: There is no such captioner, the dataset has no pictures, or the captioner fails.
     """
-    report = caption_folder(
-        dataset_folder(app_state, dataset),
-        image_captioner(app_state, captioner),
-        overwrite=overwrite,
-        recursive=True,
-        track=track_with_callback(job.progress),
-    )
+
+    def show_progress(done: int, total: int, text: str) -> None:
+        job.done, job.total, job.text = done, total, text
+
+    try:
+        report = caption_folder(
+            dataset_folder(app_state, dataset),
+            image_captioner(app_state, captioner),
+            overwrite=overwrite,
+            recursive=True,
+            track=track_with_callback(show_progress),
+            cancelled=job.cancelled,
+        )
+    except TrainError as error:
+        if error.__cause__ is not None:  # the page shows the sentence; the console says where the model failed
+            traceback.print_exception(error.__cause__)
+        raise
     skipped = [displayed_name(app_state.hide_folders(sentence)) for sentence in report.skipped]
     return DescribedPictures(len(report.written), len(report.had), skipped)
 

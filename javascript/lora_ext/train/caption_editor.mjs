@@ -2,6 +2,7 @@
 import { api, apiUrl, post } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors } from "../core/messages.mjs";
+import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import {
     button,
@@ -61,6 +62,28 @@ export function findAndReplace(dataset, onchange) {
     return { element, setFind: (/** @type {string} */ text) => void (find.value = text) };
 }
 
+/** The titles of the web UI's interrogators. @type {() => Record<string, string>} */
+const captionerTitles = () => ({
+    clip: t("CLIP interrogator: a sentence and keywords"),
+    blip: t("BLIP: a sentence"),
+    deepbooru: t("DeepDanbooru: tags"),
+});
+
+/** Chooses what describes pictures; remembered. @param {string[]} captioners */
+function captionerSelect(captioners) {
+    const titles = captionerTitles();
+    const options = captioners.map((name) => /** @type {[string, string]} */ ([name, titles[name] || name]));
+    const last = loadStored("captioner", "");
+    const chosen = captioners.includes(last) ? last : captioners[0];
+    return select(options, chosen, (name) => store("captioner", name));
+}
+
+/** What is shown where nothing describes pictures: the command that does. */
+function captionCommand() {
+    const command = "python -m lora_ext caption --recursive DIR";
+    return note(t("Captions can be written by a BLIP model on this computer, with the command {0}", command));
+}
+
 /**
  * Lets the web UI describe the pictures of a folder.
  * @param {string} dataset
@@ -68,20 +91,14 @@ export function findAndReplace(dataset, onchange) {
  * @param {(request: DescribeRequest) => void} describe starts the job
  */
 export function describePictures(dataset, captioners, describe) {
-    /** @type {Record<string, string>} */
-    const titles = {
-        clip: t("CLIP interrogator: a sentence and keywords"),
-        blip: t("BLIP: a sentence"),
-        deepbooru: t("DeepDanbooru: tags"),
-    };
-    let captioner = captioners[0],
-        overwrite = false;
-    const offered = captioners.map((name) => /** @type {[string, string]} */ ([name, titles[name] || name]));
-    const pick = select(offered, captioner, (name) => (captioner = name));
+    const heading = summary(t("Describe pictures"));
+    if (!captioners.length) return h("details", {}, heading, captionCommand());
+    let overwrite = false;
+    const pick = captionerSelect(captioners);
     return h(
         "details",
         {},
-        summary(t("Describe pictures")),
+        heading,
         field(t("Describe by"), pick, t("The web UI loads the model, and downloads it where it is missing")),
         checkbox(
             t("replace captions"),
@@ -90,16 +107,20 @@ export function describePictures(dataset, captioners, describe) {
             t("Also describes pictures that have a caption, which is lost"),
         ),
         buttonRow(
-            button(t("Write captions"), () => describe({ dataset, captioner, overwrite }), {
+            button(t("Write captions"), () => describe({ dataset, captioner: pick.value, overwrite }), {
                 tip: t("Describes the pictures that have no caption yet"),
             }),
         ),
     );
 }
 
-/** What a job that described pictures did. @param {DescribedPictures} described */
-export const captionReport = ({ written, had, skipped }) => [
-    note(t("{0} captions written", written)),
+/**
+ * What a job that described pictures did.
+ * @param {DescribedPictures} described
+ * @param {{ done: number, total: number }} job one that was stopped did not do all
+ */
+export const captionReport = ({ written, had, skipped }, { done, total }) => [
+    note(done < total ? t("Stopped: {0} captions written", written) : t("{0} captions written", written), "good"),
     had ? note(t("{0} pictures have a caption already", had)) : null,
     skipped.map((line) => note(line, "bad")),
 ];

@@ -106,6 +106,9 @@ function showDataset(place, folder, name, dataset, refresh, describing) {
 /** @param {HTMLElement} place @param {Describe} describe */
 export function datasetBrowser(place, describe) {
     let calls = 0; // counts them, so that an older answer replaces no newer one
+    let refresh = () => {};
+    /** @type {{ name: string, element: HTMLElement | null }} kept while its folder is shown, so that it stays open */
+    let describing = { name: "", element: null };
     /** @param {() => View} wanted read here, so that an error in it is shown */
     const show = showingErrors(async (/** @type {() => View} */ wanted) => {
         const mine = ++calls;
@@ -128,14 +131,17 @@ export function datasetBrowser(place, describe) {
         setChildren(place, card(t("Pictures"), folder, wait));
         const dataset = await api("/dataset", { query: { name, resolution: String(resolution), buckets } });
         if (mine !== calls) return;
-        const refresh = () => open(name);
+        refresh = () => open(name);
         /** @param {import("./caption_editor.mjs").DescribeRequest} request */
         const start = async (request) => {
+            const shown = calls;
             await describe(request);
-            if (mine === calls) refresh();
+            if (shown === calls) refresh(); // else another folder is shown meanwhile
         };
-        const describing = captioners.length ? describePictures(name, captioners, showingErrors(start)) : null;
-        showDataset(place, folder, name, dataset, refresh, describing);
+        if (describing.name !== name) {
+            describing = { name, element: describePictures(name, captioners, showingErrors(start)) };
+        }
+        showDataset(place, folder, name, dataset, refresh, describing.element);
     });
     return show;
 }

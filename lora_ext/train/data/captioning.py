@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...errors import FileError, TrainError
+from ...errors import FileError, LoraError, TrainError
 from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress
 from .captions import checked_caption_suffix, load_caption
@@ -75,7 +75,8 @@ def caption_folder(
         The report.
 
     Raises:
-        TrainError: The folder is missing or has no images, or the extension is an image's.
+        TrainError: The folder is missing or has no images, the extension is an image's, or the captioner fails; its
+            error is then the cause.
     """
     check_folder(folder, "the folder of pictures")
     extension = checked_caption_suffix(extension)
@@ -118,7 +119,13 @@ def _describe(
             done.skipped.append(str(error))
     if not opened:
         return
-    for (path, _), text in zip(opened, describe([image for _, image in opened]), strict=True):
+    try:
+        captions = describe([image for _, image in opened])
+    except Exception as error:  # of whatever model: what was written before is worth a word
+        reason = str(error) if isinstance(error, LoraError) else f"{type(error).__name__}: {error}"
+        kept = f"; the {len(done.written)} captions written before stay" if done.written else ""
+        raise TrainError(f"{opened[0][0].name} could not be described: {reason}{kept}") from error
+    for (path, _), text in zip(opened, captions, strict=True):
         caption = " ".join(word for word in (around[0], " ".join(text.split()), around[1]) if word)
         try:
             with replacing_file(path.with_suffix(extension), overwrite=True) as written:
