@@ -32,26 +32,40 @@ def load() -> None:
     spec.loader.exec_module(package)
 
 
-load()
-extension = import_module(f"{PACKAGE}.host.a1111.extension").A1111Extension()
-axes = import_module(f"{PACKAGE}.host.a1111.xyz_axes").XyzAxes(
-    lambda: extension.library, extension.host_interface.presets, extension.other_tag_owner
-)
-backend = import_module(f"{PACKAGE}.host.a1111.backend")
-tab = import_module(f"{PACKAGE}.ui.webui_tab").Tab(
-    backend.A1111Backend(extension.host_interface, extension.remove_all, extension.other_tag_owner),
-    backend.configured_users,
-    backend.bound_address(),
-    backend.tunnel_host_names,
-)
+def is_supported() -> bool:
+    """Whether the web UI holds its model as AUTOMATIC1111 or Forge do.
 
-script_callbacks.on_before_ui(extension.update_tag_ownership)
-script_callbacks.on_app_started(extension.on_app_started)
-script_callbacks.on_model_loaded(extension.on_model_loaded)
-script_callbacks.on_cfg_denoiser(extension.on_step)
-script_callbacks.on_infotext_pasted(extension.on_infotext_pasted)
-script_callbacks.on_script_unloaded(extension.unload)
-script_callbacks.on_before_ui(axes.add_to_plot)
-script_callbacks.on_ui_tabs(tab.page)
-script_callbacks.on_app_started(tab.serve)
-script_callbacks.on_script_unloaded(tab.close)
+    SD.Next has LoRA in its core (`modules/lora`) and draws with diffusers pipelines: nothing here would act there.
+    """
+    return importlib.util.find_spec("modules.lora") is None
+
+
+if is_supported():
+    load()
+    extension = import_module(f"{PACKAGE}.host.a1111.extension").A1111Extension()
+    axes = import_module(f"{PACKAGE}.host.a1111.xyz_axes").XyzAxes(
+        lambda: extension.library, extension.host_interface.presets, extension.other_tag_owner
+    )
+    backend = import_module(f"{PACKAGE}.host.a1111.backend")
+    tab = import_module(f"{PACKAGE}.ui.webui_tab").Tab(
+        backend.A1111Backend(extension.host_interface, extension.remove_all, extension.other_tag_owner),
+        backend.configured_users,
+        backend.bound_address(),
+        backend.tunnel_host_names,
+    )
+
+    script_callbacks.on_before_ui(extension.update_tag_ownership)
+    script_callbacks.on_app_started(extension.on_app_started)
+    script_callbacks.on_model_loaded(extension.on_model_loaded)
+    script_callbacks.on_cfg_denoiser(extension.on_step)
+    script_callbacks.on_infotext_pasted(extension.on_infotext_pasted)
+    script_callbacks.on_script_unloaded(extension.unload)
+    script_callbacks.on_before_ui(axes.add_to_plot)
+    script_callbacks.on_ui_tabs(tab.page)
+    script_callbacks.on_app_started(tab.serve)
+    script_callbacks.on_script_unloaded(tab.close)
+else:
+    print(
+        "[LoRA ext] this web UI (SD.Next) is not supported: it applies LoRA files itself, in another way. The "
+        "extension does nothing here; `python -m lora_ext` works without a web UI."
+    )

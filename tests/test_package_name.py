@@ -18,7 +18,7 @@ theirs = sys.modules["lora_ext"] = types.ModuleType("lora_ext")
 import importlib, importlib.util, pkgutil
 from pathlib import Path
 source = Path("scripts/lora_ext_entry.py")
-code = source.read_text(encoding="utf-8").partition("\\nload()\\n")[0]
+code = source.read_text(encoding="utf-8").partition("\\nif is_supported():\\n")[0]
 entry = {"__file__": str(source.resolve())}
 exec(compile(code, str(source), "exec"), entry)
 entry["load"]()

@@ -184,7 +184,7 @@ def pixels_of(forge: WebUI, name: str) -> np.ndarray:
 @pytest.mark.parametrize(
     ("tag", "axes"),
     [("", {"x": "file:noise,conv", "y": "weight:0.5,1"}), ("", {"lora": "noise", "x": "te:0,1", "y": "unet:0,0.8"}),
-     (TAG, {"x": "preset:ALL,OUTALL,IND", "y": "stop:2,none"})],
+     (TAG, {"x": "preset:ALL,OUTALL,IND", "y": "stop:1,none"})],
 )  # fmt: skip
 def test_cells_of_a_sheet_are_those_drawn_by_hand(forge: WebUI, tag: str, axes: dict[str, str], batch: int) -> None:
     clean = forge.make("", **SMALL)

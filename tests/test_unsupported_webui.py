@@ -1,0 +1,44 @@
+"""In a web UI with another structure (SD.Next), the extension says that it does nothing, and does nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ENTRY = Path(__file__).parents[1] / "scripts" / "lora_ext_entry.py"
+START = f"""
+import importlib.util, sys
+from modules import script_callbacks
+before = set(sys.modules)
+spec = importlib.util.spec_from_file_location("lora_ext_entry.py", {str(ENTRY)!r})
+entry = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(entry)
+print("imported", sorted(name for name in set(sys.modules) - before if "lora" in name or name == "torch"))
+print("registered", script_callbacks.registered)
+"""
+CALLBACKS = """
+registered = []
+
+def __getattr__(name):
+    if name.startswith("on_"):
+        return registered.append
+    raise AttributeError(name)
+"""
+"""Any callback can be registered, as there."""
+
+
+def test_sdnext(tmp_path: Path) -> None:
+    """Its `modules` has `lora`, a `textual_inversion` that is a file, and no `lowvram` or `sd_schedulers`."""
+    modules = tmp_path / "modules"
+    (modules / "lora").mkdir(parents=True)
+    for name in ("__init__", "lora/__init__", "lora/networks", "textual_inversion", "shared", "call_queue", "errors"):
+        (modules / f"{name}.py").touch()
+    (modules / "script_callbacks.py").write_text(CALLBACKS, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", START], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "this web UI (SD.Next) is not supported" in lines[0] and not done.stderr
+    assert lines[1:] == ["imported []", "registered []"]
