@@ -6,7 +6,7 @@ import codecs
 import contextlib
 import re
 import sys
-from typing import Any
+from typing import TextIO
 
 ESCAPE_ERROR_HANDLER = "lora_ext_escaped"
 """An error handler of encodings: characters become `\\uXXXX` as in JSON, so that JSON stays JSON."""
@@ -52,7 +52,7 @@ def make_output_safe() -> None:
                 reconfigure(errors=ESCAPE_ERROR_HANDLER)
 
 
-def printable_text(text: str, stream: Any = None) -> str:
+def printable_text(text: str, stream: TextIO | None = None) -> str:
     r"""Replaces the characters that a stream cannot encode: for streams that belong to another program.
 
     Args:

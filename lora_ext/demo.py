@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from tqdm import tqdm
@@ -38,6 +38,29 @@ DEMO_SCENES = (
     "a yellow square on a purple background",
     "a green triangle on white",
 )
+
+
+class DemoTrainingResult(TypedDict):
+    """What training came to: scores are shares of captions, from 0 to 1."""
+
+    training_sheet: str
+    concept: str
+    concept_before: float
+    concept_after: float
+    unrelated_kept: float
+    train_seconds: float
+    train_steps: int
+
+
+class DemoResult(DemoTrainingResult):
+    """The JSON of `demo`: the first sheet, the score without a LoRA, and what training came to."""
+
+    sheet: str
+    captions_obeyed: float
+    captions: int
+    lora: str
+    columns: list[str]
+    seconds: float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = args.out / "demo.png"
     with replacing_file(path, overwrite=True) as part:
         sheet.save(part, format="PNG")
-    result = {
+    result: DemoResult = {
         "sheet": str(path.resolve()),
         "captions_obeyed": round(obeyed, 3),
         "captions": len(prompts),
@@ -110,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def demonstrate_training(model: StandaloneModel, base: Settings, out: Path, *, quiet: bool) -> dict[str, Any]:
+def demonstrate_training(model: StandaloneModel, base: Settings, out: Path, *, quiet: bool) -> DemoTrainingResult:
     """Trains a LoRA and draws a sheet of it at several epochs and weights; returns paths and scores."""
     host = TerminalHost(not quiet)
     with host.stopping_on_signals():
@@ -147,7 +170,7 @@ def demonstrate_training(model: StandaloneModel, base: Settings, out: Path, *, q
     }
 
 
-def format_demo_result(result: Mapping[str, Any]) -> str:
+def format_demo_result(result: DemoResult) -> str:
     """The result as text for a terminal."""
     return "\n".join(
         (

@@ -192,8 +192,8 @@ class Job:
         return JobDetails(**vars(self.summary()), log=list(self.log), live=self.live, result=self.result)
 
 
-JobWork = Callable[[Job], Any]
-LaneLock = Callable[[], AbstractContextManager[Any]]
+JobWork = Callable[[Job], object]
+LaneLock = Callable[[], AbstractContextManager[object]]
 
 
 class JobQueue:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
-from typing import Any
 
 
-def dataclass_fields(value: object) -> dict[str, Any]:
+def dataclass_fields(value: object) -> dict[str, object]:
     """The fields of a dataclass by name, for `json.dumps(value, default=dataclass_fields)`.
 
     Args:

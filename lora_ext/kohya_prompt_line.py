@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from .errors import PromptError, did_you_mean
 
@@ -17,14 +17,40 @@ PROMPT_LINE_OPTIONS = {
     "l": "cfg",
     "ss": "sampler",
 }
-"""kohya's letters → the fields of a `protocols.Sample`."""
+"""kohya's letters → the fields of a `protocols.SampleSpec`."""
 _KINDS = {"width": int, "height": int, "seed": int, "steps": int, "cfg": float}
 _LIMITS = {"width": (0, 8192), "height": (0, 8192), "steps": (1, 1000), "cfg": (-100.0, 100.0)}
 """Accepted ranges. A number outside is a typing error, reported before anything is generated."""
 
 
-def parse_prompt_line(line: str) -> tuple[str, dict[str, Any]]:
-    """(prompt, field → value). Raises PromptError with the nearest letter, or naming the value that is no number."""
+class PromptLineOptions(TypedDict, total=False):
+    """The options of a prompt line, named as the fields of `protocols.SampleSpec`."""
+
+    negative: str
+    width: int
+    height: int
+    seed: int
+    steps: int
+    cfg: float
+    sampler: str
+
+
+def parse_prompt_line(line: str) -> tuple[str, PromptLineOptions]:
+    """Parses a prompt line of kohya's scripts.
+
+    Args:
+        line: the prompt and its options.
+
+    Returns:
+        (prompt, the options that the line has).
+
+    Raises:
+        PromptError: an option is unknown, or its value is not a number or out of range.
+
+    Example:
+        >>> parse_prompt_line("a cat --w 768 --l 5")
+        ('a cat', {'width': 768, 'cfg': 5.0})
+    """
     prompt, *rest = re.split(r"\s+--(?=[a-zA-Z])", " " + line.strip())
     given = {}
     for item in rest:
@@ -36,26 +62,53 @@ def parse_prompt_line(line: str) -> tuple[str, dict[str, Any]]:
 
 
 def format_prompt_line(prompt: str, options: Mapping[str, object]) -> str:
-    """The line that `parse_prompt_line` takes apart again; options that are None or "" are left out."""
+    """Formats a prompt line, which `parse_prompt_line` parses.
+
+    Args:
+        prompt: the prompt.
+        options: field of `protocols.SampleSpec` → value; None and "" are left out.
+
+    Returns:
+        The line.
+    """
     letters = {field: letter for letter, field in PROMPT_LINE_OPTIONS.items()}
     parts = [f"--{letters[field]} {value}" for field, value in options.items() if value not in (None, "")]
     return " ".join([prompt, *parts])
 
 
-def convert_option_values(given: Mapping[str, Any], line: str) -> dict[str, Any]:
-    """Field → value, as a number where it is one. Raises PromptError."""
-    found = {}
+def convert_option_values(given: Mapping[str, Any], line: str) -> PromptLineOptions:
+    """Converts the values of options from text.
+
+    Args:
+        given: field of `protocols.SampleSpec` → text or number.
+        line: what messages call the prompt.
+
+    Returns:
+        The options, numbers as numbers.
+
+    Raises:
+        PromptError: a value is not a number or out of range.
+    """
+    found: dict[str, Any] = {}
     for name, value in given.items():
         try:
             found[name] = _KINDS.get(name, str)(value)
         except (TypeError, ValueError):
             raise PromptError(f"prompt {line!r}: {value!r} is not a number for {name}") from None
         check_option_range(name, found[name])
-    return found
+    return cast(PromptLineOptions, found)
 
 
 def check_option_range(name: str, *numbers: Any) -> None:
-    """Raises PromptError about the first number that a picture's field cannot be; not a number is one of them."""
+    """Checks the range of an option.
+
+    Args:
+        name: field of `protocols.SampleSpec`.
+        *numbers: its values.
+
+    Raises:
+        PromptError: a value is out of range, or NaN.
+    """
     low, high = _LIMITS.get(name, (None, None))
     for number in numbers:
         if low is not None and high is not None and not low <= number <= high:

@@ -279,7 +279,7 @@ def test_split_at_full_rank_is_the_file_and_prefixes_act_as_trained(
     said = {"ss_network_module": "networks.dylora", "ss_network_args": f'{{"unit": "{unit}", "algo": "x"}}'}
     file = LoraFile(file.adapters, {**said, **({SPLIT_SCALE_KEY: rule} if rule else {})})
     files, report = split_dylora(file)
-    assert list(files) == [*range(unit, full, unit), full] and report.as_json()["alpha"] == (rule or "keep")
+    assert list(files) == [*range(unit, full, unit), full] and vars(report.data())["alpha"] == (rule or "keep")
     for where, adapter in file.adapters.items():
         low = adapter.low_rank()
         assert low is not None

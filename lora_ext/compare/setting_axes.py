@@ -92,9 +92,10 @@ def parse_prompt_axis(text: str, name: str, context: AxisContext) -> Axis:
     rows = []
     for line in filter(None, map(str.strip, _PROMPT_SEPARATOR.split(text))):
         prompt, options = kohya_prompt_line.parse_prompt_line(line)
-        if "negative" in options:
-            options["negative_prompt"] = options.pop("negative")
-        rows.append((prompt, {**options, "prompt": f"{prompt} {tags}".strip()}))
+        values: dict[str, object] = {**options}
+        if "negative" in values:
+            values["negative_prompt"] = values.pop("negative")
+        rows.append((prompt, {**values, "prompt": f"{prompt} {tags}".strip()}))
     return Axis("prompt", _setting_values(rows), order=-1)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from . import TOKENIZER
 
 
-def web_ui_text_encoder() -> Any:
+def web_ui_text_encoder() -> object:
     """LDM's CLIP text encoder with the tokenizer and the configuration of this package.
 
     LDM's class takes a folder, and a yaml can only name one relative to where the web UI was started. Named as a

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 from torch import Tensor
 
@@ -178,7 +178,7 @@ def _misfit(layer_ids: Sequence[LayerId], shapes: Sequence[tuple[tuple[int, ...]
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def is_tensor_list(raw: Any) -> bool:
+def is_tensor_list(raw: object) -> TypeGuard[list[Tensor]]:
     """Whether a torch file holds a bare list: alternating up, down."""
     return isinstance(raw, list)
 

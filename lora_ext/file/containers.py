@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class FileContents(NamedTuple):
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
-    raw: Any = None
+    raw: object = None
 
 
 _FOREIGN_FILE_HEADS = (
@@ -114,7 +114,7 @@ def load_tensors(path: str | Path) -> FileContents:
     return FileContents(tensors, metadata, content)
 
 
-def _named(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _named(content: Mapping[object, object]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, text) of a dict; numbers count as tensors, anything else is left out."""
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}

@@ -18,7 +18,7 @@ from .containers import load_tensors
 from .layer_check import DamagedLayer, adapter_if_sound
 from .lora_file import LoraFile
 from .peft_config import find_adapter_config, find_peft_file
-from .peft_strengths import PeftStrengths
+from .peft_strengths import ConfigFields, PeftStrengths
 
 BUNDLED_EMBEDDING_PREFIX = "bundle_emb."
 """Keys `bundle_emb.NAME.VECTOR`: textual-inversion embeddings that travel inside a LoRA file."""
@@ -114,6 +114,7 @@ def assemble_lora_file(
     other = find_foreign_architecture(unrecognized, adapters, metadata, strengths.base_model_name)
     if other is not None:
         return LoraFile({}, dict(metadata), unrecognized=dict(tensors), path=path, foreign_architecture=other)
+    fields: ConfigFields = strengths.lora_file_fields(adapters, keys.values()) if key_format == "diffusers" else {}
     return LoraFile(
         adapters,
         dict(metadata),
@@ -124,7 +125,7 @@ def assemble_lora_file(
         key_format=key_format,
         path=path,
         damaged=damaged,
-        **(strengths.lora_file_fields(adapters, keys.values()) if key_format == "diffusers" else {}),
+        **fields,
     )
 
 

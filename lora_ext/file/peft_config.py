@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -43,7 +42,7 @@ class PeftConfig:
         source_name: what messages call it.
     """
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     source_name: str = ADAPTER_CONFIG_NAME
 
     def scaled(self, adapter: Adapter, name: str) -> Adapter:
@@ -92,7 +91,7 @@ class PeftConfig:
         return self._number(plain if own is None else self._patterns[own])
 
     @cached_property
-    def _patterns(self) -> dict[str, Any]:
+    def _patterns(self) -> dict[str, object]:
         patterns = self.values.get("alpha_pattern")
         return {str(key): value for key, value in patterns.items()} if isinstance(patterns, dict) else {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ..adapters import Adapter
 from ..layer_names import PARTS, LayerId, layer_name_table
@@ -16,11 +16,24 @@ _PEFT = "base_model.model."
 """What PEFT's own `save_pretrained` writes before a layer's name; it always writes `adapter_config.json` too."""
 
 
+class ConfigFields(TypedDict, total=False):
+    """The fields of a `LoraFile` that depend on a configuration."""
+
+    config: Path | None
+    notes: tuple[str, ...]
+    assumed: str
+
+
 @dataclass(frozen=True)
 class PeftStrengths:
-    """configs: part → its configuration. in_metadata: whether the file's own metadata holds them. notes: sentences on
-    what cannot be honoured. config: the `adapter_config.json` beside the file, if there is one. is_config_read: whether
-    that could be read.
+    """The configurations that give a file's layers their scale.
+
+    Attributes:
+        configs: part → its configuration.
+        in_metadata: whether the file's own metadata holds them.
+        notes: sentences on what is not supported.
+        config: the `adapter_config.json` beside the file; None without one.
+        is_config_read: whether that could be read.
     """
 
     configs: Mapping[str, PeftConfig] = field(default_factory=dict)
@@ -31,7 +44,7 @@ class PeftStrengths:
 
     @classmethod
     def from_sources(cls, metadata: Mapping[str, str], path: Path | None) -> PeftStrengths:
-        """What the metadata says, and for parts it does not speak of the `adapter_config.json` at `path`."""
+        """Takes the metadata's configurations, and for other parts the `adapter_config.json` at `path`."""
         from_metadata = peft_metadata.parse_peft_metadata(metadata)
         notes = [note for config in from_metadata.values() for note in config.notes()]
         from_file = None
@@ -44,7 +57,7 @@ class PeftStrengths:
 
     @property
     def base_model_name(self) -> str:
-        """What the configuration calls the base model, "" where it does not say."""
+        """The configuration's name of the base model; "" without one."""
         names = (config.values.get("base_model_name_or_path") for config in self.configs.values())
         return next((text for text in names if isinstance(text, str)), "")
 
@@ -55,8 +68,8 @@ class PeftStrengths:
             adapter if config is None else config.scaled(adapter, layer_name_table(layer_id.part).diffusers[layer_id])
         )
 
-    def lora_file_fields(self, adapters: Mapping[LayerId, Adapter], keys: Iterable[str]) -> dict[str, Any]:
-        """Fields of a `LoraFile`: the configuration's path, notes, and what was assumed where nothing is said."""
+    def lora_file_fields(self, adapters: Mapping[LayerId, Adapter], keys: Iterable[str]) -> ConfigFields:
+        """Returns the fields of a `LoraFile` that depend on the configuration."""
         silent = [layer_id for layer_id in adapters if layer_id.part not in self.configs]
         unsaid = any(adapters[s].rank and not {"alpha", "scale"} & adapters[s].tensors.keys() for s in silent)
         key = next(iter(keys), "")

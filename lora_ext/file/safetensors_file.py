@@ -334,7 +334,7 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 def serialize_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
     """Makes the header of a safetensors file, with the layout of the safetensors library.
 
-    Wider dtypes come first, then names in order. The header is padded with blanks to a multiple of 8 bytes.
+    Wider dtypes come first, then names in order.
 
     Args:
         tensors: name → tensor.
@@ -350,16 +350,32 @@ def serialize_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
         if tensor.dtype not in DTYPE_NAMES:
             raise FileError(f"{name!r} is {tensor.dtype}, which a safetensors file cannot hold")
     order = sorted(tensors, key=lambda name: (-_ORDER[DTYPE_NAMES[tensors[name].dtype]], name))
-    root: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries: dict[str, TensorEntry] = {}
     start = 0
     for name in order:
         tensor = tensors[name]
         end = start + tensor.numel() * tensor.element_size()
-        root[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        entries[name] = TensorEntry(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), start, end)
         start = end
+    return encode_header(entries, metadata), order
+
+
+def encode_header(entries: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bytes:
+    """Encodes a header: its length in 8 bytes, then JSON, padded with blanks to a multiple of 8 bytes.
+
+    Args:
+        entries: name → where the tensor is, in the order of the data.
+        metadata: name → text.
+
+    Returns:
+        The bytes before the data.
+    """
+    root: dict[str, Mapping[str, object]] = {"__metadata__": metadata} if metadata else {}
+    for name, (dtype, shape, start, end) in entries.items():
+        root[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
     text = replace_lone_surrogates(json.dumps(root, ensure_ascii=False, separators=(",", ":"))).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, order
+    return len(text).to_bytes(8, "little") + text
 
 
 def iterate_tensor_bytes(tensors: Mapping[str, Tensor], order: Iterable[str]) -> Iterator[memoryview]:

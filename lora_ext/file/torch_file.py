@@ -8,7 +8,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ _EXPAND = 16
 """How many times larger than its file the tensors of a file may be."""
 
 
-def load_torch_file(path: Path) -> Any:
+def load_torch_file(path: Path) -> object:
     """Loads a torch file without running any code from it.
 
     Args:
@@ -74,7 +73,7 @@ def _check_archive(path: Path, size: int) -> None:
         raise FileError(f"{path} has {size} bytes and claims to unpack to {claimed}")
 
 
-def _tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
+def _tensors(value: object, depth: int = 0) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict | list | tuple) and depth < 8:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from ..file.safetensors_file import (
     TORCH_DTYPES,
     SafetensorsHeader,
     TensorEntry,
+    encode_header,
     iterate_safetensors,
     load_safetensors_header,
 )
@@ -49,7 +49,7 @@ class TensorFile:
 
     path: Path
     header: SafetensorsHeader | None = None
-    content: Any = None
+    content: object = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -165,20 +165,14 @@ def _size(entry: TensorEntry, dtype: torch.dtype) -> int:
 
 
 def _head(header: SafetensorsHeader, rows: list[tuple[str, TensorEntry, torch.dtype | None]]) -> bytes:
-    """The header for the same tensors in the same order, some with a new dtype.
-
-    Format: https://github.com/huggingface/safetensors: the length as 8 bytes, then JSON padded with blanks to 8 bytes.
-    """
-    root: dict[str, Any] = {"__metadata__": dict(header.metadata)} if header.metadata else {}
-    at = 0
+    """The header for the same tensors in the same order, some with a new dtype."""
+    entries: dict[str, TensorEntry] = {}
+    start = 0
     for name, entry, target in rows:
-        size = entry.end - entry.start if target is None else _size(entry, target)
-        dtype = entry.dtype if target is None else DTYPE_NAMES[target]
-        root[name] = {"dtype": dtype, "shape": list(entry.shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(root, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+        end = start + (entry.end - entry.start if target is None else _size(entry, target))
+        entries[name] = TensorEntry(entry.dtype if target is None else DTYPE_NAMES[target], entry.shape, start, end)
+        start = end
+    return encode_header(entries, header.metadata)
 
 
 def _copy(source: BinaryIO, out: BinaryIO, start: int, count: int, path: Path) -> None:
@@ -248,7 +242,8 @@ def save_torch_file(tensor_file: TensorFile, tensors: Mapping[str, Tensor], path
         FileError: float8 tensors, which torch 2.1 cannot write into such a file.
         OSError: `path` cannot be written.
     """
-    content = dict(tensor_file.content or {"state_dict": {}})
+    whole = tensor_file.content
+    content: dict[str, object] = dict(whole) if isinstance(whole, Mapping) and whole else {"state_dict": {}}
     inner = content.get("state_dict")
     fresh = {name: tensor for name, tensor in tensors.items() if tensor is not tensor_file.tensors.get(name)}
     if isinstance(inner, Mapping):

@@ -7,15 +7,15 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 import torch
 
 from ..console import printable_text
 from ..file.lora_file import LoraFile
 from ..inject.rounding import ROUNDING_WARNING_SHARE, combined_surviving_share
+from ..json_text import dataclass_fields
 
 _VERBS_WITH_SEVERAL_SOURCES = ("merge", "svd-merge", "extract")
 
@@ -227,10 +227,6 @@ class ToolReport:
         )
         return found if self.alpha is None else SplitReportData(**vars(found), alpha=self.alpha)
 
-    def as_json(self) -> dict[str, Any]:
-        """`data()` as a dict for `json.dumps`."""
-        return asdict(self.data())
-
     def text(self, *, verbose: bool = False) -> str:
         """The report as text: a table of the layers and a summary.
 
@@ -340,9 +336,10 @@ def _such_as(names: Iterable[str]) -> str:
 
 def print_report(report: ToolReport, *, as_json: bool = False, verbose: bool = False) -> None:
     """Prints a report to standard output, as JSON or as text; characters that the console lacks are replaced."""
-    text = (
-        json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n" if as_json else report.text(verbose=verbose)
-    )
+    if as_json:
+        text = json.dumps(report.data(), indent=2, ensure_ascii=False, default=dataclass_fields) + "\n"
+    else:
+        text = report.text(verbose=verbose)
     sys.stdout.write(printable_text(text))
 
 

@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..adapters import Adapter
 from ..command_line import check_disk_space
@@ -144,7 +143,7 @@ def is_turned_into_lora(file: LoraFile, adapters: Mapping[LayerId, Adapter]) -> 
     return not same and all(a.kind == "LoRA" and a.magnitude() is None for a in adapters.values())
 
 
-def _args(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _args(metadata: Mapping[str, str]) -> dict[str, object]:
     """`ss_network_args` as a dict; empty where it is missing or not a JSON object."""
     try:
         args = json.loads(metadata.get("ss_network_args") or "{}")
