@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from makers import make
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from server import CAT, REQUEST, WebUI, apart, copy_extension, dataset, launch, picture
+from torch import Tensor
 
 from lora_ext import cli
 from lora_ext.layer_keys import format_kohya_key
@@ -34,8 +36,9 @@ SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 3}
 TAG = "<lora:noise:1>"
 
 
-KINDS = {"noise": "lora", "conv": "lora", "loha": "loha", "lokr": "lokr-thin"}
-"""File → kind of adapter; `conv` has 3x3 convolutions too."""
+KINDS = {"noise": "lora", "conv": "lora", "loha": "loha", "lokr": "lokr-thin", "dora": "lora-dora-in"}
+"""File → kind of adapter; `conv` has 3x3 convolutions too. DoRA with one magnitude for each input, as older LyCORIS
+writes it: with one for each output Forge divides by the norm of W, where the paper has that of W + ΔW."""
 
 
 def sites_of(checkpoint: Path) -> dict[LayerId, tuple[int, ...]]:
@@ -52,11 +55,30 @@ def sites_of(checkpoint: Path) -> dict[LayerId, tuple[int, ...]]:
     return found
 
 
-def write_file(target: Path, sites: dict[LayerId, tuple[int, ...]], kind: str, scale: float) -> None:
-    """A file of this kind of adapter on these layers, of random numbers, its alpha times `scale`."""
+def column_norms(checkpoint: Path, sites: dict[LayerId, tuple[int, ...]]) -> dict[LayerId, Tensor]:
+    """(1, in) of each layer: the norms of its weight's columns."""
+    roots, found = {"model.diffusion_model.": UNET, "cond_stage_model.transformer.": TE}, {}
+    with safe_open(str(checkpoint), "pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            root = next((root for root in roots if key.startswith(root)), None)
+            site = find_layer_id(roots[root], key.removeprefix(root).removesuffix(".weight")) if root else None
+            if site in sites and key.endswith(".weight"):
+                found[site] = file.get_tensor(key).float().norm(dim=0, keepdim=True)
+    return found
+
+
+def write_file(
+    target: Path, sites: dict[LayerId, tuple[int, ...]], kind: str, scale: float, norms: dict[LayerId, Tensor]
+) -> None:
+    """A file of this kind of adapter on these layers, of random numbers, its alpha times `scale`.
+
+    norms: the norms of the columns of each layer's weight, of which DoRA's magnitudes are 0.9 to 1.1 times.
+    """
     rng, tensors = np.random.default_rng(0), {}
     for site, shape in sites.items():
         for suffix, tensor in make(kind, shape, rank=4, rng=rng).items():
+            if suffix == "dora_scale":
+                tensor = norms[site] * torch.from_numpy(rng.uniform(0.9, 1.1, tuple(norms[site].shape))).float()
             tensors[f"{format_kohya_key(site)}.{suffix}"] = tensor * scale if suffix == "alpha" else tensor
     assert len(tensors) > 100
     save_file(tensors, target)
@@ -74,7 +96,9 @@ def start(folder: Path, data: Path, *more: str) -> WebUI:
     linear = {site: shape for site, shape in sites.items() if len(shape) == 2}
     for name, kind in KINDS.items():
         scale = 0.05 if kind == "lora" else 0.3
-        write_file(data / "models" / "Lora" / f"{name}.safetensors", sites if name == "conv" else linear, kind, scale)
+        target = data / "models" / "Lora" / f"{name}.safetensors"
+        norms = column_norms(checkpoint, linear) if name == "dora" else {}
+        write_file(target, sites if name == "conv" else linear, kind, scale, norms)
     return launch(folder, data, *more, base=FLAGS)
 
 
@@ -113,12 +137,19 @@ def test_it_starts_and_we_apply_the_tags(forge: WebUI) -> None:
     + ["<lora:noise:-0.7>", "<lora:noise:0.6><lora:conv:0.5>", "<lora:noise:te=0:unet=1>", "<lora:noise:te=1:unet=0>"],
 )
 def test_plain_tags_are_those_of_the_built_in(forge: WebUI, prompt: str) -> None:
+    """Baked through Forge's own patcher, which is what "auto" chooses here, and live."""
     clean = forge.make("", **SMALL)
-    made = forge.make(prompt, **SMALL)
-    assert made.comments == "[]" or made.comments == ""
-    assert apart(made, clean) > 5
-    assert apart(made, built_in(forge, prompt)) <= 1
-    assert apart(forge.make("", **SMALL), clean) == 0
+    asked = built_in(forge, prompt)
+    assert apart(asked, clean) > 5
+    for mode in ("auto", "live"):
+        forge.options(lora_ext_mode=mode)
+        made = forge.make(prompt, **SMALL)
+        way = forge.call("/probe/way")
+        assert (way["patched"] > 50, way["live"] > 50, way["baked"]) == (mode == "auto", mode == "live", 0)
+        assert made.comments == "[]" or made.comments == ""
+        assert apart(made, asked) <= 1, mode
+        assert apart(forge.make("", **SMALL), clean) == 0
+    forge.options(lora_ext_mode="auto")
 
 
 def test_every_part_of_a_tag_acts(forge: WebUI) -> None:
@@ -145,6 +176,9 @@ def test_every_part_of_a_tag_acts(forge: WebUI) -> None:
     ):
         made = forge.make(f"<lora:noise:{tag}>", **SMALL)
         assert apart(made, built_in(forge, same)) <= 1, tag
+        forge.options(lora_ext_mode="live")
+        assert apart(forge.make(f"<lora:noise:{tag}>", **SMALL), made) <= 1, tag
+        forge.options(lora_ext_mode="auto")
     assert apart(forge.make("<lyco:noise:1>", **SMALL), plain) == 0
     some = forge.make("<lora:noise:1:step=1-2>", **SMALL)
     assert apart(some, plain) > 1 and apart(some, clean) > 1
@@ -292,7 +326,12 @@ def test_fp8_storage(folder: Path, tmp_path: Path) -> None:
         clean = webui.make("", **SMALL)
         made = webui.make(TAG, **SMALL)
         assert apart(made, clean) > 5
+        way = webui.call("/probe/way")  # the U-Net is live, the text encoder in float32 is baked
+        assert way["patched"] > 50 and way["live"] > 50
         assert apart(webui.make("<lora:noise:1:start=0:stop=3>", **SMALL), made) <= 1
+        webui.options(lora_ext_mode="baked")
+        assert apart(webui.make(TAG, **SMALL), clean) > 5
+        assert webui.call("/probe/way")["live"] == 0
         assert apart(webui.make("", **SMALL), clean) == 0
         assert "Traceback" not in webui.log()
     finally:

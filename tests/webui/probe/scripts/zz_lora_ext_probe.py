@@ -33,11 +33,13 @@ def weights():
 
 
 def way():
+    from sd_webui_lora_ext.host.patched import model_patches
     from sd_webui_lora_ext.inject.live_layer import LIVE_LAYERS
 
     baked = sum(bool(layer.originals) for layer in LIVE_LAYERS.values())
     live = sum(layer.hook is not None for layer in LIVE_LAYERS.values())
-    return {"baked": baked, "live": live}
+    patches = [found for one in model_patches._PATCHES_BY_MODEL.values() for found in one._by_owner.values()]
+    return {"baked": baked, "live": live, "patched": sum(map(len, patches))}
 
 
 def native_side():
