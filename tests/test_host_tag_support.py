@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_ext.host.a1111.tag_support import ignored_parts_message, unknown_parts
+from lora_ext.host.a1111.tag_support import ignored_parts_message, parts_for_builtin, unknown_parts
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,7 @@ from lora_ext.host.a1111.tag_support import ignored_parts_message, unknown_parts
         ("cat:1:FACE", (), ["FACE"]),
         ("cat:1:1,0,0,1", (), ["1,0,0,1"]),
         ("cat:1: ", (), []),
+        ("cat:abc:unet=high:te=0.5", (), ["abc", "unet=high"]),
     ],
 )
 def test_parts(tag: str, also: tuple[str, ...], parts: list[str]) -> None:
@@ -31,3 +32,18 @@ def test_ignored_parts_message_names_tag_and_owner() -> None:
     text = ignored_parts_message(["cat", "1", "lbw=IND"], ["lbw=IND"], "sd-webui-loractl")
     assert text == "<lora:cat:1:lbw=IND>: lbw=IND has no effect: sd-webui-loractl applies LoRA tags here, not LoRA ext"
     assert len(ignored_parts_message(["cat", "1" * 500], ["x"], "y")) < 200
+
+
+@pytest.mark.parametrize(
+    ("tag", "rest"),
+    [
+        ("cat:0.8:0.5:8", "cat:0.8:0.5:8"),
+        ("cat", "cat"),
+        ("cat:1:FACE", "cat:1"),
+        ("cat:1: ", "cat:1"),
+        ("cat:te=0.3:unet=high:dyn=8:lbw=IND", "cat:te=0.3"),
+        ("cat:loud:lbwe=IN05-OUT05:attn:0:te=2", "cat:te=2"),
+    ],
+)
+def test_what_is_left_for_the_built_in_extension(tag: str, rest: str) -> None:
+    assert ":".join(parts_for_builtin(tag.split(":"), ("dyn",))) == rest

@@ -154,6 +154,24 @@ def test_a_model_of_another_kind_is_left_to_the_built_in_extension(
     assert webui.entry.extension.other_tag_owner() == ""
 
 
+def test_a_tag_that_the_built_in_extension_fails_on_does_not_disable_the_others(
+    webui: StandIn, built_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Forge with Flux: there a missing file or a word in the place of a number ends the whole activation."""
+    from modules import shared
+
+    monkeypatch.setattr(type(shared.sd_model), "is_sd3", True)
+    monkeypatch.setattr(webui.module("models"), "find_spec", lambda name: True)
+    monkeypatch.setattr(built_in, "list_available_networks", lambda: None, raising=False)
+    given: list[list[str]] = []
+    owner = webui.entry.extension.tag_ownership.previous_owners[0]
+    monkeypatch.setattr(owner, "activate", lambda p, params: given.append([":".join(one.items) for one in params]))
+    made = webui.make("a cat <lora:one:1:FACE><lora:nowhere:1><lora:two:te=loud:unet=0.5>")
+    assert given == [["one:1", "two:unet=0.5"]]
+    for text in ("FACE has no effect", "te=loud has no effect", "no file has the name nowhere"):
+        assert text in made.comments
+
+
 def test_reload_ui(webui: StandIn) -> None:
     from modules import processing, script_callbacks, sd_models, shared
 

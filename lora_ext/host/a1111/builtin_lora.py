@@ -16,6 +16,25 @@ def builtin_lora_names() -> set[str]:
     return set(getattr(_networks(), "available_networks", ()))
 
 
+def lacks_file(name: str) -> bool:
+    """Whether the built-in extension has no file of this name, after it has looked again.
+
+    In Forge and its kin one such name makes it apply no tag of the prompt at all; elsewhere it says so by itself.
+    """
+    networks = _networks()
+    if networks is None or not models.has_patch_manager():
+        return False
+
+    def is_known() -> bool:
+        return any(
+            name in getattr(networks, table, ()) for table in ("available_networks", "available_network_aliases")
+        )
+
+    if not is_known():
+        networks.list_available_networks()
+    return not is_known()
+
+
 def add_default_network_tag(p: Any, items: list[list[str]]) -> None:
     """Applies the setting "Add network to prompt": adds its tag to the end of every prompt."""
     name = getattr(shared.opts, "sd_lora", "None")

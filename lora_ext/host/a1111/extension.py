@@ -328,12 +328,18 @@ class A1111Extension:
     # --- helpers
 
     def _leave_to_builtin(self, p: Any, params_list: Any) -> None:
-        """Passes tags to the built-in extension, for unsupported models (SD3, Flux) and where a setting says so."""
+        """Passes tags to the built-in extension, for unsupported models (SD3, Flux) and where a setting says so.
+
+        A tag that it could not apply is left out, since it would then apply none of the prompt.
+        """
         if self._conditioning_key is not None:
             self.remove_all()
         before = self.tag_ownership.previous_owners[0]
+        missing = [params for params in params_list if builtin.lacks_file(params.items[0])]
         if before is not None:
-            before.activate(p, params_list)
+            before.activate(p, owners.tags_for_builtin([params for params in params_list if params not in missing]))
+        for params in missing:
+            self._notify(p, f"<lora:{':'.join(params.items)}> is not applied: no file has the name {params.items[0]}")
         for text in owners.ignored_tag_messages([params.items for params in params_list], before):
             self._notify(p, text)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
-from modules import deepbooru, shared
+from modules import shared
 from PIL import Image
 
 from ...errors import FileError
@@ -14,8 +15,16 @@ INTERROGATOR_ERROR = "<error>"
 
 
 def interrogators() -> dict[str, Callable[[Sequence[Image.Image]], list[str]]]:
-    """Returns name → function from images to captions. The web UI loads (and downloads) models when they are needed."""
-    return {"clip": _clip, "blip": _blip, "deepbooru": _deepbooru}
+    """Returns name → function from images to captions. The web UI loads (and downloads) models when they are needed.
+
+    Interrogators that a web UI does not have are left out (Classic has none).
+    """
+    found: dict[str, Callable[[Sequence[Image.Image]], list[str]]] = {}
+    if getattr(shared, "interrogator", None) is not None:
+        found |= {"clip": _clip, "blip": _blip}
+    if find_spec("modules.deepbooru") is not None:
+        found["deepbooru"] = _deepbooru
+    return found
 
 
 def _clip(images: Sequence[Image.Image]) -> list[str]:
@@ -35,6 +44,8 @@ def _blip(images: Sequence[Image.Image]) -> list[str]:
 
 def _deepbooru(images: Sequence[Image.Image]) -> list[str]:
     """Tags separated by commas."""
+    from modules import deepbooru  # missing in forks without this module, which import this file too
+
     deepbooru.model.start()
     try:
         return [deepbooru.model.tag_multi(image) for image in images]

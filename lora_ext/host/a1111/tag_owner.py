@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from modules import errors, extensions, extra_networks
 
 from .models import has_patch_manager
-from .tag_support import ignored_parts_message, unknown_parts
+from .tag_support import ignored_parts_message, parts_for_builtin, unknown_parts
 
 
 class TagHandler(Protocol):
@@ -133,9 +133,18 @@ def ignored_tag_messages(tags: Sequence[Sequence[str]], owner: Any) -> list[str]
     """
     if any(e.enabled and e.name.lower() == _BLOCK_WEIGHT_EXTENSION for e in extensions.extensions):
         return []
-    also = ("dyn",) if has_patch_manager() else ()
-    found = ((items, unknown_parts(items, also)) for items in tags)
+    found = ((items, unknown_parts(items, _also_unknown())) for items in tags)
     return [ignored_parts_message(items, parts, extension_name(owner)) for items, parts in found if parts]
+
+
+def tags_for_builtin(params_list: Sequence[Any]) -> list[Any]:
+    """Returns tags (the web UI's `ExtraNetworkParams`) without the parts that make the built-in extension fail."""
+    return [type(params)(items=parts_for_builtin(params.items, _also_unknown())) for params in params_list]
+
+
+def _also_unknown() -> tuple[str, ...]:
+    """Named parts that the built-in extensions of Forge and its kin do not act on either."""
+    return ("dyn",) if has_patch_manager() else ()
 
 
 def tag_items_of(p: Any) -> list[list[str]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 LORA_EXT_TAG_PARTS = ("lbw", "w", "lbwe", "start", "stop", "step", "x")
 """Named parts of a tag that only LoRA ext and the block-weight extension understand."""
+
+_NUMBERS = ("te", "unet", "dyn")
+"""Named parts of a tag that the built-in extension takes for numbers."""
 
 
 def unknown_parts(items: Sequence[str], also: Iterable[str] = ()) -> list[str]:
@@ -19,16 +22,38 @@ def unknown_parts(items: Sequence[str], also: Iterable[str] = ()) -> list[str]:
         `["lbw=IND"]`; also block weights in their old place (`<lora:cat:1:FACE>`), which the built-in extension takes
         for a number and fails on.
     """
+    return [item.strip() for item in items[1:] if not _is_understood(item, {*LORA_EXT_TAG_PARTS, *also})]
+
+
+def parts_for_builtin(items: Sequence[str], also: Iterable[str] = ()) -> list[str]:
+    """The parts of a tag without those that the built-in Lora extension does not act on, or fails on.
+
+    One part that it takes for a number and that is none makes it apply no tag of the prompt at all.
+
+    Args:
+        items: what stands between the tag's colons, without `lora`.
+        also: as for `unknown_parts`.
+    """
     names = {*LORA_EXT_TAG_PARTS, *also}
-    found = []
-    for place, item in enumerate(items[1:], start=1):
-        name, equals, _ = item.partition("=")
-        if equals:
-            if name.strip() in names:
-                found.append(item.strip())
-        elif place > 1 and item.strip() and not _is_number(item):
-            found.append(item.strip())
-    return found
+    rest, skipped = [], 0
+    for item in items[1:]:
+        if item.strip().startswith("lbwe="):
+            skipped = 3  # a rule has colons itself and so spans three items, the last of which is a number
+        if skipped:
+            skipped -= 1
+        elif item.strip() and _is_understood(item, names):
+            rest.append(item)
+    return [*items[:1], *rest]
+
+
+def _is_understood(item: str, names: Collection[str]) -> bool:
+    """Whether the built-in extension acts on a part of a tag."""
+    name, equals, value = item.partition("=")
+    if not equals:
+        return not item.strip() or _is_number(item)
+    if name.strip() in _NUMBERS:
+        return name.strip() not in names and _is_number(value)
+    return name.strip() not in names
 
 
 def _is_number(text: str) -> bool:
