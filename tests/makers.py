@@ -215,18 +215,20 @@ class Variant:
         kind: `Adapter.kind` of what is made.
         make: draws the tensors.
         suits: whether it exists for a layer weight of a shape.
-        has_alpha: whether ΔW is scaled by alpha / rank; then `make` stores alpha = rank / 2.
+        has_alpha: whether files store alpha for it; then `make` stores alpha = rank / 2.
+        is_low_rank: whether ΔW is a sum of ranks (`Adapter.low_rank`).
     """
 
     kind: str
     make: Maker
     suits: Callable[[Sequence[int]], bool]
     has_alpha: bool = False
+    is_low_rank: bool = False
 
 
 MAKERS: dict[str, Variant] = {
-    "lora": Variant("LoRA", _lora, _layer, has_alpha=True),
-    "lora-tucker": Variant("LoRA", _lora_tucker, _kernel, has_alpha=True),
+    "lora": Variant("LoRA", _lora, _layer, has_alpha=True, is_low_rank=True),
+    "lora-tucker": Variant("LoRA", _lora_tucker, _kernel, has_alpha=True, is_low_rank=True),
     "lora-dora-out": Variant("LoRA", _dora(0), _layer, has_alpha=True),
     "lora-dora-in": Variant("LoRA", _dora(1), _layer, has_alpha=True),
     "lora-bias": Variant("LoRA", _lora_bias, _layer, has_alpha=True),
@@ -256,6 +258,11 @@ KINDS: tuple[str, ...] = tuple(MAKERS)
 def suits(kind: str, shape: Sequence[int]) -> bool:
     """Whether `kind` exists for a layer weight of `shape` (Linear, Conv2d, or the vector of a norm)."""
     return MAKERS[kind].suits(tuple(shape))
+
+
+def suitable_layer(kind: str) -> str:
+    """The first name of `SHAPES` whose layer `kind` exists for."""
+    return next(layer for layer, shape in SHAPES.items() if suits(kind, shape))
 
 
 def make(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import KINDS, MAKERS, SHAPES, make, suits
-from reference import reference, reference_bias
+from makers import KINDS, MAKERS, SHAPES, make, suitable_layer, suits
+from reference import RANKS, arrays, reference, reference_bias
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,8 +18,16 @@ from lora_ext.lowrank import concat
 
 CASES = [(kind, layer) for kind in KINDS for layer, shape in SHAPES.items() if suits(kind, shape)]
 STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
-SCALED = ("lora", "lora-tucker", "lora-bias", "loha", "lokr", "lokr-thin", "glora")
 
+
+def is_scaled_by_alpha(kind: str) -> bool:
+    """Whether ΔW is a multiple of alpha: DoRA's is not, and some stored alphas count for nothing."""
+    tensors = make(kind, SHAPES[suitable_layer(kind)])
+    rank = RANKS.get(kind.split("-")[0], lambda kind, t: None)(kind, arrays(tensors))
+    return MAKERS[kind].has_alpha and rank is not None and "dora_scale" not in tensors
+
+
+SCALED = [kind for kind in KINDS if is_scaled_by_alpha(kind)]
 every_case = pytest.mark.parametrize(("kind", "layer"), CASES)
 seeds = st.integers(0, 2**32 - 1)
 law = settings(max_examples=10, deadline=None)
@@ -127,7 +135,7 @@ def test_fits_only_what_it_computes(kind: str, layer: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_transposed_layer_does_not_fit(kind: str) -> None:
-    layer = "norm" if kind == "norm" else "3x3" if kind.endswith("tucker") else "linear"
+    layer = suitable_layer(kind)
     tensors, _ = drawn(kind, layer)
     out, *rest = SHAPES[layer]
     shape = (out + 2,) if not rest else (rest[0] + 1, out + 1, *rest[1:])
@@ -206,7 +214,7 @@ def test_factors_that_agree_are_consistent(kind: str, layer: str) -> None:
     ],
 )
 def test_a_factor_of_another_rank_is_inconsistent(kind: str, name: str, axis: int) -> None:
-    tensors, _ = drawn(kind, "3x3" if kind.endswith("tucker") else "linear")
+    tensors, _ = drawn(kind, suitable_layer(kind))
     assert not adapter({**tensors, name: tensors[name].narrow(axis, 0, 1)}).has_consistent_factors()
 
 
@@ -231,14 +239,14 @@ def test_suffixes_that_few_files_have_are_known() -> None:
 @given(seed=seeds, factor=st.sampled_from([0.0, 0.5, 3.0]))
 @law
 def test_linear_in_alpha(kind: str, seed: int, factor: float) -> None:
-    tensors, weight = drawn(kind, "3x3" if kind.endswith("tucker") else "linear", seed)
+    tensors, weight = drawn(kind, suitable_layer(kind), seed)
     more = {**tensors, "alpha": tensors["alpha"] * factor}
     torch.testing.assert_close(adapter(more).delta(weight), adapter(tensors).delta(weight) * factor)
 
 
 @pytest.mark.parametrize("kind", SCALED)
 def test_no_alpha_is_scale_one_and_scale_wins(kind: str) -> None:
-    tensors, weight = drawn(kind, "3x3" if kind.endswith("tucker") else "linear")
+    tensors, weight = drawn(kind, suitable_layer(kind))
     bare = {name: t for name, t in tensors.items() if name != "alpha"}
     whole = adapter(bare).delta(weight)
     torch.testing.assert_close(adapter(tensors).delta(weight), whole / 2)  # made with alpha = rank/2
@@ -315,7 +323,7 @@ def test_constraint_bounds_the_rotation() -> None:
     torch.testing.assert_close(loose, free, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "layer"), [case for case in CASES if case[0] in ("lora", "lora-tucker")])
+@pytest.mark.parametrize(("kind", "layer"), [case for case in CASES if MAKERS[case[0]].is_low_rank])
 def test_low_rank_is_delta(kind: str, layer: str) -> None:
     tensors, weight = drawn(kind, layer)
     found = adapter(tensors)
@@ -327,9 +335,9 @@ def test_low_rank_is_delta(kind: str, layer: str) -> None:
     torch.testing.assert_close(both.delta(), found.delta(weight) * 1.5, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("lora", "lora-tucker")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not MAKERS[kind].is_low_rank])
 def test_other_kinds_have_no_thin_form(kind: str) -> None:
-    layer = "norm" if kind == "norm" else "3x3" if kind.endswith("tucker") else "linear"
+    layer = suitable_layer(kind)
     assert adapter(drawn(kind, layer)[0]).low_rank() is None
 
 
@@ -344,9 +352,9 @@ def test_cut_keeps_the_first_ranks_at_the_full_scale(seed: int, cut: int) -> Non
     torch.testing.assert_close(found.truncated(4).delta(weight), found.delta(weight), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("lora") or kind == "lora-tucker"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if MAKERS[kind].kind != "LoRA" or kind == "lora-tucker"])
 def test_cut_is_for_lora_alone(kind: str) -> None:
-    layer = "norm" if kind == "norm" else "3x3" if kind.endswith("tucker") else "linear"
+    layer = suitable_layer(kind)
     found = adapter(drawn(kind, layer)[0])
     assert found.truncated(1) is found
 
