@@ -87,6 +87,46 @@ class RealHost:
             self.manager.load_models_gpu([patcher])
 
 
+def gguf_layers_are_live(folder: Path) -> None:
+    """The web UI's own GGUF layers on the CPU: their output is that of the dequantised weight with ΔW."""
+    import numpy as np
+    from makers import make
+    from patched_laws import tree
+    from reference import reference
+
+    from lora_ext.adapter_spec import AdapterSpec
+    from lora_ext.adapters import adapter_from_tensors
+    from lora_ext.applied_networks import AppliedNetworks
+    from lora_ext.file import LoraFile
+    from lora_ext.inject import AUTO, find_layer_targets
+
+    gguf = import_module("gguf")
+    operations = import_module("backend.operations").ForgeOperationsGGUF
+    parameter, dequantize = (getattr(import_module("backend.operations_gguf"), name)
+                             for name in ("ParameterGGUF", "dequantize_tensor"))  # fmt: skip
+    weight = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
+    for kind in ("Q4_0", "Q4_1", "Q5_0", "Q8_0"):
+        layer, quantised = operations.Linear(64, 32), getattr(gguf.GGMLQuantizationType, kind)
+        data = import_module("gguf.quants").quantize(weight, quantised)
+        packed = types.SimpleNamespace(tensor_type=quantised, shape=(64, 32), data=data)
+        layer.load_state_dict({"weight": parameter(packed)}, strict=False)
+        root = tree({"input_blocks.4.1.transformer_blocks.0.attn1.to_q": layer})
+        ((site, target),) = find_layer_targets("unet", root).items()
+        assert tuple(target.shape) == (32, 64)
+        for adapter in ("lora", "loha", "lora-dora-in", "lora-dora-out", "glora"):
+            tensors = make(adapter, (32, 64))
+            model = types.SimpleNamespace(parts=lambda root=root: {"unet": root})
+            with AppliedNetworks(model, AUTO) as applied:  # type: ignore[arg-type]
+                applied.apply([AdapterSpec(LoraFile({site: adapter_from_tensors(tensors)}))])
+                layer.weight.gguf_cls.bake(layer.weight)  # as the memory manager does; what is baked stays as it is
+                values = dequantize(layer.weight).double().numpy()
+                x = torch.randn(3, 64, dtype=torch.float16, generator=torch.Generator().manual_seed(1))
+                wanted = x.double().numpy() @ reference(adapter, tensors, values).T
+                made = layer(x).double().numpy()
+                assert np.allclose(made, wanted, atol=2e-2, rtol=1e-2), (kind, adapter, abs(made - wanted).max())
+            assert not layer._forward_hooks
+
+
 def main() -> None:
     """Runs the laws that are named, by default all; fails with the first that does not hold."""
     folder, names = Path(sys.argv[1]).resolve(), sys.argv[2:]
@@ -98,6 +138,9 @@ def main() -> None:
     for name in names or LAWS:
         LAWS[name](Run(RealHost(folder, small_unet, small_clip)))
         print("holds:", name, flush=True)
+    if not names and (folder / "backend" / "operations_gguf.py").is_file():
+        gguf_layers_are_live(folder)
+        print("holds: gguf_layers_are_live")
 
 
 if __name__ == "__main__":
