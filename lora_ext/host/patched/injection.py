@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...errors import BakingMemoryError
 from ...inject import AUTO, BAKED, LIVE, AppliedAdapter, Injection, LayerTarget, MemoryBudget
 from ...inject.live_layer import LIVE_LAYERS, AdaptersBySlot, LiveLayer
-from .model_patches import ModelPatches, ParameterName
+from .model_patches import COMPONENTS, ModelPatches, ParameterName
 
 Wanted = Mapping[LayerTarget, "tuple[AppliedAdapter, ...]"]
 
@@ -35,9 +35,14 @@ class PatchedInjection(Injection):
         try:
             live = self._live_modules(wanted)
             baked: dict[ParameterName, tuple[AppliedAdapter, ...]] = {}
+            holds_patches = bool(self.patches.adapters_of(self))
             for target, applied in wanted.items():
-                baked |= self._patches_of(target, () if target.module in live else applied, baked)
-            hooks = {target: applied if target.module in live else () for target, applied in wanted.items()}
+                if target.module not in live:
+                    baked |= self._patches_of(target, applied, baked)
+                elif holds_patches:
+                    baked |= self._patches_of(target, (), baked)
+            hooks = {target: applied for target, applied in wanted.items() if target.module in live}
+            hooks |= {target: () for target in wanted if target.module in self._layers and target not in hooks}
             return super().apply(hooks) + self.patches.update(self, baked)
         except BaseException:
             self.close()
@@ -73,13 +78,13 @@ class PatchedInjection(Injection):
 
     def _live_modules(self, wanted: Wanted) -> set[nn.Module]:
         """The modules whose adapters are applied live. Raises BakingMemoryError in the mode "baked"."""
+        if self.mode == LIVE:
+            return {target.module for target in wanted}
         by_module: dict[nn.Module, dict[str, tuple[AppliedAdapter, ...]]] = {}
         for target, applied in wanted.items():
             slots = by_module.setdefault(target.module, {})
             slots[target.slot] = (*slots.get(target.slot, ()), *applied)
         live = {module for module, slots in by_module.items() if self._must_be_live(module, slots)}
-        if self.mode == LIVE:
-            return set(by_module)
         if self.mode == AUTO:
             live |= {module for module, slots in by_module.items() if self.layer_record(module).prefers_live(slots)}
         needed: dict[torch.device, int] = {}
@@ -89,7 +94,9 @@ class PatchedInjection(Injection):
                 if name not in held:
                     device = self.patches.keeps_originals_on(name.component)
                     needed[device] = needed.get(device, 0) + self._size(name)
-        lacking = self.memory.lacking(needed, drawing=self.mode == AUTO)
+        # a GPU's image needs nothing of the main memory, where originals mostly are
+        shared = any(self.patches.computes_on(component) in needed for component in COMPONENTS)
+        lacking = self.memory.lacking(needed, drawing=self.mode == AUTO and shared)
         if self.mode == BAKED and lacking:
             raise BakingMemoryError(lacking, "the modes live and auto do not need this memory")
         self.live_reason = (self.forced_live_reason or lacking) if len(live) < len(by_module) else ""
