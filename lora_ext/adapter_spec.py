@@ -30,6 +30,9 @@ def is_step_in_range(start: float | None, stop: float | None, step: int, total: 
         step: the step, from 0.
         total: the number of steps.
 
+    Returns:
+        True for `start` ≤ `step` < `stop`.
+
     Example:
         >>> [is_step_in_range(0.5, None, step, 4) for step in range(4)]
         [False, False, True, True]
@@ -79,11 +82,26 @@ class AdapterSpec:
         return self.start is not None or self.stop is not None
 
     def is_active(self, step: int, total: int) -> bool:
-        """Whether the U-Net part acts at a denoiser call: `step`, from 0, of `total`."""
+        """Whether the U-Net part acts at a denoiser call.
+
+        Args:
+            step: the call, from 0.
+            total: the number of calls.
+
+        Returns:
+            True inside the schedule.
+        """
         return is_step_in_range(self.start, self.stop, step, total)
 
     def weight_at(self, layer_id: LayerId) -> float:
-        """Returns the weight at one layer: the part's weight times the block's weight."""
+        """Returns the weight at one layer.
+
+        Args:
+            layer_id: the layer.
+
+        Returns:
+            The part's weight times the block's weight.
+        """
         part = self.unet if layer_id.part == UNET else self.te
         names = element_rule_names(layer_id) if self.blocks.rules else ()
         return part * self.blocks.weight_of(layer_id.block, names)

@@ -75,7 +75,11 @@ class AppliedNetworks:
         ] = {}
 
     def reserve_memory(self, image_bytes: int) -> None:
-        """Sets how many bytes the next `apply` keeps free for generating an image."""
+        """Reserves memory at the next `apply`.
+
+        Args:
+            image_bytes: bytes that stay free for generating an image.
+        """
         self.injection.memory = replace(self.injection.memory, image_bytes=image_bytes)
 
     def apply(self, specs: Sequence[AdapterSpec]) -> list[FitReport]:
@@ -125,6 +129,9 @@ class AppliedNetworks:
 
         Later reports have a note about the switch to live.
 
+        Args:
+            work: what may run out of memory.
+
         Returns:
             The result of `work`, such as an image.
 
@@ -146,7 +153,14 @@ class AppliedNetworks:
             self._apply_changes()
 
     def matching_layers(self, spec: AdapterSpec) -> tuple[LayerId, ...]:
-        """Returns the layers of a file that fit this model. `spec` is one of `specs`."""
+        """Returns the layers of a file that fit this model.
+
+        Args:
+            spec: one of `specs`.
+
+        Returns:
+            The layer ids, in the order of the file.
+        """
         return self._layer_ids_by_file[id(spec.file)][1]
 
     def close(self) -> None:

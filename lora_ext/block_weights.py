@@ -66,6 +66,9 @@ class ElementRule:
         Args:
             text: `BLOCKS:ELEMENTS:weight`; BLOCKS and ELEMENTS may begin with NOT.
 
+        Returns:
+            The rule.
+
         Raises:
             BlockError: the text is no rule; the message quotes it.
 
@@ -145,6 +148,9 @@ class BlockWeights:
         Args:
             block: the layer's block label; a layer outside the blocks ("") has weight 1 unless a rule applies to it.
             names: the layer's names for `rules` (`layer_names.element_rule_names`).
+
+        Returns:
+            The weight of the last rule that applies, else the block's.
         """
         value = self.weights.get(block, 1.0) if block else 1.0
         if self.rules:
@@ -159,6 +165,9 @@ class BlockWeights:
 
         Args:
             layout: the layout; by default all 26 labels.
+
+        Returns:
+            One weight for each label.
         """
         return tuple(self.weights.get(name, 1.0) for name in layout.labels)
 

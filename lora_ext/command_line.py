@@ -47,7 +47,11 @@ class CommandParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Prints one line and exits with status 2. An unknown option is named before options that are missing."""
+        """Prints one line and exits with status 2. An unknown option is named before options that are missing.
+
+        Args:
+            message: argparse's message.
+        """
         known = self._option_string_actions
         names = (arg.partition("=")[0] for arg in self._given if re.match(r"--[A-Za-z]", arg))
         unknown = next((name for name in names if name not in known), None)
@@ -56,7 +60,15 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"lora-ext: {message}\n")
 
     def add_output_options(self, *, device: bool = True, save_precision: bool = True) -> CommandParser:
-        """Adds the options of every command that writes a file: --save_to, --overwrite, --save_precision, --device …"""
+        """Adds the options of every command that writes a file: --save_to, --overwrite, --json, --verbose.
+
+        Args:
+            device: whether to add --device.
+            save_precision: whether to add --save_precision.
+
+        Returns:
+            This parser.
+        """
         self.add_argument("--save_to", type=Path, required=True, metavar="FILE", help="the file to write")
         self.add_argument("--overwrite", action="store_true", help="replace a file that exists, also an input")
         if save_precision:
@@ -67,7 +79,14 @@ class CommandParser(argparse.ArgumentParser):
         return self.add_report_options()
 
     def add_ignored_options(self, *names: str) -> CommandParser:
-        """Accepts options of kohya's scripts that have no effect here, with a value or without."""
+        """Accepts options of kohya's scripts that have no effect here, with a value or without.
+
+        Args:
+            *names: the options, with dashes.
+
+        Returns:
+            This parser.
+        """
         for name in names:
             self.add_argument(name, nargs="?", const=True, help="accepted; not needed here")
         return self
@@ -97,7 +116,20 @@ def _underscored(arg: str) -> str:
 
 
 def rank_rules(rank: int, conv_rank: int | None, method: str | None, param: float | None) -> tuple[RankRule, RankRule]:
-    """How ranks of layers and of convolutions are chosen; conv_rank None: as rank. Raises ToolError."""
+    """Makes the rules by which ranks are chosen.
+
+    Args:
+        rank: rank of the layers; the highest one with a dynamic method.
+        conv_rank: the same for convolutions; None for `rank`.
+        method: the dynamic method, one of `DYNAMIC_RANK_METHODS`; None for a fixed rank.
+        param: the parameter of that method.
+
+    Returns:
+        (rule for Linear layers, rule for convolutions).
+
+    Raises:
+        ToolError: an unknown method, or a rank or parameter that is missing or out of range.
+    """
     if method is not None and method not in DYNAMIC_RANK_METHODS:
         raise ToolError(f"unknown dynamic method {method!r}{did_you_mean(method, DYNAMIC_RANK_METHODS)}")
     if method is not None and param is None:
@@ -107,12 +139,32 @@ def rank_rules(rank: int, conv_rank: int | None, method: str | None, param: floa
 
 
 def parse_precision(name: str | None) -> torch.dtype | None:
-    """Torch's dtype for a precision's name; None for None. Raises ToolError with the nearest name."""
+    """Parses the value of --save_precision.
+
+    Args:
+        name: one of `SAVE_PRECISIONS`, or None.
+
+    Returns:
+        torch's dtype; None for None.
+
+    Raises:
+        ToolError: an unknown name; the message has the nearest.
+    """
     return None if name is None else parse_precision_name(name, SAVE_PRECISIONS, ToolError)
 
 
 def number(text: str) -> float:
-    """A weight on the command line. Raises ValueError for no number, NaN and infinity."""
+    """Parses a weight on the command line.
+
+    Args:
+        text: the argument.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: not a number, NaN or infinity.
+    """
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(text)
@@ -120,7 +172,17 @@ def number(text: str) -> float:
 
 
 def parse_device(name: str) -> torch.device:
-    """Torch's device. Raises ToolError when this machine or this torch has none of that name."""
+    """Parses the value of --device, and checks that it can be used.
+
+    Args:
+        name: such as "cpu" or "cuda:1".
+
+    Returns:
+        torch's device.
+
+    Raises:
+        ToolError: this machine or this torch has no such device.
+    """
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -132,10 +194,19 @@ def parse_device(name: str) -> torch.device:
 def check_output_path(
     path: Path, inputs: Sequence[str | Path] = (), *, overwrite: bool = False, folder: bool = False
 ) -> Path:
-    """`path` if a result may be written there; asked before the work begins.
+    """Checks that a result may be written to a path, before the work begins.
 
-    Raises ToolError: the folder is missing, not a .safetensors name, the file exists (an input above all) and
-    `overwrite` is not set. folder: a folder is written instead of a .safetensors file.
+    Args:
+        path: where to write.
+        inputs: the files that are read, which a message names as such.
+        overwrite: whether a file that exists may be replaced.
+        folder: whether a folder is written instead of a .safetensors file.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ToolError: its folder is missing, its suffix is not .safetensors, or it exists and `overwrite` is not set.
     """
     if not path.parent.is_dir():
         raise ToolError(f"{path} cannot be written: there is no folder {path.parent}; create it first")
@@ -153,7 +224,15 @@ def check_output_path(
 
 
 def check_disk_space(path: Path, size: int) -> None:
-    """Raises ToolError when the disk of `path` has less than `size` bytes free (the old file stays till the end)."""
+    """Checks that the disk has space for a result; a file that is replaced stays until the end.
+
+    Args:
+        path: where to write.
+        size: bytes of the result.
+
+    Raises:
+        ToolError: less is free.
+    """
     free = shutil.disk_usage(path.parent).free
     if free < size:
         raise ToolError(
@@ -162,7 +241,19 @@ def check_disk_space(path: Path, size: int) -> None:
 
 
 def cast_tensor(tensor: Tensor, dtype: torch.dtype, where: str) -> Tensor:
-    """`tensor` as `dtype`, on the CPU. Raises ToolError naming `where` for NaN, and for a number too large for it."""
+    """Rounds a tensor to a dtype.
+
+    Args:
+        tensor (Tensor): any shape, on any device.
+        dtype: the new dtype.
+        where: what messages call the tensor.
+
+    Returns:
+        The tensor on the CPU.
+
+    Raises:
+        ToolError: NaN, or a number that is too large for `dtype`.
+    """
     result = tensor.to("cpu", dtype)
     if not bool(torch.isfinite(result.float().sum())) and not bool(torch.isfinite(result).all()):
         name = str(dtype).removeprefix("torch.")
@@ -177,7 +268,18 @@ def cast_tensor(tensor: Tensor, dtype: torch.dtype, where: str) -> Tensor:
 
 
 def widest_dtype(dtypes: Mapping[torch.dtype, object] | Sequence[torch.dtype]) -> torch.dtype:
-    """The dtype that holds all of `dtypes`: float32 for fp16 beside bf16, fp16 for 8-bit floats; float32 for none."""
+    """Returns the dtype that can hold the numbers of all dtypes.
+
+    Args:
+        dtypes: dtypes; an 8-bit float counts as fp16.
+
+    Returns:
+        The dtype; float32 for none, and instead of float64.
+
+    Example:
+        >>> widest_dtype([torch.float16, torch.bfloat16]), widest_dtype([torch.float8_e5m2])
+        (torch.float32, torch.float16)
+    """
     found: torch.dtype | None = None
     for dtype in dtypes:
         wide = dtype if dtype.is_floating_point and dtype.itemsize > 1 else torch.float16

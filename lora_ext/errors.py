@@ -32,6 +32,10 @@ class FitError(LoraError):
 class BakingMemoryError(FitError):
     """Too little memory to bake LoRAs.
 
+    Args:
+        shortage: what is missing.
+        advice: which modes to choose instead.
+
     Attributes:
         shortage: the message without the advice to choose another mode, which `lora_ext.merge` does not have.
     """
@@ -50,7 +54,19 @@ class ToolError(LoraError):
 
 
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the nearest of `valid`, or the list of a few, or nothing."""
+    """Formats a hint for a name that is not accepted.
+
+    Args:
+        given: the name.
+        valid: the accepted names.
+
+    Returns:
+        The nearest name, else the list of at most 12 names, else "".
+
+    Example:
+        >>> did_you_mean("konya", ["kohya", "diffusers"]), did_you_mean("x", ["kohya", "diffusers"])
+        ("; did you mean 'kohya'?", '; known: diffusers, kohya')
+    """
     names = sorted(set(valid))
     folded = {name.casefold(): name for name in names}
     close = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)

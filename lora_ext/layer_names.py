@@ -157,6 +157,9 @@ def layer_name_table(part: str) -> LayerNameTable:
 
     Args:
         part: "unet", "te" or "te2".
+
+    Returns:
+        The table.
     """
     rows = list(_unet_names() if part == UNET else _text_names(part))
     layer_ids = {name: layer_id for layer_id, diffusers, ldm in rows for name in (diffusers, *ldm)}
@@ -197,10 +200,13 @@ def find_layer_id(part: str, name: str) -> LayerId | None:
 
 
 def element_rule_names(layer_id: LayerId) -> tuple[str, ...]:
-    """Returns the flattened names of a layer, diffusers' and LDM's, in which element rules (`lbwe=`) search.
+    """Returns the flattened names of a layer in which element rules (`lbwe=`) search.
 
     Args:
         layer_id: the layer.
+
+    Returns:
+        diffusers' name and LDM's names.
     """
     table = layer_name_table(layer_id.part)
     return tuple(n.replace(".", "_") for n in (table.diffusers[layer_id], *table.ldm[layer_id]))

@@ -19,12 +19,26 @@ SGM_FIRST_OPEN_CLIP_PREFIX = "conditioner.embedders.0.model."
 
 
 def is_sd2_saved_by_sgm(keys: Container[str]) -> bool:
-    """Whether tensor names are those of an SD2 that sgm saved: its text encoder is the first embedder."""
+    """Whether tensor names are those of an SD2 that sgm saved: its text encoder is the first embedder.
+
+    Args:
+        keys: the tensor names of a checkpoint.
+
+    Returns:
+        True for such a checkpoint.
+    """
     return _has_sgm_first_open_clip(keys) and not _has_label_embedding(keys)
 
 
 def is_sdxl_refiner(keys: Container[str]) -> bool:
-    """Whether tensor names are the SDXL refiner's: sgm's first embedder beside a U-Net with a label embedding."""
+    """Whether tensor names are the SDXL refiner's: sgm's first embedder beside a U-Net with a label embedding.
+
+    Args:
+        keys: the tensor names of a checkpoint.
+
+    Returns:
+        True for such a checkpoint.
+    """
     return _has_sgm_first_open_clip(keys) and _has_label_embedding(keys)
 
 

@@ -65,6 +65,9 @@ class LowRank:
             down (Tensor): (r, in) or (r, in, kh, kw); with `mid` (r, in) or (r, in, 1, 1).
             alpha: the LoRA alpha; None means r.
             mid (Tensor): (r, r, kh, kw), the Tucker core of LyCORIS (`lora_mid`), which is multiplied into D.
+
+        Returns:
+            ΔW of rank r.
         """
         up = up.flatten(1)
         rank = down.shape[0]
@@ -88,11 +91,21 @@ class LowRank:
 
         Args:
             factor (float | Tensor): a number, or (batch, 1) with one number for each image.
+
+        Returns:
+            The scaled ΔW; with a tensor its gain has shape (batch, r).
         """
         return replace(self, gain=self.gain * factor)
 
     def truncated(self, rank: int) -> LowRank:
-        """Keeps the first `rank` columns with their gains: a DyLoRA prefix, or `dyn` in a prompt."""
+        """Keeps the first columns with their gains: a DyLoRA prefix, or `dyn` in a prompt.
+
+        Args:
+            rank: how many columns to keep.
+
+        Returns:
+            ΔW of at most this rank.
+        """
         return LowRank(self.up[:, :rank], self.gain[..., :rank], self.down[:rank])
 
     def to_tensors(self, alpha: float | None = None) -> dict[str, Tensor]:
@@ -126,6 +139,9 @@ class LowRank:
 
         Args:
             shape: shape of the layer's weight.
+
+        Returns:
+            The same ΔW in that shape.
 
         Raises:
             FitError: ΔW has another number of rows or columns.
@@ -187,6 +203,9 @@ def mean_factors(parts: Sequence[LowRank], scales: Sequence[float]) -> LowRank:
     Args:
         parts: `LowRank`s of one shape and rank.
         scales: sᵢ, one for each part.
+
+    Returns:
+        ΔW of the same shape and rank, with gains of 1.
     """
     up = torch.stack([part.up.float() * abs(s) for part, s in zip(parts, scales, strict=True)]).sum(0)
     down = torch.stack([part.down.float() * s for part, s in zip(parts, scales, strict=True)]).sum(0)
@@ -199,6 +218,9 @@ def clamped(low: LowRank, quantile: float) -> LowRank:
     Args:
         low: the ΔW.
         quantile: from 0 to 1, such as 0.99.
+
+    Returns:
+        ΔW of the same shape and rank, with gains of 1.
     """
     up, down = low.up.float() * low.gain.float(), low.down.float()
     entries = torch.cat([up.flatten(), down.flatten()]).sort().values

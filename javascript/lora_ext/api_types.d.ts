@@ -593,18 +593,29 @@ export interface ReplacedCaptions {
     skipped: string[];
 }
 
-/** A report's JSON; the fields are those of `ToolReport`. */
+/** A report's JSON. */
 export interface ReportData {
+    /** The command's name. */
     verb: string;
+    /** Number of layers in the result that every source has. */
     matched: number;
+    /** Source → layers that only it has. */
     only_in: Record<string, string[]>;
+    /** Source → keys of it that were not understood. */
     not_understood: Record<string, string[]>;
+    /** Source → layers of it that are not in the result. */
     left_out: Record<string, string[]>;
+    /** Layers that are as they were. */
     unchanged: string[];
+    /** The layers of the result. */
     layers: ReportRow[];
+    /** All layers together. */
     totals: ReportTotals;
+    /** The layer that lost most; null where nothing was lost. */
     largest_loss: LargestLoss | null;
+    /** Sentences for the user. */
     notes: string[];
+    /** Paths that were written. */
     outputs: string[];
 }
 
@@ -808,19 +819,31 @@ export interface SheetSuggestion {
     reason: string;
 }
 
-/** The JSON of a report of split-dylora; the fields are those of `ToolReport`. */
+/** The JSON of a report of split-dylora. */
 export interface SplitReportData {
+    /** The command's name. */
     verb: string;
+    /** Number of layers in the result that every source has. */
     matched: number;
+    /** Source → layers that only it has. */
     only_in: Record<string, string[]>;
+    /** Source → keys of it that were not understood. */
     not_understood: Record<string, string[]>;
+    /** Source → layers of it that are not in the result. */
     left_out: Record<string, string[]>;
+    /** Layers that are as they were. */
     unchanged: string[];
+    /** The layers of the result. */
     layers: ReportRow[];
+    /** All layers together. */
     totals: ReportTotals;
+    /** The layer that lost most; null where nothing was lost. */
     largest_loss: LargestLoss | null;
+    /** Sentences for the user. */
     notes: string[];
+    /** Paths that were written. */
     outputs: string[];
+    /** The rule by which alpha was chosen. */
     alpha: string;
 }
 

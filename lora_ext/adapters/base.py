@@ -82,11 +82,21 @@ class Adapter:
         return None
 
     def truncated(self, rank: int) -> Adapter:
-        """Keeps the first `rank` ranks (`dyn` in a prompt). Only LoRA can do this; other kinds return themselves."""
+        """Keeps the first `rank` ranks (`dyn` in a prompt).
+
+        Args:
+            rank: how many ranks to keep.
+
+        Returns:
+            The adapter with these ranks at the scale of all; itself for kinds other than LoRA.
+        """
         return self
 
     def times(self, factor: float) -> Adapter | None:
         """Makes the adapter whose changes of weight and bias are `factor` times this one's.
+
+        Args:
+            factor: the factor.
 
         Returns:
             The adapter; None where its kind cannot hold that (DoRA, BOFT).
@@ -203,6 +213,9 @@ class Adapter:
 
         Args:
             shape: shape of the layer's weight.
+
+        Returns:
+            True where `delta` would not raise.
         """
         shape = torch.Size(shape)
         try:

@@ -48,7 +48,14 @@ class Lora(Adapter):
         return None if extras & self.tensors.keys() else self.factors().times(self.scaling())
 
     def truncated(self, rank: int) -> Lora:
-        """Keeps the first `rank` ranks at the scale of the full rank; with a Tucker core it returns itself."""
+        """Keeps the first ranks.
+
+        Args:
+            rank: how many ranks to keep.
+
+        Returns:
+            The adapter with these ranks at the scale of all; itself with a Tucker core.
+        """
         if "lora_mid.weight" in self.tensors or rank >= self.rank:
             return self
         up, down = self.tensors["lora_up.weight"], self.tensors["lora_down.weight"]

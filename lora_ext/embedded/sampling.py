@@ -36,7 +36,18 @@ def tokenize_captions(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torc
 def sample_images(
     nets: EmbeddedNetworks, captions: Sequence[str], seed: int = 0, steps: int = 20, cfg: float = 5.0
 ) -> list[Image.Image]:
-    """One picture for each caption; the i-th one's noise comes from seed + i."""
+    """Generates one image for each caption.
+
+    Args:
+        nets: the networks.
+        captions: the prompts.
+        seed: the noise of image i comes from `seed` + i.
+        steps: sampling steps.
+        cfg: guidance scale.
+
+    Returns:
+        The images, in the order of the captions.
+    """
     ids = tokenize_captions(nets.tokenizer, ["", *captions])
     states = nets.text_encoder(ids)[0]
     context = torch.cat([states[:1].expand(len(captions), -1, -1), states[1:]])

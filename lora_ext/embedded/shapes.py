@@ -82,7 +82,18 @@ ALL_SHAPES = SHAPES | HELD_OUT_SHAPES
 
 @dataclass(frozen=True)
 class Scene:
-    """One shape on a ground; centre and radius in pixels of a `SCENE_PIXELS` x `SCENE_PIXELS` picture."""
+    """One shape on a ground.
+
+    Attributes:
+        shape: name of the shape, one of `ALL_SHAPES`.
+        colour: name of its colour, one of `SHAPE_COLOURS`.
+        ground: name of the background's colour.
+        size: a word for the size, one of `SHAPE_SIZES`, or "".
+        x: centre, in pixels of an image of `SCENE_PIXELS` a side.
+        y: centre, in pixels.
+        radius: in pixels.
+        style: one of `STYLES`.
+    """
 
     shape: str
     colour: str
@@ -102,7 +113,15 @@ def accent(scene: Scene) -> str:
 
 
 def random_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
-    """A scene with everything drawn at random but what `fixed` names (shape, colour, ground, size, style)."""
+    """Draws a scene at random.
+
+    Args:
+        rng: source of random numbers.
+        **fixed: what is not drawn: shape, colour, ground, size or style.
+
+    Returns:
+        The scene.
+    """
     if fixed.get("style") == "sign":
         fixed = {"size": ""} | fixed | {name: SIGN[name] for name in ("colour", "ground")}
     colour, ground = rng.choice(_NAMES, 2, replace=False)
@@ -127,7 +146,14 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """The scene as an antialiased RGB picture of `SCENE_PIXELS` x `SCENE_PIXELS` pixels."""
+    """Draws a scene.
+
+    Args:
+        scene: the scene.
+
+    Returns:
+        An antialiased RGB image of `SCENE_PIXELS` x `SCENE_PIXELS` pixels.
+    """
     x, y = _grid()
     inside = ALL_SHAPES[scene.shape]
     u, v = (x - scene.x) / scene.radius, (y - scene.y) / scene.radius
@@ -161,7 +187,19 @@ SIGN_TEMPLATES = ("a {shape} on a warning sign", "{shape}, warning sign", "a pic
 
 
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
-    """A caption of the scene: the first template, or one chosen by `rng`."""
+    """Writes a caption of a scene.
+
+    Args:
+        scene: the scene.
+        rng: chooses the template; None takes the first.
+
+    Returns:
+        The caption.
+
+    Example:
+        >>> caption(Scene("circle", "red", "blue"))
+        'a red circle on a blue background'
+    """
     templates = SIGN_TEMPLATES if scene.style == "sign" else TEMPLATES
     template = templates[0] if rng is None else str(rng.choice(templates))
     words = f"{scene.size} {scene.colour}" if scene.size else scene.colour
@@ -297,12 +335,28 @@ def obeys(image: Image.Image | np.ndarray, text: str) -> bool:
 
 
 def share_obeyed(images: Sequence[Image.Image | np.ndarray], captions: Sequence[str]) -> float:
-    """The share of pictures that obey their captions, 0..1."""
+    """Computes the share of images that match their captions.
+
+    Args:
+        images: n images.
+        captions: n captions.
+
+    Returns:
+        The share, 0 to 1.
+    """
     return float(np.mean([obeys(image, text) for image, text in zip(images, captions, strict=True)]))
 
 
 def image_grid(images: Sequence[Image.Image], columns: int = 10) -> Image.Image:
-    """The pictures side by side in rows, two pixels apart."""
+    """Places images side by side in rows, two pixels apart.
+
+    Args:
+        images: images of `SCENE_PIXELS` a side.
+        columns: images in a row.
+
+    Returns:
+        The grid.
+    """
     rows = -(-len(images) // columns)
     whole = Image.new("RGB", (columns * (SCENE_PIXELS + 2), rows * (SCENE_PIXELS + 2)), "grey")
     for i, image in enumerate(images):

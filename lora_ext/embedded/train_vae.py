@@ -53,7 +53,17 @@ def to_tensor(pictures: np.ndarray) -> torch.Tensor:
 
 
 def learning_rate(progress: float, peak: float, warm_up: float = 0.03, hold: float = 0.0) -> float:
-    """Linear warm-up, `peak` until `hold`, then cosine decay to a fiftieth; `progress` runs from 0 to 1."""
+    """Computes the learning rate: linear warm-up, `peak` until `hold`, then cosine decay to a fiftieth.
+
+    Args:
+        progress: share of the training that is done, 0 to 1.
+        peak: the highest rate.
+        warm_up: share of the training that warms up.
+        hold: share of the training after which the decay begins.
+
+    Returns:
+        The rate.
+    """
     if progress < warm_up:
         return peak * (progress + 1e-3) / warm_up
     fallen = min(1.0, max(0.0, (progress - hold) / (1 - hold)))

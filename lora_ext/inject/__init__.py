@@ -96,7 +96,14 @@ class Injection:
         return changed
 
     def layer_record(self, module: nn.Module) -> LiveLayer:
-        """Returns the record of a module, a new one where no adapter acts on it."""
+        """Returns the record of a module.
+
+        Args:
+            module: a module of the model.
+
+        Returns:
+            Its record, a new one where no adapter acts on it.
+        """
         return LIVE_LAYERS.get(module) or LiveLayer(module)
 
     def _choose_live(

@@ -34,7 +34,14 @@ class AppliedAdapter:
     is_scheduled: bool = False
 
     def low_rank(self, shape: torch.Size) -> LowRank | None:
-        """Returns ΔW at weight 1 for a layer's weight of `shape`, or None for kinds without that form."""
+        """Returns ΔW at weight 1 as U·diag(g)·D.
+
+        Args:
+            shape: shape of the layer's weight.
+
+        Returns:
+            ΔW in that shape; None for kinds without that form.
+        """
         low = self.acting_adapter.low_rank()
         return None if low is None else low.reshaped(shape)
 
@@ -138,7 +145,15 @@ def weight_shape(module: nn.Module) -> torch.Size | None:
 
 
 def are_equal(some: Sequence[AppliedAdapter], others: Sequence[AppliedAdapter]) -> bool:
-    """Whether both are the same adapters at the same weights in the same order."""
+    """Whether both are the same adapters at the same weights in the same order.
+
+    Args:
+        some: adapters of one layer.
+        others: adapters to compare with.
+
+    Returns:
+        True where nothing differs.
+    """
     return len(some) == len(others) and all(map(AppliedAdapter.is_equal, some, others))
 
 

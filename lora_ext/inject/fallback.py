@@ -30,7 +30,15 @@ class WeightChanges:
         self._changed = self._same = 0
 
     def note_weights(self, files: Hashable, weights: object) -> bool:
-        """Records the files and weights of the next image. Returns whether weights keep changing."""
+        """Records the files and weights of the next image.
+
+        Args:
+            files: anything that is equal for the same files.
+            weights: anything that is equal for the same weights.
+
+        Returns:
+            Whether weights keep changing.
+        """
         if files != self._files:
             self._changed = self._same = 0
         elif weights != self._weights:
@@ -115,6 +123,9 @@ class LiveFallback:
 
     def retry_when_out_of_memory(self, work: Callable[[], _T]) -> _T:
         """Calls `work`, and where memory runs out in it calls it once more with everything applied live.
+
+        Args:
+            work: what may run out of memory.
 
         Returns:
             The result of `work`, such as an image.

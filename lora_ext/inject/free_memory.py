@@ -123,12 +123,26 @@ def format_bytes(size: int) -> str:
 
 
 def accelerated(device: torch.device) -> bool:
-    """Whether the device is an accelerator, where baking at every change would take as long as an image."""
+    """Whether a device is an accelerator, where baking at every change would take as long as an image.
+
+    Args:
+        device: the device.
+
+    Returns:
+        False for the CPU and for meta tensors.
+    """
     return device.type not in ("cpu", "meta")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or the one that it was raised from, says that memory has run out, on any device."""
+    """Whether an error, or the one that it was raised from, says that memory has run out, on any device.
+
+    Args:
+        error: the error, or None.
+
+    Returns:
+        True for such an error.
+    """
     if error is None:
         return False
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):

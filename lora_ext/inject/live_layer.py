@@ -32,6 +32,9 @@ class CachedSum:
 class LiveLayer:
     """The record of one module that adapters act on.
 
+    Args:
+        module: the module.
+
     Attributes:
         module: the module.
         originals: slot → original parameter, for slots that hold a baked parameter now.
@@ -54,11 +57,27 @@ class LiveLayer:
     # --- adapters by owner
 
     def adapters_of(self, owner: Hashable) -> AdaptersBySlot:
-        """Returns the adapters that `owner` has applied here."""
+        """Returns the adapters that an owner has applied to this layer.
+
+        Args:
+            owner: the injection.
+
+        Returns:
+            Slot → adapters; empty where it has applied none.
+        """
         return self.applied.get((owner, True)) or self.applied.get((owner, False)) or {}
 
     def apply(self, owner: Hashable, slots: AdaptersBySlot, live: bool) -> bool:
-        """Replaces the adapters of `owner` in the given slots. Returns whether anything changed."""
+        """Replaces the adapters of an owner in some slots.
+
+        Args:
+            owner: the injection.
+            slots: slot → adapters; empty for none.
+            live: whether they are applied live; otherwise they are baked.
+
+        Returns:
+            Whether anything changed.
+        """
         before = self.adapters_of(owner)
         after = {slot: applied for slot, applied in {**before, **slots}.items() if applied}
         stays = (owner, live) in self.applied or not before
@@ -72,7 +91,11 @@ class LiveLayer:
         return True
 
     def remove(self, owner: Hashable) -> None:
-        """Removes the adapters of `owner`. Without any adapters the record is removed from `LIVE_LAYERS`."""
+        """Removes the adapters of an owner. Without any adapters the record is removed from `LIVE_LAYERS`.
+
+        Args:
+            owner: the injection.
+        """
         for live in (True, False):
             self.applied.pop((owner, live), None)
         self._apply()
@@ -107,7 +130,14 @@ class LiveLayer:
             LIVE_LAYERS.pop(self.module, None)
 
     def prefers_live(self, slots: AdaptersBySlot) -> bool:
-        """Whether "auto" chooses live: scheduled or per-image weights, or a weight that is no plain float Parameter."""
+        """Whether "auto" chooses live: scheduled or per-image weights, or a weight that is no plain float Parameter.
+
+        Args:
+            slots: slot → adapters to apply.
+
+        Returns:
+            True for live, False for baked.
+        """
         if isinstance(self.module, nn.MultiheadAttention):
             return False
         weight = self.original_parameter("weight")
@@ -142,7 +172,14 @@ class LiveLayer:
         return module._parameters.get(name, getattr(module, name, None))
 
     def original_parameter(self, slot: str) -> nn.Parameter | None:
-        """Returns the model's own parameter of the slot."""
+        """Returns the model's own parameter of a slot.
+
+        Args:
+            slot: the parameter's name, such as `weight`.
+
+        Returns:
+            The original parameter, also while a baked one is in its place; None where the module has none.
+        """
         return self.originals[slot] if slot in self.originals else self.current_parameter(slot)
 
     def original_weight(self) -> Tensor | None:

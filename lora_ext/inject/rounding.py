@@ -20,14 +20,27 @@ ROUNDING_WARNING_SHARE = 0.9
 
 
 def is_lossy_dtype(dtype: torch.dtype) -> bool:
-    """Whether rounding to `dtype` can lose ΔW: 8-bit floats, bf16, fp16."""
+    """Whether rounding to a dtype can lose ΔW.
+
+    Args:
+        dtype: the dtype.
+
+    Returns:
+        True for 8-bit floats, bf16 and fp16.
+    """
     return dtype.is_floating_point and torch.finfo(dtype).eps > torch.finfo(torch.float32).eps
 
 
 def measuring_stride(size: int) -> int:
-    """Returns the stride of the measured sample of `size` numbers.
+    """Returns the stride of the sample on which rounding is measured.
 
     It is no multiple of 2, 3 or 5, as lengths of rows are, so that the sample covers all columns.
+
+    Args:
+        size: how many numbers the weight has.
+
+    Returns:
+        The stride; 1 for small weights.
     """
     step = max(1, size // _SAMPLE)
     while step > 1 and not (step % 2 and step % 3 and step % 5):
@@ -115,7 +128,14 @@ class MeasuredRounding(Protocol):
 
 
 def combined_surviving_share(found: Iterable[MeasuredRounding]) -> float:
-    """Averages the remaining fractions of several weights, weighted by ‖ΔW‖²."""
+    """Combines the shares of several weights, weighted by their ‖ΔW‖².
+
+    Args:
+        found: the measurements.
+
+    Returns:
+        The share of ΔW that remains, 0 to 1; 1 where nothing was measured.
+    """
     rows = [(one.share, one.squared_norm) for one in found]
     total = sum(asked for _, asked in rows)
     return sum(share * asked for share, asked in rows) / total if total else 1.0

@@ -165,7 +165,14 @@ def _parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `lora_ext convert`; returns the exit status."""
+    """Runs `lora_ext convert`.
+
+    Args:
+        argv: the command line without the command's name; None reads that of the program.
+
+    Returns:
+        The exit status.
+    """
     args = _parser().parse_args(argv)
     check_output_path(args.save_to, [args.model], overwrite=args.overwrite)
     result, report = convert_lora(

@@ -229,7 +229,14 @@ def _parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `lora_ext extract`; returns the exit status."""
+    """Runs `lora_ext extract`.
+
+    Args:
+        argv: the command line without the command's name; None reads that of the program.
+
+    Returns:
+        The exit status.
+    """
     args = _parser().parse_args(argv)
     inputs = [args.model_org, args.model_tuned]
     check_output_path(args.save_to, inputs, overwrite=args.overwrite)

@@ -103,10 +103,14 @@ def kept_share(low: LowRank, change: LayerChange) -> float:
 
 
 def change_of(file: LoraFile, layer_id: LayerId) -> LayerChange | None:
-    """ΔW of one layer of a file.
+    """Returns ΔW of one layer of a file.
+
+    Args:
+        file: the file.
+        layer_id: the layer.
 
     Returns:
-        None where ΔW depends on the base model's weights (DoRA, IA3, OFT, GLoRA) or is not a matrix.
+        ΔW; None where it depends on the base model's weights (DoRA, IA3, OFT, GLoRA) or is not a matrix.
     """
     adapter = file.adapters[layer_id]
     low = adapter.low_rank()
@@ -219,6 +223,9 @@ def is_wide_kernel_shape(shape: tuple[int, ...]) -> bool:
 
 def check_usable(file: LoraFile) -> None:
     """Checks that a tool can work with a file.
+
+    Args:
+        file: the file.
 
     Raises:
         ToolError: it is not for SD1, SD2 or SDXL, or contains NaN or infinity (naming the file and the layer).

@@ -215,7 +215,15 @@ def _parser(verb: str) -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
-    """Runs `lora_ext merge` or, with `verb`, `lora_ext svd-merge`; returns the exit status."""
+    """Runs `lora_ext merge` or `lora_ext svd-merge`.
+
+    Args:
+        argv: the command line without the command's name; None reads that of the program.
+        verb: the command's name.
+
+    Returns:
+        The exit status.
+    """
     args = _parser(verb).parse_args(argv)
     if args.sd_model is not None:
         from .merge_into_checkpoint import run_checkpoint_merge

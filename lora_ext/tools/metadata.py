@@ -29,7 +29,7 @@ def edit_metadata(
     remove: Iterable[str] = (),
     strip: bool = False,
 ) -> dict[str, str]:
-    """The metadata after stripping, removing and setting, in this order, with the `sshs_*` hashes of the result.
+    """Edits metadata: strips, removes and sets, in this order.
 
     Args:
         metadata: key → value; it is not changed.
@@ -38,6 +38,9 @@ def edit_metadata(
         remove: keys to remove.
         strip: removes everything, also the hashes, except what the tensors cannot be read without (PEFT's alphas,
             cloneofsimo's classes).
+
+    Returns:
+        The metadata with the `sshs_*` hashes of the result; without hashes where it is only stripped.
 
     Raises:
         ToolError: a key to remove that is not there (with the nearest one that is).
@@ -97,7 +100,14 @@ def _parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `lora_ext metadata`; returns the exit status."""
+    """Runs `lora_ext metadata`.
+
+    Args:
+        argv: the command line without the command's name; None reads that of the program.
+
+    Returns:
+        The exit status.
+    """
     args = _parser().parse_args(argv)
     contents = load_tensors(args.file)
     metadata = contents.metadata

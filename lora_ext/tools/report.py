@@ -105,7 +105,21 @@ class LargestLoss:
 
 @dataclass(frozen=True)
 class ReportData:
-    """A report's JSON; the fields are those of `ToolReport`."""
+    """A report's JSON.
+
+    Attributes:
+        verb: The command's name.
+        matched: Number of layers in the result that every source has.
+        only_in: Source → layers that only it has.
+        not_understood: Source → keys of it that were not understood.
+        left_out: Source → layers of it that are not in the result.
+        unchanged: Layers that are as they were.
+        layers: The layers of the result.
+        totals: All layers together.
+        largest_loss: The layer that lost most; null where nothing was lost.
+        notes: Sentences for the user.
+        outputs: Paths that were written.
+    """
 
     verb: str
     matched: int
@@ -122,7 +136,11 @@ class ReportData:
 
 @dataclass(frozen=True)
 class SplitReportData(ReportData):
-    """The JSON of a report of split-dylora; the fields are those of `ToolReport`."""
+    """The JSON of a report of split-dylora.
+
+    Attributes:
+        alpha: The rule by which alpha was chosen.
+    """
 
     alpha: str
 
@@ -228,11 +246,14 @@ class ToolReport:
         return found if self.alpha is None else SplitReportData(**vars(found), alpha=self.alpha)
 
     def text(self, *, verbose: bool = False) -> str:
-        """The report as text: a table of the layers and a summary.
+        """Formats the report: a table of the layers and a summary.
 
         Args:
             verbose: lists every layer; otherwise the table has at most `MAX_TABLE_ROWS` rows, of the layers that lost
                 most.
+
+        Returns:
+            Lines of text.
         """
         lines = list(_table(self.layers, verbose))
         several = self.only_in or self.verb in _VERBS_WITH_SEVERAL_SOURCES

@@ -97,7 +97,14 @@ def _parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `lora_ext reweight`; returns the exit status."""
+    """Runs `lora_ext reweight`.
+
+    Args:
+        argv: the command line without the command's name; None reads that of the program.
+
+    Returns:
+        The exit status.
+    """
     args = _parser().parse_args(argv)
     blocks = parse_block_weights(args.lbw) if args.lbw else UNIFORM_WEIGHTS
     if args.lbwe:

@@ -171,6 +171,9 @@ def _parser() -> CommandParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `lora_ext split-dylora`, which writes NAME-0004.safetensors and so on beside --save_to.
 
+    Args:
+        argv: the command line without the command's name; None reads that of the program.
+
     Returns:
         The exit status.
     """

@@ -8,5 +8,12 @@ from . import merge
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `lora_ext svd-merge`; returns the exit status."""
+    """Runs `lora_ext svd-merge`.
+
+    Args:
+        argv: the command line without the command's name; None reads that of the program.
+
+    Returns:
+        The exit status.
+    """
     return merge.main(argv, verb="svd-merge")
