@@ -146,6 +146,15 @@ class Run:
         assert self.sd_model.current_lora_hash == "[]"
         assert self._patches() == self.patches
 
+    def own_patches(self) -> list[object]:
+        """Our patches on the objects of the image: rows (strength, patch, …)."""
+        objects = self.sd_model.forge_objects
+        found = []
+        for patcher in (objects.unet, objects.clip.patcher):
+            lists = list(patcher.lora_patches.values()) if hasattr(patcher, "lora_patches") else [patcher.patches]
+            found += [row[1] for rows_by_name in lists for rows in rows_by_name.values() for row in rows]
+        return found
+
     def _patches(self) -> str:
         """The patches of the host's own patchers, which stay as they are."""
         objects = self.sd_model.forge_objects_original
@@ -189,10 +198,16 @@ def every_kind_is_the_exact_sum(run: Run) -> None:
                     wanted = run.before[site].double() + torch.from_numpy(0.7 * run.delta(kind, site))
                     made = output(module) - output(module, wanted)
                 assert np.allclose(made.numpy(), shift, atol=1e-4), site
+            assert run.own_patches() and all(is_ready(v) != run.host.is_exact for v in run.own_patches()), kind
             run.image(lambda: applied.apply([]))
             run.expect_untouched()
     run.image()
     run.expect_untouched()
+
+
+def is_ready(patch: object) -> bool:
+    """Whether a patch is a difference that was computed beforehand."""
+    return isinstance(patch, tuple) and len(patch) == 1
 
 
 def files_and_weights_add_up(run: Run) -> None:

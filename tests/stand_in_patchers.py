@@ -202,7 +202,7 @@ class StandInHost:
             f"{package}.model_management": ModuleType(f"{package}.model_management"),
         }
         patching, summing, self.manager = self.modules.values()
-        calculators: Mapping[str, Any] = MappingProxyType({})
+        calculators: dict[str, Any] = {}
         if has_calculators:
             summing.extra_weight_calculators = calculators  # type: ignore[attr-defined]
         if has_adapters:
