@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names files and what is in them; both exist."""
+"""CONTRIBUTING.md names files and what is in them; both exist. The README names every command."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+
+from lora_ext.cli import CLI_COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("\n", " ")
@@ -32,3 +34,8 @@ def test_what_a_file_is_said_to_have_is_in_it(file: str, name: str) -> None:
 def test_tables_of_modules_exist(module: str, name: str) -> None:
     path = found(f"{module}.py")
     assert path is not None and re.search(rf"^{name}\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_every_command_is_in_the_readme() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [verb for verb in CLI_COMMANDS if not re.search(rf"lora_ext {verb}\b|`{verb}`", page)] == []
