@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -31,6 +31,15 @@ class ModelWithInjection(HookableModel, Protocol):
     def create_injection(self, mode: str, memory: MemoryBudget | None) -> Injection:
         """Returns an `Injection` that changes this model's weights; `mode` and `memory` as for `Injection`."""
         ...
+
+
+class _LayerMatches(NamedTuple):
+    """The layers of a file that the model has: fitting, of another shape, and with NaN or infinity."""
+
+    file: LoraFile
+    fitting: tuple[LayerId, ...]
+    wrong_shape: tuple[LayerId, ...]
+    non_finite: tuple[LayerId, ...]
 
 
 class AppliedNetworks:
@@ -70,9 +79,7 @@ class AppliedNetworks:
         self._current: dict[LayerId, tuple[AppliedAdapter, ...]] = {}
         self._active: tuple[bool, ...] = ()
         self._load_hooks: list[RemovableHandle] = []
-        self._layer_ids_by_file: dict[
-            int, tuple[LoraFile, tuple[LayerId, ...], tuple[LayerId, ...], tuple[LayerId, ...]]
-        ] = {}
+        self._matches: dict[int, _LayerMatches] = {}
 
     def reserve_memory(self, image_bytes: int) -> None:
         """Reserves memory at the next `apply`.
@@ -103,7 +110,7 @@ class AppliedNetworks:
             ]
         self.specs = tuple(specs)
         self._active = tuple(spec.is_active(0, 1_000_000) for spec in self.specs)
-        self._layer_ids_by_file = {id(spec.file): self._match_layers(spec.file) for spec in self.specs}
+        self._matches = {id(spec.file): self._match_layers(spec.file) for spec in self.specs}
         self._apply(anew=self._note_weights())
         return self.fit_reports()
 
@@ -112,7 +119,7 @@ class AppliedNetworks:
         fits = [self._fit_report(spec) for spec in self.specs]
         if fits:
             notes = (*fits[0].notes, *self._rounding_note(), *filter(None, [self.fallback.note]))
-            fits[0] = replace(fits[0], notes=notes, way=self.injection.live_reason)
+            fits[0] = replace(fits[0], notes=notes, live_reason=self.injection.live_reason)
         return fits
 
     def bake_when_stable(self) -> None:
@@ -161,7 +168,7 @@ class AppliedNetworks:
         Returns:
             The layer ids, in the order of the file.
         """
-        return self._layer_ids_by_file[id(spec.file)][1]
+        return self._matches[id(spec.file)].fitting
 
     def close(self) -> None:
         """Removes everything: each original Parameter object is restored."""
@@ -216,7 +223,7 @@ class AppliedNetworks:
         """The adapters of each layer at the present step."""
         wanted: dict[LayerId, list[AppliedAdapter]] = {}
         for spec, active in zip(self.specs, self._active, strict=True):
-            for layer_id in self._layer_ids_by_file[id(spec.file)][1]:
+            for layer_id in self.matching_layers(spec):
                 idle = layer_id.part == UNET and not active
                 weight = 0.0 if idle else spec.weight_at(layer_id)
                 moves = spec.is_scheduled and layer_id.part == UNET
@@ -225,21 +232,20 @@ class AppliedNetworks:
                     wanted.setdefault(layer_id, []).append(adapter)
         return {layer_id: tuple(adapters) for layer_id, adapters in wanted.items()}
 
-    def _match_layers(
-        self, file: LoraFile
-    ) -> tuple[LoraFile, tuple[LayerId, ...], tuple[LayerId, ...], tuple[LayerId, ...]]:
-        """(file, its layers that fit, its layers of another shape in the model, its layers with NaN)."""
-        known = self._layer_ids_by_file.get(id(file))
+    def _match_layers(self, file: LoraFile) -> _LayerMatches:
+        """Compares a file's layers with the model's, once for each file."""
+        known = self._matches.get(id(file))
         if known is not None:
             return known
         here = [layer_id for layer_id in file.adapters if layer_id in self.targets]
         fits = {layer_id: file.adapters[layer_id].fits(self.targets[layer_id].shape) for layer_id in here}
         bad = tuple(layer_id for layer_id in here if fits[layer_id] and layer_id in file.non_finite_layers)
-        return file, tuple(s for s in here if fits[s] and s not in bad), tuple(s for s in here if not fits[s]), bad
+        fitting = tuple(layer_id for layer_id in here if fits[layer_id] and layer_id not in bad)
+        return _LayerMatches(file, fitting, tuple(layer_id for layer_id in here if not fits[layer_id]), bad)
 
     def _fit_report(self, spec: AdapterSpec) -> FitReport:
         """The report on one file."""
-        file, matched, wrong, bad = self._layer_ids_by_file[id(spec.file)]
+        file, matched, wrong, bad = self._matches[id(spec.file)]
         vector = spec.blocks.labels
         blocks = {layer_id.block for layer_id in file.adapters if layer_id.block}
         covered = vector if vector is not None else BLOCK_LABELS
@@ -249,14 +255,18 @@ class AppliedNetworks:
             matched=len(matched),
             unmatched=tuple(layer_id for layer_id in file.adapters if layer_id not in self.targets),
             wrong_shape=wrong,
-            unread=len(file.unrecognized_keys),
-            dead=tuple(b for b in vector or () if b not in self.blocks and b != BASE and spec.blocks.weight_of(b)),
-            uncovered=tuple(b for b in BLOCK_LABELS if b in blocks and b not in covered and b != BASE),
+            unrecognized=len(file.unrecognized_keys),
+            absent_blocks=tuple(
+                b for b in vector or () if b not in self.blocks and b != BASE and spec.blocks.weight_of(b)
+            ),
+            blocks_without_weight=tuple(b for b in BLOCK_LABELS if b in blocks and b not in covered and b != BASE),
             notes=(*spec.notes, *file.notes, *self._dyn_note(spec)),
             assumed=file.assumed,
             damaged=len(file.damaged) + len(bad),
-            damage=file.first_damage_reason or (f"{bad[0]} holds NaN or infinity" if bad else ""),
-            other=file.foreign_architecture.sentence(spec.display_name) if file.foreign_architecture else "",
+            first_damage_reason=file.first_damage_reason or (f"{bad[0]} holds NaN or infinity" if bad else ""),
+            foreign_architecture=(
+                file.foreign_architecture.sentence(spec.display_name) if file.foreign_architecture else ""
+            ),
         )
 
     def _rounding_note(self) -> tuple[str, ...]:

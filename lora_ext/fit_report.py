@@ -18,18 +18,18 @@ class FitReport:
         matched: number of layers that apply.
         unmatched: layers that the model lacks.
         wrong_shape: layers that have another shape in the model.
-        unread: number of keys that were not understood.
-        dead: positions of the block weights that this model has no block for.
-        uncovered: blocks of the file that the block weights leave out; they count as 0.
+        unrecognized: number of keys that were not understood.
+        absent_blocks: positions of the block weights that this model has no block for.
+        blocks_without_weight: blocks of the file that the block weights leave out; they count as 0.
         notes: further sentences for the user.
         damaged: number of layers that are skipped because they are damaged.
-        damage: what is wrong with the first of them.
-        other: a sentence about a file that is not for SD1, SD2 or SDXL; it is not applied.
-        way: why all files are applied live where they would have been baked; this is no fault.
+        first_damage_reason: what is wrong with the first of them.
+        foreign_architecture: a sentence about a file that is not for SD1, SD2 or SDXL; it is not applied.
+        live_reason: why all files are applied live where they would have been baked; this is no fault.
         assumed: the alpha that is assumed where the file has none.
 
     Example:
-        >>> print(FitReport("style", "SD1", matched=3, unread=2))
+        >>> print(FitReport("style", "SD1", matched=3, unrecognized=2))
         style (made for SD1): 3 of 3 layers apply; 2 keys not understood
     """
 
@@ -38,25 +38,25 @@ class FitReport:
     matched: int = 0
     unmatched: tuple[LayerId, ...] = ()
     wrong_shape: tuple[LayerId, ...] = ()
-    unread: int = 0
-    dead: tuple[str, ...] = ()
-    uncovered: tuple[str, ...] = ()
+    unrecognized: int = 0
+    absent_blocks: tuple[str, ...] = ()
+    blocks_without_weight: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     damaged: int = 0
-    damage: str = ""
-    other: str = ""
-    way: str = ""
+    first_damage_reason: str = ""
+    foreign_architecture: str = ""
+    live_reason: str = ""
     assumed: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether all layers apply and there is nothing to report."""
-        wrong = self.unmatched or self.wrong_shape or self.unread or self.notes or self.damaged
+        wrong = self.unmatched or self.wrong_shape or self.unrecognized or self.notes or self.damaged
         return self.matched > 0 and not wrong
 
     def __str__(self) -> str:
-        if self.other:
-            return "; ".join([self.other, *self.notes])
+        if self.foreign_architecture:
+            return "; ".join([self.foreign_architecture, *self.notes])
         total = self.matched + len(self.unmatched) + len(self.wrong_shape) + self.damaged
         base = "" if self.family == "unknown" else f" (made for {self.family})"
         if not self.matched:
@@ -68,12 +68,12 @@ class FitReport:
         if self.wrong_shape:
             parts.append(f"{len(self.wrong_shape)} of another size, such as {self.wrong_shape[0]}")
         if self.damaged:
-            parts.append(f"{self.damaged} damaged and skipped: {self.damage}")
-        if self.unread:
-            parts.append(f"{self.unread} keys not understood")
-        if self.dead:
-            parts.append(f"no block {', '.join(self.dead)} in this model")
-        if self.uncovered:
-            parts.append(f"blocks {', '.join(self.uncovered)} not in the given block weights, taken as 0")
-        way = [f"live: {self.way}"] if self.way and self.way not in self.notes else []
-        return "; ".join(filter(None, [text, *parts, self.assumed, *self.notes, *way]))
+            parts.append(f"{self.damaged} damaged and skipped: {self.first_damage_reason}")
+        if self.unrecognized:
+            parts.append(f"{self.unrecognized} keys not understood")
+        if self.absent_blocks:
+            parts.append(f"no block {', '.join(self.absent_blocks)} in this model")
+        if self.blocks_without_weight:
+            parts.append(f"blocks {', '.join(self.blocks_without_weight)} not in the given block weights, taken as 0")
+        live = [f"live: {self.live_reason}"] if self.live_reason and self.live_reason not in self.notes else []
+        return "; ".join(filter(None, [text, *parts, self.assumed, *self.notes, *live]))

@@ -180,15 +180,15 @@ def test_fit_names_what_does_not_apply(model: Tiny) -> None:
         big = next(a for s, a in file.adapters.items() if not a.fits(applied.targets[layer_id].shape))
         wrong[layer_id] = big
         (fit,) = applied.apply([AdapterSpec(LoraFile(wrong, unrecognized={"x": torch.zeros(1)}))])
-        assert (fit.matched, len(fit.wrong_shape), fit.unread) == (2, 1, 1)
+        assert (fit.matched, len(fit.wrong_shape), fit.unrecognized) == (2, 1, 1)
         assert "2 of 3 layers apply" in str(fit) and "another size" in str(fit)
         (fit,) = applied.apply([AdapterSpec(file)])
         assert fit.ok and fit.matched == len(file.adapters)
         (fit,) = applied.apply([AdapterSpec(file, blocks=parse_block_weights(",".join(["1"] * 12)))])
-        assert "IN01" in fit.uncovered and "MID" not in fit.uncovered
+        assert "IN01" in fit.blocks_without_weight and "MID" not in fit.blocks_without_weight
         middle = LoraFile({layer_id: file.adapters[layer_id] for layer_id in layer_ids_in(file, "MID")})
         (fit,) = applied.apply([AdapterSpec(middle, blocks=parse_block_weights(",".join(["1"] * 12)))])
-        assert fit.uncovered == ()
+        assert fit.blocks_without_weight == ()
 
 
 def test_loading_weights_takes_everything_off_first(model: Tiny) -> None:

@@ -82,7 +82,7 @@ def test_it_is_skipped_and_counted_and_the_rest_applies(name: str, tmp_path: Pat
         with AppliedNetworks(model, mode) as applied:
             (fit,) = applied.apply([AdapterSpec(bad)])
             drawn = model.draw()
-            assert (fit.matched, fit.damaged, fit.unread, fit.ok) == (1, 1, 0, False)
+            assert (fit.matched, fit.damaged, fit.unrecognized, fit.ok) == (1, 1, 0, False)
             assert "1 of 2 layers apply; 1 damaged and skipped: " in str(fit) and why in str(fit)
             applied.apply([AdapterSpec(good)])
             assert all(map(torch.equal, model.draw(), drawn))

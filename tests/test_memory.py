@@ -88,7 +88,7 @@ def test_auto_bakes_where_all_of_it_fits_beside_a_picture(model: Tiny) -> None:
         with AppliedNetworks(model, AUTO, MemoryBudget(lambda _, free=free: free, drawing)) as applied:
             (fit,) = applied.apply([spec])
             assert fit.ok and (baked_weights(applied) == 0) == live and bool(hooked(applied)) == live
-            assert bool(fit.way) == live
+            assert bool(fit.live_reason) == live
             if live:
                 assert applied.injection.baked_bytes() == 0
                 assert "baking takes" in str(fit) and "are free on cpu" in str(fit)
@@ -244,12 +244,12 @@ def test_weights_that_keep_changing_go_live_and_settle(model: Tiny, monkeypatch:
     with AppliedNetworks(model, AUTO) as applied:
         ways = [bool(applied.apply([AdapterSpec(file, unet=w)]) and hooked(applied)) for w in (0.1, 0.2, 0.3, 0.4)]
         assert ways == [False, False, True, True] and not baked_unet(applied)
-        assert applied.fit_reports()[0].way == fallback.CHANGING_WEIGHTS_REASON and applied.fit_reports()[0].ok
+        assert applied.fit_reports()[0].live_reason == fallback.CHANGING_WEIGHTS_REASON and applied.fit_reports()[0].ok
         live = model.draw()
         for _ in range(3):
             assert hooked(applied)
             applied.bake_when_stable()
-        assert not hooked(applied) and applied.fit_reports()[0].way == ""
+        assert not hooked(applied) and applied.fit_reports()[0].live_reason == ""
         assert torch.allclose(model.draw()[1], live[1], atol=2e-4)
         applied.apply([AdapterSpec(other)])
         applied.apply([AdapterSpec(other, unet=0.5)])

@@ -65,7 +65,7 @@ class PerImageNetworks(AppliedNetworks):
             files[id(spec.file)] = spec.file
             if spec.is_scheduled:
                 scheduled.add(key)
-            for layer_id in self._layer_ids_by_file[id(spec.file)][1]:
+            for layer_id in self.matching_layers(spec):
                 weight = 0.0 if layer_id.part == UNET and not active else spec.weight_at(layer_id)
                 wanted.setdefault(layer_id, {}).setdefault(key, [0.0] * self._image_count)[image] += weight
         kept: dict[tuple[float, ...], torch.Tensor] = {}

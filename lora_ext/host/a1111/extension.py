@@ -355,4 +355,4 @@ class A1111Extension:
 
 
 def _is_worth_reporting(fit: FitReport) -> bool:
-    return bool(not fit.ok or fit.dead or fit.uncovered)
+    return bool(not fit.ok or fit.absent_blocks or fit.blocks_without_weight)
