@@ -161,7 +161,7 @@ WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"resolution": "big"}, "512,768"),
     ({"resolution": "513"}, "512"),
-    ({"enable_bucket": True, "min_bucket_reso": 1024, "max_bucket_reso": 512}, "exchange"),
+    ({"enable_bucket": True, "min_bucket_reso": 1024, "max_bucket_reso": 512}, "swap them"),
     ({"cache_latents": True, "color_aug": True}, "turn one"),
     ({"cache_text_encoder_outputs": True}, "network_train_unet_only"),
     (
@@ -262,7 +262,7 @@ def test_a_file_of_kohyas_scripts_is_a_beginning(tmp_path: Path, capsys: Any) ->
     assert (recipe.network_dim, recipe.conv_dim, recipe.resolution, recipe.seed) == (8, 8, "512", 42)
     assert reported.splitlines() == said
     save_file({"x": torch.zeros(1)}, tmp_path / "bare.safetensors")
-    with pytest.raises(TrainError, match="does not tell how it was trained"):
+    with pytest.raises(TrainError, match="does not say how it was trained"):
         main(["--recipe_from", str(tmp_path / "bare.safetensors"), "--output_config"])
 
 

@@ -186,9 +186,9 @@ def test_a_word_that_regularisation_captions_have_is_reported(real: StandaloneTr
     [
         ("my.word", "has a '.', at which"),
         ("a,b", "has a ',', which separates"),
-        (" sks", "blanks at its ends"),
-        ("sks\n", "blanks at its ends"),
-        ("a\u200bb", "a letter that cannot be seen"),
+        (" sks", "begins or ends with a space"),
+        ("sks\n", "begins or ends with a space"),
+        ("a\u200bb", "an invisible character"),
         ("<lora:x:1>", "looks like a tag"),
     ],
 )
@@ -198,11 +198,11 @@ def test_words_that_no_prompt_could_call_are_refused(word: str, message: str) ->
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("[v]", r"write \[v\] in prompts"), ("<s1>", "put blanks around"), ("s*", "put blanks around")],
+    [("[v]", r"write \[v\] in prompts"), ("<s1>", "put spaces around"), ("s*", "put spaces around")],
 )
 def test_how_a_word_is_written_in_prompts_is_reported(word: str, message: str) -> None:
     assert any(message in sentence for sentence in recipe_advice(Recipe(token_string=word)))
-    assert not any("token_string" in s or "blanks" in s for s in recipe_advice(Recipe(token_string="sks")))
+    assert not any("token_string" in s or "spaces" in s for s in recipe_advice(Recipe(token_string="sks")))
 
 
 def test_a_word_without_a_token_is_reported() -> None:

@@ -160,7 +160,7 @@ def test_presets_live_outside_and_round_trip(api: Client) -> None:
     assert row == {"name": "ALL", "values": mine, "own": True, "builtin": True}
     api("DELETE", "/presets", params={"name": "ALL"})
     api("DELETE", "/presets", params={"name": "OURS"})
-    assert "not yours" in api("DELETE", "/presets", 400, params={"name": "ALL"})["error"]
+    assert "is not one of your own" in api("DELETE", "/presets", 400, params={"name": "ALL"})["error"]
     for name in ("", "a b", "1.5", "a:b", "<b>", "x" * 65):
         api("PUT", "/presets", 400, json={"name": name, "values": mine})
     api("PUT", "/presets", 400, json={"name": "SHORT", "values": "1,2,3"})
@@ -210,7 +210,7 @@ def test_rename_takes_thumbnails_along_and_stays_inside(api: Client) -> None:
     (api.root / "loras" / "one.preview.png").write_bytes(b"x")
     assert api("POST", "/rename", json={"name": "one", "to": "new/name"}) == {"name": "new/name"}
     assert (api.root / "loras" / "new" / "name.preview.png").read_bytes() == b"x"
-    assert "there already" in api("POST", "/rename", 400, json={"name": "new/name", "to": "sub/two"})["error"]
+    assert "sub/two already exists" in api("POST", "/rename", 400, json={"name": "new/name", "to": "sub/two"})["error"]
     for to in ("../x", "/etc/x", "C:/x", "a/../b", "con", "a\x00b", "nul.txt", "a\\b", "x.", ""):
         api("POST", "/rename", 400, json={"name": "sub/two", "to": to})
     assert sorted(p.name for p in api.root.iterdir() if p.suffix == ".safetensors") == []
@@ -219,7 +219,7 @@ def test_rename_takes_thumbnails_along_and_stays_inside(api: Client) -> None:
 def test_files_of_the_installation_stay(api: Client) -> None:
     fixed = [row["name"] for row in api("GET", "/library")["rows"] if row["name"] in ("framed", "striped")]
     for name in fixed:
-        assert "stays as it is" in api("POST", "/rename", 400, json={"name": name, "to": "x"})["error"]
+        assert "is part of this installation and cannot be changed" in api("POST", "/rename", 400, json={"name": name, "to": "x"})["error"]
         api("POST", "/metadata", 400, json={"name": name, "put": {"a": "b"}})
 
 
@@ -267,14 +267,14 @@ def test_a_number_is_finite(api: Client, number: str) -> None:
 
 def test_a_file_is_no_folder(api: Client) -> None:
     said = api("POST", "/rename", 400, json={"name": "sub/two", "to": "one.safetensors/two"})
-    assert "one.safetensors cannot be a folder" in said["error"]
+    assert "the folder one.safetensors cannot be created" in said["error"]
     job = api.done("/convert", {"name": "one", "save_to": "one.safetensors/two"})
-    assert "one.safetensors cannot be a folder" in job["error"]
+    assert "the folder one.safetensors cannot be created" in job["error"]
 
 
 def test_no_answer_tells_a_folder_of_this_system(api: Client) -> None:
     said = api("GET", "/train/begin?name=sub/two", 400)
-    assert said["error"].startswith("sub/two.safetensors does not tell how it was trained")
+    assert said["error"].startswith("sub/two.safetensors does not say how it was trained")
     (api.root / "loras" / "cut.safetensors").write_bytes(b"\x10" + b"\0" * 20)
     api.app_state.refresh_library()
     assert str(api.root) not in json.dumps(api("GET", "/library?search=cut"))
@@ -319,8 +319,8 @@ def test_nothing_is_read_outside_the_folder(api: Client, tmp_path: Path) -> None
     for name in names:
         for path in ("/pictures", "/inspect", "/dataset", "/thumbnail"):
             said = api("GET", path, 400, params={"name": name})["error"]
-            assert path != "/pictures" or "is not a name here" in said, name
-        with pytest.raises(FileError, match="is not a name here"):
+            assert path != "/pictures" or "is not a valid name" in said, name
+        with pytest.raises(FileError, match="is not a valid name"):
             find_user_path([outputs], name)
 
 

@@ -115,10 +115,10 @@ class BlockAnalysis:
         """
         kept = self.blocks_to_keep(share)
         if not kept:
-            return f"No block of {self.lora} does anything in this layout."
-        does = sum(self.shares[label] for label in kept)
+            return f"No block of {self.lora} has an effect in this layout."
+        effect = sum(self.shares[label] for label in kept)
         ranges = format_block_ranges(kept, self.layout.labels)
-        text = f"Keep {ranges}: {len(kept)} of {len(self.layout.labels)} do {does:.0%} of it."
+        text = f"Keep {ranges}: {len(kept)} of {len(self.layout.labels)} blocks make up {effect:.0%} of the effect."
         if self.outside_share > 0.005:
             text += f" {self.outside_share:.0%} of the whole file lies in layers that this layout switches off."
         return text

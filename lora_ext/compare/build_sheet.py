@@ -62,19 +62,7 @@ def build_sheet(
         base_keys = {image_spec: image_spec.key(renderer.identity(image_spec)) for image_spec in without}
         _score(result, store, scorer, base_keys)
         result.likeness_measure, result.warning = scorer.likeness_measure, copies_warning(plan, result.scores)
-        chosen = frozenset(result.suggestion.cells if result.suggestion else ())
-        reason = result.suggestion.reason if result.suggestion else ""
-        note = "  ".join(
-            filter(None, (reason, identical_cells.identical_cells_sentence(plan, result.identical), result.warning))
-        )
-        details = replace(
-            details,
-            note=note,
-            scores=result.scores,
-            marks=chosen,
-            legend=score_legend(scorer),
-            identical=result.identical,
-        )
+        details = _with_scores(details, result, scorer)
     errors: list[FileInUseError] = []
     try:
         result.files = sheet_pages.save_pages(plan, store, result.keys, details)
@@ -89,8 +77,22 @@ def build_sheet(
             errors.append(error)
     store.save_manifest(build_manifest(result, store, title).as_json())
     if errors:  # raised at the end, so that everything else is written
-        raise FileInUseError(f"{errors[0]}; all pictures are kept, and the same command draws none of them again")
+        raise FileInUseError(f"{errors[0]}; all pictures are kept, and the same command generates none of them again")
     return result
+
+
+def _with_scores(details: PageDetails, result: SheetResult, scorer: Scorer) -> PageDetails:
+    """What the pages show, with the scores, the suggestion and the sentences about them."""
+    same = identical_cells.identical_cells_sentence(result.plan, result.identical)
+    reason = result.suggestion.reason if result.suggestion else ""
+    return replace(
+        details,
+        note="  ".join(filter(None, (reason, same, result.warning))),
+        scores=result.scores,
+        marks=frozenset(result.suggestion.cells if result.suggestion else ()),
+        legend=score_legend(scorer),
+        identical=result.identical,
+    )
 
 
 def _settings(plan: SheetPlan, model: str) -> str:

@@ -34,6 +34,12 @@ MAX_TRAINING_IMAGES = 500
 """The largest number of training pictures that are read; of more, evenly spaced ones are chosen."""
 
 
+_CSV_HEADS = (
+    *("tag", "seed", "file", "difference", "sharpness", "likeness", "nearness"),
+    *("copy of", "burnt", "noise", "same as", "suggested"),
+)
+
+
 @dataclass(frozen=True)
 class Score:
     """The score of one picture.
@@ -251,23 +257,7 @@ def save_scores_csv(
     heads = [axis.title or name for axis, name in ((plan.x, "x"), (plan.y, "y"), (plan.z, "z"))]
     with replacing_file(path, overwrite=True) as part, part.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(
-            [
-                *map(spreadsheet_text, heads),
-                "tag",
-                "seed",
-                "file",
-                "difference",
-                "sharpness",
-                "likeness",
-                "nearness",
-                "copy of",
-                "burnt",
-                "noise",
-                "same as",
-                "suggested",
-            ]
-        )
+        rows.writerow([*map(spreadsheet_text, heads), *_CSV_HEADS])
         for index, (cell, score, name) in enumerate(zip(plan.cells, scores, files, strict=True)):
             labels = [plan.x.values[cell.x].label, plan.y.values[cell.y].label, plan.z.values[cell.z].label]
             numbers = [score.difference, score.sharpness, score.likeness, score.near]

@@ -18,6 +18,7 @@ from ..compare.generate_cells import SheetProgress
 from ..compare.identical_cells import identical_cells_sentence
 from ..compare.image_spec import ImageSpec, remove_tags
 from ..compare.scores import Scorer, find_training_images
+from ..compare.sheet_result import SheetResult
 from ..errors import LoraError
 from ..file.lora_library import LoraLibrary
 from ..host.standalone import clip_image
@@ -153,16 +154,21 @@ def compare(
         fits = [str(fit) for fit in renderer.fits.values() if not fit.ok]
     for text in fits:
         print(text, file=sys.stderr)
+    return _summary(result)
+
+
+def _summary(result: SheetResult) -> ComparisonSummary:
+    suggested = result.suggestion.cells if result.suggestion else ()
     return {
-        "folder": str(out.resolve()),
+        "folder": str(result.folder.resolve()),
         "sheets": [str(path.resolve()) for path in result.files],
-        "cells": len(planned.cells),
+        "cells": len(result.plan.cells),
         "drawn": result.progress.done - result.progress.kept,
         "kept": result.progress.kept,
         "warning": result.warning or None,
-        "same": identical_cells_sentence(planned, result.identical) or None,
+        "same": identical_cells_sentence(result.plan, result.identical) or None,
         "suggestion": result.suggestion.reason if result.suggestion else None,
-        "tag": planned.cells[result.suggestion.cells[0]].tag if result.suggestion and result.suggestion.cells else None,
+        "tag": result.plan.cells[suggested[0]].tag if suggested else None,
     }
 
 

@@ -124,34 +124,27 @@ def generate(
     settings.checked()
     strict = settings.strict or report is None
     report = GenerationReport() if report is None else report
-    text, parsed, errors = parse_lora_tags(settings.prompt)
-    for error in errors:
-        with _tag_errors_as_notes(report, strict):
-            raise error
-    not_applied = unread_tag_warnings(settings.prompt, settings.negative_prompt)
-    if not_applied and settings.strict:
-        raise PromptError(not_applied[0])
-    report.notes += [*not_applied, *bracketed_tag_warnings(settings.prompt)]
+    text, parsed = _parse_prompt(settings, report, strict)
     library = library or LoraLibrary(lora_dirs(settings))
-    requests: list[LoraTag] = []
-    for request in parsed:
+    known_tags: list[LoraTag] = []
+    for tag in parsed:
         with _tag_errors_as_notes(report, strict):
-            library.find(request.name)
-            requests.append(request)
+            library.find(tag.name)
+            known_tags.append(tag)
     init = _load_init_image(settings.init_image)
     model = model or load_settings_model(settings)
     settings = with_size_and_seed(settings, model, init)
     presets = presets or Presets()
     found: list[tuple[LoraTag, AdapterSpec]] = []
-    for request in requests:
+    for tag in known_tags:
         with _tag_errors_as_notes(report, strict):
-            found.append((request, resolve_tag(request, library, presets, seed=settings.seed)))
-    requests, specs = [request for request, _ in found], [spec for _, spec in found]
+            found.append((tag, resolve_tag(tag, library, presets, seed=settings.seed)))
+    tags, specs = [tag for tag, _ in found], [spec for _, spec in found]
     known = model.embedding_table(
         [*embeddings_in_folders(settings.embeddings), *bundled_embeddings(spec.file for spec in specs)]
     )
     loras = networks_infotext(
-        model, library, requests, specs, known, (text, settings.negative_prompt), settings.seed, presets
+        model, library, tags, specs, known, (text, settings.negative_prompt), settings.seed, presets
     )
     report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
     report.notes += _beside_punctuation(model, (text, settings.negative_prompt), known)
@@ -165,6 +158,19 @@ def generate(
                 image.info[infotext.PARAMETERS_KEY] = image_infotext(settings, model, job.plan, seed, loras)
                 images.append(image)
     return images
+
+
+def _parse_prompt(settings: Settings, report: GenerationReport, strict: bool) -> tuple[str, list[LoraTag]]:
+    """The prompt without its tags, and the tags. What is wrong with them becomes notes, or is raised if `strict`."""
+    text, tags, errors = parse_lora_tags(settings.prompt)
+    for error in errors:
+        with _tag_errors_as_notes(report, strict):
+            raise error
+    not_applied = unread_tag_warnings(settings.prompt, settings.negative_prompt)
+    if not_applied and settings.strict:
+        raise PromptError(not_applied[0])
+    report.notes += [*not_applied, *bracketed_tag_warnings(settings.prompt)]
+    return text, tags
 
 
 def _batch_bytes(settings: Settings, model: StandaloneModel) -> int:
@@ -203,23 +209,17 @@ def networks_infotext(
         model: gives the tokenizer.
         library: gives the files' hashes.
         tags: the prompt's tags.
-        specs: what each tag comes to, in the same order.
+        specs: what each tag applies, in the same order.
         embeddings: those that prompts may name.
         texts: prompt and negative prompt, without tags.
         seed: the first image's seed, written where block weights are random.
         presets: what `lbw=` may name.
     """
-    rows = [
-        row
-        for request, spec in zip(tags, specs, strict=True)
-        if (row := blocks.block_weights_row(request, spec.blocks))
-    ]
+    rows = [row for tag, spec in zip(tags, specs, strict=True) if (row := blocks.block_weights_row(tag, spec.blocks))]
     presets = presets or Presets()
     return {
         blocks.BLOCK_WEIGHTS_KEY: blocks.format_block_weights_rows(rows),
-        blocks.BLOCK_SEED_KEY: seed
-        if any(blocks.has_random_block_weights(request, presets) for request in tags)
-        else None,
+        blocks.BLOCK_SEED_KEY: seed if any(blocks.has_random_block_weights(tag, presets) for tag in tags) else None,
         "Lora hashes": infotext.format_hashes({r.name: library.find(r.name).hash for r in tags}),
         "TI hashes": infotext.format_hashes(_used_embeddings(model, texts, embeddings)),
     }
@@ -235,7 +235,7 @@ def _beside_punctuation(model: StandaloneModel, texts: Sequence[str], embeddings
     """Returns a warning for each embedding whose name touches punctuation, as in `<s1>,`, and is not recognised."""
     used, hint = (
         _used_embeddings(model, texts, embeddings),
-        "beside punctuation, where it is not found; put blanks around it",
+        "beside punctuation, where it is not found; put spaces around it",
     )
     apart = {
         name: [surround_with_spaces(text, name) for text in texts] for name in embeddings.names if name not in used

@@ -127,7 +127,7 @@ class StandaloneBackend:
         own = embedded_model()
         if name == EMBEDDED_MODEL_NAME:
             if own is None:
-                raise FileError("choose a checkpoint: this installation has no small model of its own")
+                raise FileError("choose a checkpoint: this installation has no embedded model")
             return Path(own.CHECKPOINT)
         return find_user_path(self._folders.checkpoints, name)
 

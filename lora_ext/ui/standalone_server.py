@@ -107,8 +107,8 @@ def guard_from_arguments(args: argparse.Namespace) -> AccessGuard:
         raise LoraError("--auth asks for a password and --no_auth for none: give one of them")
     if not users and not args.no_auth and not is_loopback(args.host):
         raise LoraError(
-            f"--host {args.host or repr('')} lets others in the network use this program, who could write files and "
-            "train: give --auth NAME:PASSWORD, or --no_auth if they may"
+            f"--host {args.host or repr('')} lets others in the network use this program, write files and train: "
+            "give --auth NAME:PASSWORD, or --no_auth to allow it"
         )
     hosts = AllowedHosts(args.host, [*map(parse_allowed_host, args.allowed_host), *allowed_hosts_from_environment()])
     token = check_token(args.api_token, "--api_token") if args.api_token is not None else initial_token()

@@ -57,7 +57,9 @@ def check_token(text: str, option: str) -> str:
         LoraError: It is too short for a token, or no header can carry it.
     """
     if not re.fullmatch(r"[!-~]{16,200}", text):
-        raise LoraError(f"{option} is no token: give 16 to 200 letters, digits and signs without spaces")
+        raise LoraError(
+            f"{option} is not a valid token: give 16 to 200 letters, digits and punctuation marks without spaces"
+        )
     return text
 
 
@@ -137,7 +139,7 @@ class AccessGuard:
         if not self.hosts.answers_to(host):
             return error_response(
                 403,
-                f"{host!r} is no name of this program: another site may have sent this request. If you reach the "
+                f"{host!r} is not a name of this program: another site may have sent this request. If you reach the "
                 f"program by that name, through a proxy or a tunnel, {self._allow_hint_for(parse_host(host))}",
                 "UnknownHost",
             )

@@ -86,7 +86,9 @@ def is_loopback(name: str) -> bool:
     try:
         known = {str(row[4][0]) for row in socket.getaddrinfo(name, None)}
     except OSError:
-        raise LoraError(f"--host {name!r} is no address of this machine; 127.0.0.1 is this machine alone") from None
+        raise LoraError(
+            f"--host {name!r} is not an address of this machine; 127.0.0.1 accepts requests from this machine only"
+        ) from None
     return all((address := parse_ip_address(one)) is not None and address.is_loopback for one in known)
 
 
@@ -121,9 +123,8 @@ def parse_allowed_host(text: str, option: str = "--allowed_host") -> AllowedHost
         found = None
     if found is None or not (parse_ip_address(found[0]) or all(map(_LABEL.fullmatch, found[0].split(".")))):
         raise LoraError(
-            f"{option} {text!r} is no host name{_did_you_mean_host(name)}: "
-            "give the name alone, as in lora.example.org, "
-            "lora.example.org:8443 or *.trycloudflare.com"
+            f"{option} {text!r} is not a host name{_did_you_mean_host(name)}: "
+            "give the name alone, as in lora.example.org, lora.example.org:8443 or *.trycloudflare.com"
         )
     return AllowedHost(*found, is_wildcard=star)
 

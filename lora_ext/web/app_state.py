@@ -93,7 +93,9 @@ class AppState:
         """The entry, if its file may be changed. Raises FileError."""
         entry = self.entry(name)
         if any(entry.path.resolve().is_relative_to(folder.resolve()) for folder in self.folders.read_only):
-            raise FileError(f"{entry.name} belongs to this installation and stays as it is; merge or resize a copy")
+            raise FileError(
+                f"{entry.name} is part of this installation and cannot be changed; merge or resize it into a new file"
+            )
         check_not_linked(entry.path.parent, entry.root)
         return entry
 

@@ -118,7 +118,7 @@ def dataset_folder(app_state: AppState, name: str) -> Path:
     """The dataset's folder. Raises FileError."""
     path = find_user_path(app_state.folders.datasets, name)
     if not path.is_dir():
-        raise FileError(f"{name!r} is no folder")
+        raise FileError(f"{name!r} is not a folder")
     return path
 
 
@@ -126,7 +126,7 @@ def dataset_image_path(app_state: AppState, dataset: str, name: str) -> Path:
     """A picture of a dataset by its path below it, links followed. Raises FileError."""
     path = find_by_displayed_parts(dataset_folder(app_state, dataset), split_user_path(name))
     if path is None or not path.is_file() or not is_image_file(path):
-        raise FileError(f"{displayed_name(name)!r} is no picture of {displayed_name(dataset)}")
+        raise FileError(f"{displayed_name(dataset)} has no picture {displayed_name(name)!r}")
     return path
 
 
@@ -135,7 +135,9 @@ def _scan(folder: Path, resolution: str, bucketed: bool) -> DatasetScan:
     try:
         recipe.size()
     except ValueError:
-        raise TrainError(f"resolution {resolution[:40]!r} is a side or width,height, such as 512 or 512,768") from None
+        raise TrainError(
+            f"resolution {resolution[:40]!r} is not a side or width,height, such as 512 or 512,768"
+        ) from None
     return scan_dataset(dataset_folders.find_subsets(recipe))
 
 
@@ -192,7 +194,7 @@ def save_dataset_caption(app_state: AppState, dataset: str, name: str, caption: 
 
 def _save_caption(app_state: AppState, picture: Path, caption: str) -> None:
     if len(caption) > _LONGEST:
-        raise FileError(f"a caption of {len(caption)} characters is too long")
+        raise FileError(f"a caption of {len(caption)} characters is too long; give at most {_LONGEST}")
     check_not_linked(picture.parent, containing_folder(app_state.folders.datasets, picture))
     beside = [picture.with_suffix(suffix) for suffix in (".txt", ".caption")]
     path = next((p for p in beside if p.is_file()), beside[0])
@@ -204,7 +206,7 @@ def image_captioner(app_state: AppState, name: str) -> ImageCaptioner:
     """What describes pictures, by its name. Raises TrainError with the nearest name."""
     captioners = app_state.backend.image_captioners()
     if name not in captioners:
-        raise TrainError(f"nothing called {name!r} describes pictures here{did_you_mean(name, captioners)}")
+        raise TrainError(f"there is no interrogator {name!r}{did_you_mean(name, captioners)}")
     return captioners[name]
 
 
@@ -258,7 +260,7 @@ def replace_in_captions(
     written. Raises FileError.
     """
     if not find.strip():
-        raise FileError("there is nothing to find")
+        raise FileError("the text to find is empty")
     folder = dataset_folder(app_state, dataset)
     changed = 0
     examples: list[tuple[str, str]] = []

@@ -170,7 +170,7 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
         entry = app_state.changeable_entry(edit.name)
         contents = load_tensors(entry.path)
         if not contents.tensors or entry.path.suffix.lower() != ".safetensors":
-            raise FileError(f"{entry.name} is no safetensors file and holds no metadata; convert it first")
+            raise FileError(f"{entry.name} is not a safetensors file, so it cannot hold metadata; convert it first")
         new_metadata = edit_metadata(contents.metadata, contents.tensors, new_entries=edit.put, remove=edit.remove)
         save_safetensors(contents.tensors, entry.path, metadata=new_metadata, overwrite=True)
         app_state.refresh_library()
@@ -194,9 +194,8 @@ def rename_file(app_state: AppState, entry: LibraryEntry, to: str) -> Path:
     """Renames within the file's own folder of LoRA files; the new path. Raises FileError."""
     if entry.config is not None:
         raise FileError(
-            f"the strength of {entry.name} stands in {ADAPTER_CONFIG_NAME} beside it, which it would lose: "
-            "rename its folder, or "
-            "convert it to a file of its own"
+            f"{entry.name} cannot be renamed: its alpha is in {ADAPTER_CONFIG_NAME} beside it; rename the folder, or "
+            "convert the file to one that holds its alpha"
         )
     suffix = entry.path.suffix
     relative = check_user_path(to[: -len(suffix)] if to.lower().endswith(suffix.lower()) else to)
@@ -204,7 +203,7 @@ def rename_file(app_state: AppState, entry: LibraryEntry, to: str) -> Path:
     target = root.joinpath(*relative.parts[:-1], relative.name + suffix)
     check_not_linked(target.parent, root)
     if target.exists() and not target.samefile(entry.path):
-        raise FileError(f"{relative} is there already; choose another name")
+        raise FileError(f"{relative} already exists; choose another name")
     create_user_folder(target.parent)
     moves = [(entry.path, target)]
     for mark in (*THUMBNAIL_SUFFIXES, ".json", ".txt", ".civitai.info"):

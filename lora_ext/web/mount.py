@@ -54,7 +54,7 @@ def mount_api(app: FastAPI, app_state: AppState, guard: AccessGuard) -> None:
         """The page's texts in a language: English → translated."""
         path = page_folder() / "localizations" / f"{language}.json"
         if language not in LANGUAGES or not path.is_file():
-            raise FileError(f"no texts in {language[:20]!r}{did_you_mean(language, LANGUAGES)}")
+            raise FileError(f"there are no texts in the language {language[:20]!r}{did_you_mean(language, LANGUAGES)}")
         found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
         return found
 

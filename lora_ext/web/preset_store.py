@@ -61,7 +61,7 @@ class PresetStore:
         """Takes one of the user's own away. Raises BlockError."""
         own = self.own_presets()
         if own.pop(name, None) is None:
-            known = "is not yours to change" if name in self._read().weights else "is not there"
+            known = "is not one of your own and cannot be changed" if name in self._read().weights else "does not exist"
             raise BlockError(f"the preset {name[:_LONGEST]!a} {known}{did_you_mean(name, own)}")
         self._write(own)
 
@@ -72,7 +72,7 @@ class PresetStore:
             self.remove(name)
         _check(to, own[name])
         if to != name and to in own:
-            raise BlockError(f"a preset {to!r} is there already")
+            raise BlockError(f"a preset {to!r} already exists; choose another name")
         self._write({to if key == name else key: values for key, values in own.items()})
 
     def export_text(self) -> str:
@@ -83,7 +83,7 @@ class PresetStore:
         """Imports lines `NAME:v,v,…`; the names taken. Raises BlockError that quotes the first line that is wrong."""
         found = parse_block_presets(text)
         if not found:
-            raise BlockError("no line of it reads NAME:1,0,1,…")
+            raise BlockError("no line has the form NAME:1,0,1,…")
         self.save(found)
         return list(found)
 
@@ -100,10 +100,10 @@ def _lines(presets: Mapping[str, str]) -> str:
 def _check(name: str, values: str) -> None:
     if not name or len(name) > _LONGEST or re.search(r"[:,<>\s]", name) or name[0] == "#" or not name.isprintable():
         raise BlockError(
-            f"{name[:_LONGEST]!a} cannot be a preset's name: 1 to {_LONGEST} characters without blanks, : , < >"
+            f"{name[:_LONGEST]!a} cannot be a preset's name: give 1 to {_LONGEST} characters without spaces, : , < >"
         )
     if re.fullmatch(r"[-+.\d]+", name):
         raise BlockError(f"{name!r} cannot be a preset's name: it is a number")
     if "\n" in values or "\r" in values or not values.isprintable():
-        raise BlockError(f"the weights of {name!r} are one line of numbers")
+        raise BlockError(f"the weights of {name!r} must be numbers in one line")
     parse_block_weights(values, presets={})

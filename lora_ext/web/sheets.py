@@ -218,7 +218,7 @@ def register_sheet_routes(api: APIRouter, app_state: AppState) -> None:
         """The prompt with a cell's tag in the place of its run's, or at its end."""
         request = next(iter(ImageSpec(prompt=options.tag).tags()), None)
         if request is None:
-            raise PromptError("there is no <lora:…> tag in it")
+            raise PromptError("the text has no <lora:…> tag")
         return PromptText(edit_tag(options.prompt, request.name, lambda _: request))
 
     @api.get("/compare/{folder}/scores.csv", response_class=Response)

@@ -80,7 +80,7 @@ def output_image_path(app_state: AppState, name: str) -> Path:
     """A picture by its name below the output folder. Raises FileError."""
     path = find_user_path([app_state.folders.outputs], name)
     if path.suffix.lower() not in OUTPUT_IMAGE_SUFFIXES or not path.is_file():
-        raise FileError(f"{name!r} is no picture")
+        raise FileError(f"{name!r} is not a picture")
     return path
 
 
@@ -106,7 +106,7 @@ def _decoded(data: str) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        raise FileError("data is no base64 text") from None
+        raise FileError("data is not base64 text") from None
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -117,8 +117,10 @@ def _opened(data: bytes) -> Image.Image:
             image.load()
             return image
     except Exception as error:  # decoders have many words for a damaged file
-        raise FileError("this is no PNG, JPEG or WebP picture") from error
-    raise FileError(f"a picture of {image.width}×{image.height} is too large")
+        raise FileError("the file is not a PNG, JPEG or WebP picture") from error
+    raise FileError(
+        f"a picture of {image.width}×{image.height} is too large; give at most {_LARGEST // 10**6} million pixels"
+    )
 
 
 def recent_images(app_state: AppState, limit: int) -> list[OutputImage]:

@@ -202,7 +202,9 @@ class ToolService:
         """Where the result goes. Raises FileError, ToolError."""
         path = check_output_path(self.app_state.lora_output_path(options.save_to), overwrite=options.overwrite)
         if any(path.resolve().is_relative_to(folder.resolve()) for folder in self.app_state.folders.read_only):
-            raise ToolError(f"{path.parent.name} belongs to this installation and stays as it is")
+            raise ToolError(
+                f"the folder {path.parent.name} is part of this installation and cannot be changed; choose another name"
+            )
         job.notify(f"{job.kind}: {path.name}")
         return path
 

@@ -95,7 +95,7 @@ class TrainingRunProgress:
                 shutil.copyfile(path, part)
         except FileError as error:  # the run goes on: the file itself is in the run's folder
             self.job.notify(
-                f"no copy among the LoRA files: {error}; {path.name} is in outputs/train/{self.folder.name}"
+                f"not copied to the LoRA files: {error}; {path.name} is in outputs/train/{self.folder.name}"
             )
             return
         self.copies.append(target)

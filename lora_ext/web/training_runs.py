@@ -83,10 +83,10 @@ class TrainingRuns:
         """A checked recipe from a form's values; names become paths inside the user's folders. Raises LoraError."""
         given = {name: value for name, value in settings.items() if value not in (None, "")}
         for name in given.keys() & TAB_OWNED_SETTINGS:
-            raise TrainError(f"{name} is not for the form: results go to the output folder")
+            raise TrainError(f"{name} cannot be set in the tab: results are saved in the output folder")
         name = str(given.get("output_name", "last"))
         if len(check_user_path(name).parts) != 1:
-            raise TrainError(f"output_name {name!r} is one name without folders")
+            raise TrainError(f"output_name {name!r} must be a name without folders")
         for name, (_, option) in recipe_options().items():
             if option.kind and name in given:
                 given[name] = str(self._path(name, str(given[name])))
@@ -171,7 +171,7 @@ class TrainingRuns:
             with suppress(FileExistsError):
                 folder.mkdir(parents=True)
                 return folder
-        raise TrainError(f"{stem} is there already")
+        raise TrainError(f"the folder {stem} already exists; start the run again")
 
     def _save_record(self, folder: Path, record: Mapping[str, Any]) -> None:
         with replacing_file(folder / _RECORD, overwrite=True) as part:
@@ -184,7 +184,7 @@ class TrainingRuns:
             found: RunRecord = json.loads((find_user_path([self.folder], name) / _RECORD).read_text(encoding="utf-8"))
             return found
         except (OSError, ValueError):
-            raise TrainError(f"{name!r} is no run") from None
+            raise TrainError(f"there is no training run {name!r}") from None
 
     def recipe_and_files(self, name: str) -> tuple[Recipe, list[str]]:
         """A run's recipe, and what prompts call those of its files that are still there. Raises LoraError."""

@@ -26,18 +26,18 @@ def check_user_path(name: str) -> PurePosixPath:
         raise FileError("a name is needed" if not name else f"the name {shown}… is too long")
     bad = _FORBIDDEN.search(name)
     if bad:
-        raise FileError(f"{shown} is not a name here: it contains {bad[0]!a}")
+        raise FileError(f"{shown} is not a valid name: it contains {bad[0]!a}")
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise FileError(f"{shown} is not a name here: it is no valid text") from None
+        raise FileError(f"{shown} is not a valid name: it is not valid text") from None
     if name.startswith("/"):
-        raise FileError(f"{shown} is not a name here: give it relative to its folder")
+        raise FileError(f"{shown} is not a valid name: give it relative to its folder")
     for part in name.split("/"):
         if part in ("", ".", "..") or part != part.strip() or part.endswith("."):
-            raise FileError(f"{shown} is not a name here: {part!r} cannot be a part of it")
+            raise FileError(f"{shown} is not a valid name: {part!r} cannot be a part of it")
         if _RESERVED.fullmatch(part):
-            raise FileError(f"{shown} is not a name here: {part!r} is reserved on Windows")
+            raise FileError(f"{shown} is not a valid name: {part!r} is reserved on Windows")
         if len(part.encode("utf-8")) > _LONGEST:
             raise FileError(f"the name {shown}… is too long")
     return PurePosixPath(name)
@@ -63,7 +63,7 @@ def create_user_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"{folder.name} cannot be a folder here: {error.strerror or error}") from error
+        raise FileError(f"the folder {folder.name} cannot be created: {error.strerror or error}") from error
 
 
 def split_user_path(name: str) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def split_user_path(name: str) -> tuple[str, ...]:
         return check_user_path(name).parts
     parts = tuple(name.split("/"))
     if len(name) > 4 * _LONGEST or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise FileError(f"{name[:80]!a} is not a name here: give it relative to its folder, without ..")
+        raise FileError(f"{name[:80]!a} is not a valid name: give it relative to its folder, without ..")
     return parts
 
 

@@ -124,7 +124,9 @@ class PresetsText:
 def tag_from_request(options: TagRequest) -> LoraTag:
     """The request that its text would read back to. Raises PromptError."""
     if any(mark in options.name for mark in ":<>\n") or not options.name.strip():
-        raise PromptError(f"{options.name[:80]!a} cannot stand in a tag")
+        raise PromptError(
+            f"{options.name[:80]!a} cannot be the name in a tag: give a name without : < > or line breaks"
+        )
     items = [options.name, str(options.te)]
     if options.unet is not None:
         items.append(f"unet={options.unet}")
@@ -135,7 +137,9 @@ def tag_from_request(options: TagRequest) -> LoraTag:
         if name in ("start", "stop") and value == int(value) and value != 0.0:
             value = int(value)
         if any(mark in str(value) for mark in "<>=\n" + ":" * (name == "step")):
-            raise PromptError(f"{name} {str(value)[:80]!a} cannot stand in a tag")
+            raise PromptError(
+                f"{name} {str(value)[:80]!a} cannot be written in a tag: it contains a character that ends the value"
+            )
         items.append(f"{name}={value}")
     tag = parse_tag_items(":".join(items).split(":"))
     if tag.lbw:
@@ -193,7 +197,7 @@ def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
         if errors and not requests:
             raise errors[0]
         if not requests:
-            raise PromptError("there is no <lora:…> tag in it")
+            raise PromptError("the text has no <lora:…> tag")
         found = requests[0]
         start, stop = ("" if step is None else repr(step) for step in (found.start, found.stop))
         return TagFields(**vars(found), steps=TagSteps(start, stop))

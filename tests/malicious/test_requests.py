@@ -190,7 +190,7 @@ def test_names_of_the_address_that_is_listened_on(bound: str, yes: list[str], no
     "text", ["", "http://lora.example/", "a b", "a/b", "-a.example", "a..b", "*.", "a@b", "https://"]
 )
 def test_what_is_no_name_is_reported(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(LoraError, match="is no host name") as caught:
+    with pytest.raises(LoraError, match="is not a host name") as caught:
         parse_allowed_host(text)
     assert ("did you mean 'lora.example'?" in str(caught.value)) == ("lora.example/" in text)
     monkeypatch.setenv("LORA_EXT_ALLOWED_HOST", f"fine.example,a b{text.replace(',', '')}")

@@ -119,10 +119,10 @@ def test_this_machine_alone_needs_none(host: str) -> None:
         (["--auth", ":x"], "is not NAME:PASSWORD"),
         (["--auth", "a:1", "--auth", "a:2"], "gives 'a' two passwords"),
         (["--auth", "a:1", "--no_auth"], "give one of them"),
-        (["--host", "no-such-host.invalid"], "is no address of this machine"),
+        (["--host", "no-such-host.invalid"], "is not an address of this machine"),
         (["--allowed_host", "https://lora.example/x"], "did you mean 'lora.example'"),
-        (["--api_token", "short"], "--api_token is no token: give 16 to 200"),
-        (["--api_token", ""], "--api_token is no token"),
+        (["--api_token", "short"], "--api_token is not a valid token: give 16 to 200"),
+        (["--api_token", ""], "--api_token is not a valid token"),
     ],
 )
 def test_what_cannot_be_is_reported(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,5 +49,5 @@ export const unfinishedNote = (resume) =>
         "div",
         { class: "lx-row" },
         note(t("This sheet is not finished.")),
-        button(t("Go on"), resume, { kind: "main", tip: t("Draws what is missing") }),
+        button(t("Resume"), resume, { kind: "main", tip: t("Draws what is missing") }),
     );

@@ -33,7 +33,7 @@ const shortened = (text) => (text.length > 24 ? `${text.slice(0, 24)}…` : text
 
 /**
  * What is wrong with the text of a field; "" where nothing is.
- * @param {string} text without blanks around it
+ * @param {string} text without spaces around it
  * @param {NumberRules} rules
  */
 export function numberError(text, rules) {
@@ -56,7 +56,7 @@ function isWithin(value, { low = null, high = null, whole = false, multiple = 0 
 
 /**
  * The value of a text without an error.
- * @param {string} text without blanks around it
+ * @param {string} text without spaces around it
  * @param {NumberRules} rules
  * @returns {any} a number, what `parse` makes of it, or null for an empty optional field
  */

@@ -71,7 +71,7 @@ function fileRow(presets, onpick, onremove) {
         tip: t("Weight of this file in the merge; may be negative"),
     });
     const lbw = select([["", t("the same for all blocks")], ...presets.map(({ name }) => name)], "");
-    const tip = t("Take this file out");
+    const tip = t("Remove this file from the merge");
     const element = h(
         "div",
         { class: "lx-merge-row" },

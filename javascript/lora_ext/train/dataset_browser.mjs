@@ -113,7 +113,7 @@ export function datasetBrowser(place, describe) {
     const show = showingErrors(async (/** @type {() => View} */ wanted) => {
         const mine = ++calls;
         const view = wanted();
-        const wait = note(t("Looking at pictures …"));
+        const wait = note(t("Scanning pictures …"));
         setChildren(place, card(t("Pictures"), wait)); // what is edited now would be lost when the others come
         const { datasets, captioners } = await api("/train/form");
         if (mine !== calls) return; // another folder was chosen meanwhile

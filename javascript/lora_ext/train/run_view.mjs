@@ -137,7 +137,7 @@ function runButtons(run, load, start) {
     return buttonRow(
         button(t("Use these settings"), () => use({}), { tip: t("Loads this run's settings into the form") }),
         run.state
-            ? button(t("Go on"), resume, {
+            ? button(t("Resume"), resume, {
                   kind: "main",
                   tip: t("Resumes the run from its saved state; the result is the same as without the stop"),
               })

@@ -142,7 +142,7 @@ def _rest(r: Recipe) -> Iterator[str]:
 def _token_string(word: str, separator: str) -> Iterator[str]:
     hint = "; choose another word, such as sks or <s1>"
     if word != word.strip() or any(not letter.isprintable() for letter in word):
-        yield f"token_string {word!r} has blanks at its ends or a letter that cannot be seen{hint}"
+        yield f"token_string {word!r} begins or ends with a space, or has an invisible character{hint}"
     elif "." in word:
         yield f"token_string {word!r} has a '.', at which a word's name ends in a LoRA file{hint}"
     elif separator and separator in word:
@@ -194,7 +194,7 @@ def recipe_advice(recipe: Recipe, prediction: str = "epsilon") -> list[str]:
         written = re.sub(r"([()\[\]\\])", r"\\\1", word)
         advice.append(f"token_string {word!r} has brackets, which set weights in prompts; write {written} in prompts")
     elif word and not (word[0].isalnum() and word[-1].isalnum()):
-        advice.append(f"put blanks around {word!r} in prompts: beside a comma or a bracket it is not recognised")
+        advice.append(f"put spaces around {word!r} in prompts: beside a comma or a bracket it is not recognised")
     if recipe.network_alpha > 4 * recipe.network_dim:
         advice.append(f"network_alpha {recipe.network_alpha:g} at rank {recipe.network_dim} makes very large changes")
     if recipe.network_weights is None and recipe.scale_weight_norms and recipe.scale_weight_norms < 0.1:

@@ -114,7 +114,7 @@ def settings_from_lora_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     """
     settings, warnings = settings_from_metadata(load_metadata_quickly(path))
     if not settings:
-        raise TrainError(f"{path} does not tell how it was trained: it has no ss_* metadata")
+        raise TrainError(f"{path} does not say how it was trained: it has no ss_* metadata")
     return settings, warnings
 
 

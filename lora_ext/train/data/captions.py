@@ -186,7 +186,7 @@ def _check_link(path: Path, suffix: str) -> None:
 
 
 def load_caption_text(path: Path) -> str:
-    """A caption file's text, without blanks at the ends of its lines. Raises TrainError."""
+    """A caption file's text, without spaces at the ends of its lines. Raises TrainError."""
     text = load_utf8(path)
     return "\n".join(line.strip() for line in text.strip().splitlines())
 

@@ -126,7 +126,7 @@ class TrainableEmbedding:
         return missing
 
     def _rules_with_token(self, rules: CaptionRules) -> CaptionRules:
-        """The rules with blanks around the token in prefix and suffix."""
+        """The rules with spaces around the token in prefix and suffix."""
         prefix, suffix = rules.caption_prefix, rules.caption_suffix
         return replace(
             rules,
@@ -135,7 +135,7 @@ class TrainableEmbedding:
         )
 
     def sample_with_token(self, sample_spec: SampleSpec) -> SampleSpec:
-        """A sample with blanks around the token in its prompts."""
+        """A sample with spaces around the token in its prompts."""
         return replace(
             sample_spec,
             prompt=surround_with_spaces(sample_spec.prompt, self.token),

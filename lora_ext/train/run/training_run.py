@@ -175,7 +175,7 @@ class TrainingRun:
         recipe = self.recipe
         if self.stopped_in_inversion:
             path = self._save(step=0)
-            self.reporter.notify(f"stopped while the new token was trained; saved as far as it is in {path.name}")
+            self.reporter.notify(f"stopped while the new token was trained; the token so far is saved in {path.name}")
             return True
         if recipe.sample_at_first and self.state.step == 0:
             self._generate_samples(None)
