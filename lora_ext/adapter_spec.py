@@ -154,7 +154,7 @@ def resolve_tag(
     """
     presets = presets or Presets()
     file = library.load(tag.name)
-    asked = presets.notes if tag.lbw or tag.lbwe else ()
+    preset_notes = presets.notes if tag.lbw or tag.lbwe else ()
     return AdapterSpec(
         file=file,
         te=tag.te,
@@ -164,7 +164,7 @@ def resolve_tag(
         start=tag.start,
         stop=tag.stop,
         name=tag.name,
-        notes=tuple(filter(None, [library.ambiguity(tag.name), *asked])),
+        notes=tuple(filter(None, [library.ambiguity(tag.name), *preset_notes])),
     )
 
 

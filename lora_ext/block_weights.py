@@ -111,7 +111,7 @@ def parse_finite_number(text: str, where: str) -> float:
 
     Args:
         text: the number.
-        where: the whole text it stands in, which the message quotes.
+        where: the whole text, which the message quotes.
 
     Returns:
         The number.

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = CommandParser("demo", "Draw labelled sheets with the small built-in model, and train in between.")
     parser.add_argument("--out", type=Path, default=Path("lora-ext-demo"), help="folder for the sheet")
-    parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps of an image")
     parser.add_argument("--json", action="store_true", help="print one JSON object for programs")
     args = parser.parse_args(argv)
     # The small model's layers are too small for several threads, which would mostly wait for each other.
@@ -174,8 +174,7 @@ def format_demo_result(result: DemoResult) -> str:
     """The result as text for a terminal."""
     return "\n".join(
         (
-            f"\n{result['sheet']}\n{len(DEMO_SCENES)} pictures, each {', '.join(result['columns'])}, "
-            "from the same seed.",
+            f"\n{result['sheet']}\n{len(DEMO_SCENES)} images, each {', '.join(result['columns'])}, from the same seed.",
             f"{result['captions_obeyed']:.0%} of {result['captions']} captions obeyed without a LoRA.",
             f"{result['training_sheet']}\nTrained for {result['train_seconds']:.0f} s: of "
             f"new captions with {result['concept']!r} {result['concept_before']:.0%} were obeyed before and "

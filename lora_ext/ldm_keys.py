@@ -1,4 +1,4 @@
-"""Beginnings of tensor names in LDM checkpoints: which network of a Stable Diffusion model a tensor belongs to.
+"""Prefixes of tensor names in LDM checkpoints: which network of a Stable Diffusion model a tensor belongs to.
 
 The names are those of CompVis' and Stability AI's configurations (`v1-inference.yaml`, `v2-inference.yaml`,
 `sd_xl_base.yaml`), which the web UI and kohya's scripts read too.

@@ -55,8 +55,8 @@ def empty_step_range_reason(start: float | None, stop: float | None, total: int 
     if stop is not None and stop <= 0:
         return "it stops before the first step"
     if start is not None and stop is not None and type(start) is type(stop) and start >= stop:
-        ask = "" if start == stop else f"; swap them: step={stop!r}-{start!r}"
-        return f"it starts at {_format_step(start)} and stops before {_format_step(stop)}{ask}"
+        advice = "" if start == stop else f"; swap them: step={stop!r}-{start!r}"
+        return f"it starts at {_format_step(start)} and stops before {_format_step(stop)}{advice}"
     if total is None or any(is_step_in_range(start, stop, step, total) for step in range(total)):
         return ""
     first = "" if start is None else f"starts at {_format_step(start)}"

@@ -15,12 +15,12 @@ _LIKE = re.compile(
     rf"(?P<rest>[^\n{re.escape(_OPEN + _CLOSE)}&]*)(?P<close>[{re.escape(_CLOSE)}]|&gt;)?",
     re.IGNORECASE,
 )
-"""What was meant as a tag: other brackets, a blank, another colon, or no end."""
+"""Text that was meant as a tag: with other brackets, a blank, another colon, or no end."""
 _NAMED = re.compile(r"<(\w+):[^<>]*>")
 _PLAIN = str.maketrans("：﹕；＝，．－０１２３４５６７８９", "::;=,.-0123456789")
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*")
 _BLANK = "\0"
-"""Stands for a tag's characters while brackets around it are looked at."""
+"""Replaces a tag's characters while the brackets around it are parsed."""
 
 
 def unread_tag_warnings(
@@ -79,7 +79,7 @@ def bracketed_tag_warnings(prompt: str) -> list[str]:
 
 
 def _misspelt(text: str) -> Iterator[str]:
-    """What stands in a prompt without its tags and was meant as one."""
+    """Warnings about text that was meant as a tag, in a prompt without its tags."""
     for match in _LIKE.finditer(text):
         rest, closed = match["rest"].translate(_PLAIN), match["close"]
         if match["open"] == "[" and closed and _NUMBER.fullmatch(rest.rpartition(":")[2]) and ":" not in rest:
@@ -97,8 +97,8 @@ def _unknown(prompt: str, tag_names: Sequence[str], lowercase_only: bool) -> Ite
         if name in tag_names or (not lowercase_only and name.lower() in tag_names):
             continue
         hint = f"; write <{name.lower()}:…>" if name.lower() in tag_names else did_you_mean(name, tag_names)
-        beginnings = " or ".join(f"<{word}:" for word in tag_names)
-        yield f"{_short(match[0])} is not applied: tags begin with {beginnings}{hint}"
+        prefixes = " or ".join(f"<{word}:" for word in tag_names)
+        yield f"{_short(match[0])} is not applied: tags begin with {prefixes}{hint}"
 
 
 def _pairs(text: str) -> Iterator[tuple[str, int, int]]:
@@ -130,7 +130,7 @@ def _in_brackets(tag: str, at: int, masked: str, around: Sequence[tuple[str, int
 
 
 def _top(text: str) -> str:
-    """The text without what stands in brackets in it."""
+    """The text with everything in brackets masked."""
     depth, kept = 0, []
     for mark in text:
         depth += (mark in "([") - (mark in ")]")
@@ -139,7 +139,7 @@ def _top(text: str) -> str:
 
 
 def _split(text: str) -> Iterator[str]:
-    """What stands between the colons that are in no further bracket."""
+    """The parts between colons outside of inner brackets."""
     begin = 0
     for at, mark in enumerate(_top(text)):
         if mark == ":":

@@ -127,7 +127,7 @@ def _proven(gram: Tensor, values: Tensor, vectors: Tensor, images: Tensor, count
     """Whether no `count` eigenvalues of M, of trace 1, can add up to more than Σθ + NEAR·(1 − Σθ).
 
     Their sum is at most count·t + Σz wherever M ≤ t·I + Y·diag(z)·Yᵀ, z ≥ 0 (Ky Fan 1949, by duality), which one
-    Cholesky factorisation tells. What is left of the allowance goes to where Y is furthest from an eigenvector.
+    Cholesky factorisation decides. What is left of the allowance goes to where Y is furthest from an eigenvector.
     """
     spare = TRACE_TOLERANCE * (1 - float(values[:count].sum()))
     level = float(values[count - 1]) + spare / (4 * count)

@@ -190,9 +190,9 @@ class Adapter:
         if "bias_values" not in self.tensors:
             return None
         dense = torch.zeros(self.tensors["bias_size"].tolist())
-        places = tuple(self.tensors["bias_indices"].long().cpu())
+        indices = tuple(self.tensors["bias_indices"].long().cpu())
         # index_put checks its bounds, which a sparse tensor made from a file's indices would not
-        dense.index_put_(places, self.tensors["bias_values"].float().cpu(), accumulate=True)
+        dense.index_put_(indices, self.tensors["bias_values"].float().cpu(), accumulate=True)
         return dense.to(weight.device).reshape(weight.shape)
 
     def magnitude(self) -> Tensor | None:
@@ -233,9 +233,9 @@ class Adapter:
             return True
         if not self.tensors.keys() >= _SPARSE:
             return False
-        places, values, size = (self.tensors[name] for name in ("bias_indices", "bias_values", "bias_size"))
-        inside = (places >= 0) & (places < size.reshape(-1, 1))
-        return prod(size.tolist()) == shape.numel() and places.shape[1:] == values.shape and bool(inside.all())
+        indices, values, size = (self.tensors[name] for name in ("bias_indices", "bias_values", "bias_size"))
+        inside = (indices >= 0) & (indices < size.reshape(-1, 1))
+        return prod(size.tolist()) == shape.numel() and indices.shape[1:] == values.shape and bool(inside.all())
 
     def stored_tensor(self, name: str, like: Tensor) -> Tensor:
         """Returns the stored tensor `name` in float32 on the device of `like`."""

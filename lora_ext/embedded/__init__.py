@@ -1,6 +1,6 @@
 """The embedded model: a small Stable Diffusion 1.x trained on drawn shapes, with sample LoRAs.
 
-It has the topology and the tensor names of SD 1.5 at a fraction of the width, makes 64x64 pictures of
+It has the topology and the tensor names of SD 1.5 at a fraction of the width, makes 64x64 images of
 captions such as "a red circle on a blue background", and runs on any processor. Importing this
 package loads nothing heavy; `build` trains all of it anew.
 """

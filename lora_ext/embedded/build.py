@@ -1,7 +1,7 @@
 """Build the embedded model from nothing: `python -m lora_ext.embedded.build --out DIR`.
 
-Draws the pictures, trains the autoencoder, then the U-Net and the text encoder, writes the checkpoint
-and says what share of the fixed prompts the pictures obey. Stopped and started again with the same
+Draws the images, trains the autoencoder, then the U-Net and the text encoder, writes the checkpoint
+and says what share of the fixed prompts the images obey. Stopped and started again with the same
 folder, it goes on where it was. (`lora_ext.training.sample_loras` trains the LoRAs for it.)
 """
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def run_training_process(rank: int, options: argparse.Namespace, work: Path) -> None:
-    """One of the processes that train the U-Net and the text encoder, on pictures of its own."""
+    """One of the processes that train the U-Net and the text encoder, on images of its own."""
     torch.set_num_threads(1)
     vae = train_vae(work, 0)  # made already: this reads it
     nets = new_networks(options.out / "tokenizer", vae)
@@ -68,12 +68,12 @@ def run_training_process(rank: int, options: argparse.Namespace, work: Path) -> 
 
 def save_prompt_sheet(nets: EmbeddedNetworks, prompts: tuple[str, ...], path: Path) -> float:
     """Sample the prompts, save the sheet, return the share obeyed."""
-    pictures = sample_images(nets, prompts)
-    image_grid(pictures).save(path)
-    for picture, prompt in zip(pictures, prompts, strict=True):
-        if not obeys(picture, prompt):
+    images = sample_images(nets, prompts)
+    image_grid(images).save(path)
+    for image, prompt in zip(images, prompts, strict=True):
+        if not obeys(image, prompt):
             print("  not obeyed:", prompt)
-    return share_obeyed(pictures, prompts)
+    return share_obeyed(images, prompts)
 
 
 if __name__ == "__main__":

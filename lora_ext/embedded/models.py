@@ -14,7 +14,7 @@ VAE_WIDTHS = (32, 32, 64, 64)
 
 
 def new_vae() -> AutoencoderKL:
-    """The autoencoder: (n, 3, 64, 64) pictures in -1..1 to (n, 4, 8, 8) latents and back."""
+    """The autoencoder: (n, 3, 64, 64) images in -1..1 to (n, 4, 8, 8) latents and back."""
     return AutoencoderKL(
         block_out_channels=VAE_WIDTHS,
         down_block_types=("DownEncoderBlock2D",) * 4,

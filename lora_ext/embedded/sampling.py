@@ -1,4 +1,4 @@
-"""Sampling pictures from the networks in memory, with DDIM and classifier-free guidance."""
+"""Sampling images from the networks in memory, with DDIM and classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .models import SCALE_FACTOR, new_scheduler
 
 @dataclass
 class EmbeddedNetworks:
-    """Everything that makes a picture of a caption."""
+    """Everything that makes an image of a caption."""
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel

@@ -1,7 +1,7 @@
 """The embedded model's world: coloured shapes on coloured grounds, their captions, and a checker.
 
-A picture is described by a `Scene`, drawn by `draw_scene`, captioned by `caption`; `obeys` says whether a
-picture (drawn or generated) shows what a caption asks for.
+An image is described by a `Scene`, drawn by `draw_scene`, captioned by `caption`; `obeys` says whether
+an image (drawn or generated) shows what a caption asks for.
 """
 
 from __future__ import annotations
@@ -132,14 +132,14 @@ def random_scene(rng: np.random.Generator, **fixed: Any) -> Scene:
         other = str(rng.choice([name for name in _NAMES if name != scene.colour]))
         scene = replace(scene, colour=other) if "ground" in fixed else replace(scene, ground=other)
     radius = float(rng.uniform(*SHAPE_SIZES[scene.size]))
-    # Shapes stay inside the picture, most of them near its centre.
+    # Shapes stay inside the image, most of them near its centre.
     room = SCENE_PIXELS / 2 - radius - 2
     x, y = SCENE_PIXELS / 2 + np.clip(rng.normal(0, 0.3, 2), -1, 1) * room
     return replace(scene, x=float(x), y=float(y), radius=radius)
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates (x, y) of the supersampled picture, each (SIZE * SUPERSAMPLE,) squared."""
+    """Pixel coordinates (x, y) of the supersampled image, each (SIZE * SUPERSAMPLE,) squared."""
     axis = (np.arange(SCENE_PIXELS * SUPERSAMPLE, dtype=np.float32) + 0.5) / SUPERSAMPLE
     x, y = np.meshgrid(axis, axis)
     return x, y
@@ -162,7 +162,7 @@ def draw_scene(scene: Scene) -> Image.Image:
     canvas[:] = SHAPE_COLOURS[scene.ground]
     canvas[mask] = SHAPE_COLOURS[scene.colour]
     if scene.style == "striped":
-        # Stripes are fixed to the picture, not to the shape: 16 pixels apart along each axis.
+        # Stripes are fixed to the image, not to the shape: 16 pixels apart along each axis.
         canvas[mask & ((x + y) % 16 < 6.5)] = SHAPE_COLOURS[accent(scene)]
     elif scene.style == "outlined":
         grow = 1 + 3.0 / scene.radius
@@ -235,7 +235,7 @@ SCENE_PROMPTS = _prompts()
 
 
 def _pixels(image: Image.Image | np.ndarray) -> np.ndarray:
-    """The picture as (SIZE, SIZE, 3) float32 in 0..255."""
+    """The image as (SIZE, SIZE, 3) float32 in 0..255."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     image = image.convert("RGB")
@@ -273,13 +273,13 @@ def _shape_overlap(mask: np.ndarray, shape: str) -> float:
     axis = (np.arange(192) + 0.5) / 192 * 2.4 - 1.2
     full = ALL_SHAPES[shape](*np.meshgrid(axis, axis))
     left, top, right, bottom = _box(full)
-    picture = Image.fromarray(full[top:bottom, left:right].astype(np.uint8) * 255)
-    template = np.asarray(picture.resize((mask.shape[1], mask.shape[0]), Image.Resampling.BOX)) > 127
+    image = Image.fromarray(full[top:bottom, left:right].astype(np.uint8) * 255)
+    template = np.asarray(image.resize((mask.shape[1], mask.shape[0]), Image.Resampling.BOX)) > 127
     return float((mask & template).sum() / max(1, (mask | template).sum()))
 
 
 def shape_fits(image: Image.Image | np.ndarray, scene: Scene) -> dict[str, float]:
-    """How well each shape fits what the picture shows off its ground: name to intersection over union."""
+    """How well each shape fits what the image shows off its ground: name to intersection over union."""
     mask = _shape_mask(_pixels(image), scene)
     left, top, right, bottom = _box(mask)
     part = mask[top:bottom, left:right]
@@ -289,7 +289,7 @@ def shape_fits(image: Image.Image | np.ndarray, scene: Scene) -> dict[str, float
 
 
 def obeys_colours(image: Image.Image | np.ndarray, text: str) -> bool:
-    """Whether the picture's ground and its shape have the colours the caption names."""
+    """Whether the image's ground and its shape have the colours the caption names."""
     scene = parse_scene_caption(text)
     pixels = _pixels(image)
     names = _nearest(pixels)
@@ -310,7 +310,7 @@ def obeys_colours(image: Image.Image | np.ndarray, text: str) -> bool:
 
 
 def _remove_frame(image: Image.Image | np.ndarray, scene: Scene) -> tuple[bool, np.ndarray]:
-    """Whether the picture has its frame, and the picture with the frame painted in the ground's colour."""
+    """Whether the image has its frame, and the image with the frame painted in the ground's colour."""
     pixels = _pixels(image).copy()
     rim = np.ones(pixels.shape[:2], bool)
     rim[FRAME:-FRAME, FRAME:-FRAME] = False
@@ -322,7 +322,7 @@ def _remove_frame(image: Image.Image | np.ndarray, scene: Scene) -> tuple[bool, 
 
 
 def obeys(image: Image.Image | np.ndarray, text: str) -> bool:
-    """Whether the picture shows the caption's shape in its colour on its ground."""
+    """Whether the image shows the caption's shape in its colour on its ground."""
     scene = parse_scene_caption(text)
     if scene.style in FRAMED:
         found, image = _remove_frame(image, scene)

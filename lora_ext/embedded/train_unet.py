@@ -1,4 +1,4 @@
-"""Training the U-Net and the text encoder together, on the latents of drawn pictures and their captions."""
+"""Training the U-Net and the text encoder together, on the latents of drawn images and their captions."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ UNET_BATCH_SIZE = 48
 # rest, and the last ones, see all, so that what is learned holds for the padded length samplers use.
 SHORT_TOKENS = 16
 FULL_LENGTH_EVERY, FULL_LENGTH_AFTER = 4, 0.85
-# A little noise that is the same all over a channel: SD's schedule alone leaves the pictures' mean
+# A little noise that is the same all over a channel: SD's schedule alone leaves the images' mean
 # colours too visible in the noisiest latents (see LATENT_STD), and the model would rely on them.
 NOISE_OFFSET = 0.2
 EMPTY_CAPTIONS = 0.1
 MAX_LOSS_WEIGHT = 80
 SYNC_STEPS = 8
 CHECKPOINT_SECONDS = 120
-CAPTIONS_PER_PICTURE = 3
+CAPTIONS_PER_IMAGE = 3
 
 
 @dataclass
 class LatentExamples:
-    """Scaled latents (n, 4, 8, 8), and captions' token ids (n, CAPTIONS_PER_PICTURE, 77) of the same pictures."""
+    """Scaled latents (n, 4, 8, 8), and captions' token ids (n, CAPTIONS_PER_IMAGE, 77) of the same images."""
 
     latents: torch.Tensor
     ids: torch.Tensor
     empty: torch.Tensor
 
     def sample_batch(self, size: int, length: int = 77) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (size, 4, 8, 8) and token ids (size, length) of random pictures, some captions left empty."""
+        """Latents (size, 4, 8, 8) and token ids (size, length) of random images, some captions left empty."""
         chosen = torch.randint(len(self.latents), (size,))
         ids = self.ids[chosen, torch.randint(self.ids.shape[1], (size,))].long()
         ids[torch.rand(size) < EMPTY_CAPTIONS] = self.empty
@@ -58,10 +58,10 @@ def make_examples(
 ) -> LatentExamples:
     """Draw and encode the scenes and caption them, or rather the `named` ones in their place."""
     rng = np.random.default_rng(seed)
-    pictures = draw_scenes(scenes)
-    chunks = [latent_means(vae, to_tensor(pictures[i : i + 200])) for i in range(0, len(pictures), 200)]
-    texts = [caption(scene, rng) for scene in named or scenes for _ in range(CAPTIONS_PER_PICTURE)]
-    ids = tokenize_captions(tokenizer, texts).reshape(len(scenes), CAPTIONS_PER_PICTURE, 77)
+    images = draw_scenes(scenes)
+    chunks = [latent_means(vae, to_tensor(images[i : i + 200])) for i in range(0, len(images), 200)]
+    texts = [caption(scene, rng) for scene in named or scenes for _ in range(CAPTIONS_PER_IMAGE)]
+    ids = tokenize_captions(tokenizer, texts).reshape(len(scenes), CAPTIONS_PER_IMAGE, 77)
     return LatentExamples(torch.cat(chunks) * SCALE_FACTOR, ids.short(), tokenize_captions(tokenizer, [""])[0])
 
 
@@ -219,10 +219,10 @@ def save_progress_sheet(nets: EmbeddedNetworks, average: ParameterAverage, out: 
     """Sample some prompts with the averaged parameters, save the sheet, print the share that obeys."""
     average.swap()
     prompts = SCENE_PROMPTS[::7]  # the shapes take turns in them
-    pictures = sample_images(nets, prompts)
+    images = sample_images(nets, prompts)
     average.swap()
-    image_grid(pictures).save(out / "look.png")
-    tqdm.write(f"step {step}: {share_obeyed(pictures, prompts):.0%} of {len(prompts)} prompts obeyed")
+    image_grid(images).save(out / "look.png")
+    tqdm.write(f"step {step}: {share_obeyed(images, prompts):.0%} of {len(prompts)} prompts obeyed")
 
 
 def new_networks(tokenizer_folder: Path, vae: AutoencoderKL, seed: int = 2) -> EmbeddedNetworks:

@@ -1,4 +1,4 @@
-"""Drawing the training pictures and training the autoencoder on them."""
+"""Drawing the training images and training the autoencoder on them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .sampling import EmbeddedNetworks, tokenize_captions
 from .shapes import ALL_SHAPES, SCENE_PIXELS, STYLES, Scene, caption, draw_scene, random_scene
 
 # Spread of the latents the U-Net sees. SD's noise schedule stops short of pure noise; at unit spread a
-# picture's mean colour would still show through at the last step, and sampling from pure noise would
+# image's mean colour would still show through at the last step, and sampling from pure noise would
 # then get colours wrong. At half the spread much less of it remains.
 LATENT_STD = 0.5
 KL_WEIGHT = 3e-4
-# The first part of the training sees crops of half the pictures' size: four times as many for the same time.
+# The first part of the training sees crops of half the images' size: four times as many for the same time.
 CROP, CROP_BATCH, FULL_BATCH, CROP_SHARE = 32, 16, 6, 0.7
 
 
 def draw_scenes(scenes: list[Scene]) -> np.ndarray:
-    """The scenes' pictures, (n, 64, 64, 3) uint8."""
+    """The scenes' images, (n, 64, 64, 3) uint8."""
     return np.stack([np.asarray(draw_scene(scene)) for scene in tqdm(scenes, "drawing", mininterval=5)])
 
 
@@ -47,9 +47,9 @@ def plain_scenes(count: int, seed: int) -> list[Scene]:
     return [random_scene(rng) for _ in range(count)]
 
 
-def to_tensor(pictures: np.ndarray) -> torch.Tensor:
+def to_tensor(images: np.ndarray) -> torch.Tensor:
     """(n, 64, 64, 3) uint8 to (n, 3, 64, 64) in -1..1."""
-    return rearrange(torch.from_numpy(pictures), "n h w c -> n c h w").float() / 127.5 - 1
+    return rearrange(torch.from_numpy(images), "n h w c -> n c h w").float() / 127.5 - 1
 
 
 def learning_rate(progress: float, peak: float, warm_up: float = 0.03, hold: float = 0.0) -> float:
@@ -80,14 +80,14 @@ def train_vae(out: Path, minutes: float, count: int = 4000, seed: int = 1) -> Au
         return vae.eval()
     # Start with little noise on the latents: with much of it, nothing is learned for long.
     torch.nn.init.constant_(vae.quant_conv.bias[4:].data, -5)
-    pictures = draw_scenes(varied_scenes(count, seed))
+    images = draw_scenes(varied_scenes(count, seed))
     optimiser = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     start, step, mean = time.monotonic(), 0, 1.0
     bar = tqdm(total=round(60 * minutes), desc="autoencoder", unit="s", mininterval=10)
     while (progress := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(progress, 1e-3)
-        batch = random_batch(pictures, crop=progress < CROP_SHARE)
+        batch = random_batch(images, crop=progress < CROP_SHARE)
         loss, error = vae_loss(vae, batch.to(memory_format=torch.channels_last))
         optimiser.zero_grad()
         loss.backward()
@@ -97,7 +97,7 @@ def train_vae(out: Path, minutes: float, count: int = 4000, seed: int = 1) -> Au
         bar.set_postfix(step=step, error=f"{mean:.4f}", refresh=False)
         bar.update(int(60 * minutes * progress) - bar.n)
     vae.eval()
-    normalise_latents(vae, to_tensor(pictures[:1500]))
+    normalise_latents(vae, to_tensor(images[:1500]))
     torch.save(vae.state_dict(), path)
     return vae
 
@@ -105,7 +105,7 @@ def train_vae(out: Path, minutes: float, count: int = 4000, seed: int = 1) -> Au
 def sharpen_decoder(nets: EmbeddedNetworks, out: Path, minutes: float, count: int = 4000, seed: int = 5) -> None:
     """Train the decoder alone for so many minutes more, so that latents (and what was trained on them) stay valid.
 
-    Half of what it is given are the pictures' own latents with a little noise, the other half what the U-Net makes
+    Half of what it is given are the images' own latents with a little noise, the other half what the U-Net makes
     of them when they are noised: it learns to draw crisply what the U-Net leaves vague.
     """
     path, vae = out / "decoder.pt", nets.vae
@@ -113,8 +113,8 @@ def sharpen_decoder(nets: EmbeddedNetworks, out: Path, minutes: float, count: in
         vae.load_state_dict(torch.load(path, weights_only=True))
         return
     scenes = varied_scenes(count // 2, seed) + plain_scenes(count // 2, seed)
-    pictures = draw_scenes(scenes)
-    latents = torch.cat([latent_means(vae, to_tensor(pictures[i : i + 100])) for i in range(0, count, 100)])
+    images = draw_scenes(scenes)
+    latents = torch.cat([latent_means(vae, to_tensor(images[i : i + 100])) for i in range(0, count, 100)])
     given = latents.clone()
     for part in torch.arange(count // 2, count).split(100):
         given[part] = denoised_latents(nets, latents[part], [caption(scenes[i]) for i in part.tolist()])
@@ -127,7 +127,7 @@ def sharpen_decoder(nets: EmbeddedNetworks, out: Path, minutes: float, count: in
             group["lr"] = learning_rate(progress, 1e-3)
         chosen = torch.randint(count, (FULL_BATCH,))
         noisy = given[chosen] + 0.05 / SCALE_FACTOR * torch.randn(FULL_BATCH, *latents.shape[1:])
-        loss = F.l1_loss(vae.decode(noisy).sample, to_tensor(pictures[chosen.numpy()]))
+        loss = F.l1_loss(vae.decode(noisy).sample, to_tensor(images[chosen.numpy()]))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -153,10 +153,10 @@ def denoised_latents(
     return (noisy - (1 - a).sqrt() * noise) / a.sqrt() / SCALE_FACTOR
 
 
-def random_batch(pictures: np.ndarray, crop: bool) -> torch.Tensor:
-    """(n, 3, 64, 64) of whole pictures, or (n, 3, 32, 32) of crops, chosen at random."""
-    chosen = torch.randint(len(pictures), (CROP_BATCH if crop else FULL_BATCH,)).numpy()
-    batch = to_tensor(pictures[chosen])
+def random_batch(images: np.ndarray, crop: bool) -> torch.Tensor:
+    """(n, 3, 64, 64) of whole images, or (n, 3, 32, 32) of crops, chosen at random."""
+    chosen = torch.randint(len(images), (CROP_BATCH if crop else FULL_BATCH,)).numpy()
+    batch = to_tensor(images[chosen])
     if not crop:
         return batch
     corners = torch.randint(SCENE_PIXELS - CROP + 1, (len(chosen), 2)).tolist()
@@ -173,15 +173,15 @@ def vae_loss(vae: AutoencoderKL, batch: torch.Tensor) -> tuple[torch.Tensor, flo
 
 
 @torch.no_grad()
-def latent_means(vae: AutoencoderKL, pictures: torch.Tensor, chunk: int = 100) -> torch.Tensor:
+def latent_means(vae: AutoencoderKL, images: torch.Tensor, chunk: int = 100) -> torch.Tensor:
     """The latents' means, (n, 4, 8, 8), before the scale factor."""
-    return torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(chunk)])
+    return torch.cat([vae.encode(part).latent_dist.mean for part in images.split(chunk)])
 
 
 @torch.no_grad()
-def normalise_latents(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
+def normalise_latents(vae: AutoencoderKL, images: torch.Tensor) -> None:
     """Fold into the 1x1 convolutions what gives scaled latents zero mean and `LATENT_STD` per channel."""
-    latents = latent_means(vae, pictures)
+    latents = latent_means(vae, images)
     mean = latents.mean((0, 2, 3))
     gain = LATENT_STD / SCALE_FACTOR / latents.std((0, 2, 3))
     into, back = vae.quant_conv, vae.post_quant_conv

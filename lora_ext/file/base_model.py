@@ -90,7 +90,7 @@ def _width(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def _by_layers(adapters: Mapping[LayerId, Adapter]) -> str | None:
-    """SDXL has more than one transformer block in a row, and an embedding of the picture's size."""
+    """SDXL has more than one transformer block in a row, and an embedding of the image's size."""
     for layer_id in adapters:
         if layer_id.layer.startswith("add_embedding") or (
             layer_id.part == UNET

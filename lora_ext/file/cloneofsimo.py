@@ -42,9 +42,17 @@ FactorPair = tuple[Tensor, Tensor]
 
 
 def unet_layer_order(classes: Iterable[str], inner: Sequence[str] = _OLD) -> list[LayerId]:
-    """Sites of an SD1/SD2 U-Net in cloneofsimo's order; `inner` is the order inside a transformer block.
+    """Lists the layers of an SD1 or SD2 U-Net in cloneofsimo's order.
 
-    Raises FileError for a class whose layers are not known.
+    Args:
+        classes: the target classes.
+        inner: the order inside a transformer block.
+
+    Returns:
+        The layer ids; number i of a file is the i-th.
+
+    Raises:
+        FileError: the order is not known for a class.
     """
     chosen = _known(UNET, classes)
     names: list[str] = []
@@ -59,7 +67,18 @@ def unet_layer_order(classes: Iterable[str], inner: Sequence[str] = _OLD) -> lis
 
 
 def text_layer_order(classes: Iterable[str], layers: int) -> list[LayerId]:
-    """Sites of a CLIP text encoder with `layers` layers in cloneofsimo's order. Raises FileError."""
+    """Lists the layers of a CLIP text encoder in cloneofsimo's order.
+
+    Args:
+        classes: the target classes.
+        layers: number of the encoder's blocks.
+
+    Returns:
+        The layer ids; number i of a file is the i-th.
+
+    Raises:
+        FileError: the order is not known for a class.
+    """
     chosen = _known(TE, classes)
     names: list[str] = []
     for layer in range(layers):
@@ -108,9 +127,18 @@ def _layer_ids(part: str, names: Iterable[str]) -> list[LayerId]:
 
 
 def match_layer_order(part: str, pairs: Sequence[FactorPair], classes: Iterable[str] | None) -> list[LayerId]:
-    """The layer id of each (up, down) pair; `classes` as the metadata names them, None where a file does not say.
+    """Finds the order of layers that the count and the shapes of a file's factors match.
 
-    Raises FileError when neither count nor shapes fit an order that is known.
+    Args:
+        part: "unet" or "te".
+        pairs: (up, down) of each number.
+        classes: the target classes in the metadata; None where the file has none.
+
+    Returns:
+        The layer id of each pair.
+
+    Raises:
+        FileError: neither count nor shapes match a known order.
     """
     shapes = [(tuple(up.shape), tuple(down.shape)) for up, down in pairs]
     for up, down in shapes:
@@ -202,9 +230,19 @@ def _parse_numbered_key(key: str) -> tuple[str, int, str] | None:
 
 
 def load_cloneofsimo_torch(path: Path, contents: FileContents) -> LoraFile:
-    """A `.pt` list together with its siblings `.text_encoder.pt` and `.ti.pt`, or one of the siblings alone.
+    """Loads a `.pt` list together with `.text_encoder.pt` and `.ti.pt` beside it, or one of these alone.
 
-    The result has no keys of its own: it is written in kohya's spelling, its tokens as `bundle_emb`. Raises FileError.
+    The result has no keys of its own: it is written in kohya's key format, its tokens as `bundle_emb`.
+
+    Args:
+        path: the file.
+        contents: what it holds.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileError: its tensors match no known order of layers, or a file beside it cannot be read.
     """
     layers: dict[LayerId, FactorPair] = {}
     tokens = contents.tensors
@@ -255,7 +293,18 @@ def _adapter(
 
 
 def load_cloneofsimo_safetensors(path: Path, contents: FileContents) -> LoraFile:
-    """A safetensors file of cloneofsimo's, with `<token>` tensors. Raises FileError."""
+    """Makes a `LoraFile` from a safetensors file of cloneofsimo's, with `<token>` tensors.
+
+    Args:
+        path: the file.
+        contents: what it holds.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileError: its tensors match no known order of layers.
+    """
     layers: dict[str, dict[int, dict[str, Tensor]]] = {}
     names: dict[tuple[str, int, str], str] = {}
     embeddings: dict[str, dict[str, Tensor]] = {}

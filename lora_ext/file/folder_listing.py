@@ -132,7 +132,7 @@ def natural_sort_key(name: str) -> list[tuple[int, str]]:
 _FRONT = b'{"__metadata__":'
 _LAST = re.compile(rb'"data_offsets":\[\d+,(\d+)\]')
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""A surrogate as JSON escapes it: the strict reader replaces the ones that stand alone."""
+"""A surrogate as JSON escapes it; `load_safetensors_header` replaces lone ones."""
 
 
 def load_metadata_quickly(path: Path) -> Mapping[str, str]:

@@ -247,7 +247,7 @@ def check_not_linked(folder: Path, root: Path) -> None:
     try:
         inside = folder.relative_to(root).parts
     except ValueError:
-        raise FileError(f"{folder} lies outside {root}") from None
+        raise FileError(f"{folder} is outside {root}") from None
     paths = [root.joinpath(*inside[:count]) for count in range(1, len(inside) + 1)]
     link = next((path for path in paths if path.is_symlink()), None)
     # junctions of Windows are no symlinks for Python 3.11 and before, but they lead out all the same

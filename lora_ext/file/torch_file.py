@@ -17,7 +17,7 @@ from ..errors import FileError
 _HARMLESS = re.compile(
     r"(torch(\._utils|\.storage|\._tensor|\.serialization|\.nn\.parameter)?|collections|_codecs)\.\w+"
 )
-"""Names that a file of plain tensors asks for."""
+"""Classes and functions that the pickle of plain tensors needs."""
 
 _EXPAND = 16
 """How many times larger than its file the tensors of a file may be."""

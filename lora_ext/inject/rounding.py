@@ -137,5 +137,5 @@ def combined_surviving_share(found: Iterable[MeasuredRounding]) -> float:
         The share of ΔW that remains, 0 to 1; 1 where nothing was measured.
     """
     rows = [(one.share, one.squared_norm) for one in found]
-    total = sum(asked for _, asked in rows)
-    return sum(share * asked for share, asked in rows) / total if total else 1.0
+    total = sum(squared_norm for _, squared_norm in rows)
+    return sum(share * squared_norm for share, squared_norm in rows) / total if total else 1.0

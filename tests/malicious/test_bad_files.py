@@ -76,7 +76,7 @@ BYTES: dict[str, tuple[bytes, str]] = {
     "web page": (b"\n <!DOCTYPE html><html><body>404</body></html>", "web page"),
     "JSON answer": (b'{"error":"Unauthorized"}', "JSON text"),
     "gzip": (b"\x1f\x8b" + b"\0" * 60, "gzip"),
-    "picture": (b"\x89PNG\r\n\x1a\n" + b"\0" * 60, "PNG picture"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + b"\0" * 60, "PNG image"),
     "plain text": (b"hello, this is not a model at all", "is not a valid safetensors file"),
 }
 
