@@ -5,6 +5,9 @@ runs with this extension, `probe/` as an extension and the same LORA_EXT_TOKEN. 
 (default in FOLDER/venv).
 LORA_EXT_GOLDEN: the reference data with the small model. The web UI asks the hub for CLIP's tokenizer: without a
 network give HF_HOME with those files, HF_HUB_OFFLINE=1 and TRANSFORMERS_OFFLINE=1.
+
+LORA_EXT_FORGE: the folder of a Forge, or the URL of one that runs. `test_forge.py` uses it; where LORA_EXT_WEBUI is not
+given, all the other tests run in it too, but for those that `NOT_IN_FORGE` names with their reason.
 """
 
 from __future__ import annotations
@@ -15,9 +18,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import GOLDEN, WebUI, dataset, launch, prepare
+from forge_server import SUITE_FILES, start
+from server import GOLDEN, IN_FORGE, WebUI, dataset, launch, prepare
 
-WHERE = os.environ.get("LORA_EXT_WEBUI", "")
+WHERE, FORGE = (os.environ.get(f"LORA_EXT_{name}", "") for name in ("WEBUI", "FORGE"))
+NOT_IN_FORGE = {
+    "test_contract": "records AUTOMATIC1111's web UI",
+    "test_embedded_model": "Forge does not recognise models of other sizes than the known ones",
+    "test_features::test_bundled_embeddings_come_and_go": "Forge has no embedding_db",
+    "test_neighbours": "needs extensions for AUTOMATIC1111's web UI",
+    "test_out_of_memory": "makes AUTOMATIC1111's U-Net run out of memory; Forge moves its models by itself",
+    "test_sdxl": "needs a small SDXL model, which Forge does not recognise",
+    "test_standalone": "compares with the reference model, which Forge does not recognise",
+    "test_starts": "starts AUTOMATIC1111's web UI with its own options",
+    "test_switching": "needs variants of the reference model, which Forge does not recognise; see test_forge.py",
+    "test_training_medvram": "needs AUTOMATIC1111's --medvram",
+}
+"""Module or test → why it does not run in Forge."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips in Forge, by name, what needs AUTOMATIC1111's web UI."""
+    for item in items if IN_FORGE else ():
+        module, test = item.path.stem, item.name.partition("[")[0]
+        reason = NOT_IN_FORGE.get(module) or NOT_IN_FORGE.get(f"{module}::{test}") or NOT_IN_FORGE.get(item.name)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=f"not in Forge: {reason}"))
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +59,15 @@ def folder() -> Path:
 @pytest.fixture(scope="session")
 def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     """A running web UI with the extension."""
-    if WHERE.startswith("http"):
-        yield WebUI(WHERE)
+    given = FORGE if IN_FORGE else WHERE
+    if given.startswith("http"):
+        yield WebUI(given)
+        return
+    if IN_FORGE:
+        forge = start(Path(FORGE), tmp_path_factory.mktemp("forge"), files=SUITE_FILES, strength=2.0)
+        forge.make("")  # which loads the model
+        yield forge
+        forge.stop()
         return
     folder = request.getfixturevalue("folder")
     data = tmp_path_factory.mktemp("webui")
@@ -67,5 +100,6 @@ def trained_on(webui: WebUI) -> WebUI:
     """A web UI with a dataset of eight small pictures."""
     if webui.data is None:
         pytest.skip("a web UI given by URL: its files stay as they are")
-    dataset(webui.data)
+    if not IN_FORGE:  # where it is there
+        dataset(webui.data)
     return webui

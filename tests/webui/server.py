@@ -29,8 +29,12 @@ FLAGS = (
     "--no-download-sd-model --do-not-download-clip"
 ).split()
 CAT = "a photo of a cat"
+IN_FORGE = bool(os.environ.get("LORA_EXT_FORGE")) and not os.environ.get("LORA_EXT_WEBUI")
+"""Whether the tests of AUTOMATIC1111's web UI run in a Forge."""
+SIDE = 64 if IN_FORGE else 128
+"""Width and height of pictures in pixels: the model that Forge accepts is larger."""
 REQUEST: dict[str, Any] = {
-    "negative_prompt": "", "steps": 4, "width": 128, "height": 128, "seed": 42, "cfg_scale": 7,
+    "negative_prompt": "", "steps": 4, "width": SIDE, "height": SIDE, "seed": 42, "cfg_scale": 7,
     "sampler_name": "Euler", "scheduler": "Automatic", "do_not_save_samples": True, "do_not_save_grid": True,
 }  # fmt: skip
 TOKEN = os.environ.get("LORA_EXT_TOKEN", "the-token-of-the-tests")
@@ -99,6 +103,8 @@ class WebUI:
         """
         prompt = prompt if prompt.startswith(CAT) else f"{CAT} {prompt}".strip()
         body = {**REQUEST, "prompt": prompt, **more}
+        if body.get("enable_hr"):  # which Forge asks for, and others do not know
+            body.setdefault("hr_additional_modules", ["Use same choices"])
         answer = self.call("/sdapi/v1/img2img" if "init_images" in more else "/sdapi/v1/txt2img", body)
         pixels = np.stack([picture(image) for image in answer["images"]])
         return Made(pixels, json.loads(answer["info"]), answer["images"])

@@ -16,90 +16,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from makers import make
+from forge_server import KINDS, start
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from server import CAT, REQUEST, WebUI, apart, copy_extension, dataset, launch, picture
-from torch import Tensor
+from server import CAT, REQUEST, WebUI, apart, picture
 
 from lora_ext import cli
-from lora_ext.layer_keys import format_kohya_key
-from lora_ext.layer_names import TE, UNET, LayerId, find_layer_id
 
-FLAGS = (
-    "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --skip-python-version-check "
-    "--no-download-sd-model --always-cpu --attention-pytorch --api"
-).split()
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 3}
 TAG = "<lora:noise:1>"
-
-
-KINDS = {"noise": "lora", "conv": "lora", "loha": "loha", "lokr": "lokr-thin", "dora": "lora-dora-in"}
-"""File → kind of adapter; `conv` has 3x3 convolutions too. DoRA with one magnitude for each input, as older LyCORIS
-writes it: with one for each output Forge divides by the norm of W, where the paper has that of W + ΔW."""
-
-
-def sites_of(checkpoint: Path) -> dict[LayerId, tuple[int, ...]]:
-    """Every layer of the checkpoint's U-Net and text encoder that a LoRA can change, with its weight's shape."""
-    roots, found = {"model.diffusion_model.": UNET, "cond_stage_model.transformer.": TE}, {}
-    with safe_open(str(checkpoint), "pt") as file:
-        for key in file.keys():  # noqa: SIM118
-            root = next((root for root in roots if key.startswith(root)), None)
-            if root and key.endswith(".weight") and any(word in key for word in ("attn", "mlp", "layers.2.")):
-                site = find_layer_id(roots[root], key.removeprefix(root).removesuffix(".weight"))
-                shape = tuple(file.get_slice(key).get_shape())
-                if site is not None and len(shape) in (2, 4):
-                    found[site] = shape
-    return found
-
-
-def column_norms(checkpoint: Path, sites: dict[LayerId, tuple[int, ...]]) -> dict[LayerId, Tensor]:
-    """(1, in) of each layer: the norms of its weight's columns."""
-    roots, found = {"model.diffusion_model.": UNET, "cond_stage_model.transformer.": TE}, {}
-    with safe_open(str(checkpoint), "pt") as file:
-        for key in file.keys():  # noqa: SIM118
-            root = next((root for root in roots if key.startswith(root)), None)
-            site = find_layer_id(roots[root], key.removeprefix(root).removesuffix(".weight")) if root else None
-            if site in sites and key.endswith(".weight"):
-                found[site] = file.get_tensor(key).float().norm(dim=0, keepdim=True)
-    return found
-
-
-def write_file(
-    target: Path, sites: dict[LayerId, tuple[int, ...]], kind: str, scale: float, norms: dict[LayerId, Tensor]
-) -> None:
-    """A file of this kind of adapter on these layers, of random numbers, its alpha times `scale`.
-
-    norms: the norms of the columns of each layer's weight, of which DoRA's magnitudes are 0.9 to 1.1 times.
-    """
-    rng, tensors = np.random.default_rng(0), {}
-    for site, shape in sites.items():
-        for suffix, tensor in make(kind, shape, rank=4, rng=rng).items():
-            if suffix == "dora_scale":
-                tensor = norms[site] * torch.from_numpy(rng.uniform(0.9, 1.1, tuple(norms[site].shape))).float()
-            tensors[f"{format_kohya_key(site)}.{suffix}"] = tensor * scale if suffix == "alpha" else tensor
-    assert len(tensors) > 100
-    save_file(tensors, target)
-
-
-def start(folder: Path, data: Path, *more: str) -> WebUI:
-    """Forge with this extension, the probe, and a file of each kind."""
-    checkpoint = next((folder / "models" / "Stable-diffusion").glob("*.safetensors"))
-    copy_extension(data)
-    for kind in ("Stable-diffusion", "Lora"):
-        (data / "models" / kind).mkdir(parents=True)
-    dataset(data)
-    os.link(checkpoint, data / "models" / "Stable-diffusion" / checkpoint.name)
-    sites = sites_of(checkpoint)
-    linear = {site: shape for site, shape in sites.items() if len(shape) == 2}
-    for name, kind in KINDS.items():
-        scale = 0.05 if kind == "lora" else 0.3
-        target = data / "models" / "Lora" / f"{name}.safetensors"
-        norms = column_norms(checkpoint, linear) if name == "dora" else {}
-        write_file(target, sites if name == "conv" else linear, kind, scale, norms)
-    return launch(folder, data, *more, base=FLAGS)
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +230,63 @@ def test_the_built_in_says_what_has_no_effect(forge: WebUI) -> None:
     for text, part in (("1:lbw=OUTALL", "lbw=OUTALL"), ("1:step=1-2", "step=1-2"), ("1:dyn=2", "dyn=2")):
         told = built_in(forge, f"<lora:noise:{text}>")
         assert f"{part} has no effect: the built-in Lora extension applies" in told.comments
+
+
+@pytest.fixture
+def second(forge: WebUI) -> Iterator[str]:
+    """Another checkpoint beside the first: its weights, times 1.03."""
+    assert forge.data is not None
+    folder = forge.data / "models" / "Stable-diffusion"
+    (first,) = folder.glob("*.safetensors")
+    save_file(
+        {name: (t.float() * 1.03).to(t.dtype) for name, t in load_file(first).items()}, folder / "second.safetensors"
+    )
+    forge.call("/sdapi/v1/refresh-checkpoints", {})
+    yield "second.safetensors"
+    forge.options(sd_model_checkpoint=first.name)
+    forge.make("", **SMALL)
+    (folder / "second.safetensors").unlink()
+    forge.call("/sdapi/v1/refresh-checkpoints", {})
+
+
+def test_two_checkpoints_back_and_forth(forge: WebUI, second: str) -> None:
+    """Also where one was chosen and not loaded yet: sheets and training take the chosen one."""
+    assert forge.data is not None
+    first = forge.call("/sdapi/v1/options")["sd_model_checkpoint"]
+    clean, plain = forge.make("", **SMALL), forge.make(TAG, **SMALL)
+    forge.options(sd_model_checkpoint=second)
+    asked = {**SMALL, "cfg": 7, "sampler": "Euler", "seed": 42, "prompt": CAT, "lora": "noise", "x": "weight:0.5,1"}
+    made = ended(forge, "/compare", asked)
+    assert made["state"] == "done", made
+    with Image.open(forge.data / "lora_ext" / "outputs" / made["result"]["cells"][1]["file"]) as image:
+        assert "Model: second" in str(image.info["parameters"])
+    other = forge.make(TAG, **SMALL)
+    assert abs(pixels_of(forge, made["result"]["cells"][1]["file"]) - other.pixels[0]).max() <= 1
+    assert apart(other, plain) > 1 and apart(built_in(forge, TAG), other) <= 1
+    forge.options(sd_model_checkpoint=first)
+    assert apart(forge.make(TAG, **SMALL), plain) == 0
+    assert apart(forge.make("", **SMALL), clean) == 0
+    forge.options(sd_model_checkpoint=second)
+    job = ended(forge, "/train", {"settings": {**TRAINING, "output_name": "other", "max_train_steps": 1}})
+    assert job["state"] == "done", job
+    with safe_open(str(forge.data / "models" / "Lora" / "other.safetensors"), "pt") as file:
+        assert file.metadata()["ss_sd_model_name"] == second
+    forge.options(sd_model_checkpoint=first)
+    assert apart(forge.make("", **SMALL), clean) == 0
+    assert "Traceback" not in forge.log()
+
+
+def test_interrupt_stops_a_sheet_and_leaves_nothing(forge: WebUI) -> None:
+    clean = forge.make("", **SMALL)
+    asked = {**SMALL, "steps": 40, "prompt": f"{CAT} {TAG}", "x": "seed:1,2,3,4,5,6", "batch": 1}
+    job = forge.call("/lora-ext/v1/compare", asked)
+    while not forge.call("/sdapi/v1/progress")["state"]["sampling_step"]:
+        time.sleep(0.1)
+    forge.call("/sdapi/v1/interrupt", {})
+    while (now := forge.call(f"/lora-ext/v1/jobs/{job['id']}"))["state"] in ("waiting", "running"):
+        time.sleep(0.2)
+    assert not now["result"] or not now["result"]["complete"], now
+    assert apart(forge.make("", **SMALL), clean) == 0
 
 
 def test_switching_and_reload_ui_throw_nothing(forge: WebUI) -> None:

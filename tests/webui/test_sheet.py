@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from server import CAT, WebUI
+from server import CAT, SIDE, WebUI
 
 pytestmark = pytest.mark.usefixtures("same_settings")
-SETTINGS = {"steps": 4, "width": 128, "height": 128, "cfg": 7, "sampler": "Euler", "seed": 42}
+SETTINGS = {"steps": 4, "width": SIDE, "height": SIDE, "cfg": 7, "sampler": "Euler", "seed": 42}
 SHEETS: dict[str, tuple[str, dict[str, str]]] = {
     "files, weights and seeds": (CAT, {"x": "file:lierla,c3lier", "y": "weight:0,0.5,1", "z": "seed:42,7"}),
     "text encoder and U-Net": (f"{CAT}, (red:1.2) <lora:lierla:1>", {"x": "te:0,1", "y": "unet:0,0.8"}),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from server import CAT, WebUI
+from server import CAT, SIDE, WebUI
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 API = "/lora-ext/v1"
@@ -184,7 +184,7 @@ def test_a_sheet_over_reload_ui_is_the_same(trained_on: WebUI) -> None:
     """Cells that were at work when LoRA files were taken off the model are drawn again."""
     webui = trained_on
     wish = {"prompt": CAT, "lora": "lierla", "x": "weight:0.5,1", "y": "seed:1,2,3,4,5,6", "steps": 8, "batch": 2,
-            "width": 128, "height": 128, "cfg": 7, "sampler": "Euler"}  # fmt: skip
+            "width": SIDE, "height": SIDE, "cfg": 7, "sampler": "Euler"}  # fmt: skip
     job = webui.call(f"{API}/compare", wish)
     while not webui.call(f"{API}/jobs/{job['id']}")["live"].get("newest"):
         time.sleep(0.05)
@@ -208,4 +208,4 @@ def test_preflight_and_nonsense(trained_on: WebUI) -> None:
     (webui.data / "lora_ext" / "datasets" / "empty" / "1_x").mkdir(parents=True)
     job = ended(webui, webui.call(f"{API}/train", {"settings": {**SHORT, "train_data_dir": "empty"}}))
     assert job["state"] == "failed" and job["error"]
-    assert webui.make("").pixels.shape == (1, 128, 128, 3) and not webui.weights()["hooks"]
+    assert webui.make("").pixels.shape == (1, SIDE, SIDE, 3) and not webui.weights()["hooks"]

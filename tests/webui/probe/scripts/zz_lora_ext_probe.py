@@ -25,10 +25,15 @@ class Script(scripts.Script):
 
 def weights():
     model = sd_models.model_data.sd_model
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + str(tensor.dtype).encode() + tensor.detach().cpu().float().numpy().tobytes())
-    hooks = sum(len(module._forward_hooks) for module in model.modules())
+    digest, hooks = hashlib.sha256(), 0
+    objects = getattr(model, "forge_objects", None)  # Forge: the model itself is no module
+    parts = [model]
+    if objects is not None:
+        parts = [objects.unet.model, objects.clip.cond_stage_model, objects.vae.first_stage_model]
+    for part in parts:
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(name.encode() + str(tensor.dtype).encode() + tensor.detach().cpu().float().numpy().tobytes())
+        hooks += sum(len(module._forward_hooks) for module in part.modules())
     return {"hash": digest.hexdigest(), "hooks": hooks, "checkpoint": model.sd_checkpoint_info.name, "id": id(model)}
 
 
