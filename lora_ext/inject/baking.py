@@ -33,7 +33,8 @@ class _Scratch(threading.local):
         if device.type != "cpu" or size > 4 * _BLOCK:
             return source.to(device, dtype, copy=True)
         if (name, dtype) not in self.memory or len(self.memory[name, dtype]) < size:
-            self.memory[name, dtype] = torch.empty(size, dtype=dtype)
+            with torch.inference_mode(False):  # it is kept, and written again outside of inference mode
+                self.memory[name, dtype] = torch.empty(size, dtype=dtype)
         return self.memory[name, dtype][:size].view(source.shape).copy_(source)
 
 

@@ -30,22 +30,27 @@ class WeightPatch:
     applied: tuple[AppliedAdapter, ...]
     is_bias: bool = False
 
+    def __post_init__(self) -> None:
+        with torch.inference_mode(False):  # adapters keep their factors, which are used outside of inference mode too
+            for one in self.applied:
+                one.adapter.low_rank()
+
     def apply_to(self, weight: Tensor) -> Tensor:
         """Computes W + ΔW.
 
         Args:
-            weight (Tensor): W as the patcher gives it, mostly in float32.
+            weight (Tensor): W as the patcher gives it, mostly in float32: a copy of its own, which may be written over.
 
         Returns:
-            A new tensor of the same dtype. Patchers call this in inference mode and under autocast; sums are in
-            float32 and must not leave inference tensors in the memory that is kept for sums.
+            A tensor of the same dtype; `weight` itself where it could be written. Patchers call this in inference mode
+            and under autocast; sums are in float32.
         """
-        kind = weight.device.type
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
-            if not self.is_bias:
-                return add_delta(weight, self.applied)
-            shift = sum_bias_deltas(self.applied, weight.shape[0])
-            return weight.clone() if shift is None else (weight.float() + shift.to(weight.device)).to(weight.dtype)
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+            if self.is_bias:
+                shift = sum_bias_deltas(self.applied, weight.shape[0])
+                return weight if shift is None else (weight.float() + shift.to(weight.device)).to(weight.dtype)
+            is_writable = torch.is_inference_mode_enabled() or not weight.is_inference()
+            return add_delta(weight, self.applied, weight if is_writable else None)
 
 
 def is_own_patch(value: Any) -> bool:
@@ -116,4 +121,4 @@ class _ReadyDifference(tuple[Any, ...]):
 def _difference(patch: WeightPatch, weight: Tensor) -> Tensor:
     """W' − W in float32, so that the patcher's sum in float32 is rounded once."""
     wide = weight.detach().float()
-    return patch.apply_to(wide) - wide
+    return patch.apply_to(wide.clone()) - wide
