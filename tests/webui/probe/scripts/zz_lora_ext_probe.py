@@ -7,6 +7,7 @@ hash, who has `<lora:…>`, which embeddings are registered, how layers are chan
 import hashlib
 import json
 import sys
+import time
 
 import torch
 from modules import extra_networks, script_callbacks, scripts, sd_hijack, sd_models, shared
@@ -56,7 +57,44 @@ def native_side():
     return [*image_renderer._size(ImageSpec()), model.native_size]
 
 
+TIMES = {}
+"""Processor seconds by name, since they were last asked for."""
+
+
+def timed(owner, name, label):
+    """Replaces a function by itself with a clock; what it calls that has one too is counted once."""
+    original = getattr(owner, name)
+
+    def replacement(*args, **kwargs):
+        if TIMES.get("running"):
+            return original(*args, **kwargs)
+        TIMES["running"], begun = True, time.process_time()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            TIMES[label] = TIMES.get(label, 0.0) + time.process_time() - begun
+            TIMES["running"] = False
+
+    setattr(owner, name, replacement)
+
+
+def times():
+    """How long tags, loading patched models and making factors of hooks took since the last call (Forge)."""
+    from backend import memory_management
+    from sd_webui_lora_ext.inject.forward_hook import ForwardHook
+
+    if not TIMES:
+        timed(extra_networks, "activate", "tags")
+        timed(memory_management.LoadedModel, "model_load", "loading")
+        timed(ForwardHook, "_cast", "factors")
+    found = {name: value for name, value in TIMES.items() if name != "running"}
+    TIMES.clear()
+    TIMES["running"] = False
+    return found
+
+
 def add_routes(_, app):
+    app.get("/probe/times")(times)
     app.get("/probe/weights")(weights)
     app.get("/probe/way")(way)
     app.get("/probe/native_side")(native_side)
