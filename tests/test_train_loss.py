@@ -146,7 +146,7 @@ def test_noise_offset_is_its_formula(random: bool, adaptive: float) -> None:
     torch.testing.assert_close(got, noise + strength * torch.randn(2, 4, 1, 1, generator=drawn))
 
 
-@pytest.mark.parametrize("size", [(16, 10), (7, 20), (1, 9)])
+@pytest.mark.parametrize("size", [(16, 10), (7, 20), (1, 9), (16, 2), (2, 16)])
 @pytest.mark.parametrize("iterations", [1, 3, 8])
 def test_pyramid_noise_is_its_formula(size: tuple[int, int], iterations: int) -> None:
     """Coarser noise, made larger, is added until it is one number wide or high; then all of it is scaled to 1."""
