@@ -1,4 +1,4 @@
-"""`python -m lora_ext VERB …`. The module of a command is imported only when the command runs."""
+"""`python -m lora_ext COMMAND …`. The module of a command is imported only when the command runs."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] == "--version":
         print(__version__)
         return 0
-    verb, *rest = argv
-    if verb not in CLI_COMMANDS:
-        print(f"lora-ext: unknown verb {verb!r}{did_you_mean(verb, CLI_COMMANDS)}", file=sys.stderr)
+    command, *rest = argv
+    if command not in CLI_COMMANDS:
+        print(f"lora-ext: unknown command {command!r}{did_you_mean(command, CLI_COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return int(_load_command_module(CLI_COMMANDS[verb][0]).main(rest) or 0)
+        return int(_load_command_module(CLI_COMMANDS[command][0]).main(rest) or 0)
     except LoraError as error:
         print(f"lora-ext: {error}", file=sys.stderr)
         return 2
@@ -66,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _load_command_module(name: str) -> ModuleType:
-    """A verb's module. What it imports stays, so looking through it for garbage, again and again, is a fifth of the
-    start.
+    """Imports a command's module without garbage collection, which would take a fifth of the start.
+
+    What is imported stays until the end, so that nothing of it is ever garbage.
     """
     gc.disable()
     try:
@@ -78,5 +79,5 @@ def _load_command_module(name: str) -> ModuleType:
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {verb:<14}{text}" for verb, (_, text) in CLI_COMMANDS.items())
-    return f"usage: python -m lora_ext VERB [options]   (VERB --help lists its options)\n\n{rows}"
+    rows = "\n".join(f"  {command:<14}{text}" for command, (_, text) in CLI_COMMANDS.items())
+    return f"usage: python -m lora_ext COMMAND [options]   (COMMAND --help lists its options)\n\n{rows}"

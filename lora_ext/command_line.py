@@ -1,4 +1,4 @@
-"""The command-line parser of every verb, and the checks that verbs share. Option names follow kohya's scripts."""
+"""The command-line parser of every command, and the checks that commands share. Option names follow kohya's scripts."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ SVD_ONLY_OPTIONS = ("new_rank", "new_conv_rank", "clamp_quantile")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of a verb.
+    """The parser of a command.
 
     Options are declared with underscores and accepted with dashes too, but not abbreviated. A wrong command line
     prints one line, which suggests the nearest option for an unknown one, and exits with status 2.
 
     Args:
-        verb: the verb as in `lora-ext VERB`.
+        command: the command's name.
         description: one sentence for `--help`.
     """
 
-    def __init__(self, verb: str, description: str) -> None:
-        super().__init__(prog=f"lora-ext {verb}", description=description, allow_abbrev=False)
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"lora-ext {command}", description=description, allow_abbrev=False)
         accept_typed_paths(self)
         self._given: list[str] = []
         # argparse's own pattern lacks exponents and lists: `--ratios -1e-3` would be read as an option
