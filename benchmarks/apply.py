@@ -34,7 +34,7 @@ WARM = 3
 
 
 class Model:
-    """The benchmark's U-Net as a `ports.Model`."""
+    """The benchmark's U-Net as a `protocols.HookableModel`."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self.unet = unet
@@ -56,14 +56,14 @@ def rank32(unet: UNet2DConditionModel, wide: bool, seed: int) -> LoraFile:
     """A LierLa file (attention's Linear and 1x1 Conv2d), or C3Lier (3x3 too), rank 32, fp16."""
     generator = torch.Generator().manual_seed(seed)
     adapters = {}
-    for site, target in find_layer_targets("unet", unet).items():
+    for layer_id, target in find_layer_targets("unet", unet).items():
         shape = target.shape
-        lierla = "attention." in site.layer and len(shape) > 1
-        if lierla or (wide and len(shape) > 1 and site.block and site.layer != "conv_in"):
+        lierla = "attention." in layer_id.layer and len(shape) > 1
+        if lierla or (wide and len(shape) > 1 and layer_id.block and layer_id.layer != "conv_in"):
             up = torch.randn(shape[0], 32, *[1] * len(shape[2:]), generator=generator) * 0.01
             down = torch.randn(32, *shape[1:], generator=generator) * 0.01
             tensors = {"lora_up.weight": up.half(), "lora_down.weight": down.half(), "alpha": torch.tensor(16.0)}
-            adapters[site] = Lora(tensors)
+            adapters[layer_id] = Lora(tensors)
     return LoraFile(adapters, path=Path(f"rank32-{seed}.safetensors"))
 
 
@@ -98,7 +98,7 @@ def changes(model: Model, file: LoraFile, kind: str, repeat: int) -> list[Row]:
     """Changing a weight, a block vector or a schedule while a file is applied."""
     rows = []
     found = find_layer_targets("unet", model.unet)
-    weights = [found[site].module.weight for site in file.adapters]
+    weights = [found[layer_id].module.weight for layer_id in file.adapters]
     copies = [w.detach().clone() for w in weights]
     copy = timed(lambda: [c.copy_(w) for c, w in zip(copies, weights, strict=True)], repeat)
     copies.clear()
@@ -123,9 +123,9 @@ def changes(model: Model, file: LoraFile, kind: str, repeat: int) -> list[Row]:
                 seen = f"{seconds * 1000:.1f} ms"
                 beside = seen if mode == "live" else f"{seconds / copy:.2f}x of copying the weights"
                 rows.append((f"{kind}, {mode}: change {what}", beside, f"{seen}, copy {copy * 1000:.0f} ms"))
-            use = AdapterSpec(file, unet=0.5)
-            applied.apply([use])
-            same = timed(lambda applied=applied, use=use: applied.set([use]), repeat)
+            spec = AdapterSpec(file, unet=0.5)
+            applied.apply([spec])
+            same = timed(lambda applied=applied, spec=spec: applied.apply([spec]), repeat)
             rows.append(
                 (f"{kind}, {mode}: change nothing", f"{applied.changed} layers touched", f"{same * 1000:.1f} ms")
             )
@@ -212,17 +212,17 @@ def loading(unet: UNet2DConditionModel, repeat: int, count: int = 5000) -> list[
             size = path.stat().st_size / 2**20
             rows.append((f"load {kind} rank 32 ({size:.0f} MiB)", f"{found['ours'] / found['bytes']:.2f}x of its bytes",
                          f"{found['ours'] * 1000:.0f} ms"))  # fmt: skip
-        shelf = Path(folder) / "shelf"
-        shelf.mkdir()
+        loras = Path(folder) / "loras"
+        loras.mkdir()
         tiny = LoraFile(dict(list(rank32(unet, False, 0).adapters.items())[:2]))
-        save_lora_file(tiny, shelf / "0000.safetensors")
-        data = (shelf / "0000.safetensors").read_bytes()
+        save_lora_file(tiny, loras / "0000.safetensors")
+        data = (loras / "0000.safetensors").read_bytes()
         for i in range(1, count):
-            (shelf / f"{i:04}.safetensors").write_bytes(data)
+            (loras / f"{i:04}.safetensors").write_bytes(data)
         cold = time.perf_counter()
-        LoraLibrary([shelf])
+        LoraLibrary([loras])
         cold = time.perf_counter() - cold
-        warm = timed(lambda: LoraLibrary([shelf]), 3)
+        warm = timed(lambda: LoraLibrary([loras]), 3)
         rows.append((f"index {count} files", f"{warm:.2f} s warm", f"first {cold:.2f} s"))
     return rows
 

@@ -137,15 +137,17 @@ def lora(parts: dict[str, nn.Module], wide: bool, device: str = "meta", rank: in
     """A rank-32 LierLa file (attention and text encoders), or C3Lier (resnets and samplers too), fp16."""
     adapters = {}
     for part, network in parts.items():
-        for site, target in find_layer_targets(part, network).items():
-            named = part != "unet" or site.layer.startswith(("attention.", *(("resnet.", "sampler.") if wide else ())))
-            text = part == "unet" or ".self_attn." in site.layer or ".mlp." in site.layer
+        for layer_id, target in find_layer_targets(part, network).items():
+            named = part != "unet" or layer_id.layer.startswith(
+                ("attention.", *(("resnet.", "sampler.") if wide else ()))
+            )
+            text = part == "unet" or ".self_attn." in layer_id.layer or ".mlp." in layer_id.layer
             if named and text and len(target.shape) > 1:
                 low = {
                     "lora_up.weight": torch.zeros(target.shape[0], rank, dtype=torch.float16, device=device),
                     "lora_down.weight": torch.ones(rank, *target.shape[1:], dtype=torch.float16, device=device),
                 }
-                adapters[site] = Lora(low)
+                adapters[layer_id] = Lora(low)
     return LoraFile(adapters)
 
 
@@ -153,10 +155,10 @@ def baking(parts: dict[str, nn.Module], file: LoraFile) -> tuple[int, int]:
     """(what stays, what the largest sum takes for a moment): bytes, as the injection counts them."""
     stays = moment = 0
     for part, network in parts.items():
-        for site, target in find_layer_targets(part, network).items():
-            if site in file.adapters:
+        for layer_id, target in find_layer_targets(part, network).items():
+            if layer_id in file.adapters:
                 for _, size, sum_ in LiveLayer(target.module).memory_needed(
-                    {target.slot: (AppliedAdapter(file.adapters[site], 1.0),)}
+                    {target.slot: (AppliedAdapter(file.adapters[layer_id], 1.0),)}
                 ):
                     stays, moment = stays + size, max(moment, sum_)
     return stays, moment

@@ -26,10 +26,10 @@ def scaled(name: str, by: float, out: Path, parts: Sequence[str] = ("unet", "te"
     """A sample LoRA whose update is `by` times as large, of these parts alone."""
     file = load_lora_file(SAMPLES / f"{name}.safetensors")
     adapters: dict[object, Adapter] = {}
-    for site, adapter in file.adapters.items():
-        if any(site.part.startswith(part) for part in parts):
+    for layer_id, adapter in file.adapters.items():
+        if any(layer_id.part.startswith(part) for part in parts):
             grown = {key: tensor * by if "up" in key else tensor for key, tensor in adapter.tensors.items()}
-            adapters[site] = Lora(grown)
+            adapters[layer_id] = Lora(grown)
     save_lora_file(LoraFile(adapters), out, overwrite=True)  # type: ignore[arg-type]
 
 
@@ -37,10 +37,10 @@ def random(size: float, out: Path, rank: int = 4) -> None:
     """Random numbers in every layer of a sample LoRA; `size`: their standard deviation, as a share of its own."""
     torch.manual_seed(3)
     file, adapters = load_lora_file(SAMPLES / "framed.safetensors"), {}
-    for site, adapter in file.adapters.items():
+    for layer_id, adapter in file.adapters.items():
         tensors = {key: torch.randn_like(tensor.float()) * tensor.float().std() * size if "lora_" in key else tensor
                    for key, tensor in adapter.tensors.items()}  # fmt: skip
-        adapters[site] = Lora(tensors)
+        adapters[layer_id] = Lora(tensors)
     save_lora_file(LoraFile(adapters), out, overwrite=True)
 
 

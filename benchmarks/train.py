@@ -109,7 +109,7 @@ def learner(
 
     def limit() -> None:
         begun = time.process_time()
-        network.max_norm(1.0)
+        network.limit_delta_norms(1.0)
         LIMITING.append(time.process_time() - begun)
 
     return list(network.parameters()), before, limit if arm == "norms" else nothing
