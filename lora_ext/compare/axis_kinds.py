@@ -15,7 +15,12 @@ ImageSpecEdit = Callable[[ImageSpec], ImageSpec]
 
 @dataclass(frozen=True)
 class AxisValue:
-    """One value of an axis: the label of its row or column, and the edit that it makes."""
+    """One value of an axis.
+
+    Attributes:
+        label: the label of its row or column.
+        edit: the edit that it makes to a picture's spec.
+    """
 
     label: str
     edit: ImageSpecEdit

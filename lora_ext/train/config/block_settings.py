@@ -89,7 +89,12 @@ def block_rate_weights(recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> dict[s
 
 @dataclass(frozen=True)
 class RankAndAlpha:
-    """A module's rank and alpha; its update is scaled by alpha / rank."""
+    """A module's rank and alpha; its update is scaled by alpha / rank.
+
+    Attributes:
+        rank: The rank, 0 for no module.
+        alpha: LoRA alpha.
+    """
 
     rank: int
     alpha: float

@@ -23,9 +23,25 @@ _WILDCARD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 
 @dataclass(frozen=True)
 class CaptionRules:
-    """The options of kohya's scripts of the same names.
+    """How captions vary; the options of kohya's scripts of the same names.
 
-    `token_warmup_step` is in steps, or a share of all steps below 1. Raises TrainError for impossible values.
+    Attributes:
+        shuffle_caption: Whether tags are shuffled.
+        caption_separator: What separates tags.
+        keep_tokens: Number of tags that stay first.
+        keep_tokens_separator: A mark after the tags that stay first, and before those that stay last; "" for none.
+        secondary_separator: Separates tags that stay together; None for none.
+        enable_wildcard: Whether one of `{a|b}`, and one line of several, is chosen.
+        caption_prefix: Text before every caption; None for none.
+        caption_suffix: Text after every caption; None for none.
+        caption_dropout_rate: Share of captions that are left out, 0 to 1.
+        caption_dropout_every_n_epochs: In each n-th epoch all captions are left out; 0 for never.
+        caption_tag_dropout_rate: Share of tags that are left out, 0 to 1.
+        token_warmup_min: Number of tags at the start of token warm-up.
+        token_warmup_step: Length of token warm-up in steps, or a share of all steps below 1; 0 for none.
+
+    Raises:
+        TrainError: A value is impossible.
     """
 
     shuffle_caption: bool = False
