@@ -19,22 +19,31 @@ if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id 
         echo "no Chromium could be installed; tests/ui will skip" >&2
 fi
 wait $! || unset LORA_EXT_GRADIO4
-# The program's text, while the browser's tests wait for pages: lint, types, the documentation (its warnings are errors),
-# the page's scripts, and the examples of docstrings.
+work=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || :; rm -rf "$work"' EXIT
+# The program's text: lint, types, the documentation (its warnings are errors), the page's scripts, and the examples of
+# docstrings.
 check_text() {
     "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/mypy" &&
         NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict -q -d "$work/site" && bash tests/javascript.sh &&
         "$bin/python" -m pytest --doctest-modules lora_ext --ignore=lora_ext/host/a1111
 }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-check_text >"$work/text.log" 2>&1 &
-text=$!
 # One thread a process: these networks are too small to share out.
 export OMP_NUM_THREADS=1
-# The browser's tests apart, each page (the standalone one, those of both gradios) with a program of its own: what waits
-# for a picture is not to starve beside tests that compute.
-[ $# -gt 0 ] || "$bin/python" -m pytest tests/ui -n 3 --dist loadgroup
-wait "$text" || { cat "$work/text.log"; exit 1; }
-cat "$work/text.log"
-"$bin/python" -m pytest -n auto --dist loadfile --ignore=tests/ui "$@"
+tests=("$bin/python" -m pytest -n auto --dist loadfile --ignore=tests/ui)
+if [ $# -gt 0 ]; then
+    check_text
+    "${tests[@]}" "$@"
+    exit
+fi
+# The browser's tests spend half their time on waiting for pages: the text and the other tests are checked meanwhile, at a
+# lower priority, so that no page starves beside tests that compute. Each page (the standalone one, those of both gradios)
+# has a program of its own.
+(check_text && exec nice -n 10 "${tests[@]}") >"$work/rest.log" 2>&1 &
+rest=$!
+browser=0
+"$bin/python" -m pytest tests/ui -n 3 --dist loadgroup || browser=$?
+echo "lint, types, documentation and the other tests:"
+wait "$rest" || { cat "$work/rest.log"; exit 1; }
+cat "$work/rest.log"
+exit "$browser"
