@@ -19,6 +19,7 @@ from .errors import BlockError, PromptError
 from .file.lora_file import LoraFile
 from .layer_names import UNET, LayerId, element_rule_names
 from .lora_tags import LoraTag
+from .weight_curve import BlockWeightCurve, WeightCurve, is_curve, parse_block_curve
 
 
 def is_step_in_range(start: float | None, stop: float | None, step: int, total: int) -> bool:
@@ -57,6 +58,8 @@ class AdapterSpec:
         start: first step at which the U-Net part acts. An int counts steps from 0; a float is a fraction of all steps.
             The text-encoder part always acts, since the text is encoded before the first step.
         stop: step before which the U-Net part stops acting.
+        curve: factor of `unet` over the steps; None for 1.
+        block_curve: block weights over the steps, in place of `blocks` in the U-Net; None where they are constant.
         name: the name in the prompt; "" for the file's own.
         notes: further notes for the report.
     """
@@ -70,6 +73,8 @@ class AdapterSpec:
     stop: float | None = None
     name: str = ""
     notes: tuple[str, ...] = ()
+    curve: WeightCurve | None = None
+    block_curve: BlockWeightCurve | None = None
 
     @property
     def display_name(self) -> str:
@@ -79,19 +84,36 @@ class AdapterSpec:
     @property
     def is_scheduled(self) -> bool:
         """Whether the weight changes from step to step."""
-        return self.start is not None or self.stop is not None
+        return any(part is not None for part in (self.start, self.stop, self.curve, self.block_curve))
 
-    def is_active(self, step: int, total: int) -> bool:
-        """Whether the U-Net part acts at a denoiser call.
+    def at_step(self, step: int, total: int) -> AdapterSpec:
+        """Returns the spec with the constant weights that it has at one denoiser call.
 
         Args:
             step: the call, from 0.
             total: the number of calls.
 
         Returns:
-            True inside the schedule.
+            A spec without schedule, whose `unet` is 0 outside the range of steps; itself where nothing is scheduled.
+
+        Example:
+            >>> from lora_ext.weight_curve import parse_curve
+            >>> spec = AdapterSpec(LoraFile({}), unet=0.5, curve=parse_curve("0@0,1@1"))
+            >>> [spec.at_step(step, 3).unet for step in range(3)]
+            [0.0, 0.25, 0.5]
         """
-        return is_step_in_range(self.start, self.stop, step, total)
+        if not self.is_scheduled:
+            return self
+        factor = 1.0 if self.curve is None else self.curve.at(step, total)
+        return replace(
+            self,
+            unet=self.unet * factor if is_step_in_range(self.start, self.stop, step, total) else 0.0,
+            blocks=self.blocks if self.block_curve is None else self.block_curve.at(step, total),
+            start=None,
+            stop=None,
+            curve=None,
+            block_curve=None,
+        )
 
     def weight_at(self, layer_id: LayerId) -> float:
         """Returns the weight at one layer.
@@ -155,20 +177,51 @@ def resolve_tag(
     presets = presets or Presets()
     file = library.load(tag.name)
     preset_notes = presets.notes if tag.lbw or tag.lbwe else ()
+    notes = (library.ambiguity(tag.name), *preset_notes, text_encoder_curve_note(tag, file))
+    return replace(spec_from_tag(tag, file, presets, seed=seed), notes=tuple(filter(None, notes)))
+
+
+def text_encoder_curve_note(tag: LoraTag, file: LoraFile) -> str:
+    """Says that the text encoder keeps one weight of its curve; "" without a curve or a layer of it."""
+    if tag.te_curve is None or all(layer_id.part == UNET for layer_id in file.adapters):
+        return ""
+    weight = tag.te * tag.te_curve.at(0, 1)
+    return (
+        f"the prompt is encoded once, before the first step: the text encoder has weight {weight:g}, the curve's first"
+    )
+
+
+def spec_from_tag(tag: LoraTag, file: LoraFile, presets: Presets, *, seed: int | str = 0) -> AdapterSpec:
+    """Makes the spec of a tag whose file is loaded.
+
+    Args:
+        tag: the tag.
+        file: its file.
+        presets: presets for `lbw` and `lbwe`.
+        seed: as in `resolve_tag`.
+
+    Returns:
+        The spec to apply.
+
+    Raises:
+        PromptError: the block weights cannot be parsed.
+    """
+    blocks = resolve_block_weights(tag, presets, seed=seed)
     return AdapterSpec(
         file=file,
-        te=tag.te,
+        te=tag.te if tag.te_curve is None else tag.te * tag.te_curve.at(0, 1),
         unet=tag.unet,
-        blocks=resolve_block_weights(tag, presets, seed=seed),
+        blocks=blocks.at(0, 1) if isinstance(blocks, BlockWeightCurve) else blocks,
         dyn=tag.dyn,
         start=tag.start,
         stop=tag.stop,
         name=tag.name,
-        notes=tuple(filter(None, [library.ambiguity(tag.name), *preset_notes])),
+        curve=tag.unet_curve,
+        block_curve=blocks if isinstance(blocks, BlockWeightCurve) else None,
     )
 
 
-def resolve_block_weights(tag: LoraTag, presets: Presets, *, seed: int | str = 0) -> BlockWeights:
+def resolve_block_weights(tag: LoraTag, presets: Presets, *, seed: int | str = 0) -> BlockWeights | BlockWeightCurve:
     """Parses the block weights and element rules of a tag.
 
     Args:
@@ -177,7 +230,7 @@ def resolve_block_weights(tag: LoraTag, presets: Presets, *, seed: int | str = 0
         seed: as in `resolve_tag`.
 
     Returns:
-        The weights; uniform where the tag has none.
+        The weights, uniform where the tag has none; a curve where `lbw` has keyframes.
 
     Raises:
         PromptError: they cannot be parsed; the message names the tag.
@@ -186,12 +239,15 @@ def resolve_block_weights(tag: LoraTag, presets: Presets, *, seed: int | str = 0
         return UNIFORM_WEIGHTS
     draw = random.Random(f"{seed}:{tag.name}").uniform
     try:
-        blocks = UNIFORM_WEIGHTS
-        if tag.lbw is not None:
+        rules = () if tag.lbwe is None else parse_element_rules(tag.lbwe, presets.elements)
+
+        def parse(text: str) -> BlockWeights:
             x = 1.0 if tag.x is None else tag.x
-            blocks = parse_block_weights(tag.lbw, presets=presets.weights, x=x, random_uniform=draw)
-        if tag.lbwe is not None:
-            blocks = replace(blocks, rules=parse_element_rules(tag.lbwe, presets.elements))
+            weights = parse_block_weights(text, presets=presets.weights, x=x, random_uniform=draw)
+            return replace(weights, rules=rules)
+
+        if tag.lbw is None:
+            return replace(UNIFORM_WEIGHTS, rules=rules)
+        return parse_block_curve(tag.lbw, parse) if is_curve(tag.lbw) else parse(tag.lbw)
     except BlockError as error:
         raise PromptError(f"<lora:{tag.name}>: {error}") from None
-    return blocks

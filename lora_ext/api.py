@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .adapter_spec import AdapterSpec, Presets, resolve_block_weights
+from .adapter_spec import AdapterSpec, Presets, spec_from_tag
 from .applied_networks import AppliedNetworks
 from .errors import BakingMemoryError, FileError, FitError, PromptError, did_you_mean
 from .file.loading import load_lora_file
@@ -21,9 +21,10 @@ from .inject import AUTO, BAKED, MODES, MemoryBudget
 from .lora_tags import LoraTag
 from .no_effect_reasons import no_effect_reason
 from .protocols import HookableModel
+from .weight_curve import is_curve, parse_weight
 
 LoraWeight: TypeAlias = "float | Mapping[str, Any]"
-"""A number for U-Net and text encoder alike, or the fields of a tag: {"unet": 0.8, "te": 0.2, "lbw": "OUTALL"}."""
+"""A number for U-Net and text encoder alike, or the fields of a tag: {"unet": "0@0,1@1", "lbw": "OUTALL"}."""
 LoraSource: TypeAlias = "str | PathLike[str] | LoraFile"
 LoraWeights: TypeAlias = "Mapping[Any, LoraWeight] | Sequence[LoraSource] | LoraSource"
 """{file: weight}, or files at weight 1 each; one named twice adds up."""
@@ -162,22 +163,23 @@ class Loras:
         return self.fits
 
     def _make_spec(self, name: str, weight: LoraWeight) -> AdapterSpec:
-        fields = dict(weight) if isinstance(weight, Mapping) else {"te": weight}
+        fields: dict[str, Any] = dict(weight) if isinstance(weight, Mapping) else {"te": weight}
         unknown = fields.keys() - set(LORA_TAG_FIELDS)
         if unknown:
             raise PromptError(f"{name}: unknown field {min(unknown)!r}{did_you_mean(min(unknown), LORA_TAG_FIELDS)}")
+        for field in ("te", "unet"):
+            if isinstance(fields.get(field), str) and is_curve(fields[field]):
+                fields[field], fields[f"{field}_curve"] = parse_weight(fields[field], f"{name}: {field}")
         for field in NUMERIC_TAG_FIELDS:
             if (field in ("te", "unet") and field in fields) or fields.get(field) is not None:
                 fields[field] = _number(name, field, fields[field])
-        fields.setdefault("te", fields.get("unet", 1.0))
-        fields.setdefault("unet", fields["te"])
-        request = LoraTag(name, **fields)
-        blocks = resolve_block_weights(request, self._presets)
-        file = self._files[name]
-        return AdapterSpec(file, request.te, request.unet, blocks, request.dyn, request.start, request.stop, name)
+        for field, other in (("te", "unet"), ("unet", "te")):
+            if field not in fields:
+                fields |= {field: fields.get(other, 1.0), f"{field}_curve": fields.get(f"{other}_curve")}
+        return spec_from_tag(LoraTag(name, **fields), self._files[name], self._presets)
 
 
-LORA_TAG_FIELDS = tuple(name for name in LoraTag.__dataclass_fields__ if name != "name")
+LORA_TAG_FIELDS = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "x")
 NUMERIC_TAG_FIELDS = ("te", "unet", "dyn", "start", "stop", "x")
 
 

@@ -77,7 +77,7 @@ class AppliedNetworks:
         self.specs: tuple[AdapterSpec, ...] = ()
         self.changed = 0
         self._current: dict[LayerId, tuple[AppliedAdapter, ...]] = {}
-        self._active: tuple[bool, ...] = ()
+        self._current_specs: tuple[AdapterSpec, ...] = ()
         self._load_hooks: list[RemovableHandle] = []
         self._matches: dict[int, _LayerMatches] = {}
 
@@ -109,7 +109,7 @@ class AppliedNetworks:
                 root._register_load_state_dict_pre_hook(lambda *_: self._clear()) for root in self.roots.values()
             ]
         self.specs = tuple(specs)
-        self._active = tuple(spec.is_active(0, 1_000_000) for spec in self.specs)
+        self._current_specs = tuple(spec.at_step(0, 1_000_000) for spec in self.specs)
         self._matches = {id(spec.file): self._match_layers(spec.file) for spec in self.specs}
         self._apply(anew=self._note_weights())
         return self.fit_reports()
@@ -148,15 +148,15 @@ class AppliedNetworks:
         return self.fallback.retry_when_out_of_memory(work)
 
     def at_step(self, step: int, total: int) -> None:
-        """Moves schedules to a denoiser call. Nothing happens where no schedule begins or ends.
+        """Moves schedules to a denoiser call. Nothing happens where no weight changes.
 
         Args:
             step: the call, from 0.
             total: the number of calls.
         """
-        active = tuple(spec.is_active(step, total) for spec in self.specs)
-        if active != self._active:
-            self._active = active
+        current = tuple(spec.at_step(step, total) for spec in self.specs)
+        before, self._current_specs = self._current_specs, current
+        if any((a.unet, a.blocks) != (b.unet, b.blocks) for a, b in zip(before, current, strict=True)):
             self._apply_changes()
 
     def matching_layers(self, spec: AdapterSpec) -> tuple[LayerId, ...]:
@@ -178,7 +178,7 @@ class AppliedNetworks:
 
     def _clear(self) -> None:
         self.injection.close()
-        self._current, self.specs, self._active = {}, (), ()
+        self._current, self.specs, self._current_specs = {}, (), ()
 
     def __enter__(self) -> AppliedNetworks:
         return self
@@ -194,9 +194,9 @@ class AppliedNetworks:
 
     def _apply(self, anew: bool) -> None:
         """Applies changes; where memory ran out, once more live."""
-        specs, active = self.specs, self._active
+        specs, current = self.specs, self._current_specs
         if not self.fallback.apply(anew):
-            self.specs, self._active = specs, active
+            self.specs, self._current_specs = specs, current
             self._apply_changes()
 
     def _apply_changes(self, anew: bool = False) -> None:
@@ -215,17 +215,16 @@ class AppliedNetworks:
                 {self.targets[layer_id]: now.get(layer_id, ()) for layer_id in layer_ids}
             )
         except BaseException:
-            self._current, self.specs, self._active = {}, (), ()
+            self._current, self.specs, self._current_specs = {}, (), ()
             raise
         self._current = now
 
     def _wanted(self) -> dict[LayerId, tuple[AppliedAdapter, ...]]:
         """The adapters of each layer at the present step."""
         wanted: dict[LayerId, list[AppliedAdapter]] = {}
-        for spec, active in zip(self.specs, self._active, strict=True):
+        for spec, current in zip(self.specs, self._current_specs, strict=True):
             for layer_id in self.matching_layers(spec):
-                idle = layer_id.part == UNET and not active
-                weight = 0.0 if idle else spec.weight_at(layer_id)
+                weight = current.weight_at(layer_id)
                 moves = spec.is_scheduled and layer_id.part == UNET
                 if weight or moves:  # a scheduled adapter stays with weight 0: switching it on only changes its gain
                     adapter = AppliedAdapter(spec.file.adapters[layer_id], weight, spec.dyn, is_scheduled=moves)

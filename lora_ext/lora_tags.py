@@ -1,22 +1,41 @@
 """Parses `<lora:…>` tags in a prompt into `LoraTag` objects. Works on text only: no file, model or host is needed.
 
-Grammar (the web UI's, with the additions of the block-weight extension):
-`<lora:NAME:te:unet:dyn>` with the named items `te= unet= dyn= lbw= lbwe= start= stop= step=a-b x=`; `<lyco:…>` means
-the same. Older block weights in third place, `<lora:NAME:1:FACE>` and `<lora:NAME:1:0,0,1,…>`, are accepted too.
+Grammar (the web UI's, with the additions of the block-weight extension and of sd-webui-loractl):
+`<lora:NAME:te:unet:dyn>` with the named items `te= unet= hr= hrte= hrunet= dyn= lbw= lbwe= start= stop= step=a-b x=`;
+`<lyco:…>` and `<loractl:…>` mean the same. A weight may be a curve over the steps, `0@0,1@0.5`. Older block weights in
+third place, `<lora:NAME:1:FACE>` and `<lora:NAME:1:0,0,1,…>`, are accepted too.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from .block_weights import parse_finite_number
 from .blocks import parse_block_range
 from .errors import BlockError, PromptError, did_you_mean
+from .weight_curve import WeightCurve, parse_weight
 
-LORA_TAG_PATTERN = re.compile(r"<(lora|lyco):([^<>]*)>", re.IGNORECASE)
-NAMED_TAG_KEYS = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "step", "x")
+LORA_TAG_PATTERN = re.compile(r"<(lora|lyco|loractl):([^<>]*)>", re.IGNORECASE)
+NAMED_TAG_KEYS = ("te", "unet", "hr", "hrte", "hrunet", "dyn", "lbw", "lbwe", "start", "stop", "step", "x")
+
+
+@dataclass(frozen=True)
+class HiresWeights:
+    """The weights of one tag in the hires pass, where they differ from those of the first pass.
+
+    Attributes:
+        te: weight of the text encoders.
+        unet: weight of the U-Net.
+        te_curve: as in `LoraTag`.
+        unet_curve: as in `LoraTag`.
+    """
+
+    te: float
+    unet: float
+    te_curve: WeightCurve | None = None
+    unet_curve: WeightCurve | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,9 @@ class LoraTag:
         start: first step at which the U-Net part acts. An int counts steps from 0; a float is a fraction of all steps.
         stop: step before which the U-Net part stops acting; int or float as for `start`.
         x: the number that `X` in a preset stands for.
+        te_curve: factor of `te` over the steps; the text is encoded once, so that its value at step 0 counts.
+        unet_curve: factor of `unet` over the steps.
+        hires: the weights in the hires pass; None where they are those of the first pass.
     """
 
     name: str
@@ -44,6 +66,13 @@ class LoraTag:
     start: float | None = None
     stop: float | None = None
     x: float | None = None
+    te_curve: WeightCurve | None = field(default=None, repr=False)
+    unet_curve: WeightCurve | None = field(default=None, repr=False)
+    hires: HiresWeights | None = field(default=None, repr=False)
+
+    def for_hires_pass(self) -> LoraTag:
+        """Returns the tag with the weights of the hires pass."""
+        return self if self.hires is None else replace(self, **vars(self.hires), hires=None)
 
     def format_tag(self) -> str:
         """Formats the shortest tag that parses to this object.
@@ -52,9 +81,10 @@ class LoraTag:
             >>> LoraTag("cat", te=0.5, unet=0.8, lbw="OUTALL").format_tag()
             '<lora:cat:0.5:0.8:lbw=OUTALL>'
         """
-        items = ["lora", self.name, format(self.te, "g")]
-        if self.unet != self.te:
-            items.append(format(self.unet, "g"))
+        items = ["lora", self.name, *_format_weights(self)]
+        if self.hires is not None:
+            te, *unet = _format_weights(self.hires)
+            items += [f"hr={te}"] if not unet else [f"hrte={te}", f"hrunet={unet[0]}"]
         named = {"dyn": self.dyn, "lbw": self.lbw, "lbwe": self.lbwe, "x": self.x}
         named |= {key: _format_step(value) for key, value in (("start", self.start), ("stop", self.stop))}
         items += [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
@@ -106,8 +136,10 @@ def parse_tag_items(items: Sequence[str]) -> LoraTag:
     named, positional = _split_items(items[1:], tag)
     _name_legacy_items(named, positional, tag)
     try:
-        te = parse_finite_number(named.get("te", positional[0] if positional else "1"), tag)
-        unet = parse_finite_number(named.get("unet", positional[1] if len(positional) > 1 else str(te)), tag)
+        te_text = named.get("te", positional[0] if positional else "1")
+        unet_text = named.get("unet", positional[1] if len(positional) > 1 else te_text)
+        te, te_curve = parse_weight(te_text, tag)
+        unet, unet_curve = parse_weight(unet_text, tag)
         start, stop = _parse_step_range(named, tag)
         return LoraTag(
             name=items[0].strip(),
@@ -119,6 +151,9 @@ def parse_tag_items(items: Sequence[str]) -> LoraTag:
             start=start,
             stop=stop,
             x=parse_finite_number(named["x"], tag) if "x" in named else None,
+            te_curve=te_curve,
+            unet_curve=unet_curve,
+            hires=_parse_hires(named, te_text, unet_text, tag),
         )
     except BlockError as error:
         raise PromptError(_short(str(error))) from None
@@ -163,7 +198,7 @@ def _name_legacy_items(named: dict[str, str], positional: list[str], tag: str) -
 
     def is_number(text: str) -> bool:
         try:
-            parse_finite_number(text, tag)
+            parse_weight(text, tag)
         except BlockError:
             return False
         return True
@@ -177,6 +212,25 @@ def _name_legacy_items(named: dict[str, str], positional: list[str], tag: str) -
         named.setdefault("lbw", positional.pop(2))
     if len(positional) > 3:
         raise PromptError(f"{_short(tag)} has {len(positional)} numbers; it takes te, unet and dyn (at most three)")
+
+
+def _parse_hires(named: dict[str, str], te: str, unet: str, tag: str) -> HiresWeights | None:
+    """Parses `hr=` (both), `hrte=` and `hrunet=`; what is not given is as in the first pass."""
+    if not named.keys() & {"hr", "hrte", "hrunet"}:
+        return None
+    both = named.get("hr")
+    te_weight, te_curve = parse_weight(named.get("hrte", both or te), tag)
+    unet_weight, unet_curve = parse_weight(named.get("hrunet", both or unet), tag)
+    return HiresWeights(te_weight, unet_weight, te_curve, unet_curve)
+
+
+def _format_weights(weights: LoraTag | HiresWeights) -> list[str]:
+    """Formats the weights of text encoders and U-Net; one text where both are equal."""
+    te, unet = (
+        format(weight, "g") if curve is None else curve.times(weight).format_curve()
+        for weight, curve in ((weights.te, weights.te_curve), (weights.unet, weights.unet_curve))
+    )
+    return [te] if te == unet else [te, unet]
 
 
 def _parse_step_range(named: dict[str, str], tag: str) -> tuple[float | None, float | None]:

@@ -17,6 +17,7 @@ from ..blocks import BLOCK_LABELS, BLOCK_LAYOUTS, parse_block_label, parse_block
 from ..errors import LoraError, did_you_mean
 from ..file.lora_library import LoraLibrary
 from ..lora_tags import LoraTag
+from ..weight_curve import BlockWeightCurve
 from . import axis_values, setting_axes
 from .axis_kinds import NO_AXIS, Axis, AxisContext, AxisKind, AxisParser, AxisValue, ImageSpecEdit
 from .image_spec import ImageSpec, edit_tag
@@ -217,11 +218,17 @@ def with_block_weight(
         seed: the picture's seed, for random block weights.
 
     Returns:
-        The text for `lbw=`.
+        The text for `lbw=`; where the tag has keyframes, with that block changed in all of them.
     """
+
+    def change(before: BlockWeights) -> str:
+        weights = {name: before.weights.get(name, 1.0) if name in labels else 0.0 for name in BLOCK_LABELS}
+        return BlockWeights(weights | {block: weight}).format_weights()
+
     before = resolve_block_weights(replace(tag, lbwe=None), presets, seed=seed)
-    weights = {name: before.weights.get(name, 1.0) if name in labels else 0.0 for name in BLOCK_LABELS}
-    return BlockWeights(weights | {block: weight}).format_weights()
+    if isinstance(before, BlockWeightCurve):
+        return before.keyframes.format_values(tuple(map(change, before.values)), ";")
+    return change(before)
 
 
 def _rank(text: str, name: str, context: AxisContext) -> Axis:

@@ -92,7 +92,11 @@ class ImageSpec(ImageSettings):
         """
         fields_by_name = self.image_fields()
         del fields_by_name["prompt"]
-        acting = [repr(tag) for tag in self.tags() if tag.te or tag.unet]
+        acting = [
+            repr(tag) + "".join(repr(curve) for curve in (tag.te_curve, tag.unet_curve, tag.hires) if curve is not None)
+            for tag in self.tags()
+            if tag.te or tag.unet
+        ]
         fields_by_name |= {"text": LORA_TAG_PATTERN.sub("", self.prompt).rstrip(), "loras": acting, "models": models}
         return hashlib.sha256(json.dumps(fields_by_name, sort_keys=True).encode()).hexdigest()[:12]
 

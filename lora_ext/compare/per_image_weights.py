@@ -60,13 +60,13 @@ class PerImageNetworks(AppliedNetworks):
         wanted: dict[LayerId, dict[tuple[int, int | None], list[float]]] = {}
         files: dict[int, LoraFile] = {}
         scheduled: set[tuple[int, int | None]] = set()
-        for spec, active, image in zip(self.specs, self._active, self._image_of_spec, strict=True):
+        for spec, current, image in zip(self.specs, self._current_specs, self._image_of_spec, strict=True):
             key = (id(spec.file), spec.dyn)
             files[id(spec.file)] = spec.file
             if spec.is_scheduled:
                 scheduled.add(key)
             for layer_id in self.matching_layers(spec):
-                weight = 0.0 if layer_id.part == UNET and not active else spec.weight_at(layer_id)
+                weight = current.weight_at(layer_id)
                 wanted.setdefault(layer_id, {}).setdefault(key, [0.0] * self._image_count)[image] += weight
         kept: dict[tuple[float, ...], torch.Tensor] = {}
         wanted_adapters: dict[LayerId, tuple[AppliedAdapter, ...]] = {}

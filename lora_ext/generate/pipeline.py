@@ -140,6 +140,10 @@ def generate(
         with _tag_errors_as_notes(report, strict):
             found.append((tag, resolve_tag(tag, library, presets, seed=settings.seed)))
     tags, specs = [tag for tag, _ in found], [spec for _, spec in found]
+    hires_specs = [
+        spec if tag.hires is None else resolve_tag(tag.for_hires_pass(), library, presets, seed=settings.seed)
+        for tag, spec in found
+    ]
     known = model.embedding_table(
         [*embeddings_in_folders(settings.embeddings), *bundled_embeddings(spec.file for spec in specs)]
     )
@@ -153,7 +157,7 @@ def generate(
         applied.reserve_memory(_batch_bytes(settings, model))
         for job in _render_jobs(settings, text, init, known):
             for image, seed in zip(
-                _generate_batch(model, job, applied, specs, on_progress, report), job.seeds, strict=True
+                _generate_batch(model, job, applied, (specs, hires_specs), on_progress, report), job.seeds, strict=True
             ):
                 image.info[infotext.PARAMETERS_KEY] = image_infotext(settings, model, job.plan, seed, loras)
                 images.append(image)
@@ -264,25 +268,35 @@ def _generate_batch(
     model: StandaloneModel,
     job: RenderJob,
     applied: AppliedNetworks,
-    specs: Sequence[AdapterSpec],
+    specs_by_pass: tuple[Sequence[AdapterSpec], Sequence[AdapterSpec]],
     on_progress: OnGenerationProgress | None,
     report: GenerationReport,
 ) -> list[Image.Image]:
-    """Generates one batch with its LoRA files applied.
+    """Generates one batch with its LoRA files applied, with their weights of the first and of the hires pass.
 
     Where memory runs out and some are baked, it tries once more with all of them as forward hooks.
     """
+    specs, hires_specs = specs_by_pass
 
     def before_call(step: int, total: int) -> None:
         if step == 0:  # each pass has a number of steps of its own
-            messages = (no_effect_reason(spec, applied.matching_layers(spec), total) for spec in specs)
+            messages = (no_effect_reason(spec, applied.matching_layers(spec), total) for spec in applied.specs)
             report.notes += [text for text in dict.fromkeys(messages) if text and text not in report.notes]
         applied.at_step(step, total)
         if on_progress:
             on_progress(step, total)
 
+    def before_hires() -> None:
+        if applied.specs != tuple(hires_specs):
+            applied.apply(hires_specs)
+
+    def work() -> list[Image.Image]:
+        if applied.specs != tuple(specs):  # memory ran out in a hires pass with weights of its own
+            applied.apply(specs)
+        return generate_images(model, job, before_call, before_hires)
+
     report.fits = applied.apply(specs)
-    images = applied.retry_when_out_of_memory(lambda: generate_images(model, job, before_call))
+    images = applied.retry_when_out_of_memory(work)
     report.fits = applied.fit_reports()
     return images
 

@@ -14,6 +14,7 @@ from ..adapter_spec import Presets, resolve_block_weights
 from ..block_weights import BlockWeights, ElementRule
 from ..errors import PromptError
 from ..lora_tags import LORA_TAG_PATTERN, LoraTag, parse_tag_items
+from ..weight_curve import BlockWeightCurve
 
 BLOCK_WEIGHTS_KEY = "Lora block weights"
 HIRES_BLOCK_WEIGHTS_KEY = "Lora hires block weights"
@@ -21,6 +22,7 @@ BLOCK_SEED_KEY = "Lora block seed"
 """The seed of random block weights (R and U); only where a tag has some."""
 
 _NO_VECTOR = "-"
+_ROW_KEYFRAMES, _TAG_KEYFRAMES = str.maketrans("; ", "|_"), str.maketrans("|_", "; ")
 _SEPARATORS = str.maketrans("", "", ":;,\n")
 
 
@@ -42,16 +44,27 @@ class BlockWeightsRow:
         return f"{self.name}: {self.vector or _NO_VECTOR}{f' {self.rules}' if self.rules else ''}"
 
 
-def block_weights_row(tag: LoraTag, blocks: BlockWeights) -> BlockWeightsRow | None:
+def block_weights_row(tag: LoraTag, blocks: BlockWeights | BlockWeightCurve) -> BlockWeightsRow | None:
     """Returns the infotext's entry for one tag, None for a tag without block weights."""
     if tag.lbw is None and tag.lbwe is None:
         return None
-    vector = None
-    if tag.lbw is not None:  # in the user's own block layout, not in the shortest one
-        labels = blocks.labels
-        vector = ",".join(f"{blocks.weights[label]:g}" for label in labels) if labels else blocks.format_weights()
-    rules = ",".join(map(format_element_rule, blocks.rules)) or None
-    return BlockWeightsRow(_clean_name(tag.name), vector, rules)
+    first = blocks.values[0] if isinstance(blocks, BlockWeightCurve) else blocks
+    rules = ",".join(map(format_element_rule, first.rules)) or None
+    return BlockWeightsRow(_clean_name(tag.name), None if tag.lbw is None else _format_lbw(blocks), rules)
+
+
+def _format_lbw(blocks: BlockWeights | BlockWeightCurve) -> str:
+    """The value of `lbw=` as numbers; of a curve without the separators of rows: `|` for `;` and `_` for a space."""
+    if isinstance(blocks, BlockWeightCurve):
+        vectors = tuple(map(_format_vector, blocks.values))
+        return blocks.keyframes.format_values(vectors, ";").translate(_ROW_KEYFRAMES)
+    return _format_vector(blocks)
+
+
+def _format_vector(blocks: BlockWeights) -> str:
+    """The weights as numbers in the user's own block layout, not in the shortest one."""
+    labels = blocks.labels
+    return ",".join(f"{blocks.weights[label]:g}" for label in labels) if labels else blocks.format_weights()
 
 
 def format_element_rule(rule: ElementRule) -> str:
@@ -111,7 +124,7 @@ def restore_block_weights(prompt: str, text: str, presets: Presets) -> str:
         row = rows.pop(0) if in_order else _pop_row(rows, request.name)
         if row is None or _matches_row(request, row, presets):
             return str(match[0])
-        lbw = row.vector if request.lbw is not None else None
+        lbw = row.vector and row.vector.translate(_TAG_KEYFRAMES) if request.lbw is not None else None
         lbwe = row.rules if request.lbwe is not None else None
         return replace(request, lbw=lbw, lbwe=lbwe, x=None).format_tag()
 

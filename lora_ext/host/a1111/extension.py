@@ -188,7 +188,7 @@ class A1111Extension:
         digest = entry.known_hash if getattr(shared.cmd_opts, "no_hashing", False) else entry.hash
         if digest:
             resolved.hashes[tag.name] = digest
-        row = infotext.block_weights_row(tag, spec.blocks)
+        row = infotext.block_weights_row(tag, spec.block_curve or spec.blocks)
         if row is not None:
             resolved.rows.append(row)
             resolved.has_random_weights |= infotext.has_random_block_weights(tag, presets)

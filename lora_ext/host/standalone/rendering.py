@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -129,8 +129,20 @@ def sample_latents(
     job: RenderJob,
     before_call: BeforeUnetCall | None = None,
     on_denoised: OnDenoised | None = None,
+    before_hires: Callable[[], object] | None = None,
 ) -> Tensor:
-    """Samples the job's latents, (images, 4, h/8, w/8) float32. `before_call` counts from 0 in each pass."""
+    """Samples the latents of a job.
+
+    Args:
+        model: the model.
+        job: what to sample.
+        before_call: called before each U-Net call; it counts from 0 in each pass.
+        on_denoised: called with the denoised latents of each call.
+        before_hires: called between the first and the hires pass, before the prompt is encoded once more.
+
+    Returns:
+        Tensor (images, 4, h/8, w/8) float32.
+    """
     shape = (job.height // VAE_SCALE_FACTOR, job.width // VAE_SCALE_FACTOR)
     noise = ImageNoise(job.seeds, (model.vae.config.latent_channels, *shape), model.device)
     guide = _build_denoiser(model, job, before_call, on_denoised)
@@ -143,6 +155,8 @@ def sample_latents(
     width, height = (
         int(side * job.hr_scale) // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR for side in (job.width, job.height)
     )
+    if before_hires is not None:
+        before_hires()
     larger = replace(job, width=width, height=height)
     latent = functional.interpolate(
         latent, (height // VAE_SCALE_FACTOR, width // VAE_SCALE_FACTOR), mode="bilinear", antialias=False
@@ -261,11 +275,14 @@ def to_pil_images(pictures: Tensor) -> list[Image.Image]:
 
 
 def generate_images(
-    model: StandaloneModel, job: RenderJob, before_call: BeforeUnetCall | None = None
+    model: StandaloneModel,
+    job: RenderJob,
+    before_call: BeforeUnetCall | None = None,
+    before_hires: Callable[[], object] | None = None,
 ) -> list[Image.Image]:
     """The job's pictures. Raises LoraError when the device has not enough memory."""
     try:
-        return to_pil_images(decode_latents(model, sample_latents(model, job, before_call)))
+        return to_pil_images(decode_latents(model, sample_latents(model, job, before_call, before_hires=before_hires)))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
