@@ -186,9 +186,7 @@ def text_encoder_curve_note(tag: LoraTag, file: LoraFile) -> str:
     if tag.te_curve is None or all(layer_id.part == UNET for layer_id in file.adapters):
         return ""
     weight = tag.te * tag.te_curve.at(0, 1)
-    return (
-        f"the prompt is encoded once, before the first step: the text encoder has weight {weight:g}, the curve's first"
-    )
+    return f"the prompt is encoded once: the text encoder has the curve's weight at the first step, {weight:g}"
 
 
 def spec_from_tag(tag: LoraTag, file: LoraFile, presets: Presets, *, seed: int | str = 0) -> AdapterSpec:

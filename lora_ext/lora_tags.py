@@ -17,7 +17,9 @@ from .blocks import parse_block_range
 from .errors import BlockError, PromptError, did_you_mean
 from .weight_curve import WeightCurve, parse_weight
 
-LORA_TAG_PATTERN = re.compile(r"<(lora|lyco|loractl):([^<>]*)>", re.IGNORECASE)
+TAG_NAMES = ("lora", "lyco", "loractl")
+"""The names of tags: the web UI's, LyCORIS's old extension's and sd-webui-loractl's; all mean the same."""
+LORA_TAG_PATTERN = re.compile(rf"<({'|'.join(TAG_NAMES)}):([^<>]*)>", re.IGNORECASE)
 NAMED_TAG_KEYS = ("te", "unet", "hr", "hrte", "hrunet", "dyn", "lbw", "lbwe", "start", "stop", "step", "x")
 
 

@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from .errors import did_you_mean
-from .lora_tags import LORA_TAG_PATTERN
+from .lora_tags import LORA_TAG_PATTERN, TAG_NAMES
 
-TAG_NAMES = ("lora", "lyco")
 _OPEN, _CLOSE = "<＜〈《‹⟨«([{（［｛【", ">＞〉》›⟩»)]}）］｝】"
 _LIKE = re.compile(
-    rf"(?P<open>[{re.escape(_OPEN)}]|&lt;)(?P<blank>\s*)(?P<word>lora|lyco)(?P<gap>\s*)(?P<colon>[:：﹕;；=])"
+    rf"(?P<open>[{re.escape(_OPEN)}]|&lt;)(?P<blank>\s*)(?P<word>{'|'.join(TAG_NAMES)})(?P<gap>\s*)(?P<colon>[:：﹕;；=])"
     rf"(?P<rest>[^\n{re.escape(_OPEN + _CLOSE)}&]*)(?P<close>[{re.escape(_CLOSE)}]|&gt;)?",
     re.IGNORECASE,
 )

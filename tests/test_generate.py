@@ -120,6 +120,20 @@ def test_img2img_and_hires(folder: Path, model: StandaloneModel, tmp_path: Path)
     )
 
 
+def test_weights_of_the_hires_pass_are_its_own(folder: Path, model: StandaloneModel) -> None:
+    """A batch after a hires pass with weights of its own begins with those of the first pass again."""
+    hires = {"hr_scale": 1.5, "hr_steps": 2, "seed": 3}
+
+    def draw(tag: str, **more: int) -> list[np.ndarray]:
+        asked = settings(folder, prompt=f"a <lora:strong:{tag}>", **(hires | more))
+        return [pixels(image) for image in generate(asked, model=model)]
+
+    (plain,), (same,), (without,) = draw("1"), draw("1:hr=1"), draw("1:hrunet=0")
+    assert np.array_equal(plain, same) and not np.array_equal(plain, without)
+    first, second = draw("1:hr=0", n_iter=2)
+    assert np.array_equal(first, without) and np.array_equal(second, draw("1:hr=0", seed=4)[0])
+
+
 def test_infotext(folder: Path, model: StandaloneModel) -> None:
     asked = settings(folder, prompt="a, b <lora:strong:0.5>", negative_prompt="c", cfg=7.5, clip_skip=2)
     text = generate(asked, model=model)[0].info["parameters"]

@@ -17,7 +17,7 @@ from ..blocks import BLOCK_LABELS, BLOCK_LAYOUTS, parse_block_label, parse_block
 from ..errors import LoraError, did_you_mean
 from ..file.lora_library import LoraLibrary
 from ..lora_tags import LoraTag
-from ..weight_curve import BlockWeightCurve
+from ..weight_curve import BlockWeightCurve, parse_weight
 from . import axis_values, setting_axes
 from .axis_kinds import NO_AXIS, Axis, AxisContext, AxisKind, AxisParser, AxisValue, ImageSpecEdit
 from .image_spec import ImageSpec, edit_tag
@@ -245,6 +245,16 @@ def _rank(text: str, name: str, context: AxisContext) -> Axis:
     return Axis("rank", _rows(name, ((f"rank {rank}", {"dyn": rank}) for rank in ranks)), name=name)
 
 
+def _curve(text: str, name: str, context: AxisContext) -> Axis:
+    """`curve:0.8,0@0;1@0.5`: U-Net weights, each a number or keyframes separated by `;`."""
+
+    def fields(item: str) -> dict[str, Any]:
+        weight, curve = parse_weight(item, text)
+        return {"unet": weight, "unet_curve": curve}
+
+    return Axis("U-Net weight", _rows(name, ((i, fields(i)) for i in axis_values.parse_item_list(text))), name=name)
+
+
 def _step(field: str) -> AxisParser:
     """The parser of the kinds `start` and `stop`."""
 
@@ -282,6 +292,7 @@ _TABLE = (
     _tag_kind("rank", "rank (DyLoRA)", "rank:1,2,4 or rank:all", _rank, **_OURS),
     _tag_kind("start", "start step", "start:0,5,10 or start:0.0-0.5 [3]", _step("start"), **_OURS),
     _tag_kind("stop", "stop step", "stop:5,10 or stop:0.5,1.0", _step("stop"), **_OURS),
+    _tag_kind("curve", "weight curve", "curve:0.8, 0@0;1@0.5, 1@0;0@1", _curve, **_OURS),
     AxisKind("seed", "seed", "seed:1,2,3", setting_axes.parse_seed_axis),
     AxisKind("sr", "prompt S/R", "sr:cat,dog", setting_axes.parse_replacement_axis),
     AxisKind("prompt", "prompt", "prompt:a cat | a dog --d 7 --n blurry", setting_axes.parse_prompt_axis),

@@ -211,8 +211,29 @@ def test_a_hires_pass_of_its_own(webui: StandIn, mode: str) -> None:
     assert "Lora block weights" not in other.told and other.told["Lora hires block weights"].startswith("two:")
     assert "two" in other.told["Lora hashes"] and "one" in other.told["Lora hashes"]
     assert "Lora hires block weights" not in both.told
+    weights = {
+        webui.make(f"a cat <lora:one:1:{hr}>", **HIRES).pixels.tobytes() for hr in ("hr=0", "hrte=0", "hrunet=0")
+    }
+    assert len({*weights, both.pixels.tobytes()}) == 4
+    assert apart(webui.make("a cat <lora:one:1:hr=0>", **HIRES), first) <= 1
     unread = webui.make("a cat", hr_prompt="a cat <LORA:two:1>", **HIRES)
     assert "LORA" in unread.comments
+
+
+@pytest.mark.parametrize("mode", ["auto", "live", "baked"])
+def test_curves(webui: StandIn, mode: str) -> None:
+    """A curve is the same as ranges of steps where it jumps between 0 and 1, and as the weight where it is constant."""
+    webui.options(lora_ext_mode=mode)
+    late = webui.make("a cat <lora:one:0:1:start=2>", steps=4)
+    assert apart(webui.make("a cat <loractl:one:0:unet=0@0,1@2 step>", steps=4), late) == 0
+    assert apart(webui.make("a cat <lora:one:0.8@0,0.8@1>"), webui.make("a cat <lora:one:0.8>")) == 0
+    blocks = webui.make("a cat <lora:one:1:lbw=INALL@0,OUTALL@1>")
+    assert apart(blocks, webui.make("a cat <lora:one:1:lbw=INALL>")) > 0
+    assert blocks.told["Lora block weights"].count("@") == 2
+    text = webui.make("a cat <lora:one:0.5@0,1@1>")
+    assert "the text encoder has the curve's weight at the first step, 0.5" in text.comments
+    assert "'x' in '1@0,2@x'" in webui.make("a cat <lora:one:1@0,2@x>").comments
+    assert apart(webui.make("a cat"), webui.make("a cat <lora:one:0@0,0@1>")) == 0
 
 
 def test_image_to_image_and_batches(webui: StandIn) -> None:

@@ -108,7 +108,7 @@ def test_another_extension_takes_tags_over_at_a_picture(webui: StandIn, built_in
     """Nothing of ours stays on the model then, also in a picture without a tag; `<lyco:…>` says who applies tags."""
     from modules import extra_networks
 
-    before = webui.entry.extension.tag_ownership.previous_owners[0]
+    before = webui.entry.extension.tag_ownership.previous_owner
     plain, none = state(webui), webui.make("a cat")
     with_us = webui.make("a cat <lora:one:1>")
     other = Other()
@@ -125,7 +125,7 @@ def test_another_extension_takes_tags_over_at_a_picture(webui: StandIn, built_in
 def test_the_extension_name_who_applies_tags(webui: StandIn) -> None:
     extension_name = webui.module("tag_owner").extension_name
     assert extension_name(None) == "no extension" and extension_name(3) == "builtins"
-    assert extension_name(webui.entry.extension.tag_ownership.previous_owners[0]) == "the built-in Lora extension"
+    assert extension_name(webui.entry.extension.tag_ownership.previous_owner) == "the built-in Lora extension"
     assert extension_name(SimpleNamespace()) == "types"
 
 

@@ -26,6 +26,7 @@ TITLES = (
     "LoRA rank (DyLoRA)",
     "LoRA start step",
     "LoRA stop step",
+    "LoRA weight curve",
 )
 
 

@@ -61,7 +61,7 @@ export class WeightsText {
     /** Reads the text as it is. */
     read = showingErrors(async () => {
         const text = this.box.value.trim();
-        const isTag = /<(lora|lyco):/i.test(text);
+        const isTag = /<(lora|lyco|loractl):/i.test(text);
         let weights = null,
             reason = weightsError(text);
         try {

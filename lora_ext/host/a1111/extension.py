@@ -123,7 +123,7 @@ class A1111Extension:
         unloaded = sd_model is None or not getattr(sd_model, "sd_checkpoint_info", None)
         if self.tag_ownership.is_ours and (unloaded or model.is_supported_model(sd_model)):
             return ""
-        owner = self.tag_ownership.previous_owners[0] if self.tag_ownership.is_ours else self.tag_ownership.owner
+        owner = self.tag_ownership.previous_owner if self.tag_ownership.is_ours else self.tag_ownership.owner
         return owners.extension_name(owner)
 
     # --- one image
@@ -140,7 +140,7 @@ class A1111Extension:
         if getattr(p, "prompts", None) is None and not hasattr(sd_model, "cond_stage_model_empty_prompt"):
             return  # called while the web UI loads a model, perhaps during an image: nothing is applied to it yet
         self.is_sampling = False
-        if not self.tag_ownership.is_ours:  # by the alias `lyco`, which stays ours when another extension takes `lora`
+        if not self.tag_ownership.is_ours:  # by an alias, which stays ours when another extension takes `lora`
             for item in items:
                 self._notify(
                     p,
@@ -169,6 +169,8 @@ class A1111Extension:
         for item in tag_items:
             try:
                 request = parse_tag_items(item)
+                if getattr(p, "is_hr_pass", False):
+                    request = request.for_hires_pass()
                 entry = self.entry(request.name)
                 spec = resolve_tag(request, self.library, presets, seed=chosen.seed)
             except LoraError as error:
@@ -334,7 +336,7 @@ class A1111Extension:
         """
         if self._conditioning_key is not None:
             self.remove_all()
-        before = self.tag_ownership.previous_owners[0]
+        before = self.tag_ownership.previous_owner
         missing = [params for params in params_list if builtin.lacks_file(params.items[0])]
         if before is not None:
             before.activate(p, owners.tags_for_builtin([params for params in params_list if params not in missing]))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from modules import errors, extensions, extra_networks
 
+from ...lora_tags import TAG_NAMES
 from .models import has_patch_manager
 from .tag_support import ignored_parts_message, parts_for_builtin, unknown_parts
 
@@ -40,15 +41,21 @@ class LoraExtraNetwork(extra_networks.ExtraNetwork):
 
 
 BUILTIN_EXTENSION = "the built-in Lora extension"
+_ALIASES = TAG_NAMES[1:]
 _BLOCK_WEIGHT_EXTENSION = "sd-webui-lora-block-weight"
 
 
 class TagOwnership:
-    """The entries `lora` and `lyco` of the web UI's table of extra networks, and who had them before."""
+    """The entries of `TAG_NAMES` in the web UI's tables of extra networks and aliases, and who had them before.
+
+    Attributes:
+        previous_owner: who had `<lora:…>` tags before; None for nobody.
+    """
 
     def __init__(self, network: extra_networks.ExtraNetwork, observer: extra_networks.ExtraNetwork) -> None:
         self.network, self.observer = network, observer
-        self.previous_owners: tuple[Any, Any] = (None, None)
+        self.previous_owner: Any = None
+        self._previous_aliases: dict[str, Any] = {}
 
     @property
     def is_ours(self) -> bool:
@@ -63,27 +70,28 @@ class TagOwnership:
     @property
     def is_handed_back(self) -> bool:
         """Whether the previous owner has the tags again although the setting did not change."""
-        return self.previous_owners[0] is not None and self.owner is self.previous_owners[0]
+        return self.previous_owner is not None and self.owner is self.previous_owner
 
     def register_observer(self) -> None:
         """Registers the observer, which is called for each image, whoever applies the tags. May be called again."""
         extra_networks.register_extra_network(self.observer)
 
     def register_network(self) -> None:
-        """Registers this extension for `lora` and the alias `lyco`. May be called again."""
+        """Registers this extension for `lora` and its aliases. May be called again."""
         networks, aliases = extra_networks.extra_network_registry, extra_networks.extra_network_aliases
         if not self.is_ours:
-            self.previous_owners = networks.get("lora"), aliases.get("lyco")
+            self.previous_owner = networks.get("lora")
+            self._previous_aliases = {name: aliases.get(name) for name in _ALIASES}
         extra_networks.register_extra_network(self.network)
-        extra_networks.register_extra_network_alias(self.network, "lyco")
+        for name in _ALIASES:
+            extra_networks.register_extra_network_alias(self.network, name)
 
     def restore_previous_owners(self) -> None:
         """Restores the previous owners."""
         networks, aliases = extra_networks.extra_network_registry, extra_networks.extra_network_aliases
-        for table, name, before in (
-            (networks, "lora", self.previous_owners[0]),
-            (aliases, "lyco", self.previous_owners[1]),
-        ):
+        entries = [(networks, "lora", self.previous_owner)]
+        entries += [(aliases, name, self._previous_aliases.get(name)) for name in _ALIASES]
+        for table, name, before in entries:
             if table.get(name) is self.network:
                 del table[name]
                 if before is not None:
@@ -150,7 +158,7 @@ def _also_unknown() -> tuple[str, ...]:
 def tag_items_of(p: Any) -> list[list[str]]:
     """Returns the parts of each LoRA tag of this pass (first or hires)."""
     data = getattr(p, "hr_extra_network_data" if getattr(p, "is_hr_pass", False) else "extra_network_data", None) or {}
-    return _items(params for name in ("lora", "lyco") for params in data.get(name, ()))
+    return _items(params for name in TAG_NAMES for params in data.get(name, ()))
 
 
 def _items(params_list: Iterable[Any]) -> list[list[str]]:
