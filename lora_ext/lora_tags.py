@@ -83,9 +83,9 @@ class LoraTag:
             >>> LoraTag("cat", te=0.5, unet=0.8, lbw="OUTALL").format_tag()
             '<lora:cat:0.5:0.8:lbw=OUTALL>'
         """
-        items = ["lora", self.name, *_format_weights(self)]
+        items = ["lora", self.name, *format_weights(self)]
         if self.hires is not None:
-            te, *unet = _format_weights(self.hires)
+            te, *unet = format_weights(self.hires)
             items += [f"hr={te}"] if not unet else [f"hrte={te}", f"hrunet={unet[0]}"]
         named = {"dyn": self.dyn, "lbw": self.lbw, "lbwe": self.lbwe, "x": self.x}
         named |= {key: _format_step(value) for key, value in (("start", self.start), ("stop", self.stop))}
@@ -226,8 +226,15 @@ def _parse_hires(named: dict[str, str], te: str, unet: str, tag: str) -> HiresWe
     return HiresWeights(te_weight, unet_weight, te_curve, unet_curve)
 
 
-def _format_weights(weights: LoraTag | HiresWeights) -> list[str]:
-    """Formats the weights of text encoders and U-Net; one text where both are equal."""
+def format_weights(weights: LoraTag | HiresWeights) -> list[str]:
+    """Formats weights as they stand in a tag.
+
+    Args:
+        weights: a tag, or its weights of the hires pass.
+
+    Returns:
+        The texts for the text encoders and the U-Net; one text where both are equal.
+    """
     te, unet = (
         format(weight, "g") if curve is None else curve.times(weight).format_curve()
         for weight, curve in ((weights.te, weights.te_curve), (weights.unet, weights.unet_curve))

@@ -146,6 +146,30 @@ def test_a_share_of_all_steps_is_read_as_one(api: Client) -> None:
     assert api("POST", "/tag/read", json={"text": "<lora:one:1:step=1-1.0>"})["steps"] == {"start": "1", "stop": "1.0"}
 
 
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "<lora:one:0.5:0@0,1@0.5 cosine>",
+        "<lora:one:1:0@0,1@20:hr=0.5>",
+        "<lora:one:1:hrte=0.5:hrunet=1@0,0@1:lbw=INALL@0,OUTALL@1>",
+    ],
+)
+def test_a_tag_with_curves_is_read_and_written_again(api: Client, tag: str) -> None:
+    read = api("POST", "/tag/read", json={"text": tag})
+    fields = {name: read[name] for name in ("name", "te", "unet", "lbw", "curve", "hires")}
+    assert api("POST", "/tag", json=fields)["tag"] == tag
+
+
+def test_the_picture_of_a_curve_is_the_weight_at_each_place(api: Client) -> None:
+    shares = api("POST", "/tag", json={"name": "one", "unet": 0.5, "curve": "0@0,1@0.5,0@1"})
+    assert shares["tag"] == "<lora:one:1:0@0,0.5@0.5,0@1>"
+    assert [shares["curve"][i] for i in (0, 25, 50, 100)] == [[0.0, 0.0], [0.25, 0.25], [0.5, 0.5], [1.0, 0.0]]
+    steps = api("POST", "/tag", json={"name": "one", "unet": 1.0, "curve": "0@0,1@4"})
+    assert steps["curve"] == [[0, 0], [1, 0.25], [2, 0.5], [3, 0.75], [4, 1]]
+    assert api("POST", "/tag", json={"name": "one", "unet": 1.0, "curve": "0.5@0"})["curve"] == []
+    assert "keyframe" in api("POST", "/tag", 400, json={"name": "one", "curve": "@3"})["error"]
+
+
 def test_presets_live_outside_and_round_trip(api: Client) -> None:
     mine = ",".join(["0.25"] * 17)
     api("PUT", "/presets", json={"name": "MINE", "values": mine})

@@ -855,6 +855,11 @@ export interface TagAnswer {
     prompt: string;
     /** What the tag will not do, a sentence each. */
     notes: string[];
+    /**
+     * The U-Net's weight over the steps as (place, weight): places are shares of the pass from 0 to 1, or steps; empty
+     * where the weight is constant.
+     */
+    curve: [number, number][];
 }
 
 /** The fields of a tag. */
@@ -877,7 +882,12 @@ export interface TagFields {
     stop: number | null;
     /** the number that `X` in a preset stands for. */
     x: number | null;
+    /** `start` and `stop` as text. */
     steps: TagSteps;
+    /** as in `TagRequest`. */
+    curve: string;
+    /** as in `TagRequest`. */
+    hires: string;
 }
 
 /**

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Query
 
 from ..adapter_spec import resolve_tag
-from ..block_weights import parse_block_weights
+from ..block_weights import BlockWeights, parse_block_weights
 from ..blocks import BASE, BLOCK_LABELS
 from ..errors import BlockError, LoraError, PromptError
 from ..file.displayed_names import displayed_name
-from ..lora_tags import LORA_TAG_PATTERN, LoraTag, parse_lora_tags, parse_tag_items
+from ..lora_tags import LORA_TAG_PATTERN, LoraTag, format_weights, parse_lora_tags, parse_tag_items
 from ..no_effect_reasons import no_effect_reason
+from ..weight_curve import is_curve, parse_block_curve, parse_weight
 from .app_state import AppState
 from .preset_store import PresetRow
 from .routing import RequestBody
+
+_CURVE_POINTS, _MAX_CURVE_STEPS = 101, 1001
+"""Points of a curve's picture: of one over shares, and at most of one over steps."""
 
 
 class TagRequest(RequestBody):
     """What a `<lora:…>` tag says (`prompt.Request`); prompt: where it is written, or its older form replaced.
 
     start, stop: whole numbers are steps. step: both as text, as a tag has them: `5-10`, `0.25-`, `-1.0` (1 is a step,
-    1.0 a share, which JSON in a browser does not tell apart).
+    1.0 a share, which JSON in a browser does not tell apart). curve: keyframes over the steps that the U-Net's weight
+    is multiplied with, "" for none. hires: the weight or curve in the hires pass, `TE:UNET` for two; "" for the same.
     """
 
     name: str
@@ -36,6 +42,8 @@ class TagRequest(RequestBody):
     stop: float | None = None
     step: str | None = None
     dyn: int | None = None
+    curve: str = ""
+    hires: str = ""
     prompt: str = ""
 
 
@@ -67,11 +75,14 @@ class TagAnswer:
         tag: The `<lora:…>` tag.
         prompt: The prompt with the tag in it.
         notes: What the tag will not do, a sentence each.
+        curve: The U-Net's weight over the steps as (place, weight): places are shares of the pass from 0 to 1, or
+            steps; empty where the weight is constant.
     """
 
     tag: str
     prompt: str
     notes: list[str]
+    curve: list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -85,10 +96,55 @@ class TagSteps:
 
 
 @dataclass(frozen=True)
-class TagFields(LoraTag):
-    """The fields of a tag."""
+class TagFields:
+    """The fields of a tag.
 
-    steps: TagSteps = field(kw_only=True)
+    Attributes:
+        name: the file's name as written in the tag.
+        te: weight of the text encoders.
+        unet: weight of the U-Net.
+        dyn: use only the first `dyn` ranks (for DyLoRA files); None uses all.
+        lbw: block weights as written: a preset's name or comma-separated numbers.
+        lbwe: element rules as written.
+        start: first step at which the U-Net part acts. An int counts steps from 0; a float is a fraction of all steps.
+        stop: step before which the U-Net part stops acting; int or float as for `start`.
+        x: the number that `X` in a preset stands for.
+        steps: `start` and `stop` as text.
+        curve: as in `TagRequest`.
+        hires: as in `TagRequest`.
+    """
+
+    name: str
+    te: float
+    unet: float
+    dyn: int | None
+    lbw: str | None
+    lbwe: str | None
+    start: float | None
+    stop: float | None
+    x: float | None
+    steps: TagSteps
+    curve: str
+    hires: str
+
+
+def fields_of_tag(tag: LoraTag) -> TagFields:
+    """The fields of a tag; a curve of the text encoder is its weight at the first step, the only one that acts."""
+    start, stop = ("" if step is None else repr(step) for step in (tag.start, tag.stop))
+    return TagFields(
+        name=tag.name,
+        te=tag.te if tag.te_curve is None else tag.te * tag.te_curve.at(0, 1),
+        unet=tag.unet,
+        dyn=tag.dyn,
+        lbw=tag.lbw,
+        lbwe=tag.lbwe,
+        start=tag.start,
+        stop=tag.stop,
+        x=tag.x,
+        steps=TagSteps(start, stop),
+        curve="" if tag.unet_curve is None else tag.unet_curve.format_curve(),
+        hires="" if tag.hires is None else ":".join(format_weights(tag.hires)),
+    )
 
 
 @dataclass(frozen=True)
@@ -130,6 +186,10 @@ def tag_from_request(options: TagRequest) -> LoraTag:
     items = [options.name, str(options.te)]
     if options.unet is not None:
         items.append(f"unet={options.unet}")
+    hires = options.hires.strip()
+    te, colon, unet = (part.strip() for part in hires.partition(":"))
+    if hires:
+        items += [f"hrte={te}", f"hrunet={unet}"] if colon else [f"hr={te}"]
     for name in ("lbw", "lbwe", "start", "stop", "step", "dyn"):
         value = getattr(options, name)
         if value is None or value == "":
@@ -142,12 +202,30 @@ def tag_from_request(options: TagRequest) -> LoraTag:
             )
         items.append(f"{name}={value}")
     tag = parse_tag_items(":".join(items).split(":"))
-    if tag.lbw:
-        try:
-            parse_block_weights(tag.lbw, presets={tag.lbw: "0," * 16 + "0"} if "," not in tag.lbw else {})
-        except BlockError as error:
-            raise PromptError(str(error)) from None
+    try:
+        if options.curve.strip():
+            weight, curve = parse_weight(options.curve, options.curve)
+            tag = replace(tag, unet=tag.unet * weight, unet_curve=curve)
+        if tag.lbw:
+            parse_block_curve(tag.lbw, _check_block_weights) if is_curve(tag.lbw) else _check_block_weights(tag.lbw)
+    except BlockError as error:
+        raise PromptError(str(error)) from None
     return tag
+
+
+def _check_block_weights(text: str) -> BlockWeights:
+    """Parses block weights whose preset may be unknown here. Raises BlockError."""
+    return parse_block_weights(text, presets={text: "0," * 16 + "0"} if "," not in text else {})
+
+
+def curve_points(tag: LoraTag) -> list[tuple[float, float]]:
+    """The U-Net's weight over the steps, as `TagAnswer.curve`."""
+    if tag.unet_curve is None:
+        return []
+    keyframes = tag.unet_curve.keyframes
+    count = min(math.ceil(keyframes.places[-1]) + 1, _MAX_CURVE_STEPS) if keyframes.in_steps else _CURVE_POINTS
+    scale = 1.0 if keyframes.in_steps else 1 / (count - 1)
+    return [(step * scale, tag.unet * tag.unet_curve.at(step, count)) for step in range(count)]
 
 
 def insert_tag(prompt: str, lora_tag: LoraTag) -> str:
@@ -188,7 +266,12 @@ def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
     def tag(options: TagRequest) -> TagAnswer:
         """The `<lora:…>` tag, the given prompt with it, and what of it will not act."""
         lora_tag = tag_from_request(options)
-        return TagAnswer(lora_tag.format_tag(), insert_tag(options.prompt, lora_tag), tag_notes(app_state, lora_tag))
+        return TagAnswer(
+            tag=lora_tag.format_tag(),
+            prompt=insert_tag(options.prompt, lora_tag),
+            notes=tag_notes(app_state, lora_tag),
+            curve=curve_points(lora_tag),
+        )
 
     @api.post("/tag/read")
     def read(given: TextRequest) -> TagFields:
@@ -198,9 +281,7 @@ def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
             raise errors[0]
         if not requests:
             raise PromptError("the text has no <lora:…> tag")
-        found = requests[0]
-        start, stop = ("" if step is None else repr(step) for step in (found.start, found.stop))
-        return TagFields(**vars(found), steps=TagSteps(start, stop))
+        return fields_of_tag(requests[0])
 
     @api.get("/presets")
     def presets() -> PresetsAnswer:

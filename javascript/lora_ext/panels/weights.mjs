@@ -193,9 +193,11 @@ class WeightsPanel {
     writeIntoFile() {
         const request = this.request();
         if (!request) return toast(t("Choose a file"), "bad");
-        const { lbw, te, unet, step } = request;
+        const { lbw, te, unet, step, curve, hires } = request;
         if (step)
             toast(t("A file cannot hold a range of steps: From step and Until step are not written into it"), "bad");
+        if (curve || hires)
+            toast(t("A file cannot hold a curve or weights for the hires pass: they are not written into it"), "bad");
         return showPanel("tools", "reweight", { name: this.file && this.file.name, lbw, te, unet });
     }
 

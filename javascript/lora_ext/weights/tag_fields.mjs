@@ -1,5 +1,6 @@
 // The fields of a tag besides its block weights: strengths, and the steps in which the file acts.
 import { t } from "../core/strings.mjs";
+import { field, textInput } from "../controls/basic.mjs";
 import { rangeField } from "../controls/range_field.mjs";
 import { strengthField } from "../controls/strength_field.mjs";
 
@@ -49,11 +50,45 @@ const stepField = (label, usual, tip, onchange) =>
         words: t("a step's number such as 5, or a share from 0.0 to 1.0"),
     });
 
-/** @param {() => void} onchange called after each change, to a right or a wrong value */
-export function tagFields(onchange) {
-    const strength = { usual: 1, oninput: onchange, onwrong: onchange };
-    const te = strengthField(t("Text encoder"), t("Text-encoder strength"), strength);
-    const unet = strengthField(t("U-Net"), t("U-Net strength"), strength);
+/**
+ * A text field of a tag, "" where the tag does not say.
+ * @param {string} label
+ * @param {string} example
+ * @param {string} tip
+ * @param {() => void} onchange
+ */
+function tagText(label, example, tip, onchange) {
+    const box = textInput("", onchange, { placeholder: example });
+    return Object.assign(field(label, box, tip), {
+        get: () => box.value.trim(),
+        /** @param {string} text */
+        set(text) {
+            box.value = text;
+        },
+    });
+}
+
+/** @param {() => void} onchange */
+const curveFields = (onchange) => ({
+    curve: tagText(
+        t("Curve over the steps"),
+        "0@0, 1@0.5, 0@1",
+        t(
+            "Factors of the U-Net strength, each VALUE@PLACE; places from 0 (first step) to 1 (last step), or step " +
+                "numbers. After a place: ease-in, ease-out, cosine, step",
+        ),
+        onchange,
+    ),
+    hires: tagText(
+        t("In the hires pass"),
+        t("as in the first pass"),
+        t("The weight or curve in the hires pass; TEXT ENCODER:U-NET for two"),
+        onchange,
+    ),
+});
+
+/** @param {() => void} onchange */
+function rangeFields(onchange) {
     const start = stepField(
         t("From step"),
         "0.0",
@@ -72,11 +107,29 @@ export function tagFields(onchange) {
         ),
         onchange,
     );
+    return { start, stop };
+}
+
+/** @param {() => void} onchange called after each change, to a right or a wrong value */
+export function tagFields(onchange) {
+    const strength = { usual: 1, oninput: onchange, onwrong: onchange };
+    const te = strengthField(t("Text encoder"), t("Text-encoder strength"), strength);
+    const unet = strengthField(t("U-Net"), t("U-Net strength"), strength);
+    const { start, stop } = rangeFields(onchange);
+    const { curve, hires } = curveFields(onchange);
     return {
-        elements: [unet, te, start, stop],
-        get: () => ({ te: te.get(), unet: unet.get(), step: stepRange(start.get(), stop.get()) }),
-        /** @param {{ te: number, unet: number, steps: { start: string, stop: string } }} tag */
+        elements: [unet, te, start, stop, curve, hires],
+        get: () => ({
+            te: te.get(),
+            unet: unet.get(),
+            step: stepRange(start.get(), stop.get()),
+            curve: curve.get(),
+            hires: hires.get(),
+        }),
+        /** @param {import("../api_types").TagFields} tag */
         set(tag) {
+            curve.set(tag.curve);
+            hires.set(tag.hires);
             te.set(tag.te);
             unet.set(tag.unet);
             start.set(tag.steps.start || "0.0");

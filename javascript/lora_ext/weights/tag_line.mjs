@@ -4,10 +4,15 @@ import { post } from "../core/api.mjs";
 import { FieldError, messageOf } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { note } from "../controls/basic.mjs";
+import { lineChart } from "../controls/chart.mjs";
 
-/** @typedef {{ tag: string, notes: string[], prompt: string }} WrittenTag */
+/** @typedef {import("../api_types").TagAnswer} WrittenTag */
 
 const PAUSE = 120;
+
+/** @param {[number, number][]} points the U-Net's weight over the steps; none where it is constant */
+const curveChart = (points) =>
+    points.length ? [lineChart([{ name: t("U-Net strength over the steps"), points }], { height: 120 })] : [];
 
 /** @param {() => object | null} request the fields; null without a file; throws FieldError where one cannot be read */
 export function tagLine(request) {
@@ -16,7 +21,7 @@ export function tagLine(request) {
         notes = h("div", { class: "lx-idle" });
     const show = async () => {
         const mine = timer;
-        let made = { tag: "", notes: /** @type {string[]} */ ([]) },
+        let made = /** @type {WrittenTag} */ ({ tag: "", prompt: "", notes: [], curve: [] }),
             failed = "";
         try {
             const fields = request();
@@ -31,10 +36,7 @@ export function tagLine(request) {
         tag.classList.remove("busy");
         tag.classList.toggle("bad", Boolean(failed));
         tag.textContent = failed || made.tag;
-        setChildren(
-            notes,
-            made.notes.map((line) => note(line, "bad")),
-        );
+        setChildren(notes, [...made.notes.map((line) => note(line, "bad")), ...curveChart(made.curve)]);
     };
     return {
         element: h("div", { class: "lx-grow" }, tag, notes),

@@ -10,8 +10,7 @@ import { parseBlockWeights } from "./block_weights.mjs";
 
 /** @typedef {import("../api_types").PresetRow} Preset */
 /** @typedef {import("./block_weights.mjs").BlockWeights} BlockWeights */
-/** @typedef {{ start: string, stop: string }} Steps */
-/** @typedef {{ name: string, te: number, unet: number, lbw: string | null, steps: Steps }} Tag */
+/** @typedef {import("../api_types").TagFields} Tag */
 /**
  * @typedef {object} TextEvents
  * @property {() => Preset[]} presets
@@ -21,6 +20,8 @@ import { parseBlockWeights } from "./block_weights.mjs";
 
 /** Why a text is no block weights. @param {string} text */
 function weightsError(text) {
+    if (/[@~]/.test(text))
+        return t("The sliders show constant weights; write block weights over the steps into the prompt.");
     const count = text.split(",").length;
     if (count === 1) return t("No preset is called {0}.", text);
     return t("{0} numbers; a file takes 12, 17, 20, 25 or 26.", count);
