@@ -164,7 +164,7 @@ def test_a_tag_that_the_built_in_extension_fails_on_does_not_disable_the_others(
     monkeypatch.setattr(webui.module("models"), "find_spec", lambda name: True)
     monkeypatch.setattr(built_in, "list_available_networks", lambda: None, raising=False)
     given: list[list[str]] = []
-    owner = webui.entry.extension.tag_ownership.previous_owners[0]
+    owner = webui.entry.extension.tag_ownership.previous_owner
     monkeypatch.setattr(owner, "activate", lambda p, params: given.append([":".join(one.items) for one in params]))
     made = webui.make("a cat <lora:one:1:FACE><lora:nowhere:1><lora:two:te=loud:unet=0.5>")
     assert given == [["one:1", "two:unet=0.5"]]
