@@ -212,6 +212,7 @@ def is_ready(patch: object) -> bool:
 
 def files_and_weights_add_up(run: Run) -> None:
     one, two = run.file("lora", 1), run.file("loha", 2)
+    run.sd_model.current_lora_hash = "[['another', 1.0, 1.0, False]]"  # what the built-in extension had applied
     with AppliedNetworks(run.model, BAKED) as applied:
         specs: Sequence[tuple[list[AdapterSpec], Callable[[LayerId], Any]]] = (
             ([AdapterSpec(one)], lambda s: run.delta("lora", s, 1)),
@@ -260,7 +261,12 @@ def schedules_are_live(run: Run) -> None:
         file = run.file(kind)
         with AppliedNetworks(run.model, BAKED) as applied:
             run.image(lambda: applied.apply([AdapterSpec(file)]))
-            applied.apply([AdapterSpec(file, 0.0, start=1)])  # the parameters are still W + ΔW here
+            run.sd_model.forge_objects.unet = run.sd_model.forge_objects.unet.clone()  # an extension's, for this image
+            run.load()
+            # the parameters are still W + ΔW when the next image's tags are applied
+            run.image(lambda: applied.apply([AdapterSpec(file, 0.0, stop=0.9)]))
+            run.expect(lambda s: run.delta(kind, s) if s in file.adapters and s.part == UNET else 0.0, live=True)
+            applied.apply([AdapterSpec(file, 0.0, start=1)])
             run.image()
             run.expect(lambda s: 0.0)
             applied.at_step(1, 3)

@@ -44,6 +44,7 @@ class PatcherBase:
         total = weight.to(torch.float32, copy=True)
         for strength, value, *_ in rows:
             if self.adapter_base is not None and isinstance(value, self.adapter_base):
+                value = type(value)(value.loaded_keys, value.weights)  # as newer patchers do to move its tensors
                 total = value.calculate_weight(total, "key", strength, 1.0, None, None, torch.float32)
             elif len(value) == 1:
                 assert value[0].shape == total.shape
