@@ -20,14 +20,15 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "webui"))
+from forge_server import sites_of, start
 from makers import make
 from server import WebUI
-from test_forge import SMALL, sites_of, start
 
 from lora_ext.layer_keys import format_kohya_key
 from lora_ext.layer_names import LayerId
 
 RANK = 32
+SMALL = {"width": 64, "height": 64, "steps": 1}
 ARMS = {
     "built-in": ("built-in", "auto"),
     "LoRA ext, baked": ("LoRA ext", "baked"),
@@ -53,7 +54,7 @@ def seconds_per_change(webui: WebUI, name: str, arm: str, repeat: int) -> float:
 
     def measured(weight: float) -> float:
         webui.call("/probe/times")
-        webui.make(f"<lora:{name}:{weight}>", **{**SMALL, "steps": 1})
+        webui.make(f"<lora:{name}:{weight}>", **SMALL)
         return float(sum(webui.call("/probe/times").values()))
 
     changing = [measured(round(0.51 + number / 100, 2)) for number in range(repeat)]
