@@ -116,8 +116,10 @@ def gguf_layers_are_live(folder: Path) -> None:
         for adapter in ("lora", "loha", "lora-dora-in", "lora-dora-out", "glora"):
             tensors = make(adapter, (32, 64))
             model = types.SimpleNamespace(parts=lambda root=root: {"unet": root})
-            with AppliedNetworks(model, AUTO) as applied:  # type: ignore[arg-type]
-                applied.apply([AdapterSpec(LoraFile({site: adapter_from_tensors(tensors)}))])
+            found = adapter_from_tensors(tensors)
+            assert found is not None
+            with AppliedNetworks(model, AUTO) as applied:
+                applied.apply([AdapterSpec(LoraFile({site: found}))])
                 layer.weight.gguf_cls.bake(layer.weight)  # as the memory manager does; what is baked stays as it is
                 values = dequantize(layer.weight).double().numpy()
                 x = torch.randn(3, 64, dtype=torch.float16, generator=torch.Generator().manual_seed(1))

@@ -111,9 +111,10 @@ def test_adapters_act_as_on_the_dequantised_weight(layer: PackedLinear, kind: st
     model = SimpleNamespace(parts=lambda: {UNET: root})
     assert SITE is not None and find_layer_targets(UNET, root)[SITE].shape == SHAPE
     adapter = adapter_from_tensors(make(kind, SHAPE))
+    assert adapter is not None
     file, x = LoraFile({SITE: adapter}), torch.randn(3, SHAPE[1], generator=torch.Generator().manual_seed(1))
     before, parameter = layer(x), layer.weight
-    with AppliedNetworks(model, AUTO) as applied:  # type: ignore[arg-type]
+    with AppliedNetworks(model, AUTO) as applied:
         (fit,) = applied.apply([AdapterSpec(file, unet=0.7)])
         assert fit.matched == 1
         values = layer.values.double().numpy()
