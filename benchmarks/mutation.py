@@ -51,7 +51,10 @@ TARGETS: dict[str, tuple[str, str]] = {
         "lora_tags",
         "test_lora_tags test_train_textual_inversion::test_a_word_is_apart_from_punctuation",
     ),
-    "inject": ("inject/*", "test_inject_baking test_inject_free_memory test_inject test_inject_rounding"),
+    "inject": (
+        "inject/*",
+        "test_inject_baking test_inject_free_memory test_inject_quantized_weight test_inject test_inject_rounding",
+    ),
     "layer_names": ("layer_names layer_keys", "test_layer_names"),
     "loss": ("train/run/loss", "test_train_loss"),
     "buckets": ("train/data/buckets", "test_train_buckets"),

@@ -114,6 +114,16 @@ def test_a_schedule_switches_without_summing_anew(monkeypatch: pytest.MonkeyPatc
         assert len(sums) == 2 and torch.equal(module.weight, add_delta(original.detach(), (on,)))
         injection.apply({target: (AppliedAdapter(adapter, 0.5, is_scheduled=True),)})
         assert len(sums) == 3
+        beside, gone = AppliedAdapter(adapter, 0.3), AppliedAdapter(adapter, 0.0)
+        for acting, added in (((on, beside), 1), ((beside,), 2)):  # one of them has a schedule, or none
+            before = len(sums)
+            for _ in range(2):
+                injection.apply({target: acting})
+                assert torch.equal(module.weight, add_delta(original.detach(), acting))
+                injection.apply({target: (off, gone)})
+                assert module.weight is original
+            assert len(sums) == before + added
+        sums[:] = sums[:3]
         module.double()
         injection.apply({target: (off,)})
         injection.apply({target: (on,)})
