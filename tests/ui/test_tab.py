@@ -21,6 +21,25 @@ pytestmark = pytest.mark.flaky(reruns=2)
 PANELS = ("generate", "weights", "train", "compare", "blocks", "tools", "files")
 
 
+@pytest.mark.one_page
+def test_a_curve_and_its_picture(page: Any) -> None:
+    panel = go(page, "weights")
+    choose(panel, "framed")
+    panel.locator(".lx-about", has_text="SD1").wait_for()
+    panel.get_by_label("Curve over the steps").fill("0@0, 1@0.3 cosine, 0.2@1")
+    panel.get_by_label("In the hires pass").fill("0.5")
+    tag = panel.locator(".lx-tag", has_text="hr=0.5")
+    tag.wait_for()
+    assert tag.inner_text() == "<lora:framed:1:0@0,1@0.3 cosine,0.2@1:hr=0.5>"
+    line = panel.get_by_role("img", name="U-Net strength over the steps").locator("path.line")
+    assert len(re.findall("L", line.get_attribute("d"))) >= 50
+    panel.get_by_label("Curve over the steps").fill("0@0, 1@x")
+    panel.locator(".lx-tag.bad", has_text="'x' in '0@0, 1@x' is not a number").wait_for()
+    panel.locator(".lx-text").fill("<lora:framed:0.5:0@0,1@1:hrte=0.2:hrunet=1>")
+    panel.locator(".lx-tag", has_text="<lora:framed:0.5:0@0,1@1:hrte=0.2:hrunet=1").wait_for()
+    assert panel.get_by_label("In the hires pass").input_value() == "0.2:1"
+
+
 def test_sliders_to_text_to_prompt_to_picture(page: Any, server: Server) -> None:
     panel = go(page, "generate")
     panel.get_by_label("Steps").first.fill("3")
