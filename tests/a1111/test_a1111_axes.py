@@ -203,3 +203,41 @@ def test_embeddings_that_cannot_be_used(webui: StandIn, bundled: None, monkeypat
     without = SimpleNamespace(model_hijack=SimpleNamespace())  # Forge's has no such table
     monkeypatch.setattr(webui.module("bundled_embeddings"), "sd_hijack", without)
     assert "cannot be used in this web UI" in webui.make("a cat <lora:bundle:1>").comments
+
+
+class ForgeDatabase:
+    """The embeddings of one text encoder in Forge, whose functions take no model."""
+
+    def __init__(self, expected_shape: int) -> None:
+        self.expected_shape = expected_shape
+        self.word_embeddings: dict[str, Any] = {}
+        self.skipped_embeddings: dict[str, Any] = {}
+
+    def register_embedding(self, embedding: Any) -> None:
+        self.word_embeddings[embedding.name] = embedding
+
+    def register_embedding_by_name(self, embedding: Any, name: str) -> None:
+        assert embedding is None
+        del self.word_embeddings[name]
+
+
+def test_embeddings_in_forge(webui: StandIn, bundled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text encoder has a table; a new model has new ones, and before the first image there is none."""
+    module = webui.module("bundled_embeddings")
+    monkeypatch.setattr(module, "sd_hijack", SimpleNamespace(model_hijack=SimpleNamespace()))
+    file, width = webui.entry.extension.library.load("bundle"), 16
+    sd1 = SimpleNamespace(text_processing_engine=SimpleNamespace(embeddings=ForgeDatabase(width)))
+    sdxl = SimpleNamespace(
+        text_processing_engine_l=SimpleNamespace(embeddings=ForgeDatabase(width)),
+        text_processing_engine_g=SimpleNamespace(embeddings=ForgeDatabase(width)),
+    )
+    tables = [engine.embeddings for model in (sd1, sdxl) for engine in vars(model).values()]
+    ours = module.BundledEmbeddings()
+    assert ours.set_files(sd1, [file]) == [] and [list(t.word_embeddings) for t in tables] == [["zqx"], [], []]
+    assert ours.set_files(sdxl, [file]) == [] and all("zqx" in t.word_embeddings for t in tables)
+    assert ours.set_files(sdxl, []) == [] and [list(t.word_embeddings) for t in tables] == [["zqx"], [], []]
+    mine = tables[1].word_embeddings["zqx"] = object()
+    assert "is skipped" in ours.set_files(sdxl, [file])[0] and tables[1].word_embeddings["zqx"] is mine
+    assert "cannot be used" in ours.set_files(SimpleNamespace(), [file])[0]
+    small = SimpleNamespace(text_processing_engine=SimpleNamespace(embeddings=ForgeDatabase(width + 1)))
+    assert ours.set_files(small, [file]) == [] and list(small.text_processing_engine.embeddings.skipped_embeddings)

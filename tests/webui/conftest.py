@@ -25,7 +25,6 @@ WHERE, FORGE = (os.environ.get(f"LORA_EXT_{name}", "") for name in ("WEBUI", "FO
 NOT_IN_FORGE = {
     "test_contract": "records AUTOMATIC1111's web UI",
     "test_embedded_model": "Forge does not recognise models of other sizes than the known ones",
-    "test_features::test_bundled_embeddings_come_and_go": "Forge has no embedding_db",
     "test_neighbours": "needs extensions for AUTOMATIC1111's web UI",
     "test_out_of_memory": "makes AUTOMATIC1111's U-Net run out of memory; Forge moves its models by itself",
     "test_sdxl": "needs a small SDXL model, which Forge does not recognise",

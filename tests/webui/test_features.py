@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from server import SIDE, WebUI, apart
+from server import IN_FORGE, SIDE, WebUI, apart
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
@@ -82,7 +82,8 @@ def test_everything_comes_off_bit_for_bit(webui: WebUI, mode: str) -> None:
 def test_bundled_embeddings_come_and_go(own: WebUI) -> None:
     assert own.data is not None
     path = own.data / "models" / "Lora" / "bundled.safetensors"
-    vector = torch.linspace(-1, 1, 2 * 64).reshape(2, 64)
+    width = 768 if IN_FORGE else 64
+    vector = torch.linspace(-1, 1, 2 * width).reshape(2, width)
     few = {k: v for k, v in load_file(path.parent / "lierla.safetensors").items() if "layers_0_mlp_fc1" in k}
     save_file({**few, "bundle_emb.zzword.string_to_param.*": vector}, path)
     own.call("/sdapi/v1/refresh-loras", {})
@@ -90,12 +91,13 @@ def test_bundled_embeddings_come_and_go(own: WebUI) -> None:
     made = own.make("zzword <lora:bundled:0>")
     assert own.call("/probe/embeddings") == ["zzword"]
     assert apart(made, without) > 2
-    assert made.told["TI hashes"] == "zzword: bundled"
+    assert made.told["TI" if IN_FORGE else "TI hashes"] == ("zzword" if IN_FORGE else "zzword: bundled")
     assert apart(own.make("zzword"), without) == 0
     assert own.call("/probe/embeddings") == []
-    own.options(lora_ext_in_charge="built-in")
-    assert apart(own.make("zzword <lora:bundled:0>"), made) <= 1
-    own.options(lora_ext_in_charge="LoRA ext")
+    if not IN_FORGE:  # whose own extension does not read embeddings in files
+        own.options(lora_ext_in_charge="built-in")
+        assert apart(own.make("zzword <lora:bundled:0>"), made) <= 1
+        own.options(lora_ext_in_charge="LoRA ext")
     assert own.call("/probe/embeddings") == []
     path.unlink()
     own.call("/sdapi/v1/refresh-loras", {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from modules import sd_hijack, shared
@@ -37,19 +38,19 @@ class BundledEmbeddings:
         Returns:
             Sentences about embeddings that cannot be used.
         """
-        database = getattr(sd_hijack.model_hijack, "embedding_db", None)
+        databases = embedding_databases(sd_model)
         wanted = {name: (file, vectors) for file in files for name, vectors in file.embeddings.items()}
         messages: list[str] = []
-        if database is None:  # Forge keeps its embeddings with its text engines
-            return [
-                f"embedding {name!r} of {file.name} cannot be used in this web UI" for name, (file, _) in wanted.items()
-            ]
         for name in [n for n, (file, _) in self._registered.items() if wanted.get(n, (None,))[0] is not file]:
-            self._remove(sd_model, name)
+            _, embedding = self._registered.pop(name)
+            for database in databases:
+                database.remove(embedding, name)
         for name, (file, vectors) in wanted.items():
+            if not databases:
+                messages.append(f"embedding {name!r} of {file.name} cannot be used in this web UI")
+                continue
             _, embedding = self._registered.get(name, (None, None))
-            present = database.word_embeddings.get(name)
-            if present is not None and present is not embedding:
+            if any(database.embedding(name) not in (None, embedding) for database in databases):
                 messages.append(
                     f"embedding {name!r} of {file.name} is skipped: one of that name is in the embeddings folder"
                 )
@@ -59,19 +60,50 @@ class BundledEmbeddings:
             except Exception as error:
                 messages.append(f"embedding {name!r} of {file.name} cannot be read: {error}")
                 continue
-            if database.expected_shape not in (-1, embedding.shape):
-                database.skipped_embeddings[name] = embedding
-                continue
-            if present is None:
-                database.register_embedding(embedding, sd_model)
-            self._registered[name] = file, embedding
+            fits = [database.add(embedding, name) for database in databases]
+            if all(fits):
+                self._registered[name] = file, embedding
         return messages
 
-    def _remove(self, sd_model: Any, name: str) -> None:
-        _, embedding = self._registered.pop(name)
-        database = sd_hijack.model_hijack.embedding_db
-        if database.word_embeddings.get(name) is embedding:
-            database.register_embedding_by_name(None, sd_model, name)
+
+@dataclass(frozen=True)
+class EmbeddingDatabase:
+    """Where the web UI looks up embeddings.
+
+    Attributes:
+        database: the web UI's object.
+        model_arguments: what its functions take after the embedding: the model, or nothing in Forge.
+    """
+
+    database: Any
+    model_arguments: tuple[Any, ...]
+
+    def embedding(self, name: str) -> Any:
+        """Returns the registered embedding of this name, None where there is none."""
+        return self.database.word_embeddings.get(name)
+
+    def add(self, embedding: Any, name: str) -> bool:
+        """Registers an embedding and returns whether it fits the model."""
+        if self.database.expected_shape not in (-1, embedding.shape):
+            self.database.skipped_embeddings[name] = embedding
+            return False
+        if self.embedding(name) is None:
+            self.database.register_embedding(embedding, *self.model_arguments)
+        return True
+
+    def remove(self, embedding: Any, name: str) -> None:
+        """Removes an embedding, unless another one has its name by now."""
+        if self.embedding(name) is embedding:
+            self.database.register_embedding_by_name(None, *self.model_arguments, name)
+
+
+def embedding_databases(sd_model: Any) -> list[EmbeddingDatabase]:
+    """Returns the web UI's database, or in Forge those of the model's text encoders: SDXL has two."""
+    own = getattr(sd_hijack.model_hijack, "embedding_db", None)
+    if own is not None:
+        return [EmbeddingDatabase(own, (sd_model,))]
+    engines: list[Any] = [getattr(sd_model, f"text_processing_engine{part}", None) for part in ("", "_l", "_g")]
+    return [EmbeddingDatabase(engine.embeddings, ()) for engine in engines if hasattr(engine, "embeddings")]
 
 
 def _create_embedding(name: str, file: LoraFile, vectors: Mapping[str, Tensor]) -> Any:

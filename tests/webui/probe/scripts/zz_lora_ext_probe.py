@@ -109,7 +109,10 @@ def add_routes(_, app):
 
     @app.get("/probe/embeddings")
     def embeddings():
-        return sorted(sd_hijack.model_hijack.embedding_db.word_embeddings)
+        database = getattr(sd_hijack.model_hijack, "embedding_db", None)
+        if database is None:  # Forge
+            database = sd_models.model_data.sd_model.text_processing_engine.embeddings
+        return sorted(database.word_embeddings)
 
     @app.post("/probe/out-of-memory")
     def out_of_memory(part: str, call: int):
