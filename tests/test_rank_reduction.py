@@ -173,3 +173,10 @@ def test_products_in_float32_only_where_their_rounding_is_small(scale: float, sh
         tail = share * np.sqrt(6e-8 * reach / (3e-4 * 96))
     up, down = low.up * scale, low.down
     assert (_quick_core(_gram(up), _gram(down.T), RankRule(32), 300) is not None) == is_quick
+
+
+def test_no_more_is_kept_than_there_is() -> None:
+    """At full rank the share is 1, also where rounding makes the approximation's norm the larger one."""
+    torch.manual_seed(5)
+    kept = [approximate_delta(torch.randn(9, 7), 7).kept for _ in range(40)]
+    assert max(kept) <= 1 and min(kept) > 1 - 1e-6
