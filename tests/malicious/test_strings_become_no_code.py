@@ -267,6 +267,7 @@ KNOWN = {
     "lora_ext/train/config/optimizers.py": "from the table of optimizers, or typed on the user's own command line",
     "lora_ext/train/config/toml_file.py": "a tuple of names in the code",
     "lora_ext/train/data/faces.py": "cv2",
+    "lora_ext/inject/quantized_weight.py": "bitsandbytes",
 }
 
 
