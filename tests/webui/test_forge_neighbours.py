@@ -20,8 +20,6 @@ NEIGHBOURS = ("sd-webui-lora-block-weight", "sd-webui-regional-prompter", "sd-fo
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 3}
 TAGS = ("<lora:noise:1>", "<lora:noise:1:lbw=OUTALL>", "<lora:noise:1:OUTALL>", "<lora:noise:1:step=1-2>", "")
 
-ACTS_TWICE = pytest.mark.xfail(reason="sd-webui-lora-block-weight changes baked files by the same tag once more")
-
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebUI, dict[str, Any]]]:
@@ -51,12 +49,11 @@ def test_it_starts_without_errors(both: tuple[WebUI, dict[str, Any]]) -> None:
     assert registry["lora"] == registry["lyco"] == "sd_webui_lora_ext.host.a1111.tag_owner"
 
 
-@pytest.mark.parametrize(
-    "tag", [pytest.param(tag, marks=ACTS_TWICE) if ":1:" in tag else tag for tag in TAGS if tag] + [""]
-)
+@pytest.mark.parametrize("tag", TAGS)
 def test_pictures_are_those_without_neighbours(both: tuple[WebUI, dict[str, Any]], tag: str) -> None:
+    """Live here, since sd-webui-lora-block-weight drops what is baked: up to rounding the same."""
     webui, alone = both
-    assert apart(webui.make(tag, **SMALL), alone[tag]) == 0
+    assert apart(webui.make(tag, **SMALL), alone[tag]) <= 1
     assert "Traceback" not in webui.log()
 
 

@@ -21,6 +21,7 @@ from ...layer_names import TE, TE2, UNET
 from ...no_effect_reasons import no_effect_reason
 from ..memory_estimate import generation_bytes
 from ..patched.model import PatchedModel, has_patchers
+from .other_extensions import BLOCK_WEIGHT_EXTENSION, is_extension_enabled
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,13 +180,17 @@ class AppliedNetworksByModel:
     def _apply_mode(self, sd_model: Any) -> str:
         """Returns the mode for a model: live where --medvram or --lowvram move weights between devices.
 
+        Also live where sd-webui-lora-block-weight would drop what is baked: for a tag with block weights or steps it
+        keeps in the patchers of Forge and its kin only the patches of kinds that it knows.
+
         fp8 weights are never baked, since a small ΔW is lost when it is rounded to fp8. `AppliedNetworks` itself checks
         whether there is memory for baking.
         """
         if _has_fp8_weights():
             return LIVE
         mode = self.mode()
-        return LIVE if mode == AUTO and getattr(sd_model, "lowvram", False) else mode
+        drops_patches = has_patchers(sd_model) and is_extension_enabled(BLOCK_WEIGHT_EXTENSION)
+        return LIVE if mode == AUTO and (getattr(sd_model, "lowvram", False) or drops_patches) else mode
 
 
 def _has_fp8_weights() -> bool:

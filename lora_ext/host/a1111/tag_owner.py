@@ -11,6 +11,7 @@ from modules import errors, extensions, extra_networks
 
 from ...lora_tags import TAG_NAMES
 from .models import has_patch_manager
+from .other_extensions import BLOCK_WEIGHT_EXTENSION, is_extension_enabled
 from .tag_support import ignored_parts_message, parts_for_builtin, unknown_parts
 
 
@@ -42,7 +43,6 @@ class LoraExtraNetwork(extra_networks.ExtraNetwork):
 
 BUILTIN_EXTENSION = "the built-in Lora extension"
 _ALIASES = TAG_NAMES[1:]
-_BLOCK_WEIGHT_EXTENSION = "sd-webui-lora-block-weight"
 
 
 class TagOwnership:
@@ -139,7 +139,7 @@ def ignored_tag_messages(tags: Sequence[Sequence[str]], owner: Any) -> list[str]
 
     The block-weight extension handles its own parts whoever applies the tags: where it is enabled there is no warning.
     """
-    if any(e.enabled and e.name.lower() == _BLOCK_WEIGHT_EXTENSION for e in extensions.extensions):
+    if is_extension_enabled(BLOCK_WEIGHT_EXTENSION):
         return []
     found = ((items, unknown_parts(items, _also_unknown())) for items in tags)
     return [ignored_parts_message(items, parts, extension_name(owner)) for items, parts in found if parts]
