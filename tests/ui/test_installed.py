@@ -49,7 +49,8 @@ def source(folder: Path) -> Path:
 def archive(folder: Path, source: Path) -> Path:
     """The unpacked source archive."""
     with tarfile.open(_build("sdist", source, folder / "sdist")) as packed:
-        packed.extractall(folder / "unpacked", filter="data")
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.2 has no filters
+        packed.extractall(folder / "unpacked")
     (unpacked,) = (folder / "unpacked").iterdir()
     return unpacked
 
