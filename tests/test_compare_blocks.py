@@ -154,7 +154,7 @@ def test_summary_and_preset_names() -> None:
     layout = parse_layout(17)
     amounts = dict.fromkeys(("BASE", "IN01", "OUT03", "OUT04", "OUT05", "MID"), 1.0)
     found = BlockAnalysis("face", layout, block_analysis.NORMS, amounts)
-    assert found.summary(1).startswith("Keep BASE, IN01, MID–OUT05: 6 of 17 do 100%")
+    assert found.summary(1).startswith("Keep BASE, IN01, MID–OUT05: 6 of 17 blocks make up 100%")
     assert "No block" in BlockAnalysis("none", layout, block_analysis.NORMS, {}).summary()
     with pytest.raises(BlockError, match="a preset cannot be named"):
         found.preset_line("A:B")

@@ -43,10 +43,12 @@ def small() -> StandaloneTrainableModel:
     ("backend", "more"),
     [
         ("eager", {"network_module": "c3lier"}),
-        ("eager", {"network_module": "dylora", "unit": 2, "train_batch_size": 1}),
-        ("eager", {"token_string": "sks", "inversion_steps": 2}),
+        (
+            "eager",
+            {"network_module": "dylora", "unit": 2, "train_batch_size": 1, "token_string": "sks", "inversion_steps": 2},
+        ),
     ],
-    ids=["c3lier", "dylora", "pivotal"],
+    ids=["c3lier", "dylora and a new word"],
 )
 def test_the_same_losses(backend: str, more: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
     """Also where hooks come after the first compiled step (a new word is learned without them). Graphs are traced, not

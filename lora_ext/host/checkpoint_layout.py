@@ -119,7 +119,7 @@ def detect_checkpoint_layout(shapes: TensorShapes, hints: CheckpointHints | None
         FileError: it is no checkpoint of SD1, SD2 or SDXL, or a part is missing; the message says what it is.
     """
     hints = hints or CheckpointHints()
-    _reject_unsupported(shapes)
+    check_is_supported(shapes)
     texts = _text_encoders(shapes, hints)
     context = required_shape(
         shapes, f"{LDM_UNET_PREFIX}middle_block.1.transformer_blocks.0.attn2.to_k.weight", "cross-attention"
@@ -145,8 +145,15 @@ def detect_checkpoint_layout(shapes: TensorShapes, hints: CheckpointHints | None
     )
 
 
-def _reject_unsupported(shapes: TensorShapes) -> None:
-    """Raises FileError that names what the file is, where it is no checkpoint of SD1, SD2 or SDXL."""
+def check_is_supported(shapes: TensorShapes) -> None:
+    """Checks that a file is a checkpoint of SD1, SD2 or SDXL, by names and shapes that others have.
+
+    Args:
+        shapes: names and shapes of its tensors.
+
+    Raises:
+        FileError: it is not; the message says what it is.
+    """
     others = {
         f"{LDM_UNET_PREFIX}x_embedder.proj.weight": "a Stable Diffusion 3 checkpoint",
         f"{LDM_UNET_PREFIX}double_blocks.0.img_attn.proj.weight": "a FLUX checkpoint",

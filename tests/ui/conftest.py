@@ -3,6 +3,7 @@
 Skipped by name without Chromium or playwright. The browser is `chromium.CHROMIUM`.
 LORA_EXT_GRADIO4: a folder of `pip install --target` with gradio 4.40; the tests then run on that too.
 Tests marked `one_page` are about what the program does, not about how a page shows it: they run on the standalone page.
+Those marked `one_gradio` are about fields and texts that no gradio touches: they run there and on gradio 3.41.2's.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ PATIENCE = 60_000
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the mark known."""
     config.addinivalue_line("markers", "one_page: runs on the standalone page only")
+    config.addinivalue_line("markers", "one_gradio: does not run on gradio 4's page")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
@@ -36,7 +38,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         call = getattr(item, "callspec", None)
         shown_on = str(call.params.get("server")) if call else "none"
         item.add_marker(pytest.mark.xdist_group(shown_on))
-        if shown_on in PAGES[1:] and item.get_closest_marker("one_page"):
+        left = ("one_page",) if shown_on == PAGES[1] else ("one_page", "one_gradio") if shown_on == PAGES[2] else ()
+        if any(map(item.get_closest_marker, left)):
             items.remove(item)
             left_out.append(item)
     config.hook.pytest_deselected(items=left_out)

@@ -14,7 +14,7 @@ from steps import LONG, choose, ended, go, small, until
 from lora_ext.blocks import BLOCK_LAYOUTS
 from lora_ext.file.loading import load_lora_file
 
-pytestmark = pytest.mark.flaky(reruns=2)
+pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_gradio]
 
 
 def test_blocks_to_a_preset_and_to_the_sliders(page: Any, server: Server) -> None:

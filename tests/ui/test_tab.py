@@ -81,6 +81,7 @@ def _picture(job: Any) -> str:
     return str(job.locator(".lx-pictures img").first.evaluate("image => image.src"))
 
 
+@pytest.mark.one_gradio
 def test_the_layout_shown_is_that_of_the_file(page: Any) -> None:
     panel = go(page, "weights")
     for name, layout, count in (
@@ -96,6 +97,7 @@ def test_the_layout_shown_is_that_of_the_file(page: Any) -> None:
     assert panel.locator(".lx-column").count() == 17
 
 
+@pytest.mark.one_gradio
 def test_presets(page: Any, server: Server) -> None:
     panel = go(page, "weights")
     panel.locator(".lx-about dd").first.wait_for()
@@ -160,6 +162,7 @@ def _run(panel: Any, verb: str, name: str) -> None:
     assert job.locator("tbody tr").count() > 0
 
 
+@pytest.mark.one_gradio
 def test_files_as_text_and_edited(page: Any, server: Server) -> None:
     evil = "<img src=x onerror=window.hacked=1>"
     small(server.data / "loras" / "marked.safetensors", 2, ss_training_comment=evil, ss_output_name=evil)
@@ -233,6 +236,7 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     job.locator(".lx-note.good", has_text=f"{runs[0]['steps'] + 2} steps in").wait_for(timeout=LONG)
 
 
+@pytest.mark.one_gradio
 def test_dataset_browser(page: Any, server: Server) -> None:
     folder = server.data / "datasets" / "edited" / "1_thing"
     if not folder.exists():
@@ -253,6 +257,7 @@ def test_dataset_browser(page: Any, server: Server) -> None:
     panel.get_by_text("2 captions would change").wait_for()
 
 
+@pytest.mark.one_gradio
 def test_compare(page: Any, server: Server) -> None:
     panel = draw_sheet(page, "0,1", "1", 2)
     ended(panel)

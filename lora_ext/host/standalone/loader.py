@@ -10,8 +10,9 @@ import torch
 
 from ... import embedded
 from ...errors import FileError, did_you_mean
+from ...file.safetensors_file import load_safetensors_header
 from ...precisions import MODEL_PRECISIONS, parse_precision_name
-from ..checkpoint_layout import EPSILON_PREDICTION, V_PREDICTION
+from ..checkpoint_layout import EPSILON_PREDICTION, V_PREDICTION, check_is_supported, modern_key
 from ..ldm_config import CheckpointHints, load_ldm_config
 from . import tokenizer_files
 from .diffusers_folder import load_diffusers_folder
@@ -69,6 +70,8 @@ def load_model(
     if path.is_dir():
         prompt_tokenizer: PromptTokenizer = given or tokenizer_files.find_tokenizer(path, chosen)
         return load_diffusers_folder(path, prompt_tokenizer, target, dtype, prediction)
+    if path.suffix.lower() == ".safetensors":
+        _check_architecture(path)
     yaml = Path(config) if config else path.with_suffix(".yaml")
     ldm_config = load_ldm_config(yaml) if config or yaml.is_file() else {}
     if tokenizer is None and _is_embedded(ldm_config):
@@ -81,6 +84,15 @@ def load_model(
         prediction=prediction,
     )
     return load_ldm_checkpoint(path, hints, prompt_tokenizer, target, dtype)
+
+
+def _check_architecture(path: Path) -> None:
+    """Checks a file's header before anything else is asked for. Raises FileError that says what the file is."""
+    shapes = {name: entry.shape for name, entry in load_safetensors_header(path).entries.items()}
+    try:
+        check_is_supported({modern_key(name, shapes): shape for name, shape in shapes.items()})
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from None
 
 
 def _is_embedded(yaml: Mapping[str, Any]) -> bool:
