@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from server import REQUEST, WebUI, apart
+from server import CAT, REQUEST, WebUI, apart
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
@@ -26,9 +26,22 @@ EQUAL = {
     "step=0-99": ("<lora:lierla:0.8:step=0-99>", "<lora:lierla:0.8>"),
     "text encoder only": (f"<lora:lierla:0.8:lbw={UNET_OFF}>", "<lora:lierla:0.8:0>"),
     "element rule": ("<lora:lierla:0.8:lbwe=IN00-OUT11:attn ff proj:0>", "<lora:lierla:0.8:0>"),
+    "a curve that jumps": ("<loractl:lierla:0.8:unet=0@0,0.8@2 step>", "<lora:lierla:0.8:start=2>"),
+    "a curve that stays": ("<lora:lierla:0.8@0,0.8@1>", "<lora:lierla:0.8>"),
+    "blocks that jump": (f"<lora:lierla:0.8:lbw={ONES}@0;NONE@2 step>", "<lora:lierla:0.8:stop=2>"),
     "order": ("<lora:c3lier:0.7> <lora:lierla:0.5>", "<lora:lierla:0.5> <lora:c3lier:0.7>"),
 }
-EXACT = {"all ones", "ALL", "all zeros", "NONE", "weight 0", "legacy place"}
+EXACT = {
+    "a curve that jumps",
+    "a curve that stays",
+    "blocks that jump",
+    "all ones",
+    "ALL",
+    "all zeros",
+    "NONE",
+    "weight 0",
+    "legacy place",
+}
 
 
 @pytest.mark.parametrize("name", EQUAL)
@@ -50,6 +63,14 @@ def test_steps_change_the_picture_and_the_hires_pass_starts_over(webui: WebUI) -
     assert apart(webui.make("<lora:lierla:1:stop=0.25>"), early) <= 1
     assert apart(webui.make("<lora:lierla:1:stop=4>", **HIRES), webui.make("<lora:lierla:1>", **HIRES)) <= 1
     assert apart(webui.make("<lora:lierla:1>"), whole) == 0
+
+
+def test_weights_of_the_hires_pass(webui: WebUI) -> None:
+    plain, none = webui.make("<lora:lierla:1>", **HIRES), webui.make("<lora:lierla:1:hr=0>", **HIRES)
+    assert apart(none, webui.make("<lora:lierla:1>", hr_prompt=CAT, **HIRES)) <= 1
+    others = [plain, none, *(webui.make(f"<lora:lierla:1:{one}=0>", **HIRES) for one in ("hrte", "hrunet"))]
+    assert min(apart(a, b) for i, a in enumerate(others) for b in others[:i]) > 0
+    assert apart(webui.make("<lora:lierla:1>", **HIRES), plain) == 0
 
 
 @pytest.mark.parametrize(
