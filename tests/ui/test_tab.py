@@ -36,7 +36,7 @@ def test_a_curve_and_its_picture(page: Any) -> None:
     panel.get_by_label("Curve over the steps").fill("0@0, 1@x")
     panel.locator(".lx-tag.bad", has_text="'x' in '0@0, 1@x' is not a number").wait_for()
     panel.locator(".lx-text").fill("<lora:framed:0.5:0@0,1@1:hrte=0.2:hrunet=1>")
-    panel.locator(".lx-tag", has_text="<lora:framed:0.5:0@0,1@1:hrte=0.2:hrunet=1").wait_for()
+    panel.locator(".lx-tag", has_text="<lora:framed:0.5:0@0,1@1:hrte=0.2:hrunet=1>").wait_for()
     assert panel.get_by_label("In the hires pass").input_value() == "0.2:1"
 
 

@@ -56,7 +56,8 @@ export class WeightsText {
     async readTag(text) {
         const tag = /** @type {Tag} */ (await post("/tag/read", { text }));
         await this.events.ontag(tag);
-        return this.parse(tag.lbw || "ALL");
+        const weights = this.parse(tag.lbw || "ALL");
+        return weights && !tag.lbw ? { ...weights, preset: "" } : weights; // a tag without weights names no preset
     }
 
     /** Reads the text as it is. */
