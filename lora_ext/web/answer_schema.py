@@ -10,6 +10,7 @@ import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from inspect import cleandoc
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 REFERENCE = "#/components/schemas/"
@@ -81,7 +82,7 @@ class AnswerSchemas:
             name: {**self.schema(hints[name]), **({"description": descriptions[name]} if name in descriptions else {})}
             for name in (required if is_dataclass(answer_type) else hints)
         }
-        description = (answer_type.__doc__ or "").partition("\n\n")[0].replace("\n    ", " ")
+        description = cleandoc(answer_type.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
         return {"type": "object", "description": description, "properties": properties, "required": required}
 
 
@@ -89,7 +90,7 @@ def attribute_descriptions(answer_type: type) -> dict[str, str]:
     """Field → what the `Attributes:` section of the class's docstring, or of a class that it extends, says of it."""
     found: dict[str, str] = {}
     for one in reversed(answer_type.__mro__):
-        _, _, section = (one.__dict__.get("__doc__") or "").partition("Attributes:\n")
-        for row in re.finditer(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section, re.MULTILINE):
+        _, _, section = cleandoc(one.__dict__.get("__doc__") or "").partition("Attributes:\n")
+        for row in re.finditer(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
             found[row[1]] = re.sub(r"\s+", " ", row[2])
     return found
