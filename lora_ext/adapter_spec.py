@@ -19,7 +19,7 @@ from .errors import BlockError, PromptError
 from .file.lora_file import LoraFile
 from .layer_names import UNET, LayerId, element_rule_names
 from .lora_tags import LoraTag
-from .weight_curve import BlockWeightCurve, WeightCurve, is_curve, parse_block_curve
+from .weight_curve import BlockWeightCurve, WeightCurve, parse_blocks_or_curve
 
 
 def is_step_in_range(start: float | None, stop: float | None, step: int, total: int) -> bool:
@@ -185,8 +185,7 @@ def text_encoder_curve_note(tag: LoraTag, file: LoraFile) -> str:
     """Says that the text encoder keeps one weight of its curve; "" without a curve or a layer of it."""
     if tag.te_curve is None or all(layer_id.part == UNET for layer_id in file.adapters):
         return ""
-    weight = tag.te * tag.te_curve.at(0, 1)
-    return f"the prompt is encoded once: the text encoder has the curve's weight at the first step, {weight:g}"
+    return f"the prompt is encoded once: the text encoder has the curve's weight at the first step, {tag.encoded_te:g}"
 
 
 def spec_from_tag(tag: LoraTag, file: LoraFile, presets: Presets, *, seed: int | str = 0) -> AdapterSpec:
@@ -207,7 +206,7 @@ def spec_from_tag(tag: LoraTag, file: LoraFile, presets: Presets, *, seed: int |
     blocks = resolve_block_weights(tag, presets, seed=seed)
     return AdapterSpec(
         file=file,
-        te=tag.te if tag.te_curve is None else tag.te * tag.te_curve.at(0, 1),
+        te=tag.encoded_te,
         unet=tag.unet,
         blocks=blocks.at(0, 1) if isinstance(blocks, BlockWeightCurve) else blocks,
         dyn=tag.dyn,
@@ -246,6 +245,6 @@ def resolve_block_weights(tag: LoraTag, presets: Presets, *, seed: int | str = 0
 
         if tag.lbw is None:
             return replace(UNIFORM_WEIGHTS, rules=rules)
-        return parse_block_curve(tag.lbw, parse) if is_curve(tag.lbw) else parse(tag.lbw)
+        return parse_blocks_or_curve(tag.lbw, parse)
     except BlockError as error:
         raise PromptError(f"<lora:{tag.name}>: {error}") from None

@@ -72,6 +72,11 @@ class LoraTag:
     unet_curve: WeightCurve | None = field(default=None, repr=False)
     hires: HiresWeights | None = field(default=None, repr=False)
 
+    @property
+    def encoded_te(self) -> float:
+        """The weight of the text encoders that acts: a curve's at the first step, since the text is encoded once."""
+        return self.te if self.te_curve is None else self.te * self.te_curve.at(0, 1)
+
     def for_hires_pass(self) -> LoraTag:
         """Returns the tag with the weights of the hires pass."""
         return self if self.hires is None else replace(self, **vars(self.hires), hires=None)

@@ -183,6 +183,19 @@ def parse_curve(text: str) -> WeightCurve:
     return WeightCurve(keyframes, tuple(parse_finite_number(value, text) for value in rows))
 
 
+def parse_blocks_or_curve(text: str, parse: Callable[[str], BlockWeights]) -> BlockWeights | BlockWeightCurve:
+    """Parses block weights, constant or with keyframes.
+
+    Args:
+        text: the value of `lbw=`.
+        parse: parses constant weights, a preset's name or numbers.
+
+    Raises:
+        BlockError: it is neither; the message quotes it.
+    """
+    return parse_block_curve(text, parse) if is_curve(text) else parse(text)
+
+
 def parse_block_curve(text: str, parse: Callable[[str], BlockWeights]) -> BlockWeightCurve:
     """Parses keyframes of block weights.
 

@@ -16,7 +16,7 @@ from ..errors import BlockError, LoraError, PromptError
 from ..file.displayed_names import displayed_name
 from ..lora_tags import LORA_TAG_PATTERN, LoraTag, format_weights, parse_lora_tags, parse_tag_items
 from ..no_effect_reasons import no_effect_reason
-from ..weight_curve import is_curve, parse_block_curve, parse_weight
+from ..weight_curve import parse_blocks_or_curve, parse_weight
 from .app_state import AppState
 from .preset_store import PresetRow
 from .routing import RequestBody
@@ -133,7 +133,7 @@ def fields_of_tag(tag: LoraTag) -> TagFields:
     start, stop = ("" if step is None else repr(step) for step in (tag.start, tag.stop))
     return TagFields(
         name=tag.name,
-        te=tag.te if tag.te_curve is None else tag.te * tag.te_curve.at(0, 1),
+        te=tag.encoded_te,
         unet=tag.unet,
         dyn=tag.dyn,
         lbw=tag.lbw,
@@ -207,7 +207,7 @@ def tag_from_request(options: TagRequest) -> LoraTag:
             weight, curve = parse_weight(options.curve, options.curve)
             tag = replace(tag, unet=tag.unet * weight, unet_curve=curve)
         if tag.lbw:
-            parse_block_curve(tag.lbw, _check_block_weights) if is_curve(tag.lbw) else _check_block_weights(tag.lbw)
+            parse_blocks_or_curve(tag.lbw, _check_block_weights)
     except BlockError as error:
         raise PromptError(str(error)) from None
     return tag
