@@ -16,27 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stand_in_patchers import Objects, SdModel
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class Objects(types.SimpleNamespace):
-    """`forge_objects`."""
-
-    def shallow_copy(self) -> Objects:
-        return Objects(**vars(self))
-
-
-class SdModel:
-    """`shared.sd_model`."""
-
-    is_sd1 = True
-
-    def __init__(self, objects: Objects) -> None:
-        self.forge_objects_original = objects
-        self.forge_objects_after_applying_lora = objects.shallow_copy()
-        self.forge_objects = objects.shallow_copy()
-        self.current_lora_hash = "[]"
 
 
 class Clip:
