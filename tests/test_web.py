@@ -255,6 +255,14 @@ def test_duplicates_by_their_numbers(api: Client) -> None:
     assert [sorted(row["name"] for row in group) for group in job["result"]["groups"]] == [["copy", "one"]]
 
 
+def test_duplicates_show_the_kind_of_files_not_read_before(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.app_state.catalogue, "refresh", lambda **options: None)
+    lora(api.root / "loras" / "copy.safetensors", 4, other="metadata")
+    api.app_state.library.refresh()
+    (group,) = api.done("/duplicates", {})["result"]["groups"]
+    assert [row["kind"] for row in group] == ["LoRA-LierLa"] * 2
+
+
 @pytest.mark.parametrize("stored", ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "ab" * 32])
 def test_a_copied_hash_makes_no_duplicates(api: Client, monkeypatch: pytest.MonkeyPatch, stored: str) -> None:
     """Files with other numbers and one `sshs_model_hash`; files that a short look tells apart are not read whole."""

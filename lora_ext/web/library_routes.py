@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -253,4 +254,6 @@ def find_duplicates(app_state: AppState, job: Job) -> DuplicatesResult:
     job.progress(len(entries), len(entries))
     app_state.library.save_cache()
     found = [group for digest, group in groups.items() if digest and len(group) > 1]
+    for entry in itertools.chain.from_iterable(found):
+        app_state.catalogue.summary(entry)  # a file that was just written or renamed may not be read yet
     return DuplicatesResult([[library_row(app_state, entry) for entry in group] for group in found], len(entries))
