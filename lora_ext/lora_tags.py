@@ -3,7 +3,8 @@
 Grammar (the web UI's, with the additions of the block-weight extension and of sd-webui-loractl):
 `<lora:NAME:te:unet:dyn>` with the named items `te= unet= hr= hrte= hrunet= dyn= lbw= lbwe= start= stop= step=a-b x=`;
 `<lyco:…>` and `<loractl:…>` mean the same. A weight may be a curve over the steps, `0@0,1@0.5`. Older block weights in
-third place, `<lora:NAME:1:FACE>` and `<lora:NAME:1:0,0,1,…>`, are accepted too.
+third place, `<lora:NAME:1:FACE>` and `<lora:NAME:1:0,0,1,…>`, are accepted too. `at=` and `feather=` say where in the
+picture the file acts, and `way=` how.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from dataclasses import dataclass, field, replace
 from .block_weights import parse_finite_number
 from .blocks import parse_block_range
 from .errors import BlockError, PromptError, did_you_mean
+from .regions import Region, parse_region
 from .weight_curve import WeightCurve, parse_weight
 
 TAG_NAMES = ("lora", "lyco", "loractl")
 """The names of tags: the web UI's, LyCORIS's old extension's and sd-webui-loractl's; all mean the same."""
 LORA_TAG_PATTERN = re.compile(rf"<({'|'.join(TAG_NAMES)}):([^<>]*)>", re.IGNORECASE)
 NAMED_TAG_KEYS = ("te", "unet", "hr", "hrte", "hrunet", "dyn", "lbw", "lbwe", "start", "stop", "step", "x")
+PLACE_TAG_KEYS = ("at", "feather", "way")
+SEPARATE, OUTPUT = "separate", "output"
+REGION_WAYS = (SEPARATE, OUTPUT)
+"""How a LoRA is kept to its region: by a prediction of its own, or by masks on the outputs of its layers."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,9 @@ class LoraTag:
         te_curve: factor of `te` over the steps; the text is encoded once, so that its value at step 0 counts.
         unet_curve: factor of `unet` over the steps.
         hires: the weights in the hires pass; None where they are those of the first pass.
+        at: where in the picture the file acts, as `regions.parse_region` parses it; None for everywhere.
+        feather: width of the region's soft edge as a share of the picture's side.
+        way: how it is kept to its region, one of `REGION_WAYS`.
     """
 
     name: str
@@ -71,6 +80,14 @@ class LoraTag:
     te_curve: WeightCurve | None = field(default=None, repr=False)
     unet_curve: WeightCurve | None = field(default=None, repr=False)
     hires: HiresWeights | None = field(default=None, repr=False)
+    at: str | None = None
+    feather: float = 0.0
+    way: str = SEPARATE
+
+    @property
+    def region(self) -> Region | None:
+        """Where in the picture the file acts; None for everywhere. Raises PromptError where `at` is no region."""
+        return None if self.at is None else parse_region(self.at, self.feather)
 
     @property
     def encoded_te(self) -> float:
@@ -94,6 +111,7 @@ class LoraTag:
             items += [f"hr={te}"] if not unet else [f"hrte={te}", f"hrunet={unet[0]}"]
         named = {"dyn": self.dyn, "lbw": self.lbw, "lbwe": self.lbwe, "x": self.x}
         named |= {key: _format_step(value) for key, value in (("start", self.start), ("stop", self.stop))}
+        named |= {"at": self.at, "feather": self.feather or None, "way": None if self.way == SEPARATE else self.way}
         items += [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
                   for key, value in named.items() if value is not None]  # fmt: skip
         return f"<{':'.join(items)}>"
@@ -148,6 +166,7 @@ def parse_tag_items(items: Sequence[str]) -> LoraTag:
         te, te_curve = parse_weight(te_text, tag)
         unet, unet_curve = parse_weight(unet_text, tag)
         start, stop = _parse_step_range(named, tag)
+        at, feather, way = _parse_place(named, tag)
         return LoraTag(
             name=items[0].strip(),
             te=te,
@@ -161,6 +180,9 @@ def parse_tag_items(items: Sequence[str]) -> LoraTag:
             te_curve=te_curve,
             unet_curve=unet_curve,
             hires=_parse_hires(named, te_text, unet_text, tag),
+            at=at,
+            feather=feather,
+            way=way,
         )
     except BlockError as error:
         raise PromptError(_short(str(error))) from None
@@ -179,8 +201,9 @@ def _split_items(items: Sequence[str], tag: str) -> tuple[dict[str, str], list[s
             continue
         if name == "w":
             name = "lbw"  # the block-weight extension's short form
-        if name not in NAMED_TAG_KEYS:
-            raise PromptError(f"{_short(tag)} has the unknown key {_short(name)!r}{did_you_mean(name, NAMED_TAG_KEYS)}")
+        if name not in (*NAMED_TAG_KEYS, *PLACE_TAG_KEYS):
+            hint = did_you_mean(name, (*NAMED_TAG_KEYS, *PLACE_TAG_KEYS))
+            raise PromptError(f"{_short(tag)} has the unknown key {_short(name)!r}{hint}")
         if name == "lbwe":
             while _begins_rule(value) and len(queue) >= 2 and "=" not in queue[0] + queue[1]:
                 value += f":{queue.pop(0)}:{queue.pop(0)}"
@@ -256,6 +279,19 @@ def _parse_step_range(named: dict[str, str], tag: str) -> tuple[float | None, fl
         values = {"start": first, "stop": last} | values
     start, stop = (_parse_step(values.get(key), tag) for key in ("start", "stop"))
     return start, stop
+
+
+def _parse_place(named: dict[str, str], tag: str) -> tuple[str | None, float, str]:
+    """Parses `at=`, `feather=` and `way=`."""
+    at, way = named.get("at"), named.get("way", SEPARATE)
+    if at is None and named.keys() & {"feather", "way"}:
+        raise PromptError(f"{_short(tag)} says nothing of where it acts: feather= and way= belong to at=")
+    if way not in REGION_WAYS:
+        raise PromptError(f"way={_short(way)} in {_short(tag)} is not known{did_you_mean(way, REGION_WAYS)}")
+    feather = parse_finite_number(named["feather"], tag) if "feather" in named else 0.0
+    if at is not None:
+        parse_region(at, feather)
+    return at, feather, way
 
 
 def _parse_step(text: str | None, tag: str) -> float | None:
