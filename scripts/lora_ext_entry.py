@@ -35,9 +35,11 @@ def load() -> None:
 def is_supported() -> bool:
     """Whether the web UI holds its model as AUTOMATIC1111 or Forge do.
 
-    SD.Next has LoRA in its core (`modules/lora`) and draws with diffusers pipelines: nothing here would act there.
+    SD.Next has LoRA in its core (`modules/lora/`) and draws with diffusers pipelines: nothing here would act there. The
+    folder is looked for beside `modules/script_callbacks.py`: `modules` has no `__init__.py`, so that in reForge and
+    Forge Classic an import of `modules.lora` would find `ldm_patched/modules/lora.py`.
     """
-    return importlib.util.find_spec("modules.lora") is None
+    return not (Path(script_callbacks.__file__).parent / "lora").is_dir()
 
 
 if is_supported():

@@ -42,3 +42,15 @@ def test_sdnext(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert "this web UI (SD.Next) is not supported" in lines[0] and not done.stderr
     assert lines[1:] == ["imported []", "registered []"]
+
+
+def test_a_module_lora_of_another_folder_is_no_sdnext(tmp_path: Path) -> None:
+    """reForge and Forge Classic: `modules` has no `__init__`, and `ldm_patched` with a `modules/lora.py` is on the path."""
+    for name in ("modules/script_callbacks", "ldm_patched/modules/lora"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.py").touch()
+    code = ENTRY.read_text(encoding="utf-8").partition("\nif is_supported():\n")[0]
+    script = f"import sys\nsys.path.append('ldm_patched')\n{code}\nprint(is_supported())"
+    script = script.replace("__file__)", f"{str(ENTRY)!r})", 1)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "True\n", done.stderr
