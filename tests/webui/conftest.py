@@ -1,8 +1,8 @@
 """Tests in a real web UI (AUTOMATIC1111 1.10.1), skipped where there is none.
 
 LORA_EXT_WEBUI: its folder (it is started on a throw-away data folder and stopped afterwards), or the URL of one that
-runs with this extension, `probe/` as an extension and the same LORA_EXT_TOKEN. LORA_EXT_WEBUI_PYTHON: its Python
-(default in FOLDER/venv).
+runs with this extension, `probe/` as an extension and the same LORA_EXT_TOKEN. LORA_EXT_WEBUI_DATA: the data folder of
+that one, where tests may write into it. LORA_EXT_WEBUI_PYTHON: its Python (default in FOLDER/venv).
 LORA_EXT_GOLDEN: the reference data with the small model. The web UI asks the hub for CLIP's tokenizer: without a
 network give HF_HOME with those files, HF_HUB_OFFLINE=1 and TRANSFORMERS_OFFLINE=1.
 
@@ -60,7 +60,8 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A running web UI with the extension."""
     given = FORGE if IN_FORGE else WHERE
     if given.startswith("http"):
-        yield WebUI(given)
+        data = os.environ.get("LORA_EXT_WEBUI_DATA")
+        yield WebUI(given, Path(data) if data else None)
         return
     if IN_FORGE:
         forge = start(Path(FORGE), tmp_path_factory.mktemp("forge"), files=SUITE_FILES, strength=2.0)

@@ -19,8 +19,9 @@ from lora_ext.layer_names import TE, UNET, LayerId, find_layer_id
 
 FLAGS = (
     "--skip-prepare-environment --skip-torch-cuda-test --skip-version-check --skip-python-version-check "
-    "--no-download-sd-model --always-cpu --attention-pytorch --api"
+    "--no-download-sd-model --always-cpu --cpu --attention-pytorch --api"
 ).split()
+"""Options of Forge and its kin for a test on the CPU; `known_flags` are those that a web UI has."""
 KINDS = {"noise": "lora", "conv": "lora", "loha": "loha", "lokr": "lokr-thin", "dora": "lora-dora-in"}
 """File → kind of adapter; `conv` has 3x3 convolutions too. DoRA with one magnitude for each input, as older LyCORIS
 writes it: with one for each output Forge divides by the norm of W, where the paper has that of W + ΔW."""
@@ -29,6 +30,13 @@ writes it: with one for each output Forge divides by the norm of W, where the pa
 CONVOLUTIONS = ("conv", "c3lier")
 SUITE_FILES = {"lierla": "lora", "c3lier": "lora"}
 """What the tests of AUTOMATIC1111's web UI call their files."""
+
+
+def known_flags(folder: Path) -> list[str]:
+    """The options in `FLAGS` that the web UI in this folder defines."""
+    sources = ("modules/cmd_args.py", "backend/args.py", "ldm_patched/modules/args_parser.py")
+    text = "".join((folder / name).read_text("utf-8") for name in sources if (folder / name).is_file())
+    return [flag for flag in FLAGS if f'"{flag}"' in text or f"'{flag}'" in text]
 
 
 def sites_of(checkpoint: Path) -> dict[LayerId, tuple[int, ...]]:
@@ -97,4 +105,4 @@ def start(folder: Path, data: Path, *more: str, files: Mapping[str, str] = KINDS
         target = data / "models" / "Lora" / f"{name}.safetensors"
         norms = column_norms(checkpoint, linear) if name == "dora" else {}
         write_file(target, sites if name in CONVOLUTIONS else linear, kind, scale, norms)
-    return launch(folder, data, *more, base=FLAGS)
+    return launch(folder, data, *more, base=known_flags(folder))

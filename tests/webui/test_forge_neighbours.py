@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forge_server import FLAGS, start
+from forge_server import known_flags, start
 from server import WebUI, apart, launch
 
 NEIGHBOURS = ("sd-webui-lora-block-weight", "sd-webui-regional-prompter", "sd-forge-couple", "adetailer")
@@ -43,7 +43,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebUI, dict
     (data / "log.txt").unlink()
     for name in there:
         shutil.copytree(others / name, data / "extensions" / name, ignore=shutil.ignore_patterns(".git"))
-    webui = launch(Path(folder), data, base=FLAGS)
+    webui = launch(Path(folder), data, base=known_flags(Path(folder)))
     yield webui, pictures
     webui.stop()
 

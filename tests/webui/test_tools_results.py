@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server import GOLDEN, Made, WebUI, apart
+from server import GOLDEN, IN_FORGE, Made, WebUI, apart
 
 from lora_ext import cli
 
-LIERLA, C3LIER, CHECKPOINT = (GOLDEN / f"{name}.safetensors" for name in ("lierla", "c3lier", "tiny-sd15"))
+LIERLA, C3LIER, CHECKPOINT = "LIERLA", "C3LIER", "CHECKPOINT"
 RESULTS: dict[str, list[list[object]]] = {  # what is made → the commands, each of which finds the results before it
     "t-merge": [["merge", "--models", LIERLA, C3LIER, "--ratios", 0.6, -0.4]],
     "t-svd": [["svd-merge", "--models", LIERLA, C3LIER, "--ratios", 0.6, 0.7, "--new_rank", 6]],
@@ -28,17 +28,31 @@ RESULTS: dict[str, list[list[object]]] = {  # what is made → the commands, eac
 BUILT_IN, OURS = "built-in", "LoRA ext"
 
 
+def sources(data: Path) -> dict[str, Path]:
+    """The files that commands begin with: those of the reference data, or of the Forge that is running."""
+    loras, checkpoints = (data / "models" / kind if IN_FORGE else GOLDEN for kind in ("Lora", "Stable-diffusion"))
+    return {
+        LIERLA: loras / "lierla.safetensors",
+        C3LIER: loras / "c3lier.safetensors",
+        CHECKPOINT: next(checkpoints.glob("tiny*.safetensors")),
+    }
+
+
 @pytest.fixture(scope="module")
 def pictures(webui: WebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Made]]]:
     """Who draws → file → picture, the files lying in the web UI's Lora folder."""
     if webui.data is None:
         pytest.skip("a web UI given by URL: its files stay as they are")
     folder, scratch = webui.data / "models" / "Lora", tmp_path_factory.mktemp("results")
+    given = sources(webui.data)
     for name, commands in RESULTS.items():
         for i, command in enumerate(commands):
             last = i == len(commands) - 1
             to = folder / f"{name.removesuffix('-0004')}.safetensors" if last else scratch / f"{name}-{i}.safetensors"
-            words = [str(scratch / word) if str(word).startswith("t-") else str(word) for word in command]
+            words = [
+                str(scratch / str(word) if str(word).startswith("t-") else given.get(str(word), word))
+                for word in command
+            ]
             assert cli.main([*words, "--save_to", str(to)]) == 0
     made: dict[str, dict[str, Made]] = {}
     for who in (BUILT_IN, OURS):

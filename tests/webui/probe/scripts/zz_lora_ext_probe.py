@@ -103,7 +103,7 @@ def add_routes(_, app):
     def registry():
         tables = {"lora": extra_networks.extra_network_registry, "lyco": extra_networks.extra_network_aliases}
         loaded = sum(name == "sd_webui_lora_ext.host.a1111.extension" for name in sys.modules)
-        callbacks = sum("lora_ext_entry" in c.name for _, cs in script_callbacks.enumerate_callbacks() for c in cs)
+        callbacks = sum("lora_ext_entry" in one.script for row in script_callbacks.callback_map.values() for one in row)
         found = {name: type(table.get(name)).__module__ for name, table in tables.items()}
         return {**found, "loaded": loaded, "callbacks": callbacks, "reload": sd_models.reload_model_weights.__module__}
 
