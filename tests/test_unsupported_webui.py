@@ -45,7 +45,7 @@ def test_sdnext(tmp_path: Path) -> None:
 
 
 def test_a_module_lora_of_another_folder_is_no_sdnext(tmp_path: Path) -> None:
-    """reForge and Forge Classic: `modules` has no `__init__`, and `ldm_patched` with a `modules/lora.py` is on the path."""
+    """reForge and Forge Classic: `modules` has no `__init__`, and `ldm_patched` with a `modules` is on the path too."""
     for name in ("modules/script_callbacks", "ldm_patched/modules/lora"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.py").touch()
