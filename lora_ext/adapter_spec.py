@@ -124,9 +124,15 @@ class AdapterSpec:
         Returns:
             The part's weight times the block's weight.
         """
-        part = self.unet if layer_id.part == UNET else self.te
-        names = element_rule_names(layer_id) if self.blocks.rules else ()
-        return part * self.blocks.weight_of(layer_id.block, names)
+        return (self.unet if layer_id.part == UNET else self.te) * self.block_weight_at(layer_id)
+
+    def block_weight_at(self, layer_id: LayerId) -> float:
+        """Returns the weight of a layer's block, by the element rules where they name the layer.
+
+        Args:
+            layer_id: the layer.
+        """
+        return self.blocks.weight_of(layer_id.block, element_rule_names(layer_id) if self.blocks.rules else ())
 
 
 class LoraFinder(Protocol):

@@ -13,7 +13,7 @@ from .adapter_spec import AdapterSpec
 from .blocks import BASE, BLOCK_LABELS
 from .file.lora_file import LoraFile
 from .fit_report import FitReport
-from .inject import AUTO, AppliedAdapter, Injection, LayerTarget, MemoryBudget, find_layer_targets
+from .inject import AUTO, AppliedAdapter, Injection, LayerTarget, MemoryBudget, StepWeight, find_layer_targets
 from .inject.applied_adapter import are_equal
 from .inject.fallback import LiveFallback, WeightChanges
 from .inject.free_memory import accelerated
@@ -78,6 +78,8 @@ class AppliedNetworks:
         self.changed = 0
         self._current: dict[LayerId, tuple[AppliedAdapter, ...]] = {}
         self._current_specs: tuple[AdapterSpec, ...] = ()
+        self._step_weights: tuple[StepWeight, ...] = ()
+        self._following: dict[int, bool] = {}
         self._load_hooks: list[RemovableHandle] = []
         self._matches: dict[int, _LayerMatches] = {}
 
@@ -108,8 +110,12 @@ class AppliedNetworks:
             self._load_hooks = [
                 root._register_load_state_dict_pre_hook(lambda *_: self._clear()) for root in self.roots.values()
             ]
+        before = dict(enumerate(zip(self.specs, self._step_weights, strict=False)))
         self.specs = tuple(specs)
-        self._current_specs = tuple(spec.at_step(0, 1_000_000) for spec in self.specs)
+        self._step_weights = tuple(
+            before[i][1] if i in before and before[i][0] == spec else StepWeight() for i, spec in enumerate(specs)
+        )
+        self._set_current_specs(0, 1_000_000)
         self._matches = {id(spec.file): self._match_layers(spec.file) for spec in self.specs}
         self._apply(anew=self._note_weights())
         return self.fit_reports()
@@ -154,10 +160,30 @@ class AppliedNetworks:
             step: the call, from 0.
             total: the number of calls.
         """
-        current = tuple(spec.at_step(step, total) for spec in self.specs)
-        before, self._current_specs = self._current_specs, current
-        if any((a.unet, a.blocks) != (b.unet, b.blocks) for a, b in zip(before, current, strict=True)):
+        before = self._current_specs
+        self._set_current_specs(step, total)
+        rows = list(zip(before, self._current_specs, strict=True))
+        moved = [i for i, (a, b) in enumerate(rows) if (a.unet, a.blocks) != (b.unet, b.blocks)]
+        if all(rows[i][0].blocks == rows[i][1].blocks and self._follows(i) for i in moved):
+            self.changed = len({layer_id for i in moved for layer_id in self._unet_layers(i)})
+        else:
             self._apply_changes()
+
+    def _set_current_specs(self, step: int, total: int) -> None:
+        self._current_specs = tuple(spec.at_step(step, total) for spec in self.specs)
+        for step_weight, current in zip(self._step_weights, self._current_specs, strict=True):
+            step_weight.value = current.unet
+
+    def _unet_layers(self, index: int) -> list[LayerId]:
+        """The layers that a schedule of one of the files moves."""
+        return [layer_id for layer_id in self.matching_layers(self.specs[index]) if layer_id.part == UNET]
+
+    def _follows(self, index: int) -> bool:
+        """Whether the hooks of one of the files follow its weight from step to step; found out once after `apply`."""
+        if index not in self._following:
+            targets = (self.targets[layer_id] for layer_id in self._unet_layers(index))
+            self._following[index] = self.injection.follows(self._step_weights[index], targets)
+        return self._following[index]
 
     def matching_layers(self, spec: AdapterSpec) -> tuple[LayerId, ...]:
         """Returns the layers of a file that fit this model.
@@ -178,7 +204,7 @@ class AppliedNetworks:
 
     def _clear(self) -> None:
         self.injection.close()
-        self._current, self.specs, self._current_specs = {}, (), ()
+        self._current, self.specs, self._current_specs, self._step_weights = {}, (), (), ()
 
     def __enter__(self) -> AppliedNetworks:
         return self
@@ -202,6 +228,7 @@ class AppliedNetworks:
     def _apply_changes(self, anew: bool = False) -> None:
         """Applies the differences to what was applied before; with `anew` everything."""
         now = self._wanted()
+        self._following.clear()
         # layers that share a parameter (OpenCLIP's q, k, v) must be passed together
         moved = (
             layer_id
@@ -222,13 +249,17 @@ class AppliedNetworks:
     def _wanted(self) -> dict[LayerId, tuple[AppliedAdapter, ...]]:
         """The adapters of each layer at the present step."""
         wanted: dict[LayerId, list[AppliedAdapter]] = {}
-        for spec, current in zip(self.specs, self._current_specs, strict=True):
+        for spec, current, step_weight in zip(self.specs, self._current_specs, self._step_weights, strict=True):
             for layer_id in self.matching_layers(spec):
                 weight = current.weight_at(layer_id)
-                moves = spec.is_scheduled and layer_id.part == UNET
-                if weight or moves:  # a scheduled adapter stays with weight 0: switching it on only changes its gain
-                    adapter = AppliedAdapter(spec.file.adapters[layer_id], weight, spec.dyn, is_scheduled=moves)
-                    wanted.setdefault(layer_id, []).append(adapter)
+                adapter = AppliedAdapter(spec.file.adapters[layer_id], weight, spec.dyn)
+                if spec.is_scheduled and layer_id.part == UNET:
+                    # it stays also with weight 0: switching it on only changes its gain
+                    block = current.block_weight_at(layer_id)
+                    adapter = replace(adapter, is_scheduled=True, step_weight=step_weight, block_weight=block)
+                elif not weight:
+                    continue
+                wanted.setdefault(layer_id, []).append(adapter)
         return {layer_id: tuple(adapters) for layer_id, adapters in wanted.items()}
 
     def _match_layers(self, file: LoraFile) -> _LayerMatches:

@@ -24,6 +24,7 @@ from lora_ext.inject import (
     Injection,
     LayerTarget,
     MemoryBudget,
+    StepWeight,
     find_layer_targets,
     weight_shape,
 )
@@ -197,11 +198,13 @@ def test_when_two_applied_adapters_are_the_same() -> None:
     """The weight may be one number or one for each image; other content, rank or rows is another applied adapter."""
     one, other = (adapter_from_tensors(make("lora", (12, 12), layer=layer)) for layer in "ab")
     assert one is not None and other is not None
-    pair = torch.tensor([0.5, 0.5])
+    pair, step = torch.tensor([0.5, 0.5]), StepWeight(0.5)
     applied_adapters = [
         AppliedAdapter(one, 0.5), AppliedAdapter(one, 0.7), AppliedAdapter(one, pair), AppliedAdapter(one, pair[:1]),
         AppliedAdapter(other, 0.5), AppliedAdapter(one, 0.5, dyn=1), AppliedAdapter(one, 0.5, rows=(0, 12)),
-        AppliedAdapter(one, 0.5, is_scheduled=True),
+        AppliedAdapter(one, 0.5, is_scheduled=True), AppliedAdapter(one, 0.5, is_scheduled=True, step_weight=step),
+        AppliedAdapter(one, 0.5, is_scheduled=True, step_weight=StepWeight(0.5)),
+        AppliedAdapter(one, 0.5, is_scheduled=True, step_weight=step, block_weight=0.5),
     ]  # fmt: skip
     for i, a in enumerate(applied_adapters):
         for j, b in enumerate(applied_adapters):

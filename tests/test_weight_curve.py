@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,6 +214,91 @@ def test_each_step_is_that_of_its_weights(model: Tiny, mode: str) -> None:
             assert all(map(torch.equal, drawn, model.draw())), step
     assert len({drawn[1].sum().item() for drawn in seen.values()}) == 5
     assert all(torch.equal(drawn[0], seen[0][0]) for drawn in seen.values())  # the text encoder's
+
+
+def scheduled_specs(model: Tiny) -> list[AdapterSpec]:
+    """One constant file, two with curves of their own, and one that is switched on and off, at the same layers."""
+    files = [lora_file(model, seed=seed, name=f"file{seed}", wide=seed == 1) for seed in range(4)]
+    return [
+        AdapterSpec(files[0], te=0.3, unet=0.7),
+        AdapterSpec(files[1], te=0.0, unet=0.3, curve=CURVE),
+        AdapterSpec(files[2], te=0.1, unet=-0.9, blocks=parse_block_weights("OUTALL"), curve=parse_curve("0.3@0,1@5")),
+        AdapterSpec(files[3], te=0.0, unet=0.1, start=2, stop=4),
+    ]
+
+
+def at_constant_weights(specs: list[AdapterSpec], step: int) -> list[AdapterSpec]:
+    """Each file with its weight at a step of 6, as live as a schedule: its ranks stay also where the weight is 0."""
+    return [replace(spec.at_step(step, 6), stop=99) if spec.is_scheduled else spec for spec in specs]
+
+
+def test_a_step_touches_no_layer_and_equals_constant_weights(model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live, a step changes one number for each file; it is bit for bit the files applied anew without a schedule."""
+    specs = scheduled_specs(model)
+    seen = {}
+    with AppliedNetworks(model, "live") as applied:
+        applied.apply(specs)
+        with monkeypatch.context() as patched:
+            patched.setattr(applied.injection, "apply", lambda wanted: pytest.fail("layers are applied anew"))
+            for step in (0, 1, 3, 2, 5, 0):
+                applied.at_step(step, 6)
+                seen[step] = model.draw()
+    for step, drawn in seen.items():
+        with AppliedNetworks(model, "live") as applied:
+            applied.apply(at_constant_weights(specs, step))
+            assert all(map(torch.equal, drawn, model.draw())), step
+    assert len({drawn[1].sum().item() for drawn in seen.values()}) == 5
+
+
+def test_a_curve_alone_equals_plain_weights(model: Tiny) -> None:
+    """Bit for bit, live: the number in the tag, without any schedule."""
+    spec = scheduled_specs(model)[1]
+    with AppliedNetworks(model, "live") as applied, AppliedNetworks(model, "live") as plain:
+        for step in (3, 2, 1):
+            applied.apply([spec])
+            applied.at_step(step, 6)
+            drawn = model.draw()
+            applied.apply([])
+            plain.apply([AdapterSpec(spec.file, te=0.0, unet=0.3 * CURVE.at(step, 6))])
+            assert all(map(torch.equal, drawn, model.draw())), step
+            plain.apply([])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_files_change_between_steps(model: Tiny, mode: str) -> None:
+    """Another order or another weight, after steps that touched no layer: each file keeps its own curve."""
+    specs = scheduled_specs(model)
+    lists = [specs, specs[::-1], specs[1:3], [specs[2], replace(specs[1], unet=0.5)], specs[:2]]
+    others = [specs[2:][: number % 2] for number in range(len(lists))]
+    seen = []
+    with AppliedNetworks(model, mode) as applied, AppliedNetworks(model, "live") as other:
+        for number, chosen in enumerate(lists):
+            applied.apply(chosen)
+            other.apply(others[number])  # joins the hooks of the first one
+            for step in (3, 1, 0, number):
+                applied.at_step(step, 6)
+            seen.append(model.draw())
+    for number, (chosen, drawn) in enumerate(zip(lists, seen, strict=True)):
+        with AppliedNetworks(model, mode) as applied, AppliedNetworks(model, "live") as other:
+            applied.apply(at_constant_weights(chosen, number))
+            other.apply(others[number])
+            assert all(map(torch.equal, drawn, model.draw())), number
+
+
+def test_block_curves_and_dense_kinds_are_applied_at_each_step(model: Tiny) -> None:
+    """LoHa has no low-rank form, and each block's weight is another one: the step is still that of its weights."""
+    spec = AdapterSpec(lora_file(model, "loha"), te=0.0, unet=0.3, curve=CURVE)
+    both = [spec, AdapterSpec(lora_file(model, seed=1), te=0.0, unet=0.3, curve=CURVE), scheduled_specs(model)[1]]
+    with AppliedNetworks(model, "live") as applied:
+        applied.apply(both)
+        for step in (1, 3, 2):
+            applied.at_step(step, 6)
+            drawn = model.draw()
+            with AppliedNetworks(model, "live") as fresh:
+                applied.apply([])
+                fresh.apply(at_constant_weights(both, step))
+                assert all(map(torch.equal, drawn, model.draw())), step
+            applied.apply(both)
 
 
 def test_a_curve_in_the_middle_of_an_exception(model: Tiny) -> None:

@@ -9,14 +9,14 @@ Parameter object is restored afterwards. Nothing is subtracted, so removing is b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 from ..errors import BakingMemoryError, FitError
-from .applied_adapter import AppliedAdapter, LayerTarget, find_layer_targets, weight_shape
+from .applied_adapter import AppliedAdapter, LayerTarget, StepWeight, find_layer_targets, weight_shape
 from .free_memory import MemoryBudget
 from .live_layer import LIVE_LAYERS, AdaptersBySlot, LiveLayer
 from .rounding import combined_surviving_share
@@ -33,6 +33,7 @@ __all__ = [
     "Injection",
     "LayerTarget",
     "MemoryBudget",
+    "StepWeight",
     "find_layer_targets",
     "weight_shape",
 ]
@@ -94,6 +95,16 @@ class Injection:
             self.close()
             raise
         return changed
+
+    def follows(self, step_weight: StepWeight, targets: Iterable[LayerTarget]) -> bool:
+        """Whether a change of a step weight needs no `apply`, since hooks at all these targets read it at each call.
+
+        Args:
+            step_weight: the weight that changes.
+            targets: where adapters with this step weight are applied.
+        """
+        layers = (self._layers.get(target.module) for target in targets)
+        return all(layer is not None and layer.follows(step_weight) for layer in layers)
 
     def layer_record(self, module: nn.Module) -> LiveLayer:
         """Returns the record of a module.

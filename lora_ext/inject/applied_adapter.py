@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,21 @@ from ..adapters import Adapter
 from ..layer_names import LayerId, find_layer_id
 from ..lowrank import LowRank
 from .quantized_weight import quantized_shape
+
+
+class StepWeight:
+    """The U-Net weight of a scheduled file at the present step, shared by all its layers.
+
+    Forward hooks read it at each call, so that a step changes one number and touches no layer.
+
+    Args:
+        value: the weight.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = value
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,9 @@ class AppliedAdapter:
         rows: first and last row (exclusive) of the parameter that it acts on; None means all. OpenCLIP stacks q, k
             and v in one matrix.
         is_scheduled: whether the weight changes from step to step; the mode "auto" then prefers live.
+        step_weight: the file's weight at the present step, which hooks multiply with `block_weight` in place of
+            `weight`; None where a change of the weight is always applied anew.
+        block_weight: the layer's part of the weight that no step changes.
     """
 
     adapter: Adapter
@@ -32,6 +50,17 @@ class AppliedAdapter:
     dyn: int | None = None
     rows: tuple[int, int] | None = None
     is_scheduled: bool = False
+    step_weight: StepWeight | None = None
+    block_weight: float = 1.0
+
+    @property
+    def present_weight(self) -> float | Tensor:
+        """The weight at the present step."""
+        return self.weight if self.step_weight is None else self.step_weight.value * self.block_weight
+
+    def at_present(self) -> AppliedAdapter:
+        """Returns the adapter with the weight of the present step."""
+        return self if self.step_weight is None else replace(self, weight=self.present_weight)
 
     def low_rank(self, shape: torch.Size) -> LowRank | None:
         """Returns ΔW at weight 1 as U·diag(g)·D.
@@ -69,7 +98,8 @@ class AppliedAdapter:
             alike = isinstance(a, Tensor) and isinstance(b, Tensor) and (a is b or torch.equal(a, b))
         else:
             alike = a == b
-        return alike and self.is_same_adapter(other) and self.is_scheduled == other.is_scheduled
+        same_schedule = self.is_scheduled == other.is_scheduled and self.step_weight is other.step_weight
+        return alike and same_schedule and self.block_weight == other.block_weight and self.is_same_adapter(other)
 
 
 @dataclass(frozen=True)

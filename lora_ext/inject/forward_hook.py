@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import FitError
 from ..lowrank import LowRank, concat
-from .applied_adapter import AppliedAdapter, sum_bias_deltas, weight_shape
+from .applied_adapter import AppliedAdapter, StepWeight, sum_bias_deltas, weight_shape
 
 DeviceAndDtype: TypeAlias = "tuple[torch.device, torch.dtype]"
 
@@ -22,12 +21,14 @@ class ForwardHook:
 
     Attributes:
         applied: the adapters.
+        weights: the weight of each adapter that the gains were computed with.
         low_rank_forms: for each adapter its ΔW at weight 1, or None.
-        joined_low_rank: all low-rank forms concatenated, with their weights in the gain; None without any.
+        joined_low_rank: all low-rank forms concatenated, at weight 1; None without any.
         dense: ΔW of the other kinds (out, in, *kernel), each with its weights (batch,), or None where the weight is
             multiplied in already.
         bias_shift: Δbias, (out,) or (batch, out), or None.
         downs: D (r, in, *kernel) by device and dtype.
+        unit_factors: by device U and, for each low-rank form, its g at weight 1; kept for scheduled weights.
         ups: by device and dtype U·diag(g) (out, r) and None, or U and g (batch, r) where g differs between images.
         is_idle: whether all weights are 0.
     """
@@ -35,13 +36,16 @@ class ForwardHook:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.applied: tuple[AppliedAdapter, ...] = ()
+        self.weights: tuple[float | Tensor, ...] = ()
         self.low_rank_forms: list[LowRank | None] = []
         self.joined_low_rank: LowRank | None = None
         self.dense: list[tuple[Tensor, Tensor | None]] = []
         self.bias_shift: Tensor | None = None
         self.downs: dict[DeviceAndDtype, Tensor] = {}
         self.ups: dict[DeviceAndDtype, tuple[Tensor, Tensor | None]] = {}
+        self.unit_factors: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
         self.is_idle = True
+        self._is_scheduled = False
         self.handle = module.register_forward_hook(self.hook)
 
     def remove(self) -> None:
@@ -63,19 +67,48 @@ class ForwardHook:
             plain = [form for form in self.low_rank_forms if form is not None]
             self.joined_low_rank = concat(plain) if plain else None
             self.downs.clear()
+            self.unit_factors.clear()
         self.applied = applied
-        acting = [one for one in applied if one.is_acting()]
+        self._is_scheduled = any(one.step_weight is not None for one in applied)
+        self._set_weights()
+        dense = [
+            one.at_present() for one, form in zip(applied, self.low_rank_forms, strict=True)
+            if form is None and one.at_present().is_acting()
+        ]  # fmt: skip
+        self.dense = _dense(dense, read_weight() if dense else None)
+
+    def follows(self, step_weight: StepWeight) -> bool:
+        """Whether a change of a step weight is all that the hook needs: its adapters are here in low-rank form.
+
+        Args:
+            step_weight: the weight that changes.
+        """
+        own = [form for one, form in zip(self.applied, self.low_rank_forms, strict=True)
+               if one.step_weight is step_weight]  # fmt: skip
+        return bool(own) and None not in own
+
+    def _set_weights(self) -> None:
+        """Takes over the adapters' weights at the present step: gains and Δbias are computed again."""
+        self.weights = tuple(one.present_weight for one in self.applied)
+        acting = [one for one in map(AppliedAdapter.at_present, self.applied) if one.is_acting()]
         self.is_idle = not acting
         self.ups.clear()
-        if self.joined_low_rank is not None:
-            rows = zip(applied, self.low_rank_forms, strict=True)
-            gain = _side_by_side([(form.gain, one.weight) for one, form in rows if form is not None])
-            self.joined_low_rank = replace(self.joined_low_rank, gain=gain)
-        dense = [
-            one for one, form in zip(applied, self.low_rank_forms, strict=True) if form is None and one.is_acting()
-        ]
-        self.dense = _dense(dense, read_weight() if dense else None)
+        shape = weight_shape(self.module)
+        assert shape is not None
         self.bias_shift = sum_bias_deltas(acting, shape[0])
+
+    def _gain_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns U and g at the present weights on a device: g is (r,), or (batch, r)."""
+        assert self.joined_low_rank is not None
+        factors = self.unit_factors.get(device)
+        if factors is None:
+            gains = [form.gain.to(device) for form in self.low_rank_forms if form is not None]
+            factors = self.joined_low_rank.up.to(device), gains
+            if self._is_scheduled:  # each step needs them again
+                self.unit_factors[device] = factors
+        up, gains = factors
+        weights = [w for w, form in zip(self.weights, self.low_rank_forms, strict=True) if form is not None]
+        return up, _side_by_side(list(zip(gains, weights, strict=True)))
 
     def _cast(self, target: DeviceAndDtype) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns D, U and g on the layer's device in its compute dtype, cached for the next call.
@@ -86,7 +119,7 @@ class ForwardHook:
         if target not in self.downs:
             self.downs[target] = self.joined_low_rank.down.to(*target)
         if target not in self.ups:
-            up, gain = self.joined_low_rank.up.to(target[0]), self.joined_low_rank.gain.to(target[0])
+            up, gain = self._gain_on(target[0])
             shared = gain.dim() == 1
             self.ups[target] = (
                 ((up.float() * gain).to(target[1]), None) if shared else (up.to(target[1]), gain.to(target[1]))
@@ -95,6 +128,8 @@ class ForwardHook:
 
     def hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Returns output + ΔW·x (+ Δbias); None, which leaves the output as it is, where all weights are 0."""
+        if self._is_scheduled and self.weights != tuple(one.present_weight for one in self.applied):
+            self._set_weights()
         if self.is_idle:
             return None
         x = args[0]
@@ -173,7 +208,7 @@ def _spread(values: Tensor, like: Tensor, axis: int) -> Tensor:
 
 def _side_by_side(parts: list[tuple[Tensor, float | Tensor]]) -> Tensor:
     """Concatenates gains times weights: (R,), or (batch, R) where a weight is (batch,)."""
-    gains = [gain * (w.unsqueeze(-1) if isinstance(w, Tensor) else w) for gain, w in parts]
+    gains = [gain * (w.unsqueeze(-1).to(gain.device) if isinstance(w, Tensor) else w) for gain, w in parts]
     size = max((gain.shape[0] for gain in gains if gain.dim() == 2), default=0)
     return torch.cat([gain.expand(size, -1) if size else gain for gain in gains], dim=-1)
 

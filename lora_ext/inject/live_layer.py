@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FitError
-from .applied_adapter import AppliedAdapter, are_equal, sum_bias_deltas
+from .applied_adapter import AppliedAdapter, StepWeight, are_equal, sum_bias_deltas
 from .baking import add_delta
 from .forward_hook import ForwardHook
 from .free_memory import accelerated
@@ -99,6 +99,14 @@ class LiveLayer:
         for live in (True, False):
             self.applied.pop((owner, live), None)
         self._apply()
+
+    def follows(self, step_weight: StepWeight) -> bool:
+        """Whether the module's hook follows a step weight by itself, so that nothing has to be applied anew.
+
+        Args:
+            step_weight: the weight that changes.
+        """
+        return isinstance(self.hook, ForwardHook) and self.hook.follows(step_weight)
 
     def _wanted(self, live: bool) -> dict[str, tuple[AppliedAdapter, ...]]:
         merged: dict[str, tuple[AppliedAdapter, ...]] = {}
