@@ -29,6 +29,7 @@ CLI_COMMANDS = {
     "split-dylora": ("tools.split_dylora", "split a DyLoRA into one LoRA file for each rank"),
     "convert": ("tools.convert", "kohya's and diffusers' key formats, .pt to .safetensors, LoHa, LoKr, full to LoRA"),
     "metadata": ("tools.metadata", "show, edit or strip a file's metadata; compute its hashes again"),
+    "conflicts": ("compare.conflicts_command", "which LoRAs conflict in which blocks, and how to split the blocks"),
     "reweight": ("tools.reweight", "write block weights into a LoRA"),
 }
 """Command → (module with `main(argv) -> int`, what it does)."""

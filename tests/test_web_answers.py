@@ -139,6 +139,7 @@ def call_tools(call: Caller) -> None:
     call.job("/resize", {"name": "sub/two", "new_rank": 3, "save_to": "small", "precision": "fp16"})
     call.job("/convert", {"name": "one", "to": "diffusers", "save_to": "peft"})
     call.job("/reweight", {"name": "one", "lbw": "INS", "save_to": "ins"})
+    call.job("/conflicts", {"parts": [{"name": "one"}, {"name": "sub/two", "weight": -0.5}], "threshold": 0})
     call.job("/split", {"name": "dylora", "unit": 2, "save_to": "parts"})
     checkpoints = call.api.root / "checkpoints"
     (checkpoints / "base.safetensors").write_bytes(Path(CHECKPOINT).read_bytes())

@@ -43,6 +43,34 @@ export interface BlockAnalysisAnswer {
     title: string;
 }
 
+/** What the changes of two files, the first and the second, have in common in one block. */
+export interface BlockConflict {
+    /** The block's label, "" for layers of no block, "all" for the whole files. */
+    block: string;
+    /** How many layers both files change. */
+    layers: number;
+    /**
+     * 0 where the files share no more than unrelated ones do, 1 where one of them lies wholly in the directions of the
+     * other; the larger of both files' values.
+     */
+    interference: number;
+    /** ⟨ΔWa, ΔWb⟩ / (‖ΔWa‖·‖ΔWb‖) over the block: above 0 the changes add up, below 0 they cancel. */
+    cosine: number;
+    /** The share of the first file's energy ‖ΔW‖² in the directions of the second, and the other way round. */
+    inside: [number, number];
+    /** `inside` as unrelated files of these ranks have it. */
+    by_chance: [number, number];
+    /**
+     * The smallest angle in degrees between directions that the files write to, the mean of all shared layers; 90
+     * where none is shared.
+     */
+    output_angle: number;
+    /** The same of the directions that they read from. */
+    input_angle: number;
+    /** ‖ΔW‖ of both files in this block, at their weights. */
+    norms: [number, number];
+}
+
 /** The positions of a block-weight vector. */
 export interface BlockLayoutLabels {
     name: string;
@@ -112,6 +140,18 @@ export interface ConceptReport {
     regularisation: boolean;
     /** Number of images without a caption of their own. */
     without_caption: number;
+}
+
+/** How much the changes of files have in common. */
+export interface ConflictAnswer {
+    /** The files' names in a tag. */
+    names: string[];
+    /** Each pair of files. */
+    pairs: FilePairConflict[];
+    /** The suggested split of the blocks, one item for each file. */
+    split: FileSplit[];
+    /** Sentences on what was not measured, or not exactly. */
+    notes: string[];
 }
 
 /** A dataset. */
@@ -199,12 +239,42 @@ export interface FileName {
     name: string;
 }
 
+/** The comparison of two files. */
+export interface FilePairConflict {
+    /** The first file's name. */
+    first: string;
+    /** The second file's name. */
+    second: string;
+    /** The whole files. */
+    total: BlockConflict;
+    /** Each block that at least one of the files changes, in the U-Net's order. */
+    blocks: BlockConflict[];
+}
+
 /** The settings that a file was trained with. */
 export interface FileSettings {
     /** Values of the form by name. */
     settings: Record<string, any>;
     /** A sentence for each value that is not known here. */
     told: string[];
+}
+
+/** The blocks that one file keeps. */
+export interface FileSplit {
+    /** The file's name. */
+    name: string;
+    /** Its weight. */
+    weight: number;
+    /** Labels of the blocks that it keeps, in the U-Net's order. */
+    keeps: string[];
+    /** Labels of the blocks that it leaves to another file. */
+    gives_up: string[];
+    /** The share of its energy ‖ΔW‖² that it keeps. */
+    kept: number;
+    /** Its block weights, the values of a preset; "" where it keeps everything. */
+    lbw: string;
+    /** Its tag. */
+    tag: string;
 }
 
 /** A job that was taken off the list. */
@@ -293,7 +363,7 @@ export interface JobAnswer {
     /** What may be shown while it works; its fields depend on the kind. */
     live: TrainProgress | SheetLive | NothingLive;
     /** What the work returned; null before, and where it failed. */
-    result: BlockAnalysisAnswer | CheckpointResult | DescribedPictures | DuplicatesResult | GenerateResult | PreflightResult | SheetDetails | ToolResult | TrainResult | null;
+    result: BlockAnalysisAnswer | CheckpointResult | ConflictAnswer | DescribedPictures | DuplicatesResult | GenerateResult | PreflightResult | SheetDetails | ToolResult | TrainResult | null;
 }
 
 /** All jobs, oldest first; those that wait come last. */
@@ -991,6 +1061,7 @@ export interface Answers {
     "POST /compare": JobSummary;
     "POST /compare/blocks": JobSummary;
     "POST /compare/prompt": PromptText;
+    "POST /conflicts": JobSummary;
     "POST /convert": JobSummary;
     "POST /dataset/describe": JobSummary;
     "POST /dataset/replace": ReplacedCaptions;

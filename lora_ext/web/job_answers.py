@@ -8,6 +8,7 @@ from typing import TypedDict
 from ..jobs import Job, JobDetails, JobSummary
 from .app_state import AppState
 from .block_routes import BlockAnalysisAnswer
+from .conflict_routes import ConflictAnswer
 from .dataset_browser import DescribedPictures
 from .library_routes import DuplicatesResult
 from .sheet_answers import SheetDetails, SheetLive
@@ -47,6 +48,7 @@ class NothingLive(TypedDict):
 JobResult = (
     BlockAnalysisAnswer
     | CheckpointResult
+    | ConflictAnswer
     | DescribedPictures
     | DuplicatesResult
     | GenerateResult

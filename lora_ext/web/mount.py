@@ -14,6 +14,7 @@ from ..errors import FileError, did_you_mean
 from .access_guard import error_response
 from .app_state import AppState
 from .block_routes import register_block_routes
+from .conflict_routes import register_conflict_routes
 from .job_routes import register_job_routes
 from .library_routes import register_library_routes
 from .page_files import module_response, page_folder
@@ -29,6 +30,7 @@ ROUTE_REGISTRARS = (
     register_thumbnail_routes,
     register_weights_routes,
     register_tool_routes,
+    register_conflict_routes,
     register_train_routes,
     register_sheet_routes,
     register_block_routes,

@@ -1,10 +1,12 @@
-// The file tools: merge, resize, extract, split, convert, write block weights. Each is a form, a job, and a report.
+// The file tools: merge, resize, extract, split, convert, conflicts, write block weights. Each is a form, a job, and a
+// report.
 import { h, setChildren } from "../core/elements.mjs";
 import { registerPanel, showPanel } from "../core/panels.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { segments } from "../controls/basic.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
+import { buildConflicts } from "../tools/conflicts.mjs";
 import { buildConvert, buildSplit } from "../tools/convert.mjs";
 import { buildExtract } from "../tools/extract.mjs";
 import { buildMerge } from "../tools/merge.mjs";
@@ -22,6 +24,7 @@ const TOOLS = {
     extract: { title: () => t("Extract"), build: buildExtract },
     split: { title: () => t("Split"), build: buildSplit },
     convert: { title: () => t("Convert"), build: buildConvert },
+    conflicts: { title: () => t("Conflicts"), build: buildConflicts },
     reweight: { title: () => t("Write block weights"), build: buildReweight },
 };
 
@@ -63,7 +66,7 @@ registerJobOpener(Object.keys(TOOLS), ({ kind, id }) => {
 registerPanel({
     name: "tools",
     title: () => t("Tools"),
-    tip: () => t("Merge, resize, extract, split, convert files; write block weights"),
+    tip: () => t("Merge, resize, extract, split, convert, compare files; write block weights"),
     order: 50,
     build,
     open: (/** @type {string | undefined} */ name, /** @type {any} */ given) => {
