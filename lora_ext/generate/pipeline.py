@@ -27,10 +27,13 @@ from ..host.standalone.prompt_encoding import tokenize_prompt
 from ..host.standalone.rendering import RenderJob, generate_images
 from ..host.standalone.sampling import SamplingPlan, parse_sampling_plan
 from ..inject.fallback import WeightChanges
-from ..lora_tags import LoraTag, parse_lora_tags, surround_with_spaces
+from ..lora_tags import LoraTag, surround_with_spaces
 from ..no_effect_reasons import no_effect_reason
+from ..prompt_regions import RegionalPrompt, split_by_region
 from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 from ..protocols import VAE_SCALE_FACTOR
+from ..regions.prompt_words import BASE_WORD
+from .region_rows import SpecRows, apply_rows, networks_for_rows, rows_of_specs
 from .settings import Settings
 
 
@@ -124,10 +127,11 @@ def generate(
     settings.checked()
     strict = settings.strict or report is None
     report = GenerationReport() if report is None else report
-    text, parsed = _parse_prompt(settings, report, strict)
+    prompt = _parse_prompt(settings, report, strict)
+    texts = [*dict.fromkeys(row.text for row in prompt.rows), settings.negative_prompt]
     library = library or LoraLibrary(lora_dirs(settings))
     known_tags: list[LoraTag] = []
-    for tag in parsed:
+    for tag in prompt.tags:
         with _tag_errors_as_notes(report, strict):
             library.find(tag.name)
             known_tags.append(tag)
@@ -140,49 +144,51 @@ def generate(
         with _tag_errors_as_notes(report, strict):
             found.append((tag, resolve_tag(tag, library, presets, seed=settings.seed)))
     tags, specs = [tag for tag, _ in found], [spec for _, spec in found]
-    hires_specs = [
+    hires = [
         spec if tag.hires is None else resolve_tag(tag.for_hires_pass(), library, presets, seed=settings.seed)
         for tag, spec in found
     ]
+    first_pass = rows_of_specs(prompt, tags, specs)
+    hires_pass = rows_of_specs(prompt, tags, hires)
     known = model.embedding_table(
         [*embeddings_in_folders(settings.embeddings), *bundled_embeddings(spec.file for spec in specs)]
     )
-    loras = networks_infotext(
-        model, library, tags, specs, known, (text, settings.negative_prompt), settings.seed, presets
-    )
+    loras = networks_infotext(model, library, tags, specs, known, texts, settings.seed, presets)
     report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
-    report.notes += _beside_punctuation(model, (text, settings.negative_prompt), known)
+    report.notes += _beside_punctuation(model, texts, known)
     images: list[Image.Image] = []
-    with AppliedNetworks(model, settings.mode, changes=changes) as applied:
-        applied.reserve_memory(_batch_bytes(settings, model))
-        for job in _render_jobs(settings, text, init, known):
+    with networks_for_rows(model, settings.mode, len(prompt.rows), changes) as applied:
+        applied.reserve_memory(_batch_bytes(settings, model, len(prompt.rows)))
+        for job in _render_jobs(settings, prompt, init, known):
             for image, seed in zip(
-                _generate_batch(model, job, applied, (specs, hires_specs), on_progress, report), job.seeds, strict=True
+                _generate_batch(model, job, applied, (first_pass, hires_pass), on_progress, report),
+                job.seeds,
+                strict=True,
             ):
                 image.info[infotext.PARAMETERS_KEY] = image_infotext(settings, model, job.plan, seed, loras)
                 images.append(image)
     return images
 
 
-def _parse_prompt(settings: Settings, report: GenerationReport, strict: bool) -> tuple[str, list[LoraTag]]:
-    """The prompt without its tags, and the tags. What is wrong with them becomes notes, or is raised if `strict`."""
-    text, tags, errors = parse_lora_tags(settings.prompt)
-    for error in errors:
+def _parse_prompt(settings: Settings, report: GenerationReport, strict: bool) -> RegionalPrompt:
+    """The prompt as rows of regions. What is wrong with its tags becomes notes, or is raised if `strict`."""
+    prompt = split_by_region(settings.prompt, ratios=settings.region_ratios, base_share=settings.base_ratio)
+    for error in prompt.errors:
         with _tag_errors_as_notes(report, strict):
             raise error
     not_applied = unread_tag_warnings(settings.prompt, settings.negative_prompt)
     if not_applied and settings.strict:
         raise PromptError(not_applied[0])
     report.notes += [*not_applied, *bracketed_tag_warnings(settings.prompt)]
-    return text, tags
+    return prompt
 
 
-def _batch_bytes(settings: Settings, model: StandaloneModel) -> int:
+def _batch_bytes(settings: Settings, model: StandaloneModel, rows: int) -> int:
     """Estimates the memory in bytes that one batch needs, including the hires pass."""
     scale = settings.hr_scale if settings.init_image is None else 1.0
     size = int(settings.width * scale), int(settings.height * scale)
     return generation_bytes(
-        model.family, size, settings.batch, network_itemsize(model.unet), network_itemsize(model.vae)
+        model.family, size, settings.batch * rows, network_itemsize(model.unet), network_itemsize(model.vae)
     )
 
 
@@ -268,7 +274,7 @@ def _generate_batch(
     model: StandaloneModel,
     job: RenderJob,
     applied: AppliedNetworks,
-    specs_by_pass: tuple[Sequence[AdapterSpec], Sequence[AdapterSpec]],
+    specs_by_pass: tuple[SpecRows, SpecRows],
     on_progress: OnGenerationProgress | None,
     report: GenerationReport,
 ) -> list[Image.Image]:
@@ -287,15 +293,15 @@ def _generate_batch(
             on_progress(step, total)
 
     def before_hires() -> None:
-        if applied.specs != tuple(hires_specs):
-            applied.apply(hires_specs)
+        if applied.specs != tuple(spec for row in hires_specs for spec in row):
+            apply_rows(applied, hires_specs)
 
     def work() -> list[Image.Image]:
-        if applied.specs != tuple(specs):  # memory ran out in a hires pass with weights of its own
-            applied.apply(specs)
+        if applied.specs != tuple(spec for row in specs for spec in row):  # memory ran out in the hires pass
+            apply_rows(applied, specs)
         return generate_images(model, job, before_call, before_hires)
 
-    report.fits = applied.apply(specs)
+    report.fits = apply_rows(applied, specs)
     images = applied.retry_when_out_of_memory(work)
     report.fits = applied.fit_reports()
     return images
@@ -332,13 +338,13 @@ def with_size_and_seed(settings: Settings, model: StandaloneModel, init_image: I
 
 
 def _render_jobs(
-    settings: Settings, text: str, init_image: Image.Image | None, embeddings: EmbeddingTable
+    settings: Settings, prompt: RegionalPrompt, init_image: Image.Image | None, embeddings: EmbeddingTable
 ) -> Iterator[RenderJob]:
     """Yields one job for each batch."""
     plan = parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
     for first in range(settings.seed, settings.seed + settings.batch * settings.n_iter, settings.batch):
         yield RenderJob(
-            prompt=text,
+            prompt=prompt.rows[0].text,
             negative=settings.negative_prompt,
             seeds=range(first, first + settings.batch),
             plan=plan,
@@ -351,6 +357,7 @@ def _render_jobs(
             hr_scale=1.0 if init_image else settings.hr_scale,
             hr_steps=settings.hr_steps,
             embeddings=embeddings,
+            regions=prompt,
         )
 
 
@@ -383,6 +390,8 @@ def image_infotext(
         "Hires upscale": infotext.format_infotext_number(settings.hr_scale) if hires else None,
         "Hires steps": settings.hr_steps or None if hires else None,
         "Hires upscaler": "Latent" if hires else None,
+        "Region ratios": settings.region_ratios or None,
+        "Base ratio": infotext.format_infotext_number(settings.base_ratio) if BASE_WORD in settings.prompt else None,
         **(loras or {}),
         "Version": f"lora-ext {__version__}",
     }

@@ -11,6 +11,7 @@ from ..compare.image_spec import ImageSettings
 from ..errors import LoraError, did_you_mean
 from ..host.standalone.sampling import parse_sampling_plan
 from ..inject import MODES
+from ..prompt_regions import DEFAULT_BASE_SHARE
 from ..protocols import VAE_SCALE_FACTOR
 
 MAX_IMAGE_SIDE = 8192
@@ -40,6 +41,8 @@ class Settings(ImageSettings):
         tokenizer: a folder with CLIP's tokenizer files.
         config: the LDM configuration, where it does not lie beside the checkpoint.
         prediction: what the U-Net predicts, "epsilon" or "v", where the file does not say.
+        region_ratios: sizes of the regions that ADDCOL, ADDROW and BREAK divide the prompt into, such as `1,2;1`.
+        base_ratio: share of ADDBASE's text within the regions, 0 to 1.
         strict: a tag that cannot be applied is an error, not a note.
     """
 
@@ -60,6 +63,8 @@ class Settings(ImageSettings):
     tokenizer: Path | None = None
     config: Path | None = None
     prediction: str | None = None
+    region_ratios: str = ""
+    base_ratio: float = DEFAULT_BASE_SHARE
     strict: bool = False
 
     def checked(self) -> Settings:
@@ -78,6 +83,7 @@ class Settings(ImageSettings):
             (math.isfinite(self.cfg), "cfg is a finite number"),
             (self.clip_skip >= 1, "clip_skip is at least 1"),
             (0 <= self.strength <= 1 and 0 <= self.hr_strength <= 1, "strengths are from 0 to 1"),
+            (0 <= self.base_ratio <= 1, "base_ratio is from 0 to 1"),
             (1 <= self.hr_scale <= 8, "hr_scale is from 1 to 8"),
             (self.mode in MODES, f"unknown mode {self.mode!r}{did_you_mean(self.mode, MODES)}"),
         )
@@ -96,5 +102,5 @@ class Settings(ImageSettings):
         """Formats the values that a rule is about, as `name=value`."""
         if rule.startswith("si"):
             return f"{self.width}x{self.height}"
-        names = re.findall(r"batch|n_iter|cfg|clip_skip|hr_scale", rule) or ["strength", "hr_strength"]
+        names = re.findall(r"batch|n_iter|cfg|clip_skip|hr_scale|base_ratio", rule) or ["strength", "hr_strength"]
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)

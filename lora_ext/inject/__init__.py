@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import BakingMemoryError, FitError
 from .applied_adapter import AppliedAdapter, LayerTarget, StepWeight, find_layer_targets, weight_shape
+from .batch_rows import batch_rows
 from .free_memory import MemoryBudget
 from .live_layer import LIVE_LAYERS, AdaptersBySlot, LiveLayer
 from .rounding import combined_surviving_share
@@ -34,6 +35,7 @@ __all__ = [
     "LayerTarget",
     "MemoryBudget",
     "StepWeight",
+    "batch_rows",
     "find_layer_targets",
     "weight_shape",
 ]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import FitError
 from ..lowrank import LowRank, concat
 from .applied_adapter import AppliedAdapter, StepWeight, sum_bias_deltas, weight_shape
+from .batch_rows import expand_to_rows
 
 DeviceAndDtype: TypeAlias = "tuple[torch.device, torch.dtype]"
 
@@ -193,15 +193,13 @@ def _dense(applied: list[AppliedAdapter], weight: Tensor | None) -> list[tuple[T
 def _spread(values: Tensor, like: Tensor, axis: int) -> Tensor:
     """Reshapes (n,) or (images, n) to be multiplied with `like`, whose `axis` has length n, in its device and dtype.
 
-    With classifier-free guidance the batch contains the images once for each condition. Raises FitError where the
-    batch is no multiple of the images.
+    With classifier-free guidance the batch contains the images once for each condition. Raises FitError as
+    `expand_to_rows`.
     """
     shape = [1] * like.dim()
     shape[axis] = -1
     if values.dim() == 2:
-        if like.shape[0] % values.shape[0]:
-            raise FitError(f"a batch of {like.shape[0]} is no multiple of {values.shape[0]} sets of LoRA weights")
-        values = values.repeat(like.shape[0] // values.shape[0], 1)
+        values = expand_to_rows(values, like.shape[0])
         shape[0] = values.shape[0]
     return values.to(like.device, like.dtype).view(shape)
 

@@ -15,12 +15,15 @@ from torch.nn import functional
 
 from ...errors import LoraError
 from ...file.base_model import SDXL
+from ...inject.batch_rows import batch_rows
 from ...inject.free_memory import is_out_of_memory
+from ...prompt_regions import RegionalPrompt
 from ...protocols import VAE_SCALE_FACTOR
 from .embeddings import EmbeddingTable
 from .model import StandaloneModel
 from .prompt_editing import PassSteps, parse_and_prompts, parse_prompt_editing
 from .prompt_encoding import encoder_vectors, tokenize_prompt
+from .regional_sampling import RegionalConditioning, RegionalDenoiser
 from .sampling import (
     BeforeUnetCall,
     CfgDenoiser,
@@ -55,6 +58,8 @@ class RenderJob:
         embeddings: embeddings that prompts use by name.
         conditionings: conditioning of prompt and negative prompt, one row for each image, where it is computed already;
             not for the hires pass.
+        regions: the prompt's rows, in place of `prompt`, where the picture has regions; the LoRA files are applied with
+            weights for each of these rows.
     """
 
     prompt: str
@@ -71,6 +76,7 @@ class RenderJob:
     hr_steps: int = 0
     embeddings: EmbeddingTable | None = None
     conditionings: tuple[Conditioning, Conditioning] | None = None
+    regions: RegionalPrompt | None = None
 
 
 def encode_prompt(
@@ -178,25 +184,42 @@ def _build_denoiser(
 ) -> CfgDenoiser:
     """first: steps of the first pass, where this is the second."""
     positive, negative = job.conditionings or (None, None)
+    regions = job.regions if job.regions is not None and job.regions.has_regions else None
     calls_per_step = 1 + job.plan.second_order
     passes = PassSteps(
         job.plan.steps * calls_per_step, None if first_pass_steps is None else first_pass_steps * calls_per_step
     )
-    texts = [(positive, 1.0)] if positive else _encode_positive(model, job, passes)
-    (cond, weight), *more = texts
-    return CfgDenoiser(
-        model.unet,
-        model.noise_schedule,
-        model.prediction,
-        cond,
-        negative or _encode_edited_prompt(model, job, job.negative, passes, negative=True),
-        job.cfg,
-        blank_inpainting_mask(model, job) if model.is_inpainting else None,
-        before_call,
-        on_denoised,
-        weight=weight,
-        more_conds=more,
-    )
+    schedule: tuple[Any, ...] = model.unet, model.noise_schedule, model.prediction
+    others = job.cfg, blank_inpainting_mask(model, job) if model.is_inpainting else None, before_call, on_denoised
+    if regions is not None:
+        texts, uncond = _encode_regions(model, job, regions, passes)
+        (cond, weight), *more = texts
+        return RegionalDenoiser(
+            *schedule, cond, uncond, *others, weight=weight, more_conds=more, row_weights=regions.weights
+        )
+    plain = [(positive, 1.0)] if positive else _encode_positive(model, job, passes)
+    (only, weight), *rest = plain
+    negative = negative or _encode_edited_prompt(model, job, job.negative, passes, negative=True)
+    return CfgDenoiser(*schedule, only, negative, *others, weight=weight, more_conds=rest)
+
+
+def _encode_regions(
+    model: StandaloneModel, job: RenderJob, regions: RegionalPrompt, passes: PassSteps
+) -> tuple[list[tuple[RegionalConditioning, float]], RegionalConditioning]:
+    """(prompt's texts with their weights, negative prompt) of all rows, each encoded with the row's own LoRA weights.
+
+    Raises LoraError where rows have other numbers or weights of texts joined by AND.
+    """
+    positive, negative = [], []
+    for index, row in enumerate(regions.rows):
+        with batch_rows([index], len(regions.rows)):
+            positive.append(_encode_positive(model, replace(job, prompt=row.text), passes))
+            negative.append(_encode_edited_prompt(model, job, job.negative, passes, negative=True))
+    weights = [[weight for _, weight in texts] for texts in positive]
+    if any(row != weights[0] for row in weights):
+        raise LoraError("regions whose texts are joined by AND need equally many texts with equal weights in each")
+    joined = [RegionalConditioning(tuple(text for text, _ in row)) for row in zip(*positive, strict=True)]
+    return list(zip(joined, weights[0], strict=True)), RegionalConditioning(tuple(negative))
 
 
 def _encode_positive(

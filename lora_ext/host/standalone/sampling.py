@@ -67,14 +67,26 @@ class Conditioning:
         assert states is not None
         return Conditioning(states, expand(self.pooled), expand(self.sizes))
 
-    def concatenated_with(self, other: Conditioning) -> Conditioning:
-        """Returns the rows of both, along the batch."""
+    def row(self, index: int) -> Conditioning:
+        """Returns the conditioning of one image."""
 
-        def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-            return None if a is None or b is None else torch.cat([a, b])
+        def one(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[index : index + 1]
+
+        return Conditioning(self.states[index : index + 1], one(self.pooled), one(self.sizes))
+
+    @staticmethod
+    def concatenated(parts: Sequence[Conditioning]) -> Conditioning:
+        """Returns the rows of all parts, along the batch."""
+
+        def join(tensors: list[Tensor | None]) -> Tensor | None:
+            found = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(found) if len(found) == len(tensors) else None
 
         return Conditioning(
-            torch.cat([self.states, other.states]), both(self.pooled, other.pooled), both(self.sizes, other.sizes)
+            torch.cat([part.states for part in parts]),
+            join([part.pooled for part in parts]),
+            join([part.sizes for part in parts]),
         )
 
 
@@ -185,14 +197,16 @@ class CfgDenoiser:
         texts = [self.cond, *(text for text, _ in self.more_conds)]
         if self.cfg != 1 or self.more_conds or self.weight != 1:
             texts.append(self.uncond)
+        return self._predict_texts(x, t, texts, now)
+
+    def _predict_texts(self, x: Tensor, t: Tensor, texts: Sequence[PromptConditioning], step: int) -> list[Tensor]:
+        """Returns the U-Net's output for each text at U-Net call `step`."""
         conditions = [
-            (text.at(now) if isinstance(text, ConditioningSchedule) else text).expanded_to(len(x)) for text in texts
+            (text.at(step) if isinstance(text, ConditioningSchedule) else text).expanded_to(len(x)) for text in texts
         ]
         if len({condition.states.shape[1] for condition in conditions}) > 1:
             return [self._call_unet(x, t, condition) for condition in conditions]
-        together = conditions[0]
-        for condition in conditions[1:]:
-            together = together.concatenated_with(condition)
+        together = Conditioning.concatenated(conditions)
         return list(self._call_unet(torch.cat([x] * len(texts)), t, together).chunk(len(texts)))
 
     def _call_unet(self, x: Tensor, t: Tensor, condition: Conditioning) -> Tensor:

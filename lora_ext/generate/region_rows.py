@@ -1,0 +1,46 @@
+"""The LoRA files of a prompt with regions: one row of specs for each region."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from ..adapter_spec import AdapterSpec
+from ..applied_networks import AppliedNetworks
+from ..compare.per_image_weights import PerImageNetworks
+from ..errors import FitError
+from ..fit_report import FitReport
+from ..inject import BAKED
+from ..inject.fallback import WeightChanges
+from ..lora_tags import LoraTag
+from ..prompt_regions import RegionalPrompt
+from ..protocols import HookableModel
+
+SpecRows: TypeAlias = "Sequence[Sequence[AdapterSpec]]"
+"""`rows[i]` acts on row i of a `RegionalPrompt`."""
+
+
+def rows_of_specs(prompt: RegionalPrompt, tags: Sequence[LoraTag], specs: Sequence[AdapterSpec]) -> SpecRows:
+    """Returns the specs of each row; tags that are not among `tags`, whose files are missing, are left out."""
+    found = dict(zip(tags, specs, strict=True))
+    return [[found[tag] for tag in row.tags if tag in found] for row in prompt.rows]
+
+
+def networks_for_rows(
+    model: HookableModel, mode: str, rows: int, changes: WeightChanges | None = None
+) -> AppliedNetworks:
+    """Returns what applies the files of so many rows.
+
+    Raises:
+        FitError: regions and the mode "baked", which has one weight for the whole batch.
+    """
+    if rows == 1:
+        return AppliedNetworks(model, mode, changes=changes)
+    if mode == BAKED:
+        raise FitError("mode=baked has one weight for the whole picture; regions need the mode auto or live")
+    return PerImageNetworks(model, mode, changes=changes)
+
+
+def apply_rows(applied: AppliedNetworks, rows: SpecRows) -> list[FitReport]:
+    """Applies the files of each row to it. Raises as `AppliedNetworks.apply`."""
+    return applied.apply_each(rows) if isinstance(applied, PerImageNetworks) else applied.apply(rows[0])

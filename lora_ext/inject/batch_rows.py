@@ -1,0 +1,56 @@
+"""Which rows of a larger batch a call of a network computes, where LoRA weights differ from row to row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+from ..errors import FitError
+
+_ROWS: ContextVar[tuple[tuple[int, ...], int] | None] = ContextVar("rows of the batch", default=None)
+
+
+@contextmanager
+def batch_rows(rows: Sequence[int], total: int) -> Iterator[None]:
+    """Inside, a call of a network computes single rows of a batch: `rows[i]` of `total` is its row i.
+
+    Live LoRAs whose weights differ from row to row use the weights of these rows. It serves batches that are computed
+    in parts, and text encoders that get the rows' prompts one by one.
+
+    Args:
+        rows: the rows of the whole batch, from 0.
+        total: the size of the whole batch, a multiple of the sets of LoRA weights.
+    """
+    token = _ROWS.set((tuple(rows), total))
+    try:
+        yield
+    finally:
+        _ROWS.reset(token)
+
+
+def expand_to_rows(values: Tensor, size: int) -> Tensor:
+    """Repeats values of sets for all rows of a call.
+
+    Args:
+        values: (sets, n).
+        size: the rows of the call.
+
+    Returns:
+        (size, n): the sets in turn, or those of the rows that `batch_rows` names.
+
+    Raises:
+        FitError: the batch is no multiple of the sets, or the call has another number of rows than were named.
+    """
+    chosen = _ROWS.get()
+    rows, total = (None, size) if chosen is None else chosen
+    if total % values.shape[0]:
+        raise FitError(f"a batch of {total} is no multiple of {values.shape[0]} sets of LoRA weights")
+    whole = values.repeat(total // values.shape[0], 1)
+    if rows is None:
+        return whole
+    if len(rows) != size:
+        raise FitError(f"a batch of {size} has LoRA weights of {len(rows)} rows")
+    return whole[list(rows)]
