@@ -171,7 +171,10 @@ class _TagParser:
         if region not in self._loaded:
             if region.mask_name and self._load_mask is None:
                 raise PromptError(f"there are no masks here, and {region.mask_name!r} is no other place")
-            self._loaded[region] = self._load_mask(region) if region.mask_name and self._load_mask else region
+            loaded = self._load_mask(region) if region.mask_name and self._load_mask else region
+            if loaded.pixels is not None and not bool(loaded.pixels.any()):
+                raise PromptError(f"the mask {region.mask_name!r} is black: the file would act nowhere")
+            self._loaded[region] = loaded
         return self._loaded[region]
 
 

@@ -184,23 +184,34 @@ def _build_denoiser(
 ) -> CfgDenoiser:
     """first: steps of the first pass, where this is the second."""
     positive, negative = job.conditionings or (None, None)
+    negative_text: Any
     regions = job.regions if job.regions is not None and job.regions.has_regions else None
     calls_per_step = 1 + job.plan.second_order
     passes = PassSteps(
         job.plan.steps * calls_per_step, None if first_pass_steps is None else first_pass_steps * calls_per_step
     )
-    schedule: tuple[Any, ...] = model.unet, model.noise_schedule, model.prediction
-    others = job.cfg, blank_inpainting_mask(model, job) if model.is_inpainting else None, before_call, on_denoised
+    texts: Sequence[tuple[Any, float]]
     if regions is not None:
-        texts, uncond = _encode_regions(model, job, regions, passes)
-        (cond, weight), *more = texts
-        return RegionalDenoiser(
-            *schedule, cond, uncond, *others, weight=weight, more_conds=more, row_weights=regions.weights
-        )
-    plain = [(positive, 1.0)] if positive else _encode_positive(model, job, passes)
-    (only, weight), *rest = plain
-    negative = negative or _encode_edited_prompt(model, job, job.negative, passes, negative=True)
-    return CfgDenoiser(*schedule, only, negative, *others, weight=weight, more_conds=rest)
+        texts, negative_text = _encode_regions(model, job, regions, passes)
+        denoiser: Callable[..., CfgDenoiser] = partial(RegionalDenoiser, row_weights=regions.weights)
+    else:
+        texts = [(positive, 1.0)] if positive else _encode_positive(model, job, passes)
+        negative_text = negative or _encode_edited_prompt(model, job, job.negative, passes, negative=True)
+        denoiser = CfgDenoiser
+    (cond, weight), *more = texts
+    return denoiser(
+        model.unet,
+        model.noise_schedule,
+        model.prediction,
+        cond,
+        negative_text,
+        job.cfg,
+        blank_inpainting_mask(model, job) if model.is_inpainting else None,
+        before_call,
+        on_denoised,
+        weight=weight,
+        more_conds=more,
+    )
 
 
 def _encode_regions(
