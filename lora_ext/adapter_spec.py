@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -86,12 +87,18 @@ class AdapterSpec:
         """Whether the weight changes from step to step."""
         return any(part is not None for part in (self.start, self.stop, self.curve, self.block_curve))
 
-    def at_step(self, step: int, total: int) -> AdapterSpec:
+    @property
+    def needs_sigma(self) -> bool:
+        """Whether the weight changes with the noise level."""
+        return any(part is not None and part.keyframes.in_sigmas for part in (self.curve, self.block_curve))
+
+    def at_step(self, step: int, total: int, sigma: float | None = None) -> AdapterSpec:
         """Returns the spec with the constant weights that it has at one denoiser call.
 
         Args:
             step: the call, from 0.
             total: the number of calls.
+            sigma: the noise level at the call; needed where `needs_sigma`, infinite before the first call.
 
         Returns:
             A spec without schedule, whose `unet` is 0 outside the range of steps; itself where nothing is scheduled.
@@ -104,11 +111,11 @@ class AdapterSpec:
         """
         if not self.is_scheduled:
             return self
-        factor = 1.0 if self.curve is None else self.curve.at(step, total)
+        factor = 1.0 if self.curve is None else self.curve.at(step, total, sigma)
         return replace(
             self,
             unet=self.unet * factor if is_step_in_range(self.start, self.stop, step, total) else 0.0,
-            blocks=self.blocks if self.block_curve is None else self.block_curve.at(step, total),
+            blocks=self.blocks if self.block_curve is None else self.block_curve.at(step, total, sigma),
             start=None,
             stop=None,
             curve=None,
@@ -214,7 +221,7 @@ def spec_from_tag(tag: LoraTag, file: LoraFile, presets: Presets, *, seed: int |
         file=file,
         te=tag.encoded_te,
         unet=tag.unet,
-        blocks=blocks.at(0, 1) if isinstance(blocks, BlockWeightCurve) else blocks,
+        blocks=blocks.at(0, 1, math.inf) if isinstance(blocks, BlockWeightCurve) else blocks,
         dyn=tag.dyn,
         start=tag.start,
         stop=tag.stop,

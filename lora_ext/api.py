@@ -107,14 +107,18 @@ class Loras:
         """
         return self.set(name, 0.0)
 
-    def at_step(self, step: int, total: int) -> None:
-        """Sets the weights that `start` and `stop` schedule for a step.
+    def at_step(self, step: int, total: int, sigma: float | None = None) -> None:
+        """Sets the weights that curves, `start` and `stop` schedule for a step.
 
         Args:
             step: number of the U-Net's call, from 0.
             total: how many calls an image takes.
+            sigma: the noise level, for curves over noise levels (`@s`).
+
+        Raises:
+            BlockError: a curve is over noise levels and `sigma` is not given.
         """
-        self._applied.at_step(step, total)
+        self._applied.at_step(step, total, sigma)
 
     def go_live(self) -> bool:
         """Applies live from now on what "auto" has baked; to be called when the pipeline runs out of memory.
@@ -137,7 +141,9 @@ class Loras:
             `kwargs`, unchanged.
         """
         total = int(pipe.num_timesteps)
-        self.at_step((step + 1) % total, total)
+        following = (step + 1) % total
+        sigma = _noise_level(pipe.scheduler, following, total) if self._applied.needs_sigma else None
+        self.at_step(following, total, sigma)
         return kwargs
 
     def close(self) -> None:
@@ -177,6 +183,15 @@ class Loras:
             if field not in fields:
                 fields |= {field: fields.get(other, 1.0), f"{field}_curve": fields.get(f"{other}_curve")}
         return spec_from_tag(LoraTag(name, **fields), self._files[name], self._presets)
+
+
+def _noise_level(scheduler: Any, step: int, total: int) -> float:
+    """The noise level at a step by a diffusers scheduler; an image that is changed gets the last `total` steps."""
+    place = len(scheduler.timesteps) - total + step
+    if getattr(scheduler, "sigmas", None) is not None:
+        return float(scheduler.sigmas[place])
+    share = float(scheduler.alphas_cumprod[int(scheduler.timesteps[place])])
+    return ((1 - share) / share) ** 0.5
 
 
 LORA_TAG_FIELDS = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -115,7 +116,7 @@ class AppliedNetworks:
         self._step_weights = tuple(
             before[i][1] if i in before and before[i][0] == spec else StepWeight() for i, spec in enumerate(specs)
         )
-        self._set_current_specs(0, 1_000_000)
+        self._set_current_specs(0, 1_000_000, math.inf)
         self._matches = {id(spec.file): self._match_layers(spec.file) for spec in self.specs}
         self._apply(anew=self._note_weights())
         return self.fit_reports()
@@ -153,15 +154,24 @@ class AppliedNetworks:
         """
         return self.fallback.retry_when_out_of_memory(work)
 
-    def at_step(self, step: int, total: int) -> None:
+    @property
+    def needs_sigma(self) -> bool:
+        """Whether a weight changes with the noise level, so that `at_step` needs it."""
+        return any(spec.needs_sigma for spec in self.specs)
+
+    def at_step(self, step: int, total: int, sigma: float | None = None) -> None:
         """Moves schedules to a denoiser call. Nothing happens where no weight changes.
 
         Args:
             step: the call, from 0.
             total: the number of calls.
+            sigma: the noise level; needed where `needs_sigma`.
+
+        Raises:
+            BlockError: the noise level is needed and not given.
         """
         before = self._current_specs
-        self._set_current_specs(step, total)
+        self._set_current_specs(step, total, sigma)
         rows = list(zip(before, self._current_specs, strict=True))
         moved = [i for i, (a, b) in enumerate(rows) if (a.unet, a.blocks) != (b.unet, b.blocks)]
         if all(rows[i][0].blocks == rows[i][1].blocks and self._follows(i) for i in moved):
@@ -169,8 +179,8 @@ class AppliedNetworks:
         else:
             self._apply_changes()
 
-    def _set_current_specs(self, step: int, total: int) -> None:
-        self._current_specs = tuple(spec.at_step(step, total) for spec in self.specs)
+    def _set_current_specs(self, step: int, total: int, sigma: float | None) -> None:
+        self._current_specs = tuple(spec.at_step(step, total, sigma) for spec in self.specs)
         for step_weight, current in zip(self._step_weights, self._current_specs, strict=True):
             step_weight.value = current.unet
 

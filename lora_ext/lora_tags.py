@@ -9,6 +9,7 @@ picture the file acts, and `way=` how.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -92,7 +93,7 @@ class LoraTag:
     @property
     def encoded_te(self) -> float:
         """The weight of the text encoders that acts: a curve's at the first step, since the text is encoded once."""
-        return self.te if self.te_curve is None else self.te * self.te_curve.at(0, 1)
+        return self.te if self.te_curve is None else self.te * self.te_curve.at(0, 1, math.inf)
 
     def for_hires_pass(self) -> LoraTag:
         """Returns the tag with the weights of the hires pass."""

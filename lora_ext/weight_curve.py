@@ -1,7 +1,8 @@
 """Weights that change from step to step: `0@0,1@0.5,0@1` in a tag, and block weights `INALL@0;OUTALL@0.5`.
 
 The syntax is sd-webui-loractl's. A keyframe is `VALUE@PLACE`; between two keyframes the value changes linearly, before
-the first and after the last it is constant. Places are shares of the pass where the last one is at most 1, else steps.
+the first and after the last it is constant. Places are shares of the pass where the last one is at most 1, else steps;
+with an `s`, `1@s14.6,0@s0.5`, they are noise levels (sigma), so that a curve means the same at 8 and at 40 steps.
 """
 
 from __future__ import annotations
@@ -34,37 +35,52 @@ class Keyframes:
     """The places of a curve's keyframes.
 
     Attributes:
-        places: in ascending order.
+        places: in the order of time: ascending, noise levels descending.
         easings: for each keyframe how the curve comes to it from the one before, a name of `EASINGS`.
         in_steps: whether places are steps from 0; otherwise they are shares: 0 is the first step, 1 the last one.
+        in_sigmas: whether places are noise levels.
     """
 
     places: tuple[float, ...]
     easings: tuple[str, ...]
     in_steps: bool
+    in_sigmas: bool = False
 
-    def locate(self, step: int, total: int) -> tuple[int, float]:
+    def locate(self, step: int, total: int, sigma: float | None = None) -> tuple[int, float]:
         """Finds where a step lies.
+
+        Between noise levels the way is measured in log sigma, in which the steps of samplers are about evenly spread.
 
         Args:
             step: the step, from 0.
             total: the number of steps.
+            sigma: the noise level at the step; infinite before the first one.
 
         Returns:
             (index of a keyframe, share from 0 to below 1 of the way from its value to the next one's).
+
+        Raises:
+            BlockError: places are noise levels, and `sigma` is not given.
         """
-        place = step if self.in_steps else step / max(total - 1, 1)
-        after = bisect_right(self.places, place)
-        if after in (0, len(self.places)):
+        if not self.in_sigmas:
+            places, place = self.places, step if self.in_steps else step / max(total - 1, 1)
+        elif sigma is None:
+            raise BlockError("a weight curve over noise levels (@s) needs the noise level; pass at_step(…, sigma=…)")
+        else:
+            places = tuple(-math.log(level) for level in self.places)
+            place = -math.log(sigma) if sigma > 0 else math.inf
+        after = bisect_right(places, place)
+        if after in (0, len(places)):
             return max(after - 1, 0), 0.0
-        first, last = self.places[after - 1], self.places[after]
+        first, last = places[after - 1], places[after]
         return after - 1, EASINGS[self.easings[after]]((place - first) / (last - first))
 
     def format_values(self, values: tuple[str, ...], separator: str = ",") -> str:
         """Formats keyframes with their values as text that parses to them again."""
         rows = zip(values, self.places, self.easings, strict=True)
+        sign = "s" if self.in_sigmas else ""
         return separator.join(
-            f"{value}@{place:g}" + (f" {easing}" if easing != "linear" else "") for value, place, easing in rows
+            f"{value}@{sign}{place:g}" + (f" {easing}" if easing != "linear" else "") for value, place, easing in rows
         )
 
 
@@ -80,19 +96,20 @@ class WeightCurve:
     keyframes: Keyframes
     values: tuple[float, ...]
 
-    def at(self, step: int, total: int) -> float:
+    def at(self, step: int, total: int, sigma: float | None = None) -> float:
         """Returns the weight at a step.
 
         Args:
             step: the step, from 0.
             total: the number of steps.
+            sigma: the noise level, for a curve over noise levels; as for `Keyframes.locate`.
 
         Example:
             >>> curve = parse_curve("0@0,1@0.5,0@1")
             >>> [curve.at(step, 5) for step in range(5)]
             [0.0, 0.5, 1.0, 0.5, 0.0]
         """
-        index, share = self.keyframes.locate(step, total)
+        index, share = self.keyframes.locate(step, total, sigma)
         value = self.values[index]
         return value + share * (self.values[index + 1] - value) if share else value
 
@@ -117,14 +134,15 @@ class BlockWeightCurve:
     keyframes: Keyframes
     values: tuple[BlockWeights, ...]
 
-    def at(self, step: int, total: int) -> BlockWeights:
+    def at(self, step: int, total: int, sigma: float | None = None) -> BlockWeights:
         """Returns the block weights at a step. BASE, the text encoder's, is always the first keyframe's.
 
         Args:
             step: the step, from 0.
             total: the number of steps.
+            sigma: as for `WeightCurve.at`.
         """
-        index, share = self.keyframes.locate(step, total)
+        index, share = self.keyframes.locate(step, total, sigma)
         start = self.values[index]
         end = self.values[index + 1] if share else start
         weights = {name: _between(start, end, name, share) for name in BLOCK_LABELS}
@@ -167,7 +185,8 @@ def parse_curve(text: str) -> WeightCurve:
     Args:
         text: keyframes `VALUE@PLACE` (or `VALUE~PLACE`), separated by `,` or `;`, in any order; a word after the place
             says how the curve comes to it: `linear` (the default), `ease-in`, `ease-out`, `cosine`, or `step`, which
-            keeps the value before it until the place. A keyframe without a place is at the end, place 1.
+            keeps the value before it until the place. A keyframe without a place is at the end, place 1. Places with
+            an `s`, such as `s14.6`, are noise levels; then all of them are.
 
     Returns:
         The curve.
@@ -219,6 +238,7 @@ def parse_block_curve(text: str, parse: Callable[[str], BlockWeights]) -> BlockW
 def _split_keyframes(text: str, parts: list[str]) -> tuple[list[str], Keyframes]:
     """Returns the values of keyframes as text, in the order of their places, and the places."""
     rows: list[tuple[float, str, str]] = []
+    in_sigmas = re.search(r"[@~]\s*s", text, re.IGNORECASE) is not None
     for part in filter(None, map(str.strip, parts)):
         match = _KEYFRAME.match(part)
         if match is None or not match["value"]:
@@ -226,12 +246,27 @@ def _split_keyframes(text: str, parts: list[str]) -> tuple[list[str], Keyframes]
         easing = (match["easing"] or "linear").lower()
         if easing not in EASINGS:
             raise BlockError(f"unknown easing {easing!r} in {text!r}{did_you_mean(easing, EASINGS)}")
-        place = 1.0 if match["place"] is None else parse_finite_number(match["place"], text)
-        if place < 0:
-            raise BlockError(f"place {match['place']} in {text!r} is negative; 0 is the first step")
-        rows.append((place, match["value"], easing))
+        rows.append((_parse_place(match["place"], in_sigmas, text), match["value"], easing))
     if not rows:
         raise BlockError(f"{text!r} has no keyframe VALUE@PLACE, such as 0.8@0.5")
-    rows.sort(key=lambda row: row[0])  # two at one place, in the order written, are a jump
+    rows.sort(key=lambda row: -row[0] if in_sigmas else row[0])  # two at one place, in the order written, are a jump
     places, values, easings = zip(*rows, strict=True)
-    return list(values), Keyframes(places, easings, in_steps=places[-1] > 1)
+    return list(values), Keyframes(places, easings, in_steps=not in_sigmas and places[-1] > 1, in_sigmas=in_sigmas)
+
+
+def _parse_place(place: str | None, in_sigmas: bool, text: str) -> float:
+    """Parses a keyframe's place; `in_sigmas` says that a place of `text` is a noise level."""
+    if in_sigmas:
+        if place is None or place[0].lower() != "s":
+            raise BlockError(f"{text!r} mixes noise levels (@s14.6) with other places; write s at all places or none")
+        sigma = parse_finite_number(place[1:], text)
+        if sigma <= 0:
+            raise BlockError(
+                f"noise level {place[1:]} in {text!r} is not above 0; "
+                "Stable Diffusion goes from about 14.6 down to about 0.03"
+            )
+        return sigma
+    number = 1.0 if place is None else parse_finite_number(place, text)
+    if number < 0:
+        raise BlockError(f"place {place} in {text!r} is negative; 0 is the first step")
+    return number

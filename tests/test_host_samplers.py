@@ -145,10 +145,14 @@ def test_less_strength_stays_nearer(name: str, whole: bool) -> None:
 
 def test_the_hires_pass_walks_every_step() -> None:
     calls: list[tuple[int, int]] = []
+
+    def count(step: int, total: int, sigma: float) -> None:
+        calls.append((step, total))
+
     latent = torch.zeros(1, *SHAPE)
     sample_from_latent(
         parse_sampling_plan("Euler", steps=10),
-        guide(before_call=lambda *c: calls.append(c)),
+        guide(before_call=count),
         noise(1),
         latent,
         0.5,
@@ -158,7 +162,7 @@ def test_the_hires_pass_walks_every_step() -> None:
     calls.clear()
     sample_from_latent(
         parse_sampling_plan("Euler", steps=10),
-        guide(before_call=lambda *c: calls.append(c)),
+        guide(before_call=count),
         noise(1),
         latent,
         0.5,
@@ -166,7 +170,7 @@ def test_the_hires_pass_walks_every_step() -> None:
     )
     assert calls == [(i, 6) for i in range(6)]
     calls.clear()
-    sample_from_noise(parse_sampling_plan("Heun", steps=10), guide(before_call=lambda *c: calls.append(c)), noise(1))
+    sample_from_noise(parse_sampling_plan("Heun", steps=10), guide(before_call=count), noise(1))
     assert calls == [(i, 20) for i in range(19)]
 
 
@@ -244,3 +248,23 @@ def test_plans() -> None:
         parse_sampling_plan("Euler", "Karas")
     with pytest.raises(LoraError, match="steps is from 1 to 1000; got 0"):
         parse_sampling_plan("Euler", steps=0)
+
+
+@pytest.mark.parametrize("name", ["Euler", "Heun", "DPM2", "LCM", "DDIM", "UniPC"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_each_call_is_told_its_noise_level(name: str, strength: float) -> None:
+    """Also the second call of a step, and samplers over timesteps; a part of the steps begins in the middle."""
+    told: list[float] = []
+    used: list[float] = []
+    denoiser = guide(
+        before_call=lambda step, total, sigma: told.append(sigma),
+        on_denoised=lambda x, sigma, denoised: used.append(float(sigma)),
+    )
+    plan = parse_sampling_plan(name, steps=6)
+    if strength == 1:
+        sample_from_noise(plan, denoiser, noise(1))
+        assert told[0] > 10
+    else:
+        sample_from_latent(plan, denoiser, noise(1), torch.zeros(1, *SHAPE), strength, False)
+        assert told[0] < 5
+    assert told == used and told[-1] == min(told) > 0 and len(told) > 1

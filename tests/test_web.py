@@ -166,6 +166,12 @@ def test_the_picture_of_a_curve_is_the_weight_at_each_place(api: Client) -> None
     assert [shares["curve"][i] for i in (0, 25, 50, 100)] == [[0.0, 0.0], [0.25, 0.25], [0.5, 0.5], [1.0, 0.0]]
     steps = api("POST", "/tag", json={"name": "one", "unet": 1.0, "curve": "0@0,1@4"})
     assert steps["curve"] == [[0, 0], [1, 0.25], [2, 0.5], [3, 0.75], [4, 1]]
+    assert (shares["curve_over"], steps["curve_over"]) == ("shares", "steps")
+    levels = api("POST", "/tag", json={"name": "one", "unet": 0.5, "curve": "1@s14.6,0@s0.03"})
+    assert levels["curve_over"] == "noise levels" and levels["tag"] == "<lora:one:1:0.5@s14.6,0@s0.03>"
+    assert [levels["curve"][i] for i in (0, 50, 100)] == [
+        pytest.approx(row) for row in ([14.6, 0.5], [(14.6 * 0.03) ** 0.5, 0.25], [0.03, 0.0])
+    ]
     assert api("POST", "/tag", json={"name": "one", "unet": 1.0, "curve": "0.5@0"})["curve"] == []
     assert "keyframe" in api("POST", "/tag", 400, json={"name": "one", "curve": "@3"})["error"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,6 +81,20 @@ def test_two_keyframes_at_one_place_are_a_jump() -> None:
     assert [curve.at(step, 5) for step in range(5)] == [0.0, 0.0, 1.0, 1.0, 1.0]
 
 
+def test_places_with_an_s_are_noise_levels() -> None:
+    """Linear in log sigma, in the order of time, whatever the number of steps."""
+    curve = parse_curve("0@S0.1, 1~s10 , 0.5@ s1")
+    assert curve.format_curve() == "1@s10,0.5@s1,0@s0.1" and parse_curve(curve.format_curve()) == curve
+    levels = (math.inf, 20.0, 10.0, 10**0.5, 1.0, 0.1**0.5, 0.1, 0.01, 0.0)
+    wanted = [1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0]
+    for step, total in ((0, 1), (3, 8), (39, 40)):
+        assert [curve.at(step, total, level) for level in levels] == pytest.approx(wanted, abs=1e-12)
+    jump = parse_curve("0@s5,1@s5,1@s1")
+    assert [jump.at(0, 1, level) for level in (5.1, 5.0, 4.9)] == [0, 1, 1]
+    with pytest.raises(BlockError, match=r"needs the noise level; pass at_step\(…, sigma=…\)"):
+        curve.at(0, 8)
+
+
 def test_easings_go_from_one_value_to_the_next() -> None:
     for name, ease in EASINGS.items():
         curve = parse_curve(f"2@0,4@1 {name}")
@@ -102,6 +118,12 @@ def test_a_curve_that_never_changes_is_a_number() -> None:
         ("1@0,2@1 cosin", "unknown easing 'cosin' .* did you mean 'cosine'"),
         ("nan@0", "not finite"),
         (";,", "has no keyframe"),
+        ("1@s14,0@1", r"'1@s14,0@1' mixes noise levels \(@s14.6\) with other places"),
+        ("1@s14,0", "mixes noise levels"),
+        ("1@s14,0@s0", "noise level 0 in '1@s14,0@s0' is not above 0; Stable Diffusion goes from about 14.6"),
+        ("1@s14,0@s-1", "noise level -1 in"),
+        ("1@s,0@s1", "'' in '1@s,0@s1' is not a number"),
+        ("1@s14,0@s1x", "'1x' in"),
     ],
 )
 def test_errors_quote_what_was_given(text: str, message: str) -> None:
@@ -125,6 +147,8 @@ def test_a_tag_takes_a_curve_where_a_weight_stands(name: str) -> None:
     [
         "<lora:cat:0@0,1@0.5 cosine>",
         "<lora:cat:0.5:1@0,0@20>",
+        "<lora:cat:0.5:1@s14.6,0@s0.5 cosine>",
+        "<lora:cat:1:lbw=INALL@s14,OUTALL@s1>",
         "<lora:cat:1:hr=0.5>",
         "<lora:cat:1:hrte=1:hrunet=0@0,1@1:lbw=INALL@0,OUTALL@0.5>",
     ],
@@ -180,6 +204,15 @@ def test_the_text_encoders_weight_is_the_first_keyframes() -> None:
     ones = ",".join("1" * 17)
     curve = blocks_of(f"0,{ones[2:]}@0;{ones}@1")
     assert [curve.at(step, 3).weight_of(BASE) for step in range(3)] == [0, 0, 0]
+
+
+def test_block_weights_over_noise_levels() -> None:
+    curve = blocks_of("INALL@s16,OUTALL@s1")
+    first, last = parse_block_weights("INALL"), parse_block_weights("OUTALL")
+    now = curve.at(0, 1, 4.0)
+    assert [now.weight_of(name) for name in BLOCK_LABELS if name != BASE] == pytest.approx(
+        [(first.weight_of(name) + last.weight_of(name)) / 2 for name in BLOCK_LABELS if name != BASE]
+    )
 
 
 def test_errors_in_block_curves_name_tag_and_preset() -> None:
@@ -337,6 +370,58 @@ def test_the_text_encoder_keeps_its_weight_and_says_so(model: Tiny) -> None:
     assert spec_from_tag(curved, file, Presets()).te == 0.25
     assert "0.25" in text_encoder_curve_note(curved, file)
     assert text_encoder_curve_note(tag("<lora:cat:0.25:0@0,1@1>"), file) == ""
+
+
+def test_a_curve_over_noise_levels(model: Tiny) -> None:
+    """Before the first step it has its first value, which the text encoder keeps; then each noise level's."""
+    curved = tag("<lora:cat:0.5@s16,1@s1>")
+    spec = spec_from_tag(curved, lora_file(model), Presets())
+    assert spec.needs_sigma and spec.te == 0.5 and not replace(spec, curve=CURVE).needs_sigma
+    assert replace(
+        spec, curve=None, block_curve=parse_block_curve("INALL@s9,OUTALL@s4", parse_block_weights)
+    ).needs_sigma
+    with AppliedNetworks(model, "live") as applied:
+        applied.apply([spec])
+        drawn = [model.draw()]
+        for sigma in (16.0, 4.0, 1.0, 0.1):
+            applied.at_step(0, 8, sigma)
+            drawn.append(model.draw())
+        with pytest.raises(BlockError, match="needs the noise level"):
+            applied.at_step(1, 8)
+    for made, weight in zip(drawn, (0.5, 0.5, 0.75, 1.0, 1.0), strict=True):
+        with AppliedNetworks(model, "live") as applied:
+            applied.apply([AdapterSpec(spec.file, te=0.5, unet=weight)])
+            assert all(map(torch.equal, made, model.draw())), weight
+
+
+class Scheduler:
+    """Of a diffusers pipeline; with ᾱ alone, as DDIM's."""
+
+    timesteps = torch.tensor([900, 600, 300, 0])
+    alphas_cumprod = torch.linspace(0.99, 0.001, 1000)
+
+
+class SigmaScheduler(Scheduler):
+    """With noise levels, as Euler's."""
+
+    sigmas = torch.tensor([16.0, 4.0, 1.0, 0.1, 0.0])
+
+
+@pytest.mark.parametrize("total", [4, 2])
+def test_a_pipelines_steps_have_the_schedulers_noise_levels(model: Tiny, total: int) -> None:
+    """The last `total` of the scheduler's steps, as where an image is changed; after the last one, the next image's."""
+    for scheduler in (Scheduler(), SigmaScheduler()):
+        pipe = SimpleNamespace(num_timesteps=total, scheduler=scheduler)
+        if isinstance(scheduler, SigmaScheduler):
+            levels = scheduler.sigmas[4 - total : 4].tolist()
+        else:
+            shares = scheduler.alphas_cumprod[scheduler.timesteps[4 - total :]].double()
+            levels = ((1 - shares) / shares).sqrt().tolist()
+        with lora_ext.apply(model, {lora_file(model): {"te": 0, "unet": "0@s16,1@s0.1"}}, mode="live") as loras:
+            for step in (*range(total), *range(total - 1)):
+                assert loras.on_step_end(pipe, step, None, {"latents": 1}) == {"latents": 1}
+                wanted = parse_curve("0@s16,1@s0.1").at(0, 1, levels[(step + 1) % total])
+                assert loras._applied._current_specs[0].unet == pytest.approx(wanted, rel=1e-6, abs=1e-6)
 
 
 def test_curves_from_python(model: Tiny) -> None:

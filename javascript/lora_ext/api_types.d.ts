@@ -926,10 +926,12 @@ export interface TagAnswer {
     /** What the tag will not do, a sentence each. */
     notes: string[];
     /**
-     * The U-Net's weight over the steps as (place, weight): places are shares of the pass from 0 to 1, or steps; empty
-     * where the weight is constant.
+     * The U-Net's weight over the steps as (place, weight): places are shares of the pass from 0 to 1, steps, or noise
+     * levels (sigma), which fall; empty where the weight is constant.
      */
     curve: [number, number][];
+    /** What the places are. */
+    curve_over: "shares" | "steps" | "noise levels";
 }
 
 /** The fields of a tag. */

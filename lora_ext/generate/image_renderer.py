@@ -153,8 +153,8 @@ class StandaloneImageRenderer:
             conditionings=conditions,
         )
 
-        def before_call(step: int, total: int) -> None:
-            self._applied_networks.at_step(step, total)
+        def before_call(step: int, total: int, sigma: float) -> None:
+            self._applied_networks.at_step(step, total, sigma)
             on_step(step, total)
 
         images = to_pil_images(decode_latents(self.model, sample_latents(self.model, job, before_call)))

@@ -284,11 +284,11 @@ def _generate_batch(
     """
     specs, hires_specs = specs_by_pass
 
-    def before_call(step: int, total: int) -> None:
+    def before_call(step: int, total: int, sigma: float) -> None:
         if step == 0:  # each pass has a number of steps of its own
             messages = (no_effect_reason(spec, applied.matching_layers(spec), total) for spec in applied.specs)
             report.notes += [text for text in dict.fromkeys(messages) if text and text not in report.notes]
-        applied.at_step(step, total)
+        applied.at_step(step, total, sigma)
         if on_progress:
             on_progress(step, total)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Query
 
@@ -22,7 +22,10 @@ from .preset_store import PresetRow
 from .routing import RequestBody
 
 _CURVE_POINTS, _MAX_CURVE_STEPS = 101, 1001
-"""Points of a curve's picture: of one over shares, and at most of one over steps."""
+"""Points of a curve's picture: of one over shares or noise levels, and at most of one over steps."""
+_FIRST_SIGMA, _LAST_SIGMA = 14.6, 0.03
+"""The noise levels of Stable Diffusion: a curve's picture shows at least these."""
+CurvePlaces = Literal["shares", "steps", "noise levels"]
 
 
 class TagRequest(RequestBody):
@@ -75,14 +78,16 @@ class TagAnswer:
         tag: The `<lora:…>` tag.
         prompt: The prompt with the tag in it.
         notes: What the tag will not do, a sentence each.
-        curve: The U-Net's weight over the steps as (place, weight): places are shares of the pass from 0 to 1, or
-            steps; empty where the weight is constant.
+        curve: The U-Net's weight over the steps as (place, weight): places are shares of the pass from 0 to 1, steps,
+            or noise levels (sigma), which fall; empty where the weight is constant.
+        curve_over: What the places are.
     """
 
     tag: str
     prompt: str
     notes: list[str]
     curve: list[tuple[float, float]]
+    curve_over: CurvePlaces
 
 
 @dataclass(frozen=True)
@@ -223,9 +228,20 @@ def curve_points(tag: LoraTag) -> list[tuple[float, float]]:
     if tag.unet_curve is None:
         return []
     keyframes = tag.unet_curve.keyframes
+    if keyframes.in_sigmas:
+        first, last = max(keyframes.places[0], _FIRST_SIGMA), min(keyframes.places[-1], _LAST_SIGMA)
+        levels = [first * (last / first) ** (i / (_CURVE_POINTS - 1)) for i in range(_CURVE_POINTS)]
+        return [(level, tag.unet * tag.unet_curve.at(0, 1, level)) for level in levels]
     count = min(math.ceil(keyframes.places[-1]) + 1, _MAX_CURVE_STEPS) if keyframes.in_steps else _CURVE_POINTS
     scale = 1.0 if keyframes.in_steps else 1 / (count - 1)
     return [(step * scale, tag.unet * tag.unet_curve.at(step, count)) for step in range(count)]
+
+
+def curve_places(tag: LoraTag) -> CurvePlaces:
+    """What the places of a tag's curve are."""
+    if tag.unet_curve is not None and tag.unet_curve.keyframes.in_sigmas:
+        return "noise levels"
+    return "steps" if tag.unet_curve is not None and tag.unet_curve.keyframes.in_steps else "shares"
 
 
 def insert_tag(prompt: str, lora_tag: LoraTag) -> str:
@@ -271,6 +287,7 @@ def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
             prompt=insert_tag(options.prompt, lora_tag),
             notes=tag_notes(app_state, lora_tag),
             curve=curve_points(lora_tag),
+            curve_over=curve_places(lora_tag),
         )
 
     @api.post("/tag/read")

@@ -227,6 +227,11 @@ def test_curves(webui: StandIn, mode: str) -> None:
     late = webui.make("a cat <lora:one:0:1:start=2>", steps=4)
     assert apart(webui.make("a cat <loractl:one:0:unet=0@0,1@2 step>", steps=4), late) == 0
     assert apart(webui.make("a cat <lora:one:0.8@0,0.8@1>"), webui.make("a cat <lora:one:0.8>")) == 0
+    levels = "0.8@s99,0.8@s9,0@s9"  # above 9 there is the first step alone
+    assert (
+        apart(webui.make(f"a cat <lora:one:0:{levels}>", steps=4), webui.make("a cat <lora:one:0:0.8:stop=1>", steps=4))
+        == 0
+    )
     blocks = webui.make("a cat <lora:one:1:lbw=INALL@0,OUTALL@1>")
     assert apart(blocks, webui.make("a cat <lora:one:1:lbw=INALL>")) > 0
     assert blocks.told["Lora block weights"].count("@") == 2

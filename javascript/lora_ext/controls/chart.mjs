@@ -14,6 +14,7 @@ import { t } from "../core/strings.mjs";
  * @property {[number, number]} [x] where the x axis begins and ends; without it, at the least and greatest value
  * @property {string} [xlabel]
  * @property {(value: number) => string} [fy] a label of the y axis
+ * @property {(value: number) => string} [fx] a label of the x axis
  */
 /**
  * @typedef {object} Scale
@@ -68,7 +69,7 @@ export function linePath(points, { y: [bottom, top], toX, toY }) {
  * @param {number} height
  * @param {ChartOptions} options
  */
-function axes({ x, y: [bottom, top], toX, toY }, width, height, { xlabel, fy = String }) {
+function axes({ x, y: [bottom, top], toX, toY }, width, height, { xlabel, fy = String, fx = String }) {
     const right = width - PADDING.right,
         base = height - 10;
     const rows = Array.from({ length: GRID_LINES + 1 }, (_, i) => bottom + ((top - bottom) * i) / GRID_LINES);
@@ -77,7 +78,7 @@ function axes({ x, y: [bottom, top], toX, toY }, width, height, { xlabel, fy = S
         s("text", { x: PADDING.left - 6, y: toY(value) + 4, "text-anchor": "end" }, fy(value)),
     ]);
     const ends = x.map((value) =>
-        s("text", { x: toX(value), y: base, "text-anchor": value === x[0] ? "start" : "end" }, value),
+        s("text", { x: toX(value), y: base, "text-anchor": value === x[0] ? "start" : "end" }, fx(value)),
     );
     const label = { x: (PADDING.left + right) / 2, y: base, "text-anchor": "middle", class: "soft" };
     return [...lines.flat(), ...ends, ...(xlabel ? [s("text", label, xlabel)] : [])];

@@ -75,7 +75,7 @@ const curveFields = (onchange) => ({
         "0@0, 1@0.5, 0@1",
         t(
             "Factors of the U-Net strength, each VALUE@PLACE; places from 0 (first step) to 1 (last step), or step " +
-                "numbers. After a place: ease-in, ease-out, cosine, step",
+                "numbers, or noise levels such as s14.6. After a place: ease-in, ease-out, cosine, step",
         ),
         onchange,
     ),

@@ -10,9 +10,15 @@ import { lineChart } from "../controls/chart.mjs";
 
 const PAUSE = 120;
 
-/** @param {[number, number][]} points the U-Net's weight over the steps; none where it is constant */
-const curveChart = (points) =>
-    points.length ? [lineChart([{ name: t("U-Net strength over the steps"), points }], { height: 120 })] : [];
+/** The U-Net's weight over the steps; nothing where it is constant. @param {WrittenTag} tag */
+function curveChart({ curve, curve_over }) {
+    if (!curve.length) return [];
+    const name = t("U-Net strength over the steps");
+    if (curve_over !== "noise levels") return [lineChart([{ name, points: curve }], { height: 120 })];
+    const points = curve.map(([sigma, weight]) => /** @type {[number, number]} */ ([-Math.log(sigma), weight]));
+    const fx = (/** @type {number} */ place) => String(Number(Math.exp(-place).toPrecision(3)));
+    return [lineChart([{ name, points }], { height: 120, fx, xlabel: t("noise level (sigma)") })];
+}
 
 /** @param {() => object | null} request the fields; null without a file; throws FieldError where one cannot be read */
 export function tagLine(request) {
@@ -21,7 +27,7 @@ export function tagLine(request) {
         notes = h("div", { class: "lx-idle" });
     const show = async () => {
         const mine = timer;
-        let made = /** @type {WrittenTag} */ ({ tag: "", prompt: "", notes: [], curve: [] }),
+        let made = /** @type {WrittenTag} */ ({ tag: "", prompt: "", notes: [], curve: [], curve_over: "shares" }),
             failed = "";
         try {
             const fields = request();
@@ -36,7 +42,7 @@ export function tagLine(request) {
         tag.classList.remove("busy");
         tag.classList.toggle("bad", Boolean(failed));
         tag.textContent = failed || made.tag;
-        setChildren(notes, [...made.notes.map((line) => note(line, "bad")), ...curveChart(made.curve)]);
+        setChildren(notes, [...made.notes.map((line) => note(line, "bad")), ...curveChart(made)]);
     };
     return {
         element: h("div", { class: "lx-grow" }, tag, notes),

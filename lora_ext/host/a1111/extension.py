@@ -24,6 +24,7 @@ from . import prompt_warnings as notes
 from . import settings
 from . import tag_owner as owners
 from .bundled_embeddings import BundledEmbeddings
+from .call_sigma import call_sigma
 from .current_image import ResolvedTags, clear_conditioning, set_if_given
 from .model_switching import ModelSwitchHooks, ReloadUiHook
 from .out_of_memory import OutOfMemoryHooks
@@ -237,7 +238,7 @@ class A1111Extension:
             total = denoiser.total_steps or denoiser.steps or 1
             if denoiser.step == 0 and getattr(denoiser, "p", None) is not None:
                 self._notify_once(denoiser.p, self.models.no_effect_messages(sd_model, total))
-            self.models.at_step(sd_model, denoiser.step, total)
+            self.models.at_step(sd_model, denoiser.step, total, lambda: call_sigma(params))
 
     def on_model_loaded(self, sd_model: Any) -> None:
         """Called when a model was loaded: forgets what is known about its layers, which are new."""

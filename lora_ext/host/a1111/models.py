@@ -147,11 +147,11 @@ class AppliedNetworksByModel:
             self.notify(f"lora-ext: {applied.fallback.note}")
         return result
 
-    def at_step(self, sd_model: Any, step: int, total: int) -> None:
-        """Moves the schedules of tags to U-Net call `step` of `total`."""
+    def at_step(self, sd_model: Any, step: int, total: int, sigma: Callable[[], float]) -> None:
+        """Moves the schedules of tags to U-Net call `step` of `total`; `sigma` returns its noise level."""
         _, applied = self._applied.get(sd_model, (None, None))
         if applied is not None:
-            applied.at_step(step, total)
+            applied.at_step(step, total, sigma() if applied.needs_sigma else None)
 
     def no_effect_messages(self, sd_model: Any, total: int) -> list[str]:
         """Explains, one sentence each, which files have no effect in an image of `total` U-Net calls."""

@@ -23,6 +23,7 @@ from ...inject import LIVE
 from ...lora_tags import parse_lora_tags
 from .. import block_weights_infotext
 from ..infotext import PARAMETERS_KEY, format_hashes
+from .call_sigma import call_sigma
 from .models import A1111Model, without_autocast
 
 
@@ -76,7 +77,8 @@ class PerImageProcessing(processing.StableDiffusionProcessingTxt2Img):
         """Called before each U-Net call: moves the schedules of tags to this step."""
         denoiser = params.denoiser
         with without_autocast():
-            self.applied_networks.at_step(denoiser.step, denoiser.total_steps or denoiser.steps or 1)
+            total = denoiser.total_steps or denoiser.steps or 1
+            self.applied_networks.at_step(denoiser.step, total, call_sigma(params))
 
 
 def processing_arguments(image_spec: ImageSpec, size: tuple[int, int]) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from .noise_schedule import AUTOMATIC_SCHEDULE, SCHEDULE_TYPES, ConsistencyNoise
 from .samplers import SAMPLERS
 from .timestep_samplers import TIMESTEP_SAMPLERS, uniform_timesteps
 
-BeforeUnetCall = Callable[[int, int], None]
-"""Called before each U-Net call with its number, from 0, and the expected number of calls, as the web UI counts."""
+BeforeUnetCall = Callable[[int, int, float], None]
+"""Called before each U-Net call with its number, from 0, the expected number of calls, as the web UI counts, and the
+noise level sigma."""
 OnDenoised = Callable[[Tensor, Tensor, Tensor], None]
 """Called after each U-Net call with (x, sigma, denoised): noisy latent, noise level, estimate of the clean one."""
 
@@ -154,7 +155,7 @@ class CfgDenoiser:
         """Estimates the clean latent in x = clean + sigma·noise (Karras et al. 2022, table 1, "VP")."""
         scale = 1 / (sigma**2 + 1) ** 0.5
         t = self.noise_schedule.sigma_to_t(sigma)
-        outs = self._unet_outputs(x * scale, t)
+        outs = self._unet_outputs(x * scale, t, sigma)
         if self.prediction == V_PREDICTION:
             estimates = [out * (-sigma * scale) + x * scale**2 for out in outs]
         else:
@@ -166,7 +167,7 @@ class CfgDenoiser:
 
     def predict_noise(self, x: Tensor, t: float) -> Tensor:
         """Estimates the noise in x = √ᾱ·clean + √(1−ᾱ)·noise at timestep t."""
-        outs = self._unet_outputs(x, torch.tensor(t))
+        outs = self._unet_outputs(x, torch.tensor(t), self.noise_schedule.t_to_sigma(torch.tensor(t)))
         if self.prediction == V_PREDICTION:
             alpha = self.noise_schedule.alphas_cumprod[int(t)].item()
             outs = [alpha**0.5 * out + (1 - alpha) ** 0.5 * x for out in outs]
@@ -187,10 +188,10 @@ class CfgDenoiser:
             total = total + (estimate - plain) * (weight * self.cfg)
         return total
 
-    def _unet_outputs(self, x: Tensor, t: Tensor) -> list[Tensor]:
+    def _unet_outputs(self, x: Tensor, t: Tensor, sigma: Tensor) -> list[Tensor]:
         """Returns the U-Net's outputs in float32 for each prompt and, where it has an effect, the negative prompt."""
         if self.before_call:
-            self.before_call(self.step, self.total)
+            self.before_call(self.step, self.total, float(sigma))
         now, self.step = self.step, self.step + 1
         if self.extra_channels is not None:
             x = torch.cat([x, self.extra_channels], dim=1)
