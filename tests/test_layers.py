@@ -10,7 +10,7 @@ import lora_ext
 
 ROOT = Path(lora_ext.__file__).parent
 LAYERS = (  # from the lowest; what is in one package, or in a group of one line, must not form a circle
-    ("__init__", "console", "errors", "json_text", "singular_values"),
+    ("__init__", "console", "data_folder", "errors", "json_text", "singular_values"),
     ("blocks", "ldm_keys", "lowrank", "precisions", "zero_terminal_snr"),
     ("block_weights", "rank_reduction", "layer_names", "protocols"),
     ("layer_keys", "adapters", "embedded", "progress", "weight_curve", "regions"),
@@ -22,7 +22,7 @@ LAYERS = (  # from the lowest; what is in one package, or in a group of one line
     ("train.config",),
     ("train.data",),
     ("train.network",),
-    ("train.run", "train", "compare"),
+    ("train.run", "train", "compare", "region_masks"),
     ("host",),
     ("host.standalone",),
     ("host.a1111",),

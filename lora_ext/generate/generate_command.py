@@ -49,6 +49,7 @@ _HELP = {
     "prediction": "what the U-Net predicts, epsilon or v, where the checkpoint does not say",
     "region_ratios": "sizes of the regions that ADDCOL, ADDROW and BREAK make, such as 1,1 or 1,2,1;1",
     "base_ratio": "share of the text before ADDBASE within the regions, 0 to 1",
+    "masks": "folder of masks (PNG, white acts) that at= names; several are allowed; default: masks in your data",
     "strict": "stop with an error where a tag cannot be parsed or its file is missing, instead of skipping the tag",
 }
 

@@ -15,6 +15,7 @@ from PIL import Image
 from .. import __version__
 from ..adapter_spec import AdapterSpec, Presets, resolve_tag
 from ..applied_networks import AppliedNetworks
+from ..data_folder import user_data_folder
 from ..errors import FileError, LoraError, PromptError
 from ..file.lora_library import LoraLibrary
 from ..fit_report import FitReport
@@ -32,6 +33,7 @@ from ..no_effect_reasons import no_effect_reason
 from ..prompt_regions import RegionalPrompt, split_by_region
 from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 from ..protocols import VAE_SCALE_FACTOR
+from ..region_masks import MASKS_FOLDER, MASKS_KEY, MaskFolders, save_used_masks
 from ..regions.prompt_words import BASE_WORD
 from .region_rows import SpecRows, apply_rows, networks_for_rows, rows_of_specs
 from .settings import Settings
@@ -127,7 +129,8 @@ def generate(
     settings.checked()
     strict = settings.strict or report is None
     report = GenerationReport() if report is None else report
-    prompt = _parse_prompt(settings, report, strict)
+    masks = MaskFolders(settings.masks or (user_data_folder() / MASKS_FOLDER,))
+    prompt = _parse_prompt(settings, masks, report, strict)
     texts = [*dict.fromkeys(row.text for row in prompt.rows), settings.negative_prompt]
     library = library or LoraLibrary(lora_dirs(settings))
     known_tags: list[LoraTag] = []
@@ -154,6 +157,7 @@ def generate(
         [*embeddings_in_folders(settings.embeddings), *bundled_embeddings(spec.file for spec in specs)]
     )
     loras = networks_infotext(model, library, tags, specs, known, texts, settings.seed, presets)
+    loras["Region masks"] = infotext.format_hashes(masks.hashes())
     report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
     report.notes += _beside_punctuation(model, texts, known)
     images: list[Image.Image] = []
@@ -166,13 +170,16 @@ def generate(
                 strict=True,
             ):
                 image.info[infotext.PARAMETERS_KEY] = image_infotext(settings, model, job.plan, seed, loras)
+                image.info[MASKS_KEY] = masks.files_to_keep()
                 images.append(image)
     return images
 
 
-def _parse_prompt(settings: Settings, report: GenerationReport, strict: bool) -> RegionalPrompt:
+def _parse_prompt(settings: Settings, masks: MaskFolders, report: GenerationReport, strict: bool) -> RegionalPrompt:
     """The prompt as rows of regions. What is wrong with its tags becomes notes, or is raised if `strict`."""
-    prompt = split_by_region(settings.prompt, ratios=settings.region_ratios, base_share=settings.base_ratio)
+    prompt = split_by_region(
+        settings.prompt, ratios=settings.region_ratios, base_share=settings.base_ratio, load_mask=masks.load
+    )
     for error in prompt.errors:
         with _tag_errors_as_notes(report, strict):
             raise error
@@ -401,6 +408,8 @@ def image_infotext(
 def save_images(images: Sequence[Image.Image], folder: Path) -> list[Path]:
     """Saves images with their infotext as `00000-SEED.png` and so on, continuing the folder's numbers.
 
+    The masks of their regions are written below them as `masks/HASH.png`.
+
     Returns:
         The files' paths.
 
@@ -415,6 +424,7 @@ def save_images(images: Sequence[Image.Image], folder: Path) -> list[Path]:
             seed = re.search(r"Seed: (\d+)", str(image.info.get(infotext.PARAMETERS_KEY, "")).rpartition("\n")[2])
             paths.append(folder / f"{number:05}-{seed[1] if seed else number}.png")
             image.save(paths[-1], format="PNG", **infotext.png_save_options(image))
+            save_used_masks(image, folder)
     except OSError as error:
         raise FileError(f"cannot write into {folder}: {error.strerror or error}") from error
     return paths

@@ -43,6 +43,7 @@ class Settings(ImageSettings):
         prediction: what the U-Net predicts, "epsilon" or "v", where the file does not say.
         region_ratios: sizes of the regions that ADDCOL, ADDROW and BREAK divide the prompt into, such as `1,2;1`.
         base_ratio: share of ADDBASE's text within the regions, 0 to 1.
+        masks: folders of masks that `at=` names; by default `masks` in the user's data folder.
         strict: a tag that cannot be applied is an error, not a note.
     """
 
@@ -65,6 +66,7 @@ class Settings(ImageSettings):
     prediction: str | None = None
     region_ratios: str = ""
     base_ratio: float = DEFAULT_BASE_SHARE
+    masks: tuple[Path, ...] = ()
     strict: bool = False
 
     def checked(self) -> Settings:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -27,6 +25,7 @@ from ..host.standalone.sampling import SAMPLERS, SCHEDULE_TYPES, TIMESTEP_SAMPLE
 from ..host.standalone.trainable_model import StandaloneTrainableModel
 from ..inject.fallback import WeightChanges
 from ..protocols import TrainableModel, UserFolders
+from ..region_masks import MASKS_FOLDER
 from ..train.data.captioning import ImageCaptioner
 from ..web.preset_store import PRESETS_FILE
 from ..web.user_paths import find_user_path, list_user_files
@@ -34,18 +33,6 @@ from ..web.user_paths import find_user_path, list_user_files
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 EMBEDDED_MODEL_NAME = ""
 """The name of the small built-in model."""
-
-
-def data_folder() -> Path:
-    """`LORA_EXT_DATA`, else the system's place for a user's application data."""
-    given = os.environ.get("LORA_EXT_DATA")
-    if given:
-        return Path(given)
-    if sys.platform == "win32":
-        return Path(os.environ.get("APPDATA", Path.home() / "AppData" / "Roaming")) / "lora-ext"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "lora-ext"
-    return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "lora-ext"
 
 
 def standalone_folders(
@@ -164,7 +151,7 @@ class StandaloneBackend:
         report, total = GenerationReport(), max(1, int(wanted["steps"]))
         model = self.load_model(name)
         images = generate(
-            replace(self._base, **wanted, ckpt=self.checkpoint_path(name)),
+            replace(self._base, **wanted, ckpt=self.checkpoint_path(name), masks=(self._folders.data / MASKS_FOLDER,)),
             model=model,
             library=library,
             presets=self.presets(),

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from ..command_line import CommandParser
+from ..data_folder import user_data_folder
 from ..errors import LoraError
 from ..generate import Settings
 from ..precisions import MODEL_PRECISIONS
@@ -31,7 +32,7 @@ from ..web.allowed_hosts import (
 from ..web.app_state import AppState
 from ..web.mount import mount_api
 from .page import ASSETS_PATH, CONTENT_SECURITY_POLICY, page_assets, page_html
-from .standalone_backend import StandaloneBackend, data_folder, standalone_folders
+from .standalone_backend import StandaloneBackend, standalone_folders
 
 DEFAULT_PORT = 7870
 PAGE_HEADERS = {"Cache-Control": "no-store", "Cross-Origin-Opener-Policy": "same-origin"}
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     guard = guard_from_arguments(args)
     folders = standalone_folders(
-        args.data_dir or data_folder(), args.lora_dir, args.ckpt_dir, args.dataset_dir, args.out
+        args.data_dir or user_data_folder(), args.lora_dir, args.ckpt_dir, args.dataset_dir, args.out
     )
     base = Settings(device=args.device, precision=args.precision, tokenizer=args.tokenizer)
     app_state = AppState(StandaloneBackend(folders, base))

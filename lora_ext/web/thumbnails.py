@@ -17,6 +17,7 @@ from ..compare.cell_store import CELLS_FOLDER
 from ..errors import FileError
 from ..file.saving import replacing_file
 from ..host.infotext import png_save_options
+from ..region_masks import MASKS_FOLDER
 from .app_state import AppState
 from .routing import RequestBody
 from .user_paths import find_user_path
@@ -124,12 +125,12 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def recent_images(app_state: AppState, limit: int) -> list[OutputImage]:
-    """The newest pictures below the output folder: those that a model drew, not whole sheets."""
+    """The newest pictures below the output folder: those that a model drew, not whole sheets and masks."""
     outputs = app_state.folders.outputs
     found: list[OutputImage] = []
     for path in outputs.rglob("*"):
         name = path.relative_to(outputs)
-        whole = name.parts[0] in SHEET_FOLDERS and CELLS_FOLDER not in name.parts
+        whole = (name.parts[0] in SHEET_FOLDERS and CELLS_FOLDER not in name.parts) or MASKS_FOLDER in name.parts[:-1]
         if path.suffix.lower() in OUTPUT_IMAGE_SUFFIXES and not whole and path.is_file():
             found.append(OutputImage(name.as_posix(), path.stat().st_mtime))
     return sorted(found, key=lambda image: -image.time)[:limit]

@@ -1,0 +1,137 @@
+"""Named masks of regions: PNG files in the folder `masks` of the user's data. White acts, black does not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageChops
+
+from .errors import FileError, LoraError, PromptError, did_you_mean
+from .file.saving import replacing_file
+from .regions import Region, parse_region
+from .regions.region import PLACE_WORDS
+from .train.data.image_files import is_image_file, load_training_image, resize_image
+
+MASKS_FOLDER = "masks"
+"""Name of the folder below the user's data."""
+MASKS_KEY = "lora_ext masks"
+"""Where `image.info` has the masks that a picture was made with, as {hash: mask}."""
+MOST_MASK_BYTES = 40_000_000
+MOST_MASK_SIDE = 2048
+"""Larger masks are made smaller: layers see an eighth of the picture's resolution at most."""
+
+
+class MaskFolders:
+    """The masks in some folders, of which the first that has a name counts.
+
+    Args:
+        folders: the folders; those that do not exist have no masks.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+        self.used: dict[str, Image.Image] = {}
+        """The masks that `load` has loaded, by name."""
+
+    def paths(self) -> dict[str, Path]:
+        """Returns name → file of all masks."""
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if is_image_file(path):
+                    found.setdefault(path.stem, path)
+        return found
+
+    def load(self, region: Region) -> Region:
+        """Loads the pixels of a region that names a mask.
+
+        Args:
+            region: the region.
+
+        Returns:
+            The region with its pixels.
+
+        Raises:
+            PromptError: there is no such mask; the message names the nearest mask or place.
+            FileError: the file is no picture, or too large.
+        """
+        paths = self.paths()
+        path = paths.get(region.mask_name)
+        if path is None:
+            near = did_you_mean(region.mask_name, (*PLACE_WORDS, *paths))
+            raise PromptError(f"there is no mask {region.mask_name!r}, and it is no place{near}")
+        self.used[region.mask_name] = mask = load_mask_image(path)
+        return region.with_pixels(torch.from_numpy(np.array(mask, dtype=np.uint8)).float().div_(255))
+
+    def files_to_keep(self) -> dict[str, Image.Image]:
+        """Returns hash → mask of what was used, to be written beside a picture."""
+        return {mask_hash(mask): mask for mask in self.used.values()}
+
+    def hashes(self) -> dict[str, str]:
+        """Returns name → hash of what was used, for the infotext."""
+        return {name: mask_hash(mask) for name, mask in self.used.items()}
+
+
+def load_mask_image(path: Path, data: bytes | None = None) -> Image.Image:
+    """Decodes a mask.
+
+    Args:
+        path: the file.
+        data: its bytes, where they do not come from the file.
+
+    Returns:
+        An image of mode L of at most `MOST_MASK_SIDE` pixels a side: brightness times opacity.
+
+    Raises:
+        FileError: the file is no picture, or too large.
+    """
+    try:
+        size = path.stat().st_size if data is None else len(data)
+        if size > MOST_MASK_BYTES:
+            raise FileError(f"{path.name} has {size // 10**6} MB; a mask has at most {MOST_MASK_BYTES // 10**6} MB")
+        decoded = load_training_image(path, data)
+    except FileError:
+        raise
+    except (LoraError, OSError) as error:
+        raise FileError(f"the mask {path.name} cannot be read: {error}") from error
+    grey = decoded.rgb.convert("L")
+    if decoded.alpha is not None:  # it was put on white: black × opacity is what remains
+        grey = ImageChops.subtract(grey, ImageChops.invert(decoded.alpha))
+    scale = MOST_MASK_SIDE / max(grey.size)
+    return (
+        grey if scale >= 1 else resize_image(grey, (max(1, int(grey.width * scale)), max(1, int(grey.height * scale))))
+    )
+
+
+def mask_hash(mask: Image.Image) -> str:
+    """Returns the first 12 hex digits of the SHA-256 of a mask's size and pixels; how it is stored does not matter."""
+    return hashlib.sha256(f"{mask.width}x{mask.height}:".encode() + mask.tobytes()).hexdigest()[:12]
+
+
+def check_mask_name(name: str) -> str:
+    """Returns the name. Raises PromptError where `at=` would not take it for a mask's."""
+    if parse_region(name).mask_name != name:
+        raise PromptError(f"{name[:80]!r} cannot be a mask's name: at={name[:80]} is a place")
+    return name
+
+
+def save_mask(path: Path, mask: Image.Image) -> None:
+    """Writes a mask as PNG. Raises FileError where the file cannot be written."""
+    with replacing_file(path, overwrite=True) as part:
+        mask.save(part, format="PNG")
+
+
+def save_used_masks(image: Image.Image, folder: Path) -> None:
+    """Writes the masks that a picture was made with as `masks/HASH.png` beside it, where they are not there yet.
+
+    With that folder and `at=HASH` the picture can be made again, also when the user's own mask has changed since.
+    """
+    for name, mask in image.info.get(MASKS_KEY, {}).items():
+        path = folder / MASKS_FOLDER / f"{name}.png"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            save_mask(path, mask)
