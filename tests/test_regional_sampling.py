@@ -29,7 +29,7 @@ def model(folder: Path) -> StandaloneModel:
     torch.manual_seed(1)
     width = found.text_encoders[0].module.config.hidden_size
     layers = {TE: (width, width), "lora_unet_up_blocks_3_attentions_0_transformer_blocks_0_attn1_to_v": (32, 32)}
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, (out, inner) in layers.items():
         tensors |= {f"{name}.lora_down.weight": torch.randn(2, inner), f"{name}.lora_up.weight": torch.randn(out, 2)}
     save_file(tensors, folder / "loras" / "other.safetensors")
@@ -57,7 +57,9 @@ def test_regions_in_either_order_are_equal_bit_for_bit(folder: Path, model: Stan
     assert np.array_equal(one, other)
 
 
-def _latents(model: StandaloneModel, folder: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, **changes: object):
+def _latents(
+    model: StandaloneModel, folder: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, **changes: object
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(noisy latent, denoised) of each U-Net call."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     real = generation.generate_images
