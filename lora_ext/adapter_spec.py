@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from .block_weights import (
     parse_block_weights,
     parse_element_rules,
 )
+from .composition import Turn, assign_turns
 from .errors import BlockError, PromptError
 from .file.lora_file import LoraFile
 from .layer_names import UNET, LayerId, element_rule_names
@@ -63,6 +64,8 @@ class AdapterSpec:
         block_curve: block weights over the steps, in place of `blocks` in the U-Net; None where they are constant.
         name: the name in the prompt; "" for the file's own.
         notes: further notes for the report.
+        compose: how it acts together with other files, as `composition.parse_composition` parses it; None as they do.
+        turn: when it acts where files take turns (`with_turns`); it follows from the other specs of the prompt.
     """
 
     file: LoraFile
@@ -76,6 +79,8 @@ class AdapterSpec:
     notes: tuple[str, ...] = ()
     curve: WeightCurve | None = None
     block_curve: BlockWeightCurve | None = None
+    compose: str | None = None
+    turn: Turn | None = field(default=None, compare=False)
 
     @property
     def display_name(self) -> str:
@@ -85,20 +90,21 @@ class AdapterSpec:
     @property
     def is_scheduled(self) -> bool:
         """Whether the weight changes from step to step."""
-        return any(part is not None for part in (self.start, self.stop, self.curve, self.block_curve))
+        return any(part is not None for part in (self.start, self.stop, self.curve, self.block_curve, self.turn))
 
     @property
     def needs_sigma(self) -> bool:
         """Whether the weight changes with the noise level."""
         return any(part is not None and part.keyframes.in_sigmas for part in (self.curve, self.block_curve))
 
-    def at_step(self, step: int, total: int, sigma: float | None = None) -> AdapterSpec:
+    def at_step(self, step: int, total: int, sigma: float | None = None, prediction: int = 0) -> AdapterSpec:
         """Returns the spec with the constant weights that it has at one denoiser call.
 
         Args:
             step: the call, from 0.
             total: the number of calls.
             sigma: the noise level at the call; needed where `needs_sigma`, infinite before the first call.
+            prediction: which prediction of the call, from 0, where several are averaged.
 
         Returns:
             A spec without schedule, whose `unet` is 0 outside the range of steps; itself where nothing is scheduled.
@@ -112,14 +118,17 @@ class AdapterSpec:
         if not self.is_scheduled:
             return self
         factor = 1.0 if self.curve is None else self.curve.at(step, total, sigma)
+        acts = is_step_in_range(self.start, self.stop, step, total)
+        acts = acts and (self.turn is None or self.turn.acts_at(step, prediction))
         return replace(
             self,
-            unet=self.unet * factor if is_step_in_range(self.start, self.stop, step, total) else 0.0,
+            unet=self.unet * factor if acts else 0.0,
             blocks=self.blocks if self.block_curve is None else self.block_curve.at(step, total, sigma),
             start=None,
             stop=None,
             curve=None,
             block_curve=None,
+            turn=None,
         )
 
     def weight_at(self, layer_id: LayerId) -> float:
@@ -140,6 +149,14 @@ class AdapterSpec:
             layer_id: the layer.
         """
         return self.blocks.weight_of(layer_id.block, element_rule_names(layer_id) if self.blocks.rules else ())
+
+
+def with_turns(specs: Sequence[AdapterSpec]) -> tuple[AdapterSpec, ...]:
+    """Returns the specs of one prompt, each with its turn where files take turns (`compose=`)."""
+    turns = assign_turns([spec.compose for spec in specs])
+    return tuple(
+        spec if spec.turn == turn else replace(spec, turn=turn) for spec, turn in zip(specs, turns, strict=True)
+    )
 
 
 class LoraFinder(Protocol):
@@ -228,6 +245,7 @@ def spec_from_tag(tag: LoraTag, file: LoraFile, presets: Presets, *, seed: int |
         name=tag.name,
         curve=tag.unet_curve,
         block_curve=blocks if isinstance(blocks, BlockWeightCurve) else None,
+        compose=tag.compose,
     )
 
 

@@ -194,7 +194,7 @@ def _noise_level(scheduler: Any, step: int, total: int) -> float:
     return ((1 - share) / share) ** 0.5
 
 
-LORA_TAG_FIELDS = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "x")
+LORA_TAG_FIELDS = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "x", "compose")
 NUMERIC_TAG_FIELDS = ("te", "unet", "dyn", "start", "stop", "x")
 
 

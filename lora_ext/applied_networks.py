@@ -10,12 +10,14 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from .adapter_spec import AdapterSpec
+from .adapter_spec import AdapterSpec, with_turns
 from .blocks import BASE, BLOCK_LABELS
+from .composition import predictions_per_call
 from .file.lora_file import LoraFile
 from .fit_report import FitReport
 from .inject import AUTO, AppliedAdapter, Injection, LayerTarget, MemoryBudget, StepWeight, find_layer_targets
 from .inject.applied_adapter import are_equal
+from .inject.averaged_predictions import AveragedPredictions
 from .inject.fallback import LiveFallback, WeightChanges
 from .inject.free_memory import accelerated
 from .inject.rounding import ROUNDING_WARNING_SHARE
@@ -81,6 +83,9 @@ class AppliedNetworks:
         self._current_specs: tuple[AdapterSpec, ...] = ()
         self._step_weights: tuple[StepWeight, ...] = ()
         self._following: dict[int, bool] = {}
+        self._step: tuple[int, int, float | None] = (0, 1_000_000, math.inf)
+        self._prediction = 0
+        self._predictions = AveragedPredictions(self._select_prediction)
         self._load_hooks: list[RemovableHandle] = []
         self._matches: dict[int, _LayerMatches] = {}
 
@@ -106,17 +111,21 @@ class AppliedNetworks:
 
         Raises:
             FitError: memory is not enough in the mode "baked", or an adapter cannot be applied.
+            PromptError: `compose` of a spec is not known.
         """
+        specs = self._with_turns(specs)
         if specs and not self._load_hooks:  # load_state_dict must write to the original parameters, not to baked ones
             self._load_hooks = [
                 root._register_load_state_dict_pre_hook(lambda *_: self._clear()) for root in self.roots.values()
             ]
         before = dict(enumerate(zip(self.specs, self._step_weights, strict=False)))
-        self.specs = tuple(specs)
+        self.specs = specs
         self._step_weights = tuple(
             before[i][1] if i in before and before[i][0] == spec else StepWeight() for i, spec in enumerate(specs)
         )
-        self._set_current_specs(0, 1_000_000, math.inf)
+        self._step, self._prediction = (0, 1_000_000, math.inf), 0
+        self._set_current_specs()
+        self._predictions.set_count(self.roots.get(UNET), predictions_per_call(spec.turn for spec in self.specs))
         self._matches = {id(spec.file): self._match_layers(spec.file) for spec in self.specs}
         self._apply(anew=self._note_weights())
         return self.fit_reports()
@@ -170,8 +179,18 @@ class AppliedNetworks:
         Raises:
             BlockError: the noise level is needed and not given.
         """
+        self._step = step, total, sigma
+        self._move_schedules()
+
+    def _select_prediction(self, prediction: int) -> None:
+        """Moves files that have predictions of their own (`compose=composite`) to one of a call's predictions."""
+        self._prediction = prediction
+        self._move_schedules()
+
+    def _move_schedules(self) -> None:
+        """Applies the weights of the present step and prediction."""
         before = self._current_specs
-        self._set_current_specs(step, total, sigma)
+        self._set_current_specs()
         rows = list(zip(before, self._current_specs, strict=True))
         moved = [i for i, (a, b) in enumerate(rows) if (a.unet, a.blocks) != (b.unet, b.blocks)]
         if all(rows[i][0].blocks == rows[i][1].blocks and self._follows(i) for i in moved):
@@ -179,8 +198,12 @@ class AppliedNetworks:
         else:
             self._apply_changes()
 
-    def _set_current_specs(self, step: int, total: int, sigma: float | None) -> None:
-        self._current_specs = tuple(spec.at_step(step, total, sigma) for spec in self.specs)
+    def _with_turns(self, specs: Sequence[AdapterSpec]) -> tuple[AdapterSpec, ...]:
+        """The specs with their turns; all of them belong to one prompt."""
+        return with_turns(specs)
+
+    def _set_current_specs(self) -> None:
+        self._current_specs = tuple(spec.at_step(*self._step, self._prediction) for spec in self.specs)
         for step_weight, current in zip(self._step_weights, self._current_specs, strict=True):
             step_weight.value = current.unet
 
@@ -214,6 +237,7 @@ class AppliedNetworks:
 
     def _clear(self) -> None:
         self.injection.close()
+        self._predictions.close()
         self._current, self.specs, self._current_specs, self._step_weights = {}, (), (), ()
 
     def __enter__(self) -> AppliedNetworks:
@@ -252,6 +276,7 @@ class AppliedNetworks:
                 {self.targets[layer_id]: now.get(layer_id, ()) for layer_id in layer_ids}
             )
         except BaseException:
+            self._predictions.close()
             self._current, self.specs, self._current_specs = {}, (), ()
             raise
         self._current = now

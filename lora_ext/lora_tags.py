@@ -4,7 +4,7 @@ Grammar (the web UI's, with the additions of the block-weight extension and of s
 `<lora:NAME:te:unet:dyn>` with the named items `te= unet= hr= hrte= hrunet= dyn= lbw= lbwe= start= stop= step=a-b x=`;
 `<lyco:…>` and `<loractl:…>` mean the same. A weight may be a curve over the steps, `0@0,1@0.5`. Older block weights in
 third place, `<lora:NAME:1:FACE>` and `<lora:NAME:1:0,0,1,…>`, are accepted too. `at=` and `feather=` say where in the
-picture the file acts, and `way=` how.
+picture the file acts, and `way=` how. `compose=` says how several files act together.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from .block_weights import parse_finite_number
 from .blocks import parse_block_range
+from .composition import parse_composition
 from .errors import BlockError, PromptError, did_you_mean
 from .regions import Region, parse_region
 from .weight_curve import WeightCurve, parse_weight
@@ -23,7 +24,7 @@ from .weight_curve import WeightCurve, parse_weight
 TAG_NAMES = ("lora", "lyco", "loractl")
 """The names of tags: the web UI's, LyCORIS's old extension's and sd-webui-loractl's; all mean the same."""
 LORA_TAG_PATTERN = re.compile(rf"<({'|'.join(TAG_NAMES)}):([^<>]*)>", re.IGNORECASE)
-NAMED_TAG_KEYS = ("te", "unet", "hr", "hrte", "hrunet", "dyn", "lbw", "lbwe", "start", "stop", "step", "x")
+NAMED_TAG_KEYS = ("te", "unet", "hr", "hrte", "hrunet", "dyn", "lbw", "lbwe", "start", "stop", "step", "x", "compose")
 PLACE_TAG_KEYS = ("at", "feather", "way")
 SEPARATE, OUTPUT = "separate", "output"
 REGION_WAYS = (SEPARATE, OUTPUT)
@@ -67,6 +68,7 @@ class LoraTag:
         at: where in the picture the file acts, as `regions.parse_region` parses it; None for everywhere.
         feather: width of the region's soft edge as a share of the picture's side.
         way: how it is kept to its region, one of `REGION_WAYS`.
+        compose: how it acts together with the prompt's other files, as written; None as they do.
     """
 
     name: str
@@ -84,6 +86,7 @@ class LoraTag:
     at: str | None = None
     feather: float = 0.0
     way: str = SEPARATE
+    compose: str | None = None
 
     @property
     def region(self) -> Region | None:
@@ -113,6 +116,7 @@ class LoraTag:
         named = {"dyn": self.dyn, "lbw": self.lbw, "lbwe": self.lbwe, "x": self.x}
         named |= {key: _format_step(value) for key, value in (("start", self.start), ("stop", self.stop))}
         named |= {"at": self.at, "feather": self.feather or None, "way": None if self.way == SEPARATE else self.way}
+        named |= {"compose": self.compose}
         items += [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
                   for key, value in named.items() if value is not None]  # fmt: skip
         return f"<{':'.join(items)}>"
@@ -184,6 +188,7 @@ def parse_tag_items(items: Sequence[str]) -> LoraTag:
             at=at,
             feather=feather,
             way=way,
+            compose=_parse_compose(named.get("compose")),
         )
     except BlockError as error:
         raise PromptError(_short(str(error))) from None
@@ -293,6 +298,13 @@ def _parse_place(named: dict[str, str], tag: str) -> tuple[str | None, float, st
     if at is not None:
         parse_region(at, feather)
     return at, feather, way
+
+
+def _parse_compose(text: str | None) -> str | None:
+    """Checks the text of `compose=`."""
+    if text is not None:
+        parse_composition(text)
+    return text
 
 
 def _parse_step(text: str | None, tag: str) -> float | None:

@@ -292,7 +292,7 @@ def plot(monkeypatch: pytest.MonkeyPatch, library: LoraLibrary) -> Any:
     ours.add_to_plot()
     ours.add_to_plot()
     options = {option.label: option for option in script.axis_options}
-    assert len(options) == len(script.axis_options) == 12
+    assert len(options) == len(script.axis_options) == 13
 
     def walk(p: Any, *rows: tuple[str, str]) -> list[str]:
         chosen = [(options[title], [part.strip() for part in text.split(",")]) for title, text in rows]

@@ -14,6 +14,7 @@ from typing import Any
 from ..adapter_spec import Presets, resolve_block_weights
 from ..block_weights import BlockWeights, parse_block_weights
 from ..blocks import BLOCK_LABELS, BLOCK_LAYOUTS, parse_block_label, parse_block_range
+from ..composition import parse_composition
 from ..errors import LoraError, did_you_mean
 from ..file.lora_library import LoraLibrary
 from ..lora_tags import LoraTag
@@ -255,6 +256,14 @@ def _curve(text: str, name: str, context: AxisContext) -> Axis:
     return Axis("U-Net weight", _rows(name, ((i, fields(i)) for i in axis_values.parse_item_list(text))), name=name)
 
 
+def _compose(text: str, name: str, context: AxisContext) -> Axis:
+    """`compose:sum,switch,composite`: tags that say nothing do as the one that is changed."""
+    items = axis_values.parse_item_list(text)
+    for item in items:
+        parse_composition(item)
+    return Axis("composition", _rows(name, ((item, {"compose": item}) for item in items)), name=name)
+
+
 def _step(field: str) -> AxisParser:
     """The parser of the kinds `start` and `stop`."""
 
@@ -293,6 +302,7 @@ _TABLE = (
     _tag_kind("start", "start step", "start:0,5,10 or start:0.0-0.5 [3]", _step("start"), **_OURS),
     _tag_kind("stop", "stop step", "stop:5,10 or stop:0.5,1.0", _step("stop"), **_OURS),
     _tag_kind("curve", "weight curve", "curve:0.8, 0@0;1@0.5, 1@0;0@1", _curve, **_OURS),
+    _tag_kind("compose", "composition", "compose:sum,switch,switch/5,composite", _compose, **_OURS),
     AxisKind("seed", "seed", "seed:1,2,3", setting_axes.parse_seed_axis),
     AxisKind("sr", "prompt S/R", "sr:cat,dog", setting_axes.parse_replacement_axis),
     AxisKind("prompt", "prompt", "prompt:a cat | a dog --d 7 --n blurry", setting_axes.parse_prompt_axis),

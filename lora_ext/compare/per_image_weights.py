@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..adapter_spec import AdapterSpec
+from ..adapter_spec import AdapterSpec, with_turns
 from ..applied_networks import AppliedNetworks
 from ..file.lora_file import LoraFile
 from ..fit_report import FitReport
@@ -54,6 +54,15 @@ class PerImageNetworks(AppliedNetworks):
         self._image_count = len(specs_per_image)
         fits = self.apply([spec for specs in specs_per_image for spec in specs])
         return list({fit.name: fit for fit in fits}.values())
+
+    def _with_turns(self, specs: Sequence[AdapterSpec]) -> tuple[AdapterSpec, ...]:
+        """The specs with their turns among those of the same picture."""
+        found = list(specs)
+        for image in set(self._image_of_spec):
+            own = [i for i, other in enumerate(self._image_of_spec) if other == image]
+            for i, spec in zip(own, with_turns([specs[i] for i in own]), strict=True):
+                found[i] = spec
+        return tuple(found)
 
     def _wanted(self) -> dict[LayerId, tuple[AppliedAdapter, ...]]:
         """One adapter for each file and layer, with a weight for each picture or one weight where all are equal."""

@@ -17,7 +17,7 @@ from test_a1111_tags import HIRES, apart
 TITLES = (
     "LoRA epoch", "LoRA file", "LoRA weight", "LoRA text encoder weight", "LoRA U-Net weight", "LoRA block preset",
     "LoRA one block's weight", "LoRA rank (DyLoRA)", "LoRA start step", "LoRA stop step",
-    "LoRA weight curve",
+    "LoRA weight curve", "LoRA composition",
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ TITLES = (
     "LoRA start step",
     "LoRA stop step",
     "LoRA weight curve",
+    "LoRA composition",
 )
 
 

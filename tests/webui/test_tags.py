@@ -29,6 +29,14 @@ EQUAL = {
     "a curve that jumps": ("<loractl:lierla:0.8:unet=0@0,0.8@2 step>", "<lora:lierla:0.8:start=2>"),
     "a curve that stays": ("<lora:lierla:0.8@0,0.8@1>", "<lora:lierla:0.8>"),
     "blocks that jump": (f"<lora:lierla:0.8:lbw={ONES}@0;NONE@2 step>", "<lora:lierla:0.8:stop=2>"),
+    "in turn": (
+        "<lora:lierla:0.8:compose=switch/2> <lora:c3lier:0.7>",
+        "<lora:lierla:0.8:stop=2> <lora:c3lier:0.7:start=2>",
+    ),
+    "each by itself": (
+        "<lora:lierla:te=0:unet=0.8:compose=composite> <lora:lierla:te=0:unet=0.8>",
+        "<lora:lierla:te=0:unet=0.8>",
+    ),
     "order": ("<lora:c3lier:0.7> <lora:lierla:0.5>", "<lora:lierla:0.5> <lora:c3lier:0.7>"),
 }
 EXACT = {
@@ -53,6 +61,13 @@ def test_two_ways_to_say_the_same(webui: WebUI, name: str) -> None:
 def test_block_weights_act(webui: WebUI) -> None:
     pictures = [webui.make(f"<lora:lierla:1:lbw={name}>") for name in ("ALL", "IND", "OUTS", "NONE")]
     assert all(apart(a, b) > 2 for i, a in enumerate(pictures) for b in pictures[:i])
+
+
+def test_files_in_turn_and_each_by_itself_are_not_the_sum(webui: WebUI) -> None:
+    other = " <lora:c3lier:1>"
+    made = [webui.make(f"<lora:lierla:1{tag}>{other}") for tag in ("", ":compose=switch", ":compose=composite")]
+    assert min(apart(a, b) for i, a in enumerate(made) for b in made[:i]) > 2
+    assert "compose" not in made[1].comments + made[2].comments
 
 
 def test_steps_change_the_picture_and_the_hires_pass_starts_over(webui: WebUI) -> None:

@@ -1,0 +1,87 @@
+"""`AveragedPredictions`: each call of a network is made several times with other weights, outputs are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+class AveragedPredictions:
+    """Repeats the calls of a network and averages their outputs.
+
+    Hosts differ in how they call the U-Net, so that it is the network's own call that is repeated: a forward hook makes
+    the second and further calls with the arguments of the first one.
+
+    Args:
+        select: called with the number of a prediction, from 0, before it is made; 0 is selected between calls.
+    """
+
+    def __init__(self, select: Callable[[int], None]) -> None:
+        self._select = select
+        self._count = 1
+        self._is_repeating = False
+        self._arguments: tuple[Any, Any] = ((), {})
+        self._handles: list[RemovableHandle] = []
+
+    def set_count(self, network: nn.Module | None, count: int) -> None:
+        """Sets how many predictions each call makes.
+
+        Args:
+            network: the network; None where there is none.
+            count: the number; with 1 the network is left as it is.
+        """
+        self.close()
+        if network is not None and count > 1:
+            self._count = count
+            self._handles = [
+                network.register_forward_pre_hook(self._keep_arguments, with_kwargs=True),
+                network.register_forward_hook(self._repeat, with_kwargs=True),
+            ]
+
+    def close(self) -> None:
+        """Removes the hooks."""
+        while self._handles:
+            self._handles.pop().remove()
+        self._count, self._arguments = 1, ((), {})
+
+    def _keep_arguments(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Keeps the arguments of the first call: Forge's forward takes ControlNet's outputs off their lists."""
+        if not self._is_repeating:
+            self._arguments = _copied(args), _copied(kwargs)
+
+    def _repeat(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """Makes the further calls after the first one. Returns the mean of all outputs."""
+        if self._is_repeating:
+            return None
+        outputs = [output]
+        self._is_repeating = True
+        try:
+            for prediction in range(1, self._count):
+                self._select(prediction)
+                args, kwargs = (_copied(kept) for kept in self._arguments)
+                outputs.append(module(*args, **kwargs))
+        finally:
+            self._is_repeating, self._arguments = False, ((), {})
+            self._select(0)
+        return _mean(outputs)
+
+
+def _copied(value: Any) -> Any:
+    """The value with containers of its own; what is in them is not copied."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    return {name: _copied(item) for name, item in value.items()} if type(value) is dict else value
+
+
+def _mean(outputs: Sequence[Any]) -> Any:
+    """The mean of tensors, of tuples of tensors, or of diffusers' outputs with a `sample`."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(outputs)).float().mean(0).to(first.dtype)
+    if hasattr(first, "sample"):
+        return type(first)(sample=_mean([output.sample for output in outputs]))
+    return type(first)(_mean(each) for each in zip(*outputs, strict=True))
