@@ -33,10 +33,11 @@ SUITE_FILES = {"lierla": "lora", "c3lier": "lora"}
 
 
 def known_flags(folder: Path) -> list[str]:
-    """The options in `FLAGS` that the web UI in this folder defines."""
+    """The options in `FLAGS` that the web UI in this folder defines, and one for its page."""
     sources = ("modules/cmd_args.py", "backend/args.py", "ldm_patched/modules/args_parser.py")
     text = "".join((folder / name).read_text("utf-8") for name in sources if (folder / name).is_file())
-    return [flag for flag in FLAGS if f'"{flag}"' in text or f"'{flag}'" in text]
+    known = [flag for flag in FLAGS if f'"{flag}"' in text or f"'{flag}'" in text]
+    return [*known, "--gradio-allowed-path", str(folder)]  # whose scripts gradio 4 refuses where the data is elsewhere
 
 
 def sites_of(checkpoint: Path) -> dict[LayerId, tuple[int, ...]]:
