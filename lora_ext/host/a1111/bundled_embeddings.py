@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modules import sd_hijack, shared
+from modules import shared
 from modules.textual_inversion import textual_inversion
 from torch import Tensor
 
@@ -98,8 +98,13 @@ class EmbeddingDatabase:
 
 
 def embedding_databases(sd_model: Any) -> list[EmbeddingDatabase]:
-    """Returns the web UI's database, or in Forge those of the model's text encoders: SDXL has two."""
-    own = getattr(sd_hijack.model_hijack, "embedding_db", None)
+    """Returns the web UI's database, or in Forge and Neo those of the model's text encoders: SDXL has two."""
+    try:
+        from modules import sd_hijack  # missing in Neo
+    except ImportError:
+        own = None
+    else:
+        own = getattr(sd_hijack.model_hijack, "embedding_db", None)
     if own is not None:
         return [EmbeddingDatabase(own, (sd_model,))]
     engines: list[Any] = [getattr(sd_model, f"text_processing_engine{part}", None) for part in ("", "_l", "_g")]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from modules import devices, processing, sd_hijack, sd_models, sd_samplers, shared
+from modules import devices, processing, sd_models, sd_samplers, shared
 from modules.textual_inversion import textual_inversion
 from PIL import Image
 from torch import Tensor, nn
@@ -277,6 +277,8 @@ class A1111TrainableModel:
     @contextmanager
     def with_token_embedding(self, token: str, vectors: Sequence[Tensor]) -> Iterator[None]:
         """Adds a token embedding while the context is open, in place of a user's embedding of the same name."""
+        from modules import sd_hijack  # missing in Neo, which imports this file too
+
         database = sd_hijack.model_hijack.embedding_db
         before = database.word_embeddings.get(token)
         embedding = textual_inversion.Embedding(

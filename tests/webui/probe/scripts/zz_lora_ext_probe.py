@@ -10,7 +10,7 @@ import sys
 import time
 
 import torch
-from modules import extra_networks, script_callbacks, scripts, sd_hijack, sd_models, shared
+from modules import extra_networks, script_callbacks, scripts, sd_models, shared
 
 
 class Script(scripts.Script):
@@ -105,12 +105,16 @@ def add_routes(_, app):
         loaded = sum(name == "sd_webui_lora_ext.host.a1111.extension" for name in sys.modules)
         callbacks = sum("lora_ext_entry" in one.script for row in script_callbacks.callback_map.values() for one in row)
         found = {name: type(table.get(name)).__module__ for name, table in tables.items()}
-        return {**found, "loaded": loaded, "callbacks": callbacks, "reload": sd_models.reload_model_weights.__module__}
+        reload = getattr(sd_models, "reload_model_weights", None)  # missing in Neo
+        return {**found, "loaded": loaded, "callbacks": callbacks, "reload": getattr(reload, "__module__", None)}
 
     @app.get("/probe/embeddings")
     def embeddings():
-        database = getattr(sd_hijack.model_hijack, "embedding_db", None)
-        if database is None:  # Forge
+        try:
+            from modules import sd_hijack
+
+            database = sd_hijack.model_hijack.embedding_db
+        except (ImportError, AttributeError):  # Forge, Neo
             database = sd_models.model_data.sd_model.text_processing_engine.embeddings
         return sorted(database.word_embeddings)
 
