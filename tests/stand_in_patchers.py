@@ -93,7 +93,11 @@ class PatcherByFile(PatcherBase):
         other.lora_patches = dict(self.lora_patches)
         return other
 
-    def add_patches(self, *, filename: str, patches: dict[str, Any], strength_patch: float = 1.0) -> None:
+    def add_patches(
+        self, *, filename: str, patches: dict[str, Any], strength_patch: float = 1.0, online_mode: bool | None = None
+    ) -> None:
+        """Neo takes patches without `online_mode` for those of another kind, which its patcher has too."""
+        assert online_mode is False or not filename.startswith("lora-ext:")
         known = dict(self.model.named_parameters())
         self.lora_patches[filename, strength_patch, 1.0, False] = {
             name: [[strength_patch, value, 1.0, None, None]] for name, value in patches.items() if name in known

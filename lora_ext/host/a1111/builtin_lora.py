@@ -58,7 +58,7 @@ def remove_builtin_loras() -> None:
         return
     if models.has_patch_manager():  # Forge: files are patches of its model manager, layers stay unchanged
         if networks.loaded_networks:
-            networks.load_networks([], [], [], [])
+            networks.load_networks([], [], [])  # Neo has no fourth argument
         return
     if networks.loaded_networks:
         networks.load_networks([])

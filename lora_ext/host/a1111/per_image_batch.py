@@ -83,10 +83,11 @@ class PerImageProcessing(processing.StableDiffusionProcessingTxt2Img):
 
 def processing_arguments(image_spec: ImageSpec, size: tuple[int, int]) -> dict[str, Any]:
     """Returns what a batch shares as arguments of the web UI's processing, which saves nothing."""
+    has_scheduler = hasattr(processing.StableDiffusionProcessing, "scheduler")  # in Forge Classic the sampler has it
     return {
+        **({"scheduler": image_spec.scheduler} if has_scheduler else {}),
         "steps": image_spec.steps,
         "sampler_name": image_spec.sampler,
-        "scheduler": image_spec.scheduler,
         "cfg_scale": image_spec.cfg,
         "width": size[0],
         "height": size[1],

@@ -36,7 +36,7 @@ class PatchesByFile:
 
     def add(self, patcher: Any, patches: Mapping[str, Any]) -> None:
         """Gives patches to a patcher. The name is new each time: parameters are summed anew where names differ."""
-        patcher.add_patches(filename=f"{_FILE_NAME}{uuid.uuid4().hex}", patches=dict(patches))
+        patcher.add_patches(filename=f"{_FILE_NAME}{uuid.uuid4().hex}", patches=dict(patches), online_mode=False)
 
     def strip(self, patcher: Any) -> None:
         """Removes our patches from a patcher."""

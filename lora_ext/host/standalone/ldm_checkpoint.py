@@ -120,7 +120,7 @@ def load_network_weights(
     Raises:
         FileError: tensors are missing or have another shape.
     """
-    wanted = module.state_dict()
+    wanted = dict(module.named_parameters())
     missing = [key for key in wanted if key not in state]
     if missing:
         raise FileError(f"its {network_name} lacks {len(missing)} of {len(wanted)} tensors, such as {missing[0]}")
@@ -129,10 +129,10 @@ def load_network_weights(
         has, needs = tuple(state[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
         raise FileError(f"its {network_name} has {wrong[0]} of shape {has} where {needs} belongs")
     ready = {key: state[key].detach().to(device=device, dtype=dtype) for key in wanted}
-    module.load_state_dict(ready, assign=True)
+    module.load_state_dict(ready, assign=True, strict=False)
     for owner in module.modules():
         for name, buffer in owner.named_buffers(recurse=False):
-            if buffer.is_meta:  # CLIP's position_ids, the only buffer that no file needs to hold
+            if buffer.is_meta:  # CLIP's position_ids, the only buffer: no file needs to hold it (transformers < 4.31)
                 setattr(owner, name, torch.arange(buffer.shape[-1], device=device).expand(buffer.shape).clone())
     module.requires_grad_(False).eval()
 
