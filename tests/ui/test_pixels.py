@@ -100,3 +100,49 @@ def test_group_sliders_stand_where_their_blocks_do(page: Any, server: Server, th
     panel.get_by_role("slider", name="IN04").first.press("1")
     assert slide.get_attribute("aria-valuetext") == "different weights"
     assert ImageChops.difference(_seen(slide), none).getbbox() is not None
+
+
+@pytest.mark.one_page
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_points_of_a_curve_are_dragged(page: Any, server: Server, theme: str) -> None:
+    """A point is where the pointer leaves it, the line goes there, and the text says so; and the other way round."""
+    _open(page, server, theme)
+    panel = go(page, "weights")
+    panel.locator(".lx-about", has_text="SD1").wait_for()  # what it says moves the picture down
+    text = panel.get_by_label("Curve over the steps")
+    picture = panel.locator(".lx-curve-editor svg").first
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+
+    def at(share: float, value: float) -> tuple[float, float]:
+        """Where a place from 0 to 1 and a value from 0 to 2 are in the picture, by its paddings."""
+        x, y = 52 + share * (320 - 66), 132 - 30 - value / 2 * (132 - 42)
+        return box["x"] + x / 320 * box["width"], box["y"] + y / 132 * box["height"]
+
+    def colour(share: float, value: float) -> tuple[int, ...]:
+        page.wait_for_timeout(100)
+        seen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        return seen.getpixel(tuple(map(round, at(share, value))))
+
+    def is_drawn(share: float, value: float) -> bool:
+        return max(abs(a - b) for a, b in zip(colour(share, value), colour(0.1, 1.76), strict=True)) > CLEAR
+
+    assert not is_drawn(0.3, 0.4) and text.input_value() == ""
+    page.mouse.click(*at(0.3, 0.4))  # bends the line of weight 1
+    assert text.input_value() == "1@0, 0.4@0.3, 1@1" and is_drawn(0.3, 0.4) and is_drawn(0.65, 0.7)
+    page.mouse.move(*at(0.3, 0.4))
+    page.mouse.down()
+    page.mouse.move(*at(0.6, 1.5), steps=5)
+    page.mouse.up()
+    page.mouse.move(0, 0)
+    assert text.input_value() == "1@0, 1.5@0.6, 1@1"
+    assert is_drawn(0.6, 1.5) and is_drawn(0.3, 1.25) and not is_drawn(0.3, 0.4)
+    for keys in ("ArrowRight", "Shift+ArrowDown", "Enter"):
+        page.keyboard.press(keys)
+    assert text.input_value() == "1@0, 1.49@0.65, 1.49@0.83, 1@1"
+    page.keyboard.press("Delete")
+    page.mouse.dblclick(*at(0.65, 1.49))
+    assert text.input_value() == "1@0, 1@1"
+    text.fill("0@0,1.9@0.5 step")
+    assert is_drawn(0.25, 0) and is_drawn(0.5, 0.9) and is_drawn(0.8, 1.9) and not is_drawn(0.25, 0.95)
+    panel.locator(".lx-tag", has_text="0@0,1.9@0.5 step").wait_for()

@@ -69,7 +69,7 @@ export function linePath(points, { y: [bottom, top], toX, toY }) {
  * @param {number} height
  * @param {ChartOptions} options
  */
-function axes({ x, y: [bottom, top], toX, toY }, width, height, { xlabel, fy = String, fx = String }) {
+export function chartAxes({ x, y: [bottom, top], toX, toY }, width, height, { xlabel, fy = String, fx = String }) {
     const right = width - PADDING.right,
         base = height - 10;
     const rows = Array.from({ length: GRID_LINES + 1 }, (_, i) => bottom + ((top - bottom) * i) / GRID_LINES);
@@ -97,7 +97,7 @@ export function lineChart(series, options = {}) {
     const scale = chartScale(points, width, height, options);
     const names = series.map((one) => one.name).join(", ");
     const chart = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "lx-chart", role: "img", "aria-label": names });
-    chart.append(...axes(scale, width, height, options));
+    chart.append(...chartAxes(scale, width, height, options));
     for (const { name, points: line, kind } of series) {
         if (!line.length) continue;
         chart.append(s("path", { d: linePath(line, scale), class: `line ${kind || ""}` }, s("title", {}, name)));

@@ -1,8 +1,10 @@
 // The fields of a tag besides its block weights: strengths, and the steps in which the file acts.
+import { h } from "../core/elements.mjs";
 import { t } from "../core/strings.mjs";
 import { field, textInput } from "../controls/basic.mjs";
 import { rangeField } from "../controls/range_field.mjs";
 import { strengthField } from "../controls/strength_field.mjs";
+import { curveEditor } from "./curve_editor.mjs";
 
 /**
  * A step as a tag has it: 5 is a step, 0.5 and 1.0 are shares of all steps. Undefined for what is neither.
@@ -50,39 +52,52 @@ const stepField = (label, usual, tip, onchange) =>
         words: t("a step's number such as 5, or a share from 0.0 to 1.0"),
     });
 
+/** Of `TEXT ENCODER:U-NET`, where the second begins. @param {string} text */
+const unetPart = (text) => text.lastIndexOf(":") + 1;
+
 /**
- * A text field of a tag, "" where the tag does not say.
+ * A text field of a curve with its picture, whose points can be dragged; "" where the tag does not say.
  * @param {string} label
  * @param {string} example
  * @param {string} tip
+ * @param {string} points what a point of the picture is called
  * @param {() => void} onchange
  */
-function tagText(label, example, tip, onchange) {
-    const box = textInput("", onchange, { placeholder: example });
-    return Object.assign(field(label, box, tip), {
+function curveField(label, example, tip, points, onchange) {
+    const draw = () => editor.show(box.value.slice(unetPart(box.value)));
+    const box = textInput("", () => (draw(), onchange()), { placeholder: example });
+    const editor = curveEditor(points, (text) => {
+        const te = box.value.slice(0, unetPart(box.value));
+        box.value = te + (text || (te && "1")); // a weight of the text encoder alone would be that of both
+        onchange();
+    });
+    return Object.assign(h("div", { class: "lx-field" }, field(label, box, tip), editor), {
         get: () => box.value.trim(),
         /** @param {string} text */
         set(text) {
             box.value = text;
+            draw();
         },
     });
 }
 
 /** @param {() => void} onchange */
 const curveFields = (onchange) => ({
-    curve: tagText(
+    curve: curveField(
         t("Curve over the steps"),
         "0@0, 1@0.5, 0@1",
         t(
             "Factors of the U-Net strength, each VALUE@PLACE; places from 0 (first step) to 1 (last step), or step " +
                 "numbers, or noise levels such as s14.6. After a place: ease-in, ease-out, cosine, step",
         ),
+        t("Point of the curve"),
         onchange,
     ),
-    hires: tagText(
+    hires: curveField(
         t("In the hires pass"),
         t("as in the first pass"),
         t("The weight or curve in the hires pass; TEXT ENCODER:U-NET for two"),
+        t("Point of the hires pass's curve"),
         onchange,
     ),
 });

@@ -2,6 +2,7 @@
 import { h, setChildren } from "../core/elements.mjs";
 import { post } from "../core/api.mjs";
 import { FieldError, messageOf } from "../core/messages.mjs";
+import { formatWeight } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
 import { note } from "../controls/basic.mjs";
 import { lineChart } from "../controls/chart.mjs";
@@ -14,10 +15,10 @@ const PAUSE = 120;
 function curveChart({ curve, curve_over }) {
     if (!curve.length) return [];
     const name = t("U-Net strength over the steps");
-    if (curve_over !== "noise levels") return [lineChart([{ name, points: curve }], { height: 120 })];
+    if (curve_over !== "noise levels") return [lineChart([{ name, points: curve }], { height: 120, fy: formatWeight })];
     const points = curve.map(([sigma, weight]) => /** @type {[number, number]} */ ([-Math.log(sigma), weight]));
     const fx = (/** @type {number} */ place) => String(Number(Math.exp(-place).toPrecision(3)));
-    return [lineChart([{ name, points }], { height: 120, fx, xlabel: t("noise level (sigma)") })];
+    return [lineChart([{ name, points }], { height: 120, fx, fy: formatWeight, xlabel: t("noise level (sigma)") })];
 }
 
 /** @param {() => object | null} request the fields; null without a file; throws FieldError where one cannot be read */
