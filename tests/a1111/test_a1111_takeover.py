@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,6 +63,24 @@ def test_the_setting_hands_tags_back_and_takes_them_again(webui: StandIn, built_
     webui.options(lora_ext_in_charge="LoRA ext")
     assert ours() and webui.entry.extension.other_tag_owner() == ""
     assert apart(webui.make("a cat <lora:one:1>"), with_us) == 0, "what it had written into weights is gone"
+
+
+def test_a_request_that_holds_the_queue_may_change_the_setting(webui: StandIn, built_in: Any) -> None:
+    """Forge does so for `override_settings`: waiting for the queue there would never end."""
+    from modules import call_queue
+
+    with call_queue.queue_lock:
+        change = Thread(target=webui.options, kwargs={"lora_ext_in_charge": "built-in"}, daemon=True)
+        change.start()
+        change.join(30)
+        assert not change.is_alive() and ours(), "it waits for the queue"
+    for _ in range(300):
+        if builtins():
+            break
+        time.sleep(0.1)
+    assert builtins()
+    webui.options(lora_ext_in_charge="LoRA ext")
+    assert ours()
 
 
 def test_files_that_someone_made_the_built_in_extension_load_are_taken_off(webui: StandIn, built_in: Any) -> None:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from modules import call_queue, errors, processing, shared
+from modules import errors, processing, shared
 
 from ...adapter_spec import AdapterSpec, Presets, resolve_tag
 from ...errors import LoraError
@@ -29,6 +29,7 @@ from .current_image import ResolvedTags, clear_conditioning, set_if_given
 from .model_switching import ModelSwitchHooks, ReloadUiHook
 from .out_of_memory import OutOfMemoryHooks
 from .script_lifetime import SCRIPT_LIFETIME
+from .webui_job import while_nothing_is_generated
 
 
 class A1111Extension:
@@ -39,7 +40,7 @@ class A1111Extension:
 
     def __init__(self) -> None:
         self.host_interface = settings.A1111HostInterface()
-        settings.register_settings(call_queue.wrap_queued_call(self.update_tag_ownership))
+        settings.register_settings(while_nothing_is_generated(self.update_tag_ownership))
         self.models = model.AppliedNetworksByModel(
             lambda: self.host_interface.option("mode"), lambda text: self._notify(self._current_processing(), text)
         )

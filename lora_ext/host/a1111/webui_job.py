@@ -1,11 +1,35 @@
-"""Marks a job of this extension in the web UI's state, so that Interrupt and Skip belong to it."""
+"""The web UI's queue: calls that wait for it, and jobs of this extension, so that Interrupt and Skip belong to them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from modules import devices, shared
+from modules import call_queue, devices, shared
+
+
+def while_nothing_is_generated(work: Callable[[], Any]) -> Callable[..., None]:
+    """Returns a function that calls `work` while it holds the queue: at once, or in a thread where images are generated.
+
+    Forge changes the settings of a request (`override_settings`) while the request itself holds the queue: a callback
+    that waited for it would wait forever.
+
+    Args:
+        work: called without arguments; the arguments of the returned function are ignored.
+    """
+
+    def start(*_: Any) -> None:
+        if not call_queue.queue_lock.acquire(blocking=False):
+            threading.Thread(target=call_queue.wrap_queued_call(work), daemon=True).start()
+            return
+        try:
+            work()
+        finally:
+            call_queue.queue_lock.release()
+
+    return start
 
 
 @contextmanager
