@@ -1,6 +1,7 @@
 """The web UI's entry point: loads the package, registers callbacks and unloads. All else is in `lora_ext`."""
 
 import importlib.util
+import inspect
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -39,7 +40,7 @@ def is_supported() -> bool:
     folder is looked for beside `modules/script_callbacks.py`: `modules` has no `__init__.py`, so that in reForge and
     Forge Classic an import of `modules.lora` would find `ldm_patched/modules/lora.py`.
     """
-    return not (Path(script_callbacks.__file__).parent / "lora").is_dir()
+    return not (Path(inspect.getfile(script_callbacks)).parent / "lora").is_dir()
 
 
 if is_supported():

@@ -11,7 +11,7 @@ from modules import call_queue, devices, shared
 
 
 def while_nothing_is_generated(work: Callable[[], Any]) -> Callable[..., None]:
-    """Returns a function that calls `work` while it holds the queue: at once, or in a thread where images are generated.
+    """Returns a function that calls `work` while it holds the queue: at once, or in a thread where it is not free.
 
     Forge changes the settings of a request (`override_settings`) while the request itself holds the queue: a callback
     that waited for it would wait forever.
@@ -21,13 +21,14 @@ def while_nothing_is_generated(work: Callable[[], Any]) -> Callable[..., None]:
     """
 
     def start(*_: Any) -> None:
-        if not call_queue.queue_lock.acquire(blocking=False):
+        queue_lock = call_queue.queue_lock
+        if not queue_lock.acquire(blocking=False):
             threading.Thread(target=call_queue.wrap_queued_call(work), daemon=True).start()
             return
         try:
             work()
         finally:
-            call_queue.queue_lock.release()
+            queue_lock.release()
 
     return start
 
