@@ -218,6 +218,19 @@ class AppliedNetworks:
             self._following[index] = self.injection.follows(self._step_weights[index], targets)
         return self._following[index]
 
+    def scheduled_weights(self) -> list[tuple[str, float]]:
+        """Returns (name, weight in the U-Net at the present step) for each file whose weight is scheduled.
+
+        Where block weights change too, it is the mean over the file's layers.
+        """
+        found = []
+        for index, (spec, current) in enumerate(zip(self.specs, self._current_specs, strict=True)):
+            if spec.is_scheduled:
+                weights = [current.weight_at(layer_id) for layer_id in self._unet_layers(index)] or [0.0]
+                mean = current.unet if spec.block_curve is None else sum(weights) / len(weights)
+                found.append((spec.display_name, mean))
+        return found
+
     def matching_layers(self, spec: AdapterSpec) -> tuple[LayerId, ...]:
         """Returns the layers of a file that fit this model.
 

@@ -82,6 +82,53 @@ def test_schedules_reach_the_steps(folder: Path, model: StandaloneModel) -> None
     assert np.array_equal(plain, never) and not np.array_equal(plain, late)
 
 
+STEPS_OF_CURVES = {  # settings, and for each pass (U-Net calls, calls as the web UI counts them: place 1 is the last)
+    "Euler": ({"sampler": "Euler"}, [(4, 4)]),
+    "two calls a step": ({"sampler": "Heun"}, [(7, 8)]),
+    "DPM2": ({"sampler": "DPM2"}, [(7, 8)]),
+    "DDIM": ({"sampler": "DDIM"}, [(3, 4)]),
+    "UniPC": ({"sampler": "UniPC"}, [(4, 4)]),
+    "img2img": ({"sampler": "Euler", "steps": 6, "strength": 0.5}, [(4, 4)]),
+    "img2img, DDIM": ({"sampler": "DDIM", "steps": 8, "strength": 0.5}, [(3, 5)]),
+    "hires": ({"sampler": "Euler", "hr_scale": 1.25, "hr_strength": 0.5, "hr_steps": 3}, [(4, 4), (3, 3)]),
+    "prompt editing": ({"sampler": "Euler", "prompt": "a [b:c:0.5] [d|e]"}, [(4, 4)]),
+}
+
+
+@pytest.mark.parametrize("name", STEPS_OF_CURVES)
+def test_a_curve_keeps_the_step(folder: Path, model: StandaloneModel, tmp_path: Path, name: str) -> None:
+    """From 0 at the first call of each pass on, by the share of the calls; as really applied, told on request."""
+    given, passes = STEPS_OF_CURVES[name]
+    changes: dict[str, object] = {"steps": 4, "prompt": "a b", "cfg": 1.0, **given}
+    if "strength" in given:
+        changes["init_image"] = tmp_path / "start.png"
+        Image.new("RGB", (64, 64), "orange").save(tmp_path / "start.png")
+    report = GenerationReport()
+    wanted = settings(folder, **{**changes, "prompt": f"{changes['prompt']}<lora:strong:0@0,1@1>"}, show_curve=True)
+    generate(wanted, model=model, report=report)
+    told = [note for note in report.notes if note.startswith("strong: weight at each of")]
+    assert len(told) == len(passes)
+    for line, (calls, total) in zip(told, passes, strict=True):
+        assert f"of {calls} U-Net calls" in line
+        weights = [float(number) for number in line.split("calls ")[1].split(" ", 1)[1].split(", ")]
+        assert weights == pytest.approx([call / (total - 1) for call in range(calls)], abs=5e-4)
+
+
+def test_a_curve_over_noise_levels_is_the_same_at_any_number_of_steps(folder: Path, model: StandaloneModel) -> None:
+    """Above a noise level for the first half of log sigma; DDIM's steps are spread otherwise, and keep to it too."""
+    shares = []
+    for sampler, steps in (("Euler", 4), ("Euler", 12), ("DDIM", 8)):
+        report = GenerationReport()
+        prompt = "a b<lora:strong:1@s1.001,0@s1>"
+        generate(settings(folder, prompt=prompt, steps=steps, sampler=sampler, cfg=1.0, show_curve=True), model=model,
+                 report=report)  # fmt: skip
+        (line,) = (note for note in report.notes if "U-Net calls" in note)
+        weights = [float(number) for number in line.split("calls ")[1].split(" ", 1)[1].split(", ")]
+        assert weights == sorted(weights, reverse=True) and set(weights) == {0.0, 1.0}
+        shares.append(sum(weights) / len(weights))
+    assert max(shares) - min(shares) < 0.35
+
+
 def test_seeds_count_up_over_batches(folder: Path, model: StandaloneModel) -> None:
     calls: list[tuple[int, int]] = []
     four = generate(settings(folder, batch=2, n_iter=2), model=model, on_progress=lambda *call: calls.append(call))

@@ -13,7 +13,7 @@ LAYERS = (  # from the lowest; what is in one package, or in a group of one line
     ("__init__", "console", "data_folder", "errors", "json_text", "singular_values"),
     ("blocks", "composition", "ldm_keys", "lowrank", "precisions", "zero_terminal_snr"),
     ("block_weights", "rank_reduction", "layer_names", "protocols"),
-    ("layer_keys", "adapters", "embedded", "progress", "weight_curve", "regions"),
+    ("layer_keys", "adapters", "embedded", "progress", "weight_curve", "weight_trace", "regions"),
     ("file",),
     ("lora_tags", "kohya_prompt_line", "inject", "fit_report", "command_line"),
     ("adapter_spec", "prompt_warnings", "prompt_regions"),

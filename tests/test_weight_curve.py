@@ -31,6 +31,7 @@ from lora_ext.errors import BlockError, PromptError
 from lora_ext.inject import MODES
 from lora_ext.lora_tags import LoraTag, parse_lora_tags, parse_tag_items
 from lora_ext.weight_curve import EASINGS, parse_block_curve, parse_curve, parse_weight
+from lora_ext.weight_trace import WeightTrace
 
 WEIGHTS = st.floats(-4, 4, allow_nan=False).map(lambda value: float(f"{value:g}"))
 PLACES = st.floats(0, 1, allow_nan=False).map(lambda value: float(f"{value:g}"))
@@ -422,6 +423,37 @@ def test_a_pipelines_steps_have_the_schedulers_noise_levels(model: Tiny, total: 
                 assert loras.on_step_end(pipe, step, None, {"latents": 1}) == {"latents": 1}
                 wanted = parse_curve("0@s16,1@s0.1").at(0, 1, levels[(step + 1) % total])
                 assert loras._applied._current_specs[0].unet == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+
+
+def test_the_weights_that_acted(model: Tiny) -> None:
+    """Files without a schedule have no line; with block weights over the steps it is the mean over the layers."""
+    specs = [*scheduled_specs(model), AdapterSpec(lora_file(model), unet=0.5, block_curve=BLOCKS, name="blocks")]
+    layers = [layer_id for layer_id in specs[-1].file.adapters if layer_id.part == "unet"]
+    trace = WeightTrace()
+    with AppliedNetworks(model, "live") as applied:
+        applied.apply(specs)
+        for step in range(6):
+            applied.at_step(step, 6)
+            trace.record(step, applied.scheduled_weights())
+            mean = sum(specs[-1].at_step(step, 6).weight_at(layer_id) for layer_id in layers) / len(layers)
+            assert applied.scheduled_weights()[-1] == ("blocks", pytest.approx(mean))
+    lines = trace.lines()
+    assert lines[0] == "file1: weight at each of 6 U-Net calls ▄▆█▁▁▁ 0, 0.12, 0.24, -0.15, -0.15, -0.15"
+    assert lines[2] == "file3: weight at each of 6 U-Net calls ▁▁██▁▁ 0, 0, 0.1, 0.1, 0, 0"
+    assert len(lines) == 4 and lines[3].startswith("blocks: ")
+
+
+def test_a_trace_has_a_line_for_each_pass_and_not_for_each_batch() -> None:
+    trace = WeightTrace()
+    for _ in range(2):
+        for count in (100, 2):
+            for step in range(count):
+                trace.record(step, [("cat", step / 99), ("cat", -1.0)])
+    long, same, short, _ = trace.lines()
+    assert long.startswith("cat: weight at each of 100 U-Net calls ") and long.endswith(", 0.98, 1")
+    assert long.count(",") == 59 and set("▁▂▃▄▅▆▇█") <= set(long)
+    assert same.count("-1") == 60 and short == "cat: weight at each of 2 U-Net calls ▁█ 0, 0.0101"
+    assert WeightTrace().lines() == []
 
 
 def test_curves_from_python(model: Tiny) -> None:

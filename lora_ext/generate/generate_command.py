@@ -51,6 +51,7 @@ _HELP = {
     "base_ratio": "share of the text before ADDBASE within the regions, 0 to 1",
     "masks": "folder of masks (PNG, white acts) that at= names; several are allowed; default: masks in your data",
     "strict": "stop with an error where a tag cannot be parsed or its file is missing, instead of skipping the tag",
+    "show_curve": "print which weight each file with a curve, start= or stop= had at each U-Net call",
 }
 
 

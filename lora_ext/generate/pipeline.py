@@ -35,6 +35,7 @@ from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 from ..protocols import VAE_SCALE_FACTOR
 from ..region_masks import MASKS_FOLDER, MASKS_KEY, MaskFolders, save_used_masks
 from ..regions.prompt_words import BASE_WORD
+from ..weight_trace import WeightTrace
 from .region_rows import SpecRows, apply_rows, networks_for_rows, rows_of_specs
 from .settings import Settings
 
@@ -161,17 +162,19 @@ def generate(
     report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
     report.notes += _beside_punctuation(model, texts, known)
     images: list[Image.Image] = []
+    trace = WeightTrace() if settings.show_curve else None
     with networks_for_rows(model, settings.mode, len(prompt.rows), changes) as applied:
         applied.reserve_memory(_batch_bytes(settings, model, len(prompt.rows)))
         for job in _render_jobs(settings, prompt, init, known):
             for image, seed in zip(
-                _generate_batch(model, job, applied, (first_pass, hires_pass), on_progress, report),
+                _generate_batch(model, job, applied, (first_pass, hires_pass), on_progress, report, trace),
                 job.seeds,
                 strict=True,
             ):
                 image.info[infotext.PARAMETERS_KEY] = image_infotext(settings, model, job.plan, seed, loras)
                 image.info[MASKS_KEY] = masks.files_to_keep()
                 images.append(image)
+    report.notes += trace.lines() if trace else []
     return images
 
 
@@ -284,6 +287,7 @@ def _generate_batch(
     specs_by_pass: tuple[SpecRows, SpecRows],
     on_progress: OnGenerationProgress | None,
     report: GenerationReport,
+    trace: WeightTrace | None,
 ) -> list[Image.Image]:
     """Generates one batch with its LoRA files applied, with their weights of the first and of the hires pass.
 
@@ -296,6 +300,8 @@ def _generate_batch(
             messages = (no_effect_reason(spec, applied.matching_layers(spec), total) for spec in applied.specs)
             report.notes += [text for text in dict.fromkeys(messages) if text and text not in report.notes]
         applied.at_step(step, total, sigma)
+        if trace:
+            trace.record(step, applied.scheduled_weights())
         if on_progress:
             on_progress(step, total)
 

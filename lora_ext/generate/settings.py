@@ -45,6 +45,7 @@ class Settings(ImageSettings):
         base_ratio: share of ADDBASE's text within the regions, 0 to 1.
         masks: folders of masks that `at=` names; by default `masks` in the user's data folder.
         strict: a tag that cannot be applied is an error, not a note.
+        show_curve: a note says which weight each scheduled file had at each U-Net call.
     """
 
     seed: int = -1
@@ -68,6 +69,7 @@ class Settings(ImageSettings):
     base_ratio: float = DEFAULT_BASE_SHARE
     masks: tuple[Path, ...] = ()
     strict: bool = False
+    show_curve: bool = False
 
     def checked(self) -> Settings:
         """Returns the settings themselves.

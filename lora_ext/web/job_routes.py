@@ -21,6 +21,7 @@ class GenerateRequest(SamplingRequest):
 
     seed: int = Field(-1, ge=-1, le=2**32 - 1)
     batch: int = Field(1, ge=1, le=16)
+    show_curve: bool = False
 
 
 class MoveJobRequest(RequestBody):

@@ -48,7 +48,7 @@ def test_the_settings(webui: StandIn) -> None:
     labels = {name: info for name, info in shared.opts.data_labels.items() if name.startswith("lora_ext_")}
     assert {name: info.default for name, info in labels.items()} == {
         "lora_ext_in_charge": "LoRA ext", "lora_ext_mode": "auto", "lora_ext_keep_files": 4,
-        "lora_ext_warnings": ["under the picture", "console"],
+        "lora_ext_warnings": ["under the picture", "console"], "lora_ext_show_curve": False,
     }  # fmt: skip
     assert {info.section for info in labels.values()} == {("lora_ext", "LoRA ext")}
     webui.options(lora_ext_keep_files=1)

@@ -241,6 +241,17 @@ def test_curves(webui: StandIn, mode: str) -> None:
     assert apart(webui.make("a cat"), webui.make("a cat <lora:one:0@0,0@1>")) == 0
 
 
+def test_the_weights_that_acted_are_shown_on_request(webui: StandIn) -> None:
+    prompt = "a cat <lora:one:0:0@0,0.9@3:hrunet=0.5@0,0@1> <lora:two:0.5>"
+    assert "U-Net calls" not in webui.make(prompt, steps=4).comments
+    webui.options(lora_ext_show_curve=True)
+    comments = webui.make(prompt, steps=4, **HIRES).comments
+    first, second = (line for line in comments.splitlines() if "U-Net calls" in line)
+    assert first.endswith("one: weight at each of 4 U-Net calls ▁▃▆█ 0, 0.3, 0.6, 0.9")
+    assert second.startswith("one: weight at each of 4 U-Net calls █") and second.endswith(", 0")
+    webui.options(lora_ext_show_curve=False)
+
+
 def test_image_to_image_and_batches(webui: StandIn) -> None:
     start = webui.make("a cat")
     more: dict[str, Any] = {"kind": "Img2Img", "init_images": list(start.images), "denoising_strength": 0.7}

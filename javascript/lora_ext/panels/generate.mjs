@@ -9,6 +9,7 @@ import { t } from "../core/strings.mjs";
 import {
     button,
     card,
+    checkbox,
     field,
     grid,
     note,
@@ -52,6 +53,15 @@ function pictures(result) {
     );
 }
 
+/** @param {boolean} value */
+const curveBox = (value) =>
+    checkbox(
+        t("Show the weight at each step"),
+        value,
+        null,
+        t("A note says which weight each file with a curve or a range of steps had at each step"),
+    );
+
 /** The fields below the prompts, and their values as the API has them. @param {Record<string, any>} stored */
 function settingsFields(stored) {
     /** @param {"samplers" | "schedulers"} name */
@@ -73,6 +83,7 @@ function settingsFields(stored) {
         usual: -1,
         tip: t("Same seed, same picture; -1 for a random seed"),
     });
+    const curve = curveBox(stored.show_curve ?? false);
     const elements = [
         field(t("Model"), checkpoint, t("The model that generates the pictures")),
         grid(
@@ -81,12 +92,14 @@ function settingsFields(stored) {
             Object.values(numbers),
             seed,
         ),
+        curve,
     ];
     const get = () => ({
         checkpoint: checkpoint.value,
         sampler: sampler.value,
         scheduler: scheduler.value,
         seed: seed.get(),
+        show_curve: curve.box.checked,
         ...Object.fromEntries(Object.entries(numbers).map(([name, number]) => [name, number.get()])),
     });
     return { elements, seed, get };

@@ -16,6 +16,7 @@ from ...errors import LoraError
 from ...file.lora_library import LibraryEntry, LoraLibrary
 from ...fit_report import FitReport
 from ...lora_tags import LoraTag, parse_tag_items
+from ...weight_trace import WeightTrace
 from .. import block_weights_infotext as infotext
 from ..infotext import format_hashes
 from . import builtin_lora as builtin
@@ -240,6 +241,19 @@ class A1111Extension:
             if denoiser.step == 0 and getattr(denoiser, "p", None) is not None:
                 self._notify_once(denoiser.p, self.models.no_effect_messages(sd_model, total))
             self.models.at_step(sd_model, denoiser.step, total, lambda: call_sigma(params))
+            if self.host_interface.option("show_curve"):
+                self._show_weights(getattr(denoiser, "p", None), denoiser.step, self.models.scheduled_weights(sd_model))
+
+    def _show_weights(self, p: Any, step: int, weights: list[tuple[str, float]]) -> None:
+        """Writes the weights so far below the picture, which the web UI shows also where the image is interrupted."""
+        if p is None or not weights:
+            return
+        trace = p.lora_ext_trace = getattr(p, "lora_ext_trace", None) or WeightTrace()
+        for line in trace.lines():
+            p.comments.pop(line, None)
+        trace.record(step, weights)
+        for line in trace.lines():
+            p.comment(line)
 
     def on_model_loaded(self, sd_model: Any) -> None:
         """Called when a model was loaded: forgets what is known about its layers, which are new."""

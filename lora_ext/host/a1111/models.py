@@ -153,6 +153,11 @@ class AppliedNetworksByModel:
         if applied is not None:
             applied.at_step(step, total, sigma() if applied.needs_sigma else None)
 
+    def scheduled_weights(self, sd_model: Any) -> list[tuple[str, float]]:
+        """Returns the present weights of scheduled files, as `AppliedNetworks.scheduled_weights`."""
+        _, applied = self._applied.get(sd_model, (None, None))
+        return [] if applied is None else applied.scheduled_weights()
+
     def no_effect_messages(self, sd_model: Any, total: int) -> list[str]:
         """Explains, one sentence each, which files have no effect in an image of `total` U-Net calls."""
         _, applied = self._applied.get(sd_model, (None, None))

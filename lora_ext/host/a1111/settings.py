@@ -43,6 +43,9 @@ def register_settings(on_change: Callable[[], None]) -> None:
             gr.CheckboxGroup,
             {"choices": [WARN_BELOW_IMAGE, WARN_ON_CONSOLE, WARN_AS_POPUP]},
         ),
+        "show_curve": shared.OptionInfo(
+            False, "Show under the picture which weight each file with a curve, start= or stop= had at each step"
+        ),
     }
     section = shared.options_section(("lora_ext", "LoRA ext", "sd"), options)
     for name, info in section.items():
