@@ -96,6 +96,7 @@ def call_every_route(api: Client) -> dict[str, Any]:
         call("GET", path, params={"name": "star"} if path == "/dataset" else None)
     call_files(call)
     call_presets_and_tags(call)
+    call_masks(call)
     call_tools(call)
     call_training(call)
     call_pictures(call)
@@ -129,6 +130,14 @@ def call_presets_and_tags(call: Caller) -> None:
     call("POST", "/dataset/replace", json={"dataset": "star", "find": "star", "put": "disc"})
     call("PUT", "/dataset/caption", json={"dataset": "star", "picture": "1_star/0.png", "caption": "a red star "})
     call.job("/dataset/describe", {"dataset": "star", "captioner": "fixed"})
+
+
+def call_masks(call: Caller) -> None:
+    out = io.BytesIO()
+    Image.new("L", (8, 4), 255).save(out, format="PNG")
+    call("PUT", "/masks", json={"name": "face", "data": base64.b64encode(out.getvalue()).decode()})
+    call("GET", "/masks")
+    call("DELETE", "/masks", params={"name": "face"})
 
 
 def call_tools(call: Caller) -> None:

@@ -535,6 +535,12 @@ export interface LoraFileDetails {
     layout: number;
 }
 
+/** The masks of the user. */
+export interface MaskNames {
+    /** Their names, sorted. */
+    names: string[];
+}
+
 /** Nothing is shown while the job works. */
 export interface NothingLive {
 }
@@ -1039,6 +1045,7 @@ export interface TrainingCurve {
 /** Method and route → what the route answers. */
 export interface Answers {
     "DELETE /jobs/{job}": ForgottenJob;
+    "DELETE /masks": MaskNames;
     "DELETE /presets": PresetsAnswer;
     "GET /choices": Choices;
     "GET /compare/axes": AxesAnswer;
@@ -1050,6 +1057,7 @@ export interface Answers {
     "GET /jobs/{job}": JobAnswer;
     "GET /layouts": LayoutsAnswer;
     "GET /library": LibraryPage;
+    "GET /masks": MaskNames;
     "GET /pictures/newest": OutputImages;
     "GET /presets": PresetsAnswer;
     "GET /presets/export": PresetsText;
@@ -1087,6 +1095,7 @@ export interface Answers {
     "POST /train/preflight": JobSummary;
     "POST /train/{name}/compare": JobSummary;
     "PUT /dataset/caption": SavedCaption;
+    "PUT /masks": MaskNames;
     "PUT /presets": PresetsAnswer;
     "PUT /thumbnail": SavedThumbnail;
 }

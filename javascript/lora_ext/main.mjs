@@ -14,6 +14,7 @@ import "./panels/blocks.mjs";
 import "./panels/compare.mjs";
 import "./panels/files.mjs";
 import "./panels/generate.mjs";
+import "./panels/regions.mjs";
 import "./panels/tools.mjs";
 import "./panels/train.mjs";
 import "./panels/weights.mjs";

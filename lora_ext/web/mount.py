@@ -17,6 +17,7 @@ from .block_routes import register_block_routes
 from .conflict_routes import register_conflict_routes
 from .job_routes import register_job_routes
 from .library_routes import register_library_routes
+from .mask_routes import register_mask_routes
 from .page_files import module_response, page_folder
 from .routing import API_PREFIX, AccessGuard, make_router
 from .sheets import register_sheet_routes
@@ -34,6 +35,7 @@ ROUTE_REGISTRARS = (
     register_train_routes,
     register_sheet_routes,
     register_block_routes,
+    register_mask_routes,
     register_job_routes,
 )
 LANGUAGES = ("zh_CN", "zh_TW", "ja_JP")

@@ -93,7 +93,7 @@ def save_thumbnail(app_state: AppState, options: ThumbnailRequest) -> Path:
     entry = app_state.changeable_entry(options.name)
     path = entry.path.with_name(entry.path.stem + THUMBNAIL_SUFFIXES[0])
     image = _opened(
-        output_image_path(app_state, options.picture).read_bytes() if options.picture else _decoded(options.data)
+        output_image_path(app_state, options.picture).read_bytes() if options.picture else decode_upload(options.data)
     )
     save_options = png_save_options(image)
     image = (ImageOps.exif_transpose(image) or image).convert("RGB")
@@ -103,7 +103,8 @@ def save_thumbnail(app_state: AppState, options: ThumbnailRequest) -> Path:
     return path
 
 
-def _decoded(data: str) -> bytes:
+def decode_upload(data: str) -> bytes:
+    """The bytes of an upload that came as base64. Raises FileError where it is none."""
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):

@@ -42,6 +42,7 @@ test("lower folders import nothing of higher ones", () => {
         "blocks",
         "compare",
         "tools",
+        "regions",
         "panels",
         ".",
     ];

@@ -19,7 +19,7 @@ function base64(file) {
 }
 
 /** A hidden field that uploads a picture. @param {(source: { data: string }) => Promise<void>} take */
-function pictureUpload(take) {
+export function pictureUpload(take) {
     const upload = h("input", {
         type: "file",
         accept: "image/png,image/jpeg,image/webp",

@@ -1,0 +1,83 @@
+"""The Regions panel: rectangles by the pointer and by keys, a painted mask, and the prompt that comes of them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from program import Server
+from steps import choose, go, until
+
+from lora_ext.region_masks import MASKS_FOLDER
+
+pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_page]
+TEXT_HAS = "part => document.querySelector('#lx-panel-regions code').textContent.includes(part)"
+
+
+def _drag(page: Any, box: Any, *points: tuple[float, float]) -> None:
+    """Presses at the first point, in shares of a box, and releases at the last one."""
+    for number, (x, y) in enumerate(points):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4 if number else 1)
+        if number == 0:
+            page.mouse.down()
+    page.mouse.up()
+
+
+def _orange_share(canvas: Any) -> float:
+    """The share of the picture with the hue of the second region, whose fill lies half over the ground."""
+    pixels = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")).astype(int)
+    return float(((pixels[..., 0] - pixels[..., 2]) > 60).mean())
+
+
+def test_regions_become_a_prompt(page: Any, server: Server) -> None:
+    panel = go(page, "regions")
+    text, canvas = panel.locator("code.lx-tag"), panel.locator(".lx-region-canvas")
+    panel.get_by_label("Prompt of the whole picture").fill("two shapes")
+    panel.get_by_role("button", name="Add a LoRA").click()
+    choose(panel, "framed")
+    until(page, TEXT_HAS, "<lora:framed:1:at=left>")
+
+    # the second region is chosen, resized by its left edge, and moved by keys
+    box = canvas.bounding_box()
+    page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"])
+    before = _orange_share(canvas)
+    _drag(page, box, (0.5, 0.5), (0.75, 0.5))
+    panel.get_by_role("button", name="Add a LoRA").click()
+    choose(panel, "striped")
+    assert text.inner_text() == "two shapes <lora:framed:1:at=left> <lora:striped:1:at=0.75-1;0-1>"
+    assert 0.4 < before < 0.65 and 0.15 < _orange_share(canvas) < 0.4
+    shape = panel.locator(".lx-region[data-index='1']")
+    shape.focus()
+    shape.press("ArrowLeft")
+    assert "at=0.7-0.95;0-1" in text.inner_text()
+
+    # with words of their own, regions that fill the picture in columns are Regional Prompter's
+    panel.get_by_role("button", name="2 columns").click()
+    panel.get_by_label("Prompt of the region").fill("a square")
+    assert text.inner_text() == "two shapes ADDCOMM <lora:framed:1> ADDCOL a square <lora:striped:1>"
+    panel.get_by_role("button", name="Insert into prompt").click()
+    prompt = page.locator("#lx-panel-generate textarea").first
+    assert prompt.input_value() == text.inner_text()
+
+
+def test_a_painted_mask_is_a_region(page: Any, server: Server) -> None:
+    panel = go(page, "regions")
+    panel.get_by_role("button", name="Add a LoRA").click()
+    choose(panel, "framed")
+    panel.get_by_role("button", name="Paint a mask").click()
+    _drag(page, panel.locator(".lx-region-canvas").bounding_box(), (0.25, 0.25), (0.75, 0.25))
+    panel.get_by_label("Name of the mask").fill("left")
+    panel.get_by_role("button", name="Save the mask").click()
+    page.get_by_text("cannot be a mask's name").wait_for()
+    panel.get_by_label("Name of the mask").fill("band")
+    panel.get_by_role("button", name="Save the mask").click()
+    until(page, TEXT_HAS, ":at=band>")
+    mask = np.asarray(Image.open(server.data / MASKS_FOLDER / "band.png"))
+    height, width = mask.shape
+    assert mask[height // 4, width // 2] == 255 and mask[height // 2, width // 2] == 0
+    assert server.api("/masks")["names"] == ["band"]
+    server.api("/masks?name=band", "DELETE")
+    assert server.api("/masks")["names"] == []
