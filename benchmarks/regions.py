@@ -1,0 +1,122 @@
+"""Regions on the embedded model: the LoRA `framed` on the left, `striped` on the right. Where does each of them show?
+
+    python benchmarks/regions.py [--prompts 24] [--steps 12] [--sizes 64 96] [--sheet docs/regions.png]
+
+A simple check looks at each half of each picture. The frame: most pixels of the rim have the frame's colour, which the
+caption tells. Stripes: what is off the ground's colour has diagonal bands, 16 pixels apart, of two different colours. The
+threshold was chosen on other prompts: the difference of the bands was below 40 without stripes, above 80 with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lora_ext.embedded import shapes
+from lora_ext.generate import GenerationReport, Settings, generate, load_settings_model
+from lora_ext.host.standalone.loader import StandaloneModel
+
+WAYS = {  # what is compared -> the tags
+    "no LoRA": "",
+    "plain tags": "<lora:framed:1><lora:striped:1.3>",
+    "separate prediction": "<lora:framed:1:at=left><lora:striped:1.3:at=right>",
+    "output masks": "<lora:framed:1:at=left:way=output><lora:striped:1.3:at=right:way=output>",
+}
+SEEDS = 2
+EDGE = 4
+"""Pixels on both sides of the middle that belong to neither half."""
+PERIOD = 16
+"""Distance of stripes in the training pictures, in pixels along each axis."""
+CONTRAST = 70
+"""Difference of the bands' mean colours (RGB, 0 to 255 each) above which they are stripes."""
+
+
+def effects(image: Image.Image, text: str) -> dict[str, bool]:
+    """Looks for both effects in both halves: "frame left", "frame right", "stripes left", "stripes right"."""
+    scene = shapes.parse_scene_caption(text)
+    pixels = np.asarray(image.convert("RGB"), np.float32)
+    names = shapes._nearest(pixels)
+    accent, ground = (list(shapes.SHAPE_COLOURS).index(name) for name in (shapes.accent(scene), scene.ground))
+    height, width = names.shape
+    y, x = np.mgrid[:height, :width]
+    from_rim = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
+    found = {}
+    for half, part in (("left", x < width // 2 - EDGE), ("right", x >= width // 2 + EDGE)):
+        rim = part & (from_rim < shapes.FRAME - 1)
+        found[f"frame {half}"] = bool((names[rim] == accent).mean() > 0.6)
+        inside = part & (from_rim > shapes.FRAME + 1) & (names != ground)
+        found[f"stripes {half}"] = band_contrast(pixels, inside, x + y) > CONTRAST
+    return found
+
+
+def band_contrast(pixels: np.ndarray, inside: np.ndarray, diagonal: np.ndarray) -> float:
+    """The largest difference, over all phases, of the mean colours of every other diagonal band within `inside`."""
+    contrasts = [0.0]
+    for phase in range(PERIOD):
+        band = inside & ((diagonal + phase) % PERIOD < PERIOD // 2)
+        between = inside & ~band
+        if min(band.sum(), between.sum()) > 0.01 * inside.size:
+            contrasts.append(float(np.linalg.norm(pixels[band].mean(0) - pixels[between].mean(0))))
+    return max(contrasts)
+
+
+def measure(
+    model: StandaloneModel, tags: str, prompts: Sequence[str], size: int, steps: int
+) -> tuple[dict[str, float], list[Image.Image]]:
+    """The share of pictures in which each effect shows in each half, and the first picture of each prompt."""
+    counts: dict[str, int] = {}
+    shown: list[Image.Image] = []
+    for text in prompts:
+        settings = Settings(
+            prompt=text + tags, seed=1, batch=SEEDS, steps=steps, width=size, height=size, mode="live", cfg=3.0
+        )
+        images = generate(settings, model=model, report=GenerationReport())
+        shown.append(images[0])
+        for image in images:
+            for name, is_there in effects(image, text).items():
+                counts[name] = counts.get(name, 0) + is_there
+    return {name: count / (SEEDS * len(prompts)) for name, count in counts.items()}, shown
+
+
+def draw_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: int = 8, side: int = 96) -> Image.Image:
+    """One row for each way, with the first pictures."""
+    label = 150
+    sheet = Image.new("RGB", (label + columns * (side + 4), len(rows) * (side + 4)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, images) in enumerate(rows):
+        draw.text((4, row * (side + 4) + side // 2 - 6), name, fill="black")
+        for column, image in enumerate(images[:columns]):
+            place = (label + column * (side + 4), row * (side + 4))
+            sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), place)
+    return sheet
+
+
+def main() -> int:
+    """Prints a table for each size; writes the sheet of the first."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--sheet", type=Path)
+    args = parser.parse_args()
+    model = load_settings_model(Settings())
+    prompts = shapes.SCENE_PROMPTS[: args.prompts]
+    rows: list[tuple[str, Sequence[Image.Image]]] = []
+    for size in args.sizes:
+        print(f"{size}x{size}, {len(prompts)} prompts x {SEEDS} seeds, {args.steps} steps")
+        for way in args.ways:
+            shares, images = measure(model, WAYS[way], prompts, size, args.steps)
+            print(f"  {way:<20}" + "".join(f"  {name} {share:4.0%}" for name, share in shares.items()), flush=True)
+            rows.append((f"{way}, {size}", images))
+    if args.sheet:
+        draw_sheet(rows).save(args.sheet)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
