@@ -20,7 +20,8 @@ from .composition import Turn, assign_turns
 from .errors import BlockError, PromptError
 from .file.lora_file import LoraFile
 from .layer_names import UNET, LayerId, element_rule_names
-from .lora_tags import LoraTag
+from .lora_tags import OUTPUT, LoraTag
+from .regions import Region
 from .weight_curve import BlockWeightCurve, WeightCurve, parse_blocks_or_curve
 
 
@@ -65,6 +66,7 @@ class AdapterSpec:
         name: the name in the prompt; "" for the file's own.
         notes: further notes for the report.
         compose: how it acts together with other files, as `composition.parse_composition` parses it; None as they do.
+        region: where in the picture the U-Net part acts, by masks on the outputs of its layers; None for everywhere.
         turn: when it acts where files take turns (`with_turns`); it follows from the other specs of the prompt.
     """
 
@@ -80,6 +82,7 @@ class AdapterSpec:
     curve: WeightCurve | None = None
     block_curve: BlockWeightCurve | None = None
     compose: str | None = None
+    region: Region | None = None
     turn: Turn | None = field(default=None, compare=False)
 
     @property
@@ -246,6 +249,7 @@ def spec_from_tag(tag: LoraTag, file: LoraFile, presets: Presets, *, seed: int |
         curve=tag.unet_curve,
         block_curve=blocks if isinstance(blocks, BlockWeightCurve) else None,
         compose=tag.compose,
+        region=tag.region if tag.way == OUTPUT else None,
     )
 
 

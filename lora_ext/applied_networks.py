@@ -20,9 +20,11 @@ from .inject.applied_adapter import are_equal
 from .inject.averaged_predictions import AveragedPredictions
 from .inject.fallback import LiveFallback, WeightChanges
 from .inject.free_memory import accelerated
+from .inject.place import TEXT_LAYERS, PlaceGain, RegionPlaces
 from .inject.rounding import ROUNDING_WARNING_SHARE
 from .layer_names import UNET, LayerId
 from .protocols import HookableModel
+from .regions import Region
 
 _T = TypeVar("_T")
 
@@ -58,6 +60,7 @@ class AppliedNetworks:
         targets: layer id → parameter, for all layers of the model.
         blocks: block labels of the model.
         specs: what is applied now.
+        places: the regions of `specs` that act by masks on the outputs of their layers.
         changed: the number of layers that the last `apply` or `at_step` changed.
     """
 
@@ -86,6 +89,7 @@ class AppliedNetworks:
         self._step: tuple[int, int, float | None] = (0, 1_000_000, math.inf)
         self._prediction = 0
         self._predictions = AveragedPredictions(self._select_prediction)
+        self.places = RegionPlaces()
         self._load_hooks: list[RemovableHandle] = []
         self._matches: dict[int, _LayerMatches] = {}
 
@@ -124,6 +128,7 @@ class AppliedNetworks:
             before[i][1] if i in before and before[i][0] == spec else StepWeight() for i, spec in enumerate(specs)
         )
         self._step, self._prediction = (0, 1_000_000, math.inf), 0
+        self.places.set_regions(self.roots.get(UNET), list(dict.fromkeys(filter(None, (s.region for s in self.specs)))))
         self._set_current_specs()
         self._predictions.set_count(self.roots.get(UNET), predictions_per_call(spec.turn for spec in self.specs))
         self._matches = {id(spec.file): self._match_layers(spec.file) for spec in self.specs}
@@ -251,6 +256,7 @@ class AppliedNetworks:
     def _clear(self) -> None:
         self.injection.close()
         self._predictions.close()
+        self.places.close()
         self._current, self.specs, self._current_specs, self._step_weights = {}, (), (), ()
 
     def __enter__(self) -> AppliedNetworks:
@@ -300,7 +306,8 @@ class AppliedNetworks:
         for spec, current, step_weight in zip(self.specs, self._current_specs, self._step_weights, strict=True):
             for layer_id in self.matching_layers(spec):
                 weight = current.weight_at(layer_id)
-                adapter = AppliedAdapter(spec.file.adapters[layer_id], weight, spec.dyn)
+                place = self._place_gain(spec.region, layer_id)
+                adapter = AppliedAdapter(spec.file.adapters[layer_id], weight, spec.dyn, place=place)
                 if spec.is_scheduled and layer_id.part == UNET:
                     # it stays also with weight 0: switching it on only changes its gain
                     block = current.block_weight_at(layer_id)
@@ -309,6 +316,13 @@ class AppliedNetworks:
                     continue
                 wanted.setdefault(layer_id, []).append(adapter)
         return {layer_id: tuple(adapters) for layer_id, adapters in wanted.items()}
+
+    def _place_gain(self, region: Region | None, layer_id: LayerId) -> PlaceGain | None:
+        """What the output of a layer is multiplied by, for a file that acts in a region of the picture."""
+        if region is None or layer_id.part != UNET:
+            return None
+        place = self.places.place_of(region)
+        return place.text_gain if layer_id.layer.endswith(TEXT_LAYERS) else place
 
     def _match_layers(self, file: LoraFile) -> _LayerMatches:
         """Compares a file's layers with the model's, once for each file."""

@@ -67,6 +67,10 @@ class MaskFolders:
         self.used[region.mask_name] = mask = load_mask_image(path)
         return region.with_pixels(torch.from_numpy(np.array(mask, dtype=np.uint8)).float().div_(255))
 
+    def loaded(self, region: Region | None) -> Region | None:
+        """Returns a region with its pixels where it is a mask; others as they are. Raises as `load`."""
+        return self.load(region) if region is not None and region.mask_name else region
+
     def files_to_keep(self) -> dict[str, Image.Image]:
         """Returns hash → mask of what was used, to be written beside a picture."""
         return {mask_hash(mask): mask for mask in self.used.values()}

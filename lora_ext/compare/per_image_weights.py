@@ -8,6 +8,7 @@ rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 
@@ -17,6 +18,9 @@ from ..file.lora_file import LoraFile
 from ..fit_report import FitReport
 from ..inject import AppliedAdapter
 from ..layer_names import UNET, LayerId
+from ..regions import Region
+
+_FileKey: TypeAlias = "tuple[int, int | None, Region | None]"
 
 
 class PerImageNetworks(AppliedNetworks):
@@ -66,11 +70,11 @@ class PerImageNetworks(AppliedNetworks):
 
     def _wanted(self) -> dict[LayerId, tuple[AppliedAdapter, ...]]:
         """One adapter for each file and layer, with a weight for each picture or one weight where all are equal."""
-        wanted: dict[LayerId, dict[tuple[int, int | None], list[float]]] = {}
+        wanted: dict[LayerId, dict[_FileKey, list[float]]] = {}
         files: dict[int, LoraFile] = {}
-        scheduled: set[tuple[int, int | None]] = set()
+        scheduled: set[_FileKey] = set()
         for spec, current, image in zip(self.specs, self._current_specs, self._image_of_spec, strict=True):
-            key = (id(spec.file), spec.dyn)
+            key = (id(spec.file), spec.dyn, spec.region)
             files[id(spec.file)] = spec.file
             if spec.is_scheduled:
                 scheduled.add(key)
@@ -81,8 +85,8 @@ class PerImageNetworks(AppliedNetworks):
         wanted_adapters: dict[LayerId, tuple[AppliedAdapter, ...]] = {}
         for layer_id, rows in wanted.items():
             adapters = []
-            for (file, dyn), weights in rows.items():
-                is_scheduled = (file, dyn) in scheduled and layer_id.part == UNET
+            for (file, dyn, region), weights in rows.items():
+                is_scheduled = (file, dyn, region) in scheduled and layer_id.part == UNET
                 image_weights = tuple(weights)
                 if any(image_weights) or is_scheduled:
                     value = (
@@ -91,7 +95,13 @@ class PerImageNetworks(AppliedNetworks):
                         else kept.setdefault(image_weights, torch.tensor(image_weights))
                     )
                     adapters.append(
-                        AppliedAdapter(files[file].adapters[layer_id], value, dyn, is_scheduled=is_scheduled)
+                        AppliedAdapter(
+                            files[file].adapters[layer_id],
+                            value,
+                            dyn,
+                            is_scheduled=is_scheduled,
+                            place=self._place_gain(region, layer_id),
+                        )
                     )
             if adapters:
                 wanted_adapters[layer_id] = tuple(adapters)

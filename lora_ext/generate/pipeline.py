@@ -24,11 +24,11 @@ from ..host import infotext
 from ..host.memory_estimate import generation_bytes, network_itemsize
 from ..host.standalone.embeddings import EmbeddingTable, bundled_embeddings, embeddings_in_folders
 from ..host.standalone.loader import StandaloneModel, load_model
-from ..host.standalone.prompt_encoding import tokenize_prompt
+from ..host.standalone.regional_sampling import RegionTexts
 from ..host.standalone.rendering import RenderJob, generate_images
 from ..host.standalone.sampling import SamplingPlan, parse_sampling_plan
 from ..inject.fallback import WeightChanges
-from ..lora_tags import LoraTag, surround_with_spaces
+from ..lora_tags import LoraTag
 from ..no_effect_reasons import no_effect_reason
 from ..prompt_regions import RegionalPrompt, split_by_region
 from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
@@ -38,6 +38,7 @@ from ..regions.prompt_words import BASE_WORD
 from ..weight_trace import WeightTrace
 from .region_rows import SpecRows, apply_rows, networks_for_rows, rows_of_specs
 from .settings import Settings
+from .used_embeddings import used_embeddings, warn_beside_punctuation
 
 
 @dataclass
@@ -146,10 +147,13 @@ def generate(
     found: list[tuple[LoraTag, AdapterSpec]] = []
     for tag in known_tags:
         with _tag_errors_as_notes(report, strict):
-            found.append((tag, resolve_tag(tag, library, presets, seed=settings.seed)))
+            spec = resolve_tag(tag, library, presets, seed=settings.seed)
+            found.append((tag, replace(spec, region=masks.loaded(spec.region))))
     tags, specs = [tag for tag, _ in found], [spec for _, spec in found]
     hires = [
-        spec if tag.hires is None else resolve_tag(tag.for_hires_pass(), library, presets, seed=settings.seed)
+        spec
+        if tag.hires is None
+        else replace(resolve_tag(tag.for_hires_pass(), library, presets, seed=settings.seed), region=spec.region)
         for tag, spec in found
     ]
     first_pass = rows_of_specs(prompt, tags, specs)
@@ -160,12 +164,13 @@ def generate(
     loras = networks_infotext(model, library, tags, specs, known, texts, settings.seed, presets)
     loras["Region masks"] = infotext.format_hashes(masks.hashes())
     report.notes += [f"embedding {name!r} is not used: {why}" for name, why in known.skipped.items()]
-    report.notes += _beside_punctuation(model, texts, known)
+    report.notes += warn_beside_punctuation(model, texts, known)
     images: list[Image.Image] = []
     trace = WeightTrace() if settings.show_curve else None
-    with networks_for_rows(model, settings.mode, len(prompt.rows), changes) as applied:
+    with networks_for_rows(model, settings.mode, len(first_pass), changes) as applied:
         applied.reserve_memory(_batch_bytes(settings, model, len(prompt.rows)))
-        for job in _render_jobs(settings, prompt, init, known):
+        texts_of = RegionTexts(len(first_pass), applied.places.set_texts) if len(first_pass) > 1 else None
+        for job in _render_jobs(settings, prompt, init, known, texts_of):
             for image, seed in zip(
                 _generate_batch(model, job, applied, (first_pass, hires_pass), on_progress, report, trace),
                 job.seeds,
@@ -241,30 +246,8 @@ def networks_infotext(
         blocks.BLOCK_WEIGHTS_KEY: blocks.format_block_weights_rows(rows),
         blocks.BLOCK_SEED_KEY: seed if any(blocks.has_random_block_weights(tag, presets) for tag in tags) else None,
         "Lora hashes": infotext.format_hashes({r.name: library.find(r.name).hash for r in tags}),
-        "TI hashes": infotext.format_hashes(_used_embeddings(model, texts, embeddings)),
+        "TI hashes": infotext.format_hashes(used_embeddings(model, texts, embeddings)),
     }
-
-
-def _used_embeddings(model: StandaloneModel, texts: Sequence[str], embeddings: EmbeddingTable) -> dict[str, str]:
-    """Returns name → hash of the embeddings that these texts use."""
-    parts = [part for text in texts for part in tokenize_prompt(text, model.tokenizer, embeddings)]
-    return {embedding.name: embedding.hash() for part in parts for _, embedding, _ in part.embedding_rows}
-
-
-def _beside_punctuation(model: StandaloneModel, texts: Sequence[str], embeddings: EmbeddingTable) -> list[str]:
-    """Returns a warning for each embedding whose name touches punctuation, as in `<s1>,`, and is not recognised."""
-    used, hint = (
-        _used_embeddings(model, texts, embeddings),
-        "beside punctuation, where it is not found; put spaces around it",
-    )
-    apart = {
-        name: [surround_with_spaces(text, name) for text in texts] for name in embeddings.names if name not in used
-    }
-    return [
-        f"embedding {name!r} stands {hint}"
-        for name, changed in apart.items()
-        if changed != list(texts) and name in _used_embeddings(model, changed, embeddings)
-    ]
 
 
 def lora_dirs(settings: Settings) -> list[Path]:
@@ -351,7 +334,11 @@ def with_size_and_seed(settings: Settings, model: StandaloneModel, init_image: I
 
 
 def _render_jobs(
-    settings: Settings, prompt: RegionalPrompt, init_image: Image.Image | None, embeddings: EmbeddingTable
+    settings: Settings,
+    prompt: RegionalPrompt,
+    init_image: Image.Image | None,
+    embeddings: EmbeddingTable,
+    region_texts: RegionTexts | None,
 ) -> Iterator[RenderJob]:
     """Yields one job for each batch."""
     plan = parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
@@ -371,6 +358,7 @@ def _render_jobs(
             hr_steps=settings.hr_steps,
             embeddings=embeddings,
             regions=prompt,
+            region_texts=region_texts,
         )
 
 

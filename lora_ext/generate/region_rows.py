@@ -1,8 +1,9 @@
-"""The LoRA files of a prompt with regions: one row of specs for each region."""
+"""The LoRA files of a prompt with regions: one row of specs for each region, or for each region's text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from ..adapter_spec import AdapterSpec
@@ -23,7 +24,19 @@ SpecRows: TypeAlias = "Sequence[Sequence[AdapterSpec]]"
 def rows_of_specs(prompt: RegionalPrompt, tags: Sequence[LoraTag], specs: Sequence[AdapterSpec]) -> SpecRows:
     """Returns the specs of each row; tags that are not among `tags`, whose files are missing, are left out."""
     found = dict(zip(tags, specs, strict=True))
-    return [[found[tag] for tag in row.tags if tag in found] for row in prompt.rows]
+    rows = [[found[tag] for tag in row.tags if tag in found] for row in prompt.rows]
+    return rows if len(rows) > 1 else rows_of_texts(rows[0])
+
+
+def rows_of_texts(specs: Sequence[AdapterSpec]) -> SpecRows:
+    """Returns the specs once for each text that is encoded: the whole picture's, and that of each region of a spec.
+
+    A file that acts in a region by output masks acts on the text encoder for the region's text alone.
+    """
+    regions = dict.fromkeys(spec.region for spec in specs if spec.region is not None)
+    return [
+        [spec if spec.region in (None, own) else replace(spec, te=0.0) for spec in specs] for own in (None, *regions)
+    ]
 
 
 def networks_for_rows(

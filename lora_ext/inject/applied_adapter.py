@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..adapters import Adapter
 from ..layer_names import LayerId, find_layer_id
 from ..lowrank import LowRank
+from .place import PlaceGain
 from .quantized_weight import quantized_shape
 
 
@@ -43,6 +44,7 @@ class AppliedAdapter:
         step_weight: the file's weight at the present step, which hooks multiply with `block_weight` in place of
             `weight`; None where a change of the weight is always applied anew.
         block_weight: the layer's part of the weight that no step changes.
+        place: what the layer's output is multiplied by, where the file acts in a part of the picture (live only).
     """
 
     adapter: Adapter
@@ -52,6 +54,7 @@ class AppliedAdapter:
     is_scheduled: bool = False
     step_weight: StepWeight | None = None
     block_weight: float = 1.0
+    place: PlaceGain | None = None
 
     @property
     def present_weight(self) -> float | Tensor:
@@ -99,6 +102,7 @@ class AppliedAdapter:
         else:
             alike = a == b
         same_schedule = self.is_scheduled == other.is_scheduled and self.step_weight is other.step_weight
+        alike = alike and self.place is other.place
         return alike and same_schedule and self.block_weight == other.block_weight and self.is_same_adapter(other)
 
 

@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from ..lowrank import LowRank, concat
 from .applied_adapter import AppliedAdapter, StepWeight, sum_bias_deltas, weight_shape
 from .batch_rows import expand_to_rows
+from .place import PlaceGain
 
 DeviceAndDtype: TypeAlias = "tuple[torch.device, torch.dtype]"
+DenseDelta: TypeAlias = "tuple[Tensor, Tensor | None, PlaceGain | None]"
 
 
 class ForwardHook:
@@ -25,8 +27,10 @@ class ForwardHook:
         low_rank_forms: for each adapter its ΔW at weight 1, or None.
         joined_low_rank: all low-rank forms concatenated, at weight 1; None without any.
         dense: ΔW of the other kinds (out, in, *kernel), each with its weights (batch,), or None where the weight is
-            multiplied in already.
-        bias_shift: Δbias, (out,) or (batch, out), or None.
+            multiplied in already, and with its place.
+        bias_shifts: Δbias, (out,) or (batch, out), with its place.
+        place_gains: where files act in parts of the picture, the factors of the thin channels by shape, device and
+            dtype of the thin output; None where all act everywhere.
         downs: D (r, in, *kernel) by device and dtype.
         unit_factors: by device U and, for each low-rank form, its g at weight 1; kept for scheduled weights.
         ups: by device and dtype U·diag(g) (out, r) and None, or U and g (batch, r) where g differs between images.
@@ -39,8 +43,9 @@ class ForwardHook:
         self.weights: tuple[float | Tensor, ...] = ()
         self.low_rank_forms: list[LowRank | None] = []
         self.joined_low_rank: LowRank | None = None
-        self.dense: list[tuple[Tensor, Tensor | None]] = []
-        self.bias_shift: Tensor | None = None
+        self.dense: list[DenseDelta] = []
+        self.bias_shifts: list[tuple[Tensor, PlaceGain | None]] = []
+        self.place_gains: dict[tuple[object, ...], Tensor] | None = None
         self.downs: dict[DeviceAndDtype, Tensor] = {}
         self.ups: dict[DeviceAndDtype, tuple[Tensor, Tensor | None]] = {}
         self.unit_factors: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
@@ -69,6 +74,7 @@ class ForwardHook:
             self.downs.clear()
             self.unit_factors.clear()
         self.applied = applied
+        self.place_gains = {} if any(one.place is not None for one in applied) else None
         self._is_scheduled = any(one.step_weight is not None for one in applied)
         self._set_weights()
         dense = [
@@ -95,7 +101,11 @@ class ForwardHook:
         self.ups.clear()
         shape = weight_shape(self.module)
         assert shape is not None
-        self.bias_shift = sum_bias_deltas(acting, shape[0])
+        by_place: dict[PlaceGain | None, list[AppliedAdapter]] = {}
+        for one in acting:
+            by_place.setdefault(one.place, []).append(one)
+        shifts = ((sum_bias_deltas(some, shape[0]), place) for place, some in by_place.items())
+        self.bias_shifts = [(shift, place) for shift, place in shifts if shift is not None]
 
     def _gain_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns U and g at the present weights on a device: g is (r,), or (batch, r)."""
@@ -137,12 +147,18 @@ class ForwardHook:
             return output + self._norm(module, x).to(output.dtype)
         if self.joined_low_rank is not None:
             output = self._add_low(module, x, output)
-        for delta, weight in self.dense:
+        for delta, weight, place in self.dense:
             dense = delta.to(x.device, x.dtype)
             more = convolve_like(module, x, dense) if is_convolution(module) else F.linear(x, dense)
-            output = output + (more if weight is None else more * _spread(weight[:, None], more, -1))
-        if self.bias_shift is not None:
-            output = output + _spread(self.bias_shift, output, 1 if is_convolution(module) else -1)
+            more = more if weight is None else more * _spread(weight[:, None], more, -1)
+            output = output + (more if place is None else more * place.factor(more))
+        return self._add_bias(output, 1 if is_convolution(module) else -1)
+
+    def _add_bias(self, output: Tensor, axis: int) -> Tensor:
+        """Returns output + Δbias."""
+        for shift, place in self.bias_shifts:
+            more = _spread(shift, output, axis)
+            output = output + (more if place is None else more * place.factor(output))
         return output
 
     def _add_low(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
@@ -154,16 +170,36 @@ class ForwardHook:
             thin = F.linear(x, down)
             if gain is not None:
                 thin = thin * _spread(gain, thin, -1)
+            if self.place_gains is not None:
+                thin = thin * self._place_gain(thin)
             flat = torch.addmm(output.reshape(-1, output.shape[-1]), thin.reshape(-1, thin.shape[-1]), up.t())
             return flat.view_as(output)
         groups = module.groups  # each group of outputs has its own thin channels
         thin = convolve_like(module, x, down.repeat(groups, 1, 1, 1) if groups > 1 else down)
         if gain is not None:
             thin = thin * _spread(gain.repeat(1, groups), thin, 1)
+        if self.place_gains is not None:
+            thin = thin * self._place_gain(thin).repeat(groups, 1, 1)
         if groups > 1 or not output.is_contiguous():
             return output + F.conv2d(thin, up[:, :, None, None], groups=groups)
         wide = torch.baddbmm(output.flatten(2), up.expand(len(thin), -1, -1), thin.flatten(2))
         return wide.view_as(output)
+
+    def _place_gain(self, thin: Tensor) -> Tensor:
+        """The factors of the thin channels: (r, h, w), (tokens, r) or (r,), as `thin` has its axes."""
+        assert self.place_gains is not None
+        pairs = [(one.place, form.rank) for one, form in zip(self.applied, self.low_rank_forms, strict=True) if form]
+        states = tuple(place.state for place, _ in pairs if place is not None)
+        key = (thin.shape[1:], thin.device, thin.dtype, states)
+        if key not in self.place_gains:
+            factors = [(thin.new_ones(()) if place is None else place.factor(thin), rank) for place, rank in pairs]
+            if thin.dim() == 4:
+                parts = [factor.expand(rank, *thin.shape[2:]) for factor, rank in factors]
+                self.place_gains[key] = torch.cat(parts)
+            else:
+                places = thin.shape[1:-1]
+                self.place_gains[key] = torch.cat([factor.expand(*places, rank) for factor, rank in factors], dim=-1)
+        return self.place_gains[key]
 
     def _norm(self, module: nn.LayerNorm | nn.GroupNorm, x: Tensor) -> Tensor:
         """Computes the norm with Δweight and Δbias instead of weight and bias: a norm is linear in them."""
@@ -173,21 +209,23 @@ class ForwardHook:
         else:
             plain = F.group_norm(x, module.num_groups, None, None, module.eps)
         total = torch.zeros_like(plain)
-        for delta, weight in self.dense:
+        for delta, weight, place in self.dense:
             rows = delta if weight is None else delta * weight.to(delta).unsqueeze(-1)
-            total = total + plain * _spread(rows, plain, axis)
-        return total if self.bias_shift is None else total + _spread(self.bias_shift, plain, axis)
+            more = plain * _spread(rows, plain, axis)
+            total = total + (more if place is None else more * place.factor(more))
+        return self._add_bias(total, axis)
 
 
-def _dense(applied: list[AppliedAdapter], weight: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
-    """(ΔW, weights (batch,)) of kinds without a low-rank form; those with one weight for all images are summed."""
+def _dense(applied: list[AppliedAdapter], weight: Tensor | None) -> list[DenseDelta]:
+    """(ΔW, weights (batch,), place) of kinds without a low-rank form; those that differ in nothing else are summed."""
     if not applied:
         return []
     assert weight is not None
-    rows = [(one.acting_adapter.delta(weight), one.weight) for one in applied]
-    plain = [delta * w for delta, w in rows if not isinstance(w, Tensor)]
-    several: list[tuple[Tensor, Tensor | None]] = [(delta, w) for delta, w in rows if isinstance(w, Tensor)]
-    return [*several, (sum(plain[1:], plain[0]), None)] if plain else several
+    rows = [(one.acting_adapter.delta(weight), one.weight, one.place) for one in applied]
+    plain = [delta * w for delta, w, place in rows if not isinstance(w, Tensor) and place is None]
+    several: list[DenseDelta] = [(delta, w, place) for delta, w, place in rows if isinstance(w, Tensor)]
+    several += [(delta * w, None, place) for delta, w, place in rows if not isinstance(w, Tensor) and place is not None]
+    return [*several, (sum(plain[1:], plain[0]), None, None)] if plain else several
 
 
 def _spread(values: Tensor, like: Tensor, axis: int) -> Tensor:

@@ -150,7 +150,11 @@ class LiveLayer:
             return False
         weight = self.original_parameter("weight")
         plain = type(weight) is nn.Parameter and weight.dtype in _BAKEABLE_DTYPES and weight.device.type != "meta"
-        turning = any(p.is_scheduled or isinstance(p.weight, Tensor) for applied in slots.values() for p in applied)
+        turning = any(
+            p.is_scheduled or isinstance(p.weight, Tensor) or p.place is not None
+            for applied in slots.values()
+            for p in applied
+        )
         return turning or not plain
 
     # --- baked
@@ -231,6 +235,8 @@ class LiveLayer:
         original = self.original_parameter(slot)
         if not acting or original is None:
             return {}
+        if any(one.place is not None for one in acting):
+            raise FitError(f"{type(self.module).__name__} is not baked with a LoRA for a part of the picture")
         if any(isinstance(one.weight, Tensor) for one in acting):
             raise FitError(f"{type(self.module).__name__} cannot have its own LoRA weight for each image of a batch")
         values = {slot: self._sum(slot, original, acting)}

@@ -105,7 +105,7 @@ class PatchedInjection(Injection):
     def _must_be_live(self, module: nn.Module, slots: AdaptersBySlot) -> bool:
         """Whether a patch cannot do it: weights that change during an image, or a parameter that is not there."""
         for slot, applied in slots.items():
-            if any(one.is_scheduled or isinstance(one.weight, Tensor) for one in applied):
+            if any(one.is_scheduled or isinstance(one.weight, Tensor) or one.place for one in applied):
                 return True
             if self.patches.parameter_name(module, slot) is None:
                 return True

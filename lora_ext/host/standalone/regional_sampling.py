@@ -1,7 +1,11 @@
-"""Separate prediction: each region of the picture is a row of the U-Net's batch, with text and LoRA weights of its own.
+"""Two ways to keep LoRAs to regions of the picture while it is sampled.
 
-The predictions of the rows, of both halves of guidance, are put together by the regions' masks at each U-Net call
+Separate prediction (`RegionalDenoiser`): each region is a row of the U-Net's batch, with text and LoRA weights of its
+own. The predictions of the rows, of both halves of guidance, are put together by the regions' masks at each U-Net call
 ("latent couple").
+
+Output masks (`CoupledDenoiser`): one prediction, in which `inject.place` masks the outputs of layers; cross-attention
+reads each region's own text ("attention couple").
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ RowWeights = Callable[[int, int], Tensor]
 
 @dataclass(frozen=True)
 class RegionalConditioning:
-    """The conditionings of one prompt, one for each region.
+    """The conditionings of one prompt, one for each region; for output masks that of the whole picture is the first.
 
     Attributes:
         rows: in the order of the regions.
@@ -114,3 +118,41 @@ class RegionalDenoiser(CfgDenoiser):
             return self._call_unet(noisy, t, together)
         with batch_rows(part, len(rows)):
             return self._call_unet(noisy, t, together)
+
+
+@dataclass(frozen=True)
+class RegionTexts:
+    """The texts of regions that act by output masks.
+
+    Attributes:
+        rows: the number of texts: the whole picture's and one for each region.
+        set_texts: called before each call of the U-Net with the regions' states, each (batch, tokens, width).
+    """
+
+    rows: int
+    set_texts: Callable[[Sequence[Tensor]], None]
+
+
+class CoupledDenoiser(CfgDenoiser):
+    """A `CfgDenoiser` whose conditionings are `RegionalConditioning`s, for regions that act by output masks.
+
+    Args:
+        *args: as for `CfgDenoiser`.
+        texts: where the regions' texts go.
+        **options: as for `CfgDenoiser`.
+    """
+
+    def __init__(self, *args: Any, texts: RegionTexts, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._texts = texts
+
+    def _predict_texts(self, x: Tensor, t: Tensor, texts: Sequence[Any], step: int) -> list[Tensor]:
+        """Returns the U-Net's output for each text; those of other lengths are calls of their own."""
+        rows = [
+            [(row.at(step) if isinstance(row, ConditioningSchedule) else row).expanded_to(len(x)) for row in text.rows]
+            for text in texts
+        ]
+        if len({row.states.shape[1] for text in rows for row in text}) > 1 and len(texts) > 1:
+            return [self._predict_texts(x, t, [text], step)[0] for text in texts]
+        self._texts.set_texts([torch.cat([text[row].states for text in rows]) for row in range(1, len(rows[0]))])
+        return super()._predict_texts(x, t, [text[0] for text in rows], step)

@@ -23,7 +23,7 @@ from .embeddings import EmbeddingTable
 from .model import StandaloneModel
 from .prompt_editing import PassSteps, parse_and_prompts, parse_prompt_editing
 from .prompt_encoding import encoder_vectors, tokenize_prompt
-from .regional_sampling import RegionalConditioning, RegionalDenoiser
+from .regional_sampling import CoupledDenoiser, RegionalConditioning, RegionalDenoiser, RegionTexts
 from .sampling import (
     BeforeUnetCall,
     CfgDenoiser,
@@ -60,6 +60,7 @@ class RenderJob:
             not for the hires pass.
         regions: the prompt's rows, in place of `prompt`, where the picture has regions; the LoRA files are applied with
             weights for each of these rows.
+        region_texts: where texts of regions go that act by output masks; the text encoder has weights for each of them.
     """
 
     prompt: str
@@ -77,6 +78,7 @@ class RenderJob:
     embeddings: EmbeddingTable | None = None
     conditionings: tuple[Conditioning, Conditioning] | None = None
     regions: RegionalPrompt | None = None
+    region_texts: RegionTexts | None = None
 
 
 def encode_prompt(
@@ -192,8 +194,11 @@ def _build_denoiser(
     )
     texts: Sequence[tuple[Any, float]]
     if regions is not None:
-        texts, negative_text = _encode_regions(model, job, regions, passes)
+        texts, negative_text = _encode_regions(model, job, [row.text for row in regions.rows], passes)
         denoiser: Callable[..., CfgDenoiser] = partial(RegionalDenoiser, row_weights=regions.weights)
+    elif job.region_texts is not None:
+        texts, negative_text = _encode_regions(model, job, [job.prompt] * job.region_texts.rows, passes)
+        denoiser = partial(CoupledDenoiser, texts=job.region_texts)
     else:
         texts = [(positive, 1.0)] if positive else _encode_positive(model, job, passes)
         negative_text = negative or _encode_edited_prompt(model, job, job.negative, passes, negative=True)
@@ -215,16 +220,16 @@ def _build_denoiser(
 
 
 def _encode_regions(
-    model: StandaloneModel, job: RenderJob, regions: RegionalPrompt, passes: PassSteps
+    model: StandaloneModel, job: RenderJob, rows: Sequence[str], passes: PassSteps
 ) -> tuple[list[tuple[RegionalConditioning, float]], RegionalConditioning]:
     """(prompt's texts with their weights, negative prompt) of all rows, each encoded with the row's own LoRA weights.
 
     Raises LoraError where rows have other numbers or weights of texts joined by AND.
     """
     positive, negative = [], []
-    for index, row in enumerate(regions.rows):
-        with batch_rows([index], len(regions.rows)):
-            positive.append(_encode_positive(model, replace(job, prompt=row.text), passes))
+    for index, text in enumerate(rows):
+        with batch_rows([index], len(rows)):
+            positive.append(_encode_positive(model, replace(job, prompt=text), passes))
             negative.append(_encode_edited_prompt(model, job, job.negative, passes, negative=True))
     weights = [[weight for _, weight in texts] for texts in positive]
     if any(row != weights[0] for row in weights):
