@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from modules import shared
 
+from ...file.lora_library import LibraryEntry
 from . import models
 
 
@@ -33,6 +35,19 @@ def lacks_file(name: str) -> bool:
     if not is_known():
         networks.list_available_networks()
     return not is_known()
+
+
+def infotext_hash(entry: LibraryEntry) -> str:
+    """Returns the hash of a file that the infotext holds, by which the built-in extension finds it when it is pasted.
+
+    AUTOMATIC1111's is that of the file's tensors; Forge and its kin call the same function, but there it is that of the
+    whole file: they are asked. "" where none is known and `--no-hashing` forbids to compute it.
+    """
+    row = getattr(_networks(), "available_networks", {}).get(entry.name) if models.has_patch_manager() else None
+    if row is not None and Path(row.filename) == entry.path:
+        row.read_hash()
+        return str(row.shorthash or "")
+    return entry.known_hash if getattr(shared.cmd_opts, "no_hashing", False) else entry.hash
 
 
 def add_default_network_tag(p: Any, items: list[list[str]]) -> None:

@@ -190,7 +190,7 @@ class A1111Extension:
         self, resolved: ResolvedTags, tag: LoraTag, entry: LibraryEntry, spec: AdapterSpec, presets: Presets
     ) -> None:
         resolved.specs.append(spec)
-        digest = entry.known_hash if getattr(shared.cmd_opts, "no_hashing", False) else entry.hash
+        digest = builtin.infotext_hash(entry)
         if digest:
             resolved.hashes[tag.name] = digest
         row = infotext.block_weights_row(tag, spec.block_curve or spec.blocks)

@@ -23,6 +23,7 @@ from ...inject import LIVE
 from ...lora_tags import parse_lora_tags
 from .. import block_weights_infotext
 from ..infotext import PARAMETERS_KEY, format_hashes
+from .builtin_lora import infotext_hash
 from .call_sigma import call_sigma
 from .models import A1111Model, without_autocast
 
@@ -156,7 +157,7 @@ def _infotext(
     rows = [row for request, spec in zip(requests, specs_per_image[place], strict=True)
             if (row := block_weights_infotext.block_weights_row(request, spec.blocks))]  # fmt: skip
     entries = {
-        "Lora hashes": format_hashes({request.name: library.find(request.name).hash for request in requests}),
+        "Lora hashes": format_hashes({request.name: infotext_hash(library.find(request.name)) for request in requests}),
         block_weights_infotext.BLOCK_WEIGHTS_KEY: block_weights_infotext.format_block_weights_rows(rows),
         block_weights_infotext.BLOCK_SEED_KEY: image_specs[place].seed
         if any(block_weights_infotext.has_random_block_weights(request, presets) for request in requests)
