@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # The README's install commands with the other Pythons of pyproject.toml (3.10 to 3.13) that this machine has, one at a
 # time in a copy of the project, and a part of the tests. A Python that is absent is skipped by name.
-# `bash tests/pythons.sh 3.13` tries this one alone. What was installed is removed (torch with CUDA is 4.5 GB).
+# `bash tests/pythons.sh 3.13` tries this one alone; `light:3.13` does without torch, which is 4.5 GB on Linux
+# where no CPU build is at hand: every other pinned version must exist for that Python, and what needs no torch must run.
+# What was installed is removed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -18,11 +20,27 @@ find_python() { # prints the interpreter of a version, from the PATH or from pye
     done
 }
 
+enter_copy() { # folder
+    mkdir "$1"
+    git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | tar -xf - -C "$1"
+    cd "$1"
+}
+
+try_light() { # interpreter, folder
+    enter_copy "$2"
+    "$1" -m venv .venv
+    grep -v '^torch==' constraints.txt >pinned.txt
+    .venv/bin/pip install --dry-run --no-deps --prefer-binary -r pinned.txt
+    .venv/bin/pip install -c pinned.txt einops safetensors pillow tqdm numpy pytest pytest-rerunfailures hypothesis
+    .venv/bin/pip install --no-deps -e .
+    .venv/bin/python -W error -m compileall -q lora_ext scripts tests
+    .venv/bin/python -m lora_ext --help >/dev/null
+    .venv/bin/python -m pytest tests/test_lora_tags.py tests/test_blocks.py tests/test_weight_curve.py tests/test_cli.py
+}
+
 try_python() { # interpreter, folder
     local line
-    mkdir "$2"
-    git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | tar -xf - -C "$2"
-    cd "$2"
+    enter_copy "$2"
     PYTHON=$1 bash demo.sh --help >/dev/null # installs, and --help spares the drawing
     # the README's later lines as they stand there, without constraints
     grep -oE '^\.venv/bin/pip install [^&#]*' README.md | while read -r line; do bash -c "$line" </dev/null; done
@@ -34,6 +52,9 @@ try_python() { # interpreter, folder
 }
 
 for version in ${*:-3.10 3.11 3.12 3.13}; do
+    try=try_python
+    [ "$version" = "${version#light:}" ] || try=try_light
+    version=${version#light:}
     python=$(find_python "$version")
     if [ $# = 0 ] && [ "$version" = "$own" ]; then
         echo "Python $version runs all tests: not tried again"
@@ -41,7 +62,7 @@ for version in ${*:-3.10 3.11 3.12 3.13}; do
         echo "Python $version is not on this machine: skipped"
     else
         start=$SECONDS
-        (try_python "$python" "$work/$version")
+        ("$try" "$python" "$work/$version")
         rm -rf "${work:?}/$version"
         echo "Python $version passed in $((SECONDS - start)) s"
     fi

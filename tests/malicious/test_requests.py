@@ -85,9 +85,9 @@ def alone(app_state: AppState, guard: AccessGuard) -> Any:
     return create_application(app_state, guard)
 
 
-@pytest.fixture(params=[mounted, alone])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
-    made = Target(tmp_path, request.param)
+@pytest.fixture(params=[mounted, alone], scope="module")
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    made = Target(tmp_path_factory.mktemp("program"), request.param)
     yield made
     made.app_state.jobs.close()
 
@@ -100,6 +100,11 @@ def locked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     made.app_state.jobs.close()
 
 
+def job_ids(target: Target) -> set[str]:
+    """The jobs that there are: those that other tests may start with the token."""
+    return {job.id for job in target.app_state.jobs.list_jobs()}
+
+
 def changing(target: Target) -> list[tuple[str, str]]:
     """The routes that change something: more than a dozen, so that an empty list passes no test."""
     found = [(method, path) for method, path in target.routes() if method not in ("GET", "HEAD", "OPTIONS")]
@@ -109,6 +114,7 @@ def changing(target: Target) -> list[tuple[str, str]]:
 
 def test_no_route_answers_under_another_name(target: Target) -> None:
     """DNS rebinding: the page of evil.example, whose name points to 127.0.0.1 now, is of our origin for the browser."""
+    before = job_ids(target)
     page = {"Origin": "http://evil.example:7870", "Sec-Fetch-Site": "same-origin", "X-Lora-Ext": target.guard.token}
     asked = list(target.routes())
     assert len(asked) > 50
@@ -117,16 +123,17 @@ def test_no_route_answers_under_another_name(target: Target) -> None:
             answer = target.send(method, path, host="evil.example:7870", headers=headers)
             assert answer.status_code == 403, (method, path)
             assert target.guard.token not in answer.text
-    assert not target.app_state.jobs.list_jobs()
+    assert job_ids(target) == before
 
 
 def test_the_job_of_the_report_is_refused(target: Target) -> None:
+    before = job_ids(target)
     body = {"parts": [{"name": "framed"}, {"name": "striped"}], "save_to": "stolen"}
     headers = {"Origin": "http://evil.example:7870"}
     answer = target.send("POST", f"{API_PREFIX}/merge", host="evil.example:7870", json=body, headers=headers)
     assert answer.status_code == 403 and "--" not in answer.json()["error"]
     assert "LORA_EXT_ALLOWED_HOST=evil.example in" in answer.json()["error"]
-    assert not target.app_state.jobs.list_jobs()
+    assert job_ids(target) == before
     good = {"X-Lora-Ext": target.guard.token, "Origin": f"http://{HERE}"}
     assert target.send("POST", f"{API_PREFIX}/merge", json=body, headers=good).status_code == 202
 
@@ -199,6 +206,7 @@ def test_what_is_no_name_is_reported(text: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_nothing_changes_without_the_token(target: Target) -> None:
+    before = job_ids(target)
     for method, path in changing(target):
         for headers in ({}, {"X-Lora-Ext": "x" * 32}, {"X-Lora-Ext": ""}, {"Origin": f"http://{HERE}"}):
             answer = target.send(method, path, headers=headers)
@@ -208,7 +216,7 @@ def test_nothing_changes_without_the_token(target: Target) -> None:
                 assert target.send(method, path, headers={"Cookie": f"{cookie}={value}"}).status_code == 403
         for place in ("token", "X-Lora-Ext", "lora_ext"):  # nor in the address, which another site can write
             assert target.send(method, f"{path}?{place}={target.guard.token}").status_code == 403
-    assert not target.app_state.jobs.list_jobs()
+    assert job_ids(target) == before
 
 
 FOREIGN = (
@@ -227,7 +235,7 @@ def test_another_sites_page_may_not_call_even_with_the_token(target: Target, ori
 
 def test_what_a_page_sends_without_asking_first(target: Target) -> None:
     """JSON sent as text is a simple request: the browser asks nobody before it."""
-    body = '{"name": "framed", "to": "gone"}'
+    body, before = '{"name": "framed", "to": "gone"}', job_ids(target)
     token = {"X-Lora-Ext": target.guard.token}
     kinds = (
         "text/plain",
@@ -241,7 +249,7 @@ def test_what_a_page_sends_without_asking_first(target: Target) -> None:
             assert target.send(method, path, content=body, headers=plain).status_code == 415, (method, path, kind)
             assert target.send(method, path, content=body, headers={**plain, **token}).status_code == 415
             assert target.send(method, path, headers={**plain, **token}).status_code == 415  # a form without fields
-    assert not target.app_state.jobs.list_jobs()
+    assert job_ids(target) == before
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])

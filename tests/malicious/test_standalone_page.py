@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ GRADIO = """/file=pyproject.toml|/file/pyproject.toml|/file=/etc/passwd|/config|
 ).split("|")
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Target:
-    return Target(tmp_path, alone)
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    made = Target(tmp_path_factory.mktemp("program"), alone)
+    yield made
+    made.app_state.jobs.close()
 
 
 @pytest.mark.parametrize("path", GRADIO)

@@ -17,6 +17,7 @@ from lora_ext.file.loading import load_lora_file
 pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_gradio]
 
 
+@pytest.mark.one_page
 def test_blocks_to_a_preset_and_to_the_sliders(page: Any, server: Server) -> None:
     panel = go(page, "blocks")
     choose(panel, "framed")

@@ -273,8 +273,7 @@ def test_compare(page: Any, server: Server) -> None:
     assert made.get_by_label("Seed", exact=True).input_value() == "1"
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "theme"), [(1280, "dark"), (400, "light")])
 def test_nothing_overflows(page: Any, server: Server, width: int, theme: str) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"{server.url}/?__theme={theme}")
@@ -313,6 +312,7 @@ BARE = """panel => [...panel.querySelectorAll('input, select, textarea, button, 
     }).map(one => one.outerHTML.slice(0, 120))"""
 
 
+@pytest.mark.one_gradio
 def test_every_control_has_a_name_and_a_tooltip(page: Any) -> None:
     for name in PANELS:
         panel = go(page, name)
