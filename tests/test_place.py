@@ -103,6 +103,16 @@ def test_an_exception_in_a_call_leaves_nothing(tiny: Tiny) -> None:
         baked.apply(left)
 
 
+def test_a_picture_without_regions_after_one_with_them(tiny: Tiny) -> None:
+    file = lora_file(tiny, std=0.3)
+    live = _predict(tiny, [AdapterSpec(file)])
+    with AppliedNetworks(tiny, "live") as applied, torch.no_grad():
+        for region in (None, parse_region("left"), None):
+            applied.apply([AdapterSpec(file, region=region)])
+        torch.manual_seed(5)
+        assert torch.equal(tiny.unet(torch.randn(2, 4, 8, 16), 3, torch.randn(2, 7, 16)).sample, live)
+
+
 def test_layer_sizes() -> None:
     grid = LatentGrid()
     grid.size = (9, 13)

@@ -151,7 +151,7 @@ class RegionPlaces:
         if [(a, id(a.pixels)) for a in self._places] == [(b, id(b.pixels)) for b in regions]:
             return
         self.close()
-        if unet is None:
+        if unet is None or not regions:
             return
         self._places = {region: RegionPlace(region, self._grid) for region in regions}
         self._handles = [unet.register_forward_pre_hook(self._note_size, with_kwargs=True)]
