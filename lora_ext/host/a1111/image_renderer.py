@@ -19,7 +19,7 @@ from ..infotext import PARAMETERS_KEY
 from .model_kind import sd_model_native_size
 from .model_loading import forge_loading_choices
 from .models import current_sd_model, is_supported_model
-from .per_image_batch import generate_per_image_batch, processing_arguments
+from .per_image_batch import generate_per_image_batch, processing_arguments, without_scripts
 from .script_lifetime import SCRIPT_LIFETIME
 
 _SETTINGS_THAT_CHANGE_IMAGES = (
@@ -100,6 +100,7 @@ class A1111ImageRenderer:
             seed=image_spec.seed,
             **processing_arguments(image_spec, _size(image_spec)),
         )
+        without_scripts(p)
         try:
             made = processing.process_images(p)
             if shared.state.interrupted or not made.images:

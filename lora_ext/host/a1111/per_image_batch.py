@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from modules import devices, processing, prompt_parser, script_callbacks, sd_samplers, shared
+from modules import devices, processing, prompt_parser, script_callbacks, scripts, sd_samplers, shared
 from PIL import Image
 
 from ...adapter_spec import AdapterSpec, Presets, resolve_tag
@@ -25,7 +25,7 @@ from .. import block_weights_infotext
 from ..infotext import PARAMETERS_KEY, format_hashes
 from .builtin_lora import infotext_hash
 from .call_sigma import call_sigma
-from .models import A1111Model, without_autocast
+from .models import A1111Model, has_patch_manager, without_autocast
 
 
 class PerImageProcessing(processing.StableDiffusionProcessingTxt2Img):
@@ -97,6 +97,12 @@ def processing_arguments(image_spec: ImageSpec, size: tuple[int, int]) -> dict[s
     }
 
 
+def without_scripts(p: Any) -> None:
+    """Gives an image a runner of no scripts: reForge reads `p.scripts` without asking whether there is one."""
+    if has_patch_manager():
+        p.scripts = scripts.ScriptRunner()
+
+
 def generate_per_image_batch(
     sd_model: Any, library: LoraLibrary, presets: Presets, image_specs: Sequence[ImageSpec], size: tuple[int, int]
 ) -> tuple[list[Image.Image], Sequence[FitReport]]:
@@ -130,6 +136,7 @@ def generate_per_image_batch(
     )
     with PerImageNetworks(A1111Model(sd_model), LIVE) as mixed:
         p.applied_networks, p.specs_per_image = mixed, specs
+        without_scripts(p)
         script_callbacks.on_cfg_denoiser(p.on_step)
         try:
             made = processing.process_images(p)

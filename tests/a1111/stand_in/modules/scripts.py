@@ -11,6 +11,13 @@ modules = {}
 """File name → its module."""
 
 
+class ScriptRunner:
+    """The scripts of one tab."""
+
+    def __init__(self):
+        self.alwayson_scripts = []
+
+
 def load_scripts(files):
     """Each file is a new module named after it. One that cannot be loaded does not keep others from it."""
     scripts_data.clear()
