@@ -17,6 +17,7 @@ from .block_weights import (
     parse_element_rules,
 )
 from .composition import Turn, assign_turns
+from .conditions import ConditionScope
 from .errors import BlockError, PromptError
 from .file.lora_file import LoraFile
 from .layer_names import UNET, LayerId, element_rule_names
@@ -68,6 +69,7 @@ class AdapterSpec:
         compose: how it acts together with other files, as `composition.parse_composition` parses it; None as they do.
         region: where in the picture the U-Net part acts, by masks on the outputs of its layers; None for everywhere.
         turn: when it acts where files take turns (`with_turns`); it follows from the other specs of the prompt.
+        scope: the conditions on which the file acts; None for all.
     """
 
     file: LoraFile
@@ -84,6 +86,7 @@ class AdapterSpec:
     compose: str | None = None
     region: Region | None = None
     turn: Turn | None = field(default=None, compare=False)
+    scope: ConditionScope | None = None
 
     @property
     def display_name(self) -> str:

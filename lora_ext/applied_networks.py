@@ -13,11 +13,13 @@ from torch.utils.hooks import RemovableHandle
 from .adapter_spec import AdapterSpec, with_turns
 from .blocks import BASE, BLOCK_LABELS
 from .composition import predictions_per_call
+from .conditions import Condition
 from .file.lora_file import LoraFile
 from .fit_report import FitReport
 from .inject import AUTO, AppliedAdapter, Injection, LayerTarget, MemoryBudget, StepWeight, find_layer_targets
 from .inject.applied_adapter import are_equal
 from .inject.averaged_predictions import AveragedPredictions
+from .inject.condition_rows import ConditionRows
 from .inject.fallback import LiveFallback, WeightChanges
 from .inject.free_memory import accelerated
 from .inject.place import TEXT_LAYERS, PlaceGain, RegionPlaces
@@ -62,6 +64,7 @@ class AppliedNetworks:
         specs: what is applied now.
         places: the regions of `specs` that act by masks on the outputs of their layers.
         changed: the number of layers that the last `apply` or `at_step` changed.
+        conditions: the conditions of the U-Net's rows, to be given before `apply` where files act on single ones.
     """
 
     def __init__(
@@ -82,6 +85,9 @@ class AppliedNetworks:
         self.fallback = LiveFallback(self.injection, self._apply_changes, changes)
         self.specs: tuple[AdapterSpec, ...] = ()
         self.changed = 0
+        self.conditions: tuple[Condition, ...] = ()
+        self._condition_rows = ConditionRows()
+        self._text_condition: Condition | None = None
         self._current: dict[LayerId, tuple[AppliedAdapter, ...]] = {}
         self._current_specs: tuple[AdapterSpec, ...] = ()
         self._step_weights: tuple[StepWeight, ...] = ()
@@ -132,6 +138,11 @@ class AppliedNetworks:
         self._set_current_specs()
         self._predictions.set_count(self.roots.get(UNET), predictions_per_call(spec.turn for spec in self.specs))
         self._matches = {id(spec.file): self._match_layers(spec.file) for spec in self.specs}
+        self._text_condition = None
+        if self.has_scopes and UNET in self.roots:
+            self._condition_rows.attach(self.roots[UNET], self._predictions)
+        else:
+            self._condition_rows.detach()
         self._apply(anew=self._note_weights())
         return self.fit_reports()
 
@@ -203,6 +214,29 @@ class AppliedNetworks:
         else:
             self._apply_changes()
 
+    @property
+    def has_scopes(self) -> bool:
+        """Whether a file acts on some conditions only."""
+        return bool(self.conditions) and any(spec.scope is not None for spec in self.specs)
+
+    def encode_as(self, condition: Condition | None) -> None:
+        """Gives the text encoders the weights for one condition's text.
+
+        Args:
+            condition: the condition; None for all files, whatever they act on.
+        """
+        before, self._text_condition = self._text_condition, condition
+        if before != condition and self.has_scopes:
+            self._apply_changes()
+
+    def begin_rows(self, rows: Sequence[Condition]) -> None:
+        """Says what the rows of the U-Net's next step are conditioned on.
+
+        Args:
+            rows: a condition of `conditions` for each row, in the order in which the U-Net gets them.
+        """
+        self._condition_rows.begin_step([self.conditions.index(row) for row in rows])
+
     def _with_turns(self, specs: Sequence[AdapterSpec]) -> tuple[AdapterSpec, ...]:
         """The specs with their turns; all of them belong to one prompt."""
         return with_turns(specs)
@@ -257,6 +291,7 @@ class AppliedNetworks:
         self.injection.close()
         self._predictions.close()
         self.places.close()
+        self._condition_rows.detach()
         self._current, self.specs, self._current_specs, self._step_weights = {}, (), (), ()
 
     def __enter__(self) -> AppliedNetworks:
@@ -305,15 +340,19 @@ class AppliedNetworks:
         wanted: dict[LayerId, list[AppliedAdapter]] = {}
         for spec, current, step_weight in zip(self.specs, self._current_specs, self._step_weights, strict=True):
             for layer_id in self.matching_layers(spec):
-                weight = current.weight_at(layer_id)
+                weight = self._weight_by_condition(spec, layer_id, current.weight_at(layer_id))
                 place = self._place_gain(spec.region, layer_id)
                 adapter = AppliedAdapter(spec.file.adapters[layer_id], weight, spec.dyn, place=place)
                 if spec.is_scheduled and layer_id.part == UNET:
                     # it stays also with weight 0: switching it on only changes its gain
-                    block = current.block_weight_at(layer_id)
+                    block = self._weight_by_condition(spec, layer_id, current.block_weight_at(layer_id))
                     adapter = replace(adapter, is_scheduled=True, step_weight=step_weight, block_weight=block)
-                elif not weight:
+                elif self.has_scopes and spec.scope is not None and layer_id.part != UNET:
+                    adapter = replace(adapter, is_scheduled=True)  # each text has weights of its own
+                elif not adapter.is_acting():
                     continue
+                if adapter.differs_by_row:
+                    adapter = replace(adapter, condition_rows=self._condition_rows)
                 wanted.setdefault(layer_id, []).append(adapter)
         return {layer_id: tuple(adapters) for layer_id, adapters in wanted.items()}
 
@@ -323,6 +362,16 @@ class AppliedNetworks:
             return None
         place = self.places.place_of(region)
         return place.text_gain if layer_id.layer.endswith(TEXT_LAYERS) else place
+
+    def _weight_by_condition(self, spec: AdapterSpec, layer_id: LayerId, weight: float) -> float | torch.Tensor:
+        """The weight of a layer where the file acts on some conditions: one for each of them in the U-Net."""
+        if spec.scope is None or not self.conditions:
+            return weight
+        if layer_id.part != UNET:
+            acts = self._text_condition is None or spec.scope.includes(self._text_condition)
+            return weight if acts else 0.0
+        weights = [weight if spec.scope.includes(condition) else 0.0 for condition in self.conditions]
+        return weights[0] if len(set(weights)) == 1 else torch.tensor(weights)
 
     def _match_layers(self, file: LoraFile) -> _LayerMatches:
         """Compares a file's layers with the model's, once for each file."""

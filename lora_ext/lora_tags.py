@@ -1,7 +1,8 @@
 """Parses `<lora:…>` tags in a prompt into `LoraTag` objects. Works on text only: no file, model or host is needed.
 
 Grammar (the web UI's, with the additions of the block-weight extension and of sd-webui-loractl):
-`<lora:NAME:te:unet:dyn>` with the named items `te= unet= hr= hrte= hrunet= dyn= lbw= lbwe= start= stop= step=a-b x=`;
+`<lora:NAME:te:unet:dyn>` with the named items `te= unet= hr= hrte= hrunet= dyn= lbw= lbwe= start= stop= step=a-b x=`,
+`part=own` or `part=all` (also `common`) in a prompt of several parts joined by AND, and `neg=0` or `neg=1`;
 `<lyco:…>` and `<loractl:…>` mean the same. A weight may be a curve over the steps, `0@0,1@0.5`. Older block weights in
 third place, `<lora:NAME:1:FACE>` and `<lora:NAME:1:0,0,1,…>`, are accepted too. `at=` and `feather=` say where in the
 picture the file acts, and `way=` how. `compose=` says how several files act together.
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from .block_weights import parse_finite_number
 from .blocks import parse_block_range
@@ -21,14 +23,20 @@ from .errors import BlockError, PromptError, did_you_mean
 from .regions import Region, parse_region
 from .weight_curve import WeightCurve, parse_weight
 
+_T = TypeVar("_T")
+
 TAG_NAMES = ("lora", "lyco", "loractl")
 """The names of tags: the web UI's, LyCORIS's old extension's and sd-webui-loractl's; all mean the same."""
 LORA_TAG_PATTERN = re.compile(rf"<({'|'.join(TAG_NAMES)}):([^<>]*)>", re.IGNORECASE)
-NAMED_TAG_KEYS = ("te", "unet", "hr", "hrte", "hrunet", "dyn", "lbw", "lbwe", "start", "stop", "step", "x", "compose")
+NAMED_TAG_KEYS = ("te", "unet", "hr", "hrte", "hrunet", "dyn", "lbw", "lbwe", "start", "stop", "step", "x", "compose",
+                  "part", "neg")  # fmt: skip
 PLACE_TAG_KEYS = ("at", "feather", "way")
 SEPARATE, OUTPUT = "separate", "output"
 REGION_WAYS = (SEPARATE, OUTPUT)
 """How a LoRA is kept to its region: by a prediction of its own, or by masks on the outputs of its layers."""
+OWN_PART, ALL_PARTS = "own", "all"
+_COMMON = "common"
+"""A word in a tag that means `part=all`."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,9 @@ class LoraTag:
         feather: width of the region's soft edge as a share of the picture's side.
         way: how it is kept to its region, one of `REGION_WAYS`.
         compose: how it acts together with the prompt's other files, as written; None as they do.
+        part: in a prompt of several parts joined by AND: "own" for the part that the tag stands in, "all" for all;
+            None as the settings say.
+        neg: whether it acts on the negative prompt; None as the settings say.
     """
 
     name: str
@@ -87,6 +98,8 @@ class LoraTag:
     feather: float = 0.0
     way: str = SEPARATE
     compose: str | None = None
+    part: str | None = field(default=None, repr=False)
+    neg: bool | None = field(default=None, repr=False)
 
     @property
     def region(self) -> Region | None:
@@ -114,6 +127,7 @@ class LoraTag:
             te, *unet = format_weights(self.hires)
             items += [f"hr={te}"] if not unet else [f"hrte={te}", f"hrunet={unet[0]}"]
         named = {"dyn": self.dyn, "lbw": self.lbw, "lbwe": self.lbwe, "x": self.x}
+        named |= {"part": self.part, "neg": None if self.neg is None else int(self.neg)}
         named |= {key: _format_step(value) for key, value in (("start", self.start), ("stop", self.stop))}
         named |= {"at": self.at, "feather": self.feather or None, "way": None if self.way == SEPARATE else self.way}
         named |= {"compose": self.compose}
@@ -189,6 +203,8 @@ def parse_tag_items(items: Sequence[str]) -> LoraTag:
             feather=feather,
             way=way,
             compose=_parse_compose(named.get("compose")),
+            part=_parse_choice(named, "part", {OWN_PART: OWN_PART, ALL_PARTS: ALL_PARTS, _COMMON: ALL_PARTS}, tag),
+            neg=_parse_choice(named, "neg", {"0": False, "1": True}, tag),
         )
     except BlockError as error:
         raise PromptError(_short(str(error))) from None
@@ -202,6 +218,9 @@ def _split_items(items: Sequence[str], tag: str) -> tuple[dict[str, str], list[s
     while queue:
         item = queue.pop(0)
         name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals and name == _COMMON:
+            named["part"] = name
+            continue
         if not equals:
             positional.append(item.strip())
             continue
@@ -315,6 +334,15 @@ def _parse_step(text: str | None, tag: str) -> float | None:
     if value < 0 or (value > 1 and value != int(value)):
         raise PromptError(f"step {_short(text)!r} in {_short(tag)} is neither a whole number nor a fraction 0.0–1.0")
     return value if "." in text and value <= 1 else int(value)  # 5.0 is step 5, not 500 % of the steps
+
+
+def _parse_choice(named: dict[str, str], key: str, choices: Mapping[str, _T], tag: str) -> _T | None:
+    """Parses an item that has few values; None where it is not given."""
+    if key not in named:
+        return None
+    if named[key] not in choices:
+        raise PromptError(f"{key}={_short(named[key])} in {_short(tag)} is not known; write {' or '.join(choices)}")
+    return choices[named[key]]
 
 
 def _format_step(value: float | None) -> str | None:

@@ -11,12 +11,12 @@ import lora_ext
 ROOT = Path(lora_ext.__file__).parent
 LAYERS = (  # from the lowest; what is in one package, or in a group of one line, must not form a circle
     ("__init__", "console", "data_folder", "errors", "json_text", "singular_values"),
-    ("blocks", "composition", "ldm_keys", "lowrank", "precisions", "zero_terminal_snr"),
+    ("blocks", "composition", "conditions", "ldm_keys", "lowrank", "precisions", "zero_terminal_snr"),
     ("block_weights", "rank_reduction", "layer_names", "protocols"),
     ("layer_keys", "adapters", "embedded", "progress", "weight_curve", "weight_trace", "regions"),
     ("file",),
     ("lora_tags", "kohya_prompt_line", "inject", "fit_report", "command_line"),
-    ("adapter_spec", "prompt_warnings", "prompt_regions"),
+    ("adapter_spec", "prompt_parts", "prompt_warnings", "prompt_regions"),
     ("applied_networks",),
     ("tools", "no_effect_reasons"),
     ("train.config",),

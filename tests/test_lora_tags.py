@@ -43,6 +43,9 @@ TABLE = {
     "<lora:a:lbwe=IN01:attn:0:0.8:0.5>": LoraTag("a", 0.8, 0.5, lbwe="IN01:attn:0"),
     "<lora:a:lbwe=ATTNDEEPOFF:0.8:0.5>": LoraTag("a", 0.8, 0.5, lbwe="ATTNDEEPOFF"),
     "<lora:a:dyn=1>": LoraTag("a", dyn=1),
+    "<lora:a:0.8:common>": LoraTag("a", 0.8, 0.8, part="all"),
+    "<lora:a:1:FACE:part=own:neg=0>": LoraTag("a", lbw="FACE", part="own", neg=False),
+    "<lora:a:part=all:neg=1>": LoraTag("a", part="all", neg=True),
     "<lora:a:start=0:stop=1>": LoraTag("a", start=0, stop=1),
     "<lora:a:start=0.0:stop=1.0>": LoraTag("a", start=0.0, stop=1.0),
     "<lora:a:start=2.0:stop=5.0>": LoraTag("a", start=2, stop=5),
@@ -64,6 +67,7 @@ def test_table(tag: str) -> None:
     [("<lora:>", "no file"), ("<lora:a:x=y=z>", "not a number"), ("<lora:a:wight=1>", "did you mean 'unet'|unknown"),
      ("<lora:a:te=nan>", "not finite"), ("<lora:a:1:1:1:1>", "takes te, unet and dyn"),
      ("<lora:a::0.5>", "not a number"), ("<lora:a:step=3--10>", "neither a whole number"), ("<lora:a:dyn=0>", "rank"),
+     ("<lora:a:neg=0.5>", "write 0 or 1"), ("<lora:a:part=2>", "own or all"),
      ("<lora:a:step=5>", "range"), ("<lora:a:start=-1>", "step"), ("<lora:a:start=1.5>", "step")],
 )  # fmt: skip
 def test_a_bad_tag_is_named_and_the_others_stay(tag: str, says: str) -> None:

@@ -126,7 +126,9 @@ class Injection:
         if self.mode == AUTO:
             live = {module: layer.prefers_live(wanted[module]) for module, layer in layers.items()}
         else:
-            live = dict.fromkeys(layers, self.mode == LIVE)
+            live = {
+                module: self.mode == LIVE or layer.differs_by_row(wanted[module]) for module, layer in layers.items()
+            }
         needed: dict[torch.device, int] = {}
         largest: dict[torch.device, int] = {}  # temporary memory of the largest sum
         for module, layer in layers.items():

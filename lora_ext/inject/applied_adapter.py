@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..adapters import Adapter
 from ..layer_names import LayerId, find_layer_id
 from ..lowrank import LowRank
+from .condition_rows import ConditionRows
 from .place import PlaceGain
 from .quantized_weight import quantized_shape
 
@@ -36,7 +37,7 @@ class AppliedAdapter:
 
     Attributes:
         adapter: the adapter.
-        weight (float | Tensor): a number, or (batch,) with one weight for each image (live only).
+        weight (float | Tensor): a number, or (n,) with one weight for each image or condition (live only).
         dyn: use only the first `dyn` ranks; None uses all.
         rows: first and last row (exclusive) of the parameter that it acts on; None means all. OpenCLIP stacks q, k
             and v in one matrix.
@@ -45,6 +46,7 @@ class AppliedAdapter:
             `weight`; None where a change of the weight is always applied anew.
         block_weight: the layer's part of the weight that no step changes.
         place: what the layer's output is multiplied by, where the file acts in a part of the picture (live only).
+        condition_rows: which of the weights (n,) each row of the batch has; None: one for each image.
     """
 
     adapter: Adapter
@@ -53,8 +55,9 @@ class AppliedAdapter:
     rows: tuple[int, int] | None = None
     is_scheduled: bool = False
     step_weight: StepWeight | None = None
-    block_weight: float = 1.0
+    block_weight: float | Tensor = 1.0
     place: PlaceGain | None = None
+    condition_rows: ConditionRows | None = None
 
     @property
     def present_weight(self) -> float | Tensor:
@@ -64,6 +67,11 @@ class AppliedAdapter:
     def at_present(self) -> AppliedAdapter:
         """Returns the adapter with the weight of the present step."""
         return self if self.step_weight is None else replace(self, weight=self.present_weight)
+
+    @property
+    def differs_by_row(self) -> bool:
+        """Whether the weight differs from image to image or from condition to condition."""
+        return isinstance(self.weight, Tensor) or isinstance(self.block_weight, Tensor)
 
     def low_rank(self, shape: torch.Size) -> LowRank | None:
         """Returns ΔW at weight 1 as U·diag(g)·D.
@@ -96,14 +104,15 @@ class AppliedAdapter:
 
     def is_equal(self, other: AppliedAdapter) -> bool:
         """Whether the other one is the same at the same weight; `==` is ambiguous for weights of shape (batch,)."""
-        a, b = self.weight, other.weight
-        if isinstance(a, Tensor) or isinstance(b, Tensor):
-            alike = isinstance(a, Tensor) and isinstance(b, Tensor) and (a is b or torch.equal(a, b))
-        else:
-            alike = a == b
         same_schedule = self.is_scheduled == other.is_scheduled and self.step_weight is other.step_weight
-        alike = alike and self.place is other.place
-        return alike and same_schedule and self.block_weight == other.block_weight and self.is_same_adapter(other)
+        alike = _is_same_weight(self.weight, other.weight) and _is_same_weight(self.block_weight, other.block_weight)
+        return alike and same_schedule and self.place is other.place and self.is_same_adapter(other)
+
+
+def _is_same_weight(a: float | Tensor, b: float | Tensor) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and (a is b or torch.equal(a, b))
+    return a == b
 
 
 @dataclass(frozen=True)

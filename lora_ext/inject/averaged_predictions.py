@@ -18,12 +18,15 @@ class AveragedPredictions:
 
     Args:
         select: called with the number of a prediction, from 0, before it is made; 0 is selected between calls.
+
+    Attributes:
+        is_repeating: whether a call in progress is one of the further calls.
     """
 
     def __init__(self, select: Callable[[int], None]) -> None:
         self._select = select
         self._count = 1
-        self._is_repeating = False
+        self.is_repeating = False
         self._arguments: tuple[Any, Any] = ((), {})
         self._handles: list[RemovableHandle] = []
 
@@ -50,22 +53,22 @@ class AveragedPredictions:
 
     def _keep_arguments(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Keeps the arguments of the first call: Forge's forward takes ControlNet's outputs off their lists."""
-        if not self._is_repeating:
+        if not self.is_repeating:
             self._arguments = _copied(args), _copied(kwargs)
 
     def _repeat(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """Makes the further calls after the first one. Returns the mean of all outputs."""
-        if self._is_repeating:
+        if self.is_repeating:
             return None
         outputs = [output]
-        self._is_repeating = True
+        self.is_repeating = True
         try:
             for prediction in range(1, self._count):
                 self._select(prediction)
                 args, kwargs = (_copied(kept) for kept in self._arguments)
                 outputs.append(module(*args, **kwargs))
         finally:
-            self._is_repeating, self._arguments = False, ((), {})
+            self.is_repeating, self._arguments = False, ((), {})
             self._select(0)
         return _mean(outputs)
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ..lowrank import LowRank, concat
 from .applied_adapter import AppliedAdapter, StepWeight, sum_bias_deltas, weight_shape
 from .batch_rows import expand_to_rows
+from .condition_rows import ConditionRows
 from .place import PlaceGain
 
 DeviceAndDtype: TypeAlias = "tuple[torch.device, torch.dtype]"
@@ -35,6 +36,7 @@ class ForwardHook:
         unit_factors: by device U and, for each low-rank form, its g at weight 1; kept for scheduled weights.
         ups: by device and dtype U·diag(g) (out, r) and None, or U and g (batch, r) where g differs between images.
         is_idle: whether all weights are 0.
+        condition_rows: which of several weights each row of the batch has; None for one weight for each image.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -51,6 +53,8 @@ class ForwardHook:
         self.unit_factors: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
         self.is_idle = True
         self._is_scheduled = False
+        self._step_values: tuple[float, ...] = ()
+        self.condition_rows: ConditionRows | None = None
         self.handle = module.register_forward_hook(self.hook)
 
     def remove(self) -> None:
@@ -95,9 +99,11 @@ class ForwardHook:
 
     def _set_weights(self) -> None:
         """Takes over the adapters' weights at the present step: gains and Δbias are computed again."""
+        self._step_values = self._present_step_values()
         self.weights = tuple(one.present_weight for one in self.applied)
         acting = [one for one in map(AppliedAdapter.at_present, self.applied) if one.is_acting()]
         self.is_idle = not acting
+        self.condition_rows = next((one.condition_rows for one in acting if one.condition_rows is not None), None)
         self.ups.clear()
         shape = weight_shape(self.module)
         assert shape is not None
@@ -106,6 +112,10 @@ class ForwardHook:
             by_place.setdefault(one.place, []).append(one)
         shifts = ((sum_bias_deltas(some, shape[0]), place) for place, some in by_place.items())
         self.bias_shifts = [(shift, place) for shift, place in shifts if shift is not None]
+
+    def _present_step_values(self) -> tuple[float, ...]:
+        """What changes from step to step."""
+        return tuple(one.step_weight.value for one in self.applied if one.step_weight is not None)
 
     def _gain_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns U and g at the present weights on a device: g is (r,), or (batch, r)."""
@@ -138,7 +148,7 @@ class ForwardHook:
 
     def hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Returns output + ΔW·x (+ Δbias); None, which leaves the output as it is, where all weights are 0."""
-        if self._is_scheduled and self.weights != tuple(one.present_weight for one in self.applied):
+        if self._is_scheduled and self._step_values != self._present_step_values():
             self._set_weights()
         if self.is_idle:
             return None
@@ -150,14 +160,14 @@ class ForwardHook:
         for delta, weight, place in self.dense:
             dense = delta.to(x.device, x.dtype)
             more = convolve_like(module, x, dense) if is_convolution(module) else F.linear(x, dense)
-            more = more if weight is None else more * _spread(weight[:, None], more, -1)
+            more = more if weight is None else more * self._spread(weight[:, None], more, -1)
             output = output + (more if place is None else more * place.factor(more))
         return self._add_bias(output, 1 if is_convolution(module) else -1)
 
     def _add_bias(self, output: Tensor, axis: int) -> Tensor:
         """Returns output + Δbias."""
         for shift, place in self.bias_shifts:
-            more = _spread(shift, output, axis)
+            more = self._spread(shift, output, axis)
             output = output + (more if place is None else more * place.factor(output))
         return output
 
@@ -169,7 +179,7 @@ class ForwardHook:
         if not isinstance(module, nn.Conv2d):
             thin = F.linear(x, down)
             if gain is not None:
-                thin = thin * _spread(gain, thin, -1)
+                thin = thin * self._spread(gain, thin, -1)
             if self.place_gains is not None:
                 thin = thin * self._place_gain(thin)
             flat = torch.addmm(output.reshape(-1, output.shape[-1]), thin.reshape(-1, thin.shape[-1]), up.t())
@@ -177,7 +187,7 @@ class ForwardHook:
         groups = module.groups  # each group of outputs has its own thin channels
         thin = convolve_like(module, x, down.repeat(groups, 1, 1, 1) if groups > 1 else down)
         if gain is not None:
-            thin = thin * _spread(gain.repeat(1, groups), thin, 1)
+            thin = thin * self._spread(gain.repeat(1, groups), thin, 1)
         if self.place_gains is not None:
             thin = thin * self._place_gain(thin).repeat(groups, 1, 1)
         if groups > 1 or not output.is_contiguous():
@@ -211,9 +221,15 @@ class ForwardHook:
         total = torch.zeros_like(plain)
         for delta, weight, place in self.dense:
             rows = delta if weight is None else delta * weight.to(delta).unsqueeze(-1)
-            more = plain * _spread(rows, plain, axis)
+            more = plain * self._spread(rows, plain, axis)
             total = total + (more if place is None else more * place.factor(more))
         return self._add_bias(total, axis)
+
+    def _spread(self, values: Tensor, like: Tensor, axis: int) -> Tensor:
+        """Reshapes (n,), or (images or conditions, n), to be multiplied with `like`; see `_spread_rows`."""
+        if values.dim() == 2 and self.condition_rows is not None:
+            values = self.condition_rows.select(values, like.shape[0])
+        return _spread_rows(values, like, axis)
 
 
 def _dense(applied: list[AppliedAdapter], weight: Tensor | None) -> list[DenseDelta]:
@@ -228,7 +244,7 @@ def _dense(applied: list[AppliedAdapter], weight: Tensor | None) -> list[DenseDe
     return [*several, (sum(plain[1:], plain[0]), None, None)] if plain else several
 
 
-def _spread(values: Tensor, like: Tensor, axis: int) -> Tensor:
+def _spread_rows(values: Tensor, like: Tensor, axis: int) -> Tensor:
     """Reshapes (n,) or (images, n) to be multiplied with `like`, whose `axis` has length n, in its device and dtype.
 
     With classifier-free guidance the batch contains the images once for each condition. Raises FitError as

@@ -150,12 +150,20 @@ class LiveLayer:
             return False
         weight = self.original_parameter("weight")
         plain = type(weight) is nn.Parameter and weight.dtype in _BAKEABLE_DTYPES and weight.device.type != "meta"
-        turning = any(
-            p.is_scheduled or isinstance(p.weight, Tensor) or p.place is not None
-            for applied in slots.values()
-            for p in applied
-        )
-        return turning or not plain
+        turning = any(p.is_scheduled or p.place is not None for applied in slots.values() for p in applied)
+        return turning or self.differs_by_row(slots) or not plain
+
+    def differs_by_row(self, slots: AdaptersBySlot) -> bool:
+        """Whether a weight differs from row to row of the batch, which only a hook can do.
+
+        Args:
+            slots: slot → adapters to apply.
+
+        Returns:
+            True where it does, and this layer can have a hook.
+        """
+        attention = isinstance(self.module, nn.MultiheadAttention)
+        return not attention and any(p.differs_by_row for applied in slots.values() for p in applied)
 
     # --- baked
 

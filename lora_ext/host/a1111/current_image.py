@@ -7,6 +7,7 @@ from typing import Any
 
 from ...adapter_spec import AdapterSpec
 from .. import block_weights_infotext as infotext
+from .prompt_conditions import PassConditions
 
 
 @dataclass
@@ -20,6 +21,7 @@ class ResolvedTags:
         problems: sentences about tags that cannot be applied.
         has_random_weights: whether block weights were drawn at random.
         seed: the image's seed.
+        conditions: the conditions of the prompt's parts.
     """
 
     specs: list[AdapterSpec] = field(default_factory=list)
@@ -28,6 +30,7 @@ class ResolvedTags:
     problems: list[str] = field(default_factory=list)
     has_random_weights: bool = False
     seed: int = 0
+    conditions: PassConditions = field(default_factory=PassConditions)
 
 
 def set_if_given(params: dict[str, Any], key: str, value: str | None) -> None:

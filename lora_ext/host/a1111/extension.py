@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from modules import errors, processing, shared
@@ -16,11 +17,13 @@ from ...errors import LoraError
 from ...file.lora_library import LibraryEntry, LoraLibrary
 from ...fit_report import FitReport
 from ...lora_tags import LoraTag, parse_tag_items
+from ...prompt_parts import tag_scope
 from ...weight_trace import WeightTrace
 from .. import block_weights_infotext as infotext
 from ..infotext import format_hashes
 from . import builtin_lora as builtin
 from . import models as model
+from . import prompt_conditions as conditions
 from . import prompt_warnings as notes
 from . import settings
 from . import tag_owner as owners
@@ -54,6 +57,7 @@ class A1111Extension:
         self._current_processing: Callable[[], Any] = lambda: None
         self._library: LoraLibrary | None = None
         self._conditioning_key: object = None
+        self._conditions = conditions.PassConditions()
         self._reported_fits: set[str] = set()
 
     # --- who applies the tags
@@ -139,6 +143,7 @@ class A1111Extension:
             items: for each tag its parts between the colons, without `lora`.
             params_list: the same tags as the web UI passes them, for the built-in extension.
         """
+        conditions.PartEncoder.remove(p)
         sd_model = model.current_sd_model()
         if getattr(p, "prompts", None) is None and not hasattr(sd_model, "cond_stage_model_empty_prompt"):
             return  # called while the web UI loads a model, perhaps during an image: nothing is applied to it yet
@@ -162,20 +167,24 @@ class A1111Extension:
         self.models.begin_batch(p, sd_model)
         fits = self._apply_specs(sd_model, chosen)
         self._write_infotext(p, chosen)
+        if self.models.conditions:
+            conditions.PartEncoder.install(p, chosen.conditions, chosen.specs, self.models.encode_as)
         self._report_problems(p, chosen, fits)
         self._notify_once(p, notes.batch_tag_warnings(p))
 
     def _resolve_tags(self, p: Any, tag_items: Sequence[list[str]]) -> ResolvedTags:
         """Parses tags and loads their files. An error in one does not affect the others."""
         seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None) or [0]
-        chosen, presets = ResolvedTags(seed=int(seeds[0])), self.host_interface.presets()
-        for item in tag_items:
+        chosen = ResolvedTags(seed=int(seeds[0]), conditions=conditions.pass_conditions(p, tag_items))
+        presets, by_default = self.host_interface.presets(), conditions.condition_settings(self.host_interface.option)
+        for item, part in zip(tag_items, chosen.conditions.parts_of_tags, strict=True):
             try:
                 request = parse_tag_items(item)
                 if getattr(p, "is_hr_pass", False):
                     request = request.for_hires_pass()
                 entry = self.entry(request.name)
                 spec = resolve_tag(request, self.library, presets, seed=chosen.seed)
+                spec = replace(spec, scope=tag_scope(request, part, chosen.conditions.parts, by_default))
             except LoraError as error:
                 chosen.problems.append(str(error))
             except Exception as error:
@@ -201,6 +210,9 @@ class A1111Extension:
     def _apply_specs(self, sd_model: Any, resolved: ResolvedTags) -> list[FitReport] | None:
         """Applies the files of resolved tags."""
         self.models.specs = tuple(resolved.specs)
+        self._conditions = resolved.conditions
+        self.models.conditions, problems = conditions.acting_conditions(resolved.specs, resolved.conditions, sd_model)
+        resolved.problems += problems
         fits, problems = self._apply_to_model(sd_model)
         resolved.problems += problems
         return fits
@@ -241,6 +253,8 @@ class A1111Extension:
             if denoiser.step == 0 and getattr(denoiser, "p", None) is not None:
                 self._notify_once(denoiser.p, self.models.no_effect_messages(sd_model, total))
             self.models.at_step(sd_model, denoiser.step, total, lambda: call_sigma(params))
+            if problem := conditions.begin_rows(self.models, self._conditions, sd_model, len(params.x)):
+                self._notify_once(denoiser.p, [problem])
             if self.host_interface.option("show_curve"):
                 self._show_weights(getattr(denoiser, "p", None), denoiser.step, self.models.scheduled_weights(sd_model))
 
@@ -265,7 +279,7 @@ class A1111Extension:
         """Writes the infotext, and drops cached conditioning where the text encoder's weights changed."""
         state = (
             self.models.mode_key(model.current_sd_model()),
-            [(u.file, u.te, u.blocks, u.dyn) for u in resolved.specs],
+            [(u.file, u.te, u.blocks, u.dyn, u.scope) for u in resolved.specs],
         )
         if state != self._conditioning_key:
             clear_conditioning(p)
@@ -280,6 +294,8 @@ class A1111Extension:
                 infotext.BLOCK_WEIGHTS_KEY,
                 infotext.HIRES_BLOCK_WEIGHTS_KEY,
                 infotext.BLOCK_SEED_KEY,
+                conditions.AND_KEY,
+                conditions.NEGATIVE_KEY,
             ):
                 params.pop(key, None)
         if getattr(shared.opts, "lora_add_hashes_to_infotext", True):
@@ -291,6 +307,9 @@ class A1111Extension:
             set_if_given(params, infotext.HIRES_BLOCK_WEIGHTS_KEY, infotext.format_block_weights_rows(resolved.rows))
         if resolved.has_random_weights:
             params[infotext.BLOCK_SEED_KEY] = resolved.seed
+        params.update(
+            conditions.settings_infotext(resolved.conditions, conditions.condition_settings(self.host_interface.option))
+        )
 
     def _report_problems(self, p: Any, resolved: ResolvedTags, fits: list[FitReport] | None) -> None:
         """Reports problems for each image, and how files fit once after each change."""
@@ -317,6 +336,7 @@ class A1111Extension:
 
     def on_infotext_pasted(self, _: str, params: dict[str, Any]) -> None:
         """Called when an infotext is pasted: writes block weights that would come out otherwise now as numbers."""
+        conditions.restore_settings(params, conditions.condition_settings(self.host_interface.option))
         presets = self.host_interface.presets()
         first = params.get(infotext.BLOCK_WEIGHTS_KEY)
         for prompt, key in (("Prompt", infotext.BLOCK_WEIGHTS_KEY), ("Hires prompt", infotext.HIRES_BLOCK_WEIGHTS_KEY)):

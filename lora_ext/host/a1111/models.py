@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ from torch import nn
 
 from ...adapter_spec import AdapterSpec
 from ...applied_networks import AppliedNetworks
+from ...conditions import Condition
 from ...fit_report import FitReport
 from ...inject import AUTO, LIVE, Injection, MemoryBudget
 from ...layer_names import TE, TE2, UNET
@@ -94,12 +95,17 @@ class AppliedNetworksByModel:
     Args:
         mode: returns the user's setting, "auto", "live" or "baked".
         notify: shows the user a sentence about the current image.
+
+    Attributes:
+        specs: the selected files.
+        conditions: as in `AppliedNetworks`; empty where all files act on all conditions.
     """
 
     def __init__(self, mode: Callable[[], str], notify: Callable[[str], None]) -> None:
         self.mode, self.notify = mode, notify
         self._image_bytes, self._is_new_batch = 0, False
         self.specs: tuple[AdapterSpec, ...] = ()
+        self.conditions: tuple[Condition, ...] = ()
         self._applied: WeakKeyDictionary[Any, tuple[object, AppliedNetworks]] = WeakKeyDictionary()
 
     def begin_batch(self, p: Any, sd_model: Any) -> None:
@@ -126,11 +132,24 @@ class AppliedNetworksByModel:
             self._applied[sd_model] = self.mode_key(sd_model), applied
         anew, self._is_new_batch = self._is_new_batch, False
         applied.reserve_memory(self._image_bytes)
-        if applied.specs == self.specs:
+        if (applied.specs, applied.conditions) == (self.specs, self.conditions):
             if anew:
                 applied.bake_when_stable()
             return None
+        applied.conditions = self.conditions
         return applied.apply(self.specs)
+
+    def encode_as(self, condition: Condition | None) -> None:
+        """Gives the text encoders of the model in use the weights for one condition's text, or all files."""
+        _, applied = self._applied.get(current_sd_model(), (None, None))
+        if applied is not None:
+            applied.encode_as(condition)
+
+    def begin_rows(self, sd_model: Any, rows: Sequence[Condition]) -> None:
+        """Says what the rows of the U-Net's next step are conditioned on."""
+        _, applied = self._applied.get(sd_model, (None, None))
+        if applied is not None and applied.has_scopes:
+            applied.begin_rows(rows)
 
     def retry_when_out_of_memory(self, work: Callable[[], Any]) -> Any:
         """Runs a part of an image's computation and returns its result.
@@ -174,7 +193,7 @@ class AppliedNetworksByModel:
 
     def close(self) -> None:
         """Removes all files from all models."""
-        self.specs = ()
+        self.specs, self.conditions = (), ()
         for sd_model in list(self._applied):
             self.remove(sd_model)
 

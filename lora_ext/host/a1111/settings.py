@@ -17,6 +17,7 @@ from ...inject import AUTO, MODES
 
 OWNER_LORA_EXT, OWNER_BUILTIN = "LoRA ext", "built-in"
 WARN_BELOW_IMAGE, WARN_ON_CONSOLE, WARN_AS_POPUP = "under the picture", "console", "popup"
+ALL_PARTS, OWN_PART = "all parts", "own part"
 _BLOCK_WEIGHT_EXTENSION = "sd-webui-lora-block-weight"
 
 
@@ -37,6 +38,16 @@ def register_settings(on_change: Callable[[], None]) -> None:
         "keep_files": shared.OptionInfo(
             4, "LoRA files to keep in memory", gr.Slider, {"minimum": 1, "maximum": 64, "step": 1}
         ).info("files in use always stay"),
+        "and_parts": shared.OptionInfo(
+            ALL_PARTS,
+            "In a prompt with AND, a LoRA tag acts on",
+            gr.Radio,
+            {"choices": [ALL_PARTS, OWN_PART]},
+            infotext="Lora AND",
+        ).info("part=own or part=all in a tag decides for that tag; the built-in extension knows all parts only"),
+        "on_negative": shared.OptionInfo(
+            True, "LoRA tags act on the negative prompt too", infotext="Lora negative prompt"
+        ).info("neg=0 or neg=1 in a tag decides for that tag; one that acts on its own AND part does not"),
         "warnings": shared.OptionInfo(
             [WARN_BELOW_IMAGE, WARN_ON_CONSOLE],
             "Where to report files that are missing or do not fit, and tags that cannot be read",

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-LORA_EXT_TAG_PARTS = ("compose", "hr", "hrte", "hrunet", "lbw", "w", "lbwe", "start", "stop", "step", "x")
+LORA_EXT_TAG_PARTS = (
+    "compose",
+    "hr",
+    "hrte",
+    "hrunet",
+    "lbw",
+    "w",
+    "lbwe",
+    "start",
+    "stop",
+    "step",
+    "x",
+    "part",
+    "neg",
+)
 """Named parts of a tag that only LoRA ext and the block-weight extension understand."""
 
 _NUMBERS = ("te", "unet", "dyn")

@@ -67,10 +67,14 @@ class StableDiffusionProcessing:
         config = sd_samplers.find_sampler_config(self.sampler_name)
         total = config.total_steps(self.steps) if config else self.steps
         tags = self.extra_network_data
-        self.uc = self._cached([self.cached_uc], False, self.negative_prompts, total, tags)
-        self.c = self._cached([self.cached_c], True, self.prompts, total, tags)
+        size = {"width": self.width, "height": self.height}
+        negative = prompt_parser.SdConditioning(self.negative_prompts, is_negative_prompt=True, **size)
+        positive = prompt_parser.SdConditioning(self.prompts, **size)
+        one, several = prompt_parser.get_learned_conditioning, prompt_parser.get_multicond_learned_conditioning
+        self.uc = self.get_conds_with_caching(one, negative, total, [self.cached_uc], tags)
+        self.c = self.get_conds_with_caching(several, positive, total, [self.cached_c], tags)
 
-    def _cached(self, caches, several, texts, steps, tags, hires_steps=None):
+    def get_conds_with_caching(self, function, texts, steps, caches, tags, hires_steps=None):
         """What was computed for the same texts, tags and settings is taken from the caches."""
         info, opts = shared.sd_model.sd_checkpoint_info, shared.opts
         key = (
@@ -80,9 +84,7 @@ class StableDiffusionProcessing:
         for cache in caches:
             if cache[0] is not None and cache[0] == key:
                 return cache[1]
-        read = prompt_parser.get_multicond_learned_conditioning if several else prompt_parser.get_learned_conditioning
-        texts = prompt_parser.SdConditioning(texts, width=self.width, height=self.height)
-        caches[0][:] = key, read(shared.sd_model, texts, steps, hires_steps, opts.use_old_scheduling)
+        caches[0][:] = key, function(shared.sd_model, texts, steps, hires_steps, opts.use_old_scheduling)
         return caches[0][1]
 
     def close(self):
@@ -144,10 +146,14 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         config = sd_samplers.find_sampler_config(self.hr_sampler_name or self.sampler_name)
         steps, tags = self.hr_second_pass_steps or self.steps, self.hr_extra_network_data
         total, first = config.total_steps(steps), config.total_steps(self.steps)
-        self.hr_uc = self._cached(
-            [self.cached_hr_uc, self.cached_uc], False, self.hr_negative_prompts, first, tags, total
+        size = {"width": self.width, "height": self.height}
+        negative = prompt_parser.SdConditioning(self.hr_negative_prompts, is_negative_prompt=True, **size)
+        positive = prompt_parser.SdConditioning(self.hr_prompts, **size)
+        one, several = prompt_parser.get_learned_conditioning, prompt_parser.get_multicond_learned_conditioning
+        self.hr_uc = self.get_conds_with_caching(one, negative, first, [self.cached_hr_uc, self.cached_uc], tags, total)
+        self.hr_c = self.get_conds_with_caching(
+            several, positive, first, [self.cached_hr_c, self.cached_c], tags, total
         )
-        self.hr_c = self._cached([self.cached_hr_c, self.cached_c], True, self.hr_prompts, first, tags, total)
 
     def close(self):
         super().close()

@@ -1,5 +1,6 @@
 """Prompts → conditioning. A text's conditioning is the same at all steps here: no `[a:b:0.5]`."""
 
+import re
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -24,13 +25,16 @@ def get_learned_conditioning(model, prompts, steps, hires_steps=None, use_old_sc
 
 
 def get_multicond_learned_conditioning(model, prompts, steps, hires_steps=None, use_old_scheduling=False):
-    made = get_learned_conditioning(model, prompts, steps, hires_steps, use_old_scheduling)
-    batch = [[SimpleNamespace(schedules=schedules, weight=1.0)] for schedules in made]
+    batch = []
+    for prompt in prompts:
+        parts = re.split(r"\bAND\b", prompt)
+        made = get_learned_conditioning(model, parts, steps, hires_steps, use_old_scheduling)
+        batch.append([SimpleNamespace(schedules=schedules, weight=1.0) for schedules in made])
     return MulticondLearnedConditioning(shape=(len(prompts),), batch=batch)
 
 
 def at_step(texts, step):
     """(texts, tokens, width) of either kind."""
     if isinstance(texts, MulticondLearnedConditioning):
-        texts = [parts[0].schedules for parts in texts.batch]
+        texts = [part.schedules for parts in texts.batch for part in parts]
     return torch.stack([next(s.cond for s in schedules if step <= s.end_at_step) for schedules in texts])

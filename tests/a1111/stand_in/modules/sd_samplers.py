@@ -25,16 +25,20 @@ class CFGDenoiser(torch.nn.Module):
             raise Interrupted
         self.refine()
         cond, uncond = (prompt_parser.at_step(texts, self.step) for texts in self.sampler.texts)
+        counts = [len(parts) for parts in self.sampler.texts[0].batch]
+        rows = torch.cat([x[i : i + 1].repeat(count, 1, 1, 1) for i, count in enumerate(counts)])
         params = script_callbacks.CFGDenoiserParams(
-            torch.cat([x, x]), None, sigma, state.sampling_step, state.sampling_steps, cond, uncond, self
+            torch.cat([rows, x]), None, sigma, state.sampling_step, state.sampling_steps, cond, uncond, self
         )
         script_callbacks.run("cfg_denoiser", params)
         model = shared.sd_model
         out = params.x - sigma * model.noise(params.x, sigma, torch.cat([params.text_cond, params.text_uncond]))
-        with_text, without = out.chunk(2)
+        with_text, without = out[: len(rows)], out[len(rows) :]
+        more = [sum(part - base for part in parts) for parts, base in
+                zip(with_text.split(counts), without, strict=True)]  # fmt: skip
         self.step += 1
         state.sampling_step = self.step - 1
-        self.sampler.last = without + (with_text - without) * p.cfg_scale
+        self.sampler.last = without + torch.stack(more) * p.cfg_scale
         return self.sampler.last
 
     def refine(self):

@@ -1,0 +1,149 @@
+"""Tags that act on one AND part alone, or not on the negative prompt, in the web UI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import state
+from stand_in_webui import Made, StandIn
+
+ONE, TWO = "<lora:one:0.9>", "<lora:two:0.7>"
+
+
+@pytest.fixture(autouse=True)
+def defaults(webui: StandIn) -> Any:
+    yield
+    webui.options(lora_ext_and_parts="all parts", lora_ext_on_negative=True)
+
+
+def apart(one: Made, two: Made) -> int:
+    assert one.pixels.shape == two.pixels.shape
+    return int(np.abs(one.pixels - two.pixels).max())
+
+
+class Rows:
+    """Records the U-Net's outputs of the first step, row by row."""
+
+    def __init__(self, webui: StandIn, prompt: str, **request: Any) -> None:
+        from modules import shared
+
+        found: list[torch.Tensor] = []
+        unet = shared.sd_model.model.diffusion_model
+        handle = unet.register_forward_hook(lambda module, args, out: found.append(out.detach().clone()))
+        try:
+            self.made = webui.make(prompt, **request)
+        finally:
+            handle.remove()
+        self.first = found[0]
+
+
+def test_a_prompt_with_and_is_as_before_unless_asked(webui: StandIn) -> None:
+    """The web UI's meaning is the default: a tag acts on all parts, and is written nowhere."""
+    everywhere = webui.make(f"a cat {ONE} AND a dog {TWO}")
+    assert apart(everywhere, webui.make(f"a cat {ONE}{TWO} AND a dog")) == 0
+    assert not any(key.startswith("Lora ") and key != "Lora hashes" for key in everywhere.told)
+    webui.options(lora_ext_and_parts="own part")
+    made = webui.make(f"a cat {ONE} AND a dog {TWO}")
+    assert apart(made, everywhere) > 3 and made.told["Lora AND"] == "own part" and not made.comments
+    assert apart(made, webui.make(f"a cat {ONE[:-1]}:part=own> AND a dog {TWO[:-1]}:part=own>")) == 0
+    assert apart(everywhere, webui.make(f"a cat {ONE[:-1]}:common> AND a dog {TWO[:-1]}:part=all>")) == 0
+    assert "Lora AND" not in webui.make(f"a cat {ONE}").told
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_each_row_is_as_if_its_part_were_the_prompt(webui: StandIn, batch: int) -> None:
+    """The row of each part, with its text encoding, is that of the part alone, the negative one without."""
+    webui.options(lora_ext_and_parts="own part")
+    request = {"batch_size": batch, "negative_prompt": "blurry", "seed": 5}
+    rows = Rows(webui, f"a cat {ONE} AND a dog {TWO} AND a bird", **request).first
+    assert len(rows) == 4 * batch
+    alone = [Rows(webui, prompt, **request).first for prompt in (f"a cat {ONE}", f"a dog {TWO}", "a bird")]
+    for image in range(batch):
+        for part, other in enumerate(alone):
+            torch.testing.assert_close(rows[3 * image + part], other[image], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(rows[3 * batch + image], alone[2][batch + image], atol=1e-5, rtol=1e-4)
+
+
+def test_two_parts_of_one_text_have_their_own_files(webui: StandIn) -> None:
+    webui.options(lora_ext_and_parts="own part")
+    rows = Rows(webui, f"a cat{ONE} AND a cat{TWO}").first
+    assert (rows[0] - rows[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("by", ["tag", "setting"])
+def test_the_negative_prompt_without_the_file(webui: StandIn, by: str) -> None:
+    webui.options(lora_ext_on_negative=by == "tag")
+    tag = f"{ONE[:-1]}:neg=0>" if by == "tag" else ONE
+    request = {"negative_prompt": "blurry"}
+    found, plain = Rows(webui, f"a cat {tag}", **request), Rows(webui, "a cat", **request)
+    webui.options(lora_ext_on_negative=True)
+    both = Rows(webui, f"a cat {ONE}", **request)
+    torch.testing.assert_close(found.first[1], plain.first[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.first[0], both.first[0], atol=1e-4, rtol=1e-3)
+    assert (both.first[1] - plain.first[1]).abs().max() > 1e-3
+    assert found.made.told.get("Lora negative prompt") == (None if by == "tag" else "False")
+
+
+def test_conditioning_that_is_kept_knows_the_parts(webui: StandIn) -> None:
+    """The web UI compares tags without their places: the same tags in other parts are another conditioning."""
+    webui.options(lora_ext_and_parts="own part")
+    first = Rows(webui, f"a cat {ONE} AND a dog {TWO}").first
+    other = Rows(webui, f"a cat {TWO} AND a dog {ONE}").first
+    again = Rows(webui, f"a cat {ONE} AND a dog {TWO}").first
+    assert torch.equal(first, again) and (first - other)[:2].abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_nothing_is_left(webui: StandIn) -> None:
+    before = state(webui)
+    webui.options(lora_ext_and_parts="own part")
+    made = webui.make(f"a cat {ONE} AND a dog {TWO}")
+    assert state(webui) != before
+    none = webui.make("a cat AND a dog")
+    assert state(webui) == before and "get_conds_with_caching" not in vars(none.p)
+    assert "get_conds_with_caching" in vars(made.p)
+
+
+def test_hires_pass(webui: StandIn) -> None:
+    webui.options(lora_ext_and_parts="own part")
+    hires = {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.6}
+    made = webui.make(f"a cat {ONE} AND a dog {TWO}", **hires)
+    other = webui.make(f"a cat {ONE} AND a dog {TWO}", hr_prompt=f"a cat {TWO} AND a dog {ONE}", **hires)
+    assert apart(made, other) > 0 and not made.comments
+
+
+def test_a_pasted_infotext_means_what_it_meant(webui: StandIn) -> None:
+    """Pictures from before, or with the defaults, say nothing of the settings: the defaults are meant."""
+    paste = webui.entry.extension.on_infotext_pasted
+    webui.options(lora_ext_and_parts="own part", lora_ext_on_negative=False)
+    old: dict[str, Any] = {"Prompt": f"a cat {ONE} AND a dog"}
+    paste("", old)
+    assert (old["Lora AND"], old["Lora negative prompt"]) == ("all parts", "True")
+    new: dict[str, Any] = {"Prompt": f"a cat {ONE} AND a dog", "Lora AND": "own part", "Lora negative prompt": "False"}
+    paste("", new)
+    assert (new["Lora AND"], new["Lora negative prompt"]) == ("own part", "False")
+    plain: dict[str, Any] = {"Prompt": "a cat AND a dog"}
+    paste("", plain)
+    assert plain == {"Prompt": "a cat AND a dog"}
+
+
+def test_a_batch_that_others_have_changed(webui: StandIn) -> None:
+    """Rows that cannot be told from each other: all files act on all of them, and a comment says so."""
+    webui.options(lora_ext_and_parts="own part")
+    found = webui.module("prompt_conditions").PassConditions((2, 1))
+    assert [row.part for row in found.rows(7)] == [0, 1, 0, None, None, None, None]  # InstructPix2Pix
+    extension = webui.entry.extension
+    apply_tags = extension.apply_tags
+
+    def another_script(p: Any, *args: Any) -> None:
+        apply_tags(p, *args)
+        extension._conditions = found
+
+    extension.apply_tags = another_script
+    try:
+        made = webui.make(f"a cat {ONE} AND a dog {TWO}")
+    finally:
+        del extension.apply_tags
+    assert "another extension changes the batch" in made.comments
