@@ -77,6 +77,10 @@ def test_a_refiner_gets_the_files_too(chosen: StandIn) -> None:
     assert apart(refined, plain) > 3
     late = chosen.make("a cat <lora:one:1:start=3>", refiner_checkpoint=OWN_CONFIG, refiner_switch_at=0.5)
     assert apart(late, plain) > 0, "what begins after the switch acts on the refiner"
+    chosen.options(lora_ext_show_curve=True)
+    curve = chosen.make("a cat <lora:one:0@0,0.9@1>", steps=4, refiner_checkpoint=OWN_CONFIG, refiner_switch_at=0.5)
+    chosen.options(lora_ext_show_curve=False)
+    assert "one: weight at each of 4 U-Net calls ▁▃▆█ 0, 0.3, 0.6, 0.9" in curve.comments, "the pass goes on"
 
 
 def test_a_hires_pass_with_another_checkpoint(chosen: StandIn) -> None:

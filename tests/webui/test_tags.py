@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from server import CAT, REQUEST, WebUI, apart
+from server import CAT, REQUEST, Made, WebUI, apart
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
@@ -78,6 +78,56 @@ def test_steps_change_the_picture_and_the_hires_pass_starts_over(webui: WebUI) -
     assert apart(webui.make("<lora:lierla:1:stop=0.25>"), early) <= 1
     assert apart(webui.make("<lora:lierla:1:stop=4>", **HIRES), webui.make("<lora:lierla:1>", **HIRES)) <= 1
     assert apart(webui.make("<lora:lierla:1>"), whole) == 0
+
+
+STEPS_OF_CURVES = {  # request, and for each pass (U-Net calls, calls that the web UI counts)
+    "Euler": ({}, [(4, 4)]),
+    "Heun": ({"sampler_name": "Heun"}, [(7, 8)]),
+    "DPM2": ({"sampler_name": "DPM2"}, [(7, 8)]),
+    "DDIM": ({"sampler_name": "DDIM"}, [(3, 4)]),
+    "UniPC": ({"sampler_name": "UniPC"}, [(4, 4)]),
+    "hires": ({**HIRES, "hr_second_pass_steps": 3}, [(4, 4), (3, 3)]),
+    "img2img": ({"denoising_strength": 0.5, "steps": 6}, [(4, 4)]),
+    "prompt editing": ({"prompt_too": "a [cat:dog:0.5] [big|small]"}, [(4, 4)]),
+}
+
+
+def curve_weights(made: Made) -> list[list[float]]:
+    """For each pass the weights that a comment lists, call by call."""
+    lines = [line.split("U-Net calls ")[1] for line in made.comments.splitlines() if "U-Net calls" in line]
+    return [[float(number) for number in line.split(" ", 1)[1].split(", ")] for line in lines]
+
+
+@pytest.mark.parametrize("name", STEPS_OF_CURVES)
+def test_a_curve_keeps_the_step(webui: WebUI, name: str) -> None:
+    """As really applied, told below the picture on request: from 0 at the first call of each pass on."""
+    request, passes = STEPS_OF_CURVES[name]
+    request = dict(request)
+    prompt = f"{request.pop('prompt_too', '')} <lora:lierla:0@0,0.9@1>"
+    if name == "img2img":
+        request["init_images"] = [webui.make("").images[0]]
+    webui.options(lora_ext_show_curve=True)
+    try:
+        made = webui.make(prompt, **request)
+    finally:
+        webui.options(lora_ext_show_curve=False)
+    weights = curve_weights(made)
+    assert [len(row) for row in weights] == [calls for calls, _ in passes]
+    for row, (_, total) in zip(weights, passes, strict=True):
+        assert row == pytest.approx([0.9 * call / (total - 1) for call in range(len(row))], abs=5e-4)
+    assert curve_weights(webui.make(prompt)) == []
+
+
+@pytest.mark.parametrize(("sampler", "first"), [("Euler", 0.0), ("DDIM", 0.17), ("UniPC", 0.0)])
+def test_a_curve_over_noise_levels(webui: WebUI, sampler: str, first: float) -> None:
+    """DDIM and UniPC call with a timestep; its noise level counts."""
+    webui.options(lora_ext_show_curve=True)
+    try:
+        (weights,) = curve_weights(webui.make("<lora:lierla:0:0@s15,1@s0.02>", sampler_name=sampler))
+    finally:
+        webui.options(lora_ext_show_curve=False)
+    assert weights == sorted(weights) and weights[0] == pytest.approx(first, abs=0.08)
+    assert 0.3 < weights[-1] < 1 and len(set(weights)) == len(weights)
 
 
 def test_weights_of_the_hires_pass(webui: WebUI) -> None:
