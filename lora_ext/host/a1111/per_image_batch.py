@@ -79,7 +79,8 @@ class PerImageProcessing(processing.StableDiffusionProcessingTxt2Img):
         denoiser = params.denoiser
         with without_autocast():
             total = denoiser.total_steps or denoiser.steps or 1
-            self.applied_networks.at_step(denoiser.step, total, call_sigma(params))
+            sigma = call_sigma(params) if self.applied_networks.needs_sigma else None  # reading it waits for a GPU
+            self.applied_networks.at_step(denoiser.step, total, sigma)
 
 
 def processing_arguments(image_spec: ImageSpec, size: tuple[int, int]) -> dict[str, Any]:
