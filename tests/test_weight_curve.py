@@ -59,7 +59,7 @@ def tag(text: str) -> LoraTag:
 
 @given(st.lists(st.tuples(PLACES, WEIGHTS), min_size=1, max_size=6, unique_by=lambda row: row[0]), st.integers(1, 60))
 def test_shares_are_numpys_interpolation(rows: list[tuple[float, float]], total: int) -> None:
-    """0 is the first step and 1 the last one; sd-webui-loractl divides by steps - 2 and reaches 1 a step earlier."""
+    """0 is the first step and 1 the last one; sd-webui-loractl's step is one behind: its 0 is the first two steps."""
     curve = parse_curve(",".join(f"{value:g}@{place:g}" for place, value in rows))
     places, values = zip(*sorted(rows), strict=True)
     steps = np.arange(total) / max(total - 1, 1)

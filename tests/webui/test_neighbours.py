@@ -63,6 +63,21 @@ def test_nothing_of_ours_stays_when_loractl_takes_over(beside_loractl: WebUI) ->
     assert webui.weights()["hash"] == weights
 
 
+def test_curves_beside_loractls(beside_loractl: WebUI) -> None:
+    """sd-webui-loractl reads the step that the web UI has ended last: at step i it is i - 1, and 0 in the first two.
+
+    It divides that by steps - 2, so that place 1 is the last step there too, and place 0 is the first two steps. Its
+    curve over shares is ours with keyframes at 1 + place * (steps - 2), and one over steps is ours a step later.
+    """
+    webui, off, on = beside_loractl, {**ticked(False), "steps": 6}, {**ticked(True), "steps": 6}
+    for theirs, ours in (("0@0,1@0.5,0@1", "0@1,1@3,0@5"), ("0@0,1@1", "0@1,1@5"), ("0@0,3@2", "0@1,3@3")):
+        made = webui.make(f"<lora:lierla:0:unet={theirs}>", **on)
+        same, as_written = (apart(made, webui.make(f"<lora:lierla:0:unet={curve}>", **off)) for curve in (ours, theirs))
+        assert same <= 2 < as_written, (theirs, same, as_written)
+    constant = "<lora:lierla:0.5@0,0.5@1>"
+    assert apart(webui.make(constant, **on), webui.make(constant, **off)) <= 2
+
+
 def test_an_axis_that_could_not_act_is_refused(beside_loractl: WebUI) -> None:
     webui = beside_loractl
     webui.make(TAG, **ticked(True))
