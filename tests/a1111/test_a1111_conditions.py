@@ -147,3 +147,9 @@ def test_a_batch_that_others_have_changed(webui: StandIn) -> None:
     finally:
         del extension.apply_tags
     assert "another extension changes the batch" in made.comments
+
+
+def test_a_region_with_a_prediction_of_its_own_is_named(webui: StandIn) -> None:
+    made = webui.make(f"a cat {ONE[:-1]}:at=left>")
+    assert "at=left acts on the whole picture here" in made.comments
+    assert "at=left" not in webui.make(f"a cat {ONE[:-1]}:at=left:way=output>").comments

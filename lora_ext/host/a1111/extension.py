@@ -182,6 +182,7 @@ class A1111Extension:
                 request = parse_tag_items(item)
                 if getattr(p, "is_hr_pass", False):
                     request = request.for_hires_pass()
+                chosen.problems += conditions.region_warnings(request)
                 entry = self.entry(request.name)
                 spec = resolve_tag(request, self.library, presets, seed=chosen.seed)
                 spec = replace(spec, scope=tag_scope(request, part, chosen.conditions.parts, by_default))

@@ -13,7 +13,7 @@ from weakref import ref
 from ...adapter_spec import AdapterSpec
 from ...conditions import NEGATIVE, Condition, and_conditions, images_in_turn
 from ...errors import FitError
-from ...lora_tags import LORA_TAG_PATTERN
+from ...lora_tags import LORA_TAG_PATTERN, OUTPUT, LoraTag
 from ...prompt_parts import ConditionSettings, split_prompt_parts
 from ..patched.model import has_patchers
 from . import settings
@@ -200,6 +200,16 @@ def acting_conditions(
             "LoRA files of single AND parts, or with neg=0, act on all parts and on the negative prompt in this web UI"
         ]
     return found.conditions, []
+
+
+def region_warnings(tag: LoraTag) -> list[str]:
+    """Says that a region with a prediction of its own, which `generate` makes, is not made here."""
+    if tag.at is None or tag.way == OUTPUT:
+        return []
+    return [
+        f"<lora:{tag.name}>: at={tag.at} acts on the whole picture here; write way=output, which keeps it to its "
+        "region by masks, or make the picture with the command generate"
+    ]
 
 
 def begin_rows(models: AppliedNetworksByModel, found: PassConditions, sd_model: Any, count: int) -> str:
