@@ -20,8 +20,10 @@ from torch import Tensor
 
 from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.applied_networks import AppliedNetworks
+from lora_ext.compare.per_image_weights import PerImageNetworks
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import find_layer_targets
+from lora_ext.regions import Region, parse_region
 from lora_ext.weight_curve import parse_curve
 
 Row = tuple[str, str, str, str]
@@ -149,7 +151,55 @@ def merged_step(bench: Bench, file: LoraFile, call: Callable[[], object]) -> flo
     return seconds
 
 
-COMPARISONS: dict[str, Callable[[Bench], list[Row]]] = {"curve": curve}
+def regions(bench: Bench) -> list[Row]:
+    """Two regions with a LoRA each as rows of one batch, against as many rows without a LoRA, and merging for each."""
+    rows: list[Row] = []
+    both, one = bench.call(batch=4), bench.call(batch=2)
+    for kind in bench.kinds:
+        files = [bench.file(kind, seed) for seed in (0, 1)]
+        with PerImageNetworks(bench.model, "live") as applied:
+
+            def without(applied: PerImageNetworks = applied) -> float:
+                applied.apply_each([[], []])
+                return seconds_of(both)
+
+            def with_rows(applied: PerImageNetworks = applied, files: list[LoraFile] = files) -> float:
+                applied.apply_each([[AdapterSpec(file, unet=0.5)] for file in files])
+                return seconds_of(both)
+
+            seconds, ratios = medians({"without": without, "rows": with_rows}, bench.repeat)
+        merged = sum(merged_step(bench, file, one) for file in files)
+        rows.append((f"{kind}: two regions as rows, of as many rows without a LoRA", f"{ratios['rows']:.3f}x", "1.05x",
+                     f"{seconds['without'] * 1000:.0f} ms without"))  # fmt: skip
+        rows.append((f"{kind}: merging for each region and step, of ours", f"{merged / seconds['rows']:.2f}x", "",
+                     f"{merged * 1000:.0f} ms"))  # fmt: skip
+    return rows
+
+
+def output_masks(bench: Bench) -> list[Row]:
+    """A LoRA for the left half by output masks, against the same LoRA live on the whole picture."""
+    rows: list[Row] = []
+    call = bench.call()
+    for kind in bench.kinds:
+        file = bench.file(kind)
+        with AppliedNetworks(bench.model, "live") as applied:
+
+            def timed(region: Region | None, applied: AppliedNetworks = applied, file: LoraFile = file) -> float:
+                applied.apply([AdapterSpec(file, unet=0.5, region=region)])
+                return seconds_of(call)
+
+            works = {"whole": lambda: timed(None), "left": lambda: timed(parse_region("left"))}
+            seconds, ratios = medians(works, bench.repeat)
+        rows.append((f"{kind}: output masks, of one LoRA live", f"{ratios['left']:.3f}x", "1.3x",
+                     f"{seconds['whole'] * 1000:.0f} ms on the whole picture"))  # fmt: skip
+    return rows
+
+
+COMPARISONS: dict[str, Callable[[Bench], list[Row]]] = {
+    "curve": curve,
+    "regions": regions,
+    "output_masks": output_masks,
+}
 """Name → comparison, in the order of the table."""
 
 

@@ -22,9 +22,9 @@ from lora_ext.host.standalone.loader import StandaloneModel
 
 WAYS = {  # what is compared -> the tags
     "no LoRA": "",
-    "plain tags": "<lora:framed:1><lora:striped:1.3>",
-    "separate prediction": "<lora:framed:1:at=left><lora:striped:1.3:at=right>",
-    "output masks": "<lora:framed:1:at=left:way=output><lora:striped:1.3:at=right:way=output>",
+    "plain tags": "<lora:framed:1.2><lora:striped:1.3>",
+    "separate prediction": "<lora:framed:1.2:at=left><lora:striped:1.3:at=right>",
+    "output masks": "<lora:framed:1.2:at=left:way=output><lora:striped:1.3:at=right:way=output>",
 }
 SEEDS = 2
 EDGE = 4

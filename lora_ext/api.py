@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
 from .adapter_spec import AdapterSpec, Presets, spec_from_tag
 from .applied_networks import AppliedNetworks
+from .compare.per_image_weights import PerImageNetworks
 from .errors import BakingMemoryError, FileError, FitError, PromptError, did_you_mean
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
@@ -18,9 +22,14 @@ from .fit_report import FitReport
 from .host.memory_estimate import pipeline_generation_bytes
 from .host.standalone.model import hookable_model_of
 from .inject import AUTO, BAKED, MODES, MemoryBudget
-from .lora_tags import LoraTag
+from .inject.separate_predictions import SeparatePredictions
+from .layer_names import UNET
+from .lora_tags import REGION_WAYS, SEPARATE, LoraTag
 from .no_effect_reasons import no_effect_reason
+from .prompt_regions import RegionalPrompt, RegionRow, cover_everything
 from .protocols import HookableModel
+from .regions import Region, parse_region
+from .regions.region import PLACE_WORDS
 from .weight_curve import is_curve, parse_weight
 
 LoraWeight: TypeAlias = "float | Mapping[str, Any]"
@@ -61,9 +70,10 @@ class Loras:
         if mode not in MODES:
             raise FitError(f"unknown mode {mode!r}{did_you_mean(str(mode), MODES)}")
         self._presets = presets or Presets()
-        self._applied = AppliedNetworks(model, mode, MemoryBudget(image_bytes=image_bytes))
         self._files: dict[str, LoraFile] = {}
         self._specs: dict[str, AdapterSpec] = {}
+        self._regions: dict[str, Region | None] = {}
+        self._predictions: SeparatePredictions | None = None
         self.fits: list[FitReport] = []
         for source, weight in _pairs(loras):
             file = source if isinstance(source, LoraFile) else load_lora_file(Path(source))
@@ -72,7 +82,16 @@ class Loras:
                 name += "+"
             self._files[name] = file
             self._specs[name] = self._make_spec(name, weight)
-        self._apply_specs()
+        memory = MemoryBudget(image_bytes=image_bytes)
+        has_rows = any(self._regions.values())
+        if has_rows and mode == BAKED:
+            raise FitError("mode=baked has one weight for the whole picture; regions need the mode auto or live")
+        self._applied = (PerImageNetworks if has_rows else AppliedNetworks)(model, mode, memory)
+        try:
+            self._apply_specs()
+        except BaseException:
+            self.close()
+            raise
 
     def set(self, name: str, weight: LoraWeight) -> list[FitReport]:
         """Changes the weight of one file; only its layers are changed.
@@ -148,6 +167,7 @@ class Loras:
 
     def close(self) -> None:
         """Removes all files; every Parameter is the original object again."""
+        self._stop_repeating()
         self._applied.close()
 
     def __enter__(self) -> Loras:
@@ -158,18 +178,37 @@ class Loras:
 
     def _apply_specs(self) -> list[FitReport]:
         specs = tuple(self._specs.values())
-        fits = self._applied.apply(specs)
+        fits = self._apply_rows() if isinstance(self._applied, PerImageNetworks) else self._applied.apply(specs)
         reasons = (
             no_effect_reason(spec, self._applied.matching_layers(spec)) if spec.te or spec.unet else ""
             for spec in specs
         )
-        self.fits = [
-            replace(fit, notes=(*fit.notes, why)) if why else fit for fit, why in zip(fits, reasons, strict=True)
-        ]
+        by_name = dict(zip((spec.display_name for spec in specs), reasons, strict=True))
+        self.fits = [replace(fit, notes=(*fit.notes, why)) if (why := by_name.get(fit.name)) else fit for fit in fits]
         return self.fits
+
+    def _apply_rows(self) -> list[FitReport]:
+        """Applies files with regions: each region is a row of the U-Net's batch, which is repeated in its calls."""
+        assert isinstance(self._applied, PerImageNetworks)
+        self._stop_repeating()
+        regions = list(dict.fromkeys(filter(None, self._regions.values())))
+        places = regions if cover_everything(regions) else [None, *regions]
+        rows = RegionalPrompt(tuple(RegionRow(place, "") for place in places))
+        fits = self._applied.apply_each(
+            [[self._specs[name] for name, own in self._regions.items() if own in (None, place)] for place in places]
+        )
+        self._predictions = SeparatePredictions(self._applied.roots[UNET], len(places), rows.weights)
+        return fits
+
+    def _stop_repeating(self) -> None:
+        if self._predictions is not None:
+            self._predictions.close()
+            self._predictions = None
 
     def _make_spec(self, name: str, weight: LoraWeight) -> AdapterSpec:
         fields: dict[str, Any] = dict(weight) if isinstance(weight, Mapping) else {"te": weight}
+        if "weight" in fields:
+            fields = {"te": fields["weight"], "unet": fields.pop("weight")} | fields
         unknown = fields.keys() - set(LORA_TAG_FIELDS)
         if unknown:
             raise PromptError(f"{name}: unknown field {min(unknown)!r}{did_you_mean(min(unknown), LORA_TAG_FIELDS)}")
@@ -182,7 +221,18 @@ class Loras:
         for field, other in (("te", "unet"), ("unet", "te")):
             if field not in fields:
                 fields |= {field: fields.get(other, 1.0), f"{field}_curve": fields.get(f"{other}_curve")}
-        return spec_from_tag(LoraTag(name, **fields), self._files[name], self._presets)
+        way = fields.pop("way", SEPARATE)
+        region = _region(name, fields.pop("at", None), fields.pop("feather", 0.0), way)
+        separate = region if way == SEPARATE else None
+        if separate is not None and self.fits and not isinstance(self._applied, PerImageNetworks):
+            raise FitError(f"{name}: a region by separate prediction is given to lora_ext.apply, not later to set")
+        self._regions[name] = separate
+        spec = spec_from_tag(LoraTag(name, **fields), self._files[name], self._presets)
+        if separate is None:
+            return replace(spec, region=region)
+        has_te = any(layer_id.part != UNET for layer_id in self._files[name].adapters)
+        notes = (_TEXT_ONCE,) if has_te and spec.te else ()
+        return replace(spec, te=0.0, notes=(*spec.notes, *notes))
 
 
 def _noise_level(scheduler: Any, step: int, total: int) -> float:
@@ -194,7 +244,9 @@ def _noise_level(scheduler: Any, step: int, total: int) -> float:
     return ((1 - share) / share) ** 0.5
 
 
-LORA_TAG_FIELDS = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "x", "compose")
+_TEXT_ONCE = "a pipeline encodes the text once for all regions: the text-encoder part of this file does not act"
+_ARRAYS = count(1)
+LORA_TAG_FIELDS = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "x", "compose", "at", "feather", "way")
 NUMERIC_TAG_FIELDS = ("te", "unet", "dyn", "start", "stop", "x")
 
 
@@ -212,6 +264,23 @@ def _number(name: str, field: str, value: Any) -> Any:
     return number if field in ("te", "unet", "x") else value  # steps and ranks stay whole numbers, 0.5 is a share
 
 
+def _region(name: str, at: Any, feather: Any, way: Any) -> Region | None:
+    """The region of `at`: text as in a tag, a `regions.Region`, or a mask (height, width) in 0..1."""
+    if way not in REGION_WAYS:
+        raise PromptError(f"{name}: way is {way!r}{did_you_mean(str(way), REGION_WAYS)}")
+    if at is None or isinstance(at, Region):
+        return at
+    if not isinstance(at, str):
+        pixels = torch.as_tensor(at, dtype=torch.float32).cpu()
+        if pixels.dim() != 2 or not bool(((pixels >= 0) & (pixels <= 1)).all()):
+            raise PromptError(f"{name}: a mask is (height, width) in 0 to 1; got {tuple(pixels.shape)}")
+        return Region(feather=_number(name, "feather", feather), mask_name=f"array {next(_ARRAYS)}", pixels=pixels)
+    region = parse_region(at, float(_number(name, "feather", feather)))
+    if region.mask_name:
+        raise PromptError(f"{name}: at={at!r} is no place{did_you_mean(at, PLACE_WORDS)}; give a mask as a tensor")
+    return region
+
+
 def apply(pipe: object, loras: LoraWeights, *, mode: str = AUTO) -> Loras:
     """Applies LoRA files to a diffusers pipeline until the result is closed.
 
@@ -222,7 +291,9 @@ def apply(pipe: object, loras: LoraWeights, *, mode: str = AUTO) -> Loras:
     Args:
         pipe: the pipeline, or any object with `unet`, `text_encoder` and `text_encoder_2`.
         loras: {file: weight}, or files, each at weight 1. A weight is a number or the fields of a tag, such as
-            {"unet": 0.8, "te": 0.3, "lbw": "OUTALL", "start": 3}.
+            {"unet": 0.8, "te": 0.3, "lbw": "OUTALL", "start": 3}. {"weight": 0.8, "at": "left"} keeps a file to a
+            region of the picture; `at` may also be a mask (height, width) in 0 to 1. `feather` and `way` are as in a
+            tag.
         mode: "live", "baked" or "auto".
 
     Returns:

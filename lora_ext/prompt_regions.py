@@ -121,7 +121,7 @@ def split_by_region(
     base = RegionRow(None, text, tuple(tag for tag in tags if not _has_row(tag)))
     return RegionalPrompt(
         (
-            *(() if not share and _cover_everything(regions) else (base,)),
+            *(() if not share and cover_everything(regions) else (base,)),
             *(RegionRow(region, rows[region][0], tuple(rows[region][1])) for region in regions),
         ),
         share,
@@ -178,7 +178,7 @@ class _TagParser:
         return self._loaded[region]
 
 
-def _cover_everything(regions: Sequence[Region]) -> bool:
+def cover_everything(regions: Sequence[Region]) -> bool:
     """Whether nothing is left for the base, apart from what rounding leaves."""
     if not regions:
         return False

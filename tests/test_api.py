@@ -98,3 +98,44 @@ def test_what_never_acts_is_reported(pipe: Tiny) -> None:
     with lora_ext.apply(pipe, {file: {"start": 9, "stop": 2}}) as lora:
         assert "never acts, because it starts at step 9 and stops before step 2" in str(lora.fits[0])
         assert lora.remove(file.name)[0].notes == ()  # what was asked for is not told
+
+
+def test_regions_of_the_picture(pipe: Tiny) -> None:
+    """Each half is what its own file alone predicts; a mask of ones is no mask; nothing is left afterwards."""
+    a, b = (lora_file(pipe, seed=seed, name=name) for seed, name in ((0, "a"), (1, "b")))
+    plain = pipe.draw()
+    unet_only = {"weight": 0.5, "te": 0.0}
+    with lora_ext.apply(pipe, {a: unet_only}, mode="live"):
+        left = pipe.draw()[1]
+    with lora_ext.apply(pipe, {b: unet_only}, mode="live"):
+        right = pipe.draw()[1]
+    with lora_ext.apply(pipe, {a: unet_only | {"at": "left"}, b: unet_only | {"at": "right"}}) as lora:
+        both = pipe.draw()[1]
+        torch.testing.assert_close(both[..., :4], left[..., :4], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(both[..., 4:], right[..., 4:], atol=1e-4, rtol=1e-3)
+        assert (both - left)[..., 4:].abs().max() > 1e-3
+        assert {fit.name for fit in lora.fits} == {"a", "b"}
+        lora.set("b", 0.0)
+        torch.testing.assert_close(pipe.draw()[1][..., :4], left[..., :4], atol=1e-4, rtol=1e-3)
+    for way in ("separate", "output"):
+        with lora_ext.apply(pipe, {a: unet_only | {"at": torch.ones(3, 3), "way": way}}, mode="live"):
+            assert torch.equal(pipe.draw()[1], left)
+    assert all(map(torch.equal, pipe.draw(), plain))
+    with lora_ext.apply(pipe, {a: {"weight": 1.0, "at": "left"}}) as lora:
+        assert torch.equal(pipe.draw()[0], plain[0]) and "encodes the text once" in str(lora.fits[0])
+
+
+def test_regions_that_are_refused(pipe: Tiny) -> None:
+    file = lora_file(pipe)
+    wrong = {"lefft": "did you mean 'left'", "0-2;0-1": "at=0-2", "face": "give a mask as a tensor"}
+    for at, message in wrong.items():
+        with pytest.raises(PromptError, match=message):
+            lora_ext.apply(pipe, {file: {"at": at}})
+    with pytest.raises(PromptError, match="a mask is"):
+        lora_ext.apply(pipe, {file: {"at": torch.ones(2, 2, 2)}})
+    with pytest.raises(PromptError, match="did you mean 'output'"):
+        lora_ext.apply(pipe, {file: {"at": "left", "way": "outptu"}})
+    with pytest.raises(FitError, match="regions need"):
+        lora_ext.apply(pipe, {file: {"at": "left"}}, mode="baked")
+    with lora_ext.apply(pipe, {file: 1.0}) as lora, pytest.raises(FitError, match="not later to set"):
+        lora.set("a", {"at": "left"})
