@@ -35,7 +35,7 @@ try_light() { # interpreter, folder
     .venv/bin/pip install --no-deps -e .
     .venv/bin/python -W error -m compileall -q lora_ext scripts tests
     .venv/bin/python -m lora_ext --help >/dev/null
-    .venv/bin/python -m pytest tests/test_lora_tags.py tests/test_blocks.py tests/test_weight_curve.py tests/test_cli.py
+    .venv/bin/python -m pytest tests/test_{blocks,layers,train_captions,unsupported_webui}.py
 }
 
 try_python() { # interpreter, folder
