@@ -80,7 +80,12 @@ class RegionalPrompt:
 
 
 def split_by_region(
-    prompt: str, *, ratios: str = "", base_share: float = DEFAULT_BASE_SHARE, load_mask: LoadMask | None = None
+    prompt: str,
+    *,
+    ratios: str = "",
+    base_share: float = DEFAULT_BASE_SHARE,
+    load_mask: LoadMask | None = None,
+    words: bool = True,
 ) -> RegionalPrompt:
     """Splits a prompt by the regions of its tags (`at=`) and by Regional Prompter's words.
 
@@ -92,6 +97,7 @@ def split_by_region(
         ratios: as for `regions.divide_prompt`.
         base_share: share of ADDBASE's prediction within the regions.
         load_mask: loads masks that tags name; without it such tags are errors.
+        words: whether Regional Prompter's words divide the prompt.
 
     Returns:
         The rows, and an error for each tag that is left out.
@@ -102,7 +108,7 @@ def split_by_region(
         [('0-0.5;0-1', ['a']), ('0.5-1;0-1', ['b'])]
     """
     parser = _TagParser(load_mask)
-    divided = parser.divide(prompt, ratios)
+    divided = parser.divide(prompt, ratios) if words else None
     if divided is None:
         text, tags = parser.parse(prompt)
         common, cells = [tag for tag in tags if not _has_row(tag)], []

@@ -149,7 +149,30 @@ def test_a_batch_that_others_have_changed(webui: StandIn) -> None:
     assert "another extension changes the batch" in made.comments
 
 
-def test_a_region_with_a_prediction_of_its_own_is_named(webui: StandIn) -> None:
-    made = webui.make(f"a cat {ONE[:-1]}:at=left>")
+def test_a_region_has_a_row_of_its_own(webui: StandIn) -> None:
+    """The base's row is that without the tag, the region's row that with it."""
+    left = Rows(webui, f"a cat {ONE[:-1]}:at=left>")
+    plain, tagged = (Rows(webui, prompt).first for prompt in ("a cat", f"a cat {ONE[:-1]}:neg=0>"))
+    assert len(left.first) == 3 and not left.made.comments
+    torch.testing.assert_close(left.first[[0, 2]], plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(left.first[[1, 2]], tagged, atol=1e-4, rtol=1e-3)
+
+
+def test_regions_add_up_to_the_whole_picture_in_any_order(webui: StandIn) -> None:
+    everywhere = webui.make(f"a cat {ONE[:-1]}:neg=0>", batch_size=2)
+    halves = [f"{ONE[:-1]}:at={side}>" for side in ("left", "right")]
+    made = webui.make("a cat " + "".join(halves), batch_size=2)
+    assert apart(made, everywhere) <= 1
+    assert apart(webui.make(f"a cat {ONE[:-1]}:at=0-1;0-1>"), webui.make(f"a cat {ONE}")) == 0
+    two = f"{TWO[:-1]}:at=right>"
+    assert apart(webui.make(f"a cat {halves[0]}{two}"), webui.make(f"a cat {two}{halves[0]}")) <= 1
+    before = webui.make("a cat")
+    assert apart(webui.make("a cat"), before) == 0
+
+
+def test_a_region_that_is_not_made_is_named(webui: StandIn) -> None:
+    """With AND the parts are the rows; a mask that is missing leaves its tag out."""
+    made = webui.make(f"a cat {ONE[:-1]}:at=left> AND a dog")
     assert "at=left acts on the whole picture here" in made.comments
     assert "at=left" not in webui.make(f"a cat {ONE[:-1]}:at=left:way=output>").comments
+    assert "nothere" in webui.make(f"a cat {ONE[:-1]}:at=nothere>{TWO[:-1]}:at=left>").comments

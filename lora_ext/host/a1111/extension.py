@@ -17,7 +17,7 @@ from ...errors import LoraError
 from ...file.lora_library import LibraryEntry, LoraLibrary
 from ...fit_report import FitReport
 from ...lora_tags import LoraTag, parse_tag_items
-from ...prompt_parts import tag_scope
+from ...region_masks import MASKS_FOLDER
 from ...weight_trace import WeightTrace
 from .. import block_weights_infotext as infotext
 from ..infotext import format_hashes
@@ -175,17 +175,19 @@ class A1111Extension:
     def _resolve_tags(self, p: Any, tag_items: Sequence[list[str]]) -> ResolvedTags:
         """Parses tags and loads their files. An error in one does not affect the others."""
         seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None) or [0]
-        chosen = ResolvedTags(seed=int(seeds[0]), conditions=conditions.pass_conditions(p, tag_items))
+        masks = self.host_interface.data_dir() / MASKS_FOLDER
+        found = conditions.pass_conditions(p, tag_items, model.current_sd_model(), masks)
+        chosen = ResolvedTags(seed=int(seeds[0]), conditions=found)
         presets, by_default = self.host_interface.presets(), conditions.condition_settings(self.host_interface.option)
-        for item, part in zip(tag_items, chosen.conditions.parts_of_tags, strict=True):
+        for item, part in zip(tag_items, found.parts_of_tags, strict=True):
             try:
                 request = parse_tag_items(item)
+                scope = found.scope_of(request, part, by_default)
                 if getattr(p, "is_hr_pass", False):
                     request = request.for_hires_pass()
-                chosen.problems += conditions.region_warnings(request)
+                chosen.problems += conditions.region_warnings(request, found)
                 entry = self.entry(request.name)
-                spec = resolve_tag(request, self.library, presets, seed=chosen.seed)
-                spec = replace(spec, scope=tag_scope(request, part, chosen.conditions.parts, by_default))
+                spec = replace(resolve_tag(request, self.library, presets, seed=chosen.seed), scope=scope)
             except LoraError as error:
                 chosen.problems.append(str(error))
             except Exception as error:
@@ -297,6 +299,7 @@ class A1111Extension:
                 infotext.BLOCK_SEED_KEY,
                 conditions.AND_KEY,
                 conditions.NEGATIVE_KEY,
+                conditions.MASKS_KEY,
             ):
                 params.pop(key, None)
         if getattr(shared.opts, "lora_add_hashes_to_infotext", True):

@@ -34,11 +34,13 @@ class CFGDenoiser(torch.nn.Module):
         model = shared.sd_model
         out = params.x - sigma * model.noise(params.x, sigma, torch.cat([params.text_cond, params.text_uncond]))
         with_text, without = out[: len(rows)], out[len(rows) :]
-        more = [sum(part - base for part in parts) for parts, base in
-                zip(with_text.split(counts), without, strict=True)]  # fmt: skip
+        more = []
+        for parts, base, rows_of in zip(with_text.split(counts), without, self.sampler.texts[0].batch, strict=True):
+            weighted = [(part - base) * (one.weight * p.cfg_scale) for part, one in zip(parts, rows_of, strict=True)]
+            more.append(sum(weighted))
         self.step += 1
         state.sampling_step = self.step - 1
-        self.sampler.last = without + torch.stack(more) * p.cfg_scale
+        self.sampler.last = without + torch.stack(more)
         return self.sampler.last
 
     def refine(self):
