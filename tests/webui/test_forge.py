@@ -1,7 +1,7 @@
 """In a running Forge: every part of a tag acts, plain tags as Forge's own extension applies them; sheets and training.
 
-LORA_EXT_FORGE: its folder, with a checkpoint it accepts in models/Stable-diffusion. It is started on a throw-away data
-folder, on the CPU.
+LORA_EXT_FORGE: the folder of Forge, reForge, Forge Classic or Forge Neo, with a checkpoint it accepts in
+models/Stable-diffusion. It is started on a throw-away data folder, on the CPU.
 """
 
 from __future__ import annotations
@@ -214,8 +214,10 @@ def test_axes_act_and_are_refused_where_they_could_not(forge: WebUI) -> None:
     plot = next(row for row in info if row["name"] == "x/y/z plot" and not row["is_img2img"])
     offered = plot["args"][0]["choices"]
     for axis, values in (("LoRA block preset", "IND,ALL"), ("LoRA stop step", "1,3"), ("LoRA rank (DyLoRA)", "2,4")):
-        args = [offered.index(axis), values, [], 0, "", [], 0, "", []]
-        args += [False, True, False, False, False, False, False, 0, True]
+        args = [row["value"] for row in plot["args"]]  # the kin of Forge have more of them
+        args[:9] = [offered.index(axis), values, [], 0, "", [], 0, "", []]
+        args[next(i for i, row in enumerate(plot["args"]) if row["label"] == "Include Sub Images")] = True
+        args[-1] = True
         body = {**REQUEST, **SMALL, "prompt": TAG, "script_name": "x/y/z plot", "script_args": args}
         images = [picture(image) for image in forge.call("/sdapi/v1/txt2img", body)["images"]]
         one, two = (image for image in images if image.shape[:2] == (64, 64))
