@@ -72,7 +72,7 @@ def remove_builtin_loras() -> None:
     if networks is None:
         return
     if models.has_patch_manager():  # Forge: files are patches of its model manager, layers stay unchanged
-        if networks.loaded_networks:
+        if has_builtin_loras():
             networks.load_networks([], [], [])  # Neo has no fourth argument
         return
     if networks.loaded_networks:
@@ -86,8 +86,12 @@ def remove_builtin_loras() -> None:
 
 
 def has_builtin_loras() -> bool:
-    """Whether the built-in extension has applied files."""
-    return bool(getattr(_networks(), "loaded_networks", ()))
+    """Whether the built-in extension has applied files.
+
+    In Forge and its kin the model itself tells which: other extensions clear the built-in extension's list.
+    """
+    hashes = (getattr(one, "current_lora_hash", None) for one in models.loaded_sd_models())
+    return bool(getattr(_networks(), "loaded_networks", ())) or any(one not in (None, "", "[]") for one in hashes)
 
 
 def _networks() -> Any:
