@@ -11,9 +11,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_generate import folder, pixels, settings
 
+from lora_ext.compare.image_spec import ImageSpec
 from lora_ext.errors import FitError
+from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.generate import GenerationReport, generate, load_settings_model
 from lora_ext.generate import pipeline as generation
+from lora_ext.generate.image_renderer import StandaloneImageRenderer
 from lora_ext.host.standalone import regional_sampling
 from lora_ext.host.standalone.loader import StandaloneModel
 from lora_ext.inject.live_layer import LIVE_LAYERS
@@ -174,3 +177,16 @@ def test_baked_is_refused_and_an_exception_leaves_nothing(
     after = {name: p for part in model.parts().values() for name, p in part.named_parameters()}
     assert all(after[name] is p for name, p in before.items()) and len(LIVE_LAYERS) == 0
     assert np.array_equal(_draw(folder, model, "a b"), plain)
+
+
+def test_cells_of_a_sheet_have_regions_too(folder: Path, model: StandaloneModel) -> None:
+    prompt = "a b<lora:strong:1:at=left>"
+    spec = ImageSpec(prompt=prompt, seed=3, steps=2, width=64, height=64)
+    plain = ImageSpec(prompt="a b<lora:strong:1>", seed=3, steps=2, width=64, height=64)
+    with StandaloneImageRenderer(settings(folder), model, LoraLibrary([folder / "loras"])) as renderer:
+        everywhere = renderer.generate([plain], lambda *_: None)[0]
+        cell = renderer.generate([spec], lambda *_: None)[0]
+        again = renderer.generate([plain], lambda *_: None)[0]
+        assert "strong" in renderer.fits
+    assert np.array_equal(pixels(cell), _draw(folder, model, prompt)[0])
+    assert np.array_equal(pixels(again), pixels(everywhere)) and not np.array_equal(pixels(cell), pixels(everywhere))

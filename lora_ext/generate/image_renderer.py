@@ -22,7 +22,8 @@ from ..host.standalone.rendering import RenderJob, decode_latents, encode_prompt
 from ..host.standalone.sampling import parse_sampling_plan
 from ..inject.free_memory import is_out_of_memory, release_memory
 from ..lora_tags import parse_lora_tags
-from .pipeline import image_infotext, networks_infotext, with_size_and_seed
+from ..regions import divide_prompt
+from .pipeline import GenerationReport, generate, image_infotext, networks_infotext, with_size_and_seed
 from .settings import Settings
 
 
@@ -108,6 +109,8 @@ class StandaloneImageRenderer:
             LoraError: A file cannot be applied.
             RuntimeError: Memory runs out even for one image.
         """
+        if any(map(_has_regions, image_specs)):
+            return [self._generate_with_regions(image_spec, on_step) for image_spec in image_specs]
         try:
             return self._applied_networks.retry_when_out_of_memory(lambda: self._generate_batch(image_specs, on_step))
         except Exception as error:
@@ -116,6 +119,17 @@ class StandaloneImageRenderer:
         release_memory()
         half = len(image_specs) // 2
         return [*self.generate(image_specs[:half], on_step), *self.generate(image_specs[half:], on_step)]
+
+    def _generate_with_regions(self, image_spec: ImageSpec, on_step: DenoisingCallback) -> Image.Image:
+        """Generates one image whose regions are rows of its batch already."""
+        self._applied_networks.apply_each([])
+        report = GenerationReport()
+        settings = replace(self._settings(image_spec), strict=True)
+        images = generate(
+            settings, model=self.model, library=self.library, presets=self.presets, on_progress=on_step, report=report
+        )
+        self.fits |= {fit.name: fit for fit in report.fits}
+        return images[0]
 
     def _resolve_tags(self, image_spec: ImageSpec) -> tuple[str, list[AdapterSpec]]:
         """Returns the prompt without tags, and what its tags apply."""
@@ -179,3 +193,8 @@ class StandaloneImageRenderer:
     def _settings(self, image_spec: ImageSpec) -> Settings:
         """Returns an image spec as settings, with its size filled in."""
         return with_size_and_seed(replace(self.settings, **image_spec.image_fields()).checked(), self.model, None)
+
+
+def _has_regions(image_spec: ImageSpec) -> bool:
+    """Whether tags or words of the prompt divide the picture."""
+    return any(tag.at for tag in image_spec.tags()) or divide_prompt(image_spec.prompt) is not None
