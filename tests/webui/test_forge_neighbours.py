@@ -17,7 +17,13 @@ import pytest
 from forge_server import known_flags, start
 from server import WebUI, apart, launch
 
-NEIGHBOURS = ("sd-webui-lora-block-weight", "sd-webui-regional-prompter", "sd-forge-couple", "adetailer")
+NEIGHBOURS = (
+    "sd-webui-lora-block-weight",
+    "sd-webui-regional-prompter",
+    "sd-forge-couple",
+    "adetailer",
+    "sd-webui-supermerger",
+)
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 3}
 TAGS = ("<lora:noise:1>", "<lora:noise:1:lbw=OUTALL>", "<lora:noise:1:OUTALL>", "<lora:noise:1:step=1-2>", "")
 
