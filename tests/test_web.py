@@ -134,6 +134,9 @@ def test_tag(api: Client, fields: dict[str, Any], expected: str) -> None:
 
 
 def test_a_tag_that_never_acts_is_reported(api: Client) -> None:
+    placed = api("POST", "/tag", json={"name": "one", "te": 0.3, "prompt": "x <lora:one:1:at=left:compose=switch>"})
+    assert placed["prompt"] == "x <lora:one:0.3:at=left:compose=switch>"
+
     made = api("POST", "/tag", json={"name": "one", "step": "9-2"})
     assert made["tag"] == "<lora:one:1:start=9:stop=2>" and len(made["notes"]) == 1
     assert "starts at step 9 and stops before step 2" in made["notes"][0]

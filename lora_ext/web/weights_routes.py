@@ -245,18 +245,26 @@ def curve_places(tag: LoraTag) -> CurvePlaces:
 
 
 def insert_tag(prompt: str, lora_tag: LoraTag) -> str:
-    """The prompt with the tag in place of the first one of that name, or at its end."""
-    tag, done = lora_tag.format_tag(), False
+    """The prompt with the tag in place of the first one of that name, or at its end.
+
+    Where and how the file acts together with others stays as it was in the prompt.
+    """
+    done = False
 
     def swap(match: Any) -> str:
         nonlocal done
         if done or displayed_name(match[2].split(":")[0]).strip().lower() != displayed_name(lora_tag.name).lower():
             return str(match[0])
         done = True
-        return tag
+        with suppress(PromptError):
+            old = parse_tag_items(match[2].split(":"))
+            kept = replace(lora_tag, at=old.at, feather=old.feather, way=old.way, compose=old.compose)
+            kept = replace(kept, part=old.part, neg=old.neg)
+            return kept.format_tag()
+        return lora_tag.format_tag()
 
     swapped = LORA_TAG_PATTERN.sub(swap, prompt)
-    return swapped if done else f"{prompt.rstrip()} {tag}".strip()
+    return swapped if done else f"{prompt.rstrip()} {lora_tag.format_tag()}".strip()
 
 
 def tag_notes(app_state: AppState, lora_tag: LoraTag) -> list[str]:

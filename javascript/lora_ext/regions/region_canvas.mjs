@@ -172,9 +172,9 @@ export class RegionCanvas {
                 onkeydown: (/** @type {KeyboardEvent} */ event) => this.key(event, index),
                 onfocus: () => chosen || this.options.onselect(index),
             },
-            region.mask ? this.maskImage(region.mask) : null,
+            region.mask ? this.maskShape(region.mask, index) : null,
             s("rect", { class: "body", ...box, fill: colour, stroke: colour, onpointerdown }),
-            s("text", { x: box.x + 16, y: box.y + 48 }, name),
+            s("text", { x: box.x + 16, y: region.mask ? this.height - 20 - 48 * index : box.y + 48 }, name),
             chosen && !region.mask ? this.grips(box, index) : null,
         );
     }
@@ -185,10 +185,13 @@ export class RegionCanvas {
         return { x: left * WIDTH, y, width: (right - left) * WIDTH, height: bottom * this.height - y };
     }
 
-    /** @param {string} name */
-    maskImage(name) {
-        const href = apiUrl("/masks/picture", { name });
-        return s("image", { href, x: 0, y: 0, width: WIDTH, height: this.height, preserveAspectRatio: "none" });
+    /** The region's colour where its mask is white. @param {string} name @param {number} index */
+    maskShape(name, index) {
+        const id = `lx-region-mask-${index}`,
+            href = apiUrl("/masks/picture", { name });
+        const image = s("image", { href, ...this.box(WHOLE), preserveAspectRatio: "none" });
+        const ink = s("rect", { class: "ink", ...this.box(WHOLE), fill: regionColour(index), mask: `url(#${id})` });
+        return [s("mask", { id }, image), ink];
     }
 
     /** @param {{ x: number, y: number, width: number, height: number }} box @param {number} index */
