@@ -25,11 +25,13 @@ def get_learned_conditioning(model, prompts, steps, hires_steps=None, use_old_sc
 
 
 def get_multicond_learned_conditioning(model, prompts, steps, hires_steps=None, use_old_scheduling=False):
-    batch = []
-    for prompt in prompts:
-        parts = re.split(r"\bAND\b", prompt)
-        made = get_learned_conditioning(model, parts, steps, hires_steps, use_old_scheduling)
-        batch.append([SimpleNamespace(schedules=schedules, weight=1.0) for schedules in made])
+    parts = [re.split(r"\bAND\b", prompt) for prompt in prompts]
+    made = iter(
+        get_learned_conditioning(
+            model, [text for texts in parts for text in texts], steps, hires_steps, use_old_scheduling
+        )
+    )
+    batch = [[SimpleNamespace(schedules=next(made), weight=1.0) for _ in texts] for texts in parts]
     return MulticondLearnedConditioning(shape=(len(prompts),), batch=batch)
 
 
