@@ -102,6 +102,20 @@ def test_library_lists_filters_and_pages(api: Client) -> None:
     assert api("GET", "/library", params={"limit": 1, "offset": 1, "sort": "name"})["total"] == len(names)
 
 
+def test_the_best_matches_of_a_search_come_first(api: Client) -> None:
+    for age, name in enumerate(("stripe", "my-stripe", "Striped", "sub/stripe", "other-stripe")):
+        path = api.root / "loras" / f"{name}.safetensors"
+        lora(path, 2)
+        os.utime(path, (1000 + age, 1000 + age))
+    api.app_state.refresh_library()
+    for search, wanted in (
+        ("Stripe ", ["sub/stripe", "stripe", "Striped", "other-stripe", "my-stripe"]),
+        ("striped", ["Striped"]),
+    ):
+        rows = api("GET", "/library", params={"search": search, "sort": "match"})["rows"]
+        assert [row["name"] for row in rows if row["time"] < 2000] == wanted
+
+
 def test_inspect_gives_blocks_layout_and_text_as_it_is(api: Client) -> None:
     found = api("GET", "/inspect", params={"name": "one"})
     assert found["layout"] == 17 and found["ranks"] == {"4": 3}

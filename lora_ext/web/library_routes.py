@@ -37,6 +37,22 @@ SORT_KEYS: dict[str, Callable[[LibraryEntry], Any]] = {
 }
 
 
+def sort_by_match(entries: list[LibraryEntry], search: str) -> None:
+    """Sorts in place: exact matches of the name first, then names beginning with the search, then others; newest first.
+
+    Args:
+        entries: Files whose names contain every word of `search`.
+        search: What the user typed.
+    """
+    wanted = search.strip().casefold()
+
+    def sort_key(entry: LibraryEntry) -> tuple[bool, bool, int]:
+        names = [name.casefold() for name in (entry.name, entry.relative_name, entry.alias) if name]
+        return wanted not in names, not any(name.startswith(wanted) for name in names), -entry.stamp[0]
+
+    entries.sort(key=sort_key)
+
+
 class EditMetadataRequest(RequestBody):
     """Metadata entries to set and to remove. name: as the library calls the file."""
 
@@ -151,7 +167,10 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
                 continue
             if not rank or about.get("rank") == rank:
                 matching.append(entry)
-        matching.sort(key=SORT_KEYS.get(sort, SORT_KEYS["newest"]))
+        if sort == "match":
+            sort_by_match(matching, search)
+        else:
+            matching.sort(key=SORT_KEYS.get(sort, SORT_KEYS["newest"]))
         return LibraryPage(
             total=len(matching),
             pending=app_state.catalogue.pending_count,

@@ -6,6 +6,7 @@ import { chartScale, linePath } from "../../javascript/lora_ext/controls/chart.m
 import { apiUrl } from "../../javascript/lora_ext/core/api.mjs";
 import { metadataChanges } from "../../javascript/lora_ext/library/file_editor.mjs";
 import { namedEntries, tagFrequency } from "../../javascript/lora_ext/library/file_metadata.mjs";
+import { listQuery } from "../../javascript/lora_ext/library/search_list.mjs";
 import { pageOf } from "../../javascript/lora_ext/panels/files.mjs";
 import { stem } from "../../javascript/lora_ext/tools/extract.mjs";
 import { groupLayers } from "../../javascript/lora_ext/tools/tool_report.mjs";
@@ -150,4 +151,9 @@ test("a group's slider shows the mean of its numbers, and whether the weights di
     assert.deepEqual(weightSummary([1, "R", 0]), { mean: 0.5, first: 1, differ: true });
     assert.deepEqual(weightSummary(["R", "R"]), { mean: 0, first: undefined, differ: true });
     assert.deepEqual(weightSummary([]), { mean: 0, first: undefined, differ: true });
+});
+
+test("the picker lists the best matches of a search first, and the newest files without one", () => {
+    assert.deepEqual(listQuery("striped", 40), { search: "striped", sort: "match", limit: 40, offset: 40 });
+    assert.equal(listQuery("  ", 0).sort, "newest");
 });

@@ -40,6 +40,25 @@ def test_a_curve_and_its_picture(page: Any) -> None:
     assert panel.get_by_label("In the hires pass").input_value() == "0.2:1"
 
 
+@pytest.mark.one_page
+def test_enter_chooses_the_file_of_the_name_typed(page: Any, server: Server) -> None:
+    for name in ("striped-new", "my-striped"):  # newer than striped
+        small(server.data / "loras" / f"{name}.safetensors")
+    panel = go(page, "weights")
+    picker = panel.locator(".lx-picker:visible").first
+    picker.locator(".lx-pick").click()
+    picker.locator(".lx-item", has_text="my-striped").wait_for()
+    picker.get_by_role("combobox").fill("striped")
+    page.keyboard.press("Enter")  # at once, before the answer
+    picker.get_by_role("status").get_by_text("Chosen: striped", exact=True).wait_for()
+    assert picker.locator(".lx-pick b").inner_text() == "striped"
+    picker.locator(".lx-pick").click()
+    picker.locator(".lx-item").first.wait_for()
+    page.keyboard.press("ArrowDown")
+    marked = picker.get_by_role("combobox").get_attribute("aria-activedescendant")
+    assert picker.locator(f"#{marked}").get_attribute("aria-selected") == "true"
+
+
 def test_sliders_to_text_to_prompt_to_picture(page: Any, server: Server) -> None:
     panel = go(page, "generate")
     panel.get_by_label("Steps").first.fill("3")

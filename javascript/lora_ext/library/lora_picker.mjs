@@ -40,7 +40,8 @@ export class LoraPicker {
             },
         );
         const title = label ? h("span", { class: "lx-label" }, label) : null;
-        this.element = h("div", { class: "lx-field lx-picker" }, title, this.face, this.list.element);
+        this.choice = h("span", { class: "lx-spoken", role: "status" });
+        this.element = h("div", { class: "lx-field lx-picker" }, title, this.face, this.choice, this.list.element);
         this.showChosen();
     }
 
@@ -66,6 +67,7 @@ export class LoraPicker {
 
     close() {
         this.list.element.hidden = true;
+        this.list.pickOnLoad = false;
         this.face.setAttribute("aria-expanded", "false");
         document.removeEventListener("pointerdown", this.closeOutside, true);
     }
@@ -81,7 +83,10 @@ export class LoraPicker {
         this.value = row;
         this.close();
         this.showChosen();
-        if (wasOpen) this.face.focus();
+        if (wasOpen) {
+            this.face.focus();
+            this.choice.textContent = t("Chosen: {0}", row.title);
+        }
         this.onpick(row);
     }
 
@@ -92,7 +97,7 @@ export class LoraPicker {
      */
     choose = showingErrors(async (/** @type {string} */ name, gentle = false) => {
         const mine = gentle ? this.choices : ++this.choices;
-        const query = { search: name.split("/").pop() || "", limit: 500 };
+        const query = { search: name.split("/").pop() || "", sort: "match", limit: 500 };
         const page = /** @type {LibraryPage} */ (await api("/library", { query }));
         if (mine !== this.choices || (gentle && this.value)) return this.value;
         const found = page.rows.find((row) => row.name === name || row.call === name) || null;

@@ -12,6 +12,19 @@ import { describeRow, rowKey, thumbnail } from "./lora_row.mjs";
 /** @typedef {import("../api_types").LibraryPage} LibraryPage */
 
 const PAGE_SIZE = 40;
+let lists = 0;
+
+/**
+ * Which files the list asks for: the best matches of a search first, else the newest.
+ * @param {string} search
+ * @param {number} offset how many are shown already
+ */
+export const listQuery = (search, offset) => ({
+    search,
+    sort: search.trim() ? "match" : "newest",
+    limit: PAGE_SIZE,
+    offset,
+});
 
 /** The field to search LoRA files by name. */
 export const nameSearch = () =>
@@ -27,6 +40,10 @@ export class SearchList {
     total = 0;
     /** The row that the arrow keys have reached; -1 for none. */
     marked = -1;
+    /** The search whose matches are shown. */
+    shownSearch = "";
+    /** Whether Enter was pressed before the matches of the search had arrived. */
+    pickOnLoad = false;
     /** @type {AbortController | null} */
     asked = null;
 
@@ -37,9 +54,15 @@ export class SearchList {
     constructor(pick, leave) {
         this.pick = pick;
         this.leave = leave;
+        this.id = `lx-files-${++lists}`;
         this.search = nameSearch();
-        this.list = h("div", { class: "lx-list", role: "listbox", "aria-label": t("LoRA files") });
-        this.element = h("div", { class: "lx-pop", hidden: true }, this.search, this.list);
+        this.search.setAttribute("role", "combobox");
+        this.search.setAttribute("aria-expanded", "true");
+        this.search.setAttribute("aria-autocomplete", "list");
+        this.search.setAttribute("aria-controls", this.id);
+        this.list = h("div", { class: "lx-list", id: this.id, role: "listbox", "aria-label": t("LoRA files") });
+        this.count = h("span", { class: "lx-spoken", role: "status" });
+        this.element = h("div", { class: "lx-pop", hidden: true }, this.search, this.count, this.list);
         this.search.addEventListener(
             "input",
             debounce(150, () => this.load()),
@@ -79,12 +102,13 @@ export class SearchList {
     load = showingErrors(async (more = false) => {
         if (this.asked) this.asked.abort();
         this.asked = new AbortController();
-        const offset = more ? this.rows.length : 0;
-        const query = { search: this.search.value, sort: "newest", limit: PAGE_SIZE, offset };
+        const query = listQuery(this.search.value, more ? this.rows.length : 0);
         const page = /** @type {LibraryPage} */ (await api("/library", { signal: this.asked.signal, query }));
         this.rows = more ? [...this.rows, ...page.rows] : page.rows;
         this.total = page.total;
+        this.shownSearch = query.search;
         if (!more) this.marked = -1;
+        this.count.textContent = t("{0} files", page.total);
         updateRows(
             this.list,
             this.rows.length ? this.rows : [null],
@@ -92,6 +116,7 @@ export class SearchList {
             (row) => (row ? this.item(row) : note(t("No file matches."))),
         );
         this.showMarked();
+        if (this.pickOnLoad) this.pickMarked();
     });
 
     loadAtEnd() {
@@ -100,7 +125,12 @@ export class SearchList {
     }
 
     showMarked() {
-        [...this.list.children].forEach((item, i) => item.setAttribute("aria-selected", String(i === this.marked)));
+        [...this.list.children].forEach((item, i) => {
+            item.id = `${this.id}-${i}`;
+            item.setAttribute("aria-selected", String(i === this.marked));
+        });
+        if (this.marked >= 0) this.search.setAttribute("aria-activedescendant", `${this.id}-${this.marked}`);
+        else this.search.removeAttribute("aria-activedescendant");
     }
 
     /** @param {number} to */
@@ -111,12 +141,19 @@ export class SearchList {
         if (item) item.scrollIntoView({ block: "nearest" });
     }
 
+    /** Picks the marked file, else the first one; once they have arrived, where the search is newer than the list. */
+    pickMarked() {
+        this.pickOnLoad = this.shownSearch !== this.search.value;
+        if (!this.pickOnLoad && this.rows.length) this.pick(this.rows[Math.max(0, this.marked)]);
+    }
+
     /** @param {KeyboardEvent} event */
     handleKey(event) {
+        this.pickOnLoad = false;
         if (event.key === "Escape") return this.leave();
         if (event.key === "ArrowDown") this.mark(this.marked + 1);
         else if (event.key === "ArrowUp") this.mark(this.marked - 1);
-        else if (event.key === "Enter" && this.rows.length) this.pick(this.rows[Math.max(0, this.marked)]);
+        else if (event.key === "Enter") this.pickMarked();
         else return undefined;
         return event.preventDefault();
     }
