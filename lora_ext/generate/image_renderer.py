@@ -17,6 +17,7 @@ from ..host import infotext
 from ..host.memory_estimate import generation_bytes, network_itemsize
 from ..host.standalone.embeddings import bundled_embeddings, embeddings_in_folders
 from ..host.standalone.loader import StandaloneModel
+from ..host.standalone.prompt_editing import PassSteps, parse_and_prompts, parse_prompt_editing
 from ..host.standalone.prompt_encoding import tokenize_prompt
 from ..host.standalone.rendering import RenderJob, decode_latents, encode_prompts, sample_latents, to_pil_images
 from ..host.standalone.sampling import parse_sampling_plan
@@ -109,8 +110,8 @@ class StandaloneImageRenderer:
             LoraError: A file cannot be applied.
             RuntimeError: Memory runs out even for one image.
         """
-        if any(map(_has_regions, image_specs)):
-            return [self._generate_with_regions(image_spec, on_step) for image_spec in image_specs]
+        if any(map(_has_several_conditions, image_specs)):
+            return [self._generate_alone(image_spec, on_step) for image_spec in image_specs]
         try:
             return self._applied_networks.retry_when_out_of_memory(lambda: self._generate_batch(image_specs, on_step))
         except Exception as error:
@@ -120,8 +121,8 @@ class StandaloneImageRenderer:
         half = len(image_specs) // 2
         return [*self.generate(image_specs[:half], on_step), *self.generate(image_specs[half:], on_step)]
 
-    def _generate_with_regions(self, image_spec: ImageSpec, on_step: DenoisingCallback) -> Image.Image:
-        """Generates one image whose regions are rows of its batch already."""
+    def _generate_alone(self, image_spec: ImageSpec, on_step: DenoisingCallback) -> Image.Image:
+        """Generates one image whose regions or parts are rows of its batch already."""
         self._applied_networks.apply_each([])
         report = GenerationReport()
         settings = replace(self._settings(image_spec), strict=True)
@@ -195,6 +196,14 @@ class StandaloneImageRenderer:
         return with_size_and_seed(replace(self.settings, **image_spec.image_fields()).checked(), self.model, None)
 
 
-def _has_regions(image_spec: ImageSpec) -> bool:
-    """Whether tags or words of the prompt divide the picture."""
-    return any(tag.at for tag in image_spec.tags()) or divide_prompt(image_spec.prompt) is not None
+def _has_several_conditions(image_spec: ImageSpec) -> bool:
+    """Whether the prompts are more than one text each, or a tag acts on one of them or on a part of the picture."""
+    if any(tag.at or tag.part or tag.neg is not None for tag in image_spec.tags()):
+        return True
+    text = parse_lora_tags(image_spec.prompt)[0]
+    steps = PassSteps(image_spec.steps)
+    return (
+        divide_prompt(image_spec.prompt) is not None
+        or len(parse_and_prompts(text)) > 1
+        or any(len(parse_prompt_editing(edited, steps)) > 1 for edited in (text, image_spec.negative_prompt))
+    )

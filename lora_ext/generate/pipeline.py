@@ -25,7 +25,7 @@ from ..host.memory_estimate import generation_bytes, network_itemsize
 from ..host.standalone.embeddings import EmbeddingTable, bundled_embeddings, embeddings_in_folders
 from ..host.standalone.loader import StandaloneModel, load_model
 from ..host.standalone.regional_sampling import RegionTexts
-from ..host.standalone.rendering import RenderJob, generate_images
+from ..host.standalone.rendering import ConditionCalls, RenderJob, generate_images
 from ..host.standalone.sampling import SamplingPlan, parse_sampling_plan
 from ..inject.fallback import WeightChanges
 from ..lora_tags import LoraTag
@@ -36,6 +36,7 @@ from ..protocols import VAE_SCALE_FACTOR
 from ..region_masks import MASKS_FOLDER, MASKS_KEY, MaskFolders, save_used_masks
 from ..regions.prompt_words import BASE_WORD
 from ..weight_trace import WeightTrace
+from .prompt_conditions import set_conditions, specs_with_scopes, unused_conditions_note
 from .region_rows import SpecRows, apply_rows, networks_for_rows, rows_of_specs
 from .settings import Settings
 from .used_embeddings import used_embeddings, warn_beside_punctuation
@@ -156,6 +157,8 @@ def generate(
         else replace(resolve_tag(tag.for_hires_pass(), library, presets, seed=settings.seed), region=spec.region)
         for tag, spec in found
     ]
+    if len(prompt.rows) == 1 and not any(spec.region for spec in specs):
+        specs, hires = (specs_with_scopes(settings.prompt, tags, of_pass) for of_pass in (specs, hires))
     first_pass = rows_of_specs(prompt, tags, specs)
     hires_pass = rows_of_specs(prompt, tags, hires)
     known = model.embedding_table(
@@ -170,7 +173,8 @@ def generate(
     with networks_for_rows(model, settings.mode, len(first_pass), changes) as applied:
         applied.reserve_memory(_batch_bytes(settings, model, len(prompt.rows)))
         texts_of = RegionTexts(len(first_pass), applied.places.set_texts) if len(first_pass) > 1 else None
-        for job in _render_jobs(settings, prompt, init, known, texts_of):
+        conditions = set_conditions(applied, settings.prompt, specs, settings.mode)
+        for job in _render_jobs(settings, prompt, init, known, texts_of, conditions):
             for image, seed in zip(
                 _generate_batch(model, job, applied, (first_pass, hires_pass), on_progress, report, trace),
                 job.seeds,
@@ -195,6 +199,7 @@ def _parse_prompt(settings: Settings, masks: MaskFolders, report: GenerationRepo
     if not_applied and settings.strict:
         raise PromptError(not_applied[0])
     report.notes += [*not_applied, *bracketed_tag_warnings(settings.prompt)]
+    report.notes += filter(None, [unused_conditions_note(prompt)])
     return prompt
 
 
@@ -339,6 +344,7 @@ def _render_jobs(
     init_image: Image.Image | None,
     embeddings: EmbeddingTable,
     region_texts: RegionTexts | None,
+    conditions: ConditionCalls | None,
 ) -> Iterator[RenderJob]:
     """Yields one job for each batch."""
     plan = parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
@@ -359,6 +365,7 @@ def _render_jobs(
             embeddings=embeddings,
             regions=prompt,
             region_texts=region_texts,
+            conditions=conditions,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -201,7 +202,7 @@ def test_embeddings_that_cannot_be_used(webui: StandIn, bundled: None, monkeypat
     database().skipped_embeddings.clear()
     webui.make("a cat")
     without = SimpleNamespace(model_hijack=SimpleNamespace())  # Forge's has no such table
-    monkeypatch.setattr(webui.module("bundled_embeddings"), "sd_hijack", without)
+    monkeypatch.setattr(importlib.import_module("modules"), "sd_hijack", without)
     assert "cannot be used in this web UI" in webui.make("a cat <lora:bundle:1>").comments
 
 
@@ -224,7 +225,8 @@ class ForgeDatabase:
 def test_embeddings_in_forge(webui: StandIn, bundled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each text encoder has a table; a new model has new ones, and before the first image there is none."""
     module = webui.module("bundled_embeddings")
-    monkeypatch.setattr(module, "sd_hijack", SimpleNamespace(model_hijack=SimpleNamespace()))
+    hijack = SimpleNamespace(model_hijack=SimpleNamespace())
+    monkeypatch.setattr(importlib.import_module("modules"), "sd_hijack", hijack)
     file, width = webui.entry.extension.library.load("bundle"), 16
     sd1 = SimpleNamespace(text_processing_engine=SimpleNamespace(embeddings=ForgeDatabase(width)))
     sdxl = SimpleNamespace(

@@ -24,8 +24,8 @@ from .script_lifetime import SCRIPT_LIFETIME
 
 _SETTINGS_THAT_CHANGE_IMAGES = (
     "CLIP_stop_at_last_layers", "sd_vae", "randn_source", "eta_noise_seed_delta", "token_merging_ratio",
-          "use_old_scheduling", "upcast_attn")  # fmt: skip
-"""Settings of the web UI that change an image."""
+          "use_old_scheduling", "upcast_attn", "lora_ext_and_parts", "lora_ext_on_negative")  # fmt: skip
+"""Settings that change an image."""
 
 
 class A1111ImageRenderer:
@@ -54,6 +54,9 @@ class A1111ImageRenderer:
         """Returns what images of one batch share. The text is part of it: lengths would change each other's padding."""
         text = parse_lora_tags(image_spec.prompt)[0].rstrip()
         if not is_supported_model(current_sd_model()) or "AND" in text:  # AND gives an image several conditionings
+            return image_spec
+        single = any(tag.at or tag.part or tag.neg is not None for tag in image_spec.tags())
+        if single or not getattr(shared.opts, "lora_ext_on_negative", True):  # weights that differ within an image
             return image_spec
         return (*image_spec.batch_key(), text, image_spec.negative_prompt)
 

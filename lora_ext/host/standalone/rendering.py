@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ...conditions import NEGATIVE, Condition
 from ...errors import LoraError
 from ...file.base_model import SDXL
 from ...inject.batch_rows import batch_rows
@@ -39,6 +40,19 @@ from .sampling import (
 
 
 @dataclass(frozen=True)
+class ConditionCalls:
+    """What is told to LoRA files that act on single conditions: parts joined by AND, or the negative prompt.
+
+    Attributes:
+        encode_as: called before the text of a condition is encoded.
+        begin_rows: as for `CfgDenoiser`.
+    """
+
+    encode_as: Callable[[Condition], None]
+    begin_rows: Callable[[Sequence[Condition]], None]
+
+
+@dataclass(frozen=True)
 class RenderJob:
     """One batch of images.
 
@@ -61,6 +75,7 @@ class RenderJob:
         regions: the prompt's rows, in place of `prompt`, where the picture has regions; the LoRA files are applied with
             weights for each of these rows.
         region_texts: where texts of regions go that act by output masks; the text encoder has weights for each of them.
+        conditions: where LoRA files act on single conditions; for pictures without regions.
     """
 
     prompt: str
@@ -79,6 +94,7 @@ class RenderJob:
     conditionings: tuple[Conditioning, Conditioning] | None = None
     regions: RegionalPrompt | None = None
     region_texts: RegionTexts | None = None
+    conditions: ConditionCalls | None = None
 
 
 def encode_prompt(
@@ -201,8 +217,10 @@ def _build_denoiser(
         denoiser = partial(CoupledDenoiser, texts=job.region_texts)
     else:
         texts = [(positive, 1.0)] if positive else _encode_positive(model, job, passes)
+        if job.conditions:
+            job.conditions.encode_as(NEGATIVE)
         negative_text = negative or _encode_edited_prompt(model, job, job.negative, passes, negative=True)
-        denoiser = CfgDenoiser
+        denoiser = partial(CfgDenoiser, begin_rows=job.conditions and job.conditions.begin_rows)
     (cond, weight), *more = texts
     return denoiser(
         model.unet,
@@ -242,9 +260,12 @@ def _encode_positive(
     model: StandaloneModel, job: RenderJob, pass_steps: PassSteps
 ) -> list[tuple[PromptConditioning, float]]:
     """What each of the texts that `AND` joins tells, with its weight."""
-    return [
-        (_encode_edited_prompt(model, job, text, pass_steps), weight) for text, weight in parse_and_prompts(job.prompt)
-    ]
+    found = []
+    for part, (text, weight) in enumerate(parse_and_prompts(job.prompt)):
+        if job.conditions:
+            job.conditions.encode_as(Condition(part))
+        found.append((_encode_edited_prompt(model, job, text, pass_steps), weight))
+    return found
 
 
 def _encode_edited_prompt(

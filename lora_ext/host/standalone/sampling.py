@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ...conditions import Condition, parts_in_turn
 from ...errors import LoraError, did_you_mean
 from ..checkpoint_layout import V_PREDICTION
 from .noise_schedule import AUTOMATIC_SCHEDULE, SCHEDULE_TYPES, ConsistencyNoiseSchedule, NoiseSchedule
@@ -128,6 +129,7 @@ class CfgDenoiser:
         on_denoised: called after each U-Net call.
         weight: the weight of `cond` where prompts are joined by AND.
         more_conds: the other prompts' conditionings and weights.
+        begin_rows: called before each U-Net call with the condition of each row of its batch.
     """
 
     def __init__(
@@ -144,11 +146,12 @@ class CfgDenoiser:
         *,
         weight: float = 1.0,
         more_conds: Sequence[tuple[PromptConditioning, float]] = (),
+        begin_rows: Callable[[Sequence[Condition]], None] | None = None,
     ) -> None:
         self.unet, self.noise_schedule, self.prediction = unet, noise_schedule, prediction
         self.cond, self.uncond, self.cfg, self.extra_channels = cond, uncond, cfg, extra_channels
         self.before_call, self.on_denoised = before_call, on_denoised
-        self.weight, self.more_conds = weight, tuple(more_conds)
+        self.weight, self.more_conds, self.begin_rows = weight, tuple(more_conds), begin_rows
         self.step, self.total = 0, 0
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -198,6 +201,8 @@ class CfgDenoiser:
         texts = [self.cond, *(text for text, _ in self.more_conds)]
         if self.cfg != 1 or self.more_conds or self.weight != 1:
             texts.append(self.uncond)
+        if self.begin_rows:
+            self.begin_rows(parts_in_turn(1 + len(self.more_conds), len(x))[: len(texts) * len(x)])
         return self._predict_texts(x, t, texts, now)
 
     def _predict_texts(self, x: Tensor, t: Tensor, texts: Sequence[PromptConditioning], step: int) -> list[Tensor]:
