@@ -49,6 +49,7 @@ def test_the_settings(webui: StandIn) -> None:
     assert {name: info.default for name, info in labels.items()} == {
         "lora_ext_in_charge": "LoRA ext", "lora_ext_mode": "auto", "lora_ext_keep_files": 4,
         "lora_ext_warnings": ["under the picture", "console"], "lora_ext_show_curve": False,
+        "lora_ext_and_parts": "all parts", "lora_ext_on_negative": True,
     }  # fmt: skip
     assert {info.section for info in labels.values()} == {("lora_ext", "LoRA ext")}
     webui.options(lora_ext_keep_files=1)
@@ -165,7 +166,7 @@ def test_files_of_the_built_in_extension_with_a_model_manager(webui: StandIn, mo
     monkeypatch.setattr(networks, "loaded_networks", ["one"])
     monkeypatch.setattr(webui.module("models"), "find_spec", lambda name: True)
     webui.make("a cat")
-    assert told[0] == ([], [], [], [])
+    assert told[0] == ([], [], [])  # Neo takes no fourth
 
 
 # --- captions by the web UI's own interrogators

@@ -14,10 +14,9 @@ from steps import LONG, choose, ended, go, small, until
 from lora_ext.blocks import BLOCK_LAYOUTS
 from lora_ext.file.loading import load_lora_file
 
-pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_gradio]
+pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_page]
 
 
-@pytest.mark.one_page
 def test_blocks_to_a_preset_and_to_the_sliders(page: Any, server: Server) -> None:
     panel = go(page, "blocks")
     choose(panel, "framed")
@@ -57,7 +56,6 @@ def test_blocks_to_a_preset_and_to_the_sliders(page: Any, server: Server) -> Non
     assert {site.block for site in made.adapters} == kept
 
 
-@pytest.mark.one_page
 def test_a_file_that_comes_by_itself_and_its_picture(page: Any, server: Server, tmp_path: Path) -> None:
     loras = server.data / "loras"
     panel = go(page, "files")
@@ -81,7 +79,6 @@ def test_a_file_that_comes_by_itself_and_its_picture(page: Any, server: Server, 
     card.wait_for(state="detached")
 
 
-@pytest.mark.one_page
 def test_the_queue_in_another_order(page: Any, server: Server) -> None:
     for title in ("first", "second", "third"):
         server.api("/generate", "POST", {"prompt": title, "steps": 150 if title == "first" else 1, "width": 256})

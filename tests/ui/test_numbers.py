@@ -12,7 +12,7 @@ from steps import choose, go
 
 from lora_ext.embedded import CHECKPOINT
 
-pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_gradio]
+pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_page]
 
 STARTS = re.compile(
     r"/lora-ext/v1/(generate|merge|resize|extract|split|convert|reweight|train|train/preflight|compare|compare/blocks)$"

@@ -101,7 +101,7 @@ def _edge(one: Any, other: Any) -> float:
     return _apart(*strips)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.one_page)])
 def test_group_sliders_stand_where_their_blocks_do(page: Any, server: Server, theme: str) -> None:
     _open(page, server, theme)
     panel = go(page, "weights")

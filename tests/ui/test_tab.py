@@ -100,7 +100,7 @@ def _picture(job: Any) -> str:
     return str(job.locator(".lx-pictures img").first.evaluate("image => image.src"))
 
 
-@pytest.mark.one_gradio
+@pytest.mark.one_page
 def test_the_layout_shown_is_that_of_the_file(page: Any) -> None:
     panel = go(page, "weights")
     for name, layout, count in (
@@ -116,7 +116,7 @@ def test_the_layout_shown_is_that_of_the_file(page: Any) -> None:
     assert panel.locator(".lx-column").count() == 17
 
 
-@pytest.mark.one_gradio
+@pytest.mark.one_page
 def test_presets(page: Any, server: Server) -> None:
     panel = go(page, "weights")
     panel.locator(".lx-about dd").first.wait_for()
@@ -181,7 +181,7 @@ def _run(panel: Any, verb: str, name: str) -> None:
     assert job.locator("tbody tr").count() > 0
 
 
-@pytest.mark.one_gradio
+@pytest.mark.one_page
 def test_files_as_text_and_edited(page: Any, server: Server) -> None:
     evil = "<img src=x onerror=window.hacked=1>"
     small(server.data / "loras" / "marked.safetensors", 2, ss_training_comment=evil, ss_output_name=evil)
@@ -255,7 +255,7 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     job.locator(".lx-note.good", has_text=f"{runs[0]['steps'] + 2} steps in").wait_for(timeout=LONG)
 
 
-@pytest.mark.one_gradio
+@pytest.mark.one_page
 def test_dataset_browser(page: Any, server: Server) -> None:
     folder = server.data / "datasets" / "edited" / "1_thing"
     if not folder.exists():
@@ -276,7 +276,7 @@ def test_dataset_browser(page: Any, server: Server) -> None:
     panel.get_by_text("2 captions would change").wait_for()
 
 
-@pytest.mark.one_gradio
+@pytest.mark.one_page
 def test_compare(page: Any, server: Server) -> None:
     panel = draw_sheet(page, "0,1", "1", 2)
     ended(panel)
@@ -309,6 +309,7 @@ def test_nothing_overflows(page: Any, server: Server, width: int, theme: str) ->
         assert not wide, (name, wide)
 
 
+@pytest.mark.one_gradio
 def test_keyboard_alone(page: Any) -> None:
     page.locator("#lx-tab-generate").focus()
     page.keyboard.press("ArrowRight")
@@ -331,7 +332,7 @@ BARE = """panel => [...panel.querySelectorAll('input, select, textarea, button, 
     }).map(one => one.outerHTML.slice(0, 120))"""
 
 
-@pytest.mark.one_gradio
+@pytest.mark.one_page
 def test_every_control_has_a_name_and_a_tooltip(page: Any) -> None:
     for name in PANELS:
         panel = go(page, name)
@@ -350,6 +351,7 @@ def test_every_control_has_a_name_and_a_tooltip(page: Any) -> None:
             assert not bare, (name, side, bare)
 
 
+@pytest.mark.one_gradio
 def test_other_languages(server: Server, browser: Any) -> None:
     for locale, word in (("zh-CN", "训练"), ("zh-TW", "訓練"), ("ja-JP", "学習")):
         context = browser.new_context(locale=locale)
