@@ -50,6 +50,27 @@ DAMAGED: dict[str, tuple[dict[str, Tensor], str]] = {
         {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(8, 2), "lokr_w2_b": torch.ones(3, 8)},
         "do not match",
     ),
+    "LoHa of two shapes": (
+        {
+            **{f"hada_w1_{side}": torch.ones(32, 4) if side == "a" else torch.ones(4, 32) for side in "ab"},
+            **{f"hada_w2_{side}": torch.ones(32, 4) if side == "a" else torch.ones(4, 16) for side in "ab"},
+        },
+        "do not match",
+    ),
+    "OFT of oblong blocks": ({"oft_blocks": torch.ones(4, 8, 4)}, "do not match"),
+    "OFT without an axis": ({"oft_diag": torch.ones(8, 8)}, "do not match"),
+    "OFT with half its outputs": ({"oft_blocks": torch.ones(4, 8, 8), "rescale": torch.ones(16, 1)}, "do not match"),
+    "BOFT of odd blocks": ({"oft_blocks": torch.ones(2, 4, 3, 3)}, "do not match"),
+    "bias of another size": ({"diff": torch.ones(32, 32), "diff_b": torch.ones(16)}, "do not match"),
+    "residual without a size": (
+        {
+            "diff": torch.ones(32, 32),
+            "bias_indices": torch.zeros(2, 1, dtype=torch.int16),
+            "bias_values": torch.ones(1),
+            "bias_size": torch.tensor(32.0),
+        },
+        "do not match",
+    ),
     "three quarters of a LoHa": (
         {"hada_w1_a": torch.ones(32, 4), "hada_w1_b": torch.ones(4, 32), "hada_w2_a": torch.ones(32, 4)},
         "factors are missing",

@@ -220,7 +220,7 @@ class Adapter:
         shape = torch.Size(shape)
         try:
             return bool(shape) and self.is_shape(shape) and self._extras_fit(shape)
-        except (IndexError, ValueError, RuntimeError):  # a tensor with fewer axes than its format has
+        except (IndexError, TypeError, ValueError, RuntimeError):  # a tensor with fewer axes than its format has
             return False
 
     def _extras_fit(self, shape: torch.Size) -> bool:
@@ -234,6 +234,8 @@ class Adapter:
         if not self.tensors.keys() >= _SPARSE:
             return False
         indices, values, size = (self.tensors[name] for name in ("bias_indices", "bias_values", "bias_size"))
+        if size.is_floating_point() or size.dim() != 1 or len(indices) != len(size):
+            return False
         inside = (indices >= 0) & (indices < size.reshape(-1, 1))
         return prod(size.tolist()) == shape.numel() and indices.shape[1:] == values.shape and bool(inside.all())
 

@@ -41,9 +41,10 @@ class LoHa(Adapter):
         return all(self._side_spans(side, shape) for side in (1, 2))
 
     def delta_shape(self) -> tuple[int, ...]:
-        """Returns the shape of the first side: of its matrix, or with its Tucker core's kernel."""
-        a, b = self.stored_shape("hada_w1_a"), self.stored_shape("hada_w1_b")
-        return (a[1], b[1], *self.stored_shape("hada_t1")[2:]) if "hada_t1" in self.tensors else (a[0], b[1:].numel())
+        """Returns the shape of a side with a Tucker core, kernel included; else of the first side's matrix."""
+        side = 2 if "hada_t2" in self.tensors and "hada_t1" not in self.tensors else 1
+        a, b, core = self.stored_shape(f"hada_w{side}_a"), self.stored_shape(f"hada_w{side}_b"), f"hada_t{side}"
+        return (a[1], b[1], *self.stored_shape(core)[2:]) if core in self.tensors else (a[0], b[1:].numel())
 
     def _side_spans(self, side: int, shape: torch.Size) -> bool:
         a, b = self.stored_shape(f"hada_w{side}_a"), self.stored_shape(f"hada_w{side}_b")

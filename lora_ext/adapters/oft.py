@@ -51,6 +51,11 @@ class Oft(Adapter):
             and (rescale is None or rescale.numel() == shape[0])
         )
 
+    def has_consistent_factors(self) -> bool:
+        """Whether the blocks are square, and `rescale` has a number for each output of theirs."""
+        blocks = self.stored_shape(self._name)
+        return self.is_shape(torch.Size((blocks[-3] * blocks[-1], 1)))
+
     def rotation(self, like: Tensor) -> Tensor:
         """Computes R in float32, in the shape of the stored blocks.
 

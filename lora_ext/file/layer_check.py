@@ -1,4 +1,4 @@
-"""Whether one layer's tensors make an adapter: shapes only, so that a header alone is enough."""
+"""Whether one layer's tensors make an adapter: their shapes, and the indices of a sparse residual."""
 
 from __future__ import annotations
 
@@ -72,7 +72,11 @@ def checked_adapter(layer_id: LayerId, tensors: Mapping[str, Tensor]) -> Adapter
 
 def _agrees(adapter: Adapter) -> bool:
     try:
-        return adapter.has_consistent_factors()
+        if not adapter.has_consistent_factors():
+            return False
+        # a DoRA magnitude can only be compared with the layer's weight, whose kernel the factors may flatten
+        shape = adapter.delta_shape() if adapter.magnitude() is None else None
+        return shape is None or adapter.fits(shape)
     except IndexError:  # a tensor with fewer axes than its format has
         return False
 
