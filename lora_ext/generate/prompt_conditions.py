@@ -37,8 +37,8 @@ def specs_with_scopes(prompt: str, tags: Sequence[LoraTag], specs: Sequence[Adap
     scoped = []
     for tag, spec in zip(tags, specs, strict=True):
         place = next((index for index, (other, _) in enumerate(left) if other == tag), None)
-        part = None if place is None else left.pop(place)[1]
-        scoped.append(replace(spec, scope=tag_scope(tag, part, found.count, ConditionSettings())))
+        own = None if place is None else left.pop(place)[1]
+        scoped.append(replace(spec, scope=tag_scope(tag, own, found.count, ConditionSettings())))
     return scoped
 
 

@@ -220,7 +220,7 @@ def _build_denoiser(
         if job.conditions:
             job.conditions.encode_as(NEGATIVE)
         negative_text = negative or _encode_edited_prompt(model, job, job.negative, passes, negative=True)
-        denoiser = partial(CfgDenoiser, begin_rows=job.conditions and job.conditions.begin_rows)
+        denoiser = partial(CfgDenoiser, begin_rows=job.conditions.begin_rows if job.conditions else None)
     (cond, weight), *more = texts
     return denoiser(
         model.unet,
