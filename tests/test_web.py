@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ import fastapi
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from lora_ext.adapter_spec import Presets
 from lora_ext.errors import FileError
 from lora_ext.file import hashes
 from lora_ext.precisions import SAVE_PRECISIONS
@@ -32,6 +34,7 @@ from lora_ext.ui.standalone_backend import StandaloneBackend, standalone_folders
 from lora_ext.web.app_state import AppState
 from lora_ext.web.mount import mount_api
 from lora_ext.web.page_files import MODULES, page_folder
+from lora_ext.web.preset_store import PresetStore
 from lora_ext.web.routing import API_PREFIX, AccessGuard
 from lora_ext.web.user_paths import check_user_path, find_user_path, user_output_path
 
@@ -191,6 +194,36 @@ def test_the_picture_of_a_curve_is_the_weight_at_each_place(api: Client) -> None
     ]
     assert api("POST", "/tag", json={"name": "one", "unet": 1.0, "curve": "0.5@0"})["curve"] == []
     assert "keyframe" in api("POST", "/tag", 400, json={"name": "one", "curve": "@3"})["error"]
+
+
+_SAVE_PRESETS = """
+import sys
+from pathlib import Path
+from lora_ext.adapter_spec import Presets
+from lora_ext.web.preset_store import PresetStore
+store = PresetStore(Path(sys.argv[1]), Presets)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(10):
+    store.save({f"B{number}": "1" + ",1" * 16})
+"""
+
+
+def test_presets_of_several_threads_and_processes_are_all_kept(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _SAVE_PRESETS, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin and other.stdout and other.stdout.readline() == "ready\n"
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        saves = [{f"A{number}": "1" + ",1" * 16} for number in range(10)]
+        threads = [threading.Thread(target=PresetStore(tmp_path, Presets).save, args=[save]) for save in saves]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert other.returncode == 0
+    names = {line.partition(":")[0] for line in (tmp_path / "presets.txt").read_text().splitlines()}
+    assert names == {f"{writer}{number}" for writer in "AB" for number in range(10)}
 
 
 def test_presets_live_outside_and_round_trip(api: Client) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..adapter_spec import Presets
 from ..block_weights import BLOCK_PRESETS, parse_block_presets, parse_block_weights
 from ..errors import BlockError, did_you_mean
+from ..file.file_lock import exclusive_lock
 from ..file.preset_file import load_preset_file
 from ..file.saving import replacing_file
 
@@ -55,25 +57,25 @@ class PresetStore:
         """Adds or replaces. Raises BlockError for a name or weights that a prompt could not hold."""
         for name, values in presets.items():
             _check(name, values)
-        self._write({**self.own_presets(), **presets})
+        with self._changing() as own:
+            own.update(presets)
 
     def remove(self, name: str) -> None:
         """Takes one of the user's own away. Raises BlockError."""
-        own = self.own_presets()
-        if own.pop(name, None) is None:
-            known = "is not one of your own and cannot be changed" if name in self._read().weights else "does not exist"
-            raise BlockError(f"the preset {name[:_LONGEST]!a} {known}{did_you_mean(name, own)}")
-        self._write(own)
+        with self._changing() as own:
+            self._check_own(name, own)
+            del own[name]
 
     def rename(self, name: str, to: str) -> None:
         """Gives one of the user's own another name, in its place. Raises BlockError."""
-        own = self.own_presets()
-        if name not in own:
-            self.remove(name)
-        _check(to, own[name])
-        if to != name and to in own:
-            raise BlockError(f"a preset {to!r} already exists; choose another name")
-        self._write({to if key == name else key: values for key, values in own.items()})
+        with self._changing() as own:
+            self._check_own(name, own)
+            _check(to, own[name])
+            if to != name and to in own:
+                raise BlockError(f"a preset {to!r} already exists; choose another name")
+            renamed = {to if key == name else key: values for key, values in own.items()}
+            own.clear()
+            own.update(renamed)
 
     def export_text(self) -> str:
         """The user's own as the file's text, for export."""
@@ -87,10 +89,20 @@ class PresetStore:
         self.save(found)
         return list(found)
 
-    def _write(self, presets: Mapping[str, str]) -> None:
+    def _check_own(self, name: str, own: Mapping[str, str]) -> None:
+        if name not in own:
+            known = "is not one of your own and cannot be changed" if name in self._read().weights else "does not exist"
+            raise BlockError(f"the preset {name[:_LONGEST]!a} {known}{did_you_mean(name, own)}")
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[dict[str, str]]:
+        """The user's own presets, to be changed; they are written afterwards. Others who change them wait meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_file(self.path, overwrite=True) as part:
-            part.write_text(_lines(presets), encoding="utf-8")
+        with exclusive_lock(self.path):
+            own = self.own_presets()
+            yield own
+            with replacing_file(self.path, overwrite=True) as part:
+                part.write_text(_lines(own), encoding="utf-8")
 
 
 def _lines(presets: Mapping[str, str]) -> str:
