@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 
 from lora_ext.errors import LoraError, TrainError
 from lora_ext.train.config import recipe as recipe_module
+from lora_ext.train.config.kohya_gui_file import load_gui_file
+from lora_ext.train.config.kohya_options import UNSUPPORTED_OPTIONS, sort_options
 from lora_ext.train.config.optimizers import OPTIMIZERS
 from lora_ext.train.config.recipe import Recipe, recipe_options
 from lora_ext.train.config.recipe_check import check_recipe, recipe_advice
@@ -294,3 +296,110 @@ def test_a_slip_of_the_finger_starts_nothing(name: str) -> None:
     with pytest.raises(TrainError, match=f"{name} .*(10000000|16384) or less"):
         recipe_from_settings({name: 1_000_000_000})
     assert recipe_from_settings({"max_train_steps": 10_000_000}).max_train_steps == 10_000_000
+
+
+NEUTRAL_SETTINGS: list[dict[str, Any]] = [
+    {"optimizer_args": [], "network_args": [], "lr_scheduler_args": []},
+    {"vae": "", "lr_scheduler_type": "none", "wandb_api_key": "", "huggingface_token": "None", "fp8_base": False},
+    {"clip_skip": "none", "log_with": "none", "resume": "none", "lr_scheduler": "", "save_precision": "None"},
+    {"save_every_n_epochs": 0, "max_timestep": 0, "conv_dim": "", "max_train_epochs": "0"},
+    {"save_model_as": "safetensors", "dynamo_backend": "no", "stop_text_encoder_training": 0, "validation_split": 0.0},
+    {"use_8bit_adam": False, "mem_eff_attn": "false", "network_args": ["train_norm=False", "dora_wd=False"]},
+]
+
+
+@pytest.mark.parametrize("given", NEUTRAL_SETTINGS, ids=lambda given: next(iter(given)))
+def test_values_that_turn_nothing_on_are_accepted(given: dict[str, Any]) -> None:
+    said: list[str] = []
+    assert recipe_from_settings(given, notify=said.append) == Recipe() and not said
+
+
+def test_rates_of_text_encoders_may_be_equal() -> None:
+    assert read("--text_encoder_lr", "1e-5", "1e-5") == recipe_from_settings({"text_encoder_lr": [1e-5, 1e-5]})
+    with pytest.raises(TrainError, match="trained at one rate"):
+        recipe_from_settings({"text_encoder_lr": [1e-5, 2e-5]})
+    assert recipe_from_settings({"adaptive_noise_scale": 0}).noise_offset is None
+    assert recipe_from_settings({"caption_prefix": "none"}).caption_prefix == "none"  # a word, not "not set"
+
+
+def test_a_config_file_names_all_that_it_cannot_use(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("epoch = 1\nfp8_base = true\nnetwork_dimm = 4\nvae = ''\nlearning_rat = 1\ncache_info = true\n")
+    with pytest.raises(TrainError) as caught:
+        read("--config_file", str(path))
+    assert [line.split(":")[0].split(";")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
+        "fp8_base is not supported here", "unknown setting 'network_dimm'", "unknown setting 'learning_rat'",
+        "not used here",
+    ]  # fmt: skip
+    assert "'learning_rate'?" in str(caught.value) and "epoch (" in str(caught.value)
+    path.write_text("epoch = 1\nhighvram = true\nnetwork_dim = 8\n")
+    said: list[str] = []
+    args = recipe_parser().parse_args(["--config_file", str(path), "--lowram"])
+    assert recipe_from_arguments(args, notify=said.append).network_dim == 8
+    assert "epoch (" in said[0] and "highvram (" in said[0] and "lowram (" in said[1] and len(said) == 2
+
+
+WRONG_COMMAND_LINES: list[tuple[str, tuple[str, ...]]] = [
+    ("--fp8_base", ("lora-ext: --fp8_base is not supported here",)),
+    ("--save_model_as ckpt", ("--save_model_as is not supported here: results are .safetensors files",)),
+    ("--debug_dataset", ("--debug_dataset is not supported here",)),
+    ("--fp8-base --network_dimm 4 --vae x", ("--fp8_base", "--vae", "unknown option --network_dimm; did you mean")),
+    ("--validation_split=0.1", ("--validation_split is not supported here: there is no validation set",)),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), WRONG_COMMAND_LINES, ids=lambda x: str(x)[:40])
+def test_a_command_line_names_all_that_it_cannot_use(line: str, said: tuple[str, ...], capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        read(*line.split())
+    error = capsys.readouterr().err
+    assert all(sentence in error for sentence in said) and "flip_aug" not in error
+
+
+def test_every_option_of_kohyas_script_is_recognised() -> None:
+    with OPTIONS.open(encoding="utf-8", newline="") as file:
+        names = [row["option"].removeprefix("--") for row in csv.DictReader(file, delimiter="\t")][1:]
+    parser = recipe_parser()._option_string_actions
+    assert not [name for name in names if f"--{name}" not in parser and name != "output_config"]
+    assert set(UNSUPPORTED_OPTIONS).isdisjoint(recipe_options()) and set(UNSUPPORTED_OPTIONS).isdisjoint(
+        IGNORED_OPTIONS
+    )
+    for name in UNSUPPORTED_OPTIONS:
+        with pytest.raises(TrainError, match=f"^{name} is not supported here"):
+            sort_options({name: "on"}, recipe_options())
+
+
+def test_the_guis_file_with_its_defaults(tmp_path: Path) -> None:
+    defaults = json.loads((OPTIONS.parent / "gui_defaults.json").read_text(encoding="utf-8"))
+    path = tmp_path / "x.json"
+
+    def loaded(**more: Any) -> Recipe:
+        path.write_text(json.dumps({**defaults, **more}), encoding="utf-8")
+        return read("--config_file", str(path))
+
+    plain = loaded()
+    assert (plain.network_module, plain.conv_dim, plain.max_train_epochs, plain.lr_warmup_steps) == (
+        "lierla",
+        None,
+        1,
+        0.1,
+    )
+    assert (plain.resolution, plain.text_encoder_lr, plain.unet_lr, plain.seed) == ("512,512", 1e-4, 1e-4, None)
+    assert (plain.sdpa or plain.xformers) and plain.optimizer_type in ("AdamW", "AdamW8bit")
+    assert loaded(text_encoder_lr=0).network_train_unet_only
+    wide = loaded(
+        LoRA_type="Kohya LoCon", conv_dim=4, max_train_steps=7, noise_offset=0.1, noise_offset_type="Multires"
+    )
+    assert (wide.network_module, wide.conv_dim, wide.max_train_steps, wide.noise_offset) == ("c3lier", 4, 7, None)
+    assert wide.max_train_epochs is None
+    for more, said in (
+        ({"LoRA_type": "LyCORIS/LoHa"}, "LoRA_type 'LyCORIS/LoHa'"), ({"flux1_checkbox": True}, "flux1_checkbox"),
+        ({"fp8_base": True, "vae": "x"}, "fp8_base is not.*\n.*vae is not"),
+        ({"save_model_as": "ckpt"}, "save_model_as"),
+        ({"additional_parameters": "--x"}, "command line"), ({"min_snr_gama": 5}, "'min_snr_gamma'"),
+    ):  # fmt: skip
+        with pytest.raises(TrainError, match=said):
+            loaded(**more)
+    path.write_text("{}")
+    with pytest.raises(TrainError, match="no LoRA_type"):
+        load_gui_file(path)

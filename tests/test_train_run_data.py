@@ -25,6 +25,7 @@ from lora_ext.train.run.caption_encoder import CaptionEncoder
 from lora_ext.train.run.preflight import run_preflight
 from lora_ext.train.run.training_log import PendingNumbers, TrainingLog
 from lora_ext.train.run.training_run import TrainingRun
+from lora_ext.training import main as train_main
 from lora_ext.training.standalone_run import SilentHost, train
 
 
@@ -192,3 +193,13 @@ def test_what_a_file_has_and_the_recipe_leaves_out_is_reported(tmp_path: Path) -
         train(again, model=tiny_model(), host=shell)
         said = [text for text in shell.said if "left out" in text]
         assert len(said) == len(expected) and all(part in text for part, text in zip(expected, said, strict=True))
+
+
+def test_the_guis_defaults_train(tmp_path: Path) -> None:
+    (tmp_path / "img/1_cat").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "img/1_cat/0.png")
+    folders = ["--train_data_dir", str(tmp_path / "img"), "--output_dir", str(tmp_path / "out")]
+    size = ["--resolution", "64", "--device", "cpu"]
+    config = Path(__file__).parent / "data/kohya/gui_defaults.json"
+    assert train_main(["--config_file", str(config), *folders, *size]) == 0
+    assert (tmp_path / "out/last.safetensors").is_file()

@@ -33,8 +33,7 @@ def test_mistakes_in_a_prompt_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="cannot be read"):
         sample_images.load_sample_prompts(tmp_path / "none.txt", USUAL)
     (tmp_path / "empty.txt").write_text("# only a remark\n", encoding="utf-8")
-    with pytest.raises(TrainError, match="has no prompt"):
-        sample_images.load_sample_prompts(tmp_path / "empty.txt", USUAL)
+    assert sample_images.load_sample_prompts(tmp_path / "empty.txt", USUAL) == []
 
 
 def test_prompts_in_toml_and_json(tmp_path: Path) -> None:

@@ -82,9 +82,8 @@ def epoch_comparison(recipe: Recipe, names: Sequence[str]) -> EpochComparison:
 def _sample_specs(recipe: Recipe) -> list[SampleSpec]:
     """The run's sample prompts as it generated them, else its first captions. 0 × 0 means the model's native size."""
     usual = SampleSpec("", width=0, height=0, sampler=recipe.sample_sampler)
-    if recipe.sample_prompts:
-        found = sample_images.load_sample_prompts(Path(recipe.sample_prompts), usual)
-    else:
+    found = sample_images.load_sample_prompts(Path(recipe.sample_prompts), usual) if recipe.sample_prompts else []
+    if not found:
         found = [replace(usual, prompt=text) for text in _captions(recipe)]
     seed = recipe.seed or 0
     return [

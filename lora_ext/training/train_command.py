@@ -112,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--compare", action="store_true", help="at the end build a sheet of every saved file at rising weights"
     )
     args = made.parse_args(argv)
-    recipe = recipe_from_arguments(args, recipe_from_lora_file(args.recipe_from) if args.recipe_from else None)
+    base = recipe_from_lora_file(args.recipe_from) if args.recipe_from else None
+    recipe = recipe_from_arguments(args, base, lambda sentence: print(sentence, file=sys.stderr))
     if args.output_config:
         print(recipe_to_toml(recipe), end="")
         return 0

@@ -104,7 +104,7 @@ def _loss(r: Recipe) -> Iterator[str]:
     low, high = r.min_timestep or 0, 1000 if r.max_timestep is None else r.max_timestep
     if low >= high:
         yield f"min_timestep {low} leaves nothing below max_timestep {high}; make it smaller"
-    if r.adaptive_noise_scale is not None and not r.noise_offset:
+    if r.adaptive_noise_scale and not r.noise_offset:
         yield "adaptive_noise_scale changes noise_offset; set noise_offset too"
     if r.masked_loss and not (r.alpha_mask or r.conditioning_data_dir or r.dataset_config):
         yield "masked_loss needs masks: set alpha_mask, or give their folder as conditioning_data_dir"

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,8 @@ from typing import Any
 from ...command_line import CommandParser
 from ...errors import TrainError, did_you_mean
 from ...file.displayed_names import typed_path
+from .kohya_gui_file import load_gui_file
+from .kohya_options import IGNORED_OPTIONS, UNSUPPORTED_OPTIONS, is_neutral, sort_options
 from .recipe import Recipe, RecipeOption, UserOptimizerClass, recipe_options
 from .recipe_check import check_recipe
 from .toml_file import load_toml
@@ -30,13 +32,6 @@ NETWORK_MODULE_ALIASES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Other names of `network_module` → ours; `networks.lora` with a conv_dim is C3Lier."""
-
-IGNORED_OPTIONS = (
-    "cache_info console_log_file console_log_level console_log_simple ddp_gradient_as_bucket_view ddp_static_graph "
-    "ddp_timeout debug_dataset highvram log_config lowram persistent_data_loader_workers skip_cache_check "
-    "tokenizer_cache_dir save_model_as"
-).split()
-"""Options of kohya's scripts that are accepted and do nothing here."""
 
 _OTHER_OPTIONS = ("network_args", "use_8bit_adam", "use_lion_optimizer", "caption_extention", "mem_eff_attn")
 """Options of kohya's scripts that set options of other names here; `caption_extention` is their old misspelling."""
@@ -65,7 +60,7 @@ def parse_recipe_option(name: str, given: object) -> Any:
 
     Args:
         name: The option.
-        given: The value; "" and "None" mean "not set".
+        given: The value; "", [] and "none" mean "not set", as 0 does for an option such as `save_every_n_epochs`.
 
     Returns:
         The value in the option's type.
@@ -79,16 +74,24 @@ def parse_recipe_option(name: str, given: object) -> Any:
     """
     kind, optional = recipe_option_type(name)
     option = recipe_options()[name][1]
-    if given is None or (isinstance(given, str) and kind != "str" and given.strip() in ("", "None")):
+    if given is None or given in ([], ()) or _is_unset_text(given, kind, option):
         return recipe_options()[name][0].default
-    if optional and given in ("", "None"):
+    if optional and (given in ("", "None") or (kind == "int" and option.low == 1 and given in (0, "0"))):
         return None
     try:
         value = _typed(kind, name, given)
     except (ValueError, TypeError, OverflowError):
-        raise TrainError(f"{name} must be {_TYPE_NAMES[kind]}, not {given!r}") from None
+        several = "; all text encoders are trained at one rate" if name == "text_encoder_lr" else ""
+        raise TrainError(f"{name} must be {_TYPE_NAMES[kind]}, not {given!r}{several}") from None
     _in_range(name, option, value)
     return value
+
+
+def _is_unset_text(given: object, kind: str, option: RecipeOption) -> bool:
+    """Whether a text means "not set"; in an option of free text, such as a caption's prefix, "none" is a word."""
+    if not isinstance(given, str) or (kind == "str" and not option.choices and not option.kind):
+        return False
+    return given.strip().lower() in ("", "none") and given not in option.choices
 
 
 _TYPE_NAMES = {
@@ -114,7 +117,7 @@ def _typed(kind: str, name: str, given: object) -> Any:
     if isinstance(given, (list, tuple)):
         if kind == "str":  # block weights or a resolution as a list of numbers
             return ",".join(str(item) for item in given)
-        given = given[0] if len(given) == 1 else _reject()
+        given = given[0] if all(item == given[0] for item in given) else _reject()
     if isinstance(given, bool) and kind != "str":
         return _reject()
     if kind == "int":
@@ -165,7 +168,9 @@ def _digits(number: float) -> str:
 # --- recipes ---------------------------------------------------------------------------------------------------------
 
 
-def recipe_from_settings(settings: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
+def recipe_from_settings(
+    settings: Mapping[str, Any], base: Recipe | None = None, notify: Callable[[str], None] = lambda sentence: None
+) -> Recipe:
     """Builds a checked recipe from option names and values.
 
     kohya's `network_args`, `use_8bit_adam`, `networks.lora` and so on are accepted too.
@@ -173,46 +178,53 @@ def recipe_from_settings(settings: Mapping[str, Any], base: Recipe | None = None
     Args:
         settings: Name → value, as `parse_recipe_option` accepts it.
         base: The recipe that gives all other values; the defaults without one.
+        notify: Called with a sentence that lists the options that have no effect here.
 
     Returns:
         The recipe.
 
     Raises:
-        TrainError: An unknown name (with the nearest one), a value out of range, or contradicting settings.
+        TrainError: Unknown names (each with the nearest one) or options that are not supported, all in one message; a
+            value out of range, or contradicting settings.
 
     Example:
         >>> recipe_from_settings({"network_module": "networks.lora", "conv_dim": "4"}).network_module
         'c3lier'
     """
     given = dict(settings)
-    known = recipe_options()
-    for text in _split_arguments(given.pop("network_args", ())):
-        name, equals, value = text.partition("=")
-        if not equals or known.get(name) is None or known[name][1].group not in ("network", "dylora", "blocks"):
-            valid = [n for n, (_, option) in known.items() if option.group in ("network", "dylora", "blocks")]
-            raise TrainError(
-                f"network_args has {text!r}, which is not NAME=VALUE of a network setting{did_you_mean(name, valid)}"
-            )
-        given.setdefault(name, value)
-    if given.pop("use_8bit_adam", False):
-        given.setdefault("optimizer_type", "AdamW8bit")
-    if given.pop("use_lion_optimizer", False):
-        given.setdefault("optimizer_type", "Lion")
+    _add_network_args(given)
+    for name, optimizer in (("use_8bit_adam", "AdamW8bit"), ("use_lion_optimizer", "Lion")):
+        if not is_neutral(given.pop(name, False)):
+            given.setdefault("optimizer_type", optimizer)
     if "caption_extention" in given:
         given.setdefault("caption_extension", given.pop("caption_extention"))
-    if given.pop("mem_eff_attn", False):
+    if not is_neutral(given.pop("mem_eff_attn", False)):
         given.setdefault("sdpa", True)
     if given.get("optimizer_type") == "":
         del given["optimizer_type"]
     _name_network(given)
-    for name in [name for name in given if name in IGNORED_OPTIONS]:
-        del given[name]
-    for name in given:
-        if name not in known:
-            raise TrainError(f"unknown setting {name!r}{did_you_mean(name, known)}")
+    used, not_used = sort_options(given, recipe_options())
+    if not_used:
+        notify(not_used)
     return check_recipe(
-        replace(base or Recipe(), **{name: parse_recipe_option(name, value) for name, value in given.items()})
+        replace(base or Recipe(), **{name: parse_recipe_option(name, value) for name, value in used.items()})
     )
+
+
+def _add_network_args(given: dict[str, Any]) -> None:
+    """Moves the settings in `network_args` to `given`. Raises TrainError, with all that are unknown."""
+    known = [n for n, (_, option) in recipe_options().items() if option.group in ("network", "dylora", "blocks")]
+    wrong = []
+    for text in _split_arguments(given.pop("network_args", ())):
+        name, equals, value = text.partition("=")
+        if equals and name in known:
+            given.setdefault(name, value)
+        elif not (equals and is_neutral(value)):
+            wrong.append(text)
+    if wrong:
+        what = "is not NAME=VALUE of a network setting" if len(wrong) == 1 else "are not NAME=VALUE of network settings"
+        hints = "".join(did_you_mean(text.partition("=")[0], known) for text in wrong)
+        raise TrainError(f"network_args has {', '.join(map(repr, wrong))}, which {what}{hints}")
 
 
 def _split_arguments(given: Any) -> list[str]:
@@ -221,7 +233,7 @@ def _split_arguments(given: Any) -> list[str]:
 
 def _name_network(given: dict[str, Any]) -> None:
     """Sets `network_module` to our name; a conv_dim without a module, or with kohya's name, means C3Lier."""
-    wide = any(given.get(name) not in (None, "") for name in ("conv_dim", "conv_block_dims"))
+    wide = not is_neutral(given.get("conv_dim")) or given.get("conv_block_dims") not in (None, "", [])
     name = given.get("network_module")
     if name is None and wide:
         given["network_module"] = "c3lier"
@@ -255,13 +267,46 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument(f"--no_{name}", **off)  # type: ignore[arg-type]
             continue
         help_text = f"{text} (default: {f.default})" if f.default not in (None, ()) else text
-        many = {"nargs": "*"} if kind == "strs" else {"metavar": _metavar(kind, option)}
+        several = kind == "strs" or name == "text_encoder_lr"  # a rate for each encoder, as kohya's scripts accept
+        many = {"nargs": "*"} if several else {"metavar": _metavar(kind, option)}
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help_text, **many)  # type: ignore[arg-type]
     more = parser.add_argument_group("more")
     more.add_argument("--config_file", type=Path, metavar="FILE", help="toml with any of these settings")
     more.add_argument("--network_args", nargs="*", default=argparse.SUPPRESS, help="settings as name=value")
     for name in (*_OTHER_OPTIONS[1:], *IGNORED_OPTIONS):
         more.add_argument(f"--{name}", nargs="?", const=True, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    for name in UNSUPPORTED_OPTIONS:
+        more.add_argument(
+            f"--{name}", nargs="*", action=_FlagOrValues, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+
+
+class _FlagOrValues(argparse.Action):
+    """Stores True for an option without a value, else the list of its values."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, values or True)
+
+
+class RecipeParser(CommandParser):
+    """A command line that names all options that are unknown or not supported in one message."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as `CommandParser` does."""
+        found, rest = self.parse_known_args(args, namespace)
+        given = {name: getattr(found, name) for name in UNSUPPORTED_OPTIONS if hasattr(found, name)}
+        unknown = {arg.partition("=")[0][2:]: True for arg in rest if arg.startswith("--") and len(arg) > 2}
+        try:
+            sort_options(
+                {**given, **unknown}, [n[2:] for n in self._option_string_actions if n[2:] not in given], dashes="--"
+            )
+        except TrainError as error:
+            self.exit(2, f"lora-ext: {error}\n")
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        for name in given:
+            delattr(found, name)
+        return found
 
 
 def _metavar(kind: str, option: RecipeOption) -> str:
@@ -270,12 +315,15 @@ def _metavar(kind: str, option: RecipeOption) -> str:
     return {"int": "N", "float": "X", "ints": "N,N,…", "floats": "X,X,…"}.get(kind, option.kind.upper() or "TEXT")
 
 
-def recipe_from_arguments(args: argparse.Namespace, base: Recipe | None = None) -> Recipe:
+def recipe_from_arguments(
+    args: argparse.Namespace, base: Recipe | None = None, notify: Callable[[str], None] = lambda sentence: None
+) -> Recipe:
     """Builds the recipe of a parsed command line; its options override those of `--config_file`.
 
     Args:
         args: What `recipe_parser()` parsed.
         base: The recipe that gives all other values; the defaults without one.
+        notify: Called with a sentence that lists the options that have no effect here.
 
     Returns:
         The checked recipe.
@@ -284,20 +332,24 @@ def recipe_from_arguments(args: argparse.Namespace, base: Recipe | None = None) 
         TrainError: As `recipe_from_settings`, or the config file cannot be read.
     """
     # only --optimizer_type itself may name a class by its module: a config file or a base may be someone else's
-    given = {name: value for name, value in vars(args).items() if name in recipe_options() or name in _OTHER_OPTIONS}
+    names = {*recipe_options(), *_OTHER_OPTIONS, *IGNORED_OPTIONS}
+    given = {name: value for name, value in vars(args).items() if name in names}
     for name in given.keys() & {name for name, (_, option) in recipe_options().items() if option.kind}:
         given[name] = str(typed_path(given[name]))
     if "." in given.get("optimizer_type", ""):
         given["optimizer_type"] = UserOptimizerClass(given["optimizer_type"])
     path = getattr(args, "config_file", None)
     if path is None:
-        return recipe_from_settings(given, base)
-    stored = settings_from_toml(load_toml(path), path)
+        return recipe_from_settings(given, base, notify)
+    stored, said = settings_from_config_file(path)
+    for sentence in said:
+        notify(sentence)
     merged = _split_arguments(stored.pop("network_args", ())) + _split_arguments(given.pop("network_args", ()))
-    return recipe_from_settings({**stored, **given, **({"network_args": merged} if merged else {})}, base)
+    settings = {**stored, **given, **({"network_args": merged} if merged else {})}
+    return recipe_from_settings(settings, base, notify)
 
 
-def recipe_parser(verb: str = "train", description: str = "Train a LoRA.") -> CommandParser:
+def recipe_parser(verb: str = "train", description: str = "Train a LoRA.") -> RecipeParser:
     """A command line with every training option.
 
     Args:
@@ -307,7 +359,7 @@ def recipe_parser(verb: str = "train", description: str = "Train a LoRA.") -> Co
     Returns:
         The parser.
     """
-    parser = CommandParser(verb, description)
+    parser = RecipeParser(verb, description)
     add_recipe_options(parser)
     return parser
 
@@ -315,18 +367,28 @@ def recipe_parser(verb: str = "train", description: str = "Train a LoRA.") -> Co
 # --- toml ------------------------------------------------------------------------------------------------------------
 
 
-def settings_from_toml(toml: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Name → value of a config file; names of its tables are ignored, as by kohya's scripts. Raises TrainError."""
+def settings_from_config_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Loads a config file: TOML (names of its tables are ignored, as by kohya's scripts) or the JSON of kohya's GUI.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (name → value, sentences about what is not used, such as the list of options that have no effect here).
+
+    Raises:
+        TrainError: It cannot be read, or has options that are unknown or not supported.
+    """
+    content, said = load_gui_file(path) if path.suffix.lower() == ".json" else (load_toml(path), [])
     found: dict[str, Any] = {}
-    for name, value in toml.items():
+    for name, value in content.items():
         inner = value if isinstance(value, dict) else {name: value}
         for key, item in inner.items():
             if isinstance(item, dict):
                 raise TrainError(f"{path} has a table {name}.{key} where a setting is expected")
-            if key not in recipe_options() and key not in (*_OTHER_OPTIONS, *IGNORED_OPTIONS):
-                raise TrainError(f"{path} has an unknown setting {key!r}{did_you_mean(key, recipe_options())}")
             found[key] = item
-    return found
+    used, not_used = sort_options(found, (*recipe_options(), *_OTHER_OPTIONS), str(path))
+    return used, [*said, *([not_used] if not_used else [])]
 
 
 def recipe_to_toml(recipe: Recipe) -> str:

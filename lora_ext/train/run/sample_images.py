@@ -55,10 +55,10 @@ def load_sample_prompts(path: Path, defaults: SampleSpec) -> list[SampleSpec]:
         defaults: Values of what a prompt does not set.
 
     Returns:
-        The images to generate, in the file's order.
+        The images to generate, in the file's order; none for a file without a prompt, as kohya's GUI writes it.
 
     Raises:
-        TrainError: The file cannot be read or has no prompt.
+        TrainError: The file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -67,8 +67,6 @@ def load_sample_prompts(path: Path, defaults: SampleSpec) -> list[SampleSpec]:
     if path.suffix.lower() in (".json", ".toml"):
         return [_sample_from_options(defaults, entry, str(entry)) for entry in _entries(path, text)]
     lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
-    if not lines:
-        raise TrainError(f"--sample_prompts {path} has no prompt")
     return [parse_sample_prompt(line, defaults) for line in lines]
 
 

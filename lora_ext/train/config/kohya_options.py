@@ -1,0 +1,160 @@
+"""Options of kohya's scripts that `Recipe` does not have: those without an effect here, and those not supported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ...errors import TrainError, did_you_mean
+
+_ACCELERATE = "it is a setting of accelerate, which is not used"
+_HUGGING_FACE = "results are saved in output_dir only; upload them yourself"
+_DEEPSPEED = "DeepSpeed is not used"
+_VALIDATION = "there is no validation set"
+_START = "use resume, which continues at the saved step"
+_SCHEDULES = "use lr_scheduler, lr_warmup_steps, lr_scheduler_num_cycles and lr_scheduler_power"
+_HALF = "the LoRA is trained in float32; use mixed_precision fp16 or bf16"
+_METADATA = "the file's metadata has no such entry"
+
+IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "cache_info": "folders are always read anew",
+        "console_log_file": "the log is on standard error",
+        "console_log_level": "the log has one level",
+        "console_log_simple": "the log is plain text already",
+        "ddp_gradient_as_bucket_view": _ACCELERATE,
+        "ddp_static_graph": _ACCELERATE,
+        "ddp_timeout": _ACCELERATE,
+        "dynamo_mode": _ACCELERATE,
+        "epoch": "max_train_epochs or max_train_steps sets the length",
+        "highvram": "memory is not cleared between steps anyway",
+        "log_config": "the settings are in the file's metadata",
+        "lowram": "the model is loaded straight to the device",
+        "no_token_padding": "it has no effect in kohya's script either",
+        "noise_offset_type": "noise_offset and multires_noise_iterations are used as given",
+        "persistent_data_loader_workers": "the threads that prepare pictures are kept always",
+        "skip_cache_check": "cached latents are checked always",
+        "tokenizer_cache_dir": "the tokenizer is loaded from the model or from --tokenizer",
+        "wandb_api_key": "log in with 'wandb login' or set WANDB_API_KEY",
+        "wandb_run_name": "log_tracker_name is used",
+    }
+)
+"""Option that is accepted and does nothing here → why."""
+
+UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "async_upload": _HUGGING_FACE,
+        "base_weights": "merge the LoRA into the checkpoint first",
+        "base_weights_multiplier": "merge the LoRA into the checkpoint first",
+        "cpu_offload_checkpointing": "use gradient_checkpointing",
+        "dataset_class": "it would run code from a file; use dataset_config",
+        "debug_dataset": "training lists the folders and pictures that it found before the first step",
+        "deepspeed": _DEEPSPEED,
+        "dynamo_backend": "torch_compile always uses inductor",
+        "fp16_master_weights_and_gradients": _DEEPSPEED,
+        "fp8_base": "the base model is kept in 16 or 32 bits; use gradient_checkpointing to save memory",
+        "fp8_base_unet": "the base model is kept in 16 or 32 bits; use gradient_checkpointing to save memory",
+        "full_bf16": _HALF,
+        "full_fp16": _HALF,
+        "fused_backward_pass": "use gradient_accumulation_steps or gradient_checkpointing to save memory",
+        "huggingface_path_in_repo": _HUGGING_FACE,
+        "huggingface_repo_id": _HUGGING_FACE,
+        "huggingface_repo_type": _HUGGING_FACE,
+        "huggingface_repo_visibility": _HUGGING_FACE,
+        "huggingface_token": _HUGGING_FACE,
+        "initial_epoch": _START,
+        "initial_step": _START,
+        "log_tracker_config": "use log_with, log_tracker_name and log_prefix",
+        "lr_decay_steps": _SCHEDULES,
+        "lr_scheduler_args": _SCHEDULES,
+        "lr_scheduler_min_lr_ratio": _SCHEDULES,
+        "lr_scheduler_timescale": _SCHEDULES,
+        "lr_scheduler_type": _SCHEDULES,
+        "max_validation_steps": _VALIDATION,
+        "metadata_is_negative_embedding": _METADATA,
+        "metadata_merged_from": _METADATA,
+        "metadata_preprocessor": _METADATA,
+        "metadata_thumbnail": _METADATA,
+        "offload_optimizer_device": _DEEPSPEED,
+        "offload_optimizer_nvme_path": _DEEPSPEED,
+        "offload_param_device": _DEEPSPEED,
+        "offload_param_nvme_path": _DEEPSPEED,
+        "resume_from_huggingface": "download the state and give its folder as resume",
+        "save_model_as": "results are .safetensors files, which cannot run code when they are loaded",
+        "save_n_epoch_ratio": "use save_every_n_epochs",
+        "save_state_to_huggingface": _HUGGING_FACE,
+        "skip_until_initial_step": _START,
+        "stop_text_encoder_training": "the text encoder is trained to the end, or not with network_train_unet_only",
+        "train_inpainting": "inpainting models are not trained",
+        "vae": "the checkpoint's own VAE is used; put the other one into the checkpoint",
+        "validate_every_n_epochs": _VALIDATION,
+        "validate_every_n_steps": _VALIDATION,
+        "validation_seed": _VALIDATION,
+        "validation_split": _VALIDATION,
+        "weighted_captions": "brackets in captions are read as plain text",
+        "zero3_init_flag": _DEEPSPEED,
+        "zero3_save_16bit_model": _DEEPSPEED,
+        "zero_stage": _DEEPSPEED,
+    }
+)
+"""Option that fails if its value turns something on → what to use, or why not."""
+
+_DEFAULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"save_model_as": ("safetensors",), "dynamo_backend": ("inductor",), "dynamo_mode": ("default",),
+     "zero_stage": ("2",), "base_weights_multiplier": ("1", "1.0")}
+)  # fmt: skip
+"""Values that change nothing, beside those of `is_neutral`."""
+
+
+def is_neutral(value: object) -> bool:
+    """Whether a value means "off" or "not set": None, false, 0, an empty text or list, "none" or "no"."""
+    if isinstance(value, (list, tuple)):
+        return all(is_neutral(item) for item in value)
+    if isinstance(value, str):
+        return value.strip().lower() in ("", "none", "no", "false", "0", "0.0")
+    return not value
+
+
+def sort_options(
+    given: Mapping[str, Any], known: Iterable[str], where: str = "", dashes: str = ""
+) -> tuple[dict[str, Any], str]:
+    """Separates the options of `Recipe` from kohya's other options.
+
+    Args:
+        given: Name → value.
+        known: The names that are used.
+        where: What a message begins with, such as the file's name.
+        dashes: "--" where the names are those of a command line.
+
+    Returns:
+        (name → value of the options that are used, a sentence that lists the others, or "").
+
+    Raises:
+        TrainError: Options that are unknown or not supported; all are in one message.
+    """
+    names = set(known)
+    used = {name: value for name, value in given.items() if name in names}
+    ignored, problems = [], []
+    for name, value in given.items():
+        if name in names or (name in {**IGNORED_OPTIONS, **UNSUPPORTED_OPTIONS} and _is_default(name, value)):
+            continue
+        if name in IGNORED_OPTIONS:
+            ignored.append(f"{dashes}{name} ({IGNORED_OPTIONS[name]})")
+        elif name in UNSUPPORTED_OPTIONS:
+            problems.append(f"{dashes}{name} is not supported here: {UNSUPPORTED_OPTIONS[name]}")
+        else:
+            word = "option" if dashes else "setting"
+            shown = f"{dashes}{name}" if dashes else repr(name)
+            problems.append(f"unknown {word} {shown}{did_you_mean(dashes + name, (dashes + n for n in names))}")
+    not_used = f"not used here: {', '.join(ignored)}" if ignored else ""
+    if problems:
+        lines = [*problems, *([not_used] if not_used else [])]
+        begin = f"{where}: " if where else ""
+        raise TrainError(begin + (lines[0] if len(lines) == 1 else "\n  ".join(["these options stop it:", *lines])))
+    return used, f"{where}: {not_used}" if where and not_used else not_used
+
+
+def _is_default(name: str, value: object) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return all(is_neutral(item) or str(item).lower() in _DEFAULTS.get(name, ()) for item in values)
