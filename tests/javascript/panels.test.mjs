@@ -3,11 +3,12 @@ import { test } from "node:test";
 import { keptShare, strongestPicture } from "../../javascript/lora_ext/blocks/block_map.mjs";
 import { exampleValues, joinAxis, splitAxis } from "../../javascript/lora_ext/compare/axis_field.mjs";
 import { chartScale, linePath } from "../../javascript/lora_ext/controls/chart.mjs";
+import { gridWindow } from "../../javascript/lora_ext/controls/virtual_grid.mjs";
 import { apiUrl } from "../../javascript/lora_ext/core/api.mjs";
 import { metadataChanges } from "../../javascript/lora_ext/library/file_editor.mjs";
 import { namedEntries, tagFrequency } from "../../javascript/lora_ext/library/file_metadata.mjs";
 import { listQuery } from "../../javascript/lora_ext/library/search_list.mjs";
-import { pageOf } from "../../javascript/lora_ext/panels/files.mjs";
+import { pagesOf } from "../../javascript/lora_ext/panels/files.mjs";
 import { stem } from "../../javascript/lora_ext/tools/extract.mjs";
 import { groupLayers } from "../../javascript/lora_ext/tools/tool_report.mjs";
 import { curvePoints, lossLimit } from "../../javascript/lora_ext/library/training_curves.mjs";
@@ -134,12 +135,27 @@ test("the kept blocks' share counts blocks of the layout only; the first picture
     assert.equal(strongestPicture({ pictures: {}, shares }), undefined);
 });
 
-test("a list asks for the next page, for the first one, or for all rows that it shows", () => {
-    assert.deepEqual(pageOf(120, { more: true }), { limit: 60, offset: 120 });
-    assert.deepEqual(pageOf(120, {}), { limit: 60, offset: 0 });
-    assert.deepEqual(pageOf(120, { keep: true }), { limit: 120, offset: 0 });
-    assert.deepEqual(pageOf(3, { keep: true }), { limit: 60, offset: 0 });
-    assert.deepEqual(pageOf(9000, { keep: true }), { limit: 500, offset: 0 });
+test("a list asks for whole pages around the rows that it needs", () => {
+    assert.deepEqual(pagesOf(0, 0), { offset: 0, limit: 60 });
+    assert.deepEqual(pagesOf(59, 61), { offset: 0, limit: 120 });
+    assert.deepEqual(pagesOf(4960, 5002), { offset: 4920, limit: 120 });
+    assert.deepEqual(pagesOf(100, 9000), { offset: 60, limit: 500 });
+});
+
+test("a grid holds the cards in sight and some rows around them, and is as high as all cards", () => {
+    const sizes = { height: 600, rowHeight: 80, columns: 3, total: 5002 };
+    const rows = Math.ceil(5002 / 3);
+    for (const scrollTop of [0, 1234, 60000, rows * 80 - 600, 1e9]) {
+        const { first, end, above, below } = gridWindow({ ...sizes, scrollTop });
+        assert.ok(first % 3 === 0 && end - first <= 51, `${first} ${end}`);
+        assert.equal(above + Math.ceil((end - first) / 3) * 80 + below, rows * 80);
+        assert.ok(above <= scrollTop && (scrollTop > 1e6 || above + 80 * 17 >= Math.min(scrollTop + 600, rows * 80)));
+    }
+    assert.deepEqual(
+        [gridWindow({ ...sizes, scrollTop: 0 }).first, gridWindow({ ...sizes, scrollTop: 1e9 }).end],
+        [0, 5002],
+    );
+    assert.deepEqual(gridWindow({ ...sizes, scrollTop: 50, total: 0 }), { first: 0, end: 0, above: 0, below: 0 });
 });
 
 test("a file's name without folders and ending", () => {

@@ -1,13 +1,14 @@
 // The Files panel: the LoRA files as cards, and one file's details.
 import { api } from "../core/api.mjs";
 import { debounce } from "../core/debounce.mjs";
-import { h, setChildren, updateRows } from "../core/elements.mjs";
+import { h, setChildren } from "../core/elements.mjs";
 import { on } from "../core/events.mjs";
 import { formatBytes, formatDate } from "../core/format.mjs";
 import { messageOf, showingErrors } from "../core/messages.mjs";
 import { registerPanel, showPanel } from "../core/panels.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, note, buttonRow, select } from "../controls/basic.mjs";
+import { VirtualGrid } from "../controls/virtual_grid.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { showFile } from "../library/file_details.mjs";
@@ -112,19 +113,6 @@ const fileCard = (row, pressed, onclick) =>
         ),
     );
 
-/**
- * An element at the end of the list; the next page is loaded when it comes into sight.
- * @param {() => void} loadMore
- */
-function listEnd(loadMore) {
-    const end = h("div", { class: "lx-end", "aria-hidden": "true" });
-    const observer = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && loadMore(), {
-        rootMargin: "300px",
-    });
-    observer.observe(end);
-    return end;
-}
-
 /** How many files match, and what could not be read. @param {LibraryPage} page */
 const countTexts = ({ total, pending, errors }) => [
     t("{0} files", total),
@@ -133,54 +121,60 @@ const countTexts = ({ total, pending, errors }) => [
 ];
 
 /**
- * Which rows are asked for: the next page, or the first rows again.
- * @param {number} shown how many rows are shown
- * @param {{ more?: boolean, keep?: boolean }} way more: the next page. keep: as many as are shown, because files came
- * or went
+ * Which rows are asked for, in whole pages.
+ * @param {number} first position of the first row that is needed
+ * @param {number} end position behind the last one
  */
-export const pageOf = (shown, { more = false, keep = false }) =>
-    more
-        ? { limit: PAGE_SIZE, offset: shown }
-        : { limit: Math.min(Math.max(PAGE_SIZE, keep ? shown : 0), MOST_ROWS), offset: 0 };
+export function pagesOf(first, end) {
+    const offset = Math.floor(first / PAGE_SIZE) * PAGE_SIZE;
+    const pages = Math.max(1, Math.ceil((end - offset) / PAGE_SIZE));
+    return { offset, limit: Math.min(pages * PAGE_SIZE, MOST_ROWS) };
+}
 
 /**
- * The list: a page more each time its end comes into sight.
+ * The list; files are asked for as they come into sight.
  * @param {(name: string) => void} show
  * @param {() => string} chosen the name of the file that is shown
  */
 function fileList(show, chosen) {
-    /** @type {LibraryRow[]} */
-    let rows = [];
-    let total = 0;
     /** @type {AbortController | null} */
     let asked = null;
+    /** How many answers are awaited that replace all rows. */
+    let loads = 0;
     const filters = listFilters(() => load());
     const count = h("span", { class: "lx-hint", role: "status" });
     const cards = h("div", { class: "lx-cards" });
+    const box = h("div", { class: "lx-file-list", tabindex: 0, role: "region", "aria-label": t("LoRA files") }, cards);
     const cardOf = (/** @type {LibraryRow} */ row) => fileCard(row, chosen() === row.name, show);
-    const load = showingErrors(async (/** @type {{ more?: boolean, keep?: boolean }} */ way = {}) => {
+    /** @type {(first: number, end: number) => Promise<{ page: LibraryPage, offset: number }>} */
+    const ask = async (first, end) => {
         if (asked) asked.abort();
         asked = new AbortController();
-        const query = { ...filters.query(), ...pageOf(rows.length, way) };
-        const page = /** @type {LibraryPage} */ (await api("/library", { query, signal: asked.signal }));
-        rows = query.offset ? [...rows, ...page.rows] : page.rows;
-        total = page.total;
-        updateRows(
-            cards,
-            rows.length ? rows : [null],
-            (row) => (row ? rowKey(row) : ""),
-            (row) => (row ? cardOf(row) : note(t("No file matches."))),
-        );
+        const query = { ...filters.query(), ...pagesOf(first, end) };
+        return { page: await api("/library", { query, signal: asked.signal }), offset: query.offset };
+    };
+    /** @type {VirtualGrid<LibraryRow>} */
+    const grid = new VirtualGrid(box, cards, {
+        key: rowKey,
+        card: cardOf,
+        waiting: () => h("div", { class: "lx-file-waiting", "aria-hidden": "true" }),
+        empty: () => note(t("No file matches.")),
+        ask: showingErrors(async (/** @type {number} */ first, /** @type {number} */ end) => {
+            if (loads) return; // its answer is shown, and then what is missing is asked for again
+            const { page, offset } = await ask(first, end);
+            grid.add(page.rows, offset, page.total);
+        }),
+    });
+    /** keep: the list stays where it is, because files came or went. */
+    const load = showingErrors(async ({ keep = false } = {}) => {
+        const { first, end } = keep ? grid.window() : { first: 0, end: 0 };
+        loads += 1;
+        const { page, offset } = await ask(first, end).finally(() => (loads -= 1));
+        if (!keep) box.scrollTop = 0;
+        grid.replace(page.rows, offset, page.total);
         setChildren(count, countTexts(page));
         filters.showFacets(page.facets);
     });
-    const end = listEnd(() => rows.length && rows.length < total && load({ more: true }));
-    const box = h(
-        "div",
-        { class: "lx-file-list", tabindex: 0, role: "region", "aria-label": t("LoRA files") },
-        cards,
-        end,
-    );
     return { filters, count, cards, cardOf, box, load };
 }
 
@@ -222,7 +216,7 @@ function listWithDetails(panel) {
             await list.load();
             show(name);
         },
-        saved: () => void list.load(),
+        saved: () => void list.load({ keep: true }),
         pictureChanged: () => void list.load({ keep: true }),
     };
     return { list, details, show };
