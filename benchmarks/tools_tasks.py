@@ -23,13 +23,13 @@ MAP = ROOT / "tests" / "data" / "sd15_module_map.json"
 
 def per_layer(wide: bool, quick: bool) -> list[tuple[str, str, list[int]]]:
     """(kohya name, LDM key, shape) of SD1.5's layers: LierLa's, or with `wide` C3Lier's too."""
-    rows = json.loads(MAP.read_text(encoding="utf-8"))
+    rows = list(json.loads(MAP.read_text(encoding="utf-8")).items())
     found = []
-    for name, row in rows.items():
+    for name, row in rows[::12] if quick else rows:  # the checkpoint has the layers of both
         convolution = "_resnets_" in name or "samplers_" in name
         if wide or not convolution:
             found.append((name, row["ldm"].removesuffix(".weight"), row["shape"]))
-    return found[::12] if quick else found
+    return found
 
 
 # --- synthetic files (children) --------------------------------------------------------------------------------------
