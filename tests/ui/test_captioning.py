@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,29 @@ def test_a_failed_a_stopped_and_a_finished_job(captioning: tuple[Any, Path]) -> 
 def test_the_page_names_the_command_where_nothing_describes_pictures(page: Any) -> None:
     panel = open_pictures(page)
     panel.get_by_text("with the command python -m lora_ext caption --recursive DIR").wait_for()
+
+
+@pytest.mark.one_page
+def test_a_caption_half_typed_survives_a_reload(page: Any, server: Server) -> None:
+    caption = server.data / "datasets" / "circles" / "2_circle" / "p1.txt"
+    before = caption.read_bytes() if caption.exists() else None
+    box = open_pictures(page).get_by_label(re.compile("Caption of .*p1.png"))
+    was = box.input_value()
+    box.press("End")
+    box.press_sequentially(" half")
+    page.reload()
+    box = open_pictures(page).get_by_label(re.compile("Caption of .*p1.png"))
+    assert box.input_value() == f"{was} half"
+    page.get_by_text("not saved yet").wait_for()
+    assert (caption.read_bytes() if caption.exists() else None) == before
+    try:
+        box.focus()
+        page.keyboard.press("Tab")
+        page.locator("small", has_text=re.compile("^saved$")).wait_for()
+        assert caption.read_text(encoding="utf-8").strip() == f"{was} half".strip()
+        page.reload()
+        box = open_pictures(page).get_by_label(re.compile("Caption of .*p1.png"))
+        assert box.input_value().strip() == f"{was} half".strip()
+        assert page.get_by_text("not saved yet").count() == 0
+    finally:
+        caption.unlink() if before is None else caption.write_bytes(before)

@@ -125,22 +125,52 @@ export const captionReport = ({ written, had, skipped }, { done, total }) => [
     skipped.map((line) => note(line, "bad")),
 ];
 
+/** @typedef {Record<string, { text: string, caption: string }>} Drafts by picture: the text typed, the saved caption */
+
+/**
+ * The caption that is being typed for a picture; it survives a reload of the page.
+ * @param {string} picture its data set and name
+ * @param {string} caption the saved one; a draft of another one is not shown
+ */
+function captionDraft(picture, caption) {
+    const drafts = () => loadStored("caption_drafts", /** @type {Drafts} */ ({}));
+    const draft = drafts()[picture];
+    return {
+        text: draft && draft.caption === caption ? draft.text : caption,
+        /** Keeps what is typed until it is the saved caption. */
+        keep(/** @type {string} */ text, /** @type {string} */ saved) {
+            const kept = drafts();
+            if (text === saved) delete kept[picture];
+            else kept[picture] = { text, caption: saved };
+            store("caption_drafts", kept);
+        },
+    };
+}
+
 /**
  * A picture with its caption.
  * @param {string} dataset
  * @param {DatasetPicture} picture
  */
 export function captionedPicture(dataset, { name, caption, concept, bucket, repeats, time }) {
-    const box = textArea(3, caption, {
+    const draft = captionDraft(`${dataset}/${name}`, caption);
+    const box = textArea(3, draft.text, {
         placeholder: concept ? t("no caption; from the folder name: {0}", concept) : t("no caption"),
         "aria-label": t("Caption of {0}", name),
         title: t("Saved when you leave the field"),
     });
-    const state = h("small", {}, `${bucket} · ×${repeats}`);
+    const state = h("small", {}, draft.text === caption ? `${bucket} · ×${repeats}` : t("not saved yet"));
+    let saved = caption;
+    box.addEventListener("input", () => draft.keep(box.value, saved));
+    // A draft of before the reload is saved too when the field is left, although nothing was typed since then.
     box.addEventListener(
-        "change",
+        "blur",
         showingErrors(async () => {
-            await api("/dataset/caption", { method: "PUT", body: { dataset, picture: name, caption: box.value } });
+            const text = box.value;
+            if (text === saved) return;
+            await api("/dataset/caption", { method: "PUT", body: { dataset, picture: name, caption: text } });
+            saved = text;
+            draft.keep(box.value, saved);
             state.textContent = t("saved");
         }),
     );
