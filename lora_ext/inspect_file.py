@@ -17,7 +17,7 @@ from .errors import LoraError
 from .file import hashes
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
-from .json_text import dataclass_fields
+from .json_text import dataclass_fields, parse_json
 
 _METADATA_LABELS = {
     "ss_output_name": "name given by the trainer",
@@ -216,9 +216,9 @@ def top_tags(metadata: Mapping[str, str], count: int = 20) -> dict[str, int]:
     """
     total: Counter[str] = Counter()
     try:
-        for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
+        for tags in parse_json(metadata.get("ss_tag_frequency", "{}")).values():
             total.update({str(tag).strip(): int(times) for tag, times in tags.items()})
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return {}
     return dict(total.most_common(count))
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from .errors import LoraError, did_you_mean
 from .file.saving import replacing_file
-from .json_text import dataclass_fields
+from .json_text import dataclass_fields, parse_json
 
 MODEL_LANE, FILES_LANE = "model", "files"
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -416,7 +416,7 @@ class JobQueue:
             "ended",
         )
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            for row in json.loads(self._history_path.read_text(encoding="utf-8"))[-self._max_kept :]:
+            for row in parse_json(self._history_path.read_text(encoding="utf-8"))[-self._max_kept :]:
                 job = Job(**{name: row[name] for name in plain}, live=row["live"], result=row["result"])
                 job.log.extend(row["log"])
                 job.ended_event.set()

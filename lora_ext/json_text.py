@@ -1,8 +1,32 @@
-"""Typed results as JSON."""
+"""JSON: typed results as text, and text of files and metadata as values."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import is_dataclass
+from typing import Any
+
+
+def parse_json(text: str) -> Any:
+    """Parses JSON of a file or of metadata that anybody may have written.
+
+    Args:
+        text: the text.
+
+    Returns:
+        What it holds; its types are for the caller to check.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or has an integer of more digits than Python converts.
+
+    Example:
+        >>> parse_json('{"a": [1, null]}')
+        {'a': [1, None]}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def dataclass_fields(value: object) -> dict[str, object]:

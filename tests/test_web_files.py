@@ -57,6 +57,13 @@ def test_an_uploaded_picture_lies_where_the_web_ui_looks(api: Client) -> None:
     assert shown.content == (api.root / "loras" / "one.png").read_bytes()
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*"])
+def test_damaged_exif_of_a_thumbnail_is_left_out(exif: bytes, api: Client) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG", exif=exif)
+    api("PUT", "/thumbnail", json=upload(out.getvalue()))
+
+
 def test_a_picture_that_was_drawn_becomes_the_thumbnail(api: Client) -> None:
     for name in (
         "pictures/00000-1.png",

@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from ..errors import FileError
 from ..file.saving import replacing_file
+from ..json_text import parse_json
 from .sheet_json import SheetJson
 
 CELLS_FOLDER, MANIFEST_FILE, PNG_TEXT_KEY = "cells", "sheet.json", "parameters"
@@ -135,17 +136,19 @@ def load_manifest(folder: Path) -> SheetJson | None:
         The manifest; one that an older version wrote may lack fields. None where there is no readable manifest.
     """
     try:
-        found = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        found = parse_json((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not isinstance(found.setdefault("cells", []), list):
         return None
     file_by_key = {
         path.stem.rpartition("-")[2]: f"{CELLS_FOLDER}/{path.name}"
         for path in sorted((folder / CELLS_FOLDER).glob("*-*.png"))
     }
-    for cell in found.get("cells", ()):
-        cell["file"] = file_by_key.get(cell.get("key", ""), "")
+    if not all(isinstance(cell, dict) for cell in found["cells"]):
+        return None
+    for cell in found["cells"]:
+        cell["file"] = file_by_key.get(str(cell.get("key", "")), "")
     return cast("SheetJson", found)
 
 

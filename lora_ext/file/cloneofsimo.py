@@ -9,7 +9,6 @@ q, out. The shapes distinguish these variants.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..errors import FileError
+from ..json_text import parse_json
 from ..layer_names import TE, UNET, LayerId, find_layer_id
 from .containers import FileContents, load_tensors
 from .layer_check import DamagedLayer, adapter_if_sound
@@ -361,8 +361,8 @@ def _classes(part: str, metadata: Mapping[str, str]) -> list[str] | None:
     if text is None:
         return None
     try:
-        classes = json.loads(text)
-    except (ValueError, RecursionError):
+        classes = parse_json(text)
+    except ValueError:
         classes = None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise FileError(f"its metadata has no list of target classes for {part}: {text[:80]!r}")

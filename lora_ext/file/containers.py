@@ -124,13 +124,22 @@ def _named(content: Mapping[object, object]) -> tuple[dict[str, Tensor], dict[st
         if isinstance(value, Tensor):
             tensors[key] = _plain(value)
         elif isinstance(value, float | int) and "." in key:
-            tensors[key] = torch.tensor(value)
+            tensors[key] = _number(key, value)
         elif isinstance(value, str | float | int):
             metadata[key] = str(value)
     return tensors, metadata
 
 
+def _number(key: str, value: float) -> Tensor:
+    try:
+        return torch.tensor(value)
+    except (ValueError, RuntimeError, OverflowError):
+        raise FileError(f"{key!r} is an integer that no tensor can hold") from None
+
+
 def _plain(tensor: Tensor) -> Tensor:
     """A dense, contiguous tensor without gradient."""
     tensor = tensor.detach()
+    if tensor.is_complex():
+        raise FileError(f"it holds a tensor of complex numbers ({tensor.dtype}); no LoRA has these")
     return (tensor.to_dense() if tensor.is_sparse else tensor).contiguous()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, LoraError, did_you_mean
+from ..json_text import parse_json
 from . import hashes, peft_config, safetensors_file
 from .containers import LORA_FILE_SUFFIXES, container_format
 from .displayed_names import displayed_name
@@ -444,10 +445,10 @@ class LoraLibrary:
         if self.cache_path is None:
             return {}
         try:
-            content: Any = json.loads(self.cache_path.read_text(encoding="utf-8"))
+            content: Any = parse_json(self.cache_path.read_text(encoding="utf-8"))
             if content["version"] == _VERSION and isinstance(content["files"], dict):
                 return content["files"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             pass
         return {}
 

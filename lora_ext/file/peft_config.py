@@ -7,7 +7,6 @@ Without a configuration neither a file's alpha nor its scale is known; alpha = r
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 
 from ..adapters import Adapter, LoKr, adapter_from_tensors
+from ..json_text import parse_json
 from .containers import LORA_FILE_SUFFIXES
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
@@ -222,10 +222,10 @@ def load_adapter_config(path: Path) -> tuple[PeftConfig | None, list[str]]:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError("it is larger than 10 MB")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it is not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return None, [f"{ADAPTER_CONFIG_NAME} beside it cannot be read ({reason[:100]}): alpha = rank is assumed"]
     config = PeftConfig(values)

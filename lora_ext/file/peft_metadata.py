@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
+from ..json_text import parse_json
 from ..layer_names import PARTS, TE, TE2, UNET
 from .peft_config import PeftConfig
 
@@ -24,8 +24,8 @@ def parse_peft_metadata(metadata: Mapping[str, str]) -> dict[str, PeftConfig]:
         Part ("unet", "te", "te2") → its configuration. Parts without one are absent; all are where the JSON is damaged.
     """
     try:
-        packed = json.loads(metadata.get(PEFT_METADATA_KEY, "{}"))
-    except (ValueError, RecursionError):
+        packed = parse_json(metadata.get(PEFT_METADATA_KEY, "{}"))
+    except ValueError:
         return {}
     if not isinstance(packed, dict):
         return {}

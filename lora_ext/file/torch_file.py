@@ -50,6 +50,8 @@ def load_torch_file(path: Path) -> object:
             ) from None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileError(f"{path} is damaged or not a torch file ({reason[:200]})") from None
+    if any(tensor.is_meta or tensor.is_quantized for tensor in _tensors(content)):
+        raise FileError(f"{path} holds quantized tensors, or tensors without their numbers (meta); save plain ones")
     total = sum(t.numel() * t.element_size() for t in _tensors(content))
     if total > _EXPAND * size + 1_000_000:
         raise FileError(f"{path} has {size} bytes and claims tensors of {total} bytes")

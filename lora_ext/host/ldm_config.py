@@ -48,8 +48,10 @@ def load_ldm_config(path: Path) -> Mapping[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FileError(f"{path} is not a readable configuration: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, yaml.YAMLError) as error:
+        # values that are no dates or numbers come out of PyYAML as Python's own errors
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FileError(f"{path} is not a readable configuration: {reason}") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
         raise FileError(f"{path} is not a configuration of a Stable Diffusion model (it has no `model:`)")
     return content

@@ -20,6 +20,7 @@ from ..file import hashes
 from ..file.key_formats import format_keys
 from ..file.lora_file import LoraFile
 from ..file.saving import save_lora_file
+from ..json_text import parse_json
 from ..layer_names import LayerId
 from .layer_changes import is_wide_kernel_shape
 from .report import ToolReport, print_report
@@ -146,8 +147,8 @@ def is_turned_into_lora(file: LoraFile, adapters: Mapping[LayerId, Adapter]) -> 
 def _args(metadata: Mapping[str, str]) -> dict[str, object]:
     """`ss_network_args` as a dict; empty where it is missing or not a JSON object."""
     try:
-        args = json.loads(metadata.get("ss_network_args") or "{}")
-    except (ValueError, RecursionError):
+        args = parse_json(metadata.get("ss_network_args") or "{}")
+    except ValueError:
         return {}
     return args if isinstance(args, dict) else {}
 

@@ -20,6 +20,7 @@ from ..file.lora_file import LoraFile
 from ..file.lora_library import LibraryEntry, LoraLibrary
 from ..file.peft_config import find_adapter_config
 from ..file.saving import replacing_file
+from ..json_text import parse_json
 
 _STALE = 4.0
 """Seconds after which the folders are looked at again …"""
@@ -171,7 +172,7 @@ class FileCatalogue:
         if self._cache is None or not self._cache.is_file():
             return {}
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            content = json.loads(self._cache.read_text(encoding="utf-8"))
+            content = parse_json(self._cache.read_text(encoding="utf-8"))
             if content["version"] == _VERSION:
                 rows = content["files"].items()
                 return {path: (list(stamp), cast("FileSummary", dict(row))) for path, (stamp, row) in rows}

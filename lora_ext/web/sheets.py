@@ -25,6 +25,7 @@ from ..errors import LoraError, PromptError, TrainError
 from ..file.saving import check_not_linked, replacing_file
 from ..generate.compare_command import create_scorer
 from ..jobs import MODEL_LANE, Job, JobSummary
+from ..json_text import parse_json
 from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 from ..training.epoch_comparison import epoch_comparison, training_image_paths
 from .app_state import AppState
@@ -156,7 +157,7 @@ class SheetService:
         pages = [self._name(folder / name) for name in found.get("pages", [])]
         asked = {}
         with suppress(OSError, ValueError):
-            asked = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
+            asked = parse_json((folder / _ASKED).read_text(encoding="utf-8"))
         table = (folder / SCORES_FILE).is_file()
         return cast("SheetDetails", {**found, "pages": pages, "folder": folder.name, "table": table, "asked": asked})
 
@@ -164,8 +165,8 @@ class SheetService:
         """Sheets of before, newest first."""
         rows = []
         for path in self.folder.glob(f"*/{MANIFEST_FILE}"):
-            with suppress(OSError, ValueError, AttributeError):
-                found = json.loads(path.read_text(encoding="utf-8"))
+            with suppress(OSError, ValueError, AttributeError, TypeError):
+                found = parse_json(path.read_text(encoding="utf-8"))
                 row = PastSheet(
                     folder=path.parent.name,
                     title=found.get("title", ""),

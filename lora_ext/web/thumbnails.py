@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,9 @@ def save_thumbnail(app_state: AppState, options: ThumbnailRequest) -> Path:
         output_image_path(app_state, options.picture).read_bytes() if options.picture else decode_upload(options.data)
     )
     save_options = png_save_options(image)
-    image = (ImageOps.exif_transpose(image) or image).convert("RGB")
+    with contextlib.suppress(Exception):  # Pillow has many errors for damaged EXIF: the picture stays as it lies
+        image = ImageOps.exif_transpose(image) or image
+    image = image.convert("RGB")
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     with replacing_file(path, overwrite=True) as part:
         image.save(part, format="PNG", **save_options)

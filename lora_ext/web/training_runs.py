@@ -15,6 +15,7 @@ from ..errors import FileError, TrainError
 from ..file.folder_listing import load_metadata_quickly
 from ..file.saving import replacing_file
 from ..jobs import Job, JobCancelledError
+from ..json_text import parse_json
 from ..progress import track_with_callback
 from ..train.config.recipe import Recipe, recipe_options
 from ..train.config.recipe_io import recipe_from_settings, recipe_option_type
@@ -181,7 +182,7 @@ class TrainingRuns:
     def load_record(self, name: str) -> RunRecord:
         """What is written down of a run: settings, prompts, files. Raises LoraError."""
         try:
-            found: RunRecord = json.loads((find_user_path([self.folder], name) / _RECORD).read_text(encoding="utf-8"))
+            found: RunRecord = parse_json((find_user_path([self.folder], name) / _RECORD).read_text(encoding="utf-8"))
             return found
         except (OSError, ValueError):
             raise TrainError(f"there is no training run {name!r}") from None
@@ -205,7 +206,7 @@ class TrainingRuns:
         found: list[RunRecord] = []
         for path in self.folder.glob(f"*/{_RECORD}"):
             with suppress(OSError, ValueError):
-                record = json.loads(path.read_text(encoding="utf-8"))
+                record = parse_json(path.read_text(encoding="utf-8"))
                 if isinstance(record, dict) and record.get("name") == path.parent.name:
                     state = _newest_state(path.parent)
                     record["state"] = state.relative_to(self.folder).as_posix() if state else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from ...errors import FileError
 from ...file.base_model import SD1, SD2, SDXL
+from ...json_text import parse_json
 from ...zero_terminal_snr import rescale_zero_terminal_snr
 from ..checkpoint_layout import EPSILON_PREDICTION, V_PREDICTION
 from .folder_safety import check_local_folder, weights_variant
@@ -103,7 +103,7 @@ def _load_scheduler_config(folder: Path) -> Mapping[str, Any]:
     """Loads a diffusers folder's scheduler configuration, {} without one."""
     file = folder / "scheduler" / "scheduler_config.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
         raise FileError(f"{file} cannot be read: {error}") from error
     return content if isinstance(content, Mapping) else {}

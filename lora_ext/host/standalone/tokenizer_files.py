@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ...console import replace_lone_surrogates
 from ...errors import FileError
+from ...json_text import parse_json
 
 TOKENIZER_REPOSITORIES = (
     "openai/clip-vit-large-patch14",
@@ -121,7 +121,7 @@ def find_text_configs(model: Path | None, chosen: Path | None = None) -> Sequenc
 def _config(folder: Path) -> Mapping[str, Any]:
     """Loads the CLIP text configuration in a folder, or {}."""
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, Mapping) and "hidden_size" in content else {}

@@ -82,7 +82,7 @@ def parse_recipe_option(name: str, given: object) -> Any:
         value = _typed(kind, name, given)
     except (ValueError, TypeError, OverflowError):
         several = "; all text encoders are trained at one rate" if name == "text_encoder_lr" else ""
-        raise TrainError(f"{name} must be {_TYPE_NAMES[kind]}, not {given!r}{several}") from None
+        raise TrainError(f"{name} must be {_TYPE_NAMES[kind]}, not {_shown(given)}{several}") from None
     _in_range(name, option, value)
     return value
 
@@ -92,6 +92,13 @@ def _is_unset_text(given: object, kind: str, option: RecipeOption) -> bool:
     if not isinstance(given, str) or (kind == "str" and not option.choices and not option.kind):
         return False
     return given.strip().lower() in ("", "none") and given not in option.choices
+
+
+def _shown(given: object) -> str:
+    try:
+        return repr(given)
+    except ValueError:  # hexadecimal integers in TOML may be larger than Python writes in digits
+        return "an integer of thousands of digits"
 
 
 _TYPE_NAMES = {
@@ -228,7 +235,11 @@ def _add_network_args(given: dict[str, Any]) -> None:
 
 
 def _split_arguments(given: Any) -> list[str]:
-    return shlex.split(given) if isinstance(given, str) else [str(item) for item in given or ()]
+    if isinstance(given, str):
+        return shlex.split(given)
+    if given is not None and not isinstance(given, (list, tuple)):
+        raise TrainError(f"network_args must be {_TYPE_NAMES['strs']}, not {_shown(given)}")
+    return [str(item) for item in given or ()]
 
 
 def _name_network(given: dict[str, Any]) -> None:

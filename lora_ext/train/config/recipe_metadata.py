@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import TrainError
 from ...file.folder_listing import load_metadata_quickly
+from ...json_text import parse_json
 from .block_settings import conv3x3_rank_and_alpha, has_conv3x3_modules
 from .dylora import DYLORA_SCALE_RULE_KEY, DYLORA_VARIANTS
 from .optimizers import OPTIMIZERS
@@ -173,10 +174,10 @@ def _noted_settings(metadata: Mapping[str, str], warnings: list[str]) -> Iterato
 def _dataset(metadata: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     """Settings of the first data set and of its first folder of training pictures."""
     try:
-        sets = json.loads(metadata.get("ss_datasets", "[]"))
+        sets = parse_json(metadata.get("ss_datasets", "[]"))
         first = {**sets[0]} if sets else {}
         folders = [folder for folder in first.pop("subsets", []) if not folder.get("is_reg")]
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError):
         return
     settings = {**(folders[0] if folders else {}), **first, "train_batch_size": first.get("batch_size_per_device")}
     for name, value in settings.items():
@@ -187,8 +188,8 @@ def _dataset(metadata: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
 def _network(metadata: Mapping[str, str], warnings: list[str]) -> Iterator[tuple[str, Any, str]]:
     """The network's kind and arguments."""
     try:
-        args = dict(json.loads(metadata.get("ss_network_args", "{}")))
-    except (ValueError, TypeError, RecursionError):
+        args = dict(parse_json(metadata.get("ss_network_args", "{}")))
+    except (ValueError, TypeError):
         args = {}
     module = metadata.get("ss_network_module", "")
     if module.startswith("lycoris"):

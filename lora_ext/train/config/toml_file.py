@@ -39,6 +39,10 @@ def load_toml(path: Path) -> dict[str, Any]:
     except library.TOMLDecodeError as error:
         hint = f"; {_PATH_HINT}" if _WINDOWS.search(text) else ""
         raise TrainError(f"{path} is not TOML: {error}{hint}") from None
+    except RecursionError:
+        raise TrainError(f"{path} cannot be read: it is nested too deeply") from None
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise TrainError(f"{path} cannot be read: {error}") from None
     for value in _strings(content):
         if _MISREAD_PATH.match(value):
             raise TrainError(f"{path} has a path that is read as {value!r}; {_PATH_HINT}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import TrainError
 from ...file.displayed_names import find_by_displayed_parts
+from ...json_text import parse_json
 from .image_files import is_image_file
 
 CAPTION_LIST_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -37,19 +37,22 @@ def load_caption_list(path: Path, folder: Path) -> dict[Path, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [parse_json(line) for line in text.splitlines() if line.strip()]
         elif path.suffix.lower() == ".csv":
             rows = list(csv.DictReader(text.splitlines()))
         else:
-            rows = [{"file_name": name, **entry} for name, entry in json.loads(text).items()]
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            rows = [{"file_name": name, **entry} for name, entry in parse_json(text).items()]
+    except (OSError, ValueError, AttributeError, TypeError, csv.Error) as error:
         raise TrainError(f"{path} cannot be read as a list of captions: {error}") from None
     listed = {}
     for number, row in enumerate(rows, 1):
         name = row.get("file_name") if isinstance(row, dict) else None
         if not isinstance(name, str) or not name:
             raise TrainError(f"{path}, row {number} has no file_name")
-        image = _find(folder, name)
+        try:
+            image = _find(folder, name)
+        except (OSError, ValueError):  # no file can have that name
+            image = None
         if image is None:
             raise TrainError(f"{path}, row {number}: {folder} has no picture {name}")
         listed[image] = _caption_in(row)

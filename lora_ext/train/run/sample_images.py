@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -14,6 +13,7 @@ from PIL import Image
 from ... import kohya_prompt_line
 from ...errors import FileError, TrainError, did_you_mean
 from ...file.saving import save_here_or_beside
+from ...json_text import parse_json
 from ...protocols import SampleSpec, TrainableModel
 from ..config.toml_file import load_toml
 
@@ -73,12 +73,12 @@ def load_sample_prompts(path: Path, defaults: SampleSpec) -> list[SampleSpec]:
 def _entries(path: Path, text: str) -> list[Mapping[str, Any]]:
     try:
         if path.suffix.lower() == ".json":
-            entries = json.loads(text)
+            entries = parse_json(text)
         else:
             content = load_toml(path)["prompt"]
             common = {name: value for name, value in content.items() if name != "subset"}
             entries = [{**common, **entry} for entry in content.get("subset", [{}])]
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, AttributeError) as error:
         raise TrainError(f"--sample_prompts {path} cannot be read: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise TrainError(f"--sample_prompts {path}: it must be a list of prompts with their options")

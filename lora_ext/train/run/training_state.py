@@ -17,6 +17,7 @@ import torch
 
 from ...errors import FileError, TrainError
 from ...file.saving import FileInUseError, replace_file
+from ...json_text import parse_json
 from ..config.recipe import Recipe
 
 STATE_NUMBERS_NAME, STATE_TENSORS_NAME = "run.json", "run.pt"
@@ -170,7 +171,7 @@ def load_training_state(where: Path, name: str | None = None) -> TrainingState:
     """
     folder = find_training_state(where, name)
     try:
-        numbers = json.loads((folder / STATE_NUMBERS_NAME).read_text(encoding="utf-8"))
+        numbers = parse_json((folder / STATE_NUMBERS_NAME).read_text(encoding="utf-8"))
         tensors = torch.load(folder / STATE_TENSORS_NAME, map_location="cpu", weights_only=True)
         numbers["smoothed"] = tuple(numbers["smoothed"])
         numbers["kept"] = {kind: [tuple(item) for item in items] for kind, items in numbers["kept"].items()}
@@ -220,8 +221,8 @@ def find_training_state(where: Path, name: str | None = None) -> Path:
             others.append(numbers.parent.name)
             continue
         try:
-            step = int(json.loads(numbers.read_text(encoding="utf-8"))["step"])
-        except (OSError, ValueError, KeyError, TypeError):
+            step = int(parse_json(numbers.read_text(encoding="utf-8"))["step"])
+        except (OSError, OverflowError, ValueError, KeyError, TypeError):
             step = -1  # damaged; it is only chosen, and then reported, if there is no other
         found.append((step, numbers.stat().st_mtime, numbers.parent))
     if not found:
