@@ -170,6 +170,8 @@ def test_kohya_s_dataset_file(tmp_path: Path) -> None:
         ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='ones'", "did you mean 'one'"),
         ("[[datasets]]\n[[datasets.subsets]]\nnum_repeats=2", "no image_dir"),
         ("[datasets]", "two brackets"),
+        ("[[datasets]]\nkeep_token=1\nflip_au=1\n[[datasets.subsets]]\nimage_dir='one'", "'keep_tokens'.*'flip_aug'"),
+        ("[general]\ndebug_dataset=true\n[[datasets]]", "debug_dataset is not supported here"),
         ("[[datasets]]\n[[datasets.subsets]]\nimage_dir='one'\nis_reg=1", "is_reg is 1"),
     ],
 )

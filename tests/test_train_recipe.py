@@ -387,6 +387,9 @@ def test_the_guis_file_with_its_defaults(tmp_path: Path) -> None:
     assert (plain.resolution, plain.text_encoder_lr, plain.unet_lr, plain.seed) == ("512,512", 1e-4, 1e-4, None)
     assert (plain.sdpa or plain.xformers) and plain.optimizer_type in ("AdamW", "AdamW8bit")
     assert loaded(text_encoder_lr=0).network_train_unet_only
+    assert loaded(additional_parameters="--log_prefix='a b' --optimizer_args betas=0.9,0.99").log_prefix == "a b"
+    with pytest.raises(TrainError, match="command line"):  # only what the user types may name a class by its module
+        loaded(additional_parameters="--optimizer_type os.path")
     wide = loaded(
         LoRA_type="Kohya LoCon", conv_dim=4, max_train_steps=7, noise_offset=0.1, noise_offset_type="Multires"
     )
@@ -396,7 +399,9 @@ def test_the_guis_file_with_its_defaults(tmp_path: Path) -> None:
         ({"LoRA_type": "LyCORIS/LoHa"}, "LoRA_type 'LyCORIS/LoHa'"), ({"flux1_checkbox": True}, "flux1_checkbox"),
         ({"fp8_base": True, "vae": "x"}, "fp8_base is not.*\n.*vae is not"),
         ({"save_model_as": "ckpt"}, "save_model_as"),
-        ({"additional_parameters": "--x"}, "command line"), ({"min_snr_gama": 5}, "'min_snr_gamma'"),
+        ({"additional_parameters": "'"}, "not a command line"),
+        ({"additional_parameters": "--fp8_base --flip_au"}, "x.json: additional.*\n.*--fp8_base.*\n.*'--flip_aug'"),
+        ({"min_snr_gama": 5}, "'min_snr_gamma'"),
     ):  # fmt: skip
         with pytest.raises(TrainError, match=said):
             loaded(**more)

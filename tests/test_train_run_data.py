@@ -195,11 +195,14 @@ def test_what_a_file_has_and_the_recipe_leaves_out_is_reported(tmp_path: Path) -
         assert len(said) == len(expected) and all(part in text for part, text in zip(expected, said, strict=True))
 
 
-def test_the_guis_defaults_train(tmp_path: Path) -> None:
+def test_the_guis_defaults_train(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "img/1_cat").mkdir(parents=True)
     Image.new("RGB", (64, 64)).save(tmp_path / "img/1_cat/0.png")
     folders = ["--train_data_dir", str(tmp_path / "img"), "--output_dir", str(tmp_path / "out")]
     size = ["--resolution", "64", "--device", "cpu"]
     config = Path(__file__).parent / "data/kohya/gui_defaults.json"
-    assert train_main(["--config_file", str(config), *folders, *size]) == 0
+    (tmp_path / "prompt.txt").write_text("\n", encoding="utf-8")
+    samples = ["--sample_prompts", str(tmp_path / "prompt.txt"), "--sample_every_n_epochs", "1"]
+    assert train_main(["--config_file", str(config), *folders, *size, *samples]) == 0
     assert (tmp_path / "out/last.safetensors").is_file()
+    assert "has no prompt: no samples are generated" in capsys.readouterr().err

@@ -62,7 +62,8 @@ def load_gui_file(path: Path) -> tuple[dict[str, Any], list[str]]:
 
     Returns:
         (name → value, named as in kohya's script, without the values that are off; a sentence for each default of the
-        GUI that needs a package which is not installed, and what is used instead).
+        GUI that needs a package which is not installed, and what is used instead). The value of `additional_parameters`
+        is a command line.
 
     Raises:
         TrainError: It is not such a file, or it trains something that is not supported.
@@ -87,10 +88,6 @@ def _check_supported(path: Path, given: Mapping[str, Any]) -> None:
     if wrong:
         kinds = ", ".join(_NETWORKS)
         raise TrainError(f"{path}: not supported here: {', '.join(wrong)}; networks are {kinds} for SD 1.x, 2.x, SDXL")
-    for name in ("additional_parameters", "extra_accelerate_launch_args"):
-        if given.get(name):
-            text = f"empty it and give {given[name]!r} on the command line"
-            raise TrainError(f"{path}: {name} is not supported here; {text}")
 
 
 def _settings(given: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from ...command_line import CommandParser
 from ...errors import TrainError, did_you_mean
@@ -398,8 +398,28 @@ def settings_from_config_file(path: Path) -> tuple[dict[str, Any], list[str]]:
             if isinstance(item, dict):
                 raise TrainError(f"{path} has a table {name}.{key} where a setting is expected")
             found[key] = item
+    if path.suffix.lower() == ".json":
+        found.update(_additional_parameters(str(found.pop("additional_parameters", "")), path))
     used, not_used = sort_options(found, (*recipe_options(), *_OTHER_OPTIONS), str(path))
     return used, [*said, *([not_used] if not_used else [])]
+
+
+class _ConfigFileParser(RecipeParser):
+    """A command line inside a config file: a wrong one raises TrainError instead of ending the program."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise TrainError((message or "").removeprefix("lora-ext: ").strip())
+
+
+def _additional_parameters(line: str, path: Path) -> dict[str, Any]:
+    """Name → value of the command line in a file of kohya's GUI. Raises TrainError."""
+    parser = _ConfigFileParser("train", "")
+    add_recipe_options(parser)
+    try:
+        found = parser.parse_args(shlex.split(line))
+    except (ValueError, TrainError) as error:
+        raise TrainError(f"{path}: additional_parameters {line!r} is not a command line for this: {error}") from None
+    return {name: value for name, value in vars(found).items() if name != "config_file"}
 
 
 def recipe_to_toml(recipe: Recipe) -> str:

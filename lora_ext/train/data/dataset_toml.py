@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TrainError, did_you_mean
+from ..config.kohya_options import UNSUPPORTED_OPTIONS, is_neutral
 from ..config.recipe import Recipe, recipe_options
 from ..config.recipe_io import parse_recipe_option
 from ..config.toml_file import load_toml
@@ -72,7 +73,9 @@ def _merged_subset_tables(content: Mapping[str, Any], path: Path) -> Iterator[tu
 def _table(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TrainError(f"{where} is not a table of options")
-    return {name: entry for name, entry in value.items() if name not in ("debug_dataset",)}
+    if not is_neutral(value.get("debug_dataset")):
+        raise TrainError(f"{where}: debug_dataset is not supported here: {UNSUPPORTED_OPTIONS['debug_dataset']}")
+    return {name: entry for name, entry in value.items() if name != "debug_dataset"}
 
 
 def _tables(value: object, where: str) -> list[dict[str, Any]]:
@@ -82,9 +85,9 @@ def _tables(value: object, where: str) -> list[dict[str, Any]]:
 
 
 def _check_names(given: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
-    for name in given:
-        if name not in valid:
-            raise TrainError(f"{where}: unknown option {name!r}{did_you_mean(name, valid)}")
+    unknown = [f"{name!r}{did_you_mean(name, valid)}" for name in given if name not in valid]
+    if unknown:
+        raise TrainError(f"{where}: unknown option{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
 
 
 def _with_options(recipe: Recipe, options: Mapping[str, Any], where: str) -> Recipe:
@@ -94,12 +97,11 @@ def _with_options(recipe: Recipe, options: Mapping[str, Any], where: str) -> Rec
         for name, (_, option) in recipe_options().items()
         if option.group in SUBSET_OPTION_GROUPS or name in MORE_SUBSET_OPTIONS
     ]
+    options = {name: value for name, value in options.items() if name not in ("cache_info", "max_token_length")}
+    _check_names(options, (*valid, *DATASET_OPTION_ALIASES), where)
     changed: dict[str, Any] = {}
     for given, value in options.items():
         name = DATASET_OPTION_ALIASES.get(given, given)
-        if name in ("cache_info", "max_token_length"):
-            continue
-        _check_names({given: value}, (*valid, *DATASET_OPTION_ALIASES), where)
         changed[name] = _value(name, given, value, where)
     return replace(recipe, **changed)
 

@@ -100,6 +100,8 @@ class TrainingRun:
         recipe, group, track = self.recipe, self.process_group, track_with_callback(self.reporter.show)
         setup.check_model(recipe, self.model, self.reporter.notify)
         self.sample_specs = setup.checked_sample_specs(recipe, self.model)
+        if recipe.sample_prompts is not None and not self.sample_specs:
+            self.reporter.notify(f"--sample_prompts {recipe.sample_prompts} has no prompt: no samples are generated")
         setup.create_output_folder(self.folder)
         resumed = resume.load_resumed_state(recipe, self.reporter.notify)
         self.state.seed = setup.choose_run_seed(recipe, resumed, group)
