@@ -59,6 +59,25 @@ def test_enter_chooses_the_file_of_the_name_typed(page: Any, server: Server) -> 
     assert picker.locator(f"#{marked}").get_attribute("aria-selected") == "true"
 
 
+@pytest.mark.one_page
+def test_escape_closes_what_is_open(page: Any) -> None:
+    panel = go(page, "weights")
+    jobs, picker = page.locator(".lx-jobs"), panel.locator(".lx-picker:visible").first
+    page.locator(".lx-job-menu-face").click()
+    jobs.wait_for()
+    picker.locator(".lx-pick").focus()
+    page.keyboard.press("Enter")
+    picker.locator(".lx-item").first.wait_for()
+    page.keyboard.press("Escape")
+    picker.locator(".lx-pop").wait_for(state="hidden")
+    until(page, "() => document.activeElement.matches('.lx-pick')")
+    assert jobs.is_visible()
+    page.keyboard.press("Escape")
+    jobs.wait_for(state="hidden")
+    until(page, "() => document.activeElement.matches('.lx-job-menu-face')")
+    assert page.locator(".lx-job-menu-face").get_attribute("aria-expanded") == "false"
+
+
 def test_sliders_to_text_to_prompt_to_picture(page: Any, server: Server) -> None:
     panel = go(page, "generate")
     panel.get_by_label("Steps").first.fill("3")

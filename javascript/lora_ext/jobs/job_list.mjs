@@ -1,6 +1,7 @@
 // The list of all jobs at the page's bottom, and the note on who applies tags.
 import { api, post } from "../core/api.mjs";
 import { h, setChildren, updateRows } from "../core/elements.mjs";
+import { closeOnEscape } from "../core/escape.mjs";
 import { emit, on } from "../core/events.mjs";
 import { showingErrors } from "../core/messages.mjs";
 import { page } from "../core/page.mjs";
@@ -95,6 +96,13 @@ class JobList {
             title: t("All jobs: progress, log, results"),
             onclick: () => this.toggle(),
         });
+        closeOnEscape(
+            () => !this.list.hidden,
+            () => {
+                this.toggle();
+                this.face.focus();
+            },
+        );
         this.notice = note("", "bad");
         this.notice.hidden = true;
     }

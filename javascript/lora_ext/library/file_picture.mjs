@@ -70,15 +70,23 @@ export function filePicture(file, onchange) {
         }
         choices.hidden = !choices.hidden;
     });
-    return stack(
+    const chooser = button(t("Choose a picture"), choose, {
+        tip: t("One that was generated here: samples, sheets, single pictures"),
+    });
+    const element = stack(
         buttonRow(
             shown,
-            button(t("Choose a picture"), choose, {
-                tip: t("One that was generated here: samples, sheets, single pictures"),
-            }),
+            chooser,
             button(t("Upload"), () => upload.click(), { tip: t("A picture from your disk; PNG, JPEG or WebP") }),
             upload,
         ),
         choices,
     );
+    element.addEventListener("keydown", (event) => {
+        if (event.key !== "Escape" || choices.hidden) return;
+        event.preventDefault();
+        choices.hidden = true;
+        chooser.focus();
+    });
+    return element;
 }

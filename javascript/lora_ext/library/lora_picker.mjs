@@ -1,6 +1,7 @@
 // A button that opens a searchable list of the LoRA files, to choose one.
 import { api } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
+import { closeOnEscape } from "../core/escape.mjs";
 import { showingErrors } from "../core/messages.mjs";
 import { loadStored } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
@@ -15,6 +16,8 @@ export class LoraPicker {
     value = null;
     /** Counts choices, so that an older answer changes no newer one. */
     choices = 0;
+    /** Ends closing the list with Escape. */
+    stopEscape = () => {};
 
     /**
      * @param {object} options
@@ -32,13 +35,7 @@ export class LoraPicker {
             title: tip || t("Choose a LoRA file"),
             onclick: () => (this.list.element.hidden ? this.open() : this.close()),
         });
-        this.list = new SearchList(
-            (row) => this.pick(row),
-            () => {
-                this.close();
-                this.face.focus();
-            },
-        );
+        this.list = new SearchList((row) => this.pick(row));
         const title = label ? h("span", { class: "lx-label" }, label) : null;
         this.choice = h("span", { class: "lx-spoken", role: "status" });
         this.element = h("div", { class: "lx-field lx-picker" }, title, this.face, this.choice, this.list.element);
@@ -63,6 +60,14 @@ export class LoraPicker {
         this.list.search.focus();
         this.list.load();
         document.addEventListener("pointerdown", this.closeOutside, true);
+        this.stopEscape();
+        this.stopEscape = closeOnEscape(
+            () => true,
+            () => {
+                this.close();
+                this.face.focus();
+            },
+        );
     }
 
     close() {
@@ -70,6 +75,7 @@ export class LoraPicker {
         this.list.pickOnLoad = false;
         this.face.setAttribute("aria-expanded", "false");
         document.removeEventListener("pointerdown", this.closeOutside, true);
+        this.stopEscape();
     }
 
     closeOutside = (/** @type {Event} */ event) => {

@@ -47,13 +47,9 @@ export class SearchList {
     /** @type {AbortController | null} */
     asked = null;
 
-    /**
-     * @param {(row: LibraryRow) => void} pick
-     * @param {() => void} leave called when Escape is pressed
-     */
-    constructor(pick, leave) {
+    /** @param {(row: LibraryRow) => void} pick */
+    constructor(pick) {
         this.pick = pick;
-        this.leave = leave;
         this.id = `lx-files-${++lists}`;
         this.search = nameSearch();
         this.search.setAttribute("role", "combobox");
@@ -150,7 +146,6 @@ export class SearchList {
     /** @param {KeyboardEvent} event */
     handleKey(event) {
         this.pickOnLoad = false;
-        if (event.key === "Escape") return this.leave();
         if (event.key === "ArrowDown") this.mark(this.marked + 1);
         else if (event.key === "ArrowUp") this.mark(this.marked - 1);
         else if (event.key === "Enter") this.pickMarked();
