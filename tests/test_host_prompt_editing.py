@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from test_host_samplers import LEVELS, Exact
 
 from lora_ext.host.standalone.prompt_editing import PassSteps, parse_and_prompts, parse_prompt_editing
+from lora_ext.host.standalone.prompt_encoding import parse_emphasis
 from lora_ext.host.standalone.sampling import CfgDenoiser, Conditioning, ConditioningSchedule
 
 ROWS = {
@@ -112,3 +115,12 @@ def test_texts_change_while_a_picture_is_made() -> None:
     guide = CfgDenoiser(Echo(), LEVELS, "epsilon", ConditioningSchedule(((2, say(1)), (4, say(2)))), say(0), 1.0)
     seen = [float(guide.predict_noise(torch.zeros(1, 4, 1, 1), 10).mean()) for _ in range(6)]
     assert seen == [1, 1, 1, 2, 2, 2]
+
+
+def test_many_blanks_take_linear_time() -> None:
+    text = "a" + " " * 20_000 + "b"
+    begun = time.process_time()
+    parse_emphasis(text)
+    assert parse_and_prompts(text) == [(text, 1.0)]
+    parse_prompt_editing(text, PassSteps(20))
+    assert time.process_time() - begun < 1

@@ -13,7 +13,7 @@ from typing import TypeAlias
 _TOKEN = re.compile(r"\\.|[^\\\[\]():|]+|.", re.DOTALL)
 _WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 _AND = re.compile(r"\bAND\b")
-_WEIGHT = re.compile(r"(.*?)(?:\s*:\s*([-+]?(?:\d+\.?|\d*\.\d+)))?\s*", re.DOTALL)
+_WEIGHT = re.compile(r"\s*([-+]?(?:\d+\.?|\d*\.\d+))\s*")
 _DEPTH = 40
 """Depth up to which brackets inside brackets are parsed."""
 
@@ -100,9 +100,9 @@ def parse_and_prompts(prompt: str) -> list[tuple[str, float]]:
     """
     rows = []
     for text in _AND.split(prompt):
-        match = _WEIGHT.fullmatch(text)
-        assert match is not None, "the pattern takes every text"
-        rows.append((match[1], 1.0 if match[2] is None else float(match[2])))
+        before, colon, after = text.rpartition(":")
+        match = _WEIGHT.fullmatch(after) if colon else None
+        rows.append((before.rstrip(), float(match[1])) if match else (text.rstrip(), 1.0))
     return rows
 
 

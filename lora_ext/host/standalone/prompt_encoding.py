@@ -26,7 +26,8 @@ NEGLIGIBLE_MEAN = 1e-3
 """Share of their standard deviation below which the states' mean is rounding noise and nothing is rescaled to it."""
 
 _TOKEN = re.compile(r"\\(?P<escaped>[\\()\[\]])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[()\[\]]|[^\\()\[\]:]+|[\\:]")
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+# blanks are matched from their first one only: a try from each of them would take quadratic time
+_BREAK = re.compile(r"(?:(?<!\s)\s+)?\bBREAK\b\s*")
 
 
 EmbeddingVectors = Callable[[Embedding], Tensor]
