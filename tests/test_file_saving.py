@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lora_ext.file.key_formats import format_keys
 from lora_ext.file.loading import assemble_lora_file
 from lora_ext.file.safetensors_file import TORCH_DTYPES
 from lora_ext.file.safetensors_file import load_safetensors as read_safetensors
-from lora_ext.file.saving import save_safetensors
+from lora_ext.file.saving import replacing_file, save_safetensors
 from lora_ext.layer_keys import format_kohya_key
 from lora_ext.layer_names import UNET, LayerId, find_layer_id, layer_name_table
 
@@ -325,3 +326,13 @@ def test_damaged_diffusers_metadata_means_none(text: str) -> None:
     key = layer_name_table(UNET).diffusers[layer_id]
     tensors = {f"unet.{key}.lora_A.weight": torch.ones(2, 8), f"unet.{key}.lora_B.weight": torch.ones(8, 2)}
     assert assemble_lora_file(tensors, {"lora_adapter_metadata": text}).adapters[layer_id].scaling() == 1
+
+
+def test_temporary_files_of_killed_programs_are_removed_after_a_day(tmp_path: Path) -> None:
+    names = {".big-a1b2c3d_.part": 2, ".big-new45678.part": 0, "film.part": 2, ".film.part": 2}
+    for name, days in names.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - days * 86_400 - 60,) * 2)
+    with replacing_file(tmp_path / "a.txt", overwrite=False) as part:
+        part.write_text("a")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", ".big-new45678.part", "film.part", ".film.part"}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -109,6 +111,10 @@ class FileInUseError(FileError):
 
 _PAUSES = (0.05, 0.1, 0.2, 0.4)
 """Seconds between tries: virus scanners and indexers of Windows hold a new file for a moment."""
+_PART_NAME = re.compile(r"\..{0,40}-[a-z0-9_]{8}\.part", re.DOTALL)
+"""Names of `replacing_file`'s temporary files."""
+_LEFTOVER_AGE = 24 * 3600
+"""Seconds since the last change of a temporary file after which nobody writes it any more."""
 _IN_USE_ERRORS = (errno.EACCES, errno.EPERM, errno.EBUSY)
 
 
@@ -213,6 +219,7 @@ def replacing_file(path: Path, *, overwrite: bool, durable: bool = True) -> Iter
     if not overwrite and path.exists():
         raise FileError(f"{path} exists; choose another name or allow overwriting")
     part: Path | None = None
+    _remove_leftovers(path.parent)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".part")
         os.close(handle)
@@ -230,6 +237,18 @@ def replacing_file(path: Path, *, overwrite: bool, durable: bool = True) -> Iter
         if part is not None:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _remove_leftovers(folder: Path) -> None:
+    """Removes temporary files that killed programs of this user left in a folder; once for each folder and process."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(".*.part"):
+            with contextlib.suppress(OSError):
+                stat = path.lstat()
+                own = not hasattr(os, "getuid") or stat.st_uid == os.getuid()
+                if _PART_NAME.fullmatch(path.name) and own and time.time() - stat.st_mtime > _LEFTOVER_AGE:
+                    path.unlink()
 
 
 def check_not_linked(folder: Path, root: Path) -> None:
