@@ -95,7 +95,7 @@ def _values(name: str) -> st.SearchStrategy[Any]:
         some = st.lists(st.sampled_from(["a=1", "betas=(0.9, 0.99)", "b=x y"]), max_size=3).map(tuple)
     else:
         some = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1).filter(
-            lambda t: t not in ("", "None")
+            lambda t: t not in ("", "None") and not (option.kind and t == "none")
         )
     return st.none() | some if optional else some
 
@@ -312,6 +312,10 @@ NEUTRAL_SETTINGS: list[dict[str, Any]] = [
 def test_values_that_turn_nothing_on_are_accepted(given: dict[str, Any]) -> None:
     said: list[str] = []
     assert recipe_from_settings(given, notify=said.append) == Recipe() and not said
+
+
+def test_a_folder_may_be_called_none_in_capitals() -> None:
+    assert recipe_from_settings({"output_dir": "NONE", "resume": "none"}) == Recipe(output_dir="NONE")
 
 
 def test_rates_of_text_encoders_may_be_equal() -> None:

@@ -89,8 +89,8 @@ def parse_recipe_option(name: str, given: object) -> Any:
 
 def _is_unset_text(given: object, kind: str, option: RecipeOption) -> bool:
     """Whether a text means "not set"; in an option of free text, such as a caption's prefix, "none" is a word."""
-    if not isinstance(given, str) or (kind == "str" and not option.choices and not option.kind):
-        return False
+    if not isinstance(given, str) or (kind == "str" and not option.choices):
+        return bool(option.kind) and given in ("", "none")  # NONE may be a folder
     return given.strip().lower() in ("", "none") and given not in option.choices
 
 
