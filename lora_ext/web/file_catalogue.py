@@ -109,7 +109,8 @@ class FileCatalogue:
         with self._lock:
             idle = self._worker is None or not self._worker.is_alive()
             if idle and (self._stale or self.pending_count):
-                self._worker = threading.Thread(target=self._work, name="lora-ext-catalogue", daemon=True)
+                # no daemon: one that is within torch when Python ends aborts the process
+                self._worker = threading.Thread(target=self._work, name="lora-ext-catalogue")
                 self._worker.start()
 
     @property
@@ -153,6 +154,8 @@ class FileCatalogue:
             return
         before = self.pending_count
         for entry in sorted(self.library.entries, key=lambda entry: -entry.stamp[0]):
+            if not threading.main_thread().is_alive():  # the program ends
+                break
             if self.cached_summary(entry) is None:
                 with suppress(Exception):
                     self.summary(entry)
