@@ -107,6 +107,11 @@ class LoraTag:
         return None if self.at is None else parse_region(self.at, self.feather)
 
     @property
+    def acts_on_single_conditions(self) -> bool:
+        """Whether it says itself on which conditions it acts: parts joined by AND, the negative prompt."""
+        return self.part is not None or self.neg is not None
+
+    @property
     def encoded_te(self) -> float:
         """The weight of the text encoders that acts: a curve's at the first step, since the text is encoded once."""
         return self.te if self.te_curve is None else self.te * self.te_curve.at(0, 1, math.inf)

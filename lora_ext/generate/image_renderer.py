@@ -198,7 +198,7 @@ class StandaloneImageRenderer:
 
 def _has_several_conditions(image_spec: ImageSpec) -> bool:
     """Whether the prompts are more than one text each, or a tag acts on one of them or on a part of the picture."""
-    if any(tag.at or tag.part or tag.neg is not None for tag in image_spec.tags()):
+    if any(tag.at or tag.acts_on_single_conditions for tag in image_spec.tags()):
         return True
     text = parse_lora_tags(image_spec.prompt)[0]
     steps = PassSteps(image_spec.steps)

@@ -71,7 +71,7 @@ def set_conditions(
 
 def unused_conditions_note(prompt: RegionalPrompt) -> str:
     """Says that `part=` and `neg=` do nothing in a prompt with regions; "" where no tag has them."""
-    named = [tag.name for tag in prompt.tags if tag.part is not None or tag.neg is not None]
+    named = [tag.name for tag in prompt.tags if tag.acts_on_single_conditions]
     if not named or not (prompt.has_regions or any(tag.at for tag in prompt.tags)):
         return ""
     return f"part= and neg= of {', '.join(dict.fromkeys(named))} do nothing in a picture with regions"

@@ -3,6 +3,7 @@ import { h, setChildren } from "../core/elements.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, field, select, stack, textArea } from "../controls/basic.mjs";
 import { rangeField } from "../controls/range_field.mjs";
+import { strengthField } from "../controls/strength_field.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { regionColour } from "./region_canvas.mjs";
 
@@ -23,15 +24,9 @@ function loraRow(lora, onchange, onremove) {
         },
     });
     if (lora.call) picker.choose(lora.call);
-    const weight = rangeField(t("Weight"), {
+    const weight = strengthField(t("Weight"), t("The weight of the file's tag"), {
         min: -1,
-        max: 2,
-        step: 0.05,
         value: lora.weight,
-        hard: false,
-        low: -100,
-        high: 100,
-        tip: t("The weight of the file's tag"),
         oninput: () => {
             lora.weight = weight.get();
             onchange();

@@ -4,6 +4,7 @@ import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, card, grid, note, segments, stack } from "../controls/basic.mjs";
 import { rangeField } from "../controls/range_field.mjs";
+import { strengthField } from "../controls/strength_field.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { conflictReport } from "./conflict_report.mjs";
@@ -17,16 +18,7 @@ function fileRows() {
     const rows = [];
     const add = () => {
         const picker = new LoraPicker({});
-        const weight = rangeField(t("Weight"), {
-            min: -1,
-            max: 2,
-            step: 0.05,
-            value: 1,
-            hard: false,
-            low: -100,
-            high: 100,
-            tip: t("The weight of the file's tag"),
-        });
+        const weight = strengthField(t("Weight"), t("The weight of the file's tag"), { min: -1 });
         const tip = t("Remove this file from the comparison");
         const remove = button("×", () => removeRow(), { kind: "quiet", tip, "aria-label": tip });
         const line = h("div", { class: "lx-merge-row lx-two-fields" }, picker.element, weight, remove);

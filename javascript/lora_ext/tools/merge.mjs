@@ -6,6 +6,7 @@ import { page } from "../core/page.mjs";
 import { t } from "../core/strings.mjs";
 import { button, field, note, segments, select } from "../controls/basic.mjs";
 import { rangeField } from "../controls/range_field.mjs";
+import { strengthField } from "../controls/strength_field.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { optionalRank, toolForm } from "./tool_form.mjs";
 
@@ -60,16 +61,7 @@ function methodFields() {
  */
 function fileRow(presets, onpick, onremove) {
     const picker = new LoraPicker({ onpick });
-    const ratio = rangeField(t("Ratio"), {
-        min: -1,
-        max: 2,
-        step: 0.05,
-        value: 1,
-        hard: false,
-        low: -100,
-        high: 100,
-        tip: t("Weight of this file in the merge; may be negative"),
-    });
+    const ratio = strengthField(t("Ratio"), t("Weight of this file in the merge; may be negative"), { min: -1 });
     const lbw = select([["", t("the same for all blocks")], ...presets.map(({ name }) => name)], "");
     const tip = t("Remove this file from the merge");
     const element = h(

@@ -55,7 +55,7 @@ class A1111ImageRenderer:
         text = parse_lora_tags(image_spec.prompt)[0].rstrip()
         if not is_supported_model(current_sd_model()) or "AND" in text:  # AND gives an image several conditionings
             return image_spec
-        single = any(tag.at or tag.part or tag.neg is not None for tag in image_spec.tags())
+        single = any(tag.at or tag.acts_on_single_conditions for tag in image_spec.tags())
         if single or not getattr(shared.opts, "lora_ext_on_negative", True):  # weights that differ within an image
             return image_spec
         return (*image_spec.batch_key(), text, image_spec.negative_prompt)
