@@ -49,6 +49,7 @@ class RegionalPrompt:
     rows: tuple[RegionRow, ...]
     base_share: float = 0.0
     errors: tuple[LoraError, ...] = field(default=(), compare=False)
+    _weights: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def has_regions(self) -> bool:
@@ -63,7 +64,7 @@ class RegionalPrompt:
         return tuple(dict.fromkeys(tag for row in self.rows for tag in row.tags))
 
     def weights(self, height: int, width: int) -> Tensor:
-        """Computes the weight of each row's prediction at each pixel.
+        """Computes the weight of each row's prediction at each pixel; once for each size, since each step asks.
 
         Args:
             height: rows of the latent.
@@ -72,6 +73,12 @@ class RegionalPrompt:
         Returns:
             (rows, height, width) float32 on the CPU; the rows sum to 1.
         """
+        found = self._weights.get((height, width))
+        if found is None:
+            found = self._weights[height, width] = self._combined_masks(height, width)
+        return found
+
+    def _combined_masks(self, height: int, width: int) -> Tensor:
         regions = [row.region for row in self.rows if row.region is not None]
         if not regions:
             return torch.ones(1, height, width)
