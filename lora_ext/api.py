@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 import torch
 
 from .adapter_spec import AdapterSpec, Presets, spec_from_tag
-from .applied_networks import AppliedNetworks
-from .compare.per_image_weights import PerImageNetworks
+from .compare.per_image_weights import PerImageNetworks, networks_for_rows
 from .errors import BakingMemoryError, FileError, FitError, PromptError, did_you_mean
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
@@ -83,10 +82,7 @@ class Loras:
             self._files[name] = file
             self._specs[name] = self._make_spec(name, weight)
         memory = MemoryBudget(image_bytes=image_bytes)
-        has_rows = any(self._regions.values())
-        if has_rows and mode == BAKED:
-            raise FitError("mode=baked has one weight for the whole picture; regions need the mode auto or live")
-        self._applied = (PerImageNetworks if has_rows else AppliedNetworks)(model, mode, memory)
+        self._applied = networks_for_rows(model, mode, any(self._regions.values()), memory)
         try:
             self._apply_specs()
         except BaseException:

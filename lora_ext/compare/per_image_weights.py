@@ -14,10 +14,13 @@ import torch
 
 from ..adapter_spec import AdapterSpec, with_turns
 from ..applied_networks import AppliedNetworks
+from ..errors import FitError
 from ..file.lora_file import LoraFile
 from ..fit_report import FitReport
-from ..inject import AppliedAdapter
+from ..inject import BAKED, AppliedAdapter, MemoryBudget
+from ..inject.fallback import WeightChanges
 from ..layer_names import UNET, LayerId
+from ..protocols import HookableModel
 from ..regions import Region
 
 _FileKey: TypeAlias = "tuple[int, int | None, Region | None]"
@@ -106,3 +109,22 @@ class PerImageNetworks(AppliedNetworks):
             if adapters:
                 wanted_adapters[layer_id] = tuple(adapters)
         return wanted_adapters
+
+
+def networks_for_rows(
+    model: HookableModel,
+    mode: str,
+    several: bool,
+    memory: MemoryBudget | None = None,
+    changes: WeightChanges | None = None,
+) -> AppliedNetworks:
+    """Returns what applies the files of one row, or of several; other arguments as for `AppliedNetworks`.
+
+    Raises:
+        FitError: regions and the mode "baked", which has one weight for the whole batch.
+    """
+    if not several:
+        return AppliedNetworks(model, mode, memory, changes)
+    if mode == BAKED:
+        raise FitError("mode=baked has one weight for the whole picture; regions need the mode auto or live")
+    return PerImageNetworks(model, mode, memory, changes)

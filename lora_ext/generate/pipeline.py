@@ -15,6 +15,7 @@ from PIL import Image
 from .. import __version__
 from ..adapter_spec import AdapterSpec, Presets, resolve_tag
 from ..applied_networks import AppliedNetworks
+from ..compare.per_image_weights import networks_for_rows
 from ..data_folder import user_data_folder
 from ..errors import FileError, LoraError, PromptError
 from ..file.lora_library import LoraLibrary
@@ -36,8 +37,8 @@ from ..protocols import VAE_SCALE_FACTOR
 from ..region_masks import MASKS_FOLDER, MASKS_KEY, MaskFolders, save_used_masks
 from ..regions.prompt_words import BASE_WORD
 from ..weight_trace import WeightTrace
-from .prompt_conditions import set_conditions, specs_with_scopes, unused_conditions_note
-from .region_rows import SpecRows, apply_rows, networks_for_rows, rows_of_specs
+from .prompt_conditions import set_conditions, specs_with_scopes, unused_conditions_notes
+from .region_rows import SpecRows, apply_rows, rows_of_specs
 from .settings import Settings
 from .used_embeddings import used_embeddings, warn_beside_punctuation
 
@@ -170,7 +171,7 @@ def generate(
     report.notes += warn_beside_punctuation(model, texts, known)
     images: list[Image.Image] = []
     trace = WeightTrace() if settings.show_curve else None
-    with networks_for_rows(model, settings.mode, len(first_pass), changes) as applied:
+    with networks_for_rows(model, settings.mode, len(first_pass) > 1, changes=changes) as applied:
         applied.reserve_memory(_batch_bytes(settings, model, len(prompt.rows)))
         texts_of = RegionTexts(len(first_pass), applied.places.set_texts) if len(first_pass) > 1 else None
         conditions = set_conditions(applied, settings.prompt, specs, settings.mode)
@@ -198,8 +199,7 @@ def _parse_prompt(settings: Settings, masks: MaskFolders, report: GenerationRepo
     not_applied = unread_tag_warnings(settings.prompt, settings.negative_prompt)
     if not_applied and settings.strict:
         raise PromptError(not_applied[0])
-    report.notes += [*not_applied, *bracketed_tag_warnings(settings.prompt)]
-    report.notes += filter(None, [unused_conditions_note(prompt)])
+    report.notes += [*not_applied, *bracketed_tag_warnings(settings.prompt), *unused_conditions_notes(prompt)]
     return prompt
 
 

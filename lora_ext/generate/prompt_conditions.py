@@ -69,9 +69,9 @@ def set_conditions(
     return ConditionCalls(applied.encode_as, applied.begin_rows)
 
 
-def unused_conditions_note(prompt: RegionalPrompt) -> str:
-    """Says that `part=` and `neg=` do nothing in a prompt with regions; "" where no tag has them."""
+def unused_conditions_notes(prompt: RegionalPrompt) -> list[str]:
+    """Says that `part=` and `neg=` do nothing in a prompt with regions; nothing where no tag has them."""
     named = [tag.name for tag in prompt.tags if tag.acts_on_single_conditions]
     if not named or not (prompt.has_regions or any(tag.at for tag in prompt.tags)):
-        return ""
-    return f"part= and neg= of {', '.join(dict.fromkeys(named))} do nothing in a picture with regions"
+        return []
+    return [f"part= and neg= of {', '.join(dict.fromkeys(named))} do nothing in a picture with regions"]

@@ -9,13 +9,9 @@ from typing import TypeAlias
 from ..adapter_spec import AdapterSpec
 from ..applied_networks import AppliedNetworks
 from ..compare.per_image_weights import PerImageNetworks
-from ..errors import FitError
 from ..fit_report import FitReport
-from ..inject import BAKED
-from ..inject.fallback import WeightChanges
 from ..lora_tags import LoraTag
 from ..prompt_regions import RegionalPrompt
-from ..protocols import HookableModel
 
 SpecRows: TypeAlias = "Sequence[Sequence[AdapterSpec]]"
 """`rows[i]` acts on row i of a `RegionalPrompt`."""
@@ -37,21 +33,6 @@ def rows_of_texts(specs: Sequence[AdapterSpec]) -> SpecRows:
     return [
         [spec if spec.region in (None, own) else replace(spec, te=0.0) for spec in specs] for own in (None, *regions)
     ]
-
-
-def networks_for_rows(
-    model: HookableModel, mode: str, rows: int, changes: WeightChanges | None = None
-) -> AppliedNetworks:
-    """Returns what applies the files of so many rows.
-
-    Raises:
-        FitError: regions and the mode "baked", which has one weight for the whole batch.
-    """
-    if rows == 1:
-        return AppliedNetworks(model, mode, changes=changes)
-    if mode == BAKED:
-        raise FitError("mode=baked has one weight for the whole picture; regions need the mode auto or live")
-    return PerImageNetworks(model, mode, changes=changes)
 
 
 def apply_rows(applied: AppliedNetworks, rows: SpecRows) -> list[FitReport]:
