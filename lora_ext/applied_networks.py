@@ -19,7 +19,7 @@ from .fit_report import FitReport
 from .inject import AUTO, AppliedAdapter, Injection, LayerTarget, MemoryBudget, StepWeight, find_layer_targets
 from .inject.applied_adapter import are_equal
 from .inject.averaged_predictions import AveragedPredictions
-from .inject.condition_rows import ConditionRows
+from .inject.condition_rows import BatchRow, ConditionRows, SplitRow
 from .inject.fallback import LiveFallback, WeightChanges
 from .inject.free_memory import accelerated
 from .inject.place import TEXT_LAYERS, PlaceGain, RegionPlaces
@@ -229,13 +229,16 @@ class AppliedNetworks:
         if before != condition and self.has_scopes:
             self._apply_changes()
 
-    def begin_rows(self, rows: Sequence[Condition]) -> None:
+    def begin_rows(self, rows: Sequence[BatchRow]) -> None:
         """Says what the rows of the U-Net's next step are conditioned on.
 
         Args:
-            rows: a condition of `conditions` for each row, in the order in which the U-Net gets them.
+            rows: a condition of `conditions` for each row, or several, in the order in which the U-Net gets them.
         """
-        self._condition_rows.begin_step([self.conditions.index(row) for row in rows])
+        number_of = self.conditions.index
+        self._condition_rows.begin_step(
+            [row.numbered(number_of) if isinstance(row, SplitRow) else number_of(row) for row in rows]
+        )
 
     def _with_turns(self, specs: Sequence[AdapterSpec]) -> tuple[AdapterSpec, ...]:
         """The specs with their turns; all of them belong to one prompt."""

@@ -17,10 +17,12 @@ class Condition:
     Attributes:
         part: number of the prompt's part, from 0; None for the negative prompt that all parts share.
         is_negative: whether it is a negative prompt.
+        region: number of the picture's region, from 0; None for the whole picture.
     """
 
     part: int | None = 0
     is_negative: bool = False
+    region: int | None = None
 
 
 NEGATIVE = Condition(None, is_negative=True)
@@ -34,10 +36,12 @@ class ConditionScope:
     Attributes:
         parts: numbers of the prompt's parts; None for all.
         negative: whether it acts on the negative prompt too.
+        regions: numbers of the picture's regions; None for all.
     """
 
     parts: frozenset[int] | None = None
     negative: bool = True
+    regions: frozenset[int] | None = None
 
     def includes(self, condition: Condition) -> bool:
         """Whether the LoRA acts on a condition.
@@ -48,6 +52,8 @@ class ConditionScope:
             ([False, True], False)
         """
         if condition.is_negative and not self.negative:
+            return False
+        if self.regions is not None and condition.region is not None and condition.region not in self.regions:
             return False
         return self.parts is None or condition.part is None or condition.part in self.parts
 

@@ -54,6 +54,11 @@ def split_prompt_parts(prompt: str) -> PromptParts:
     return PromptParts(len(joints) + 1, tuple((items, bisect_right(joints, at - 1)) for _, items, at in found))
 
 
+def without_network_tags(text: str) -> str:
+    """Returns a text without the tags of all kinds that the web UI removes from prompts."""
+    return _NETWORK_TAG.sub("", text)
+
+
 @dataclass(frozen=True)
 class ConditionSettings:
     """On which conditions tags act that do not say so themselves.

@@ -20,7 +20,7 @@ from lora_ext.conditions import (
 )
 from lora_ext.errors import FitError
 from lora_ext.inject.averaged_predictions import AveragedPredictions
-from lora_ext.inject.condition_rows import ROWS_ARGUMENT, ConditionRows
+from lora_ext.inject.condition_rows import ROWS_ARGUMENT, ConditionRows, SplitRow
 from lora_ext.lora_tags import LoraTag
 from lora_ext.prompt_parts import ConditionSettings, split_prompt_parts, tag_scope
 from lora_ext.weight_curve import parse_curve
@@ -162,6 +162,61 @@ def test_schedules_of_conditions(model: Tiny) -> None:
         for row, weight in enumerate(weights):
             one = alone(model, [AdapterSpec(file, unet=weight)], x[row : row + 1], text[row : row + 1])
             torch.testing.assert_close(made[step][row : row + 1], one, atol=1e-4, rtol=1e-3)
+
+
+def test_a_file_whose_weight_is_0_now_beside_one_that_acts_everywhere(model: Tiny) -> None:
+    file, other = (lora_file(model, seed=seed, name=str(seed), std=0.3) for seed in range(2))
+    x, text = inputs(3)
+    with AppliedNetworks(model) as networks:
+        networks.conditions = and_conditions(2)
+        networks.apply([AdapterSpec(file, curve=parse_curve("0@0,1@1"), scope=FIRST), AdapterSpec(other)])
+        networks.begin_rows(images_in_turn([2]))
+        networks.at_step(0, 3)
+        made = unet(model, x, text)
+    torch.testing.assert_close(made, alone(model, [AdapterSpec(other)], x, text), atol=1e-4, rtol=1e-3)
+
+
+def quarters(height: int, width: int) -> torch.Tensor:
+    """Weights of two rows."""
+    return torch.tensor([0.25, 0.75])[:, None, None].expand(2, height, width)
+
+
+def test_a_row_of_several_conditions_is_the_sum_of_separate_calls(model: Tiny) -> None:
+    """With the texts of each, wherever padding and marks of others have moved them; rows of one condition stay."""
+    file, (x, text) = lora_file(model, std=0.3), inputs(2)
+    first, second = (Condition(None, is_negative=True, region=number) for number in range(2))
+    own = [text[1] * 0.5, text[1] * 2.0]
+    marked = torch.cat([text.new_zeros(2, 1, 16), text, text.new_ones(2, 2, 16)], 1)
+    outs = []
+    for number, specs in enumerate(([AdapterSpec(file)], [])):
+        there = torch.cat([marked[1, :1], own[number], marked[1, 8:]])[None]
+        outs.append(alone(model, specs, x[1:], there))
+    with AppliedNetworks(model) as networks:
+        networks.conditions = (Condition(0), first, second)
+        networks.apply([AdapterSpec(file, scope=ConditionScope(regions=frozenset({0})))])
+        row = SplitRow((first, second), quarters, {"encoder_hidden_states": (text[1], own)})
+        networks.begin_rows([Condition(0), row])
+        with torch.no_grad():
+            made = model.unet(x, 3, encoder_hidden_states=marked).sample
+    torch.testing.assert_close(made[1:], outs[0] * 0.25 + outs[1] * 0.75, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(made[:1], alone(model, [AdapterSpec(file)], x[:1], marked[:1]), atol=1e-4, rtol=1e-3)
+
+
+def test_predictions_that_are_averaged_have_rows_of_several_conditions(model: Tiny) -> None:
+    a, b = (lora_file(model, seed=seed, name=str(seed), std=0.3) for seed in range(2))
+    x, text = inputs(1)
+    negatives = tuple(Condition(None, is_negative=True, region=number) for number in range(2))
+
+    def both(scope: ConditionScope | None) -> list[AdapterSpec]:
+        return [AdapterSpec(file, compose="composite", scope=scope) for file in (a, b)]
+
+    with AppliedNetworks(model) as networks:
+        networks.conditions = negatives
+        networks.apply(both(ConditionScope(regions=frozenset({0}))))
+        networks.begin_rows([SplitRow(negatives, quarters, {})])
+        made = unet(model, x, text)
+    composed = alone(model, both(None), x, text)
+    torch.testing.assert_close(made, composed * 0.25 + unet(model, x, text) * 0.75, atol=1e-4, rtol=1e-3)
 
 
 def test_scopes_that_include_all_conditions_are_plain_weights(model: Tiny) -> None:

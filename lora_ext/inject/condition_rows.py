@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..conditions import Condition
 from ..errors import FitError
 from .averaged_predictions import AveragedPredictions
+from .separate_predictions import map_prediction, repeat_rows
+
+_C = TypeVar("_C")
+_D = TypeVar("_D")
 
 ROWS_ARGUMENT = "lora_ext_rows"
 """A keyword argument of the network with the condition of each row, (rows, 1), for hosts that order rows themselves."""
+
+
+@dataclass(frozen=True)
+class SplitRow(Generic[_C]):
+    """A row that is computed once for each of several conditions, such as the negative prompt for each region.
+
+    Attributes:
+        conditions: the conditions.
+        weights: (height, width) of the prediction → weights (conditions, height, width), which sum to 1.
+        texts: for names of the network's arguments: the row's value as it was encoded, (tokens, width) or (width,), and
+            the values that stand in its place for each condition.
+    """
+
+    conditions: tuple[_C, ...]
+    weights: Callable[[int, int], Tensor]
+    texts: Mapping[str, tuple[Tensor, Sequence[Tensor]]]
+
+    def numbered(self, number_of: Callable[[_C], _D]) -> SplitRow[_D]:
+        """Returns the row with its conditions' numbers."""
+        return SplitRow(tuple(map(number_of, self.conditions)), self.weights, self.texts)
+
+
+BatchRow: TypeAlias = "Condition | SplitRow[Condition]"
+"""A row of the U-Net's batch: its condition, or several."""
 
 
 class ConditionRows:
@@ -25,11 +55,12 @@ class ConditionRows:
     """
 
     def __init__(self) -> None:
-        self._step: list[int] = []
+        self._step: list[int | SplitRow[int]] = []
         self._next = 0
         self._index: Tensor | None = None
         self._by_device: dict[torch.device, Tensor] = {}
-        self._handle: RemovableHandle | None = None
+        self._rows: list[int | SplitRow[int]] = []
+        self._handles: list[RemovableHandle] = []
         self._predictions: AveragedPredictions | None = None
 
     def attach(self, network: nn.Module, predictions: AveragedPredictions) -> None:
@@ -40,24 +71,27 @@ class ConditionRows:
             predictions: repeats calls of the network, which have the rows of the first call then.
         """
         self._predictions = predictions
-        if self._handle is None:
-            self._handle = network.register_forward_pre_hook(self._before_call, with_kwargs=True)
+        if not self._handles:
+            self._handles = [
+                network.register_forward_pre_hook(self._before_call, with_kwargs=True),
+                network.register_forward_hook(self._after_call, prepend=True),
+            ]
 
     def detach(self) -> None:
         """Removes what `attach` has registered."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle, self._step, self._index = None, [], None
+        while self._handles:
+            self._handles.pop().remove()
+        self._step, self._index, self._rows = [], None, []
 
-    def begin_step(self, rows: Sequence[int]) -> None:
+    def begin_step(self, rows: Sequence[int | SplitRow[int]]) -> None:
         """Says what the rows of a step are.
 
         Args:
-            rows: for each row, in the order in which the network gets them, the number of its condition.
+            rows: for each row, in the order in which the network gets them, the number of its condition, or numbers.
         """
         self._step, self._next = list(rows), 0
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int) -> list[int | SplitRow[int]]:
         """Returns the conditions of the next call's rows.
 
         Args:
@@ -98,15 +132,70 @@ class ConditionRows:
         return values.index_select(0, index)
 
     def _before_call(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Notes the rows of a call, and removes our own argument from it."""
+        """Notes the rows of a call, and removes our own argument from it. Rows of several conditions are repeated."""
         given = kwargs.pop(ROWS_ARGUMENT, None)
-        if self._predictions is not None and self._predictions.is_repeating:
+        if self._predictions is None or not self._predictions.is_repeating:
+            if given is None:
+                x = args[0] if args else next(iter(kwargs.values()))
+                self._rows = self.take(len(x))
+            else:
+                self._rows = given.flatten().long().tolist()
+            numbers = [number for row in self._rows for number in _numbers(row)]
+            if self._index is None or self._index.tolist() != numbers:
+                self._index, self._by_device = torch.tensor(numbers), {}
+        counts = [len(_numbers(row)) for row in self._rows]
+        if len(self._rows) == sum(counts):
             return args, kwargs
-        if given is None:
-            x = args[0] if args else next(iter(kwargs.values()))
-            rows = torch.tensor(self.take(len(x)))
-        else:
-            rows = given.flatten().long()
-        if self._index is None or self._index.shape != rows.shape or not torch.equal(self._index, rows):
-            self._index, self._by_device = rows, {}
-        return args, kwargs
+        return repeat_rows(args, counts), self._with_texts(repeat_rows(kwargs, counts))
+
+    def _with_texts(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call with the text of each condition."""
+        changed: dict[str, Tensor] = {}
+        number = 0
+        for row in self._rows:
+            for name, (before, values) in row.texts.items() if isinstance(row, SplitRow) else ():
+                if isinstance(kwargs.get(name), Tensor):
+                    whole = changed.setdefault(name, kwargs[name].clone())
+                    for place, value in enumerate(values, number):
+                        whole[place] = _exchanged(whole[place], before, value)
+            number += len(_numbers(row))
+        return {**kwargs, **changed}
+
+    def _after_call(self, _: Any, args: Any, output: Any) -> Any:
+        """Adds the predictions of rows of several conditions."""
+        counts = [len(_numbers(row)) for row in self._rows]
+        return output if len(counts) == sum(counts) else map_prediction(output, self._sum)
+
+    def _sum(self, predictions: Tensor) -> Tensor:
+        """(all conditions of all rows, channels, h, w) → (rows, channels, h, w)."""
+        found, number = [], 0
+        for row in self._rows:
+            own = predictions[number : number + len(_numbers(row))]
+            if isinstance(row, SplitRow):
+                weights = row.weights(own.shape[-2], own.shape[-1]).to(own.device, torch.float32)
+                own = (own.float() * weights[:, None]).sum(0, keepdim=True).to(own.dtype)
+            found.append(own)
+            number += len(_numbers(row))
+        return torch.cat(found)
+
+
+def _numbers(row: int | SplitRow[int]) -> tuple[int, ...]:
+    """The numbers of a row's conditions."""
+    return row.conditions if isinstance(row, SplitRow) else (row,)
+
+
+def _exchanged(given: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """A row's argument with `after` in the place of `before`.
+
+    Hosts and other extensions put padding after the text (its last vector repeated, or another text), marks before it,
+    or cut it. Where `before` is not found, the argument is returned as it is.
+    """
+    length = min(len(given), len(before))
+    before, after = before[:length].to(given), after[:length].to(given)
+    for first in range(len(given) - length + 1):
+        if torch.equal(given[first : first + length], before):
+            rest = given[first + length :]
+            if torch.equal(rest, before[-1:].expand_as(rest)):
+                rest = after[-1:].expand_as(rest)
+            return torch.cat([given[:first], after, rest])
+    return given

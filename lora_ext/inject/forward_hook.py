@@ -103,7 +103,7 @@ class ForwardHook:
         self.weights = tuple(one.present_weight for one in self.applied)
         acting = [one for one in map(AppliedAdapter.at_present, self.applied) if one.is_acting()]
         self.is_idle = not acting
-        self.condition_rows = next((one.condition_rows for one in acting if one.condition_rows is not None), None)
+        self.condition_rows = next((one.condition_rows for one in self.applied if one.condition_rows is not None), None)
         self.ups.clear()
         shape = weight_shape(self.module)
         assert shape is not None

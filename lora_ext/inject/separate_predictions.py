@@ -6,7 +6,7 @@ outputs of the batch that it gave.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,23 +40,36 @@ class SeparatePredictions:
 
     def _repeat(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         batch = len(args[0] if args else kwargs["sample"])
-
-        def repeated(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.repeat_interleave(self._rows, 0) if value.dim() and len(value) == batch else value
-            if isinstance(value, (list, tuple)):
-                return type(value)(map(repeated, value))
-            return {name: repeated(item) for name, item in value.items()} if isinstance(value, dict) else value
-
-        return repeated(args), repeated(kwargs)
+        return repeat_rows(args, [self._rows] * batch), repeat_rows(kwargs, [self._rows] * batch)
 
     def _put_together(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if hasattr(output, "sample"):
-            return type(output)(sample=self._sum(output.sample))
-        return (self._sum(output[0]), *output[1:]) if isinstance(output, tuple) else self._sum(output)
+        return map_prediction(output, self._sum)
 
     def _sum(self, output: Tensor) -> Tensor:
         """(batch·rows, channels, h, w) → (batch, channels, h, w)."""
         weights = self._weights(output.shape[-2], output.shape[-1]).to(output.device, torch.float32)
         rows = output.float().unflatten(0, (-1, self._rows))
         return (rows * weights[:, None]).sum(1).to(output.dtype)
+
+
+def repeat_rows(value: Any, counts: Sequence[int]) -> Any:
+    """Repeats each row of the tensors in a network's arguments.
+
+    Args:
+        value: a tensor, or a container of arguments; what is no tensor with that many rows stays as it is.
+        counts: how often each row of the batch is repeated.
+    """
+    if isinstance(value, Tensor):
+        if not value.dim() or len(value) != len(counts):
+            return value
+        return value.repeat_interleave(torch.tensor(counts, device=value.device), 0)
+    if isinstance(value, (list, tuple)):
+        return type(value)(repeat_rows(item, counts) for item in value)
+    return {name: repeat_rows(item, counts) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def map_prediction(output: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Returns a U-Net's output, a tensor, a tuple or diffusers' output, with its prediction changed by a function."""
+    if hasattr(output, "sample"):
+        return type(output)(sample=function(output.sample))
+    return (function(output[0]), *output[1:]) if isinstance(output, tuple) else function(output)

@@ -149,30 +149,48 @@ def test_a_batch_that_others_have_changed(webui: StandIn) -> None:
     assert "another extension changes the batch" in made.comments
 
 
-def test_a_region_has_a_row_of_its_own(webui: StandIn) -> None:
-    """The base's row is that without the tag, the region's row that with it."""
-    left = Rows(webui, f"a cat {ONE[:-1]}:at=left>")
-    plain, tagged = (Rows(webui, prompt).first for prompt in ("a cat", f"a cat {ONE[:-1]}:neg=0>"))
+def test_a_region_has_rows_of_its_own(webui: StandIn) -> None:
+    """The base's row is that without the tag, the region's row that with it; negatives are put together by masks."""
+    request = {"negative_prompt": "blurry"}
+    left = Rows(webui, f"a cat {ONE[:-1]}:at=left>", **request)
+    plain, tagged = (Rows(webui, prompt, **request).first for prompt in ("a cat", f"a cat {ONE}"))
     assert len(left.first) == 3 and not left.made.comments
-    torch.testing.assert_close(left.first[[0, 2]], plain, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(left.first[[1, 2]], tagged, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(left.first[:2], torch.stack([plain[0], tagged[0]]), atol=1e-4, rtol=1e-3)
+    half = plain.shape[-1] // 2
+    together = torch.cat([tagged[1, ..., :half], plain[1, ..., half:]], -1)
+    torch.testing.assert_close(left.first[2], together, atol=1e-4, rtol=1e-3)
+    assert (tagged[1] - plain[1]).abs().amax(0)[:, :half].max() > 1e-3
+    without = Rows(webui, f"a cat {ONE[:-1]}:at=left:neg=0>", **request).first
+    torch.testing.assert_close(without[2], plain[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(without[1], left.first[1], atol=1e-5, rtol=1e-4)
 
 
 def test_regions_add_up_to_the_whole_picture_in_any_order(webui: StandIn) -> None:
-    everywhere = webui.make(f"a cat {ONE[:-1]}:neg=0>", batch_size=2)
-    halves = [f"{ONE[:-1]}:at={side}>" for side in ("left", "right")]
-    made = webui.make("a cat " + "".join(halves), batch_size=2)
-    assert apart(made, everywhere) <= 1
+    for end in (">", ":neg=0>"):
+        halves = "".join(f"{ONE[:-1]}:at={side}{end}" for side in ("left", "right"))
+        everywhere = webui.make(f"a cat {ONE[:-1]}{end}", batch_size=2, negative_prompt="blurry")
+        assert apart(webui.make(f"a cat {halves}", batch_size=2, negative_prompt="blurry"), everywhere) <= 1
     assert apart(webui.make(f"a cat {ONE[:-1]}:at=0-1;0-1>"), webui.make(f"a cat {ONE}")) == 0
-    two = f"{TWO[:-1]}:at=right>"
-    assert apart(webui.make(f"a cat {halves[0]}{two}"), webui.make(f"a cat {two}{halves[0]}")) <= 1
+    one, two = f"{ONE[:-1]}:at=left>", f"{TWO[:-1]}:at=right>"
+    assert apart(webui.make(f"a cat {one}{two}"), webui.make(f"a cat {two}{one}")) <= 1
     before = webui.make("a cat")
     assert apart(webui.make("a cat"), before) == 0
 
 
+def test_regions_of_a_prompt_with_and(webui: StandIn) -> None:
+    """Each region has a row for each part; part=own keeps a file to its part there too."""
+    left, right = (f"{ONE[:-1]}:at={side}>" for side in ("left", "right"))
+    rows = Rows(webui, f"a cat {left} AND a dog :0.5")
+    parts, plain = (Rows(webui, f"a cat {tag} AND a dog :0.5").first for tag in (ONE, ""))
+    assert len(rows.first) == 5 and not rows.made.comments
+    torch.testing.assert_close(rows.first[:4], torch.cat([plain[:2], parts[:2]]), atol=1e-4, rtol=1e-3)
+    everywhere = webui.make(f"a cat {ONE} AND a dog :0.5", batch_size=2)
+    assert apart(webui.make(f"a cat {left}{right} AND a dog :0.5", batch_size=2), everywhere) <= 1
+    own = Rows(webui, f"a cat {left[:-1]}:part=own> AND a dog :0.5").first
+    torch.testing.assert_close(own[2:4], torch.stack([parts[0], plain[1]]), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(own[4], plain[2], atol=1e-5, rtol=1e-4)
+
+
 def test_a_region_that_is_not_made_is_named(webui: StandIn) -> None:
-    """With AND the parts are the rows; a mask that is missing leaves its tag out."""
-    made = webui.make(f"a cat {ONE[:-1]}:at=left> AND a dog")
-    assert "at=left acts on the whole picture here" in made.comments
-    assert "at=left" not in webui.make(f"a cat {ONE[:-1]}:at=left:way=output>").comments
+    """A mask that is missing leaves its tag out."""
     assert "nothere" in webui.make(f"a cat {ONE[:-1]}:at=nothere>{TWO[:-1]}:at=left>").comments

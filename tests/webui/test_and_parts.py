@@ -1,4 +1,4 @@
-"""Tags that act on one AND part alone, not on the negative prompt, or in a region, in the real web UI."""
+"""Tags that act on one AND part alone, or not on the negative prompt, in the real web UI."""
 
 from __future__ import annotations
 
@@ -39,14 +39,3 @@ def test_nothing_is_left(webui: WebUI) -> None:
     plain = webui.make(f"{CAT} AND a dog")
     webui.make(f"{CAT} {OWN} AND a dog", enable_hr=True, hr_scale=2, hr_upscaler="Latent", denoising_strength=0.6)
     assert apart(webui.make(f"{CAT} AND a dog"), plain) == 0
-
-
-def test_regions_add_up_to_the_whole_picture(webui: WebUI) -> None:
-    """Also in the hires pass, whose masks have its own resolution."""
-    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
-    left, right = (f"{TAG[:-1]}:at={side}>" for side in ("left", "right"))
-    everywhere, both = (webui.make(tags, **hires) for tags in (f"{TAG[:-1]}:neg=0>", left + right))
-    assert apart(both, everywhere) <= 1 and not both.comments
-    half, plain = webui.make(left), webui.make("")
-    assert apart(half, plain) > 2 and apart(half, webui.make(right)) > 2
-    assert apart(webui.make(""), plain) == 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...adapter_spec import AdapterSpec
+from ...region_masks import MaskFolders
 from .. import block_weights_infotext as infotext
 from .prompt_conditions import PassConditions
 
@@ -22,6 +23,7 @@ class ResolvedTags:
         has_random_weights: whether block weights were drawn at random.
         seed: the image's seed.
         conditions: the conditions of the prompt's parts.
+        masks: the masks that tags name.
     """
 
     specs: list[AdapterSpec] = field(default_factory=list)
@@ -31,6 +33,7 @@ class ResolvedTags:
     has_random_weights: bool = False
     seed: int = 0
     conditions: PassConditions = field(default_factory=PassConditions)
+    masks: MaskFolders = field(default_factory=lambda: MaskFolders(()))
 
 
 def set_if_given(params: dict[str, Any], key: str, value: str | None) -> None:

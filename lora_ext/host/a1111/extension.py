@@ -17,15 +17,15 @@ from ...errors import LoraError
 from ...file.lora_library import LibraryEntry, LoraLibrary
 from ...fit_report import FitReport
 from ...lora_tags import LoraTag, parse_tag_items
-from ...region_masks import MASKS_FOLDER
+from ...region_masks import MASKS_FOLDER, MaskFolders
 from ...weight_trace import WeightTrace
 from .. import block_weights_infotext as infotext
 from ..infotext import format_hashes
 from . import builtin_lora as builtin
 from . import models as model
+from . import part_encoder, settings
 from . import prompt_conditions as conditions
 from . import prompt_warnings as notes
-from . import settings
 from . import tag_owner as owners
 from .bundled_embeddings import BundledEmbeddings
 from .call_sigma import call_sigma
@@ -143,7 +143,7 @@ class A1111Extension:
             items: for each tag its parts between the colons, without `lora`.
             params_list: the same tags as the web UI passes them, for the built-in extension.
         """
-        conditions.PartEncoder.remove(p)
+        part_encoder.PartEncoder.remove(p)
         sd_model = model.current_sd_model()
         if getattr(p, "prompts", None) is None and not hasattr(sd_model, "cond_stage_model_empty_prompt"):
             return  # called while the web UI loads a model, perhaps during an image: nothing is applied to it yet
@@ -167,17 +167,17 @@ class A1111Extension:
         self.models.begin_batch(p, sd_model)
         fits = self._apply_specs(sd_model, chosen)
         self._write_infotext(p, chosen)
-        if self.models.conditions:
-            conditions.PartEncoder.install(p, chosen.conditions, chosen.specs, self.models.encode_as)
+        if self.models.conditions or chosen.conditions.regions:
+            part_encoder.PartEncoder.install(p, chosen.conditions, chosen.specs, self.models.encode_as)
         self._report_problems(p, chosen, fits)
         self._notify_once(p, notes.batch_tag_warnings(p))
 
     def _resolve_tags(self, p: Any, tag_items: Sequence[list[str]]) -> ResolvedTags:
         """Parses tags and loads their files. An error in one does not affect the others."""
         seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None) or [0]
-        masks = self.host_interface.data_dir() / MASKS_FOLDER
+        masks = MaskFolders((self.host_interface.data_dir() / MASKS_FOLDER,))
         found = conditions.pass_conditions(p, tag_items, model.current_sd_model(), masks)
-        chosen = ResolvedTags(seed=int(seeds[0]), conditions=found)
+        chosen = ResolvedTags(seed=int(seeds[0]), conditions=found, masks=masks)
         presets, by_default = self.host_interface.presets(), conditions.condition_settings(self.host_interface.option)
         for item, part in zip(tag_items, found.parts_of_tags, strict=True):
             try:
@@ -187,7 +187,8 @@ class A1111Extension:
                     request = request.for_hires_pass()
                 chosen.problems += conditions.region_warnings(request, found)
                 entry = self.entry(request.name)
-                spec = replace(resolve_tag(request, self.library, presets, seed=chosen.seed), scope=scope)
+                spec = resolve_tag(request, self.library, presets, seed=chosen.seed)
+                spec = replace(spec, scope=scope, region=masks.loaded(spec.region))
             except LoraError as error:
                 chosen.problems.append(str(error))
             except Exception as error:
@@ -256,7 +257,7 @@ class A1111Extension:
             if denoiser.step == 0 and getattr(denoiser, "p", None) is not None:
                 self._notify_once(denoiser.p, self.models.no_effect_messages(sd_model, total))
             self.models.at_step(sd_model, denoiser.step, total, lambda: call_sigma(params))
-            if problem := conditions.begin_rows(self.models, self._conditions, sd_model, len(params.x)):
+            if problem := part_encoder.begin_rows(self.models, self._conditions, sd_model, params):
                 self._notify_once(denoiser.p, [problem])
             if self.host_interface.option("show_curve"):
                 self._show_weights(getattr(denoiser, "p", None), denoiser.step, self.models.scheduled_weights(sd_model))
@@ -311,9 +312,8 @@ class A1111Extension:
             set_if_given(params, infotext.HIRES_BLOCK_WEIGHTS_KEY, infotext.format_block_weights_rows(resolved.rows))
         if resolved.has_random_weights:
             params[infotext.BLOCK_SEED_KEY] = resolved.seed
-        params.update(
-            conditions.settings_infotext(resolved.conditions, conditions.condition_settings(self.host_interface.option))
-        )
+        by_default = conditions.condition_settings(self.host_interface.option)
+        params.update(conditions.settings_infotext(resolved.conditions, by_default, resolved.masks.hashes()))
 
     def _report_problems(self, p: Any, resolved: ResolvedTags, fits: list[FitReport] | None) -> None:
         """Reports problems for each image, and how files fit once after each change."""

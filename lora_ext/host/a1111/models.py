@@ -18,6 +18,7 @@ from ...applied_networks import AppliedNetworks
 from ...conditions import Condition
 from ...fit_report import FitReport
 from ...inject import AUTO, LIVE, Injection, MemoryBudget
+from ...inject.condition_rows import BatchRow
 from ...layer_names import TE, TE2, UNET
 from ...no_effect_reasons import no_effect_reason
 from ..memory_estimate import generation_bytes
@@ -145,7 +146,7 @@ class AppliedNetworksByModel:
         if applied is not None:
             applied.encode_as(condition)
 
-    def begin_rows(self, sd_model: Any, rows: Sequence[Condition]) -> None:
+    def begin_rows(self, sd_model: Any, rows: Sequence[BatchRow]) -> None:
         """Says what the rows of the U-Net's next step are conditioned on."""
         _, applied = self._applied.get(sd_model, (None, None))
         if applied is not None and applied.has_scopes:

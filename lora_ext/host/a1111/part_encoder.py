@@ -1,0 +1,218 @@
+"""Encodes prompts in the web UI where LoRA files act on single AND parts, in regions, or not on the negative prompt.
+
+Each part is encoded with its own LoRA weights on the text encoder, and the negative prompt with those of each region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import ref
+
+from torch import Tensor
+
+from ...adapter_spec import AdapterSpec
+from ...conditions import NEGATIVE, Condition
+from ...errors import FitError
+from ...inject.condition_rows import SplitRow
+from ...prompt_parts import without_network_tags
+from ...prompt_regions import RegionalPrompt
+from .models import AppliedNetworksByModel
+from .prompt_conditions import PassConditions
+from .tag_owner import run_all_steps
+
+_ENCODE = "get_conds_with_caching"
+
+
+class PartEncoder:
+    """Encodes an image's prompts, each part with its own LoRA weights on the text encoder.
+
+    It stands in the place of `get_conds_with_caching` of one `StableDiffusionProcessing`.
+
+    Args:
+        p: the processing; only a weak reference is kept.
+        conditions: its conditions.
+        key: distinguishes cached conditioning, as the web UI's own tags do.
+        encode_as: gives the text encoder the weights for a condition, or for all files.
+        splits_negative: whether the negative prompt has an encoding for each region.
+    """
+
+    def __init__(
+        self,
+        p: Any,
+        conditions: PassConditions,
+        key: object,
+        encode_as: Callable[[Condition | None], None],
+        splits_negative: bool = False,
+    ) -> None:
+        self._p, self._conditions, self._key, self._encode_as = ref(p), conditions, key, encode_as
+        self._splits_negative = splits_negative
+
+    @classmethod
+    def install(
+        cls,
+        p: Any,
+        conditions: PassConditions,
+        specs: Sequence[AdapterSpec],
+        encode_as: Callable[[Condition | None], None],
+    ) -> None:
+        """Puts an encoder in the place of the web UI's, for files that act on single conditions."""
+        key = [*((spec.te, spec.scope) for spec in specs), *conditions.region_keys()]
+        setattr(p, _ENCODE, cls(p, conditions, key, encode_as, conditions.splits_negative(specs)))
+
+    @staticmethod
+    def remove(p: Any) -> None:
+        """Restores the web UI's own encoder."""
+        if p is not None and isinstance(vars(p).get(_ENCODE), PartEncoder):
+            delattr(p, _ENCODE)
+
+    def __call__(
+        self,
+        function: Callable[..., Any],
+        required_prompts: Any,
+        steps: int,
+        caches: Any,
+        extra_network_data: Any,
+        hires_steps: int | None = None,
+    ) -> Any:
+        """As the web UI's method."""
+        is_negative = bool(getattr(required_prompts, "is_negative_prompt", False))
+
+        def encode(*args: Any) -> Any:
+            try:
+                return self._encode_negative(function, args) if is_negative else self._encode_parts(function, args)
+            finally:
+                run_all_steps("encoding", lambda: self._encode_as(None))
+
+        if not is_negative and self._conditions.regions and len(self._conditions.regions) == len(required_prompts):
+            texts = map(_joined_texts, required_prompts, self._conditions.regions)
+            required_prompts = type(required_prompts)(texts, copy_from=required_prompts)
+        kept = (extra_network_data, self._key)
+        p = self._p()
+        return getattr(type(p), _ENCODE)(p, encode, required_prompts, steps, caches, kept, hires_steps)
+
+    def _encode_negative(self, function: Callable[..., Any], args: Sequence[Any]) -> Any:
+        self._encode_as(NEGATIVE)
+        made = function(*args)
+        if not self._splits_negative:
+            return made
+        by_region = []
+        for condition in self._conditions.region_negatives:
+            self._encode_as(condition)
+            by_region.append(function(*args))
+        return NegativesByRegion(made, by_region)
+
+    def _encode_parts(self, function: Callable[..., Any], args: Sequence[Any]) -> Any:
+        """Encodes all parts with the weights of each, and takes each part from its own."""
+        made: dict[Condition, Any] = {}
+        for condition in self._conditions.positives:
+            self._encode_as(condition)
+            made[condition] = function(*args)
+        first = next(iter(made.values()))
+        if not hasattr(first, "batch"):
+            return first
+        for image, parts in enumerate(first.batch):
+            own = self._conditions.of_image(image)
+            parts[:] = [
+                made[condition].batch[image][number] for number, condition in enumerate(own[: len(parts)])
+            ] + parts[len(own) :]
+            if self._conditions.regions and len(parts) == len(own):
+                for part, condition in zip(parts, own, strict=True):
+                    part.weight = RegionWeight(self._conditions.regions[image], condition.region or 0, part.weight)
+        return first
+
+
+def _joined_texts(text: str, prompt: RegionalPrompt) -> str:
+    """The texts of an image's regions as parts of one prompt; where words do not divide it, all have the whole text."""
+    texts = [row.text for row in prompt.rows]
+    if len(set(texts)) == 1:
+        return " AND ".join([text] * len(texts))
+    return " AND ".join(map(without_network_tags, texts))
+
+
+class RegionWeight:
+    """The weight of a region's prediction at each place, where the web UI has a number for an AND part.
+
+    The web UI adds (cond − uncond) · (weight · cfg) of all parts; the weights of all regions sum to 1 at each place.
+
+    Args:
+        prompt: the prompt by regions.
+        row: the region's row.
+        scale: what the weight was multiplied by.
+    """
+
+    def __init__(self, prompt: RegionalPrompt, row: int, scale: float = 1.0) -> None:
+        self._prompt, self._row, self._scale = prompt, row, scale
+
+    def __mul__(self, scale: float) -> RegionWeight:
+        return RegionWeight(self._prompt, self._row, self._scale * float(scale))
+
+    def __rmul__(self, difference: Tensor) -> Tensor:
+        """Multiplies (channels, height, width) by the weights at that resolution."""
+        mask = self._prompt.weights(*difference.shape[-2:])[self._row]
+        return difference * (mask.to(difference) * self._scale)
+
+
+class NegativesByRegion(list[Any]):
+    """A batch's encoded negative prompts, as the web UI makes them, with those of each region.
+
+    Args:
+        encoded: for each image a list of objects with `end_at_step` and `cond`.
+        by_region: for each region such a list of images.
+    """
+
+    def __init__(self, encoded: Sequence[Any], by_region: Sequence[Sequence[Any]]) -> None:
+        super().__init__(encoded)
+        self.by_region = by_region
+
+
+def negative_rows(found: PassConditions, denoiser: Any) -> list[SplitRow[Condition]]:
+    """Returns what each image's row of the negative prompt consists of: a row for each of the image's regions.
+
+    Args:
+        found: the conditions of the pass.
+        denoiser: the web UI's denoiser, before a call of the U-Net.
+    """
+    encoded = denoiser.p.get_conds()[1]
+    rows = []
+    for image, prompt in enumerate(found.regions):
+        conditions = found.region_negatives[: len(prompt.rows)]
+        texts = {}
+        if isinstance(encoded, NegativesByRegion) and image < len(encoded):
+            shared, *own = (
+                _arguments_at(images[image], denoiser.step)
+                for images in (encoded, *encoded.by_region[: len(conditions)])
+            )
+            texts = {name: (value, [one[name] for one in own]) for name, value in shared.items()}
+        rows.append(SplitRow(conditions, prompt.weights, texts))
+    return rows
+
+
+def _arguments_at(schedule: Sequence[Any], step: int) -> dict[str, Tensor]:
+    """The arguments of the U-Net that an encoded prompt becomes at a step."""
+    text = next((entry.cond for entry in schedule if step <= entry.end_at_step), schedule[0].cond)
+    return {"context": text["crossattn"], "y": text["vector"]} if isinstance(text, dict) else {"context": text}
+
+
+def begin_rows(models: AppliedNetworksByModel, found: PassConditions, sd_model: Any, params: Any) -> str:
+    """Tells the rows of the U-Net's batch from each other where files act on single conditions.
+
+    Args:
+        models: what applies the files.
+        found: the conditions of the pass.
+        sd_model: the model in use.
+        params: what the web UI gives to callbacks before a call of the U-Net.
+
+    Returns:
+        "", or what is wrong: all files act on all rows then.
+    """
+    if models.conditions:
+        try:
+            split = found.splits_negative(models.specs)
+            negatives = negative_rows(found, params.denoiser) if split else (NEGATIVE,)
+            models.begin_rows(sd_model, found.rows(len(params.x), negatives))
+        except FitError as error:
+            models.conditions = ()
+            models.apply(sd_model)
+            return str(error)
+    return ""
