@@ -58,6 +58,10 @@ class ConditionScope:
         return self.parts is None or condition.part is None or condition.part in self.parts
 
 
+NOWHERE = ConditionScope(frozenset(), negative=False)
+"""The scope of a LoRA that acts on no condition."""
+
+
 def and_conditions(parts: int) -> tuple[Condition, ...]:
     """Returns the conditions of a prompt of some parts: each part in order, then the shared negative prompt."""
     return (*(Condition(part) for part in range(parts)), NEGATIVE)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image, ImageChops
 
 from .errors import FileError, LoraError, PromptError, did_you_mean
 from .file.saving import replacing_file
+from .lora_tags import LORA_TAG_PATTERN
 from .regions import Region, parse_region
 from .regions.region import PLACE_WORDS
 from .train.data.image_files import is_image_file, load_training_image, resize_image
@@ -130,12 +132,63 @@ def save_mask(path: Path, mask: Image.Image) -> None:
 
 
 def save_used_masks(image: Image.Image, folder: Path) -> None:
-    """Writes the masks that a picture was made with as `masks/HASH.png` beside it, where they are not there yet.
+    """Writes the masks that a picture was made with beside it, see `write_masks`."""
+    write_masks(image.info.get(MASKS_KEY, {}), folder)
+
+
+def write_masks(masks: Mapping[str, Image.Image], folder: Path) -> None:
+    """Writes masks, given as hash → mask, as `masks/HASH.png` in a folder of pictures, where they are not there yet.
 
     With that folder and `at=HASH` the picture can be made again, also when the user's own mask has changed since.
     """
-    for name, mask in image.info.get(MASKS_KEY, {}).items():
+    for name, mask in masks.items():
         path = folder / MASKS_FOLDER / f"{name}.png"
         if not path.exists():
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_mask(path, mask)
+
+
+def restore_masks(
+    prompt: str, hashes: Mapping[str, str], masks: MaskFolders, saved: Sequence[Path]
+) -> tuple[str, list[str]]:
+    """Makes the tags of a prompt name the masks that a picture was made with.
+
+    Where a mask has been changed or removed since, the one beside the picture is copied to the user's masks under its
+    hash, and the tags name that.
+
+    Args:
+        prompt: the prompt, with tags.
+        hashes: name → hash of the masks.
+        masks: the user's masks; copies go to the first folder.
+        saved: folders where masks lie beside pictures.
+
+    Returns:
+        The prompt, and a sentence for each mask that is nowhere.
+    """
+    problems = []
+    for name, digest in hashes.items():
+        paths = masks.paths()
+        if _has_hash(paths.get(name), digest):
+            continue
+        if not _has_hash(paths.get(digest), digest):
+            found = next((path for folder in saved if _has_hash(path := folder / f"{digest}.png", digest)), None)
+            if found is None:
+                problems.append(
+                    f"the mask {name!r} with which the picture was made ({digest}) is not here: copy {digest}.png from "
+                    f"the folder masks beside the picture into {masks.folders[0]}, and write at={digest}"
+                )
+                continue
+            masks.folders[0].mkdir(parents=True, exist_ok=True)
+            save_mask(masks.folders[0] / f"{digest}.png", load_mask_image(found))
+        place = re.compile(rf"(?<=:)\s*at\s*=\s*{re.escape(name)}\s*(?=[:>])")
+        for tag in {match[0] for match in LORA_TAG_PATTERN.finditer(prompt)}:
+            prompt = prompt.replace(tag, place.sub(f"at={digest}", tag))
+    return prompt, problems
+
+
+def _has_hash(path: Path | None, digest: str) -> bool:
+    """Whether a file is there and is the mask with this hash."""
+    try:
+        return path is not None and path.is_file() and mask_hash(load_mask_image(path)) == digest
+    except LoraError:
+        return False

@@ -62,6 +62,7 @@ if is_supported():
     script_callbacks.on_model_loaded(extension.on_model_loaded)
     script_callbacks.on_cfg_denoiser(extension.on_step)
     script_callbacks.on_infotext_pasted(extension.on_infotext_pasted)
+    script_callbacks.on_image_saved(import_module(f"{PACKAGE}.host.a1111.region_prompts").on_image_saved)
     script_callbacks.on_script_unloaded(extension.unload)
     script_callbacks.on_before_ui(axes.add_to_plot)
     script_callbacks.on_ui_tabs(tab.page)

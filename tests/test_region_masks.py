@@ -11,7 +11,15 @@ from test_generate import folder, model, pixels, settings
 from lora_ext.errors import FileError, PromptError
 from lora_ext.generate import GenerationReport, generate, save_images
 from lora_ext.host.standalone.loader import StandaloneModel
-from lora_ext.region_masks import MOST_MASK_SIDE, MaskFolders, check_mask_name, load_mask_image, mask_hash
+from lora_ext.region_masks import (
+    MOST_MASK_SIDE,
+    MaskFolders,
+    check_mask_name,
+    load_mask_image,
+    mask_hash,
+    restore_masks,
+    write_masks,
+)
 from lora_ext.regions import parse_region
 
 __all__ = ["folder", "model"]
@@ -75,3 +83,23 @@ def test_a_picture_of_a_mask_can_be_made_again(folder: Path, model: StandaloneMo
     assert f'Region masks: "half: {kept.stem}"' in Image.open(next(out.glob("*.png"))).info["parameters"]
     again = settings(folder, prompt=f"a b<lora:strong:1:at={kept.stem}>", masks=(out / "masks",))
     assert (pixels(generate(again, model=model)[0]) == pixels(images[0])).all()
+
+
+def test_a_pasted_prompt_names_the_masks_of_its_picture(tmp_path: Path) -> None:
+    """Where the user's mask has changed or is lost, the one beside the picture is taken, under its hash."""
+    mine = tmp_path / "mine"
+    made_with = load_mask_image(_paint(mine / "my face.png"))
+    digest = mask_hash(made_with)
+    prompt = "at=my face <lora:a:1:at=my face:feather=0.1> <lora:b:1: at = my face><lora:c:1:at=my face 2>"
+    masks, beside = MaskFolders([mine]), tmp_path / "pictures" / "masks"
+    assert restore_masks(prompt, {"my face": digest}, masks, []) == (prompt, [])
+    _paint(mine / "my face.png", size=(4, 4))
+    same, problems = restore_masks(prompt, {"my face": digest}, masks, [beside])
+    assert same == prompt and len(problems) == 1 and digest in problems[0]
+    write_masks({digest: made_with, "wrong": load_mask_image(mine / "my face.png")}, beside.parent)
+    for _ in range(2):  # the second time the copy is there
+        restored, problems = restore_masks(prompt, {"my face": digest}, masks, [tmp_path / "none", beside])
+        tags = f"<lora:a:1:at={digest}:feather=0.1> <lora:b:1:at={digest}><lora:c:1:at=my face 2>"
+        assert (restored, problems) == (f"at=my face {tags}", [])
+    assert mask_hash(load_mask_image(mine / f"{digest}.png")) == digest
+    assert restore_masks(prompt, {"my face": "wrong"}, masks, [beside])[1]

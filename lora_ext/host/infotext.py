@@ -44,6 +44,17 @@ def format_hashes(hashes: Mapping[str, str]) -> str | None:
     return ", ".join(f"{name}: {digest}" for name, digest in kept.items()) or None
 
 
+def parse_hashes(text: str) -> dict[str, str]:
+    """Parses what `format_hashes` has formatted.
+
+    Example:
+        >>> parse_hashes("one: 0123456789ab, two: abcdef")
+        {'one': '0123456789ab', 'two': 'abcdef'}
+    """
+    rows = (entry.rpartition(":") for entry in text.split(","))
+    return {name.strip(): digest.strip() for name, _, digest in rows if name.strip() and digest.strip()}
+
+
 def png_save_options(image: Image.Image) -> dict[str, Any]:
     """Returns options for `Image.save(…, format="PNG")` that keep the image's infotext."""
     text = image.info.get(PARAMETERS_KEY)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import state
+from PIL import Image
 from stand_in_webui import Made, StandIn
 
 ONE, TWO = "<lora:one:0.9>", "<lora:two:0.7>"
@@ -16,7 +19,9 @@ ONE, TWO = "<lora:one:0.9>", "<lora:two:0.7>"
 @pytest.fixture(autouse=True)
 def defaults(webui: StandIn) -> Any:
     yield
-    webui.options(lora_ext_and_parts="all parts", lora_ext_on_negative=True)
+    webui.options(
+        lora_ext_and_parts="all parts", lora_ext_on_negative=True, lora_ext_region_ratios="", lora_ext_base_ratio=0.2
+    )
 
 
 def apart(one: Made, two: Made) -> int:
@@ -194,3 +199,108 @@ def test_regions_of_a_prompt_with_and(webui: StandIn) -> None:
 def test_a_region_that_is_not_made_is_named(webui: StandIn) -> None:
     """A mask that is missing leaves its tag out."""
     assert "nothere" in webui.make(f"a cat {ONE[:-1]}:at=nothere>{TWO[:-1]}:at=left>").comments
+
+
+def test_words_divide_a_prompt(webui: StandIn) -> None:
+    """Each cell has its text and its files, as the prompt of the cell alone."""
+    made = Rows(webui, f"a cat {ONE} ADDCOL a dog {TWO}", seed=5, negative_prompt="blurry")
+    alone = [Rows(webui, prompt, seed=5, negative_prompt="blurry").first for prompt in (f"a cat {ONE}", f"a dog {TWO}")]
+    torch.testing.assert_close(made.first[:2], torch.stack([alone[0][0], alone[1][0]]), atol=1e-4, rtol=1e-3)
+    half = made.first.shape[-1] // 2
+    negative = torch.cat([alone[0][1, ..., :half], alone[1][1, ..., half:]], -1)
+    torch.testing.assert_close(made.first[2], negative, atol=1e-4, rtol=1e-3)
+    assert not made.made.comments and "Region ratios" not in made.made.told
+    assert apart(webui.make("a cat ADDCOL a dog"), webui.make("a cat")) > 0
+    assert apart(webui.make(f"a cat {ONE} ADDROW a cat {ONE}"), webui.make(f"a cat {ONE}")) <= 1
+
+
+def test_ratios_of_words(webui: StandIn) -> None:
+    webui.options(lora_ext_region_ratios="1,3")
+    narrow = webui.make(f"a cat {ONE} BREAK a cat")
+    assert apart(narrow, webui.make(f"a cat {ONE[:-1]}:at=0-0.25;0-1>")) <= 1
+    assert narrow.told["Region ratios"] == "1,3" and "Base ratio" not in narrow.told
+    webui.options(lora_ext_region_ratios="", lora_ext_base_ratio=0.5)
+    based = webui.make(f"a cat ADDBASE a dog {ONE} ADDCOL a dog")
+    assert based.told["Base ratio"] == "0.5"
+    webui.options(lora_ext_region_ratios="1,none")
+    assert "1,none" in webui.make("a cat ADDCOL a dog").comments
+
+
+def test_settings_of_words_in_a_pasted_infotext(webui: StandIn) -> None:
+    """Pictures from before the settings were changed say nothing of them: the defaults are meant."""
+    webui.options(lora_ext_region_ratios="1,3", lora_ext_base_ratio=0.5)
+    paste = webui.entry.extension.on_infotext_pasted
+    for prompt, told in (
+        ("a cat ADDBASE a dog BREAK a bird", {"Region ratios": "", "Base ratio": "0.2"}),
+        ("a cat BREAK a bird", {"Region ratios": ""}),
+        ("a cat", {}),
+    ):
+        params: dict[str, Any] = {"Prompt": prompt}
+        paste("", params)
+        assert params == {"Prompt": prompt, **told}
+    params = {"Prompt": "a cat BREAK a bird", "Region ratios": "2,1"}
+    paste("", params)
+    assert params["Region ratios"] == "2,1"
+
+
+@pytest.mark.parametrize("name", ["Regional Prompter", "Forge Couple"])
+def test_other_extensions_that_divide_the_picture(webui: StandIn, name: str) -> None:
+    """Ours stands back and says so: the file acts everywhere, and words are not ours."""
+    tagged, plain = f"a cat {ONE[:-1]}:at=left>", webui.make(f"a cat {ONE}")
+    half = webui.make(tagged)
+    extra: dict[str, Any] = {"RP Active": True} if name == "Regional Prompter" else {}
+    find = webui.module("region_prompts").active_region_extension
+
+    class Script:
+        args_from, args_to = 1, 3
+
+        def title(self) -> str:
+            return name
+
+    p = half.p
+    assert find(p) == ""
+    p.extra_generation_params.update(extra)
+    p.scripts.alwayson_scripts, p.script_args = [Script()], (0, True, "Basic")
+    assert find(p) == name
+    p.extra_generation_params.pop("RP Active", None)
+    p.script_args = (0, False, "Basic")
+    assert find(p) == ""
+    webui.module("region_prompts").active_region_extension = lambda p: name
+    try:
+        made, words = webui.make(tagged), webui.make("a cat ADDCOL a dog")
+    finally:
+        webui.module("region_prompts").active_region_extension = find
+    assert apart(made, plain) == 0 and f"at=left is not acted on, and the file acts on the whole picture: {name}" in (
+        made.comments
+    )
+    assert ("plain text" in words.comments) == (name == "Forge Couple")
+
+
+def test_masks_are_written_beside_the_picture(webui: StandIn, tmp_path: Path) -> None:
+    from modules import script_callbacks
+
+    folder = webui.data / "lora_ext" / "masks"
+    folder.mkdir(parents=True, exist_ok=True)
+    mask = Image.new("L", (8, 8))
+    mask.paste(255, (0, 0, 4, 8))
+    mask.save(folder / "half.png")
+    for way in ("", ":way=output"):
+        made = webui.make(f"a cat {ONE[:-1]}:at=half{way}>")
+        digest = made.told["Region masks"].removeprefix("half: ")
+        pictures = tmp_path / f"pictures{len(way)}"
+        pictures.mkdir()
+        script_callbacks.run("image_saved", SimpleNamespace(p=made.p, filename=str(pictures / "1.png")))
+        assert [path.name for path in (pictures / "masks").iterdir()] == [f"{digest}.png"]
+        assert Image.open(pictures / "masks" / f"{digest}.png").tobytes() == mask.tobytes()
+    script_callbacks.run("image_saved", SimpleNamespace(p=webui.make("a cat").p, filename=str(tmp_path / "1.png")))
+    assert not (tmp_path / "masks").exists()
+    (folder / "half.png").unlink()
+    params: dict[str, Any] = {"Prompt": f"a cat {ONE[:-1]}:at=half>", "Region masks": f"half: {digest}"}
+    write = webui.module("region_prompts")
+    saved, write._saved_masks = write._saved_masks, lambda: [tmp_path / "pictures0" / "masks"]
+    try:
+        webui.entry.extension.on_infotext_pasted("", params)
+    finally:
+        write._saved_masks = saved
+    assert f"at={digest}" in params["Prompt"]
+    assert apart(webui.make(params["Prompt"]), webui.make(f"a cat {ONE[:-1]}:at=left>")) <= 1

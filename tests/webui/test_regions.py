@@ -111,6 +111,43 @@ def test_masks(own: WebUI) -> None:
     assert apart(output[0], output[2]) > 2
 
 
+def test_words(webui: WebUI) -> None:
+    """Regional Prompter's words without that extension: each region has its text and its files."""
+    left = webui.make(LEFT, **NEGATIVE)
+    made = webui.make(f"{CAT} {TAG} ADDCOL {CAT}", **NEGATIVE)
+    assert apart(made, left) <= 1 and not made.comments and "Region ratios" not in made.told
+    assert apart(webui.make(f"{CAT} {TAG} ADDROW {CAT} {TAG}", **NEGATIVE), webui.make(TAG, **NEGATIVE)) <= 1
+    two = webui.make(f"{CAT} ADDCOMM in a garden ADDCOL a dog {TAG}", batch_size=2, **NEGATIVE)
+    one = webui.make(f"{CAT}, in a garden ADDCOL {CAT}, a dog {TAG}", batch_size=2, **NEGATIVE)
+    assert apart(one, two) == 0 and apart(one, webui.make(TAG, batch_size=2, **NEGATIVE)) > 2
+    words = f"{CAT} {TAG} BREAK {CAT}"
+    ratios = {"lora_ext_region_ratios": "1,3"}
+    given = webui.make(words, override_settings=ratios, **NEGATIVE, **HIRES)
+    assert apart(given, webui.make(f"{TAG[:-1]}:at=0-0.25;0-1>", **NEGATIVE, **HIRES)) <= 1
+    assert given.told["Region ratios"] == "1,3"
+    assert apart(webui.make(words, **NEGATIVE), webui.make(words, override_settings=ratios, **NEGATIVE)) > 2
+    half = webui.make(f"{CAT} {TAG} ADDBASE {CAT} ADDCOL {CAT}", override_settings={"lora_ext_base_ratio": 0.5})
+    assert half.told["Base ratio"] == "0.5" and "Base ratio" not in given.told
+    assert apart(webui.make(CAT), webui.make("")) == 0
+
+
+def test_a_mask_is_written_beside_the_picture_and_found_when_its_infotext_is_pasted(own: WebUI) -> None:
+    assert own.data is not None
+    folder = own.data / "lora_ext" / "masks"
+    folder.mkdir(parents=True, exist_ok=True)
+    mask = Image.new("L", (SIDE, SIDE))
+    mask.paste(255, (0, 0, SIDE // 2, SIDE))
+    mask.save(folder / "of this picture.png")
+    made = own.make(f"{TAG[:-1]}:at=of this picture>", do_not_save_samples=False, save_images=True)
+    digest = made.told["Region masks"].removeprefix("of this picture: ")
+    assert [path for path in own.data.rglob(f"masks/{digest}.png") if "outputs" in path.parts]
+    image = {"image": made.images[0]}
+    assert ":at=of this picture>" in own.call("/sdapi/v1/png-info", image)["parameters"]["Prompt"]
+    Image.new("L", (8, 8), 255).save(folder / "of this picture.png")
+    pasted = own.call("/sdapi/v1/png-info", image)["parameters"]["Prompt"]
+    assert f":at={digest}>" in pasted and apart(own.make(pasted), made) == 0
+
+
 def test_interrupt_in_the_middle(webui: WebUI) -> None:
     plain, before = webui.make("", **NEGATIVE), webui.weights()
     for tag in (LEFT, f"{LEFT[:-1]}:way=output>"):

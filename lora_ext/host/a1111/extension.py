@@ -32,6 +32,7 @@ from .call_sigma import call_sigma
 from .current_image import ResolvedTags, clear_conditioning, set_if_given
 from .model_switching import ModelSwitchHooks, ReloadUiHook
 from .out_of_memory import OutOfMemoryHooks
+from .region_prompts import BASE_KEY, MASKS_KEY, RATIOS_KEY, RegionSettings, restore_masks_of, restore_region_settings
 from .script_lifetime import SCRIPT_LIFETIME
 from .webui_job import while_nothing_is_generated
 
@@ -176,16 +177,22 @@ class A1111Extension:
         """Parses tags and loads their files. An error in one does not affect the others."""
         seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None) or [0]
         masks = MaskFolders((self.host_interface.data_dir() / MASKS_FOLDER,))
-        found = conditions.pass_conditions(p, tag_items, model.current_sd_model(), masks)
+        dividing = RegionSettings.of_webui(self.host_interface.option)
+        found = conditions.pass_conditions(p, tag_items, model.current_sd_model(), masks, dividing)
         chosen = ResolvedTags(seed=int(seeds[0]), conditions=found, masks=masks)
+        chosen.problems += found.batch_regions.notes
         presets, by_default = self.host_interface.presets(), conditions.condition_settings(self.host_interface.option)
+        before: list[LoraTag] = []
         for item, part in zip(tag_items, found.parts_of_tags, strict=True):
             try:
                 request = parse_tag_items(item)
-                scope = found.scope_of(request, part, by_default)
+                scope = found.scope_of(request, part, by_default, before)
+                before.append(request)
                 if getattr(p, "is_hr_pass", False):
                     request = request.for_hires_pass()
-                chosen.problems += conditions.region_warnings(request, found)
+                chosen.problems += found.batch_regions.tag_notes(request, part)
+                if found.batch_regions.other:
+                    request = replace(request, at=None)
                 entry = self.entry(request.name)
                 spec = resolve_tag(request, self.library, presets, seed=chosen.seed)
                 spec = replace(spec, scope=scope, region=masks.loaded(spec.region))
@@ -300,7 +307,9 @@ class A1111Extension:
                 infotext.BLOCK_SEED_KEY,
                 conditions.AND_KEY,
                 conditions.NEGATIVE_KEY,
-                conditions.MASKS_KEY,
+                MASKS_KEY,
+                RATIOS_KEY,
+                BASE_KEY,
             ):
                 params.pop(key, None)
         if getattr(shared.opts, "lora_add_hashes_to_infotext", True):
@@ -312,6 +321,7 @@ class A1111Extension:
             set_if_given(params, infotext.HIRES_BLOCK_WEIGHTS_KEY, infotext.format_block_weights_rows(resolved.rows))
         if resolved.has_random_weights:
             params[infotext.BLOCK_SEED_KEY] = resolved.seed
+        p.lora_ext_masks = {**getattr(p, "lora_ext_masks", {}), **resolved.masks.files_to_keep()}
         by_default = conditions.condition_settings(self.host_interface.option)
         params.update(conditions.settings_infotext(resolved.conditions, by_default, resolved.masks.hashes()))
 
@@ -341,6 +351,9 @@ class A1111Extension:
     def on_infotext_pasted(self, _: str, params: dict[str, Any]) -> None:
         """Called when an infotext is pasted: writes block weights that would come out otherwise now as numbers."""
         conditions.restore_settings(params, conditions.condition_settings(self.host_interface.option))
+        restore_region_settings(params, RegionSettings.of_webui(self.host_interface.option))
+        for text in restore_masks_of(params, self.host_interface.data_dir() / MASKS_FOLDER):
+            self.host_interface.notify(text)
         presets = self.host_interface.presets()
         first = params.get(infotext.BLOCK_WEIGHTS_KEY)
         for prompt, key in (("Prompt", infotext.BLOCK_WEIGHTS_KEY), ("Hires prompt", infotext.HIRES_BLOCK_WEIGHTS_KEY)):

@@ -85,11 +85,16 @@ class PartEncoder:
                 run_all_steps("encoding", lambda: self._encode_as(None))
 
         if not is_negative and self._conditions.regions and len(self._conditions.regions) == len(required_prompts):
-            texts = map(_joined_texts, required_prompts, self._conditions.regions)
+            texts = map(self._joined_texts, required_prompts, self._conditions.regions)
             required_prompts = type(required_prompts)(texts, copy_from=required_prompts)
         kept = (extra_network_data, self._key)
         p = self._p()
         return getattr(type(p), _ENCODE)(p, encode, required_prompts, steps, caches, kept, hires_steps)
+
+    def _joined_texts(self, text: str, prompt: RegionalPrompt) -> str:
+        """The texts of an image's regions as parts of one prompt; all have the whole text where no words divide it."""
+        divided = self._conditions.batch_regions.is_divided
+        return " AND ".join(without_network_tags(row.text) if divided else text for row in prompt.rows)
 
     def _encode_negative(self, function: Callable[..., Any], args: Sequence[Any]) -> Any:
         self._encode_as(NEGATIVE)
@@ -120,14 +125,6 @@ class PartEncoder:
                 for part, condition in zip(parts, own, strict=True):
                     part.weight = RegionWeight(self._conditions.regions[image], condition.region or 0, part.weight)
         return first
-
-
-def _joined_texts(text: str, prompt: RegionalPrompt) -> str:
-    """The texts of an image's regions as parts of one prompt; where words do not divide it, all have the whole text."""
-    texts = [row.text for row in prompt.rows]
-    if len(set(texts)) == 1:
-        return " AND ".join([text] * len(texts))
-    return " AND ".join(map(without_network_tags, texts))
 
 
 class RegionWeight:

@@ -6,22 +6,23 @@ Each part is encoded with its own LoRA weights on the text encoder, and each row
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...adapter_spec import AdapterSpec
-from ...conditions import NEGATIVE, Condition, ConditionScope, and_conditions
+from ...conditions import NEGATIVE, NOWHERE, Condition, ConditionScope, and_conditions
 from ...errors import FitError
 from ...inject.condition_rows import BatchRow
-from ...lora_tags import LORA_TAG_PATTERN, OUTPUT, LoraTag
+from ...lora_tags import LORA_TAG_PATTERN, LoraTag
 from ...prompt_parts import ConditionSettings, split_prompt_parts, tag_scope
-from ...prompt_regions import RegionalPrompt, split_by_region
+from ...prompt_regions import RegionalPrompt
 from ...region_masks import MaskFolders
 from ..infotext import format_hashes
 from ..patched.model import has_patchers
 from . import settings
+from .region_prompts import MASKS_KEY, BatchRegions, RegionSettings, find_regions
 
-AND_KEY, NEGATIVE_KEY, MASKS_KEY = "Lora AND", "Lora negative prompt", "Region masks"
+AND_KEY, NEGATIVE_KEY = "Lora AND", "Lora negative prompt"
 """Infotext keys: what the settings said where that made a difference."""
 
 
@@ -32,14 +33,19 @@ class PassConditions:
     Attributes:
         parts_per_image: for each image the number of its prompt's AND parts.
         parts_of_tags: for each tag the part that it stands in; None where that is not known.
-        regions: for each image its prompt by regions, whose rows are the parts then; empty without regions.
+        batch_regions: the regions of the batch's prompts.
         mask_hashes: (name, hash) of the masks that regions name.
     """
 
     parts_per_image: tuple[int, ...] = (1,)
     parts_of_tags: tuple[int | None, ...] = ()
-    regions: tuple[RegionalPrompt, ...] = ()
+    batch_regions: BatchRegions = field(default_factory=BatchRegions)
     mask_hashes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def regions(self) -> tuple[RegionalPrompt, ...]:
+        """For each image its prompt by regions; empty without regions."""
+        return self.batch_regions.prompts
 
     @property
     def parts(self) -> int:
@@ -77,15 +83,30 @@ class PassConditions:
         scopes = [spec.scope for spec in specs if spec.scope is not None]
         return any(scope.negative and scope.regions is not None for scope in scopes)
 
-    def scope_of(self, tag: LoraTag, part: int | None, chosen: ConditionSettings) -> ConditionScope | None:
-        """Returns the conditions on which a tag acts. Raises LoraError for a tag whose region is not known."""
+    def scope_of(
+        self, tag: LoraTag, part: int | None, chosen: ConditionSettings, before: Sequence[LoraTag] = ()
+    ) -> ConditionScope | None:
+        """Returns the conditions on which a tag acts.
+
+        Args:
+            tag: the tag.
+            part: the number of the AND part that it stands in; None where that is not known.
+            chosen: what counts where the tag does not say.
+            before: the tags before it. One that stands in the texts of two regions alike is there twice: the first
+                acts in both.
+
+        Raises:
+            LoraError: the tag's region is not known.
+        """
         scope = tag_scope(tag, part, self.parts, chosen)
         if not self.regions:
             return scope
         rows = self.regions[0].rows
-        own = frozenset(i for i, row in enumerate(rows) if tag in row.tags)
-        if not own and self.regions[0].errors:
+        own = frozenset(i for i, row in enumerate(rows) if row.tags.count(tag) > list(before).count(tag))
+        if not own and tag not in before and self.regions[0].errors:
             raise self.regions[0].errors[0]
+        if not own and tag in before:
+            return NOWHERE
         return replace(scope or ConditionScope(), regions=own) if 0 < len(own) < len(rows) else scope
 
     def region_keys(self) -> list[object]:
@@ -116,7 +137,11 @@ class PassConditions:
 
 
 def pass_conditions(
-    p: Any, items: Sequence[Sequence[str]], sd_model: Any = None, masks: MaskFolders | None = None
+    p: Any,
+    items: Sequence[Sequence[str]],
+    sd_model: Any = None,
+    masks: MaskFolders | None = None,
+    chosen: RegionSettings | None = None,
 ) -> PassConditions:
     """Finds the parts of a batch's prompts, and which of them each tag stands in.
 
@@ -126,8 +151,9 @@ def pass_conditions(
     Args:
         p: the web UI's processing.
         items: the tags in the web UI's order.
-        sd_model: the model; regions are made where no patchers own its weights.
+        sd_model: the model.
         masks: the masks that regions name.
+        chosen: how words divide prompts into regions; by default they do so with equal parts.
     """
     size = int(getattr(p, "batch_size", 1) or 1)
     first = int(getattr(p, "iteration", 0) or 0) * size
@@ -140,13 +166,11 @@ def pass_conditions(
         tags = [list(one) for one, _ in found[0].tags]
         if tags == [list(one) for one in items[: len(tags)]]:
             counts = tuple(one.count for one in found)
-            parts = (*(part for _, part in found[0].tags), *[None] * (len(items) - len(tags)))
-            if not has_patchers(sd_model) and getattr(sd_model, "cond_stage_key", "") != "edit":
-                masks = masks or MaskFolders(())
-                regions = tuple(split_by_region(text, load_mask=masks.load, words=False) for text in texts)
-                if regions[0].has_regions:
-                    return PassConditions(counts, parts, regions, tuple(masks.hashes().items()))
-            return PassConditions(counts, parts)
+            masks = masks or MaskFolders(())
+            regions = find_regions(p, texts, sd_model, masks, chosen or RegionSettings())
+            known = () if regions.is_divided else tuple(part for _, part in found[0].tags)
+            parts = (*known, *[None] * (len(items) - len(known)))
+            return PassConditions(counts, parts, regions, tuple(masks.hashes().items()))
     texts = [str(text) for text in getattr(p, "prompts", None) or [""]]
     return PassConditions(tuple(split_prompt_parts(text).count for text in texts), (None,) * len(items))
 
@@ -160,9 +184,10 @@ def settings_infotext(
     found: PassConditions, chosen: ConditionSettings, mask_hashes: Mapping[str, str]
 ) -> dict[str, str]:
     """Returns the infotext's entries where settings differ from their defaults and make a difference, and of masks."""
+    entries = dict(found.batch_regions.entries)
     if not found.parts_of_tags:
-        return {}
-    entries = {AND_KEY: settings.OWN_PART} if chosen.own_part and found.parts > 1 else {}
+        return entries
+    entries |= {AND_KEY: settings.OWN_PART} if chosen.own_part and found.parts > 1 else {}
     if masks := format_hashes(mask_hashes):
         entries[MASKS_KEY] = masks
     return entries | ({} if chosen.negative else {NEGATIVE_KEY: str(False)})
@@ -190,13 +215,3 @@ def acting_conditions(
             "LoRA files of single AND parts, or with neg=0, act on all parts and on the negative prompt in this web UI"
         ]
     return found.conditions, []
-
-
-def region_warnings(tag: LoraTag, found: PassConditions) -> list[str]:
-    """Says that a region with a prediction of its own, which `generate` makes, is not made here."""
-    if tag.at is None or tag.way == OUTPUT or found.regions:
-        return []
-    return [
-        f"<lora:{tag.name}>: at={tag.at} acts on the whole picture here; write way=output, which keeps it to its "
-        "region by masks, or make the picture with the command generate"
-    ]

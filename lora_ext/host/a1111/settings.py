@@ -14,6 +14,7 @@ from ...block_weights import BLOCK_PRESETS, ELEMENT_PRESETS
 from ...console import printable_text
 from ...file.preset_file import load_preset_files
 from ...inject import AUTO, MODES
+from ...prompt_regions import DEFAULT_BASE_SHARE
 
 OWNER_LORA_EXT, OWNER_BUILTIN = "LoRA ext", "built-in"
 WARN_BELOW_IMAGE, WARN_ON_CONSOLE, WARN_AS_POPUP = "under the picture", "console", "popup"
@@ -48,6 +49,16 @@ def register_settings(on_change: Callable[[], None]) -> None:
         "on_negative": shared.OptionInfo(
             True, "LoRA tags act on the negative prompt too", infotext="Lora negative prompt"
         ).info("neg=0 or neg=1 in a tag decides for that tag; one that acts on its own AND part does not"),
+        "region_ratios": shared.OptionInfo(
+            "", "Sizes of the regions that ADDCOL, ADDROW and BREAK divide a prompt into", infotext="Region ratios"
+        ).info("such as 1,1 or 1,2,1;1,3, as in Regional Prompter; empty: equal parts, and BREAK divides nothing"),
+        "base_ratio": shared.OptionInfo(
+            DEFAULT_BASE_SHARE,
+            "Share of the text before ADDBASE within the regions",
+            gr.Slider,
+            {"minimum": 0, "maximum": 1, "step": 0.05},
+            infotext="Base ratio",
+        ),
         "warnings": shared.OptionInfo(
             [WARN_BELOW_IMAGE, WARN_ON_CONSOLE],
             "Where to report files that are missing or do not fit, and tags that cannot be read",
