@@ -48,7 +48,8 @@ OBJECTS = {
 MORE = {
     "modules.processing": "StableDiffusionProcessingImg2Img StableDiffusionProcessingTxt2Img.sample "
     "StableDiffusionProcessingImg2Img.sample StableDiffusionProcessingTxt2Img.sample_hr_pass decode_latent_batch "
-    "StableDiffusionProcessing.setup_conds StableDiffusionProcessing.parse_extra_network_prompts",
+    "StableDiffusionProcessing.setup_conds StableDiffusionProcessing.parse_extra_network_prompts "
+    "StableDiffusionProcessing.get_conds_with_caching",
     "modules.sd_models": "send_model_to_cpu send_model_to_trash reload_model_weights",
     "modules.devices": "dtype dtype_inference dtype_unet dtype_vae unet_needs_upcast",
     "modules.extra_networks": "ExtraNetwork.activate ExtraNetwork.deactivate activate deactivate",

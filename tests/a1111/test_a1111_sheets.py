@@ -63,6 +63,21 @@ def test_as_by_hand(webui: StandIn, name: str) -> None:
                 assert str(hand.told.get(key, "")) in told
 
 
+def test_the_web_ui_encodes_the_texts_of_a_batch(webui: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forge passes the setting "Clip skip" to its model there."""
+    from modules import processing
+
+    encode, texts = processing.StableDiffusionProcessing.get_conds_with_caching, []
+
+    def recorded(p: Any, function: Any, prompts: Any, *more: Any) -> Any:
+        texts.extend(prompts)
+        return encode(p, function, prompts, *more)
+
+    monkeypatch.setattr(processing.StableDiffusionProcessing, "get_conds_with_caching", recorded)
+    sheet(webui, prompt="a cow <lora:one:1>", negative_prompt="blurry", x="seed:1,2", batch=2)
+    assert texts == ["blurry", "a cow"] * (len(texts) // 2) and len(texts) >= 4
+
+
 def test_a_batch_that_memory_does_not_hold_is_halved(webui: StandIn) -> None:
     """And its half once more: four pictures, then two, then one by one."""
     for call in (1, 2):
@@ -173,9 +188,11 @@ def test_sheets_need_us_to_apply_tags(webui: StandIn) -> None:
 
 
 def test_without_a_model(webui: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The web UI could not load the chosen one."""
     from modules import sd_models
 
     monkeypatch.setattr(sd_models.model_data, "sd_model", None)
+    monkeypatch.setattr(sd_models, "load_model", lambda: None)
     job = webui.job("/compare", {**SETTINGS, "prompt": "a cat", "x": "seed:1,2"})
     monkeypatch.undo()
     assert job["state"] == "failed" and "no model is loaded" in job["error"]

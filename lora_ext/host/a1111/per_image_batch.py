@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from modules import devices, processing, prompt_parser, script_callbacks, scripts, sd_samplers, shared
+from modules import processing, prompt_parser, script_callbacks, scripts, sd_samplers, shared
 from PIL import Image
 
 from ...adapter_spec import AdapterSpec, Presets, resolve_tag
@@ -69,10 +69,10 @@ class PerImageProcessing(processing.StableDiffusionProcessingTxt2Img):
             self.fits = self.applied_networks.apply_each(specs_per_image)
 
     def _encode_prompt(self, encode: Callable[..., Any], text: str, total: int, negative: bool) -> Any:
-        """Encodes one text for all steps."""
+        """Encodes one text for all steps by the web UI's function, which in Forge passes on the setting "Clip skip"."""
         texts = prompt_parser.SdConditioning([text], width=self.width, height=self.height, is_negative_prompt=negative)
-        with devices.autocast():
-            return encode(shared.sd_model, texts, total, None, shared.opts.use_old_scheduling)
+        not_kept = [None, None, None]  # the LoRAs differ between images, which the web UI's own cache does not know
+        return self.get_conds_with_caching(encode, texts, total, [not_kept], self.extra_network_data)
 
     def on_step(self, params: Any) -> None:
         """Called before each U-Net call: moves the schedules of tags to this step."""

@@ -74,17 +74,17 @@ class StableDiffusionProcessing:
         self.uc = self.get_conds_with_caching(one, negative, total, [self.cached_uc], tags)
         self.c = self.get_conds_with_caching(several, positive, total, [self.cached_c], tags)
 
-    def get_conds_with_caching(self, function, texts, steps, caches, tags, hires_steps=None):
+    def get_conds_with_caching(self, function, required_prompts, steps, caches, extra_network_data, hires_steps=None):
         """What was computed for the same texts, tags and settings is taken from the caches."""
-        info, opts = shared.sd_model.sd_checkpoint_info, shared.opts
+        tags, info, opts = extra_network_data, shared.sd_model.sd_checkpoint_info, shared.opts
         key = (
-            [*texts], steps, hires_steps, opts.CLIP_stop_at_last_layers, info, tags, self.width, self.height,
+            [*required_prompts], steps, hires_steps, opts.CLIP_stop_at_last_layers, info, tags, self.width, self.height,
             opts.emphasis,
         )  # fmt: skip
         for cache in caches:
             if cache[0] is not None and cache[0] == key:
                 return cache[1]
-        caches[0][:] = key, function(shared.sd_model, texts, steps, hires_steps, opts.use_old_scheduling)
+        caches[0][:] = key, function(shared.sd_model, required_prompts, steps, hires_steps, opts.use_old_scheduling)
         return caches[0][1]
 
     def close(self):
