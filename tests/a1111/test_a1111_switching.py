@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import state
+from PIL import Image
 from stand_in_webui import StandIn
 from test_a1111_tags import HIRES, apart
 from webui_contract import FIRST, OWN_CONFIG, SAME_CONFIG
@@ -81,6 +83,25 @@ def test_a_refiner_gets_the_files_too(chosen: StandIn) -> None:
     curve = chosen.make("a cat <lora:one:0@0,0.9@1>", steps=4, refiner_checkpoint=OWN_CONFIG, refiner_switch_at=0.5)
     chosen.options(lora_ext_show_curve=False)
     assert "one: weight at each of 4 U-Net calls ▁▃▆█ 0, 0.3, 0.6, 0.9" in curve.comments, "the pass goes on"
+
+
+def test_sheets_and_training_after_a_refiner_take_the_chosen_checkpoint(chosen: StandIn) -> None:
+    """The refiner's model stays in use after its image."""
+    from modules import call_queue
+
+    chosen.options(sd_checkpoints_limit=2)
+    hand = chosen.make(TAG)
+    chosen.make(TAG, refiner_checkpoint=OWN_CONFIG, refiner_switch_at=0.5)
+    asked = {"prompt": TAG, "x": "seed:42,43", "steps": 4, "width": 64, "height": 64, "cfg": 7, "sampler": "Euler"}
+    job = chosen.job("/compare", asked)
+    assert job["state"] == "done", job
+    with Image.open(chosen.data / "lora_ext" / "outputs" / job["result"]["cells"][0]["file"]) as image:
+        assert np.abs(np.asarray(image.convert("RGB"), dtype=int) - hand.pixels[0]).max() <= 1
+        assert f"Model: {FIRST.partition('.')[0]}" in str(image.info["parameters"])
+    chosen.make(TAG, refiner_checkpoint=OWN_CONFIG, refiner_switch_at=0.5)
+    opened = chosen.module("training_session").open_training_session
+    with call_queue.queue_lock, opened(chosen.entry.extension.remove_all) as model:
+        assert model.sd_model.sd_checkpoint_info.name == FIRST
 
 
 def test_a_hires_pass_with_another_checkpoint(chosen: StandIn) -> None:

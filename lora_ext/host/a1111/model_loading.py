@@ -1,18 +1,21 @@
-"""Loads the model that the user has chosen, where the web UI does so for the next image only."""
+"""Loads the model that the user has chosen, which is not always the one in use."""
 
 from __future__ import annotations
 
-from modules import sd_models
+from modules import sd_models, shared
 
 
 def load_chosen_model() -> None:
-    """Loads the chosen checkpoint in Forge, which otherwise loads it when the next image begins.
+    """Loads the chosen checkpoint, as the web UI does before each image. Call it only while holding the queue lock.
 
-    Call it only while holding the queue lock. In other web UIs it does nothing.
+    Another one may be in use: Forge loads the chosen one when the next image begins; elsewhere the checkpoint of a
+    refiner or of a hires pass stays in use after its image, and the first is still loading when the page opens.
     """
-    reload = getattr(sd_models, "forge_model_reload", None)
-    if reload is not None:
-        reload()
+    forge_reload = getattr(sd_models, "forge_model_reload", None)
+    if forge_reload is not None:
+        forge_reload()
+    elif shared.sd_model is not None:  # this waits for a model that is being loaded; None: it could not be loaded
+        sd_models.reload_model_weights()
 
 
 def forge_loading_choices() -> list[str]:

@@ -19,6 +19,7 @@ from ...protocols import SampleSpec, TextConditioning, TrainingModelOptions
 from ..kohya_names import base_model_metadata, webui_sampler_name
 from ..training_context import autocast_disabled, autocast_for_precision, compute_dtype, frozen, in_dtype
 from .model_kind import sd_model_family, sd_model_native_size, sd_model_prediction
+from .model_loading import load_chosen_model
 from .models import A1111Model, is_supported_model
 from .temporary_changes import (
     gradient_checkpointed,
@@ -313,11 +314,12 @@ def _text_encoders(conditioner: Any) -> list[Any]:
 
 
 def current_trainable_model() -> A1111TrainableModel:
-    """Returns the web UI's model, loaded if it is not. Call it only while holding the queue lock.
+    """Returns the web UI's chosen model, loaded if it is not. Call it only while holding the queue lock.
 
     Raises:
         TrainError: the web UI has no model.
     """
+    load_chosen_model()
     sd_model = shared.sd_model
     if sd_model is None:
         raise TrainError("the web UI has no model; choose a checkpoint")
