@@ -7,6 +7,7 @@ from typing import Any
 
 from ...adapter_spec import AdapterSpec
 from ...region_masks import MaskFolders
+from ...weight_trace import WeightTrace
 from .. import block_weights_infotext as infotext
 from .prompt_conditions import PassConditions
 
@@ -48,3 +49,15 @@ def clear_conditioning(p: Any) -> None:
         cache = getattr(p, name, None)
         if isinstance(cache, list):
             cache[:] = [None, None]
+
+
+def show_weights(p: Any, step: int, weights: list[tuple[str, float]]) -> None:
+    """Writes the weights so far below the picture, which the web UI shows also where the image is interrupted."""
+    if p is None or not weights:
+        return
+    trace = p.lora_ext_trace = getattr(p, "lora_ext_trace", None) or WeightTrace()
+    for line in trace.lines():
+        p.comments.pop(line, None)
+    trace.record(step, weights)
+    for line in trace.lines():
+        p.comment(line)

@@ -18,7 +18,6 @@ from ...file.lora_library import LibraryEntry, LoraLibrary
 from ...fit_report import FitReport
 from ...lora_tags import LoraTag, parse_tag_items
 from ...region_masks import MASKS_FOLDER, MaskFolders
-from ...weight_trace import WeightTrace
 from .. import block_weights_infotext as infotext
 from ..infotext import format_hashes
 from . import builtin_lora as builtin
@@ -29,10 +28,10 @@ from . import prompt_warnings as notes
 from . import tag_owner as owners
 from .bundled_embeddings import BundledEmbeddings
 from .call_sigma import call_sigma
-from .current_image import ResolvedTags, clear_conditioning, set_if_given
+from .current_image import ResolvedTags, clear_conditioning, set_if_given, show_weights
 from .model_switching import ModelSwitchHooks, ReloadUiHook
 from .out_of_memory import OutOfMemoryHooks
-from .region_prompts import BASE_KEY, MASKS_KEY, RATIOS_KEY, RegionSettings, restore_masks_of, restore_region_settings
+from .region_prompts import RegionSettings, restore_masks_of, restore_region_settings
 from .script_lifetime import SCRIPT_LIFETIME
 from .webui_job import while_nothing_is_generated
 
@@ -267,18 +266,7 @@ class A1111Extension:
             if problem := part_encoder.begin_rows(self.models, self._conditions, sd_model, params):
                 self._notify_once(denoiser.p, [problem])
             if self.host_interface.option("show_curve"):
-                self._show_weights(getattr(denoiser, "p", None), denoiser.step, self.models.scheduled_weights(sd_model))
-
-    def _show_weights(self, p: Any, step: int, weights: list[tuple[str, float]]) -> None:
-        """Writes the weights so far below the picture, which the web UI shows also where the image is interrupted."""
-        if p is None or not weights:
-            return
-        trace = p.lora_ext_trace = getattr(p, "lora_ext_trace", None) or WeightTrace()
-        for line in trace.lines():
-            p.comments.pop(line, None)
-        trace.record(step, weights)
-        for line in trace.lines():
-            p.comment(line)
+                show_weights(getattr(denoiser, "p", None), denoiser.step, self.models.scheduled_weights(sd_model))
 
     def on_model_loaded(self, sd_model: Any) -> None:
         """Called when a model was loaded: forgets what is known about its layers, which are new."""
@@ -305,11 +293,7 @@ class A1111Extension:
                 infotext.BLOCK_WEIGHTS_KEY,
                 infotext.HIRES_BLOCK_WEIGHTS_KEY,
                 infotext.BLOCK_SEED_KEY,
-                conditions.AND_KEY,
-                conditions.NEGATIVE_KEY,
-                MASKS_KEY,
-                RATIOS_KEY,
-                BASE_KEY,
+                *conditions.INFOTEXT_KEYS,
             ):
                 params.pop(key, None)
         if getattr(shared.opts, "lora_add_hashes_to_infotext", True):

@@ -20,10 +20,11 @@ from ...region_masks import MaskFolders
 from ..infotext import format_hashes
 from ..patched.model import has_patchers
 from . import settings
-from .region_prompts import MASKS_KEY, BatchRegions, RegionSettings, find_regions
+from .region_prompts import BASE_KEY, MASKS_KEY, RATIOS_KEY, BatchRegions, RegionSettings, find_regions
 
 AND_KEY, NEGATIVE_KEY = "Lora AND", "Lora negative prompt"
 """Infotext keys: what the settings said where that made a difference."""
+INFOTEXT_KEYS = (AND_KEY, NEGATIVE_KEY, MASKS_KEY, RATIOS_KEY, BASE_KEY)
 
 
 @dataclass(frozen=True)
