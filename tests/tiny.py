@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,11 @@ from lora_ext.inject.live_layer import LIVE_LAYERS
 from lora_ext.layer_names import LayerId
 
 
-def unet() -> UNet2DConditionModel:
-    """SD1's topology, 32 wide, random weights."""
+def unet(**sizes: Any) -> UNet2DConditionModel:
+    """SD1's topology, 32 wide, random weights; `sizes` are diffusers' own arguments."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        block_out_channels=(32, 32, 32, 32),
+        **{"block_out_channels": (32, 32, 32, 32), **sizes},
         cross_attention_dim=16,
         attention_head_dim=4,
         sample_size=8,

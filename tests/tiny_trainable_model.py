@@ -46,7 +46,11 @@ def tiny_model() -> StandaloneTrainableModel:
         norm_num_groups=4,
         latent_channels=4,
     ).eval()
-    network, text = unet(), text_encoder()
+    network = unet(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    text = text_encoder()
     for part in (network, vae, text):
         part.requires_grad_(False)
     levels = NoiseSchedule(scaled_linear_alphas())
