@@ -36,7 +36,7 @@ def started() -> Iterator[Any]:
 @contextmanager
 def fresh(browser: Any, patience: int) -> Iterator[tuple[Any, list[str]]]:
     """An empty page with nothing remembered, and the errors of its scripts so far. patience: milliseconds to wait."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB")
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB", reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(patience)
     errors: list[str] = []

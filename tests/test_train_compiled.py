@@ -20,8 +20,11 @@ from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.training.standalone_run import train
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiler() -> None:
+@pytest.fixture
+def traced(monkeypatch: Any) -> None:
+    """Graphs are traced, not turned into machine code: that takes minutes and is torch's work."""
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call: plain(call, backend="eager"))
     try:
         with compiled_for_device(torch.sin, torch.device("cpu")):
             pass
@@ -33,17 +36,15 @@ def small() -> StandaloneTrainableModel:
     """The tiny model with a U-Net of one level: compilers take long."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        block_out_channels=(16,), down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
-        layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, norm_num_groups=8,
+        block_out_channels=(16,), down_block_types=("CrossAttnDownBlock2D",), up_block_types=("UpBlock2D",),
+        mid_block_type=None, layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, norm_num_groups=8,
     )  # fmt: skip
     return StandaloneTrainableModel(replace(tiny_model().model, unet=unet.eval().requires_grad_(False)))
 
 
-def test_the_same_losses(tmp_path: Path, monkeypatch: Any) -> None:
-    """Also where hooks come after the first compiled step (a new word is learned without them). Graphs are traced, not
-    turned into machine code: that takes minutes and is torch's work."""
-    plain = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda call: plain(call, backend="eager"))
+@pytest.mark.usefixtures("traced")
+def test_the_same_losses(tmp_path: Path) -> None:
+    """Also where hooks come after the first compiled step (a new word is learned without them)."""
     data = pictures(tmp_path / "data")
     more = {"max_train_epochs": None, "max_train_steps": 3, "network_train_unet_only": True, "network_module": "dylora",
             "unit": 2, "train_batch_size": 1, "token_string": "sks", "inversion_steps": 2}  # fmt: skip
