@@ -87,7 +87,7 @@ def tag_scope(tag: LoraTag, part: int | None, parts: int, settings: ConditionSet
 
     Example:
         >>> tag_scope(LoraTag("a"), 1, 2, ConditionSettings(own_part=True))
-        ConditionScope(parts=frozenset({1}), negative=False)
+        ConditionScope(parts=frozenset({1}), negative=False, regions=None)
     """
     own = settings.own_part if tag.part is None else tag.part == OWN_PART
     if own and part is not None and parts > 1:
