@@ -124,3 +124,21 @@ def test_many_blanks_take_linear_time() -> None:
     assert parse_and_prompts(text) == [(text, 1.0)]
     parse_prompt_editing(text, PassSteps(20))
     assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["(a" * 8000, "[a" * 8000, "(a" * 8000 + ")" * 4000, "[(|" * 6000, "([)" * 6000, "(a:1" * 4000 + ":1)" * 4000],
+)
+def test_many_brackets_take_linear_time(prompt: str) -> None:
+    """From every bracket to the end they took 2 to 4 seconds."""
+    begun = time.process_time()
+    parse_prompt_editing(prompt, PassSteps(10))
+    parse_emphasis(prompt)
+    assert time.process_time() - begun < 1
+
+
+def test_a_bar_beside_a_bracket_that_nothing_closes_makes_plain_text() -> None:
+    assert parse_prompt_editing("[a ( b|c]", PassSteps(2)) == [(2, "[a ( b|c]")]
+    assert parse_prompt_editing("(a [b|c)", PassSteps(2)) == [(2, "(a [b|c)")]
+    assert parse_prompt_editing("( a [b|c]", PassSteps(2)) == [(1, "( a b"), (2, "( a c")]

@@ -134,8 +134,8 @@ class _EditingParser:
 
     def __init__(self, prompt: str, pass_steps: PassSteps) -> None:
         self.tokens = _TOKEN.findall(prompt)
-        self.pass_steps, self.position, self.is_plain_text = pass_steps, 0, False
-        self.unclosed: set[int] = set()
+        self.pass_steps, self.position = pass_steps, 0
+        self.unclosed, self.is_plain_text = _find_unclosed_brackets(self.tokens)
 
     def parse(self) -> tuple[PromptPart, ...] | None:
         """Returns the prompt's parts, None where all of it is plain text."""
@@ -193,3 +193,42 @@ class _EditingParser:
         for mark, field in zip(marks, fields[1:], strict=True):
             text += [mark, *field]
         return [*text, closing]
+
+
+def _find_unclosed_brackets(tokens: Sequence[str]) -> tuple[set[int], bool]:
+    """Finds in one pass the opening brackets that nothing closes. They are text: to parse from each of them would read
+    to the end as often as there are brackets.
+
+    Returns:
+        Their positions, and whether a `|` is left outside square brackets.
+    """
+    opened: list[tuple[int, bool]] = []  # (position, whether a | belongs to it)
+    unclosed: set[int] = set()
+    has_stray_bar = False
+
+    def keep_bar() -> None:
+        nonlocal has_stray_bar
+        if opened and tokens[opened[-1][0]] == "[":
+            opened[-1] = (opened[-1][0], True)
+        else:
+            has_stray_bar = True
+
+    def drop_last() -> None:
+        position, has_bar = opened.pop()
+        unclosed.add(position)
+        if has_bar:
+            keep_bar()
+
+    for position, token in enumerate(tokens):
+        if token in ("[", "("):
+            opened.append((position, False))
+        elif token == "|":
+            keep_bar()
+        elif token in ("]", ")"):
+            while opened and tokens[opened[-1][0]] != ("[" if token == "]" else "("):
+                drop_last()
+            if opened:
+                opened.pop()
+    while opened:
+        drop_last()
+    return unclosed, has_stray_bar

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,32 +76,34 @@ def parse_emphasis(prompt: str) -> list[PromptSegment]:
         >>> parse_emphasis("a (cat:1.5)")
         [PromptSegment(text='a ', weight=1.0), PromptSegment(text='cat', weight=1.5)]
     """
-    segments: list[list] = []  # [text or None, weight]
+    texts: list[str | None] = []
+    weights = np.ones(2 * len(prompt) + 1)  # of the texts; more than there can be
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
     def close(kind: str, factor: float) -> None:
-        for segment in segments[opened[kind].pop() :]:
-            segment[1] *= factor
+        weights[opened[kind].pop() : len(texts)] *= factor
 
-    for match in _TOKEN.finditer(prompt):
-        text, weight = match[0], _parse_number(match["weight"])
-        if text.startswith("\\"):
-            segments.append([match["escaped"] or "", 1.0])
-        elif text in opened:
-            opened[text].append(len(segments))
-        elif weight is not None and opened["("]:
-            close("(", weight)
-        elif text == ")" and opened["("]:
-            close("(", ROUND_BRACKET_FACTOR)
-        elif text == "]" and opened["["]:
-            close("[", SQUARE_BRACKET_FACTOR)
-        else:
-            for place, part in enumerate(_BREAK.split(text)):
-                segments.extend([[None, 1.0], [part, 1.0]] if place else [[part, 1.0]])
-    for kind, factor in (("(", ROUND_BRACKET_FACTOR), ("[", SQUARE_BRACKET_FACTOR)):
-        while opened[kind]:
-            close(kind, factor)
-    return _merge_segments(PromptSegment(text, 1.0 if text is None else weight) for text, weight in segments)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for match in _TOKEN.finditer(prompt):
+            text, weight = match[0], _parse_number(match["weight"])
+            if text.startswith("\\"):
+                texts.append(match["escaped"] or "")
+            elif text in opened:
+                opened[text].append(len(texts))
+            elif weight is not None and opened["("]:
+                close("(", weight)
+            elif text == ")" and opened["("]:
+                close("(", ROUND_BRACKET_FACTOR)
+            elif text == "]" and opened["["]:
+                close("[", SQUARE_BRACKET_FACTOR)
+            else:
+                for place, part in enumerate(_BREAK.split(text)):
+                    texts.extend([None, part] if place else [part])
+        for kind, factor in (("(", ROUND_BRACKET_FACTOR), ("[", SQUARE_BRACKET_FACTOR)):
+            while opened[kind]:
+                close(kind, factor)
+    found = zip(texts, weights[: len(texts)].tolist(), strict=True)
+    return _merge_segments(PromptSegment(text, 1.0 if text is None else weight) for text, weight in found)
 
 
 def _parse_number(text: str | None) -> float | None:
