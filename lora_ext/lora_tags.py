@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TypeVar
 
 from .block_weights import parse_finite_number
@@ -177,6 +178,11 @@ def parse_tag_items(items: Sequence[str]) -> LoraTag:
     Raises:
         PromptError: an item is unknown or its value is not accepted; the message quotes the tag.
     """
+    return _parse_tag(tuple(items))
+
+
+@lru_cache(maxsize=4096)  # a sheet asks for the same tags of thousands of cells
+def _parse_tag(items: tuple[str, ...]) -> LoraTag:
     tag = f"<lora:{':'.join(items)}>"
     if "<" in tag[1:]:  # the web UI reads a tag up to the next >
         raise PromptError(f"{_short(tag)} has no > before the next <; close the first tag with >")

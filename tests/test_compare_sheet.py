@@ -121,6 +121,22 @@ def test_84_cells_each_once_and_kept(library: LoraLibrary, tmp_path: Path) -> No
         assert np.array_equal(np.asarray(image), np.asarray(renderer.paint(cell.image_spec)))
 
 
+def test_a_sheet_is_stopped_before_its_first_picture(library: LoraLibrary, tmp_path: Path) -> None:
+    """The keys of 20,000 cells take seconds; what the folder has stays."""
+    made, store = sheet(library, "1-7"), CellStore(tmp_path)
+    asked: list[SheetProgress] = []
+
+    def stop(now: SheetProgress) -> None:
+        asked.append(now)
+        raise SheetStopped
+
+    before = build_sheet(sheet(library), FrameRenderer(), store, on_progress=None).files
+    result = build_sheet(made, FrameRenderer(), store, on_progress=stop)
+    assert not result.finished and (result.progress.total, result.progress.done) == (294, 0)
+    assert [(now.total, now.done) for now in asked] == [(294, 0)], "after 255 cells"
+    assert all(path.is_file() for path in before) and len(list(store.cells.glob("*.png"))) == 84
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -60,12 +60,13 @@ def parse_number_list(text: str, what: str, *, whole: bool = False) -> list[floa
     found: list[float] = []
     for item in parse_item_list(text):
         found += parse_number_range(item, what)
+        if len(found) > MAX_AXIS_VALUES:
+            short = text if len(text) <= _MAX_NUMBER_LENGTH else f"{text[:_MAX_NUMBER_LENGTH]}…"
+            raise LoraError(f"{what}: too many values in {short!r}; at most {MAX_AXIS_VALUES} on one axis")
     if whole and any(value != int(value) for value in found):
         raise LoraError(f"{what} takes whole numbers, not {text!r}")
     if not found:
         raise LoraError(f"{what}: no values given")
-    if len(found) > MAX_AXIS_VALUES:
-        raise LoraError(f"{what}: {len(found)} values in {text!r}; at most {MAX_AXIS_VALUES} on one axis")
     return [int(value) for value in found] if whole else found
 
 

@@ -11,7 +11,14 @@ from itertools import combinations
 from ..file.saving import FileInUseError
 from . import identical_cells, image_measures, sheet_pages
 from .cell_store import CellStore
-from .generate_cells import ImageRenderer, SheetProgress, SheetProgressCallback, cell_keys, generate_cells
+from .generate_cells import (
+    ImageRenderer,
+    SheetProgress,
+    SheetProgressCallback,
+    SheetStopped,
+    cell_keys,
+    generate_cells,
+)
 from .image_spec import ImageSpec
 from .scores import SCORES_FILE, Score, Scorer, save_scores_csv, score_legend, unique_without_loras
 from .sheet_pages import PageDetails
@@ -52,7 +59,11 @@ def build_sheet(
     """
     image_specs = [cell.image_spec for cell in plan.cells]
     without = unique_without_loras(image_specs) if scorer else []
-    result = SheetResult(plan, store.folder, cell_keys(plan, renderer), SheetProgress(0))
+    try:
+        keys = cell_keys(plan, renderer, on_progress)
+    except SheetStopped:  # nothing of this sheet is drawn, and what is in the folder stays as it is
+        return SheetResult(plan, store.folder, [], SheetProgress(len(plan.cells)))
+    result = SheetResult(plan, store.folder, keys, SheetProgress(0))
     title = plan.base.prompt or "(empty prompt)"
     store.save_manifest(build_manifest(result, store, title).as_json())
     details = PageDetails(title, _settings(plan, renderer.title))

@@ -119,8 +119,7 @@ class CellStore:
         """Writes `sheet.json`, the sheet's content for programs. Raises FileError."""
         path = self.folder / MANIFEST_FILE
         with replacing_file(path, overwrite=True) as part:
-            text = json.dumps(manifest, indent=1, ensure_ascii=False)
-            part.write_text(text, encoding="utf-8", errors="replace")
+            part.write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8", errors="replace")
         return path
 
 

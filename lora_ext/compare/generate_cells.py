@@ -120,9 +120,17 @@ SheetProgressCallback = Callable[[SheetProgress], None]
 """Called at each step of a sheet; may raise `SheetStopped`."""
 
 
-def cell_keys(plan: SheetPlan, renderer: ImageRenderer) -> list[str]:
-    """The key of each cell, in the order of `plan.cells`; equal pictures have equal keys."""
-    return [cell.image_spec.key(renderer.identity(cell.image_spec)) for cell in plan.cells]
+def cell_keys(plan: SheetPlan, renderer: ImageRenderer, on_progress: SheetProgressCallback | None = None) -> list[str]:
+    """The key of each cell, in the order of `plan.cells`; equal pictures have equal keys.
+
+    `on_progress` is called now and then, and may raise `SheetStopped`: thousands of cells take seconds.
+    """
+    keys = []
+    for cell in plan.cells:
+        if on_progress and len(keys) % 256 == 255:
+            on_progress(SheetProgress(len(plan.cells)))
+        keys.append(cell.image_spec.key(renderer.identity(cell.image_spec)))
+    return keys
 
 
 def generate_cells(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -141,10 +141,13 @@ class SheetManifest:
         Returns:
             Its fields; cells without a score have neither `score` nor `same_as`.
         """
-        fields = asdict(self)
-        for cell in fields["cells"]:
+        fields = asdict(replace(self, cells=[]))
+        fields["cells"] = cells = [vars(cell).copy() for cell in self.cells]  # asdict takes seconds for 20,000
+        for cell in cells:
             if cell["score"] is None:
                 del cell["score"], cell["same_as"]
+            else:
+                cell["score"] = asdict(cell["score"])
         return cast("SheetJson", fields)
 
 
