@@ -85,8 +85,8 @@ def main() -> None:
     def hooks(weight: float) -> None:
         live.apply([AdapterSpec(file, unet=weight)])
         for layer in LIVE_LAYERS.values():
-            if isinstance(layer.hook, ForwardHook):
-                layer.hook._cast((torch.device("cpu"), torch.float32))
+            if isinstance(layer.hook, ForwardHook) and layer.hook.factors is not None:
+                layer.hook.factors.groups((torch.device("cpu"), torch.float32), None)
 
     arms: dict[str, Callable[[float], None]] = {"built-in": built_in, "LoRA ext, baked": ours, "LoRA ext, live": hooks}
     times: dict[str, list[float]] = {arm: [] for arm in arms}

@@ -31,26 +31,38 @@ def batch_rows(rows: Sequence[int], total: int) -> Iterator[None]:
         _ROWS.reset(token)
 
 
+def sets_of_rows(count: int, size: int) -> tuple[int, ...]:
+    """Returns which of several sets of LoRA weights each row of a call has.
+
+    Args:
+        count: the number of sets.
+        size: the rows of the call.
+
+    Returns:
+        The sets in turn, or those of the rows that `batch_rows` names.
+
+    Raises:
+        FitError: the batch is no multiple of the sets, or the call has another number of rows than were named.
+    """
+    rows, total = _ROWS.get() or (range(size), size)
+    if total % count:
+        raise FitError(f"a batch of {total} is no multiple of {count} sets of LoRA weights")
+    if len(rows) != size:
+        raise FitError(f"a batch of {size} has LoRA weights of {len(rows)} rows")
+    return tuple(row % count for row in rows)
+
+
 def expand_to_rows(values: Tensor, size: int) -> Tensor:
-    """Repeats values of sets for all rows of a call.
+    """Returns the values of each row of a call.
 
     Args:
         values: (sets, n).
         size: the rows of the call.
 
     Returns:
-        (size, n): the sets in turn, or those of the rows that `batch_rows` names.
+        (size, n).
 
     Raises:
-        FitError: the batch is no multiple of the sets, or the call has another number of rows than were named.
+        FitError: as `sets_of_rows`.
     """
-    chosen = _ROWS.get()
-    rows, total = (None, size) if chosen is None else chosen
-    if total % values.shape[0]:
-        raise FitError(f"a batch of {total} is no multiple of {values.shape[0]} sets of LoRA weights")
-    whole = values.repeat(total // values.shape[0], 1)
-    if rows is None:
-        return whole
-    if len(rows) != size:
-        raise FitError(f"a batch of {size} has LoRA weights of {len(rows)} rows")
-    return whole[list(rows)]
+    return values[list(sets_of_rows(len(values), size))]

@@ -57,7 +57,7 @@ class ConditionRows:
     def __init__(self) -> None:
         self._step: list[int | SplitRow[int]] = []
         self._next = 0
-        self._index: Tensor | None = None
+        self._numbers: tuple[int, ...] = ()
         self._by_device: dict[torch.device, Tensor] = {}
         self._rows: list[int | SplitRow[int]] = []
         self._handles: list[RemovableHandle] = []
@@ -81,7 +81,7 @@ class ConditionRows:
         """Removes what `attach` has registered."""
         while self._handles:
             self._handles.pop().remove()
-        self._step, self._index, self._rows = [], None, []
+        self._step, self._numbers, self._rows = [], (), []
 
     def begin_step(self, rows: Sequence[int | SplitRow[int]]) -> None:
         """Says what the rows of a step are.
@@ -114,6 +114,19 @@ class ConditionRows:
         self._next %= len(rows)
         return found
 
+    def of_call(self, batch: int) -> tuple[int, ...]:
+        """Returns the number of the condition of each row of the call in progress.
+
+        Args:
+            batch: the number of rows that a layer gets.
+
+        Raises:
+            FitError: the network was called with another number of rows.
+        """
+        if len(self._numbers) != batch:
+            raise FitError(f"a layer gets {batch} rows, which is not the batch that the U-Net was called with")
+        return self._numbers
+
     def select(self, values: Tensor, batch: int) -> Tensor:
         """Returns the values of each row.
 
@@ -124,11 +137,10 @@ class ConditionRows:
         Returns:
             Tensor (batch, n).
         """
-        if self._index is None or len(self._index) != batch:
-            raise FitError(f"a layer gets {batch} rows, which is not the batch that the U-Net was called with")
+        numbers = self.of_call(batch)
         index = self._by_device.get(values.device)
         if index is None:
-            index = self._by_device[values.device] = self._index.to(values.device)
+            index = self._by_device[values.device] = torch.tensor(numbers, device=values.device)
         return values.index_select(0, index)
 
     def _before_call(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -140,9 +152,9 @@ class ConditionRows:
                 self._rows = self.take(len(x))
             else:
                 self._rows = given.flatten().long().tolist()
-            numbers = [number for row in self._rows for number in _numbers(row)]
-            if self._index is None or self._index.tolist() != numbers:
-                self._index, self._by_device = torch.tensor(numbers), {}
+            numbers = tuple(number for row in self._rows for number in _numbers(row))
+            if numbers != self._numbers:
+                self._numbers, self._by_device = numbers, {}
         counts = [len(_numbers(row)) for row in self._rows]
         if len(self._rows) == sum(counts):
             return args, kwargs

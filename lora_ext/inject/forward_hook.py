@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..lowrank import LowRank, concat
+from ..lowrank import LowRank
 from .applied_adapter import AppliedAdapter, StepWeight, sum_bias_deltas, weight_shape
-from .batch_rows import expand_to_rows
+from .batch_rows import expand_to_rows, sets_of_rows
 from .condition_rows import ConditionRows
 from .place import PlaceGain
+from .row_groups import JoinedFactors, RowGroup
 
-DeviceAndDtype: TypeAlias = "tuple[torch.device, torch.dtype]"
 DenseDelta: TypeAlias = "tuple[Tensor, Tensor | None, PlaceGain | None]"
 
 
@@ -26,15 +26,12 @@ class ForwardHook:
         applied: the adapters.
         weights: the weight of each adapter that the gains were computed with.
         low_rank_forms: for each adapter its ΔW at weight 1, or None.
-        joined_low_rank: all low-rank forms concatenated, at weight 1; None without any.
+        factors: the low-rank forms concatenated, and in which rows of a batch each of them acts; None without any.
         dense: ΔW of the other kinds (out, in, *kernel), each with its weights (batch,), or None where the weight is
             multiplied in already, and with its place.
         bias_shifts: Δbias, (out,) or (batch, out), with its place.
         place_gains: where files act in parts of the picture, the factors of the thin channels by shape, device and
             dtype of the thin output; None where all act everywhere.
-        downs: D (r, in, *kernel) by device and dtype.
-        unit_factors: by device U and, for each low-rank form, its g at weight 1; kept for scheduled weights.
-        ups: by device and dtype U·diag(g) (out, r) and None, or U and g (batch, r) where g differs between images.
         is_idle: whether all weights are 0.
         condition_rows: which of several weights each row of the batch has; None for one weight for each image.
     """
@@ -44,13 +41,10 @@ class ForwardHook:
         self.applied: tuple[AppliedAdapter, ...] = ()
         self.weights: tuple[float | Tensor, ...] = ()
         self.low_rank_forms: list[LowRank | None] = []
-        self.joined_low_rank: LowRank | None = None
+        self.factors: JoinedFactors | None = None
         self.dense: list[DenseDelta] = []
         self.bias_shifts: list[tuple[Tensor, PlaceGain | None]] = []
         self.place_gains: dict[tuple[object, ...], Tensor] | None = None
-        self.downs: dict[DeviceAndDtype, Tensor] = {}
-        self.ups: dict[DeviceAndDtype, tuple[Tensor, Tensor | None]] = {}
-        self.unit_factors: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
         self.is_idle = True
         self._is_scheduled = False
         self._step_values: tuple[float, ...] = ()
@@ -74,9 +68,7 @@ class ForwardHook:
         if len(applied) != len(self.applied) or not all(map(AppliedAdapter.is_same_adapter, applied, self.applied)):
             self.low_rank_forms = [one.low_rank(shape) for one in applied]
             plain = [form for form in self.low_rank_forms if form is not None]
-            self.joined_low_rank = concat(plain) if plain else None
-            self.downs.clear()
-            self.unit_factors.clear()
+            self.factors = JoinedFactors(plain) if plain else None
         self.applied = applied
         self.place_gains = {} if any(one.place is not None for one in applied) else None
         self._is_scheduled = any(one.step_weight is not None for one in applied)
@@ -104,7 +96,10 @@ class ForwardHook:
         acting = [one for one in map(AppliedAdapter.at_present, self.applied) if one.is_acting()]
         self.is_idle = not acting
         self.condition_rows = next((one.condition_rows for one in self.applied if one.condition_rows is not None), None)
-        self.ups.clear()
+        if self.factors is not None:
+            self.factors.keeps_units = self._is_scheduled
+            own = zip(self.weights, self.low_rank_forms, strict=True)
+            self.factors.set_weights([weight for weight, form in own if form is not None])
         shape = weight_shape(self.module)
         assert shape is not None
         by_place: dict[PlaceGain | None, list[AppliedAdapter]] = {}
@@ -117,35 +112,6 @@ class ForwardHook:
         """What changes from step to step."""
         return tuple(one.step_weight.value for one in self.applied if one.step_weight is not None)
 
-    def _gain_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns U and g at the present weights on a device: g is (r,), or (batch, r)."""
-        assert self.joined_low_rank is not None
-        factors = self.unit_factors.get(device)
-        if factors is None:
-            gains = [form.gain.to(device) for form in self.low_rank_forms if form is not None]
-            factors = self.joined_low_rank.up.to(device), gains
-            if self._is_scheduled:  # each step needs them again
-                self.unit_factors[device] = factors
-        up, gains = factors
-        weights = [w for w, form in zip(self.weights, self.low_rank_forms, strict=True) if form is not None]
-        return up, _side_by_side(list(zip(gains, weights, strict=True)))
-
-    def _cast(self, target: DeviceAndDtype) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns D, U and g on the layer's device in its compute dtype, cached for the next call.
-
-        g is None where all images share it: it is multiplied into U then, which saves a multiplication in each call.
-        """
-        assert self.joined_low_rank is not None
-        if target not in self.downs:
-            self.downs[target] = self.joined_low_rank.down.to(*target)
-        if target not in self.ups:
-            up, gain = self._gain_on(target[0])
-            shared = gain.dim() == 1
-            self.ups[target] = (
-                ((up.float() * gain).to(target[1]), None) if shared else (up.to(target[1]), gain.to(target[1]))
-            )
-        return self.downs[target], *self.ups[target]
-
     def hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Returns output + ΔW·x (+ Δbias); None, which leaves the output as it is, where all weights are 0."""
         if self._is_scheduled and self._step_values != self._present_step_values():
@@ -155,8 +121,8 @@ class ForwardHook:
         x = args[0]
         if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
             return output + self._norm(module, x).to(output.dtype)
-        if self.joined_low_rank is not None:
-            output = self._add_low(module, x, output)
+        if self.factors is not None:
+            output = self._add_low(self.factors, module, x, output)
         for delta, weight, place in self.dense:
             dense = delta.to(x.device, x.dtype)
             more = convolve_like(module, x, dense) if is_convolution(module) else F.linear(x, dense)
@@ -171,36 +137,62 @@ class ForwardHook:
             output = output + (more if place is None else more * place.factor(output))
         return output
 
-    def _add_low(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        """Returns output + U·(g·(D·x)): two thin products for any number of files."""
+    def _add_low(self, factors: JoinedFactors, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        """Returns output + U·(g·(D·x)), in place: two thin products for any number of files that act in a row."""
         dtype = output.dtype if output.is_floating_point() else x.dtype
-        down, up, gain = self._cast((x.device, dtype))
+        if output.requires_grad:  # autograd may have kept it
+            output = output.clone()
         x = x.to(dtype)
-        if not isinstance(module, nn.Conv2d):
-            thin = F.linear(x, down)
-            if gain is not None:
-                thin = thin * self._spread(gain, thin, -1)
-            if self.place_gains is not None:
-                thin = thin * self._place_gain(thin)
-            flat = torch.addmm(output.reshape(-1, output.shape[-1]), thin.reshape(-1, thin.shape[-1]), up.t())
-            return flat.view_as(output)
-        groups = module.groups  # each group of outputs has its own thin channels
-        thin = convolve_like(module, x, down.repeat(groups, 1, 1, 1) if groups > 1 else down)
-        if gain is not None:
-            thin = thin * self._spread(gain.repeat(1, groups), thin, 1)
-        if self.place_gains is not None:
-            thin = thin * self._place_gain(thin).repeat(groups, 1, 1)
-        if groups > 1 or not output.is_contiguous():
-            return output + F.conv2d(thin, up[:, :, None, None], groups=groups)
-        wide = torch.baddbmm(output.flatten(2), up.expand(len(thin), -1, -1), thin.flatten(2))
-        return wide.view_as(output)
+        add = self._add_convolution if isinstance(module, nn.Conv2d) else self._add_product
+        for group in factors.groups((x.device, dtype), self._sets_of_rows(factors.set_count, len(x))):
+            add(module, x[group.rows], output[group.rows], group)
+        return output
 
-    def _place_gain(self, thin: Tensor) -> Tensor:
+    def _sets_of_rows(self, count: int, size: int) -> tuple[int, ...] | None:
+        """Which of several sets of weights each row of a call has; None for one set."""
+        if count == 1:
+            return None
+        return sets_of_rows(count, size) if self.condition_rows is None else self.condition_rows.of_call(size)
+
+    def _add_product(self, _: nn.Module, x: Tensor, output: Tensor, group: RowGroup) -> None:
+        """Adds the product of a group's rows to them."""
+        thin = self._scale_thin(F.linear(x, group.down), group, -1)
+        if output.is_contiguous():
+            output.view(-1, output.shape[-1]).addmm_(thin.reshape(-1, thin.shape[-1]), group.up.t())
+        elif thin.dim() == 3:
+            output.baddbmm_(thin, group.up.t().expand(len(thin), -1, -1))
+        else:
+            output += F.linear(thin, group.up)
+
+    def _add_convolution(self, module: nn.Module, x: Tensor, output: Tensor, group: RowGroup) -> None:
+        """Adds the convolution of a group's rows to them. Each group of outputs has its own thin channels."""
+        assert isinstance(module, nn.Conv2d)
+        groups, up = module.groups, group.up
+        thin = convolve_like(module, x, group.down.repeat(groups, 1, 1, 1) if groups > 1 else group.down)
+        thin = self._scale_thin(thin, group, 1, groups)
+        if groups > 1 or not output[0].is_contiguous():
+            output += F.conv2d(thin, up[:, :, None, None], groups=groups)
+        else:
+            output.flatten(2).baddbmm_(up.expand(len(thin), -1, -1), thin.flatten(2))
+
+    def _scale_thin(self, thin: Tensor, group: RowGroup, axis: int, groups: int = 1) -> Tensor:
+        """Multiplies the thin channels by the gains of their rows and places."""
+        if group.gain is not None:
+            shape = [len(thin)] + [1] * (thin.dim() - 1)
+            shape[axis] = -1
+            thin = thin * group.gain.repeat(1, groups).view(shape)
+        if self.place_gains is not None:
+            place = self._place_gain(thin, group.forms)
+            thin = thin * (place.repeat(groups, 1, 1) if groups > 1 else place)
+        return thin.to(group.up.dtype)  # autocast may have chosen another dtype than the layer's output has
+
+    def _place_gain(self, thin: Tensor, forms: tuple[int, ...]) -> Tensor:
         """The factors of the thin channels: (r, h, w), (tokens, r) or (r,), as `thin` has its axes."""
         assert self.place_gains is not None
-        pairs = [(one.place, form.rank) for one, form in zip(self.applied, self.low_rank_forms, strict=True) if form]
+        found = [(one.place, form.rank) for one, form in zip(self.applied, self.low_rank_forms, strict=True) if form]
+        pairs = [found[form] for form in forms]
         states = tuple(place.state for place, _ in pairs if place is not None)
-        key = (thin.shape[1:], thin.device, thin.dtype, states)
+        key = (forms, thin.shape[1:], thin.device, thin.dtype, states)
         if key not in self.place_gains:
             factors = [(thin.new_ones(()) if place is None else place.factor(thin), rank) for place, rank in pairs]
             if thin.dim() == 4:
@@ -256,13 +248,6 @@ def _spread_rows(values: Tensor, like: Tensor, axis: int) -> Tensor:
         values = expand_to_rows(values, like.shape[0])
         shape[0] = values.shape[0]
     return values.to(like.device, like.dtype).view(shape)
-
-
-def _side_by_side(parts: list[tuple[Tensor, float | Tensor]]) -> Tensor:
-    """Concatenates gains times weights: (R,), or (batch, R) where a weight is (batch,)."""
-    gains = [gain * (w.unsqueeze(-1).to(gain.device) if isinstance(w, Tensor) else w) for gain, w in parts]
-    size = max((gain.shape[0] for gain in gains if gain.dim() == 2), default=0)
-    return torch.cat([gain.expand(size, -1) if size else gain for gain in gains], dim=-1)
 
 
 def is_convolution(module: nn.Module) -> bool:
