@@ -16,12 +16,12 @@ from .composition import predictions_per_call
 from .conditions import Condition
 from .file.lora_file import LoraFile
 from .fit_report import FitReport
-from .inject import AUTO, AppliedAdapter, Injection, LayerTarget, MemoryBudget, StepWeight, find_layer_targets
+from .inject import AUTO, BAKED, AppliedAdapter, Injection, LayerTarget, MemoryBudget, StepWeight, find_layer_targets
 from .inject.applied_adapter import are_equal
 from .inject.averaged_predictions import AveragedPredictions
 from .inject.condition_rows import BatchRow, ConditionRows, SplitRow
 from .inject.fallback import LiveFallback, WeightChanges
-from .inject.free_memory import accelerated
+from .inject.free_memory import accelerated, is_out_of_memory, release_memory
 from .inject.place import TEXT_LAYERS, PlaceGain, RegionPlaces
 from .inject.rounding import ROUNDING_WARNING_SHARE
 from .layer_names import UNET, LayerId
@@ -94,6 +94,8 @@ class AppliedNetworks:
         self._following: dict[int, bool] = {}
         self._step: tuple[int, int, float | None] = (0, 1_000_000, math.inf)
         self._prediction = 0
+        self._may_batch_predictions = True
+        self._rows_per_input = 1
         self._predictions = AveragedPredictions(self._select_prediction)
         self.places = RegionPlaces()
         self._load_hooks: list[RemovableHandle] = []
@@ -135,8 +137,8 @@ class AppliedNetworks:
         )
         self._step, self._prediction = (0, 1_000_000, math.inf), 0
         self.places.set_regions(self.roots.get(UNET), list(dict.fromkeys(filter(None, (s.region for s in self.specs)))))
+        self._count_predictions()
         self._set_current_specs()
-        self._predictions.set_count(self.roots.get(UNET), predictions_per_call(spec.turn for spec in self.specs))
         self._matches = {id(spec.file): self._match_layers(spec.file) for spec in self.specs}
         self._text_condition = None
         if self.has_scopes and UNET in self.roots:
@@ -166,7 +168,7 @@ class AppliedNetworks:
     def retry_when_out_of_memory(self, work: Callable[[], _T]) -> _T:
         """Calls `work`; where memory runs out and LoRAs are baked, applies them live and calls it once more.
 
-        Later reports have a note about the switch to live.
+        Later reports have a note about the switch to live. Predictions that are averaged are made one by one then.
 
         Args:
             work: what may run out of memory.
@@ -177,7 +179,15 @@ class AppliedNetworks:
         Raises:
             FitError: memory ran out in the mode "baked".
         """
-        return self.fallback.retry_when_out_of_memory(work)
+        try:
+            return self.fallback.retry_when_out_of_memory(work)
+        except Exception as error:
+            if not is_out_of_memory(error) or self._rows_per_input == 1:
+                raise
+        release_memory()
+        self._may_batch_predictions = False
+        self.apply(self.specs)
+        return work()
 
     @property
     def needs_sigma(self) -> bool:
@@ -197,6 +207,14 @@ class AppliedNetworks:
         """
         self._step = step, total, sigma
         self._move_schedules()
+
+    def _count_predictions(self) -> None:
+        """Decides how many predictions are averaged at each call, and whether they are rows of one batch."""
+        count = predictions_per_call(spec.turn for spec in self.specs)
+        together = self._may_batch_predictions and self.injection.mode != BAKED and not self.has_scopes
+        together = together and not any(spec.region for spec in self.specs)  # their texts have a row for each image
+        self._rows_per_input = count if together else 1
+        self._predictions.set_count(self.roots.get(UNET), count, together)
 
     def _select_prediction(self, prediction: int) -> None:
         """Moves files that have predictions of their own (`compose=composite`) to one of a call's predictions."""
@@ -245,7 +263,10 @@ class AppliedNetworks:
         return with_turns(specs)
 
     def _set_current_specs(self) -> None:
-        self._current_specs = tuple(spec.at_step(*self._step, self._prediction) for spec in self.specs)
+        self._current_specs = tuple(
+            spec.at_step(*self._step, spec.turn.place if spec.turn and self._rows_per_input > 1 else self._prediction)
+            for spec in self.specs
+        )
         for step_weight, current in zip(self._step_weights, self._current_specs, strict=True):
             step_weight.value = current.unet
 
@@ -343,18 +364,18 @@ class AppliedNetworks:
         wanted: dict[LayerId, list[AppliedAdapter]] = {}
         for spec, current, step_weight in zip(self.specs, self._current_specs, self._step_weights, strict=True):
             for layer_id in self.matching_layers(spec):
-                weight = self._weight_by_condition(spec, layer_id, current.weight_at(layer_id))
+                weight = self._weight_by_row(spec, layer_id, current.weight_at(layer_id))
                 place = self._place_gain(spec.region, layer_id)
                 adapter = AppliedAdapter(spec.file.adapters[layer_id], weight, spec.dyn, place=place)
                 if spec.is_scheduled and layer_id.part == UNET:
                     # it stays also with weight 0: switching it on only changes its gain
-                    block = self._weight_by_condition(spec, layer_id, current.block_weight_at(layer_id))
+                    block = self._weight_by_row(spec, layer_id, current.block_weight_at(layer_id))
                     adapter = replace(adapter, is_scheduled=True, step_weight=step_weight, block_weight=block)
                 elif self.has_scopes and spec.scope is not None and layer_id.part != UNET:
                     adapter = replace(adapter, is_scheduled=True)  # each text has weights of its own
                 elif not adapter.is_acting():
                     continue
-                if adapter.differs_by_row:
+                if adapter.differs_by_row and self.has_scopes:
                     adapter = replace(adapter, condition_rows=self._condition_rows)
                 wanted.setdefault(layer_id, []).append(adapter)
         return {layer_id: tuple(adapters) for layer_id, adapters in wanted.items()}
@@ -366,8 +387,10 @@ class AppliedNetworks:
         place = self.places.place_of(region)
         return place.text_gain if layer_id.layer.endswith(TEXT_LAYERS) else place
 
-    def _weight_by_condition(self, spec: AdapterSpec, layer_id: LayerId, weight: float) -> float | torch.Tensor:
-        """The weight of a layer where the file acts on some conditions: one for each of them in the U-Net."""
+    def _weight_by_row(self, spec: AdapterSpec, layer_id: LayerId, weight: float) -> float | torch.Tensor:
+        """The weight of a layer; one for each condition or prediction where the file acts on some of them."""
+        if self._rows_per_input > 1 and spec.turn is not None and not spec.turn.calls and layer_id.part == UNET:
+            return torch.tensor([weight if spec.turn.acts_at(0, row) else 0.0 for row in range(self._rows_per_input)])
         if spec.scope is None or not self.conditions:
             return weight
         if layer_id.part != UNET:

@@ -21,10 +21,12 @@ from lora_ext.compare.axes import parse_axis
 from lora_ext.compare.image_spec import ImageSpec
 from lora_ext.compare.per_image_weights import PerImageNetworks
 from lora_ext.composition import Turn, assign_turns, parse_composition, predictions_per_call
+from lora_ext.conditions import NEGATIVE, Condition, ConditionScope
 from lora_ext.errors import PromptError
 from lora_ext.inject import MODES
 from lora_ext.inject.averaged_predictions import AveragedPredictions
 from lora_ext.lora_tags import parse_tag_items
+from lora_ext.regions import parse_region
 
 CLOSE = 2e-5
 
@@ -189,16 +191,17 @@ def test_images_of_a_batch_have_turns_of_their_own(model: Tiny) -> None:
                 assert torch.allclose(together[image], model.unet(x[:1], 3, text[:1]).sample[0], atol=CLOSE), image
 
 
-def test_an_exception_within_a_prediction_leaves_the_next_call_right(model: Tiny) -> None:
+@pytest.mark.parametrize(("mode", "failing"), [("baked", 2), ("auto", 1)])
+def test_an_exception_within_a_prediction_leaves_the_next_call_right(model: Tiny, mode: str, failing: int) -> None:
     specs = specs_of(model, "composite", 2)
     calls = []
 
     def fail(*_: object) -> None:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == failing:
             raise ZeroDivisionError
 
-    with AppliedNetworks(model) as applied:
+    with AppliedNetworks(model, mode) as applied:
         applied.apply(specs)
         expected = model.draw()[1]
         handle = model.unet.conv_out.register_forward_pre_hook(fail)
@@ -206,6 +209,59 @@ def test_an_exception_within_a_prediction_leaves_the_next_call_right(model: Tiny
             model.draw()
         handle.remove()
         assert torch.equal(model.draw()[1], expected)
+
+
+def batches_of_calls(model: Tiny, applied: AppliedNetworks) -> tuple[list[int], Tensor]:
+    """The batch of each call that one call of the U-Net becomes, and its output."""
+    batches: list[int] = []
+    handle = model.unet.conv_in.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    output = model.draw()[1]
+    handle.remove()
+    return batches, output
+
+
+def test_live_predictions_are_rows_of_one_batch(model: Tiny) -> None:
+    specs = specs_of(model, "composite", 3, start=1)
+    with AppliedNetworks(model, "live") as applied:
+        applied.apply(specs)
+        applied.at_step(1, 4)
+        together, output = batches_of_calls(model, applied)
+        applied.at_step(0, 4)
+        idle = model.draw()[1]
+    with AppliedNetworks(model, "baked") as applied:
+        applied.apply(specs)
+        applied.at_step(1, 4)
+        one_by_one, wanted = batches_of_calls(model, applied)
+        applied.at_step(0, 4)
+        wanted_idle = model.draw()[1]
+    assert together == [3 * one_by_one[0]] and len(one_by_one) == 3
+    assert torch.allclose(output, wanted, atol=CLOSE) and torch.allclose(idle, wanted_idle, atol=CLOSE)
+
+
+def test_conditions_and_output_masks_have_a_call_for_each_prediction(model: Tiny) -> None:
+    for change in ({"scope": ConditionScope(frozenset({0}))}, {"region": parse_region("left")}):
+        specs = [replace(spec, **change) for spec in specs_of(model, "composite", 2)]
+        with AppliedNetworks(model) as applied:
+            applied.conditions = (Condition(0), NEGATIVE)
+            applied.apply(specs)
+            assert len(batches_of_calls(model, applied)[0]) == 2
+
+
+def test_predictions_are_made_one_by_one_where_memory_runs_out(model: Tiny) -> None:
+    batches: list[int] = []
+
+    def run_out(_: object, args: tuple[Tensor]) -> None:
+        batches.append(len(args[0]))
+        if len(batches) == 1:
+            raise MemoryError
+
+    with AppliedNetworks(model, "live") as applied:
+        applied.apply(specs_of(model, "composite", 2))
+        expected = model.draw()[1]
+        handle = model.unet.conv_in.register_forward_pre_hook(run_out)
+        output = applied.retry_when_out_of_memory(lambda: model.draw()[1])
+        handle.remove()
+    assert batches[0] == 2 * batches[1] == 2 * batches[2] and torch.allclose(output, expected, atol=CLOSE)
 
 
 def test_from_python(model: Tiny) -> None:

@@ -1,4 +1,4 @@
-"""`AveragedPredictions`: each call of a network is made several times with other weights, outputs are averaged."""
+"""`AveragedPredictions`: a network predicts several times with other weights, and its outputs are averaged."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .separate_predictions import map_prediction, repeat_rows
+
 
 class AveragedPredictions:
-    """Repeats the calls of a network and averages their outputs.
+    """Repeats the calls of a network, or the rows of its batch, and averages the outputs.
 
-    Hosts differ in how they call the U-Net, so that it is the network's own call that is repeated: a forward hook makes
-    the second and further calls with the arguments of the first one.
+    Hosts differ in how they call the U-Net, so that it is the network's own call that is changed. One call for each
+    prediction: a forward hook makes the second and further calls with the arguments of the first one. One call for all:
+    prediction p of row i is row i·predictions + p, and hooks of layers give each row its weights.
 
     Args:
-        select: called with the number of a prediction, from 0, before it is made; 0 is selected between calls.
+        select: called with the number of a prediction, from 0, before a call for it; 0 is selected between calls.
 
     Attributes:
         is_repeating: whether a call in progress is one of the further calls.
@@ -30,16 +33,24 @@ class AveragedPredictions:
         self._arguments: tuple[Any, Any] = ((), {})
         self._handles: list[RemovableHandle] = []
 
-    def set_count(self, network: nn.Module | None, count: int) -> None:
+    def set_count(self, network: nn.Module | None, count: int, in_one_call: bool = False) -> None:
         """Sets how many predictions each call makes.
 
         Args:
             network: the network; None where there is none.
             count: the number; with 1 the network is left as it is.
+            in_one_call: whether they are rows of one call.
         """
         self.close()
-        if network is not None and count > 1:
-            self._count = count
+        if network is None or count == 1:
+            return
+        self._count = count
+        if in_one_call:
+            self._handles = [
+                network.register_forward_pre_hook(self._repeat_rows, with_kwargs=True),
+                network.register_forward_hook(self._average_rows),
+            ]
+        else:
             self._handles = [
                 network.register_forward_pre_hook(self._keep_arguments, with_kwargs=True),
                 network.register_forward_hook(self._repeat, with_kwargs=True),
@@ -50,6 +61,13 @@ class AveragedPredictions:
         while self._handles:
             self._handles.pop().remove()
         self._count, self._arguments = 1, ((), {})
+
+    def _repeat_rows(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        counts = [self._count] * len(args[0] if args else next(iter(kwargs.values())))
+        return repeat_rows(args, counts), repeat_rows(kwargs, counts)
+
+    def _average_rows(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return map_prediction(output, lambda rows: rows.float().unflatten(0, (-1, self._count)).mean(1).to(rows.dtype))
 
     def _keep_arguments(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Keeps the arguments of the first call: Forge's forward takes ControlNet's outputs off their lists."""
