@@ -221,8 +221,7 @@ class A1111Extension:
         """Applies the files of resolved tags."""
         self.models.specs = tuple(resolved.specs)
         self._conditions = resolved.conditions
-        self.models.conditions, problems = conditions.acting_conditions(resolved.specs, resolved.conditions, sd_model)
-        resolved.problems += problems
+        self.models.conditions = conditions.acting_conditions(resolved.specs, resolved.conditions)
         fits, problems = self._apply_to_model(sd_model)
         resolved.problems += problems
         return fits

@@ -9,14 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import ref
 
+import torch
 from torch import Tensor
 
 from ...adapter_spec import AdapterSpec
 from ...conditions import NEGATIVE, Condition
 from ...errors import FitError
-from ...inject.condition_rows import SplitRow
+from ...inject.condition_rows import BatchRow, SplitRow
 from ...prompt_parts import without_network_tags
 from ...prompt_regions import RegionalPrompt
+from ..patched.model import has_patchers
+from ..patched.row_conditions import NegativeOfRegion, RowNumbering
 from .models import AppliedNetworksByModel
 from .prompt_conditions import PassConditions
 from .tag_owner import run_all_steps
@@ -123,31 +126,38 @@ class PartEncoder:
             ] + parts[len(own) :]
             if self._conditions.regions and len(parts) == len(own):
                 for part, condition in zip(parts, own, strict=True):
-                    part.weight = RegionWeight(self._conditions.regions[image], condition.region or 0, part.weight)
+                    prompt = self._conditions.regions[image]
+                    part.weight = RegionWeight(prompt.weights, condition.region or 0, len(prompt.rows), part.weight)
         return first
 
 
 class RegionWeight:
-    """The weight of a region's prediction at each place, where the web UI has a number for an AND part.
+    """The weight of a region's prediction at each place, where web UIs have a number for an AND part.
 
-    The web UI adds (cond − uncond) · (weight · cfg) of all parts; the weights of all regions sum to 1 at each place.
+    AUTOMATIC1111's adds (cond − uncond) · (weight · cfg) of all parts, Forge the mean of conds · weight, and both
+    weights of all regions sum to 1 at each place.
 
     Args:
-        prompt: the prompt by regions.
-        row: the region's row.
+        weights: (height, width) → the weights of all regions, (regions, height, width).
+        region: the region's number.
+        count: the number of regions.
         scale: what the weight was multiplied by.
     """
 
-    def __init__(self, prompt: RegionalPrompt, row: int, scale: float = 1.0) -> None:
-        self._prompt, self._row, self._scale = prompt, row, scale
+    def __init__(self, weights: Callable[[int, int], Tensor], region: int, count: int, scale: float = 1.0) -> None:
+        self._weights, self._region, self._count, self._scale = weights, region, count, scale
 
     def __mul__(self, scale: float) -> RegionWeight:
-        return RegionWeight(self._prompt, self._row, self._scale * float(scale))
+        return RegionWeight(self._weights, self._region, self._count, self._scale * float(scale))
 
     def __rmul__(self, difference: Tensor) -> Tensor:
-        """Multiplies (channels, height, width) by the weights at that resolution."""
-        mask = self._prompt.weights(*difference.shape[-2:])[self._row]
+        """Multiplies (…, height, width) by the weights at that resolution."""
+        mask = self._weights(*difference.shape[-2:])[self._region]
         return difference * (mask.to(difference) * self._scale)
+
+    def __radd__(self, total: float) -> float:
+        """Adds the region's part of the whole weight: Forge multiplies the mean by the sum of all weights."""
+        return total + self._scale / self._count
 
 
 class NegativesByRegion(list[Any]):
@@ -207,9 +217,32 @@ def begin_rows(models: AppliedNetworksByModel, found: PassConditions, sd_model: 
         try:
             split = found.splits_negative(models.specs)
             negatives = negative_rows(found, params.denoiser) if split else (NEGATIVE,)
+            if has_patchers(sd_model):
+                return _number_rows(models, found, sd_model, negatives)
             models.begin_rows(sd_model, found.rows(len(params.x), negatives))
         except FitError as error:
             models.conditions = ()
             models.apply(sd_model)
             return str(error)
     return ""
+
+
+def _number_rows(
+    models: AppliedNetworksByModel, found: PassConditions, sd_model: Any, negatives: Sequence[BatchRow]
+) -> str:
+    """`begin_rows` where patchers own the model's weights: the web UI orders the rows itself."""
+    options, number_of = sd_model.forge_objects.unet.model_options, models.conditions.index
+    was_ignored = RowNumbering.remove(options)
+    by_region = []
+    rows = [row for row in negatives if isinstance(row, SplitRow)]
+    for place, condition in enumerate(rows[0].conditions if rows else ()):
+        texts = {name: torch.stack([row.texts[name][1][place] for row in rows]) for name in rows[0].texts}
+        weight = RegionWeight(rows[0].weights, place, count=len(rows[0].conditions))
+        by_region.append(NegativeOfRegion(number_of(condition), weight, texts))
+    RowNumbering(options, list(map(number_of, found.of_image(0))), number_of(NEGATIVE), by_region)
+    if not was_ignored:
+        return ""
+    return (
+        "LoRA files of single AND parts, of regions, or with neg=0 act on all rows as on the first part's: this web UI "
+        "does not ask its conditioning_modifiers"
+    )

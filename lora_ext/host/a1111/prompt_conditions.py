@@ -18,7 +18,6 @@ from ...prompt_parts import ConditionSettings, split_prompt_parts, tag_scope
 from ...prompt_regions import RegionalPrompt
 from ...region_masks import MaskFolders
 from ..infotext import format_hashes
-from ..patched.model import has_patchers
 from . import settings
 from .region_prompts import BASE_KEY, MASKS_KEY, RATIOS_KEY, BatchRegions, RegionSettings, find_regions
 
@@ -205,14 +204,6 @@ def restore_settings(params: dict[str, Any], chosen: ConditionSettings) -> None:
         params.setdefault(NEGATIVE_KEY, str(True))
 
 
-def acting_conditions(
-    specs: Sequence[AdapterSpec], found: PassConditions, sd_model: Any
-) -> tuple[tuple[Condition, ...], list[str]]:
-    """Returns the conditions for files that act on single ones, empty where all act on all; and what does not act."""
-    if all(spec.scope is None for spec in specs):
-        return (), []
-    if has_patchers(sd_model):
-        return (), [
-            "LoRA files of single AND parts, or with neg=0, act on all parts and on the negative prompt in this web UI"
-        ]
-    return found.conditions, []
+def acting_conditions(specs: Sequence[AdapterSpec], found: PassConditions) -> tuple[Condition, ...]:
+    """Returns the conditions for files that act on single ones, empty where all act on all."""
+    return () if all(spec.scope is None for spec in specs) else found.conditions

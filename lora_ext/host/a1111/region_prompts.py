@@ -16,7 +16,6 @@ from ...region_masks import MASKS_FOLDER, MaskFolders, restore_masks, write_mask
 from ...regions import divide_prompt
 from ...regions.prompt_words import BASE_WORD
 from ..infotext import format_infotext_number, parse_hashes
-from ..patched.model import has_patchers
 from .other_extensions import active_region_extension
 
 RATIOS_KEY, BASE_KEY, MASKS_KEY = "Region ratios", "Base ratio", "Region masks"
@@ -83,8 +82,8 @@ def find_regions(
 ) -> BatchRegions:
     """Finds the regions of a batch's prompts.
 
-    There are none where another extension divides the picture, where patchers own the model's weights, and for
-    InstructPix2Pix, whose rows the web UI does not let be more than one.
+    There are none where another extension divides the picture, and for InstructPix2Pix, whose rows the web UI does not
+    let be more than one.
 
     Args:
         p: the web UI's processing.
@@ -102,7 +101,7 @@ def find_regions(
     if other:
         words = f"ADDCOL, ADDROW, ADDCOMM and ADDBASE are {other}'s or plain text here: it divides this picture"
         return BatchRegions(notes=(words,) if is_divided and other != "Regional Prompter" else (), other=other)
-    if has_patchers(sd_model) or getattr(sd_model, "cond_stage_key", "") == "edit":
+    if getattr(sd_model, "cond_stage_key", "") == "edit":
         words = "ADDCOL, ADDROW, ADDCOMM and ADDBASE do not divide prompts with this model, and are plain text"
         return BatchRegions(notes=(words,) if is_divided else ())
     prompts = tuple(
