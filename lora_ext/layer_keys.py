@@ -54,10 +54,18 @@ DOTTED_PREFIXES = (
     KeyPrefix("text_encoders.clip_l.transformer.", TE),
     KeyPrefix("text_encoders.clip_h.transformer.", TE),
     KeyPrefix("text_encoders.clip_g.transformer.", TE2),
+    KeyPrefix("clip_l.", TE),
+    KeyPrefix("clip_h.", TE),
+    KeyPrefix("clip_g.", TE2),
+    KeyPrefix("lora_unet.", UNET),
+    KeyPrefix("lora_te.", TE),
+    KeyPrefix("lora_te1.", TE),
+    KeyPrefix("lora_te2.", TE2),
     KeyPrefix("", UNET),
     KeyPrefix("", TE),
 )
-"""Keys `<prefix><dotted name>.<suffix>`: diffusers pipelines, attention-processor files, PEFT, ComfyUI."""
+"""Keys `<prefix><dotted name>.<suffix>`: diffusers pipelines, attention-processor files, PEFT, ComfyUI, OneTrainer (its
+OMI format has `clip_l.`, its backups have `lora_unet.`)."""
 
 
 SUFFIX_ALIASES = {

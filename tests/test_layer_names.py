@@ -210,6 +210,8 @@ PREFIXES = {
     "base_model.model.unet.": "unet", "base_model.model.text_encoder.": "te", "base_model.model.": "unet te",
     "diffusion_model.": "unet", "model.diffusion_model.": "unet", "text_encoders.clip_l.transformer.": "te",
     "text_encoders.clip_h.transformer.": "te", "text_encoders.clip_g.transformer.": "te2", "": "unet te",
+    "clip_l.": "te", "clip_h.": "te", "clip_g.": "te2", "lora_unet.": "unet", "lora_te.": "te", "lora_te1.": "te",
+    "lora_te2.": "te2",
 }  # fmt: skip
 
 
