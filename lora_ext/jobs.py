@@ -6,21 +6,19 @@ A job lives on the server, so that a page may be closed and opened again. Knows 
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import LoraError, did_you_mean
-from .file.saving import replacing_file
-from .json_text import dataclass_fields, parse_json
+from .job_history import JobHistory
 
 MODEL_LANE, FILES_LANE = "model", "files"
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -204,7 +202,7 @@ class JobQueue:
         unavailable_reason: Kind of job → why it cannot use the model; "" where it can.
         file_workers: How many jobs on files work at once.
         max_kept: How many jobs are kept.
-        history_path: A JSON file that keeps ended jobs between starts.
+        history_path: A file that keeps ended jobs between starts.
     """
 
     def __init__(
@@ -224,9 +222,10 @@ class JobQueue:
         self._jobs: dict[str, Job] = {}
         self._queues: Mapping[str, list[tuple[Job, JobWork]]] = {lane: [] for lane in self._pools}
         self._lock = threading.Lock()
-        self._unavailable_reason, self._max_kept, self._history_path = unavailable_reason, max_kept, history_path
+        self._unavailable_reason, self._max_kept = unavailable_reason, max_kept
+        self._history = JobHistory(history_path, max_kept)
         self._numbers = itertools.count(1)
-        self._stamp = f"{int(time.time()):x}"
+        self._stamp = f"{time.time_ns():x}"  # other ids than those of an earlier start
         self._load_history()
 
     def start(self, kind: str, title: str, work: JobWork, *, lane: str = FILES_LANE) -> Job:
@@ -332,8 +331,11 @@ class JobQueue:
         with self._lock:
             queue = self._queues[job.lane]
             queue[:] = [row for row in queue if row[0] is not job]
-            if job.state == JOB_WAITING:
+            never_began = job.state == JOB_WAITING
+            if never_began:
                 self._end(job, JOB_CANCELLED)
+        if never_began:
+            self._history.add(job.details(), self._ended_jobs())
         return job
 
     def forget(self, name: str) -> None:
@@ -349,7 +351,7 @@ class JobQueue:
         if job.state in JOB_ENDED_STATES:
             with self._lock:
                 self._jobs.pop(job.id, None)
-            self._save_history()
+            self._history.replace(self._ended_jobs())
 
     def close(self) -> None:
         """Cancels what waits and what works; does not wait for it."""
@@ -382,7 +384,7 @@ class JobQueue:
                 job.error, state = f"{type(error).__name__}: {error}", JOB_FAILED
         with self._lock:
             self._end(job, state)
-        self._save_history()
+        self._history.add(job.details(), self._ended_jobs())
 
     def _end(self, job: Job, state: JobState) -> None:
         job.state, job.ended = state, time.time()
@@ -390,33 +392,14 @@ class JobQueue:
 
     # --- between starts
 
-    def _save_history(self) -> None:
-        if self._history_path is None:
-            return
-        rows = [job.details() for job in self.list_jobs() if job.state in JOB_ENDED_STATES]
-        with suppress(LoraError, TypeError, ValueError), replacing_file(self._history_path, overwrite=True) as part:
-            part.write_text(json.dumps(rows, default=dataclass_fields), encoding="utf-8")
+    def _ended_jobs(self) -> Iterator[JobDetails]:
+        return (job.details() for job in self.list_jobs() if job.state in JOB_ENDED_STATES)
 
     def _load_history(self) -> None:
-        """Ended jobs of earlier starts; a file that cannot be read is none."""
-        if self._history_path is None or not self._history_path.is_file():
-            return
-        plain = (
-            "id",
-            "kind",
-            "title",
-            "lane",
-            "state",
-            "done",
-            "total",
-            "text",
-            "error",
-            "created",
-            "started",
-            "ended",
-        )
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            for row in parse_json(self._history_path.read_text(encoding="utf-8"))[-self._max_kept :]:
+        """Ended jobs of earlier starts; a row that is no job is left out."""
+        plain = {item.name for item in fields(JobSummary)} - {"left", "stopping"}
+        for row in self._history.load():
+            with suppress(KeyError, TypeError, AttributeError):
                 job = Job(**{name: row[name] for name in plain}, live=row["live"], result=row["result"])
                 job.log.extend(row["log"])
                 job.ended_event.set()

@@ -18,7 +18,7 @@ LAYERS = (  # from the lowest; what is in one package, or in a group of one line
     ("lora_tags", "kohya_prompt_line", "inject", "fit_report", "command_line"),
     ("adapter_spec", "prompt_parts", "prompt_warnings", "prompt_regions"),
     ("applied_networks",),
-    ("tools", "no_effect_reasons"),
+    ("tools", "no_effect_reasons", "job_history"),
     ("train.config",),
     ("train.data",),
     ("train.network",),

@@ -125,7 +125,7 @@ def cell_keys(plan: SheetPlan, renderer: ImageRenderer, on_progress: SheetProgre
 
     `on_progress` is called now and then, and may raise `SheetStopped`: thousands of cells take seconds.
     """
-    keys = []
+    keys: list[str] = []
     for cell in plan.cells:
         if on_progress and len(keys) % 256 == 255:
             on_progress(SheetProgress(len(plan.cells)))
