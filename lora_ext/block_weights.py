@@ -41,6 +41,10 @@ ELEMENT_PRESETS: Mapping[str, str] = MappingProxyType(
 )
 
 
+_FLUX_BLOCKS = 61
+"""Block weights of Flux in the block-weight extension: CLIP, T5, IN, 19 double blocks, 38 single blocks and OUT."""
+
+
 @dataclass(frozen=True)
 class ElementRule:
     """An element rule, `BLOCKS:ELEMENTS:weight`: layers in these blocks whose name contains an element get the weight.
@@ -195,8 +199,9 @@ def parse_block_weights(
     """Parses the block weights of `lbw=`.
 
     Args:
-        text: the name of a preset, or 12, 17, 20, 25 or 26 values separated by commas. A value is a number, `R`
-            (random from 0 to 1), `U` (random from −0.5 to 1.5), or `X`, `X+n`, `X-n` (`x` plus or minus n).
+        text: the name of a preset, or 12, 17, 20, 25 or 26 values separated by commas, also as a JSON list. A value is
+            a number, `R` (random from 0 to 1), `U` (random from −0.5 to 1.5), or `X`, `X+n`, `X-n` (`x` plus or minus
+            n).
         presets: name → values.
         x: the number that `X` stands for.
         random_uniform: `random_uniform(low, high)` returns a random number; by default it is unseeded. Random values
@@ -216,9 +221,15 @@ def parse_block_weights(
     body = unicodedata.normalize("NFC", text.strip())
     known = {name.upper(): value for name, value in presets.items()}
     body = presets.get(body) or known.get(body.upper(), body)
+    if body.startswith("[") and body.endswith("]"):  # a JSON list, as kohya's scripts take
+        body = body[1:-1]
     values = [value.strip() for value in body.split(",")]
     layout = BLOCK_LAYOUTS.get(len(values))
     if layout is None:
+        if len(values) == _FLUX_BLOCKS:
+            raise BlockError(
+                f"{_FLUX_BLOCKS} block weights are for Flux, whose LoRAs cannot act on SD1, SD2 and SDXL models"
+            )
         if len(values) == 1:
             raise BlockError(f"unknown block-weight preset {text.strip()!r}{did_you_mean(body, presets)}")
         sizes = ", ".join(str(size) for size in BLOCK_LAYOUTS)

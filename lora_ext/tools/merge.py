@@ -195,7 +195,9 @@ def _parser(verb: str) -> CommandParser:
     parser.add_output_options()
     parser.add_argument("--models", nargs="+", required=True, type=Path, metavar="FILE", help="the LoRAs")
     parser.add_argument("--ratios", nargs="+", type=number, metavar="R", help="weight of each LoRA (default 1)")
-    parser.add_argument("--lbws", nargs="+", metavar="LBW", help="block weights of each: a preset or numbers")
+    parser.add_argument(
+        "--lbws", nargs="+", metavar="LBW", help="block weights of each: a preset, numbers or a JSON list"
+    )
     parser.add_argument("--new_rank", type=int, help="svd: rank of the result (default 4)")
     parser.add_argument("--new_conv_rank", type=int, help="svd: rank of kernels above 1x1 (default: --new_rank)")
     text = "svd: clip the factors at this quantile, as kohya's scripts do at 0.99"
