@@ -12,9 +12,11 @@ import argparse
 import ctypes
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from apply import Model, rank32, sd15
@@ -25,6 +27,7 @@ from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.compare.per_image_weights import PerImageNetworks
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.inject import find_layer_targets
+from lora_ext.inject.forward_hook import ForwardHook
 from lora_ext.regions import Region, parse_region
 from lora_ext.weight_curve import parse_curve
 
@@ -172,9 +175,9 @@ def regions(bench: Bench) -> list[Row]:
         files = [bench.file(kind, seed) for seed in (0, 1)]
         own = [[AdapterSpec(file, unet=0.5)] for file in files]
         for what, specs in (("two regions", own), ("two regions and the rest", [*own, []])):
-            seconds, ratio = rows_of_specs(bench, specs)
-            rows.append((f"{kind}: {what} as rows, of as many rows without a LoRA", f"{ratio:.3f}x", "1.05x",
-                         f"{seconds['without'] * 1000:.0f} ms without"))  # fmt: skip
+            seconds, turns, within = rows_of_specs(bench, specs)
+            rows.append((f"{kind}: {what} as rows, of as many rows without a LoRA", f"{within:.3f}x", "1.05x",
+                         f"{seconds['without'] * 1000:.0f} ms without, {turns:.3f}x in turns"))  # fmt: skip
             if what == "two regions":
                 merged = sum(merged_step(bench, file, one) for file in files)
                 rows.append((f"{kind}: merging for each region and step, of ours", f"{merged / seconds['rows']:.2f}x",
@@ -182,18 +185,64 @@ def regions(bench: Bench) -> list[Row]:
     return rows
 
 
-def rows_of_specs(bench: Bench, specs: list[list[AdapterSpec]]) -> tuple[dict[str, float], float]:
-    """Seconds of a call in which each of some rows, twice for guidance, has its own files, and its ratio to none."""
+def rows_of_specs(bench: Bench, specs: list[list[AdapterSpec]]) -> tuple[dict[str, float], float, float]:
+    """A call in which each of some rows, twice for guidance, has its own files, against none.
+
+    Returns:
+        (seconds of both, their ratio in turns, the ratio of a call to itself without what the LoRAs' hooks took, which
+        a loaded machine changes least).
+    """
     call = bench.call(batch=2 * len(specs))
-    with PerImageNetworks(bench.model, "live") as applied:
+    shares: list[float] = []
+    with PerImageNetworks(bench.model, "live") as applied, hook_seconds() as hooks:
 
         def timed(some: list[list[AdapterSpec]]) -> float:
             applied.apply_each(some)
-            return seconds_of(call)
+            seconds = seconds_of(lambda: (hooks.clear(), call()))
+            shares.append(seconds / (seconds - sum(hooks)))
+            return seconds
 
         works = {"without": lambda: timed([[] for _ in specs]), "rows": lambda: timed(specs)}
         seconds, ratios = medians(works, bench.repeat)
-    return seconds, ratios["rows"]
+    return seconds, ratios["rows"], median(shares[1::2])
+
+
+@contextmanager
+def hook_seconds() -> Iterator[list[float]]:
+    """Inside, hooks of files that are applied note in a list the processor seconds that each of their calls takes."""
+    original, seconds = ForwardHook.hook, []
+
+    def hook(*args: Any) -> Tensor | None:
+        start = time.process_time()
+        output = original(*args)
+        seconds.append(time.process_time() - start)
+        return output
+
+    ForwardHook.hook = hook  # type: ignore[method-assign, assignment]
+    try:
+        yield seconds
+    finally:
+        ForwardHook.hook = original  # type: ignore[method-assign]
+
+
+def composite(bench: Bench) -> list[Row]:
+    """The predictions with each of two files alone as rows of one batch, against a call for each."""
+    rows: list[Row] = []
+    call = bench.call()
+    for kind in bench.kinds:
+        specs = [AdapterSpec(bench.file(kind, seed), unet=0.5, compose="composite") for seed in (0, 1)]
+        with AppliedNetworks(bench.model, "live") as applied:
+
+            def timed(together: bool, applied: AppliedNetworks = applied, specs: list[AdapterSpec] = specs) -> float:
+                applied.batches_predictions = together
+                applied.apply(specs)
+                return seconds_of(call)
+
+            works = {"one by one": lambda: timed(False), "together": lambda: timed(True)}
+            seconds, ratios = medians(works, bench.repeat)
+        rows.append((f"{kind}: composite of two files as one batch, of a call for each", f"{ratios['together']:.3f}x",
+                     "", f"{seconds['one by one'] * 1000:.0f} ms one by one"))  # fmt: skip
+    return rows
 
 
 def output_masks(bench: Bench) -> list[Row]:
@@ -218,6 +267,7 @@ def output_masks(bench: Bench) -> list[Row]:
 COMPARISONS: dict[str, Callable[[Bench], list[Row]]] = {
     "curve": curve,
     "regions": regions,
+    "composite": composite,
     "output_masks": output_masks,
 }
 """Name → comparison, in the order of the table."""

@@ -64,6 +64,7 @@ class AppliedNetworks:
         specs: what is applied now.
         places: the regions of `specs` that act by masks on the outputs of their layers.
         changed: the number of layers that the last `apply` or `at_step` changed.
+        batches_predictions: whether predictions that are averaged may be rows of one batch; changed before `apply`.
         conditions: the conditions of the U-Net's rows, to be given before `apply` where files act on single ones.
     """
 
@@ -94,7 +95,7 @@ class AppliedNetworks:
         self._following: dict[int, bool] = {}
         self._step: tuple[int, int, float | None] = (0, 1_000_000, math.inf)
         self._prediction = 0
-        self._may_batch_predictions = True
+        self.batches_predictions = True
         self._rows_per_input = 1
         self._predictions = AveragedPredictions(self._select_prediction)
         self.places = RegionPlaces()
@@ -185,7 +186,7 @@ class AppliedNetworks:
             if not is_out_of_memory(error) or self._rows_per_input == 1:
                 raise
         release_memory()
-        self._may_batch_predictions = False
+        self.batches_predictions = False
         self.apply(self.specs)
         return work()
 
@@ -211,7 +212,7 @@ class AppliedNetworks:
     def _count_predictions(self) -> None:
         """Decides how many predictions are averaged at each call, and whether they are rows of one batch."""
         count = predictions_per_call(spec.turn for spec in self.specs)
-        together = self._may_batch_predictions and self.injection.mode != BAKED and not self.has_scopes
+        together = self.batches_predictions and self.injection.mode != BAKED and not self.has_scopes
         together = together and not any(spec.region for spec in self.specs)  # their texts have a row for each image
         self._rows_per_input = count if together else 1
         self._predictions.set_count(self.roots.get(UNET), count, together)

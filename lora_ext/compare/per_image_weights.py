@@ -41,7 +41,7 @@ class PerImageNetworks(AppliedNetworks):
         super().__init__(*args, **options)  # type: ignore[arg-type]
         self._image_of_spec: tuple[int, ...] = ()
         self._image_count = 0
-        self._may_batch_predictions = False  # pictures have different numbers of predictions
+        self.batches_predictions = False  # pictures have different numbers of predictions
 
     def __enter__(self) -> PerImageNetworks:
         return self

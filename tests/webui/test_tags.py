@@ -70,6 +70,14 @@ def test_files_in_turn_and_each_by_itself_are_not_the_sum(webui: WebUI) -> None:
     assert "compose" not in made[1].comments + made[2].comments
 
 
+def test_composite_as_one_batch_is_a_call_for_each_file(webui: WebUI) -> None:
+    """Live predictions are rows of one batch; baked files have a call each."""
+    prompt = "<lora:lierla:te=0:unet=0.8:compose=composite> <lora:c3lier:te=0:unet=0.7>"
+    live = webui.make(prompt, batch_size=2)
+    webui.options(lora_ext_mode="baked")
+    assert apart(live, webui.make(prompt, batch_size=2)) <= 1
+
+
 def test_steps_change_the_picture_and_the_hires_pass_starts_over(webui: WebUI) -> None:
     tags = ("", ":0", ":start=1", ":stop=1")
     made = [webui.make(f"<lora:lierla:1{tag}>") for tag in tags]
