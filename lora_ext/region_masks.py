@@ -22,6 +22,7 @@ MASKS_FOLDER = "masks"
 """Name of the folder below the user's data."""
 MASKS_KEY = "lora_ext masks"
 """Where `image.info` has the masks that a picture was made with, as {hash: mask}."""
+_HASH = re.compile(r"[0-9a-f]{12}")
 MOST_MASK_BYTES = 40_000_000
 MOST_MASK_SIDE = 2048
 """Larger masks are made smaller: layers see an eighth of the picture's resolution at most."""
@@ -168,6 +169,9 @@ def restore_masks(
     problems = []
     for name, digest in hashes.items():
         paths = masks.paths()
+        if not _HASH.fullmatch(digest):  # it comes from a stranger's infotext, and becomes a file's name below
+            problems.append(f"{digest[:20]!r} is no hash of a mask; the mask {name[:80]!r} stays as it is")
+            continue
         if _has_hash(paths.get(name), digest):
             continue
         if not _has_hash(paths.get(digest), digest):

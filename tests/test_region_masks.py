@@ -85,7 +85,7 @@ def test_a_picture_of_a_mask_can_be_made_again(folder: Path, model: StandaloneMo
     assert (pixels(generate(again, model=model)[0]) == pixels(images[0])).all()
 
 
-def test_a_pasted_prompt_names_the_masks_of_its_picture(tmp_path: Path) -> None:
+def test_a_pasted_prompt_names_the_masks_of_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the user's mask has changed or is lost, the one beside the picture is taken, under its hash."""
     mine = tmp_path / "mine"
     made_with = load_mask_image(_paint(mine / "my face.png"))
@@ -96,10 +96,15 @@ def test_a_pasted_prompt_names_the_masks_of_its_picture(tmp_path: Path) -> None:
     _paint(mine / "my face.png", size=(4, 4))
     same, problems = restore_masks(prompt, {"my face": digest}, masks, [beside])
     assert same == prompt and len(problems) == 1 and digest in problems[0]
-    write_masks({digest: made_with, "wrong": load_mask_image(mine / "my face.png")}, beside.parent)
+    write_masks({digest: made_with, "0" * 12: load_mask_image(mine / "my face.png")}, beside.parent)
     for _ in range(2):  # the second time the copy is there
         restored, problems = restore_masks(prompt, {"my face": digest}, masks, [tmp_path / "none", beside])
         tags = f"<lora:a:1:at={digest}:feather=0.1> <lora:b:1:at={digest}><lora:c:1:at=my face 2>"
         assert (restored, problems) == (f"at=my face {tags}", [])
     assert mask_hash(load_mask_image(mine / f"{digest}.png")) == digest
-    assert restore_masks(prompt, {"my face": "wrong"}, masks, [beside])[1]
+    assert restore_masks(prompt, {"my face": "0" * 12}, masks, [beside])[1]
+    looked_for: list[object] = []
+    monkeypatch.setattr("lora_ext.region_masks._has_hash", lambda path, digest: looked_for.append(path))
+    for wrong in ("wrong", "../../secret", "/etc/passwd", "..\\x"):
+        assert "is no hash of a mask" in restore_masks(prompt, {"my face": wrong}, masks, [beside])[1][0]
+    assert not looked_for
