@@ -115,6 +115,10 @@ def test_rows_may_come_with_the_call(model: Tiny) -> None:
     network(torch.zeros(3, 1), **{ROWS_ARGUMENT: torch.tensor([[2.0], [0.0], [1.0]])})
     assert seen == [{}]
     assert rows.select(torch.tensor([[5.0], [6.0], [7.0]]), 3).flatten().tolist() == [7.0, 5.0, 6.0]
+    given = torch.tensor([[2.0], [0.0], [1.0], [1.0]])  # of four rows that come in pairs
+    for pair in ([7.0, 5.0], [6.0, 6.0]) * 2:
+        network(torch.zeros(2, 1), **{ROWS_ARGUMENT: given})
+        assert rows.select(torch.tensor([[5.0], [6.0], [7.0]]), 2).flatten().tolist() == pair
 
 
 @pytest.mark.parametrize("mode", ["auto", "baked"])

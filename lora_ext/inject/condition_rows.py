@@ -147,11 +147,10 @@ class ConditionRows:
         """Notes the rows of a call, and removes our own argument from it. Rows of several conditions are repeated."""
         given = kwargs.pop(ROWS_ARGUMENT, None)
         if self._predictions is None or not self._predictions.is_repeating:
-            if given is None:
-                x = args[0] if args else next(iter(kwargs.values()))
-                self._rows = self.take(len(x))
-            else:
-                self._rows = given.flatten().long().tolist()
+            x = args[0] if args else next(iter(kwargs.values()))
+            self._rows = (
+                self.take(len(x)) if given is None else self._take_given(given.flatten().long().tolist(), len(x))
+            )
             numbers = tuple(number for row in self._rows for number in _numbers(row))
             if numbers != self._numbers:
                 self._numbers, self._by_device = numbers, {}
@@ -159,6 +158,17 @@ class ConditionRows:
         if len(self._rows) == sum(counts):
             return args, kwargs
         return repeat_rows(args, counts), self._with_texts(repeat_rows(kwargs, counts))
+
+    def _take_given(self, numbers: list[int], count: int) -> list[int | SplitRow[int]]:
+        """The conditions of a call's rows, where those of several calls were given with each.
+
+        Regional Prompter computes the rows of a call of Forge's one after the other.
+        """
+        if len(numbers) == count:
+            return list(numbers)
+        if numbers != self._step:
+            self.begin_step(numbers)
+        return self.take(count)
 
     def _with_texts(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a call with the text of each condition."""

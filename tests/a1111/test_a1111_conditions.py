@@ -139,6 +139,9 @@ def test_a_batch_that_others_have_changed(webui: StandIn) -> None:
     webui.options(lora_ext_and_parts="own part")
     found = webui.module("prompt_conditions").PassConditions((2, 1))
     assert [row.part for row in found.rows(7)] == [0, 1, 0, None, None, None, None]  # InstructPix2Pix
+    by_part = webui.module("region_prompts").BatchRegions(by_part=True)
+    latent = webui.module("prompt_conditions").PassConditions((2, 2), batch_regions=by_part)
+    assert [row.part for row in latent.rows(6)] == [0, 0, 1, 1, None, None]  # Regional Prompter's mode "Latent"
     extension = webui.entry.extension
     apply_tags = extension.apply_tags
 

@@ -7,6 +7,7 @@ from typing import Any
 from modules import extensions
 
 BLOCK_WEIGHT_EXTENSION = "sd-webui-lora-block-weight"
+REGIONAL_PROMPTER = "Regional Prompter"
 
 
 def is_extension_enabled(name: str) -> bool:
@@ -21,7 +22,7 @@ def active_region_extension(p: Any) -> str:
     its first argument is its check mark.
     """
     if (getattr(p, "extra_generation_params", None) or {}).get("RP Active"):
-        return "Regional Prompter"
+        return REGIONAL_PROMPTER
     for script in getattr(getattr(p, "scripts", None), "alwayson_scripts", None) or ():
         if str(script.title()) == "Forge Couple":
             arguments = list(getattr(p, "script_args", None) or ())[script.args_from : script.args_to]

@@ -233,6 +233,7 @@ def _number_rows(
     """`begin_rows` where patchers own the model's weights: the web UI orders the rows itself."""
     options, number_of = sd_model.forge_objects.unet.model_options, models.conditions.index
     was_ignored = RowNumbering.remove(options)
+    models.begin_rows(sd_model, ())
     by_region = []
     rows = [row for row in negatives if isinstance(row, SplitRow)]
     for place, condition in enumerate(rows[0].conditions if rows else ()):

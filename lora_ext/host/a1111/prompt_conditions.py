@@ -125,7 +125,9 @@ class PassConditions:
             FitError: the batch is not the one that the prompts make.
         """
         images = len(self.parts_per_image)
-        rows: list[BatchRow] = [one for image in range(images) for one in self.of_image(image)]
+        by_image = [self.of_image(image) for image in range(images)]
+        ordered = zip(*by_image, strict=False) if self.batch_regions.by_part else by_image
+        rows: list[BatchRow] = [one for group in ordered for one in group]
         shared = list(negatives) * (images // len(negatives))
         more = count - len(rows) - len(shared)
         if more not in (0, images):  # InstructPix2Pix has the negative prompt twice

@@ -16,7 +16,7 @@ from ...region_masks import MASKS_FOLDER, MaskFolders, restore_masks, write_mask
 from ...regions import divide_prompt
 from ...regions.prompt_words import BASE_WORD
 from ..infotext import format_infotext_number, parse_hashes
-from .other_extensions import active_region_extension
+from .other_extensions import REGIONAL_PROMPTER, active_region_extension
 
 RATIOS_KEY, BASE_KEY, MASKS_KEY = "Region ratios", "Base ratio", "Region masks"
 """Infotext keys of the settings, as `generate` writes them, and of (name, hash) of masks."""
@@ -51,6 +51,8 @@ class BatchRegions:
         entries: what the infotext says of the words.
         notes: sentences about words that are not acted on.
         other: the extension that divides the picture in our place; "" for none.
+        by_part: whether rows of the U-Net's batch are ordered by AND parts, not by images: Regional Prompter does so in
+            its mode "Latent".
     """
 
     prompts: tuple[RegionalPrompt, ...] = ()
@@ -58,6 +60,7 @@ class BatchRegions:
     entries: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     other: str = ""
+    by_part: bool = False
 
     def tag_notes(self, tag: LoraTag, part: int | None) -> list[str]:
         """Says what of a tag is not acted on; `part` is the number of its AND part, None where that is not known."""
@@ -100,7 +103,9 @@ def find_regions(
     is_divided = divided is not None
     if other:
         words = f"ADDCOL, ADDROW, ADDCOMM and ADDBASE are {other}'s or plain text here: it divides this picture"
-        return BatchRegions(notes=(words,) if is_divided and other != "Regional Prompter" else (), other=other)
+        is_latent = p.extra_generation_params.get("RP Calc Mode") == "Latent"
+        notes = (words,) if is_divided and other != REGIONAL_PROMPTER else ()
+        return BatchRegions(notes=notes, other=other, by_part=other == REGIONAL_PROMPTER and is_latent)
     if getattr(sd_model, "cond_stage_key", "") == "edit":
         words = "ADDCOL, ADDROW, ADDCOMM and ADDBASE do not divide prompts with this model, and are plain text"
         return BatchRegions(notes=(words,) if is_divided else ())
