@@ -73,8 +73,11 @@ LAYERS = {
     "Lumina 2": [layer("lora_unet_layers_0_feed_forward_w1", into=2304)],
     "Lumina 2 or Z-Image": [layer("lora_unet_layers_0_attention_out")],
     "Hunyuan-DiT": [layer("lora_unet_blocks_0_attn1_Wqkv")],
-    "PixArt": [layer("lora_unet_blocks_0_attn_qkv")],
+    "PixArt": [layer("lora_unet_blocks_0_attn_qkv"), peft("transformer.transformer_blocks.0.attn1.to_q", 1152)],
     "Stable Cascade": [layer("lora_prior_unet_down_blocks_0_0_channelwise_0")],
+    "LTX-Video": [peft("diffusion_model.transformer_blocks.0.attn1.to_q", 2048)],
+    "CogVideoX": [peft("transformer.transformer_blocks.0.attn1.to_q", 1920)],
+    "Sana": [peft("transformer.transformer_blocks.0.attn2.to_k", 2240)],
     "AnimateDiff": [
         {
             "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor"
@@ -145,6 +148,31 @@ OTHERS = {
         "first_stage_model.encoder.conv_in.weight": torch.ones(8, 8),
         "model.diffusion_model.out.0.weight": torch.ones(8),
     },
+    "a whole model for Flux.1": {"double_blocks.0.img_attn.qkv.weight": torch.ones(8, 8)},
+    "a whole model for AnimateDiff": {"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": torch.ones(8)},
+    "a whole model of another": {"encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(8, 8)},
+    "a whole checkpoint": {
+        "conv_in.weight": torch.ones(8, 4, 3, 3),
+        "down_blocks.0.resnets.0.conv1.weight": torch.ones(8, 8, 3, 3),
+    },
+    "T2I-Adapter": {
+        "adapter.body.0.resnets.0.block1.weight": torch.ones(8, 8),
+        "adapter.conv_in.weight": torch.ones(8),
+    },
+    "text encoder": {"text_model.embeddings.token_embedding.weight": torch.ones(8, 8)},
+    "upscaler": {"model.0.weight": torch.ones(8, 3), "model.1.sub.0.RDB1.conv1.0.weight": torch.ones(8, 8)},
+    "an upscaler": {
+        "params_ema.conv_first.weight": torch.ones(8, 3),
+        "params_ema.body.0.rdb1.conv1.weight": torch.ones(8),
+    },
+    "the kind AdaLoRA": {f"base_model.model.conv_in.lora_{kind}": torch.ones(4, 4) for kind in "ABE"},
+    "the kind VeRA": {"base_model.model.conv_in.vera_lambda_b": torch.ones(4), "base_model.vera_A": torch.ones(4, 4)},
+    "the kind T-LoRA": {
+        "lora_unet_conv_in.q_layer.weight": torch.ones(4, 4),
+        "lora_unet_conv_in.p_layer.weight": torch.ones(4, 4),
+        "lora_unet_conv_in.lambda_layer": torch.ones(1, 4),
+        "lora_unet_conv_in.alpha": torch.tensor(4.0),
+    },
     "VAE": {"decoder.up.0.block.0.conv1.weight": torch.ones(8, 8), "quant_conv.weight": torch.ones(8, 8)},
 }
 
@@ -157,6 +185,20 @@ def test_what_is_no_lora_is_named(what: str) -> None:
         and what in file.foreign_architecture.sentence("x")
         and file.family == "unknown"
     )
+
+
+def test_torch_files_that_are_no_lora_are_named(tmp_path: Path) -> None:
+    one = {"linear.0.weight": torch.ones(2, 2)}
+    torch.save({768: (one, one), "step": 1, "name": "x"}, tmp_path / "hyper.pt")
+    with pytest.raises(FileError, match="is a hypernetwork, not a LoRA"):
+        load_lora_file(tmp_path / "hyper.pt")
+    for content, what in (
+        ({"params_ema": {"conv_first.weight": torch.ones(2, 2)}}, "upscaler"),
+        ({"ip_adapter": {"1.to_k_ip.weight": torch.ones(2, 2)}, "image_proj": {}}, "IP-Adapter"),
+    ):
+        torch.save(content, tmp_path / "nested.pt")
+        found = load_lora_file(tmp_path / "nested.pt").foreign_architecture
+        assert found is not None and found.kind == what
 
 
 @pytest.fixture

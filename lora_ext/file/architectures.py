@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from torch import Tensor
@@ -55,8 +55,20 @@ class ForeignArchitecture:
         return f"{name} is {what} and {self.advice}; it is not applied"
 
 
+def _unsupported(name: str, layers: str) -> ForeignArchitecture:
+    """The row of a kind of adapter, for layers of SD, that has no class in `adapters`."""
+    return ForeignArchitecture(
+        name,
+        layers,
+        description=f"of the kind {name}",
+        advice="cannot be applied: merge it into its model and extract a LoRA",
+        kind=name,
+    )
+
+
 _FLUX = r"double_blocks_\d+_|single_blocks_\d+_|single_transformer_blocks_\d+_|distilled_guidance_layer_"
 _LUMINA = r"(layers|noise_refiner|context_refiner)_\d+_(attention_|attn_|feed_forward_|adaln_modulation)"
+_DIT = r"transformer_blocks_\d+_attn[12]_"
 _MMDIT = r"transformer_blocks_\d+_(attn_|ff_|norm1|ff_context)"
 
 FOREIGN_ARCHITECTURES = (
@@ -88,9 +100,10 @@ FOREIGN_ARCHITECTURES = (
         "Hunyuan-DiT", r"blocks_\d+_(attn1_wqkv|attn1_out_proj|attn2_(q|kv)_proj|default_modulation)", r"hunyuan"
     ),
     ForeignArchitecture("PixArt", r"blocks_\d+_(attn_qkv|cross_attn_kv_linear)", r"pixart"),
-    ForeignArchitecture("LTX-Video", r"(?!)", r"ltx[-_ ]?v"),
-    ForeignArchitecture("CogVideoX", r"(?!)", r"cogvideo"),
-    ForeignArchitecture("Sana", r"(?!)", r"(?<![a-z])sana(?![a-z])"),
+    ForeignArchitecture("PixArt", _DIT, widths=(1152,)),
+    ForeignArchitecture("LTX-Video", _DIT, r"ltx[-_ ]?v", widths=(2048, 4096)),
+    ForeignArchitecture("CogVideoX", _DIT, r"cogvideo", widths=(1920, 3072)),
+    ForeignArchitecture("Sana", _DIT, r"(?<![a-z])sana(?![a-z])", widths=(2240,)),
     ForeignArchitecture("OmniGen", r"layers_\d+_(self_attn_qkv_proj|mlp_gate_up_proj)", r"omnigen"),
     ForeignArchitecture(
         "Stable Cascade", r"lora_prior_(unet|te)_|down_blocks_\d+_\d+_(channelwise|attention_attn|mapper)", r"cascade"
@@ -108,7 +121,7 @@ FOREIGN_ARCHITECTURES = (
     ),
     ForeignArchitecture(
         "diffusion transformer",
-        rf"{_MMDIT}|transformer_blocks_\d+_attn[12]_|blocks_\d+_attn[12]_|encoder_block_\d+_layer_",
+        rf"{_MMDIT}|{_DIT}|blocks_\d+_attn[12]_|encoder_block_\d+_layer_",
         description="a LoRA for a diffusion transformer (such as Stable Diffusion 3, Flux.1 or PixArt)",
     ),
     ForeignArchitecture(
@@ -116,6 +129,14 @@ FOREIGN_ARCHITECTURES = (
         r"layers_\d+_(self_attn_(q|k|v|o)_proj|mlp_(gate|up|down)_proj)",
         description="a LoRA for a language model",
     ),
+    _unsupported("AdaLoRA", r".*_lora_e$"),
+    _unsupported("VeRA", r".*_vera_lambda_[bd]$|vera_[ab]$"),
+    _unsupported("T-LoRA", r".*_(q_layer|p_layer)_weight$|.*_lambda_layer$"),
+    _unsupported("VB-LoRA", r".*_vblora_|vblora_"),
+    _unsupported("RandLoRA", r".*_randlora_|randlora_"),
+    _unsupported("FourierFT", r".*_fourierft_"),
+    _unsupported("HRA", r".*_hra_u$"),
+    _unsupported("MiSS", r".*_(miss|bone)_block$"),
     ForeignArchitecture(
         "embedding",
         r"(emb_params|string_to_param|clip_[lgh])$|<.+>$",
@@ -125,7 +146,7 @@ FOREIGN_ARCHITECTURES = (
     ),
     ForeignArchitecture(
         "ControlNet",
-        r"lora_controlnet|control_model_|input_hint_block_|controlnet_cond_embedding_|zero_convs_",
+        r"lora_controlnet|control_model_|lllite_|input_hint_block_|controlnet_cond_embedding_|zero_convs_",
         description="a ControlNet",
         advice="not a LoRA: put it into the ControlNet extension's model folder",
         kind="ControlNet",
@@ -138,28 +159,55 @@ FOREIGN_ARCHITECTURES = (
         kind="IP-Adapter",
     ),
     ForeignArchitecture(
+        "T2I-Adapter",
+        r"(adapter_)?body_\d+_(resnets_\d+_)?block[12]_weight$",
+        description="a T2I-Adapter",
+        advice="not a LoRA: put it into the ControlNet extension's model folder",
+        kind="T2I-Adapter",
+    ),
+    ForeignArchitecture(
         "checkpoint",
-        r"first_stage_model_|cond_stage_model_|conditioner_embedders_",
+        r"first_stage_model_|cond_stage_model_|conditioner_embedders_|(input_blocks_0_0|out_2|time_embed_0)_weight$"
+        r"|(conv_in|conv_out|time_embedding_linear_1)_weight$",
         description="a whole checkpoint",
         advice="not a LoRA: put it into the folder of checkpoints",
         kind="checkpoint",
     ),
     ForeignArchitecture(
         "VAE",
-        r"(decoder|encoder)_(up|down|mid)_|(decoder|encoder)_(up|down|mid)_blocks?_|(post_)?quant_conv_",
+        r"(decoder|encoder)_(up|down|mid)_|(decoder|encoder)_(up|down|mid)_blocks?_|(post_)?quant_conv_"
+        r"|((de|en)coder_layers_)?\d+_conv_[024]_weight$",
         description="a VAE",
         advice="not a LoRA: put it into the folder of VAEs",
         kind="VAE",
+    ),
+    ForeignArchitecture(
+        "text encoder",
+        r"(text_model_)?embeddings_(token|position)_embedding_weight$|shared_weight$",
+        description="a text encoder",
+        advice="not a LoRA: it is a part of a checkpoint",
+        kind="text encoder",
+    ),
+    ForeignArchitecture(
+        "upscaler",
+        r"conv_first_|1_sub_\d+_|rrdb_trunk_|body_\d+_(rdb\d|weight$)|before_rg_|layers_\d+_residual_group_",
+        description="an upscaler",
+        advice="not a LoRA: put it into the folder of upscalers (ESRGAN, RealESRGAN, SwinIR, DAT)",
+        kind="upscaler",
     ),
 )
 """Tried in order: narrower rows come first. `(?!)` fits nothing."""
 
 _PREFIX = re.compile(
     r"(?:(?:base_model_model|lora_unet|lora_transformer|lycoris_unet|lycoris|oft_unet|diffusion_model|unet|model|lora_te\d"
-    r"|text_encoders?_?\d?|t5xxl|transformer(?!_blocks))_)*"
+    r"|text_encoders?_?\d?|t5xxl|params(?:_ema)?|transformer(?!_blocks))_)*"
 )
 """What files write before a model's own names."""
 
+_ADAPTER_MARK = re.compile(
+    r"lora|hada_|lokr_|oft_|[gd]ora|diff(_b)?$|(down|up|alpha|on_input|[wb]_norm|[ab][12]\.weight|ia3_l)$|ip_adapter"
+)
+"""What only the names of adapters contain."""
 _DOWN = re.compile(r"(lora_down|lora_A|lora\.down|down|hada_w1_b)(\.\w+)?(\.weight)?$")
 _MOST_NAMES = 4000
 """Names that are looked at, at most: the largest files have fewer."""
@@ -182,14 +230,26 @@ def find_foreign_architecture(
     """
     stated = " ".join([*(str(metadata.get(key, "")) for key in _METADATA_KEYS), base]).lower()
     named = next((row for row in FOREIGN_ARCHITECTURES if re.search(row.metadata, stated)), None)
-    unet = sum(layer_id.part == UNET and bool(layer_id.block) for layer_id in layer_ids)
+    ids = tuple(layer_ids)
+    unet = sum(layer_id.part == UNET and bool(layer_id.block) for layer_id in ids)
     if unet and named is not None and named.has_sd_layer_names:
         return named
     found = _by_layers(unrecognized)
     # a layer has two or three tensors; a few unknown ones beside a whole U-Net do not make it another model's file
-    if found is not None and found[1] > 2 * unet:
-        return named or found[0]
+    if found is not None and found[1] > 2 * (unet if found[0].kind == "LoRA" else len(ids)):
+        row = named or found[0]
+        return row if ids or row.kind != "LoRA" or any(map(_ADAPTER_MARK.search, unrecognized)) else _whole_model(row)
     return named if not unet else None
+
+
+def _whole_model(row: ForeignArchitecture) -> ForeignArchitecture:
+    """What a file with the layers of a family and no adapter is."""
+    return replace(
+        row,
+        description=f"a whole model {f'for {row.name}' if row.name[0].isupper() else 'of another architecture'}",
+        advice="not a LoRA",
+        kind="checkpoint",
+    )
 
 
 def _by_layers(unrecognized: Mapping[str, Tensor]) -> tuple[ForeignArchitecture, int] | None:

@@ -106,8 +106,15 @@ def load_tensors(path: str | Path) -> FileContents:
         raise FileError(f"{path} holds a {type(content).__name__}, not tensors by name")
     if "string_to_param" in content:
         raise FileError(f"{path} is a textual-inversion embedding, not a LoRA; put it into the embeddings folder")
+    if "layer_structure" in content or any(
+        isinstance(key, int) and isinstance(value, list | tuple) for key, value in content.items()
+    ):
+        raise FileError(f"{path} is a hypernetwork, not a LoRA; put it into the hypernetworks folder")
     inner = content.get("state_dict")
     tensors, metadata = _named(inner if isinstance(inner, Mapping) else content)
+    if not tensors:  # upscalers and IP-Adapters, which are then named as what they are
+        nested = ((str(key), value) for key, value in content.items() if isinstance(value, Mapping))
+        tensors, _ = _named({f"{key}.{name}": one for key, value in nested for name, one in value.items()})
     if not tensors:
         shown = ", ".join(str(key) for key in list(content)[:5])
         raise FileError(f"{path} holds no tensors by name (its keys: {shown or 'none'})")
