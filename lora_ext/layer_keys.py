@@ -71,6 +71,7 @@ OMI format has `clip_l.`, its backups have `lora_unet.`)."""
 SUFFIX_ALIASES = {
     "lora_A.weight": "lora_down.weight",
     "lora_B.weight": "lora_up.weight",
+    "lora_B.bias": "lora_up.bias",
     "lora.down.weight": "lora_down.weight",
     "lora.up.weight": "lora_up.weight",
     "lora_linear_layer.down.weight": "lora_down.weight",
@@ -88,8 +89,10 @@ _PROCESSOR = re.compile(r"(?:\.processor)?\.to_(q|k|v|out)_lora\.(down|up)\.weig
 diffusers 0.15 and 0.16 do the same, with the U-Net's projection names and without `processor`."""
 
 
-_NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.(?!weight$)[^.]+(\.weight)?$")
-"""PEFT suffixes that contain the adapter's name: `lora_A.default.weight`."""
+_NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector|oft_R)\.(?!(?:weight|bias)$)[^.]+(?:\.(weight|bias))?$")
+"""PEFT suffixes that contain the adapter's name: `lora_A.default.weight`, `lora_B.default.bias`."""
+_NAMED_TENSOR = re.compile(r"\.(hada_[wt]\d(?:_[ab])?|lokr_[wt]\d(?:_[ab])?)\.[^.]+$")
+"""The same where the tensor itself has the adapter's name: `hada_w1_a.default`."""
 
 
 @cache
@@ -126,7 +129,7 @@ def parse_layer_key(key: str, suffixes: Iterable[str]) -> tuple[LayerId, str] | 
         layer = f"{match[1]}_proj" if text else "to_out.0" if match[1] == "out" else f"to_{match[1]}"
         key = f"{key[: match.start()]}.{layer}.lora_{match[2]}.weight"
     else:
-        key = _NAMED.sub(r".\1.weight", key)
+        key = _NAMED.sub(lambda found: f".{found[1]}.{found[2] or 'weight'}", _NAMED_TENSOR.sub(r".\1", key))
     for known in (*SUFFIX_ALIASES, *suffixes):
         if key.endswith("." + known):
             layer_id = _lookup(flat=False).get(key[: -len(known) - 1])

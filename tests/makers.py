@@ -57,6 +57,14 @@ def _lora_bias(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tenso
     return {**_lora(draw, shape, rank), "bias": draw(shape[0], int(np.prod(shape[1:])))}
 
 
+def _lora_diff_b(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    return {**_lora(draw, shape, rank), "diff_b": draw(shape[0])}
+
+
+def _lora_up_bias(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+    return {**_lora(draw, shape, rank), "lora_up.bias": draw(shape[0])}
+
+
 def _lora_sparse(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
     size = (shape[0], int(np.prod(shape[1:])))
     places = torch.tensor([[0, 1, size[0] - 1], [2, 0, size[1] - 1]], dtype=torch.int16)
@@ -232,6 +240,8 @@ MAKERS: dict[str, Variant] = {
     "lora-dora-out": Variant("LoRA", _dora(0), _layer, has_alpha=True),
     "lora-dora-in": Variant("LoRA", _dora(1), _layer, has_alpha=True),
     "lora-bias": Variant("LoRA", _lora_bias, _layer, has_alpha=True),
+    "lora-diff-bias": Variant("LoRA", _lora_diff_b, _layer, has_alpha=True, is_low_rank=True),
+    "lora-up-bias": Variant("LoRA", _lora_up_bias, _layer, has_alpha=True, is_low_rank=True),
     "lora-sparse-bias": Variant("LoRA", _lora_sparse, _layer, has_alpha=True),
     "loha": Variant("LoHa", _loha, _layer, has_alpha=True),
     "loha-tucker": Variant("LoHa", _loha_tucker, _kernel, has_alpha=True),

@@ -27,6 +27,8 @@ def reference(kind: str, tensors: Mapping[str, Tensor], weight: np.ndarray) -> n
 def reference_bias(tensors: Mapping[str, Tensor]) -> np.ndarray | None:
     """What is added to the layer's bias at weight 1, or None."""
     t = arrays(tensors)
+    if "lora_up.bias" in t:
+        return t["lora_up.bias"] * _scale("lora", t)
     return next((t[name] for name in ("diff_b", "b_norm") if name in t), None)
 
 

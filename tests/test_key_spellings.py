@@ -106,7 +106,7 @@ def lycoris(family: str, part: str, name: str) -> str:
     )
 
 
-SUFFIXES = {
+SUFFIXES: dict[Callable[[str, str, str], str], tuple[str, str]] = {
     comfyui: ("lora_up.weight", "lora_down.weight"),
     onetrainer_omi: ("lora_up.weight", "lora_down.weight"),
     onetrainer_backup: ("lora_up.weight", "lora_down.weight"),

@@ -192,6 +192,10 @@ QUERY = LayerId(UNET, "IN01", "attention.transformer_blocks.0.attn1.to_q")
                 "lora_A.default.weight": "lora_down.weight",
                 "lora_A.default_0.weight": "lora_down.weight",
                 "lora_B.my style.weight": "lora_up.weight",
+                "lora_B.bias": "lora_up.bias",
+                "lora_B.style.bias": "lora_up.bias",
+                "hada_w1_a.default": "hada_w1_a",
+                "lokr_w1.style": "lokr_w1",
                 "lora_magnitude_vector": "lora_magnitude_vector",
                 "lora_magnitude_vector.style": "lora_magnitude_vector",
                 "lora_magnitude_vector.default.weight": "lora_magnitude_vector",
@@ -236,7 +240,7 @@ def test_what_each_beginning_of_a_key_stands_for(prefix: str) -> None:
 
 
 SUFFIXES_ELSEWHERE = {
-    "lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight",
+    "lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight", "lora_B.bias": "lora_up.bias",
     "lora.down.weight": "lora_down.weight", "lora.up.weight": "lora_up.weight",
     "lora_linear_layer.down.weight": "lora_down.weight", "lora_linear_layer.up.weight": "lora_up.weight",
     "lora_conv2d_layer.down.weight": "lora_down.weight", "lora_conv2d_layer.up.weight": "lora_up.weight",

@@ -64,6 +64,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "DoRA": lambda: peft.LoraConfig(
         r=4, lora_alpha=12, use_dora=True, target_modules=[*ATTENTION, "conv1"], init_lora_weights=False
     ),
+    "bias of the factors": lambda: peft.LoraConfig(
+        r=4, lora_alpha=12, lora_bias=True, target_modules=["to_out.0", "proj_in", "conv1"], init_lora_weights=False
+    ),
     "LoHa": lambda: peft.LoHaConfig(
         r=4, alpha=12, target_modules=ATTENTION, alpha_pattern={"to_q": 2}, init_weights=False
     ),

@@ -342,3 +342,21 @@ def test_convert_makes_lora_of_other_kinds(kind: str) -> None:
         if file.adapters[where].fits(base(where).shape):
             assert close(acts(made, where), acts(file, where))
     assert report.kept == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lora-diff-bias", "lora-up-bias"])
+def test_tools_keep_the_change_of_the_bias(kind: str) -> None:
+    one, two = file_of(kind, 3), file_of(kind, 4)
+    made = {
+        "resize": resize_lora(one, 1)[0],
+        "convert": convert_lora(one, "kohya")[0],
+        "merge": merge_loras([one, two], ratios=[0.5, -2])[0],
+    }
+    for where, adapter in one.adapters.items():
+        bias, other = adapter.bias_delta(), two.adapters[where].bias_delta()
+        assert bias is not None and other is not None
+        for tool, file in made.items():
+            found = file.adapters[where].bias_delta()
+            expected = 0.5 * bias - 2 * other if tool == "merge" else bias
+            assert found is not None and torch.allclose(found, expected, atol=1e-6), tool
+            assert "lora_up.bias" not in file.adapters[where].tensors, tool

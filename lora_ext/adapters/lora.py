@@ -11,17 +11,20 @@ from torch import Tensor
 from ..lowrank import LowRank
 from .base import Adapter, matrix_shape, product_shape
 
+_BIASES = ("diff_b", "lora_up.bias")
+
 
 class Lora(Adapter):
     """ΔW = alpha/r · up · down.
 
     Tensors: up (out, r) or (out, r, 1, 1); down (r, in) or (r, in, kh, kw); optionally mid (r, r, kh, kw), a Tucker
-    core; alpha ().
+    core; alpha (). A change of the layer's bias: diff_b (out,), which ComfyUI's LoraSave writes, added without
+    alpha / r; lora_up.bias (out,), PEFT's `lora_bias`, with it.
     """
 
     kind: ClassVar[str] = "LoRA"
     required_suffixes: ClassVar = (frozenset({"lora_up.weight", "lora_down.weight"}),)
-    optional_suffixes: ClassVar = frozenset({"lora_mid.weight"})
+    optional_suffixes: ClassVar = frozenset({"lora_mid.weight", *_BIASES})
 
     @property
     def rank(self) -> int:
@@ -63,12 +66,30 @@ class Lora(Adapter):
         return Lora({**self.tensors, **parts})
 
     def is_shape(self, shape: torch.Size) -> bool:
-        """Whether up · (mid ·) down has the shape of the weight."""
+        """Whether up · (mid ·) down has the shape of the weight, and a bias one number for each output."""
+        if any(self.tensors[name].numel() != shape[0] for name in _BIASES if name in self.tensors):
+            return False
         up, down = self.stored_shape("lora_up.weight"), self.stored_shape("lora_down.weight")
         if "lora_mid.weight" not in self.tensors:
             return product_shape(up, down) == matrix_shape(shape)
         mid = self.stored_shape("lora_mid.weight")
         return mid[:2] == (matrix_shape(up)[1], down[0]) and (up[0], matrix_shape(down)[1], *mid[2:]) == tuple(shape)
+
+    def bias_delta(self) -> Tensor | None:
+        """Returns diff_b + alpha/r · lora_up.bias (out,), or None."""
+        found = [
+            self.tensors[name].float().flatten() * (1.0 if name == "diff_b" else self.scaling())
+            for name in _BIASES
+            if name in self.tensors
+        ]
+        return sum(found[1:], found[0]) if found else None
+
+    def _times(self, factor: float) -> Adapter | None:
+        made = super()._times(factor)
+        if made is None or "diff_b" not in self.tensors:
+            return made
+        bias = self.tensors["diff_b"]
+        return Lora({**made.tensors, "diff_b": (bias.float() * factor).to(bias.dtype)})
 
     def delta_shape(self) -> tuple[int, ...]:
         """Returns the shape of up · (mid ·) down."""

@@ -104,6 +104,9 @@ def _layer(
         tensors = dict(adapter.tensors)
         if adapter.kind == "LoRA" and not {"alpha", "scale"} & tensors.keys():
             tensors["alpha"] = torch.tensor(float(adapter.rank or 1))
+        bias = adapter.bias_delta() if tensors.pop("lora_up.bias", None) is not None else None
+        if bias is not None:  # PEFT's, which no other program reads
+            tensors["diff_b"] = bias
         report.layers.append(
             LayerReport(str(layer_id), adapter.rank, adapter.rank, note="" if dtype is None else str(dtype)[6:])
         )

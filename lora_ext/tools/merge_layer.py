@@ -137,6 +137,7 @@ def _concat(
     old = sum(part.adapter.rank or 0 for part in parts) or None
     rows, columns = total.shape[0], torch.Size(total.shape[1:]).numel()
     biases = [part.adapter.bias_delta() for part in parts]
+    shifts = [part.weight * bias for part, bias in zip(parts, biases, strict=True) if bias is not None]
     low = total.low
     if low is None and not any(b is not None for b in biases):
         best = total.best_approximation(min(rows, columns))
@@ -148,7 +149,6 @@ def _concat(
         report.layers.append(LayerReport(str(layer_id), old, None, note="full matrix"))
         assert total.dense is not None
         tensors = {"diff": total.dense}
-        shifts = [part.weight * bias for part, bias in zip(parts, biases, strict=True) if bias is not None]
         if shifts:
             tensors["diff_b"] = torch.stack(shifts).sum(0)
         return make_stored_adapter(tensors, dtype, layer_id, report)
@@ -158,7 +158,12 @@ def _concat(
         report.add_note("the ranks add up to more than some layers can have; those were capped without loss")
         low = total.best_approximation(min(rows, columns)).low_rank
     report.layers.append(LayerReport(str(layer_id), old, low.rank))
-    return make_lora_adapter(low, scale * low.rank, dtype, layer_id, report)
+    made = make_lora_adapter(low, scale * low.rank, dtype, layer_id, report)
+    return (
+        make_stored_adapter({**made.tensors, "diff_b": torch.stack(shifts).sum(0)}, dtype, layer_id, report)
+        if shifts
+        else made
+    )
 
 
 def _svd(

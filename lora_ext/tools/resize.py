@@ -101,6 +101,9 @@ def _resized(
         names = ("dora_scale", "lora_magnitude_vector")
         extras = {name: adapter.tensors[name] for name in names if name in adapter.tensors}
         plain = type(adapter)({name: t for name, t in adapter.tensors.items() if name not in extras})
+    bias = adapter.bias_delta() if adapter.kind == "LoRA" else None
+    if bias is not None:
+        extras["diff_b"] = bias
     change = change_of(with_adapters(file, {layer_id: plain}, {}), layer_id)
     if change is None:
         report.unchanged.append(str(layer_id))
