@@ -95,7 +95,8 @@ class AppliedNetworks:
         self._following: dict[int, bool] = {}
         self._step: tuple[int, int, float | None] = (0, 1_000_000, math.inf)
         self._prediction = 0
-        self.batches_predictions = True
+        # extensions of hosts with patchers keep numbers of rows where no tensor shows them
+        self.batches_predictions = not isinstance(model, ModelWithInjection)
         self._rows_per_input = 1
         self._predictions = AveragedPredictions(self._select_prediction)
         self.places = RegionPlaces()
