@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -70,6 +71,11 @@ def apart(one: Made, two: Made) -> int:
     """The greatest difference of two results, of 255."""
     assert one.pixels.shape == two.pixels.shape
     return int(abs(one.pixels - two.pixels).max())
+
+
+def tracebacks(log: str) -> list[str]:
+    """The tracebacks in a log, each with its error."""
+    return re.findall(r"Traceback \(most recent call last\):\n(?:[ \t*].*\n|\n)*\S.*", log)
 
 
 class WebUI:

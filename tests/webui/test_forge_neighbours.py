@@ -7,7 +7,6 @@ that are there take part.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 from forge_server import known_flags, start
-from server import WebUI, apart, launch
+from server import WebUI, apart, launch, tracebacks
 
 NEIGHBOURS = (
     "sd-webui-lora-block-weight",
@@ -26,11 +25,6 @@ NEIGHBOURS = (
 )
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 3}
 TAGS = ("<lora:noise:1>", "<lora:noise:1:lbw=OUTALL>", "<lora:noise:1:OUTALL>", "<lora:noise:1:step=1-2>", "")
-
-
-def tracebacks(log: str) -> list[str]:
-    """The tracebacks in a log, each with its error."""
-    return re.findall(r"Traceback \(most recent call last\):\n(?:[ \t*].*\n|\n)*\S.*", log)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
-"""Beside other extensions that touch `<lora:…>`, in the real web UI. LORA_EXT_NEIGHBOURS: a folder with checkouts of
-`sd-webui-loractl` (cheald) and `stable-diffusion-webui-composable-lora` (a2569875)."""
+"""Beside other extensions that touch `<lora:…>` or the model, in the real web UI.
+
+LORA_EXT_NEIGHBOURS: a folder with checkouts of `sd-webui-loractl` (cheald), `stable-diffusion-webui-composable-lora`
+(a2569875) and of `OTHERS`; those that are there take part. What they need has to be installed in the web UI's Python.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import WebUI, apart, launch, prepare
+from server import WebUI, apart, launch, prepare, tracebacks
 
 LORACTL, COMPOSABLE = "sd-webui-loractl", "stable-diffusion-webui-composable-lora"
+OTHERS = (
+    "sd-webui-lora-block-weight",
+    "sd-webui-additional-networks",
+    "sd-webui-supermerger",
+    "sd-webui-regional-prompter",
+    "adetailer",
+    "sd-webui-controlnet",
+)
+"""Extensions that are tried together."""
 TAG = "<lora:lierla:0.8>"
+TAGS = ("", TAG, "<lora:lierla:1:lbw=OUTALL>", "<lora:lierla:1:OUTALL>", "<lora:lierla:1:step=1-2>",
+        "<lora:c3lier:0.5> <lora:lierla:te=0:unet=0@0,1@1>")  # fmt: skip
 
 
 def ticked(on: bool) -> dict[str, Any]:
@@ -27,6 +41,92 @@ def neighbour(name: str) -> Path:
     if not os.environ.get("LORA_EXT_NEIGHBOURS") or not where.is_dir():
         pytest.skip(f"LORA_EXT_NEIGHBOURS gives no folder with {name}")
     return where
+
+
+@pytest.fixture(scope="module")
+def beside_others(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebUI, dict[str, Any]]]:
+    """A web UI with all of `OTHERS` that are there, and the pictures of `TAGS` from before."""
+    sources = [where for name in OTHERS if (where := Path(os.environ.get("LORA_EXT_NEIGHBOURS", "")) / name).is_dir()]
+    if not os.environ.get("LORA_EXT_NEIGHBOURS") or not sources:
+        pytest.skip("LORA_EXT_NEIGHBOURS gives no folder with other extensions")
+    data = tmp_path_factory.mktemp("others")
+    prepare(data)
+    alone = launch(folder, data)
+    try:
+        pictures = {tag: alone.make(tag) for tag in TAGS}
+    finally:
+        alone.stop()
+    (data / "log.txt").unlink()
+    for source in sources:
+        shutil.copytree(source, data / "extensions" / source.name, ignore=shutil.ignore_patterns(".git"))
+    loras = data / "extensions" / "sd-webui-additional-networks" / "models" / "lora"
+    if loras.parents[1].is_dir():
+        loras.mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / "models" / "Lora" / "lierla.safetensors", loras)
+    webui = launch(folder, data, "--skip-install")
+    yield webui, pictures
+    webui.stop()
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_pictures_are_those_without_others(beside_others: tuple[WebUI, dict[str, Any]], tag: str) -> None:
+    webui, alone = beside_others
+    webui.make("")
+    before = webui.weights()["hash"]
+    assert apart(webui.make(tag), alone[tag]) <= 1
+    assert apart(webui.make(""), alone[""]) == 0
+    assert webui.weights()["hash"] == before
+    assert webui.call("/lora-ext/v1/jobs")["applied_by"] == ""
+    assert "Error loading script" not in webui.log()
+    assert not [text for text in tracebacks(webui.log()) if "lora_ext" in text]  # block-weight's has some of its own
+
+
+def alwayson(webui: WebUI, title: str) -> dict[str, Any]:
+    """The entry of another extension's script, or the test is skipped."""
+    rows = webui.call("/sdapi/v1/script-info")
+    found = next((row for row in rows if row["name"] == title.lower() and not row["is_img2img"]), None)
+    if found is None:
+        pytest.skip(f"{title} is not there")
+    return dict(found)
+
+
+def test_files_of_additional_networks_add_to_ours(beside_others: tuple[WebUI, dict[str, Any]]) -> None:
+    """Its own networks replace the layers' forward; a file of it and one of ours are both in the picture."""
+    webui, alone = beside_others
+    title = "Additional networks for generating"
+    choices = alwayson(webui, title)["args"][3]["choices"]
+    name = next(choice for choice in choices if choice.startswith("lierla"))
+    on = {"alwayson_scripts": {title: {"args": [True, False, "LoRA", name, 0.8, 0.8]}}}
+    webui.options(persistent_cond_cache=False)  # it does not say that it has changed the text encoder
+    assert apart(webui.make("", **on), alone[TAG]) <= 2
+    both = webui.make("<lora:c3lier:0.5>", **on)
+    assert apart(webui.make(""), alone[""]) == 0
+    assert apart(webui.make(f"{TAG} <lora:c3lier:0.5>"), both) <= 2
+    assert apart(webui.make(""), alone[""]) == 0
+    webui.options(persistent_cond_cache=True)
+
+
+REGIONS = [True, False, "Matrix", "Columns", "Mask", "Prompt", "1,1", "", False, False, False, "Attention", [],
+           "0", "0", "0.4", "", "0", "0", False]  # fmt: skip
+"""Regional Prompter's arguments for two columns."""
+
+
+@pytest.mark.parametrize("title", ["Regional Prompter"])
+def test_what_changes_the_unet_acts_with_our_tags(beside_others: tuple[WebUI, dict[str, Any]], title: str) -> None:
+    """Tags act as the built-in's do, and nothing is left of either."""
+    webui, alone = beside_others
+    alwayson(webui, title)
+    prompt, arguments = "BREAK a dog", REGIONS
+    told = {"alwayson_scripts": {title: {"args": arguments}}}
+    plain = webui.make(prompt, **told)
+    assert apart(plain, webui.make(prompt)) > 1, "it acts"
+    made = webui.make(f"{prompt} {TAG}", **told)
+    webui.options(lora_ext_in_charge="built-in")
+    theirs = webui.make(f"{prompt} {TAG}", **told)
+    webui.options(lora_ext_in_charge="LoRA ext")
+    assert apart(made, theirs) <= 2 < apart(made, plain)
+    assert apart(webui.make(prompt, **told), plain) == 0
+    assert apart(webui.make(""), alone[""]) == 0
 
 
 def started(folder: Path, data: Path, source: Path, called: str) -> WebUI:

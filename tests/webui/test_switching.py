@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from server import GOLDEN, WebUI, apart
+from test_tags import curve_weights
 
 A, B, C = "tiny-sd15.safetensors", "tiny-sd15.ckpt", "other.safetensors"
 """B has A's configuration file: its weights are loaded into the same model. C has its own: another model is made."""
 TAGS = "<lora:lierla:0.8> <lora:c3lier:0.5>"
+BY_STEPS = {"refiner_switch_by_sample_steps": True}
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 
 
@@ -106,6 +108,29 @@ def test_refiner_as_with_the_builtin(checkpoints: WebUI, mode: str, name: str, k
     if name == B or keep == 2:  # making another model clears the built-in's selection in the midst of the picture
         assert apart(ours[1], theirs[1]) <= 2
     webui.make("")
+    assert _state(webui) == state
+
+
+@pytest.mark.parametrize("name", [B, C])
+def test_a_curve_goes_on_on_the_refiner(checkpoints: WebUI, mode: str, name: str) -> None:
+    """The steps are those of the whole image; a curve that jumps is the same as `start=` and `stop=`."""
+    webui = checkpoints
+    webui.options(sd_checkpoints_limit=2)
+    more = {"refiner_checkpoint": name, "refiner_switch_at": 0.5, "steps": 6, "override_settings": BY_STEPS}
+    first, state = webui.make(""), _state(webui)
+    plain = webui.make("", **more)
+    assert apart(plain, webui.make("", steps=6)) > 0 and "Refiner" in plain.told
+    for curve, same in (("0@0,2@4 step", "2:start=4"), ("2@0,0@4 step", "2:stop=4"), ("1@0,1@1", "1")):
+        made, hand = (webui.make(f"<lora:lierla:te=0:unet={text}>", **more) for text in (curve, same))
+        assert apart(made, hand) <= 1 < apart(made, plain), curve
+    webui.options(lora_ext_show_curve=True)
+    made = webui.make("<lora:lierla:1@0,0@1>", **more)
+    webui.options(lora_ext_show_curve=False)
+    assert curve_weights(made) == [pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0], abs=5e-4)]
+    weights = (f"te=0:unet={1 - step / 5}:start={step}:stop={step + 1}" for step in range(5))
+    hand = "<lora:lierla:te=1:unet=0>" + "".join(f"<lora:lierla:{step}>" for step in weights)
+    assert apart(made, webui.make(hand, **more)) <= 1
+    assert apart(webui.make(""), first) == 0
     assert _state(webui) == state
 
 
