@@ -89,7 +89,9 @@ _PROCESSOR = re.compile(r"(?:\.processor)?\.to_(q|k|v|out)_lora\.(down|up)\.weig
 diffusers 0.15 and 0.16 do the same, with the U-Net's projection names and without `processor`."""
 
 
-_NAMED = re.compile(r"\.(lora_[AB]|lora_magnitude_vector|oft_R)\.(?!(?:weight|bias)$)[^.]+(?:\.(weight|bias))?$")
+_NAMED = re.compile(
+    r"\.(lora_[AB]|lora_magnitude_vector|oft_R)\.(?!(?:weight|bias|scaled_oft)$)[^.]+(?:\.(weight|bias))?$"
+)
 """PEFT suffixes that contain the adapter's name: `lora_A.default.weight`, `lora_B.default.bias`."""
 _NAMED_TENSOR = re.compile(r"\.(hada_[wt]\d(?:_[ab])?|lokr_[wt]\d(?:_[ab])?)\.[^.]+$")
 """The same where the tensor itself has the adapter's name: `hada_w1_a.default`."""

@@ -174,6 +174,16 @@ def _oft_diag(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor
     return {"oft_diag": draw(shape[0] // size, size, size) + torch.eye(size)}
 
 
+def _oft_v2(shared: bool, **extra: object) -> Maker:
+    def maker(draw: Draw, shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
+        columns = int(np.prod(shape[1:]))
+        size = next(n for n in (4, 3, 2, columns) if columns % n == 0)
+        tensors = {"oft_R.weight": draw(1 if shared else columns // size, size * (size - 1) // 2)}
+        return {**tensors, **{name.replace("_R_", "_R."): torch.tensor(value) for name, value in extra.items()}}
+
+    return maker
+
+
 def _boft_split(out: int) -> tuple[int, int]:
     """(block size, number of blocks): an even size, the number a power of two as large as can be."""
     number = 1
@@ -258,6 +268,9 @@ MAKERS: dict[str, Variant] = {
     "oft-kohya": Variant("OFT", _oft_kohya, _layer),
     "oft-lycoris": Variant("OFT", _oft_lycoris, _layer),
     "oft-diag": Variant("OFT", _oft_diag, _layer),
+    "oftv2-onetrainer": Variant("OFTv2", _oft_v2(False, oft_R_scaled_oft=True), _layer),
+    "oftv2-peft": Variant("OFTv2", _oft_v2(False, oft_terms=4), _layer),
+    "oftv2-exact": Variant("OFTv2", _oft_v2(True, oft_terms=0), _layer),
     "boft": Variant("OFT", _boft, _even),
 }
 """The variant's name, which begins with a name of `reference.DELTAS` → the variant."""

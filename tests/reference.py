@@ -127,6 +127,27 @@ def _oft(t: Arrays, w: np.ndarray) -> np.ndarray:
     return _rescaled(t, turned, w) - w
 
 
+def _oft_v2(t: Arrays, w: np.ndarray) -> np.ndarray:
+    """One large block-diagonal matrix on the right."""
+    rows = w.reshape(w.shape[0], -1)
+    numbers = t["oft_R.weight"]
+    size = next(n for n in range(2, 99) if n * (n - 1) // 2 == numbers.shape[1])
+    whole = np.zeros((rows.shape[1], rows.shape[1]))
+    for k in range(rows.shape[1] // size):
+        q = np.zeros((size, size))
+        q[np.triu_indices(size, 1)] = numbers[k if len(numbers) > 1 else 0]
+        q = (q - q.T) / (2 * (size - 1) ** 0.5 if t.get("oft_R.scaled_oft", False) else 1)
+        one = np.eye(size)
+        if t.get("oft_terms", 5) == 0:
+            block = (one - q) @ np.linalg.inv(one + q)
+        else:  # 5 terms end with Q⁴, 4 with Q³
+            last = 4 if t.get("oft_terms", 5) == 5 else 3
+            powers = [np.linalg.matrix_power(q, i) for i in range(last + 1)]
+            block = powers[0] + 2 * sum(powers[1:last]) + powers[last]
+        whole[k * size : (k + 1) * size, k * size : (k + 1) * size] = block
+    return (rows @ (whole if w.ndim == 4 and "oft_terms" not in t else whole.T)).reshape(w.shape) - w
+
+
 def _boft(t: Arrays, w: np.ndarray) -> np.ndarray:
     """Each factor as one sparse out × out matrix: a permutation, the blocks, the permutation back."""
     turned = w.reshape(w.shape[0], -1)
@@ -166,6 +187,7 @@ DELTAS = {
     "norm": lambda t, w: t["w_norm"],
     "glora": _glora,
     "oft": _oft,
+    "oftv2": _oft_v2,
     "boft": _boft,
 }
 """The first word of a variant's name → ΔW before alpha, from its stored arrays and W."""

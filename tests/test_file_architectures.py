@@ -166,6 +166,12 @@ OTHERS = {
         "params_ema.body.0.rdb1.conv1.weight": torch.ones(8),
     },
     "the kind AdaLoRA": {f"base_model.model.conv_in.lora_{kind}": torch.ones(4, 4) for kind in "ABE"},
+    "PEFT before 0.16": {"base_model.model.conv_in.oft_r": torch.ones(4, 4, 4)},
+    "BOFT of PEFT": {
+        "base_model.model.conv_in.boft_R": torch.ones(1, 4, 4, 4),
+        "base_model.model.conv_in.boft_s": torch.ones(4, 1),
+    },
+    "IA3 of PEFT": {"base_model.model.conv_in.ia3_l": torch.ones(4, 1)},
     "the kind VeRA": {"base_model.model.conv_in.vera_lambda_b": torch.ones(4), "base_model.vera_A": torch.ones(4, 4)},
     "the kind T-LoRA": {
         "lora_unet_conv_in.q_layer.weight": torch.ones(4, 4),

@@ -67,6 +67,12 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "bias of the factors": lambda: peft.LoraConfig(
         r=4, lora_alpha=12, lora_bias=True, target_modules=["to_out.0", "proj_in", "conv1"], init_lora_weights=False
     ),
+    "OFT": lambda: peft.OFTConfig(
+        oft_block_size=4, target_modules=[*ATTENTION, "proj_in"], use_cayley_neumann=True, init_weights=False
+    ),
+    "OFT by exact rotations of one block": lambda: peft.OFTConfig(
+        oft_block_size=4, target_modules=ATTENTION, use_cayley_neumann=False, block_share=True, init_weights=False
+    ),
     "LoHa": lambda: peft.LoHaConfig(
         r=4, alpha=12, target_modules=ATTENTION, alpha_pattern={"to_q": 2}, init_weights=False
     ),
@@ -84,7 +90,7 @@ def train(module: nn.Module, config: Any, folder: Path) -> nn.Module:
     for name, parameter in wrapped.named_parameters():
         if "magnitude" in name:
             parameter.data.mul_(torch.rand_like(parameter) + 0.5)
-        elif any(mark in name for mark in ("lora_", "hada_", "lokr_")):
+        elif any(mark in name for mark in ("lora_", "hada_", "lokr_", "oft_")):
             parameter.data.copy_(torch.randn_like(parameter) * 0.1)
     wrapped.save_pretrained(folder)
     return wrapped.eval()
@@ -195,6 +201,9 @@ def change(folder: Path, **values: Any) -> None:
     ("values", "said"),
     [
         ({"peft_type": "ADALORA"}, "peft_type 'ADALORA'"),
+        ({"peft_type": "VERA"}, "peft_type 'VERA'"),
+        ({"modules_to_save": ["conv_in"]}, "modules_to_save are not read"),
+        ({"bias": "lora_only"}, "trained with bias='lora_only'"),
         ({"init_lora_weights": "pissa"}, "changes the base model's weights too"),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the base model's weights too"),
         ({"lora_alpha": None}, "has no lora_alpha"),

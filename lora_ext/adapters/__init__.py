@@ -15,6 +15,7 @@ from .lokr import LoKr
 from .lora import Lora
 from .norm import Norm
 from .oft import Oft
+from .oft_v2 import OftV2
 
 ADAPTERS: tuple[type[Adapter], ...] = (
     Lora,  # up · down, Tucker, DyLoRA
@@ -25,6 +26,7 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     Norm,
     GLoRA,
     Oft,  # OFT, COFT, BOFT
+    OftV2,
 )
 
 ADAPTER_SUFFIXES: frozenset[str] = COMMON_SUFFIXES.union(
@@ -66,6 +68,7 @@ __all__ = [
     "Lora",
     "Norm",
     "Oft",
+    "OftV2",
     "adapter_from_tensors",
     "dora_delta",
 ]

@@ -22,7 +22,9 @@ _SPARSE = frozenset({"bias_indices", "bias_values", "bias_size"})
 COMMON_SUFFIXES = frozenset({"alpha", "scale", "bias", "dora_scale", "lora_magnitude_vector"}) | _SPARSE
 """Suffixes that any kind may store beside its own."""
 
-_SCALAR_SUFFIXES = frozenset({"alpha", "scale", "on_input", "bias_indices", "bias_size"})
+_SCALAR_SUFFIXES = frozenset(
+    {"alpha", "scale", "on_input", "bias_indices", "bias_size", "oft_R.scaled_oft", "oft_terms"}
+)
 """Suffixes whose dtype need not be that of the factors."""
 
 
@@ -99,7 +101,7 @@ class Adapter:
             factor: the factor.
 
         Returns:
-            The adapter; None where its kind cannot hold that (DoRA, BOFT).
+            The adapter; None where its kind cannot hold that (DoRA, BOFT, OFTv2).
         """
         if factor == 1:
             return self

@@ -14,7 +14,9 @@ from ..adapters import Adapter
 from ..errors import FileError
 from ..layer_names import LayerId
 
-_FACTOR = re.compile(r"lora_(up|down|mid)\.weight|hada_[wt]\w+|lokr_[wt]\w+|oft_(diag|blocks)|[ab][12]\.weight")
+_FACTOR = re.compile(
+    r"lora_(up|down|mid)\.weight|hada_[wt]\w+|lokr_[wt]\w+|oft_(diag|blocks|R\.weight)|[ab][12]\.weight"
+)
 """Suffixes whose tensor is a matrix or more."""
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..adapters import Adapter, LoKr, adapter_from_tensors
+from ..adapters import Adapter, LoKr, OftV2, adapter_from_tensors
 from ..json_text import parse_json
 from .containers import LORA_FILE_SUFFIXES
 
@@ -25,10 +25,11 @@ ADAPTER_MODEL_STEM = "adapter_model"
 """The stem of the file that PEFT saves beside its configuration."""
 
 _LARGEST = 10_000_000
-_KINDS = ("LORA", "LOHA", "LOKR")
+_KINDS = ("LORA", "LOHA", "LOKR", "OFT")
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
 """Ways to begin that take something from the base model's weights, so that the file alone is not the whole change."""
 _PLAIN = re.compile(r"(\^?)((?:[\w-]|\\?\.)+)\$?")
+_MOST_TERMS = 1000
 _MANY = 8
 """Patterns that are no plain names, at most."""
 
@@ -55,6 +56,10 @@ class PeftConfig:
         Returns:
             The adapter with alpha or scale; itself where it stores its own, or where the configuration has none.
         """
+        if isinstance(adapter, OftV2):
+            terms = self._number(self.values.get("num_cayley_neumann_terms")) or 5
+            terms = terms if self.values.get("use_cayley_neumann") is True else 0
+            return OftV2({**adapter.tensors, "oft_terms": torch.tensor(int(min(terms, _MOST_TERMS)))})
         alpha, rank = self._alpha(name), adapter.rank or self._number(self.values.get("r"))
         if alpha is None or not rank or {"alpha", "scale"} & adapter.tensors.keys():
             return adapter
@@ -78,8 +83,17 @@ class PeftConfig:
                 f"trained from init_lora_weights={init[:40]!r}, which changes the base model's weights too: "
                 "its effect differs from training; save it with path_initial_model_for_weight_conversion"
             )
-        if self._number(self.values.get("lora_alpha", self.values.get("alpha"))) is None:
+        if kind == "OFT":
+            if self.values.get("coft") is True:
+                found.append("trained with coft, whose limit of the rotation is not applied")
+        elif self._number(self.values.get("lora_alpha", self.values.get("alpha"))) is None:
             found.append(f"{self.source_name} has no lora_alpha, so alpha = rank is assumed")
+        if self.values.get("modules_to_save"):
+            found.append(
+                "modules_to_save are not read: the layers that were trained whole keep the base model's weights"
+            )
+        if self.values.get("bias") not in (None, "none"):
+            found.append(f"trained with bias={str(self.values['bias'])[:40]!r}; the base model's biases are kept")
         ignored = [pattern for pattern in self._patterns if pattern not in self._matchers]
         if ignored:
             found.append(f"alpha_pattern {ignored[0][:60]!r} is too complex and is ignored")

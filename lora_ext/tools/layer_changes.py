@@ -25,7 +25,9 @@ from ..rank_reduction import LowRankApproximation, RankRule, approximate_delta, 
 from ..singular_values import frobenius
 from .report import ToolReport
 
-SCALAR_SUFFIXES = frozenset({"alpha", "scale", "on_input", "bias_indices", "bias_size"})
+SCALAR_SUFFIXES = frozenset(
+    {"alpha", "scale", "on_input", "bias_indices", "bias_size", "oft_R.scaled_oft", "oft_terms"}
+)
 """Suffixes of tensors that are numbers and not factors; their dtype never changes."""
 
 _WIDE_KERNEL_NAMES = ("conv1", "conv2", "sampler.conv", "conv_in", "conv_out")

@@ -45,7 +45,8 @@ def reweight_lora(
         The reweighted file and the report.
 
     Raises:
-        ToolError: NaN, a weight that a layer's kind cannot hold (DoRA, BOFT) or that overflows, or only weights of 0.
+        ToolError: NaN, a weight that a layer's kind cannot hold (DoRA, BOFT, OFTv2) or that overflows, or only weights
+            of 0.
     """
     file, report = open_source("reweight", file)
     spec = AdapterSpec(file, te=te, unet=unet, blocks=blocks)
@@ -82,7 +83,7 @@ def reweight_lora(
 
 
 def _name(adapter: Adapter) -> str:
-    return "a DoRA" if adapter.magnitude() is not None else "a BOFT"
+    return "a DoRA" if adapter.magnitude() is not None else "an OFTv2" if adapter.kind == "OFTv2" else "a BOFT"
 
 
 def _parser() -> CommandParser:
