@@ -299,6 +299,31 @@ def test_two_checkpoints_back_and_forth(forge: WebUI, second: str) -> None:
     assert forge.log().count("Traceback") == before
 
 
+def test_a_refiner_gets_the_tags_and_the_curve_goes_on(forge: WebUI, second: str) -> None:
+    """The refiner is another model, loaded in the midst of the image; afterwards the first one is as before."""
+    if "refiner_use_steps" in forge.call("/sdapi/v1/options"):  # Neo: else the switch is at a noise level
+        forge.options(refiner_use_steps=True)
+    asked = {"steps": 4, "refiner_checkpoint": second, "refiner_switch_at": 0.5}
+    clean = forge.make("", **SMALL)
+    plain, ours = forge.make("", **{**SMALL, **asked}), forge.make(TAG, **{**SMALL, **asked})
+    assert "Refiner" in ours.told and apart(ours, plain) > 5
+    assert apart(ours, forge.make(TAG, **{**SMALL, "steps": 4})) > 1
+    assert apart(built_in(forge, TAG, **asked), ours) <= 1
+    late = forge.make("<lora:noise:te=0:unet=2:start=2>", **{**SMALL, **asked})
+    assert apart(late, plain) > 1, "it acts on the refiner alone"
+    for curve, same in (("0@0,2@2 step", "2:start=2"), ("2@0,0@2 step", "2:stop=2")):
+        made, hand = (forge.make(f"<lora:noise:te=0:unet={text}>", **{**SMALL, **asked}) for text in (curve, same))
+        assert apart(made, hand) <= 1 < apart(made, plain), curve
+    forge.options(lora_ext_show_curve=True)
+    curve = forge.make("<lora:noise:1@0,0@1>", **{**SMALL, **asked})
+    forge.options(lora_ext_show_curve=False)
+    assert re.search(r"noise: weight at each of 4 U-Net calls \S+ 1, 0\.667, 0\.333, 0$", curve.comments, re.MULTILINE)
+    steps = ("te=1:unet=1:stop=1", "te=0:unet=0.6667:start=1:stop=2", "te=0:unet=0.3333:start=2:stop=3")
+    hand = "".join(f"<lora:noise:{step}>" for step in steps)
+    assert apart(forge.make(hand, **{**SMALL, **asked}), curve) <= 1
+    assert apart(forge.make("", **SMALL), clean) == 0
+
+
 def test_curves_are_the_sum_of_their_steps(forge: WebUI) -> None:
     """A curve that stays is the plain weight; one that rises is its weights step by step, each in a tag of its own."""
     before = forge.log().count("Traceback")
