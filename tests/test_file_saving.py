@@ -263,7 +263,7 @@ def test_alphas_in_diffusers_metadata(tmp_path: Path) -> None:
             lora_alpha=16,
             target_modules=["to_q", "to_k"],
             rank_pattern={"attn1.to_k": 2},
-            alpha_pattern={"attn1.to_q": 1},
+            alpha_pattern={"attn1.to_q": 1, r"down_blocks.*attn2\.(to_q|to_k)": 3},
             init_lora_weights=False,
         )
     )

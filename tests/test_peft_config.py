@@ -321,12 +321,14 @@ def test_metadata_are_not_edited_away_from_the_configuration(
     """The copy would act at another strength."""
     train(unet(), CONFIGS["rslora"](), tmp_path / "mine")
     source, elsewhere = tmp_path / "mine" / "adapter_model.safetensors", tmp_path / "copy.safetensors"
+    assert main(["metadata", str(tmp_path / "mine")]) == 0 and capsys.readouterr().out
     before = load_lora_file(source).adapters
     assert main(["metadata", str(source), "--set", "a=b", "--save_to", str(elsewhere)]) == 2
     assert "with convert first" in capsys.readouterr().err and not elsewhere.exists()
     assert main(["metadata", str(source), "--set", "a=b", "--overwrite"]) == 0
+    assert main(["metadata", str(tmp_path / "mine"), "--set", "c=d", "--overwrite"]) == 0
     after = load_lora_file(source)
-    assert after.metadata["a"] == "b" and after.config
+    assert after.metadata["c"] == "d" and after.metadata["a"] == "b" and after.config
     assert [a.scaling() for a in after.adapters.values()] == [a.scaling() for a in before.values()]
 
 

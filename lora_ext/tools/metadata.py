@@ -16,7 +16,7 @@ from ..errors import ToolError, did_you_mean
 from ..file.containers import load_tensors
 from ..file.hashes import with_kohya_hashes
 from ..file.loading import load_lora_file
-from ..file.peft_config import ADAPTER_CONFIG_NAME, find_adapter_config
+from ..file.peft_config import ADAPTER_CONFIG_NAME, find_adapter_config, find_peft_file
 from ..file.saving import save_safetensors
 from .layer_changes import is_key_format_entry
 
@@ -88,7 +88,7 @@ def _format_metadata(metadata: Mapping[str, str], verbose: bool) -> str:
 
 def _parser() -> CommandParser:
     parser = CommandParser("metadata", "Show, edit or strip a file's metadata.").add_report_options()
-    parser.add_argument("file", type=Path, metavar="FILE", help="the file")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file, or the folder of a PEFT adapter")
     parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="set entries")
     parser.add_argument("--remove", nargs="+", default=[], action="extend", metavar="KEY", help="remove entries")
     parser.add_argument("--strip", action="store_true", help="remove all entries (before --set)")
@@ -109,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     args = _parser().parse_args(argv)
+    args.file = find_peft_file(args.file)
     contents = load_tensors(args.file)
     metadata = contents.metadata
     if args.set or args.remove or args.strip or args.rehash:
