@@ -219,6 +219,34 @@ def test_what_cannot_be_honoured_is_reported(values: dict[str, Any], said: str, 
     assert said in str(fit) and not fit.ok
 
 
+UNSUPPORTED: dict[str, Callable[[], Any]] = {
+    "AdaLoRA": lambda: peft.AdaLoraConfig(init_r=4, target_r=2, total_step=100, target_modules=["to_q"]),
+    "VeRA": lambda: peft.VeraConfig(r=4, target_modules=["to_q"], save_projection=True),
+    "IA3 of PEFT": lambda: peft.IA3Config(target_modules=["to_q"], feedforward_modules=[]),
+    "BOFT of PEFT": lambda: peft.BOFTConfig(boft_block_size=4, target_modules=["to_q"]),
+    "HRA": lambda: peft.HRAConfig(r=2, target_modules=["to_q"]),
+    "FourierFT": lambda: peft.FourierFTConfig(n_frequency=8, target_modules=["to_q"]),
+}
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_other_kinds_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    layer = nn.ModuleDict({"mid_block": nn.ModuleDict({"attentions": nn.ModuleList([attention()])})})
+    peft.get_peft_model(layer, UNSUPPORTED[kind]()).save_pretrained(tmp_path)
+    file = load_lora_file(tmp_path)
+    assert not file.adapters and file.foreign_architecture is not None
+    assert f"of the kind {kind} and cannot be applied" in file.foreign_architecture.sentence("x")
+
+
+def attention() -> nn.Module:
+    """One query layer under the name that diffusers' U-Net has."""
+    names = ["to_q", "attn1", "0", "transformer_blocks"]
+    module: nn.Module = nn.Linear(16, 16)
+    for name in names:
+        module = nn.ModuleDict({name: module})
+    return module
+
+
 @pytest.mark.parametrize(
     "pattern",
     [
