@@ -111,12 +111,15 @@ REGIONS = [True, False, "Matrix", "Columns", "Mask", "Prompt", "1,1", "", False,
 """Regional Prompter's arguments for two columns."""
 
 
-@pytest.mark.parametrize("title", ["Regional Prompter"])
+@pytest.mark.parametrize("title", ["Regional Prompter", "ControlNet"])
 def test_what_changes_the_unet_acts_with_our_tags(beside_others: tuple[WebUI, dict[str, Any]], title: str) -> None:
-    """Tags act as the built-in's do, and nothing is left of either."""
+    """Regions of a prompt, and a reference picture: tags act as the built-in's do, and nothing is left of either."""
     webui, alone = beside_others
     alwayson(webui, title)
-    prompt, arguments = "BREAK a dog", REGIONS
+    reference = {"enabled": True, "module": "reference_only", "model": "None", "image": alone[TAG].images[0]}
+    if title == "ControlNet":  # else its detected maps are among the answer's images
+        webui.options(control_net_no_detectmap=True)
+    prompt, arguments = {"Regional Prompter": ("BREAK a dog", REGIONS), "ControlNet": ("", [reference])}[title]
     told = {"alwayson_scripts": {title: {"args": arguments}}}
     plain = webui.make(prompt, **told)
     assert apart(plain, webui.make(prompt)) > 1, "it acts"
