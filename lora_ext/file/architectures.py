@@ -100,10 +100,14 @@ FOREIGN_ARCHITECTURES = (
         "Hunyuan-DiT", r"blocks_\d+_(attn1_wqkv|attn1_out_proj|attn2_(q|kv)_proj|default_modulation)", r"hunyuan"
     ),
     ForeignArchitecture("PixArt", r"blocks_\d+_(attn_qkv|cross_attn_kv_linear)", r"pixart"),
-    ForeignArchitecture("PixArt", _DIT, widths=(1152,)),
-    ForeignArchitecture("LTX-Video", _DIT, r"ltx[-_ ]?v", widths=(2048, 4096)),
-    ForeignArchitecture("CogVideoX", _DIT, r"cogvideo", widths=(1920, 3072)),
+    ForeignArchitecture("Krea 2", r"blocks_\d+_attn_w[qkvo]_", r"krea[-_ ]?2"),
+    ForeignArchitecture("Kandinsky 5", r"(visual|text)_transformer_blocks_\d+_", r"kandinsky[-_ ]?5"),
+    ForeignArchitecture("Ernie-Image", r"layers_\d+_self_attention_to_", r"ernie[-_ ]?image"),
+    ForeignArchitecture("LTX-Video", r"(?!)", r"ltx[-_ ]?v"),
+    ForeignArchitecture("CogVideoX", _DIT, r"cogvideo", widths=(1920,)),
     ForeignArchitecture("Sana", _DIT, r"(?<![a-z])sana(?![a-z])", widths=(2240,)),
+    ForeignArchitecture("PixArt or Sana", _DIT, widths=(1152,)),
+    ForeignArchitecture("LTX-Video or Cosmos", _DIT, widths=(2048,)),
     ForeignArchitecture("OmniGen", r"layers_\d+_(self_attn_qkv_proj|mlp_gate_up_proj)", r"omnigen"),
     ForeignArchitecture(
         "Stable Cascade", r"lora_prior_(unet|te)_|down_blocks_\d+_\d+_(channelwise|attention_attn|mapper)", r"cascade"
