@@ -40,7 +40,8 @@ function findPreset(name, presets) {
 export function parseBlockWeights(text, presets, layouts) {
     const body = text.trim().normalize("NFC");
     const preset = findPreset(body, presets);
-    const numbers = (preset ? preset.values : body).replace(/^\[(.*)\]$/s, "$1"); // a JSON list, as kohya's scripts take
+    // without the brackets of a JSON list, as kohya's scripts take
+    const numbers = (preset ? preset.values : body).replace(/^\[(.*)\]$/s, "$1");
     const values = numbers.split(",").map((part) => parseWeight(part.trim()));
     const layout = layouts[values.length];
     if (!layout || values.includes(undefined)) return null;
