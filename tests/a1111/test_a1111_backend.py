@@ -50,6 +50,7 @@ def test_the_settings(webui: StandIn) -> None:
         "lora_ext_in_charge": "LoRA ext", "lora_ext_mode": "auto", "lora_ext_keep_files": 4,
         "lora_ext_warnings": ["under the picture", "console"], "lora_ext_show_curve": False,
         "lora_ext_and_parts": "all parts", "lora_ext_on_negative": True,
+        "lora_ext_region_ratios": "", "lora_ext_base_ratio": 0.2,
     }  # fmt: skip
     assert {info.section for info in labels.values()} == {("lora_ext", "LoRA ext")}
     webui.options(lora_ext_keep_files=1)
