@@ -235,3 +235,11 @@ def test_clipping_is_the_share_of_values_at_an_end() -> None:
     values[:5, :, 0], values[5:, :, 0] = 255, 0
     assert image_measures.clipped_share(Image.fromarray(values)) == pytest.approx(1 / 3)
     assert image_measures.clipped_share(Image.new("RGB", (8, 8), (4, 250, 128))) == 0
+
+
+def test_what_gains_in_one_measure_and_loses_more_in_the_other_is_not_suggested(library: LoraLibrary) -> None:
+    """It ended in an error."""
+    made = planned(library, "weight:0.5,1")
+    scores = [Score(0.1, 1.0, likeness=0.51, near=0.1), Score(0.1, 1.0, likeness=0.1, near=0.51)]
+    found = suggest(made, scores, base=(0.5, 0.5))
+    assert not found.cells and "No choice is nearer" in found.reason

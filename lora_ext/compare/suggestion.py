@@ -219,9 +219,9 @@ def _by_likeness(sound: Sequence[Choice], left: int, likeness: float, near: floa
     """
     gains = [((c.likeness or 0.0) - likeness, (c.near or 0.0) - near) for c in sound]
     most = [max(column) for column in zip(*gains, strict=True)]
-    if most[0] <= 0:
-        return Suggestion((), f"No choice is nearer to the training pictures than the model alone ({likeness:.2f}).")
     whole = [sum(g / m for g, m in zip(gain, most, strict=True) if m > 0) for gain in gains]
+    if most[0] <= 0 or max(whole) <= 0:  # below 0: what each gains in one of the two, it loses more in the other
+        return Suggestion((), f"No choice is nearer to the training pictures than the model alone ({likeness:.2f}).")
     best = min((c for c, gain in zip(sound, whole, strict=True) if gain >= ENOUGH_GAIN * max(whole)), key=_change)
     out = f"; {left} were left out as burnt in, blurred or copying" if left else ""
     return Suggestion(

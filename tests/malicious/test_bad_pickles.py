@@ -103,7 +103,7 @@ def test_what_is_no_lora(tmp_path: Path) -> None:
     for content, match in (
         (torch.ones(3), "holds a single tensor"),
         ({}, "holds no tensors by name"),
-        ({768: (torch.ones(2), torch.ones(2))}, "holds no tensors by name"),
+        ({768: (torch.ones(2), torch.ones(2))}, "is a hypernetwork, not a LoRA"),
         ({"state_dict": 5}, "holds no tensors by name"),
         ("text", "holds a str"),
         (None, "holds a NoneType"),
