@@ -22,6 +22,7 @@ from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.block_weights import parse_block_weights
 from lora_ext.file import LoraFile
 from lora_ext.host.patched.model import PatchedModel
+from lora_ext.host.patched.model_patches import has_patches_of_others
 from lora_ext.inject import AUTO, BAKED, LIVE, find_layer_targets
 from lora_ext.layer_names import UNET, LayerId
 
@@ -328,12 +329,17 @@ def patches_of_others_stay(run: Run) -> None:
     file, name = run.file("lora"), "diffusion_model.middle_block.1.proj_in.weight"
     site = next(site for site, t in run.targets.items() if site.part == UNET and site.block == "MID")
     more = torch.full_like(run.before[site], 0.25)
+    with AppliedNetworks(run.model, BAKED) as applied:
+        applied.apply([AdapterSpec(file)])
+        assert run.own_patches() and not has_patches_of_others(run.sd_model)
     objects, after = run.sd_model.forge_objects_original, run.sd_model.forge_objects_after_applying_lora
     after.unet = objects.unet.clone()
     give = {"filename": "another"} if hasattr(after.unet, "lora_patches") else {}
     after.unet.add_patches(patches={name: (more,)}, **give)
+    assert has_patches_of_others(run.sd_model)
     with AppliedNetworks(run.model, BAKED) as applied:
         run.image(lambda: applied.apply([AdapterSpec(file)]))
+        assert has_patches_of_others(run.sd_model)
         run.expect(lambda s: (run.delta("lora", s) if s in file.adapters else 0.0) + (0.25 if s == site else 0.0))
         run.sd_model.forge_objects.unet = run.sd_model.forge_objects.unet.clone()  # as ControlNet does
         run.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Iterator
 from threading import Thread
@@ -11,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import state
+from patched_laws import small_clip, small_unet
+from stand_in_patchers import FLAVOURS, StandInHost
 from stand_in_webui import StandIn
 from test_a1111_tags import apart
+from torch import zeros
 
 
 def tables() -> dict[str, str]:
@@ -288,3 +292,31 @@ def test_pictures_are_deterministic(webui: StandIn) -> None:
     """What all comparisons here rest on."""
     one, two = webui.make("a cat", seed=7), webui.make("a cat", seed=7)
     assert apart(one, two) == 0 and np.std(one.pixels) > 5
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_in_forge_patches_are_found_without_their_names(
+    webui: StandIn, monkeypatch: pytest.MonkeyPatch, flavour: str
+) -> None:
+    """sd-webui-lora-block-weight clears after each image what the model and the built-in extension tell of files."""
+    import networks
+
+    builtin, models, find = webui.module("builtin_lora"), webui.module("models"), importlib.util.find_spec
+    calls: list[tuple[list[Any], ...]] = []
+    with StandInHost(flavour, small_unet(), small_clip()).loaded() as host:
+        monkeypatch.setattr(models, "find_spec", lambda name: name == "modules_forge" or find(name))
+        monkeypatch.setattr(models, "loaded_sd_models", lambda: [host.sd_model])
+        monkeypatch.setattr(networks, "load_networks", lambda *lists: calls.append(lists))
+        host.sd_model.current_lora_hash = None
+        builtin.remove_builtin_loras()
+        assert not calls, "there is nothing to remove"
+        after = host.sd_model.forge_objects_after_applying_lora
+        after.unet = after.unet.clone()
+        name, weight = next(iter(after.unet.model.named_parameters()))
+        file = {"filename": "one.safetensors"} if hasattr(after.unet, "lora_patches") else {}
+        after.unet.add_patches(patches={name: (zeros(weight.shape),)}, **file)
+        builtin.remove_builtin_loras()
+        assert calls == [([], [], [])]
+        host.sd_model.current_lora_hash = "[]"
+        builtin.remove_builtin_loras()
+        assert len(calls) == 1, "the patch is another extension's"

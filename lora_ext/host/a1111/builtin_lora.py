@@ -10,6 +10,8 @@ import torch
 from modules import shared
 
 from ...file.lora_library import LibraryEntry
+from ..patched.model import has_patchers
+from ..patched.model_patches import has_patches_of_others
 from . import models
 
 
@@ -72,7 +74,7 @@ def remove_builtin_loras() -> None:
     if networks is None:
         return
     if models.has_patch_manager():  # Forge: files are patches of its model manager, layers stay unchanged
-        if has_builtin_loras():
+        if has_builtin_loras() or any(map(_has_unnamed_patches, models.loaded_sd_models())):
             networks.load_networks([], [], [])  # Neo has no fourth argument
         return
     if networks.loaded_networks:
@@ -92,6 +94,15 @@ def has_builtin_loras() -> bool:
     """
     hashes = (getattr(one, "current_lora_hash", None) for one in models.loaded_sd_models())
     return bool(getattr(_networks(), "loaded_networks", ())) or any(one not in (None, "", "[]") for one in hashes)
+
+
+def _has_unnamed_patches(sd_model: Any) -> bool:
+    """Whether a model of Forge and its kin has patches of others, and does not tell whose they are.
+
+    sd-webui-lora-block-weight clears after each image what the model tells; the patches stay until the next one.
+    """
+    is_told = bool(getattr(sd_model, "current_lora_hash", None))
+    return has_patchers(sd_model) and not is_told and has_patches_of_others(sd_model)
 
 
 def _networks() -> Any:

@@ -192,3 +192,13 @@ def patches_of_model(sd_model: Any) -> ModelPatches | None:
             return None
         found = _PATCHES_BY_MODEL[sd_model] = ModelPatches(sd_model)
     return found
+
+
+def has_patches_of_others(sd_model: Any) -> bool:
+    """Whether another extension, such as the built-in one, has given a model's patchers patches that last."""
+    for name in COMPONENTS:
+        patcher = patcher_of(getattr(sd_model.forge_objects_after_applying_lora, name, None))
+        patch_list = patch_list_of(patcher)
+        if patch_list is not None and patch_list.has_others(patcher):
+            return True
+    return False

@@ -26,6 +26,10 @@ class PatchList(Protocol):
         """Removes our patches from a patcher, and leaves those of others."""
         ...
 
+    def has_others(self, patcher: Any) -> bool:
+        """Whether a patcher has patches that are not ours."""
+        ...
+
     def backup(self, patcher: Any, name: str) -> Tensor | None:
         """Returns the original of a parameter that the patcher has replaced, None where it has not."""
         ...
@@ -42,6 +46,10 @@ class PatchesByFile:
         """Removes our patches from a patcher."""
         for key in [key for key in patcher.lora_patches if str(key[0]).startswith(_FILE_NAME)]:
             del patcher.lora_patches[key]
+
+    def has_others(self, patcher: Any) -> bool:
+        """Whether a patcher has patches that are not ours."""
+        return any(not str(key[0]).startswith(_FILE_NAME) for key in patcher.lora_patches)
 
     def backup(self, patcher: Any, name: str) -> Tensor | None:
         """Returns the original of a replaced parameter."""
@@ -62,6 +70,10 @@ class PatchesByParameter:
         patcher.patches = {name: rows for name, rows in kept.items() if rows}
         if hasattr(patcher, "patches_uuid"):  # says whether two patchers have the same patches
             patcher.patches_uuid = uuid.uuid4()
+
+    def has_others(self, patcher: Any) -> bool:
+        """Whether a patcher has patches that are not ours."""
+        return any(not is_own_patch(row[1]) for rows in patcher.patches.values() for row in rows)
 
     def backup(self, patcher: Any, name: str) -> Tensor | None:
         """Returns the original of a replaced parameter; in newer patchers it stands beside how it is put back."""
