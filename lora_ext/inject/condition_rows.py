@@ -124,7 +124,10 @@ class ConditionRows:
             FitError: the network was called with another number of rows.
         """
         if len(self._numbers) != batch:
-            raise FitError(f"a layer gets {batch} rows, which is not the batch that the U-Net was called with")
+            raise FitError(
+                f"a layer gets {batch} rows where the U-Net was called with {len(self._numbers)}: another extension "
+                "changes the batch"
+            )
         return self._numbers
 
     def select(self, values: Tensor, batch: int) -> Tensor:

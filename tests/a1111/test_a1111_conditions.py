@@ -157,6 +157,35 @@ def test_a_batch_that_others_have_changed(webui: StandIn) -> None:
     assert "another extension changes the batch" in made.comments
 
 
+def test_layers_that_others_call_row_by_row(webui: StandIn) -> None:
+    """Regional Prompter and Forge Couple give attention layers other rows than the U-Net's: all have the files."""
+    from modules import shared
+
+    layers = [m for name, m in shared.sd_model.model.diffusion_model.named_modules() if name.endswith("attn2")]
+
+    def one_by_one(original: Any) -> Any:
+        def forward(x: torch.Tensor, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return torch.cat([original(x[i : i + 1], context[i : i + 1], *args, **kwargs) for i in range(len(x))])
+
+        return forward
+
+    request, tag = {"negative_prompt": "blurry"}, "<lora:one:te=0:unet=0.9>"
+    alone = webui.make(f"a cat {tag[:-1]}:neg=0>", **request)
+    assert layers and not alone.comments
+    for layer in layers:
+        layer.forward = one_by_one(layer.forward)
+    try:
+        everywhere, made = webui.make(f"a cat {tag}", **request), webui.make(f"a cat {tag[:-1]}:neg=0>", **request)
+    finally:
+        for layer in layers:
+            del layer.forward
+    assert apart(made, everywhere) <= 1 < apart(made, alone) and not everywhere.comments
+    assert "a layer gets 1 rows where the U-Net was called with 2" in made.comments
+    assert "act on all rows" in made.comments
+    again = webui.make(f"a cat {tag[:-1]}:neg=0>", **request)
+    assert apart(again, alone) == 0 and not again.comments
+
+
 def test_a_region_has_rows_of_its_own(webui: StandIn) -> None:
     """The base's row is that without the tag, the region's row that with it; negatives are put together by masks."""
     request = {"negative_prompt": "blurry"}

@@ -48,7 +48,7 @@ class A1111Extension:
         self.models = model.AppliedNetworksByModel(
             lambda: self.host_interface.option("mode"), lambda text: self._notify(self._current_processing(), text)
         )
-        self.memory_retry = OutOfMemoryHooks(self.models.retry_when_out_of_memory)
+        self.memory_retry = OutOfMemoryHooks(self.models.run_image)
         self.tag_ownership = owners.TagOwnership(owners.LoraExtraNetwork(self), owners.ImageObserver(self.on_image))
         self.embeddings = BundledEmbeddings()
         self.model_switch_hooks = ModelSwitchHooks(self.models.remove, self.after_model_switch)

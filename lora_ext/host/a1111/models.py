@@ -16,6 +16,7 @@ from torch import nn
 from ...adapter_spec import AdapterSpec
 from ...applied_networks import AppliedNetworks
 from ...conditions import Condition
+from ...errors import FitError
 from ...fit_report import FitReport
 from ...inject import AUTO, LIVE, Injection, MemoryBudget
 from ...inject.condition_rows import BatchRow
@@ -152,15 +153,30 @@ class AppliedNetworksByModel:
         if applied is not None and applied.has_scopes:
             applied.begin_rows(rows)
 
-    def retry_when_out_of_memory(self, work: Callable[[], Any]) -> Any:
-        """Runs a part of an image's computation and returns its result.
+    def run_image(self, work: Callable[[], Any]) -> Any:
+        """Runs a part of an image's computation and returns its result; it may run it a second time.
 
-        Where memory runs out and files are baked, it runs once more with all of them as forward hooks, and says so.
+        Where memory runs out and files are baked, it runs once more with all of them as forward hooks. Where files act
+        on single rows of the batch, and another extension gives layers other rows than the U-Net's, it runs once more
+        with all files on all rows. Both are said.
         """
         sd_model = current_sd_model()
         _, applied = (None, None) if sd_model is None else self._applied.get(sd_model, (None, None))
         if applied is None:
             return work()
+        try:
+            return self._run_in_memory(applied, work)
+        except FitError as error:
+            if not applied.has_scopes:
+                raise
+            problem = str(error)
+        self.conditions = ()
+        self.apply(sd_model)
+        self.notify(f"{problem}; LoRA files of single AND parts, of regions, or with neg=0 act on all rows")
+        return self._run_in_memory(applied, work)
+
+    def _run_in_memory(self, applied: AppliedNetworks, work: Callable[[], Any]) -> Any:
+        """`AppliedNetworks.retry_when_out_of_memory`; says so where files are no longer baked."""
         before = applied.fallback.note
         result = applied.retry_when_out_of_memory(work)
         if applied.fallback.note != before:

@@ -1,5 +1,6 @@
-"""Runs the web UI's sampling and decoding again, with all LoRAs as forward hooks, where memory runs out.
+"""Runs the web UI's sampling and decoding again where memory runs out, with all LoRAs as forward hooks.
 
+Also where files that act on single rows of a batch cannot be applied: with all of them on all rows.
 The web UI has no callback for this. The functions replaced here are called once for each batch, and give the same
 result when they are called again.
 """
