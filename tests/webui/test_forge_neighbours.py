@@ -63,13 +63,47 @@ def test_pictures_are_those_without_neighbours(both: tuple[WebUI, dict[str, Any]
     assert not [text for text in tracebacks(webui.log()) if "lora_ext" in text]
 
 
-def test_regions_of_forge_couple(both: tuple[WebUI, dict[str, Any]]) -> None:
-    """It changes the attention alone: tags act in the whole picture, and nothing is left of it."""
+REGIONS: dict[str, tuple[str, str, list[Any]]] = {
+    # extension → its script, a prompt of two regions, its arguments
+    "sd-forge-couple": ("Forge Couple", "\na dog", [True, False, "Basic", "", "Horizontal", "None"]),
+    "sd-webui-regional-prompter": (
+        "Regional Prompter",
+        "BREAK a dog",
+        [True, False, "Matrix", "Columns", "Mask", "Prompt", "1,1", "", False, False, False, "Attention", [],
+         "0", "0", "0.4", "", "0", "0", False],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_regions_of_others(both: tuple[WebUI, dict[str, Any]], name: str) -> None:
+    """Their regions are in use: tags act in the whole picture as the built-in's do, and nothing is left of either."""
     webui, alone = both
-    scripts = {row["name"] for row in webui.call("/sdapi/v1/script-info")}
-    if "forge couple" not in scripts:
-        pytest.skip("Forge Couple is not among the neighbours")
-    told = {"alwayson_scripts": {"Forge Couple": {"args": [True, False, "Basic", "", "Horizontal", "None"]}}}
-    plain = webui.make("\na dog", **SMALL, **told)
-    assert apart(webui.make("\na dog <lora:noise:1>", **SMALL, **told), plain) > 5
+    script, prompt, arguments = REGIONS[name]
+    if script.lower() not in {row["name"] for row in webui.call("/sdapi/v1/script-info")}:
+        pytest.skip(f"{script} is not among the neighbours")
+    told = {"alwayson_scripts": {script: {"args": arguments}}}
+    plain, without = webui.make(prompt, **SMALL, **told), webui.make(prompt, **SMALL)
+    assert apart(plain, without) > 1, "the regions act"
+    made = webui.make(f"{prompt} <lora:noise:1>", **SMALL, **told)
+    assert apart(made, plain) > 5
+    webui.options(lora_ext_in_charge="built-in")
+    theirs = webui.make(f"{prompt} <lora:noise:1>", **SMALL, **told)
+    webui.options(lora_ext_in_charge="LoRA ext")
+    assert apart(made, theirs) <= 1
+    assert apart(webui.make(prompt, **SMALL, **told), plain) == 0
+    assert apart(webui.make("", **SMALL), alone[""]) == 0
+    everywhere = webui.make(f"{prompt} <lora:noise:te=0:unet=1>", **SMALL, **told)
+    single = webui.make(f"{prompt} <lora:noise:te=0:unet=1:neg=0>", **SMALL, **told)
+    assert apart(single, everywhere) <= 1 and "act on all rows" not in everywhere.comments
+    assert "another extension changes the batch; LoRA files" in single.comments
+
+
+def test_nothing_of_the_built_in_stays(both: tuple[WebUI, dict[str, Any]]) -> None:
+    """sd-webui-lora-block-weight clears after each image what the model tells of applied files."""
+    webui, alone = both
+    webui.options(lora_ext_in_charge="built-in")
+    theirs = webui.make("<lora:noise:1>", **SMALL)
+    webui.options(lora_ext_in_charge="LoRA ext")
+    assert apart(theirs, alone["<lora:noise:1>"]) <= 1
     assert apart(webui.make("", **SMALL), alone[""]) == 0
