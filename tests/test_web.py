@@ -465,6 +465,7 @@ def test_a_files_settings_are_a_beginning(api: Client, tmp_path: Path) -> None:
     assert found == {"settings": settings, "told": ["ss_zeros = 7 is not a setting here; it is left out"]}
 
 
+@pytest.mark.flaky(reruns=2)  # on a busy machine torch's threads have aborted Python's end: "terminate called …"
 def test_the_api_works_with_the_web_ui_s_pydantic() -> None:
     """Version 1, which refuses some of 2's fields when they are declared."""
     if tuple(map(int, fastapi.__version__.split(".")[:2])) >= (0, 126):
