@@ -30,7 +30,7 @@ def is_scaled_by_alpha(kind: str) -> bool:
 SCALED = [kind for kind in KINDS if is_scaled_by_alpha(kind)]
 every_case = pytest.mark.parametrize(("kind", "layer"), CASES)
 seeds = st.integers(0, 2**32 - 1)
-law = settings(max_examples=10, deadline=None)
+law = settings(max_examples=10)
 
 
 def drawn(

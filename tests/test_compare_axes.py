@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -77,7 +77,6 @@ def test_ranges_as_the_plot_script_writes_them(text: str, expected: list[float])
     assert axis_values.parse_number_list(text, "weight") == expected
 
 
-@settings(deadline=None)
 @given(st.integers(-50, 50), st.integers(1, 40), st.integers(2, 30))
 def test_ranges_meet_their_ends(first: int, step: int, count: int) -> None:
     a, s = first / 20, step / 20
@@ -207,7 +206,6 @@ def test_other_axes(library: LoraLibrary) -> None:
     assert scenes[0].image_spec.sampler == "Euler" and scenes[0].tag == "<lora:style:0.5>"
 
 
-@settings(deadline=None)
 @given(st.text("a<>lor:0.5 ", max_size=30), st.sampled_from(["style", "run-000001"]))
 def test_edits_keep_the_text_and_leave_one_readable_tag(text: str, name: str) -> None:
     changed = edit_tag(text, name, lambda request: request)

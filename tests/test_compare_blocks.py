@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny import Tiny, layer_ids_in, lora_file
 
@@ -135,7 +135,6 @@ def test_ways_and_layouts_are_named(tmp_path: Path) -> None:
 # --- what comes of it --------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.sampled_from(list(BLOCK_LAYOUTS)), st.data(), st.floats(0.05, 1))
 def test_presets_keep_the_fewest_blocks_that_do_enough(size: int, data: st.DataObject, share: float) -> None:
     layout = parse_layout(size)

@@ -59,7 +59,7 @@ def total(first: LoraFile, second: LoraFile, weights: tuple[float, float] = (1.0
     return measure_conflicts([first, second], weights, names=["a", "b"]).pairs[0].total
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(WHOLE_NUMBERS, st.integers(1, 12), st.integers(1, 12), st.sampled_from([(12, 10), (8, 3, 3, 3)]))
 def test_a_pair_of_layers_is_as_numpy_computes_it(seed: int, first: int, second: int, shape: tuple[int, ...]) -> None:
     lows = random_low_rank(seed, first, shape), random_low_rank(seed + 1, second, shape)
@@ -74,7 +74,7 @@ def test_a_pair_of_layers_is_as_numpy_computes_it(seed: int, first: int, second:
         assert cosines.numpy() == pytest.approx(np.linalg.svd(one.T @ other)[1].clip(max=1))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(WHOLE_NUMBERS, st.integers(1, 10), st.floats(-2, 2).filter(lambda weight: abs(weight) > 0.01))
 def test_a_file_lies_wholly_in_itself(seed: int, rank: int, weight: float) -> None:
     file = one_layer(random_low_rank(seed, rank))
@@ -85,7 +85,7 @@ def test_a_file_lies_wholly_in_itself(seed: int, rank: int, weight: float) -> No
     assert found.norms[1] == pytest.approx(found.norms[0] * abs(weight))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(WHOLE_NUMBERS, st.integers(1, 5), st.sampled_from(["outputs", "inputs", "both"]))
 def test_files_in_orthogonal_directions_have_nothing_in_common(seed: int, rank: int, where: str) -> None:
     first, second = random_low_rank(seed, rank), random_low_rank(seed + 1, rank)
@@ -104,7 +104,7 @@ def test_files_in_orthogonal_directions_have_nothing_in_common(seed: int, rank: 
     assert where == "outputs" or found.input_angle == pytest.approx(90, abs=0.01)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(WHOLE_NUMBERS, st.integers(1, 6))
 def test_other_factors_of_the_same_change_make_no_difference(seed: int, rank: int) -> None:
     first, second = random_low_rank(seed, rank), random_low_rank(seed + 1, 4)
@@ -170,7 +170,7 @@ def test_files_for_different_base_models_are_refused() -> None:
 # --- split -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(WHOLE_NUMBERS, st.floats(0, 0.5))
 def test_a_conflicting_block_is_kept_by_one_file(seed: int, threshold: float) -> None:
     report = measure_conflicts([file_of("lora", seed), file_of("lora", seed + 1)], names=["a", "b"])

@@ -49,7 +49,7 @@ def share_of(before: Tensor, after: Tensor, delta: Tensor) -> float:
     return max(0.0, 1 - abs(float((moved * delta).sum() / (delta * delta).sum()) - 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.sampled_from(FLOATS), st.floats(-4, 0))
 def test_the_measure_is_what_a_comparison_of_before_and_after_tells(
     seed: int, dtype: torch.dtype, power: float

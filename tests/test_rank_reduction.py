@@ -63,7 +63,7 @@ def test_thin_factors_of_any_spectrum(name: str, spread: float) -> None:
     check(thin(SPECTRA[name], spread), 32)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.tuples(st.integers(1, 90), st.floats(-7, 0)), min_size=1, max_size=6),
     st.integers(1, 60),

@@ -70,14 +70,12 @@ SIZES = st.integers(1, 20)
 FEATHERS = st.sampled_from([0.0, 0.1, 0.3, 1.0])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5), FEATHERS, SIZES, SIZES)
 def test_columns_add_up_to_one_everywhere(count: int, feather: float, height: int, width: int) -> None:
     masks = torch.stack([parse_region(f"col {i + 1}/{count}", feather).mask(height, width) for i in range(count)])
     assert bool((masks.sum(0) == 1).all()) and bool((masks >= 0).all())
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([*PLACES]), min_size=1, max_size=4), FEATHERS, SIZES, SIZES, st.booleans())
 def test_weights_sum_to_one_in_any_order(names: list[str], feather: float, height: int, width: int, base: bool) -> None:
     masks = torch.stack([parse_region(name, feather).mask(height, width) for name in names])
@@ -204,7 +202,7 @@ def test_a_mask_that_is_missing_disables_its_own_tag_only() -> None:
     assert not black.has_regions and "is black" in str(black.errors[0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.permutations(["<lora:a:1:at=left>", "<lora:b:1:at=right>", "<lora:c:1:at=center:feather=0.2>"]))
 def test_the_order_of_tags_does_not_matter(tags: list[str]) -> None:
     first, other = (

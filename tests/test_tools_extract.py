@@ -117,7 +117,7 @@ LAYERS: dict[str, tuple[int, ...]] = {
 }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 999), st.integers(1, 8), st.integers(1, 8))
 def test_of_base_plus_a_rank_is_that_rank(seed: int, rank: int, dim: int) -> None:
     """extract(base, base + ΔW of rank r, dim r) = ΔW; at a smaller dim the best of that rank."""

@@ -82,7 +82,7 @@ def close(a: Tensor, b: Tensor, tolerance: float = 2e-5) -> bool:
 RATIOS = st.floats(-2, 2).map(lambda value: round(value, 3))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from(["lora", "lora-tucker", "loha", "full"]), st.integers(1, 5), RATIOS,
                           st.sampled_from([None, 1.0, 0.3, 8.0])), min_size=1, max_size=4))  # fmt: skip
 def test_concat_then_apply_is_apply_all(rows: list[tuple[str, int, float, float | None]]) -> None:
@@ -99,7 +99,7 @@ def test_concat_then_apply_is_apply_all(rows: list[tuple[str, int, float, float 
     assert report.matched == 5 and report.kept == 1.0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 9), RATIOS, RATIOS, st.sampled_from(sorted(BLOCK_PRESETS)))
 def test_svd_merge_is_the_best_at_its_rank(seed: int, rank: int, new: int, r1: float, r2: float, lbw: str) -> None:
     files = [file_of("lora", seed, rank), file_of("loha", seed + 1, 2)]
@@ -119,7 +119,7 @@ def test_svd_merge_is_the_best_at_its_rank(seed: int, rank: int, new: int, r1: f
             assert kept[str(where)] == pytest.approx(float(values[:new].norm() / values.norm()), abs=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 99), st.integers(1, 5), RATIOS, RATIOS, st.sampled_from([None, 1.0, 5.0]))
 def test_factors_is_the_older_scripts_average(seed: int, rank: int, r1: float, r2: float, second: float | None) -> None:
     """(Σ|sᵢ|Uᵢ)(Σ sᵢDᵢ)·α₁/r, sᵢ = √(αᵢ/α₁)·rᵢ; cloneofsimo's `lpl` is that without alphas at r and 1 − r."""
@@ -137,7 +137,7 @@ def test_factors_is_the_older_scripts_average(seed: int, rank: int, r1: float, r
         assert close(acts(made, where).flatten(1), meant)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 99), RATIOS, RATIOS, st.sampled_from([("svd", 0.9), ("svd", 0.99), ("factors", None)]))
 def test_the_report_tells_the_loss_of_what_is_not_the_best(
     seed: int, r1: float, r2: float, how: tuple[str, float | None]
@@ -156,7 +156,7 @@ def test_the_report_tells_the_loss_of_what_is_not_the_best(
 ALPHAS = st.sampled_from([None, 0.5, 1.0, 7.0, -2.0])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(PLAIN), st.integers(0, 999), st.integers(1, 6), ALPHAS)
 def test_resize_to_full_rank_is_the_file(kind: str, seed: int, rank: int, alpha: float | None) -> None:
     file = file_of(kind, seed, rank, alpha=alpha)
@@ -170,7 +170,7 @@ def test_resize_to_full_rank_is_the_file(kind: str, seed: int, rank: int, alpha:
                    for n, t in a.tensors.items())  # fmt: skip
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 999), st.sampled_from(PLAIN), st.integers(1, 4))
 def test_resize_is_the_best_at_its_rank(seed: int, kind: str, rank: int) -> None:
     file = file_of(kind, seed, 5)
@@ -183,7 +183,7 @@ def test_resize_is_the_best_at_its_rank(seed: int, kind: str, rank: int) -> None
 
 
 @given(st.integers(0, 999), st.floats(1e-9, 1e4), st.integers(1, 6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_approximations_do_not_depend_on_the_size_of_the_numbers(seed: int, size: float, rank: int) -> None:
     rng = np.random.default_rng(seed)
     up, gain, down = (torch.from_numpy(rng.normal(size=s)).float() for s in ((20, 6), 6, (6, 15)))
@@ -228,7 +228,7 @@ VECTORS = st.lists(st.sampled_from([0.0, 1.0, 0.5, -0.7, 1.3]), min_size=17, max
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.one_of(st.sampled_from(sorted(BLOCK_PRESETS)), VECTORS.map(lambda v: ",".join(map(str, v)))), RATIOS, RATIOS)
 def test_reweight_then_apply_is_apply_with_lbw(kind: str, lbw: str, te: float, unet: float) -> None:
     file = file_of(kind, 7)
@@ -270,7 +270,7 @@ def test_reweight_takes_rules_and_keeps_factors() -> None:
             assert name == "alpha" or torch.equal(tensor, made.adapters[where].tensors[name])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from([None, *DYLORA_SCALE_RULES]), st.integers(1, 8), st.integers(1, 8), ALPHAS)
 def test_split_at_full_rank_is_the_file_and_prefixes_act_as_trained(
     rule: str | None, full: int, unit: int, alpha: float | None
@@ -292,7 +292,7 @@ def test_split_at_full_rank_is_the_file_and_prefixes_act_as_trained(
         assert "unit" not in made.metadata["ss_network_args"] and made.dylora_unit is None
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from(["lora", "lora-tucker"]), st.integers(0, 999), st.integers(1, 6), ALPHAS)
 def test_convert_there_and_back_is_the_file(kind: str, seed: int, rank: int, alpha: float | None) -> None:
     file = file_of(kind, seed, rank, alpha=alpha)
@@ -316,7 +316,7 @@ def needs_no_weight(kind: str) -> bool:
 OTHERS = [kind for kind in KINDS if MAKERS[kind].kind != "LoRA" and needs_no_weight(kind)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(OTHERS), st.integers(0, 999), st.integers(1, 8))
 def test_convert_is_the_best_at_its_rank(kind: str, seed: int, rank: int) -> None:
     file = file_of(kind, seed, 3)

@@ -88,7 +88,7 @@ def _batch(seed: int = 0, n: int = 3) -> tuple[torch.Tensor, ...]:
     return tuple(torch.randn(n, 4, 6, 5, generator=g) for _ in range(3))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 999), st.sampled_from(["l2", "l1", "huber", "smooth_l1"]), st.integers(0, 99))
 def test_loss_is_the_mean_of_its_distances(step: int, kind: str, seed: int) -> None:
     """Against float64 NumPy: distance by formula, mean a picture, weights, mean of the batch."""
@@ -206,7 +206,6 @@ def test_input_perturbation_moves_the_input_only() -> None:
     assert float((moved - x).std()) == pytest.approx(0.1, rel=0.2)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999), st.integers(1, 1000))
 def test_timesteps_stay_between(low: int, high: int) -> None:
     recipe = Recipe(min_timestep=low, max_timestep=high)

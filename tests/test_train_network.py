@@ -123,7 +123,7 @@ def test_a_prefix_in_training_is_its_split_file(model: Tiny, variant: str) -> No
             torch.testing.assert_close(output(model), trained, rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.sampled_from(["unit", "prefix", "kohya"]), st.integers(1, 4), st.integers(1, 4), st.integers(0, 9))
 def test_only_what_was_drawn_learns(variant: str, unit: int, units: int, seed: int) -> None:
     """Gradients against plain autograd on slices; the other ranks have none and no optimizer moves them."""
@@ -223,7 +223,7 @@ def test_checkpointing_gives_the_same_gradients(model: Tiny, extra: dict[str, An
             torch.testing.assert_close(one, two)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 3), st.booleans(), st.sampled_from([(1, 0, 1), (3, 1, 1), (3, 1, 2)]))
 def test_the_paths_gradients_in_float64(first: int, more: int, needs_x: bool, kernel: tuple[int, int, int]) -> None:
     """Against numerical differences, for Linear and for 1x1, 3x3 and strided convolutions."""
@@ -288,7 +288,7 @@ def test_rank_dropout_keeps_the_mean() -> None:
 # --- norms
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 6), st.floats(0.1, 5), st.integers(0, 99))
 def test_norms_are_those_of_the_whole_matrix(rank: int, limit: float, seed: int) -> None:
     modules = [

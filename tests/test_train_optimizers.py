@@ -63,7 +63,7 @@ def test_every_optimizer_at_hand_learns(name: str) -> None:
     assert set(current_learning_rates(made)) == {"unet"}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(LR_SCHEDULERS), st.integers(0, 20), st.integers(21, 60), st.integers(1, 4))
 def test_schedules_are_transformers(name: str, warm: int, steps: int, cycles: int) -> None:
     recipe = Recipe(lr_scheduler=name, lr_warmup_steps=float(warm), lr_scheduler_num_cycles=cycles)

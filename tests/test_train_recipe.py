@@ -100,7 +100,7 @@ def _values(name: str) -> st.SearchStrategy[Any]:
     return st.none() | some if optional else some
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_toml_brings_every_value_back(tmp_path_factory: Any, data: Any) -> None:
     name = data.draw(st.sampled_from(sorted(recipe_options())))
@@ -218,7 +218,7 @@ PRIVATE = {"saving", "samples", "logging"}
 
 
 @pytest.mark.parametrize("name", sorted(set(recipe_options()) - {"conv_dim", "conv_block_dims", "conv_alpha"}))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_what_a_file_tells_is_what_was_set(name: str, data: Any) -> None:
     """Every option comes back from the metadata, but for folders, files and how the run shows and keeps itself."""

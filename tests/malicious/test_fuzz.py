@@ -29,7 +29,7 @@ TENSORS = {
 
 Flips = Sequence[tuple[float, int]]
 FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4)
-FRAME = settings(max_examples=300, deadline=None)
+FRAME = settings(max_examples=300)
 
 
 def sound_safetensors() -> bytes:
