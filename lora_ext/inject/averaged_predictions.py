@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .separate_predictions import map_prediction, repeat_rows
+from .separate_predictions import batch_size, map_prediction, repeat_rows
 
 
 class AveragedPredictions:
@@ -63,7 +63,7 @@ class AveragedPredictions:
         self._count, self._arguments = 1, ((), {})
 
     def _repeat_rows(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        counts = [self._count] * len(args[0] if args else next(iter(kwargs.values())))
+        counts = [self._count] * batch_size(args, kwargs)
         return repeat_rows(args, counts), repeat_rows(kwargs, counts)
 
     def _average_rows(self, module: nn.Module, args: Any, output: Any) -> Any:

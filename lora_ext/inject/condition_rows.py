@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from ..conditions import Condition
 from ..errors import FitError
 from .averaged_predictions import AveragedPredictions
-from .separate_predictions import map_prediction, repeat_rows
+from .separate_predictions import batch_size, map_prediction, repeat_rows, sum_weighted
 
 _C = TypeVar("_C")
 _D = TypeVar("_D")
@@ -150,10 +150,8 @@ class ConditionRows:
         """Notes the rows of a call, and removes our own argument from it. Rows of several conditions are repeated."""
         given = kwargs.pop(ROWS_ARGUMENT, None)
         if self._predictions is None or not self._predictions.is_repeating:
-            x = args[0] if args else next(iter(kwargs.values()))
-            self._rows = (
-                self.take(len(x)) if given is None else self._take_given(given.flatten().long().tolist(), len(x))
-            )
+            size = batch_size(args, kwargs)
+            self._rows = self.take(size) if given is None else self._take_given(given.flatten().long().tolist(), size)
             numbers = tuple(number for row in self._rows for number in _numbers(row))
             if numbers != self._numbers:
                 self._numbers, self._by_device = numbers, {}
@@ -197,8 +195,7 @@ class ConditionRows:
         for row in self._rows:
             own = predictions[number : number + len(_numbers(row))]
             if isinstance(row, SplitRow):
-                weights = row.weights(own.shape[-2], own.shape[-1]).to(own.device, torch.float32)
-                own = (own.float() * weights[:, None]).sum(0, keepdim=True).to(own.dtype)
+                own = sum_weighted(own, len(own), row.weights)
             found.append(own)
             number += len(_numbers(row))
         return torch.cat(found)

@@ -39,17 +39,31 @@ class SeparatePredictions:
             self._handles.pop().remove()
 
     def _repeat(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        batch = len(args[0] if args else kwargs["sample"])
-        return repeat_rows(args, [self._rows] * batch), repeat_rows(kwargs, [self._rows] * batch)
+        counts = [self._rows] * batch_size(args, kwargs)
+        return repeat_rows(args, counts), repeat_rows(kwargs, counts)
 
     def _put_together(self, module: nn.Module, args: Any, output: Any) -> Any:
-        return map_prediction(output, self._sum)
+        return map_prediction(output, lambda rows: sum_weighted(rows, self._rows, self._weights))
 
-    def _sum(self, output: Tensor) -> Tensor:
-        """(batch·rows, channels, h, w) → (batch, channels, h, w)."""
-        weights = self._weights(output.shape[-2], output.shape[-1]).to(output.device, torch.float32)
-        rows = output.float().unflatten(0, (-1, self._rows))
-        return (rows * weights[:, None]).sum(1).to(output.dtype)
+
+def batch_size(args: Any, kwargs: Any) -> int:
+    """Returns the number of rows that a U-Net gets: those of its first argument, or of diffusers' `sample`."""
+    return len(args[0] if args else kwargs.get("sample", next(iter(kwargs.values()))))
+
+
+def sum_weighted(predictions: Tensor, rows: int, weights: Callable[[int, int], Tensor]) -> Tensor:
+    """Adds the predictions of each input's rows, weighted at each place.
+
+    Args:
+        predictions: (batch·rows, channels, h, w).
+        rows: the number of rows of an input.
+        weights: (height, width) → weights (rows, height, width), which sum to 1.
+
+    Returns:
+        (batch, channels, h, w).
+    """
+    own = weights(*predictions.shape[-2:]).to(predictions.device, torch.float32)
+    return (predictions.float().unflatten(0, (-1, rows)) * own[:, None]).sum(1).to(predictions.dtype)
 
 
 def repeat_rows(value: Any, counts: Sequence[int]) -> Any:
