@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,6 +141,7 @@ def test_a_sheet_is_stopped_before_its_first_picture(library: LoraLibrary, tmp_p
 SCRIPT = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from test_compare_sheet import FrameRenderer, LoraLibrary, CellStore, generate_cells, sheet
 specs = [cell.image_spec for cell in sheet(LoraLibrary([sys.argv[1]])).cells]
 generate_cells(specs, FrameRenderer(Path(sys.argv[3]), 0.1), CellStore(Path(sys.argv[2])), batch=4)
@@ -280,10 +282,14 @@ def test_near_duplicates_are_warned_of(library: LoraLibrary, images: Path, tmp_p
 def test_pages_are_drawn_while_a_sheet_fills(
     library: LoraLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_ext.compare.build_sheet.PREVIEW_SECONDS", 0.0)
+    seconds = 0.0  # one a step, however slow the machine is
+    monkeypatch.setattr("lora_ext.compare.build_sheet.PREVIEW_SECONDS", 8.0)
+    monkeypatch.setattr("lora_ext.compare.build_sheet.time", SimpleNamespace(monotonic=lambda: seconds))
     seen: list[int] = []
 
     def watch(now: SheetProgress) -> None:
+        nonlocal seconds
+        seconds += 1
         page = tmp_path / "sheet-1.png"
         if page.is_file():
             with Image.open(page) as image:
@@ -291,7 +297,7 @@ def test_pages_are_drawn_while_a_sheet_fills(
         shown = [bool(cell["file"]) for cell in load_manifest(tmp_path)["cells"]]
         assert sum(shown) == now.done
 
-    made = build_sheet(sheet(library), FrameRenderer(slow=0.02), CellStore(tmp_path), on_progress=watch)
+    made = build_sheet(sheet(library), FrameRenderer(), CellStore(tmp_path), on_progress=watch)
     assert made.finished and len(seen) > 2 and seen[0] > seen[-1]  # ever fewer blank cells
 
 
