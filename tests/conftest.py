@@ -1,6 +1,21 @@
 """Settings of all tests."""
 
+import os
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("any speed", deadline=None)  # a busy machine is no failure
 settings.load_profile("any speed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes more than about a second; CI runs every second one, in turn")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With LORA_EXT_LONG_TESTS=0 or 1, runs only the even or the odd of the tests that are marked `long`."""
+    if half := os.environ.get("LORA_EXT_LONG_TESTS"):
+        others = [item for item in items if item.get_closest_marker("long")][1 - int(half) :: 2]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]

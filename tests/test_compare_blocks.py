@@ -101,6 +101,7 @@ def model() -> StandaloneModel:
     return load_settings_model(Settings(device="cpu"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", BLOCK_LAYOUTS)
 def test_pictures_find_the_only_block(model: StandaloneModel, size: int, tmp_path: Path) -> None:
     """Each other block leaves the picture as it is, whatever the model draws."""

@@ -73,6 +73,7 @@ def batched(run: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_36_cells_in_batches_as_one_by_one(run: Path, batched: Path) -> None:
     compare(settings(run), **AXES, no_scores=True, out=run / "alone", batch=1, json=True)
     same(batched, run / "alone")
@@ -84,6 +85,7 @@ def test_36_cells_in_batches_as_one_by_one(run: Path, batched: Path) -> None:
     assert np.abs(shown[5] - shown[17]).max() > 8  # the files do something
 
 
+@pytest.mark.long
 def test_going_on_after_a_kill_leaves_no_cell_twice_and_none_missing(run: Path, batched: Path) -> None:
     out, asked = run / "killed", settings(run)
     argv = ["--prompt", asked.prompt, "--lora_dir", str(run), "--steps", "2", "--cfg", "2", "--sampler", "Euler",

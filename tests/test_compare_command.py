@@ -64,6 +64,7 @@ def command_output(capsys: pytest.CaptureFixture[str], checkpoint: Path, runs: P
 AXES = ("--prompt", "a (b:1.2) c", "--x", "epoch:all", "--y", "weight:0-1(+0.5)", "--z", "seed:1,2")
 
 
+@pytest.mark.long
 def test_batches_are_as_one_by_one(
     checkpoint: Path,
     runs: Path,
@@ -88,6 +89,7 @@ def test_batches_are_as_one_by_one(
     assert (again["drawn"], again["kept"]) == (0, 14)
 
 
+@pytest.mark.long
 def test_scores_and_mistakes(
     checkpoint: Path,
     runs: Path,

@@ -104,6 +104,7 @@ def sheet(library: LoraLibrary, seeds: str = "1,2") -> SheetPlan:
 # --- the store ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_84_cells_each_once_and_kept(library: LoraLibrary, tmp_path: Path) -> None:
     made, renderer, store = sheet(library), FrameRenderer(), CellStore(tmp_path)
     image_specs = [cell.image_spec for cell in made.cells]
@@ -148,6 +149,7 @@ generate_cells(specs, FrameRenderer(Path(sys.argv[3]), 0.1), CellStore(Path(sys.
 """
 
 
+@pytest.mark.long
 def test_going_on_after_kill_9(library: LoraLibrary, tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "out"
     command = [sys.executable, "-c", SCRIPT, str(library.folders[0]), str(out), str(log)]
@@ -181,6 +183,7 @@ def test_what_a_picture_depends_on_is_in_its_name(library: LoraLibrary, tmp_path
     assert len(third.drawn) <= 1
 
 
+@pytest.mark.long
 def test_stopping_keeps_what_is_drawn(library: LoraLibrary, tmp_path: Path) -> None:
     made = sheet(library)
 
@@ -214,6 +217,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
 # --- scores and the suggestion -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_suggested_cell_is_neither_untrained_nor_overtrained(
     library: LoraLibrary, images: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +244,7 @@ def test_the_suggested_cell_is_neither_untrained_nor_overtrained(
     )
 
 
+@pytest.mark.long
 def test_without_training_pictures_only_changes_speak(library: LoraLibrary, tmp_path: Path) -> None:
     made = build_sheet(sheet(library), FrameRenderer(), CellStore(tmp_path / "a"), scorer=Scorer())
     assert made.suggestion is not None and "without training pictures" in made.suggestion.reason
@@ -263,6 +268,7 @@ def test_copies_of_training_pictures_are_named(images: Path, tmp_path: Path) -> 
         find_training_images(tmp_path)
 
 
+@pytest.mark.long
 def test_near_duplicates_are_warned_of(library: LoraLibrary, images: Path, tmp_path: Path) -> None:
     class Copier(FrameRenderer):
         """Past strength 1.2 it gives a training picture."""
@@ -279,6 +285,7 @@ def test_near_duplicates_are_warned_of(library: LoraLibrary, images: Path, tmp_p
     assert made.suggestion and all(made.plan.cells[place].y != 6 for place in made.suggestion.cells)
 
 
+@pytest.mark.long
 def test_pages_are_drawn_while_a_sheet_fills(
     library: LoraLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +331,7 @@ def test_measures() -> None:
 # --- pages ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_pages_tiles_and_formats(library: LoraLibrary, tmp_path: Path) -> None:
     made, renderer, store = sheet(library), FrameRenderer(), CellStore(tmp_path)
     generate_cells([cell.image_spec for cell in made.cells], renderer, store)
@@ -351,6 +359,7 @@ def test_tiles_cover_each_cell_once(library: LoraLibrary, largest: int) -> None:
     assert sorted(found) == [(row, column) for row in range(7) for column in range(6)]
 
 
+@pytest.mark.long
 def test_pictures_stand_under_their_heads_unchanged() -> None:
     """Each cell's colour is found where its row and column say, whatever the letters around it."""
     rng = np.random.default_rng(1)

@@ -74,6 +74,7 @@ def test_a_person_would_take_the_suggested_cell(library: LoraLibrary, sheet: Map
     assert found.reason.startswith("Suggested: ") == bool(found.cells)
 
 
+@pytest.mark.long
 def test_a_frame_s_weight_is_one_at_which_the_frame_is_there(tmp_path: Path) -> None:
     """Drawn: all weights from 0.6 on were put aside for their edges, and 0.4 had "6% of 6%"."""
     if not Path(CHECKPOINT).is_file():

@@ -66,6 +66,7 @@ def lora(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("console", CONSOLES)
 def test_a_finished_training_ends_well(console: str, tmp_path: Path) -> None:
     data = tmp_path / "data" / f"1_{NAME}"
@@ -81,6 +82,7 @@ def test_a_finished_training_ends_well(console: str, tmp_path: Path) -> None:
     assert b"\\u708e \\u2200 \\ud83d\\ude00.safetensors" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("console", CONSOLES)
 def test_every_command_ends_well(console: str, lora: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"

@@ -180,6 +180,7 @@ def test_the_web_ui_finds_the_text_encoder_that_the_configuration_names(monkeypa
     assert made == [str(TOKENIZER)] and TOKENIZER.is_absolute()
 
 
+@pytest.mark.long
 def test_a_copy_loads_wherever_it_lies(tmp_path: Path) -> None:
     """The checkpoint and its yaml alone, under another name."""
     shutil.copy(CHECKPOINT, tmp_path / "small.safetensors")

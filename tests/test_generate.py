@@ -62,6 +62,7 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=int)
 
 
+@pytest.mark.long
 def test_a_lora_shows_and_leaves_no_trace(folder: Path, model: StandaloneModel) -> None:
     plain = generate(settings(folder), model=model)[0]
     drawn = {
@@ -167,6 +168,7 @@ def test_img2img_and_hires(folder: Path, model: StandaloneModel, tmp_path: Path)
     )
 
 
+@pytest.mark.long
 def test_weights_of_the_hires_pass_are_its_own(folder: Path, model: StandaloneModel) -> None:
     """A batch after a hires pass with weights of its own begins with those of the first pass again."""
     hires = {"hr_scale": 1.5, "hr_steps": 2, "seed": 3}

@@ -39,6 +39,7 @@ def test_a_file_on_a_part_of_weight_0_acts_nowhere(model: StandaloneModel) -> No
     assert apart(plain, image(model, "a red circle <lora:framed:1:part=own> AND a blue square :0")) > 8
 
 
+@pytest.mark.long
 def test_all_parts_are_what_a_tag_means_that_says_nothing(model: StandaloneModel) -> None:
     plain = image(model, "a red circle <lora:framed:1> AND a blue square")
     assert apart(plain, image(model, "a red circle AND a blue square <lora:framed:1:part=all>")) <= 1
@@ -47,6 +48,7 @@ def test_all_parts_are_what_a_tag_means_that_says_nothing(model: StandaloneModel
     assert apart(plain, own) > 8 and apart(own, image(model, both)) > 8
 
 
+@pytest.mark.long
 def test_the_negative_prompt_without_the_file(model: StandaloneModel) -> None:
     """At guidance 1 there is no negative prompt, so that nothing is to be left out of it."""
     tag, without = "a red circle <lora:framed:1>", "a red circle <lora:framed:1:neg=0>"

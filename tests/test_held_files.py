@@ -112,6 +112,7 @@ class Hears(SilentHost):
         self.said.append(text)
 
 
+@pytest.mark.long
 def test_a_finished_training_is_not_lost(tmp_path: Path, hold: Hold) -> None:
     out = tmp_path / "out"
     (tmp_path / "prompts.txt").write_text("a thing --w 64 --h 64 --s 1 --d 1", encoding="utf-8")
@@ -237,6 +238,7 @@ def test_a_rename_is_whole_or_not_at_all(tmp_path: Path, hold: Hold) -> None:
     api.app_state.jobs.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("held", ["sheet", "scores.csv"])
 def test_a_sheet_that_someone_looks_at(held: str, tmp_path: Path, hold: Hold) -> None:
     """The pictures and the manifest are kept; the same command then draws nothing anew."""

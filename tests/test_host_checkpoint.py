@@ -264,6 +264,7 @@ def test_sdxl_conditions(tmp_path: Path) -> None:
     assert empty.sizes is not None and torch.equal(empty.sizes, given.sizes)
 
 
+@pytest.mark.long
 def test_v_of_sd2_shows_when_the_network_runs(tmp_path: Path) -> None:
     """Without a yaml the web UI's test decides; a U-Net that answers far below its input predicts v."""
     path = write(tmp_path, "SD2")
@@ -302,6 +303,7 @@ def test_sgm_yaml() -> None:
     assert detect_checkpoint_layout({**shapes, "ztsnr": (0,)}).zero_terminal_snr
 
 
+@pytest.mark.long
 def test_older_names_and_ckpt(tmp_path: Path) -> None:
     """CLIP without `text_model.`, in a torch file with `state_dict`, fp16, and position ids of a careless merge."""
     path = write(tmp_path, "SD1")

@@ -220,6 +220,7 @@ def test_when_two_applied_adapters_are_the_same() -> None:
     assert acting == [False, True, False, True]
 
 
+@pytest.mark.long
 def test_a_thousand_random_sequences_leave_nothing_behind() -> None:
     """Apply, change, nest, raise, move to half and back, remove in any order."""
     rng = random.Random(0)

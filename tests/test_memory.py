@@ -311,6 +311,7 @@ def settings(mode: str = "auto") -> Settings:
     return Settings(prompt=f"a red circle <lora:{name_of_a_lora()}:0.8>", steps=2, seed=3, device="cpu", mode=mode)
 
 
+@pytest.mark.long
 def test_generate_draws_again_with_everything_live(
     small: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -344,6 +345,7 @@ def test_generate_draws_again_with_everything_live(
     assert len(calls) == 1 and len(LIVE_LAYERS) == 0
 
 
+@pytest.mark.long
 def test_generate_keeps_room_for_its_pictures(small: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """What they take depends on size, batch and hires pass; what is free is asked for once a batch."""
     seen = []

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = """
 import sys, types
@@ -17,6 +19,8 @@ theirs = sys.modules["lora_ext"] = types.ModuleType("lora_ext")
 
 import importlib, importlib.util, pkgutil
 from pathlib import Path
+
+import pytest
 source = Path("scripts/lora_ext_entry.py")
 code = source.read_text(encoding="utf-8").partition("\\nif is_supported():\\n")[0]
 entry = {"__file__": str(source.resolve())}
@@ -33,6 +37,7 @@ assert not [path for path in sys.path if Path(path or ".").resolve() == source.r
 """
 
 
+@pytest.mark.long
 def test_another_module_of_that_name_stays() -> None:
     """`lora_ext` of another extension is untouched, whatever of ours is imported, and nothing of ours has that name."""
     done = subprocess.run([sys.executable, "-I", "-c", STAND_IN], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -111,6 +111,7 @@ def weights(module: nn.Module) -> tuple[Tensor, ...]:
     return tuple(tensor.clone() for _, tensor in sorted(module.state_dict().items()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_unet_s_output_is_peft_s(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
@@ -158,6 +159,7 @@ def test_the_text_encoder_s_output_is_peft_s(tmp_path: Path) -> None:
         assert near(weights(model.text_encoder), weights(other.text_encoder.merge_and_unload()), 1e-6)  # type: ignore[operator]
 
 
+@pytest.mark.long
 def test_what_is_assumed_without_a_configuration_is_said(tmp_path: Path) -> None:
     train(unet(), CONFIGS["alpha"](), tmp_path)
     path = tmp_path / "adapter_model.safetensors"

@@ -78,6 +78,7 @@ def test_every_kind_may_differ_from_picture_to_picture(model: Tiny, kind: str) -
     _compare(model, [[AdapterSpec(file, 0.5, 1.0)], [], [AdapterSpec(file, -0.4, 0.3)], [AdapterSpec(file, 1.0, 0.0)]])
 
 
+@pytest.mark.long
 def test_files_ranks_and_blocks_beside_each_other(model: Tiny) -> None:
     a, b = (lora_file(model, seed=seed, name=name, std=0.3) for seed, name in ((1, "a"), (2, "b")))
     c = lora_file(model, "loha", seed=3, name="c", std=0.3)
@@ -92,6 +93,7 @@ def test_files_ranks_and_blocks_beside_each_other(model: Tiny) -> None:
     _compare(model, pictures)
 
 
+@pytest.mark.long
 def test_schedules_of_single_pictures(model: Tiny) -> None:
     file = lora_file(model, std=0.3)
     pictures = [

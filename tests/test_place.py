@@ -119,6 +119,7 @@ def test_layer_sizes() -> None:
     assert [grid.layer_size(n) for n in (117, 35, 12)] == [(9, 13), (5, 7), (3, 4)]
 
 
+@pytest.mark.long
 def test_generate_by_output_masks(folder: Path, model: StandaloneModel) -> None:
     """Everywhere is the plain tag bit for bit, the text encoder included; other lengths of texts work too."""
     tag = "a b<lora:other:1:at={}:way=output>".format

@@ -38,6 +38,7 @@ def pipe() -> StableDiffusionPipeline:
     return pipe
 
 
+@pytest.mark.long
 def test_the_readme_s_example(pipe: StableDiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -53,6 +54,7 @@ def test_the_readme_s_example(pipe: StableDiffusionPipeline, tmp_path: Path, mon
         parameter.data.copy_(before[name])
 
 
+@pytest.mark.long
 def test_schedules_follow_the_pipeline_s_steps(pipe: StableDiffusionPipeline) -> None:
     file = lora_file(Tiny(), std=0.3)
 

@@ -37,6 +37,7 @@ class Sd15:
         return {UNET: self.unet}
 
 
+@pytest.mark.long
 def test_a_rank_32_c3lier_file_goes_on_in_both_modes() -> None:
     model = Sd15()
     found = find_layer_targets(UNET, model.unet)

@@ -92,6 +92,7 @@ def test_kohyas_merge(tmp_path: Path, case: str, base: str, lora: str, ratio: fl
 # --- laws ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("family", "kind"), [("SD1", "lora"), ("SD2", "lora"), ("SD2", "full"), ("SDXL", "lora"), ("SDXL", "full")]
 )
@@ -194,6 +195,7 @@ def test_save_precision(tmp_path: Path, dtype: torch.dtype) -> None:
     assert list(exact) == list(saved) and all(torch.equal(saved[name], t.to(dtype)) for name, t in exact.items())
 
 
+@pytest.mark.long
 def test_torch_files(tmp_path: Path) -> None:
     path, state = small.write(tmp_path, "SD1"), small.state_of("SD1")
     ckpt = tmp_path / "a.ckpt"
@@ -299,6 +301,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from /proc")
 def test_memory_is_that_of_a_tensor_and_not_of_the_file(tmp_path: Path) -> None:
     """Of 117 MB in 56 weights a few in float32 are held at once.

@@ -265,6 +265,7 @@ def test_a_file_of_which_nothing_can_be_merged_fails(run: Run) -> None:
     assert status == 0 and "1 layers of both left out" in out and "not understood" not in out, err
 
 
+@pytest.mark.long
 def test_metadata_shows_sets_strips_and_keeps_tensors(run: Run) -> None:
     shutil.copy(A, "a.safetensors")
     assert "ss_network_dim: 8" in run("metadata", "a.safetensors")[1]
@@ -285,6 +286,7 @@ def test_metadata_shows_sets_strips_and_keeps_tensors(run: Run) -> None:
     assert run("metadata", "a.safetensors", "--overwrite", "--set", "novalue")[0] == 2
 
 
+@pytest.mark.long
 def test_pt_and_cloneofsimo_become_kohya(run: Run) -> None:
     diffusers = pytest.importorskip("diffusers")
     channels = {"block_out_channels": (8, 16, 24, 24), "norm_num_groups": 4}

@@ -137,6 +137,7 @@ def test_of_base_plus_a_rank_is_that_rank(seed: int, rank: int, dim: int) -> Non
         assert error <= 1.001 * (optimum(delta, dim) if dim < rank else 0) + 3e-6 * float(delta.norm()), layer_id
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
 def test_of_a_merge_is_what_was_merged(tmp_path: Path, family: str) -> None:
     """extract(base, base + ΔW of rank r, dim r) = ΔW, in every naming of layers; the file says what it is."""
@@ -269,6 +270,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from /proc")
 def test_memory_is_that_of_a_layer_and_not_of_the_files(tmp_path: Path) -> None:
     """Two files of 48 MB."""

@@ -25,6 +25,7 @@ def picture(settings: Settings) -> np.ndarray:
     return np.asarray(generate(settings)[0], np.float32)
 
 
+@pytest.mark.long
 def test_a_merged_checkpoint_draws_what_the_file_draws_live(tmp_path: Path) -> None:
     merged = tmp_path / "merged.safetensors"
     words = ["merge", "--sd_model", str(embedded.CHECKPOINT), "--models", str(LORA), "--ratios", str(RATIO)]
@@ -35,6 +36,7 @@ def test_a_merged_checkpoint_draws_what_the_file_draws_live(tmp_path: Path) -> N
     assert np.abs(live - own).max() <= 1
 
 
+@pytest.mark.long
 def test_a_merged_checkpoint_opens_in_diffusers(tmp_path: Path) -> None:
     """On its own: the merged folder, and the merged LDM file; both do what the file does live."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -69,6 +71,7 @@ def test_a_merged_checkpoint_opens_in_diffusers(tmp_path: Path) -> None:
 RESULTS = [["resize", "--new_rank", "2"], ["svd-merge", "--new_rank", "2"], ["merge"], ["convert", "--to", "diffusers"]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", RESULTS)
 def test_results_load_in_diffusers(tmp_path: Path, verb: list[str]) -> None:
     pytest.importorskip("peft", reason="diffusers needs peft to load a LoRA")

@@ -47,6 +47,7 @@ def _halved(path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_merging_into_a_float16_checkpoint(tmp_path: Path) -> None:
     path = small.write(tmp_path, "SD1")
     file = full_file(path, std=0.2)
@@ -58,6 +59,7 @@ def test_merging_into_a_float16_checkpoint(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "command",
     [

@@ -46,6 +46,7 @@ def test_tag_dropout_spares_the_kept_and_the_order(tags: list[str], keep: int, r
     assert left[: min(keep, len(tags))] == tags[:keep] and left == [tag for tag in tags if tag in left]
 
 
+@pytest.mark.long
 @given(st.floats(0.05, 0.95))
 def test_dropout_s_share(rate: float) -> None:
     rules = CaptionRules(caption_dropout_rate=rate)

@@ -42,6 +42,7 @@ def small() -> StandaloneTrainableModel:
     return StandaloneTrainableModel(replace(tiny_model().model, unet=unet.eval().requires_grad_(False)))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("traced")
 def test_the_same_losses(tmp_path: Path) -> None:
     """Also where hooks come after the first compiled step (a new word is learned without them)."""

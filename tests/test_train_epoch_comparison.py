@@ -75,6 +75,7 @@ def test_prompt_lines_there_and_back() -> None:
         kohya_prompt_line.parse_prompt_line("a --q 3")
 
 
+@pytest.mark.long
 def test_train_compares_at_its_end(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not Path(CHECKPOINT).is_file():
         pytest.skip("no embedded model in this installation")

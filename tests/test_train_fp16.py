@@ -21,6 +21,7 @@ from lora_ext.training.standalone_run import train
 pytestmark = pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="torch before 2.3 scales on CUDA only")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", ["lierla", "dylora"])
 def test_a_step_that_overflows_changes_nothing_but_the_scale(network: str, tmp_path: Path) -> None:
     """Parameters, moments and schedule stay; the next steps, at half the scale, go on as usual."""
@@ -53,6 +54,7 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale(network: str, tmp_p
         assert all(bool(p.isfinite().all()) for p in stepper.parameters)
 
 
+@pytest.mark.long
 def test_a_run_in_half_precision_continues_with_the_same_scale(tmp_path: Path, monkeypatch: Any) -> None:
     """Also where the first steps overflow, and the scale grows on the way."""
     real = torch.amp.GradScaler

@@ -107,6 +107,7 @@ def test_no_layer_is_reported(model: Tiny) -> None:
 # --- DyLoRA
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["unit", "prefix"])
 def test_a_prefix_in_training_is_its_split_file(model: Tiny, variant: str) -> None:
     recipe = Recipe(network_module="dylora", network_dim=8, unit=2, conv_dim=8, dylora_variant=variant)
@@ -160,6 +161,7 @@ def test_only_what_was_drawn_learns(variant: str, unit: int, units: int, seed: i
         assert not torch.equal(now[first:drawn], was[first:drawn])
 
 
+@pytest.mark.long
 def test_draws_are_the_same_everywhere_and_reach_every_unit(model: Tiny) -> None:
     recipe = Recipe(network_module="dylora", network_dim=8, unit=2)
     one, two = (TrainableNetwork(model.parts(), recipe, generator=seeded()) for _ in range(2))
@@ -223,6 +225,7 @@ def test_checkpointing_gives_the_same_gradients(model: Tiny, extra: dict[str, An
             torch.testing.assert_close(one, two)
 
 
+@pytest.mark.long
 @settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 3), st.booleans(), st.sampled_from([(1, 0, 1), (3, 1, 1), (3, 1, 2)]))
 def test_the_paths_gradients_in_float64(first: int, more: int, needs_x: bool, kernel: tuple[int, int, int]) -> None:

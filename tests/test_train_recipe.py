@@ -100,6 +100,7 @@ def _values(name: str) -> st.SearchStrategy[Any]:
     return st.none() | some if optional else some
 
 
+@pytest.mark.long
 @settings(max_examples=300)
 @given(st.data())
 def test_toml_brings_every_value_back(tmp_path_factory: Any, data: Any) -> None:

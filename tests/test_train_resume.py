@@ -80,6 +80,7 @@ def test_every_field_says_what_it_does_on_resume() -> None:
     assert set(training_state.EFFECT_ON_RESUME) == {field.name for field in fields(Recipe)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "column", "want"),
     [
@@ -146,6 +147,7 @@ def test_another_schedule_continues_at_the_step(base: Path, more: dict[str, Any]
     )
 
 
+@pytest.mark.long
 def test_the_same_recipe_continues_bit_for_bit_with_a_schedule_and_blocks(tmp_path: Path) -> None:
     more = {
         "lr_scheduler": "cosine",
@@ -212,6 +214,7 @@ def test_another_optimizer_starts_anew_on_the_learned_network(base: Path, name: 
     assert len(rows(run)) == 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "then", "now"),
     [
@@ -261,6 +264,7 @@ def test_leaving_a_schedule_free_optimizer_takes_the_weights_that_its_files_have
         torch.testing.assert_close(mine.adapters[layer_id].low_rank().delta(), adapter.low_rank().delta())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [{"train_batch_size": 1}, {"gradient_accumulation_steps": 2}, {"seed": 6}])
 def test_other_batches_begin_the_epoch_again(base: Path, more: dict[str, Any]) -> None:
     run, said = resumed(base, **more, save_state=True)
@@ -271,6 +275,7 @@ def test_other_batches_begin_the_epoch_again(base: Path, more: dict[str, Any]) -
     assert training_state.load_training_state(run.folder / "last-state").seed == more.get("seed", 5)
 
 
+@pytest.mark.long
 def test_more_pictures_begin_the_epoch_again_and_a_moved_folder_does_not(tmp_path: Path) -> None:
     begin(tmp_path)
     shutil.copytree(tmp_path / "data", tmp_path / "moved")
@@ -381,6 +386,7 @@ def _as_before(folder: Path) -> None:
         _without(folder, name)
 
 
+@pytest.mark.long
 def test_an_older_state_continues_and_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
     out = begin(tmp_path)
     _as_before(out / STATE)
@@ -396,6 +402,7 @@ def test_an_older_state_continues_and_is_refused_where_it_does_not_fit(tmp_path:
             resumed(tmp_path, **more)
 
 
+@pytest.mark.long
 def test_a_state_removes_no_files_but_its_own_runs(tmp_path: Path) -> None:
     """The names of files in a state come from a file that anyone may have written."""
     out = begin(tmp_path, save_last_n_steps=3)
@@ -416,6 +423,7 @@ def test_a_state_removes_no_files_but_its_own_runs(tmp_path: Path) -> None:
 WORD: dict[str, Any] = {"token_string": "sks", "init_word": "thing", "inversion_steps": 2, "inversion_lr": 0.1}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -430,6 +438,7 @@ def test_another_word_is_refused(tmp_path: Path, more: dict[str, Any], message: 
         resumed(tmp_path, **{**WORD, **more})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("then", [False, True])
 def test_a_word_may_continue_learning_or_stop(then: bool, tmp_path: Path) -> None:
     begin(tmp_path, **WORD, inversion_continue=then)
@@ -439,6 +448,7 @@ def test_a_word_may_continue_learning_or_stop(then: bool, tmp_path: Path) -> Non
     assert run.embedding is not None and torch.equal(run.embedding.vectors[0].detach(), vector) is then
 
 
+@pytest.mark.long
 def test_a_finished_words_rate_is_reported_to_stay(tmp_path: Path) -> None:
     begin(tmp_path, **WORD)
     _, said = resumed(tmp_path, **{**WORD, "inversion_lr": 0.2, "inversion_steps": 5})

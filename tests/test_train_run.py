@@ -75,6 +75,7 @@ def test_a_run_writes_its_file_its_table_and_says_what_it_was(tmp_path: Path) ->
     assert len(metadata["sshs_model_hash"]) == 64
 
 
+@pytest.mark.long
 def test_the_model_is_as_it_was(tmp_path: Path) -> None:
     host = tiny_model()
     networks = (host.model.unet, host.model.vae, host.model.text_encoders[0].module)
@@ -104,6 +105,7 @@ def _fails(_: object) -> None:
     raise TrainError("broken")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", ["lierla", "c3lier", "dylora"])
 def test_what_is_trained_is_what_is_applied(network: str, tmp_path: Path) -> None:
     """In memory at the end = saved, applied live = baked = merged."""
@@ -141,6 +143,7 @@ def test_what_is_trained_is_what_is_applied(network: str, tmp_path: Path) -> Non
     torch.testing.assert_close(noise(host), seen["memory"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_after_kill_9_the_losses_continue_the_same(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     more = {"network_module": "dylora", "unit": 2, "save_state": True, "save_every_n_steps": 3, "shuffle_caption": True}
@@ -179,6 +182,7 @@ class Stops(SilentHost):
         self.said = text
 
 
+@pytest.mark.long
 def test_an_interrupt_saves_first_and_can_be_resumed(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     shell = Stops(5)
@@ -191,6 +195,7 @@ def test_an_interrupt_saves_first_and_can_be_resumed(tmp_path: Path) -> None:
     assert losses(tmp_path / "out") == losses(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_two_processes_with_half_the_batch_learn_the_same(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data", 7)  # 14 turns: the last batch of an epoch is not full
     more = {"max_train_epochs": None, "max_train_steps": 5, "network_module": "dylora", "unit": 2}
@@ -223,6 +228,7 @@ def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
         assert float(a["grad_norm"]) == pytest.approx(float(b["grad_norm"]), rel=1e-3)
 
 
+@pytest.mark.long
 def test_only_the_last_files_stay(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data")
     out = tmp_path / "out"
@@ -234,6 +240,7 @@ def test_only_the_last_files_stay(tmp_path: Path) -> None:
     assert [path.name for path in outcome.files] == kept
 
 
+@pytest.mark.long
 def test_the_files_of_the_last_steps_stay_as_kohyas_do(tmp_path: Path) -> None:
     """A file may be as many steps old as asked for; states have a number of their own."""
     more = {"save_every_n_steps": 2, "save_last_n_steps": 4, "save_last_n_steps_state": 1, "save_state": True}
@@ -286,6 +293,7 @@ def test_resuming_from_nothing_is_reported(tmp_path: Path) -> None:
         train(recipe(data, tmp_path / "out", resume=str(tmp_path)), model=tiny_model())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_pivotal_tuning_learns_a_word_that_travels_in_the_file(goes_on: bool, tmp_path: Path) -> None:
     host = tiny_model()
@@ -329,6 +337,7 @@ def test_a_tracker_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) ->
     assert not (tmp_path / "out" / "last.safetensors").exists()
 
 
+@pytest.mark.long
 def test_regularisation_pictures_that_are_missing_are_drawn_and_used(tmp_path: Path, monkeypatch: Any) -> None:
     """By the model as it is before it learns; a second run finds them."""
     monkeypatch.setattr("lora_ext.train.run.regularisation_images.REGULARISATION_STEPS", 2)

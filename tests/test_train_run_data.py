@@ -34,6 +34,7 @@ def losses(out: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.long
 def test_caches_on_disk_change_no_loss(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data", 4)
     torch.set_num_threads(1)
@@ -72,6 +73,7 @@ def test_what_is_counted_is_what_is_cut_off(caption: str, places: int) -> None:
         assert states.shape[1] == 77 * max(1, min(-(-places // 75), limit // 75))
 
 
+@pytest.mark.long
 def test_longer_captions_are_learned_whole_when_asked(tmp_path: Path) -> None:
     """What is after 75 tokens changes the losses at a length of 150 alone; short captions fill up with empty chunks."""
     data, host = pictures(tmp_path / "data", 2), tiny_model()
@@ -176,6 +178,7 @@ def test_samples_that_cannot_be_drawn_are_reported_before_the_first_step(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_what_a_file_has_and_the_recipe_leaves_out_is_reported(tmp_path: Path) -> None:
     class Hears(SilentHost):
         def __init__(self) -> None:
@@ -195,6 +198,7 @@ def test_what_a_file_has_and_the_recipe_leaves_out_is_reported(tmp_path: Path) -
         assert len(said) == len(expected) and all(part in text for part, text in zip(expected, said, strict=True))
 
 
+@pytest.mark.long
 def test_the_guis_defaults_train(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "img/1_cat").mkdir(parents=True)
     Image.new("RGB", (64, 64)).save(tmp_path / "img/1_cat/0.png")

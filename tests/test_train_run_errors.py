@@ -32,6 +32,7 @@ class Full(StandaloneTrainableModel):
         return super().predict(*args, **kwargs)
 
 
+@pytest.mark.long
 def test_full_memory_says_what_to_turn_on(tmp_path: Path) -> None:
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", save_every_n_steps=3, save_state=True)
     host = tiny_model()
@@ -62,6 +63,7 @@ def _goes_on(made: Recipe, folder: Path) -> None:
     assert losses(folder / "out") == losses(folder / "whole")
 
 
+@pytest.mark.long
 def test_a_full_disk_loses_nothing_that_was_saved(tmp_path: Path, monkeypatch: Any) -> None:
     """The disk is full when the second file is written."""
     out, real = tmp_path / "out", os.fsync
@@ -115,6 +117,7 @@ def test_a_folder_that_goes_is_named(tmp_path: Path, monkeypatch: Any) -> None:
         train(made, model=tiny_model(), host=Takes(data))
 
 
+@pytest.mark.long
 def test_results_find_their_folder_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     outcome = train(recipe(pictures(tmp_path / "data"), out), model=tiny_model(), host=Takes(out))

@@ -53,6 +53,7 @@ def pictures(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_cached_captions_are_read_once(watched: Watched, tmp_path: Path) -> None:
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", network_train_unet_only=True, max_train_epochs=3,
                   cache_text_encoder_outputs=True, train_batch_size=1)  # fmt: skip
@@ -67,6 +68,7 @@ def test_cached_captions_are_read_once(watched: Watched, tmp_path: Path) -> None
     assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
 
 
+@pytest.mark.long
 def test_both_text_encoders_learn_and_are_named_as_kohya_names_them(watched: Watched, tmp_path: Path) -> None:
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out", train_batch_size=3, max_train_epochs=2)
     outcome = train(made, model=watched)

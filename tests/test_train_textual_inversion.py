@@ -139,6 +139,7 @@ def test_a_name_inside_another_word_is_not_the_word(real: StandaloneTrainableMod
     assert "was put into 1 captions" in said and vectors.shape == (1, 128)
 
 
+@pytest.mark.long
 def test_batches_without_the_word_teach_it_nothing_and_are_counted(
     real: StandaloneTrainableModel, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_batches_without_the_word_teach_it_nothing_and_are_counted(
     assert (vectors - real.token_embeddings("disc", 1)[0]).abs().max() > 0.02
 
 
+@pytest.mark.long
 def test_dropped_captions_teach_nothing_and_all_dropped_is_an_error(
     real: StandaloneTrainableModel, tmp_path: Path
 ) -> None:
@@ -160,6 +162,7 @@ def test_dropped_captions_teach_nothing_and_all_dropped_is_an_error(
         trained(real, recipe(tmp_path, [], token_string="<s1>", caption_dropout_rate=1.0))
 
 
+@pytest.mark.long
 def test_a_word_that_is_cut_off_is_reported_before_the_run(real: StandaloneTrainableModel, tmp_path: Path) -> None:
     made = recipe(tmp_path, ["a"], token_string="<s1>", caption_prefix="red " * 90)
     with pytest.raises(TrainError, match=r"is not read in 1 of 1 captions, .*75 tokens is cut off; shorten"):
@@ -222,6 +225,7 @@ def test_sample_prompts_have_the_word_where_it_is_read(real: StandaloneTrainable
     assert [drawn.sample_spec.prompt for drawn in run.sample_images] == ["a <s1> , red"]
 
 
+@pytest.mark.long
 def test_generate_says_that_a_word_beside_punctuation_is_not_found(
     real: StandaloneTrainableModel, tmp_path: Path
 ) -> None:
@@ -236,6 +240,7 @@ def test_generate_says_that_a_word_beside_punctuation_is_not_found(
     assert [len(notes) for notes in message.values()] == [1, 0, 0, 0] and "'<s1>'" in message["a <s1>, red"][0]
 
 
+@pytest.mark.long
 def test_processes_of_which_one_has_no_word_learn_together(tmp_path: Path) -> None:
     """One process's batch is a regularisation picture, the other's has the word, before and beside the network."""
     pictures(tmp_path / "data", ["a thing one"], "1_thing")

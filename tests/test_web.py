@@ -209,6 +209,7 @@ for number in range(10):
 """
 
 
+@pytest.mark.long
 def test_presets_of_several_threads_and_processes_are_all_kept(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _SAVE_PRESETS, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -465,6 +466,7 @@ def test_a_files_settings_are_a_beginning(api: Client, tmp_path: Path) -> None:
     assert found == {"settings": settings, "told": ["ss_zeros = 7 is not a setting here; it is left out"]}
 
 
+@pytest.mark.long
 @pytest.mark.flaky(reruns=2)  # on a busy machine torch's threads have aborted Python's end: "terminate called …"
 def test_the_api_works_with_the_web_ui_s_pydantic() -> None:
     """Version 1, which refuses some of 2's fields when they are declared."""

@@ -274,6 +274,7 @@ def answers(api: Client) -> dict[str, Any]:
     return call_every_route(api)
 
 
+@pytest.mark.long
 def test_answers_are_those_that_were_recorded(api: Client, answers: dict[str, Any]) -> None:
     recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
     found = recordable(answers, api.root)

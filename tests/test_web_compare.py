@@ -51,6 +51,7 @@ def trained(api: Client) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.long
 def test_a_run_compares_its_epochs_at_its_end(api: Client, trained: dict[str, Any]) -> None:
     sheet = ended(api, trained["sheet"])["result"]
     assert sheet["axes"]["x"]["labels"] == ["epoch 1", "last"] and len(sheet["axes"]["y"]["labels"]) == 5
@@ -64,6 +65,7 @@ def test_a_run_compares_its_epochs_at_its_end(api: Client, trained: dict[str, An
     assert len(table.splitlines()) == 21
 
 
+@pytest.mark.long
 def test_a_second_run_of_the_name_has_names_of_its_own(api: Client, trained: dict[str, Any]) -> None:
     body = {"settings": {**SETTINGS, "max_train_epochs": 1, "save_every_n_epochs": None}}
     again = ended(api, api("POST", "/train", 202, json=body)["id"])["result"]
@@ -96,6 +98,7 @@ def test_a_run_that_is_dropped_saves_nothing_and_is_no_failure(api: Client) -> N
     assert not list(api.root.glob("loras/dropped*")) and not list(api.root.glob("outputs/train/dropped*/*.safetensors"))
 
 
+@pytest.mark.long
 def test_a_sheet_fills_while_it_is_drawn_and_is_gone_on_with(api: Client, trained: dict[str, Any]) -> None:
     asked = {
         **ONE_STEP,

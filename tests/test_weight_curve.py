@@ -266,6 +266,7 @@ def at_constant_weights(specs: list[AdapterSpec], step: int) -> list[AdapterSpec
     return [replace(spec.at_step(step, 6), stop=99) if spec.is_scheduled else spec for spec in specs]
 
 
+@pytest.mark.long
 def test_a_step_touches_no_layer_and_equals_constant_weights(model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Live, a step changes one number for each file; it is bit for bit the files applied anew without a schedule."""
     specs = scheduled_specs(model)
@@ -298,6 +299,7 @@ def test_a_curve_alone_equals_plain_weights(model: Tiny) -> None:
             plain.apply([])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 def test_files_change_between_steps(model: Tiny, mode: str) -> None:
     """Another order or another weight, after steps that touched no layer: each file keeps its own curve."""
@@ -319,6 +321,7 @@ def test_files_change_between_steps(model: Tiny, mode: str) -> None:
             assert all(map(torch.equal, drawn, model.draw())), number
 
 
+@pytest.mark.long
 def test_block_curves_and_dense_kinds_are_applied_at_each_step(model: Tiny) -> None:
     """LoHa has no low-rank form, and each block's weight is another one: the step is still that of its weights."""
     spec = AdapterSpec(lora_file(model, "loha"), te=0.0, unet=0.3, curve=CURVE)
@@ -343,6 +346,7 @@ def test_a_curve_in_the_middle_of_an_exception(model: Tiny) -> None:
         raise ZeroDivisionError
 
 
+@pytest.mark.long
 def test_images_of_a_batch_have_curves_of_their_own(model: Tiny) -> None:
     file, other = lora_file(model), parse_curve("1@0,0@4")
     rows = [[AdapterSpec(file, curve=CURVE)], [AdapterSpec(file, 0.5, 0.5, curve=other)], []]

@@ -35,6 +35,7 @@ def same(plotted: Made, hand: Sequence[Made]) -> None:
     assert max(int(np.abs(plotted.pixels[i] - one.pixels[0]).max()) for i, one in enumerate(hand)) == 0
 
 
+@pytest.mark.long
 def test_they_are_offered_once_also_after_reload_ui(webui: StandIn) -> None:
     assert [option.label for option in options()] == list(TITLES)
     webui.entry.axes.add_to_plot()
@@ -72,6 +73,7 @@ CASES: dict[str, tuple[str, str, str, list[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_cells_are_the_pictures_of_the_prompts_by_hand(webui: StandIn, name: str) -> None:
     prompt, label, values, hand = CASES[name]
@@ -86,6 +88,7 @@ def test_the_hires_prompt_follows(webui: StandIn) -> None:
     same(plotted, [webui.make("a cat <lora:one:0.5>", **{**more, "hr_prompt": "a big cat <lora:one:0.5>"})])
 
 
+@pytest.mark.long
 def test_epochs_of_a_run(webui: StandIn) -> None:
     folder = webui.data / "models" / "Lora"
     made = {"run-000001": "one", "run-000002": "two", "run": "one"}

@@ -13,6 +13,7 @@ from stand_in_webui import StandIn
 from torch import nn
 
 
+@pytest.mark.long
 def test_choices(webui: StandIn) -> None:
     found = webui.call("/choices")
     assert found["samplers"] == ["Euler", "Euler a", "Heun"]

@@ -45,6 +45,7 @@ class Rows:
         self.first = found[0]
 
 
+@pytest.mark.long
 def test_a_prompt_with_and_is_as_before_unless_asked(webui: StandIn) -> None:
     """The web UI's meaning is the default: a tag acts on all parts, and is written nowhere."""
     everywhere = webui.make(f"a cat {ONE} AND a dog {TWO}")
@@ -92,6 +93,7 @@ def test_the_negative_prompt_without_the_file(webui: StandIn, by: str) -> None:
     assert found.made.told.get("Lora negative prompt") == (None if by == "tag" else "False")
 
 
+@pytest.mark.long
 def test_conditioning_that_is_kept_knows_the_parts(webui: StandIn) -> None:
     """The web UI compares tags without their places: the same tags in other parts are another conditioning."""
     webui.options(lora_ext_and_parts="own part")
@@ -111,6 +113,7 @@ def test_nothing_is_left(webui: StandIn) -> None:
     assert "get_conds_with_caching" in vars(made.p)
 
 
+@pytest.mark.long
 def test_hires_pass(webui: StandIn) -> None:
     webui.options(lora_ext_and_parts="own part")
     hires = {"enable_hr": True, "hr_scale": 2, "denoising_strength": 0.6}
@@ -202,6 +205,7 @@ def test_a_region_has_rows_of_its_own(webui: StandIn) -> None:
     torch.testing.assert_close(without[1], left.first[1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_regions_add_up_to_the_whole_picture_in_any_order(webui: StandIn) -> None:
     for end in (">", ":neg=0>"):
         halves = "".join(f"{ONE[:-1]}:at={side}{end}" for side in ("left", "right"))
@@ -214,6 +218,7 @@ def test_regions_add_up_to_the_whole_picture_in_any_order(webui: StandIn) -> Non
     assert apart(webui.make("a cat"), before) == 0
 
 
+@pytest.mark.long
 def test_regions_of_a_prompt_with_and(webui: StandIn) -> None:
     """Each region has a row for each part; part=own keeps a file to its part there too."""
     left, right = (f"{ONE[:-1]}:at={side}>" for side in ("left", "right"))
@@ -233,6 +238,7 @@ def test_a_region_that_is_not_made_is_named(webui: StandIn) -> None:
     assert "nothere" in webui.make(f"a cat {ONE[:-1]}:at=nothere>{TWO[:-1]}:at=left>").comments
 
 
+@pytest.mark.long
 def test_words_divide_a_prompt(webui: StandIn) -> None:
     """Each cell has its text and its files, as the prompt of the cell alone."""
     made = Rows(webui, f"a cat {ONE} ADDCOL a dog {TWO}", seed=5, negative_prompt="blurry")
@@ -246,6 +252,7 @@ def test_words_divide_a_prompt(webui: StandIn) -> None:
     assert apart(webui.make(f"a cat {ONE} ADDROW a cat {ONE}"), webui.make(f"a cat {ONE}")) <= 1
 
 
+@pytest.mark.long
 def test_ratios_of_words(webui: StandIn) -> None:
     webui.options(lora_ext_region_ratios="1,3")
     narrow = webui.make(f"a cat {ONE} BREAK a cat")
@@ -308,6 +315,7 @@ def test_other_extensions_that_divide_the_picture(webui: StandIn, name: str) -> 
     assert ("plain text" in words.comments) == (name == "Forge Couple")
 
 
+@pytest.mark.long
 def test_masks_are_written_beside_the_picture(webui: StandIn, tmp_path: Path) -> None:
     from modules import script_callbacks
 

@@ -67,6 +67,7 @@ def train(webui: StandIn, name: str, prompts: str = "", **changes: Any) -> dict[
     return webui.job("/train", {"settings": {**SHORT, "output_name": name, **changes}, "prompts": prompts})
 
 
+@pytest.mark.long
 def test_a_run_on_the_chosen_checkpoint(webui: StandIn, manager: Manager) -> None:
     from modules import shared
 
@@ -86,6 +87,7 @@ def test_the_preflight_report(webui: StandIn, manager: Manager) -> None:
     assert job["state"] == "done" and job["result"]["report"]["steps"] == 3, job
 
 
+@pytest.mark.long
 def test_interrupt_stops_and_the_run_is_resumed(webui: StandIn) -> None:
     from modules import shared
 

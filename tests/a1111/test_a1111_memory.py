@@ -57,6 +57,7 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_the_picture_is_made_again_with_everything_live(webui: StandIn, name: str) -> None:
     part, call, more = CASES[name]
@@ -71,6 +72,7 @@ def test_the_picture_is_made_again_with_everything_live(webui: StandIn, name: st
     forget(webui)
 
 
+@pytest.mark.long
 def test_image_to_image_too(webui: StandIn) -> None:
     more: dict[str, Any] = {"kind": "Img2Img", "init_images": list(webui.make("a cat").images)}
     wanted = webui.make(TAG, **more)
@@ -95,6 +97,7 @@ def test_without_a_tag_the_web_ui_is_on_its_own(webui: StandIn) -> None:
         webui.make("a cat")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mode", "part", "call", "error"),
     [

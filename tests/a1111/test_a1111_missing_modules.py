@@ -14,6 +14,7 @@ MISSING = ("lowvram", "sd_hijack_optimizations", "sd_schedulers", "deepbooru")
 """What Forge Classic lacks."""
 
 
+@pytest.mark.long
 def test_the_entry_script_loads_and_tags_act(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in MISSING:
         monkeypatch.setitem(sys.modules, f"modules.{name}", None)

@@ -45,6 +45,7 @@ SHEETS: dict[str, tuple[str, int, dict[str, str]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SHEETS)
 def test_as_by_hand(webui: StandIn, name: str) -> None:
     prompt, batch, axes = SHEETS[name]
@@ -78,6 +79,7 @@ def test_the_web_ui_encodes_the_texts_of_a_batch(webui: StandIn, monkeypatch: py
     assert texts == ["blurry", "a cow"] * (len(texts) // 2) and len(texts) >= 4
 
 
+@pytest.mark.long
 def test_a_batch_that_memory_does_not_hold_is_halved(webui: StandIn) -> None:
     """And its half once more: four pictures, then two, then one by one."""
     for call in (1, 2):
@@ -107,6 +109,7 @@ def test_interrupt_stops_a_sheet(webui: StandIn, batch: int) -> None:
     assert state(webui) == before
 
 
+@pytest.mark.long
 def test_a_request_from_before_does_not_interrupt_a_sheet(webui: StandIn) -> None:
     """Reload UI leaves one behind."""
     from modules import shared
@@ -141,6 +144,7 @@ def test_an_error_leaves_nothing(webui: StandIn) -> None:
     assert state(webui) == before
 
 
+@pytest.mark.long
 def test_cells_over_reload_ui_are_made_again(webui: StandIn) -> None:
     """Reload UI takes files off the model in the midst of a batch: it is drawn once more, with them."""
     begun, go_on = threading.Event(), threading.Event()
@@ -163,6 +167,7 @@ def test_cells_over_reload_ui_are_made_again(webui: StandIn) -> None:
     webui.reload()
 
 
+@pytest.mark.long
 def test_a_picture_waits_for_its_turn(webui: StandIn) -> None:
     none = webui.make("a cat <lora:one:1>")
     job = webui.call("/compare", {**SETTINGS, "prompt": "a cow", "lora": "one", "x": "weight:0.3,0.6", "batch": 2})

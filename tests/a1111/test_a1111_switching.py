@@ -50,6 +50,7 @@ def nothing_left(webui: StandIn) -> Iterator[None]:
     webui.options(lora_ext_mode="auto")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [SAME_CONFIG, OWN_CONFIG])
 @pytest.mark.parametrize("kept", [1, 2])
 def test_between_pictures(chosen: StandIn, name: str, kept: int) -> None:
@@ -66,6 +67,7 @@ def test_between_pictures(chosen: StandIn, name: str, kept: int) -> None:
     assert apart(chosen.make(TAG), first) == 0
 
 
+@pytest.mark.long
 def test_a_refiner_gets_the_files_too(chosen: StandIn) -> None:
     """From the half on another model draws: with its own checkpoint it is the picture of that half."""
     from modules import sd_models
@@ -85,6 +87,7 @@ def test_a_refiner_gets_the_files_too(chosen: StandIn) -> None:
     assert "one: weight at each of 4 U-Net calls ▁▃▆█ 0, 0.3, 0.6, 0.9" in curve.comments, "the pass goes on"
 
 
+@pytest.mark.long
 def test_sheets_and_training_after_a_refiner_take_the_chosen_checkpoint(chosen: StandIn) -> None:
     """The refiner's model stays in use after its image."""
     from modules import call_queue
@@ -104,6 +107,7 @@ def test_sheets_and_training_after_a_refiner_take_the_chosen_checkpoint(chosen: 
         assert model.sd_model.sd_checkpoint_info.name == FIRST
 
 
+@pytest.mark.long
 def test_a_hires_pass_with_another_checkpoint(chosen: StandIn) -> None:
     chosen.options(sd_checkpoints_limit=2)
     more: dict[str, Any] = {**HIRES, "hr_checkpoint_name": OWN_CONFIG}

@@ -30,6 +30,7 @@ def weight_of(webui: StandIn) -> torch.Tensor:
     return weight.detach().clone()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 def test_a_tag_changes_the_picture_and_is_removed(webui: StandIn, mode: str) -> None:
     webui.options(lora_ext_mode=mode)
@@ -73,6 +74,7 @@ EQUAL = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", EQUAL)
 @pytest.mark.parametrize("mode", ["live", "baked"])
 def test_two_ways_to_say_the_same(webui: StandIn, name: str, mode: str) -> None:
@@ -200,6 +202,7 @@ def test_prompts_of_a_batch_with_other_tags(webui: StandIn) -> None:
     assert "different" in made.comments and len(made.images) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["live", "baked"])
 def test_a_hires_pass_of_its_own(webui: StandIn, mode: str) -> None:
     webui.options(lora_ext_mode=mode)
@@ -220,6 +223,7 @@ def test_a_hires_pass_of_its_own(webui: StandIn, mode: str) -> None:
     assert "LORA" in unread.comments
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["auto", "live", "baked"])
 def test_curves(webui: StandIn, mode: str) -> None:
     """A curve is the same as ranges of steps where it jumps between 0 and 1, and as the weight where it is constant."""
@@ -241,6 +245,7 @@ def test_curves(webui: StandIn, mode: str) -> None:
     assert apart(webui.make("a cat"), webui.make("a cat <lora:one:0@0,0@1>")) == 0
 
 
+@pytest.mark.long
 def test_the_weights_that_acted_are_shown_on_request(webui: StandIn) -> None:
     prompt = "a cat <lora:one:0:0@0,0.9@3:hrunet=0.5@0,0@1> <lora:two:0.5>"
     assert "U-Net calls" not in webui.make(prompt, steps=4).comments
@@ -252,6 +257,7 @@ def test_the_weights_that_acted_are_shown_on_request(webui: StandIn) -> None:
     webui.options(lora_ext_show_curve=False)
 
 
+@pytest.mark.long
 def test_image_to_image_and_batches(webui: StandIn) -> None:
     start = webui.make("a cat")
     more: dict[str, Any] = {"kind": "Img2Img", "init_images": list(start.images), "denoising_strength": 0.7}

@@ -77,6 +77,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("put_back")
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run(webui: StandIn, name: str) -> None:
@@ -86,6 +87,7 @@ def test_a_run(webui: StandIn, name: str) -> None:
     assert apart(webui.make(f"a cat <lora:{name}:1>"), webui.make("a cat")) > 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("put_back")
 def test_samples_are_made_by_the_web_ui_while_it_trains(webui: StandIn) -> None:
     from modules import shared
@@ -100,6 +102,7 @@ def test_samples_are_made_by_the_web_ui_while_it_trains(webui: StandIn) -> None:
     assert np.abs(first - webui.make("a cat", steps=3, seed=1, cfg_scale=7.5).pixels[0]).max() == 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("put_back")
 def test_a_new_word_travels_in_the_file(webui: StandIn) -> None:
     from modules import sd_hijack
@@ -114,6 +117,7 @@ def test_a_new_word_travels_in_the_file(webui: StandIn) -> None:
     assert apart(webui.make("a zqxdisc cat"), word) == 0 and "zqxdisc" not in database.word_embeddings
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("put_back")
 @pytest.mark.parametrize("how", ["cancel", "interrupt"])
 def test_a_run_that_is_stopped_is_saved(webui: StandIn, how: str) -> None:
@@ -142,6 +146,7 @@ ERRORS: dict[str, tuple[str, int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("put_back")
 @pytest.mark.parametrize("name", ERRORS)
 def test_an_error(webui: StandIn, name: str) -> None:
@@ -151,6 +156,7 @@ def test_an_error(webui: StandIn, name: str) -> None:
     assert job["state"] == "failed" and "made to raise" in job["error"], job
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("put_back")
 def test_reload_ui_lets_a_run_go_on(webui: StandIn) -> None:
     from modules import shared
@@ -174,6 +180,7 @@ def test_reload_ui_lets_a_run_go_on(webui: StandIn) -> None:
     shared.state.end()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("put_back")
 def test_a_picture_waits_for_its_turn(webui: StandIn) -> None:
     plain = webui.make("a cat <lora:one:1>")
@@ -197,6 +204,7 @@ def medvram(webui: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     del model.lowvram, model.model.to
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("put_back")
 def test_medvram(webui: StandIn, medvram: list[str]) -> None:
     job = train(webui, "medvram", "a cat --w 64 --h 64 --s 2 --ss euler", sample_every_n_steps=2, **UNET)
@@ -242,6 +250,7 @@ def test_preflight(webui: StandIn) -> None:
     assert job["state"] == "done" and "4" in job["result"]["text"]
 
 
+@pytest.mark.long
 def test_the_file_names_the_base_model(webui: StandIn) -> None:
     from safetensors import safe_open
 
