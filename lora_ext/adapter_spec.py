@@ -272,7 +272,7 @@ def resolve_block_weights(tag: LoraTag, presets: Presets, *, seed: int | str = 0
     """
     if tag.lbw is None and tag.lbwe is None:
         return UNIFORM_WEIGHTS
-    draw = random.Random(f"{seed}:{tag.name}").uniform
+    draw = random.Random(f"{seed}:{tag.name}".encode("utf-8", "surrogatepass")).uniform
     try:
         rules = () if tag.lbwe is None else parse_element_rules(tag.lbwe, presets.elements)
 

@@ -93,7 +93,7 @@ def convert_option_values(given: Mapping[str, Any], line: str) -> PromptLineOpti
     for name, value in given.items():
         try:
             found[name] = _KINDS.get(name, str)(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise PromptError(f"prompt {line!r}: {value!r} is not a number for {name}") from None
         check_option_range(name, found[name])
     return cast(PromptLineOptions, found)

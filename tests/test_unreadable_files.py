@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from lora_ext.adapter_spec import Presets, resolve_block_weights
 from lora_ext.compare.cell_store import load_manifest
-from lora_ext.errors import FileError, TrainError
+from lora_ext.errors import FileError, PromptError, TrainError
 from lora_ext.file.loading import load_lora_file
 from lora_ext.host.ldm_config import load_ldm_config
+from lora_ext.host.network_arguments import clip_arguments
 from lora_ext.inspect_file import top_tags
 from lora_ext.json_text import parse_json
+from lora_ext.kohya_prompt_line import convert_option_values
+from lora_ext.lora_tags import LoraTag
+from lora_ext.regions.region import parse_region
+from lora_ext.train.config.kohya_gui_file import load_gui_file
 from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.config.recipe_metadata import settings_from_metadata
 from lora_ext.train.config.toml_file import load_toml
 from lora_ext.train.data.caption_lists import load_caption_list
+from lora_ext.train.data.image_files import check_image_data
 from lora_ext.train.run.training_state import STATE_FOLDER_SUFFIX, STATE_NUMBERS_NAME, load_training_state
 
 DEEP, DIGITS = "[" * 100_000, "1" * 5000
@@ -111,3 +121,45 @@ def test_alpha_in_a_pickle(alpha: object, tmp_path: Path) -> None:
     torch.save({**factors, f"{KEY}alpha": alpha}, tmp_path / "a.pt")
     with pytest.raises(FileError):
         load_lora_file(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("text", ["0-0.5;" + "9" * 18_000, "col 1/" + "9" * 4400], ids=beginning)
+def test_long_numbers_of_a_region(text: str) -> None:
+    with pytest.raises(PromptError, match="is no region"):
+        parse_region(text)
+
+
+def test_a_tags_name_is_half_a_surrogate_pair() -> None:
+    with pytest.raises(PromptError, match="unknown block-weight preset"):
+        resolve_block_weights(LoraTag("\udcd5", lbw="x"), Presets())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("LoRA_type", [None]), ("unet_lr", "x"), ("unet_lr", [[]]), ("lr_warmup", {"a": 1})], ids=str
+)
+def test_settings_of_kohyas_gui(name: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"LoRA_type": "Standard", name: value}))
+    with pytest.raises(TrainError, match=name):
+        load_gui_file(tmp_path / "a.json")
+
+
+def test_resolution_has_too_many_digits() -> None:
+    with pytest.raises(TrainError, match="resolution"):
+        recipe_from_settings({"resolution": "9" * 4400})
+
+
+def test_a_prompts_number_is_too_large() -> None:
+    with pytest.raises(PromptError, match="is not a number for cfg"):
+        convert_option_values({"cfg": 10**400}, "a")
+
+
+def test_a_checkpoints_tensor_has_other_sides() -> None:
+    shapes = {"text_model.embeddings.token_embedding.weight": (320, 4, 3, 3)}
+    with pytest.raises(FileError, match="not those of a model"):
+        clip_arguments(shapes, "", {})
+
+
+def test_a_small_jpeg() -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(out, "JPEG")
+    assert check_image_data(Path("a.jpg"), out.getvalue()) == (6, 4)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from ..errors import FileError
 from ..file.base_model import SD1, SDXL
@@ -17,6 +18,22 @@ HEAD_WIDTH = 64
 """Channels of an attention head in every CLIP text model and in the U-Nets of SD2 and SDXL."""
 SD1_HEADS = 8
 """Attention heads at every level of SD1's U-Net (`num_heads` in v1-inference.yaml)."""
+
+
+_Build = TypeVar("_Build", bound=Callable[..., Any])
+
+
+def _refusing_other_shapes(build: _Build) -> _Build:
+    """Raises FileError where tensors are missing or have another number of sides than a network's."""
+
+    @functools.wraps(build)
+    def checked(*args: Any, **options: Any) -> Any:
+        try:
+            return build(*args, **options)
+        except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+            raise FileError(f"its tensors are not those of a model that is supported ({str(error)[:200]})") from None
+
+    return cast(_Build, checked)
 
 
 def required_shape(shapes: TensorShapes, key: str, what: str) -> Sequence[int]:
@@ -56,6 +73,7 @@ def _levels(shapes: TensorShapes) -> list[list[tuple[int, int]]]:
     return levels
 
 
+@_refusing_other_shapes
 def unet_arguments(
     shapes: TensorShapes, hints: CheckpointHints, family: str, context: int, pooled: int | None
 ) -> dict[str, Any]:
@@ -119,6 +137,7 @@ def _heads(channels: int, params: Mapping[str, Any], family: str) -> int:
 # --- autoencoder -----------------------------------------------------------------------------------------------------
 
 
+@_refusing_other_shapes
 def vae_arguments(shapes: TensorShapes) -> dict[str, Any]:
     """Returns arguments of diffusers' AutoencoderKL.
 
@@ -143,6 +162,7 @@ def vae_arguments(shapes: TensorShapes) -> dict[str, Any]:
 # --- text encoders ---------------------------------------------------------------------------------------------------
 
 
+@_refusing_other_shapes
 def clip_arguments(shapes: TensorShapes, prefix: str, known: Mapping[str, Any]) -> dict[str, Any]:
     """Returns arguments of transformers' CLIPTextConfig for tensors with transformers' names.
 
@@ -164,6 +184,7 @@ def clip_arguments(shapes: TensorShapes, prefix: str, known: Mapping[str, Any]) 
     }
 
 
+@_refusing_other_shapes
 def open_clip_arguments(shapes: TensorShapes, prefix: str, known: Mapping[str, Any]) -> dict[str, Any]:
     """Returns arguments of transformers' CLIPTextConfig for tensors with OpenCLIP's names; see `clip_arguments`."""
     vocabulary, width = required_shape(shapes, f"{prefix}token_embedding.weight", "text encoder")

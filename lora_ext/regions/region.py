@@ -24,6 +24,8 @@ _WORDS = re.compile(
 _NUMBER = r"\s*(\d+\.?\d*|\.\d+)\s*"
 _RECTANGLE = re.compile(rf"{_NUMBER}-{_NUMBER};{_NUMBER}-{_NUMBER}")
 _NO_NAME = re.compile(r'[\x00-\x1f<>:;=,"|?*\\/]')
+_MOST_TEXT = 200
+"""Characters of the text of a region."""
 _ACCEPTED = "write left, right, top, bottom, center, col 2/3, row 1/2, x0-x1;y0-y1 in shares of the sides, or a mask"
 
 
@@ -111,6 +113,8 @@ def parse_region(text: str, feather: float = 0.0) -> Region:
     if not 0 <= feather <= 1:
         raise PromptError(f"feather={feather:g} is outside 0 to 1, a share of the picture's side")
     text = " ".join(text.split())
+    if len(text) > _MOST_TEXT:  # the patterns take quadratic time
+        raise PromptError(f"at={text[:100]}… is no region; {_ACCEPTED}'s name")
     if rectangle := _RECTANGLE.fullmatch(text):
         left, right, top, bottom = map(float, rectangle.groups())
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):

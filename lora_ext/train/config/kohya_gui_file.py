@@ -83,7 +83,7 @@ def load_gui_file(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _check_supported(path: Path, given: Mapping[str, Any]) -> None:
     wrong = [f"{name}_checkbox" for name in _OTHER_MODELS if given.get(f"{name}_checkbox")]
-    wrong += [f"LoRA_type {given.get('LoRA_type')!r}"] if given.get("LoRA_type") not in _NETWORKS else []
+    wrong += [f"LoRA_type {given.get('LoRA_type')!r}"] if str(given.get("LoRA_type")) not in _NETWORKS else []
     wrong += [name for name in given if name.startswith("loraplus_")]
     if wrong:
         kinds = ", ".join(_NETWORKS)
@@ -138,9 +138,17 @@ def _noise(found: dict[str, Any]) -> None:
 
 def _parts(found: dict[str, Any], content: Mapping[str, Any]) -> None:
     """A learning rate of 0 for one part leaves that part alone."""
-    unet, text = (float(content.get(name) or 0) for name in ("unet_lr", "text_encoder_lr"))
+    unet, text = (_number(content, name) for name in ("unet_lr", "text_encoder_lr"))
     found["network_train_unet_only"] = True if unet and not text else None
     found["network_train_text_encoder_only"] = True if text and not unet else None
+
+
+def _number(values: Mapping[str, Any], name: str) -> float:
+    """A setting as a number, 0 for none. Raises TrainError."""
+    try:
+        return float(values.get(name) or 0)
+    except (TypeError, ValueError, OverflowError):
+        raise TrainError(f"{name} is {str(values[name])[:40]!r}; give a number") from None
 
 
 def _prompts(found: dict[str, Any]) -> None:
@@ -157,4 +165,4 @@ def _length(found: dict[str, Any], given: Mapping[str, Any]) -> None:
     if not {"max_train_epochs", "max_train_steps", "dataset_config"} & given.keys():
         found["max_train_epochs"] = epochs
     if "lr_warmup_steps" not in found and "lr_warmup" in given:
-        found["lr_warmup_steps"] = min(float(given["lr_warmup"]) / 100, 0.99)
+        found["lr_warmup_steps"] = min(_number(given, "lr_warmup") / 100, 0.99)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+from ...errors import TrainError
 from ...precisions import MIXED_PRECISIONS, TRAINED_FILE_PRECISIONS
 
 
@@ -341,8 +342,14 @@ class Recipe:
 
         Returns:
             (width, height) of `resolution`, in pixels.
+
+        Raises:
+            TrainError: a side has more digits than Python converts.
         """
-        sides = [int(side) for side in self.resolution.replace("x", ",").split(",")]
+        try:
+            sides = [int(side) for side in self.resolution.replace("x", ",").split(",")]
+        except ValueError:
+            raise TrainError(f"resolution is {self.resolution[:40]!r}; give one or two numbers of pixels") from None
         return sides[0], sides[-1]
 
 

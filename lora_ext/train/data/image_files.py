@@ -42,7 +42,7 @@ TRANSPARENT_BACKGROUND = (255, 255, 255)
 """Colour behind transparent pixels, whose own colour in the file is arbitrary."""
 MAX_DECODED_PIXELS = 178_956_970
 """Most pixels of an image; above Pillow's own limit a file may be a decompression bomb."""
-_BAD = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError,
+_BAD = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, ArithmeticError, MemoryError,
         AttributeError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 
 RESAMPLING_FILTERS = {
@@ -141,7 +141,9 @@ def check_image_data(path: Path, data: bytes) -> PixelSize:
                 _check_size(image.size, path)
                 width, height = image.size
                 turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                image.draft("RGB", (width // 8, height // 8))  # a JPEG is decoded whole, at an eighth of its size
+                image.draft(
+                    "RGB", (max(1, width // 8), max(1, height // 8))
+                )  # a JPEG is decoded whole, at an eighth of its size
                 image.load()
                 return (height, width) if turned else (width, height)
     except UnreadableImage:

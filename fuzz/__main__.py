@@ -1,0 +1,71 @@
+"""`python -m fuzz`: a million inputs for all readers, or as many as a time allows."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .engine import Fuzzer, Target, TargetReport
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description="Gives damaged inputs to every reader.")
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="of all targets together")
+    parser.add_argument("--seconds", type=float, default=0, help="processor time of all together; 0 for no limit")
+    parser.add_argument("--target", action="append", default=[], help="a part of a target's name; may be repeated")
+    parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
+    parser.add_argument("--finds", type=Path, help="a folder for the inputs that were not taken as they should")
+    return parser
+
+
+def run(targets: list[Target], inputs: int, seconds: float, seed: int) -> list[TargetReport]:
+    """Tries all targets one after another; what one leaves of its time goes to those after it."""
+    reports = []
+    weight = sum(target.weight for target in targets)
+    begun = time.process_time()
+    for target in targets:
+        share = target.weight / weight
+        left = seconds - (time.process_time() - begun) if seconds else float("inf")
+        report = Fuzzer(target, seed).run(
+            max(1, round(inputs * share)), max(0.0, left) / sum(1 for _ in targets[len(reports) :])
+        )
+        reports.append(report)
+        print(
+            f"{report.name:26} {report.inputs:8,} inputs, {report.refused:8,} refused, {report.places:5} places, "
+            f"slowest {report.slowest * 1000:6.1f} ms, {report.seconds:6.1f} s"
+            + "".join(f"\n    {find.what}: {find.data[:80]!r}\n{find.detail}" for find in report.finds),
+            flush=True,
+        )
+    return reports
+
+
+def main() -> int:
+    """Returns 1 where an input was not taken as it should."""
+    options = _parser().parse_args()
+    seed = int.from_bytes(os.urandom(4), "little") if options.seed is None else options.seed
+    with tempfile.TemporaryDirectory() as folder:
+        from .file_targets import file_targets
+        from .text_targets import text_targets
+
+        targets = [
+            target
+            for target in [*text_targets(Path(folder)), *file_targets(Path(folder))]
+            if not options.target or any(part in target.name for part in options.target)
+        ]
+        reports = run(targets, options.inputs, options.seconds, seed)
+    finds = [find for report in reports for find in report.finds]
+    for find in finds if options.finds else ():
+        options.finds.mkdir(parents=True, exist_ok=True)
+        (options.finds / f"{find.target}-{hashlib.sha256(find.data).hexdigest()[:12]}").write_bytes(find.data)
+    total, spent = sum(report.inputs for report in reports), sum(report.seconds for report in reports)
+    print(f"seed {seed}: {total:,} inputs for {len(reports)} readers in {spent:.0f} s, {len(finds)} finds")
+    return bool(finds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
