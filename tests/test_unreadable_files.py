@@ -14,6 +14,8 @@ from lora_ext.adapter_spec import Presets, resolve_block_weights
 from lora_ext.compare.cell_store import load_manifest
 from lora_ext.errors import FileError, PromptError, TrainError
 from lora_ext.file.loading import load_lora_file
+from lora_ext.file.peft_config import load_adapter_config
+from lora_ext.host.checkpoint_layout import check_is_supported
 from lora_ext.host.ldm_config import load_ldm_config
 from lora_ext.host.network_arguments import clip_arguments
 from lora_ext.inspect_file import top_tags
@@ -163,3 +165,14 @@ def test_a_small_jpeg() -> None:
     out = io.BytesIO()
     Image.new("RGB", (6, 4)).save(out, "JPEG")
     assert check_image_data(Path("a.jpg"), out.getvalue()) == (6, 4)
+
+
+def test_an_alpha_that_no_float_holds(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 10**400}))
+    assert load_adapter_config(tmp_path / "adapter_config.json")[1]
+
+
+def test_a_checkpoints_first_tensor_is_a_number() -> None:
+    shapes: dict[str, tuple[int, ...]] = {"model.diffusion_model.input_blocks.0.0.weight": ()}
+    with pytest.raises(FileError):
+        check_is_supported(shapes)

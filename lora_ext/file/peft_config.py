@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,7 +143,7 @@ class PeftConfig:
 
     @staticmethod
     def _number(value: object) -> float | None:
-        sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         return float(value) if sound else None  # type: ignore[arg-type]
 
 

@@ -169,8 +169,9 @@ def check_is_supported(shapes: TensorShapes) -> None:
     first = shapes.get(f"{LDM_UNET_PREFIX}input_blocks.0.0.weight")
     if found is None and first is None:
         found = f"no Stable Diffusion checkpoint: it has no tensors named {LDM_UNET_PREFIX}…"
-    if found is None and first is not None and first[1] not in (4, 9):
-        found = f"a checkpoint with {first[1]} input channels (such as instruct-pix2pix or depth); 4 and 9 are known"
+    channels = first[1] if first and len(first) > 1 else 0
+    if found is None and channels not in (4, 9):
+        found = f"a checkpoint with {channels} input channels (such as instruct-pix2pix or depth); 4 and 9 are known"
     if found is None and f"{SGM_FIRST_OPEN_CLIP_PREFIX}ln_final.weight" in shapes:
         found = "an SDXL refiner; it cannot make pictures alone"
     if found:
