@@ -59,17 +59,39 @@ class CommandParser(argparse.ArgumentParser):
             message = f"unknown option {unknown}{did_you_mean(unknown, known)}"
         self.exit(2, f"lora-ext: {message}\n")
 
-    def add_output_options(self, *, device: bool = True, save_precision: bool = True) -> CommandParser:
+    def add_input_files(self, option: str, text: str) -> CommandParser:
+        """Adds the option that names the files of a command which works on one file or on many, and --processes.
+
+        Args:
+            option: its name, such as "--model" or, for a positional argument, "file".
+            text: its help.
+
+        Returns:
+            This parser.
+        """
+        text += "; of many: files, folders or patterns such as 'loras/**/*.safetensors'"
+        argument = self.add_argument(option, nargs="+", type=Path, metavar="FILE", help=text)
+        argument.required = True
+        text = "of many files: how many are worked on side by side (default: one for each core)"
+        self.add_argument("--processes", type=int, metavar="N", help=text)
+        self.set_defaults(command=self.prog.rpartition(" ")[2])
+        return self
+
+    def add_output_options(
+        self, *, device: bool = True, save_precision: bool = True, many: bool = False
+    ) -> CommandParser:
         """Adds the options of every command that writes a file: --save_to, --overwrite, --json, --verbose.
 
         Args:
             device: whether to add --device.
             save_precision: whether to add --save_precision.
+            many: whether the command works on many files too.
 
         Returns:
             This parser.
         """
-        self.add_argument("--save_to", type=Path, required=True, metavar="FILE", help="the file to write")
+        text = "the file to write" + ("; of many files: the folder" if many else "")
+        self.add_argument("--save_to", type=Path, required=True, metavar="FILE", help=text)
         self.add_argument("--overwrite", action="store_true", help="replace a file that exists, also an input")
         if save_precision:
             text = "dtype of the result; without it that of the input (of several: the widest)"

@@ -1,7 +1,8 @@
-"""`python -m lora_ext inspect FILE`: describes a LoRA file."""
+"""`python -m lora_ext inspect FILE`: describes LoRA files."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 from .blocks import BLOCK_LABELS
 from .command_line import CommandParser
 from .console import printable_text
-from .errors import LoraError
 from .file import hashes
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
 from .json_text import dataclass_fields, parse_json
+from .tools.input_files import names_many_files
+from .tools.many_files import exit_status, process_files, table_of_files
 
 _METADATA_LABELS = {
     "ss_output_name": "name given by the trainer",
@@ -341,20 +343,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 when a file cannot be read.
     """
     parser = CommandParser("inspect", "What a LoRA file is, and what it changes.")
-    parser.add_argument("file", nargs="+", type=Path, help="safetensors, .pt, .ckpt or .bin")
+    parser.add_input_files("file", "safetensors, .pt, .ckpt or .bin")
     parser.add_argument("--json", action="store_true", help="print JSON (a list for several files)")
     options = parser.parse_args(argv)
-    status, reports = 0, []
-    for path in options.file:
-        try:
-            reports.append(inspect_lora_file(path))
-        except LoraError as error:
-            print(f"lora-ext: {_clean(error, 1000)}", file=sys.stderr)
-            status = 2
+    many = names_many_files(options.file)
+    outcomes = process_files(_inspect_one, options, "file")
+    reports = [outcome.result for outcome in outcomes if outcome.result]
+    for outcome in outcomes:
+        if outcome.error:
+            print(f"lora-ext: {_clean(outcome.error, 1000)}", file=sys.stderr)
     if options.json and reports:
-        shown = reports if len(options.file) > 1 else reports[0]
+        shown = reports if many else reports[0]
         text = json.dumps(shown, indent=2, ensure_ascii=False, default=dataclass_fields) + "\n"
     else:
         text = "\n".join(format_inspection(found) for found in reports)
+        if many:
+            head = f"  {'layers':>6}  {'rank':>10}  {'base':<7}  {'kind':<12}  file"
+            table = table_of_files(outcomes, head, [_table_row(found) for found in reports])
+            text += "\n" + _clean_lines(table)
     sys.stdout.write(printable_text(text))
-    return status
+    return exit_status(outcomes)
+
+
+def _inspect_one(options: argparse.Namespace) -> InspectionReport:
+    return inspect_lora_file(options.file)
+
+
+def _table_row(found: InspectionReport) -> str:
+    """A file's line in the table of many files."""
+    numbers = sorted(found.ranks, key=float)
+    ranks = "-".join(dict.fromkeys((*numbers[:1], *numbers[-1:]))) or "-"
+    family = "other" if found.other else found.family
+    return f"  {found.layers:>6}  {ranks:>10}  {family:<7}  {found.variant:<12}  {_clean(found.path, 400)}"
+
+
+def _clean_lines(lines: Sequence[str]) -> str:
+    return "".join(f"{_clean(line, 1000) if line.startswith('  FAILED') else line}\n" for line in lines)

@@ -158,7 +158,7 @@ def test_an_interrupt_leaves_no_half_file(run: Run, monkeypatch: pytest.MonkeyPa
         yield items[0]
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("lora_ext.tools.resize.progress_bar", interrupted)
+    monkeypatch.setattr("lora_ext.tools.many_files.progress_bar", interrupted)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a program begun in the background ignores it
     status, _, err = run("resize", "--model", A, "--new_rank", 4, "--save_to", "out.safetensors")
     assert status == 130 and "interrupted" in err and not list(Path().iterdir())

@@ -5,9 +5,9 @@ Every file that can be loaded can be converted, also `.pt` files and cloneofsimo
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -18,7 +18,7 @@ from ..file.key_formats import KEY_FORMATS, format_keys
 from ..file.loading import assemble_lora_file, load_lora_file
 from ..file.lora_file import LoraFile, is_tensor_finite
 from ..layer_names import LayerId
-from ..progress import Track, no_progress, progress_bar
+from ..progress import Track, no_progress
 from .layer_changes import (
     change_of,
     in_kohya_format,
@@ -27,12 +27,13 @@ from .layer_changes import (
     open_source,
     report_rounding,
 )
+from .many_files import run_tool
 from .report import LayerReport, ToolReport
 from .result_metadata import (
     as_plain_lora_metadata,
     carry_metadata,
     is_turned_into_lora,
-    save_and_report,
+    save_with_report,
     source_record,
     with_network_dims,
 )
@@ -156,10 +157,11 @@ def _in_diffusers(file: LoraFile, report: ToolReport) -> LoraFile:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(
-        "convert", "Convert a LoRA to another program's key format, or another adapter kind to LoRA."
-    ).add_output_options()
-    parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="safetensors, .pt, .ckpt or .bin")
+    parser = (
+        CommandParser("convert", "Convert a LoRA to another program's key format, or another adapter kind to LoRA.")
+        .add_input_files("--model", "safetensors, .pt, .ckpt or .bin")
+        .add_output_options(many=True)
+    )
     parser.add_argument(
         "--to", choices=TARGET_KEY_FORMATS, default="kohya", help="kohya (web UIs, ComfyUI) or diffusers (PEFT)"
     )
@@ -176,7 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    args = _parser().parse_args(argv)
+    return run_tool(_run, _parser().parse_args(argv))
+
+
+def _run(args: argparse.Namespace, track: Track) -> ToolReport:
+    """Converts one file."""
     check_output_path(args.save_to, [args.model], overwrite=args.overwrite)
     result, report = convert_lora(
         load_lora_file(args.model),
@@ -184,6 +190,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.rank,
         dtype=parse_precision(args.save_precision),
         device=parse_device(args.device),
-        track=no_progress if args.json else progress_bar,
+        track=track,
     )
-    return save_and_report(result, report, args)
+    return save_with_report(result, report, args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from ..file.hashes import with_kohya_hashes
 from ..file.loading import load_lora_file
 from ..file.peft_config import ADAPTER_CONFIG_NAME, find_adapter_config, find_peft_file
 from ..file.saving import save_safetensors
+from ..json_text import dataclass_fields
+from .input_files import names_many_files
 from .layer_changes import is_key_format_entry
+from .many_files import exit_status, process_files, table_of_files
 
 
 def edit_metadata(
@@ -87,13 +91,16 @@ def _format_metadata(metadata: Mapping[str, str], verbose: bool) -> str:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser("metadata", "Show, edit or strip a file's metadata.").add_report_options()
-    parser.add_argument("file", type=Path, metavar="FILE", help="the file, or the folder of a PEFT adapter")
+    parser = (
+        CommandParser("metadata", "Show, edit or strip a file's metadata.")
+        .add_input_files("file", "the file, or the folder of a PEFT adapter")
+        .add_report_options()
+    )
     parser.add_argument("--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="set entries")
     parser.add_argument("--remove", nargs="+", default=[], action="extend", metavar="KEY", help="remove entries")
     parser.add_argument("--strip", action="store_true", help="remove all entries (before --set)")
     parser.add_argument("--rehash", action="store_true", help="compute the sshs_* hashes again")
-    text = "the file to write (default: FILE itself, which needs --overwrite)"
+    text = "the file to write, of many files the folder (default: FILE itself, which needs --overwrite)"
     parser.add_argument("--save_to", type=Path, metavar="FILE", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     return parser
@@ -109,18 +116,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     args = _parser().parse_args(argv)
+    parse_key_values(args.set)  # what is wrong with them is said once, and not for each file
+    if not names_many_files(args.file):
+        args.file = args.file[0]
+        metadata = _run(args)
+        if _edits(args):
+            print(f"written: {args.save_to or find_peft_file(args.file)}", file=sys.stderr)
+        text = _json_text(metadata) if args.json else _format_metadata(metadata, args.verbose)
+        sys.stdout.write(printable_text(text))
+        return 0
+    args.save_to = args.save_to if _edits(args) else None
+    outcomes = process_files(_run, args, "file")
+    if args.json:
+        text = _json_text([dataclass_fields(outcome) for outcome in outcomes])
+    else:
+        shown = [(o.model, _format_metadata(o.result, args.verbose)) for o in outcomes if o.result is not None]
+        each = [f"{model}\n{textwrap.indent(entries, '  ')}" for model, entries in shown]
+        text = "\n".join([*each, *table_of_files(outcomes, "", [])]) + "\n"
+    sys.stdout.write(printable_text(text))
+    return exit_status(outcomes)
+
+
+def _json_text(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _edits(args: argparse.Namespace) -> bool:
+    return bool(args.set or args.remove or args.strip or args.rehash)
+
+
+def _run(args: argparse.Namespace) -> dict[str, str]:
+    """The metadata of one file, after the edits."""
     args.file = find_peft_file(args.file)
     contents = load_tensors(args.file)
-    metadata = contents.metadata
-    if args.set or args.remove or args.strip or args.rehash:
-        metadata = _save_edited(args, contents.tensors, metadata)
-    text = (
-        json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
-        if args.json
-        else _format_metadata(metadata, args.verbose)
-    )
-    sys.stdout.write(printable_text(text))
-    return 0
+    return _save_edited(args, contents.tensors, contents.metadata) if _edits(args) else dict(contents.metadata)
 
 
 def _save_edited(
@@ -144,5 +173,4 @@ def _save_edited(
     )
     check_disk_space(path, sum(tensor.nbytes for tensor in tensors.values()) + 1_000_000)
     save_safetensors(tensors, path, metadata=edited, overwrite=args.overwrite)
-    print(f"written: {path}", file=sys.stderr)
     return edited

@@ -5,8 +5,8 @@ alpha keeps its ratio to the rank, as in kohya's `resize_lora.py`, so that the f
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -16,15 +16,16 @@ from ..errors import ToolError
 from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
-from ..progress import Track, no_progress, progress_bar
+from ..progress import Track, no_progress
 from ..rank_reduction import RankRule
 from .layer_changes import change_of, make_lora_adapter, make_stored_adapter, open_source, with_adapters
+from .many_files import run_tool
 from .report import LayerReport, ToolReport
 from .result_metadata import (
     as_plain_lora_metadata,
     carry_metadata,
     is_turned_into_lora,
-    save_and_report,
+    save_with_report,
     source_record,
     with_network_dims,
 )
@@ -139,10 +140,10 @@ def _comment(file: LoraFile, rank: int, conv: int | None, method: str | None, pa
 def _parser() -> CommandParser:
     parser = (
         CommandParser("resize", "Change the rank of a LoRA, with the least possible loss.")
-        .add_output_options()
+        .add_input_files("--model", "the file to resize")
+        .add_output_options(many=True)
         .add_dynamic_rank_options()
     )
-    parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="the file to resize")
     text = "rank of every layer, or the highest one with --dynamic_method (default 4)"
     parser.add_argument("--new_rank", type=int, default=4, help=text)
     parser.add_argument("--new_conv_rank", type=int, help="rank of Conv2d layers, 1x1 too (default: --new_rank)")
@@ -158,7 +159,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    args = _parser().parse_args(argv)
+    return run_tool(_run, _parser().parse_args(argv))
+
+
+def _run(args: argparse.Namespace, track: Track) -> ToolReport:
+    """Resizes one file."""
     file = load_lora_file(args.model)
     check_output_path(args.save_to, [args.model], overwrite=args.overwrite)
     result, report = resize_lora(
@@ -169,6 +174,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         dynamic_param=args.dynamic_param,
         dtype=parse_precision(args.save_precision),
         device=parse_device(args.device),
-        track=no_progress if args.json else progress_bar,
+        track=track,
     )
-    return save_and_report(result, report, args)
+    return save_with_report(result, report, args)

@@ -217,6 +217,24 @@ def save_tool_result(file: LoraFile, path: Path, *, overwrite: bool = False) -> 
     return save_lora_file(file, path, overwrite=overwrite, metadata=metadata, rehash=True)
 
 
+def save_with_report(file: LoraFile, report: ToolReport, args: argparse.Namespace) -> ToolReport:
+    """Writes a command's result to `--save_to`.
+
+    Args:
+        file: the result.
+        report: gets the path that was written.
+        args: the parsed command line.
+
+    Returns:
+        The report.
+    """
+    if getattr(args, "no_metadata", False):
+        kept = {key: value for key, value in file.metadata.items() if not key.startswith("modelspec.")}
+        file = replace(file, metadata=kept)
+    report.outputs.append(str(save_tool_result(file, args.save_to, overwrite=args.overwrite)))
+    return report
+
+
 def save_and_report(file: LoraFile, report: ToolReport, args: argparse.Namespace) -> int:
     """Ends a command: writes the result to `--save_to` and prints the report.
 
@@ -228,9 +246,5 @@ def save_and_report(file: LoraFile, report: ToolReport, args: argparse.Namespace
     Returns:
         The exit status.
     """
-    if getattr(args, "no_metadata", False):
-        kept = {key: value for key, value in file.metadata.items() if not key.startswith("modelspec.")}
-        file = replace(file, metadata=kept)
-    report.outputs.append(str(save_tool_result(file, args.save_to, overwrite=args.overwrite)))
-    print_report(report, as_json=args.json, verbose=args.verbose)
+    print_report(save_with_report(file, report, args), as_json=args.json, verbose=args.verbose)
     return 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -16,9 +16,11 @@ from ..errors import ToolError
 from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile, is_tensor_finite
 from ..layer_names import LayerId
+from ..progress import Track
 from .layer_changes import make_stored_adapter, open_source, with_adapters
+from .many_files import run_tool
 from .report import LayerReport, ToolReport
-from .result_metadata import carry_metadata, save_and_report, source_record, with_network_dims
+from .result_metadata import carry_metadata, save_with_report, source_record, with_network_dims
 
 
 def reweight_lora(
@@ -87,8 +89,11 @@ def _name(adapter: Adapter) -> str:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser("reweight", "Write block weights into a LoRA file.").add_output_options(device=False)
-    parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="the file to change")
+    parser = (
+        CommandParser("reweight", "Write block weights into a LoRA file.")
+        .add_input_files("--model", "the file to change")
+        .add_output_options(device=False, many=True)
+    )
     text = "block weights: a preset, or 12, 17, 20, 25 or 26 numbers separated by commas"
     parser.add_argument("--lbw", metavar="PRESET|NUMBERS", help=text)
     parser.add_argument("--lbwe", metavar="RULES", help="rules for single layers, such as IN05-OUT05:attn:0")
@@ -107,11 +112,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     args = _parser().parse_args(argv)
+    _block_weights(args)  # what is wrong with them is said once, and not for each file
+    return run_tool(_run, args)
+
+
+def _block_weights(args: argparse.Namespace) -> BlockWeights:
     blocks = parse_block_weights(args.lbw) if args.lbw else UNIFORM_WEIGHTS
-    if args.lbwe:
-        blocks = replace(blocks, rules=parse_element_rules(args.lbwe))
+    return replace(blocks, rules=parse_element_rules(args.lbwe)) if args.lbwe else blocks
+
+
+def _run(args: argparse.Namespace, track: Track) -> ToolReport:
+    """Reweights one file, which is too quick for a bar."""
     check_output_path(args.save_to, [args.model], overwrite=args.overwrite)
     result, report = reweight_lora(
-        load_lora_file(args.model), blocks, te=args.te, unet=args.unet, dtype=parse_precision(args.save_precision)
+        load_lora_file(args.model),
+        _block_weights(args),
+        te=args.te,
+        unet=args.unet,
+        dtype=parse_precision(args.save_precision),
     )
-    return save_and_report(result, report, args)
+    return save_with_report(result, report, args)

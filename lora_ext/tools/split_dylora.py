@@ -9,9 +9,9 @@ trained: the prefix is as strong as in training, by the scale rule in the metada
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -20,9 +20,10 @@ from ..command_line import CommandParser, check_output_path, parse_precision, wi
 from ..errors import ToolError, did_you_mean
 from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile
-from ..progress import Track, no_progress, progress_bar
+from ..progress import Track, no_progress
 from .layer_changes import make_stored_adapter, open_source, with_adapters
-from .report import LayerReport, ToolReport, print_report
+from .many_files import run_tool
+from .report import LayerReport, ToolReport
 from .result_metadata import (
     SPLIT_SCALE_KEY,
     as_plain_lora_metadata,
@@ -160,8 +161,11 @@ def _share_of_norm(adapter: Adapter, rank: int) -> tuple[float, float | None]:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser("split-dylora", "Split a DyLoRA into one LoRA file for each rank.").add_output_options()
-    parser.add_argument("--model", required=True, type=Path, metavar="FILE", help="the DyLoRA")
+    parser = (
+        CommandParser("split-dylora", "Split a DyLoRA into one LoRA file for each rank.")
+        .add_input_files("--model", "the DyLoRA")
+        .add_output_options(many=True)
+    )
     parser.add_argument("--unit", type=int, help="the step between ranks (default: the one in the file's metadata)")
     text = "trained: each file as strong as in training; keep: alpha unchanged, as kohya's script does"
     parser.add_argument("--alpha", choices=SPLIT_ALPHA_RULES, help=text)
@@ -177,9 +181,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    args = _parser().parse_args(argv)
+    return run_tool(_run, _parser().parse_args(argv))
+
+
+def _run(args: argparse.Namespace, track: Track) -> ToolReport:
+    """Splits one file."""
     check_output_path(args.save_to, overwrite=True)
-    track = no_progress if args.json else progress_bar
     files, report = split_dylora(
         load_lora_file(args.model), args.unit, alpha=args.alpha, dtype=parse_precision(args.save_precision), track=track
     )
@@ -188,5 +195,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output_path(path, [args.model], overwrite=args.overwrite)
     for rank, path in paths.items():
         report.outputs.append(str(save_tool_result(files[rank], path, overwrite=args.overwrite)))
-    print_report(report, as_json=args.json, verbose=args.verbose)
-    return 0
+    return report
