@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import LoraError, TrainError
 from ..generate.compare_command import ComparisonSummary
+from ..host.standalone.trainable_model import StandaloneTrainableModel
 from ..train.config.recipe import Recipe
 from ..train.config.recipe_io import recipe_from_arguments, recipe_parser, recipe_to_toml
 from ..train.config.recipe_metadata import settings_from_lora_file
@@ -119,12 +120,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if recipe.output_dir is None:
         raise TrainError("--output_dir is missing: give the folder for the results")
+    return run_recipe(recipe, args)
+
+
+def run_recipe(recipe: Recipe, args: argparse.Namespace, model: StandaloneTrainableModel | None = None) -> int:
+    """Trains on a terminal and prints the files, or JSON.
+
+    Args:
+        recipe: The settings.
+        args: `json`, `compare`, `tokenizer` and `model_config` of a command line.
+        model: A loaded model; the recipe's without one.
+
+    Returns:
+        The exit status, as of `main`.
+
+    Raises:
+        LoraError: As `train`.
+    """
     process_group = open_process_group(recipe.device)
     terminal = TerminalHost(process_group.is_main)
     try:
         with terminal.stopping_on_signals():
             result = train(
-                recipe, host=terminal, process_group=process_group, tokenizer=args.tokenizer, config=args.model_config
+                recipe,
+                model=model,
+                host=terminal,
+                process_group=process_group,
+                tokenizer=args.tokenizer,
+                config=args.model_config,
             )
     finally:
         terminal.close()

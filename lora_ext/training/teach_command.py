@@ -1,0 +1,105 @@
+"""`python -m lora_ext teach PICTURES --name mycat`: training with suggested settings, each printed with its reason."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import TrainError
+from ..protocols import TrainableModel
+from ..train.config.recipe import Recipe
+from ..train.config.recipe_io import recipe_from_arguments, recipe_from_settings, recipe_parser
+from ..train.config.suggested_recipe import KINDS_OF_CONCEPT, SuggestedSetting, TrainingSituation, suggest_settings
+from ..train.data.dataset_folders import find_subsets
+from ..train.data.dataset_scan import DatasetScan, scan_dataset
+from ..train.run.cost_estimate import available_gpu_bytes
+from .standalone_run import open_trainable_model
+from .train_command import run_recipe
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `teach`; returns the exit status of `train`."""
+    parser = recipe_parser("teach", "Teach something from a folder of pictures; any option of train overrides.")
+    parser.add_argument("pictures", type=Path, metavar="PICTURES", help="folder of pictures")
+    parser.add_argument("--name", required=True, help="name of the LoRA file")
+    parser.add_argument("--kind", choices=KINDS_OF_CONCEPT, default="concept", help="what is taught")
+    parser.add_argument("--trigger", help="word that calls it in prompts; the name without it")
+    parser.add_argument("--dry_run", action="store_true", help="print the settings and their reasons, and exit")
+    parser.add_argument("--no_compare", action="store_true", help="no sheet of epochs and weights at the end")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+    parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
+    parser.add_argument("--model_config", type=Path, help="LDM yaml; by default the one beside the checkpoint")
+    args = parser.parse_args(argv)
+    args.compare = not args.no_compare
+    if any(mark in args.name for mark in "/\\"):
+        raise TrainError(f"--name {args.name!r} has a folder; give a name alone, and the folder by --output_dir")
+    trigger = (args.trigger or args.name).strip()
+    scan = _scan(args.pictures)
+    asked = recipe_from_arguments(args)
+    model = open_trainable_model(asked, tokenizer=args.tokenizer, config=args.model_config)
+    suggested = suggest_settings(_situation(args.kind, scan, model)) | _captions(scan, trigger)
+    own = {"train_data_dir": str(args.pictures), "output_dir": args.name, "output_name": args.name}
+    own["metadata_trigger_phrase"] = trigger
+    base = recipe_from_settings({**{name: row.value for name, row in suggested.items()}, **own})
+    recipe = recipe_from_arguments(args, base, lambda sentence: print(sentence, file=sys.stderr))
+    for name, row in suggested.items():
+        given = getattr(recipe, name)
+        print(f"{name} = {given}: {row.reason if given == row.value else 'as given'}", file=sys.stderr)
+    if args.dry_run:
+        return 0
+    if recipe.sample_prompts is None:
+        recipe = _with_sample_prompt(recipe, trigger)
+    # the model was loaded before its precision was suggested
+    return run_recipe(recipe, args, model if recipe.mixed_precision == asked.mixed_precision else None)
+
+
+def _scan(pictures: Path) -> DatasetScan:
+    """The pictures; names those that cannot be read and those that are there twice. Raises TrainError."""
+    scan = scan_dataset(find_subsets(Recipe(train_data_dir=str(pictures))))
+    if scan.subsets[0].folder != pictures:
+        raise TrainError(
+            f"{pictures} has folders such as {scan.subsets[0].name}; give one folder of pictures, or use train"
+        )
+    for sentence in scan.skipped:
+        print(sentence, file=sys.stderr)
+    seen: dict[str, Path] = {}
+    for image in scan.images:
+        if seen.setdefault(image.digest, image.path) != image.path:
+            print(f"{image.path.name} is the same picture as {seen[image.digest].name}", file=sys.stderr)
+    return scan
+
+
+def _situation(kind: str, scan: DatasetScan, model: TrainableModel) -> TrainingSituation:
+    ratios = {round(width / height, 2) for width, height in (image.size for image in scan.images)}
+    return TrainingSituation(
+        kind=kind,
+        picture_count=len(scan.images),
+        aspect_ratio_count=len(ratios),
+        family=model.family,
+        native_size=model.native_size,
+        gpu_bytes=available_gpu_bytes(model.device),
+        on_gpu=model.device.type == "cuda",
+    )
+
+
+def _captions(scan: DatasetScan, trigger: str) -> dict[str, SuggestedSetting]:
+    """Puts the trigger word before captions that lack it."""
+    captions = [image.caption for image in scan.images]
+    lacking = sum(trigger.lower() not in caption.lower() for caption in captions)
+    if not lacking:
+        return {}
+    prefix = f"{trigger}," if any(captions) else trigger
+    return {"caption_prefix": SuggestedSetting(prefix, f"{lacking} pictures have no caption with the trigger word")}
+
+
+def _with_sample_prompt(recipe: Recipe, trigger: str) -> Recipe:
+    """The recipe with a sample prompt of the trigger word, in a file of the output folder. Raises TrainError."""
+    path = Path(str(recipe.output_dir)) / f"{recipe.output_name}-prompts.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{trigger} --d 1\n", encoding="utf-8")
+    except OSError as error:
+        raise TrainError(f"{path} cannot be written: {error.strerror or error}") from error
+    return replace(recipe, sample_prompts=str(path))

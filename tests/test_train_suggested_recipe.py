@@ -1,0 +1,72 @@
+"""Suggested settings: each kind on each model is a valid recipe; length, memory and reasons follow the facts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lora_ext.cli import main
+from lora_ext.embedded import CHECKPOINT
+from lora_ext.train.config.recipe_io import recipe_from_settings
+from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, TrainingSituation, suggest_settings
+
+TWENTY = TrainingSituation("person", 20, 1, "SD1", 512)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_CONCEPT)
+@pytest.mark.parametrize(("family", "side"), [("SD1", 64), ("SD1", 512), ("SD2", 768), ("SDXL", 1024)])
+def test_every_kind_on_every_model_is_a_valid_recipe(kind: str, family: str, side: int) -> None:
+    for count in (1, 20, 700, 5000):
+        for gpu in (0, 6, 24, 80):
+            situation = TrainingSituation(kind, count, 3, family, side, gpu * 2.0**30, gpu > 0)
+            found = suggest_settings(situation)
+            recipe = recipe_from_settings({name: row.value for name, row in found.items()})
+            assert all(row.reason for row in found.values())
+            assert recipe.size() == (side, side)
+            assert recipe.train_batch_size <= count
+            assert 2 <= (recipe.max_train_epochs or 0) <= 10 and recipe.save_every_n_epochs == 1
+
+
+def test_twenty_pictures_are_saved_ten_times_and_the_reason_has_the_numbers() -> None:
+    found = suggest_settings(TWENTY)
+    assert (found["dataset_repeats"].value, found["max_train_epochs"].value) == (8, 10)
+    assert found["max_train_epochs"].reason == (
+        "20 pictures × 8 repeats × 10 epochs = 1600 samples; 1500 suit a person"
+    )
+
+
+def test_little_memory_gets_gradient_checkpointing_and_buckets_follow_the_pictures() -> None:
+    small = suggest_settings(replace(TWENTY, gpu_bytes=6 * 2.0**30, on_gpu=True))
+    assert small["gradient_checkpointing"].value and small["mixed_precision"].value == "fp16"
+    assert "gradient_checkpointing" not in suggest_settings(replace(TWENTY, gpu_bytes=24 * 2.0**30, on_gpu=True))
+    assert "mixed_precision" not in suggest_settings(TWENTY)
+    assert "enable_bucket" not in suggest_settings(TWENTY)
+    assert suggest_settings(replace(TWENTY, aspect_ratio_count=2))["enable_bucket"].value
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="mood"):
+        suggest_settings(replace(TWENTY, kind="mood"))
+
+
+@pytest.mark.skipif(not Path(CHECKPOINT).is_file(), reason="no embedded model in this installation")
+def test_teach_prints_reasons_and_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = tmp_path / "cat"
+    pictures.mkdir()
+    for name, colour in (("a", "red"), ("b", "blue"), ("c", "red")):
+        Image.new("RGB", (64, 64), colour).save(pictures / f"{name}.png")
+    out = tmp_path / "out"
+    asked = ["teach", str(pictures), "--name", "mycat", "--output_dir", str(out), "--max_train_epochs", "1"]
+    asked += ["--dataset_repeats", "1", "--no_compare"]
+    assert main([*asked, "--dry_run"]) == 0
+    told = capsys.readouterr().err
+    assert "c.png is the same picture as a.png" in told
+    assert "max_train_epochs = 1: as given" in told
+    assert "caption_prefix = mycat: 3 pictures have no caption with the trigger word" in told
+    assert not out.exists()
+    assert main(asked) == 0
+    assert (out / "mycat.safetensors").is_file()
+    assert (out / "mycat-prompts.txt").read_text(encoding="utf-8") == "mycat --d 1\n"
