@@ -51,7 +51,7 @@ def test_groups_are_the_files_of_each_row(weights: list[tuple[float, ...]], imag
         assert all(bool(weights[sets[row]][form]) == (form in group.forms) for row in rows for form in range(3))
         seen |= set(rows)
         thin = x[group.rows] @ group.down.T
-        result[group.rows] = (thin if group.gain is None else thin * group.gain) @ group.up.T
+        result[group.rows] = (thin if group.gain is None else thin * group.gain) @ group.up.T * group.scale
     for row, own in enumerate(sets):
         delta = sum(form.times(weight).delta() for form, weight in zip(forms, weights[own], strict=True))
         torch.testing.assert_close(result[row], delta @ x[row], atol=1e-4, rtol=1e-4)
@@ -100,3 +100,18 @@ def test_gradients_pass_and_the_layers_own_output_stays(layer: nn.Module) -> Non
     first = x.detach()[:1].requires_grad_()
     layer(first).square().sum().backward()
     torch.testing.assert_close(x.grad[0], first.grad[0], atol=1e-4, rtol=1e-3)
+
+
+def test_another_weight_makes_no_factors_anew_where_the_gain_is_one_number() -> None:
+    """Sliders change a number, and no tensor of any layer."""
+    low = LowRank(torch.randn(5, 3), torch.full((3,), 0.5), torch.randn(3, 4))
+    factors, target = JoinedFactors([low]), (torch.device("cpu"), torch.float64)
+    found = []
+    for weight in (0.8, -2.0):
+        factors.set_weights([weight])
+        (group,) = factors.groups(target, None)
+        torch.testing.assert_close(group.up @ group.down * group.scale, low.times(weight).delta().double())
+        found.append((group.up, group.down))
+    assert found[0][0] is found[1][0] and found[0][1] is found[1][1]
+    factors.set_weights([0.0])
+    assert factors.groups(target, None) == []

@@ -158,11 +158,11 @@ class ForwardHook:
         """Adds the product of a group's rows to them."""
         thin = self._scale_thin(F.linear(x, group.down), group, -1)
         if output.is_contiguous():
-            output.view(-1, output.shape[-1]).addmm_(thin.reshape(-1, thin.shape[-1]), group.up.t())
+            output.view(-1, output.shape[-1]).addmm_(thin.reshape(-1, thin.shape[-1]), group.up.t(), alpha=group.scale)
         elif thin.dim() == 3:
-            output.baddbmm_(thin, group.up.t().expand(len(thin), -1, -1))
+            output.baddbmm_(thin, group.up.t().expand(len(thin), -1, -1), alpha=group.scale)
         else:
-            output += F.linear(thin, group.up)
+            output += F.linear(thin, group.up) * group.scale
 
     def _add_convolution(self, module: nn.Module, x: Tensor, output: Tensor, group: RowGroup) -> None:
         """Adds the convolution of a group's rows to them. Each group of outputs has its own thin channels."""
@@ -171,9 +171,9 @@ class ForwardHook:
         thin = convolve_like(module, x, group.down.repeat(groups, 1, 1, 1) if groups > 1 else group.down)
         thin = self._scale_thin(thin, group, 1, groups)
         if groups > 1 or not output[0].is_contiguous():
-            output += F.conv2d(thin, up[:, :, None, None], groups=groups)
+            output += F.conv2d(thin, up[:, :, None, None], groups=groups) * group.scale
         else:
-            output.flatten(2).baddbmm_(up.expand(len(thin), -1, -1), thin.flatten(2))
+            output.flatten(2).baddbmm_(up.expand(len(thin), -1, -1), thin.flatten(2), alpha=group.scale)
 
     def _scale_thin(self, thin: Tensor, group: RowGroup, axis: int, groups: int = 1) -> Tensor:
         """Multiplies the thin channels by the gains of their rows and places."""

@@ -21,8 +21,9 @@ class RowGroup(NamedTuple):
         rows: the rows.
         forms: which of the low-rank forms act there.
         down: their D (r, in, *kernel).
-        up: their U (out, r); U·diag(g) where `gain` is None.
+        up: their U (out, r); U·diag(g) where `gain` is None and `scale` is 1.
         gain: g (rows, r) where it differs between the rows.
+        scale: what the product with `up` is multiplied by: g where it is one number for all ranks and rows.
     """
 
     rows: slice
@@ -30,6 +31,7 @@ class RowGroup(NamedTuple):
     down: Tensor
     up: Tensor
     gain: Tensor | None
+    scale: float = 1.0
 
 
 class _Factors(NamedTuple):
@@ -40,6 +42,7 @@ class _Factors(NamedTuple):
     down: Tensor
     up: Tensor
     gains: Tensor | None
+    scale: float = 1.0
 
 
 class JoinedFactors:
@@ -57,9 +60,11 @@ class JoinedFactors:
         self.keeps_units = False
         self._joined = concat(forms)
         self._gains = [form.gain for form in forms]
+        self._numbers = [_number_of(form.gain) for form in forms]
         self._ends = list(accumulate(form.rank for form in forms))
         self._weights: list[tuple[float, ...]] = []
         self._downs: dict[DeviceAndDtype, Tensor] = {}
+        self._ups: dict[DeviceAndDtype, Tensor] = {}
         self._units: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
         self._factors: dict[DeviceAndDtype, list[_Factors]] = {}
         self._groups: dict[tuple[DeviceAndDtype, tuple[int, ...] | None], list[RowGroup]] = {}
@@ -102,9 +107,16 @@ class JoinedFactors:
         """The factors for each selection of files that some set has."""
         device, dtype = target
         selections = [tuple(i for i, weight in enumerate(weights) if weight) for weights in self._weights]
-        unit_up, unit_gains = self._unit(device)
         if target not in self._downs:
             self._downs[target] = self._joined.down.to(*target)
+        number = self._one_number(selections)
+        if number is not None:  # another weight is another number: no tensor is made anew
+            if target not in self._ups:
+                self._ups[target] = self._joined.up.to(*target)
+            yield _Factors([0], selections[0], self._downs[target], self._ups[target], None, number)
+            return
+        self._ups.pop(target, None)
+        unit_up, unit_gains = self._unit(device)
         for forms in filter(None, dict.fromkeys(selections)):
             sets = [i for i, selection in enumerate(selections) if selection == forms]
             ranks = self._ranks(forms)
@@ -115,6 +127,13 @@ class JoinedFactors:
                 yield _Factors(sets, forms, down, (up.float() * gains[0]).to(dtype), None)
             else:
                 yield _Factors(sets, forms, down, up.to(dtype), torch.stack(gains).to(dtype))
+
+    def _one_number(self, selections: list[tuple[int, ...]]) -> float | None:
+        """G of all ranks, where all files act in all rows with one and the same number; else None."""
+        if len(selections) > 1 or len(selections[0]) < len(self._numbers):
+            return None
+        numbers = {None if g is None else g * w for g, w in zip(self._numbers, self._weights[0], strict=True)}
+        return numbers.pop() if len(numbers) == 1 else None
 
     def _unit(self, device: torch.device) -> tuple[Tensor, list[Tensor]]:
         """U of all forms and the g of each at weight 1, on a device."""
@@ -133,10 +152,18 @@ class JoinedFactors:
         return [rank for part in parts for rank in part]
 
 
+def _number_of(gain: Tensor) -> float | None:
+    """The number of which a gain (r,) consists, None where its numbers differ."""
+    if gain.dim() != 1 or not len(gain):
+        return None
+    first = float(gain[0])
+    return first if bool((gain == first).all()) else None
+
+
 def _row_groups(factors: _Factors, sets: tuple[int, ...] | None) -> Iterator[RowGroup]:
     """The rows of a call that have the sets of these factors, as slices: views of tensors, not copies."""
     if sets is None:
-        yield RowGroup(slice(None), factors.forms, factors.down, factors.up, None)
+        yield RowGroup(slice(None), factors.forms, factors.down, factors.up, None, factors.scale)
         return
     for rows in slices_of([row for row, own in enumerate(sets) if own in factors.sets]):
         gains = factors.gains
