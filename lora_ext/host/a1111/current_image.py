@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from modules import shared
+
 from ...adapter_spec import AdapterSpec
 from ...region_masks import MaskFolders
 from ...weight_trace import WeightTrace
@@ -44,11 +46,17 @@ def set_if_given(params: dict[str, Any], key: str, value: str | None) -> None:
 
 
 def clear_conditioning(p: Any) -> None:
-    """Empties the web UI's caches of conditioning in place, since jobs share them."""
+    """Empties the web UI's caches of conditioning in place, since jobs share them.
+
+    Forge, its kin and --medvram encode the prompt of the hires pass before the first one, with the first one's weights
+    of tags: in the hires pass it is encoded again, unless a setting wants it so.
+    """
     for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
         cache = getattr(p, name, None)
         if isinstance(cache, list):
             cache[:] = [None, None]
+    if getattr(p, "is_hr_pass", False) and not getattr(shared.opts, "hires_fix_use_firstpass_conds", False):
+        p.hr_c = p.hr_uc = None
 
 
 def show_weights(p: Any, step: int, weights: list[tuple[str, float]]) -> None:
