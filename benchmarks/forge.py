@@ -1,8 +1,9 @@
 """Changing the weight of a file in a running Forge: its built-in extension against ours, baked and live.
 
-    python benchmarks/forge.py --forge FOLDER [--repeat 9]
+    python benchmarks/forge.py --forge FOLDER [--checkpoint FILE] [--files lierla] [--repeat 9]
 
-Forge is started on a throw-away data folder, on the CPU, with the checkpoint that is in its models folder. Measured are
+Forge is started on a throw-away data folder, on the CPU, with the checkpoint that is in its models folder or another
+one on the same disk (it is linked). Measured are
 processor seconds from the tags of an image until its weights are ready: applying tags, loading the patched models, and
 making the factors of hooks. Each arm draws the same images; the weight is another one in each.
 """
@@ -65,15 +66,18 @@ def seconds_per_change(webui: WebUI, name: str, arm: str, repeat: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forge", type=Path, required=True, help="Forge's folder")
+    parser.add_argument("--checkpoint", type=Path, help="another checkpoint that it accepts")
+    parser.add_argument("--files", nargs="+", choices=("lierla", "c3lier"), default=["lierla", "c3lier"])
     parser.add_argument("--repeat", type=int, default=9)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as data:
-        webui = start(given.forge, Path(data))
+        webui = start(given.forge, Path(data), files={}, checkpoint=given.checkpoint)
         try:
-            checkpoint = next((given.forge / "models" / "Stable-diffusion").glob("*.safetensors"))
+            checkpoint = next((Path(data) / "models" / "Stable-diffusion").glob("*.safetensors"))
             sites = sites_of(checkpoint)
             linear = {site: shape for site, shape in sites.items() if len(shape) == 2}
-            for name, layers in (("lierla", linear), ("c3lier", sites)):
+            for name in given.files:
+                layers = linear if name == "lierla" else sites
                 write_lora(Path(data) / "models" / "Lora" / f"{name}.safetensors", layers)
                 found = {arm: seconds_per_change(webui, name, arm, given.repeat) for arm in ARMS}
                 print(f"{name}, rank {RANK}, {len(layers)} layers; one change of its weight:")

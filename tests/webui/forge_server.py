@@ -83,7 +83,14 @@ def write_file(
     save_file(tensors, target)
 
 
-def start(folder: Path, data: Path, *more: str, files: Mapping[str, str] = KINDS, strength: float = 1.0) -> WebUI:
+def start(
+    folder: Path,
+    data: Path,
+    *more: str,
+    files: Mapping[str, str] = KINDS,
+    strength: float = 1.0,
+    checkpoint: Path | None = None,
+) -> WebUI:
     """Forge with this extension, the probe, and these files.
 
     Args:
@@ -92,8 +99,9 @@ def start(folder: Path, data: Path, *more: str, files: Mapping[str, str] = KINDS
         more: further options of Forge.
         files: name → kind of adapter; those named in `CONVOLUTIONS` have 3x3 convolutions too.
         strength: what their alphas are multiplied by.
+        checkpoint: the checkpoint; by default the one in Forge's models folder.
     """
-    checkpoint = next((folder / "models" / "Stable-diffusion").glob("*.safetensors"))
+    checkpoint = checkpoint or next((folder / "models" / "Stable-diffusion").glob("*.safetensors"))
     copy_extension(data)
     for kind in ("Stable-diffusion", "Lora"):
         (data / "models" / kind).mkdir(parents=True)

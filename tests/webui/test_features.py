@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from server import IN_FORGE, SIDE, WebUI, apart
+from server import EMBEDDINGS, IN_FORGE, SIDE, WebUI, apart
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
@@ -62,7 +62,8 @@ def test_live_is_baked(webui: WebUI, prompt: str) -> None:
         webui.options(lora_ext_mode=mode)
         made[mode] = webui.make(prompt)
         way = webui.call("/probe/way")
-        assert bool(way["live"]) == (mode == "live") and bool(way["baked"]) == (mode != "live")
+        baked = way["patched" if IN_FORGE else "baked"]
+        assert bool(way["live"]) == (mode == "live") and bool(baked) == (mode != "live")
     assert apart(made["live"], made["baked"]) <= 2
     assert apart(made["auto"], made["baked"]) == 0
 
@@ -91,7 +92,7 @@ def test_bundled_embeddings_come_and_go(own: WebUI) -> None:
     made = own.make("zzword <lora:bundled:0>")
     assert own.call("/probe/embeddings") == ["zzword"]
     assert apart(made, without) > 2
-    assert made.told["TI" if IN_FORGE else "TI hashes"] == ("zzword" if IN_FORGE else "zzword: bundled")
+    assert made.told[EMBEDDINGS] == ("zzword" if IN_FORGE else "zzword: bundled")
     assert apart(own.make("zzword"), without) == 0
     assert own.call("/probe/embeddings") == []
     if not IN_FORGE:  # whose own extension does not read embeddings in files
@@ -111,7 +112,13 @@ def test_cards_and_routes_of_the_builtin(webui: WebUI) -> None:
 
 def test_xyz_plot_over_tags(webui: WebUI) -> None:
     weights = ["0.3", "0.9"]
-    axis = [7, ", ".join(["<lora:lierla:0.1>", *(f"<lora:lierla:{w}>" for w in weights)]), []]
+    info = webui.call("/sdapi/v1/script-info")
+    plot = next(row for row in info if row["name"] == "x/y/z plot" and not row["is_img2img"])
+    axis = [
+        plot["args"][0]["choices"].index("Prompt S/R"),
+        ", ".join(["<lora:lierla:0.1>", *(f"<lora:lierla:{w}>" for w in weights)]),
+        [],
+    ]
     nothing = [0, "", []]
     script = [*axis, *nothing, *nothing, False, False, False, False, False, False, False, 0, False]
     made = webui.make("<lora:lierla:0.1>", script_name="x/y/z plot", script_args=script)

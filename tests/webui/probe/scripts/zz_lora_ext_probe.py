@@ -81,12 +81,12 @@ def timed(owner, name, label):
 def times():
     """How long tags, loading patched models and making factors of hooks took since the last call (Forge)."""
     from backend import memory_management
-    from sd_webui_lora_ext.inject.forward_hook import ForwardHook
+    from sd_webui_lora_ext.inject.row_groups import JoinedFactors
 
     if not TIMES:
         timed(extra_networks, "activate", "tags")
         timed(memory_management.LoadedModel, "model_load", "loading")
-        timed(ForwardHook, "_cast", "factors")
+        timed(JoinedFactors, "groups", "factors")
     found = {name: value for name, value in TIMES.items() if name != "running"}
     TIMES.clear()
     TIMES["running"] = False
