@@ -225,7 +225,7 @@ def comparable(answer: Any, root: Path) -> Any:
 
 def without_stamps(text: str, root: Path) -> str:
     text = text.replace(str(root), "<root>")
-    text = re.sub(r"\d{8}-\d{6}", "<stamp>", text)
+    text = re.sub(r"\d{8}-\d{6}(-\d+)?\b", "<stamp>", text)  # a number where two began within a second
     text = re.sub(r"\b[0-9a-f]{16}-\d+\b", "<job>", text)
     return re.sub(r"\b(\d{4}-)?[0-9a-f]{12,64}\b", r"\1<hash>", text)
 

@@ -69,7 +69,7 @@ for _name, _default in {
     "extra_networks_default_multiplier": 1.0, "lora_add_hashes_to_infotext": True, "lora_bundled_ti_to_infotext": True,
     "randn_source": "GPU", "sd_lora": "None", "sd_vae": "Automatic", "upcast_attn": False,
     "use_old_emphasis_implementation": False, "use_old_scheduling": False, "persistent_cond_cache": True,
-    "sd_model_checkpoint": "", "sd_checkpoints_limit": 1,
+    "sd_model_checkpoint": "", "sd_checkpoints_limit": 1, "hires_fix_use_firstpass_conds": False,
 }.items():  # fmt: skip
     opts.add_option(_name, OptionInfo(_default))
 
