@@ -312,6 +312,23 @@ def test_duplicates_by_their_numbers(api: Client) -> None:
     assert [sorted(row["name"] for row in group) for group in job["result"]["groups"]] == [["copy", "one"]]
 
 
+def test_summaries_are_made_by_no_daemon_also_where_a_daemon_asks(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is within torch when Python ends aborts the process: "terminate called …"."""
+    from lora_ext.web import file_catalogue
+
+    lora(api.root / "loras" / "new.safetensors")
+    api.app_state.library.refresh()
+    daemons: list[bool] = []
+    look = lambda path: daemons.append(threading.current_thread().daemon)  # noqa: E731
+    monkeypatch.setattr(file_catalogue, "summarise_file", look)
+    asking = threading.Thread(target=api.app_state.catalogue.refresh, daemon=True)
+    asking.start()
+    asking.join()
+    while any(thread.name == "lora-ext-catalogue" for thread in threading.enumerate()):
+        time.sleep(0.01)
+    assert daemons and not any(daemons)
+
+
 def test_duplicates_show_the_kind_of_files_not_read_before(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.app_state.catalogue, "refresh", lambda **options: None)
     lora(api.root / "loras" / "copy.safetensors", 4, other="metadata")
@@ -467,7 +484,6 @@ def test_a_files_settings_are_a_beginning(api: Client, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.flaky(reruns=2)  # on a busy machine torch's threads have aborted Python's end: "terminate called …"
 def test_the_api_works_with_the_web_ui_s_pydantic() -> None:
     """Version 1, which refuses some of 2's fields when they are declared."""
     if tuple(map(int, fastapi.__version__.split(".")[:2])) >= (0, 126):

@@ -109,8 +109,9 @@ class FileCatalogue:
         with self._lock:
             idle = self._worker is None or not self._worker.is_alive()
             if idle and (self._stale or self.pending_count):
-                # no daemon: one that is within torch when Python ends aborts the process
-                self._worker = threading.Thread(target=self._work, name="lora-ext-catalogue")
+                # No daemon, also where a daemon thread asks (a thread inherits that from the one that starts it):
+                # one that is within torch when Python ends aborts the process.
+                self._worker = threading.Thread(target=self._work, name="lora-ext-catalogue", daemon=False)
                 self._worker.start()
 
     @property

@@ -55,7 +55,6 @@ def test_tags_come_to_us_from_the_start(webui: StandIn) -> None:
     assert ours() and webui.entry.extension.other_tag_owner() == ""
 
 
-@pytest.mark.long
 def test_the_setting_hands_tags_back_and_takes_them_again(webui: StandIn, built_in: Any) -> None:
     before, with_us = state(webui), webui.make("a cat <lora:one:1>")
     webui.options(lora_ext_in_charge="built-in")
@@ -97,7 +96,6 @@ def test_files_that_someone_made_the_built_in_extension_load_are_taken_off(webui
     assert apart(webui.make("a cat"), none) == 0
 
 
-@pytest.mark.long
 def test_the_web_uis_setting_add_network_to_prompt(webui: StandIn, built_in: Any) -> None:
     wanted = webui.make("a cat <lora:one:1> <lora:two:1.0>")
     webui.options(sd_lora="two")
@@ -130,7 +128,6 @@ class Other:
         extra_networks.register_extra_network(self.network)
 
 
-@pytest.mark.long
 def test_another_extension_takes_tags_over_at_a_picture(webui: StandIn, built_in: Any) -> None:
     """Nothing of ours stays on the model then, also in a picture without a tag; `<lyco:…>` says who applies tags."""
     from modules import extra_networks
@@ -199,7 +196,6 @@ def test_a_tag_that_the_built_in_extension_fails_on_does_not_disable_the_others(
         assert text in made.comments
 
 
-@pytest.mark.long
 def test_reload_ui(webui: StandIn) -> None:
     from modules import processing, script_callbacks, sd_models, shared
 
@@ -241,7 +237,6 @@ def test_unloading_leaves_the_web_ui_as_it_was(webui: StandIn) -> None:
     assert ours()
 
 
-@pytest.mark.long
 def test_a_function_that_another_extension_wrapped_since_stays_wrapped(webui: StandIn) -> None:
     from modules import processing, sd_models, shared
 

@@ -146,7 +146,6 @@ def test_options_reach_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.flaky(reruns=2)  # on a busy machine torch's threads have aborted Python's end: "terminate called …"
 def test_no_gradio_is_imported() -> None:
     """Where there is none, the page is whole."""
     code = (
