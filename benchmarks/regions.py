@@ -1,6 +1,7 @@
 """Regions on the embedded model: the LoRA `framed` on the left, `striped` on the right. Where does each of them show?
 
-    python benchmarks/regions.py [--prompts 24] [--steps 12] [--sizes 64 96] [--sheet docs/regions.png]
+    python benchmarks/regions.py [--prompts 24] [--from-prompt 0] [--seed 1] [--weights 1.2 1.3] [--steps 12]
+                                 [--sizes 64 96] [--sheet docs/regions.png]
 
 A simple check looks at each half of each picture. The frame: most pixels of the rim are light or dark and not of the
 ground's colour. Stripes: what is off the ground's colour has diagonal bands, 16 pixels apart, of two different colours;
@@ -20,11 +21,11 @@ from lora_ext.embedded import shapes
 from lora_ext.generate import GenerationReport, Settings, generate, load_settings_model
 from lora_ext.host.standalone.loader import StandaloneModel
 
-WAYS = {  # what is compared -> the tags
+WAYS = {  # what is compared -> the tags, with places for the two weights
     "no LoRA": "",
-    "plain tags": "<lora:framed:1.2><lora:striped:1.3>",
-    "separate prediction": "<lora:framed:1.2:at=left><lora:striped:1.3:at=right>",
-    "output masks": "<lora:framed:1.2:at=left:way=output><lora:striped:1.3:at=right:way=output>",
+    "plain tags": "<lora:framed:{}><lora:striped:{}>",
+    "separate prediction": "<lora:framed:{}:at=left><lora:striped:{}:at=right>",
+    "output masks": "<lora:framed:{}:at=left:way=output><lora:striped:{}:at=right:way=output>",
 }
 SEEDS = 2
 EDGE = 4
@@ -68,14 +69,14 @@ def band_contrast(pixels: np.ndarray, inside: np.ndarray, diagonal: np.ndarray) 
 
 
 def measure(
-    model: StandaloneModel, tags: str, prompts: Sequence[str], size: int, steps: int
+    model: StandaloneModel, tags: str, prompts: Sequence[str], size: int, steps: int, seed: int
 ) -> tuple[dict[str, float], list[Image.Image]]:
     """The share of pictures in which each effect shows in each half, and the first picture of each prompt."""
     counts: dict[str, int] = {}
     shown: list[Image.Image] = []
     for text in prompts:
         settings = Settings(
-            prompt=text + tags, seed=1, batch=SEEDS, steps=steps, width=size, height=size, mode="live", cfg=3.0
+            prompt=text + tags, seed=seed, batch=SEEDS, steps=steps, width=size, height=size, mode="live", cfg=3.0
         )
         images = generate(settings, model=model, report=GenerationReport())
         shown.append(images[0])
@@ -102,18 +103,21 @@ def main() -> int:
     """Prints a table for each size; writes the sheet of the first."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--from-prompt", type=int, default=0, help="the first of the scenes' prompts that is used")
+    parser.add_argument("--seed", type=int, default=1, help=f"the first of {SEEDS} seeds of each prompt")
+    parser.add_argument("--weights", type=float, nargs=2, default=[1.2, 1.3], metavar=("FRAMED", "STRIPED"))
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--sheet", type=Path)
     args = parser.parse_args()
     model = load_settings_model(Settings())
-    prompts = shapes.SCENE_PROMPTS[: args.prompts]
+    prompts = shapes.SCENE_PROMPTS[args.from_prompt :][: args.prompts]
     rows: list[tuple[str, Sequence[Image.Image]]] = []
     for size in args.sizes:
         print(f"{size}x{size}, {len(prompts)} prompts x {SEEDS} seeds, {args.steps} steps")
         for way in args.ways:
-            shares, images = measure(model, WAYS[way], prompts, size, args.steps)
+            shares, images = measure(model, WAYS[way].format(*args.weights), prompts, size, args.steps, args.seed)
             print(f"  {way:<20}" + "".join(f"  {name} {share:4.0%}" for name, share in shares.items()), flush=True)
             rows.append((f"{way}, {size}", images))
     if args.sheet:
