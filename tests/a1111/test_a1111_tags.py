@@ -223,6 +223,23 @@ def test_a_hires_pass_of_its_own(webui: StandIn, mode: str) -> None:
     assert "LORA" in unread.comments
 
 
+def test_a_hires_prompt_that_is_encoded_before_the_first_pass(webui: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --medvram, and in Forge and its kin: its encoding has the weights of the hires pass all the same."""
+    from modules import processing
+
+    late, plain = (webui.make(f"a cat <lora:one:1{hires}>", **HIRES, steps=2) for hires in (":hrte=0", ""))
+    kind = processing.StableDiffusionProcessingTxt2Img
+    first_pass, encode = kind.setup_conds, kind._hr_conds
+
+    def setup_conds(self: Any) -> None:
+        first_pass(self)
+        encode(self)
+
+    monkeypatch.setattr(kind, "setup_conds", setup_conds)
+    monkeypatch.setattr(kind, "_hr_conds", lambda self: encode(self) if self.hr_c is None else None)
+    assert apart(webui.make("a cat <lora:one:1:hrte=0>", **HIRES, steps=2), late) == 0 < apart(late, plain)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("mode", ["auto", "live", "baked"])
 def test_curves(webui: StandIn, mode: str) -> None:
