@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ FLAGS = (
     "--no-download-sd-model --always-cpu --cpu --attention-pytorch --api"
 ).split()
 """Options of Forge and its kin for a test on the CPU; `known_flags` are those that a web UI has."""
+FP8_FLAGS = ("--unet-in-fp8-e4m3fn", "--fp8_e4m3fn-unet")
+"""Options that store the U-Net in fp8: of Forge, reForge and Classic, and of Neo."""
 KINDS = {"noise": "lora", "conv": "lora", "loha": "loha", "lokr": "lokr-thin", "dora": "lora-dora-in"}
 """File → kind of adapter; `conv` has 3x3 convolutions too. DoRA with one magnitude for each input, as older LyCORIS
 writes it: with one for each output Forge divides by the norm of W, where the paper has that of W + ΔW."""
@@ -32,12 +34,17 @@ SUITE_FILES = {"lierla": "lora", "c3lier": "lora"}
 """What the tests of AUTOMATIC1111's web UI call their files."""
 
 
-def known_flags(folder: Path) -> list[str]:
-    """The options in `FLAGS` that the web UI in this folder defines, and one for its page."""
+def defined_flags(folder: Path, flags: Sequence[str]) -> list[str]:
+    """Those of `flags` that the web UI in this folder defines."""
     sources = ("modules/cmd_args.py", "backend/args.py", "ldm_patched/modules/args_parser.py")
     text = "".join((folder / name).read_text("utf-8") for name in sources if (folder / name).is_file())
-    known = [flag for flag in FLAGS if f'"{flag}"' in text or f"'{flag}'" in text]
-    return [*known, "--gradio-allowed-path", str(folder)]  # whose scripts gradio 4 refuses where the data is elsewhere
+    return [flag for flag in flags if f'"{flag}"' in text or f"'{flag}'" in text]
+
+
+def known_flags(folder: Path) -> list[str]:
+    """The options in `FLAGS` that the web UI in this folder defines, and one for its page."""
+    # gradio 4 refuses the page's scripts where the data is elsewhere
+    return [*defined_flags(folder, FLAGS), "--gradio-allowed-path", str(folder)]
 
 
 def sites_of(checkpoint: Path) -> dict[LayerId, tuple[int, ...]]:
@@ -106,6 +113,7 @@ def start(
     for kind in ("Stable-diffusion", "Lora"):
         (data / "models" / kind).mkdir(parents=True)
     dataset(data)
+    (data / "config.json").write_text('{"live_previews_enable": false}')  # needs a file that web UIs would fetch
     os.link(checkpoint, data / "models" / "Stable-diffusion" / checkpoint.name)
     sites = sites_of(checkpoint)
     linear = {site: shape for site, shape in sites.items() if len(shape) == 2}
