@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ from ..lowrank import LowRank
 from .base import Adapter, matrix_shape, product_shape
 
 _BIASES = ("diff_b", "lora_up.bias")
+_SCALABLE = frozenset({"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "diff_b"})
+"""Tensors of a layer whose scale can move into its factors."""
 
 
 class Lora(Adapter):
@@ -99,3 +102,62 @@ class Lora(Adapter):
         """Computes up · (mid ·) down."""
         factors = self.factors()
         return LowRank(*(t.to(weight.device) for t in (factors.up, factors.gain, factors.down))).delta()
+
+    def with_alpha(self, alpha: float) -> Lora | None:
+        """Makes the layer with another alpha and the same ΔW: the rest of its scale is multiplied into the factors.
+
+        Factors in 32 bits are multiplied and rounded. In 16 bits the product must be exact, a power of two; the rank is
+        padded with zeros, to less than twice its size, where alpha / rank then leaves such a factor.
+
+        Args:
+            alpha: the alpha of the result.
+
+        Returns:
+            The layer; itself where it has this alpha; None where a number would be rounded.
+        """
+        if self.alpha == alpha and "scale" not in self.tensors:
+            return self
+        if self.tensors.keys() - _SCALABLE or not alpha:
+            return None
+        up, down = self.tensors["lora_up.weight"], self.tensors["lora_down.weight"]
+        factor = self.scaling() * self.rank / alpha
+        rest = {name: t for name, t in self.tensors.items() if name in ("lora_mid.weight", "diff_b")}
+        rest["alpha"] = torch.tensor(alpha)
+        if up.dtype in (torch.float32, torch.float64):
+            return Lora({**rest, "lora_up.weight": (up.double() * factor).to(up.dtype), "lora_down.weight": down})
+        rank = _rank_with_power_of_two(self.rank, factor)
+        if rank is None or (rank != self.rank and "lora_mid.weight" in rest):
+            return None
+        exponent = round(math.log2(abs(factor) * rank / self.rank))
+        half = exponent // 2  # both factors take a share, so that neither leaves the range of fp16
+        exact_up = _exact_product(up, math.copysign(2.0 ** (exponent - half), factor))
+        exact_down = _exact_product(down, 2.0**half)
+        if exact_up is None or exact_down is None:
+            return None
+        more = rank - self.rank
+        up = torch.cat([exact_up, up.new_zeros(up.shape[0], more, *up.shape[2:])], dim=1)
+        down = torch.cat([exact_down, down.new_zeros(more, *down.shape[1:])])
+        return Lora({**rest, "lora_up.weight": up, "lora_down.weight": down})
+
+
+def _rank_with_power_of_two(rank: int, factor: float) -> int | None:
+    """The smallest rank, below twice `rank`, at which the factor of the layer is a power of two; None for none.
+
+    At another rank, alpha / rank is smaller by new / rank, and the factor larger by as much.
+
+    Example:
+        >>> [_rank_with_power_of_two(*case) for case in ((8, 2 / 3), (16, 0.5), (16, 0.7))]
+        [12, 16, None]
+    """
+    if not factor:
+        return None
+    share = math.log2(abs(factor)) % 1  # 2^share is the odd part of the factor, 1 to 2
+    wanted = rank * 2 ** ((1 - share) % 1)
+    return round(wanted) if abs(wanted - round(wanted)) < 1e-6 * wanted else None
+
+
+def _exact_product(tensor: Tensor, factor: float) -> Tensor | None:
+    """`tensor` · `factor` in its own dtype; None where a number is rounded."""
+    exact = tensor.float() * factor
+    product = exact.to(tensor.dtype)
+    return product if torch.equal(product.float(), exact) else None

@@ -19,6 +19,7 @@ from ..file.loading import assemble_lora_file, load_lora_file
 from ..file.lora_file import LoraFile, is_tensor_finite
 from ..layer_names import LayerId
 from ..progress import Track, no_progress
+from .constant_alpha import with_constant_alphas
 from .layer_changes import (
     change_of,
     in_kohya_format,
@@ -78,6 +79,8 @@ def convert_lora(
     for layer_id in track(list(file.adapters), "convert"):
         adapters[layer_id] = _layer(file, layer_id, rank, dtype, torch.device(device), report)
     changed = any(adapters[layer_id] is not adapter for layer_id, adapter in file.adapters.items())
+    if to == "kohya":
+        adapters = with_constant_alphas(adapters, report)
     # SDXL's layer names are written in two ways; the family that decides is known while the keys are still the file's
     made = in_kohya_format(replace(file, adapters=adapters))
     if to == "diffusers":

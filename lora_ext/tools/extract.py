@@ -22,6 +22,7 @@ from ..layer_names import UNET, LayerId
 from ..lowrank import LowRank, clamped
 from ..progress import Track, no_progress, progress_bar
 from ..rank_reduction import RankRule, approximate_delta
+from .constant_alpha import note_misread_alphas
 from .extract_source import SourceCheckpoint
 from .layer_changes import LayerChange, is_wide_kernel_shape, kept_share, make_lora_adapter
 from .report import LayerReport, ToolReport
@@ -45,7 +46,9 @@ def extract_lora(
     device: str | torch.device = "cpu",
     track: Track = no_progress,
 ) -> tuple[LoraFile, ToolReport]:
-    """Extracts the LoRA that is nearest to `tuned` − `org` at every layer; alpha is the rank.
+    """Extracts the LoRA that is nearest to `tuned` − `org` at every layer.
+
+    Alpha is the rank, or `dim` in all layers with a dynamic method.
 
     Args:
         org: the original checkpoint, a file or a diffusers folder.
@@ -84,9 +87,11 @@ def extract_lora(
             continue
         low = _approximated(delta, ranks[is_wide_kernel_shape(base.shapes[layer_id])], clamp_quantile, layer_id, report)
         wanted = dtype or widest_dtype([base.dtype(layer_id), other.dtype(layer_id)])
-        adapters[layer_id] = make_lora_adapter(low, None, wanted, layer_id, report)
+        alpha = None if dynamic_method is None else float(dim)  # one for all ranks, as diffusers needs
+        adapters[layer_id] = make_lora_adapter(low, alpha, wanted, layer_id, report)
     if not adapters:
         raise ToolError(f"{tuned} and {org} are equal in all {len(layer_ids)} layers; there is nothing to extract")
+    note_misread_alphas(adapters, report)
     file = LoraFile(adapters)
     metadata = _metadata(base, other, dim, conv_dim, dynamic_method, dynamic_param)
     dims = None if dynamic_method is not None else (dim, ranks[1].rank)

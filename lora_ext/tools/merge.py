@@ -31,6 +31,7 @@ from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
 from ..precisions import SAVE_PRECISIONS
 from ..progress import Track, no_progress, progress_bar
+from .constant_alpha import with_constant_alphas
 from .layer_changes import change_of, check_usable
 from .merge_layer import MERGE_METHODS, LayerContribution, MergeOptions, merge_layer
 from .report import ToolReport, note_unused_options
@@ -91,6 +92,7 @@ def merge_loras(
     for spec in specs:
         if len(report.left_out.get(spec.display_name, ())) == len(spec.file.adapters):
             raise ToolError(f"nothing of {spec.display_name} can be merged: " + "; ".join(report.notes))
+    adapters = with_constant_alphas(adapters, report)
     comment = f"merged ({options.method}): " + " + ".join(f"{spec.unet:g} * {spec.display_name}" for spec in specs)
     sources = [
         source_record(spec.file, spec.unet, None if spec.blocks is UNIFORM_WEIGHTS else spec.blocks.format_weights())

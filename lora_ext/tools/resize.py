@@ -1,6 +1,8 @@
 """Change the rank of a LoRA by its singular values: one rank for all layers, or a rank for each.
 
-alpha keeps its ratio to the rank, as in kohya's `resize_lora.py`, so that the file is as strong as before.
+alpha keeps its ratio to the rank, as in kohya's `resize_lora.py`, so that the file is as strong as before. Where layers
+get ranks of their own, all get the alpha that the highest rank has, and the rest of the scale goes into the factors:
+diffusers reads only one alpha for all attention layers (`constant_alpha`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
 from ..progress import Track, no_progress
 from ..rank_reduction import RankRule
+from .constant_alpha import alphas_at_new_ranks, with_constant_alphas
 from .layer_changes import change_of, make_lora_adapter, make_stored_adapter, open_source, with_adapters
 from .many_files import run_tool
 from .report import LayerReport, ToolReport
@@ -68,8 +71,11 @@ def resize_lora(
     if dynamic_method is None and dynamic_param is not None:
         report.add_note("--dynamic_param changes nothing without --dynamic_method")
     adapters: dict[LayerId, Adapter] = {}
+    alphas = alphas_at_new_ranks(file.adapters, new_rank, dynamic_method is not None)
     for layer_id in track(list(file.adapters), "resize"):
-        adapters[layer_id] = _resized(file, layer_id, ranks, dtype, torch.device(device), report)
+        alpha = alphas.get(layer_id.part)
+        adapters[layer_id] = _resized(file, layer_id, ranks, alpha, dtype, torch.device(device), report)
+    adapters = with_constant_alphas(adapters, report)
     if not report.layers:
         raise ToolError(
             f"no layer of {file.path or file.name} has a rank to change ({', '.join(file.kinds) or 'empty'})"
@@ -90,11 +96,12 @@ def _resized(
     file: LoraFile,
     layer_id: LayerId,
     ranks: Sequence[RankRule],
+    alpha: float | None,
     dtype: torch.dtype | None,
     device: torch.device,
     report: ToolReport,
 ) -> Adapter:
-    """One layer at its new rank; adds its line to the report."""
+    """One layer at its new rank, with `alpha` or the one that keeps alpha / rank; adds its line to the report."""
     adapter = file.adapters[layer_id]
     dtype = dtype or widest_dtype([adapter.dtype])
     plain, extras = adapter, {}
@@ -125,7 +132,8 @@ def _resized(
     if rule.method is None and rank < rule.rank and best.norm:
         report.add_note(f"rank {rule.rank} is more than some layers can have; those get their full rank (capped)")
     report.layers.append(LayerReport(str(layer_id), adapter.rank, rank, best.kept, best.norm * scale))
-    made = make_lora_adapter(best.low_rank.times(scale), scale * rank, dtype, layer_id, report)
+    alpha = scale * rank if alpha is None else alpha
+    made = make_lora_adapter(best.low_rank.times(scale), alpha, dtype, layer_id, report)
     return make_stored_adapter({**made.tensors, **extras}, dtype, layer_id, report) if extras else made
 
 

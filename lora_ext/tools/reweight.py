@@ -17,6 +17,7 @@ from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile, is_tensor_finite
 from ..layer_names import LayerId
 from ..progress import Track
+from .constant_alpha import note_misread_alphas
 from .layer_changes import make_stored_adapter, open_source, with_adapters
 from .many_files import run_tool
 from .report import LayerReport, ToolReport
@@ -77,6 +78,7 @@ def reweight_lora(
     if left_out:
         report.left_out[file.name] = left_out
         report.add_note("layers with weight 0 are left out")
+    note_misread_alphas(adapters, report)
     comment = f"reweighted: lbw={blocks.format_weights()} te={te:g} unet={unet:g}"
     result = with_adapters(
         file, adapters, carry_metadata(file.metadata, comment, [source_record(file, lbw=blocks.format_weights())])
