@@ -151,7 +151,7 @@ WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"lr_scheduler": "cosin"}, "did you mean 'cosine'"),
     ({"optimizer_type": "AdamX"}, "did you mean"),
     ({"optimizer_args": ["weight_decay"]}, "name=value"),
-    ({"network_args": ["algo=loha"]}, "algo=loha"),
+    ({"network_args": ["algo=lohaha"]}, "algo must be .* did you mean"),
     ({"network_train_unet_only": True, "network_train_text_encoder_only": True}, "leave one out"),
     ({"network_module": "lierla", "conv_dim": 4}, "c3lier"),
     ({"network_module": "dylora", "network_dim": 10}, "set unit 5"),

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..lowrank import LowRank
 from .base import Adapter, matrix_shape, product_shape
 
+DOWN, MID, UP = "lora_down.weight", "lora_mid.weight", "lora_up.weight"
+"""Suffixes of the factors."""
 _BIASES = ("diff_b", "lora_up.bias")
 _SCALABLE = frozenset({"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "diff_b"})
 """Tensors of a layer whose scale can move into its factors."""

@@ -15,6 +15,7 @@ from ...block_weights import parse_finite_number
 from ...blocks import SD_BLOCKS, UNetBlocks
 from ...errors import BlockError, TrainError, did_you_mean
 from ...layer_names import TE, UNET, LayerId
+from .layer_choice import is_trained_layer, is_wider_than_1x1
 from .recipe import Recipe
 
 BLOCK_WEIGHT_CURVES: Mapping[str, Callable[[float], float]] = MappingProxyType(
@@ -100,39 +101,6 @@ class RankAndAlpha:
     alpha: float
 
 
-def has_conv3x3_modules(recipe: Recipe) -> bool:
-    """Whether 3x3 layers get modules: C3Lier, or DyLoRA with `conv_dim`."""
-    wide = recipe.conv_dim is not None or recipe.conv_block_dims is not None
-    return recipe.network_module == "c3lier" or (recipe.is_dylora and wide)
-
-
-def is_wider_than_1x1(shape: tuple[int, ...]) -> bool:
-    """Whether a weight's kernel is larger than 1x1."""
-    return len(shape) == 4 and max(shape[2:]) > 1
-
-
-def is_trained_layer(layer_id: LayerId, shape: tuple[int, ...], recipe: Recipe) -> bool:
-    """Whether a recipe trains a layer, chosen by module class as kohya's scripts do.
-
-    Linear and 1x1 layers of Transformer2DModel, attention and MLP of CLIP; with 3x3 layers also all of ResnetBlock2D,
-    Downsample2D and Upsample2D. Norms are never trained.
-
-    Args:
-        layer_id: The layer.
-        shape: The shape of its weight.
-        recipe: The settings.
-    """
-    if len(shape) < 2:
-        return False
-    if layer_id.part != UNET:
-        return recipe.trains_text and layer_id.layer.startswith("layers.")
-    if not recipe.trains_unet or not layer_id.block:
-        return False
-    if layer_id.layer.startswith("attention."):
-        return has_conv3x3_modules(recipe) or not is_wider_than_1x1(shape)
-    return has_conv3x3_modules(recipe) and layer_id.layer.startswith(("resnet", "sampler."))
-
-
 class ModuleRanks:
     """Rank and alpha of every module, from the recipe's per-block lists and its single values.
 
@@ -165,14 +133,15 @@ class ModuleRanks:
     def _table(
         self, dims: tuple[int, ...] | None, alphas: tuple[float, ...] | None, other: RankAndAlpha
     ) -> Mapping[str, RankAndAlpha]:
-        """Block label → rank and alpha. Raises TrainError for a list of another length."""
+        """Block label → rank and alpha; "" outside of the blocks. Raises TrainError for a list of another length."""
         blocks = self.family.blocks
         for values in (dims, alphas):
             if values is not None and len(values) != len(blocks):
                 ends = f"{blocks[0]} to {blocks[-1]}"
                 raise TrainError(f"{len(values)} values where {self.family.name} has {len(blocks)} blocks, {ends}")
         ranks = dims or (other.rank,) * len(blocks)
-        return dict(zip(blocks, map(RankAndAlpha, ranks, alphas or (other.alpha,) * len(blocks)), strict=True))
+        found = dict(zip(blocks, map(RankAndAlpha, ranks, alphas or (other.alpha,) * len(blocks)), strict=True))
+        return {"": other, **found}
 
     def for_layer(self, layer_id: LayerId, shape: tuple[int, ...]) -> RankAndAlpha | None:
         """A layer's rank and alpha.
@@ -186,10 +155,14 @@ class ModuleRanks:
         """
         if not is_trained_layer(layer_id, shape, self.recipe) or self.rate_weight(layer_id) == 0:
             return None
-        if layer_id.part != UNET:
-            return self.text_encoder
-        size = (self.wide_by_block if is_wider_than_1x1(shape) else self.narrow_by_block)[layer_id.block]
-        return size if size.rank > 0 else None
+        size = self.text_encoder
+        if layer_id.part == UNET:
+            size = (self.wide_by_block if is_wider_than_1x1(shape) else self.narrow_by_block)[layer_id.block]
+        if size.rank <= 0:
+            return None
+        if self.recipe.rs_lora:  # alpha·√r / r is alpha / √r (Kalajdzievski 2023, arXiv 2312.03732), in every file too
+            return RankAndAlpha(size.rank, (size.alpha or size.rank) * math.sqrt(size.rank))
+        return size
 
     def rate_weight(self, layer_id: LayerId) -> float:
         """The weight of a layer's learning rate.

@@ -42,6 +42,11 @@ def recipe_option(default: Any, help: str, group: str, choices: tuple[str, ...] 
 
 
 NETWORK_MODULES = ("lierla", "c3lier", "dylora")
+ADAPTER_ALGOS = ("lora", "loha", "lokr", "glora", "ia3", "full", "diag-oft", "boft", "oft")
+NETWORK_TARGETS = (
+    "transformer", "attention", "attention_ff", "cross_attention", "cross_attention_ff", "self_attention",
+    "self_attention_ff", "resnet", "all",
+)  # fmt: skip
 PRIOR_LOSS_TARGETS = ("picture", "model")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 MAX_STEPS = 10_000_000
@@ -82,6 +87,7 @@ class Recipe:
     network_module: str = recipe_option(
         "lierla", "which network: LierLa, C3Lier, DyLoRA", "network", NETWORK_MODULES, basic=True
     )
+    algo: str = recipe_option("lora", "kind of adapter: LoRA or one of LyCORIS'", "network", ADAPTER_ALGOS, basic=True)
     network_dim: int = recipe_option(4, "rank of Linear and 1x1 layers", "network", low=1, high=1024, basic=True)
     network_alpha: float = recipe_option(
         1.0, "LoRA alpha; the update is scaled by alpha / rank", "network", low=0, high=1024, basic=True
@@ -105,6 +111,32 @@ class Recipe:
     )
     scale_weight_norms: float | None = recipe_option(
         None, "largest norm of a layer's change; 1 is usual", "network", low=0
+    )
+    dora_wd: bool = recipe_option(False, "DoRA: the norms of W + ΔW are trained apart (LoRA, LoHa, LoKr)", "network")
+    wd_on_out: bool = recipe_option(True, "DoRA: one norm for each output, else for each input", "network")
+    rs_lora: bool = recipe_option(False, "scale by alpha / √rank instead of alpha / rank", "network")
+    use_tucker: bool = recipe_option(False, "Tucker core in 3x3 layers", "network")
+    factor: int = recipe_option(
+        -1, "LoKr: size of the smaller matrix; -1 makes both alike", "network", low=-1, high=1024
+    )
+    decompose_both: bool = recipe_option(False, "LoKr: the smaller matrix has a rank too", "network")
+    full_matrix: bool = recipe_option(False, "LoKr: the larger matrix has no rank", "network")
+    unbalanced_factorization: bool = recipe_option(False, "LoKr: swap the two sizes of the outputs", "network")
+    constraint: float = recipe_option(0.0, "OFT, BOFT: limit of the rotation; 0 is none", "network", low=0)
+    rescaled: bool = recipe_option(False, "OFT, BOFT: train a factor for each output too", "network")
+    train_norm: bool = recipe_option(False, "train the norms' weights and biases too", "network")
+    network_targets: str = recipe_option(
+        "transformer",
+        "layers of the U-Net: transformer (with C3Lier the resnets too), attention, with _ff the feed-forward layers "
+        "too, resnet, all (input, output and time layers too)",
+        "network",
+        NETWORK_TARGETS,
+    )
+    network_include: tuple[str, ...] = recipe_option(
+        (), "patterns such as *attn2*: only layers whose names match one are trained", "network"
+    )
+    network_exclude: tuple[str, ...] = recipe_option(
+        (), "patterns: layers whose names match one are not trained", "network"
     )
     # --- DyLoRA
     unit: int = recipe_option(4, "ranks drawn together; the file can be cut to any multiple of it", "dylora", low=1)

@@ -43,6 +43,7 @@ def _network(r: Recipe) -> Iterator[str]:
         yield "LierLa does not train 3x3 layers: leave conv_dim out, or set network_module c3lier"
     if r.is_dylora:
         yield from _dylora(r)
+    yield from _kinds(r)
     for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
         values = getattr(r, name)
         if values is not None and len(values) not in (25, 19):
@@ -51,6 +52,40 @@ def _network(r: Recipe) -> Iterator[str]:
             yield f"{name} has {min(values)}; give 0 or more (a rank of 0 makes no modules)"
     if r.trains_unet and max(block_rate_weights(r).values()) == 0 and not r.trains_text:
         yield "all block weights are 0: nothing would be trained; raise down_lr_weight, mid_lr_weight or up_lr_weight"
+
+
+def _kinds(r: Recipe) -> Iterator[str]:
+    """What other kinds of adapters than plain LoRA exclude."""
+    for names, algos in _OPTIONS_OF_ALGOS.items():
+        for option in names.split():
+            if getattr(r, option) != getattr(Recipe, option) and r.algo not in algos:
+                yield f"{option} is for algo {' or '.join(algos)}, not {r.algo}; leave it out"
+    if not r.wd_on_out and not r.dora_wd:
+        yield "wd_on_out is for DoRA; set dora_wd, or leave it out"
+    if r.use_tucker and r.network_module == "lierla":
+        yield "use_tucker is for 3x3 layers, which LierLa does not train; leave it out, or set network_module c3lier"
+    if r.algo == "lora" and not r.dora_wd and not r.use_tucker:
+        return
+    name = "dora_wd" if r.dora_wd else f"algo {r.algo}" if r.algo != "lora" else "use_tucker"
+    if r.is_dylora:
+        yield f"DyLoRA trains plain LoRA; leave {name} out, or set network_module lierla or c3lier"
+    if r.network_dropout:
+        yield f"network_dropout acts between the two factors of plain LoRA, not with {name}; leave it out"
+    if r.scale_weight_norms and (r.dora_wd or r.algo in ("glora", "diag-oft", "boft", "oft")):
+        yield f"scale_weight_norms cannot scale the change of {name}; leave it out"
+    if r.torch_compile:
+        yield f"torch_compile cannot be used with {name}; leave one of them out"
+    if r.factor == 0:
+        yield "factor must be -1 or at least 1, not 0"
+
+
+_OPTIONS_OF_ALGOS = {
+    "dora_wd use_tucker": ("lora", "loha", "lokr"),
+    "rs_lora": ("lora", "loha", "lokr", "glora"),
+    "factor decompose_both full_matrix unbalanced_factorization": ("lokr",),
+    "constraint rescaled": ("diag-oft", "boft"),
+}
+"""Options → the algorithms that they are for."""
 
 
 def _dylora(r: Recipe) -> Iterator[str]:

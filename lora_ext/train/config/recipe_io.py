@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NoReturn
 
 from ...command_line import CommandParser
@@ -17,21 +16,16 @@ from ...errors import TrainError, did_you_mean
 from ...file.displayed_names import typed_path
 from .kohya_gui_file import load_gui_file
 from .kohya_options import IGNORED_OPTIONS, UNSUPPORTED_OPTIONS, is_neutral, sort_options
+from .network_modules import (
+    ARGUMENT_NAMES,
+    EXTRA_ARGUMENTS,
+    UNSUPPORTED_ARGUMENTS,
+    UNUSED_ARGUMENTS,
+    name_network,
+)
 from .recipe import Recipe, RecipeOption, UserOptimizerClass, recipe_options
 from .recipe_check import check_recipe
 from .toml_file import load_toml
-
-NETWORK_MODULE_ALIASES: Mapping[str, str] = MappingProxyType(
-    {
-        "networks.lora": "lierla",
-        "networks.dylora": "dylora",
-        "lora": "lierla",
-        "lora-lierla": "lierla",
-        "lora-c3lier": "c3lier",
-        "locon": "c3lier",
-    }
-)
-"""Other names of `network_module` → ours; `networks.lora` with a conv_dim is C3Lier."""
 
 _OTHER_OPTIONS = ("network_args", "use_8bit_adam", "use_lion_optimizer", "caption_extention", "mem_eff_attn")
 """Options of kohya's scripts that set options of other names here; `caption_extention` is their old misspelling."""
@@ -199,7 +193,7 @@ def recipe_from_settings(
         'c3lier'
     """
     given = dict(settings)
-    _add_network_args(given)
+    _add_network_args(given, notify)
     for name, optimizer in (("use_8bit_adam", "AdamW8bit"), ("use_lion_optimizer", "Lion")):
         if not is_neutral(given.pop(name, False)):
             given.setdefault("optimizer_type", optimizer)
@@ -209,7 +203,7 @@ def recipe_from_settings(
         given.setdefault("sdpa", True)
     if given.get("optimizer_type") == "":
         del given["optimizer_type"]
-    _name_network(given)
+    name_network(given, notify)
     used, not_used = sort_options(given, recipe_options())
     if not_used:
         notify(not_used)
@@ -218,14 +212,21 @@ def recipe_from_settings(
     )
 
 
-def _add_network_args(given: dict[str, Any]) -> None:
+def _add_network_args(given: dict[str, Any], notify: Callable[[str], None]) -> None:
     """Moves the settings in `network_args` to `given`. Raises TrainError, with all that are unknown."""
     known = [n for n, (_, option) in recipe_options().items() if option.group in ("network", "dylora", "blocks")]
+    known += EXTRA_ARGUMENTS
     wrong = []
     for text in _split_arguments(given.pop("network_args", ())):
         name, equals, value = text.partition("=")
+        name = ARGUMENT_NAMES.get(name, name)
         if equals and name in known:
             given.setdefault(name, value)
+        elif equals and name in UNUSED_ARGUMENTS:
+            if not is_neutral(value):
+                notify(f"not used here: network_args {name} ({UNUSED_ARGUMENTS[name]})")
+        elif equals and name in UNSUPPORTED_ARGUMENTS and not is_neutral(value):
+            raise TrainError(f"network_args {name} is not supported here: {UNSUPPORTED_ARGUMENTS[name]}")
         elif not (equals and is_neutral(value)):
             wrong.append(text)
     if wrong:
@@ -240,19 +241,6 @@ def _split_arguments(given: Any) -> list[str]:
     if given is not None and not isinstance(given, (list, tuple)):
         raise TrainError(f"network_args must be {_TYPE_NAMES['strs']}, not {_shown(given)}")
     return [str(item) for item in given or ()]
-
-
-def _name_network(given: dict[str, Any]) -> None:
-    """Sets `network_module` to our name; a conv_dim without a module, or with kohya's name, means C3Lier."""
-    wide = not is_neutral(given.get("conv_dim")) or given.get("conv_block_dims") not in (None, "", [])
-    name = given.get("network_module")
-    if name is None and wide:
-        given["network_module"] = "c3lier"
-    elif isinstance(name, str):
-        ours = NETWORK_MODULE_ALIASES.get(name.lower(), name.lower())
-        given["network_module"] = (
-            "c3lier" if ours == "lierla" and wide and name.lower() in NETWORK_MODULE_ALIASES else ours
-        )
 
 
 def settings_from_recipe(recipe: Recipe) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 from ...errors import TrainError
 from ...file.folder_listing import load_metadata_quickly
 from ...json_text import parse_json
-from .block_settings import conv3x3_rank_and_alpha, has_conv3x3_modules
+from .block_settings import conv3x3_rank_and_alpha
 from .dylora import DYLORA_SCALE_RULE_KEY, DYLORA_VARIANTS
+from .layer_choice import has_conv3x3_modules
+from .network_modules import ARGUMENT_NAMES, UNUSED_ARGUMENTS, name_network
 from .optimizers import OPTIMIZERS
 from .recipe import Recipe, recipe_options
-from .recipe_io import NETWORK_MODULE_ALIASES, parse_recipe_option, settings_from_recipe
+from .recipe_io import parse_recipe_option, settings_from_recipe
 
 _ALWAYS_RECORDED = frozenset(
     """learning_rate text_encoder_lr unet_lr gradient_checkpointing gradient_accumulation_steps max_train_steps
@@ -28,7 +31,13 @@ _ALWAYS_RECORDED = frozenset(
 """Options that kohya's scripts always record; others are recorded where they are not at their default."""
 
 _ENTRY_NAMES = {"debiased_estimation_loss": "ss_debiased_estimation", "train_batch_size": "ss_batch_size_per_device"}
-_RECORDED_ELSEWHERE = frozenset({"network_module", "network_dim", "network_alpha", "network_dropout", "optimizer_type"})
+_KIND_ARGS = """algo dora_wd wd_on_out rs_lora use_tucker factor decompose_both full_matrix unbalanced_factorization
+    constraint rescaled train_norm network_targets network_include network_exclude""".split()
+"""Options that are arguments of LyCORIS' networks, or choose layers."""
+
+_RECORDED_ELSEWHERE = frozenset(
+    {"network_module", "network_dim", "network_alpha", "network_dropout", "optimizer_type", *_KIND_ARGS}
+)
 """Recorded by the network itself, or in an entry with others."""
 
 _NETWORK_ARGS = """down_lr_weight mid_lr_weight up_lr_weight block_lr_zero_threshold block_dims block_alphas
@@ -68,14 +77,17 @@ def network_metadata(recipe: Recipe) -> dict[str, str]:
         Metadata key → text.
     """
     settings = settings_from_recipe(recipe)
-    args = {name: settings[name] for name in _NETWORK_ARGS if name in settings}
+    args = {name: settings[name] for name in (*_NETWORK_ARGS, *_KIND_ARGS) if name in settings}
+    if _module_name(recipe) in ("lycoris.kohya", "networks.oft"):
+        # their own choice of layers is another one
+        args |= {"algo": recipe.algo, "network_targets": recipe.network_targets}
     if has_conv3x3_modules(recipe):
         args |= {"conv_dim": conv3x3_rank_and_alpha(recipe).rank, "conv_alpha": conv3x3_rank_and_alpha(recipe).alpha}
     if recipe.is_dylora:
         args["unit"] = recipe.unit
-    texts = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in args.items()}
+    texts = {name: _argument_text(name, value) for name, value in args.items()}
     found = {
-        "ss_network_module": "networks.dylora" if recipe.is_dylora else "networks.lora",
+        "ss_network_module": _module_name(recipe),
         "ss_network_dim": str(recipe.network_dim),
         "ss_network_alpha": str(recipe.network_alpha),
         "ss_network_dropout": str(recipe.network_dropout),
@@ -87,6 +99,21 @@ def network_metadata(recipe: Recipe) -> dict[str, str]:
     return found
 
 
+def _argument_text(name: str, value: Any) -> str:
+    if name in ("network_include", "network_exclude"):
+        return shlex.join(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _module_name(recipe: Recipe) -> str:
+    """The module of kohya's scripts that trains such a network."""
+    if recipe.is_dylora:
+        return "networks.dylora"
+    if recipe.algo == "oft":
+        return "networks.oft"
+    return "lycoris.kohya" if recipe.algo != "lora" or recipe.dora_wd or recipe.use_tucker else "networks.lora"
+
+
 # --- settings from metadata -------------------------------------------------------------------------------------------
 
 _NO_SETTINGS = re.compile(
@@ -96,8 +123,6 @@ _NO_SETTINGS = re.compile(
 )
 """Entries that describe a run's results or its model, or that are read separately."""
 _OPTIONS_BY_ENTRY = {note: name for name, note in _ENTRY_NAMES.items()}
-_LYCORIS_MODULES = {"lora": "networks.lora", "locon": "networks.lora", "dylora": "networks.dylora"}
-"""LyCORIS' algorithms that can be trained here → kohya's module."""
 
 
 def settings_from_lora_file(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -192,16 +217,23 @@ def _network(metadata: Mapping[str, str], warnings: list[str]) -> Iterator[tuple
     except (ValueError, TypeError):
         args = {}
     module = metadata.get("ss_network_module", "")
-    if module.startswith("lycoris"):
-        kind = str(args.pop("algo", "lora"))
-        module = _LYCORIS_MODULES.get(kind, "")
-        if not module:
-            warnings.append(f"{kind} networks cannot be trained here; LierLa, C3Lier and DyLoRA can")
-    wide = any(args.get(name) not in (None, "", "None") for name in ("conv_dim", "conv_block_dims"))
-    ours = NETWORK_MODULE_ALIASES.get(module, module)
-    if ours:
-        yield "network_module", "c3lier" if wide and ours == "lierla" else ours, "ss_network_module"
-    yield from ((str(name), value, f"ss_network_args {name}") for name, value in args.items())
+    if module:
+        given = {str(name): value for name, value in args.items() if value not in (None, "", "None")}
+        if "network_targets" in given and "dylora" not in module:  # written here, where no preset is meant
+            module = "c3lier" if {"conv_dim", "conv_block_dims"} & given.keys() else "lierla"
+        args = given | {"network_module": module}
+        unused = {"preset": args.pop("preset")} if "preset" in args and "lycoris" not in module else {}
+        try:
+            name_network(args)
+            args |= unused
+        except TrainError as error:
+            warnings.append(f"ss_network_args: {error}; it is left out")
+            args = {name: value for name, value in args.items() if name not in ("network_module", "algo", "preset")}
+        if "network_module" in args:
+            yield "network_module", args.pop("network_module"), "ss_network_module"
+    for name, value in args.items():
+        if name not in UNUSED_ARGUMENTS:
+            yield ARGUMENT_NAMES.get(name, str(name)), value, f"ss_network_args {name}"
 
 
 def _optimizer(name: str) -> str | None:

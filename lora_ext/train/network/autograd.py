@@ -173,9 +173,9 @@ class ConvLoraFunction(torch.autograd.Function):
         flat = grad.flatten(2)
         low_grad = torch.matmul(ctx.up * selection.scale, flat).view_as(low)
         needs_x = ctx.needs_input_grad[0]
-        x_grad, down_grad = _conv_backward(low_grad, image, ctx.down, ctx.conv_options, (needs_x, True))
+        x_grad, down_grad = conv_backward(low_grad, image, ctx.down, ctx.conv_options, (needs_x, True))
         if needs_x and ctx.weight is not None:
-            x_grad = _conv_backward(grad, image, ctx.weight, ctx.conv_options, (True, False))[0].add_(x_grad)
+            x_grad = conv_backward(grad, image, ctx.weight, ctx.conv_options, (True, False))[0].add_(x_grad)
         up_grad = torch.bmm(low[:, rows].flatten(2), flat.transpose(1, 2)).sum(0) * selection.scale
         return (
             None if x_grad is None else x_grad.to(ctx.x_dtype),
@@ -186,10 +186,21 @@ class ConvLoraFunction(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _conv_backward(
+def conv_backward(
     grad: Tensor, x: Tensor, weight: Tensor, conv_options: Any, wanted: tuple[bool, bool]
 ) -> tuple[Any, Any]:
-    """Gradients of a convolution's input (n, in, h, w) and weight (out, in, kh, kw), those that are wanted."""
+    """Computes the gradients of a convolution.
+
+    Args:
+        grad: Of its output, (n, out, h', w').
+        x: Its input, (n, in, h, w).
+        weight: (out, in, kh, kw).
+        conv_options: (stride, padding, dilation).
+        wanted: Whether those of the input and of the weight are computed.
+
+    Returns:
+        (gradient of the input, gradient of the weight); None where not wanted.
+    """
     stride, padding, dilation = conv_options
     found = torch.ops.aten.convolution_backward(
         grad, x, weight, None, stride, padding, dilation, False, [0, 0], 1, [*wanted, False]
@@ -276,3 +287,12 @@ def forward_with_dropout(
     if extra:
         return torch.add(output, F.conv2d(low, up.t().to(dtype)[:, :, None, None]), alpha=scale)
     return torch.add(output, low @ up.to(dtype), alpha=scale)
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype in which autocast computes Linear and Conv2d on a kind of device ("cuda", "cpu"); None if it is off."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == "cpu":  # torch before 2.4
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if device == "cuda" and torch.is_autocast_enabled() else None

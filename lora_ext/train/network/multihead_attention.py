@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...inject import LayerTarget
-from .trainable_factors import TrainableFactors
+from .trainable_layer import TrainableLayer
 
 
 def _holder(module: nn.Module, slot: str) -> tuple[nn.Module, str]:
@@ -18,7 +18,22 @@ def _holder(module: nn.Module, slot: str) -> tuple[nn.Module, str]:
     return (module.get_submodule(".".join(path)) if path else module), name
 
 
-def _changed(weight: Tensor, rows: Sequence[tuple[LayerTarget, TrainableFactors]]) -> Tensor:
+def base_weight(target: LayerTarget) -> Tensor:
+    """The model's own weight of a layer.
+
+    Args:
+        target: The layer.
+
+    Returns:
+        The Parameter, or its rows that belong to the layer.
+    """
+    holder, name = _holder(target.module, target.slot)
+    weight = holder._parameters[name]
+    assert weight is not None
+    return weight if target.rows is None else weight[slice(*target.rows)]
+
+
+def _changed(weight: Tensor, rows: Sequence[tuple[LayerTarget, TrainableLayer]]) -> Tensor:
     """W + ΔW, (rows, in), where each ΔW belongs to some rows of W: query, key and value are stacked."""
     total = weight
     for target, factors in rows:
@@ -31,7 +46,7 @@ def _changed(weight: Tensor, rows: Sequence[tuple[LayerTarget, TrainableFactors]
 
 
 def hook_multihead_attention(
-    module: nn.Module, targets_and_factors: Sequence[tuple[LayerTarget, TrainableFactors]]
+    module: nn.Module, targets_and_factors: Sequence[tuple[LayerTarget, TrainableLayer]]
 ) -> list[RemovableHandle]:
     """Hooks that replace the weights by W + ΔW, differentiable in the factors, during each call.
 

@@ -8,16 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...adapters import Adapter, Lora
+from ...adapters.lora import DOWN, UP
+from ...errors import TrainError
 from ...lowrank import LowRank
 from ..config.block_settings import RankAndAlpha
 from ..config.dylora import RankSelection, select_all_ranks
-from .autograd import ConvLoraFunction, LinearLoraFunction, forward_with_dropout, frozen_weight, prepare_convolution
+from .autograd import (
+    ConvLoraFunction,
+    LinearLoraFunction,
+    autocast_dtype,
+    forward_with_dropout,
+    frozen_weight,
+    prepare_convolution,
+)
+from .trainable_layer import TrainableLayer, wrong_kind
 
 is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
 """Whether torch.compile traces the running code; torch before 2.2 cannot tell."""
 
 
-class TrainableFactors(nn.Module):
+class TrainableFactors(TrainableLayer):
     """The factors of one layer, float32, with one Parameter for every `unit` ranks of each factor.
 
     The Parameters share the memory of `down` and `up`, so that the first ranks of both are views. Parameters of ranks
@@ -36,10 +47,7 @@ class TrainableFactors(nn.Module):
         downs: Parameters of D, (unit, in[, kh, kw]) each.
         ups: Parameters of Uᵀ, (unit, out) each.
         alpha: The update is scaled by alpha / R.
-        selection: The ranks that are used and trained.
         trained_parameters: The Parameters that the step trains, those of D before those of Uᵀ.
-        skipped: Whether the module is left out in this step (module dropout).
-        seed: Of this step's dropout masks; None without dropout.
         layer_dtype: What the layer computed in last.
         casts: D and Uᵀ in `layer_dtype`.
     """
@@ -58,9 +66,6 @@ class TrainableFactors(nn.Module):
         self.unit = unit or rank_and_alpha.rank
         self.downs = nn.ParameterList(nn.Parameter(rows) for rows in down.split(self.unit))
         self.ups = nn.ParameterList(nn.Parameter(rows) for rows in up.split(self.unit))
-        self.skipped = False
-        self.dropout = self.rank_dropout = 0.0
-        self.seed: int | None = None
         self.layer_dtype: torch.dtype | None = None
         self.casts: tuple[Tensor, Tensor] | None = None
         self.cast_version = 0
@@ -102,6 +107,12 @@ class TrainableFactors(nn.Module):
         """R, all ranks."""
         return self.down.shape[0]
 
+    def reset_step(self) -> None:
+        """Uses all ranks until the next step begins."""
+        super().reset_step()
+        self.select_ranks(select_all_ranks(self.rank, self.alpha))
+        self.casts = None
+
     # --- the ranks that are used
 
     def select_ranks(self, selection: RankSelection) -> None:
@@ -137,6 +148,41 @@ class TrainableFactors(nn.Module):
         if self.training and self._drops and self.rank_dropout:
             down = down * self.rank_mask(down[None, :, 0])[0][:, None]
         return (up.t() @ down.flatten(1) * self.selection.scale).unflatten(1, down.shape[1:])
+
+    @torch.no_grad()
+    def unscaled_square(self) -> Tensor:
+        """Computes ‖U·D‖² (Frobenius) as ⟨UᵀU, DDᵀ⟩, 0-dim: ΔW is not formed."""
+        down, up = self.down.flatten(1), self.up
+        return torch.sum((up @ up.t()) * (down @ down.t()))
+
+    @property
+    def delta_scale(self) -> float:
+        """Alpha / R."""
+        return self.alpha / self.rank
+
+    def linear_tensors(self) -> list[Tensor]:
+        """D and Uᵀ."""
+        return [self.down, self.up]
+
+    def to_adapter(self) -> Lora:
+        """The LoRA that a file stores."""
+        return Lora(self.low_rank().to_tensors(self.alpha))
+
+    def load_adapter(self, adapter: Adapter, shape: torch.Size) -> None:
+        """Continues from a LoRA; a smaller rank fills the first ranks. Raises TrainError for other kinds and ranks."""
+        low = adapter.low_rank()
+        if low is None or adapter.kind != "LoRA":
+            raise wrong_kind(adapter, "LoRA")
+        if low.rank > self.rank:
+            raise TrainError(
+                f"the file has rank {low.rank}, the network {self.rank}; set dim_from_weights, or give the file's rank "
+                "as network_dim"
+            )
+        stored = low.reshaped(shape).to_tensors(self.alpha / self.rank * low.rank)
+        with torch.no_grad():
+            self.up.zero_()
+            self.down[: low.rank] = stored[DOWN].to(self.down)
+            self.up[: low.rank] = stored[UP].flatten(1).t().to(self.up)
 
     # --- masks
 
@@ -245,12 +291,3 @@ def cast_factors(modules: Sequence[TrainableFactors]) -> None:
     with torch.no_grad():
         into = [cast for m in wanted if m.casts is not None for cast in m.casts]
         torch._foreach_copy_(into, [factor for m in wanted for factor in (m.down, m.up)])
-
-
-def autocast_dtype(device: str) -> torch.dtype | None:
-    """The dtype in which autocast computes Linear and Conv2d on a kind of device ("cuda", "cpu"); None if it is off."""
-    if hasattr(torch, "get_autocast_dtype"):
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if device == "cpu":  # torch before 2.4
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    return torch.get_autocast_gpu_dtype() if device == "cuda" and torch.is_autocast_enabled() else None

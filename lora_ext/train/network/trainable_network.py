@@ -1,4 +1,4 @@
-"""`TrainableNetwork`: trainable LierLa, C3Lier and DyLoRA modules on a model, attached and detached by hooks."""
+"""`TrainableNetwork`: the trained part of every layer of a model, attached and detached by hooks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ...adapters.lora import Lora
 from ...blocks import SD_BLOCKS, SDXL_BLOCKS, UNetBlocks
 from ...errors import TrainError
 from ...file.lora_file import LoraFile
 from ...inject import LayerTarget, find_layer_targets
 from ...layer_keys import format_kohya_key
 from ...layer_names import UNET, LayerId
-from ..config.block_settings import ModuleRanks, RankAndAlpha, parameter_group_name
-from ..config.dylora import select_all_ranks, select_drawn_ranks
+from ..config.block_settings import ModuleRanks, RankAndAlpha, is_wider_than_1x1, parameter_group_name
+from ..config.dylora import select_drawn_ranks
 from ..config.recipe import Recipe
 from ..config.recipe_metadata import network_metadata
-from .multihead_attention import hook_multihead_attention
+from .multihead_attention import base_weight, hook_multihead_attention
+from .new_adapters import NewLayer, new_tensors
+from .trainable_adapter import TrainableAdapter
 from .trainable_factors import TrainableFactors, cast_factors
+from .trainable_layer import TrainableLayer
 from .weight_norms import NormLimitReport, delta_norms, limit_delta_norms
 
 
@@ -69,21 +71,18 @@ class TrainableNetwork(nn.Module):
         self.family = block_family_of_layers(found)
         self.module_ranks = ModuleRanks(recipe, self.family)
         self.targets_by_layer: dict[LayerId, LayerTarget] = {}
-        self.factors_by_layer: dict[LayerId, TrainableFactors] = {}
-        unit = recipe.unit if recipe.is_dylora else None
+        self.factors_by_layer: dict[LayerId, TrainableLayer] = {}
         for layer_id, target in found.items():
             size = self._rank_and_alpha(layer_id, target, file)
             if size is not None and _is_supported(target.module):
-                factors = TrainableFactors(tuple(target.shape), size, unit, generator)
-                factors.dropout, factors.rank_dropout = recipe.network_dropout or 0.0, recipe.rank_dropout or 0.0
-                self.targets_by_layer[layer_id], self.factors_by_layer[layer_id] = (
-                    target,
-                    factors.to(_device(target.module)),
-                )
+                layer = self._new_layer(layer_id, target, size, generator)
+                layer.dropout, layer.rank_dropout = recipe.network_dropout or 0.0, recipe.rank_dropout or 0.0
+                self.targets_by_layer[layer_id] = target
+                self.factors_by_layer[layer_id] = layer.to(_device(target.module))
         if not self.factors_by_layer:
             raise TrainError(
                 "no layer of this model is trained by this recipe; check network_train_unet_only, "
-                "network_train_text_encoder_only and the block weights"
+                "network_train_text_encoder_only, network_targets, network_include, network_exclude and block weights"
             )
         self.factors = nn.ModuleDict(
             {self.layer_key(layer_id): factors for layer_id, factors in self.factors_by_layer.items()}
@@ -91,16 +90,27 @@ class TrainableNetwork(nn.Module):
         self.handles: list[RemovableHandle] = []
         self.untrained_layers = self.load_lora(file) if file is not None else []
 
+    def _new_layer(
+        self, layer_id: LayerId, target: LayerTarget, size: RankAndAlpha, generator: torch.Generator | None
+    ) -> TrainableLayer:
+        """The trained part of a layer before the first step. Raises TrainError for a size that does not fit."""
+        recipe, shape = self.recipe, tuple(target.shape)
+        tucker = recipe.use_tucker and is_wider_than_1x1(shape)
+        if recipe.algo == "lora" and not recipe.dora_wd and not tucker and len(shape) > 1:
+            return TrainableFactors(shape, size, recipe.unit if recipe.is_dylora else None, generator)
+        size = RankAndAlpha(size.rank, size.alpha or float(size.rank))  # 0 means the rank, as in kohya's scripts
+        bias = getattr(target.module, "bias", None) is not None and not isinstance(target.module, nn.MultiheadAttention)
+        new = new_tensors(NewLayer(layer_id, base_weight(target), bias, size, recipe, generator))
+        return TrainableAdapter(new, size.alpha, lambda: base_weight(target))
+
     def _rank_and_alpha(self, layer_id: LayerId, target: LayerTarget, file: LoraFile | None) -> RankAndAlpha | None:
         size = self.module_ranks.for_layer(layer_id, tuple(target.shape))
         if size is None or file is None or not self.recipe.dim_from_weights:
             return size
         adapter = file.adapters.get(layer_id)
-        return (
-            RankAndAlpha(adapter.rank, adapter.scaling() * adapter.rank)
-            if adapter is not None and adapter.rank
-            else None
-        )
+        if adapter is None or not adapter.rank:
+            return None if adapter is None or adapter.kind == "LoRA" else size
+        return RankAndAlpha(adapter.rank, adapter.scaling() * adapter.rank)
 
     def layer_key(self, layer_id: LayerId) -> str:
         """A layer's name as kohya's scripts write it.
@@ -118,14 +128,15 @@ class TrainableNetwork(nn.Module):
     def attach(self) -> TrainableNetwork:
         """Registers the hooks; calling it again changes nothing."""
         if not self.handles:
-            stacked: dict[nn.Module, list[tuple[LayerTarget, TrainableFactors]]] = {}
+            stacked: dict[nn.Module, list[tuple[LayerTarget, TrainableLayer]]] = {}
             for layer_id, factors in self.factors_by_layer.items():
                 target = self.targets_by_layer[layer_id]
                 if isinstance(target.module, nn.MultiheadAttention):
                     stacked.setdefault(target.module, []).append((target, factors))
                 else:
                     self.handles.append(target.module.register_forward_pre_hook(factors.before_forward))
-                    self.handles.append(target.module.register_forward_hook(factors.after_forward))
+                    always = {"always_call": True} if isinstance(factors, TrainableAdapter) else {}
+                    self.handles.append(target.module.register_forward_hook(factors.after_forward, **always))
             for module, rows in stacked.items():
                 self.handles += hook_multihead_attention(module, rows)
         return self
@@ -174,26 +185,27 @@ class TrainableNetwork(nn.Module):
         if not self.training:
             return
         recipe, modules = self.recipe, list(self.factors_by_layer.values())
-        for module in modules:
+        factors = [module for module in modules if isinstance(module, TrainableFactors)]
+        for module in factors:
             module.restore_shared_memory()
         if recipe.is_dylora:
-            units = max(-(-m.rank // recipe.unit) for m in modules)
-            draws = torch.randint(units, (1,), generator=generator).tolist() * len(modules)
+            units = max(-(-m.rank // recipe.unit) for m in factors)
+            draws = torch.randint(units, (1,), generator=generator).tolist() * len(factors)
             if recipe.dylora_draw == "module":
                 draws = [
                     int(x * -(-m.rank // recipe.unit))
-                    for x, m in zip(torch.rand(len(modules), generator=generator).tolist(), modules, strict=True)
+                    for x, m in zip(torch.rand(len(factors), generator=generator).tolist(), factors, strict=True)
                 ]
-            for module, drawn in zip(modules, draws, strict=True):
+            for module, drawn in zip(factors, draws, strict=True):
                 module.select_ranks(select_drawn_ranks(recipe, (drawn + 1) * recipe.unit, module.rank, module.alpha))
         if recipe.module_dropout:
-            for module, x in zip(modules, torch.rand(len(modules), generator=generator).tolist(), strict=True):
-                module.skipped = x < recipe.module_dropout
+            for layer, x in zip(modules, torch.rand(len(modules), generator=generator).tolist(), strict=True):
+                layer.skipped = x < recipe.module_dropout
         if recipe.network_dropout or recipe.rank_dropout:
             seeds = torch.randint(2**40, (len(modules),), generator=generator).tolist()
-            for module, seed in zip(modules, seeds, strict=True):
-                module.seed = seed + process
-        cast_factors(modules)
+            for layer, seed in zip(modules, seeds, strict=True):
+                layer.seed = seed + process
+        cast_factors(factors)
 
     def train(self, mode: bool = True) -> TrainableNetwork:
         """As that of nn.Module; all ranks are used until the next `begin_step`.
@@ -206,8 +218,7 @@ class TrainableNetwork(nn.Module):
         """
         super().train(mode)
         for module in getattr(self, "factors_by_layer", {}).values():
-            module.select_ranks(select_all_ranks(module.rank, module.alpha))
-            module.skipped, module.seed, module.casts = False, None, None
+            module.reset_step()
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -250,15 +261,12 @@ class TrainableNetwork(nn.Module):
     # --- files
 
     def to_lora_file(self) -> LoraFile:
-        """The trained factors as a LoRA file.
+        """The trained tensors as a LoRA file.
 
         Returns:
             A file with kohya's keys, float32 tensors and the network's metadata.
         """
-        adapters = {
-            layer_id: Lora(module.low_rank().to_tensors(module.alpha))
-            for layer_id, module in self.factors_by_layer.items()
-        }
+        adapters = {layer_id: module.to_adapter() for layer_id, module in self.factors_by_layer.items()}
         return LoraFile(adapters=adapters, metadata=self.metadata())
 
     def metadata(self) -> dict[str, str]:
@@ -279,30 +287,18 @@ class TrainableNetwork(nn.Module):
             Layers that the file has and this network does not train.
 
         Raises:
-            TrainError: No layer in common, an adapter other than LoRA, or a rank above the module's.
+            TrainError: No layer in common, an adapter of another kind, or a rank or size that does not fit.
         """
         common = [layer_id for layer_id in self.factors_by_layer if layer_id in file.adapters]
         if not common:
             raise TrainError(f"{file.path or file.name} is for {file.family} and has no layer that this recipe trains")
         for layer_id in common:
-            low = file.adapters[layer_id].low_rank()
-            module, shape = self.factors_by_layer[layer_id], self.targets_by_layer[layer_id].shape
-            if low is None or file.adapters[layer_id].kind != "LoRA":
-                raise TrainError(
-                    f"{file.name} has {file.adapters[layer_id].kind} at {layer_id}; only LoRA can be continued"
+            try:
+                self.factors_by_layer[layer_id].load_adapter(
+                    file.adapters[layer_id], self.targets_by_layer[layer_id].shape
                 )
-            if low.rank > module.rank:
-                raise TrainError(
-                    f"{file.name} has rank {low.rank} at {layer_id}, the network {module.rank}; "
-                    "set dim_from_weights, or give the file's rank as network_dim"
-                )
-            stored = low.reshaped(shape).to_tensors(module.alpha / module.rank * low.rank)
-            names = sorted(name for name in stored if name != "alpha")  # down before up
-            down, up = (stored[name] for name in names)
-            with torch.no_grad():
-                module.up.zero_()
-                module.down[: low.rank] = down.to(module.down)
-                module.up[: low.rank] = up.flatten(1).t().to(module.up)
+            except TrainError as error:
+                raise TrainError(f"{file.name}, {layer_id}: {error}") from None
         return [layer_id for layer_id in file.adapters if layer_id not in self.factors_by_layer]
 
 
@@ -318,6 +314,8 @@ def _is_supported(module: nn.Module) -> bool:
     """Whether modules can be trained on a layer of this class."""
     if isinstance(module, nn.Conv2d):
         return module.groups == 1
+    if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+        return True
     return hasattr(module, "in_features") or isinstance(module, nn.MultiheadAttention)
 
 

@@ -1,4 +1,4 @@
-"""‖ΔW‖ of many modules and its limit, from r×r Gram matrices: ΔW is not computed, and nothing waits for the device."""
+"""‖ΔW‖ of many modules and its limit; nothing waits for the device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .trainable_factors import TrainableFactors
+from .trainable_layer import TrainableLayer
 
 
 @dataclass(frozen=True)
@@ -27,27 +27,24 @@ class NormLimitReport:
 
 
 @torch.no_grad()
-def delta_norms(modules: Sequence[TrainableFactors]) -> Tensor:
-    """Computes ‖alpha/R · U·D‖ (Frobenius) of each module as √⟨UᵀU, DDᵀ⟩ · alpha/R.
+def delta_norms(modules: Sequence[TrainableLayer]) -> Tensor:
+    """Computes ‖ΔW‖ (Frobenius) of each module.
 
     Args:
-        modules: Factors D (R, in[, kh, kw]) and Uᵀ (R, out).
+        modules: The modules.
 
     Returns:
         (modules,) float32, on the first module's device.
     """
-    device = modules[0].down.device
-    squares = []
-    for module in modules:
-        down, up = module.down.flatten(1), module.up
-        squares.append(torch.sum((up @ up.t()) * (down @ down.t())).to(device))
-    scales = torch.tensor([module.alpha / module.rank for module in modules], device=device)
-    return torch.stack(squares).clamp(min=0).sqrt() * scales
+    squares = [module.unscaled_square() for module in modules]
+    device = squares[0].device
+    scales = torch.tensor([module.delta_scale for module in modules], device=device)
+    return torch.stack([square.to(device) for square in squares]).clamp(min=0).sqrt() * scales
 
 
 @torch.no_grad()
-def limit_delta_norms(modules: Sequence[TrainableFactors], limit: float) -> NormLimitReport:
-    """Scales D and U of every module whose norm exceeds a limit by the same number, so that its norm is the limit.
+def limit_delta_norms(modules: Sequence[TrainableLayer], limit: float) -> NormLimitReport:
+    """Scales the ΔW of every module whose norm exceeds a limit, so that its norm is the limit.
 
     Args:
         modules: The modules, changed in place.
@@ -58,12 +55,20 @@ def limit_delta_norms(modules: Sequence[TrainableFactors], limit: float) -> Norm
     """
     before = delta_norms(modules)
     ratio = (limit / before.clamp(min=limit / 2)).clamp(max=1.0)
-    roots = ratio.sqrt()
-    for place in {module.down.device for module in modules}:
-        chosen = [
-            (m, root) for m, root in zip(modules, roots.to(place).unbind(), strict=True) if m.down.device == place
-        ]
-        torch._foreach_mul_([m.down for m, _ in chosen], [root for _, root in chosen])
-        torch._foreach_mul_([m.up for m, _ in chosen], [root for _, root in chosen])
+    scaled: dict[torch.device, tuple[list[Tensor], list[Tensor]]] = {}
+    for place in {next(module.parameters()).device for module in modules}:
+        roots_by_count: dict[int, Sequence[Tensor]] = {}
+        for index, module in enumerate(modules):
+            tensors = module.linear_tensors()
+            if next(module.parameters()).device == place:
+                n = len(tensors)
+                if n not in roots_by_count:
+                    roots = ratio.sqrt() if n == 2 else ratio ** (1 / n)
+                    roots_by_count[n] = roots.to(place).unbind()
+                into, factors = scaled.setdefault(place, ([], []))
+                into += tensors
+                factors += [roots_by_count[n][index]] * n
+    for into, factors in scaled.values():
+        torch._foreach_mul_(into, factors)
     after = before * ratio
     return NormLimitReport((ratio < 1).sum(), after.mean(), after.max())
