@@ -173,3 +173,26 @@ def format_peft_key(layer_id: LayerId) -> str:
     """
     prefix = {UNET: "unet.", TE: "text_encoder.", TE2: "text_encoder_2."}[layer_id.part]
     return prefix + layer_name_table(layer_id.part).diffusers[layer_id]
+
+
+def format_comfyui_key(layer_id: LayerId, family: str) -> str:
+    """Formats the name that ComfyUI's own models have for a layer, without its suffix.
+
+    Args:
+        layer_id: the layer.
+        family: the model family, "SD1", "SD2", "SDXL" or "unknown": SD2's text encoder has a name of its own.
+
+    Returns:
+        The dotted key.
+
+    Example:
+        >>> format_comfyui_key(LayerId("te", "BASE", "layers.0.mlp.fc1"), "SDXL")
+        'text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1'
+        >>> format_comfyui_key(LayerId("unet", "OUT02", "sampler.conv"), "SD1")
+        'diffusion_model.output_blocks.2.1.conv'
+    """
+    table = layer_name_table(layer_id.part)
+    if layer_id.part == UNET:
+        return "diffusion_model." + table.ldm_name(layer_id, family)
+    clip = "clip_g" if layer_id.part == TE2 else "clip_h" if family == "SD2" else "clip_l"
+    return f"text_encoders.{clip}.transformer.{table.diffusers[layer_id]}"

@@ -150,6 +150,15 @@ class LayerNameTable:
     ldm: dict[LayerId, tuple[str, ...]]
     layer_ids: dict[str, LayerId]
 
+    def ldm_name(self, layer_id: LayerId, family: str) -> str:
+        """The layer's name in an LDM checkpoint of a family.
+
+        The upsampler of a block without attention has index 1: in SD1 and SD2 that is OUT02, in SDXL none.
+        """
+        names = self.ldm[layer_id]
+        without_attention = layer_id.block == "OUT02" and family != "SDXL"
+        return names[1] if without_attention and layer_id.layer == "sampler.conv" else names[0]
+
 
 @cache
 def layer_name_table(part: str) -> LayerNameTable:

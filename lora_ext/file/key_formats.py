@@ -1,4 +1,4 @@
-"""Names the tensors of a `LoraFile` in its own key format, kohya's or diffusers'."""
+"""Names the tensors of a `LoraFile` in its own key format, kohya's, ComfyUI's or diffusers'."""
 
 from __future__ import annotations
 
@@ -9,17 +9,29 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..errors import FileError, did_you_mean
-from ..layer_keys import format_kohya_key, format_peft_key
+from ..layer_keys import format_comfyui_key, format_kohya_key, format_peft_key
 from ..layer_names import LayerId
 from .lora_file import LoraFile
 
-KEY_FORMATS = ("file", "kohya", "diffusers")
-"""Key formats to write: the file's own (kohya's for new adapters), kohya's, and PEFT's as diffusers reads it."""
+KEY_FORMATS = ("file", "kohya", "diffusers", "comfyui")
+"""Key formats to write: the file's own (kohya's for new adapters), kohya's, PEFT's as diffusers reads it, and ComfyUI's
+own."""
 
 _DIFFUSERS_SUFFIXES = frozenset(
     {"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "dora_scale"}
 )
 """Suffixes that a LoRA layer may have in diffusers' key format."""
+
+_COMFYUI_SUFFIXES = {
+    "LoRA": {"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "dora_scale", "diff_b"},
+    "LoHa": {*(f"hada_{name}" for name in "w1_a w1_b w2_a w2_b t1 t2".split()), "alpha", "dora_scale"},
+    "LoKr": {*(f"lokr_{name}" for name in "w1 w1_a w1_b w2 w2_a w2_b t2".split()), "alpha", "dora_scale"},
+    "GLoRA": {"a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha"},
+    "full": {"diff", "diff_b"},
+    "norm": {"w_norm", "b_norm"},
+    "OFT": {"oft_blocks", "alpha"},
+}
+"""Kind → the tensors that ComfyUI reads of it (comfy/lora.py, comfy/weight_adapter). Its OFT has no `rescale`."""
 
 
 def is_described_by_metadata(file: LoraFile) -> bool:
@@ -53,6 +65,8 @@ def format_keys(file: LoraFile, key_format: str = "file", *, include_alphas: boo
         raise FileError(f"unknown key format {key_format!r}{did_you_mean(key_format, KEY_FORMATS)}")
     if key_format == "diffusers":
         return _unique(file, _diffusers_rows(file))
+    if key_format == "comfyui":
+        return _unique(file, _comfyui_rows(file))
     if key_format == "file" and file.key_format == "diffusers" and include_alphas and not _all_keyed(file):
         try:
             return _unique(file, _diffusers_rows(file))
@@ -98,6 +112,72 @@ def _own_key(file: LoraFile, layer_id: LayerId, suffixes: Iterable[str], suffix:
     others = (file.keys.get((layer_id, other), "") for other in suffixes)
     prefix = next((key.partition(".")[0] for key in others if key), None)
     return prefix and f"{prefix}.{suffix}"
+
+
+# --- what a program cannot hold --------------------------------------------------------------------------------------
+
+
+def unsupported_layers(file: LoraFile, key_format: str) -> dict[LayerId, str]:
+    """Finds the layers that the program which a key format is for cannot read.
+
+    Args:
+        file: the file.
+        key_format: "kohya" (for kohya's own scripts, which know LoRA alone), "diffusers" or "comfyui".
+
+    Returns:
+        Layer → what it is, such as "DoRA".
+    """
+    mixed = {
+        part
+        for part in {layer_id.part for layer_id in file.adapters}
+        if len({a.magnitude() is None for layer_id, a in file.adapters.items() if layer_id.part == part}) > 1
+    }
+    found = {}
+    for layer_id, adapter in file.adapters.items():
+        plain = adapter.magnitude() is None
+        if key_format == "comfyui":
+            held = not adapter.tensors.keys() - _COMFYUI_SUFFIXES.get(adapter.kind, set())
+            held = held and (adapter.kind != "OFT" or "alpha" in adapter.tensors)
+        elif key_format == "diffusers":
+            held = adapter.kind == "LoRA" and not adapter.tensors.keys() - _DIFFUSERS_SUFFIXES
+            held = held and (plain or (layer_id.part not in mixed and _has_output_magnitude(adapter)))
+        else:
+            held = adapter.kind == "LoRA" and plain and adapter.low_rank() is not None
+        if not held:
+            found[layer_id] = _describe(adapter)
+    return found
+
+
+def _describe(adapter: Adapter) -> str:
+    """The kind, with what a layer has beside it: "DoRA", "LoHa with DoRA", "LoRA with diff_b"."""
+    if adapter.magnitude() is not None:
+        return "DoRA" if adapter.kind == "LoRA" else f"{adapter.kind} with DoRA"
+    more = sorted(adapter.tensors.keys() - _DIFFUSERS_SUFFIXES) if adapter.kind == "LoRA" else []
+    return f"{adapter.kind} with {', '.join(more)}" if more else adapter.kind
+
+
+def _has_output_magnitude(adapter: Adapter) -> bool:
+    """Whether DoRA's magnitude has a number for each output, on factors without a Tucker core."""
+    magnitude = adapter.tensors.get("dora_scale")
+    return (
+        magnitude is not None
+        and "lora_mid.weight" not in adapter.tensors
+        and magnitude.numel() == adapter.tensors["lora_up.weight"].shape[0]
+    )
+
+
+# --- ComfyUI ---------------------------------------------------------------------------------------------------------
+
+
+def _comfyui_rows(file: LoraFile) -> Iterator[tuple[str, Tensor]]:
+    """`diffusion_model.….lora_up.weight` and so on: names of its own models, suffixes of LyCORIS."""
+    unsupported = unsupported_layers(file, "comfyui")
+    if unsupported:
+        layer_id, kind = next(iter(unsupported.items()))
+        raise FileError(f"ComfyUI's key format cannot hold the {kind} at {layer_id}; use kohya's key format")
+    for layer_id, adapter in file.adapters.items():
+        for suffix, tensor in adapter.tensors.items():
+            yield f"{format_comfyui_key(layer_id, file.family)}.{suffix}", tensor
 
 
 # --- diffusers -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Convert a LoRA between the key formats of kohya and diffusers (PEFT), or another adapter kind to LoRA.
+"""Convert a LoRA between the key formats of kohya, diffusers (PEFT) and ComfyUI, or another adapter kind to LoRA.
 
 Every file that can be loaded can be converted, also `.pt` files and cloneofsimo's.
 """
@@ -6,20 +6,23 @@ Every file that can be loaded can be converted, also `.pt` files and cloneofsimo
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
-from ..adapters import Adapter
+from ..adapters import Adapter, Lora
 from ..command_line import CommandParser, check_output_path, parse_device, parse_precision, widest_dtype
 from ..errors import ToolError, did_you_mean
-from ..file.key_formats import KEY_FORMATS, format_keys
+from ..file.key_formats import KEY_FORMATS, format_keys, unsupported_layers
 from ..file.loading import assemble_lora_file, load_lora_file
 from ..file.lora_file import LoraFile, is_tensor_finite
 from ..layer_names import LayerId
 from ..progress import Track, no_progress
 from .constant_alpha import with_constant_alphas
+from .extract_source import SourceCheckpoint
 from .layer_changes import (
     change_of,
     in_kohya_format,
@@ -29,6 +32,7 @@ from .layer_changes import (
     report_rounding,
 )
 from .many_files import run_tool
+from .nearest_lora import BakeOptions, bake_into_lora
 from .report import LayerReport, ToolReport
 from .result_metadata import (
     as_plain_lora_metadata,
@@ -48,19 +52,24 @@ def convert_lora(
     to: str = "kohya",
     rank: int | None = None,
     *,
+    bake: bool = False,
+    base: str | Path | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     track: Track = no_progress,
 ) -> tuple[LoraFile, ToolReport]:
-    """Converts a file to another key format, and with `rank` its layers to LoRA.
+    """Converts a file to another key format, and with `rank` or `bake` its layers to LoRA.
 
-    diffusers' key format has no alpha: the scale alpha / rank is multiplied into lora_B. It holds LoRA layers only:
-    embeddings and keys that were not understood are left out, and the report names them.
+    diffusers' key format has no alpha: the scale alpha / rank is multiplied into lora_B. It holds LoRA layers only.
+    Embeddings and keys that were not understood are left out of diffusers' and ComfyUI's, and the report names them.
 
     Args:
         file: the file to convert; it is not changed.
-        to: "kohya" or "diffusers".
+        to: "kohya", "diffusers" or "comfyui".
         rank: layers of kinds such as LoHa, LoKr and full become the best LoRA of this rank; None keeps their kind.
+        bake: layers of any kind that the program cannot read become the nearest LoRA, of `rank` or of the highest rank
+            in the file; with "kohya" that is everything but LoRA, which is all that kohya's scripts know.
+        base: with `bake` the base model, a file or a diffusers folder, for kinds whose change depends on its weights.
         dtype: of the result's factors; None keeps each layer's own.
         device: where decompositions are computed.
         track: shows progress.
@@ -77,14 +86,18 @@ def convert_lora(
     file, report = open_source("convert", file)
     adapters: dict[LayerId, Adapter] = {}
     for layer_id in track(list(file.adapters), "convert"):
-        adapters[layer_id] = _layer(file, layer_id, rank, dtype, torch.device(device), report)
-    changed = any(adapters[layer_id] is not adapter for layer_id, adapter in file.adapters.items())
+        adapters[layer_id] = _layer(file, layer_id, None if bake else rank, dtype, torch.device(device), report)
+    if bake:
+        source = replace(file, adapters=adapters)
+        options = BakeOptions(rank, None if base is None else SourceCheckpoint(base), dtype, device)
+        adapters = bake_into_lora(source, unsupported_layers(source, to), options, report, track)
+    changed = any(adapters.get(layer_id) is not adapter for layer_id, adapter in file.adapters.items())
     if to == "kohya":
         adapters = with_constant_alphas(adapters, report)
     # SDXL's layer names are written in two ways; the family that decides is known while the keys are still the file's
     made = in_kohya_format(replace(file, adapters=adapters))
-    if to == "diffusers":
-        made = _in_diffusers(made, report)
+    if to != "kohya":
+        made = _for_program(made, to, report)
     comment = f"converted to the keys of {to}" + (f", LoRA of rank {rank}" if rank and changed else "")
     metadata = carry_metadata(made.metadata, comment, [source_record(file)])
     if is_turned_into_lora(file, adapters):
@@ -108,6 +121,9 @@ def _layer(
         tensors = dict(adapter.tensors)
         if adapter.kind == "LoRA" and not {"alpha", "scale"} & tensors.keys():
             tensors["alpha"] = torch.tensor(float(adapter.rank or 1))
+        if "lora_magnitude_vector" in tensors and isinstance(adapter, Lora):  # PEFT's, without the weight's axes
+            axes = adapter.factors().down.dim()
+            tensors["dora_scale"] = tensors.pop("lora_magnitude_vector").reshape(-1, *[1] * (axes - 1))
         bias = adapter.bias_delta() if tensors.pop("lora_up.bias", None) is not None else None
         if bias is not None:  # PEFT's, which no other program reads
             tensors["diff_b"] = bias
@@ -133,24 +149,26 @@ def _layer(
     return make_lora_adapter(best.low_rank, None, wanted, layer_id, report)
 
 
-def _in_diffusers(file: LoraFile, report: ToolReport) -> LoraFile:
-    """The file in PEFT's key format. Raises ToolError for layers that it cannot hold; other entries are left out."""
-    others = sorted({a.kind for a in file.adapters.values() if a.kind != "LoRA"})
-    if others:
-        raise ToolError(
-            f"diffusers' key format holds LoRA layers only, not {', '.join(others)}; "
-            "--rank converts LoHa, LoKr and full layers to LoRA"
-        )
+def _for_program(file: LoraFile, to: str, report: ToolReport) -> LoraFile:
+    """The file in the key format of diffusers or ComfyUI; entries that are no layers are left out.
+
+    Raises:
+        ToolError: layers that the format cannot hold, or a number that its dtype cannot.
+    """
+    possessive = "ComfyUI's" if to == "comfyui" else "diffusers'"
+    unsupported = unsupported_layers(file, to)
+    if unsupported:
+        raise ToolError(_unsupported_text(file, unsupported, to))
     for what, names in (("embeddings", list(file.embeddings)), ("entries not understood", list(file.unrecognized))):
         if names:
-            report.add_note(f"diffusers' key format holds no {what}: {len(names)} left out, such as {names[0]}")
+            report.add_note(f"{possessive} key format holds no {what}: {len(names)} left out, such as {names[0]}")
     bare = replace(file, embeddings={}, unrecognized={}, embedding_keys={})
-    tensors = format_keys(bare, "diffusers")
+    tensors = format_keys(bare, to)
     for key, tensor in tensors.items():
         if not is_tensor_finite(tensor):
-            name = str(tensor.dtype).removeprefix("torch.")
+            dtype = str(tensor.dtype).removeprefix("torch.")
             raise ToolError(
-                f"{key} does not fit {name} once it is multiplied by alpha/rank, as diffusers' key format needs; "
+                f"{key} does not fit {dtype} once it is multiplied by alpha/rank, as diffusers' key format needs; "
                 "save as bf16 or float (--save_precision)"
             )
     made = assemble_lora_file(tensors, file.metadata)
@@ -159,16 +177,30 @@ def _in_diffusers(file: LoraFile, report: ToolReport) -> LoraFile:
     return made
 
 
+def _unsupported_text(file: LoraFile, unsupported: Mapping[LayerId, str], to: str) -> str:
+    """What cannot be held, how many layers that are, and what helps."""
+    kinds = Counter(unsupported.values())
+    what = ", ".join(f"{kind} ({count} of {len(file.adapters)} layers)" for kind, count in sorted(kinds.items()))
+    only = "diffusers' key format holds LoRA layers only, not " if to == "diffusers" else "ComfyUI cannot read "
+    return (
+        f"{only}{what}; --rank converts LoHa, LoKr and full layers to LoRA, --bake layers of any kind to the "
+        "nearest LoRA (--sd_model BASE for kinds that depend on the base model's weights)"
+    )
+
+
 def _parser() -> CommandParser:
     parser = (
         CommandParser("convert", "Convert a LoRA to another program's key format, or another adapter kind to LoRA.")
         .add_input_files("--model", "safetensors, .pt, .ckpt or .bin")
         .add_output_options(many=True)
     )
-    parser.add_argument(
-        "--to", choices=TARGET_KEY_FORMATS, default="kohya", help="kohya (web UIs, ComfyUI) or diffusers (PEFT)"
-    )
+    text = "kohya (web UIs, ComfyUI), diffusers (PEFT) or comfyui (ComfyUI's own names)"
+    parser.add_argument("--to", choices=TARGET_KEY_FORMATS, default="kohya", help=text)
     parser.add_argument("--rank", type=int, help="convert LoHa, LoKr and full layers to LoRA of this rank")
+    text = "make the nearest LoRA, of --rank, of all layers that the program of --to cannot read"
+    parser.add_argument("--bake", action="store_true", help=text)
+    text = "with --bake: the base model, which DoRA, OFT, IA3 and GLoRA layers need"
+    parser.add_argument("--sd_model", type=Path, metavar="CKPT", help=text)
     return parser
 
 
@@ -187,10 +219,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, track: Track) -> ToolReport:
     """Converts one file."""
     check_output_path(args.save_to, [args.model], overwrite=args.overwrite)
+    if args.sd_model is not None and not args.bake:
+        raise ToolError("--sd_model is the base model of --bake; give both, or merge --sd_model to change a checkpoint")
     result, report = convert_lora(
         load_lora_file(args.model),
         args.to,
         args.rank,
+        bake=args.bake,
+        base=args.sd_model,
         dtype=parse_precision(args.save_precision),
         device=parse_device(args.device),
         track=track,
