@@ -11,6 +11,8 @@ settings.load_profile("any speed")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes more than about a second; CI runs every second one, in turn")
+    config.addinivalue_line("markers", "faults: kills, full disks and the like; only with -m faults")
+    config.addinivalue_line("markers", "soak: thousands of repetitions; only with -m soak")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickletools
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -131,3 +133,49 @@ def _walk(data: bytes) -> Iterator[str]:
                     at += (position or 0) + 1
     except Exception:  # the end of what can be walked
         return
+
+
+def write_torch_file(content: object, path: Path) -> None:
+    """Writes a torch file, and waits until it is on the disk.
+
+    Args:
+        content: what `torch.save` takes.
+        path: the file; one that exists is overwritten.
+
+    Raises:
+        FileError: a dtype that this torch cannot write, such as float8 with torch 2.1.
+        OSError: `path` cannot be written, with the system's reason.
+    """
+    with path.open("wb") as file:
+        out = _ErrorKeepingFile(file)
+        try:
+            torch.save(content, out)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            raise out.error or OSError(str(error).splitlines()[0]) from error
+        except KeyError as error:  # "dtype torch.float8_e4m3fn is not recognized"
+            raise FileError(
+                f"torch {torch.__version__} cannot write this dtype into a .ckpt or .pt file ({error.args[0]}): "
+                "save as .safetensors, or with --save_precision fp16"
+            ) from error
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _ErrorKeepingFile:
+    """A file that remembers its first error, because torch's writer reports another one in its place."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Writes as a file does, and remembers an error."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """Flushes as a file does."""
+        self._file.flush()

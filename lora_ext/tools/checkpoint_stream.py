@@ -24,6 +24,7 @@ from ..file.safetensors_file import (
     iterate_safetensors,
     load_safetensors_header,
 )
+from ..file.torch_file import write_torch_file
 
 TensorChange = Callable[[Tensor], Tensor]
 """The tensor as the file holds it → the tensor that is written in its place, of the same shape.
@@ -250,39 +251,7 @@ def save_torch_file(tensor_file: TensorFile, tensors: Mapping[str, Tensor], path
         content["state_dict"] = {**inner, **fresh}
     else:
         content.update(fresh)
-    with path.open("wb") as file:
-        out = _ErrorKeepingFile(file)
-        try:
-            torch.save(content, out)  # type: ignore[arg-type]
-        except RuntimeError as error:
-            raise out.error or OSError(str(error).splitlines()[0]) from error
-        except KeyError as error:  # "dtype torch.float8_e4m3fn is not recognized"
-            raise FileError(
-                f"torch {torch.__version__} cannot write this dtype into a .ckpt or .pt file ({error.args[0]}): "
-                "save as .safetensors, or with --save_precision fp16"
-            ) from error
-        file.flush()
-        os.fsync(file.fileno())
-
-
-class _ErrorKeepingFile:
-    """A file that remembers its first error, because torch's writer reports another one in its place."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        """Writes as a file does, and remembers an error."""
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def flush(self) -> None:
-        """Flushes as a file does."""
-        self._file.flush()
+    write_torch_file(content, path)
 
 
 __all__ = [

@@ -17,6 +17,7 @@ import torch
 
 from ...errors import FileError, TrainError
 from ...file.saving import FileInUseError, replace_file
+from ...file.torch_file import write_torch_file
 from ...json_text import parse_json
 from ..config.recipe import Recipe
 
@@ -123,10 +124,7 @@ def save_training_state(state: TrainingState, folder: Path) -> Path:
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        with (part / STATE_TENSORS_NAME).open("wb") as file:
-            torch.save(state.tensors, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_torch_file(state.tensors, part / STATE_TENSORS_NAME)
         numbers = {name: value for name, value in vars(state).items() if name != "tensors"}
         with (part / STATE_NUMBERS_NAME).open("w", encoding="utf-8") as text:
             json.dump(numbers, text, indent=1)
@@ -136,9 +134,10 @@ def save_training_state(state: TrainingState, folder: Path) -> Path:
         shutil.rmtree(old, ignore_errors=True)
         folder = _move_into_place(part, folder, old)
         shutil.rmtree(old, ignore_errors=True)
-    except (OSError, RuntimeError, FileError) as error:  # torch raises RuntimeError for a full disk
+    except (OSError, FileError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise TrainError(f"the state {folder} cannot be written: {error}; earlier states are untouched") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise TrainError(f"the state {folder} cannot be written: {reason}; earlier states are untouched") from error
     return folder
 
 
