@@ -1,9 +1,14 @@
 """Settings of all tests."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+HERE = Path(__file__).parent
+ASKED_FOR = ("faults", "soak")
+"""Folders of tests that run only with `-m faults` and `-m soak`."""
 
 settings.register_profile("any speed", deadline=None)  # a busy machine is no failure
 settings.load_profile("any speed")
@@ -13,6 +18,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes more than about a second; CI runs every second one, in turn")
     config.addinivalue_line("markers", "faults: kills, full disks and the like; only with -m faults")
     config.addinivalue_line("markers", "soak: thousands of repetitions; only with -m soak")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Passes over tests/faults and tests/soak, unless they are asked for by their marker."""
+    name = collection_path.name
+    passed_over = collection_path.parent == HERE and name in ASKED_FOR and name not in config.getoption("markexpr")
+    return True if passed_over else None  # None: as pytest itself decides
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
