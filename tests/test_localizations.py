@@ -10,6 +10,7 @@ import pytest
 
 from lora_ext.compare.axes import AXIS_KINDS
 from lora_ext.train.config.recipe import recipe_options
+from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, TrainingSituation, suggest_settings
 from lora_ext.web.mount import LANGUAGES
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +29,23 @@ def texts() -> set[str]:
         code = path.read_text(encoding="utf-8")
         found |= set(re.findall(r'\bstart\("(\w+)"', code) + re.findall(r'job\.text = "([^"]+)"', code))
     found |= {option.help for _, option in recipe_options().values()} | {kind.title for kind in AXIS_KINDS.values()}
-    return found
+    return found | reasons()
+
+
+def reasons() -> set[str]:
+    """Why settings are suggested, and the words that stand in these sentences."""
+    found: set[str] = set()
+    for kind in KINDS_OF_CONCEPT:
+        for family, side, free in (("SD1", 64, 0.0), ("SD1", 512, 0.0), ("SDXL", 1024, 8.0), ("SDXL", 1024, 80.0)):
+            for on_gpu in (False, True):
+                situation = TrainingSituation(kind, 20, 2, family, side, free * 2**30, on_gpu)
+                for row in suggest_settings(situation).values():
+                    found |= {row.template, *(value for value in row.values if isinstance(value, str))} - {
+                        "SD1",
+                        "SDXL",
+                    }
+    code = (ROOT / "lora_ext" / "training" / "settings_for_pictures.py").read_text(encoding="utf-8")
+    return found | set(re.findall(r'reason = "([^"]+)"', code))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

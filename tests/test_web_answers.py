@@ -98,6 +98,7 @@ def call_every_route(api: Client) -> dict[str, Any]:
     call_presets_and_tags(call)
     call_masks(call)
     call_tools(call)
+    call_start(call)
     call_training(call)
     call_pictures(call)
     call_jobs(call)
@@ -155,6 +156,18 @@ def call_tools(call: Caller) -> None:
     merged = {"parts": [{"name": "framed"}], "save_to": "merged", "checkpoint": "base.safetensors"}
     call.job("/merge", merged, label="/merge into a checkpoint")
     call.job("/extract", {"original": "base.safetensors", "tuned": "merged.safetensors", "dim": 1, "save_to": "diff"})
+
+
+def call_start(call: Caller) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(out, format="PNG")
+    upload = "0123456789abcdef" * 2
+    for name, data in (("a.png", out.getvalue()), ("b.png", out.getvalue()), ("c.png", b"none"), ("a.txt", b"a cat")):
+        call("POST", "/teach/upload", json={"upload": upload, "file": name, "data": base64.b64encode(data).decode()})
+    files = ["a.png", "b.png", "c.png", "a.txt"]
+    call("POST", "/teach/pictures", json={"upload": upload, "files": files, "name": "cat"})
+    call("POST", "/dataset/tag", json={"dataset": "cat", "tag": "outdoors"})
+    call.job("/teach/suggest", {"kind": "object", "dataset": "cat", "trigger": "mycat"})
 
 
 def call_training(call: Caller) -> None:

@@ -1,5 +1,19 @@
 // What the API answers. Made by `python tests/api_types.py` from the types that its routes return.
 
+/** What became of an upload. */
+export interface AddedPictures {
+    /** The data set; "" where nothing was added to a new one. */
+    dataset: string;
+    /** Names of the pictures that were added. */
+    added: string[];
+    /** How many captions came with them. */
+    captions: number;
+    /** Pictures that are there already. */
+    duplicates: DuplicatePicture[];
+    /** Files that are left out. */
+    refused: RefusedFile[];
+}
+
 /** What axes can be. */
 export interface AxesAnswer {
     kinds: AxisExample[];
@@ -198,6 +212,14 @@ export interface DescribedPictures {
     skipped: string[];
 }
 
+/** A picture of an upload that is there already. */
+export interface DuplicatePicture {
+    /** Its name. */
+    file: string;
+    /** The name of the same picture in the data set. */
+    same_as: string;
+}
+
 /** Files with the same numbers. */
 export interface DuplicatesResult {
     /** Rows of the library, those with the same numbers together. */
@@ -363,7 +385,7 @@ export interface JobAnswer {
     /** What may be shown while it works; its fields depend on the kind. */
     live: TrainProgress | SheetLive | NothingLive;
     /** What the work returned; null before, and where it failed. */
-    result: BlockAnalysisAnswer | CheckpointResult | ConflictAnswer | DescribedPictures | DuplicatesResult | GenerateResult | PreflightResult | SheetDetails | ToolResult | TrainResult | null;
+    result: BlockAnalysisAnswer | CheckpointResult | ConflictAnswer | DescribedPictures | DuplicatesResult | GenerateResult | PreflightResult | SheetDetails | SuggestedTraining | ToolResult | TrainResult | null;
 }
 
 /** All jobs, oldest first; those that wait come last. */
@@ -659,6 +681,14 @@ export interface RankCurve {
     bytes: number[];
 }
 
+/** A file of an upload that is left out. */
+export interface RefusedFile {
+    /** Its name. */
+    file: string;
+    /** Why. */
+    reason: string;
+}
+
 /** What finding and replacing changed, or would change. */
 export interface ReplacedCaptions {
     /** How many captions. */
@@ -768,6 +798,20 @@ export interface SavedCaption {
 export interface SavedThumbnail {
     /** When it was written, in seconds since 1970. */
     time: number;
+}
+
+/** A suggested setting. */
+export interface SettingWithReason {
+    /** The option. */
+    name: string;
+    /** Its value. */
+    value: any;
+    /** One sentence that says why, in English. */
+    reason: string;
+    /** The sentence with {0}, {1} … for `values`, to be translated. */
+    template: string;
+    /** What stands there; text is translated too. */
+    values: (string | number)[];
 }
 
 /** The three axes of a sheet. */
@@ -923,6 +967,20 @@ export interface SplitReportData {
     alpha: string;
 }
 
+/** Suggested settings of a run. */
+export interface SuggestedTraining {
+    /** The options that are not at their defaults. */
+    settings: SettingWithReason[];
+    /** Sample prompts, one a line. */
+    prompts: string;
+    /** How many pictures can be read. */
+    pictures: number;
+    /** Pictures that are there twice. */
+    duplicates: DuplicatePicture[];
+    /** A sentence for each picture that cannot be read. */
+    skipped: string[];
+}
+
 /** A tag. */
 export interface TagAnswer {
     /** The `<lora:…>` tag. */
@@ -1042,6 +1100,11 @@ export interface TrainingCurve {
     rows: ([number, number | null, number | null, number | null, number | null])[];
 }
 
+/** How many bytes of a file are there. */
+export interface UploadedBytes {
+    bytes: number;
+}
+
 /** Method and route → what the route answers. */
 export interface Answers {
     "DELETE /jobs/{job}": ForgottenJob;
@@ -1075,6 +1138,7 @@ export interface Answers {
     "POST /convert": JobSummary;
     "POST /dataset/describe": JobSummary;
     "POST /dataset/replace": ReplacedCaptions;
+    "POST /dataset/tag": ReplacedCaptions;
     "POST /duplicates": JobSummary;
     "POST /extract": JobSummary;
     "POST /generate": JobSummary;
@@ -1091,6 +1155,9 @@ export interface Answers {
     "POST /split": JobSummary;
     "POST /tag": TagAnswer;
     "POST /tag/read": TagFields;
+    "POST /teach/pictures": AddedPictures;
+    "POST /teach/suggest": JobSummary;
+    "POST /teach/upload": UploadedBytes;
     "POST /train": JobSummary;
     "POST /train/preflight": JobSummary;
     "POST /train/{name}/compare": JobSummary;

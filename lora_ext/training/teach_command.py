@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import TrainError
-from ..protocols import TrainableModel
 from ..train.config.recipe import Recipe
 from ..train.config.recipe_io import recipe_from_arguments, recipe_from_settings, recipe_parser
-from ..train.config.suggested_recipe import KINDS_OF_CONCEPT, SuggestedSetting, TrainingSituation, suggest_settings
-from ..train.data.dataset_folders import find_subsets
-from ..train.data.dataset_scan import DatasetScan, scan_dataset
-from ..train.run.cost_estimate import available_gpu_bytes
+from ..train.config.suggested_recipe import KINDS_OF_CONCEPT
+from ..train.data.dataset_scan import DatasetScan
+from .settings_for_pictures import duplicate_pictures, sample_prompt_line, scan_picture_folder, suggest_for_pictures
 from .standalone_run import open_trainable_model
 from .train_command import run_recipe
 
@@ -39,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scan = _scan(args.pictures)
     asked = recipe_from_arguments(args)
     model = open_trainable_model(asked, tokenizer=args.tokenizer, config=args.model_config)
-    suggested = suggest_settings(_situation(args.kind, scan, model)) | _captions(scan, trigger)
+    suggested = suggest_for_pictures(args.kind, scan, model, trigger)
     own = {"train_data_dir": str(args.pictures), "output_dir": args.name, "output_name": args.name}
     own["metadata_trigger_phrase"] = trigger
     base = recipe_from_settings({**{name: row.value for name, row in suggested.items()}, **own})
@@ -57,41 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _scan(pictures: Path) -> DatasetScan:
     """The pictures; names those that cannot be read and those that are there twice. Raises TrainError."""
-    scan = scan_dataset(find_subsets(Recipe(train_data_dir=str(pictures))))
-    if scan.subsets[0].folder != pictures:
-        raise TrainError(
-            f"{pictures} has folders such as {scan.subsets[0].name}; give one folder of pictures, or use train"
-        )
+    scan = scan_picture_folder(pictures)
     for sentence in scan.skipped:
         print(sentence, file=sys.stderr)
-    seen: dict[str, Path] = {}
-    for image in scan.images:
-        if seen.setdefault(image.digest, image.path) != image.path:
-            print(f"{image.path.name} is the same picture as {seen[image.digest].name}", file=sys.stderr)
+    for path, first in duplicate_pictures(scan):
+        print(f"{path.name} is the same picture as {first.name}", file=sys.stderr)
     return scan
-
-
-def _situation(kind: str, scan: DatasetScan, model: TrainableModel) -> TrainingSituation:
-    ratios = {round(width / height, 2) for width, height in (image.size for image in scan.images)}
-    return TrainingSituation(
-        kind=kind,
-        picture_count=len(scan.images),
-        aspect_ratio_count=len(ratios),
-        family=model.family,
-        native_size=model.native_size,
-        gpu_bytes=available_gpu_bytes(model.device),
-        on_gpu=model.device.type == "cuda",
-    )
-
-
-def _captions(scan: DatasetScan, trigger: str) -> dict[str, SuggestedSetting]:
-    """Puts the trigger word before captions that lack it."""
-    captions = [image.caption for image in scan.images]
-    lacking = sum(trigger.lower() not in caption.lower() for caption in captions)
-    if not lacking:
-        return {}
-    prefix = f"{trigger}," if any(captions) else trigger
-    return {"caption_prefix": SuggestedSetting(prefix, f"{lacking} pictures have no caption with the trigger word")}
 
 
 def _with_sample_prompt(recipe: Recipe, trigger: str) -> Recipe:
@@ -99,7 +68,7 @@ def _with_sample_prompt(recipe: Recipe, trigger: str) -> Recipe:
     path = Path(str(recipe.output_dir)) / f"{recipe.output_name}-prompts.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{trigger} --d 1\n", encoding="utf-8")
+        path.write_text(f"{sample_prompt_line(trigger)}\n", encoding="utf-8")
     except OSError as error:
         raise TrainError(f"{path} cannot be written: {error.strerror or error}") from error
     return replace(recipe, sample_prompts=str(path))

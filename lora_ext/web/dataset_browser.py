@@ -189,10 +189,11 @@ def dataset_thumbnail(app_state: AppState, dataset: str, name: str) -> bytes:
 
 def save_dataset_caption(app_state: AppState, dataset: str, name: str, caption: str) -> None:
     """Writes the caption beside the picture, where one is already or as `.txt`. Raises FileError, also at a link."""
-    _save_caption(app_state, dataset_image_path(app_state, dataset, name), caption)
+    save_picture_caption(app_state, dataset_image_path(app_state, dataset, name), caption)
 
 
-def _save_caption(app_state: AppState, picture: Path, caption: str) -> None:
+def save_picture_caption(app_state: AppState, picture: Path, caption: str) -> None:
+    """Writes the caption beside the picture. Raises FileError, also at a link."""
     if len(caption) > _LONGEST:
         raise FileError(f"a caption of {len(caption)} characters is too long; give at most {_LONGEST}")
     check_not_linked(picture.parent, containing_folder(app_state.folders.datasets, picture))
@@ -276,7 +277,7 @@ def replace_in_captions(
             if after == before:
                 continue
             if not dry:
-                _save_caption(app_state, path, after)
+                save_picture_caption(app_state, path, after)
         except (FileError, TrainError) as error:
             skipped.append(displayed_name(app_state.hide_folders(str(error))))
             continue

@@ -12,6 +12,7 @@ from .conflict_routes import ConflictAnswer
 from .dataset_browser import DescribedPictures
 from .library_routes import DuplicatesResult
 from .sheet_answers import SheetDetails, SheetLive
+from .start_routes import SuggestedTraining
 from .tool_routes import CheckpointResult, ToolResult
 from .training_answers import PreflightResult, TrainProgress, TrainResult
 
@@ -54,6 +55,7 @@ JobResult = (
     | GenerateResult
     | PreflightResult
     | SheetDetails
+    | SuggestedTraining
     | ToolResult
     | TrainResult
 )

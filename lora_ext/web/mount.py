@@ -21,6 +21,7 @@ from .mask_routes import register_mask_routes
 from .page_files import module_response, page_folder
 from .routing import API_PREFIX, AccessGuard, make_router
 from .sheets import register_sheet_routes
+from .start_routes import register_start_routes
 from .thumbnails import register_thumbnail_routes
 from .tool_routes import register_tool_routes
 from .train_routes import register_train_routes
@@ -33,6 +34,7 @@ ROUTE_REGISTRARS = (
     register_tool_routes,
     register_conflict_routes,
     register_train_routes,
+    register_start_routes,
     register_sheet_routes,
     register_block_routes,
     register_mask_routes,

@@ -13,6 +13,7 @@ from ..jobs import MODEL_LANE, Job, JobSummary
 from ..train.config.recipe_metadata import settings_from_lora_file
 from . import dataset_browser
 from .app_state import AppState
+from .caption_tags import add_tag_to_captions
 from .routing import RequestBody
 from .sheets import SheetService
 from .training_answers import (
@@ -64,6 +65,14 @@ class ReplaceRequest(RequestBody):
     put: str = ""
     whole_tags: bool = False
     dry: bool = True
+
+
+class AddedTagRequest(RequestBody):
+    """A tag for all captions of a dataset. first: whether it comes before what is there, or after it."""
+
+    dataset: str
+    tag: str = Field(max_length=400)
+    first: bool = False
 
 
 def register_train_routes(api: APIRouter, app_state: AppState) -> None:
@@ -172,3 +181,8 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
         return dataset_browser.replace_in_captions(
             app_state, options.dataset, options.find, options.put, whole_tags=options.whole_tags, dry=options.dry
         )
+
+    @api.post("/dataset/tag")
+    def tag(options: AddedTagRequest) -> dataset_browser.ReplacedCaptions:
+        """Adds a tag to all captions that lack it."""
+        return add_tag_to_captions(app_state, options.dataset, options.tag, first=options.first)

@@ -41,6 +41,7 @@ test("lower folders import nothing of higher ones", () => {
         "weights",
         "blocks",
         "compare",
+        "start",
         "tools",
         "regions",
         "panels",

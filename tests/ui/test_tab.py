@@ -18,7 +18,7 @@ from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
 # A browser on a busy machine now and then misses a beat; what fails three times is broken.
 pytestmark = pytest.mark.flaky(reruns=2)
 
-PANELS = ("generate", "weights", "train", "compare", "blocks", "tools", "files")
+PANELS = ("start", "generate", "weights", "train", "compare", "blocks", "tools", "files")
 
 
 @pytest.mark.one_page

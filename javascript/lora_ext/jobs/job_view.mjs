@@ -30,7 +30,7 @@ export const jobPath = (id) => `/jobs/${encodeURIComponent(id)}`;
  * @param {() => boolean} alive asked after each report; without it nothing more is asked
  * @returns {Promise<JobAnswer>} the last report
  */
-async function followJob(id, show, alive) {
+export async function followJob(id, show, alive) {
     for (;;) {
         const job = await api(jobPath(id));
         show(job);

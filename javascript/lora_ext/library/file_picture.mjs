@@ -1,5 +1,6 @@
 // The picture beside a LoRA file, and ways to choose another one.
 import { api, apiUrl } from "../core/api.mjs";
+import { base64 } from "../core/file_data.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
@@ -7,16 +8,6 @@ import { button, note, buttonRow, stack } from "../controls/basic.mjs";
 import { thumbnail } from "./lora_row.mjs";
 
 /** @typedef {import("../api_types").LoraFileDetails} LoraFile */
-
-/** A file's content in base64. @param {File} file @returns {Promise<string>} */
-function base64(file) {
-    return new Promise((done, failed) => {
-        const reader = new FileReader();
-        reader.onload = () => done(String(reader.result).split(",")[1]);
-        reader.onerror = () => failed(reader.error);
-        reader.readAsDataURL(file);
-    });
-}
 
 /** A hidden field that uploads a picture. @param {(source: { data: string }) => Promise<void>} take */
 export function pictureUpload(take) {

@@ -5,15 +5,14 @@ import { showingErrors } from "../core/messages.mjs";
 import { registerPanel, showPanel } from "../core/panels.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
-import { loadSheet, sheetHistory, unfinishedNote } from "../compare/sheet_history.mjs";
+import { runningSheet } from "../compare/running_sheet.mjs";
+import { sheetHistory, unfinishedNote } from "../compare/sheet_history.mjs";
 import { sheetForm } from "../compare/sheet_form.mjs";
 import { sheetView } from "../compare/sheet_view.mjs";
 import { button, card, columns, note, stack, summary } from "../controls/basic.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 
-/** @typedef {import("../api_types").JobAnswer} JobAnswer */
-/** @typedef {import("../api_types").SheetLive} SheetLive */
 /** @typedef {import("../api_types").SheetDetails} Sheet */
 /** @typedef {import("../jobs/job_openers.mjs").JobName} JobName */
 /** @typedef {ReturnType<typeof sheetForm>} SheetForm */
@@ -25,41 +24,6 @@ let parts;
 let pending;
 /** @type {string | undefined} a file that is chosen when the panel has been built */
 let wanted;
-
-/** The sheet of the running job: its table fills, and stays when the job ends, with what was opened in it. */
-function runningSheet() {
-    let isFilling = false,
-        key = "";
-    /** @type {ReturnType<typeof sheetView> | null} */
-    let view = null;
-    const clear = () => {
-        if (view) view.remove();
-        view = null;
-        key = "";
-    };
-    /** @param {HTMLElement} place @param {JobAnswer} job */
-    const show = (place, { live, state }) => {
-        const { folder, done } = /** @type {Partial<SheetLive>} */ (live);
-        isFilling = state === "running";
-        if (view && view.folder !== folder) clear();
-        const mine = `${folder} ${done}`;
-        if (!isFilling || !folder || key === mine) return;
-        key = mine;
-        showingErrors(async () => {
-            const sheet = await loadSheet(folder);
-            if (key !== mine || !sheet.cells) return;
-            if (view) view.fill(sheet);
-            else place.append((view = sheetView(sheet)));
-        })();
-    };
-    /** Shows the sheet's end; false where another sheet was shown. @param {Sheet} sheet */
-    const finish = (sheet) => {
-        if (!view || view.folder !== sheet.folder) return false;
-        view.fill(sheet);
-        return true;
-    };
-    return { show, finish, clear, isFilling: () => isFilling };
-}
 
 /**
  * The panel's two columns: the form and earlier sheets, and the sheet.

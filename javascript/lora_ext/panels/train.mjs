@@ -16,7 +16,7 @@ import { datasetBrowser } from "../train/dataset_browser.mjs";
 import { startingPoints } from "../train/form_words.mjs";
 import { optionForm } from "../train/option_form.mjs";
 import { preflightReport } from "../train/preflight_report.mjs";
-import { finishedRun, pastRun, showProgress } from "../train/run_view.mjs";
+import { finishedRun, pastRun, runStops, showProgress } from "../train/run_view.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 /** @typedef {import("../api_types").TrainForm} TrainForm */
@@ -33,6 +33,11 @@ const KEPT = ["train_data_dir", "reg_data_dir", "output_name"];
 let attach;
 /** @type {JobName | undefined} a job that is shown when the panel has been built */
 let pending;
+/** @typedef {{ settings: Settings, prompts: string, compare: boolean }} RunRequest */
+/** @type {((request: RunRequest) => void) | undefined} */
+let loadRequest;
+/** @type {RunRequest | undefined} settings that are shown when the panel has been built */
+let pendingRequest;
 
 /** The form with the sample prompts and what follows a run; remembers all of it. @param {TrainForm} form */
 function trainingForm(form) {
@@ -178,16 +183,7 @@ function pages(known, form, start, describe) {
     return { element: h("div", { class: "lx-main" }, tabs, Object.values(elements)), open, showHistory };
 }
 
-const runView = () =>
-    new JobView({
-        kinds: ["train"],
-        live: showProgress,
-        result: finishedRun,
-        stops: [
-            [t("Stop and save"), t("Ends the run after this step and saves it, so that it can be resumed"), {}],
-            [t("Stop"), t("Ends the run at once; what was not saved yet is lost"), { save: false }],
-        ],
-    });
+const runView = () => new JobView({ kinds: ["train"], live: showProgress, result: finishedRun, stops: runStops() });
 
 /** The panel's jobs by their kinds: the check before a run, the run, the descriptions of the pictures. */
 const jobViews = () => ({
@@ -243,6 +239,12 @@ function fill(panel, known) {
     const side = runCard(form, jobs, check, start);
     setChildren(panel, h("div", { class: "lx-tool wide" }, shown.element, h("div", { class: "lx-side" }, side)));
     attach = ({ kind, id }) => void jobs[/** @type {keyof typeof jobs} */ (kind)].attach(id);
+    loadRequest = ({ settings, prompts, compare }) => {
+        form.compare.box.checked = compare;
+        form.load(settings, prompts);
+        shown.open("form");
+    };
+    if (pendingRequest) loadRequest(pendingRequest);
     if (pending) attach(pending);
     for (const view of Object.values(jobs)) view.resume();
 }
@@ -258,4 +260,8 @@ registerPanel({
     tip: () => t("Train a LoRA on your pictures"),
     order: 30,
     build: showingErrors(async (/** @type {HTMLElement} */ panel) => fill(panel, await api("/train/form"))),
+    open: (/** @type {RunRequest | undefined} */ request) => {
+        if (request && loadRequest) loadRequest(request);
+        else if (request) pendingRequest = request;
+    },
 });

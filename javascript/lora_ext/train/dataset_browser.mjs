@@ -5,6 +5,7 @@ import { showingErrors } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, facts, field, note, select, summary } from "../controls/basic.mjs";
 import { captionedPicture, describePictures, findAndReplace } from "./caption_editor.mjs";
+import { tagOfAll } from "./tag_of_all.mjs";
 
 /** @typedef {import("../api_types").DatasetAnswer} Dataset */
 /** @typedef {{ name: string, resolution: unknown, buckets: boolean }} View a folder, and how it is sorted into sizes */
@@ -17,7 +18,7 @@ const PAGE_SIZE = 60;
  * @param {string} name of the folder
  * @param {Dataset} dataset
  */
-function pictureGrid(name, dataset) {
+export function pictureGrid(name, dataset) {
     let bucket = "",
         shown = 0;
     const element = h("div", { class: "lx-grid lx-dataset" });
@@ -95,6 +96,7 @@ function showDataset(place, folder, name, dataset, refresh, describing) {
             dataset.skipped.map((line) => note(line, "bad")),
             pictures.sizes,
             tagList(dataset, replacing.setFind),
+            tagOfAll(name, refresh),
             replacing.element,
             describing,
         ),

@@ -82,6 +82,12 @@ function sheetButton(run) {
     });
 }
 
+/** The buttons that end a run. @returns {import("../jobs/job_view.mjs").StopButton[]} */
+export const runStops = () => [
+    [t("Stop and save"), t("Ends the run after this step and saves it, so that it can be resumed"), {}],
+    [t("Stop"), t("Ends the run at once; what was not saved yet is lost"), { save: false }],
+];
+
 /** @param {string} name of a run */
 const curvesOf = async (name) => trainingCurves((await api("/train/curve", { query: { name } })).rows);
 

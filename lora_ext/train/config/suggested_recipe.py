@@ -11,6 +11,14 @@ SAVES_OF_A_RUN = 10
 """Epochs of a run, each saved and sampled: enough to see where learning turns into copying."""
 _SAMPLES = {"person": 1500, "character": 1500, "style": 2500, "object": 1000, "concept": 1500}
 """Pictures that a run shows in all, as in the Train panel's starting points."""
+_NOUNS = {
+    "person": "a person",
+    "character": "a character",
+    "style": "a style",
+    "object": "an object",
+    "concept": "a concept",
+}
+_UNKNOWN_MEMORY = "the GPU's free memory is not known"
 _GIB = 2**30
 
 
@@ -39,10 +47,22 @@ class TrainingSituation:
 
 @dataclass(frozen=True)
 class SuggestedSetting:
-    """A value of a recipe's option, and one sentence that says why."""
+    """A value of a recipe's option, and one sentence that says why.
+
+    Attributes:
+        value: The value.
+        template: The sentence with {0}, {1} … for values, as the page translates it.
+        values: What stands there; text is translated too.
+    """
 
     value: Any
-    reason: str
+    template: str
+    values: tuple[str | int, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """The sentence."""
+        return self.template.format(*self.values)
 
 
 def suggest_settings(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
@@ -75,7 +95,7 @@ def _network(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
     kind = situation.kind
     rank = 8 if kind == "object" else 16
     found = {
-        "network_dim": SuggestedSetting(rank, f"enough detail for a {kind} in a small file"),
+        "network_dim": SuggestedSetting(rank, "enough detail for {0} in a small file", (_NOUNS[kind],)),
         "network_alpha": SuggestedSetting(rank / 2, "half of the rank"),
     }
     if kind == "style":
@@ -84,13 +104,15 @@ def _network(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
         found["conv_alpha"] = SuggestedSetting(4.0, "half of the rank of 3x3 layers")
         found["network_train_unet_only"] = SuggestedSetting(True, "a style needs no new meaning of a word")
     else:
-        found["network_module"] = SuggestedSetting("lierla", f"a {kind} is learned without 3x3 layers")
+        found["network_module"] = SuggestedSetting("lierla", "{0} is learned without 3x3 layers", (_NOUNS[kind],))
         found["text_encoder_lr"] = SuggestedSetting(5e-5, "the text encoder learns faster than the U-Net")
-    rate = 2e-4 if kind == "object" else 1e-4
-    reason = "a small rank bears a higher rate" if kind == "object" else "usual with AdamW"
     if situation.native_size < 256:
-        rate, reason = 1e-3, f"a model of {situation.native_size} pixels has few parameters"
-    found["learning_rate"] = SuggestedSetting(rate, reason)
+        reason = "a model of {0} pixels has few parameters"
+        found["learning_rate"] = SuggestedSetting(1e-3, reason, (situation.native_size,))
+    elif kind == "object":
+        found["learning_rate"] = SuggestedSetting(2e-4, "a small rank bears a higher rate")
+    else:
+        found["learning_rate"] = SuggestedSetting(1e-4, "usual with AdamW")
     return found
 
 
@@ -100,24 +122,24 @@ def _length(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
     repeats = max(1, round(wanted / (SAVES_OF_A_RUN * count)))
     epochs = SAVES_OF_A_RUN if repeats > 1 else max(2, min(SAVES_OF_A_RUN, math.ceil(wanted / count)))
     shown = count * repeats * epochs
-    reason = (
-        f"{count} pictures × {repeats} repeats × {epochs} epochs = {shown} samples; {wanted} suit a {situation.kind}"
-    )
+    reason = "{0} pictures × {1} repeats × {2} epochs = {3} samples; {4} suit {5}"
+    numbers = (count, repeats, epochs, shown, wanted, _NOUNS[situation.kind])
     return {
-        "dataset_repeats": SuggestedSetting(repeats, reason),
-        "max_train_epochs": SuggestedSetting(epochs, reason),
+        "dataset_repeats": SuggestedSetting(repeats, reason, numbers),
+        "max_train_epochs": SuggestedSetting(epochs, reason, numbers),
     }
 
 
 def _pictures(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
     """Resolution and buckets."""
     side = situation.native_size
-    found = {"resolution": SuggestedSetting(str(side), f"this {situation.family} model was made for {side} pixels")}
+    reason = "this {0} model was made for {1} pixels"
+    found = {"resolution": SuggestedSetting(str(side), reason, (situation.family, side))}
     if situation.aspect_ratio_count > 1:
-        reason = f"the pictures have {situation.aspect_ratio_count} aspect ratios, and nothing is cut off"
-        found["enable_bucket"] = SuggestedSetting(True, reason)
-        found["min_bucket_reso"] = SuggestedSetting(max(64, side // 2), f"half of {side}")
-        found["max_bucket_reso"] = SuggestedSetting(max(64, side * 2), f"twice {side}")
+        reason = "the pictures have {0} aspect ratios, and nothing is cut off"
+        found["enable_bucket"] = SuggestedSetting(True, reason, (situation.aspect_ratio_count,))
+        found["min_bucket_reso"] = SuggestedSetting(max(64, side // 2), "half of {0}", (side,))
+        found["max_bucket_reso"] = SuggestedSetting(max(64, side * 2), "twice {0}", (side,))
     return found
 
 
@@ -130,12 +152,12 @@ def _memory(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
     if not situation.on_gpu:
         return {**found, "train_batch_size": SuggestedSetting(1, "larger batches are no faster without a GPU")}
     free = situation.gpu_bytes / _GIB
-    known = f"{free:.0f} GiB of the GPU are free" if free else "the GPU's free memory is not known"
+    known, numbers = ("{0} GiB of the GPU are free", (round(free),)) if free else (_UNKNOWN_MEMORY, ())
     needed = 20 if situation.family == "SDXL" else 10
     large = free >= 2 * needed
     found["mixed_precision"] = SuggestedSetting("fp16", "half the memory, and faster on a GPU")
-    found["train_batch_size"] = SuggestedSetting(min(2, situation.picture_count) if large else 1, known)
+    found["train_batch_size"] = SuggestedSetting(min(2, situation.picture_count) if large else 1, known, numbers)
     if free < needed:
-        reason = f"{known}; {situation.family} needs about {needed} without it"
-        found["gradient_checkpointing"] = SuggestedSetting(True, reason)
+        reason = "{0} needs about {1} GiB of free memory of the GPU without it"
+        found["gradient_checkpointing"] = SuggestedSetting(True, reason, (situation.family, needed))
     return found

@@ -1,0 +1,156 @@
+"""Routes of Start here: pictures that are sent by the page, and the settings that suit them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from ..errors import FileError, TrainError, did_you_mean
+from ..file.displayed_names import displayed_name
+from ..jobs import MODEL_LANE, Job, JobSummary
+from ..train.config.suggested_recipe import KINDS_OF_CONCEPT
+from ..training.settings_for_pictures import (
+    duplicate_pictures,
+    sample_prompt_line,
+    scan_picture_folder,
+    suggest_for_pictures,
+)
+from .app_state import AppState
+from .dataset_browser import dataset_folder
+from .picture_uploads import AddedPictures, DuplicatePicture, add_uploaded_pictures
+from .routing import RequestBody
+from .upload_files import MOST_FILES, PIECE_BYTES, save_upload_piece
+from .user_paths import find_user_path
+
+
+class UploadRequest(RequestBody):
+    """A piece of a file. upload: 32 hexadecimal digits, the same for all files of an upload; file: its name, with its
+    folders; offset: where the piece begins; data: its bytes as base64.
+    """
+
+    upload: str = Field(max_length=32)
+    file: str = Field(max_length=800)
+    offset: int = Field(0, ge=0)
+    data: str = Field(max_length=PIECE_BYTES * 4 // 3 + 4)
+
+
+class AddRequest(RequestBody):
+    """An upload that is complete. files: the names that were sent; dataset: where its pictures go, "" for a new one
+    called `name`.
+    """
+
+    upload: str = Field(max_length=32)
+    files: list[str]
+    dataset: str = Field("", max_length=400)
+    name: str = Field("", max_length=200)
+
+
+class SuggestRequest(RequestBody):
+    """What is taught. kind: "person", "character", "style", "object" or "concept"; trigger: the word that calls it;
+    checkpoint: a name of `/choices`, "" for the model that is loaded, or the small one.
+    """
+
+    kind: str
+    dataset: str
+    trigger: str = Field(min_length=1, max_length=200)
+    checkpoint: str = ""
+
+
+@dataclass(frozen=True)
+class UploadedBytes:
+    """How many bytes of a file are there."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SettingWithReason:
+    """A suggested setting.
+
+    Attributes:
+        name: The option.
+        value: Its value.
+        reason: One sentence that says why, in English.
+        template: The sentence with {0}, {1} … for `values`, to be translated.
+        values: What stands there; text is translated too.
+    """
+
+    name: str
+    value: Any
+    reason: str
+    template: str
+    values: list[str | int]
+
+
+@dataclass(frozen=True)
+class SuggestedTraining:
+    """Suggested settings of a run.
+
+    Attributes:
+        settings: The options that are not at their defaults.
+        prompts: Sample prompts, one a line.
+        pictures: How many pictures can be read.
+        duplicates: Pictures that are there twice.
+        skipped: A sentence for each picture that cannot be read.
+    """
+
+    settings: list[SettingWithReason]
+    prompts: str
+    pictures: int
+    duplicates: list[DuplicatePicture]
+    skipped: list[str]
+
+
+def suggest_training(app_state: AppState, options: SuggestRequest, job: Job) -> SuggestedTraining:
+    """Looks at the pictures and the model. Raises LoraError."""
+    folder = dataset_folder(app_state, options.dataset)
+    job.text = "scanning pictures"
+    scan = scan_picture_folder(folder)
+    path = find_user_path(app_state.folders.checkpoints, options.checkpoint) if options.checkpoint else None
+    job.text = "loading the model"
+    with app_state.backend.open_trainable_model(str(path) if path else None) as model:
+        suggested = suggest_for_pictures(options.kind, scan, model, options.trigger.strip())
+    return SuggestedTraining(
+        settings=[
+            SettingWithReason(name, row.value, row.reason, row.template, list(row.values))
+            for name, row in suggested.items()
+        ],
+        prompts=sample_prompt_line(options.trigger.strip()),
+        pictures=len(scan.images),
+        duplicates=[
+            DuplicatePicture(displayed_name(path.name), displayed_name(first.name))
+            for path, first in duplicate_pictures(scan)
+        ],
+        skipped=[displayed_name(sentence.replace(str(folder), options.dataset)) for sentence in scan.skipped],
+    )
+
+
+def register_start_routes(api: APIRouter, app_state: AppState) -> None:
+    """Adds the routes."""
+
+    @api.post("/teach/upload")
+    def upload(options: UploadRequest) -> UploadedBytes:
+        """Receives a piece of a picture, a caption or a zip. It is kept apart until `/teach/pictures` is called."""
+        size = save_upload_piece(app_state, options.upload, options.file, options.offset, options.data)
+        return UploadedBytes(size)
+
+    @api.post("/teach/pictures")
+    def pictures(options: AddRequest) -> AddedPictures:
+        """Adds the pictures and captions of an upload to a data set; names those that are left out, and why."""
+        if len(options.files) > MOST_FILES:
+            raise FileError(f"an upload has at most {MOST_FILES} files, not {len(options.files)}; send it in parts")
+        return add_uploaded_pictures(app_state, options.upload, options.files, options.dataset, options.name)
+
+    @api.post("/teach/suggest", status_code=202)
+    def suggest(options: SuggestRequest) -> JobSummary:
+        """Suggests settings for the pictures of a data set, each with its reason. Answers with a job."""
+        if options.kind not in KINDS_OF_CONCEPT:
+            near = did_you_mean(options.kind, KINDS_OF_CONCEPT)
+            raise TrainError(f"kind {options.kind[:40]!r} is none of {', '.join(KINDS_OF_CONCEPT)}{near}")
+        dataset_folder(app_state, options.dataset)
+        return app_state.jobs.start(
+            "suggest", options.dataset, lambda job: suggest_training(app_state, options, job), lane=MODEL_LANE
+        ).summary()

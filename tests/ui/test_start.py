@@ -1,0 +1,126 @@
+"""Start here: a person who has never trained does what the page shows, from pictures to a tag in the prompt."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+from program import Server
+from steps import LONG, go
+
+pytestmark = [pytest.mark.one_page, pytest.mark.flaky(reruns=2)]
+
+COUNT_CLICKS = """() => {
+    window.clicks = 0;
+    document.addEventListener("click", event => { window.clicks += event.isTrusted && event.detail > 0; }, true);
+}"""
+SEND = """([files, kind]) => {
+    const data = new DataTransfer();
+    for (const [name, text] of files) {
+        data.items.add(new File([Uint8Array.from(atob(text), one => one.charCodeAt(0))], name));
+    }
+    const how = { bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data };
+    const event = kind === "drop" ? new DragEvent(kind, how) : new ClipboardEvent(kind, how);
+    document.querySelector("#lora-ext .lx-drop").dispatchEvent(event);
+}"""
+
+
+def photo(number: int) -> bytes:
+    """A circle on a ground of any colour."""
+    colours = random.Random(number)
+    image = Image.new("RGB", (64 + 16 * (number % 2), 64), tuple(colours.randrange(60, 230) for _ in "rgb"))
+    ImageDraw.Draw(image).ellipse((16, 16, 48, 48), fill=(220, 30 * number, 40))
+    out = io.BytesIO()
+    image.save(out, format="PNG")
+    return out.getvalue()
+
+
+def send(page: Any, files: Sequence[tuple[str, bytes]], kind: str = "drop") -> None:
+    """Drops files onto the page's place for them, or pastes them."""
+    page.evaluate(SEND, [[[name, base64.b64encode(content).decode()] for name, content in files], kind])
+
+
+@pytest.fixture
+def panel(page: Any, server: Server) -> Iterator[Any]:
+    """The panel, which is the first one; its data sets go afterwards."""
+    page.locator("#lx-panel-start .lx-steps").wait_for()
+    yield page.locator("#lx-panel-start")
+    server.idle()
+    for folder in (server.data / "datasets").iterdir():
+        if folder.name != "circles":
+            shutil.rmtree(folder)
+
+
+def test_from_pictures_to_a_tag_in_the_prompt(page: Any, panel: Any, server: Server) -> None:
+    page.evaluate(COUNT_CLICKS)
+    panel.get_by_role("radio", name="Object").click()
+    panel.get_by_label("Name", exact=True).fill("mycat")
+    send(page, [(f"p{number}.png", photo(number)) for number in range(4)])
+    panel.get_by_text("4 pictures added").wait_for()
+    panel.get_by_text("4 pictures × 25 repeats × 10 epochs = 1000 samples; 1000 suit an object").first.wait_for()
+    panel.get_by_text("All settings, and why").click()
+    panel.get_by_label("epochs", exact=True).fill("2")  # the test has no time for more
+    panel.get_by_label("dataset repeats").fill("1")
+    assert panel.get_by_text("as you set it").count() == 2
+    panel.get_by_role("button", name="Train", exact=True).click()
+    panel.get_by_text("sheet.png").wait_for(timeout=LONG)
+    panel.locator(".lx-sheet td button").last.click()  # two steps teach nothing, so that none is suggested
+    panel.get_by_role("button", name="Insert into prompt").last.click()
+    page.get_by_text("Written into the prompt, with the seed").wait_for()
+    clicks = page.evaluate("window.clicks")
+    prompt = go(page, "generate").get_by_label("Prompt", exact=True).input_value()
+    assert "<lora:mycat" in prompt and clicks <= 8, (prompt, clicks)
+    settings = server.api("/train/history")["runs"][0]["settings"]
+    assert (settings["train_data_dir"], settings["max_train_epochs"]) == ("mycat", 2)
+    assert settings["metadata_trigger_phrase"] == settings["caption_prefix"] == "mycat"
+    assert (server.data / "loras" / "mycat.safetensors").is_file()
+
+
+def test_what_is_missing_is_said_beside_it(page: Any, panel: Any) -> None:
+    train = panel.get_by_role("button", name="Train", exact=True)
+    train.click()
+    panel.get_by_text("Choose one of these.").wait_for()
+    panel.get_by_role("radio", name="Person").click()
+    train.click()
+    panel.get_by_text("Give it a name.").wait_for()
+    panel.get_by_label("Name", exact=True).fill("a/b")
+    train.click()
+    panel.get_by_text("A name has no").wait_for()
+    panel.get_by_label("Name", exact=True).fill("me")
+    train.click()
+    panel.get_by_text("Add pictures first.").wait_for()
+
+
+def test_bad_files_are_named_captions_are_written_and_the_form_takes_over(
+    page: Any, panel: Any, server: Server
+) -> None:
+    panel.get_by_role("radio", name="Person").click()
+    panel.get_by_label("Name", exact=True).fill("me")
+    panel.get_by_label("Trigger word").fill("ohwx")
+    send(page, [("a.png", photo(1)), ("a.txt", b"a dog"), ("same.png", photo(1)), ("cut.png", photo(2)[:90])], "paste")
+    panel.get_by_text("1 pictures added").wait_for()
+    panel.get_by_text("1 captions came with them").wait_for()
+    panel.get_by_text("same.png is there already, as a.png").wait_for()
+    panel.get_by_text("cut.png is left out").wait_for()
+    send(page, [("b.png", photo(3)), ("virus.exe", b"MZ")])
+    panel.get_by_text("virus.exe is left out: a file that ends in '.exe' is no picture").wait_for()
+    panel.get_by_text("Captions (optional)").click()
+    panel.get_by_label("Tag", exact=True).fill("outdoors")
+    panel.get_by_role("button", name="Add to all").click()
+    page.get_by_text("2 captions changed").wait_for()
+    folder = server.data / "datasets" / "me"
+    assert (folder / "a.txt").read_text(encoding="utf-8").strip() == "a dog, outdoors"
+    assert (folder / "b.txt").read_text(encoding="utf-8").strip() == "outdoors"
+    panel.get_by_role("button", name="Change these in the Train form").click()
+    form = page.locator("#lx-panel-train")
+    form.get_by_label("file name").wait_for()
+    assert form.get_by_label("file name").input_value() == "me"
+    assert form.get_by_label("picture folder").input_value() == "me"
+    assert form.get_by_label("Sample prompts").input_value() == "ohwx --d 1"
+    assert form.get_by_label("Compare the epochs when done").is_checked()
