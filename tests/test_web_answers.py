@@ -159,14 +159,17 @@ def call_tools(call: Caller) -> None:
 
 
 def call_start(call: Caller) -> None:
-    out = io.BytesIO()
+    out, other = io.BytesIO(), io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(out, format="PNG")
+    Image.new("RGB", (64, 64), "blue").save(other, format="PNG")
     upload = "0123456789abcdef" * 2
-    for name, data in (("a.png", out.getvalue()), ("b.png", out.getvalue()), ("c.png", b"none"), ("a.txt", b"a cat")):
+    files = {"a.png": out.getvalue(), "b.png": out.getvalue(), "c.png": b"none", "d.png": other.getvalue()}
+    files["a.txt"] = b"a cat"
+    for name, data in files.items():
         call("POST", "/teach/upload", json={"upload": upload, "file": name, "data": base64.b64encode(data).decode()})
-    files = ["a.png", "b.png", "c.png", "a.txt"]
-    call("POST", "/teach/pictures", json={"upload": upload, "files": files, "name": "cat"})
+    call("POST", "/teach/pictures", json={"upload": upload, "files": list(files), "name": "cat"})
     call("POST", "/dataset/tag", json={"dataset": "cat", "tag": "outdoors"})
+    call("DELETE", "/dataset/picture", params={"dataset": "cat", "picture": "d.png"})
     call.job("/teach/suggest", {"kind": "object", "dataset": "cat", "trigger": "mycat"})
 
 

@@ -161,6 +161,18 @@ def test_zips_that_are_none_damaged_or_encrypted_are_named(api: Client) -> None:
     }
 
 
+def test_a_picture_is_taken_out_and_kept(api: Client) -> None:
+    add(api, {"a.png": picture("red"), "a.txt": b"red", "b.png": picture("blue")})
+    query = {"dataset": "cat", "picture": "a.png"}
+    assert api("DELETE", "/dataset/picture", params=query) == {"kept": "removed/cat/a.png"}
+    assert names(api) == ["b.png"] and (api.root / "removed" / "cat" / "a.txt").read_bytes() == b"red"
+    add(api, {"a.png": picture("green")}, dataset="cat")
+    assert api("DELETE", "/dataset/picture", params=query) == {"kept": "removed/cat/a-2.png"}
+    for wrong in ("a.png", "../b.png", "b.txt", "", "../../presets.txt"):
+        api("DELETE", "/dataset/picture", 400, params={"dataset": "cat", "picture": wrong})
+    assert names(api) == ["b.png"]
+
+
 @pytest.mark.parametrize(
     "name", ["../a.png", "a/../b.png", "/a.png", "C:/../a.png", "a\\..\\b.png", "", "a.exe", "a", "x/con.png"]
 )

@@ -689,6 +689,12 @@ export interface RefusedFile {
     reason: string;
 }
 
+/** A picture that was taken out of a data set. */
+export interface RemovedPicture {
+    /** Where it is now, below the data folder. */
+    kept: string;
+}
+
 /** What finding and replacing changed, or would change. */
 export interface ReplacedCaptions {
     /** How many captions. */
@@ -1107,6 +1113,7 @@ export interface UploadedBytes {
 
 /** Method and route → what the route answers. */
 export interface Answers {
+    "DELETE /dataset/picture": RemovedPicture;
     "DELETE /jobs/{job}": ForgottenJob;
     "DELETE /masks": MaskNames;
     "DELETE /presets": PresetsAnswer;

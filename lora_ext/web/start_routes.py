@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from ..errors import FileError, TrainError, did_you_mean
@@ -21,6 +21,7 @@ from ..training.settings_for_pictures import (
 from .app_state import AppState
 from .dataset_browser import dataset_folder
 from .picture_uploads import AddedPictures, DuplicatePicture, add_uploaded_pictures
+from .removed_pictures import remove_picture
 from .routing import RequestBody
 from .upload_files import MOST_FILES, PIECE_BYTES, save_upload_piece
 from .user_paths import find_user_path
@@ -64,6 +65,17 @@ class UploadedBytes:
     """How many bytes of a file are there."""
 
     bytes: int
+
+
+@dataclass(frozen=True)
+class RemovedPicture:
+    """A picture that was taken out of a data set.
+
+    Attributes:
+        kept: Where it is now, below the data folder.
+    """
+
+    kept: str
 
 
 @dataclass(frozen=True)
@@ -143,6 +155,11 @@ def register_start_routes(api: APIRouter, app_state: AppState) -> None:
         if len(options.files) > MOST_FILES:
             raise FileError(f"an upload has at most {MOST_FILES} files, not {len(options.files)}; send it in parts")
         return add_uploaded_pictures(app_state, options.upload, options.files, options.dataset, options.name)
+
+    @api.delete("/dataset/picture")
+    def remove(dataset: str = Query(..., max_length=400), picture: str = Query(..., max_length=800)) -> RemovedPicture:
+        """Moves a picture and its caption out of a data set, into the folder `removed`."""
+        return RemovedPicture(displayed_name(remove_picture(app_state, dataset, picture)))
 
     @api.post("/teach/suggest", status_code=202)
     def suggest(options: SuggestRequest) -> JobSummary:

@@ -24,6 +24,8 @@ import { finishedRun, pastRun, runStops, showProgress } from "../train/run_view.
 /** @typedef {Record<string, any>} Settings */
 /** @typedef {ReturnType<typeof optionForm>} OptionForm */
 
+/** A file and samples of each epoch, so that the best one can be chosen afterwards. */
+const EVERY_EPOCH = { save_every_n_epochs: 1, sample_every_n_epochs: 1 };
 /** What suits the small model, where the program has no other. */
 const SMALL_MODEL = { resolution: "64", min_bucket_reso: 64, network_dim: 8, network_alpha: 8, learning_rate: 0.001 };
 /** Options that stay when settings of another file are taken over. */
@@ -38,6 +40,12 @@ let pending;
 let loadRequest;
 /** @type {RunRequest | undefined} settings that are shown when the panel has been built */
 let pendingRequest;
+
+/** The sample prompt where none is given: the trigger word, else the file's name. @param {Settings} settings */
+function triggerPrompt({ metadata_trigger_phrase: trigger, output_name: name, ...settings }) {
+    const sampled = settings.sample_every_n_epochs || settings.sample_every_n_steps || settings.sample_at_first;
+    return sampled && (trigger || name) ? `${trigger || name} --d 1` : "";
+}
 
 /** The form with the sample prompts and what follows a run; remembers all of it. @param {TrainForm} form */
 function trainingForm(form) {
@@ -67,6 +75,7 @@ function trainingForm(form) {
     compare.box.checked = Boolean(last && last.compare);
     if (last) load(last.settings, last.prompts);
     else {
+        options.change(EVERY_EPOCH);
         if (form.datasets.length) options.change({ train_data_dir: form.datasets[0] });
         if (page.choices.draws) options.change(SMALL_MODEL);
     }
@@ -223,7 +232,8 @@ function fill(panel, known) {
     const jobs = jobViews();
     const request = () => {
         try {
-            return { settings: form.options.settings(), prompts: form.prompts.value };
+            const settings = form.options.settings();
+            return { settings, prompts: form.prompts.value.trim() ? form.prompts.value : triggerPrompt(settings) };
         } catch (error) {
             // the field is on the form's page, which may not be shown
             shown.open("form");

@@ -1,7 +1,7 @@
 // The pictures of Start here: those that are sent, or of a folder that is there, and their captions.
 import { api, apiUrl, isAbort } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
-import { messageOf, showingErrors } from "../core/messages.mjs";
+import { messageOf, showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { field, note, select, stack, summary } from "../controls/basic.mjs";
 import { describePictures } from "../train/caption_editor.mjs";
@@ -25,11 +25,22 @@ import { uploadBar, uploadReport } from "./upload_report.mjs";
 
 const MOST_SHOWN = 24;
 
-/** @param {string} name of the data set @param {Dataset} dataset */
-function thumbnails(name, { pictures }) {
-    const shown = pictures.slice(0, MOST_SHOWN).map(({ name: picture, time }) => {
-        const src = apiUrl("/dataset/thumbnail", { dataset: name, picture, v: time });
-        return h("img", { src, alt: picture, title: picture, loading: "lazy" });
+/**
+ * The pictures, each with a button that takes it out.
+ * @param {string} dataset
+ * @param {Dataset} content
+ * @param {(picture: string) => void} remove
+ */
+function thumbnails(dataset, { pictures }, remove) {
+    const shown = pictures.slice(0, MOST_SHOWN).map(({ name, time }) => {
+        const src = apiUrl("/dataset/thumbnail", { dataset, picture: name, v: time });
+        const label = t("Take {0} out", name);
+        return h(
+            "div",
+            { class: "lx-taken" },
+            h("img", { src, alt: name, title: name, loading: "lazy" }),
+            h("button", { type: "button", title: label, "aria-label": label, onclick: () => remove(name) }, "×"),
+        );
     });
     const more = pictures.length - shown.length;
     return h("div", { class: "lx-samples" }, shown, more > 0 ? h("span", { class: "lx-more" }, `+${more}`) : null);
@@ -59,6 +70,16 @@ function captionBox(name, dataset, captioners, describe, onchange) {
         );
     });
     return box;
+}
+
+/** The pictures of a folder; null where it has none. @param {string} name @returns {Promise<Dataset | null>} */
+async function loadDataset(name) {
+    try {
+        return await api("/dataset", { query: { name } });
+    } catch (error) {
+        if (/** @type {{ kind?: string }} */ (error).kind === "TrainError") return null;
+        throw error;
+    }
 }
 
 export class PictureField {
@@ -97,7 +118,7 @@ export class PictureField {
     /** Shows the pictures as they are now. */
     refresh = showingErrors(async () => {
         const name = this.dataset;
-        const dataset = name ? await api("/dataset", { query: { name } }) : null;
+        const dataset = name ? await loadDataset(name) : null;
         if (name !== this.dataset) return;
         this.count = dataset ? dataset.pictures.length : 0;
         const describe = async (/** @type {import("../train/caption_editor.mjs").DescribeRequest} */ request) => {
@@ -106,10 +127,17 @@ export class PictureField {
         };
         const { captioners } = this.options;
         const parts = dataset
-            ? [thumbnails(name, dataset), captionBox(name, dataset, captioners, describe, this.refresh)]
+            ? [thumbnails(name, dataset, this.remove), captionBox(name, dataset, captioners, describe, this.refresh)]
             : null;
         setChildren(this.shown, parts);
         this.options.onchange();
+    });
+
+    /** Takes a picture out of the folder. */
+    remove = showingErrors(async (/** @type {string} */ picture) => {
+        const { kept } = await api("/dataset/picture", { method: "DELETE", query: { dataset: this.dataset, picture } });
+        toast(t("Taken out; it is kept as {0}", kept));
+        await this.refresh();
     });
 
     /** Sends files and shows what became of them. @param {NamedFile[]} files */

@@ -54,6 +54,8 @@ export const optionTitle = (name) => optionTitles()[name] || "";
 
 /** @typedef {{ name: string, title: string, tip: string, values: Record<string, unknown> }} StartingPoint */
 
+/** Ten files of a run, and samples with each. @param {number} steps */
+const savedEvery = (steps) => ({ save_every_n_steps: steps, sample_every_n_steps: steps });
 const SHARED = { lr_scheduler: "cosine", enable_bucket: true, cache_latents: true };
 const FACE = {
     ...SHARED,
@@ -63,6 +65,7 @@ const FACE = {
     learning_rate: 1e-4,
     text_encoder_lr: 5e-5,
     max_train_steps: 1500,
+    ...savedEvery(150),
     min_snr_gamma: 5,
     network_train_unet_only: false,
 };
@@ -75,6 +78,7 @@ const STYLE = {
     conv_alpha: 4,
     learning_rate: 1e-4,
     max_train_steps: 2500,
+    ...savedEvery(250),
     min_snr_gamma: 5,
     network_train_unet_only: true,
 };
@@ -86,6 +90,7 @@ const OBJECT = {
     learning_rate: 2e-4,
     text_encoder_lr: 5e-5,
     max_train_steps: 1000,
+    ...savedEvery(100),
 };
 const DYLORA = {
     ...SHARED,
@@ -95,6 +100,7 @@ const DYLORA = {
     unit: 4,
     learning_rate: 1e-4,
     max_train_steps: 2000,
+    ...savedEvery(200),
 };
 
 /** Settings that suit what is usually trained. @returns {StartingPoint[]} */

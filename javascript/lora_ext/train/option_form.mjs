@@ -68,17 +68,22 @@ function optionFilter(groups, rows) {
     return { extent, search, none };
 }
 
+/** The options in the order of the form: the file's name is asked first. @param {FormField[]} fields */
+export const formOrder = (fields) => [
+    ...fields.filter(({ name }) => name === "output_name").map((option) => ({ ...option, group: "model" })),
+    ...fields.filter(({ name }) => name !== "output_name"),
+];
+
 /**
  * @param {TrainForm} form
  * @param {() => void} onchange called when the user changes a value
  */
 export function optionForm(form, onchange) {
+    const fields = formOrder(form.fields);
     /** @type {Record<string, OptionControl>} */
-    const controls = Object.fromEntries(
-        form.fields.map((option) => [option.name, optionControl(option, form, onchange)]),
-    );
+    const controls = Object.fromEntries(fields.map((option) => [option.name, optionControl(option, form, onchange)]));
     /** @type {[FormField, OptionControl][]} */
-    const rows = form.fields.map((option) => [option, controls[option.name]]);
+    const rows = fields.map((option) => [option, controls[option.name]]);
     const groups = Object.entries(groupTitles()).flatMap(([name, title]) => {
         const elements = rows.filter(([option]) => option.group === name).map(([, { element }]) => element);
         return elements.length
