@@ -246,7 +246,7 @@ def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     page.wait_for_selector("#lora-ext .lx-tabs")
     panel = go(page, "train")
     job = panel.locator(".lx-stick .lx-job").nth(1)
-    job.get_by_role("button", name="Set block weights").wait_for(timeout=LONG)
+    job.get_by_role("button", name="Set block weights").first.wait_for(timeout=LONG)
     assert job.locator(".lx-samples img").count() > 0 and job.locator(".lx-chart .line").count() > 0
     assert (server.data / "loras" / "tried.safetensors").exists()
     job.get_by_role("button", name="Compare epochs × weights").click()
