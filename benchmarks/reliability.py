@@ -2,7 +2,8 @@
 
     python benchmarks/reliability.py [--reports FOLDER] [--parts faults soak fuzz] [--inputs 1000000] [--page FILE]
 
-Each part takes ten minutes to an hour. Its report is kept in the folder; a part that has one there is not run again.
+Each part takes ten minutes to an hour. Its report is kept in the folder (PART.xml, or several that begin so; fuzz.txt);
+a part that has one there is not run again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -52,9 +53,9 @@ def run_part(part: str, report: Path, inputs: int) -> None:
     subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT, env=environment)
 
 
-def test_rows(report: Path) -> Iterator[Row]:
-    """The tests of a JUnit report, with the numbers that they recorded."""
-    for case in ElementTree.parse(report).getroot().iter("testcase"):
+def test_rows(reports: Sequence[Path]) -> Iterator[Row]:
+    """The tests of JUnit reports, with the numbers that they recorded."""
+    for case in (case for report in reports for case in ElementTree.parse(report).getroot().iter("testcase")):
         numbers = [f"{p.get('name')}: {p.get('value')}" for p in case.iter("property")]
         state = "no" if case.find("failure") is not None or case.find("error") is not None else "yes"
         skipped = case.find("skipped")
@@ -65,9 +66,9 @@ def test_rows(report: Path) -> Iterator[Row]:
         yield Row(tried, "; ".join([*numbers, f"{float(case.get('time') or 0):.0f} s"]), state)
 
 
-def fuzz_rows(report: Path) -> Iterator[Row]:
-    """The readers of the fuzzer's report."""
-    for line in report.read_text(encoding="utf-8").splitlines():
+def fuzz_rows(reports: Sequence[Path]) -> Iterator[Row]:
+    """The readers of the fuzzer's reports."""
+    for line in (line for report in reports for line in report.read_text(encoding="utf-8").splitlines()):
         found = re.match(r"(.{26}) +([\d,]+) inputs, +([\d,]+) refused, .*slowest +([\d.]+) ms", line)
         if found:
             name, inputs, refused, slowest = found.groups()
@@ -76,7 +77,7 @@ def fuzz_rows(report: Path) -> Iterator[Row]:
             yield Row(line.strip().replace("|", "\\|")[:120], "", "no")
 
 
-def page(reports: dict[str, Path]) -> str:
+def page(reports: dict[str, list[Path]]) -> str:
     """The page, in Markdown."""
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
     lines = [
@@ -85,12 +86,12 @@ def page(reports: dict[str, Path]) -> str:
         "What was tried to break this program, how often, and what held. Made by `python benchmarks/reliability.py`; "
         "nothing here is typed by hand.",
     ]
-    for part, report in reports.items():
+    for part, files in reports.items():
         heading, text = PARTS[part]
-        date = datetime.date.fromtimestamp(report.stat().st_mtime)
+        date = datetime.date.fromtimestamp(max(file.stat().st_mtime for file in files))
         lines += ["", f"## {heading}", "", f"{text}. {date}, {machine}, torch {torch.__version__}.", ""]
         lines += ["| tried | numbers | held |", "| --- | --- | --- |"]
-        rows = fuzz_rows(report) if part == "fuzz" else test_rows(report)
+        rows = fuzz_rows(files) if part == "fuzz" else test_rows(files)
         lines += [f"| {row.tried} | {row.numbers} | {row.held} |" for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -103,10 +104,11 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "RELIABILITY.md")
     args = parser.parse_args()
     args.reports.mkdir(parents=True, exist_ok=True)
-    reports = {part: args.reports / (f"{part}.txt" if part == "fuzz" else f"{part}.xml") for part in args.parts}
-    for part, report in reports.items():
-        if not report.exists():
-            run_part(part, report, args.inputs)
+    reports = {}
+    for part in args.parts:
+        if not list(args.reports.glob(f"{part}*")):
+            run_part(part, args.reports / (f"{part}.txt" if part == "fuzz" else f"{part}.xml"), args.inputs)
+        reports[part] = sorted(args.reports.glob(f"{part}*"))
     args.page.write_text(page(reports), encoding="utf-8")
     return 0
 
