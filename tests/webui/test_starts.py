@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from server import WebUI, apart, launch, prepare
+from test_tags import check_weights_of_the_hires_pass
 
 TAGS = "<lora:lierla:0.8> <lora:c3lier:0.5:start=1:stop=3>"
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
@@ -55,6 +56,11 @@ def test_forced_baked_with_little_memory(other: tuple[str, WebUI]) -> None:
     assert apart(second.make(""), clean) == 0
     assert second.weights()["hash"] == before["hash"]
     second.options(lora_ext_mode="auto")
+
+
+def test_weights_of_the_hires_pass(other: tuple[str, WebUI]) -> None:
+    """With little memory the web UI encodes its prompt before the first pass, with the first pass's weights of tags."""
+    check_weights_of_the_hires_pass(other[1])
 
 
 @pytest.fixture(scope="module")

@@ -138,12 +138,21 @@ def test_a_curve_over_noise_levels(webui: WebUI, sampler: str, first: float) -> 
     assert 0.3 < weights[-1] < 1 and len(set(weights)) == len(weights)
 
 
-def test_weights_of_the_hires_pass(webui: WebUI) -> None:
+def check_weights_of_the_hires_pass(webui: WebUI) -> None:
+    """Asserts that `hr=`, `hrte=` and `hrunet=` act in the hires pass, its prompt's encoding counted."""
     plain, none = webui.make("<lora:lierla:1>", **HIRES), webui.make("<lora:lierla:1:hr=0>", **HIRES)
     assert apart(none, webui.make("<lora:lierla:1>", hr_prompt=CAT, **HIRES)) <= 1
     others = [plain, none, *(webui.make(f"<lora:lierla:1:{one}=0>", **HIRES) for one in ("hrte", "hrunet"))]
     assert min(apart(a, b) for i, a in enumerate(others) for b in others[:i]) > 0
+    for one, weights in (("hrte", "0:1"), ("hrunet", "1:0")):
+        made = webui.make(f"<lora:lierla:1:{one}=0>", **HIRES)
+        given = webui.make("<lora:lierla:1>", hr_prompt=f"{CAT} <lora:lierla:{weights}>", **HIRES)
+        assert apart(made, given) <= 1, one
     assert apart(webui.make("<lora:lierla:1>", **HIRES), plain) == 0
+
+
+def test_weights_of_the_hires_pass(webui: WebUI) -> None:
+    check_weights_of_the_hires_pass(webui)
 
 
 @pytest.mark.parametrize(
