@@ -26,9 +26,12 @@ from lora_ext.train.config.block_settings import ModuleRanks, RankAndAlpha
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.config.recipe_metadata import network_metadata, settings_from_metadata
+from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.network.layer_targets import count_by_sort, trained_layers
 from lora_ext.train.network.new_adapters import NewLayer, new_tensors
 from lora_ext.train.network.trainable_adapter import TrainableAdapter
 from lora_ext.train.network.trainable_network import TrainableNetwork
+from lora_ext.train.run.preflight import run_preflight
 from lora_ext.train.run.training_run import TrainingRun
 from lora_ext.training.standalone_run import SilentHost
 
@@ -328,7 +331,7 @@ def test_what_has_no_effect_is_said() -> None:
     ]
 
 
-def trained_layers(model: Tiny, **settings: Any) -> set[str]:
+def names_of_layers(model: Tiny, **settings: Any) -> set[str]:
     recipe = recipe_from_settings({"network_dim": 2, "rank_dropout": 0, **settings})
     ranks = ModuleRanks(recipe)
     found = [(i, t) for part, root in model.parts().items() for i, t in find_layer_targets(part, root).items()]
@@ -336,18 +339,18 @@ def trained_layers(model: Tiny, **settings: Any) -> set[str]:
 
 
 def test_targets_are_parts_of_each_other(model: Tiny) -> None:
-    whole = trained_layers(model, network_module="c3lier", network_targets="all")
-    linear = trained_layers(model, network_targets="all")
-    plain = trained_layers(model)
-    attention = trained_layers(model, network_targets="attention")
-    crossed = trained_layers(model, network_targets="cross_attention")
-    alone = trained_layers(model, network_targets="self_attention")
-    fed = trained_layers(model, network_targets="cross_attention_ff")
+    whole = names_of_layers(model, network_module="c3lier", network_targets="all")
+    linear = names_of_layers(model, network_targets="all")
+    plain = names_of_layers(model)
+    attention = names_of_layers(model, network_targets="attention")
+    crossed = names_of_layers(model, network_targets="cross_attention")
+    alone = names_of_layers(model, network_targets="self_attention")
+    fed = names_of_layers(model, network_targets="cross_attention_ff")
     text = {name for name in plain if name.startswith("te.")}
     assert crossed | alone == attention and crossed & alone == text & attention
     assert all(".attn2." in n or n.startswith("te.") for n in crossed) and {n for n in fed - crossed if ".ff." in n}
     assert attention < plain < linear < whole and {n.split(".")[1] for n in plain - attention} >= {"MID", "BASE"}
-    resnet = trained_layers(model, network_module="c3lier", network_targets="resnet", network_train_unet_only=True)
+    resnet = names_of_layers(model, network_module="c3lier", network_targets="resnet", network_train_unet_only=True)
     outer = {n for n in whole if ".time_embedding." in n}
     assert resnet == {n for n in whole - plain if not n.startswith("te.")} - outer and len(outer) == 2
     assert {"unet.IN00.conv_in", "unet.conv_out"} <= resnet
@@ -355,11 +358,27 @@ def test_targets_are_parts_of_each_other(model: Tiny) -> None:
 
 
 def test_patterns_choose_layers(model: Tiny) -> None:
-    plain = trained_layers(model)
-    keys = trained_layers(model, network_include=["*to_k", "lora_te_*_k_proj"])
+    plain = names_of_layers(model)
+    keys = names_of_layers(model, network_include=["*to_k", "lora_te_*_k_proj"])
     assert {n.rpartition(".")[2] for n in keys} == {"to_k", "k_proj"} and keys < plain
-    rest = trained_layers(model, network_exclude=["unet.mid_block.*", "*attn2*"])
+    rest = names_of_layers(model, network_exclude=["unet.mid_block.*", "*attn2*"])
     assert rest == {n for n in plain if ".MID." not in n and "attn2" not in n}
-    ia3 = trained_layers(model, network_module="lycoris.kohya", network_args=["algo=ia3", "preset=ia3"])
+    ia3 = names_of_layers(model, network_module="lycoris.kohya", network_args=["algo=ia3", "preset=ia3"])
     wanted = ("to_k", "to_v", "ff.net.2", "k_proj", "v_proj", "mlp.fc2")
     assert ia3 == {n for n in plain if n.endswith(wanted)}
+
+
+def test_trained_layers_are_counted(tmp_path: Path) -> None:
+    """In the report and in the file, by sort; a pattern that matches no layer is named."""
+    tiny = tiny_model()
+    patterns = {"network_include": ["*attn2*", "*resnets*", "*atn1*"], "network_exclude": ["*conv*"]}
+    made = train_recipe(pictures(tmp_path / "data"), tmp_path / "out", **patterns)
+    text = run_preflight(Dataset.from_recipe(made), tiny).text()
+    assert "trained layers: 24 cross-attention\n" in text and text.count("matches no layer") == 1
+    assert "! '*atn1*' matches no layer of this model" in text
+    assert json.loads(network_of(tiny, made).metadata()["ss_trained_layers"]) == {"cross-attention": 24}  # type: ignore[arg-type]
+    whole = recipe_from_settings({"network_module": "c3lier", "train_norm": True, "network_targets": "all"})
+    assert count_by_sort(trained_layers(tiny.parts(), whole)[0]) == {
+        "input, output and time layers": 4, "norms": 68, "projections": 12, "self-attention": 24, "cross-attention": 24,
+        "feed-forward": 12, "resnets": 78, "samplers": 6, "text encoder": 12,
+    }  # fmt: skip

@@ -634,6 +634,8 @@ export interface PreflightDetails {
     notes: string[];
     /** Memory and time; None without a model. */
     expected: ExpectedCost | null;
+    /** Sort of layers → how many are trained; empty without a model. */
+    layers: Record<string, number>;
 }
 
 /** What is known of a run before it starts. */

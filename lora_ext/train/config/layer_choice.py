@@ -76,10 +76,17 @@ def _is_attention_choice(targets: str) -> bool:
 
 
 def _matches_patterns(layer_id: LayerId, recipe: Recipe) -> bool:
-    """Whether the name matches; a pattern has *, ? and [ ], and is for kohya's or PEFT's name of the layer."""
-    if not recipe.network_include and not recipe.network_exclude:
-        return True
+    include, exclude = recipe.network_include, recipe.network_exclude
+    included = not include or any(matches_pattern(layer_id, pattern) for pattern in include)
+    return included and not any(matches_pattern(layer_id, pattern) for pattern in exclude)
+
+
+def matches_pattern(layer_id: LayerId, pattern: str) -> bool:
+    """Whether a layer's name matches a pattern with *, ? and [ ].
+
+    Args:
+        layer_id: The layer.
+        pattern: For its name in kohya's files (`lora_unet_mid_block_…`) or PEFT's (`unet.mid_block.…`).
+    """
     names = {format_kohya_key(layer_id, sdxl=sdxl) for sdxl in (False, True)} | {format_peft_key(layer_id)}
-    matches = lambda patterns: any(fnmatchcase(name, p) for p in patterns for name in names)  # noqa: E731
-    included = not recipe.network_include or matches(recipe.network_include)
-    return included and not matches(recipe.network_exclude)
+    return any(fnmatchcase(name, pattern) for name in names)

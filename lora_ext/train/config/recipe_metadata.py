@@ -119,7 +119,7 @@ def _module_name(recipe: Recipe) -> str:
 _NO_SETTINGS = re.compile(
     r"ss_(session_id|training_(started|finished)_at|num_(train_images|reg_images|batches_per_epoch|epochs)|steps|epoch"
     r"|output_name|tag_frequency|(reg_)?dataset_dirs|bucket_info|datasets|(new_)?(sd_model|vae)_(name|hash)|base_model_version|sd_scripts_commit_hash|total_batch_size"
-    r"|network_module|network_args|optimizer|lowram|full_fp16|full_bf16|fp8_base\w*)"
+    r"|network_module|network_args|trained_layers|optimizer|lowram|full_fp16|full_bf16|fp8_base\w*)"
 )
 """Entries that describe a run's results or its model, or that are read separately."""
 _OPTIONS_BY_ENTRY = {note: name for name, note in _ENTRY_NAMES.items()}

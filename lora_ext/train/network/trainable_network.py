@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,16 +11,17 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ...blocks import SD_BLOCKS, SDXL_BLOCKS, UNetBlocks
+from ...blocks import SDXL_BLOCKS
 from ...errors import TrainError
 from ...file.lora_file import LoraFile
-from ...inject import LayerTarget, find_layer_targets
+from ...inject import LayerTarget
 from ...layer_keys import format_kohya_key
-from ...layer_names import UNET, LayerId
+from ...layer_names import LayerId
 from ..config.block_settings import ModuleRanks, RankAndAlpha, is_wider_than_1x1, parameter_group_name
 from ..config.dylora import select_drawn_ranks
 from ..config.recipe import Recipe
 from ..config.recipe_metadata import network_metadata
+from .layer_targets import block_family_of_layers, count_by_sort, find_trainable_layers
 from .multihead_attention import base_weight, hook_multihead_attention
 from .new_adapters import NewLayer, new_tensors
 from .trainable_adapter import TrainableAdapter
@@ -63,18 +65,14 @@ class TrainableNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.recipe = recipe
-        found = {
-            layer_id: target
-            for part, root in parts.items()
-            for layer_id, target in find_layer_targets(part, root).items()
-        }
+        found = find_trainable_layers(parts)
         self.family = block_family_of_layers(found)
         self.module_ranks = ModuleRanks(recipe, self.family)
         self.targets_by_layer: dict[LayerId, LayerTarget] = {}
         self.factors_by_layer: dict[LayerId, TrainableLayer] = {}
         for layer_id, target in found.items():
             size = self._rank_and_alpha(layer_id, target, file)
-            if size is not None and _is_supported(target.module):
+            if size is not None:
                 layer = self._new_layer(layer_id, target, size, generator)
                 layer.dropout, layer.rank_dropout = recipe.network_dropout or 0.0, recipe.rank_dropout or 0.0
                 self.targets_by_layer[layer_id] = target
@@ -273,9 +271,9 @@ class TrainableNetwork(nn.Module):
         """The network's metadata.
 
         Returns:
-            The `ss_network_*` entries, as `network_metadata` returns them.
+            The `ss_network_*` entries of `network_metadata`, and how many layers of each sort are trained.
         """
-        return network_metadata(self.recipe)
+        return network_metadata(self.recipe) | {"ss_trained_layers": json.dumps(count_by_sort(self.factors_by_layer))}
 
     def load_lora(self, file: LoraFile) -> list[LayerId]:
         """Continues from a file's ΔW; a smaller rank fills the first ranks.
@@ -300,23 +298,6 @@ class TrainableNetwork(nn.Module):
             except TrainError as error:
                 raise TrainError(f"{file.name}, {layer_id}: {error}") from None
         return [layer_id for layer_id in file.adapters if layer_id not in self.factors_by_layer]
-
-
-def block_family_of_layers(layer_ids: Mapping[LayerId, LayerTarget]) -> UNetBlocks:
-    """The U-Net's blocks: SDXL's end at OUT08; without a U-Net, a second text encoder means SDXL."""
-    blocks = {layer_id.block for layer_id in layer_ids if layer_id.part == UNET}
-    if blocks:
-        return SD_BLOCKS if "OUT11" in blocks else SDXL_BLOCKS
-    return SDXL_BLOCKS if any(layer_id.part == "te2" for layer_id in layer_ids) else SD_BLOCKS
-
-
-def _is_supported(module: nn.Module) -> bool:
-    """Whether modules can be trained on a layer of this class."""
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1
-    if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
-        return True
-    return hasattr(module, "in_features") or isinstance(module, nn.MultiheadAttention)
 
 
 def _device(module: nn.Module) -> torch.device:

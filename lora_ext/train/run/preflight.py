@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ...errors import TrainError
@@ -11,6 +11,7 @@ from ...protocols import VAE_SCALE_FACTOR, TrainableModel
 from ..data.buckets import PixelSize
 from ..data.captions import longest_token_count
 from ..data.dataset import Dataset
+from ..network.layer_targets import count_by_sort, trained_layers
 from .cost_estimate import BYTES_IN_GIB, CostEstimate, estimate_cost, format_rough_duration
 
 MANY_STEPS = 200_000
@@ -79,6 +80,7 @@ class PreflightReport:
         skipped: A sentence for each image that cannot be read.
         notes: Sentences about what is possible but seldom meant.
         expected: Memory and time; None without a model.
+        layers: Sort of layers → how many are trained; empty without a model.
     """
 
     concepts: tuple[ConceptReport, ...]
@@ -98,6 +100,7 @@ class PreflightReport:
     skipped: tuple[str, ...]
     notes: tuple[str, ...]
     expected: CostEstimate | None
+    layers: Mapping[str, int]
 
     @property
     def seconds(self) -> float:
@@ -146,6 +149,7 @@ def run_preflight(
     largest = max((bucket.size for bucket in buckets), key=lambda size: size[0] * size[1])
     samples = sum(bucket.turns for bucket in buckets)
     pixels = sum(b.turns * b.size[0] * b.size[1] / VAE_SCALE_FACTOR**2 for b in buckets) / samples
+    layer_ids, unmatched = trained_layers(model.parts(), recipe) if model is not None else ([], [])
     found = PreflightReport(
         concepts=_concepts(data),
         buckets=buckets,
@@ -164,8 +168,9 @@ def run_preflight(
         too_long=tuple((path, n) for path, n in sorted(lengths.items(), key=lambda row: -row[1]) if n > limit),
         duplicates=_duplicates(data),
         skipped=data.scan.skipped,
-        notes=tuple(_notes(data, steps)),
+        notes=(*_notes(data, steps), *(f"{pattern!r} matches no layer of this model" for pattern in unmatched)),
         expected=estimate_cost(recipe, model, parameter_count, largest, pixels) if model is not None else None,
+        layers=count_by_sort(layer_ids),
     )
     return found
 
@@ -277,6 +282,8 @@ def _lines(report: PreflightReport) -> Iterator[str]:
         bare = f", {c.without_caption} without a caption" + (f" ({c.concept!r} is used)" if c.concept else "")
         yield f"{c.folder}: {much} = {c.turns:,} samples an epoch{bare if c.without_caption else ''}"
     yield _sum(report)
+    if report.layers:
+        yield f"trained layers: {', '.join(f'{n} {sort}' for sort, n in report.layers.items())}"
     if len(report.buckets) > 1 or report.buckets[0].pictures > 0:
         rows = (f"{b.size[0]}x{b.size[1]} {b.pictures} ({b.batches:,} batches)" for b in report.buckets)
         yield f"pictures by size: {', '.join(rows)}"
