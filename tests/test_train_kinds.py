@@ -382,3 +382,38 @@ def test_trained_layers_are_counted(tmp_path: Path) -> None:
         "input, output and time layers": 4, "norms": 68, "projections": 12, "self-attention": 24, "cross-attention": 24,
         "feed-forward": 12, "resnets": 78, "samplers": 6, "text encoder": 12,
     }  # fmt: skip
+
+
+def rates(model: Tiny, **settings: Any) -> dict[str, tuple[float, int]]:
+    network = network_of(model, recipe_from_settings({"learning_rate": 1e-4, "network_include": SOME, **settings}))
+    groups = network.parameter_groups()
+    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(map(id, network.parameters()))
+    return {g["name"]: (pytest.approx(g["lr"]), len(g["params"])) for g in groups}
+
+
+def test_loraplus_raises_the_up_factors_rate(model: Tiny) -> None:
+    """kohya's groups: lora_up at the ratio, its own one for each part; also with DoRA and a Tucker core."""
+    assert rates(model) == {"unet": (1e-4, 2 * 12), "text_encoder": (1e-4, 2 * 6)}
+    arguments = ["loraplus_lr_ratio=16", "loraplus_text_encoder_lr_ratio=4"]
+    assert rates(model, network_args=arguments, unet_lr=2e-4) == {
+        "unet": (2e-4, 12), "unet plus": (32e-4, 12), "text_encoder": (1e-4, 6), "text_encoder plus": (4e-4, 6),
+    }  # fmt: skip
+    dora = rates(model, loraplus_unet_lr_ratio=2, dora_wd=True)
+    assert dora == {"unet": (1e-4, 2 * 12), "unet plus": (2e-4, 12), "text_encoder": (1e-4, 3 * 6)}
+    with pytest.raises(TrainError, match="loraplus_lr_ratio is for algo lora, not loha"):
+        recipe_from_settings({"algo": "loha", "loraplus_lr_ratio": 16})
+
+
+def test_ranks_and_rates_by_expression(model: Tiny) -> None:
+    arguments = ["network_reg_dims=attn2_to_[qk]=8, attn2=2,proj_in=0", "network_reg_lrs=attn2.*to_k=1e-3,attn=2e-4"]
+    made = network_of(model, recipe_from_settings({"network_include": SOME, "network_args": arguments}))
+    ranks = {layer_id.layer.split(".", 3)[-1]: module.rank for layer_id, module in made.factors_by_layer.items()}  # type: ignore[attr-defined]
+    assert ranks["attn2.to_k"] == ranks["attn2.to_q"] == 8 and ranks["attn2.to_v"] == 2 and ranks["attn1.to_k"] == 4
+    assert not any("proj_in" in key for key in made.factors)
+    found = {group["name"]: group["lr"] for group in made.parameter_groups()}
+    assert found["unet rate 0.001"] == 1e-3 and found["text_encoder rate 0.0002"] == 2e-4
+    for wrong in ("attn2", "(=4", "attn2=x", "=4", "attn2=-1"):
+        with pytest.raises(TrainError, match="is not EXPRESSION=NUMBER"):
+            recipe_from_settings({"network_reg_dims": wrong})
+    with pytest.raises(TrainError, match="too large"):
+        recipe_from_settings({"network_reg_dims": "attn2=5000"})

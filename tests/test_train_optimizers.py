@@ -20,7 +20,8 @@ from lora_ext.train.config.optimizers import (
     is_schedule_free,
     parse_optimizer_args,
 )
-from lora_ext.train.config.recipe import LR_SCHEDULERS, Recipe, UserOptimizerClass
+from lora_ext.train.config.recipe import Recipe, UserOptimizerClass
+from lora_ext.train.config.recipe_option import LR_SCHEDULERS
 
 
 def at_hand(name: str) -> bool:

@@ -284,7 +284,9 @@ def test_a_c3lier_and_a_dylora_come_back() -> None:
 @pytest.mark.parametrize("name", sorted(set(recipe_options()) - {"training_comment"}))
 def test_every_option_is_read_where_training_is_done(name: str) -> None:
     """By attribute, outside of what reads, checks and notes recipes (a comment is for the notes alone)."""
-    faces = {"recipe.py", "recipe_io.py", "recipe_check.py", "recipe_metadata.py"}
+    faces = {
+        f"{name}.py" for name in "recipe network_options recipe_option recipe_io recipe_check recipe_metadata".split()
+    }
     own = (TRAIN / "recipe.py").read_text(encoding="utf-8").partition("# --- derived values")[2]
     code = [own, *(p.read_text(encoding="utf-8") for p in TRAIN.parents[1].rglob("*.py") if p.name not in faces)]
     assert any(re.search(rf"\b(recipe|self|rules|augmentation|r)\.{name}\b", text) for text in code)
@@ -319,10 +321,12 @@ def test_a_folder_may_be_called_none_in_capitals() -> None:
     assert recipe_from_settings({"output_dir": "NONE", "resume": "none"}) == Recipe(output_dir="NONE")
 
 
-def test_rates_of_text_encoders_may_be_equal() -> None:
+def test_text_encoders_have_one_rate_or_two() -> None:
     assert read("--text_encoder_lr", "1e-5", "1e-5") == recipe_from_settings({"text_encoder_lr": [1e-5, 1e-5]})
-    with pytest.raises(TrainError, match="trained at one rate"):
-        recipe_from_settings({"text_encoder_lr": [1e-5, 2e-5]})
+    two = read("--text_encoder_lr", "1e-5", "2e-5")
+    assert [two.rate(part) for part in ("unet", "te", "te2")] == [1e-4, 1e-5, 2e-5]
+    with pytest.raises(TrainError, match="a number, or two for SDXL's two text encoders"):
+        recipe_from_settings({"text_encoder_lr": [1e-5, 2e-5, 3e-5]})
     assert recipe_from_settings({"adaptive_noise_scale": 0}).noise_offset is None
     assert recipe_from_settings({"caption_prefix": "none"}).caption_prefix == "none"  # a word, not "not set"
 

@@ -15,7 +15,7 @@ from ...block_weights import parse_finite_number
 from ...blocks import SD_BLOCKS, UNetBlocks
 from ...errors import BlockError, TrainError, did_you_mean
 from ...layer_names import TE, UNET, LayerId
-from .layer_choice import is_trained_layer, is_wider_than_1x1
+from .layer_choice import is_trained_layer, is_wider_than_1x1, number_for_layer
 from .recipe import Recipe
 
 BLOCK_WEIGHT_CURVES: Mapping[str, Callable[[float], float]] = MappingProxyType(
@@ -158,6 +158,9 @@ class ModuleRanks:
         size = self.text_encoder
         if layer_id.part == UNET:
             size = (self.wide_by_block if is_wider_than_1x1(shape) else self.narrow_by_block)[layer_id.block]
+        own_rank = number_for_layer(layer_id, self.recipe.network_reg_dims)
+        if own_rank is not None:
+            size = RankAndAlpha(int(own_rank), size.alpha)
         if size.rank <= 0:
             return None
         if self.recipe.rs_lora:  # alpha·√r / r is alpha / √r (Kalajdzievski 2023, arXiv 2312.03732), in every file too

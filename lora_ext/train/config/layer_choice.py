@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 
+from ...block_weights import parse_finite_number
+from ...errors import BlockError, TrainError
 from ...layer_keys import format_kohya_key, format_peft_key
 from ...layer_names import UNET, LayerId
 from .recipe import Recipe
@@ -22,6 +26,47 @@ def has_conv3x3_modules(recipe: Recipe) -> bool:
     """Whether 3x3 layers get modules: C3Lier, or DyLoRA with `conv_dim`."""
     wide = recipe.conv_dim is not None or recipe.conv_block_dims is not None
     return recipe.network_module == "c3lier" or (recipe.is_dylora and wide)
+
+
+@cache
+def parse_layer_numbers(text: str | None) -> tuple[tuple[re.Pattern[str], float], ...]:
+    """Parses kohya's `network_reg_dims` and `network_reg_lrs`.
+
+    Args:
+        text: `EXPRESSION=NUMBER` separated by commas; None or "" for none.
+
+    Returns:
+        (regular expression, number) in order.
+
+    Raises:
+        TrainError: No such pair, or an expression that is none.
+
+    Example:
+        >>> [(pattern.pattern, number) for pattern, number in parse_layer_numbers("attn2.*to_k=8, ff=4")]
+        [('attn2.*to_k', 8.0), ('ff', 4.0)]
+    """
+    found = []
+    for pair in filter(None, map(str.strip, (text or "").split(","))):
+        expression, equals, number = pair.rpartition("=")
+        try:
+            found.append((re.compile(expression.strip()), parse_finite_number(number, pair)))
+        except (re.error, OverflowError, RecursionError, BlockError):
+            equals = ""
+        if not equals or not expression.strip() or found[-1][1] < 0:
+            raise TrainError(f"{pair!r} is not EXPRESSION=NUMBER, such as attn2.*to_k=8; an expression has no comma")
+    return tuple(found)
+
+
+def number_for_layer(layer_id: LayerId, text: str | None) -> float | None:
+    """The number of the first expression that occurs in a layer's name in kohya's files; None where none does.
+
+    Args:
+        layer_id: The layer.
+        text: As for `parse_layer_numbers`.
+    """
+    pairs = parse_layer_numbers(text)
+    names = {format_kohya_key(layer_id, sdxl=sdxl) for sdxl in (False, True)} if pairs else set()
+    return next((number for pattern, number in pairs if any(map(pattern.search, names))), None)
 
 
 def is_wider_than_1x1(shape: Sequence[int]) -> bool:

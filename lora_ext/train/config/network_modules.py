@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import TrainError, did_you_mean
 from .kohya_options import is_neutral
-from .recipe import ADAPTER_ALGOS
+from .recipe_option import ADAPTER_ALGOS
 
 NETWORK_MODULE_ALIASES: Mapping[str, str] = MappingProxyType(
     {

@@ -232,7 +232,8 @@ def is_schedule_free(optimizer: Optimizer) -> bool:
 def optimizer_advice(recipe: Recipe) -> list[str]:
     """A sentence for each unusual combination of optimizer, learning rates and schedule."""
     advice, where = [], find_optimizer(recipe.optimizer_type)
-    rates = {recipe.rate(part) for part, on in (("unet", recipe.trains_unet), ("te", recipe.trains_text)) if on}
+    parts = [part for part, on in (("unet", recipe.trains_unet), ("te", recipe.trains_text)) if on]
+    rates = {recipe.rate(part) for part in parts}
     if where.has_own_rate and max(rates) < 0.1:
         advice.append(
             f"{recipe.optimizer_type} finds the learning rate itself; learning_rate is a factor on it: set 1, "
@@ -240,6 +241,8 @@ def optimizer_advice(recipe: Recipe) -> list[str]:
         )
     if where.has_own_rate and len(rates) > 1:
         advice.append(f"{recipe.optimizer_type} uses one learning rate for all; unet_lr and text_encoder_lr differ")
+    if where.has_own_rate and any(recipe.up_rate_ratio(part) for part in parts):
+        advice.append(f"{recipe.optimizer_type} finds one learning rate for all; LoRA+ suits AdamW")
     if "ScheduleFree" in where.name and recipe.lr_scheduler != "constant":
         advice.append(f"{recipe.optimizer_type} needs no schedule; set lr_scheduler constant")
     return advice

@@ -6,54 +6,21 @@ defaults suit a LoRA better: `learning_rate`, `caption_extension` and `output_na
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from ...errors import TrainError
 from ...precisions import MIXED_PRECISIONS, TRAINED_FILE_PRECISIONS
-
-
-@dataclass(frozen=True)
-class RecipeOption:
-    """How an option is shown and which values it accepts.
-
-    Attributes:
-        help: One line for the command line and the form.
-        group: The heading it is shown under.
-        choices: The accepted values; empty for any.
-        low: The smallest accepted number; None for any.
-        high: The largest accepted number; None for any.
-        basic: Whether the form shows it among the basic options.
-        kind: "file" or "folder" for a path, else "".
-    """
-
-    help: str
-    group: str
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    basic: bool = False
-    kind: str = ""
-
-
-def recipe_option(default: Any, help: str, group: str, choices: tuple[str, ...] = (), **more: Any) -> Any:
-    """A dataclass field that carries a `RecipeOption`; `more` are its further attributes."""
-    return field(default=default, metadata={"option": RecipeOption(help, group, choices, **more)})
-
-
-NETWORK_MODULES = ("lierla", "c3lier", "dylora")
-ADAPTER_ALGOS = ("lora", "loha", "lokr", "glora", "ia3", "full", "diag-oft", "boft", "oft")
-NETWORK_TARGETS = (
-    "transformer", "attention", "attention_ff", "cross_attention", "cross_attention_ff", "self_attention",
-    "self_attention_ff", "resnet", "all",
-)  # fmt: skip
-PRIOR_LOSS_TARGETS = ("picture", "model")
-LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
-MAX_STEPS = 10_000_000
-"""Largest number of steps or epochs, so that a typing error does not start an endless run."""
-MAX_SIDE_PIXELS = 16384
-"""Largest side of a training picture, in pixels."""
-RESIZE_INTERPOLATIONS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area")
+from .network_options import NetworkOptions
+from .recipe_option import (
+    LR_SCHEDULERS,
+    MAX_SIDE_PIXELS,
+    MAX_STEPS,
+    PRIOR_LOSS_TARGETS,
+    RESIZE_INTERPOLATIONS,
+    RecipeOption,
+    recipe_option,
+)
 
 
 class UserOptimizerClass(str):
@@ -65,7 +32,7 @@ class UserOptimizerClass(str):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(NetworkOptions):
     """The settings of one training run; None means "not set". Each option's help says what it does.
 
     Example:
@@ -83,89 +50,13 @@ class Recipe:
     clip_skip: int | None = recipe_option(
         None, "text-encoder layer that is used, counted from the end", "model", low=1, high=12
     )
-    # --- network
-    network_module: str = recipe_option(
-        "lierla", "which network: LierLa, C3Lier, DyLoRA", "network", NETWORK_MODULES, basic=True
-    )
-    algo: str = recipe_option("lora", "kind of adapter: LoRA or one of LyCORIS'", "network", ADAPTER_ALGOS, basic=True)
-    network_dim: int = recipe_option(4, "rank of Linear and 1x1 layers", "network", low=1, high=1024, basic=True)
-    network_alpha: float = recipe_option(
-        1.0, "LoRA alpha; the update is scaled by alpha / rank", "network", low=0, high=1024, basic=True
-    )
-    conv_dim: int | None = recipe_option(
-        None, "rank of 3x3 layers (C3Lier, DyLoRA)", "network", low=1, high=1024, basic=True
-    )
-    conv_alpha: float | None = recipe_option(None, "alpha of 3x3 layers; 1 where conv_dim is set", "network", low=0)
-    network_weights: str | None = recipe_option(None, "LoRA file to continue from", "network", kind="file")
-    dim_from_weights: bool = recipe_option(False, "ranks as in network_weights", "network")
-    network_train_unet_only: bool = recipe_option(False, "leave the text encoder alone", "network", basic=True)
-    network_train_text_encoder_only: bool = recipe_option(False, "leave the U-Net alone", "network")
-    network_dropout: float | None = recipe_option(
-        None, "dropout of the values between the two factors", "network", low=0, high=0.99
-    )
-    rank_dropout: float | None = recipe_option(
-        None, "share of ranks dropped for each picture", "network", low=0, high=0.99
-    )
-    module_dropout: float | None = recipe_option(
-        None, "share of modules skipped in a step", "network", low=0, high=0.99
-    )
-    scale_weight_norms: float | None = recipe_option(
-        None, "largest norm of a layer's change; 1 is usual", "network", low=0
-    )
-    dora_wd: bool = recipe_option(False, "DoRA: the norms of W + ΔW are trained apart (LoRA, LoHa, LoKr)", "network")
-    wd_on_out: bool = recipe_option(True, "DoRA: one norm for each output, else for each input", "network")
-    rs_lora: bool = recipe_option(False, "scale by alpha / √rank instead of alpha / rank", "network")
-    use_tucker: bool = recipe_option(False, "Tucker core in 3x3 layers", "network")
-    factor: int = recipe_option(
-        -1, "LoKr: size of the smaller matrix; -1 makes both alike", "network", low=-1, high=1024
-    )
-    decompose_both: bool = recipe_option(False, "LoKr: the smaller matrix has a rank too", "network")
-    full_matrix: bool = recipe_option(False, "LoKr: the larger matrix has no rank", "network")
-    unbalanced_factorization: bool = recipe_option(False, "LoKr: swap the two sizes of the outputs", "network")
-    constraint: float = recipe_option(0.0, "OFT, BOFT: limit of the rotation; 0 is none", "network", low=0)
-    rescaled: bool = recipe_option(False, "OFT, BOFT: train a factor for each output too", "network")
-    train_norm: bool = recipe_option(False, "train the norms' weights and biases too", "network")
-    network_targets: str = recipe_option(
-        "transformer",
-        "layers of the U-Net: transformer (with C3Lier the resnets too), attention, with _ff the feed-forward layers "
-        "too, resnet, all (input, output and time layers too)",
-        "network",
-        NETWORK_TARGETS,
-    )
-    network_include: tuple[str, ...] = recipe_option(
-        (), "patterns such as *attn2*: only layers whose names match one are trained", "network"
-    )
-    network_exclude: tuple[str, ...] = recipe_option(
-        (), "patterns: layers whose names match one are not trained", "network"
-    )
-    # --- DyLoRA
-    unit: int = recipe_option(4, "ranks drawn together; the file can be cut to any multiple of it", "dylora", low=1)
-    dylora_variant: str = recipe_option(
-        "unit",
-        "ranks that a step trains: unit (the drawn unit), prefix (all ranks up to it), kohya (the older script's rule)",
-        "dylora",
-        ("unit", "prefix", "kohya"),
-    )
-    dylora_draw: str = recipe_option(
-        "step", "one draw a step for the network, or for each module", "dylora", ("step", "module")
-    )
-    # --- blocks
-    down_lr_weight: str | None = recipe_option(
-        None, "IN00..IN11: 12 numbers or sine, cosine, linear, reverse_linear, zeros, each with +offset", "blocks"
-    )
-    mid_lr_weight: str | None = recipe_option(None, "MID: one number", "blocks")
-    up_lr_weight: str | None = recipe_option(None, "OUT00..OUT11, as down_lr_weight", "blocks")
-    block_lr_zero_threshold: float = recipe_option(0.0, "blocks of this weight or less get no modules", "blocks", low=0)
-    block_dims: tuple[int, ...] | None = recipe_option(None, "25 ranks, IN00..IN11, MID, OUT00..OUT11", "blocks")
-    block_alphas: tuple[float, ...] | None = recipe_option(None, "25 alphas; else network_alpha", "blocks")
-    conv_block_dims: tuple[int, ...] | None = recipe_option(None, "25 ranks of 3x3 layers", "blocks")
-    conv_block_alphas: tuple[float, ...] | None = recipe_option(
-        None, "25 alphas of 3x3 layers; else conv_alpha", "blocks"
-    )
     # --- learning
     learning_rate: float = recipe_option(1e-4, "learning rate where no other is set", "learning", low=0, basic=True)
     unet_lr: float | None = recipe_option(None, "learning rate of the U-Net", "learning", low=0)
     text_encoder_lr: float | None = recipe_option(None, "learning rate of the text encoder", "learning", low=0)
+    text_encoder_2_lr: float | None = recipe_option(
+        None, "learning rate of SDXL's second text encoder; else text_encoder_lr", "learning", low=0
+    )
     max_train_epochs: int | None = recipe_option(
         None, "epochs: passes over all pictures", "learning", low=1, high=MAX_STEPS, basic=True
     )
@@ -367,7 +258,21 @@ class Recipe:
             The part's own rate, or `learning_rate` where it has none.
         """
         own = self.unet_lr if part == "unet" else self.text_encoder_lr
+        if part == "te2" and self.text_encoder_2_lr is not None:
+            own = self.text_encoder_2_lr
         return self.learning_rate if own is None else own
+
+    def up_rate_ratio(self, part: str) -> float | None:
+        """LoRA+'s ratio of the learning rates of the up and the down factor.
+
+        Args:
+            part: "unet", "te" or "te2".
+
+        Returns:
+            The part's own ratio, or `loraplus_lr_ratio`; None where both factors have the same rate.
+        """
+        own = self.loraplus_unet_lr_ratio if part == "unet" else self.loraplus_text_encoder_lr_ratio
+        return own or self.loraplus_lr_ratio or None  # 0 means "not set", as in kohya's scripts
 
     def size(self) -> tuple[int, int]:
         """The size that images are trained at.

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 
 from ...errors import TrainError
 from .block_settings import block_rate_weights
+from .layer_choice import parse_layer_numbers
 from .optimizers import find_optimizer, optimizer_advice, parse_optimizer_args
-from .recipe import MAX_SIDE_PIXELS, Recipe
+from .recipe import Recipe
+from .recipe_option import MAX_SIDE_PIXELS
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
@@ -44,6 +46,9 @@ def _network(r: Recipe) -> Iterator[str]:
     if r.is_dylora:
         yield from _dylora(r)
     yield from _kinds(r)
+    for number in (*parse_layer_numbers(r.network_reg_dims), *parse_layer_numbers(r.network_reg_lrs)):
+        if number[1] > 1024:
+            yield f"{number[0].pattern}={number[1]:g} is too large; a rank is 1024 or less"
     for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
         values = getattr(r, name)
         if values is not None and len(values) not in (25, 19):
@@ -81,6 +86,7 @@ def _kinds(r: Recipe) -> Iterator[str]:
 
 _OPTIONS_OF_ALGOS = {
     "dora_wd use_tucker": ("lora", "loha", "lokr"),
+    "loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio": ("lora",),
     "rs_lora": ("lora", "loha", "lokr", "glora"),
     "factor decompose_both full_matrix unbalanced_factorization": ("lokr",),
     "constraint rescaled": ("diag-oft", "boft"),
@@ -146,12 +152,13 @@ def _loss(r: Recipe) -> Iterator[str]:
 
 
 def _learning(r: Recipe) -> Iterator[str]:
-    trained = [part for part, on in (("unet", r.trains_unet), ("te", r.trains_text)) if on]
+    trained = [part for part, on in (("unet", r.trains_unet), ("te", r.trains_text), ("te2", r.trains_text)) if on]
     if trained and max(r.rate(part) for part in trained) == 0:
         yield "every learning rate is 0, so nothing would be trained; set learning_rate, such as 1e-4"
     for part in trained:
-        if r.rate(part) > 10:
-            yield f"a learning rate of {r.rate(part):g} destroys the network; 1e-4 is usual"
+        if r.rate(part) * (r.up_rate_ratio(part) or 1) > 10:
+            rate = r.rate(part) * (r.up_rate_ratio(part) or 1)
+            yield f"a learning rate of {rate:g} destroys the network; 1e-4 is usual"
     find_optimizer(r.optimizer_type)
     parse_optimizer_args(r.optimizer_args)
     if r.max_train_epochs is None and r.lr_warmup_steps >= 1 and r.lr_warmup_steps >= r.max_train_steps:

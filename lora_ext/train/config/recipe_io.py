@@ -23,8 +23,9 @@ from .network_modules import (
     UNUSED_ARGUMENTS,
     name_network,
 )
-from .recipe import Recipe, RecipeOption, UserOptimizerClass, recipe_options
+from .recipe import Recipe, UserOptimizerClass, recipe_options
 from .recipe_check import check_recipe
+from .recipe_option import RecipeOption
 from .toml_file import load_toml
 
 _OTHER_OPTIONS = ("network_args", "use_8bit_adam", "use_lion_optimizer", "caption_extention", "mem_eff_attn")
@@ -75,8 +76,8 @@ def parse_recipe_option(name: str, given: object) -> Any:
     try:
         value = _typed(kind, name, given)
     except (ValueError, TypeError, OverflowError):
-        several = "; all text encoders are trained at one rate" if name == "text_encoder_lr" else ""
-        raise TrainError(f"{name} must be {_TYPE_NAMES[kind]}, not {_shown(given)}{several}") from None
+        several = ", or two for SDXL's two text encoders" if name == "text_encoder_lr" else ""
+        raise TrainError(f"{name} must be {_TYPE_NAMES[kind]}{several}, not {_shown(given)}") from None
     _in_range(name, option, value)
     return value
 
@@ -203,6 +204,10 @@ def recipe_from_settings(
         given.setdefault("sdpa", True)
     if given.get("optimizer_type") == "":
         del given["optimizer_type"]
+    rates = given.get("text_encoder_lr")
+    if isinstance(rates, (list, tuple)) and len(rates) == 2 and rates[0] != rates[1]:
+        given["text_encoder_lr"], second = rates
+        given.setdefault("text_encoder_2_lr", second)
     name_network(given, notify)
     used, not_used = sort_options(given, recipe_options())
     if not_used:

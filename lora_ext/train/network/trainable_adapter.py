@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...adapters import Adapter, Oft
+from ...adapters.lora import UP
 from .autograd import autocast_dtype, conv_backward, frozen_weight, prepare_convolution
 from .new_adapters import NewTensors
 from .trainable_layer import TrainableLayer, wrong_kind
@@ -55,6 +56,10 @@ class TrainableAdapter(TrainableLayer):
     def trained_tensors(self) -> list[nn.Parameter]:
         """The trained tensors in the order of `names`."""
         return [self.get_parameter(name.replace(".", "_")) for name in self.names]
+
+    def up_parameters(self) -> list[nn.Parameter]:
+        """The up factor of LoRA with DoRA or a Tucker core."""
+        return [p for name, p in zip(self.names, self.trained_tensors(), strict=True) if name == UP]
 
     def adapter(self, trained: Sequence[Tensor]) -> Adapter:
         """The adapter with these tensors as the trained ones."""

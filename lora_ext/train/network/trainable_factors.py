@@ -164,6 +164,10 @@ class TrainableFactors(TrainableLayer):
         """D and Uᵀ."""
         return [self.down, self.up]
 
+    def up_parameters(self) -> list[nn.Parameter]:
+        """The Parameters of Uᵀ."""
+        return list(self.ups)
+
     def to_adapter(self) -> Lora:
         """The LoRA that a file stores."""
         return Lora(self.low_rank().to_tensors(self.alpha))

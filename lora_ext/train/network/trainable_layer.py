@@ -34,6 +34,10 @@ class TrainableLayer(nn.Module):
         """Uses everything until the next step begins: all ranks, nothing dropped."""
         self.skipped, self.seed = False, None
 
+    def up_parameters(self) -> list[nn.Parameter]:
+        """The up factor of a LoRA, for which LoRA+ has a learning rate of its own; empty for other kinds."""
+        return []
+
     def delta(self) -> Tensor:
         """Computes ΔW in the shape of the layer's weight, differentiable."""
         raise NotImplementedError

@@ -19,6 +19,7 @@ from ...layer_keys import format_kohya_key
 from ...layer_names import LayerId
 from ..config.block_settings import ModuleRanks, RankAndAlpha, is_wider_than_1x1, parameter_group_name
 from ..config.dylora import select_drawn_ranks
+from ..config.layer_choice import number_for_layer
 from ..config.recipe import Recipe
 from ..config.recipe_metadata import network_metadata
 from .layer_targets import block_family_of_layers, count_by_sort, find_trainable_layers
@@ -220,19 +221,28 @@ class TrainableNetwork(nn.Module):
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for an optimizer, one for each part and block weight.
+        """Parameter groups for an optimizer, one for each learning rate of a part.
 
         Returns:
-            Groups of `params`, `lr` (the part's rate times the block's weight) and `name`.
+            Groups of `params`, `lr` (the layer's rate times the block's weight; times LoRA+'s ratio for up factors) and
+            `name`: the part, the block where it has a weight, the rate of `network_reg_lrs`, and "plus".
         """
         groups: dict[str, dict[str, Any]] = {}
         for layer_id, module in self.factors_by_layer.items():
-            weight = self.module_ranks.rate_weight(layer_id)
+            weight, ratio = self.module_ranks.rate_weight(layer_id), self.recipe.up_rate_ratio(layer_id.part)
+            own = number_for_layer(layer_id, self.recipe.network_reg_lrs)
             name = parameter_group_name(layer_id) + (f" {layer_id.block}" if weight != 1 else "")
-            group = groups.setdefault(
-                name, {"params": [], "lr": self.recipe.rate(layer_id.part) * weight, "name": name}
-            )
-            group["params"] += module.parameters()
+            name += "" if own is None else f" rate {own:g}"
+            rate = self.recipe.rate(layer_id.part) * weight if own is None else own
+            ups = module.up_parameters() if ratio is not None else []
+            raised = {id(p) for p in ups}
+            for key, lr, parameters in (
+                (name, rate, [p for p in module.parameters() if id(p) not in raised]),
+                (f"{name} plus", rate * (ratio or 1), ups),
+            ):
+                if parameters:
+                    group = groups.setdefault(key, {"params": [], "lr": lr, "name": key})
+                    group["params"] += parameters
         return list(groups.values())
 
     # --- norms
