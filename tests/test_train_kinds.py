@@ -20,6 +20,7 @@ from lora_ext.applied_networks import AppliedNetworks
 from lora_ext.errors import TrainError
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.saving import save_lora_file
+from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.inject import BAKED, find_layer_targets
 from lora_ext.layer_names import LayerId
 from lora_ext.train.config.block_settings import ModuleRanks, RankAndAlpha
@@ -417,3 +418,28 @@ def test_ranks_and_rates_by_expression(model: Tiny) -> None:
             recipe_from_settings({"network_reg_dims": wrong})
     with pytest.raises(TrainError, match="too large"):
         recipe_from_settings({"network_reg_dims": "attn2=5000"})
+
+
+def test_base_weights_are_the_model_that_is_trained(tmp_path: Path) -> None:
+    """As with the files merged into the model: the same first loss; afterwards the model is as before."""
+    tiny = tiny_model()
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for rank, path in enumerate(paths, 2):
+        save_lora_file(learned(network_of(tiny, recipe_from_settings({"network_dim": rank}))).to_lora_file(), path)
+    run = {"max_train_epochs": None, "max_train_steps": 1, "seed": 5}
+    given = {"base_weights": [str(path) for path in paths], "base_weights_multiplier": [0.5]}
+    before = {n: p.clone() for n, p in tiny.parts()["unet"].named_parameters()}
+    data = pictures(tmp_path / "data")
+
+    def first_loss(model: StandaloneTrainableModel, **more: Any) -> float:
+        return TrainingRun(model, train_recipe(data, tmp_path / "out", **run, **more), SilentHost()).run().loss
+
+    found = first_loss(tiny, **given)
+    assert all(torch.equal(p, before[n]) for n, p in tiny.parts()["unet"].named_parameters())
+    plain = first_loss(tiny)
+    with AppliedNetworks(tiny, BAKED) as applied:
+        files = [load_lora_file(path) for path in paths]
+        applied.apply([AdapterSpec(files[0], te=0.5, unet=0.5), AdapterSpec(files[1])])
+        assert found == pytest.approx(first_loss(tiny), rel=1e-6) and found != pytest.approx(plain, rel=1e-5)
+    with pytest.raises(TrainError, match="give one each"):
+        recipe_from_settings({"base_weights_multiplier": "0.5"})

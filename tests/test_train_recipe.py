@@ -284,9 +284,8 @@ def test_a_c3lier_and_a_dylora_come_back() -> None:
 @pytest.mark.parametrize("name", sorted(set(recipe_options()) - {"training_comment"}))
 def test_every_option_is_read_where_training_is_done(name: str) -> None:
     """By attribute, outside of what reads, checks and notes recipes (a comment is for the notes alone)."""
-    faces = {
-        f"{name}.py" for name in "recipe network_options recipe_option recipe_io recipe_check recipe_metadata".split()
-    }
+    words = "recipe network_options recipe_option recipe_io recipe_check recipe_metadata"
+    faces = {f"{word}.py" for word in words.split()}
     own = (TRAIN / "recipe.py").read_text(encoding="utf-8").partition("# --- derived values")[2]
     code = [own, *(p.read_text(encoding="utf-8") for p in TRAIN.parents[1].rglob("*.py") if p.name not in faces)]
     assert any(re.search(rf"\b(recipe|self|rules|augmentation|r)\.{name}\b", text) for text in code)

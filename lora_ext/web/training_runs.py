@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -90,12 +91,16 @@ class TrainingRuns:
             raise TrainError(f"output_name {name!r} must be a name without folders")
         for name, (_, option) in recipe_options().items():
             if option.kind and name in given:
-                given[name] = str(self._path(name, str(given[name])))
+                if recipe_option_type(name)[0] == "strs":
+                    names = shlex.split(given[name]) if isinstance(given[name], str) else list(given[name])
+                    given[name] = [str(self._path(name, str(item))) for item in names]
+                else:
+                    given[name] = str(self._path(name, str(given[name])))
         return recipe_from_settings({**given, **({"output_dir": str(folder)} if folder else {})})
 
     def _path(self, option: str, name: str) -> Path:
         """A name of the form → a path. Raises FileError."""
-        if option == "network_weights":
+        if option in ("network_weights", "base_weights"):
             return self.app_state.entry(name).path
         if option == "resume":
             return find_user_path([self.folder], name)

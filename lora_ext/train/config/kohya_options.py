@@ -45,8 +45,6 @@ IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
 UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "async_upload": _HUGGING_FACE,
-        "base_weights": "merge the LoRA into the checkpoint first",
-        "base_weights_multiplier": "merge the LoRA into the checkpoint first",
         "cpu_offload_checkpointing": "use gradient_checkpointing",
         "dataset_class": "it would run code from a file; use dataset_config",
         "debug_dataset": "training lists the folders and pictures that it found before the first step",
@@ -102,7 +100,7 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
 
 _DEFAULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"save_model_as": ("safetensors",), "dynamo_backend": ("inductor",), "dynamo_mode": ("default",),
-     "zero_stage": ("2",), "base_weights_multiplier": ("1", "1.0")}
+     "zero_stage": ("2",)}
 )  # fmt: skip
 """Values that change nothing, beside those of `is_neutral`."""
 

@@ -26,6 +26,10 @@ class NetworkOptions:
     conv_alpha: float | None = recipe_option(None, "alpha of 3x3 layers; 1 where conv_dim is set", "network", low=0)
     network_weights: str | None = recipe_option(None, "LoRA file to continue from", "network", kind="file")
     dim_from_weights: bool = recipe_option(False, "ranks as in network_weights", "network")
+    base_weights: tuple[str, ...] = recipe_option(
+        (), "LoRA files that are added to the base model while it is trained on", "network", kind="file"
+    )
+    base_weights_multiplier: tuple[float, ...] = recipe_option((), "their weights; 1 where none is given", "network")
     network_train_unet_only: bool = recipe_option(False, "leave the text encoder alone", "network", basic=True)
     network_train_text_encoder_only: bool = recipe_option(False, "leave the U-Net alone", "network")
     network_dropout: float | None = recipe_option(

@@ -271,7 +271,8 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument(f"--no_{name}", **off)  # type: ignore[arg-type]
             continue
         help_text = f"{text} (default: {f.default})" if f.default not in (None, ()) else text
-        several = kind == "strs" or name == "text_encoder_lr"  # a rate for each encoder, as kohya's scripts accept
+        # a rate for each encoder and a weight for each file, as kohya's scripts accept
+        several = kind == "strs" or name in ("text_encoder_lr", "base_weights_multiplier")
         many = {"nargs": "*"} if several else {"metavar": _metavar(kind, option)}
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help_text, **many)  # type: ignore[arg-type]
     more = parser.add_argument_group("more")
@@ -339,7 +340,8 @@ def recipe_from_arguments(
     names = {*recipe_options(), *_OTHER_OPTIONS, *IGNORED_OPTIONS}
     given = {name: value for name, value in vars(args).items() if name in names}
     for name in given.keys() & {name for name, (_, option) in recipe_options().items() if option.kind}:
-        given[name] = str(typed_path(given[name]))
+        value = given[name]
+        given[name] = [str(typed_path(item)) for item in value] if isinstance(value, list) else str(typed_path(value))
     if "." in given.get("optimizer_type", ""):
         given["optimizer_type"] = UserOptimizerClass(given["optimizer_type"])
     path = getattr(args, "config_file", None)

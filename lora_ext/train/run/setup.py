@@ -11,8 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ...adapter_spec import AdapterSpec
+from ...applied_networks import AppliedNetworks
 from ...errors import TrainError
 from ...file.loading import load_lora_file
+from ...inject import BAKED
 from ...progress import Track
 from ...protocols import HostInterface, SampleSpec, TrainableModel, TrainingModelOptions
 from ..config.optimizers import optimizer_class_and_settings
@@ -160,6 +163,16 @@ def open_tracker(recipe: Recipe, folder: Path, started: float) -> ExperimentTrac
     name = (recipe.log_prefix or "") + time.strftime("%Y%m%d%H%M%S", time.localtime(started))
     plain = {k: v for k, v in training_state.recipe_as_json(recipe).items() if isinstance(v, (int, float, str, bool))}
     return ExperimentTracker(kinds, where / name, recipe.log_tracker_name or "network_train", plain)
+
+
+def apply_base_weights(model: TrainableModel, recipe: Recipe, notify: Callable[[str], None]) -> AppliedNetworks:
+    """Adds the recipe's `base_weights` to the model; `close` restores it."""
+    applied = AppliedNetworks(model, BAKED)
+    weights = (*recipe.base_weights_multiplier, *[1.0] * len(recipe.base_weights))
+    files = [load_lora_file(Path(path)) for path in recipe.base_weights]
+    for fit in applied.apply([AdapterSpec(file, te=w, unet=w) for file, w in zip(files, weights, strict=False)]):
+        notify(f"base_weights: {fit}")
+    return applied
 
 
 def build_network(parts: Mapping[str, nn.Module], recipe: Recipe, notify: Callable[[str], None]) -> TrainableNetwork:

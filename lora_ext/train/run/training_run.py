@@ -107,6 +107,8 @@ class TrainingRun:
         self.state.seed = setup.choose_run_seed(recipe, resumed, group)
         recipe = self.recipe = replace(recipe, seed=self.state.seed)
         stack.enter_context(self.model.prepared_for_training(setup.training_model_options(recipe)))
+        if recipe.base_weights:
+            stack.enter_context(setup.apply_base_weights(self.model, recipe, self.reporter.notify))
         setup.fill_regularisation_folders(recipe, self.model, self.host, self.state.seed, group, track)
         self.data = Dataset.from_recipe(recipe, self.state.seed, notify=self.reporter.notify, track=track)
         recipe = self.recipe = self.data.recipe

@@ -35,21 +35,21 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 pretrained_model_name_or_path v2 v_parameterization clip_skip network_dropout rank_dropout
                 module_dropout scale_weight_norms constraint dylora_variant dylora_draw down_lr_weight mid_lr_weight
                 up_lr_weight learning_rate unet_lr text_encoder_lr text_encoder_2_lr loraplus_lr_ratio
-                loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio network_reg_lrs train_batch_size
-                gradient_accumulation_steps seed max_grad_norm optimizer_type optimizer_args lr_scheduler
-                lr_warmup_steps lr_scheduler_num_cycles lr_scheduler_power loss_type huber_schedule huber_c
-                huber_scale min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss
-                debiased_estimation_loss noise_offset noise_offset_random_strength adaptive_noise_scale
-                multires_noise_iterations multires_noise_discount ip_noise_gamma ip_noise_gamma_random_strength
-                zero_terminal_snr min_timestep max_timestep masked_loss prior_loss_weight prior_loss_target
-                train_data_dir reg_data_dir reg_generate dataset_config in_json conditioning_data_dir
-                dataset_repeats resolution enable_bucket min_bucket_reso max_bucket_reso bucket_reso_steps
-                bucket_no_upscale resize_interpolation flip_aug color_aug random_crop face_crop_aug_range alpha_mask
-                caption_extension caption_separator shuffle_caption keep_tokens keep_tokens_separator
-                secondary_separator enable_wildcard caption_prefix caption_suffix caption_dropout_rate
-                caption_dropout_every_n_epochs caption_tag_dropout_rate token_warmup_min token_warmup_step
-                max_token_length mixed_precision sdpa xformers torch_compile no_half_vae init_word inversion_lr
-                inversion_continue""",
+                loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio network_reg_lrs base_weights
+                base_weights_multiplier train_batch_size gradient_accumulation_steps seed max_grad_norm
+                optimizer_type optimizer_args lr_scheduler lr_warmup_steps lr_scheduler_num_cycles
+                lr_scheduler_power loss_type huber_schedule huber_c huber_scale min_snr_gamma
+                scale_v_pred_loss_like_noise_pred v_pred_like_loss debiased_estimation_loss noise_offset
+                noise_offset_random_strength adaptive_noise_scale multires_noise_iterations multires_noise_discount
+                ip_noise_gamma ip_noise_gamma_random_strength zero_terminal_snr min_timestep max_timestep
+                masked_loss prior_loss_weight prior_loss_target train_data_dir reg_data_dir reg_generate
+                dataset_config in_json conditioning_data_dir dataset_repeats resolution enable_bucket
+                min_bucket_reso max_bucket_reso bucket_reso_steps bucket_no_upscale resize_interpolation flip_aug
+                color_aug random_crop face_crop_aug_range alpha_mask caption_extension caption_separator
+                shuffle_caption keep_tokens keep_tokens_separator secondary_separator enable_wildcard caption_prefix
+                caption_suffix caption_dropout_rate caption_dropout_every_n_epochs caption_tag_dropout_rate
+                token_warmup_min token_warmup_step max_token_length mixed_precision sdpa xformers torch_compile
+                no_half_vae init_word inversion_lr inversion_continue""",
             CHANGES_NOTHING_LEARNED: """
                 max_train_epochs max_train_steps strict_images max_data_loader_n_workers cache_latents
                 cache_latents_to_disk vae_batch_size cache_text_encoder_outputs cache_text_encoder_outputs_to_disk
