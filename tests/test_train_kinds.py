@@ -31,6 +31,7 @@ from lora_ext.train.data.dataset import Dataset
 from lora_ext.train.network.layer_targets import count_by_sort, trained_layers
 from lora_ext.train.network.new_adapters import NewLayer, new_tensors
 from lora_ext.train.network.trainable_adapter import TrainableAdapter
+from lora_ext.train.network.trainable_factors import TrainableFactors
 from lora_ext.train.network.trainable_network import TrainableNetwork
 from lora_ext.train.run.preflight import run_preflight
 from lora_ext.train.run.training_run import TrainingRun
@@ -240,10 +241,14 @@ def test_half_precision_keeps_small_changes(model: Tiny) -> None:
 FEW = ("*down_blocks_0_attentions_0*", "*down_blocks_0_resnets_0*", "*encoder_layers_0*")
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.long]) for k in ("loha", "full", "boft", "dora")])
+RESUMED = [pytest.param(kind, marks=[pytest.mark.long]) for kind in ("loha", "full", "boft", "dora", "pissa")]
+
+
+@pytest.mark.parametrize("kind", RESUMED)
 def test_resuming_is_the_same_to_the_bit(kind: str, tmp_path: Path) -> None:
     run = {"max_train_epochs": None, "max_train_steps": 3, "save_every_n_steps": 2, "save_state": True}
-    more = {**KINDS[kind], "network_include": FEW, **run}
+    settings = {"init_lora_weights": "pissa"} if kind == "pissa" else KINDS[kind]
+    more = {**settings, "network_include": FEW, **run}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -443,3 +448,62 @@ def test_base_weights_are_the_model_that_is_trained(tmp_path: Path) -> None:
         assert found == pytest.approx(first_loss(tiny), rel=1e-6) and found != pytest.approx(plain, rel=1e-5)
     with pytest.raises(TrainError, match="give one each"):
         recipe_from_settings({"base_weights_multiplier": "0.5"})
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_within_the_weight_is_saved_as_the_difference(model: Tiny, init: str, tmp_path: Path) -> None:
+    recipe = recipe_from_settings(
+        {"network_dim": 4, "network_alpha": 2.0, "network_include": SOME, "init_lora_weights": init}
+    )
+    plain, network = output(model), network_of(model, recipe)
+    with network:
+        torch.testing.assert_close(output(model), plain, rtol=1e-4, atol=1e-5)
+    for layer_id, made in network.factors_by_layer.items():
+        assert isinstance(made, TrainableFactors)
+        weight = network.targets_by_layer[layer_id].module.weight.flatten(1)
+        product = made.up[:4].t() @ made.down[:4].flatten(1)
+        if init == "pissa":  # scale · U·D is the best approximation of rank 4
+            u, s, v = torch.linalg.svd(weight, full_matrices=False)
+            torch.testing.assert_close(0.5 * product, u[:, :4] * s[:4] @ v[:4], rtol=1e-2, atol=2e-2)
+        else:
+            q, r = torch.linalg.qr(weight)
+            torch.testing.assert_close(product, q[:, :4] @ r[:4])
+    learned(network).eval()
+    with network:
+        trained = output(model)
+        trained.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+    save_lora_file(network.to_lora_file(), tmp_path / "a.safetensors")
+    file = load_lora_file(tmp_path / "a.safetensors")
+    assert {adapter.rank for adapter in file.adapters.values()} == {8}
+    with AppliedNetworks(model, BAKED) as applied, torch.no_grad():
+        assert all(fit.ok for fit in applied.apply([AdapterSpec(file)]))
+        torch.testing.assert_close(output(model), trained.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_a_start_within_the_weight() -> None:
+    """Those of W − s·U₀·D₀ + s·U·D by plain autograd, where only U and D learn."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(6, 5).requires_grad_(False), torch.randn(3, 6)
+    start = torch.randn(2, 6), torch.randn(2, 5)
+    made = TrainableFactors((5, 6), RankAndAlpha(2, 3.0), None, None, start)
+    with torch.no_grad():
+        made.ups[0].add_(1.0)
+        made.downs[0].mul_(0.5)
+    down, up = (p.detach().clone().requires_grad_() for p in (made.downs[0], made.ups[0]))
+    y = made.after_forward(layer, (x,), layer(x))
+    wanted = layer(x) + 1.5 * (x @ down.t() @ up - x @ start[0].t() @ start[1])
+    torch.testing.assert_close(y, wanted)
+    y.square().sum().backward()
+    wanted.square().sum().backward()
+    torch.testing.assert_close(made.downs[0].grad, down.grad)
+    torch.testing.assert_close(made.ups[0].grad, up.grad)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"algo": "loha"}, {"dora_wd": True}, {"rank_dropout": 0.1}, {"scale_weight_norms": 1}, {"network_weights": "a"}],
+)
+def test_what_excludes_a_start_within_the_weight(more: dict[str, Any]) -> None:
+    with pytest.raises(TrainError, match="init_lora_weights pissa"):
+        recipe_from_settings({"init_lora_weights": "pissa", **more})

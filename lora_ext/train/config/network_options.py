@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .recipe_option import ADAPTER_ALGOS, NETWORK_MODULES, NETWORK_TARGETS, recipe_option
+from .recipe_option import ADAPTER_ALGOS, LORA_INITS, NETWORK_MODULES, NETWORK_TARGETS, recipe_option
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,12 @@ class NetworkOptions:
     )
     dora_wd: bool = recipe_option(False, "DoRA: the norms of W + ΔW are trained apart (LoRA, LoHa, LoKr)", "network")
     wd_on_out: bool = recipe_option(True, "DoRA: one norm for each output, else for each input", "network")
+    init_lora_weights: str = recipe_option(
+        "kaiming",
+        "where a LoRA starts: kaiming (random, as kohya's), pissa (largest singular values of W), olora (QR of W)",
+        "network",
+        LORA_INITS,
+    )
     rs_lora: bool = recipe_option(False, "scale by alpha / √rank instead of alpha / rank", "network")
     use_tucker: bool = recipe_option(False, "Tucker core in 3x3 layers", "network")
     factor: int = recipe_option(

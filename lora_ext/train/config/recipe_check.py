@@ -46,6 +46,8 @@ def _network(r: Recipe) -> Iterator[str]:
         yield "dim_from_weights uses the ranks of network_weights; give that file"
     if r.network_module == "lierla" and (r.conv_dim is not None or r.conv_block_dims is not None):
         yield "LierLa does not train 3x3 layers: leave conv_dim out, or set network_module c3lier"
+    if r.init_lora_weights != "kaiming":
+        yield from _init(r)
     if r.is_dylora:
         yield from _dylora(r)
     yield from _kinds(r)
@@ -95,6 +97,18 @@ _OPTIONS_OF_ALGOS = {
     "constraint rescaled": ("diag-oft", "boft"),
 }
 """Options → the algorithms that they are for."""
+
+
+def _init(r: Recipe) -> Iterator[str]:
+    """What excludes a start other than ΔW = 0·D: it is trained as the change of fixed first factors."""
+    name = f"init_lora_weights {r.init_lora_weights}"
+    if r.algo != "lora" or r.dora_wd or r.use_tucker or r.is_dylora:
+        yield f"{name} is for plain LoRA, without dora_wd, use_tucker and DyLoRA; leave it out"
+    for option in ("network_dropout", "rank_dropout", "scale_weight_norms"):
+        if getattr(r, option):
+            yield f"{option} would change the fixed first factors of {name}; leave one of them out"
+    if r.network_weights:
+        yield f"{name} starts a new LoRA, and network_weights continues one; leave one of them out"
 
 
 def _dylora(r: Recipe) -> Iterator[str]:

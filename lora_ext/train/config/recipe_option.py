@@ -36,6 +36,7 @@ def recipe_option(default: Any, help: str, group: str, choices: tuple[str, ...] 
 
 NETWORK_MODULES = ("lierla", "c3lier", "dylora")
 ADAPTER_ALGOS = ("lora", "loha", "lokr", "glora", "ia3", "full", "diag-oft", "boft", "oft")
+LORA_INITS = ("kaiming", "pissa", "olora")
 NETWORK_TARGETS = (
     "transformer", "attention", "attention_ff", "cross_attention", "cross_attention_ff", "self_attention",
     "self_attention_ff", "resnet", "all",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,10 +41,13 @@ class TrainableFactors(TrainableLayer):
         rank_and_alpha: R, and alpha; an alpha of 0 means R, as in kohya's scripts.
         unit: Ranks of one Parameter; None for all.
         generator: The random numbers of D.
+        start: D₀ and U₀ᵀ of a LoRA that starts with other factors (PiSSA, OLoRA): ΔW is U·D − U₀·D₀, a LoRA of 2R ranks
+            of which the first R are trained.
 
     Attributes:
-        down: D, (R, in) or (R, in, kh, kw).
-        up: Uᵀ, (R, out).
+        rank: R, the trained ranks.
+        down: D, (R, in) or (R, in, kh, kw); with `start` D₀ follows, (2R, …).
+        up: Uᵀ, (R, out); with `start` −U₀ᵀ follows.
         downs: Parameters of D, (unit, in[, kh, kw]) each.
         ups: Parameters of Uᵀ, (unit, out) each.
         alpha: The update is scaled by alpha / R.
@@ -56,22 +60,30 @@ class TrainableFactors(TrainableLayer):
     up: Tensor
 
     def __init__(
-        self, shape: tuple[int, ...], rank_and_alpha: RankAndAlpha, unit: int | None, generator: torch.Generator | None
+        self,
+        shape: tuple[int, ...],
+        rank_and_alpha: RankAndAlpha,
+        unit: int | None,
+        generator: torch.Generator | None,
+        start: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.rank = rank_and_alpha.rank
         self.alpha = rank_and_alpha.alpha or float(rank_and_alpha.rank)  # 0 means the rank, as in kohya's scripts
         bound = torch.Size(shape[1:]).numel() ** -0.5
         down = torch.empty(rank_and_alpha.rank, *shape[1:]).uniform_(-bound, bound, generator=generator)
         up = torch.zeros(rank_and_alpha.rank, shape[0])
+        if start is not None:
+            down, up = torch.cat([start[0], start[0]]), torch.cat([start[1], -start[1]])
         self.unit = unit or rank_and_alpha.rank
-        self.downs = nn.ParameterList(nn.Parameter(rows) for rows in down.split(self.unit))
-        self.ups = nn.ParameterList(nn.Parameter(rows) for rows in up.split(self.unit))
+        self.downs = nn.ParameterList(nn.Parameter(rows) for rows in down[: self.rank].split(self.unit))
+        self.ups = nn.ParameterList(nn.Parameter(rows) for rows in up[: self.rank].split(self.unit))
         self.layer_dtype: torch.dtype | None = None
         self.casts: tuple[Tensor, Tensor] | None = None
         self.cast_version = 0
         self._pending_input: tuple[Tensor, Tensor] | None = None
         self._use_memory(down, up)
-        self.select_ranks(select_all_ranks(self.rank, self.alpha))
+        self.select_ranks(self._all_ranks())
 
     # --- the shared memory
 
@@ -81,7 +93,7 @@ class TrainableFactors(TrainableLayer):
         self.__dict__["down"], self.__dict__["up"] = down, up
         self.casts = None
         for parameters, whole_factor in ((self.downs, down), (self.ups, up)):
-            for parameter, rows in zip(parameters, whole_factor.split(self.unit), strict=True):
+            for parameter, rows in zip(parameters, whole_factor[: self.rank].split(self.unit), strict=True):
                 parameter.data = rows
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TrainableFactors:
@@ -96,21 +108,25 @@ class TrainableFactors(TrainableLayer):
         """Copies the Parameters into one memory again, where something (loading a state dict) replaced theirs."""
         apart = any(
             p.data_ptr() != rows.data_ptr()
-            for parameters, factor in ((self.downs, self.down), (self.ups, self.up))
-            for p, rows in zip(parameters, factor.split(self.unit), strict=True)
+            for parameters, factor in self._sides()
+            for p, rows in zip(parameters, factor[: self.rank].split(self.unit), strict=True)
         )
         if apart:
-            self._use_memory(torch.cat([p.data for p in self.downs]), torch.cat([p.data for p in self.ups]))
+            down, up = ([*(p.data for p in some), f[self.rank :]] for some, f in self._sides())
+            self._use_memory(torch.cat(down), torch.cat(up))
 
-    @property
-    def rank(self) -> int:
-        """R, all ranks."""
-        return self.down.shape[0]
+    def _sides(self) -> tuple[tuple[nn.ParameterList, Tensor], tuple[nn.ParameterList, Tensor]]:
+        """(Parameters of a factor, the factor) of D and Uᵀ."""
+        return (self.downs, self.down), (self.ups, self.up)
+
+    def _all_ranks(self) -> RankSelection:
+        """All ranks are used, and R of them trained."""
+        return replace(select_all_ranks(self.rank, self.alpha), active=len(self.down))
 
     def reset_step(self) -> None:
         """Uses all ranks until the next step begins."""
         super().reset_step()
-        self.select_ranks(select_all_ranks(self.rank, self.alpha))
+        self.select_ranks(self._all_ranks())
         self.casts = None
 
     # --- the ranks that are used
@@ -137,7 +153,7 @@ class TrainableFactors(TrainableLayer):
         """ΔW with all ranks at weight 1, detached, on the CPU."""
         self.restore_shared_memory()
         down, up = self.down.detach().cpu().clone(), self.up.detach().cpu().t().clone()
-        return LowRank(up, torch.full((self.rank,), self.alpha / self.rank), down)
+        return LowRank(up, torch.full((len(down),), self.alpha / self.rank), down)
 
     def delta(self) -> Tensor:
         """Computes scale · U·D in the shape of the layer's weight, differentiable.
@@ -170,7 +186,7 @@ class TrainableFactors(TrainableLayer):
 
     def to_adapter(self) -> Lora:
         """The LoRA that a file stores."""
-        return Lora(self.low_rank().to_tensors(self.alpha))
+        return Lora(self.low_rank().to_tensors(self.alpha * len(self.down) / self.rank))
 
     def load_adapter(self, adapter: Adapter, shape: torch.Size) -> None:
         """Continues from a LoRA; a smaller rank fills the first ranks. Raises TrainError for other kinds and ranks."""

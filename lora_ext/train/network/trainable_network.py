@@ -22,6 +22,7 @@ from ..config.dylora import select_drawn_ranks
 from ..config.layer_choice import number_for_layer
 from ..config.recipe import Recipe
 from ..config.recipe_metadata import network_metadata
+from .first_factors import first_factors
 from .layer_targets import block_family_of_layers, count_by_sort, find_trainable_layers
 from .multihead_attention import base_weight, hook_multihead_attention
 from .new_adapters import NewLayer, new_tensors
@@ -96,7 +97,8 @@ class TrainableNetwork(nn.Module):
         recipe, shape = self.recipe, tuple(target.shape)
         tucker = recipe.use_tucker and is_wider_than_1x1(shape)
         if recipe.algo == "lora" and not recipe.dora_wd and not tucker and len(shape) > 1:
-            return TrainableFactors(shape, size, recipe.unit if recipe.is_dylora else None, generator)
+            start = first_factors(base_weight(target), size, recipe.init_lora_weights)
+            return TrainableFactors(shape, size, recipe.unit if recipe.is_dylora else None, generator, start)
         size = RankAndAlpha(size.rank, size.alpha or float(size.rank))  # 0 means the rank, as in kohya's scripts
         bias = getattr(target.module, "bias", None) is not None and not isinstance(target.module, nn.MultiheadAttention)
         new = new_tensors(NewLayer(layer_id, base_weight(target), bias, size, recipe, generator))

@@ -62,10 +62,10 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
             ONLY_BEFORE_FIRST_STEP: "network_weights inversion_steps sample_at_first",
             CHANGES_NETWORK: """
                 network_module network_dim network_alpha conv_dim conv_alpha dim_from_weights
-                network_train_unet_only network_train_text_encoder_only algo dora_wd wd_on_out rs_lora use_tucker
-                factor decompose_both full_matrix unbalanced_factorization rescaled train_norm network_targets
-                network_include network_reg_dims network_exclude unit block_lr_zero_threshold block_dims
-                block_alphas conv_block_dims conv_block_alphas token_string num_vectors_per_token""",
+                network_train_unet_only network_train_text_encoder_only algo init_lora_weights dora_wd wd_on_out
+                rs_lora use_tucker factor decompose_both full_matrix unbalanced_factorization rescaled train_norm
+                network_targets network_include network_reg_dims network_exclude unit block_lr_zero_threshold
+                block_dims block_alphas conv_block_dims conv_block_alphas token_string num_vectors_per_token""",
         }.items()
         for name in names.split()
     }
