@@ -29,6 +29,7 @@ from lora_ext.train.config.recipe_metadata import settings_from_metadata
 from lora_ext.train.config.toml_file import load_toml
 from lora_ext.train.data.caption_lists import load_caption_list
 from lora_ext.train.data.image_files import check_image_data
+from lora_ext.train.run.sample_images import SampleSpec, load_sample_prompts
 from lora_ext.train.run.training_state import STATE_FOLDER_SUFFIX, STATE_NUMBERS_NAME, load_training_state
 
 DEEP, DIGITS = "[" * 100_000, "1" * 5000
@@ -92,6 +93,15 @@ def test_caption_lists(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(TrainError, match=name):
         load_caption_list(tmp_path / name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["prompt = 3", "[[prompt]]\na = 1", '[prompt]\nsubset = ["a"]', "[prompt]\nsubset = 3"]
+)
+def test_sample_prompts_in_toml(text: str, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(TrainError, match=r"it must be a table \[prompt\] with what all prompts share"):
+        load_sample_prompts(tmp_path / "p.toml", SampleSpec(""))
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"cells": 1}', '{"cells": [1]}', '{"cells": null}', "[]"], ids=beginning)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -71,18 +71,28 @@ def load_sample_prompts(path: Path, defaults: SampleSpec) -> list[SampleSpec]:
 
 
 def _entries(path: Path, text: str) -> list[Mapping[str, Any]]:
+    entries: Any
     try:
-        if path.suffix.lower() == ".json":
-            entries = parse_json(text)
-        else:
-            content = load_toml(path)["prompt"]
-            common = {name: value for name, value in content.items() if name != "subset"}
-            entries = [{**common, **entry} for entry in content.get("subset", [{}])]
-    except (ValueError, KeyError, AttributeError) as error:
+        entries = parse_json(text) if path.suffix.lower() == ".json" else _toml_entries(load_toml(path).get("prompt"))
+    except ValueError as error:
         raise TrainError(f"--sample_prompts {path} cannot be read: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise TrainError(f"--sample_prompts {path}: it must be a list of prompts with their options")
-    return entries
+        form = (
+            "a list of prompts with their options"
+            if path.suffix.lower() == ".json"
+            else ("a table [prompt] with what all prompts share, and a table [[prompt.subset]] for each of them")
+        )
+        raise TrainError(f"--sample_prompts {path}: it must be {form}")
+    return cast(list[Mapping[str, Any]], entries)
+
+
+def _toml_entries(shared: object) -> list[dict[str, Any]] | None:
+    """The prompts of a TOML file's table `prompt`; None where it has another form."""
+    subsets = shared.get("subset", [{}]) if isinstance(shared, dict) else None
+    if not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):
+        return None
+    common = {name: value for name, value in shared.items() if name != "subset"}  # type: ignore[attr-defined]
+    return [{**common, **subset} for subset in subsets]
 
 
 @dataclass(frozen=True)
