@@ -15,8 +15,8 @@ from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
 from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
+from lora_ext.inject.free_memory import is_out_of_memory
 from lora_ext.train.config.recipe import Recipe
-from lora_ext.train.run.error_advice import is_memory_full_error
 from lora_ext.training.standalone_run import SilentHost, train
 
 
@@ -52,7 +52,7 @@ def test_full_memory_says_what_to_turn_on(tmp_path: Path) -> None:
 def test_this_machines_memory_is_known_to_be_full() -> None:
     with pytest.raises(RuntimeError) as error:
         torch.empty(10**15)
-    assert is_memory_full_error(error.value) and not is_memory_full_error(RuntimeError("sizes do not match"))
+    assert is_out_of_memory(error.value) and not is_out_of_memory(RuntimeError("sizes do not match"))
 
 
 def _goes_on(made: Recipe, folder: Path) -> None:

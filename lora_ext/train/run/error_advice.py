@@ -46,15 +46,3 @@ def out_of_memory_advice(recipe: Recipe, device: torch.device, error: BaseExcept
     )
     first = (str(error).splitlines() or ["out of memory"])[0]
     return f"not enough memory on {device} ({first}); in this order, try: {', '.join(w for w, helps in ways if helps)}"
-
-
-_FULL = ("out of memory", "not enough memory", "can't allocate memory")
-"""Parts of torch's messages on a GPU, on Windows and elsewhere."""
-
-
-def is_memory_full_error(error: BaseException) -> bool:
-    """Whether an exception means that memory is full, on a GPU or on the CPU."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    message = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in message for words in _FULL)

@@ -16,12 +16,13 @@ import torch
 
 from ...errors import TrainError
 from ...file.lora_file import LoraFile
+from ...inject.free_memory import is_out_of_memory
 from ...progress import track_with_callback
 from ...protocols import HostInterface, TrainableModel
 from ..config.recipe import Recipe
 from ..data.dataset import Dataset
 from . import resume, sample_images, setup, training_state
-from .error_advice import is_memory_full_error, nan_advice, out_of_memory_advice
+from .error_advice import nan_advice, out_of_memory_advice
 from .output_files import TrainingFileSaver, fixed_run_metadata
 from .preflight import PreflightReport
 from .process_group import ProcessGroup
@@ -86,7 +87,7 @@ class TrainingRun:
                 stopped = self._train()
                 return self._result(begun, stopped)
         except (RuntimeError, MemoryError) as error:
-            if not is_memory_full_error(error):
+            if not is_out_of_memory(error):
                 raise
             raise TrainError(out_of_memory_advice(self.recipe, self.model.device, error)) from error
         except OSError as error:
