@@ -51,7 +51,7 @@ def test_what_comfyui_reads_is_the_same_file(kind: str, tmp_path: Path) -> None:
     layers = {QUERY: adapter(kind, square, 1), TEXT: adapter("lora", square, 2), NORM: adapter("norm", SHAPES["norm"])}
     made, report = convert_lora(LoraFile(layers, {"ss_v2": "False"}), "comfyui")
     read = load_lora_file(save_lora_file(made, tmp_path / "c.safetensors"))
-    assert read.adapters.keys() == layers.keys() and not report.notes
+    assert read.adapters.keys() == layers.keys() and len(report.notes) == ("dora" in kind)
     for layer_id, before in layers.items():
         weight = torch.randn(SHAPES["norm"] if layer_id == NORM else square, generator=torch.manual_seed(3))
         assert torch.allclose(read.adapters[layer_id].delta(weight), before.delta(weight), atol=1e-6)
@@ -115,3 +115,14 @@ def test_a_base_model_without_bake_is_refused(capsys: pytest.CaptureFixture[str]
     words = ["--model", str(path), "--sd_model", "x", "--save_to", str(tmp_path / "b.safetensors")]
     with pytest.raises(ToolError, match="give both"):
         convert.main(words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "to", "told"),
+    [("lora-dora-out", "comfyui", "norm of W instead"), ("lora-dora-out", "diffusers", "inside the norm"),
+     ("lora-dora-in", "kohya", "LyCORIS 4.1 cannot"), ("oft-kohya", "comfyui", "times m²"),
+     ("boft", "kohya", "each factor"), ("loha", "kohya", ""), ("lora", "diffusers", "")],
+)  # fmt: skip
+def test_what_programs_do_otherwise_is_told(kind: str, to: str, told: str) -> None:
+    _, report = convert_lora(LoraFile({QUERY: adapter(kind, (12, 8))}), to)
+    assert (told in " ".join(report.notes)) if told else not report.notes

@@ -33,6 +33,7 @@ from .layer_changes import (
 )
 from .many_files import run_tool
 from .nearest_lora import BakeOptions, bake_into_lora
+from .program_differences import note_differences
 from .report import LayerReport, ToolReport
 from .result_metadata import (
     as_plain_lora_metadata,
@@ -98,6 +99,7 @@ def convert_lora(
     made = in_kohya_format(replace(file, adapters=adapters))
     if to != "kohya":
         made = _for_program(made, to, report)
+    note_differences(made.adapters, to, report)
     comment = f"converted to the keys of {to}" + (f", LoRA of rank {rank}" if rank and changed else "")
     metadata = carry_metadata(made.metadata, comment, [source_record(file)])
     if is_turned_into_lora(file, adapters):
