@@ -195,7 +195,7 @@ def _parser(verb: str) -> CommandParser:
         verb, "Merge LoRAs into one at a new rank." if svd else "Merge LoRAs into one, or into a checkpoint."
     )
     parser.add_output_options()
-    parser.add_argument("--models", nargs="+", required=True, type=Path, metavar="FILE", help="the LoRAs")
+    parser.add_argument("--models", nargs="+", required=svd, type=Path, metavar="FILE", help="the LoRAs")
     parser.add_argument("--ratios", nargs="+", type=number, metavar="R", help="weight of each LoRA (default 1)")
     parser.add_argument(
         "--lbws", nargs="+", metavar="LBW", help="block weights of each: a preset, numbers or a JSON list"
@@ -233,6 +233,8 @@ def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
         from .merge_into_checkpoint import run_checkpoint_merge
 
         return run_checkpoint_merge(args)
+    if not args.models:
+        raise ToolError("no files to merge; name them with --models")
     check_output_path(args.save_to, args.models, overwrite=args.overwrite)
     options = MergeOptions(
         args.method or ("concat" if args.new_rank is None else "svd"),

@@ -21,6 +21,7 @@ from ..progress import Track, no_progress, progress_bar
 from .checkpoint_changes import TORCH_SUFFIXES, CheckpointFilePlan, assign_adapters, save_checkpoint_file
 from .checkpoint_keys import find_weight_locations
 from .checkpoint_stream import open_tensor_file
+from .merge_folder_into_file import merge_folder_into_file
 from .merge_into_folder import merge_into_diffusers_folder
 from .report import LayerReport, ToolReport, note_unused_options, print_report
 
@@ -61,8 +62,8 @@ def merge_into_checkpoint(
 
     Args:
         checkpoint: an LDM `.safetensors` or `.ckpt` file, or a diffusers folder.
-        specs: the LoRA files with their weights.
-        save_to: the file or folder to write.
+        specs: the LoRA files with their weights; none only where a folder is written as a file.
+        save_to: the file or folder to write: a file for a file; for a folder a folder, or a file in LDM's layout.
         dtype: of all floating-point tensors of the result; None keeps each tensor's own.
         device: where the sums are computed.
         overwrite: whether `save_to` may be replaced.
@@ -84,7 +85,15 @@ def merge_into_checkpoint(
         spec.file.check_architecture()
         spec.file.without_damaged().check_finite()
     report = CheckpointMergeReport("merge")
-    if checkpoint.is_dir():
+    if checkpoint.is_dir() and save_to.suffix.lower() in (".safetensors", *TORCH_SUFFIXES):
+        merge_folder_into_file(
+            checkpoint, specs, save_to, report, dtype=dtype, device=device, overwrite=overwrite, track=track
+        )
+    elif not specs:
+        raise ToolError(
+            "no LoRA to merge: name files with --models (a diffusers folder can be written as a file without)"
+        )
+    elif checkpoint.is_dir():
         merge_into_diffusers_folder(checkpoint, specs, save_to, report, dtype=dtype, device=device, track=track)
     else:
         tensor_file = open_tensor_file(checkpoint)
@@ -97,7 +106,7 @@ def merge_into_checkpoint(
 
 
 def check_checkpoint_output(checkpoint: Path, save_to: Path, overwrite: bool, inputs: Iterable[Path | None]) -> None:
-    """Checks where the result of a merge is to be written: a file for a file, a folder for a folder.
+    """Checks where the result of a merge is to be written: a file for a file, a folder or a file for a folder.
 
     Args:
         checkpoint: the checkpoint that is read.
@@ -115,8 +124,8 @@ def check_checkpoint_output(checkpoint: Path, save_to: Path, overwrite: bool, in
             raise ToolError(f"{save_to} cannot be written: results are .safetensors or .ckpt files")
         if save_to.is_dir():
             raise ToolError(f"{save_to} is a folder and {checkpoint} a file; --save_to must be a file")
-    elif save_to.suffix.lower() in (".safetensors", *TORCH_SUFFIXES):
-        raise ToolError(f"{checkpoint} is a diffusers folder; --save_to must be a folder, not {save_to.name}")
+    elif save_to.suffix.lower() in (".safetensors", *TORCH_SUFFIXES) and save_to.is_dir():
+        raise ToolError(f"{save_to} is a folder; --save_to must be a file or another folder")
     if save_to.exists() and not overwrite:
         same = [path for path in (checkpoint, *inputs) if path is not None and path.exists() and save_to.samefile(path)]
         what = "is one of the inputs" if same else "exists"
@@ -137,7 +146,7 @@ def run_checkpoint_merge(args: argparse.Namespace) -> int:
     Raises:
         LoraError: as `merge_into_checkpoint`.
     """
-    models, ratios = list(args.models), list(args.ratios or [])
+    models, ratios = list(args.models or []), list(args.ratios or [])
     ratios = ratios or [1.0] * len(models)
     lbws = list(getattr(args, "lbws", None) or [])
     if len(ratios) != len(models) or (lbws and len(lbws) != len(models)):
