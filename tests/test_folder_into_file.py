@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import test_host_checkpoint as small
 import torch
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from makers import make
 from safetensors.torch import load_file
 
@@ -18,7 +19,8 @@ from lora_ext.adapters import adapter_from_tensors
 from lora_ext.errors import ToolError
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.layer_names import LayerId
-from lora_ext.tools import merge
+from lora_ext.tools import merge, merge_folder_into_file
+from lora_ext.tools.ldm_names import ldm_tensors
 from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
 
 QUERY = LayerId("unet", "IN04", "attention.transformer_blocks.0.attn1.to_q")
@@ -29,7 +31,6 @@ FAMILIES = sorted(small.PREFIXES)
 @pytest.fixture(autouse=True)
 def families_by_small_widths(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small models' text embeddings are narrower: SD1 and SD2 as wide as each other."""
-    from lora_ext.tools import merge_folder_into_file
 
     def family(locations: dict[LayerId, object]) -> str:
         return "SDXL" if any(s.part == "te2" for s in locations) else small_family[0]
@@ -60,7 +61,9 @@ def lora(weights: dict[str, torch.Size]) -> LoraFile:
     return LoraFile(adapters)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=[pytest.mark.long] * (family != "SD2")) for family in FAMILIES]
+)
 def test_the_file_is_the_model(family: str, tmp_path: Path) -> None:
     folder, out = folder_of(family, tmp_path / "model"), tmp_path / "m.safetensors"
     report = merge_into_checkpoint(folder, [], out)
@@ -76,7 +79,13 @@ def test_the_file_is_the_model(family: str, tmp_path: Path) -> None:
         assert all(small.same(ours.module, theirs) for ours, theirs in zip(model.text_encoders, texts, strict=True))
 
 
-@pytest.mark.parametrize(("family", "suffix"), [("SD1", ".ckpt"), ("SD2", ".safetensors"), ("SDXL", ".safetensors")])
+@pytest.mark.parametrize(
+    ("family", "suffix"),
+    [
+        ("SD2", ".safetensors"),
+        *(pytest.param(f, s, marks=pytest.mark.long) for f, s in (("SD1", ".ckpt"), ("SDXL", ".safetensors"))),
+    ],
+)
 def test_loras_are_added_on_the_way(family: str, suffix: str, tmp_path: Path) -> None:
     folder, out = folder_of(family, tmp_path / "model"), tmp_path / f"m{suffix}"
     unet = small.parts_of(family)[0]
@@ -101,8 +110,6 @@ def test_loras_are_added_on_the_way(family: str, suffix: str, tmp_path: Path) ->
 
 
 def test_diffusers_reads_the_autoencoders_names() -> None:
-    from lora_ext.tools.ldm_names import ldm_tensors
-
     vae = small.small_vae()
     state = vae.state_dict()
     ldm = {row.name: row.build([state[row.sources[0]]]) for row in ldm_tensors("vae", "SD1", state)}
@@ -130,3 +137,28 @@ def test_what_a_file_cannot_hold_is_told_or_refused(tmp_path: Path, capsys: pyte
     with pytest.raises(ToolError, match="has no vae"):
         merge_into_checkpoint(folder, [], tmp_path / "n.safetensors")
     assert not (tmp_path / "n.safetensors").exists()
+
+
+UNETS = {
+    "SD1": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "SD2": {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
+    "SDXL": {
+        "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True, "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+    },
+}  # fmt: skip
+"""The configurations of the published models."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", UNETS)
+def test_names_of_a_whole_unet_go_through_diffusers_conversion_and_back(family: str) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**UNETS[family])
+    state = unet.state_dict()
+    ldm = {row.name: row.build([state[row.sources[0]]]) for row in ldm_tensors("unet", family, state)}
+    back = convert_ldm_unet_checkpoint(ldm, {"class_embed_type": None, "addition_embed_type": None, **unet.config})
+    assert back.keys() == state.keys() and all(back[name] is tensor for name, tensor in state.items())
