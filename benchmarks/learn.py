@@ -38,6 +38,16 @@ KINDS: dict[str, dict[str, Any]] = {
         "token_string": toy_task.TOY_CONCEPT, "init_word": toy_task.TOY_CONCEPT,
         "inversion_steps": 20, "inversion_lr": 3e-3,
     },
+    "loha": {"algo": "loha", "learning_rate": 2e-3},
+    "lokr": {"algo": "lokr", "factor": 4, "learning_rate": 1e-3},
+    "glora": {"algo": "glora", "learning_rate": 5e-4},
+    "ia3": {"algo": "ia3", "learning_rate": 1e-2},
+    "full": {"algo": "full", "learning_rate": 1e-4},
+    "diag-oft": {"algo": "diag-oft", "learning_rate": 1e-3},
+    "boft": {"algo": "boft", "learning_rate": 1e-3},
+    "dora": {"dora_wd": True},
+    "norm": {"train_norm": True},
+    "pissa": {"init_lora_weights": "pissa", "learning_rate": 3e-4},
 }  # fmt: skip
 SEEDS = (7, 107)
 """Every prompt is drawn once from each (and what is added to it)."""

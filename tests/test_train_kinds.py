@@ -507,3 +507,32 @@ def test_gradients_of_a_start_within_the_weight() -> None:
 def test_what_excludes_a_start_within_the_weight(more: dict[str, Any]) -> None:
     with pytest.raises(TrainError, match="init_lora_weights pissa"):
         recipe_from_settings({"init_lora_weights": "pissa", **more})
+
+
+@pytest.mark.long
+def test_files_hold_the_average_of_the_weights(tmp_path: Path) -> None:
+    """Training is as without. Files have eₙ = dₙ·eₙ₋₁ + (1 − dₙ)·pₙ, dₙ = (1 + n) / (10 + n) at first; resumed too."""
+    data, run = pictures(tmp_path / "data"), {"max_train_epochs": None, "max_train_steps": 3, "network_include": FEW}
+
+    def files(name: str, **more: Any) -> list[dict[str, Tensor]]:
+        made = train_recipe(data, tmp_path / name, **run, save_every_n_steps=1, save_state=True, **more)
+        TrainingRun(tiny_model(), made, SilentHost()).run()
+        steps = [f"last-step0000000{n}" for n in (1, 2)]
+        return [load_file(tmp_path / name / f"{stem}.safetensors") for stem in (*steps, "last") if name != "resumed"]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        plain, latest, mean = files("plain"), files("latest", ema_decay=0), files("mean", ema_decay=0.9)
+        files("resumed", ema_decay=0.9, resume=str(tmp_path / "mean" / "last-step00000001-state"))
+    finally:
+        torch.set_num_threads(threads)
+    resumed = load_file(tmp_path / "resumed" / "last.safetensors")
+    for key in plain[0]:
+        assert all(torch.equal(a[key], b[key]) for a, b in zip(plain, latest, strict=True))
+        for n in (2, 3):
+            wanted = torch.lerp(mean[n - 2][key], plain[n - 1][key], 1 - (1 + n) / (10 + n))
+            torch.testing.assert_close(mean[n - 1][key], wanted)
+        assert torch.equal(resumed[key], mean[2][key])
+    with pytest.raises(TrainError, match="averages the weights itself"):
+        recipe_from_settings({"optimizer_type": "AdamWScheduleFree", "ema_decay": 0.9})

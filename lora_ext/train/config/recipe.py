@@ -68,6 +68,13 @@ class Recipe(NetworkOptions):
     seed: int | None = recipe_option(
         None, "random seed; drawn and recorded if not set", "learning", low=0, high=2**63 - 1
     )
+    ema_decay: float | None = recipe_option(
+        None,
+        "EMA: files hold the moving average of the weights with this decay; 0.999 is usual",
+        "learning",
+        low=0,
+        high=1,
+    )
     max_grad_norm: float = recipe_option(1.0, "gradient clipping: largest norm; 0 is no limit", "learning", low=0)
     # --- optimizer
     optimizer_type: str = recipe_option(

@@ -176,7 +176,9 @@ def _learning(r: Recipe) -> Iterator[str]:
         if r.rate(part) * (r.up_rate_ratio(part) or 1) > 10:
             rate = r.rate(part) * (r.up_rate_ratio(part) or 1)
             yield f"a learning rate of {rate:g} destroys the network; 1e-4 is usual"
-    find_optimizer(r.optimizer_type)
+    optimizer = find_optimizer(r.optimizer_type)
+    if r.ema_decay is not None and "ScheduleFree" in optimizer.name:
+        yield f"{r.optimizer_type} averages the weights itself; leave ema_decay out"
     parse_optimizer_args(r.optimizer_args)
     if r.max_train_epochs is None and r.lr_warmup_steps >= 1 and r.lr_warmup_steps >= r.max_train_steps:
         yield f"lr_warmup_steps {r.lr_warmup_steps:g} takes all of max_train_steps {r.max_train_steps}; make it smaller"

@@ -233,6 +233,8 @@ def restore_stepper(saved: TrainingState, stepper: TrainingStepper, notify: _Not
     for name, parameter in zip(stepper.names, stepper.parameters, strict=True):
         if name in theirs and not name.startswith(EMBEDDING_GROUP):  # the embedding has been loaded
             parameter.copy_(theirs[name])
+    if stepper.average is not None:
+        stepper.average.load(saved.tensors.get("average"))
     stepper.continue_schedule(saved.tensors["scheduler"])
     if stepper.scaler is not None and saved.tensors.get("scaler"):
         stepper.scaler.load_state_dict(saved.tensors["scaler"])

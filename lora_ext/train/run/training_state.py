@@ -36,7 +36,7 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 module_dropout scale_weight_norms constraint dylora_variant dylora_draw down_lr_weight mid_lr_weight
                 up_lr_weight learning_rate unet_lr text_encoder_lr text_encoder_2_lr loraplus_lr_ratio
                 loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio network_reg_lrs base_weights
-                base_weights_multiplier train_batch_size gradient_accumulation_steps seed max_grad_norm
+                base_weights_multiplier train_batch_size gradient_accumulation_steps seed ema_decay max_grad_norm
                 optimizer_type optimizer_args lr_scheduler lr_warmup_steps lr_scheduler_num_cycles
                 lr_scheduler_power loss_type huber_schedule huber_c huber_scale min_snr_gamma
                 scale_v_pred_loss_like_noise_pred v_pred_like_loss debiased_estimation_loss noise_offset

@@ -25,6 +25,7 @@ from ..config.recipe import Recipe
 from ..data.batch import Batch
 from ..data.sample_order import keyed_random_number
 from ..network.trainable_network import TrainableNetwork
+from .averaged_weights import AveragedWeights
 from .caption_encoder import CaptionEncoder
 from .loss import add_noise, batch_loss, loss_target, sample_noise, sample_timesteps, training_alphas_cumprod
 from .process_group import ProcessGroup
@@ -176,6 +177,9 @@ class TrainingStepper:
         self.scheduler = build_scheduler(recipe, self.optimizer, steps)
         self.objective = TrainingObjective(model, recipe, network, trains_text=recipe.trains_text or bool(extra_groups))
         self.scaler = _scaler(model.device) if recipe.mixed_precision == "fp16" else None
+        # a list of its own order: groups may change when a run is resumed
+        decay = recipe.ema_decay
+        self.average = None if decay is None else AveragedWeights(list(network.parameters()), decay)
         self._losses: list[Tensor] = []
         self.set_inference(False)
 
@@ -213,8 +217,11 @@ class TrainingStepper:
         if self._step_optimizer():
             self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.recipe.scale_weight_norms:
-            return total, norm, self.network.limit_delta_norms(self.recipe.scale_weight_norms).mean
+        mean = self.network.limit_delta_norms(limit).mean if (limit := self.recipe.scale_weight_norms) else None
+        if self.average is not None:
+            self.average.update(self.scheduler.last_epoch)
+        if mean is not None:
+            return total, norm, mean
         is_logged = self.scheduler.last_epoch % STEPS_BETWEEN_NORMS == 1
         return total, norm, self.network.delta_norms().mean() if is_logged else total.new_full((), float("nan"))
 
@@ -237,9 +244,11 @@ class TrainingStepper:
         return found
 
     def set_inference(self, inference: bool) -> None:
-        """Switches between inference (all ranks, mean weights of schedule-free optimizers) and training."""
+        """Switches between inference (all ranks, averaged weights) and training."""
         if is_schedule_free(self.optimizer):
             (self.optimizer.eval if inference else self.optimizer.train)()  # type: ignore[attr-defined]
+        if self.average is not None:
+            self.average.swap(inference)
         self.network.train(not inference)
 
     @contextmanager
@@ -261,6 +270,7 @@ class TrainingStepper:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "average": None if self.average is None else [t.cpu().clone() for t in self.average.tensors],
         }
 
     def continue_schedule(self, saved: dict[str, Any]) -> None:
