@@ -241,13 +241,13 @@ def test_half_precision_keeps_small_changes(model: Tiny) -> None:
 FEW = ("*down_blocks_0_attentions_0*", "*down_blocks_0_resnets_0*", "*encoder_layers_0*")
 
 
-RESUMED = [pytest.param(kind, marks=[pytest.mark.long]) for kind in ("loha", "full", "boft", "dora", "pissa")]
+RESUMED = [pytest.param(kind, marks=[pytest.mark.long]) for kind in ("loha", "full", "boft", "dora", "pissa", "fixed")]
 
 
 @pytest.mark.parametrize("kind", RESUMED)
 def test_resuming_is_the_same_to_the_bit(kind: str, tmp_path: Path) -> None:
     run = {"max_train_epochs": None, "max_train_steps": 3, "save_every_n_steps": 2, "save_state": True}
-    settings = {"init_lora_weights": "pissa"} if kind == "pissa" else KINDS[kind]
+    settings = {"pissa": {"init_lora_weights": "pissa"}, "fixed": {"freeze_down": True}}.get(kind) or KINDS[kind]
     more = {**settings, "network_include": FEW, **run}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -536,3 +536,23 @@ def test_files_hold_the_average_of_the_weights(tmp_path: Path) -> None:
         assert torch.equal(resumed[key], mean[2][key])
     with pytest.raises(TrainError, match="averages the weights itself"):
         recipe_from_settings({"optimizer_type": "AdamWScheduleFree", "ema_decay": 0.9})
+
+
+def test_only_the_up_factor_learns(model: Tiny) -> None:
+    """LoRA-FA: D is normally distributed and fixed; it is in the groups, so that a state has it."""
+    recipe = recipe_from_settings({"network_module": "networks.lora_fa", "network_include": SOME, "network_dim": 4})
+    network = network_of(model, recipe)
+    with network:
+        output(model).square().mean().backward()
+    for made in network.factors_by_layer.values():
+        assert isinstance(made, TrainableFactors) and made.downs[0].grad is None and made.ups[0].grad is not None
+        wide = made.down.shape[1]
+        assert float(made.down.std()) == pytest.approx((2 / (wide + 4)) ** 0.5, rel=0.35)
+    found = {group["name"]: (group["lr"], len(group["params"])) for group in network.parameter_groups()}
+    assert found == {
+        "unet": (1e-4, 12), "unet fixed": (0.0, 12), "text_encoder": (1e-4, 6), "text_encoder fixed": (0.0, 6)
+    }  # fmt: skip
+    again, warnings = settings_from_metadata(network_metadata(recipe))
+    assert not warnings and again["freeze_down"] is True
+    with pytest.raises(TrainError, match="freeze_down is for plain LoRA"):
+        recipe_from_settings({"freeze_down": True, "algo": "loha"})

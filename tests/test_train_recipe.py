@@ -403,8 +403,18 @@ def test_the_guis_file_with_its_defaults(tmp_path: Path) -> None:
     )
     assert (wide.network_module, wide.conv_dim, wide.max_train_steps, wide.noise_offset) == ("c3lier", 4, 7, None)
     assert wide.max_train_epochs is None
+    kron = loaded(LoRA_type="LyCORIS/LoKr", factor=8, dora_wd=True, conv_dim=2, LyCORIS_preset="unet-only", unit=3)
+    assert (kron.algo, kron.factor, kron.dora_wd, kron.conv_dim, kron.unit) == ("lokr", 8, True, 2, 4)
+    assert kron.network_train_unet_only and kron.network_targets == "all"
+    full = loaded(LoRA_type="LyCORIS/Native Fine-Tuning", LyCORIS_preset="attn-mlp", train_norm=True, factor=8)
+    assert (full.algo, full.network_module, full.train_norm, full.factor) == ("full", "lierla", True, -1)
+    flat = loaded(LoRA_type="LyCORIS/LoHa", conv_dim=0, loraplus_lr_ratio=0)
+    assert (flat.algo, flat.network_module, flat.network_targets) == ("loha", "lierla", "all")
+    assert loaded(LoRA_type="Kohya LoKr", factor=4).factor == 4
+    fixed = loaded(LoRA_type="LoRA-FA", loraplus_unet_lr_ratio=4)
+    assert (fixed.algo, fixed.freeze_down, fixed.loraplus_unet_lr_ratio) == ("lora", True, 4)
     for more, said in (
-        ({"LoRA_type": "LyCORIS/LoHa"}, "LoRA_type 'LyCORIS/LoHa'"), ({"flux1_checkbox": True}, "flux1_checkbox"),
+        ({"LoRA_type": "Flux1"}, "LoRA_type 'Flux1'"), ({"flux1_checkbox": True}, "flux1_checkbox"),
         ({"fp8_base": True, "vae": "x"}, "fp8_base is not.*\n.*vae is not"),
         ({"save_model_as": "ckpt"}, "save_model_as"),
         ({"additional_parameters": "'"}, "not a command line"),

@@ -25,9 +25,28 @@ _NAMES: Mapping[str, str] = MappingProxyType(
 """Name in the GUI's file → name in kohya's script."""
 
 _NETWORKS: Mapping[str, str] = MappingProxyType(
-    {"Standard": "networks.lora", "Kohya LoCon": "networks.lora", "Kohya DyLoRA": "networks.dylora"}
+    {"Standard": "networks.lora", "Kohya LoCon": "networks.lora", "Kohya DyLoRA": "networks.dylora",
+     "LoRA-FA": "networks.lora_fa", "Kohya LoHa": "networks.loha", "Kohya LoKr": "networks.lokr"}
+)  # fmt: skip
+"""LoRA type of the GUI → network_module; others that are supported are those of `_LYCORIS`."""
+
+_FACTORED = "use_tucker bypass_mode dora_wd use_scalar rank_dropout_scale"
+_LYCORIS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "LyCORIS/BOFT": ("boft", "use_tucker rank_dropout_scale"),
+        "LyCORIS/Diag-OFT": ("diag-oft", "use_tucker rank_dropout_scale constrain rescaled"),
+        "LyCORIS/DyLoRA": ("dylora", "use_tucker unit"),
+        "LyCORIS/GLoRA": ("glora", "use_tucker rank_dropout_scale"),
+        "LyCORIS/iA3": ("ia3", "train_on_input"),
+        "LyCORIS/LoCon": ("locon", _FACTORED),
+        "LyCORIS/LoHa": ("loha", _FACTORED),
+        "LyCORIS/LoKr": ("lokr", f"{_FACTORED} factor use_cp decompose_both"),
+        "LyCORIS/Native Fine-Tuning": ("full", "rank_dropout_scale"),
+        "Kohya LoHa": ("", "use_tucker"),
+        "Kohya LoKr": ("", "use_tucker factor"),
+    }
 )
-"""LoRA type of the GUI → network_module."""
+"""LoRA type of the GUI → (LyCORIS' algo, the settings of the page that it uses beside those of all types)."""
 
 _OTHER_MODELS = ("flux1", "sd3", "hunyuan_image", "anima", "lumina")
 """Models whose settings are in every file and are used only if NAME_checkbox is on."""
@@ -83,10 +102,10 @@ def load_gui_file(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _check_supported(path: Path, given: Mapping[str, Any]) -> None:
     wrong = [f"{name}_checkbox" for name in _OTHER_MODELS if given.get(f"{name}_checkbox")]
-    wrong += [f"LoRA_type {given.get('LoRA_type')!r}"] if str(given.get("LoRA_type")) not in _NETWORKS else []
-    wrong += [name for name in given if name.startswith("loraplus_")]
+    known = {**_NETWORKS, **_LYCORIS}
+    wrong += [f"LoRA_type {given.get('LoRA_type')!r}"] if str(given.get("LoRA_type")) not in known else []
     if wrong:
-        kinds = ", ".join(_NETWORKS)
+        kinds = ", ".join(known)
         raise TrainError(f"{path}: not supported here: {', '.join(wrong)}; networks are {kinds} for SD 1.x, 2.x, SDXL")
 
 
@@ -100,11 +119,13 @@ def _settings(given: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str,
     }
     kind = given["LoRA_type"]
     found.pop("xformers", None)
-    found["network_module"] = _NETWORKS[kind]
-    for name in ("conv_dim", "conv_alpha") if kind == "Standard" else ():
+    found["network_module"] = _NETWORKS.get(kind, "lycoris.kohya")
+    for name in ("conv_dim", "conv_alpha") if kind in ("Standard", "LoRA-FA", "LyCORIS/Native Fine-Tuning") else ():
         found.pop(name, None)
     if kind != "Kohya DyLoRA":
         found.pop("unit", None)
+    if kind in _LYCORIS:
+        found["network_args"] = _lycoris_arguments(kind, given, content)
     _noise(found)
     _parts(found, content)
     _length(found, given)
@@ -113,6 +134,18 @@ def _settings(given: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str,
     if attention in ("xformers", "sdpa", True):
         found["sdpa" if attention == "sdpa" else "xformers"] = True
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _lycoris_arguments(kind: str, given: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
+    """The `network_args` that the GUI makes of its page."""
+    algo, names = _LYCORIS[kind]
+    args = [f"{name}={given[name]}" for name in names.split() if name in given]
+    if not algo:
+        return args
+    args += [f"algo={algo}", f"preset={given.get('LyCORIS_preset', 'full')}"]
+    args += [f"train_norm={given['train_norm']}"] if "train_norm" in given and algo != "ia3" else []
+    # 0 in the page means no 3x3 layers there, and not "not set"
+    return [*args, "conv_dim=0"] if algo != "full" and str(content.get("conv_dim", "")) in ("0", "0.0") else args
 
 
 def _replace_missing_packages(found: dict[str, Any]) -> list[str]:

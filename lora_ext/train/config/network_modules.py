@@ -14,6 +14,7 @@ NETWORK_MODULE_ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "networks.lora": "lierla",
         "networks.dylora": "dylora",
+        "networks.lora_fa": "lierla",
         "networks.loha": "lierla",
         "networks.lokr": "lierla",
         "networks.oft": "lierla",
@@ -105,8 +106,6 @@ def name_network(given: dict[str, Any], notify: Callable[[str], None] = lambda s
         raise TrainError("network_args: preset belongs to network_module lycoris.kohya; here it is network_targets")
     elif folded != "networks.oft" and not is_neutral([all_linear, conv]):
         raise TrainError("network_args: enable_all_linear and enable_conv belong to networks.oft; use network_targets")
-    elif folded == "networks.lora_fa":
-        raise TrainError("networks.lora_fa (one factor fixed) is not supported here; use networks.lora")
     elif name is None and wide:
         given["network_module"] = "c3lier"
     elif isinstance(folded, str):
@@ -114,6 +113,8 @@ def name_network(given: dict[str, Any], notify: Callable[[str], None] = lambda s
         given["network_module"] = "c3lier" if ours == "lierla" and wide and folded in NETWORK_MODULE_ALIASES else ours
         if folded in _ALGOS_BY_MODULE:
             given.setdefault("algo", _ALGOS_BY_MODULE[folded])
+        if folded == "networks.lora_fa":
+            given.setdefault("freeze_down", True)
         if folded == "networks.oft":
             _name_oft(given, is_all=not is_neutral(all_linear), is_conv=not is_neutral(conv))
 

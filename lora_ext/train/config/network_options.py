@@ -52,6 +52,7 @@ class NetworkOptions:
         "network",
         LORA_INITS,
     )
+    freeze_down: bool = recipe_option(False, "LoRA-FA: only the up factor is trained", "network")
     rs_lora: bool = recipe_option(False, "scale by alpha / √rank instead of alpha / rank", "network")
     use_tucker: bool = recipe_option(False, "Tucker core in 3x3 layers", "network")
     factor: int = recipe_option(

@@ -48,6 +48,8 @@ def _network(r: Recipe) -> Iterator[str]:
         yield "LierLa does not train 3x3 layers: leave conv_dim out, or set network_module c3lier"
     if r.init_lora_weights != "kaiming":
         yield from _init(r)
+    if r.freeze_down and (r.algo != "lora" or r.dora_wd or r.use_tucker or r.is_dylora):
+        yield "freeze_down is for plain LoRA, without dora_wd, use_tucker and DyLoRA; leave it out"
     if r.is_dylora:
         yield from _dylora(r)
     yield from _kinds(r)

@@ -31,8 +31,8 @@ _ALWAYS_RECORDED = frozenset(
 """Options that kohya's scripts always record; others are recorded where they are not at their default."""
 
 _ENTRY_NAMES = {"debiased_estimation_loss": "ss_debiased_estimation", "train_batch_size": "ss_batch_size_per_device"}
-_KIND_ARGS = """algo init_lora_weights dora_wd wd_on_out rs_lora use_tucker factor decompose_both full_matrix
-    unbalanced_factorization constraint rescaled train_norm network_targets network_include network_exclude
+_KIND_ARGS = """algo init_lora_weights dora_wd wd_on_out freeze_down rs_lora use_tucker factor decompose_both
+    full_matrix unbalanced_factorization constraint rescaled train_norm network_targets network_include network_exclude
     loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio network_reg_dims network_reg_lrs""".split()
 """Options that are arguments of LyCORIS' networks, or choose layers."""
 
@@ -110,8 +110,8 @@ def _module_name(recipe: Recipe) -> str:
     """The module of kohya's scripts that trains such a network."""
     if recipe.is_dylora:
         return "networks.dylora"
-    if recipe.algo == "oft":
-        return "networks.oft"
+    if recipe.algo == "oft" or recipe.freeze_down:
+        return "networks.oft" if recipe.algo == "oft" else "networks.lora_fa"
     return "lycoris.kohya" if recipe.algo != "lora" or recipe.dora_wd or recipe.use_tucker else "networks.lora"
 
 

@@ -287,7 +287,7 @@ class TrainableFactors(TrainableLayer):
         if (
             self.casts is not None
             and self.casts[0].dtype == dtype
-            and self.cast_version == self.trained_parameters[0]._version
+            and self.cast_version == self.trained_parameters[-1]._version
         ):
             return self.casts
         return self.down, self.up
@@ -307,7 +307,7 @@ def cast_factors(modules: Sequence[TrainableFactors]) -> None:
     for module in wanted:
         if module.casts is None or module.casts[0].dtype != module.layer_dtype:
             module.casts = (module.down.to(module.layer_dtype), module.up.to(module.layer_dtype))
-        module.cast_version = module.trained_parameters[0]._version
+        module.cast_version = module.trained_parameters[-1]._version
     with torch.no_grad():
         into = [cast for m in wanted if m.casts is not None for cast in m.casts]
         torch._foreach_copy_(into, [factor for m in wanted for factor in (m.down, m.up)])

@@ -98,7 +98,12 @@ class TrainableNetwork(nn.Module):
         tucker = recipe.use_tucker and is_wider_than_1x1(shape)
         if recipe.algo == "lora" and not recipe.dora_wd and not tucker and len(shape) > 1:
             start = first_factors(base_weight(target), size, recipe.init_lora_weights)
-            return TrainableFactors(shape, size, recipe.unit if recipe.is_dylora else None, generator, start)
+            factors = TrainableFactors(shape, size, recipe.unit if recipe.is_dylora else None, generator, start)
+            if recipe.freeze_down:  # LoRA-FA (arXiv 2308.03303), with the first D of kohya's `networks/lora_fa.py`
+                factors.downs.requires_grad_(False)
+                if start is None:
+                    factors.down.normal_(std=(2 / (shape[1] + size.rank)) ** 0.5, generator=generator)
+            return factors
         size = RankAndAlpha(size.rank, size.alpha or float(size.rank))  # 0 means the rank, as in kohya's scripts
         bias = getattr(target.module, "bias", None) is not None and not isinstance(target.module, nn.MultiheadAttention)
         new = new_tensors(NewLayer(layer_id, base_weight(target), bias, size, recipe, generator))
@@ -227,7 +232,7 @@ class TrainableNetwork(nn.Module):
 
         Returns:
             Groups of `params`, `lr` (the layer's rate times the block's weight; times LoRA+'s ratio for up factors) and
-            `name`: the part, the block where it has a weight, the rate of `network_reg_lrs`, and "plus".
+            `name`: the part, the block where it has a weight, the rate of `network_reg_lrs`, and "plus" or "fixed".
         """
         groups: dict[str, dict[str, Any]] = {}
         for layer_id, module in self.factors_by_layer.items():
@@ -238,9 +243,11 @@ class TrainableNetwork(nn.Module):
             rate = self.recipe.rate(layer_id.part) * weight if own is None else own
             ups = module.up_parameters() if ratio is not None else []
             raised = {id(p) for p in ups}
+            fixed = [p for p in module.parameters() if not p.requires_grad]  # in the state, since it is drawn
             for key, lr, parameters in (
-                (name, rate, [p for p in module.parameters() if id(p) not in raised]),
+                (name, rate, [p for p in module.parameters() if id(p) not in raised and p.requires_grad]),
                 (f"{name} plus", rate * (ratio or 1), ups),
+                (f"{name} fixed", 0.0, fixed),
             ):
                 if parameters:
                     group = groups.setdefault(key, {"params": [], "lr": lr, "name": key})

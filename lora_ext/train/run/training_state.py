@@ -33,8 +33,8 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
         for effect, names in {
             CHANGES_TRAINING: """
                 pretrained_model_name_or_path v2 v_parameterization clip_skip network_dropout rank_dropout
-                module_dropout scale_weight_norms constraint dylora_variant dylora_draw down_lr_weight mid_lr_weight
-                up_lr_weight learning_rate unet_lr text_encoder_lr text_encoder_2_lr loraplus_lr_ratio
+                module_dropout scale_weight_norms constraint freeze_down dylora_variant dylora_draw down_lr_weight
+                mid_lr_weight up_lr_weight learning_rate unet_lr text_encoder_lr text_encoder_2_lr loraplus_lr_ratio
                 loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio network_reg_lrs base_weights
                 base_weights_multiplier train_batch_size gradient_accumulation_steps seed ema_decay max_grad_norm
                 optimizer_type optimizer_args lr_scheduler lr_warmup_steps lr_scheduler_num_cycles
