@@ -170,6 +170,9 @@ def call_start(call: Caller) -> None:
     call("POST", "/teach/pictures", json={"upload": upload, "files": list(files), "name": "cat"})
     call("POST", "/dataset/tag", json={"dataset": "cat", "tag": "outdoors"})
     call("DELETE", "/dataset/picture", params={"dataset": "cat", "picture": "d.png"})
+    call("PUT", "/train/presets", json={"name": "faces", "settings": {"network_dim": 16, "output_name": "cat"}})
+    call("GET", "/train/presets")
+    call("DELETE", "/train/presets", params={"name": "faces"})
     call.job("/teach/suggest", {"kind": "object", "dataset": "cat", "trigger": "mycat"})
 
 

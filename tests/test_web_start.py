@@ -277,3 +277,24 @@ def test_a_kind_or_data_set_that_is_none_is_refused(api: Client) -> None:
     (api.root / "datasets" / "cat" / "3_cat" / "a.png").write_bytes(picture())
     job = api.done("/teach/suggest", {**body, "kind": "person"})
     assert job["state"] == "failed" and "has folders such as 3_cat" in job["error"]
+
+
+def test_presets_of_training_settings(api: Client) -> None:
+    settings = {"network_dim": 32, "optimizer_args": "weight_decay=0.1", "output_name": "cat", "train_data_dir": "cat"}
+    kept = {"network_dim": 32, "optimizer_args": "weight_decay=0.1"}
+    api("PUT", "/train/presets", json={"name": " ねこ ", "settings": settings})
+    api("PUT", "/train/presets", json={"name": "faces", "settings": {}})
+    expected = {"presets": [{"name": "faces", "settings": {}}, {"name": "ねこ", "settings": kept}]}
+    assert api("GET", "/train/presets") == expected
+    for name, wrong in (
+        ("", {}),
+        ("a\nb", {}),
+        ("x" * 70, {}),
+        ("a", {"network_dimm": 1}),
+        ("a", {"seed": "x" * 60_000}),
+    ):
+        api("PUT", "/train/presets", 400, json={"name": name, "settings": wrong})
+    assert "did you mean 'faces'" in api("DELETE", "/train/presets", 400, params={"name": "face"})["error"]
+    assert api("DELETE", "/train/presets", params={"name": "faces"})["presets"] == expected["presets"][1:]
+    (api.root / "training_presets.json").write_text("{", encoding="utf-8")
+    assert "cannot be read" in api("GET", "/train/presets", 400)["error"]

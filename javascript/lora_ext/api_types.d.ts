@@ -1108,6 +1108,18 @@ export interface TrainingCurve {
     rows: ([number, number | null, number | null, number | null, number | null])[];
 }
 
+/** A preset of training settings. */
+export interface TrainingPreset {
+    name: string;
+    /** Values of the form by name. */
+    settings: Record<string, any>;
+}
+
+/** The user's own presets of training settings, by name. */
+export interface TrainingPresetList {
+    presets: TrainingPreset[];
+}
+
 /** How many bytes of a file are there. */
 export interface UploadedBytes {
     bytes: number;
@@ -1119,6 +1131,7 @@ export interface Answers {
     "DELETE /jobs/{job}": ForgottenJob;
     "DELETE /masks": MaskNames;
     "DELETE /presets": PresetsAnswer;
+    "DELETE /train/presets": TrainingPresetList;
     "GET /choices": Choices;
     "GET /compare/axes": AxesAnswer;
     "GET /compare/history": PastSheets;
@@ -1139,6 +1152,7 @@ export interface Answers {
     "GET /train/curve": TrainingCurve;
     "GET /train/form": TrainForm;
     "GET /train/history": TrainHistory;
+    "GET /train/presets": TrainingPresetList;
     "GET /train/run": RunOfFile;
     "POST /compare": JobSummary;
     "POST /compare/blocks": JobSummary;
@@ -1174,4 +1188,5 @@ export interface Answers {
     "PUT /masks": MaskNames;
     "PUT /presets": PresetsAnswer;
     "PUT /thumbnail": SavedThumbnail;
+    "PUT /train/presets": TrainingPresetList;
 }

@@ -25,6 +25,7 @@ from .start_routes import register_start_routes
 from .thumbnails import register_thumbnail_routes
 from .tool_routes import register_tool_routes
 from .train_routes import register_train_routes
+from .training_preset_routes import register_training_preset_routes
 from .weights_routes import register_weights_routes
 
 ROUTE_REGISTRARS = (
@@ -35,6 +36,7 @@ ROUTE_REGISTRARS = (
     register_conflict_routes,
     register_train_routes,
     register_start_routes,
+    register_training_preset_routes,
     register_sheet_routes,
     register_block_routes,
     register_mask_routes,

@@ -16,6 +16,7 @@ import { datasetBrowser } from "../train/dataset_browser.mjs";
 import { startingPoints } from "../train/form_words.mjs";
 import { optionForm } from "../train/option_form.mjs";
 import { preflightReport } from "../train/preflight_report.mjs";
+import { settingsPresets } from "../train/settings_presets.mjs";
 import { finishedRun, pastRun, runStops, showProgress } from "../train/run_view.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
@@ -100,6 +101,9 @@ function startingPointSelect(options, onchange) {
     );
 }
 
+/** What stays when other settings are taken over. @param {{ options: OptionForm }} form */
+const keptSettings = ({ options }) => Object.fromEntries(KEPT.map((option) => [option, options.get(option)]));
+
 /** @param {ReturnType<typeof trainingForm>} form */
 const settingsPicker = ({ options, load }) =>
     new LoraPicker({
@@ -107,10 +111,7 @@ const settingsPicker = ({ options, load }) =>
         tip: t("Loads the training settings that are stored in a LoRA file"),
         onpick: showingErrors(async (/** @type {LibraryRow} */ { name }) => {
             const { settings, told } = await api("/train/begin", { query: { name } });
-            load(
-                { ...Object.fromEntries(KEPT.map((option) => [option, options.get(option)])), ...settings },
-                undefined,
-            );
+            load({ ...keptSettings({ options }), ...settings }, undefined);
             toast([t("Its settings are in the form."), ...told].join(" "));
         }),
     });
@@ -125,6 +126,10 @@ const formPage = (form) =>
             { class: "lx-card" },
             buttonRow(startingPointSelect(form.options, form.remember), form.options.extent, form.options.search),
             settingsPicker(form).element,
+            settingsPresets(
+                () => form.options.settings(),
+                (settings) => form.load({ ...keptSettings(form), ...settings }, undefined),
+            ),
             form.options.element,
             form.options.none,
             field(

@@ -1,0 +1,68 @@
+// The user's own presets of training settings: saved by name, loaded, deleted.
+import { api } from "../core/api.mjs";
+import { h, setChildren } from "../core/elements.mjs";
+import { showingErrors, toast } from "../core/messages.mjs";
+import { t } from "../core/strings.mjs";
+import { button, buttonRow, field, note, select, stack, summary, textInput } from "../controls/basic.mjs";
+
+/** @typedef {import("../api_types").TrainingPreset} Preset */
+
+/**
+ * The choice of a preset.
+ * @param {Preset[]} presets
+ * @param {string} chosen
+ * @param {(preset: Preset) => void} use
+ * @param {(name: string) => void} remove
+ */
+function presetChoice(presets, chosen, use, remove) {
+    if (!presets.length) return note(t("No preset yet."));
+    const names = presets.map(({ name }) => name);
+    const pick = select(names, chosen || names[0]);
+    const found = () => /** @type {Preset} */ (presets.find(({ name }) => name === pick.value));
+    return [
+        field(t("My presets"), pick, t("Settings that you saved")),
+        buttonRow(
+            button(t("Load"), () => use(found()), {
+                tip: t("Shows these settings in the form; pictures and name stay"),
+            }),
+            button(t("Delete"), () => remove(pick.value), { tip: t("Deletes this preset") }),
+        ),
+    ];
+}
+
+/**
+ * @param {() => Record<string, any>} read the settings of the form
+ * @param {(settings: Record<string, any>) => void} load shows settings in the form
+ */
+export function settingsPresets(read, load) {
+    const place = stack();
+    const name = textInput("", null, { maxlength: 64, placeholder: t("a name for these settings") });
+    const use = (/** @type {Preset} */ preset) => {
+        load(preset.settings);
+        name.value = preset.name;
+        toast(t("Settings loaded"));
+    };
+    const remove = showingErrors(async (/** @type {string} */ one) =>
+        show((await api("/train/presets", { method: "DELETE", query: { name: one } })).presets),
+    );
+    const show = (/** @type {Preset[]} */ presets, chosen = "") =>
+        void setChildren(place, presetChoice(presets, chosen, use, remove));
+    const save = showingErrors(async () => {
+        const body = { name: name.value, settings: read() };
+        show((await api("/train/presets", { method: "PUT", body })).presets, name.value.trim());
+        toast(t("saved"));
+    });
+    const saving = buttonRow(
+        field(t("Save as"), name, t("Keeps all settings but pictures, name and trigger word")),
+        button(t("Save"), save, { tip: t("Saves the settings of the form under this name") }),
+    );
+    saving.classList.add("lx-save-as");
+    const box = h("details", {}, summary(t("My presets")), place, saving);
+    box.addEventListener(
+        "toggle",
+        showingErrors(async () => {
+            if (box.open && !place.childNodes.length) show((await api("/train/presets")).presets);
+        }),
+    );
+    return box;
+}
