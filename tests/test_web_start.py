@@ -18,11 +18,14 @@ import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from test_web import Client
 
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT
+from lora_ext.train.run.training_run import TrainingRun
 from lora_ext.web import upload_files
 from lora_ext.web.training_runs import TrainingRuns
 
@@ -298,3 +301,28 @@ def test_presets_of_training_settings(api: Client) -> None:
     assert api("DELETE", "/train/presets", params={"name": "faces"})["presets"] == expected["presets"][1:]
     (api.root / "training_presets.json").write_text("{", encoding="utf-8")
     assert "cannot be read" in api("GET", "/train/presets", 400)["error"]
+
+
+@pytest.mark.long  # it trains
+@pytest.mark.skipif(not Path(CHECKPOINT).is_file(), reason="no embedded model in this installation")
+def test_samples_are_generated_now_on_request_and_change_nothing(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(api, {"a.png": picture("red", side=64)})
+    assert "not at work" in api("POST", "/train/sample", 400, json={"job": "none"})["error"]
+    settings = {"train_data_dir": "cat", "resolution": "64", "network_dim": 1, "seed": 1, "max_train_steps": 3}
+    after_step = TrainingRun._after_step
+
+    def request_at_the_first_step(run: TrainingRun, *args: int) -> None:
+        if run.state.step == 0 and run.recipe.output_name == "asked":
+            api("POST", "/train/sample", json={"job": api.app_state.jobs.list_jobs()[-1].id})
+        after_step(run, *args)
+
+    monkeypatch.setattr(TrainingRun, "_after_step", request_at_the_first_step)
+    made = {}
+    for name in ("asked", "left"):
+        body = {"settings": {**settings, "output_name": name}, "prompts": "a cat --s 1 --l 1 --d 1"}
+        made[name] = api.done("/train", body)["result"]
+    assert (
+        len(made["asked"]["samples"]) == 1 and "000001" in made["asked"]["samples"][0] and not made["left"]["samples"]
+    )
+    asked, left = (load_file(api.root / "loras" / f"{name}.safetensors") for name in ("asked", "left"))
+    assert asked.keys() == left.keys() and all(torch.equal(asked[key], left[key]) for key in asked)

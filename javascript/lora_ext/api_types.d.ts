@@ -753,6 +753,12 @@ export interface ReportTotals {
     survived: number;
 }
 
+/** Samples that a run generates after its next step. */
+export interface RequestedSamples {
+    /** The run's job. */
+    job: string;
+}
+
 /** What a resize would make. */
 export interface ResizePreview {
     /** The share kept of the Frobenius norm of all layers together. */
@@ -1183,6 +1189,7 @@ export interface Answers {
     "POST /teach/upload": UploadedBytes;
     "POST /train": JobSummary;
     "POST /train/preflight": JobSummary;
+    "POST /train/sample": RequestedSamples;
     "POST /train/{name}/compare": JobSummary;
     "PUT /dataset/caption": SavedCaption;
     "PUT /masks": MaskNames;

@@ -18,6 +18,7 @@ from .routing import RequestBody
 from .sheets import SheetService
 from .training_answers import (
     FileSettings,
+    RequestedSamples,
     RunOfFile,
     SavedCaption,
     TrainForm,
@@ -65,6 +66,12 @@ class ReplaceRequest(RequestBody):
     put: str = ""
     whole_tags: bool = False
     dry: bool = True
+
+
+class SampleRequest(RequestBody):
+    """Samples of a run, now. job: the run's job."""
+
+    job: str = Field(max_length=100)
 
 
 class AddedTagRequest(RequestBody):
@@ -119,6 +126,12 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
             except LoraError as error:
                 job.notify(f"no sheet of epochs and weights: {error}")
         return result
+
+    @api.post("/train/sample")
+    def sample(options: SampleRequest) -> RequestedSamples:
+        """Asks a run at work for samples of its prompts after the next step."""
+        runs.request_samples(options.job)
+        return RequestedSamples(options.job)
 
     @api.post("/train/{name}/compare", status_code=202)
     def compare(name: str) -> JobSummary:

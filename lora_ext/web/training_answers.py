@@ -260,3 +260,14 @@ class SavedCaption:
     """A picture's caption as it was written."""
 
     caption: str
+
+
+@dataclass(frozen=True)
+class RequestedSamples:
+    """Samples that a run generates after its next step.
+
+    Attributes:
+        job: The run's job.
+    """
+
+    job: str

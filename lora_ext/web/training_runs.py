@@ -78,6 +78,8 @@ class TrainingRuns:
     def __init__(self, app_state: AppState) -> None:
         self.app_state = app_state
         self.folder = app_state.folders.outputs / "train"
+        self._wants_samples: dict[str, bool] = {}
+        """Runs at work that have sample prompts, by their jobs → whether samples are wanted now."""
 
     # --- the recipe
 
@@ -139,7 +141,13 @@ class TrainingRuns:
         try:
             with self.app_state.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as model:
                 shell = JobHostInterface(job, self.app_state.folders.loras)
-                result = TrainingRun(model, recipe, shell, on_progress=live.update).run()
+                run = TrainingRun(
+                    model, recipe, shell, on_progress=live.update,
+                    is_sample_requested=lambda: self._take_sample_request(job.id),
+                )  # fmt: skip
+                if recipe.sample_prompts:
+                    self._wants_samples[job.id] = False
+                result = run.run()
             live.copy_remaining_files()
         except JobCancelledError:
             self.app_state.refresh_library()
@@ -150,10 +158,24 @@ class TrainingRuns:
             message = self.app_state.hide_folders(str(error)) or type(error).__name__
             self._save_record(folder, {**record, "ended": time.time(), "error": message})
             raise
+        finally:
+            self._wants_samples.pop(job.id, None)
         self.app_state.refresh_library()
         finished: FinishedRun = {**record, **self._result_fields(result, folder, live), "ended": time.time()}
         self._save_record(folder, finished)
         return finished
+
+    def request_samples(self, job: str) -> None:
+        """Asks a run at work for samples after its next step. Raises TrainError where there is none to ask."""
+        if job not in self._wants_samples:
+            raise TrainError("this run is not at work, or it has no sample prompts")
+        self._wants_samples[job] = True
+
+    def _take_sample_request(self, job: str) -> bool:
+        wanted = self._wants_samples.get(job, False)
+        if wanted:
+            self._wants_samples[job] = False
+        return wanted
 
     def _result_fields(self, outcome: TrainingResult, folder: Path, live: TrainingRunProgress) -> RunOutcome:
         state = outcome.state or (_newest_state(folder) if outcome.stopped else None)

@@ -70,7 +70,7 @@ const tableOf = (columns, rows) =>
                 h(
                     "tr",
                     {},
-                    h("th", {}),
+                    h("td", {}),
                     columns.map((label) => h("th", { scope: "col" }, label || "")),
                 ),
             ),

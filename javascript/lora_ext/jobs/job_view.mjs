@@ -15,6 +15,8 @@ import { barWidth, hasEnded, percentDone, progressText, stateName } from "./job_
  * @typedef {object} JobViewOptions
  * @property {string[]} [kinds] of jobs that it shows again after the page was loaded again
  * @property {string | null} [empty] what it says before the first job
+ * @property {readonly (readonly [string, string, (id: string) => unknown])[]} [actions] buttons of a running job: text,
+ * tooltip, what a click does
  * @property {readonly StopButton[]} [stops] the buttons that end a job; without it, one
  * @property {(place: HTMLElement, job: JobAnswer) => void} [live] shows what a running job has so far
  * @property {(result: any, job: JobAnswer) => Child} [result] the elements for a job's result
@@ -40,14 +42,30 @@ export async function followJob(id, show, alive) {
     }
 }
 
+function progressBar() {
+    const fill = h("i", {});
+    const limits = { "aria-valuemin": 0, "aria-valuemax": 100 };
+    return {
+        fill,
+        bar: h("div", { class: "lx-bar", role: "progressbar", "aria-label": t("Progress"), ...limits }, fill),
+    };
+}
+
 /**
  * The parts that show a job's state.
  * @param {readonly StopButton[]} stops
+ * @param {NonNullable<JobViewOptions["actions"]>} actions
  * @param {() => string} currentId
  */
-function stateParts(stops, currentId) {
-    const fill = h("i", {});
-    const bar = h("div", { class: "lx-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, fill);
+function stateParts(stops, actions, currentId) {
+    const running = actions.map(([text, tip, act]) =>
+        button(
+            text,
+            showingErrors(() => act(currentId())),
+            { tip },
+        ),
+    );
+    const { bar, fill } = progressBar();
     const words = h("span", { class: "lx-job-words" });
     const buttons = stops.map(([text, tip, query]) =>
         button(
@@ -58,13 +76,14 @@ function stateParts(stops, currentId) {
     );
     const log = h("pre", { class: "lx-log" });
     const logs = h("details", {}, summary(t("Log")), log);
-    const head = buttonRow(words, buttons);
+    const head = buttonRow(words, running, buttons);
     /** @param {JobAnswer} job */
     const show = (job) => {
         fill.style.width = barWidth(job);
         bar.setAttribute("aria-valuenow", String(Math.round(percentDone(job))));
         bar.classList.toggle("busy", job.state === "running" && !job.total);
         setChildren(words, h("b", {}, job.stopping ? t("stopping…") : stateName(job)), " ", progressText(job));
+        for (const one of running) one.hidden = job.state !== "running";
         for (const one of buttons) {
             one.hidden = hasEnded(job);
             one.disabled = job.stopping;
@@ -86,12 +105,12 @@ export class JobView {
     others = new Map();
 
     /** @param {JobViewOptions} options */
-    constructor({ live, result, kinds = [], stops, empty = null }) {
+    constructor({ live, result, kinds = [], stops, actions = [], empty = null }) {
         this.live = live || (() => {});
         this.result = result || (() => null);
         this.kinds = kinds;
         this.element = h("div", { class: "lx-job", "aria-live": "polite", "data-empty": empty });
-        this.parts = stateParts(stops || [[t("Stop"), t("Stop this job"), {}]], () => this.current);
+        this.parts = stateParts(stops || [[t("Stop"), t("Stop this job"), {}]], actions, () => this.current);
         this.shown = h("div", { class: "lx-live" });
         this.out = h("div", { class: "lx-result" });
         this.also = h("div", { class: "lx-result lx-also" });

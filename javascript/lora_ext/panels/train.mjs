@@ -17,7 +17,7 @@ import { startingPoints } from "../train/form_words.mjs";
 import { optionForm } from "../train/option_form.mjs";
 import { preflightReport } from "../train/preflight_report.mjs";
 import { settingsPresets } from "../train/settings_presets.mjs";
-import { finishedRun, pastRun, runStops, showProgress } from "../train/run_view.mjs";
+import { finishedRun, pastRun, runActions, runStops, showProgress } from "../train/run_view.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 /** @typedef {import("../api_types").TrainForm} TrainForm */
@@ -197,7 +197,14 @@ function pages(known, form, start, describe) {
     return { element: h("div", { class: "lx-main" }, tabs, Object.values(elements)), open, showHistory };
 }
 
-const runView = () => new JobView({ kinds: ["train"], live: showProgress, result: finishedRun, stops: runStops() });
+const runView = () =>
+    new JobView({
+        kinds: ["train"],
+        live: showProgress,
+        result: finishedRun,
+        stops: runStops(),
+        actions: runActions(),
+    });
 
 /** The panel's jobs by their kinds: the check before a run, the run, the descriptions of the pictures. */
 const jobViews = () => ({

@@ -6,7 +6,7 @@ import { note, stack, summary } from "../controls/basic.mjs";
 import { runningSheet } from "../compare/running_sheet.mjs";
 import { sheetView } from "../compare/sheet_view.mjs";
 import { JobView } from "../jobs/job_view.mjs";
-import { finishedRun, runStops, showProgress } from "../train/run_view.mjs";
+import { finishedRun, runActions, runStops, showProgress } from "../train/run_view.mjs";
 import { stepCard } from "./steps.mjs";
 
 /** @typedef {import("../api_types").TrainResult} TrainResult */
@@ -42,6 +42,7 @@ export function runAndSheet() {
             return run && !run.stopped ? [note(t("Done."), "good"), folded(run)] : finishedRun(run);
         },
         stops: runStops(),
+        actions: runActions(),
     });
     const start = (/** @type {unknown} */ request) => {
         if (!train.isBusy()) {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ class TrainingRun:
         host: Shows progress and notes, and says when the user stops the run.
         on_progress: Called with the progress after each step whose numbers have arrived.
         process_group: The processes that train together.
+        is_sample_requested: Asked after each step of a run of one process: whether the user wants samples now.
         preflight_report: The report made before the first step; None until then.
     """
 
@@ -52,6 +54,7 @@ class TrainingRun:
     host: HostInterface
     on_progress: OnTrainingProgress | None = None
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
+    is_sample_requested: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         if self.recipe.output_dir is None:
@@ -230,7 +233,8 @@ class TrainingRun:
         recipe = self.recipe
         if now.step < self.steps and _is_due(now.step, recipe.save_every_n_steps):
             self._save(step=now.step)
-        if _is_due(now.step, recipe.sample_every_n_steps):
+        requested = self.process_group.world_size == 1 and self.is_sample_requested()
+        if requested or _is_due(now.step, recipe.sample_every_n_steps):
             self._generate_samples(None)
 
     def _after_epoch(self, number: int) -> None:
