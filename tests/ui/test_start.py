@@ -124,3 +124,17 @@ def test_bad_files_are_named_captions_are_written_and_the_form_takes_over(
     assert form.get_by_label("picture folder").input_value() == "me"
     assert form.get_by_label("Sample prompts").input_value() == "ohwx --d 1"
     assert form.get_by_label("Compare the epochs when done").is_checked()
+    form.get_by_text("My presets", exact=True).click()
+    rank = form.locator('.lx-option:has(label[title*="(network_dim"]) input').first
+    rank.fill("24")
+    form.get_by_label("Save as").fill("faces")
+    form.get_by_role("button", name="Save", exact=True).click()
+    form.get_by_label("My presets").wait_for()
+    rank.fill("3")
+    form.get_by_role("button", name="Load", exact=True).click()
+    page.get_by_text("Settings loaded").wait_for()
+    assert rank.input_value() == "24" and form.get_by_label("file name").input_value() == "me"
+    saved = server.api("/train/presets")["presets"]
+    assert [row["name"] for row in saved] == ["faces"] and "output_name" not in saved[0]["settings"]
+    form.get_by_role("button", name="Delete", exact=True).click()
+    form.get_by_text("No preset yet.").wait_for()
