@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adetailer_laws import check_tags_in_adetailer
 from server import WebUI, apart, launch, prepare, tracebacks
 
 LORACTL, COMPOSABLE = "sd-webui-loractl", "stable-diffusion-webui-composable-lora"
@@ -130,6 +131,16 @@ def test_what_changes_the_unet_acts_with_our_tags(beside_others: tuple[WebUI, di
     assert apart(made, theirs) <= 2 < apart(made, plain)
     assert apart(webui.make(prompt, **told), plain) == 0
     assert apart(webui.make(""), alone[""]) == 0
+
+
+def test_tags_act_where_adetailer_draws(beside_others: tuple[WebUI, dict[str, Any]]) -> None:
+    """It draws a part of each picture again, in the midst of the picture's own job and with a prompt of its own."""
+    webui, alone = beside_others
+    alwayson(webui, "ADetailer")
+    before = webui.weights()["hash"]
+    check_tags_in_adetailer(webui, "lierla", "c3lier", width=64, height=64, steps=3)
+    assert apart(webui.make(""), alone[""]) == 0 and webui.weights()["hash"] == before
+    assert not [text for text in tracebacks(webui.log()) if "lora_ext" in text]
 
 
 def started(folder: Path, data: Path, source: Path, called: str) -> WebUI:
