@@ -556,3 +556,25 @@ def test_only_the_up_factor_learns(model: Tiny) -> None:
     assert not warnings and again["freeze_down"] is True
     with pytest.raises(TrainError, match="freeze_down is for plain LoRA"):
         recipe_from_settings({"freeze_down": True, "algo": "loha"})
+
+
+def test_autocast_does_not_round_the_change() -> None:
+    layer = nn.Linear(8, 8).requires_grad_(False)
+    recipe = recipe_from_settings({"algo": "loha", "network_dim": 2})
+    where, size = LayerId("unet", "MID", "x"), RankAndAlpha(2, 2.0)
+    made = TrainableAdapter(
+        new_tensors(NewLayer(where, layer.weight, True, size, recipe, None)), 2.0, lambda: layer.weight
+    )
+    with torch.no_grad():
+        made.trained_tensors()[2].normal_()
+    wanted = made.to_adapter().delta(layer.weight)
+    layer.register_forward_pre_hook(made.before_forward)
+    layer.register_forward_hook(made.after_forward, always_call=True)
+    x = torch.randn(3, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made.delta(), wanted)
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    torch.testing.assert_close(x.grad, (layer.weight + wanted).sum(0).expand(3, -1), rtol=2e-2, atol=5e-2)
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in made.parameters())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +76,11 @@ class TrainableAdapter(TrainableLayer):
         Returns:
             (ΔW in the weight's shape, Δbias (out,) or None), float32.
         """
-        adapter = self.adapter(trained)
-        delta, bias = adapter.delta(self.base_weight()), adapter.bias_delta()
+        adapter, device = self.adapter(trained), trained[0].device.type
+        # the same ΔW in both passes and as from a file, where autocast would round its products
+        exact: Any = torch.autocast(device, enabled=False) if autocast_dtype(device) is not None else nullcontext()
+        with exact:
+            delta, bias = adapter.delta(self.base_weight()), adapter.bias_delta()
         if state.mask is not None:
             delta = delta * state.mask.view(-1, *[1] * (delta.dim() - 1))
             bias = None if bias is None else bias * state.mask
