@@ -17,7 +17,7 @@ from lora_ext.protocols import TrainingModelOptions
 from lora_ext.train.data.batch import Batch
 from lora_ext.train.data.dataset import Dataset
 from lora_ext.train.network.trainable_network import TrainableNetwork
-from lora_ext.train.run.training_step import TrainingObjective
+from lora_ext.train.run.objective import TrainingObjective
 
 WEIGHT = 0.25
 

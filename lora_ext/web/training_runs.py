@@ -20,7 +20,7 @@ from ..json_text import parse_json
 from ..progress import track_with_callback
 from ..train.config.recipe import Recipe, recipe_options
 from ..train.config.recipe_io import recipe_from_settings, recipe_option_type
-from ..train.data.dataset import Dataset
+from ..train.data.training_data import load_training_data
 from ..train.run.preflight import PreflightReport, run_preflight
 from ..train.run.training_run import TrainingResult, TrainingRun
 from .app_state import AppState
@@ -115,7 +115,7 @@ class TrainingRuns:
     def run_preflight(self, settings: Mapping[str, Any], job: Job) -> PreflightResult:
         """The preflight report: pictures, buckets, steps, time and memory."""
         recipe = self.recipe_from_form(settings)
-        data = Dataset.from_recipe(recipe, notify=job.notify, track=track_with_callback(job.progress))
+        data = load_training_data(recipe, notify=job.notify, track=track_with_callback(job.progress))
         with self.app_state.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as model:
             found = run_preflight(data, model)
         return PreflightResult(preflight_details(found), found.text())

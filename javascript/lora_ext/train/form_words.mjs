@@ -4,6 +4,7 @@ import { t } from "../core/strings.mjs";
 /** Group → its title, in the order in which they are shown. @returns {Record<string, string>} */
 export const groupTitles = () => ({
     model: t("model"),
+    mode: t("learn from"),
     data: t("data"),
     network: t("network"),
     dylora: t("DyLoRA"),

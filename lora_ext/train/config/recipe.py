@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import TrainError
 from ...precisions import MIXED_PRECISIONS, TRAINED_FILE_PRECISIONS
+from .mode_options import ModeOptions
 from .network_options import NetworkOptions
 from .recipe_option import (
     LR_SCHEDULERS,
@@ -32,7 +33,7 @@ class UserOptimizerClass(str):
 
 
 @dataclass(frozen=True)
-class Recipe(NetworkOptions):
+class Recipe(ModeOptions, NetworkOptions):
     """The settings of one training run; None means "not set". Each option's help says what it does.
 
     Example:
@@ -247,8 +248,8 @@ class Recipe(NetworkOptions):
 
     @property
     def trains_text(self) -> bool:
-        """Whether the text encoders are trained."""
-        return not self.network_train_unet_only
+        """Whether the text encoders are trained: only from pictures, as other modes compare the U-Net's predictions."""
+        return not self.network_train_unet_only and self.mode == "pictures"
 
     @property
     def is_dylora(self) -> bool:

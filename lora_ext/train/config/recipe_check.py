@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from ...errors import TrainError
 from .block_settings import block_rate_weights
 from .layer_choice import parse_layer_numbers
+from .mode_check import mode_problems
 from .optimizers import find_optimizer, optimizer_advice, parse_optimizer_args
 from .recipe import Recipe
 from .recipe_option import MAX_SIDE_PIXELS
@@ -231,7 +232,7 @@ def _compiled(r: Recipe) -> Iterator[str]:
 
 
 _PARTS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
-    _network, _pictures, _caches, _loss, _learning, _compiled, _rest,
+    mode_problems, _network, _pictures, _caches, _loss, _learning, _compiled, _rest,
 )  # fmt: skip
 
 

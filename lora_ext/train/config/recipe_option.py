@@ -41,6 +41,7 @@ NETWORK_TARGETS = (
     "transformer", "attention", "attention_ff", "cross_attention", "cross_attention_ff", "self_attention",
     "self_attention_ff", "resnet", "all",
 )  # fmt: skip
+TRAINING_MODES = ("pictures", "ileco", "slider", "addift", "multi-addift")
 PRIOR_LOSS_TARGETS = ("picture", "model")
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 MAX_STEPS = 10_000_000

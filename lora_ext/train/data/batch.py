@@ -29,6 +29,7 @@ class Batch:
         scale: Factor on the mean of the weighted losses, so that the mean over all processes is that of the whole
             batch. It is 1 except for an epoch's last batches, which may not be full; there a process without an image
             gets one of weight 0.
+        step: Optimizer steps of the run before this batch.
     """
 
     pixels: Tensor | None
@@ -43,6 +44,7 @@ class Batch:
     bucket: PixelSize
     seeds: tuple[int, ...]
     scale: float = 1.0
+    step: int = 0
 
     def __len__(self) -> int:
         return len(self.captions)

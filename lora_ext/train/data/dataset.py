@@ -197,6 +197,7 @@ class Dataset:
             bucket=global_batch.bucket,
             seeds=tuple(keyed_random_number(self.seed, "noise", epoch, *item) for item in items),
             scale=scale,
+            step=step,
         )
 
     def _load_sample(self, item: ImageRepeat, epoch: int, step: int, steps: int) -> TrainingSample:

@@ -24,9 +24,10 @@ from .trainable_layer import TrainableLayer, wrong_kind
 
 @dataclass(frozen=True)
 class _StepState:
-    """What ΔW depends on beside the trained tensors: the mask of its rows (out,), or None."""
+    """What ΔW depends on beside the trained tensors: the mask of its rows (out,) or None, and its weight."""
 
     mask: Tensor | None
+    weight: float = 1.0
 
 
 class TrainableAdapter(TrainableLayer):
@@ -84,6 +85,8 @@ class TrainableAdapter(TrainableLayer):
         if state.mask is not None:
             delta = delta * state.mask.view(-1, *[1] * (delta.dim() - 1))
             bias = None if bias is None else bias * state.mask
+        if state.weight != 1:
+            delta, bias = delta * state.weight, None if bias is None else bias * state.weight
         return delta, bias
 
     def step_state(self) -> _StepState:
@@ -94,7 +97,7 @@ class TrainableAdapter(TrainableLayer):
             generator = torch.Generator(device).manual_seed(self.seed)
             rows = self.base_weight().shape[0]
             mask = torch.empty(rows, device=device).bernoulli_(1 - self.rank_dropout, generator=generator)
-        return _StepState(mask)
+        return _StepState(mask, self.step_weight)
 
     def delta(self) -> Tensor:
         """Computes ΔW in the shape of the layer's weight, differentiable."""

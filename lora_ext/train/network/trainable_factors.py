@@ -137,6 +137,12 @@ class TrainableFactors(TrainableLayer):
         units = range(selection.first // self.unit, -(-selection.last // self.unit))
         self.trained_parameters = (*(self.downs[i] for i in units), *(self.ups[i] for i in units))
 
+    @property
+    def weighted_selection(self) -> RankSelection:
+        """The ranks of this step, with its weight in their scale."""
+        selection = self.selection
+        return selection if self.step_weight == 1 else replace(selection, scale=selection.scale * self.step_weight)
+
     def active_factors(self) -> tuple[Tensor, Tensor]:
         """The used ranks of both factors, with the trained ones in the graph.
 
@@ -163,7 +169,7 @@ class TrainableFactors(TrainableLayer):
         down, up = self.active_factors()
         if self.training and self._drops and self.rank_dropout:
             down = down * self.rank_mask(down[None, :, 0])[0][:, None]
-        return (up.t() @ down.flatten(1) * self.selection.scale).unflatten(1, down.shape[1:])
+        return (up.t() @ down.flatten(1) * self.weighted_selection.scale).unflatten(1, down.shape[1:])
 
     @torch.no_grad()
     def unscaled_square(self) -> Tensor:
@@ -258,13 +264,13 @@ class TrainableFactors(TrainableLayer):
         """
         if is_compiling():
             return forward_with_dropout(
-                module, args[0], output, *self.active_factors(), self.selection.scale, (None, None)
+                module, args[0], output, *self.active_factors(), self.weighted_selection.scale, (None, None)
             )
         x, weight = self._pending_input or (args[0], None)
         self._pending_input = None
         if self.training and self.skipped:
             return None
-        selection = self.selection
+        selection = self.weighted_selection
         if self.training and self._drops:
             masks = (self.value_mask if self.dropout else None, self.rank_mask if self.rank_dropout else None)
             return forward_with_dropout(module, x, output, *self.active_factors(), selection.scale, masks)

@@ -17,6 +17,7 @@ class TrainableLayer(nn.Module):
     Attributes:
         alpha: LoRA alpha.
         skipped: Whether the module is left out in this step (module dropout).
+        step_weight: Factor on ΔW in this step.
         seed: Of this step's dropout masks; None without dropout.
         dropout: Share of values dropped between the two factors.
         rank_dropout: Share of ranks dropped, or of ΔW's rows in kinds other than LoRA.
@@ -26,13 +27,13 @@ class TrainableLayer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.skipped = False
+        self.skipped, self.step_weight = False, 1.0
         self.dropout = self.rank_dropout = 0.0
         self.seed: int | None = None
 
     def reset_step(self) -> None:
-        """Uses everything until the next step begins: all ranks, nothing dropped."""
-        self.skipped, self.seed = False, None
+        """Uses everything at weight 1 until the next step begins: all ranks, nothing dropped."""
+        self.skipped, self.step_weight, self.seed = False, 1.0, None
 
     def up_parameters(self) -> list[nn.Parameter]:
         """The up factor of a LoRA, for which LoRA+ has a learning rate of its own; empty for other kinds."""

@@ -190,6 +190,7 @@ class TrainableNetwork(nn.Module):
         """
         if not self.training:
             return
+        self.set_weight(1.0)
         recipe, modules = self.recipe, list(self.factors_by_layer.values())
         factors = [module for module in modules if isinstance(module, TrainableFactors)]
         for module in factors:
@@ -212,6 +213,15 @@ class TrainableNetwork(nn.Module):
             for layer, seed in zip(modules, seeds, strict=True):
                 layer.seed = seed + process
         cast_factors(factors)
+
+    def set_weight(self, weight: float) -> None:
+        """Sets the weight of all modules until the next `begin_step`.
+
+        Args:
+            weight: Factor on every ΔW; a negative one subtracts it.
+        """
+        for module in self.factors_by_layer.values():
+            module.step_weight = weight
 
     def train(self, mode: bool = True) -> TrainableNetwork:
         """As that of nn.Module; all ranks are used until the next `begin_step`.

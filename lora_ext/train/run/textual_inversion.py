@@ -19,8 +19,9 @@ from ..data.batch import Batch
 from ..data.captions import CaptionRules
 from ..data.dataset import Dataset
 from ..network.trainable_network import TrainableNetwork
+from .objective import TrainingObjective
 from .process_group import ProcessGroup
-from .training_step import TrainingObjective, fill_missing_gradients
+from .training_step import fill_missing_gradients
 
 DEFAULT_INIT_WORD = "*"
 """The word whose embedding a new token starts from without `init_word`, as in the web UI."""

@@ -21,7 +21,7 @@ from ...inject.free_memory import is_out_of_memory
 from ...progress import track_with_callback
 from ...protocols import HostInterface, TrainableModel
 from ..config.recipe import Recipe
-from ..data.dataset import Dataset
+from ..data.training_data import load_training_data
 from . import resume, sample_images, setup, training_state
 from .error_advice import nan_advice, out_of_memory_advice
 from .output_files import TrainingFileSaver, fixed_run_metadata
@@ -114,7 +114,7 @@ class TrainingRun:
         if recipe.base_weights:
             stack.enter_context(setup.apply_base_weights(self.model, recipe, self.reporter.notify))
         setup.fill_regularisation_folders(recipe, self.model, self.host, self.state.seed, group, track)
-        self.data = Dataset.from_recipe(recipe, self.state.seed, notify=self.reporter.notify, track=track)
+        self.data = load_training_data(recipe, self.state.seed, notify=self.reporter.notify, track=track)
         recipe = self.recipe = self.data.recipe
         trained = {p: recipe.trains_unet if p == "unet" else recipe.trains_text for p in self.model.parts()}
         parts = {p: module for p, module in self.model.parts().items() if trained[p]}

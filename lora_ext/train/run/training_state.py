@@ -32,6 +32,9 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
         name: effect
         for effect, names in {
             CHANGES_TRAINING: """
+                original_prompt target_prompt keep_prompts positive_prompt negative_prompt kept_attributes
+                slider_guidance denoise_steps original_image target_image diff_target_name target_data_dir
+                diff_use_diff_mask diff_alt_ratio pair_weight
                 pretrained_model_name_or_path v2 v_parameterization clip_skip network_dropout rank_dropout
                 module_dropout scale_weight_norms constraint freeze_down dylora_variant dylora_draw down_lr_weight
                 mid_lr_weight up_lr_weight learning_rate unet_lr text_encoder_lr text_encoder_2_lr loraplus_lr_ratio
@@ -61,7 +64,7 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 log_with log_prefix log_tracker_name""",
             ONLY_BEFORE_FIRST_STEP: "network_weights inversion_steps sample_at_first",
             CHANGES_NETWORK: """
-                network_module network_dim network_alpha conv_dim conv_alpha dim_from_weights
+                mode network_module network_dim network_alpha conv_dim conv_alpha dim_from_weights
                 network_train_unet_only network_train_text_encoder_only algo init_lora_weights dora_wd wd_on_out
                 rs_lora use_tucker factor decompose_both full_matrix unbalanced_factorization rescaled train_norm
                 network_targets network_include network_reg_dims network_exclude unit block_lr_zero_threshold

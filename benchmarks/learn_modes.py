@@ -1,0 +1,173 @@
+"""Do the modes without a folder of pictures teach? Each is trained on the embedded model and judged by its checker.
+
+    python benchmarks/learn_modes.py [--only ileco slider addift] [--threads 2] [--out DIR] [--set NAME=VALUE …]
+
+ileco: "red" becomes "blue". 12 whole scenes are given as prompts; 24 other scenes with red, in shape or ground, are
+drawn and judged as blue, and 24 scenes without red are judged as themselves, of those that were right before.
+slider: "small" to "large". The area of the shape in 12 scenes that were not given, at weights -2 to 2, and how many
+of them still show their shape in its colours.
+addift: one pair, a red circle without and with a white frame. 24 scenes without white are drawn and must have the frame
+around their own shape in its colours; beside it the same with the word "framed" instead of the LoRA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lora_ext.embedded import shapes
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.generate import load_settings_model
+from lora_ext.host.standalone.model import StandaloneModel
+from lora_ext.train.config.recipe_io import recipe_from_settings
+from lora_ext.training import toy_task
+from lora_ext.training.standalone_run import train
+
+TEMPLATE = shapes.TEMPLATES[0]
+WITHOUT_RED = tuple(text for text in shapes.SCENE_PROMPTS if "red" not in text)
+KEPT, JUDGED_KEPT = WITHOUT_RED[24:36], WITHOUT_RED[:24]
+
+
+def scenes_with_red() -> list[str]:
+    """Every shape with red once as the shape's and once as the ground's colour, in an order that mixes them."""
+    others = [name for name in shapes.SHAPE_COLOURS if name not in ("red", "blue")]
+    names = list(shapes.SHAPES)
+    pairs = [(a, b) for other in others for a, b in ((("red", other)), ((other, "red")))]
+    return [
+        TEMPLATE.format(
+            colour=pairs[(i * 5 + j) % len(pairs)][0], ground=pairs[(i * 5 + j) % len(pairs)][1], shape=name
+        )
+        for j in range(6)
+        for i, name in enumerate(names)
+    ]
+
+
+RED = scenes_with_red()
+SIZED = [f"a green {shape} on a white background" for shape in ("circle", "square", "cross", "diamond")]
+UNFRAMED = [text for text in shapes.SCENE_PROMPTS if "white" not in text][:24]
+JUDGED_SIZES = [text for text in WITHOUT_RED if text not in SIZED][:12]
+COMMON: dict[str, Any] = {
+    "resolution": str(shapes.SCENE_PIXELS), "network_module": "lierla", "network_dim": 8, "network_alpha": 8,
+    "train_batch_size": 4, "learning_rate": 1e-3, "max_train_steps": 250, "lr_scheduler": "cosine", "seed": 1,
+}  # fmt: skip
+MODES: dict[str, dict[str, Any]] = {
+    "ileco": {
+        "original_prompt": "|".join(RED[:12]),
+        "target_prompt": "|".join(text.replace("red", "blue") for text in RED[:12]),
+        "keep_prompts": "|".join(KEPT),
+        "network_targets": "cross_attention",
+        "denoise_steps": 4,
+    },
+    "slider": {
+        "original_prompt": "|".join(SIZED),
+        "positive_prompt": "|".join(text.replace("a ", "a large ", 1) for text in SIZED),
+        "negative_prompt": "|".join(text.replace("a ", "a small ", 1) for text in SIZED),
+        "denoise_steps": 4,
+    },
+    "addift": {"train_batch_size": 1, "cache_latents": True, "max_train_steps": 100},
+}
+
+
+def drawn(model: StandaloneModel, out: Path, prompts: Sequence[str], tag: str = "") -> list[Image.Image]:
+    """A picture of each prompt."""
+    base = replace(toy_task.TOY_SETTINGS, seed=107)
+    return toy_task.generate_toy_images(model, LoraLibrary([out]), base, prompts, tag)
+
+
+def obeyed(images: Sequence[Image.Image], prompts: Sequence[str]) -> np.ndarray:
+    """Which pictures show what their prompts say."""
+    return np.array([shapes.obeys(image, text) for image, text in zip(images, prompts, strict=True)])
+
+
+def judge_ileco(model: StandaloneModel, out: Path) -> None:
+    """Prints the shares of prompts with red that turned and of others that changed."""
+    new, blue = RED[12:36], [text.replace("red", "blue") for text in RED[12:36]]
+    before = obeyed(drawn(model, out, JUDGED_KEPT), JUDGED_KEPT)
+    right = obeyed(drawn(model, out, blue), blue)
+    turned = obeyed(drawn(model, out, new, "<lora:ileco:1>"), blue)
+    after = obeyed(drawn(model, out, JUDGED_KEPT, "<lora:ileco:1>"), JUDGED_KEPT)
+    print(
+        f"ileco: {turned.sum()} of {len(new)} turned (the model itself draws {right.sum()} of them right in blue); "
+        f"{(before & ~after).sum()} of {before.sum()} without red changed"
+    )
+
+
+def area(image: Image.Image, scene: shapes.Scene) -> float:
+    """The share of pixels nearer to the shape's colour than to the ground's."""
+    pixels = np.asarray(image.convert("RGB"), np.float32)
+    shape, ground = (
+        np.square(pixels - np.array(shapes.SHAPE_COLOURS[name])).sum(-1) for name in (scene.colour, scene.ground)
+    )
+    return float((shape < ground).mean())
+
+
+def judge_slider(model: StandaloneModel, out: Path) -> None:
+    """Prints the mean area of the shape and the share that is still right at each weight."""
+    for weight in (-2, -1, 0, 1, 2):
+        images = drawn(model, out, JUDGED_SIZES, f"<lora:slider:{weight}>" if weight else "")
+        areas = [
+            area(image, shapes.parse_scene_caption(text)) for image, text in zip(images, JUDGED_SIZES, strict=True)
+        ]
+        print(f"slider {weight:+}: area {np.mean(areas):.3f}, right {obeyed(images, JUDGED_SIZES).mean():.0%}")
+
+
+def save_pair(folder: Path) -> dict[str, str]:
+    """Saves the pair of addift; the options that name it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scene = shapes.Scene("circle", "red", "green")
+    made = {"original_image": scene, "target_image": replace(scene, style="framed")}
+    for name, drawn_scene in made.items():
+        shapes.draw_scene(drawn_scene).save(folder / f"{name}.png")
+    return {name: str(folder / f"{name}.png") for name in made}
+
+
+def judge_addift(model: StandaloneModel, out: Path) -> None:
+    """Prints the share of new prompts that have the frame."""
+    framed = [text.replace("a ", "a framed ", 1) for text in UNFRAMED]
+    asked = obeyed(drawn(model, out, framed), framed)
+    for weight in (0.25, 1):
+        found = obeyed(drawn(model, out, UNFRAMED, f"<lora:addift:{weight}>"), framed)
+        print(f"addift {weight}: {found.sum()} of {len(found)} framed (by the word alone {asked.sum()})", flush=True)
+
+
+JUDGES = {"ileco": judge_ileco, "slider": judge_slider, "addift": judge_addift}
+
+
+def main() -> None:
+    """Trains and judges the modes asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=MODES, default=list(MODES))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="keeps the files there")
+    parser.add_argument("--set", nargs="*", default=[], help="other settings, such as learning_rate=5e-4")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = load_settings_model(toy_task.TOY_SETTINGS)
+    more = dict(setting.split("=", 1) for setting in options.set)
+    with tempfile.TemporaryDirectory() as temporary:
+        for mode in options.only:
+            out = (options.out or Path(temporary)) / mode
+            own = {**MODES[mode], **(save_pair(out / "pair") if mode == "addift" else {})}
+            made = recipe_from_settings(
+                {**COMMON, **own, "mode": mode, "output_name": mode, "output_dir": str(out), **more}
+            )
+            used = time.process_time()
+            outcome = train(made, model=model)
+            print(
+                f"{mode}: {outcome.steps} steps in {outcome.seconds:.0f} s, {time.process_time() - used:.0f} CPU s",
+                flush=True,
+            )
+            JUDGES[mode](model, out)
+
+
+if __name__ == "__main__":
+    main()

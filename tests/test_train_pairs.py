@@ -1,0 +1,166 @@
+"""Learning from pairs of pictures: which are found, what a step computes (as traintrain's), and that runs resume."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_trainable_model import recipe, tiny_model
+
+from lora_ext.errors import TrainError
+from lora_ext.file.loading import load_lora_file
+from lora_ext.protocols import TrainingModelOptions
+from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.config.recipe_io import recipe_from_settings
+from lora_ext.train.data.pair_dataset import PairDataset, find_pairs
+from lora_ext.train.data.training_data import load_training_data
+from lora_ext.train.network.trainable_network import TrainableNetwork
+from lora_ext.train.run.objectives import build_objective
+from lora_ext.train.run.pair_objective import pair_timestep
+from lora_ext.train.run.training_run import TrainingRun
+from lora_ext.training.standalone_run import SilentHost
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two pictures that differ in their left quarter."""
+    values = np.random.default_rng(3).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    changed = values.copy()
+    changed[:, :16] = 255 - changed[:, :16] // 2
+    paths = tmp_path / "in" / "a.png", tmp_path / "in" / "a_closed.png"
+    paths[0].parent.mkdir()
+    for path, pixels in zip(paths, (values, changed), strict=True):
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+def pairs_recipe(out: Path, pair: tuple[Path, Path], **more: Any) -> Recipe:
+    settings = {"mode": "addift", "original_image": str(pair[0]), "target_image": str(pair[1]), "train_data_dir": None}
+    return recipe(Path("none"), out, **{**settings, "max_train_epochs": None, "max_train_steps": 4, **more})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"mode": "addift", "original_image": "a"}, "mode addift needs original_image and target_image"),
+        ({"mode": "multi-addift", "diff_target_name": "_b"}, "mode multi-addift needs train_data_dir"),
+        ({"mode": "multi-addift", "train_data_dir": "a"}, "mode multi-addift needs one of diff_target_name"),
+        ({"original_image": "a"}, "original_image belongs to mode addift, not to pictures"),
+        (
+            {"mode": "addift", "original_image": "a", "target_image": "b", "color_aug": True},
+            "color_aug belongs to mode",
+        ),
+    ],
+)
+def test_what_does_not_belong_to_a_pair_is_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(TrainError, match=sentence):
+        recipe_from_settings(settings)
+
+
+def test_pairs_are_found_by_a_names_ending_or_in_two_folders(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    folder, other = pair[0].parent, tmp_path / "other"
+    made = pairs_recipe(tmp_path, pair, mode="multi-addift", train_data_dir=str(folder), original_image=None,
+                        target_image=None, diff_target_name="_closed")  # fmt: skip
+    assert find_pairs(made) == [pair]
+    other.mkdir()
+    two_folders = replace(made, diff_target_name=None, target_data_dir=str(other))
+    with pytest.raises(TrainError, match="has no picture named as in target_data_dir"):
+        find_pairs(two_folders)
+    shutil.copy(pair[1], other / "a.png")
+    assert find_pairs(two_folders) == [(pair[0], other / "a.png")]
+    Image.new("RGB", (64, 32)).save(other / "a.png")
+    with pytest.raises(TrainError, match=re.escape("have different shapes; crop them alike")):
+        load_training_data(two_folders)
+
+
+def test_a_kept_pair_is_the_one_that_is_loaded(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    made = pairs_recipe(tmp_path, pair, diff_use_diff_mask=True, flip_aug=True, train_batch_size=8)
+    data, host = load_training_data(made, 1), tiny_model()
+    assert isinstance(data, PairDataset)
+    first = next(iter(data.epoch_batches(0)))
+    assert first.pixels is not None and first.pixels.shape == (8, 6, 64, 64) and first.mask is not None
+    left, right = (torch.zeros(8, 8) for _ in range(2))
+    left[:, :2], right[:, -2:] = 1, 1
+    assert {tuple(mask.flatten().tolist()) for mask in first.mask} == {
+        tuple(m.flatten().tolist()) for m in (left, right)
+    }
+    with host.prepared_for_training(TrainingModelOptions("no")):
+        assert data.cache_latents(host.encode_images, "") == 4
+        kept = next(iter(data.epoch_batches(0)))
+        encoded = [host.encode_images(side) for side in first.pixels.chunk(2, 1)]
+    assert kept.latents is not None and kept.pixels is None and torch.equal(kept.mask, first.mask)  # type: ignore[arg-type]
+    torch.testing.assert_close(kept.latents, torch.cat(encoded, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_timesteps_are_the_middles_of_five_parts_in_turn() -> None:
+    """As traintrain: even steps move on, and the odd one after each has the same timestep."""
+    low, high = 200, 400
+    span, expected = (high - low) / 10, []
+    for step in range(12):
+        if step % 2 == 0:
+            here = low + span * (step % 10 + 1)
+        expected.append(int(here))
+    assert [pair_timestep(Recipe(min_timestep=low, max_timestep=high), step, 1000) for step in range(12)] == expected
+
+
+@pytest.mark.parametrize("step", [0, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_loss_is_traintrains(tmp_path: Path, pair: tuple[Path, Path], step: int, masked: bool) -> None:
+    """Its formula in NumPy, and the network at its weight as changed weights of the model instead of hooks."""
+    more = {"original_prompt": "a b", "target_prompt": "c d", "diff_alt_ratio": 0.5, "diff_use_diff_mask": masked}
+    made, host = pairs_recipe(tmp_path, pair, **more), tiny_model()
+    with host.prepared_for_training(TrainingModelOptions("no")), TrainableNetwork(
+        {"unet": host.parts()["unet"]}, made
+    ) as network:  # fmt: skip
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+        objective = build_objective(host, made, network, trains_text=False)
+        data = load_training_data(made, 1)
+        data.cache_latents(host.encode_images, "")
+        batch = replace(next(iter(data.epoch_batches(0))), step=step)
+        loss = objective(batch)
+        assert loss.requires_grad and batch.latents is not None
+        network.detach()
+        network.train(False)
+
+        noise = torch.cat([torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(s)) for s in batch.seeds])
+        before, after = (z.numpy() for z in batch.latents.chunk(2, 1))
+        start, end = (before, after) if step % 2 == 0 else (after, before)
+        at = [100, 300][step // 2]
+        abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2)[at]
+
+        def predicted(latents: np.ndarray, prompt: str) -> np.ndarray:
+            x = torch.from_numpy(np.sqrt(abar) * latents + np.sqrt(1 - abar) * noise.numpy()).float()
+            context = objective.encode_captions([prompt] * len(x))
+            with torch.no_grad():
+                return host.predict(x, torch.full((len(x),), at), context, None).numpy()
+
+        wanted = predicted(start, "a b")
+        with torch.no_grad():
+            for layer_id, layer in network.factors_by_layer.items():
+                weight = network.targets_by_layer[layer_id].module.weight
+                weight += layer.delta() * (0.25 if step % 2 == 0 else -0.25 * 0.5)
+        mask = np.ones((1, 1, 8, 8)) if batch.mask is None else batch.mask.numpy()
+        distance = (predicted(end, "c d") * mask - wanted * mask) ** 2
+        assert (batch.mask is not None) == masked
+        assert loss.item() == pytest.approx(distance.mean(), rel=1e-4)
+
+
+def test_a_resumed_run_is_the_same(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    more = {"save_every_n_steps": 2, "save_state": True, "cache_latents": True}
+    whole = TrainingRun(tiny_model(), pairs_recipe(tmp_path / "a", pair, **more), SilentHost()).run()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    state = str(next((tmp_path / "b").glob("*0002-state")))
+    again = TrainingRun(tiny_model(), pairs_recipe(tmp_path / "b", pair, resume=state, **more), SilentHost()).run()
+    assert whole.file is not None and again.file is not None
+    first, second = load_lora_file(whole.file), load_lora_file(again.file)
+    for layer_id, adapter in first.adapters.items():
+        assert all(torch.equal(t, second.adapters[layer_id].tensors[n]) for n, t in adapter.tensors.items())
+    assert first.metadata["ss_mode"] == "addift" and {layer_id.part for layer_id in first.adapters} == {"unet"}
