@@ -1,0 +1,79 @@
+"""Names, metadata, captions, presets and reports that look like markup, in every panel: they are shown as text."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from program import Server, dataset
+from steps import choose, ended, go, small
+
+pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_page]
+EVIL = "<img src=x onerror=window.hacked=1>"
+PANELS = ("start", "generate", "weights", "regions", "train", "compare", "blocks", "tools", "files")
+
+
+def check(page: Any, where: str) -> None:
+    """Nothing ran, no element was made of text, and the page is no wider than the window."""
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.hacked") is None, where
+    assert page.locator("img[src='x'], #lora-ext script").count() == 0, where
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, where
+
+
+@pytest.fixture
+def hostile(server: Server) -> Iterator[str]:
+    """The name of a file; there are pictures, captions and a preset too. Other tests of this program see none of it."""
+    lora = server.data / "loras" / f"hostile {EVIL}.safetensors"
+    named = dict.fromkeys(
+        ["ss_output_name", "modelspec.title", "ss_training_comment", "modelspec.trigger_phrase", EVIL]
+    )
+    small(lora, 2, **dict.fromkeys(named, EVIL * 20), ss_tag_frequency=f'{{"{EVIL}": {{"{EVIL}": 3}}}}')
+    pictures, presets = server.data / "datasets" / "hostile", server.data / "presets.txt"
+    dataset(pictures / f"1_{EVIL}", 2)
+    for caption in pictures.rglob("*.txt"):
+        caption.write_text(f"{EVIL}, a cat", encoding="utf-8")
+    before = presets.read_text(encoding="utf-8") if presets.exists() else ""
+    presets.write_text(f"{before}{EVIL}:{','.join(['1'] * 17)}\n", encoding="utf-8")
+    yield lora.stem
+    presets.write_text(before, encoding="utf-8")
+    shutil.rmtree(pictures)
+    for path in lora.parent.glob("hostile*"):
+        path.unlink()
+
+
+def test_markup_stays_text_everywhere(page: Any, hostile: str) -> None:
+    page.reload()
+    page.wait_for_selector("#lora-ext .lx-tabs")
+    for panel in PANELS:
+        go(page, panel)
+        check(page, panel)
+    panel = go(page, "files")
+    found = panel.locator(".lx-file", has_text="hostile")
+    for _ in range(40):  # the folders are looked at again every few seconds, when somebody searches
+        panel.get_by_label("Search by name").fill("")
+        page.wait_for_timeout(500)
+        panel.get_by_label("Search by name").fill("hostile")
+        page.wait_for_timeout(1000)
+        if found.count():
+            break
+    found.click()
+    panel.get_by_text(EVIL).first.wait_for()
+    check(page, "a file's details")
+    for name in ("weights", "blocks", "compare"):
+        choose(go(page, name), hostile)
+        check(page, f"{name} with the file")
+    panel = go(page, "train")
+    panel.get_by_role("radio", name="Pictures").click()
+    panel.get_by_label("Folder", exact=True).select_option("hostile")
+    panel.locator(".lx-picture").nth(1).wait_for()
+    check(page, "captions")
+    panel = go(page, "tools")
+    panel.get_by_role("radio", name="Resize").click()
+    choose(panel, hostile)
+    panel.locator(".lx-tool:visible").get_by_label("Save as").fill("hostile-small")
+    panel.locator(".lx-tool:visible").get_by_role("button", name="Resize", exact=True).click()
+    ended(panel).locator(".lx-report").wait_for()
+    check(page, "a report")
