@@ -15,7 +15,7 @@ settings.load_profile("any speed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: takes more than about a second; CI runs every second one, in turn")
+    config.addinivalue_line("markers", "long: takes more than about a second; CI runs every fourth one, in turn")
     config.addinivalue_line("markers", "faults: kills, full disks and the like; only with -m faults")
     config.addinivalue_line("markers", "soak: thousands of repetitions; only with -m soak")
 
@@ -28,8 +28,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With LORA_EXT_LONG_TESTS=0 or 1, runs only the even or the odd of the tests that are marked `long`."""
-    if half := os.environ.get("LORA_EXT_LONG_TESTS"):
-        others = [item for item in items if item.get_closest_marker("long")][1 - int(half) :: 2]
+    """With LORA_EXT_LONG_TESTS=0 to 3, runs every fourth of the tests that are marked `long`, from that one on."""
+    if part := os.environ.get("LORA_EXT_LONG_TESTS"):
+        marked = [item for item in items if item.get_closest_marker("long")]
+        others = [item for number, item in enumerate(marked) if number % 4 != int(part) % 4]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
