@@ -312,16 +312,19 @@ def test_duplicates_by_their_numbers(api: Client) -> None:
     assert [sorted(row["name"] for row in group) for group in job["result"]["groups"]] == [["copy", "one"]]
 
 
-def test_summaries_are_made_by_no_daemon_also_where_a_daemon_asks(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_summaries_are_made_by_no_daemon_also_where_a_daemon_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A daemon that is within torch when Python ends aborts the process: "terminate called …"."""
+    from lora_ext.file.lora_library import LoraLibrary
     from lora_ext.web import file_catalogue
 
-    lora(api.root / "loras" / "new.safetensors")
-    api.app_state.library.refresh()
+    lora(tmp_path / "new.safetensors")
+    catalogue = file_catalogue.FileCatalogue(LoraLibrary([tmp_path]))  # one that no other thread uses
     daemons: list[bool] = []
     look = lambda path: daemons.append(threading.current_thread().daemon)  # noqa: E731
     monkeypatch.setattr(file_catalogue, "summarise_file", look)
-    asking = threading.Thread(target=api.app_state.catalogue.refresh, daemon=True)
+    asking = threading.Thread(target=catalogue.refresh, daemon=True)
     asking.start()
     asking.join()
     while any(thread.name == "lora-ext-catalogue" for thread in threading.enumerate()):
