@@ -26,6 +26,7 @@ IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "ddp_gradient_as_bucket_view": _ACCELERATE,
         "ddp_static_graph": _ACCELERATE,
         "ddp_timeout": _ACCELERATE,
+        "disable_mmap_load_safetensors": "it only says how a file is read, which changes no result",
         "dynamo_mode": _ACCELERATE,
         "epoch": "max_train_epochs or max_train_steps sets the length",
         "highvram": "memory is not cleared between steps anyway",
