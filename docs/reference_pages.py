@@ -33,7 +33,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Adds the pages to the navigation."""
     if config.nav is not None:
         entries: list[Any] = [{page: f"reference/{page}.md"} for page in sorted(_modules_by_page())]
-        config.nav.append({"Reference": entries})
+        next(section["Reference"] for section in config.nav if "Reference" in section).append({"Python API": entries})
     return config
 
 
