@@ -7,6 +7,7 @@ checkpoint instead (`merge_into_checkpoint`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from ..precisions import SAVE_PRECISIONS
 from ..progress import Track, no_progress, progress_bar
 from .constant_alpha import with_constant_alphas
 from .layer_changes import change_of, check_usable
+from .lora_add_words import merge_arguments
 from .merge_layer import MERGE_METHODS, LayerContribution, MergeOptions, merge_layer
 from .report import ToolReport, note_unused_options
 from .result_metadata import join_metadata, save_and_report, source_record, with_network_dims
@@ -191,9 +193,8 @@ def _merge_error(layer_id: LayerId, error: Exception, specs: Sequence[AdapterSpe
 
 def _parser(verb: str) -> CommandParser:
     svd = verb == "svd-merge"
-    parser = CommandParser(
-        verb, "Merge LoRAs into one at a new rank." if svd else "Merge LoRAs into one, or into a checkpoint."
-    )
+    text = "Merge LoRAs into one, or into a checkpoint; lora_add's FIRST SECOND OUTPUT [ALPHA] --mode MODE is read too."
+    parser = CommandParser(verb, "Merge LoRAs into one at a new rank." if svd else text)
     parser.add_output_options()
     parser.add_argument("--models", nargs="+", required=svd, type=Path, metavar="FILE", help="the LoRAs")
     parser.add_argument("--ratios", nargs="+", type=number, metavar="R", help="weight of each LoRA (default 1)")
@@ -228,6 +229,8 @@ def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
     Returns:
         The exit status.
     """
+    if verb == "merge":
+        argv = merge_arguments(sys.argv[1:] if argv is None else argv)
     args = _parser(verb).parse_args(argv)
     if args.sd_model is not None:
         from .merge_into_checkpoint import run_checkpoint_merge

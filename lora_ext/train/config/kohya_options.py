@@ -1,4 +1,4 @@
-"""Options of kohya's scripts that `Recipe` does not have: those without an effect here, and those not supported."""
+"""Options of kohya's and others' scripts that `Recipe` does not have: without an effect here, or not supported."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ...errors import TrainError, did_you_mean
+from .other_trainers_options import OTHER_IGNORED_OPTIONS, OTHER_UNSUPPORTED_OPTIONS
 
 _ACCELERATE = "it is a setting of accelerate, which is not used"
 _HUGGING_FACE = "results are saved in output_dir only; upload them yourself"
@@ -39,6 +40,7 @@ IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "tokenizer_cache_dir": "the tokenizer is loaded from the model or from --tokenizer",
         "wandb_api_key": "log in with 'wandb login' or set WANDB_API_KEY",
         "wandb_run_name": "log_tracker_name is used",
+        **OTHER_IGNORED_OPTIONS,
     }
 )
 """Option that is accepted and does nothing here → why."""
@@ -95,6 +97,7 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "zero3_init_flag": _DEEPSPEED,
         "zero3_save_16bit_model": _DEEPSPEED,
         "zero_stage": _DEEPSPEED,
+        **OTHER_UNSUPPORTED_OPTIONS,
     }
 )
 """Option that fails if its value turns something on → what to use, or why not."""

@@ -13,6 +13,7 @@ from ...errors import TrainError
 from ...precisions import MIXED_PRECISIONS, TRAINED_FILE_PRECISIONS
 from .mode_options import ModeOptions
 from .network_options import NetworkOptions
+from .prompt_options import PromptOptions
 from .recipe_option import (
     LR_SCHEDULERS,
     MAX_SIDE_PIXELS,
@@ -33,7 +34,7 @@ class UserOptimizerClass(str):
 
 
 @dataclass(frozen=True)
-class Recipe(ModeOptions, NetworkOptions):
+class Recipe(PromptOptions, ModeOptions, NetworkOptions):
     """The settings of one training run; None means "not set". Each option's help says what it does.
 
     Example:

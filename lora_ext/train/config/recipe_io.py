@@ -23,13 +23,18 @@ from .network_modules import (
     UNUSED_ARGUMENTS,
     name_network,
 )
+from .other_trainers import translate_other_options
+from .other_trainers_options import OTHER_TRAINERS_OPTIONS
 from .recipe import Recipe, UserOptimizerClass, recipe_options
 from .recipe_check import check_recipe
 from .recipe_option import RecipeOption
 from .toml_file import load_toml
 
-_OTHER_OPTIONS = ("network_args", "use_8bit_adam", "use_lion_optimizer", "caption_extention", "mem_eff_attn")
-"""Options of kohya's scripts that set options of other names here; `caption_extention` is their old misspelling."""
+_OTHER_OPTIONS = (
+    "network_args", "use_8bit_adam", "use_lion_optimizer", "caption_extention", "mem_eff_attn",
+    *sorted(OTHER_TRAINERS_OPTIONS),
+)  # fmt: skip
+"""Options of other scripts that set options of other names here; `caption_extention` is kohya's old misspelling."""
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -194,6 +199,7 @@ def recipe_from_settings(
         'c3lier'
     """
     given = dict(settings)
+    translate_other_options(given, notify)
     _add_network_args(given, notify)
     for name, optimizer in (("use_8bit_adam", "AdamW8bit"), ("use_lion_optimizer", "Lion")):
         if not is_neutral(given.pop(name, False)):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import TrainError
+from ...errors import TrainError, did_you_mean
 from ...file.displayed_names import find_by_displayed_parts
 from ...json_text import parse_json
 from .image_files import is_image_file
@@ -21,12 +21,13 @@ def find_caption_list(folder: Path) -> Path | None:
     return next((folder / name for name in CAPTION_LIST_NAMES if (folder / name).is_file()), None)
 
 
-def load_caption_list(path: Path, folder: Path) -> dict[Path, str]:
+def load_caption_list(path: Path, folder: Path, column: str = "text") -> dict[Path, str]:
     """Loads a caption list.
 
     Args:
         path: `metadata.jsonl`, `metadata.csv` or kohya's metadata JSON.
         folder: The folder that its file names are relative to.
+        column: The name of the captions' column; where it is "text", other usual names are found too.
 
     Returns:
         Image file → caption.
@@ -55,7 +56,9 @@ def load_caption_list(path: Path, folder: Path) -> dict[Path, str]:
             image = None
         if image is None:
             raise TrainError(f"{path}, row {number}: {folder} has no picture {name}")
-        listed[image] = _caption_in(row)
+        if column != "text" and column not in row:
+            raise TrainError(f"{path}, row {number} has no column {column!r}{did_you_mean(column, filter(None, row))}")
+        listed[image] = _caption_in(row) if column == "text" else str(row[column] or "").strip()
     return listed
 
 

@@ -13,6 +13,7 @@ from .caption_lists import find_caption_list
 from .dataset_toml import load_dataset_toml
 from .image_files import is_image_file
 from .subset import Subset, check_folder, load_subset
+from .table_files import unpack_tables
 
 Notify = Callable[[str], None]
 _REPEATS = re.compile(r"(\d+)_(.*)", flags=re.DOTALL)
@@ -35,7 +36,8 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
     if recipe.dataset_config:
         found = load_dataset_toml(Path(recipe.dataset_config), recipe, notify)
     elif recipe.train_data_dir:
-        found = _subsets_below(Path(recipe.train_data_dir), recipe, False, notify)
+        root = Path(recipe.train_data_dir)
+        found = _subsets_below(unpack_tables(root, recipe, notify) or root, recipe, False, notify)
         if recipe.reg_data_dir:
             found += _subsets_below(Path(recipe.reg_data_dir), recipe, True, notify)
     else:
@@ -71,20 +73,20 @@ def concept_of_folder(folder: Path) -> str:
 def _subsets_below(root: Path, recipe: Recipe, regularisation: bool, notify: Notify) -> list[Subset]:
     """A folder's `N_concept` folders, or the folder itself if there are none."""
     check_folder(root, "reg_data_dir" if regularisation else "train_data_dir")
+    prompt = recipe.class_prompt if regularisation else recipe.instance_prompt
     found, left_out = [], []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         match = _REPEATS.fullmatch(folder.name)
         if match and int(match[1]):
-            found.append(
-                load_subset(folder, recipe, int(match[1]), replace_lone_surrogates(match[2]).strip(), regularisation)
-            )
+            concept = prompt or replace_lone_surrogates(match[2]).strip()
+            found.append(load_subset(folder, recipe, int(match[1]), concept, regularisation))
             if not found[-1].files:
                 notify(f"{folder} has no pictures")
         elif _has_images(folder):
             left_out.append(folder.name)
     plain = [path for path in root.iterdir() if is_image_file(path)]
     if not found and (plain or find_caption_list(root)):
-        found.append(load_subset(root, recipe, recipe.dataset_repeats, "", regularisation))
+        found.append(load_subset(root, recipe, recipe.dataset_repeats, prompt or "", regularisation))
     elif plain and found:
         notify(f"{len(plain)} pictures directly in {root} are not used, because it has folders such as {found[0].name}")
     listed = {path.parent for subset in found for path in subset.files}

@@ -102,7 +102,7 @@ def load_subset(
         or find_caption_list(folder)
         or (Path(recipe.in_json) if recipe.in_json and not regularisation else None)
     )
-    listed = load_caption_list(listing, folder) if listing else {}
+    listed = load_caption_list(listing, folder, recipe.caption_column) if listing else {}
     files = tuple(sorted(listed or (p for p in folder.iterdir() if is_image_file(p) and p.is_file()), key=str))
     wanted = recipe.conditioning_data_dir if recipe.masked_loss and not regularisation else None
     masks = Path(wanted) if wanted else None

@@ -42,7 +42,7 @@ def missing_regularisation_images(recipe: Recipe, seed: int) -> list[MissingImag
     """Lists the images that `reg_generate` has to generate.
 
     Each N_class folder of `reg_data_dir` is filled up to its share of the training samples in an epoch, at most
-    `MAX_IMAGES_PER_CLASS`.
+    `MAX_IMAGES_PER_CLASS`; with `class_prompt` also a folder without such folders, and up to `num_class_images`.
 
     Args:
         recipe: The settings.
@@ -52,21 +52,30 @@ def missing_regularisation_images(recipe: Recipe, seed: int) -> list[MissingImag
         The missing images; empty without `reg_generate`.
 
     Raises:
-        TrainError: The folder is missing, or no folder in it names a class.
+        TrainError: The folder is missing, or nothing names a class.
+        OSError: The folder cannot be created.
     """
     if not recipe.reg_generate:
         return []
     if recipe.reg_data_dir is None:
         raise TrainError("reg_generate writes into reg_data_dir; set that folder, with one inside such as '1_dog'")
     root = Path(recipe.reg_data_dir)
+    if recipe.class_prompt and not root.exists():
+        root.mkdir(parents=True)
     check_folder(root, "reg_data_dir")
     classes = {path: concept_of_folder(path) for path in sorted(root.iterdir()) if path.is_dir()}
-    named = {path: concept for path, concept in classes.items() if concept}
+    named = {path: recipe.class_prompt or concept for path, concept in classes.items() if concept}
+    if not named and recipe.class_prompt:
+        named = {root: recipe.class_prompt}
     if not named:
-        raise TrainError(f"reg_generate needs a folder in {root} that names a class, such as '1_dog' (1 repeat)")
+        raise TrainError(
+            f"reg_generate needs class_prompt, or a folder in {root} that names a class, such as '1_dog' (1 repeat)"
+        )
     train = find_subsets(replace(recipe, reg_data_dir=None))
     samples = sum(len(subset.files) * subset.repeats for subset in train if not subset.regularisation)
     per_class = min(MAX_IMAGES_PER_CLASS, -(-samples // len(named)))
+    if recipe.num_class_images is not None:
+        per_class = -(-recipe.num_class_images // len(named))
     found = []
     for folder, concept in named.items():
         check_not_linked(folder, root)

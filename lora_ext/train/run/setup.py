@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -144,11 +145,14 @@ def report_preflight(
 
 def checked_sample_specs(recipe: Recipe, model: TrainableModel) -> list[SampleSpec]:
     """The sample prompts. Raises LoraError, also for one that could not be generated later."""
-    if recipe.sample_prompts is None:
-        return []
     side = model.native_size
     usual = SampleSpec("", width=side, height=side, sampler=recipe.sample_sampler)
-    found = sample_images.load_sample_prompts(Path(recipe.sample_prompts), usual)
+    if recipe.sample_prompts is not None:
+        found = sample_images.load_sample_prompts(Path(recipe.sample_prompts), usual)
+    elif recipe.validation_prompt:
+        found = [replace(usual, prompt=recipe.validation_prompt)] * recipe.num_validation_images
+    else:
+        return []
     for spec in found:
         model.check_sample(spec)
     return found

@@ -60,7 +60,8 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 save_every_n_steps save_last_n_epochs save_last_n_steps save_state save_state_on_train_end
                 save_last_n_epochs_state save_last_n_steps_state resume no_metadata training_comment metadata_title
                 metadata_author metadata_description metadata_license metadata_tags metadata_trigger_phrase
-                metadata_usage_hint sample_prompts sample_every_n_epochs sample_every_n_steps sample_sampler logging_dir
+                metadata_usage_hint sample_prompts validation_prompt num_validation_images
+                sample_every_n_epochs sample_every_n_steps sample_sampler logging_dir
                 log_with log_prefix log_tracker_name""",
             ONLY_BEFORE_FIRST_STEP: "network_weights inversion_steps sample_at_first",
             CHANGES_NETWORK: """
