@@ -1,18 +1,12 @@
-"""mkdocs hook: the API reference, a page for each package, made from the docstrings of `lora_ext`.
-
-No page of it is written by hand and none is committed: a new module or package appears by itself.
-"""
+"""The Python API, a page for each package, made from the docstrings of `lora_ext`: a new module appears by itself."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "lora_ext"
+TITLE = "Python API"
 
 
 def _modules_by_page() -> dict[str, list[str]]:
@@ -29,17 +23,9 @@ def _modules_by_page() -> dict[str, list[str]]:
     return pages
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Adds the pages to the navigation."""
-    if config.nav is not None:
-        entries: list[Any] = [{page: f"reference/{page}.md"} for page in sorted(_modules_by_page())]
-        next(section["Reference"] for section in config.nav if "Reference" in section).append({"Python API": entries})
-    return config
-
-
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages themselves: a heading, and one mkdocstrings directive for each module."""
-    for page, modules in _modules_by_page().items():
-        content = f"# {page}\n\n" + "\n\n".join(f"::: {module}" for module in modules) + "\n"
-        files.append(File.generated(config, f"reference/{page}.md", content=content))
-    return files
+def pages() -> dict[str, tuple[str, str]]:
+    """Address → (title in the navigation, Markdown): a heading, and one mkdocstrings directive for each module."""
+    return {
+        f"reference/{page}.md": (page, f"# {page}\n\n" + "\n\n".join(f"::: {module}" for module in modules) + "\n")
+        for page, modules in sorted(_modules_by_page().items())
+    }

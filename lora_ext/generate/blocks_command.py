@@ -29,7 +29,8 @@ from .settings import Settings
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0, or 2 after an error, which is one line on standard error."""
-    parser = generate_parser("blocks", (__doc__ or "").splitlines()[0], leave_out=(*OMITTED_OPTIONS, "strict"))
+    about = "Measure what each block of a LoRA does, by its weights or by pictures, and suggest a preset."
+    parser = generate_parser("blocks", about, leave_out=(*OMITTED_OPTIONS, "strict"))
     parser.add_argument("--lora", default="", help="the LoRA, by name or as a file; default: the one in the prompt")
     sizes = ", ".join(map(str, BLOCK_LAYOUTS))
     parser.add_argument(

@@ -34,7 +34,8 @@ OMITTED_OPTIONS = ("init_image", "strength", "hr_scale", "hr_strength", "hr_step
 
 def compare_parser() -> CommandParser:
     """Creates the command line parser: `generate`'s options without img2img and hires, and those of sheets."""
-    parser = generate_parser("compare", (__doc__ or "").splitlines()[0], leave_out=OMITTED_OPTIONS)
+    about = "Draw a labelled sheet over epochs, files, weights, blocks, ranks, seeds …"
+    parser = generate_parser("compare", about, leave_out=OMITTED_OPTIONS)
     kinds = "; ".join(kind.example for kind in AXIS_KINDS.values())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "axes: KIND [NAME]:VALUES\n  " + kinds.replace("; ", "\n  ")

@@ -28,6 +28,7 @@ _HELP = {
     "lora_dir": "folder of LoRA files, searched with its subfolders; may be given several times",
     "embeddings": "folder of textual-inversion files, used by their names; may be given several times",
     "seed": "seed of the first image; -1: a random one",
+    "steps": "sampling steps",
     "width": f"pixels, a multiple of {VAE_SCALE_FACTOR}; 0: the size that the model was trained for",
     "height": f"pixels, a multiple of {VAE_SCALE_FACTOR}; 0: the size that the model was trained for",
     "sampler": "sampling method by the web UI's name, such as 'Euler a'",
@@ -43,7 +44,7 @@ _HELP = {
     "hr_steps": "steps of the hires pass; 0: as many as the first",
     "mode": "how LoRA files are applied: " + ", ".join(MODES),
     "device": "cuda, mps or cpu; default: the first that is available",
-    "precision": ", ".join(MODEL_PRECISIONS),
+    "precision": "dtype of the model: " + ", ".join(MODEL_PRECISIONS),
     "tokenizer": "folder with CLIP's vocab.json and merges.txt",
     "config": "LDM configuration (yaml); default: the one beside the checkpoint",
     "prediction": "what the U-Net predicts, epsilon or v, where the checkpoint does not say",
@@ -56,7 +57,7 @@ _HELP = {
 
 
 def generate_parser(
-    verb: str = "generate", about: str = (__doc__ or "").splitlines()[0], leave_out: Sequence[str] = ()
+    verb: str = "generate", about: str = "Generate images from a prompt with LoRA tags.", leave_out: Sequence[str] = ()
 ) -> CommandParser:
     """Creates the command line parser: one option for each field of `Settings`.
 
@@ -71,7 +72,7 @@ def generate_parser(
         if item.name in leave_out:
             continue
         kind = str(item.type)
-        options: dict[str, Any] = {"default": item.default, "dest": item.name, "help": _HELP.get(item.name)}
+        options: dict[str, Any] = {"default": item.default, "dest": item.name, "help": _HELP[item.name]}
         if "tuple" in kind:
             options |= {"action": "append", "default": [], "type": Path}
         elif kind == "bool":

@@ -72,7 +72,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--out", type=Path, help="where pictures and sheets go")
     parser.add_argument("--data_dir", type=Path, help="where presets, history and indexes are kept")
     parser.add_argument("--host", default=LOOPBACK, help="address to listen on; 0.0.0.0 is the whole network")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="the port that the page is served at")
     parser.add_argument("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may use it")
     parser.add_argument("--no_auth", action="store_true", help="let the network use it without a password")
     parser.add_argument(
@@ -89,7 +89,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--language", default="", help="en, zh_CN, zh_TW or ja_JP; without it the browser's")
     parser.add_argument("--inbrowser", action="store_true", help="open the page")
     parser.add_argument("--device", help="cuda, mps or cpu; without it the first that is there")
-    parser.add_argument("--precision", default="fp32", choices=MODEL_PRECISIONS)
+    parser.add_argument("--precision", default="fp32", choices=MODEL_PRECISIONS, help="dtype of the model")
     parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     return parser
 

@@ -272,6 +272,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         text = option.help.replace("%", "%%")
         kind, _ = recipe_option_type(name)
         if kind == "bool":
+            text += f" (default: on; --no_{name} turns it off)" if f.default else ""
             group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
             off = {"action": "store_false", "dest": name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
             group.add_argument(f"--no_{name}", **off)  # type: ignore[arg-type]
