@@ -22,9 +22,12 @@ from ..file.safetensors_file import (
     TensorEntry,
     encode_header,
     iterate_safetensors,
+    iterate_tensor_bytes,
     load_safetensors_header,
+    serialize_header,
 )
 from ..file.torch_file import write_torch_file
+from ..progress import Track
 
 TensorChange = Callable[[Tensor], Tensor]
 """The tensor as the file holds it → the tensor that is written in its place, of the same shape.
@@ -209,6 +212,31 @@ def _write(out: BinaryIO, tensor: Tensor) -> None:
             out.write(raw[first : first + _BLOCK])
 
 
+def write_made_tensors(
+    path: Path, shapes: Mapping[str, Tensor], make: Callable[[str], Tensor], track: Track, file_name: str
+) -> None:
+    """Writes a safetensors file whose tensors are made one by one.
+
+    Args:
+        path: where to write.
+        shapes: tensor name → a tensor on the meta device with its shape and dtype.
+        make: makes the tensor of a name.
+        track: shows progress.
+        file_name: what the progress calls the file.
+
+    Raises:
+        OSError: `path` cannot be written.
+    """
+    head, order = serialize_header(shapes, {"format": "pt"})
+    with path.open("wb") as out:
+        out.write(head)
+        for name in track(list(order), f"write {file_name}"):
+            for block in iterate_tensor_bytes({name: make(name)}, [name]):
+                out.write(block)
+        out.flush()
+        os.fsync(out.fileno())
+
+
 # --- torch files -----------------------------------------------------------------------------------------------------
 
 
@@ -262,4 +290,5 @@ __all__ = [
     "open_tensor_file",
     "save_torch_file",
     "write_changed_safetensors",
+    "write_made_tensors",
 ]

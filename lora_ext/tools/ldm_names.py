@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,10 @@ class LdmTensor:
             made = made[:, :, None, None]
         return made.T if self.transposed else made
 
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        """The inverse of `build`: the tensors of the network, in the order of `sources`; kernels stay kernels."""
+        return list((tensor.T if self.transposed else tensor).chunk(len(self.sources)))
+
 
 def ldm_tensors(subfolder: str, family: str, names: Iterable[str]) -> Iterator[LdmTensor]:
     """Finds the LDM tensors of one network.
@@ -96,6 +100,24 @@ def ldm_tensors(subfolder: str, family: str, names: Iterable[str]) -> Iterator[L
     else:
         for name in names:
             yield LdmTensor(TEXT_PREFIXES[family][subfolder] + name, (name,))
+
+
+def unused_last_layer(rows: Iterable[LdmTensor]) -> list[LdmTensor]:
+    """The layer that SD2's text encoder has in a checkpoint and not in a diffusers folder.
+
+    SD2 uses the states of the last layer but one, so that diffusers leaves the last one out; programs that read the
+    checkpoint count on it. As in kohya's scripts it is a copy of the layer before.
+
+    Args:
+        rows: the tensors of the checkpoint without it.
+
+    Returns:
+        The tensors of the layer.
+    """
+    pattern = re.compile(rf"({re.escape(SD2_OPEN_CLIP_PREFIX)}transformer\.resblocks\.)(\d+)(\..*)")
+    found = [(match, row) for row in rows if (match := pattern.fullmatch(row.name))]
+    last = max((int(match[2]) for match, _ in found), default=-1)
+    return [replace(row, name=f"{m[1]}{last + 1}{m[3]}") for m, row in found if int(m[2]) == last]
 
 
 def _unet_name(name: str, family: str) -> str:

@@ -8,7 +8,7 @@ checkpoint instead (`merge_into_checkpoint`).
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,15 +216,22 @@ def _parser(verb: str) -> CommandParser:
         text = "the same as --method concat"
         parser.add_argument("--concat", action="store_const", const="concat", dest="method", help=text)
         parser.add_argument("--sd_model", type=Path, metavar="CKPT", help="merge into a checkpoint or diffusers folder")
+        text = "where --save_to is a diffusers folder: CLIP's vocab.json and merges.txt"
+        parser.add_argument("--tokenizer", type=Path, metavar="DIR", help=text)
+        text = "where --save_to is a diffusers folder: what the U-Net predicts (default: as the file or its .yaml says)"
+        parser.add_argument("--prediction", choices=("epsilon", "v"), help=text)
     return parser
 
 
-def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
+def main(
+    argv: Sequence[str] | None = None, verb: str = "merge", folder_writer: Callable[..., None] | None = None
+) -> int:
     """Runs `lora_ext merge` or `lora_ext svd-merge`.
 
     Args:
         argv: the command line without the command's name; None reads that of the program.
         verb: the command's name.
+        folder_writer: as of `merge_into_checkpoint`.
 
     Returns:
         The exit status.
@@ -235,7 +242,7 @@ def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
     if args.sd_model is not None:
         from .merge_into_checkpoint import run_checkpoint_merge
 
-        return run_checkpoint_merge(args)
+        return run_checkpoint_merge(args, folder_writer)
     if not args.models:
         raise ToolError("no files to merge; name them with --models")
     check_output_path(args.save_to, args.models, overwrite=args.overwrite)
@@ -256,6 +263,7 @@ def main(argv: Sequence[str] | None = None, verb: str = "merge") -> int:
     files = [load_lora_file(model) for model in args.models]
     result, report = merge_loras(files, args.ratios, options, blocks=blocks, track=track)
     report.verb = verb
+    note_unused_options(report, args, ("tokenizer", "prediction"), "without --sd_model")
     if options.method != "svd":
         note_unused_options(report, args, SVD_ONLY_OPTIONS, f"with --method {options.method}")
     return save_and_report(result, report, args)

@@ -5,7 +5,6 @@ Memory holds the tensors that one tensor of the result is made of; a `.ckpt` is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,14 @@ from torch import Tensor
 from ..adapter_spec import AdapterSpec
 from ..command_line import cast_tensor, check_disk_space
 from ..errors import FileError, ToolError
-from ..file.safetensors_file import iterate_tensor_bytes, serialize_header
 from ..file.saving import replacing_file
 from ..json_text import parse_json
 from ..layer_names import LayerId
 from ..progress import Track
 from .checkpoint_changes import TORCH_SUFFIXES, CheckpointFilePlan, assign_adapters
 from .checkpoint_keys import WeightLocation, checkpoint_family, describe_checkpoint, find_weight_locations
-from .checkpoint_stream import TensorChange, TensorFile, open_tensor_file, save_torch_file
-from .ldm_names import TEXT_PREFIXES, LdmTensor, ldm_tensors
+from .checkpoint_stream import TensorChange, TensorFile, open_tensor_file, save_torch_file, write_made_tensors
+from .ldm_names import TEXT_PREFIXES, LdmTensor, ldm_tensors, unused_last_layer
 from .merge_into_folder import NETWORK_SUBFOLDERS
 from .report import ToolReport
 
@@ -89,6 +87,8 @@ def merge_folder_into_file(
         plans = [plan for name in wanted for plan in networks[name].plans]
         assign_adapters(plans, specs, report, str(folder))
     rows = [(networks[name], row) for name in wanted for row in ldm_tensors(name, family, networks[name].holders)]
+    if family == "SD2":
+        rows += [(networks["text_encoder"], row) for row in unused_last_layer([row for _, row in rows])]
     _write(rows, save_to, dtype, device, overwrite=overwrite, track=track)
     for name in wanted:
         for plan in networks[name].plans:
@@ -136,14 +136,8 @@ def _write(
         with replacing_file(path, overwrite=overwrite) as part:
             save_torch_file(TensorFile(path), whole, part)
         return
-    head, order = serialize_header(shapes, {"format": "pt"})
-    with replacing_file(path, overwrite=overwrite) as part, part.open("wb") as out:
-        out.write(head)
-        for name in track(list(order), f"write {path.name}"):
-            for block in iterate_tensor_bytes({name: _tensor(*by_name[name], changes, dtype)}, [name]):
-                out.write(block)
-        out.flush()
-        os.fsync(out.fileno())
+    with replacing_file(path, overwrite=overwrite) as part:
+        write_made_tensors(part, shapes, lambda name: _tensor(*by_name[name], changes, dtype), track, path.name)
 
 
 def _shape_of(network: FolderNetwork, row: LdmTensor, dtype: torch.dtype | None) -> Tensor:

@@ -6,7 +6,8 @@ Unchanged tensors and the metadata stay bit-identical. The sums are those of bak
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def merge_into_checkpoint(
     device: str | torch.device = "cpu",
     overwrite: bool = False,
     track: Track = no_progress,
+    folder_writer: Callable[..., None] | None = None,
 ) -> ToolReport:
     """Writes a copy of a checkpoint with Σ weightᵢ·ΔWᵢ added.
 
@@ -62,12 +64,14 @@ def merge_into_checkpoint(
 
     Args:
         checkpoint: an LDM `.safetensors` or `.ckpt` file, or a diffusers folder.
-        specs: the LoRA files with their weights; none only where a folder is written as a file.
-        save_to: the file or folder to write: a file for a file; for a folder a folder, or a file in LDM's layout.
+        specs: the LoRA files with their weights; none only where a folder is written as a file, or a file as a folder.
+        save_to: the file or folder to write, in LDM's or in diffusers' layout; a name without a suffix is a folder.
         dtype: of all floating-point tensors of the result; None keeps each tensor's own.
         device: where the sums are computed.
         overwrite: whether `save_to` may be replaced.
         track: shows progress.
+        folder_writer: writes a checkpoint file as a diffusers folder: `write_checkpoint_as_folder` of the standalone
+            host, which this package does not import.
 
     Returns:
         The report.
@@ -89,9 +93,14 @@ def merge_into_checkpoint(
         merge_folder_into_file(
             checkpoint, specs, save_to, report, dtype=dtype, device=device, overwrite=overwrite, track=track
         )
+    elif checkpoint.is_file() and _names_a_folder(save_to):
+        if folder_writer is None:
+            raise ToolError(f"{save_to} is a folder; the command `merge --sd_model` writes a checkpoint as a folder")
+        folder_writer(checkpoint, specs, save_to, report, dtype=dtype, device=device, track=track)
     elif not specs:
         raise ToolError(
-            "no LoRA to merge: name files with --models (a diffusers folder can be written as a file without)"
+            "no LoRA to merge: name files with --models (without, a diffusers folder can be written as a file and a "
+            "file as a folder)"
         )
     elif checkpoint.is_dir():
         merge_into_diffusers_folder(checkpoint, specs, save_to, report, dtype=dtype, device=device, track=track)
@@ -105,8 +114,16 @@ def merge_into_checkpoint(
     return report
 
 
+def _names_a_folder(save_to: Path) -> bool:
+    """Whether a result's name is that of a folder: it has no suffix, a version's number, or the folder is there."""
+    suffix = save_to.suffix.lower()
+    return suffix not in (".safetensors", *TORCH_SUFFIXES) and (
+        not suffix.rstrip("0123456789").strip(".") or save_to.is_dir()
+    )
+
+
 def check_checkpoint_output(checkpoint: Path, save_to: Path, overwrite: bool, inputs: Iterable[Path | None]) -> None:
-    """Checks where the result of a merge is to be written: a file for a file, a folder or a file for a folder.
+    """Checks where the result of a merge is to be written: a file or a folder.
 
     Args:
         checkpoint: the checkpoint that is read.
@@ -119,11 +136,14 @@ def check_checkpoint_output(checkpoint: Path, save_to: Path, overwrite: bool, in
     """
     if not save_to.parent.is_dir():
         raise ToolError(f"{save_to} cannot be written: there is no folder {save_to.parent}; create it first")
-    if not checkpoint.is_dir():
+    if not checkpoint.is_dir() and not _names_a_folder(save_to):
         if save_to.suffix.lower() not in (".safetensors", *TORCH_SUFFIXES):
-            raise ToolError(f"{save_to} cannot be written: results are .safetensors or .ckpt files")
+            raise ToolError(
+                f"{save_to} cannot be written: results are .safetensors or .ckpt files, or a diffusers folder, whose "
+                "name has no suffix"
+            )
         if save_to.is_dir():
-            raise ToolError(f"{save_to} is a folder and {checkpoint} a file; --save_to must be a file")
+            raise ToolError(f"{save_to} is a folder with the name of a file; choose another name")
     elif save_to.suffix.lower() in (".safetensors", *TORCH_SUFFIXES) and save_to.is_dir():
         raise ToolError(f"{save_to} is a folder; --save_to must be a file or another folder")
     if save_to.exists() and not overwrite:
@@ -137,11 +157,12 @@ def check_checkpoint_output(checkpoint: Path, save_to: Path, overwrite: bool, in
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
-def run_checkpoint_merge(args: argparse.Namespace) -> int:
+def run_checkpoint_merge(args: argparse.Namespace, folder_writer: Callable[..., None] | None = None) -> int:
     """Runs `lora_ext merge --sd_model`; returns the exit status.
 
     Args:
         args: as the parser of `merge` returns them.
+        folder_writer: as of `merge_into_checkpoint`.
 
     Raises:
         LoraError: as `merge_into_checkpoint`.
@@ -163,6 +184,7 @@ def run_checkpoint_merge(args: argparse.Namespace) -> int:
         )
         for model, ratio, lbw in zip(models, ratios, lbws or [""] * len(models), strict=True)
     ]
+    for_folders = {name: getattr(args, name, None) for name in ("tokenizer", "prediction")}
     report = merge_into_checkpoint(
         args.sd_model,
         specs,
@@ -171,7 +193,10 @@ def run_checkpoint_merge(args: argparse.Namespace) -> int:
         device=parse_device(args.device or "cpu"),
         overwrite=args.overwrite,
         track=no_progress if args.json else progress_bar,
+        folder_writer=functools.partial(folder_writer, **for_folders) if folder_writer else None,
     )
+    if not (args.sd_model.is_file() and args.save_to.is_dir()):
+        note_unused_options(report, args, tuple(for_folders), "but where a checkpoint file is written as a folder")
     note_unused_options(report, args, ("method", *SVD_ONLY_OPTIONS), "with --sd_model: the sums are exact")
     if getattr(args, "precision", None) not in (None, "float", "fp32"):
         report.add_note("sums are computed in float32 and rounded once; --precision changes nothing here")

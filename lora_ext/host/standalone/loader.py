@@ -64,26 +64,51 @@ def load_model(
         )
     if not path.exists():
         raise FileError(f"{path} does not exist")
-    chosen = Path(tokenizer) if isinstance(tokenizer, str | Path) else None
-    given = None if isinstance(tokenizer, str | Path) else tokenizer
     target = torch.device(device or best_device())
     if path.is_dir():
-        prompt_tokenizer: PromptTokenizer = given or tokenizer_files.find_tokenizer(path, chosen)
-        return load_diffusers_folder(path, prompt_tokenizer, target, dtype, prediction)
+        chosen, given = _chosen_or_given(tokenizer)
+        folder_tokenizer: PromptTokenizer = given or tokenizer_files.find_tokenizer(path, chosen)
+        return load_diffusers_folder(path, folder_tokenizer, target, dtype, prediction)
     if path.suffix.lower() == ".safetensors":
         _check_architecture(path)
+    hints, prompt_tokenizer = checkpoint_hints(path, tokenizer, prediction, config, text_config)
+    return load_ldm_checkpoint(path, hints, prompt_tokenizer, target, dtype)
+
+
+def checkpoint_hints(
+    path: Path,
+    tokenizer: str | Path | PromptTokenizer | None = None,
+    prediction: str | None = None,
+    config: str | Path | None = None,
+    text_config: Mapping[str, Any] | None = None,
+) -> tuple[CheckpointHints, PromptTokenizer]:
+    """Finds what is known about a checkpoint beside its tensors.
+
+    Args: as of `load_model`.
+
+    Returns:
+        The hints, and the tokenizer.
+
+    Raises:
+        FileError: a configuration that cannot be read, or no tokenizer is found.
+    """
+    chosen, given = _chosen_or_given(tokenizer)
     yaml = Path(config) if config else path.with_suffix(".yaml")
     ldm_config = load_ldm_config(yaml) if config or yaml.is_file() else {}
     if tokenizer is None and _is_embedded(ldm_config):
         chosen = embedded.TOKENIZER
-    prompt_tokenizer = given or tokenizer_files.find_tokenizer(path, chosen)
+    prompt_tokenizer: PromptTokenizer = given or tokenizer_files.find_tokenizer(path, chosen)
     text_configs = tokenizer_files.find_text_configs(path, chosen)
-    hints = CheckpointHints(
-        yaml=ldm_config,
-        text_configs=(text_config, *text_configs[1:]) if text_config else text_configs,
-        prediction=prediction,
-    )
-    return load_ldm_checkpoint(path, hints, prompt_tokenizer, target, dtype)
+    if text_config:
+        text_configs = (text_config, *text_configs[1:])
+    return CheckpointHints(ldm_config, text_configs, prediction), prompt_tokenizer
+
+
+def _chosen_or_given(
+    tokenizer: str | Path | PromptTokenizer | None,
+) -> tuple[Path | None, PromptTokenizer | None]:
+    """The folder that the user chose, or the tokenizer itself."""
+    return (Path(tokenizer), None) if isinstance(tokenizer, str | Path) else (None, tokenizer)
 
 
 def _check_architecture(path: Path) -> None:
