@@ -1,4 +1,4 @@
-"""The README's Python example runs, on a real diffusers pipeline."""
+"""The Python examples of docs/python.md run, on a real diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -39,19 +39,23 @@ def pipe() -> StableDiffusionPipeline:
 
 
 @pytest.mark.long
-def test_the_readme_s_example(pipe: StableDiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+def test_the_examples_of_the_page(
+    pipe: StableDiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    on_a_pipeline, on_files = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     tiny = Tiny()
-    for seed, name in enumerate("ab"):
+    for seed, name in enumerate(("a", "b", "mine")):
         lora_ext.write(lora_file(tiny, seed=seed, std=0.3), tmp_path / f"{name}.safetensors")
     monkeypatch.chdir(tmp_path)
     before = {name: p.clone() for name, p in pipe.unet.named_parameters()}
-    exec(compile(code, "README.md", "exec"), {"pipe": pipe})
+    exec(compile(on_a_pipeline, "docs/python.md", "exec"), {"pipe": pipe})
     changed = [name for name, p in pipe.unet.named_parameters() if not torch.equal(p, before[name])]
     assert any("attn1" in name for name in changed)  # the example ends with a permanent merge
     for name, parameter in pipe.unet.named_parameters():
         parameter.data.copy_(before[name])
+    exec(compile(on_files, "docs/python.md", "exec"), {})
+    assert Path("mine-r4.safetensors").is_file()
 
 
 @pytest.mark.long

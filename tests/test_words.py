@@ -13,7 +13,7 @@ import pytest
 import lora_ext
 
 ROOT = Path(lora_ext.__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = sorted((ROOT / "javascript").rglob("*.mjs"))
 WORD_LISTS = {ROOT / "lora_ext" / "embedded" / "tokenizer.py"}
 SOURCES = sorted(set((ROOT / "lora_ext").rglob("*.py")) - WORD_LISTS)

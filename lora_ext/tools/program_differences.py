@@ -1,7 +1,7 @@
 """Kinds whose change depends on the layer's weight, and how other programs apply them at a multiplier m.
 
 Ours is W + m·(W′ − W) for every kind. What each program does was read in its source and measured by
-`benchmarks/interop.py`; docs/INTEROP.md has the table.
+`benchmarks/interop.py`; docs/MULTIPLIERS.md has the table.
 """
 
 from __future__ import annotations
