@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw
+from dropped_pictures import photo, send
 from program import Server
 from steps import LONG, go
 
@@ -20,30 +17,6 @@ COUNT_CLICKS = """() => {
     window.clicks = 0;
     document.addEventListener("click", event => { window.clicks += event.isTrusted && event.detail > 0; }, true);
 }"""
-SEND = """([files, kind]) => {
-    const data = new DataTransfer();
-    for (const [name, text] of files) {
-        data.items.add(new File([Uint8Array.from(atob(text), one => one.charCodeAt(0))], name));
-    }
-    const how = { bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data };
-    const event = kind === "drop" ? new DragEvent(kind, how) : new ClipboardEvent(kind, how);
-    document.querySelector("#lora-ext .lx-drop").dispatchEvent(event);
-}"""
-
-
-def photo(number: int) -> bytes:
-    """A circle on a ground of any colour."""
-    colours = random.Random(number)
-    image = Image.new("RGB", (64 + 16 * (number % 2), 64), tuple(colours.randrange(60, 230) for _ in "rgb"))
-    ImageDraw.Draw(image).ellipse((16, 16, 48, 48), fill=(220, 30 * number, 40))
-    out = io.BytesIO()
-    image.save(out, format="PNG")
-    return out.getvalue()
-
-
-def send(page: Any, files: Sequence[tuple[str, bytes]], kind: str = "drop") -> None:
-    """Drops files onto the page's place for them, or pastes them."""
-    page.evaluate(SEND, [[[name, base64.b64encode(content).decode()] for name, content in files], kind])
 
 
 @pytest.fixture

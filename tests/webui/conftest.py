@@ -13,13 +13,18 @@ given, all the other tests run in it too, but for those that `NOT_IN_FORGE` name
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import fresh, started
 from forge_server import SUITE_FILES, start
 from server import GOLDEN, IN_FORGE, WebUI, dataset, launch, prepare
+from tab_page import PATIENCE, open_tab
+
+from lora_ext.embedded import CHECKPOINT, CONFIG, LORA_DIR
 
 WHERE, FORGE = (os.environ.get(f"LORA_EXT_{name}", "") for name in ("WEBUI", "FORGE"))
 NOT_IN_FORGE = {
@@ -103,3 +108,39 @@ def trained_on(webui: WebUI) -> WebUI:
     if not IN_FORGE:  # where it is there
         dataset(webui.data)
     return webui
+
+
+@pytest.fixture(scope="module")
+def embedded_model(trained_on: WebUI) -> Iterator[WebUI]:
+    """The web UI with a copy of the embedded model as its model, and with its LoRA files."""
+    webui = trained_on
+    assert webui.data is not None
+    before = webui.call("/sdapi/v1/options")["sd_model_checkpoint"]
+    folder = webui.data / "models" / "Stable-diffusion" / "small"
+    folder.mkdir(exist_ok=True)
+    for path in (CHECKPOINT, CONFIG):
+        shutil.copy(path, folder / f"copied{path.suffix}")
+    for path in LORA_DIR.glob("*.safetensors"):
+        shutil.copy(path, webui.data / "models" / "Lora" / path.name)
+    webui.call("/sdapi/v1/refresh-checkpoints", {})
+    (title,) = [m["title"] for m in webui.call("/sdapi/v1/sd-models") if "copied" in m["title"]]
+    webui.options(sd_model_checkpoint=title)
+    yield webui
+    webui.options(sd_model_checkpoint=before)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium."""
+    with started() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def page(webui: WebUI, browser: Any) -> Iterator[Any]:
+    """The web UI on our tab. Errors of the page's scripts fail the test, but for those that the bare web UI gives."""
+    with fresh(browser, PATIENCE) as (made, errors):
+        made.goto(webui.url, wait_until="domcontentloaded", timeout=PATIENCE)
+        open_tab(made)
+        yield made
+    assert not [error for error in errors if "reading 'props'" not in error]

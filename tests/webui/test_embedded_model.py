@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image
 from server import WebUI
 
-from lora_ext.embedded import CHECKPOINT, CONFIG, LORA_DIR
+from lora_ext.embedded import LORA_DIR
 from lora_ext.generate import Settings, generate
 
 PROMPT = "a red circle on a blue background"
 SAID = {"steps": 8, "width": 64, "height": 64, "seed": 5, "cfg_scale": 3, "negative_prompt": ""}
-
-
-@pytest.fixture(scope="module")
-def copied(webui: WebUI) -> Iterator[WebUI]:
-    """The web UI with the copy as its model."""
-    if webui.data is None:
-        pytest.skip("a web UI given by URL: its files stay as they are")
-    before = webui.call("/sdapi/v1/options")["sd_model_checkpoint"]
-    folder = webui.data / "models" / "Stable-diffusion" / "small"
-    folder.mkdir()
-    for path in (CHECKPOINT, CONFIG):
-        shutil.copy(path, folder / f"copied{path.suffix}")
-    for path in LORA_DIR.glob("*.safetensors"):
-        shutil.copy(path, webui.data / "models" / "Lora" / path.name)
-    webui.call("/sdapi/v1/refresh-checkpoints", {})
-    (title,) = [m["title"] for m in webui.call("/sdapi/v1/sd-models") if "copied" in m["title"]]
-    webui.options(sd_model_checkpoint=title)
-    yield webui
-    webui.options(sd_model_checkpoint=before)
 
 
 def _far(webui: WebUI, prompt: str) -> float:
@@ -51,16 +30,16 @@ def _far(webui: WebUI, prompt: str) -> float:
     return float(np.abs(np.asarray(ours, dtype=int) - theirs).mean())
 
 
-def test_a_copy_draws_what_the_standalone_program_draws(copied: WebUI) -> None:
-    assert "copied" in str(copied.call("/sdapi/v1/options")["sd_model_checkpoint"])
-    assert "Failed to create model quickly" not in copied.log(), "its configuration is read at once"
-    assert _far(copied, PROMPT) < 2
+def test_a_copy_draws_what_the_standalone_program_draws(embedded_model: WebUI) -> None:
+    assert "copied" in str(embedded_model.call("/sdapi/v1/options")["sd_model_checkpoint"])
+    assert "Failed to create model quickly" not in embedded_model.log(), "its configuration is read at once"
+    assert _far(embedded_model, PROMPT) < 2
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in LORA_DIR.glob("*.safetensors"))[:2])
-def test_its_loras_act(copied: WebUI, name: str) -> None:
-    assert _far(copied, f"{PROMPT} <lora:{name}:1>") < 3
+def test_its_loras_act(embedded_model: WebUI, name: str) -> None:
+    assert _far(embedded_model, f"{PROMPT} <lora:{name}:1>") < 3
 
 
-def test_its_own_side_is_taken_for_sheets(copied: WebUI) -> None:
-    assert copied.call("/probe/native_side") == [64, 64, 64]
+def test_its_own_side_is_taken_for_sheets(embedded_model: WebUI) -> None:
+    assert embedded_model.call("/probe/native_side") == [64, 64, 64]

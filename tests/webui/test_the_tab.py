@@ -8,42 +8,14 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chromium import fresh, started
 from server import IN_FORGE, TOKEN, WebUI
+from tab_page import PATIENCE, open_tab, prompt_of
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 API = "/lora-ext/v1"
-PATIENCE = 240_000
-"""Milliseconds: the machine may be busy."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with started() as chromium:
-        yield chromium
-
-
-@pytest.fixture
-def page(webui: WebUI, browser: Any) -> Iterator[Any]:
-    """The web UI on our tab. Errors of the page's scripts fail the test, but for those that the bare web UI gives."""
-    with fresh(browser, PATIENCE) as (made, errors):
-        made.goto(webui.url, wait_until="domcontentloaded", timeout=PATIENCE)
-        open_tab(made)
-        yield made
-    assert not [error for error in errors if "reading 'props'" not in error]
-
-
-def open_tab(page: Any) -> None:
-    page.locator("#tabs > .tab-nav > button", has_text="LoRA").first.click()
-    page.wait_for_selector("#lora-ext .lx-tabs")
-
-
-def prompt_of(page: Any, name: str) -> str:
-    return str(page.locator(f"#{name}_prompt textarea").input_value())
 
 
 def weights(page: Any, lora: str) -> Any:
