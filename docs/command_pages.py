@@ -13,6 +13,7 @@ from lora_ext.cli import CLI_COMMANDS
 from lora_ext.command_line import CommandParser
 
 TITLE = "Commands"
+_HEADINGS = {"dylora": "DyLoRA", "positional arguments": "Without a name", "mode": "Mode: what is learned from"}
 _HEAD = "| option | default | what it does |\n| --- | --- | --- |\n"
 
 
@@ -101,7 +102,7 @@ def _sections(verb: str, parser: CommandParser) -> Iterator[str]:
         if title != "options" and title in known and _option_names(known[title]) == _option_names(group):
             same.append(title)
             continue
-        heading = "" if len(groups) == 1 else f"## {title[0].upper()}{title[1:]}\n\n"
+        heading = "" if len(groups) == 1 else f"## {_HEADINGS.get(title) or title.capitalize()}\n\n"
         yield heading + _HEAD + "".join(_row(parser, action) for action in visible_options(group))
     if same:
         names = ", ".join(f"[{title}](train.md#{title.replace(' ', '-')})" for title in same)

@@ -25,7 +25,7 @@ The tab works by this API, and so may a script. The addresses stand below `/lora
 the program serves at `/lora-ext/v1/openapi.json`.
 
 - A request that changes something (POST, PUT, DELETE) needs the header `X-Lora-Ext` with the program's token: see
-  [scripts and the API](../TAB.md#http-api).
+  [scripts and the API](TAB.md#http-api).
 - A route that answers with *a job* has started work in the background: `GET /jobs/{job}` tells its progress and, at the
   end, its result.
 - An error is `{"error": …, "kind": …, "field": …}`, in the words of the command line. An unknown field is an error.
@@ -108,4 +108,4 @@ def pages() -> dict[str, tuple[str, str]]:
     text.append("## Types\n\n")
     for name, schema in sorted(document["components"]["schemas"].items()):
         text += [f"### {name}\n\n", cell(schema.get("description", "")), "\n\n", _fields(schema)]
-    return {"http/index.md": ("HTTP API", "".join(text))}
+    return {"http-api.md": ("HTTP API", "".join(text))}

@@ -109,8 +109,14 @@ def _rows(path: Path, wanted: list[str] | None = None) -> list[str]:
 
 
 def _about(path: Path) -> str:
-    """The first line of a module says what it is."""
-    return re.sub(r"^// ", "", _source(path).partition("\n")[0])
+    """What a module says of itself in its first comment, as a heading and the sentences after it."""
+    comment = re.match(r"(?://[^\n]*\n)+", _source(path))
+    text = " ".join(line.strip("/ ") for line in comment[0].splitlines()) if comment else path.stem
+    heading, colon, rest = text.partition(": ")
+    if not colon:
+        heading, colon, rest = text.partition("; ")
+    rest = rest[:1].upper() + rest[1:]
+    return f"## {cell(heading.rstrip('.'))}\n\n" + (f"{cell(rest.rstrip('.'))}.\n\n" if rest else "")
 
 
 def _sections(panel: Path) -> Iterator[str]:
@@ -120,7 +126,7 @@ def _sections(panel: Path) -> Iterator[str]:
             if module.parent.name == "controls" and module.name == "sampling_fields.mjs":
                 rows += _rows(module, names)
         if rows:
-            yield f"## {cell(_about(path)).rstrip('.')}\n\n{_HEAD}{''.join(rows)}\n"
+            yield f"{_about(path)}{_HEAD}{''.join(rows)}\n"
 
 
 def _train_options() -> Iterator[str]:
