@@ -4,7 +4,7 @@ import { h, setChildren } from "./core/elements.mjs";
 import { emit } from "./core/events.mjs";
 import { messageOf } from "./core/messages.mjs";
 import { page } from "./core/page.mjs";
-import { makePanels, showPanel } from "./core/panels.mjs";
+import { makePanels, openPanel, showAddressedPanel } from "./core/panels.mjs";
 import { loadStored } from "./core/storage.mjs";
 import { pageLanguage, setTranslations, t } from "./core/strings.mjs";
 import { button, note } from "./controls/basic.mjs";
@@ -48,8 +48,21 @@ async function mount(element) {
         h("div", { class: "lx-toasts" }),
     );
     emit("mounted");
-    showPanel(loadStored("panel", first));
+    if (showAddressedPanel()) showOwnTab();
+    else openPanel(loadStored("panel", first));
 }
+
+/** Shows the web UI's tab that the page is in: where the web UI starts, it shows another one. */
+function showOwnTab() {
+    const tabs = page.root.closest("#tabs");
+    if (!tabs) return; // the standalone page
+    const items = [...tabs.children].filter((child) => !child.classList.contains("tab-nav"));
+    const buttons = tabs.querySelectorAll(":scope > .tab-nav > button");
+    const own = buttons[items.findIndex((item) => item.contains(page.root))];
+    if (own instanceof HTMLElement) own.click();
+}
+
+window.addEventListener("popstate", () => page.root && showAddressedPanel());
 
 /** The web UI makes the element late, and makes it anew when its page is made anew. */
 function mountWhereMissing() {

@@ -41,6 +41,52 @@ def test_a_curve_and_its_picture(page: Any) -> None:
 
 
 @pytest.mark.one_page
+def test_addresses_lead_to_panels_and_files(page: Any, server: Server) -> None:
+    panel = go(page, "weights")
+    choose(panel, "striped")
+    panel.locator(".lx-about", has_text="SD1").wait_for()
+    assert page.url.endswith("#lora/weights/striped")
+    go(page, "files").locator(".lx-file", has_text="framed").click()
+    page.locator(".lx-detail h3", has_text="framed").wait_for()
+    assert page.url.endswith("#lora/files/framed")
+    page.go_back()
+    until(page, "() => !document.querySelector('#lx-panel-weights').hidden")
+    page.go_forward()
+    until(page, "() => !document.querySelector('#lx-panel-files').hidden")
+    page.goto("about:blank")
+    page.goto(f"{server.url}/#lora/blocks/framed")
+    page.locator("#lx-panel-blocks .lx-pick b", has_text="framed").wait_for()
+    page.goto("about:blank")
+    page.goto(f"{server.url}/#lora/tools/constructor")  # what is no tool leads to the tools
+    page.locator("#lx-panel-tools").wait_for()
+
+
+@pytest.mark.one_page
+def test_changes_of_weights_are_undone_and_redone(page: Any) -> None:
+    panel = go(page, "weights")
+    choose(panel, "framed")
+    panel.locator(".lx-about", has_text="SD1").wait_for()
+    text = panel.locator(".lx-text")
+    all_on = text.input_value()
+    panel.get_by_role("button", name="Set to 0: the output blocks").click()
+    page.wait_for_timeout(600)  # changes within half a second are one
+    output_off = text.input_value()
+    slider = panel.locator(".lx-slide").nth(3)
+    slider.press("0")
+    slider.press("Control+z")
+    assert text.input_value() == output_off
+    slider.press("Control+z")
+    assert text.input_value() == all_on
+    panel.get_by_role("button", name="Redo").click()
+    assert text.input_value() == output_off
+    strength = panel.get_by_label("U-Net strength").first
+    strength.fill("0.5")
+    panel.locator(".lx-tag", has_text=":1:0.5:lbw=").wait_for()
+    slider.press("Control+z")
+    assert strength.input_value() == "1"
+
+
+@pytest.mark.one_page
 def test_enter_chooses_the_file_of_the_name_typed(page: Any, server: Server) -> None:
     for name in ("striped-new", "my-striped"):  # newer than striped
         small(server.data / "loras" / f"{name}.safetensors")

@@ -1,5 +1,6 @@
 // The panels and the bar of tabs above them.
 import { h } from "./elements.mjs";
+import { parsePlace, showPlace } from "./page_address.mjs";
 import { store } from "./storage.mjs";
 import { t } from "./strings.mjs";
 
@@ -11,6 +12,7 @@ import { t } from "./strings.mjs";
  * @property {number} order panels stand from the lowest to the highest
  * @property {(element: HTMLElement) => void} build fills its element, when it is first shown
  * @property {(...values: any[]) => void} [open] called each time it is shown, with the values given to `showPanel`
+ * @property {() => string} [item] the file or the tool that it shows, for the page's address; "" for none
  * @property {() => boolean} [available] whether this program has it; without it, yes
  */
 /** @typedef {Panel & { tab: HTMLElement, element: HTMLElement, built: boolean }} ShownPanel */
@@ -49,13 +51,45 @@ export function buildPanel(name) {
 }
 
 /**
- * Shows a panel, the first one where there is none of this name.
+ * Shows a panel, the first one where there is none of this name, and writes it into the page's address.
  * @param {string} name
  * @param {...any} values for its `open`
  */
 export function showPanel(name, ...values) {
-    const panel = shown.find((one) => one.name === name) || shown[0];
+    const panel = openPanel(name, values);
     if (!panel) return;
+    const [first] = values;
+    showPlace({ panel: panel.name, item: typeof first === "string" ? first : itemOf(panel) });
+}
+
+/** @param {ShownPanel} panel */
+const itemOf = (panel) => (panel.item && panel.item()) || "";
+
+/**
+ * Called by a panel when it shows another item.
+ * @param {string} name
+ */
+export function itemShown(name) {
+    const panel = shown.find((one) => one.name === name);
+    if (panel && !panel.element.hidden) showPlace({ panel: name, item: itemOf(panel) });
+}
+
+/** Shows the panel that the page's address names. Returns whether it names one. */
+export function showAddressedPanel() {
+    const place = parsePlace(location.hash);
+    if (!place || !hasPanel(place.panel)) return false;
+    openPanel(place.panel, place.item ? [place.item] : []);
+    return true;
+}
+
+/**
+ * Shows a panel as `showPanel` does; the page's address stays.
+ * @param {string} name
+ * @param {any[]} [values]
+ */
+export function openPanel(name, values = []) {
+    const panel = shown.find((one) => one.name === name) || shown[0];
+    if (!panel) return null;
     for (const one of shown) {
         const selected = one === panel;
         one.tab.setAttribute("aria-selected", String(selected));
@@ -65,6 +99,7 @@ export function showPanel(name, ...values) {
     store("panel", panel.name);
     build(panel);
     if (panel.open) panel.open(...values);
+    return panel;
 }
 
 /**

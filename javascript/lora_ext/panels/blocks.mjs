@@ -3,7 +3,7 @@ import { api } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { page } from "../core/page.mjs";
-import { registerPanel, showPanel } from "../core/panels.mjs";
+import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { analysisWays, blockMap } from "../blocks/block_map.mjs";
@@ -130,6 +130,7 @@ function build(panel) {
     const picker = new LoraPicker({
         label: t("LoRA"),
         onpick: showingErrors(async (/** @type {LibraryRow} */ row) => {
+            itemShown("blocks");
             const file = await api("/inspect", { query: { name: row.name } });
             if (picker.value === row) layout.fit(file); // else another file was chosen meanwhile
         }),
@@ -174,5 +175,6 @@ registerPanel({
     tip: () => t("What each block of a LoRA does, as a map"),
     order: 45,
     build,
+    item: () => parts.picker.value?.name || "",
     open: (/** @type {string | undefined} */ name) => name && parts.picker.choose(name),
 });

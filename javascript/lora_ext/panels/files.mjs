@@ -5,7 +5,7 @@ import { h, setChildren } from "../core/elements.mjs";
 import { on } from "../core/events.mjs";
 import { formatBytes, formatDate } from "../core/format.mjs";
 import { messageOf, showingErrors } from "../core/messages.mjs";
-import { registerPanel, showPanel } from "../core/panels.mjs";
+import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, note, buttonRow, select } from "../controls/basic.mjs";
 import { VirtualGrid } from "../controls/virtual_grid.mjs";
@@ -21,7 +21,7 @@ import { describeRow, familyName, rowKey, thumbnail } from "../library/lora_row.
 const PAGE_SIZE = 60,
     MOST_ROWS = 500;
 
-/** @type {{ find: (name: string) => Promise<void>, duplicates: JobView }} */
+/** @type {{ find: (name: string) => Promise<void>, duplicates: JobView, chosen: () => string }} */
 let parts;
 
 /**
@@ -197,6 +197,7 @@ function listWithDetails(panel) {
     const details = h("div", { class: "lx-detail" }, card(null, note(t("Choose a file to see what is in it."))));
     const show = showingErrors(async (/** @type {string} */ name) => {
         chosen = name;
+        itemShown("files");
         for (const one of /** @type {HTMLElement[]} */ ([...list.cards.children])) {
             one.setAttribute("aria-pressed", String(one.dataset.name === name));
         }
@@ -219,12 +220,12 @@ function listWithDetails(panel) {
         saved: () => void list.load({ keep: true }),
         pictureChanged: () => void list.load({ keep: true }),
     };
-    return { list, details, show };
+    return { list, details, show, chosen: () => chosen };
 }
 
 /** @param {HTMLElement} panel */
 function build(panel) {
-    const { list, details, show } = listWithDetails(panel);
+    const { list, details, show, chosen } = listWithDetails(panel);
     const duplicates = duplicatesView(list.cardOf);
     const find = button(t("Find duplicates"), () => duplicates.run("/duplicates"), {
         kind: "quiet",
@@ -240,6 +241,7 @@ function build(panel) {
     on("library", () => list.load({ keep: true }));
     parts = {
         duplicates,
+        chosen,
         find: async (name) => {
             list.filters.searchFor(name.split("/").pop() || "");
             await list.load();
@@ -258,5 +260,6 @@ registerPanel({
     tip: () => t("The library: search, metadata, duplicates"),
     order: 60,
     build,
+    item: () => parts.chosen(),
     open: (/** @type {string | undefined} */ name) => name && parts.find(name),
 });

@@ -1,7 +1,7 @@
 // The file tools: merge, resize, extract, split, convert, conflicts, write block weights. Each is a form, a job, and a
 // report.
 import { h, setChildren } from "../core/elements.mjs";
-import { registerPanel, showPanel } from "../core/panels.mjs";
+import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { segments } from "../controls/basic.mjs";
@@ -41,6 +41,7 @@ function build(panel) {
     const show = (/** @type {string} */ name) => {
         for (const [one, place] of Object.entries(places)) place.hidden = one !== name;
         store("tool", name);
+        itemShown("tools");
         return (built[name] ||= TOOLS[name].build(places[name]));
     };
     const last = loadStored("tool", "merge");
@@ -69,8 +70,9 @@ registerPanel({
     tip: () => t("Merge, resize, extract, split, convert, compare files; write block weights"),
     order: 50,
     build,
+    item: () => loadStored("tool", ""),
     open: (/** @type {string | undefined} */ name, /** @type {any} */ given) => {
-        if (!name) return;
+        if (!name || !Object.hasOwn(TOOLS, name)) return; // the page's address may name anything
         const tool = open(name);
         if (given && tool.take) tool.take(given);
     },

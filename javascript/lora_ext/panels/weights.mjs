@@ -5,10 +5,11 @@ import { on } from "../core/events.mjs";
 import { formatWeight } from "../core/format.mjs";
 import { copyText, showingErrors, toast } from "../core/messages.mjs";
 import { page } from "../core/page.mjs";
-import { registerPanel, showPanel } from "../core/panels.mjs";
+import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, columns, buttonRow } from "../controls/basic.mjs";
+import { undoable } from "../controls/undo.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { promptButtons } from "../prompts/prompt_fields.mjs";
 import { BlockEditor } from "../weights/block_editor.mjs";
@@ -23,6 +24,7 @@ import { WeightsText } from "../weights/weights_text.mjs";
 /** @typedef {import("../api_types").LoraFileDetails} LoraFile */
 /** @typedef {import("../weights/block_weights.mjs").BlockWeights} BlockWeights */
 /** @typedef {import("../weights/weights_text.mjs").Tag} Tag */
+/** @typedef {import("../weights/tag_fields.mjs").FieldValues} FieldValues */
 
 class WeightsPanel {
     /** @type {LoraFile | null} */
@@ -35,7 +37,9 @@ class WeightsPanel {
     /** Weights for the file that is being chosen, as text. */
     arriving = "";
 
-    constructor() {
+    /** @param {HTMLElement} place the panel's element */
+    constructor(place) {
+        this.place = place;
         this.about = h("div", { class: "lx-about" });
         this.editor = new BlockEditor(
             () => this.renamed(""),
@@ -58,6 +62,7 @@ class WeightsPanel {
             use: (name) => void this.text.enter(name),
             named: (name) => this.renamed(name),
         });
+        this.undo = undoable(this.place, (state) => this.restore(JSON.parse(state)));
         this.text = new WeightsText({
             presets: () => this.presets.presets,
             ontag: (tag) => this.showTag(tag),
@@ -96,6 +101,14 @@ class WeightsPanel {
         this.presets.mark(this.text.error ? "" : this.preset);
         this.groups.show();
         this.tag.update();
+        const fields = this.fields.state();
+        if (!this.text.error && fields) this.undo.note(JSON.stringify({ text: this.text.box.value, fields }));
+    }
+
+    /** Shows a state of before. @param {{ text: string, fields: FieldValues }} state */
+    restore({ text, fields }) {
+        this.fields.set(fields);
+        return this.text.enter(text);
     }
 
     /** The weights have another name now; "" for none. @param {string} preset */
@@ -158,6 +171,7 @@ class WeightsPanel {
         if (mine !== this.choices) return; // another file was chosen meanwhile
         this.file = file;
         store("lora", chosen.name);
+        itemShown("weights");
         setChildren(this.about, aboutFile(file));
         this.editor.setNorms(
             Object.fromEntries(
@@ -233,7 +247,13 @@ class WeightsPanel {
         return h(
             "section",
             { class: "lx-card" },
-            buttonRow(h("h3", {}, t("Blocks")), h("span", { class: "lx-grow" }), this.layouts, this.ranges),
+            buttonRow(
+                h("h3", {}, t("Blocks")),
+                h("span", { class: "lx-grow" }),
+                this.undo.buttons,
+                this.layouts,
+                this.ranges,
+            ),
             this.groups.element,
             this.editor.element,
             h(
@@ -247,8 +267,7 @@ class WeightsPanel {
         );
     }
 
-    /** @param {HTMLElement} place */
-    show(place) {
+    show() {
         const measure = button(t("What does each block do?"), () => this.file && showPanel("blocks", this.file.name), {
             tip: t("Measures the blocks, with pictures or without"),
         });
@@ -262,7 +281,7 @@ class WeightsPanel {
             h("div", {}, this.text.elements),
             h("div", {}, h("h3", {}, t("Presets")), this.presets.elements),
         );
-        setChildren(place, columns("", side, [this.blocksCard(), texts, this.tagCard()]));
+        setChildren(this.place, columns("", side, [this.blocksCard(), texts, this.tagCard()]));
         this.setLayout(this.size);
         showingErrors(async () => {
             await this.presets.load();
@@ -287,9 +306,10 @@ registerPanel({
     tip: () => t("Strength of a LoRA, block by block"),
     order: 20,
     build: (element) => {
-        panel = new WeightsPanel();
-        panel.show(element);
+        panel = new WeightsPanel(element);
+        panel.show();
     },
+    item: () => panel.file?.name || "",
     open: (/** @type {string | undefined} */ name, /** @type {string | undefined} */ weights) =>
         name && panel.take(name, weights),
 });

@@ -125,6 +125,8 @@ function rangeFields(onchange) {
     return { start, stop };
 }
 
+/** @typedef {Pick<import("../api_types").TagFields, "te" | "unet" | "steps" | "curve" | "hires">} FieldValues */
+
 /** @param {() => void} onchange called after each change, to a right or a wrong value */
 export function tagFields(onchange) {
     const strength = { usual: 1, oninput: onchange, onwrong: onchange };
@@ -141,7 +143,19 @@ export function tagFields(onchange) {
             curve: curve.get(),
             hires: hires.get(),
         }),
-        /** @param {import("../api_types").TagFields} tag */
+        /**
+         * What `set` takes to show the same again; null while a field has a wrong value.
+         * @returns {FieldValues | null}
+         */
+        state() {
+            try {
+                const steps = { start: start.get(), stop: stop.get() };
+                return { te: te.get(), unet: unet.get(), steps, curve: curve.get(), hires: hires.get() };
+            } catch {
+                return null;
+            }
+        },
+        /** @param {FieldValues} tag */
         set(tag) {
             curve.set(tag.curve);
             hires.set(tag.hires);
