@@ -170,7 +170,8 @@ def call_start(call: Caller) -> None:
     for name, data in files.items():
         call("POST", "/teach/upload", json={"upload": upload, "file": name, "data": base64.b64encode(data).decode()})
     call("POST", "/teach/pictures", json={"upload": upload, "files": list(files), "name": "cat"})
-    call("POST", "/dataset/tag", json={"dataset": "cat", "tag": "outdoors"})
+    tagged = call("POST", "/dataset/tag", json={"dataset": "cat", "tag": "outdoors"})
+    call("POST", "/dataset/undo", json={"change": tagged["undo"]})
     call("DELETE", "/dataset/picture", params={"dataset": "cat", "picture": "d.png"})
     call("PUT", "/train/presets", json={"name": "faces", "settings": {"network_dim": 16, "output_name": "cat"}})
     call("GET", "/train/presets")

@@ -697,14 +697,16 @@ export interface RemovedPicture {
     kept: string;
 }
 
-/** What finding and replacing changed, or would change. */
+/** What a change of all captions changed, or would change. */
 export interface ReplacedCaptions {
     /** How many captions. */
     changed: number;
     /** The first of them, before and after. */
     examples: [string, string][];
-    /** A sentence for each caption that cannot be read or written. */
+    /** A sentence for each caption that cannot be read or written, or was changed since. */
     skipped: string[];
+    /** The change's number, by which it is undone; None where nothing was written. */
+    undo: number | null;
 }
 
 /** A report's JSON. */
@@ -1168,6 +1170,7 @@ export interface Answers {
     "POST /dataset/describe": JobSummary;
     "POST /dataset/replace": ReplacedCaptions;
     "POST /dataset/tag": ReplacedCaptions;
+    "POST /dataset/undo": ReplacedCaptions;
     "POST /duplicates": JobSummary;
     "POST /extract": JobSummary;
     "POST /generate": JobSummary;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import traceback
 from collections import Counter
 from dataclasses import dataclass
@@ -12,14 +11,14 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import FileError, TrainError, did_you_mean
-from ..file.displayed_names import displayed_name, files_below, find_by_displayed_parts, paths_by_displayed_name
+from ..file.displayed_names import displayed_name, find_by_displayed_parts, paths_by_displayed_name
 from ..file.saving import check_not_linked, replacing_file
 from ..jobs import Job
 from ..progress import track_with_callback
 from ..train.config.recipe import Recipe
 from ..train.data import dataset_folders
 from ..train.data.captioning import ImageCaptioner, caption_folder
-from ..train.data.captions import load_caption
+from ..train.data.captions import caption_files
 from ..train.data.dataset_scan import DatasetImage, DatasetScan, scan_dataset
 from ..train.data.image_files import is_image_file, load_training_image
 from .app_state import AppState
@@ -85,21 +84,6 @@ class DescribedPictures:
 
     written: int
     had: int
-    skipped: list[str]
-
-
-@dataclass(frozen=True)
-class ReplacedCaptions:
-    """What finding and replacing changed, or would change.
-
-    Attributes:
-        changed: How many captions.
-        examples: The first of them, before and after.
-        skipped: A sentence for each caption that cannot be read or written.
-    """
-
-    changed: int
-    examples: list[tuple[str, str]]
     skipped: list[str]
 
 
@@ -197,10 +181,13 @@ def save_picture_caption(app_state: AppState, picture: Path, caption: str) -> No
     if len(caption) > _LONGEST:
         raise FileError(f"a caption of {len(caption)} characters is too long; give at most {_LONGEST}")
     check_not_linked(picture.parent, containing_folder(app_state.folders.datasets, picture))
-    beside = [picture.with_suffix(suffix) for suffix in (".txt", ".caption")]
-    path = next((p for p in beside if p.is_file()), beside[0])
-    with replacing_file(path, overwrite=True) as part:
+    with replacing_file(caption_path(picture), overwrite=True) as part:
         part.write_text(caption.strip() + "\n", encoding="utf-8", errors="replace")
+
+
+def caption_path(picture: Path) -> Path:
+    """The file of a picture's caption: the one that is read, else a new one."""
+    return next((path for path, _ in caption_files(picture)), picture.with_suffix(".txt"))
 
 
 def image_captioner(app_state: AppState, name: str) -> ImageCaptioner:
@@ -249,47 +236,3 @@ def describe_dataset(
         raise
     skipped = [displayed_name(app_state.hide_folders(sentence)) for sentence in report.skipped]
     return DescribedPictures(len(report.written), len(report.had), skipped)
-
-
-def replace_in_captions(
-    app_state: AppState, dataset: str, find: str, replacement: str, *, whole_tags: bool, dry: bool
-) -> ReplacedCaptions:
-    """Finds and replaces in all captions; whole_tags: between commas only, and an empty `replacement` takes the tag
-    out.
-
-    dry: only counts. Returns {changed, examples, skipped}; skipped: a sentence for each caption that cannot be read or
-    written. Raises FileError.
-    """
-    if not find.strip():
-        raise FileError("the text to find is empty")
-    folder = dataset_folder(app_state, dataset)
-    changed = 0
-    examples: list[tuple[str, str]] = []
-    skipped: list[str] = []
-    for path in filter(is_image_file, files_below(folder)):
-        try:
-            before = load_caption(path) or ""
-            after = (
-                _tags_replaced(before, find.strip(), replacement.strip())
-                if whole_tags
-                else before.replace(find, replacement)
-            )
-            if after == before:
-                continue
-            if not dry:
-                save_picture_caption(app_state, path, after)
-        except (FileError, TrainError) as error:
-            skipped.append(displayed_name(app_state.hide_folders(str(error))))
-            continue
-        changed += 1
-        examples += [(before, after)] * (len(examples) < 5)
-    return ReplacedCaptions(changed, examples, skipped)
-
-
-def _tags_replaced(caption: str, find: str, replacement: str) -> str:
-    lines = []
-    for line in caption.split("\n"):
-        tags = [tag.strip() for tag in line.split(",")]
-        swapped = [replacement if re.fullmatch(re.escape(find), tag, re.IGNORECASE) else tag for tag in tags]
-        lines.append(", ".join(tag for tag in dict.fromkeys(swapped) if tag) if swapped != tags else line)
-    return "\n".join(lines)

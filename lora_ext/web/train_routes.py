@@ -13,7 +13,7 @@ from ..jobs import MODEL_LANE, Job, JobSummary
 from ..train.config.recipe_metadata import settings_from_lora_file
 from . import dataset_browser
 from .app_state import AppState
-from .caption_tags import add_tag_to_captions
+from .caption_changes import CaptionChanges, ReplacedCaptions
 from .routing import RequestBody
 from .sheets import SheetService
 from .training_answers import (
@@ -82,10 +82,17 @@ class AddedTagRequest(RequestBody):
     first: bool = False
 
 
+class UndoRequest(RequestBody):
+    """A change of all captions, by the number that its answer gave as `undo`."""
+
+    change: int = Field(ge=1)
+
+
 def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
     sheets = SheetService(app_state)
     runs = sheets.runs
+    captions = CaptionChanges(app_state)
 
     @api.get("/train/form")
     def form() -> TrainForm:
@@ -189,13 +196,18 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
         ).summary()
 
     @api.post("/dataset/replace")
-    def replace(options: ReplaceRequest) -> dataset_browser.ReplacedCaptions:
+    def replace(options: ReplaceRequest) -> ReplacedCaptions:
         """Finds and replaces in all captions, or counts what that would change."""
-        return dataset_browser.replace_in_captions(
-            app_state, options.dataset, options.find, options.put, whole_tags=options.whole_tags, dry=options.dry
+        return captions.replace(
+            options.dataset, options.find, options.put, whole_tags=options.whole_tags, dry=options.dry
         )
 
     @api.post("/dataset/tag")
-    def tag(options: AddedTagRequest) -> dataset_browser.ReplacedCaptions:
+    def tag(options: AddedTagRequest) -> ReplacedCaptions:
         """Adds a tag to all captions that lack it."""
-        return add_tag_to_captions(app_state, options.dataset, options.tag, first=options.first)
+        return captions.add_tag(options.dataset, options.tag, first=options.first)
+
+    @api.post("/dataset/undo")
+    def undo(options: UndoRequest) -> ReplacedCaptions:
+        """Takes a change of all captions back; undoing what this answers does it again."""
+        return captions.undo(options.change)

@@ -68,7 +68,7 @@ def test_changes_of_weights_are_undone_and_redone(page: Any) -> None:
     panel.locator(".lx-about", has_text="SD1").wait_for()
     text = panel.locator(".lx-text")
     all_on = text.input_value()
-    panel.get_by_role("button", name="Set to 0: the output blocks").click()
+    panel.get_by_title("Set to 0: the output blocks").click()
     page.wait_for_timeout(600)  # changes within half a second are one
     output_off = text.input_value()
     slider = panel.locator(".lx-slide").nth(3)
@@ -79,7 +79,7 @@ def test_changes_of_weights_are_undone_and_redone(page: Any) -> None:
     assert text.input_value() == all_on
     panel.get_by_role("button", name="Redo").click()
     assert text.input_value() == output_off
-    strength = panel.get_by_label("U-Net strength").first
+    strength = panel.locator("input.lx-number[aria-label=U-Net]")
     strength.fill("0.5")
     panel.locator(".lx-tag", has_text=":1:0.5:lbw=").wait_for()
     slider.press("Control+z")

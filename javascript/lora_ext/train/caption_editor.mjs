@@ -17,11 +17,12 @@ import {
     textArea,
     textInput,
 } from "../controls/basic.mjs";
+import { captionsChanged } from "./caption_undo.mjs";
 
 /** @typedef {import("../api_types").DatasetPicture} DatasetPicture */
 /** @typedef {{ dataset: string, captioner: string, overwrite: boolean }} DescribeRequest */
 /** @typedef {import("../api_types").DescribedPictures} DescribedPictures */
-/** @typedef {{ changed: number, examples: [string, string][], skipped: string[] }} Replaced */
+/** @typedef {import("../api_types").ReplacedCaptions} Replaced */
 
 /**
  * @param {string} dataset
@@ -35,14 +36,15 @@ export function findAndReplace(dataset, onchange) {
     const replace = (/** @type {boolean} */ dry) =>
         showingErrors(async () => {
             const request = { dataset, find: find.value, put: put.value, whole_tags: wholeTags, dry };
-            const { changed, examples, skipped } = /** @type {Replaced} */ (await post("/dataset/replace", request));
+            const replaced = /** @type {Replaced} */ (await post("/dataset/replace", request));
+            const { changed, examples, skipped } = replaced;
             setChildren(
                 out,
                 note(dry ? t("{0} captions would change", changed) : t("{0} captions changed", changed)),
                 examples.map(([before, after]) => note(`${before} → ${after}`)),
                 skipped.map((line) => note(line, "bad")),
             );
-            if (!dry && changed) onchange();
+            if (!dry) captionsChanged(dataset, replaced, onchange);
         });
     const element = h(
         "details",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,13 +177,19 @@ def load_caption(image_path: Path, extension: str = "") -> str | None:
     Raises:
         TrainError: The file is not UTF-8 text.
     """
+    for path, suffix in caption_files(image_path, extension):
+        _check_link(path, suffix)
+        return load_caption_text(path)
+    return None
+
+
+def caption_files(image_path: Path, extension: str = "") -> Iterator[tuple[Path, str]]:
+    """The caption files beside an image with their suffixes; the first is the one that is read."""
     wanted = [checked_caption_suffix(extension)] if extension else []
     for suffix in dict.fromkeys([*wanted, *CAPTION_EXTENSIONS]):
         for path in (image_path.with_suffix(suffix), image_path.with_name(image_path.name + suffix)):
             if path.is_file():
-                _check_link(path, suffix)
-                return load_caption_text(path)
-    return None
+                yield path, suffix
 
 
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

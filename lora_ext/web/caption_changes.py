@@ -1,0 +1,206 @@
+"""Changes of all captions of a data set at once: find and replace, a tag for all; each can be undone."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import FileError, TrainError
+from ..file.displayed_names import displayed_name, files_below
+from ..file.saving import check_not_linked, replacing_file
+from ..train.data.captions import load_caption
+from ..train.data.image_files import is_image_file
+from .app_state import AppState
+from .dataset_browser import caption_path, dataset_folder, save_picture_caption
+from .user_paths import containing_folder
+
+_EXAMPLES = 5
+_KEPT_CHANGES = 20
+
+
+@dataclass(frozen=True)
+class ReplacedCaptions:
+    """What a change of all captions changed, or would change.
+
+    Attributes:
+        changed: How many captions.
+        examples: The first of them, before and after.
+        skipped: A sentence for each caption that cannot be read or written, or was changed since.
+        undo: The change's number, by which it is undone; None where nothing was written.
+    """
+
+    changed: int
+    examples: list[tuple[str, str]]
+    skipped: list[str]
+    undo: int | None = None
+
+
+@dataclass(frozen=True)
+class _ChangedFile:
+    """A caption file's bytes before and after a change; None: there was no file."""
+
+    path: Path
+    before: bytes | None
+    after: bytes | None
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+class CaptionChanges:
+    """Changes captions and keeps the last changes since the program's start, to undo them.
+
+    Args:
+        app_state: Has the folders.
+    """
+
+    def __init__(self, app_state: AppState) -> None:
+        self._app_state = app_state
+        self._numbers = itertools.count(1)
+        self._kept: dict[int, list[_ChangedFile]] = {}
+        self._lock = threading.Lock()
+
+    def replace(self, dataset: str, find: str, replacement: str, *, whole_tags: bool, dry: bool) -> ReplacedCaptions:
+        """Finds and replaces in all captions.
+
+        Args:
+            dataset: The data set's name.
+            find: What to look for.
+            replacement: What it becomes; empty takes it out.
+            whole_tags: Whether only whole tags between commas are replaced, in any case; else anywhere.
+            dry: Whether nothing is written.
+
+        Returns:
+            What was changed, or with `dry` would be.
+
+        Raises:
+            FileError: There is no such data set, or `find` is empty.
+        """
+        if not find.strip():
+            raise FileError("the text to find is empty")
+
+        def change(caption: str) -> str:
+            if whole_tags:
+                return _tags_replaced(caption, find.strip(), replacement.strip())
+            return caption.replace(find, replacement)
+
+        return self._change(dataset, change, dry=dry)
+
+    def add_tag(self, dataset: str, tag: str, *, first: bool) -> ReplacedCaptions:
+        """Adds a tag to every caption that lacks it; a picture without a caption gets it as its caption.
+
+        Args:
+            dataset: The data set's name.
+            tag: The tag.
+            first: Whether it comes before what is there, or after it.
+
+        Returns:
+            What was changed.
+
+        Raises:
+            FileError: There is no such data set, or the tag is none.
+        """
+        tag = tag.strip().strip(",").strip()
+        if not tag or "\n" in tag:
+            raise FileError("the tag is empty" if not tag else "a tag is one line")
+        return self._change(dataset, lambda caption: _with_tag(caption, tag, first=first))
+
+    def _change(self, dataset: str, change: Callable[[str], str], *, dry: bool = False) -> ReplacedCaptions:
+        """Changes the captions that `change` makes others of."""
+        examples: list[tuple[str, str]] = []
+        skipped: list[str] = []
+        written: list[_ChangedFile] = []
+        count = 0
+        for picture in filter(is_image_file, files_below(dataset_folder(self._app_state, dataset))):
+            try:
+                caption = load_caption(picture) or ""
+                changed = change(caption)
+                if changed == caption:
+                    continue
+                if not dry:
+                    path = caption_path(picture)
+                    before = _bytes_of(path)
+                    save_picture_caption(self._app_state, picture, changed)
+                    written.append(_ChangedFile(path, before, _bytes_of(path)))
+            except (FileError, TrainError) as error:
+                skipped.append(self._shown(error))
+                continue
+            count += 1
+            examples += [(caption, changed)] * (len(examples) < _EXAMPLES)
+        return ReplacedCaptions(count, examples, skipped, self._keep(written))
+
+    def undo(self, number: int) -> ReplacedCaptions:
+        """Takes a change back, byte for byte. What was changed since stays, and is named.
+
+        Args:
+            number: The change's number.
+
+        Returns:
+            What was changed; it is a change of its own, so that undoing it does the first one again.
+
+        Raises:
+            FileError: No change of this number is kept.
+        """
+        with self._lock:
+            files = self._kept.pop(number, None)
+        if files is None:
+            raise FileError(f"there is no change {number} to undo: the last {_KEPT_CHANGES} since the start are kept")
+        skipped: list[str] = []
+        written: list[_ChangedFile] = []
+        for file in files:
+            try:
+                self._take_back(file)
+            except FileError as error:
+                skipped.append(self._shown(error))
+                continue
+            written.append(_ChangedFile(file.path, file.after, file.before))
+        return ReplacedCaptions(len(written), [], skipped, self._keep(written))
+
+    def _take_back(self, file: _ChangedFile) -> None:
+        check_not_linked(file.path.parent, containing_folder(self._app_state.folders.datasets, file.path))
+        try:
+            if _bytes_of(file.path) != file.after:
+                raise FileError(f"{file.path}: the caption was changed since and stays")
+            if file.before is None:
+                file.path.unlink()
+                return
+        except OSError as error:
+            raise FileError(f"{file.path}: {error.strerror}") from error
+        with replacing_file(file.path, overwrite=True) as part:
+            part.write_bytes(file.before)
+
+    def _keep(self, files: list[_ChangedFile]) -> int | None:
+        if not files:
+            return None
+        with self._lock:
+            number = next(self._numbers)
+            self._kept[number] = files
+            while len(self._kept) > _KEPT_CHANGES:
+                del self._kept[min(self._kept)]
+        return number
+
+    def _shown(self, error: Exception) -> str:
+        return displayed_name(self._app_state.hide_folders(str(error)))
+
+
+def _tags_replaced(caption: str, find: str, replacement: str) -> str:
+    lines = []
+    for line in caption.split("\n"):
+        tags = [tag.strip() for tag in line.split(",")]
+        swapped = [replacement if re.fullmatch(re.escape(find), tag, re.IGNORECASE) else tag for tag in tags]
+        lines.append(", ".join(tag for tag in dict.fromkeys(swapped) if tag) if swapped != tags else line)
+    return "\n".join(lines)
+
+
+def _with_tag(caption: str, tag: str, *, first: bool) -> str:
+    lines = []
+    for line in caption.split("\n"):
+        tags = [one.strip() for one in line.split(",") if one.strip()]
+        has = tag.lower() in (one.lower() for one in tags)
+        lines.append(line if has else ", ".join([tag, *tags] if first else [*tags, tag]))
+    return "\n".join(lines)
