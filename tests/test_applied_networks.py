@@ -154,6 +154,7 @@ def drawn_alone(model: Tiny, spec: AdapterSpec, applied: AppliedNetworks) -> tup
     return drawn(model, spec)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 def test_schedules(model: Tiny, mode: str) -> None:
     file = lora_file(model)

@@ -125,6 +125,7 @@ def test_one_file_alone_is_as_without_it(model: Tiny, compose: str, mode: str) -
         assert all(map(torch.equal, drawn, model.draw()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 def test_a_step_of_switch_is_one_file_alone(model: Tiny, mode: str) -> None:
     specs = specs_of(model, "switch/2", 3)
@@ -140,6 +141,7 @@ def test_a_step_of_switch_is_one_file_alone(model: Tiny, mode: str) -> None:
     assert not torch.allclose(files[0], files[1], atol=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "mode"), [("lora", "live"), ("loha", "auto"), ("lora", "baked")])
 def test_composite_is_the_mean_of_each_file_alone(model: Tiny, kind: str, mode: str) -> None:
     specs = specs_of(model, "composite", 2)

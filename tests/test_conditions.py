@@ -56,6 +56,7 @@ def alone(model: Tiny, specs: list[AdapterSpec], x: torch.Tensor, text: torch.Te
         return unet(model, x, text)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "mode"), [("lora", "auto"), ("lora", "baked"), ("lora-dora-out", "live")])
 def test_each_row_has_the_files_of_its_condition(model: Tiny, kind: str, mode: str) -> None:
     a, b = (lora_file(model, kind, seed=seed, name=str(seed), std=0.3) for seed in range(2))

@@ -95,6 +95,7 @@ def written(tmp_path: Path, name: str) -> tuple[LoraFile, LoraFile]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", DAMAGED)
 def test_it_is_skipped_and_counted_and_the_rest_applies(name: str, tmp_path: Path) -> None:
     bad, good = written(tmp_path, name)

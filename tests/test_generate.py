@@ -96,6 +96,7 @@ STEPS_OF_CURVES = {  # settings, and for each pass (U-Net calls, calls as the we
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STEPS_OF_CURVES)
 def test_a_curve_keeps_the_step(folder: Path, model: StandaloneModel, tmp_path: Path, name: str) -> None:
     """From 0 at the first call of each pass on, by the share of the calls; as really applied, told on request."""
@@ -144,6 +145,7 @@ def test_a_drawn_seed_is_reported(folder: Path, model: StandaloneModel) -> None:
     assert first.info["parameters"] != second.info["parameters"] and "Seed: -1" not in first.info["parameters"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", [*SAMPLERS, *TIMESTEP_SAMPLERS])
 def test_every_sampler_draws(folder: Path, model: StandaloneModel, sampler: str) -> None:
     (image,) = generate(settings(folder, sampler=sampler, cfg=1.0), model=model)
@@ -323,6 +325,7 @@ def test_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("prompt", "negative", "says"),
     [

@@ -203,6 +203,7 @@ def same(ours: nn.Module, theirs: nn.Module) -> bool:
 # --- tests -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("family", "channels"), [("SD1", 4), ("SD1", 9), ("SD2", 4), ("SD2", 9), ("SDXL", 4)])
 def test_reads_back_what_was_written(tmp_path: Path, family: str, channels: int) -> None:
     model = read(write(tmp_path, family, channels), prediction="epsilon")
@@ -225,6 +226,7 @@ def test_reads_back_what_was_written(tmp_path: Path, family: str, channels: int)
     assert not any(p.requires_grad for part in model.parts().values() for p in part.parameters())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
 def test_draws(tmp_path: Path, family: str) -> None:
     """A picture comes out, the same again, another with another prompt."""
@@ -424,6 +426,7 @@ def test_options(tmp_path: Path, options: dict[str, str], text: str) -> None:
         read(tmp_path / "x.safetensors")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("variant", "shards"), [("fp16", None), ("bf16", None), ("fp16", "100KB"), (None, None)])
 def test_a_folder_that_holds_one_variant_only(tmp_path: Path, variant: str | None, shards: str | None) -> None:
     """As most SDXL downloads; `merge` read such a folder, `generate` and `train` did not."""

@@ -85,6 +85,7 @@ def _clone(module: nn.Module) -> nn.Module:
 CASES = [(layer, kind) for layer, new in LAYERS_TO_TRY.items() for kind in KINDS if suits(kind, weight_shape(new()))]  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("layer", "kind"), CASES)
 def test_live_and_baked_are_w_plus_delta(layer: str, kind: str, dtype: torch.dtype) -> None:

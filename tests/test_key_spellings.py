@@ -117,6 +117,7 @@ SUFFIXES: dict[Callable[[str, str, str], str], tuple[str, str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spelling", SUFFIXES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_layer_lands_on_its_own(family: str, spelling: Callable[[str, str, str], str]) -> None:

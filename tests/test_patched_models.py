@@ -23,6 +23,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[StandInHost]:
         yield host
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("law", LAWS)
 def test_law(host: StandInHost, law: str) -> None:
     LAWS[law](Run(host))

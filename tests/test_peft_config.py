@@ -185,6 +185,7 @@ def test_what_is_assumed_without_a_configuration_is_said(tmp_path: Path) -> None
             assert any("alpha = rank is assumed" in note and file.name in note for note in report.notes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 9999, "\xff"])
 def test_a_configuration_that_cannot_be_read_is_reported(text: str, tmp_path: Path) -> None:
     train(unet(), CONFIGS["alpha"](), tmp_path)
@@ -199,6 +200,7 @@ def change(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -72,6 +72,7 @@ def _compare(model: Tiny, pictures: list[list[AdapterSpec]], step: tuple[int, in
             assert (together[i] - plain[i]).abs().max() > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_may_differ_from_picture_to_picture(model: Tiny, kind: str) -> None:
     file = norms(model) if kind == "norm" else lora_file(model, kind, wide=True, std=0.3)

@@ -48,6 +48,7 @@ def _predict(tiny: Tiny, specs: list[AdapterSpec], texts: list[torch.Tensor] | N
         return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_ones_equal_no_mask_and_zeros_equal_no_lora(tiny: Tiny, kind: str) -> None:
     file = norms(tiny) if kind == "norm" else lora_file(tiny, kind, wide=True, std=0.3)

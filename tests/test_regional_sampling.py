@@ -124,6 +124,7 @@ def test_a_batch_that_is_computed_in_parts_is_the_same(
     assert np.abs(_draw(folder, model, long, batch=2)[:1] - one).max() <= 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [{"sampler": "DDIM"}, {"sampler": "Heun"}, {"hr_scale": 1.5}, {"cfg": 1.0}],

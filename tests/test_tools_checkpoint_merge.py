@@ -122,6 +122,7 @@ def test_a_merged_checkpoint_is_the_baked_model(tmp_path: Path, family: str, kin
     assert torch.allclose(back, first, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind(tmp_path: Path, kind: str) -> None:
     path = small.write(tmp_path, "SD1")

@@ -163,6 +163,7 @@ def test_of_a_merge_is_what_was_merged(tmp_path: Path, family: str) -> None:
     assert "extracted from tuned" in again.metadata["ss_training_comment"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("family", "part"), [("SD1", TE), ("SD2", TE), ("SDXL", TE), ("SDXL", TE2)])
 @pytest.mark.parametrize("name", ["q_proj", "k_proj", "v_proj", "out_proj"])
 def test_each_projection_is_found_where_it_is(tmp_path: Path, family: str, part: str, name: str) -> None:

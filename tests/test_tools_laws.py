@@ -197,6 +197,7 @@ def test_approximations_do_not_depend_on_the_size_of_the_numbers(seed: int, size
         assert best.kept == pytest.approx(float(values[:rank].norm() / values.norm()), abs=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("decay", [0.0, 0.5, 3.0])
 @pytest.mark.parametrize("shape", [(520, 700), (900, 530), (288, 32, 3, 3)])
 def test_large_matrices_are_within_the_promise(shape: tuple[int, ...], decay: float) -> None:

@@ -148,6 +148,7 @@ def learned(network: TrainableNetwork) -> TrainableNetwork:
     return network
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_trained_is_what_a_file_applies(model: Tiny, kind: str, tmp_path: Path) -> None:
     recipe = recipe_of_kind(kind)

@@ -103,6 +103,7 @@ def test_a_negative_weight_subtracts_until_the_next_step(tmp_path: Path, more: d
             network.begin_step()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [ILECO, {**SLIDER, "network_module": "dylora", "unit": 2}])
 def test_a_resumed_run_is_the_same_and_the_file_says_how_it_was_trained(
     tmp_path: Path, settings: dict[str, Any]

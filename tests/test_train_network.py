@@ -86,6 +86,7 @@ def test_a_new_network_changes_nothing(model: Tiny) -> None:
         torch.testing.assert_close(output(model), plain)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", [LIVE, BAKED])
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_is_trained_is_what_is_applied(model: Tiny, name: str, mode: str) -> None:
@@ -199,6 +200,7 @@ def grads(network: TrainableNetwork) -> list[Tensor | None]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize(
     "extra", [{}, {"network_module": "dylora", "unit": 2}, {"network_dropout": 0.3, "rank_dropout": 0.3}], ids=str

@@ -218,6 +218,7 @@ PRIVATE = {"saving", "samples", "logging"}
 """Groups that a file's metadata does not tell, but for a comment."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(recipe_options()) - {"conv_dim", "conv_block_dims", "conv_alpha"}))
 @settings(max_examples=8)
 @given(data=st.data())
@@ -281,6 +282,7 @@ def test_a_c3lier_and_a_dylora_come_back() -> None:
         assert training_metadata(again).items() >= training_metadata(recipe).items()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(recipe_options()) - {"training_comment"}))
 def test_every_option_is_read_where_training_is_done(name: str) -> None:
     """By attribute, outside of what reads, checks and notes recipes (a comment is for the notes alone)."""

@@ -127,6 +127,7 @@ def test_the_decay_that_is_asked_for_is_the_one_that_acts(base: Path) -> None:
         torch.testing.assert_close(run.stepper.parameters[index].detach(), want, rtol=1e-5, atol=1e-7, msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "more",
     [
@@ -181,6 +182,7 @@ def test_block_rates_that_group_the_network_otherwise_hold(base: Path) -> None:
     assert halved and set(halved) == {5e-3}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -201,6 +203,7 @@ def test_another_network_is_refused_with_what_to_do(base: Path, more: dict[str, 
     assert "leave resume out" in str(caught.value) and STATE in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["SGD", "SGDNesterov", "Adafactor", "Lion", "Prodigy", "AdamWScheduleFree"])
 def test_another_optimizer_starts_anew_on_the_learned_network(base: Path, name: str) -> None:
     if not has(name):
@@ -236,6 +239,7 @@ def test_an_argument_that_the_averages_are_made_with_starts_anew(
     assert str(run.stepper.optimizer.param_groups[0][name]) == value or float(value) == 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["SGD", "Adafactor", "Lion", "Prodigy", "DAdaptAdam", "AdamWScheduleFree"])
 def test_a_number_among_the_arguments_holds(kind: str, tmp_path: Path) -> None:
     if not has(kind):
@@ -349,6 +353,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_state_is_reported(base: Path, tmp_path: Path, damage: str) -> None:
     shutil.copytree(base / "a" / STATE, tmp_path / STATE)

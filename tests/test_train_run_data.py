@@ -133,6 +133,7 @@ def test_images_of_all_accumulated_batches_are_counted(tmp_path: Path, monkeypat
     assert log.seconds_per_step == 1.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["AdamWScheduleFree", "Prodigy", "Adafactor", "Lion"])
 def test_any_optimizer_trains_a_dylora_and_continues(name: str, tmp_path: Path) -> None:
     """Ranks without gradients, samples in between, and the very same losses after a resume."""

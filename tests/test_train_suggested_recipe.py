@@ -52,6 +52,7 @@ def test_an_unknown_kind_is_refused() -> None:
         suggest_settings(replace(TWENTY, kind="mood"))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path(CHECKPOINT).is_file(), reason="no embedded model in this installation")
 def test_teach_prints_reasons_and_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = tmp_path / "cat"

@@ -99,6 +99,7 @@ def test_a_word_is_apart_from_punctuation(text: str, word: str, apart: str) -> N
     assert surround_with_spaces(apart, word) == apart, "once is enough"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("word", "captions"),
     [

@@ -132,6 +132,7 @@ def test_an_unknown_name_is_reported_as_on_the_command_line(api: Client) -> None
     assert said["error"] == "no LoRA is called 'onee'; did you mean 'one'?" and said["kind"] == "FileError"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -518,6 +519,7 @@ def test_a_module_is_asked_for_each_time_and_sent_when_it_changed(api: Client) -
     assert api("GET", "/modules/main.mjs", headers={"If-None-Match": '"of before"'}).content == first.content
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["none.mjs", "../lora_ext.mjs", "..%2Flora_ext.mjs", "/etc/passwd", "main.mjs%00", "main"]
 )

@@ -45,6 +45,7 @@ def test_masks_are_saved_where_at_finds_them(api: Client) -> None:
         assert "no mask" in api(method, path, 400, params={"name": "../presets"})["error"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["left", "0-1;0-1", "../face", "a/b", "con", "", "a:b", "col 9/2"])
 def test_names_that_are_none_are_refused(api: Client, name: str) -> None:
     assert api("PUT", "/masks", 400, json={"name": name, "data": encoded()})["error"]

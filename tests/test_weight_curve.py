@@ -230,6 +230,7 @@ CURVE = parse_curve("0@0,0.8@2,-0.5@3")
 BLOCKS = parse_block_curve("INALL@0,OUTALL@4", parse_block_weights)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 def test_each_step_is_that_of_its_weights(model: Tiny, mode: str) -> None:
     """Bit for bit the same as the file applied anew at the constant weights of that step."""

@@ -166,6 +166,7 @@ def database() -> Any:
     return sd_hijack.model_hijack.embedding_db
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["bundle", "single"])
 def test_an_embedding_is_there_while_its_file_is_in_use(webui: StandIn, bundled: None, name: str) -> None:
     none = webui.make("a zqx cat")

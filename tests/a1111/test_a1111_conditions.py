@@ -59,6 +59,7 @@ def test_a_prompt_with_and_is_as_before_unless_asked(webui: StandIn) -> None:
     assert "Lora AND" not in webui.make(f"a cat {ONE}").told
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch", [1, 2])
 def test_each_row_is_as_if_its_part_were_the_prompt(webui: StandIn, batch: int) -> None:
     """The row of each part, with its text encoding, is that of the part alone, the negative one without."""
@@ -79,6 +80,7 @@ def test_two_parts_of_one_text_have_their_own_files(webui: StandIn) -> None:
     assert (rows[0] - rows[1]).abs().max() > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by", ["tag", "setting"])
 def test_the_negative_prompt_without_the_file(webui: StandIn, by: str) -> None:
     webui.options(lora_ext_on_negative=by == "tag")
@@ -282,6 +284,7 @@ def test_settings_of_words_in_a_pasted_infotext(webui: StandIn) -> None:
     assert params["Region ratios"] == "2,1"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["Regional Prompter", "Forge Couple"])
 def test_other_extensions_that_divide_the_picture(webui: StandIn, name: str) -> None:
     """Ours stands back and says so: the file acts everywhere, and words are not ours."""

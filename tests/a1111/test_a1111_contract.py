@@ -26,6 +26,7 @@ def test_all_that_the_code_names_is_recorded() -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REAL["orders"])
 def test_order_of_calls(ours: dict[str, Any], name: str) -> None:
     assert ours["orders"][name] == REAL["orders"][name]

@@ -121,6 +121,7 @@ def test_an_error_at_any_step_leaves_the_next_picture_as_it_was(
     assert apart(webui.make("a dog <lora:one:1>"), tagged) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mode", "owner", "name"), [("live", nn.Module, "register_forward_hook"), ("baked", nn, "Parameter")]
 )

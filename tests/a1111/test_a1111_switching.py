@@ -149,6 +149,7 @@ def test_the_other_model_could_not_take_the_files(chosen: StandIn, capsys: pytes
     assert all(untouched(model) for model in sd_models.model_data.loaded_sd_models)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["auto", "baked", "live"])
 def test_the_way_of_applying_follows_the_model(webui: StandIn, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that move between devices (--medvram) or are stored in fp8 are not baked by `auto`, fp8 never."""

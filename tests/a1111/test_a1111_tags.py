@@ -101,6 +101,7 @@ def test_conditioning_that_is_kept_is_not_used_for_another_weight_of_the_text_en
     assert apart(made[1], webui.make("a cat <lora:one:8:0>")) <= 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["live", "baked"])
 @pytest.mark.parametrize(("sampler", "calls"), [("Euler", 4), ("Heun", 7)])
 def test_a_schedule_moves_at_each_call_of_the_denoiser(webui: StandIn, mode: str, sampler: str, calls: int) -> None:

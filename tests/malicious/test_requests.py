@@ -310,6 +310,7 @@ def test_a_remembered_password_and_a_cookie_change_nothing(locked: Target) -> No
     assert script.status_code == 200 and script.json()["tag"] == "<lora:framed:1>"
 
 
+@pytest.mark.long
 def test_guesses_are_slowed_and_nobody_is_locked_out(locked: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     locked.guard.attempts = PasswordAttempts(lambda: now[0])

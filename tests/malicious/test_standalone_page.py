@@ -146,6 +146,7 @@ def test_options_reach_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_no_gradio_is_imported() -> None:
     """Where there is none, the page is whole."""
     code = (
