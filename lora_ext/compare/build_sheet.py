@@ -38,6 +38,7 @@ def build_sheet(
     batch: int = 8,
     scorer: Scorer | None = None,
     on_progress: SheetProgressCallback | None = None,
+    write_pages: bool = True,
 ) -> SheetResult:
     """Generates the missing pictures, and writes pages, `scores.csv` and `sheet.json` into the store's folder.
 
@@ -49,6 +50,7 @@ def build_sheet(
         scorer: measures the pictures; for this each prompt and seed is generated once more without a LoRA. None for no
             scores.
         on_progress: called at each step; may raise `SheetStopped`, and the pages then show what is drawn so far.
+        write_pages: False where another process of the same sheet measures the pictures and writes the pages.
 
     Returns:
         The sheet with its files, scores and suggestion.
@@ -64,6 +66,11 @@ def build_sheet(
     except SheetStopped:  # nothing of this sheet is drawn, and what is in the folder stays as it is
         return SheetResult(plan, store.folder, [], SheetProgress(len(plan.cells)))
     result = SheetResult(plan, store.folder, keys, SheetProgress(0))
+    if not write_pages:
+        result.progress = generate_cells(
+            [*image_specs, *without], renderer, store, batch=batch, on_progress=on_progress
+        )
+        return result
     title = plan.base.prompt or "(empty prompt)"
     store.save_manifest(build_manifest(result, store, title).as_json())
     details = PageDetails(title, _settings(plan, renderer.title))

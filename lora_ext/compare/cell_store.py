@@ -8,6 +8,7 @@ that was trained again) has another name.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,12 +17,17 @@ from typing import Any, cast
 from PIL import Image, PngImagePlugin
 
 from ..errors import FileError
+from ..file.file_lock import exclusive_lock
 from ..file.saving import replacing_file
 from ..json_text import parse_json
 from .sheet_json import SheetJson
 
 CELLS_FOLDER, MANIFEST_FILE, PNG_TEXT_KEY = "cells", "sheet.json", "parameters"
 """The subfolder with the cells, the manifest, and the PNG text chunk in which the web UI stores infotext."""
+LEFTOVER_SECONDS = 3600.0
+"""Age from which a temporary file is no other process' that is being written."""
+SEED_FILE = ".seed.json"
+"""The random seed that the processes which draw one sheet agree on."""
 
 
 class CellStore:
@@ -43,11 +49,17 @@ class CellStore:
         self.cells = folder / CELLS_FOLDER
         try:
             self.cells.mkdir(parents=True, exist_ok=True)
-            for part in self.cells.glob(".*.part"):
-                part.unlink()  # left by a run that was killed while it wrote
+            for part in self.cells.glob(".*.part"):  # left by a run that was killed while it wrote
+                with suppress(FileNotFoundError):
+                    if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS:
+                        part.unlink()
         except OSError as error:
             raise FileError(f"{folder} cannot be written: {error.strerror or error}") from error
         self._known: dict[str, Path] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Finds the pictures that other processes have written since."""
         for path in sorted(self.cells.glob("*-*.png")):
             key = path.stem.rpartition("-")[2]
             if key not in self._known and _is_complete(path):
@@ -114,6 +126,34 @@ class CellStore:
         if axes != list(axis_texts) or {k: v for k, v in found.items() if k not in left_out} != same:
             return None
         return int(found["seed"])
+
+    def agreed_seed(self, base: Mapping[str, Any], axis_texts: Sequence[str], proposed: int) -> int:
+        """The seed of a sheet whose seed is random, the same for all processes that draw it.
+
+        Args:
+            base: as of `resumable_seed`, like `axis_texts`.
+            axis_texts: the axes.
+            proposed: the seed where there is none yet.
+
+        Returns:
+            The seed of the sheet in this folder, or that of the process that came first.
+
+        Raises:
+            FileError: the folder cannot be written.
+        """
+        path = self.folder / SEED_FILE
+        left_out = ("seed", "lora")
+        sheet = [{k: v for k, v in base.items() if k not in left_out}, list(axis_texts)]
+        with exclusive_lock(path):
+            found = self.resumable_seed(base, axis_texts)
+            with suppress(OSError, ValueError, LookupError, TypeError):
+                before = parse_json(path.read_text(encoding="utf-8"))
+                found = int(before["seed"]) if found is None and before["sheet"] == sheet else found
+            if found is None:
+                found = proposed
+                with replacing_file(path, overwrite=True) as part:
+                    part.write_text(json.dumps({"sheet": sheet, "seed": found}), encoding="utf-8", errors="replace")
+        return found
 
     def save_manifest(self, manifest: SheetJson) -> Path:
         """Writes `sheet.json`, the sheet's content for programs. Raises FileError."""

@@ -1,8 +1,12 @@
-"""Generate the cells of a sheet that are not in its store yet, through the `ImageRenderer` of a host."""
+"""Generate the cells of a sheet that are not in its store yet, through the `ImageRenderer` of a host.
+
+Several processes may generate the cells of one sheet at once; each draws those that no other has claimed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,9 +14,13 @@ from PIL import Image
 
 from ..adapter_spec import Presets, resolve_block_weights
 from ..file.lora_library import LoraLibrary
+from .cell_claims import CellClaims
 from .cell_store import CellStore
 from .image_spec import ImageSpec
 from .sheet_plan import SheetPlan, batch_image_specs, unique_image_specs
+
+WAIT_SECONDS = 0.3
+"""Time between two looks at cells that other processes are drawing."""
 
 DenoisingCallback = Callable[[int, int], None]
 """Called before each denoising step of a batch with (its number from 0, the count); may raise `SheetStopped`."""
@@ -81,7 +89,7 @@ class SheetProgress:
 
     Attributes:
         total: number of different pictures.
-        kept: how many of them were in the store before.
+        kept: how many of them were in the store before, or were drawn by another process.
         done: how many are in the store now.
         newest: keys of the pictures of the last batch.
         batch_share: share of the denoising steps of the current batch, 0 to 1.
@@ -143,6 +151,9 @@ def generate_cells(
 ) -> SheetProgress:
     """Generates the pictures that are not in the store yet, and stores each batch when it is done.
 
+    Other processes may do so for the same folder: each picture is drawn by the one that claims it, and all of them
+    return when the last one is there.
+
     Args:
         image_specs: the pictures; equal ones are generated once.
         renderer: generates them.
@@ -156,22 +167,62 @@ def generate_cells(
     wanted = unique_image_specs(image_specs, lambda image_spec: image_spec.key(renderer.identity(image_spec)))
     number = {key: number for number, key in enumerate(wanted)}
     key_of = {image_spec: key for key, image_spec in wanted.items()}
-    missing = [image_spec for key, image_spec in wanted.items() if store.path(key) is None]
-    progress = SheetProgress(len(wanted), kept=len(wanted) - len(missing), done=len(wanted) - len(missing))
+    present = {key for key in wanted if store.path(key) is not None}
+    progress = SheetProgress(len(wanted), kept=len(present), done=len(present))
+    missing = [image_spec for key, image_spec in wanted.items() if key not in present]
 
     def on_step(step: int, total: int) -> None:
         progress.batch_share = step / max(1, total)
         if on_progress:
             on_progress(progress)
 
+    def count(own: int) -> None:
+        """Counts the pictures, those of other processes too."""
+        newest = [key for key in wanted if key not in present and store.path(key) is not None]
+        present.update(newest)
+        progress.done = len(present)
+        progress.kept = progress.done - own
+        progress.newest = newest or progress.newest
+        on_step(0, 1)
+
+    drawn = 0
     try:
         on_step(0, 1)
-        for group in batch_image_specs(missing, max(1, batch), renderer.batch_key):
-            for image_spec, image in zip(group, renderer.generate(group, on_step), strict=True):
-                store.save_image(key_of[image_spec], image, number[key_of[image_spec]])
-            progress.done += len(group)
-            progress.newest = [key_of[image_spec] for image_spec in group]
-            on_step(0, 1)
+        groups = batch_image_specs(missing, max(1, batch), renderer.batch_key)
+        with CellClaims(store.cells) as claims:
+            while groups:
+                claimed_by_others: list[list[ImageSpec]] = []
+                for group in groups:
+                    mine, theirs = _claim(group, key_of, store, claims)
+                    if theirs:
+                        claimed_by_others.append(theirs)
+                    if mine:
+                        for image_spec, image in zip(mine, renderer.generate(mine, on_step), strict=True):
+                            store.save_image(key_of[image_spec], image, number[key_of[image_spec]])
+                            claims.release(key_of[image_spec])
+                        drawn += len(mine)
+                        count(drawn)
+                groups = claimed_by_others
+                if groups:
+                    time.sleep(WAIT_SECONDS)
+                    store.refresh()
+                    count(drawn)
+            claims.remove_done(present)
     except SheetStopped:
         pass
     return progress
+
+
+def _claim(
+    group: Sequence[ImageSpec], key_of: Mapping[ImageSpec, str], store: CellStore, claims: CellClaims
+) -> tuple[list[ImageSpec], list[ImageSpec]]:
+    """(What this process draws of a batch, what others are drawing); what is drawn already is in neither."""
+    store.refresh()
+    missing = [image_spec for image_spec in group if store.path(key_of[image_spec]) is None]
+    mine = [image_spec for image_spec in missing if claims.take(key_of[image_spec])]
+    theirs = [image_spec for image_spec in missing if image_spec not in mine]
+    store.refresh()  # a picture that was finished between the look and the claim
+    for image_spec in [image_spec for image_spec in mine if store.path(key_of[image_spec]) is not None]:
+        claims.release(key_of[image_spec])
+        mine.remove(image_spec)
+    return mine, theirs

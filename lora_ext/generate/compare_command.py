@@ -1,14 +1,21 @@
-"""`python -m lora_ext compare`: a labelled sheet over epochs, files, weights, blocks, ranks, seeds …"""
+"""`python -m lora_ext compare`: a labelled sheet over epochs, files, weights, blocks, ranks, seeds …
+
+`accelerate launch -m lora_ext compare …` shares the cells out to processes, and so does the same command started again
+on the same folder, also by another machine.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypedDict
+
+import torch
 
 from ..command_line import CommandParser
 from ..compare import build_sheet, sheet_plan
@@ -62,12 +69,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings(**{**given, **{name: tuple(given[name]) for name in given if isinstance(given[name], list)}})
     try:
         training = find_training_images(images) if images else ()
-        result = compare(settings, batch=batch, images=training, **own)
+        rank = int(os.environ.get("RANK") or 0)
+        result = compare(_on_own_device(settings), batch=batch, images=training, rank=rank, **own)
     except LoraError as error:
         print(f"lora-ext: {error}", file=sys.stderr)
         return 2
+    if rank:
+        return 0
     print(json.dumps(result, ensure_ascii=False) if own["json"] else _format_result(result))
     return 0
+
+
+def _on_own_device(settings: Settings) -> Settings:
+    """The settings with the GPU that `accelerate launch` or torchrun gives to this process; unchanged elsewhere."""
+    local = os.environ.get("LOCAL_RANK", "")
+    if settings.device not in (None, "cuda") or not local.isdigit() or int(local) >= torch.cuda.device_count():
+        return settings
+    return replace(settings, device=f"cuda:{local}")
 
 
 class ComparisonSummary(TypedDict):
@@ -109,6 +127,7 @@ def compare(
     out: Path,
     batch: int = 8,
     json: bool = False,
+    rank: int = 0,
 ) -> ComparisonSummary:
     """Builds a sheet; run again with the same arguments it resumes one.
 
@@ -124,6 +143,7 @@ def compare(
         out: the folder for cells and sheets.
         batch: images at once.
         json: whether the progress bar is hidden.
+        rank: number of this process among those that `accelerate launch` started; the first writes the pages.
 
     Returns:
         Paths of the sheets, numbers of cells, and the suggested weight.
@@ -138,7 +158,8 @@ def compare(
     parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
     image_spec = ImageSpec(**settings.image_fields(), lora=lora)
     if given_settings.seed < 0:
-        image_spec = replace(image_spec, seed=store.resumable_seed(asdict(image_spec), (x, y, z)) or image_spec.seed)
+        seed = store.agreed_seed(asdict(image_spec), (x, y, z), image_spec.seed)
+        image_spec = replace(image_spec, seed=seed)
     planned = _skip_unknown_tags(sheet_plan.plan_sheet(image_spec, x, y, z, library), library, settings.strict)
     for text in (
         *unread_tag_warnings(image_spec.prompt, image_spec.negative_prompt),
@@ -149,7 +170,9 @@ def compare(
     with StandaloneImageRenderer(settings, model, library) as renderer:
         bar = _ProgressBar(quiet=json)
         try:
-            result = build_sheet.build_sheet(planned, renderer, store, batch=batch, scorer=scorer, on_progress=bar)
+            result = build_sheet.build_sheet(
+                planned, renderer, store, batch=batch, scorer=scorer, on_progress=bar, write_pages=rank == 0
+            )
         finally:
             bar.close()
         fits = [str(fit) for fit in renderer.fits.values() if not fit.ok]
