@@ -1,16 +1,19 @@
 """Every option of kohya's `train_network.py` and `sdxl_train_network.py`, and what `train` makes of it.
 
     python benchmarks/kohya_options.py [--scripts CHECKOUT [--versions v0.7.0 … main]] [--page FILE]
+        [--diffusers CHECKOUT --cloneofsimo CHECKOUT]
 
 CHECKOUT is a git repository of kohya-ss/sd-scripts. With it, each version's own parser is built (its imports of other
 packages are replaced by empty modules) and the list in tests/data/kohya_options.json is renewed: names, values and
 versions. The page docs/KOHYA_OPTIONS.md is then made from that list and this project's parser: each option is given to
-`train`, with each of its values, and the page has what came of it. A test compares the page with the program.
+`train`, with each of its values, and the page has what came of it. A test compares the page with the program. The last
+two renew tests/data/other_trainers_options.json: the options of diffusers' LoRA scripts and of cloneofsimo's lora_pti.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import functools
 import io
@@ -23,11 +26,22 @@ from typing import Any
 
 from lora_ext.errors import TrainError
 from lora_ext.train.config.kohya_options import IGNORED_OPTIONS, UNSUPPORTED_OPTIONS
+from lora_ext.train.config.other_trainers_options import RENAMED_OPTIONS, TRANSLATED_OPTIONS
 from lora_ext.train.config.recipe import recipe_options
 from lora_ext.train.config.recipe_io import RecipeParser, recipe_from_arguments, recipe_parser, settings_from_recipe
 
 ROOT = Path(__file__).parents[1]
 OPTIONS, PAGE = ROOT / "tests/data/kohya_options.json", ROOT / "docs/KOHYA_OPTIONS.md"
+OTHERS = ROOT / "tests/data/other_trainers_options.json"
+DIFFUSERS = tuple(
+    f"examples/{folder}/{name}.py"
+    for folder, names in {
+        "text_to_image": ("train_text_to_image_lora", "train_text_to_image_lora_sdxl"),
+        "dreambooth": ("train_dreambooth_lora", "train_dreambooth_lora_sdxl"),
+    }.items()
+    for name in names
+)
+LORA_PTI = "lora_diffusion/cli_lora_pti.py"
 SCRIPTS = ("train_network", "sdxl_train_network")
 VERSIONS = ("v0.6.6", "v0.7.0", "v0.8.8", "v0.9.1", "v0.10.1", "main")
 OF_THE_COMMAND = {
@@ -43,7 +57,7 @@ EXAMPLES = {
     "DAdaptLion DAdaptSGD Adafactor Prodigy RAdamScheduleFree AdamWScheduleFree SGDScheduleFree",
     "lr_scheduler": "linear cosine cosine_with_restarts polynomial constant constant_with_warmup adafactor "
     "inverse_sqrt cosine_with_min_lr warmup_stable_decay piecewise_constant",
-    "lr_scheduler_type": "CosineAnnealingLR", "network_module": "networks.lora networks.dylora networks.lora_fa "
+    "lr_scheduler_type": "StepLR", "network_module": "networks.lora networks.dylora networks.lora_fa "
     "networks.loha networks.lokr networks.oft lycoris.kohya",
     "caption_extension": ".txt", "lr_warmup_steps": "10",
     "bucket_reso_steps": "64", "min_bucket_reso": "256", "max_bucket_reso": "1024",
@@ -119,6 +133,37 @@ def read_options(checkout: Path, versions: list[str]) -> dict[str, dict[str, Any
     return dict(sorted(found.items()))
 
 
+def read_other_options(diffusers: Path, cloneofsimo: Path) -> dict[str, dict[str, Any]]:
+    """Option of another trainer → its form, as its source declares it."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, kind: str | None, flag: bool, where: str) -> None:
+        scripts = list(dict.fromkeys([*found.get(name, {}).get("scripts", []), where]))
+        found[name] = {"name": name, "type": kind, "flag": flag, "choices": [], "scripts": scripts}
+
+    for path in DIFFUSERS:
+        for node in ast.walk(_source(diffusers, path)):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+                more = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                for text in node.args:
+                    flag = "store_true" in more.get("action", "")
+                    add(ast.literal_eval(text)[2:], more.get("type"), flag, Path(path).stem)
+    function = next(
+        node
+        for node in _source(cloneofsimo, LORA_PTI).body
+        if isinstance(node, ast.FunctionDef) and node.name == "train"
+    )
+    for argument in function.args.args:
+        kind = ast.unparse(argument.annotation) if argument.annotation else "str"
+        add(argument.arg, kind, kind == "bool", "lora_pti")
+    return dict(sorted(found.items()))
+
+
+def _source(checkout: Path, path: str) -> ast.Module:
+    command = ["git", "-C", str(checkout), "show", f"HEAD:{path}"]
+    return ast.parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def values_of(option: dict[str, Any]) -> list[list[str]]:
     """The command-line values that an option is tried with."""
     if option["flag"]:
@@ -162,12 +207,37 @@ def verdict(option: dict[str, Any]) -> tuple[str, str]:
         return "not supported", UNSUPPORTED_OPTIONS[name] + (f"; {fine} changes nothing and is accepted" * bool(fine))
     if name in IGNORED_OPTIONS:
         return "no effect here", IGNORED_OPTIONS[name]
+    if name in RENAMED_OPTIONS:
+        return "alias", f"`--{RENAMED_OPTIONS[name]}`"
+    if name in TRANSLATED_OPTIONS:
+        return "alias", TRANSLATED_OPTIONS[name]
     if name not in recipe_options():
         sets = {key: value for _, settings, _, _ in results for key, value in settings.items()}
         return "alias", "sets " + ", ".join(f"{key} {value}" for key, value in sets.items())
     refused = [values[0] for values, problem in wrong if f"{name} must be" in problem or f"unknown {name}" in problem]
     help_text = recipe_options()[name][1].help
     return "real", help_text + (f"; not {', '.join(refused)}" if refused else "")
+
+
+def other_page(options: dict[str, dict[str, Any]]) -> str:
+    """The page's part about other trainers."""
+    rows = []
+    for name, option in options.items():
+        kind, sentence = verdict(option)
+        rows.append(
+            f"| `--{name}` | {kind} | {sentence.replace('|', chr(92) + '|')} | {', '.join(option['scripts'])} |"
+        )
+    return f"""
+## Other trainers
+
+The options of diffusers' LoRA scripts and of cloneofsimo's `lora_pti`. Where kohya's scripts have an option of the same
+name, it has kohya's meaning. Defaults are those of this program. `lora_add`'s modes are those of `lora-ext merge
+FIRST SECOND OUTPUT --mode MODE`.
+
+| option | here | what it does, or why not | of |
+| --- | --- | --- | --- |
+{chr(10).join(rows)}
+"""
 
 
 def page(options: dict[str, dict[str, Any]]) -> str:
@@ -194,7 +264,12 @@ something on. The last column is filled where not all of these versions have the
 | option | here | what it does, or why not | versions |
 | --- | --- | --- | --- |
 {chr(10).join(rows)}
-"""
+{other_page(json.loads(OTHERS.read_text(encoding="utf-8")))}"""
+
+
+def _keep(found: dict[str, dict[str, Any]], path: Path) -> None:
+    lines = [f"{json.dumps(name)}: {json.dumps(option)}" for name, option in found.items()]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -203,11 +278,13 @@ def main() -> None:
     parser.add_argument("--scripts", type=Path, metavar="CHECKOUT")
     parser.add_argument("--versions", nargs="*", default=list(VERSIONS))
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--diffusers", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--cloneofsimo", type=Path, metavar="CHECKOUT")
     given = parser.parse_args()
     if given.scripts:
-        found = read_options(given.scripts, given.versions)
-        lines = [f"{json.dumps(name)}: {json.dumps(option)}" for name, option in found.items()]
-        OPTIONS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        _keep(read_options(given.scripts, given.versions), OPTIONS)
+    if given.diffusers and given.cloneofsimo:
+        _keep(read_other_options(given.diffusers, given.cloneofsimo), OTHERS)
     text = page(json.loads(OPTIONS.read_text(encoding="utf-8")))
     given.page.write_text(text, encoding="utf-8")
     print(next(line for line in text.splitlines() if " options: " in line))

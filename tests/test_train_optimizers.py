@@ -9,18 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import get_scheduler
+from transformers.optimization import get_inverse_sqrt_schedule
 
 from lora_ext.errors import TrainError
+from lora_ext.train.config.lr_schedules import build_scheduler, learning_rate_factor
 from lora_ext.train.config.optimizers import (
     OPTIMIZERS,
     build_optimizer,
-    build_scheduler,
     clip_gradients,
     current_learning_rates,
     is_schedule_free,
     parse_optimizer_args,
 )
 from lora_ext.train.config.recipe import Recipe, UserOptimizerClass
+from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.config.recipe_option import LR_SCHEDULERS
 
 
@@ -64,20 +66,77 @@ def test_every_optimizer_at_hand_learns(name: str) -> None:
     assert set(current_learning_rates(made)) == {"unet"}
 
 
+OWN_SCHEDULES = ("rex", "piecewise_constant")  # transformers has neither
+
+
 @settings(max_examples=60)
-@given(st.sampled_from(LR_SCHEDULERS), st.integers(0, 20), st.integers(21, 60), st.integers(1, 4))
+@given(
+    st.sampled_from([name for name in LR_SCHEDULERS if name not in OWN_SCHEDULES]),
+    st.integers(0, 20),
+    st.integers(21, 60),
+    st.integers(1, 4),
+)
 def test_schedules_are_transformers(name: str, warm: int, steps: int, cycles: int) -> None:
-    recipe = Recipe(lr_scheduler=name, lr_warmup_steps=float(warm), lr_scheduler_num_cycles=cycles)
+    least, falling = 0.125 * cycles, min(15, steps - warm)
+    recipe = Recipe(
+        lr_scheduler=name,
+        lr_warmup_steps=float(warm),
+        lr_scheduler_num_cycles=cycles,
+        lr_scheduler_min_lr_ratio=least,
+        lr_decay_steps=float(falling),
+        lr_scheduler_timescale=30 * cycles,
+    )
     ours, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0) for _ in range(2))
     mine = build_scheduler(recipe, ours, steps)
-    special = {"num_cycles": cycles} if name == "cosine_with_restarts" else {}
-    other = get_scheduler(name, theirs, warm, steps, scheduler_specific_kwargs=special)
+    special = {
+        "cosine_with_restarts": {"num_cycles": cycles},
+        "cosine_with_min_lr": {"num_cycles": cycles / 2, "min_lr_rate": least},
+        "warmup_stable_decay": {"num_decay_steps": falling, "min_lr_ratio": least, "num_cycles": cycles / 2},
+    }
+    if name == "inverse_sqrt":  # get_scheduler does not pass its time scale on
+        other = get_inverse_sqrt_schedule(theirs, warm, 30 * cycles)
+    else:
+        other = get_scheduler(name, theirs, warm, steps, scheduler_specific_kwargs=special.get(name, {}))
     for _ in range(steps + 3):
         assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=2e-7)
         for made in (ours, theirs):
             made.step()
         mine.step()
         other.step()
+
+
+def test_other_schedules() -> None:
+    rex = Recipe(lr_scheduler="rex", lr_scheduler_min_lr_ratio=0.1)
+    assert [learning_rate_factor(rex, step, 10) for step in (0, 5, 10, 12)] == pytest.approx([1, 0.7, 0.1, 0.1])
+    piecewise = recipe_from_settings({"lr_scheduler": "piecewise_constant", "lr_scheduler_args": "step_rules=1:3,0.1"})
+    assert [learning_rate_factor(piecewise, step, 10) for step in (0, 2, 3, 9)] == [1, 1, 0.1, 0.1]
+    waves = recipe_from_settings(
+        {"lr_scheduler_type": "CosineAnnealingWarmRestarts", "lr_scheduler_args": ["T_0=4"], "learning_rate": 0.01}
+    )
+    made = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(made, 4)
+    for step in range(9):
+        assert 0.01 * learning_rate_factor(waves, step, 9) == pytest.approx(made.param_groups[0]["lr"])
+        made.step()
+        theirs.step()
+    named = recipe_from_settings({"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_args": ["min_lr_ratio=0.25"]})
+    assert named.lr_scheduler_min_lr_ratio == 0.25 and named.lr_scheduler_args == ()
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "told"),
+    [
+        ({"lr_scheduler_type": "CosineAnealingLR"}, "'CosineAnnealingLR'"),
+        ({"lr_scheduler_type": "os.path"}, "known: Cosine"),
+        ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["step_sice=3"]}, "'step_size'"),
+        ({"lr_scheduler_type": "StepLR"}, "step_size"),
+        ({"lr_scheduler_args": ["min_lr=1"]}, "no argument of a schedule"),
+        ({"lr_scheduler": "piecewise_constant"}, "step_rules=1:10"),
+    ],
+)
+def test_schedule_errors(given_settings: dict, told: str) -> None:
+    with pytest.raises(TrainError, match=told):
+        recipe_from_settings(given_settings)
 
 
 def test_warmup_may_be_a_share() -> None:

@@ -17,7 +17,8 @@ from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
 from lora_ext.file.loading import load_lora_file
-from lora_ext.train.config.optimizers import OPTIMIZERS, learning_rate_factor
+from lora_ext.train.config.lr_schedules import learning_rate_factor
+from lora_ext.train.config.optimizers import OPTIMIZERS
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.run import training_state
 from lora_ext.train.run.training_run import TrainingRun

@@ -5,6 +5,7 @@ import { t } from "../core/strings.mjs";
 export const groupTitles = () => ({
     model: t("model"),
     mode: t("learn from"),
+    validation: t("validation"),
     data: t("data"),
     network: t("network"),
     dylora: t("DyLoRA"),

@@ -12,9 +12,7 @@ from .other_trainers_options import OTHER_IGNORED_OPTIONS, OTHER_UNSUPPORTED_OPT
 _ACCELERATE = "it is a setting of accelerate, which is not used"
 _HUGGING_FACE = "results are saved in output_dir only; upload them yourself"
 _DEEPSPEED = "DeepSpeed is not used"
-_VALIDATION = "there is no validation set"
 _START = "use resume, which continues at the saved step"
-_SCHEDULES = "use lr_scheduler, lr_warmup_steps, lr_scheduler_num_cycles and lr_scheduler_power"
 _HALF = "the LoRA is trained in float32; use mixed_precision fp16 or bf16"
 _METADATA = "the file's metadata has no such entry"
 
@@ -67,12 +65,6 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "initial_epoch": _START,
         "initial_step": _START,
         "log_tracker_config": "use log_with, log_tracker_name and log_prefix",
-        "lr_decay_steps": _SCHEDULES,
-        "lr_scheduler_args": _SCHEDULES,
-        "lr_scheduler_min_lr_ratio": _SCHEDULES,
-        "lr_scheduler_timescale": _SCHEDULES,
-        "lr_scheduler_type": _SCHEDULES,
-        "max_validation_steps": _VALIDATION,
         "metadata_is_negative_embedding": _METADATA,
         "metadata_merged_from": _METADATA,
         "metadata_preprocessor": _METADATA,
@@ -89,10 +81,6 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "stop_text_encoder_training": "the text encoder is trained to the end, or not with network_train_unet_only",
         "train_inpainting": "inpainting models are not trained",
         "vae": "the checkpoint's own VAE is used; put the other one into the checkpoint",
-        "validate_every_n_epochs": _VALIDATION,
-        "validate_every_n_steps": _VALIDATION,
-        "validation_seed": _VALIDATION,
-        "validation_split": _VALIDATION,
         "weighted_captions": "brackets in captions are read as plain text",
         "zero3_init_flag": _DEEPSPEED,
         "zero3_save_16bit_model": _DEEPSPEED,

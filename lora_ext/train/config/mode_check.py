@@ -29,6 +29,7 @@ _FIELDS = {
 _PICTURES_ONLY = (
     "reg_data_dir", "reg_generate", "dataset_config", "in_json", "masked_loss", "token_string",
     "network_train_text_encoder_only", "color_aug", "face_crop_aug_range", "cache_latents_to_disk", "torch_compile",
+    "validation_split",
 )  # fmt: skip
 """Options that need pictures to train on, or that run the U-Net with the network only."""
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from ...errors import TrainError, did_you_mean
 from .recipe import Recipe, UserOptimizerClass
@@ -39,7 +38,7 @@ class OptimizerEntry:
 
 
 _NESTEROV = (("nesterov", True), ("momentum", 0.9))
-_BNB, _DADAPT, _FREE = "bitsandbytes", "dadaptation", "schedulefree"
+_BNB, _DADAPT, _FREE, _MORE = "bitsandbytes", "dadaptation", "schedulefree", "pytorch-optimizer"
 OPTIMIZERS: Mapping[str, OptimizerEntry] = MappingProxyType(
     {
         "AdamW": OptimizerEntry("torch.optim", "AdamW"),
@@ -50,12 +49,17 @@ OPTIMIZERS: Mapping[str, OptimizerEntry] = MappingProxyType(
         "AdamW8bit": OptimizerEntry("bitsandbytes.optim", "AdamW8bit", _BNB),
         "PagedAdamW8bit": OptimizerEntry("bitsandbytes.optim", "PagedAdamW8bit", _BNB),
         "PagedAdamW": OptimizerEntry("bitsandbytes.optim", "PagedAdamW", _BNB),
+        "PagedAdamW32bit": OptimizerEntry("bitsandbytes.optim", "PagedAdamW32bit", _BNB),
         "Lion8bit": OptimizerEntry("bitsandbytes.optim", "Lion8bit", _BNB),
         "PagedLion8bit": OptimizerEntry("bitsandbytes.optim", "PagedLion8bit", _BNB),
         "SGDNesterov8bit": OptimizerEntry("bitsandbytes.optim", "SGD8bit", _BNB, _NESTEROV),
         "Lion": OptimizerEntry("lion_pytorch", "Lion", "lion-pytorch"),
         "Prodigy": OptimizerEntry("prodigyopt", "Prodigy", "prodigyopt", has_own_rate=True),
         "DAdaptation": OptimizerEntry("dadaptation.experimental", "DAdaptAdamPreprint", _DADAPT, has_own_rate=True),
+        "DAdaptAdamPreprint": OptimizerEntry(
+            "dadaptation.experimental", "DAdaptAdamPreprint", _DADAPT, has_own_rate=True
+        ),
+        "DAdaptAdanIP": OptimizerEntry("dadaptation.experimental", "DAdaptAdanIP", _DADAPT, has_own_rate=True),
         "DAdaptAdam": OptimizerEntry("dadaptation", "DAdaptAdam", _DADAPT, has_own_rate=True),
         "DAdaptAdaGrad": OptimizerEntry("dadaptation", "DAdaptAdaGrad", _DADAPT, has_own_rate=True),
         "DAdaptAdan": OptimizerEntry("dadaptation", "DAdaptAdan", _DADAPT, has_own_rate=True),
@@ -64,6 +68,18 @@ OPTIMIZERS: Mapping[str, OptimizerEntry] = MappingProxyType(
         "AdamWScheduleFree": OptimizerEntry("schedulefree", "AdamWScheduleFree", _FREE),
         "RAdamScheduleFree": OptimizerEntry("schedulefree", "RAdamScheduleFree", _FREE),
         "SGDScheduleFree": OptimizerEntry("schedulefree", "SGDScheduleFree", _FREE),
+        "ProdigyPlusScheduleFree": OptimizerEntry(
+            "prodigyplus.prodigy_plus_schedulefree",
+            "ProdigyPlusScheduleFree",
+            "prodigy-plus-schedule-free",
+            has_own_rate=True,
+        ),
+        "CAME": OptimizerEntry("pytorch_optimizer", "CAME", _MORE),
+        "Adan": OptimizerEntry("pytorch_optimizer", "Adan", _MORE),
+        "Ranger": OptimizerEntry("pytorch_optimizer", "Ranger", _MORE),
+        "AdEMAMix": OptimizerEntry("pytorch_optimizer", "AdEMAMix", _MORE),
+        "Lamb": OptimizerEntry("pytorch_optimizer", "Lamb", _MORE),
+        "Tiger": OptimizerEntry("pytorch_optimizer", "Tiger", _MORE),
     }
 )
 """Name (kohya's `--optimizer_type`) → its entry."""
@@ -246,63 +262,6 @@ def optimizer_advice(recipe: Recipe) -> list[str]:
     if "ScheduleFree" in where.name and recipe.lr_scheduler != "constant":
         advice.append(f"{recipe.optimizer_type} needs no schedule; set lr_scheduler constant")
     return advice
-
-
-# --- schedules -------------------------------------------------------------------------------------------------------
-
-
-def warmup_step_count(recipe: Recipe, steps: int) -> int:
-    """Warm-up steps: `lr_warmup_steps`, or that share of all steps where it is below 1."""
-    given = recipe.lr_warmup_steps
-    return int(given * steps) if given < 1 else int(given)
-
-
-def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """Computes the schedule's factor on the learning rate, as transformers' schedules (`optimization.py`).
-
-    Args:
-        recipe: Its `lr_scheduler` and the options beside it are used.
-        step: The optimizer step, from 0.
-        steps: Optimizer steps of the whole run.
-
-    Returns:
-        The factor, in 0..1.
-
-    Example:
-        >>> from lora_ext.train.config.recipe import Recipe
-        >>> learning_rate_factor(Recipe(lr_scheduler="linear", lr_warmup_steps=10), 5, 110)
-        0.5
-    """
-    name, rising = recipe.lr_scheduler, warmup_step_count(recipe, steps)
-    if name == "constant":
-        return 1.0
-    if step < rising:
-        return step / max(1, rising)
-    if name == "constant_with_warmup":
-        return 1.0
-    done = (step - rising) / max(1, steps - rising)
-    if name == "linear":
-        return max(0.0, 1 - done)
-    if name == "cosine":
-        return max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
-    if name == "cosine_with_restarts":
-        cycles = recipe.lr_scheduler_num_cycles
-        return 0.0 if done >= 1 else max(0.0, 0.5 * (1 + math.cos(math.pi * ((cycles * done) % 1.0))))
-    return max(0.0, 1 - min(done, 1.0)) ** recipe.lr_scheduler_power
-
-
-def build_scheduler(recipe: Recipe, optimizer: Optimizer, steps: int) -> LambdaLR:
-    """Builds the recipe's learning-rate schedule; it is stepped once after every optimizer step.
-
-    Args:
-        recipe: Its `lr_scheduler` and the options beside it are used.
-        optimizer: The optimizer whose rates change.
-        steps: Optimizer steps of the whole run.
-
-    Returns:
-        The scheduler.
-    """
-    return LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step, steps))
 
 
 def current_learning_rates(optimizer: Optimizer) -> dict[str, float]:

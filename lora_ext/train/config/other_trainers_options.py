@@ -57,6 +57,7 @@ TRANSLATED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "log_wandb": "log_with wandb",
         "lora_rank": "network_dim and, as there, network_alpha; with lora_scale",
         "lora_scale": "network_alpha, as the factor on the rank",
+        "perform_inversion": "without it placeholder_tokens and initializer_tokens are left out",
         "prediction_type": "v_parameterization",
         "prodigy_beta3": "beta3 of optimizer_args",
         "prodigy_decouple": "decouple of optimizer_args",
@@ -131,5 +132,5 @@ OTHER_UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """Option that fails if its value turns something on → what to use, or why not."""
 
-OTHER_TRAINERS_OPTIONS = frozenset({*RENAMED_OPTIONS, *TRANSLATED_OPTIONS, "perform_inversion"})
+OTHER_TRAINERS_OPTIONS = frozenset({*RENAMED_OPTIONS, *TRANSLATED_OPTIONS})
 """Options of other trainers that set options of other names here."""

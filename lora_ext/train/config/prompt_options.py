@@ -11,19 +11,19 @@ from .recipe_option import recipe_option
 class PromptOptions:
     """Prompts and columns of tables; each option's help says what it does."""
 
-    # --- captions
+    # --- data
     instance_prompt: str | None = recipe_option(
-        None, "caption of pictures that have none, instead of the folder's name", "captions"
+        None, "caption of pictures that have none, instead of the folder's name", "data"
     )
     class_prompt: str | None = recipe_option(
-        None, "caption of regularisation pictures that have none; reg_generate makes them from it", "captions"
+        None, "caption of regularisation pictures that have none; reg_generate makes them from it", "data"
     )
     num_class_images: int | None = recipe_option(
-        None, "regularisation pictures that class_prompt is filled up to", "captions", low=1, high=100_000
+        None, "regularisation pictures that class_prompt is filled up to", "data", low=1, high=100_000
     )
-    image_column: str = recipe_option("image", "column of pictures in a parquet file", "captions")
+    image_column: str = recipe_option("image", "column of pictures in a parquet file", "data")
     caption_column: str = recipe_option(
-        "text", "column of captions in a parquet file, metadata.jsonl or metadata.csv", "captions"
+        "text", "column of captions in a parquet file, metadata.jsonl or metadata.csv", "data"
     )
     # --- samples
     validation_prompt: str | None = recipe_option(None, "prompt of samples, where sample_prompts is not set", "samples")

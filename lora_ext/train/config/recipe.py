@@ -13,16 +13,18 @@ from ...errors import TrainError
 from ...precisions import MIXED_PRECISIONS, TRAINED_FILE_PRECISIONS
 from .mode_options import ModeOptions
 from .network_options import NetworkOptions
+from .optimizer_options import OptimizerOptions
 from .prompt_options import PromptOptions
 from .recipe_option import (
-    LR_SCHEDULERS,
     MAX_SIDE_PIXELS,
     MAX_STEPS,
+    OPTION_GROUPS,
     PRIOR_LOSS_TARGETS,
     RESIZE_INTERPOLATIONS,
     RecipeOption,
     recipe_option,
 )
+from .validation_options import ValidationOptions
 
 
 class UserOptimizerClass(str):
@@ -34,7 +36,7 @@ class UserOptimizerClass(str):
 
 
 @dataclass(frozen=True)
-class Recipe(PromptOptions, ModeOptions, NetworkOptions):
+class Recipe(ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, NetworkOptions):
     """The settings of one training run; None means "not set". Each option's help says what it does.
 
     Example:
@@ -78,15 +80,6 @@ class Recipe(PromptOptions, ModeOptions, NetworkOptions):
         high=1,
     )
     max_grad_norm: float = recipe_option(1.0, "gradient clipping: largest norm; 0 is no limit", "learning", low=0)
-    # --- optimizer
-    optimizer_type: str = recipe_option(
-        "AdamW", "AdamW, AdamW8bit, Lion, Adafactor, Prodigy, SGD …", "optimizer", basic=True
-    )
-    optimizer_args: tuple[str, ...] = recipe_option((), "name=value, such as weight_decay=0.01", "optimizer")
-    lr_scheduler: str = recipe_option("constant", "learning-rate schedule", "optimizer", LR_SCHEDULERS, basic=True)
-    lr_warmup_steps: float = recipe_option(0.0, "warm-up steps; below 1 a share of all steps", "optimizer", low=0)
-    lr_scheduler_num_cycles: int = recipe_option(1, "restarts of cosine_with_restarts", "optimizer", low=1)
-    lr_scheduler_power: float = recipe_option(1.0, "power of polynomial", "optimizer", low=0)
     # --- loss
     loss_type: str = recipe_option(
         "l2", "distance of prediction and target", "loss", ("l2", "l1", "huber", "smooth_l1")
@@ -300,9 +293,10 @@ class Recipe(PromptOptions, ModeOptions, NetworkOptions):
 
 
 def recipe_options() -> dict[str, tuple[Field[Any], RecipeOption]]:
-    """Lists all options in order.
+    """Lists all options in the order of their groups.
 
     Returns:
         Name → (dataclass field, option). The field's `type` is the annotation's text.
     """
-    return {f.name: (f, f.metadata["option"]) for f in fields(Recipe)}
+    found = {f.name: (f, f.metadata["option"]) for f in fields(Recipe)}
+    return dict(sorted(found.items(), key=lambda item: OPTION_GROUPS.index(item[1][1].group)))

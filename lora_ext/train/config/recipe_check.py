@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from ...errors import TrainError
 from .block_settings import block_rate_weights
 from .layer_choice import parse_layer_numbers
+from .lr_schedules import learning_rate_factor
 from .mode_check import mode_problems
 from .optimizers import find_optimizer, optimizer_advice, parse_optimizer_args
 from .recipe import Recipe
@@ -183,6 +184,9 @@ def _learning(r: Recipe) -> Iterator[str]:
     if r.ema_decay is not None and "ScheduleFree" in optimizer.name:
         yield f"{r.optimizer_type} averages the weights itself; leave ema_decay out"
     parse_optimizer_args(r.optimizer_args)
+    learning_rate_factor(r, 0, 100)  # raises for a schedule or arguments that are not known
+    if r.early_stopping_patience and not r.validation_split:
+        yield "early_stopping_patience ends a run by its validation loss; set validation_split, such as 0.1"
     if r.max_train_epochs is None and r.lr_warmup_steps >= 1 and r.lr_warmup_steps >= r.max_train_steps:
         yield f"lr_warmup_steps {r.lr_warmup_steps:g} takes all of max_train_steps {r.max_train_steps}; make it smaller"
 

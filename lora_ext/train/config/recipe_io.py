@@ -16,6 +16,7 @@ from ...errors import TrainError, did_you_mean
 from ...file.displayed_names import typed_path
 from .kohya_gui_file import load_gui_file
 from .kohya_options import IGNORED_OPTIONS, UNSUPPORTED_OPTIONS, is_neutral, sort_options
+from .lr_schedules import name_schedule
 from .network_modules import (
     ARGUMENT_NAMES,
     EXTRA_ARGUMENTS,
@@ -215,6 +216,7 @@ def recipe_from_settings(
         given["text_encoder_lr"], second = rates
         given.setdefault("text_encoder_2_lr", second)
     name_network(given, notify)
+    name_schedule(given)
     used, not_used = sort_options(given, recipe_options())
     if not_used:
         notify(not_used)

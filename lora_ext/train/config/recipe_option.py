@@ -43,7 +43,15 @@ NETWORK_TARGETS = (
 )  # fmt: skip
 TRAINING_MODES = ("pictures", "ileco", "slider", "addift", "multi-addift")
 PRIOR_LOSS_TARGETS = ("picture", "model")
-LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
+LR_SCHEDULERS = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "cosine_with_min_lr",
+    "inverse_sqrt", "warmup_stable_decay", "rex", "piecewise_constant",
+)  # fmt: skip
+OPTION_GROUPS = (
+    "network", "dylora", "blocks", "mode", "model", "learning", "optimizer", "validation", "loss", "data", "pictures",
+    "captions", "cache", "machine", "pivotal", "saving", "samples", "logging",
+)  # fmt: skip
+"""The headings of options, in the order of the command line's help and of the form."""
 MAX_STEPS = 10_000_000
 """Largest number of steps or epochs, so that a typing error does not start an endless run."""
 MAX_SIDE_PIXELS = 16384

@@ -26,6 +26,7 @@ from .image_files import FaceFinder, choose_crop, image_to_latent_mask, image_to
 from .prefetch import prefetched
 from .sample_order import GlobalBatch, ImageRepeat, SampleOrder, keyed_random_number
 from .subset import Subset
+from .validation_split import split_subsets
 
 
 class TrainingSample(NamedTuple):
@@ -93,8 +94,10 @@ class Dataset:
         Raises:
             TrainError: A folder is missing or has no images, or none of the images can be read.
         """
-        found = scan_dataset(dataset_folders.find_subsets(recipe, notify), strict=recipe.strict_images, track=track)
-        return cls(recipe, found, recipe.seed if recipe.seed is not None else seed, find_face=find_face)
+        seed = recipe.seed if recipe.seed is not None else seed
+        subsets = split_subsets(dataset_folders.find_subsets(recipe, notify), recipe, seed, validation=False)
+        found = scan_dataset(subsets, strict=recipe.strict_images, track=track)
+        return cls(recipe, found, seed, find_face=find_face)
 
     # --- how much there is
 

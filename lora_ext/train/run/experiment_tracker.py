@@ -56,6 +56,11 @@ class ExperimentTracker:
         for tracker in self.trackers:
             tracker.log({name: value for name, value in values.items() if not math.isnan(value)}, step=row.step)
 
+    def log_value(self, name: str, value: float, step: int) -> None:
+        """Logs one number at a step."""
+        for tracker in self.trackers:
+            tracker.log({name: value}, step=step)
+
     def close(self) -> None:
         """Ends the trackers."""
         for tracker in self.trackers:

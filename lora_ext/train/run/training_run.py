@@ -33,6 +33,7 @@ from .training_log import LogRow, PendingNumbers, TrainingLog, TrainingProgress
 from .training_result import TrainingResult
 from .training_state import TrainingState
 from .training_step import TrainingStepper
+from .validation import Validation, open_validation
 
 
 @dataclass
@@ -67,7 +68,8 @@ class TrainingRun:
         self.final_file: Path | None = None
         self.preflight_report: PreflightReport | None = None
         self.embedding: TrainableEmbedding | None = None
-        self.stopped_in_inversion = False
+        self.stopped_in_inversion = self.is_ended_early = False
+        self.validation: Validation | None = None
 
     @property
     def progress(self) -> TrainingProgress:
@@ -132,6 +134,10 @@ class TrainingRun:
         setup.fill_caption_cache(recipe, self.model, self.data, self.stepper.objective.encode_captions, track)
         if resumed is not None:
             self._resume(resumed)
+        self.validation = open_validation(
+            self.model, self.stepper, recipe, group, self.folder, self.state.step,
+            track=track, notify=self.reporter.notify, embedding=self.embedding,
+        )  # fmt: skip
         base = fixed_run_metadata(self.model, recipe, self.data, group.world_size, self.state.started)
         self.saver = TrainingFileSaver(recipe, base, self.state.kept, self.reporter.notify)
         table = self.folder / f"{recipe.output_name}.csv" if group.is_main else None
@@ -191,9 +197,11 @@ class TrainingRun:
             if self.state.step < self.steps and self._epoch(epoch):
                 self._stop()
                 return True
-            if self.state.step >= self.steps:
+            if self.state.step >= self.steps or self.is_ended_early:
                 break
             self._after_epoch(epoch + 1)
+            if self.is_ended_early:
+                break
         self._finish()
         return False
 
@@ -215,7 +223,7 @@ class TrainingRun:
             images = 0
             if self.process_group.any_process(self._is_cancelled()):
                 return True
-            if self.state.step >= self.steps:
+            if self.state.step >= self.steps or self.is_ended_early:
                 return False
         self.state.epoch, self.state.batch = epoch + 1, 0
         return False
@@ -233,6 +241,7 @@ class TrainingRun:
         recipe = self.recipe
         if now.step < self.steps and _is_due(now.step, recipe.save_every_n_steps):
             self._save(step=now.step)
+        self._validate(None)
         requested = self.process_group.world_size == 1 and self.is_sample_requested()
         if requested or _is_due(now.step, recipe.sample_every_n_steps):
             self._generate_samples(None)
@@ -242,8 +251,20 @@ class TrainingRun:
         recipe = self.recipe
         if number < self.epochs and _is_due(number, recipe.save_every_n_epochs):
             self._save(epoch=number)
+        self._validate(number)
         if _is_due(number, recipe.sample_every_n_epochs):
             self._generate_samples(number)
+
+    def _validate(self, epoch: int | None) -> None:
+        """Measures the validation loss where it is due, and ends the run where it has stopped falling."""
+        validation, step = self.validation, self.state.step
+        if validation is None or not validation.is_due(step, epoch):
+            return
+        loss = validation.measure(step, epoch or self.state.epoch + 1, self.reporter.notify)
+        if self.tracker is not None:
+            self.tracker.log_value("loss/validation", loss, step)
+        self.is_ended_early = validation.has_stopped_improving()
+        self.log.restart_timing()
 
     def _report_rows(self, rows: list[LogRow]) -> None:
         """Reports numbers that have arrived. Raises TrainError for NaN and infinity."""
@@ -308,6 +329,8 @@ class TrainingRun:
         )
 
     def _finish(self) -> None:
+        if self.state.step:
+            self._validate(self.epochs)
         self._save()
         if self.recipe.save_state or self.recipe.save_state_on_train_end:
             self._save_state()

@@ -41,7 +41,9 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio network_reg_lrs base_weights
                 base_weights_multiplier train_batch_size gradient_accumulation_steps seed ema_decay max_grad_norm
                 optimizer_type optimizer_args lr_scheduler lr_warmup_steps lr_scheduler_num_cycles
-                lr_scheduler_power loss_type huber_schedule huber_c huber_scale min_snr_gamma
+                lr_scheduler_power lr_scheduler_min_lr_ratio lr_scheduler_timescale lr_decay_steps lr_scheduler_type
+                lr_scheduler_args validation_split validation_seed instance_prompt class_prompt num_class_images
+                image_column caption_column loss_type huber_schedule huber_c huber_scale min_snr_gamma
                 scale_v_pred_loss_like_noise_pred v_pred_like_loss debiased_estimation_loss noise_offset
                 noise_offset_random_strength adaptive_noise_scale multires_noise_iterations multires_noise_discount
                 ip_noise_gamma ip_noise_gamma_random_strength zero_terminal_snr min_timestep max_timestep
@@ -54,6 +56,7 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 token_warmup_min token_warmup_step max_token_length mixed_precision sdpa xformers torch_compile
                 no_half_vae init_word inversion_lr inversion_continue""",
             CHANGES_NOTHING_LEARNED: """
+                validate_every_n_epochs validate_every_n_steps max_validation_steps early_stopping_patience
                 max_train_epochs max_train_steps strict_images max_data_loader_n_workers cache_latents
                 cache_latents_to_disk vae_batch_size cache_text_encoder_outputs cache_text_encoder_outputs_to_disk
                 gradient_checkpointing device output_dir output_name save_precision save_every_n_epochs

@@ -13,14 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...protocols import TrainableModel
-from ..config.optimizers import (
-    build_optimizer,
-    build_scheduler,
-    clip_gradients,
-    current_learning_rates,
-    is_schedule_free,
-    learning_rate_factor,
-)
+from ..config.lr_schedules import build_scheduler, learning_rate_factor
+from ..config.optimizers import build_optimizer, clip_gradients, current_learning_rates, is_schedule_free
 from ..config.recipe import Recipe
 from ..data.batch import Batch
 from ..data.sample_order import keyed_random_number
