@@ -74,3 +74,10 @@ def test_style_is_ours_alone() -> None:
         for selector in re.sub(r"\([^()]*\)", "", head).split(","):
             at = selector.strip()
             assert at.startswith(("#lora-ext", ".dark #lora-ext", "@")) or re.fullmatch(r"[\d% ]+", at), line
+
+
+def test_text_has_the_size_that_the_browser_is_set_to() -> None:
+    """In rem: a size in px stays as it is where someone asks the browser for larger text, but for text in a picture."""
+    lines = (ROOT / "style.css").read_text(encoding="utf-8").splitlines()
+    fixed = [line for line in lines if re.search(r"(font-size|@container [^{]*):[^;{]*\d(px|pt)", line)]
+    assert [line.partition(" {")[0] for line in fixed] == ["#lora-ext .lx-chart text", "#lora-ext .lx-region text"]
