@@ -257,6 +257,12 @@ def test_merge_resize_convert_reweight_write_what_the_tools_write(api: Client) -
     _, report = resize_lora(api.app_state.entry("sub/two").load(), 3)
     assert job["result"]["report"]["totals"]["kept"] == pytest.approx(report.kept)
     assert api.done("/convert", {"name": "one", "to": "diffusers", "save_to": "peft"})["state"] == "done"
+    baked = {"name": "one", "to": "comfyui", "bake": True, "rank": 2, "save_to": "comfy"}
+    assert api.done("/convert", baked)["state"] == "done"
+    made, source = (api("GET", "/inspect", params={"name": name}) for name in ("comfy", "one"))
+    assert made["layers"] == source["layers"]
+    assert "give both" in api("POST", "/convert", 400, json={**baked, "bake": False, "base": "x"})["error"]
+    assert "x" in api("POST", "/convert", 400, json={**baked, "base": "x", "overwrite": True})["error"]
     assert api.done("/reweight", {"name": "one", "lbw": "INS", "save_to": "ins"})["state"] == "done"
     assert "exists" in api.done("/resize", {"name": "one", "new_rank": 2, "save_to": "small"})["error"]
 

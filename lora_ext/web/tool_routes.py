@@ -109,11 +109,17 @@ class SplitRequest(ToolRequest):
 
 
 class ConvertRequest(ToolRequest):
-    """`convert_lora`: to "kohya" or "diffusers"; rank makes LoRA of other kinds."""
+    """`convert_lora`: to "kohya", "diffusers" or "comfyui"; rank makes LoRA of other kinds.
+
+    bake: the nearest LoRA of all layers that the program cannot read. base: with bake the base model, a name of
+    `/choices`; "" for none.
+    """
 
     name: str
     to: str = "kohya"
     rank: int | None = Field(None, ge=1, le=4096)
+    bake: bool = False
+    base: str = ""
 
 
 class ReweightRequest(ToolRequest):
@@ -175,7 +181,7 @@ class ToolService:
         for name in (getattr(options, "name", None), *(part.name for part in getattr(options, "parts", ()))):
             if name is not None:
                 self.app_state.entry(name)
-        for name in (getattr(options, field, "") for field in ("original", "tuned", "checkpoint")):
+        for name in (getattr(options, field, "") for field in ("original", "tuned", "checkpoint", "base")):
             if name:
                 find_user_path(self.app_state.folders.checkpoints, name)
 
@@ -305,6 +311,8 @@ class ToolService:
             self.load_file(options.name),
             options.to,
             options.rank,
+            bake=options.bake,
+            base=find_user_path(self.app_state.folders.checkpoints, options.base) if options.base else None,
             dtype=options.dtype,
             device=options.torch_device,
             track=track_with_callback(job.progress),
@@ -369,6 +377,8 @@ def register_tool_routes(api: APIRouter, app_state: AppState) -> None:
     @api.post("/convert", status_code=202)
     def convert_(options: ConvertRequest) -> JobSummary:
         """Converts to another key format, or other kinds of network to LoRA."""
+        if options.base and not options.bake:
+            raise ToolError("base is the base model of bake; give both")
         return start("convert", options, tools.convert)
 
     @api.post("/reweight", status_code=202)

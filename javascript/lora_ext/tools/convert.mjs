@@ -1,7 +1,8 @@
 // Split and convert: a DyLoRA into its ranks, a file into another key format or kind.
 import { toast } from "../core/messages.mjs";
+import { page } from "../core/page.mjs";
 import { t } from "../core/strings.mjs";
-import { field, grid, note, select } from "../controls/basic.mjs";
+import { checkbox, field, grid, note, select } from "../controls/basic.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { optionalRank, toolForm } from "./tool_form.mjs";
 
@@ -38,12 +39,28 @@ export function buildSplit(place) {
     return { view: form.view };
 }
 
+/** Whether layers that the program cannot read become LoRA, and the base model that some kinds need for it. */
+function bakeFields() {
+    const base = select([["", t("none")], ...page.choices.checkpoints.filter(Boolean)], "");
+    const tip = t("Needed by kinds whose change depends on its weights: DoRA, OFT, IA3, GLoRA");
+    const baseField = field(t("Base model"), base, tip);
+    baseField.hidden = true;
+    const bake = checkbox(
+        t("make LoRA of what the program cannot read"),
+        false,
+        (on) => (baseField.hidden = !on),
+        t("The nearest LoRA of these layers, of the rank above or of the file's highest; the report tells the loss"),
+    );
+    return { bake, baseField, get: () => (bake.box.checked ? { bake: true, base: base.value } : {}) };
+}
+
 /** @param {HTMLElement} place */
 export function buildConvert(place) {
     const to = select(
         [
             ["kohya", t("kohya: web UIs, ComfyUI")],
             ["diffusers", t("diffusers (PEFT)")],
+            ["comfyui", t("ComfyUI's own names")],
         ],
         "kohya",
     );
@@ -52,6 +69,7 @@ export function buildConvert(place) {
         t("LoHa, LoKr and full layers become the best LoRA of this rank; empty leaves them"),
         { placeholder: t("leave them") },
     );
+    const baking = bakeFields();
     const picker = new LoraPicker({ onpick: ({ title }) => form.suggestName(`${title}-${to.value}`) });
     const form = toolForm({
         verb: "convert",
@@ -59,7 +77,7 @@ export function buildConvert(place) {
         tip: t("Write the file in the other key format"),
         request: () => {
             if (!picker.value) return toast(t("Choose a file"), "bad");
-            return { name: picker.value.name, to: to.value, rank: rank.get() };
+            return { name: picker.value.name, to: to.value, rank: rank.get(), ...baking.get() };
         },
     });
     form.show(
@@ -67,7 +85,8 @@ export function buildConvert(place) {
         t("Convert"),
         note(t("Between key formats of different programs, from .pt to .safetensors, from other kinds to" + " LoRA.")),
         picker.element,
-        grid(field(t("Key format"), to, t("Which programs will read it")), rank),
+        grid(field(t("Key format"), to, t("Which programs will read it")), rank, baking.baseField),
+        baking.bake,
     );
     return { view: form.view };
 }
