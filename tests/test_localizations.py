@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import json
 import re
 from pathlib import Path
@@ -28,8 +30,39 @@ def texts() -> set[str]:
     for path in (ROOT / "lora_ext" / "web").glob("*.py"):  # kinds of jobs, and what they say of themselves
         code = path.read_text(encoding="utf-8")
         found |= set(re.findall(r'\bstart\("(\w+)"', code) + re.findall(r'job\.text = "([^"]+)"', code))
+    found |= {shown for _, shown in server_sentences()}
     found |= {option.help for _, option in recipe_options().values()} | {kind.title for kind in AXIS_KINDS.values()}
     return found | reasons()
+
+
+def server_sentences() -> list[tuple[str, str]]:
+    """The server's sentences that the page has words of its own for, and those words."""
+    code = (ROOT / "javascript" / "lora_ext" / "core" / "server_sentences.mjs").read_text(encoding="utf-8")
+    same, others = re.findall(r"= \[\n(.*?)\n\];", code, re.DOTALL)
+    quoted = [json.loads(f'"{text}"') for text in re.findall(QUOTED, others)]
+    return [(json.loads(f'"{text}"'),) * 2 for text in re.findall(QUOTED, same)] + list(
+        zip(quoted[::2], quoted[1::2], strict=True)
+    )
+
+
+def python_texts() -> set[str]:
+    """Every text of the program, with {0}, {1}, … where it is filled in."""
+    found: set[str] = set()
+    for path in (ROOT / "lora_ext").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                places = itertools.count()
+                parts = (
+                    part.value if isinstance(part, ast.Constant) else f"{{{next(places)}}}" for part in node.values
+                )
+                found.add("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+def test_the_server_says_what_the_page_has_words_for() -> None:
+    assert {sentence for sentence, _ in server_sentences()} - python_texts() == set()
 
 
 def reasons() -> set[str]:

@@ -2,6 +2,7 @@
 import { isAbort } from "./api.mjs";
 import { h } from "./elements.mjs";
 import { page } from "./page.mjs";
+import { pageWords } from "./server_sentences.mjs";
 import { t } from "./strings.mjs";
 
 /** A field that holds no value that can be sent. */
@@ -43,7 +44,7 @@ export function toast(text, kind = "") {
 }
 
 /** @param {unknown} error */
-export const messageOf = (error) => (error instanceof Error ? error.message : String(error));
+export const messageOf = (error) => pageWords(error instanceof Error ? error.message : String(error));
 
 /**
  * A handler that shows the error of `act` instead of throwing it; it then resolves with undefined.

@@ -3,6 +3,7 @@ import { api, post } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { emit } from "../core/events.mjs";
 import { messageOf, showingErrors, toast } from "../core/messages.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 import { button, note, buttonRow, summary } from "../controls/basic.mjs";
 import { barWidth, hasEnded, percentDone, progressText, stateName } from "./job_state.mjs";
@@ -148,7 +149,7 @@ export class JobView {
         const isShown = () => this.current === id && this.element.isConnected;
         const job = await followJob(id, (now) => this.show(now), isShown);
         if (this.current !== id || !hasEnded(job)) return job;
-        if (job.state === "failed") setChildren(this.out, note(job.error || "", "bad"));
+        if (job.state === "failed") setChildren(this.out, note(pageWords(job.error || ""), "bad"));
         if (job.state === "done" || job.result) setChildren(this.out, this.result(job.result, job));
         emit("jobs");
         return job;

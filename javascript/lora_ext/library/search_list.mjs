@@ -4,6 +4,7 @@ import { debounce } from "../core/debounce.mjs";
 import { h, updateRows } from "../core/elements.mjs";
 import { on } from "../core/events.mjs";
 import { showingErrors } from "../core/messages.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 import { note, searchInput } from "../controls/basic.mjs";
 import { describeRow, rowKey, thumbnail } from "./lora_row.mjs";
@@ -89,7 +90,7 @@ export class SearchList {
                 "span",
                 { class: "lx-pick-text" },
                 h("b", {}, row.title),
-                h("small", {}, describeRow(row) || row.error || ""),
+                h("small", {}, describeRow(row) || pageWords(row.error || "")),
             ),
         );
     }

@@ -6,6 +6,7 @@ import { on } from "../core/events.mjs";
 import { formatBytes, formatDate } from "../core/format.mjs";
 import { messageOf, showingErrors } from "../core/messages.mjs";
 import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, note, buttonRow, select } from "../controls/basic.mjs";
 import { VirtualGrid } from "../controls/virtual_grid.mjs";
@@ -108,7 +109,7 @@ const fileCard = (row, pressed, onclick) =>
             "span",
             { class: "lx-pick-text" },
             h("b", {}, row.title),
-            h("small", {}, describeRow(row) || row.error || ""),
+            h("small", {}, describeRow(row) || pageWords(row.error || "")),
             h("small", {}, `${formatBytes(row.bytes)} · ${formatDate(row.time)}`),
         ),
     );

@@ -1,5 +1,6 @@
 // What is shown of an upload: a bar while it goes on, and what became of it.
 import { h } from "../core/elements.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, note } from "../controls/basic.mjs";
 
@@ -43,7 +44,7 @@ export const uploadReport = ({ added, captions, duplicates, refused }) => [
         "",
     ),
     shortList(
-        refused.map(({ file, reason }) => t("{0} is left out: {1}", file, reason)),
+        refused.map(({ file, reason }) => t("{0} is left out: {1}", file, pageWords(reason))),
         "bad",
     ),
 ];

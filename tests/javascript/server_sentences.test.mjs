@@ -1,0 +1,21 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { pageWords } from "../../javascript/lora_ext/core/server_sentences.mjs";
+import { setTranslations } from "../../javascript/lora_ext/core/strings.mjs";
+
+test("the server's sentences are said in the page's words and language", () => {
+    const exists = "{0} exists; choose another name, or tick “replace a file of this name”";
+    const said = "loras/a (1).safetensors exists; choose another name or give --overwrite";
+    assert.equal(pageWords(said), exists.replace("{0}", "loras/a (1).safetensors"));
+    setTranslations({ [exists]: "{0} 已存在", "the tag is empty": "标签为空", "{0} cannot be read: {1}": "{1}/{0}" });
+    assert.equal(pageWords(said), "loras/a (1).safetensors 已存在");
+    assert.equal(pageWords("the tag is empty"), "标签为空");
+    assert.equal(pageWords("a: b cannot be read: it is\ndamaged"), "it is\ndamaged/a: b");
+    setTranslations({});
+});
+
+test("other sentences stay as they are", () => {
+    for (const text of ["", "something else", "well, the tag is empty", "the tag is empty."]) {
+        assert.equal(pageWords(text), text);
+    }
+});
