@@ -1,11 +1,13 @@
-"""The memory of this process, and whether it keeps growing."""
+"""The memory and the processor time of this process, and whether they keep growing."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import os
+import statistics
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,17 @@ def check_flat(readings: list[int]) -> float:
     growth = readings[-1] / readings[len(readings) // 2] - 1
     assert growth <= MOST_GROWTH, f"memory grew by {growth:.1%}: {[reading >> 20 for reading in readings]} MiB"
     return growth
+
+
+def slower(times: list[float]) -> str:
+    """How much slower equal pieces of work became, as text: the last quarter's median against the second quarter's.
+
+    It is told, not required: a clock on a busy machine decides no test.
+
+    Args:
+        times: Processor seconds since the process began, after each piece.
+    """
+    pieces = [end - start for start, end in pairwise(times)]
+    quarter = len(pieces) // 4
+    ratio = statistics.median(pieces[-quarter:]) / statistics.median(pieces[quarter : 2 * quarter])
+    return f"{ratio:.2f}x"

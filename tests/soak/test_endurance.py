@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from makers import KINDS, suits
-from resident_memory import check_flat, resident_bytes
+from resident_memory import check_flat, resident_bytes, slower
 from tiny import Tiny, lora_file
 from tiny_trainable_model import pictures, recipe, tiny_model
 
@@ -74,7 +75,7 @@ def test_changes_of_what_is_applied(record_property: Record) -> None:
     kinds = [kind for kind in KINDS if suits(kind, LINEAR)]
     files = [lora_file(model, kinds[n % len(kinds)], seed=n, name=f"f{n}", std=0.05) for n in range(30)]
     own = {name: p.clone() for part in model.parts().values() for name, p in part.named_parameters()}
-    plain, readings = model.draw(), []
+    plain, readings, times = model.draw(), [], []
     for turn in range(CHANGES // 100):
         with AppliedNetworks(model, draw.choice(MODES)) as applied:
             for _ in range(100):
@@ -84,16 +85,20 @@ def test_changes_of_what_is_applied(record_property: Record) -> None:
         assert all(map(torch.equal, model.draw(), plain))
         if turn % 5 == 4:
             readings.append(resident_bytes())
+            times.append(time.process_time())
     record_property("changes", CHANGES)
     record_property("memory grew", f"{check_flat(readings):.1%}")
+    record_property("time for equal work", slower(times))
 
 
 def test_trainings_in_one_process(tmp_path: Path, record_property: Record) -> None:
-    data, readings = pictures(tmp_path / "data"), []
+    data, readings, times = pictures(tmp_path / "data"), [], []
     for number in range(TRAININGS):
         made = train(recipe(data, tmp_path / "out", output_name=f"run{number}", max_train_epochs=1), model=tiny_model())
         made.file.unlink()
         if number % 10 == 9:
             readings.append(resident_bytes())
+            times.append(time.process_time())
     record_property("trainings", TRAININGS)
     record_property("memory grew", f"{check_flat(readings):.1%}")
+    record_property("time for equal work", slower(times))

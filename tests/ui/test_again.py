@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from program import Server
-from steps import LONG, choose, draw_sheet, ended, go
+from steps import LONG, choose, draw_sheet, ended, go, until
 
 pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_page]
 
@@ -35,6 +35,7 @@ def _trained(server: Server, name: str) -> None:
     assert "error" not in server.api("/train/history")["runs"][0]
 
 
+@pytest.mark.long
 def test_what_is_opened_while_a_sheet_fills_stays(page: Any, server: Server) -> None:
     panel = draw_sheet(page, "0-1.5(+0.25)", "1,2", 6)
     panel.locator(".lx-sheet img").first.click(timeout=LONG)
@@ -49,6 +50,14 @@ def test_what_is_opened_while_a_sheet_fills_stays(page: Any, server: Server) -> 
     assert table.evaluate("table => table.isConnected")  # the very same: nothing moved
     panel.locator(".lx-sheet td.chosen button").first.click()
     assert tag.inner_text() != opened
+    prompt, rows = panel.get_by_label("Prompt", exact=True), panel.locator(".lx-axis input").nth(1)
+    asked = prompt.input_value()
+    prompt.fill("another one")
+    rows.fill("5")
+    panel.get_by_text("Earlier sheets").click()
+    panel.locator(".lx-jobs-past .lx-item").first.click()  # the form shows what that sheet was asked for
+    until(page, "([box, text]) => box.value === text", [prompt.element_handle(), asked])
+    assert rows.input_value() == "1,2"
 
 
 def test_start_again_from_a_file(page: Any, server: Server) -> None:

@@ -36,25 +36,22 @@ function axisFields(kinds, stored) {
         y: axisField(kinds, usual.y, t("Rows"), t("What changes from row to row")),
         z: axisField(kinds, usual.z, t("Pages"), t("What changes from page to page")),
     };
+    const set = (/** @type {Record<string, string>} */ { x, y, z }) => {
+        axes.x.set(x);
+        axes.y.set(y);
+        axes.z.set(z);
+    };
     const chips = suggestions().map(([text, wanted]) =>
         h(
             "button",
-            {
-                type: "button",
-                class: "lx-chip",
-                title: t("Fill in columns and rows"),
-                onclick: () => {
-                    axes.x.set(wanted.x);
-                    axes.y.set(wanted.y);
-                    axes.z.set(wanted.z);
-                },
-            },
+            { type: "button", class: "lx-chip", title: t("Fill in columns and rows"), onclick: () => set(wanted) },
             text,
         ),
     );
     return {
         elements: [h("div", { class: "lx-chips" }, chips), Object.values(axes)],
         get: () => ({ x: axes.x.get(), y: axes.y.get(), z: axes.z.get() }),
+        set,
     };
 }
 
@@ -86,7 +83,17 @@ function samplingFields(stored) {
         sampler: sampler.value || "DPM++ 2M",
         ...Object.fromEntries(Object.entries(numbers).map(([name, number]) => [name, number.get()])),
     });
-    return { element, get };
+    const set = (/** @type {Stored} */ asked) => {
+        choose(checkpoint, asked.checkpoint);
+        choose(sampler, asked.sampler);
+        for (const [name, number] of Object.entries(numbers)) if (name in asked) number.set(asked[name]);
+    };
+    return { element, get, set };
+}
+
+/** Chooses an option where it is offered. @param {HTMLSelectElement} element @param {string | undefined} value */
+function choose(element, value) {
+    if ([...element.options].some((option) => option.value === value)) element.value = String(value);
 }
 
 /**
@@ -116,5 +123,14 @@ export function sheetForm(kinds, datasets, stored) {
             ...axes.get(),
             ...sampling.get(),
         }),
+        /** Shows what a sheet was asked for; empty for one of the command line. @param {Stored} asked */
+        take(asked) {
+            if (!("prompt" in asked)) return;
+            prompt.value = asked.prompt;
+            choose(dataset, asked.dataset || "");
+            axes.set({ x: asked.x || "", y: asked.y || "", z: asked.z || "" });
+            sampling.set(asked);
+            if (asked.lora) picker.choose(asked.lora);
+        },
     };
 }

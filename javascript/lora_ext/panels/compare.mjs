@@ -69,6 +69,7 @@ function fill(panel, form) {
     });
     const history = sheetHistory((sheet) => {
         if (!running.isFilling()) running.clear();
+        form.take(sheet.asked);
         const resume = () => draw({ ...sheet.asked, folder: sheet.folder });
         setChildren(out, sheet.complete ? null : unfinishedNote(resume), sheetView(sheet));
     });
