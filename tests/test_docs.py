@@ -22,11 +22,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
 from command_pages import command_parser, visible_options
 
 from lora_ext.cli import CLI_COMMANDS
+from lora_ext.train.config.network_modules import name_network
 from lora_ext.train.config.recipe import recipe_options
 from lora_ext.train.config.recipe_io import parse_recipe_option
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ARGUMENTS = r"""(?:"[^"]*"|'[^']*'|[^;&|"'])+"""
+"""What a shell gives to one program: up to a `;`, `&` or `|` that is not quoted."""
 PLACEHOLDERS = {"…", "...", "[options]"}
 """A command line with one of these leaves something out: it is parsed without it, and nothing is required. A word in
 capitals (FILE, NAME) may stand for a value, except where an option has choices."""
@@ -71,11 +74,13 @@ def commands(page: Path) -> Iterator[tuple[str, bool]]:
     text = text_of(page)
     for block in re.findall(r"```(?:sh|bash|bat|powershell|text|console)?\n(.*?)```", text, re.DOTALL):
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-            for found in re.findall(r"(?:-m lora_ext|(?:^|[\s/])lora-ext) +([^;&|]+)", re.sub(r"(^|\s)#.*", "", line)):
+            for found in re.findall(
+                rf"(?:-m lora_ext|(?:^|[\s/])lora-ext) +({ARGUMENTS})", re.sub(r"(^|\s)#.*", "", line)
+            ):
                 yield found, True
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     for code in re.findall(r"`([^`]+)`", prose):
-        yield from ((found, False) for found in re.findall(r"(?:-m lora_ext|^lora-ext) +([^;&|]+)", code))
+        yield from ((found, False) for found in re.findall(rf"(?:-m lora_ext|^lora-ext) +({ARGUMENTS})", code))
         if re.match(rf"(?:{'|'.join(CLI_COMMANDS)}) --\w", code):
             yield code, False
 
@@ -95,8 +100,10 @@ def parse(command: str, whole: bool) -> None:
             action = parser._option_string_actions[given[-1]]
             given += [] if action.nargs in (0, "?", "*") else list(action.choices or ["1"])[:1]
     values = vars(parser.parse_args(given))
-    for name in values.keys() & recipe_options().keys() if verb in ("train", "teach") else ():
-        parse_recipe_option(name, values[name])
+    if verb in ("train", "teach"):
+        name_network(values)
+        for name in values.keys() & recipe_options().keys():
+            parse_recipe_option(name, values[name])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

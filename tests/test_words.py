@@ -18,12 +18,13 @@ SCRIPTS = sorted((ROOT / "javascript").rglob("*.mjs"))
 WORD_LISTS = {ROOT / "lora_ext" / "embedded" / "tokenizer.py"}
 SOURCES = sorted(set((ROOT / "lora_ext").rglob("*.py")) - WORD_LISTS)
 
+ARTIST = r"\bartists?\b"
 METAPHORS = {  # what a reader has to solve -> the field's term
     r"\bknobs?\b": "option",
     r"\bdesks?\b": "backend",
     r"\bstudios?\b": "app state",
     r"\bshel(?:f|ves)\b": "preset store",
-    r"\bartists?\b": "image renderer",
+    ARTIST: "image renderer",
     r"\bwish(?:es)?\b": "request, options",
     r"\blessons?\b": "toy task",
     r"\bborrow(?:s|ed|ing)?\b": "training context; use",
@@ -64,6 +65,7 @@ def test_no_metaphor_and_no_idiom(path: Path) -> None:
         f"{path.name}:{line}: {match[0]!r}: write {plain}"
         for line, text in (_python_texts if path.suffix == ".py" else _lines)(path)
         for pattern, plain in {**METAPHORS, **IDIOMS}.items()
+        if not (path.parent.name == "guide" and pattern == ARTIST)  # where styles of artists are spoken of
         for match in re.finditer(pattern, re.sub(r"\s+", " ", text), re.IGNORECASE)
     ]
     assert not found, "\n".join(found)
