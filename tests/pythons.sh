@@ -3,6 +3,7 @@
 # time in a copy of the project, and a part of the tests. A Python that is absent is skipped by name.
 # `bash tests/pythons.sh 3.13` tries this one alone; `light:3.13` does without torch, which is 4.5 GB on Linux
 # where no CPU build is at hand: every other pinned version must exist for that Python, and what needs no torch must run.
+# `torch2.1:3.10` has the oldest torch, with the newest diffusers and transformers that still import with it.
 # What was installed is removed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -51,10 +52,22 @@ try_python() { # interpreter, folder
     .venv/bin/python -m pytest tests/ui/test_installed.py -k served # the wheel, and the page that `ui` opens
 }
 
+try_old_torch() { # interpreter, folder
+    enter_copy "$2"
+    "$1" -m venv .venv
+    .venv/bin/pip install torch==2.1.2 "numpy<2" diffusers==0.30.3 transformers==4.44.2 "huggingface_hub<0.26" \
+        accelerate==0.34.2 peft==0.12.0 einops==0.4.1 safetensors "pillow<11" tqdm pyyaml tomli "fastapi<0.113" httpx \
+        pytest pytest-rerunfailures hypothesis
+    .venv/bin/pip install --no-deps -e .
+    .venv/bin/python -m pytest -m "not long" tests/a1111 tests/test_{adapters,applied_networks,api,blocks}.py \
+        tests/test_{file_loading,inject,lora_tags,rank_reduction,tools_laws,train_network,train_run}.py
+}
+
 for version in ${*:-3.10 3.11 3.12 3.13}; do
     try=try_python
     [ "$version" = "${version#light:}" ] || try=try_light
-    version=${version#light:}
+    [ "$version" = "${version#torch2.1:}" ] || try=try_old_torch
+    version=${version#*:}
     python=$(find_python "$version")
     if [ $# = 0 ] && [ "$version" = "$own" ]; then
         echo "Python $version runs all tests: not tried again"
