@@ -60,6 +60,7 @@ def test_what_is_opened_while_a_sheet_fills_stays(page: Any, server: Server) -> 
     assert rows.input_value() == "1,2"
 
 
+@pytest.mark.long
 def test_start_again_from_a_file(page: Any, server: Server) -> None:
     _trained(server, "begun")
     panel = go(page, "train")
@@ -76,6 +77,7 @@ def test_start_again_from_a_file(page: Any, server: Server) -> None:
     assert "next" in {row["name"] for row in server.api("/library?search=next")["rows"]}
 
 
+@pytest.mark.long
 def test_a_file_shows_the_curve_of_its_run_and_an_ended_job_its_result(page: Any, server: Server) -> None:
     _trained(server, "curved")
     panel = go(page, "files")

@@ -17,6 +17,7 @@ from lora_ext.file.loading import load_lora_file
 pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_page]
 
 
+@pytest.mark.long
 def test_blocks_to_a_preset_and_to_the_sliders(page: Any, server: Server) -> None:
     panel = go(page, "blocks")
     choose(panel, "framed")
@@ -92,6 +93,7 @@ def test_the_queue_in_another_order(page: Any, server: Server) -> None:
     page.locator(".lx-jobline[data-state=done]", has_text="second").wait_for(timeout=LONG)
 
 
+@pytest.mark.long
 def test_a_second_training_does_not_hide_the_first(page: Any, server: Server) -> None:
     panel = go(page, "train")
 

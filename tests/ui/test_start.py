@@ -34,6 +34,7 @@ def panel(page: Any, server: Server) -> Iterator[Any]:
             shutil.rmtree(folder)
 
 
+@pytest.mark.long
 def test_from_pictures_to_a_tag_in_the_prompt(page: Any, panel: Any, server: Server) -> None:
     page.evaluate(COUNT_CLICKS)
     panel.get_by_role("radio", name="Object").click()

@@ -196,6 +196,7 @@ def test_presets(page: Any, server: Server) -> None:
     assert (server.data / "presets.txt").read_text() == ""
 
 
+@pytest.mark.long
 @pytest.mark.one_page
 def test_tools(page: Any, server: Server) -> None:
     loras, checkpoints = server.data / "loras", server.data / "checkpoints"
@@ -275,6 +276,7 @@ def _set(panel: Any, option: str, value: str) -> None:
     panel.locator(f'.lx-option:has(label[title*="({option}"]) input').first.fill(value)
 
 
+@pytest.mark.long
 @pytest.mark.one_page
 def test_train_stop_and_go_on(page: Any, server: Server) -> None:
     panel = go(page, "train")
