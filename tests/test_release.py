@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -55,6 +57,19 @@ def test_the_program_of_the_zip_runs(extension: Path) -> None:
     command = [sys.executable, "-m", "lora_ext", "inspect", "lora_ext/embedded/loras/framed.safetensors"]
     done = subprocess.run(command, cwd=extension, capture_output=True, text=True)
     assert done.returncode == 0 and "LierLa" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("missing", [(), ("einops",), ("safetensors", "einops")])
+def test_install_py_adds_what_is_missing_and_changes_nothing_else(
+    missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = ModuleType("launch")
+    asked: list[str] = []
+    launch.is_installed = lambda name: name not in missing  # type: ignore[attr-defined]
+    launch.run_pip = lambda command, what: asked.append(command)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "launch", launch)
+    runpy.run_path(str(ROOT / "install.py"))
+    assert asked == [f"install {name}" for name in missing]  # no upgrade, no version: what is there stays
 
 
 def test_the_workflow_runs_the_project_s_own_commands() -> None:
