@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,6 +17,7 @@ from lora_ext.train.config.recipe_io import recipe_from_arguments, recipe_from_s
 from lora_ext.train.data.dataset_folders import find_subsets
 from lora_ext.train.data.table_files import unpack_tables
 from lora_ext.train.run.regularisation_images import missing_regularisation_images
+from lora_ext.web.training_runs import TrainingRuns
 
 
 def read(line: str, said: list[str]) -> Recipe:
@@ -120,3 +123,17 @@ def test_pictures_in_a_parquet_file(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"image": ["../x.png"]}), data / "train.parquet")
     with pytest.raises(TrainError, match="no file in"):
         unpack_tables(data, Recipe(output_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({name: "../x"} for name in ("instance_data_dir", "out_name", "resume_from_checkpoint", "dataset_name")),
+        {"network_args": "network_weights=../x"},
+    ],
+    ids=str,
+)
+def test_the_form_takes_no_path_by_another_name(tmp_path: Path, settings: dict[str, str]) -> None:
+    app_state: Any = SimpleNamespace(folders=SimpleNamespace(outputs=tmp_path))
+    with pytest.raises(TrainError, match=r"is for the command line|is not NAME=VALUE of a network setting"):
+        TrainingRuns(app_state).recipe_from_form(settings)

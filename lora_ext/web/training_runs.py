@@ -18,6 +18,7 @@ from ..file.saving import replacing_file
 from ..jobs import Job, JobCancelledError
 from ..json_text import parse_json
 from ..progress import track_with_callback
+from ..train.config.other_trainers_options import OTHER_TRAINERS_OPTIONS
 from ..train.config.recipe import Recipe, recipe_options
 from ..train.config.recipe_io import recipe_from_settings, recipe_option_type
 from ..train.data.training_data import load_training_data
@@ -88,6 +89,8 @@ class TrainingRuns:
         given = {name: value for name, value in settings.items() if value not in (None, "")}
         for name in given.keys() & TAB_OWNED_SETTINGS:
             raise TrainError(f"{name} cannot be set in the tab: results are saved in the output folder")
+        for name in sorted(given.keys() & OTHER_TRAINERS_OPTIONS):  # they may name paths, which are checked below
+            raise TrainError(f"{name} is for the command line; the form has kohya's names of settings")
         name = str(given.get("output_name", "last"))
         if len(check_user_path(name).parts) != 1:
             raise TrainError(f"output_name {name!r} must be a name without folders")

@@ -227,7 +227,9 @@ def recipe_from_settings(
 
 def _add_network_args(given: dict[str, Any], notify: Callable[[str], None]) -> None:
     """Moves the settings in `network_args` to `given`. Raises TrainError, with all that are unknown."""
-    known = [n for n, (_, option) in recipe_options().items() if option.group in ("network", "dylora", "blocks")]
+    groups = ("network", "dylora", "blocks")
+    # files are options of their own: the tab checks those by their names
+    known = [n for n, (_, option) in recipe_options().items() if option.group in groups and not option.kind]
     known += EXTRA_ARGUMENTS
     wrong = []
     for text in _split_arguments(given.pop("network_args", ())):
