@@ -39,7 +39,8 @@ def command_parser(verb: str) -> CommandParser:
 
 def cell(text: object) -> str:
     """A text as Markdown shows it in a table's cell."""
-    return re.sub(r"([<>|*_`\[\]~])", r"\\\1", " ".join(str(text).split()))
+    one_line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([|*_`\[\]])", r"\\\1", one_line)
 
 
 def code(text: object) -> str:

@@ -146,7 +146,8 @@ def _train_options() -> Iterator[str]:
         "search. The names in code are those of the command line and of config files.\n"
     )
     for group, rows in groups.items():
-        yield f"### {words.get(group, group)}\n\n{_HEAD}{''.join(rows)}\n"
+        title = words.get(group, group)
+        yield f"### {title[0].upper()}{title[1:]}\n\n{_HEAD}{''.join(rows)}\n"
 
 
 def _panel(path: Path) -> tuple[int, str, str, str]:
