@@ -47,6 +47,19 @@ SHEETS = {
     ),
 }
 """Name → (prompts of the rows, tags of the columns): pictures by the small model's own LoRA files."""
+SAMPLE_PROMPT = "a cross on a warning sign --d 7 --l 3 --s 12"
+SHEET = {
+    "prompt": "a cross on a warning sign <lora:sign:1>",
+    "lora": "sign",
+    "x": "epoch:1,2,3,5,7,last",
+    "y": "weight:0.4-1.0(+0.2)",
+    "dataset": "sign",
+    "sampler": "DPM++ 2M",
+    "cfg": 3,
+    "steps": 12,
+    "seed": 7,
+}
+"""What the API is asked for: the sheet of the guide."""
 TWO_REGIONS = f"{CIRCLE} <lora:framed:0.7:neg=0> ADDCOL {SQUARE} <lora:striped:0.8:neg=0>"
 
 
@@ -101,12 +114,15 @@ def _labelled(columns: Sequence[str], rows: Sequence[str], cells: list[list[Imag
 def opened(browser: Any, server: Server, language: str) -> Iterator[Any]:
     """The tab in a language."""
     context = browser.new_context(
-        viewport={"width": 1000, "height": 1000}, locale=LANGUAGES[language], reduced_motion="reduce"
+        viewport={"width": 1120, "height": 1000}, locale=LANGUAGES[language], reduced_motion="reduce"
     )
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(server.url)
     page.wait_for_selector("#lora-ext .lx-tabs")
+    # what floats over the page would cover what is shown
+    page.locator("#lora-ext .lx-top").evaluate("top => { top.style.position = 'static'; }")
+    page.locator("#lora-ext .lx-job-menu").first.evaluate("menu => { menu.style.display = 'none'; }")
     yield page
     context.close()
 
@@ -135,34 +151,50 @@ def start_here(page: Any, language: str) -> None:
     reasons.locator("summary").click()
 
 
-def train(page: Any) -> None:
-    """Presses Train in Start here and waits for the sheet."""
-    cards = page.locator("#lx-panel-start .lx-step")
-    cards.nth(2).locator("button.main").click()
-    cards.nth(3).locator(".lx-sheet td.chosen, .lx-result .lx-note").first.wait_for()
-    page.get_by_text("sheet.png").last.wait_for()
+def check(page: Any, language: str) -> Any:
+    """Takes the settings over into Train, and shows its report before a run. Returns the panel's buttons."""
+    page.locator("#lx-panel-start .lx-step").nth(2).locator("button.quiet").click()
+    card = page.locator("#lx-panel-train .lx-stick")
+    card.locator(".lx-button").first.click()
+    card.locator(".lx-facts").wait_for()
+    save(card, f"check-{language}")
+    return card
+
+
+def train(page: Any, card: Any, server: Server) -> None:
+    """Trains with those settings and a sample prompt of its own, and draws the sheet."""
+    page.locator("#lx-panel-train textarea").fill(SAMPLE_PROMPT)
+    card.locator(".lx-check input").uncheck()
+    card.locator(".lx-button.main").click()
+    while not (server.data / "loras" / "sign.safetensors").is_file():
+        page.wait_for_timeout(2000)
+    server.idle(stop=False, seconds=PATIENCE / 1000)
+    server.api("/compare", "POST", SHEET)
+    server.idle(stop=False, seconds=PATIENCE / 1000)
+
+
+def run(page: Any, language: str) -> None:
+    """The samples and the curve of the run, in Train's history."""
+    panel = go(page, "train")
+    panel.locator(".lx-segments [data-value=history]").click()
+    panel.locator(".lx-run summary").first.click()
+    panel.locator(".lx-run .lx-samples img").first.wait_for()
+    panel.locator(".lx-run svg").first.wait_for()
+    panel.locator(".lx-run").first.evaluate(  # without its buttons, settings and files
+        "run => { while (!run.lastChild.firstChild.matches('.lx-samples')) run.lastChild.firstChild.remove(); }"
+    )
+    save(panel.locator(".lx-run").first, f"run-{language}")
 
 
 def sheet(page: Any, language: str) -> None:
-    """The sheet that follows the training, and what a click on the suggested picture shows."""
+    """The sheet, and what a click on a picture shows."""
     panel = go(page, "compare")
-    panel.locator("details", has=panel.locator("summary")).last.locator("summary").first.click()
-    panel.locator(".lx-side details button").first.click()
-    table = panel.locator(".lx-sheet")
-    table.wait_for()
-    best = table.locator("td.chosen button, td:last-child button").last
-    best.click()
+    panel.locator(".lx-side details summary").last.click()
+    panel.locator(".lx-jobs-past .lx-item").first.click()
+    panel.locator(".lx-sheet td button").last.wait_for()
+    panel.locator(".lx-sheet td.chosen button, .lx-sheet tr:last-child td:last-child button").first.click()
     panel.locator(".lx-shown").wait_for()
     save(panel.locator(".lx-main .lx-card").first, f"sheet-{language}")
-
-
-def run_and_check(page: Any, language: str) -> None:
-    """Train: the report before a run, and the curve and samples of the run."""
-    panel = go(page, "train")
-    panel.locator("[data-value=history]").click()
-    run = panel.locator(".lx-main details, .lx-main .lx-card").last
-    run.wait_for()
-    save(run, f"run-{language}")
 
 
 def main() -> None:
@@ -182,16 +214,17 @@ def show_pages(kept: Path | None) -> None:
     """What the page shows. kept: a folder for the program that stays; a new one without."""
     with tempfile.TemporaryDirectory() as scratch, started() as browser:
         data = kept or Path(scratch)
-        data.mkdir(parents=True, exist_ok=True)
+        (data / "datasets").mkdir(parents=True, exist_ok=True)
         server = Server(data, None)
         try:
             for language in LANGUAGES:
                 with opened(browser, server, language) as page:
                     start_here(page, language)
-                    if not (data / "loras" / "sign.safetensors").is_file():
-                        train(page)
+                    card = check(page, language)
+                    if not server.api("/compare/history")["sheets"]:
+                        train(page, card, server)
+                    run(page, language)
                     sheet(page, language)
-                    run_and_check(page, language)
         finally:
             server.stop()
 
