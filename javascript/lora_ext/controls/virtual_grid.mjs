@@ -8,6 +8,8 @@ const ROWS_AROUND = 4;
 const FIRST_ROW_HEIGHT = 80;
 /** Milliseconds without scrolling after which missing items are asked for. */
 const SCROLL_PAUSE = 60;
+/** How many items are kept; of more, those far from the part in sight are forgotten and asked for again. */
+const MOST_KEPT = 2000;
 
 /**
  * Which items of a grid are in the page, and the heights of the empty spaces above and below them.
@@ -34,8 +36,8 @@ export function gridWindow({ scrollTop, height, rowHeight, columns, total }) {
 
 /** @template Item */
 export class VirtualGrid {
-    /** Items by their position; those that have not arrived are missing. @type {Item[]} */
-    items = [];
+    /** Items by their position; those that have not arrived are missing. @type {Map<number, Item>} */
+    items = new Map();
     total = 0;
     rowHeight = FIRST_ROW_HEIGHT;
     columns = 1;
@@ -44,19 +46,21 @@ export class VirtualGrid {
      * @param {HTMLElement} box scrolls; holds `grid`
      * @param {HTMLElement} grid a CSS grid whose rows all have the same height
      * @param {object} parts
-     * @param {(item: Item) => string} parts.key what an item's card depends on
-     * @param {(item: Item) => HTMLElement} parts.card
+     * @param {(item: Item, position: number) => string} parts.key what an item's card depends on
+     * @param {(item: Item, position: number) => HTMLElement} parts.card
      * @param {() => HTMLElement} parts.waiting what is shown for an item that has not arrived
      * @param {() => HTMLElement} parts.empty what is shown without items
      * @param {(first: number, end: number) => void} parts.ask asks for missing items of the part in sight
+     * @param {() => void} [parts.shown] called whenever other cards may be in the page
      */
-    constructor(box, grid, { key, card, waiting, empty, ask }) {
+    constructor(box, grid, { key, card, waiting, empty, ask, shown = () => {} }) {
         this.box = box;
         this.grid = grid;
         this.key = key;
         this.card = card;
         this.waiting = waiting;
         this.empty = empty;
+        this.shown = shown;
         this.askLater = debounce(SCROLL_PAUSE, () => {
             const { first, end } = this.window();
             if (this.isMissing(first, end)) ask(first, end);
@@ -72,7 +76,7 @@ export class VirtualGrid {
 
     /** @param {number} first @param {number} end */
     isMissing(first, end) {
-        for (let i = first; i < end; i++) if (!(i in this.items)) return true;
+        for (let i = first; i < end; i++) if (!this.items.has(i)) return true;
         return false;
     }
 
@@ -83,7 +87,7 @@ export class VirtualGrid {
      * @param {number} total
      */
     replace(items, offset, total) {
-        this.items = [];
+        this.items.clear();
         this.add(items, offset, total);
     }
 
@@ -94,15 +98,31 @@ export class VirtualGrid {
      * @param {number} total
      */
     add(items, offset, total) {
-        items.forEach((item, i) => (this.items[offset + i] = item));
         this.total = total;
+        if (this.items.size > MOST_KEPT) this.forgetFarItems();
+        items.forEach((item, i) => this.items.set(offset + i, item));
+        this.show();
+    }
+
+    forgetFarItems() {
+        const { first, end } = this.window();
+        for (const position of this.items.keys()) {
+            if (position < first - MOST_KEPT / 4 || position > end + MOST_KEPT / 4) this.items.delete(position);
+        }
+    }
+
+    /** Brings an item into the part in sight. @param {number} position */
+    reveal(position) {
+        const top = Math.floor(position / this.columns) * this.rowHeight;
+        const { scrollTop, clientHeight } = this.box;
+        this.box.scrollTop = Math.min(Math.max(scrollTop, top + this.rowHeight - clientHeight), top);
         this.show();
     }
 
     /** Measures the columns and an item's row. @returns whether they changed */
     measure() {
         const first = /** @type {HTMLElement | null} */ (this.grid.firstElementChild);
-        if (!(this.window().first in this.items) || !first || !first.offsetHeight) return false;
+        if (!this.items.has(this.window().first) || !first || !first.offsetHeight) return false;
         const { gridTemplateColumns, rowGap } = getComputedStyle(this.grid);
         const columns = gridTemplateColumns.split(" ").length;
         const rowHeight = first.getBoundingClientRect().height + (parseFloat(rowGap) || 0);
@@ -125,12 +145,25 @@ export class VirtualGrid {
         updateRows(
             this.grid,
             positions.length ? positions : [-1],
-            (i) => (i < 0 ? "" : i in this.items ? this.key(this.items[i]) : `waiting ${i}`),
-            (i) => (i < 0 ? this.empty() : i in this.items ? this.card(this.items[i]) : this.waiting()),
+            (i) => this.keyAt(i),
+            (i) => this.cardAt(i),
         );
         this.grid.style.paddingTop = `${above}px`;
         this.grid.style.paddingBottom = `${below}px`;
         // A focused card that left the page would take the keyboard with it: arrow keys and Page Down go on scrolling.
         if (hadFocus && !this.grid.contains(document.activeElement)) this.box.focus({ preventScroll: true });
+        this.shown();
+    }
+
+    /** @param {number} i a position; -1 where there are no items */
+    keyAt(i) {
+        const item = this.items.get(i);
+        return item !== undefined ? this.key(item, i) : i < 0 ? "" : `waiting ${i}`;
+    }
+
+    /** @param {number} i as for `keyAt` */
+    cardAt(i) {
+        const item = this.items.get(i);
+        return item !== undefined ? this.card(item, i) : i < 0 ? this.empty() : this.waiting();
     }
 }

@@ -1,31 +1,22 @@
-// A searchable list of the LoRA files, a page of the library at a time; moved through with the arrow keys.
-import { api } from "../core/api.mjs";
+// A searchable list of the LoRA files; moved through with the arrow keys.
 import { debounce } from "../core/debounce.mjs";
-import { h, updateRows } from "../core/elements.mjs";
+import { h } from "../core/elements.mjs";
 import { on } from "../core/events.mjs";
-import { showingErrors } from "../core/messages.mjs";
 import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
-import { note, searchInput } from "../controls/basic.mjs";
+import { searchInput } from "../controls/basic.mjs";
+import { LibraryGrid } from "./library_grid.mjs";
 import { describeRow, rowKey, thumbnail } from "./lora_row.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
-/** @typedef {import("../api_types").LibraryPage} LibraryPage */
 
-const PAGE_SIZE = 40;
 let lists = 0;
 
 /**
  * Which files the list asks for: the best matches of a search first, else the newest.
  * @param {string} search
- * @param {number} offset how many are shown already
  */
-export const listQuery = (search, offset) => ({
-    search,
-    sort: search.trim() ? "match" : "newest",
-    limit: PAGE_SIZE,
-    offset,
-});
+export const listQuery = (search) => ({ search, sort: search.trim() ? "match" : "newest" });
 
 /** The field to search LoRA files by name. */
 export const nameSearch = () =>
@@ -36,17 +27,12 @@ export const nameSearch = () =>
     });
 
 export class SearchList {
-    /** @type {LibraryRow[]} */
-    rows = [];
-    total = 0;
-    /** The row that the arrow keys have reached; -1 for none. */
+    /** The position that the arrow keys have reached; -1 for none. */
     marked = -1;
     /** The search whose matches are shown. */
     shownSearch = "";
-    /** Whether Enter was pressed before the matches of the search had arrived. */
+    /** Whether Enter was pressed before the row that it chooses had arrived. */
     pickOnLoad = false;
-    /** @type {AbortController | null} */
-    asked = null;
 
     /** @param {(row: LibraryRow) => void} pick */
     constructor(pick) {
@@ -57,30 +43,46 @@ export class SearchList {
         this.search.setAttribute("aria-expanded", "true");
         this.search.setAttribute("aria-autocomplete", "list");
         this.search.setAttribute("aria-controls", this.id);
-        this.list = h("div", { class: "lx-list", id: this.id, role: "listbox", "aria-label": t("LoRA files") });
+        this.list = h("div", { class: "lx-items", id: this.id, role: "listbox", "aria-label": t("LoRA files") });
+        this.box = h("div", { class: "lx-list" }, this.list);
         this.count = h("span", { class: "lx-spoken", role: "status" });
-        this.element = h("div", { class: "lx-pop", hidden: true }, this.search, this.count, this.list);
+        this.element = h("div", { class: "lx-pop", hidden: true }, this.search, this.count, this.box);
+        /** @type {LibraryGrid} */
+        this.files = new LibraryGrid(this.box, this.list, {
+            query: () => listQuery(this.search.value),
+            key: (row, position) => `${position}|${rowKey(row)}`,
+            card: (row, position) => this.item(row, position),
+            loaded: ({ total }, { search }) => {
+                this.shownSearch = String(search);
+                this.marked = -1;
+                this.count.textContent = t("{0} files", total);
+            },
+            shown: () => this.showMarked(),
+        });
         this.search.addEventListener(
             "input",
             debounce(150, () => this.load()),
         );
-        this.list.addEventListener(
-            "scroll",
-            debounce(60, () => this.loadAtEnd()),
-        );
         this.element.addEventListener("keydown", (event) => this.handleKey(event));
-        on("library", () => !this.element.hidden && this.list.scrollTop === 0 && this.load());
+        on("library", () => !this.element.hidden && this.box.scrollTop === 0 && this.load());
     }
 
-    /** @param {LibraryRow} row */
-    item(row) {
+    load() {
+        return this.files.load();
+    }
+
+    /** @param {LibraryRow} row @param {number} position @returns {HTMLElement} */
+    item(row, position) {
         return h(
             "button",
             {
                 type: "button",
                 role: "option",
+                id: `${this.id}-${position}`,
                 tabindex: -1,
                 "aria-selected": "false",
+                "aria-setsize": this.files.grid.total,
+                "aria-posinset": position + 1,
                 class: "lx-item",
                 title: row.name,
                 onclick: () => this.pick(row),
@@ -95,53 +97,32 @@ export class SearchList {
         );
     }
 
-    /** Loads the first page, or one more. */
-    load = showingErrors(async (more = false) => {
-        if (this.asked) this.asked.abort();
-        this.asked = new AbortController();
-        const query = listQuery(this.search.value, more ? this.rows.length : 0);
-        const page = /** @type {LibraryPage} */ (await api("/library", { signal: this.asked.signal, query }));
-        this.rows = more ? [...this.rows, ...page.rows] : page.rows;
-        this.total = page.total;
-        this.shownSearch = query.search;
-        if (!more) this.marked = -1;
-        this.count.textContent = t("{0} files", page.total);
-        updateRows(
-            this.list,
-            this.rows.length ? this.rows : [null],
-            (row) => (row ? rowKey(row) : ""),
-            (row) => (row ? this.item(row) : note(t("No file matches."))),
-        );
-        this.showMarked();
-        if (this.pickOnLoad) this.pickMarked();
-    });
-
-    loadAtEnd() {
-        const { scrollTop, clientHeight, scrollHeight } = this.list;
-        if (scrollTop + clientHeight > scrollHeight - 200 && this.rows.length < this.total) this.load(true);
-    }
-
+    /** Tells which row the arrow keys have reached, and picks it where Enter has waited for it. */
     showMarked() {
-        [...this.list.children].forEach((item, i) => {
-            item.id = `${this.id}-${i}`;
-            item.setAttribute("aria-selected", String(i === this.marked));
-        });
-        if (this.marked >= 0) this.search.setAttribute("aria-activedescendant", `${this.id}-${this.marked}`);
+        const marked = `${this.id}-${this.marked}`;
+        let found = false;
+        for (const item of this.list.children) {
+            if (item.getAttribute("role") !== "option") continue; // a row that has not arrived
+            const isMarked = item.id === marked;
+            item.setAttribute("aria-selected", String(isMarked));
+            found ||= isMarked;
+        }
+        if (found) this.search.setAttribute("aria-activedescendant", marked);
         else this.search.removeAttribute("aria-activedescendant");
+        if (this.pickOnLoad) this.pickMarked();
     }
 
     /** @param {number} to */
     mark(to) {
-        this.marked = Math.max(0, Math.min(this.rows.length - 1, to));
-        this.showMarked();
-        const item = this.list.children[this.marked];
-        if (item) item.scrollIntoView({ block: "nearest" });
+        this.marked = Math.max(0, Math.min(this.files.grid.total - 1, to));
+        this.files.grid.reveal(this.marked);
     }
 
-    /** Picks the marked file, else the first one; once they have arrived, where the search is newer than the list. */
+    /** Picks the marked file, else the first one; once it has arrived, where the search is newer than the list. */
     pickMarked() {
-        this.pickOnLoad = this.shownSearch !== this.search.value;
-        if (!this.pickOnLoad && this.rows.length) this.pick(this.rows[Math.max(0, this.marked)]);
+        const row = this.files.grid.items.get(Math.max(0, this.marked));
+        this.pickOnLoad = this.shownSearch !== this.search.value || (!row && this.files.grid.total > 0);
+        if (!this.pickOnLoad && row) this.pick(row);
     }
 
     /** @param {KeyboardEvent} event */

@@ -9,18 +9,15 @@ import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, note, buttonRow, select } from "../controls/basic.mjs";
-import { VirtualGrid } from "../controls/virtual_grid.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { showFile } from "../library/file_details.mjs";
+import { LibraryGrid } from "../library/library_grid.mjs";
 import { nameSearch } from "../library/search_list.mjs";
 import { describeRow, familyName, rowKey, thumbnail } from "../library/lora_row.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 /** @typedef {import("../api_types").LibraryPage} LibraryPage */
-
-const PAGE_SIZE = 60,
-    MOST_ROWS = 500;
 
 /** @type {{ find: (name: string) => Promise<void>, duplicates: JobView, chosen: () => string }} */
 let parts;
@@ -122,61 +119,26 @@ const countTexts = ({ total, pending, errors }) => [
 ];
 
 /**
- * Which rows are asked for, in whole pages.
- * @param {number} first position of the first row that is needed
- * @param {number} end position behind the last one
- */
-export function pagesOf(first, end) {
-    const offset = Math.floor(first / PAGE_SIZE) * PAGE_SIZE;
-    const pages = Math.max(1, Math.ceil((end - offset) / PAGE_SIZE));
-    return { offset, limit: Math.min(pages * PAGE_SIZE, MOST_ROWS) };
-}
-
-/**
  * The list; files are asked for as they come into sight.
  * @param {(name: string) => void} show
  * @param {() => string} chosen the name of the file that is shown
  */
 function fileList(show, chosen) {
-    /** @type {AbortController | null} */
-    let asked = null;
-    /** How many answers are awaited that replace all rows. */
-    let loads = 0;
-    const filters = listFilters(() => load());
+    const filters = listFilters(() => files.load());
     const count = h("span", { class: "lx-hint", role: "status" });
     const cards = h("div", { class: "lx-cards" });
     const box = h("div", { class: "lx-file-list", tabindex: 0, role: "region", "aria-label": t("LoRA files") }, cards);
     const cardOf = (/** @type {LibraryRow} */ row) => fileCard(row, chosen() === row.name, show);
-    /** @type {(first: number, end: number) => Promise<{ page: LibraryPage, offset: number }>} */
-    const ask = async (first, end) => {
-        if (asked) asked.abort();
-        asked = new AbortController();
-        const query = { ...filters.query(), ...pagesOf(first, end) };
-        return { page: await api("/library", { query, signal: asked.signal }), offset: query.offset };
-    };
-    /** @type {VirtualGrid<LibraryRow>} */
-    const grid = new VirtualGrid(box, cards, {
+    const files = new LibraryGrid(box, cards, {
+        query: filters.query,
         key: rowKey,
         card: cardOf,
-        waiting: () => h("div", { class: "lx-file-waiting", "aria-hidden": "true" }),
-        empty: () => note(t("No file matches.")),
-        ask: showingErrors(async (/** @type {number} */ first, /** @type {number} */ end) => {
-            if (loads) return; // its answer is shown, and then what is missing is asked for again
-            const { page, offset } = await ask(first, end);
-            grid.add(page.rows, offset, page.total);
-        }),
+        loaded: (page) => {
+            setChildren(count, countTexts(page));
+            filters.showFacets(page.facets);
+        },
     });
-    /** keep: the list stays where it is, because files came or went. */
-    const load = showingErrors(async ({ keep = false } = {}) => {
-        const { first, end } = keep ? grid.window() : { first: 0, end: 0 };
-        loads += 1;
-        const { page, offset } = await ask(first, end).finally(() => (loads -= 1));
-        if (!keep) box.scrollTop = 0;
-        grid.replace(page.rows, offset, page.total);
-        setChildren(count, countTexts(page));
-        filters.showFacets(page.facets);
-    });
-    return { filters, count, cards, cardOf, box, load };
+    return { filters, count, cards, cardOf, box, load: files.load };
 }
 
 /** @param {(row: LibraryRow) => HTMLElement} cardOf */
