@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ if not Path(CHECKPOINT).is_file():
     pytest.skip("no embedded model in this installation", allow_module_level=True)
 RECORDED = Path(__file__).parent / "data" / "web_answers.json"
 ONE_STEP = {"steps": 1, "cfg": 1.0, "sampler": "Euler", "seed": 5, "prompt": "a circle"}
-TIMES = {"time", "created", "started", "ended", "begun", "left", "thumb", "memory", "seconds", "have", "library"}
+TIMES = set("time created started ended begun left thumb memory seconds have library used".split())
 """Fields with times and sizes that differ from run to run."""
 SENTENCES = set("help text notes log warning reason error skipped infotext warnings told damaged measured".split())
 """Fields with sentences, which other tests look at."""
@@ -114,12 +115,36 @@ def call_files(call: Caller) -> None:
         call("GET", f"/inspect?name={name}", label=f"/inspect of {name}")
     call("POST", "/metadata", json={"name": "two", "put": {"modelspec.title": "Two"}})
     call("POST", "/rename", json={"name": "two", "to": "sub/two"})
+    call_library(call)
     call("GET", "/strings?language=ja_JP")
     call("GET", "/train/begin?name=one")
     out = io.BytesIO()
     Image.new("RGB", (64, 48), "red").save(out, format="PNG")
     call("PUT", "/thumbnail", json={"name": "one", "data": base64.b64encode(out.getvalue()).decode()})
     call.job("/duplicates")
+
+
+def call_library(call: Caller) -> None:
+    call("PUT", "/library/notes", json={"name": "one", "notes": "mine", "preferred_weight": 0.8})
+    call("PUT", "/library/marks", json={"names": ["one"], "favourite": True, "rating": 4, "add_tags": ["cats"]})
+    call("GET", "/library/names", params={"tag": "cats"})
+    call("POST", "/library/insert", json={"name": "one", "prompt": "a park"})
+    call("POST", "/library/move", json={"moves": [{"name": "sub/two", "to": "three"}, {"name": "none", "to": "x"}]})
+    call("POST", "/library/move", json={"moves": [{"name": "three", "to": "sub/two"}]}, label="/library/move back")
+    lora(call.api.root / "loras" / "noted.safetensors", 1, ss_output_name="noted")
+    call.api.app_state.refresh_library()
+    call.job("/library/strip", {"names": ["noted"]})
+    with pytest.MonkeyPatch.context() as patch:
+        remover = types.SimpleNamespace(send2trash=lambda path: Path(path).unlink())
+        patch.setitem(sys.modules, "send2trash", remover)
+        call.job("/library/delete", {"names": ["noted"]})
+    call("PUT", "/sets", json={"name": "pair", "text": "<lora:one:0.5> <lora:sub/two:1>", "words": "a cat"})
+    call("GET", "/sets")
+    call("POST", "/sets/insert", json={"name": "pair", "prompt": "a park"})
+    exported = call("GET", "/sets/export", params={"name": "pair"})["text"]
+    call("DELETE", "/sets", params={"name": "pair"})
+    call("POST", "/sets/import", json={"text": exported})
+    call("POST", "/sets/read", json={"text": "a cat <lora:one:0.5>\nNegative prompt: none"})
 
 
 def call_presets_and_tags(call: Caller) -> None:

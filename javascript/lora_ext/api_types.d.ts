@@ -256,9 +256,40 @@ export interface ExpectedCost {
     total_seconds: number | null;
 }
 
+/** A file with which something could not be done, and why. */
+export interface FailedFile {
+    name: string;
+    error: string;
+}
+
+/** What the user has marked a file with. */
+export interface FileMarks {
+    /** The tags; those of Lora-Manager or a model site while the user has set none. */
+    tags: string[];
+    /** Whether it is a favourite. */
+    favourite: boolean;
+    /** 1 to 5; 0 for none. */
+    rating: number;
+    /** When it was last put into a prompt from the library, in seconds since 1970; 0 for never. */
+    used: number;
+}
+
+/** A file that was moved. */
+export interface FileMove {
+    /** What the library called it. */
+    name: string;
+    /** What the library calls it now. */
+    to: string;
+}
+
 /** The name of a file in the library. */
 export interface FileName {
     name: string;
+}
+
+/** Names of files in the library, in order. */
+export interface FileNames {
+    names: string[];
 }
 
 /** The comparison of two files. */
@@ -327,6 +358,14 @@ export interface FormField {
     optional: boolean;
 }
 
+/** Where a search was found in what is not the file's name. */
+export interface FoundText {
+    /** "trigger words", "notes", "tags", "base model", "description", "title" or "negative text". */
+    field: string;
+    /** The part of the text around it. */
+    text: string;
+}
+
 /** Pictures of the Generate panel. */
 export interface GenerateResult {
     pictures: GeneratedImage[];
@@ -349,6 +388,16 @@ export interface ImportedPresets {
     notes: string[];
     /** The names of those that were imported. */
     taken: string[];
+}
+
+/** The prompts after something was put into them. */
+export interface InsertedPrompt {
+    /** The prompt. */
+    prompt: string;
+    /** The negative prompt. */
+    negative: string;
+    /** Names of LoRA files that the library does not have. */
+    missing: string[];
 }
 
 /** A job with its log, what it shows meanwhile, and its result. */
@@ -392,7 +441,7 @@ export interface JobAnswer {
 export interface JobList {
     jobs: JobSummary[];
     /** Changes when LoRA files came, went or changed. */
-    library: [number, number];
+    library: [number, number, number];
     /** The extension that applies tags instead of this one; "" where none does. */
     applied_by: string;
 }
@@ -450,8 +499,10 @@ export interface LibraryPage {
     /** How many files were not read yet. */
     pending: number;
     rows: LibraryRow[];
-    /** "base", "kind" and "rank" → value → how many files that match the search have it. */
+    /** As in `FoundFiles`. */
     facets: Record<string, Record<string, number>>;
+    /** As in `FoundFiles`. */
+    letters: Record<string, number>;
     /** What is wrong with the folders, a sentence each. */
     errors: string[];
 }
@@ -482,6 +533,10 @@ export interface LibraryRow {
     error: string | null;
     /** When the picture beside it was changed, in seconds since 1970; null without one. */
     thumb: number | null;
+    /** What the user has marked it with. */
+    marks: FileMarks;
+    /** Where the search was found, where that is not the name. */
+    found: FoundText | null;
 }
 
 /** A LoRA file with all that is in it but the tensors: the row of a list and the report of `inspect`. */
@@ -547,6 +602,10 @@ export interface LoraFileDetails {
     mixed: boolean;
     error: string | null;
     thumb: number | null;
+    marks: FileMarks;
+    found: FoundText | null;
+    /** What the files beside it say. */
+    about: SidecarInfo;
     /** Trigger words, then its most frequent caption tags. */
     words: string[];
     /** Sentences on what of the file has no effect. */
@@ -557,10 +616,40 @@ export interface LoraFileDetails {
     layout: number;
 }
 
+/** All sets by name. */
+export interface LoraSetList {
+    sets: LoraSetRow[];
+}
+
+/** A set in the list. */
+export interface LoraSetRow {
+    /** As in `LoraSet`. */
+    name: string;
+    /** As in `LoraSet`. */
+    tags: string[];
+    /** As in `LoraSet`. */
+    words: string;
+    /** As in `LoraSet`. */
+    negative: string;
+    /** Names of its files that the library does not have. */
+    missing: string[];
+}
+
+/** How many files were marked. */
+export interface MarkedFiles {
+    count: number;
+}
+
 /** The masks of the user. */
 export interface MaskNames {
     /** Their names, sorted. */
     names: string[];
+}
+
+/** What came of moving several files. */
+export interface MovedFiles {
+    moved: FileMove[];
+    failed: FailedFile[];
 }
 
 /** Nothing is shown while the job works. */
@@ -816,6 +905,11 @@ export interface SavedThumbnail {
     time: number;
 }
 
+/** Tags, or a file's text. */
+export interface SetText {
+    text: string;
+}
+
 /** A suggested setting. */
 export interface SettingWithReason {
     /** The option. */
@@ -953,6 +1047,34 @@ export interface SheetSuggestion {
     /** Places in the list of cells; empty where nothing is suggested. */
     cells: number[];
     reason: string;
+}
+
+/** What the files beside a LoRA file say. The web UI's come first, then Lora-Manager's, then a model site's. */
+export interface SidecarInfo {
+    /** The model's name. */
+    title: string;
+    /** The base model as the site calls it. */
+    base_model: string;
+    /** A description, without markup where a site wrote it. */
+    description: string;
+    /** The words that the web UI adds to the prompt. */
+    activation_text: string;
+    /** Trigger words that a model site names. */
+    trained_words: string[];
+    /** The weight to use it with; None where none is given. */
+    preferred_weight: number | null;
+    /** Words for the negative prompt. */
+    negative_text: string;
+    /** The user's notes. */
+    notes: string;
+    /** Tags of Lora-Manager or the site. */
+    tags: string[];
+    /** Whether it is a favourite in Lora-Manager; None where that says nothing. */
+    favourite: boolean | null;
+    /** The names of the files that were read. */
+    sources: string[];
+    /** A sentence for each file that cannot be read. */
+    problems: string[];
 }
 
 /** The JSON of a report of split-dylora. */
@@ -1139,6 +1261,7 @@ export interface Answers {
     "DELETE /jobs/{job}": ForgottenJob;
     "DELETE /masks": MaskNames;
     "DELETE /presets": PresetsAnswer;
+    "DELETE /sets": LoraSetList;
     "DELETE /train/presets": TrainingPresetList;
     "GET /choices": Choices;
     "GET /compare/axes": AxesAnswer;
@@ -1150,11 +1273,14 @@ export interface Answers {
     "GET /jobs/{job}": JobAnswer;
     "GET /layouts": LayoutsAnswer;
     "GET /library": LibraryPage;
+    "GET /library/names": FileNames;
     "GET /masks": MaskNames;
     "GET /pictures/newest": OutputImages;
     "GET /presets": PresetsAnswer;
     "GET /presets/export": PresetsText;
     "GET /resize/curve": RankCurve;
+    "GET /sets": LoraSetList;
+    "GET /sets/export": SetText;
     "GET /strings": Record<string, string>;
     "GET /train/begin": FileSettings;
     "GET /train/curve": TrainingCurve;
@@ -1176,6 +1302,10 @@ export interface Answers {
     "POST /generate": JobSummary;
     "POST /jobs/{job}/cancel": JobSummary;
     "POST /jobs/{job}/move": JobSummary;
+    "POST /library/delete": JobSummary;
+    "POST /library/insert": InsertedPrompt;
+    "POST /library/move": MovedFiles;
+    "POST /library/strip": JobSummary;
     "POST /merge": JobSummary;
     "POST /metadata": LoraFileDetails;
     "POST /presets/import": ImportedPresets;
@@ -1184,6 +1314,9 @@ export interface Answers {
     "POST /resize": JobSummary;
     "POST /resize/preview": ResizePreview;
     "POST /reweight": JobSummary;
+    "POST /sets/import": LoraSetList;
+    "POST /sets/insert": InsertedPrompt;
+    "POST /sets/read": SetText;
     "POST /split": JobSummary;
     "POST /tag": TagAnswer;
     "POST /tag/read": TagFields;
@@ -1195,8 +1328,11 @@ export interface Answers {
     "POST /train/sample": RequestedSamples;
     "POST /train/{name}/compare": JobSummary;
     "PUT /dataset/caption": SavedCaption;
+    "PUT /library/marks": MarkedFiles;
+    "PUT /library/notes": LoraFileDetails;
     "PUT /masks": MaskNames;
     "PUT /presets": PresetsAnswer;
+    "PUT /sets": LoraSetList;
     "PUT /thumbnail": SavedThumbnail;
     "PUT /train/presets": TrainingPresetList;
 }

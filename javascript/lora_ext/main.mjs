@@ -15,6 +15,7 @@ import "./panels/compare.mjs";
 import "./panels/files.mjs";
 import "./panels/generate.mjs";
 import "./panels/regions.mjs";
+import "./panels/sets.mjs";
 import "./panels/start.mjs";
 import "./panels/tools.mjs";
 import "./panels/train.mjs";

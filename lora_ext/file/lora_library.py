@@ -312,6 +312,17 @@ class LoraLibrary:
                 raise FileError(f"no LoRA is called {name!r}{did_you_mean(name, self.names()) or self._where()}")
             return entry
 
+    def look_up(self, name: str) -> LibraryEntry | None:
+        """Finds the file that a name in a prompt means, as the index knows it; the folders are not scanned.
+
+        Args:
+            name: as for `find`.
+
+        Returns:
+            The file; None where there is none.
+        """
+        return self._names.look_up(name)
+
     def find_by_relative_name(self, relative_name: str) -> LibraryEntry:
         """Finds a file by its relative name, else as `find` does.
 

@@ -15,6 +15,8 @@ from ..file.saving import check_not_linked
 from ..jobs import JobQueue
 from .backend import Backend
 from .file_catalogue import FileCatalogue
+from .file_marks import FileMarksStore
+from .library_query import LibrarySearch
 from .preset_store import PresetStore
 from .user_paths import user_output_path
 
@@ -33,6 +35,7 @@ class AppState:
         folders: The user's folders.
         jobs: Background jobs.
         presets: Block-weight presets.
+        marks: Tags, favourites and ratings of files.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -47,12 +50,14 @@ class AppState:
             history_path=data / "jobs.json",
         )
         self.presets = PresetStore(data, backend.presets)
+        self.marks = FileMarksStore(data)
         shown_folders = (*self.folders.loras, *self.folders.checkpoints, *self.folders.datasets)
         heads = {self.folders.outputs, self.folders.save, data, *shown_folders}
         heads |= {folder.resolve() for folder in heads}
         self._heads = sorted((str(folder) + os.sep for folder in heads), key=len, reverse=True)
         self._library: LoraLibrary | None = None
         self._catalogue: FileCatalogue | None = None
+        self._search: LibrarySearch | None = None
         self._lock = threading.RLock()
         self._cache: OrderedDict[tuple[object, ...], Any] = OrderedDict()
 
@@ -74,6 +79,15 @@ class AppState:
             if self._catalogue is None:
                 self._catalogue = FileCatalogue(library, self.folders.data / "catalogue.json")
             return self._catalogue
+
+    @property
+    def search(self) -> LibrarySearch:
+        """Finds files by what is known of them."""
+        catalogue = self.catalogue
+        with self._lock:
+            if self._search is None:
+                self._search = LibrarySearch(catalogue, self.marks)
+            return self._search
 
     def entry(self, name: str) -> LibraryEntry:
         """The library's entry of a file, as it is on disk now.

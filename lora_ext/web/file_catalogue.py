@@ -21,6 +21,7 @@ from ..file.lora_library import LibraryEntry, LoraLibrary
 from ..file.peft_config import find_adapter_config
 from ..file.saving import replacing_file
 from ..json_text import parse_json
+from .sidecar_index import SidecarIndex
 
 _STALE = 4.0
 """Seconds after which the folders are looked at again …"""
@@ -93,6 +94,7 @@ class FileCatalogue:
 
     def __init__(self, library: LoraLibrary, cache: Path | None = None) -> None:
         self.library, self._cache = library, cache
+        self.sidecars = SidecarIndex()
         self._lock = threading.Lock()
         self._known: dict[str, tuple[list[int], FileSummary]] = self._stored()
         self._worker: threading.Thread | None = None
@@ -108,16 +110,16 @@ class FileCatalogue:
             self._look()
         with self._lock:
             idle = self._worker is None or not self._worker.is_alive()
-            if idle and (self._stale or self.pending_count):
+            if idle and (self._stale or self.pending_count or not self.sidecars.was_refreshed):
                 # No daemon, also where a daemon thread asks (a thread inherits that from the one that starts it):
                 # one that is within torch when Python ends aborts the process.
                 self._worker = threading.Thread(target=self._work, name="lora-ext-catalogue", daemon=False)
                 self._worker.start()
 
     @property
-    def version(self) -> tuple[int, int]:
+    def version(self) -> tuple[int, int, int]:
         """Another one whenever files came, went or changed, or more is known about them."""
-        return self.library.version, self._summaries
+        return self.library.version, self._summaries, self.sidecars.version
 
     @property
     def _stale(self) -> bool:
@@ -126,6 +128,7 @@ class FileCatalogue:
     def _look(self) -> None:
         begun = time.monotonic()
         self.library.refresh()
+        self.sidecars.refresh(self.library.entries)
         self._looked = time.monotonic()
         self._pause = max(_STALE, _SHARE * (self._looked - begun))
 
@@ -149,7 +152,7 @@ class FileCatalogue:
 
     def _work(self) -> None:
         """Newest first: those are looked for."""
-        if self._stale:
+        if self._stale or not self.sidecars.was_refreshed:
             self._look()
         if not self.pending_count:
             return

@@ -79,7 +79,7 @@ class JobList:
     """
 
     jobs: list[JobSummary]
-    library: tuple[int, int]
+    library: tuple[int, int, int]
     applied_by: str
 
 

@@ -9,8 +9,11 @@ from typing import Any
 from ..blocks import BLOCK_LAYOUTS
 from ..file.base_model import block_layout_sizes
 from ..file.lora_library import LibraryEntry
+from ..file.sidecar_files import SidecarInfo, load_sidecar_info
 from ..inspect_file import InspectionReport, inspect_lora_file, inspection_warnings, top_tags
 from .app_state import AppState
+from .file_marks import FileMarks
+from .library_query import FoundText
 from .thumbnails import find_thumbnail
 
 
@@ -31,6 +34,8 @@ class LibraryRow:
         mixed: Whether its layers have different ranks.
         error: Why it cannot be used; null where it can.
         thumb: When the picture beside it was changed, in seconds since 1970; null without one.
+        marks: What the user has marked it with.
+        found: Where the search was found, where that is not the name.
     """
 
     name: str
@@ -45,6 +50,8 @@ class LibraryRow:
     mixed: bool
     error: str | None
     thumb: float | None
+    marks: FileMarks
+    found: FoundText | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class LoraFileDetails(InspectionReport):
     """A LoRA file with all that is in it but the tensors: the row of a list and the report of `inspect`.
 
     Attributes:
+        about: What the files beside it say.
         words: Trigger words, then its most frequent caption tags.
         warnings: Sentences on what of the file has no effect.
         layouts: The two lengths of block weights for its base: attention blocks alone, all blocks.
@@ -69,14 +77,17 @@ class LoraFileDetails(InspectionReport):
     mixed: bool
     error: str | None
     thumb: float | None
+    marks: FileMarks
+    found: FoundText | None
+    about: SidecarInfo
     words: list[str]
     warnings: list[str]
     layouts: tuple[int, int]
     layout: int
 
 
-def library_row(app_state: AppState, entry: LibraryEntry) -> LibraryRow:
-    """One file as a list shows it; what is not known yet is None."""
+def library_row(app_state: AppState, entry: LibraryEntry, search: str = "") -> LibraryRow:
+    """One file as a list shows it; what is not known yet is None. search: what the user looks for."""
     known: Mapping[str, Any] = app_state.catalogue.cached_summary(entry) or {}
     wrong = entry.error or known.get("error")
     beside = find_thumbnail(entry.path)
@@ -93,6 +104,8 @@ def library_row(app_state: AppState, entry: LibraryEntry) -> LibraryRow:
         mixed=known.get("mixed", False),
         error=app_state.hide_folders(wrong) if wrong else None,
         thumb=beside.stat().st_mtime if beside else None,
+        marks=app_state.search.marks_of(entry),
+        found=app_state.search.found_text(entry, search),
     )
 
 
@@ -121,6 +134,7 @@ def inspect_library_file(app_state: AppState, name: str) -> LoraFileDetails:
     shown = {**vars(report), **vars(library_row(app_state, entry)), "path": entry.relative_name + entry.path.suffix}
     return LoraFileDetails(
         **shown,
+        about=load_sidecar_info(entry.path),
         words=trigger_words(report.metadata),
         warnings=[app_state.hide_folders(text) for text in inspection_warnings(report)],
         layouts=sizes,

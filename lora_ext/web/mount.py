@@ -16,10 +16,12 @@ from .app_state import AppState
 from .block_routes import register_block_routes
 from .conflict_routes import register_conflict_routes
 from .job_routes import register_job_routes
+from .library_change_routes import register_library_change_routes
 from .library_routes import register_library_routes
 from .mask_routes import register_mask_routes
 from .page_files import module_response, page_folder
 from .routing import API_PREFIX, AccessGuard, make_router
+from .set_routes import register_set_routes
 from .sheets import register_sheet_routes
 from .start_routes import register_start_routes
 from .thumbnails import register_thumbnail_routes
@@ -30,6 +32,7 @@ from .weights_routes import register_weights_routes
 
 ROUTE_REGISTRARS = (
     register_library_routes,
+    register_library_change_routes,
     register_thumbnail_routes,
     register_weights_routes,
     register_tool_routes,
@@ -37,6 +40,7 @@ ROUTE_REGISTRARS = (
     register_train_routes,
     register_start_routes,
     register_training_preset_routes,
+    register_set_routes,
     register_sheet_routes,
     register_block_routes,
     register_mask_routes,

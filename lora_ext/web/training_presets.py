@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainError, did_you_mean
-from ..file.file_lock import exclusive_lock
-from ..file.saving import replacing_file
-from ..json_text import parse_json
 from ..train.config.recipe import recipe_options
+from .json_store import JsonStore
 
 TRAINING_PRESETS_FILE = "training_presets.json"
 SETTINGS_OF_A_RUN = frozenset({"output_name", "train_data_dir", "reg_data_dir", "resume", "metadata_trigger_phrase"})
@@ -38,6 +36,7 @@ class TrainingPresetStore:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / TRAINING_PRESETS_FILE
+        self._store = JsonStore(self.path, TrainError)
 
     def presets(self) -> list[TrainingPreset]:
         """All presets by name. Raises TrainError where the file is damaged."""
@@ -66,25 +65,20 @@ class TrainingPresetStore:
             del presets[name]
 
     def _load(self) -> dict[str, dict[str, Any]]:
-        try:
-            found = parse_json(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise TrainError(f"{self.path.name} cannot be read: {error}") from error
-        if not isinstance(found, dict):
-            raise TrainError(f"{self.path.name} cannot be read: it must be an object of presets by name")
-        return {str(name): settings for name, settings in found.items() if isinstance(settings, dict)}
+        return _presets_in(self._store.load())
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, dict[str, Any]]]:
         """The presets, to be changed; they are written afterwards."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(self.path):
-            presets = self._load()
+        with self._store.changing() as found:
+            presets = _presets_in(found)
             yield presets
-            with replacing_file(self.path, overwrite=True) as part:
-                part.write_text(json.dumps(presets, ensure_ascii=False, indent=1), encoding="utf-8", errors="replace")
+            found.clear()
+            found.update(presets)
+
+
+def _presets_in(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: settings for name, settings in found.items() if isinstance(settings, dict)}
 
 
 def _checked_name(name: str) -> str:

@@ -81,7 +81,7 @@ def test_start_again_from_a_file(page: Any, server: Server) -> None:
 def test_a_file_shows_the_curve_of_its_run_and_an_ended_job_its_result(page: Any, server: Server) -> None:
     _trained(server, "curved")
     panel = go(page, "files")
-    panel.get_by_label("Search by name").fill("curved")
+    panel.get_by_label("Search", exact=True).fill("curved")
     panel.locator(".lx-file", has_text="curved").first.click()
     panel.locator(".lx-card", has_text="Training").locator(".lx-chart .line").first.wait_for(state="attached")
     panel.get_by_role("button", name="Resize").click()

@@ -12,7 +12,7 @@ from steps import choose, ended, go, small
 
 pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_page]
 EVIL = "<img src=x onerror=window.hacked=1>"
-PANELS = ("start", "generate", "weights", "regions", "train", "compare", "blocks", "tools", "files")
+PANELS = ("start", "generate", "weights", "regions", "train", "compare", "blocks", "tools", "files", "sets")
 
 
 def check(page: Any, where: str) -> None:
@@ -53,9 +53,9 @@ def test_markup_stays_text_everywhere(page: Any, hostile: str) -> None:
     panel = go(page, "files")
     found = panel.locator(".lx-file", has_text="hostile")
     for _ in range(40):  # the folders are looked at again every few seconds, when somebody searches
-        panel.get_by_label("Search by name").fill("")
+        panel.get_by_label("Search", exact=True).fill("")
         page.wait_for_timeout(500)
-        panel.get_by_label("Search by name").fill("hostile")
+        panel.get_by_label("Search", exact=True).fill("hostile")
         page.wait_for_timeout(1000)
         if found.count():
             break

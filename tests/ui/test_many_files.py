@@ -56,7 +56,7 @@ def test_the_list_of_files_dragged_to_its_end(page_with_scrollbars: Any, server:
         (loras / f"file {i:04}.safetensors").write_bytes(data)
     panel = go(page, "files")
     panel.get_by_label("Order").select_option("name")
-    panel.get_by_label("Search by name").fill("many/")
+    panel.get_by_label("Search", exact=True).fill("many/")
     panel.get_by_text(f"{MANY} files").wait_for()
     card = panel.locator(".lx-file")
     panel.locator(".lx-file[data-name='many/file 0000']").wait_for()

@@ -18,7 +18,7 @@ from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
 # A browser on a busy machine now and then misses a beat; what fails three times is broken.
 pytestmark = pytest.mark.flaky(reruns=2)
 
-PANELS = ("start", "generate", "weights", "train", "compare", "blocks", "tools", "files")
+PANELS = ("start", "generate", "weights", "train", "compare", "blocks", "tools", "files", "sets")
 
 
 @pytest.mark.one_page
@@ -254,9 +254,9 @@ def test_files_as_text_and_edited(page: Any, server: Server) -> None:
     panel = go(page, "files")
     found = panel.locator(".lx-file", has_text="marked")
     for _ in range(40):  # the folders are looked at again every few seconds, when somebody searches
-        panel.get_by_label("Search by name").fill("")
+        panel.get_by_label("Search", exact=True).fill("")
         page.wait_for_timeout(500)
-        panel.get_by_label("Search by name").fill("marked")
+        panel.get_by_label("Search", exact=True).fill("marked")
         page.wait_for_timeout(1000)
         if found.count():
             break

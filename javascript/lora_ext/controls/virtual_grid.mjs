@@ -119,6 +119,12 @@ export class VirtualGrid {
         this.show();
     }
 
+    /** Brings an item to the top of the part in sight. @param {number} position */
+    scrollTo(position) {
+        this.box.scrollTop = Math.floor(position / this.columns) * this.rowHeight;
+        this.show();
+    }
+
     /** Measures the columns and an item's row. @returns whether they changed */
     measure() {
         const first = /** @type {HTMLElement | null} */ (this.grid.firstElementChild);

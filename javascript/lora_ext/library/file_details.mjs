@@ -10,6 +10,7 @@ import { trainingCurves } from "./training_curves.mjs";
 import { blockBars } from "./block_bars.mjs";
 import { metadataEditor } from "./file_editor.mjs";
 import { datasetTable, namedEntries, tagFrequency } from "./file_metadata.mjs";
+import { insertButtons, notesCard } from "./file_notes.mjs";
 import { filePicture } from "./file_picture.mjs";
 import { familyName } from "./lora_row.mjs";
 
@@ -64,6 +65,7 @@ function aboutCard(file, changes) {
     return card(
         file.title,
         buttonRow(
+            insertButtons(file),
             button(t("Set block weights"), () => showPanel("weights", file.name), {
                 kind: "main",
                 tip: t("Open it in the Weights panel"),
@@ -124,6 +126,7 @@ export function showFile(place, file, changes) {
     setChildren(
         place,
         aboutCard(file, changes),
+        notesCard(file, { marked: changes.saved, saved }),
         card(t("What it changes"), blockBars(file.blocks)),
         trainingCard(file),
         metadataEditor(file, saved),

@@ -39,6 +39,17 @@ const generatedPicture = ({ name, time }, take) =>
     );
 
 /**
+ * Shows the newest generated pictures as buttons.
+ * @param {HTMLElement} place
+ * @param {(source: { picture: string }) => void} take
+ */
+export async function generatedPictures(place, take) {
+    const { pictures } = await api("/pictures/newest", { query: { limit: 60 } });
+    const buttons = pictures.map((picture) => generatedPicture(picture, take));
+    setChildren(place, buttons.length ? buttons : note(t("No picture was made yet.")));
+}
+
+/**
  * @param {LoraFile} file
  * @param {() => void} onchange called when there is another picture
  */
@@ -54,11 +65,7 @@ export function filePicture(file, onchange) {
     });
     const upload = pictureUpload(take);
     const choose = showingErrors(async () => {
-        if (choices.hidden) {
-            const { pictures } = await api("/pictures/newest", { query: { limit: 60 } });
-            const buttons = pictures.map((picture) => generatedPicture(picture, take));
-            setChildren(choices, buttons.length ? buttons : note(t("No picture was made yet.")));
-        }
+        if (choices.hidden) await generatedPictures(choices, take);
         choices.hidden = !choices.hidden;
     });
     const chooser = button(t("Choose a picture"), choose, {

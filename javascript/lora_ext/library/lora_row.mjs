@@ -20,7 +20,13 @@ export function thumbnail(row) {
  * @param {LibraryRow} row
  */
 export const rowKey = (row) =>
-    [row.name, row.call, row.time, row.thumb, row.base, row.kind, row.rank, row.error].join("|");
+    [row.name, row.call, row.time, row.thumb, row.base, row.kind, row.rank, row.error, markText(row)].join("|");
+
+/**
+ * A file's marks in few characters: a heart for a favourite, stars for a rating.
+ * @param {{ marks: LibraryRow["marks"] }} row
+ */
+export const markText = ({ marks }) => `${marks.favourite ? "♥" : ""}${"★".repeat(marks.rating)}`;
 
 /**
  * Base, kind and rank in one line.

@@ -16,7 +16,7 @@ export const newFiles = (names) =>
                 promptButtons(
                     (prompt) => insertTag(prompt, name),
                     "quiet",
-                    t("Writes the tag into the prompt, or updates the tag that is already there"),
+                    t("Writes its tag and trigger words into the prompt"),
                 ),
                 button(t("Set block weights"), () => showPanel("weights", name), {
                     kind: "quiet",

@@ -6,7 +6,7 @@ import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 import { searchInput } from "../controls/basic.mjs";
 import { LibraryGrid } from "./library_grid.mjs";
-import { describeRow, rowKey, thumbnail } from "./lora_row.mjs";
+import { describeRow, markText, rowKey, thumbnail } from "./lora_row.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 
@@ -21,9 +21,9 @@ export const listQuery = (search) => ({ search, sort: search.trim() ? "match" : 
 /** The field to search LoRA files by name. */
 export const nameSearch = () =>
     searchInput({
-        placeholder: t("Search by name"),
-        "aria-label": t("Search by name"),
-        title: t("Any words of its name, in any order"),
+        placeholder: t("Search"),
+        "aria-label": t("Search"),
+        title: t("Any words of its name, trigger words, notes, tags or base model, in any order"),
     });
 
 export class SearchList {
@@ -92,7 +92,7 @@ export class SearchList {
                 "span",
                 { class: "lx-pick-text" },
                 h("b", {}, row.title),
-                h("small", {}, describeRow(row) || pageWords(row.error || "")),
+                h("small", {}, [describeRow(row) || pageWords(row.error || ""), markText(row)].join(" ")),
             ),
         );
     }

@@ -1,6 +1,5 @@
-// The Files panel: the LoRA files as cards, and one file's details.
+// The Files panel: the library as cards, what can be done with several files, and one file's details.
 import { api } from "../core/api.mjs";
-import { debounce } from "../core/debounce.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { on } from "../core/events.mjs";
 import { formatBytes, formatDate } from "../core/format.mjs";
@@ -8,106 +7,51 @@ import { messageOf, showingErrors } from "../core/messages.mjs";
 import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
-import { button, card, note, buttonRow, select } from "../controls/basic.mjs";
+import { button, card, note, buttonRow } from "../controls/basic.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { showFile } from "../library/file_details.mjs";
+import { letterBar } from "../library/letter_bar.mjs";
+import { listFilters } from "../library/library_filters.mjs";
 import { LibraryGrid } from "../library/library_grid.mjs";
-import { nameSearch } from "../library/search_list.mjs";
-import { describeRow, familyName, rowKey, thumbnail } from "../library/lora_row.mjs";
+import { describeRow, markText, rowKey, thumbnail } from "../library/lora_row.mjs";
+import { markedText } from "../library/marked_text.mjs";
+import { Selection } from "../library/selection.mjs";
+import { selectionBar } from "../library/selection_bar.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 /** @typedef {import("../api_types").LibraryPage} LibraryPage */
+/** @typedef {ReturnType<typeof fileList>} FileList */
 
-/** @type {{ find: (name: string) => Promise<void>, duplicates: JobView, chosen: () => string }} */
+/** @type {{ find: (name: string) => Promise<void>, duplicates: JobView, bulk: JobView, chosen: () => string }} */
 let parts;
 
 /**
- * A field that filters the list by one property of the files.
- * @param {"base" | "kind" | "rank"} name
- * @param {string} any text of the option that shows all
- * @param {() => void} onchange
+ * The third line of a card: where a search was found outside the name, else size and date.
+ * @param {LibraryRow} row
+ * @param {string} search
  */
-function listFilter(name, any, onchange) {
-    const element = select([["", any]], "", onchange, { "aria-label": any, title: t("Show only these") });
-    return {
-        name,
-        element,
-        /** Shows the values that there are, with their counts; the chosen one stays. */
-        showFacets(/** @type {LibraryPage["facets"]} */ facets) {
-            const chosen = element.value;
-            const values = Object.entries(facets[name]).map(([value, count]) =>
-                h("option", { value }, `${familyName(value)} (${count})`),
-            );
-            setChildren(element, h("option", { value: "" }, any), values);
-            element.value = chosen;
-        },
-    };
-}
-
-/** The fields above the list. @param {() => void} onchange */
-function listFilters(onchange) {
-    const search = nameSearch();
-    search.addEventListener("input", debounce(180, onchange));
-    const filters = [
-        listFilter("base", t("any base"), onchange),
-        listFilter("kind", t("any kind"), onchange),
-        listFilter("rank", t("any rank"), onchange),
-    ];
-    const sort = select(
-        [
-            ["newest", t("newest first")],
-            ["oldest", t("oldest first")],
-            ["name", t("by name")],
-            ["largest", t("largest first")],
-        ],
-        "newest",
-        onchange,
-        { "aria-label": t("Order"), title: t("In which order files are listed") },
-    );
-    return {
-        elements: [search, filters.map(({ element }) => element), sort],
-        query: () => ({
-            search: search.value,
-            sort: sort.value,
-            ...Object.fromEntries(filters.map(({ name, element }) => [name, element.value])),
-        }),
-        /** Shows what there is to filter by. */
-        showFacets(/** @type {LibraryPage["facets"]} */ facets) {
-            for (const filter of filters) filter.showFacets(facets);
-        },
-        /** Searches for one name among all files. */
-        searchFor(/** @type {string} */ name) {
-            search.value = name;
-            for (const { element } of filters) element.value = "";
-        },
-    };
-}
+const lastLine = ({ found, bytes, time }, search) =>
+    found ? [`${t(found.field)}: `, markedText(found.text, search)] : `${formatBytes(bytes)} · ${formatDate(time)}`;
 
 /**
  * A file as a button.
  * @param {LibraryRow} row
+ * @param {string} search whose words are marked
  * @param {boolean} pressed
- * @param {(name: string) => void} onclick
+ * @param {(event: MouseEvent) => void} onclick
  */
-const fileCard = (row, pressed, onclick) =>
+const fileCard = (row, search, pressed, onclick) =>
     h(
         "button",
-        {
-            type: "button",
-            class: "lx-file",
-            "aria-pressed": pressed,
-            "data-name": row.name,
-            title: row.name,
-            onclick: () => onclick(row.name),
-        },
+        { type: "button", class: "lx-file", "aria-pressed": pressed, "data-name": row.name, title: row.name, onclick },
         thumbnail(row),
         h(
             "span",
             { class: "lx-pick-text" },
-            h("b", {}, row.title),
-            h("small", {}, describeRow(row) || pageWords(row.error || "")),
-            h("small", {}, `${formatBytes(row.bytes)} · ${formatDate(row.time)}`),
+            h("b", {}, markedText(row.title, search)),
+            h("small", {}, [describeRow(row) || pageWords(row.error || ""), markText(row)].filter(Boolean).join(" · ")),
+            h("small", {}, lastLine(row, search)),
         ),
     );
 
@@ -115,30 +59,55 @@ const fileCard = (row, pressed, onclick) =>
 const countTexts = ({ total, pending, errors }) => [
     t("{0} files", total),
     pending ? ` · ${t("{0} still being read", pending)}` : "",
-    errors.map((error) => note(error, "bad")),
+    errors.map((error) => note(pageWords(error), "bad")),
 ];
 
 /**
  * The list; files are asked for as they come into sight.
- * @param {(name: string) => void} show
- * @param {() => string} chosen the name of the file that is shown
+ * @param {(name: string, event: MouseEvent) => void} click
+ * @param {(name: string) => boolean} isPressed
  */
-function fileList(show, chosen) {
+function fileList(click, isPressed) {
+    let shownSearch = "";
+    /** @type {LibraryPage["facets"]} */
+    let facets = {};
     const filters = listFilters(() => files.load());
     const count = h("span", { class: "lx-hint", role: "status" });
     const cards = h("div", { class: "lx-cards" });
     const box = h("div", { class: "lx-file-list", tabindex: 0, role: "region", "aria-label": t("LoRA files") }, cards);
-    const cardOf = (/** @type {LibraryRow} */ row) => fileCard(row, chosen() === row.name, show);
+    const cardOf = (/** @type {LibraryRow} */ row) =>
+        fileCard(row, shownSearch, isPressed(row.name), (event) => click(row.name, event));
+    const paint = () => {
+        for (const one of /** @type {HTMLElement[]} */ ([...cards.children])) {
+            if (one.dataset.name) one.setAttribute("aria-pressed", String(isPressed(one.dataset.name)));
+        }
+    };
+    /** @type {LibraryGrid} */
     const files = new LibraryGrid(box, cards, {
         query: filters.query,
-        key: rowKey,
+        key: (row) => `${rowKey(row)}|${shownSearch}|${row.found ? row.found.text : ""}`,
         card: cardOf,
-        loaded: (page) => {
+        shown: paint, // a card may have been kept from before
+        loaded: (page, { search }) => {
+            shownSearch = String(search);
+            facets = page.facets;
             setChildren(count, countTexts(page));
-            filters.showFacets(page.facets);
+            filters.showFacets(facets);
+            letters.show(page.letters);
         },
     });
-    return { filters, count, cards, cardOf, box, load: files.load };
+    const letters = letterBar((position) => files.grid.scrollTo(position));
+    return {
+        filters,
+        count,
+        cardOf,
+        paint,
+        box,
+        element: h("div", { class: "lx-list-with-letters" }, box, letters.element),
+        load: files.load,
+        known: () => ({ tags: Object.keys(facets.tag || {}), folders: Object.keys(facets.folder || {}) }),
+        allNames: async () => (await api("/library/names", { query: filters.query() })).names,
+    };
 }
 
 /** @param {(row: LibraryRow) => HTMLElement} cardOf */
@@ -152,18 +121,17 @@ const duplicatesView = (cardOf) =>
     });
 
 /**
- * The list and the details of the file that is chosen in it.
+ * The list, the details of the file that is chosen in it, and the files that are selected.
  * @param {HTMLElement} panel
  */
 function listWithDetails(panel) {
     let chosen = "";
     const details = h("div", { class: "lx-detail" }, card(null, note(t("Choose a file to see what is in it."))));
+    const selection = new Selection(() => (list.paint(), bar.show()));
     const show = showingErrors(async (/** @type {string} */ name) => {
         chosen = name;
         itemShown("files");
-        for (const one of /** @type {HTMLElement[]} */ ([...list.cards.children])) {
-            one.setAttribute("aria-pressed", String(one.dataset.name === name));
-        }
+        list.paint();
         details.classList.add("busy");
         try {
             const file = await api("/inspect", { query: { name } });
@@ -174,37 +142,71 @@ function listWithDetails(panel) {
         details.classList.remove("busy");
         if (panel.clientWidth < 860) details.scrollIntoView({ block: "start", behavior: "smooth" });
     });
-    const list = fileList(show, () => chosen);
+    const click = showingErrors(async (/** @type {string} */ name, /** @type {MouseEvent} */ event) => {
+        if (selection.isOn && event.shiftKey && selection.anchor) selection.extendTo(name, await list.allNames());
+        else if (selection.isOn || event.ctrlKey || event.metaKey) selection.toggle(name);
+        else await show(name);
+    });
+    const isPressed = (/** @type {string} */ name) => (selection.isOn ? selection.names.has(name) : name === chosen);
+    const list = fileList(click, isPressed);
+    const reload = async () => void (await list.load({ keep: true }));
+    const bar = selectionBar(selection, { allNames: list.allNames, known: list.known, reload });
     const changes = {
         renamed: async (/** @type {string} */ name) => {
             await list.load();
             show(name);
         },
-        saved: () => void list.load({ keep: true }),
-        pictureChanged: () => void list.load({ keep: true }),
+        saved: () => void reload(),
+        pictureChanged: () => void reload(),
     };
-    return { list, details, show, chosen: () => chosen };
+    return { list, details, show, selection, bar, chosen: () => chosen };
+}
+
+/**
+ * Ctrl+A selects all, Ctrl+Z takes the last move back, Escape ends selecting; not while something is typed.
+ * @param {HTMLElement} main
+ * @param {Selection} selection
+ * @param {ReturnType<typeof selectionBar>} bar
+ */
+function listenToKeys(main, selection, bar) {
+    main.addEventListener("keydown", (event) => {
+        const isTyping = /** @type {Element} */ (event.target).matches("input, textarea, select");
+        const control = event.ctrlKey || event.metaKey;
+        if (isTyping) return;
+        if (control && event.key === "a" && selection.isOn) bar.all();
+        else if (control && event.key === "z" && bar.canUndo()) bar.undo();
+        else if (event.key === "Escape" && selection.isOn) selection.switch(false);
+        else return;
+        event.preventDefault();
+    });
 }
 
 /** @param {HTMLElement} panel */
 function build(panel) {
-    const { list, details, show, chosen } = listWithDetails(panel);
+    const { list, details, show, selection, bar, chosen } = listWithDetails(panel);
     const duplicates = duplicatesView(list.cardOf);
     const find = button(t("Find duplicates"), () => duplicates.run("/duplicates"), {
         kind: "quiet",
         tip: t("Files with identical weights under different names"),
     });
+    const select = button(t("Select files"), () => selection.switch(!selection.isOn), {
+        kind: "quiet",
+        tip: t("Click files to select them; with Shift, all files between. Ctrl and a click begins too"),
+    });
     const top = [
         h("div", { class: "lx-filters" }, list.filters.elements),
-        buttonRow(list.count, h("span", { class: "lx-grow" }), find),
+        list.filters.folders,
+        buttonRow(list.count, h("span", { class: "lx-grow" }), select, find),
     ];
-    const main = h("div", { class: "lx-main" }, card(null, top, duplicates.element, list.box));
+    const main = h("div", { class: "lx-main" }, card(null, top, bar.element, duplicates.element, list.element));
+    listenToKeys(main, selection, bar);
     setChildren(panel, h("div", { class: "lx-files-grid" }, main, details));
     list.load();
     on("library", () => list.load({ keep: true }));
     parts = {
         duplicates,
         chosen,
+        bulk: bar.job,
         find: async (name) => {
             list.filters.searchFor(name.split("/").pop() || "");
             await list.load();
@@ -217,10 +219,14 @@ registerJobOpener(["duplicates"], (job) => {
     showPanel("files");
     parts.duplicates.attach(job.id);
 });
+registerJobOpener(["delete", "strip"], (job) => {
+    showPanel("files");
+    parts.bulk.attach(job.id);
+});
 registerPanel({
     name: "files",
     title: () => t("Files"),
-    tip: () => t("The library: search, metadata, duplicates"),
+    tip: () => t("The library: search, tags, notes, metadata, duplicates"),
     order: 60,
     build,
     item: () => parts.chosen(),

@@ -28,7 +28,7 @@ import { registerPrompt } from "../prompts/prompt_fields.mjs";
 /** @typedef {import("../api_types").GenerateResult} Pictures */
 /** @typedef {ReturnType<typeof numberField>} NumberField */
 
-/** @type {{ prompt: HTMLTextAreaElement, seed: NumberField, view: JobView }} */
+/** @type {{ prompt: HTMLTextAreaElement, negative: HTMLTextAreaElement, seed: NumberField, view: JobView }} */
 let parts;
 
 /** @param {Pictures | null} result */
@@ -144,7 +144,7 @@ function build(panel) {
         ),
     );
     view.resume();
-    parts = { prompt, seed: settings.seed, view };
+    parts = { prompt, negative, seed: settings.seed, view };
 }
 
 /** The panel's parts, built where it was not shown yet. */
@@ -155,9 +155,12 @@ function built() {
 
 registerPrompt({
     label: () => t("Insert into prompt"),
+    takeLabel: () => t("From the prompt"),
     exists: () => page.choices.draws,
     get: () => built().prompt.value,
     set: (text) => void (built().prompt.value = text),
+    getNegative: () => built().negative.value,
+    setNegative: (text) => void (built().negative.value = text),
     setSeed: (seed) => built().seed.set(seed),
 });
 registerJobOpener(["generate"], (job) => {

@@ -1,5 +1,5 @@
 // The prompts that a tag can be written into: the web UI's two, and the Generate panel's.
-import { api, post } from "../core/api.mjs";
+import { post } from "../core/api.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { page } from "../core/page.mjs";
 import { t } from "../core/strings.mjs";
@@ -8,9 +8,12 @@ import { button } from "../controls/basic.mjs";
 /**
  * @typedef {object} PromptField
  * @property {() => string} label of the button that writes into it
+ * @property {() => string} takeLabel of the button that takes its text
  * @property {() => boolean} exists
  * @property {() => string} get
  * @property {(text: string) => void} set
+ * @property {() => string} getNegative
+ * @property {(text: string) => void} setNegative
  * @property {(seed: number) => void} setSeed
  */
 
@@ -27,19 +30,25 @@ function type(element, value) {
 /**
  * @param {string} name
  * @param {() => string} label
+ * @param {() => string} takeLabel
  * @returns {PromptField}
  */
-function webuiPrompt(name, label) {
-    const field = () => /** @type {HTMLTextAreaElement | null} */ (document.querySelector(`#${name}_prompt textarea`));
+function webuiPrompt(name, label, takeLabel) {
+    /** @param {string} part @returns {HTMLTextAreaElement | null} */
+    const field = (part) => document.querySelector(`#${name}_${part} textarea`);
+    const write = (/** @type {string} */ part, /** @type {string} */ text) => {
+        const element = field(part);
+        if (!element) throw new Error(t("The prompt field was not found."));
+        type(element, text);
+    };
     return {
         label,
+        takeLabel,
         exists: () => page.choices.prompts,
-        get: () => field()?.value || "",
-        set(text) {
-            const element = field();
-            if (!element) throw new Error(t("The prompt field was not found."));
-            type(element, text);
-        },
+        get: () => field("prompt")?.value || "",
+        set: (text) => write("prompt", text),
+        getNegative: () => field("neg_prompt")?.value || "",
+        setNegative: (text) => write("neg_prompt", text),
         setSeed(seed) {
             const element = /** @type {HTMLInputElement | null} */ (document.querySelector(`#${name}_seed input`));
             if (element) type(element, seed);
@@ -49,8 +58,16 @@ function webuiPrompt(name, label) {
 
 /** @type {PromptField[]} */
 const prompts = [
-    webuiPrompt("txt2img", () => t("Insert into txt2img")),
-    webuiPrompt("img2img", () => t("Insert into img2img")),
+    webuiPrompt(
+        "txt2img",
+        () => t("Insert into txt2img"),
+        () => t("From txt2img"),
+    ),
+    webuiPrompt(
+        "img2img",
+        () => t("Insert into img2img"),
+        () => t("From img2img"),
+    ),
 ];
 
 /** @param {PromptField} prompt */
@@ -75,13 +92,35 @@ export const promptButtons = (act, kind, tip) =>
             ),
         );
 
+/** What the page's prompts hold. @returns {[string, () => string][]} label of a button that takes it, text */
+export const promptTexts = () =>
+    prompts.filter((prompt) => prompt.exists()).map((prompt) => [prompt.takeLabel(), prompt.get]);
+
 /**
- * Writes a file's tag into a prompt, in the place of the one that is there.
+ * Writes what a route answers for the prompts of now into them.
+ * @param {PromptField} prompt
+ * @param {"/library/insert" | "/sets/insert"} path
+ * @param {string} name of the file or the set
+ */
+async function insertAnswer(prompt, path, name) {
+    const before = { prompt: prompt.get(), negative: prompt.getNegative() };
+    const made = await post(path, { name, ...before });
+    prompt.set(made.prompt);
+    if (made.negative !== before.negative) prompt.setNegative(made.negative);
+    if (made.missing.length) toast(t("Not in your library: {0}", made.missing.join(", ")), "bad");
+    toast(t("Written into the prompt"));
+}
+
+/**
+ * Writes a file's tag at its preferred weight and its trigger words into a prompt; what is there already stays.
  * @param {PromptField} prompt
  * @param {string} name
  */
-export async function insertTag(prompt, name) {
-    const { call } = await api("/inspect", { query: { name } });
-    prompt.set((await post("/tag", { name: call, prompt: prompt.get() })).prompt);
-    toast(t("Written into the prompt"));
-}
+export const insertTag = (prompt, name) => insertAnswer(prompt, "/library/insert", name);
+
+/**
+ * Writes the tags and words of a set into a prompt.
+ * @param {PromptField} prompt
+ * @param {string} name
+ */
+export const insertSet = (prompt, name) => insertAnswer(prompt, "/sets/insert", name);

@@ -1,0 +1,261 @@
+"""The library of the tab: what others write beside files, marks, search, moves, the bin."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+from test_web import Client, lora
+
+from lora_ext.errors import FileError
+from lora_ext.file import sidecar_files
+from lora_ext.file.loading import load_lora_file
+from lora_ext.file.sidecar_files import load_sidecar_info, save_user_metadata
+
+CIVITAI = {
+    "trainedWords": ["catto", "fluffy fur", 7],
+    "baseModel": "SD 1.5",
+    "description": "<p>Version <b>two</b></p><script>alert(1)</script>",
+    "model": {"name": "Cat Deluxe", "tags": ["animal"], "description": None},
+}
+MANAGER = {"model_name": "Cat", "tags": ["pet", "pet", ""], "favorite": True, "notes": "from the manager"}
+
+
+def beside(path: Path, suffix: str, content: object) -> Path:
+    found = path.with_name(path.stem + suffix)
+    found.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return found
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Client]:
+    client = Client(tmp_path)
+    cat = lora(tmp_path / "loras" / "cat.safetensors", 4)
+    beside(cat, ".civitai.info", CIVITAI)
+    beside(cat, ".metadata.json", {**MANAGER, "usage_tips": '{"strength": 0.7}'})
+    (tmp_path / "loras" / "sub").mkdir()
+    lora(tmp_path / "loras" / "sub" / "dog.safetensors", 8)
+    client.app_state.refresh_library()
+    yield client
+    client.app_state.jobs.close()
+
+
+def names(api: Client, **query: Any) -> list[str]:
+    found = api("GET", "/library/names", params=query)["names"]
+    return [name for name in found if name in ("cat", "sub/dog") or name.startswith("made/")]
+
+
+def test_what_others_wrote_is_shown_and_the_web_uis_comes_first(api: Client) -> None:
+    about = api("GET", "/inspect", params={"name": "cat"})["about"]
+    assert (about["title"], about["base_model"], about["preferred_weight"]) == ("Cat", "SD 1.5", 0.7)
+    assert about["trained_words"] == ["catto", "fluffy fur"] and about["tags"] == ["pet"]
+    assert about["description"] == "Version two" and about["notes"] == "from the manager"
+    beside(api.root / "loras" / "cat.safetensors", ".json", {"notes": "mine", "preferred weight": 0.9})
+    about = api("GET", "/inspect", params={"name": "cat"})["about"]
+    assert (about["notes"], about["preferred_weight"]) == ("mine", 0.9)
+    assert about["sources"] == ["cat.json", "cat.metadata.json", "cat.civitai.info"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "null", '{"notes": ' + "[" * 5000, json.dumps({"preferred weight": "1e400", "notes": ["x"]}),
+     '{"preferred weight": NaN, "activation text": {"a": 1}}', json.dumps({"notes": "\ud800\x00"})],
+)  # fmt: skip
+def test_hostile_files_beside_a_lora_become_no_values(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.safetensors"
+    for suffix in (".json", ".civitai.info", ".metadata.json"):
+        beside(path, suffix, content)
+    info = load_sidecar_info(path)
+    assert info.preferred_weight is None and info.activation_text == "" and info.notes.strip("� ") == ""
+    json.dumps(vars(info), allow_nan=False).encode("utf-8")
+
+
+def test_a_file_beside_that_is_too_large_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sidecar_files, "LARGEST_FILE", 10)
+    beside(tmp_path / "a.safetensors", ".json", {"notes": "long enough"})
+    assert load_sidecar_info(tmp_path / "a.safetensors").problems == ("a.json is not read: it is larger than 0 MiB",)
+
+
+def test_notes_go_into_the_web_uis_file_and_keep_what_it_holds(api: Client) -> None:
+    path = api.root / "loras" / "cat.safetensors"
+    beside(path, ".json", {"sd version": "SD1", "mine": [1], "notes": "old", "description": "<b>stays</b>"})
+    shown = api("PUT", "/library/notes", json={"name": "cat", "notes": "new", "preferred_weight": 0.6})
+    assert shown["about"]["notes"] == "new"
+    written = json.loads((path.parent / "cat.json").read_text(encoding="utf-8"))
+    expected = {"sd version": "SD1", "mine": [1], "notes": "new", "description": "<b>stays</b>"}
+    assert written == {**expected, "preferred weight": 0.6}
+    beside(path, ".json", "{ damaged")
+    with pytest.raises(FileError, match=r"cat\.json cannot be read: .*left as it is"):
+        save_user_metadata(path, {"notes": "x"}, api.root / "lock")
+    assert (path.parent / "cat.json").read_text(encoding="utf-8") == "{ damaged"
+    (path.parent / "cat.json").unlink()
+    (path.parent / "cat.json").symlink_to(api.root / "elsewhere.json")
+    assert "links" in api("PUT", "/library/notes", 400, json={"name": "cat", "notes": "x"})["error"]
+    assert not (api.root / "elsewhere.json").exists()
+
+
+def test_search_finds_words_of_all_texts_and_says_where(api: Client) -> None:
+    assert names(api, search="fluffy cat") == ["cat"] and names(api, search="animal") == []  # the manager's tags count
+    row = api("GET", "/library", params={"search": "MANAGER"})["rows"][0]
+    assert row["found"] == {"field": "notes", "text": "from the manager"}
+    api("PUT", "/library/marks", json={"names": ["sub/dog"], "add_tags": ["outdoors"], "rating": 4})
+    found = api("GET", "/library", params={"search": "outdoors", "sort": "name"})
+    assert found["rows"][0]["found"]["field"] == "tags" and found["letters"] == {"D": 0}
+    beside(api.root / "loras" / "cat.safetensors", ".json", {"notes": "a rare word"})
+    api.app_state.refresh_library()
+    assert names(api, search="rare") == ["cat"]
+
+
+def test_marks_filter_sort_and_count(api: Client) -> None:
+    assert names(api, favourite=True) == ["cat"] and names(api, tag="pet") == ["cat"]  # from Lora-Manager
+    api("PUT", "/library/marks", json={"names": ["cat", "sub/dog"], "add_tags": ["best"], "remove_tags": ["pet"]})
+    api("PUT", "/library/marks", json={"names": ["cat"], "favourite": False})
+    api("PUT", "/library/marks", json={"names": ["sub/dog"], "favourite": True, "rating": 5})
+    assert names(api, favourite=True) == ["sub/dog"] and names(api, tag="pet") == []
+    assert names(api, rating=5) == ["sub/dog"] and names(api, sort="rating")[0] == "sub/dog"
+    facets = api("GET", "/library")["facets"]
+    assert facets["tag"] == {"best": 2} and facets["folder"]["sub"] == 1
+    assert names(api, folder="sub") == ["sub/dog"] and names(api, folder="su") == []
+    assert "tag" in api("PUT", "/library/marks", 400, json={"names": ["cat"], "add_tags": ["a,b"]})["error"]
+    api("PUT", "/library/marks", 422, json={"names": ["cat"], "rating": 6})
+    api("PUT", "/library/marks", 400, json={"names": ["nobody"], "rating": 1})
+    (api.root / "file_marks.json").write_text("[", encoding="utf-8")
+    assert "file_marks.json" in api("GET", "/library")["errors"][0]
+    api("PUT", "/library/marks", 400, json={"names": ["cat"], "rating": 1})
+    assert (api.root / "file_marks.json").read_text(encoding="utf-8") == "["
+
+
+def test_insert_writes_tag_words_and_negative_text_once(api: Client) -> None:
+    beside(api.root / "loras" / "cat.safetensors", ".json", {"activation text": "mycat", "negative text": "dog"})
+    api.app_state.refresh_library()
+    made = api("POST", "/library/insert", json={"name": "cat", "prompt": "a park", "negative": "blurry"})
+    assert (made["prompt"], made["negative"]) == ("a park <lora:cat:0.7> mycat", "blurry, dog")
+    again = api("POST", "/library/insert", json={"name": "cat", **{key: made[key] for key in ("prompt", "negative")}})
+    assert again == made
+    assert api("GET", "/library", params={"sort": "used"})["rows"][0]["name"] == "cat"
+    own = {"name": "cat", "prompt": "<lora:cat:0.2:lbw=FACE> mycat"}
+    assert api("POST", "/library/insert", json=own)["prompt"] == own["prompt"]
+
+
+def test_many_files_are_moved_with_what_lies_beside_them_and_back(api: Client) -> None:
+    loras = api.root / "loras"
+    many = [f"f{i}" for i in range(500)]
+    data = (loras / "cat.safetensors").read_bytes()
+    for name in many:
+        (loras / f"{name}.safetensors").write_bytes(data)
+        (loras / f"{name}.preview.png").write_bytes(b"picture")
+        (loras / f"{name}.json").write_text('{"notes": "n"}', encoding="utf-8")
+    api.app_state.refresh_library()
+    api("PUT", "/library/marks", json={"names": many, "add_tags": ["batch"]})
+    moves = [{"name": name, "to": f"made/{name}"} for name in many]
+    done = api("POST", "/library/move", json={"moves": moves})
+    assert done["failed"] == [] and len(done["moved"]) == 500
+    assert len(list((loras / "made").iterdir())) == 1500 and not list(loras.glob("f*"))
+    assert len(names(api, tag="batch", folder="made")) == 500
+    back = [{"name": move["to"], "to": move["name"]} for move in done["moved"]]
+    assert len(api("POST", "/library/move", json={"moves": back})["moved"]) == 500
+    assert len(list(loras.glob("f*"))) == 1500 and api("GET", "/library", params={"tag": "batch"})["total"] == 500
+
+
+def test_a_move_overwrites_nothing_and_stays_in_the_folder(api: Client) -> None:
+    loras = api.root / "loras"
+    (loras / "made").mkdir()
+    (loras / "made" / "cat.json").write_text("another file's", encoding="utf-8")
+    beside(loras / "cat.safetensors", ".json", {"notes": "n"})
+    for to in ("made/cat", "sub/dog", "../out", "/etc/x", "con"):
+        answer = api("POST", "/library/move", json={"moves": [{"name": "cat", "to": to}]})
+        assert answer["moved"] == [] and answer["failed"][0]["name"] == "cat", to
+    assert (loras / "cat.safetensors").exists() and (loras / "cat.json").exists()
+    assert (loras / "made" / "cat.json").read_text(encoding="utf-8") == "another file's"
+    answer = api("POST", "/library/move", json={"moves": [{"name": "framed", "to": "x"}]})
+    assert "part of this installation" in answer["failed"][0]["error"]
+
+
+def test_deleting_goes_to_the_bin_or_not_at_all(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    loras = api.root / "loras"
+    monkeypatch.setitem(sys.modules, "send2trash", None)
+    said = api("POST", "/library/delete", 400, json={"names": ["cat"]})
+    assert "pip install send2trash" in said["error"] and (loras / "cat.safetensors").exists()
+    bin_folder = api.root / "bin"
+    bin_folder.mkdir()
+
+    def send2trash(path: str) -> None:
+        if "dog" in path:
+            raise PermissionError(13, "no bin on this disk")
+        Path(path).rename(bin_folder / Path(path).name)
+
+    monkeypatch.setitem(sys.modules, "send2trash", types.SimpleNamespace(send2trash=send2trash))
+    result = api.done("/library/delete", {"names": ["cat", "sub/dog", "framed"]})["result"]
+    assert result["done"] == ["cat"] and [row["name"] for row in result["failed"]] == ["sub/dog", "framed"]
+    assert {path.name for path in bin_folder.iterdir()} == {"cat.safetensors", "cat.civitai.info", "cat.metadata.json"}
+    assert (loras / "sub" / "dog.safetensors").exists()
+
+
+def test_metadata_of_several_files_is_removed(api: Client) -> None:
+    path = lora(api.root / "loras" / "noted.safetensors", 2, ss_output_name="noted", ss_tag_frequency="{}")
+    api.app_state.refresh_library()
+    before = load_lora_file(path)
+    result = api.done("/library/strip", {"names": ["noted", "gone"]})["result"]
+    assert result["done"] == ["noted"] and "gone" in result["failed"][0]["error"]
+    after = load_lora_file(path)
+    assert not after.metadata and after.adapters.keys() == before.adapters.keys()
+
+
+def picture(infotext: str, kind: str) -> str:
+    """A picture with an infotext, as the web UI writes it, in base64."""
+    image, out = Image.new("RGB", (8, 8)), io.BytesIO()
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_text("parameters", infotext)
+        image.save(out, kind, pnginfo=info)
+    else:
+        exif = Image.Exif()
+        exif[0x8769] = {0x9286: b"UNICODE\0" + infotext.encode("utf-16-be")}
+        image.save(out, kind, exif=exif)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def test_a_set_is_saved_inserted_exported_and_imported(api: Client) -> None:
+    face = ",".join(["0.5"] * 17)
+    api("PUT", "/presets", json={"name": "MINE", "values": face})
+    text = "a cat <lora:cat:0.8:lbw=MINE:step=0.25-1.0> <lora:nobody:0@0,1@1>"
+    api("PUT", "/sets", json={"name": "pets", "text": text, "words": "fluffy", "negative": "bad"})
+    (row,) = api("GET", "/sets")["sets"]
+    assert row["missing"] == ["nobody"] and row["tags"][0] == "<lora:cat:0.8:lbw=MINE:start=0.25:stop=1.0>"
+    made = api("POST", "/sets/insert", json={"name": "pets", "prompt": "a park <lora:cat:0.1>", "negative": ""})
+    assert made["prompt"] == f"a park {row['tags'][0]} {row['tags'][1]} fluffy" and made["negative"] == "bad"
+    exported = api("GET", "/sets/export", params={"name": "pets"})["text"]
+    assert face in exported and "MINE" not in exported
+    assert "already exists" in api("POST", "/sets/import", 400, json={"text": exported})["error"]
+    assert api("DELETE", "/sets", params={"name": "pets"}) == {"sets": []}
+    (taken,) = api("POST", "/sets/import", json={"text": exported})["sets"]
+    assert taken["name"] == "pets" and f"lbw={face}" in taken["tags"][0]
+    for text in ("{", "[]", '{"lora_ext_sets": 1, "sets": {"a": {"tags": ["no tag"]}}}'):
+        api("POST", "/sets/import", 400, json={"text": text})
+    assert "did you mean 'pets'" in api("DELETE", "/sets", 400, params={"name": "pet"})["error"]
+    api("PUT", "/sets", 400, json={"name": "empty", "text": "no tag"})
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_set_from_a_picture_finds_renamed_files_by_their_hash(api: Client, kind: str) -> None:
+    digest = api("GET", "/inspect", params={"name": "cat"})["hash"]
+    infotext = (
+        f"a cat <lora:old-name:0.6> <lora:sub/dog:1>\nNegative prompt: <lora:not-this:1>\n"
+        f'Steps: 4, Lora hashes: "old-name: {digest}, other: 0123456789ab"'
+    )
+    assert api.app_state.entry("cat").content_hash == digest
+    found = api("POST", "/sets/read", json={"data": picture(infotext, kind)})["text"]
+    assert found == "<lora:cat:0.6>\n<lora:sub/dog:1>"
+    assert "infotext" in api("POST", "/sets/read", 400, json={"data": picture("", kind)})["error"]
+    api("POST", "/sets/read", 400, json={"data": base64.b64encode(b"no picture").decode()})
