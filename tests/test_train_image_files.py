@@ -163,6 +163,18 @@ def test_a_bomb_is_not_opened(tmp_path: Path) -> None:
         load_training_image(tmp_path / "bomb.png")
 
 
+def test_a_small_file_of_a_vast_plain_picture(tmp_path: Path) -> None:
+    path = tmp_path / "plain.tif"
+    Image.new("1", (9000, 9000)).save(path, compression="group4")
+    assert path.stat().st_size < 20_000
+    with pytest.raises(UnreadableImage, match=r"claims 9000x9000 pixels in \d+ bytes"):
+        load_training_image(path)
+    with pytest.raises(UnreadableImage, match="claims 9000x9000 pixels"):
+        check_image_data(path, path.read_bytes())
+    Image.new("RGB", (3000, 3000), "white").save(tmp_path / "white.png")
+    assert load_training_image(tmp_path / "white.png").rgb.size == (3000, 3000)
+
+
 def test_shrinking_averages_areas_and_growing_does_not_blur_flats() -> None:
     image = noise((64, 48))
     small = np.asarray(resize_image(image, (16, 12)), dtype=np.float64)

@@ -24,6 +24,10 @@ _HARMLESS = re.compile(
 _EXPAND = 16
 """How many times larger than its file the tensors of a file may be."""
 
+_LONGEST_NAME = 2000
+_LONG_TEXT = re.compile(rb"[^\x00-\x20]{%d}" % _LONGEST_NAME)
+"""A name of a class that is longer is refused: torch's search for it in its own message takes quadratic time."""
+
 
 def load_torch_file(path: Path) -> object:
     """Loads a torch file without running any code from it.
@@ -39,6 +43,8 @@ def load_torch_file(path: Path) -> object:
     """
     size = path.stat().st_size
     _check_archive(path, size)
+    if any(map(_LONG_TEXT.search, _pickles(path))) and any(len(name) > _LONGEST_NAME for name in _globals(path)):
+        raise FileError(f"{path} is damaged or not a torch file (a name of more than {_LONGEST_NAME} letters)")
     try:
         with path.open("rb") as file, warnings.catch_warnings():  # not by its name: newer torch would go by that
             warnings.simplefilter("ignore")
@@ -103,18 +109,21 @@ def unsafe_pickle_names(path: Path, message: str = "") -> list[str]:
 
 
 def _globals(path: Path) -> Iterator[str]:
-    """`module.name` of every global in the file's pickles (a zip's `data.pkl`, or one pickle after another)."""
+    """`module.name` of every global in the file's pickles."""
+    for data in _pickles(path):
+        yield from _walk(data)
+
+
+def _pickles(path: Path) -> list[bytes]:
+    """A file's pickles: a zip's `data.pkl`, or one pickle after another; none where it cannot be read."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                pickles = [archive.read(n) for n in archive.namelist() if n.endswith(".pkl")]
-        else:
-            with path.open("rb") as file:
-                pickles = [file.read(64_000_000)]
-    except Exception:  # this only explains why the file is refused
-        return
-    for data in pickles:
-        yield from _walk(data)
+                return [archive.read(n) for n in archive.namelist() if n.endswith(".pkl")]
+        with path.open("rb") as file:
+            return [file.read(64_000_000)]
+    except Exception:  # torch itself says why the file cannot be read
+        return []
 
 
 def _walk(data: bytes) -> Iterator[str]:

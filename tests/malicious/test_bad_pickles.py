@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -134,3 +135,22 @@ def test_a_small_file_of_vast_tensors(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1).expand(1 << 40)}, path)
     with pytest.raises(FileError, match="claims tensors of"):
         load_lora_file(path)
+
+
+@pytest.mark.parametrize(
+    "name", [b"os\n" + b"a" * 8000, b"a." * 4000 + b"\nb", b"a" * 8000 + b"\nb"], ids=["name", "dots", "module"]
+)
+def test_a_class_with_a_name_of_thousands_of_letters(tmp_path: Path, name: bytes) -> None:
+    """torch searches its own message for the name in quadratic time: 3 s for 7,000 letters with dots."""
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"\x80\x02c" + name + b"\n.")
+    begun = time.process_time()
+    with pytest.raises(FileError, match="a name of more than 2000 letters"):
+        load_lora_file(path)
+    assert time.process_time() - begun < 0.5
+
+
+def test_long_text_that_is_no_name(tmp_path: Path) -> None:
+    path, key = tmp_path / "a.pt", "lora_unet_mid_block_attentions_0_proj_in.lora_{}.weight"
+    torch.save({key.format("up"): torch.ones(4, 2), key.format("down"): torch.ones(2, 4), "note": "c" * 9000}, path)
+    assert len(load_lora_file(path).adapters) == 1

@@ -7,8 +7,9 @@ Nothing of this file needs a host library; an encoder is any module with a CLIP 
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -96,14 +97,15 @@ def parse_emphasis(prompt: str) -> list[PromptSegment]:
                 close("(", ROUND_BRACKET_FACTOR)
             elif text == "]" and opened["["]:
                 close("[", SQUARE_BRACKET_FACTOR)
-            else:
+            elif "BREAK" in text:
                 for place, part in enumerate(_BREAK.split(text)):
                     texts.extend([None, part] if place else [part])
+            else:
+                texts.append(text)
         for kind, factor in (("(", ROUND_BRACKET_FACTOR), ("[", SQUARE_BRACKET_FACTOR)):
             while opened[kind]:
                 close(kind, factor)
-    found = zip(texts, weights[: len(texts)].tolist(), strict=True)
-    return _merge_segments(PromptSegment(text, 1.0 if text is None else weight) for text, weight in found)
+    return _merge_segments(texts, weights[: len(texts)].tolist())
 
 
 def _parse_number(text: str | None) -> float | None:
@@ -113,15 +115,16 @@ def _parse_number(text: str | None) -> float | None:
         return None
 
 
-def _merge_segments(segments: Iterable[PromptSegment]) -> list[PromptSegment]:
-    """Joins neighbours of the same weight, so that words are not cut before they are tokenised."""
+def _merge_segments(texts: Sequence[str | None], weights: Sequence[float]) -> list[PromptSegment]:
+    """Joins neighbours of the same weight, so that words are not cut before they are tokenised. None is a BREAK."""
     joined: list[PromptSegment] = []
-    for segment in segments:
-        last = joined[-1] if joined else None
-        if last and last.text is not None and segment.text is not None and last.weight == segment.weight:
-            joined[-1] = PromptSegment(last.text + segment.text, last.weight)
+    for (is_break, weight), run in itertools.groupby(
+        zip(texts, weights, strict=True), key=lambda pair: (pair[0] is None, pair[0] is None or pair[1])
+    ):
+        if is_break:
+            joined += [PromptSegment(None) for _ in run]
         else:
-            joined.append(segment)
+            joined.append(PromptSegment("".join(text or "" for text, _ in run), float(weight)))
     return joined or [PromptSegment("")]
 
 

@@ -42,6 +42,8 @@ TRANSPARENT_BACKGROUND = (255, 255, 255)
 """Colour behind transparent pixels, whose own colour in the file is arbitrary."""
 MAX_DECODED_PIXELS = 178_956_970
 """Most pixels of an image; above Pillow's own limit a file may be a decompression bomb."""
+_PIXELS_OF_ANY_FILE, _PIXELS_A_BYTE = 16_000_000, 1200
+"""Above the first number, the most pixels for each byte of a file: more than formats pack of a plain area in colour."""
 _BAD = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, ArithmeticError, MemoryError,
         AttributeError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 
@@ -122,8 +124,9 @@ def load_training_image(path: Path, data: bytes | None = None) -> DecodedImage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(path.read_bytes() if data is None else data)) as image:
-                _check_size(image.size, path)
+            data = path.read_bytes() if data is None else data
+            with Image.open(io.BytesIO(data)) as image:
+                _check_size(image.size, path, len(data))
                 image.load()
                 return _upright(image)
     except UnreadableImage:
@@ -138,7 +141,7 @@ def check_image_data(path: Path, data: bytes) -> PixelSize:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
-                _check_size(image.size, path)
+                _check_size(image.size, path, len(data))
                 width, height = image.size
                 turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
                 image.draft(
@@ -152,9 +155,11 @@ def check_image_data(path: Path, data: bytes) -> PixelSize:
         raise UnreadableImage(f"{path} cannot be read: {_reason(error, path)}") from None
 
 
-def _check_size(size: PixelSize, path: Path) -> None:
+def _check_size(size: PixelSize, path: Path, file_size: int) -> None:
     if size[0] * size[1] > MAX_DECODED_PIXELS:
         raise UnreadableImage(f"{path} has {size[0]}x{size[1]} pixels, which is too large; make it smaller first")
+    if size[0] * size[1] > max(_PIXELS_OF_ANY_FILE, _PIXELS_A_BYTE * file_size):
+        raise UnreadableImage(f"{path} claims {size[0]}x{size[1]} pixels in {file_size} bytes; make it smaller first")
 
 
 def _reason(error: BaseException, path: Path) -> str:
