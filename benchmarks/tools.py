@@ -1,6 +1,6 @@
 """Speed and memory of the file tools, as ratios within one run, on synthetic SD1.5-shaped files made here.
 
-    python benchmarks/tools.py [--threads 1] [--quick] [--folder DIR] [--only thin extract checkpoint startup growth]
+    python benchmarks/tools.py [--threads 1] [--quick] [--folder DIR] [--only PART …]
 
 Ours are whole commands: start-up, load, work, save. The peer is the naive method: whole files in memory, every layer's
 full matrix, `torch.linalg.svd` of it. Its SVDs are timed once for each distinct shape and multiplied by how often the
@@ -116,6 +116,28 @@ class Bench:
         return (what, f"{total / cost.cpu:.1f}x", f"{cost.cpu:.1f} s", f"{cost.wall:.1f} s", f"{total:.0f} s",
                 f"{cost.peak:.2f} GiB", f"{rest.peak:.2f} GiB")  # fmt: skip
 
+    def library(self) -> Iterator[Row]:
+        """Many files in one command, a file; svd-merge where torch is loaded already. The files are links to two."""
+        for kind, count in (("LierLa", 100), ("C3Lier", 10)):
+            wide, one = kind == "C3Lier", self.lora(kind, 128, 0)
+            count = 4 if self.quick else count
+            with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+                source, out = Path(scratch, "loras"), Path(scratch, "out")
+                source.mkdir()
+                for number in range(count):
+                    os.link(one, source / f"{number:03}.safetensors")
+                whole = ours(self.threads, "resize", "--model", source, "--new_rank", 32, "--save_to", out)
+                assert len(list(out.glob("*.safetensors"))) == count
+            rest, _ = child(self.threads, "naive_loras", self.at("naive"), 32, one)
+            a_file = Cost(whole.cpu / count, whole.wall / count, whole.peak)
+            yield self.row(f"resize {count} files {kind} 128 -> 32, a file", a_file, rest, self.svds(wide))
+            pair = one, self.lora(kind, 128, 1)
+            cost, found = child(self.threads, "merge_running", self.at("out"), 32, self.flag, *pair)
+            rest, _ = child(self.threads, "naive_loras", self.at("naive"), 32, *pair)
+            seen = f"{found['share']:.0%} of the machine's product rate ({found['rate'] / 1e9:.0f} GFLOP/s)"
+            yield self.row(f"svd-merge {kind} 128 -> 32 in a running process; {seen}",
+                           Cost(found["whole"], found["whole"], cost.peak), rest, self.svds(wide))  # fmt: skip
+
     def extract(self) -> Iterator[Row]:
         """extract, against naive."""
         org, tuned = self.checkpoints()
@@ -208,7 +230,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a twelfth of the layers; seconds, not minutes")
     parser.add_argument("--folder", type=Path, help="where the synthetic files are made and kept (10 GB)")
-    parts = ("thin", "extract", "checkpoint", "startup", "growth")
+    parts = ("thin", "library", "extract", "checkpoint", "startup", "growth")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

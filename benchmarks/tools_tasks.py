@@ -285,10 +285,47 @@ def growth(quick: str) -> list[list[float]]:
     return rows + [[16, 32, 2 * size, seconds(16, 32, size)] for size in (320, 640, 2560)]
 
 
+def merge_running(out: str, rank: str, quick: str, *paths: str) -> dict[str, float]:
+    """svd-merge in a process that runs already, as the tab's: CPU seconds of loading, merging and saving.
+
+    `share` is the rate of the merge's own matrix products (their operations over all of its time, decompositions and
+    everything else included) over that of a 1024 x 1024 product on this machine, in turn with it.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from lora_ext.file.loading import load_lora_file
+    from lora_ext.file.saving import save_lora_file
+    from lora_ext.tools.merge import MergeOptions, merge_loras
+
+    options, side = MergeOptions("svd", int(rank)), torch.randn(1024, 1024)
+    found: dict[str, list[float]] = {"whole": [], "merge": [], "product": []}
+    for turn in range(2 if quick == "1" else 3):
+        begun = time.process_time()
+        for _ in range(10):
+            side @ side
+        product = (time.process_time() - begun) / 10
+        whole = time.process_time()
+        files = [load_lora_file(path) for path in paths]
+        merging = time.process_time()
+        made, _ = merge_loras(files, [0.7, 0.3], options)
+        merged = time.process_time()
+        save_lora_file(made, out, overwrite=True)
+        ended = time.process_time()
+        if turn:  # the first one warms up
+            for name, seconds in (("whole", ended - whole), ("merge", merged - merging), ("product", product)):
+                found[name].append(seconds)
+    with FlopCounterMode(display=False) as counter:
+        merge_loras(files, [0.7, 0.3], options)
+    seconds = {name: sorted(times)[len(times) // 2] for name, times in found.items()}
+    rate = 2 * 1024**3 / seconds["product"]
+    return {**seconds, "rate": rate, "share": counter.get_total_flops() / seconds["merge"] / rate}
+
+
 TASKS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (make_lora, make_checkpoints, svd_times, naive_loras, naive_extract, naive_merge, copy_file, check_merge,
-              check_extract, growth)
+              check_extract, growth, merge_running)
 }  # fmt: skip
 
 
