@@ -33,9 +33,11 @@ NOT_IN_FORGE = {
     "test_neighbours": "needs extensions for AUTOMATIC1111's web UI",
     "test_out_of_memory": "makes AUTOMATIC1111's U-Net run out of memory; Forge moves its models by itself",
     "test_sdxl": "needs a small SDXL model, which Forge does not recognise",
+    "test_start_here": "takes the embedded model, which Forge does not recognise",
     "test_standalone": "compares with the reference model, which Forge does not recognise",
     "test_starts": "starts AUTOMATIC1111's web UI with its own options",
     "test_switching": "needs variants of the reference model, which Forge does not recognise; see test_forge.py",
+    "test_training_form": "takes the embedded model, which Forge does not recognise",
     "test_training_medvram": "needs AUTOMATIC1111's --medvram",
 }
 """Module or test → why it does not run in Forge."""

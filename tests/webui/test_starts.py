@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import WebUI, apart, launch, prepare
+from server import WebUI, apart, dataset, launch, prepare
 from test_tags import check_weights_of_the_hires_pass
+from test_training import API, SHORT, ended
 
 TAGS = "<lora:lierla:0.8> <lora:c3lier:0.5:start=1:stop=3>"
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
@@ -26,6 +27,7 @@ def other(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: Any) -
     flags, config = STARTS[request.param]
     data = tmp_path_factory.mktemp("other")
     prepare(data)
+    dataset(data)
     (data / "config.json").write_text(json.dumps(config))
     webui = launch(folder, data, *flags)
     yield request.param, webui
@@ -61,6 +63,18 @@ def test_forced_baked_with_little_memory(other: tuple[str, WebUI]) -> None:
 def test_weights_of_the_hires_pass(other: tuple[str, WebUI]) -> None:
     """With little memory the web UI encodes its prompt before the first pass, with the first pass's weights of tags."""
     check_weights_of_the_hires_pass(other[1])
+
+
+def test_training_is_refused_where_single_layers_move(other: tuple[str, WebUI]) -> None:
+    """The sentence says which option to start with instead; the model is as it was."""
+    name, second = other
+    if name != "lowvram":
+        pytest.skip(f"started with {name}, which trains")
+    clean = second.make("")
+    settings = {**SHORT, "network_train_unet_only": True, "output_name": "refused"}
+    job = ended(second, second.call(f"{API}/train", {"settings": settings}))
+    assert job["state"] == "failed" and "--lowvram" in job["error"] and "start it with --medvram" in job["error"]
+    assert apart(second.make(""), clean) == 0
 
 
 @pytest.fixture(scope="module")
