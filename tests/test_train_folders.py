@@ -12,6 +12,7 @@ from lora_ext.errors import TrainError
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.data.dataset_folders import find_subsets
 from lora_ext.train.data.dataset_scan import scan_dataset
+from lora_ext.train.data.subset import check_folder
 
 
 def draw(path: Path, size: tuple[int, int] = (64, 64), colour: str = "red", caption: str | None = None) -> Path:
@@ -207,3 +208,8 @@ def test_pictures_that_cannot_be_read_are_skipped_or_stop(tmp_path: Path) -> Non
     (tmp_path / "good.png").unlink()
     with pytest.raises(TrainError, match="none of the 1 pictures can be read"):
         scan_dataset(find_subsets(Recipe(train_data_dir=str(tmp_path))))
+
+
+def test_a_folder_with_a_name_of_thousands_of_letters(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="image_dir .*p cannot be read: "):
+        check_folder(tmp_path / ("p" * 5000), "image_dir")

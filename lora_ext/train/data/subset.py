@@ -63,9 +63,13 @@ def check_folder(path: Path, what: str) -> None:
         what: What the message calls it.
 
     Raises:
-        TrainError: The folder is missing, or is a file.
+        TrainError: The folder is missing, is a file, or has a name that the system does not take.
     """
-    if path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # such as a name of thousands of letters
+        raise TrainError(f"{what} {str(path)[:200]} cannot be read: {error.strerror or error}") from None
+    if is_file:
         raise TrainError(f"{what} {path} is a file, not a folder")
     if not path.is_dir():
         near = path.parent if path.parent.is_dir() else None
