@@ -211,5 +211,5 @@ def test_pictures_that_cannot_be_read_are_skipped_or_stop(tmp_path: Path) -> Non
 
 
 def test_a_folder_with_a_name_of_thousands_of_letters(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="image_dir .*p cannot be read: "):
+    with pytest.raises(TrainError, match=r"image_dir .*p (cannot be read|does not exist)"):
         check_folder(tmp_path / ("p" * 5000), "image_dir")
