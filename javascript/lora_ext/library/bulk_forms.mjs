@@ -44,7 +44,7 @@ function textForm(label, known, acts) {
         { id: `lx-known-${++lists}` },
         known.map((value) => h("option", { value })),
     );
-    const box = textInput("", null, { "aria-label": label, placeholder: label, list: list.id });
+    const box = textInput("", null, { "aria-label": label, title: label, placeholder: label, list: list.id });
     const buttons = acts.map(([text, tip, act]) =>
         button(
             text,
@@ -117,7 +117,10 @@ export function resizeForm(names, out) {
 
 /** @param {string[]} names @param {HTMLElement} out */
 export function convertForm(names, out) {
-    const formats = select(["kohya", "diffusers"], "diffusers", null, { "aria-label": t("Key format") });
+    const formats = select(["kohya", "diffusers"], "diffusers", null, {
+        "aria-label": t("Key format"),
+        title: t("Key format"),
+    });
     const start = showingErrors(() => {
         const to = formats.value;
         const request = (/** @type {string} */ name) => ({ name, to, save_to: `${name}-${to}` });

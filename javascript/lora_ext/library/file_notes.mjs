@@ -59,7 +59,12 @@ function starsRow({ favourite, rating }, save) {
 
 /** @param {Marks} marks @param {SaveMarks} save */
 function tagChips({ tags }, save) {
-    const box = textInput("", null, { placeholder: t("Add a tag"), "aria-label": t("Add a tag"), maxlength: 60 });
+    const box = textInput("", null, {
+        placeholder: t("Add a tag"),
+        "aria-label": t("Add a tag"),
+        title: t("Enter adds it"),
+        maxlength: 60,
+    });
     const add = () => {
         const tag = box.value.trim();
         if (tag && !tags.includes(tag)) save({ add_tags: [tag] }, { tags: [...tags, tag] });
@@ -115,8 +120,8 @@ function notesFields(about) {
         field(t("Trigger words"), boxes.activation_text, t("Written into the prompt with the tag")),
         weight,
         field(t("Negative text"), boxes.negative_text, t("Written into the negative prompt with the tag")),
-        field(t("Description"), boxes.description),
-        field(t("Notes"), boxes.notes),
+        field(t("Description"), boxes.description, t("What the file does")),
+        field(t("Notes"), boxes.notes, t("For yourself")),
     );
     const get = () => ({
         ...Object.fromEntries(Object.entries(boxes).map(([name, box]) => [name, box.value])),

@@ -48,9 +48,9 @@ function setForm(onsave) {
         t("A set"),
         sourceButtons(read),
         field(t("Tags"), tags, t("With their weights, blocks, curves and regions")),
-        field(t("Words for the prompt"), words),
-        field(t("Negative text"), negative),
-        field(t("Name"), name),
+        field(t("Words for the prompt"), words, t("Written into the prompt with the tags")),
+        field(t("Negative text"), negative, t("Written into the negative prompt with the tags")),
+        field(t("Name"), name, t("The set is saved under it")),
         buttonRow(button(t("Save"), save, { kind: "main", tip: t("A set of this name is replaced") })),
     );
     return {
