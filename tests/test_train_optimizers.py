@@ -127,7 +127,7 @@ def test_other_schedules() -> None:
     ("given_settings", "told"),
     [
         ({"lr_scheduler_type": "CosineAnealingLR"}, "'CosineAnnealingLR'"),
-        ({"lr_scheduler_type": "os.path"}, "known: Cosine"),
+        ({"lr_scheduler_type": "os.path"}, "must be Cosine"),
         ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["step_sice=3"]}, "'step_size'"),
         ({"lr_scheduler_type": "StepLR"}, "step_size"),
         ({"lr_scheduler_args": ["min_lr=1"]}, "no argument of a schedule"),

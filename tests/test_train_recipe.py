@@ -354,7 +354,7 @@ WRONG_COMMAND_LINES: list[tuple[str, tuple[str, ...]]] = [
     ("--save_model_as ckpt", ("--save_model_as is not supported here: results are .safetensors files",)),
     ("--debug_dataset", ("--debug_dataset is not supported here",)),
     ("--fp8-base --network_dimm 4 --vae x", ("--fp8_base", "--vae", "unknown option --network_dimm; did you mean")),
-    ("--validation_split=0.1", ("--validation_split is not supported here: there is no validation set",)),
+    ("--vae=x", ("--vae is not supported here: the checkpoint's own VAE is used",)),
 ]
 
 

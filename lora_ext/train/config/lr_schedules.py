@@ -13,14 +13,11 @@ from torch.optim import SGD, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR
 
 from ...errors import TrainError, did_you_mean
+from .kohya_options import is_neutral
 from .optimizers import parse_optimizer_args
 from .recipe import Recipe
+from .recipe_option import TORCH_SCHEDULES
 
-TORCH_SCHEDULES = (
-    "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ConstantLR", "CyclicLR", "ExponentialLR", "LinearLR",
-    "MultiStepLR", "OneCycleLR", "PolynomialLR", "StepLR",
-)  # fmt: skip
-"""Classes of torch.optim.lr_scheduler that `lr_scheduler_type` may name."""
 _ARGUMENTS: Mapping[str, str] = {
     "min_lr_rate": "lr_scheduler_min_lr_ratio", "min_lr_ratio": "lr_scheduler_min_lr_ratio",
     "timescale": "lr_scheduler_timescale", "num_cycles": "lr_scheduler_num_cycles", "power": "lr_scheduler_power",
@@ -69,7 +66,7 @@ def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
         return 1.0
     if name == "piecewise_constant":
         return _piecewise(recipe.lr_scheduler_args, step)
-    least = recipe.lr_scheduler_min_lr_ratio
+    least = recipe.lr_scheduler_min_lr_ratio or 0.0
     if step < rising:
         start = least if name == "warmup_stable_decay" else 0.0
         return start + (1 - start) * step / max(1, rising)
@@ -123,10 +120,7 @@ def _piecewise(arguments: tuple[str, ...], step: int) -> float:
 def _torch_factors(name: str, arguments: tuple[str, ...], rate: float, steps: int) -> tuple[float, ...]:
     """The factors that a class of torch gives at every step, with `rate` as the learning rate; nothing is trained."""
     if name not in TORCH_SCHEDULES:
-        known = ", ".join(TORCH_SCHEDULES)
-        raise TrainError(
-            f"unknown lr_scheduler_type {name[:80]!r}{did_you_mean(name, TORCH_SCHEDULES)}; known: {known}"
-        )
+        raise TrainError(f"unknown lr_scheduler_type {name[:80]!r}{did_you_mean(name, TORCH_SCHEDULES)}")
     make, settings = getattr(lr_scheduler, name), parse_optimizer_args(arguments)
     known_names = inspect.signature(make).parameters
     for argument in settings:
@@ -154,10 +148,10 @@ def name_schedule(given: dict[str, Any]) -> None:
     Raises:
         TrainError: An argument that no schedule has.
     """
-    arguments = given.get("lr_scheduler_args") or ()
-    arguments = arguments.split() if isinstance(arguments, str) else list(map(str, arguments))
-    if given.get("lr_scheduler_type") or not arguments:
+    arguments = given.get("lr_scheduler_args")
+    if not is_neutral(given.get("lr_scheduler_type")) or is_neutral(arguments):
         return
+    arguments = arguments.split() if isinstance(arguments, str) else list(map(str, arguments or ()))
     kept = [text for text in arguments if text.partition("=")[0] == "step_rules"]
     for name, value in parse_optimizer_args([text for text in arguments if text not in kept]).items():
         if name not in _ARGUMENTS:

@@ -47,6 +47,11 @@ LR_SCHEDULERS = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "cosine_with_min_lr",
     "inverse_sqrt", "warmup_stable_decay", "rex", "piecewise_constant",
 )  # fmt: skip
+TORCH_SCHEDULES = (
+    "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ConstantLR", "CyclicLR", "ExponentialLR", "LinearLR",
+    "MultiStepLR", "OneCycleLR", "PolynomialLR", "StepLR",
+)  # fmt: skip
+"""Classes of torch.optim.lr_scheduler that `lr_scheduler_type` may name."""
 OPTION_GROUPS = (
     "network", "dylora", "blocks", "mode", "model", "learning", "optimizer", "validation", "loss", "data", "pictures",
     "captions", "cache", "machine", "pivotal", "saving", "samples", "logging",

@@ -26,10 +26,12 @@ def split_subsets(subsets: Sequence[Subset], recipe: Recipe, seed: int, *, valid
     Returns:
         The folders; without `validation_split` all for training, none for validation.
     """
+    if not recipe.validation_split:
+        return [] if validation else list(subsets)
     found = []
     for subset in subsets:
         files = list(subset.files)
-        if not subset.regularisation and recipe.validation_split:
+        if not subset.regularisation:
             random.Random(seed if recipe.validation_seed is None else recipe.validation_seed).shuffle(files)
         count = len(files) if subset.regularisation else math.ceil(len(files) * (1 - recipe.validation_split))
         if not validation:
