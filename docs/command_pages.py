@@ -89,6 +89,10 @@ def _row(parser: CommandParser, action: argparse.Action) -> str:
     return f"| {(name + _values(action)).strip()} | {code(default) if default else needed} | {cell(text)} |\n"
 
 
+def _heading(title: str) -> str:
+    return _HEADINGS.get(title) or title.capitalize()
+
+
 def _option_names(group: argparse._ArgumentGroup) -> list[list[str]]:
     return [list(action.option_strings) for action in visible_options(group)]
 
@@ -103,10 +107,11 @@ def _sections(verb: str, parser: CommandParser) -> Iterator[str]:
         if title != "options" and title in known and _option_names(known[title]) == _option_names(group):
             same.append(title)
             continue
-        heading = "" if len(groups) == 1 else f"## {_HEADINGS.get(title) or title.capitalize()}\n\n"
+        heading = "" if len(groups) == 1 else f"## {_heading(title)}\n\n"
         yield heading + _HEAD + "".join(_row(parser, action) for action in visible_options(group))
     if same:
-        names = ", ".join(f"[{title}](train.md#{title.replace(' ', '-')})" for title in same)
+        places = {title: re.sub(r"[^\w\s-]", "", _heading(title)).lower().replace(" ", "-") for title in same}
+        names = ", ".join(f"[{title}](train.md#{place})" for title, place in places.items())
         yield f"## Options of train\n\nAll options of [train](train.md) are accepted too: {names}.\n"
 
 

@@ -31,7 +31,7 @@ trap 'kill $(jobs -p) 2>/dev/null || :; rm -rf "$work"' EXIT
 # docstrings.
 check_text() {
     "$bin/ruff" check . && "$bin/ruff" format --check . && "$bin/mypy" &&
-        NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict -q -d "$work/site" && bash tests/javascript.sh &&
+        NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict -d "$work/site" && bash tests/javascript.sh &&
         "$bin/python" -m pytest --doctest-modules lora_ext --ignore=lora_ext/host/a1111
 }
 # One thread a process: these networks are too small to share out.

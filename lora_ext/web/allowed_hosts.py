@@ -162,11 +162,10 @@ class AllowedHosts:
     Args:
         bound: the address that it listens on. "" and the unspecified addresses stand for every address of the machine:
             any IP address is then accepted, and the machine's own name.
-        allowed: names that the user allows (`parse_allowed_host`). They may also be told by `Origin` while `Host` is
-        another
-            one, as behind a proxy that rewrites it; names with a star may not.
+        allowed: names that the user allows (`parse_allowed_host`). They may also be told by `Origin` while `Host`
+            is another one, as behind a proxy that rewrites it; names with a star may not.
         found_later: names that are only known later, such as a tunnel's; asked at each request that is refused
-        otherwise.
+            otherwise.
     """
 
     def __init__(
