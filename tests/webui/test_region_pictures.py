@@ -18,7 +18,7 @@ NEGATIVE = {"negative_prompt": "blurry"}
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 
 
-def _is_whole(webui: WebUI, tag: str, halves: str, more: dict[str, Any]) -> None:
+def check_halves_are_the_whole(webui: WebUI, tag: str, halves: str, more: dict[str, Any]) -> None:
     """Both halves are the picture with the tag everywhere, and differ from the one without."""
     everywhere, both = webui.make(tag, **more), webui.make(halves, **more)
     assert apart(both, everywhere) <= 1 and not both.comments
@@ -28,17 +28,19 @@ def _is_whole(webui: WebUI, tag: str, halves: str, more: dict[str, Any]) -> None
 @pytest.mark.parametrize("more", [NEGATIVE, {**NEGATIVE, **HIRES}, {**NEGATIVE, "batch_size": 2}])
 def test_regions_add_up_to_the_whole_picture(webui: WebUI, more: dict[str, Any]) -> None:
     """Also in the hires pass, whose masks have its own resolution."""
-    _is_whole(webui, TAG, LEFT + RIGHT, more)
+    check_halves_are_the_whole(webui, TAG, LEFT + RIGHT, more)
 
 
 def test_img2img(webui: WebUI) -> None:
     picture = webui.make("").images[0]
-    _is_whole(webui, TAG, LEFT + RIGHT, {**NEGATIVE, "init_images": [picture], "denoising_strength": 0.75})
+    check_halves_are_the_whole(
+        webui, TAG, LEFT + RIGHT, {**NEGATIVE, "init_images": [picture], "denoising_strength": 0.75}
+    )
 
 
 def test_the_negative_prompt_keeps_free_of_the_file(webui: WebUI) -> None:
     without = "".join(f"{tag[:-1]}:neg=0>" for tag in (LEFT, RIGHT))
-    _is_whole(webui, f"{TAG[:-1]}:neg=0>", without, NEGATIVE)
+    check_halves_are_the_whole(webui, f"{TAG[:-1]}:neg=0>", without, NEGATIVE)
     assert apart(webui.make(LEFT, **NEGATIVE), webui.make(f"{LEFT[:-1]}:neg=0>", **NEGATIVE)) > 2
 
 
@@ -52,7 +54,7 @@ def test_a_longer_prompt(webui: WebUI, option: str) -> None:
     webui.options(**options)
     try:
         for more in ({}, NEGATIVE):
-            _is_whole(webui, f"{long} {TAG}", f"{long} {LEFT}{RIGHT}", more)
+            check_halves_are_the_whole(webui, f"{long} {TAG}", f"{long} {LEFT}{RIGHT}", more)
     finally:
         webui.options(**{name: not value for name, value in options.items()})
 

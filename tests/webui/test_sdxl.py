@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from server import WebUI, apart, dataset, launch, prepare, python_of
+from server import CAT, WebUI, apart, dataset, launch, prepare, python_of
+from test_region_pictures import HIRES, NEGATIVE, check_halves_are_the_whole
 from test_training import file_of, train
 
 from lora_ext.layer_keys import format_kohya_key
@@ -128,3 +129,16 @@ def test_it_is_trained_with_cached_captions(sdxl: WebUI) -> None:
         assert file.metadata()["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
     learned = sdxl.make("<lora:learned:1>")
     assert apart(learned, none) > 2 and "layer" not in learned.comments
+
+
+def test_regions_of_sdxl(sdxl: WebUI) -> None:
+    """Two conditionings of different text widths, pooled vector and sizes, each for its region."""
+    none, before = sdxl.make("", **NEGATIVE), sdxl.weights()
+    tag, left, right = (f"<lora:xl:0.8{end}>" for end in ("", ":at=left", ":at=right"))
+    for more in (NEGATIVE, {**NEGATIVE, **HIRES}, {**NEGATIVE, "batch_size": 2}):
+        check_halves_are_the_whole(sdxl, tag, left + right, more)
+    half = sdxl.make(left, **NEGATIVE)
+    assert apart(half, sdxl.make(right, **NEGATIVE)) > 2 and apart(half, none) > 2
+    assert apart(sdxl.make(f"{CAT} {tag} ADDCOL {CAT}", **NEGATIVE), half) <= 1
+    assert apart(sdxl.make(f"{CAT} ADDCOL a dog in the snow", **NEGATIVE), none) > 2
+    assert apart(sdxl.make("", **NEGATIVE), none) == 0 and sdxl.weights() == before
