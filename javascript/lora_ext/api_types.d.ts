@@ -116,6 +116,12 @@ export interface BucketReport {
     batches: number;
 }
 
+/** What came of changing or deleting several files: the names of those that it was done with, and the others. */
+export interface ChangedFiles {
+    done: string[];
+    failed: FailedFile[];
+}
+
 /** What came of a merge into a checkpoint. */
 export interface CheckpointResult {
     /** The tool's report; its `outputs` are left out, as they are paths of this system. */
@@ -434,7 +440,7 @@ export interface JobAnswer {
     /** What may be shown while it works; its fields depend on the kind. */
     live: TrainProgress | SheetLive | NothingLive;
     /** What the work returned; null before, and where it failed. */
-    result: BlockAnalysisAnswer | CheckpointResult | ConflictAnswer | DescribedPictures | DuplicatesResult | GenerateResult | PreflightResult | SheetDetails | SuggestedTraining | ToolResult | TrainResult | null;
+    result: BlockAnalysisAnswer | ChangedFiles | CheckpointResult | ConflictAnswer | DescribedPictures | DuplicatesResult | GenerateResult | PreflightResult | SheetDetails | SuggestedTraining | ToolResult | TrainResult | null;
 }
 
 /** All jobs, oldest first; those that wait come last. */

@@ -6,6 +6,7 @@ import math
 from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .base import Adapter, matrix_shape
@@ -73,9 +74,11 @@ class OftV2(Adapter):
         if "oft_terms" in self.tensors or weight.dim() == 2:
             rotation = rotation.mT
         rows = weight.flatten(1)
-        blocks = rows.reshape(len(rows), -1, self.block_size)
-        rotation = rotation.expand(blocks.shape[1], -1, -1)
-        return torch.einsum("obk,bkc->obc", blocks, rotation).reshape(rows.shape) - rows
+        # In memory of its own: small products round by where their factors lie, and a weight read from a file may lie
+        # anywhere. So a merged checkpoint has the bits of the baked model.
+        blocks = rearrange(rows, "o (b k) -> b o k", k=self.block_size).clone(memory_format=torch.contiguous_format)
+        rotated = blocks @ rotation.expand(len(blocks), -1, -1)
+        return rearrange(rotated, "b o c -> o (b c)") - rows
 
 
 def _neumann_series(q: Tensor, eye: Tensor, terms: int) -> Tensor:

@@ -10,6 +10,7 @@ from .app_state import AppState
 from .block_routes import BlockAnalysisAnswer
 from .conflict_routes import ConflictAnswer
 from .dataset_browser import DescribedPictures
+from .file_moves import ChangedFiles
 from .library_routes import DuplicatesResult
 from .sheet_answers import SheetDetails, SheetLive
 from .start_routes import SuggestedTraining
@@ -48,6 +49,7 @@ class NothingLive(TypedDict):
 
 JobResult = (
     BlockAnalysisAnswer
+    | ChangedFiles
     | CheckpointResult
     | ConflictAnswer
     | DescribedPictures

@@ -27,7 +27,6 @@ def commit_count() -> int:
         return 0
 
 
-@pytest.mark.long
 def test_no_reader_is_brought_down(tmp_path: Path) -> None:
     seed = 20261129 + commit_count()
     targets = [*text_targets(tmp_path), *file_targets(tmp_path)]
