@@ -21,6 +21,8 @@ MOST_SECONDS = 1.0
 """Processor time of one input."""
 MEMORY_FACTOR, FREE_MEMORY = 10, 32 * 2**20
 """An input may take this many times its own size, beyond what imports and buffers of libraries take."""
+TOO_LONG, TOO_MUCH = "longer than a second", "too much memory"
+"""What a find is called that is no error."""
 TRACED_SHARE = 1 / 12
 """Share of the inputs that are traced: it makes Python about ten times slower."""
 _OURS = str(Path(lora_ext.__file__).parent)
@@ -133,9 +135,9 @@ class Fuzzer:
         if not traced:
             self.report.slowest = max(self.report.slowest, spent)
         if spent > MOST_SECONDS * (10 if traced else 1):
-            self._find("longer than a second", data, f"{spent:.1f} s")
+            self._find(TOO_LONG, data, f"{spent:.1f} s")
         if _peak_memory() - memory > MEMORY_FACTOR * len(data) + FREE_MEMORY:
-            self._find("too much memory", data, f"{(_peak_memory() - memory) / 2**20:.0f} MiB")
+            self._find(TOO_MUCH, data, f"{(_peak_memory() - memory) / 2**20:.0f} MiB")
         self.report.inputs += 1
         return len(self._seen) > known
 
