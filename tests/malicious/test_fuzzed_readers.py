@@ -1,6 +1,7 @@
-"""A short run of the fuzzer in every test run: about ten seconds of processor time, other inputs after each commit.
+"""A short run of the fuzzer in every test run: some seconds of processor time, other inputs after each commit.
 
-Errors that are not the project's own fail it. Time and memory do not: a busy machine decides no test; `python -m fuzz` tells them.
+Errors that are not the project's own fail it. Time and memory do not, since a busy machine decides no test; `python -m fuzz`
+tells them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fuzz.engine import TOO_LONG, TOO_MUCH  # noqa: E402
 from fuzz.file_targets import file_targets  # noqa: E402
 from fuzz.text_targets import text_targets  # noqa: E402
 
-SECONDS, INPUTS = 10.0, 30_000
+SECONDS, INPUTS = 5.0, 30_000
 
 
 def commit_count() -> int:
