@@ -1,7 +1,7 @@
 """A short run of the fuzzer in every test run: some seconds of processor time, other inputs after each commit.
 
-Errors that are not the project's own fail it. Time and memory do not, since a busy machine decides no test; `python -m fuzz`
-tells them.
+Errors that are not the project's own fail it. Time and memory do not, since a busy machine decides no test; `python -m
+fuzz` tells those.
 """
 
 from __future__ import annotations
