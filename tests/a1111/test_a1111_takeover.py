@@ -51,7 +51,6 @@ def built_in(webui: StandIn) -> Iterator[Any]:
             vars(module).pop(name, None)
 
 
-@pytest.mark.long
 def test_tags_come_to_us_from_the_start(webui: StandIn) -> None:
     assert ours() and webui.entry.extension.other_tag_owner() == ""
 
@@ -197,7 +196,6 @@ def test_a_tag_that_the_built_in_extension_fails_on_does_not_disable_the_others(
         assert text in made.comments
 
 
-@pytest.mark.long
 def test_reload_ui(webui: StandIn) -> None:
     from modules import processing, script_callbacks, sd_models, shared
 
@@ -239,7 +237,6 @@ def test_unloading_leaves_the_web_ui_as_it_was(webui: StandIn) -> None:
     assert ours()
 
 
-@pytest.mark.long
 def test_a_function_that_another_extension_wrapped_since_stays_wrapped(webui: StandIn) -> None:
     from modules import processing, sd_models, shared
 

@@ -268,6 +268,7 @@ KNOWN = {
     "lora_ext/train/config/toml_file.py": "a tuple of names in the code",
     "lora_ext/train/data/faces.py": "cv2",
     "lora_ext/inject/quantized_weight.py": "bitsandbytes",
+    "lora_ext/web/file_moves.py": "send2trash",
 }
 
 
