@@ -30,17 +30,23 @@ function weightsError(text) {
 export class WeightsText {
     /** Why the text cannot be read, while it cannot. */
     error = "";
+    /** Whether something was typed that is not read yet: nothing else is shown in its place. */
+    isTyped = false;
 
     /** @param {TextEvents} events */
     constructor(events) {
         this.events = events;
+        const readSoon = debounce(300, () => this.read());
         this.box = h("textarea", {
             class: "lx-input lx-text",
             rows: 2,
             spellcheck: "false",
             "aria-label": t("Block weights as text"),
             title: t("Block weights as text: a preset, numbers, or a whole <lora:…> tag"),
-            oninput: debounce(300, () => this.read()),
+            oninput: () => {
+                this.isTyped = true;
+                readSoon();
+            },
         });
         this.message = h("p", { class: "lx-note bad", role: "alert", hidden: true });
         const copy = button(t("Copy"), () => copyText(this.box.value), { tip: t("Copy the block weights") });
@@ -62,6 +68,7 @@ export class WeightsText {
 
     /** Reads the text as it is. */
     read = showingErrors(async () => {
+        this.isTyped = false;
         const text = this.box.value.trim();
         const isTag = /<(lora|lyco|loractl):/i.test(text);
         let weights = null,
@@ -89,6 +96,7 @@ export class WeightsText {
 
     /** Shows a text that can be read. @param {string} text */
     show(text) {
+        if (this.isTyped) return;
         this.box.value = text;
         this.showError("");
     }

@@ -1,0 +1,150 @@
+"""Makes the pictures of the tab in docs/ again: `python tests/tab_pictures.py` (three minutes on one core).
+
+The standalone page with the small built-in model and its two LoRA files, in a browser of 1280 pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from chromium import started
+from PIL import Image
+from ui.program import ROOT, Server, dataset
+from ui.steps import choose, ended, go
+
+COLOURS = 128
+PATIENCE = 60_000
+CIRCLE = "a red circle on a blue background"
+NOTES = {
+    "activation text": "framed",
+    "preferred weight": 0.8,
+    "description": "Shapes with a frame of their own colour.",
+    "notes": "Above 0.8 small shapes dissolve; lbw=OUTALL keeps them.",
+}
+COPIES = {"styles/framed soft": 0.5, "styles/framed strong": 1.5, "people/framed cast": 1}
+"""More files for the library: the name → the weight that is written into a copy."""
+
+
+def save(page: Any, name: str, height: int) -> None:
+    """Saves the upper part of the page."""
+    page.mouse.move(0, 0)
+    page.evaluate("document.activeElement.blur()")
+    page.wait_for_timeout(500)  # pictures are being shown
+    page.set_viewport_size({"width": 1280, "height": height})
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    path = ROOT / "docs" / f"tab-{name}.png"
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KB", flush=True)
+    page.set_viewport_size({"width": 1280, "height": 1000})
+
+
+def fill_library(server: Server) -> None:
+    """Copies of a file in folders, with notes, tags and ratings."""
+    loras = server.data / "loras"
+    for name, weight in COPIES.items():
+        (loras / name).parent.mkdir(parents=True, exist_ok=True)
+        server.api("/reweight", "POST", {"name": "framed", "lbw": "ALL", "unet": weight, "te": weight, "save_to": name})
+    server.idle(stop=False)
+    (loras / "styles" / "framed soft.json").write_text(json.dumps(NOTES), encoding="utf-8")
+    marks = {"names": ["styles/framed soft"], "favourite": True, "rating": 4, "add_tags": ["frames", "style"]}
+    server.api("/library/marks", "PUT", marks)
+
+
+def start(page: Any) -> None:
+    panel = go(page, "start")
+    panel.locator(".lx-kinds button").nth(3).click()
+    panel.locator("select").first.select_option("signs")
+    panel.locator(".lx-taken img").first.wait_for()
+    save(page, "start", 900)
+
+
+def generate(page: Any) -> None:
+    panel = go(page, "generate")
+    panel.locator("textarea").first.fill(f"{CIRCLE} <lora:framed:0.8>")
+    panel.get_by_role("button", name="Draw", exact=True).click()
+    panel.locator("img").first.wait_for()
+    save(page, "generate", 760)
+
+
+def weights(page: Any) -> None:
+    panel = go(page, "weights")
+    choose(panel, "framed")
+    panel.locator(".lx-about", has_text="SD1").wait_for()
+    panel.locator(".lx-text").fill("1,0,0,0.2,0.4,0.6,0.8,1,1,1,1,0.8,0.8,0.6,0.4,0.2,0")
+    panel.locator(".lx-tag", has_text="lbw=").wait_for()
+    panel.get_by_label("Curve over the steps").fill("0@0, 1@0.4 cosine, 0.6@1")
+    panel.locator(".lx-tag", has_text="cosine").wait_for()
+    save(page, "weights", 980)
+
+
+def regions(page: Any) -> None:
+    panel = go(page, "regions")
+    panel.get_by_role("button", name="2 columns").click()
+    save(page, "regions", 860)
+
+
+def train(page: Any) -> None:
+    panel = go(page, "train")
+    panel.get_by_role("button", name="Check first").click()
+    panel.locator(".lx-stick .lx-facts").first.wait_for()
+    save(page, "train", 1000)
+
+
+def compare(page: Any) -> None:
+    panel = go(page, "compare")
+    choose(panel, "framed")
+    panel.get_by_label("Prompt", exact=True).fill(CIRCLE)
+    panel.get_by_role("button", name="Draw sheet").click()
+    ended(panel)
+    panel.locator(".lx-sheet td.chosen, .lx-sheet td button").first.wait_for()
+    save(page, "compare", 940)
+
+
+def blocks(page: Any) -> None:
+    panel = go(page, "blocks")
+    choose(panel, "framed")
+    panel.get_by_role("button", name="Measure", exact=True).click()
+    ended(panel)
+    save(page, "blocks", 1100)
+
+
+def resize(page: Any) -> None:
+    panel = go(page, "tools")
+    panel.locator(".lx-segments [data-value=resize]").click()
+    choose(panel, "framed")
+    panel.locator("svg:visible").first.wait_for()
+    save(page, "resize", 900)
+
+
+def files(page: Any) -> None:
+    panel = go(page, "files")
+    panel.locator(".lx-file", has_text="framed soft").click()
+    panel.locator(".lx-detail h3", has_text="framed soft").wait_for()
+    save(page, "files", 1100)
+
+
+def main() -> None:
+    """Makes all pictures."""
+    with tempfile.TemporaryDirectory() as scratch, started() as browser:
+        data = Path(scratch)
+        dataset(data / "datasets" / "signs" / "5_sign")
+        server = Server(data, None)
+        try:
+            fill_library(server)
+            context = browser.new_context(viewport={"width": 1280, "height": 1000}, reduced_motion="reduce")
+            page = context.new_page()
+            page.set_default_timeout(PATIENCE)
+            page.goto(server.url)
+            page.wait_for_selector("#lora-ext .lx-tabs")
+            for show in (start, generate, weights, regions, train, compare, blocks, resize, files):
+                show(page)
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
