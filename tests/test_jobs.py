@@ -151,20 +151,23 @@ def test_ended_jobs_are_there_after_a_start(tmp_path: Path) -> None:
     assert JobQueue(history_path=history).list_jobs() == []
 
 
-def run(jobs: JobQueue, title: str) -> None:
+def run(history: Path, title: str, **options: int) -> None:
+    """Runs a job, and waits until the thread that ran it has written it into the history."""
+    before = set(threading.enumerate())
+    jobs = JobQueue(history_path=history, **options)
     jobs.start("merge", title, lambda job: title).ended_event.wait(10)
-    jobs.close()  # waits for nothing; the line is written by the thread that ran the job
-    while any(thread.name.startswith("lora-ext-files") for thread in threading.enumerate()):
-        time.sleep(0.01)
+    jobs.close()  # waits for nothing
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
 
 
 def test_an_ended_job_adds_one_line_and_a_broken_one_is_left_out(tmp_path: Path) -> None:
     history = tmp_path / "jobs.json"
-    run(JobQueue(history_path=history), "a")
+    run(history, "a")
     first = history.read_bytes()
     with history.open("a", encoding="utf-8") as file:
         file.write('\n{"id": "torn')  # the program was killed
-    run(JobQueue(history_path=history), "b")
+    run(history, "b")
     assert history.read_bytes().startswith(first)
     assert [job.title for job in JobQueue(history_path=history).list_jobs()] == ["a", "b"]
 
@@ -172,16 +175,16 @@ def test_an_ended_job_adds_one_line_and_a_broken_one_is_left_out(tmp_path: Path)
 def test_the_history_of_an_older_version_is_read(tmp_path: Path) -> None:
     """It was one list."""
     history = tmp_path / "jobs.json"
-    run(JobQueue(history_path=history), "a")
+    run(history, "a")
     history.write_text(f"[{history.read_text(encoding='utf-8').strip()}]", encoding="utf-8")
-    run(JobQueue(history_path=history), "b")
+    run(history, "b")
     assert [job.title for job in JobQueue(history_path=history).list_jobs()] == ["a", "b"]
 
 
 def test_a_history_of_many_jobs_is_written_anew(tmp_path: Path) -> None:
     history = tmp_path / "jobs.json"
     for number in range(9):
-        run(JobQueue(history_path=history, max_kept=3), str(number))
+        run(history, str(number), max_kept=3)
     assert [job.title for job in JobQueue(history_path=history, max_kept=3).list_jobs()] == ["6", "7", "8"]
     assert history.read_text(encoding="utf-8").count("merge") <= 6
 
