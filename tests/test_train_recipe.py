@@ -234,6 +234,11 @@ def test_what_a_file_tells_is_what_was_set(name: str, data: Any) -> None:
     assert not said and found == {**(settings_from_recipe(recipe) if reported else {}), **network}
 
 
+def test_arguments_of_a_schedule_with_brackets_stay_whole() -> None:
+    found, said = settings_from_metadata({"ss_lr_scheduler_args": "betas=(0.9, 0.99),T_0=10"})
+    assert (found, said) == ({"lr_scheduler_args": ("betas=(0.9, 0.99)", "T_0=10")}, [])
+
+
 def test_a_file_of_kohyas_scripts_is_a_beginning(tmp_path: Path, capsys: Any) -> None:
     """As its `train_network.py` notes a run: classes for names, None for what is not set, data sets apart."""
     folder = {"num_repeats": 10, "flip_aug": True, "keep_tokens": 1, "shuffle_caption": True, "image_dir": "x"}

@@ -183,7 +183,8 @@ def _noted_settings(metadata: Mapping[str, str], warnings: list[str]) -> Iterato
         if note == "ss_resolution":
             yield "resolution", re.findall(r"\d+", value) or None, note
         elif note.startswith("ss_") and not _NO_SETTINGS.fullmatch(note):
-            yield _OPTIONS_BY_ENTRY.get(note, note.removeprefix("ss_")), value, note
+            option = _OPTIONS_BY_ENTRY.get(note, note.removeprefix("ss_"))
+            yield option, _split_outside_brackets(value) if option == "lr_scheduler_args" else value, note
     yield from _network(metadata, warnings)
     optimizer = re.fullmatch(r"([\w.]+)(?:\((.{0,2000})\))?", metadata.get("ss_optimizer", ""), flags=re.DOTALL)
     if optimizer and (ours := _optimizer(optimizer[1])):
