@@ -14,6 +14,7 @@ from ..layer_names import UNET, LayerId
 from .checkpoint_changes import TORCH_SUFFIXES
 from .checkpoint_keys import WeightLocation, checkpoint_family, describe_checkpoint, find_weight_locations
 from .checkpoint_stream import TensorFile, open_tensor_file
+from .diffusers_folders import check_model_folder
 from .merge_into_folder import NETWORK_SUBFOLDERS
 
 
@@ -45,8 +46,7 @@ class SourceCheckpoint:
         if not self.path.is_dir():
             yield open_tensor_file(self.path), None
             return
-        if not (self.path / "model_index.json").is_file():
-            raise ToolError(f"{self.path} is not a diffusers model: it has no model_index.json")
+        check_model_folder(self.path)
         for name, part in NETWORK_SUBFOLDERS.items():
             files = [
                 p for p in (self.path / name).glob("*") if p.suffix in (".safetensors", *TORCH_SUFFIXES) and p.is_file()

@@ -22,6 +22,7 @@ from ..progress import Track
 from .checkpoint_changes import TORCH_SUFFIXES, CheckpointFilePlan, assign_adapters
 from .checkpoint_keys import WeightLocation, checkpoint_family, describe_checkpoint, find_weight_locations
 from .checkpoint_stream import TensorChange, TensorFile, open_tensor_file, save_torch_file, write_made_tensors
+from .diffusers_folders import check_model_folder
 from .ldm_names import TEXT_PREFIXES, LdmTensor, ldm_tensors, unused_last_layer
 from .merge_into_folder import NETWORK_SUBFOLDERS
 from .report import ToolReport
@@ -67,8 +68,7 @@ def merge_folder_into_file(
         FileError: a file that cannot be read or written.
         ToolError: no model of these families, a tensor without a name in such a checkpoint, or as `assign_adapters`.
     """
-    if not (folder / "model_index.json").is_file():
-        raise ToolError(f"{folder} is not a diffusers model: it has no model_index.json")
+    check_model_folder(folder)
     networks = {name: _open_network(folder / name, part) for name, part in {**NETWORK_SUBFOLDERS, "vae": None}.items()}
     locations: dict[LayerId, WeightLocation] = {}
     for network in networks.values():

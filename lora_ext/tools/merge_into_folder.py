@@ -5,23 +5,21 @@ A failure leaves no partial folder.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ..adapter_spec import AdapterSpec
 from ..command_line import check_disk_space
-from ..errors import FileError, ToolError
-from ..file.saving import replace_file
+from ..errors import ToolError
 from ..layer_names import TE, TE2, UNET
 from ..progress import Track
 from .checkpoint_changes import TORCH_SUFFIXES, CheckpointFilePlan, assign_adapters, save_checkpoint_file
 from .checkpoint_keys import find_weight_locations
 from .checkpoint_stream import open_tensor_file
+from .diffusers_folders import check_model_folder, check_replaceable, replacing_folder
 from .report import ToolReport
 
 NETWORK_SUBFOLDERS = {"unet": UNET, "text_encoder": TE, "text_encoder_2": TE2}
@@ -56,12 +54,10 @@ def merge_into_diffusers_folder(
         FileError: a file that cannot be read or written.
         ToolError: one of the two folders is not a diffusers model, or as `assign_adapters`.
     """
-    if not (folder / "model_index.json").is_file():
-        raise ToolError(f"{folder} is not a diffusers model: it has no model_index.json")
+    check_model_folder(folder)
     if folder.resolve() in save_to.resolve().parents:
         raise ToolError(f"{save_to} is inside {folder}; choose another folder")
-    if save_to.exists() and not (save_to / "model_index.json").is_file():
-        raise ToolError(f"{save_to} exists and is not a diffusers model; choose another folder")
+    check_replaceable(save_to)
     plans: dict[Path, CheckpointFilePlan] = {}
     for name, part in NETWORK_SUBFOLDERS.items():
         for path in sorted((folder / name).glob("*")):
@@ -85,29 +81,3 @@ def merge_into_diffusers_folder(
         for path in sorted(touched):
             save_checkpoint_file(plans[path], part_folder / path, dtype, device, overwrite=False, track=track)
             plans[path].add_rounding_to(report)
-
-
-@contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; it replaces `path` when the block succeeds and is removed otherwise.
-
-    Raises:
-        FileError: the folder cannot be written.
-    """
-    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}-", suffix=".part"))
-    old = part.with_suffix(".old")
-    try:
-        yield part
-        part.chmod(0o755)
-        if path.exists():
-            replace_file(path, old, path)
-        replace_file(part, path)
-    except FileError as error:  # the message names a file in the temporary folder; name the final one instead
-        raise FileError(str(error).replace(str(part), str(path))) from error
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if old.exists() and not path.exists():
-            replace_file(old, path)
-        for rest in (part, old):
-            shutil.rmtree(rest, ignore_errors=True)

@@ -9,7 +9,7 @@ import { confirmForm, convertForm, moveForm, movesTo, pictureForm, resizeForm, t
 import { failedFiles } from "./failed_files.mjs";
 
 /** @typedef {import("../api_types").FileMove} FileMove */
-/** @typedef {{ done: string[], failed: import("../api_types").FailedFile[] }} ChangedFiles what such a job answers */
+/** @typedef {import("../api_types").ChangedFiles} ChangedFiles */
 /** @typedef {import("./selection.mjs").Selection} Selection */
 /**
  * @typedef {object} ListOfFiles what the bar needs of the list

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...adapter_spec import AdapterSpec
 from ...command_line import cast_tensor, check_disk_space
-from ...errors import FileError, ToolError
+from ...errors import FileError
 from ...file.base_model import SD2, SDXL
 from ...file.containers import load_tensors
 from ...progress import Track
@@ -26,8 +26,8 @@ from ...protocols import VAE_SCALE_FACTOR
 from ...tools.checkpoint_changes import CheckpointFilePlan, assign_adapters
 from ...tools.checkpoint_keys import find_weight_locations
 from ...tools.checkpoint_stream import TensorChange, open_tensor_file, write_made_tensors
+from ...tools.diffusers_folders import MODEL_INDEX, check_replaceable, replacing_folder
 from ...tools.ldm_names import LdmTensor, ldm_tensors
-from ...tools.merge_into_folder import replacing_folder
 from ...tools.report import ToolReport
 from ..checkpoint_layout import (
     EPSILON_PREDICTION,
@@ -89,8 +89,7 @@ def write_checkpoint_as_folder(
         FileError: no checkpoint of these families, tensors are missing, no tokenizer, or a file cannot be written.
         ToolError: `save_to` is another kind of folder, or as `assign_adapters`.
     """
-    if save_to.exists() and not (save_to / "model_index.json").is_file():
-        raise ToolError(f"{save_to} exists and is not a diffusers model; choose another folder")
+    check_replaceable(save_to)
     hints, words = checkpoint_hints(checkpoint, tokenizer, prediction)
     if not isinstance(words, TransformersTokenizer):
         raise FileError(f"the tokenizer of {checkpoint} cannot be written as a folder; give one with --tokenizer DIR")
@@ -252,7 +251,7 @@ def _save_others(part: Path, layout: CheckpointLayout, words: TransformersTokeni
     middle = "XL" if layout.family == SDXL else ""
     pipeline = f"StableDiffusion{middle}{'Inpaint' if layout.is_inpainting else ''}Pipeline"
     index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **parts, **more}
-    (part / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (part / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_tokenizer(words: TransformersTokenizer, text: TextEncoderLayout, folder: Path) -> str:

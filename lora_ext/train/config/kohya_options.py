@@ -7,10 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from ...errors import TrainError, did_you_mean
-from .other_trainers_options import OTHER_IGNORED_OPTIONS, OTHER_UNSUPPORTED_OPTIONS
+from .other_trainers_options import NO_UPLOAD, OTHER_IGNORED_OPTIONS, OTHER_UNSUPPORTED_OPTIONS
 
 _ACCELERATE = "it is a setting of accelerate, which is not used"
-_HUGGING_FACE = "results are saved in output_dir only; upload them yourself"
 _DEEPSPEED = "DeepSpeed is not used"
 _START = "use resume, which continues at the saved step"
 _HALF = "the LoRA is trained in float32; use mixed_precision fp16 or bf16"
@@ -45,7 +44,7 @@ IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
 
 UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "async_upload": _HUGGING_FACE,
+        "async_upload": NO_UPLOAD,
         "cpu_offload_checkpointing": "use gradient_checkpointing",
         "dataset_class": "it would run code from a file; use dataset_config",
         "debug_dataset": "training lists the folders and pictures that it found before the first step",
@@ -57,11 +56,11 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "full_bf16": _HALF,
         "full_fp16": _HALF,
         "fused_backward_pass": "use gradient_accumulation_steps or gradient_checkpointing to save memory",
-        "huggingface_path_in_repo": _HUGGING_FACE,
-        "huggingface_repo_id": _HUGGING_FACE,
-        "huggingface_repo_type": _HUGGING_FACE,
-        "huggingface_repo_visibility": _HUGGING_FACE,
-        "huggingface_token": _HUGGING_FACE,
+        "huggingface_path_in_repo": NO_UPLOAD,
+        "huggingface_repo_id": NO_UPLOAD,
+        "huggingface_repo_type": NO_UPLOAD,
+        "huggingface_repo_visibility": NO_UPLOAD,
+        "huggingface_token": NO_UPLOAD,
         "initial_epoch": _START,
         "initial_step": _START,
         "log_tracker_config": "use log_with, log_tracker_name and log_prefix",
@@ -76,7 +75,7 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "resume_from_huggingface": "download the state and give its folder as resume",
         "save_model_as": "results are .safetensors files, which cannot run code when they are loaded",
         "save_n_epoch_ratio": "use save_every_n_epochs",
-        "save_state_to_huggingface": _HUGGING_FACE,
+        "save_state_to_huggingface": NO_UPLOAD,
         "skip_until_initial_step": _START,
         "stop_text_encoder_training": "the text encoder is trained to the end, or not with network_train_unet_only",
         "train_inpainting": "inpainting models are not trained",

@@ -93,7 +93,7 @@ OTHER_IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """Option that is accepted and does nothing here → why."""
 
-_HUB = "results are saved in output_dir only; upload them yourself"
+NO_UPLOAD = "results are saved in output_dir only; upload them yourself"
 _DROPOUT = "dropout acts elsewhere here: on the values between the factors; use network_dropout"
 _CLASSES = "layers are chosen by network_targets, network_include and network_exclude"
 OTHER_UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
@@ -106,8 +106,8 @@ OTHER_UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "do_edm_style_training": "EDM models are not trained",
         "enable_npu_flash_attention": "use sdpa",
         "extra_args": "give each of them as an option",
-        "hub_model_id": _HUB,
-        "hub_token": _HUB,
+        "hub_model_id": NO_UPLOAD,
+        "hub_token": NO_UPLOAD,
         "lora_clip_target_modules": _CLASSES,
         "lora_dropout": _DROPOUT,
         "lora_dropout_p": _DROPOUT,
@@ -117,7 +117,7 @@ OTHER_UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "placeholder_token_at_data": "write the token of token_string into the captions",
         "pretrained_vae_model_name_or_path": "the checkpoint's own VAE is used; put the other one into the checkpoint",
         "pretrained_vae_name_or_path": "the checkpoint's own VAE is used; put the other one into the checkpoint",
-        "push_to_hub": _HUB,
+        "push_to_hub": NO_UPLOAD,
         "revision": f"{_LOCAL}; download that revision and give its folder",
         "scale_lr": "multiply learning_rate by train_batch_size and gradient_accumulation_steps yourself",
         "text_encoder_use_attention_mask": "such models (DeepFloyd IF) are not trained",
