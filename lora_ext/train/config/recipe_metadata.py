@@ -18,7 +18,7 @@ from .layer_choice import has_conv3x3_modules
 from .network_modules import ARGUMENT_NAMES, UNUSED_ARGUMENTS, name_network
 from .optimizers import OPTIMIZERS
 from .recipe import Recipe, recipe_options
-from .recipe_io import parse_recipe_option, settings_from_recipe
+from .recipe_io import parse_recipe_option, recipe_option_type, settings_from_recipe
 
 _ALWAYS_RECORDED = frozenset(
     """learning_rate text_encoder_lr unet_lr gradient_checkpointing gradient_accumulation_steps max_train_steps
@@ -184,7 +184,8 @@ def _noted_settings(metadata: Mapping[str, str], warnings: list[str]) -> Iterato
             yield "resolution", re.findall(r"\d+", value) or None, note
         elif note.startswith("ss_") and not _NO_SETTINGS.fullmatch(note):
             option = _OPTIONS_BY_ENTRY.get(note, note.removeprefix("ss_"))
-            yield option, _split_outside_brackets(value) if option == "lr_scheduler_args" else value, note
+            is_list = option in recipe_options() and recipe_option_type(option)[0] == "strs"
+            yield option, _split_outside_brackets(value) if is_list else value, note
     yield from _network(metadata, warnings)
     optimizer = re.fullmatch(r"([\w.]+)(?:\((.{0,2000})\))?", metadata.get("ss_optimizer", ""), flags=re.DOTALL)
     if optimizer and (ours := _optimizer(optimizer[1])):
