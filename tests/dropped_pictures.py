@@ -34,3 +34,15 @@ def photo(number: int) -> bytes:
 def send(page: Any, files: Sequence[tuple[str, bytes]], kind: str = "drop") -> None:
     """Drops files onto the page's place for them, or pastes them."""
     page.evaluate(_SEND, [[[name, base64.b64encode(content).decode()] for name, content in files], kind])
+
+
+def fill_in_an_object(page: Any, panel: Any, *, repeats: int) -> None:
+    """Start here as a person fills it in: an object called mycat, four pictures, and a run that is short."""
+    panel.get_by_role("radio", name="Object").click()
+    panel.get_by_label("Name", exact=True).fill("mycat")
+    send(page, [(f"p{number}.png", photo(number)) for number in range(4)])
+    panel.get_by_text("4 pictures added").wait_for()
+    panel.get_by_text("4 pictures × 25 repeats × 10 epochs = 1000 samples; 1000 suit an object").first.wait_for()
+    panel.get_by_text("All settings, and why").click()
+    panel.get_by_label("epochs", exact=True).fill("2")  # the test has no time for more
+    panel.get_by_label("dataset repeats").fill(str(repeats))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from dropped_pictures import photo, send
+from dropped_pictures import fill_in_an_object, photo, send
 from program import Server
 from steps import LONG, go
 
@@ -37,14 +37,7 @@ def panel(page: Any, server: Server) -> Iterator[Any]:
 @pytest.mark.long
 def test_from_pictures_to_a_tag_in_the_prompt(page: Any, panel: Any, server: Server) -> None:
     page.evaluate(COUNT_CLICKS)
-    panel.get_by_role("radio", name="Object").click()
-    panel.get_by_label("Name", exact=True).fill("mycat")
-    send(page, [(f"p{number}.png", photo(number)) for number in range(4)])
-    panel.get_by_text("4 pictures added").wait_for()
-    panel.get_by_text("4 pictures × 25 repeats × 10 epochs = 1000 samples; 1000 suit an object").first.wait_for()
-    panel.get_by_text("All settings, and why").click()
-    panel.get_by_label("epochs", exact=True).fill("2")  # the test has no time for more
-    panel.get_by_label("dataset repeats").fill("1")
+    fill_in_an_object(page, panel, repeats=1)
     assert panel.get_by_text("as you set it").count() == 2
     panel.get_by_role("button", name="Train", exact=True).click()
     panel.get_by_text("sheet.png").wait_for(timeout=LONG)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dropped_pictures import photo, send
+from dropped_pictures import fill_in_an_object
 from server import WebUI
 from tab_page import LONG, prompt_of
 from test_training import file_of
@@ -20,14 +20,7 @@ def test_from_dropped_pictures_to_a_tag_in_the_prompt(embedded_model: WebUI, pag
     page.click("#lx-tab-start")
     panel = page.locator("#lx-panel-start")
     panel.get_by_text("The model that is loaded in the web UI is trained.").wait_for()
-    panel.get_by_role("radio", name="Object").click()
-    panel.get_by_label("Name", exact=True).fill("mycat")
-    send(page, [(f"p{number}.png", photo(number)) for number in range(4)])
-    panel.get_by_text("4 pictures added").wait_for()
-    panel.get_by_text("4 pictures × 25 repeats × 10 epochs = 1000 samples; 1000 suit an object").first.wait_for()
-    panel.get_by_text("All settings, and why").click()
-    panel.get_by_label("epochs", exact=True).fill("2")  # the test has no time for more
-    panel.get_by_label("dataset repeats").fill("2")
+    fill_in_an_object(page, panel, repeats=2)
     panel.get_by_role("button", name="Train", exact=True).click()
     panel.get_by_text("sheet.png").wait_for(timeout=LONG)
     panel.locator(".lx-sheet td button").last.click()  # so few steps teach nothing, so that none is suggested
