@@ -52,8 +52,8 @@ export class UndoHistory {
 const isTyping = (element) =>
     element instanceof HTMLTextAreaElement || (element instanceof HTMLInputElement && element.type !== "range");
 
-/** @param {KeyboardEvent} event @returns {"undo" | "redo" | null} */
-function asked({ ctrlKey, metaKey, altKey, shiftKey, key }) {
+/** What a key asks for. @param {KeyboardEvent} event @returns {"undo" | "redo" | null} */
+export function undoKey({ ctrlKey, metaKey, altKey, shiftKey, key }) {
     if (!(ctrlKey || metaKey) || altKey) return null;
     if (key.toLowerCase() === "z") return shiftKey ? "redo" : "undo";
     return key.toLowerCase() === "y" && !shiftKey ? "redo" : null;
@@ -81,7 +81,7 @@ export function undoable(place, restore) {
     };
     show();
     place.addEventListener("keydown", (event) => {
-        const way = isTyping(event.target) ? null : asked(event);
+        const way = isTyping(event.target) ? null : undoKey(event);
         if (!way) return;
         event.preventDefault();
         go(way);

@@ -8,6 +8,7 @@ import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, note, buttonRow } from "../controls/basic.mjs";
+import { undoKey } from "../controls/undo.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { showFile } from "../library/file_details.mjs";
@@ -174,7 +175,7 @@ function listenToKeys(main, selection, bar) {
         const control = event.ctrlKey || event.metaKey;
         if (isTyping) return;
         if (control && event.key === "a" && selection.isOn) bar.all();
-        else if (control && event.key === "z" && bar.canUndo()) bar.undo();
+        else if (undoKey(event) === "undo" && bar.canUndo()) bar.undo();
         else if (event.key === "Escape" && selection.isOn) selection.switch(false);
         else return;
         event.preventDefault();
