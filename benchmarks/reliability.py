@@ -3,7 +3,7 @@
     python benchmarks/reliability.py [--reports FOLDER] [--parts faults soak fuzz] [--inputs 1000000] [--page FILE]
 
 Each part takes ten minutes to an hour. Its report is kept in the folder (PART.xml, or several that begin so; fuzz.txt);
-a part that has one there is not run again.
+a part that has one there is not run again. The section of a part that is not named stays as it is on the page.
 """
 
 from __future__ import annotations
@@ -75,25 +75,34 @@ def fuzz_rows(reports: Sequence[Path]) -> Iterator[Row]:
             yield Row(name.strip(), f"{inputs} inputs, {refused} refused, slowest {slowest} ms", "yes")
         elif line.startswith("    "):
             yield Row(line.strip().replace("|", "\\|")[:120], "", "no")
+        elif total := re.match(r"seed \d+: (.+), (\d+) finds$", line):
+            yield Row("all in one run", total[1], "yes" if total[2] == "0" else "no")
 
 
-def page(reports: dict[str, list[Path]]) -> str:
-    """The page, in Markdown."""
+def sections(page: str) -> dict[str, str]:
+    """Part → its section of a page that was written before."""
+    found = {section.partition("\n")[0]: section.strip() for section in page.split("\n## ")[1:]}
+    return {part: f"## {found[heading]}" for part, (heading, _) in PARTS.items() if heading in found}
+
+
+def section(part: str, files: Sequence[Path]) -> str:
+    """The section of a part, in Markdown."""
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    lines = [
-        "# Reliability",
-        "",
-        "What was tried to break this program, how often, and what held. Made by `python benchmarks/reliability.py`; "
-        "nothing here is typed by hand.",
-    ]
-    for part, files in reports.items():
-        heading, text = PARTS[part]
-        date = datetime.date.fromtimestamp(max(file.stat().st_mtime for file in files))
-        lines += ["", f"## {heading}", "", f"{text}. {date}, {machine}, torch {torch.__version__}.", ""]
-        lines += ["| tried | numbers | held |", "| --- | --- | --- |"]
-        rows = fuzz_rows(files) if part == "fuzz" else test_rows(files)
-        lines += [f"| {row.tried} | {row.numbers} | {row.held} |" for row in rows]
-    return "\n".join(lines) + "\n"
+    heading, text = PARTS[part]
+    date = datetime.date.fromtimestamp(max(file.stat().st_mtime for file in files))
+    lines = [f"## {heading}", "", f"{text}. {date}, {machine}, torch {torch.__version__}.", ""]
+    lines += ["| tried | numbers | held |", "| --- | --- | --- |"]
+    rows = fuzz_rows(files) if part == "fuzz" else test_rows(files)
+    return "\n".join([*lines, *(f"| {row.tried} | {row.numbers} | {row.held} |" for row in rows)])
+
+
+def page(parts: dict[str, str]) -> str:
+    """The page of these sections, in the order of `PARTS`."""
+    head = (
+        "# Reliability\n\nWhat was tried to break this program, how often, and what held. Made by "
+        "`python benchmarks/reliability.py`; nothing here is typed by hand."
+    )
+    return "\n\n".join([head, *(parts[part] for part in PARTS if part in parts)]) + "\n"
 
 
 def main() -> int:
@@ -104,12 +113,12 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "RELIABILITY.md")
     args = parser.parse_args()
     args.reports.mkdir(parents=True, exist_ok=True)
-    reports = {}
+    parts = sections(args.page.read_text(encoding="utf-8")) if args.page.exists() else {}
     for part in args.parts:
         if not list(args.reports.glob(f"{part}*")):
             run_part(part, args.reports / (f"{part}.txt" if part == "fuzz" else f"{part}.xml"), args.inputs)
-        reports[part] = sorted(args.reports.glob(f"{part}*"))
-    args.page.write_text(page(reports), encoding="utf-8")
+        parts[part] = section(part, sorted(args.reports.glob(f"{part}*")))
+    args.page.write_text(page(parts), encoding="utf-8")
     return 0
 
 
