@@ -8,6 +8,7 @@ change are missing. Programs in folders are imported from there, with stand-ins 
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import types
@@ -360,8 +361,10 @@ class ComfyUI(Patches):
 
     def load(self) -> tuple[types.ModuleType, Callable[[list[tuple[object, ...]], Tensor, str], Tensor]]:
         """See `Patches.load`."""
+        assert self.folder is not None
         sys.path.insert(0, str(self.folder))
-        classes = {name: type(name, (), {}) for name in _COMFY_MODELS}
+        text = (self.folder / "comfy" / "lora.py").read_text(encoding="utf-8")
+        classes = {name: type(name, (), {}) for name in re.findall(r"comfy\.model_base\.(\w+)", text)}
         with stand_ins("comfy.model_management", "comfy.model_base", cast_to_device=_cast, **classes):
             lora = importlib.import_module("comfy.lora")
             importlib.import_module("comfy.lora_convert")
@@ -395,10 +398,6 @@ class Forge(Patches):
             keys = importlib.import_module("packages_3rdparty.comfyui_lora_collection.lora")
         sys.path.pop(0)
         return keys, patcher.merge_lora_to_weight
-
-
-_COMFY_MODELS = """StableCascade_C SD3 AuraFlow PixArt HunyuanDiT Flux GenmoMochi HunyuanVideo HiDream ACEStep QwenImage
-    Lumina2 Kandinsky5 HunyuanImage21 Omnigen2 Chroma WAN21 CosmosVideo Anima LTXV LTXAV""".split()
 
 
 def _cast(tensor: Tensor, device: torch.device, dtype: torch.dtype, copy: bool = False) -> Tensor:
