@@ -197,6 +197,8 @@ def call_start(call: Caller) -> None:
     call("POST", "/teach/pictures", json={"upload": upload, "files": list(files), "name": "cat"})
     tagged = call("POST", "/dataset/tag", json={"dataset": "cat", "tag": "outdoors"})
     call("POST", "/dataset/undo", json={"change": tagged["undo"]})
+    call("PUT", "/dataset/edit", json={"dataset": "cat", "picture": "d.png", "crop": [0, 0, 32, 64]})
+    call("GET", "/dataset/edit", params={"dataset": "cat", "picture": "d.png"})
     call("DELETE", "/dataset/picture", params={"dataset": "cat", "picture": "d.png"})
     call("PUT", "/train/presets", json={"name": "faces", "settings": {"network_dim": 16, "output_name": "cat"}})
     call("GET", "/train/presets")

@@ -192,7 +192,7 @@ export interface DatasetAnswer {
 export interface DatasetPicture {
     /** Its path below the dataset. */
     name: string;
-    /** Width and height in pixels. */
+    /** Width and height in pixels, of the part that is trained. */
     size: number[];
     /** Width×height that it is trained at. */
     bucket: string;
@@ -204,8 +204,12 @@ export interface DatasetPicture {
     captioned: boolean;
     /** How often an epoch shows it. */
     repeats: number;
-    /** When it was changed, in seconds since 1970. */
+    /** A number that changes with it, its crop and its mask. */
     time: number;
+    /** Whether a part of it is trained. */
+    cropped: boolean;
+    /** Whether a painted mask leaves something out. */
+    masked: boolean;
 }
 
 /** What describing the pictures of a dataset did. */
@@ -693,6 +697,16 @@ export interface PastSheets {
     sheets: PastSheet[];
 }
 
+/** What is trained of a picture. */
+export interface PictureEditAnswer {
+    /** Width and height of the whole picture. */
+    size: number[];
+    /** Left, top, width and height of the part that is trained; None for all of it. */
+    crop: number[] | null;
+    /** A PNG as base64 over the whole picture, whose white is learned; "" for all of it. */
+    mask: string;
+}
+
 /** What is known of a run before it starts. */
 export interface PreflightDetails {
     /** The folders. */
@@ -903,6 +917,12 @@ export interface RunRecord {
 /** A picture's caption as it was written. */
 export interface SavedCaption {
     caption: string;
+}
+
+/** A crop and mask that were saved. */
+export interface SavedPictureEdit {
+    /** The change's number, by which it is undone; None where nothing changed. */
+    undo: number | null;
 }
 
 /** A file's new picture. */
@@ -1274,6 +1294,7 @@ export interface Answers {
     "GET /compare/history": PastSheets;
     "GET /compare/{folder}": SheetDetails;
     "GET /dataset": DatasetAnswer;
+    "GET /dataset/edit": PictureEditAnswer;
     "GET /inspect": LoraFileDetails;
     "GET /jobs": JobList;
     "GET /jobs/{job}": JobAnswer;
@@ -1334,6 +1355,7 @@ export interface Answers {
     "POST /train/sample": RequestedSamples;
     "POST /train/{name}/compare": JobSummary;
     "PUT /dataset/caption": SavedCaption;
+    "PUT /dataset/edit": SavedPictureEdit;
     "PUT /library/marks": MarkedFiles;
     "PUT /library/notes": LoraFileDetails;
     "PUT /masks": MaskNames;

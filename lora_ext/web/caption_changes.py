@@ -1,4 +1,4 @@
-"""Changes of all captions of a data set at once: find and replace, a tag for all; each can be undone."""
+"""Changes of all captions of a data set at once, and of a picture's crop and mask; each can be undone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ReplacedCaptions:
 
 @dataclass(frozen=True)
 class _ChangedFile:
-    """A caption file's bytes before and after a change; None: there was no file."""
+    """A file's bytes before and after a change; None: there was no file."""
 
     path: Path
     before: bytes | None
@@ -134,6 +134,25 @@ class CaptionChanges:
             examples += [(caption, changed)] * (len(examples) < _EXAMPLES)
         return ReplacedCaptions(count, examples, skipped, self._keep(written))
 
+    def save_beside(self, path: Path, data: bytes | None) -> int | None:
+        """Writes a file beside a picture, or removes it.
+
+        Args:
+            path: The file.
+            data: Its bytes; None removes it.
+
+        Returns:
+            The change's number; None where nothing changed.
+
+        Raises:
+            FileError: It cannot be written, or a link leads to it.
+        """
+        before = _bytes_of(path)
+        if before == data:
+            return None
+        self._write(path, data)
+        return self._keep([_ChangedFile(path, before, data)])
+
     def undo(self, number: int) -> ReplacedCaptions:
         """Takes a change back, byte for byte. What was changed since stays, and is named.
 
@@ -162,17 +181,24 @@ class CaptionChanges:
         return ReplacedCaptions(len(written), [], skipped, self._keep(written))
 
     def _take_back(self, file: _ChangedFile) -> None:
-        check_not_linked(file.path.parent, containing_folder(self._app_state.folders.datasets, file.path))
         try:
             if _bytes_of(file.path) != file.after:
-                raise FileError(f"{file.path}: the caption was changed since and stays")
-            if file.before is None:
-                file.path.unlink()
-                return
+                raise FileError(f"{file.path}: it was changed since and stays")
         except OSError as error:
             raise FileError(f"{file.path}: {error.strerror}") from error
-        with replacing_file(file.path, overwrite=True) as part:
-            part.write_bytes(file.before)
+        self._write(file.path, file.before)
+
+    def _write(self, path: Path, data: bytes | None) -> None:
+        """Writes a file of a data set, or removes it. Raises FileError, also at a link."""
+        check_not_linked(path.parent, containing_folder(self._app_state.folders.datasets, path))
+        if data is None:
+            try:
+                path.unlink()
+            except OSError as error:
+                raise FileError(f"{path}: {error.strerror}") from error
+            return
+        with replacing_file(path, overwrite=True) as part:
+            part.write_bytes(data)
 
     def _keep(self, files: list[_ChangedFile]) -> int | None:
         if not files:

@@ -21,11 +21,12 @@ from ..train.data.captioning import ImageCaptioner, caption_folder
 from ..train.data.captions import caption_files
 from ..train.data.dataset_scan import DatasetImage, DatasetScan, scan_dataset
 from ..train.data.image_files import is_image_file, load_training_image
+from ..train.data.picture_edit import crop_image, cropped_size, load_mask, load_picture_edit, picture_edit_path
 from .app_state import AppState
 from .user_paths import containing_folder, find_user_path, split_user_path
 
 _LONGEST = 20_000
-_THUMB = 256
+_THUMB, _SCREEN = 256, 1280
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ class DatasetPicture:
 
     Attributes:
         name: Its path below the dataset.
-        size: Width and height in pixels.
+        size: Width and height in pixels, of the part that is trained.
         bucket: Width×height that it is trained at.
         caption: Its caption; "" without one.
         concept: The concept that its folder's name gives.
         captioned: Whether it has a caption of its own.
         repeats: How often an epoch shows it.
-        time: When it was changed, in seconds since 1970.
+        time: A number that changes with it, its crop and its mask.
+        cropped: Whether a part of it is trained.
+        masked: Whether a painted mask leaves something out.
     """
 
     name: str
@@ -51,6 +54,8 @@ class DatasetPicture:
     captioned: bool
     repeats: int
     time: float
+    cropped: bool
+    masked: bool
 
 
 @dataclass(frozen=True)
@@ -158,14 +163,37 @@ def _row(picture: DatasetImage, found: DatasetScan, folder: Path) -> DatasetPict
         concept=found.subsets[picture.subset].concept,
         captioned=picture.has_caption,
         repeats=found.subsets[picture.subset].repeats,
-        time=picture.path.stat().st_mtime,
+        time=_changed(picture.path),
+        cropped=picture.crop is not None,
+        masked=picture.mask == picture_edit_path(picture.path),
     )
 
 
+def _changed(picture: Path) -> float:
+    """When a picture, or its crop and mask, was changed. An edit that was removed makes it another time, too."""
+    edit = picture_edit_path(picture)
+    return picture.stat().st_mtime + (edit.stat().st_mtime if edit.is_file() else 0)
+
+
 def dataset_thumbnail(app_state: AppState, dataset: str, name: str) -> bytes:
-    """A small JPEG of a picture. Raises FileError, TrainError."""
-    image = load_training_image(dataset_image_path(app_state, dataset, name)).rgb
-    image.thumbnail((_THUMB, _THUMB), Image.Resampling.LANCZOS)
+    """A small JPEG of what is trained of a picture; what a mask leaves out is dark. Raises FileError, TrainError."""
+    path = dataset_image_path(app_state, dataset, name)
+    image = load_training_image(path).rgb
+    edit, _ = load_picture_edit(path)
+    cropped_size(path, edit.crop, image.size)
+    if edit.mask is not None:
+        shown = load_mask(picture_edit_path(path), image.size).point(lambda white: 64 + white * 3 // 4)
+        image = Image.composite(image, Image.new("RGB", image.size), shown)
+    return _small_jpeg(crop_image(image, edit.crop), _THUMB)
+
+
+def whole_picture(app_state: AppState, dataset: str, name: str) -> bytes:
+    """A JPEG of a whole picture, at most as large as a screen. Raises FileError, TrainError."""
+    return _small_jpeg(load_training_image(dataset_image_path(app_state, dataset, name)).rgb, _SCREEN)
+
+
+def _small_jpeg(image: Image.Image, side: int) -> bytes:
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, format="JPEG", quality=85)
     return out.getvalue()

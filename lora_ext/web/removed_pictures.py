@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import FileError
 from ..file.saving import check_not_linked
 from ..train.data.captions import CAPTION_EXTENSIONS
+from ..train.data.picture_edit import picture_edit_path
 from .app_state import AppState
 from .dataset_browser import dataset_image_path
 from .user_paths import containing_folder, create_user_folder
@@ -18,7 +19,7 @@ REMOVED_FOLDER = "removed"
 
 
 def remove_picture(app_state: AppState, dataset: str, name: str) -> str:
-    """Moves a picture and its captions out of a data set.
+    """Moves a picture with its captions, crop and mask out of a data set.
 
     Args:
         app_state: Has the folders.
@@ -44,6 +45,9 @@ def remove_picture(app_state: AppState, dataset: str, name: str) -> str:
             caption = picture.with_suffix(suffix)
             if caption.is_file() and not caption.is_symlink():
                 shutil.move(caption, place / f"{stem}{suffix}")
+        edit = picture_edit_path(picture)
+        if edit.is_file() and not edit.is_symlink():
+            shutil.move(edit, picture_edit_path(place / f"{stem}{picture.suffix}"))
         shutil.move(picture, place / f"{stem}{picture.suffix}")
     except OSError as error:
         raise FileError(f"{picture.name} cannot be moved: {error.strerror or error}") from error
@@ -52,5 +56,5 @@ def remove_picture(app_state: AppState, dataset: str, name: str) -> str:
 
 def _free_stem(place: Path, picture: Path) -> str:
     names = itertools.chain([picture.stem], (f"{picture.stem}-{number}" for number in itertools.count(2)))
-    endings = (picture.suffix, *CAPTION_EXTENSIONS)
+    endings = (picture.suffix, picture_edit_path(Path(picture.suffix)).name, *CAPTION_EXTENSIONS)
     return next(stem for stem in names if not any((place / f"{stem}{ending}").exists() for ending in endings))

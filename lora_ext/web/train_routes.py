@@ -14,6 +14,7 @@ from ..train.config.recipe_metadata import settings_from_lora_file
 from . import dataset_browser
 from .app_state import AppState
 from .caption_changes import CaptionChanges, ReplacedCaptions
+from .picture_edit_routes import register_picture_edit_routes
 from .routing import RequestBody
 from .sheets import SheetService
 from .training_answers import (
@@ -83,7 +84,7 @@ class AddedTagRequest(RequestBody):
 
 
 class UndoRequest(RequestBody):
-    """A change of all captions, by the number that its answer gave as `undo`."""
+    """A change of all captions, or of a picture's crop and mask, by the number that its answer gave as `undo`."""
 
     change: int = Field(ge=1)
 
@@ -93,6 +94,7 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     sheets = SheetService(app_state)
     runs = sheets.runs
     captions = CaptionChanges(app_state)
+    register_picture_edit_routes(api, app_state, captions)
 
     @api.get("/train/form")
     def form() -> TrainForm:
@@ -209,5 +211,5 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
 
     @api.post("/dataset/undo")
     def undo(options: UndoRequest) -> ReplacedCaptions:
-        """Takes a change of all captions back; undoing what this answers does it again."""
+        """Takes a change of all captions, or of a crop and mask, back; undoing what this answers does it again."""
         return captions.undo(options.change)

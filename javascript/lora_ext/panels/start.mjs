@@ -14,6 +14,7 @@ import { errorLine, stepCard } from "../start/steps.mjs";
 import { subjectCard } from "../start/subject_card.mjs";
 import { SuggestedSettings } from "../start/suggested_settings.mjs";
 import { captionReport } from "../train/caption_editor.mjs";
+import { trainingAspect } from "../train/crop_box.mjs";
 
 /** @typedef {import("../api_types").TrainForm} TrainForm */
 /** @typedef {import("../start/subject_card.mjs").Subject & { dataset: string }} Stored */
@@ -32,12 +33,14 @@ function entries(form) {
         ...form,
         chosen: last.dataset,
         newName: () => subject.get().name || subject.get().kind || "pictures",
+        aspect: () => trainingAspect(settings.resolution),
         describe: (request) => captions.run("/dataset/describe", request),
         onchange: () => {
             remember();
             settings.renew();
         },
     });
+    /** @type {SuggestedSettings} */
     const settings = new SuggestedSettings(form, () => {
         const { kind, name, trigger, checkpoint } = subject.get();
         const { dataset, count } = pictures;

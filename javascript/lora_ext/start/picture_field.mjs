@@ -5,7 +5,9 @@ import { messageOf, showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { field, note, select, stack, summary } from "../controls/basic.mjs";
 import { describePictures } from "../train/caption_editor.mjs";
+import { pictureUndo } from "../train/caption_undo.mjs";
 import { pictureGrid } from "../train/dataset_browser.mjs";
+import { editablePicture } from "../train/picture_editor.mjs";
 import { tagOfAll } from "../train/tag_of_all.mjs";
 import { dropZone, takePasted } from "./drop_zone.mjs";
 import { uploadPictures } from "./picture_upload.mjs";
@@ -20,6 +22,7 @@ import { uploadBar, uploadReport } from "./upload_report.mjs";
  * @property {string} chosen the folder of before
  * @property {() => string} newName what a new folder is called
  * @property {import("../train/dataset_browser.mjs").Describe} describe starts a job that writes captions
+ * @property {() => number} aspect width by height of the training
  * @property {() => void} onchange called when there are other pictures or captions
  */
 
@@ -30,16 +33,29 @@ const MOST_SHOWN = 24;
  * @param {string} dataset
  * @param {Dataset} content
  * @param {(picture: string) => void} remove
+ * @param {number} aspect width by height of the training
+ * @param {() => unknown} onchange called when a crop or a mask was changed
  */
-function thumbnails(dataset, { pictures }, remove) {
+function thumbnails(dataset, { pictures }, remove, aspect, onchange) {
     const shown = pictures.slice(0, MOST_SHOWN).map(({ name, time }) => {
         const src = apiUrl("/dataset/thumbnail", { dataset, picture: name, v: time });
         const label = t("Take {0} out", name);
+        const image = h("img", { src, alt: name, loading: "lazy" });
         return h(
             "div",
             { class: "lx-taken" },
-            h("img", { src, alt: name, title: name, loading: "lazy" }),
-            h("button", { type: "button", title: label, "aria-label": label, onclick: () => remove(name) }, "×"),
+            editablePicture({ dataset, picture: name }, image, aspect, onchange),
+            h(
+                "button",
+                {
+                    type: "button",
+                    class: "lx-take-out",
+                    title: label,
+                    "aria-label": label,
+                    onclick: () => remove(name),
+                },
+                "×",
+            ),
         );
     });
     const more = pictures.length - shown.length;
@@ -53,13 +69,14 @@ function thumbnails(dataset, { pictures }, remove) {
  * @param {string[]} captioners
  * @param {import("../train/dataset_browser.mjs").Describe} describe
  * @param {() => void} onchange
+ * @param {number} aspect width by height of the training
  */
-function captionBox(name, dataset, captioners, describe, onchange) {
+function captionBox(name, dataset, captioners, describe, onchange, aspect) {
     const body = stack();
     const box = h("details", { class: "lx-captions" }, summary(t("Captions (optional)")), body);
     box.addEventListener("toggle", () => {
         if (!box.open || body.childNodes.length) return;
-        const grid = pictureGrid(name, dataset);
+        const grid = pictureGrid(name, dataset, aspect, onchange);
         setChildren(
             body,
             note(t("A caption says what is in the picture besides what is taught: place, clothes, light.")),
@@ -125,9 +142,14 @@ export class PictureField {
             await this.options.describe(request);
             await this.refresh();
         };
-        const { captioners } = this.options;
+        const { captioners, aspect } = this.options;
         const parts = dataset
-            ? [thumbnails(name, dataset, this.remove), captionBox(name, dataset, captioners, describe, this.refresh)]
+            ? [
+                  thumbnails(name, dataset, this.remove, aspect(), this.refresh),
+                  note(t("Click a picture to crop it, or to paint over what is not to be learned.")),
+                  pictureUndo(name, this.refresh),
+                  captionBox(name, dataset, captioners, describe, this.refresh, aspect()),
+              ]
             : null;
         setChildren(this.shown, parts);
         this.options.onchange();

@@ -56,6 +56,11 @@ export class SuggestedSettings {
         this.asked = asked;
     }
 
+    /** The training's resolution as it is set; nothing before it is known. */
+    get resolution() {
+        return this.controls.resolution?.raw();
+    }
+
     /** Asks again, also for what was asked before: pictures or captions have changed. */
     renew() {
         this.known = "";

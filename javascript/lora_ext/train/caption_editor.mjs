@@ -18,6 +18,7 @@ import {
     textInput,
 } from "../controls/basic.mjs";
 import { captionsChanged } from "./caption_undo.mjs";
+import { editablePicture } from "./picture_editor.mjs";
 
 /** @typedef {import("../api_types").DatasetPicture} DatasetPicture */
 /** @typedef {{ dataset: string, captioner: string, overwrite: boolean }} DescribeRequest */
@@ -153,15 +154,19 @@ function captionDraft(picture, caption) {
  * A picture with its caption.
  * @param {string} dataset
  * @param {DatasetPicture} picture
+ * @param {number} aspect width by height of the training
+ * @param {() => unknown} onchange called when its crop or mask was changed
  */
-export function captionedPicture(dataset, { name, caption, concept, bucket, repeats, time }) {
+export function captionedPicture(dataset, picture, aspect, onchange) {
+    const { name, caption, concept, bucket, repeats, time } = picture;
     const draft = captionDraft(`${dataset}/${name}`, caption);
     const box = textArea(3, draft.text, {
         placeholder: concept ? t("no caption; from the folder name: {0}", concept) : t("no caption"),
         "aria-label": t("Caption of {0}", name),
         title: t("Saved when you leave the field"),
     });
-    const state = h("small", {}, draft.text === caption ? `${bucket} · ×${repeats}` : t("not saved yet"));
+    const about = [bucket, `×${repeats}`, picture.cropped && t("cropped"), picture.masked && t("masked")];
+    const state = h("small", {}, draft.text === caption ? about.filter(Boolean).join(" · ") : t("not saved yet"));
     let saved = caption;
     box.addEventListener("input", () => draft.keep(box.value, saved));
     // A draft of before the reload is saved too when the field is left, although nothing was typed since then.
@@ -180,7 +185,7 @@ export function captionedPicture(dataset, { name, caption, concept, bucket, repe
     return h(
         "div",
         { class: "lx-picture" },
-        h("img", { loading: "lazy", alt: name, title: name, src }),
+        editablePicture({ dataset, picture: name }, h("img", { loading: "lazy", alt: name, src }), aspect, onchange),
         h("div", {}, box, state),
     );
 }

@@ -1,16 +1,25 @@
-// A button that takes the last change of all captions back, and then does it again.
+// A button that takes the last change of all captions, or of a crop and mask, back, and then does it again.
 import { post } from "../core/api.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
-import { button } from "../controls/basic.mjs";
+import { button, buttonRow } from "../controls/basic.mjs";
 
 /** @typedef {import("../api_types").ReplacedCaptions} Replaced */
 
 /**
  * The last change of each data set: the fields are made anew after it.
- * @type {Map<string, { change: number, redo: boolean }>}
+ * @type {Map<string, { change: number, redo: boolean, said: (changed: number) => string }>}
  */
 const last = new Map();
+
+/** @param {number} changed */
+const captionWords = (changed) => t("{0} captions changed", changed);
+
+/** @param {number} changed */
+const pictureWords = (changed) => (changed ? t("Crop and mask changed") : "");
+
+/** Remembers that a crop or a mask was changed. @param {string} dataset @param {number} change */
+export const pictureChanged = (dataset, change) => void last.set(dataset, { change, redo: false, said: pictureWords });
 
 /**
  * Tells what a change of all captions did.
@@ -18,10 +27,11 @@ const last = new Map();
  * @param {Replaced} replaced
  * @param {() => void} onchange called when captions were changed
  * @param {boolean} [redo] whether undoing it does a change again
+ * @param {(changed: number) => string} [said]
  */
-export function captionsChanged(dataset, { changed, skipped, undo }, onchange, redo = false) {
-    toast([t("{0} captions changed", changed), ...skipped].join(" "), skipped.length ? "bad" : "");
-    if (undo) last.set(dataset, { change: undo, redo });
+export function captionsChanged(dataset, { changed, skipped, undo }, onchange, redo = false, said = captionWords) {
+    toast([said(changed), ...skipped].join(" "), skipped.length ? "bad" : "");
+    if (undo) last.set(dataset, { change: undo, redo, said });
     else last.delete(dataset);
     if (changed) onchange();
 }
@@ -34,10 +44,16 @@ export function captionsChanged(dataset, { changed, skipped, undo }, onchange, r
 export function captionUndo(dataset, onchange) {
     const known = last.get(dataset);
     if (!known) return null;
-    const { change, redo } = known;
+    const { change, redo, said } = known;
     const act = showingErrors(async () => {
         last.delete(dataset); // each change is undone once
-        captionsChanged(dataset, await post("/dataset/undo", { change }), onchange, !redo);
+        captionsChanged(dataset, await post("/dataset/undo", { change }), onchange, !redo, said);
     });
-    return button(redo ? t("Redo") : t("Undo"), act, { tip: t("Captions become what they were before") });
+    return button(redo ? t("Redo") : t("Undo"), act, {
+        tip: t("Captions, crops and masks become what they were before"),
+    });
 }
+
+/** The button, where a crop or a mask was changed last. @param {string} dataset @param {() => void} onchange */
+export const pictureUndo = (dataset, onchange) =>
+    last.get(dataset)?.said === pictureWords ? buttonRow(captionUndo(dataset, onchange)) : null;

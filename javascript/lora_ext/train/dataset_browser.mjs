@@ -5,6 +5,7 @@ import { showingErrors } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, facts, field, note, select, summary } from "../controls/basic.mjs";
 import { captionedPicture, describePictures, findAndReplace } from "./caption_editor.mjs";
+import { trainingAspect } from "./crop_box.mjs";
 import { tagOfAll } from "./tag_of_all.mjs";
 
 /** @typedef {import("../api_types").DatasetAnswer} Dataset */
@@ -17,8 +18,10 @@ const PAGE_SIZE = 60;
  * The pictures, a page at a time; those of one size, or all.
  * @param {string} name of the folder
  * @param {Dataset} dataset
+ * @param {number} aspect width by height of the training
+ * @param {() => unknown} onchange called when a crop or a mask was changed
  */
-export function pictureGrid(name, dataset) {
+export function pictureGrid(name, dataset, aspect, onchange) {
     let bucket = "",
         shown = 0;
     const element = h("div", { class: "lx-grid lx-dataset" });
@@ -26,7 +29,7 @@ export function pictureGrid(name, dataset) {
     const addPage = () => {
         const pictures = dataset.pictures.filter((picture) => !bucket || picture.bucket === bucket);
         const next = pictures.slice(shown, shown + PAGE_SIZE);
-        element.append(...next.map((picture) => captionedPicture(name, picture)));
+        element.append(...next.map((picture) => captionedPicture(name, picture, aspect, onchange)));
         shown += next.length;
         more.hidden = shown >= pictures.length;
     };
@@ -79,9 +82,10 @@ function tagList({ tags }, onclick) {
  * @param {Dataset} dataset
  * @param {() => void} refresh
  * @param {HTMLElement | null} describing what lets pictures be described
+ * @param {number} aspect width by height of the training
  */
-function showDataset(place, folder, name, dataset, refresh, describing) {
-    const pictures = pictureGrid(name, dataset);
+function showDataset(place, folder, name, dataset, refresh, describing, aspect) {
+    const pictures = pictureGrid(name, dataset, aspect, refresh);
     const replacing = findAndReplace(name, refresh);
     setChildren(
         place,
@@ -108,7 +112,7 @@ function showDataset(place, folder, name, dataset, refresh, describing) {
 /** @param {HTMLElement} place @param {Describe} describe */
 export function datasetBrowser(place, describe) {
     let calls = 0; // counts them, so that an older answer replaces no newer one
-    let refresh = () => {};
+    let refresh = () => Promise.resolve();
     /** @type {{ name: string, element: HTMLElement | null }} kept while its folder is shown, so that it stays open */
     let describing = { name: "", element: null };
     /** @param {() => View} wanted read here, so that an error in it is shown */
@@ -143,7 +147,7 @@ export function datasetBrowser(place, describe) {
         if (describing.name !== name) {
             describing = { name, element: describePictures(name, captioners, showingErrors(start)) };
         }
-        showDataset(place, folder, name, dataset, refresh, describing.element);
+        showDataset(place, folder, name, dataset, refresh, describing.element, trainingAspect(resolution));
     });
     return show;
 }

@@ -169,7 +169,10 @@ def _loss(r: Recipe) -> Iterator[str]:
     if r.adaptive_noise_scale and not r.noise_offset:
         yield "adaptive_noise_scale changes noise_offset; set noise_offset too"
     if r.masked_loss and not (r.alpha_mask or r.conditioning_data_dir or r.dataset_config):
-        yield "masked_loss needs masks: set alpha_mask, or give their folder as conditioning_data_dir"
+        yield (
+            "masked_loss needs masks: set alpha_mask, or give their folder as conditioning_data_dir; masks that were "
+            "painted over pictures in the tab act without it"
+        )
 
 
 def _learning(r: Recipe) -> Iterator[str]:

@@ -12,7 +12,8 @@ from ...errors import FileError, LoraError, TrainError
 from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress
 from .captions import checked_caption_suffix, load_caption
-from .image_files import UnreadableImage, is_image_file, load_training_image, rejecting_truncated_images
+from .image_files import UnreadableImage, is_image_file, rejecting_truncated_images
+from .picture_edit import load_cropped_image
 from .subset import check_folder
 
 ImageCaptioner = Callable[[Sequence[Image.Image]], Sequence[str]]
@@ -114,7 +115,7 @@ def _describe(
     opened = []
     for path in part:
         try:
-            opened.append((path, load_training_image(path).rgb))
+            opened.append((path, load_cropped_image(path).rgb))
         except UnreadableImage as error:
             done.skipped.append(str(error))
     if not opened:

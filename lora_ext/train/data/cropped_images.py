@@ -13,7 +13,8 @@ from ...errors import TrainError
 from .buckets import PixelSize
 from .dataset_scan import DatasetImage
 from .faces import opencv_face_finder, parse_face_box
-from .image_files import FaceFinder, ImageCrop, apply_crop, choose_crop, load_training_image
+from .image_files import FaceFinder, ImageCrop, PixelBox, apply_crop, choose_crop, load_training_image
+from .picture_edit import crop_image, load_mask
 from .subset import Subset
 
 IMAGE_CACHE_BYTES = 2**30
@@ -43,7 +44,7 @@ class CroppedImageLoader:
             cropped, mask = self._cache.get(image, lambda: self.load_cropped(image, crop))
             return cropped, mask, crop
         whole, mask = self._load_whole(image)
-        face = parse_face_box(image.path) if rules.face_crop else None
+        face = _named_face(image) if rules.face_crop else None
         if rules.face_crop and face is None and self.find_face:
             face = self.find_face(whole)
         crop = choose_crop(image.size, image.bucket_fit, rules, rng, face)
@@ -61,14 +62,26 @@ class CroppedImageLoader:
         return cropped, None if mask is None else apply_crop(mask, crop, bucket, interpolation)
 
     def _load_whole(self, image: DatasetImage) -> ImageAndMask:
-        """The decoded image and its mask, of the same size."""
+        """The part of the decoded image that is trained, and its mask of the same size."""
         opened = load_training_image(image.path)
-        if opened.rgb.size != image.size:
+        rgb = crop_image(opened.rgb, image.crop)
+        outside = image.crop and (
+            image.crop[0] + image.crop[2] > opened.rgb.width or image.crop[1] + image.crop[3] > opened.rgb.height
+        )
+        if rgb.size != image.size or outside:
             raise TrainError(f"{image.path} was changed while training; start the run again")
+        mask = opened.alpha if self.subsets[image.subset].augmentation.alpha_mask else None
         if image.mask is not None:
-            mask = load_training_image(image.mask).rgb.convert("L")
-            return opened.rgb, mask if mask.size == image.size else mask.resize(image.size)
-        return opened.rgb, opened.alpha if self.subsets[image.subset].augmentation.alpha_mask else None
+            mask = load_mask(image.mask, opened.rgb.size)
+        return rgb, None if mask is None else crop_image(mask, image.crop)
+
+
+def _named_face(image: DatasetImage) -> PixelBox | None:
+    """The box of the face that the file's name tells, in the part that is trained."""
+    face = parse_face_box(image.path)
+    if face is None or image.crop is None:
+        return face
+    return face[0] - image.crop[0], face[1] - image.crop[1], face[2], face[3]
 
 
 def default_face_finder(images: Sequence[DatasetImage], subsets: Sequence[Subset]) -> FaceFinder | None:

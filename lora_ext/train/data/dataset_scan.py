@@ -13,7 +13,8 @@ from ...errors import TrainError
 from ...progress import Track, no_progress
 from .buckets import BucketFit, PixelSize, fit_to_bucket
 from .captions import load_caption
-from .image_files import UnreadableImage, check_image_data, is_image_file, rejecting_truncated_images
+from .image_files import PixelBox, UnreadableImage, check_image_data, is_image_file, rejecting_truncated_images
+from .picture_edit import cropped_size, load_picture_edit, picture_edit_path
 from .subset import Subset
 
 SCAN_THREADS = min(8, os.cpu_count() or 1)
@@ -26,12 +27,13 @@ class DatasetImage:
     Attributes:
         path: The file.
         subset: The number of its subset.
-        size: (width, height) in pixels.
+        size: (width, height) in pixels, of the part that is trained.
         bucket_fit: Its bucket, and the size to scale it to.
-        digest: Hash of the bytes of the file and of its mask, so that a changed image is another one.
+        digest: Hash of the bytes of the file and of its crop and mask, so that a changed image is another one.
         caption: All lines of its caption; the folder's concept without one.
         has_caption: Whether it has a caption of its own.
-        mask: The file of its mask.
+        mask: The file of its mask, which is over the whole picture: the one that was painted, else that of the folder.
+        crop: The part that is trained; None for all of it.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class DatasetImage:
     caption: str
     has_caption: bool
     mask: Path | None = None
+    crop: PixelBox | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def scan_dataset(subsets: Sequence[Subset], *, strict: bool = False, track: Trac
 
 def _scan_image(path: Path, index: int, subset: Subset) -> DatasetImage:
     data = _bytes(path)
-    size = check_image_data(path, data)
+    edit, edit_data = load_picture_edit(path)
+    size = cropped_size(path, edit.crop, check_image_data(path, data))
     caption = subset.listed_captions.get(path) if subset.listed_captions else None
     if caption is None:
         try:
@@ -103,8 +107,11 @@ def _scan_image(path: Path, index: int, subset: Subset) -> DatasetImage:
         except TrainError as error:  # one bad caption must not stop the scan of all other images
             raise UnreadableImage(f"{path} is left out: {error}") from None
     digest = hashlib.blake2b(data, digest_size=16)
-    mask = _find_mask(path, subset.masks) if subset.masks else None
-    if mask is not None:
+    digest.update(edit_data)
+    mask = picture_edit_path(path) if edit.mask is not None else None
+    if edit.mask is not None:
+        check_image_data(picture_edit_path(path), edit.mask)
+    elif subset.masks and (mask := _find_mask(path, subset.masks)) is not None:
         check_image_data(mask, mask_data := _bytes(mask))
         digest.update(mask_data)
     return DatasetImage(
@@ -116,6 +123,7 @@ def _scan_image(path: Path, index: int, subset: Subset) -> DatasetImage:
         caption=caption or subset.concept,
         has_caption=bool(caption),
         mask=mask,
+        crop=edit.crop,
     )
 
 

@@ -20,7 +20,8 @@ from ..config.recipe import Recipe
 from .cropped_images import crop_origin
 from .dataset import Dataset, TrainingSample
 from .dataset_scan import DatasetImage, DatasetScan, scan_dataset
-from .image_files import ImageCrop, apply_crop, choose_crop, image_to_pixels, is_image_file, load_training_image
+from .image_files import ImageCrop, apply_crop, choose_crop, image_to_pixels, is_image_file
+from .picture_edit import load_cropped_image
 from .prompt_dataset import BATCHES_PER_EPOCH
 from .sample_order import ImageRepeat, keyed_random_number
 from .subset import Subset, augmentation_rules, bucket_rules, check_folder
@@ -91,7 +92,7 @@ class PairDataset(Dataset):
 
     def _cropped(self, image: DatasetImage, before: DatasetImage, crop: ImageCrop) -> Image.Image:
         """A picture in the crop of the original of its pair, after it was scaled to the original's size."""
-        whole = load_training_image(image.path).rgb
+        whole = load_cropped_image(image.path).rgb
         whole = whole if whole.size == before.size else whole.resize(before.size, Image.Resampling.LANCZOS)
         return apply_crop(whole, crop, before.bucket_fit.bucket, self.subsets[0].augmentation.resize_interpolation)
 

@@ -16,7 +16,8 @@ from ...errors import FileError, TrainError
 from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress, progress_bar
 from .buckets import PixelSize
-from .image_files import UnreadableImage, is_image_file, load_training_image, rejecting_truncated_images, resize_image
+from .image_files import UnreadableImage, is_image_file, rejecting_truncated_images, resize_image
+from .picture_edit import load_cropped_image, load_picture_edit
 from .subset import check_folder
 
 OPENCV_INTERPOLATIONS = ("area", "cubic", "lanczos4")
@@ -33,7 +34,7 @@ class ResizeReport:
         written: Image files that were written.
         copied: Other files that were copied.
         already_there: Files that existed and were left alone.
-        skipped: A sentence for each image that was left out.
+        skipped: A sentence for each image, or mask of one, that was left out.
     """
 
     images_read: int = 0
@@ -147,8 +148,10 @@ def resize_folder(
         for path in track(found, "images"):
             try:
                 names.check(path)
-                opened = load_training_image(path)
+                opened = load_cropped_image(path)
                 done.images_read += 1
+                if load_picture_edit(path)[0].mask is not None:
+                    done.skipped.append(f"{path}: its painted mask is left out; its crop is applied")
                 for size in sizes:
                     check_not_linked(names.of(path, size).parent, target)
                     image = _resized_image(

@@ -11,6 +11,7 @@ from ...protocols import VAE_SCALE_FACTOR, TrainableModel
 from ..data.buckets import PixelSize
 from ..data.captions import longest_token_count
 from ..data.dataset import Dataset
+from ..data.picture_edit import picture_edit_path
 from ..network.layer_targets import count_by_sort, trained_layers
 from .cost_estimate import BYTES_IN_GIB, CostEstimate, estimate_cost, format_rough_duration
 
@@ -266,6 +267,11 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
     missing = sum(p.mask is None for p in train)
     if recipe.masked_loss and missing and not recipe.alpha_mask:
         yield f"{missing} pictures have no mask; their whole area is trained"
+    cropped, painted = sum(p.crop is not None for p in train), sum(p.mask == picture_edit_path(p.path) for p in train)
+    if cropped:
+        yield f"{cropped} pictures are cropped by hand"
+    if painted:
+        yield f"{painted} pictures have a painted mask; what it leaves out is not learned"
 
 
 def _share(resized: PixelSize, bucket: PixelSize) -> float:
