@@ -213,8 +213,11 @@ def launch(folder: Path, data: Path, *flags: str, base: Sequence[str] = FLAGS) -
     command = [python_of(folder), "launch.py", *base, "--port", str(port), "--data-dir", str(data), *flags]
     with (data / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command, cwd=folder, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
         )
+    assert process.stdin
+    process.stdin.write(b"\n")  # Neo waits for Enter where the settings are not of its own version
+    process.stdin.close()
     webui = WebUI(f"http://127.0.0.1:{port}", data, process)
     try:
         webui.wait()

@@ -1,7 +1,8 @@
 """In a running Forge: every part of a tag acts, plain tags as Forge's own extension applies them; sheets and training.
 
 LORA_EXT_FORGE: the folder of Forge, reForge, Forge Classic or Forge Neo, with a checkpoint it accepts in
-models/Stable-diffusion. It is started on a throw-away data folder, on the CPU.
+models/Stable-diffusion; it is started on a throw-away data folder, on the CPU. Or the URL of one that runs, started by
+`forge_server.start` on the data folder in LORA_EXT_WEBUI_DATA.
 """
 
 from __future__ import annotations
@@ -28,17 +29,22 @@ SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 3}
 TAG = "<lora:noise:1>"
 
 
+FORGE = os.environ.get("LORA_EXT_FORGE", "")
+
+
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    where = os.environ.get("LORA_EXT_FORGE")
-    if not where:
+    if not FORGE or FORGE.startswith("http"):
         pytest.skip("LORA_EXT_FORGE gives no folder of a Forge")
-    return Path(where)
+    return Path(FORGE)
 
 
 @pytest.fixture(scope="module")
-def forge(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    webui = start(folder, tmp_path_factory.mktemp("forge"))
+def forge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    if FORGE.startswith("http"):
+        yield WebUI(FORGE, Path(os.environ["LORA_EXT_WEBUI_DATA"]))
+        return
+    webui = start(request.getfixturevalue("folder"), tmp_path_factory.mktemp("forge"))
     yield webui
     webui.stop()
 

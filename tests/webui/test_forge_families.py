@@ -56,3 +56,4 @@ def test_trained_in_the_tab(family: tuple[str, WebUI]) -> None:
     assert apart(built_in(webui, "<lora:mine:1>"), made) <= 1
     assert apart(webui.make("<lora:mine:1:start=0:stop=3>", **SMALL), made) <= 1
     assert apart(webui.make("", **SMALL), clean) == 0
+    assert "Traceback" not in webui.log()

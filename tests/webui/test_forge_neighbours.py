@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adetailer_laws import check_tags_in_adetailer
 from forge_server import known_flags, start
 from server import WebUI, apart, launch, tracebacks
 
@@ -22,6 +23,7 @@ NEIGHBOURS = (
     "sd-forge-couple",
     "adetailer",
     "sd-webui-supermerger",
+    "sd-webui-loractl-FORGE",
 )
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 3}
 TAGS = ("<lora:noise:1>", "<lora:noise:1:lbw=OUTALL>", "<lora:noise:1:OUTALL>", "<lora:noise:1:step=1-2>", "")
@@ -97,6 +99,16 @@ def test_regions_of_others(both: tuple[WebUI, dict[str, Any]], name: str) -> Non
     single = webui.make(f"{prompt} <lora:noise:te=0:unet=1:neg=0>", **SMALL, **told)
     assert apart(single, everywhere) <= 1 and "act on all rows" not in everywhere.comments
     assert "another extension changes the batch; LoRA files" in single.comments
+
+
+def test_tags_act_where_adetailer_draws(both: tuple[WebUI, dict[str, Any]]) -> None:
+    """It draws a part of each picture again, in the midst of the picture's own job and with a prompt of its own."""
+    webui, alone = both
+    if "adetailer" not in {row["name"] for row in webui.call("/sdapi/v1/script-info")}:
+        pytest.skip("ADetailer is not among the neighbours")
+    check_tags_in_adetailer(webui, "noise", "conv", **SMALL)
+    assert apart(webui.make("", **SMALL), alone[""]) == 0
+    assert not [text for text in tracebacks(webui.log()) if "lora_ext" in text]
 
 
 def test_nothing_of_the_built_in_stays(both: tuple[WebUI, dict[str, Any]]) -> None:
