@@ -365,11 +365,12 @@ class AppliedNetworks:
         """The adapters of each layer at the present step."""
         wanted: dict[LayerId, list[AppliedAdapter]] = {}
         for spec, current, step_weight in zip(self.specs, self._current_specs, self._step_weights, strict=True):
+            is_scheduled = spec.is_scheduled
             for layer_id in self.matching_layers(spec):
                 weight = self._weight_by_row(spec, layer_id, current.weight_at(layer_id))
                 place = self._place_gain(spec.region, layer_id)
                 adapter = AppliedAdapter(spec.file.adapters[layer_id], weight, spec.dyn, place=place)
-                if spec.is_scheduled and layer_id.part == UNET:
+                if is_scheduled and layer_id.part == UNET:
                     # it stays also with weight 0: switching it on only changes its gain
                     block = self._weight_by_row(spec, layer_id, current.block_weight_at(layer_id))
                     adapter = replace(adapter, is_scheduled=True, step_weight=step_weight, block_weight=block)
@@ -450,7 +451,7 @@ class AppliedNetworks:
         )
 
     def _dyn_note(self, spec: AdapterSpec) -> tuple[str, ...]:
-        ranks = [adapter.rank for adapter in spec.file.adapters.values() if adapter.rank]
-        if spec.dyn is not None and ranks and spec.dyn > max(ranks):
-            return (f"dyn={spec.dyn} is more than its rank {max(ranks)}",)
-        return ()
+        if spec.dyn is None:
+            return ()
+        largest = max((adapter.rank or 0 for adapter in spec.file.adapters.values()), default=0)
+        return (f"dyn={spec.dyn} is more than its rank {largest}",) if 0 < largest < spec.dyn else ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from .blocks import BASE, MID
 
@@ -17,9 +18,8 @@ UNET, TE, TE2 = "unet", "te", "te2"
 PARTS = (UNET, TE, TE2)
 
 
-@dataclass(frozen=True, order=True)
-class LayerId:
-    """One layer of one part of a model.
+class LayerId(NamedTuple):
+    """One layer of one part of a model. A tuple, since its hash is computed several times for each change of a weight.
 
     Attributes:
         part: "unet", "te" (CLIP-L, or OpenCLIP-H in SD2) or "te2" (OpenCLIP-bigG in SDXL).

@@ -171,8 +171,8 @@ def test_schedules(model: Tiny, mode: str) -> None:
 def test_fit_names_what_does_not_apply(model: Tiny) -> None:
     file = lora_file(model)
     layer_id = next(iter(file.adapters))
-    strange = replace(layer_id, part="te2", block="BASE", layer="layers.0.mlp.fc1")
-    other = replace(layer_id, block="OUT05", layer="attention.transformer_blocks.9.attn1.to_q")
+    strange = layer_id._replace(part="te2", block="BASE", layer="layers.0.mlp.fc1")
+    other = layer_id._replace(block="OUT05", layer="attention.transformer_blocks.9.attn1.to_q")
     adapters = {strange: file.adapters[layer_id], other: file.adapters[layer_id]}
     with AppliedNetworks(model) as applied:
         (fit,) = applied.apply([AdapterSpec(LoraFile(adapters), name="sdxl-only")])

@@ -59,14 +59,9 @@ class AppliedAdapter:
     place: PlaceGain | None = None
     condition_rows: ConditionRows | None = None
 
-    @property
-    def present_weight(self) -> float | Tensor:
-        """The weight at the present step."""
-        return self.weight if self.step_weight is None else self.step_weight.value * self.block_weight
-
     def at_present(self) -> AppliedAdapter:
         """Returns the adapter with the weight of the present step."""
-        return self if self.step_weight is None else replace(self, weight=self.present_weight)
+        return self if self.step_weight is None else replace(self, weight=self.step_weight.value * self.block_weight)
 
     @property
     def differs_by_row(self) -> bool:
@@ -115,9 +110,9 @@ def _is_same_weight(a: float | Tensor, b: float | Tensor) -> bool:
     return a == b
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerTarget:
-    """A layer's parameter in a loaded model.
+    """A layer's parameter in a loaded model. It equals itself alone: `find_layer_targets` makes one for each parameter.
 
     Attributes:
         module: the module that owns the parameter.

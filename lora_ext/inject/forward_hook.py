@@ -37,7 +37,9 @@ class ForwardHook:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
+        shape = weight_shape(module)
+        assert shape is not None
+        self.module, self._shape = module, shape
         self.applied: tuple[AppliedAdapter, ...] = ()
         self.weights: tuple[float | Tensor, ...] = ()
         self.low_rank_forms: list[LowRank | None] = []
@@ -46,6 +48,7 @@ class ForwardHook:
         self.bias_shifts: list[tuple[Tensor, PlaceGain | None]] = []
         self.place_gains: dict[tuple[object, ...], Tensor] | None = None
         self.is_idle = True
+        self._has_bias = False
         self._is_scheduled = False
         self._step_values: tuple[float, ...] = ()
         self.condition_rows: ConditionRows | None = None
@@ -63,20 +66,17 @@ class ForwardHook:
             read_weight: returns the layer's own weight, which kinds without a low-rank form need; not called for
                 others, since a quantised weight has to be dequantised.
         """
-        shape = weight_shape(self.module)
-        assert shape is not None
         if len(applied) != len(self.applied) or not all(map(AppliedAdapter.is_same_adapter, applied, self.applied)):
-            self.low_rank_forms = [one.low_rank(shape) for one in applied]
+            self.low_rank_forms = [one.low_rank(self._shape) for one in applied]
+            self._has_bias = any(one.adapter.bias_delta() is not None for one in applied)
             plain = [form for form in self.low_rank_forms if form is not None]
             self.factors = JoinedFactors(plain) if plain else None
         self.applied = applied
         self.place_gains = {} if any(one.place is not None for one in applied) else None
         self._is_scheduled = any(one.step_weight is not None for one in applied)
         self._set_weights()
-        dense = [
-            one.at_present() for one, form in zip(applied, self.low_rank_forms, strict=True)
-            if form is None and one.at_present().is_acting()
-        ]  # fmt: skip
+        kinds = [one.at_present() for one, form in zip(applied, self.low_rank_forms, strict=True) if form is None]
+        dense = [one for one in kinds if one.is_acting()]
         self.dense = _dense(dense, read_weight() if dense else None)
 
     def follows(self, step_weight: StepWeight) -> bool:
@@ -92,21 +92,24 @@ class ForwardHook:
     def _set_weights(self) -> None:
         """Takes over the adapters' weights at the present step: gains and Δbias are computed again."""
         self._step_values = self._present_step_values()
-        self.weights = tuple(one.present_weight for one in self.applied)
-        acting = [one for one in map(AppliedAdapter.at_present, self.applied) if one.is_acting()]
+        present = [one.at_present() for one in self.applied]
+        self.weights = tuple(one.weight for one in present)
+        acting = [one for one in present if one.is_acting()]
         self.is_idle = not acting
         self.condition_rows = next((one.condition_rows for one in self.applied if one.condition_rows is not None), None)
         if self.factors is not None:
             self.factors.keeps_units = self._is_scheduled
             own = zip(self.weights, self.low_rank_forms, strict=True)
             self.factors.set_weights([weight for weight, form in own if form is not None])
-        shape = weight_shape(self.module)
-        assert shape is not None
+        self.bias_shifts = self._sum_bias_shifts(acting) if self._has_bias else []
+
+    def _sum_bias_shifts(self, acting: list[AppliedAdapter]) -> list[tuple[Tensor, PlaceGain | None]]:
+        """Δbias of the adapters that act in each place."""
         by_place: dict[PlaceGain | None, list[AppliedAdapter]] = {}
         for one in acting:
             by_place.setdefault(one.place, []).append(one)
-        shifts = ((sum_bias_deltas(some, shape[0]), place) for place, some in by_place.items())
-        self.bias_shifts = [(shift, place) for shift, place in shifts if shift is not None]
+        shifts = ((sum_bias_deltas(some, self._shape[0]), place) for place, some in by_place.items())
+        return [(shift, place) for shift, place in shifts if shift is not None]
 
     def _present_step_values(self) -> tuple[float, ...]:
         """What changes from step to step."""

@@ -123,7 +123,8 @@ class LiveLayer:
         if self.hook is not None and (not live or attention):
             self.hook.remove()
             self.hook = None
-        self._bake({} if attention and live else baked)
+        if baked or self.originals or self.buffers:
+            self._bake({} if attention and live else baked)
         if attention and live:  # its forward reads the parameters themselves: swap them during each call
             values = {slot: (*baked.get(slot, ()), *live.get(slot, ())) for slot in {*baked, *live}}
             self.hook = PerCallSwap(self, values)
