@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
@@ -128,6 +127,10 @@ def query_of_request(
     return LibraryQuery(search, base, kind, rank, tag, folder, favourite, rating, sort)
 
 
+_QUERY = Depends(query_of_request)
+"""A default value, not `Annotated`, which the web UI's FastAPI 0.94 takes for a field of the request's body."""
+
+
 def register_library_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
 
@@ -139,7 +142,7 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
 
     @api.get("/library")
     def library(
-        query: Annotated[LibraryQuery, Depends(query_of_request)],
+        query: LibraryQuery = _QUERY,
         offset: int = Query(0, ge=0, le=10_000_000),
         limit: int = Query(60, ge=0, le=500),
     ) -> LibraryPage:
@@ -157,7 +160,7 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
         )
 
     @api.get("/library/names")
-    def names(query: Annotated[LibraryQuery, Depends(query_of_request)]) -> FileNames:
+    def names(query: LibraryQuery = _QUERY) -> FileNames:
         """The names of all files that a query finds, in order."""
         return FileNames([entry.relative_name for entry in app_state.search.find(query).entries])
 
