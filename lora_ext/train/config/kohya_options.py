@@ -55,7 +55,6 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "fp8_base_unet": "the base model is kept in 16 or 32 bits; use gradient_checkpointing to save memory",
         "full_bf16": _HALF,
         "full_fp16": _HALF,
-        "fused_backward_pass": "use gradient_accumulation_steps or gradient_checkpointing to save memory",
         "huggingface_path_in_repo": NO_UPLOAD,
         "huggingface_repo_id": NO_UPLOAD,
         "huggingface_repo_type": NO_UPLOAD,

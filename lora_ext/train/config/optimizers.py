@@ -28,6 +28,7 @@ class OptimizerEntry:
         package: The package that pip installs it from.
         settings: Arguments other than the library's defaults.
         has_own_rate: Whether it finds the learning rate by itself; `learning_rate` is then a factor and should be 1.
+        clips_all: Whether it divides gradients by the norm of all of them.
     """
 
     module: str
@@ -35,6 +36,12 @@ class OptimizerEntry:
     package: str = "torch"
     settings: tuple[tuple[str, Any], ...] = ()
     has_own_rate: bool = False
+    clips_all: bool = False
+
+    @property
+    def couples_tensors(self) -> bool:
+        """Whether the step of one tensor depends on the gradients of the others."""
+        return self.has_own_rate or self.clips_all
 
 
 _NESTEROV = (("nesterov", True), ("momentum", 0.9))
@@ -78,7 +85,7 @@ OPTIMIZERS: Mapping[str, OptimizerEntry] = MappingProxyType(
         "Adan": OptimizerEntry("pytorch_optimizer", "Adan", _MORE),
         "Ranger": OptimizerEntry("pytorch_optimizer", "Ranger", _MORE),
         "AdEMAMix": OptimizerEntry("pytorch_optimizer", "AdEMAMix", _MORE),
-        "Lamb": OptimizerEntry("pytorch_optimizer", "Lamb", _MORE),
+        "Lamb": OptimizerEntry("pytorch_optimizer", "Lamb", _MORE, clips_all=True),
         "Tiger": OptimizerEntry("pytorch_optimizer", "Tiger", _MORE),
     }
 )
@@ -103,8 +110,7 @@ def find_optimizer(name: str) -> OptimizerEntry:
         >>> find_optimizer("adamw8bit").package
         'bitsandbytes'
     """
-    folded = {f"{found.module}.{found.name}".casefold(): found for found in OPTIMIZERS.values() if not found.settings}
-    folded |= {known.casefold(): found for known, found in OPTIMIZERS.items()}
+    folded = _folded_names()
     if name.casefold() in folded:
         return folded[name.casefold()]
     module, dot, cls = name.rpartition(".")
@@ -116,6 +122,17 @@ def find_optimizer(name: str) -> OptimizerEntry:
             f"only (--optimizer_type); known: {', '.join(OPTIMIZERS)}"
         )
     raise TrainError(f"unknown optimizer_type {name[:200]!r}{did_you_mean(name, OPTIMIZERS)}")
+
+
+def _folded_names() -> dict[str, OptimizerEntry]:
+    """Names and `module.Class` of the table in small letters → entry."""
+    classes = {f"{found.module}.{found.name}".casefold(): found for found in OPTIMIZERS.values() if not found.settings}
+    return classes | {known.casefold(): found for known, found in OPTIMIZERS.items()}
+
+
+def is_known_optimizer(name: str) -> bool:
+    """Whether the table has an optimizer, by its name or its `module.Class`."""
+    return name.casefold() in _folded_names()
 
 
 def parse_optimizer_args(texts: Sequence[str]) -> dict[str, Any]:

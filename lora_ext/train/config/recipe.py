@@ -10,7 +10,8 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from ...errors import TrainError
-from ...precisions import MIXED_PRECISIONS, TRAINED_FILE_PRECISIONS
+from ...precisions import TRAINED_FILE_PRECISIONS
+from .memory_options import MemoryOptions
 from .mode_options import ModeOptions
 from .network_options import NetworkOptions
 from .optimizer_options import OptimizerOptions
@@ -36,7 +37,7 @@ class UserOptimizerClass(str):
 
 
 @dataclass(frozen=True)
-class Recipe(ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, NetworkOptions):
+class Recipe(ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, MemoryOptions, NetworkOptions):
     """The settings of one training run; None means "not set". Each option's help says what it does.
 
     Example:
@@ -179,10 +180,6 @@ class Recipe(ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, Ne
         False, "keep the cached text-encoder outputs on disk", "cache"
     )
     # --- machine
-    mixed_precision: str = recipe_option("no", "compute in half precision", "machine", MIXED_PRECISIONS, basic=True)
-    gradient_checkpointing: bool = recipe_option(
-        False, "recompute activations: less memory, slower", "machine", basic=True
-    )
     sdpa: bool = recipe_option(False, "torch's attention", "machine")
     xformers: bool = recipe_option(False, "xformers' attention", "machine")
     torch_compile: bool = recipe_option(False, "compile the U-Net", "machine")

@@ -9,6 +9,7 @@ from ...errors import TrainError
 from .block_settings import block_rate_weights
 from .layer_choice import parse_layer_numbers
 from .lr_schedules import learning_rate_factor
+from .memory_check import memory_problems
 from .mode_check import mode_problems
 from .optimizers import find_optimizer, optimizer_advice, parse_optimizer_args
 from .recipe import Recipe
@@ -239,7 +240,7 @@ def _compiled(r: Recipe) -> Iterator[str]:
 
 
 _PARTS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
-    mode_problems, _network, _pictures, _caches, _loss, _learning, _compiled, _rest,
+    mode_problems, _network, _pictures, _caches, _loss, _learning, memory_problems, _compiled, _rest,
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from ...file.lora_file import LoraFile
 from ...inject.free_memory import is_out_of_memory
 from ...progress import track_with_callback
 from ...protocols import HostInterface, TrainableModel
+from ..config.memory_check import check_process_count
 from ..config.recipe import Recipe
 from ..data.training_data import load_training_data
 from . import resume, sample_images, setup, training_state
@@ -104,6 +105,7 @@ class TrainingRun:
     def _set_up(self, stack: ExitStack) -> None:
         """Prepares the model, the data and the network, and restores the state that the recipe resumes from."""
         recipe, group, track = self.recipe, self.process_group, track_with_callback(self.reporter.show)
+        check_process_count(recipe, group.world_size)
         setup.check_model(recipe, self.model, self.reporter.notify)
         self.sample_specs = setup.checked_sample_specs(recipe, self.model)
         if recipe.sample_prompts is not None and not self.sample_specs:

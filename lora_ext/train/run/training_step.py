@@ -20,6 +20,7 @@ from ..data.batch import Batch
 from ..data.sample_order import keyed_random_number
 from ..network.trainable_network import TrainableNetwork
 from .averaged_weights import AveragedWeights
+from .fused_backward import FusedBackward
 from .objectives import build_objective
 from .process_group import ProcessGroup
 
@@ -69,6 +70,7 @@ class TrainingStepper:
         self.optimizer = build_optimizer(recipe, groups)
         self.scheduler = build_scheduler(recipe, self.optimizer, steps)
         self.objective = build_objective(model, recipe, network, trains_text=recipe.trains_text or bool(extra_groups))
+        self.fused = FusedBackward(self.optimizer, recipe.max_grad_norm) if recipe.fused_backward_pass else None
         self.scaler = _scaler(model.device) if recipe.mixed_precision == "fp16" else None
         # a list of its own order: groups may change when a run is resumed
         decay = recipe.ema_decay
@@ -106,9 +108,13 @@ class TrainingStepper:
         self.process_group.average_in_place([total, *(p.grad for p in self.parameters if p.grad is not None)])
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(self.parameters, self.recipe.max_grad_norm)
-        if self._step_optimizer():
+        if self.fused is not None:
+            norm = self.fused.end_step()
             self.scheduler.step()
+        else:
+            norm = clip_gradients(self.parameters, self.recipe.max_grad_norm)
+            if self._step_optimizer():
+                self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         mean = self.network.limit_delta_norms(limit).mean if (limit := self.recipe.scale_weight_norms) else None
         if self.average is not None:

@@ -1,0 +1,21 @@
+"""`MemoryOptions`: the options of `Recipe` that decide how much memory a run takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...precisions import MIXED_PRECISIONS
+from .recipe_option import recipe_option
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Precision and what is kept in memory; each option's help says what it does."""
+
+    mixed_precision: str = recipe_option("no", "compute in half precision", "machine", MIXED_PRECISIONS, basic=True)
+    gradient_checkpointing: bool = recipe_option(
+        False, "recompute activations: less memory, slower", "machine", basic=True
+    )
+    fused_backward_pass: bool = recipe_option(
+        False, "step each tensor in the backward pass and free its gradient; clipping is per tensor", "machine"
+    )
