@@ -30,7 +30,7 @@ class PictureEditRequest(RequestBody):
 
     dataset: str = Field(max_length=400)
     picture: str = Field(max_length=800)
-    crop: list[int] | None = Field(None, min_length=4, max_length=4)
+    crop: tuple[int, int, int, int] | None = None
     mask: str = Field("", max_length=_MOST_MASK_BYTES * 4 // 3)
 
 
@@ -79,13 +79,13 @@ def save_picture_edit(app_state: AppState, changes: CaptionChanges, options: Pic
     """Saves a picture's crop and mask; the change's number. Raises FileError, TrainError."""
     path = dataset_browser.dataset_image_path(app_state, options.dataset, options.picture)
     size = load_training_image(path).rgb.size
-    crop = None if options.crop is None or options.crop == [0, 0, *size] else tuple(options.crop)
+    crop = None if options.crop == (0, 0, *size) else options.crop
     try:
-        check_crop(crop, size)  # type: ignore[arg-type]
+        check_crop(crop, size)
     except ValueError as error:
         raise FileError(str(error)) from None
     mask = _checked_mask(path, decode_upload(options.mask), size) if options.mask else None
-    edit = PictureEdit(crop, mask)  # type: ignore[arg-type]
+    edit = PictureEdit(crop, mask)
     return changes.save_beside(picture_edit_path(path), None if edit == PictureEdit() else edit.to_json())
 
 
